@@ -1,0 +1,139 @@
+"""Measuring a state: every example counted exactly once, whatever the batch, the number of examples or the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxcnn import metrics, parallel
+from jaxcnn.augment import normalise
+from jaxcnn.data import Split
+from jaxcnn.recipe import RecipeError
+from jaxcnn.state import State
+
+
+def _logits(model, state, images):
+    variables = {"params": state.params, **state.stats}
+    return model.apply(variables, normalise(images, state.norm), train=False)
+
+
+@lru_cache(maxsize=32)
+def counter(model: nn.Module, driver: parallel.Driver) -> Callable[[Any, Split, int], metrics.Sums]:
+    """`measure(state, split, batch) -> Sums` for a state and a split that `driver` has replicated already."""
+
+    def step(sums, fixed, index):
+        state, split = fixed
+        logits = _logits(model, state, split.images[index])
+        new = metrics.count(logits, split.labels[index], index >= 0)
+        return metrics.add(sums, jax.lax.psum(new, driver.axis) if driver.axis else new)
+
+    fold = driver.fold(step)
+
+    def measure(state, split, batch):
+        n = split.labels.shape[-1]
+        sums = driver.replicate(metrics.zeros())
+        slim = state._replace(opt=(), sums=())
+        for piece in driver.pieces(parallel.filled(n, batch, len(driver.devices))):
+            sums = fold(sums, (slim, split), piece)
+        return driver.fetch(sums)
+
+    return measure
+
+
+def evaluate(
+    model: nn.Module, state: State, split: Split, *, batch: int = 500, driver: parallel.Driver | None = None
+) -> metrics.Sums:
+    """The sums of `split` under `state`, in test mode: one view of each image, each image once.
+
+    Args:
+      model: the network.
+      state: as `fit` yields it.
+      split: uint8 images [n, h, w, c] and int32 labels [n].
+      batch: images at a time; it changes speed and memory only.
+      driver: where to run; all devices by default.
+
+    Example:
+      >>> from jaxcnn import Recipe, build, load, optimizer
+      >>> from jaxcnn.state import start
+      >>> data, recipe = load("digits"), Recipe(model="plain8")
+      >>> model = build("plain8", 10)
+      >>> int(evaluate(model, start(model, optimizer(recipe), recipe, data), data.test).n)
+      360
+    """
+    driver = driver or parallel.driver()
+    if not len(split.labels):
+        raise RecipeError("the split to evaluate is empty; expected at least one image")
+    return counter(model, driver)(driver.replicate(state), driver.replicate(split), batch)
+
+
+@lru_cache(maxsize=32)
+def _predictor(model):
+    return jax.jit(lambda state, images: _logits(model, state, images))
+
+
+def predict(model: nn.Module, state: State, images: np.ndarray, *, batch: int = 500) -> np.ndarray:
+    """Logits, float32 [n, classes], of uint8 images [n, h, w, c], in test mode."""
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise RecipeError(f"images are {images.dtype} {images.shape}; expected uint8 [n, h, w, c] in 0..255")
+    slim = state._replace(opt=(), sums=())
+    rows = parallel.filled(len(images), batch, 1)
+    logits = [np.asarray(_predictor(model)(slim, images[index])) for index in rows]
+    return np.concatenate(logits)[: len(images)]
+
+
+@lru_cache(maxsize=32)
+def _moments(model, driver):
+    batchwise = model.clone(bn_momentum=0.0, axis=driver.axis)  # the new moving average is the batch's own
+
+    def step(carry, fixed, index):
+        state, split = fixed
+        inputs = normalise(split.images[index], state.norm)
+        rngs = {"dropout": state.key}
+        variables = {"params": state.params, **state.stats}
+        _, new = batchwise.apply(variables, inputs, train=True, mutable=list(state.stats), rngs=rngs)
+        total, batches = carry
+        return jax.tree.map(jnp.add, total, _raw(new)), batches + 1
+
+    return driver.fold(step)
+
+
+def _raw(stats):
+    """Each layer's variance as its mean square, which averages over batches as the mean does."""
+    flat = flatten_dict(stats)
+    raw = {k: v + jnp.square(flat[*k[:-1], "mean"]) if k[-1] == "var" else v for k, v in flat.items()}
+    return unflatten_dict(raw)
+
+
+def precise(
+    model: nn.Module, state: State, split: Split, n: int, *, batch: int = 128, driver: parallel.Driver | None = None
+) -> State:
+    """`state` with BN's moving averages replaced by exact averages over the first `n` images of `split`.
+
+    The authors' released networks were tested so ("precise BN"); images are not augmented. Whole batches are used:
+    the last n mod batch images are left out.
+
+    Raises:
+      RecipeError: for a model without BN, or n smaller than a batch or larger than the split.
+    """
+    driver = driver or parallel.driver()
+    if not (hasattr(model, "bn_momentum") and state.stats):
+        raise RecipeError(f"precise_bn is set, but {type(model).__name__} has no BN to average; write precise_bn=0")
+    if not batch <= n <= len(split.labels):
+        raise RecipeError(f"precise_bn is {n}; expected {batch} (one batch) to {len(split.labels)} images, or 0")
+    slim = driver.replicate(state._replace(opt=(), sums=()))
+    total = driver.replicate((jax.tree.map(np.zeros_like, state.stats), np.int32(0)))
+    fold, order = _moments(model, driver), np.arange(n // batch * batch, dtype=np.int32).reshape(-1, batch)
+    fixed = (slim, driver.replicate(split))
+    for piece in driver.pieces(order):
+        total = fold(total, fixed, piece)
+    summed, batches = driver.fetch(total)
+    flat = {k: v / np.float32(batches) for k, v in flatten_dict(summed).items()}
+    exact = {k: v - flat[*k[:-1], "mean"] ** 2 if k[-1] == "var" else v for k, v in flat.items()}
+    return state._replace(stats=unflatten_dict(exact))

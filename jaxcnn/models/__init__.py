@@ -1,0 +1,93 @@
+"""Networks as flax.linen modules, and `build`, which makes one from its name.
+
+Every module maps float32 images [b, h, w, c] to float32 logits [b, classes]; `train` is explicit, and `stages=True`
+hands out the named intermediate maps as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxcnn.models.lenet import LeNet5
+from jaxcnn.models.resnet import CifarNet, cifar_net
+from jaxcnn.models.vgg import LAYERS, VGG
+from jaxcnn.recipe import RecipeError, one_of
+
+__all__ = ["MODELS", "VGG", "CifarNet", "LeNet5", "build", "parameters"]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"lenet5": LeNet5, "lenet5-relu": partial(LeNet5, modern=True)}
+"""name -> constructor taking `classes` and options. Any `resnetD` and `plainD` with D = 6 n + 2 is a name as well."""
+for _depth in LAYERS:
+    for _size in (224, 32):
+        _tail = "" if _size == 224 else "-32"
+        MODELS[f"vgg{_depth}{_tail}"] = partial(VGG, _depth, size=_size)
+        MODELS[f"vgg{_depth}-bn{_tail}"] = partial(VGG, _depth, norm=True, size=_size)
+for _depth in (20, 32, 44, 56, 110, 1202):
+    MODELS[f"plain{_depth}"] = partial(cifar_net, _depth, residual=False)
+    MODELS[f"resnet{_depth}"] = partial(cifar_net, _depth, residual=True)
+
+
+_SET_BY_NAME = {"classes", "parent", "name", "axis", "blocks", "residual", "depth", "norm", "size", "modern"}
+
+
+def build(name: str, classes: int, **options: Any) -> nn.Module:
+    """The network called `name`, with `classes` logits.
+
+    Args:
+      name: a key of `MODELS`, or `plainD` / `resnetD` for any D = 6 n + 2. ResNet-50 and ResNet-152 are also
+        the ImageNet networks' names: write `cifar-resnet50` for the one of section 4.2.
+      classes: the number of logits, at least 2.
+      options: fields of the module, such as `width=8`, `shortcut="B"`, `bn_group=64`, `dtype="bfloat16"`.
+
+    Raises:
+      RecipeError: for an unknown name or option (the nearest is named), or a depth that is not 6 n + 2.
+
+    Example:
+      >>> build("resnet20", classes=10, width=8).width
+      8
+    """
+    if type(classes) is not int or classes < 2:
+        raise RecipeError(f"classes is {classes!r}; expected a whole number of at least 2")
+    make = _constructor(name)
+    known = {f.name for f in fields(type(make(classes=classes)))} - _SET_BY_NAME
+    for option, value in options.items():
+        one_of(f"option of {name}", option, known)
+        if option in ("width", "bn_group") and (type(value) is not int or value < (option == "width")):
+            raise RecipeError(f"{option} is {value!r}; expected a whole number of at least {int(option == 'width')}")
+    if "dtype" in options:
+        one_of("dtype", str(options["dtype"]), ("float32", "bfloat16"))
+    return make(classes=classes, **options)
+
+
+def _constructor(name):
+    if name in MODELS:
+        return MODELS[name]
+    found = re.fullmatch(r"(cifar-)?(plain|resnet)(\d+)", name)
+    if not found:
+        near = difflib.get_close_matches(name, MODELS, n=3)
+        hint = " or ".join(near) if near else "one of " + ", ".join(sorted(MODELS))
+        raise RecipeError(f"model is {name!r}, which no network here is called; write {hint}")
+    prefix, family, depth = found.group(1), found.group(2), int(found.group(3))
+    if not prefix and name in ("resnet50", "resnet152"):
+        raise RecipeError(f"model {name!r} names the ImageNet network; for He et al.'s CIFAR form write 'cifar-{name}'")
+    return partial(cifar_net, depth, residual=family == "resnet")
+
+
+def parameters(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """The number of trainable parameters of `model` for images of `shape` [h, w, c]; nothing is computed.
+
+    Example:
+      >>> parameters(build("resnet20", 10), (32, 32, 3))
+      269722
+    """
+    image = jax.ShapeDtypeStruct((1, *shape), "float32")
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return sum(p.size for p in jax.tree.leaves(variables["params"]))

@@ -1,0 +1,72 @@
+"""VGG-11/13/16/19 (Simonyan and Zisserman 2014, arXiv:1409.1556, table 1: columns A, B, D, E)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, initializer
+from jaxcnn.recipe import RecipeError, one_of
+
+LAYERS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""3x3 convolutions in each of the five stages, by depth; stages have 64, 128, 256, 512, 512 filters."""
+
+
+class VGG(nn.Module):
+    """Five stages of 3x3 convolutions with biases, each ended by 2x2 max pooling, then dense layers.
+
+    At size 224 and 1000 classes depth 16 has 138,357,544 parameters (with BN 138,365,992).
+
+    Attributes:
+      depth: 11, 13, 16 or 19.
+      classes: the number of logits.
+      norm: BN after every convolution (not in the paper; as published weights have it).
+      size: 224, with two dense layers of 4096 and dropout 0.5, or 32, with the dense layer of logits alone.
+      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarNet`.
+
+    Example:
+      >>> shapes = jax.eval_shape(VGG(16, 1000).init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+      >>> sum(p.size for p in jax.tree.leaves(shapes["params"]))
+      138357544
+    """
+
+    depth: int
+    classes: int
+    norm: bool = False
+    size: int = 224
+    bn_group: int = 0
+    bn_momentum: float = 0.9
+    kernel_init: str = "he"
+    dtype: Any = jnp.float32
+    axis: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
+        """float32 [b, size, size, c] -> float32 logits [b, classes]; with `stages`, also a dict of outputs."""
+        if x.shape[1:3] != (self.size, self.size) or self.size not in (32, 224):
+            raise RecipeError(
+                f"VGG of size {self.size} got images of {x.shape[1]}x{x.shape[2]} pixels; expected 32x32 (name vgg16-32) "
+                "or 224x224 (name vgg16)"
+            )
+        x, seen = x.astype(self.dtype), {}
+        for stage, layers in enumerate(LAYERS[int(one_of("VGG depth", str(self.depth), map(str, LAYERS)))]):
+            for layer in range(layers):
+                x = self._layer(x, min(64 * 2**stage, 512), f"stage{stage + 1}_conv{layer + 1}", train)
+            seen[f"stage{stage + 1}"] = x
+            x = halved(x, jnp.max)
+        x = x.reshape(len(x), -1)  # [b, 7 * 7 * 512] or [b, 512]
+        for name in ("dense1", "dense2") if self.size == 224 else ():
+            x = nn.relu(nn.Dense(4096, dtype=self.dtype, kernel_init=initializer(self.kernel_init), name=name)(x))
+            x = seen[name] = Dropout(0.5, self.axis)(x, train)
+        logits = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")(x.astype(jnp.float32))
+        return (logits, seen) if stages else logits
+
+    def _layer(self, x, filters, name, train):
+        x = conv3x3(filters, kernel_init=self.kernel_init, dtype=self.dtype, bias=True, name=name)(x)
+        if self.norm:
+            norm = BatchNorm(self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm")
+            x = norm(x, train)
+        return nn.relu(x)

@@ -1,0 +1,160 @@
+"""Devices: the only file that knows how many there are. A step is folded over batches on one device, many, or many hosts.
+
+A step is a pure function `(carry, fixed, index[b]) -> carry`. The drivers differ in who splits the batch:
+
+- "jit": the batch is sharded over a mesh and the step is left as it is; XLA adds the communication. Also on many hosts,
+  after `jax.distributed.initialize()`.
+- "pmap": the step is mapped over this host's devices and itself averages over the axis named `AXIS`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxcnn.recipe import RecipeError, one_of
+
+AXIS = "batch"
+Step = Callable[[Any, Any, jax.Array], Any]
+
+
+class Driver:
+    """Where arrays live and how a step is run; made by `driver`."""
+
+    def __init__(self, kind: str, devices: Sequence[jax.Device]):
+        self.kind = kind
+        self.devices = tuple(devices)
+        self.mesh = Mesh(np.array(self.devices), (AXIS,))
+
+    @property
+    def axis(self) -> str | None:
+        """The axis that a step must average over, or None where XLA does it."""
+        return AXIS if self.kind == "pmap" else None
+
+    @cached_property
+    def scans(self) -> bool:
+        """Whether batches are scanned inside one program. On a CPU they are not: a convolution's gradient inside a
+        loop is some 40 times slower there (XLA leaves its fast kernels)."""
+        return self.devices[0].platform != "cpu"
+
+    def check(self, batch: int) -> None:
+        """RecipeError unless `batch` divides by the devices."""
+        count = len(self.devices)
+        if batch % count:
+            below, above = batch - batch % count, batch - batch % count + count
+            near = f"{below} or {above}" if below else f"{above}"
+            raise RecipeError(f"batch is {batch}, which {count} devices cannot share equally; write batch={near}")
+
+    def replicate(self, tree: Any) -> Any:
+        """Host arrays -> the same on every device."""
+        if self.kind == "pmap":
+            return jax.tree.map(self._stack, tree)
+        return jax.tree.map(lambda x: self._place(np.asarray(x), PartitionSpec()), tree)
+
+    def fetch(self, tree: Any) -> Any:
+        """Arrays on every device -> one copy, as numpy arrays on the host."""
+        if self.kind == "pmap":
+            return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)).reshape(x.shape[1:]), tree)
+        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
+
+    def pieces(self, order: np.ndarray) -> Iterator[np.ndarray]:
+        """int32 [steps, batch] cut into what one call of a fold takes: all of it in a scan, else one step each."""
+        yield from [order] if self.scans else np.split(order, len(order))
+
+    def fold(self, step: Step) -> Callable[[Any, Any, np.ndarray], Any]:
+        """`run(carry, fixed, order) -> carry`: `step` over the rows of `order`, int32 [steps, batch] on the host.
+
+        `carry` and `fixed` are as `replicate` gives them; the memory of `carry` is given away. `fixed` is anything the
+        step only reads, such as a whole data set.
+        """
+
+        def run(carry, fixed, order):
+            if len(order) == 1:
+                return step(carry, fixed, order[0])
+            return jax.lax.scan(lambda c, index: (step(c, fixed, index), None), carry, order)[0]
+
+        if self.kind == "pmap":
+            mapped = jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0)
+            return lambda carry, fixed, order: mapped(carry, fixed, self._share(order))
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        options = cpu_options() if self.devices[0].platform == "cpu" else None
+        jitted = jax.jit(run, donate_argnums=0, out_shardings=whole, compiler_options=options)
+        return lambda carry, fixed, order: jitted(carry, fixed, self._place(order, PartitionSpec(None, AXIS)))
+
+    def _place(self, x: np.ndarray, spec: PartitionSpec) -> jax.Array:
+        # A callback, so that a host provides only what its own devices hold.
+        return jax.make_array_from_callback(x.shape, NamedSharding(self.mesh, spec), lambda part: x[part])
+
+    def _stack(self, x: Any) -> jax.Array:
+        x = np.asarray(x)
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return jax.make_array_from_callback((len(self.devices), *x.shape), sharding, lambda part: x[None])
+
+    def _share(self, order: np.ndarray) -> np.ndarray:
+        steps, batch = order.shape
+        return order.reshape(steps, len(self.devices), batch // len(self.devices)).swapaxes(0, 1)
+
+
+def driver(kind: str = "auto", devices: int | None = None) -> Driver:
+    """The driver of that kind over the first `devices` devices (all by default); "auto" is "jit".
+
+    Raises:
+      RecipeError: for another kind, more devices than there are, or "pmap" on several hosts.
+
+    Example:
+      >>> driver("jit", devices=1).axis is None
+      True
+    """
+    one_of("driver", kind, ("auto", "jit", "pmap"))
+    there = jax.devices()
+    if devices is not None and not 1 <= devices <= len(there):
+        raise RecipeError(f"devices is {devices}; expected 1 to {len(there)}, which is how many this machine shows")
+    if kind == "pmap" and jax.process_count() > 1:
+        raise RecipeError("driver 'pmap' covers one host's devices and this job has several hosts; write driver='jit'")
+    return _driver("jit" if kind == "auto" else kind, tuple(there[:devices]))
+
+
+@lru_cache(maxsize=16)
+def _driver(kind, devices):
+    # One object for equal arguments, so that what was compiled for it is found again.
+    return Driver(kind, devices)
+
+
+def filled(n: int, batch: int, devices: int) -> np.ndarray:
+    """Every index below `n` once, as int32 [batches, batch'], with -1 where the last batch has no example.
+
+    batch' is `batch` rounded up to a multiple of `devices`, and no larger than `n` needs.
+
+    Example:
+      >>> filled(3, 2, 1).tolist()
+      [[0, 1], [2, -1]]
+    """
+    batch = devices * math.ceil(min(batch, n) / devices)
+    order = np.full(batch * math.ceil(n / batch), -1, np.int32)
+    order[:n] = np.arange(n)
+    return order.reshape(-1, batch)
+
+
+@lru_cache(maxsize=1)
+def cpu_options() -> dict[str, str] | None:
+    """Compiler options that make convolutions faster on this CPU, or None.
+
+    jaxlib 0.10 sends convolutions to a library that runs most of them on one thread; keeping only its reductions makes
+    them 1.5 to 2 times as fast. Where this jaxlib refuses the option, or the user's XLA_FLAGS speak of it, it is left out.
+    """
+    name = "xla_cpu_experimental_ynn_fusion_type"
+    if name in os.environ.get("XLA_FLAGS", ""):
+        return None
+    options = {name: "LIBRARY_FUSION_TYPE_REDUCE"}
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(np.float32(0)).compile()
+    except Exception:
+        return None
+    return options

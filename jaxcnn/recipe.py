@@ -1,0 +1,151 @@
+"""Recipe: every number of a training run, in one frozen, JSON-able value that refuses impossible numbers at once.
+
+The defaults are the protocol of He et al. 2015 (arXiv:1512.03385), section 4.2, for CIFAR-10.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+class RecipeError(ValueError):
+    """A setting that cannot be meant; the message is one line that names the setting and the mend."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of one run. Sweeps are `dataclasses.replace` in a loop.
+
+    Raises:
+      RecipeError: in the constructor, for any value that could not be trained with.
+
+    Example:
+      >>> from dataclasses import replace
+      >>> recipe = Recipe(model="resnet20")
+      >>> recipe.lr, replace(recipe, seed=1).seed
+      (0.1, 1)
+    """
+
+    dataset: str = "cifar10"
+    model: str = "resnet20"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Constructor options of the model, such as `{"width": 8, "shortcut": "B", "dtype": "bfloat16"}`."""
+    validation: int = 0
+    """Training images held out. The paper chose its schedule on a 45k/5k split: 5000."""
+    report: str = "test"
+    """The split measured in every row: "test", or "validation" while choosing a recipe."""
+
+    steps: int = 64_000
+    batch: int = 128
+    """Images a step, over all devices."""
+    optimizer: str = "momentum"
+    """A name in `jaxcnn.optim.OPTIMIZERS`."""
+    lr: float = 0.1
+    drops: tuple[int, ...] = (32_000, 48_000)
+    """Steps at which the rate is multiplied by `factor`: iterations, never epochs."""
+    factor: float = 0.1
+    warmup_lr: float | None = None
+    """Rate until the training error first falls below `warmup_error`; the paper uses 0.01 at depth 110 only."""
+    warmup_error: float = 0.8
+    momentum: float = 0.9
+    decay: float = 1e-4
+    """L2 coefficient: `decay * w` joins the gradient (so the penalty is decay/2 |w|^2)."""
+    decay_on: str = "kernels"
+    """What is decayed: "convs" (convolution kernels), "kernels" (and dense ones) or "all" (biases, BN too)."""
+
+    mean: str = "pixel"
+    """What is subtracted: the training "pixel" mean image, the "channel" means, or "none"."""
+    std: bool = False
+    """Divide by the channels' standard deviation; the paper does not."""
+    pad: int = 4
+    """Pixels padded on each side before the random crop (2 pad + 1 offsets an axis); 0 is no crop."""
+    fill: str = "mean"
+    """What the padding holds: "mean" (zeros after subtraction, the paper's), "black" or "reflect"."""
+    flip: bool = True
+
+    precise_bn: int = 0
+    """Training images over which BN's test statistics are also averaged exactly (and reported beside); 0 is off."""
+    train_error: str = "running"
+    """Training figures of a row: "running" (augmented batches as trained on) or "clean" (a test-mode pass)."""
+    every: int | None = None
+    """Steps between rows, evaluations and checkpoints; None is one pass over the training images."""
+    seed: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "drops", tuple(self.drops))
+        object.__setattr__(self, "options", dict(self.options))
+        for name, low in _INTEGERS.items():
+            _integer(name, getattr(self, name), low)
+        for name, (low, high) in _NUMBERS.items():
+            _number(name, getattr(self, name), low, high)
+        for name, choices in _CHOICES.items():
+            one_of(name, getattr(self, name), choices)
+        if self.warmup_lr is not None:
+            _number("warmup_lr", self.warmup_lr, 0, math.inf)
+        if any(type(d) is not int or d < 1 for d in self.drops) or sorted(set(self.drops)) != list(self.drops):
+            raise RecipeError(f"drops is {self.drops}; expected increasing steps from 1 up: write drops=(32000, 48000)")
+        if self.report == "validation" and not self.validation:
+            raise RecipeError("report is 'validation' but none is held out: write validation=5000 as well")
+
+    def to_json(self) -> str:
+        """The recipe as indented JSON; `from_json` gives it back."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """The recipe that `to_json` wrote; RecipeError names a field this version does not know."""
+        values = json.loads(text)
+        known = {f.name for f in fields(cls)}
+        for name in values:
+            one_of("recipe field", name, known)
+        return cls(**values)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Recipe:
+        """The recipe of a run folder, so that the run can be made again."""
+        return cls.from_json(Path(folder, "config.json").read_text())
+
+
+_INTEGERS: dict[str, int | None] = {"validation": 0, "steps": 1, "batch": 1, "pad": 0, "precise_bn": 0, "seed": 0}
+_INTEGERS["every"] = None
+_NUMBERS = {"lr": (0, math.inf), "factor": (0, 1), "momentum": (-1e-9, 0.9999), "decay": (-1e-9, math.inf)}
+_NUMBERS["warmup_error"] = (0, 1)
+_CHOICES = {
+    "report": ("test", "validation"),
+    "decay_on": ("convs", "kernels", "all"),
+    "mean": ("pixel", "channel", "none"),
+    "fill": ("mean", "black", "reflect"),
+    "train_error": ("running", "clean"),
+}
+
+
+def one_of(what: str, value: str, choices: Iterable[str]) -> str:
+    """`value`, or a RecipeError that names the nearest of `choices`."""
+    choices = sorted(choices)
+    if value in choices:
+        return value
+    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise RecipeError(f"{what} is {value!r}; expected one of {', '.join(choices)}{hint}")
+
+
+def _integer(name, value, low):
+    if low is None and value is None:
+        return
+    low = 1 if low is None else low
+    if type(value) is not int or value < low:
+        raise RecipeError(f"{name} is {value!r}; expected a whole number of at least {low}")
+
+
+def _number(name, value, low, high):
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and low < value <= high
+    if not good or math.isinf(value):
+        upper = "" if math.isinf(high) else f" and at most {high:g}"
+        bound = "of at least 0" if low < 0 else "above 0"
+        raise RecipeError(f"{name} is {value!r}; expected a finite number {bound}{upper}")

@@ -1,0 +1,70 @@
+"""State: a run as arrays alone, so that saving, comparing, stacking and placing it are tree maps."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcnn import augment, metrics
+from jaxcnn.data import Dataset
+from jaxcnn.recipe import Recipe
+
+INIT, ORDER, AUGMENT, DROPOUT = range(4)
+"""The streams of randomness of a run, each its own `fold_in` of the run's key."""
+
+
+class State(NamedTuple):
+    """Everything a run is at one step. The key never changes: what is random at a step is `stream(key, ..., step)`."""
+
+    step: Any
+    """int32 []: steps taken."""
+    params: Any
+    """float32 leaves: what the optimiser moves."""
+    stats: Any
+    """The model's other collections, such as `{"batch_stats": ...}`."""
+    opt: Any
+    """The optimiser's state."""
+    key: Any
+    """uint32 [2]: the seed's key."""
+    norm: augment.Norm
+    """What turns bytes into inputs, so that a state can be asked about plain images."""
+    sums: metrics.Sums
+    """Training sums since the last row, so that a run stopped between rows reports as if it never was."""
+
+
+def stream(key: jax.Array, *path: Any) -> jax.Array:
+    """The key at the end of `path`, integers folded in one after another: `stream(state.key, ORDER, epoch)`."""
+    for part in path:
+        key = jax.random.fold_in(key, part)
+    return key
+
+
+def start(model: nn.Module, tx: optax.GradientTransformation, recipe: Recipe, data: Dataset) -> State:
+    """The state at step 0, as host arrays: parameters from the seed's INIT stream, the normaliser from `data`.
+
+    Args:
+      model: maps float32 [b, h, w, c] to logits; called with `train=`.
+      tx: the optimiser.
+      recipe: gives the seed and what is subtracted.
+      data: gives the image's shape and the means; nothing is computed on its images.
+
+    Example:
+      >>> from jaxcnn import build, load, optimizer
+      >>> recipe = Recipe(dataset="digits", model="plain8")
+      >>> state = start(build("plain8", 10), optimizer(recipe), recipe, load("digits"))
+      >>> int(state.step), state.norm.mean.shape
+      (0, (8, 8, 1))
+    """
+    key = jax.random.PRNGKey(recipe.seed)
+    image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
+    # Only the initialisers run: tracing them is quick, while compiling `model.init` takes longer than compiling a step.
+    variables = dict(model.lazy_init(stream(key, INIT), image, train=False))
+    params = variables.pop("params")
+    norm = augment.norm(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
+    state = State(jnp.int32(0), params, variables, tx.init(params), key, norm, metrics.zeros())
+    return jax.tree.map(np.asarray, state)

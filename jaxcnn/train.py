@@ -1,0 +1,209 @@
+"""Training: one pure step, written once, and `fit`, which runs it and hands out a state and a row at every pause."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcnn import metrics, parallel
+from jaxcnn.augment import augment, normalise
+from jaxcnn.data import Dataset, Split
+from jaxcnn.evaluate import counter, precise
+from jaxcnn.optim import rate_of
+from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, start, stream
+
+Row = dict[str, float | int | None]
+
+
+def make_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    pad: int = 4,
+    fill: str = "mean",
+    flip: bool = True,
+    axis: str | None = None,
+) -> Callable[[State, Split, jax.Array], State]:
+    """One step of training as a pure function: gather, normalise, augment, gradient, update, count.
+
+    Args:
+      model: the network; under an `axis` it needs a field `axis` if it has state such as BN's.
+      tx: the optimiser; extra arguments `value` (the loss) and `error` (0..1) are passed to those that take them.
+      pad, fill, flip: the augmentation, as in `Recipe`.
+      axis: the mapped axis that splits the batch (`jax.pmap`); None on one device or under sharding. It adds the
+        averages over devices and nothing else.
+
+    Returns:
+      `step(state, split, index) -> state`, with `index` int32 [b] the examples of (this device's part of) the batch.
+      A view of an example is drawn from (seed, step, example), so no layout changes it.
+
+    Example:
+      >>> from jaxcnn import Recipe, build, load, optimizer
+      >>> data, recipe = load("digits"), Recipe(model="plain8")
+      >>> model, tx = build("plain8", 10), optimizer(recipe)
+      >>> state = start(model, tx, recipe, data)
+      >>> step = jax.jit(make_step(model, tx, pad=1))
+      >>> int(step(state, data.train, jnp.arange(32)).step)
+      1
+    """
+    tx = optax.with_extra_args_support(tx)
+    model = _mapped(model, axis)
+    averaged = (lambda tree: jax.lax.pmean(tree, axis)) if axis else (lambda tree: tree)
+    summed = (lambda tree: jax.lax.psum(tree, axis)) if axis else (lambda tree: tree)
+
+    def view(key, image, norm):
+        return augment(key, image, norm, pad=pad, fill=fill, mirror=flip)
+
+    def step(state: State, split: Split, index: jax.Array) -> State:
+        key = stream(state.key, AUGMENT, state.step)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+        images = normalise(jnp.asarray(split.images)[index], state.norm)  # [b, h, w, c]
+        images = jax.vmap(view, (0, 0, None))(keys, images, state.norm)
+        labels = jnp.asarray(split.labels)[index]  # [b]
+
+        def loss(params):
+            rngs = {"dropout": stream(state.key, DROPOUT, state.step)}
+            variables, kept = {"params": params, **state.stats}, list(state.stats)
+            logits, stats = model.apply(variables, images, train=True, mutable=kept, rngs=rngs)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), (logits, dict(stats))
+
+        (value, (logits, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        value, grads = averaged((value, grads))
+        new = summed(metrics.count(logits, labels, jnp.ones_like(labels, bool)))
+        size = new.n.astype(jnp.float32)
+        error = new.wrong.astype(jnp.float32) / size
+        updates, opt = tx.update(grads, state.opt, state.params, value=value, error=error)
+        return state._replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            stats=stats,
+            opt=opt,
+            sums=metrics.add(state.sums, new._replace(norm=size * optax.tree.norm(grads))),
+        )
+
+    return step
+
+
+def _mapped(model, axis):
+    if axis is None:
+        return model
+    if hasattr(model, "axis"):
+        return model.clone(axis=axis)
+    raise RecipeError(
+        f"{type(model).__name__} has no field `axis`, so under pmap its BN would see one device's share only; "
+        "add the field and pass it to BN's axis_name, or write driver='jit'"
+    )
+
+
+def order(key: jax.Array, first: int, last: int, batch: int, n: int) -> np.ndarray:
+    """The examples of steps `first` to `last`, int32 [last - first, batch].
+
+    Examples come as one endless stream of seeded permutations of all n, cut into batches: each is seen once an epoch, no
+    remainder is dropped, and a step's batch depends on the seed and the step alone.
+    """
+    begin, end = first * batch, last * batch
+    epochs = range(begin // n, math.ceil(end / n))
+    passes = [np.asarray(jax.random.permutation(stream(key, ORDER, epoch), n), np.int32) for epoch in epochs]
+    flat = np.concatenate(passes)[begin - epochs[0] * n :][: end - begin]
+    return flat.reshape(last - first, batch)
+
+
+@lru_cache(maxsize=32)
+def _trainer(model, tx, pad, fill, flip, driver):
+    return driver.fold(make_step(model, tx, pad=pad, fill=fill, flip=flip, axis=driver.axis))
+
+
+def fit(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    resume: Callable[[State], State | None] | None = None,
+    driver: parallel.Driver | None = None,
+    pause: Callable[[int], Any] | None = None,
+) -> Iterator[tuple[State, Row | None]]:
+    """Train, yielding `(state, row)` every `recipe.every` steps; the loop, and what to do in it, is the caller's.
+
+    Args:
+      model: a flax.linen Module called as `model(images, train=...)`.
+      tx: any optax transformation; `jaxcnn.optimizer(recipe)` is the recipe's.
+      data: images and labels; the training part is moved whole to every device, as bytes.
+      recipe: the numbers. The rows of one recipe have the same bits on the same machine.
+      resume: given the state at step 0, returns the state to go on from, or None; `Checkpoints.restore` fits.
+      driver: where to run: `jaxcnn.driver("pmap")`, say; by default "jit" over all devices.
+      pause: called with the step number after every step (on accelerators, after every scan). When it answers true
+        before a row is due, `(state, None)` is yielded and fit ends; a run resumed from that state continues in
+        the middle of the epoch, with the bits it would have had.
+
+    Yields:
+      The state as numpy arrays on the host, and its row: `step, rate, train_loss, train_error, test_loss, test_error,
+      grad_norm, seconds, images_per_second` (losses in nats, errors in percent; the training figures are running means
+      over the row's augmented batches, unless `recipe.train_error` is "clean"). With `recipe.precise_bn` also
+      `precise_test_loss, precise_test_error`.
+
+    Raises:
+      RecipeError: before anything is compiled, for a batch that does not divide by the devices or exceeds the data.
+    """
+    driver = driver or parallel.driver()
+    _check(recipe, data, driver)
+    state = start(model, tx, recipe, data)
+    state = (resume(state) if resume else None) or state
+    run = _trainer(model, tx, recipe.pad, recipe.fill, recipe.flip, driver)
+    placed, train = driver.replicate(state), driver.replicate(data.train)
+    held = driver.replicate(getattr(data, recipe.report))
+    step, n = int(state.step), len(data.train.labels)
+    every = recipe.every or math.ceil(n / recipe.batch)
+    while step < recipe.steps:
+        began, first = time.perf_counter(), step
+        due = min(recipe.steps, (step // every + 1) * every)
+        for piece in driver.pieces(order(state.key, step, due, recipe.batch, n)):
+            placed, step = run(placed, train, piece), step + len(piece)
+            if pause is not None and pause(step) and step < due:
+                yield driver.fetch(placed), None
+                return
+        state = driver.fetch(placed)
+        rate = recipe.batch * (step - first) / (time.perf_counter() - began)
+        row = _row(model, placed, state, train, held, data, recipe, driver)
+        state = state._replace(sums=jax.tree.map(np.zeros_like, state.sums))
+        placed = placed._replace(sums=driver.replicate(state.sums))
+        yield state, row | {"seconds": time.perf_counter() - began, "images_per_second": rate}
+
+
+def _check(recipe, data, driver):
+    n = len(data.train.labels)
+    driver.check(recipe.batch)
+    if recipe.batch > n:
+        raise RecipeError(f"batch is {recipe.batch}, more than the {n} training images; write batch={min(128, n)}")
+    if not len(getattr(data, recipe.report).labels):
+        raise RecipeError(f"the {recipe.report} split is empty; load the data with validation={recipe.validation or 5000}")
+
+
+def _row(model, placed, state, train, held, data, recipe, driver) -> Row:
+    measure = counter(model, driver)
+    sums = measure(placed, train, 500) if recipe.train_error == "clean" else state.sums
+    test = measure(placed, held, 500)
+    row = {
+        "step": int(state.step),
+        "rate": rate_of(state.opt),
+        "train_loss": sums.mean_loss,
+        "train_error": sums.error,
+        "test_loss": test.mean_loss,
+        "test_error": test.error,
+        "grad_norm": state.sums.mean_norm,
+    }
+    if recipe.precise_bn:
+        exact = precise(model, state, data.train, recipe.precise_bn, batch=recipe.batch, driver=driver)
+        test = measure(driver.replicate(exact), held, 500)
+        row |= {"precise_test_loss": test.mean_loss, "precise_test_error": test.error}
+    return row

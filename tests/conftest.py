@@ -1,0 +1,25 @@
+"""Strict numerics for every test, on eight simulated CPU devices (no GPU, network, TensorFlow or PyTorch needed)."""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests of data or hardware that this machine lacks, each saying what it lacks."""
+    folder = os.environ.get("TFDS_DATA_DIR", "")
+    real = bool(folder) and Path(folder, "cifar10").is_dir()
+    gpu = jax.default_backend() == "gpu"
+    for item in items:
+        if "real" in item.keywords and not real:
+            item.add_marker(pytest.mark.skip(reason="needs real data: set TFDS_DATA_DIR to a prepared TFDS folder"))
+        if "gpu" in item.keywords and not gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
