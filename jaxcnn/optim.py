@@ -137,4 +137,4 @@ def rate_of(opt_state: Any) -> float | None:
     if rate is None:
         injected = optax.tree.get(opt_state, "hyperparams") or {}
         rate = injected.get("learning_rate")
-    return None if rate is None else float(rate)
+    return None if rate is None else float(f"{float(rate):.7g}")  # 0.1, not float32's 0.10000000149

@@ -127,6 +127,19 @@ def _driver(kind, devices):
     return Driver(kind, devices)
 
 
+def describe(driver: Driver) -> dict[str, Any]:
+    """What the records say of where a run ran."""
+    return {
+        "platform": driver.devices[0].platform,
+        "device": driver.devices[0].device_kind,
+        "devices": len(driver.devices),
+        "processes": jax.process_count(),
+        "driver": driver.kind,
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default (on NVIDIA GPUs: TF32)",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
 def filled(n: int, batch: int, devices: int) -> np.ndarray:
     """Every index below `n` once, as int32 [batches, batch'], with -1 where the last batch has no example.
 

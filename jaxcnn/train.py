@@ -156,7 +156,7 @@ def fit(
       RecipeError: before anything is compiled, for a batch that does not divide by the devices or exceeds the data.
     """
     driver = driver or parallel.driver()
-    _check(recipe, data, driver)
+    check(recipe, data, driver)
     state = start(model, tx, recipe, data)
     state = (resume(state) if resume else None) or state
     run = _trainer(model, tx, recipe.pad, recipe.fill, recipe.flip, driver)
@@ -180,13 +180,16 @@ def fit(
         yield state, row | {"seconds": time.perf_counter() - began, "images_per_second": rate}
 
 
-def _check(recipe, data, driver):
+def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
+    """RecipeError if `recipe` cannot be trained on `data` with `driver`; nothing is compiled."""
     n = len(data.train.labels)
     driver.check(recipe.batch)
     if recipe.batch > n:
         raise RecipeError(f"batch is {recipe.batch}, more than the {n} training images; write batch={min(128, n)}")
     if not len(getattr(data, recipe.report).labels):
-        raise RecipeError(f"the {recipe.report} split is empty; load the data with validation={recipe.validation or 5000}")
+        raise RecipeError(
+            f"the {recipe.report} split is empty; load the data with validation={recipe.validation or 5000}"
+        )
 
 
 def _row(model, placed, state, train, held, data, recipe, driver) -> Row:

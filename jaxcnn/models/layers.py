@@ -28,14 +28,23 @@ def initializer(name: str) -> Any:
     return INITS[one_of("kernel_init", name, INITS)]
 
 
-def conv3x3(filters: int, stride: int = 1, *, kernel_init: str, dtype: Any, bias: bool = False, name: str | None = None):
+def conv3x3(
+    filters: int, stride: int = 1, *, kernel_init: str, dtype: Any, bias: bool = False, name: str | None = None
+):
     """A 3x3 convolution, [b, h, w, c] -> [b, ceil(h/stride), ceil(w/stride), filters].
 
     One pixel of zeros on every side: at stride 2 the windows centre on pixels 0, 2, 4, as `x[:, ::2, ::2]` picks them.
     Flax's "SAME" would centre them on 1, 3, 5.
     """
     return nn.Conv(
-        filters, (3, 3), stride, ((1, 1), (1, 1)), use_bias=bias, dtype=dtype, kernel_init=initializer(kernel_init), name=name
+        filters,
+        (3, 3),
+        stride,
+        ((1, 1), (1, 1)),
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=initializer(kernel_init),
+        name=name,
     )
 
 

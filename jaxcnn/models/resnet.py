@@ -51,7 +51,13 @@ class Block(nn.Module):
             return picked(x, shape)
         init, dtype = self.conv.keywords["kernel_init"], self.conv.keywords["dtype"]
         project = nn.Conv(
-            self.filters, (1, 1), self.stride, use_bias=False, dtype=dtype, kernel_init=initializer(init), name="project"
+            self.filters,
+            (1, 1),
+            self.stride,
+            use_bias=False,
+            dtype=dtype,
+            kernel_init=initializer(init),
+            name="project",
         )
         return self.norm(name="norm3")(project(x), train)
 

@@ -1,0 +1,115 @@
+"""What every script's `main` needs: options from the command line, one-line errors, a polite stop, a compilation cache."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+from jaxcnn.checkpoint import CheckpointError
+from jaxcnn.data import DataError
+from jaxcnn.recipe import RecipeError, one_of
+
+T = TypeVar("T")
+MISTAKE = 2
+"""The exit code for what the user can mend."""
+
+
+def parse(presets: Mapping[str, T], args: Sequence[str] | None = None, about: str | None = None) -> T:
+    """Options from the command line: the fields of a dataclass, with the defaults of the preset that `--preset` names.
+
+    Args:
+      presets: name -> an instance; the first is the default. The dataclass has a field `preset`.
+      args: instead of `sys.argv[1:]`.
+      about: what `--help` says first.
+
+    A mistake in them is one line on stderr and exit code 2.
+    """
+    import tyro
+
+    args = list(sys.argv[1:] if args is None else args)
+    named = [b for a, b in itertools.pairwise(args) if a == "--preset"]
+    named += [a.partition("=")[2] for a in args if a.startswith("--preset=")]
+    default = presets[one_of("preset", named[-1] if named else next(iter(presets)), presets)]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(type(default), default=default, args=args, description=about)
+    except SystemExit as exit:
+        if exit.code:
+            raise RecipeError(_line(said.getvalue())) from None
+        raise
+
+
+def _line(box: str) -> str:
+    """The words of tyro's framed error, on one line."""
+    rows = [re.sub(r"[─-╿]", "", row).strip() for row in box.splitlines()[1:]]
+    words = " ".join(row for row in rows if row)
+    return re.sub(r"\s*For full helptext.*", "; --help lists the options", words)
+
+
+@contextlib.contextmanager
+def friendly() -> Iterator[None]:
+    """Turn the errors a user can mend into one line on stderr and exit code 2; others keep their traceback."""
+    try:
+        yield
+    except (RecipeError, DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(MISTAKE)
+
+
+class Stop:
+    """Asks a run to stop when Ctrl-C or SIGTERM comes, so that it can finish its step and save; a second Ctrl-C insists.
+
+    Example:
+      >>> with Stop() as stop:
+      ...     stop()
+      False
+    """
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    def __enter__(self) -> Stop:
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after SIGTERM, 0 if nothing came."""
+        return 128 + self.signal if self.signal else 0
+
+
+def cache_programs(folder: str | Path | None = None) -> None:
+    """Keep compiled programs in a user cache folder, so that a second start is quick; JAX's own settings win.
+
+    Args:
+      folder: by default `$JAXCNN_CACHE` or `~/.cache/jaxcnn`, then `programs`.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = os.environ.get("JAXCNN_CACHE") or Path(base, "jaxcnn")
+    jax.config.update("jax_compilation_cache_dir", str(folder or Path(root, "programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

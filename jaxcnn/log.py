@@ -1,0 +1,146 @@
+"""RunLog: a run's folder of records, `config.json`, `env.json` and `metrics.jsonl`. It is enough to make the run again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.recipe import Recipe, RecipeError
+
+PACKAGES = ("jaxcnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class RunLog:
+    """The records of one run, appended to as it goes and continued when it is resumed.
+
+    Args:
+      folder: the run's; made if it is not there.
+      recipe: written to `config.json`. A folder that holds another recipe's run is refused.
+      facts: joins the packages' versions in `env.json`: devices, precision. Where a run is continued under other facts,
+        they are appended, so that `env.json` is a list in the order of use.
+
+    Raises:
+      RecipeError: one line, when the folder cannot be written or is another recipe's (the differing fields are named).
+
+    Example:
+      >>> import tempfile
+      >>> log = RunLog(tempfile.mkdtemp(), Recipe())
+      >>> log.write(step=1, train_loss=float("nan"))
+      >>> log.rows()
+      [{'step': 1, 'train_loss': None}]
+    """
+
+    def __init__(self, folder: str | Path, recipe: Recipe, facts: Mapping[str, Any] | None = None):
+        self.folder = Path(folder)
+        _make(self.folder)
+        self._claim(recipe)
+        self._environment(dict(facts or {}))
+        self.path = self.folder / "metrics.jsonl"
+
+    def write(self, **row: Any) -> None:
+        """Append one row. Numbers that JSON lacks (nan, inf) become null."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every whole row so far."""
+        return read_rows(self.folder)
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows past `step`: a run that died between a row and its checkpoint will write them again."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def finish(self, **result: Any) -> dict[str, Any]:
+        """Write `result.json`, which marks the run as over, and return what it holds."""
+        result = _plain(result)
+        write_text(self.folder / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+        return result
+
+    def result(self) -> dict[str, Any] | None:
+        """What `finish` wrote, or None while the run is not over."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _claim(self, recipe):
+        path = self.folder / "config.json"
+        if not path.exists():
+            write_text(path, recipe.to_json())
+            return
+        there, mine = asdict(Recipe.load(self.folder)), asdict(recipe)
+        differing = [f"{k} ({there[k]!r} there, {mine[k]!r} asked)" for k in mine if there[k] != mine[k]]
+        if differing:
+            raise RecipeError(
+                f"{self.folder} holds a run of another recipe: {', '.join(differing)}; "
+                "write another --out, or delete that folder"
+            )
+
+    def _environment(self, facts):
+        path = self.folder / "env.json"
+        now = {"python": platform.python_version(), "packages": _versions(), "machine": platform.machine()} | facts
+        now = _plain(now)
+        before = json.loads(path.read_text()) if path.exists() else []
+        if not before or before[-1] != now:
+            write_text(path, json.dumps([*before, now], indent=2) + "\n")
+
+
+def read_rows(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run folder; a last line that a killed run left unfinished is passed over."""
+    path = Path(folder, "metrics.jsonl")
+    return list(_whole(path.read_text().splitlines())) if path.exists() else []
+
+
+def _whole(lines) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            if number + 1 < len(lines):
+                raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def _make(folder: Path):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RecipeError(f"cannot write in {folder}: {error.strerror}; write --out with a folder of yours") from None
+
+
+def _versions() -> dict[str, str | None]:
+    def of(name):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {name: of(name) for name in PACKAGES}
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and JAX scalars as Python's, and non-finite floats as None."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic) or hasattr(value, "ndim"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,84 @@
+"""Figures from the rows of runs; matplotlib is imported here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, told apart by the colour-blind too."""
+Rows = Sequence[Mapping[str, Any]]
+
+
+def curves(panels: Mapping[str, Mapping[str, Sequence[Rows]]], *, dashed: str, solid: str, title: str = "") -> Figure:
+    """Learning curves in the manner of figure 6 of He et al. 2015: panels side by side on the same axes.
+
+    Args:
+      panels: panel's title -> line's label -> one list of rows for each seed. A label has the same colour in all panels.
+      dashed: the key of the thin dashed lines, such as "train_error".
+      solid: the key of the bold lines, such as "test_error".
+      title: above the figure.
+
+    A line is the mean over seeds and its band reaches from the least to the greatest.
+
+    Example:
+      >>> rows = [{"step": 1, "train_error": 9.0, "test_error": 9.5}, {"step": 2, "train_error": 5.0, "test_error": 6.0}]
+      >>> figure = curves({"plain": {"20 layers": [rows]}}, dashed="train_error", solid="test_error")
+      >>> len(figure.axes)
+      1
+    """
+    figure = Figure(figsize=(5.6 * len(panels), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    colour = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
+    for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+        for label, seeds in lines.items():
+            _line(axis, seeds, dashed, colour[label], linestyle="--", linewidth=1.1)
+            _line(axis, seeds, solid, colour[label], linestyle="-", linewidth=2.2)
+        axis.set_title(name, fontsize=14)
+        axis.set_xlabel("iteration", fontsize=13)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.25)
+        axis.tick_params(labelsize=11)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(handles=_handles(lines, colour, dashed, solid), fontsize=10, frameon=False, loc="upper right")
+    axes[0].set_ylabel("error (%)", fontsize=13)
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG at 160 dots an inch."""
+    figure.savefig(path, dpi=160)
+
+
+def _handles(lines, colour, dashed, solid):
+    kinds = [(solid, "-", 2.2), (dashed, "--", 1.1)]
+    seeds = max((len(s) for s in lines.values()), default=0)
+    note = f" (mean and range of {seeds})" if seeds > 1 else ""
+    handles = [Line2D([], [], color=colour[label], linewidth=2.2, label=label) for label in lines]
+    for key, style, width in kinds:
+        text = key.replace("_", " ") + note
+        handles.append(Line2D([], [], color="0.35", linestyle=style, linewidth=width, label=text))
+    return handles
+
+
+def _line(axis, seeds: Sequence[Rows], key: str, colour: str, **style: Any) -> None:
+    by_step: dict[int, list[float]] = {}
+    for rows in seeds:
+        for row in rows:
+            if row[key] is not None:
+                by_step.setdefault(row["step"], []).append(row[key])
+    steps = sorted(by_step)
+    values = [by_step[step] for step in steps]
+    axis.plot(steps, [np.mean(v) for v in values], color=colour, **style)
+    if len(seeds) > 1:
+        axis.fill_between(
+            steps, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15, linewidth=0
+        )

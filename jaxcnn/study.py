@@ -1,0 +1,168 @@
+"""Studies: many runs, each in a folder of its own, that can be stopped at any moment and go on under the same command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import parallel
+from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.data import Dataset
+from jaxcnn.log import RunLog
+from jaxcnn.models import build, parameters
+from jaxcnn.optim import optimizer
+from jaxcnn.progress import Progress
+from jaxcnn.recipe import Recipe
+from jaxcnn.train import check, fit
+
+DIVERGED = 10.0
+"""A mean training loss this many times that of guessing, log(classes), is divergence, finite or not."""
+Result = dict[str, Any]
+
+
+@lru_cache(maxsize=8)
+def _prepared(text: str, classes: int):
+    # Seeds of one recipe share these very objects, and so what is compiled for them.
+    recipe = Recipe.from_json(text)
+    return build(recipe.model, classes, **recipe.options), optimizer(recipe)
+
+
+def prepare(recipe: Recipe, classes: int) -> tuple[Any, Any]:
+    """The recipe's model and optimiser; recipes that differ in the seed alone get the same two objects."""
+    return _prepared(replace(recipe, seed=0).to_json(), classes)
+
+
+def diverged(row: Mapping[str, Any], classes: int) -> str | None:
+    """Why a row is that of a diverged run, or None: a loss or gradient that is no number, or a loss beyond sense."""
+    for name in ("train_loss", "grad_norm"):
+        if not math.isfinite(row[name]):
+            return f"{name} is {row[name]}"
+    limit = DIVERGED * math.log(classes)
+    return f"train_loss is {row['train_loss']:.3g}, above {limit:.3g}" if row["train_loss"] > limit else None
+
+
+def run(
+    recipe: Recipe,
+    data: Dataset,
+    folder: str | Path,
+    *,
+    driver: parallel.Driver | None = None,
+    stop: Callable[[], Any] = lambda: False,
+    watch: Callable[[int, Mapping[str, Any] | None], None] = lambda step, row: None,
+) -> Result | None:
+    """Train one recipe in `folder`, from its last checkpoint if it has one; a run that is over is not run again.
+
+    Args:
+      recipe: the numbers; a folder that holds another recipe's run is refused.
+      data: what `load(recipe.dataset, validation=recipe.validation)` gives.
+      folder: `config.json`, `env.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` when the run is over.
+      driver: where to run.
+      stop: asked after every step; when it answers true the state is saved and None is returned.
+      watch: called with the step, after every step, and with the row as well where there is one.
+
+    Returns:
+      The contents of `result.json`: `status` ("finished" or "diverged", then with `why`), `params`, the last row's
+      figures and the run's `seconds`; or None when it was stopped.
+    """
+    driver = driver or parallel.driver()
+    classes = len(data.classes)
+    model, tx = prepare(recipe, classes)
+    log = claim(recipe, folder, driver)
+    if (over := log.result()) is not None:
+        return over
+    with Checkpoints(Path(folder, "checkpoints")) as saved:
+
+        def resume(like):
+            state = saved.restore(like) or like
+            log.rewind(int(state.step))
+            watch(int(state.step), None)
+            return state
+
+        def pause(step):
+            watch(step, None)
+            return stop()
+
+        why = None
+        for state, row in fit(model, tx, data, recipe, resume=resume, driver=driver, pause=pause):
+            if row is None:
+                saved.save(state)
+                return None
+            log.write(**row)
+            watch(int(state.step), row)
+            if why := diverged(row, classes):
+                break
+            saved.save(state, row["test_error"])
+            if stop() and state.step < recipe.steps:
+                return None
+    return _finish(log, model, data, why)
+
+
+def claim(recipe: Recipe, folder: str | Path, driver: parallel.Driver) -> RunLog:
+    """The records of a run of `recipe` in `folder`; RecipeError if the folder is another recipe's or cannot be written."""
+    return RunLog(folder, recipe, parallel.describe(driver) | {"dtype": recipe.options.get("dtype", "float32")})
+
+
+def _finish(log, model, data, why) -> Result:
+    rows = log.rows()
+    result = {"status": "finished" if why is None else "diverged"} | ({"why": why} if why else {})
+    result |= {"params": parameters(model, data.train.images.shape[1:])} | rows[-1]
+    result |= {"seconds": math.fsum(row["seconds"] for row in rows)}
+    return log.finish(**result)
+
+
+class _Watch:
+    """Turns the steps of one run into progress of the whole; the first step told is where the run starts from."""
+
+    def __init__(self, progress: Progress, name: str, recipe: Recipe, weight: float):
+        self.progress, self.name, self.recipe, self.weight = progress, name, recipe, weight
+        self.step: int | None = None
+
+    def __call__(self, step: int, row: Mapping[str, Any] | None) -> None:
+        where = f"{self.name}  step {step}/{self.recipe.steps}"
+        if self.step is None:
+            self.progress.skip(self.weight * step)
+        else:
+            self.progress.advance(self.weight * (step - self.step), where)
+        self.step = step
+        if row is not None:
+            errors = "  ".join(f"{part} error {row[f'{part}_error']:5.2f}%" for part in ("train", "test"))
+            self.progress.say(f"{where}  {errors}  {row['images_per_second']:,.0f} images/s")
+
+    def close(self) -> None:
+        """The run is over, wherever it ended."""
+        self.progress.skip(self.weight * (self.recipe.steps - (self.step or 0)))
+
+
+def sweep(
+    runs: Mapping[str, Recipe],
+    data: Dataset,
+    out: str | Path,
+    *,
+    driver: parallel.Driver | None = None,
+    stop: Callable[[], Any] = lambda: False,
+) -> dict[str, Result] | None:
+    """Run every recipe in the folder of its name under `out`, showing progress; None when stopped on the way.
+
+    Every recipe is checked and every folder claimed before the first step: a mistake costs no training.
+    """
+    driver = driver or parallel.driver()
+    shape = data.train.images.shape[1:]
+    weights = {name: parameters(prepare(recipe, len(data.classes))[0], shape) for name, recipe in runs.items()}
+    for recipe in runs.values():
+        check(recipe, data, driver)
+    for name, recipe in runs.items():
+        claim(recipe, Path(out, name), driver)
+    results = {}
+    with Progress(sum(weights[name] * recipe.steps for name, recipe in runs.items())) as progress:
+        for name, recipe in runs.items():
+            watch = _Watch(progress, name, recipe, weights[name])
+            result = run(recipe, data, Path(out, name), driver=driver, stop=stop, watch=watch)
+            if result is None:
+                return None
+            watch.close()
+            results[name] = result
+    return results
