@@ -9,7 +9,8 @@ stopped, and does nothing but draw when everything is there.
 
 from __future__ import annotations
 
-import json
+import itertools
+import re
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any, Literal
 
 import jaxcnn as jc
 from jaxcnn import command, plots, report, study
-from jaxcnn.log import read_rows
 
 # fmt: off
 PAPER = {
@@ -100,7 +100,7 @@ PRESETS = {
         bn_group=64,
         every=None,
         out=Path("runs/depth-paper"),
-    ),  # fmt: skip
+    ),
 }
 
 
@@ -111,9 +111,9 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
             raise jc.RecipeError(f"{name} is empty; write --{name} {'20 56' if name == 'depths' else 'plain residual'}")
     if options.seeds < 1:
         raise jc.RecipeError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
-    given = {f.name: getattr(options, f.name) for f in fields(jc.Recipe) if hasattr(options, f.name)} | {
-        "warmup_lr": None
-    }
+    given: dict[str, Any] = {
+        f.name: getattr(options, f.name) for f in fields(jc.Recipe) if hasattr(options, f.name)
+    } | {"warmup_lr": None}
     runs = {}
     for seed in range(options.seeds):
         for depth in options.depths:
@@ -131,67 +131,37 @@ def _net(options: Options, family: str) -> dict[str, Any]:
     return net | ({"shortcut": options.shortcut} if family == "residual" else {})
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run that is over, as its folder tells it."""
-
-    recipe: jc.Recipe
-    result: dict[str, Any]
-    rows: list[dict[str, Any]]
-
-    @property
-    def network(self) -> tuple[str, int]:
-        """Its family and depth."""
-        family = "plain" if "plain" in self.recipe.model else "residual"
-        return family, int(self.recipe.model.removeprefix("cifar-").removeprefix("plain").removeprefix("resnet"))
+def network(run: study.Run) -> tuple[str, int]:
+    """The family and depth of a run."""
+    family = "plain" if "plain" in run.recipe.model else "residual"
+    return family, int(re.sub(r"\D", "", run.recipe.model))
 
 
-def collect(out: Path) -> dict[tuple[str, int], list[Run]]:
-    """(family, depth) -> the runs under `out` that are over, in the order of the paper's table."""
-    networks: dict[tuple[str, int], list[Run]] = {}
-    for path in sorted(out.glob("*/result.json")):
-        run = Run(jc.Recipe.load(path.parent), json.loads(path.read_text()), read_rows(path.parent))
-        networks.setdefault(run.network, []).append(run)
-    if not networks:
-        raise jc.RecipeError(f"{out} holds no run that is over; write --out of a study, or leave out --plot-only")
-    return dict(sorted(networks.items()))
-
-
-def row(family: str, depth: int, runs: list[Run]) -> dict[str, Any]:
-    """One row of the table: mean, standard deviation and 95% interval over the seeds that did not diverge."""
-    good = [run.result for run in runs if run.result["status"] == "finished"]
-    line: dict[str, Any] = {"family": family, "depth": depth, "params": runs[0].result["params"], "seeds": len(good)}
-    for key in ("train_error", "test_error"):
-        mean, std, ci95 = report.summarise([result[key] for result in good])
-        line |= {key: mean, f"{key}_std": std, f"{key}_ci95": ci95}
-    seconds = report.summarise([result["seconds"] for result in good]).mean
+def row(family: str, depth: int, runs: list[study.Run]) -> dict[str, Any]:
+    """One row of the table."""
+    line = {"family": family, "depth": depth, "params": runs[0].result["params"]} | study.over_seeds(runs)
     published = PAPER.get((family, depth)) if runs[0].recipe.dataset == "cifar10" else None
-    return line | {"seconds": seconds, "paper_test_error": published}
+    return line | {"paper_test_error": published}
 
 
 def draw(out: Path) -> None:
-    """`table.md`, `table.csv` and `curves.png` from the runs under `out`."""
-    networks = collect(out)
-    recipe = next(iter(networks.values()))[0].recipe
-    training = "test-mode pass" if recipe.train_error == "clean" else "running, augmented batches"
-    notes = [
-        f"{recipe.dataset}, {recipe.steps} steps of {recipe.batch}, width {recipe.options['width']}; errors in percent at the "
-        f"last step (training error: {training}); std over seeds, ci95 the half width of the mean's 95% interval; "
-        "seconds a run.",
-        *(
-            f"{run.recipe.model} seed {run.recipe.seed} diverged at step {run.result['step']}: {run.result['why']}."
-            for runs in networks.values()
-            for run in runs
-            if run.result["status"] == "diverged"
-        ),
-    ]
-    table = [row(*network, runs) for network, runs in networks.items()]
-    report.write_table(out, table, notes)
+    """`table.md`, `table.csv` and `curves.png` from the runs under `out` that are over."""
+    runs = sorted(study.finished(out), key=network)
+    networks = {key: list(group) for key, group in itertools.groupby(runs, key=network)}
+    table = [row(*key, group) for key, group in networks.items()]
     panels: dict[str, dict[str, list[Any]]] = {}
-    for (family, depth), runs in networks.items():
-        panels.setdefault(family, {})[f"{depth} layers"] = [run.rows for run in runs]
-    figure = plots.curves(panels, dashed="train_error", solid="test_error", title=notes[0].split(";")[0])
-    plots.save(figure, out / "curves.png")
+    for (family, depth), group in networks.items():
+        panels.setdefault(family, {})[f"{depth} layers"] = [run.rows for run in group]
+    recipe = runs[0].recipe
+    training = "one clean pass" if recipe.train_error == "clean" else "running mean over augmented batches"
+    what = f"{recipe.dataset}, width {recipe.options['width']}, {recipe.steps} steps of {recipe.batch} images"
+    notes = [
+        f"{what}. Errors in percent at the last step (training error: {training}); std over seeds, ci95 the half width "
+        "of the mean's 95% interval; seconds a run.",
+        *filter(None, (run.divergence for run in runs)),
+    ]
+    report.write_table(out, table, notes)
+    plots.save(plots.curves(panels, dashed="train_error", solid="test_error", title=what), out / "curves.png")
     print(report.markdown([{k: v for k, v in line.items() if not k.endswith("_std")} for line in table]))
     print(f"wrote {out}/table.md, table.csv and curves.png")
 

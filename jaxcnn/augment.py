@@ -32,10 +32,9 @@ def norm(mean: np.ndarray, std: np.ndarray, *, subtract: str = "pixel", divide: 
       subtract: "pixel" for the mean image, "channel" for its mean over pixels, "none".
       divide: whether to divide by `std`.
     """
-    mean = jnp.asarray(mean, jnp.float32)
-    choices = {"pixel": mean, "channel": jnp.broadcast_to(mean.mean((0, 1)), mean.shape), "none": jnp.zeros_like(mean)}
-    std = jnp.asarray(std, jnp.float32)
-    return Norm(choices[one_of("mean", subtract, choices)], std if divide else jnp.ones_like(std))
+    pixel, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    choices = {"pixel": pixel, "channel": jnp.broadcast_to(pixel.mean((0, 1)), pixel.shape), "none": 0 * pixel}
+    return Norm(choices[one_of("mean", subtract, choices)], scale if divide else jnp.ones_like(scale))
 
 
 def normalise(images: jax.Array, norm: Norm) -> jax.Array:

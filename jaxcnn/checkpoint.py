@@ -6,12 +6,14 @@ back is bit for bit what was saved; a step that is not is named, set aside as `<
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import logging
 import math
 import os
 import shutil
+import sys
 import threading
 import weakref
 from collections.abc import Iterable
@@ -67,7 +69,7 @@ class Checkpoints:
         self._lock = _own(self.folder)
         self._best = _KeepBest()
         self._orbax: Any = _manager(self.folder, self._best)
-        _OPEN.add(self)
+        _close_at_exit(self)
         for step in self.steps():
             try:
                 self._best.note(step, self._manifest(step)["metric"])
@@ -83,7 +85,8 @@ class Checkpoints:
             metric: lower is better, and the best is kept; None, NaN and infinity are never the best.
 
         Raises:
-            CheckpointError: this save cannot start, or the previous one has failed (the disk is full, say).
+            CheckpointError: the folder has a later step, as of a run begun again in it or of another model; or the
+                previous save has failed (the disk is full, say), or this one cannot begin.
         """
         self.wait()
         if np.shape(state.step):
@@ -96,6 +99,8 @@ class Checkpoints:
         except _Damaged as error:
             log.warning("checkpoint %s is damaged (%s): it is saved again", self.folder / str(step), error)
             self._set_aside([step])
+        if (newest := max(self.steps(), default=step)) > step:
+            raise CheckpointError(f"{self.folder} is at step {newest}, past {step}: restore it, or name another folder")
         self._write(step, leaves, self._best.note(step, metric))
 
     def restore(self, like: T) -> T | None:
@@ -156,7 +161,6 @@ class Checkpoints:
         manifest = body | {"seal": _seal(body)}
         items = args.Composite(state=args.StandardSave(leaves), manifest=args.JsonSave(manifest))
         try:
-            # Unforced, Orbax skips in silence a step below the latest, as of a run that went on from its best step.
             self._orbax.save(step, args=items, force=True)
         except Exception as error:
             raise self._failed(error) from error
@@ -245,40 +249,51 @@ class _KeepBest:
         return [checkpoint.step in best for checkpoint in checkpoints]
 
 
-_OPEN: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
+def _close_at_exit(saved: Checkpoints) -> None:
+    """A save still running when the interpreter ends is lost, or hangs: its thread pools end before `atexit` runs."""
+    reference = weakref.ref(saved)
 
-
-def _close_all() -> None:
-    for saved in list(_OPEN):
+    def close() -> None:
         try:
-            saved.close()
+            if (alive := reference()) is not None:
+                alive.close()
         except CheckpointError as error:
             log.error("%s", error)
 
-
-# A save still running when the interpreter ends is lost or hangs: Orbax needs thread pools, which end before `atexit`.
-getattr(threading, "_register_atexit", lambda _: None)(_close_all)
+    # Private, but the only hook that precedes the end of the pools: the last to register, so after Orbax, is run first.
+    getattr(threading, "_register_atexit", lambda _: None)(close)
 
 
 def _manager(folder: Path, best: _KeepBest) -> Any:
     import orbax.checkpoint as ocp  # not above: it makes `import jaxcnn` a quarter slower
 
-    logging.getLogger("absl").addFilter(_not_orbax)
+    _hush()
     me = jax.process_index()  # alone: by default Orbax waits for every process of the run
     options = ocp.CheckpointManagerOptions(
         preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy([ocp.checkpoint_managers.LatestN(2), best]),
+        create=False,
         cleanup_tmp_directories=True,
         lightweight_initialize=True,
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix="jaxcnn"
         ),
-        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
     return ocp.CheckpointManager(folder, options=options)
 
 
-def _not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname  # it logs a traceback for what is raised here in one line
+@functools.cache
+def _hush() -> None:
+    """What Orbax prints of a failure beside raising it, which is told here in one line: a log entry with a traceback,
+    and one for each leaf still under way, as the first that fails closes the event loop under the others.
+    """
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    hook = sys.unraisablehook
+
+    def without_closed_loop(failure: Any) -> None:
+        if str(failure.exc_value) != "Event loop is closed":
+            hook(failure)
+
+    sys.unraisablehook = without_closed_loop
 
 
 def _own(folder: Path) -> IO[str]:
@@ -286,12 +301,15 @@ def _own(folder: Path) -> IO[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / "lock", "a+")  # noqa: SIM115 - it stays open
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = (folder / "lock").read_text()
-        raise CheckpointError(f"{folder} is in use by process {pid}: wait for it, or name another folder") from None
     except OSError as error:
         raise CheckpointError(f"{folder} cannot keep checkpoints, name another folder: {_line(error)}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        with lock:
+            owner = f"in use by process {lock.read()}" if isinstance(error, BlockingIOError) else _line(error)
+        raise CheckpointError(f"{folder} cannot be locked, wait or name another folder: {owner}") from None
     lock.truncate(0)
     print(os.getpid(), end="", file=lock, flush=True)
     return lock

@@ -80,6 +80,7 @@ class Stop:
         self.signal: int | None = None
 
     def __call__(self) -> bool:
+        """Whether somebody has asked."""
         return self.signal is not None
 
     def __enter__(self) -> Stop:
@@ -107,7 +108,7 @@ def cache_programs(folder: str | Path | None = None) -> None:
     Args:
       folder: by default `$JAXCNN_CACHE` or `~/.cache/jaxcnn`, then `programs`.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = os.environ.get("JAXCNN_CACHE") or Path(base, "jaxcnn")

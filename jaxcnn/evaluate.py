@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn import metrics, parallel
 from jaxcnn.augment import normalise
@@ -19,7 +18,7 @@ from jaxcnn.recipe import RecipeError
 from jaxcnn.state import State
 
 
-def _logits(model, state, images):
+def _logits(model, state, images) -> Any:
     variables = {"params": state.params, **state.stats}
     return model.apply(variables, normalise(images, state.norm), train=False)
 
@@ -99,16 +98,20 @@ def _moments(model, driver):
         variables = {"params": state.params, **state.stats}
         _, new = batchwise.apply(variables, inputs, train=True, mutable=list(state.stats), rngs=rngs)
         total, batches = carry
-        return jax.tree.map(jnp.add, total, _raw(new)), batches + 1
+        # Mean squares average over batches as means do; variances do not.
+        squares = _spreads(new, lambda mean, var: var + jnp.square(mean))
+        return jax.tree.map(jnp.add, total, squares), batches + 1
 
     return driver.fold(step)
 
 
-def _raw(stats):
-    """Each layer's variance as its mean square, which averages over batches as the mean does."""
-    flat = flatten_dict(stats)
-    raw = {k: v + jnp.square(flat[*k[:-1], "mean"]) if k[-1] == "var" else v for k, v in flat.items()}
-    return unflatten_dict(raw)
+def _spreads(stats: Any, spread: Callable[[Any, Any], Any]) -> Any:
+    """`stats` with `spread(mean, var)` for the variance of every layer."""
+    if not isinstance(stats, Mapping):
+        return stats
+    if set(stats) == {"mean", "var"}:
+        return {"mean": stats["mean"], "var": spread(stats["mean"], stats["var"])}
+    return {name: _spreads(part, spread) for name, part in stats.items()}
 
 
 def precise(
@@ -134,6 +137,5 @@ def precise(
     for piece in driver.pieces(order):
         total = fold(total, fixed, piece)
     summed, batches = driver.fetch(total)
-    flat = {k: v / np.float32(batches) for k, v in flatten_dict(summed).items()}
-    exact = {k: v - flat[*k[:-1], "mean"] ** 2 if k[-1] == "var" else v for k, v in flat.items()}
-    return state._replace(stats=unflatten_dict(exact))
+    averages = jax.tree.map(lambda x: x / np.float32(batches), summed)
+    return state._replace(stats=_spreads(averages, lambda mean, square: square - np.square(mean)))

@@ -81,7 +81,7 @@ def scale_by_rate(
         first = schedule(0) if warmup_lr is None else warmup_lr
         return RateState(jnp.int32(0), jnp.float32(first), jnp.float32(1), jnp.asarray(warmup_lr is None))
 
-    def update(updates: Any, state: RateState, params: Any = None, *, error: Any = None, **extra: Any):
+    def update(updates: Any, state: Any, params: Any = None, *, error: Any = None, **extra: Any):
         del params, extra
         # Optax's step schedule mixes integers with floats, which strict promotion refuses; floats count to 2^24 exactly.
         rate = jnp.asarray(schedule(state.count.astype(jnp.float32)), jnp.float32)

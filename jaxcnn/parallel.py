@@ -28,7 +28,7 @@ Step = Callable[[Any, Any, jax.Array], Any]
 class Driver:
     """Where arrays live and how a step is run; made by `driver`."""
 
-    def __init__(self, kind: str, devices: Sequence[jax.Device]):
+    def __init__(self, kind: str, devices: Sequence[Any]):
         self.kind = kind
         self.devices = tuple(devices)
         self.mesh = Mesh(np.array(self.devices), (AXIS,))
@@ -135,7 +135,7 @@ def describe(driver: Driver) -> dict[str, Any]:
         "devices": len(driver.devices),
         "processes": jax.process_count(),
         "driver": driver.kind,
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default (on NVIDIA GPUs: TF32)",
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default (on NVIDIA GPUs: TF32)",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 

@@ -59,7 +59,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def _handles(lines, colour, dashed, solid):
-    kinds = [(solid, "-", 2.2), (dashed, "--", 1.1)]
+    kinds: list[tuple[str, Any, float]] = [(solid, "-", 2.2), (dashed, "--", 1.1)]
     seeds = max((len(s) for s in lines.values()), default=0)
     note = f" (mean and range of {seeds})" if seeds > 1 else ""
     handles = [Line2D([], [], color=colour[label], linewidth=2.2, label=label) for label in lines]

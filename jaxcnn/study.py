@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxcnn import parallel
+from jaxcnn import parallel, report
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.data import Dataset
-from jaxcnn.log import RunLog
+from jaxcnn.log import RunLog, read_rows
 from jaxcnn.models import build, parameters
 from jaxcnn.optim import optimizer
 from jaxcnn.progress import Progress
-from jaxcnn.recipe import Recipe
+from jaxcnn.recipe import Recipe, RecipeError
 from jaxcnn.train import check, fit
 
 DIVERGED = 10.0
@@ -32,8 +33,8 @@ def _prepared(text: str, classes: int):
 
 
 def prepare(recipe: Recipe, classes: int) -> tuple[Any, Any]:
-    """The recipe's model and optimiser; recipes that differ in the seed alone get the same two objects."""
-    return _prepared(replace(recipe, seed=0).to_json(), classes)
+    """The recipe's model and optimiser; recipes that differ only in seed and length get the same two objects."""
+    return _prepared(replace(recipe, seed=0, steps=1, every=None).to_json(), classes)
 
 
 def diverged(row: Mapping[str, Any], classes: int) -> str | None:
@@ -112,6 +113,51 @@ def _finish(log, model, data, why) -> Result:
     result |= {"params": parameters(model, data.train.images.shape[1:])} | rows[-1]
     result |= {"seconds": math.fsum(row["seconds"] for row in rows)}
     return log.finish(**result)
+
+
+class Run(NamedTuple):
+    """A run that is over, as its folder tells it."""
+
+    recipe: Recipe
+    result: Result
+    rows: list[Result]
+
+    @property
+    def divergence(self) -> str | None:
+        """One sentence on how the run diverged, or None."""
+        if self.result["status"] == "finished":
+            return None
+        return (
+            f"{self.recipe.model} seed {self.recipe.seed} diverged at step {self.result['step']}: {self.result['why']}."
+        )
+
+
+def finished(out: str | Path) -> list[Run]:
+    """The runs in the folders of `out` that are over, in the order of their names.
+
+    Raises:
+      RecipeError: if there is none.
+    """
+    folders = sorted(path.parent for path in Path(out).glob("*/result.json"))
+    if not folders:
+        raise RecipeError(
+            f"{out} holds no run that is over; write --out with a study's folder, or leave out --plot-only"
+        )
+    return [Run(Recipe.load(f), json.loads((f / "result.json").read_text()), read_rows(f)) for f in folders]
+
+
+def over_seeds(runs: Sequence[Run]) -> dict[str, Any]:
+    """Columns of a table: the errors of the last row, in percent, over the seeds that did not diverge.
+
+    `seeds`, then for the training and the test error the mean, its `_std` and its `_ci95` (half width of the mean's 95%
+    interval), then the mean `seconds` of a run.
+    """
+    good = [run.result for run in runs if run.divergence is None]
+    line: dict[str, Any] = {"seeds": len(good)}
+    for key in ("train_error", "test_error"):
+        mean, std, ci95 = report.summarise([result[key] for result in good])
+        line |= {key: mean, f"{key}_std": std, f"{key}_ci95": ci95}
+    return line | {"seconds": report.summarise([result["seconds"] for result in good]).mean}
 
 
 class _Watch:

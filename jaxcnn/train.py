@@ -82,7 +82,8 @@ def make_step(
         new = summed(metrics.count(logits, labels, jnp.ones_like(labels, bool)))
         size = new.n.astype(jnp.float32)
         error = new.wrong.astype(jnp.float32) / size
-        updates, opt = tx.update(grads, state.opt, state.params, value=value, error=error)
+        with jax.numpy_dtype_promotion("standard"):  # optax's arithmetic mixes counts with rates
+            updates, opt = tx.update(grads, state.opt, state.params, value=value, error=error)
         return state._replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),

@@ -1,16 +1,22 @@
 """Strict numerics for every test, on eight simulated CPU devices (no GPU, network, TensorFlow or PyTorch needed)."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Decoded data and compiled programs of the tests are theirs alone.
+os.environ["JAXCNN_CACHE"] = tempfile.mkdtemp(prefix="jaxcnn-tests-")
+atexit.register(shutil.rmtree, os.environ["JAXCNN_CACHE"], ignore_errors=True)
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 
 def pytest_collection_modifyitems(items):

@@ -1,13 +1,10 @@
 """One step, any layout: one device, pmap and sharding must move the parameters alike."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import parallel
-from jaxcnn.metrics import count
 from jaxcnn.state import start
 from jaxcnn.train import make_step, order
 

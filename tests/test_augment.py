@@ -1,0 +1,114 @@
+"""Views of images against NumPy's slices, and the odds of each against their distribution."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxcnn.augment import Norm, augment, crop, flip, norm, normalise
+from jaxcnn.recipe import RecipeError
+
+RNG = np.random.default_rng(0)
+BYTES = RNG.integers(0, 256, (6, 8, 6, 3), dtype=np.uint8)
+MEAN, STD = RNG.uniform(0.2, 0.8, (8, 6, 3)).astype(np.float32), np.float32([0.2, 0.3, 0.4])
+PLAIN = Norm(jnp.zeros((1, 1, 1)), jnp.ones(1))
+
+
+def keys(n, seed=0):
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def views(images, norm, **options):
+    """One view of every image, each with its own key."""
+    view = partial(augment, **{"pad": 0, "fill": "mean", "mirror": False} | options)
+    return np.asarray(jax.vmap(view, (0, 0, None))(keys(len(images)), images, norm))
+
+
+def test_the_81_crops_and_two_flips_are_equally_likely_and_independent():
+    n, side = 16_200, 17
+    image = jnp.arange(side**2, dtype=jnp.float32).reshape(side, side, 1)
+    seen = views(jnp.broadcast_to(image, (n, *image.shape)), PLAIN, pad=4, mirror=True)[..., 0].astype(int)
+    middle, right = seen[:, 8, 8], seen[:, 8, 9]  # never padding: the pixel 4 + y, 4 + x of the image and its neighbour
+    y, x, flipped = middle // side - 4, middle % side - 4, (middle - right + 1) // 2
+    counts = np.zeros((9, 9, 2), int)
+    np.add.at(counts, (y, x, flipped), 1)
+    assert counts.sum() == n
+    assert counts.min() > 0
+    assert 0.001 < stats.chisquare(counts.ravel()).pvalue < 0.999
+
+
+@pytest.mark.parametrize("pad", [1, 2])
+@pytest.mark.parametrize("subtract", ["pixel", "channel", "none"])
+@pytest.mark.parametrize("fill", ["mean", "black", "reflect"])
+def test_a_view_is_numpys_slice_of_the_padded_image(fill, subtract, pad):
+    scale = norm(MEAN, STD, subtract=subtract, divide=True)
+    images = normalise(jnp.asarray(np.repeat(BYTES[:1], 100, 0)), scale)
+    around = ((pad, pad), (pad, pad), (0, 0))
+    if fill == "black":  # a zero byte, where the mean image is its mean over pixels
+        zero = np.float32(0 if subtract == "none" else MEAN.mean((0, 1))) / -STD
+        padded = np.stack([np.pad(images[0, ..., c], pad, constant_values=zero[c]) for c in range(3)], -1)
+    else:
+        padded = np.pad(images[0], around, mode="constant" if fill == "mean" else "reflect")
+    slices = [padded[y : y + 8, x : x + 6] for y in range(2 * pad + 1) for x in range(2 * pad + 1)]
+    far = np.abs(views(images, scale, pad=pad, fill=fill)[:, None] - np.stack(slices)).max((2, 3, 4))
+    assert far.min(1).max() < 1e-6
+    assert set(far.argmin(1)) == set(range(len(slices)))  # all of them within 100 draws
+
+
+def test_padding_after_the_mean_is_subtracted_is_zero():
+    white = normalise(jnp.full((50, 8, 6, 3), 255, jnp.uint8), norm(MEAN, STD))
+    seen = views(white, norm(MEAN, STD), pad=4, fill="mean")
+    assert 0.2 < np.mean(seen == 0) < 0.8
+    assert set(np.unique(seen[(seen == 0).all(-1)])) == {0.0}
+    assert white.min() > 0
+
+
+def test_every_image_has_its_own_crop():
+    image = jnp.arange(289, dtype=jnp.float32).reshape(17, 17, 1)
+    seen = views(jnp.broadcast_to(image, (40, 17, 17, 1)), PLAIN, pad=4)
+    assert len(np.unique(seen[:, 8, 8])) > 20
+
+
+def test_a_batch_is_the_same_as_its_images_one_by_one():
+    scale = norm(MEAN, STD, divide=True)
+    images = normalise(jnp.asarray(BYTES), scale)
+    view = jax.jit(partial(augment, pad=2, fill="black", mirror=True))
+    alone = [view(key, image, scale) for key, image in zip(keys(len(images)), images, strict=True)]
+    np.testing.assert_array_equal(views(images, scale, pad=2, fill="black", mirror=True), np.stack(alone))
+
+
+def test_without_crop_and_flip_the_view_is_the_image():
+    images = normalise(jnp.asarray(BYTES), PLAIN)
+    np.testing.assert_array_equal(views(images, PLAIN), images)
+    np.testing.assert_array_equal(crop(jax.random.key(0), images[0], 0, jnp.zeros(3)), images[0])
+
+
+def test_flip_mirrors_left_and_right_half_of_the_time():
+    n, image = 10_000, jnp.arange(12.0).reshape(2, 3, 2)
+    seen = np.asarray(jax.vmap(flip, (0, None))(keys(n, seed=1), image))
+    mirrored = (seen == np.asarray(image)[:, ::-1]).all((1, 2, 3))
+    assert (mirrored | (seen == np.asarray(image)).all((1, 2, 3))).all()
+    assert mirrored.mean() == pytest.approx(0.5, abs=4 * 0.5 / n**0.5)
+
+
+@pytest.mark.parametrize("divide", [False, True])
+@pytest.mark.parametrize(
+    ("subtract", "mean"),
+    [("pixel", MEAN), ("channel", MEAN.mean((0, 1), dtype=np.float64)), ("none", np.zeros(3))],
+)
+def test_normalise_subtracts_and_divides_what_it_is_told(subtract, mean, divide):
+    want = (BYTES / 255 - mean) / (STD if divide else 1)
+    scale = norm(MEAN, STD, subtract=subtract, divide=divide)
+    assert (scale.mean.shape, scale.std.shape) == (MEAN.shape, STD.shape)
+    for images, expected in ((BYTES, want), (BYTES[0], want[0])):
+        got = normalise(jnp.asarray(images), scale)
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+
+
+def test_an_unknown_mean_is_refused():
+    with pytest.raises(RecipeError, match="mean is 'pixels'.*did you mean 'pixel'"):
+        norm(MEAN, STD, subtract="pixels")

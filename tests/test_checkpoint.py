@@ -1,0 +1,373 @@
+"""Whatever happens to a run or its disk, what comes back is bit for bit what was saved, or an error of one line."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxcnn.checkpoint import CheckpointError, Checkpoints
+
+
+class State(NamedTuple):
+    step: Any
+    params: Any
+    stats: Any
+    opt: Any
+    key: Any
+
+
+def state_at(step: int, width: int = 8) -> State:
+    """A state with every dtype and rank that a run has; all values depend on the step."""
+    rng = np.random.default_rng(step)
+    params = {
+        "conv1": {"kernel": rng.standard_normal((3, 3, 3, width), np.float32)},
+        "head": {"kernel": rng.standard_normal((width, 10)).astype(jnp.bfloat16), "scale": np.array(step, np.float32)},
+    }
+    stats = {"mean": rng.standard_normal(width, np.float32), "seen": np.array(True), "mask": rng.random(5) < 0.5}
+    tx = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(optax.constant_schedule(0.1), momentum=0.9))
+    opt = jax.tree.map(lambda leaf: np.asarray(leaf) + np.asarray(leaf.dtype.type(step)), tx.init(params))
+    key = np.array([step, 2**32 - 1 - step], np.uint32)
+    return State(np.asarray(step, np.int32), params, stats, opt, key)
+
+
+def bits(tree) -> list:
+    leaves, structure = jax.tree.flatten(tree)
+    return [structure, *((leaf.dtype, leaf.shape, np.asarray(leaf).tobytes()) for leaf in leaves)]
+
+
+def saved_at(folder: Path, *steps: int) -> Path:
+    with Checkpoints(folder) as saved:
+        for step in steps:
+            saved.save(state_at(step))
+    return folder
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_state_comes_back_bit_for_bit_with_its_types(tmp_path):
+    with Checkpoints(tmp_path / "new" / "run") as saved:
+        assert saved.restore(state_at(0)) is None
+        assert saved.best(state_at(0)) is None
+        saved.save(state_at(3))
+        found = saved.restore(jax.eval_shape(lambda state: state, state_at(0)))
+    assert found is not None
+    assert bits(found) == bits(state_at(3))
+    assert bits(found) != bits(state_at(4))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
+    assert isinstance(found, State)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {"int32", "float32", "bfloat16", "uint32", "bool"}
+
+
+def test_the_state_may_be_overwritten_while_it_is_saved(tmp_path):
+    state = state_at(1, width=64)
+    with Checkpoints(tmp_path) as saved:
+        saved.save(state)
+        state.params["conv1"]["kernel"][:] = 0.0
+        assert bits(saved.restore(state)) == bits(state_at(1, width=64))
+
+
+def test_eight_devices_to_one_and_back(tmp_path):
+    everywhere = NamedSharding(Mesh(np.array(jax.devices()), "d", axis_types=(AxisType.Auto,)), PartitionSpec())
+    with Checkpoints(tmp_path) as saved:
+        for step, place in [(1, everywhere), (2, jax.devices()[0]), (3, everywhere)]:
+            state = jax.device_put(state_at(step), place)
+            assert len(state.key.devices()) == (1 if step == 2 else 8)
+            saved.save(state)
+            assert bits(jax.device_put(saved.restore(state), place)) == bits(state_at(step))
+    with Checkpoints(tmp_path) as saved:
+        assert bits(saved.restore(jax.device_put(state_at(0), jax.devices()[0]))) == bits(state_at(3))
+
+
+def test_a_state_with_a_device_axis_is_refused(tmp_path):
+    stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 8), state_at(1))
+    with Checkpoints(tmp_path) as saved, pytest.raises(CheckpointError, match="unreplicate") as error:
+        saved.save(stacked)
+    assert "(8,)" in one_line(error)
+
+
+@pytest.mark.parametrize("reopen", [False, True])
+def test_two_latest_and_the_best_are_kept(tmp_path, reopen):
+    nan, saved = float("nan"), Checkpoints(tmp_path)
+    for step, metric in enumerate([nan, 0.5, 0.2, jnp.float32(0.3), None, nan, 0.4, -float("inf")]):
+        saved.save(state_at(step), metric)
+        if reopen:
+            saved.close()
+            saved = Checkpoints(tmp_path)
+    saved.wait()
+    assert saved.steps() == [2, 6, 7]
+    assert bits(saved.best(state_at(0))) == bits(state_at(2))
+    assert bits(saved.restore(state_at(0))) == bits(state_at(7))
+    saved.save(state_at(8), 0.1)
+    saved.close()
+    assert saved.steps() == [7, 8]
+
+
+def test_without_metrics_the_two_latest_are_kept(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        for step in range(4):
+            saved.save(state_at(step))
+        saved.wait()
+        assert saved.steps() == [2, 3]
+        assert saved.best(state_at(0)) is None
+
+
+def test_a_good_step_is_not_saved_twice(tmp_path):
+    saved_at(tmp_path, 1)
+    before = {item: item.stat().st_mtime_ns for item in (tmp_path / "1").rglob("*")}
+    saved_at(tmp_path, 1)
+    assert {item: item.stat().st_mtime_ns for item in (tmp_path / "1").rglob("*")} == before
+
+
+def test_a_run_begun_again_does_not_mix_with_the_old_one(tmp_path):
+    with Checkpoints(saved_at(tmp_path, 10, 20)) as saved:
+        with pytest.raises(CheckpointError, match="at step 20, past 15") as error:
+            saved.save(state_at(15))
+        one_line(error)
+        assert saved.steps() == [10, 20]
+
+
+def flip(file: Path, rng: np.random.Generator) -> None:
+    data = bytearray(file.read_bytes())
+    data[rng.integers(len(data))] ^= int(rng.integers(1, 256))
+    file.write_bytes(data)
+
+
+def cut(file: Path, rng: np.random.Generator) -> None:
+    os.truncate(file, rng.integers(file.stat().st_size))
+
+
+def remove(file: Path, rng: np.random.Generator) -> None:
+    file.unlink()
+
+
+@pytest.mark.parametrize(("damage", "times"), [(flip, 4), (cut, 2), (remove, 1)])
+def test_a_damaged_file_never_gives_wrong_values(tmp_path, caplog, damage, times):
+    """Each file of the newest step in turn: the step is as saved, or the one before it is used, with a message."""
+    clean, rng, fell_back, count = saved_at(tmp_path / "clean", 1, 2), np.random.default_rng(0), 0, 0
+    for file in sorted(file.relative_to(clean) for file in (clean / "2").rglob("*") if file.is_file()):
+        for _ in range(times):
+            folder = tmp_path / f"{count}"
+            shutil.copytree(clean, folder)
+            damage(folder / file, rng)
+            caplog.clear()
+            with Checkpoints(folder) as saved:
+                found = bits(saved.restore(state_at(0)))
+            damaged = (folder / "2.damaged").is_dir()
+            assert found == bits(state_at(1 if damaged else 2)), file
+            messages = [record.getMessage() for record in caplog.records]
+            assert [str(folder / "2") in message and "\n" not in message for message in messages] == [True] * damaged
+            fell_back, count = fell_back + damaged, count + 1
+            shutil.rmtree(folder)
+    assert count >= 10 * times
+    assert fell_back >= 3 * times  # some bytes do not matter: Orbax keeps files that it does not read
+
+
+@pytest.mark.parametrize("metric", [None, 0.5])
+def test_an_empty_newer_step_is_passed_over_and_set_aside(tmp_path, caplog, metric):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(state_at(1), metric)
+    (tmp_path / "2").mkdir()
+    with Checkpoints(tmp_path) as saved:
+        assert bits(saved.restore(state_at(0))) == bits(state_at(1))
+        assert saved.steps() == [1]
+    assert str(tmp_path / "2") in caplog.text
+
+
+@pytest.mark.parametrize("forge", ["gone", "digest", "another step"])
+def test_a_manifest_that_is_not_the_steps_own_is_damage(tmp_path, forge):
+    manifest = saved_at(tmp_path, 1, 2) / "2" / "manifest"
+    if forge == "gone":
+        shutil.rmtree(manifest)
+    elif forge == "digest":
+        (file,) = (item for item in manifest.iterdir() if item.read_text().startswith('{"'))
+        body = json.loads(file.read_text())
+        body["specs"][".key"] = "uint32[4]"  # valid, but unsealed: not to be taken for another model
+        file.write_text(json.dumps(body))
+    else:
+        shutil.rmtree(tmp_path / "2")
+        shutil.copytree(tmp_path / "1", tmp_path / "2")
+    with Checkpoints(tmp_path) as saved:
+        assert bits(saved.restore(state_at(0))) == bits(state_at(1))
+        assert saved.steps() == [1]
+
+
+def test_no_good_step_is_an_error_and_nothing_is_moved(tmp_path):
+    saved_at(tmp_path, 1, 2)
+    for step in "12":
+        shutil.rmtree(tmp_path / step / "state")
+    for _ in range(2):  # a second start is not to find an empty folder and begin again
+        with Checkpoints(tmp_path) as saved, pytest.raises(CheckpointError, match="damaged") as error:
+            saved.restore(state_at(0))
+        assert str(tmp_path) in one_line(error)
+    assert saved.steps() == [1, 2]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_damaged_step_is_saved_again(tmp_path, resume):
+    shutil.rmtree(saved_at(tmp_path, 1, 2) / "2" / "state" / "d")
+    with Checkpoints(tmp_path) as saved:
+        if resume:
+            assert bits(saved.restore(state_at(0))) == bits(state_at(1))
+        saved.save(state_at(2))
+    with Checkpoints(tmp_path) as saved:
+        assert bits(saved.restore(state_at(0))) == bits(state_at(2))
+        assert saved.steps() == [1, 2]
+
+
+def test_a_damaged_best_gives_the_next_best(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        for step, metric in [(1, 0.1), (2, 0.3), (3, 0.2)]:
+            saved.save(state_at(step), metric)
+    shutil.rmtree(tmp_path / "1" / "state" / "d")
+    with Checkpoints(tmp_path) as saved:
+        assert bits(saved.best(state_at(0))) == bits(state_at(3))
+
+
+def test_another_model_is_an_error_that_names_the_leaves(tmp_path):
+    saved_at(tmp_path, 1)
+    wide, state = state_at(0, width=16), state_at(0)
+    half = state._replace(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params))
+    more, fewer = state._replace(stats=state.stats | {"new": state.key}), state._replace(stats={})
+    for like, message in [
+        (wide, r".params\['conv1'\]\['kernel'\] is float32\[3, 3, 3, 8\], expected float32\[3, 3, 3, 16\]"),
+        (half, r".params\['conv1'\]\['kernel'\] is float32\[3, 3, 3, 8\], expected bfloat16\[3, 3, 3, 8\]"),
+        (more, r".stats\['new'\] is missing, expected uint32\[2\]"),
+        (fewer, r".stats\['mean'\] is float32\[8\], expected none"),
+    ]:
+        with Checkpoints(tmp_path) as saved, pytest.raises(CheckpointError, match=message) as error:
+            saved.restore(like)
+        assert len(one_line(error)) < 600
+    assert saved.steps() == [1]
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in [tmp_path / "file", tmp_path / "file" / "run"]:
+        with pytest.raises(CheckpointError, match="another folder") as error:
+            Checkpoints(folder)
+        assert str(folder) in one_line(error)
+
+
+def test_a_failed_save_is_told_at_the_next_call_and_the_steps_stay(tmp_path):
+    """A limit on the size of a file stands for a disk that fills."""
+    code = """
+import resource
+with Checkpoints(folder) as saved:
+    saved.save(state_at(1))
+    saved.wait()
+    for last in [saved.wait, lambda: saved.save(state_at(3)), saved.close]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, -1))
+        saved.save(state_at(2, width=4000))
+        try:
+            last()
+        except CheckpointError as error:
+            assert "\\n" not in str(error)
+            print("told", saved.steps())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+"""
+    process = start(tmp_path, code)
+    assert process.communicate(timeout=60) == ("told [1]\n" * 3, "")
+    with Checkpoints(tmp_path) as saved:
+        assert bits(saved.restore(state_at(0))) == bits(state_at(1))
+        saved.save(state_at(2))
+    assert saved.steps() == [1, 2]
+
+
+def test_a_closed_one_refuses(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        pass
+    saved.close()
+    with pytest.raises(CheckpointError, match="closed") as error:
+        saved.save(state_at(1))
+    one_line(error)
+
+
+def start(folder: Path, code: str) -> subprocess.Popen[str]:
+    """A fresh process with this module, jaxcnn and `folder` at hand."""
+    names = "Checkpoints, CheckpointError, state_at"
+    head = f"from pathlib import Path\nfrom test_checkpoint import {names}\nfolder = Path({str(folder)!r})\n"
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-c", head + code],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_folder_has_one_owner_until_it_closes_or_dies(tmp_path):
+    with Checkpoints(tmp_path), pytest.raises(CheckpointError, match=f"in use by process {os.getpid()}$"):
+        Checkpoints(tmp_path)
+    with start(
+        tmp_path, "saved = Checkpoints(folder)\nprint('ready', flush=True)\nimport time\ntime.sleep(60)"
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "ready\n"
+        with pytest.raises(CheckpointError, match=f"in use by process {owner.pid}$") as error:
+            Checkpoints(tmp_path)
+        one_line(error)
+        owner.kill()
+    Checkpoints(tmp_path).close()
+
+
+def test_a_save_still_running_at_the_end_of_the_process_is_finished(tmp_path):
+    process = start(
+        tmp_path, "saved = Checkpoints(folder)\nfor step in 1, 2, 3: saved.save(state_at(step, width=4000))"
+    )
+    assert process.communicate(timeout=60) == ("", "")
+    with Checkpoints(tmp_path) as saved:
+        assert saved.steps() == [2, 3]
+        assert bits(saved.restore(state_at(0, width=4000))) == bits(state_at(3, width=4000))
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.05])
+def test_kill_during_a_save_leaves_a_good_step(tmp_path, delay):
+    code = """
+with Checkpoints(folder) as saved:
+    states = [state_at(step, width=4000) for step in range(1, 200)]
+    for state in states:
+        saved.save(state)
+        print(int(state.step), flush=True)
+    print("finished")
+"""
+    with start(tmp_path, code) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "3\n":
+            assert process.poll() is None
+        time.sleep(delay)
+        process.kill()
+        last = int((["3", *process.stdout.read().split()])[-1])
+    assert process.returncode == -signal.SIGKILL
+    with Checkpoints(tmp_path) as saved:
+        found = saved.restore(state_at(0, width=4000))
+        assert found is not None
+        assert last - 1 <= found.step <= last + 1
+        assert bits(found) == bits(state_at(int(found.step), width=4000))
+    assert not list(tmp_path.glob("*tmp*"))
+
+
+def test_nothing_is_printed_and_nothing_logged(tmp_path, capfd, caplog):
+    with caplog.at_level(logging.WARNING), Checkpoints(tmp_path) as saved:
+        saved.save(state_at(1), 0.5)
+        saved.restore(state_at(1))
+        saved.save(state_at(2))
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []

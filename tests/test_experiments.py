@@ -1,0 +1,227 @@
+"""The scripts as a user runs them: mistakes, tables, the effect itself, and runs killed and continued in fresh processes."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from experiments import depth, lenet
+
+ROOT = Path(depth.__file__).parent.parent
+TINY = ["--depths", "8", "14", "--width", "4", "--steps", "6", "--every", "3", "--batch", "32", "--seeds", "2"]
+COLUMNS = (
+    "family,depth,params,seeds,train_error,train_error_std,train_error_ci95,"
+    "test_error,test_error_std,test_error_ci95,seconds,paper_test_error"
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "depth"
+    assert depth.main([*TINY, "--out", str(out)]) == 0
+    return out
+
+
+def table(out):
+    with (out / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_study_leaves_table_figure_and_runs(study):
+    assert (study / "table.csv").read_text().splitlines()[0] == COLUMNS
+    lines = table(study)
+    assert [(line["family"], line["depth"], line["seeds"]) for line in lines] == [
+        (family, depth, "2") for family in ("plain", "residual") for depth in ("8", "14")
+    ]
+    assert lines[0]["params"] == str(jc.parameters(jc.build("plain8", 10, width=4), (8, 8, 1)))
+    assert (study / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "| plain | 8 |" in (study / "table.md").read_text()
+    for name in ("plain8-seed0", "plain14-seed1", "resnet8-seed0", "resnet14-seed1"):
+        assert {"config.json", "env.json", "metrics.jsonl", "result.json"} <= {p.name for p in (study / name).iterdir()}
+
+
+def test_the_tables_numbers_are_those_of_the_last_rows(study):
+    finals = [jc.read_rows(study / f"resnet14-seed{seed}")[-1]["test_error"] for seed in (0, 1)]
+    (line,) = [line for line in table(study) if (line["family"], line["depth"]) == ("residual", "14")]
+    assert float(line["test_error"]) == pytest.approx(np.mean(finals), abs=0.005)
+    assert float(line["test_error_std"]) == pytest.approx(np.std(finals, ddof=1), abs=0.005)
+    # Student's t for one degree of freedom is 12.706
+    assert float(line["test_error_ci95"]) == pytest.approx(12.7062 * np.std(finals, ddof=1) / 2**0.5, abs=0.005)
+
+
+def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, monkeypatch):
+    def trains(*a, **k):
+        pytest.fail("it trained")
+
+    monkeypatch.setattr("jaxcnn.study.fit", trains)
+    before = (study / "table.csv").read_text()
+    for name in ("table.csv", "table.md", "curves.png"):
+        (study / name).unlink()
+    assert depth.main([*TINY, "--out", str(study)]) == 0
+    assert (study / "table.csv").read_text() == before
+    (study / "curves.png").unlink()
+    assert depth.main(["--plot-only", "--out", str(study)]) == 0
+    assert (study / "curves.png").exists()
+
+
+MISTAKES = [
+    (["--depths", "21"], "depth is 21; expected 6 n + 2 for a whole n >= 1: write 20 or 26"),
+    (["--depths"], "depths is empty"),
+    (["--lr", "nan"], "lr is nan; expected a finite number above 0"),
+    (["--steps", "-5"], "steps is -5; expected a whole number of at least 1"),
+    (["--dataset", "cifar11"], "cifar10"),
+    (["--drops", "50", "20"], "expected increasing steps"),
+    (["--seeds", "0"], "seeds is 0"),
+    (["--width", "0"], "width is 0"),
+    (["--batch", "5000"], "batch is 5000, more than the 1437 training images"),
+    (["--batch", "100"], "8 devices cannot share equally; write batch=96 or 104"),
+    (["--optimizer", "adma"], "optimizer is 'adma'"),
+    (["--families", "plane"], "plane"),
+    (["--dpeths", "20"], "--depths"),
+    (["--preset", "papr"], "did you mean 'paper'"),
+    (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
+    (["--plot-only", "--out", "/nowhere"], "/nowhere holds no run"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
+def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
+    args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as exit:
+        depth.main(args)
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert error.startswith("error: ")
+    assert says in error
+
+
+def test_a_folder_of_another_recipe_is_refused(study, capsys):
+    with pytest.raises(SystemExit) as exit:
+        depth.main([*TINY, "--lr", "0.05", "--out", str(study)])
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert "holds a run of another recipe: lr (0.1 there, 0.05 asked)" in error
+    assert error.count("\n") == 1
+
+
+def test_presets_are_the_papers_numbers():
+    options = depth.PRESETS["paper"]
+    recipe = next(iter(depth.recipes(options).values()))
+    default = jc.Recipe()
+    assert (recipe.dataset, recipe.steps, recipe.batch, recipe.drops) == ("cifar10", 64_000, 128, (32_000, 48_000))
+    for name in ("lr", "factor", "momentum", "decay", "decay_on", "mean", "std", "pad", "fill", "flip", "optimizer"):
+        assert getattr(recipe, name) == getattr(default, name), name
+    assert recipe.options == {"width": 16, "bn_group": 64, "kernel_init": "he", "dtype": "float32"}
+
+
+def test_warm_up_is_for_the_110_layer_residual_network_alone():
+    options = depth.Options(depths=(56, 110), seeds=1)
+    rates = {name: recipe.warmup_lr for name, recipe in depth.recipes(options).items()}
+    assert rates == {"plain56-seed0": None, "resnet56-seed0": None, "plain110-seed0": None, "resnet110-seed0": 0.01}
+
+
+def test_one_seed_of_everything_comes_first():
+    names = list(depth.recipes(depth.Options()))
+    assert names[:4] == ["plain20-seed0", "resnet20-seed0", "plain56-seed0", "resnet56-seed0"]
+    assert len(names) == 8
+
+
+def test_depth_hurts_the_plain_network_and_not_the_residual_one(tmp_path):
+    """The effect on a case smaller than the quick preset."""
+    args = ["--depths", "8", "44", "--width", "4", "--steps", "100", "--drops", "60", "--every", "50", "--seeds", "1"]
+    assert depth.main([*args, "--batch", "64", "--out", str(tmp_path)]) == 0
+    error = {(line["family"], line["depth"]): float(line["train_error"]) for line in table(tmp_path)}
+    assert error["plain", "44"] > error["plain", "8"] + 20
+    assert error["plain", "44"] > error["residual", "44"] + 20
+
+
+def start(out, cache, extra=()):
+    """The script in a fresh process on one device, with a row every 80 steps."""
+    args = ["--depths", "8", "--families", "residual", "--width", "4", "--batch", "256", "--seeds", "1"]
+    args += ["--steps", "240", "--every", "80", "--drops", "120", "--out", str(out), *extra]
+    env = {**os.environ, "XLA_FLAGS": "", "JAXCNN_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "experiments.depth", *args]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def interrupt(process, number, row):
+    """Send a signal in the middle of the row after `row`; the exit code, and what the process said."""
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if re.search(rf"step {row}/240", line):
+            time.sleep(0.3)
+            process.send_signal(number)
+            break
+    said.append(process.communicate(timeout=60)[1])
+    return process.returncode, "".join(said)
+
+
+def ended(out):
+    """The last state's bits, and the rows without their times."""
+    folder = out / "resnet8-seed0"
+    recipe, data = jc.Recipe.load(folder), jc.load("digits")
+    model = jc.build("resnet8", 10, width=4)
+    with jc.Checkpoints(folder / "checkpoints") as saved:
+        state = saved.restore(jc.start(model, jc.optimizer(recipe), recipe, data))
+    rows = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_rows(folder)]
+    return state, rows
+
+
+@pytest.fixture(scope="module")
+def unstopped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unstopped")
+    process = start(folder / "out", folder / "cache")
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    return folder / "cache", *ended(folder / "out")
+
+
+@pytest.mark.parametrize(
+    ("number", "row", "code"), [(signal.SIGINT, 80, 130), (signal.SIGTERM, 160, 143), (signal.SIGKILL, 160, -9)]
+)
+def test_a_killed_study_ends_with_the_bits_of_one_that_never_stopped(unstopped, tmp_path, number, row, code):
+    cache, state, rows = unstopped
+    exit_code, said = interrupt(start(tmp_path, cache), number, row)
+    assert exit_code == code, said
+    assert not (tmp_path / "resnet8-seed0" / "result.json").exists()
+    if number != signal.SIGKILL:
+        assert "goes on from here" in said
+        stopped, _ = ended(tmp_path)
+        assert row < stopped.step < row + 80  # the fault landed between rows
+    again = start(tmp_path, cache)
+    said = again.communicate(timeout=120)[1]
+    assert again.returncode == 0, said
+    assert "step 80/240" not in said or row == 80
+    final, final_rows = ended(tmp_path)
+    assert final_rows == rows
+    same = jax.tree.map(lambda a, b: np.array_equal(a, b), final, state)
+    assert all(jax.tree.leaves(same)), same
+
+
+@pytest.mark.real
+def test_lenet_learns_mnist(tmp_path):
+    """Two epochs of the three seeds' ten; the whole experiment is `python -m experiments.lenet`."""
+    args = ["--models", "lenet5-relu", "--seeds", "1", "--steps", "938", "--drops", "700", "--out", str(tmp_path)]
+    assert lenet.main(args) == 0
+    assert float(table(tmp_path)[0]["test_error"]) < 2
+
+
+@pytest.mark.real
+def test_cifar10_trains(tmp_path):
+    args = ["--preset", "paper", "--depths", "8", "--seeds", "1", "--steps", "40", "--every", "40", "--width", "8"]
+    assert depth.main([*args, "--families", "residual", "--out", str(tmp_path)]) == 0
+    line = table(tmp_path)[0]
+    assert float(line["train_error"]) < 85
+    assert line["paper_test_error"] == ""

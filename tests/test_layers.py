@@ -1,0 +1,68 @@
+"""The import direction: a room imports only rooms of smaller numbers, and each outside library has its one room."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import jaxcnn
+
+ROOT = Path(jaxcnn.__file__).parent
+LAYER = {
+    "recipe": 0, "data": 0, "metrics": 0, "checkpoint": 0, "progress": 0, "plots": 0,
+    "augment": 1, "models": 1, "optim": 1, "parallel": 1, "log": 1, "command": 1,
+    "state": 2, "report": 2, "evaluate": 3, "train": 4, "study": 5,
+}  # fmt: skip
+ONLY_IN = {
+    "matplotlib": "plots",
+    "orbax": "checkpoint",
+    "tyro": "command",
+    "tqdm": "data progress",
+    "scipy": "report data",
+}
+ONLY_IN |= {"tensorflow_datasets": "data", "array_record": "data", "sklearn": "data", "PIL": "data"}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def room(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Every module that a file imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: write imports from the top, `from jaxcnn...`"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_import_only_lower_ones(path):
+    own = [name.split(".")[1] for name in imports(path) if name.startswith("jaxcnn.")]
+    above = {other for other in own if other != room(path) and LAYER[other] >= LAYER[room(path)]}
+    assert not above, f"{room(path)} ({LAYER[room(path)]}) imports {above}"
+    assert not [name for name in imports(path) if name.split(".")[0] in ("experiments", "tests")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_outside_libraries_keep_to_their_rooms(path):
+    for name in {name.split(".")[0] for name in imports(path)} & set(ONLY_IN):
+        assert room(path) in ONLY_IN[name].split(), f"{name} belongs to {ONLY_IN[name]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_parallel_knows_devices(path):
+    """Only parallel.py lists devices or places arrays on them."""
+    asked = {"devices", "local_devices", "device_put", "pmap", "make_mesh", "NamedSharding", "default_backend"}
+    used = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    if room(path) != "parallel":
+        assert not {name for name in used & asked if f"jax.{name}" in path.read_text()}
+
+
+def test_the_top_level_is_fixed():
+    top = {path.name for path in ROOT.parent.iterdir() if not path.name.startswith(".")}
+    made = {"build", "dist", "runs", "jaxcnn.egg-info", "__pycache__"}
+    fixed = {"jaxcnn", "experiments", "tests", "pyproject.toml", "README.md", "LICENSE", "CONTRIBUTING.md"}
+    assert top - made <= fixed

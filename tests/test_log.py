@@ -1,0 +1,85 @@
+"""Records: valid JSON always, whole files only, and a folder that knows whose it is."""
+
+import json
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+
+RECIPE = jc.Recipe(model="resnet20", options={"width": 8}, drops=(5, 9))
+
+
+def test_a_folder_is_enough_to_have_the_recipe_back(tmp_path):
+    jc.RunLog(tmp_path / "run", RECIPE, {"device": "cpu"})
+    assert jc.Recipe.load(tmp_path / "run") == RECIPE
+    (facts,) = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert facts["device"] == "cpu"
+    assert facts["packages"]["jax"]
+
+
+def test_what_is_no_number_becomes_null(tmp_path):
+    log = jc.RunLog(tmp_path, RECIPE)
+    log.write(
+        step=np.int32(1), a=float("nan"), b=jnp.float32(jnp.inf), c=np.float32(0.5), d=None, e=[1.0, float("-inf")]
+    )
+    text = log.path.read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "step": 1,
+        "a": None,
+        "b": None,
+        "c": 0.5,
+        "d": None,
+        "e": [1.0, None],
+    }
+
+
+def test_another_recipes_folder_is_refused_and_the_fields_are_named(tmp_path):
+    jc.RunLog(tmp_path, RECIPE)
+    with pytest.raises(
+        jc.RecipeError, match=r"another recipe: lr \(0.1 there, 0.2 asked\), seed \(0 there, 7"
+    ) as error:
+        jc.RunLog(tmp_path, replace(RECIPE, lr=0.2, seed=7))
+    assert "\n" not in str(error.value)
+    assert jc.Recipe.load(tmp_path) == RECIPE
+
+
+def test_rewinding_drops_later_rows_and_a_torn_last_line(tmp_path):
+    log = jc.RunLog(tmp_path, RECIPE)
+    for step in (10, 20, 30):
+        log.write(step=step)
+    with log.path.open("a") as file:
+        file.write('{"step": 40, "tra')
+    assert [row["step"] for row in log.rows()] == [10, 20, 30]
+    log.rewind(20)
+    log.write(step=30)
+    assert [row["step"] for row in log.rows()] == [10, 20, 30]
+
+
+def test_a_torn_line_in_the_middle_is_damage_and_said(tmp_path):
+    log = jc.RunLog(tmp_path, RECIPE)
+    log.path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(json.JSONDecodeError):
+        log.rows()
+
+
+def test_going_on_elsewhere_is_recorded(tmp_path):
+    for device in ("cpu", "cpu", "gpu"):
+        jc.RunLog(tmp_path, RECIPE, {"device": device})
+    assert [facts["device"] for facts in json.loads((tmp_path / "env.json").read_text())] == ["cpu", "gpu"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(jc.RecipeError, match=r"cannot write in .*file/run: Not a directory") as error:
+        jc.RunLog(tmp_path / "file" / "run", RECIPE)
+    assert "\n" not in str(error.value)
+
+
+def test_a_result_marks_the_end(tmp_path):
+    log = jc.RunLog(tmp_path, RECIPE)
+    assert log.result() is None
+    assert log.finish(status="finished", loss=float("nan")) == {"status": "finished", "loss": None}
+    assert jc.RunLog(tmp_path, RECIPE).result() == {"status": "finished", "loss": None}

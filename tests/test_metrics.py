@@ -1,0 +1,74 @@
+"""Sums add up to the whole whatever the parts, and count only real rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn.metrics import Sums, add, count, zeros
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(10) % 4
+LOGITS = RNG.normal(size=(10, 4)).astype(np.float32)
+LOGITS[np.arange(7), LABELS[:7]] += 9  # the first seven are right,
+LOGITS[np.arange(7, 10), LABELS[7:]] -= 9  # the last three wrong
+
+
+def counted(logits, labels, real=None):
+    real = np.ones(len(labels), bool) if real is None else np.asarray(real)
+    return count(jnp.asarray(logits), jnp.asarray(labels, jnp.int32), jnp.asarray(real))
+
+
+def cross_entropy(logits, labels):
+    logits = np.asarray(logits, np.float64)
+    return np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(labels)), labels]
+
+
+def test_batches_of_any_size_add_up_to_the_whole_set():
+    total, parts = zeros(), [slice(0, 7), slice(7, 9), slice(9, 10)]
+    for part in parts:
+        total = add(total, counted(LOGITS[part], LABELS[part]))
+    losses = cross_entropy(LOGITS, LABELS)
+    assert (total.n, total.wrong, total.error) == (10, 3, 30.0)
+    assert total.mean_loss == pytest.approx(losses.mean(), rel=1e-6)
+    means = [counted(LOGITS[part], LABELS[part]) for part in parts]
+    assert np.mean([m.error for m in means]) == pytest.approx(200 / 3)  # what the mean of batch means would say
+    assert np.mean([m.mean_loss for m in means]) > 1.5 * losses.mean()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", [np.s_[:], 0, 3])
+def test_logits_that_are_not_numbers_are_wrong(bad, where):
+    logits = np.array([[9.0, 0, 0, 0]], np.float32)
+    logits[:, where] = bad
+    assert counted(logits, [0]).error == 100
+
+
+def test_filling_rows_do_not_count_whatever_they_hold():
+    filled = np.concatenate([LOGITS, np.full((2, 4), np.nan, np.float32)])
+    for label in (0, 3, -1):
+        got = counted(filled, [*LABELS, label, label], [True] * 10 + [False] * 2)
+        for a, b in zip(got, counted(LOGITS, LABELS), strict=True):
+            assert a == b
+
+
+def test_counts_are_whole_numbers_and_the_loss_float32():
+    assert [leaf.dtype for leaf in counted(LOGITS, LABELS)] == [jnp.int32, jnp.float32, jnp.int32, jnp.float32]
+    assert [leaf.dtype for leaf in zeros()] == [jnp.int32, jnp.float32, jnp.int32, jnp.float32]
+
+
+def test_a_uniform_guess_costs_the_logarithm_of_the_classes():
+    assert counted(np.zeros((3, 10), np.float32), [0, 4, 9]).mean_loss == pytest.approx(np.log(10), rel=1e-6)
+
+
+def test_norms_average_over_examples():
+    a, b = (
+        Sums(jnp.int32(n), jnp.float32(0), jnp.int32(0), jnp.float32(n * norm)) for n, norm in ((6, 2.0), (2, 10.0))
+    )
+    assert add(a, b).mean_norm == 4.0
+
+
+def test_counting_is_the_same_under_jit():
+    plain, jitted = counted(LOGITS, LABELS), jax.jit(count)(LOGITS, jnp.asarray(LABELS, jnp.int32), np.ones(10, bool))
+    assert (plain.n, plain.wrong) == (jitted.n, jitted.wrong)
+    np.testing.assert_allclose(plain.loss, jitted.loss, rtol=1e-6)

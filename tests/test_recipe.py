@@ -1,0 +1,197 @@
+"""The recipe: the paper's numbers by default, JSON and back, and no impossible value gets in."""
+
+import json
+import math
+from dataclasses import FrozenInstanceError, asdict, fields, replace
+
+import pytest
+
+from jaxcnn.recipe import Recipe, RecipeError, one_of
+
+# He et al. 2015, section 4.2: 32k and 48k of 64k steps of 128 images, 45k/5k only while choosing, no division by std.
+PAPER = {
+    "dataset": "cifar10",
+    "model": "resnet20",
+    "options": {},
+    "validation": 0,
+    "report": "test",
+    "steps": 64_000,
+    "batch": 128,
+    "optimizer": "momentum",
+    "lr": 0.1,
+    "drops": (32_000, 48_000),
+    "factor": 0.1,
+    "warmup_lr": None,
+    "warmup_error": 0.8,
+    "momentum": 0.9,
+    "decay": 1e-4,
+    "decay_on": "kernels",
+    "mean": "pixel",
+    "std": False,
+    "pad": 4,
+    "fill": "mean",
+    "flip": True,
+    "precise_bn": 0,
+    "train_error": "running",
+    "every": None,
+    "seed": 0,
+}
+OTHER = Recipe(
+    dataset="digits",
+    model="resnet110",
+    options={"width": 8, "shortcut": "B", "dtype": "bfloat16"},
+    validation=5000,
+    report="validation",
+    drops=(1, 2, 3),
+    warmup_lr=0.01,
+    momentum=0.0,
+    decay=0.0,
+    std=True,
+    pad=0,
+    every=391,
+    seed=2**32 - 1,
+)
+
+
+def test_the_defaults_are_the_papers():
+    assert asdict(Recipe()) == PAPER
+    assert Recipe().steps * Recipe().batch == 8_192_000  # images
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), OTHER], ids=["default", "other"])
+def test_json_gives_back_the_same_recipe(recipe, tmp_path):
+    again = Recipe.from_json(recipe.to_json())
+    assert again == recipe
+    assert {f.name: type(getattr(again, f.name)) for f in fields(again)} == {
+        f.name: type(getattr(recipe, f.name)) for f in fields(recipe)
+    }
+    (tmp_path / "config.json").write_text(recipe.to_json())
+    assert Recipe.load(tmp_path) == recipe
+
+
+def test_json_of_some_fields_leaves_the_others_at_their_defaults():
+    assert Recipe.from_json('{"lr": 0.5, "drops": [7]}') == Recipe(lr=0.5, drops=(7,))
+
+
+def test_an_unknown_field_is_named_with_the_nearest():
+    with pytest.raises(RecipeError) as error:
+        Recipe.from_json(json.dumps(asdict(Recipe()) | {"learning": 0.1, "stepz": 3}))
+    assert "\n" not in str(error.value)
+    with pytest.raises(RecipeError, match="recipe field is 'stepz'.*did you mean 'steps'"):
+        Recipe.from_json('{"stepz": 3}')
+
+
+def test_a_recipe_cannot_be_changed_and_does_not_share_its_options():
+    options = {"width": 8}
+    recipe = Recipe(options=options)
+    options["width"] = 9
+    assert recipe.options == {"width": 8}
+    with pytest.raises(FrozenInstanceError):
+        recipe.lr = 1.0  # type: ignore[reportAttributeAccessIssue]
+    assert replace(recipe, seed=1).options == {"width": 8}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("validation", -1),
+        ("validation", 0.1),
+        ("report", "train"),
+        ("steps", 0),
+        ("steps", 64e3),
+        ("steps", True),
+        ("steps", "64000"),
+        ("batch", 0),
+        ("batch", 128.0),
+        ("lr", 0),
+        ("lr", -0.1),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("lr", 1e39),  # infinite in float32
+        ("lr", "0.1"),
+        ("lr", None),
+        ("lr", True),
+        ("drops", (0,)),
+        ("drops", (48_000, 32_000)),
+        ("drops", (5, 5)),
+        ("drops", (0.5,)),
+        ("drops", (True,)),
+        ("drops", "32"),
+        ("drops", 32_000),
+        ("drops", None),
+        ("factor", 0),
+        ("factor", 1.5),
+        ("factor", math.nan),
+        ("warmup_lr", 0),
+        ("warmup_lr", math.inf),
+        ("warmup_error", 0),
+        ("warmup_error", 80),
+        ("momentum", -0.1),
+        ("momentum", -1e-10),
+        ("momentum", 1.0),
+        ("momentum", math.nan),
+        ("decay", -1e-4),
+        ("decay", -1e-10),
+        ("decay", math.inf),
+        ("decay_on", "kernel"),
+        ("mean", "image"),
+        ("mean", None),
+        ("std", 0.5),
+        ("pad", -4),
+        ("pad", 4.0),
+        ("fill", "zero"),
+        ("flip", "no"),
+        ("precise_bn", -1),
+        ("train_error", "augmented"),
+        ("every", 0),
+        ("every", 1.5),
+        ("seed", -1),
+        ("seed", 0.0),
+        ("seed", None),
+        ("seed", 2**32),  # JAX keeps 32 bits: the same key as seed 0
+        ("dataset", None),
+        ("model", 20),
+        ("optimizer", None),
+        ("options", None),
+        ("options", "width"),
+        ("options", {"width": {8}}),  # not JSON: the run could not be recorded
+    ],
+)
+def test_an_impossible_value_is_refused_in_one_line_that_names_the_field(name, value):
+    with pytest.raises(RecipeError) as error:
+        Recipe(**{name: value})
+    assert name in str(error.value).split(";")[0]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"momentum": 0},
+        {"decay": 0},
+        {"pad": 0},
+        {"drops": ()},
+        {"drops": [1, 2]},
+        {"factor": 1},
+        {"lr": 1},
+        {"every": 1},
+    ],
+)
+def test_values_at_the_edge_are_accepted(values):
+    Recipe(**values)
+
+
+def test_reporting_on_validation_needs_images_held_out():
+    with pytest.raises(RecipeError, match="report is 'validation'.*validation=5000"):
+        Recipe(report="validation")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [("momentun", "'momentun'; expected one of caffe, momentum; did you mean 'momentum'?"), ("xyz", "momentum")],
+)
+def test_one_of_names_the_choices_and_the_nearest(value, hint):
+    with pytest.raises(RecipeError) as error:
+        one_of("optimizer", value, ("momentum", "caffe"))
+    assert str(error.value).endswith(hint)
+    assert one_of("optimizer", "caffe", ("momentum", "caffe")) == "caffe"

@@ -1,0 +1,133 @@
+"""Runs in folders: stopped and continued, diverged and recorded, finished and left alone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import study
+
+RECIPE = jc.Recipe(
+    dataset="digits", model="plain8", options={"width": 4}, batch=64, steps=12, every=5, pad=1, drops=(8,)
+)
+TIMES = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jc.load("digits")
+
+
+@pytest.fixture(scope="module")
+def driver():
+    return jc.driver("jit", devices=1)
+
+
+@pytest.fixture(scope="module")
+def whole(data, driver, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, study.run(RECIPE, data, folder, driver=driver)
+
+
+def untimed(folder):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in jc.read_rows(folder)]
+
+
+def test_a_finished_run_says_so_and_is_not_run_again(whole, data, driver, monkeypatch):
+    folder, result = whole
+    assert result["status"] == "finished"
+    assert result["params"] == jc.parameters(jc.build("plain8", 10, width=4), (8, 8, 1))
+    assert result["test_error"] == jc.read_rows(folder)[-1]["test_error"]
+    assert result["seconds"] == pytest.approx(sum(row["seconds"] for row in jc.read_rows(folder)))
+    monkeypatch.setattr(study, "fit", lambda *a, **k: pytest.fail("it trained again"))
+    assert study.run(RECIPE, data, folder, driver=driver) == result
+
+
+def test_the_folder_is_enough_to_run_it_again(whole, data, driver, tmp_path):
+    recipe = jc.Recipe.load(whole[0])
+    study.run(recipe, jc.load(recipe.dataset), tmp_path, driver=driver)
+    assert untimed(tmp_path) == untimed(whole[0])
+
+
+@pytest.mark.parametrize("at", [3, 5, 11])
+def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, driver, tmp_path, at):
+    steps = []
+    stopped = study.run(
+        RECIPE, data, tmp_path, driver=driver, stop=lambda: steps[-1] >= at, watch=lambda step, row: steps.append(step)
+    )
+    assert stopped is None
+    assert max(steps) == at
+    assert not (tmp_path / "result.json").exists()
+    seen = []
+    result = study.run(RECIPE, data, tmp_path, driver=driver, watch=lambda step, row: seen.append(step))
+    assert seen[0] == at  # no step is done twice
+    assert untimed(tmp_path) == untimed(whole[0])
+    assert result["test_loss"] == whole[1]["test_loss"]
+
+
+def test_rows_past_the_checkpoint_are_made_again_not_twice(whole, data, driver, tmp_path):
+    """A run killed after writing a row and before saving its state."""
+    study.run(RECIPE, data, tmp_path, driver=driver, stop=lambda: True)
+    jc.RunLog(tmp_path, RECIPE).write(step=5, train_loss=123.0)
+    study.run(RECIPE, data, tmp_path, driver=driver)
+    assert untimed(tmp_path) == untimed(whole[0])
+
+
+def test_divergence_is_a_result_and_the_study_goes_on(data, driver, tmp_path):
+    runs = {"wild": replace(RECIPE, lr=1e30, decay=0.0), "tame": replace(RECIPE, steps=2)}
+    results = study.sweep(runs, data, tmp_path, driver=driver)
+    assert results is not None
+    assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 5)
+    assert results["wild"]["why"] in ("grad_norm is nan", "train_loss is nan", "grad_norm is inf")
+    assert results["tame"]["status"] == "finished"
+    for path in tmp_path.rglob("*.json*"):
+        if "checkpoints" not in path.parts:
+            for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+                json.loads(text, parse_constant=pytest.fail)
+    wild, tame = {run.recipe.lr: run for run in study.finished(tmp_path)}[1e30], study.finished(tmp_path)[0]
+    assert wild.divergence is not None
+    assert "diverged at step 5" in wild.divergence
+    assert study.over_seeds([wild, tame])["seeds"] == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "why"),
+    [(np.nan, 1.0, "train_loss is nan"), (1.0, np.inf, "grad_norm is inf"), (24.0, 1.0, "above 23"), (22.0, 1.0, None)],
+)
+def test_divergence_is_no_number_or_far_beyond_guessing(loss, norm, why):
+    said = study.diverged({"train_loss": loss, "grad_norm": norm}, classes=10)
+    assert (why is None and said is None) or why in said
+
+
+def test_a_mistake_in_the_last_recipe_costs_no_training(data, driver, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "fit", lambda *a, **k: pytest.fail("it trained"))
+    good = RECIPE
+    for bad in (replace(RECIPE, model="plain9"), replace(RECIPE, batch=4000), replace(RECIPE, options={"widht": 3})):
+        with pytest.raises(jc.RecipeError):
+            study.sweep({"good": good, "bad": bad}, data, tmp_path, driver=driver)
+    jc.RunLog(tmp_path / "bad", replace(good, lr=0.5))
+    with pytest.raises(jc.RecipeError, match="another recipe"):
+        study.sweep({"good": good, "bad": good}, data, tmp_path, driver=driver)
+
+
+def test_seeds_share_what_is_compiled():
+    assert study.prepare(RECIPE, 10) == study.prepare(replace(RECIPE, seed=9, steps=99), 10)
+    assert study.prepare(RECIPE, 10)[1] is not study.prepare(replace(RECIPE, lr=0.3), 10)[1]
+
+
+def test_progress_counts_what_was_done_before_as_done(whole, data, driver, tmp_path, capsys):
+    study.run(RECIPE, data, tmp_path / "a", driver=driver)
+    assert study.sweep({"a": RECIPE, "b": replace(RECIPE, seed=1)}, data, tmp_path, driver=driver)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("100%")
+    assert "b  step 12/12" in lines[-1]
+    assert not any("a  step" in line for line in lines)
+    assert lines[0].startswith(" 71%")  # a is half of the work, and b is at 5 of 12
+
+
+def test_a_folder_without_runs_is_one_line(tmp_path):
+    with pytest.raises(jc.RecipeError, match="holds no run that is over") as error:
+        study.finished(tmp_path)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,226 @@
+"""The step against plain NumPy, the order of examples, and runs that are stopped and go on."""
+
+from dataclasses import replace
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import parallel
+from jaxcnn.state import AUGMENT, DROPOUT, INIT, ORDER, start, stream
+from jaxcnn.study import prepare
+from jaxcnn.train import make_step, order
+
+RECIPE = jc.Recipe(
+    dataset="digits", model="resnet8", options={"width": 4}, batch=64, steps=25, every=10, pad=1, drops=(12, 20), seed=3
+)
+KEYS = [
+    "step",
+    "rate",
+    "train_loss",
+    "train_error",
+    "test_loss",
+    "test_error",
+    "grad_norm",
+    "seconds",
+    "images_per_second",
+]
+TIMES = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jc.load("digits")
+
+
+@pytest.fixture(scope="module")
+def driver():
+    return jc.driver("jit", devices=1)
+
+
+def trained(recipe, data, driver, **more):
+    model, tx = prepare(recipe, 10)  # the same objects for every seed, so that they are compiled once
+    return list(jc.fit(model, tx, data, recipe, driver=driver, **more))
+
+
+@pytest.fixture(scope="module")
+def whole(data, driver):
+    return trained(RECIPE, data, driver)
+
+
+def same_bits(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: x.dtype == y.dtype and bool((x == y).all()), a, b)))
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def test_rows_come_every_so_many_steps_and_at_the_end(whole):
+    assert [row["step"] for _, row in whole] == [10, 20, 25]
+    assert all(list(row) == KEYS for _, row in whole)
+    assert [row["rate"] for _, row in whole] == [0.1, 0.01, 0.001]
+    assert all(row["images_per_second"] > 0 and row["seconds"] > 0 for _, row in whole)
+
+
+def test_the_same_recipe_gives_the_same_bits(whole, data, driver):
+    again = trained(RECIPE, data, driver)
+    assert same_bits(whole[-1][0], again[-1][0])
+    assert untimed(row for _, row in whole) == untimed(row for _, row in again)
+
+
+@pytest.mark.parametrize("stop", [1, 7, 10, 13, 24])
+def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(whole, data, driver, stop):
+    first = trained(RECIPE, data, driver, pause=lambda step: step == stop)
+    kept = [row for _, row in first if row is not None]
+    if stop in (10,):  # a row is due: it is handed out, and stopping is the caller's
+        first, kept = first[:1], kept[:1]
+    else:
+        assert first[-1][1] is None
+    assert int(first[-1][0].step) == stop
+    rest = trained(RECIPE, data, driver, resume=lambda like: first[-1][0])
+    assert same_bits(whole[-1][0], rest[-1][0])
+    assert untimed([*kept, *(row for _, row in rest)]) == untimed(row for _, row in whole)
+
+
+def test_seeds_differ(whole, data, driver):
+    other = trained(replace(RECIPE, seed=4), data, driver)
+    assert not same_bits(whole[-1][0].params, other[-1][0].params)
+
+
+def test_a_scanned_epoch_is_the_loop_to_rounding(whole, data):
+    scanning = parallel.Driver("jit", jax.devices()[:1])
+    scanning.scans = True
+    state = trained(replace(RECIPE, steps=10), data, scanning)[-1][0]
+    gaps = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), state.params, whole[0][0].params)
+    assert max(jax.tree.leaves(gaps)) < 1e-5
+
+
+class Linear(nn.Module):
+    """Softmax regression, whose gradient NumPy can have by hand; it counts its traces."""
+
+    traces = 0
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        Linear.traces += 1
+        return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+def by_hand(data, state, recipe, steps):
+    """Heavy ball with L2 on softmax regression, in float64 NumPy: (kernel, bias, last gradient's norm)."""
+    kernel = np.asarray(state.params["Dense_0"]["kernel"], np.float64)
+    bias, speed, norm = np.zeros(10), [0.0, 0.0], 0.0
+    inputs = (data.train.images / 255 - data.mean).reshape(len(data.train.labels), -1)
+    for index in order(state.key, 0, steps, recipe.batch, len(inputs)):
+        x, y = inputs[index], np.eye(10)[data.train.labels[index]]
+        logits = x @ kernel + bias
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        grads = [x.T @ (p - y) / len(x), (p - y).mean(0)]
+        norm = np.sqrt(sum((g**2).sum() for g in grads))
+        grads[0] = grads[0] + recipe.decay * kernel
+        speed = [recipe.momentum * v + g for v, g in zip(speed, grads, strict=True)]
+        kernel, bias = kernel - recipe.lr * speed[0], bias - recipe.lr * speed[1]
+    return kernel, bias, norm
+
+
+def test_the_step_is_that_of_numpy(data):
+    recipe = jc.Recipe(dataset="digits", batch=50, lr=0.2, decay=0.01, pad=0, flip=False)
+    model, tx = Linear(), jc.optimizer(recipe)
+    state = begun = start(model, tx, recipe, data)
+    step = jax.jit(make_step(model, tx, pad=0, flip=False))
+    for count, index in enumerate(order(state.key, 0, 40, 50, len(data.train.labels))):  # past the first epoch
+        before, state = state, step(state, data.train, index)
+        assert int(state.step) == count + 1
+    kernel, bias, norm = by_hand(data, begun, recipe, 40)
+    np.testing.assert_allclose(state.params["Dense_0"]["kernel"], kernel, atol=2e-6)
+    np.testing.assert_allclose(state.params["Dense_0"]["bias"], bias, atol=2e-6)
+    assert float(state.sums.norm - before.sums.norm) / 50 == pytest.approx(norm, rel=1e-3)
+    assert int(state.sums.n) == 40 * 50
+
+
+def test_nothing_is_compiled_twice(data, driver):
+    recipe = jc.Recipe(dataset="digits", batch=64, steps=12, every=4, pad=0)
+    model, tx = Linear(), jc.optimizer(recipe)
+    list(jc.fit(model, tx, data, replace(recipe, steps=4), driver=driver))
+    once = Linear.traces
+    list(jc.fit(model, tx, data, replace(recipe, seed=1), driver=driver))
+    assert Linear.traces == once + 1  # the initialiser's alone: three more rows and another seed share the programs
+
+
+def test_each_example_comes_once_an_epoch_and_batches_run_on():
+    key, n, batch = jax.random.PRNGKey(5), 50, 8
+    flat = order(key, 0, 25, batch, n).ravel()  # 200 examples: four epochs, which batches straddle
+    for epoch in range(4):
+        assert sorted(flat[epoch * n : (epoch + 1) * n]) == list(range(n))
+    assert not np.array_equal(flat[:n], flat[n : 2 * n])
+    np.testing.assert_array_equal(order(key, 0, 25, batch, n)[9:17], order(key, 9, 17, batch, n))
+    assert not np.array_equal(order(jax.random.PRNGKey(6), 0, 5, batch, n), order(key, 0, 5, batch, n))
+
+
+def test_streams_are_separate():
+    keys = [stream(jax.random.PRNGKey(s), which, at) for s in range(3) for which in range(4) for at in range(5)]
+    assert len({tuple(np.asarray(key).tolist()) for key in keys}) == len(keys)
+    assert {INIT, ORDER, AUGMENT, DROPOUT} == set(range(4))
+
+
+def test_any_optax_optimiser_will_do(data, driver):
+    model, recipe = jc.build("plain8", 10, width=4), replace(RECIPE, steps=10)
+    ((_, plain),) = jc.fit(model, optax.adam(1e-3), data, recipe, driver=driver)
+    assert plain["rate"] is None
+    injected = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)
+    ((_, told),) = jc.fit(model, injected, data, recipe, driver=driver)
+    assert told["rate"] == 0.001
+    assert told["train_loss"] == plain["train_loss"]
+
+
+def test_clean_training_figures_are_those_of_evaluate(data, driver):
+    recipe = replace(RECIPE, train_error="clean")
+    (state, row), *_ = trained(recipe, data, driver)
+    sums = jc.evaluate(jc.build(recipe.model, 10, width=4), state, data.train, driver=driver)
+    assert (row["train_error"], row["train_loss"]) == (sums.error, pytest.approx(sums.mean_loss, rel=1e-6))
+
+
+def test_precise_statistics_are_reported_beside_the_moving_ones(data, driver, whole):
+    recipe = replace(RECIPE, steps=10, precise_bn=640)
+    ((state, row),) = trained(recipe, data, driver)
+    exact = jc.precise(jc.build(recipe.model, 10, width=4), state, data.train, 640, batch=64, driver=driver)
+    sums = jc.evaluate(jc.build(recipe.model, 10, width=4), exact, data.test, driver=driver)
+    assert (row["precise_test_error"], row["precise_test_loss"]) == (
+        sums.error,
+        pytest.approx(sums.mean_loss, rel=1e-6),
+    )
+    assert row["test_error"] == whole[0][1]["test_error"]
+
+
+def test_validation_is_reported_when_asked(driver):
+    data = jc.load("digits", validation=300, seed=1)
+    recipe = replace(RECIPE, steps=10, validation=300, report="validation")
+    ((state, row),) = trained(recipe, data, driver)
+    sums = jc.evaluate(jc.build(recipe.model, 10, width=4), state, data.validation, driver=driver)
+    assert row["test_error"] == sums.error
+
+
+@pytest.mark.parametrize("kind", ["jit", "pmap"])
+def test_a_batch_that_devices_cannot_share_is_refused_before_compiling(data, kind):
+    Linear.traces = 0
+    with pytest.raises(
+        jc.RecipeError, match=r"batch is 60, which 8 devices cannot share equally; write batch=56 or 64"
+    ) as e:
+        next(jc.fit(Linear(), optax.sgd(0.1), data, jc.Recipe(batch=60), driver=jc.driver(kind)))
+    assert "\n" not in str(e.value)
+    assert Linear.traces == 0
+
+
+def test_a_batch_larger_than_the_data_is_refused(data, driver):
+    with pytest.raises(jc.RecipeError, match="batch is 2000, more than the 1437 training images"):
+        next(jc.fit(Linear(), optax.sgd(0.1), data, jc.Recipe(batch=2000), driver=driver))
+
+
+def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
+    with pytest.raises(jc.RecipeError, match="Linear has no field `axis`"):
+        next(jc.fit(Linear(), optax.sgd(0.1), data, jc.Recipe(batch=64), driver=jc.driver("pmap", 2)))
