@@ -42,12 +42,13 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Rows]]], *, dashed: str, s
             _line(axis, seeds, solid, colour[label], linestyle="-", linewidth=2.2)
         axis.set_title(name, fontsize=14)
         axis.set_xlabel("iteration", fontsize=13)
-        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize=11)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(handles=_handles(lines, colour, dashed, solid), fontsize=10, frameon=False, loc="upper right")
+    axes[0].set_ylim(0, _top(panels, (dashed, solid)))
     axes[0].set_ylabel("error (%)", fontsize=13)
+    handles = _handles(panels, colour, dashed, solid)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=11, frameon=False)
     if title:
         figure.suptitle(title, fontsize=12)
     return figure
@@ -58,11 +59,20 @@ def save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, dpi=160)
 
 
-def _handles(lines, colour, dashed, solid):
+def _top(panels, keys) -> float:
+    """Where the axis ends: like the paper's, it leaves out a first descent that would press the ends of the lines flat."""
+    rows = [rows for lines in panels.values() for seeds in lines.values() for rows in seeds if rows]
+    every = [row[key] for run in rows for row in run for key in keys if row[key] is not None]
+    ends = [run[-1][key] for run in rows for key in keys if run[-1][key] is not None]
+    return min(1.05 * max(every, default=1), 2.5 * max(ends, default=1)) or 1
+
+
+def _handles(panels, colour, dashed, solid):
+    """One legend for all panels, below them, where no line can run through it."""
+    handles = [Line2D([], [], color=c, linewidth=2.2, label=label) for label, c in colour.items()]
+    seeds = max(len(runs) for lines in panels.values() for runs in lines.values())
+    note = f", mean and range of {seeds} seeds" if seeds > 1 else ""
     kinds: list[tuple[str, Any, float]] = [(solid, "-", 2.2), (dashed, "--", 1.1)]
-    seeds = max((len(s) for s in lines.values()), default=0)
-    note = f" (mean and range of {seeds})" if seeds > 1 else ""
-    handles = [Line2D([], [], color=colour[label], linewidth=2.2, label=label) for label in lines]
     for key, style, width in kinds:
         text = key.replace("_", " ") + note
         handles.append(Line2D([], [], color="0.35", linestyle=style, linewidth=width, label=text))

@@ -187,10 +187,15 @@ def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
     driver.check(recipe.batch)
     if recipe.batch > n:
         raise RecipeError(f"batch is {recipe.batch}, more than the {n} training images; write batch={min(128, n)}")
-    if not len(getattr(data, recipe.report).labels):
+    held = len(data.validation.labels)
+    if recipe.validation != held:
         raise RecipeError(
-            f"the {recipe.report} split is empty; load the data with validation={recipe.validation or 5000}"
+            f"validation is {recipe.validation}, but the data holds out {held}; write load(..., validation={recipe.validation})"
         )
+    if recipe.dataset != data.name:
+        raise RecipeError(f"dataset is {recipe.dataset!r}, but the data is {data.name!r}; write dataset={data.name!r}")
+    if not len(getattr(data, recipe.report).labels):
+        raise RecipeError(f"the {recipe.report} split is empty; expected at least one image")
 
 
 def _row(model, placed, state, train, held, data, recipe, driver) -> Row:

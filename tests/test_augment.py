@@ -24,7 +24,7 @@ def keys(n, seed=0):
 def views(images, norm, **options):
     """One view of every image, each with its own key."""
     view = partial(augment, **{"pad": 0, "fill": "mean", "mirror": False} | options)
-    return np.asarray(jax.vmap(view, (0, 0, None))(keys(len(images)), images, norm))
+    return np.asarray(jax.jit(jax.vmap(view, (0, 0, None)))(keys(len(images)), images, norm))
 
 
 def test_the_81_crops_and_two_flips_are_equally_likely_and_independent():
@@ -45,7 +45,7 @@ def test_the_81_crops_and_two_flips_are_equally_likely_and_independent():
 @pytest.mark.parametrize("fill", ["mean", "black", "reflect"])
 def test_a_view_is_numpys_slice_of_the_padded_image(fill, subtract, pad):
     scale = norm(MEAN, STD, subtract=subtract, divide=True)
-    images = normalise(jnp.asarray(np.repeat(BYTES[:1], 100, 0)), scale)
+    images = normalise(jnp.asarray(np.repeat(BYTES[:1], 400, 0)), scale)
     around = ((pad, pad), (pad, pad), (0, 0))
     if fill == "black":  # a zero byte, where the mean image is its mean over pixels
         zero = np.float32(0 if subtract == "none" else MEAN.mean((0, 1))) / -STD
@@ -54,16 +54,15 @@ def test_a_view_is_numpys_slice_of_the_padded_image(fill, subtract, pad):
         padded = np.pad(images[0], around, mode="constant" if fill == "mean" else "reflect")
     slices = [padded[y : y + 8, x : x + 6] for y in range(2 * pad + 1) for x in range(2 * pad + 1)]
     far = np.abs(views(images, scale, pad=pad, fill=fill)[:, None] - np.stack(slices)).max((2, 3, 4))
-    assert far.min(1).max() < 1e-6
-    assert set(far.argmin(1)) == set(range(len(slices)))  # all of them within 100 draws
+    assert far.min(1).max() < 1e-6 * np.abs(padded).max()
+    assert set(far.argmin(1)) == set(range(len(slices)))  # all of them within 400 draws
 
 
 def test_padding_after_the_mean_is_subtracted_is_zero():
     white = normalise(jnp.full((50, 8, 6, 3), 255, jnp.uint8), norm(MEAN, STD))
     seen = views(white, norm(MEAN, STD), pad=4, fill="mean")
     assert 0.2 < np.mean(seen == 0) < 0.8
-    assert set(np.unique(seen[(seen == 0).all(-1)])) == {0.0}
-    assert white.min() > 0
+    assert seen[seen != 0].min() == white.min() > 0  # nothing else is near
 
 
 def test_every_image_has_its_own_crop():
@@ -110,5 +109,5 @@ def test_normalise_subtracts_and_divides_what_it_is_told(subtract, mean, divide)
 
 
 def test_an_unknown_mean_is_refused():
-    with pytest.raises(RecipeError, match="mean is 'pixels'.*did you mean 'pixel'"):
+    with pytest.raises(RecipeError, match=r"mean is 'pixels'.*did you mean 'pixel'"):
         norm(MEAN, STD, subtract="pixels")

@@ -16,7 +16,7 @@ if count > 1:
     jax.distributed.initialize(f"127.0.0.1:{port}", count, me)
 import jaxcnn as jc
 assert jax.process_count() == count and len(jax.devices()) == 4
-data, recipe = jc.load("digits"), jc.Recipe(model="resnet8", batch=32, steps=4, every=2, pad=1)
+data, recipe = jc.load("digits"), jc.Recipe(dataset="digits", model="resnet8", batch=32, steps=4, every=2, pad=1)
 model = jc.build("resnet8", 10, width=4)
 rows = [row for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe)]
 print(json.dumps([[row[k] for k in ("train_loss", "test_loss", "test_error", "grad_norm")] for row in rows]))

@@ -181,7 +181,7 @@ def test_the_rate_is_known_before_the_first_step(warmup_lr, first):
 
 
 def test_the_rate_of_optax_is_read_where_it_is_kept():
-    injected = optax.inject_hyperparams(optax.sgd)(learning_rate=lambda count: 0.3 / (1 + count))
+    injected = optax.inject_hyperparams(optax.sgd)(learning_rate=lambda count: jnp.where(count < 1, 0.3, 0.15))
     _, state = injected.update(ONE, injected.init(ONE), ONE)
     assert rate_of(state) == 0.3
     _, state = injected.update(ONE, state, ONE)

@@ -1,6 +1,5 @@
 """The recipe: the paper's numbers by default, JSON and back, and no impossible value gets in."""
 
-import json
 import math
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 
@@ -75,10 +74,10 @@ def test_json_of_some_fields_leaves_the_others_at_their_defaults():
 
 def test_an_unknown_field_is_named_with_the_nearest():
     with pytest.raises(RecipeError) as error:
-        Recipe.from_json(json.dumps(asdict(Recipe()) | {"learning": 0.1, "stepz": 3}))
-    assert "\n" not in str(error.value)
-    with pytest.raises(RecipeError, match="recipe field is 'stepz'.*did you mean 'steps'"):
         Recipe.from_json('{"stepz": 3}')
+    assert str(error.value).startswith("recipe field is 'stepz'; expected one of batch, ")
+    assert str(error.value).endswith("did you mean 'steps'?")
+    assert "\n" not in str(error.value)
 
 
 def test_a_recipe_cannot_be_changed_and_does_not_share_its_options():
@@ -182,7 +181,7 @@ def test_values_at_the_edge_are_accepted(values):
 
 
 def test_reporting_on_validation_needs_images_held_out():
-    with pytest.raises(RecipeError, match="report is 'validation'.*validation=5000"):
+    with pytest.raises(RecipeError, match=r"report is 'validation'.*validation=5000"):
         Recipe(report="validation")
 
 

@@ -211,16 +211,34 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_compiling(data, kin
     with pytest.raises(
         jc.RecipeError, match=r"batch is 60, which 8 devices cannot share equally; write batch=56 or 64"
     ) as e:
-        next(jc.fit(Linear(), optax.sgd(0.1), data, jc.Recipe(batch=60), driver=jc.driver(kind)))
+        next(jc.fit(Linear(), optax.sgd(0.1), data, jc.Recipe(dataset="digits", batch=60), driver=jc.driver(kind)))
     assert "\n" not in str(e.value)
     assert Linear.traces == 0
 
 
 def test_a_batch_larger_than_the_data_is_refused(data, driver):
     with pytest.raises(jc.RecipeError, match="batch is 2000, more than the 1437 training images"):
-        next(jc.fit(Linear(), optax.sgd(0.1), data, jc.Recipe(batch=2000), driver=driver))
+        next(jc.fit(Linear(), optax.sgd(0.1), data, jc.Recipe(dataset="digits", batch=2000), driver=driver))
 
 
 def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
     with pytest.raises(jc.RecipeError, match="Linear has no field `axis`"):
-        next(jc.fit(Linear(), optax.sgd(0.1), data, jc.Recipe(batch=64), driver=jc.driver("pmap", 2)))
+        next(jc.fit(Linear(), optax.sgd(0.1), data, jc.Recipe(dataset="digits", batch=64), driver=jc.driver("pmap", 2)))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"validation": 5}, "validation is 5, but the data holds out 0"),
+        ({"dataset": "mnist"}, "dataset is 'mnist', but the data is 'digits'"),
+    ],
+)
+def test_a_recipe_of_other_data_is_refused(data, driver, change, says):
+    with pytest.raises(jc.RecipeError, match=says):
+        next(jc.fit(Linear(), optax.sgd(0.1), data, replace(RECIPE, **change), driver=driver))
+
+
+def test_an_empty_test_split_is_refused(data, driver):
+    empty = data._replace(test=data.validation)
+    with pytest.raises(jc.RecipeError, match="the test split is empty"):
+        next(jc.fit(Linear(), optax.sgd(0.1), empty, RECIPE, driver=driver))
