@@ -268,11 +268,13 @@ def _manager(folder: Path, best: _KeepBest) -> Any:
     import orbax.checkpoint as ocp  # not above: it makes `import jaxcnn` a quarter slower
 
     _hush()
+    # Orbax's own clean-up runs in the background, and may outlast the lock that makes it safe.
+    for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     me = jax.process_index()  # alone: by default Orbax waits for every process of the run
     options = ocp.CheckpointManagerOptions(
         preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy([ocp.checkpoint_managers.LatestN(2), best]),
         create=False,
-        cleanup_tmp_directories=True,
         lightweight_initialize=True,
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix="jaxcnn"
@@ -283,10 +285,13 @@ def _manager(folder: Path, best: _KeepBest) -> Any:
 
 @functools.cache
 def _hush() -> None:
-    """What Orbax prints of a failure beside raising it, which is told here in one line: a log entry with a traceback,
-    and one for each leaf still under way, as the first that fails closes the event loop under the others.
+    """Drop what Orbax prints of a failure beside raising it, since it is told here in one line.
+
+    That is a log entry with a traceback, and one more for every leaf still under way: the first to fail closes the
+    event loop under the others.
     """
-    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    for name in "absl", "asyncio":
+        logging.getLogger(name).addFilter(_not_orbax)
     hook = sys.unraisablehook
 
     def without_closed_loop(failure: Any) -> None:
@@ -294,6 +299,10 @@ def _hush() -> None:
             hook(failure)
 
     sys.unraisablehook = without_closed_loop
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname and "tensorstore" not in record.getMessage()
 
 
 def _own(folder: Path) -> IO[str]:

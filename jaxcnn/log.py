@@ -45,20 +45,24 @@ class RunLog:
         self._claim(recipe)
         self._environment(dict(facts or {}))
         self.path = self.folder / "metrics.jsonl"
+        self._mend()
 
-    def write(self, **row: Any) -> None:
-        """Append one row. Numbers that JSON lacks (nan, inf) become null."""
+    def write(self, *, step: int, **row: Any) -> None:
+        """Append the row of `step`. Numbers that JSON lacks (nan, inf) become null.
+
+        Rows of this step or later ones are dropped first: a run that died between a row and its checkpoint makes them again.
+        """
+        row = {"step": int(step)} | row
+        if self.last is not None and self.last >= row["step"]:
+            before = [old for old in self.rows() if old["step"] < row["step"]]
+            write_text(self.path, "".join(json.dumps(old) + "\n" for old in before))
+        self.last = row["step"]
         with self.path.open("a") as file:
             file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
         """Every whole row so far."""
         return read_rows(self.folder)
-
-    def rewind(self, step: int) -> None:
-        """Drop the rows past `step`: a run that died between a row and its checkpoint will write them again."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def finish(self, **result: Any) -> dict[str, Any]:
         """Write `result.json`, which marks the run as over, and return what it holds."""
@@ -70,6 +74,13 @@ class RunLog:
         """What `finish` wrote, or None while the run is not over."""
         path = self.folder / "result.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+    def _mend(self):
+        """Take away a last line that a killed run left unfinished, so that the next one starts on a line of its own."""
+        rows = self.rows()
+        self.last: int | None = rows[-1]["step"] if rows else None
+        if self.path.exists() and not self.path.read_text().endswith("\n"):
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _claim(self, recipe):
         path = self.folder / "config.json"

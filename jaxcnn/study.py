@@ -79,7 +79,6 @@ def run(
 
         def resume(like):
             state = saved.restore(like) or like
-            log.rewind(int(state.step))
             watch(int(state.step), None)
             return state
 
@@ -91,7 +90,9 @@ def run(
         for state, row in fit(model, tx, data, recipe, resume=resume, driver=driver, pause=pause):
             if row is None:
                 saved.save(state)
-                return None
+                if state.step < recipe.steps:
+                    return None
+                break
             log.write(**row)
             watch(int(state.step), row)
             if why := diverged(row, classes):

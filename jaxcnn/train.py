@@ -145,7 +145,7 @@ def fit(
       driver: where to run: `jaxcnn.driver("pmap")`, say; by default "jit" over all devices.
       pause: called with the step number after every step (on accelerators, after every scan). When it answers true
         before a row is due, `(state, None)` is yielded and fit ends; a run resumed from that state continues in
-        the middle of the epoch, with the bits it would have had.
+        the middle of the epoch, with the bits it would have had. A run that is over already yields its state, and no row.
 
     Yields:
       The state as numpy arrays on the host, and its row: `step, rate, train_loss, train_error, test_loss, test_error,
@@ -165,6 +165,8 @@ def fit(
     held = driver.replicate(getattr(data, recipe.report))
     step, n = int(state.step), len(data.train.labels)
     every = recipe.every or math.ceil(n / recipe.batch)
+    if step >= recipe.steps:
+        yield state, None
     while step < recipe.steps:
         began, first = time.perf_counter(), step
         due = min(recipe.steps, (step // every + 1) * every)

@@ -13,7 +13,7 @@ from jaxcnn.recipe import RecipeError
 
 RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (6, 8, 6, 3), dtype=np.uint8)
-MEAN, STD = RNG.uniform(0.2, 0.8, (8, 6, 3)).astype(np.float32), np.float32([0.2, 0.3, 0.4])
+MEAN, STD = RNG.uniform(0.2, 0.8, (8, 6, 3)).astype(np.float32), np.array([0.2, 0.3, 0.4], np.float32)
 PLAIN = Norm(jnp.zeros((1, 1, 1)), jnp.ones(1))
 
 
@@ -48,7 +48,7 @@ def test_a_view_is_numpys_slice_of_the_padded_image(fill, subtract, pad):
     images = normalise(jnp.asarray(np.repeat(BYTES[:1], 400, 0)), scale)
     around = ((pad, pad), (pad, pad), (0, 0))
     if fill == "black":  # a zero byte, where the mean image is its mean over pixels
-        zero = np.float32(0 if subtract == "none" else MEAN.mean((0, 1))) / -STD
+        zero = -(MEAN * (subtract != "none")).mean((0, 1)) / STD
         padded = np.stack([np.pad(images[0, ..., c], pad, constant_values=zero[c]) for c in range(3)], -1)
     else:
         padded = np.pad(images[0], around, mode="constant" if fill == "mean" else "reflect")

@@ -46,16 +46,23 @@ def test_another_recipes_folder_is_refused_and_the_fields_are_named(tmp_path):
     assert jc.Recipe.load(tmp_path) == RECIPE
 
 
-def test_rewinding_drops_later_rows_and_a_torn_last_line(tmp_path):
+def test_a_row_made_again_replaces_itself_and_what_followed(tmp_path):
     log = jc.RunLog(tmp_path, RECIPE)
     for step in (10, 20, 30):
-        log.write(step=step)
+        log.write(step=step, loss=1.0)
+    again = jc.RunLog(tmp_path, RECIPE)
+    again.write(step=20, loss=2.0)
+    assert again.rows() == [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 2.0}]
+
+
+def test_a_torn_last_line_is_passed_over_and_mended(tmp_path):
+    log = jc.RunLog(tmp_path, RECIPE)
+    log.write(step=10)
     with log.path.open("a") as file:
-        file.write('{"step": 40, "tra')
-    assert [row["step"] for row in log.rows()] == [10, 20, 30]
-    log.rewind(20)
-    log.write(step=30)
-    assert [row["step"] for row in log.rows()] == [10, 20, 30]
+        file.write('{"step": 20, "tra')
+    assert jc.read_rows(tmp_path) == [{"step": 10}]
+    jc.RunLog(tmp_path, RECIPE).write(step=20)
+    assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [10, 20]
 
 
 def test_a_torn_line_in_the_middle_is_damage_and_said(tmp_path):

@@ -33,14 +33,19 @@ def values(key, seeds=SEEDS):
     return np.array([[row[key] for row in rows] for rows in seeds])
 
 
+def points(line):
+    """The steps and the values of a line."""
+    return np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()
+
+
 def bands(axis):
     """Each band's steps, least and greatest values."""
     found = []
     for band in axis.collections:
         assert isinstance(band, PolyCollection)
-        points = band.get_paths()[0].vertices
-        steps = sorted(set(points[:, 0]))
-        at = [points[points[:, 0] == step, 1] for step in steps]
+        corners = np.asarray(band.get_paths()[0].vertices)
+        steps = sorted(set(corners[:, 0]))
+        at = [corners[corners[:, 0] == step, 1] for step in steps]
         found.append((steps, [y.min() for y in at], [y.max() for y in at]))
     return found
 
@@ -58,8 +63,9 @@ def test_training_is_dashed_and_thin_and_testing_solid_and_bold():
     lines = drawn().axes[0].lines
     assert [line.get_linestyle() for line in lines] == ["--", "-", "--", "-"]
     for line, key, seeds in zip(lines, ["train_error", "test_error"] * 2, [SEEDS, SEEDS, ALONE, ALONE], strict=True):
-        np.testing.assert_array_equal(line.get_xdata(), [10, 20, 30])
-        np.testing.assert_allclose(line.get_ydata(), values(key, seeds).mean(0), rtol=1e-12)
+        steps, means = points(line)
+        assert steps == [10, 20, 30]
+        np.testing.assert_allclose(means, values(key, seeds).mean(0), rtol=1e-12)
     assert lines[1].get_linewidth() > 1.5 * lines[0].get_linewidth()
 
 
@@ -83,21 +89,37 @@ def test_rows_without_a_number_are_passed_over():
     diverged = rows([9.0, None, None], [None, 7.0, None])
     axis = drawn({"": {"20 layers": [diverged, ALONE[0][:2]]}}).axes[0]
     dashed, solid = axis.lines
-    assert (list(dashed.get_xdata()), list(dashed.get_ydata())) == ([10, 20], [6.5, 3.0])
-    assert (list(solid.get_xdata()), list(solid.get_ydata())) == ([10, 20], [6.0, 6.0])
+    assert points(dashed) == ([10, 20], [6.5, 3.0])
+    assert points(solid) == ([10, 20], [6.0, 6.0])
     assert bands(axis) == [([10, 20], [4.0, 3.0], [9.0, 3.0]), ([10, 20], [6.0, 5.0], [6.0, 7.0])]
 
 
 def test_a_run_with_no_numbers_at_all_still_makes_a_figure():
     nothing = drawn({"": {"20 layers": [rows([None], [None], steps=(10,))]}})
-    assert [len(line.get_xdata()) for line in nothing.axes[0].lines] == [0, 0]
+    assert [points(line) for line in nothing.axes[0].lines] == [([], [])] * 2
 
 
-def test_the_legend_names_the_lines_and_says_what_a_band_is():
-    plain, residual = ([text.get_text() for text in axis.get_legend().get_texts()] for axis in drawn().axes)
-    note = " (mean and range of 3)"
-    assert plain == ["20 layers", "56 layers", f"test error{note}", f"train error{note}"]
-    assert residual == ["56 layers", "20 layers", "test error", "train error"]
+@pytest.mark.parametrize(
+    ("train", "test", "top"),
+    [
+        ([9.0, 5.0, 4.0], [8.0, 6.0, 5.0], 1.05 * 9),  # all of it
+        ([90.0, 20.0, 4.0], [95.0, 20.0, 10.0], 2.5 * 10),  # the first descent is left out, as in the paper's figure
+        ([90.0, 20.0, None], [95.0, None, None], 1.05 * 95),  # nothing at the end to measure by
+    ],
+)
+def test_the_axis_ends_where_the_ends_of_the_lines_can_be_told_apart(train, test, top):
+    axis = drawn({"": {"20 layers": [rows(train, test)]}}).axes[0]
+    assert axis.get_ylim() == pytest.approx((0, top))
+
+
+def test_one_legend_names_the_lines_and_says_what_a_band_is():
+    def said(panels):
+        (legend,) = drawn(panels).legends
+        return [text.get_text() for text in legend.get_texts()]
+
+    note = ", mean and range of 3 seeds"
+    assert said(PANELS) == ["20 layers", "56 layers", f"test error{note}", f"train error{note}"]
+    assert said({"residual": PANELS["residual"]}) == ["56 layers", "20 layers", "test error", "train error"]
 
 
 def test_a_saved_figure_is_a_png_of_160_dots_an_inch(tmp_path):

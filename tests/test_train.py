@@ -86,6 +86,12 @@ def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(whole, data, driver, 
     assert untimed([*kept, *(row for _, row in rest)]) == untimed(row for _, row in whole)
 
 
+def test_a_run_that_is_over_gives_its_state_and_no_row(whole, data, driver):
+    ((state, row),) = trained(RECIPE, data, driver, resume=lambda like: whole[-1][0])
+    assert row is None
+    assert same_bits(state, whole[-1][0])
+
+
 def test_seeds_differ(whole, data, driver):
     other = trained(replace(RECIPE, seed=4), data, driver)
     assert not same_bits(whole[-1][0].params, other[-1][0].params)
