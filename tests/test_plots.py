@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import same_color
 from PIL import Image
 
+import jaxcnn
 from jaxcnn.plots import COLOURS, curves, save
 
 
@@ -133,6 +135,8 @@ def test_a_saved_figure_is_a_png_of_160_dots_an_inch(tmp_path):
 
 def test_pyplot_and_its_windows_are_never_imported():
     program = "import sys, jaxcnn.plots as p; p.curves({'': {'': [[]]}}, dashed='a', solid='b'); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    root = Path(jaxcnn.__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
+    loaded = ran.stdout.split()
     assert "matplotlib.figure" in loaded
     assert "matplotlib.pyplot" not in loaded

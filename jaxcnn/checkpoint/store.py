@@ -1,42 +1,32 @@
-"""Training states on disk: saved in the background, verified on the way back, one owner per folder.
+"""`Checkpoints`: the latest and the best state of a run, through Orbax."""
 
-Orbax commits a step atomically, but it restores a flipped byte without a word. So each step also carries a manifest,
-committed with the arrays: the type, the shape and the SHA-256 of every leaf, sealed by a digest of its own. What comes
-back is bit for bit what was saved; a step that is not is named, set aside as `<step>.damaged`, and another is used.
-"""
-
-import fcntl
-import functools
-import hashlib
-import json
 import logging
 import math
-import os
 import shutil
-import sys
-import threading
-import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+from jaxcnn.checkpoint.folder import close_at_exit, hush, own
+from jaxcnn.checkpoint.manifest import (
+    CheckpointError,
+    Damaged,
+    Leaves,
+    digests,
+    few,
+    flat,
+    line,
+    opened,
+    same_model,
+    sealed,
+    specs,
+)
+
 T = TypeVar("T")
-Leaves = dict[str, Any]  # path in the state, such as `.params['w']` -> array
-log = logging.getLogger(__name__)
-
-
-class CheckpointError(ValueError):
-    """A folder that cannot be used, a save that failed, a checkpoint of another model, or none left that is good.
-
-    The message is one line: what was wrong, what was expected, what to do.
-    """
-
-
-class _Damaged(Exception):
-    """A step is not what was saved; another one may be."""
+log = logging.getLogger("jaxcnn.checkpoint")
 
 
 class Checkpoints:
@@ -66,14 +56,14 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
-        self._lock = _own(self.folder)
+        self._lock = own(self.folder)
         self._best = _KeepBest()
         self._orbax: Any = _manager(self.folder, self._best)
-        _close_at_exit(self)
+        close_at_exit(self)
         for step in self.steps():
             try:
                 self._best.note(step, self._manifest(step)["metric"])
-            except _Damaged:
+            except Damaged:
                 continue  # restore reports it, should it matter
 
     def save(self, state: Any, metric: float | None = None) -> None:
@@ -91,12 +81,12 @@ class Checkpoints:
         self.wait()
         if np.shape(state.step):
             raise CheckpointError(f"state.step has shape {np.shape(state.step)}, expected []: unreplicate the state")
-        step, leaves = int(state.step), {path: np.array(leaf) for path, leaf in _flat(state).items()}
+        step, leaves = int(state.step), {path: np.array(leaf) for path, leaf in flat(state).items()}
         try:
             if step in self.steps():
                 self._read(step, leaves)
                 return
-        except _Damaged as error:
+        except Damaged as error:
             log.warning("checkpoint %s is damaged (%s): it is saved again", self.folder / str(step), error)
             self._set_aside([step])
         if (newest := max(self.steps(), default=step)) > step:
@@ -157,20 +147,18 @@ class Checkpoints:
     def _write(self, step: int, leaves: Leaves, metric: float | None) -> None:
         from orbax.checkpoint import args
 
-        body = {"step": step, "metric": metric, "specs": _specs(leaves), "digests": _digests(leaves)}
-        manifest = body | {"seal": _seal(body)}
-        items = args.Composite(state=args.StandardSave(leaves), manifest=args.JsonSave(manifest))
+        items = args.Composite(state=args.StandardSave(leaves), manifest=args.JsonSave(sealed(step, metric, leaves)))
         try:
             self._orbax.save(step, args=items, force=True)
         except Exception as error:
             raise self._failed(error) from error
 
     def _first_good(self, steps: list[int], like: T) -> T | None:
-        damaged, leaves = [], _flat(like)
+        damaged, leaves = [], flat(like)
         for step in steps:
             try:
                 good = self._read(step, leaves)
-            except _Damaged as error:
+            except Damaged as error:
                 log.warning("checkpoint %s is damaged (%s): trying another", self.folder / str(step), error)
                 damaged.append(step)
             else:
@@ -182,25 +170,21 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, like: Leaves) -> Leaves:
-        """The leaves of a step as saved, or `_Damaged`, or `CheckpointError` if they are not those of `like`."""
+        """The leaves of a step as saved, or `Damaged`, or `CheckpointError` if they are not those of `like`."""
         from orbax.checkpoint import args
 
         manifest = self._manifest(step)
-        _same_model(self.folder / str(step), manifest["specs"], _specs(like))
+        same_model(self.folder / str(step), manifest["specs"], specs(like))
         empty = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in like.items()}
-        found = _digests(leaves := self._item(step, "state", args.StandardRestore(empty)))
+        found = digests(leaves := self._item(step, "state", args.StandardRestore(empty)))
         if found != manifest["digests"]:
-            raise _Damaged(f"{_few([path for path in like if found.get(path) != manifest['digests'][path]])} differ")
+            raise Damaged(f"{few([path for path in like if found.get(path) != manifest['digests'][path]])} differ")
         return leaves
 
     def _manifest(self, step: int) -> dict[str, Any]:
         from orbax.checkpoint import args
 
-        manifest = self._item(step, "manifest", args.JsonRestore())
-        seal = manifest.pop("seal", None) if isinstance(manifest, dict) else None
-        if seal is None or seal != _seal(manifest) or manifest["step"] != step:
-            raise _Damaged("its manifest is not what was saved")
-        return manifest
+        return opened(self._item(step, "manifest", args.JsonRestore()), step)
 
     def _item(self, step: int, name: str, how: Any) -> Any:
         from orbax.checkpoint import args
@@ -208,7 +192,7 @@ class Checkpoints:
         try:
             return self._orbax.restore(step, args=args.Composite(**{name: how}))[name]
         except Exception as error:  # of any kind: damaged bytes reach Orbax, TensorStore and json
-            raise _Damaged(_line(error)) from error
+            raise Damaged(line(error)) from error
 
     def _set_aside(self, steps: Iterable[int]) -> None:
         for step in steps:  # renamed, not deleted: what failed may be the reading, not the disk
@@ -219,7 +203,7 @@ class Checkpoints:
 
     def _failed(self, error: Exception) -> CheckpointError:
         self._orbax.reload()  # Orbax has already forgotten the steps that the failed save was to replace
-        return CheckpointError(f"a save in {self.folder} failed, free or repair the disk: {_line(error)}")
+        return CheckpointError(f"a save in {self.folder} failed, free or repair the disk: {line(error)}")
 
 
 class _KeepBest:
@@ -249,25 +233,10 @@ class _KeepBest:
         return [checkpoint.step in best for checkpoint in checkpoints]
 
 
-def _close_at_exit(saved: Checkpoints) -> None:
-    """A save still running when the interpreter ends is lost, or hangs: its thread pools end before `atexit` runs."""
-    reference = weakref.ref(saved)
-
-    def close() -> None:
-        try:
-            if (alive := reference()) is not None:
-                alive.close()
-        except CheckpointError as error:
-            log.error("%s", error)
-
-    # Private, but the only hook that precedes the end of the pools: the last to register, so after Orbax, is run first.
-    getattr(threading, "_register_atexit", lambda _: None)(close)
-
-
 def _manager(folder: Path, best: _KeepBest) -> Any:
     import orbax.checkpoint as ocp  # not above: it makes `import jaxcnn` a quarter slower
 
-    _hush()
+    hush()
     # Orbax's own clean-up runs in the background, and may outlast the lock that makes it safe.
     for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -281,77 +250,3 @@ def _manager(folder: Path, best: _KeepBest) -> Any:
         ),
     )
     return ocp.CheckpointManager(folder, options=options)
-
-
-@functools.cache
-def _hush() -> None:
-    """Drop what Orbax prints of a failure beside raising it, since it is told here in one line.
-
-    That is a log entry with a traceback, and one more for every leaf still under way: the first to fail closes the
-    event loop under the others.
-    """
-    for name in "absl", "asyncio":
-        logging.getLogger(name).addFilter(_not_orbax)
-    hook = sys.unraisablehook
-
-    def without_closed_loop(failure: Any) -> None:
-        if str(failure.exc_value) != "Event loop is closed":
-            hook(failure)
-
-    sys.unraisablehook = without_closed_loop
-
-
-def _not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname and "tensorstore" not in record.getMessage()
-
-
-def _own(folder: Path) -> IO[str]:
-    """A file that holds the lock on `folder` while it is open, so that the lock ends with the process in any case."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "a+")  # noqa: SIM115 - it stays open
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot keep checkpoints, name another folder: {_line(error)}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.seek(0)
-        with lock:
-            owner = f"in use by process {lock.read()}" if isinstance(error, BlockingIOError) else _line(error)
-        raise CheckpointError(f"{folder} cannot be locked, wait or name another folder: {owner}") from None
-    lock.truncate(0)
-    print(os.getpid(), end="", file=lock, flush=True)
-    return lock
-
-
-def _flat(tree: Any) -> Leaves:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _specs(leaves: Leaves) -> dict[str, str]:
-    return {path: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}" for path, leaf in leaves.items()}
-
-
-def _digests(leaves: Leaves) -> dict[str, str]:
-    """Of the type, the shape and the bytes of each leaf."""
-    specs = _specs(leaves)
-    return {path: hashlib.sha256(specs[path].encode() + leaf.tobytes()).hexdigest() for path, leaf in leaves.items()}
-
-
-def _seal(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _same_model(step: Path, found: dict[str, str], expected: dict[str, str]) -> None:
-    paths = [path for path in expected | found if found.get(path) != expected.get(path)]
-    if paths:
-        each = [f"{path} is {found.get(path, 'missing')}, expected {expected.get(path, 'none')}" for path in paths]
-        raise CheckpointError(f"{step} is of another model, build that one or name another folder: {_few(each)}")
-
-
-def _few(items: list[str], most: int = 3) -> str:
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

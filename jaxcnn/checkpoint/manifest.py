@@ -1,0 +1,74 @@
+"""What a checkpoint says of itself: the type, the shape and the SHA-256 of every leaf, sealed by a digest of its own."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+Leaves = dict[str, Any]  # path in the state, such as `.params['w']` -> array
+
+
+class CheckpointError(ValueError):
+    """A folder that cannot be used, a save that failed, a checkpoint of another model, or none left that is good.
+
+    The message is one line: what was wrong, what was expected, what to do.
+    """
+
+
+class Damaged(Exception):
+    """A step is not what was saved; another one may be."""
+
+
+def flat(tree: Any) -> Leaves:
+    """The leaves of a pytree by their paths."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def specs(leaves: Leaves) -> dict[str, str]:
+    """The type and the shape of each leaf, such as `float32[3, 2]`."""
+    return {path: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}" for path, leaf in leaves.items()}
+
+
+def digests(leaves: Leaves) -> dict[str, str]:
+    """The SHA-256 of the type, the shape and the bytes of each leaf."""
+    heads = specs(leaves)
+    return {path: hashlib.sha256(heads[path].encode() + leaf.tobytes()).hexdigest() for path, leaf in leaves.items()}
+
+
+def sealed(step: int, metric: float | None, leaves: Leaves) -> dict[str, Any]:
+    """The manifest of a step, as JSON takes it."""
+    body = {"step": step, "metric": metric, "specs": specs(leaves), "digests": digests(leaves)}
+    return body | {"seal": _seal(body)}
+
+
+def opened(manifest: Any, step: int) -> dict[str, Any]:
+    """What `sealed` sealed, or `Damaged` if it is not that."""
+    body = dict(manifest) if isinstance(manifest, dict) else {}
+    if body.pop("seal", None) != _seal(body) or body.get("step") != step:
+        raise Damaged("its manifest is not what was saved")
+    return body
+
+
+def _seal(body):
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def same_model(step: Path, found: dict[str, str], expected: dict[str, str]) -> None:
+    """`CheckpointError`, naming the first few leaves, unless the specs of a step are those that are expected."""
+    paths = [path for path in expected | found if found.get(path) != expected.get(path)]
+    if paths:
+        each = [f"{path} is {found.get(path, 'missing')}, expected {expected.get(path, 'none')}" for path in paths]
+        raise CheckpointError(f"{step} is of another model, build that one or name another folder: {few(each)}")
+
+
+def few(items: list[str], most: int = 3) -> str:
+    """The first of many items, in one line."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def line(error: Exception) -> str:
+    """An error of another library's in one line of bounded length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
