@@ -23,7 +23,7 @@ class Sums(NamedTuple):
 
     @property
     def mean_loss(self) -> float:
-        """Nats an example."""
+        """Nats an example. (Of no examples, these means are ZeroDivisionError.)"""
         return float(self.loss) / int(self.n)
 
     @property

@@ -133,8 +133,12 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformationExtraArgs:
 
 def rate_of(opt_state: Any) -> float | None:
     """The learning rate of the last step, where the optimiser's state knows it (ours, or optax's injected one)."""
-    rate = optax.tree.get(opt_state, "rate")
+
+    def field(path: Any, _: Any) -> bool:  # of an optimiser's state, not a parameter that is called the same
+        return isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+
+    rate = optax.tree.get(opt_state, "rate", filtering=field)
     if rate is None:
-        injected = optax.tree.get(opt_state, "hyperparams") or {}
+        injected = optax.tree.get(opt_state, "hyperparams", filtering=field) or {}
         rate = injected.get("learning_rate")
     return None if rate is None else float(f"{float(rate):.7g}")  # 0.1, not float32's 0.10000000149

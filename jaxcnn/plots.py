@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _top(panels, keys) -> float:
     rows = [rows for lines in panels.values() for seeds in lines.values() for rows in seeds if rows]
     every = [row[key] for run in rows for row in run for key in keys if row[key] is not None]
     ends = [run[-1][key] for run in rows for key in keys if run[-1][key] is not None]
-    return min(1.05 * max(every, default=1), 2.5 * max(ends, default=1)) or 1
+    return min(1.05 * max(every, default=1), 2.5 * max(ends, default=math.inf)) or 1
 
 
 def _handles(panels, colour, dashed, solid):

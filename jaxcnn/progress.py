@@ -34,7 +34,7 @@ class Progress:
         self.bar = None
         if self.file.isatty():
             shape = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left  {postfix}"
-            self.bar = tqdm(total=total, file=self.file, bar_format=shape, dynamic_ncols=True)
+            self.bar = tqdm(total=total, file=self.file, bar_format=shape, dynamic_ncols=True, smoothing=0, miniters=0)
 
     def advance(self, units: float, what: str) -> None:
         """`units` more are done; `what` says where the work is."""
@@ -62,7 +62,7 @@ class Progress:
         print(f"{100 * self.done / self.total:3.0f}%  {self.left():>8} left  {line}", file=self.file, flush=True)
 
     def left(self) -> str:
-        """The time left at the rate so far, as h:mm:ss."""
+        """The time left at the rate so far, as mm:ss or h:mm:ss."""
         fresh = self.done - self.skipped
         if fresh <= 0:
             return "?"

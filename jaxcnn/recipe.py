@@ -78,6 +78,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        self._types()
         object.__setattr__(self, "drops", tuple(self.drops))
         object.__setattr__(self, "options", dict(self.options))
         for name, low in _INTEGERS.items():
@@ -87,11 +88,27 @@ class Recipe:
         for name, choices in _CHOICES.items():
             one_of(name, getattr(self, name), choices)
         if self.warmup_lr is not None:
-            _number("warmup_lr", self.warmup_lr, 0, math.inf)
+            _number("warmup_lr", self.warmup_lr, 0, _HUGE)
         if any(type(d) is not int or d < 1 for d in self.drops) or sorted(set(self.drops)) != list(self.drops):
             raise RecipeError(f"drops is {self.drops}; expected increasing steps from 1 up: write drops=(32000, 48000)")
         if self.report == "validation" and not self.validation:
             raise RecipeError("report is 'validation' but none is held out: write validation=5000 as well")
+
+    def _types(self):
+        for name in ("dataset", "model", "optimizer"):
+            if not isinstance(getattr(self, name), str):
+                raise RecipeError(f"{name} is {getattr(self, name)!r}; expected a name in quotes")
+        for name in ("std", "flip"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecipeError(f"{name} is {getattr(self, name)!r}; expected True or False")
+        if not isinstance(self.drops, (tuple, list)):
+            raise RecipeError(f"drops is {self.drops!r}; expected steps in a tuple: write drops=(32000, 48000)")
+        try:
+            json.dumps(dict(self.options), allow_nan=False)
+        except (TypeError, ValueError):
+            raise RecipeError(
+                f'options is {self.options!r}; expected plain values by name: write {{"width": 8}}'
+            ) from None
 
     def to_json(self) -> str:
         """The recipe as indented JSON; `from_json` gives it back."""
@@ -100,7 +117,12 @@ class Recipe:
     @classmethod
     def from_json(cls, text: str) -> Recipe:
         """The recipe that `to_json` wrote; RecipeError names a field this version does not know."""
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"the recipe is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise RecipeError(f"the recipe is {type(values).__name__} in JSON; expected an object of fields")
         known = {f.name for f in fields(cls)}
         for name in values:
             one_of("recipe field", name, known)
@@ -114,7 +136,8 @@ class Recipe:
 
 _INTEGERS: dict[str, int | None] = {"validation": 0, "steps": 1, "batch": 1, "pad": 0, "precise_bn": 0, "seed": 0}
 _INTEGERS["every"] = None
-_NUMBERS = {"lr": (0, math.inf), "factor": (0, 1), "momentum": (-1e-9, 0.9999), "decay": (-1e-9, math.inf)}
+_TINY, _HUGE = math.ulp(0.0), 3e38  # the least step below 0, and what float32 can hold
+_NUMBERS = {"lr": (0, _HUGE), "factor": (0, 1), "momentum": (-_TINY, 0.9999), "decay": (-_TINY, _HUGE)}
 _NUMBERS["warmup_error"] = (0, 1)
 _CHOICES = {
     "report": ("test", "validation"),
@@ -141,11 +164,13 @@ def _integer(name, value, low):
     low = 1 if low is None else low
     if type(value) is not int or value < low:
         raise RecipeError(f"{name} is {value!r}; expected a whole number of at least {low}")
+    if value >= 2**32:  # where keys of JAX begin again, and another seed would be the same run
+        raise RecipeError(f"{name} is {value!r}; expected a whole number below 2^32")
 
 
 def _number(name, value, low, high):
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and low < value <= high
-    if not good or math.isinf(value):
-        upper = "" if math.isinf(high) else f" and at most {high:g}"
+    if not good:
+        upper = "" if high == _HUGE else f" and at most {high:g}"
         bound = "of at least 0" if low < 0 else "above 0"
         raise RecipeError(f"{name} is {value!r}; expected a finite number {bound}{upper}")

@@ -22,7 +22,7 @@ from jaxcnn.optim import rate_of
 from jaxcnn.recipe import Recipe, RecipeError
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, start, stream
 
-Row = dict[str, float | int | None]
+Row = dict[str, Any]
 
 
 def make_step(

@@ -199,6 +199,7 @@ def test_a_killed_study_ends_with_the_bits_of_one_that_never_stopped(unstopped, 
     if number != signal.SIGKILL:
         assert "goes on from here" in said
         stopped, _ = ended(tmp_path)
+        assert stopped is not None
         assert row < stopped.step < row + 80  # the fault landed between rows
     again = start(tmp_path, cache)
     said = again.communicate(timeout=120)[1]

@@ -1,6 +1,7 @@
 """The step against plain NumPy, the order of examples, and runs that are stopped and go on."""
 
 from dataclasses import replace
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -41,7 +42,7 @@ def driver():
     return jc.driver("jit", devices=1)
 
 
-def trained(recipe, data, driver, **more):
+def trained(recipe, data, driver, **more) -> Any:
     model, tx = prepare(recipe, 10)  # the same objects for every seed, so that they are compiled once
     return list(jc.fit(model, tx, data, recipe, driver=driver, **more))
 
@@ -176,9 +177,11 @@ def test_streams_are_separate():
 
 def test_any_optax_optimiser_will_do(data, driver):
     model, recipe = jc.build("plain8", 10, width=4), replace(RECIPE, steps=10)
+    plain: Any
     ((_, plain),) = jc.fit(model, optax.adam(1e-3), data, recipe, driver=driver)
     assert plain["rate"] is None
     injected = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)
+    told: Any
     ((_, told),) = jc.fit(model, injected, data, recipe, driver=driver)
     assert told["rate"] == 0.001
     assert told["train_loss"] == plain["train_loss"]

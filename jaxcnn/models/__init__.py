@@ -15,7 +15,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
+from jaxcnn.models.layers import initializer
 from jaxcnn.models.lenet import LeNet5
 from jaxcnn.models.resnet import CifarNet, cifar_net
 from jaxcnn.models.vgg import LAYERS, VGG
@@ -56,14 +58,21 @@ def build(name: str, classes: int, **options: Any) -> nn.Module:
     """
     if type(classes) is not int or classes < 2:
         raise RecipeError(f"classes is {classes!r}; expected a whole number of at least 2")
-    make = _constructor(name)
+    make = _constructor(str(name))
     known = {f.name for f in fields(type(make(classes=classes)))} - _SET_BY_NAME
     for option, value in options.items():
         one_of(f"option of {name}", option, known)
+        if option == "kernel_init" and value is not None:
+            initializer(value)
+        if option == "shortcut":
+            one_of(option, str(value), "AB")
+        if option == "bn_momentum" and not (isinstance(value, (int, float)) and 0 <= value < 1):
+            raise RecipeError(f"bn_momentum is {value!r}; expected at least 0 and below 1: write 0.9")
         if option in ("width", "bn_group") and (type(value) is not int or value < (option == "width")):
             raise RecipeError(f"{option} is {value!r}; expected a whole number of at least {int(option == 'width')}")
     if "dtype" in options:
-        one_of("dtype", str(options["dtype"]), ("float32", "bfloat16"))
+        dtype = options["dtype"] if isinstance(options["dtype"], str) else np.dtype(options["dtype"]).name
+        options["dtype"] = one_of("dtype", dtype, ("float32", "bfloat16"))
     return make(classes=classes, **options)
 
 

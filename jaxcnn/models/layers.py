@@ -95,7 +95,7 @@ class BatchNorm(nn.Module):
         offset = bias[None] - mean * gain
         one_each = (len(mean), *(1,) * (x.ndim - 1), x.shape[-1])
         y = x.reshape(len(mean), -1, *x.shape[1:]) if len(mean) > 1 else x[None]
-        y = y * gain.reshape(one_each).astype(self.dtype) + offset.reshape(one_each).astype(self.dtype)
+        y = y.astype(jnp.float32) * gain.reshape(one_each) + offset.reshape(one_each)
         return y.reshape(x.shape).astype(self.dtype)
 
     def _moments(self, x):
