@@ -23,17 +23,11 @@ def test_a_folder_is_enough_to_have_the_recipe_back(tmp_path):
 def test_what_is_no_number_becomes_null(tmp_path):
     log = jc.RunLog(tmp_path, RECIPE)
     log.write(
-        step=np.int32(1), a=float("nan"), b=jnp.float32(jnp.inf), c=np.float32(0.5), d=None, e=[1.0, float("-inf")]
+        step=1, n=np.int32(3), a=float("nan"), b=jnp.float32(jnp.inf), c=np.float32(0.5), d=None, e=[1.0, float("-inf")]
     )
     text = log.path.read_text()
-    assert json.loads(text, parse_constant=pytest.fail) == {
-        "step": 1,
-        "a": None,
-        "b": None,
-        "c": 0.5,
-        "d": None,
-        "e": [1.0, None],
-    }
+    plain = {"step": 1, "n": 3, "a": None, "b": None, "c": 0.5, "d": None, "e": [1.0, None]}
+    assert json.loads(text, parse_constant=pytest.fail) == plain
 
 
 def test_another_recipes_folder_is_refused_and_the_fields_are_named(tmp_path):

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxcnn.models.layers import initializer
+from jaxcnn.models.layers import INITS
 from jaxcnn.models.lenet import LeNet5
 from jaxcnn.models.resnet import CifarNet, cifar_net
 from jaxcnn.models.vgg import LAYERS, VGG
@@ -35,9 +35,6 @@ for _depth in LAYERS:
 for _depth in (20, 32, 44, 56, 110, 1202):
     MODELS[f"plain{_depth}"] = partial(cifar_net, _depth, residual=False)
     MODELS[f"resnet{_depth}"] = partial(cifar_net, _depth, residual=True)
-
-
-_SET_BY_NAME = {"classes", "parent", "name", "axis", "blocks", "residual", "depth", "norm", "size", "modern"}
 
 
 def build(name: str, classes: int, **options: Any) -> nn.Module:
@@ -58,22 +55,44 @@ def build(name: str, classes: int, **options: Any) -> nn.Module:
     """
     if type(classes) is not int or classes < 2:
         raise RecipeError(f"classes is {classes!r}; expected a whole number of at least 2")
-    make = _constructor(str(name))
-    known = {f.name for f in fields(type(make(classes=classes)))} - _SET_BY_NAME
+    model = _constructor(str(name))(classes=classes)
+    known = {f.name for f in fields(type(model))} & set(_OPTIONS)
+    if not getattr(model, "residual", True):
+        known -= {"shortcut"}
     for option, value in options.items():
-        one_of(f"option of {name}", option, known)
-        if option == "kernel_init" and value is not None:
-            initializer(value)
-        if option == "shortcut":
-            one_of(option, str(value), "AB")
-        if option == "bn_momentum" and not (isinstance(value, (int, float)) and 0 <= value < 1):
-            raise RecipeError(f"bn_momentum is {value!r}; expected at least 0 and below 1: write 0.9")
-        if option in ("width", "bn_group") and (type(value) is not int or value < (option == "width")):
-            raise RecipeError(f"{option} is {value!r}; expected a whole number of at least {int(option == 'width')}")
-    if "dtype" in options:
-        dtype = options["dtype"] if isinstance(options["dtype"], str) else np.dtype(options["dtype"]).name
-        options["dtype"] = one_of("dtype", dtype, ("float32", "bfloat16"))
-    return make(classes=classes, **options)
+        options[option] = _OPTIONS[one_of(f"option of {name}", option, known)](option, value)
+    return model.clone(**options)
+
+
+def _whole(least: int) -> Callable[[str, Any], int]:
+    def check(option: str, value: Any) -> int:
+        if type(value) is not int or value < least:
+            raise RecipeError(f"{option} is {value!r}; expected a whole number of at least {least}")
+        return value
+
+    return check
+
+
+def _share(option: str, value: Any) -> float:
+    if not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise RecipeError(f"{option} is {value!r}; expected at least 0 and below 1: write 0.9")
+    return value
+
+
+def _dtype(option: str, value: Any) -> str:
+    name = value if isinstance(value, str) else np.dtype(value).name
+    return one_of(option, name, ("float32", "bfloat16"))
+
+
+_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "width": _whole(1),
+    "bn_group": _whole(0),
+    "bn_momentum": _share,
+    "shortcut": lambda option, value: one_of(option, str(value), "AB"),
+    "kernel_init": lambda option, value: one_of(option, str(value), INITS),
+    "dtype": _dtype,
+}
+"""What `build` takes beside the name, with the check of each; a network takes those that it has a field for."""
 
 
 def _constructor(name):
