@@ -54,7 +54,7 @@ def _line(box: str) -> str:
     """The words of tyro's framed error, on one line."""
     rows = [re.sub(r"[─-╿]", "", row).strip() for row in box.splitlines()[1:]]
     words = " ".join(row for row in rows if row)
-    return re.sub(r"\s*For full helptext.*", "; --help lists the options", words)
+    return re.sub(r"[.\s]*For full helptext.*", "; --help lists the options", words)
 
 
 @contextlib.contextmanager
