@@ -32,11 +32,11 @@ class Options:
     steps: int = 4_690
     """10 epochs of MNIST at batch 128."""
     batch: int = 128
-    lr: float = 0.05
+    lr: float = 0.1
     drops: tuple[int, ...] = (2_800, 3_800)
     """Steps at which the rate falls tenfold."""
     decay: float = 1e-4
-    pad: int = 2
+    pad: int = 1
     """Pixels of padding before the random crop; 0 is no crop."""
     every: int | None = None
     """Steps between rows, tests and checkpoints; None is an epoch."""

@@ -1,6 +1,8 @@
 """The import direction: a room imports only rooms of smaller numbers, and each outside library has its one room."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,11 @@ def test_the_top_level_is_fixed():
     made = {"build", "dist", "runs", "jaxcnn.egg-info", "__pycache__"}
     fixed = {"jaxcnn", "experiments", "tests", "pyproject.toml", "README.md", "LICENSE", "CONTRIBUTING.md"}
     assert top - made <= fixed
+
+
+def test_importing_the_library_is_light():
+    """What one task needs is imported when it is asked for: a machine without it can do the others."""
+    heavy = ["matplotlib", "orbax", "tensorflow_datasets", "array_record", "sklearn", "scipy.stats", "tyro", "tqdm"]
+    code = f"import jaxcnn, sys; print([name for name in {heavy} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
