@@ -42,7 +42,7 @@ class Options:
     families: tuple[Literal["plain", "residual"], ...] = ("plain", "residual")
     seeds: int = 2
     """Runs of every network, from seeds 0, 1, ..."""
-    steps: int = 250
+    steps: int = 300
     batch: int = 128
     width: int = 8
     """Filters of the first stage."""
@@ -51,7 +51,7 @@ class Options:
     """Examples that BN averages over; 0 is the batch, 64 the paper's two GPUs."""
     kernel_init: str = "he"
     lr: float = 0.1
-    drops: tuple[int, ...] = (125, 190)
+    drops: tuple[int, ...] = (150, 225)
     """Steps at which the rate falls tenfold."""
     warmup_depth: int = 110
     """From this depth on residual networks start at --warmup-lr; 0 is never."""

@@ -18,6 +18,8 @@ from pathlib import Path
 import jax
 import pytest
 
+jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAXCNN_CACHE"], "programs"))
+
 
 def pytest_collection_modifyitems(items):
     """Skip the tests of data or hardware that this machine lacks, each saying what it lacks."""

@@ -1,5 +1,8 @@
 """One step, any layout: one device, pmap and sharding must move the parameters alike."""
 
+from dataclasses import replace
+from functools import cache
+
 import jax
 import numpy as np
 import pytest
@@ -11,10 +14,12 @@ from jaxcnn.train import make_step, order
 RECIPE = jc.Recipe(dataset="digits", model="resnet8", options={"width": 4}, batch=32, pad=1, steps=5)
 
 
-def trained(driver, recipe=RECIPE, model=None, steps=5):
+@cache
+def trained(driver, group=0, steps=5):
     """The state after `steps` steps, and the gradient's norm at the first."""
+    recipe = replace(RECIPE, options={"width": 4, "bn_group": group})
     data = jc.load("digits")
-    model = model or jc.build(recipe.model, 10, **recipe.options)
+    model = jc.build(recipe.model, 10, **recipe.options)
     tx = jc.optimizer(recipe)
     state = start(model, tx, recipe, data)
     run = driver.fold(make_step(model, tx, pad=recipe.pad, axis=driver.axis))
@@ -44,3 +49,15 @@ def test_layouts_agree(alone, kind, devices):
     assert norm / alone[1] == pytest.approx(1, abs=1e-5)
     assert state.sums.n == 5 * RECIPE.batch
     assert state.sums.wrong == alone[0].sums.wrong
+
+
+@pytest.mark.parametrize("kind", ["jit", "pmap"])
+@pytest.mark.parametrize("group", [2, 16])
+def test_groups_of_bn_are_the_same_examples_on_eight_devices(kind, group):
+    """A device holds 4 of the 32 examples: two groups of 2, or a quarter of a group of 16."""
+    alone, _ = trained(jc.driver("jit", devices=1), group)
+    state, _ = trained(jc.driver(kind, 8), group)
+    assert largest_difference(state.params, alone.params) < 1e-6
+    assert largest_difference(state.stats, alone.stats) < 1e-6
+    whole, _ = trained(jc.driver("jit", devices=1))
+    assert largest_difference(state.params, whole.params) > 1e-4  # another algorithm than BN over the batch
