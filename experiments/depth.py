@@ -50,7 +50,7 @@ class Options:
     bn_group: int = 0
     """Examples that BN averages over; 0 is the batch, 64 the paper's two GPUs."""
     kernel_init: str = "he"
-    lr: float = 0.1
+    lr: float = 0.05
     drops: tuple[int, ...] = (150, 225)
     """Steps at which the rate falls tenfold."""
     warmup_depth: int = 110
@@ -94,6 +94,7 @@ PRESETS = {
         seeds=5,
         steps=64_000,
         width=16,
+        lr=0.1,
         drops=(32_000, 48_000),
         pad=4,
         flip=True,
