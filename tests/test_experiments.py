@@ -108,10 +108,10 @@ def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, m
 
 def test_a_folder_of_another_recipe_is_refused(study, capsys):
     with pytest.raises(SystemExit) as exit:
-        depth.main([*TINY, "--lr", "0.05", "--out", str(study)])
+        depth.main([*TINY, "--lr", "0.2", "--out", str(study)])
     assert exit.value.code == 2
     error = capsys.readouterr().err
-    assert "holds a run of another recipe: lr (0.1 there, 0.05 asked)" in error
+    assert "holds a run of another recipe: lr (0.05 there, 0.2 asked)" in error
     assert error.count("\n") == 1
 
 
