@@ -33,7 +33,7 @@ class Progress:
         self.every, self.began, self.spoke = every, time.monotonic(), time.monotonic()
         self.bar = None
         if self.file.isatty():
-            shape = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left  {postfix}"
+            shape = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
             self.bar = tqdm(total=total, file=self.file, bar_format=shape, dynamic_ncols=True, smoothing=0, miniters=0)
 
     def advance(self, units: float, what: str) -> None:
