@@ -2,7 +2,8 @@
 
     python -m experiments.lenet
 
-Expected, 10 epochs: about 0.9% (1998) and 0.7% (ReLU and max pooling) of the test images wrong. It writes OUT/table.md,
+Expected, 20 epochs: 0.87 +- 0.20% (1998) and 0.56 +- 0.20% (ReLU, max pooling) of the test images wrong, mean of 3 seeds
+and its 95% interval; 4 minutes a run on one CPU core. It writes OUT/table.md,
 OUT/table.csv, OUT/curves.png and a folder for every run, and goes on where it was stopped.
 """
 
