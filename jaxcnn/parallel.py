@@ -82,11 +82,18 @@ class Driver:
 
         if self.kind == "pmap":
             mapped = jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0)
-            return lambda carry, fixed, order: mapped(carry, fixed, self._share(order))
+            return lambda carry, fixed, order: self._settled(mapped(carry, fixed, self._share(order)))
         whole = NamedSharding(self.mesh, PartitionSpec())
         options = cpu_options() if self.devices[0].platform == "cpu" else None
         jitted = jax.jit(run, donate_argnums=0, out_shardings=whole, compiler_options=options)
-        return lambda carry, fixed, order: jitted(carry, fixed, self._place(order, PartitionSpec(None, AXIS)))
+        split = PartitionSpec(None, AXIS)
+        return lambda carry, fixed, order: self._settled(jitted(carry, fixed, self._place(order, split)))
+
+    def _settled(self, carry: Any) -> Any:
+        """`carry`, waited for where several devices share one CPU: steps in flight there take each other's threads
+        until a collective finds no thread for some device, and XLA aborts the process."""
+        crowded = self.devices[0].platform == "cpu" and len(self.devices) > 1
+        return jax.block_until_ready(carry) if crowded else carry
 
     def _place(self, x: np.ndarray, spec: PartitionSpec) -> jax.Array:
         # A callback, so that a host provides only what its own devices hold.
