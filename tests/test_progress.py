@@ -78,7 +78,7 @@ def test_a_bar_says_the_same_time_left_as_lines_do(clock, skipped_after):
         progress.advance(10, "epoch 3")
         last = out.getvalue().split("\r")[-1]
         assert last.startswith(" 60% |")
-        assert last.endswith(f"00:20 elapsed, {progress.left()} left  , epoch 3")
+        assert last.endswith(f"00:20 elapsed, {progress.left()} left, epoch 3")
 
 
 def test_a_bar_keeps_lines_above_itself(clock):

@@ -68,4 +68,5 @@ def hush() -> None:
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname and "tensorstore" not in record.getMessage()
+    message = record.getMessage()
+    return "orbax" not in record.pathname and not any(word in message for word in ("tensorstore", "OCDBT", "orbax"))
