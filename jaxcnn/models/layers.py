@@ -92,10 +92,11 @@ class BatchNorm(nn.Module):
         else:
             mean, var = moving_mean.value[None], moving_var.value[None]
         gain = jax.lax.rsqrt(var + self.epsilon) * scale[None]
-        offset = bias[None] - mean * gain
         one_each = (len(mean), *(1,) * (x.ndim - 1), x.shape[-1])
         y = x.reshape(len(mean), -1, *x.shape[1:]) if len(mean) > 1 else x[None]
-        y = y.astype(jnp.float32) * gain.reshape(one_each) + offset.reshape(one_each)
+        # Not x * gain + (bias - mean * gain): where a small group's variance is near 0 that cancels two large numbers.
+        y = (y.astype(jnp.float32) - mean.reshape(one_each)) * gain.reshape(one_each)
+        y = y + bias.reshape((1,) * x.ndim + shape)
         return y.reshape(x.shape).astype(self.dtype)
 
     def _moments(self, x):
