@@ -8,6 +8,7 @@ from jaxcnn.data import Dataset as Dataset
 from jaxcnn.data import Split as Split
 from jaxcnn.data import hold_out as hold_out
 from jaxcnn.data import load as load
+from jaxcnn.data import subset as subset
 from jaxcnn.evaluate import evaluate as evaluate
 from jaxcnn.evaluate import precise as precise
 from jaxcnn.evaluate import predict as predict
@@ -18,8 +19,10 @@ from jaxcnn.models import MODELS as MODELS
 from jaxcnn.models import build as build
 from jaxcnn.models import parameters as parameters
 from jaxcnn.optim import OPTIMIZERS as OPTIMIZERS
+from jaxcnn.optim import SCHEDULES as SCHEDULES
 from jaxcnn.optim import optimizer as optimizer
 from jaxcnn.parallel import driver as driver
+from jaxcnn.range_test import lr_range_test as lr_range_test
 from jaxcnn.recipe import Recipe as Recipe
 from jaxcnn.recipe import RecipeError as RecipeError
 from jaxcnn.state import State as State

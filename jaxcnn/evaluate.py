@@ -15,7 +15,7 @@ from jaxcnn import metrics, parallel
 from jaxcnn.augment import normalise
 from jaxcnn.data import Split
 from jaxcnn.recipe import RecipeError
-from jaxcnn.state import State
+from jaxcnn.state import State, at_test
 
 
 def _logits(model, state, images) -> Any:
@@ -69,7 +69,7 @@ def evaluate(
     driver = driver or parallel.driver()
     if not len(split.labels):
         raise RecipeError("the split to evaluate is empty; expected at least one image")
-    return counter(model, driver)(driver.replicate(state), driver.replicate(split), batch)
+    return counter(model, driver)(driver.replicate(at_test(state)), driver.replicate(split), batch)
 
 
 @lru_cache(maxsize=32)
@@ -81,7 +81,7 @@ def predict(model: nn.Module, state: State, images: np.ndarray, *, batch: int = 
     """Logits, float32 [n, classes], of uint8 images [n, h, w, c], in test mode."""
     if images.dtype != np.uint8 or images.ndim != 4:
         raise RecipeError(f"images are {images.dtype} {images.shape}; expected uint8 [n, h, w, c] in 0..255")
-    slim = state._replace(opt=(), sums=())
+    slim = at_test(state)._replace(opt=(), sums=())
     rows = parallel.filled(len(images), batch, 1)
     logits = [np.asarray(_predictor(model)(slim, images[index])) for index in rows]
     return np.concatenate(logits)[: len(images)]
@@ -130,6 +130,7 @@ def precise(
         raise RecipeError(f"precise_bn is set, but {type(model).__name__} has no BN to average; write precise_bn=0")
     if not batch <= n <= len(split.labels):
         raise RecipeError(f"precise_bn is {n}; expected {batch} (one batch) to {len(split.labels)} images, or 0")
+    state = at_test(state)
     slim = driver.replicate(state._replace(opt=(), sums=()))
     total = driver.replicate((jax.tree.map(np.zeros_like, state.stats), np.int32(0)))
     fold, order = _moments(model, driver), np.arange(n // batch * batch, dtype=np.int32).reshape(-1, batch)

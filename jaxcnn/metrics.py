@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,8 @@ class Sums(NamedTuple):
     """int32 []: how many were classified wrongly; logits that are not numbers are wrong."""
     norm: jax.Array
     """float32 []: in training, the gradient's Euclidean norm at each example's step; else 0."""
+    square: jax.Array
+    """float32 []: in training, the square of the batch's mean loss at each example's step; else 0."""
 
     @property
     def mean_loss(self) -> float:
@@ -36,10 +39,16 @@ class Sums(NamedTuple):
         """The gradient's norm, averaged over the steps."""
         return float(self.norm) / int(self.n)
 
+    @property
+    def loss_std(self) -> float:
+        """The standard deviation over the steps of the batch's mean loss, in nats: how much training jumps about."""
+        variance = float(self.square) / int(self.n) - self.mean_loss**2
+        return math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan
+
 
 def zeros() -> Sums:
     """Sums of nothing."""
-    return Sums(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0))
+    return Sums(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0))
 
 
 def count(logits: jax.Array, labels: jax.Array, real: jax.Array) -> Sums:
@@ -62,6 +71,7 @@ def count(logits: jax.Array, labels: jax.Array, real: jax.Array) -> Sums:
         real.sum(dtype=jnp.int32),
         jnp.where(real, loss, 0).sum(),
         (real & ~right).sum(dtype=jnp.int32),
+        jnp.float32(0),
         jnp.float32(0),
     )
 

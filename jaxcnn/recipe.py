@@ -38,17 +38,25 @@ class Recipe:
     """Constructor options of the model, such as `{"width": 8, "shortcut": "B", "dtype": "bfloat16"}`."""
     validation: int = 0
     """Training images held out. The paper chose its schedule on a 45k/5k split: 5000."""
+    examples: int | None = None
+    """Training images kept by `jaxcnn.subset`; None is all that are not held out."""
     report: str = "test"
     """The split measured in every row: "test", or "validation" while choosing a recipe."""
 
     steps: int = 64_000
     batch: int = 128
     """Images a step, over all devices."""
+    order: str = "shuffled"
+    """Of the examples: "shuffled" anew every epoch, or "sorted" by label, which shows why one shuffles."""
     optimizer: str = "momentum"
-    """A name in `jaxcnn.optim.OPTIMIZERS`."""
+    """A name in `jaxcnn.OPTIMIZERS`."""
+    method: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers of the optimiser beside rate and momentum, such as `{"b2": 0.99}` for Adam."""
     lr: float = 0.1
+    schedule: str = "step"
+    """What becomes of the rate: a name in `jaxcnn.SCHEDULES`."""
     drops: tuple[int, ...] = (32_000, 48_000)
-    """Steps at which the rate is multiplied by `factor`: iterations, never epochs."""
+    """Steps at which the "step" schedule multiplies the rate by `factor`: iterations, never epochs."""
     factor: float = 0.1
     warmup_lr: float | None = None
     """Rate until the training error first falls below `warmup_error`; the paper uses 0.01 at depth 110 only."""
@@ -81,6 +89,7 @@ class Recipe:
         self._types()
         object.__setattr__(self, "drops", tuple(self.drops))
         object.__setattr__(self, "options", dict(self.options))
+        object.__setattr__(self, "method", dict(self.method))
         for name, low in _INTEGERS.items():
             _integer(name, getattr(self, name), low)
         for name, (low, high) in _NUMBERS.items():
@@ -95,7 +104,7 @@ class Recipe:
             raise RecipeError("report is 'validation' but none is held out: write validation=5000 as well")
 
     def _types(self):
-        for name in ("dataset", "model", "optimizer"):
+        for name in ("dataset", "model", "optimizer", "schedule"):
             if not isinstance(getattr(self, name), str):
                 raise RecipeError(f"{name} is {getattr(self, name)!r}; expected a name in quotes")
         for name in ("std", "flip"):
@@ -103,12 +112,12 @@ class Recipe:
                 raise RecipeError(f"{name} is {getattr(self, name)!r}; expected True or False")
         if not isinstance(self.drops, (tuple, list)):
             raise RecipeError(f"drops is {self.drops!r}; expected steps in a tuple: write drops=(32000, 48000)")
-        try:
-            json.dumps(dict(self.options), allow_nan=False)
-        except (TypeError, ValueError):
-            raise RecipeError(
-                f'options is {self.options!r}; expected plain values by name: write {{"width": 8}}'
-            ) from None
+        for name, like in (("options", '{"width": 8}'), ("method", '{"b2": 0.99}')):
+            try:
+                json.dumps(dict(getattr(self, name)), allow_nan=False)
+            except (TypeError, ValueError):
+                there = getattr(self, name)
+                raise RecipeError(f"{name} is {there!r}; expected plain values by name: write {like}") from None
 
     def to_json(self) -> str:
         """The recipe as indented JSON; `from_json` gives it back."""
@@ -135,13 +144,14 @@ class Recipe:
 
 
 _INTEGERS: dict[str, int | None] = {"validation": 0, "steps": 1, "batch": 1, "pad": 0, "precise_bn": 0, "seed": 0}
-_INTEGERS["every"] = None
+_INTEGERS |= {"every": None, "examples": None}
 _TINY, _HUGE = math.ulp(0.0), 3e38  # the least step below 0, and what float32 can hold
 _NUMBERS = {"lr": (0, _HUGE), "factor": (0, 1), "momentum": (-_TINY, 0.9999), "decay": (-_TINY, _HUGE)}
 _NUMBERS["warmup_error"] = (0, 1)
 _CHOICES = {
     "report": ("test", "validation"),
     "decay_on": ("convs", "kernels", "all"),
+    "order": ("shuffled", "sorted"),
     "mean": ("pixel", "channel", "none"),
     "fill": ("mean", "black", "reflect"),
     "train_error": ("running", "clean"),

@@ -12,6 +12,7 @@ import optax
 
 from jaxcnn import augment, metrics
 from jaxcnn.data import Dataset
+from jaxcnn.optim import test_params
 from jaxcnn.recipe import Recipe
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
@@ -42,6 +43,16 @@ def stream(key: jax.Array, *path: Any) -> jax.Array:
     for part in path:
         key = jax.random.fold_in(key, part)
     return key
+
+
+def at_test(state: State) -> State:
+    """The state as it is judged: with the parameters that its optimiser means for use, where they are not those it moves.
+
+    Lookahead and schedule-free train at one point and return another (`jaxcnn.optim.test_params`); for every other optimiser
+    this is `state` itself. The result is for measuring and predicting: it holds no optimiser's state to train on with.
+    """
+    params = test_params(state.opt, state.params)
+    return state if params is state.params else state._replace(params=params, opt=())
 
 
 def start(model: nn.Module, tx: optax.GradientTransformation, recipe: Recipe, data: Dataset) -> State:

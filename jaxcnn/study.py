@@ -5,36 +5,57 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn import parallel, report
 from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.data import Dataset
+from jaxcnn.data import Dataset, subset
 from jaxcnn.log import RunLog, read_rows
 from jaxcnn.models import build, parameters
 from jaxcnn.optim import optimizer
 from jaxcnn.progress import Progress
 from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.state import State
 from jaxcnn.train import check, fit
 
 DIVERGED = 10.0
 """A mean training loss this many times that of guessing, log(classes), is divergence, finite or not."""
 Result = dict[str, Any]
-
-
-@lru_cache(maxsize=8)
-def _prepared(text: str, classes: int):
-    # Seeds of one recipe share these very objects, and so what is compiled for them.
-    recipe = Recipe.from_json(text)
-    return build(recipe.model, classes, **recipe.options), optimizer(recipe)
+Measure = Callable[[Any, State, Dataset], Mapping[str, Any]]
+"""More columns for a row: a function of (model, state, data) giving plain numbers by name."""
 
 
 def prepare(recipe: Recipe, classes: int) -> tuple[Any, Any]:
-    """The recipe's model and optimiser; recipes that differ only in seed and length get the same two objects."""
-    return _prepared(replace(recipe, seed=0, steps=1, every=None).to_json(), classes)
+    """The recipe's model and optimiser. What is compiled for them serves every seed and rate."""
+    return build(recipe.model, classes, **recipe.options), optimizer(recipe)
+
+
+@lru_cache(maxsize=8)
+def _few(images, examples):
+    return subset(images.data, examples, seed=0)
+
+
+class _Same:
+    """A data set as a key of a cache: the same object, whatever its arrays hold."""
+
+    def __init__(self, data: Dataset):
+        self.data = data
+
+    def __hash__(self) -> int:
+        return id(self.data.train.images)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.data.train.images is other.data.train.images
+
+
+def cut(recipe: Recipe, data: Dataset) -> Dataset:
+    """`data` with as many training images as the recipe says; every run of a study gets the same ones."""
+    there = len(data.train.labels)
+    if recipe.examples is None or recipe.examples == there:
+        return data
+    return _few(_Same(data), recipe.examples)
 
 
 def diverged(row: Mapping[str, Any], classes: int) -> str | None:
@@ -54,23 +75,26 @@ def run(
     driver: parallel.Driver | None = None,
     stop: Callable[[], Any] = lambda: False,
     watch: Callable[[int, Mapping[str, Any] | None], None] = lambda step, row: None,
+    measure: Measure = lambda model, state, data: {},
 ) -> Result | None:
     """Train one recipe in `folder`, from its last checkpoint if it has one; a run that is over is not run again.
 
     Args:
       recipe: the numbers; a folder that holds another recipe's run is refused.
-      data: what `load(recipe.dataset, validation=recipe.validation)` gives.
+      data: what `load(recipe.dataset, validation=recipe.validation)` gives; `recipe.examples` of its training images
+        are used.
       folder: `config.json`, `env.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` when the run is over.
       driver: where to run.
       stop: asked after every step; when it answers true the state is saved and None is returned.
       watch: called with the step, after every step, and with the row as well where there is one.
+      measure: gives more columns of each row.
 
     Returns:
       The contents of `result.json`: `status` ("finished" or "diverged", then with `why`), `params`, the last row's
       figures and the run's `seconds`; or None when it was stopped.
     """
     driver = driver or parallel.driver()
-    classes = len(data.classes)
+    data, classes = cut(recipe, data), len(data.classes)
     model, tx = prepare(recipe, classes)
     log = claim(recipe, folder, driver)
     if (over := log.result()) is not None:
@@ -93,9 +117,12 @@ def run(
                 if state.step < recipe.steps:
                     return None
                 break
+            why = diverged(row, classes)
+            if why is None:
+                row |= measure(model, state, data)
             log.write(**row)
             watch(int(state.step), row)
-            if why := diverged(row, classes):
+            if why:
                 break
             saved.save(state, row["test_error"])
             if stop() and state.step < recipe.steps:
@@ -147,15 +174,15 @@ def finished(out: str | Path) -> list[Run]:
     return [Run(Recipe.load(f), json.loads((f / "result.json").read_text()), read_rows(f)) for f in folders]
 
 
-def over_seeds(runs: Sequence[Run]) -> dict[str, Any]:
-    """Columns of a table: the errors of the last row, in percent, over the seeds that did not diverge.
+def over_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "test_error")) -> dict[str, Any]:
+    """Columns of a table: figures of the last row (errors in percent), over the seeds that did not diverge.
 
-    `seeds`, then for the training and the test error the mean, its `_std` and its `_ci95` (half width of the mean's 95%
-    interval), then the mean `seconds` of a run.
+    `seeds`, then for each of `keys` the mean, its `_std` and its `_ci95` (half width of the mean's 95% interval), then the mean
+    `seconds` of a run.
     """
     good = [run.result for run in runs if run.divergence is None]
     line: dict[str, Any] = {"seeds": len(good)}
-    for key in ("train_error", "test_error"):
+    for key in keys:
         mean, std, ci95 = report.summarise([result[key] for result in good])
         line |= {key: mean, f"{key}_std": std, f"{key}_ci95": ci95}
     return line | {"seconds": report.summarise([result["seconds"] for result in good]).mean}
@@ -164,8 +191,8 @@ def over_seeds(runs: Sequence[Run]) -> dict[str, Any]:
 class _Watch:
     """Turns the steps of one run into progress of the whole; the first step told is where the run starts from."""
 
-    def __init__(self, progress: Progress, name: str, recipe: Recipe, weight: float):
-        self.progress, self.name, self.recipe, self.weight = progress, name, recipe, weight
+    def __init__(self, progress: Progress, name: str, recipe: Recipe, weight: float, brief: bool):
+        self.progress, self.name, self.recipe, self.weight, self.brief = progress, name, recipe, weight, brief
         self.step: int | None = None
 
     def __call__(self, step: int, row: Mapping[str, Any] | None) -> None:
@@ -175,7 +202,7 @@ class _Watch:
         else:
             self.progress.advance(self.weight * (step - self.step), where)
         self.step = step
-        if row is not None:
+        if row is not None and not self.brief:
             errors = "  ".join(f"{part} error {row[f'{part}_error']:5.2f}%" for part in ("train", "test"))
             self.progress.say(f"{where}  {errors}  {row['images_per_second']:,.0f} images/s")
 
@@ -191,23 +218,26 @@ def sweep(
     *,
     driver: parallel.Driver | None = None,
     stop: Callable[[], Any] = lambda: False,
+    measure: Measure = lambda model, state, data: {},
+    brief: bool = False,
 ) -> dict[str, Result] | None:
     """Run every recipe in the folder of its name under `out`, showing progress; None when stopped on the way.
 
-    Every recipe is checked and every folder claimed before the first step: a mistake costs no training.
+    Every recipe is checked and every folder claimed before the first step: a mistake costs no training. With `brief` the
+    progress of many short runs is not interrupted by a line for each of their rows.
     """
     driver = driver or parallel.driver()
     shape = data.train.images.shape[1:]
     weights = {name: parameters(prepare(recipe, len(data.classes))[0], shape) for name, recipe in runs.items()}
     for recipe in runs.values():
-        check(recipe, data, driver)
+        check(recipe, cut(recipe, data), driver)
     for name, recipe in runs.items():
         claim(recipe, Path(out, name), driver)
     results = {}
     with Progress(sum(weights[name] * recipe.steps for name, recipe in runs.items())) as progress:
         for name, recipe in runs.items():
-            watch = _Watch(progress, name, recipe, weights[name])
-            result = run(recipe, data, Path(out, name), driver=driver, stop=stop, watch=watch)
+            watch = _Watch(progress, name, recipe, weights[name], brief)
+            result = run(recipe, data, Path(out, name), driver=driver, stop=stop, watch=watch, measure=measure)
             if result is None:
                 return None
             watch.close()

@@ -20,7 +20,7 @@ from jaxcnn.data import Dataset, Split
 from jaxcnn.evaluate import counter, precise
 from jaxcnn.optim import rate_of
 from jaxcnn.recipe import Recipe, RecipeError
-from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, start, stream
+from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, at_test, start, stream
 
 Row = dict[str, Any]
 
@@ -38,7 +38,8 @@ def make_step(
 
     Args:
       model: the network; under an `axis` it needs a field `axis` if it has state such as BN's.
-      tx: the optimiser; extra arguments `value` (the loss) and `error` (0..1) are passed to those that take them.
+      tx: the optimiser; extra arguments `value` (the loss), `error` (0..1) and `grad_fn` (params, any -> the gradient on the
+        same batch) are passed to those that take them.
       pad, fill, flip: the augmentation, as in `Recipe`.
       axis: the mapped axis that splits the batch (`jax.pmap`); None on one device or under sharding. It adds the
         averages over devices and nothing else.
@@ -77,19 +78,22 @@ def make_step(
             logits, stats = model.apply(variables, images, train=True, mutable=kept, rngs=rngs)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), (logits, dict(stats))
 
+        def again(params, _):  # for methods that look at a second point
+            return averaged(jax.grad(loss, has_aux=True)(params)[0])
+
         (value, (logits, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         value, grads = averaged((value, grads))
         new = summed(metrics.count(logits, labels, jnp.ones_like(labels, bool)))
         size = new.n.astype(jnp.float32)
         error = new.wrong.astype(jnp.float32) / size
         with jax.numpy_dtype_promotion("standard"):  # optax's arithmetic mixes counts with rates
-            updates, opt = tx.update(grads, state.opt, state.params, value=value, error=error)
+            updates, opt = tx.update(grads, state.opt, state.params, value=value, error=error, grad_fn=again)
         return state._replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             stats=stats,
             opt=opt,
-            sums=metrics.add(state.sums, new._replace(norm=size * optax.tree.norm(grads))),
+            sums=metrics.add(state.sums, new._replace(norm=size * optax.tree.norm(grads), square=size * value**2)),
         )
 
     return step
@@ -106,22 +110,35 @@ def _mapped(model, axis):
     )
 
 
-def order(key: jax.Array, first: int, last: int, batch: int, n: int) -> np.ndarray:
+def order(key: jax.Array, first: int, last: int, batch: int, n: int, shuffle: bool = True) -> np.ndarray:
     """The examples of steps `first` to `last`, int32 [last - first, batch].
 
     Examples come as one endless stream of seeded permutations of all n, cut into batches: each is seen once an epoch, no
-    remainder is dropped, and a step's batch depends on the seed and the step alone.
+    remainder is dropped, and a step's batch depends on the seed and the step alone. Without `shuffle` they count up.
     """
+
+    def one_pass(epoch):
+        return np.asarray(jax.random.permutation(stream(key, ORDER, epoch), n) if shuffle else np.arange(n), np.int32)
+
     begin, end = first * batch, last * batch
     epochs = range(begin // n, math.ceil(end / n))
-    passes = [np.asarray(jax.random.permutation(stream(key, ORDER, epoch), n), np.int32) for epoch in epochs]
+    passes = [one_pass(epoch) for epoch in epochs]
     flat = np.concatenate(passes)[begin - epochs[0] * n :][: end - begin]
     return flat.reshape(last - first, batch)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def _trainer(model, tx, pad, fill, flip, driver):
     return driver.fold(make_step(model, tx, pad=pad, fill=fill, flip=flip, axis=driver.axis))
+
+
+def _examples(recipe, data) -> Callable[[Any, int, int], np.ndarray]:
+    """`order` for this recipe's order and data: (key, first, last) -> the examples of those steps."""
+    labels, n = data.train.labels, len(data.train.labels)
+    if recipe.order == "shuffled":
+        return lambda key, first, last: order(key, first, last, recipe.batch, n)
+    by_label = np.argsort(labels, kind="stable").astype(np.int32)
+    return lambda key, first, last: by_label[order(key, first, last, recipe.batch, n, shuffle=False)]
 
 
 def fit(
@@ -149,9 +166,9 @@ def fit(
 
     Yields:
       The state as numpy arrays on the host, and its row: `step, rate, train_loss, train_error, test_loss, test_error,
-      grad_norm, seconds, images_per_second` (losses in nats, errors in percent; the training figures are running means
-      over the row's augmented batches, unless `recipe.train_error` is "clean"). With `recipe.precise_bn` also
-      `precise_test_loss, precise_test_error`.
+      grad_norm, loss_std, seconds, images_per_second` (losses in nats, errors in percent; the training figures are running
+      means over the row's augmented batches, unless `recipe.train_error` is "clean"; `loss_std` is over the row's batches).
+      With `recipe.precise_bn` also `precise_test_loss, precise_test_error`.
 
     Raises:
       RecipeError: before anything is compiled, for a batch that does not divide by the devices or exceeds the data.
@@ -160,17 +177,18 @@ def fit(
     check(recipe, data, driver)
     state = start(model, tx, recipe, data)
     state = (resume(state) if resume else None) or state
-    run = _trainer(model, tx, recipe.pad, recipe.fill, recipe.flip, driver)
+    # What is compiled depends on the update alone: optimisers that only start in another state share it.
+    run = _trainer(model, tx._replace(init=start), recipe.pad, recipe.fill, recipe.flip, driver)
     placed, train = driver.replicate(state), driver.replicate(data.train)
     held = driver.replicate(getattr(data, recipe.report))
-    step, n = int(state.step), len(data.train.labels)
-    every = recipe.every or math.ceil(n / recipe.batch)
+    step, examples = int(state.step), _examples(recipe, data)
+    every = recipe.every or math.ceil(len(data.train.labels) / recipe.batch)
     if step >= recipe.steps:
         yield state, None
     while step < recipe.steps:
         began, first = time.perf_counter(), step
         due = min(recipe.steps, (step // every + 1) * every)
-        for piece in driver.pieces(order(state.key, step, due, recipe.batch, n)):
+        for piece in driver.pieces(examples(state.key, step, due)):
             placed, step = run(placed, train, piece), step + len(piece)
             if pause is not None and pause(step) and step < due:
                 yield driver.fetch(placed), None
@@ -194,6 +212,10 @@ def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
         raise RecipeError(
             f"validation is {recipe.validation}, but the data holds out {held}; write load(..., validation={recipe.validation})"
         )
+    if recipe.examples not in (None, n):
+        raise RecipeError(
+            f"examples is {recipe.examples}, but the data has {n} training images; write subset(data, {recipe.examples})"
+        )
     if recipe.dataset != data.name:
         raise RecipeError(f"dataset is {recipe.dataset!r}, but the data is {data.name!r}; write dataset={data.name!r}")
     if not len(getattr(data, recipe.report).labels):
@@ -202,6 +224,9 @@ def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
 
 def _row(model, placed, state, train, held, data, recipe, driver) -> Row:
     measure = counter(model, driver)
+    judged = at_test(state)
+    if judged is not state:
+        placed = driver.replicate(judged)
     sums = measure(placed, train, 500) if recipe.train_error == "clean" else state.sums
     test = measure(placed, held, 500)
     row = {
@@ -212,6 +237,7 @@ def _row(model, placed, state, train, held, data, recipe, driver) -> Row:
         "test_loss": test.mean_loss,
         "test_error": test.error,
         "grad_norm": state.sums.mean_norm,
+        "loss_std": state.sums.loss_std,
     }
     if recipe.precise_bn:
         exact = precise(model, state, data.train, recipe.precise_bn, batch=recipe.batch, driver=driver)

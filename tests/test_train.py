@@ -26,6 +26,7 @@ KEYS = [
     "test_loss",
     "test_error",
     "grad_norm",
+    "loss_std",
     "seconds",
     "images_per_second",
 ]

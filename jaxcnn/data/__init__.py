@@ -6,3 +6,4 @@ from jaxcnn.data.types import DataError as DataError
 from jaxcnn.data.types import Dataset as Dataset
 from jaxcnn.data.types import Split as Split
 from jaxcnn.data.types import hold_out as hold_out
+from jaxcnn.data.types import subset as subset

@@ -122,3 +122,41 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
     validation, train = (Split(data.train.images[mask], data.train.labels[mask]) for mask in (held_out, ~held_out))
     mean, std = statistics(train.images)
     return data._replace(train=train, validation=validation, mean=mean, std=std)
+
+
+def subset(data: Dataset, n: int, seed: int) -> Dataset:
+    """Keep `n` random training images, as many of each class as of any other (give or take one); for learning from few.
+
+    Mean and std are those of the images kept; their order stays, and so do the other splits.
+
+    Args:
+        data: a data set.
+        n: how many training images to keep.
+        seed: of the choice; the same seed chooses the same images, and fewer are a part of more.
+
+    Raises:
+        DataError: n is not an integer in 1 .. len(train), or a class has too few images for its share.
+
+    Example:
+        >>> from jaxcnn.data import load
+        >>> few = subset(load("digits"), 30, seed=0)
+        >>> np.bincount(few.train.labels).tolist()
+        [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
+    """
+    labels, total = data.train.labels, len(data.train.labels)
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= total:
+        raise DataError(f"cannot keep {n!r} training images; expected an integer in 1..{total}, the images there are")
+    order = np.random.default_rng(seed).permutation(total)
+    # The k-th image of each class comes before the k+1st of any: the first n are as even as can be.
+    rank = np.empty(total, np.int64)
+    for label in range(len(data.classes)):
+        mine = order[labels[order] == label]
+        rank[mine] = np.arange(len(mine))
+    keep = np.sort(order[np.argsort(rank[order], kind="stable")][:n])
+    if n < total and (short := np.bincount(labels[keep], minlength=len(data.classes)).min()) < n // len(data.classes):
+        raise DataError(
+            f"a class has only {short} images, fewer than its share of {n}; keep {short * len(data.classes)}"
+        )
+    train = Split(data.train.images[keep], labels[keep])
+    mean, std = statistics(train.images)
+    return data._replace(train=train, mean=mean, std=std)

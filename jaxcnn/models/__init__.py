@@ -17,15 +17,22 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxcnn.models.convnet import POOLS, ConvNet
 from jaxcnn.models.layers import INITS
 from jaxcnn.models.lenet import LeNet5
+from jaxcnn.models.mlp import ACTIVATIONS, MLP
 from jaxcnn.models.resnet import CifarNet, cifar_net
 from jaxcnn.models.vgg import LAYERS, VGG
 from jaxcnn.recipe import RecipeError, one_of
 
-__all__ = ["MODELS", "VGG", "CifarNet", "LeNet5", "build", "parameters"]
+__all__ = ["MLP", "MODELS", "VGG", "CifarNet", "ConvNet", "LeNet5", "build", "parameters"]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"lenet5": LeNet5, "lenet5-relu": partial(LeNet5, modern=True)}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "convnet": ConvNet,
+    "lenet5": LeNet5,
+    "lenet5-relu": partial(LeNet5, modern=True),
+}
 """name -> constructor taking `classes` and options. Any `resnetD` and `plainD` with D = 6 n + 2 is a name as well."""
 for _depth in LAYERS:
     for _size in (224, 32):
@@ -56,11 +63,12 @@ def build(name: str, classes: int, **options: Any) -> nn.Module:
     if type(classes) is not int or classes < 2:
         raise RecipeError(f"classes is {classes!r}; expected a whole number of at least 2")
     model = _constructor(str(name))(classes=classes)
-    known = {f.name for f in fields(type(model))} & set(_OPTIONS)
+    checks = _OPTIONS | _OWN.get(type(model), {})
+    known = {f.name for f in fields(type(model))} & set(checks)
     if not getattr(model, "residual", True):
         known -= {"shortcut"}
     for option, value in options.items():
-        options[option] = _OPTIONS[one_of(f"option of {name}", option, known)](option, value)
+        options[option] = checks[one_of(f"option of {name}", option, known)](option, value)
     return model.clone(**options)
 
 
@@ -73,9 +81,24 @@ def _whole(least: int) -> Callable[[str, Any], int]:
     return check
 
 
-def _share(option: str, value: Any) -> float:
-    if not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise RecipeError(f"{option} is {value!r}; expected at least 0 and below 1: write 0.9")
+def _units(option: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or any(type(units) is not int or units < 1 for units in value):
+        raise RecipeError(f"{option} is {value!r}; expected a list of whole numbers of at least 1: write [64, 64]")
+    return tuple(value)
+
+
+def _share(usual: float) -> Callable[[str, Any], float]:
+    def check(option: str, value: Any) -> float:
+        if not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise RecipeError(f"{option} is {value!r}; expected at least 0 and below 1: write {usual}")
+        return value
+
+    return check
+
+
+def _switch(option: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise RecipeError(f"{option} is {value!r}; expected True or False")
     return value
 
 
@@ -87,12 +110,18 @@ def _dtype(option: str, value: Any) -> str:
 _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "width": _whole(1),
     "bn_group": _whole(0),
-    "bn_momentum": _share,
+    "bn_momentum": _share(0.9),
+    "batch_norm": _switch,
+    "dropout": _share(0.5),
+    "activation": lambda option, value: one_of(option, str(value), ACTIVATIONS),
+    "pooling": lambda option, value: one_of(option, str(value), POOLS),
     "shortcut": lambda option, value: one_of(option, str(value), "AB"),
     "kernel_init": lambda option, value: one_of(option, str(value), INITS),
     "dtype": _dtype,
 }
 """What `build` takes beside the name, with the check of each; a network takes those that it has a field for."""
+_OWN: dict[type, dict[str, Callable[[str, Any], Any]]] = {MLP: {"hidden": _units}, ConvNet: {"hidden": _whole(1)}}
+"""Options that mean different things to different networks."""
 
 
 def _constructor(name):

@@ -1,18 +1,17 @@
-"""Figures from the rows of runs; matplotlib is imported here and nowhere else."""
+"""Learning curves from the rows of runs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, told apart by the colour-blind too."""
+from jaxcnn.plots.style import COLOURS
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -53,11 +52,6 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Rows]]], *, dashed: str, s
     if title:
         figure.suptitle(title, fontsize=12)
     return figure
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG at 160 dots an inch."""
-    figure.savefig(path, dpi=160)
 
 
 def _top(panels, keys) -> float:

@@ -1,0 +1,86 @@
+"""The small convolutional network of courses, with each of its parts to switch: pooling, activation, BN, dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, initializer
+from jaxcnn.models.mlp import activation
+from jaxcnn.recipe import RecipeError, one_of
+
+POOLS = {"max": jnp.max, "average": jnp.mean}
+"""How a 2x2 square becomes one number, by name."""
+
+
+class ConvNet(nn.Module):
+    """Twice a 3x3 convolution, (BN,) an activation and 2x2 pooling; then a dense layer, dropout and the logits.
+
+    The convolutions have `width` and 2 `width` filters. On images of 28x28x1, with 10 classes, the default has 26,698
+    parameters, and with BN 26,722: the convolutions' biases, which BN would take off again, make way for offsets and gains.
+
+    Attributes:
+      classes: the number of logits.
+      width: filters of the first convolution.
+      hidden: units of the dense layer.
+      activation: a name in `mlp.ACTIVATIONS`.
+      pooling: a name in `POOLS`.
+      batch_norm: BN between each convolution and its activation.
+      dropout: the share of the dense layer's outputs that training sets to 0; above 0, `train` needs a "dropout" stream.
+      kernel_init: a name in `layers.INITS`; None is the activation's own (see `mlp.ACTIVATIONS`).
+      bn_group, bn_momentum, dtype, axis: as in `CifarNet`.
+
+    Raises:
+      RecipeError: when called, for an unknown name, or images whose height or width is not a multiple of 4.
+
+    Example:
+      >>> model = ConvNet(classes=10)
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> logits, stages = model.apply(variables, jnp.zeros((1, 28, 28, 1)), stages=True)
+      >>> {name: maps.shape[1:] for name, maps in stages.items()}
+      {'conv1': (28, 28, 8), 'conv2': (14, 14, 16), 'dense': (32,)}
+      >>> sum(p.size for p in jax.tree.leaves(variables["params"]))
+      26698
+    """
+
+    classes: int
+    width: int = 8
+    hidden: int = 32
+    activation: str = "relu"
+    pooling: str = "max"
+    batch_norm: bool = False
+    dropout: float = 0.0
+    bn_group: int = 0
+    bn_momentum: float = 0.9
+    kernel_init: str | None = None
+    dtype: Any = jnp.float32
+    axis: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
+        """float32 [b, h, w, c], h and w multiples of 4 -> float32 logits [b, classes]; `stages` adds a dict of outputs."""
+        h, w = x.shape[1:3]
+        if h % 4 or w % 4 or not h * w:
+            raise RecipeError(f"ConvNet got images of {h}x{w} pixels, which it halves twice; expected multiples of 4")
+        act, own = activation(self.activation)
+        init, pool = self.kernel_init or own, POOLS[one_of("pooling", self.pooling, POOLS)]
+        x, seen = x.astype(self.dtype), {}
+        for name, filters in (("conv1", self.width), ("conv2", 2 * self.width)):
+            x = seen[name] = act(self._conv(x, filters, init, name, train))
+            x = halved(x, pool)
+        x = x.reshape(len(x), -1)  # [b, h/4 * w/4 * 2 width]
+        x = act(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=initializer(init), name="dense")(x))
+        x = seen["dense"] = Dropout(self.dropout, self.axis)(x, train)
+        logits = nn.Dense(self.classes, kernel_init=initializer(init), name="head")(x.astype(jnp.float32))
+        return (logits, seen) if stages else logits
+
+    def _conv(self, x, filters, init, name, train):
+        bias = not self.batch_norm
+        x = conv3x3(filters, kernel_init=init, dtype=self.dtype, bias=bias, name=name)(x)
+        if self.batch_norm:
+            norm = BatchNorm(self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm")
+            x = norm(x, train)
+        return x

@@ -1,0 +1,90 @@
+"""Optax methods that ask for more than a gradient, brought to the form `update(gradient, state, params, **extra)`.
+
+`make_step` offers every method the same extra arguments: `value` (the batch's loss), `error` (0..1) and `grad_fn`, a second
+gradient on the same batch at other parameters. Two methods train at one point and are judged at another: `test_params`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+
+def only(tx: optax.GradientTransformationExtraArgs, *names: str) -> optax.GradientTransformationExtraArgs:
+    """`tx` given only the extra arguments `names`, for a method that refuses others."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
+        return tx.update(updates, state, params, **{name: extra[name] for name in names})
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def noise(eta: float, gamma: float, key: jax.Array) -> optax.GradientTransformation:
+    """`optax.add_noise` whose state keeps the key as uint32 [2], an array like any other to copy, save and compare."""
+    inner: Any = optax.add_noise(eta, gamma, jax.random.wrap_key_data(key))
+
+    def plain(state):
+        return state._replace(rng_key=jax.random.key_data(state.rng_key))
+
+    def update(updates: Any, state: Any, params: Any = None):
+        typed = state._replace(rng_key=jax.random.wrap_key_data(jnp.asarray(state.rng_key)))
+        updates, state = inner.update(updates, typed, params)
+        return updates, plain(state)
+
+    return optax.GradientTransformation(lambda params: plain(inner.init(params)), update)
+
+
+class LookaheadState(NamedTuple):
+    """State of `lookahead`."""
+
+    slow: Any
+    """The slow parameters, at which the network is judged."""
+    inner: Any
+    """Optax's own state."""
+
+
+def lookahead(fast: optax.GradientTransformation, period: int, share: float) -> optax.GradientTransformation:
+    """`optax.lookahead` whose slow parameters live in its state, so that the network's are the fast ones alone.
+
+    Args:
+      fast: the method that takes every step.
+      period: steps between synchronisations.
+      share: of the way to the fast parameters that the slow ones go then, in 0..1.
+    """
+    both = optax.lookahead(fast, period, share)
+
+    def init(params: Any) -> LookaheadState:
+        # A copy: parameters and state are donated together, and one buffer cannot be given away twice.
+        return LookaheadState(jax.tree.map(jnp.array, params), both.init(optax.LookaheadParams.init_synced(params)))
+
+    def update(updates: Any, state: Any, params: Any = None):
+        pair: Any = optax.LookaheadParams(fast=params, slow=state.slow)
+        moves: Any
+        moves, inner = both.update(updates, state.inner, pair)
+        return moves.fast, LookaheadState(optax.apply_updates(state.slow, moves.slow), inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+_AVERAGES = (LookaheadState, contrib.ScheduleFreeState)
+
+
+def test_params(opt_state: Any, params: Any) -> Any:
+    """The parameters at which a network is judged: lookahead's slow ones, schedule-free's average, else `params` itself.
+
+    Defazio et al. 2024 (arXiv:2405.15682), eq. 1: gradients are taken at y, and x is what the method returns. A network with
+    BN has moments of y; those of x come from `precise`.
+    """
+    for state in jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, _AVERAGES)):
+        if isinstance(state, LookaheadState):
+            return state.slow
+        if isinstance(state, contrib.ScheduleFreeState):
+            return contrib.schedule_free_eval_params(state, params)
+    return params
+
+
+test_params.__test__ = False  # pytest collects functions of such names

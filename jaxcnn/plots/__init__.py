@@ -1,0 +1,15 @@
+"""Figures: matplotlib is imported here and nowhere else, and only by those who ask for `jaxcnn.plots`."""
+
+from jaxcnn.plots.cells import heatmap as heatmap
+from jaxcnn.plots.columns import bars as bars
+from jaxcnn.plots.landscape import surfaces as surfaces
+from jaxcnn.plots.learning import curves as curves
+from jaxcnn.plots.lines import Line as Line
+from jaxcnn.plots.lines import Mark as Mark
+from jaxcnn.plots.lines import Panel as Panel
+from jaxcnn.plots.lines import band as band
+from jaxcnn.plots.lines import behind as behind
+from jaxcnn.plots.multiples import grid as grid
+from jaxcnn.plots.paths import Surface as Surface
+from jaxcnn.plots.style import COLOURS as COLOURS
+from jaxcnn.plots.style import save as save

@@ -1,0 +1,336 @@
+"""The two small networks against their counts by hand, NumPy, SciPy's correlation and the variances of their initialisers."""
+
+import math
+from itertools import pairwise
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate2d
+
+import jaxcnn as jc
+from jaxcnn.models import MLP, ConvNet, build, parameters
+from jaxcnn.recipe import RecipeError
+
+DIGITS, MNIST, CIFAR = (8, 8, 1), (28, 28, 1), (32, 32, 3)
+SHAPES = [DIGITS, MNIST, CIFAR]
+NP = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+POOL = {"max": np.max, "average": np.mean}
+
+
+def images(shape, batch=3, seed=1):
+    return np.random.default_rng(seed).normal(size=(batch, *shape)).astype(np.float32)
+
+
+def shapes(model, shape):
+    return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), "float32"))
+
+
+def drawn(model, shape, seed=0):
+    """Variables with nothing special about them: every bias, gain and moving average is random."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        x = rng.normal(size=leaf.shape) / math.sqrt(math.prod(leaf.shape[:-1]))
+        return jnp.asarray(0.5 + np.abs(x) if path[-1].key == "var" else x, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes(model, shape))
+
+
+def run(model, variables, x, **options):
+    return jax.jit(lambda v, x: model.apply(v, x, **options))(variables, x)
+
+
+def double(tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+def close(got, want, tolerance=1e-5):
+    """Equal up to `tolerance` of the largest value."""
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
+
+
+def dense(x, layer):
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def refused(name, **options):
+    with pytest.raises(RecipeError) as error:
+        build(name, 10, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# Counts and shapes.
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("hidden", [[], [5], [64, 64], [7, 3, 9]])
+def test_an_mlp_has_one_more_parameter_than_inputs_for_each_unit(shape, hidden):
+    sizes = [math.prod(shape), *hidden, 10]
+    expected = sum((fan_in + 1) * units for fan_in, units in pairwise(sizes))
+    assert parameters(build("mlp", 10, hidden=hidden), shape) == expected
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (4, 12, 2)])
+@pytest.mark.parametrize(("width", "hidden"), [(8, 32), (3, 5)])
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_convnet_has_its_kernels_and_one_bias_or_a_gain_and_an_offset_for_each_filter(shape, width, hidden, norm):
+    h, w, c = shape
+    kernels = 9 * c * width + 9 * width * 2 * width
+    each = 2 if norm else 1
+    tail = (h // 4 * (w // 4) * 2 * width + 1) * hidden + (hidden + 1) * 10
+    model = build("convnet", 10, width=width, hidden=hidden, batch_norm=norm)
+    assert parameters(model, shape) == kernels + each * 3 * width + tail
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_stages_have_these_names_and_shapes(shape):
+    x = jax.ShapeDtypeStruct((2, *shape), "float32")
+    h = shape[0]
+    expected = {
+        "mlp": {"hidden1": (2, 6), "hidden2": (2, 4)},
+        "convnet": {"conv1": (2, h, h, 8), "conv2": (2, h // 2, h // 2, 16), "dense": (2, 32)},
+    }
+    for name, stages in expected.items():
+        model = build(name, 7, **({"hidden": [6, 4]} if name == "mlp" else {}))
+        both = lambda v, x, m=model: (m.apply(v, x), m.apply(v, x, stages=True))  # noqa: E731
+        logits, (same, seen) = jax.eval_shape(both, shapes(model, shape), x)
+        assert logits.shape == same.shape == (2, 7)
+        assert {key: maps.shape for key, maps in seen.items()} == stages
+
+
+# What the layers compute, in float64.
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_mlp_without_hidden_layers_is_linear(shape):
+    model, x = build("mlp", 10, hidden=[]), images(shape)
+    variables = drawn(model, shape)
+    assert list(variables["params"]) == ["head"]
+    weights, bias = (double(variables["params"]["head"])[key] for key in ("kernel", "bias"))
+    close(run(model, variables, x), x.reshape(3, -1).astype(np.float64) @ weights + bias, 1e-6)
+
+
+@pytest.mark.parametrize("activation", NP)
+def test_an_mlp_is_what_numpy_computes(activation):
+    model, x = build("mlp", 10, hidden=[20, 30, 10], activation=activation), images(DIGITS)
+    variables = drawn(model, DIGITS)
+    params, y = double(variables["params"]), x.reshape(3, -1).astype(np.float64)
+    logits, seen = run(model, variables, x, stages=True)
+    for name in ("hidden1", "hidden2", "hidden3"):
+        y = NP[activation](dense(y, params[name]))
+        close(seen[name], y)
+    close(logits, dense(y, params["head"]))
+
+
+def np_convolved(x, kernel):
+    """Zeros around, and SciPy's correlation of every plane with every kernel's plane."""
+    planes = lambda image, k: sum(correlate2d(image[..., i], k[..., i], "same") for i in range(k.shape[-1]))  # noqa: E731
+    return np.stack([np.stack([planes(image, kernel[..., f]) for f in range(kernel.shape[-1])], -1) for image in x])
+
+
+def np_norm(x, params, stats, train):
+    mean, var = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if train else (stats["mean"], stats["var"])
+    return (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+
+
+def np_convnet(variables, x, act, pool, train):
+    params, stats = (double(variables.get(kind, {})) for kind in ("params", "batch_stats"))
+    for name in ("conv1", "conv2"):
+        x = np_convolved(x, params[name]["kernel"])
+        x = np_norm(x, params[f"{name}_norm"], stats[f"{name}_norm"], train) if stats else x + params[name]["bias"]
+        x = pool([act(x)[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
+    return dense(act(dense(x.reshape(len(x), -1), params["dense"])), params["head"])
+
+
+@pytest.mark.parametrize(
+    ("activation", "pooling", "norm", "train", "shape"),
+    [
+        ("relu", "max", False, True, CIFAR),
+        ("tanh", "average", False, False, MNIST),
+        ("tanh", "max", True, True, DIGITS),
+        ("relu", "average", True, False, (8, 12, 2)),
+    ],
+)
+def test_a_convnet_is_what_scipy_computes(activation, pooling, norm, train, shape):
+    options = {"activation": activation, "pooling": pooling, "batch_norm": norm}
+    model, x = build("convnet", 5, width=3, hidden=7, **options), images(shape)
+    variables = drawn(model, shape)
+    assert ("batch_stats" in variables) == norm
+    logits, _ = run(model, variables, x, train=train, mutable=["batch_stats"])
+    close(logits, np_convnet(variables, x.astype(np.float64), NP[activation], POOL[pooling], train))
+
+
+def test_bn_of_a_convnet_takes_its_group_and_its_momentum():
+    """Two groups of two are two batches of two; the moving average goes a quarter of the way."""
+    model = build("convnet", 5, width=3, batch_norm=True, bn_group=2, bn_momentum=0.75)
+    variables, x = drawn(model, DIGITS), images(DIGITS, batch=4)
+    whole, kept = run(model, variables, x, train=True, mutable=["batch_stats"])
+    halves = [run(model, variables, part, train=True, mutable=["batch_stats"])[0] for part in (x[:2], x[2:])]
+    close(whole, np.concatenate(halves))
+    first = np_convolved(x.astype(np.float64), double(variables["params"]["conv1"]["kernel"])).mean((0, 1, 2))
+    old = double(variables["batch_stats"]["conv1_norm"]["mean"])
+    close(kept["batch_stats"]["conv1_norm"]["mean"], 0.75 * old + 0.25 * first)
+
+
+@pytest.mark.parametrize("options", [{"batch_norm": True, "dropout": 0.4}, {"batch_norm": True, "bn_group": 4}])
+def test_a_convnet_split_over_devices_is_the_same(options):
+    model = build("convnet", 5, width=3, **options)
+    variables, x, rngs = drawn(model, DIGITS), images(DIGITS, batch=8), {"dropout": jax.random.key(3)}
+    alone, _ = run(model, variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+    mapped = model.clone(axis="batch")
+    share = jax.pmap(
+        lambda x: mapped.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)[0],
+        "batch",
+        devices=jax.devices()[:2],
+    )
+    close(np.asarray(share(x.reshape(2, 4, *DIGITS))).reshape(8, 5), np.asarray(alone))
+
+
+# Initialisers.
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "layer", "variance"),
+    [
+        ("mlp", {}, "hidden1", 1 / 784),
+        ("mlp", {"activation": "sigmoid"}, "hidden2", 1 / 400),
+        ("mlp", {"activation": "relu"}, "hidden1", 2 / 784),
+        ("mlp", {"activation": "relu"}, "head", 2 / 300),
+        ("mlp", {"hidden": []}, "head", 1 / 784),
+        ("mlp", {"kernel_init": "glorot_uniform"}, "hidden2", 2 / (400 + 300)),
+        ("convnet", {}, "conv2", 2 / (9 * 32)),
+        ("convnet", {}, "dense", 2 / (49 * 64)),
+        ("convnet", {"activation": "tanh"}, "conv2", 1 / (9 * 32)),
+        ("convnet", {"activation": "tanh"}, "dense", 1 / (49 * 64)),
+        ("convnet", {"kernel_init": "lecun"}, "conv2", 1 / (9 * 32)),
+    ],
+)
+def test_kernels_have_the_variance_that_suits_the_activation_and_biases_are_zero(name, options, layer, variance):
+    sizes = {"hidden": [400, 300]} if name == "mlp" else {"width": 32}
+    model = build(name, 10, **(sizes | options))
+    params = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *MNIST), "float32"))["params"]
+    weights, bias = (np.asarray(params[layer][key]) for key in ("kernel", "bias"))
+    assert weights.std() / math.sqrt(variance) == pytest.approx(1, abs=4 / math.sqrt(2 * weights.size))
+    assert abs(weights.mean()) < 4 * math.sqrt(variance / weights.size)
+    assert not np.any(bias)
+
+
+# Dropout.
+
+
+def test_dropout_silences_dense_units_in_training_alone():
+    options = {"hidden": 300, "activation": "tanh"}  # of tanh's outputs none is 0
+    plain, drops = build("convnet", 10, **options), build("convnet", 10, dropout=0.25, **options)
+    variables, x = drawn(plain, DIGITS), images(DIGITS, batch=16)
+    (logits, seen), (same, _) = (run(model, variables, x, stages=True) for model in (plain, drops))
+    np.testing.assert_array_equal(same, logits)
+    logits, dropped = run(drops, variables, x, train=True, stages=True, rngs={"dropout": jax.random.key(0)})
+    kept = np.asarray(dropped["dense"]) != 0
+    close(dropped["dense"], np.where(kept, np.asarray(seen["dense"]) / 0.75, 0), 1e-6)
+    assert kept.mean() == pytest.approx(0.75, abs=4 * math.sqrt(0.25 * 0.75 / kept.size))
+    assert len(np.unique(kept, axis=0)) == 16  # each example has a mask of its own
+    close(logits, dense(np.asarray(dropped["dense"]), double(variables["params"]["head"])))
+
+
+def test_only_dropout_asks_for_a_stream_of_randomness():
+    x = jax.ShapeDtypeStruct((1, *DIGITS), "float32")
+    for model in (build("mlp", 10), build("convnet", 10)):
+        train = jax.eval_shape(lambda v, x, m=model: m.apply(v, x, train=True), shapes(model, DIGITS), x)
+        assert train.shape == (1, 10)
+    model = build("convnet", 10, dropout=0.5)
+    with pytest.raises(flax.errors.InvalidRngError):
+        jax.eval_shape(lambda v, x: model.apply(v, x, train=True), shapes(model, DIGITS), x)
+
+
+# bfloat16.
+
+
+@pytest.mark.parametrize(("name", "options"), [("mlp", {}), ("convnet", {"batch_norm": True, "activation": "tanh"})])
+def test_bfloat16_rounds_activations_and_nothing_else(name, options):
+    whole, half = build(name, 10, **options), build(name, 10, dtype="bfloat16", **options)
+    variables, x = drawn(whole, DIGITS), images(DIGITS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(half, DIGITS))} == {jnp.dtype("float32")}
+    (exact, _), (rounded, seen) = (run(model, variables, x, stages=True) for model in (whole, half))
+    assert rounded.dtype == jnp.float32
+    assert {maps.dtype for maps in seen.values()} == {jnp.dtype("bfloat16")}
+    # Three layers of at most four roundings to 8 bits, each at most 2^-9 of the value, all in one direction.
+    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert 2**-14 < error < 3 * 4 * 2**-9
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "hint"),
+    [
+        ("mlp", {"activation": "tahn"}, "did you mean 'tanh'?"),
+        ("mlp", {"activation": "gelu"}, "activation is 'gelu'; expected one of relu, sigmoid, tanh"),
+        ("mlp", {"hidden": 32}, "hidden is 32; expected a list of whole numbers of at least 1: write [64, 64]"),
+        ("mlp", {"hidden": "32"}, "hidden is '32'"),
+        ("mlp", {"hidden": [32, 0]}, "hidden is [32, 0]"),
+        ("mlp", {"hidden": [32.0]}, "hidden is [32.0]"),
+        ("mlp", {"hidden": [True]}, "hidden is [True]"),
+        ("mlp", {"width": 8}, "expected one of activation, dtype, hidden, kernel_init"),
+        ("mpl", {}, "write mlp"),
+        ("convnet", {"activation": "rleu"}, "did you mean 'relu'?"),
+        ("convnet", {"hidden": [32]}, "hidden is [32]; expected a whole number of at least 1"),
+        ("convnet", {"hidden": 0}, "hidden is 0"),
+        ("convnet", {"width": 0}, "width is 0"),
+        ("convnet", {"pooling": "mean"}, "pooling is 'mean'; expected one of average, max"),
+        ("convnet", {"batch_norm": 1}, "batch_norm is 1; expected True or False"),
+        ("convnet", {"dropout": 1}, "dropout is 1; expected at least 0 and below 1: write 0.5"),
+        ("convnet", {"dropout": "0.5"}, "dropout is '0.5'"),
+        ("convnet", {"bn_momentum": 1.0}, "bn_momentum is 1.0; expected at least 0 and below 1: write 0.9"),
+        ("convnets", {}, "write convnet"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(name, options, hint):
+    assert hint in refused(name, **options)
+
+
+@pytest.mark.parametrize(
+    "model", [MLP(10, activation="gelu"), ConvNet(10, activation="gelu"), ConvNet(10, pooling="no")]
+)
+def test_a_name_that_build_never_saw_is_refused_before_anything_is_computed(model):
+    with pytest.raises(RecipeError, match=r" is '\w+'; expected one of "):
+        shapes(model, DIGITS)
+
+
+@pytest.mark.parametrize("shape", [(30, 30, 1), (7, 8, 1), (8, 6, 1), (2, 2, 1), (0, 4, 1)])
+def test_a_convnet_refuses_sizes_that_it_cannot_halve_twice(shape):
+    with pytest.raises(RecipeError) as error:
+        shapes(build("convnet", 10), shape)
+    assert f"images of {shape[0]}x{shape[1]} pixels, which it halves twice; expected multiples of 4" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_from_json_makes_a_module_that_can_be_a_key():
+    models = build("mlp", 10, hidden=[32]), MLP(10, hidden=[32]), MLP(10, hidden=(32,))
+    assert {model.hidden for model in models} == {(32,)}
+    assert len(set(models)) == 1
+    assert hash(build("convnet", 10, dropout=0.5)) == hash(ConvNet(10, dropout=0.5))
+
+
+# Training.
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mlp", {"hidden": [32]}), ("mlp", {"hidden": []}), ("convnet", {"dropout": 0.2, "batch_norm": True})],
+)
+def test_thirty_steps_on_the_digits_lower_the_loss(name, options):
+    recipe = jc.Recipe(
+        dataset="digits", model=name, options=options, steps=30, every=15, batch=64, pad=0, flip=False, drops=()
+    )
+    recipe = jc.Recipe.from_json(recipe.to_json())
+    model = build(recipe.model, 10, **recipe.options)
+    driver = jc.driver("jit", devices=1)
+    rows: list = [row for _, row in jc.fit(model, jc.optimizer(recipe), jc.load("digits"), recipe, driver=driver)]
+    assert [row["step"] for row in rows] == [15, 30]
+    assert rows[1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[1]["test_loss"] < math.log(10) / 2  # log 10 is what guessing costs
