@@ -1,11 +1,15 @@
 """Surfaces, heat maps and bars: what was drawn."""
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import same_color
 from matplotlib.contour import QuadContourSet
 from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
 from test_plots_panels import drawn, labels, overlapping
 
 from jaxcnn.plots import COLOURS, Surface, bars, heatmap, surfaces
@@ -21,6 +25,10 @@ def bowl(w):
 def path(rate, steps=30):
     """Gradient descent on the bowl in closed form: w_t = (1 - rate * curvature)^t w_0."""
     return np.array([-2.0, 1.0]) * (1 - rate * np.array([2.0, 20.0])) ** np.arange(steps)[:, None]
+
+
+def rectangles(axis):
+    return [patch for patch in axis.patches if isinstance(patch, Rectangle)]
 
 
 WINDOW = ((-3.0, 3.0), (-2.0, 2.0))
@@ -78,8 +86,8 @@ def test_the_contours_are_evenly_spaced_in_the_logarithm_of_the_height_above_the
     lifted = Surface("", lambda w: bowl(w) - 7, [[-1.0, 1.0], [1.0, -1.0]], "", "", window=((-1, 1), (-1, 1)))
     (axis,) = surfaces([lifted]).axes
     fill = next(c for c in axis.collections if isinstance(c, QuadContourSet))
-    np.testing.assert_allclose(np.diff(np.log(fill.levels)), np.log(1e4) / 12)
-    assert fill.levels[-1] == pytest.approx(11)  # 1 + 10 in the corners, above 0 in the middle
+    np.testing.assert_allclose(np.diff(np.log(np.array(fill.levels))), np.log(1e4) / 12)
+    assert np.array(fill.levels)[-1] == pytest.approx(11)  # 1 + 10 in the corners, above 0 in the middle
     assert surfaces([Surface("flat", lambda w: 0 * w[:, 0], [[0, 0], [1, 1]], "", "")]).axes
 
 
@@ -99,7 +107,13 @@ def test_a_path_is_pairs_of_numbers(bad):
 
 
 VALUES = np.array([[9.0, 8.25, 3.0], [7.0, np.nan, 6.0]])
-NAMES = {"rows": ["SGD", "Adam"], "columns": [0.1, 1, 10], "xlabel": "rate", "ylabel": "", "label": "error (%)"}
+NAMES: dict[str, Any] = {
+    "rows": ["SGD", "Adam"],
+    "columns": [0.1, 1, 10],
+    "xlabel": "rate",
+    "ylabel": "",
+    "label": "error (%)",
+}
 
 
 def test_a_heat_map_writes_its_values_and_crosses_what_diverged():
@@ -109,7 +123,7 @@ def test_a_heat_map_writes_its_values_and_crosses_what_diverged():
     assert {text.get_position(): text.get_text() for text in axis.texts} == {
         (0, 0): "9", (1, 0): "8.25", (2, 0): "×", (0, 1): "7", (2, 1): "6",
     }  # fmt: skip
-    hatched = [patch.get_xy() for patch in axis.patches if isinstance(patch, Rectangle) and patch.get_hatch()]
+    hatched = [patch.get_xy() for patch in rectangles(axis) if patch.get_hatch()]
     np.testing.assert_allclose(hatched, [(1.52, -0.48)])
     assert bar.get_ylabel() == "error (%)"
     assert [t.get_text() for t in axis.get_yticklabels()] == ["SGD", "Adam"]
@@ -121,16 +135,14 @@ def test_a_heat_map_writes_its_values_and_crosses_what_diverged():
 
 @pytest.mark.parametrize(("best", "cells"), [("min", [1, 2]), ("max", [0, 0]), (None, [])])
 def test_the_best_of_each_row_is_framed(best, cells):
-    axis = heatmap(VALUES, crosses=[[0, 0, 1], [0, 0, 0]], best=best, **NAMES).axes[0]
-    frames = [p for p in axis.patches if not p.get_hatch() and same_color(p.get_edgecolor(), FRAME["edgecolor"])]
-    centres = [(p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2) for p in frames]
-    np.testing.assert_allclose(
-        np.reshape(centres, (-1, 2)), [(column, row) for row, column in enumerate(cells)] or np.empty((0, 2))
-    )
+    axis = heatmap(VALUES, crosses=np.array([[0, 0, 1], [0, 0, 0]]), best=best, **NAMES).axes[0]
+    framed = [p for p in rectangles(axis) if not p.get_hatch() and same_color(p.get_edgecolor(), FRAME["edgecolor"])]
+    centres = [(round(p.get_x() + p.get_width() / 2), round(p.get_y() + p.get_height() / 2)) for p in framed]
+    assert centres == [(column, row) for row, column in enumerate(cells)]
 
 
 def test_the_stairs_go_down_the_right_edges_of_the_last_stable_cells():
-    names = NAMES | {"rows": list("abcd")}
+    names: dict[str, Any] = NAMES | {"rows": list("abcd")}
     (line,) = heatmap(np.ones((4, 3)), stairs=[0, 2, None, -1], **names).axes[0].lines
     x, y = drawn(line)
     np.testing.assert_array_equal(x, [0.5, 0.5, 2.5, 2.5, np.nan, np.nan, -0.5, -0.5])
@@ -139,7 +151,8 @@ def test_the_stairs_go_down_the_right_edges_of_the_last_stable_cells():
 
 
 def test_dark_cells_have_white_letters_and_a_map_without_numbers_is_drawn(tmp_path):
-    dark, bright = heatmap([[0.0, 1.0]], **NAMES | {"rows": ["a"], "columns": [1, 2]}).axes[0].texts
+    names: dict[str, Any] = NAMES | {"rows": ["a"], "columns": [1, 2]}
+    dark, bright = heatmap([[0.0, 1.0]], **names).axes[0].texts
     assert (dark.get_color(), bright.get_color()) == ("white", "black")
     heatmap(VALUES * np.nan, crosses=np.ones((2, 3)), best="min", **NAMES).savefig(tmp_path / "figure.png")
 
@@ -162,12 +175,19 @@ def test_bars_stand_in_groups_with_their_values_above_their_errors():
     groups = {"none": {"training": 1.0, "test": 9.0}, "weight decay": {"training": None, "test": 8.0, "gap": -2.0}}
     figure = bars(groups, ylabel="error (%)", errors={"none": {"test": 0.5}}, form=".1f", title="regularisers")
     (axis,) = figure.axes
-    colours = [COLOURS.index(next(c for c in COLOURS if same_color(c, bar.get_facecolor()))) for bar in axis.patches]
-    heights = [bar.get_height() for bar in axis.patches]
+    colours = [
+        COLOURS.index(next(c for c in COLOURS if same_color(c, bar.get_facecolor()))) for bar in rectangles(axis)
+    ]
+    heights = [bar.get_height() for bar in rectangles(axis)]
     assert sorted(zip(colours, heights, strict=True)) == [(0, 1), (1, 8), (1, 9), (2, -2)]
-    places = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in axis.patches)
-    assert all(right <= left for (_, right), (left, _) in zip(places, places[1:], strict=False))
-    assert {text.get_text(): text.xy[1] for text in axis.texts} == {"1.0": 1, "9.0": 9.5, "8.0": 8, "-2.0": -2}
+    places = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in rectangles(axis))
+    assert all(right <= left for (_, right), (left, _) in pairwise(places))
+    assert {t.get_text(): t.xy[1] for t in axis.texts if isinstance(t, Annotation)} == {
+        "1.0": 1,
+        "9.0": 9.5,
+        "8.0": 8,
+        "-2.0": -2,
+    }
     assert labels(figure) == ["training", "test", "gap"]
     assert axis.get_ylabel() == "error (%)"
     assert [t.get_text().split() for t in axis.get_xticklabels()] == [["none"], ["weight", "decay"]]

@@ -106,13 +106,13 @@ def _cells(axis: Axes, shown: np.ndarray, out: np.ndarray, label: str, form: str
     # pcolormesh leaves nan cells white; imshow would smooth the edges.
     edges = [np.arange(n + 1) - 0.5 for n in reversed(shown.shape)]
     mesh = axis.pcolormesh(*edges, np.ma.masked_invalid(shown), cmap=MAP, norm=norm, edgecolors="white", linewidth=1)
+    style: dict[str, Any] = {"ha": "center", "va": "center"}
     for (row, column), value in np.ndenumerate(shown):
-        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL + 2}
         if out[row, column]:
             axis.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, **HATCH))
-            axis.text(column, row, "×", color=RED, weight="bold", **style | {"fontsize": LABEL + 5})
+            axis.text(column, row, "×", color=RED, weight="bold", fontsize=LABEL + 5, **style)
         elif np.isfinite(value):
-            axis.text(column, row, format(value, form), color=_ink(norm(value)), **style)
+            axis.text(column, row, format(value, form), color=_ink(norm(value)), fontsize=SMALL + 2, **style)
     bar = axis.figure.colorbar(mesh, ax=axis, pad=0.02, aspect=18)
     bar.set_label(label, fontsize=LABEL)
     bar.ax.tick_params(labelsize=TICK)

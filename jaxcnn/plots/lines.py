@@ -11,7 +11,7 @@ Numbers = Sequence[float | None] | np.ndarray
 
 
 class Line(NamedTuple):
-    """One line of a panel; None, nan and infinity in `y` are gaps.
+    """One line of a panel; None, nan, infinity and what is beyond 1e100 are gaps in `y`.
 
     Example:
       >>> Line([1, 2, 3], [9.0, None, 4.0], label="SGD").label

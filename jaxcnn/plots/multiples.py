@@ -16,6 +16,8 @@ from jaxcnn.plots.marks import cross, mark, name_marks
 from jaxcnn.plots.style import COLOURS, DASHES, RED, sheet, tidy
 from jaxcnn.plots.ticks import ticks
 
+GREATEST = 1e100
+
 
 class Look(NamedTuple):
     """How a label's lines look in every panel: the colour, and the turn of the colours that it came from."""
@@ -124,14 +126,14 @@ def _handles(panels: Sequence[Panel], looks: Mapping[str, Look]) -> list[Line2D]
 
 
 def numbers(values: Numbers) -> np.ndarray:
-    """float64 [n], nan for what is no finite number.
+    """float64 [n], nan for what is no number, or so great that matplotlib would overflow: training has diverged.
 
     Example:
-      >>> numbers([1, None, float("inf")])
-      array([ 1., nan, nan])
+      >>> numbers([1, None, float("inf"), 1e300])
+      array([ 1., nan, nan, nan])
     """
     found = np.array([np.nan if value is None else value for value in values], np.float64)
-    return np.where(np.isfinite(found), found, np.nan)
+    return np.where(np.abs(found) < GREATEST, found, np.nan)
 
 
 def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Look], width: float) -> None:
