@@ -2,6 +2,9 @@
 
 from jaxcnn.checkpoint import CheckpointError as CheckpointError
 from jaxcnn.checkpoint import Checkpoints as Checkpoints
+from jaxcnn.curvature import eigenvalues as eigenvalues
+from jaxcnn.curvature import noise_scale as noise_scale
+from jaxcnn.curvature import sharpness as sharpness
 from jaxcnn.data import DATASETS as DATASETS
 from jaxcnn.data import DataError as DataError
 from jaxcnn.data import Dataset as Dataset
@@ -10,6 +13,7 @@ from jaxcnn.data import hold_out as hold_out
 from jaxcnn.data import load as load
 from jaxcnn.data import subset as subset
 from jaxcnn.evaluate import evaluate as evaluate
+from jaxcnn.evaluate import objective as objective
 from jaxcnn.evaluate import precise as precise
 from jaxcnn.evaluate import predict as predict
 from jaxcnn.log import RunLog as RunLog

@@ -14,7 +14,7 @@ import numpy as np
 from jaxcnn import metrics, parallel
 from jaxcnn.augment import normalise
 from jaxcnn.data import Split
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import RecipeError, one_of
 from jaxcnn.state import State, at_test
 
 
@@ -24,13 +24,15 @@ def _logits(model, state, images) -> Any:
 
 
 @lru_cache(maxsize=32)
-def counter(model: nn.Module, driver: parallel.Driver) -> Callable[[Any, Split, int], metrics.Sums]:
+def counter(
+    model: nn.Module, driver: parallel.Driver, loss: str = "cross-entropy"
+) -> Callable[[Any, Split, int], metrics.Sums]:
     """`measure(state, split, batch) -> Sums` for a state and a split that `driver` has replicated already."""
 
     def step(sums, fixed, index):
         state, split = fixed
         logits = _logits(model, state, split.images[index])
-        new = metrics.count(logits, split.labels[index], index >= 0)
+        new = metrics.count(logits, split.labels[index], index >= 0, loss)
         return metrics.add(sums, jax.lax.psum(new, driver.axis) if driver.axis else new)
 
     fold = driver.fold(step)
@@ -47,7 +49,13 @@ def counter(model: nn.Module, driver: parallel.Driver) -> Callable[[Any, Split, 
 
 
 def evaluate(
-    model: nn.Module, state: State, split: Split, *, batch: int = 500, driver: parallel.Driver | None = None
+    model: nn.Module,
+    state: State,
+    split: Split,
+    *,
+    batch: int = 500,
+    driver: parallel.Driver | None = None,
+    loss: str = "cross-entropy",
 ) -> metrics.Sums:
     """The sums of `split` under `state`, in test mode: one view of each image, each image once.
 
@@ -57,6 +65,7 @@ def evaluate(
       split: uint8 images [n, h, w, c] and int32 labels [n].
       batch: images at a time; it changes speed and memory only.
       driver: where to run; all devices by default.
+      loss: what is summed, a name in `jaxcnn.metrics.LOSSES`.
 
     Example:
       >>> from jaxcnn import Recipe, build, load, optimizer
@@ -67,9 +76,39 @@ def evaluate(
       360
     """
     driver = driver or parallel.driver()
+    one_of("loss", loss, metrics.LOSSES)
     if not len(split.labels):
         raise RecipeError("the split to evaluate is empty; expected at least one image")
-    return counter(model, driver)(driver.replicate(at_test(state)), driver.replicate(split), batch)
+    return counter(model, driver, loss)(driver.replicate(at_test(state)), driver.replicate(split), batch)
+
+
+@lru_cache(maxsize=32)
+def objective(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., jax.Array]:
+    """`objective(params, stats, inputs, labels) -> float32 []`: the mean loss in training mode, a function to differentiate.
+
+    The same arguments give the same function object, so that what is compiled for it is found again.
+
+    Args:
+      model: the network; BN normalises by the inputs' own moments.
+      loss: a name in `jaxcnn.metrics.LOSSES`.
+
+    Example:
+      >>> from jaxcnn import Recipe, build, load, optimizer, sharpness
+      >>> from jaxcnn.state import start
+      >>> data, model, recipe = load("digits"), build("mlp", 10), Recipe(model="mlp")
+      >>> state = start(model, optimizer(recipe), recipe, data)
+      >>> inputs = normalise(data.train.images[:100], state.norm)
+      >>> sharpness(objective(model), state.params, state.stats, inputs, data.train.labels[:100]) > 0
+      True
+    """
+    one_of("loss", loss, metrics.LOSSES)
+
+    def mean(params, stats, inputs, labels):
+        rngs = {"dropout": jax.random.PRNGKey(0)}
+        logits, _ = model.apply({"params": params, **stats}, inputs, train=True, mutable=list(stats), rngs=rngs)
+        return metrics.LOSSES[loss](logits, labels).mean()
+
+    return mean
 
 
 @lru_cache(maxsize=32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ class Sums(NamedTuple):
     n: jax.Array
     """int32 []: examples counted."""
     loss: jax.Array
-    """float32 []: the sum of their cross-entropies, in nats."""
+    """float32 []: the sum of their losses (cross-entropies in nats, unless another of `LOSSES` was asked for)."""
     wrong: jax.Array
     """int32 []: how many were classified wrongly; logits that are not numbers are wrong."""
     norm: jax.Array
@@ -26,7 +27,7 @@ class Sums(NamedTuple):
 
     @property
     def mean_loss(self) -> float:
-        """Nats an example. (Of no examples, these means are ZeroDivisionError.)"""
+        """Of an example. (Of no examples, these means are ZeroDivisionError.)"""
         return float(self.loss) / int(self.n)
 
     @property
@@ -41,7 +42,7 @@ class Sums(NamedTuple):
 
     @property
     def loss_std(self) -> float:
-        """The standard deviation over the steps of the batch's mean loss, in nats: how much training jumps about."""
+        """The standard deviation over the steps of the batch's mean loss: how much training jumps about."""
         variance = float(self.square) / int(self.n) - self.mean_loss**2
         return math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan
 
@@ -51,25 +52,40 @@ def zeros() -> Sums:
     return Sums(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0))
 
 
-def count(logits: jax.Array, labels: jax.Array, real: jax.Array) -> Sums:
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-log softmax(logits)[label], float32 [b], in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def squared(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Half the squared distance of the logits from the one-hot label, float32 [b] (Cohen et al. 2021, arXiv:2103.00065)."""
+    return 0.5 * jnp.square(logits - jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)).sum(-1)
+
+
+LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"cross-entropy": cross_entropy, "squared": squared}
+"""name -> (logits float32 [b, classes], labels int32 [b]) -> losses float32 [b]."""
+
+
+def count(logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cross-entropy") -> Sums:
     """The sums of one batch.
 
     Args:
       logits: float32 [b, classes].
       labels: int32 [b].
       real: bool [b]; False marks rows that only fill the batch up.
+      loss: a name in `LOSSES`.
 
     Example:
       >>> sums = count(jnp.array([[9.0, 0.0], [9.0, 0.0]]), jnp.array([0, 1]), jnp.array([True, True]))
       >>> sums.error
       50.0
     """
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    losses = LOSSES[loss](logits, labels)
     # argmax calls a row of NaN class 0, which would count as right for a tenth of the images.
     right = (logits.argmax(-1) == labels) & jnp.isfinite(logits).all(-1)
     return Sums(
         real.sum(dtype=jnp.int32),
-        jnp.where(real, loss, 0).sum(),
+        jnp.where(real, losses, 0).sum(),
         (real & ~right).sum(dtype=jnp.int32),
         jnp.float32(0),
         jnp.float32(0),

@@ -75,19 +75,44 @@ class Driver:
         step only reads, such as a whole data set.
         """
 
+        program, place = self._program(step)
+        return lambda carry, fixed, order: self._settled(program(carry, fixed, place(order)))
+
+    def memory(self, step: Step, carry: Any, fixed: Any, index: np.ndarray) -> int | None:
+        """Bytes that one step takes on each device beside its arguments and its result: activations and gradients.
+
+        It is XLA's plan for what `fold` compiles, known before anything runs; None where XLA does not tell.
+
+        Args:
+          step, carry, fixed: as in `fold`; the memory of `carry` is left alone.
+          index: int32 [batch], on the host.
+
+        Example:
+          >>> def step(total, x, index):
+          ...     return total + (x[index] @ x[index].T).sum()
+          >>> alone, x = driver("jit", devices=1), np.ones((200, 10), np.float32)
+          >>> few, many = (alone.memory(step, np.float32(0), x, np.arange(b, dtype=np.int32)) for b in (20, 200))
+          >>> bool(few and many and few < many)
+          True
+        """
+        program, place = self._program(step)
+        plan = program.lower(carry, fixed, place(index[None])).compile().memory_analysis()
+        return None if plan is None else int(plan.temp_size_in_bytes)
+
+    def _program(self, step: Step) -> tuple[Any, Callable[[np.ndarray], Any]]:
+        """What is compiled for `fold`, and what brings an order to the devices."""
+
         def run(carry, fixed, order):
             if len(order) == 1:
                 return step(carry, fixed, order[0])
             return jax.lax.scan(lambda c, index: (step(c, fixed, index), None), carry, order)[0]
 
         if self.kind == "pmap":
-            mapped = jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0)
-            return lambda carry, fixed, order: self._settled(mapped(carry, fixed, self._share(order)))
+            return jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0), self._share
         whole = NamedSharding(self.mesh, PartitionSpec())
         options = cpu_options() if self.devices[0].platform == "cpu" else None
         jitted = jax.jit(run, donate_argnums=0, out_shardings=whole, compiler_options=options)
-        split = PartitionSpec(None, AXIS)
-        return lambda carry, fixed, order: self._settled(jitted(carry, fixed, self._place(order, split)))
+        return jitted, lambda order: self._place(order, PartitionSpec(None, AXIS))
 
     def _settled(self, carry: Any) -> Any:
         """`carry`, waited for where several devices share one CPU: steps in flight there take each other's threads

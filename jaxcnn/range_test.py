@@ -150,7 +150,8 @@ def lr_range_test(
     recipe = replace(recipe, schedule="constant", lr=low, warmup_lr=None)
     check(recipe, data, driver)
     tx = optimizer(recipe)
-    run = driver.fold(make_step(model, tx, pad=recipe.pad, fill=recipe.fill, flip=recipe.flip, axis=driver.axis))
+    view: dict[str, Any] = {name: getattr(recipe, name) for name in ("pad", "fill", "flip", "loss")}
+    run = driver.fold(make_step(model, tx, **view, axis=driver.axis))
     split, state = driver.replicate(data.train), start(model, tx, recipe, data)
     batches = iter(order(state.key, 0, steps, recipe.batch, len(data.train.labels)))
 

@@ -43,6 +43,8 @@ class Recipe:
     report: str = "test"
     """The split measured in every row: "test", or "validation" while choosing a recipe."""
 
+    loss: str = "cross-entropy"
+    """What is minimised: "cross-entropy", or "squared", half the squared distance of the logits from the one-hot label."""
     steps: int = 64_000
     batch: int = 128
     """Images a step, over all devices."""
@@ -151,6 +153,7 @@ _NUMBERS["warmup_error"] = (0, 1)
 _CHOICES = {
     "report": ("test", "validation"),
     "decay_on": ("convs", "kernels", "all"),
+    "loss": ("cross-entropy", "squared"),
     "order": ("shuffled", "sorted"),
     "mean": ("pixel", "channel", "none"),
     "fill": ("mean", "black", "reflect"),

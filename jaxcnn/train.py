@@ -32,6 +32,7 @@ def make_step(
     pad: int = 4,
     fill: str = "mean",
     flip: bool = True,
+    loss: str = "cross-entropy",
     axis: str | None = None,
 ) -> Callable[[State, Split, jax.Array], State]:
     """One step of training as a pure function: gather, normalise, augment, gradient, update, count.
@@ -41,6 +42,7 @@ def make_step(
       tx: the optimiser; extra arguments `value` (the loss), `error` (0..1) and `grad_fn` (params, any -> the gradient on the
         same batch) are passed to those that take them.
       pad, fill, flip: the augmentation, as in `Recipe`.
+      loss: what is minimised, a name in `jaxcnn.metrics.LOSSES`.
       axis: the mapped axis that splits the batch (`jax.pmap`); None on one device or under sharding. It adds the
         averages over devices and nothing else.
 
@@ -72,18 +74,18 @@ def make_step(
         images = jax.vmap(view, (0, 0, None))(keys, images, state.norm)
         labels = jnp.asarray(split.labels)[index]  # [b]
 
-        def loss(params):
+        def mean_loss(params):
             rngs = {"dropout": stream(state.key, DROPOUT, state.step)}
             variables, kept = {"params": params, **state.stats}, list(state.stats)
             logits, stats = model.apply(variables, images, train=True, mutable=kept, rngs=rngs)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), (logits, dict(stats))
+            return metrics.LOSSES[loss](logits, labels).mean(), (logits, dict(stats))
 
         def again(params, _):  # for methods that look at a second point
-            return averaged(jax.grad(loss, has_aux=True)(params)[0])
+            return averaged(jax.grad(mean_loss, has_aux=True)(params)[0])
 
-        (value, (logits, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (value, (logits, stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         value, grads = averaged((value, grads))
-        new = summed(metrics.count(logits, labels, jnp.ones_like(labels, bool)))
+        new = summed(metrics.count(logits, labels, jnp.ones_like(labels, bool), loss))
         size = new.n.astype(jnp.float32)
         error = new.wrong.astype(jnp.float32) / size
         with jax.numpy_dtype_promotion("standard"):  # optax's arithmetic mixes counts with rates
@@ -128,8 +130,8 @@ def order(key: jax.Array, first: int, last: int, batch: int, n: int, shuffle: bo
 
 
 @lru_cache(maxsize=64)
-def _trainer(model, tx, pad, fill, flip, driver):
-    return driver.fold(make_step(model, tx, pad=pad, fill=fill, flip=flip, axis=driver.axis))
+def _trainer(model, tx, pad, fill, flip, loss, driver):
+    return driver.fold(make_step(model, tx, pad=pad, fill=fill, flip=flip, loss=loss, axis=driver.axis))
 
 
 def _examples(recipe, data) -> Callable[[Any, int, int], np.ndarray]:
@@ -166,8 +168,9 @@ def fit(
 
     Yields:
       The state as numpy arrays on the host, and its row: `step, rate, train_loss, train_error, test_loss, test_error,
-      grad_norm, loss_std, seconds, images_per_second` (losses in nats, errors in percent; the training figures are running
-      means over the row's augmented batches, unless `recipe.train_error` is "clean"; `loss_std` is over the row's batches).
+      grad_norm, loss_std, seconds, images_per_second` (cross-entropies in nats, errors in percent; the training figures are
+      running means over the row's augmented batches, unless `recipe.train_error` is "clean"; `loss_std` is over the row's
+      batches).
       With `recipe.precise_bn` also `precise_test_loss, precise_test_error`.
 
     Raises:
@@ -178,7 +181,7 @@ def fit(
     state = start(model, tx, recipe, data)
     state = (resume(state) if resume else None) or state
     # What is compiled depends on the update alone: optimisers that only start in another state share it.
-    run = _trainer(model, tx._replace(init=start), recipe.pad, recipe.fill, recipe.flip, driver)
+    run = _trainer(model, tx._replace(init=start), recipe.pad, recipe.fill, recipe.flip, recipe.loss, driver)
     placed, train = driver.replicate(state), driver.replicate(data.train)
     held = driver.replicate(getattr(data, recipe.report))
     step, examples = int(state.step), _examples(recipe, data)
@@ -223,7 +226,7 @@ def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
 
 
 def _row(model, placed, state, train, held, data, recipe, driver) -> Row:
-    measure = counter(model, driver)
+    measure = counter(model, driver, recipe.loss)
     judged = at_test(state)
     if judged is not state:
         placed = driver.replicate(judged)

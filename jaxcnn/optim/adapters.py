@@ -6,6 +6,7 @@ gradient on the same batch at other parameters. Two methods train at one point a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -68,6 +69,28 @@ def lookahead(fast: optax.GradientTransformation, period: int, share: float) -> 
         return moves.fast, LookaheadState(optax.apply_updates(state.slow, moves.slow), inner)
 
     return optax.GradientTransformation(init, update)
+
+
+def prodigy(rate: jax.Array, d0: float, decay: float, decays: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """`optax.contrib.prodigy` that decays only where `decays(params)` is true, and waits where optax's divides 0 by 0.
+
+    Its estimate is a quotient of sums over the steps weighted by the rate: with the rate 0 of a warm-up's first step, or
+    no gradient yet, both are 0. The estimate then stays as it was.
+    """
+    plain: Any
+    decayed: Any
+    plain, decayed = (contrib.prodigy(rate, estim_lr0=d0, weight_decay=each) for each in (0.0, decay))
+
+    def update(updates: Any, state: Any, params: Any = None):
+        moves, _ = plain.update(updates, state, params)
+        shrinks, new = decayed.update(updates, state, params)
+        moves = jax.tree.map(lambda on, a, b: a if on else b, decays(params), shrinks, moves)
+        waits = optax.tree.norm(new.grad_sum) == 0
+        moves = jax.tree.map(lambda move: jnp.where(waits, 0, move), moves)
+        return moves, new._replace(estim_lr=jnp.where(waits, state.estim_lr, new.estim_lr))
+
+    # Copies: optax's state is the parameters themselves, and one buffer cannot be given away twice.
+    return optax.GradientTransformation(lambda params: plain.init(jax.tree.map(jnp.array, params)), update)
 
 
 _AVERAGES = (LookaheadState, contrib.ScheduleFreeState)

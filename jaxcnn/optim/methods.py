@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +9,8 @@ import jax
 import optax
 from optax import contrib
 
-from jaxcnn.optim.adapters import lookahead, noise, only
-from jaxcnn.recipe import Recipe, RecipeError, one_of
+from jaxcnn.optim.adapters import lookahead, noise, only, prodigy
+from jaxcnn.recipe import Recipe
 
 
 class Method(NamedTuple):
@@ -50,7 +49,8 @@ def _caffe(recipe, rate):
 
 def _sam(recipe, rate, *, rho=0.05):
     outer = optax.chain(l2(recipe), optax.sgd(rate, recipe.momentum))
-    climb = optax.chain(contrib.normalize(), optax.sgd(rho))
+    # Not contrib.normalize, which makes a gradient of 0 into NaN.
+    climb = optax.chain(optax.normalize_by_update_norm(eps=1e-12), optax.sgd(rho))
     return only(contrib.sam(outer, climb, opaque_mode=True), "grad_fn")
 
 
@@ -61,6 +61,7 @@ def _muon(recipe, rate, *, beta=0.95):
         beta=beta,
         weight_decay=recipe.decay,
         weight_decay_mask=lambda params: decay_mask(params, recipe.decay_on),
+        adam_weight_decay=recipe.decay if recipe.decay_on == "all" else 0.0,
         muon_weight_dimension_numbers=_matrices,
         consistent_rms=0.2,
     )
@@ -84,6 +85,10 @@ def _masked(recipe):
 def _lars(recipe, rate, *, trust=0.001):
     decays: Any = lambda params: decay_mask(params, recipe.decay_on)  # noqa: E731
     return optax.lars(rate, recipe.decay, decays, trust, trust_ratio_mask=decays, momentum=recipe.momentum)
+
+
+def _prodigy(recipe, rate, *, d0=1e-6):
+    return prodigy(rate, d0, recipe.decay, lambda params: decay_mask(params, recipe.decay_on))
 
 
 def _schedule_free(recipe, rate, *, b1=0.9):
@@ -125,37 +130,13 @@ OPTIMIZERS: dict[str, Method] = {
                         "Zhang et al. 2019, arXiv:1907.08610; around momentum", ("test parameters",)),
     "schedule-free": Method(_schedule_free, (0.03, 0.1, 0.3, 1.0, 3.0), "Defazio et al. 2024, arXiv:2405.15682; around SGD",
                             ("test parameters",)),
-    "prodigy": Method(lambda r, rate, *, d0=1e-6: contrib.prodigy(rate, estim_lr0=d0, weight_decay=r.decay),
-                      (0.1, 0.3, 1.0, 3.0, 10.0), "Mishchenko and Defazio 2024, arXiv:2306.06101; the rate multiplies its own",
-                      decays=True),
+    "prodigy": Method(_prodigy, (0.1, 0.3, 1.0, 3.0, 10.0),
+                      "Mishchenko and Defazio 2024, arXiv:2306.06101; the rate multiplies its own", decays=True),
     "muon": Method(_muon, MIDDLE, "Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982", decays=True),
 }
 # fmt: on
 """name -> method. "momentum" and "caffe" differ after every change of the rate: the second still carries steps of the old one.
 """
-
-
-def options(name: str) -> dict[str, Any]:
-    """What `recipe.method` may set for the optimiser `name`, with the defaults.
-
-    Example:
-      >>> options("adam")
-      {'b1': 0.9, 'b2': 0.999}
-    """
-    found = inspect.signature(OPTIMIZERS[name].make).parameters.values()
-    return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY}
-
-
-def check(recipe: Recipe) -> Method:
-    """The recipe's method; RecipeError for a name or an option that does not exist, or an option that is no number."""
-    known = options(one_of("optimizer", recipe.optimizer, OPTIMIZERS))
-    for name, value in recipe.method.items():
-        if name not in known:
-            hint = f"one of {', '.join(known)}" if known else "none"
-            raise RecipeError(f"method has {name!r}; expected for {recipe.optimizer} {hint}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise RecipeError(f"method {name} is {value!r}; expected a number of at least 0: write {known[name]}")
-    return OPTIMIZERS[recipe.optimizer]
 
 
 def l2(recipe: Recipe) -> optax.GradientTransformation:

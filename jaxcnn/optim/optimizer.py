@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +11,7 @@ import optax
 
 from jaxcnn.optim import methods, schedules
 from jaxcnn.optim.rate import at_rate
-from jaxcnn.recipe import Recipe, one_of
+from jaxcnn.recipe import Recipe, RecipeError, one_of
 
 _FIELDS = ("optimizer", "method", "momentum", "decay", "decay_on", "schedule", "factor", "warmup_lr", "warmup_error")
 _READ = {"step": ("drops",), "constant": ()}
@@ -32,7 +33,7 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformationExtraArgs:
       >>> float(updates["kernel"])
       -0.5
     """
-    methods.check(recipe)
+    check(recipe)
     one_of("schedule", recipe.schedule, schedules.SCHEDULES)
     read = (*_FIELDS, *_READ.get(recipe.schedule, ("steps",)))
     same: dict[str, Any] = {"drops": ()} | {name: getattr(recipe, name) for name in read}
@@ -45,7 +46,7 @@ def _update(text):
 
 
 def _whole(recipe):
-    method = methods.check(recipe)
+    method = check(recipe)
 
     def at(rate: jax.Array) -> optax.GradientTransformation:
         made = method.make(recipe, rate, **recipe.method)
@@ -59,3 +60,40 @@ def _whole(recipe):
         warmup_error=recipe.warmup_error,
         plateau=schedules.plateau(recipe),
     )
+
+
+def options(name: str) -> dict[str, Any]:
+    """What `recipe.method` may set for the optimiser `name`, with the defaults.
+
+    Example:
+      >>> options("adam")
+      {'b1': 0.9, 'b2': 0.999}
+    """
+    found = inspect.signature(methods.OPTIMIZERS[name].make).parameters.values()
+    return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY}
+
+
+def check(recipe: Recipe) -> methods.Method:
+    """The recipe's method; RecipeError for a name or an option that does not exist, or a value out of bounds."""
+    known = options(one_of("optimizer", recipe.optimizer, methods.OPTIMIZERS))
+    for name, value in recipe.method.items():
+        if name not in known:
+            hint = f"one of {', '.join(known)}" if known else "none"
+            raise RecipeError(f"method has {name!r}; expected for {recipe.optimizer} {hint}")
+        good, expected = _expected(recipe.optimizer, name, known[name])
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not good(value):
+            raise RecipeError(f"method {name} is {value!r}; expected {expected}: write {known[name]}")
+    return methods.OPTIMIZERS[recipe.optimizer]
+
+
+def _expected(method, name, default):
+    """(what an option must be, the same in words); beyond these bounds methods divide by 0 or never act."""
+    if isinstance(default, int):
+        return lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"
+    if (method, name) == ("schedule-free", "b1"):  # its average is recovered by dividing by b1
+        return lambda value: 0 < value < 1, "a number above 0 and below 1"
+    if name in ("b1", "b2", "beta", "decay"):
+        return lambda value: 0 <= value < 1, "a number of at least 0 and below 1"
+    if name in ("norm", "share", "d0"):
+        return lambda value: value > 0, "a number above 0"
+    return lambda value: value >= 0, "a number of at least 0"
