@@ -37,14 +37,14 @@ def norm(mean: np.ndarray, std: np.ndarray, *, subtract: str = "pixel", divide: 
     return Norm(choices[one_of("mean", subtract, choices)], scale if divide else jnp.ones_like(scale))
 
 
-def normalise(images: jax.Array, norm: Norm) -> jax.Array:
+def normalise(images: jax.Array | np.ndarray, norm: Norm) -> jax.Array:
     """uint8 [..., h, w, c] -> float32 of the same shape.
 
     Example:
       >>> normalise(jnp.full((1, 1, 1), 255, jnp.uint8), Norm(jnp.full((1, 1, 1), 0.5), jnp.ones(1))).item()
       0.5
     """
-    x = images.astype(jnp.float32) / 255
+    x = jnp.asarray(images).astype(jnp.float32) / 255
     lead = (1,) * (x.ndim - 3)
     return (x - norm.mean.reshape(*lead, *norm.mean.shape)) / norm.std.reshape(*lead, 1, 1, -1)
 

@@ -32,10 +32,10 @@ class RangeTest(NamedTuple):
     smooth: np.ndarray
     """float64 [n]: a centred mean of `losses`, so that it lags behind nothing."""
     suggested: float | None
-    """Where the smoothed loss falls most steeply against the logarithm of the rate: a rate to train at."""
+    """Where the smoothed loss falls most steeply against the logarithm of the rate, over half a decade: a rate to train at."""
     limit: float | None
-    """An estimate of the largest stable rate: where the smoothed loss is lowest, or what the pace of the divergence says if
-    that is less (`_pace`). None where the loss falls to the end."""
+    """An estimate of the largest stable rate: the last at which the smoothed loss is nearer its lowest than its first, or what
+    the pace of the divergence says if that is less (`_pace`). None where the loss does not rise again."""
     diverged: float | None
     """The first rate whose loss is not finite or `BLOWN` times the first; None where none is. It comes after the limit, for it
     takes some steps to blow up."""
@@ -68,10 +68,7 @@ def range_test(
       >>> 0.125 < found.limit < 0.5
       True
     """
-    if not (0 < low < high < math.inf):
-        raise RecipeError(f"rates go from {low} to {high}; expected 0 < low < high, finite: write low=1e-4, high=10")
-    if type(steps) is not int or steps < 10:
-        raise RecipeError(f"steps is {steps!r}; expected a whole number of at least 10: write steps=100")
+    _sensible(low, high, steps)
     rates, losses = np.geomspace(low, high, steps), []
     for rate in rates:
         carry, loss = step(carry, float(rate))
@@ -79,6 +76,13 @@ def range_test(
         if _blown(losses, window):
             break
     return read(rates[: len(losses)], losses, window)
+
+
+def _sensible(low, high, steps) -> None:
+    if not (0 < low < high < math.inf):
+        raise RecipeError(f"rates go from {low} to {high}; expected 0 < low < high, finite: write low=1e-4, high=10")
+    if type(steps) is not int or steps < 10:
+        raise RecipeError(f"steps is {steps!r}; expected a whole number of at least 10: write steps=100")
 
 
 def _blown(losses: Sequence[float], window: int) -> bool:
@@ -98,12 +102,19 @@ def read(rates: np.ndarray, losses: Sequence[float], window: int = 5) -> RangeTe
     kept = raw[:-1] if diverged is not None else raw  # the last loss would drag the mean of its neighbours up
     half = window // 2
     smooth = np.array([kept[max(0, i - half) : i + half + 1].mean() for i in range(len(kept))])
-    lowest = int(smooth.argmin())
-    slopes = np.diff(smooth[: lowest + 1]) / np.diff(np.log(rates[: lowest + 1]))
-    suggested = float(rates[slopes.argmin()]) if len(slopes) and slopes.min() < 0 else None
-    turned = diverged is not None or lowest < len(smooth) - 1 - half
-    limit = min(float(rates[lowest]), _pace(rates, raw) if diverged is not None else math.inf) if turned else None
+    suggested = _steepest(np.log(rates[: smooth.argmin() + 1]), smooth[: smooth.argmin() + 1])
+    # A loss may rise and fall again, under momentum even on a quadratic: what counts is where it leaves for good.
+    near = np.flatnonzero(smooth <= (smooth[0] + smooth.min()) / 2)
+    left = diverged is not None or near[-1] < len(smooth) - 1
+    limit = min(float(rates[near[-1]]), _pace(rates, raw) if diverged is not None else math.inf) if left else None
     return RangeTest(rates, raw, np.concatenate([smooth, raw[len(kept) :]]), suggested, limit, diverged)
+
+
+def _steepest(logs, losses) -> float | None:
+    """The middle of the half decade over which the loss falls most: over less, batches' noise decides."""
+    reach = max(1, round(math.log(10) / 4 / (logs[1] - logs[0]))) if len(logs) > 1 else 1
+    falls = losses[: -2 * reach] - losses[2 * reach :]
+    return float(np.exp(logs[reach + falls.argmax()])) if len(falls) and falls.max() > 0 else None
 
 
 def _pace(rates, losses) -> float:
@@ -146,6 +157,7 @@ def lr_range_test(
       >>> found.suggested < found.limit
       True
     """
+    _sensible(low, high, steps)
     driver = driver or parallel.driver()
     recipe = replace(recipe, schedule="constant", lr=low, warmup_lr=None)
     check(recipe, data, driver)

@@ -42,6 +42,43 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(mean, std, float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n))
 
 
+def turning_point(
+    rows: Sequence[Mapping[str, Any]], key: str = "test_loss", window: int = 3, margin: float = 0.05
+) -> Mapping[str, Any] | None:
+    """The row after which a curve that should fall gets worse: where validation turns; None while it has not.
+
+    That is the first row at which the mean of `key` over the `window` rows around it (fewer at the ends) is lowest. The curve
+    has turned if that mean ends higher by more than the share `margin` of its lowest.
+
+    Args:
+      rows: in the order of their steps. Those in which `key` is None or no finite number are passed over.
+      key: of what is better when low: a loss or an error.
+      window: an odd number of rows; 1 takes the curve as it is.
+      margin: 0 calls any rise a turn.
+
+    Raises:
+      KeyError: for a row without the key.
+      ValueError: for a window that is not odd, or a margin below 0.
+
+    Example:
+      >>> rows = [{"step": i, "test_loss": loss} for i, loss in enumerate([2.0, 1.0, 0.6, 0.5, 0.7, 0.9])]
+      >>> turning_point(rows), turning_point(rows[:4])
+      ({'step': 3, 'test_loss': 0.5}, None)
+
+    References:
+      Prechelt 1998, "Early stopping - but when?" (`margin` is the threshold of his generalisation loss).
+    """
+    if window < 1 or window % 2 == 0 or not margin >= 0:
+        raise ValueError(f"window is {window} and margin {margin}; expected an odd number of rows and at least 0")
+    known = [row for row in rows if row[key] is not None and math.isfinite(row[key])]
+    values, half = [row[key] for row in known], window // 2
+    near = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    smooth = [math.fsum(part) / len(part) for part in near]
+    if not smooth or smooth[-1] <= (1 + margin) * min(smooth):
+        return None
+    return known[smooth.index(min(smooth))]
+
+
 def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> None:
     """`table.csv` and `table.md` in `folder`: the keys of the rows are the columns; notes follow the Markdown table."""
     out = io.StringIO()
@@ -61,4 +98,6 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(value, nothing):
     if value is None:
         return nothing
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:.3g}"

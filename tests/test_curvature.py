@@ -89,6 +89,7 @@ def test_all_iterations_give_the_whole_spectrum_of_a_network(name):
     values, bounds = eigenvalues(loss, params, x, LABELS, key=KEY, iterations=1000)
     assert values.dtype == bounds.dtype == np.float64
     assert (np.diff(values) >= 0).all()
+    assert len(values) <= len(truth)
     # The softmax does not see what is added to all logits: those zeros are many, and any number of them may be found.
     outer = abs(truth) > 1e-4 * truth[-1]
     found = values[abs(values) > 1e-4 * truth[-1]]

@@ -1,0 +1,141 @@
+"""The settings of all parts, their presets, and what all parts do alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import jaxcnn as jc
+
+Part = Literal["theory", "sweep", "finder", "schedules", "edge"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Rate against batch."""
+
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    batches: tuple[int, ...] = (16, 64, 256)
+    epochs: int = 10
+    """Of every run, whatever its batch."""
+
+
+@dataclass(frozen=True)
+class Finder:
+    """The range test."""
+
+    optimizers: tuple[str, ...] = ("sgd", "momentum", "adam")
+    low: float = 1e-5
+    high: float = 100.0
+    steps: int = 150
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """Shapes of the rate."""
+
+    names: tuple[str, ...] = tuple(jc.SCHEDULES)
+    rates: tuple[float, ...] = (0.02, 0.06, 0.2)
+    """Peak rates that every schedule is tuned over, on the validation images."""
+    steps: int = 200
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Full-batch gradient descent on the squared loss of a tanh network."""
+
+    rates: tuple[float, ...] = (0.2, 0.25, 0.35)
+    momentum_rates: tuple[float, ...] = (0.3, 0.4, 0.5)
+    momentum: float = 0.9
+    steps: int = 1500
+    every: int = 30
+    """Steps between measurements of the sharpness."""
+    hidden: tuple[int, ...] = (64, 64, 64)
+    examples: int | None = None
+    """Training images; None is all."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every setting; `--preset` chooses the defaults."""
+
+    preset: Literal["quick", "mnist", "cifar10"] = "quick"
+    parts: tuple[Part, ...] = ("theory", "sweep", "finder", "schedules", "edge")
+    dataset: str = "digits"
+    model: str = "convnet"
+    """Of sweep, finder and schedules; the edge has its own."""
+    batch: int = 64
+    """Of finder and schedules."""
+    optimizer: str = "sgd"
+    """Of the sweep."""
+    seeds: int = 2
+    """Of schedules."""
+    validation: int = 237
+    """Training images held out in schedules, to choose each one's rate."""
+    sweep: Sweep = field(default_factory=Sweep)
+    finder: Finder = field(default_factory=Finder)
+    schedules: Schedules = field(default_factory=Schedules)
+    edge: Edge = field(default_factory=Edge)
+    driver: Literal["auto", "pmap", "jit"] = "auto"
+    data_dir: Path | None = None
+    """Where to look for data first."""
+    out: Path = Path("runs/learning-rate")
+    plot_only: bool = False
+    """Draw from what OUT holds, and train nothing."""
+
+
+_MNIST = Options(
+    preset="mnist",
+    dataset="mnist",
+    model="lenet5-relu",
+    batch=128,
+    validation=5000,
+    parts=("sweep", "finder", "schedules"),
+    sweep=Sweep(rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), batches=(32, 128, 512), epochs=1),
+    schedules=Schedules(steps=300),
+    out=Path("runs/learning-rate-mnist"),
+)
+PRESETS = {
+    "quick": Options(),
+    "mnist": _MNIST,
+    "cifar10": replace(
+        _MNIST,
+        preset="cifar10",
+        dataset="cifar10",
+        model="resnet20",
+        parts=("finder",),
+        finder=Finder(optimizers=("momentum", "adam"), low=1e-4),
+        out=Path("runs/learning-rate-cifar10"),
+    ),
+}
+
+
+def recipe(settings: Options, **numbers: Any) -> jc.Recipe:
+    """A run of the experiment: no augmentation and no decay, so that the rate is all there is."""
+    plain: dict[str, Any] = {"decay": 0.0, "pad": 0, "flip": False, "drops": (), "schedule": "constant"}
+    plain |= {"dataset": settings.dataset, "model": settings.model}
+    return jc.Recipe(**(plain | numbers))
+
+
+@lru_cache(maxsize=4)
+def data(options: Options, validation: int = 0) -> jc.Dataset:
+    """The data set, with `validation` training images held out."""
+    return jc.load(options.dataset, options.data_dir, validation=validation)
+
+
+def rates(name: str, values: Sequence[float]) -> None:
+    """RecipeError unless `values` are finite rates above 0, at least one."""
+    if not values:
+        raise jc.RecipeError(f"{name} is empty; write --{name} 0.01 0.1 1")
+    for value in values:
+        if not 0 < value < math.inf:
+            raise jc.RecipeError(f"{name} has {value}; expected finite rates above 0: write --{name} 0.01 0.1 1")
+
+
+def label(rate: float) -> str:
+    """A rate as it stands in names of runs and legends."""
+    return f"{rate:g}"

@@ -1,0 +1,207 @@
+"""`python -m experiments.learning_rate`: each part's numbers against theory, what it leaves behind, mistakes, going on."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from experiments.learning_rate import edge, schedules, sweep, theory
+from experiments.learning_rate.__main__ import PARTS, main
+from experiments.learning_rate.options import PRESETS, Options
+from jaxcnn import study
+
+TINY = ["--model", "mlp", "--batch", "64", "--seeds", "1", "--validation", "237"]
+TINY += ["--sweep.rates", "0.1", "1000", "--sweep.batches", "64", "256", "--sweep.epochs", "1"]
+TINY += ["--finder.optimizers", "sgd", "--finder.steps", "40"]
+TINY += ["--schedules.names", "constant", "cosine", "--schedules.rates", "0.03", "0.1", "--schedules.steps", "8"]
+TINY += ["--edge.rates", "0.2", "--edge.momentum-rates", "0.1", "--edge.steps", "6", "--edge.every", "3"]
+TINY += ["--edge.examples", "64", "--edge.hidden", "8"]
+FIGURES = {
+    "theory": ["surface", "directions", "limit"],
+    "sweep": ["curves", "map"],
+    "finder": ["finder"],
+    "schedules": ["rates", "curves"],
+    "edge": ["edge", "momentum"],
+}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    out = tmp_path_factory.mktemp("rates") / "out"
+    assert main([*TINY, "--out", str(out)]) == 0
+    return out
+
+
+def table(folder):
+    with (folder / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_part_leaves_its_table_and_figures(out):
+    assert set(FIGURES) == set(PARTS)
+    for part, names in FIGURES.items():
+        assert table(out / part)
+        for name in names:
+            assert (out / part / f"{name}.png").read_bytes().startswith(b"\x89PNG"), (part, name)
+    assert {line["part"] for line in table(out)} == set(PARTS)
+
+
+def test_measured_limits_are_those_of_theory(out):
+    top = np.linalg.eigvalsh(np.array([[5.0, 1.0], [1.0, 1.0]]))[-1]  # moments of x = -2 .. 4: mean 1, mean square 5
+    lines = table(out / "theory")
+    assert len(lines) == len(theory.MOMENTA)
+    for line, momentum in zip(lines, theory.MOMENTA, strict=True):
+        assert float(line["predicted"]) == pytest.approx(2 * (1 + momentum) / top, abs=0.005)
+        assert float(line["measured"]) == pytest.approx(2 * (1 + momentum) / top, rel=0.02)  # two decimals of 0.38
+
+
+def test_a_rate_beyond_sense_is_a_result(out):
+    lines = {(line["batch"], line["rate"]): line["too_large"] for line in table(out / "sweep")}
+    assert lines == {("64", "0.1"): "-", ("64", "1000"): "yes", ("256", "0.1"): "-", ("256", "1000"): "yes"}
+    limits = {line["what"]: line["measured"] for line in table(out) if line["part"] == "sweep"}
+    assert limits == {"largest stable rate, batch 64": "0.10", "largest stable rate, batch 256": "0.10"}
+    assert "diverged at step" in (out / "sweep" / "table.md").read_text()
+
+
+def run(rate, loss, status="finished"):
+    recipe = jc.Recipe(dataset="digits", model="mlp", lr=rate)
+    return study.Run(recipe, {"status": status, "why": "", "step": 1, "train_loss": loss}, [])
+
+
+def test_slow_is_not_too_large_and_dead_is():
+    runs = {0.001: run(0.001, 2.31), 0.1: run(0.1, 0.5), 1.0: run(1.0, 0.9), 3.0: run(3.0, 2.303)}
+    runs[10.0] = run(10.0, None, "diverged")
+    assert sweep.broken(runs, 10) == {3.0, 10.0}
+    assert sweep.stable(runs, 10) == 1.0
+    assert sweep.stable({10.0: runs[10.0]}, 10) is None
+
+
+def test_the_finders_numbers_are_the_functions(out):
+    found = json.loads((out / "finder" / "sgd.json").read_text())
+    recipe = jc.Recipe.from_json(json.dumps(found["asked"]["recipe"]))
+    again = jc.lr_range_test(jc.build("mlp", 10), jc.load("digits"), recipe, low=1e-5, high=100.0, steps=40)
+    assert found["suggested"] == again.suggested
+    assert found["losses"] == pytest.approx(again.losses.tolist())
+
+
+def test_the_chosen_peak_rate_has_the_least_validation_error(out):
+    runs = study.finished(out / "schedules")
+    for line in table(out / "schedules"):
+        mine = {run.recipe.lr: run.result for run in runs if run.recipe.schedule == line["schedule"]}
+        assert len(mine) == 2
+        assert float(line["rate"]) == min(mine, key=lambda rate: (mine[rate]["test_error"], mine[rate]["test_loss"]))
+        best = mine[float(line["rate"])]
+        assert float(line["validation_error"]) == pytest.approx(best["test_error"], abs=0.005)
+        assert float(line["test_error"]) == pytest.approx(best["heldout_error"], abs=0.005)
+    assert all(run.recipe.report == "validation" for run in runs)
+
+
+def test_heldout_figures_are_the_test_splits(out):
+    folder = out / "schedules" / "cosine-rate0.1-seed0"
+    recipe, data = jc.Recipe.load(folder), jc.load("digits", validation=237)
+    model, tx = study.prepare(recipe, 10)
+    with jc.Checkpoints(folder / "checkpoints") as saved:
+        state = saved.restore(jc.start(model, tx, recipe, data))
+    assert state is not None
+    assert jc.read_rows(folder)[-1]["heldout_error"] == jc.evaluate(model, state, data.test).error
+
+
+def test_a_diverged_rate_is_not_chosen():
+    runs = [run(0.1, 0.5), run(1.0, None, "diverged")]
+    runs[0].result.update(test_error=50.0, test_loss=1.5)
+    runs[1].result.update(test_error=1.0, test_loss=0.1)
+    assert schedules.best(runs)[0] == 0.1
+
+
+def test_the_sharpness_of_the_rows_is_the_top_of_the_dense_hessian(out):
+    import jax
+    from jax.flatten_util import ravel_pytree
+
+    from jaxcnn.augment import normalise
+
+    folder = out / "edge" / "momentum0-rate0.2"
+    recipe = jc.Recipe.load(folder)
+    data = study.cut(recipe, jc.load("digits"))
+    model, tx = study.prepare(recipe, 10)
+    with jc.Checkpoints(folder / "checkpoints") as saved:
+        state = saved.restore(jc.start(model, tx, recipe, data))
+    assert state is not None
+    flat, unravel = ravel_pytree(state.params)
+    inputs, targets = normalise(data.train.images, state.norm), np.eye(10, dtype=np.float32)[data.train.labels]
+
+    def loss(flat):  # the squared loss, written again
+        return 0.5 * ((model.apply({"params": unravel(flat)}, inputs, train=True) - targets) ** 2).sum() / len(targets)
+
+    top = np.linalg.eigvalsh(np.asarray(jax.hessian(loss)(flat), np.float64))[-1]
+    assert jc.read_rows(folder)[-1]["sharpness"] == pytest.approx(top, rel=1e-3)
+
+
+def test_full_batch_descent_settles_at_the_edge(tmp_path):
+    """Cohen et al.'s effect, on a case smaller than the quick one: sharpness at 2 / rate, where it was below at the start."""
+    args = ["--parts", "edge", "--edge.rates", "0.4", "--edge.momentum-rates", "0.5", "--edge.steps", "600"]
+    assert main([*args, "--edge.every", "60", "--edge.examples", "300", "--out", str(tmp_path)]) == 0
+    for line in table(tmp_path / "edge"):
+        assert 0.9 < float(line["ratio"]) < 1.15, line
+    options = Options(edge=PRESETS["quick"].edge)
+    assert len(edge.recipes(options)) == 6
+    assert all(recipe.batch == 1437 and recipe.loss == "squared" for recipe in edge.recipes(options).values())
+
+
+def test_nothing_is_done_twice_and_a_part_by_itself_keeps_the_others(out, monkeypatch):
+    def trains(*a, **k):
+        pytest.fail("it trained")
+
+    monkeypatch.setattr("jaxcnn.study.fit", trains)
+    monkeypatch.setattr("jaxcnn.lr_range_test", trains)
+    before = (out / "table.csv").read_text()
+    assert main([*TINY, "--out", str(out)]) == 0
+    assert (out / "table.csv").read_text() == before
+    assert main([*TINY, "--parts", "theory", "--out", str(out)]) == 0
+    assert (out / "table.csv").read_text() == before
+    (out / "edge" / "edge.png").unlink()
+    assert main(["--plot-only", "--parts", "edge", "--out", str(out)]) == 0
+    assert (out / "edge" / "edge.png").exists()
+
+
+MISTAKES = [
+    (["--parts"], "parts is empty"),
+    (["--parts", "teory"], "teory"),
+    (["--seeds", "0"], "seeds is 0"),
+    (["--sweep.rates"], "sweep.rates is empty"),
+    (["--sweep.rates", "nan"], "sweep.rates has nan; expected finite rates above 0"),
+    (["--sweep.rates", "0.1", "0"], "sweep.rates has 0.0"),
+    (["--sweep.rates", "-1"], "sweep.rates has -1.0"),
+    (["--sweep.rates", "inf"], "sweep.rates has inf"),
+    (["--sweep.batches", "5000"], "batch is 5000, more than the 1437 training images"),
+    (["--sweep.batches"], "sweep.batches is empty"),
+    (["--optimizer", "adma"], "did you mean 'adam'"),
+    (["--finder.optimizers", "momentun"], "did you mean 'momentum'"),
+    (["--finder.optimizers"], "finder.optimizers is empty"),
+    (["--finder.low", "10", "--finder.high", "1"], "expected 0 < low < high"),
+    (["--finder.steps", "3"], "finder.steps is 3"),
+    (["--schedules.names", "cosin"], "did you mean 'cosine'"),
+    (["--schedules.names"], "schedules.names is empty"),
+    (["--schedules.rates", "0"], "schedules.rates has 0.0"),
+    (["--edge.rates", "-0.1"], "edge.rates has -0.1"),
+    (["--edge.hidden"], "edge.hidden is empty"),
+    (["--edge.momentum", "1.5"], "momentum is 1.5"),
+    (["--edge.examples", "100000"], "cannot keep 100000 training images"),
+    (["--model", "convnt"], "convnet"),
+    (["--dataset", "mnits"], "did you mean 'mnist'"),
+    (["--plot-only", "--out", "/nowhere"], "/nowhere"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
+def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
+    args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as exit:
+        main(args)
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert error.startswith("error: ")
+    assert says in error

@@ -1,0 +1,140 @@
+"""The range test against quadratics, whose limit is known, and on a network against runs at a constant rate."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import range_test as module
+from jaxcnn.range_test import range_test, read
+
+
+def descent(curvatures, momentum=0.0):
+    """(step, start) of gradient descent on 1/2 sum c w^2, in float64."""
+    c = np.asarray(curvatures, np.float64)
+
+    def step(carry, rate):
+        w, v = carry
+        v = momentum * v + c * w
+        return (w - rate * v, v), 0.5 * c @ (w * w)
+
+    return step, (np.ones(len(c)), np.zeros(len(c)))
+
+
+SPECTRA = {"one": [8.0], "two": [1.0, 8.0], "wide": [0.03, 0.3, 3.0, 30.0], "dense": np.geomspace(1e-3, 50, 200)}
+
+
+@pytest.mark.parametrize("window", [1, 5])
+@pytest.mark.parametrize(("momentum", "steps"), [(m, n) for m in (0.0, 0.5, 0.9) for n in (50, 100, 300) if n > 60 * m])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_on_quadratics_the_limit_is_within_two_of_the_truth(name, momentum, steps, window):
+    step, start = descent(SPECTRA[name], momentum)
+    found = range_test(step, start, low=1e-5, high=37.0, steps=steps, window=window)
+    truth = 2 * (1 + momentum) / max(SPECTRA[name])
+    assert found.limit is not None
+    assert found.suggested is not None
+    assert found.diverged is not None
+    assert truth / 2 < found.limit < truth * 2
+    assert found.suggested < truth
+    assert found.diverged > truth
+    assert found.rates[-1] == found.diverged  # it stops there
+    assert len(found.rates) == len(found.losses) == len(found.smooth)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_pace_of_the_divergence_gives_the_curvature(name):
+    """On a quadratic without momentum it is nearly exact, however late the divergence shows."""
+    step, start = descent(SPECTRA[name])
+    found = range_test(step, start, low=1e-5, high=37.0, steps=100)
+    assert found.limit == pytest.approx(2 / max(SPECTRA[name]), rel=0.15)
+
+
+def test_a_loss_that_only_falls_has_no_limit():
+    found = range_test(lambda t, rate: (t + 1, 1 / (1 + t)), 0, low=1e-3, high=1.0, steps=30)
+    assert (found.limit, found.diverged) == (None, None)
+    assert found.suggested is not None
+    assert len(found.rates) == 30
+    np.testing.assert_allclose(found.rates, np.geomspace(1e-3, 1.0, 30))
+
+
+def test_a_loss_that_only_rises_suggests_nothing():
+    assert range_test(lambda t, rate: (t + 1, 1 + t / 100), 0, low=1e-3, high=1.0, steps=30).suggested is None
+
+
+def test_the_suggestion_is_where_the_loss_falls_most():
+    rates = np.geomspace(1e-4, 1, 81)
+    losses = 2 - 1 / (1 + (1e-2 / rates) ** 2)  # steepest in log rate at 0.01
+    found = read(rates, losses)
+    assert found.suggested == pytest.approx(1e-2, rel=0.1)
+    np.testing.assert_allclose(found.smooth[2:-2], np.convolve(losses, np.ones(5) / 5, "valid"), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_no_number_ends_the_test(bad):
+    found = range_test(lambda t, rate: (t + 1, 2 - 0.1 * t if t < 12 else bad), 0, low=1e-3, high=1.0, steps=30)
+    assert len(found.losses) == 13
+    assert found.diverged == found.rates[12]
+    assert found.limit == found.rates[11]
+
+
+NETWORK = jc.Recipe(dataset="digits", model="mlp", optimizer="sgd", batch=64, pad=0, flip=False, decay=0.0)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jc.load("digits")
+
+
+def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data):
+    model = jc.build("mlp", 10)
+    found = jc.lr_range_test(model, data, NETWORK, steps=100)
+    assert found.suggested < found.limit < found.diverged
+
+    def ends(rate):
+        recipe = replace(NETWORK, lr=rate, schedule="constant", drops=(), steps=60, every=60)
+        return [row["train_loss"] for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe)][-1]
+
+    assert ends(found.suggested) < 1.0
+    assert ends(4 * found.limit) > 2.3  # worse than guessing
+
+
+def test_it_is_compiled_once_and_repeats_itself(data, monkeypatch):
+    traces = []
+    make = module.make_step
+
+    def counted(*a, **k):
+        step = make(*a, **k)
+        return lambda *arrays: traces.append(1) or step(*arrays)
+
+    monkeypatch.setattr(module, "make_step", counted)
+    one = jc.lr_range_test(jc.build("mlp", 10), data, NETWORK, steps=20, driver=jc.driver(devices=1))
+    assert len(traces) == 1
+    again = jc.lr_range_test(jc.build("mlp", 10), data, NETWORK, steps=20, driver=jc.driver(devices=1))
+    np.testing.assert_array_equal(one.losses, again.losses)
+
+
+def test_its_first_loss_is_that_of_the_first_batch(data):
+    recipe = replace(NETWORK, lr=1e-5, schedule="constant", drops=(), steps=1, every=1)
+    model = jc.build("mlp", 10)
+    ((_, row),) = list(jc.fit(model, jc.optimizer(recipe), data, recipe))
+    assert jc.lr_range_test(model, data, NETWORK, steps=10).losses[0] == pytest.approx(row["train_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"low": 0}, "rates go from 0 to 10.0; expected 0 < low < high"),
+        ({"low": -1}, "expected 0 < low < high"),
+        ({"low": float("nan")}, "expected 0 < low < high"),
+        ({"high": float("inf")}, "expected 0 < low < high"),
+        ({"low": 2.0, "high": 1.0}, "expected 0 < low < high"),
+        ({"steps": 9}, "steps is 9; expected a whole number of at least 10"),
+        ({"steps": 20.0}, "steps is 20.0"),
+    ],
+)
+def test_mistakes_are_one_line(data, change, says):
+    with pytest.raises(jc.RecipeError) as error:
+        jc.lr_range_test(jc.build("mlp", 10), data, NETWORK, **change)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
