@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from jaxcnn.data import DATASETS, DataError, Dataset, Split, hold_out, load
+from jaxcnn.data import DATASETS, DataError, Dataset, Split, hold_out, load, subset
 from jaxcnn.data.types import assemble, statistics
 
 
@@ -119,6 +119,58 @@ def test_hold_out_refuses_a_second_time_and_a_negative_seed():
         hold_out(numbered(), 5, -1)
     data = numbered()
     assert hold_out(data, 0, 0) is data
+
+
+@pytest.mark.parametrize("n", [3, 10, 20, 29, 39, 40])
+def test_a_subset_has_even_classes_and_its_own_statistics(n):
+    data = numbered()
+    few = subset(data, n, seed=2)
+    ids = few.train.images[:, 0, 0, 0].astype(int)
+    assert len(ids) == len(few.train.labels) == n
+    assert (np.diff(ids) > 0).all()  # in the order of the whole, each once
+    np.testing.assert_array_equal(few.train.images, data.train.images[ids])
+    np.testing.assert_array_equal(few.train.labels, data.train.labels[ids])
+    assert np.ptp(np.bincount(few.train.labels, minlength=3)) <= 1
+    np.testing.assert_allclose(few.mean, (few.train.images / 255.0).mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(few.std, (few.train.images / 255.0).std(axis=(0, 1, 2)), rtol=1e-6)
+    assert few.test is data.test
+    assert few.validation is data.validation
+    assert (few.name, few.classes) == (data.name, data.classes)
+
+
+def test_subsets_are_seeded_and_nested():
+    def ids(n, seed=0):
+        return set(subset(numbered(), n, seed).train.images[:, 0, 0, 0].tolist())
+
+    assert ids(12) == ids(12)
+    assert len({frozenset(ids(12, seed)) for seed in range(5)}) == 5
+    assert ids(12) != set(range(12))
+    for n in range(1, 40):
+        assert ids(n) < ids(n + 1)
+
+
+def test_a_subset_of_what_is_not_held_out_leaves_that_alone():
+    data = hold_out(numbered(), 10, seed=1)
+    few = subset(data, 12, seed=0)
+    assert few.validation is data.validation
+    held, kept = (set(part.images[:, 0, 0, 0].tolist()) for part in (few.validation, few.train))
+    assert not held & kept
+
+
+@pytest.mark.parametrize("n", [0, -1, 41, 0.1, 3.0, True, "3", None])
+def test_a_subset_refuses_a_wrong_number(n):
+    with pytest.raises(DataError, match=rf"^cannot keep {re.escape(repr(n))} training images; expected .* 1\.\.40.*$"):
+        subset(numbered(), n, seed=0)
+
+
+def test_a_subset_refuses_a_class_with_too_few_images():
+    data = numbered()
+    rare = np.where(np.arange(40) < 2, 2, np.arange(40) % 2).astype(np.int32)  # two images of class 2
+    data = data._replace(train=Split(data.train.images, rare))
+    assert np.bincount(subset(data, 6, 0).train.labels).tolist() == [2, 2, 2]
+    with pytest.raises(DataError, match=r"^a class has only 2 images, fewer than its share of 9; keep 6$"):
+        subset(data, 9, 0)
+    assert len(subset(data, 40, 0).train.labels) == 40
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,9 @@ def test_filling_rows_do_not_count_whatever_they_hold():
 
 
 def test_counts_are_whole_numbers_and_the_loss_float32():
-    assert [leaf.dtype for leaf in counted(LOGITS, LABELS)] == [jnp.int32, jnp.float32, jnp.int32, jnp.float32]
-    assert [leaf.dtype for leaf in zeros()] == [jnp.int32, jnp.float32, jnp.int32, jnp.float32]
+    types = {"n": jnp.int32, "loss": jnp.float32, "wrong": jnp.int32, "norm": jnp.float32, "square": jnp.float32}
+    for sums in (counted(LOGITS, LABELS), zeros()):
+        assert {name: leaf.dtype for name, leaf in sums._asdict().items()} == types
 
 
 def test_a_uniform_guess_costs_the_logarithm_of_the_classes():
@@ -63,9 +64,34 @@ def test_a_uniform_guess_costs_the_logarithm_of_the_classes():
 
 def test_norms_average_over_examples():
     a, b = (
-        Sums(jnp.int32(n), jnp.float32(0), jnp.int32(0), jnp.float32(n * norm)) for n, norm in ((6, 2.0), (2, 10.0))
+        Sums(jnp.int32(n), jnp.float32(0), jnp.int32(0), jnp.float32(n * norm), jnp.float32(0))
+        for n, norm in ((6, 2.0), (2, 10.0))
     )
     assert add(a, b).mean_norm == 4.0
+
+
+def steps(losses, n=32):
+    """The sums of training steps of n examples with these mean losses."""
+    total = zeros()
+    for loss in np.asarray(losses, np.float32):
+        total = add(total, Sums(jnp.int32(n), n * loss, jnp.int32(0), jnp.float32(0), n * loss**2))
+    return total
+
+
+def test_the_deviation_of_the_loss_is_that_of_the_steps():
+    losses = RNG.uniform(0.5, 2.5, 50)
+    assert steps(losses).loss_std == pytest.approx(losses.std(), rel=1e-4)
+    assert steps(losses, n=1).loss_std == pytest.approx(losses.std(), rel=1e-4)  # of steps, whatever their batch
+
+
+def test_steps_of_one_loss_have_no_deviation_and_rounding_does_not_make_it_imaginary():
+    for loss in RNG.uniform(0.1, 5, 50):
+        assert 0 <= steps([loss] * 7).loss_std <= loss * 1e-3  # the root of float32's 1e-7, three times over
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_deviation_of_losses_that_are_no_numbers_is_none(bad):
+    assert np.isnan(steps([1.0, bad]).loss_std)
 
 
 def test_counting_is_the_same_under_jit():

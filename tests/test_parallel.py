@@ -61,3 +61,41 @@ def test_groups_of_bn_are_the_same_examples_on_eight_devices(kind, group):
     assert largest_difference(state.stats, alone.stats) < 1e-6
     whole, _ = trained(jc.driver("jit", devices=1))
     assert largest_difference(state.params, whole.params) > 1e-4  # another algorithm than BN over the batch
+
+
+def pairs(total, x, index):
+    """Of b rows, it makes a [b, b] table that is neither its argument nor its result."""
+    rows = x[index]
+    return total + jax.lax.pmean(jax.numpy.sort(rows @ rows.T)[0, 0], "batch")  # nothing but the whole can be sorted
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_memory_is_what_a_step_makes_on_each_device_and_drops(devices):
+    """Each of the devices holds a table of its own share of the rows: [b / devices, b / devices] float32."""
+    driver, x, b = jc.driver("pmap", devices), np.ones((1024, 8), np.float32), 1024
+    carry, fixed = driver.replicate(np.float32(0)), driver.replicate(x)
+    took = driver.memory(pairs, carry, fixed, np.arange(b, dtype=np.int32))
+    table = 4 * (b // devices) ** 2
+    assert took is not None
+    assert table <= took < 2.2 * table  # before and after the sorting at most
+    assert float(driver.fetch(carry)) == 0  # nothing ran, and the carry was not given away
+
+
+def test_memory_of_a_real_step_grows_with_the_batch_and_leaves_the_state_alone():
+    driver, data = jc.driver("jit", devices=1), jc.load("digits")
+    recipe = replace(RECIPE, model="mlp", options={})
+    model, tx = jc.build("mlp", 10), jc.optimizer(recipe)
+    carry, fixed = driver.replicate(start(model, tx, recipe, data)), driver.replicate(data.train)
+    step = make_step(model, tx, pad=0, flip=False)
+    few, many = (driver.memory(step, carry, fixed, np.arange(b, dtype=np.int32)) for b in (1, 1024))
+    assert few is not None
+    assert many is not None
+    assert few + 4 * 1023 * (64 + 64) < many  # both hidden layers' outputs wait for the gradient
+    assert int(driver.fetch(carry).step) == 0
+
+
+def test_memory_is_none_where_xla_does_not_tell(monkeypatch):
+    monkeypatch.setattr("jax.stages.Compiled.memory_analysis", lambda self: None)
+    driver = jc.driver("jit", devices=1)
+    step = lambda total, x, index: total + x[index].sum()  # noqa: E731
+    assert driver.memory(step, np.float32(0), np.ones(9, np.float32), np.arange(3, dtype=np.int32)) is None

@@ -13,11 +13,16 @@ PAPER = {
     "model": "resnet20",
     "options": {},
     "validation": 0,
+    "examples": None,
     "report": "test",
     "steps": 64_000,
     "batch": 128,
+    "order": "shuffled",
     "optimizer": "momentum",
+    "method": {},
     "lr": 0.1,
+    "loss": "cross-entropy",
+    "schedule": "step",
     "drops": (32_000, 48_000),
     "factor": 0.1,
     "warmup_lr": None,
@@ -40,7 +45,12 @@ OTHER = Recipe(
     model="resnet110",
     options={"width": 8, "shortcut": "B", "dtype": "bfloat16"},
     validation=5000,
+    examples=1000,
     report="validation",
+    order="sorted",
+    optimizer="adam",
+    method={"b1": 0.8, "b2": 0.99},
+    schedule="cosine",
     drops=(1, 2, 3),
     warmup_lr=0.01,
     momentum=0.0,
@@ -81,10 +91,10 @@ def test_an_unknown_field_is_named_with_the_nearest():
 
 
 def test_a_recipe_cannot_be_changed_and_does_not_share_its_options():
-    options = {"width": 8}
-    recipe = Recipe(options=options)
-    options["width"] = 9
-    assert recipe.options == {"width": 8}
+    options, method = {"width": 8}, {"b2": 0.99}
+    recipe = Recipe(options=options, method=method)
+    options["width"], method["b2"] = 9, 0.9
+    assert (recipe.options, recipe.method) == ({"width": 8}, {"b2": 0.99})
     with pytest.raises(FrozenInstanceError):
         recipe.lr = 1.0  # type: ignore[reportAttributeAccessIssue]
     assert replace(recipe, seed=1).options == {"width": 8}
@@ -95,6 +105,9 @@ def test_a_recipe_cannot_be_changed_and_does_not_share_its_options():
     [
         ("validation", -1),
         ("validation", 0.1),
+        ("examples", 0),
+        ("examples", 1000.0),
+        ("examples", True),
         ("report", "train"),
         ("steps", 0),
         ("steps", 64e3),
@@ -102,6 +115,14 @@ def test_a_recipe_cannot_be_changed_and_does_not_share_its_options():
         ("steps", "64000"),
         ("batch", 0),
         ("batch", 128.0),
+        ("order", "random"),
+        ("order", None),
+        ("schedule", None),
+        ("schedule", 3),
+        ("method", None),
+        ("method", "b2"),
+        ("method", {"b2": {8}}),
+        ("method", {"b2": math.nan}),
         ("lr", 0),
         ("lr", -0.1),
         ("lr", math.nan),
@@ -174,6 +195,8 @@ def test_an_impossible_value_is_refused_in_one_line_that_names_the_field(name, v
         {"factor": 1},
         {"lr": 1},
         {"every": 1},
+        {"examples": 1},
+        {"method": {"b2": 0}},
     ],
 )
 def test_values_at_the_edge_are_accepted(values):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxcnn.report import Summary, markdown, summarise, write_table
+from jaxcnn.report import Summary, markdown, summarise, turning_point, write_table
 
 ROWS = [
     {"depth": 20, "error": 8.754, "ci95": None, "kind": "plain, option A"},
@@ -66,3 +66,57 @@ def test_markdown_has_a_rule_under_the_names_and_a_dash_for_none():
         "| 20 | 8.75 | - | plain, option A |\n"
         "| 56 | 6.00 | 0.12 | residual |\n"
     )
+
+
+def turn(values, **how):
+    """The step of the turning point of a curve with a row every 10 steps, or None."""
+    rows = [{"step": 10 * (i + 1), "test_loss": value, "test_error": 1.0} for i, value in enumerate(values)]
+    found = turning_point(rows, **how)
+    assert found is None or found in rows
+    return found and found["step"]
+
+
+CURVES = [
+    ("falling", [5, 4, 3, 2, 1], None),
+    ("rising from the start", [1, 2, 3, 4, 5], 10),
+    ("u", [5, 3, 2, 1, 2, 3, 5], 40),
+    ("flat", [1, 1, 1, 1], None),
+    ("flat at zero", [0, 0, 0], None),
+    ("falls, then stays", [5, 3, 1, 1, 1, 1], None),
+    ("risen within the margin", [3.0, 1.0, 1.0, 1.0, 1.04, 1.04, 1.04], None),
+    ("risen beyond it", [3.0, 1.0, 1.0, 1.0, 1.06, 1.06, 1.06], 30),
+    ("risen, then lower than ever", [3, 2, 4, 4, 1, 0.5, 0.4], None),
+    ("one row", [1], None),
+    ("none", [], None),
+    ("gaps", [5, None, 3, 1, 3, math.nan, 5, math.inf], 40),
+    ("nothing but gaps", [None, None], None),
+]
+
+
+@pytest.mark.parametrize(("values", "step"), [c[1:] for c in CURVES], ids=[c[0] for c in CURVES])
+def test_a_curve_turns_where_its_moving_mean_is_lowest(values, step):
+    assert turn(values) == step
+
+
+def test_a_single_low_row_is_not_the_turning_point_of_a_noisy_curve():
+    steps = np.arange(40)
+    values = 1 + ((steps - 15) / 20) ** 2 + np.random.default_rng(0).normal(0, 0.03, 40)
+    values[30] = values.min() - 0.1  # luck
+    assert turn(values.tolist(), window=1) == 310
+    assert turn(values.tolist(), window=7) in range(130, 200, 10)
+    smooth = [values[max(0, i - 3) : i + 4].mean() for i in range(40)]  # as written in the docstring, by NumPy
+    assert turn(values.tolist(), window=7) == 10 * (int(np.argmin(smooth)) + 1)
+
+
+def test_the_margin_is_a_share_of_the_lowest_and_the_key_is_free():
+    assert turn([4.0, 2.0, 2.0, 2.0, 2.15, 2.15, 2.15], margin=0.08) is None
+    assert turn([4.0, 2.0, 2.0, 2.0, 2.15, 2.15, 2.15], margin=0.07) == 30
+    assert turn([3, 1, 3], key="test_error") is None
+    with pytest.raises(KeyError):
+        turn([3, 1, 3], key="no such")
+
+
+@pytest.mark.parametrize("how", [{"window": 2}, {"window": 0}, {"window": -1}, {"margin": -0.1}, {"margin": math.nan}])
+def test_windows_have_a_middle_and_margins_are_shares(how):
+    with pytest.raises(ValueError, match="expected an odd number of rows and at least 0"):
+        turn([3, 1, 3], **how)

@@ -114,8 +114,34 @@ def test_a_mistake_in_the_last_recipe_costs_no_training(data, driver, tmp_path, 
 
 
 def test_seeds_share_what_is_compiled():
-    assert study.prepare(RECIPE, 10) == study.prepare(replace(RECIPE, seed=9, steps=99), 10)
-    assert study.prepare(RECIPE, 10)[1] is not study.prepare(replace(RECIPE, lr=0.3), 10)[1]
+    model, tx = study.prepare(RECIPE, 10)
+    for same in ({"seed": 9}, {"steps": 99}, {"lr": 0.3}, {"every": 1, "batch": 32}):
+        other, again = study.prepare(replace(RECIPE, **same), 10)
+        assert (other, again.update) == (model, tx.update), same
+    for change in (
+        {"optimizer": "adam"},
+        {"optimizer": "nesterov"},
+        {"momentum": 0.8},
+        {"decay": 0.0},
+        {"decay_on": "all"},
+        {"drops": (9,)},
+        {"factor": 0.5},
+        {"schedule": "constant"},
+        {"warmup_lr": 0.01},
+    ):
+        assert study.prepare(replace(RECIPE, **change), 10)[1].update != tx.update, change
+    assert study.prepare(replace(RECIPE, options={"width": 8}), 10)[0] != model
+
+
+def test_a_schedule_that_reads_the_number_of_steps_does_not_share_it():
+    def update(**changes):
+        return study.prepare(replace(RECIPE, **changes), 10)[1].update
+
+    for schedule in ("exponential", "cosine", "one-cycle", "restarts", "warmup", "plateau"):
+        assert update(schedule=schedule, steps=99) != update(schedule=schedule)
+        assert update(schedule=schedule, drops=(3,)) == update(schedule=schedule)  # which only "step" reads
+    adam = {"optimizer": "adam", "method": {"b2": 0.99}}
+    assert update(**adam) == update(**adam) != update(optimizer="adam")
 
 
 def test_progress_counts_what_was_done_before_as_done(whole, data, driver, tmp_path, capsys):

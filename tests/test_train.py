@@ -170,6 +170,70 @@ def test_each_example_comes_once_an_epoch_and_batches_run_on():
     assert not np.array_equal(order(jax.random.PRNGKey(6), 0, 5, batch, n), order(key, 0, 5, batch, n))
 
 
+class Recording(parallel.Driver):
+    """Keeps the batches that it is given, of training alone: evaluation's are larger."""
+
+    def __init__(self):
+        super().__init__("jit", jax.devices()[:1])
+        self.seen: list[Any] = []
+
+    def pieces(self, order):
+        for piece in super().pieces(order):
+            self.seen += [piece[0]] if piece.shape[1] == 64 else []
+            yield piece
+
+
+def test_sorted_batches_go_through_the_labels_in_order(data):
+    recipe = jc.Recipe(dataset="digits", batch=64, steps=50, every=20, pad=0, flip=False, order="sorted")
+    recording = Recording()
+    list(jc.fit(Linear(), jc.optimizer(recipe), data, recipe, driver=recording))
+    flat, n = np.concatenate(recording.seen), len(data.train.labels)
+    assert len(flat) == 50 * 64  # two epochs and more, which batches straddle
+    for epoch in (flat[:n], flat[n : 2 * n]):
+        assert sorted(epoch) == list(range(n))
+        assert (np.diff(data.train.labels[epoch]) >= 0).all()
+    assert (np.diff(data.train.labels[flat[2 * n :]]) >= 0).all()
+
+
+def test_a_sorted_run_stopped_in_mid_epoch_goes_on_there(data):
+    recipe = jc.Recipe(dataset="digits", batch=64, steps=25, every=10, pad=0, flip=False, order="sorted")
+    whole, parts, model, tx = Recording(), Recording(), Linear(), jc.optimizer(recipe)
+    end: Any = list(jc.fit(model, tx, data, recipe, driver=whole))[-1]
+    half: Any = list(jc.fit(model, tx, data, recipe, driver=parts, pause=lambda step: step == 7))[-1]
+    rest: Any = list(jc.fit(model, tx, data, recipe, driver=parts, resume=lambda like: half[0]))[-1]
+    np.testing.assert_array_equal(whole.seen, parts.seen)
+    assert same_bits(end[0], rest[0])
+
+
+def test_shuffled_is_not_sorted(data):
+    recipe, recording = jc.Recipe(dataset="digits", batch=64, steps=5, every=5, pad=0, flip=False), Recording()
+    list(jc.fit(Linear(), jc.optimizer(recipe), data, recipe, driver=recording))
+    labels = data.train.labels[np.concatenate(recording.seen)]
+    assert 0.3 < (np.diff(labels) < 0).mean() < 0.6  # 0.45 for ten even classes
+
+
+@pytest.mark.parametrize("every", [5, 15])
+def test_the_deviation_of_the_loss_is_that_of_the_rows_batches(data, driver, every):
+    recipe = jc.Recipe(dataset="digits", batch=32, steps=15, pad=0, flip=False, lr=0.01, drops=())
+    model, tx = Linear(), jc.optimizer(recipe)
+    single: Any = [row for _, row in jc.fit(model, tx, data, replace(recipe, every=1), driver=driver)]
+    rows: Any = [row for _, row in jc.fit(model, tx, data, replace(recipe, every=every), driver=driver)]
+    losses = np.array([row["train_loss"] for row in single]).reshape(-1, every)
+    np.testing.assert_allclose([row["loss_std"] for row in rows], losses.std(axis=1), rtol=1e-3)
+    np.testing.assert_allclose([row["train_loss"] for row in rows], losses.mean(axis=1), rtol=1e-5)
+    assert losses.std(axis=1).min() > 0.01
+    assert max(row["loss_std"] for row in single) < 2e-3  # one batch has none, but for the root of float32's 1e-7
+
+
+def test_the_deviation_of_the_loss_is_the_same_on_devices(data, driver):
+    recipe = jc.Recipe(dataset="digits", model="mlp", batch=32, steps=6, every=6, pad=0, flip=False, lr=0.01)
+    model, tx = jc.build("mlp", 10, hidden=[]), jc.optimizer(recipe)
+    one: Any
+    two: Any
+    ((_, one),), ((_, two),) = (jc.fit(model, tx, data, recipe, driver=d) for d in (driver, jc.driver("pmap", 2)))
+    assert two["loss_std"] == pytest.approx(one["loss_std"], rel=1e-3)
+
+
 def test_streams_are_separate():
     keys = [stream(jax.random.PRNGKey(s), which, at) for s in range(3) for which in range(4) for at in range(5)]
     assert len({tuple(np.asarray(key).tolist()) for key in keys}) == len(keys)
@@ -241,6 +305,7 @@ def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
     [
         ({"validation": 5}, "validation is 5, but the data holds out 0"),
         ({"dataset": "mnist"}, "dataset is 'mnist', but the data is 'digits'"),
+        ({"examples": 100}, r"^examples is 100, but the data has 1437 training images; write subset\(data, 100\)$"),
     ],
 )
 def test_a_recipe_of_other_data_is_refused(data, driver, change, says):

@@ -95,8 +95,8 @@ def _schedule_free(recipe, rate, *, b1=0.9):
     return contrib.schedule_free(optax.sgd(rate), rate, b1=b1)
 
 
-SMALL, MIDDLE, LARGE = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (0.003, 0.01, 0.03, 0.1, 0.3)
-PLAIN = (0.01, 0.03, 0.1, 0.3, 1.0)
+TINY, SMALL, MIDDLE = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (1e-3, 3e-3, 0.01, 0.03, 0.1)
+LARGE, PLAIN, BOUND = (0.003, 0.01, 0.03, 0.1, 0.3), (0.01, 0.03, 0.1, 0.3, 1.0), (0.03, 0.1, 0.3, 1.0, 3.0)
 
 # fmt: off
 OPTIMIZERS: dict[str, Method] = {
@@ -106,10 +106,10 @@ OPTIMIZERS: dict[str, Method] = {
     "nesterov": Method(lambda r, rate: optax.sgd(rate, r.momentum, nesterov=True), LARGE, "Sutskever et al. 2013"),
     "noisy": Method(_noisy, PLAIN, "Neelakantan et al. 2015, arXiv:1511.06807", ("key",)),
     "sign": Method(lambda r, rate: optax.sign_sgd(rate), SMALL, "Bernstein et al. 2018, arXiv:1802.04434"),
-    "polyak": Method(lambda r, rate, *, f_min=0.0: optax.polyak_sgd(rate, f_min=f_min), PLAIN,
+    "polyak": Method(lambda r, rate, *, f_min=0.0: optax.polyak_sgd(rate, f_min=f_min), BOUND,
                      "Loizou et al. 2021, arXiv:2002.10542; the rate is the largest step", ("value",)),
-    "clipped": Method(_clipped, LARGE, "Pascanu et al. 2013, arXiv:1211.5063; momentum after the clip"),
-    "adagrad": Method(lambda r, rate: optax.adagrad(rate), LARGE, "Duchi et al. 2011"),
+    "clipped": Method(_clipped, PLAIN, "Pascanu et al. 2013, arXiv:1211.5063; momentum after the clip"),
+    "adagrad": Method(lambda r, rate: optax.adagrad(rate), PLAIN, "Duchi et al. 2011"),
     "rmsprop": Method(lambda r, rate, *, decay=0.9: optax.rmsprop(rate, decay), SMALL, "Tieleman and Hinton 2012"),
     "adam": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.adam(rate, b1, b2), MIDDLE,
                    "Kingma and Ba 2015, arXiv:1412.6980"),
@@ -120,15 +120,15 @@ OPTIMIZERS: dict[str, Method] = {
                       "Reddi et al. 2018, arXiv:1904.09237"),
     "radam": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.radam(rate, b1, b2), MIDDLE,
                     "Liu et al. 2020, arXiv:1908.03265"),
-    "lion": Method(lambda r, rate, *, b1=0.9, b2=0.99: optax.lion(rate, b1, b2, **_masked(r)), SMALL,
+    "lion": Method(lambda r, rate, *, b1=0.9, b2=0.99: optax.lion(rate, b1, b2, **_masked(r)), TINY,
                    "Chen et al. 2023, arXiv:2302.06675", decays=True),
     "lars": Method(_lars, (0.3, 1.0, 3.0, 10.0, 30.0), "You et al. 2017, arXiv:1708.03888", decays=True),
-    "lamb": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.lamb(rate, b1, b2, **_masked(r)), (1e-3, 3e-3, 0.01, 0.03, 0.1),
+    "lamb": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.lamb(rate, b1, b2, **_masked(r)), MIDDLE,
                    "You et al. 2020, arXiv:1904.00962", decays=True),
     "sam": Method(_sam, LARGE, "Foret et al. 2021, arXiv:2010.01412; around momentum", ("gradient",), decays=True),
     "lookahead": Method(lambda r, rate, *, period=5, share=0.5: lookahead(optax.sgd(rate, r.momentum), period, share), LARGE,
                         "Zhang et al. 2019, arXiv:1907.08610; around momentum", ("test parameters",)),
-    "schedule-free": Method(_schedule_free, (0.03, 0.1, 0.3, 1.0, 3.0), "Defazio et al. 2024, arXiv:2405.15682; around SGD",
+    "schedule-free": Method(_schedule_free, BOUND, "Defazio et al. 2024, arXiv:2405.15682; around SGD",
                             ("test parameters",)),
     "prodigy": Method(_prodigy, (0.1, 0.3, 1.0, 3.0, 10.0),
                       "Mishchenko and Defazio 2024, arXiv:2306.06101; the rate multiplies its own", decays=True),

@@ -65,15 +65,19 @@ def at_rate(
     """
     plateau = plateau or optax.with_extra_args_support(optax.identity())
 
+    def share(step: jax.Array) -> jax.Array:
+        # Optax's schedules mix steps, truths and shares, which strict promotion refuses; floats count to 2^24 exactly.
+        with jax.numpy_dtype_promotion("standard"):
+            return jnp.asarray(schedule(step), jnp.float32)
+
     def init(params: Any) -> RateState:
-        first = lr * schedule(0) if warmup_lr is None else warmup_lr
+        first = lr * share(jnp.float32(0)) if warmup_lr is None else warmup_lr
         lowering, inner = plateau.init(params), method(jnp.float32(lr)).init(params)
         warm = jnp.asarray(warmup_lr is None)
         return RateState(jnp.int32(0), jnp.float32(lr), jnp.float32(first), jnp.float32(1), warm, lowering, inner)
 
     def update(updates: Any, state: Any, params: Any = None, *, error: Any = None, value: Any = None, **extra: Any):
-        # Optax's step schedule mixes integers with floats, which strict promotion refuses; floats count to 2^24 exactly.
-        rate = state.lr * jnp.asarray(schedule(state.count.astype(jnp.float32)), jnp.float32)
+        rate = state.lr * share(state.count.astype(jnp.float32))
         warm, running = state.warm, state.error
         if warmup_lr is not None:
             if error is None:

@@ -1,0 +1,329 @@
+"""One image, some or all of them before each update: online, mini-batch and full-batch learning, and what sorting does.
+
+    python -m experiments.batch_size                  digits, no download: 4 minutes on two busy CPU cores, 2 of their time
+    python -m experiments.batch_size --preset mnist   LeNet-5 on 5120 images of MNIST: not measured yet
+
+The table of every course, measured: one loop, `study.sweep`, and settings that differ in their batch, order, rate and epochs.
+"At equal epochs" is the row after --common epochs; "at equal time" is the last row within the training time of the
+shuffled setting that ends first. The time of a row is its step times the setting's median seconds a step, over all rows
+but each run's first: compiling, testing and saving do not count. Training figures are of all the training images, in
+test mode. Memory is what XLA takes for a step beside state and data. `loss_std` is the spread of the batch's loss from
+update to update within a row (median over the second half of the rows).
+
+The gradient noise scale tr(Sigma) / |G|^2 (McCandlish et al. 2018, arXiv:1812.06162, eq. 2.9) is the batch up to which
+a larger one pays: in OUT/noise.json, at the start and at the end of the first mini-batch run.
+
+Expected, quick (3 seeds; seconds are this machine's): 0.3, 0.03 and 0.025 s and 1280, 40 and 1 updates an epoch; 0.025, 0.28
+and 11 MiB. After 10 epochs 2.4% (online), 3.8% (mini-batch), 50% (full batch), 70% (sorted mini-batches) and 81% (sorted
+online) of the test images wrong; after equal time about 3 to 8%, 2.2% and 13%. Noise scale: 17 images at the start, 710 at
+the end. Online training on sorted data gets the images it is shown right, and has forgotten the other classes.
+Full batch has no noise, yet in one seed its loss leaps once, near epoch 190: 0.2 is about as much as the curvature
+allows. `--rates 0.01 0.1 0.1` is smooth, and ends at three times the loss.
+
+It writes OUT/table.md, table.csv, curves.png, sorted.png, noise.json, memory.json and a folder for every run, and goes on
+where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxcnn as jc
+from jaxcnn import command, plots, report, study
+from jaxcnn.augment import normalise
+from jaxcnn.log import write_text
+
+SETTINGS = ("online", "mini-batch", "full-batch", "mini-batch-sorted", "online-sorted")
+ROWS, SORTED_ROWS = 60, 10
+"""Rows of a shuffled run, at least; rows an epoch of a sorted one, about one a class."""
+DRAWS, DRAW = 1000, 8
+"""Batches that the noise scale is measured with, and their size."""
+FIGURES = {"train_loss": "all_loss", "test_loss": "test_loss", "test_error": "test_error"}
+"""The table's names of the rows' figures."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every setting of the experiment; `--preset` chooses the defaults."""
+
+    preset: Literal["quick", "mnist"] = "quick"
+    dataset: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10, ..."""
+    model: str = "convnet"
+    """A network without BN, which one image at a time would leave without a variance."""
+    examples: int = 1280
+    """Training images kept, as many of each class: a multiple of --batch, so that every epoch has whole batches."""
+    batch: int = 32
+    """Of the mini-batches."""
+    seeds: int = 3
+    rates: tuple[float, float, float] = (0.01, 0.1, 0.1)
+    """Online, mini-batch, full batch. On digits with two seeds: online 0.02 is no better and at 0.05 the loss grows;
+    mini-batches end with the same error from 0.03 to 0.2; full batch leaps once on its way at 0.2, and back at 0.4."""
+    epochs: tuple[int, int, int] = (10, 60, 600)
+    """Online, mini-batch, full batch."""
+    common: int = 10
+    """Epochs at which all settings are compared, and for which the sorted runs go on."""
+    data_dir: Path | None = None
+    """Where to look for data first."""
+    out: Path = Path("runs/batch_size")
+    plot_only: bool = False
+    """Draw tables and figures from the runs that OUT holds, and train nothing."""
+
+
+PRESETS = {
+    "quick": Options(),
+    "mnist": Options(
+        preset="mnist",
+        dataset="mnist",
+        model="lenet5-relu",
+        examples=5120,
+        seeds=2,
+        rates=(0.005, 0.2, 0.2),  # the best of 0.005 to 0.02 and of 0.05 to 0.2, one seed; the last was not searched
+        epochs=(10, 40, 200),
+        out=Path("runs/batch_size-mnist"),
+    ),
+}
+
+
+def recipes(options: Options) -> dict[str, jc.Recipe]:
+    """Run's name -> recipe, one seed of everything first."""
+    check(options)
+    batches = (1, options.batch, options.examples)
+    fair = list(zip(batches, ("shuffled",) * 3, options.rates, options.epochs, strict=True))
+    unfair = [(batch, "sorted", lr, options.common) for batch, _, lr, _ in fair[:2]]
+    settings = [one(options, *numbers) for numbers in (*fair, *unfair)]
+    return {
+        f"{setting(recipe)}-seed{seed}": replace(recipe, seed=seed)
+        for seed in range(options.seeds)
+        for recipe in settings
+    }
+
+
+def one(options: Options, batch: int, order: str, lr: float, epochs: int) -> jc.Recipe:
+    """A setting: plain gradient descent at a constant rate, so that nothing but the batch is at work."""
+    updates, common = (e * options.examples // batch for e in (epochs, options.common))
+    most = updates // (SORTED_ROWS * epochs if order == "sorted" else ROWS)
+    return jc.Recipe(
+        dataset=options.dataset,
+        model=options.model,
+        examples=options.examples,
+        steps=updates,
+        every=max(k for k in range(1, max(1, most) + 1) if common % k == 0),  # so that a row falls on the common epoch
+        batch=batch,
+        order=order,
+        optimizer="sgd",
+        lr=lr,
+        schedule="constant",
+        momentum=0.0,
+        decay=0.0,
+        pad=0,
+        flip=False,
+    )
+
+
+def check(options: Options) -> None:
+    """RecipeError for what no Recipe would refuse."""
+    for name, least in (("seeds", 1), ("common", 1), ("batch", 2), ("examples", 4)):
+        if getattr(options, name) < least:
+            raise jc.RecipeError(f"{name} is {getattr(options, name)}; expected a whole number of at least {least}")
+    n, batch, common = options.examples, options.batch, options.common
+    if batch >= n or n % batch:
+        near = f"and not --batch itself: write --examples {max(2, n // batch) * batch}"
+        raise jc.RecipeError(f"examples is {n}; expected a multiple of --batch, {near}")
+    if min(options.epochs) < common:
+        enough = " ".join(str(max(epochs, common)) for epochs in options.epochs)
+        raise jc.RecipeError(f"epochs is {options.epochs}, less than the common {common}: write --epochs {enough}")
+
+
+def setting(recipe: jc.Recipe) -> str:
+    """The name of a run's setting."""
+    name = {1: "online", recipe.examples: "full-batch"}.get(recipe.batch, "mini-batch")
+    return name if recipe.order == "shuffled" else f"{name}-sorted"
+
+
+def whole(model: Any, state: jc.State, data: jc.Dataset) -> dict[str, float]:
+    """Loss and error of all the training images, which a mean over a row's batches is not: parameters move meanwhile."""
+    sums = jc.evaluate(model, state, data.train, driver=jc.driver(devices=1))
+    return {"all_loss": sums.mean_loss, "all_error": sums.error}
+
+
+def kept(path: Path, make: Callable[[], Mapping[str, Any]] = dict) -> Mapping[str, Any]:
+    """What a JSON file holds; where it is missing, what `make` gives, which is written to it."""
+    if path.exists():
+        return json.loads(path.read_text())
+    if made := make():
+        write_text(path, json.dumps(made, indent=2) + "\n")
+    return made
+
+
+def begin(recipe: jc.Recipe, data: jc.Dataset) -> tuple[Any, Any, jc.State, jc.Split]:
+    """Model, optimiser, state at step 0 and training images of a run."""
+    few, (model, tx) = study.cut(recipe, data), study.prepare(recipe, len(data.classes))
+    return model, tx, jc.start(model, tx, recipe, few), few.train
+
+
+def memory(recipes: Iterable[jc.Recipe], data: jc.Dataset) -> dict[str, float | None]:
+    """Batch -> MiB that XLA takes for a step."""
+    driver, sizes = jc.driver(devices=1), {}
+    for recipe in {recipe.batch: recipe for recipe in recipes}.values():
+        model, tx, state, train = begin(recipe, data)
+        step, index = jc.make_step(model, tx, pad=0, flip=False), np.arange(recipe.batch, dtype=np.int32)
+        size = driver.memory(step, driver.replicate(state), driver.replicate(train), index)
+        sizes[str(recipe.batch)] = None if size is None else size / 2**20
+    return sizes
+
+
+def noise(recipe: jc.Recipe, data: jc.Dataset, folder: Path) -> dict[str, Any]:
+    """The noise scale at the start and at the end of a run, from images drawn with replacement; None if it is drowned."""
+    model, _, start, train = begin(recipe, data)
+    with jc.Checkpoints(folder / "checkpoints") as saved:
+        states = {"start": start, "end": saved.restore(start) or start}
+    slope, inputs = jax.grad(jc.objective(model)), np.asarray(normalise(jnp.asarray(train.images), start.norm))
+
+    def gradient(params, batch):
+        return slope(params, start.stats, *batch)
+
+    found: dict[str, Any] = {"draws": DRAWS, "of": DRAW}
+    draws = np.random.default_rng(0).integers(len(inputs), size=(DRAWS, DRAW))
+    for name, state in states.items():
+        batches = ((inputs[index], train.labels[index]) for index in draws)
+        measured = jc.noise_scale(gradient, state.params, batches)
+        found[name] = {k: v if math.isfinite(v) else None for k, v in measured._asdict().items()}
+    return found
+
+
+Groups = Mapping[str, Sequence[study.Run]]
+
+
+def timed(runs: Sequence[study.Run]) -> list[list[dict[str, Any]]]:
+    """The rows of a setting's runs, each with its `epoch` and the `time` of training up to it, in seconds."""
+    batch, n = runs[0].recipe.batch, runs[0].recipe.examples
+    # One pace for all seeds, so that rows of one step have one time.
+    pace = statistics.median(batch / row["images_per_second"] for run in runs for row in run.rows[1:] or run.rows)
+    more = [[{"epoch": row["step"] * batch / n, "time": row["step"] * pace} for row in run.rows] for run in runs]
+    return [[row | new for row, new in zip(run.rows, news, strict=True)] for run, news in zip(runs, more, strict=True)]
+
+
+def last(rows: Sequence[dict[str, Any]], key: str, limit: float) -> dict[str, Any]:
+    """The last row whose `key` does not exceed the limit, or the first where all do."""
+    return max((row for row in rows if row[key] <= limit * (1 + 1e-9)), key=lambda row: row["step"], default=rows[0])
+
+
+def line(
+    name: str, runs: Sequence[study.Run], limits: Mapping[str, float], memory: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One row of the table. Sorted runs have no times: their rows of few steps are no measure, and they are over early."""
+    recipe, rows = runs[0].recipe, timed(runs)
+    updates = (recipe.examples or 0) // recipe.batch
+    jumps = [statistics.median(row["loss_std"] for row in run[len(run) // 2 :]) for run in rows]
+    cells: dict[str, Any] = {"setting": name, "batch": recipe.batch, "order": recipe.order, "lr": recipe.lr}
+    fair, end = recipe.order == "shuffled", rows[0][-1]
+    cells |= {"updates_per_epoch": updates, "seconds_per_epoch": end["time"] / end["epoch"] if fair else None}
+    cells |= {"memory_mib": memory.get(str(recipe.batch)), "loss_std": report.summarise(jumps).mean, "seeds": len(runs)}
+    for key, limit in limits.items():
+        chosen = [last(run, key, limit) for run in rows] if fair or key == "epoch" else []
+        for column, figure in FIGURES.items():
+            found = report.summarise([row[figure] for row in chosen])
+            cells |= {f"{column}_at_{key}{k}": v for k, v in zip(("", "_std", "_ci95"), found, strict=True)}
+    return {key: f"{cell:.3g}" if isinstance(cell, float) else cell for key, cell in cells.items()}
+
+
+def compact(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for reading: mean +- ci95 in one cell, without std."""
+    short = {key: cell for key, cell in line.items() if not key.endswith(("_std", "_ci95")) or key == "loss_std"}
+    return short | {k: f"{c} ± {ci}" for k, c in short.items() if (ci := line.get(f"{k}_ci95")) is not None}
+
+
+def curves(groups: Groups, limits: Mapping[str, float], title: str) -> Any:
+    """The loss against three measures of effort, and how much it jumps from update to update."""
+    shuffled = {name: timed(runs) for name, runs in groups.items() if not name.endswith("sorted")}
+    axes = {"epoch": "epochs", "step": "updates", "time": "seconds of training"}
+    panels = [(f"Loss against {label}", x, label, "all_loss", "training loss (nats)") for x, label in axes.items()]
+    panels.append(("Jumps from update to update", "epoch", "epochs", "loss_std", "std of the batch's loss (nats)"))
+    drawn = []
+    for panel, x, xlabel, y, ylabel in panels:
+        lines = [plots.band(rows, x, y, label=name) for name, rows in shuffled.items()]
+        marks = [plots.Mark(limits[x], label="compared here")] if x in limits and y == "all_loss" else []
+        drawn.append(plots.Panel(panel, lines, marks, xlabel, ylabel, xlog=True, ylog=True))
+    return plots.grid(drawn, columns=2, share="none", title=title)
+
+
+def orders(groups: Groups, epochs: float, title: str) -> Any:
+    """Shuffled against sorted: the error on the test images, and on the batches as they come."""
+    panels = []
+    for key, label in (("test_error", "test error (%)"), ("train_error", "error on the batches (%)")):
+        for name in ("mini-batch", "online"):
+            pair = {"shuffled": groups.get(name), "sorted by label": groups.get(f"{name}-sorted")}
+            lines = [plots.band(timed(runs), "epoch", key, label=order) for order, runs in pair.items() if runs]
+            panels.append(plots.Panel(name, lines, (), "epochs", label, ylim=(0, 100), xlim=(0, epochs)))
+    return plots.grid(panels, columns=2, share="x", title=title)
+
+
+def noted(noise: Mapping[str, Any]) -> str:
+    """One sentence on the noise scale."""
+    draws = f"{noise['draws']} batches of {noise['of']} images"
+    start, end = (f"{s:.3g}" if (s := noise[at]["scale"]) else "too large to tell" for at in ("start", "end"))
+    return f"Gradient noise scale, in images: {start} at the start, {end} at the end of mini-batch-seed0 ({draws})."
+
+
+def draw(out: Path) -> None:
+    """Tables and figures from the runs under `out` that are over."""
+    runs = study.finished(out)
+    good = [run for run in runs if run.divergence is None and run.recipe.examples]
+    groups = {name: group for name in SETTINGS if (group := [run for run in good if setting(run.recipe) == name])}
+    ends = [timed(group)[0][-1] for name, group in groups.items() if not name.endswith("sorted")]
+    if not ends:
+        raise jc.RecipeError(
+            f"no shuffled run in {out} is over that did not diverge; write smaller --rates, another --out"
+        )
+    common = min(run.recipe.steps * run.recipe.batch / (run.recipe.examples or math.nan) for run in good)
+    limits = {"epoch": common, "time": min(end["time"] for end in ends)}
+    table = [line(name, group, limits, kept(out / "memory.json")) for name, group in groups.items()]
+    recipe = runs[0].recipe
+    what = f"{recipe.dataset}, {recipe.examples} training images, {recipe.model}"
+    notes = [
+        f"{what}. Equal epochs: {limits['epoch']:g}; equal time: {limits['time']:.3g} s. Errors in percent, losses in "
+        "nats; std over seeds, ci95 the half width of the mean's 95% interval.",
+        *([noted(noise)] if (noise := kept(out / "noise.json")) else []),
+        *(run.divergence for run in runs if run.divergence),
+    ]
+    report.write_table(out, table, notes)
+    short = report.markdown([compact(cells) for cells in table])
+    write_text(out / "table.md", short + "".join(f"\n{note}\n" for note in notes))
+    plots.save(curves(groups, limits, what), out / "curves.png")
+    plots.save(orders(groups, limits["epoch"], what), out / "sorted.png")
+    print(short, *notes, f"wrote {out}/table.md, table.csv, curves.png and sorted.png", sep="\n")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Train what is missing, then draw; returns the exit code."""
+    with command.friendly(), command.Stop() as stop:
+        options = command.parse(PRESETS, args, about=__doc__)
+        out = options.out
+        if not options.plot_only:
+            runs = recipes(options)
+            command.cache_programs()
+            data = jc.load(options.dataset, options.data_dir)
+            driver = jc.driver(devices=1)  # a batch of one image cannot be shared
+            if study.sweep(runs, data, out, driver=driver, stop=stop, measure=whole, brief=True) is None:
+                print("stopped and saved; the same command goes on from here", file=sys.stderr)
+                return stop.exit_code
+            kept(out / "memory.json", lambda: memory(runs.values(), data))
+            kept(out / "noise.json", lambda: noise(runs["mini-batch-seed0"], data, out / "mini-batch-seed0"))
+        draw(out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

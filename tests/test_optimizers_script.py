@@ -1,0 +1,229 @@
+"""The comparison of optimisers as a user runs it: protocol, choice of the rate, table, figures, mistakes."""
+
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from experiments import optimizers, tuned
+from jaxcnn import study
+
+METHODS, RATES, STEPS = ("sgd", "adam", "schedule-free"), ("0.01", "10000.0"), 6
+TINY = [
+    "--model",
+    "mlp",
+    "--hidden",
+    "4",
+    "--methods",
+    *METHODS,
+    "--rates",
+    *RATES,
+    "--steps",
+    str(STEPS),
+    "--every",
+    "2",
+]
+TINY += ["--batch", "32", "--tune-seeds", "2", "--seeds", "2", "--target", "99"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "optimizers"
+    assert optimizers.main([*TINY, "--out", str(out)]) == 0
+    return out
+
+
+def lines(out):
+    with (out / "table.csv").open() as file:
+        return {line["method"]: line for line in csv.DictReader(file)}
+
+
+def made(
+    method="sgd", lr=0.1, seed=0, *, error=50.0, loss: float | None = 1.0, errors=(), status="finished", speeds=()
+):
+    """A run that is over, as if read from its folder; `errors` are those of its rows, `speeds` their images a second."""
+    recipe = jc.Recipe(optimizer=method, lr=lr, seed=seed, batch=10)
+    why = {} if status == "finished" else {"why": "train_loss is inf"}
+    result = dict.fromkeys(tuned.KEYS, loss) | {"status": status, "test_error": error, "step": 1, "seconds": 1.0} | why
+    rows = [{"step": 5 * i, "test_error": e} for i, e in enumerate(errors, 1)]
+    rows = rows or [{"images_per_second": speed} for speed in speeds]
+    return study.Run(recipe, result, rows)
+
+
+def test_the_study_leaves_tables_figures_and_runs(out):
+    assert sorted(lines(out)) == sorted(METHODS)
+    for name in ("sensitivity.png", "curves.png", "ranking.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG"), name
+    trials = {
+        f"{method}-{rate}-seed{seed}" for method in METHODS for rate in ("0.01", "10000") for seed in (1000, 1001)
+    }
+    assert {path.name for path in (out / "tune").iterdir()} == trials
+    assert {path.name for path in (out / "final").iterdir()} == {f"{m}-seed{seed}" for m in METHODS for seed in (0, 1)}
+    text = (out / "table.md").read_text()
+    assert "mlp on digits, 6 steps of 32 images" in text
+    assert "4 trials a method" in text
+    assert "237 training images held out" in text
+    assert "schedule-free: constant" in text
+
+
+def test_tuning_sees_the_validation_split_and_the_final_runs_the_test_split_from_other_seeds(out):
+    tuning, final = ([jc.Recipe.load(folder) for folder in (out / stage).iterdir()] for stage in ("tune", "final"))
+    assert {recipe.report for recipe in tuning} == {"validation"}
+    assert {recipe.report for recipe in final} == {"test"}
+    assert not {recipe.seed for recipe in tuning} & {recipe.seed for recipe in final}
+    assert {recipe.validation for recipe in tuning + final} == {237}  # nobody trains on what chose the rates
+
+
+def test_every_method_has_the_same_budget_and_setting():
+    options = optimizers.Options()
+    trials = optimizers.trials(options)
+    names = [recipe.optimizer for recipe in trials.values()]
+    assert set(names) == set(jc.OPTIMIZERS)
+    assert {names.count(name) for name in names} == {5}
+    shared = {(r.model, r.steps, r.batch, r.pad, r.flip, r.momentum, r.validation) for r in trials.values()}
+    assert len(shared) == 1
+    assert {r.optimizer for r in trials.values() if r.schedule != "cosine"} == {"schedule-free"}
+    decoupled = {r.optimizer for r in trials.values() if r.decay != options.decay}
+    assert decoupled == {"adamw", "lion", "lamb", "prodigy", "muon"}
+    assert {r.decay for r in trials.values() if r.optimizer in decoupled} == {options.decoupled_decay}
+    grid = [recipe.lr for recipe in trials.values() if recipe.optimizer == "adam"]
+    assert tuple(grid) == jc.OPTIMIZERS["adam"].grid
+
+
+def test_presets_differ_in_data_and_network():
+    recipe = next(iter(optimizers.trials(optimizers.PRESETS["mnist"]).values()))
+    assert (recipe.dataset, recipe.model, recipe.batch, recipe.validation) == ("mnist", "lenet5-relu", 128, 5000)
+    options = {model: optimizers.Options(model=model, hidden=4) for model in ("convnet", "mlp")}
+    nets = {model: optimizers.recipe(of, "sgd").options for model, of in options.items()}
+    assert nets == {"convnet": {"hidden": 4, "dtype": "float32"}, "mlp": {"hidden": [4, 4], "dtype": "float32"}}
+
+
+def test_diverged_trials_are_results_and_do_not_stop_the_study(out):
+    for method in ("sgd", "schedule-free"):
+        result = json.loads((out / "tune" / f"{method}-10000-seed1000" / "result.json").read_text())
+        assert result["status"] == "diverged"
+        assert lines(out)[method]["diverged_trials"] == "2 of 4"
+        assert lines(out)[method]["best_lr"] == "0.01"
+        assert f"{method} at 10000: mlp seed 1000 diverged at step 2" in (out / "table.md").read_text()
+
+
+def test_the_tables_numbers_are_those_of_the_rows(out):
+    for method, line in lines(out).items():
+        rows = [jc.read_rows(out / "final" / f"{method}-seed{seed}") for seed in (0, 1)]
+        for key in tuned.KEYS:
+            last = [run[-1][key] for run in rows]
+            assert float(line[key]) == pytest.approx(np.mean(last), abs=0.006), key
+            # Student's t for one degree of freedom is 12.706
+            half = 12.7062 * np.std(last, ddof=1) / 2**0.5
+            assert float(line[f"{key}_ci95"]) == pytest.approx(half, abs=0.006), key
+        times = [1000 * 32 / row["images_per_second"] for run in rows for row in run[1:]]
+        assert float(line["ms_per_step"]) == pytest.approx(statistics.median(times), abs=0.006)
+        assert line["steps_to_target"] == "2.00"
+        assert line["edge"] == "yes"
+        assert line["seeds"] == "2"
+    errors = [float(line["test_error"]) for line in lines(out).values()]
+    assert errors == sorted(errors)
+
+
+def test_the_best_rate_has_the_least_validation_error_of_equals_the_least_loss():
+    trials = [made(lr=0.1, error=9.0, loss=0.2), made(lr=0.3, error=5.0, loss=0.9), made(lr=1.0, error=5.0, loss=0.8)]
+    assert tuned.best(trials) == 1.0
+    assert tuned.best([*trials, made(lr=1.0, seed=1, error=7.0, loss=0.1)]) == 0.3  # the mean over seeds counts
+    line = tuned.row("sgd", trials, [made(lr=1.0, error=2.0)], target=5)
+    assert (line["best_lr"], line["edge"], line["diverged_trials"]) == ("1", "yes", "0 of 3")
+    inner = tuned.row("sgd", [*trials[1:], made(lr=3.0, error=8.0)], [made(lr=1.0)], target=5)
+    assert (inner["best_lr"], inner["edge"]) == ("1", None)
+
+
+@pytest.mark.parametrize("lost", [{"status": "diverged"}, {"loss": None}])
+def test_a_rate_with_a_lost_trial_is_never_chosen(lost):
+    trials = [made(lr=0.1, error=9.0), made(lr=0.3, error=1.0), made(lr=0.3, seed=1, error=1.0, **lost)]
+    assert tuned.best(trials) == 0.1
+    assert tuned.scores(trials)[0.3] is None
+
+
+def test_a_method_that_never_trained_has_no_final_run_and_the_last_row():
+    trials = {"adam": [made("adam", status="diverged")], "sgd": [made("sgd")]}
+    rates = {name: tuned.best(runs) for name, runs in trials.items()}
+    options = optimizers.Options(methods=("adam", "sgd"), seeds=1)
+    assert list(optimizers.finals(options, rates)) == ["final/sgd-seed0"]
+    first, last = tuned.table(trials, {"sgd": [made("sgd", errors=[50.0])]}, target=60)
+    assert (first["method"], first["steps_to_target"], last["method"]) == ("sgd", 5.0, "adam")
+    assert [last[key] for key in ("best_lr", "edge", "test_error", "steps_to_target", "ms_per_step")] == [None] * 5
+    panel = tuned.ranking(["sgd", "adam"], {"sgd": [made("sgd")]})
+    assert [y for _, y in panel.crosses] == [1]
+    assert tuned.sensitivity(trials)[0].crosses == [(0.1, None)]
+
+
+def test_steps_to_the_target_are_of_the_first_row_below_it():
+    slow, fast, never = made(errors=[30.0, 5.1, 5.0]), made(errors=[5.0, 40.0, 3.0]), made(errors=[30.0, 20.0])
+    assert tuned.steps_to(5.0, [slow]) == 15
+    assert tuned.steps_to(5.0, [slow, fast]) == 10
+    assert tuned.steps_to(5.0, [slow, fast, never]) is None
+    assert tuned.steps_to(5.0, []) is None
+
+
+def test_step_times_leave_out_the_first_rows_of_every_run():
+    assert tuned.step_time([made(speeds=[1, 1000, 500]), made(speeds=[1, 250])]) == 20.0
+    assert tuned.step_time([made(speeds=[1])]) is None
+
+
+def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):
+    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
+    before = (out / "table.csv").read_text()
+    for name in ("table.csv", "curves.png"):
+        (out / name).unlink()
+    assert optimizers.main([*TINY, "--out", str(out)]) == 0
+    assert (out / "table.csv").read_text() == before
+    (out / "ranking.png").unlink()
+    assert optimizers.main(["--plot-only", "--target", "99", "--out", str(out)]) == 0
+    assert (out / "ranking.png").exists()
+    assert (out / "table.csv").read_text() == before
+
+
+MISTAKES = [
+    (["--methods", "sgd", "adma"], "did you mean 'adam'"),
+    (["--methods"], "methods is empty"),
+    (["--rates", "nan"], "lr is nan; expected a finite number above 0"),
+    (["--rates", "0.1", "inf"], "lr is inf"),
+    (["--rates", "0"], "lr is 0"),
+    (["--rates", "-0.1"], "-0.1"),
+    (["--seeds", "0"], "seeds is 0"),
+    (["--seeds", "1001"], "seeds is 1001; expected 1 to 1000"),
+    (["--tune-seeds", "0"], "--tune-seeds 3"),
+    (["--validation", "0"], "none is held out"),
+    (["--validation", "1437"], "cannot hold out 1437 images"),
+    (["--batch", "4096"], "batch is 4096, more than the 1200 training images"),
+    (["--batch", "100"], "8 devices cannot share equally"),
+    (["--steps", "0"], "steps is 0"),
+    (["--every", "0"], "every is 0"),
+    (["--momentum", "1"], "momentum is 1"),
+    (["--decoupled-decay", "-1"], "decay is -1"),
+    (["--target", "nan"], "target is nan"),
+    (["--schedule", "cosin"], "cosin"),
+    (["--model", "lenet5", "--width", "4"], "option of lenet5"),
+    (["--model", "covnet"], "convnet"),
+    (["--dataset", "digitz"], "digits"),
+    (["--preset", "fast"], "preset is 'fast'"),
+    (["--plot-only", "--out", "/nowhere"], "holds no run"),
+    (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
+def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
+    args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
+    args = args if "--methods" in args else ["--methods", "adamw", *args]
+    with pytest.raises(SystemExit) as exit:
+        optimizers.main(args)
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert error.startswith("error: ")
+    assert says in error
+    assert not list(Path(tmp_path).rglob("metrics.jsonl"))

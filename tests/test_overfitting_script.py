@@ -1,0 +1,286 @@
+"""The overfitting study as a user runs it: one change a setting, figures by their right names, the turn, the effect itself."""
+
+import csv
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from experiments import overfitting
+from jaxcnn import report
+
+NAMES = ["all", "few", "together"]
+TINY = ["--settings", *NAMES, "--examples", "32", "--width", "2", "--hidden", "8", "--steps", "40", "--every", "4"]
+TINY += ["--seeds", "2", "--lr", "0.03"]
+SPREAD = ("train_loss", "validation_loss", "loss_gap", "test_loss")
+SPREAD += ("train_error", "validation_error", "error_gap", "test_error")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "overfitting"
+    assert overfitting.main([*TINY, "--out", str(out)]) == 0
+    return out
+
+
+def table(out):
+    with (out / "table.csv").open() as file:
+        return {line["setting"]: line for line in csv.DictReader(file)}
+
+
+def test_the_study_leaves_tables_figures_and_runs(study):
+    lines = table(study)
+    assert list(lines) == ["all images", "few images", "early stopping", "all four together"]
+    first = lines["few images"]
+    assert list(first)[:3] == ["setting", "images", "seeds"]
+    for key in (*SPREAD, "test_loss_change", "test_error_change"):
+        assert {key, f"{key}_std", f"{key}_ci95"} <= set(first), key
+    assert {line["seeds"] for line in lines.values()} == {"2"}
+    assert {line["images"] for name, line in lines.items() if name != "all images"} == {"32"}
+    assert lines["all images"]["images"] == "1000"
+    for name in ("curves.png", "gap.png"):
+        assert (study / name).read_bytes().startswith(b"\x89PNG")
+    folders = {path.parent.name for path in study.glob("*/result.json")}
+    assert folders == {f"{name}-seed{seed}" for name in NAMES for seed in (0, 1)}
+
+
+def test_the_table_for_readers_has_intervals_and_the_protocol(study):
+    text = (study / "table.md").read_text()
+    header = text.splitlines()[0]
+    assert "validation_error |" in header
+    assert "_std" not in header
+    assert "_ci95" not in header
+    few = table(study)["few images"]
+    assert f"{float(few['validation_loss']):.3f} ± {float(few['validation_loss_ci95']):.3f}" in text
+    for said in ("437 images for validation and 360 for the test", "the test split chose nothing", "one clean pass"):
+        assert said in text
+
+
+CHANGES = {
+    "all": {"examples": (100, None)},
+    "few": {},
+    "augmentation": {"pad": (0, 1)},
+    "weight-decay": {"decay": (0.0, 0.01)},
+    "dropout": {"options.dropout": (None, 0.5)},
+    "batch-norm": {"options.batch_norm": (None, True)},
+}
+CHANGES["together"] = {key: value for name in list(CHANGES)[2:] for key, value in CHANGES[name].items()}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_setting_is_one_change(name):
+    made = overfitting.recipes(overfitting.Options())
+    few, other = flat(made["few-seed1"]), flat(made[f"{name}-seed1"])
+    differ = {key for key in few | other if few.get(key) != other.get(key)}
+    assert {key: (few.get(key), other.get(key)) for key in differ} == CHANGES[name]
+    assert overfitting.setting(made[f"{name}-seed1"]) == name
+    assert (few["train_error"], few["report"], few["flip"], few["schedule"]) == (
+        "clean",
+        "validation",
+        False,
+        "constant",
+    )
+
+
+def flat(recipe):
+    """The recipe's fields, those of the network beside the others."""
+    fields = asdict(recipe)
+    return {f"options.{key}": value for key, value in fields.pop("options").items()} | fields
+
+
+def test_the_tables_numbers_are_those_of_the_last_rows_by_their_right_names(study):
+    for name in NAMES:
+        line = table(study)[overfitting.TITLES[name]]
+        ends = [jc.read_rows(study / f"{name}-seed{seed}")[-1] for seed in (0, 1)]
+        for what in ("loss", "error"):
+            train, validation, test = ([end[f"{part}_{what}"] for end in ends] for part in ("train", "test", "heldout"))
+            assert float(line[f"train_{what}"]) == pytest.approx(np.mean(train), abs=1e-4)
+            assert float(line[f"validation_{what}"]) == pytest.approx(np.mean(validation), abs=1e-4)
+            assert float(line[f"test_{what}"]) == pytest.approx(np.mean(test), abs=1e-4)
+            gaps = np.subtract(validation, train)
+            assert float(line[f"{what}_gap"]) == pytest.approx(np.mean(gaps), abs=1e-4)
+            # Student's t for one degree of freedom is 12.706
+            half = 12.7062 * np.std(gaps, ddof=1) / 2**0.5
+            assert float(line[f"{what}_gap_ci95"]) == pytest.approx(half, abs=1e-3)
+
+
+def test_changes_are_against_few_images_paired_by_seed(study):
+    def ends(name):
+        return np.array([jc.read_rows(study / f"{name}-seed{seed}")[-1]["heldout_loss"] for seed in (0, 1)])
+
+    for name in ("all", "together"):
+        change, line = ends(name) - ends("few"), table(study)[overfitting.TITLES[name]]
+        assert float(line["test_loss_change"]) == pytest.approx(change.mean(), abs=1e-4)
+        assert float(line["test_loss_change_std"]) == pytest.approx(change.std(ddof=1), abs=1e-4)
+    assert float(table(study)["few images"]["test_loss_change"]) == 0
+
+
+def test_early_stopping_is_few_images_read_at_the_turning_point(study):
+    runs = [jc.read_rows(study / f"few-seed{seed}") for seed in (0, 1)]
+    turns = [report.turning_point(rows) for rows in runs]
+    assert any(turns), "the case shows nothing: no seed turns"
+    rows = [turn or rows[-1] for turn, rows in zip(turns, runs, strict=True)]
+    line = table(study)["early stopping"]
+    for ours, theirs in (("train", "train"), ("validation", "test"), ("test", "heldout")):
+        for what in ("loss", "error"):
+            expected = np.mean([row[f"{theirs}_{what}"] for row in rows])
+            assert float(line[f"{ours}_{what}"]) == pytest.approx(expected, abs=1e-4)
+    steps = [turn["step"] for turn in turns if turn]
+    assert int(line["turned"]) == len(steps)
+    assert float(line["turn_step"]) == pytest.approx(np.mean(steps))
+    assert float(line["turn_epoch"]) == pytest.approx(np.mean(steps))  # 32 images, 32 a step
+    assert float(line["validation_loss"]) < float(table(study)["few images"]["validation_loss"])
+
+
+def test_held_out_figures_are_those_of_the_last_state_on_the_test_split(study):
+    folder = study / "together-seed1"
+    recipe, data = jc.Recipe.load(folder), jc.load("digits", validation=437)
+    model = jc.build("convnet", 10, **recipe.options)
+    few = jc.subset(data, 32, seed=0)
+    with jc.Checkpoints(folder / "checkpoints") as saved:
+        state = saved.restore(jc.start(model, jc.optimizer(recipe), recipe, few))
+    assert state is not None
+    last = jc.read_rows(folder)[-1]
+    assert int(state.step) == last["step"] == 40
+    for split, name in ((data.test, "heldout"), (data.validation, "test"), (few.train, "train")):
+        sums = jc.evaluate(model, state, split)
+        assert last[f"{name}_loss"] == pytest.approx(sums.mean_loss, rel=1e-6)
+        assert last[f"{name}_error"] == pytest.approx(sums.error)
+    assert (last["images"], last["heldout_images"]) == (32, 360)
+
+
+def test_curves_mark_the_turn_and_stop_early(study):
+    found = overfitting.groups(overfitting.study.finished(study))
+    few, early = (overfitting.panel(name, found[name], found["few"]) for name in ("few", "early-stopping"))
+    turn = float(table(study)["few images"]["turn_step"])
+    assert [(mark.at, mark.axis, mark.label) for mark in few.marks] == [(turn, "x", f"turns at epoch {turn:.0f}")]
+    assert early.marks[0].label == f"stops at epoch {turn:.0f}"
+    validation = next(line for line in early.lines if line.label == "validation")
+    assert list(validation.x) == [x for x in few.lines[0].x if x is not None and x <= turn]
+    assert [line.dashed for line in few.lines] == [False, True]
+
+
+def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_path, monkeypatch):
+    shutil.copytree(study, tmp_path / "out")
+    before = table(study)
+    for name in ("table.csv", "curves.png", "gap.png"):
+        (tmp_path / "out" / name).unlink()
+    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
+    assert overfitting.main([*TINY, "--out", str(tmp_path / "out")]) == 0
+    assert table(tmp_path / "out") == before
+    shutil.rmtree(tmp_path / "out" / "few-seed1")
+    assert overfitting.main(["--plot-only", "--out", str(tmp_path / "out")]) == 0
+    left = table(tmp_path / "out")
+    assert left["few images"]["seeds"] == "1"
+    assert left["few images"]["validation_loss_ci95"] == ""
+    for folder in ("all-seed0", "all-seed1", "few-seed0"):
+        shutil.rmtree(tmp_path / "out" / folder)
+    assert overfitting.main(["--plot-only", "--out", str(tmp_path / "out")]) == 0  # without `few` there is no change
+    assert [(name, line["test_loss_change"]) for name, line in table(tmp_path / "out").items()] == [
+        ("all four together", "")
+    ]
+
+
+def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    class Stopping(overfitting.command.Stop):
+        def __call__(self):
+            asked.append(self)
+            self.signal = 2 if len(asked) > 6 else None
+            return super().__call__()
+
+    args = [*TINY, "--settings", "together", "--seeds", "1", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxcnn.command.Stop", Stopping)
+        assert overfitting.main(args) == 130
+    assert "goes on from here" in capsys.readouterr().err
+    assert not (tmp_path / "together-seed0" / "result.json").exists()
+    assert overfitting.main(args) == 0
+    rows, whole = (
+        [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_rows(path)]
+        for path in (tmp_path / "together-seed0", study / "together-seed0")
+    )
+    assert rows == whole
+
+
+def test_few_images_open_a_gap_that_all_images_do_not(tmp_path):
+    """The effect on a case smaller than the quick preset."""
+    args = ["--settings", "all", "few", "--steps", "200", "--every", "50", "--seeds", "1", "--hidden", "32"]
+    assert overfitting.main([*args, "--out", str(tmp_path)]) == 0
+    few, every = table(tmp_path)["few images"], table(tmp_path)["all images"]
+    assert float(few["train_error"]) == 0
+    assert float(few["loss_gap"]) > float(every["loss_gap"]) + 0.2
+    assert float(few["error_gap"]) > float(every["error_gap"]) + 4
+    assert float(few["test_error"]) > float(every["test_error"]) + 4
+
+
+def test_diverged_runs_are_left_out_and_told(study, tmp_path, capsys):
+    shutil.copytree(study / "few-seed0", tmp_path / "few-seed0")
+    args = [*TINY, "--settings", "all", "--seeds", "1", "--optimizer", "sgd", "--lr", "1e30", "--out", str(tmp_path)]
+    assert overfitting.main(args) == 0
+    assert list(table(tmp_path)) == ["few images", "early stopping"]
+    assert "seed 0 diverged at step 4" in (tmp_path / "table.md").read_text()
+    shutil.rmtree(tmp_path / "few-seed0")
+    with pytest.raises(SystemExit) as exit:
+        overfitting.main(["--plot-only", "--out", str(tmp_path)])
+    assert exit.value.code == 2
+    assert "So did every run" in capsys.readouterr().err
+
+
+MISTAKES = [
+    (["--settings", "dropuot"], "setting is 'dropuot'; expected one of"),
+    (["--settings", "dropuot"], "did you mean 'dropout'?"),
+    (["--settings"], "settings is empty; write --settings all few"),
+    (["--seeds", "0"], "seeds is 0; expected at least 1"),
+    (["--examples", "5000"], "cannot keep 5000 training images; expected an integer in 1..1000"),
+    (["--examples", "0"], "examples is 0"),
+    (["--examples", "16"], "batch is 32, more than the 16 training images"),
+    (["--validation", "0"], "report is 'validation' but none is held out"),
+    (["--validation", "1437"], "1437"),
+    (["--dropout", "1"], "dropout is 1.0; expected at least 0 and below 1"),
+    (["--dropout", "-0.5"], "dropout is -0.5; expected at least 0 and below 1"),
+    (["--dropout", "nan"], "'dropout': nan}; expected plain values"),
+    (["--dropout", "0"], "dropout is 0, so dropout would change nothing; write --dropout 0.5"),
+    (["--decay", "0"], "decay is 0, so weight-decay would change nothing; write --decay 0.01"),
+    (["--decay", "-1"], "decay is -1.0; expected a finite number of at least 0"),
+    (["--pad", "0"], "pad is 0, so augmentation would change nothing; write --pad 1"),
+    (["--lr", "nan"], "lr is nan; expected a finite number above 0"),
+    (["--lr", "inf"], "lr is inf"),
+    (["--lr", "0"], "lr is 0.0"),
+    (["--lr", "-0.1"], "lr is -0.1"),
+    (["--steps", "0"], "steps is 0"),
+    (["--every", "0"], "every is 0"),
+    (["--width", "0"], "width is 0"),
+    (["--hidden", "0"], "hidden is 0"),
+    (["--optimizer", "adma"], "optimizer is 'adma'"),
+    (["--schedule", "constnat"], "did you mean 'constant'?"),
+    (["--dataset", "digit"], "digits"),
+    (["--preset", "quik"], "did you mean 'quick'?"),
+    (["--plot-only", "--out", "/nowhere"], "/nowhere holds no run"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
+def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
+    args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as exit:
+        overfitting.main(args)
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert error.startswith("error: ")
+    assert says in error
+
+
+def test_presets_are_told_apart_by_their_folders_and_take_equal_steps():
+    assert overfitting.PRESETS["quick"].out != overfitting.PRESETS["mnist"].out
+    for options in overfitting.PRESETS.values():
+        made = overfitting.recipes(options)
+        assert {
+            (recipe.steps, recipe.batch, recipe.lr, recipe.optimizer, recipe.schedule) for recipe in made.values()
+        } == {(options.steps, options.batch, options.lr, options.optimizer, "constant")}
+        assert list(made)[:7] == [f"{name}-seed0" for name in CHANGES]
