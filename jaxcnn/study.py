@@ -60,7 +60,7 @@ def cut(recipe: Recipe, data: Dataset) -> Dataset:
 
 def diverged(row: Mapping[str, Any], classes: int) -> str | None:
     """Why a row is that of a diverged run, or None: a loss or gradient that is no number, or a loss beyond sense."""
-    for name in ("train_loss", "grad_norm"):
+    for name in ("train_loss", "grad_norm", "test_loss"):
         if not math.isfinite(row[name]):
             return f"{name} is {row[name]}"
     limit = DIVERGED * math.log(classes)

@@ -94,11 +94,17 @@ def test_divergence_is_a_result_and_the_study_goes_on(data, driver, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("loss", "norm", "why"),
-    [(np.nan, 1.0, "train_loss is nan"), (1.0, np.inf, "grad_norm is inf"), (24.0, 1.0, "above 23"), (22.0, 1.0, None)],
+    ("loss", "norm", "test", "why"),
+    [
+        (np.nan, 1.0, 1.0, "train_loss is nan"),
+        (1.0, np.inf, 1.0, "grad_norm is inf"),
+        (1.0, 1.0, np.nan, "test_loss is nan"),
+        (24.0, 1.0, 1.0, "above 23"),
+        (22.0, 1.0, 99.0, None),
+    ],
 )
-def test_divergence_is_no_number_or_far_beyond_guessing(loss, norm, why):
-    said = study.diverged({"train_loss": loss, "grad_norm": norm}, classes=10)
+def test_divergence_is_no_number_or_far_beyond_guessing(loss, norm, test, why):
+    said = study.diverged({"train_loss": loss, "grad_norm": norm, "test_loss": test}, classes=10)
     assert said is None if why is None else why in (said or "")
 
 

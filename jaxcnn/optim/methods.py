@@ -82,7 +82,7 @@ def _masked(recipe):
     return {"weight_decay": recipe.decay, "mask": lambda params: decay_mask(params, recipe.decay_on)}
 
 
-def _lars(recipe, rate, *, trust=0.001):
+def _lars(recipe, rate, *, trust=0.02):
     decays: Any = lambda params: decay_mask(params, recipe.decay_on)  # noqa: E731
     return optax.lars(rate, recipe.decay, decays, trust, trust_ratio_mask=decays, momentum=recipe.momentum)
 
@@ -122,7 +122,7 @@ OPTIMIZERS: dict[str, Method] = {
                     "Liu et al. 2020, arXiv:1908.03265"),
     "lion": Method(lambda r, rate, *, b1=0.9, b2=0.99: optax.lion(rate, b1, b2, **_masked(r)), TINY,
                    "Chen et al. 2023, arXiv:2302.06675", decays=True),
-    "lars": Method(_lars, (0.3, 1.0, 3.0, 10.0, 30.0), "You et al. 2017, arXiv:1708.03888", decays=True),
+    "lars": Method(_lars, BOUND, "You et al. 2017, arXiv:1708.03888; trust 0.02", decays=True),
     "lamb": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.lamb(rate, b1, b2, **_masked(r)), MIDDLE,
                    "You et al. 2020, arXiv:1904.00962", decays=True),
     "sam": Method(_sam, LARGE, "Foret et al. 2021, arXiv:2010.01412; around momentum", ("gradient",), decays=True),
