@@ -236,13 +236,7 @@ def line(
         for column, figure in FIGURES.items():
             found = report.summarise([row[figure] for row in chosen])
             cells |= {f"{column}_at_{key}{k}": v for k, v in zip(("", "_std", "_ci95"), found, strict=True)}
-    return {key: f"{cell:.3g}" if isinstance(cell, float) else cell for key, cell in cells.items()}
-
-
-def compact(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for reading: mean +- ci95 in one cell, without std."""
-    short = {key: cell for key, cell in line.items() if not key.endswith(("_std", "_ci95")) or key == "loss_std"}
-    return short | {k: f"{c} ± {ci}" for k, c in short.items() if (ci := line.get(f"{k}_ci95")) is not None}
+    return cells
 
 
 def curves(groups: Groups, limits: Mapping[str, float], title: str) -> Any:
@@ -294,16 +288,14 @@ def draw(out: Path) -> None:
     what = f"{recipe.dataset}, {recipe.examples} training images, {recipe.model}"
     notes = [
         f"{what}. Equal epochs: {limits['epoch']:g}; equal time: {limits['time']:.3g} s. Errors in percent, losses in "
-        "nats; std over seeds, ci95 the half width of the mean's 95% interval.",
+        "nats; ± is the half width of the mean's 95% interval over seeds.",
         *([noted(noise)] if (noise := kept(out / "noise.json")) else []),
         *(run.divergence for run in runs if run.divergence),
     ]
     report.write_table(out, table, notes)
-    short = report.markdown([compact(cells) for cells in table])
-    write_text(out / "table.md", short + "".join(f"\n{note}\n" for note in notes))
     plots.save(curves(groups, limits, what), out / "curves.png")
     plots.save(orders(groups, limits["epoch"], what), out / "sorted.png")
-    print(short, *notes, f"wrote {out}/table.md, table.csv, curves.png and sorted.png", sep="\n")
+    print(report.markdown(table), *notes, f"wrote {out}/table.md, table.csv, curves.png and sorted.png", sep="\n")
 
 
 def main(args: list[str] | None = None) -> int:

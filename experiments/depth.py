@@ -160,13 +160,13 @@ def draw(out: Path) -> None:
     training = "one clean pass" if recipe.train_error == "clean" else "running mean over augmented batches"
     what = f"{recipe.dataset}, width {recipe.options['width']}, {recipe.steps} steps of {recipe.batch} images"
     notes = [
-        f"{what}. Errors in percent at the last step (training error: {training}); std over seeds, ci95 the half width "
-        "of the mean's 95% interval; seconds a run.",
+        f"{what}. Errors in percent at the last step (training error: {training}); ± is the half width of "
+        "the mean's 95% interval; seconds a run.",
         *filter(None, (run.divergence for run in runs)),
     ]
     report.write_table(out, table, notes)
     plots.save(plots.curves(panels, dashed="train_error", solid="test_error", title=what), out / "curves.png")
-    print(report.markdown([{k: v for k, v in line.items() if not k.endswith("_std")} for line in table]))
+    print(report.markdown(table))
     print(f"wrote {out}/table.md, table.csv and curves.png")
 
 

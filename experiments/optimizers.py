@@ -155,8 +155,8 @@ def notes(what: str, some: jc.Recipe, target: float, runs: tuned.Runs) -> list[s
         f"Tuning: {counts} trials a method, from seeds {TUNING}, ..., measured on {some.validation} training images held "
         "out. The rate of the least validation error then ran from fresh seeds and was measured on the test set. Edge: it is "
         "the first or the last rate tried, and the method could be better beyond.",
-        "Losses in nats, errors in percent at the last step (training: running means); std over the seeds that did not "
-        "diverge, ci95 the half width of the mean's 95% interval: of seeds alone, not of tuning.",
+        "Losses in nats, errors in percent at the last step (training: running means); over the seeds that did not "
+        "diverge, ± the half width of the mean's 95% interval: of seeds alone, not of tuning.",
         f"steps_to_target: of the first row, one every {some.every or 'epoch'}, with a test error of at most {target:g}%, mean "
         "over seeds; a dash where a seed has none. ms_per_step: the median over rows but the first of each run.",
     ]
@@ -170,7 +170,7 @@ def draw(out: Path, target: float) -> None:
     what = f"{some.model} on {some.dataset}, {some.steps} steps of {some.batch} images"
     report.write_table(out, table, notes(what, some, target, tuning) + tuned.divergences(tuning, final))
     tuned.pictures(out, what, [line["method"] for line in table], tuning, final)
-    print(report.markdown([{k: v for k, v in line.items() if not k.endswith("_std")} for line in table]))
+    print(report.markdown(table))
     print(f"wrote {out}/table.md, table.csv, sensitivity.png, curves.png and ranking.png")
 
 

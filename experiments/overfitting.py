@@ -29,7 +29,6 @@ from typing import Any, Literal
 
 import jaxcnn as jc
 from jaxcnn import command, parallel, plots, report, study
-from jaxcnn.log import write_text
 from jaxcnn.recipe import one_of
 
 TITLES = {"all": "all images", "few": "few images", "augmentation": "augmentation", "weight-decay": "weight decay"}
@@ -194,18 +193,6 @@ def row(name: str, runs: list[study.Run], few: list[study.Run]) -> dict[str, Any
     return line | {"turned": len(turns), "turn_step": turn, "turn_epoch": epoch}
 
 
-def compact(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for readers: each mean in one cell with its interval, and no std."""
-    cells = {}
-    for key, value in line.items():
-        places, half = (3 if "loss" in key else 2), line.get(f"{key}_ci95")
-        if isinstance(value, float):
-            value = f"{value:.{places}f}" + ("" if half is None else f" ± {half:.{places}f}")
-        if not key.endswith(("_std", "_ci95")):
-            cells[key] = value
-    return cells
-
-
 def protocol(run: study.Run) -> str:
     """The note below the table."""
     recipe, net = run.recipe, run.recipe.options
@@ -263,11 +250,9 @@ def draw(out: Path) -> None:
     found = groups(runs)
     table = [row(name, group, found.get("few", [])) for name, group in found.items()]
     notes = [protocol(next(iter(found.values()))[0]), *filter(None, (run.divergence for run in runs))]
-    report.write_table(out, [{k: f"{v:.4f}" if isinstance(v, float) else v for k, v in line.items()} for line in table])
-    text = report.markdown([compact(line) for line in table])
-    write_text(out / "table.md", text + "".join(f"\n{note}\n" for note in notes))
+    report.write_table(out, table, notes)
     figures(found, table, out)
-    print(f"{text}\nwrote {out}/table.md, table.csv, curves.png and gap.png")
+    print(f"{report.markdown(table)}\nwrote {out}/table.md, table.csv, curves.png and gap.png")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -75,10 +75,10 @@ def row(method: str, trials: Sequence[study.Run], runs: Sequence[study.Run], tar
 
 
 def table(trials: Runs, final: Runs, target: float) -> list[dict[str, Any]]:
-    """The rows of all methods, the least test error first and those that diverged last; losses with four decimals."""
+    """The rows of all methods, the least test error first and those that diverged last."""
     lines = [row(method, trials[method], final.get(method, []), target) for method in trials]
     lines.sort(key=lambda line: (line["test_error"] is None, line["test_error"], line["test_loss"]))
-    return [{k: f"{v:.4f}" if v is not None and "loss" in k else v for k, v in line.items()} for line in lines]
+    return lines
 
 
 def divergences(*stages: Runs) -> list[str]:

@@ -34,8 +34,8 @@ class RangeTest(NamedTuple):
     suggested: float | None
     """Where the smoothed loss falls most steeply against the logarithm of the rate, over half a decade: a rate to train at."""
     limit: float | None
-    """An estimate of the largest stable rate: the last at which the smoothed loss is nearer its lowest than its first, or what
-    the pace of the divergence says if that is less (`_pace`). None where the loss does not rise again."""
+    """An estimate of the largest stable rate: the last at which the smoothed loss is nearer its lowest than its first (or the
+    ceiling), or what the pace of the divergence says if that is less (`_pace`). None where the loss does not rise again."""
     diverged: float | None
     """The first rate whose loss is not finite or `BLOWN` times the first; None where none is. It comes after the limit, for it
     takes some steps to blow up."""
@@ -49,6 +49,7 @@ def range_test(
     high: float,
     steps: int = 100,
     window: int = 5,
+    ceiling: float = math.inf,
 ) -> RangeTest:
     """Take `steps` steps at rates from `low` to `high`, equally spaced in their logarithm, until the loss has diverged.
 
@@ -58,6 +59,8 @@ def range_test(
       low, high: the first and the last rate.
       steps: how many, at least 10.
       window: steps in the mean that smooths the losses.
+      ceiling: the loss of guessing, say. What falls above it counts for nothing in `suggested`: a network that starts sure of
+        wrong answers loses that at any rate, and has learnt nothing yet.
 
     Raises:
       RecipeError: unless 0 < low < high are finite and there are enough steps.
@@ -75,7 +78,7 @@ def range_test(
         losses.append(float(loss))
         if _blown(losses, window):
             break
-    return read(rates[: len(losses)], losses, window)
+    return read(rates[: len(losses)], losses, window, ceiling)
 
 
 def _sensible(low, high, steps) -> None:
@@ -90,21 +93,24 @@ def _blown(losses: Sequence[float], window: int) -> bool:
     return not math.isfinite(losses[-1]) or losses[-1] > BLOWN * sum(first) / len(first)
 
 
-def read(rates: np.ndarray, losses: Sequence[float], window: int = 5) -> RangeTest:
+def read(
+    rates: np.ndarray, losses: Sequence[float] | np.ndarray, window: int = 5, ceiling: float = math.inf
+) -> RangeTest:
     """What losses at rising rates say; `range_test` without the steps.
 
     Args:
       rates, losses: [n], in the order in which they were taken.
-      window: as in `range_test`.
+      window, ceiling: as in `range_test`.
     """
     raw = np.asarray(losses, np.float64)
     diverged = float(rates[-1]) if len(raw) > 1 and _blown(list(raw), window) else None
     kept = raw[:-1] if diverged is not None else raw  # the last loss would drag the mean of its neighbours up
     half = window // 2
     smooth = np.array([kept[max(0, i - half) : i + half + 1].mean() for i in range(len(kept))])
-    suggested = _steepest(np.log(rates[: smooth.argmin() + 1]), smooth[: smooth.argmin() + 1])
+    falling = np.minimum(smooth[: smooth.argmin() + 1], ceiling)
+    suggested = _steepest(np.log(rates[: len(falling)]), falling)
     # A loss may rise and fall again, under momentum even on a quadratic: what counts is where it leaves for good.
-    near = np.flatnonzero(smooth <= (smooth[0] + smooth.min()) / 2)
+    near = np.flatnonzero(smooth <= (min(smooth[0], ceiling) + smooth.min()) / 2)
     left = diverged is not None or near[-1] < len(smooth) - 1
     limit = min(float(rates[near[-1]]), _pace(rates, raw) if diverged is not None else math.inf) if left else None
     return RangeTest(rates, raw, np.concatenate([smooth, raw[len(kept) :]]), suggested, limit, diverged)
@@ -175,4 +181,5 @@ def lr_range_test(
         placed = run(placed, split, next(batches)[None])
         return placed, driver.fetch(placed.sums).mean_loss
 
-    return range_test(step, driver.replicate(state), low=low, high=high, steps=steps)
+    guessing = math.log(len(data.classes)) if recipe.loss == "cross-entropy" else math.inf
+    return range_test(step, driver.replicate(state), low=low, high=high, steps=steps, ceiling=guessing)

@@ -80,24 +80,41 @@ def turning_point(
 
 
 def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> None:
-    """`table.csv` and `table.md` in `folder`: the keys of the rows are the columns; notes follow the Markdown table."""
+    """`table.csv`, with every column to 6 digits, and `table.md`, for reading (`markdown`), with notes below."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: _cell(v, "") for k, v in row.items()} for row in rows)
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     write_text(folder / "table.csv", out.getvalue())
     write_text(folder / "table.md", markdown(rows) + "".join(f"\n{note}\n" for note in notes))
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a Markdown table; None is a dash."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(v, "-") for v in row.values()] for row in rows)]
+    """The rows as a Markdown table, each made `compact`; None is a dash."""
+    short = [compact(row) for row in rows]
+    lines = [list(short[0]), ["---"] * len(short[0]), *(list(row.values()) for row in short)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def _cell(value, nothing):
+def compact(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row for reading: three digits, a mean and its interval in one cell, no standard deviations.
+
+    Example:
+      >>> compact({"loss": 0.51234, "loss_std": 0.1, "loss_ci95": 0.0212, "n": 3, "turn": None})
+      {'loss': '0.512 ± 0.021', 'n': '3', 'turn': '-'}
+    """
+    beside = {f"{key}{part}" for key in row for part in ("_std", "_ci95")}
+    return {key: _cell(value, row.get(f"{key}_ci95")) for key, value in row.items() if key not in beside}
+
+
+def _cell(value, half):
     if value is None:
-        return nothing
-    if not isinstance(value, float):
+        return "-"
+    if not isinstance(value, float) or not math.isfinite(value):
         return str(value)
-    return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:.3g}"
+    if half is None:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    places = 2 - math.floor(math.log10(abs(value))) if value else 2
+    mean, spread = (f"{x:.{min(max(places, 0), 8)}f}" for x in (value, half))
+    return f"{mean} ± {spread}"

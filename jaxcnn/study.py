@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxcnn import parallel, report
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.data import Dataset, subset
-from jaxcnn.log import RunLog, read_rows
+from jaxcnn.log import RunLog, read_rows, write_text
 from jaxcnn.models import build, parameters
 from jaxcnn.optim import optimizer
 from jaxcnn.progress import Progress
@@ -161,17 +162,51 @@ class Run(NamedTuple):
 
 
 def finished(out: str | Path) -> list[Run]:
-    """The runs in the folders of `out` that are over, in the order of their names.
+    """The runs of `out` that are over, in the order of their names: those in its folders, and those that were packed.
 
     Raises:
       RecipeError: if there is none.
     """
-    folders = sorted(path.parent for path in Path(out).glob("*/result.json"))
-    if not folders:
+    packed = Path(out, PACKED)
+    lines = [json.loads(line) for line in packed.read_text().splitlines()] if packed.exists() else []
+    found = {line["name"]: Run(Recipe(**line["recipe"]), line["result"], line["rows"]) for line in lines}
+    for folder in (path.parent for path in Path(out).glob("*/result.json")):
+        result = json.loads((folder / "result.json").read_text())
+        found[folder.name] = Run(Recipe.load(folder), result, read_rows(folder))
+    if not found:
         raise RecipeError(
             f"{out} holds no run that is over; write --out with a study's folder, or leave out --plot-only"
         )
-    return [Run(Recipe.load(f), json.loads((f / "result.json").read_text()), read_rows(f)) for f in folders]
+    return [found[name] for name in sorted(found)]
+
+
+PACKED = "runs.jsonl"
+
+
+def pack(source: str | Path, target: str | Path) -> int:
+    """Write the runs of `source` that are over to `target`/runs.jsonl, one line each, for `finished`; returns how many.
+
+    A study of hundreds of short runs is so kept in one small file: of each its name, what its recipe changes from the defaults,
+    its environment, result and rows, numbers with 6 digits. Checkpoints are left behind.
+    """
+    default, lines = asdict(Recipe()), []
+    for folder in sorted(path.parent for path in Path(source).glob("*/result.json")):
+        recipe = {k: v for k, v in asdict(Recipe.load(folder)).items() if v != default[k]}
+        files = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("env", "result")}
+        line = {"name": folder.name, "recipe": recipe} | files | {"rows": read_rows(folder)}
+        lines.append(json.dumps(_short(line), separators=(",", ":")) + "\n")
+    Path(target).mkdir(parents=True, exist_ok=True)
+    write_text(Path(target, PACKED), "".join(lines))
+    return len(lines)
+
+
+def _short(value: Any) -> Any:
+    """The same with floats of 6 digits."""
+    if isinstance(value, dict):
+        return {key: _short(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_short(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def over_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "test_error")) -> dict[str, Any]:

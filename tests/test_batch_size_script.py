@@ -159,14 +159,14 @@ def test_equal_epochs_and_equal_time_choose_the_last_row_within_the_limit(epoch,
     runs = [run(16, "shuffled", made((9, 0.2, 0.2)))] * 2
     line = batch_size.line("mini-batch", runs, {"epoch": epoch, "time": time}, {"16": 0.5})
     assert (float(line["test_error_at_epoch"]), float(line["train_loss_at_time"])) == steps
-    assert line["memory_mib"] == "0.5"
-    assert line["seconds_per_epoch"] == "0.8"  # four updates
-    assert line["loss_std"] == "2.5"  # of rows 2 and 3
+    assert line["memory_mib"] == 0.5
+    assert line["seconds_per_epoch"] == pytest.approx(0.8)  # four updates
+    assert line["loss_std"] == 2.5  # of rows 2 and 3
 
 
 def test_a_sorted_run_has_no_row_at_equal_time():
     line = batch_size.line("mini-batch-sorted", [run(16, "sorted", made((9, 1, 1)))], {"epoch": 3, "time": 99}, {})
-    assert line["test_error_at_epoch"] == "12"
+    assert line["test_error_at_epoch"] == 12
     assert line["test_error_at_time"] is line["seconds_per_epoch"] is line["memory_mib"] is None
 
 

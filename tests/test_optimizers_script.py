@@ -122,7 +122,7 @@ def test_the_tables_numbers_are_those_of_the_rows(out):
             assert float(line[f"{key}_ci95"]) == pytest.approx(half, abs=0.006), key
         times = [1000 * 32 / row["images_per_second"] for run in rows for row in run[1:]]
         assert float(line["ms_per_step"]) == pytest.approx(statistics.median(times), abs=0.006)
-        assert line["steps_to_target"] == "2.00"
+        assert line["steps_to_target"] == "2"
         assert line["edge"] == "yes"
         assert line["seeds"] == "2"
     errors = [float(line["test_error"]) for line in lines(out).values()]

@@ -78,6 +78,14 @@ def test_a_loss_that_is_no_number_ends_the_test(bad):
     assert found.limit == found.rates[11]
 
 
+def test_what_falls_above_the_ceiling_suggests_nothing():
+    rates = np.geomspace(1e-4, 1, 81)
+    sure_and_wrong = 2 / (1 + (rates / 3e-4) ** 2)  # steepest at 3e-4
+    losses = 2.3 - 1 / (1 + (1e-2 / rates) ** 2) + sure_and_wrong
+    assert read(rates, losses).suggested == pytest.approx(3e-4, rel=0.2)
+    assert read(rates, losses, ceiling=2.3).suggested == pytest.approx(1e-2, rel=0.2)
+
+
 NETWORK = jc.Recipe(dataset="digits", model="mlp", optimizer="sgd", batch=64, pad=0, flip=False, decay=0.0)
 
 
@@ -89,11 +97,14 @@ def data():
 def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data):
     model = jc.build("mlp", 10)
     found = jc.lr_range_test(model, data, NETWORK, steps=100)
+    assert found.suggested
+    assert found.limit
+    assert found.diverged
     assert found.suggested < found.limit < found.diverged
 
     def ends(rate):
         recipe = replace(NETWORK, lr=rate, schedule="constant", drops=(), steps=60, every=60)
-        return [row["train_loss"] for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe)][-1]
+        return [row["train_loss"] for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe) if row][-1]
 
     assert ends(found.suggested) < 1.0
     assert ends(4 * found.limit) > 2.3  # worse than guessing
@@ -117,7 +128,7 @@ def test_it_is_compiled_once_and_repeats_itself(data, monkeypatch):
 def test_its_first_loss_is_that_of_the_first_batch(data):
     recipe = replace(NETWORK, lr=1e-5, schedule="constant", drops=(), steps=1, every=1)
     model = jc.build("mlp", 10)
-    ((_, row),) = list(jc.fit(model, jc.optimizer(recipe), data, recipe))
+    (row,) = [row for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe) if row]
     assert jc.lr_range_test(model, data, NETWORK, steps=10).losses[0] == pytest.approx(row["train_loss"], rel=1e-6)
 
 

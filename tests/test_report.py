@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxcnn.report import Summary, markdown, summarise, turning_point, write_table
+from jaxcnn.report import Summary, compact, markdown, summarise, turning_point, write_table
 
 ROWS = [
     {"depth": 20, "error": 8.754, "ci95": None, "kind": "plain, option A"},
@@ -48,12 +48,12 @@ def test_what_a_sample_is_too_small_for_is_none(values, summary):
     assert summarise(values) == Summary(*summary)
 
 
-def test_tables_are_written_with_empty_cells_for_none(tmp_path):
+def test_tables_are_written_in_full_and_for_reading(tmp_path):
     write_table(tmp_path, ROWS, notes=["3 seeds.", "One machine."])
     with (tmp_path / "table.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [
-            {"depth": "20", "error": "8.75", "ci95": "", "kind": "plain, option A"},
-            {"depth": "56", "error": "6.00", "ci95": "0.12", "kind": "residual"},
+            {"depth": "20", "error": "8.754", "ci95": "", "kind": "plain, option A"},
+            {"depth": "56", "error": "6", "ci95": "0.125", "kind": "residual"},
         ]
     assert (tmp_path / "table.md").read_text() == markdown(ROWS) + "\n3 seeds.\n\nOne machine.\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.md"]
@@ -64,8 +64,26 @@ def test_markdown_has_a_rule_under_the_names_and_a_dash_for_none():
         "| depth | error | ci95 | kind |\n"
         "| --- | --- | --- | --- |\n"
         "| 20 | 8.75 | - | plain, option A |\n"
-        "| 56 | 6.00 | 0.12 | residual |\n"
+        "| 56 | 6 | 0.125 | residual |\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "cell"),
+    [
+        (75.6671, 6.1543, "75.7 ± 6.2"),
+        (4.476, 2.981, "4.48 ± 2.98"),
+        (0.000612, 0.00021, "0.000612 ± 0.000210"),
+        (1437.4, None, "1437"),
+        (0.0, 0.0, "0.00 ± 0.00"),
+        (-0.5, None, "-0.5"),
+        (math.inf, None, "inf"),
+        (None, None, "-"),
+    ],
+)
+def test_a_cell_has_three_digits_and_its_interval_as_many_places(mean, half, cell):
+    row = {"error": mean, "error_std": 1.0, "error_ci95": half, "loss_std": 0.25}
+    assert compact(row) == {"error": cell, "loss_std": "0.25"}  # a std of its own is a column
 
 
 def turn(values, **how):

@@ -164,3 +164,18 @@ def test_a_folder_without_runs_is_one_line(tmp_path):
     with pytest.raises(jc.RecipeError, match="holds no run that is over") as error:
         study.finished(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_packed_runs_are_the_runs_to_six_digits(data, driver, tmp_path):
+    runs = {"one": replace(RECIPE, steps=2, drops=()), "two": replace(RECIPE, steps=2, lr=1e30, decay=0.0)}
+    study.sweep(runs, data, tmp_path / "out", driver=driver)
+    assert study.pack(tmp_path / "out", tmp_path / "kept") == 2
+    for packed, run in zip(study.finished(tmp_path / "kept"), study.finished(tmp_path / "out"), strict=True):
+        assert packed.recipe == run.recipe
+        assert packed.divergence == run.divergence
+        for mine, theirs in zip([packed.result, *packed.rows], [run.result, *run.rows], strict=True):
+            assert mine.keys() == theirs.keys()
+            for key, value in mine.items():
+                assert value == (pytest.approx(theirs[key], rel=1e-5) if isinstance(value, float) else theirs[key])
+    for line in (tmp_path / "kept" / "runs.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)

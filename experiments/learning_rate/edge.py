@@ -93,7 +93,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
 
 def _line(run: study.Run) -> dict[str, Any]:
     seen = [row["sharpness"] for row in run.rows if row.get("sharpness") is not None]
-    edge, last = line_of(run), seen[-max(1, len(seen) // 4) :]
+    edge, last = line_of(run), [] if run.divergence else seen[-max(1, len(seen) // 4) :]
     crossed = next((row["step"] for row in run.rows if (row.get("sharpness") or 0) >= edge), None)
     line = {
         "momentum": label(run.recipe.momentum),
@@ -106,7 +106,8 @@ def _line(run: study.Run) -> dict[str, Any]:
 
 def _figure(runs: list[study.Run], title: str, path: Any) -> None:
     """Sharpness above, loss below, a column for each rate."""
-    ceiling = 1.15 * max(*map(line_of, runs), *(row.get("sharpness") or 0 for run in runs for row in run.rows))
+    ended = [run for run in runs if not run.divergence] or runs
+    ceiling = 1.15 * max(*map(line_of, runs), *(row.get("sharpness") or 0 for run in ended for row in run.rows))
     above, below = [], []
     for run in runs:
         steps = [row["step"] for row in run.rows]

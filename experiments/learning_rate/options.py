@@ -18,7 +18,7 @@ Part = Literal["theory", "sweep", "finder", "schedules", "edge"]
 class Sweep:
     """Rate against batch."""
 
-    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    rates: tuple[float, ...] = (0.001, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
     batches: tuple[int, ...] = (16, 64, 256)
     epochs: int = 10
     """Of every run, whatever its batch."""
@@ -49,10 +49,10 @@ class Edge:
     """Full-batch gradient descent on the squared loss of a tanh network."""
 
     rates: tuple[float, ...] = (0.2, 0.25, 0.35)
-    momentum_rates: tuple[float, ...] = (0.3, 0.4, 0.5)
+    momentum_rates: tuple[float, ...] = (0.25, 0.3, 0.4)
     momentum: float = 0.9
-    steps: int = 1500
-    every: int = 30
+    steps: int = 2000
+    every: int = 40
     """Steps between measurements of the sharpness."""
     hidden: tuple[int, ...] = (64, 64, 64)
     examples: int | None = None
@@ -108,7 +108,7 @@ PRESETS = {
         dataset="cifar10",
         model="resnet20",
         parts=("finder",),
-        finder=Finder(optimizers=("momentum", "adam"), low=1e-4),
+        finder=Finder(optimizers=("momentum", "adam"), low=1e-4, high=10.0, steps=300),
         out=Path("runs/learning-rate-cifar10"),
     ),
 }

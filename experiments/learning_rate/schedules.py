@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,15 +41,25 @@ def check(options: Options) -> None:
         train.check(run, there, jc.driver(options.driver))
 
 
-def heldout(model: Any, state: jc.State, there: jc.Dataset) -> dict[str, float]:
-    """The test split, which chooses nothing."""
+def heldout(steps: int, model: Any, state: jc.State, there: jc.Dataset) -> dict[str, float]:
+    """After the last step, the error on the test split, which chooses nothing."""
+    if state.step < steps:
+        return {}
     return {"heldout_error": jc.evaluate(model, state, there.test, driver=jc.driver(devices=1)).error}
 
 
 def run(options: Options, stop: Any) -> bool:
     """Train what is missing; False when stopped on the way."""
     there, out, driver = data(options, options.validation), options.out / "schedules", jc.driver(options.driver)
-    done = study.sweep(recipes(options), there, out, driver=driver, stop=stop, measure=heldout, brief=True)
+    done = study.sweep(
+        recipes(options),
+        there,
+        out,
+        driver=driver,
+        stop=stop,
+        measure=partial(heldout, options.schedules.steps),
+        brief=True,
+    )
     return done is not None
 
 
