@@ -50,17 +50,9 @@ def heldout(steps: int, model: Any, state: jc.State, there: jc.Dataset) -> dict[
 
 def run(options: Options, stop: Any) -> bool:
     """Train what is missing; False when stopped on the way."""
-    there, out, driver = data(options, options.validation), options.out / "schedules", jc.driver(options.driver)
-    done = study.sweep(
-        recipes(options),
-        there,
-        out,
-        driver=driver,
-        stop=stop,
-        measure=partial(heldout, options.schedules.steps),
-        brief=True,
-    )
-    return done is not None
+    there, driver = data(options, options.validation), jc.driver(options.driver)
+    how: dict[str, Any] = {"driver": driver, "stop": stop, "measure": partial(heldout, options.schedules.steps)}
+    return study.sweep(recipes(options), there, options.out / "schedules", **how, brief=True) is not None
 
 
 def best(runs: list[study.Run]) -> tuple[float, list[study.Run]]:
