@@ -7,9 +7,10 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from scripts import refuses
 
 import jaxcnn as jc
-from experiments import batch_size
+from experiments import batch_size, effort
 from jaxcnn import study
 from jaxcnn.train import _examples
 
@@ -147,7 +148,7 @@ def made(paces, every=4, batch=16):
 def test_a_rows_time_leaves_out_compiling_and_is_the_same_for_all_seeds():
     """The first rows took 9 s a step; of the others the median is 0.2."""
     runs = [run(16, "shuffled", made(paces)) for paces in ((9, 0.1, 0.2), (9, 0.2, 5.0))]
-    for rows in batch_size.timed(runs):
+    for rows in effort.timed(runs):
         assert [row["time"] for row in rows] == pytest.approx([0.8, 1.6, 2.4])
         assert [row["epoch"] for row in rows] == [1, 2, 3]
 
@@ -157,7 +158,7 @@ def test_a_rows_time_leaves_out_compiling_and_is_the_same_for_all_seeds():
 )
 def test_equal_epochs_and_equal_time_choose_the_last_row_within_the_limit(epoch, time, steps):
     runs = [run(16, "shuffled", made((9, 0.2, 0.2)))] * 2
-    line = batch_size.line("mini-batch", runs, {"epoch": epoch, "time": time}, {"16": 0.5})
+    line = effort.line("mini-batch", runs, {"epoch": epoch, "time": time}, {"16": 0.5})
     assert (float(line["test_error_at_epoch"]), float(line["train_loss_at_time"])) == steps
     assert line["memory_mib"] == 0.5
     assert line["seconds_per_epoch"] == pytest.approx(0.8)  # four updates
@@ -165,7 +166,7 @@ def test_equal_epochs_and_equal_time_choose_the_last_row_within_the_limit(epoch,
 
 
 def test_a_sorted_run_has_no_row_at_equal_time():
-    line = batch_size.line("mini-batch-sorted", [run(16, "sorted", made((9, 1, 1)))], {"epoch": 3, "time": 99}, {})
+    line = effort.line("mini-batch-sorted", [run(16, "sorted", made((9, 1, 1)))], {"epoch": 3, "time": 99}, {})
     assert line["test_error_at_epoch"] == 12
     assert line["test_error_at_time"] is line["seconds_per_epoch"] is line["memory_mib"] is None
 
@@ -284,14 +285,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
 def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
-    with pytest.raises(SystemExit) as exit:
-        batch_size.main(["--out", str(tmp_path / "out"), *args])
-    assert exit.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
-    assert error.startswith("error: ")
-    assert says in error
+    refuses(batch_size.main, ["--out", str(tmp_path / "out"), *args], says, capsys, monkeypatch)
 
 
 def test_a_diverged_run_is_noted_and_left_out_of_the_table(out, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import refuses
 
 import jaxcnn as jc
 from experiments import optimizers, tuned
@@ -216,14 +217,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
 def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
     args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
     args = args if "--methods" in args else ["--methods", "adamw", *args]
-    with pytest.raises(SystemExit) as exit:
-        optimizers.main(args)
-    assert exit.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
-    assert error.startswith("error: ")
-    assert says in error
+    refuses(optimizers.main, args, says, capsys, monkeypatch)
     assert not list(Path(tmp_path).rglob("metrics.jsonl"))

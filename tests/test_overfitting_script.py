@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from scripts import refuses
 
 import jaxcnn as jc
 from experiments import overfitting
@@ -266,15 +267,8 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
 def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
     args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
-    with pytest.raises(SystemExit) as exit:
-        overfitting.main(args)
-    assert exit.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
-    assert error.startswith("error: ")
-    assert says in error
+    refuses(overfitting.main, args, says, capsys, monkeypatch)
 
 
 def test_presets_are_told_apart_by_their_folders_and_take_equal_steps():
