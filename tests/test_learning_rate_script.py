@@ -72,7 +72,7 @@ def run(rate, loss, status="finished"):
 
 
 def test_slow_is_not_too_large_and_dead_is():
-    runs = {0.001: run(0.001, 2.31), 0.1: run(0.1, 0.5), 1.0: run(1.0, 0.9), 3.0: run(3.0, 2.303)}
+    runs = {0.001: run(0.001, 2.31), 0.1: run(0.1, 0.5), 1.0: run(1.0, 0.9), 3.0: run(3.0, 2.29)}
     runs[10.0] = run(10.0, None, "diverged")
     assert sweep.broken(runs, 10) == {3.0, 10.0}
     assert sweep.stable(runs, 10) == 1.0

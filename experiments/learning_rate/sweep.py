@@ -12,6 +12,10 @@ from experiments.learning_rate.options import Options, data, label, rates, recip
 from jaxcnn import plots, report, study, train
 
 
+GUESSING = 0.98
+"""Of log(classes): by the classes' own frequencies one guesses a little better than that."""
+
+
 def recipes(options: Options) -> dict[str, jc.Recipe]:
     """Run's name -> recipe."""
     n, sweep = len(data(options).train.labels), options.sweep
@@ -49,7 +53,7 @@ def broken(runs: dict[float, study.Run], classes: int) -> set[float]:
     """
     ended = {rate: run.result["train_loss"] for rate, run in runs.items() if not run.divergence}
     best = min(ended, key=ended.__getitem__, default=0.0)
-    dead = {rate for rate, loss in ended.items() if rate > best and loss >= math.log(classes)}
+    dead = {rate for rate, loss in ended.items() if rate > best and loss >= GUESSING * math.log(classes)}
     return dead | (set(runs) - set(ended))
 
 
