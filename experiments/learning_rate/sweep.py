@@ -11,7 +11,6 @@ import jaxcnn as jc
 from experiments.learning_rate.options import Options, data, label, rates, recipe
 from jaxcnn import plots, report, study, train
 
-
 GUESSING = 0.98
 """Of log(classes): by the classes' own frequencies one guesses a little better than that."""
 
