@@ -1,6 +1,7 @@
 """`python -m experiments.learning_rate`: each part's numbers against theory, what it leaves behind, mistakes, going on."""
 
 import csv
+import itertools
 import json
 
 import numpy as np
@@ -20,7 +21,7 @@ TINY += ["--schedules.names", "constant", "cosine", "--schedules.rates", "0.03",
 TINY += ["--edge.rates", "0.2", "--edge.momentum-rates", "0.1", "--edge.steps", "6", "--edge.every", "3"]
 TINY += ["--edge.examples", "64", "--edge.hidden", "8"]
 FIGURES = {
-    "theory": ["surface", "directions", "limit"],
+    "theory": ["line", "quadratic", "directions", "limit"],
     "sweep": ["curves", "map"],
     "finder": ["finder"],
     "schedules": ["rates", "curves"],
@@ -50,10 +51,9 @@ def test_every_part_leaves_its_table_and_figures(out):
 
 
 def test_measured_limits_are_those_of_theory(out):
-    top = np.linalg.eigvalsh(np.array([[5.0, 1.0], [1.0, 1.0]]))[-1]  # moments of x = -2 .. 4: mean 1, mean square 5
-    lines = table(out / "theory")
-    assert len(lines) == len(theory.MOMENTA)
-    for line, momentum in zip(lines, theory.MOMENTA, strict=True):
+    line = np.linalg.eigvalsh(np.array([[5.0, 1.0], [1.0, 1.0]]))[-1]  # moments of x = -2 .. 4: mean 1, mean square 5
+    problems = itertools.product((line, 20.0), theory.MOMENTA)
+    for line, (top, momentum) in zip(table(out / "theory"), problems, strict=True):
         assert float(line["predicted"]) == pytest.approx(2 * (1 + momentum) / top, rel=1e-5)
         assert float(line["measured"]) == pytest.approx(2 * (1 + momentum) / top, rel=0.01)
 
@@ -170,6 +170,7 @@ MISTAKES = [
     (["--parts"], "parts is empty"),
     (["--parts", "teory"], "teory"),
     (["--seeds", "0"], "seeds is 0"),
+    (["--theory.curvatures", "1", "0"], "curvature is 0"),
     (["--sweep.rates"], "sweep.rates is empty"),
     (["--sweep.rates", "nan"], "sweep.rates has nan; expected finite rates above 0"),
     (["--sweep.rates", "0.1", "0"], "sweep.rates has 0.0"),

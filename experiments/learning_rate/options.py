@@ -15,6 +15,14 @@ Part = Literal["theory", "sweep", "finder", "schedules", "edge"]
 
 
 @dataclass(frozen=True)
+class Theory:
+    """Gradient descent on quadratics."""
+
+    curvatures: tuple[float, float] = (20.0, 1.0)
+    """Of the quadratic that is shown beside the straight line's loss."""
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Rate against batch."""
 
@@ -76,6 +84,7 @@ class Options:
     """Of schedules."""
     validation: int = 237
     """Training images held out in schedules, to choose each one's rate."""
+    theory: Theory = field(default_factory=Theory)
     sweep: Sweep = field(default_factory=Sweep)
     finder: Finder = field(default_factory=Finder)
     schedules: Schedules = field(default_factory=Schedules)

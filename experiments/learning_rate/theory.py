@@ -1,14 +1,17 @@
-"""Gradient descent where the answer is known: the line y = 2 x + 1 at x = -2 .. 4, fitted by half the mean squared error.
+"""Gradient descent where the answer is known: a straight line's loss, and a quadratic of chosen curvatures.
 
-The loss is a quadratic of (slope, intercept) with curvatures 3 +- sqrt(5). At rate r an eigendirection of curvature c is
-multiplied by 1 - r c at every step: below 1 / c it shrinks, up to 2 / c it overshoots and shrinks, above it grows.
+The line is y = 2 x + 1 at x = -2 .. 4, fitted by half the mean squared error: a quadratic of (slope, intercept) with curvatures
+3 +- sqrt(5). At rate r an eigendirection of curvature c is multiplied by 1 - r c at every step: below 1 / c it shrinks, up to
+2 / c it overshoots and shrinks, above it grows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.learning_rate.options import Options
@@ -17,93 +20,128 @@ from jaxcnn import descent, plots, report
 SHARES = (0.4, 1.8, 2.04)
 """Rates shown, in units of 1 / L."""
 MOMENTA = (0.0, 0.5, 0.9)
-START = np.array([-1.0, 4.0], np.float32)
-X = np.arange(-2, 5)
+TITLES = {"monotone": "Below 1 / L", "oscillating": "Between 1 / L and 2 / L", "diverging": "Above 2 / L"}
+
+
+class Problem(NamedTuple):
+    """A loss of two parameters, 1/2 (w - minimum) H (w - minimum)."""
+
+    name: str
+    loss: Callable[[Any], Any]
+    """float32 [2] -> float32 []: what is descended."""
+    hessian: np.ndarray
+    """float64 [2, 2], for the picture and the directions alone."""
+    minimum: tuple[float, float]
+    start: tuple[float, float]
+    labels: tuple[str, str]
+    window: tuple[tuple[float, float], tuple[float, float]]
+
+    @property
+    def top(self) -> float:
+        """L, the largest curvature, from the loss itself."""
+        return float(descent.curvatures(self.loss, np.array(self.start, np.float32))[0])
+
+    def path(self, rate: float, steps: int, momentum: float = 0.0) -> np.ndarray:
+        """Gradient descent as run, [steps + 1, 2]."""
+        return np.asarray(descent.descend(self.loss, np.array(self.start, np.float32), rate, steps, momentum=momentum))
+
+
+def problems(options: Options) -> list[Problem]:
+    """The straight line's loss and the quadratic."""
+    x = np.arange(-2, 5)
+    moments = np.array([[np.mean(x**2), np.mean(x)], [np.mean(x), 1.0]])
+    line = descent.straight_line(x)
+    c = options.theory.curvatures
+    names = (f"w1, curvature {c[0]:g}", f"w2, curvature {c[1]:g}")
+    return [
+        Problem("line", line, moments, (2.0, 1.0), (-1.0, 4.0), ("slope", "intercept"), ((-1.6, 5.6), (-3.0, 5.0))),
+        Problem(
+            "quadratic", descent.quadratic(c), np.diag(c), (0.0, 0.0), (1.0, 1.0), names, ((-2.0, 2.0), (-0.5, 1.3))
+        ),
+    ]
 
 
 def check(options: Options) -> None:
-    """Nothing of this part can be set wrongly."""
+    """RecipeError for curvatures that are not above 0."""
+    for curvature in options.theory.curvatures:
+        descent.limit(curvature)
 
 
 def run(options: Options, stop: Any) -> bool:
-    """There is nothing to train: drawing takes a second."""
+    """There is nothing to train: drawing takes seconds."""
     return True
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
-    """`surface.png`, `directions.png`, `limit.png` and the table of limits."""
+    """`line.png`, `quadratic.png`, `directions.png`, `limit.png` and the table of limits."""
     folder = options.out / "theory"
     folder.mkdir(parents=True, exist_ok=True)
-    loss = descent.straight_line(X)
-    curvatures = descent.curvatures(loss, START)
-    _surface(loss, curvatures[0], folder)
-    _directions(loss, curvatures, folder)
-    _limit(loss, curvatures[0], folder)
     lines = []
-    for momentum in MOMENTA:
-        predicted = descent.limit(curvatures[0], momentum)
-        measured = descent.measured_limit(loss, START, low=predicted / 30, high=predicted * 30, momentum=momentum)
-        what = "largest stable rate of the line" + (f", momentum {momentum:g}" if momentum else "")
-        lines.append({"what": what, "predicted": predicted, "measured": measured, "ratio": measured / predicted})
+    line, quadratic = problems(options)
+    for problem in (line, quadratic):
+        _surface(problem, folder)
+        lines += [_limit(problem, momentum) for momentum in MOMENTA]
+    _directions(line, folder)
+    _jump(line, folder)
     report.write_table(
         folder, lines, ["Measured: bisection over the rate, 1000 steps a trial; predicted: 2 (1 + m) / L."]
     )
     return lines
 
 
-def _surface(loss, top: float, folder: Path) -> None:
-    """The path of (slope, intercept) over the loss, at three rates."""
-    moments = np.array([[np.mean(X**2), np.mean(X)], [np.mean(X), 1.0]])
+def _limit(problem: Problem, momentum: float) -> dict[str, Any]:
+    predicted, start = descent.limit(problem.top, momentum), np.array(problem.start, np.float32)
+    low, high = predicted / 30, predicted * 30
+    measured = descent.measured_limit(problem.loss, start, low=low, high=high, momentum=momentum)
+    what = f"largest stable rate, {problem.name}, momentum {momentum:g}"
+    return {"what": what, "predicted": predicted, "measured": measured, "ratio": measured / predicted}
+
+
+def _surface(problem: Problem, folder: Path) -> None:
+    """The path over the loss at three rates."""
 
     def height(w):
-        error = w - np.array([2.0, 1.0])
-        return 0.5 * np.einsum("ni,ij,nj->n", error, moments, error)
+        error = w - np.array(problem.minimum)
+        return 0.5 * np.einsum("ni,ij,nj->n", error, problem.hessian, error)
 
     shown = []
     for share in SHARES:
-        path = np.asarray(descent.descend(loss, START, share / top, 30))
-        word = descent.behaviour(top, share / top)
-        window = ((-1.6, 5.6), (-3.0, 5.0))
+        path, word = problem.path(share / problem.top, 30), descent.behaviour(problem.top, share / problem.top)
         note = f"rate {share:g} / L: {word}"
-        shown.append(plots.Surface(_titles(word), height, path, "slope", "intercept", note, (2.0, 1.0), window))
-    plots.save(plots.surfaces(shown, title="30 steps of gradient descent fitting y = 2 x + 1"), folder / "surface.png")
+        shown.append(plots.Surface(TITLES[word], height, path, *problem.labels, note, problem.minimum, problem.window))
+    what = "fitting y = 2 x + 1" if problem.name == "line" else "on a quadratic"
+    plots.save(plots.surfaces(shown, title=f"30 steps of gradient descent {what}"), folder / f"{problem.name}.png")
 
 
-def _titles(word: str) -> str:
-    return {"monotone": "Below 1 / L", "oscillating": "Between 1 / L and 2 / L", "diverging": "Above 2 / L"}[word]
-
-
-def _directions(loss, curvatures, folder: Path) -> None:
+def _directions(problem: Problem, folder: Path) -> None:
     """The distance from the minimum along the sharpest direction: run, beside the closed form."""
-    _, vectors = np.linalg.eigh(np.array([[np.mean(X**2), np.mean(X)], [np.mean(X), 1.0]]))
-    sharpest, top, steps = vectors[:, -1], curvatures[0], 20
+    sharpest, steps = np.linalg.eigh(problem.hessian)[1][:, -1], 20
     panels = []
     for momentum in (0.0, 0.9):
         for share in SHARES:
-            rate = share * (1 + momentum) / top
-            path = np.asarray(descent.descend(loss, START, rate, steps, momentum=momentum), np.float64)
-            along = (path - np.array([2.0, 1.0])) @ sharpest
-            theory = descent.predicted(top, rate, steps, along[0], momentum)
-            t = np.arange(steps + 1)
+            rate = share * (1 + momentum) / problem.top
+            path = problem.path(rate, steps, momentum).astype(np.float64)
+            along = (path - np.array(problem.minimum)) @ sharpest
+            theory = descent.predicted(problem.top, rate, steps, along[0], momentum)
             lines = (
-                plots.Line(t, theory, label="closed form", colour=plots.COLOURS[1], width=1.6),
-                plots.Line(t, along, label="run", colour=plots.COLOURS[0], marker="o", width=0),
+                plots.Line(range(steps + 1), theory, label="closed form", colour=plots.COLOURS[1], width=1.6),
+                plots.Line(range(steps + 1), along, label="run", colour=plots.COLOURS[0], marker="o", width=0),
             )
             name = f"rate {share * (1 + momentum):.3g} / L" + (f", momentum {momentum:g}" if momentum else "")
             panels.append(plots.Panel(name, lines, xlabel="step", ylabel="distance from minimum"))
-    title = "Along the sharpest direction, where L is the curvature"
+    title = "The line's loss along its sharpest direction, where L is the curvature"
     plots.save(plots.grid(panels, columns=3, share="x", title=title), folder / "directions.png")
 
 
-def _limit(loss, top: float, folder: Path) -> None:
+def _jump(problem: Problem, folder: Path) -> None:
     """The loss after 100 steps against the rate, which jumps where theory says."""
     shares = np.linspace(0.02, 4.5, 180)
     lines, marks = [], []
     for momentum in MOMENTA:
-        ends = [loss(descent.descend(loss, START, share / top, 100, momentum=momentum)[-1]) for share in shares]
-        lines.append(plots.Line(shares, np.maximum(np.array(ends, np.float64), 1e-14), label=f"momentum {momentum:g}"))
+        paths = [problem.path(share / problem.top, 100, momentum) for share in shares]
+        ends = np.array([problem.loss(jnp.asarray(path[-1])) for path in paths], np.float64)
+        lines.append(plots.Line(shares, np.maximum(ends, 1e-14), label=f"momentum {momentum:g}"))
         marks.append(plots.Mark(2 * (1 + momentum), "x", f"{2 * (1 + momentum):g} / L"))
-    panel = plots.Panel("", tuple(lines), tuple(marks), "rate, in units of 1 / L", "loss after 100 steps", False, True)
-    panel = panel._replace(ylim=(1e-14, 1e6))
+    panel = plots.Panel("", lines, marks, "rate, in units of 1 / L", "loss after 100 steps", ylog=True)
     title = "Gradient descent on a line's loss is stable below 2 (1 + m) / L"
-    plots.save(plots.grid([panel], size=(8.5, 4.4), title=title), folder / "limit.png")
+    plots.save(plots.grid([panel._replace(ylim=(1e-14, 1e6))], size=(8.5, 4.4), title=title), folder / "limit.png")
