@@ -91,7 +91,8 @@ def draw(options: Options) -> list[dict[str, Any]]:
 
 def _limit(problem: Problem, momentum: float) -> dict[str, Any]:
     predicted, start = descent.limit(problem.top, momentum), np.array(problem.start, np.float32)
-    low, high = predicted / 30, predicted * 30
+    # Where bisection starts has nothing of the prediction, which it would else find by halving a bracket around it.
+    low, high = 1e-4 / problem.top, 1e2 / problem.top
     measured = descent.measured_limit(problem.loss, start, low=low, high=high, momentum=momentum)
     what = f"largest stable rate, {problem.name}, momentum {momentum:g}"
     return {"what": what, "predicted": predicted, "measured": measured, "ratio": measured / predicted}
