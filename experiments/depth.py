@@ -1,6 +1,6 @@
 """Does depth hurt a plain network and help a residual one? He et al. 2015 (arXiv:1512.03385), section 4.2, figure 6.
 
-    python -m experiments.depth                   digits, no download: 2 minutes on two CPU cores
+    python -m experiments.depth                   digits, no download: 2.5 minutes on two CPU cores
     python -m experiments.depth --preset paper    CIFAR-10, the paper's protocol: 5 to 23 hours a run there
 
 Expected, quick: training errors of about 5% (plain-20), 75% (plain-56), 1% (ResNet-20) and 4% (ResNet-56). Expected, paper:
