@@ -2,6 +2,7 @@
 
     python -m experiments.depth                   digits, no download: 2.5 minutes on two CPU cores
     python -m experiments.depth --preset paper    CIFAR-10, the paper's protocol: 5 to 23 hours a run there
+    python -m experiments.depth --coordinator HOST:PORT --num-processes N --process-id I    on each of N hosts
 
 Expected, quick: training errors of about 5% (plain-20), 75% (plain-56), 1% (ResNet-20) and 4% (ResNet-56). Expected, paper:
 the column `paper_test_error`.
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
-from jaxcnn import command, plots, report, study
+from jaxcnn import command, hosts, plots, report, study
 
 # fmt: off
 PAPER = {
@@ -81,6 +82,12 @@ class Options:
     """Steps between rows, tests and checkpoints; None is an epoch."""
     driver: Literal["auto", "pmap", "jit"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    coordinator: str | None = None
+    """On several hosts: HOST:PORT of process 0. Under Slurm, Open MPI and on TPU slices none of the three is needed."""
+    num_processes: int | None = None
+    """On several hosts: how many processes there are, each started with this command."""
+    process_id: int | None = None
+    """On several hosts: which of them this is, from 0."""
     data_dir: Path | None = None
     """Where to look for data first."""
     out: Path = Path("runs/depth")
@@ -174,15 +181,17 @@ def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
     with command.friendly(), command.Stop() as stop:
         options = command.parse(PRESETS, args, about=__doc__)
+        hosts.join(options.coordinator, options.num_processes, options.process_id)
         if not options.plot_only:
             runs = recipes(options)
             command.cache_programs()
             data = jc.load(options.dataset, options.data_dir, validation=options.validation)
             driver = jc.driver(options.driver)
             if study.sweep(runs, data, options.out, driver=driver, stop=stop) is None:
-                print("stopped and saved; the same command goes on from here", file=sys.stderr)
+                if hosts.first():
+                    print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
-        draw(options.out)
+        hosts.told(lambda: draw(options.out))
     return 0
 
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 
+from jaxcnn import hosts
 from jaxcnn.checkpoint import CheckpointError
 from jaxcnn.data import DataError
+from jaxcnn.log import LogError
 from jaxcnn.recipe import RecipeError, one_of
 
 T = TypeVar("T")
 MISTAKE = 2
 """The exit code for what the user can mend."""
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_ASKING = (signal.SIGINT, signal.SIGTERM)
 
 
 def parse(presets: Mapping[str, T], args: Sequence[str] | None = None, about: str | None = None) -> T:
@@ -60,15 +66,25 @@ def _line(box: str) -> str:
 @contextlib.contextmanager
 def friendly() -> Iterator[None]:
     """Turn the errors a user can mend into one line on stderr and exit code 2; others keep their traceback."""
-    try:
-        yield
-    except (RecipeError, DataError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(MISTAKE)
+    with hosts.together():
+        try:
+            yield
+        except (RecipeError, DataError, CheckpointError, LogError, hosts.HostError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(MISTAKE)
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            print(f"error: {what}; mend that, or write --out with another folder", file=sys.stderr)
+            sys.exit(MISTAKE)
 
 
 class Stop:
-    """Asks a run to stop when Ctrl-C or SIGTERM comes, so that it can finish its step and save; a second Ctrl-C insists.
+    """Asks a run to stop when Ctrl-C or SIGTERM comes, so that it can finish its step and save; a second Ctrl-C ends it.
+
+    Where the job has several processes, a signal to one of them stops all. The first signal is answered by a line, and the
+    second obeyed, in the middle of a compilation too: a thread listens, for Python itself hears nothing until that is over.
 
     Example:
       >>> with Stop() as stop:
@@ -77,29 +93,49 @@ class Stop:
     """
 
     def __init__(self):
-        self.signal: int | None = None
+        self.signal = 0
 
     def __call__(self) -> bool:
-        """Whether somebody has asked."""
-        return self.signal is not None
+        """Whether somebody has asked. In a job of several processes all must ask this at the same point."""
+        self.signal = hosts.most(self.signal)
+        return self.signal > 0
 
     def __enter__(self) -> Stop:
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {s: signal.signal(s, self._ask) for s in _ASKING}
+        reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._woken = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=_listen, args=(reader,), daemon=True).start()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        signal.set_wakeup_fd(self._woken)
+        os.close(self._writer)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
+        self.signal = self.signal or number
 
     @property
     def exit_code(self) -> int:
         """130 after Ctrl-C, 143 after SIGTERM, 0 if nothing came."""
         return 128 + self.signal if self.signal else 0
+
+
+def _listen(reader: int) -> None:
+    """Answer the signals of which a byte comes through the pipe `reader`, until its other end is closed."""
+    asked = False
+    while number := os.read(reader, 1):
+        if number[0] not in _ASKING:
+            continue
+        if asked and number[0] == signal.SIGINT:
+            os.write(2, b"\nended at once; the same command goes on from the last state that was saved\n")
+            os._exit(128 + signal.SIGINT)
+        if not asked:
+            os.write(2, b"\nstopping after this step; Ctrl-C ends it at once\n")
+        asked = True
+    os.close(reader)
 
 
 def cache_programs(folder: str | Path | None = None) -> None:

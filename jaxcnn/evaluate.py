@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +12,7 @@ import numpy as np
 
 from jaxcnn import metrics, parallel
 from jaxcnn.augment import normalise
-from jaxcnn.data import Split
+from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.recipe import RecipeError, one_of
 from jaxcnn.state import State, at_test
 
@@ -23,7 +22,7 @@ def _logits(model, state, images) -> Any:
     return model.apply(variables, normalise(images, state.norm), train=False)
 
 
-@lru_cache(maxsize=32)
+@parallel.compiled
 def counter(
     model: nn.Module, driver: parallel.Driver, loss: str = "cross-entropy"
 ) -> Callable[[Any, Split, int], metrics.Sums]:
@@ -67,6 +66,9 @@ def evaluate(
       driver: where to run; all devices by default.
       loss: what is summed, a name in `jaxcnn.metrics.LOSSES`.
 
+    Raises:
+      RecipeError, DataError: for an unknown loss, no images, or arrays of another shape or type.
+
     Example:
       >>> from jaxcnn import Recipe, build, load, optimizer
       >>> from jaxcnn.state import start
@@ -77,12 +79,14 @@ def evaluate(
     """
     driver = driver or parallel.driver()
     one_of("loss", loss, metrics.LOSSES)
+    classes, shape = getattr(model, "classes", None), np.shape(state.norm.mean)
+    verify_split("split", split, classes, shape, may_be_empty=True)
     if not len(split.labels):
         raise RecipeError("the split to evaluate is empty; expected at least one image")
     return counter(model, driver, loss)(driver.replicate(at_test(state)), driver.replicate(split), batch)
 
 
-@lru_cache(maxsize=32)
+@parallel.compiled
 def objective(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., jax.Array]:
     """`objective(params, stats, inputs, labels) -> float32 []`: the mean loss in training mode, a function to differentiate.
 
@@ -111,22 +115,21 @@ def objective(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., ja
     return mean
 
 
-@lru_cache(maxsize=32)
+@parallel.compiled
 def _predictor(model):
     return jax.jit(lambda state, images: _logits(model, state, images))
 
 
 def predict(model: nn.Module, state: State, images: np.ndarray, *, batch: int = 500) -> np.ndarray:
-    """Logits, float32 [n, classes], of uint8 images [n, h, w, c], in test mode."""
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise RecipeError(f"images are {images.dtype} {images.shape}; expected uint8 [n, h, w, c] in 0..255")
+    """Logits, float32 [n, classes], of uint8 images [n, h, w, c], n > 0, in test mode; DataError for other arrays."""
+    verify_images("images", images, np.shape(state.norm.mean))
     slim = at_test(state)._replace(opt=(), sums=())
     rows = parallel.filled(len(images), batch, 1)
     logits = [np.asarray(_predictor(model)(slim, images[index])) for index in rows]
     return np.concatenate(logits)[: len(images)]
 
 
-@lru_cache(maxsize=32)
+@parallel.compiled
 def _moments(model, driver):
     batchwise = model.clone(bn_momentum=0.0, axis=driver.axis)  # the new moving average is the batch's own
 

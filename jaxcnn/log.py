@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import platform
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +17,11 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.recipe import Recipe, RecipeError
+
+
+class LogError(ValueError):
+    """A record that cannot be written or read; one line."""
+
 
 PACKAGES = ("jaxcnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -30,6 +37,7 @@ class RunLog:
 
     Raises:
       RecipeError: one line, when the folder cannot be written or is another recipe's (the differing fields are named).
+      LogError: also one line, there and later: the disk is full, the folder gone, a file not what was written.
 
     Example:
       >>> import tempfile
@@ -57,8 +65,9 @@ class RunLog:
             before = [old for old in self.rows() if old["step"] < row["step"]]
             write_text(self.path, "".join(json.dumps(old) + "\n" for old in before))
         self.last = row["step"]
-        with self.path.open("a") as file:
-            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+        line = json.dumps(_plain(row), allow_nan=False) + "\n"
+        with _writing(self.path), open(self.path, "a", opener=_itself) as file:
+            file.write(line)
 
     def rows(self) -> list[dict[str, Any]]:
         """Every whole row so far."""
@@ -73,7 +82,7 @@ class RunLog:
     def result(self) -> dict[str, Any] | None:
         """What `finish` wrote, or None while the run is not over."""
         path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def _mend(self):
         """Take away a last line that a killed run left unfinished, so that the next one starts on a line of its own."""
@@ -99,39 +108,71 @@ class RunLog:
         path = self.folder / "env.json"
         now = {"python": platform.python_version(), "packages": _versions(), "machine": platform.machine()} | facts
         now = _plain(now)
-        before = json.loads(path.read_text()) if path.exists() else []
+        before = read_json(path, list) if path.exists() else []
         if not before or before[-1] != now:
             write_text(path, json.dumps([*before, now], indent=2) + "\n")
 
 
 def read_rows(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of a run folder; a last line that a killed run left unfinished is passed over."""
+    """The rows of a run folder; a last line that a killed run left unfinished is passed over. LogError for any other."""
     path = Path(folder, "metrics.jsonl")
-    return list(_whole(path.read_text().splitlines())) if path.exists() else []
+    return list(_whole(path, path.read_text("utf-8", "replace").splitlines())) if path.exists() else []
 
 
-def _whole(lines) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines):
+def _whole(path, lines) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            if number + 1 < len(lines):
-                raise
+            row = json.loads(line)
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                raise ValueError("expected an object with its step")
+            yield row
+        except (ValueError, RecursionError) as error:
+            if number < len(lines):
+                raise LogError(f"{path}, line {number}, is no row of a run: {error}; delete that line") from None
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What a file of JSON holds; LogError if that is none, or of another kind."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, kind):
+            raise ValueError(f"expected {kind.__name__}, found {type(found).__name__}")
+        return found
+    except (OSError, ValueError, RecursionError) as error:
+        what = " ".join(str(error).split())
+        raise LogError(f"{path} cannot be read: {what}; put back what was there, or delete its folder") from None
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    with _writing(path):
+        part.unlink(missing_ok=True)  # a link there would lead the text elsewhere
+        with open(part, "x", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(part, path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What keeps a record from being written, as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise LogError(
+            f"cannot write {path}: {error.strerror}; mend that and give the same command: it goes on from the last checkpoint"
+        ) from error
+
+
+def _itself(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _make(folder: Path):
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # of a name that nobody can have laid a link under
+            pass
     except OSError as error:
         raise RecipeError(f"cannot write in {folder}: {error.strerror}; write --out with a folder of yours") from None
 

@@ -9,11 +9,12 @@ A step is a pure function `(carry, fixed, index[b]) -> carry`. The drivers diffe
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -21,7 +22,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxcnn.recipe import RecipeError, one_of
 
+PROGRAMS = 32
+"""Kept results of `compiled` functions at most: some 16 networks with what trains and what tests each."""
 AXIS = "batch"
+SCAN = 500
+"""Steps in one program at most, so that a run can be stopped and its divergence be seen; some seconds on a fast device."""
+P = ParamSpec("P")
+T = TypeVar("T")
 Step = Callable[[Any, Any, jax.Array], Any]
 
 
@@ -65,8 +72,8 @@ class Driver:
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
     def pieces(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        """int32 [steps, batch] cut into what one call of a fold takes: all of it in a scan, else one step each."""
-        yield from [order] if self.scans else np.split(order, len(order))
+        """int32 [steps, batch] cut into what one call of a fold takes: scans of at most `SCAN` steps, or one step each."""
+        yield from np.array_split(order, math.ceil(len(order) / SCAN) if self.scans else len(order))
 
     def fold(self, step: Step) -> Callable[[Any, Any, np.ndarray], Any]:
         """`run(carry, fixed, order) -> carry`: `step` over the rows of `order`, int32 [steps, batch] on the host.
@@ -132,6 +139,41 @@ class Driver:
     def _share(self, order: np.ndarray) -> np.ndarray:
         steps, batch = order.shape
         return order.reshape(steps, len(self.devices), batch // len(self.devices)).swapaxes(0, 1)
+
+
+_kept: dict[Any, Any] = {}
+
+
+def compiled(make: Callable[P, T]) -> Callable[P, T]:
+    """Make a function that gives out compiled programs remember them, by its arguments, within one bound for all of them.
+
+    A network's programs take 25 to 200 MiB and hundreds of memory maps, of which Linux gives a process 65,530: a study over
+    many networks would die of them. JAX's own caches hold programs too, so at the bound all are dropped, not only the oldest.
+
+    Example:
+      >>> @compiled
+      ... def doubler(n):
+      ...     return jax.jit(lambda x: n * x)
+      >>> doubler(2) is doubler(2)
+      True
+    """
+
+    @functools.wraps(make)
+    def remembered(*args: P.args, **kwargs: P.kwargs) -> T:
+        key = (make, args, tuple(kwargs.items()))
+        if key not in _kept:
+            if len(_kept) >= PROGRAMS:
+                forget()
+            _kept[key] = make(*args, **kwargs)
+        return _kept[key]
+
+    return remembered
+
+
+def forget() -> None:
+    """Drop every compiled program that is not in use, here and in JAX; what is needed again is compiled again."""
+    _kept.clear()
+    jax.clear_caches()
 
 
 def driver(kind: str = "auto", devices: int | None = None) -> Driver:

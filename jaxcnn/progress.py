@@ -16,6 +16,7 @@ class Progress:
       total: units of the whole work.
       file: where to write; stderr.
       every: seconds between plain lines at most; rows are always written.
+      quiet: show nothing, as where another process of the job speaks for all.
 
     Example:
       >>> import io
@@ -27,12 +28,13 @@ class Progress:
       True
     """
 
-    def __init__(self, total: float, file: TextIO | None = None, every: float = 15.0):
+    def __init__(self, total: float, file: TextIO | None = None, every: float = 15.0, quiet: bool = False):
         self.file = file or sys.stderr
         self.total, self.done, self.skipped = total, 0.0, 0.0
+        self.quiet = quiet
         self.every, self.began, self.spoke = every, time.monotonic(), time.monotonic()
         self.bar = None
-        if self.file.isatty():
+        if self.file.isatty() and not quiet:
             shape = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
             self.bar = tqdm(total=total, file=self.file, bar_format=shape, dynamic_ncols=True, smoothing=0, miniters=0)
 
@@ -55,6 +57,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """One line that stays, above the bar or with the share done and the time left in front."""
+        if self.quiet:
+            return
         if self.bar is not None:
             self.bar.write(line, file=self.file)
             return

@@ -101,25 +101,24 @@ class Recipe:
         if self.warmup_lr is not None:
             _number("warmup_lr", self.warmup_lr, 0, _HUGE)
         if any(type(d) is not int or d < 1 for d in self.drops) or sorted(set(self.drops)) != list(self.drops):
-            raise RecipeError(f"drops is {self.drops}; expected increasing steps from 1 up: write drops=(32000, 48000)")
+            found = shown(self.drops)
+            raise RecipeError(f"drops is {found}; expected increasing steps from 1 up: write drops=(32000, 48000)")
         if self.report == "validation" and not self.validation:
             raise RecipeError("report is 'validation' but none is held out: write validation=5000 as well")
 
     def _types(self):
         for name in ("dataset", "model", "optimizer", "schedule"):
             if not isinstance(getattr(self, name), str):
-                raise RecipeError(f"{name} is {getattr(self, name)!r}; expected a name in quotes")
+                raise RecipeError(f"{name} is {shown(getattr(self, name))}; expected a name in quotes")
         for name in ("std", "flip"):
             if not isinstance(getattr(self, name), bool):
-                raise RecipeError(f"{name} is {getattr(self, name)!r}; expected True or False")
+                raise RecipeError(f"{name} is {shown(getattr(self, name))}; expected True or False")
         if not isinstance(self.drops, (tuple, list)):
-            raise RecipeError(f"drops is {self.drops!r}; expected steps in a tuple: write drops=(32000, 48000)")
+            raise RecipeError(f"drops is {shown(self.drops)}; expected steps in a tuple: write drops=(32000, 48000)")
         for name, like in (("options", '{"width": 8}'), ("method", '{"b2": 0.99}')):
-            try:
-                json.dumps(dict(getattr(self, name)), allow_nan=False)
-            except (TypeError, ValueError):
-                there = getattr(self, name)
-                raise RecipeError(f"{name} is {there!r}; expected plain values by name: write {like}") from None
+            if not _plain(getattr(self, name)):
+                there = shown(getattr(self, name))
+                raise RecipeError(f"{name} is {there}; expected plain values by name: write {like}")
 
     def to_json(self) -> str:
         """The recipe as indented JSON; `from_json` gives it back."""
@@ -130,8 +129,8 @@ class Recipe:
         """The recipe that `to_json` wrote; RecipeError names a field this version does not know."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"the recipe is not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, a thousand brackets
+            raise RecipeError(f"the recipe is not JSON: {error}; write one with Recipe(...).to_json()") from None
         if not isinstance(values, dict):
             raise RecipeError(f"the recipe is {type(values).__name__} in JSON; expected an object of fields")
         known = {f.name for f in fields(cls)}
@@ -141,8 +140,14 @@ class Recipe:
 
     @classmethod
     def load(cls, folder: str | Path) -> Recipe:
-        """The recipe of a run folder, so that the run can be made again."""
-        return cls.from_json(Path(folder, "config.json").read_text())
+        """The recipe of a run folder, so that the run can be made again; RecipeError if `config.json` is none."""
+        path = Path(folder, "config.json")
+        if not path.is_file():  # nothing, or a pipe or a device, which may never end
+            raise RecipeError(f"{path} is no file; expected the folder of a run, which has one")
+        try:
+            return cls.from_json(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:  # among them RecipeError and bytes that are no text
+            raise RecipeError(f"{path} cannot be read: {error}") from None
 
 
 _INTEGERS: dict[str, int | None] = {"validation": 0, "steps": 1, "batch": 1, "pad": 0, "precise_bn": 0, "seed": 0}
@@ -164,11 +169,47 @@ _CHOICES = {
 def one_of(what: str, value: str, choices: Iterable[str]) -> str:
     """`value`, or a RecipeError that names the nearest of `choices`."""
     choices = sorted(choices)
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return value
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(shown(value).strip("'"), choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise RecipeError(f"{what} is {value!r}; expected one of {', '.join(choices)}{hint}")
+    raise RecipeError(f"{what} is {shown(value)}; expected one of {', '.join(choices)}{hint}")
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as a message shows it: on one line, and cut where it is long.
+
+    Example:
+      >>> shown([0] * 1000, 12)
+      '[0, 0, 0, 0,...'
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception as error:  # numbers of thousands of digits, a list in itself a thousand times
+        text = f"a {type(value).__name__} that cannot be written ({type(error).__name__})"
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def file_name(name: str) -> str:
+    """`name`, or a RecipeError if no folder in the folder of a study can be called so.
+
+    Example:
+      >>> file_name("resnet20-seed0")
+      'resnet20-seed0'
+    """
+    plain = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\")
+    if not plain or name[:1] in ("", ".", "~") or len(name.encode()) > 200:  # bytes: file systems take up to 255
+        raise RecipeError(f"run name is {shown(name)}; expected a plain name for a folder: write 'resnet20-seed0', say")
+    return name
+
+
+def _plain(value: Any) -> bool:
+    """Whether `value` is a mapping from names to what JSON can hold, and not nested without end."""
+    try:
+        text = json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return all(isinstance(name, str) for name in dict(value)) and text.count("[") + text.count("{") < 100
 
 
 def _integer(name, value, low):
@@ -176,9 +217,9 @@ def _integer(name, value, low):
         return
     low = 1 if low is None else low
     if type(value) is not int or value < low:
-        raise RecipeError(f"{name} is {value!r}; expected a whole number of at least {low}")
+        raise RecipeError(f"{name} is {shown(value)}; expected a whole number of at least {low}")
     if value >= 2**32:  # where keys of JAX begin again, and another seed would be the same run
-        raise RecipeError(f"{name} is {value!r}; expected a whole number below 2^32")
+        raise RecipeError(f"{name} is {shown(value)}; expected a whole number below 2^32")
 
 
 def _number(name, value, low, high):
@@ -186,4 +227,4 @@ def _number(name, value, low, high):
     if not good:
         upper = "" if high == _HUGE else f" and at most {high:g}"
         bound = "of at least 0" if low < 0 else "above 0"
-        raise RecipeError(f"{name} is {value!r}; expected a finite number {bound}{upper}")
+        raise RecipeError(f"{name} is {shown(value)}; expected a finite number {bound}{upper}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn import metrics, parallel
+from jaxcnn import divergence, metrics, parallel
 from jaxcnn.augment import augment, normalise
-from jaxcnn.data import Dataset, Split
+from jaxcnn.data import Dataset, Split, verify
 from jaxcnn.evaluate import counter, precise
 from jaxcnn.optim import rate_of
 from jaxcnn.recipe import Recipe, RecipeError
@@ -129,7 +128,7 @@ def order(key: jax.Array, first: int, last: int, batch: int, n: int, shuffle: bo
     return flat.reshape(last - first, batch)
 
 
-@lru_cache(maxsize=64)
+@parallel.compiled
 def _trainer(model, tx, pad, fill, flip, loss, driver):
     return driver.fold(make_step(model, tx, pad=pad, fill=fill, flip=flip, loss=loss, axis=driver.axis))
 
@@ -171,13 +170,18 @@ def fit(
       grad_norm, loss_std, seconds, images_per_second` (cross-entropies in nats, errors in percent; the training figures are
       running means over the row's augmented batches, unless `recipe.train_error` is "clean"; `loss_std` is over the row's
       batches).
-      With `recipe.precise_bn` also `precise_test_loss, precise_test_error`.
+      With `recipe.precise_bn` also `precise_test_loss, precise_test_error`. A run that has diverged (`jaxcnn.divergence`) gets
+      a row at once, not only when it is due, whose `diverged` says why; whether to go on is the caller's to say.
 
     Raises:
       RecipeError: before anything is compiled, for a batch that does not divide by the devices or exceeds the data.
     """
     driver = driver or parallel.driver()
     check(recipe, data, driver)
+    if getattr(model, "classes", len(data.classes)) != len(data.classes):
+        raise RecipeError(
+            f"the model has {model.classes} classes and the data {len(data.classes)}; build it with as many"
+        )
     state = start(model, tx, recipe, data)
     state = (resume(state) if resume else None) or state
     # What is compiled depends on the update alone: optimisers that only start in another state share it.
@@ -185,6 +189,7 @@ def fit(
     placed, train = driver.replicate(state), driver.replicate(data.train)
     held = driver.replicate(getattr(data, recipe.report))
     step, examples = int(state.step), _examples(recipe, data)
+    sane, classes = True, len(data.classes)
     every = recipe.every or math.ceil(len(data.train.labels) / recipe.batch)
     if step >= recipe.steps:
         yield state, None
@@ -196,16 +201,21 @@ def fit(
             if pause is not None and pause(step) and step < due:
                 yield driver.fetch(placed), None
                 return
+            if sane and (driver.scans or step % divergence.EVERY == 0) and divergence.noticed(placed, driver, classes):
+                break  # its row is made now
         state = driver.fetch(placed)
         rate = recipe.batch * (step - first) / (time.perf_counter() - began)
         row = _row(model, placed, state, train, held, data, recipe, driver)
+        why = divergence.reason(row, classes) or divergence.infinite(state.params)
+        sane, row = why is None, row | ({"diverged": why} if why else {})
         state = state._replace(sums=jax.tree.map(np.zeros_like, state.sums))
         placed = placed._replace(sums=driver.replicate(state.sums))
         yield state, row | {"seconds": time.perf_counter() - began, "images_per_second": rate}
 
 
 def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
-    """RecipeError if `recipe` cannot be trained on `data` with `driver`; nothing is compiled."""
+    """RecipeError if `recipe` cannot be trained on `data` with `driver`, DataError if nothing can; nothing is compiled."""
+    verify(data)
     n = len(data.train.labels)
     driver.check(recipe.batch)
     if recipe.batch > n:
@@ -223,6 +233,10 @@ def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
         raise RecipeError(f"dataset is {recipe.dataset!r}, but the data is {data.name!r}; write dataset={data.name!r}")
     if not len(getattr(data, recipe.report).labels):
         raise RecipeError(f"the {recipe.report} split is empty; expected at least one image")
+    if recipe.precise_bn and not recipe.batch <= recipe.precise_bn <= n:
+        raise RecipeError(f"precise_bn is {recipe.precise_bn}; expected {recipe.batch} (one batch) to {n} images, or 0")
+    if recipe.std and not data.std.all():
+        raise RecipeError("std is True, but a channel of the training images never changes; write std=False")
 
 
 def _row(model, placed, state, train, held, data, recipe, driver) -> Row:

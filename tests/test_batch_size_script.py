@@ -222,7 +222,7 @@ def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
 
 
 def test_runs_that_are_over_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
     monkeypatch.setattr("jaxcnn.noise_scale", lambda *a, **k: pytest.fail("it measured"))
     before = (out / "table.csv").read_text()
     made = ("table.csv", "table.md", "curves.png", "sorted.png")

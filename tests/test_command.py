@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -10,6 +13,8 @@ import pytest
 
 from jaxcnn import command
 from jaxcnn.recipe import RecipeError
+
+ROOT = Path(command.__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,60 @@ def test_a_signal_asks_and_says_its_exit_code(number, code):
     assert signal.getsignal(number) is before
 
 
-def test_a_second_ctrl_c_insists():
-    with command.Stop() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+LONG = """
+import hashlib, sys
+from jaxcnn import command
+with command.Stop() as stop:
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[1]))  # as in a compilation, Python hears nothing meanwhile
+    sys.exit(stop.exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "rounds", "code", "says"),
+    [
+        ((signal.SIGINT,), 3 * 10**6, 130, "stopping after this step"),
+        ((signal.SIGINT, signal.SIGINT), 2 * 10**9, 130, "ended at once"),
+        ((signal.SIGTERM, signal.SIGINT), 2 * 10**9, 130, "ended at once"),
+        ((signal.SIGINT, signal.SIGTERM), 3 * 10**6, 130, "stopping after this step"),
+    ],
+)
+def test_the_first_signal_is_answered_at_once_and_a_second_ctrl_c_obeyed_at_once(signals, rounds, code, says):
+    """2 10^9 rounds take some ten minutes, 3 10^6 some seconds."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", LONG, str(rounds)], stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signals[0])
+    heard = process.stderr.readline() + process.stderr.readline()  # the first is answered while the work goes on
+    assert process.poll() is None
+    for number in signals[1:]:
+        process.send_signal(number)
+    heard += process.communicate(timeout=60)[1]
+    assert says in heard
+    assert heard.startswith("\nstopping after this step; Ctrl-C ends it at once\n")
+    assert process.returncode == code
+
+
+def test_ctrl_c_during_the_imports_leaves_no_traceback():
+    """A package beside `experiments` that takes long to import stands for JAX."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "experiments.depth", "--help"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.endswith(" numpy.linalg\n"):  # of the import of JAX
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in said
 
 
 def test_programs_are_kept_where_the_user_says(tmp_path, monkeypatch):

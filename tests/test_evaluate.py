@@ -99,7 +99,7 @@ def test_precise_refuses_a_model_without_bn(run):
 def test_bad_images_are_refused_in_one_line(run):
     model, state, data = run
     for images in (data.train.images[:2] / 255, data.train.images[0]):
-        with pytest.raises(jc.RecipeError, match=r"expected uint8 \[n, h, w, c\]") as error:
+        with pytest.raises(jc.DataError, match=r"expected uint8 \[n, h, w, c\]") as error:
             jc.predict(model, state, images)
         assert "\n" not in str(error.value)
     with pytest.raises(jc.RecipeError, match="empty"):

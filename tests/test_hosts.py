@@ -1,19 +1,30 @@
-"""Several hosts, as two processes on loopback under JAX's own runtime: the same losses as one process."""
+"""Several hosts, as processes on loopback under JAX's own runtime: one run, one set of files, one end."""
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import jaxcnn as jc
+from experiments import depth
+from jaxcnn import hosts
+
+ROOT = Path(depth.__file__).parent.parent
 SCRIPT = """
 import json, sys
 import jax
 port, count, me = map(int, sys.argv[1:])
+from jaxcnn import hosts
 if count > 1:
-    jax.distributed.initialize(f"127.0.0.1:{port}", count, me)
+    hosts.join(f"127.0.0.1:{port}", count, me)
 import jaxcnn as jc
 assert jax.process_count() == count and len(jax.devices()) == 4
 data, recipe = jc.load("digits"), jc.Recipe(dataset="digits", model="resnet8", batch=32, steps=4, every=2, pad=1)
@@ -21,18 +32,27 @@ model = jc.build("resnet8", 10, width=4)
 rows = [row for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe)]
 print(json.dumps([[row[k] for k in ("train_loss", "test_loss", "test_error", "grad_norm")] for row in rows]))
 """
+STUDY = ["--depths", "8", "--families", "residual", "--width", "4", "--batch", "256", "--seeds", "1", "--lr", "0.001"]
+STUDY += ["--steps", "240", "--every", "80", "--drops", "120"]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start(command, devices: int = 1, **env: str):
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", **env}
+    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
 
 
 def losses(processes):
     """What each of `processes` processes, with four devices together, says of the same run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={4 // processes}"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    commands = [[sys.executable, "-c", SCRIPT, str(port), str(processes), str(i)] for i in range(processes)]
-    pipe = subprocess.PIPE
-    running = [subprocess.Popen(c, env=env, stdout=pipe, stderr=pipe, text=True) for c in commands]
+    port = free_port()
+    running = [start(["-c", SCRIPT, str(port), str(processes), str(i)], 4 // processes) for i in range(processes)]
     said = [process.communicate(timeout=180) for process in running]
     assert all(process.returncode == 0 for process in running), said[0][1][-2000:]
     return [json.loads(out.splitlines()[-1]) for out, _ in said]
@@ -44,3 +64,148 @@ def test_two_processes_say_what_one_says():
     assert first == second
     for mine, theirs in zip(first, alone, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5)
+
+
+def job(out, *more):
+    """The depth study as two processes; `more` has the options that only one of them is given."""
+    port, ours = free_port(), ["-m", "experiments.depth", *STUDY]
+    which = [["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(i)] for i in (0, 1)]
+    outs = [["--out", str(out)], ["--out", str(out) + "-of-the-other"]]
+    extra = more or ([], [])
+    return [start([*ours, *which[i], *outs[i], *extra[i]]) for i in (0, 1)]
+
+
+def after_row(process, step):
+    """Wait for the line of the row at `step`, and a little, so that a step is under way."""
+    for line in process.stderr:
+        if re.search(rf"step {step}/240", line):
+            time.sleep(0.2)
+            return
+    pytest.fail(f"no row {step}")
+
+
+def ended(processes, seconds=60):
+    """Exit codes and what was said on stderr."""
+    said = [process.communicate(timeout=seconds)[1] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_of_one(tmp_path):
+    out = tmp_path / "job"
+    both = job(out)
+    after_row(both[0], 80)
+    both[1].send_signal(signal.SIGTERM)
+    codes, said = ended(both)
+    assert codes == [143, 143], said
+    assert "goes on from here" in said[0]
+
+    both = job(out)
+    after_row(both[0], 160)
+    both[1].kill()
+    killed = time.monotonic()
+    codes, said = ended(both)
+    assert time.monotonic() - killed < 60
+    assert codes == [1, -signal.SIGKILL]
+    assert "error: another process of this job has ended, start all of them again" in said[0]
+    assert "Traceback" not in said[0]
+
+    alone = start(["-m", "experiments.depth", *STUDY, "--out", str(out)])
+    codes, said = ended([alone], 120)
+    assert codes == [0], said
+    assert "step 80/240" not in said[0]  # it went on from the job's checkpoint
+
+    whole = start(["-m", "experiments.depth", *STUDY, "--out", str(tmp_path / "whole")])
+    assert ended([whole], 120)[0] == [0]
+    assert not list(tmp_path.glob("*-of-the-other"))  # process 1 wrote nothing
+    rows, expected = (jc.read_rows(folder / "resnet8-seed0") for folder in (out, tmp_path / "whole"))
+    assert [row["step"] for row in rows] == [80, 160, 240]
+    for mine, theirs in zip(rows, expected, strict=True):
+        for name in ("train_loss", "test_loss"):  # at a low rate, so that rounding does not grow to more than that
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-4), name
+    layouts = json.loads((out / "resnet8-seed0" / "env.json").read_text())
+    assert [(facts["processes"], facts["devices"]) for facts in layouts] == [(2, 2), (1, 1)]
+
+
+def test_a_mistake_of_the_first_and_different_options_end_all_with_one_line(tmp_path):
+    both = job(tmp_path / "a", [], ["--seeds", "2"])
+    codes, said = ended(both)
+    assert codes == [2, 2], said
+    assert all("error: the processes of this job have different options or data" in text for text in said)
+    (tmp_path / "file").write_text("")
+    codes, said = ended(job(tmp_path / "file" / "in-the-way"))
+    assert codes == [2, 2], said
+    assert all(text.count("error: ") == 1 and "in-the-way" in text for text in said)
+
+
+SLURM = """
+import jax
+from jaxcnn import hosts
+hosts.join()
+print(jax.process_count(), jax.process_index(), hosts.first(), hosts.most(jax.process_index() + 3))
+print(hosts.told(lambda: {"of": jax.process_index()}))
+try:
+    hosts.told(lambda: open("/nowhere/at/all"))
+except (OSError, hosts.HostError) as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_in_a_cluster_no_option_is_needed():
+    port = free_port() % 4096
+    both = []
+    for i in (0, 1):
+        env = {"SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
+        env |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": str(i), "SLURM_LOCALID": "0"}
+        both.append(start(["-c", SLURM], 1, **env))
+    said = [process.communicate(timeout=60) for process in both]
+    lines = [[line for line in out.splitlines() if "Gloo" not in line] for out, _ in said]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert lines[0][0] == "2 0 True 4"
+    assert lines[1][0] == "2 1 False 4"
+    assert lines[0][1] == lines[1][1] == "{'of': 0}"
+    assert lines[0][2].startswith("FileNotFoundError")
+    assert lines[1][2].startswith("HostError [Errno 2]")
+
+
+def test_a_process_that_finds_no_other_ends_with_one_line():
+    code = "from jaxcnn import hosts; hosts.PATIENCE = 2; hosts.join('127.0.0.1:{}', 2, {})"
+    port = free_port()
+    for me in (0, 1):  # the first waits for the second, the second for the first
+        process = start(["-c", code.format(port, me)])
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert said.splitlines()[-1].startswith(f"error: the processes did not find each other at 127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("10.0.0.1:9876", None, 0), "num_processes is not given.*write --num-processes 2"),
+        (("10.0.0.1:9876", 2, None), "process_id is not given.*write --process-id 0"),
+        ((None, 2, 0), "coordinator is not given.*write --coordinator"),
+        (("10.0.0.1", 2, 0), "expected HOST:PORT"),
+        (("10.0.0.1:99999", 2, 0), "expected HOST:PORT"),
+        (("10.0.0.1:9876", 2, 2), "process_id is 2; expected 0 to 1"),
+        (("10.0.0.1:9876", 0, 0), "num_processes is 0"),
+    ],
+)
+def test_mistakes_are_one_line_and_nobody_is_waited_for(given, says):
+    with pytest.raises(jc.RecipeError, match=says) as error:
+        hosts.join(*given)
+    assert "\n" not in str(error.value)
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        with pytest.raises(jc.RecipeError, match="write another one"):
+            hosts.join(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
+
+
+def test_one_process_tells_itself():
+    """No special case: the same calls, and what is told is the thing itself."""
+    state = {"a": np.arange(3.0)}
+    assert hosts.told(lambda: state) is state
+    assert hosts.told_arrays(lambda: state, state) is state
+    assert (hosts.several(), hosts.first(), hosts.most(7), hosts.same("x")) == (False, True, 7, True)

@@ -154,7 +154,7 @@ def test_nothing_is_done_twice_and_a_part_by_itself_keeps_the_others(out, monkey
     def trains(*a, **k):
         pytest.fail("it trained")
 
-    monkeypatch.setattr("jaxcnn.study.fit", trains)
+    monkeypatch.setattr("jaxcnn.study.running.fit", trains)
     monkeypatch.setattr("jaxcnn.lr_range_test", trains)
     before = (out / "table.csv").read_text()
     assert main([*TINY, "--out", str(out)]) == 0

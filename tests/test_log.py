@@ -1,6 +1,7 @@
 """Records: valid JSON always, whole files only, and a folder that knows whose it is."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
+from jaxcnn.log import LogError, read_json, write_text
 
 RECIPE = jc.Recipe(model="resnet20", options={"width": 8}, drops=(5, 9))
 
@@ -62,7 +64,7 @@ def test_a_torn_last_line_is_passed_over_and_mended(tmp_path):
 def test_a_torn_line_in_the_middle_is_damage_and_said(tmp_path):
     log = jc.RunLog(tmp_path, RECIPE)
     log.path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(LogError, match=r"line 2, is no row of a run.*delete that line"):
         log.rows()
 
 
@@ -84,3 +86,35 @@ def test_a_result_marks_the_end(tmp_path):
     assert log.result() is None
     assert log.finish(status="finished", loss=float("nan")) == {"status": "finished", "loss": None}
     assert jc.RunLog(tmp_path, RECIPE).result() == {"status": "finished", "loss": None}
+
+
+def test_a_link_in_a_strangers_folder_leads_nothing_elsewhere(tmp_path):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.write_text('{"step": 0}\n')
+    folder.mkdir()
+    (folder / "config.json.part").symlink_to(elsewhere)
+    write_text(folder / "config.json", "new")
+    assert (folder / "config.json").read_text() == "new"
+    (folder / "metrics.jsonl").symlink_to(elsewhere)
+    (folder / "config.json").unlink()
+    with pytest.raises(LogError, match="cannot write"):
+        jc.RunLog(folder, RECIPE).write(step=1, train_loss=0.0)
+    assert elsewhere.read_text() == '{"step": 0}\n'
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "nothing", "\xff", ""])
+def test_what_is_no_json_is_one_line_that_names_the_file(tmp_path, text):
+    path = tmp_path / "result.json"
+    path.write_bytes(text.encode("latin1"))
+    with pytest.raises(LogError, match=r"result\.json cannot be read") as error:
+        read_json(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path):
+    log = jc.RunLog(tmp_path / "run", RECIPE)
+    shutil.rmtree(tmp_path / "run")
+    for write in (lambda: log.write(step=1), lambda: log.finish(status="finished")):
+        with pytest.raises(LogError, match="No such file or directory; mend that and give the same command") as error:
+            write()
+        assert "\n" not in str(error.value)

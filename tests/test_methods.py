@@ -683,8 +683,11 @@ def test_sam_takes_its_second_gradient_on_the_same_batch(data):
         ({"optimizer": "adamm"}, "optimizer is 'adamm'; expected one of adagrad, adam, .*did you mean 'adam'"),
         ({"optimizer": "prodigi"}, "did you mean 'prodigy'"),
         ({"schedule": "cosin"}, "schedule is 'cosin'; expected one of constant, cosine, .*did you mean 'cosine'"),
-        ({"optimizer": "adam", "method": {"b3": 0.9}}, "method has 'b3'; expected for adam one of b1, b2$"),
-        ({"optimizer": "sgd", "method": {"b1": 0.9}}, "method has 'b1'; expected for sgd none$"),
+        (
+            {"optimizer": "adam", "method": {"b3": 0.9}},
+            "method of adam is 'b3'; expected one of b1, b2; did you mean 'b1'",
+        ),
+        ({"optimizer": "sgd", "method": {"b1": 0.9}}, "method of sgd is 'b1'; it has no numbers of its own"),
         ({"optimizer": "adam", "method": {"b1": "0.9"}}, "method b1 is '0.9'; expected a number .*: write 0.9$"),
         ({"optimizer": "adam", "method": {"b1": True}}, "method b1 is True; expected a number"),
         ({"optimizer": "adam", "method": {"b1": None}}, "method b1 is None; expected a number"),

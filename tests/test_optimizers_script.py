@@ -174,7 +174,7 @@ def test_step_times_leave_out_the_first_rows_of_every_run():
 
 
 def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
     before = (out / "table.csv").read_text()
     for name in ("table.csv", "curves.png"):
         (out / name).unlink()

@@ -169,7 +169,7 @@ def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_
     before = table(study)
     for name in ("table.csv", "curves.png", "gap.png"):
         (tmp_path / "out" / name).unlink()
-    monkeypatch.setattr("jaxcnn.study.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
     assert overfitting.main([*TINY, "--out", str(tmp_path / "out")]) == 0
     assert table(tmp_path / "out") == before
     shutil.rmtree(tmp_path / "out" / "few-seed1")

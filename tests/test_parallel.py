@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import jaxcnn as jc
+from jaxcnn import parallel, study
 from jaxcnn.state import start
 from jaxcnn.train import make_step, order
 
@@ -99,3 +101,38 @@ def test_memory_is_none_where_xla_does_not_tell(monkeypatch):
     driver = jc.driver("jit", devices=1)
     step = lambda total, x, index: total + x[index].sum()  # noqa: E731
     assert driver.memory(step, np.float32(0), np.ones(9, np.float32), np.arange(3, dtype=np.int32)) is None
+
+
+def test_programs_are_kept_within_a_bound_and_made_again(monkeypatch):
+    """What is asked for in turn stays; the first beyond the bound drops all, JAX's own too."""
+    made = []
+
+    @parallel.compiled
+    def program(n):
+        made.append(n)
+        return jax.jit(lambda x: x * n)
+
+    parallel.forget()
+    monkeypatch.setattr(parallel, "PROGRAMS", 3)
+    assert [float(program(n)(1.0)) for n in (1, 2, 3, 1, 2, 3)] == [1, 2, 3, 1, 2, 3]
+    assert made == [1, 2, 3]
+    held: Any = jax.jit(jax.numpy.sin)
+    held(1.0)
+    assert held._cache_size() == 1
+    assert float(program(4)(1.0)) == 4
+    assert held._cache_size() == 0
+    assert float(program(4)(1.0)) == 4
+    assert float(program(1)(1.0)) == 1
+    assert made == [1, 2, 3, 4, 1]
+
+
+def test_a_study_of_more_networks_than_are_kept_has_the_same_numbers(tmp_path, monkeypatch):
+    recipe = jc.Recipe(dataset="digits", model="mlp", steps=4, every=2, batch=32, drops=(), pad=0)
+    runs = {f"{width}": replace(recipe, options={"hidden": [width]}) for width in (4, 5, 6)}
+    runs["4 again"] = runs["4"]
+    data, driver = jc.load("digits"), jc.driver("jit", devices=1)
+    monkeypatch.setattr(parallel, "PROGRAMS", 2)  # one network
+    results = study.sweep(runs, data, tmp_path, driver=driver)
+    assert results is not None
+    assert results["4"]["test_loss"] == results["4 again"]["test_loss"] != results["5"]["test_loss"]
+    assert len(parallel._kept) <= 2

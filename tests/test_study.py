@@ -1,13 +1,14 @@
 """Runs in folders: stopped and continued, diverged and recorded, finished and left alone."""
 
 import json
+import os
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 import jaxcnn as jc
 from jaxcnn import study
+from jaxcnn.checkpoint.folder import own
 
 RECIPE = jc.Recipe(
     dataset="digits", model="plain8", options={"width": 4}, batch=64, steps=12, every=5, pad=1, drops=(8,)
@@ -41,7 +42,7 @@ def test_a_finished_run_says_so_and_is_not_run_again(whole, data, driver, monkey
     assert result["params"] == jc.parameters(jc.build("plain8", 10, width=4), (8, 8, 1))
     assert result["test_error"] == jc.read_rows(folder)[-1]["test_error"]
     assert result["seconds"] == pytest.approx(sum(row["seconds"] for row in jc.read_rows(folder)))
-    monkeypatch.setattr(study, "fit", lambda *a, **k: pytest.fail("it trained again"))
+    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained again"))
     assert study.run(RECIPE, data, folder, driver=driver) == result
 
 
@@ -81,6 +82,7 @@ def test_divergence_is_a_result_and_the_study_goes_on(data, driver, tmp_path):
     results = study.sweep(runs, data, tmp_path, driver=driver)
     assert results is not None
     assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 5)
+    assert jc.read_rows(tmp_path / "wild")[-1]["diverged"] == results["wild"]["why"]
     assert results["wild"]["why"] in ("grad_norm is nan", "train_loss is nan", "grad_norm is inf")
     assert results["tame"]["status"] == "finished"
     for path in tmp_path.rglob("*.json*"):
@@ -93,23 +95,8 @@ def test_divergence_is_a_result_and_the_study_goes_on(data, driver, tmp_path):
     assert study.over_seeds([wild, tame])["seeds"] == 1
 
 
-@pytest.mark.parametrize(
-    ("loss", "norm", "test", "why"),
-    [
-        (np.nan, 1.0, 1.0, "train_loss is nan"),
-        (1.0, np.inf, 1.0, "grad_norm is inf"),
-        (1.0, 1.0, np.nan, "test_loss is nan"),
-        (24.0, 1.0, 1.0, "above 23"),
-        (22.0, 1.0, 99.0, None),
-    ],
-)
-def test_divergence_is_no_number_or_far_beyond_guessing(loss, norm, test, why):
-    said = study.diverged({"train_loss": loss, "grad_norm": norm, "test_loss": test}, classes=10)
-    assert said is None if why is None else why in (said or "")
-
-
 def test_a_mistake_in_the_last_recipe_costs_no_training(data, driver, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
     good = RECIPE
     for bad in (replace(RECIPE, model="plain9"), replace(RECIPE, batch=4000), replace(RECIPE, options={"widht": 3})):
         with pytest.raises(jc.RecipeError):
@@ -117,6 +104,24 @@ def test_a_mistake_in_the_last_recipe_costs_no_training(data, driver, tmp_path, 
     jc.RunLog(tmp_path / "bad", replace(good, lr=0.5))
     with pytest.raises(jc.RecipeError, match="another recipe"):
         study.sweep({"good": good, "bad": good}, data, tmp_path, driver=driver)
+
+
+def test_a_study_has_one_owner_and_a_run_too(data, driver, tmp_path):
+    """flock is between open files, so that one process will do for two."""
+    own_pid = f"in use by process {os.getpid()}"
+    with own(tmp_path / "out"), pytest.raises(jc.CheckpointError, match=own_pid):
+        study.sweep({"a": RECIPE}, data, tmp_path / "out", driver=driver)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["lock"]  # the second changed nothing
+    with jc.Checkpoints(tmp_path / "run" / "checkpoints"), pytest.raises(jc.CheckpointError, match=own_pid):
+        study.run(RECIPE, data, tmp_path / "run", driver=driver)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+
+
+@pytest.mark.parametrize("name", ["../climbs", "/absolute", "", "a/b", "nul\0"])
+def test_a_run_stays_in_the_folder_of_its_study(data, driver, tmp_path, name):
+    with pytest.raises(jc.RecipeError, match="run name is"):
+        study.sweep({name: RECIPE}, data, tmp_path / "out", driver=driver)
+    assert not list(tmp_path.iterdir())
 
 
 def test_seeds_share_what_is_compiled():

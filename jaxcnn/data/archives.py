@@ -1,8 +1,12 @@
-"""The original archives of the data sets, as their authors publish them, parsed in memory: nothing is extracted."""
+"""The original archives of the data sets, as their authors publish them, parsed in memory: nothing is extracted.
+
+`load` compares their SHA-256 first; what is here holds for archives that pretend all the same.
+"""
 
 from __future__ import annotations
 
 import gzip
+import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,9 +43,14 @@ def _read(file: IO[bytes]) -> bytes:
 
 
 def _members(path: Path, names: list[str]) -> list[bytes]:
-    """Read members of a .tar.gz in one pass, in the order of `names`; links and folders are passed by."""
+    """Read members of a .tar.gz in the order of `names`; links and folders are passed by.
+
+    It is unpacked in memory first, so that one limit holds for all of it: headers can announce gigabytes too.
+    """
     found: dict[str, bytes] = {}
-    with tarfile.open(path, "r|gz") as archive:
+    with gzip.open(path) as file:
+        whole = io.BytesIO(_read(cast(IO[bytes], file)))
+    with tarfile.open(fileobj=whole) as archive:
         for member in archive:
             if member.name in names and member.isreg() and (file := archive.extractfile(member)):
                 found[member.name] = _read(file)

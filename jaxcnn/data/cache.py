@@ -15,6 +15,7 @@ from jaxcnn.data.types import DataError, Split, one_line
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _ABOUT = "dataset.json"
+_FILES = (_ABOUT, *(f"{name}.npy" for name in _ARRAYS))
 _FORMAT = 1
 
 log = logging.getLogger("jaxcnn.data")
@@ -34,7 +35,9 @@ def folder(name: str, data_dir: Path | None = None) -> Path:
 def read(place: Path) -> tuple[Split, Split] | None:
     """Read the train and test split kept in `place`, or None where there is no such folder.
 
-    Every file is compared with its recorded SHA-256 (0.1 s for CIFAR-10).
+    Every file is compared with its recorded SHA-256 (0.1 s for CIFAR-10). That finds damage, not malice: who can write
+    here can write the digests too. So the files are parsed as plain arrays (nothing in them is run), and `load` checks
+    what they hold. Links are followed: they are read like what they point to, and never written through (see `write`).
 
     Raises:
         DataError: the folder is there, but is damaged.
@@ -42,20 +45,26 @@ def read(place: Path) -> tuple[Split, Split] | None:
     if not place.is_dir():
         return None
     try:
+        if odd := [path.name for path in map(place.joinpath, _FILES) if path.exists() and not path.is_file()]:
+            raise DataError(f"{odd[0]} is no plain file")  # a pipe or a device may never end
         about = json.loads((place / _ABOUT).read_text("utf-8"))
         if about["format"] != _FORMAT:
             raise DataError(f"its format is {about['format']!r}, not {_FORMAT}")
         for name in _ARRAYS:
             if _digest(place / f"{name}.npy") != about["files"][name]["sha256"]:
                 raise DataError(f"{name}.npy has another SHA-256 than {_ABOUT} says")
-        arrays = [np.load(place / f"{name}.npy", allow_pickle=False) for name in _ARRAYS]
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        arrays = [_array(place / f"{name}.npy") for name in _ARRAYS]
+    except Exception as error:  # of json and NumPy for bytes that they do not like: RecursionError, MemoryError as well
         raise DataError(f"the cache {place} is damaged: {one_line(error)}") from error
     return Split(*arrays[:2]), Split(*arrays[2:])
 
 
 def write(place: Path, name: str, source: str, classes: tuple[str, ...], train: Split, test: Split) -> None:
-    """Keep both splits in `place`, whole or not at all; a folder that cannot be written costs a note, not an error."""
+    """Keep both splits in `place`, whole or not at all; a folder that cannot be written costs a note, not an error.
+
+    The files are new ones in a new folder, which takes the place of the old: where that or a file in it was a link, the
+    link goes, and what it pointed to stays as it was.
+    """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as temporary:
@@ -73,6 +82,14 @@ def write(place: Path, name: str, source: str, classes: tuple[str, ...], train: 
             new.rename(place)
     except OSError as error:
         log.warning("%s is not kept in %s (%s): the next load reads the source again", name, place, error.strerror)
+
+
+def _array(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        array = np.load(file, allow_pickle=False)
+    if not isinstance(array, np.ndarray):  # np.load opens zip archives as well
+        raise DataError(f"{path.name} is an archive, not one array")
+    return array
 
 
 def _digest(path: Path) -> str:

@@ -91,7 +91,7 @@ def downloaded(name: str, sources: list[Source], folder: Path) -> Iterator[list[
         try:
             fetched = _fetch(sources, Path(temporary))
         except Exception as error:  # NonMatchingChecksumError, DownloadError, those of requests, a full disk
-            reason = one_line(error).partition(" To debug")[0]  # then TFDS says how to register another checksum
+            reason = one_line(error, 2000).partition(" To debug")[0]  # then TFDS says how to register another checksum
             raise DataError(f"{name}: the download failed: {reason}") from error
         paths = [place / source.filename for source in sources]
         for path, source in zip(paths, sources, strict=True):

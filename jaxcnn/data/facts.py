@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import NamedTuple
 
-from jaxcnn.data.types import DataError
+from jaxcnn.data.types import DataError, short
 
 
 class Facts(NamedTuple):
@@ -53,7 +53,8 @@ def known(name: str) -> Facts:
         >>> known("cifar10").classes[3]
         'cat'
     """
-    if name in DATASETS:
+    if isinstance(name, str) and name in DATASETS:
         return DATASETS[name]
-    near = difflib.get_close_matches(str(name).lower(), DATASETS, n=1, cutoff=0.0)[0]
-    raise DataError(f"no data set is named {name!r}; did you mean {near!r}? There are {', '.join(DATASETS)}")
+    found = short(str(name))  # a name of megabytes is not compared letter by letter
+    near = difflib.get_close_matches(found.lower(), DATASETS, n=1, cutoff=0.0)[0]
+    raise DataError(f"no data set is named {found!r}; did you mean {near!r}? There are {', '.join(DATASETS)}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from jaxcnn.data import archives, cache, download, prepared
 from jaxcnn.data.digits import digits
 from jaxcnn.data.facts import Facts, known
-from jaxcnn.data.types import DataError, Dataset, Split, assemble, check, hold_out
+from jaxcnn.data.parts import hold_out
+from jaxcnn.data.types import DataError, Dataset, Split, assemble, check, one_line, short
 
 log = logging.getLogger("jaxcnn.data")
 
@@ -49,9 +50,17 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, *, validatio
         https://www.tensorflow.org/datasets/catalog/overview (the data sets, their checksums and layout).
     """
     facts = known(name)
-    folder = Path(data_dir).expanduser() if data_dir else None
+    folder = _folder(data_dir) if data_dir else None
     train, test = digits() if name == "digits" else _obtain(name, facts, folder)
     return hold_out(assemble(name, train, test, facts.shape, facts.classes), validation, seed)
+
+
+def _folder(data_dir: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(data_dir).expanduser().resolve()
+    except (TypeError, ValueError, RuntimeError, OSError) as error:  # no path, a NUL, no such ~user, links in a ring
+        found = short(repr(data_dir))
+        raise DataError(f"data_dir is {found}; expected the path of a folder: {one_line(error)}") from None
 
 
 def _obtain(name: str, facts: Facts, data_dir: Path | None) -> tuple[Split, Split]:
@@ -71,6 +80,7 @@ def _find(name: str, facts: Facts, kept: Path, roots: list[Path], looked: list[s
     """Try the cache `kept`, then what is under `roots`, and keep that; note in `looked` what is not there."""
     try:
         if found := cache.read(kept):
+            _check(str(kept), facts, found)
             return found
         looked.append(str(kept))
     except DataError as error:
@@ -112,7 +122,11 @@ def _download(name: str, facts: Facts, data_dir: Path | None, root: Path, looked
 
 
 def _keep(kept: Path, name: str, facts: Facts, source: Path, splits: tuple[Split, Split]) -> tuple[Split, Split]:
-    for part, split in zip(("train", "test"), splits, strict=True):
-        check(f"{source}: {part}", split, facts.shape, len(facts.classes))
+    _check(str(source), facts, splits)
     cache.write(kept, name, str(source), facts.classes, *splits)
     return splits
+
+
+def _check(source: str, facts: Facts, splits: tuple[Split, Split]) -> None:
+    for part, split in zip(("train", "test"), splits, strict=True):
+        check(f"{source}: {part}", split, facts.shape, len(facts.classes))

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxcnn.data.facts import Facts
 from jaxcnn.data.tfrecord import records
-from jaxcnn.data.types import DataError, Split, one_line
+from jaxcnn.data.types import DataError, Split, one_line, short
 
 
 def find(name: str, root: Path) -> Path | None:
@@ -24,7 +24,7 @@ def find(name: str, root: Path) -> Path | None:
     versions = [
         path.parent
         for path in (root / name).glob("*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){2}", path.parent.name) and path.is_file()
     ]
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 
@@ -41,8 +41,8 @@ def read(folder: Path, name: str, facts: Facts) -> tuple[Split, Split]:
         DataError: a file is missing, damaged, or does not hold what `dataset_info.json` and `facts` say.
     """
     names = folder / "label.labels.txt"  # not written for classes that are mere numbers
-    if names.is_file() and (found := tuple(names.read_text("utf-8").splitlines())) != facts.classes:
-        raise DataError(f"{names} names the classes {found}; expected {facts.classes}")
+    if names.is_file() and (found := tuple(names.read_text("utf-8", "replace").splitlines())) != facts.classes:
+        raise DataError(f"{names} names the classes {short(str(found))}; expected {short(str(facts.classes))}")
     train, test = (_split(folder, name, split, facts) for split in ("train", "test"))
     return train, test
 
@@ -65,15 +65,25 @@ def _shards(folder: Path, name: str, split: str) -> list[tuple[Path, int]]:
         info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
         counts = [int(n) for part in info["splits"] if part["name"] == split for n in part["shardLengths"]]
         suffix = info.get("fileFormat", "tfrecord")  # which old versions of TFDS do not write
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / 'dataset_info.json'} cannot be read: {error!r}") from error
+    except Exception as error:  # it may be any JSON, or none, or a thousand brackets
+        raise DataError(f"{folder / 'dataset_info.json'} cannot be read: {short(repr(error), 200)}") from error
     if suffix not in ("array_record", "tfrecord"):
-        raise DataError(f"{folder} is prepared as {suffix!r}; expected array_record or tfrecord, so prepare it as one")
-    files = [folder / f"{name}-{split}.{suffix}-{i:05d}-of-{len(counts):05d}" for i in range(len(counts))]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing or not files:
-        raise DataError(f"{folder} lacks {', '.join(missing) or f'the {split} split'}; prepare it again, or delete it")
-    return list(zip(files, counts, strict=True))
+        found = short(repr(suffix))
+        raise DataError(f"{folder} is prepared as {found}; expected array_record or tfrecord, so prepare it as one")
+    shards = []
+    for index, count in enumerate(counts):
+        file = folder / f"{name}-{split}.{suffix}-{index:05d}-of-{len(counts):05d}"
+        if not file.is_file():
+            raise DataError(f"{folder} lacks {file.name}; prepare it again, or delete it")
+        size = file.stat().st_size
+        if not 0 <= count <= size:  # said before memory is taken for so many
+            raise DataError(
+                f"{file} has {size} bytes, and {short(str(count))} records by dataset_info.json; prepare it again"
+            )
+        shards.append((file, count))
+    if not shards:
+        raise DataError(f"{folder} lacks the {split} split; prepare it again, or delete it")
+    return shards
 
 
 def _examples(shards: list[tuple[Path, int]], facts: Facts) -> Iterator[tuple[np.ndarray, np.int32]]:
@@ -102,13 +112,14 @@ def _records(file: Path) -> list[bytes]:
         return records(file)
     from array_record.python.array_record_module import ArrayRecordReader
 
-    reader = ArrayRecordReader(str(file))
     try:
-        return reader.read_all()
+        reader = ArrayRecordReader(str(file))
+        try:
+            return reader.read_all()
+        finally:
+            reader.close()
     except Exception as error:
         raise DataError(f"{file} is damaged: {one_line(error)}") from error
-    finally:
-        reader.close()
 
 
 def _pixels(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:

@@ -13,12 +13,14 @@ import numpy as np
 
 from jaxcnn.data.types import DataError
 
+_LIMIT = 1 << 16  # bytes: a record is one small image; 4096 of the longest are checked in 268 MB
+
 
 def records(path: Path) -> list[bytes]:
     """Read every record of one file.
 
     Raises:
-        DataError: the file is cut short, or a checksum is wrong.
+        DataError: the file is cut short, a checksum is wrong, or a record is longer than 64 KiB.
     """
     data = path.read_bytes()
     spans, at = [], 0
@@ -26,6 +28,8 @@ def records(path: Path) -> list[bytes]:
         length = struct.unpack_from("<Q", data, at)[0] if at + 12 <= len(data) else len(data)
         if at + length + 16 > len(data):
             raise DataError(f"{path} is cut short or damaged: the record at byte {at} runs past the end, {len(data)}")
+        if length > _LIMIT:
+            raise DataError(f"{path} has a record of {length} bytes at byte {at}; a small image has at most {_LIMIT}")
         spans.append((at, length))
         at += length + 16
     _verify(path, data, [(at, at + 8) for at, _ in spans])

@@ -12,9 +12,19 @@ class DataError(ValueError):
     """A data set cannot be had, or is not what it should be; the message is one line."""
 
 
-def one_line(error: BaseException) -> str:
-    """Say an error in one line: its text with the line breaks taken out, or its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException, most: int = 400) -> str:
+    """Say an error in one line: the start of its text with the line breaks taken out, or its type where it has none."""
+    return short(" ".join(str(error).split()), most) or type(error).__name__
+
+
+def short(text: str, most: int = 80) -> str:
+    """Cut a text that somebody else wrote, so that a message stays one that can be read.
+
+    Example:
+        >>> short("a" * 1_000_000, 5)
+        'aaaaa...'
+    """
+    return text if len(text) <= most else text[:most] + "..."
 
 
 class Split(NamedTuple):
@@ -84,79 +94,3 @@ def assemble(name: str, train: Split, test: Split, shape: tuple[int, int, int], 
     check(f"{name}: test", test, shape, len(classes))
     empty = Split(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))
     return Dataset(name, train, empty, test, classes, *statistics(train.images))
-
-
-def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
-    """Move `n` random training images to the validation split, as in the 45,000 / 5,000 split of CIFAR-10.
-
-    Both parts keep their order, and mean and std are those of the images left for training.
-
-    Args:
-        data: a data set whose validation split is empty.
-        n: how many images to move; 0 changes nothing.
-        seed: of the choice; the same seed chooses the same images.
-
-    Raises:
-        DataError: n is not an integer in 0 .. len(train) - 1, seed is negative, or images are already held out.
-
-    Example:
-        >>> from jaxcnn.data import load
-        >>> data = hold_out(load("digits"), 200, seed=0)
-        >>> len(data.train.labels), len(data.validation.labels), len(data.test.labels)
-        (1237, 200, 360)
-
-    References:
-        He et al., "Deep Residual Learning for Image Recognition", 2015, section 4.2 (the 45k/5k split).
-    """
-    total = len(data.train.labels)
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 0 <= n < total:
-        raise DataError(f"cannot hold out {n!r} images; expected an integer in 0..{total - 1}, fewer than are in train")
-    if seed < 0:
-        raise DataError(f"seed is {seed}; expected an integer >= 0")
-    if n == 0:
-        return data
-    if held := len(data.validation.labels):
-        raise DataError(f"{held} images are held out already; hold out once, from the data set as load() gives it")
-    held_out = np.zeros(total, bool)
-    held_out[np.random.default_rng(seed).permutation(total)[:n]] = True
-    validation, train = (Split(data.train.images[mask], data.train.labels[mask]) for mask in (held_out, ~held_out))
-    mean, std = statistics(train.images)
-    return data._replace(train=train, validation=validation, mean=mean, std=std)
-
-
-def subset(data: Dataset, n: int, seed: int) -> Dataset:
-    """Keep `n` random training images, as many of each class as of any other (give or take one); for learning from few.
-
-    Mean and std are those of the images kept; their order stays, and so do the other splits.
-
-    Args:
-        data: a data set.
-        n: how many training images to keep.
-        seed: of the choice; the same seed chooses the same images, and fewer are a part of more.
-
-    Raises:
-        DataError: n is not an integer in 1 .. len(train), or a class has too few images for its share.
-
-    Example:
-        >>> from jaxcnn.data import load
-        >>> few = subset(load("digits"), 30, seed=0)
-        >>> np.bincount(few.train.labels).tolist()
-        [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
-    """
-    labels, total = data.train.labels, len(data.train.labels)
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= total:
-        raise DataError(f"cannot keep {n!r} training images; expected an integer in 1..{total}, the images there are")
-    order = np.random.default_rng(seed).permutation(total)
-    # The k-th image of each class comes before the k+1st of any: the first n are as even as can be.
-    rank = np.empty(total, np.int64)
-    for label in range(len(data.classes)):
-        mine = order[labels[order] == label]
-        rank[mine] = np.arange(len(mine))
-    keep = np.sort(order[np.argsort(rank[order], kind="stable")][:n])
-    if n < total and (short := np.bincount(labels[keep], minlength=len(data.classes)).min()) < n // len(data.classes):
-        raise DataError(
-            f"a class has only {short} images, fewer than its share of {n}; keep {short * len(data.classes)}"
-        )
-    train = Split(data.train.images[keep], labels[keep])
-    mean, std = statistics(train.images)
-    return data._replace(train=train, mean=mean, std=std)

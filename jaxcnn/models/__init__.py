@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from jaxcnn.models.lenet import LeNet5
 from jaxcnn.models.mlp import ACTIVATIONS, MLP
 from jaxcnn.models.resnet import CifarNet, cifar_net
 from jaxcnn.models.vgg import LAYERS, VGG
-from jaxcnn.recipe import RecipeError, one_of
+from jaxcnn.recipe import RecipeError, one_of, shown
 
 __all__ = ["MLP", "MODELS", "VGG", "CifarNet", "ConvNet", "LeNet5", "build", "parameters"]
 
@@ -61,7 +62,7 @@ def build(name: str, classes: int, **options: Any) -> nn.Module:
       8
     """
     if type(classes) is not int or classes < 2:
-        raise RecipeError(f"classes is {classes!r}; expected a whole number of at least 2")
+        raise RecipeError(f"classes is {shown(classes)}; expected a whole number of at least 2")
     model = _constructor(str(name))(classes=classes)
     checks = _OPTIONS | _OWN.get(type(model), {})
     known = {f.name for f in fields(type(model))} & set(checks)
@@ -75,7 +76,7 @@ def build(name: str, classes: int, **options: Any) -> nn.Module:
 def _whole(least: int) -> Callable[[str, Any], int]:
     def check(option: str, value: Any) -> int:
         if type(value) is not int or value < least:
-            raise RecipeError(f"{option} is {value!r}; expected a whole number of at least {least}")
+            raise RecipeError(f"{option} is {shown(value)}; expected a whole number of at least {least}")
         return value
 
     return check
@@ -83,14 +84,14 @@ def _whole(least: int) -> Callable[[str, Any], int]:
 
 def _units(option: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or any(type(units) is not int or units < 1 for units in value):
-        raise RecipeError(f"{option} is {value!r}; expected a list of whole numbers of at least 1: write [64, 64]")
+        raise RecipeError(f"{option} is {shown(value)}; expected a list of whole numbers of at least 1: write [64, 64]")
     return tuple(value)
 
 
 def _share(usual: float) -> Callable[[str, Any], float]:
     def check(option: str, value: Any) -> float:
         if not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise RecipeError(f"{option} is {value!r}; expected at least 0 and below 1: write {usual}")
+            raise RecipeError(f"{option} is {shown(value)}; expected at least 0 and below 1: write {usual}")
         return value
 
     return check
@@ -98,13 +99,14 @@ def _share(usual: float) -> Callable[[str, Any], float]:
 
 def _switch(option: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise RecipeError(f"{option} is {value!r}; expected True or False")
+        raise RecipeError(f"{option} is {shown(value)}; expected True or False")
     return value
 
 
 def _dtype(option: str, value: Any) -> str:
-    name = value if isinstance(value, str) else np.dtype(value).name
-    return one_of(option, name, ("float32", "bfloat16"))
+    with suppress(TypeError):  # what is no type is refused under the name it has
+        value = value if isinstance(value, str) else np.dtype(value).name
+    return one_of(option, value, ("float32", "bfloat16"))
 
 
 _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
@@ -127,11 +129,11 @@ _OWN: dict[type, dict[str, Callable[[str, Any], Any]]] = {MLP: {"hidden": _units
 def _constructor(name):
     if name in MODELS:
         return MODELS[name]
-    found = re.fullmatch(r"(cifar-)?(plain|resnet)(\d+)", name)
+    found = re.fullmatch(r"(cifar-)?(plain|resnet)([0-9]{1,5})", name)
     if not found:
-        near = difflib.get_close_matches(name, MODELS, n=3)
+        near = difflib.get_close_matches(name[:80], MODELS, n=3)
         hint = " or ".join(near) if near else "one of " + ", ".join(sorted(MODELS))
-        raise RecipeError(f"model is {name!r}, which no network here is called; write {hint}")
+        raise RecipeError(f"model is {shown(name)}, which no network here is called; write {hint}")
     prefix, family, depth = found.group(1), found.group(2), int(found.group(3))
     if not prefix and name in ("resnet50", "resnet152"):
         raise RecipeError(f"model {name!r} names the ImageNet network; for He et al.'s CIFAR form write 'cifar-{name}'")

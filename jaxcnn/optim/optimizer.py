@@ -11,7 +11,7 @@ import optax
 
 from jaxcnn.optim import methods, schedules
 from jaxcnn.optim.rate import at_rate
-from jaxcnn.recipe import Recipe, RecipeError, one_of
+from jaxcnn.recipe import Recipe, RecipeError, one_of, shown
 
 _FIELDS = ("optimizer", "method", "momentum", "decay", "decay_on", "schedule", "factor", "warmup_lr", "warmup_error")
 _READ = {"step": ("drops",), "constant": ()}
@@ -77,12 +77,12 @@ def check(recipe: Recipe) -> methods.Method:
     """The recipe's method; RecipeError for a name or an option that does not exist, or a value out of bounds."""
     known = options(one_of("optimizer", recipe.optimizer, methods.OPTIMIZERS))
     for name, value in recipe.method.items():
-        if name not in known:
-            hint = f"one of {', '.join(known)}" if known else "none"
-            raise RecipeError(f"method has {name!r}; expected for {recipe.optimizer} {hint}")
+        if not known:
+            raise RecipeError(f"method of {recipe.optimizer} is {shown(name)}; it has no numbers of its own: write method={{}}")
+        one_of(f"method of {recipe.optimizer}", name, known)
         good, expected = _expected(recipe.optimizer, name, known[name])
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not good(value):
-            raise RecipeError(f"method {name} is {value!r}; expected {expected}: write {known[name]}")
+            raise RecipeError(f"method {name} is {shown(value)}; expected {expected}: write {known[name]}")
     return methods.OPTIMIZERS[recipe.optimizer]
 
 

@@ -1,0 +1,105 @@
+"""Runs that are over, read back from their folders, and their figures over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxcnn import report
+from jaxcnn.log import LogError, read_json, read_rows, write_text
+from jaxcnn.recipe import Recipe, RecipeError
+
+Result = dict[str, Any]
+
+
+class Run(NamedTuple):
+    """A run that is over, as its folder tells it."""
+
+    recipe: Recipe
+    result: Result
+    rows: list[Result]
+
+    @property
+    def divergence(self) -> str | None:
+        """One sentence on how the run diverged, or None."""
+        if self.result["status"] == "finished":
+            return None
+        return (
+            f"{self.recipe.model} seed {self.recipe.seed} diverged at step {self.result['step']}: {self.result['why']}."
+        )
+
+
+def finished(out: str | Path) -> list[Run]:
+    """The runs of `out` that are over, in the order of their names: those in its folders, and those that were packed.
+
+    Raises:
+      RecipeError: if there is none.
+    """
+    packed = Path(out, PACKED)
+    lines = packed.read_text("utf-8", "replace").splitlines() if packed.exists() else []
+    found = dict(_unpacked(packed, number, line) for number, line in enumerate(lines, 1))
+    for folder in (path.parent for path in Path(out).glob("*/result.json")):
+        result = read_json(folder / "result.json")
+        found[folder.name] = Run(Recipe.load(folder), result, read_rows(folder))
+    if not found:
+        raise RecipeError(
+            f"{out} holds no run that is over; write --out with a study's folder, or leave out --plot-only"
+        )
+    return [found[name] for name in sorted(found)]
+
+
+def _unpacked(path: Path, number: int, line: str) -> tuple[str, Run]:
+    try:
+        told = json.loads(line)
+        return str(told["name"]), Run(Recipe(**told["recipe"]), dict(told["result"]), list(told["rows"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise LogError(
+            f"{path}, line {number}, is no run: {' '.join(str(error).split())[:200]}; pack it again"
+        ) from None
+
+
+PACKED = "runs.jsonl"
+
+
+def pack(source: str | Path, target: str | Path) -> int:
+    """Write the runs of `source` that are over to `target`/runs.jsonl, one line each, for `finished`; returns how many.
+
+    A study of hundreds of short runs is so kept in one small file: of each its name, what its recipe changes from the defaults,
+    its environment, result and rows, numbers with 6 digits. Checkpoints are left behind.
+    """
+    default, lines = asdict(Recipe()), []
+    for folder in sorted(path.parent for path in Path(source).glob("*/result.json")):
+        recipe = {k: v for k, v in asdict(Recipe.load(folder)).items() if v != default[k]}
+        kinds = {"env": list, "result": dict}
+        files = {name: read_json(folder / f"{name}.json", kind) for name, kind in kinds.items()}
+        line = {"name": folder.name, "recipe": recipe} | files | {"rows": read_rows(folder)}
+        lines.append(json.dumps(_short(line), separators=(",", ":")) + "\n")
+    Path(target).mkdir(parents=True, exist_ok=True)
+    write_text(Path(target, PACKED), "".join(lines))
+    return len(lines)
+
+
+def _short(value: Any) -> Any:
+    """The same with floats of 6 digits."""
+    if isinstance(value, dict):
+        return {key: _short(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_short(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def over_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "test_error")) -> dict[str, Any]:
+    """Columns of a table: figures of the last row (errors in percent), over the seeds that did not diverge.
+
+    `seeds`, then for each of `keys` the mean, its `_std` and its `_ci95` (half width of the mean's 95% interval), then the mean
+    `seconds` of a run.
+    """
+    good = [run.result for run in runs if run.divergence is None]
+    line: dict[str, Any] = {"seeds": len(good)}
+    for key in keys:
+        mean, std, ci95 = report.summarise([result[key] for result in good])
+        line |= {key: mean, f"{key}_std": std, f"{key}_ci95": ci95}
+    return line | {"seconds": report.summarise([result["seconds"] for result in good]).mean}

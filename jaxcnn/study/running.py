@@ -1,0 +1,154 @@
+"""One run in a folder of its own, that can be stopped at any moment and goes on under the same command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import hosts, parallel
+from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.data import Dataset, subset, verify
+from jaxcnn.log import RunLog
+from jaxcnn.models import build, parameters
+from jaxcnn.optim import optimizer
+from jaxcnn.recipe import Recipe
+from jaxcnn.state import State
+from jaxcnn.study.finished import Result
+from jaxcnn.train import check, fit
+
+Measure = Callable[[Any, State, Dataset], Mapping[str, Any]]
+"""More columns for a row: a function of (model, state, data) giving plain numbers by name."""
+
+
+def prepare(recipe: Recipe, classes: int) -> tuple[Any, Any]:
+    """The recipe's model and optimiser. What is compiled for them serves every seed and rate."""
+    return build(recipe.model, classes, **recipe.options), optimizer(recipe)
+
+
+def cut(recipe: Recipe, data: Dataset) -> Dataset:
+    """`data` with as many training images as the recipe says; every run of a study gets the same ones."""
+    there = len(data.train.labels)
+    if recipe.examples is None or recipe.examples == there:
+        return data
+    return subset(data, recipe.examples, seed=0)
+
+
+def run(
+    recipe: Recipe,
+    data: Dataset,
+    folder: str | Path,
+    *,
+    driver: parallel.Driver | None = None,
+    stop: Callable[[], Any] = lambda: False,
+    watch: Callable[[int, Mapping[str, Any] | None], None] = lambda step, row: None,
+    measure: Measure = lambda model, state, data: {},
+) -> Result | None:
+    """Train one recipe in `folder`, from its last checkpoint if it has one; a run that is over is not run again.
+
+    Args:
+      recipe: the numbers; a folder that holds another recipe's run is refused.
+      data: what `load(recipe.dataset, validation=recipe.validation)` gives; `recipe.examples` of its training images
+        are used.
+      folder: `config.json`, `env.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` when the run is over.
+      driver: where to run.
+      stop: asked after every step; when it answers true the state is saved and None is returned.
+      watch: called with the step, after every step, and with the row as well where there is one.
+      measure: gives more columns of each row.
+
+    Returns:
+      The contents of `result.json`: `status` ("finished" or "diverged", then with `why`), `params`, the last row's
+      figures and the run's `seconds`; or None when it was stopped.
+    """
+    verify(data)
+    driver = driver or parallel.driver()
+    data = cut(recipe, data)
+    check(recipe, data, driver)  # before the folder is claimed
+    model, tx = prepare(recipe, len(data.classes))
+    with _Records(recipe, folder, driver) as records:
+        if records.over is not None:
+            return records.over
+
+        def resume(like):
+            state = records.restore(like) or like
+            watch(int(state.step), None)
+            return state
+
+        def pause(step):
+            watch(step, None)
+            return stop()
+
+        why = None
+        for state, row in fit(model, tx, data, recipe, resume=resume, driver=driver, pause=pause):
+            if row is None:
+                records.save(state)
+                if state.step < recipe.steps:
+                    return None
+                break
+            why = row.get("diverged")
+            if why is None:
+                row |= measure(model, state, data)
+            records.write(row)
+            watch(int(state.step), row)
+            if why:
+                break
+            records.save(state, row["test_error"])
+            if stop() and state.step < recipe.steps:
+                return None
+        return records.finish(parameters(model, data.train.images.shape[1:]), why)
+
+
+def claim(recipe: Recipe, folder: str | Path, driver: parallel.Driver) -> RunLog:
+    """The records of a run of `recipe` in `folder`; RecipeError if the folder is another recipe's or cannot be written."""
+    return RunLog(folder, recipe, parallel.describe(driver) | {"dtype": recipe.options.get("dtype", "float32")})
+
+
+class _Records:
+    """A run's folder as all processes of the job know it: the first reads and writes, the others are told."""
+
+    def __init__(self, recipe: Recipe, folder: str | Path, driver: parallel.Driver):
+        self.recipe, self.folder, self.driver = recipe, Path(folder), driver
+        self.log: Any = None
+        self.saved: Any = None
+
+    def __enter__(self) -> _Records:
+        self.over = hosts.told(self._open)
+        return self
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        if kind is None:
+            hosts.told(self._close)
+        else:
+            self._close()
+
+    def restore(self, like: State) -> State | None:
+        return hosts.told_arrays(lambda: self.saved.restore(like), like)
+
+    def save(self, state: State, metric: float | None = None) -> None:
+        hosts.told(lambda: self.saved.save(state, metric))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        hosts.told(lambda: self.log.write(**row))
+
+    def finish(self, params: int, why: str | None) -> Result:
+        return hosts.told(lambda: _finish(self.log, params, why))
+
+    def _open(self):
+        if Path(self.folder, "result.json").exists():
+            return claim(self.recipe, self.folder, self.driver).result()
+        # Its lock comes first: of two processes that start in one folder, the second is to change nothing.
+        self.saved = Checkpoints(self.folder / "checkpoints")
+        self.log = claim(self.recipe, self.folder, self.driver)
+        return None
+
+    def _close(self):
+        if self.saved is not None:
+            self.saved.close()
+
+
+def _finish(log: RunLog, params: int, why: str | None) -> Result:
+    rows = log.rows()
+    result = {"status": "finished" if why is None else "diverged"} | ({"why": why} if why else {})
+    last = {name: value for name, value in rows[-1].items() if name != "diverged"}
+    return log.finish(**result, params=params, **last | {"seconds": math.fsum(row["seconds"] for row in rows)})

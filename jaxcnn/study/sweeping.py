@@ -1,0 +1,112 @@
+"""`sweep`: many runs under one folder, checked before the first step, with the progress of the whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn import hosts, parallel
+from jaxcnn.checkpoint.folder import own
+from jaxcnn.data import Dataset, verify
+from jaxcnn.models import parameters
+from jaxcnn.progress import Progress
+from jaxcnn.recipe import Recipe, RecipeError, file_name
+from jaxcnn.study.finished import Result
+from jaxcnn.study.running import Measure, claim, cut, prepare, run
+from jaxcnn.train import check
+
+
+class _Watch:
+    """Turns the steps of one run into progress of the whole; the first step told is where the run starts from."""
+
+    def __init__(self, progress: Progress, name: str, recipe: Recipe, weight: float, brief: bool):
+        self.progress, self.name, self.recipe, self.weight, self.brief = progress, name, recipe, weight, brief
+        self.step: int | None = None
+
+    def __call__(self, step: int, row: Mapping[str, Any] | None) -> None:
+        where = f"{self.name}  step {step}/{self.recipe.steps}"
+        if self.step is None:
+            self.progress.skip(self.weight * step)
+        else:
+            self.progress.advance(self.weight * (step - self.step), where)
+        self.step = step
+        if row is not None and not self.brief:
+            errors = "  ".join(f"{part} error {row[f'{part}_error']:5.2f}%" for part in ("train", "test"))
+            self.progress.say(f"{where}  {errors}  {row['images_per_second']:,.0f} images/s")
+
+    def close(self) -> None:
+        """The run is over, wherever it ended."""
+        self.progress.skip(self.weight * (self.recipe.steps - (self.step or 0)))
+
+
+def sweep(
+    runs: Mapping[str, Recipe],
+    data: Dataset,
+    out: str | Path,
+    *,
+    driver: parallel.Driver | None = None,
+    stop: Callable[[], Any] = lambda: False,
+    measure: Measure = lambda model, state, data: {},
+    brief: bool = False,
+) -> dict[str, Result] | None:
+    """Run every recipe in the folder of its name under `out`, showing progress; None when stopped on the way.
+
+    Every recipe is checked and every folder claimed before the first step: a mistake costs no training. `out` belongs to one
+    sweep at a time. With `brief` the progress of many short runs is not interrupted by a line for each of their rows.
+
+    Raises:
+      RecipeError, DataError: a recipe cannot be trained, on this data, or a folder holds the run of another.
+      CheckpointError: another process, which is named, runs a sweep in `out`.
+    """
+    verify(data)
+    driver = driver or parallel.driver()
+    shape = data.train.images.shape[1:]
+    weights = {name: parameters(prepare(recipe, len(data.classes))[0], shape) for name, recipe in runs.items()}
+    for name, recipe in runs.items():
+        file_name(name)
+        check(recipe, cut(recipe, data), driver)
+    _same_everywhere(runs, data)
+    total = sum(weights[name] * recipe.steps for name, recipe in runs.items())
+    results = {}
+    with _owned(runs, Path(out), driver), Progress(total, quiet=not hosts.first()) as progress:
+        for name, recipe in runs.items():
+            watch = _Watch(progress, name, recipe, weights[name], brief)
+            result = run(recipe, data, Path(out, name), driver=driver, stop=stop, watch=watch, measure=measure)
+            if result is None:
+                return None
+            watch.close()
+            results[name] = result
+    return results
+
+
+def _same_everywhere(runs: Mapping[str, Recipe], data: Dataset) -> None:
+    """RecipeError if the processes of the job are about to compute different things, which no loss would tell."""
+    if not hosts.several():
+        return
+    arrays = hashlib.sha256()
+    for array in jax.tree.leaves(data._replace(name=(), classes=())):
+        arrays.update(np.ascontiguousarray(array).data)
+    if not hosts.same(f"{[(name, recipe.to_json()) for name, recipe in runs.items()]} {arrays.hexdigest()}"):
+        raise RecipeError(
+            "the processes of this job have different options or data; start all with the same but --process-id"
+        )
+
+
+@contextlib.contextmanager
+def _owned(runs: Mapping[str, Recipe], out: Path, driver: parallel.Driver) -> Iterator[None]:
+    """The lock on a study's folder, and its runs' folders claimed, by the process that has files."""
+    with contextlib.ExitStack() as held:
+
+        def take() -> None:
+            held.enter_context(own(out))
+            for name, recipe in runs.items():
+                claim(recipe, out / name, driver)
+
+        hosts.told(take)
+        yield

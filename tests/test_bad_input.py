@@ -1,0 +1,472 @@
+"""One table of mistakes: each is one line that names the field and the mend, and it comes before anything is compiled."""
+
+import hashlib
+import re
+import shutil
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from data_fakes import bare_machine, fake, flip, register, write_archives, write_prepared  # noqa: F401
+
+import jaxcnn as jc
+from jaxcnn import study
+from jaxcnn.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.data import DataError, Dataset, Split, archives, download, hold_out, load, statistics, subset, verify
+from jaxcnn.recipe import Recipe, RecipeError, file_name
+
+pytestmark = pytest.mark.usefixtures("bare_machine")
+
+# A data set of the user's own: 40 images of 4 classes to train on, 20 to test with.
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (40, 8, 10, 3), dtype=np.uint8)
+LABELS = (np.arange(40) % 4).astype(np.int32)
+TEST = Split(IMAGES[:20], LABELS[:20])
+MEAN, STD = statistics(IMAGES)
+GOOD = Dataset("mine", Split(IMAGES, LABELS), Split(IMAGES[:0], LABELS[:0]), TEST, ("a", "b", "c", "d"), MEAN, STD)
+RECIPE = Recipe(dataset="mine", model="mlp", options={"hidden": [4]}, batch=8, steps=5, drops=())
+
+
+def of(values: Any) -> Any:
+    """Values as no type checker would let them through."""
+    return values
+
+
+def fit(data=GOOD, devices=1, **changes):
+    recipe = replace(RECIPE, **changes)
+    driver = jc.driver("jit", devices)
+    return next(jc.fit(jc.build(recipe.model, 4, **recipe.options), jc.optimizer(recipe), data, recipe, driver=driver))
+
+
+def fit_images(change):
+    return fit(GOOD._replace(train=Split(change(IMAGES), LABELS)))
+
+
+def fit_labels(change):
+    return fit(GOOD._replace(train=Split(IMAGES, change(LABELS))))
+
+
+def fit_with(**changes):
+    return fit(GOOD._replace(**changes))
+
+
+def spoilt(array, value, at=7):
+    array = array.copy()
+    array[at] = value
+    return array
+
+
+def objects(images):
+    array = np.empty(len(images), object)
+    array[:] = [image[: 4 + i % 3] for i, image in enumerate(images)]
+    return array
+
+
+def sweep(runs, room, data=GOOD):
+    return study.sweep(runs, data, room.path / "out", driver=jc.driver("jit", 1))
+
+
+class Tiny(NamedTuple):
+    """A state for checkpoints."""
+
+    step: Any
+    params: Any
+
+
+def tiny(width=3, dtype=np.float32):
+    return Tiny(np.int32(1), {"w": np.ones(width, dtype)})
+
+
+def other_checkpoint(room, **like):
+    with Checkpoints(room.path) as saved:
+        saved.save(tiny())
+        return saved.restore(tiny(**like))
+
+
+def damaged_checkpoint(room):
+    with Checkpoints(room.path) as saved:
+        saved.save(tiny())
+    for path in (room.path / "1").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with Checkpoints(room.path) as saved:
+        return saved.restore(tiny())
+
+
+def cut_archive(room):
+    paths = write_archives(room.path, "cifar10", *fake("cifar10"))
+    paths[0].write_bytes(paths[0].read_bytes()[:-400])
+    return archives.parse("cifar10", paths)
+
+
+def wrong_checksum(room):
+    manual = room.path / "own/manual/mnist"
+    write_archives(manual, "mnist", *fake("mnist"))
+    register(room.patch, manual)
+    sources = download.registered("mnist", jc.DATASETS["mnist"].archives)
+    room.patch.setattr("jaxcnn.data.download.registered", lambda name, files: sources)
+    flip(manual / "train-images-idx3-ubyte.gz", 100)
+    return load("mnist", room.path / "own")
+
+
+def damaged_cache(room):
+    room.patch.setenv("TFDS_DATA_DIR", str(room.path / "tfds"))
+    write_prepared(room.path / "tfds", "mnist", fake("mnist"))
+    load("mnist")
+    shutil.rmtree(room.path / "tfds")
+    flip(room.path / "cache/data/mnist/train_images.npy", 5000)
+    return load("mnist")
+
+
+def lacking_shard(room):
+    folder = write_prepared(room.path, "mnist", fake("mnist"))
+    (folder / "mnist-test.array_record-00001-of-00002").unlink()
+    return load("mnist", room.path)
+
+
+def other_recipe(room):
+    jc.RunLog(room.path / "out/a", replace(RECIPE, lr=0.5))
+    return sweep({"a": RECIPE}, room)
+
+
+def config(room, text):
+    (room.path / "config.json").write_text(text)
+    return Recipe.load(room.path)
+
+
+UINT8, INT32 = "expected uint8 [n, h, w, c]", "expected int32"
+SIZES = "write mean, std = jaxcnn.data.statistics(train.images)"
+TABLE: list[tuple[str, Any, type, str, str]] = [
+    # images
+    ("images as shares", lambda r: fit_images(lambda x: x / 255),
+     DataError, "train images are float64 in 0..1", "write (images * 255).round().astype(np.uint8)"),
+    ("images as floats", lambda r: fit_images(lambda x: x.astype(np.float32)),
+     DataError, "train images are float32 in 0..255", "write images.round().astype(np.uint8)"),
+    ("images normalised", lambda r: fit_images(lambda x: x / 128 - 1),
+     DataError, "train images are float64 in -1..", "as they were before they were normalised"),
+    ("images of 16 bits", lambda r: fit_images(lambda x: x.astype(np.uint16) * 256),
+     DataError, "train images are uint16 in 0..65280", "scale them to 0..255"),
+    ("images as int64", lambda r: fit_images(lambda x: x.astype(np.int64)),
+     DataError, "train images are int64", "write images.round().astype(np.uint8)"),
+    ("images black or white", lambda r: fit_images(lambda x: x > 99),
+     DataError, "train images are bool", "write images * np.uint8(255)"),
+    ("a NaN pixel", lambda r: fit_images(lambda x: spoilt(x / 255, np.nan)),
+     DataError, "train images are float64 with NaN pixels or inf, the first in image 7", "mend that image, or leave it out"),
+    ("an infinite pixel", lambda r: fit_images(lambda x: spoilt(x / 255, -np.inf, 9)),
+     DataError, "the first in image 9", "mend that image, or leave it out"),
+    ("channels first", lambda r: fit_images(lambda x: x.transpose(0, 3, 1, 2)),
+     DataError, "train images have shape (40, 3, 8, 10)", "write images.transpose(0, 2, 3, 1)"),
+    ("grey channel first", lambda r: fit_images(lambda x: x[:, None, :, :8, 0]),
+     DataError, "train images have shape (40, 1, 8, 8)", "write images.transpose(0, 2, 3, 1)"),
+    ("no channel axis", lambda r: fit_images(lambda x: x[..., 0]),
+     DataError, "train images have shape (40, 8, 10)", "write images[..., None]"),
+    ("flat images", lambda r: fit_images(lambda x: x[:, :8, :8, 0].reshape(40, 64)),
+     DataError, "train images have shape (40, 64)", "write images.reshape(-1, 8, 8, 1)"),
+    ("no pixels", lambda r: fit_images(lambda x: x[:, :0]),
+     DataError, "train images have shape (40, 0, 10, 3)", "at least one pixel"),
+    ("images in a list", lambda r: fit_images(list),
+     DataError, "train images are of type list", "write np.array(..., np.uint8)"),
+    ("images of JAX", lambda r: fit_images(lambda x: r.array),
+     DataError, "train images are of type ArrayImpl", "write np.asarray(...)"),
+    ("images of several sizes", lambda r: fit_images(objects),
+     DataError, "train images are an array of objects", "np.stack"),
+    ("no images at all", lambda r: fit_with(train=Split(IMAGES[:0], LABELS[:0])),
+     DataError, "train images are none at all", "at least one image"),
+    ("no images to test with", lambda r: fit_with(test=Split(IMAGES[:0], LABELS[:0])),
+     DataError, "test images are none at all", "at least one image"),
+    ("test images of another size", lambda r: fit_with(test=Split(IMAGES[:, :6], LABELS)),
+     DataError, "test images have shape (6, 10, 3); expected (8, 10, 3)", "resize or crop them"),
+    ("float images to validate with", lambda r: fit_with(validation=Split(IMAGES / 255, LABELS)),
+     DataError, "validation images are float64", "write (images * 255)"),
+    # labels
+    ("labels past the last class", lambda r: fit_labels(lambda y: spoilt(y, 4)),
+     DataError, "train labels span 0..4; expected 0..3", "name all in `classes`"),
+    ("labels from 1", lambda r: fit_labels(lambda y: y + 1),
+     DataError, "train labels span 1..4", "write labels - 1"),
+    ("a label of -1", lambda r: fit_labels(lambda y: spoilt(y, -1)),
+     DataError, "train labels span -1..3", "number the classes from 0"),
+    ("a label that int32 would wrap", lambda r: fit_labels(lambda y: spoilt(y.astype(np.int64), 2**32)),
+     DataError, "train labels span 0..4294967296", "number the classes from 0"),
+    ("labels as int64", lambda r: fit_labels(lambda y: y.astype(np.int64)),
+     DataError, f"train labels are int64; {INT32}", "write labels.astype(np.int32)"),
+    ("labels as floats", lambda r: fit_labels(lambda y: y.astype(np.float32)),
+     DataError, f"train labels are float32; {INT32}", "write labels.astype(np.int32)"),
+    ("labels between the classes", lambda r: fit_labels(lambda y: y + 0.5),
+     DataError, f"train labels are float64; {INT32}", "0.5 is the number of no class"),
+    ("a label that is NaN", lambda r: fit_labels(lambda y: spoilt(y.astype(float), np.nan)),
+     DataError, f"train labels are float64; {INT32}", "nan is the number of no class"),
+    ("labels in words", lambda r: fit_labels(lambda y: np.array(["cat", "dog"])[y % 2]),
+     DataError, "train labels are <U3", "np.unique(labels, return_inverse=True)[1]"),
+    ("labels in a column", lambda r: fit_labels(lambda y: y[:, None]),
+     DataError, "train labels have shape (40, 1); expected (40,)", "write labels[:, 0]"),
+    ("labels one-hot", lambda r: fit_labels(lambda y: np.eye(4, dtype=np.int32)[y]),
+     DataError, "train labels have shape (40, 4)", "write labels.argmax(1)"),
+    ("too few labels", lambda r: fit_labels(lambda y: y[:39]),
+     DataError, "train labels have shape (39,); expected (40,)", "there are 40 images"),
+    ("labels in a list", lambda r: fit_labels(list),
+     DataError, "train labels are of type list", "write np.array(..., np.int32)"),
+    ("one class only", lambda r: fit_labels(lambda y: np.full_like(y, 2)),
+     DataError, "train labels are all 2", "shuffle before you cut"),
+    ("test labels past the last class", lambda r: fit_with(test=Split(IMAGES, LABELS + 7)),
+     DataError, "test labels span 7..10; expected 0..3", "number the classes from 0"),
+    # the rest of a data set
+    ("one name for the classes", lambda r: fit_with(classes=("a",)),
+     DataError, "classes is ('a',)", "expected two names or more"),
+    ("a number for the classes", lambda r: fit_with(classes=of(4)),
+     DataError, "classes is 4", "expected two names or more"),
+    ("a mean per channel", lambda r: fit_with(mean=MEAN.mean((0, 1))),
+     DataError, "mean is float32 (3,); expected float32 (8, 10, 3)", SIZES),
+    ("a mean in 0..255", lambda r: fit_with(mean=MEAN * 255),
+     DataError, "mean spans ", SIZES),
+    ("a mean that is NaN", lambda r: fit_with(mean=MEAN * np.float32(np.nan)),
+     DataError, "mean spans nan..nan", SIZES),
+    ("a deviation in float64", lambda r: fit_with(std=STD.astype(float)),
+     DataError, "std is float64 (3,)", SIZES),
+    ("a plain pair for a split", lambda r: fit_with(train=of((IMAGES, LABELS))),
+     DataError, "train is a tuple", "write Split(images, labels)"),
+    ("a plain pair for the data", lambda r: fit(of((IMAGES, LABELS))),
+     DataError, "data is a tuple", "expected a jaxcnn.Dataset"),
+    # the same data elsewhere
+    ("one image to predict", lambda r: jc.predict(r.model, r.state, IMAGES[0]),
+     DataError, f"images have shape (8, 10, 3); {UINT8}", "write images[None]"),
+    ("no image to predict", lambda r: jc.predict(r.model, r.state, IMAGES[:0]),
+     DataError, "images are none at all", "at least one image"),
+    ("images of another size to predict", lambda r: jc.predict(r.model, r.state, IMAGES[:, :4]),
+     DataError, "images have shape (4, 10, 3); expected (8, 10, 3)", "resize or crop them"),
+    ("a list to predict", lambda r: jc.predict(r.model, r.state, of([1])),
+     DataError, "images are of type list", "write np.array(..., np.uint8)"),
+    ("labels that the model lacks", lambda r: jc.evaluate(r.model, r.state, Split(IMAGES, LABELS + 1)),
+     DataError, "split labels span 1..4; expected 0..3", "write labels - 1"),
+    ("float images to evaluate", lambda r: jc.evaluate(r.model, r.state, Split(IMAGES / 255, LABELS)),
+     DataError, "split images are float64", "write (images * 255)"),
+    ("an empty split to evaluate", lambda r: jc.evaluate(r.model, r.state, GOOD.validation),
+     RecipeError, "split to evaluate is empty", "at least one image"),
+    ("bad labels to hold out", lambda r: hold_out(GOOD._replace(train=Split(IMAGES, LABELS - 1)), 5, 0),
+     DataError, "train labels span -1..2", "number the classes from 0"),
+    ("bad labels to choose from", lambda r: subset(GOOD._replace(train=Split(IMAGES, LABELS / 1)), 8, 0),
+     DataError, "train labels are float64", "write labels.astype(np.int32)"),
+    ("a negative seed for a subset", lambda r: subset(GOOD, 8, -1),
+     DataError, "seed is -1", "expected an integer >= 0"),
+    ("a seed in words", lambda r: hold_out(GOOD, 8, of("one")),
+     DataError, "seed is 'one'", "expected an integer >= 0"),
+    ("more held out than there are", lambda r: hold_out(GOOD, 40, 0),
+     DataError, "cannot hold out 40 images", "expected an integer in 0..39"),
+    ("float images in a study", lambda r: sweep({"a": RECIPE}, r, fit_data(IMAGES / 255)),
+     DataError, "train images are float64", "write (images * 255)"),
+    # batches and devices
+    ("a batch larger than the data", lambda r: fit(batch=48),
+     RecipeError, "batch is 48, more than the 40 training images", "write batch=40"),
+    ("a batch that 8 devices cannot share", lambda r: fit(devices=8, batch=12),
+     RecipeError, "batch is 12", "write batch=8 or 16"),
+    ("devices that are not there", lambda r: fit(devices=9),
+     RecipeError, "devices is 9", "expected 1 to 8"),
+    ("nothing held out to report on", lambda r: fit(report="validation", validation=5),
+     RecipeError, "validation is 5", "write load(..., validation=5)"),
+    ("fewer images than the recipe says", lambda r: fit(examples=30),
+     RecipeError, "examples is 30", "write subset(data, 30)"),
+    ("precise BN over too few", lambda r: fit(precise_bn=7),
+     RecipeError, "precise_bn is 7; expected 8 (one batch) to 40", "or 0"),
+    ("a channel that never changes", lambda r: fit(flat_blue(), std=True),
+     RecipeError, "std is True", "write std=False"),
+    # names
+    ("another data set", lambda r: fit(dataset="yours"),
+     RecipeError, "dataset is 'yours'", "write dataset='mine'"),
+    ("an unknown data set", lambda r: load("cifar11"),
+     DataError, "no data set is named 'cifar11'", "did you mean 'cifar10'?"),
+    ("a name that climbs out", lambda r: load("../../cifar10"),
+     DataError, "no data set is named '../../cifar10'", "did you mean 'cifar10'?"),
+    ("no name at all", lambda r: load(of(["mnist"])),
+     DataError, "no data set is named", "did you mean 'mnist'?"),
+    ("a NUL in the data's folder", lambda r: load("mnist", "a\0b"),
+     DataError, "data_dir is 'a\\x00b'", "expected the path of a folder"),
+    ("an unknown model", lambda r: jc.build("resnett20", 10),
+     RecipeError, "model is 'resnett20'", "write resnet20"),
+    ("a depth that is not 6 n + 2", lambda r: jc.build("resnet21", 10),
+     RecipeError, "depth is 21; expected 6 n + 2", "write 20 or 26"),
+    ("an unknown option", lambda r: jc.build("resnet20", 10, widht=8),
+     RecipeError, "option of resnet20 is 'widht'", "did you mean 'width'?"),
+    ("an unknown type", lambda r: jc.build("resnet20", 10, dtype=3),
+     RecipeError, "dtype is 3", "expected one of bfloat16, float32"),
+    ("one class to build for", lambda r: jc.build("resnet20", 1),
+     RecipeError, "classes is 1", "at least 2"),
+    ("an unknown optimiser", lambda r: fit(optimizer="momentun"),
+     RecipeError, "optimizer is 'momentun'", "did you mean 'momentum'?"),
+    ("an unknown schedule", lambda r: fit(schedule="cosin"),
+     RecipeError, "schedule is 'cosin'", "did you mean 'cosine'?"),
+    ("an unknown number of a method", lambda r: fit(optimizer="adam", method={"b3": 0.9}),
+     RecipeError, "b3", "b1, b2"),
+    ("an unknown loss", lambda r: Recipe(loss="squarred"),
+     RecipeError, "loss is 'squarred'", "did you mean 'squared'?"),
+    ("an unknown split", lambda r: Recipe(report="tests"),
+     RecipeError, "report is 'tests'", "did you mean 'test'?"),
+    ("an unknown driver", lambda r: jc.driver("pmapp"),
+     RecipeError, "driver is 'pmapp'", "did you mean 'pmap'?"),
+    ("an unknown field", lambda r: config(r, '{"stepz": 3}'),
+     RecipeError, "recipe field is 'stepz'", "did you mean 'steps'?"),
+    # numbers
+    ("a rate that is NaN", lambda r: Recipe(lr=float("nan")),
+     RecipeError, "lr is nan", "expected a finite number above 0"),
+    ("an infinite rate", lambda r: Recipe(lr=float("inf")),
+     RecipeError, "lr is inf", "expected a finite number above 0"),
+    ("a rate of 0", lambda r: Recipe(lr=0),
+     RecipeError, "lr is 0", "expected a finite number above 0"),
+    ("a negative rate", lambda r: Recipe(lr=-0.1),
+     RecipeError, "lr is -0.1", "expected a finite number above 0"),
+    ("a rate of 5,001 digits", lambda r: Recipe(lr=10**5000),
+     RecipeError, "lr is a int that cannot be written", "expected a finite number above 0"),
+    ("drops out of order", lambda r: Recipe(drops=(9, 5)),
+     RecipeError, "drops is (9, 5)", "write drops=(32000, 48000)"),
+    ("a seed past 32 bits", lambda r: Recipe(seed=2**32),
+     RecipeError, "seed is 4294967296", "below 2^32"),
+    ("options that are no names", lambda r: Recipe(options=of({1: 2})),
+     RecipeError, "options is {1: 2}", 'write {"width": 8}'),
+    ("options nested without end", lambda r: Recipe(options={"a": nested(200)}),
+     RecipeError, "options is {'a': [[[", 'write {"width": 8}'),
+    # files
+    ("a checkpoint of another model", lambda r: other_checkpoint(r, width=4),
+     CheckpointError, "is of another model, build that one", ".params['w'] is float32[3], expected float32[4]"),
+    ("a checkpoint of another type", lambda r: other_checkpoint(r, dtype=np.float16),
+     CheckpointError, "is of another model, build that one", ".params['w'] is float32[3], expected float16[3]"),
+    ("no good checkpoint", damaged_checkpoint,
+     CheckpointError, "are damaged [1]", "move it away to start anew"),
+    ("a damaged archive", cut_archive,
+     DataError, "cifar-10-binary.tar.gz cannot be parsed", "Compressed file ended"),
+    ("an archive of other bytes", wrong_checksum,
+     DataError, "train-images-idx3-ubyte.gz has SHA-256", "again"),
+    ("a damaged cache and no source", damaged_cache,
+     DataError, "cache/data/mnist is damaged", "load('digits')"),
+    ("a prepared folder that lacks a file", lacking_shard,
+     DataError, "lacks mnist-test.array_record-00001-of-00002", "prepare it again, or delete it"),
+    ("no network", lambda r: load("svhn_cropped"),
+     DataError, "cannot be downloaded (no network in this test)", "load('digits')"),
+    ("the folder of no run", lambda r: Recipe.load(r.path / "no"),
+     RecipeError, "no/config.json is no file", "expected the folder of a run"),
+    ("a recipe that is no JSON", lambda r: config(r, "lr = 3"),
+     RecipeError, "the recipe is not JSON", "write one with Recipe(...).to_json()"),
+    ("a folder of another recipe", other_recipe,
+     RecipeError, "lr (0.5 there, 0.1 asked)", "write another --out"),
+    ("a folder without runs", lambda r: study.finished(r.path),
+     RecipeError, "holds no run that is over", "write --out"),
+    # names of runs, which become folders
+    *(
+        (f"a run called {name[:12]!r}", lambda r, name=name: file_name(name),
+         RecipeError, "run name is ", "write 'resnet20-seed0'")
+        for name in ("../../x", "/tmp/x", "", ".", "..", "a/b", "a\\b", "a\0b", "a\nb", "~", ".hidden", "x" * 201, "\udc80")
+    ),
+]  # fmt: skip
+
+
+def nested(depth):
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def fit_data(images):
+    return GOOD._replace(train=Split(images, LABELS))
+
+
+def flat_blue():
+    images = IMAGES.copy()
+    images[..., 2] = 9
+    mean, std = statistics(images)
+    return GOOD._replace(train=Split(images, LABELS), mean=mean, std=std)
+
+
+@pytest.fixture(scope="module")
+def ready():
+    """What some mistakes need, made before anyone counts what is compiled."""
+    model = jc.build("mlp", 4, hidden=[4])
+    jc.driver("jit", 1)
+    return {
+        "model": model,
+        "state": jc.start(model, jc.optimizer(RECIPE), RECIPE, GOOD),
+        "array": jax.numpy.asarray(IMAGES),
+    }
+
+
+@pytest.fixture
+def compiled(ready, monkeypatch):
+    """What JAX lowers or compiles during the test; a run that gets as far as its first state is a failure at once."""
+    seen = []
+
+    def note(event: str, duration_secs: float, **kwargs: Any):
+        if "jaxpr_to_mlir" in event or "backend_compile" in event:
+            seen.append(event)
+
+    def reached(*args, **kwargs):
+        pytest.fail("it went on to train or to measure")
+
+    monkeypatch.setattr("jaxcnn.train.start", reached)
+    monkeypatch.setattr("jaxcnn.parallel.Driver.fold", reached)
+    monkeypatch.setattr(
+        sys.modules["jaxcnn.evaluate"], "_predictor", reached
+    )  # the package has a function of that name
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "kind", "field", "mend"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_one_line(mistake, kind, field, mend, ready, compiled, tmp_path, monkeypatch):
+    room = SimpleNamespace(path=tmp_path, patch=monkeypatch, **ready)
+    with pytest.raises(kind) as caught:
+        mistake(room)
+    message = str(caught.value)
+    assert type(caught.value) is kind
+    assert "\n" not in message
+    assert len(re.sub(r"https?://\S+|/[\w./-]+", "", message)) < 400  # beside addresses and paths
+    assert field in message
+    assert mend in message.split(field, 1)[1]  # what is wrong comes first
+    assert compiled == []
+
+
+def test_the_table_is_long_and_its_guard_awake(compiled):
+    assert len(TABLE) >= 100
+    assert len({row[0] for row in TABLE}) == len(TABLE)
+    with pytest.raises(pytest.fail.Exception, match="it went on"):
+        fit()
+    with pytest.raises(pytest.fail.Exception, match="it went on"):
+        fit(GOOD._replace(validation=TEST), validation=20, report="validation")
+    jax.jit(lambda x: x * 3 + 1)(np.float32(hashlib.sha256().digest_size))
+    assert compiled
+
+
+def test_plain_names_of_runs_are_accepted():
+    for name in ("resnet20-seed0", "lr=0.1, wd 1e-4", "läufe_3", "x" * 200):
+        assert file_name(name) == name
+
+
+def test_only_what_matters_is_asked_of_images():
+    """One pixel high, one channel, 5 channels, a view that is not contiguous, a memory map: all of them are images."""
+    for images in (
+        np.zeros((40, 1, 12, 9), np.uint8),
+        np.zeros((40, 1, 1, 3), np.uint8),
+        np.zeros((40, 3, 3, 5), np.uint8)[:, :, :, ::-1],
+        IMAGES[:, ::2, :, :1],
+        np.asfortranarray(IMAGES),
+    ):
+        mean, std = statistics(images)
+        test = Split(images[:5], LABELS[:5])
+        verify(Dataset("mine", Split(images, LABELS), Split(images[:0], LABELS[:0]), test, ("a",) * 4, mean, std))
+
+
+def test_pixels_are_not_looked_at_unless_something_is_wrong():
+    """The cost is that of the labels: a memory map of images is not read."""
+
+    class Unread(np.ndarray):
+        def __getitem__(self, key):
+            pytest.fail("pixels were read")
+
+        def __array_ufunc__(self, *args, **kwargs):
+            pytest.fail("pixels were read")
+
+    unread = IMAGES.view(Unread)
+    verify(GOOD._replace(train=Split(unread, LABELS), test=Split(unread, LABELS)))

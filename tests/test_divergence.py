@@ -1,0 +1,121 @@
+"""Divergence is noticed within a bounded number of steps, recorded with its step, and costs the step nothing."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import divergence, parallel, study
+from jaxcnn.metrics import zeros
+
+RECIPE = jc.Recipe(
+    dataset="digits", model="mlp", batch=64, steps=400, every=400, lr=1e-3, drops=(), pad=0, flip=False, decay=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jc.load("digits")
+
+
+def scanning():
+    """As on an accelerator."""
+    driver = parallel.Driver("jit", jax.devices()[:1])
+    driver.scans = True
+    return driver
+
+
+DRIVERS = {"loop": partial(jc.driver, "jit", devices=1), "scan": scanning}
+
+
+def spoiled(tx, step, harm):
+    """`tx` whose updates are changed by `harm` from `step` on."""
+
+    def update(updates, state, params=None, **extra):
+        new, inner = tx.update(updates, state[1], params, **extra)
+        worse = jax.tree.map(lambda u: jnp.where(state[0] >= step, harm(u), u), new)
+        return worse, (state[0] + 1, inner)
+
+    return optax.GradientTransformationExtraArgs(lambda params: (jnp.int32(0), tx.init(params)), update)
+
+
+def rows(tx, data, driver, recipe=RECIPE):
+    model = jc.build("mlp", 10)
+    return [row for _, row in jc.fit(model, tx, data, recipe, driver=driver) if row]
+
+
+@pytest.mark.parametrize("kind", DRIVERS)
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda u: u * jnp.nan, "nan"),  # the parameters first, then the loss
+        (lambda u: u * jnp.inf, "nan"),
+        (lambda u: -1e3 * u, "above 23"),  # uphill: finite, and far past its start
+    ],
+)
+def test_it_is_noticed_within_a_bounded_number_of_steps(data, kind, harm, why, monkeypatch):
+    monkeypatch.setattr(parallel, "SCAN", 50)
+    first, *later = rows(spoiled(optax.sgd(1e-3), 120, harm), data, DRIVERS[kind]())
+    assert 120 < first["step"] <= 120 + divergence.EVERY
+    assert why in first["diverged"]
+    assert [row["step"] for row in later] == [400]  # whoever goes on is not told again before the next row
+
+
+def test_parameters_lost_at_the_last_step_are_seen_though_no_loss_is(data, monkeypatch):
+    """Nothing is computed with them any more, and a test loss may hide it: a ReLU can turn NaN to 0."""
+    monkeypatch.setattr("jaxcnn.train.counter", lambda *a: lambda *b: jax.tree.map(jnp.ones_like, zeros()))
+    (row,) = rows(
+        spoiled(optax.sgd(1e-3), 39, lambda u: u * jnp.nan), data, DRIVERS["loop"](), replace(RECIPE, steps=40)
+    )
+    assert row["diverged"] == "the parameters ['head']['bias'] are not finite"
+    assert np.isfinite([row["train_loss"], row["grad_norm"], row["test_loss"]]).all()
+
+
+def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_one(data, monkeypatch):
+    looks = []
+
+    def noticed(*args):
+        looks.append(int(args[1].fetch(args[0].step)))
+        return real(*args)
+
+    real = divergence.noticed
+    monkeypatch.setattr(divergence, "noticed", noticed)
+    short = replace(RECIPE, steps=120, every=100)
+    watched = rows(jc.optimizer(short), data, DRIVERS["loop"](), short)
+    assert looks == [50, 100]
+    assert not any("diverged" in row for row in watched)
+    monkeypatch.setattr(divergence, "EVERY", 10**9)
+    alone = rows(jc.optimizer(short), data, DRIVERS["loop"](), short)
+    assert [row["test_loss"] for row in watched] == [row["test_loss"] for row in alone]
+
+
+def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
+    runs = {"wild": replace(RECIPE, lr=1e30), "tame": replace(RECIPE, steps=2)}
+    results = study.sweep(runs, data, tmp_path, driver=DRIVERS["loop"]())
+    assert results is not None
+    assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 50)  # of the 400 of its row
+    assert results["tame"]["status"] == "finished"
+    for path in (*tmp_path.glob("*/*.json"), *tmp_path.glob("*/*.jsonl")):
+        for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(text, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "test", "why"),
+    [
+        (np.nan, 1.0, 1.0, "train_loss is nan"),
+        (1.0, np.inf, 1.0, "grad_norm is inf"),
+        (1.0, 1.0, np.nan, "test_loss is nan"),
+        (24.0, 1.0, 1.0, "above 23"),
+        (22.0, 1.0, 99.0, None),
+    ],
+)
+def test_divergence_is_no_number_or_far_beyond_guessing(loss, norm, test, why):
+    said = divergence.reason({"train_loss": loss, "grad_norm": norm, "test_loss": test}, classes=10)
+    assert said is None if why is None else why in (said or "")
