@@ -102,9 +102,13 @@ class Driver:
           >>> bool(few and many and few < many)
           True
         """
-        program, place = self._program(step)
-        plan = program.lower(carry, fixed, place(index[None])).compile().memory_analysis()
+        plan = self.compile(step, carry, fixed, index).memory_analysis()
         return None if plan is None else int(plan.temp_size_in_bytes)
+
+    def compile(self, step: Step, carry: Any, fixed: Any, index: np.ndarray) -> jax.stages.Compiled:
+        """One step as XLA compiles it for `fold`, to be read: its text, its memory, its collectives. Arguments as in `memory`."""
+        program, place = self._program(step)
+        return program.lower(carry, fixed, place(index[None])).compile()
 
     def _program(self, step: Step) -> tuple[Any, Callable[[np.ndarray], Any]]:
         """What is compiled for `fold`, and what brings an order to the devices."""

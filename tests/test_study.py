@@ -8,7 +8,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import study
-from jaxcnn.checkpoint.folder import own
+from jaxcnn.checkpoint import own
 
 RECIPE = jc.Recipe(
     dataset="digits", model="plain8", options={"width": 4}, batch=64, steps=12, every=5, pad=1, drops=(8,)

@@ -41,18 +41,29 @@ def digests(leaves: Leaves) -> dict[str, str]:
 def sealed(step: int, metric: float | None, leaves: Leaves) -> dict[str, Any]:
     """The manifest of a step, as JSON takes it."""
     body = {"step": step, "metric": metric, "specs": specs(leaves), "digests": digests(leaves)}
-    return body | {"seal": _seal(body)}
+    return body | {"seal": seal(body)}
 
 
 def opened(manifest: Any, step: int) -> dict[str, Any]:
     """What `sealed` sealed, or `Damaged` if it is not that."""
     body = dict(manifest) if isinstance(manifest, dict) else {}
-    if body.pop("seal", None) != _seal(body) or body.get("step") != step:
+    if body.pop("seal", None) != seal(body) or body.get("step") != step or not _whole(body):
         raise Damaged("its manifest is not what was saved")
     return body
 
 
-def _seal(body):
+def _whole(body: dict[str, Any]) -> bool:
+    """Whether a manifest has what `sealed` writes: a seal is no signature."""
+    tables = all(isinstance(body.get(name), dict) for name in ("specs", "digests"))
+    return (
+        tables
+        and isinstance(body.get("metric"), (float, type(None)))
+        and body["specs"].keys() == body["digests"].keys()
+    )
+
+
+def seal(body: dict[str, Any]) -> str:
+    """The SHA-256 of a record as JSON."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -61,7 +72,8 @@ def same_model(step: Path, found: dict[str, str], expected: dict[str, str]) -> N
     paths = [path for path in expected | found if found.get(path) != expected.get(path)]
     if paths:
         each = [f"{path} is {found.get(path, 'missing')}, expected {expected.get(path, 'none')}" for path in paths]
-        raise CheckpointError(f"{step} is of another model, build that one or name another folder: {few(each)}")
+        found_few = few([text[:200] for text in each])
+        raise CheckpointError(f"{step} is of another model, build that one or name another folder: {found_few}")
 
 
 def few(items: list[str], most: int = 3) -> str:

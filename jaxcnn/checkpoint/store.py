@@ -1,16 +1,19 @@
 """`Checkpoints`: the latest and the best state of a run, through Orbax."""
 
+import contextlib
 import logging
-import math
 import shutil
-from collections.abc import Iterable
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from jaxcnn.checkpoint.folder import close_at_exit, hush, own
+from jaxcnn.checkpoint.files import check_files, seal_files
+from jaxcnn.checkpoint.folder import close_at_exit, own, still_own
+from jaxcnn.checkpoint.manager import KeepBest, clear, manager
 from jaxcnn.checkpoint.manifest import (
     CheckpointError,
     Damaged,
@@ -39,7 +42,7 @@ class Checkpoints:
         folder: where the steps are kept, one numbered directory each; made if it is missing.
 
     Raises:
-        CheckpointError: the folder cannot be made or written, or another process (the message has its pid) uses it.
+        CheckpointError: the folder cannot be made or written, or another process (the message has its host) uses it.
 
     Example:
         >>> import tempfile, typing, numpy as np
@@ -57,8 +60,10 @@ class Checkpoints:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
         self._lock = own(self.folder)
-        self._best = _KeepBest()
-        self._orbax: Any = _manager(self.folder, self._best)
+        self._best = KeepBest()
+        self._orbax: Any = manager(self.folder, self._best)
+        self._sealing: threading.Thread | None = None
+        self._unsealed: OSError | None = None
         close_at_exit(self)
         for step in self.steps():
             try:
@@ -76,7 +81,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: the folder has a later step, as of a run begun again in it or of another model; or the
-                previous save has failed (the disk is full, say), or this one cannot begin.
+                previous save has failed (the disk is full, say), or this one cannot begin; or the folder was deleted.
         """
         self.wait()
         if np.shape(state.step):
@@ -115,17 +120,26 @@ class Checkpoints:
         return self._first_good(self._best.ranked(self.steps()), like)
 
     def steps(self) -> list[int]:
-        """The steps on disk, oldest first, without the one that is being written."""
-        return sorted(int(item.name) for item in self.folder.iterdir() if item.name.isdecimal() and item.is_dir())
+        """The steps on disk, oldest first, without the one that is being written; `CheckpointError` if the folder is gone."""
+        try:
+            return sorted(int(item.name) for item in self.folder.iterdir() if item.name.isdecimal() and item.is_dir())
+        except OSError as error:
+            raise CheckpointError(f"{self.folder} cannot be read, put it back or repair it: {line(error)}") from None
 
     def wait(self) -> None:
-        """Return once the running save is on disk; `CheckpointError` if it failed."""
+        """Return once the running save is on disk; `CheckpointError` if it failed, or if the folder was deleted."""
         if self._orbax is None:
             raise CheckpointError(f"the checkpoints in {self.folder} are closed: make a new Checkpoints to go on")
+        if self._sealing is not None:
+            self._sealing.join()
         try:
             self._orbax.wait_until_finished()
+            unsealed, self._unsealed = self._unsealed, None
+            if unsealed is not None:
+                raise unsealed
         except Exception as error:
             raise self._failed(error) from error
+        still_own(self.folder, self._lock)
 
     def close(self) -> None:
         """Wait for the running save, then free the folder; `CheckpointError` if it failed. Twice is harmless."""
@@ -134,7 +148,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._orbax.close()
+            with contextlib.suppress(Exception):  # Orbax tells again what `wait` has told
+                self._orbax.close()
             self._orbax = None
             self._lock.close()
 
@@ -152,6 +167,19 @@ class Checkpoints:
             self._orbax.save(step, args=items, force=True)
         except Exception as error:
             raise self._failed(error) from error
+        self._sealing = threading.Thread(target=self._seal, args=(self.folder / str(step),), name="seal")
+        self._sealing.start()
+
+    def _seal(self, step: Path) -> None:
+        """Record the files of a step once it is committed. Orbax's own hook comes before the last of them is written."""
+        try:
+            self._orbax.wait_until_finished()
+        except Exception:  # raised in the caller's thread too, by `wait`
+            return
+        try:
+            seal_files(step)
+        except OSError as error:
+            self._unsealed = error
 
     def _first_good(self, steps: list[int], like: T) -> T | None:
         damaged, leaves = [], flat(like)
@@ -173,6 +201,7 @@ class Checkpoints:
         """The leaves of a step as saved, or `Damaged`, or `CheckpointError` if they are not those of `like`."""
         from orbax.checkpoint import args
 
+        check_files(self.folder / str(step))
         manifest = self._manifest(step)
         same_model(self.folder / str(step), manifest["specs"], specs(like))
         empty = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in like.items()}
@@ -194,59 +223,24 @@ class Checkpoints:
         except Exception as error:  # of any kind: damaged bytes reach Orbax, TensorStore and json
             raise Damaged(line(error)) from error
 
-    def _set_aside(self, steps: Iterable[int]) -> None:
+    def _set_aside(self, steps: Sequence[int]) -> None:
         for step in steps:  # renamed, not deleted: what failed may be the reading, not the disk
             aside = self.folder / f"{step}.damaged"
             shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(step)).rename(aside)
-        self._orbax.reload()
+            try:
+                (self.folder / str(step)).rename(aside)
+            except OSError as error:
+                raise CheckpointError(f"{aside} cannot be made, free or repair the disk: {line(error)}") from None
+        try:
+            if steps:
+                self._orbax.reload()
+        except Exception as error:  # it reads a file of every step that no digest of ours need cover
+            raise CheckpointError(
+                f"{self.folder} cannot be read again, move it away to start anew: {line(error)}"
+            ) from None
 
     def _failed(self, error: Exception) -> CheckpointError:
+        still_own(self.folder, self._lock)
+        clear(self.folder)  # what it has written may be what fills the disk
         self._orbax.reload()  # Orbax has already forgotten the steps that the failed save was to replace
         return CheckpointError(f"a save in {self.folder} failed, free or repair the disk: {line(error)}")
-
-
-class _KeepBest:
-    """Keeps the step with the lowest metric, as an Orbax preservation policy.
-
-    Orbax's own `BestN` takes the metrics from a file that no digest covers, and one bad byte in it keeps the folder
-    from opening at all; these come from the manifest.
-    """
-
-    def __init__(self):
-        self.metrics: dict[int, float] = {}
-
-    def note(self, step: int, metric: float | None) -> float | None:
-        """Remember a metric, unless it is no number, and return it as a float."""
-        self.metrics.pop(step, None)
-        if metric is not None and math.isfinite(metric):
-            self.metrics[step] = float(metric)
-        return self.metrics.get(step)
-
-    def ranked(self, steps: Iterable[int]) -> list[int]:
-        """Those of `steps` that have a metric, best first; of equals the newest."""
-        return sorted(self.metrics.keys() & steps, key=lambda step: (self.metrics[step], -step))
-
-    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-        """For each checkpoint, whether to keep it."""
-        best = self.ranked([checkpoint.step for checkpoint in checkpoints])[:1]
-        return [checkpoint.step in best for checkpoint in checkpoints]
-
-
-def _manager(folder: Path, best: _KeepBest) -> Any:
-    import orbax.checkpoint as ocp  # not above: it makes `import jaxcnn` a quarter slower
-
-    hush()
-    # Orbax's own clean-up runs in the background, and may outlast the lock that makes it safe.
-    for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
-    me = jax.process_index()  # alone: by default Orbax waits for every process of the run
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy([ocp.checkpoint_managers.LatestN(2), best]),
-        create=False,
-        lightweight_initialize=True,
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=me, active_processes={me}, barrier_sync_key_prefix="jaxcnn"
-        ),
-    )
-    return ocp.CheckpointManager(folder, options=options)

@@ -78,7 +78,9 @@ def check(recipe: Recipe) -> methods.Method:
     known = options(one_of("optimizer", recipe.optimizer, methods.OPTIMIZERS))
     for name, value in recipe.method.items():
         if not known:
-            raise RecipeError(f"method of {recipe.optimizer} is {shown(name)}; it has no numbers of its own: write method={{}}")
+            raise RecipeError(
+                f"method of {recipe.optimizer} is {shown(name)}; it has no numbers of its own: write method={{}}"
+            )
         one_of(f"method of {recipe.optimizer}", name, known)
         good, expected = _expected(recipe.optimizer, name, known[name])
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not good(value):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxcnn import hosts, parallel
-from jaxcnn.checkpoint.folder import own
+from jaxcnn.checkpoint import own
 from jaxcnn.data import Dataset, verify
 from jaxcnn.models import parameters
 from jaxcnn.progress import Progress
