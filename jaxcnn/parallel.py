@@ -106,7 +106,7 @@ class Driver:
         return None if plan is None else int(plan.temp_size_in_bytes)
 
     def compile(self, step: Step, carry: Any, fixed: Any, index: np.ndarray) -> jax.stages.Compiled:
-        """One step as XLA compiles it for `fold`, to be read: its text, its memory, its collectives. Arguments as in `memory`."""
+        """One step as XLA compiles it for `fold`, to be read: its text, its memory. Arguments as in `memory`."""
         program, place = self._program(step)
         return program.lower(carry, fixed, place(index[None])).compile()
 

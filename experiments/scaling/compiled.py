@@ -49,7 +49,7 @@ def job(name: str, width: int, batch: int, driver: parallel.Driver, norm: Norm, 
 
 def text(job: Job, batch: int) -> str:
     """The compiled program of a job's step, in XLA's language (HLO)."""
-    return job.driver.compile(job.step, job.carry, job.fixed, np.arange(batch, dtype=np.int32)).as_text()
+    return str(job.driver.compile(job.step, job.carry, job.fixed, np.arange(batch, dtype=np.int32)).as_text())
 
 
 def collectives(text: str) -> list[Collective]:
