@@ -39,3 +39,11 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     exec(compile(more, "README.md", "exec"), names)
     assert names["tuned"].lr == names["found"].suggested
     assert names["top"] > 0
+
+
+def test_every_promise_of_the_readme_has_its_test():
+    named = re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", README.read_text())
+    assert len(named) >= 12
+    for file, test in named:
+        text = README.parent.joinpath(file).read_text()
+        assert f"def {test}(" in text if test else "def test_" in text, f"{file}::{test}"

@@ -1,7 +1,7 @@
 """How does training grow with devices? What a step sends on paper, in the compiled program, and on the wire.
 
-    python -m experiments.scaling                      no download: about 3 minutes on two CPU cores, and 5 GB of memory
-    python -m experiments.scaling --parts arithmetic   one part of it: arithmetic (15 seconds), compiled (1 minute), wire (2)
+    python -m experiments.scaling                      no download: 7 minutes on two CPU cores, 5 of them for the wire
+    python -m experiments.scaling --parts arithmetic   one part of it: arithmetic, compiled or wire
 
 arithmetic  ResNet-20 to 152 on 1 to 1,024 devices: bytes of gradient and of BN, multiply-adds, and from these the share of
             a step that the wire takes, for three links; up to how many devices that is below 10%

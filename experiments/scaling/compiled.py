@@ -12,6 +12,7 @@ import jaxcnn as jc
 from experiments.scaling.arithmetic import Kind, Norm, Traffic, traffic
 from experiments.scaling.options import Options
 from jaxcnn import parallel
+from jaxcnn.progress import Progress
 from jaxcnn.state import start
 from jaxcnn.train import make_step
 
@@ -94,10 +95,12 @@ def run(options: Options) -> list[dict[str, Any]]:
     """A line for each network, driver, kind of BN and number of devices."""
     kinds: tuple[Kind, ...] = ("jit", "pmap")
     norms: tuple[Norm, ...] = ("batch", "device")
-    return [
-        compare(options.network, options.width, kind, norm, n, options.batch)
-        for kind in kinds
-        for norm in norms
-        for n in options.devices
-        if norm == "batch" or n > 1
+    cases: list[tuple[Kind, Norm, int]] = [
+        (k, norm, n) for k in kinds for norm in norms for n in options.devices if norm == "batch" or n > 1
     ]
+    lines = []
+    with Progress(len(cases)) as progress:
+        for kind, norm, n in cases:
+            lines.append(compare(options.network, options.width, kind, norm, n, options.batch))
+            progress.advance(1, f"compiled: {kind}, BN over the {norm}, {n} devices")
+    return lines

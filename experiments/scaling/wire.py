@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.scaling.arithmetic import Traffic
+from jaxcnn.progress import Progress
 
 CHAIN = 32
 """All-reduces in one call of "small": each waits for the one before."""
@@ -135,15 +136,18 @@ def ask(workers: Group, name: str, times: int) -> dict[str, float]:
 
 def measure(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each reading: all of them in turn, round after round, so that what else the machine does falls on all alike."""
-    rows = []
-    with ExitStack() as stack:
-        groups = {n: stack.enter_context(group(settings, n)) for n in settings["devices"]}
+    rows, groups, processes = [], {}, sum(settings["devices"])
+    with ExitStack() as stack, Progress(processes * (1 + settings["rounds"])) as progress:
+        for n in settings["devices"]:
+            groups[n] = stack.enter_context(group(settings, n))
+            progress.advance(n, f"wire: {n} processes wait")
         works = [(n, name) for n in groups for name in (("batch", "device", "small", "large") if n > 1 else ("batch",))]
         for n, name in works:
             ask(groups[n], name, 2)  # connections are made, memory is taken
         for turn in range(settings["rounds"]):
             for n, name in works:
                 rows.append({"round": turn, "devices": n, "work": name} | ask(groups[n], name, settings["steps"]))
+            progress.advance(processes, f"wire: round {turn + 1}")
     return rows
 
 

@@ -1,0 +1,120 @@
+"""The same numbers: bit for bit in fresh processes, however often they are stopped; to rounding on any devices."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import study
+from jaxcnn.state import start
+
+# Everything random at once: crops, flips, dropout, the order of the examples; and BN, whose averages are state too.
+RECIPE = jc.Recipe(
+    dataset="digits",
+    model="convnet",
+    options={"width": 4, "hidden": 16, "dropout": 0.5, "batch_norm": True},
+    batch=64,
+    steps=60,
+    every=23,  # a row's 23 steps are about an epoch's
+    drops=(40,),
+    pad=1,
+)
+SCRIPT = """
+import sys
+import jaxcnn as jc
+from jaxcnn import command, study
+command.cache_programs()
+source, out, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+recipe, seen = jc.Recipe.load(source), []
+over = study.run(
+    recipe, jc.load("digits"), out, stop=lambda: seen[-1] >= last, watch=lambda step, row: seen.append(step)
+)
+print(seen[0], seen[-1], over is not None)
+"""
+
+
+def run(source, out, last=1000):
+    """The run in a fresh process, until after step `last`: the steps at which it began and ended, and whether it is over."""
+    command = [sys.executable, "-c", SCRIPT, str(source), str(out), str(last)]
+    env = {**os.environ, "XLA_FLAGS": ""}
+    said = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert said.returncode == 0, said.stderr
+    return said.stdout.split()
+
+
+def ended(folder):
+    """The last state's bytes, and the rows without their times."""
+    data, model = jc.load("digits"), jc.build(RECIPE.model, 10, **RECIPE.options)
+    with jc.Checkpoints(folder / "checkpoints") as saved:
+        state = saved.restore(start(model, jc.optimizer(RECIPE), RECIPE, data))
+    assert state is not None
+    rows = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_rows(folder)]
+    return [leaf.tobytes() for leaf in jax.tree.leaves(state)], rows
+
+
+def test_the_same_bits_twice_and_after_five_stops_in_fresh_processes(tmp_path):
+    Path(tmp_path, "config.json").write_text(RECIPE.to_json())
+    stops = sorted(np.random.default_rng(0).choice(np.arange(1, 60), 5, replace=False).tolist())
+    assert any(step % 23 for step in stops)  # in the middle of an epoch
+    for name in ("once", "twice"):
+        assert run(tmp_path, tmp_path / name) == ["0", "60", "True"]
+    begun = 0
+    for step in stops:
+        assert run(tmp_path, tmp_path / "stopped", step) == [str(begun), str(step), "False"]
+        begun = step
+    assert run(tmp_path, tmp_path / "stopped") == [str(begun), "60", "True"]
+    once, twice, stopped = (ended(tmp_path / name) for name in ("once", "twice", "stopped"))
+    assert once == twice
+    assert once == stopped
+    assert [row["step"] for row in once[1]] == [23, 46, 60]
+
+
+@cache
+def trained(driver, **changes):
+    """The state after 5 steps."""
+    recipe, data = replace(RECIPE, steps=5, drops=(), every=5, **changes), jc.load("digits")
+    model = jc.build(recipe.model, 10, **recipe.options)
+    ((state, _),) = jc.fit(model, jc.optimizer(recipe), data, recipe, driver=driver)
+    return state
+
+
+def gap(a, b):
+    return max(float(np.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+@pytest.mark.parametrize(("kind", "devices"), [("jit", 2), ("jit", 8), ("pmap", 1), ("pmap", 4), ("pmap", 8)])
+def test_crops_flips_and_dropout_are_the_same_on_any_devices(kind, devices):
+    """Another mask or crop of one of the 320 images would show: another seed of dropout alone moves the parameters far."""
+    alone, other = trained(jc.driver("jit", 1)), trained(jc.driver(kind, devices))
+    assert gap(other.params, alone.params) < 1e-6
+    assert gap(other.stats, alone.stats) < 1e-6
+    assert gap(trained(jc.driver("jit", 1), seed=1).params, alone.params) > 1e-2
+
+
+def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
+    """Stopped twice and continued on other devices, it has the rows of a run that stayed on one."""
+    data, recipe = jc.load("digits"), replace(RECIPE, steps=6, every=3, drops=())
+    whole = study.run(recipe, data, tmp_path / "whole", driver=jc.driver("jit", 1))
+    for last, driver in ((2, jc.driver("pmap", 8)), (4, jc.driver("jit", 1)), (99, jc.driver("jit", 8))):
+        seen: list[int] = []
+        result = study.run(
+            recipe,
+            data,
+            tmp_path / "moved",
+            driver=driver,
+            stop=lambda last=last, seen=seen: seen[-1] >= last,
+            watch=lambda step, row, seen=seen: seen.append(step),
+        )
+        assert seen[-1] == min(last, 6)
+    assert whole is not None
+    assert result is not None
+    for mine, theirs in zip(*map(jc.read_rows, (tmp_path / "moved", tmp_path / "whole")), strict=True):
+        for name in ("train_loss", "train_error", "test_loss", "test_error", "grad_norm"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-5), name
