@@ -3,7 +3,7 @@
 A step is a pure function `(carry, fixed, index[b]) -> carry`. The drivers differ in who splits the batch:
 
 - "jit": the batch is sharded over a mesh and the step is left as it is; XLA adds the communication. Also on many hosts,
-  after `jax.distributed.initialize()`.
+  after `jaxcnn.hosts.join`.
 - "pmap": the step is mapped over this host's devices and itself averages over the axis named `AXIS`.
 """
 

@@ -172,6 +172,7 @@ def test_a_killed_study_ends_with_the_bits_of_one_that_never_stopped(unstopped, 
     """By -9. Signals that can be answered: test_faults.py."""
     cache, state, rows = unstopped
     process = start(tmp_path, cache)
+    assert process.stderr is not None
     said = []
     for line in process.stderr:
         said.append(line)

@@ -64,6 +64,14 @@ def test_only_parallel_knows_devices(path):
         assert not {name for name in used & asked if f"jax.{name}" in path.read_text()}
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_hosts_knows_other_processes(path):
+    """Only hosts.py joins them or talks to them; parallel.py tells how many there are, and Orbax is told to be alone."""
+    text, mine = path.read_text(), room(path)
+    assert mine == "hosts" or not any(name in text for name in ("multihost_utils", "jax.distributed."))
+    assert mine in ("hosts", "parallel", "checkpoint") or "jax.process_" not in text
+
+
 def test_the_top_level_is_fixed():
     top = {path.name for path in ROOT.parent.iterdir() if not path.name.startswith(".")}
     made = {"build", "dist", "runs", "jaxcnn.egg-info", "__pycache__"}

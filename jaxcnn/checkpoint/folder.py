@@ -42,7 +42,7 @@ def own(folder: str | Path) -> IO[str]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / "lock", "a+", opener=_itself)  # noqa: SIM115 - it stays open
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written, name another folder: {line(error)}") from None
+        raise CheckpointError(f"cannot write in {folder}, name another folder: {line(error)}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
