@@ -407,14 +407,22 @@ def test_a_folder_has_one_owner_until_it_closes_or_dies(tmp_path):
     Checkpoints(tmp_path).close()
 
 
-def test_a_save_still_running_at_the_end_of_the_process_is_finished(tmp_path):
+def test_a_save_still_running_at_the_end_of_the_process_is_finished_or_told(tmp_path):
+    """From Python 3.12 on no thread can be begun by then, and Orbax needs some to finish."""
     process = start(
         tmp_path, "saved = Checkpoints(folder)\nfor step in 1, 2, 3: saved.save(state_at(step, width=4000))"
     )
-    assert process.communicate(timeout=60) == ("", "")
+    out, said = process.communicate(timeout=60)
+    last = 3 if not said else 2
+    if sys.version_info < (3, 12):
+        assert last == 3
+    assert out == ""
+    assert said == "" or (said.count("\n") == 1 and f"ended before Checkpoints.close: a save in {tmp_path}" in said), (
+        said
+    )
     with Checkpoints(tmp_path) as saved:
-        assert saved.steps() == [2, 3]
-        assert bits(saved.restore(state_at(0, width=4000))) == bits(state_at(3, width=4000))
+        assert saved.steps() == [last - 1, last]
+        assert bits(saved.restore(state_at(0, width=4000))) == bits(state_at(last, width=4000))
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.05])

@@ -96,4 +96,4 @@ def _close_all() -> None:
         try:
             saved.close()
         except CheckpointError as error:
-            log.error("%s", error)
+            log.error("the process ended before Checkpoints.close: %s", error)

@@ -36,7 +36,8 @@ class Checkpoints:
     """The two latest states of a run, so that there is one to fall back to, and the one with the lowest metric.
 
     Saves run in the background, and the folder belongs to this object until `close`, the end of its `with` block or of
-    the process. In a run of several processes only process 0 may make it.
+    the process. Python 3.12 and later let no save finish at the end of the process: one still running is lost, with a
+    line, and the step before it stays; so `close`. In a run of several processes only process 0 may make it.
 
     Args:
         folder: where the steps are kept, one numbered directory each; made if it is missing.
@@ -242,5 +243,6 @@ class Checkpoints:
     def _failed(self, error: Exception) -> CheckpointError:
         still_own(self.folder, self._lock)
         clear(self.folder)  # what it has written may be what fills the disk
-        self._orbax.reload()  # Orbax has already forgotten the steps that the failed save was to replace
+        with contextlib.suppress(Exception):  # where no thread can be begun, at the end of the process
+            self._orbax.reload()  # Orbax has already forgotten the steps that the failed save was to replace
         return CheckpointError(f"a save in {self.folder} failed, free or repair the disk: {line(error)}")
