@@ -120,7 +120,6 @@ def test_the_first_signal_is_answered_at_once_and_a_second_ctrl_c_obeyed_at_once
 
 
 def test_ctrl_c_during_the_imports_leaves_no_traceback():
-    """A package beside `experiments` that takes long to import stands for JAX."""
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "experiments.depth", "--help"],
         cwd=ROOT,
@@ -134,8 +133,20 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback():
             break
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == -signal.SIGINT
+    assert process.returncode == 130
     assert "Traceback" not in said
+
+
+def test_ctrl_c_after_all_is_saved_changes_no_exit_code():
+    """Between the end of `Stop` and the end of the process."""
+    code = (
+        "import sys; sys.argv[0] = '-m'; import experiments, os, signal; from jaxcnn import command\n"
+        "with command.Stop() as stop: os.kill(os.getpid(), signal.SIGINT)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(stop.exit_code)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("Traceback")) == (130, 0)
 
 
 def test_programs_are_kept_where_the_user_says(tmp_path, monkeypatch):
