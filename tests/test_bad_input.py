@@ -177,7 +177,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("no images at all", lambda r: fit_with(train=Split(IMAGES[:0], LABELS[:0])),
      DataError, "train images are none at all", "at least one image"),
     ("no images to test with", lambda r: fit_with(test=Split(IMAGES[:0], LABELS[:0])),
-     DataError, "test images are none at all", "at least one image"),
+     RecipeError, "test split is empty", "at least one image"),
     ("test images of another size", lambda r: fit_with(test=Split(IMAGES[:, :6], LABELS)),
      DataError, "test images have shape (6, 10, 3); expected (8, 10, 3)", "resize or crop them"),
     ("float images to validate with", lambda r: fit_with(validation=Split(IMAGES / 255, LABELS)),

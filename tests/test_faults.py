@@ -253,7 +253,9 @@ def test_a_disk_that_cannot_be_written_is_told_in_one_line_and_harms_no_step(dis
         assert line.startswith("told 0 "), line
         assert "free or repair the disk" in line
         assert says in line
-    assert said[3].startswith("opened 1" if fault != "read-only" else f"refused {said[0].split()[5].rstrip(',')}"), said
+    assert said[3].startswith(
+        "opened 1" if fault != "read-only" else f"refused cannot write in {said[0].split()[5].rstrip(',')}"
+    ), said
     assert said[4:] == ["restored 1 True [1]", "went on [1, 2]"]
 
 

@@ -191,7 +191,7 @@ def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, 
     class Stopping(overfitting.command.Stop):
         def __call__(self):
             asked.append(self)
-            self.signal = 2 if len(asked) > 6 else None
+            self.signal = 2 if len(asked) > 6 else 0
             return super().__call__()
 
     args = [*TINY, "--settings", "together", "--seeds", "1", "--out", str(tmp_path)]

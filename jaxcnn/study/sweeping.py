@@ -69,7 +69,8 @@ def sweep(
     shape = data.train.images.shape[1:]
     weights = {name: parameters(prepare(recipe, len(data.classes))[0], shape) for name, recipe in runs.items()}
     for name, recipe in runs.items():
-        file_name(name)
+        for part in name.split("/"):  # a study may sort its runs into folders
+            file_name(part)
         check(recipe, cut(recipe, data), driver)
     _same_everywhere(runs, data)
     total = sum(weights[name] * recipe.steps for name, recipe in runs.items())
