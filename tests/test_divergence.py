@@ -60,11 +60,16 @@ def rows(tx, data, driver, recipe=RECIPE):
     ],
 )
 def test_it_is_noticed_within_a_bounded_number_of_steps(data, kind, harm, why, monkeypatch):
+    monkeypatch.setattr(divergence, "EVERY", 50)
     monkeypatch.setattr(parallel, "SCAN", 50)
     first, *later = rows(spoiled(optax.sgd(1e-3), 120, harm), data, DRIVERS[kind]())
-    assert 120 < first["step"] <= 120 + divergence.EVERY
+    assert 120 < first["step"] <= 120 + 50
     assert why in first["diverged"]
     assert [row["step"] for row in later] == [400]  # whoever goes on is not told again before the next row
+
+
+def test_the_bounds_are_those_that_are_promised():
+    assert (divergence.EVERY, parallel.SCAN) == (250, 500)
 
 
 def test_parameters_lost_at_the_last_step_are_seen_though_no_loss_is(data, monkeypatch):
@@ -86,6 +91,7 @@ def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_on
 
     real = divergence.noticed
     monkeypatch.setattr(divergence, "noticed", noticed)
+    monkeypatch.setattr(divergence, "EVERY", 50)
     short = replace(RECIPE, steps=120, every=100)
     watched = rows(jc.optimizer(short), data, DRIVERS["loop"](), short)
     assert looks == [50, 100]
@@ -99,7 +105,7 @@ def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
     runs = {"wild": replace(RECIPE, lr=1e30), "tame": replace(RECIPE, steps=2)}
     results = study.sweep(runs, data, tmp_path, driver=DRIVERS["loop"]())
     assert results is not None
-    assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 50)  # of the 400 of its row
+    assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 250)  # of the 400 of its row
     assert results["tame"]["status"] == "finished"
     for path in (*tmp_path.glob("*/*.json"), *tmp_path.glob("*/*.jsonl")):
         for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
