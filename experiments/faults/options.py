@@ -27,7 +27,7 @@ class Options:
     """Every setting; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "full"] = "quick"
-    """quick: a few trials of each fault. full: as many as the table of the README."""
+    """quick: a few trials of each fault. full: as many as in experiments/results/faults."""
     parts: tuple[Part, ...] = ("kills", "signals", "damage")
     kills: int = 8
     signals: int = 3
