@@ -15,8 +15,11 @@ from jaxcnn.parallel import Driver
 FACTOR = 10.0
 """A mean training loss this many times that of guessing, log(classes), is divergence, finite or not."""
 EVERY = 250
-"""A run is looked at after every step that this divides, and after every scan, beside its rows. A look waits for the step
-under way: some 3 ms on two CPU cores, where the smallest networks' steps take 0.3 ms."""
+"""A run is looked at after every step that this divides, and after every scan, beside its rows.
+
+A look waits for the steps under way. On two cores of an Intel Xeon a step of `mlp` on digits (0.3 ms) so takes 1.04 times as
+long, and with 50 in place of 250 1.25; `plain20` (19 ms) 1.00. (Medians of 9 runs each, in turn; jax 0.10.2, 2026-11-21.)
+"""
 
 
 def reason(row: Mapping[str, float], classes: int) -> str | None:

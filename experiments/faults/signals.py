@@ -137,7 +137,7 @@ def ended(folder: Path) -> tuple[Any, Sequence[Any]]:
 @lru_cache(maxsize=1)
 def blank(config: str) -> jc.State:
     """The state at step 0 of a run, from its `config.json`."""
-    recipe = jc.Recipe(**json.loads(config))
+    recipe = jc.Recipe.from_json(config)
     model = jc.build(recipe.model, 10, **recipe.options)
     return jc.start(model, jc.optimizer(recipe), recipe, jc.load("digits"))
 

@@ -21,15 +21,14 @@ import jaxcnn as jc
 from experiments.scaling.arithmetic import Norm
 from experiments.scaling.compiled import Job, job, text
 from experiments.scaling.wire import CHAIN, LARGE
-from jaxcnn import command
+from jaxcnn import command, hosts
 
 
 def main(settings: Mapping[str, Any]) -> None:
     """Join the others, compile, and answer each line `NAME TIMES` with the seconds that it took."""
     count, me = settings["processes"], settings["me"]
     if count > 1:
-        jax.config.update("jax_enable_preemption_service", False)
-        jax.distributed.initialize(f"127.0.0.1:{settings['port']}", count, me)
+        hosts.join(f"127.0.0.1:{settings['port']}", count, me)
     jax.devices()  # in which all take part
     if me > 0 and not sys.stdin.readline():  # whoever started it is gone
         return
