@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, initializer
+from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, initializer, stage
 from jaxcnn.models.mlp import activation
 from jaxcnn.recipe import RecipeError, one_of
 
@@ -69,11 +69,11 @@ class ConvNet(nn.Module):
         init, pool = self.kernel_init or own, POOLS[one_of("pooling", self.pooling, POOLS)]
         x, seen = x.astype(self.dtype), {}
         for name, filters in (("conv1", self.width), ("conv2", 2 * self.width)):
-            x = seen[name] = act(self._conv(x, filters, init, name, train))
+            x = stage(self, seen, name, act(self._conv(x, filters, init, name, train)))
             x = halved(x, pool)
         x = x.reshape(len(x), -1)  # [b, h/4 * w/4 * 2 width]
         x = act(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=initializer(init), name="dense")(x))
-        x = seen["dense"] = Dropout(self.dropout, self.axis)(x, train)
+        x = stage(self, seen, "dense", Dropout(self.dropout, self.axis)(x, train))
         logits = nn.Dense(self.classes, kernel_init=initializer(init), name="head")(x.astype(jnp.float32))
         return (logits, seen) if stages else logits
 

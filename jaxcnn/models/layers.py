@@ -58,6 +58,29 @@ def halved(x: jax.Array, reduce: Any) -> jax.Array:
     return reduce(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
+NUDGES = "nudges"
+"""The collection in which `apply` takes what to add to stages; no network makes or keeps one."""
+
+
+def stage(module: nn.Module, seen: dict[str, jax.Array], name: str, x: jax.Array) -> jax.Array:
+    """`x`, noted in `seen` as the stage called `name`; where the caller gives `{"nudges": {name: array}}`, that is added.
+
+    A gradient with respect to a stage (Grad-CAM's, say) is the gradient with respect to a nudge of zeros.
+
+    Example:
+      >>> class Twice(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return 2 * stage(self, {}, "first", x)
+      >>> Twice().apply({"nudges": {"first": jnp.float32(0.5)}}, jnp.float32(1)).item()
+      3.0
+    """
+    if module.has_variable(NUDGES, name):
+        x = x + module.get_variable(NUDGES, name)
+    seen[name] = x
+    return x
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) over groups of consecutive examples.
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import halved, initializer
+from jaxcnn.models.layers import halved, initializer, stage
 from jaxcnn.recipe import RecipeError
 
 
@@ -45,14 +45,14 @@ class LeNet5(nn.Module):
         x = self._padded(x).astype(self.dtype)
         act, pool = (nn.relu, jnp.max) if self.modern else (scaled_tanh, jnp.mean)
         init = initializer(self.kernel_init or ("he" if self.modern else "lecun"))
-        seen = {}
+        seen: dict[str, jax.Array] = {}
         for name, filters in (("c1", 6), ("c3", 16), ("c5", 120)):
             x = act(nn.Conv(filters, (5, 5), padding="VALID", dtype=self.dtype, kernel_init=init, name=name)(x))
-            seen[name] = x
+            x = stage(self, seen, name, x)
             if name != "c5":
                 x = halved(x, pool)  # [b, 14, 14, 6], then [b, 5, 5, 16]
         x = x.reshape(len(x), -1)  # [b, 120]
-        x = seen["f6"] = act(nn.Dense(84, dtype=self.dtype, kernel_init=init, name="f6")(x))
+        x = stage(self, seen, "f6", act(nn.Dense(84, dtype=self.dtype, kernel_init=init, name="f6")(x)))
         logits = nn.Dense(self.classes, kernel_init=init, name="head")(x.astype(jnp.float32))
         return (logits, seen) if stages else logits
 

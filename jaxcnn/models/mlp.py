@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import initializer
+from jaxcnn.models.layers import initializer, stage
 from jaxcnn.recipe import one_of
 
 ACTIVATIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], str]] = {
@@ -75,6 +75,6 @@ class MLP(nn.Module):
         x, seen = x.reshape(len(x), -1).astype(self.dtype), {}
         for layer, units in enumerate(self.hidden, 1):
             name = f"hidden{layer}"
-            x = seen[name] = act(nn.Dense(units, dtype=self.dtype, kernel_init=init, name=name)(x))
+            x = stage(self, seen, name, act(nn.Dense(units, dtype=self.dtype, kernel_init=init, name=name)(x)))
         logits = nn.Dense(self.classes, kernel_init=init, name="head")(x.astype(jnp.float32))
         return (logits, seen) if stages else logits

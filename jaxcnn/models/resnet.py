@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, conv3x3, initializer
+from jaxcnn.models.layers import BatchNorm, conv3x3, initializer, stage
 from jaxcnn.recipe import RecipeError, one_of
 
 
@@ -108,14 +108,15 @@ class CifarNet(nn.Module):
         shortcut = one_of("shortcut", self.shortcut, "AB") if self.residual else None
         x = conv(self.width, name="stem")(x.astype(self.dtype))
         x = nn.relu(norm(name="stem_norm")(x, train))
-        seen = {"stem": x}
-        for stage in range(3):
+        seen: dict[str, jax.Array] = {}
+        x = stage(self, seen, "stem", x)
+        for number in range(3):
             for block in range(self.blocks):
-                stride = 2 if stage and not block else 1
-                name = f"stage{stage + 1}_block{block + 1}"
-                x = Block(self.width * 2**stage, stride, shortcut, conv, norm, name=name)(x, train)
-            seen[f"stage{stage + 1}"] = x
-        x = seen["pool"] = x.astype(jnp.float32).mean((1, 2))
+                stride = 2 if number and not block else 1
+                name = f"stage{number + 1}_block{block + 1}"
+                x = Block(self.width * 2**number, stride, shortcut, conv, norm, name=name)(x, train)
+            x = stage(self, seen, f"stage{number + 1}", x)
+        x = stage(self, seen, "pool", x.astype(jnp.float32).mean((1, 2)))
         logits = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")(x)
         return (logits, seen) if stages else logits
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, initializer
+from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, initializer, stage
 from jaxcnn.recipe import RecipeError, one_of
 
 LAYERS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -52,15 +52,15 @@ class VGG(nn.Module):
                 "or 224x224 (name vgg16)"
             )
         x, seen = x.astype(self.dtype), {}
-        for stage, layers in enumerate(LAYERS[int(one_of("VGG depth", str(self.depth), map(str, LAYERS)))]):
+        for number, layers in enumerate(LAYERS[int(one_of("VGG depth", str(self.depth), map(str, LAYERS)))]):
             for layer in range(layers):
-                x = self._layer(x, min(64 * 2**stage, 512), f"stage{stage + 1}_conv{layer + 1}", train)
-            seen[f"stage{stage + 1}"] = x
+                x = self._layer(x, min(64 * 2**number, 512), f"stage{number + 1}_conv{layer + 1}", train)
+            x = stage(self, seen, f"stage{number + 1}", x)
             x = halved(x, jnp.max)
         x = x.reshape(len(x), -1)  # [b, 7 * 7 * 512] or [b, 512]
         for name in ("dense1", "dense2") if self.size == 224 else ():
             x = nn.relu(nn.Dense(4096, dtype=self.dtype, kernel_init=initializer(self.kernel_init), name=name)(x))
-            x = seen[name] = Dropout(0.5, self.axis)(x, train)
+            x = stage(self, seen, name, Dropout(0.5, self.axis)(x, train))
         logits = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")(x.astype(jnp.float32))
         return (logits, seen) if stages else logits
 
