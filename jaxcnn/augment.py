@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.recipe import one_of
+from jaxcnn.recipe import RecipeError, one_of
 
 
 class Norm(NamedTuple):
@@ -20,6 +21,10 @@ class Norm(NamedTuple):
     """float32 [c]: divided by."""
 
 
+IMAGENET = Norm(np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]))  # type: ignore[arg-type]
+"""Means and standard deviations of ImageNet's channels, in 0..1, that the published weights of torchvision and timm expect."""
+
+
 def norm(mean: np.ndarray, std: np.ndarray, *, subtract: str = "pixel", divide: bool = False) -> Norm:
     """The `Norm` of a data set's per-pixel `mean` [h, w, c] and channel `std` [c], both in 0..1.
 
@@ -29,11 +34,20 @@ def norm(mean: np.ndarray, std: np.ndarray, *, subtract: str = "pixel", divide: 
     Args:
       mean: float32 [h, w, c], of the training images only.
       std: float32 [c], likewise.
-      subtract: "pixel" for the mean image, "channel" for its mean over pixels, "none".
-      divide: whether to divide by `std`.
+      subtract: "pixel" for the mean image, "channel" for its mean over pixels, "imagenet" for `IMAGENET`'s, "none".
+      divide: whether to divide by `std`, or by ImageNet's.
+
+    Raises:
+      RecipeError: for "imagenet" on images of other than 3 channels.
     """
     pixel, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     choices = {"pixel": pixel, "channel": jnp.broadcast_to(pixel.mean((0, 1)), pixel.shape), "none": 0 * pixel}
+    if subtract == "imagenet":
+        if pixel.shape[-1] != 3:
+            raise RecipeError(
+                f"mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; write mean='channel'"
+            )
+        choices["imagenet"], scale = jnp.broadcast_to(IMAGENET.mean, pixel.shape), jnp.asarray(IMAGENET.std)
     return Norm(choices[one_of("mean", subtract, choices)], scale if divide else jnp.ones_like(scale))
 
 
@@ -67,19 +81,54 @@ def crop(key: jax.Array, image: jax.Array, pad: int, fill: jax.Array | None) -> 
     return jax.lax.dynamic_slice(padded, (y, x, jnp.zeros_like(y)), image.shape)
 
 
+def resized(key: jax.Array, image: jax.Array, least: float = 0.08) -> jax.Array:
+    """A part of [h, w, c] at another size and shape, resized to the whole: the "Inception crop"; the shape stays.
+
+    Its share of the area is uniform in `least`..1 and the logarithm of its sides' ratio in log 3/4..log 4/3 (Szegedy et al.
+    2014, arXiv:1409.4842, section 6); its place is uniform. A side that would stick out is cut to the image's, where others
+    draw again. Bilinear, with antialiasing.
+
+    Args:
+      key: of this image.
+      image: float [h, w, c].
+      least: above 0, at most 1.
+    """
+    area_key, ratio_key, place_key = jax.random.split(key, 3)
+    area = jax.random.uniform(area_key, (), minval=least, maxval=1.0)
+    root = jnp.exp(jax.random.uniform(ratio_key, (), minval=-0.5, maxval=0.5) * math.log(4 / 3))
+    whole = jnp.array(image.shape[:2], jnp.float32)
+    part = jnp.minimum(jnp.sqrt(area * whole.prod()) * jnp.stack([1 / root, root]), whole)
+    corner = jax.random.uniform(place_key, (2,)) * (whole - part)
+    zoom = whole / part
+    return jax.image.scale_and_translate(image, image.shape, (0, 1), zoom, -corner * zoom, "linear")
+
+
 def flip(key: jax.Array, image: jax.Array) -> jax.Array:
     """[h, w, c], mirrored left to right with probability one half."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-def augment(key: jax.Array, image: jax.Array, norm: Norm, *, pad: int, fill: str, mirror: bool) -> jax.Array:
+class View(NamedTuple):
+    """How a training view of an image is drawn; the names are the `Recipe`'s."""
+
+    pad: int = 4
+    fill: str = "mean"
+    flip: bool = True
+    crop: str = "shift"
+    least_area: float | None = None
+
+
+def augment(key: jax.Array, image: jax.Array, norm: Norm, view: View) -> jax.Array:
     """One training view of one normalised image, [h, w, c] -> the same shape.
 
     Padding comes after the mean is subtracted, so that zeros stand for the mean colour (the paper's protocol);
     `fill="black"` holds what a black pixel became instead, and "reflect" mirrors the image.
     """
     crop_key, flip_key = jax.random.split(key)
-    if pad:
+    if view.crop == "resized":
+        image = resized(crop_key, image, view.least_area or 0.08)
+    elif view.pad:
         black = -norm.mean.mean((0, 1)) / norm.std
-        image = crop(crop_key, image, pad, {"mean": jnp.zeros_like(black), "black": black, "reflect": None}[fill])
-    return flip(flip_key, image) if mirror else image
+        fill = {"mean": jnp.zeros_like(black), "black": black, "reflect": None}[view.fill]
+        image = crop(crop_key, image, view.pad, fill)
+    return flip(flip_key, image) if view.flip else image

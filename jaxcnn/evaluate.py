@@ -13,38 +13,47 @@ import numpy as np
 from jaxcnn import metrics, parallel
 from jaxcnn.augment import normalise
 from jaxcnn.data import Split, verify_images, verify_split
+from jaxcnn.feed import Feed, examples, feed
 from jaxcnn.recipe import RecipeError, one_of
 from jaxcnn.state import State, at_test
 
 
-def _logits(model, state, images) -> Any:
-    variables = {"params": state.params, **state.stats}
-    return model.apply(variables, normalise(images, state.norm), train=False)
+def _outputs(model, state, inputs) -> Any:
+    return model.apply({"params": state.params, **state.stats}, inputs, train=False)
 
 
 @parallel.compiled
 def counter(
     model: nn.Module, driver: parallel.Driver, loss: str = "cross-entropy"
-) -> Callable[[Any, Split, int], metrics.Sums]:
-    """`measure(state, split, batch) -> Sums` for a state and a split that `driver` has replicated already."""
+) -> Callable[[Any, Feed, int, int], metrics.Sums]:
+    """`measure(state, fed, n, batch) -> Sums` over n examples, for a state that `driver` has replicated already."""
 
     def step(sums, fixed, index):
         state, split = fixed
-        logits = _logits(model, state, split.images[index])
-        new = metrics.count(logits, split.labels[index], index >= 0, loss)
+        numbers, images, labels = examples(split, index)
+        inputs = normalise(images, state.norm)
+        outputs, target = compared(_outputs(model, state, inputs), inputs, labels, loss)
+        new = metrics.count(outputs, target, numbers >= 0, loss)
         return metrics.add(sums, jax.lax.psum(new, driver.axis) if driver.axis else new)
 
     fold = driver.fold(step)
 
-    def measure(state, split, batch):
-        n = split.labels.shape[-1]
+    def measure(state, fed, n, batch):
         sums = driver.replicate(metrics.zeros())
         slim = state._replace(opt=(), sums=())
-        for piece in driver.pieces(parallel.filled(n, batch, len(driver.devices))):
-            sums = fold(sums, (slim, split), piece)
+        for piece in fed.pieces(parallel.filled(n, batch, len(driver.devices))):
+            sums = fold(sums, (slim, fed.fixed), piece)
         return driver.fetch(sums)
 
     return measure
+
+
+def compared(outputs: jax.Array, inputs: jax.Array, labels: jax.Array, loss: str) -> tuple[jax.Array, jax.Array]:
+    """The outputs and what `loss` compares them with; RecipeError, while tracing, if their shapes do not fit."""
+    target = metrics.target(loss, inputs, labels)
+    if why := metrics.mismatch(loss, outputs.shape, target.shape):
+        raise RecipeError(why)
+    return outputs, target
 
 
 def evaluate(
@@ -61,7 +70,7 @@ def evaluate(
     Args:
       model: the network.
       state: as `fit` yields it.
-      split: uint8 images [n, h, w, c] and int32 labels [n].
+      split: uint8 images [n, h, w, c] and int32 labels [n], or masks [n, h, w].
       batch: images at a time; it changes speed and memory only.
       driver: where to run; all devices by default.
       loss: what is summed, a name in `jaxcnn.metrics.LOSSES`.
@@ -83,7 +92,7 @@ def evaluate(
     verify_split("split", split, classes, shape, may_be_empty=True)
     if not len(split.labels):
         raise RecipeError("the split to evaluate is empty; expected at least one image")
-    return counter(model, driver, loss)(driver.replicate(at_test(state)), driver.replicate(split), batch)
+    return counter(model, driver, loss)(driver.replicate(at_test(state)), feed(split, driver), len(split.labels), batch)
 
 
 @parallel.compiled
@@ -117,11 +126,15 @@ def objective(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., ja
 
 @parallel.compiled
 def _predictor(model):
-    return jax.jit(lambda state, images: _logits(model, state, images))
+    return jax.jit(lambda state, images: _outputs(model, state, normalise(images, state.norm)))
 
 
 def predict(model: nn.Module, state: State, images: np.ndarray, *, batch: int = 500) -> np.ndarray:
-    """Logits, float32 [n, classes], of uint8 images [n, h, w, c], n > 0, in test mode; DataError for other arrays."""
+    """What the model gives, such as logits float32 [n, classes], for uint8 images [n, h, w, c], n > 0, in test mode.
+
+    Raises:
+      DataError: for other arrays.
+    """
     verify_images("images", images, np.shape(state.norm.mean))
     slim = at_test(state)._replace(opt=(), sums=())
     rows = parallel.filled(len(images), batch, 1)
@@ -135,7 +148,7 @@ def _moments(model, driver):
 
     def step(carry, fixed, index):
         state, split = fixed
-        inputs = normalise(split.images[index], state.norm)
+        inputs = normalise(examples(split, index)[1], state.norm)
         rngs = {"dropout": state.key}
         variables = {"params": state.params, **state.stats}
         _, new = batchwise.apply(variables, inputs, train=True, mutable=list(state.stats), rngs=rngs)
@@ -176,9 +189,9 @@ def precise(
     slim = driver.replicate(state._replace(opt=(), sums=()))
     total = driver.replicate((jax.tree.map(np.zeros_like, state.stats), np.int32(0)))
     fold, order = _moments(model, driver), np.arange(n // batch * batch, dtype=np.int32).reshape(-1, batch)
-    fixed = (slim, driver.replicate(split))
-    for piece in driver.pieces(order):
-        total = fold(total, fixed, piece)
+    fed = feed(split, driver)
+    for piece in fed.pieces(order):
+        total = fold(total, (slim, fed.fixed), piece)
     summed, batches = driver.fetch(total)
     averages = jax.tree.map(lambda x: x / np.float32(batches), summed)
     return state._replace(stats=_spreads(averages, lambda mean, square: square - np.square(mean)))

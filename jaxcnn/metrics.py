@@ -1,4 +1,8 @@
-"""Sums: counts that add over examples, batches and devices; the one division comes at the end."""
+"""Sums: counts that add over examples, batches and devices; the one division comes at the end.
+
+An example is what has an answer of its own: an image; where labels are masks, a pixel; where the image itself is the answer, a
+value of it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,8 @@ class Sums(NamedTuple):
     loss: jax.Array
     """float32 []: the sum of their losses (cross-entropies in nats, unless another of `LOSSES` was asked for)."""
     wrong: jax.Array
-    """int32 []: how many were classified wrongly; logits that are not numbers are wrong."""
+    """int32 []: how many were classified wrongly; logits that are not numbers are wrong. Of a reconstruction, values on the
+    other side of 0 than the truth: after normalisation, of the mean."""
     norm: jax.Array
     """float32 []: in training, the gradient's Euclidean norm at each example's step; else 0."""
     square: jax.Array
@@ -62,16 +67,48 @@ def squared(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return 0.5 * jnp.square(logits - jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)).sum(-1)
 
 
-LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"cross-entropy": cross_entropy, "squared": squared}
-"""name -> (logits float32 [b, classes], labels int32 [b]) -> losses float32 [b]."""
+def reconstruction(outputs: jax.Array, images: jax.Array) -> jax.Array:
+    """(output - image)^2, of the shape of both."""
+    return jnp.square(outputs - images)
+
+
+LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "cross-entropy": cross_entropy,
+    "squared": squared,
+    "reconstruction": reconstruction,
+}
+"""name -> (logits float32 [b, ..., classes], labels int32 [b, ...]) -> losses float32 [b, ...]; "reconstruction" takes
+outputs and normalised images, both float32 [b, h, w, c]."""
+
+
+def target(loss: str, inputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """What the outputs are compared with: the labels or, in a reconstruction, the inputs themselves."""
+    return inputs if loss == "reconstruction" else labels
+
+
+def mismatch(loss: str, outputs: tuple[int, ...], target: tuple[int, ...]) -> str | None:
+    """Why outputs of one shape cannot be compared with a target of another, or None.
+
+    Example:
+      >>> mismatch("reconstruction", (2, 10), (2, 8, 8, 1))
+      "the model gives (10,) for an image, and loss 'reconstruction' compares with (8, 8, 1): build an autoencoder, say"
+    """
+    dense = loss == "reconstruction"
+    if (outputs if dense else outputs[:-1]) == target:
+        return None
+    wanted = (
+        f"compares with {target[1:]}" if dense else f"labels of {target[1:]} need logits of (*{target[1:]}, classes)"
+    )
+    mend = "build an autoencoder, say" if dense else "build a network whose output fits, such as 'unet' for masks"
+    return f"the model gives {outputs[1:]} for an image, and loss {loss!r} {wanted}: {mend}"
 
 
 def count(logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cross-entropy") -> Sums:
     """The sums of one batch.
 
     Args:
-      logits: float32 [b, classes].
-      labels: int32 [b].
+      logits: float32 [b, classes], or [b, h, w, classes], or outputs [b, h, w, c].
+      labels: int32 [b], or [b, h, w], or images [b, h, w, c]: see `target`.
       real: bool [b]; False marks rows that only fill the batch up.
       loss: a name in `LOSSES`.
 
@@ -81,8 +118,12 @@ def count(logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cr
       50.0
     """
     losses = LOSSES[loss](logits, labels)
-    # argmax calls a row of NaN class 0, which would count as right for a tenth of the images.
-    right = (logits.argmax(-1) == labels) & jnp.isfinite(logits).all(-1)
+    if loss == "reconstruction":
+        right = ((logits > 0) == (labels > 0)) & jnp.isfinite(logits)
+    else:
+        # argmax calls a row of NaN class 0, which would count as right for a tenth of the images.
+        right = (logits.argmax(-1) == labels) & jnp.isfinite(logits).all(-1)
+    real = jnp.broadcast_to(real.reshape(-1, *(1,) * (losses.ndim - 1)), losses.shape)
     return Sums(
         real.sum(dtype=jnp.int32),
         jnp.where(real, losses, 0).sum(),

@@ -1,6 +1,7 @@
 """Devices: the only file that knows how many there are. A step is folded over batches on one device, many, or many hosts.
 
-A step is a pure function `(carry, fixed, index[b]) -> carry`. The drivers differ in who splits the batch:
+A step is a pure function `(carry, fixed, index[b]) -> carry`; where the data stay on the host, each index comes with its
+examples. The drivers differ in who splits the batch:
 
 - "jit": the batch is sharded over a mesh and the step is left as it is; XLA adds the communication. Also on many hosts,
   after `jaxcnn.hosts.join`.
@@ -29,7 +30,9 @@ SCAN = 500
 """Steps in one program at most, so that a run can be stopped and its divergence be seen; some seconds on a fast device."""
 P = ParamSpec("P")
 T = TypeVar("T")
-Step = Callable[[Any, Any, jax.Array], Any]
+BYTES = 1 << 28
+"""What a program is given at most of data that are streamed to it: two such parts are in memory at a time."""
+Step = Callable[[Any, Any, Any], Any]
 
 
 class Driver:
@@ -71,19 +74,23 @@ class Driver:
             return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)).reshape(x.shape[1:]), tree)
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
-    def pieces(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        """int32 [steps, batch] cut into what one call of a fold takes: scans of at most `SCAN` steps, or one step each."""
-        yield from np.array_split(order, math.ceil(len(order) / SCAN) if self.scans else len(order))
+    def pieces(self, order: np.ndarray, size: int = 0) -> Iterator[np.ndarray]:
+        """int32 [steps, batch] cut into what one call of a fold takes: scans of at most `SCAN` steps, or one step each.
 
-    def fold(self, step: Step) -> Callable[[Any, Any, np.ndarray], Any]:
+        `size` is the bytes that travel with each example of a step, if any: a piece then takes at most `BYTES`.
+        """
+        most = min(SCAN, max(1, BYTES // max(1, size * order.shape[1]))) if self.scans else 1
+        yield from np.array_split(order, math.ceil(len(order) / most))
+
+    def fold(self, step: Step) -> Callable[[Any, Any, Any], Any]:
         """`run(carry, fixed, order) -> carry`: `step` over the rows of `order`, int32 [steps, batch] on the host.
 
         `carry` and `fixed` are as `replicate` gives them; the memory of `carry` is given away. `fixed` is anything the
-        step only reads, such as a whole data set.
+        step only reads, such as a whole data set. `order` may be a tree of arrays [steps, batch, ...].
         """
 
         program, place = self._program(step)
-        return lambda carry, fixed, order: self._settled(program(carry, fixed, place(order)))
+        return lambda carry, fixed, order: self._settled(program(carry, fixed, jax.tree.map(place, order)))
 
     def memory(self, step: Step, carry: Any, fixed: Any, index: np.ndarray) -> int | None:
         """Bytes that one step takes on each device beside its arguments and its result: activations and gradients.
@@ -114,8 +121,8 @@ class Driver:
         """What is compiled for `fold`, and what brings an order to the devices."""
 
         def run(carry, fixed, order):
-            if len(order) == 1:
-                return step(carry, fixed, order[0])
+            if len(jax.tree.leaves(order)[0]) == 1:
+                return step(carry, fixed, jax.tree.map(lambda x: x[0], order))
             return jax.lax.scan(lambda c, index: (step(c, fixed, index), None), carry, order)[0]
 
         if self.kind == "pmap":
@@ -141,8 +148,8 @@ class Driver:
         return jax.make_array_from_callback((len(self.devices), *x.shape), sharding, lambda part: x[None])
 
     def _share(self, order: np.ndarray) -> np.ndarray:
-        steps, batch = order.shape
-        return order.reshape(steps, len(self.devices), batch // len(self.devices)).swapaxes(0, 1)
+        steps, batch, *rest = order.shape
+        return order.reshape(steps, len(self.devices), batch // len(self.devices), *rest).swapaxes(0, 1)
 
 
 _kept: dict[Any, Any] = {}

@@ -13,10 +13,11 @@ import numpy as np
 
 from jaxcnn import metrics, parallel
 from jaxcnn.data import Dataset
+from jaxcnn.feed import feed
 from jaxcnn.optim import optimizer
 from jaxcnn.recipe import Recipe, RecipeError
 from jaxcnn.state import start
-from jaxcnn.train import check, make_step, order
+from jaxcnn.train import check, make_step, order, step_options
 
 BLOWN = 4.0
 """A loss this many times that of the first steps has diverged."""
@@ -168,9 +169,8 @@ def lr_range_test(
     recipe = replace(recipe, schedule="constant", lr=low, warmup_lr=None)
     check(recipe, data, driver)
     tx = optimizer(recipe)
-    view: dict[str, Any] = {name: getattr(recipe, name) for name in ("pad", "fill", "flip", "loss")}
-    run = driver.fold(make_step(model, tx, **view, axis=driver.axis))
-    split, state = driver.replicate(data.train), start(model, tx, recipe, data)
+    run = driver.fold(make_step(model, tx, **step_options(recipe), axis=driver.axis))
+    fed, state = feed(data.train, driver), start(model, tx, recipe, data)
     batches = iter(order(state.key, 0, steps, recipe.batch, len(data.train.labels)))
 
     def step(placed, rate):
@@ -178,7 +178,8 @@ def lr_range_test(
             lr=driver.replicate(jnp.float32(rate))
         )  # the rate is state: nothing is compiled again
         placed = placed._replace(opt=opt, sums=driver.replicate(metrics.zeros()))
-        placed = run(placed, split, next(batches)[None])
+        piece = next(fed.pieces(next(batches)[None]))
+        placed = run(placed, fed.fixed, piece)
         return placed, driver.fetch(placed.sums).mean_loss
 
     guessing = math.log(len(data.classes)) if recipe.loss == "cross-entropy" else math.inf

@@ -44,7 +44,8 @@ class Recipe:
     """The split measured in every row: "test", or "validation" while choosing a recipe."""
 
     loss: str = "cross-entropy"
-    """What is minimised: "cross-entropy", or "squared", half the squared distance of the logits from the one-hot label."""
+    """What is minimised: "cross-entropy" (where labels are masks, of every pixel); "squared", half the squared distance of the
+    logits from the one-hot label; or "reconstruction", the squared distance of the output from the normalised image."""
     steps: int = 64_000
     batch: int = 128
     """Images a step, over all devices."""
@@ -57,6 +58,9 @@ class Recipe:
     lr: float = 0.1
     schedule: str = "step"
     """What becomes of the rate: a name in `jaxcnn.SCHEDULES`."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Factor on the steps of a stage's parameters, such as `{"stem": 0, "stage1": 0.1}`; 1 where none is given. 0 freezes
+    the stage: its parameters stay, and its BN works as in test. `stem` is the parameters `stem` and `stem_...`."""
     drops: tuple[int, ...] = (32_000, 48_000)
     """Steps at which the "step" schedule multiplies the rate by `factor`: iterations, never epochs."""
     factor: float = 0.1
@@ -70,9 +74,15 @@ class Recipe:
     """What is decayed: "convs" (convolution kernels), "kernels" (and dense ones) or "all" (biases, BN too)."""
 
     mean: str = "pixel"
-    """What is subtracted: the training "pixel" mean image, the "channel" means, or "none"."""
+    """What is subtracted: the training "pixel" mean image, the "channel" means, "imagenet"'s channel means (as published
+    weights expect), or "none"."""
     std: bool = False
-    """Divide by the channels' standard deviation; the paper does not."""
+    """Divide by the channels' standard deviation (with mean="imagenet", ImageNet's); the paper does not."""
+    crop: str = "shift"
+    """The random crop: "shift" by up to `pad` pixels, or "resized", a part of the image at another size and shape, resized
+    to the whole (Szegedy et al. 2014, arXiv:1409.4842, section 6), as networks are trained on ImageNet."""
+    least_area: float | None = None
+    """With crop="resized", the smallest part of the image's area; None is the paper's 0.08."""
     pad: int = 4
     """Pixels padded on each side before the random crop (2 pad + 1 offsets an axis); 0 is no crop."""
     fill: str = "mean"
@@ -92,6 +102,7 @@ class Recipe:
         object.__setattr__(self, "drops", tuple(self.drops))
         object.__setattr__(self, "options", dict(self.options))
         object.__setattr__(self, "method", dict(self.method))
+        object.__setattr__(self, "rates", dict(self.rates))
         for name, low in _INTEGERS.items():
             _integer(name, getattr(self, name), low)
         for name, (low, high) in _NUMBERS.items():
@@ -103,6 +114,18 @@ class Recipe:
         if any(type(d) is not int or d < 1 for d in self.drops) or sorted(set(self.drops)) != list(self.drops):
             found = shown(self.drops)
             raise RecipeError(f"drops is {found}; expected increasing steps from 1 up: write drops=(32000, 48000)")
+        for stage, rate in self.rates.items():
+            _number(f"rates of {stage}", rate, -_TINY, _HUGE)
+        if self.least_area is not None:
+            _number("least_area", self.least_area, 0, 1)
+        self._fits()
+
+    def _fits(self):
+        """Settings that speak of each other."""
+        if self.crop == "resized" and self.pad:
+            raise RecipeError(f"pad is {self.pad}, but crop is 'resized', which pads nothing; write pad=0")
+        if self.crop != "resized" and self.least_area is not None:
+            raise RecipeError(f"least_area is {self.least_area}, but crop is 'shift'; write crop='resized' and pad=0")
         if self.report == "validation" and not self.validation:
             raise RecipeError("report is 'validation' but none is held out: write validation=5000 as well")
 
@@ -115,7 +138,7 @@ class Recipe:
                 raise RecipeError(f"{name} is {shown(getattr(self, name))}; expected True or False")
         if not isinstance(self.drops, (tuple, list)):
             raise RecipeError(f"drops is {shown(self.drops)}; expected steps in a tuple: write drops=(32000, 48000)")
-        for name, like in (("options", '{"width": 8}'), ("method", '{"b2": 0.99}')):
+        for name, like in (("options", '{"width": 8}'), ("method", '{"b2": 0.99}'), ("rates", '{"stem": 0.1}')):
             if not _plain(getattr(self, name)):
                 there = shown(getattr(self, name))
                 raise RecipeError(f"{name} is {there}; expected plain values by name: write {like}")
@@ -158,9 +181,10 @@ _NUMBERS["warmup_error"] = (0, 1)
 _CHOICES = {
     "report": ("test", "validation"),
     "decay_on": ("convs", "kernels", "all"),
-    "loss": ("cross-entropy", "squared"),
+    "loss": ("cross-entropy", "squared", "reconstruction"),
     "order": ("shuffled", "sorted"),
-    "mean": ("pixel", "channel", "none"),
+    "mean": ("pixel", "channel", "imagenet", "none"),
+    "crop": ("shift", "resized"),
     "fill": ("mean", "black", "reflect"),
     "train_error": ("running", "clean"),
 }

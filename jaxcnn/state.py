@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import optax
 from jaxcnn import augment, metrics
 from jaxcnn.data import Dataset
 from jaxcnn.optim import test_params
-from jaxcnn.recipe import Recipe
+from jaxcnn.recipe import Recipe, RecipeError
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
 """The streams of randomness of a run, each its own `fold_in` of the run's key."""
@@ -79,3 +80,44 @@ def start(model: nn.Module, tx: optax.GradientTransformation, recipe: Recipe, da
     norm = augment.norm(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
     state = State(jnp.int32(0), params, variables, tx.init(params), key, norm, metrics.zeros())
     return jax.tree.map(np.asarray, state)
+
+
+def adopt(state: State, variables: Mapping[str, Any]) -> State:
+    """`state` with the parameters and statistics of `variables`, such as `jaxcnn.pretrained` gives.
+
+    For the start of a run: the optimiser's state stays, which for lookahead and schedule-free would hold other parameters.
+
+    Args:
+      state: of the same model.
+      variables: {"params": ...} and the model's other collections, float32 arrays.
+
+    Raises:
+      RecipeError: unless the names and shapes are the state's; it tells how many are not, and the first.
+
+    Example:
+      >>> from dataclasses import replace
+      >>> from jaxcnn import build, load, optimizer
+      >>> model, recipe, data = build("plain8", 10), Recipe(dataset="digits", model="plain8"), load("digits")
+      >>> one, two = (start(model, optimizer(recipe), replace(recipe, seed=seed), data) for seed in (0, 1))
+      >>> both = adopt(one, {"params": two.params, **two.stats})
+      >>> bool((both.params["head"]["kernel"] == two.params["head"]["kernel"]).all())
+      True
+    """
+    if test_params(state.opt, state.params) is not state.params:
+        raise RecipeError(
+            "the optimiser keeps parameters of its own beside the model's; write optimizer='momentum', say"
+        )
+    mine = {"params": state.params, **state.stats}
+    here, there = (_shapes(tree) for tree in (mine, dict(variables)))
+    if wrong := sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name)):
+        name = wrong[0]
+        raise RecipeError(
+            f"{len(wrong)} of the variables do not fit the model; the first, {name}, is {there.get(name, 'missing')} and the "
+            f"model's is {here.get(name, 'missing')}: build the network that they belong to"
+        )
+    new = jax.tree.map(lambda old, array: np.asarray(array, old.dtype), mine, dict(variables))
+    return state._replace(params=new.pop("params"), stats=new)
+
+
+def _shapes(tree):
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -14,39 +14,44 @@ import numpy as np
 import optax
 
 from jaxcnn import divergence, metrics, parallel
-from jaxcnn.augment import augment, normalise
+from jaxcnn.augment import View, augment, normalise
 from jaxcnn.data import Dataset, Split, verify
-from jaxcnn.evaluate import counter, precise
-from jaxcnn.optim import rate_of
+from jaxcnn.evaluate import compared, counter, precise
+from jaxcnn.feed import examples, feed
+from jaxcnn.models.frozen import norms_held
+from jaxcnn.optim import belongs, frozen, held, rate_of
 from jaxcnn.recipe import Recipe, RecipeError
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, at_test, start, stream
 
 Row = dict[str, Any]
+AUX = 0.3
+"""Weight of the loss of each auxiliary head, what a network sows in "aux" (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
 
 
 def make_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     *,
-    pad: int = 4,
-    fill: str = "mean",
-    flip: bool = True,
     loss: str = "cross-entropy",
+    freeze: tuple[str, ...] = (),
     axis: str | None = None,
-) -> Callable[[State, Split, jax.Array], State]:
+    **view: Any,
+) -> Callable[[State, Split | None, Any], State]:
     """One step of training as a pure function: gather, normalise, augment, gradient, update, count.
 
     Args:
       model: the network; under an `axis` it needs a field `axis` if it has state such as BN's.
       tx: the optimiser; extra arguments `value` (the loss), `error` (0..1) and `grad_fn` (params, any -> the gradient on the
         same batch) are passed to those that take them.
-      pad, fill, flip: the augmentation, as in `Recipe`.
       loss: what is minimised, a name in `jaxcnn.metrics.LOSSES`.
+      freeze: stages whose parameters bring no gradient and whose BN works as in test; that they take no step is `tx`'s.
+      view: the augmentation: fields of `jaxcnn.augment.View`, named as in `Recipe`.
       axis: the mapped axis that splits the batch (`jax.pmap`); None on one device or under sharding. It adds the
         averages over devices and nothing else.
 
     Returns:
-      `step(state, split, index) -> state`, with `index` int32 [b] the examples of (this device's part of) the batch.
+      `step(state, split, index) -> state`, with `index` int32 [b] the examples of (this device's part of) the batch; or,
+      with None for `split`, the pair of `index` and these examples (`jaxcnn.feed`).
       A view of an example is drawn from (seed, step, example), so no layout changes it.
 
     Example:
@@ -63,28 +68,35 @@ def make_step(
     averaged = (lambda tree: jax.lax.pmean(tree, axis)) if axis else (lambda tree: tree)
     summed = (lambda tree: jax.lax.psum(tree, axis)) if axis else (lambda tree: tree)
 
-    def view(key, image, norm):
-        return augment(key, image, norm, pad=pad, fill=fill, mirror=flip)
+    drawn = View(**view)
 
-    def step(state: State, split: Split, index: jax.Array) -> State:
+    def holds(name: str) -> bool:
+        return any(belongs(name, each) for each in freeze)
+
+    def step(state: State, split: Split | None, index: Any) -> State:
+        numbers, images, labels = examples(split, index)  # [b], [b, h, w, c], [b] or [b, h, w]
         key = stream(state.key, AUGMENT, state.step)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-        images = normalise(jnp.asarray(split.images)[index], state.norm)  # [b, h, w, c]
-        images = jax.vmap(view, (0, 0, None))(keys, images, state.norm)
-        labels = jnp.asarray(split.labels)[index]  # [b]
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        inputs = normalise(images, state.norm)
+        inputs = jax.vmap(augment, (0, 0, None, None))(keys, inputs, state.norm, drawn)
 
         def mean_loss(params):
             rngs = {"dropout": stream(state.key, DROPOUT, state.step)}
-            variables, kept = {"params": params, **state.stats}, list(state.stats)
-            logits, stats = model.apply(variables, images, train=True, mutable=kept, rngs=rngs)
-            return metrics.LOSSES[loss](logits, labels).mean(), (logits, dict(stats))
+            variables = {"params": held(params, freeze), **state.stats}
+            with norms_held(holds):
+                outputs, new = model.apply(variables, inputs, train=True, mutable=[*state.stats, "aux"], rngs=rngs)
+            outputs, target = compared(outputs, inputs, labels, loss)
+            aux = sum(metrics.LOSSES[loss](each, target).mean() for each in jax.tree.leaves(new.get("aux", {})))
+            stats = {name: new[name] for name in state.stats}
+            main = metrics.LOSSES[loss](outputs, target).mean()
+            return main + AUX * aux, (main, outputs, target, stats)
 
         def again(params, _):  # for methods that look at a second point
             return averaged(jax.grad(mean_loss, has_aux=True)(params)[0])
 
-        (value, (logits, stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        value, grads = averaged((value, grads))
-        new = summed(metrics.count(logits, labels, jnp.ones_like(labels, bool), loss))
+        (value, (main, outputs, target, stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        value, main, grads = averaged((value, main, grads))
+        new = summed(metrics.count(outputs, target, jnp.ones(len(inputs), bool), loss))
         size = new.n.astype(jnp.float32)
         error = new.wrong.astype(jnp.float32) / size
         with jax.numpy_dtype_promotion("standard"):  # optax's arithmetic mixes counts with rates
@@ -94,7 +106,7 @@ def make_step(
             params=optax.apply_updates(state.params, updates),
             stats=stats,
             opt=opt,
-            sums=metrics.add(state.sums, new._replace(norm=size * optax.tree.norm(grads), square=size * value**2)),
+            sums=metrics.add(state.sums, new._replace(norm=size * optax.tree.norm(grads), square=size * main**2)),
         )
 
     return step
@@ -129,11 +141,17 @@ def order(key: jax.Array, first: int, last: int, batch: int, n: int, shuffle: bo
 
 
 @parallel.compiled
-def _trainer(model, tx, pad, fill, flip, loss, driver):
-    return driver.fold(make_step(model, tx, pad=pad, fill=fill, flip=flip, loss=loss, axis=driver.axis))
+def _trainer(model, tx, how, driver):
+    return driver.fold(make_step(model, tx, **dict(how), axis=driver.axis))
 
 
-def _examples(recipe, data) -> Callable[[Any, int, int], np.ndarray]:
+def step_options(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe says to `make_step`."""
+    view = {name: getattr(recipe, name) for name in View._fields}
+    return view | {"loss": recipe.loss, "freeze": frozen(recipe.rates)}
+
+
+def _numbers(recipe, data) -> Callable[[Any, int, int], np.ndarray]:
     """`order` for this recipe's order and data: (key, first, last) -> the examples of those steps."""
     labels, n = data.train.labels, len(data.train.labels)
     if recipe.order == "shuffled":
@@ -185,10 +203,10 @@ def fit(
     state = start(model, tx, recipe, data)
     state = (resume(state) if resume else None) or state
     # What is compiled depends on the update alone: optimisers that only start in another state share it.
-    run = _trainer(model, tx._replace(init=start), recipe.pad, recipe.fill, recipe.flip, recipe.loss, driver)
-    placed, train = driver.replicate(state), driver.replicate(data.train)
-    held = driver.replicate(getattr(data, recipe.report))
-    step, examples = int(state.step), _examples(recipe, data)
+    run = _trainer(model, tx._replace(init=start), tuple(step_options(recipe).items()), driver)
+    placed, train = driver.replicate(state), feed(data.train, driver)
+    test = feed(getattr(data, recipe.report), driver)
+    step, numbers = int(state.step), _numbers(recipe, data)
     sane, classes = True, len(data.classes)
     every = recipe.every or math.ceil(len(data.train.labels) / recipe.batch)
     if step >= recipe.steps:
@@ -196,8 +214,8 @@ def fit(
     while step < recipe.steps:
         began, first = time.perf_counter(), step
         due = min(recipe.steps, (step // every + 1) * every)
-        for piece in driver.pieces(examples(state.key, step, due)):
-            placed, step = run(placed, train, piece), step + len(piece)
+        for piece in train.pieces(numbers(state.key, step, due)):
+            placed, step = run(placed, train.fixed, piece), step + len(jax.tree.leaves(piece)[0])
             if pause is not None and pause(step) and step < due:
                 yield driver.fetch(placed), None
                 return
@@ -205,7 +223,7 @@ def fit(
                 break  # its row is made now
         state = driver.fetch(placed)
         rate = recipe.batch * (step - first) / (time.perf_counter() - began)
-        row = _row(model, placed, state, train, held, data, recipe, driver)
+        row = _row(model, placed, state, train, test, data, recipe, driver)
         why = divergence.reason(row, classes) or divergence.infinite(state.params)
         sane, row = why is None, row | ({"diverged": why} if why else {})
         state = state._replace(sums=jax.tree.map(np.zeros_like, state.sums))
@@ -229,6 +247,7 @@ def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
         raise RecipeError(
             f"examples is {recipe.examples}, but the data has {n} training images; write subset(data, {recipe.examples})"
         )
+    _check_dense(recipe, data)
     if recipe.dataset != data.name:
         raise RecipeError(f"dataset is {recipe.dataset!r}, but the data is {data.name!r}; write dataset={data.name!r}")
     if not len(getattr(data, recipe.report).labels):
@@ -239,25 +258,42 @@ def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
         raise RecipeError("std is True, but a channel of the training images never changes; write std=False")
 
 
-def _row(model, placed, state, train, held, data, recipe, driver) -> Row:
-    measure = counter(model, driver, recipe.loss)
+def _check_dense(recipe, data) -> None:
+    """What holds where an answer belongs to each pixel: an image's changes must be its mask's, and counts must fit int32."""
+    images, labels = data.train
+    if recipe.loss != "reconstruction" and labels.ndim == 3 and (recipe.pad or recipe.flip or recipe.crop != "shift"):
+        raise RecipeError("labels are masks, which augmentation would leave where they are; write pad=0 and flip=False")
+    answers = math.prod(images.shape[1:] if recipe.loss == "reconstruction" else labels.shape[1:])
+    most = max(recipe.batch * (recipe.every or 0), len(labels) + recipe.batch, len(getattr(data, recipe.report).labels))
+    if answers * most >= 2**31:
+        fewer = max(1, 2**31 // answers // recipe.batch // 2)
+        raise RecipeError(f"a row would count {answers} answers of {most} images, more than 2^31; write every={fewer}")
+
+
+def _row(model, placed, state, train, test, data, recipe, driver) -> Row:
+    count = counter(model, driver, recipe.loss)
+
+    def measure(placed, fed, split):
+        return count(placed, fed, len(split.labels), 500)
+
+    held = getattr(data, recipe.report)
     judged = at_test(state)
     if judged is not state:
         placed = driver.replicate(judged)
-    sums = measure(placed, train, 500) if recipe.train_error == "clean" else state.sums
-    test = measure(placed, held, 500)
+    sums = measure(placed, train, data.train) if recipe.train_error == "clean" else state.sums
+    tested = measure(placed, test, held)
     row = {
         "step": int(state.step),
         "rate": rate_of(state.opt),
         "train_loss": sums.mean_loss,
         "train_error": sums.error,
-        "test_loss": test.mean_loss,
-        "test_error": test.error,
+        "test_loss": tested.mean_loss,
+        "test_error": tested.error,
         "grad_norm": state.sums.mean_norm,
         "loss_std": state.sums.loss_std,
     }
     if recipe.precise_bn:
         exact = precise(model, state, data.train, recipe.precise_bn, batch=recipe.batch, driver=driver)
-        test = measure(driver.replicate(exact), held, 500)
-        row |= {"precise_test_loss": test.mean_loss, "precise_test_error": test.error}
+        tested = measure(driver.replicate(exact), test, held)
+        row |= {"precise_test_loss": tested.mean_loss, "precise_test_error": tested.error}
     return row

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxcnn.augment import Norm, augment, crop, flip, norm, normalise
+from jaxcnn.augment import IMAGENET, Norm, View, augment, crop, flip, norm, normalise, resized
 from jaxcnn.recipe import RecipeError
 
 RNG = np.random.default_rng(0)
@@ -23,14 +23,14 @@ def keys(n, seed=0):
 
 def views(images, norm, **options):
     """One view of every image, each with its own key."""
-    view = partial(augment, **{"pad": 0, "fill": "mean", "mirror": False} | options)
+    view = partial(augment, view=View(**{"pad": 0, "flip": False} | options))
     return np.asarray(jax.jit(jax.vmap(view, (0, 0, None)))(keys(len(images)), images, norm))
 
 
 def test_the_81_crops_and_two_flips_are_equally_likely_and_independent():
     n, side = 16_200, 17
     image = jnp.arange(side**2, dtype=jnp.float32).reshape(side, side, 1)
-    seen = views(jnp.broadcast_to(image, (n, *image.shape)), PLAIN, pad=4, mirror=True)[..., 0].astype(int)
+    seen = views(jnp.broadcast_to(image, (n, *image.shape)), PLAIN, pad=4, flip=True)[..., 0].astype(int)
     middle, right = seen[:, 8, 8], seen[:, 8, 9]  # never padding: the pixel 4 + y, 4 + x of the image and its neighbour
     y, x, flipped = middle // side - 4, middle % side - 4, (middle - right + 1) // 2
     counts = np.zeros((9, 9, 2), int)
@@ -74,9 +74,9 @@ def test_every_image_has_its_own_crop():
 def test_a_batch_is_the_same_as_its_images_one_by_one():
     scale = norm(MEAN, STD, divide=True)
     images = normalise(jnp.asarray(BYTES), scale)
-    view = jax.jit(partial(augment, pad=2, fill="black", mirror=True))
+    view = jax.jit(partial(augment, view=View(pad=2, fill="black")))
     alone = [view(key, image, scale) for key, image in zip(keys(len(images)), images, strict=True)]
-    np.testing.assert_array_equal(views(images, scale, pad=2, fill="black", mirror=True), np.stack(alone))
+    np.testing.assert_array_equal(views(images, scale, pad=2, fill="black", flip=True), np.stack(alone))
 
 
 def test_without_crop_and_flip_the_view_is_the_image():
@@ -111,3 +111,53 @@ def test_normalise_subtracts_and_divides_what_it_is_told(subtract, mean, divide)
 def test_an_unknown_mean_is_refused():
     with pytest.raises(RecipeError, match=r"mean is 'pixels'.*did you mean 'pixel'"):
         norm(MEAN, STD, subtract="pixels")
+
+
+def test_imagenets_means_are_the_published_ones_and_need_three_channels():
+    scale = norm(MEAN, STD, subtract="imagenet", divide=True)
+    want = (BYTES / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(normalise(jnp.asarray(BYTES), scale), want, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(IMAGENET.mean, np.float32([0.485, 0.456, 0.406]))
+    with pytest.raises(RecipeError, match=r"of 3 channels, but images have 1; write mean='channel'"):
+        norm(MEAN[..., :1], STD[:1], subtract="imagenet")
+
+
+def parts(n, least, h=60, w=40):
+    """(y, x, height, width) in pixels of `n` resized crops: on two ramps they are straight lines to read off."""
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    ramps = jnp.broadcast_to(jnp.stack([jnp.asarray(y), jnp.asarray(x)], -1), (n, h, w, 2))
+    seen = np.asarray(jax.jit(jax.vmap(partial(resized, least=least)))(keys(n), ramps))
+    down, across = seen[:, :, w // 2, 0], seen[:, h // 2, :, 1]
+    height = (down[:, h // 2 + 5] - down[:, h // 2 - 5]) / 10 * h  # the middle, far from the image's own borders
+    width = (across[:, w // 2 + 5] - across[:, w // 2 - 5]) / 10 * w
+    # Pixel i of a view is at corner + (i + 1/2) part/whole - 1/2 of the image.
+    top = down[:, h // 2] + 0.5 - (h // 2 + 0.5) * height / h
+    left = across[:, w // 2] + 0.5 - (w // 2 + 0.5) * width / w
+    return top, left, height, width
+
+
+def test_resized_crops_have_the_papers_areas_and_ratios_and_lie_inside():
+    n, least = 4000, 0.08
+    y, x, height, width = parts(n, least)
+    assert (height <= 60 * 1.001).all()
+    assert (width <= 40 * 1.001).all()
+    assert min(y.min(), x.min()) > -0.1
+    assert (y + height < 60.1).all()
+    assert (x + width < 40.1).all()
+    whole = (height < 59) & (width < 39)  # neither side was cut
+    area, ratio = (height * width / 2400)[whole], (width / height)[whole]
+    assert (least * 0.99 < area).all()
+    assert (ratio > 0.749).all()
+    assert (ratio < 1.335).all()
+    small = area < 0.4  # no ratio sticks out there: 40^2 / 2400 * 3/4 > 0.4
+    assert stats.kstest((area[small] - least) / (0.4 - least), "uniform").pvalue > 0.001
+    assert stats.kstest(np.log(ratio[small]) / np.log(4 / 3) / 2 + 0.5, "uniform").pvalue > 0.001
+
+
+def test_a_resized_crop_of_the_whole_is_the_image_and_keeps_constants():
+    images = normalise(jnp.asarray(BYTES), PLAIN)
+    square = jnp.asarray(RNG.uniform(size=(1, 9, 9, 1)).astype(np.float32))
+    flat = jnp.full_like(images, 0.3)
+    np.testing.assert_allclose(views(flat, PLAIN, crop="resized"), flat, atol=1e-6)
+    near = np.asarray(jax.vmap(partial(resized, least=1.0))(keys(1), square))
+    assert near.shape == square.shape

@@ -23,6 +23,7 @@ PAPER = {
     "lr": 0.1,
     "loss": "cross-entropy",
     "schedule": "step",
+    "rates": {},
     "drops": (32_000, 48_000),
     "factor": 0.1,
     "warmup_lr": None,
@@ -32,6 +33,8 @@ PAPER = {
     "decay_on": "kernels",
     "mean": "pixel",
     "std": False,
+    "crop": "shift",
+    "least_area": None,
     "pad": 4,
     "fill": "mean",
     "flip": True,
@@ -55,7 +58,10 @@ OTHER = Recipe(
     warmup_lr=0.01,
     momentum=0.0,
     decay=0.0,
+    rates={"stem": 0, "stage1": 0.1},
     std=True,
+    crop="resized",
+    least_area=0.5,
     pad=0,
     every=391,
     seed=2**32 - 1,
@@ -123,6 +129,14 @@ def test_a_recipe_cannot_be_changed_and_does_not_share_its_options():
         ("method", "b2"),
         ("method", {"b2": {8}}),
         ("method", {"b2": math.nan}),
+        ("rates", None),
+        ("rates", {"stem": -1}),
+        ("rates", {"stem": math.nan}),
+        ("rates", {"stem": "slow"}),
+        ("rates", {1: 0.1}),
+        ("crop", "random"),
+        ("least_area", 0),
+        ("least_area", 1.1),
         ("lr", 0),
         ("lr", -0.1),
         ("lr", math.nan),
@@ -197,6 +211,8 @@ def test_an_impossible_value_is_refused_in_one_line_that_names_the_field(name, v
         {"every": 1},
         {"examples": 1},
         {"method": {"b2": 0}},
+        {"rates": {"stem": 0}},
+        {"crop": "resized", "pad": 0, "least_area": 1},
     ],
 )
 def test_values_at_the_edge_are_accepted(values):
@@ -217,3 +233,11 @@ def test_one_of_names_the_choices_and_the_nearest(value, hint):
         one_of("optimizer", value, ("momentum", "caffe"))
     assert str(error.value).endswith(hint)
     assert one_of("optimizer", "caffe", ("momentum", "caffe")) == "caffe"
+
+
+@pytest.mark.parametrize(
+    ("values", "mend"), [({"crop": "resized"}, "write pad=0"), ({"least_area": 0.5}, "write crop='resized' and pad=0")]
+)
+def test_the_two_crops_have_settings_of_their_own(values, mend):
+    with pytest.raises(RecipeError, match=mend):
+        Recipe(**values)

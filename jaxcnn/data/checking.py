@@ -45,7 +45,7 @@ def verify(data: Dataset) -> None:
 def verify_split(
     what: str, split: Split, classes: int | None = None, shape: Shape | None = None, *, may_be_empty: bool = False
 ) -> None:
-    """Raise DataError unless `split` has uint8 images [n, h, w, c] and int32 labels [n] in 0..classes-1.
+    """Raise DataError unless `split` has uint8 images [n, h, w, c] and int32 labels [n], or masks [n, h, w], in 0..classes-1.
 
     Args:
         what: its name in the message, such as "train".
@@ -57,7 +57,7 @@ def verify_split(
     if not isinstance(split, Split):
         raise DataError(f"{what} is a {type(split).__name__}; expected two arrays: write Split(images, labels)")
     verify_images(f"{what} images", split.images, shape, may_be_empty=may_be_empty)
-    _labels(f"{what} labels", split.labels, len(split.images), classes)
+    _labels(f"{what} labels", split.labels, split.images.shape[:3], classes)
 
 
 def verify_images(what: str, images: Any, shape: Shape | None = None, *, may_be_empty: bool = False) -> None:
@@ -121,9 +121,11 @@ def _kind(images: np.ndarray) -> tuple[str, str]:
     return found, "scale them to 0..255, then write images.round().astype(np.uint8)"
 
 
-def _labels(what: str, labels: Any, n: int, classes: int | None) -> None:
+def _labels(what: str, labels: Any, places: Shape, classes: int | None) -> None:
+    """`places` is (n, h, w): there may be a label for each pixel."""
     _array(what, labels, "int32")
-    if labels.shape != (n,):
+    n = places[0]
+    if labels.shape not in ((n,), places):
         raise DataError(f"{what} have shape {labels.shape}; expected ({n},), one for each image: {_flat(labels, n)}")
     kind = labels.dtype.kind
     if kind in "iu" and n:

@@ -31,7 +31,7 @@ class Split(NamedTuple):
     """Images and their labels, example by example."""
 
     images: np.ndarray  # uint8 [n, h, w, c]
-    labels: np.ndarray  # int32 [n], 0 .. number of classes - 1
+    labels: np.ndarray  # int32 [n], 0 .. number of classes - 1; or masks [n, h, w], a class for each pixel
 
 
 class Dataset(NamedTuple):

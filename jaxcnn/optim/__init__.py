@@ -9,3 +9,6 @@ from jaxcnn.optim.rate import RateState as RateState
 from jaxcnn.optim.rate import at_rate as at_rate
 from jaxcnn.optim.rate import rate_of as rate_of
 from jaxcnn.optim.schedules import SCHEDULES as SCHEDULES
+from jaxcnn.optim.stages import belongs as belongs
+from jaxcnn.optim.stages import frozen as frozen
+from jaxcnn.optim.stages import held as held

@@ -10,6 +10,7 @@ import optax
 from optax import contrib
 
 from jaxcnn.optim.adapters import lookahead, noise, only, prodigy
+from jaxcnn.optim.stages import belongs, frozen
 from jaxcnn.recipe import Recipe
 
 
@@ -140,8 +141,17 @@ OPTIMIZERS: dict[str, Method] = {
 
 
 def l2(recipe: Recipe) -> optax.GradientTransformation:
-    """`decay * w` added to the gradient of the leaves that decay."""
-    return optax.add_decayed_weights(recipe.decay, lambda params: decay_mask(params, recipe.decay_on))
+    """`decay * w` added to the gradient of the leaves that decay, frozen ones never."""
+    still = frozen(recipe.rates)
+
+    def decays(params: Any) -> Any:
+        mask = decay_mask(params, recipe.decay_on)
+        if not still:
+            return mask
+        moves = {name: not any(belongs(name, stage) for stage in still) for name in mask}
+        return {name: jax.tree.map(lambda on, name=name: on and moves[name], part) for name, part in mask.items()}
+
+    return optax.add_decayed_weights(recipe.decay, decays)
 
 
 def decay_mask(params: Any, on: str) -> Any:

@@ -9,11 +9,22 @@ from typing import Any
 import jax
 import optax
 
-from jaxcnn.optim import methods, schedules
+from jaxcnn.optim import methods, schedules, stages
 from jaxcnn.optim.rate import at_rate
 from jaxcnn.recipe import Recipe, RecipeError, one_of, shown
 
-_FIELDS = ("optimizer", "method", "momentum", "decay", "decay_on", "schedule", "factor", "warmup_lr", "warmup_error")
+_FIELDS = (
+    "optimizer",
+    "method",
+    "momentum",
+    "decay",
+    "decay_on",
+    "schedule",
+    "factor",
+    "warmup_lr",
+    "warmup_error",
+    "rates",
+)
 _READ = {"step": ("drops",), "constant": ()}
 
 
@@ -52,7 +63,7 @@ def _whole(recipe):
         made = method.make(recipe, rate, **recipe.method)
         return made if method.decays else optax.chain(methods.l2(recipe), made)
 
-    return at_rate(
+    whole = at_rate(
         at,
         recipe.lr,
         schedules.SCHEDULES[recipe.schedule](recipe),
@@ -60,6 +71,7 @@ def _whole(recipe):
         warmup_error=recipe.warmup_error,
         plateau=schedules.plateau(recipe),
     )
+    return stages.scaled(whole, recipe.rates)
 
 
 def options(name: str) -> dict[str, Any]:
@@ -76,6 +88,11 @@ def options(name: str) -> dict[str, Any]:
 def check(recipe: Recipe) -> methods.Method:
     """The recipe's method; RecipeError for a name or an option that does not exist, or a value out of bounds."""
     known = options(one_of("optimizer", recipe.optimizer, methods.OPTIMIZERS))
+    if "test parameters" in methods.OPTIMIZERS[recipe.optimizer].needs and set(recipe.rates.values()) - {0, 1}:
+        raise RecipeError(
+            f"rates is {shown(recipe.rates)}; {recipe.optimizer} averages its steps and takes rates of 0 and 1 only: "
+            "write optimizer='momentum', say"
+        )
     for name, value in recipe.method.items():
         if not known:
             raise RecipeError(

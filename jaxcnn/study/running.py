@@ -44,6 +44,7 @@ def run(
     stop: Callable[[], Any] = lambda: False,
     watch: Callable[[int, Mapping[str, Any] | None], None] = lambda step, row: None,
     measure: Measure = lambda model, state, data: {},
+    begin: Callable[[State], State] = lambda state: state,
 ) -> Result | None:
     """Train one recipe in `folder`, from its last checkpoint if it has one; a run that is over is not run again.
 
@@ -56,6 +57,7 @@ def run(
       stop: asked after every step; when it answers true the state is saved and None is returned.
       watch: called with the step, after every step, and with the row as well where there is one.
       measure: gives more columns of each row.
+      begin: given the state at step 0, returns the one to start from: `lambda state: adopt(state, variables)`, say.
 
     Returns:
       The contents of `result.json`: `status` ("finished" or "diverged", then with `why`), `params`, the last row's
@@ -71,7 +73,7 @@ def run(
             return records.over
 
         def resume(like):
-            state = records.restore(like) or like
+            state = records.restore(like) or begin(like)
             watch(int(state.step), None)
             return state
 
@@ -93,7 +95,7 @@ def run(
             watch(int(state.step), row)
             if why:
                 break
-            records.save(state, row["test_error"])
+            records.save(state, row["test_loss" if recipe.loss == "reconstruction" else "test_error"])
             if stop() and state.step < recipe.steps:
                 return None
         return records.finish(parameters(model, data.train.images.shape[1:]), why)

@@ -67,7 +67,7 @@ def sweep(
     verify(data)
     driver = driver or parallel.driver()
     shape = data.train.images.shape[1:]
-    weights = {name: parameters(prepare(recipe, len(data.classes))[0], shape) for name, recipe in runs.items()}
+    weights = {name: _weight(recipe, len(data.classes), shape) for name, recipe in runs.items()}
     for name, recipe in runs.items():
         for part in name.split("/"):  # a study may sort its runs into folders
             file_name(part)
@@ -84,6 +84,15 @@ def sweep(
             watch.close()
             results[name] = result
     return results
+
+
+def _weight(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> int:
+    """What a step costs beside those of other runs: the parameters; their names are checked on the way."""
+    model, tx = prepare(recipe, classes)
+    if recipe.rates:
+        image = jax.ShapeDtypeStruct((1, *shape), np.float32)
+        jax.eval_shape(tx.init, jax.eval_shape(model.init, jax.random.key(0), image)["params"])
+    return parameters(model, shape)
 
 
 def _same_everywhere(runs: Mapping[str, Recipe], data: Dataset) -> None:

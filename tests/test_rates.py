@@ -1,0 +1,148 @@
+"""Rates by stage, frozen stages, and runs that start from other variables."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn.state import adopt, start
+from jaxcnn.study import prepare
+from jaxcnn.train import make_step, step_options
+
+RECIPE = jc.Recipe(
+    dataset="digits", model="convnet", options={"batch_norm": True}, batch=32, pad=0, flip=False, lr=0.05, steps=6
+)
+INDEX = np.arange(32, dtype=np.int32)
+FROZEN = ("conv1", "conv1_norm", "dense")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jc.load("digits")
+
+
+def stepped(data, recipe, steps=1):
+    """(the state at step 0, the state after), by a bare jitted step."""
+    model, tx = prepare(recipe, 10)
+    state = before = start(model, tx, recipe, data)
+    step = jax.jit(make_step(model, tx, **step_options(recipe)))
+    for _ in range(steps):
+        state = step(state, data.train, INDEX)
+    return before, jax.tree.map(np.asarray, state)
+
+
+def moves(before, after):
+    return jax.tree.map(lambda a, b: b - a, before.params, after.params)
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam", "schedule-free", "lookahead", "sam", "muon"])
+def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
+    recipe = replace(RECIPE, optimizer=optimizer, lr=0.01, rates={"conv1": 0, "dense": 0}, decay=0.1, decay_on="all")
+    before, after = stepped(data, recipe, steps=6)
+    judged = jc.optim.test_params(after.opt, after.params)
+    for name, part in before.params.items():
+        pairs = list(zip(*map(jax.tree.leaves, (part, after.params[name], judged[name])), strict=True))
+        assert all(np.array_equal(a, b) for a, b, _ in pairs) == (name in FROZEN), name
+        # Schedule-free recovers what it is judged at by a division.
+        assert all(np.allclose(a, c, rtol=1e-6, atol=0) for a, _, c in pairs) == (name in FROZEN), name
+    stats = before.stats["batch_stats"], after.stats["batch_stats"]
+    for name in stats[0]:
+        same = all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (s[name] for s in stats)), strict=True))
+        assert same == (name in FROZEN), name
+
+
+def test_a_rate_scales_the_step_of_its_stage_alone(data):
+    before, whole = stepped(data, RECIPE)
+    _, scaled = stepped(data, replace(RECIPE, rates={"conv2": 0.25, "head": 2}))
+    for name, part in moves(before, whole).items():
+        factor = {"conv2": 0.25, "conv2_norm": 0.25, "head": 2}.get(name, 1)
+        jax.tree.map(
+            lambda a, b, f=factor: np.testing.assert_allclose(b, f * a, rtol=1e-4, atol=2e-7),
+            part,
+            moves(before, scaled)[name],
+        )
+
+
+def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
+    """The gradients of the frozen stages' convolutions are not computed at all."""
+
+    def convolutions(recipe):
+        model, tx = prepare(recipe, 10)
+        state = start(model, tx, recipe, data)
+        step = jax.jit(make_step(model, tx, **step_options(recipe)))
+        return step.lower(state, data.train, INDEX).compile().as_text().count(" convolution(")
+
+    whole, first, both = (
+        convolutions(replace(RECIPE, rates=rates)) for rates in ({}, {"conv1": 0}, {"conv1": 0, "conv2": 0})
+    )
+    forward = 2
+    assert whole == forward + 3  # both kernels' gradients, and one with respect to a map
+    assert first == forward + 1
+    assert both == forward
+
+
+def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
+    recipe = replace(RECIPE, rates={"conv1": 0, "conv2": 0, "dense": 0})
+    model, _ = prepare(recipe, 10)
+    before, after = stepped(data, recipe)
+    tested = jc.evaluate(model, before, jc.Split(data.train.images[:32], data.train.labels[:32]), batch=32)
+    assert float(after.sums.loss) == pytest.approx(float(tested.loss), rel=1e-5)
+    assert not np.array_equal(before.params["head"]["kernel"], after.params["head"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"rates": {"stage9": 0}},
+            r"stage 'stage9', of which the model has no parameters; it has conv1, conv2, dense, head",
+        ),
+        ({"rates": {"conv1": 0.5}, "optimizer": "schedule-free"}, "takes rates of 0 and 1 only"),
+    ],
+)
+def test_rates_that_cannot_be_are_refused_before_a_step(data, changes, said, tmp_path):
+    with pytest.raises(jc.RecipeError, match=said):
+        jc.study.sweep({"good": RECIPE, "bad": replace(RECIPE, **changes)}, data, tmp_path)
+    assert not (tmp_path / "good").exists()
+
+
+def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(data, tmp_path):
+    other = replace(RECIPE, seed=7)
+    model, tx = prepare(other, 10)
+    theirs = start(model, tx, other, data)
+    asked = []
+
+    def begin(state):
+        asked.append(int(state.step))
+        return adopt(state, {"params": theirs.params, **theirs.stats})
+
+    rates = dict.fromkeys(("conv1", "conv2", "dense"), 0.0)
+    recipe = replace(RECIPE, rates=rates, every=3)
+    stops = iter([False] * 3 + [True] * 100)
+    assert jc.study.run(recipe, data, tmp_path, begin=begin, stop=lambda: next(stops)) is None
+    assert jc.study.run(recipe, data, tmp_path, begin=begin)
+    assert asked == [0]
+    with jc.Checkpoints(tmp_path / "checkpoints") as saved:
+        model, tx = prepare(recipe, 10)
+        state = saved.restore(start(model, tx, recipe, data))
+    assert state is not None
+    np.testing.assert_array_equal(state.params["conv2"]["kernel"], theirs.params["conv2"]["kernel"])
+
+
+def test_variables_of_another_network_are_refused(data):
+    model, tx = prepare(RECIPE, 10)
+    state = start(model, tx, RECIPE, data)
+    with pytest.raises(
+        jc.RecipeError,
+        match=r"2 of the variables do not fit the model; the first, \['params'\]\['head'\]\['bias'\], is \(5,\)",
+    ):
+        adopt(
+            state,
+            {"params": state.params | {"head": {"kernel": jnp.ones((32, 5)), "bias": jnp.ones(5)}}, **state.stats},
+        )
+    tx = jc.optimizer(replace(RECIPE, optimizer="lookahead"))
+    with pytest.raises(jc.RecipeError, match="keeps parameters of its own"):
+        adopt(start(model, tx, RECIPE, data), {})
