@@ -96,11 +96,12 @@ def mismatch(loss: str, outputs: tuple[int, ...], target: tuple[int, ...]) -> st
     dense = loss == "reconstruction"
     if (outputs if dense else outputs[:-1]) == target:
         return None
-    wanted = (
-        f"compares with {target[1:]}" if dense else f"labels of {target[1:]} need logits of (*{target[1:]}, classes)"
-    )
-    mend = "build an autoencoder, say" if dense else "build a network whose output fits, such as 'unet' for masks"
-    return f"the model gives {outputs[1:]} for an image, and loss {loss!r} {wanted}: {mend}"
+    given = f"the model gives {outputs[1:]} for an image"
+    if dense:
+        return f"{given}, and loss {loss!r} compares with {target[1:]}: build an autoencoder, say"
+    place = ", ".join([*map(str, target[1:]), "classes"])
+    mend = "build 'unet', say" if len(target) == 3 else "build a classifier"
+    return f"{given}, and its label needs logits of ({place}): {mend}"
 
 
 def count(logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cross-entropy") -> Sums:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
+from jaxcnn import study
+from jaxcnn.optim import test_params
 from jaxcnn.state import adopt, start
 from jaxcnn.study import prepare
 from jaxcnn.train import make_step, step_options
@@ -42,7 +44,7 @@ def moves(before, after):
 def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
     recipe = replace(RECIPE, optimizer=optimizer, lr=0.01, rates={"conv1": 0, "dense": 0}, decay=0.1, decay_on="all")
     before, after = stepped(data, recipe, steps=6)
-    judged = jc.optim.test_params(after.opt, after.params)
+    judged = test_params(after.opt, after.params)
     for name, part in before.params.items():
         pairs = list(zip(*map(jax.tree.leaves, (part, after.params[name], judged[name])), strict=True))
         assert all(np.array_equal(a, b) for a, b, _ in pairs) == (name in FROZEN), name
@@ -69,11 +71,11 @@ def test_a_rate_scales_the_step_of_its_stage_alone(data):
 def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
     """The gradients of the frozen stages' convolutions are not computed at all."""
 
-    def convolutions(recipe):
+    def convolutions(recipe) -> int:
         model, tx = prepare(recipe, 10)
         state = start(model, tx, recipe, data)
         step = jax.jit(make_step(model, tx, **step_options(recipe)))
-        return step.lower(state, data.train, INDEX).compile().as_text().count(" convolution(")
+        return str(step.lower(state, data.train, INDEX).compile().as_text()).count(" convolution(")
 
     whole, first, both = (
         convolutions(replace(RECIPE, rates=rates)) for rates in ({}, {"conv1": 0}, {"conv1": 0, "conv2": 0})
@@ -105,7 +107,7 @@ def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
 )
 def test_rates_that_cannot_be_are_refused_before_a_step(data, changes, said, tmp_path):
     with pytest.raises(jc.RecipeError, match=said):
-        jc.study.sweep({"good": RECIPE, "bad": replace(RECIPE, **changes)}, data, tmp_path)
+        study.sweep({"good": RECIPE, "bad": replace(RECIPE, **changes)}, data, tmp_path)
     assert not (tmp_path / "good").exists()
 
 
@@ -122,8 +124,8 @@ def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(da
     rates = dict.fromkeys(("conv1", "conv2", "dense"), 0.0)
     recipe = replace(RECIPE, rates=rates, every=3)
     stops = iter([False] * 3 + [True] * 100)
-    assert jc.study.run(recipe, data, tmp_path, begin=begin, stop=lambda: next(stops)) is None
-    assert jc.study.run(recipe, data, tmp_path, begin=begin)
+    assert study.run(recipe, data, tmp_path, begin=begin, stop=lambda: next(stops)) is None
+    assert study.run(recipe, data, tmp_path, begin=begin)
     assert asked == [0]
     with jc.Checkpoints(tmp_path / "checkpoints") as saved:
         model, tx = prepare(recipe, 10)

@@ -78,11 +78,11 @@ def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check(what: str, split: Split, shape: tuple[int, int, int], classes: int) -> None:
-    """Raise DataError unless `split` is uint8 [n, *shape] images, n > 0, and int32 labels [n] in 0..classes-1."""
+    """Raise DataError unless `split` is uint8 [n, *shape] images, n > 0, and int32 labels [n] or [n, h, w] in 0..classes-1."""
     images, labels = split
     if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
         raise DataError(f"{what} images are {images.dtype} {images.shape}; expected uint8 (n, *{shape}), n > 0")
-    if labels.dtype != np.int32 or labels.shape != (len(images),):
+    if labels.dtype != np.int32 or labels.shape not in ((len(images),), images.shape[:3]):
         raise DataError(f"{what} labels are {labels.dtype} {labels.shape}; expected int32 ({len(images)},)")
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(f"{what} labels span {labels.min()}..{labels.max()}; expected 0..{classes - 1}")

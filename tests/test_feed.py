@@ -1,0 +1,216 @@
+"""Data streamed from disk give the bits that data in memory give; masks and reconstructions are counted value by value."""
+
+import math
+from dataclasses import replace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import metrics, parallel
+from jaxcnn.data.types import assemble
+from jaxcnn.feed import ahead, feed
+from jaxcnn.state import start
+from jaxcnn.study import prepare
+from jaxcnn.train import order
+
+RECIPE = jc.Recipe(
+    dataset="digits", model="convnet", options={"batch_norm": True}, batch=32, steps=20, every=12, pad=1, precise_bn=64
+)
+TIMES = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jc.subset(jc.load("digits"), 100, seed=0)
+
+
+@pytest.fixture(scope="module")
+def streamed(data, tmp_path_factory):
+    def on_disk(split, path):
+        np.save(path, split.images)
+        return split._replace(images=np.load(path, mmap_mode="r"))
+
+    folder = tmp_path_factory.mktemp("data")
+    return data._replace(train=on_disk(data.train, folder / "train.npy"), test=on_disk(data.test, folder / "test.npy"))
+
+
+def fitted(data, driver, recipe=RECIPE):
+    recipe = replace(recipe, examples=len(data.train.labels))
+    pairs = list(jc.fit(*prepare(recipe, 10), data, recipe, driver=driver))
+    return pairs[-1][0], [{k: v for k, v in row.items() if k not in TIMES} for _, row in pairs if row]
+
+
+@pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2)])
+def test_a_streamed_run_has_the_bits_of_one_in_memory(data, streamed, kind, devices):
+    driver = jc.driver(kind, devices)
+    assert feed(streamed.train, driver).fixed is None
+    (state, rows), (there, told) = fitted(data, driver), fitted(streamed, driver)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(there), strict=True))
+    assert rows == told
+    assert "precise_test_error" in rows[-1]
+
+
+def test_streamed_data_are_evaluated_and_predicted_like_others(data, streamed):
+    model, tx = prepare(RECIPE, 10)
+    state = start(model, tx, RECIPE, data)
+    np.testing.assert_array_equal(
+        jc.predict(model, state, streamed.test.images[:70]), jc.predict(model, state, data.test.images[:70])
+    )
+    assert jc.evaluate(model, state, streamed.test, batch=64) == jc.evaluate(model, state, data.test, batch=64)
+
+
+def test_a_scan_is_given_no_more_than_it_can_hold(monkeypatch):
+    monkeypatch.setattr(parallel.Driver, "scans", True)
+    driver, order = parallel.Driver("jit", jax.devices()[:1]), np.zeros((1000, 4), np.int32)
+    assert [len(piece) for piece in driver.pieces(order)] == [500, 500]
+    size = parallel.BYTES // 4 // 300  # bytes of an example, so that 300 steps of 4 fit
+    assert max(len(piece) for piece in driver.pieces(order, size)) == 250
+    assert {len(piece) for piece in driver.pieces(order[:5], parallel.BYTES)} == {1}
+
+
+def test_reading_ahead_stays_one_piece_ahead_and_passes_errors_on():
+    made = []
+    pieces = ahead(lambda x: made.append(x) or 1 / x, [1, 2, 4, 0, 5])
+    assert next(pieces) == 1
+    assert [next(pieces), next(pieces)] == [0.5, 0.25]
+    with pytest.raises(ZeroDivisionError):
+        next(pieces)
+    assert 5 in made or len(made) == 4  # of the next, at most one was begun
+
+
+class Dense(nn.Module):
+    """One 3x3 convolution to `classes` channels: the least network whose output is an image."""
+
+    classes: int = 3
+    channels: int | None = None
+    axis: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Conv(self.channels or self.classes, (3, 3), name="conv")(x)
+
+
+def masks(n=40):
+    """Images of noise around squares of two brightnesses, and what each pixel belongs to."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((n, 8, 8), np.int32)
+    for mask, (y, x) in zip(labels, rng.integers(0, 5, (n, 2)), strict=True):
+        mask[y : y + 3, x : x + 3] = rng.integers(1, 3)
+    images = np.clip(labels * 100 + rng.normal(30, 5, labels.shape), 0, 255).astype(np.uint8)[..., None]
+    return jc.Split(images, labels)
+
+
+def dense_data():
+    split = masks()
+    part = jc.Split(*(array[:30] for array in split)), jc.Split(*(array[30:] for array in split))
+    return assemble("squares", *part, (8, 8, 1), ("ground", "grey", "white"))
+
+
+DENSE = jc.Recipe(dataset="squares", model="own", batch=10, steps=120, every=60, pad=0, flip=False, lr=0.1, std=True)
+
+
+@pytest.mark.parametrize("kind", ["jit", "pmap"])
+def test_masks_are_learnt_and_counted_by_the_pixel(kind):
+    data, driver = dense_data(), jc.driver(kind, 2)
+    model, tx = Dense(), jc.optimizer(DENSE)
+    pairs = list(jc.fit(model, tx, data, DENSE, driver=driver))
+    state, row = pairs[-1]
+    logits = jc.predict(model, state, data.test.images)
+    assert logits.shape == (10, 8, 8, 3)
+    wrong = (logits.argmax(-1) != data.test.labels).mean()
+    assert row is not None
+    assert row["test_error"] == pytest.approx(100 * wrong)
+    shifted = logits - logits.max(-1, keepdims=True)
+    right = np.take_along_axis(shifted, data.test.labels[..., None], -1)[..., 0]
+    assert row["test_loss"] == pytest.approx((np.log(np.exp(shifted).sum(-1)) - right).mean(), rel=1e-5)
+    assert row["test_error"] < 5 < 100 * (data.test.labels != 0).mean()
+
+
+def test_a_reconstruction_is_judged_against_the_normalised_image():
+    recipe = replace(DENSE, loss="reconstruction", steps=40, every=40, lr=0.02, flip=True)
+    data, model = dense_data(), Dense(channels=1)
+    state, row = list(jc.fit(model, jc.optimizer(recipe), data, recipe, driver=jc.driver("jit", 1)))[-1]
+    assert row is not None
+    inputs = (data.test.images / 255 - data.mean) / data.std
+    outputs = jc.predict(model, state, data.test.images)
+    assert row["test_loss"] == pytest.approx(((outputs - inputs) ** 2).mean(), rel=1e-5)
+    assert row["test_error"] == pytest.approx(100 * ((outputs > 0) != (inputs > 0)).mean())
+    assert row["test_loss"] < 0.5 * (inputs**2).mean()
+
+
+@pytest.mark.parametrize(
+    ("changes", "channels", "said"),
+    [
+        ({"pad": 4}, None, "labels are masks.*write pad=0 and flip=False"),
+        ({"flip": True}, None, "labels are masks.*write pad=0 and flip=False"),
+        ({"loss": "reconstruction"}, 2, r"the model gives \(8, 8, 2\) for an image.*compares with \(8, 8, 1\)"),
+        ({"every": 2**31 // 640 + 1}, None, "more than 2\\^31; write every="),
+    ],
+)
+def test_what_does_not_fit_masks_is_refused(changes, channels, said):
+    recipe = replace(DENSE, **changes)
+    with pytest.raises(jc.RecipeError, match=said):
+        next(jc.fit(Dense(channels=channels), jc.optimizer(recipe), dense_data(), recipe, driver=jc.driver("jit", 1)))
+
+
+def test_a_classifier_is_refused_masks_and_an_image_network_labels():
+    with pytest.raises(
+        jc.RecipeError,
+        match=r"the model gives \(3,\) for an image, and its label needs logits of \(8, 8, classes\): build 'unet'",
+    ):
+        next(jc.fit(jc.build("mlp", 3), jc.optimizer(DENSE), dense_data(), DENSE, driver=jc.driver("jit", 1)))
+    data, recipe = jc.load("digits"), replace(DENSE, dataset="digits")
+    with pytest.raises(jc.RecipeError, match=r"its label needs logits of \(classes\): build a classifier"):
+        next(jc.fit(Dense(10), jc.optimizer(recipe), data, recipe, driver=jc.driver("jit", 1)))
+
+
+class WithAux(nn.Module):
+    """A linear classifier that sows a second one's logits in training."""
+
+    classes: int = 10
+    axis: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = x.reshape(len(x), -1)
+        if train or self.is_initializing():
+            logits = nn.Dense(self.classes, name="aux1")(x)
+            if not self.is_initializing():
+                self.sow("aux", "aux1_logits", logits)
+        return nn.Dense(self.classes, name="head")(x)
+
+
+def test_an_auxiliary_head_adds_its_loss_with_the_papers_weight(data):
+    recipe = replace(
+        RECIPE, optimizer="sgd", decay=0.0, lr=1.0, pad=0, flip=False, steps=1, every=1, precise_bn=0, examples=100
+    )
+    model = WithAux()
+    tx = jc.optimizer(recipe)
+    begin = start(model, tx, recipe, data)
+    assert set(begin.params) == {"aux1", "head"}
+    assert begin.stats == {}
+    state, row = next(jc.fit(model, tx, data, recipe, driver=jc.driver("jit", 1)))
+    index = order(jnp.asarray(begin.key), 0, 1, 32, 100)[0]
+    x = (data.train.images[index] / 255 - data.mean).reshape(32, -1)
+    for name, weight in (("head", 1.0), ("aux1", 0.3)):
+        before, after = begin.params[name], state.params[name]
+        logits = x @ before["kernel"] + before["bias"]
+        share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) - np.eye(10)[data.train.labels[index]]
+        np.testing.assert_allclose(after["kernel"], before["kernel"] - weight * x.T @ share / 32, rtol=0, atol=1e-5)
+        if name == "head":  # the loss in the row is the head's own
+            own = -np.log(
+                (np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[np.arange(32), data.train.labels[index]]
+            )
+            assert row is not None
+            assert row["train_loss"] == pytest.approx(own.mean(), rel=1e-5)
+
+
+def test_the_sign_that_counts_is_the_normalised_values():
+    outputs = jnp.array([[[[0.5], [-0.5], [math.nan], [-1.0]]]])
+    images = jnp.array([[[[0.1], [0.1], [0.1], [-3.0]]]])
+    sums = metrics.count(outputs, images, jnp.array([True]), "reconstruction")
+    assert (int(sums.n), int(sums.wrong)) == (4, 2)
