@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -137,3 +138,26 @@ def count(logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cr
 def add(a: Sums, b: Sums) -> Sums:
     """The sums of both parts."""
     return jax.tree.map(jnp.add, a, b)
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """How often class row was taken for class column, int64 [classes, classes]; both arguments are integers of one shape.
+
+    Example:
+      >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
+      [[1, 1], [0, 1]]
+    """
+    pairs = labels.ravel().astype(np.int64) * classes + predicted.ravel()
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, float64 [classes] in 0..1, from what `confusion` counts; NaN for what is nowhere.
+
+    Example:
+      >>> iou(np.array([[2, 1], [1, 4]])).round(3).tolist()
+      [0.5, 0.667]
+    """
+    both = np.diag(counts)
+    union = counts.sum(0) + counts.sum(1) - both
+    return np.divide(both, union, out=np.full(len(counts), np.nan), where=union > 0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.models import MODELS, build, parameters
+from jaxcnn.models import MODELS, CifarNet, ResNet, build, parameters
 from jaxcnn.models.layers import INITS, Dropout, conv3x3, halved
 from jaxcnn.models.lenet import scaled_tanh
 from jaxcnn.models.resnet import picked
@@ -132,7 +132,7 @@ def test_no_convolution_of_the_cifar_networks_has_a_bias():
 # What goes wrong by hand: one line that says what to write.
 
 
-@pytest.mark.parametrize("depth", [1, 2, 9, 18, 21, 34, 57, 101])
+@pytest.mark.parametrize("depth", [1, 2, 9, 19, 21, 33, 57, 100])
 def test_a_depth_that_is_not_6n_plus_2_names_its_neighbours(depth):
     with pytest.raises(RecipeError) as error:
         build(f"resnet{depth}", 10)
@@ -149,8 +149,8 @@ def test_a_depth_that_is_not_6n_plus_2_names_its_neighbours(depth):
         ("vgg15", {}, "vgg16"),
         ("vgg16bn", {}, "vgg16-bn"),
         ("resnet", {}, "resnet"),
-        ("zzzz", {}, "one of convnet, lenet5, lenet5-relu, mlp, plain110"),
-        ("", {}, "one of convnet"),
+        ("zzzz", {}, "one of alexnet, alexnet-groups, autoencoder"),
+        ("", {}, "one of alexnet"),
         ("ResNet20", {}, "write resnet20"),
         ("resnet20", {"widht": 8}, "did you mean 'width'?"),
         ("resnet20", {"shortcuts": "A"}, "did you mean 'shortcut'?"),
@@ -176,12 +176,12 @@ def test_classes_are_a_whole_number_of_at_least_two(classes):
     assert one_line(error).startswith(f"classes is {classes!r}")
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet152"])
-def test_a_name_of_two_networks_asks_which(name):
-    with pytest.raises(RecipeError) as error:
-        build(name, 10)
-    assert one_line(error).endswith(f"write 'cifar-{name}'")
-    assert build(f"cifar-{name}", 10).blocks == (int(name[6:]) - 2) // 6
+@pytest.mark.parametrize("depth", [50, 152])
+def test_a_depth_of_two_papers_is_the_imagenet_network_and_with_a_prefix_the_cifar_one(depth):
+    assert isinstance(build(f"resnet{depth}", 10), ResNet)
+    found = build(f"cifar-resnet{depth}", 10)
+    assert isinstance(found, CifarNet)
+    assert (found.blocks, found.residual) == ((depth - 2) // 6, True)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_an_impossible_option_value_is_one_line_before_anything_is_computed(name
     [
         ("lenet5", (30, 30, 1), "images of 30x30 pixels; expected 28x28 or 32x32"),
         ("lenet5", (28, 32, 1), "images of 28x32 pixels"),
-        ("vgg16", CIFAR, "size 224 got images of 32x32 pixels"),
+        ("vgg16", (32, 31, 3), "size 224 got images of 32x31 pixels"),
         ("vgg16-bn-32", IMAGENET, "size 32 got images of 224x224 pixels"),
         ("vgg11-32", (32, 30, 3), "images of 32x30 pixels"),
     ],
@@ -283,7 +283,7 @@ def np_cifar(variables, x, blocks, shortcut, train):
             y = relu(np_norm(np_conv(x, p["conv1"]["kernel"], stride), p["norm1"], s["norm1"], train))
             y = np_norm(np_conv(y, p["conv2"]["kernel"]), p["norm2"], s["norm2"], train)
             if shortcut == "B" and stride == 2:
-                y += np_norm(np_conv(x, p["project"]["kernel"], 2, pad=0), p["norm3"], s["norm3"], train)
+                y += np_norm(np_conv(x, p["project"]["kernel"], 2, pad=0), p["project_norm"], s["project_norm"], train)
             elif shortcut:
                 y[..., : x.shape[-1]] += x[:, ::stride, ::stride]
             x = relu(y)

@@ -9,33 +9,64 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 
-from jaxcnn.models.convnet import POOLS, ConvNet
-from jaxcnn.models.layers import INITS
+from jaxcnn.models import imagenet, vgg
+from jaxcnn.models.alexnet import AlexNet
+from jaxcnn.models.autoencoder import Autoencoder
+from jaxcnn.models.convnet import ConvNet
+from jaxcnn.models.googlenet import GoogLeNet
+from jaxcnn.models.imagenet import ResNet, imagenet_net
 from jaxcnn.models.lenet import LeNet5
-from jaxcnn.models.mlp import ACTIVATIONS, MLP
+from jaxcnn.models.lenet1998 import LeNet1998
+from jaxcnn.models.mlp import MLP
+from jaxcnn.models.options import OPTIONS, OWN
+from jaxcnn.models.preact import PreResNet, cifar_preact, imagenet_preact
 from jaxcnn.models.resnet import CifarNet, cifar_net
-from jaxcnn.models.vgg import LAYERS, VGG
+from jaxcnn.models.unet import UNet
+from jaxcnn.models.vgg import VGG
 from jaxcnn.recipe import RecipeError, one_of, shown
 
-__all__ = ["MLP", "MODELS", "VGG", "CifarNet", "ConvNet", "LeNet5", "build", "parameters"]
+__all__ = [
+    "MLP",
+    "MODELS",
+    "VGG",
+    "AlexNet",
+    "Autoencoder",
+    "CifarNet",
+    "ConvNet",
+    "GoogLeNet",
+    "LeNet5",
+    "LeNet1998",
+    "PreResNet",
+    "ResNet",
+    "UNet",
+    "build",
+    "parameters",
+]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "perceptron": partial(MLP, hidden=()),
     "mlp": MLP,
+    "cnn": partial(ConvNet, convolutions=1),
     "convnet": ConvNet,
     "lenet5": LeNet5,
     "lenet5-relu": partial(LeNet5, modern=True),
+    "lenet5-1998": LeNet1998,
+    "autoencoder": Autoencoder,
+    "unet": UNet,
+    "alexnet": AlexNet,
+    "alexnet-groups": partial(AlexNet, towers=True),
+    "googlenet": GoogLeNet,
+    "googlenet-bn": partial(GoogLeNet, norm=True, dropout=0.2),
 }
-"""name -> constructor taking `classes` and options. Any `resnetD` and `plainD` with D = 6 n + 2 is a name as well."""
-for _depth in LAYERS:
+"""name -> constructor taking `classes` and options. `CIFAR` has the names of more."""
+for _depth in vgg.LAYERS:
     for _size in (224, 32):
         _tail = "" if _size == 224 else "-32"
         MODELS[f"vgg{_depth}{_tail}"] = partial(VGG, _depth, size=_size)
@@ -43,14 +74,30 @@ for _depth in LAYERS:
 for _depth in (20, 32, 44, 56, 110, 1202):
     MODELS[f"plain{_depth}"] = partial(cifar_net, _depth, residual=False)
     MODELS[f"resnet{_depth}"] = partial(cifar_net, _depth, residual=True)
+for _depth, (_, _bottleneck) in imagenet.LAYERS.items():
+    MODELS[f"resnet{_depth}"] = partial(imagenet_net, _depth)
+    MODELS[f"preresnet{_depth}"] = partial(imagenet_preact, _depth)
+    if _bottleneck:
+        MODELS[f"resnet{_depth}-v1.5"] = partial(imagenet_net, _depth, stride_in_3x3=True)
+    else:
+        MODELS[f"plain{_depth}"] = partial(imagenet_net, _depth, residual=False)
+CIFAR: dict[str, Callable[..., nn.Module]] = {
+    "plain": partial(cifar_net, residual=False),
+    "resnet": partial(cifar_net, residual=True),
+    "preresnet": cifar_preact,
+}
+"""family -> constructor taking a depth D. Any `cifar-resnetD`, `cifar-plainD` and `cifar-preresnetD` is a name; without the
+prefix, any that is not in `MODELS`."""
+for _depth in (20, 56, 110, 164, 1001):
+    MODELS[f"cifar-preresnet{_depth}"] = partial(cifar_preact, _depth)
 
 
 def build(name: str, classes: int, **options: Any) -> nn.Module:
     """The network called `name`, with `classes` logits.
 
     Args:
-      name: a key of `MODELS`, or `plainD` / `resnetD` for any D = 6 n + 2. ResNet-50 and ResNet-152 are also
-        the ImageNet networks' names: write `cifar-resnet50` for the one of section 4.2.
+      name: a key of `MODELS`, or `plainD` / `resnetD` / `preresnetD` for any other D = 6 n + 2. `resnet50` and `resnet152`
+        are the ImageNet networks: write `cifar-resnet50` for the one of He et al.'s section 4.2.
       classes: the number of logits, at least 2.
       options: fields of the module, such as `width=8`, `shortcut="B"`, `bn_group=64`, `dtype="bfloat16"`.
 
@@ -64,7 +111,7 @@ def build(name: str, classes: int, **options: Any) -> nn.Module:
     if type(classes) is not int or classes < 2:
         raise RecipeError(f"classes is {shown(classes)}; expected a whole number of at least 2")
     model = _constructor(str(name))(classes=classes)
-    checks = _OPTIONS | _OWN.get(type(model), {})
+    checks = OPTIONS | OWN.get(type(model), {})
     known = {f.name for f in fields(type(model))} & set(checks)
     if not getattr(model, "residual", True):
         known -= {"shortcut"}
@@ -73,71 +120,15 @@ def build(name: str, classes: int, **options: Any) -> nn.Module:
     return model.clone(**options)
 
 
-def _whole(least: int) -> Callable[[str, Any], int]:
-    def check(option: str, value: Any) -> int:
-        if type(value) is not int or value < least:
-            raise RecipeError(f"{option} is {shown(value)}; expected a whole number of at least {least}")
-        return value
-
-    return check
-
-
-def _units(option: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)) or any(type(units) is not int or units < 1 for units in value):
-        raise RecipeError(f"{option} is {shown(value)}; expected a list of whole numbers of at least 1: write [64, 64]")
-    return tuple(value)
-
-
-def _share(usual: float) -> Callable[[str, Any], float]:
-    def check(option: str, value: Any) -> float:
-        if not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise RecipeError(f"{option} is {shown(value)}; expected at least 0 and below 1: write {usual}")
-        return value
-
-    return check
-
-
-def _switch(option: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise RecipeError(f"{option} is {shown(value)}; expected True or False")
-    return value
-
-
-def _dtype(option: str, value: Any) -> str:
-    with suppress(TypeError):  # what is no type is refused under the name it has
-        value = value if isinstance(value, str) else np.dtype(value).name
-    return one_of(option, value, ("float32", "bfloat16"))
-
-
-_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
-    "width": _whole(1),
-    "bn_group": _whole(0),
-    "bn_momentum": _share(0.9),
-    "batch_norm": _switch,
-    "dropout": _share(0.5),
-    "activation": lambda option, value: one_of(option, str(value), ACTIVATIONS),
-    "pooling": lambda option, value: one_of(option, str(value), POOLS),
-    "shortcut": lambda option, value: one_of(option, str(value), "AB"),
-    "kernel_init": lambda option, value: one_of(option, str(value), INITS),
-    "dtype": _dtype,
-}
-"""What `build` takes beside the name, with the check of each; a network takes those that it has a field for."""
-_OWN: dict[type, dict[str, Callable[[str, Any], Any]]] = {MLP: {"hidden": _units}, ConvNet: {"hidden": _whole(1)}}
-"""Options that mean different things to different networks."""
-
-
 def _constructor(name):
     if name in MODELS:
         return MODELS[name]
-    found = re.fullmatch(r"(cifar-)?(plain|resnet)([0-9]{1,5})", name)
+    found = re.fullmatch(r"(?:cifar-)?(plain|resnet|preresnet)([0-9]{1,5})", name)
     if not found:
         near = difflib.get_close_matches(name[:80], MODELS, n=3)
         hint = " or ".join(near) if near else "one of " + ", ".join(sorted(MODELS))
         raise RecipeError(f"model is {shown(name)}, which no network here is called; write {hint}")
-    prefix, family, depth = found.group(1), found.group(2), int(found.group(3))
-    if not prefix and name in ("resnet50", "resnet152"):
-        raise RecipeError(f"model {name!r} names the ImageNet network; for He et al.'s CIFAR form write 'cifar-{name}'")
-    return partial(cifar_net, depth, residual=family == "resnet")
+    return partial(CIFAR[found.group(1)], int(found.group(2)))
 
 
 def parameters(model: nn.Module, shape: tuple[int, ...]) -> int:

@@ -16,15 +16,34 @@ POOLS = {"max": jnp.max, "average": jnp.mean}
 """How a 2x2 square becomes one number, by name."""
 
 
+def divisible(x: jax.Array, times: int, network: str) -> None:
+    """RecipeError unless the images [b, h, w, c] can be halved so many times.
+
+    Example:
+      >>> divisible(jnp.zeros((1, 30, 28, 1)), 2, "ConvNet")
+      Traceback (most recent call last):
+      jaxcnn.recipe.RecipeError: ConvNet got images of 30x28 pixels, which it halves twice; expected multiples of 4
+    """
+    h, w = x.shape[1:3]
+    often = {1: "once", 2: "twice"}.get(times, f"{times} times")
+    if h % 2**times or w % 2**times or not h * w:
+        raise RecipeError(
+            f"{network} got images of {h}x{w} pixels, which it halves {often}; expected multiples of {2**times}"
+        )
+
+
 class ConvNet(nn.Module):
     """Twice a 3x3 convolution, (BN,) an activation and 2x2 pooling; then a dense layer, dropout and the logits.
 
     The convolutions have `width` and 2 `width` filters. On images of 28x28x1, with 10 classes, the default has 26,698
     parameters, and with BN 26,722: the convolutions' biases, which BN would take off again, make way for offsets and gains.
+    `build("cnn", 10)` is the smallest that is one, with a single convolution, as courses write it from scratch:
+    convolution, ReLU, pooling, dense, ReLU, dense (50,618 parameters; other courses have other numbers of filters and units).
 
     Attributes:
       classes: the number of logits.
       width: filters of the first convolution.
+      convolutions: how many, each followed by pooling; each has twice the filters of the one before.
       hidden: units of the dense layer.
       activation: a name in `mlp.ACTIVATIONS`.
       pooling: a name in `POOLS`.
@@ -34,7 +53,7 @@ class ConvNet(nn.Module):
       bn_group, bn_momentum, dtype, axis: as in `CifarNet`.
 
     Raises:
-      RecipeError: when called, for an unknown name, or images whose height or width is not a multiple of 4.
+      RecipeError: when called, for an unknown name, or images that cannot be halved once for each convolution.
 
     Example:
       >>> model = ConvNet(classes=10)
@@ -48,6 +67,7 @@ class ConvNet(nn.Module):
 
     classes: int
     width: int = 8
+    convolutions: int = 2
     hidden: int = 32
     activation: str = "relu"
     pooling: str = "max"
@@ -62,16 +82,15 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
         """float32 [b, h, w, c], h and w multiples of 4 -> float32 logits [b, classes]; `stages` adds a dict of outputs."""
-        h, w = x.shape[1:3]
-        if h % 4 or w % 4 or not h * w:
-            raise RecipeError(f"ConvNet got images of {h}x{w} pixels, which it halves twice; expected multiples of 4")
+        divisible(x, self.convolutions, "ConvNet")
         act, own = activation(self.activation)
         init, pool = self.kernel_init or own, POOLS[one_of("pooling", self.pooling, POOLS)]
         x, seen = x.astype(self.dtype), {}
-        for name, filters in (("conv1", self.width), ("conv2", 2 * self.width)):
-            x = stage(self, seen, name, act(self._conv(x, filters, init, name, train)))
+        for number in range(self.convolutions):
+            name = f"conv{number + 1}"
+            x = stage(self, seen, name, act(self._conv(x, self.width * 2**number, init, name, train)))
             x = halved(x, pool)
-        x = x.reshape(len(x), -1)  # [b, h/4 * w/4 * 2 width]
+        x = x.reshape(len(x), -1)  # [b, h/4 * w/4 * 2 width] for two convolutions
         x = act(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=initializer(init), name="dense")(x))
         x = stage(self, seen, "dense", Dropout(self.dropout, self.axis)(x, train))
         logits = nn.Dense(self.classes, kernel_init=initializer(init), name="head")(x.astype(jnp.float32))

@@ -28,19 +28,31 @@ def initializer(name: str) -> Any:
     return INITS[one_of("kernel_init", name, INITS)]
 
 
-def conv3x3(
-    filters: int, stride: int = 1, *, kernel_init: str, dtype: Any, bias: bool = False, name: str | None = None
-):
-    """A 3x3 convolution, [b, h, w, c] -> [b, ceil(h/stride), ceil(w/stride), filters].
+def conv(
+    filters: int,
+    size: int,
+    stride: int = 1,
+    *,
+    kernel_init: str,
+    dtype: Any,
+    bias: bool = False,
+    padding: int | None = None,
+    groups: int = 1,
+    name: str | None = None,
+) -> nn.Conv:
+    """A square convolution, [b, h, w, c] -> [b, (h + 2 p - size) // stride + 1, (w + 2 p - size) // stride + 1, filters].
 
-    One pixel of zeros on every side: at stride 2 the windows centre on pixels 0, 2, 4, as `x[:, ::2, ::2]` picks them.
-    Flax's "SAME" would centre them on 1, 3, 5.
+    As many zeros p on every side, `padding` or else (size - 1) / 2: at stride 2 the windows of odd size centre on pixels
+    0, 2, 4, as `x[:, ::2, ::2]` picks them, and as PyTorch has it. Flax's "SAME" would centre 3x3 ones on 1, 3, 5.
+    With `groups`, filters i of each group see that group's c / groups channels alone.
     """
+    around = (size - 1) // 2 if padding is None else padding
     return nn.Conv(
         filters,
-        (3, 3),
+        (size, size),
         stride,
-        ((1, 1), (1, 1)),
+        ((around, around), (around, around)),
+        feature_group_count=groups,
         use_bias=bias,
         dtype=dtype,
         kernel_init=initializer(kernel_init),
@@ -48,14 +60,19 @@ def conv3x3(
     )
 
 
+def conv3x3(filters: int, stride: int = 1, **options: Any) -> nn.Conv:
+    """`conv` of size 3 with one pixel of zeros around, [b, h, w, c] -> [b, ceil(h/stride), ceil(w/stride), filters]."""
+    return conv(filters, 3, stride, **options)
+
+
 def halved(x: jax.Array, reduce: Any) -> jax.Array:
-    """Disjoint 2x2 pooling, [b, h, w, c] -> [b, h/2, w/2, c], by `jnp.max` or `jnp.mean`; h and w are even.
+    """Disjoint 2x2 pooling, [b, h, w, c] -> [b, h // 2, w // 2, c], by `jnp.max` or `jnp.mean`; an odd last line is dropped.
 
     Windows that do not overlap are a reshape, whose gradient avoids XLA's select-and-scatter: 10 times faster on a CPU.
     A tie shares the gradient of the maximum equally instead of giving all to the first.
     """
-    b, h, w, c = x.shape
-    return reduce(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+    b, h, w, c = len(x), x.shape[1] // 2, x.shape[2] // 2, x.shape[3]
+    return reduce(x[:, : 2 * h, : 2 * w].reshape(b, h, 2, w, 2, c), axis=(2, 4))
 
 
 NUDGES = "nudges"

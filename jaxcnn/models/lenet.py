@@ -17,6 +17,18 @@ def scaled_tanh(x: jax.Array) -> jax.Array:
     return 1.7159 * jnp.tanh(2 / 3 * x)
 
 
+def padded(x: jax.Array) -> jax.Array:
+    """Images of 28x28 with 2 pixels of zeros around, as the paper has them; [b, 28 or 32, same, c] -> [b, 32, 32, c].
+
+    Raises:
+      RecipeError: for any other size.
+    """
+    if x.shape[1:3] not in ((28, 28), (32, 32)):
+        raise RecipeError(f"LeNet-5 got images of {x.shape[1]}x{x.shape[2]} pixels; expected 28x28 or 32x32")
+    margin = (32 - x.shape[1]) // 2
+    return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+
+
 class LeNet5(nn.Module):
     """Two 5x5 convolutions with 2x2 pooling, a third that sees its whole input, two dense layers: 61,706 parameters.
 
@@ -24,7 +36,7 @@ class LeNet5(nn.Module):
 
     - `modern=False`, 1998: scaled tanh and average pooling. From the paper as printed it differs in that every
       C3 map sees all six S2 maps, pooling has no trainable gain, and the last layer is dense instead of
-      radial basis functions (the printed form has 60,000 parameters).
+      radial basis functions (the printed form has 60,000 parameters: `LeNet1998`).
     - `modern=True`: ReLU and max pooling, as it is taught today.
 
     Example:
@@ -42,7 +54,7 @@ class LeNet5(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
         """float32 [b, 28 or 32, same, c] -> float32 logits [b, classes]; with `stages`, also a dict of outputs."""
-        x = self._padded(x).astype(self.dtype)
+        x = padded(x).astype(self.dtype)
         act, pool = (nn.relu, jnp.max) if self.modern else (scaled_tanh, jnp.mean)
         init = initializer(self.kernel_init or ("he" if self.modern else "lecun"))
         seen: dict[str, jax.Array] = {}
@@ -55,9 +67,3 @@ class LeNet5(nn.Module):
         x = stage(self, seen, "f6", act(nn.Dense(84, dtype=self.dtype, kernel_init=init, name="f6")(x)))
         logits = nn.Dense(self.classes, kernel_init=init, name="head")(x.astype(jnp.float32))
         return (logits, seen) if stages else logits
-
-    def _padded(self, x):
-        if x.shape[1:3] not in ((28, 28), (32, 32)):
-            raise RecipeError(f"LeNet-5 got images of {x.shape[1]}x{x.shape[2]} pixels; expected 28x28 or 32x32")
-        margin = (32 - x.shape[1]) // 2
-        return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))

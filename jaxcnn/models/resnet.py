@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, conv3x3, initializer, stage
+from jaxcnn.models.layers import BatchNorm, conv, initializer, stage
 from jaxcnn.recipe import RecipeError, one_of
 
 
@@ -19,9 +19,26 @@ def picked(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
     [b, h, w, c] -> `shape`, [b, h/s, w/s, c'] with c' >= c: channel i stays channel i.
     """
-    stride = math.ceil(x.shape[1] / shape[1])
+    stride = _stride(x, shape)
     x = x[:, ::stride, ::stride]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, shape[-1] - x.shape[-1])))
+
+
+def shortcut(kind: str, x: jax.Array, shape: tuple[int, ...], conv: Any, norm: Any, train: bool) -> jax.Array:
+    """A block's input [b, h, w, c] in the `shape` of its output, to be added to that: `x` itself wherever it fits.
+
+    Elsewhere `kind` "A" picks (see `picked`), and "B" convolves: a 1x1 `project`, then `project_norm` unless `norm` is None.
+    """
+    if x.shape == shape:
+        return x
+    if kind == "A":
+        return picked(x, shape)
+    x = conv(shape[-1], 1, _stride(x, shape), name="project")(x)
+    return norm(name="project_norm")(x, train) if norm else x
+
+
+def _stride(x, shape):
+    return max(math.ceil(before / after) for before, after in zip(x.shape[1:3], shape[1:3], strict=True))
 
 
 class Block(nn.Module):
@@ -36,30 +53,13 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[b, h, w, c] -> [b, h/stride, w/stride, filters]."""
-        y = self.conv(self.filters, self.stride, name="conv1")(x)
+        y = self.conv(self.filters, 3, self.stride, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y, train))
-        y = self.conv(self.filters, name="conv2")(y)
+        y = self.conv(self.filters, 3, name="conv2")(y)
         y = self.norm(name="norm2")(y, train)
         if self.shortcut:
-            y = y + self._shortcut(x, y.shape, train)
+            y = y + shortcut(self.shortcut, x, y.shape, self.conv, self.norm, train)
         return nn.relu(y)
-
-    def _shortcut(self, x, shape, train):
-        if x.shape == shape:
-            return x
-        if self.shortcut == "A":
-            return picked(x, shape)
-        init, dtype = self.conv.keywords["kernel_init"], self.conv.keywords["dtype"]
-        project = nn.Conv(
-            self.filters,
-            (1, 1),
-            self.stride,
-            use_bias=False,
-            dtype=dtype,
-            kernel_init=initializer(init),
-            name="project",
-        )
-        return self.norm(name="norm3")(project(x), train)
 
 
 class CifarNet(nn.Module):
@@ -82,11 +82,11 @@ class CifarNet(nn.Module):
       axis: the mapped axis that splits the batch, set by the drivers.
 
     Example:
-      >>> model = CifarNet(blocks=3, classes=10)
-      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-      >>> logits, stages = model.apply(variables, jnp.zeros((1, 32, 32, 3)), stages=True)
+      >>> model, image = CifarNet(blocks=3, classes=10), jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
+      >>> _, stages = jax.eval_shape(partial(model.apply, stages=True), variables, image)
       >>> {name: maps.shape[1:] for name, maps in stages.items()}
-      {'stem': (32, 32, 16), 'stage1': (32, 32, 16), 'stage2': (16, 16, 32), 'stage3': (8, 8, 64), 'pool': (64,)}
+      {'pool': (64,), 'stage1': (32, 32, 16), 'stage2': (16, 16, 32), 'stage3': (8, 8, 64), 'stem': (32, 32, 16)}
     """
 
     blocks: int
@@ -103,10 +103,10 @@ class CifarNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
         """float32 [b, h, w, c] -> float32 logits [b, classes]; with `stages`, also a dict of each stage's output."""
-        conv = partial(conv3x3, kernel_init=self.kernel_init, dtype=self.dtype)
+        make = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
         norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)
-        shortcut = one_of("shortcut", self.shortcut, "AB") if self.residual else None
-        x = conv(self.width, name="stem")(x.astype(self.dtype))
+        kind = one_of("shortcut", self.shortcut, "AB") if self.residual else None
+        x = make(self.width, 3, name="stem")(x.astype(self.dtype))
         x = nn.relu(norm(name="stem_norm")(x, train))
         seen: dict[str, jax.Array] = {}
         x = stage(self, seen, "stem", x)
@@ -114,7 +114,7 @@ class CifarNet(nn.Module):
             for block in range(self.blocks):
                 stride = 2 if number and not block else 1
                 name = f"stage{number + 1}_block{block + 1}"
-                x = Block(self.width * 2**number, stride, shortcut, conv, norm, name=name)(x, train)
+                x = Block(self.width * 2**number, stride, kind, make, norm, name=name)(x, train)
             x = stage(self, seen, f"stage{number + 1}", x)
         x = stage(self, seen, "pool", x.astype(jnp.float32).mean((1, 2)))
         logits = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")(x)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, initializer, stage
+from jaxcnn.models.pooling import adaptive_average
 from jaxcnn.recipe import RecipeError, one_of
 
 LAYERS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -18,13 +19,16 @@ LAYERS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 class VGG(nn.Module):
     """Five stages of 3x3 convolutions with biases, each ended by 2x2 max pooling, then dense layers.
 
-    At size 224 and 1000 classes depth 16 has 138,357,544 parameters (with BN 138,365,992).
+    At size 224 and 1000 classes depth 16 has 138,357,544 parameters (with BN 138,365,992). The paper draws kernels from
+    N(0, 0.01), and begins the deeper networks with the layers of a trained depth 11 (section 3.1).
 
     Attributes:
       depth: 11, 13, 16 or 19.
       classes: the number of logits.
       norm: BN after every convolution (not in the paper; as published weights have it).
-      size: 224, with two dense layers of 4096 and dropout 0.5, or 32, with the dense layer of logits alone.
+      size: 224, with two dense layers of 4096 and dropout 0.5, which averages the maps of images of other sizes, from 32 on, to
+        7x7 (as torchvision does; the paper makes convolutions of the dense layers instead, section 3.2); or 32, with the
+        dense layer of logits alone.
       bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarNet`.
 
     Example:
@@ -45,24 +49,28 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """float32 [b, size, size, c] -> float32 logits [b, classes]; with `stages`, also a dict of outputs."""
-        if x.shape[1:3] != (self.size, self.size) or self.size not in (32, 224):
-            raise RecipeError(
-                f"VGG of size {self.size} got images of {x.shape[1]}x{x.shape[2]} pixels; expected 32x32 (name vgg16-32) "
-                "or 224x224 (name vgg16)"
-            )
+        """float32 [b, h, w, c] -> float32 logits [b, classes]; with `stages`, also a dict of outputs."""
+        self._check(*x.shape[1:3])
         x, seen = x.astype(self.dtype), {}
         for number, layers in enumerate(LAYERS[int(one_of("VGG depth", str(self.depth), map(str, LAYERS)))]):
             for layer in range(layers):
                 x = self._layer(x, min(64 * 2**number, 512), f"stage{number + 1}_conv{layer + 1}", train)
             x = stage(self, seen, f"stage{number + 1}", x)
             x = halved(x, jnp.max)
-        x = x.reshape(len(x), -1)  # [b, 7 * 7 * 512] or [b, 512]
+        x = adaptive_average(x, 7 if self.size == 224 else 1).reshape(len(x), -1)  # [b, 7 * 7 * 512] or [b, 512]
         for name in ("dense1", "dense2") if self.size == 224 else ():
             x = nn.relu(nn.Dense(4096, dtype=self.dtype, kernel_init=initializer(self.kernel_init), name=name)(x))
             x = stage(self, seen, name, Dropout(0.5, self.axis)(x, train))
         logits = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")(x.astype(jnp.float32))
         return (logits, seen) if stages else logits
+
+    def _check(self, h, w):
+        fits = min(h, w) >= 32 if self.size == 224 else (self.size, h, w) == (32, 32, 32)
+        if not fits:
+            raise RecipeError(
+                f"VGG of size {self.size} got images of {h}x{w} pixels; expected 32x32 (name vgg16-32) or 224x224 (name vgg16, "
+                "which takes any from 32x32 on)"
+            )
 
     def _layer(self, x, filters, name, train):
         x = conv3x3(filters, kernel_init=self.kernel_init, dtype=self.dtype, bias=True, name=name)(x)

@@ -1,0 +1,79 @@
+"""Pooling of windows that overlap or do not fit, with PyTorch's borders, and local response normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False) -> jax.Array:
+    """The maximum of each size x size window, [b, h, w, c] -> [b, h', w', c], h' = (h + 2 padding - size) // stride + 1.
+
+    Padding is -inf: it never wins. With `ceil` the division rounds up, where the last window then still begins inside
+    the image (Caffe's rule and PyTorch's `ceil_mode`): it is the smaller for it.
+
+    Example:
+      >>> line = jnp.arange(6.0).reshape(1, 6, 1, 1) * jnp.ones((1, 6, 6, 1))
+      >>> [max_pool(line, 3, 2, ceil=ceil)[0, :, 0, 0].tolist() for ceil in (False, True)]
+      [[2.0, 4.0], [2.0, 4.0, 5.0]]
+    """
+    borders: Any = [(padding, padding + _missing(side, size, stride, padding) * ceil) for side in x.shape[1:3]]
+    return nn.max_pool(x, (size, size), (stride, stride), borders)
+
+
+def _missing(side, size, stride, padding):
+    """Pixels that the last window of a row rounded up lacks."""
+    windows = -(-(side + 2 * padding - size) // stride) + 1
+    windows -= (windows - 1) * stride >= side + padding
+    return max(0, (windows - 1) * stride + size - side - 2 * padding)
+
+
+def average_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """The mean of each size x size window that fits, [b, h, w, c] -> [b, (h - size) // stride + 1, ..., c].
+
+    Example:
+      >>> average_pool(jnp.arange(6.0).reshape(1, 1, 6, 1) * jnp.ones((1, 3, 6, 1)), 3, 2)[0, 0, :, 0].tolist()
+      [1.0, 3.0]
+    """
+    # Not nn.avg_pool, which divides by an integer: an error where promotion is strict.
+    return nn.pooling.pool(x, 0.0, jax.lax.add, (size, size), (stride, stride), "VALID") / size**2
+
+
+def adaptive_average(x: jax.Array, size: int) -> jax.Array:
+    """Means over size x size windows, whatever the image's size, [b, h, w, c] -> [b, size, size, c].
+
+    Window i covers pixels floor(i h / size) to ceil((i + 1) h / size), as PyTorch's `adaptive_avg_pool2d` has it: next to
+    each other where `size` divides h, else overlapping by one; and pixels repeated where the image is the smaller.
+
+    Example:
+      >>> adaptive_average(jnp.arange(5.0).reshape(1, 1, 5, 1), 2)[0, :, :, 0].tolist()
+      [[1.0, 3.0], [1.0, 3.0]]
+    """
+    for axis in (1, 2):
+        side = x.shape[axis]
+        if side != size:
+            edges = [(i * side // size, -(-(i + 1) * side // size)) for i in range(size)]
+            x = jnp.stack([jax.lax.slice_in_dim(x, a, b, axis=axis).mean(axis) for a, b in edges], axis)
+    return x
+
+
+def local_response_norm(
+    x: jax.Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
+) -> jax.Array:
+    """Each channel over a power of its neighbours' sum of squares, [b, h, w, c] -> the same shape and dtype.
+
+    x_i / (k + alpha (x_{i - size // 2}^2 + ... + x_{i + size // 2}^2))^beta, outside channels counting 0 (Krizhevsky,
+    Sutskever and Hinton 2012, "ImageNet classification with deep convolutional neural networks", section 3.3, and its
+    constants). PyTorch and Caffe divide alpha by `size`, and take k = 1 unless told: theirs is this with alpha / size.
+
+    Example:
+      >>> local_response_norm(jnp.ones((1, 1, 1, 3)), size=3, k=0.0, alpha=1.0, beta=1.0).ravel().tolist()
+      [0.5, 0.3333333432674408, 0.5]
+    """
+    channels, reach = x.shape[-1], size // 2
+    squares = jnp.pad(jnp.square(x.astype(jnp.float32)), ((0, 0), (0, 0), (0, 0), (reach, reach)))
+    total = sum((squares[..., i : i + channels] for i in range(1, size)), squares[..., :channels])
+    return (x.astype(jnp.float32) * (k + alpha * total) ** -beta).astype(x.dtype)
