@@ -14,7 +14,7 @@ import pytest
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments import depth, lenet
+from experiments import depth
 
 ROOT = Path(depth.__file__).parent.parent
 TINY = ["--depths", "8", "14", "--width", "4", "--steps", "6", "--every", "3", "--batch", "32", "--seeds", "2"]
@@ -191,14 +191,6 @@ def test_a_killed_study_ends_with_the_bits_of_one_that_never_stopped(unstopped, 
     assert final_rows == rows
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), final, state)
     assert all(jax.tree.leaves(same)), same
-
-
-@pytest.mark.real
-def test_lenet_learns_mnist(tmp_path):
-    """Two epochs of the three seeds' ten; the whole experiment is `python -m experiments.lenet`."""
-    args = ["--models", "lenet5-relu", "--seeds", "1", "--steps", "938", "--drops", "700", "--out", str(tmp_path)]
-    assert lenet.main(args) == 0
-    assert float(table(tmp_path)[0]["test_error"]) < 2
 
 
 @pytest.mark.real

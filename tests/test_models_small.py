@@ -1,7 +1,8 @@
-"""The two small networks against their counts by hand, NumPy, SciPy's correlation and the variances of their initialisers."""
+"""The small networks against their counts by hand, NumPy, SciPy's correlation and the variances of their initialisers."""
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import flax.errors
 import jax
@@ -11,12 +12,16 @@ import pytest
 from scipy.signal import correlate2d
 
 import jaxcnn as jc
+from jaxcnn.metrics import cross_entropy
 from jaxcnn.models import MLP, ConvNet, build, parameters
+from jaxcnn.models.lenet1998 import codes
+from jaxcnn.models.mlp import step
 from jaxcnn.recipe import RecipeError
 
 DIGITS, MNIST, CIFAR = (8, 8, 1), (28, 28, 1), (32, 32, 3)
 SHAPES = [DIGITS, MNIST, CIFAR]
 NP = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+NP["step"] = lambda x: np.heaviside(x, 0)
 POOL = {"max": np.max, "average": np.mean}
 
 
@@ -86,14 +91,41 @@ def test_a_convnet_has_its_kernels_and_one_bias_or_a_gain_and_an_offset_for_each
     assert parameters(model, shape) == kernels + each * 3 * width + tail
 
 
+@pytest.mark.parametrize(("shape", "convolutions"), [(DIGITS, 1), (CIFAR, 1), (DIGITS, 3), ((24, 16, 2), 3)])
+def test_a_convnet_has_as_many_convolutions_as_asked_for_and_each_has_twice_the_filters(shape, convolutions):
+    h, w, c = shape
+    filters = [c, *(5 * 2**i for i in range(convolutions))]
+    kernels = sum((9 * fan_in + 1) * out for fan_in, out in pairwise(filters))
+    pixels = (h >> convolutions) * (w >> convolutions)
+    expected = kernels + (pixels * filters[-1] + 1) * 32 + 33 * 10
+    assert parameters(build("convnet", 10, width=5, convolutions=convolutions), shape) == expected
+    if convolutions == 1:
+        assert build("cnn", 10, width=5) == build("convnet", 10, width=5, convolutions=1)
+
+
+@pytest.mark.parametrize("shape", [MNIST, (32, 32, 1)])
+def test_lenet_as_printed_has_60000_parameters(shape):
+    """The paper's own counts, layer by layer (section II.B)."""
+    model = build("lenet5-1998", 10)
+    params = shapes(model, shape)["params"]
+    counts = {name: sum(p.size for p in jax.tree.leaves(layer)) for name, layer in params.items()}
+    assert counts == {"c1": 156, "s2": 12, "c3": 1516, "s4": 32, "c5": 48120, "f6": 10164}
+    assert parameters(model, shape) == 60_000
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_stages_have_these_names_and_shapes(shape):
     x = jax.ShapeDtypeStruct((2, *shape), "float32")
     h = shape[0]
     expected = {
         "mlp": {"hidden1": (2, 6), "hidden2": (2, 4)},
+        "perceptron": {},
+        "cnn": {"conv1": (2, h, h, 8), "dense": (2, 32)},
         "convnet": {"conv1": (2, h, h, 8), "conv2": (2, h // 2, h // 2, 16), "dense": (2, 32)},
     }
+    if shape == MNIST:
+        maps = {"c1": (28, 28, 6), "s2": (14, 14, 6), "c3": (10, 10, 16), "s4": (5, 5, 16), "c5": (1, 1, 120)}
+        expected["lenet5-1998"] = {name: (2, *size) for name, size in maps.items()} | {"f6": (2, 84)}
     for name, stages in expected.items():
         model = build(name, 7, **({"hidden": [6, 4]} if name == "mlp" else {}))
         both = lambda v, x, m=model: (m.apply(v, x), m.apply(v, x, stages=True))  # noqa: E731
@@ -106,8 +138,9 @@ def test_stages_have_these_names_and_shapes(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_mlp_without_hidden_layers_is_linear(shape):
-    model, x = build("mlp", 10, hidden=[]), images(shape)
+def test_the_perceptron_is_an_mlp_without_hidden_layers_and_linear(shape):
+    model, x = build("perceptron", 10), images(shape)
+    assert model == build("mlp", 10, hidden=[])
     variables = drawn(model, shape)
     assert list(variables["params"]) == ["head"]
     weights, bias = (double(variables["params"]["head"])[key] for key in ("kernel", "bias"))
@@ -126,6 +159,52 @@ def test_an_mlp_is_what_numpy_computes(activation):
     close(logits, dense(y, params["head"]))
 
 
+def test_rosenblatts_rule_is_descent_on_the_perceptrons_mistakes():
+    """What the docstring tells apart: +image, -image after a mistake alone; and the softmax's share, after every image."""
+    model: Any = build("perceptron", 3)
+    x = images(DIGITS, batch=1)
+    variables = drawn(model, DIGITS)
+    ranks = np.argsort(run(model, variables, x)[0])
+    for label in (ranks[-1], ranks[0]):  # right, and wrong
+
+        def mistake(v, label=label):
+            logits = model.apply(v, x)[0]
+            return logits.max() - logits[label]
+
+        def softmax(v, label=label):
+            return cross_entropy(model.apply(v, x), jnp.array([label])).sum()
+
+        rule, descent = (-np.asarray(jax.grad(f)(variables)["params"]["head"]["kernel"]) for f in (mistake, softmax))
+        image, expected = x.reshape(-1), np.zeros_like(rule)
+        expected[:, label] += image
+        expected[:, ranks[-1]] -= image
+        np.testing.assert_array_equal(rule, expected)
+        assert np.any(rule) == (label != ranks[-1])
+        assert np.any(descent)
+
+
+def test_a_step_is_heavisides_and_lets_the_gradient_straight_through_near_its_threshold():
+    """Before one step: the gradients by the chain rule in NumPy, the step's derivative put as 1 or, far from 0, as 0."""
+    x = jnp.array([-2.0, -1.0, -1e-30, 0.0, 1e-30, 1.0, 5.0])
+    np.testing.assert_array_equal(step(x), [0, 0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(jax.grad(lambda x: step(x).sum())(x), [0, 1, 1, 1, 1, 1, 0])
+    assert step(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    model: Any = build("mlp", 10, hidden=[6], activation="step")
+    x = images(DIGITS)
+    variables, labels = drawn(model, DIGITS), np.array([1, 0, 7])
+    grads = jax.grad(lambda v: cross_entropy(model.apply(v, x), jnp.asarray(labels)).sum())(variables)["params"]
+    params, flat = double(variables["params"]), x.reshape(3, -1).astype(np.float64)
+    sums = dense(flat, params["hidden1"])
+    on, near = (sums > 0).astype(np.float64), np.abs(sums) <= 1
+    assert 0 < near.sum() < near.size
+    odds = np.exp(dense(on, params["head"]))
+    errors = odds / odds.sum(-1, keepdims=True) - np.eye(10)[labels]
+    close(grads["head"]["kernel"], on.T @ errors)
+    below = near * (errors @ params["head"]["kernel"].T)
+    close(grads["hidden1"]["kernel"], flat.T @ below)
+    close(grads["hidden1"]["bias"], below.sum(0))
+
+
 def np_convolved(x, kernel):
     """Zeros around, and SciPy's correlation of every plane with every kernel's plane."""
     planes = lambda image, k: sum(correlate2d(image[..., i], k[..., i], "same") for i in range(k.shape[-1]))  # noqa: E731
@@ -139,7 +218,7 @@ def np_norm(x, params, stats, train):
 
 def np_convnet(variables, x, act, pool, train):
     params, stats = (double(variables.get(kind, {})) for kind in ("params", "batch_stats"))
-    for name in ("conv1", "conv2"):
+    for name in (f"conv{i}" for i in (1, 2, 3) if f"conv{i}" in params):
         x = np_convolved(x, params[name]["kernel"])
         x = np_norm(x, params[f"{name}_norm"], stats[f"{name}_norm"], train) if stats else x + params[name]["bias"]
         x = pool([act(x)[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
@@ -147,16 +226,17 @@ def np_convnet(variables, x, act, pool, train):
 
 
 @pytest.mark.parametrize(
-    ("activation", "pooling", "norm", "train", "shape"),
+    ("activation", "pooling", "norm", "train", "shape", "convolutions"),
     [
-        ("relu", "max", False, True, CIFAR),
-        ("tanh", "average", False, False, MNIST),
-        ("tanh", "max", True, True, DIGITS),
-        ("relu", "average", True, False, (8, 12, 2)),
+        ("relu", "max", False, True, CIFAR, 2),
+        ("tanh", "average", False, False, MNIST, 2),
+        ("tanh", "max", True, True, DIGITS, 2),
+        ("relu", "average", True, False, (8, 12, 2), 2),
+        ("relu", "max", False, False, (10, 6, 1), 1),
     ],
 )
-def test_a_convnet_is_what_scipy_computes(activation, pooling, norm, train, shape):
-    options = {"activation": activation, "pooling": pooling, "batch_norm": norm}
+def test_a_convnet_is_what_scipy_computes(activation, pooling, norm, train, shape, convolutions):
+    options = {"activation": activation, "pooling": pooling, "batch_norm": norm, "convolutions": convolutions}
     model, x = build("convnet", 5, width=3, hidden=7, **options), images(shape)
     variables = drawn(model, shape)
     assert ("batch_stats" in variables) == norm
@@ -190,6 +270,104 @@ def test_a_convnet_split_over_devices_is_the_same(options):
     close(np.asarray(share(x.reshape(2, 4, *DIGITS))).reshape(8, 5), np.asarray(alone))
 
 
+# LeNet-5 as printed, in float64 and by the paper's words.
+
+# Table I as it stands there: a row for each map of S2, a column for each map of C3.
+C3 = """
+x...xxx..xxxx.xx
+xx...xxx..xxxx.x
+xxx...xxx..x.xxx
+.xxx..xxxx..x.xx
+..xxx..xxxx.xx.x
+...xxx..xxxx.xxx
+"""
+
+
+def squashed(x):
+    return 1.7159 * np.tanh(2 * x / 3)
+
+
+def np_valid(x, kernel):
+    """[b, h, w, c] with [5, 5, c, k], no padding."""
+    return np.stack([correlate2d(plane, kernel, "valid") for plane in x])
+
+
+def np_subsampled(x, layer):
+    four = sum(x[:, i::2, j::2] for i in (0, 1) for j in (0, 1))
+    return squashed(layer["gain"] * four + layer["bias"])
+
+
+def np_lenet1998(params, x):
+    x = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))[..., 0]
+    c1 = np.stack([np_valid(x, params["c1"]["kernel"][:, :, 0, k]) + params["c1"]["bias"][k] for k in range(6)], -1)
+    s2 = np_subsampled(squashed(c1), params["s2"])
+    planes = iter(np.moveaxis(params["c3"]["kernel"][:, :, 0], -1, 0))  # in the order of C3's maps, then of S2's
+    table = np.array([list(line) for line in C3.split()]) == "x"
+    c3 = [sum(np_valid(s2[..., i], next(planes)) for i in np.flatnonzero(column)) for column in table.T]
+    assert next(planes, None) is None
+    s4 = np_subsampled(squashed(np.stack(c3, -1) + params["c3"]["bias"]), params["s4"])
+    c5 = squashed(np.einsum("bhwc,hwck->bk", s4, params["c5"]["kernel"]) + params["c5"]["bias"])
+    return squashed(dense(c5, params["f6"]))
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """The network, variables, images, and what it says of them."""
+    model, x = build("lenet5-1998", 10), images(MNIST)
+    variables = drawn(model, MNIST)
+    return model, variables, x, *run(model, variables, x, stages=True)
+
+
+def test_lenet_as_printed_is_what_numpy_computes(printed):
+    _, variables, x, logits, seen = printed
+    f6 = np_lenet1998(double(variables["params"]), x.astype(np.float64))
+    close(seen["f6"], f6)
+    close(logits, -np.square(f6[:, None] - codes(10)[None]).sum(-1))
+
+
+def test_its_greatest_logit_is_the_nearest_code_and_its_loss_the_papers_equation_9(printed):
+    *_, logits, seen = printed
+    distances = np.square(double(seen["f6"])[:, None] - codes(10)[None]).sum(-1)
+    np.testing.assert_array_equal(logits.argmax(-1), distances.argmin(-1))
+    # Equation 9 with j so great that e^-j is nothing
+    labels = np.array([3, 1, 4])
+    expected = distances[range(3), labels] + np.log(np.exp(-(distances - 60)).sum(-1)) - 60
+    np.testing.assert_allclose(cross_entropy(logits, jnp.asarray(labels)), expected, atol=1e-4)
+
+
+def test_codes_are_fixed_signs_and_differ():
+    for classes in (2, 10, 11, 100):
+        centres = codes(classes)
+        assert (centres.shape, centres.dtype) == ((classes, 84), np.dtype("float32"))
+        assert set(np.unique(centres)) == {-1, 1}
+        apart = (centres[:, None] != centres[None]).sum(-1)[~np.eye(classes, dtype=bool)]
+        assert apart.min() >= 15
+        np.testing.assert_array_equal(centres, codes(classes))
+    np.testing.assert_array_equal(codes(3), codes(10)[:3])
+    ring = (codes(10)[0] > 0).reshape(12, 7)  # a nought: nothing inside it, something all around
+    assert ring.any(0).all()
+    assert ring.any(1).all()
+    assert not ring[3:9, 2:5].any()
+
+
+def test_weights_start_within_the_papers_bounds():
+    model = build("lenet5-1998", 10)
+    # Compiled as one program, of which the forward pass, being unused, is no part: a tenth of the time.
+    params = jax.tree.map(
+        np.asarray, jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, *MNIST))))()["params"]
+    )
+    for name, fan_in in {"c1": 25, "c5": 400, "f6": 120}.items():
+        bound, weights = 2.4 / fan_in, np.abs(params[name]["kernel"])
+        assert 0.95 * bound < weights.max() <= bound
+        assert weights.mean() == pytest.approx(bound / 2, rel=4 / math.sqrt(3 * weights.size))
+    planes = np.abs(params["c3"]["kernel"][:, :, 0])  # maps of C3 see 3, 4 or 6 maps, and units 25 pixels of each
+    for first, last, maps in ((0, 18, 3), (18, 54, 4), (54, 60, 6)):
+        assert 0.9 * 2.4 / (25 * maps) < planes[..., first:last].max() <= 2.4 / (25 * maps)
+    assert np.abs(params["s4"]["gain"]).max() <= 0.6
+    assert len(np.unique(params["s4"]["gain"])) == 16
+    assert not any(np.any(layer["bias"]) for layer in params.values())
+
+
 # Initialisers.
 
 
@@ -201,6 +379,7 @@ def test_a_convnet_split_over_devices_is_the_same(options):
         ("mlp", {"activation": "relu"}, "hidden1", 2 / 784),
         ("mlp", {"activation": "relu"}, "head", 2 / 300),
         ("mlp", {"hidden": []}, "head", 1 / 784),
+        ("mlp", {"activation": "step"}, "hidden2", 1 / 400),
         ("mlp", {"kernel_init": "glorot_uniform"}, "hidden2", 2 / (400 + 300)),
         ("convnet", {}, "conv2", 2 / (9 * 32)),
         ("convnet", {}, "dense", 2 / (49 * 64)),
@@ -269,7 +448,7 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
     ("name", "options", "hint"),
     [
         ("mlp", {"activation": "tahn"}, "did you mean 'tanh'?"),
-        ("mlp", {"activation": "gelu"}, "activation is 'gelu'; expected one of relu, sigmoid, tanh"),
+        ("mlp", {"activation": "gelu"}, "activation is 'gelu'; expected one of relu, sigmoid, step, tanh"),
         ("mlp", {"hidden": 32}, "hidden is 32; expected a list of whole numbers of at least 1: write [64, 64]"),
         ("mlp", {"hidden": "32"}, "hidden is '32'"),
         ("mlp", {"hidden": [32, 0]}, "hidden is [32, 0]"),
@@ -281,6 +460,10 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
         ("convnet", {"hidden": [32]}, "hidden is [32]; expected a whole number of at least 1"),
         ("convnet", {"hidden": 0}, "hidden is 0"),
         ("convnet", {"width": 0}, "width is 0"),
+        ("convnet", {"convolutions": 0}, "convolutions is 0"),
+        ("lenet5-1998", {"kernel_init": "he"}, "option of lenet5-1998 is 'kernel_init'; expected one of dtype"),
+        ("lenet-1998", {}, "write lenet5-1998"),
+        ("perceptrons", {}, "write perceptron"),
         ("convnet", {"pooling": "mean"}, "pooling is 'mean'; expected one of average, max"),
         ("convnet", {"batch_norm": 1}, "batch_norm is 1; expected True or False"),
         ("convnet", {"dropout": 1}, "dropout is 1; expected at least 0 and below 1: write 0.5"),
@@ -307,6 +490,10 @@ def test_a_convnet_refuses_sizes_that_it_cannot_halve_twice(shape):
         shapes(build("convnet", 10), shape)
     assert f"images of {shape[0]}x{shape[1]} pixels, which it halves twice; expected multiples of 4" in str(error.value)
     assert "\n" not in str(error.value)
+    if shape == (30, 30, 1):
+        shapes(build("cnn", 10), shape)
+        with pytest.raises(RecipeError, match="which it halves 3 times; expected multiples of 8"):
+            shapes(build("convnet", 10, convolutions=3), shape)
 
 
 def test_a_list_from_json_makes_a_module_that_can_be_a_key():
@@ -321,7 +508,12 @@ def test_a_list_from_json_makes_a_module_that_can_be_a_key():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("mlp", {"hidden": [32]}), ("mlp", {"hidden": []}), ("convnet", {"dropout": 0.2, "batch_norm": True})],
+    [
+        ("mlp", {"hidden": [32]}),
+        ("mlp", {"hidden": [32, 32], "activation": "step"}),
+        ("perceptron", {}),
+        ("convnet", {"dropout": 0.2, "batch_norm": True}),
+    ],
 )
 def test_thirty_steps_on_the_digits_lower_the_loss(name, options):
     recipe = jc.Recipe(

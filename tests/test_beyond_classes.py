@@ -1,0 +1,152 @@
+"""Anomalies by reconstruction error, and scenes whose masks are exact: their parts, and both scripts as a user runs them."""
+
+import csv
+
+import numpy as np
+import pytest
+from scripts import refuses
+
+import jaxcnn as jc
+from experiments import anomaly, segmentation
+from jaxcnn import metrics
+
+TINY = ["--held-out", "1", "8", "--seeds", "2", "--steps", "8", "--width", "4", "--code", "3"]
+SCENES = ["--scenes", "60", "--width", "2", "--depth", "1", "--seeds", "1", "--steps", "6", "--batch", "8"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return jc.load("digits")
+
+
+def test_the_class_held_out_is_gone_and_the_others_keep_their_images(digits):
+    rest = anomaly.without(digits, 3)
+    assert len(rest.train.labels) == (digits.train.labels != 3).sum()
+    assert rest.classes == ("0", "1", "2", "4", "5", "6", "7", "8", "9")
+    for part, split in (("train", rest.train), ("test", rest.test)):
+        there = getattr(digits, part)
+        np.testing.assert_array_equal(split.images, there.images[there.labels != 3])
+        names = [digits.classes[k] for k in there.labels[there.labels != 3]]
+        assert [rest.classes[k] for k in split.labels] == names
+    np.testing.assert_allclose(rest.mean, rest.train.images.mean(0) / 255, rtol=1e-5)
+
+
+def test_linear_codes_are_those_of_the_singular_vectors(digits):
+    images = digits.train.images[:300]
+    flat = images.reshape(300, -1) / 255
+    centre = flat.mean(0)
+    _, _, vectors = np.linalg.svd(flat - centre, full_matrices=False)
+    asked = digits.test.images[:50].reshape(50, -1) / 255 - centre
+    rest = asked - asked @ vectors[:5].T @ vectors[:5]
+    np.testing.assert_allclose(anomaly.linear(images, 5, digits.test.images[:50]), np.square(rest).mean(1), rtol=1e-3)
+    np.testing.assert_allclose(anomaly.linear(images, 0, digits.test.images[:50]), np.square(asked).mean(1), rtol=1e-4)
+
+
+def test_the_area_counts_pairs():
+    rng = np.random.default_rng(0)
+    normal, strange = rng.integers(0, 5, 40), rng.integers(1, 6, 30)
+    pairs = np.sign(strange[:, None] - normal[None])
+    assert anomaly.auc(normal, strange) == pytest.approx(((pairs > 0) + (pairs == 0) / 2).mean())
+
+
+@pytest.fixture(scope="module")
+def anomalies(tmp_path_factory):
+    out = tmp_path_factory.mktemp("anomaly") / "runs"
+    assert anomaly.main([*TINY, "--out", str(out)]) == 0
+    return out
+
+
+def test_anomalies_leave_a_table_figures_and_runs(anomalies, capsys):
+    with (anomalies / "table.csv").open() as file:
+        lines = {line["held out"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["1", "8", "mean"]
+    for key in ("auc", "auc_pca", "auc_mean"):
+        values = [float(lines[name][key]) for name in lines]
+        assert values[2] == pytest.approx((values[0] + values[1]) / 2, rel=1e-4)
+        assert all(0 <= value <= 1 for value in values)
+    assert lines["1"]["auc_pca_std"] == "0"  # the same for every seed
+    for name in ("auc.png", "pictures.png"):
+        assert (anomalies / name).read_bytes().startswith(b"\x89PNG")
+    before = {path: path.stat().st_mtime_ns for path in anomalies.glob("*/metrics.jsonl")}
+    assert len(before) == 4
+    assert anomaly.main([*TINY, "--out", str(anomalies), "--plot-only"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in anomalies.glob("*/metrics.jsonl")}
+    assert "9 training" not in capsys.readouterr().err
+
+
+def test_more_linear_numbers_reconstruct_strangers_no_worse(digits):
+    few, more = (anomaly.linear(digits.train.images[:200], n, digits.test.images[:20]) for n in (2, 8))
+    assert (more <= few + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--held-out", "10"], "held_out is 10; expected classes of digits, 0..9"),
+        (["--code", "0"], "code is 0; expected a whole number of at least 1"),
+        (["--lr", "-1"], "lr is -1.0"),
+        (["--dataset", "digit"], "digits"),
+    ],
+)
+def test_mistakes_about_anomalies(args, says, capsys, monkeypatch, tmp_path):
+    refuses(anomaly.main, [*args, "--out", str(tmp_path / "new")], says, capsys, monkeypatch)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_scenes_mask_is_exact():
+    """On plain textures the scene is its mask."""
+    textures = np.stack([np.zeros((140, 140, 3), np.uint8), np.full((140, 140, 3), 255, np.uint8)])
+    digit = np.zeros((8, 8), np.uint8)
+    digit[2:6, 3:5] = 255
+    rng = np.random.default_rng(0)
+    for label in (0, 7):
+        image, mask = segmentation.scene(digit, label, textures, rng)
+        assert (image.shape, image.dtype, mask.shape, mask.dtype) == ((32, 32, 3), np.uint8, (32, 32), np.int32)
+        np.testing.assert_array_equal(image == 255, np.broadcast_to((mask == label + 1)[..., None], image.shape))
+        assert set(np.unique(mask)) == {0, label + 1}
+
+
+def test_scenes_are_the_same_for_a_seed_and_use_every_digit(digits):
+    upper, lower = segmentation.photographs()
+    assert not np.array_equal(upper, lower)
+    few = jc.Split(digits.train.images[:20], digits.train.labels[:20])
+    one, two, other = (segmentation.compose(few, 40, upper, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.images, two.images)
+    assert not np.array_equal(one.images, other.images)
+    shown = sorted(int(mask.max()) - 1 for mask in one.labels)
+    assert shown == sorted(np.repeat(few.labels, 2).tolist())
+
+
+def test_intersection_over_union_is_that_of_the_sets():
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 4, (2, 5, 6, 6))
+    found = metrics.iou(metrics.confusion(labels, predicted, 5))
+    for k in range(4):
+        both, either = ((labels == k) & (predicted == k)).sum(), ((labels == k) | (predicted == k)).sum()
+        assert found[k] == pytest.approx(both / either)
+    assert np.isnan(found[4])
+
+
+def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
+    out = tmp_path / "runs"
+    assert segmentation.main([*SCENES, "--out", str(out)]) == 0
+    with (out / "table.csv").open() as file:
+        lines = {line["U-Net"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["with skip connections", "without"]
+    assert int(lines["without"]["params"]) < int(lines["with skip connections"]["params"])
+    assert all(0 <= float(line["mean_iou"]) <= 100 for line in lines.values())
+    for name in ("curves.png", "pictures.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert (out / "skips-seed0" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--depth", "6"], "32x32"),
+        (["--width", "0"], "width is 0"),
+        (["--scenes", "5"], "batch is 32, more than the 5"),
+    ],
+)
+def test_mistakes_about_segmentation(args, says, capsys, monkeypatch, tmp_path):
+    refuses(segmentation.main, [*args, "--out", str(tmp_path / "new")], says, capsys, monkeypatch)
