@@ -9,6 +9,7 @@ from jaxcnn.data import DATASETS as DATASETS
 from jaxcnn.data import DataError as DataError
 from jaxcnn.data import Dataset as Dataset
 from jaxcnn.data import Split as Split
+from jaxcnn.data import folder as folder
 from jaxcnn.data import hold_out as hold_out
 from jaxcnn.data import load as load
 from jaxcnn.data import subset as subset
@@ -18,6 +19,8 @@ from jaxcnn.evaluate import precise as precise
 from jaxcnn.evaluate import predict as predict
 from jaxcnn.log import RunLog as RunLog
 from jaxcnn.log import read_rows as read_rows
+from jaxcnn.look import gradcam as gradcam
+from jaxcnn.look import summary as summary
 from jaxcnn.metrics import Sums as Sums
 from jaxcnn.models import MODELS as MODELS
 from jaxcnn.models import build as build
@@ -30,6 +33,10 @@ from jaxcnn.range_test import lr_range_test as lr_range_test
 from jaxcnn.recipe import Recipe as Recipe
 from jaxcnn.recipe import RecipeError as RecipeError
 from jaxcnn.state import State as State
+from jaxcnn.state import adopt as adopt
 from jaxcnn.state import start as start
 from jaxcnn.train import fit as fit
 from jaxcnn.train import make_step as make_step
+from jaxcnn.weights import WeightsError as WeightsError
+from jaxcnn.weights import export as export
+from jaxcnn.weights import pretrained as pretrained

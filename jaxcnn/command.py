@@ -22,6 +22,7 @@ from jaxcnn.checkpoint import CheckpointError
 from jaxcnn.data import DataError
 from jaxcnn.log import LogError
 from jaxcnn.recipe import RecipeError, one_of
+from jaxcnn.weights import WeightsError
 
 T = TypeVar("T")
 MISTAKE = 2
@@ -69,7 +70,7 @@ def friendly() -> Iterator[None]:
     with hosts.together():
         try:
             yield
-        except (RecipeError, DataError, CheckpointError, LogError, hosts.HostError) as error:
+        except (RecipeError, DataError, CheckpointError, LogError, WeightsError, hosts.HostError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(MISTAKE)
         except OSError as error:

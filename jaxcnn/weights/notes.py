@@ -1,0 +1,89 @@
+"""What stands for the names in a pickle of `torch.save`: notes of where tensors lie, and plain dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxcnn.recipe import shown
+from jaxcnn.weights.types import DTYPES, Storage, Tensor, WeightsError, tensor
+
+
+class Name(NamedTuple):
+    """A global, by name; it is never looked up."""
+
+    name: str
+
+
+def named(module: str, name: str) -> Name:
+    """The name, if it is on the lists `CALLS` and `DTYPES`; WeightsError for any other."""
+    full = f"{module}.{name}"
+    if full not in CALLS and full not in DTYPES:
+        raise WeightsError(f"it names {shown(full)}, which weights do not need: nothing of it was run")
+    return Name(full)
+
+
+def stored(said: Any, storages: dict[str, Storage]) -> Storage:
+    """The storage that a persistent id tells of, which joins `storages`.
+
+    ("storage", type, key, device, size), and in the older format whether it is a view: None or (key, first, size).
+    """
+    if type(said) is not tuple or len(said) not in (5, 6) or type(said[2]) is not str or not isinstance(said[1], Name):
+        raise ValueError("it refers to what is no storage")
+    kind, dtype, key, _device, size, *view = said
+    if kind != "storage" or dtype.name not in DTYPES or type(size) is not int or not 0 <= size < 2**63:
+        raise ValueError("it refers to what is no storage")
+    whole = Storage(key, DTYPES[dtype.name], size)
+    if storages.setdefault(key, whole) != whole:
+        raise ValueError(f"storage {shown(key)} is described twice")
+    return _view(whole, *view)
+
+
+def _view(whole: Storage, view=None) -> Storage:
+    if view is None:
+        return whole
+    _, first, size = view
+    if type(first) is not int or type(size) is not int or min(first, size) < 0 or first + size > whole.size:
+        raise ValueError(f"a view does not fit into its storage {shown(whole.key)}")
+    return whole._replace(first=first, size=size)
+
+
+def _ordered(pairs=None):
+    """Python 2 writes the pairs as an argument. They are taken: no list is turned into a thousand dicts."""
+    result: dict[Any, Any] = {}
+    if type(pairs) is list:
+        taken = pairs[:]
+        pairs.clear()
+        for key, value in taken:
+            fill([key, value], result)
+    return result
+
+
+def _rebuilt(storage, offset, shape, stride, *_):
+    return tensor(storage, offset, shape, stride)
+
+
+def _parameter(data, *_):
+    if not isinstance(data, Tensor):
+        raise ValueError("a parameter without a tensor")
+    return data
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered,
+    "torch._utils._rebuild_tensor": _rebuilt,
+    "torch._utils._rebuild_tensor_v2": _rebuilt,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch.nn.parameter.Parameter": _parameter,
+}
+"""What stands for the functions that a file of weights names; the arguments left out are gradients' and hooks'."""
+
+
+def fill(items: list[Any], target: Any) -> None:
+    """Set keys and values, one after the other in `items`, in a dict."""
+    if type(target) is not dict or len(items) % 2:
+        raise ValueError("items are set in what is no dict")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if type(key) not in (str, int):  # the hash of a tuple of tuples may take for ever, or the whole C stack
+            raise ValueError(f"a key is a {type(key).__name__}")
+        target[key] = value
