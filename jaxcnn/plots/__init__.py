@@ -2,6 +2,10 @@
 
 from jaxcnn.plots.cells import heatmap as heatmap
 from jaxcnn.plots.columns import bars as bars
+from jaxcnn.plots.confusion import confusion as confusion
+from jaxcnn.plots.images import Frame as Frame
+from jaxcnn.plots.images import Tile as Tile
+from jaxcnn.plots.images import tiles as tiles
 from jaxcnn.plots.landscape import surfaces as surfaces
 from jaxcnn.plots.learning import curves as curves
 from jaxcnn.plots.lines import Line as Line
@@ -11,5 +15,7 @@ from jaxcnn.plots.lines import band as band
 from jaxcnn.plots.lines import behind as behind
 from jaxcnn.plots.multiples import grid as grid
 from jaxcnn.plots.paths import Surface as Surface
+from jaxcnn.plots.pictures import overlay as overlay
+from jaxcnn.plots.pictures import pictures as pictures
 from jaxcnn.plots.style import COLOURS as COLOURS
 from jaxcnn.plots.style import save as save

@@ -1,0 +1,70 @@
+"""`python -m experiments.filters`: compute and draw every figure."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+import experiments.filters as about
+import jaxcnn as jc
+from experiments.filters import classic, resizing, windows
+from jaxcnn import command, plots
+from jaxcnn.data import picture
+from jaxcnn.recipe import one_of
+
+FIGURES = {
+    "filters": classic.filters,
+    "convolution": windows.steps,
+    "im2col": windows.product,
+    "sizes": windows.sizes,
+    "pooling": resizing.pooling,
+    "upsampling": resizing.upsampling,
+    "lrn": classic.competition,
+}
+"""name -> what draws it from a photograph, float32 [size, size, 3] in 0..1."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every setting of the script."""
+
+    preset: Literal["photograph"] = "photograph"
+    image: Path | None = None
+    """A picture file; None is scikit-learn's china.jpg."""
+    size: int = 320
+    """Its side in pixels: a square is cut out of the middle. A multiple of 8."""
+    figures: tuple[str, ...] = tuple(FIGURES)
+    """Which are drawn."""
+    out: Path = Path("runs/filters")
+
+
+def photograph(options: Options) -> jax.Array:
+    """The picture, float32 [size, size, 3] in 0..1; DataError where it cannot be read."""
+    import sklearn.datasets
+
+    path = options.image or Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
+    return jnp.asarray(picture(path, options.size, options.size), jnp.float32) / 255
+
+
+def main(args: list[str] | None = None) -> int:
+    """Draw the figures; returns the exit code."""
+    with command.friendly():
+        options = command.parse({"photograph": Options()}, args, about=about.__doc__)
+        names = [one_of("figure", name, FIGURES) for name in options.figures]
+        if options.size % 8 or options.size < 64:
+            raise jc.RecipeError(f"size is {options.size}; expected a multiple of 8 of at least 64: write --size 320")
+        image = photograph(options)
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            plots.save(FIGURES[name](image), options.out / f"{name}.png")
+        print(f"wrote {', '.join(f'{name}.png' for name in names)} to {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
