@@ -1,0 +1,82 @@
+"""A classifier as files: its weights, with all that is needed to use them in the header, and the names of its classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import jaxcnn as jc
+from jaxcnn import metrics, weights
+from jaxcnn.augment import Norm
+from jaxcnn.log import write_text
+from jaxcnn.state import at_test
+
+FILE, CLASSES = "weights.safetensors", "classes.json"
+
+
+class Saved(NamedTuple):
+    """A classifier that `predict` can be asked with."""
+
+    model: Any
+    state: jc.State
+    name: str
+    classes: tuple[str, ...]
+    size: int
+    resize: int
+
+
+def save(
+    out: Path, recipe: jc.Recipe, model: Any, state: jc.State, classes: Sequence[str], size: int, resize: int
+) -> None:
+    """Write OUT/weights.safetensors and OUT/classes.json."""
+    state = at_test(state)
+    facts = {"options": recipe.options, "classes": list(classes), "size": size, "resize": resize}
+    facts |= {"mean": np.asarray(state.norm.mean)[0, 0].tolist(), "std": np.asarray(state.norm.std).tolist()}
+    header = {"network": recipe.model} | {name: json.dumps(value) for name, value in facts.items()}
+    weights.export(model, {"params": state.params, **state.stats}, out / FILE, header)
+    write_text(out / CLASSES, json.dumps(list(classes), indent=2, ensure_ascii=False) + "\n")
+
+
+def read(out: Path) -> Saved:
+    """The classifier that `save` wrote to `out`; RecipeError where there is none."""
+    path = out / FILE
+    if not path.is_file():
+        raise jc.RecipeError(f"{out} holds no {FILE}; write --run with the folder of a finished finetune, its --out")
+    header = weights.read_metadata(path)
+    try:
+        facts = {name: json.loads(header[name]) for name in ("options", "classes", "size", "resize", "mean", "std")}
+        name, classes, size = header["network"], tuple(map(str, facts["classes"])), int(facts["size"])
+        mean, std = (np.array(facts[key], np.float32) for key in ("mean", "std"))
+        norm = Norm(np.broadcast_to(mean, (size, size, 3)).copy(), std.reshape(3))  # type: ignore[arg-type]
+        model = jc.build(name, len(classes), **facts["options"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise jc.RecipeError(
+            f"{path} was not written by experiments.finetune ({what}); write --run with its --out"
+        ) from None
+    variables = dict(weights.pretrained(model, path, (size, size, 3)))
+    params = variables.pop("params")
+    key = np.zeros(2, np.uint32)
+    state = jc.State(np.int32(0), params, variables, (), key, norm, metrics.zeros())
+    return Saved(model, state, name, classes, size, int(facts["resize"]))
+
+
+def probabilities(saved: Saved, images: np.ndarray, batch: int = 64) -> np.ndarray:
+    """The softmax of the logits, float64 [n, classes], of uint8 images [n, size, size, 3]."""
+    logits = jc.predict(saved.model, saved.state, images, batch=batch).astype(np.float64)
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def heat(saved: Saved, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
+    """Grad-CAM of `classes` at image size, float32 [n, h, w]; None for a network that has no maps to look at."""
+    from jaxcnn.look import gradcam
+
+    try:
+        return np.asarray(gradcam(saved.model, saved.state, images, classes))
+    except jc.RecipeError:
+        return None

@@ -1,0 +1,361 @@
+"""A folder of pictures becomes a classifier that is kept, asked and explained; and a mistake is one line."""
+
+import csv
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import refuses
+
+import jaxcnn as jc
+from experiments import predict
+from experiments.finetune import __main__ as script
+from experiments.finetune import results, samples, transfer
+from experiments.finetune.options import PRESETS
+from experiments.finetune.saved import read
+from jaxcnn.data import named_folder, pictures
+from jaxcnn.parallel import driver
+from jaxcnn.weights import read as read_weights
+from jaxcnn.weights import read_metadata
+
+CLASSES = ("crème", "mint", "plum")
+COLOURS = ((230, 220, 180), (150, 230, 190), (110, 50, 110))
+TINY = ["--model", "resnet8", "--width", "2", "--size", "16", "--epochs", "3", "--batch", "8", "--lr", "0.05"]
+
+
+def paint(root, classes=CLASSES, n=16, seed=0):
+    """Noisy pictures of a colour for each class, of several formats and shapes."""
+    rng = np.random.default_rng(seed)
+    for name, colour in zip(classes, COLOURS, strict=False):
+        (root / name).mkdir(parents=True)
+        for i in range(n):
+            noise = rng.normal(0, 60, (20 + i, 24, 3))
+            image = Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
+            image.save(root / name / f"{i}.{('jpg', 'png', 'webp')[i % 3]}")
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Eight simulated devices take several times as long to compile for, and are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jc, "driver", lambda kind="auto": driver("jit", devices=1))
+        patch.setattr("jaxcnn.parallel.driver", lambda *a, **k: driver("jit", devices=1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def sweets(tmp_path_factory):
+    return paint(tmp_path_factory.mktemp("own") / "sweets")
+
+
+@pytest.fixture(scope="module")
+def run(sweets, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert script.main(["--images", str(sweets), *TINY, "--out", str(out)]) == 0
+    return out
+
+
+def table(out):
+    with (out / "table.csv").open() as file:
+        return {line["class"]: line for line in csv.DictReader(file)}
+
+
+def test_a_folder_becomes_a_classifier_with_tables_and_figures(run):
+    lines = table(run)
+    assert set(lines) == {*CLASSES, "all"}
+    assert list(lines)[-1] == "all"
+    assert (lines["all"]["train"], lines["all"]["test"]) == ("39", "9")
+    assert json.loads((run / "classes.json").read_text("utf-8")) == list(CLASSES)
+    for name in ("curves.png", "confusion.png"):
+        assert (run / name).read_bytes().startswith(b"\x89PNG")
+    text = (run / "table.md").read_text("utf-8")
+    assert "resnet8 from random numbers, 15 steps of 8 pictures" in text
+    assert "is right for 33.3%" in text  # always the same class
+
+
+def test_what_is_kept_is_what_was_trained(run, sweets):
+    """The last row's error came from the run's own state; the table and `predict` come from the file."""
+    last = jc.read_rows(run / "run")[-1]
+    assert float(table(run)["all"]["recall"]) == pytest.approx(100 - last["test_error"], abs=1e-3)
+    saved = read(run)
+    data, _ = named_folder(sweets, 16)
+    sums = jc.evaluate(saved.model, saved.state, data.test)
+    assert sums.error == pytest.approx(last["test_error"], abs=1e-4)
+    assert sums.mean_loss == pytest.approx(last["test_loss"], rel=1e-5)
+    np.testing.assert_allclose(saved.state.norm.mean[3, 4], [0.485, 0.456, 0.406], rtol=1e-6)
+    np.testing.assert_allclose(saved.state.norm.std, [0.229, 0.224, 0.225], rtol=1e-6)
+
+
+def test_new_pictures_are_classified(run, sweets, tmp_path, capsys):
+    shown = [sweets / "plum" / "0.jpg", sweets / "mint" / "2.webp"]
+    assert (
+        predict.main(["--run", str(run), *map(str, shown), "--heat", str(tmp_path / "a/heat.png"), "--top", "2"]) == 0
+    )
+    out = capsys.readouterr().out.splitlines()
+    saved = read(run)
+    logits = jc.predict(saved.model, saved.state, pictures(shown, 16)).astype(np.float64)
+    for line, path, row in zip(out[2:4], shown, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        best = np.argsort(-row)[:2]
+        assert cells == [str(path), *(f"{CLASSES[c]} {100 * row[c]:.1f}%" for c in best)]
+    assert (tmp_path / "a/heat.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeypatch):
+    good = str(sweets / "plum/0.jpg")
+    (tmp_path / "empty.jpg").touch()
+    broken = [str(tmp_path / "empty.jpg"), str(tmp_path / "gone.jpg")]
+    shutil.copy(run / "weights.safetensors", tmp_path / "weights.safetensors")
+    for args, says in (
+        ([], "no picture is named"),
+        (["--run", str(tmp_path / "none"), good], "holds no weights.safetensors; write --run"),
+        ([good, *broken], f"2 files are no pictures that can be read: {broken[0]} (empty), {broken[1]} (no such file)"),
+        ([good, "--top", "0"], "top is 0"),
+        ([str(sweets)], "a folder"),
+        ([good, "--tpo", "2"], "--tpo"),
+    ):
+        refuses(predict.main, ["--run", str(run), *args], says, capsys, monkeypatch)
+    (tmp_path / "weights.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}              ")
+    refuses(
+        predict.main, ["--run", str(tmp_path), good], "was not written by experiments.finetune", capsys, monkeypatch
+    )
+
+
+def test_beginning_from_weights(run, tmp_path, caplog):
+    """Two other classes: the head is new, what is frozen stays bit for bit with its BN, the rest moves."""
+    root, out = paint(tmp_path / "two", ("fig", "kiwi"), 8, seed=5), tmp_path / "out"
+    args = [
+        "--images",
+        str(root),
+        *TINY,
+        "--epochs",
+        "1",
+        "--out",
+        str(out),
+        "--weights",
+        str(run / "weights.safetensors"),
+    ]
+    assert script.main([*args, "--freeze", "stem", "stage2"]) == 0
+    assert "begins anew" in caplog.text
+    before, after = (read_weights(where / "weights.safetensors")[0] for where in (run, out))
+    assert before.keys() == after.keys()
+    for name in before:
+        same = before[name].shape == after[name].shape and np.array_equal(before[name], after[name])
+        frozen = name.startswith(("stem", "stage2"))
+        assert same == (frozen or name.endswith("num_batches_tracked")), name
+    assert jc.Recipe.load(out / "run").rates == {"stem": 0, "stage1": 0.1, "stage2": 0, "stage3": 0.1}
+    assert json.loads(read_metadata(out / "weights.safetensors")["classes"]) == ["fig", "kiwi"]
+    assert "from weights.safetensors" in (out / "table.md").read_text("utf-8")
+
+
+def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
+    data, _ = named_folder(sweets, 16)
+    options = replace(PRESETS["own"], model="resnet8", width=2, size=16, weights=run / "weights.safetensors")
+    head = script.recipe(replace(options, train="head"), data)
+    assert head.rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.0)
+    whole = script.recipe(options, data)
+    assert whole.rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.1)
+    assert (whole.mean, whole.std, whole.crop, whole.pad, whole.flip) == ("imagenet", True, "resized", 0, True)
+    assert (whole.steps, whole.batch) == (round(10 * 39 / 32), 32)
+    assert script.recipe(replace(options, weights=None, crop="shift"), data).pad == 2
+    part = script.recipe(replace(options, freeze=("stage1_block1",)), data)
+    assert part.rates["stage1_block1"] == 0
+    few, _ = named_folder(sweets, 16, validation=0.3, test=0)
+    assert (script.recipe(options, few).report, script.recipe(options, few).validation) == ("validation", 15)
+
+
+def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, capsys):
+    args = ["--images", str(sweets), *TINY, "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        asked = iter([False] * 6 + [True] * 100)
+        patch.setattr("jaxcnn.command.Stop.__call__", lambda self: next(asked))
+        patch.setattr("jaxcnn.command.Stop.exit_code", 130)
+        assert script.main(args) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert not (tmp_path / "out/weights.safetensors").exists()
+    assert script.main(args) == 0
+    first, second = (read_weights(out / "weights.safetensors")[0] for out in (run, tmp_path / "out"))
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], name)
+    times = ("seconds", "images_per_second")
+    rows = [
+        [{k: v for k, v in row.items() if k not in times} for row in jc.read_rows(out / "run")]
+        for out in (run, tmp_path / "out")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(run, sweets, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    before = (run / "table.csv").read_text("utf-8")
+    (run / "table.csv").unlink()
+    assert script.main(["--images", str(sweets), *TINY, "--out", str(run)]) == 0
+    assert script.main(["--images", str(sweets), *TINY, "--out", str(run), "--plot-only"]) == 0
+    assert (run / "table.csv").read_text("utf-8") == before
+    other = paint(tmp_path / "other", n=16, seed=9)
+    for args, says in (
+        (["--images", str(other), *TINY], "holds a run from other pictures; write another --out"),
+        (["--images", str(sweets), *TINY, "--weights", str(run / "weights.safetensors")], "from other weights"),
+        (["--images", str(sweets), *TINY, "--lr", "0.1"], "lr"),
+    ):
+        refuses(script.main, [*args, "--out", str(run)], says, capsys, monkeypatch)
+
+
+MISTAKES = [
+    (["--preset", "own"], "--images is missing; write --images"),
+    (["--images", "nowhere"], "is not there; expected a folder of pictures"),
+    (["--images", "SWEETS", "--model", "resnet21x"], "model is 'resnet21x'"),
+    (["--images", "SWEETS", "--train", "head"], "--train head would keep random numbers as they are; write --weights"),
+    (["--images", "SWEETS", "--freeze", "stem"], "--freeze would keep random numbers"),
+    (["--images", "SWEETS", "--weights", "gone.pth"], "gone.pth is refused: there is no such file"),
+    (
+        ["--images", "SWEETS", "--weights", "WEIGHTS", "--freeze", "stage9"],
+        "freeze has 'stage9', of which resnet8 has nothing; it has",
+    ),
+    (["--images", "nowhere", "--model", "resnet21x"], "model is 'resnet21x'"),  # before the pictures are read
+    (["--images", "nowhere", "--optimizer", "momentun"], "did you mean 'momentum'"),
+    (["--images", "SWEETS", "--epochs", "0"], "epochs is 0"),
+    (["--images", "SWEETS", "--test", "0"], "there are no pictures to test on; write --test 0.2"),
+    (["--images", "SWEETS", "--resize", "8"], "resize is 8"),
+    (["--images", "SWEETS", "--worst", "-1"], "worst is -1"),
+    (["--images", "SWEETS/plum"], "has no folders of classes"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), MISTAKES)
+def test_a_mistake_is_one_line_before_anything_is_trained(args, says, run, sweets, tmp_path, capsys, monkeypatch):
+    weights = str(run / "weights.safetensors")
+    args = [arg.replace("SWEETS", str(sweets)).replace("WEIGHTS", weights) for arg in args]
+    options = [pair for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] not in args]
+    refuses(script.main, [*sum(options, ()), *args, "--out", str(tmp_path / "out")], says, capsys, monkeypatch)
+
+
+def test_the_preset_follows_from_the_pictures():
+    assert script.chosen([]) == ["--preset", "photographs"]
+    assert script.chosen(["--images=x"]) == ["--preset", "own", "--images=x"]
+    assert script.chosen(["--preset", "cifar10", "--images", "x"]) == ["--preset", "cifar10", "--images", "x"]
+
+
+# The folders of the presets
+
+
+def test_no_pixel_of_a_photograph_is_in_both_parts(tmp_path):
+    samples.photographs(tmp_path / "images")
+    data, names = named_folder(tmp_path / "images", samples.SIDE, samples.SIDE)
+    assert data.classes == ("china", "flower", "hopper")
+    spans = {part: {} for part in ("train", "test")}
+    for part in spans:
+        for name in names[part]:
+            _, label, place = name.split("/")
+            left = int(place.split(".")[0].split("-")[1])
+            spans[part].setdefault(label, []).append((left, left + samples.SIDE))
+    for label in data.classes:
+        assert max(right for _, right in spans["train"][label]) <= min(left for left, _ in spans["test"][label])
+    assert np.bincount(data.test.labels).min() >= 40
+    before = (tmp_path / "images").stat().st_mtime_ns
+    samples.photographs(tmp_path / "images")  # there already
+    assert (tmp_path / "images").stat().st_mtime_ns == before
+
+
+def fake_cifar(n=24):
+    rng = np.random.default_rng(0)
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    splits = [
+        jc.Split(rng.integers(0, 256, (m, 32, 32, 3), dtype=np.uint8), (np.arange(m) % 10).astype(np.int32))
+        for m in (10 * n, 80)
+    ]
+    mean, std = np.full((32, 32, 3), 0.5, np.float32), np.full(3, 0.2, np.float32)
+    empty = jc.Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int32))
+    return jc.Dataset("cifar10", splits[0], empty, splits[1], names, mean, std)
+
+
+def test_cifar10_as_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(jc, "load", lambda *a: fake_cifar())
+    monkeypatch.setattr(samples, "CIFAR", (5, 3))
+    samples.cifar10(tmp_path / "images")
+    data, names = named_folder(tmp_path / "images", 32, 32)
+    truth = fake_cifar()
+    assert data.classes == truth.classes
+    assert (np.bincount(data.train.labels) == 5).all()
+    assert (np.bincount(data.test.labels) == 3).all()
+    at = [int(name.split("/")[-1].split(".")[0]) for name in names["test"]]
+    np.testing.assert_array_equal(data.test.images, truth.test.images[at])
+    np.testing.assert_array_equal(data.test.labels, truth.test.labels[at])
+
+
+def test_the_transfer_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(jc, "load", lambda *a: fake_cifar())
+    args = [
+        "--model",
+        "convnet",
+        "--width",
+        "2",
+        "--animals",
+        "8",
+        "--first-steps",
+        "2",
+        "--pictures",
+        "4",
+        "--held",
+        "4",
+    ]
+    args += ["--seeds", "1", "--steps", "2", "--batch", "16", "--out", str(tmp_path)]
+    assert transfer.main(args) == 0
+    runs = transfer.named(tmp_path)
+    assert set(runs) == {"scratch-4-seed0", "head-4-seed0", "all-4-seed0"}
+    assert set(runs["head-4-seed0"].recipe.rates.values()) == {0}
+    assert "head" not in runs["head-4-seed0"].recipe.rates
+    assert all(run.recipe.rates == {} for name, run in runs.items() if "head" not in name)
+    with (tmp_path / "table.csv").open() as file:
+        assert [line["begins"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
+    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    assert transfer.main(args) == 0
+    assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_part_of_a_data_set():
+    data = fake_cifar()
+    vehicles = transfer.part(data, transfer.VEHICLES, 6, 3)
+    assert vehicles.train.images.shape == (24, 32, 32, 3)
+    for label, name in enumerate(transfer.VEHICLES):
+        old = data.classes.index(name)
+        np.testing.assert_array_equal(
+            vehicles.test.images[vehicles.test.labels == label], data.test.images[data.test.labels == old][:3]
+        )
+
+
+# Figures by hand
+
+
+def test_the_table_counts_recall_and_precision():
+    labels, said = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 2])
+    counts = results.confused(labels, said, 3)
+    assert counts.tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 1]]
+    first, second, third, every = results.table(counts, "abc", np.array([5, 6, 7]))
+    assert first == {"class": "a", "train": 5, "test": 3, "recall": 100 / 3, "precision": 50, "taken for": "b (2)"}
+    assert second == {"class": "b", "train": 6, "test": 2, "recall": 50, "precision": 100 / 3, "taken for": "a (1)"}
+    assert (third["class"], third["recall"], third["taken for"]) == ("c", 100, None)
+    assert (every["recall"], every["test"], every["train"]) == (50, 6, 18)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 9), (9, 9), (3, 10), (91, 128)])
+def test_wilsons_interval_solves_its_equation(right, n):
+    """Its ends are the p for which |share - p| is 1.96 standard errors sqrt(p (1 - p) / n)."""
+    for end in results.wilson(right, n):
+        p = end / 100
+        assert abs(right / n - p) == pytest.approx(1.959964 * math.sqrt(max(p * (1 - p), 0) / n), abs=1e-9)
+
+
+def test_the_worst_mistakes_are_the_surest_and_not_all_alike():
+    labels = np.zeros(8, np.int64)
+    labels[7] = 2
+    sure = [0.9, 0.8, 0.7, 0.6, 0.95, 0.0, 0.55]
+    shares = np.array([[1 - s, s, 0] for s in sure] + [[0.5, 0.2, 0.3]])
+    assert results.worst(labels, shares, 9).tolist() == [4, 0, 1, 2, 7]
+    assert results.worst(labels, shares, 2).tolist() == [4, 0]
+    assert results.worst(labels, shares, 9, alike=1).tolist() == [4, 7]

@@ -1,0 +1,566 @@
+"""A folder of your own pictures: every kind of file, what is broken, which picture goes where, and what is kept on disk."""
+
+import io
+import itertools
+import json
+import logging
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_fakes import bare_machine, flip, one_line  # noqa: F401
+from PIL import Image
+
+from jaxcnn.data import DataError, PictureError, folder, named_folder, picture, pictures, statistics
+from jaxcnn.data.listing import PARTS
+
+pytestmark = pytest.mark.usefixtures("bare_machine")
+
+
+def drawing(height=6, width=9, channels=3, seed=0):
+    """An image no axis of which is symmetric."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8).squeeze()
+
+
+def saved(array, path, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def whole(path, side):
+    """A square picture as it is."""
+    return picture(path, size=side, resize=side)
+
+
+def put(root, name, seed=0, **options):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return saved(drawing(8, 8, seed=seed), path, **options)
+
+
+@pytest.fixture
+def fruit(tmp_path):
+    """Seven apples, five limes and three plums of 8 x 8 pixels, no two the same."""
+    root, seeds = tmp_path / "fruit", itertools.count()
+    for name, n in (("apple", 7), ("lime", 5), ("plum", 3)):
+        for i in range(n):
+            put(root, f"{name}/{i}.png", next(seeds))
+    return root
+
+
+# One picture
+
+
+def triangle(n_in, n_out):
+    """Weights [n_out, n_in] of bilinear interpolation with antialiasing: a triangle as wide as the step."""
+    step = n_in / n_out
+    centre = (np.arange(n_out)[:, None] + 0.5) * step
+    weights = np.maximum(0, 1 - np.abs(np.arange(n_in)[None] + 0.5 - centre) / max(step, 1))
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 41), (37, 90), (20, 20), (10, 13)])
+def test_the_shorter_side_is_resized_and_the_middle_cut_out_as_torchvision_does(height, width, tmp_path):
+    image = drawing(height, width)
+    found = picture(saved(image, tmp_path / "a.png"), size=21)
+    resize = 24  # 21 * 256 / 224
+    # Resize: the longer side rounds down; CenterCrop: the corner rounds to even.
+    high, wide = (int(resize * side / min(height, width)) for side in (height, width))
+    scaled = np.einsum("yi,xj,ijc->yxc", triangle(height, high), triangle(width, wide), image.astype(float))
+    top, left = round((high - 21) / 2), round((wide - 21) / 2)
+    expected = scaled[top : top + 21, left : left + 21]
+    assert found.shape == (21, 21, 3)
+    assert np.abs(found - expected).max() <= 1.5  # two passes of 8 bits
+
+
+def test_a_picture_of_the_right_size_is_left_as_it_is(tmp_path):
+    image = drawing(8, 8)
+    np.testing.assert_array_equal(whole(saved(image, tmp_path / "a.png"), 8), image)
+    wide = drawing(8, 11)
+    np.testing.assert_array_equal(whole(saved(wide, tmp_path / "b.png"), 8), wide[:, 2:10])  # 1.5 rounds to even
+
+
+STORED = {  # EXIF: which side of the picture the first stored row and the first stored column are
+    1: lambda u: u,
+    2: lambda u: u[:, ::-1],
+    3: lambda u: u[::-1, ::-1],
+    4: lambda u: u[::-1],
+    5: lambda u: u.swapaxes(0, 1),
+    6: lambda u: u[:, ::-1].swapaxes(0, 1),
+    7: lambda u: u[::-1, ::-1].swapaxes(0, 1),
+    8: lambda u: u[::-1].swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
+@pytest.mark.parametrize("tag", STORED)
+def test_a_picture_is_turned_upright(tag, kind, tmp_path):
+    upright, exif = drawing(8, 12), Image.Exif()
+    exif[0x0112] = tag
+    path = tmp_path / f"a.{kind}"
+    options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
+    saved(np.ascontiguousarray(STORED[tag](upright)), path, exif=exif, **options)
+    np.testing.assert_array_equal(whole(path, 8), upright[:, 2:10])
+
+
+def test_damaged_tags_turn_nothing(tmp_path):
+    image = drawing(8, 8)
+    saved(image, tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff nonsense")
+    np.testing.assert_array_equal(whole(tmp_path / "a.png", 8), image)
+
+
+def over_white(colour, alpha):
+    """What shows of a colour that covers `alpha` / 255 of white."""
+    share = alpha.astype(float)[..., None] / 255
+    return colour * share + 255 * (1 - share)
+
+
+def test_grey_palette_and_one_bit_pictures(tmp_path):
+    grey = drawing(8, 8, 1)
+    np.testing.assert_array_equal(whole(saved(grey, tmp_path / "l.png"), 8), np.repeat(grey[..., None], 3, 2))
+    bits = grey > 127
+    Image.fromarray(bits).save(tmp_path / "1.png")
+    np.testing.assert_array_equal(whole(tmp_path / "1.png", 8), np.repeat(bits[..., None] * np.uint8(255), 3, 2))
+    colours, index = drawing(1, 64), np.arange(64, dtype=np.uint8).reshape(8, 8)
+    palette = Image.frombytes("P", (8, 8), index.tobytes())
+    palette.putpalette(colours.tobytes())
+    for kind in ("png", "gif", "bmp"):
+        palette.save(tmp_path / f"p.{kind}")
+        np.testing.assert_array_equal(whole(tmp_path / f"p.{kind}", 8), colours[index])
+    palette.save(tmp_path / "t.png", transparency=bytes(range(64)))
+    expected = over_white(colours[index], index)
+    assert np.abs(whole(tmp_path / "t.png", 8) - expected).max() <= 1
+
+
+def test_what_is_transparent_lies_on_white(tmp_path):
+    rgba, la = drawing(8, 8, 4), drawing(8, 8, 2)
+    cases: list[tuple[str, dict[str, Any]]] = [("png", {}), ("webp", {"lossless": True, "exact": True}), ("tiff", {})]
+    for kind, options in cases:
+        found = whole(saved(rgba, tmp_path / f"a.{kind}", **options), 8)
+        assert np.abs(found - over_white(rgba[..., :3], rgba[..., 3])).max() <= 1
+    found = whole(saved(la, tmp_path / "la.png"), 8)
+    assert np.abs(found - over_white(np.repeat(la[..., :1], 3, 2), la[..., 1])).max() <= 1
+
+
+def png(array):
+    """A PNG of 16 bits, grey or RGB, written by its specification: Pillow writes none of RGB."""
+    height, width = array.shape[:2]
+    colour = {2: 0, 3: 2}[array.ndim]
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    parts = (
+        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)),
+        chunk(b"IDAT", zlib.compress(rows)),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    grey = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    (tmp_path / "g.png").write_bytes(png(grey))
+    Image.fromarray(grey).save(tmp_path / "g.tiff")
+    Image.frombytes("I;16B", (8, 8), grey.astype(">u2").tobytes()).save(tmp_path / "b.tiff")
+    expected = np.repeat(np.round(grey / 257).astype(np.uint8)[..., None], 3, 2)
+    for name in ("g.png", "g.tiff", "b.tiff"):
+        np.testing.assert_array_equal(whole(tmp_path / name, 8), expected, name)
+    rgb = np.random.default_rng(0).integers(0, 65536, (8, 8, 3), dtype=np.uint16)
+    (tmp_path / "c.png").write_bytes(png(rgb))
+    assert np.abs(whole(tmp_path / "c.png", 8) - rgb / 257).max() <= 1
+
+
+def without_adobe(data):
+    """The JPEG without its APP14 marker, which says that ink is written inverted."""
+    at = data.index(b"\xff\xee")
+    return data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+
+
+def test_cmyk_with_and_without_adobes_marker(tmp_path):
+    ink = np.zeros((16, 16, 4), np.uint8)
+    ink[..., 1], ink[..., 2] = 255, 255  # magenta and yellow make red
+    Image.frombytes("CMYK", (16, 16), ink.tobytes()).save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(whole(tmp_path / "a.jpg", 16) - np.array([255.0, 0, 0])).max() <= 4
+    file = io.BytesIO()  # Pillow inverts what it writes; given the inverse, the file holds the ink itself
+    Image.frombytes("CMYK", (16, 16), (255 - ink).tobytes()).save(file, "JPEG", quality=100)
+    (tmp_path / "b.jpg").write_bytes(without_adobe(file.getvalue()))
+    assert np.abs(whole(tmp_path / "b.jpg", 16) - np.array([255.0, 0, 0])).max() <= 4
+    Image.frombytes("CMYK", (16, 16), ink.tobytes()).save(tmp_path / "c.tiff")
+    np.testing.assert_array_equal(whole(tmp_path / "c.tiff", 16), np.full((16, 16, 3), [255, 0, 0]))
+
+
+def test_of_a_film_the_first_frame(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    for kind in ("gif", "webp", "png", "tiff"):
+        options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
+        frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:], **options)
+        np.testing.assert_array_equal(whole(tmp_path / f"a.{kind}", 8), np.full((8, 8, 3), [255, 0, 0]), kind)
+
+
+def test_a_file_is_told_by_its_bytes_and_not_by_its_name(tmp_path):
+    image = drawing(8, 8)
+    saved(image, tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(whole(tmp_path / "a.jpg", 8), image)
+
+
+# What is broken
+
+
+def bomb(width, height):
+    """A PNG of some 70 bytes that says it is so large."""
+    data = png(np.zeros((1, 1), np.uint16))
+    head = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+
+
+def broken_files(root):
+    good = put(root, "good.jpg").read_bytes()
+    content = {
+        "bomb.png": bomb(60_000, 60_000),
+        "large.png": bomb(9_500, 9_500),
+        "cut.jpg": good[: len(good) // 2],
+        "empty.jpg": b"",
+        "text.jpg": b"I am no picture",
+        "long.png": None,
+        "float.tiff": None,
+    }
+    for name, data in content.items():
+        if data is not None:
+            (root / name).write_bytes(data)
+    Image.new("1", (1, 60_000)).save(root / "long.png")
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(root / "float.tiff")
+    (root / "gone.jpg").symlink_to(root / "nothing")
+    os.mkfifo(root / "pipe.png")
+    return {
+        "bomb.png": "more than 89,478,485",
+        "large.png": "9500 x 9500 pixels, more than 89,478,485",
+        "cut.jpg": "runcated",
+        "empty.jpg": "empty",
+        "text.jpg": "none of JPEG, PNG",
+        "long.png": "resized to 256 on the shorter side it has 256 x 15360000 pixels",
+        "float.tiff": "mode F",
+        "gone.jpg": "no such file",
+        "pipe.png": "no plain file",
+    }
+
+
+def test_everything_broken_is_told_at_once(tmp_path, monkeypatch):
+    reasons = broken_files(tmp_path / "a")
+    monkeypatch.setattr(Image.Image, "draft", None)
+    with pytest.raises(PictureError) as caught:
+        pictures([tmp_path / "a" / name for name in ["good.jpg", *reasons]])
+    assert [Path(name).name for name, _ in caught.value.broken] == list(reasons)
+    for (name, found), expected in zip(caught.value.broken, reasons.values(), strict=True):
+        assert expected in found, name
+    assert one_line(caught).startswith("9 files are no pictures that can be read: ")
+    assert "and 6 more" in one_line(caught)
+
+
+def test_a_large_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(bomb(9_500, 9_500))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("it decoded"))
+    with pytest.raises(PictureError, match="9500 x 9500"):
+        picture(tmp_path / "a.png")
+
+
+def test_a_folder_with_broken_pictures_is_refused_or_read_without_them(fruit, caplog):
+    put(fruit, "apple/good.png", 77)
+    broken_files(fruit / "apple")
+    (fruit / "lime/phone.HEIC").write_bytes(b"ftypheic")
+    with pytest.raises(PictureError) as caught:
+        folder(fruit, 8, 8)
+    assert len(caught.value.broken) == 9  # at 8 pixels the long one will do
+    assert "skip_broken=True" in one_line(caught)
+    assert ("phone.HEIC", "heic is not read here; convert it to JPEG") in [
+        (Path(name).name, why) for name, why in caught.value.broken
+    ]
+    with caplog.at_level(logging.WARNING):
+        data, names = named_folder(fruit, 8, 8, skip_broken=True)
+    assert "9 files are no pictures" in caplog.text
+    found = {name for part in names.values() for name in part}
+    assert {"apple/good.png", "apple/good.jpg", "apple/long.png"} <= found
+    assert len(found) == len(data.train.labels) + len(data.test.labels) == 15 + 3
+    assert not {"apple/cut.jpg", "lime/phone.HEIC"} & found
+
+
+# Which pictures there are, and where they go
+
+
+def test_a_folder_of_classes(fruit):
+    data, names = named_folder(fruit, 8, 8, test=0.4, validation=0.2)
+    assert data.name == "folder"
+    assert data.classes == ("apple", "lime", "plum")
+    counts = {part: np.bincount(getattr(data, part).labels, minlength=3).tolist() for part in names}
+    assert counts == {"train": [3, 2, 1], "validation": [1, 1, 1], "test": [3, 2, 1]}
+    for part, own in names.items():
+        split = getattr(data, part)
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        assert list(own) == sorted(own)
+        for name, image, label in zip(own, split.images, split.labels, strict=True):
+            assert name.startswith(data.classes[label])
+            np.testing.assert_array_equal(image, np.asarray(Image.open(fruit / name)))
+    assert len({name for own in names.values() for name in own}) == 15
+    mean, std = statistics(data.train.images)
+    np.testing.assert_array_equal(data.mean, mean)
+    np.testing.assert_array_equal(data.std, std)
+
+
+def test_the_choice_depends_on_the_seed_and_the_names_alone(fruit, tmp_path, monkeypatch):
+    first = named_folder(fruit, 8, 8, test=0.4)[1]
+    assert named_folder(fruit, 8, 8, test=0.4, seed=1)[1] != first
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: sorted(listed(self), reverse=True))
+    monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "elsewhere"))
+    assert named_folder(fruit, 8, 8, test=0.4)[1] == first
+    put(fruit, "kiwi/0.png", 90)
+    put(fruit, "kiwi/1.png", 91)
+    more = named_folder(fruit, 8, 8, test=0.4)[1]
+    assert [name for name in more["test"] if "kiwi" not in name] == list(first["test"])
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("train", "val", "test"), ("Training", "validation", "Testing"), ("train", "valid", None)],
+)
+def test_a_folder_of_parts(train, validation, test, tmp_path):
+    seeds = itertools.count()
+    for part, n in ((train, 4), (validation, 2), (test, 3)):
+        for name in ("cat", "dog"):
+            for i in range(n if part else 0):
+                put(tmp_path, f"{part}/{name}/deep/er/{i}.png", next(seeds))
+    (tmp_path / "notes").mkdir()
+    data, names = named_folder(tmp_path, 8, 8, test=0.25)
+    assert [len(names[part]) for part in PARTS] == ([8, 4, 6] if test else [6, 4, 2])
+    assert all(name.startswith(f"{validation}/") for name in names["validation"])
+    assert data.validation.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_no_test_part_if_none_is_asked_for(fruit):
+    data = folder(fruit, 8, 8, test=0)
+    assert (len(data.train.labels), data.test.images.shape) == (15, (0, 8, 8, 3))
+
+
+def test_litter_is_skipped_and_other_files_are_named(fruit, caplog):
+    for name in (
+        ".DS_Store",
+        "Thumbs.db",
+        "apple/._0.png",
+        "apple/desktop.ini",
+        ".git/x.png",
+        "__MACOSX/apple/._0.jpg",
+    ):
+        (fruit / name).parent.mkdir(parents=True, exist_ok=True)
+        (fruit / name).write_bytes(b"x")
+    with caplog.at_level(logging.WARNING):
+        assert len(folder(fruit, 8, 8, test=0).train.labels) == 15
+    assert not caplog.text
+    for name in ("notes.txt", "lime/labels.csv"):
+        (fruit / name).write_bytes(b"x")
+    with caplog.at_level(logging.WARNING):
+        folder(fruit, 8, 8)
+    (line,) = caplog.messages
+    assert line.endswith("passed over, for no picture's name: 2, lime/labels.csv, notes.txt")
+
+
+def test_links_are_followed_but_not_in_a_ring(fruit, tmp_path, caplog):
+    put(tmp_path, "elsewhere/x.png", 50)
+    (fruit / "apple/there").symlink_to(tmp_path / "elsewhere")
+    (fruit / "kiwi").symlink_to(fruit / "plum")  # a class that is a link
+    (fruit / "lime/round").symlink_to(fruit / "lime")
+    with caplog.at_level(logging.WARNING):
+        data, names = named_folder(fruit, 8, 8, test=0)
+    assert "lime/round leads back to" in caplog.text
+    assert "3 pictures are in two classes" in caplog.text
+    assert len(data.train.labels) == 15 + 1 + 3
+    assert "apple/there/x.png" in names["train"]
+
+
+def test_the_same_bytes_in_two_parts_are_told_each_time(fruit, tmp_path, caplog):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            put(tmp_path, f"both/{part}/{name}/{part}.png", hash_of(part, name))
+    put(tmp_path, "both/test/cat/copy.png", hash_of("train", "cat"))
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            folder(tmp_path / "both", 8, 8)
+        (line,) = caplog.messages
+        assert (
+            "1 picture is in two parts with the same bytes, the first train/cat/train.png and test/cat/copy.png" in line
+        )
+
+
+def hash_of(*words):
+    return zlib.crc32("".join(words).encode())
+
+
+def one_class(root):
+    put(root, "apple/1.png")
+
+
+def no_class(root):
+    put(root, "1.png")
+
+
+def empty_class(root):
+    put(root, "apple/1.png")
+    put(root, "apple/2.png")
+    (root / "lime").mkdir()
+    (root / "lime/read.me").write_text("x")
+
+
+def lone_picture(root):
+    for name in ("apple/1.png", "apple/2.png", "lime/1.png"):
+        put(root, name)
+
+
+def different(root):
+    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/c/1.png"):
+        put(root, name)
+
+
+def two_trains(root):
+    put(root, "train/a/1.png")
+    put(root, "training/a/1.png")
+
+
+def no_train(root):
+    put(root, "test/a/1.png")
+    put(root, "val/a/1.png")
+
+
+def unprintable(root):
+    lone_picture(root)
+    (root / "bad\nname").mkdir()
+
+
+def a_file(root):
+    root.rmdir()
+    put(root.parent, root.name + ".png").rename(root)
+
+
+WRONG = [
+    (lambda root: root.rmdir(), "is not there; expected a folder of pictures"),
+    (a_file, "is a file; expected a folder of pictures"),
+    (no_class, "has no folders of classes; expected two or more"),
+    (one_class, "has one folder of a class, apple; expected two or more"),
+    (empty_class, "no picture in lime; expected some (jpg"),
+    (lone_picture, "class lime has 1 picture to train on; expected at least 2"),
+    (different, "train lacks the classes c; expected the same in train and test"),
+    (two_trains, "two folders for train"),
+    (no_train, "test and val, but no train"),
+    (unprintable, "cannot be printed; rename its folder"),
+]
+
+
+@pytest.mark.parametrize(("make", "says"), WRONG, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_folder_that_is_none_is_one_line(make, says, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    make(root)
+    with pytest.raises(DataError) as caught:
+        folder(root, 8)
+    assert says in one_line(caught).replace("val and test", "test and val")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"size": 0}, "size is 0"),
+        ({"size": 8.0}, "size is 8.0"),
+        ({"resize": 7}, "resize is 7, the shorter side before size=8 is cut out; expected a whole number in 8..8192"),
+        ({"test": 1}, "test is 1; expected a share"),
+        ({"test": 0.5, "validation": 0.5}, "which leaves nothing"),
+        ({"validation": True}, "validation is True"),
+        ({"seed": -1}, "seed is -1"),
+        ({"memory": "2GB"}, "memory is '2GB'"),
+        ({"path": "a\0b"}, "path is 'a\\x00b'"),
+    ],
+)
+def test_options_that_cannot_be_meant(options, says, fruit):
+    with pytest.raises(DataError) as caught:
+        folder(**({"path": fruit, "size": 8} | options))
+    assert says in one_line(caught)
+
+
+# What is kept
+
+
+def no_decoding(monkeypatch):
+    monkeypatch.setattr("jaxcnn.data.kept.decode", lambda *a: pytest.fail("it decoded"))
+
+
+def test_pictures_are_decoded_once(fruit, monkeypatch):
+    first, names = named_folder(fruit, 8, 8)
+    with monkeypatch.context() as patch:
+        no_decoding(patch)
+        again, same = named_folder(fruit, 8, 8)
+    assert names == same
+    np.testing.assert_array_equal(again.train.images, first.train.images)
+    np.testing.assert_array_equal(again.mean, first.mean)
+    np.testing.assert_array_equal(again.std, first.std)
+    put(fruit, "plum/2.png", 60)  # another picture of the same name
+    data, names = named_folder(fruit, 8, 8)
+    part = "train" if "plum/2.png" in names["train"] else "test"
+    image = getattr(data, part).images[names[part].index("plum/2.png")]
+    np.testing.assert_array_equal(image, drawing(8, 8, seed=60))
+
+
+def test_other_options_are_kept_apart_and_a_change_takes_the_old_ones_place(fruit, tmp_path):
+    for _ in range(2):
+        folder(fruit, 8, 8)
+        folder(fruit, 6, 8)
+        put(fruit, "plum/9.png", 61)
+    there = list((tmp_path / "cache/data").iterdir())
+    assert len(there) == 2
+    assert {path.name for path in there[0].iterdir()} == {"pictures.json", "images.npy", "mean.npy"}
+
+
+def test_large_folders_stay_on_the_disk_and_hold_the_same(fruit, monkeypatch):
+    small = folder(fruit, 8, 8, validation=0.2)
+    with monkeypatch.context() as patch:
+        no_decoding(patch)
+        large = folder(fruit, 8, 8, validation=0.2, memory=100)
+    for part in ("train", "validation", "test"):
+        images = getattr(large, part).images
+        assert isinstance(images, np.memmap)
+        assert not images.flags.writeable
+        np.testing.assert_array_equal(images, getattr(small, part).images)
+    assert not isinstance(small.train.images, np.memmap)
+    np.testing.assert_array_equal(large.mean, small.mean)
+    fresh = folder(fruit, 8, 8, validation=0.3, memory=100)
+    assert isinstance(fresh.train.images, np.memmap)
+
+
+@pytest.mark.parametrize("damage", ["images", "json", "cut"])
+def test_a_damaged_cache_is_made_anew_with_a_message(damage, fruit, tmp_path, caplog):
+    first = folder(fruit, 8, 8)
+    (place,) = (tmp_path / "cache/data").iterdir()
+    images = place / "images.npy"
+    if damage == "images":
+        flip(images, 500)
+    elif damage == "cut":
+        images.write_bytes(images.read_bytes()[:-9])
+    else:
+        about = json.loads((place / "pictures.json").read_text())
+        (place / "pictures.json").write_text(json.dumps({"format": 1, "stamp": about["stamp"]}))
+    with caplog.at_level(logging.WARNING):
+        again = folder(fruit, 8, 8, memory=100 if damage == "cut" else 1 << 30)
+    assert "is damaged" in caplog.text
+    np.testing.assert_array_equal(again.train.images, first.train.images)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_note_or_where_it_must_be_an_error(fruit, tmp_path, monkeypatch, caplog):
+    (tmp_path / "plain").write_text("a file")
+    monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "plain"))
+    with caplog.at_level(logging.WARNING):
+        assert folder(fruit, 8, 8).train.images.shape == (12, 8, 8, 3)
+    assert "is not kept in" in caplog.text
+    with pytest.raises(DataError, match="set JAXCNN_CACHE to a folder of a larger disk"):
+        folder(fruit, 8, 8, memory=100)

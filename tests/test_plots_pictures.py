@@ -1,0 +1,76 @@
+"""Pictures with captions and heat, and the confusion matrix: what was drawn, and that no text lies over other text."""
+
+import numpy as np
+import pytest
+from matplotlib.collections import QuadMesh
+from test_plots_panels import overlapping
+
+from jaxcnn.plots import confusion, overlay, pictures
+
+
+def images(n=5):
+    return np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+
+
+def shown(axis):
+    (image,) = axis.images
+    return image.get_array()
+
+
+def test_pictures_are_in_their_order_with_their_captions_and_heat():
+    heat = np.random.default_rng(1).random((5, 8, 8))
+    captions = [f"apple, taken for a lime ({i}%)\nsome/long/name/of/a/file/{i}.jpg" for i in range(5)]
+    figure = pictures(images(), captions, heat=heat, columns=2, title="The surest of 5 mistakes")
+    axes = [axis for axis in figure.axes if axis.images]
+    assert len(axes) == 10
+    for i in range(5):
+        np.testing.assert_array_equal(shown(axes[2 * i]), images()[i])
+        np.testing.assert_array_equal(shown(axes[2 * i + 1]), overlay(images()[i], heat[i]))
+        assert axes[2 * i].get_xlabel().replace("\n", "").replace(" ", "") == captions[i].replace("\n", "").replace(
+            " ", ""
+        )
+    assert not overlapping(figure)
+    assert len([axis for axis in pictures(images(), captions).axes if axis.images]) == 5
+
+
+def test_grey_pictures_are_grey():
+    grey = images()[..., :1]
+    np.testing.assert_array_equal(shown(pictures(grey, list("abcde")).axes[0]), np.repeat(grey[0], 3, -1))
+
+
+def test_no_heat_leaves_the_grey_picture_and_the_hottest_place_the_maps_colour():
+    image = images(1)[0]
+    grey = np.round(image @ np.array([0.2126, 0.7152, 0.0722]))
+    np.testing.assert_array_equal(overlay(image, np.zeros((8, 8))), np.repeat(grey[..., None], 3, -1))
+    heat = np.zeros((8, 8))
+    heat[2, 3] = 1
+    changed = overlay(image, heat) != overlay(image, np.zeros((8, 8)))
+    assert changed[2, 3].any()
+    assert changed.any(-1).sum() == 1
+
+
+@pytest.mark.parametrize("wrong", [{"images": images(0), "captions": []}, {"images": images(), "captions": ["a"]}])
+def test_pictures_and_captions_are_as_many(wrong):
+    with pytest.raises(ValueError, match="expected as many of each, and some"):
+        pictures(**wrong)
+
+
+def test_the_confusion_matrix_is_of_shares_of_the_true_class():
+    counts = np.array([[8, 2, 0], [0, 0, 0], [1, 1, 2]])
+    figure = confusion(counts, ["cat", "a dog", "the owl"], title="resnet20, 14 test pictures")
+    axis = figure.axes[0]
+    (mesh,) = (part for part in axis.collections if isinstance(part, QuadMesh))
+    np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(3, 3), [[80, 20, 0], [0, 0, 0], [25, 25, 50]])
+    found = {tuple(map(int, text.get_position()))[::-1]: text.get_text() for text in axis.texts}
+    assert found == {(0, 0): "8", (0, 1): "2", (2, 0): "1", (2, 1): "1", (2, 2): "2"}
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("taken for", "true class")
+    assert axis.get_ylim() == (2.5, -0.5)  # the first class above
+    assert not overlapping(figure)
+
+
+def test_many_classes_have_colours_alone():
+    figure = confusion(np.eye(60, dtype=int) * 7, [f"class {i}" for i in range(60)])
+    assert not figure.axes[0].texts
+    assert max(figure.get_size_inches()) < 10
+    with pytest.raises(ValueError, match="expected \\[classes, classes\\]"):
+        confusion(np.eye(3), ["a"])
