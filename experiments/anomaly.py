@@ -1,14 +1,16 @@
 """Can a network find what it has never seen? An autoencoder learns all classes but one; that one should come back worse.
 
-    python -m experiments.anomaly                   digits, no download: 2 minutes on two CPU cores
-    python -m experiments.anomaly --preset mnist    MNIST there: 15 minutes
+    python -m experiments.anomaly                   digits, no download: 3 minutes on two busy CPU cores
+    python -m experiments.anomaly --preset mnist    MNIST there: not yet measured
 
 For each class in turn the network (`jaxcnn.models.autoencoder`) is trained to give back images of the others, and then every
 image is scored by its squared error. The area under the ROC curve is the chance that an image of the class held out scores
 higher than a test image of the others: 1 is perfect, 0.5 is guessing. Two scores need no network: the squared distance to the
 best linear code of as many numbers (principal components, of the same training images), and that to the mean image.
 
-Expected: EXPECTED
+Expected, quick (3 seeds): a mean area of 0.96 over the ten classes, against 0.89 for principal components and 0.64 for the mean
+image, and more than both for each class, though for 1, 6 and 9 the seeds' intervals reach below. The 8 is the class that is
+*nearest* the mean image (0.18), and is found all the same (0.93).
 
 It writes OUT/table.md, OUT/table.csv, OUT/auc.png, OUT/pictures.png and a folder for every run, and goes on where it was
 stopped.
@@ -43,11 +45,11 @@ class Options:
     """digits, mnist, fashion_mnist, cifar10: any set whose images' sides are multiples of 4."""
     held_out: tuple[int, ...] = tuple(range(10))
     """Classes that are held out, each in runs of its own."""
-    seeds: int = 2
+    seeds: int = 3
     code: int = 8
     """Numbers that an image passes through."""
     width: int = 16
-    steps: int = 2_000
+    steps: int = 1_300
     batch: int = 64
     lr: float = 3e-3
     """Of Adam, with a cosine schedule to 0."""
@@ -170,14 +172,11 @@ def draw(out: Path) -> None:
     runs = study.finished(out)
     held = sorted({int(run.recipe.dataset.rsplit("-", 1)[1]) for run in runs})
     groups = {str(k): [run for run in runs if run.recipe.dataset.endswith(f"-without-{k}")] for k in held}
-    table: list[dict[str, Any]] = [
-        {"held out": k} | study.over_seeds(group, tuple(SCORES)) for k, group in groups.items()
-    ]
-    whole: dict[str, Any] = {**table[0], "held out": "mean", "seeds": len(runs)}
+    table: list[dict[str, Any]] = [{"held out": k} | _line(group) for k, group in groups.items()]
+    whole: dict[str, Any] = dict.fromkeys(table[0]) | {"held out": "mean"}
     for key in (*SCORES, "seconds"):
         known = [float(line[key]) for line in table if line[key] is not None]
         whole |= {key: sum(known) / len(known) if known else None}
-        whole |= {f"{key}{part}": None for part in ("_std", "_ci95") if f"{key}{part}" in whole}
     recipe = runs[0].recipe
     name, code = recipe.dataset.rsplit("-without-", 1)[0], recipe.options["code"]
     protocol = (
@@ -191,6 +190,13 @@ def draw(out: Path) -> None:
     figure = plots.bars(shown, ylabel="area under the ROC curve", title=title, errors=bars, form=".2f")
     plots.save(figure, out / "auc.png")
     print(f"{report.markdown([*table, whole])}\nwrote {out}/table.md, table.csv and auc.png")
+
+
+def _line(group: list[study.Run]) -> dict[str, Any]:
+    """Columns of the class that all runs of `group` held out; what needs no network is the same for every seed."""
+    line = study.over_seeds(group, ("auc",))
+    seconds = line.pop("seconds")
+    return line | {key: group[0].result.get(key) for key in SCORES if key != "auc"} | {"seconds": seconds}
 
 
 def picture(options: Options, data: jc.Dataset, label: int) -> None:

@@ -1,15 +1,16 @@
-"""Which pixel belongs to which digit? A U-Net on scenes whose masks are exact, with and without its skip connections.
+"""Which pixel belongs to the digit, and to which? A U-Net on scenes whose masks are exact, with and without skip connections.
 
-    python -m experiments.segmentation                  digits, no download: 3 minutes on two CPU cores
-    python -m experiments.segmentation --preset mnist   MNIST's digits: 25 minutes there
+    python -m experiments.segmentation                  digits, no download: 3 minutes on two busy CPU cores
+    python -m experiments.segmentation --preset mnist   MNIST's digits: not yet measured
 
 A scene is a digit cut out of one photograph on a background cut out of another, mirrored and at any size, and its mask is known
-to the pixel. The U-Net (Ronneberger et al. 2015, arXiv:1505.04597) names the class
-of every pixel: background or one of ten digits. Without skip connections all that it knows of place must pass through
-its lowest level, which has an eighth of the scene's side. Scenes to train on have training digits and patches of the
-upper halves of the photographs, scenes to test on test digits and patches of the lower halves.
+to the pixel. The U-Net (Ronneberger et al. 2015, arXiv:1505.04597) names the class of every pixel: background or digit
+(`--name ink`), or which of ten digits (`--name digits`). Without skip connections all that it knows of place must pass through
+its lowest level, which has an eighth of the scene's side. Scenes to train on have training digits and patches of the upper
+halves of the photographs, scenes to test on test digits and patches of the lower halves.
 
-Expected: EXPECTED
+Expected, quick (3 seeds): a mean intersection over union of 84.4 +- 4.6% with skip connections and 78.0 +- 2.2% without; paired
+by seed they are worth 6.5 +- 2.7 points.
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.png, OUT/pictures.png and a folder for every run, and goes on where it was
 stopped.
@@ -50,12 +51,14 @@ class Options:
     preset: Literal["quick", "mnist"] = "quick"
     dataset: str = "digits"
     """digits, mnist or fashion_mnist: whose images stand in the scenes."""
+    name: Literal["ink", "digits"] = "ink"
+    """What the network says of a pixel: whether it is the digit's, or which digit's."""
     scenes: int = 3_000
     """To train on; a fifth as many to test."""
-    seeds: int = 2
+    seeds: int = 3
     width: int = 8
     depth: int = 3
-    steps: int = 500
+    steps: int = 300
     batch: int = 32
     lr: float = 3e-3
     """Of Adam, with a cosine schedule to 0."""
@@ -70,7 +73,13 @@ class Options:
 PRESETS = {
     "quick": Options(),
     "mnist": Options(
-        "mnist", dataset="mnist", scenes=10_000, width=12, steps=2_000, out=Path("runs/segmentation-mnist")
+        "mnist",
+        dataset="mnist",
+        name="digits",
+        scenes=10_000,
+        width=12,
+        steps=2_000,
+        out=Path("runs/segmentation-mnist"),
     ),
 }
 
@@ -127,16 +136,24 @@ def compose_all(options: Options) -> jc.Dataset:
     digits = jc.load(options.dataset, options.data_dir)
     upper, lower = photographs()
     train, test = compose(digits.train, options.scenes, upper, 0), compose(digits.test, options.scenes // 5, lower, 1)
-    empty = jc.Split(train.images[:0], train.labels[:0])
     classes = ("background", *digits.classes)
-    return jc.Dataset(f"{options.dataset}-scenes", train, empty, test, classes, *statistics(train.images))
+    if options.name == "ink":
+        train, test = (jc.Split(split.images, np.minimum(split.labels, 1)) for split in (train, test))
+        classes = ("background", "digit")
+    empty = jc.Split(train.images[:0], train.labels[:0])
+    return jc.Dataset(scenes(options), train, empty, test, classes, *statistics(train.images))
+
+
+def scenes(options: Options) -> str:
+    """The name of the data set, in recipes too."""
+    return f"{options.dataset}-scenes-{options.name}"
 
 
 def recipes(options: Options) -> dict[str, jc.Recipe]:
     """Run's name -> recipe."""
     return {
         f"{'skips' if skips else 'none'}-seed{seed}": jc.Recipe(
-            dataset=f"{options.dataset}-scenes",
+            dataset=scenes(options),
             model="unet",
             options={
                 "width": options.width,
@@ -186,7 +203,8 @@ def draw(out: Path) -> None:
     protocol = (
         f"{recipe.dataset}, {recipe.steps} steps of {recipe.batch} scenes of {SIDE}x{SIDE}. Intersection over union, "
     )
-    protocol += "mean over 11 classes, and errors of pixels, in percent of the test scenes at the last step."
+    protocol += "mean over classes, and errors of pixels, in percent of the test scenes at the last step."
+    protocol += paired(forms)
     report.write_table(out, table, [protocol, *filter(None, (run.divergence for run in runs))])
     lines = [
         plots.band([run.rows for run in group], "step", "mean_iou", label=TITLES[key]) for key, group in forms.items()
@@ -194,6 +212,15 @@ def draw(out: Path) -> None:
     figure = plots.grid([plots.Panel(recipe.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")])
     plots.save(figure, out / "curves.png")
     print(f"{report.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
+
+
+def paired(forms: Mapping[bool, list[study.Run]]) -> str:
+    """What the skip connections change, seed by seed, in one sentence; nothing where there are not two seeds of both."""
+    with_them, without = ({run.recipe.seed: run.result["mean_iou"] for run in forms.get(key, [])} for key in TITLES)
+    change = report.summarise([with_them[seed] - without[seed] for seed in with_them.keys() & without.keys()])
+    if change.ci95 is None:
+        return ""
+    return f" Paired by seed, skip connections change the mean over classes by {change.mean:+.1f} +- {change.ci95:.1f} points."
 
 
 def picture(options: Options, data: jc.Dataset, n: int = 6) -> None:
@@ -209,7 +236,7 @@ def picture(options: Options, data: jc.Dataset, n: int = 6) -> None:
         columns.append((f"U-Net {TITLES[recipe.options['skips']]}", COLOURS[said]))
     images = np.stack([images for _, images in columns]).reshape(-1, SIDE, SIDE, 3)
     captions = [title if i == 0 else "" for title, _ in columns for i in range(n)]
-    title = "Test scenes; a colour for every digit"
+    title = "Test scenes: " + ("what is digit" if options.name == "ink" else "a colour for every digit")
     plots.save(plots.pictures(images, captions, columns=n, title=title), options.out / "pictures.png")
 
 

@@ -117,7 +117,7 @@ def test_imagenets_means_are_the_published_ones_and_need_three_channels():
     scale = norm(MEAN, STD, subtract="imagenet", divide=True)
     want = (BYTES / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(normalise(jnp.asarray(BYTES), scale), want, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(IMAGENET.mean, np.float32([0.485, 0.456, 0.406]))
+    np.testing.assert_array_equal(IMAGENET.mean, np.array([0.485, 0.456, 0.406], np.float32))
     with pytest.raises(RecipeError, match=r"of 3 channels, but images have 1; write mean='channel'"):
         norm(MEAN[..., :1], STD[:1], subtract="imagenet")
 

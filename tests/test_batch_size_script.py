@@ -12,7 +12,7 @@ from scripts import refuses
 import jaxcnn as jc
 from experiments import batch_size, effort
 from jaxcnn import study
-from jaxcnn.train import _examples
+from jaxcnn.train import _numbers
 
 TINY = [
     "--model",
@@ -215,9 +215,9 @@ def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
     key = jax.random.PRNGKey(0)
     for name in ("online", "mini-batch"):
         recipe = jc.Recipe.load(out / f"{name}-sorted-seed0")
-        fed = data.train.labels[_examples(recipe, data)(key, 0, 64 // recipe.batch)].ravel()
+        fed = data.train.labels[_numbers(recipe, data)(key, 0, 64 // recipe.batch)].ravel()
         assert fed.tolist() == sorted(data.train.labels.tolist())
-        fed = data.train.labels[_examples(replace(recipe, order="shuffled"), data)(key, 0, 64 // recipe.batch)].ravel()
+        fed = data.train.labels[_numbers(replace(recipe, order="shuffled"), data)(key, 0, 64 // recipe.batch)].ravel()
         assert (np.diff(fed) < 0).sum() > 10
 
 

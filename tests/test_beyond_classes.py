@@ -64,7 +64,9 @@ def test_anomalies_leave_a_table_figures_and_runs(anomalies, capsys):
         values = [float(lines[name][key]) for name in lines]
         assert values[2] == pytest.approx((values[0] + values[1]) / 2, rel=1e-4)
         assert all(0 <= value <= 1 for value in values)
-    assert lines["1"]["auc_pca_std"] == "0"  # the same for every seed
+    assert (lines["1"]["seeds"], lines["mean"]["seeds"]) == ("2", "")
+    assert {"auc_std", "auc_ci95"} <= set(lines["1"])
+    assert "auc_pca_std" not in lines["1"]  # the same for every seed
     for name in ("auc.png", "pictures.png"):
         assert (anomalies / name).read_bytes().startswith(b"\x89PNG")
     before = {path: path.stat().st_mtime_ns for path in anomalies.glob("*/metrics.jsonl")}

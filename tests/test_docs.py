@@ -6,7 +6,11 @@ import pkgutil
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from PIL import Image
 
 import jaxcnn
 
@@ -39,6 +43,26 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     exec(compile(more, "README.md", "exec"), names)
     assert names["tuned"].lr == names["found"].suggested
     assert names["top"] > 0
+    (look,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "pretrained" in c]
+    _fruit(tmp_path / "fruit")
+    net = jaxcnn.build("resnet18", 1000)
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    variables = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), dict(jax.eval_shape(net.init, jax.random.key(0), image))
+    )
+    jaxcnn.export(net, variables, "resnet18.safetensors")
+    exec(compile(look, "README.md", "exec"), names)
+    assert names["heat"].shape == (8, 8, 8)
+    assert names["fruit"].classes == ("apple", "pear")
+    assert jax.tree.map(np.shape, names["variables"]) == jax.tree.map(np.shape, variables)
+
+
+def _fruit(folder):
+    for i, name in enumerate(("apple", "pear")):
+        (folder / name).mkdir(parents=True)
+        for j in range(4):
+            picture = np.full((240, 300, 3), 40 * i + 20 * j, np.uint8)
+            Image.fromarray(picture).save(folder / name / f"{j}.png")
 
 
 def test_every_promise_of_the_readme_has_its_test():

@@ -103,7 +103,8 @@ def test_every_stage_is_in_the_path_of_the_logits(network):
     image, there = jnp.asarray(RNG.normal(size=(1, *shape)), jnp.float32), stages(model, shape)
 
     def total(nudges):
-        return jnp.square(model.apply({**variables, "nudges": nudges}, image)).sum()
+        logits: Any = model.apply({**variables, "nudges": nudges}, image)
+        return jnp.square(logits).sum()
 
     slopes = jax.jit(jax.grad(total))({name: jnp.zeros((1, *size)) for name, size in there.items()})
     assert all(np.any(slope != 0) for slope in slopes.values())

@@ -14,7 +14,8 @@ LAYER = {
     "recipe": 0, "data": 0, "metrics": 0, "checkpoint": 0, "progress": 0, "plots": 0, "ops": 0,
     "augment": 1, "models": 1, "optim": 1, "parallel": 1, "log": 1, "hosts": 1,
     "curvature": 1, "descent": 1,
-    "feed": 2, "state": 2, "divergence": 2, "report": 2, "command": 3, "evaluate": 3, "train": 4, "study": 5, "look": 5, "weights": 2, "range_test": 5,
+    "feed": 2, "state": 2, "divergence": 2, "report": 2, "weights": 2, "evaluate": 3, "command": 3,
+    "train": 4, "study": 5, "look": 5, "range_test": 5,
 }  # fmt: skip
 ONLY_IN = {
     "matplotlib": "plots",
@@ -23,7 +24,8 @@ ONLY_IN = {
     "tqdm": "data progress",
     "scipy": "report data",
 }
-ONLY_IN |= {"tensorflow_datasets": "data", "array_record": "data", "sklearn": "data", "PIL": "data", "safetensors": "weights"}
+ONLY_IN |= {"tensorflow_datasets": "data", "array_record": "data", "sklearn": "data", "PIL": "data"}
+ONLY_IN |= {"safetensors": "weights"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
