@@ -14,8 +14,8 @@ A checkpoint of it is a network for images so enlarged.
 
 Expected on MNIST, percent of the test images wrong, mean of 3 seeds: LeNet-5 0.87 +- 0.20 (1998, rebuilt) and 0.56 +- 0.20
 (today's), so 99.1 and 99.4 right; as printed 1.31 +- 0.23, which is behind the paper's 0.95; the perceptron 7.8, MLPs from 3.0
-(step) to 1.4 (ReLU), the small convolutional networks 0.95 (`cnn`) and 0.82 (`convnet`). On the digits, where one image is 0.28%, most differences are within
-their intervals; only the sigmoid MLP is far behind (8.0), for 500 steps are not enough for it.
+(step) to 1.4 (ReLU), the small convolutional networks 0.95 (`cnn`) and 0.82 (`convnet`). On the digits, where one image is
+0.28%, most differences are within their intervals; only the sigmoid MLP is far behind (8.0): 500 steps are not enough for it.
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.png and OUT/DATASET/ with a folder for every run. The same command goes on
 where it was stopped, and does nothing but draw when everything is there.
