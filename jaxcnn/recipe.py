@@ -58,7 +58,7 @@ class Recipe:
     lr: float = 0.1
     schedule: str = "step"
     """What becomes of the rate: a name in `jaxcnn.SCHEDULES`."""
-    rates: Mapping[str, float] = field(default_factory=dict)
+    stage_rates: Mapping[str, float] = field(default_factory=dict)
     """Factor on the steps of a stage's parameters, such as `{"stem": 0, "stage1": 0.1}`; 1 where none is given. 0 freezes
     the stage: its parameters stay, and its BN works as in test. `stem` is the parameters `stem` and `stem_...`."""
     drops: tuple[int, ...] = (32_000, 48_000)
@@ -102,7 +102,7 @@ class Recipe:
         object.__setattr__(self, "drops", tuple(self.drops))
         object.__setattr__(self, "options", dict(self.options))
         object.__setattr__(self, "method", dict(self.method))
-        object.__setattr__(self, "rates", dict(self.rates))
+        object.__setattr__(self, "stage_rates", dict(self.stage_rates))
         for name, low in _INTEGERS.items():
             _integer(name, getattr(self, name), low)
         for name, (low, high) in _NUMBERS.items():
@@ -114,8 +114,8 @@ class Recipe:
         if any(type(d) is not int or d < 1 for d in self.drops) or sorted(set(self.drops)) != list(self.drops):
             found = shown(self.drops)
             raise RecipeError(f"drops is {found}; expected increasing steps from 1 up: write drops=(32000, 48000)")
-        for stage, rate in self.rates.items():
-            _number(f"rates of {stage}", rate, -_TINY, _HUGE)
+        for stage, rate in self.stage_rates.items():
+            _number(f"stage_rates of {stage}", rate, -_TINY, _HUGE)
         if self.least_area is not None:
             _number("least_area", self.least_area, 0, 1)
         self._fits()
@@ -138,7 +138,7 @@ class Recipe:
                 raise RecipeError(f"{name} is {shown(getattr(self, name))}; expected True or False")
         if not isinstance(self.drops, (tuple, list)):
             raise RecipeError(f"drops is {shown(self.drops)}; expected steps in a tuple: write drops=(32000, 48000)")
-        for name, like in (("options", '{"width": 8}'), ("method", '{"b2": 0.99}'), ("rates", '{"stem": 0.1}')):
+        for name, like in (("options", '{"width": 8}'), ("method", '{"b2": 0.99}'), ("stage_rates", '{"stem": 0.1}')):
             if not _plain(getattr(self, name)):
                 there = shown(getattr(self, name))
                 raise RecipeError(f"{name} is {there}; expected plain values by name: write {like}")

@@ -148,7 +148,7 @@ def _trainer(model, tx, how, driver):
 def step_options(recipe: Recipe) -> dict[str, Any]:
     """What the recipe says to `make_step`."""
     view = {name: getattr(recipe, name) for name in View._fields}
-    return view | {"loss": recipe.loss, "freeze": frozen(recipe.rates)}
+    return view | {"loss": recipe.loss, "freeze": frozen(recipe.stage_rates)}
 
 
 def _numbers(recipe, data) -> Callable[[Any, int, int], np.ndarray]:

@@ -148,7 +148,7 @@ def test_beginning_from_weights(run, tmp_path, caplog):
         same = before[name].shape == after[name].shape and np.array_equal(before[name], after[name])
         frozen = name.startswith(("stem", "stage2"))
         assert same == (frozen or name.endswith("num_batches_tracked")), name
-    assert jc.Recipe.load(out / "run").rates == {"stem": 0, "stage1": 0.1, "stage2": 0, "stage3": 0.1}
+    assert jc.Recipe.load(out / "run").stage_rates == {"stem": 0, "stage1": 0.1, "stage2": 0, "stage3": 0.1}
     assert json.loads(read_metadata(out / "weights.safetensors")["classes"]) == ["fig", "kiwi"]
     assert "from weights.safetensors" in (out / "table.md").read_text("utf-8")
 
@@ -157,14 +157,14 @@ def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
     data, _ = named_folder(sweets, 16)
     options = replace(PRESETS["own"], model="resnet8", width=2, size=16, weights=run / "weights.safetensors")
     head = script.recipe(replace(options, train="head"), data)
-    assert head.rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.0)
+    assert head.stage_rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.0)
     whole = script.recipe(options, data)
-    assert whole.rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.1)
+    assert whole.stage_rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.1)
     assert (whole.mean, whole.std, whole.crop, whole.pad, whole.flip) == ("imagenet", True, "resized", 0, True)
     assert (whole.steps, whole.batch) == (round(10 * 39 / 32), 32)
     assert script.recipe(replace(options, weights=None, crop="shift"), data).pad == 2
     part = script.recipe(replace(options, freeze=("stage1_block1",)), data)
-    assert part.rates["stage1_block1"] == 0
+    assert part.stage_rates["stage1_block1"] == 0
     few, _ = named_folder(sweets, 16, validation=0.3, test=0)
     assert (script.recipe(options, few).report, script.recipe(options, few).validation) == ("validation", 15)
 
@@ -308,9 +308,9 @@ def test_the_transfer_study(tmp_path, monkeypatch):
     assert transfer.main(args) == 0
     runs = transfer.named(tmp_path)
     assert set(runs) == {"scratch-4-seed0", "head-4-seed0", "all-4-seed0"}
-    assert set(runs["head-4-seed0"].recipe.rates.values()) == {0}
-    assert "head" not in runs["head-4-seed0"].recipe.rates
-    assert all(run.recipe.rates == {} for name, run in runs.items() if "head" not in name)
+    assert set(runs["head-4-seed0"].recipe.stage_rates.values()) == {0}
+    assert "head" not in runs["head-4-seed0"].recipe.stage_rates
+    assert all(run.recipe.stage_rates == {} for name, run in runs.items() if "head" not in name)
     with (tmp_path / "table.csv").open() as file:
         assert [line["begins"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
     monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))

@@ -42,7 +42,9 @@ def moves(before, after):
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam", "schedule-free", "lookahead", "sam", "muon"])
 def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
-    recipe = replace(RECIPE, optimizer=optimizer, lr=0.01, rates={"conv1": 0, "dense": 0}, decay=0.1, decay_on="all")
+    recipe = replace(
+        RECIPE, optimizer=optimizer, lr=0.01, stage_rates={"conv1": 0, "dense": 0}, decay=0.1, decay_on="all"
+    )
     before, after = stepped(data, recipe, steps=6)
     judged = test_params(after.opt, after.params)
     for name, part in before.params.items():
@@ -58,7 +60,7 @@ def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
 
 def test_a_rate_scales_the_step_of_its_stage_alone(data):
     before, whole = stepped(data, RECIPE)
-    _, scaled = stepped(data, replace(RECIPE, rates={"conv2": 0.25, "head": 2}))
+    _, scaled = stepped(data, replace(RECIPE, stage_rates={"conv2": 0.25, "head": 2}))
     for name, part in moves(before, whole).items():
         factor = {"conv2": 0.25, "conv2_norm": 0.25, "head": 2}.get(name, 1)
         jax.tree.map(
@@ -78,7 +80,7 @@ def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
         return str(step.lower(state, data.train, INDEX).compile().as_text()).count(" convolution(")
 
     whole, first, both = (
-        convolutions(replace(RECIPE, rates=rates)) for rates in ({}, {"conv1": 0}, {"conv1": 0, "conv2": 0})
+        convolutions(replace(RECIPE, stage_rates=rates)) for rates in ({}, {"conv1": 0}, {"conv1": 0, "conv2": 0})
     )
     forward = 2
     assert whole == forward + 3  # both kernels' gradients, and one with respect to a map
@@ -87,7 +89,7 @@ def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
 
 
 def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
-    recipe = replace(RECIPE, rates={"conv1": 0, "conv2": 0, "dense": 0})
+    recipe = replace(RECIPE, stage_rates={"conv1": 0, "conv2": 0, "dense": 0})
     model, _ = prepare(recipe, 10)
     before, after = stepped(data, recipe)
     tested = jc.evaluate(model, before, jc.Split(data.train.images[:32], data.train.labels[:32]), batch=32)
@@ -99,10 +101,10 @@ def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
     ("changes", "said"),
     [
         (
-            {"rates": {"stage9": 0}},
-            r"stage 'stage9', of which the model has no parameters; it has conv1, conv2, dense, head",
+            {"stage_rates": {"stage9": 0}},
+            r"'stage9', of which the model has no parameters; it has conv1, conv2, dense, head",
         ),
-        ({"rates": {"conv1": 0.5}, "optimizer": "schedule-free"}, "takes rates of 0 and 1 only"),
+        ({"stage_rates": {"conv1": 0.5}, "optimizer": "schedule-free"}, "takes rates of 0 and 1 only"),
     ],
 )
 def test_rates_that_cannot_be_are_refused_before_a_step(data, changes, said, tmp_path):
@@ -122,7 +124,7 @@ def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(da
         return adopt(state, {"params": theirs.params, **theirs.stats})
 
     rates = dict.fromkeys(("conv1", "conv2", "dense"), 0.0)
-    recipe = replace(RECIPE, rates=rates, every=3)
+    recipe = replace(RECIPE, stage_rates=rates, every=3)
     stops = iter([False] * 3 + [True] * 100)
     assert study.run(recipe, data, tmp_path, begin=begin, stop=lambda: next(stops)) is None
     assert study.run(recipe, data, tmp_path, begin=begin)

@@ -108,7 +108,10 @@ def check(options: Options) -> None:
 
 def network(options: Options) -> dict[str, Any]:
     """The options of the model's constructor."""
-    return {"dtype": options.dtype} | ({} if options.width is None else {"width": options.width})
+    chosen: dict[str, Any] = {"dtype": options.dtype} | ({} if options.width is None else {"width": options.width})
+    if options.model == "googlenet-bn" and options.weights is not None:
+        chosen["transform_input"] = True  # torchvision's published weights were made at means and deviations of 1/2
+    return chosen
 
 
 def recipe(options: Options, data: jc.Dataset) -> jc.Recipe:
@@ -138,7 +141,7 @@ def recipe(options: Options, data: jc.Dataset) -> jc.Recipe:
         every=options.every,
         seed=options.seed,
     )
-    return replace(made, rates=rates(options, made, len(data.classes)))
+    return replace(made, stage_rates=rates(options, made, len(data.classes)))
 
 
 def rates(options: Options, made: jc.Recipe, classes: int) -> dict[str, float]:

@@ -65,7 +65,7 @@ def note(counts: np.ndarray, trained: np.ndarray, recipe: jc.Recipe, weights: st
     right, n, most = int(np.trace(counts)), int(counts.sum()), int(trained.argmax())
     low, high = wilson(right, n)
     began = f"from {weights}" if weights else "from random numbers"
-    slow = ", ".join(f"{stage} {rate:g}" for stage, rate in recipe.rates.items())
+    slow = ", ".join(f"{stage} {rate:g}" for stage, rate in recipe.stage_rates.items())
     return (
         f"{recipe.model} {began}, {recipe.steps} steps of {recipe.batch} pictures by {recipe.optimizer} at rate {recipe.lr:g}"
         + (f" (times {slow})" if slow else "")

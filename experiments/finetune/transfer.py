@@ -97,7 +97,7 @@ def recipes(options: Options) -> dict[str, tuple[jc.Recipe, int]]:
     frozen = {stage: 0.0 for stage in stages if stage not in HEADS}
     rates = {"scratch": {}, "head": frozen, "all": {}}
     return {
-        f"{start}-{n}-seed{seed}": (replace(shared, rates=rates[start], seed=seed), n)
+        f"{start}-{n}-seed{seed}": (replace(shared, stage_rates=rates[start], seed=seed), n)
         for seed, n, start in itertools.product(range(options.seeds), options.pictures, STARTS)
     }
 

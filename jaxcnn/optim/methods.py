@@ -142,7 +142,7 @@ OPTIMIZERS: dict[str, Method] = {
 
 def l2(recipe: Recipe) -> optax.GradientTransformation:
     """`decay * w` added to the gradient of the leaves that decay, frozen ones never."""
-    still = frozen(recipe.rates)
+    still = frozen(recipe.stage_rates)
 
     def decays(params: Any) -> Any:
         mask = decay_mask(params, recipe.decay_on)

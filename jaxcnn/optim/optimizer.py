@@ -23,7 +23,7 @@ _FIELDS = (
     "factor",
     "warmup_lr",
     "warmup_error",
-    "rates",
+    "stage_rates",
 )
 _READ = {"step": ("drops",), "constant": ()}
 
@@ -71,7 +71,7 @@ def _whole(recipe):
         warmup_error=recipe.warmup_error,
         plateau=schedules.plateau(recipe),
     )
-    return stages.scaled(whole, recipe.rates)
+    return stages.scaled(whole, recipe.stage_rates)
 
 
 def options(name: str) -> dict[str, Any]:
@@ -88,10 +88,10 @@ def options(name: str) -> dict[str, Any]:
 def check(recipe: Recipe) -> methods.Method:
     """The recipe's method; RecipeError for a name or an option that does not exist, or a value out of bounds."""
     known = options(one_of("optimizer", recipe.optimizer, methods.OPTIMIZERS))
-    if "test parameters" in methods.OPTIMIZERS[recipe.optimizer].needs and set(recipe.rates.values()) - {0, 1}:
+    if "test parameters" in methods.OPTIMIZERS[recipe.optimizer].needs and set(recipe.stage_rates.values()) - {0, 1}:
         raise RecipeError(
-            f"rates is {shown(recipe.rates)}; {recipe.optimizer} averages its steps and takes rates of 0 and 1 only: "
-            "write optimizer='momentum', say"
+            f"stage_rates is {shown(recipe.stage_rates)}; {recipe.optimizer} averages its steps and takes rates of 0 and 1 "
+            "only: write optimizer='momentum', say"
         )
     for name, value in recipe.method.items():
         if not known:

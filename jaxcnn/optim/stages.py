@@ -33,7 +33,7 @@ def check(params: Any, rates: Iterable[str]) -> None:
     for stage in rates:
         if not any(belongs(name, stage) for name in params):
             raise RecipeError(
-                f"rates has stage {stage!r}, of which the model has no parameters; it has {', '.join(stages)}"
+                f"stage_rates has {stage!r}, of which the model has no parameters; it has {', '.join(stages)}"
             )
 
 

@@ -89,7 +89,7 @@ def sweep(
 def _weight(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> int:
     """What a step costs beside those of other runs: the parameters; their names are checked on the way."""
     model, tx = prepare(recipe, classes)
-    if recipe.rates:
+    if recipe.stage_rates:
         image = jax.ShapeDtypeStruct((1, *shape), np.float32)
         jax.eval_shape(tx.init, jax.eval_shape(model.init, jax.random.key(0), image)["params"])
     return parameters(model, shape)
