@@ -1,7 +1,7 @@
 """Can a network find what it has never seen? An autoencoder learns all classes but one; that one should come back worse.
 
     python -m experiments.anomaly                   digits, no download: 3 minutes on two busy CPU cores
-    python -m experiments.anomaly --preset mnist    MNIST there: not yet measured
+    python -m experiments.anomaly --preset mnist    MNIST there: 5 minutes, one seed
 
 For each class in turn the network (`jaxcnn.models.autoencoder`) is trained to give back images of the others, and then every
 image is scored by its squared error. The area under the ROC curve is the chance that an image of the class held out scores
@@ -10,7 +10,9 @@ best linear code of as many numbers (principal components, of the same training 
 
 Expected, quick (3 seeds): a mean area of 0.96 over the ten classes, against 0.89 for principal components and 0.64 for the mean
 image, and more than both for each class, though for 1, 6 and 9 the seeds' intervals reach below. The 8 is the class that is
-*nearest* the mean image (0.18), and is found all the same (0.93).
+*nearest* the mean image (0.18), and is found all the same (0.93). On MNIST (1 seed, a smaller network, 600 steps) the
+autoencoder's mean is 0.72, hardly above principal components (0.71), and a 1 that was never seen comes back *better* than what
+was learnt (0.21): the error says how simple an image is as much as how strange.
 
 It writes OUT/table.md, OUT/table.csv, OUT/auc.png, OUT/pictures.png and a folder for every run, and goes on where it was
 stopped.
@@ -64,7 +66,7 @@ class Options:
 PRESETS = {
     "quick": Options(),
     "mnist": Options(
-        "mnist", dataset="mnist", seeds=1, code=16, steps=1_500, batch=128, out=Path("runs/anomaly-mnist")
+        "mnist", dataset="mnist", seeds=1, code=16, width=8, steps=600, batch=128, out=Path("runs/anomaly-mnist")
     ),
 }
 
