@@ -24,6 +24,8 @@ from jaxcnn.recipe import Recipe, RecipeError
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, at_test, start, stream
 
 Row = dict[str, Any]
+TESTED = 500 * 64 * 64
+"""Pixels measured at a time at most: 500 images of up to 64x64, 40 of 224x224, whose maps would not fit many a memory."""
 AUX = 0.3
 """Weight of the loss of each auxiliary head, what a network sows in "aux" (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
 
@@ -274,7 +276,8 @@ def _row(model, placed, state, train, test, data, recipe, driver) -> Row:
     count = counter(model, driver, recipe.loss)
 
     def measure(placed, fed, split):
-        return count(placed, fed, len(split.labels), 500)
+        h, w = split.images.shape[1:3]
+        return count(placed, fed, len(split.labels), max(1, min(500, TESTED // (h * w))))
 
     held = getattr(data, recipe.report)
     judged = at_test(state)
