@@ -76,10 +76,11 @@ def test_reading_ahead_stays_one_piece_ahead_and_passes_errors_on():
     made = []
     pieces = ahead(lambda x: made.append(x) or 1 / x, [1, 2, 4, 0, 5])
     assert next(pieces) == 1
+    assert len(made) <= 2  # the one in use and the next, which a thread may have begun
     assert [next(pieces), next(pieces)] == [0.5, 0.25]
     with pytest.raises(ZeroDivisionError):
         next(pieces)
-    assert 5 in made or len(made) == 4  # of the next, at most one was begun
+    assert made[:4] == [1, 2, 4, 0]
 
 
 class Dense(nn.Module):

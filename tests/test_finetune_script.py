@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from experiments.finetune import __main__ as script
 from experiments.finetune import results, samples, transfer
 from experiments.finetune.options import PRESETS
 from experiments.finetune.saved import read
+from jaxcnn import metrics
 from jaxcnn.data import named_folder, pictures
 from jaxcnn.parallel import driver
 from jaxcnn.weights import read as read_weights
@@ -334,7 +336,7 @@ def test_a_part_of_a_data_set():
 
 def test_the_table_counts_recall_and_precision():
     labels, said = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 2])
-    counts = results.confused(labels, said, 3)
+    counts = metrics.confusion(labels, said, 3)
     assert counts.tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 1]]
     first, second, third, every = results.table(counts, "abc", np.array([5, 6, 7]))
     assert first == {"class": "a", "train": 5, "test": 3, "recall": 100 / 3, "precision": 50, "taken for": "b (2)"}
@@ -348,7 +350,9 @@ def test_wilsons_interval_solves_its_equation(right, n):
     """Its ends are the p for which |share - p| is 1.96 standard errors sqrt(p (1 - p) / n)."""
     for end in results.wilson(right, n):
         p = end / 100
-        assert abs(right / n - p) == pytest.approx(1.959964 * math.sqrt(max(p * (1 - p), 0) / n), abs=1e-9)
+        assert abs(right / n - p) == pytest.approx(
+            NormalDist().inv_cdf(0.975) * math.sqrt(max(p * (1 - p), 0) / n), abs=1e-9
+        )
 
 
 def test_the_worst_mistakes_are_the_surest_and_not_all_alike():

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 import jaxcnn as jc
 from experiments.finetune.saved import Saved, heat, probabilities
-from jaxcnn import plots, report
-
-
-def confused(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
-    """int64 [k, k]: images of class row that were taken for class column.
-
-    Example:
-      >>> confused(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
-      [[1, 1], [0, 1]]
-    """
-    return np.bincount(labels.astype(np.int64) * classes + said, minlength=classes**2).reshape(classes, classes)
+from jaxcnn import metrics, plots, report
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -32,10 +22,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
       >>> [round(x, 1) for x in wilson(9, 10)]
       [59.6, 98.2]
     """
-    z = 1.959964
-    middle = (right + z**2 / 2) / (n + z**2)
-    half = z / (n + z**2) * math.sqrt(right * (n - right) / n + z**2 / 4)
-    return 100 * (middle - half), 100 * (middle + half)
+    found = stats.binomtest(right, n).proportion_ci(0.95, "wilson")
+    return 100 * found.low, 100 * found.high
 
 
 def table(counts: np.ndarray, classes: Sequence[str], trained: np.ndarray) -> list[dict[str, Any]]:
@@ -116,7 +104,7 @@ def draw(
     """Tables and figures in OUT, and the table on the screen."""
     recipe, split = run.recipe, getattr(data, run.recipe.report)
     shares = probabilities(saved, split.images)
-    counts = confused(split.labels, shares.argmax(1), len(saved.classes))
+    counts = metrics.confusion(split.labels, shares.argmax(1), len(saved.classes))
     trained = np.bincount(data.train.labels, minlength=len(saved.classes))
     lines = table(counts, saved.classes, trained)
     said = [note(counts, trained, recipe, weights), *filter(None, [run.divergence])]

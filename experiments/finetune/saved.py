@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 import jaxcnn as jc
 from jaxcnn import metrics, weights
@@ -67,9 +68,7 @@ def read(out: Path) -> Saved:
 
 def probabilities(saved: Saved, images: np.ndarray, batch: int = 64) -> np.ndarray:
     """The softmax of the logits, float64 [n, classes], of uint8 images [n, size, size, 3]."""
-    logits = jc.predict(saved.model, saved.state, images, batch=batch).astype(np.float64)
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
+    return softmax(jc.predict(saved.model, saved.state, images, batch=batch).astype(np.float64), axis=1)
 
 
 def heat(saved: Saved, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
