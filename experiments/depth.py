@@ -80,6 +80,8 @@ class Options:
     train_error: Literal["running", "clean"] = "running"
     every: int | None = 25
     """Steps between rows, tests and checkpoints; None is an epoch."""
+    keep_every: int = 25
+    """Keep the checkpoints at multiples of this, for experiments.signals and landscape (quick: 110 MB); 0 keeps none of them."""
     driver: Literal["auto", "pmap", "jit"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     coordinator: str | None = None
@@ -110,6 +112,7 @@ PRESETS = {
         flip=True,
         bn_group=64,
         every=None,
+        keep_every=7_820,  # 20 epochs
         out=Path("runs/depth-paper"),
     ),
 }
@@ -187,7 +190,8 @@ def main(args: list[str] | None = None) -> int:
             command.cache_programs()
             data = jc.load(options.dataset, options.data_dir, validation=options.validation)
             driver = jc.driver(options.driver)
-            if study.sweep(runs, data, options.out, driver=driver, stop=stop) is None:
+            how: dict[str, Any] = {"driver": driver, "stop": stop, "keep_every": options.keep_every}
+            if study.sweep(runs, data, options.out, **how) is None:
                 if hosts.first():
                     print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code

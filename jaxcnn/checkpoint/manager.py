@@ -12,16 +12,18 @@ from typing import Any
 import jax
 
 
-def manager(folder: Path, best: "KeepBest") -> Any:
-    """An Orbax manager of the steps in `folder`."""
+def manager(folder: Path, best: "KeepBest", keep_every: int) -> Any:
+    """An Orbax manager of the steps in `folder`; it keeps the two latest, the best, and multiples of `keep_every` (0: none)."""
     import orbax.checkpoint as ocp  # not above: it makes `import jaxcnn` a quarter slower
 
     hush()
     # Orbax's own clean-up runs in the background, and may outlast the lock that makes it safe.
     clear(folder)
     me = jax.process_index()  # alone: by default Orbax waits for every process of the run
+    policies = ocp.checkpoint_managers
+    kept = [policies.LatestN(2), best, *([policies.EveryNSteps(keep_every)] if keep_every else [])]
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy([ocp.checkpoint_managers.LatestN(2), best]),
+        preservation_policy=policies.AnyPreservationPolicy(kept),
         create=False,
         lightweight_initialize=True,
         # Where a folder cannot be made in the background, Orbax's other threads wait for it, and so does the process's end.

@@ -41,6 +41,7 @@ class Checkpoints:
 
     Args:
         folder: where the steps are kept, one numbered directory each; made if it is missing.
+        keep_every: also keep every step that is a multiple of this, for those who look at how a run went; 0 keeps none.
 
     Raises:
         CheckpointError: the folder cannot be made or written, or another process (the message has its host) uses it.
@@ -58,11 +59,11 @@ class Checkpoints:
         (7, (3, 2))
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, keep_every: int = 0):
         self.folder = Path(folder).absolute()
         self._lock = own(self.folder)
         self._best = KeepBest()
-        self._orbax: Any = manager(self.folder, self._best)
+        self._orbax: Any = manager(self.folder, self._best, keep_every)
         self._sealing: threading.Thread | None = None
         self._unsealed: OSError | None = None
         close_at_exit(self)
@@ -99,21 +100,26 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder} is at step {newest}, past {step}: restore it, or name another folder")
         self._write(step, leaves, self._best.note(step, metric))
 
-    def restore(self, like: T) -> T | None:
+    def restore(self, like: T, step: int | None = None) -> T | None:
         """The newest good step, or None where nothing was saved.
 
         Args:
             like: a pytree of arrays or `jax.ShapeDtypeStruct`s with the structure, shapes and dtypes of the state.
+            step: one of `steps()`, to have that one or none.
 
         Returns:
             The state with numpy leaves, bit for bit as saved, for any number of devices. Each damaged step on the way
             to it is logged as a warning, with its folder and the reason.
 
         Raises:
-            CheckpointError: the checkpoint is of another model, or there are steps and none of them is good.
+            CheckpointError: the checkpoint is of another model, or there are steps and none of them is good, or not the one
+                asked for.
         """
         self.wait()
-        return self._first_good(self.steps()[::-1], like)
+        there = self.steps()
+        if step is not None and step not in there:
+            raise CheckpointError(f"{self.folder} has no step {step}; write one of {few([str(s) for s in there])}")
+        return self._first_good(there[::-1] if step is None else [step], like)
 
     def best(self, like: T) -> T | None:
         """The good step with the lowest metric, or None where no step has a metric; otherwise as `restore`."""

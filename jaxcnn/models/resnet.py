@@ -41,6 +41,11 @@ def _stride(x, shape):
     return max(math.ceil(before / after) for before, after in zip(x.shape[1:3], shape[1:3], strict=True))
 
 
+def unchanged(name: str) -> Any:
+    """What stands in BN's place in a network without it."""
+    return lambda x, train: x
+
+
 class Block(nn.Module):
     """conv-BN-ReLU-conv-BN-(+ shortcut)-ReLU (figure 2 of the paper); `shortcut` None makes it two plain layers."""
 
@@ -77,6 +82,8 @@ class CifarNet(nn.Module):
         convolution and BN: 2,752 parameters more at any depth).
       bn_group: examples that BN averages over; 0 is the whole batch.
       bn_momentum: of BN's moving averages.
+      batch_norm: whether there is BN; without it (not in the paper) convolutions have biases, of which there are as many as BN
+        has shifts. A residual network's signal then doubles its variance at every block.
       kernel_init: a name in `layers.INITS`.
       dtype: of activations; parameters and BN's moments are float32.
       axis: the mapped axis that splits the batch, set by the drivers.
@@ -96,6 +103,7 @@ class CifarNet(nn.Module):
     shortcut: str = "A"
     bn_group: int = 0
     bn_momentum: float = 0.9
+    batch_norm: bool = True
     kernel_init: str = "he"
     dtype: Any = jnp.float32
     axis: str | None = None
@@ -103,8 +111,9 @@ class CifarNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
         """float32 [b, h, w, c] -> float32 logits [b, classes]; with `stages`, also a dict of each stage's output."""
-        make = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
+        make = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype, bias=not self.batch_norm)
         norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)
+        norm = norm if self.batch_norm else unchanged
         kind = one_of("shortcut", self.shortcut, "AB") if self.residual else None
         x = make(self.width, 3, name="stem")(x.astype(self.dtype))
         x = nn.relu(norm(name="stem_norm")(x, train))

@@ -10,3 +10,5 @@ from jaxcnn.study.running import cut as cut
 from jaxcnn.study.running import prepare as prepare
 from jaxcnn.study.running import run as run
 from jaxcnn.study.sweeping import sweep as sweep
+from jaxcnn.study.trained import Trained as Trained
+from jaxcnn.study.trained import trained as trained

@@ -45,6 +45,7 @@ def run(
     watch: Callable[[int, Mapping[str, Any] | None], None] = lambda step, row: None,
     measure: Measure = lambda model, state, data: {},
     begin: Callable[[State], State] = lambda state: state,
+    keep_every: int = 0,
 ) -> Result | None:
     """Train one recipe in `folder`, from its last checkpoint if it has one; a run that is over is not run again.
 
@@ -58,6 +59,7 @@ def run(
       watch: called with the step, after every step, and with the row as well where there is one.
       measure: gives more columns of each row.
       begin: given the state at step 0, returns the one to start from: `lambda state: adopt(state, variables)`, say.
+      keep_every: as in `Checkpoints`.
 
     Returns:
       The contents of `result.json`: `status` ("finished" or "diverged", then with `why`), `params`, the last row's
@@ -68,7 +70,7 @@ def run(
     data = cut(recipe, data)
     check(recipe, data, driver)  # before the folder is claimed
     model, tx = prepare(recipe, len(data.classes))
-    with _Records(recipe, folder, driver) as records:
+    with _Records(recipe, folder, driver, keep_every) as records:
         if records.over is not None:
             return records.over
 
@@ -109,8 +111,8 @@ def claim(recipe: Recipe, folder: str | Path, driver: parallel.Driver) -> RunLog
 class _Records:
     """A run's folder as all processes of the job know it: the first reads and writes, the others are told."""
 
-    def __init__(self, recipe: Recipe, folder: str | Path, driver: parallel.Driver):
-        self.recipe, self.folder, self.driver = recipe, Path(folder), driver
+    def __init__(self, recipe: Recipe, folder: str | Path, driver: parallel.Driver, keep_every: int):
+        self.recipe, self.folder, self.driver, self.keep_every = recipe, Path(folder), driver, keep_every
         self.log: Any = None
         self.saved: Any = None
 
@@ -140,7 +142,7 @@ class _Records:
         if Path(self.folder, "result.json").exists():
             return claim(self.recipe, self.folder, self.driver).result()
         # Its lock comes first: of two processes that start in one folder, the second is to change nothing.
-        self.saved = Checkpoints(self.folder / "checkpoints")
+        self.saved = Checkpoints(self.folder / "checkpoints", self.keep_every)
         self.log = claim(self.recipe, self.folder, self.driver)
         return None
 

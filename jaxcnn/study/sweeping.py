@@ -54,11 +54,13 @@ def sweep(
     stop: Callable[[], Any] = lambda: False,
     measure: Measure = lambda model, state, data: {},
     brief: bool = False,
+    keep_every: int = 0,
 ) -> dict[str, Result] | None:
     """Run every recipe in the folder of its name under `out`, showing progress; None when stopped on the way.
 
     Every recipe is checked and every folder claimed before the first step: a mistake costs no training. `out` belongs to one
     sweep at a time. With `brief` the progress of many short runs is not interrupted by a line for each of their rows.
+    `keep_every` is as in `Checkpoints`: states on the way that are kept, for those who look at how a run went.
 
     Raises:
       RecipeError, DataError: a recipe cannot be trained, on this data, or a folder holds the run of another.
@@ -78,7 +80,8 @@ def sweep(
     with _owned(runs, Path(out), driver), Progress(total, quiet=not hosts.first()) as progress:
         for name, recipe in runs.items():
             watch = _Watch(progress, name, recipe, weights[name], brief)
-            result = run(recipe, data, Path(out, name), driver=driver, stop=stop, watch=watch, measure=measure)
+            how: dict[str, Any] = {"driver": driver, "stop": stop, "measure": measure, "keep_every": keep_every}
+            result = run(recipe, data, Path(out, name), watch=watch, **how)
             if result is None:
                 return None
             watch.close()
