@@ -9,9 +9,10 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Decoded data and compiled programs of the tests are theirs alone.
-os.environ["JAXCNN_CACHE"] = tempfile.mkdtemp(prefix="jaxcnn-tests-")
-atexit.register(shutil.rmtree, os.environ["JAXCNN_CACHE"], ignore_errors=True)
+# Decoded data and compiled programs of the tests are theirs alone: made by the first process, shared by pytest-xdist's workers.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAXCNN_CACHE"] = tempfile.mkdtemp(prefix="jaxcnn-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAXCNN_CACHE"], ignore_errors=True)
 
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import jax
 import pytest
 
 jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAXCNN_CACHE"], "programs"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def pytest_collection_modifyitems(items):

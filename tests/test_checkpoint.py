@@ -64,6 +64,30 @@ def one_line(error: pytest.ExceptionInfo) -> str:
     return str(error.value)
 
 
+def test_steps_on_the_way_stay_where_asked_for_and_each_is_found_again(tmp_path):
+    with Checkpoints(tmp_path, keep_every=3) as saved:
+        for step in range(1, 9):
+            saved.save(state_at(step), metric=abs(step - 2))
+    with Checkpoints(tmp_path) as saved:
+        assert saved.steps() == [2, 3, 6, 7, 8]  # the best, the multiples of 3, the last two
+        found = saved.restore(state_at(0), 3)
+        assert found is not None
+        assert bits(found) == bits(state_at(3))
+        with pytest.raises(CheckpointError, match="has no step 4; write one of 2, 3, 6") as error:
+            saved.restore(state_at(0), 4)
+        one_line(error)
+        newest = saved.restore(state_at(0))
+    assert newest is not None
+    assert int(newest.step) == 8
+
+
+def test_a_damaged_step_that_was_asked_for_is_not_replaced_by_another(tmp_path):
+    with Checkpoints(saved_at(tmp_path, 3, 6)) as saved:
+        next(path for path in (tmp_path / "3").rglob("*") if path.is_file() and "manifest" in path.parts).unlink()
+        with pytest.raises(CheckpointError, match=r"damaged \[3\]"):
+            saved.restore(state_at(0), 3)
+
+
 def test_a_state_comes_back_bit_for_bit_with_its_types(tmp_path):
     with Checkpoints(tmp_path / "new" / "run") as saved:
         assert saved.restore(state_at(0)) is None

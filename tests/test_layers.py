@@ -15,7 +15,7 @@ LAYER = {
     "augment": 1, "models": 1, "optim": 1, "parallel": 1, "log": 1, "hosts": 1,
     "curvature": 1, "descent": 1,
     "feed": 2, "state": 2, "divergence": 2, "report": 2, "weights": 2, "evaluate": 3, "command": 3,
-    "train": 4, "study": 5, "look": 5, "range_test": 5,
+    "train": 4, "study": 5, "look": 5, "range_test": 5, "landscape": 5,
 }  # fmt: skip
 ONLY_IN = {
     "matplotlib": "plots",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn.models import MODELS, CifarNet, ResNet, build, parameters
 from jaxcnn.models.layers import INITS, Dropout, conv3x3, halved
@@ -517,3 +518,29 @@ def test_only_the_large_vgg_drops_out(name, drops):
             jax.eval_shape(train, abstract(model, shape), x)
     else:
         assert jax.eval_shape(train, abstract(model, shape), x).shape == (1, 10)
+
+
+@pytest.mark.parametrize("name", ["plain8", "resnet8"])
+def test_without_bn_it_is_the_network_whose_bn_only_shifts(name):
+    whole, bare = (build(name, 10, width=4, batch_norm=on) for on in (True, False))
+    variables, x = drawn(whole, CIFAR), images(CIFAR)
+    mine, theirs = {}, {}
+    for path, leaf in flatten_dict(variables["params"]).items():
+        layer, kind = path[:-1], path[-1]
+        if kind == "scale":
+            theirs[path] = np.full_like(leaf, math.sqrt(1 + 1e-5))  # against BN's epsilon
+        else:
+            theirs[path] = leaf
+            conv = "stem" if layer == ("stem_norm",) else layer[-1].replace("norm", "conv")
+            mine[(*layer[:-1], conv, kind)] = leaf
+    fresh = {
+        "batch_stats": jax.tree_util.tree_map_with_path(
+            lambda at, x: jnp.full_like(x, at[-1].key == "var"), variables["batch_stats"]
+        )
+    }
+    logits = run(whole, {"params": unflatten_dict(theirs), **fresh}, x)
+    np.testing.assert_allclose(run(bare, {"params": unflatten_dict(mine)}, x), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_without_bn_depth_20_has_its_parameters_but_the_scales():
+    assert parameters(build("resnet20", 10, batch_norm=False), CIFAR) == DEPTHS[20] - 7 * 16 - 6 * 32 - 6 * 64

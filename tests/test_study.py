@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
+import jax
+import numpy as np
 import pytest
 
 import jaxcnn as jc
@@ -184,3 +187,51 @@ def test_packed_runs_are_the_runs_to_six_digits(data, driver, tmp_path):
                 assert value == (pytest.approx(theirs[key], rel=1e-5) if isinstance(value, float) else theirs[key])
     for line in (tmp_path / "kept" / "runs.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
+
+
+def test_a_run_is_read_back_from_its_start_to_its_end(data, driver, tmp_path):
+    seen = {}
+    study.run(
+        RECIPE,
+        data,
+        tmp_path,
+        driver=driver,
+        keep_every=5,
+        measure=lambda model, state, data: seen.update({int(state.step): state}) or {},
+    )
+    run = study.trained(tmp_path, path=True)
+    assert list(run.states) == [0, 5, 10, 12]
+    for step, state in seen.items():
+        for mine, told in zip(jax.tree.leaves(run.states[step]), jax.tree.leaves(state), strict=True):
+            np.testing.assert_array_equal(mine, told)
+    model, tx = study.prepare(RECIPE, 10)
+    for mine, told in zip(jax.tree.leaves(run.first), jax.tree.leaves(jc.start(model, tx, RECIPE, data)), strict=True):
+        np.testing.assert_array_equal(mine, told)
+    assert jc.evaluate(run.model, run.last, run.data.test, driver=driver).error == run.rows[-1]["test_error"]
+    assert list(study.trained(tmp_path, data=data).states) == [0, 12]
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ([], "holds no run; write a run's folder"),
+        (["config.json"], "has the records of a run, but no checkpoints"),
+        (["plain20-seed0/checkpoints/lock", "resnet20-seed0/checkpoints/lock"], "holds 2 runs; write one of them: "),
+    ],
+)
+def test_a_folder_that_is_no_run_says_what_to_write(tmp_path, made, says):
+    for name in made:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(jc.RecipeError, match=says) as error:
+        study.trained(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_without_a_step_yet_is_not_taken_for_a_trained_one(data, driver, tmp_path):
+    study.run(RECIPE, data, tmp_path, driver=driver, stop=lambda: True)
+    for step in (tmp_path / "checkpoints").iterdir():
+        if step.is_dir():
+            shutil.rmtree(step)
+    with pytest.raises(jc.RecipeError, match="has no checkpoint of a step yet"):
+        study.trained(tmp_path, data=data)
