@@ -1,7 +1,29 @@
 """What looks at a network: functions of a model, its state and images."""
 
+from jaxcnn.look.excite import Strongest as Strongest
+from jaxcnn.look.excite import maximise as maximise
+from jaxcnn.look.excite import strongest as strongest
+from jaxcnn.look.features import feature_maps as feature_maps
+from jaxcnn.look.features import first_kernels as first_kernels
 from jaxcnn.look.gradcam import gradcam as gradcam
+from jaxcnn.look.gradcam import gradcam_plus as gradcam_plus
 from jaxcnn.look.gradcam import stages as stages
+from jaxcnn.look.gradients import integrated_gradients as integrated_gradients
+from jaxcnn.look.guided import guided_backprop as guided_backprop
+from jaxcnn.look.heat import HEAT as HEAT
+from jaxcnn.look.heat import heat as heat
+from jaxcnn.look.occlusion import occlusion as occlusion
+from jaxcnn.look.rank import effective_rank as effective_rank
+from jaxcnn.look.rank import effective_ranks as effective_ranks
+from jaxcnn.look.rank import similarity as similarity
+from jaxcnn.look.receptive import Field as Field
+from jaxcnn.look.receptive import patch as patch
+from jaxcnn.look.receptive import receptive as receptive
+from jaxcnn.look.responses import each_response as each_response
+from jaxcnn.look.responses import gradient_norms as gradient_norms
+from jaxcnn.look.responses import kernel_norms as kernel_norms
+from jaxcnn.look.responses import response_std as response_std
+from jaxcnn.look.responses import responses as responses
 from jaxcnn.look.summary import Row as Row
 from jaxcnn.look.summary import Summary as Summary
 from jaxcnn.look.summary import summary as summary

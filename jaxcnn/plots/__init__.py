@@ -13,9 +13,13 @@ from jaxcnn.plots.lines import Mark as Mark
 from jaxcnn.plots.lines import Panel as Panel
 from jaxcnn.plots.lines import band as band
 from jaxcnn.plots.lines import behind as behind
+from jaxcnn.plots.mosaic import Strip as Strip
+from jaxcnn.plots.mosaic import as_picture as as_picture
+from jaxcnn.plots.mosaic import mosaic as mosaic
 from jaxcnn.plots.multiples import grid as grid
 from jaxcnn.plots.paths import Surface as Surface
 from jaxcnn.plots.pictures import overlay as overlay
 from jaxcnn.plots.pictures import pictures as pictures
+from jaxcnn.plots.reliability import reliability as reliability
 from jaxcnn.plots.style import COLOURS as COLOURS
 from jaxcnn.plots.style import save as save

@@ -1,0 +1,74 @@
+"""The largest eigenvalue of the training loss's Hessian at the last state, in training mode, on one batch of images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+import jaxcnn as jc
+from experiments.landscape import kept
+from experiments.landscape.options import Options, asked, images, run
+from jaxcnn import plots, report
+from jaxcnn.augment import normalise
+from jaxcnn.progress import Progress
+from jaxcnn.state import at_test
+
+
+def check(options: Options) -> None:
+    """RecipeError for a setting that cannot be meant."""
+    sharp = options.sharpness
+    if not sharp.tolerance > 0:
+        raise jc.RecipeError(
+            f"sharpness.tolerance is {sharp.tolerance}; expected above 0: write --sharpness.tolerance 0.03"
+        )
+    if sharp.most < 1:
+        raise jc.RecipeError(f"sharpness.most is {sharp.most}; expected at least 1: write --sharpness.most 50")
+
+
+def measure(options: Options, stop: Any) -> bool:
+    """Measure what is missing; False when stopped on the way."""
+    weights = {name: jc.parameters(run(options, name).model, _shape(options, name)) for name in options.networks}
+    with Progress(sum(weights.values())) as progress:
+        for network, weight in weights.items():
+            path, what = (
+                options.out / "sharpness" / f"{network}.npz",
+                asked(options, network, asdict(options.sharpness)),
+            )
+            if kept.same(path, what) is not None:
+                progress.skip(weight)
+                continue
+            value = sharp(options, network)
+            kept.write(path, kept.Kept(what, {"sharpness": np.array(value)}))
+            progress.advance(weight, "")
+            progress.say(f"sharpness of {network}: {value:.4g}")
+            if stop():
+                return False
+    return True
+
+
+def _shape(options: Options, network: str) -> tuple[int, ...]:
+    return images(options, network).images.shape[1:]
+
+
+def sharp(options: Options, network: str) -> float:
+    """The largest eigenvalue of the Hessian of the mean loss of the images; BN by their moments."""
+    seen, split = run(options, network), images(options, network)
+    state = at_test(seen.last)
+    loss, inputs = jc.objective(seen.model, seen.recipe.loss), normalise(split.images, state.norm)
+    how: dict[str, Any] = asdict(options.sharpness)
+    return jc.sharpness(loss, state.params, state.stats, inputs, split.labels, **how)
+
+
+def draw(options: Options) -> dict[str, dict[str, Any]]:
+    """`sharpness.png` and the table; returns columns of the common table for each network."""
+    found = kept.every(options.out, "sharpness")
+    rows = {name: {"sharpness": float(each.arrays["sharpness"])} for name, each in found.items()}
+    what = kept.setting(next(iter(found.values())))
+    notes = [f"{what}. The largest eigenvalue of the Hessian of their mean loss, in training mode: one batch."]
+    report.write_table(options.out / "sharpness", [{"network": name} | row for name, row in rows.items()], notes)
+    bars = {kept.title(name): {"at the last state": row["sharpness"]} for name, row in rows.items()}
+    figure = plots.bars(bars, ylabel="largest eigenvalue of the Hessian", title=f"Sharpness: {what}")
+    plots.save(figure, options.out / "sharpness" / "sharpness.png")
+    return rows

@@ -1,0 +1,57 @@
+"""`python -m experiments.signals`: train and measure what is missing in every part asked for, then draw."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import experiments.signals as about
+import jaxcnn as jc
+from experiments.signals import end, path, start
+from experiments.signals.options import PRESETS, Options
+from jaxcnn import command, report
+
+PARTS: dict[str, ModuleType] = {"start": start, "end": end, "path": path}
+"""Each has `check(options)`, before anything is trained; `run(options, stop)`, True when all of it is there; and
+`draw(options)`, which writes its table and figures and returns its lines of the common table."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Train and measure what is missing, then draw; returns the exit code."""
+    with command.friendly(), command.Stop() as stop:
+        options = command.parse(PRESETS, args, about=about.__doc__)
+        parts = chosen(options)
+        command.cache_programs()
+        for name, part in ({} if options.plot_only else parts).items():
+            print(f"== {name}", file=sys.stderr)
+            if not part.run(options, stop):
+                print("stopped and saved; the same command goes on from here", file=sys.stderr)
+                return stop.exit_code
+        # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
+        drawn = [name for name in PARTS if name in parts or any((options.out / name).glob("*.jsonl"))]
+        lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
+        if lines:
+            report.write_table(options.out, lines, ["Columns are explained below the tables of start and end."])
+            print(report.markdown(lines))
+        print(f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}")
+    return 0
+
+
+def chosen(options: Options) -> dict[str, ModuleType]:
+    """The parts asked for; RecipeError for a mistake in any of them, before the first is run."""
+    if not options.parts:
+        raise jc.RecipeError(f"parts is empty; expected some of {', '.join(PARTS)}: write --parts start end")
+    for name, least in {"seeds": 1, "images": 2, "states": 2}.items():
+        if getattr(options, name) < least:
+            raise jc.RecipeError(
+                f"{name} is {getattr(options, name)}; expected at least {least}: write --{name} {least}"
+            )
+    parts = {name: PARTS[name] for name in PARTS if name in options.parts}
+    for part in parts.values():
+        if not options.plot_only:
+            part.check(options)
+    return parts
+
+
+if __name__ == "__main__":
+    sys.exit(main())

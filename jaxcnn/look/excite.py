@@ -1,0 +1,237 @@
+"""What excites a channel: the image that does it most, found by ascent, and the images of a data set that do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import parallel
+from jaxcnn.augment import normalise
+from jaxcnn.data import verify_images
+from jaxcnn.look.features import maps_of, staged
+from jaxcnn.recipe import RecipeError, one_of, shown
+from jaxcnn.state import State, at_test
+
+STARTS = 64
+"""Random images of which the ascent begins at the best. ReLU gives a silent channel no slope: one start is often not enough."""
+RATE, FIRST, SECOND = 0.1, 0.9, 0.999
+"""Adam's rate, for pixels as logits, and its momenta (Kingma and Ba 2014, arXiv:1412.6980, algorithm 1)."""
+AIMS = ("mean", "centre")
+
+
+def maximise(
+    model: nn.Module,
+    state: State,
+    channels: Mapping[str, Sequence[int]],
+    *,
+    steps: int = 64,
+    aim: str = "mean",
+    smooth: float = 3.0,
+    jitter: int | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Images that channels of some stages answer most strongly: for each stage float32 [k, h, w, c] in 0..1, k its channels.
+
+    Activation maximisation (Erhan et al. 2009; Simonyan et al. 2013, arXiv:1312.6034): Adam climbs the channel's response, in
+    units of its standard deviation over random images, minus `smooth` times the total variation (Mahendran and Vedaldi 2014,
+    arXiv:1412.0035), over pixels as logistic functions of free numbers. In each step the image is moved by up to `jitter`
+    pixels (Olah et al. 2017, "Feature Visualization"), so that what comes out bears a small shift. All climb together in one
+    program: compiling takes longer than climbing.
+
+    A channel that none of the random images wakes stays a smooth grey. The same seed gives the same images on one machine.
+
+    Args:
+      model: a network that hands out `stages`.
+      state: as `fit` yields it.
+      channels: stages whose output is maps, and of each the numbers of some channels.
+      steps: of Adam.
+      aim: "mean" of the channel's map, for the pattern it likes anywhere, or "centre", the one place in the middle, for what
+        lies within its receptive field.
+      smooth: how many standard deviations of the response one edge from black to white across the image costs; 0 gives noise
+        that no photograph holds.
+      jitter: in pixels; None is an eighth of the image's shorter side.
+      seed: of the random images and the jitter.
+
+    Raises:
+      RecipeError: for an unknown stage, aim or channel.
+
+    Example:
+      >>> from jaxcnn import Recipe, build, load, optimizer
+      >>> from jaxcnn.state import start
+      >>> data, model, recipe = load("digits"), build("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
+      >>> found = maximise(model, start(model, optimizer(recipe), recipe, data), {"stem": [0, 2], "stage1": [1]}, steps=2)
+      >>> {stage: images.shape for stage, images in found.items()}
+      {'stem': (2, 8, 8, 1), 'stage1': (1, 8, 8, 1)}
+    """
+    h, w, c = np.shape(state.norm.mean)
+    asked = _numbers(maps_of(model, (h, w, c)), channels)
+    one_of("aim", aim, AIMS)
+    jitter = min(h, w) // 8 if jitter is None else jitter
+    slim, key = at_test(state)._replace(opt=(), sums=()), jax.random.key(seed)
+    free = _noise(jax.random.fold_in(key, 0), (STARTS, h + 2 * jitter, w + 2 * jitter, c))
+    begin, climb, made = _ascent(model, tuple(channels), aim, jitter)
+    carry, spread = begin(slim, free, asked)
+    # A loop of programs, not one with a loop in it: on a CPU, gradients of convolutions are some 40 times slower there.
+    for step in range(1, steps + 1):
+        settings = np.float32(smooth), np.float32(step), jax.random.fold_in(key, step)
+        carry = climb(slim, carry, asked, spread, settings)
+    parts = np.split(np.asarray(made(carry)), np.cumsum([len(some) for some in channels.values()])[:-1])
+    return dict(zip(channels, parts, strict=True))
+
+
+def _numbers(maps: Mapping[str, tuple[int, ...]], channels: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """The channels asked for, counted on from stage to stage, int32 [k]; RecipeError for a stage or channel that is not."""
+    numbers, before = [], 0
+    for stage, some in channels.items():
+        count = maps[one_of("stage", stage, maps)][-1]
+        if not len(some) or not all(0 <= channel < count for channel in some):
+            raise RecipeError(
+                f"channels of {stage} are {shown(list(some))}; expected one or more of 0 to {count - 1}, which are all it has"
+            )
+        numbers += [before + channel for channel in some]
+        before += count
+    if not numbers:
+        raise RecipeError(f"no channels are asked for; write {{stage: [0, 1]}} with a stage of {', '.join(maps)}")
+    return np.asarray(numbers, np.int32)
+
+
+def _noise(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+    """Random logits of pixels [n, h, w, c] whose spectrum falls as that of photographs does: amplitude as 1 / frequency."""
+    white = np.asarray(jax.random.normal(key, shape))
+    high, wide = (np.fft.fftfreq(side) for side in shape[1:3])
+    fall = 1 / np.maximum(np.hypot(high[:, None], wide[None]), 1 / max(shape[1:3]))
+    noise = np.fft.ifft2(np.fft.fft2(white, axes=(1, 2)) * fall[None, ..., None], axes=(1, 2)).real
+    return (noise / noise.std()).astype(np.float32)
+
+
+@parallel.compiled
+def _ascent(model, stages, aim, jitter) -> Any:
+    """The best of some starts, one step for all channels, and what the pixels are in the end."""
+
+    def responses(state, logits, shift):
+        """Of every channel of all the stages, to the crop of [h, w, c] at `shift`."""
+        size = np.shape(state.norm.mean)
+        image = jax.lax.dynamic_slice(jax.nn.sigmoid(logits), (shift[0], shift[1], 0), size)
+        seen = staged(model, state, normalise(255 * image[None], state.norm))
+        return jnp.concatenate([_aimed(seen[stage][0].astype(jnp.float32), aim) for stage in stages])
+
+    def begin(state, free, asked):
+        middle = jnp.full(2, jitter)
+        found = jax.vmap(responses, (None, 0, None))(state, free, middle)[:, asked]  # [starts, k]
+        spread = found.std(0)
+        best = free[found.argmax(0)]
+        carry = best, jnp.zeros_like(best), jnp.zeros_like(best)  # pixels, and Adam's two means
+        return carry, jnp.where(spread > 0, spread, jnp.ones_like(spread))
+
+    def worth(logits, state, channel, spread, smooth, key):
+        shift = jax.random.randint(key, (2,), 0, 2 * jitter + 1)
+        return responses(state, logits, shift)[channel] / spread - smooth * variation(jax.nn.sigmoid(logits))
+
+    def climb(state, carry, asked, spread, settings):
+        smooth, step, key = settings
+
+        def one(carry, channel, spread, key):
+            logits, mean, square = carry
+            slope = jax.grad(worth)(logits, state, channel, spread, smooth, key)
+            mean, square = FIRST * mean + (1 - FIRST) * slope, SECOND * square + (1 - SECOND) * jnp.square(slope)
+            size = jnp.sqrt(square / (1 - SECOND**step)) + 1e-8
+            return logits + RATE * mean / (1 - FIRST**step) / size, mean, square
+
+        keys = jax.random.split(key, len(asked))
+        return jax.vmap(one)(carry, asked, spread, keys)
+
+    def made(carry):
+        logits = carry[0]
+        return jax.nn.sigmoid(logits[:, jitter : logits.shape[1] - jitter, jitter : logits.shape[2] - jitter])
+
+    return jax.jit(begin), jax.jit(climb), jax.jit(made)
+
+
+def _aimed(maps: jax.Array, aim: str) -> jax.Array:
+    """[h', w', k] -> [k]."""
+    return maps.mean((0, 1)) if aim == "mean" else maps[maps.shape[0] // 2, maps.shape[1] // 2]
+
+
+def variation(image: jax.Array) -> jax.Array:
+    """The total variation of [h, w, c] in edges: 1 for one straight edge from black to white across a square.
+
+    Example:
+      >>> variation(jnp.zeros((8, 8, 1)).at[3:].set(1)).item()
+      1.0
+    """
+    down, right = jnp.abs(jnp.diff(image, axis=0)), jnp.abs(jnp.diff(image, axis=1))
+    return down.sum(0).mean() + right.sum(1).mean()
+
+
+class Strongest(NamedTuple):
+    """For each of k channels the n images that excite it most, from the strongest."""
+
+    images: np.ndarray
+    """int32 [k, n]: which."""
+    places: np.ndarray
+    """int32 [k, n, 2]: the row and the column of the map where the response is greatest."""
+    responses: np.ndarray
+    """float32 [k, n]: that greatest response."""
+
+
+def strongest(
+    model: nn.Module, state: State, images: np.ndarray, n: int, stages: Sequence[str] | None = None, *, batch: int = 100
+) -> dict[str, Strongest]:
+    """For each channel of each stage the `n` images with the greatest response anywhere in their map, and where that is.
+
+    Of equal responses the earlier image counts, and the place that is first by rows. Zeiler and Fergus 2013 (arXiv:1311.2901)
+    show such images; `patch` cuts out what the place sees.
+
+    Args:
+      model: a network that hands out `stages`.
+      state: as `fit` yields it.
+      images: uint8 [m, h, w, c].
+      n: 1 to m.
+      stages: names of those whose output is maps; None is all of them.
+      batch: images at a time.
+
+    Raises:
+      RecipeError: for an unknown stage, or n beyond the images.
+      DataError: for other images.
+
+    Example:
+      >>> from jaxcnn import Recipe, build, load, optimizer
+      >>> from jaxcnn.state import start
+      >>> data, model, recipe = load("digits"), build("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
+      >>> found = strongest(model, start(model, optimizer(recipe), recipe, data), data.test.images[:50], 3)["stage2"]
+      >>> found.images.shape, found.places.shape, bool((found.responses[:, 0] >= found.responses[:, 1]).all())
+      ((8, 3), (8, 3, 2), True)
+    """
+    verify_images("images", images, np.shape(state.norm.mean))
+    maps = maps_of(model, images.shape[1:])
+    names = tuple(maps) if stages is None else tuple(one_of("stage", name, maps) for name in stages)
+    if type(n) is not int or not 1 <= n <= len(images):
+        raise RecipeError(f"n is {shown(n)}; expected a whole number from 1 to {len(images)}, the images given")
+    slim = at_test(state)._replace(opt=(), sums=())
+    rows = parallel.filled(len(images), batch, 1)
+    parts = [jax.tree.map(np.asarray, _peaks(model, names)(slim, images[index])) for index in rows]
+    peaks = jax.tree.map(lambda *found: np.concatenate(found)[: len(images)].T, *parts)  # [k, m] each
+    return {name: _best(*peak, n=n, wide=maps[name][1]) for name, peak in zip(names, peaks, strict=True)}
+
+
+def _best(values: np.ndarray, places: np.ndarray, *, n: int, wide: int) -> Strongest:
+    """Of the greatest response of each image, [k, m], and of where it is in a map of rows so wide."""
+    order = np.argsort(-values, axis=1, kind="stable")[:, :n]
+    places = np.take_along_axis(places, order, axis=1)
+    where = np.stack(np.divmod(places, wide), -1).astype(np.int32)
+    return Strongest(order.astype(np.int32), where, np.take_along_axis(values, order, axis=1))
+
+
+@parallel.compiled
+def _peaks(model, names):
+    def run(state, images):
+        seen = staged(model, state, normalise(images, state.norm))
+        flat = [seen[name].astype(jnp.float32).reshape(len(images), -1, seen[name].shape[-1]) for name in names]
+        return [(maps.max(1), maps.argmax(1)) for maps in flat]
+
+    return jax.jit(run)
