@@ -8,8 +8,10 @@ The line is y = 2 x + 1 at x = -2 .. 4, fitted by half the mean squared error: a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,8 @@ MOMENTA = (0.0, 0.5, 0.9)
 TITLES = {"monotone": "Below 1 / L", "oscillating": "Between 1 / L and 2 / L", "diverging": "Above 2 / L"}
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True)
+class Problem:
     """A loss of two parameters, 1/2 (w - minimum) H (w - minimum)."""
 
     name: str
@@ -36,7 +39,7 @@ class Problem(NamedTuple):
     labels: tuple[str, str]
     window: tuple[tuple[float, float], tuple[float, float]]
 
-    @property
+    @cached_property
     def top(self) -> float:
         """L, the largest curvature, from the loss itself."""
         return float(descent.curvatures(self.loss, np.array(self.start, np.float32))[0])
