@@ -15,9 +15,10 @@ from experiments.look import channels, features, filters
 from experiments.look.seen import Seen
 from jaxcnn import plots, study
 from jaxcnn.data.types import assemble
-from jaxcnn.look.excite import maximise, strongest
+from jaxcnn.look.excite import maximise
 from jaxcnn.look.features import feature_maps, first_kernels, maps_of
 from jaxcnn.look.receptive import Field, patch, receptive
+from jaxcnn.look.strongest import strongest
 from jaxcnn.models.layers import halved, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.plots.mosaic import Strip, mosaic

@@ -3,7 +3,7 @@
     python -m experiments.landscape                     digits: from runs/depth, which python -m experiments.depth makes
     python -m experiments.landscape --parts line        one part of it: line, plane, path or sharpness
     python -m experiments.landscape --preset mnist      from runs/depth-mnist
-    python -m experiments.landscape --preset cifar10    from runs/depth-cifar10: last states only, so no path
+    python -m experiments.landscape --preset cifar10    from runs/depth-paper
 
 line       the loss along random directions, each filter's step as long as the filter (section 4 of the paper)
 plane      the loss on the plane of two such directions: contours and a picture in 3-d

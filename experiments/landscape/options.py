@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
+from experiments.depth import MAKES
 from jaxcnn import study
 from jaxcnn.log import read_rows
 
@@ -101,8 +102,7 @@ PRESETS = {
     "cifar10": replace(
         _MNIST,
         preset="cifar10",
-        runs=Path("runs/depth-cifar10"),
-        parts=("line", "plane", "sharpness"),
+        runs=Path("runs/depth-paper"),
         images=128,
         line=Line(directions=2, points=13),
         plane=Plane(points=9),
@@ -127,7 +127,7 @@ def check(options: Options) -> None:
             beside = f" (there: {', '.join(there[:8])})" if there else ""
             raise jc.RecipeError(
                 f"there is no run with checkpoints in {path}{beside}; make it: "
-                f"python -m experiments.depth --out {options.runs}, or write --runs with another study's folder"
+                f"{MAKES[options.preset]} --out {options.runs}, or write --runs with another study's folder"
             )
         if not read_rows(path):
             raise jc.RecipeError(f"the run in {path} has no row yet; let it train on, or write other --networks")

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from experiments.look.seen import Picture, Section, Seen
-from jaxcnn.look.excite import Strongest, maximise, strongest
+from jaxcnn.look.excite import maximise
 from jaxcnn.look.features import maps_of
 from jaxcnn.look.receptive import Field, patch, receptive
+from jaxcnn.look.strongest import Strongest, strongest
 from jaxcnn.look.summary import summary
 from jaxcnn.plots.mosaic import Strip, as_picture, mosaic
 

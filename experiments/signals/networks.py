@@ -8,14 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jaxcnn as jc
+from experiments.depth import MAKES
 from experiments.signals.options import Options
-
-MAKES = {
-    "quick": "python -m experiments.depth",
-    "mnist": "python -m experiments.depth --dataset mnist --keep-every 50",
-    "cifar10": "python -m experiments.depth --preset paper",
-}
-"""Of each preset, the command that leaves its runs, but for --out."""
 
 
 class Net(NamedTuple):

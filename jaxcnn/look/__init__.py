@@ -1,8 +1,6 @@
 """What looks at a network: functions of a model, its state and images."""
 
-from jaxcnn.look.excite import Strongest as Strongest
 from jaxcnn.look.excite import maximise as maximise
-from jaxcnn.look.excite import strongest as strongest
 from jaxcnn.look.features import feature_maps as feature_maps
 from jaxcnn.look.features import first_kernels as first_kernels
 from jaxcnn.look.gradcam import gradcam as gradcam
@@ -24,6 +22,8 @@ from jaxcnn.look.responses import gradient_norms as gradient_norms
 from jaxcnn.look.responses import kernel_norms as kernel_norms
 from jaxcnn.look.responses import response_std as response_std
 from jaxcnn.look.responses import responses as responses
+from jaxcnn.look.strongest import Strongest as Strongest
+from jaxcnn.look.strongest import strongest as strongest
 from jaxcnn.look.summary import Row as Row
 from jaxcnn.look.summary import Summary as Summary
 from jaxcnn.look.summary import summary as summary
