@@ -39,7 +39,7 @@ class Plane:
     multiple: float = 2.0
     """The table has the share of the plane where the loss is below this many times the loss in the middle."""
     most: float = 1000.0
-    """The highest contour in the figure, in nats."""
+    """The highest contour and mountain in the figures, in nats."""
 
 
 @dataclass(frozen=True)

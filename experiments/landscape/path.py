@@ -12,10 +12,8 @@ import jaxcnn as jc
 from experiments.landscape import kept
 from experiments.landscape.options import Options, asked, data, folder
 from experiments.landscape.sweep import Job, sweep
-from jaxcnn import report, study
+from jaxcnn import plots, report, study
 from jaxcnn.landscape import pca_plane
-from jaxcnn.plots.planes import Field, planes
-from jaxcnn.plots.style import save
 
 STATES = 4
 """At least, for a path: the start, the end and two between them. Fewer make a plane of any two directions."""
@@ -85,8 +83,8 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
     what, first = kept.setting(next(iter(found.values()))), next(iter(found.values())).asked["settings"]
     how: dict[str, Any] = {"label": "training loss (nats)", "share": False, "columns": 2}
     title = f"The path of training in its principal plane: {what}"
-    save(
-        planes([_field(name, each) for name, each in found.items()], title=title, **how),
+    plots.save(
+        plots.planes([_field(name, each) for name, each in found.items()], title=title, **how),
         options.out / "path" / "path.png",
     )
     rows = {name: row(each) for name, each in found.items()}
@@ -107,12 +105,12 @@ def row(each: kept.Kept) -> dict[str, Any]:
     return line | {"start_to_end": float(np.hypot(*path[0])), "first_step": float(np.hypot(*(path[1] - path[0])))}
 
 
-def _field(name: str, each: kept.Kept) -> Field:
+def _field(name: str, each: kept.Kept) -> plots.Field:
     x, y, loss, path = (each.arrays[key] for key in ("x", "y", "loss", "path"))
     shares = (_percent(100 * share) for share in each.arrays["explained"])
     x_label, y_label = [f"PC {i + 1}: distance ({share} of variance)" for i, share in enumerate(shares)]
     there = each.asked["settings"]["steps"]
-    return Field(
+    return plots.Field(
         kept.title(name), x, y, loss, x_label, y_label, path, f"steps {there[0]} to {there[-1]}, {len(there)} states"
     )
 

@@ -13,11 +13,8 @@ from experiments.landscape import kept
 from experiments.landscape.line import random, reach
 from experiments.landscape.options import Options, asked
 from experiments.landscape.sweep import Job, sweep
-from jaxcnn import report
+from jaxcnn import plots, report
 from jaxcnn.landscape import cosine
-from jaxcnn.plots.planes import Field, planes
-from jaxcnn.plots.style import save
-from jaxcnn.plots.terrain import terrain
 
 
 def check(options: Options) -> None:
@@ -57,8 +54,9 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
     fields = [_field(name, each) for name, each in found.items()]
     what = kept.setting(next(iter(found.values())))
     how: dict[str, Any] = {"label": "training loss (nats)", "title": f"Planes of two random directions: {what}"}
-    save(planes(fields, most=options.plane.most, **how), options.out / "plane" / "planes.png")
-    save(terrain(fields, **how), options.out / "plane" / "terrain.png")
+    how["most"] = options.plane.most
+    plots.save(plots.planes(fields, **how), options.out / "plane" / "planes.png")
+    plots.save(plots.terrain(fields, **how), options.out / "plane" / "terrain.png")
     rows = {name: row(each, options.plane.multiple) for name, each in found.items()}
     notes = [
         f"{what}. Shares of the plane (percent of its points) where the loss is below {options.plane.multiple:g} times that in "
@@ -68,9 +66,9 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
     return {name: {key: value for key, value in row.items() if key.startswith("area")} for name, row in rows.items()}
 
 
-def _field(name: str, each: kept.Kept) -> Field:
+def _field(name: str, each: kept.Kept) -> plots.Field:
     x, y, loss = (each.arrays[key] for key in ("x", "y", "loss"))
-    return Field(kept.title(name), x, y, loss, "direction 1 (filter norms)", "direction 2 (filter norms)")
+    return plots.Field(kept.title(name), x, y, loss, "direction 1 (filter norms)", "direction 2 (filter norms)")
 
 
 def row(each: kept.Kept, multiple: float) -> dict[str, Any]:

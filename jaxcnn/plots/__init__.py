@@ -20,6 +20,9 @@ from jaxcnn.plots.multiples import grid as grid
 from jaxcnn.plots.paths import Surface as Surface
 from jaxcnn.plots.pictures import overlay as overlay
 from jaxcnn.plots.pictures import pictures as pictures
+from jaxcnn.plots.planes import Field as Field
+from jaxcnn.plots.planes import planes as planes
 from jaxcnn.plots.reliability import reliability as reliability
 from jaxcnn.plots.style import COLOURS as COLOURS
 from jaxcnn.plots.style import save as save
+from jaxcnn.plots.terrain import terrain as terrain
