@@ -33,3 +33,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs real data: set TFDS_DATA_DIR to a prepared TFDS folder"))
         if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """For tests of what a script makes: eight devices take several times as long to compile for, and are tested elsewhere."""
+    from jaxcnn.parallel import driver
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("jaxcnn.driver", "jaxcnn.parallel.driver"):
+            patch.setattr(name, lambda *a, **k: driver("jit", devices=1))
+        yield

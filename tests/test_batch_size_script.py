@@ -14,6 +14,8 @@ from experiments import batch_size, effort
 from jaxcnn import study
 from jaxcnn.train import _numbers
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 TINY = [
     "--model",
     "mlp",

@@ -24,6 +24,8 @@ from jaxcnn.parallel import driver
 from jaxcnn.weights import read as read_weights
 from jaxcnn.weights import read_metadata
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 CLASSES = ("crème", "mint", "plum")
 COLOURS = ((230, 220, 180), (150, 230, 190), (110, 50, 110))
 TINY = ["--model", "resnet8", "--width", "2", "--size", "16", "--epochs", "3", "--batch", "8", "--lr", "0.05"]

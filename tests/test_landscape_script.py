@@ -17,6 +17,8 @@ from experiments.landscape.__main__ import main
 from jaxcnn import study
 from jaxcnn.augment import normalise
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 TINY = ["--networks", "mlp", "mlp2", "--images", "40", "--line.directions", "2", "--line.points", "5"]
 TINY += ["--plane.points", "3", "--path.points", "3", "--sharpness.tolerance", "1e-4"]
 FIGURES = ["line/lines.png", "plane/planes.png", "plane/terrain.png", "path/path.png", "sharpness/sharpness.png"]

@@ -14,6 +14,8 @@ from experiments.learning_rate.__main__ import PARTS, main
 from experiments.learning_rate.options import PRESETS, Options
 from jaxcnn import study
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 TINY = ["--model", "mlp", "--batch", "64", "--seeds", "1", "--validation", "237"]
 TINY += ["--sweep.rates", "0.1", "1000", "--sweep.batches", "64", "256", "--sweep.epochs", "1"]
 TINY += ["--finder.optimizers", "sgd", "--finder.steps", "40"]

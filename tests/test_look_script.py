@@ -22,8 +22,8 @@ from experiments.look import about, curves, errors, options, own, page, reading
 from experiments.look.seen import Picture, Section
 from jaxcnn import study
 from jaxcnn.calibration import calibration
-from jaxcnn.parallel import driver
 
+pytestmark = pytest.mark.usefixtures("one_device")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RECIPE = jc.Recipe(
     dataset="digits",
@@ -42,15 +42,6 @@ WIDE = 66 * 16 - 2 * 20
 HOSTILE = '<script>alert("1")</script> & \'"><img src=http://x.example/a.png>'
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Eight simulated devices take several times as long to compile for, and are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jc, "driver", lambda kind="auto": driver("jit", devices=1))
-        patch.setattr("jaxcnn.parallel.driver", lambda *a, **k: driver("jit", devices=1))
-        yield
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "small-seed0"
@@ -61,8 +52,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def out(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages") / "small"
-    parts = ["filters", "errors", "about", "curves"]
-    args = ["--run", str(run), "--images", "200", "--parts", *parts, "--out", str(folder)]
+    args = ["--run", str(run), "--images", "200", "--stages", "conv2", "--out", str(folder)]
     assert script.main(args) == 0
     return folder
 

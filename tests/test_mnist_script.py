@@ -14,6 +14,8 @@ import jaxcnn as jc
 from experiments import mnist
 from jaxcnn.data import verify
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 NAMES = ["perceptron", "mlp-step"]
 TINY = ["--networks", *NAMES, "--steps", "6", "--every", "3", "--batch", "8", "--seeds", "2", "--drops", "4"]
 RECORDS = Path(mnist.__file__).parent / "results"

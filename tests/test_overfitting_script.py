@@ -12,6 +12,8 @@ import jaxcnn as jc
 from experiments import overfitting
 from jaxcnn import report
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 NAMES = ["all", "few", "together"]
 TINY = ["--settings", *NAMES, "--examples", "32", "--width", "2", "--hidden", "8", "--steps", "40", "--every", "4"]
 TINY += ["--seeds", "2", "--lr", "0.03"]

@@ -14,6 +14,8 @@ from jaxcnn import study
 from jaxcnn.log import write_text
 from jaxcnn.look.responses import gradient_norms, response_std
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 FEW = ["--images", "32", "--start-depths", "8", "--width", "4", "--trial-steps", "2", "--keep-every", "2"]
 FIGURES = {"start": ["std", "gradient", "rank"], "end": ["std", "gradient", "rank"], "path": ["gradient"]}
 
