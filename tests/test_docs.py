@@ -55,6 +55,13 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     assert names["heat"].shape == (8, 8, 8)
     assert names["fruit"].classes == ("apple", "pear")
     assert jax.tree.map(np.shape, names["variables"]) == jax.tree.map(np.shape, variables)
+    (seeing,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "import look" in c]
+    exec(compile(seeing, "README.md", "exec"), names)
+    assert names["heat"].shape == (8, 8, 8)
+    assert [len(maps) for maps in names["maps"].values()] == [8] * 4
+    assert names["liked"]["stage3"].shape == (2, 8, 8, 1)
+    assert names["field"].size == (37, 37)
+    assert list(names["stds"]) == list(names["ranks"])
 
 
 def _fruit(folder):

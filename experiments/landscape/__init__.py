@@ -1,6 +1,7 @@
 """Does depth make the loss rugged, and do shortcuts smooth it? Li et al. 2018 (arXiv:1712.09913), on the depth study's runs.
 
-    python -m experiments.landscape                     digits: from runs/depth, which python -m experiments.depth makes
+    python -m experiments.depth                         first: the runs that are looked at, 2.5 minutes
+    python -m experiments.landscape                     digits, no download: 2 minutes on two CPU cores
     python -m experiments.landscape --parts line        one part of it: line, plane, path or sharpness
     python -m experiments.landscape --preset mnist      from runs/depth-mnist
     python -m experiments.landscape --preset cifar10    from runs/depth-paper

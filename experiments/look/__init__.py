@@ -1,6 +1,6 @@
 """What has a trained network learnt? One run on one page: its curves, mistakes, filters, features, and where it looks.
 
-    python -m experiments.look                                     the depth study's runs/depth/resnet20-seed0: a minute
+    python -m experiments.look                                     the depth study's runs/depth/resnet20-seed0: 30 s
     python -m experiments.look --run runs/mnist/mnist/lenet5-seed0
     python -m experiments.look --run RUN --images 1000             judge the first 1,000 test images and not 500
     python -m experiments.look --run RUN --image mine.png          ask about a picture of your own as well

@@ -10,7 +10,7 @@ start  before training, depths 20 to 110: std of layer responses, gradient norm 
 end    the same after training: figure 7 of He et al. 2015 (arXiv:1512.03385), layers in order and ranked
 path   gradient norm by layer and step
 
-Expected, quick: without BN the response of plain-110 vanishes and that of ResNet-110 grows beyond ten thousand; with BN all
+Expected, quick: without BN the response of plain-110 vanishes and that of ResNet-110 grows into the thousands; with BN all
 have std 1 at the start, while the gradient grows towards the first layers of plain networks; after training the responses
 of residual networks are smaller than those of plain ones. What was measured stands in OUT/table.md.
 

@@ -32,9 +32,9 @@ class Options:
     """Train a run without BN beside each of the runs."""
     rates: tuple[float, ...] = (0.05, 0.005)
     """Without BN: those tried, the best of which is taken."""
-    trial_steps: int = 50
+    trial_steps: int = 30
     """The second half of these is what counts."""
-    states: int = 7
+    states: int = 6
     """Of path: as many of each run at most, evenly chosen."""
     keep_every: int = 25
     """Without BN: keep the states at multiples of this; the depth study's own is right."""

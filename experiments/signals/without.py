@@ -59,9 +59,10 @@ def rates(folder: Path) -> dict[str, float]:
 
 def told(folder: Path) -> list[str]:
     """How the rates were found, in a sentence; nothing where there was no trial."""
-    if not any(folder.glob("*/result.json")):
+    try:
+        runs = sorted(study.finished(folder), key=lambda run: -run.recipe.lr)
+    except jc.RecipeError:
         return []
-    runs = sorted(study.finished(folder), key=lambda run: -run.recipe.lr)
     losses: dict[str, list[str]] = {}
     for run in runs:
         loss = "diverged" if run.divergence else f"{run.result['train_loss']:.4g}"
