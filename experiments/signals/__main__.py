@@ -28,7 +28,9 @@ def main(args: list[str] | None = None) -> int:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
         # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
-        drawn = [name for name in PARTS if name in parts or any((options.out / name).glob("*.jsonl"))]
+        there = {name for name in PARTS if any((options.out / name).glob("*.jsonl"))}
+        made = set(parts) if not options.plot_only or not there else set()
+        drawn = [name for name in PARTS if name in made | there]
         lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
         if lines:
             report.write_table(options.out, lines, ["Columns are explained below the tables of start and end."])
