@@ -1,6 +1,7 @@
 """Strict numerics for every test, on eight simulated CPU devices (no GPU, network, TensorFlow or PyTorch needed)."""
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
@@ -40,7 +41,11 @@ def one_device():
     """For tests of what a script makes: eight devices take several times as long to compile for, and are tested elsewhere."""
     from jaxcnn.parallel import driver
 
+    @functools.wraps(driver)
+    def one(*args, **options):
+        return driver("jit", devices=1)
+
     with pytest.MonkeyPatch.context() as patch:
         for name in ("jaxcnn.driver", "jaxcnn.parallel.driver"):
-            patch.setattr(name, lambda *a, **k: driver("jit", devices=1))
+            patch.setattr(name, one)
         yield
