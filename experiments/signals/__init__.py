@@ -1,7 +1,7 @@
 """Depth, explained: what passes through a network's layers, forward and backward, with and without BN and shortcuts.
 
     python -m experiments.depth                        first: the runs that are looked at, 2.5 minutes
-    python -m experiments.signals                      digits, no download: 2.5 minutes on two CPU cores
+    python -m experiments.signals                      digits, no download: 3 minutes on two CPU cores
     python -m experiments.signals --parts start        one part of it, which needs no runs: start, end or path
     python -m experiments.signals --preset cifar10     the paper's networks, from runs/depth-paper
     python -m experiments.signals --preset mnist       from runs/depth-mnist
