@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxcnn import parallel
 from jaxcnn.augment import normalise
@@ -18,8 +19,8 @@ from jaxcnn.state import State, at_test
 
 STARTS = 64
 """Random images of which the ascent begins at the best. ReLU gives a silent channel no slope: one start is often not enough."""
-RATE, FIRST, SECOND = 0.1, 0.9, 0.999
-"""Adam's rate, for pixels as logits, and its momenta (Kingma and Ba 2014, arXiv:1412.6980, algorithm 1)."""
+ADAM = optax.adam(0.1)
+"""For pixels as logits (Kingma and Ba 2014, arXiv:1412.6980)."""
 AIMS = ("mean", "centre")
 
 
@@ -77,7 +78,7 @@ def maximise(
     carry, spread = begin(slim, free, asked)
     # A loop of programs, not one with a loop in it: on a CPU, gradients of convolutions are some 40 times slower there.
     for step in range(1, steps + 1):
-        settings = np.float32(smooth), np.float32(step), jax.random.fold_in(key, step)
+        settings = np.float32(smooth), jax.random.fold_in(key, step)
         carry = climb(slim, carry, asked, spread, settings)
     parts = np.split(np.asarray(made(carry)), np.cumsum([len(some) for some in channels.values()])[:-1])
     return dict(zip(channels, parts, strict=True))
@@ -124,22 +125,21 @@ def _ascent(model, stages, aim, jitter) -> Any:
         found = jax.vmap(responses, (None, 0, None))(state, free, middle)[:, asked]  # [starts, k]
         spread = found.std(0)
         best = free[found.argmax(0)]
-        carry = best, jnp.zeros_like(best), jnp.zeros_like(best)  # pixels, and Adam's two means
-        return carry, jnp.where(spread > 0, spread, jnp.ones_like(spread))
+        return (best, jax.vmap(ADAM.init)(best)), jnp.where(spread > 0, spread, jnp.ones_like(spread))
 
     def worth(logits, state, channel, spread, smooth, key):
         shift = jax.random.randint(key, (2,), 0, 2 * jitter + 1)
         return responses(state, logits, shift)[channel] / spread - smooth * variation(jax.nn.sigmoid(logits))
 
     def climb(state, carry, asked, spread, settings):
-        smooth, step, key = settings
+        smooth, key = settings
 
         def one(carry, channel, spread, key):
-            logits, mean, square = carry
+            logits, memory = carry
             slope = jax.grad(worth)(logits, state, channel, spread, smooth, key)
-            mean, square = FIRST * mean + (1 - FIRST) * slope, SECOND * square + (1 - SECOND) * jnp.square(slope)
-            size = jnp.sqrt(square / (1 - SECOND**step)) + 1e-8
-            return logits + RATE * mean / (1 - FIRST**step) / size, mean, square
+            with jax.numpy_dtype_promotion("standard"):  # Optax raises numbers to the power of a count
+                change, memory = ADAM.update(-slope, memory)
+            return logits + change, memory
 
         keys = jax.random.split(key, len(asked))
         return jax.vmap(one)(carry, asked, spread, keys)
