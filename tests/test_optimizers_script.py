@@ -13,8 +13,6 @@ import jaxcnn as jc
 from experiments import optimizers, tuned
 from jaxcnn import study
 
-pytestmark = pytest.mark.usefixtures("one_device")
-
 METHODS, RATES, STEPS = ("sgd", "adam", "schedule-free"), ("0.01", "10000.0"), 6
 TINY = [
     "--model",

@@ -3,9 +3,11 @@
 import json
 import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from scripts import refuses
 
 import jaxcnn as jc
@@ -15,7 +17,19 @@ SMALL = ["--shared", "12", "--new", "12"]
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory):
+def own_programs(tmp_path_factory):
+    """A folder of compiled programs that no other process of the tests adds to while they are counted."""
+    name = "jax_compilation_cache_dir"
+    before = jax.config.values[name]
+    for folder in (str(tmp_path_factory.mktemp("programs")), before):
+        jax.config.update(name, folder)
+        compilation_cache.reset_cache()
+        if folder != before:
+            yield
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory, own_programs):
     """Twelve runs that share four networks, measured after each, and the folder."""
     out = tmp_path_factory.mktemp("soak")
     options = soak.Options(shared=12, new=0, out=out)
