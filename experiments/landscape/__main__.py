@@ -11,10 +11,11 @@ import jaxcnn as jc
 from experiments.landscape import kept, line, path, plane, sharpness
 from experiments.landscape.options import PRESETS, Options
 from experiments.landscape.options import check as check_runs
+from experiments.parts import done
 from jaxcnn import command, report
 
 PARTS: dict[str, ModuleType] = {"line": line, "plane": plane, "path": path, "sharpness": sharpness}
-"""Each has `check(options)`, before anything is measured; `measure(options, stop)`, True when all of it is there; and
+"""Each has `check(options)`, before anything is measured; `run(options, stop)`, True when all of it is there; and
 `draw(options)`, which writes its table and figures and returns columns of the common table by network."""
 
 
@@ -24,11 +25,8 @@ def main(args: list[str] | None = None) -> int:
         options = command.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
         command.cache_programs()
-        for name, part in ({} if options.plot_only else parts).items():
-            print(f"== {name}", file=sys.stderr)
-            if not part.measure(options, stop):
-                print("stopped and saved; the same command goes on from here", file=sys.stderr)
-                return stop.exit_code
+        if not options.plot_only and not done(parts, options, stop):
+            return stop.exit_code
         draw(options, parts)
     return 0
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.landscape import kept
-from experiments.landscape.options import Options, asked, run
+from experiments.landscape.options import Options, asked, opened
 from experiments.landscape.sweep import Job, sweep
 from jaxcnn import plots, report
 from jaxcnn.landscape import cosine, direction
@@ -36,7 +36,7 @@ def reach(part: str, value: float) -> None:
 def random(options: Options, network: str, number: int) -> Any:
     """The network's direction of that number; the planes are of the first two."""
     key = jax.random.fold_in(jax.random.key(options.draw_seed), number)
-    return direction(key, run(options, network).last.params)
+    return direction(key, opened(options, network).last.params)
 
 
 def jobs(options: Options) -> list[Job]:
@@ -58,7 +58,7 @@ def jobs(options: Options) -> list[Job]:
     return [job(network, number) for number in range(line.directions) for network in options.networks]
 
 
-def measure(options: Options, stop: Any) -> bool:
+def run(options: Options, stop: Any) -> bool:
     """Measure what is missing; False when stopped on the way."""
     return sweep(options, jobs(options), stop)
 

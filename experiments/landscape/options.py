@@ -154,7 +154,7 @@ def images(options: Options, network: str) -> jc.Split:
 
 
 @lru_cache(maxsize=8)
-def run(options: Options, network: str) -> study.Trained:
+def opened(options: Options, network: str) -> study.Trained:
     """The network at its start and its end."""
     return study.trained(folder(options, network), data=data(options, network))
 

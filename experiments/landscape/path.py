@@ -36,7 +36,7 @@ def steps(options: Options, network: str) -> list[int]:
         return [step for step in sorted({0, *saved.steps()}) if step >= options.path.first]
 
 
-def measure(options: Options, stop: Any) -> bool:
+def run(options: Options, stop: Any) -> bool:
     """Measure what is missing; False when stopped on the way. A run without states on the way is told and left out."""
     todo = []
     for network in options.networks:

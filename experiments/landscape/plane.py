@@ -31,7 +31,7 @@ def check(options: Options) -> None:
     reach("plane", plane.reach)
 
 
-def measure(options: Options, stop: Any) -> bool:
+def run(options: Options, stop: Any) -> bool:
     """Measure what is missing; False when stopped on the way."""
     plane = options.plane
     x = np.linspace(-plane.reach, plane.reach, plane.points)

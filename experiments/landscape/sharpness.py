@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.landscape import kept
-from experiments.landscape.options import Options, asked, images, run
+from experiments.landscape.options import Options, asked, images, opened
 from jaxcnn import plots, report
 from jaxcnn.augment import normalise
 from jaxcnn.progress import Progress
@@ -27,9 +27,9 @@ def check(options: Options) -> None:
         raise jc.RecipeError(f"sharpness.most is {sharp.most}; expected at least 1: write --sharpness.most 50")
 
 
-def measure(options: Options, stop: Any) -> bool:
+def run(options: Options, stop: Any) -> bool:
     """Measure what is missing; False when stopped on the way."""
-    weights = {name: jc.parameters(run(options, name).model, _shape(options, name)) for name in options.networks}
+    weights = {name: jc.parameters(opened(options, name).model, _shape(options, name)) for name in options.networks}
     with Progress(sum(weights.values())) as progress:
         for network, weight in weights.items():
             path, what = (
@@ -54,7 +54,7 @@ def _shape(options: Options, network: str) -> tuple[int, ...]:
 
 def sharp(options: Options, network: str) -> float:
     """The largest eigenvalue of the Hessian of the mean loss of the images; BN by their moments."""
-    seen, split = run(options, network), images(options, network)
+    seen, split = opened(options, network), images(options, network)
     state = at_test(seen.last)
     loss, inputs = jc.objective(seen.model, seen.recipe.loss), normalise(split.images, state.norm)
     how: dict[str, Any] = asdict(options.sharpness)

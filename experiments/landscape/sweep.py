@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.landscape import kept
-from experiments.landscape.options import Options, images, run
+from experiments.landscape.options import Options, images, opened
 from jaxcnn.landscape import Values, along
 from jaxcnn.progress import Progress
 
@@ -47,7 +47,7 @@ def sweep(options: Options, jobs: list[Job], stop: Any) -> bool:
 
 
 def _shape(options: Options, job: Job) -> tuple[Any, tuple[int, ...]]:
-    return run(options, job.network).model, images(options, job.network).images.shape[1:]
+    return opened(options, job.network).model, images(options, job.network).images.shape[1:]
 
 
 def _measured(options, job, begun, progress, weight, stop) -> bool:
@@ -64,7 +64,7 @@ def _measured(options, job, begun, progress, weight, stop) -> bool:
             _save(job, arrays, values)
             saved = time.monotonic()
 
-    seen, looked = run(options, job.network), images(options, job.network)
+    seen, looked = opened(options, job.network), images(options, job.network)
     steps = [arrays[name] for name in ("x", "y")[: len(ways)]]
     how: dict[str, Any] = {"statistics": job.asked["settings"]["statistics"], "so_far": so_far}
     how |= {"driver": jc.driver("jit", 1), "watch": watch, "stop": stop}  # one device: nothing here is worth splitting

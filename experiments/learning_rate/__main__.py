@@ -9,6 +9,7 @@ import experiments.learning_rate as about
 import jaxcnn as jc
 from experiments.learning_rate import edge, finder, schedules, sweep, theory
 from experiments.learning_rate.options import PRESETS, Options
+from experiments.parts import done
 from jaxcnn import command, report
 
 PARTS: dict[str, ModuleType] = {
@@ -28,11 +29,8 @@ def main(args: list[str] | None = None) -> int:
         options = command.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
         command.cache_programs()
-        for name, part in ({} if options.plot_only else parts).items():
-            print(f"== {name}", file=sys.stderr)
-            if not part.run(options, stop):
-                print("stopped and saved; the same command goes on from here", file=sys.stderr)
-                return stop.exit_code
+        if not options.plot_only and not done(parts, options, stop):
+            return stop.exit_code
         # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
         drawn = [name for name in PARTS if name in parts or (options.out / name / "table.csv").exists()]
         lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]

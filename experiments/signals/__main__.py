@@ -7,6 +7,7 @@ from types import ModuleType
 
 import experiments.signals as about
 import jaxcnn as jc
+from experiments.parts import done
 from experiments.signals import end, path, start
 from experiments.signals.options import PRESETS, Options
 from jaxcnn import command, report
@@ -22,11 +23,8 @@ def main(args: list[str] | None = None) -> int:
         options = command.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
         command.cache_programs()
-        for name, part in ({} if options.plot_only else parts).items():
-            print(f"== {name}", file=sys.stderr)
-            if not part.run(options, stop):
-                print("stopped and saved; the same command goes on from here", file=sys.stderr)
-                return stop.exit_code
+        if not options.plot_only and not done(parts, options, stop):
+            return stop.exit_code
         # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
         there = {name for name in PARTS if any((options.out / name).glob("*.jsonl"))}
         made = set(parts) if not options.plot_only or not there else set()
