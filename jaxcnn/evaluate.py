@@ -24,7 +24,7 @@ def _outputs(model, state, inputs) -> Any:
 
 @parallel.compiled
 def counter(
-    model: nn.Module, driver: parallel.Driver, loss: str = "cross-entropy"
+    model: nn.Module, driver: parallel.Driver, loss: str = "cross-entropy", tuned: bool = False
 ) -> Callable[[Any, Feed, int, int], metrics.Sums]:
     """`measure(state, fed, n, batch) -> Sums` over n examples, for a state that `driver` has replicated already."""
 
@@ -36,7 +36,7 @@ def counter(
         new = metrics.count(outputs, target, numbers >= 0, loss)
         return metrics.add(sums, jax.lax.psum(new, driver.axis) if driver.axis else new)
 
-    fold = driver.fold(step)
+    fold = driver.fold(step, tuned)
 
     def measure(state, fed, n, batch):
         sums = driver.replicate(metrics.zeros())
@@ -92,7 +92,8 @@ def evaluate(
     verify_split("split", split, classes, shape, may_be_empty=True)
     if not len(split.labels):
         raise RecipeError("the split to evaluate is empty; expected at least one image")
-    return counter(model, driver, loss)(driver.replicate(at_test(state)), feed(split, driver), len(split.labels), batch)
+    measure = counter(model, driver, loss, driver.tunes(split.images.size))
+    return measure(driver.replicate(at_test(state)), feed(split, driver), len(split.labels), batch)
 
 
 @parallel.compiled

@@ -10,6 +10,7 @@ examples. The drivers differ in who splits the batch:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -21,6 +22,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxcnn import programs
 from jaxcnn.recipe import RecipeError, one_of
 
 PROGRAMS = 32
@@ -30,6 +32,8 @@ SCAN = 500
 """Steps in one program at most, so that a run can be stopped and its divergence be seen; some seconds on a fast device."""
 P = ParamSpec("P")
 T = TypeVar("T")
+LONG = 1 << 24
+"""Values that a program must read to be worth compiling anew in every process: 5,461 images of 32x32x3."""
 BYTES = 1 << 28
 """What a program is given at most of data that are streamed to it: two such parts are in memory at a time."""
 Step = Callable[[Any, Any, Any], Any]
@@ -82,15 +86,34 @@ class Driver:
         most = min(SCAN, max(1, BYTES // max(1, size * order.shape[1]))) if self.scans else 1
         yield from np.array_split(order, math.ceil(len(order) / most))
 
-    def fold(self, step: Step) -> Callable[[Any, Any, Any], Any]:
+    def tunes(self, values: int) -> bool:
+        """Whether a fold that reads so many values (images x pixels x channels) is done sooner if it is `tuned`.
+
+        That is on one x86 CPU, and from `LONG` values on: a tuned program is compiled anew in every process.
+        """
+        alone = self.kind == "jit" and len(self.devices) == 1 and self.devices[0].platform == "cpu"
+        return alone and values >= LONG and programs.available()
+
+    def fold(self, step: Step, tuned: bool = False) -> Callable[[Any, Any, Any], Any]:
         """`run(carry, fixed, order) -> carry`: `step` over the rows of `order`, int32 [steps, batch] on the host.
 
         `carry` and `fixed` are as `replicate` gives them; the memory of `carry` is given away. `fixed` is anything the
-        step only reads, such as a whole data set. `order` may be a tree of arrays [steps, batch, ...].
+        step only reads, such as a whole data set. `order` may be a tree of arrays [steps, batch, ...]. `tuned` is what
+        `tunes` said: convolutions by `jaxcnn.programs`, the same up to rounding.
         """
 
-        program, place = self._program(step)
-        return lambda carry, fixed, order: self._settled(program(carry, fixed, jax.tree.map(place, order)))
+        program, place = self._program(step, tuned)
+        compiled = set()
+
+        def run(carry: Any, fixed: Any, order: Any) -> Any:
+            placed = jax.tree.map(place, order)
+            if not tuned or jax.tree.leaves(order)[0].shape in compiled:
+                return self._settled(program(carry, fixed, placed))
+            compiled.add(jax.tree.leaves(order)[0].shape)
+            with programs.unkept():
+                return program(carry, fixed, placed)
+
+        return run
 
     def memory(self, step: Step, carry: Any, fixed: Any, index: np.ndarray) -> int | None:
         """Bytes that one step takes on each device beside its arguments and its result: activations and gradients.
@@ -112,12 +135,15 @@ class Driver:
         plan = self.compile(step, carry, fixed, index).memory_analysis()
         return None if plan is None else int(plan.temp_size_in_bytes)
 
-    def compile(self, step: Step, carry: Any, fixed: Any, index: np.ndarray) -> jax.stages.Compiled:
-        """One step as XLA compiles it for `fold`, to be read: its text, its memory. Arguments as in `memory`."""
-        program, place = self._program(step)
-        return program.lower(carry, fixed, place(index[None])).compile()
+    def compile(
+        self, step: Step, carry: Any, fixed: Any, index: np.ndarray, tuned: bool = False
+    ) -> jax.stages.Compiled:
+        """One step as XLA compiles it for `fold`, to be read: its text, its memory. Arguments as in `memory` and `fold`."""
+        program, place = self._program(step, tuned)
+        with programs.unkept() if tuned else contextlib.nullcontext():
+            return program.lower(carry, fixed, place(index[None])).compile()
 
-    def _program(self, step: Step) -> tuple[Any, Callable[[np.ndarray], Any]]:
+    def _program(self, step: Step, tuned: bool) -> tuple[Any, Callable[[np.ndarray], Any]]:
         """What is compiled for `fold`, and what brings an order to the devices."""
 
         def run(carry, fixed, order):
@@ -129,6 +155,7 @@ class Driver:
             return jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0), self._share
         whole = NamedSharding(self.mesh, PartitionSpec())
         options = cpu_options() if self.devices[0].platform == "cpu" else None
+        run = programs.tuned(run) if tuned else run
         jitted = jax.jit(run, donate_argnums=0, out_shardings=whole, compiler_options=options)
         return jitted, lambda order: self._place(order, PartitionSpec(None, AXIS))
 

@@ -143,8 +143,8 @@ def order(key: jax.Array, first: int, last: int, batch: int, n: int, shuffle: bo
 
 
 @parallel.compiled
-def _trainer(model, tx, how, driver):
-    return driver.fold(make_step(model, tx, **dict(how), axis=driver.axis))
+def _trainer(model, tx, how, driver, tuned):
+    return driver.fold(make_step(model, tx, **dict(how), axis=driver.axis), tuned)
 
 
 def step_options(recipe: Recipe) -> dict[str, Any]:
@@ -205,7 +205,8 @@ def fit(
     state = start(model, tx, recipe, data)
     state = (resume(state) if resume else None) or state
     # What is compiled depends on the update alone: optimisers that only start in another state share it.
-    run = _trainer(model, tx._replace(init=start), tuple(step_options(recipe).items()), driver)
+    tuned = driver.tunes(recipe.steps * recipe.batch * math.prod(data.train.images.shape[1:]))
+    run = _trainer(model, tx._replace(init=start), tuple(step_options(recipe).items()), driver, tuned)
     placed, train = driver.replicate(state), feed(data.train, driver)
     test = feed(getattr(data, recipe.report), driver)
     step, numbers = int(state.step), _numbers(recipe, data)
@@ -273,10 +274,9 @@ def _check_dense(recipe, data) -> None:
 
 
 def _row(model, placed, state, train, test, data, recipe, driver) -> Row:
-    count = counter(model, driver, recipe.loss)
-
     def measure(placed, fed, split):
         h, w = split.images.shape[1:3]
+        count = counter(model, driver, recipe.loss, driver.tunes(split.images.size))
         return count(placed, fed, len(split.labels), max(1, min(500, TESTED // (h * w))))
 
     held = getattr(data, recipe.report)

@@ -110,7 +110,7 @@ def _measure(model, split, driver, loss, batch) -> Callable[[Any], metrics.Sums]
     """The sums of the split for a state on the devices; batch None is training mode, all images at once."""
     n, fed = len(split.labels), feed(split, driver)
     if batch is not None:
-        count = counter(model, driver, loss)
+        count = counter(model, driver, loss, driver.tunes(split.images.size))
         return lambda state: count(state, fed, n, batch)
     driver.check(n)
     fold, order = _at_once(model, driver, loss), np.arange(n, dtype=np.int32)[None]

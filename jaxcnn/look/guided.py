@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, jaxprs_in_params, subjaxprs
+from jax.extend.core import JaxprEqn, Literal
 
 from jaxcnn import parallel
 from jaxcnn.augment import normalise
 from jaxcnn.look.asking import asked, batches, logits
+from jaxcnn.programs.replacing import Instead, found, replaced
 from jaxcnn.recipe import RecipeError
 from jaxcnn.state import State
 
@@ -83,10 +84,7 @@ def guided(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], 
       ([0.0, 1.0, -1.0], [0.0, 1.0, 0.0])
     """
 
-    def run(x):
-        return _evaluated(jax.make_jaxpr(function)(x), [x])[0]
-
-    return run
+    return replaced(function, _rule)
 
 
 @jax.custom_vjp
@@ -112,55 +110,15 @@ def relus(program: Any) -> int:
       >>> relus(jax.make_jaxpr(lambda x: jax.nn.relu(x) + jnp.tanh(x))(1.0))
       1
     """
-    return sum(_input(eqn) is not None for eqn in program.eqns) + sum(map(relus, subjaxprs(program)))
+    return found(program, _rule)
 
 
-def _input(eqn: JaxprEqn) -> Any:
-    """Of a ReLU, what it is applied to; None for another operation.
+def _rule(eqn: JaxprEqn) -> Instead | None:
+    """In a ReLU's place, the one with the other gradient, of what it is applied to.
 
     The 0 must be written in the operation itself: softplus hands its 0 to a function that has a maximum of any two numbers.
     """
     if eqn.primitive.name != "max":
         return None
     zero = [isinstance(v, Literal) and np.ndim(v.val) == 0 and v.val == 0 for v in eqn.invars]
-    return eqn.invars[zero.index(False)] if sum(zero) == 1 else None
-
-
-def _evaluated(program: Any, values: Sequence[Any]) -> list[Any]:
-    """A jaxpr's results; where constants belong to it, it has them itself."""
-    known = dict(zip([*program.constvars, *program.invars], [*getattr(program, "consts", ()), *values], strict=True))
-
-    def read(v):
-        return v.val if isinstance(v, Literal) else known[v]
-
-    for eqn in program.eqns:
-        x = _input(eqn)
-        outs = [_relu(read(x))] if x is not None else _operated(eqn, [read(v) for v in eqn.invars])
-        known |= zip(eqn.outvars, outs, strict=True)
-    return [read(v) for v in program.outvars]
-
-
-def _operated(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-    """An operation's results. A function with ReLUs is evaluated in its place; a derivative rule of its own is not used."""
-    kind, params = eqn.primitive, eqn.params
-    if any(map(relus, jaxprs_in_params(params))):
-        body = next((params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params), None)
-        if body is not None and kind.name not in _LOOPS:
-            return _evaluated(body, values)
-        params = {name: _rewritten(value) for name, value in params.items()}
-    outs = kind.bind(*values, **kind.get_bind_params(params))
-    return list(outs) if kind.multiple_results else [outs]
-
-
-_LOOPS = {"scan", "while", "cond"}
-"""Operations whose programs are run often, or perhaps."""
-
-
-def _rewritten(value: Any) -> Any:
-    """The same parameter of an operation, with guided ReLUs in the programs in it."""
-    if isinstance(value, tuple):
-        return tuple(map(_rewritten, value))
-    if not isinstance(value, ClosedJaxpr):
-        return value
-    inputs = [jax.ShapeDtypeStruct(v.shape, v.dtype, weak_type=v.weak_type) for v in value.in_avals]
-    return jax.make_jaxpr(lambda *given: _evaluated(value, given))(*inputs)
+    return Instead(lambda *values: _relu(values[zero.index(False)])) if sum(zero) == 1 else None

@@ -1,0 +1,99 @@
+"""Convolutions of a program, and of its gradient, by the form that is fastest on an x86 CPU.
+
+JAX's own run on a library that is good at large matrices; the narrow layers of networks for small images (16 channels) reach
+a sixth of what the machine can do, and weight gradients, convolutions with kernels as large as images, less. oneDNN is
+2 to 5 times as fast at both. `experiments/results/benchmark` has the figures, and those of what was tried and left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import JaxprEqn
+
+from jaxcnn.programs.onednn import DTYPES, NHWC, convolution
+from jaxcnn.programs.replacing import Instead, replaced
+
+TRANSPOSED = (3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1)
+"""How JAX writes a weight gradient: channels take the batch's place, and examples are what is summed over."""
+WIDE = 128
+"""Channels from which JAX's weight gradient is as fast."""
+IMAGES = 32
+"""Images whose weight gradient is made at a time where channels are few: as many as fit the caches."""
+
+
+def tuned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, of any arrays, with its two-dimensional convolutions done by oneDNN; for `jax.jit` on a CPU.
+
+    Results are the same up to rounding (1e-5). Take it last, outside `jax.grad`. Only where `available()`; compile it within
+    `unkept()` if JAX's persistent compilation cache is on.
+
+    Example:
+      >>> from jaxcnn.programs import available
+      >>> x, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+      >>> f = lambda x: jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+      >>> gradient = jax.grad(lambda x: f(x).sum())
+      >>> float(jax.jit(tuned(gradient) if available() else gradient)(x)[0, 0, 0, 0])
+      16.0
+    """
+    return replaced(function, _rule)
+
+
+def _rule(eqn: JaxprEqn) -> Instead | None:
+    if eqn.primitive.name != "conv_general_dilated":
+        return None
+    params, avals = eqn.params, [v.aval for v in (*eqn.invars, *eqn.outvars)]
+    x, _, aval = cast(Any, avals)
+    dtypes = {str(each.dtype) for each in cast(Any, avals)}
+    groups = params["feature_group_count"] * params["batch_group_count"]
+    if aval.ndim != 4 or groups != 1 or not aval.size or len(dtypes) > 1 or not dtypes <= set(DTYPES):
+        return None
+    layouts = params["dimension_numbers"]
+    out = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    if layouts.lhs_spec == layouts.out_spec == NHWC:
+        return Instead(partial(forward, params, out), settled=(0,))
+    plain = params["window_strides"] == params["lhs_dilation"] == (1, 1)
+    if tuple(layouts) == TRANSPOSED and plain and x.shape[3] < WIDE:
+        return Instead(partial(weight_gradient, params, out), settled=(0, 1))
+    return None
+
+
+def forward(params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution of images, or its gradient by them, which is one too: of the dilated slope, with the kernel turned."""
+    x, padding = _spread(x, params["padding"], params["lhs_dilation"])
+    layout = params["dimension_numbers"].rhs_spec
+    return convolution(x, kernel, out, layout, padding, params["window_strides"], params["rhs_dilation"])
+
+
+def weight_gradient(params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Array, slope: jax.Array) -> jax.Array:
+    """[b, h, w, c] and the slope [b, h', w', f] -> [kh, kw, c, f], the sum over examples and places of their products.
+
+    It is a convolution of one image of b channels: rows and, next to each other, columns and channels [h, w c, b], with a
+    kernel [h', w', b, f] whose columns lie c apart. The kw c columns of its result are what makes it quick.
+    """
+    (kh, kw, c, f), (down, across) = out.shape, params["rhs_dilation"]
+    x, (rows, columns) = _spread(x, params["padding"], (1, 1))
+    b, h, w, _ = x.shape
+
+    def part(x, slope):
+        image = x.transpose(1, 2, 3, 0).reshape(1, h, w * c, len(x))
+        kernel = slope.transpose(1, 2, 0, 3)
+        shape = jax.ShapeDtypeStruct((1, kh, kw * c, f), out.dtype)
+        padding = rows, (columns[0] * c, columns[1] * c)
+        return convolution(image, kernel, shape, (3, 2, 0, 1), padding, dilation=(down, across * c))
+
+    size = IMAGES if c < WIDE // 2 and b % IMAGES == 0 else b
+    parts = [part(x[i : i + size], slope[i : i + size]) for i in range(0, b, size)]
+    return sum(parts[1:], parts[0]).reshape(out.shape)
+
+
+def _spread(x, padding, dilation) -> tuple[jax.Array, Any]:
+    """Images as oneDNN takes them, without gaps or negative padding, and the padding that is left to it."""
+    cut = [(min(before, 0), min(after, 0), step - 1) for (before, after), step in zip(padding, dilation, strict=True)]
+    if any(any(each) for each in cut):
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+    return x, tuple((max(before, 0), max(after, 0)) for before, after in padding)

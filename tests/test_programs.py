@@ -1,0 +1,189 @@
+"""Rewritten programs against the same ones as JAX compiles them, and against SciPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from scipy.signal import correlate
+
+from jaxcnn import Recipe, build, evaluate, fit, load, optimizer, parallel, programs
+from jaxcnn.parallel import LONG, driver
+from jaxcnn.programs import onednn
+from jaxcnn.programs.convolution import _rule as rule
+from jaxcnn.programs.replacing import Instead, found, replaced, settled
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+SHAPES = [
+    # images [b, h, w, c], kernel [kh, kw, c, f], stride, padding, kernel dilation
+    ((32, 8, 8, 16), (3, 3, 16, 16), (1, 1), "SAME", (1, 1)),
+    ((64, 9, 7, 3), (3, 3, 3, 16), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    ((5, 8, 8, 16), (3, 3, 16, 32), (2, 2), ((1, 1), (1, 1)), (1, 1)),
+    ((4, 9, 11, 64), (3, 3, 64, 70), (2, 2), ((1, 1), (1, 1)), (1, 1)),
+    ((3, 28, 28, 1), (5, 5, 1, 6), (1, 1), "VALID", (1, 1)),
+    ((2, 5, 5, 16), (5, 5, 16, 120), (1, 1), "VALID", (1, 1)),
+    ((2, 23, 20, 3), (7, 7, 3, 8), (2, 2), ((3, 3), (3, 3)), (1, 1)),
+    ((2, 8, 8, 24), (1, 1, 24, 12), (1, 1), "VALID", (1, 1)),
+    ((2, 8, 8, 24), (1, 1, 24, 12), (2, 2), "VALID", (1, 1)),
+    ((2, 2, 2, 128), (3, 3, 128, 130), (1, 1), "SAME", (1, 1)),
+    ((2, 12, 10, 4), (3, 2, 4, 5), (2, 1), ((2, 0), (1, 3)), (1, 2)),
+    ((2, 9, 9, 3), (11, 11, 3, 7), (4, 4), ((2, 2), (2, 2)), (1, 1)),
+]
+needed = pytest.mark.skipif(not programs.available(), reason="oneDNN cannot be called here")
+
+
+@pytest.fixture(autouse=True)
+def unkept():
+    with programs.unkept():
+        yield
+
+
+def drawn(shape, seed):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def convolution(stride, padding, dilation):
+    return lambda x, kernel: lax.conv_general_dilated(
+        x, kernel, stride, padding, rhs_dilation=dilation, dimension_numbers=NHWC
+    )
+
+
+def gradients(function):
+    """Of a function of images and a kernel: its value, its gradient by each for a random slope, and by the slope again."""
+
+    def run(x, kernel):
+        y, back = jax.vjp(function, x, kernel)
+        return y, back(drawn(y.shape, 5))
+
+    return run
+
+
+def close(got, expected, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@needed
+@pytest.mark.parametrize(("images", "kernel", "stride", "padding", "dilation"), SHAPES)
+def test_convolutions_and_their_gradients_are_those_of_jax(images, kernel, stride, padding, dilation):
+    run, given = gradients(convolution(stride, padding, dilation)), (drawn(images, 1), drawn(kernel, 2))
+    left = images[-1] >= 128 or dilation != (1, 1)  # JAX's weight gradient stays
+    assert found(jax.make_jaxpr(run)(*given), rule) == 3 - left
+    close(jax.jit(programs.tuned(run))(*given), jax.jit(run)(*given))
+
+
+@needed
+def test_a_convolution_is_that_of_scipy():
+    x, kernel = drawn((2, 9, 8, 5), 1), drawn((3, 3, 5, 4), 2)
+    got = jax.jit(programs.tuned(convolution((2, 2), "VALID", (1, 1))))(x, kernel)
+    for image in range(2):
+        for f in range(4):
+            full = correlate(np.float64(x[image]), np.float64(kernel[..., f]), "valid")[::2, ::2, 0]
+            np.testing.assert_allclose(got[image, ..., f], full, atol=1e-5)
+
+
+@needed
+@pytest.mark.parametrize("around", ["jit", "scan", "cond", "checkpoint", "vmap"])
+def test_convolutions_within_other_operations_are_found(around):
+    one, kernel = convolution((1, 1), "SAME", (1, 1)), drawn((3, 3, 4, 4), 1)
+    loops = {
+        "jit": lambda x: jax.jit(one)(x, kernel),
+        "scan": lambda x: lax.scan(lambda x, k: (one(x, k), k.sum()), x, jnp.stack([kernel, 2 * kernel])),
+        "cond": lambda x: lax.cond(x.sum() > 0, lambda x: one(x, kernel), jnp.negative, x),
+        "checkpoint": lambda x: jax.checkpoint(one)(x, kernel),
+        "vmap": lambda x: jax.vmap(lambda image: one(image[None], kernel))(x),
+    }
+    run = jax.grad(lambda x: sum((each**2).sum() for each in jax.tree.leaves(loops[around](x))))
+    x = drawn((3, 6, 6, 4), 2)
+    assert found(jax.make_jaxpr(run)(x), rule) >= (around != "vmap")
+    close(jax.jit(programs.tuned(run))(x), jax.jit(run)(x))
+
+
+@needed
+def test_the_same_program_gives_the_same_bits():
+    run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((64, 16, 16, 16), 1), drawn((3, 3, 16, 16), 2))
+    first, second = (jax.jit(programs.tuned(run))(*given) for _ in range(2))
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_other_convolutions_are_left_alone():
+    grouped = lambda x, k: lax.conv_general_dilated(  # noqa: E731
+        x, k, (1, 1), "SAME", dimension_numbers=NHWC, feature_group_count=2
+    )
+    line = lambda x, k: lax.conv_general_dilated(x, k, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))  # noqa: E731
+    for run, x, k in ((grouped, (2, 4, 4, 4), (3, 3, 2, 4)), (line, (2, 4, 4), (3, 4, 4))):
+        assert found(jax.make_jaxpr(run)(drawn(x, 1), drawn(k, 2)), rule) == 0
+    whole = jax.make_jaxpr(convolution((1, 1), "SAME", (1, 1)))(
+        jnp.ones((1, 4, 4, 2), "int8"), jnp.ones((3, 3, 2, 2), "int8")
+    )
+    assert found(whole, rule) == 0
+
+
+def test_what_is_settled_is_not_computed_again():
+    """Of ten sums, each of the one before, all of which are results: 55 additions of arrays unless each is kept."""
+
+    def sums(keep):
+        def run(x):
+            outs = [x]
+            for _ in range(10):
+                outs.append(keep(jnp.maximum(outs[-1] + x, 0)))
+            return [out.sum() for out in outs], [out.T for out in outs]
+
+        return jax.jit(run).lower(jnp.ones((64, 64))).compile()
+
+    kept, computed = sums(settled), sums(lambda x: x)
+    flops = [program.cost_analysis()["flops"] for program in (kept, computed)]  # pyright: ignore[reportOptionalSubscript]
+    assert flops[0] < 0.6 * flops[1]
+    ones = jnp.ones((64, 64))
+    close(kept(ones), computed(ones))
+
+
+def test_replaced_gives_back_trees_and_keeps_constants():
+    shift = jnp.arange(3.0)
+    run = replaced(
+        lambda tree: {"a": jnp.sin(tree["x"]) + shift, "b": (tree["y"],)},
+        lambda eqn: Instead(jnp.cos) if eqn.primitive.name == "sin" else None,
+    )
+    got = run({"x": jnp.zeros(3), "y": jnp.ones(2)})
+    np.testing.assert_array_equal(got["a"], [1, 2, 3])
+    np.testing.assert_array_equal(got["b"][0], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(onednn.PLAIN, "1"), ("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")]
+)
+def test_a_user_who_wants_it_otherwise_is_asked_for_nothing(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert not onednn.available.__wrapped__()
+
+
+def test_an_unknown_jaxlib_is_not_trusted(monkeypatch):
+    monkeypatch.setattr(onednn, "version", lambda name: "9.9.9")
+    assert not onednn.available.__wrapped__()
+
+
+@needed
+def test_only_long_runs_on_one_cpu_are_tuned():
+    assert driver("jit", devices=1).tunes(LONG)
+    assert not driver("jit", devices=1).tunes(LONG - 1)
+    assert not driver("jit", devices=2).tunes(LONG)
+    assert not driver("pmap", devices=1).tunes(LONG)
+
+
+@needed
+def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
+    recipe = Recipe(dataset="digits", model="resnet8", steps=6, every=3, batch=32, lr=0.01, pad=1)
+    data, model, tx = load("digits"), build("resnet8", 10), optimizer(recipe)
+    runs = []
+    for long in (LONG, 0):
+        monkeypatch.setattr(parallel, "LONG", long)
+        runs.append(list(fit(model, tx, data, recipe, driver=driver("jit", devices=1))))
+        assert evaluate(model, runs[-1][-1][0], data.test, driver=driver("jit", devices=1)).n == len(data.test.labels)
+    for (plain, before), (state, row) in zip(*runs, strict=True):
+        close(state.params, plain.params, 1e-3)
+        assert row["train_loss"] == pytest.approx(before["train_loss"], rel=1e-4)
+        assert row["test_loss"] == pytest.approx(before["test_loss"], rel=1e-3)
+    different = [(a != b).any() for a, b in zip(*(jax.tree.leaves(run[-1][0].params) for run in runs), strict=True)]
+    assert any(different)  # else nothing was tuned
