@@ -155,7 +155,8 @@ class Driver:
             return jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0), self._share
         whole = NamedSharding(self.mesh, PartitionSpec())
         options = cpu_options() if self.devices[0].platform == "cpu" else None
-        run = programs.tuned(run) if tuned else run
+        if tuned:
+            run, options = programs.tuned(run), (options or {}) | programs.OPTIONS
         jitted = jax.jit(run, donate_argnums=0, out_shardings=whole, compiler_options=options)
         return jitted, lambda order: self._place(order, PartitionSpec(None, AXIS))
 

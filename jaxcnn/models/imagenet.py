@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, conv, initializer, stage
+from jaxcnn.models.layers import BatchNorm, conv, initializer, remembered, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.models.resnet import Block, shortcut
 from jaxcnn.recipe import RecipeError, one_of
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
       stride_in_3x3: v1.5.
       width: filters of the first stage.
       shortcut: where shapes change, "B" (a 1x1 convolution and BN) or "A" (picked pixels and zeros).
-      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarNet`; the paper's initialisation is the default.
+      bn_group, bn_momentum, remat, kernel_init, dtype, axis: as in `CifarNet`; the paper's initialisation is the default.
 
     Example:
       >>> model, image = imagenet_net(50, classes=1000), jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
@@ -92,6 +92,7 @@ class ResNet(nn.Module):
     shortcut: str = "B"
     bn_group: int = 0
     bn_momentum: float = 0.9
+    remat: bool = False
     kernel_init: str = "he"
     dtype: Any = jnp.float32
     axis: str | None = None
@@ -117,12 +118,12 @@ class ResNet(nn.Module):
     def _block(self, filters, stride, make, norm, name):
         kind = one_of("shortcut", self.shortcut, "AB") if self.residual else None
         if not self.bottleneck:
-            return Block(filters, stride, kind, make, norm, name=name)
+            return remembered(Block, self.remat)(filters, stride, kind, make, norm, name=name)
         if kind is None:
             raise RecipeError(
                 "a plain network of bottlenecks is in no paper; expected residual=True or bottleneck=False"
             )
-        return Bottleneck(filters, stride, kind, make, norm, self.stride_in_3x3, name=name)
+        return remembered(Bottleneck, self.remat)(filters, stride, kind, make, norm, self.stride_in_3x3, name=name)
 
 
 def imagenet_net(depth: int, classes: int, **options: Any) -> ResNet:

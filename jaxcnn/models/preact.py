@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.imagenet import LAYERS
-from jaxcnn.models.layers import BatchNorm, conv, initializer, stage
+from jaxcnn.models.layers import BatchNorm, conv, initializer, remembered, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.models.resnet import shortcut
 from jaxcnn.recipe import RecipeError, one_of
@@ -66,7 +66,7 @@ class PreResNet(nn.Module):
       bottleneck: blocks of three layers in place of two.
       small: the form for CIFAR.
       width: filters of the stem.
-      shortcut, bn_group, bn_momentum, kernel_init, dtype, axis: as in `ResNet`.
+      shortcut, bn_group, bn_momentum, remat, kernel_init, dtype, axis: as in `ResNet`.
 
     Example:
       >>> model, image = cifar_preact(164, classes=10), jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
@@ -83,6 +83,7 @@ class PreResNet(nn.Module):
     shortcut: str = "B"
     bn_group: int = 0
     bn_momentum: float = 0.9
+    remat: bool = False
     kernel_init: str = "he"
     dtype: Any = jnp.float32
     axis: str | None = None
@@ -110,7 +111,8 @@ class PreResNet(nn.Module):
         kind, first = one_of("shortcut", self.shortcut, "AB"), block == 0
         stride, active = 2 if number and first else 1, first and not number
         filters = self.width * 2**number
-        return PreBlock(filters, stride, self.bottleneck, first, active, kind, make, norm, name=name)
+        block_of = remembered(PreBlock, self.remat)
+        return block_of(filters, stride, self.bottleneck, first, active, kind, make, norm, name=name)
 
 
 def imagenet_preact(depth: int, classes: int, **options: Any) -> PreResNet:

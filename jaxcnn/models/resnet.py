@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, conv, initializer, stage
+from jaxcnn.models.layers import BatchNorm, conv, initializer, remembered, stage
 from jaxcnn.recipe import RecipeError, one_of
 
 
@@ -85,6 +85,7 @@ class CifarNet(nn.Module):
       batch_norm: whether there is BN; without it (not in the paper) convolutions have biases, of which there are as many as BN
         has shifts. The variance of a residual network's signal then grows at every block, 2.4-fold where layers are wide
         and nothing is padded.
+      remat: keep the blocks' inputs alone for the gradient and compute the rest again: less memory, more time (`remembered`).
       kernel_init: a name in `layers.INITS`.
       dtype: of activations; parameters and BN's moments are float32.
       axis: the mapped axis that splits the batch, set by the drivers.
@@ -105,6 +106,7 @@ class CifarNet(nn.Module):
     bn_group: int = 0
     bn_momentum: float = 0.9
     batch_norm: bool = True
+    remat: bool = False
     kernel_init: str = "he"
     dtype: Any = jnp.float32
     axis: str | None = None
@@ -116,6 +118,7 @@ class CifarNet(nn.Module):
         norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)
         norm = norm if self.batch_norm else unchanged
         kind = one_of("shortcut", self.shortcut, "AB") if self.residual else None
+        block_of = remembered(Block, self.remat)
         x = make(self.width, 3, name="stem")(x.astype(self.dtype))
         x = nn.relu(norm(name="stem_norm")(x, train))
         seen: dict[str, jax.Array] = {}
@@ -124,7 +127,7 @@ class CifarNet(nn.Module):
             for block in range(self.blocks):
                 stride = 2 if number and not block else 1
                 name = f"stage{number + 1}_block{block + 1}"
-                x = Block(self.width * 2**number, stride, kind, make, norm, name=name)(x, train)
+                x = block_of(self.width * 2**number, stride, kind, make, norm, name=name)(x, train)
             x = stage(self, seen, f"stage{number + 1}", x)
         x = stage(self, seen, "pool", x.astype(jnp.float32).mean((1, 2)))
         logits = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")(x)

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +20,8 @@ VERSIONS = ("0.10.2", "0.12.0")
 """Of jaxlib, beginnings: those whose reading of a call is known. Another would not refuse a call that it reads otherwise."""
 PLAIN = "JAXCNN_PLAIN"
 """Environment variable: set it, and programs are left as JAX compiles them."""
+OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+"""Compiler options for programs of such calls. XLA would order operations to run many at once; each call has all threads."""
 NHWC = (0, 3, 1, 2)
 """Where an array has its batch, its features and its two axes of space; of a kernel: output features, input features, space."""
 DTYPES = ("float32", "bfloat16")
@@ -81,17 +83,16 @@ def _right() -> bool:
     """Whether one small convolution is that of JAX, of strides and paddings that tell every field of a call apart."""
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.normal(size=shape), "float32") for shape in ((2, 9, 7, 5), (3, 2, 5, 4)))
-    padding = ((2, 0), (1, 1))
+    window = {"padding": ((2, 0), (1, 1)), "stride": (2, 1), "dilation": (1, 2)}
     out = jax.ShapeDtypeStruct((2, 5, 7, 4), jnp.float32)
     try:
         with unkept():
-            got = jax.jit(lambda x, kernel: convolution(x, kernel, out, (3, 2, 0, 1), padding, (2, 1), (1, 2)))(
-                x, kernel
-            )
+            run = jax.jit(partial(convolution, out=out, layout=(3, 2, 0, 1), **window), compiler_options=OPTIONS)
+            got = run(x, kernel)
     except Exception:
         return False
     layouts = ("NHWC", "HWIO", "NHWC")
-    expected = jax.lax.conv_general_dilated(x, kernel, (2, 1), padding, None, (1, 2), layouts)
+    expected = jax.lax.conv_general_dilated(x, kernel, (2, 1), ((2, 0), (1, 1)), None, (1, 2), layouts)
     return bool(np.allclose(got, expected, atol=1e-5))
 
 
