@@ -150,4 +150,5 @@ def cache_programs(folder: str | Path | None = None) -> None:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = os.environ.get("JAXCNN_CACHE") or Path(base, "jaxcnn")
     jax.config.update("jax_compilation_cache_dir", str(folder or Path(root, "programs")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # The small ones too: a network's first weights are drawn by some thirty of them, 5 s of compiling.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

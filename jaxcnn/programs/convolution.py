@@ -20,8 +20,8 @@ from jaxcnn.programs.replacing import Instead, replaced
 
 TRANSPOSED = (3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1)
 """How JAX writes a weight gradient: channels take the batch's place, and examples are what is summed over."""
-WIDE = 128
-"""Channels from which JAX's weight gradient is as fast."""
+NARROW, WIDE = 8, 128
+"""Below and from these channels on JAX's weight gradient is as fast or faster."""
 IMAGES = 32
 """Images whose weight gradient is made at a time where channels are few: as many as fit the caches."""
 
@@ -57,7 +57,7 @@ def _rule(eqn: JaxprEqn) -> Instead | None:
     if layouts.lhs_spec == layouts.out_spec == NHWC:
         return Instead(partial(forward, params, out), settled=(0,))
     plain = params["window_strides"] == params["lhs_dilation"] == (1, 1)
-    if tuple(layouts) == TRANSPOSED and plain and x.shape[3] < WIDE:
+    if tuple(layouts) == TRANSPOSED and plain and NARROW <= x.shape[3] < WIDE:
         return Instead(partial(weight_gradient, params, out), settled=(0, 1))
     return None
 

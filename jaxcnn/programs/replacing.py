@@ -67,7 +67,8 @@ def evaluated(program: Any, values: Sequence[Any], rule: Rule) -> list[Any]:
                 at_rest.add(v)
                 known[v] = settled(known[v])
         given = [read(v) for v in eqn.invars]
-        outs = [instead.function(*given)] if instead else _operated(eqn, given, rule)
+        with eqn.ctx.manager:  # what the operation was to be compiled with, such as not to be inlined
+            outs = [instead.function(*given)] if instead else _operated(eqn, given, rule)
         known |= zip(eqn.outvars, outs, strict=True)
     return [read(v) for v in program.outvars]
 
@@ -92,6 +93,8 @@ def _operated(eqn, values, rule) -> list[Any]:
     kind, params = eqn.primitive, eqn.params
     if any(found(each, rule) for each in jaxprs_in_params(params)):
         body = next((params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params), None)
+        if kind.name == "jit":
+            return jax.jit(lambda *given: evaluated(body, given, rule))(*values)
         if body is not None and kind.name not in LOOPS:
             return evaluated(body, values, rule)
         params = {name: _rewritten(value, rule) for name, value in params.items()}

@@ -1,0 +1,60 @@
+"""What is measured: a network, its optimiser and synthetic images, as a user would give them to `fit`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+import jaxcnn as jc
+from experiments.benchmark.options import IMAGENET, NETWORKS, Shape
+from jaxcnn import parallel
+from jaxcnn.data import Dataset, Split, statistics
+
+TESTED = 10
+"""Images that `fit` tests on at the end of each measurement, after its clock has stopped."""
+
+
+class Job(NamedTuple):
+    """All that `fit` is given."""
+
+    model: nn.Module
+    tx: Any
+    data: Dataset
+    recipe: jc.Recipe
+    driver: parallel.Driver
+
+
+def job(name: str, batch: int, dtype: str, driver: parallel.Driver, steps: int = 1) -> Job:
+    """The network called `name` on images of noise, with momentum, decay, crop and flip.
+
+    There are as many images as `steps` steps take: a row of `fit` is then a pass over the data, as by default, so that what
+    is done once a pass has its usual share. The rate is low, since labels of noise and a rate of 0.1 would diverge;
+    224x224 pixels have the resized crop.
+    """
+    shape = NETWORKS[name]
+    view: dict[str, Any] = {"crop": "resized", "pad": 0} if shape == IMAGENET else {}
+    plain: dict[str, Any] = {"options": {"dtype": dtype}, "schedule": "constant", "drops": (), "lr": 0.01}
+    data = noise(shape, steps * batch, 1000 if shape == IMAGENET else 10)
+    # Decay is on all parameters, as in PyTorch's SGD.
+    recipe = jc.Recipe(dataset=data.name, model=name, batch=batch, decay_on="all", **plain, **view)
+    return Job(jc.build(name, len(data.classes), dtype=dtype), jc.optimizer(recipe), data, recipe, driver)
+
+
+def noise(shape: Shape, n: int, classes: int) -> Dataset:
+    """`n` training images of uniform bytes [n, *shape] with labels at random.
+
+    Example:
+      >>> data = noise((28, 28, 1), 20, 10)
+      >>> data.train.images.shape, len(data.test.labels)
+      ((20, 28, 28, 1), 10)
+    """
+    rng = np.random.default_rng(0)
+
+    def split(n: int) -> Split:
+        labels = rng.integers(0, classes, n).astype(np.int32)
+        return Split(rng.integers(0, 256, (n, *shape), np.uint8), labels)
+
+    train, names = split(n), tuple(f"class {i}" for i in range(classes))
+    return Dataset("noise", train, split(0), split(TESTED), names, *statistics(train.images))

@@ -1,0 +1,300 @@
+"""`python -m experiments.benchmark`: its arithmetic by hand, its programs against NumPy, what it leaves behind, mistakes."""
+
+import csv
+import os
+import signal
+import time
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scripts import refuses
+
+import jaxcnn as jc
+from experiments.benchmark import costs, first, machine, networks, pace, pytorch, rows
+from experiments.benchmark.__main__ import main
+from experiments.benchmark.counterparts import counterpart
+from experiments.benchmark.options import NETWORKS, PRESETS, Options, batch, check
+from jaxcnn.augment import View, augment, normalise
+from jaxcnn.state import AUGMENT, stream
+from jaxcnn.train import order
+
+FEW = ["--networks", "lenet5-relu", "--batch", "4", "--devices", "1", "--seconds", "0.01", "--rounds", "2"]
+BEGAN = {"imports_s": 1.0, "initialise_s": 0.5, "first_step_cold_s": 4.0, "first_step_warm_s": 1.0, "peak_mib": None}
+KNOWN = BEGAN | {"later_step_s": 0.005, "plan": {"memory": 3 << 20, "traffic": 4e6}}
+PEAK = machine.Peak(gflops=100.0, bandwidth=10.0)
+COUNTS = rows.Counts(batch=10, steps=2, devices=1, flop=10**9, memory=2 << 20, traffic=5e9)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Nothing but the rounds takes time."""
+    monkeypatch.setattr(first, "measure", lambda **settings: dict(KNOWN))
+    monkeypatch.setattr(machine, "peak", lambda driver, dtype: PEAK)
+
+
+def job(name="lenet5-relu", kind="jit", devices=1, steps=1, batch=8):
+    return networks.job(name, batch, "float32", jc.driver(kind, devices), steps)
+
+
+def table(folder):
+    with (folder / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_script_leaves_its_tables_and_figure(quick, tmp_path, capsys):
+    assert main([*FEW, "--no-torch", "--out", str(tmp_path)]) == 0
+    (row,) = table(tmp_path)
+    found = {name: float(row[name]) for name in row if name.endswith(("_second", "flops", "percent", "an_image", "_s"))}
+    assert (row["network"], row["image"], row["parameters"], row["rounds"]) == ("lenet5-relu", "28x28x1", "61706", "2")
+    assert (row["batch"], row["steps_a_round"], row["driver"], row["devices"]) == ("4", "2", "jit", "1")
+    assert found["gflop_an_image"] == pytest.approx(6e-9 * 416_520, rel=1e-5)
+    assert found["gflops"] == pytest.approx(found["images_per_second"] * found["gflop_an_image"], rel=1e-5)
+    assert found["peak_percent"] == pytest.approx(found["gflops"], rel=1e-5)
+    assert float(row["q25"]) <= found["images_per_second"] <= float(row["q75"])
+    assert 0 < found["inputs_percent"] < 100
+    assert {name: row[name] for name in BEGAN} == {name: f"{v:g}" if v else "" for name, v in BEGAN.items()}
+    assert not [name for name in row if "torch" in name]
+    assert "later_step_s" not in row
+    said = machine.described(jc.driver("jit", 1))
+    assert row["machine"] == said
+    assert said in (tmp_path / "table.md").read_text()
+    assert "PyTorch" not in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == said
+    assert lines[-2].split()[0] == "lenet5-relu"
+    assert len(lines[-3]) == len(lines[-2])
+
+
+def test_ctrl_c_ends_it_and_leaves_no_half_a_row(quick, monkeypatch, tmp_path, capfd):
+    def asked(**settings):
+        os.kill(os.getpid(), signal.SIGINT)
+        return dict(KNOWN)
+
+    monkeypatch.setattr(first, "measure", asked)
+    monkeypatch.setattr(pace, "fitted", lambda *a: pytest.fail("it went on"))
+    assert main([*FEW, "--no-torch", "--out", str(tmp_path)]) == 130
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--networks", "resnet21"], "network is 'resnet21'; expected one of"),
+        (["--networks"], "networks is empty; write --networks resnet20"),
+        (["--forms"], "forms is empty"),
+        (["--rounds", "0"], "rounds is 0; expected at least 1: write --rounds 5"),
+        (["--seconds", "nan"], "seconds is nan"),
+        (["--batch", "0"], "batch is 0"),
+        (["--batch", "7", "--devices", "2"], "batch is 7, which 2 devices cannot share equally"),
+        (["--devices", "99"], "devices is 99"),
+        (["--dtype", "float16"], "float16"),
+    ],
+)
+def test_mistakes_are_one_line(args, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "peak", lambda *a: pytest.fail("it measured"))
+    refuses(main, [*args, "--out", str(tmp_path / "out")], says, capsys, monkeypatch)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_presets_are_sound():
+    for options in PRESETS.values():
+        check(options, jc.driver("jit", 1))
+    assert PRESETS["full"].networks == tuple(NETWORKS)
+    assert [batch(Options(), name, jc.driver("jit", 1)) for name in ("resnet20", "resnet50")] == [128, 16]
+    assert batch(Options(batch=8), "resnet50", jc.driver("jit", 1)) == 8
+
+
+def test_a_line_is_the_arithmetic_of_its_seconds():
+    """Two rounds of 2 steps of 10 images: 20 images in so many seconds."""
+    took = {"fit": [2.0, 4.0], "bare": [1.0, 4.0], "inputs": [0.1, 0.2], "eager": [4.0, 4.0], "compile": [1.0, 3.0]}
+    row = rows.line(took, COUNTS, PEAK)
+    assert (row["images_per_second"], row["q25"], row["q75"]) == (7.5, 6.25, 8.75)
+    assert row["bare_images_per_second"] == 12.5
+    assert row["overhead_percent"] == pytest.approx((100 + 0) / 2)
+    assert row["inputs_percent"] == pytest.approx((10 + 5) / 2)
+    assert (row["pytorch_eager"], row["pytorch_compile"]) == pytest.approx((5.0, (20 + 20 / 3) / 2))
+    assert (row["best_form"], row["over_pytorch"]) == ("compile", (1 / 2 + 3 / 4) / 2)  # eager: (4/2 + 4/4) / 2
+    assert row["gflops"] == 7.5
+    assert row["peak_percent"] == 7.5
+    assert row["flop_a_byte"] == 2.0  # so that the copy allows 20
+    assert row["roof_percent"] == 37.5
+    assert row["planned_mib"] == 2
+
+
+def test_the_flat_roof_holds_beyond_the_ridge_and_what_nobody_tells_is_none():
+    took = {"fit": [1.0], "bare": [1.0], "inputs": [0.1]}
+    assert rows.line(took, COUNTS._replace(traffic=1e8), PEAK)["roof_percent"] == 20.0
+    assert rows.line(took, COUNTS._replace(devices=2), PEAK)["flop_a_byte"] == 1.0  # traffic is each device's
+    row = rows.line(took, COUNTS._replace(traffic=None, memory=None), PEAK)
+    assert [row[name] for name in ("flop_a_byte", "roof_percent", "traffic_mib", "planned_mib")] == [None] * 4
+    assert not [name for name in row if "pytorch" in name]
+
+
+def test_rounds_are_in_turns_and_the_first_does_not_count():
+    calls = []
+    works = {name: lambda k, name=name: calls.append((name, k)) or float(len(calls)) for name in "ab"}
+    settle = {name: lambda k, name=name: calls.append(("settle " + name, k)) or 0.0 for name in "ab"}
+    took = pace.alternate(works, 3, 2, settle)
+    once = [("settle a", 1), ("a", 3), ("settle b", 1), ("b", 3)]
+    assert calls == [("a", 3), ("b", 3), *once, *once]
+    assert took == {"a": [4.0, 8.0], "b": [6.0, 10.0]}
+    assert pace.alternate(works, 3, 2, each=lambda: True) is None
+
+
+def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypatch):
+    given = job(steps=3)
+    assert len(given.data.train.labels) == 3 * 8
+    asked = {}
+
+    def fake(model, tx, data, recipe, driver):
+        asked.update(steps=recipe.steps, every=recipe.every, n=len(data.train.labels))
+        yield from ((None, {"images_per_second": rate}) for rate in (12.0, 24.0))
+
+    monkeypatch.setattr(jc, "fit", fake)
+    run = pace.fitted(given, 3)
+    assert [run(3), run(3)] == [2.0, 1.0]
+    assert asked == {"steps": jc.Recipe().steps, "every": 3, "n": 24}
+
+
+def test_the_bare_step_is_the_step_that_fit_takes():
+    given = job(batch=4, steps=2)
+    state, _ = next(jc.fit(*given[:4], driver=given.driver, pause=lambda step: True))
+    placed = given.driver.replicate(pace.initial(given))
+    index = order(jnp.asarray(state.key), 0, 1, 4, 8)
+    run = given.driver.fold(pace.whole_step(given), pace.tuned(given))
+    after = run(placed, given.driver.replicate(given.data.train), index)
+    for one, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2)])
+def test_the_inputs_are_those_of_a_step(kind, devices):
+    """Without crop and flip: bytes less the mean image. With them: what `augment` makes of each."""
+    given = job(kind=kind, devices=devices)
+    plain = given._replace(recipe=replace(given.recipe, pad=0, flip=False))
+    images, driver, index = given.data.train.images, given.driver, np.arange(8, dtype=np.int32)[None]
+    less = images.astype(np.float64) / 255 - given.data.mean
+    for one, expected in ((plain, less.sum()), (given, float(views(given).sum()))):
+        carry = driver.replicate((jnp.int32(0), pace.initial(given).norm, jnp.float32(0)))
+        number, _, total = driver.fetch(
+            driver.fold(pace.input_step(one))(carry, driver.replicate(given.data.train), index)
+        )
+        assert number == 1
+        np.testing.assert_allclose(total, expected, rtol=1e-4, atol=0.02)
+    assert abs(less.sum() - float(views(given).sum())) > 1
+
+
+def views(given):
+    """What the first step of training makes of the first eight images."""
+    state = pace.initial(given)
+    inputs = normalise(given.data.train.images, state.norm)
+    keys = [jax.random.fold_in(stream(jnp.asarray(state.key), AUGMENT, 0), i) for i in range(8)]
+    return np.stack([augment(key, x, state.norm, View()) for key, x in zip(keys, inputs, strict=True)])
+
+
+def test_a_process_of_its_own_tells_and_leaves_its_programs(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "other"))
+    settings = {"name": "lenet5-relu", "batch": 8, "dtype": "float32", "driver": "jit", "devices": 1, "plan": True}
+    found = first._process(settings, str(tmp_path / "cache"))
+    assert list((tmp_path / "cache" / "programs").iterdir())
+    assert not (tmp_path / "other").exists()
+    assert found["imports"] > 0
+    assert 0 < found["initialise"] < found["first"]
+    assert 0 < found["later"] < found["first"]
+    assert found["peak"] is None  # CPUs do not tell
+    least = 8 * 4 * (28 * 28 * 6 + 14 * 14 * 6 + 10 * 10 * 16) + 2 * 4 * 61_706  # maps, parameters and momentum
+    assert least / 4 < found["plan"]["memory"] < 100 * least
+    assert found["plan"]["traffic"] > 4 * 61_706
+
+
+def test_cold_is_the_first_process_and_warm_the_second(monkeypatch):
+    folders = []
+
+    def told(settings, cache):
+        folders.append(cache)
+        n = len(folders)
+        assert settings == {"name": "resnet20", "plan": n == 2}
+        return {"imports": n, "initialise": 10 * n, "first": 100 * n, "later": n, "peak": n, "plan": n}
+
+    monkeypatch.setattr(first, "_process", told)
+    found = first.measure(name="resnet20")
+    assert folders[0] == folders[1]
+    assert not os.path.exists(folders[0])
+    assert (found["initialise_s"], found["first_step_cold_s"], found["first_step_warm_s"]) == (10, 100, 200)
+
+
+def test_flop_are_six_a_multiply_add():
+    assert costs.flop(job()) == 6 * 416_520
+    assert costs.flop(job("resnet20", batch=2)) == pytest.approx(6 * 40.6e6, rel=4e-3)
+
+
+def test_a_peak_is_the_fastest(monkeypatch):
+    monkeypatch.setattr(machine, "SECONDS", 0.01)
+    waits = iter([0.03, 0.02, 0.002, 0.02] + [0.02] * 100)
+    assert 0.002 <= machine.fastest(lambda: time.sleep(next(waits))) < 0.02
+    monkeypatch.setattr(machine, "fastest", lambda call: call() is None or 0.5)
+    assert machine.product(10, "bfloat16") == pytest.approx(2e-9 * 1000 / 0.5)
+    assert machine.copy(4000) == pytest.approx(2e-9 * 4000 / 0.5)
+    monkeypatch.setattr(machine, "SIZES", {"cpu": (10, 20)})
+    monkeypatch.setattr(machine, "COPIED", {"cpu": (4000, 400)})
+    assert machine.peak(jc.driver("jit", 1), "float32") == pytest.approx((2e-9 * 8000 / 0.5, 2e-9 * 4000 / 0.5))
+
+
+def test_without_pytorch_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(pytorch, "find_spec", lambda name: None)
+    said = pytorch.absent("cpu", 1)
+    assert said is not None
+    assert "pip install torch" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_counterparts_are_the_same_networks(name):
+    """As many parameters, and as many multiply-adds: so strides and sizes of maps are those of the library's too."""
+    torch = pytest.importorskip("torch")
+    shape = NETWORKS[name]
+    model = counterpart(name).eval()
+    found = jc.summary(jc.build(name, model[-1].out_features), shape)
+    assert sum(p.numel() for p in model.parameters()) == found.params
+    macs = []
+
+    def count(layer, given, made):
+        macs.append(made.numel() * layer.weight[0].numel())
+
+    for layer in model.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.zeros(1, shape[2], *shape[:2]))
+    assert sum(macs) == found.macs
+
+
+def test_pytorch_is_timed_and_a_form_that_fails_is_a_line(quick, monkeypatch, tmp_path):
+    pytest.importorskip("torch")
+
+    def fails(model, form, device):
+        if form == "compile":
+            raise RuntimeError("no compiler\nat all")
+        return model
+
+    monkeypatch.setattr(pytorch, "_compiled", fails)
+    assert main([*FEW, "--out", str(tmp_path)]) == 0
+    (row,) = table(tmp_path)
+    assert row["best_form"] in ("eager", "channels_last")
+    assert float(row["pytorch_eager"]) > 0
+    assert "pytorch_compile" not in row
+    assert "lenet5-relu in PyTorch's form compile failed: no compiler at all" in (tmp_path / "table.md").read_text()
+
+
+def test_pytorch_trains():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = counterpart("lenet5-relu")
+    before = [p.detach().clone() for p in model.parameters()]
+    run = pytorch.trained(model, "channels_last", 4, "bfloat16", NETWORKS["lenet5-relu"], "cpu")
+    assert run(2) > 0
+    assert all(bool((p != old).any()) for p, old in zip(model.parameters(), before, strict=True))
