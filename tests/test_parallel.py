@@ -17,9 +17,9 @@ RECIPE = jc.Recipe(dataset="digits", model="resnet8", options={"width": 4}, batc
 
 
 @cache
-def trained(driver, group=0, steps=5):
-    """The state after `steps` steps, and the gradient's norm at the first."""
-    recipe = replace(RECIPE, options={"width": 4, "bn_group": group})
+def trained(driver, group=0, seed=0):
+    """The state after 5 steps, and the gradient's norm at the first."""
+    recipe = replace(RECIPE, options={"width": 4, "bn_group": group}, seed=seed)
     data = jc.load("digits")
     model = jc.build(recipe.model, 10, **recipe.options)
     tx = jc.optimizer(recipe)
@@ -27,7 +27,7 @@ def trained(driver, group=0, steps=5):
     run = driver.fold(make_step(model, tx, pad=recipe.pad, axis=driver.axis))
     carry, split = driver.replicate(state), driver.replicate(data.train)
     first = None
-    for row in order(state.key, 0, steps, recipe.batch, len(data.train.labels)):
+    for row in order(state.key, 0, recipe.steps, recipe.batch, len(data.train.labels)):
         carry = run(carry, split, row[None])
         first = first if first is not None else driver.fetch(carry).sums.mean_norm
     return driver.fetch(carry), first
@@ -57,11 +57,12 @@ def test_layouts_agree(alone, kind, devices):
 @pytest.mark.parametrize("group", [2, 16])
 def test_groups_of_bn_are_the_same_examples_on_eight_devices(kind, group):
     """A device holds 4 of the 32 examples: two groups of 2, or a quarter of a group of 16."""
-    alone, _ = trained(jc.driver("jit", devices=1), group)
-    state, _ = trained(jc.driver(kind, 8), group)
+    # Not seed 0, whose fourth step has a ReLU so near 0, of 2 images, that rounding decides: a jump of 0.001. Six others agree.
+    alone, _ = trained(jc.driver("jit", devices=1), group, seed=1)
+    state, _ = trained(jc.driver(kind, 8), group, seed=1)
     assert largest_difference(state.params, alone.params) < 1e-6
     assert largest_difference(state.stats, alone.stats) < 1e-6
-    whole, _ = trained(jc.driver("jit", devices=1))
+    whole, _ = trained(jc.driver("jit", devices=1), seed=1)
     assert largest_difference(state.params, whole.params) > 1e-4  # another algorithm than BN over the batch
 
 

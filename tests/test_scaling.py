@@ -90,7 +90,7 @@ def test_bytes_are_those_of_parameters_and_channels():
     channels = 7 * 16 + 6 * 32 + 6 * 64
     assert sum(traffic(model).gradient) == 269_722
     each: dict[tuple[Kind, Norm], int] = {
-        ("jit", "batch"): 3,
+        ("jit", "batch"): 2,
         ("pmap", "batch"): 6,
         ("jit", "device"): 2,
         ("pmap", "device"): 2,

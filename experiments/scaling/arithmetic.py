@@ -6,14 +6,14 @@ With L BN layers of c channels, P parameters and C the sum of all c, one step al
                      jit          pmap          jit          pmap
     gradient         P            P             P            P
     BN, forward      2 C          2 C           -            -         E[x] and E[x^2] of every channel
-    BN, backward     C            2 C           -            -         the loss's derivative by them
+    BN, backward     -            2 C           -            -         the loss's derivative by them
     BN, averages     -            2 C           2 C          2 C       the moving mean and variance
     sums             3            4             3            4         loss (twice), wrong, and under pmap n
     collectives      2 L + 2      2 L + 2       2            2
 
-Under jit XLA sums over the whole batch's examples: the derivative by the variance is the gradient of BN's scale but for a
-factor, so it is sent once, and every device has the same averages already. Each BN waits for an all-reduce of its own, forward
-and backward; all else is merged: the gradient goes in two, of which one is the first layer's, and the head's goes with the
+Under jit XLA sums over the whole batch's examples: the derivatives by mean and variance are the gradients of BN's bias and
+scale but for factors, so they are sent once, and every device has the same averages already. Each BN waits for an all-reduce
+of its own, forward and backward; all else is merged: the gradient goes in two, of which one is the first layer's, and the head's goes with the
 last BN's.
 """
 
@@ -71,12 +71,12 @@ def traffic(model: Any, image: tuple[int, int, int] = CIFAR, kind: Kind = "jit",
       >>> import jaxcnn as jc
       >>> sent = traffic(jc.build("resnet20", 10))
       >>> sum(sent.gradient), sum(sent.bn), sent.collectives
-      (269722, 2064, 40)
+      (269722, 1376, 40)
     """
     variables = shapes(model, image)
     gradient = tuple(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     channels = [c for leaf in jax.tree.leaves(variables["batch_stats"]) for c in leaf.shape][::2]  # mean and var
-    each = {("batch", "jit"): 3, ("batch", "pmap"): 6}.get((norm, kind), 2)
+    each = {("batch", "jit"): 2, ("batch", "pmap"): 6}.get((norm, kind), 2)
     collectives = 2 * len(channels) + 2 if norm == "batch" else 2
     return Traffic(gradient, tuple(channels * each), (1,) * (3 if kind == "jit" else 4), collectives)
 

@@ -41,8 +41,7 @@ def standardised(
 
 def _forward(x, scale, bias, epsilon, shared) -> Any:
     y = x.astype(jnp.float32)
-    inner = tuple(range(1, x.ndim - 1))
-    mean, square = _averaged((y.mean(inner), jnp.square(y).mean(inner)), shared)
+    mean, square = _averaged((_flat(y).mean(1), _flat(jnp.square(y)).mean(1)), shared)
     var = jnp.maximum(square - jnp.square(mean), 0.0)
     inverse = jax.lax.rsqrt(var + epsilon)
     # Not x * gain + (bias - mean * gain): where a small group's variance is near 0 that cancels two large numbers.
@@ -52,9 +51,9 @@ def _forward(x, scale, bias, epsilon, shared) -> Any:
 
 def _backward(epsilon, shared, kept, slopes) -> tuple[jax.Array, jax.Array, jax.Array]:
     (x, mean, inverse, scale), (slope, of_mean, of_var) = kept, slopes
-    inner, n = tuple(range(1, x.ndim - 1)), math.prod(x.shape[1:-1])
+    n = math.prod(x.shape[1:-1])
     centred = x.astype(jnp.float32) - _wide(mean, x)
-    total, along = slope.sum(inner), (slope * centred).sum(inner)  # [groups, c], on this device
+    total, along = _flat(slope).sum(1), _flat(slope * centred).sum(1)  # [groups, c], on this device
     gain = inverse * scale[None]
     # What reaches each value of a group through its mean, and, per unit of distance from it, through its variance.
     level, spread = _averaged(
@@ -63,6 +62,11 @@ def _backward(epsilon, shared, kept, slopes) -> tuple[jax.Array, jax.Array, jax.
     )
     back = _wide(gain, x) * slope + _wide(level / n, x) + _wide(spread / n, x) * centred
     return back.astype(x.dtype), (along * inverse).sum(0), total.sum(0)
+
+
+def _flat(x):
+    """[groups, n, ..., c] -> [groups, n ..., c]: a group is summed in one order, however many lie on a device."""
+    return x.reshape(len(x), -1, x.shape[-1])
 
 
 def _wide(moments, x):
