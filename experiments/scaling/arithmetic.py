@@ -13,8 +13,8 @@ With L BN layers of c channels, P parameters and C the sum of all c, one step al
 
 Under jit XLA sums over the whole batch's examples: the derivatives by mean and variance are the gradients of BN's bias and
 scale but for factors, so they are sent once, and every device has the same averages already. Each BN waits for an all-reduce
-of its own, forward and backward; all else is merged: the gradient goes in two, of which one is the first layer's, and the head's goes with the
-last BN's.
+of its own, forward and backward; all else is merged: the gradient goes in two, of which one is the first layer's, and the
+head's goes with the last BN's.
 """
 
 from __future__ import annotations
