@@ -231,17 +231,16 @@ def together() -> Iterator[None]:
     """In a job of several processes, an error of any of them ends all: this one at once, the others when they miss it."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not several() or not any(word in str(error) for word in _PEER):
-            raise
-        what = " ".join(str(error).split())[:200]
-        leave(_DEAD, f"another process of this job has ended, start all of them again to go on: {what}")
     except SystemExit as exit:
         if several() and exit.code:
             sys.stderr.flush()
             os._exit(exit.code if isinstance(exit.code, int) else _DEAD)
         raise
     except BaseException as error:
+        # Not only JaxRuntimeError: the same words have come in another type once, by where the other's end was noticed.
+        if several() and isinstance(error, Exception) and any(word in str(error) for word in _PEER):
+            what = " ".join(str(error).split())[:200]
+            leave(_DEAD, f"another process of this job has ended, start all of them again to go on: {what}")
         if several():
             sys.excepthook(type(error), error, error.__traceback__)
             sys.stderr.flush()
@@ -249,5 +248,5 @@ def together() -> Iterator[None]:
         raise
 
 
-_PEER = ("Gloo", "NCCL", "peer", "heartbeat", "coordination")
+_PEER = ("Gloo", "gloo", "NCCL", "peer", "heartbeat", "coordination")
 """Words by which the errors of a collective are known whose other side is gone."""
