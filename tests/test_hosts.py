@@ -209,3 +209,14 @@ def test_one_process_tells_itself():
     assert hosts.told(lambda: state) is state
     assert hosts.told_arrays(lambda: state, state) is state
     assert (hosts.several(), hosts.first(), hosts.most(7), hosts.same("x")) == (False, True, 7, True)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+def test_a_lost_peer_is_one_line_whatever_the_type_of_the_error(monkeypatch, capsys, kind):
+    left = []
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    monkeypatch.setattr(hosts.os, "_exit", left.append)
+    with pytest.raises(kind), hosts.together():
+        raise kind("all-reduce failed: [pair.cc:538] Read error: Connection reset by peer")
+    assert left[0] == 1
+    assert capsys.readouterr().err.startswith("error: another process of this job has ended")

@@ -56,7 +56,7 @@ def gradients(function):
 
     def run(x, kernel):
         y, back = jax.vjp(function, x, kernel)
-        return y, back(drawn(y.shape, 5))
+        return y, back(jnp.asarray(drawn(y.shape, 5), y.dtype))
 
     return run
 
@@ -74,6 +74,16 @@ def test_convolutions_and_their_gradients_are_those_of_jax(images, kernel, strid
     left = not 8 <= images[-1] < 128 or dilation != (1, 1)  # JAX's weight gradient stays
     assert found(jax.make_jaxpr(run)(*given), rule) == 3 - left
     close(jax.jit(programs.tuned(run))(*given), jax.jit(run)(*given))
+
+
+@needed
+def test_convolutions_of_bfloat16_are_those_of_float32_within_its_eight_bits():
+    run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((4, 8, 8, 16), 1), drawn((3, 3, 16, 16), 2))
+    given = [jnp.asarray(x, jnp.bfloat16) for x in given]
+    program = jax.jit(programs.tuned(lambda x, kernel: run(x, kernel)[0]))
+    got, expected = program(*given), run(*(x.astype(jnp.float32) for x in given))[0]
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float32(got), expected, rtol=2**-8, atol=2**-8 * np.abs(expected).max())
 
 
 @needed

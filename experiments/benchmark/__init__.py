@@ -1,6 +1,6 @@
 """How fast is training, against the machine's own limit and against PyTorch? Measured in turns in one run.
 
-    python -m experiments.benchmark                        four small networks, no download: under 3 minutes on two CPU cores
+    python -m experiments.benchmark                        four small networks, no download: 5 minutes 29 on two busy cores
     python -m experiments.benchmark --preset full          eleven networks, up to ResNet-110 and, at 224x224, ResNet-50
     python -m experiments.benchmark --networks resnet20 --batch 64 --dtype bfloat16
 

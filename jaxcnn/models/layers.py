@@ -80,8 +80,8 @@ def halved(x: jax.Array, reduce: Any) -> jax.Array:
 def remembered(block: Any, remat: bool) -> Any:
     """The class `block`, called with an input and `train`; with `remat`, its gradient computes what is inside it once more.
 
-    Training then keeps the inputs of blocks alone (Chen et al. 2016, arXiv:1604.06174, section 4), the same numbers for a
-    quarter to a third more work.
+    Training then keeps the inputs of blocks alone (Chen et al. 2016, arXiv:1604.06174, section 4), the same numbers up to
+    rounding for at most a third more work, one more forward pass.
     """
     if not remat:
         return block

@@ -1,8 +1,8 @@
 """Convolutions of a program, and of its gradient, by the form that is fastest on an x86 CPU.
 
-JAX's own run on a library that is good at large matrices; the narrow layers of networks for small images (16 channels) reach
-a sixth of what the machine can do, and weight gradients, convolutions with kernels as large as images, less. oneDNN is
-2 to 5 times as fast at both. `experiments/results/benchmark` has the figures, and those of what was tried and left.
+JAX's own run on a library that is good at large matrices, not at the narrow layers of networks for small images, nor at weight
+gradients, which are convolutions with kernels as large as images. For 16 to 64 channels oneDNN is 1.4 to 1.8 times as fast at
+both. `experiments/results/benchmark/tried.md` has the figures, how they were taken, and those of what was left.
 """
 
 from __future__ import annotations
