@@ -77,8 +77,9 @@ def start(model: nn.Module, tx: optax.GradientTransformation, recipe: Recipe, da
     # Only the initialisers run: tracing them is quick, while compiling `model.init` takes longer than compiling a step.
     variables = dict(model.lazy_init(stream(key, INIT), image, train=False))
     params = variables.pop("params")
+    opt = jax.jit(tx.init)(params)  # one program: there are hundreds of parameters of dozens of shapes
     norm = augment.norm(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
-    state = State(jnp.int32(0), params, variables, tx.init(params), key, norm, metrics.zeros())
+    state = State(jnp.int32(0), params, variables, opt, key, norm, metrics.zeros())
     return jax.tree.map(np.asarray, state)
 
 

@@ -18,7 +18,8 @@ from test_models import close, drawn, images, np_conv, one_line, run
 from jaxcnn.models import GoogLeNet, PreResNet, ResNet, build, googlenet, parameters
 from jaxcnn.models.googlenet import Auxiliary, Inception, _shifted
 from jaxcnn.models.imagenet import Bottleneck
-from jaxcnn.models.layers import BatchNorm, Dropout, conv, halved, initializer
+from jaxcnn.models.initial import initializer
+from jaxcnn.models.layers import BatchNorm, Dropout, conv, halved
 from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
 from jaxcnn.models.preact import PreBlock
 from jaxcnn.models.resnet import Block

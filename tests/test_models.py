@@ -1,6 +1,7 @@
 """Networks against the papers' counts, against NumPy, and against what theory says of shortcuts, initialisers and dropout."""
 
 import math
+from typing import Any
 
 import flax.errors
 import jax
@@ -10,7 +11,8 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn.models import MODELS, CifarNet, ResNet, build, parameters
-from jaxcnn.models.layers import INITS, Dropout, conv3x3, halved
+from jaxcnn.models.initial import INITS
+from jaxcnn.models.layers import Dropout, conv3x3, halved
 from jaxcnn.models.lenet import scaled_tanh
 from jaxcnn.models.resnet import picked
 from jaxcnn.models.vgg import LAYERS
@@ -418,6 +420,35 @@ def test_kernels_have_the_standard_deviation_of_their_name(name, fan_of, expecte
     weights = standard(name, shape, 9 * {"in": 32, "out": 128, "avg": 80}[fan_of])
     assert weights.std() / expected == pytest.approx(1, abs=4 / math.sqrt(2 * weights.size))
     assert abs(weights.mean()) < 4 * expected / math.sqrt(weights.size)
+
+
+@pytest.mark.parametrize("name", INITS)
+@pytest.mark.parametrize(
+    "shape", [(3, 10), (3, 3, 3, 16), (5, 5, 3, 64), (1, 1, 130, 127), (3, 3, 64, 65), (3, 3, 512, 512)]
+)
+def test_kernels_are_those_of_jax_to_the_bit(name, shape):
+    """Outside `jit` they are the beginnings of draws of 2^14, 2^16, ... numbers; JAX's own initialiser draws the shape."""
+    ours: Any = INITS[name]
+    plain = jax.nn.initializers.variance_scaling(ours.scale, ours.mode, ours.distribution)
+    for key in jax.random.PRNGKey(3), jax.random.key(5), jax.random.key(7, impl="rbg"):
+        drawn = ours(key, shape)
+        assert drawn.dtype == jnp.float32
+        np.testing.assert_array_equal(drawn, plain(key, shape))
+        np.testing.assert_array_equal(
+            jax.jit(ours, static_argnums=1)(key, shape), jax.jit(plain, static_argnums=1)(key, shape)
+        )
+    assert ours(key, shape, jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_two_programs_draw_all_kernels_of_a_deep_network():
+    from jaxcnn.models import initial
+
+    drawn: Any = initial._drawn
+    drawn.clear_cache()
+    image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    kernels = build("resnet110", 10).lazy_init(jax.random.key(0), image, train=False)["params"]
+    assert len({leaf.shape for leaf in jax.tree.leaves(kernels) if leaf.ndim > 1}) == 7
+    assert drawn._cache_size() == 2
 
 
 def test_he_is_not_truncated():

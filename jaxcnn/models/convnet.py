@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, initializer, stage
+from jaxcnn.models.initial import initializer
+from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, stage
 from jaxcnn.models.mlp import activation
 from jaxcnn.recipe import RecipeError, one_of
 
@@ -49,7 +50,7 @@ class ConvNet(nn.Module):
       pooling: a name in `POOLS`.
       batch_norm: BN between each convolution and its activation.
       dropout: the share of the dense layer's outputs that training sets to 0; above 0, `train` needs a "dropout" stream.
-      kernel_init: a name in `layers.INITS`; None is the activation's own (see `mlp.ACTIVATIONS`).
+      kernel_init: a name in `initial.INITS`; None is the activation's own (see `mlp.ACTIVATIONS`).
       bn_group, bn_momentum, dtype, axis: as in `CifarNet`.
 
     Raises:

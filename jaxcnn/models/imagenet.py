@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, conv, initializer, remembered, stage
+from jaxcnn.models.initial import initializer
+from jaxcnn.models.layers import BatchNorm, conv, remembered, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.models.resnet import Block, shortcut
 from jaxcnn.recipe import RecipeError, one_of

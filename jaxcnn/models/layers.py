@@ -13,21 +13,8 @@ import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxcnn.models.batchnorm import Shared, standardised
-from jaxcnn.recipe import RecipeError, one_of
-
-INITS = {
-    "he": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
-    "he_truncated": nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal"),
-    "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-    "lecun": nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-    "glorot_uniform": nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-}
-"""Kernel initialisers by name. "he" is N(0, 2/fan_in), not truncated (He et al. 2015, arXiv:1502.01852, eq. 10)."""
-
-
-def initializer(name: str) -> Any:
-    """The kernel initialiser called `name`; RecipeError names the nearest one."""
-    return INITS[one_of("kernel_init", name, INITS)]
+from jaxcnn.models.initial import initializer
+from jaxcnn.recipe import RecipeError
 
 
 def conv(

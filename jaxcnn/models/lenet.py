@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import halved, initializer, stage
+from jaxcnn.models.initial import initializer
+from jaxcnn.models.layers import halved, stage
 from jaxcnn.recipe import RecipeError
 
 

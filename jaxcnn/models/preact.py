@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.imagenet import LAYERS
-from jaxcnn.models.layers import BatchNorm, conv, initializer, remembered, stage
+from jaxcnn.models.initial import initializer
+from jaxcnn.models.layers import BatchNorm, conv, remembered, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.models.resnet import shortcut
 from jaxcnn.recipe import RecipeError, one_of

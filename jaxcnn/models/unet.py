@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxcnn.models.autoencoder import doubled
 from jaxcnn.models.convnet import divisible
-from jaxcnn.models.layers import BatchNorm, conv3x3, halved, initializer, stage
+from jaxcnn.models.initial import initializer
+from jaxcnn.models.layers import BatchNorm, conv3x3, halved, stage
 
 
 class UNet(nn.Module):

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, initializer, stage
+from jaxcnn.models.initial import initializer
+from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, stage
 from jaxcnn.models.pooling import adaptive_average
 from jaxcnn.recipe import RecipeError, one_of
 
