@@ -422,22 +422,27 @@ def test_kernels_have_the_standard_deviation_of_their_name(name, fan_of, expecte
     assert abs(weights.mean()) < 4 * expected / math.sqrt(weights.size)
 
 
+def jaxs(ours: Any) -> Any:
+    """JAX's own initialiser of the same name, which draws numbers of the shape."""
+    return jax.nn.initializers.variance_scaling(ours.scale, ours.mode, ours.distribution)
+
+
 @pytest.mark.parametrize("name", INITS)
-@pytest.mark.parametrize(
-    "shape", [(3, 10), (3, 3, 3, 16), (5, 5, 3, 64), (1, 1, 130, 127), (3, 3, 64, 65), (3, 3, 512, 512)]
-)
+@pytest.mark.parametrize("shape", [(3, 10), (3, 3, 64, 65)])
 def test_kernels_are_those_of_jax_to_the_bit(name, shape):
-    """Outside `jit` they are the beginnings of draws of 2^14, 2^16, ... numbers; JAX's own initialiser draws the shape."""
-    ours: Any = INITS[name]
-    plain = jax.nn.initializers.variance_scaling(ours.scale, ours.mode, ours.distribution)
-    for key in jax.random.PRNGKey(3), jax.random.key(5), jax.random.key(7, impl="rbg"):
-        drawn = ours(key, shape)
-        assert drawn.dtype == jnp.float32
-        np.testing.assert_array_equal(drawn, plain(key, shape))
-        np.testing.assert_array_equal(
-            jax.jit(ours, static_argnums=1)(key, shape), jax.jit(plain, static_argnums=1)(key, shape)
-        )
-    assert ours(key, shape, jnp.bfloat16).dtype == jnp.bfloat16
+    """Outside `jit` they are the beginnings of draws of 2^14, 2^16, ... numbers."""
+    ours, key = INITS[name], jax.random.PRNGKey(3)
+    np.testing.assert_array_equal(ours(key, shape), jaxs(ours)(key, shape))
+
+
+def test_kernels_of_other_keys_and_dtypes_and_within_jit_are_jaxs():
+    ours, plain, shape = INITS["he"], jaxs(INITS["he"]), (3, 3, 3, 16)
+    for key in jax.random.key(5), jax.random.key(7, impl="rbg"):
+        np.testing.assert_array_equal(ours(key, shape), plain(key, shape))
+        np.testing.assert_array_equal(*(jax.jit(init, static_argnums=1)(key, shape) for init in (ours, plain)))
+    low = ours(jax.random.key(5), shape, jnp.bfloat16)
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(low, plain(jax.random.key(5), shape, jnp.bfloat16))
 
 
 def test_two_programs_draw_all_kernels_of_a_deep_network():
