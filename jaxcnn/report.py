@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy import stats
+from scipy.special import stdtrit  # `scipy.stats` would be a fifth of a script's imports
 
 from jaxcnn.log import write_text
 
@@ -39,7 +39,7 @@ def summarise(values: Sequence[float]) -> Summary:
     if n == 1:
         return Summary(mean, None, None)
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return Summary(mean, std, float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n))
+    return Summary(mean, std, float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n))
 
 
 def turning_point(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def sweep(
     verify(data)
     driver = driver or parallel.driver()
     shape = data.train.images.shape[1:]
-    weights = {name: _weight(recipe, len(data.classes), shape) for name, recipe in runs.items()}
+    weights = _weights(runs, len(data.classes), shape)
     for name, recipe in runs.items():
         for part in name.split("/"):  # a study may sort its runs into folders
             file_name(part)
@@ -87,6 +88,16 @@ def sweep(
             watch.close()
             results[name] = result
     return results
+
+
+def _weights(runs: Mapping[str, Recipe], classes: int, shape: tuple[int, ...]) -> dict[str, int]:
+    """`_weight` of every run; seeds share one, since each takes a trace of the network."""
+    kinds = {name: repr(replace(recipe, seed=0)) for name, recipe in runs.items()}
+    weights = {}
+    for name, kind in kinds.items():
+        if kind not in weights:
+            weights[kind] = _weight(runs[name], classes, shape)
+    return {name: weights[kind] for name, kind in kinds.items()}
 
 
 def _weight(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> int:
