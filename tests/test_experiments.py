@@ -142,7 +142,7 @@ def test_depth_hurts_the_plain_network_and_not_the_residual_one(tmp_path):
 def start(out, cache, extra=()):
     """The script in a fresh process on one device, with a row every 80 steps."""
     args = ["--depths", "8", "--families", "residual", "--width", "4", "--batch", "256", "--seeds", "1"]
-    args += ["--steps", "240", "--every", "80", "--drops", "120", "--out", str(out), *extra]
+    args += ["--steps", "560", "--every", "80", "--drops", "280", "--out", str(out), *extra]
     env = {**os.environ, "XLA_FLAGS": "", "JAXCNN_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "experiments.depth", *args]
     return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -176,7 +176,7 @@ def test_a_killed_study_ends_with_the_bits_of_one_that_never_stopped(unstopped, 
     said = []
     for line in process.stderr:
         said.append(line)
-        if "step 160/240" in line:
+        if "step 160/560" in line:
             time.sleep(0.3)
             process.kill()
             break
@@ -186,7 +186,7 @@ def test_a_killed_study_ends_with_the_bits_of_one_that_never_stopped(unstopped, 
     again = start(tmp_path, cache)
     said = again.communicate(timeout=120)[1]
     assert again.returncode == 0, said
-    assert "step 80/240" not in said
+    assert "step 80/560" not in said
     final, final_rows = ended(tmp_path)
     assert final_rows == rows
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), final, state)
