@@ -1,7 +1,6 @@
 """Strict numerics for every test, on eight simulated CPU devices (no GPU, network, TensorFlow or PyTorch needed)."""
 
 import atexit
-import functools
 import os
 import shutil
 import tempfile
@@ -39,13 +38,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="module")
 def one_device():
     """For tests of what a script makes: eight devices take several times as long to compile for, and are tested elsewhere."""
-    from jaxcnn.parallel import driver
+    from scripts import on_one_device
 
-    @functools.wraps(driver)
-    def one(*args, **options):
-        return driver("jit", devices=1)
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("jaxcnn.driver", "jaxcnn.parallel.driver"):
-            patch.setattr(name, one)
+    with on_one_device():
         yield

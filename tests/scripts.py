@@ -1,6 +1,11 @@
 """What the tests of all scripts ask alike."""
 
+import contextlib
+import functools
+
 import pytest
+
+from jaxcnn.parallel import driver
 
 
 def refuses(main, args, says, capsys, monkeypatch):
@@ -13,3 +18,17 @@ def refuses(main, args, says, capsys, monkeypatch):
     assert error.count("\n") == 1, error
     assert error.startswith("error: ")
     assert says in error
+
+
+@contextlib.contextmanager
+def on_one_device():
+    """Within it a script that asks for a driver gets one device, whatever it asks for."""
+
+    @functools.wraps(driver)
+    def one(*args, **options):
+        return driver("jit", devices=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("jaxcnn.driver", "jaxcnn.parallel.driver"):
+            patch.setattr(name, one)
+        yield

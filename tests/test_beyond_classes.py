@@ -10,6 +10,7 @@ import jaxcnn as jc
 from experiments import anomaly, segmentation
 from jaxcnn import metrics
 
+pytestmark = pytest.mark.usefixtures("one_device")
 TINY = ["--held-out", "1", "8", "--seeds", "2", "--steps", "8", "--width", "4", "--code", "3"]
 SCENES = ["--scenes", "60", "--width", "2", "--depth", "1", "--seeds", "1", "--steps", "6", "--batch", "8"]
 

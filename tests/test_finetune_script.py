@@ -20,7 +20,6 @@ from experiments.finetune.options import PRESETS
 from experiments.finetune.saved import read
 from jaxcnn import metrics
 from jaxcnn.data import named_folder, pictures
-from jaxcnn.parallel import driver
 from jaxcnn.weights import read as read_weights
 from jaxcnn.weights import read_metadata
 
@@ -41,15 +40,6 @@ def paint(root, classes=CLASSES, n=16, seed=0):
             image = Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
             image.save(root / name / f"{i}.{('jpg', 'png', 'webp')[i % 3]}")
     return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Eight simulated devices take several times as long to compile for, and are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jc, "driver", lambda kind="auto": driver("jit", devices=1))
-        patch.setattr("jaxcnn.parallel.driver", lambda *a, **k: driver("jit", devices=1))
-        yield
 
 
 @pytest.fixture(scope="module")

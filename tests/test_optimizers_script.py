@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import refuses
+from scripts import on_one_device, refuses
 
 import jaxcnn as jc
 from experiments import optimizers, tuned
@@ -34,7 +34,8 @@ TINY += ["--batch", "32", "--tune-seeds", "2", "--seeds", "2", "--target", "99"]
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "optimizers"
-    assert optimizers.main([*TINY, "--out", str(out)]) == 0
+    with on_one_device():
+        assert optimizers.main([*TINY, "--out", str(out)]) == 0
     return out
 
 
