@@ -47,7 +47,7 @@ def _rule(eqn: JaxprEqn) -> Instead | None:
     if eqn.primitive.name != "conv_general_dilated":
         return None
     params, avals = eqn.params, [v.aval for v in (*eqn.invars, *eqn.outvars)]
-    x, _, aval = cast(Any, avals)
+    x, slope, aval = cast(Any, avals)
     dtypes = {str(each.dtype) for each in cast(Any, avals)}
     groups = params["feature_group_count"] * params["batch_group_count"]
     if aval.ndim != 4 or groups != 1 or not aval.size or len(dtypes) > 1 or not dtypes <= set(DTYPES):
@@ -57,7 +57,8 @@ def _rule(eqn: JaxprEqn) -> Instead | None:
     if layouts.lhs_spec == layouts.out_spec == NHWC:
         return Instead(partial(forward, params, out), settled=(0,))
     plain = params["window_strides"] == params["lhs_dilation"] == (1, 1)
-    if tuple(layouts) == TRANSPOSED and plain and NARROW <= x.shape[3] < WIDE:
+    dense = slope.shape[1:3] == (1, 1)  # a slope of one place: JAX's is a product of matrices
+    if tuple(layouts) == TRANSPOSED and plain and not dense and NARROW <= x.shape[3] < WIDE:
         return Instead(partial(weight_gradient, params, out), settled=(0, 1))
     return None
 
