@@ -71,7 +71,7 @@ def close(got, expected, tolerance=1e-5):
 @pytest.mark.parametrize(("images", "kernel", "stride", "padding", "dilation"), SHAPES)
 def test_convolutions_and_their_gradients_are_those_of_jax(images, kernel, stride, padding, dilation):
     run, given = gradients(convolution(stride, padding, dilation)), (drawn(images, 1), drawn(kernel, 2))
-    one_place = padding == "VALID" and images[1:3] == kernel[:2]
+    one_place = jax.eval_shape(convolution(stride, padding, dilation), *given).shape[1:3] == (1, 1)
     left = not 8 <= images[-1] < 128 or dilation != (1, 1) or one_place  # JAX's weight gradient stays
     assert found(jax.make_jaxpr(run)(*given), rule) == 3 - left
     close(jax.jit(programs.tuned(run))(*given), jax.jit(run)(*given))
