@@ -16,7 +16,8 @@ from jaxcnn.progress import Progress
 
 NOTES = (
     "images_per_second is of `fit`, q25 and q75 its quartiles over the rounds; overhead is fit's time over that of the bare "
-    "jitted step, inputs the share of that step's time which making inputs takes alone.",
+    "jitted step, with what fit does once a row, which is of steps_a_round steps here; inputs is the share of the step's time "
+    "which making inputs takes alone.",
     "peak is the fastest matrix product in the same dtype and copy the fastest copy, measured at the start of the run. FLOP "
     "are 6 for each multiply-add. traffic and planned memory are XLA's plans for one device, the data set left out.",
     "first_step: from everything imported and loaded to the end of the first step, in a process of its own, with an empty "

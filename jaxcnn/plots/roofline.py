@@ -98,17 +98,27 @@ def _roofs(axis: Axes, peak: float, bandwidth: float) -> None:
 
 
 def _names(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Each name right of its dot; those that would stand on each other are moved apart and joined to their dots."""
+    """Each name beside its dot; those that would stand on each other are moved apart and joined to their dots."""
     at = _inches(axis, points)
     wide = {name: extent(name, SMALL) + 0.15 for name in points}
-    heights = apart({name: (x + AWAY / 72, y, wide[name]) for name, (x, y) in at.items()}, APART)
+    left = {name for name in points if _covers(at, name, wide[name])}
+    edges = {name: at[name][0] - AWAY / 72 - wide[name] if name in left else at[name][0] + AWAY / 72 for name in points}
+    heights = apart({name: (edges[name], y, wide[name]) for name, (_, y) in at.items()}, APART)
     for name, point in points.items():
-        up = 72 * (heights[name] - at[name][1])
+        up, side = 72 * (heights[name] - at[name][1]), -1 if name in left else 1
         style: dict[str, Any] = {"fontsize": SMALL, "va": "center", "textcoords": "offset points", "zorder": 4}
+        style["ha"] = "right" if name in left else "left"
         if abs(up) > 3:
             style["arrowprops"] = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.8, "shrinkA": 2, "shrinkB": 4}
-            style["arrowprops"]["relpos"] = (0, 0.5)
-        axis.annotate(name, point, (AWAY, up), **style)
+            style["arrowprops"]["relpos"] = (float(name in left), 0.5)
+        axis.annotate(name, point, (side * AWAY, up), **style)
+
+
+def _covers(at: Mapping[str, tuple[float, float]], name: str, width: float) -> bool:
+    """Whether a name right of its dot would lie on another dot: it then stands on the left."""
+    x, y = at[name]
+    begin, end = x + AWAY / 72, x + AWAY / 72 + width
+    return any(begin < there < end and abs(height - y) < APART for there, height in at.values())
 
 
 def _inches(axis: Axes, points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
