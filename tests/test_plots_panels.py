@@ -206,3 +206,12 @@ def test_what_cannot_be_drawn_is_said_in_one_line(panels, share, words):
     assert "\n" not in str(said.value)
     if "differ" in words:
         assert grid(panels, share="none").axes
+
+
+def test_epochs_have_whole_numbers_and_rates_have_not():
+    panels = [Panel("", (Line(x, [1.0] * len(x)),), (), "x", "y") for x in ([1, 2], [1, 2.5])]
+    figure = grid(panels, columns=2, share="none")
+    figure.canvas.draw()
+    found = [[tick % 1 == 0 for tick in axis.get_xticks()] for axis in figure.axes]
+    assert all(found[0])
+    assert not all(found[1])

@@ -138,7 +138,7 @@ def numbers(values: Numbers) -> np.ndarray:
 
 def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Look], width: float) -> None:
     tidy(axis, panel.title, width=width, pad=12)  # clear of crosses on the upper edge
-    ticks(axis.xaxis, log=panel.xlog, width=width)
+    ticks(axis.xaxis, log=panel.xlog, width=width, whole=all(_whole(line.x) for line in panel.lines))
     ticks(axis.yaxis, log=panel.ylog, width=width)
     for line in panel.lines:
         x, y = numbers(line.x), numbers(line.y)
@@ -155,6 +155,11 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Look], width: float) -> 
     for x, y in panel.crosses:
         cross(axis, x, y)
     axis.set(**{f"{name}lim": limits for name in "xy" if (limits := getattr(panel, f"{name}lim"))})
+
+
+def _whole(values: Numbers) -> bool:
+    found = numbers(values)
+    return bool((found[~np.isnan(found)] % 1 == 0).all())
 
 
 def _outer(axis: Axes, panel: Panel, shared: str, *, left: bool, bottom: bool) -> None:

@@ -11,8 +11,11 @@ SHORT, SHORTER = 1.5, 0.35
 """In decades: below the first, powers of ten alone are too few numbers; below the second, so are 1, 2 and 5 times them."""
 
 
-def ticks(axis: Axis, *, log: bool, width: float) -> None:
-    """Make an axis linear or logarithmic, with ticks as many as a panel of `width` inches has room for."""
+def ticks(axis: Axis, *, log: bool, width: float, whole: bool = False) -> None:
+    """Make an axis linear or logarithmic, with ticks as many as a panel of `width` inches has room for.
+
+    With `whole` a linear axis has them at whole numbers alone, as for epochs.
+    """
     if log:
         axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # pyright: ignore[reportAttributeAccessIssue]
         powers = LogFormatterMathtext()
@@ -21,7 +24,7 @@ def ticks(axis: Axis, *, log: bool, width: float) -> None:
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if _decades(axis) < SHORT else powers(v)))
         axis.set_minor_formatter(FuncFormatter(lambda v, _: between(v, _decades(axis))))
         return
-    axis.set_major_locator(MaxNLocator(min(6, max(3, int(1.3 * width))), steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(MaxNLocator(min(6, max(3, int(1.3 * width))), steps=[1, 2, 2.5, 5, 10], integer=whole))
     if axis.axis_name == "x":  # pyright: ignore[reportAttributeAccessIssue]
         axis.set_major_formatter(FuncFormatter(lambda v, _: thousands(v, max(map(abs, axis.get_view_interval())))))
 
