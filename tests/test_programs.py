@@ -11,8 +11,8 @@ from scipy.signal import correlate
 
 from jaxcnn import Recipe, build, evaluate, fit, load, optimizer, parallel, programs
 from jaxcnn.parallel import LONG, driver
-from jaxcnn.programs import onednn
-from jaxcnn.programs.convolution import _rule as rule
+from jaxcnn.programs import onednn, pooling
+from jaxcnn.programs.convolution import rule
 from jaxcnn.programs.replacing import Instead, found, replaced, settled
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -95,6 +95,45 @@ def test_a_convolution_is_that_of_scipy():
         for f in range(4):
             full = correlate(np.float64(x[image]), np.float64(kernel[..., f]), "valid")[::2, ::2, 0]
             np.testing.assert_allclose(got[image, ..., f], full, atol=1e-5)
+
+
+POOLS = [
+    # images, window, strides, padding
+    ((2, 14, 14, 5), (3, 3), (2, 2), ((1, 1), (1, 1))),
+    ((2, 9, 8, 3), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    ((3, 11, 13, 2), (3, 3), (2, 2), ((0, 0), (0, 0))),
+    ((2, 10, 9, 3), (2, 3), (3, 1), ((0, 1), (2, 0))),
+    ((1, 12, 12, 2), (2, 2), (4, 3), ((0, 0), (0, 0))),
+]
+
+
+def pooled(window, strides, padding):
+    edges = ((0, 0), *padding, (0, 0))
+    return lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), edges)
+
+
+@pytest.mark.parametrize(("images", "window", "strides", "padding"), POOLS)
+def test_gradients_of_max_pooling_are_those_of_jax_to_the_bit(images, window, strides, padding):
+    x = np.round(2 * np.maximum(drawn(images, 1), 0)) / 2  # zeros and other ties, as after ReLU in few bits
+    function = pooled(window, strides, padding)
+    slope = drawn(jax.eval_shape(function, x).shape, 2)
+
+    def gradient(x, slope):
+        return jax.vjp(function, x)[1](slope)[0]
+
+    assert found(jax.make_jaxpr(gradient)(x, slope), pooling.rule) == 1
+    got = jax.jit(programs.tuned(gradient))(x, slope)
+    np.testing.assert_array_equal(got, jax.jit(gradient)(x, slope))
+    assert np.abs(got).sum() > 0
+
+
+def test_gradients_of_other_poolings_are_left_alone():
+    x = drawn((2, 8, 8, 4), 1)
+    across = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 1, 3), (1, 1, 1, 1), "SAME").sum()  # noqa: E731
+    least = lambda x: lax.reduce_window(x, jnp.inf, lax.min, (1, 3, 3, 1), (1, 2, 2, 1), "SAME").sum()  # noqa: E731
+    low = lambda x: pooled((3, 3), (2, 2), ((1, 1), (1, 1)))(x.astype(jnp.bfloat16)).astype(jnp.float32).sum()  # noqa: E731
+    for function in (across, least, low):
+        assert found(jax.make_jaxpr(jax.grad(function))(x), pooling.rule) == 0
 
 
 @needed

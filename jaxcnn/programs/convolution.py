@@ -7,7 +7,6 @@ both. `experiments/results/benchmark/tried.md` has the figures, how they were ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from jaxcnn.programs.onednn import DTYPES, NHWC, convolution
-from jaxcnn.programs.replacing import Instead, replaced
+from jaxcnn.programs.replacing import Instead
 
 TRANSPOSED = (3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1)
 """How JAX writes a weight gradient: channels take the batch's place, and examples are what is summed over."""
@@ -26,24 +25,8 @@ IMAGES = 32
 """Images whose weight gradient is made at a time where channels are few: as many as fit the caches."""
 
 
-def tuned(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, of any arrays, with its two-dimensional convolutions done by oneDNN; for `jax.jit` on a CPU.
-
-    Results are the same up to rounding (1e-5). Take it last, outside `jax.grad`. Only where `available()`; compile it within
-    `unkept()` if JAX's persistent compilation cache is on.
-
-    Example:
-      >>> from jaxcnn.programs import available
-      >>> x, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
-      >>> f = lambda x: jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-      >>> gradient = jax.grad(lambda x: f(x).sum())
-      >>> float(jax.jit(tuned(gradient) if available() else gradient)(x)[0, 0, 0, 0])
-      16.0
-    """
-    return replaced(function, _rule)
-
-
-def _rule(eqn: JaxprEqn) -> Instead | None:
+def rule(eqn: JaxprEqn) -> Instead | None:
+    """oneDNN in place of a two-dimensional convolution, where it is the faster; None elsewhere."""
     if eqn.primitive.name != "conv_general_dilated":
         return None
     params, avals = eqn.params, [v.aval for v in (*eqn.invars, *eqn.outvars)]
