@@ -17,7 +17,7 @@ def tuned(function: Callable[..., Any]) -> Callable[..., Any]:
     within `unkept()` if JAX's persistent compilation cache is on.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp
       >>> from jaxcnn.programs import available
       >>> x, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
       >>> f = lambda x: jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
