@@ -31,6 +31,7 @@ SHAPES = [
     ((2, 12, 10, 8), (3, 2, 8, 5), (2, 1), ((2, 0), (1, 3)), (1, 1)),
     ((2, 12, 10, 8), (3, 2, 8, 5), (1, 1), ((2, 0), (1, 3)), (1, 2)),
     ((2, 9, 9, 9), (11, 11, 9, 7), (4, 4), ((2, 2), (2, 2)), (1, 1)),
+    ((50, 32, 32, 8), (3, 3, 8, 24), (1, 1), "SAME", (1, 1)),  # 50 images: too many for one part of the weight gradient
 ]
 needed = pytest.mark.skipif(not programs.available(), reason="oneDNN cannot be called here")
 
@@ -72,7 +73,7 @@ def close(got, expected, tolerance=1e-5):
 def test_convolutions_and_their_gradients_are_those_of_jax(images, kernel, stride, padding, dilation):
     run, given = gradients(convolution(stride, padding, dilation)), (drawn(images, 1), drawn(kernel, 2))
     one_place = jax.eval_shape(convolution(stride, padding, dilation), *given).shape[1:3] == (1, 1)
-    left = not 8 <= images[-1] < 128 or dilation != (1, 1) or one_place  # JAX's weight gradient stays
+    left = images[-1] < 6 or dilation != (1, 1) or one_place  # JAX's weight gradient stays
     assert found(jax.make_jaxpr(run)(*given), rule) == 3 - left
     close(jax.jit(programs.tuned(run))(*given), jax.jit(run)(*given))
 
