@@ -10,8 +10,6 @@ KEPT = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_thresho
 XLA frees a step's memory after each step and takes it anew for the next: on a CPU half of a step of ResNet-20 can pass in the
 82,000 page faults of that. In large pages there are some 300, and none in memory that was kept, which costs up to as much
 memory again."""
-SYNCHRONOUS = "JAX_CPU_ENABLE_ASYNC_DISPATCH"
-"""Steps on a CPU run in Python's own thread: what others free the C library gives back to Linux in any case."""
 
 
 if sys.argv[:1] == ["-m"]:  # so while Python looks for the script's module, and at no other time
@@ -20,5 +18,9 @@ if sys.argv[:1] == ["-m"]:  # so while Python looks for the script's module, and
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         # The C library reads this when a process starts, so this one starts again.
         os.environ["GLIBC_TUNABLES"] = KEPT
-        os.environ.setdefault(SYNCHRONOUS, "false")
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if os.environ.get("GLIBC_TUNABLES") == KEPT:
+        import jax
+
+        # Steps on a CPU in Python's own thread, for what other threads free goes back to Linux in any case.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)

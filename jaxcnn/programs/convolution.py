@@ -22,8 +22,9 @@ TRANSPOSED = (3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1)
 """How JAX writes a weight gradient: channels take the batch's place, and examples are what is summed over."""
 NARROW = 6
 """Below these channels JAX's weight gradient is as fast or faster."""
-CACHED, FEWEST = 2**22, 16
-"""Bytes of images and slopes whose weight gradient is made at a time, and the fewest images: of one core's cache, a vector."""
+CACHED, FEWEST, SUMMED = 2**21, 16, 2**10
+"""Bytes of images and slopes whose weight gradient is made at a time: as many as one core's cache holds. But at least so many
+images, the numbers of a vector, and so many places, or the sums of the parts cost more than the parts."""
 
 
 def rule(eqn: JaxprEqn) -> Instead | None:
@@ -74,7 +75,8 @@ def weight_gradient(params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Ar
         padding = [tuple(edge * step for edge in edges) for edges, step in ((rows, high), (columns, wide))]
         return convolution(image, slope, shape, (3, 0, 1, 2), padding, dilation=(down * high, across * wide))
 
-    size = max(FEWEST, 2 ** int(math.log2(CACHED * b / (x.nbytes + slope.nbytes))))
+    cached = 2 ** int(math.log2(CACHED * b / (x.nbytes + slope.nbytes)))
+    size = max(cached, FEWEST, SUMMED // (h * w))
     parts = [part(x[i : i + size], slope[i : i + size]) for i in range(0, b, size)]
     total = sum(parts[1:], parts[0]).reshape(kh, high, kw, wide, f)
     return total.transpose(0, 2, 1, 3, 4).reshape(out.shape)
