@@ -59,6 +59,11 @@ def test_names_are_moved_no_further_than_they_must():
     np.testing.assert_allclose(sorted(found.values()), [2.5, 3.0, 3.5], atol=1e-6)
 
 
+def test_names_stand_off_dots_which_stay():
+    found = apart({"a": (0.0, 1.0, 1.0), "b": (0.0, 1.2, 1.0), "c": (2.0, 1.0, 1.0)}, 0.5, dots=[(0.5, 1.1)])
+    assert found == pytest.approx({"a": 0.6, "b": 1.6, "c": 1.0})
+
+
 @pytest.mark.parametrize("points", [{}, {"a": (1.0, 0.0)}, {"a": (float("nan"), 1.0)}])
 def test_what_cannot_be_drawn_is_refused(points):
     with pytest.raises(ValueError, match="expected at least one point"):

@@ -45,6 +45,7 @@ def runs(
     """
     torch = pytorch()
 
+    torch.compiler.reset()  # it compiles 8 networks and runs the next as eager
     torch.set_num_threads(cores())
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")  # TF32, as JAX has it there

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,7 @@ def _names(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     wide = {name: extent(name, SMALL) + 0.15 for name in points}
     left = {name for name in points if _covers(at, name, wide[name])}
     edges = {name: at[name][0] - AWAY / 72 - wide[name] if name in left else at[name][0] + AWAY / 72 for name in points}
-    heights = apart({name: (edges[name], y, wide[name]) for name, (_, y) in at.items()}, APART)
+    heights = apart({name: (edges[name], y, wide[name]) for name, (_, y) in at.items()}, APART, list(at.values()))
     for name, point in points.items():
         up, side = 72 * (heights[name] - at[name][1]), -1 if name in left else 1
         style: dict[str, Any] = {"fontsize": SMALL, "va": "center", "textcoords": "offset points", "zorder": 4}
@@ -134,19 +134,23 @@ def _inches(axis: Axes, points: Mapping[str, tuple[float, float]]) -> dict[str, 
     }
 
 
-def apart(places: Mapping[str, tuple[float, float, float]], least: float) -> dict[str, float]:
+def apart(
+    places: Mapping[str, tuple[float, float, float]], least: float, dots: Sequence[tuple[float, float]] = ()
+) -> dict[str, float]:
     """Heights at which names stand at least `least` apart wherever they share a column, each as near its own as that allows.
 
     Args:
       places: name -> (left edge, height, width).
-      least: between two lines, in the same unit.
+      least: between two lines, and between a line and a dot, in the same unit.
+      dots: (x, height) of what names stand off and cannot move.
 
     Example:
       >>> apart({"a": (0.0, 1.0, 2.0), "b": (1.0, 1.0, 2.0), "c": (5.0, 1.0, 1.0)}, 0.5)
       {'a': 0.75, 'b': 1.25, 'c': 1.0}
     """
-    heights = {name: place[1] for name, place in sorted(places.items(), key=lambda item: item[1][1])}
-    spans = {name: (left, left + width) for name, (left, _, width) in places.items()}
+    everything = {**places, **{f"\0{i}": (x, y, 1e-9) for i, (x, y) in enumerate(dots)}}
+    heights = {name: place[1] for name, place in sorted(everything.items(), key=lambda item: item[1][1])}
+    spans = {name: (left, left + width) for name, (left, _, width) in everything.items()}
     for _ in range(200):
         moved = False
         names = list(heights)
@@ -154,8 +158,11 @@ def apart(places: Mapping[str, tuple[float, float, float]], least: float) -> dic
             for high in names[i + 1 :]:
                 shared = spans[low][0] < spans[high][1] and spans[high][0] < spans[low][1]
                 lack = least - (heights[high] - heights[low])
-                if shared and lack > 1e-9:
-                    heights[low], heights[high], moved = heights[low] - lack / 2, heights[high] + lack / 2, True
+                free = (low in places) + (high in places)
+                if shared and free and lack > 1e-9:
+                    heights[low] -= (low in places) * lack / free
+                    heights[high] += (high in places) * lack / free
+                    moved = True
         if not moved:
             break
-    return heights
+    return {name: heights[name] for name in heights if name in places}
