@@ -138,6 +138,22 @@ def test_gradients_of_other_poolings_are_left_alone():
 
 
 @needed
+def test_in_a_loop_weight_gradients_of_few_channels_are_replaced_too():
+    x, kernels = drawn((4, 8, 8, 3), 1), drawn((2, 3, 3, 3, 8), 2)
+    gradient = jax.grad(lambda kernel: convolution((1, 1), "SAME", (1, 1))(x, kernel).sum())
+
+    def scanned(kernels):
+        return lax.scan(lambda total, kernel: (total + gradient(kernel), None), jnp.zeros_like(kernels[0]), kernels)[0]
+
+    def left(function, *args):
+        return str(jax.make_jaxpr(programs.tuned(function))(*args)).count("conv_general_dilated")
+
+    assert left(gradient, kernels[0]) == 1  # JAX's, the faster there
+    assert left(scanned, kernels) == 0
+    close(jax.jit(programs.tuned(scanned))(kernels), scanned(kernels))
+
+
+@needed
 @pytest.mark.parametrize("around", ["jit", "scan", "cond", "checkpoint", "vmap"])
 def test_convolutions_within_other_operations_are_found(around):
     one, kernel = convolution((1, 1), "SAME", (1, 1)), drawn((3, 3, 4, 4), 1)

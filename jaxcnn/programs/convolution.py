@@ -21,14 +21,17 @@ from jaxcnn.programs.replacing import Instead
 TRANSPOSED = (3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1)
 """How JAX writes a weight gradient: channels take the batch's place, and examples are what is summed over."""
 NARROW = 6
-"""Below these channels JAX's weight gradient is as fast or faster."""
+"""Below these channels JAX's weight gradient is as fast or faster, but in loops, where it takes ten times as long and more."""
 CACHED, FEWEST, SUMMED = 2**21, 16, 2**10
 """Bytes of images and slopes whose weight gradient is made at a time: as many as one core's cache holds. But at least so many
 images, the numbers of a vector, and so many places, or the sums of the parts cost more than the parts."""
 
 
-def rule(eqn: JaxprEqn) -> Instead | None:
-    """oneDNN in place of a two-dimensional convolution, where it is the faster; None elsewhere."""
+def rule(eqn: JaxprEqn, narrow: int = NARROW) -> Instead | None:
+    """oneDNN in place of a two-dimensional convolution, where it is the faster; None elsewhere.
+
+    Weight gradients of fewer channels than `narrow` are left alone.
+    """
     if eqn.primitive.name != "conv_general_dilated":
         return None
     params, avals = eqn.params, [v.aval for v in (*eqn.invars, *eqn.outvars)]
@@ -43,7 +46,7 @@ def rule(eqn: JaxprEqn) -> Instead | None:
         return Instead(partial(forward, params, out), settled=(0,))
     plain = params["window_strides"] == params["lhs_dilation"] == (1, 1)
     dense = slope.shape[1:3] == (1, 1)  # a slope of one place: JAX's is a product of matrices
-    if tuple(layouts) == TRANSPOSED and plain and not dense and x.shape[3] >= NARROW:
+    if tuple(layouts) == TRANSPOSED and plain and not dense and x.shape[3] >= narrow:
         return Instead(partial(weight_gradient, params, out), settled=(0, 1))
     return None
 

@@ -26,8 +26,10 @@ Rule = Callable[[JaxprEqn], Instead | None]
 """An operation -> what to evaluate in its place, or None to leave it as it is."""
 
 
-def replaced(function: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
-    """`function` with the operations for which `rule` knows something else done so.
+def replaced(function: Callable[..., Any], rule: Rule, looped: Rule | None = None) -> Callable[..., Any]:
+    """`function` with the operations for which `rule` knows something else done so; within loops, those that `looped` knows.
+
+    What `rule` replaces `looped` replaces too; by default it is `rule`.
 
     It is read as it is at the end: of a gradient, say, the operations of its backward pass too. A function in it that has such
     operations is evaluated in its place, so that a derivative rule of its own is not known any more.
@@ -42,7 +44,9 @@ def replaced(function: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
 
     def run(*args: Any) -> Any:
         program, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        return jax.tree.unflatten(jax.tree.structure(shape), evaluated(program, jax.tree.leaves(args), rule))
+        return jax.tree.unflatten(
+            jax.tree.structure(shape), evaluated(program, jax.tree.leaves(args), rule, looped or rule)
+        )
 
     return run
 
@@ -52,7 +56,7 @@ def found(program: Any, rule: Rule) -> int:
     return sum(rule(eqn) is not None for eqn in program.eqns) + sum(found(each, rule) for each in subjaxprs(program))
 
 
-def evaluated(program: Any, values: Sequence[Any], rule: Rule) -> list[Any]:
+def evaluated(program: Any, values: Sequence[Any], rule: Rule, looped: Rule) -> list[Any]:
     """A jaxpr's results; where constants belong to it, it has them itself."""
     known = dict(zip([*program.constvars, *program.invars], [*getattr(program, "consts", ()), *values], strict=True))
     at_rest = set()
@@ -68,7 +72,7 @@ def evaluated(program: Any, values: Sequence[Any], rule: Rule) -> list[Any]:
                 known[v] = settled(known[v])
         given = [read(v) for v in eqn.invars]
         with eqn.ctx.manager:  # what the operation was to be compiled with, such as not to be inlined
-            outs = [instead.function(*given)] if instead else _operated(eqn, given, rule)
+            outs = [instead.function(*given)] if instead else _operated(eqn, given, rule, looped)
         known |= zip(eqn.outvars, outs, strict=True)
     return [read(v) for v in program.outvars]
 
@@ -88,16 +92,16 @@ def _same(x):
     return x
 
 
-def _operated(eqn, values, rule) -> list[Any]:
+def _operated(eqn, values, rule, looped) -> list[Any]:
     """An operation's results. A function with replaced operations is evaluated in its place."""
     kind, params = eqn.primitive, eqn.params
-    if any(found(each, rule) for each in jaxprs_in_params(params)):
+    if any(found(each, looped) for each in jaxprs_in_params(params)):
         body = next((params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params), None)
         if kind.name == "jit":
-            return jax.jit(lambda *given: evaluated(body, given, rule))(*values)
+            return jax.jit(lambda *given: evaluated(body, given, rule, looped))(*values)
         if body is not None and kind.name not in LOOPS:
-            return evaluated(body, values, rule)
-        params = {name: _rewritten(value, rule) for name, value in params.items()}
+            return evaluated(body, values, rule, looped)
+        params = {name: _rewritten(value, looped) for name, value in params.items()}
     outs = kind.bind(*values, **kind.get_bind_params(params))
     return list(outs) if kind.multiple_results else [outs]
 
@@ -109,4 +113,4 @@ def _rewritten(value, rule):
     if not isinstance(value, ClosedJaxpr):
         return value
     inputs = [jax.ShapeDtypeStruct(v.shape, v.dtype, weak_type=v.weak_type) for v in value.in_avals]
-    return jax.make_jaxpr(lambda *given: evaluated(value, given, rule))(*inputs)
+    return jax.make_jaxpr(lambda *given: evaluated(value, given, rule, rule))(*inputs)

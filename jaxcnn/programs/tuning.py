@@ -25,4 +25,8 @@ def tuned(function: Callable[..., Any]) -> Callable[..., Any]:
       >>> float(jax.jit(tuned(gradient) if available() else gradient)(x)[0, 0, 0, 0])
       16.0
     """
-    return replaced(function, lambda eqn: convolution.rule(eqn) or pooling.rule(eqn))
+    return replaced(
+        function,
+        lambda eqn: convolution.rule(eqn) or pooling.rule(eqn),
+        looped=lambda eqn: convolution.rule(eqn, narrow=1) or pooling.rule(eqn),
+    )
