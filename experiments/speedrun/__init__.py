@@ -18,7 +18,7 @@ variance where the paper adds 1e-12.
 On an accelerator a run is three programs: start, all steps in one scan, test; nothing comes back to the host between. On a
 CPU steps follow one another from Python. One device is used, also where there are more.
 
-Expected, digits: 99.5% (n = 5) in 1.3 s a run. Expected, short: 80.5% (80.35 and 80.62, n = 2) in 50 s on two CPU cores
+Expected, digits: 99.5% (n = 5) in 1.3 s a run. Expected, short: 80.6% (80.45 and 80.84, n = 2) in 42 s on two CPU cores
 with units for bfloat16. Expected, cifar10: not measured yet.
 
 Beside the published program, on the same card and one after the other: clone https://github.com/KellerJordan/cifar10-airbench,
