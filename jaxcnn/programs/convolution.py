@@ -1,8 +1,8 @@
 """Convolutions of a program, and of its gradient, by the form that is fastest on an x86 CPU.
 
 JAX's own run on a library that is good at large matrices, not at the narrow layers of networks for small images, nor at weight
-gradients, which are convolutions with kernels as large as images. For 16 to 64 channels oneDNN is 1.4 to 1.8 times as fast at
-both. `experiments/results/benchmark/tried.md` has the figures, how they were taken, and those of what was left.
+gradients, which are convolutions with kernels as large as images. oneDNN is up to twice as fast at both.
+`experiments/results/benchmark/tried.md` has the figures, how they were taken, and those of what was left.
 """
 
 from __future__ import annotations

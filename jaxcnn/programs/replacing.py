@@ -57,7 +57,7 @@ def found(program: Any, rule: Rule) -> int:
 
 
 def evaluated(program: Any, values: Sequence[Any], rule: Rule, looped: Rule) -> list[Any]:
-    """A jaxpr's results; where constants belong to it, it has them itself."""
+    """A jaxpr's results, by `rule` and within its loops by `looped`; where constants belong to it, it has them itself."""
     known = dict(zip([*program.constvars, *program.invars], [*getattr(program, "consts", ()), *values], strict=True))
     at_rest = set()
 
