@@ -167,3 +167,19 @@ def test_a_recipe_error_is_exit_code_two(capsys):
         raise RecipeError("lr is nan; write another")
     assert exit.value.code == 2
     assert capsys.readouterr().err == "error: lr is nan; write another\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library's settings are of Linux")
+@pytest.mark.parametrize(("asked", "kept"), [(None, True), ("glibc.malloc.check=0", False)])
+def test_scripts_keep_freed_memory_and_run_steps_in_their_thread_unless_the_user_says_otherwise(asked, kept):
+    code = """
+import os, sys
+sys.argv = ["-m"]
+os.execv = lambda *_: print("again")  # the new process would come here with the same environment
+import experiments, jax
+print(os.environ["GLIBC_TUNABLES"] == experiments.KEPT, jax.config.values["jax_cpu_enable_async_dispatch"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment |= {"GLIBC_TUNABLES": asked} if asked else {}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.split() == (["again"] if kept else []) + [str(kept), str(not kept)], said.stderr
