@@ -109,11 +109,11 @@ def flip(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 class View(NamedTuple):
-    """How a training view of an image is drawn; the names are the `Recipe`'s."""
+    """How a training view of an image is drawn, by default as it is; the names are the `Recipe`'s."""
 
-    pad: int = 4
+    pad: int = 0
     fill: str = "mean"
-    flip: bool = True
+    flip: bool = False
     crop: str = "shift"
     least_area: float | None = None
 

@@ -193,7 +193,7 @@ def views(given):
     state = pace.initial(given)
     inputs = normalise(given.data.train.images, state.norm)
     keys = [jax.random.fold_in(stream(jnp.asarray(state.key), AUGMENT, 0), i) for i in range(8)]
-    return np.stack([augment(key, x, state.norm, View()) for key, x in zip(keys, inputs, strict=True)])
+    return np.stack([augment(key, x, state.norm, View(pad=4, flip=True)) for key, x in zip(keys, inputs, strict=True)])
 
 
 def test_a_process_of_its_own_tells_and_leaves_its_programs(tmp_path, monkeypatch):

@@ -18,7 +18,15 @@ from jaxcnn.study import prepare
 from jaxcnn.train import order
 
 RECIPE = jc.Recipe(
-    dataset="digits", model="convnet", options={"batch_norm": True}, batch=32, steps=20, every=12, pad=1, precise_bn=64
+    dataset="digits",
+    model="convnet",
+    options={"batch_norm": True},
+    batch=32,
+    steps=20,
+    every=12,
+    precise_bn=64,
+    pad=1,
+    flip=True,
 )
 TIMES = ("seconds", "images_per_second")
 

@@ -27,7 +27,8 @@ if count > 1:
     hosts.join(f"127.0.0.1:{port}", count, me)
 import jaxcnn as jc
 assert jax.process_count() == count and len(jax.devices()) == 4
-data, recipe = jc.load("digits"), jc.Recipe(dataset="digits", model="resnet8", batch=32, steps=4, every=2, pad=1)
+data = jc.load("digits")
+recipe = jc.Recipe(dataset="digits", model="resnet8", batch=32, steps=4, every=2, pad=1, flip=True)
 model = jc.build("resnet8", 10, width=4)
 rows = [row for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe)]
 print(json.dumps([[row[k] for k in ("train_loss", "test_loss", "test_error", "grad_norm")] for row in rows]))

@@ -13,7 +13,7 @@ from jaxcnn import parallel, study
 from jaxcnn.state import start
 from jaxcnn.train import make_step, order
 
-RECIPE = jc.Recipe(dataset="digits", model="resnet8", options={"width": 4}, batch=32, pad=1, steps=5)
+RECIPE = jc.Recipe(dataset="digits", model="resnet8", options={"width": 4}, batch=32, pad=1, flip=True, steps=5)
 
 
 @cache
@@ -24,7 +24,7 @@ def trained(driver, group=0, seed=0):
     model = jc.build(recipe.model, 10, **recipe.options)
     tx = jc.optimizer(recipe)
     state = start(model, tx, recipe, data)
-    run = driver.fold(make_step(model, tx, pad=recipe.pad, axis=driver.axis))
+    run = driver.fold(make_step(model, tx, pad=recipe.pad, flip=recipe.flip, axis=driver.axis))
     carry, split = driver.replicate(state), driver.replicate(data.train)
     first = None
     for row in order(state.key, 0, recipe.steps, recipe.batch, len(data.train.labels)):

@@ -244,7 +244,7 @@ def test_only_long_runs_on_one_cpu_are_tuned():
 
 @needed
 def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
-    recipe = Recipe(dataset="digits", model="resnet8", steps=6, every=3, batch=32, lr=0.01, pad=1)
+    recipe = Recipe(dataset="digits", model="resnet8", steps=6, every=3, batch=32, lr=0.01, pad=1, flip=True)
     data, model, tx = load("digits"), build("resnet8", 10), optimizer(recipe)
     runs = []
     for long in (LONG, 0):

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, asdict, fields, replace
 
 import pytest
 
+from jaxcnn.augment import View
 from jaxcnn.recipe import Recipe, RecipeError, one_of
 
 # He et al. 2015, section 4.2: 32k and 48k of 64k steps of 128 images, 45k/5k only while choosing, no division by std.
@@ -35,9 +36,9 @@ PAPER = {
     "std": False,
     "crop": "shift",
     "least_area": None,
-    "pad": 4,
+    "pad": 0,
     "fill": "mean",
-    "flip": True,
+    "flip": False,
     "precise_bn": 0,
     "train_error": "running",
     "every": None,
@@ -63,13 +64,15 @@ OTHER = Recipe(
     crop="resized",
     least_area=0.5,
     pad=0,
+    flip=True,
     every=391,
     seed=2**32 - 1,
 )
 
 
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_the_papers_without_its_augmentation():
     assert asdict(Recipe()) == PAPER
+    assert View() == View(pad=0, flip=False)
     assert Recipe().steps * Recipe().batch == 8_192_000  # images
 
 
@@ -204,6 +207,7 @@ def test_an_impossible_value_is_refused_in_one_line_that_names_the_field(name, v
         {"momentum": 0},
         {"decay": 0},
         {"pad": 0},
+        {"crop": "resized"},
         {"drops": ()},
         {"drops": [1, 2]},
         {"factor": 1},
@@ -236,7 +240,8 @@ def test_one_of_names_the_choices_and_the_nearest(value, hint):
 
 
 @pytest.mark.parametrize(
-    ("values", "mend"), [({"crop": "resized"}, "write pad=0"), ({"least_area": 0.5}, "write crop='resized' and pad=0")]
+    ("values", "mend"),
+    [({"crop": "resized", "pad": 4}, "write pad=0"), ({"least_area": 0.5}, "write crop='resized' and pad=0")],
 )
 def test_the_two_crops_have_settings_of_their_own(values, mend):
     with pytest.raises(RecipeError, match=mend):

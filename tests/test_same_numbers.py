@@ -25,6 +25,7 @@ RECIPE = jc.Recipe(
     every=23,  # a row's 23 steps are about an epoch's
     drops=(40,),
     pad=1,
+    flip=True,
 )
 SCRIPT = """
 import sys

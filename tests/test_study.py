@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jax
 import numpy as np
@@ -14,7 +14,15 @@ from jaxcnn import study
 from jaxcnn.checkpoint import own
 
 RECIPE = jc.Recipe(
-    dataset="digits", model="plain8", options={"width": 4}, batch=64, steps=12, every=5, pad=1, drops=(8,)
+    dataset="digits",
+    model="plain8",
+    options={"width": 4},
+    batch=64,
+    steps=12,
+    every=5,
+    drops=(8,),
+    pad=1,
+    flip=True,
 )
 TIMES = ("seconds", "images_per_second")
 
@@ -186,7 +194,20 @@ def test_packed_runs_are_the_runs_to_six_digits(data, driver, tmp_path):
             for key, value in mine.items():
                 assert value == (pytest.approx(theirs[key], rel=1e-5) if isinstance(value, float) else theirs[key])
     for line in (tmp_path / "kept" / "runs.jsonl").read_text().splitlines():
-        json.loads(line, parse_constant=pytest.fail)
+        told = json.loads(line, parse_constant=pytest.fail)
+        assert told["recipe"].keys() == asdict(jc.Recipe()).keys()  # none is left to the defaults of the reader
+
+
+def test_a_run_packed_when_augmentation_was_the_default_keeps_it(tmp_path):
+    """Older files hold only what a recipe changed from the defaults of then."""
+    line = {"name": "run", "result": {"status": "finished"}, "rows": []}
+    text = [json.dumps(line | {"recipe": recipe}) for recipe in ({"lr": 0.5}, {"pad": 0, "flip": False})]
+    (tmp_path / "runs.jsonl").write_text(text[0])
+    (run,) = study.finished(tmp_path)
+    assert run.recipe == jc.Recipe(lr=0.5, pad=4, flip=True)
+    (tmp_path / "runs.jsonl").write_text(text[1])
+    (run,) = study.finished(tmp_path)
+    assert run.recipe == jc.Recipe()
 
 
 def test_a_run_is_read_back_from_its_start_to_its_end(data, driver, tmp_path):

@@ -16,7 +16,16 @@ from jaxcnn.study import prepare
 from jaxcnn.train import make_step, order
 
 RECIPE = jc.Recipe(
-    dataset="digits", model="resnet8", options={"width": 4}, batch=64, steps=25, every=10, pad=1, drops=(12, 20), seed=3
+    dataset="digits",
+    model="resnet8",
+    options={"width": 4},
+    batch=64,
+    steps=25,
+    every=10,
+    drops=(12, 20),
+    seed=3,
+    pad=1,
+    flip=True,
 )
 KEYS = [
     "step",
@@ -72,6 +81,23 @@ def test_the_same_recipe_gives_the_same_bits(whole, data, driver):
     again = trained(RECIPE, data, driver)
     assert same_bits(whole[-1][0], again[-1][0])
     assert untimed(row for _, row in whole) == untimed(row for _, row in again)
+
+
+def test_images_are_trained_on_as_they_are_unless_augmentation_is_asked_for(data, driver):
+    """Mirrored and shifted by up to half their width, digits are other digits or none."""
+    recipe = jc.Recipe(dataset="digits", model="own", batch=64, steps=3, every=3)
+    plain, off, mirrored = (
+        next(jc.fit(Linear(), optax.sgd(0.1), data, replace(recipe, **change), driver=driver))[0]
+        for change in ({}, {"pad": 0, "flip": False}, {"flip": True})
+    )
+    assert same_bits(plain.params, off.params)
+    assert not same_bits(plain.params, mirrored.params)
+    state = start(Linear(), optax.sgd(0.1), recipe, data)
+    step = jax.jit(make_step(Linear(), optax.sgd(0.1)))  # the step alone has the same defaults
+    for index in order(state.key, 0, 3, 64, len(data.train.labels)):
+        state = step(state, data.train, index)
+    kernels = (one.params["Dense_0"]["kernel"] for one in (state, plain))
+    np.testing.assert_allclose(*kernels, atol=1e-5)
 
 
 @pytest.mark.parametrize("stop", [1, 7, 10, 13, 24])

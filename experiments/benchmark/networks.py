@@ -34,7 +34,7 @@ def job(name: str, batch: int, dtype: str, driver: parallel.Driver, steps: int =
     224x224 pixels have the resized crop.
     """
     shape = NETWORKS[name]
-    view: dict[str, Any] = {"crop": "resized", "pad": 0} if shape == IMAGENET else {}
+    view: dict[str, Any] = {"crop": "resized", "flip": True} if shape == IMAGENET else {"pad": 4, "flip": True}
     plain: dict[str, Any] = {"options": {"dtype": dtype}, "schedule": "constant", "drops": (), "lr": 0.01}
     data = noise(shape, steps * batch, 1000 if shape == IMAGENET else 10)
     # Decay is on all parameters, as in PyTorch's SGD.

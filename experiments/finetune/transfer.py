@@ -86,6 +86,7 @@ def base(options: Options) -> jc.Recipe:
     return jc.Recipe(
         dataset="cifar10", model=options.model, options={"width": options.width}, schedule="cosine", lr=options.lr,
         steps=options.steps, batch=options.batch, every=options.steps, mean="imagenet", std=True,
+        pad=4, flip=True,
     )  # fmt: skip
 
 

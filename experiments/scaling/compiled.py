@@ -41,11 +41,11 @@ class Job(NamedTuple):
 
 def job(name: str, width: int, batch: int, driver: parallel.Driver, norm: Norm, devices: int) -> Job:
     """The training step of `name` on the digits, as `fit` makes it; BN's groups are the shares of `devices` devices."""
-    data, recipe = jc.load("digits"), jc.Recipe(dataset="digits", model=name, batch=batch)
+    data, recipe = jc.load("digits"), jc.Recipe(dataset="digits", model=name, batch=batch, pad=1, flip=True)
     model = jc.build(name, 10, width=width, bn_group=batch // devices if norm == "device" else 0)
     tx = jc.optimizer(recipe)
     carry = driver.replicate(start(model, tx, recipe, data))
-    return Job(driver, make_step(model, tx, pad=1, axis=driver.axis), carry, driver.replicate(data.train))
+    return Job(driver, make_step(model, tx, pad=1, flip=True, axis=driver.axis), carry, driver.replicate(data.train))
 
 
 def text(job: Job, batch: int) -> str:

@@ -49,7 +49,7 @@ def fresh(options: Options) -> dict[str, jc.Recipe]:
                     given: dict[str, Any] = {"width": options.width, "batch_norm": norm}
                     name = f"{family}{depth}{'' if norm else '-without'}-seed{seed}"
                     model = {"model": f"cifar-{family}{depth}", "options": given, "seed": seed}
-                    recipes[name] = jc.Recipe(dataset=options.dataset, **model)
+                    recipes[name] = jc.Recipe(dataset=options.dataset, pad=4, flip=True, **model)
     return recipes
 
 

@@ -54,7 +54,8 @@ def finished(out: str | Path) -> list[Run]:
 def _unpacked(path: Path, number: int, line: str) -> tuple[str, Run]:
     try:
         told = json.loads(line)
-        return str(told["name"]), Run(Recipe(**told["recipe"]), dict(told["result"]), list(told["rows"]))
+        recipe = Recipe(**(_LEFT_OUT | told["recipe"]))
+        return str(told["name"]), Run(recipe, dict(told["result"]), list(told["rows"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise LogError(
             f"{path}, line {number}, is no run: {' '.join(str(error).split())[:200]}; pack it again"
@@ -62,17 +63,19 @@ def _unpacked(path: Path, number: int, line: str) -> tuple[str, Run]:
 
 
 PACKED = "runs.jsonl"
+_LEFT_OUT = {"pad": 4, "flip": True}
+"""Values that older files leave out, which hold only what a recipe changed from the defaults of their day."""
 
 
 def pack(source: str | Path, target: str | Path) -> int:
     """Write the runs of `source` that are over to `target`/runs.jsonl, one line each, for `finished`; returns how many.
 
-    A study of hundreds of short runs is so kept in one small file: of each its name, what its recipe changes from the defaults,
-    its environment, result and rows, numbers with 6 digits. Checkpoints are left behind.
+    A study of hundreds of short runs is so kept in one small file: of each its name, recipe, environment, result and rows,
+    numbers with 6 digits. The recipe is whole, so that no later default changes it. Checkpoints are left behind.
     """
-    default, lines = asdict(Recipe()), []
+    lines = []
     for folder in sorted(path.parent for path in Path(source).glob("*/result.json")):
-        recipe = {k: v for k, v in asdict(Recipe.load(folder)).items() if v != default[k]}
+        recipe = asdict(Recipe.load(folder))
         kinds = {"env": list, "result": dict}
         files = {name: read_json(folder / f"{name}.json", kind) for name, kind in kinds.items()}
         line = {"name": folder.name, "recipe": recipe} | files | {"rows": read_rows(folder)}
