@@ -192,7 +192,7 @@ def draw(out: Path) -> None:
         *filter(None, (run.divergence for run in runs)),
     ]
     report.write_table(out, table, notes)
-    plots.save(plots.curves(panels, dashed="train_error", solid="test_error", title=what), out / "curves.png")
+    plots.save(plots.curves(panels, dashed="train_error", solid="eval_error", title=what), out / "curves.png")
     print(report.markdown(table))
     print(f"wrote {out}/table.md, table.csv and curves.png")
 

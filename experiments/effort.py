@@ -9,7 +9,7 @@ from typing import Any
 import jaxcnn as jc
 from jaxcnn import plots, report, study
 
-FIGURES = {"train_loss": "all_loss", "test_loss": "test_loss", "test_error": "test_error"}
+FIGURES = {"train_loss": "all_loss", "eval_loss": "eval_loss", "eval_error": "eval_error"}
 """The table's names of the rows' figures."""
 Groups = Mapping[str, Sequence[study.Run]]
 """The runs of each setting."""
@@ -46,6 +46,7 @@ def line(
     fair, end = recipe.order == "shuffled", rows[0][-1]
     cells |= {"updates_per_epoch": updates, "seconds_per_epoch": end["time"] / end["epoch"] if fair else None}
     cells |= {"memory_mib": memory.get(str(recipe.batch)), "loss_std": report.summarise(jumps).mean, "seeds": len(runs)}
+    cells |= {"eval_split": study.eval_split(runs)}
     for key, limit in limits.items():
         chosen = [last(run, key, limit) for run in rows] if fair or key == "epoch" else []
         for column, figure in FIGURES.items():
@@ -69,9 +70,10 @@ def curves(groups: Groups, limits: Mapping[str, float], title: str) -> Any:
 
 
 def orders(groups: Groups, epochs: float, title: str) -> Any:
-    """Shuffled against sorted: the error on the test images, and on the batches as they come."""
+    """Shuffled against sorted: the error on the images of the eval split, and on the batches as they come."""
     panels = []
-    for key, label in (("test_error", "test error (%)"), ("train_error", "error on the batches (%)")):
+    split = study.eval_split([run for runs in groups.values() for run in runs])
+    for key, label in (("eval_error", f"{split} error (%)"), ("train_error", "error on the batches (%)")):
         for name in ("mini-batch", "online"):
             pair = {"shuffled": groups.get(name), "sorted by label": groups.get(f"{name}-sorted")}
             lines = [plots.band(timed(runs), "epoch", key, label=order) for order, runs in pair.items() if runs]

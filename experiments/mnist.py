@@ -153,10 +153,11 @@ def row(name: str, found: Mapping[str, Mapping[str, list[study.Run]]]) -> dict[s
     model, options = NETWORKS[name]
     counted = summary(jc.build(model, 10, **options), SHAPE)
     line: dict[str, Any] = {"network": name, "params": counted.params, "macs": counted.macs}
+    line["eval_split"] = study.eval_split([run for networks in found.values() for run in networks.get(name, [])])
     for dataset, runs in found.items():
         columns = study.over_seeds(runs.get(name, []))
         line[f"{dataset}_seeds"] = columns["seeds"]
-        for key in ("train_error", "test_error"):
+        for key in ("train_error", "eval_error"):
             line |= {f"{dataset}_{key}{part}": columns[key + part] for part in ("", "_std", "_ci95")}
         line[f"{dataset}_seconds"] = columns["seconds"]
     return line
@@ -184,8 +185,9 @@ def panels(found: Mapping[str, Mapping[str, list[study.Run]]]) -> list[plots.Pan
     for dataset, runs in found.items():
         for what, names in (("dense", DENSE), ("convolutional", [name for name in NETWORKS if name not in DENSE])):
             seeds = {name: [run.rows for run in runs[name]] for name in names if name in runs}
-            lines = [plots.band(rows, "step", "test_error", label=name) for name, rows in seeds.items()]
-            axes: dict[str, Any] = {"xlabel": "step", "ylabel": "test error (%)", "ylog": True}
+            lines = [plots.band(rows, "step", "eval_error", label=name) for name, rows in seeds.items()]
+            split = study.eval_split([run for group in runs.values() for run in group])
+            axes: dict[str, Any] = {"xlabel": "step", "ylabel": f"{split} error (%)", "ylog": True}
             made += [plots.Panel(f"{dataset}: {what}", lines, **axes)] if lines else []
     return made
 
@@ -197,7 +199,8 @@ def draw(out: Path) -> None:
     table = [row(name, found) for name in NETWORKS if name in trained]
     runs = [run for networks in found.values() for group in networks.values() for run in group]
     report.write_table(out, table, [protocol(found), *filter(None, (run.divergence for run in runs))])
-    figure = plots.grid(panels(found), columns=2, title="test error, mean and range of seeds", share="y")
+    title = f"{study.eval_split(runs)} error, mean and range of seeds"
+    figure = plots.grid(panels(found), columns=2, title=title, share="y")
     plots.save(figure, out / "curves.png")
     print(f"{report.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 

@@ -159,7 +159,7 @@ def read(run: study.Run, stop: bool = False) -> study.Run:
     rows = [row for row in run.rows if not (stop and turn) or row["step"] <= turn["step"]]
     last, result = rows[-1], dict(run.result)
     for what in ("loss", "error"):
-        train, validation = last[f"train_{what}"], last[f"test_{what}"]  # the rows' "test" is the split they report
+        train, validation = last[f"train_{what}"], last[f"eval_{what}"]
         result |= {f"train_{what}": train, f"validation_{what}": validation}
         result |= {f"{what}_gap": validation - train, f"test_{what}": last[f"heldout_{what}"]}
     result |= {"seconds": math.fsum(row["seconds"] for row in rows), "turn_step": turn and turn["step"]}
@@ -215,11 +215,11 @@ def panel(name: str, runs: list[study.Run], few: list[study.Run]) -> plots.Panel
     if early and line["turned"]:  # on average: a mean of the seeds not stopped yet would jump
         rows = [[row for row in seed if row["step"] <= line["turn_step"]] for seed in rows]
     lines = [
-        plots.band(rows, "step", "test_loss", label="validation"),
+        plots.band(rows, "step", "eval_loss", label="validation"),
         plots.band(rows, "step", "train_loss", label="training", dashed=True),
     ]
     if few and name != "few":
-        grey = plots.band([run.rows for run in few], "step", "test_loss", label="validation, few images", colour="0.65")
+        grey = plots.band([run.rows for run in few], "step", "eval_loss", label="validation, few images", colour="0.65")
         lines.insert(0, grey._replace(low=None, high=None, width=1.3))
     text = f"{'stops' if early else 'turns'} at epoch {line['turn_epoch'] or 0:.0f}"
     marks = [plots.Mark(line["turn_step"], "x", text)] if 2 * line["turned"] > line["seeds"] else []

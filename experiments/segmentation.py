@@ -194,7 +194,7 @@ def draw(out: Path) -> None:
 
     runs = sorted(study.finished(out), key=skips, reverse=True)
     forms = {key: list(group) for key, group in itertools.groupby(runs, key=skips)}
-    keys = ("mean_iou", "background_iou", "test_error")
+    keys = ("mean_iou", "background_iou", "eval_error")
     table = [
         {"U-Net": TITLES[key], "params": group[0].result["params"]} | study.over_seeds(group, keys)
         for key, group in forms.items()

@@ -18,7 +18,7 @@ from jaxcnn import plots, report, study
 
 SMALL = (2.15, 2.4)
 """A panel's width and height, inches: 23 of them in three rows fill a slide."""
-KEYS = ("train_loss", "test_loss", "train_error", "test_error")
+KEYS = ("train_loss", "eval_loss", "train_error", "eval_error")
 Runs = Mapping[str, Sequence[study.Run]]
 """The runs of each method."""
 
@@ -37,7 +37,7 @@ def scores(trials: Sequence[study.Run]) -> dict[float, tuple[float, float] | Non
     """Rate -> mean validation error and loss of a method's trials; None where one of them diverged."""
 
     def score(runs: list[study.Run]) -> tuple[float, float] | None:
-        error, loss = ([run.result[key] for run in runs] for key in ("test_error", "test_loss"))
+        error, loss = ([run.result[key] for run in runs] for key in ("eval_error", "eval_loss"))
         # A loss that is no number, and so None, can come after a last step whose own loss still was one.
         lost = any(run.divergence for run in runs) or None in loss
         return None if lost else (math.fsum(error) / len(runs), math.fsum(loss) / len(runs))
@@ -53,7 +53,7 @@ def best(trials: Sequence[study.Run]) -> float | None:
 
 def steps_to(target: float, runs: Sequence[study.Run]) -> float | None:
     """The mean over runs of the first row's step whose test error is at most `target`; None if a run has no such row."""
-    first = [next((row["step"] for row in run.rows if row["test_error"] <= target), math.inf) for run in runs]
+    first = [next((row["step"] for row in run.rows if row["eval_error"] <= target), math.inf) for run in runs]
     return None if math.inf in first else report.summarise(first).mean
 
 
@@ -77,7 +77,7 @@ def row(method: str, trials: Sequence[study.Run], runs: Sequence[study.Run], tar
 def table(trials: Runs, final: Runs, target: float) -> list[dict[str, Any]]:
     """The rows of all methods, the least test error first and those that diverged last."""
     lines = [row(method, trials[method], final.get(method, []), target) for method in trials]
-    lines.sort(key=lambda line: (line["test_error"] is None, line["test_error"], line["test_loss"]))
+    lines.sort(key=lambda line: (line["eval_error"] is None, line["eval_error"], line["eval_loss"]))
     return lines
 
 
@@ -118,7 +118,7 @@ def training(final: Runs) -> list[plots.Panel]:
 def ranking(names: Sequence[str], final: Runs) -> plots.Panel:
     """Test error by method, from above: each seed, the mean and its 95% interval; crosses are methods that diverged."""
     kept = {name: [run for run in final.get(name, []) if not run.divergence] for name in names}
-    errors = {name: [run.result["test_error"] for run in runs] for name, runs in kept.items()}
+    errors = {name: [run.result["eval_error"] for run in runs] for name, runs in kept.items()}
     known = [error for of in errors.values() for error in of if error] or [100.0]
     low, high, lines = 0.7 * min(known), 1.2 * max(known), []
     for y, values in enumerate(errors.values()):
@@ -131,7 +131,8 @@ def ranking(names: Sequence[str], final: Runs) -> plots.Panel:
         lines.append(plots.Line([mean], [y], label="mean of the seeds", marker="o", colour=plots.COLOURS[1]))
     lost = [(high, y) for y, values in enumerate(errors.values()) if not values]
     limits: dict[str, Any] = {"xlim": (low, high), "ylim": (len(names) - 0.5, -0.5)}
-    return plots.Panel("", lines, xlabel="test error (%)", xlog=True, crosses=lost, **limits)
+    split = study.eval_split([run for runs in final.values() for run in runs]) or "test"
+    return plots.Panel("", lines, xlabel=f"{split} error (%)", xlog=True, crosses=lost, **limits)
 
 
 def pictures(out: Path, what: str, names: Sequence[str], trials: Runs, final: Runs) -> None:

@@ -33,7 +33,7 @@ def reason(row: Mapping[str, float], classes: int) -> str | None:
       >>> reason({"train_loss": 24.0, "grad_norm": 1.0}, classes=10)
       'train_loss is 24, above 23'
     """
-    for name in ("train_loss", "grad_norm", "test_loss"):
+    for name in ("train_loss", "grad_norm", "eval_loss"):
         if not math.isfinite(row.get(name, 0.0)):
             return f"{name} is {row[name]}"
     limit = FACTOR * math.log(classes)

@@ -43,7 +43,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def turning_point(
-    rows: Sequence[Mapping[str, Any]], key: str = "test_loss", window: int = 3, margin: float = 0.05
+    rows: Sequence[Mapping[str, Any]], key: str = "eval_loss", window: int = 3, margin: float = 0.05
 ) -> Mapping[str, Any] | None:
     """The row after which a curve that should fall gets worse: where validation turns; None while it has not.
 
@@ -61,9 +61,9 @@ def turning_point(
       ValueError: for a window that is not odd, or a margin below 0.
 
     Example:
-      >>> rows = [{"step": i, "test_loss": loss} for i, loss in enumerate([2.0, 1.0, 0.6, 0.5, 0.7, 0.9])]
+      >>> rows = [{"step": i, "eval_loss": loss} for i, loss in enumerate([2.0, 1.0, 0.6, 0.5, 0.7, 0.9])]
       >>> turning_point(rows), turning_point(rows[:4])
-      ({'step': 3, 'test_loss': 0.5}, None)
+      ({'step': 3, 'eval_loss': 0.5}, None)
 
     References:
       Prechelt 1998, "Early stopping - but when?" (`margin` is the threshold of his generalisation loss).

@@ -186,11 +186,11 @@ def fit(
         the middle of the epoch, with the bits it would have had. A run that is over already yields its state, and no row.
 
     Yields:
-      The state as numpy arrays on the host, and its row: `step, rate, train_loss, train_error, test_loss, test_error,
-      grad_norm, loss_std, seconds, images_per_second` (cross-entropies in nats, errors in percent; the training figures are
-      running means over the row's augmented batches, unless `recipe.train_error` is "clean"; `loss_std` is over the row's
-      batches).
-      With `recipe.precise_bn` also `precise_test_loss, precise_test_error`. A run that has diverged (`jaxcnn.divergence`) gets
+      The state as numpy arrays on the host, and its row: `step, rate, train_loss, train_error, eval_loss, eval_error,
+      eval_split, grad_norm, loss_std, seconds, images_per_second` (cross-entropies in nats, errors in percent; the training
+      figures are running means over the row's augmented batches, unless `recipe.train_error` is "clean"; `eval_split` is
+      `recipe.report`, the name of the split that the `eval_*` figures are of; `loss_std` is over the row's batches).
+      With `recipe.precise_bn` also `precise_eval_loss, precise_eval_error`. A run that has diverged (`jaxcnn.divergence`) gets
       a row at once, not only when it is due, whose `diverged` says why; whether to go on is the caller's to say.
 
     Raises:
@@ -290,13 +290,14 @@ def _row(model, placed, state, train, test, data, recipe, driver) -> Row:
         "rate": rate_of(state.opt),
         "train_loss": sums.mean_loss,
         "train_error": sums.error,
-        "test_loss": tested.mean_loss,
-        "test_error": tested.error,
+        "eval_loss": tested.mean_loss,
+        "eval_error": tested.error,
+        "eval_split": recipe.report,
         "grad_norm": state.sums.mean_norm,
         "loss_std": state.sums.loss_std,
     }
     if recipe.precise_bn:
         exact = precise(model, state, data.train, recipe.precise_bn, batch=recipe.batch, driver=driver)
         tested = measure(driver.replicate(exact), test, held)
-        row |= {"precise_test_loss": tested.mean_loss, "precise_test_error": tested.error}
+        row |= {"precise_eval_loss": tested.mean_loss, "precise_eval_error": tested.error}
     return row

@@ -84,13 +84,13 @@ def test_the_table_holds_what_the_rows_hold(out):
     rows = [jc.read_rows(out / f"full-batch-seed{seed}") for seed in (0, 1)]
     at = [next(row for row in run if row["step"] == 2) for run in rows]
     line = table(out)["full-batch"]
-    for column, key in (("train_loss", "all_loss"), ("test_loss", "test_loss"), ("test_error", "test_error")):
+    for column, key in (("train_loss", "all_loss"), ("eval_loss", "eval_loss"), ("eval_error", "eval_error")):
         values = [row[key] for row in at]
         assert float(line[f"{column}_at_epoch"]) == pytest.approx(np.mean(values), rel=5e-3)
         assert float(line[f"{column}_at_epoch_std"]) == pytest.approx(np.std(values, ddof=1), rel=5e-3)
     jumps = [np.median([row["loss_std"] for row in run[len(run) // 2 :]]) for run in rows]
     assert float(line["loss_std"]) == pytest.approx(np.mean(jumps), rel=5e-3)
-    assert table(out)["online-sorted"]["test_error_at_time"] == ""
+    assert table(out)["online-sorted"]["eval_error_at_time"] == ""
 
 
 def test_training_figures_are_of_all_the_images_at_that_step(out):
@@ -142,7 +142,7 @@ def made(paces, every=4, batch=16):
     """Rows every `every` steps that took these seconds a step; the loss is the step's own number."""
     return [
         {"step": every * i, "images_per_second": batch / pace, "loss_std": float(i)}
-        | dict.fromkeys(("all_loss", "test_loss", "test_error"), float(every * i))
+        | dict.fromkeys(("all_loss", "eval_loss", "eval_error"), float(every * i))
         for i, pace in enumerate(paces, 1)
     ]
 
@@ -161,7 +161,7 @@ def test_a_rows_time_leaves_out_compiling_and_is_the_same_for_all_seeds():
 def test_equal_epochs_and_equal_time_choose_the_last_row_within_the_limit(epoch, time, steps):
     runs = [run(16, "shuffled", made((9, 0.2, 0.2)))] * 2
     line = effort.line("mini-batch", runs, {"epoch": epoch, "time": time}, {"16": 0.5})
-    assert (float(line["test_error_at_epoch"]), float(line["train_loss_at_time"])) == steps
+    assert (float(line["eval_error_at_epoch"]), float(line["train_loss_at_time"])) == steps
     assert line["memory_mib"] == 0.5
     assert line["seconds_per_epoch"] == pytest.approx(0.8)  # four updates
     assert line["loss_std"] == 2.5  # of rows 2 and 3
@@ -169,8 +169,8 @@ def test_equal_epochs_and_equal_time_choose_the_last_row_within_the_limit(epoch,
 
 def test_a_sorted_run_has_no_row_at_equal_time():
     line = effort.line("mini-batch-sorted", [run(16, "sorted", made((9, 1, 1)))], {"epoch": 3, "time": 99}, {})
-    assert line["test_error_at_epoch"] == 12
-    assert line["test_error_at_time"] is line["seconds_per_epoch"] is line["memory_mib"] is None
+    assert line["eval_error_at_epoch"] == 12
+    assert line["eval_error_at_time"] is line["seconds_per_epoch"] is line["memory_mib"] is None
 
 
 def test_settings_differ_in_batch_order_rate_and_epochs_alone():

@@ -79,7 +79,7 @@ def test_parameters_lost_at_the_last_step_are_seen_though_no_loss_is(data, monke
         spoiled(optax.sgd(1e-3), 39, lambda u: u * jnp.nan), data, DRIVERS["loop"](), replace(RECIPE, steps=40)
     )
     assert row["diverged"] == "the parameters ['head']['bias'] are not finite"
-    assert np.isfinite([row["train_loss"], row["grad_norm"], row["test_loss"]]).all()
+    assert np.isfinite([row["train_loss"], row["grad_norm"], row["eval_loss"]]).all()
 
 
 def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_one(data, monkeypatch):
@@ -98,7 +98,7 @@ def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_on
     assert not any("diverged" in row for row in watched)
     monkeypatch.setattr(divergence, "EVERY", 10**9)
     alone = rows(jc.optimizer(short), data, DRIVERS["loop"](), short)
-    assert [row["test_loss"] for row in watched] == [row["test_loss"] for row in alone]
+    assert [row["eval_loss"] for row in watched] == [row["eval_loss"] for row in alone]
 
 
 def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
@@ -117,11 +117,11 @@ def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
     [
         (np.nan, 1.0, 1.0, "train_loss is nan"),
         (1.0, np.inf, 1.0, "grad_norm is inf"),
-        (1.0, 1.0, np.nan, "test_loss is nan"),
+        (1.0, 1.0, np.nan, "eval_loss is nan"),
         (24.0, 1.0, 1.0, "above 23"),
         (22.0, 1.0, 99.0, None),
     ],
 )
 def test_divergence_is_no_number_or_far_beyond_guessing(loss, norm, test, why):
-    said = divergence.reason({"train_loss": loss, "grad_norm": norm, "test_loss": test}, classes=10)
+    said = divergence.reason({"train_loss": loss, "grad_norm": norm, "eval_loss": test}, classes=10)
     assert said is None if why is None else why in (said or "")

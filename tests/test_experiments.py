@@ -19,8 +19,8 @@ from experiments import depth
 ROOT = Path(depth.__file__).parent.parent
 TINY = ["--depths", "8", "14", "--width", "4", "--steps", "6", "--every", "3", "--batch", "32", "--seeds", "2"]
 COLUMNS = (
-    "family,depth,params,seeds,train_error,train_error_std,train_error_ci95,"
-    "test_error,test_error_std,test_error_ci95,seconds,paper_test_error"
+    "family,depth,params,seeds,eval_split,train_error,train_error_std,train_error_ci95,"
+    "eval_error,eval_error_std,eval_error_ci95,seconds,paper_test_error"
 )
 
 
@@ -50,12 +50,12 @@ def test_the_study_leaves_table_figure_and_runs(study):
 
 
 def test_the_tables_numbers_are_those_of_the_last_rows(study):
-    finals = [jc.read_rows(study / f"resnet14-seed{seed}")[-1]["test_error"] for seed in (0, 1)]
+    finals = [jc.read_rows(study / f"resnet14-seed{seed}")[-1]["eval_error"] for seed in (0, 1)]
     (line,) = [line for line in table(study) if (line["family"], line["depth"]) == ("residual", "14")]
-    assert float(line["test_error"]) == pytest.approx(np.mean(finals), abs=0.005)
-    assert float(line["test_error_std"]) == pytest.approx(np.std(finals, ddof=1), abs=0.005)
+    assert float(line["eval_error"]) == pytest.approx(np.mean(finals), abs=0.005)
+    assert float(line["eval_error_std"]) == pytest.approx(np.std(finals, ddof=1), abs=0.005)
     # Student's t for one degree of freedom is 12.706
-    assert float(line["test_error_ci95"]) == pytest.approx(12.7062 * np.std(finals, ddof=1) / 2**0.5, abs=0.005)
+    assert float(line["eval_error_ci95"]) == pytest.approx(12.7062 * np.std(finals, ddof=1) / 2**0.5, abs=0.005)
 
 
 def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, monkeypatch):

@@ -59,7 +59,7 @@ def test_a_streamed_run_has_the_bits_of_one_in_memory(data, streamed, kind, devi
     (state, rows), (there, told) = fitted(data, driver), fitted(streamed, driver)
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(there), strict=True))
     assert rows == told
-    assert "precise_test_error" in rows[-1]
+    assert "precise_eval_error" in rows[-1]
 
 
 def test_streamed_data_are_evaluated_and_predicted_like_others(data, streamed):
@@ -132,11 +132,11 @@ def test_masks_are_learnt_and_counted_by_the_pixel(kind):
     assert logits.shape == (10, 8, 8, 3)
     wrong = (logits.argmax(-1) != data.test.labels).mean()
     assert row is not None
-    assert row["test_error"] == pytest.approx(100 * wrong)
+    assert row["eval_error"] == pytest.approx(100 * wrong)
     shifted = logits - logits.max(-1, keepdims=True)
     right = np.take_along_axis(shifted, data.test.labels[..., None], -1)[..., 0]
-    assert row["test_loss"] == pytest.approx((np.log(np.exp(shifted).sum(-1)) - right).mean(), rel=1e-5)
-    assert row["test_error"] < 5 < 100 * (data.test.labels != 0).mean()
+    assert row["eval_loss"] == pytest.approx((np.log(np.exp(shifted).sum(-1)) - right).mean(), rel=1e-5)
+    assert row["eval_error"] < 5 < 100 * (data.test.labels != 0).mean()
 
 
 def test_a_reconstruction_is_judged_against_the_normalised_image():
@@ -146,9 +146,9 @@ def test_a_reconstruction_is_judged_against_the_normalised_image():
     assert row is not None
     inputs = (data.test.images / 255 - data.mean) / data.std
     outputs = jc.predict(model, state, data.test.images)
-    assert row["test_loss"] == pytest.approx(((outputs - inputs) ** 2).mean(), rel=1e-5)
-    assert row["test_error"] == pytest.approx(100 * ((outputs > 0) != (inputs > 0)).mean())
-    assert row["test_loss"] < 0.5 * (inputs**2).mean()
+    assert row["eval_loss"] == pytest.approx(((outputs - inputs) ** 2).mean(), rel=1e-5)
+    assert row["eval_error"] == pytest.approx(100 * ((outputs > 0) != (inputs > 0)).mean())
+    assert row["eval_loss"] < 0.5 * (inputs**2).mean()
 
 
 @pytest.mark.parametrize(

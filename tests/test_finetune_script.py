@@ -75,12 +75,12 @@ def test_a_folder_becomes_a_classifier_with_tables_and_figures(run):
 def test_what_is_kept_is_what_was_trained(run, sweets):
     """The last row's error came from the run's own state; the table and `predict` come from the file."""
     last = jc.read_rows(run / "run")[-1]
-    assert float(table(run)["all"]["recall"]) == pytest.approx(100 - last["test_error"], abs=1e-3)
+    assert float(table(run)["all"]["recall"]) == pytest.approx(100 - last["eval_error"], abs=1e-3)
     saved = read(run)
     data, _ = named_folder(sweets, 16)
     sums = jc.evaluate(saved.model, saved.state, data.test)
-    assert sums.error == pytest.approx(last["test_error"], abs=1e-4)
-    assert sums.mean_loss == pytest.approx(last["test_loss"], rel=1e-5)
+    assert sums.error == pytest.approx(last["eval_error"], abs=1e-4)
+    assert sums.mean_loss == pytest.approx(last["eval_loss"], rel=1e-5)
     np.testing.assert_allclose(saved.state.norm.mean[3, 4], [0.485, 0.456, 0.406], rtol=1e-6)
     np.testing.assert_allclose(saved.state.norm.std, [0.229, 0.224, 0.225], rtol=1e-6)
 
@@ -330,11 +330,14 @@ def test_the_table_counts_recall_and_precision():
     labels, said = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 2])
     counts = metrics.confusion(labels, said, 3)
     assert counts.tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 1]]
-    first, second, third, every = results.table(counts, "abc", np.array([5, 6, 7]))
+    first, second, third, every = results.table(counts, "abc", np.array([5, 6, 7]), "test")
     assert first == {"class": "a", "train": 5, "test": 3, "recall": 100 / 3, "precision": 50, "taken for": "b (2)"}
     assert second == {"class": "b", "train": 6, "test": 2, "recall": 50, "precision": 100 / 3, "taken for": "a (1)"}
     assert (third["class"], third["recall"], third["taken for"]) == ("c", 100, None)
     assert (every["recall"], every["test"], every["train"]) == (50, 6, 18)
+    held_out = results.table(counts, "abc", np.array([5, 6, 7]), "validation")
+    assert [line["validation"] for line in held_out] == [3, 2, 1, 6]
+    assert not [line for line in held_out if "test" in line]
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 9), (9, 9), (3, 10), (91, 128)])

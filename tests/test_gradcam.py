@@ -87,7 +87,7 @@ def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
     model = Two(classes=2)
     state, row = list(jc.fit(model, jc.optimizer(recipe), data, recipe, driver=jc.driver("jit", 1)))[-1]
     assert row is not None
-    assert row["test_error"] == 0
+    assert row["eval_error"] == 0
     heat = gradcam(model, state, images[:50], labels[:50], "maps")
     inside = [
         h[y - 1 : y + 5, x - 1 : x + 5].sum() / h.sum() for h, (y, x) in zip(heat, corners, strict=False) if h.sum()

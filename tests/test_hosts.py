@@ -31,7 +31,7 @@ data = jc.load("digits")
 recipe = jc.Recipe(dataset="digits", model="resnet8", batch=32, steps=4, every=2, pad=1, flip=True)
 model = jc.build("resnet8", 10, width=4)
 rows = [row for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe)]
-print(json.dumps([[row[k] for k in ("train_loss", "test_loss", "test_error", "grad_norm")] for row in rows]))
+print(json.dumps([[row[k] for k in ("train_loss", "eval_loss", "eval_error", "grad_norm")] for row in rows]))
 """
 STUDY = ["--depths", "8", "--families", "residual", "--width", "4", "--batch", "256", "--seeds", "1", "--lr", "0.001"]
 STUDY += ["--steps", "560", "--every", "80", "--drops", "280"]  # the last 400 give the test time to kill it
@@ -121,7 +121,7 @@ def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_
     rows, expected = (jc.read_rows(folder / "resnet8-seed0") for folder in (out, tmp_path / "whole"))
     assert [row["step"] for row in rows] == list(range(80, 561, 80))
     for mine, theirs in zip(rows, expected, strict=True):
-        for name in ("train_loss", "test_loss"):  # at a low rate, so that rounding does not grow to more than that
+        for name in ("train_loss", "eval_loss"):  # at a low rate, so that rounding does not grow to more than that
             assert mine[name] == pytest.approx(theirs[name], rel=1e-4), name
     layouts = json.loads((out / "resnet8-seed0" / "env.json").read_text())
     assert [(facts["processes"], facts["devices"]) for facts in layouts] == [(2, 2), (1, 1)]

@@ -41,7 +41,7 @@ def runs(tmp_path_factory):
                 params = jax.tree.map(lambda w, rng=rng: w + np.float32(0.1 * rng.normal(size=w.shape)), state.params)
                 state = state._replace(step=np.int32(step), params=params)
                 saved.save(state, 90.0 - step)
-                log.write(step=step, train_loss=2.0, train_error=80.0, test_error=90.0 - step)
+                log.write(step=step, train_loss=2.0, train_error=80.0, eval_error=90.0 - step, eval_split="test")
     return folder
 
 
@@ -75,7 +75,7 @@ def test_the_middle_is_the_last_state_on_these_images(runs, out):
         sums = jc.evaluate(run.model, run.last, split, driver=jc.driver("jit", 1))
         assert float(line["loss"]) == pytest.approx(sums.mean_loss, rel=1e-5)
         assert float(line["train_error"]) == pytest.approx(sums.error)
-        assert float(line["test_error"]) == pytest.approx(run.rows[-1]["test_error"], rel=1e-5)
+        assert float(line["eval_error"]) == pytest.approx(run.rows[-1]["eval_error"], rel=1e-5)
         plane = kept.read(out / "plane" / f"{name}.npz").arrays
         assert (
             plane["loss"][1, 1]

@@ -94,9 +94,9 @@ def test_the_chosen_peak_rate_has_the_least_validation_error(out):
     for line in table(out / "schedules"):
         mine = {run.recipe.lr: run.result for run in runs if run.recipe.schedule == line["schedule"]}
         assert len(mine) == 2
-        assert float(line["rate"]) == min(mine, key=lambda rate: (mine[rate]["test_error"], mine[rate]["test_loss"]))
+        assert float(line["rate"]) == min(mine, key=lambda rate: (mine[rate]["eval_error"], mine[rate]["eval_loss"]))
         best = mine[float(line["rate"])]
-        assert float(line["validation_error"]) == pytest.approx(best["test_error"], abs=0.005)
+        assert float(line["validation_error"]) == pytest.approx(best["eval_error"], abs=0.005)
         assert float(line["test_error"]) == pytest.approx(best["heldout_error"], abs=0.005)
     assert all(run.recipe.report == "validation" for run in runs)
 
@@ -113,8 +113,8 @@ def test_heldout_figures_are_the_test_splits(out):
 
 def test_a_diverged_rate_is_not_chosen():
     runs = [run(0.1, 0.5), run(1.0, None, "diverged")]
-    runs[0].result.update(test_error=50.0, test_loss=1.5)
-    runs[1].result.update(test_error=1.0, test_loss=0.1)
+    runs[0].result.update(eval_error=50.0, eval_loss=1.5)
+    runs[1].result.update(eval_error=1.0, eval_loss=0.1)
     assert schedules.best(runs)[0] == 0.1
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -190,7 +191,7 @@ def test_chance_gives_the_calibration_error_that_it_gives():
 def rows(losses, train=None):
     train = train or [0.1] * len(losses)
     pairs = enumerate(zip(losses, train, strict=True), 1)
-    return [{"step": i, "test_loss": a, "train_loss": b, "test_error": 5.0, "train_error": 1.0} for i, (a, b) in pairs]
+    return [{"step": i, "eval_loss": a, "train_loss": b, "eval_error": 5.0, "train_error": 1.0} for i, (a, b) in pairs]
 
 
 def marks(seen, found):
@@ -220,7 +221,7 @@ def test_a_turn_is_marked_where_there_is_one_and_not_invented(seen):
         ([], "The run wrote no rows."),
         ([{"step": 1}, {"step": 2}], "No row has a test loss"),
         (
-            [{"step": 5, "test_loss": 2.0}, {"step": 9, "test_loss": None, "diverged": "loss nan"}],
+            [{"step": 5, "eval_loss": 2.0}, {"step": 9, "eval_loss": None, "diverged": "loss nan"}],
             "diverged at step 9: loss nan",
         ),
     ],
@@ -229,6 +230,16 @@ def test_rows_that_lack_things_are_borne(seen, found, says):
     run = seen.run._replace(rows=found, folder=seen.run.folder / "elsewhere")
     assert says in curves.section(seen._replace(run=run)).text
     assert "the machine was not noted" in about.facts(seen._replace(run=run))["Took"]
+
+
+def test_the_curves_name_the_split_of_the_rows(seen):
+    recipe = replace(seen.run.recipe, report="validation", validation=5)
+    made = curves.section(seen._replace(run=seen.run._replace(recipe=recipe, rows=rows([2.0, 1.0]))))
+    (picture,) = made.pictures
+    labels = [text.get_text() for legend in picture.figure.legends for text in legend.get_texts()]
+    words = [made.text, picture.alt, picture.text, *labels]
+    assert "validation" in labels
+    assert "test" not in " ".join(words).split()
 
 
 def blank(name):

@@ -560,7 +560,7 @@ def ran(request, data, driver):
 def test_the_loss_falls_over_forty_steps_at_the_middle_rate(ran):
     first, *_, last = (row for _, row in ran[1])
     assert last["train_loss"] < first["train_loss"] - 0.05
-    assert last["test_loss"] < first["test_loss"] - 0.05
+    assert last["eval_loss"] < first["eval_loss"] - 0.05
     assert last["rate"] == ran[0].lr
 
 
@@ -584,7 +584,7 @@ def test_a_run_saved_and_resumed_has_the_same_bits(ran, data, driver, tmp_path):
     pairs = zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(again), strict=True)
     for (path, a), b in pairs:
         assert (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()), jax.tree_util.keystr(path)
-    assert row["test_loss"] == same["test_loss"]
+    assert row["eval_loss"] == same["eval_loss"]
 
 
 def test_states_are_plain_arrays(ran):
@@ -628,7 +628,7 @@ def judged_by(params: Any, measured: Any, data, driver) -> None:
     shifted = expected - expected.max(1, keepdims=True)
     loss = (np.log(np.exp(shifted).sum(1)) - shifted[np.arange(360), data.test.labels]).mean()
     assert jc.evaluate(MODEL, state, data.test, driver=driver).mean_loss == pytest.approx(loss, rel=1e-5)
-    assert row["test_loss"] == pytest.approx(loss, rel=1e-5)
+    assert row["eval_loss"] == pytest.approx(loss, rel=1e-5)
     assert np.abs(logits(state.params, data) - expected).max() > 0.01  # not those it trains at
 
 

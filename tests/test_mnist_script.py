@@ -36,27 +36,27 @@ def study(tmp_path_factory):
 def test_the_study_leaves_table_figure_and_runs(study):
     lines = table(study)
     assert list(lines) == NAMES
-    columns = ["network", "params", "macs", "digits_seeds"]
-    columns += [f"digits_{part}_error{tail}" for part in ("train", "test") for tail in ("", "_std", "_ci95")]
+    columns = ["network", "params", "macs", "eval_split", "digits_seeds"]
+    columns += [f"digits_{part}_error{tail}" for part in ("train", "eval") for tail in ("", "_std", "_ci95")]
     assert list(lines["perceptron"]) == [*columns, "digits_seconds"]
     assert {(line["params"], line["macs"]) for line in lines.values()} == {("7850", "7840"), ("55050", "54912")}
     assert (study / "curves.png").read_bytes().startswith(b"\x89PNG")
     folders = {path.parent.name for path in study.glob("digits/*/result.json")}
     assert folders == {f"{name}-seed{seed}" for name in NAMES for seed in (0, 1)}
     text = (study / "table.md").read_text()
-    for said in ("6 steps of 8 images", "rate 0.05,", "enlarged from 8x8", "| perceptron | 7850 | 7840 | 2 |"):
+    for said in ("6 steps of 8 images", "rate 0.05,", "enlarged from 8x8", "| perceptron | 7850 | 7840 | test | 2 |"):
         assert said in text
 
 
 def test_the_tables_numbers_are_those_of_the_last_rows(study):
     for name in NAMES:
         ends = [jc.read_rows(study / "digits" / f"{name}-seed{seed}")[-1] for seed in (0, 1)]
-        finals = [end["test_error"] for end in ends]
+        finals = [end["eval_error"] for end in ends]
         assert [end["step"] for end in ends] == [6, 6]
-        assert float(table(study)[name]["digits_test_error"]) == pytest.approx(np.mean(finals), abs=1e-3)
+        assert float(table(study)[name]["digits_eval_error"]) == pytest.approx(np.mean(finals), abs=1e-3)
         # Student's t for one degree of freedom is 12.706
         half = 12.7062 * np.std(finals, ddof=1) / 2**0.5
-        assert float(table(study)[name]["digits_test_error_ci95"]) == pytest.approx(half, abs=1e-2)
+        assert float(table(study)[name]["digits_eval_error_ci95"]) == pytest.approx(half, abs=1e-2)
 
 
 def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_path, monkeypatch):
@@ -90,14 +90,14 @@ def test_two_data_sets_share_a_table_and_a_network_may_lack_one(study, tmp_path,
     ]
     assert mnist.main([*args, "--data-dir", str(tmp_path / "data")]) == 0
     lines = table(tmp_path / "out")
-    assert lines["perceptron"]["digits_test_error"] == table(study)["perceptron"]["digits_test_error"]
+    assert lines["perceptron"]["digits_eval_error"] == table(study)["perceptron"]["digits_eval_error"]
     end = jc.read_rows(tmp_path / "out" / "fashion_mnist" / "perceptron-seed0")[-1]
-    assert float(lines["perceptron"]["fashion_mnist_test_error"]) == pytest.approx(end["test_error"], abs=1e-3)
+    assert float(lines["perceptron"]["fashion_mnist_eval_error"]) == pytest.approx(end["eval_error"], abs=1e-3)
     assert (lines["perceptron"]["fashion_mnist_seeds"], lines["mlp-step"]["fashion_mnist_seeds"]) == ("1", "0")
-    assert lines["mlp-step"]["fashion_mnist_test_error"] == ""
+    assert lines["mlp-step"]["fashion_mnist_eval_error"] == ""
     assert mnist.study.pack(tmp_path / "out" / "digits", tmp_path / "packed" / "digits") == 4
     assert mnist.main(["--plot-only", "--out", str(tmp_path / "packed")]) == 0
-    packed, before = (float(table(out)["mlp-step"]["digits_test_error"]) for out in (tmp_path / "packed", study))
+    packed, before = (float(table(out)["mlp-step"]["digits_eval_error"]) for out in (tmp_path / "packed", study))
     assert packed == pytest.approx(before, rel=1e-5)  # of 6 digits
 
 
@@ -147,7 +147,7 @@ def test_the_committed_result_is_of_these_recipes_and_lenet_is_99_percent_right(
         assert [run.recipe for run in group] == [made[f"{name}-seed{seed}"] for seed in range(len(group))]
     for name in ("lenet5", "lenet5-relu"):
         assert len(runs[name]) == 3
-        assert np.mean([run.result["test_error"] for run in runs[name]]) <= 1.0
+        assert np.mean([run.result["eval_error"] for run in runs[name]]) <= 1.0
 
 
 MISTAKES = [
@@ -174,4 +174,4 @@ def test_lenet_learns_mnist(tmp_path):
     """Two epochs of one seed; the whole experiment is `python -m experiments.mnist --preset mnist`."""
     args = ["--preset", "mnist", "--datasets", "mnist", "--networks", "lenet5-relu", "--seeds", "1", "--steps", "938"]
     assert mnist.main([*args, "--drops", "700", "--out", str(tmp_path)]) == 0
-    assert float(table(tmp_path)["lenet5-relu"]["mnist_test_error"]) < 2
+    assert float(table(tmp_path)["lenet5-relu"]["mnist_eval_error"]) < 2

@@ -525,4 +525,4 @@ def test_thirty_steps_on_the_digits_lower_the_loss(name, options):
     rows: list = [row for _, row in jc.fit(model, jc.optimizer(recipe), jc.load("digits"), recipe, driver=driver)]
     assert [row["step"] for row in rows] == [15, 30]
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
-    assert rows[1]["test_loss"] < math.log(10) / 2  # log 10 is what guessing costs
+    assert rows[1]["eval_loss"] < math.log(10) / 2  # log 10 is what guessing costs

@@ -50,8 +50,8 @@ def made(
     """A run that is over, as if read from its folder; `errors` are those of its rows, `speeds` their images a second."""
     recipe = jc.Recipe(optimizer=method, lr=lr, seed=seed, batch=10)
     why = {} if status == "finished" else {"why": "train_loss is inf"}
-    result = dict.fromkeys(tuned.KEYS, loss) | {"status": status, "test_error": error, "step": 1, "seconds": 1.0} | why
-    rows = [{"step": 5 * i, "test_error": e} for i, e in enumerate(errors, 1)]
+    result = dict.fromkeys(tuned.KEYS, loss) | {"status": status, "eval_error": error, "step": 1, "seconds": 1.0} | why
+    rows = [{"step": 5 * i, "eval_error": e} for i, e in enumerate(errors, 1)]
     rows = rows or [{"images_per_second": speed} for speed in speeds]
     return study.Run(recipe, result, rows)
 
@@ -127,7 +127,7 @@ def test_the_tables_numbers_are_those_of_the_rows(out):
         assert line["steps_to_target"] == "2"
         assert line["edge"] == "yes"
         assert line["seeds"] == "2"
-    errors = [float(line["test_error"]) for line in lines(out).values()]
+    errors = [float(line["eval_error"]) for line in lines(out).values()]
     assert errors == sorted(errors)
 
 
@@ -155,7 +155,7 @@ def test_a_method_that_never_trained_has_no_final_run_and_the_last_row():
     assert list(optimizers.finals(options, rates)) == ["final/sgd-seed0"]
     first, last = tuned.table(trials, {"sgd": [made("sgd", errors=[50.0])]}, target=60)
     assert (first["method"], first["steps_to_target"], last["method"]) == ("sgd", 5.0, "adam")
-    assert [last[key] for key in ("best_lr", "edge", "test_error", "steps_to_target", "ms_per_step")] == [None] * 5
+    assert [last[key] for key in ("best_lr", "edge", "eval_error", "steps_to_target", "ms_per_step")] == [None] * 5
     panel = tuned.ranking(["sgd", "adam"], {"sgd": [made("sgd")]})
     assert [y for _, y in panel.crosses] == [1]
     assert tuned.sensitivity(trials)[0].crosses == [(0.1, None)]

@@ -99,7 +99,7 @@ def test_the_tables_numbers_are_those_of_the_last_rows_by_their_right_names(stud
         line = table(study)[overfitting.TITLES[name]]
         ends = [jc.read_rows(study / f"{name}-seed{seed}")[-1] for seed in (0, 1)]
         for what in ("loss", "error"):
-            train, validation, test = ([end[f"{part}_{what}"] for end in ends] for part in ("train", "test", "heldout"))
+            train, validation, test = ([end[f"{part}_{what}"] for end in ends] for part in ("train", "eval", "heldout"))
             assert float(line[f"train_{what}"]) == pytest.approx(np.mean(train), abs=1e-4)
             assert float(line[f"validation_{what}"]) == pytest.approx(np.mean(validation), abs=1e-4)
             assert float(line[f"test_{what}"]) == pytest.approx(np.mean(test), abs=1e-4)
@@ -127,7 +127,7 @@ def test_early_stopping_is_few_images_read_at_the_turning_point(study):
     assert any(turns), "the case shows nothing: no seed turns"
     rows = [turn or rows[-1] for turn, rows in zip(turns, runs, strict=True)]
     line = table(study)["early stopping"]
-    for ours, theirs in (("train", "train"), ("validation", "test"), ("test", "heldout")):
+    for ours, theirs in (("train", "train"), ("validation", "eval"), ("test", "heldout")):
         for what in ("loss", "error"):
             expected = np.mean([row[f"{theirs}_{what}"] for row in rows])
             assert float(line[f"{ours}_{what}"]) == pytest.approx(expected, abs=1e-4)
@@ -148,7 +148,7 @@ def test_held_out_figures_are_those_of_the_last_state_on_the_test_split(study):
     assert state is not None
     last = jc.read_rows(folder)[-1]
     assert int(state.step) == last["step"] == 40
-    for split, name in ((data.test, "heldout"), (data.validation, "test"), (few.train, "train")):
+    for split, name in ((data.test, "heldout"), (data.validation, "eval"), (few.train, "train")):
         sums = jc.evaluate(model, state, split)
         assert last[f"{name}_loss"] == pytest.approx(sums.mean_loss, rel=1e-6)
         assert last[f"{name}_error"] == pytest.approx(sums.error)

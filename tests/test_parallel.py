@@ -135,5 +135,5 @@ def test_a_study_of_more_networks_than_are_kept_has_the_same_numbers(tmp_path, m
     monkeypatch.setattr(parallel, "PROGRAMS", 2)  # one network
     results = study.sweep(runs, data, tmp_path, driver=driver)
     assert results is not None
-    assert results["4"]["test_loss"] == results["4 again"]["test_loss"] != results["5"]["test_loss"]
+    assert results["4"]["eval_loss"] == results["4 again"]["eval_loss"] != results["5"]["eval_loss"]
     assert len(parallel._kept) <= 2

@@ -14,8 +14,9 @@ import jaxcnn
 from jaxcnn.plots import COLOURS, curves, save
 
 
-def rows(train, test, steps=(10, 20, 30)):
-    return [{"step": s, "train_error": a, "test_error": b} for s, a, b in zip(steps, train, test, strict=True)]
+def rows(train, test, steps=(10, 20, 30), split="test"):
+    keys = ("step", "train_error", "eval_error")
+    return [dict(zip(keys, row, strict=True)) | {"eval_split": split} for row in zip(steps, train, test, strict=True)]
 
 
 SEEDS = [
@@ -28,7 +29,7 @@ PANELS = {"plain": {"20 layers": SEEDS, "56 layers": ALONE}, "residual": {"56 la
 
 
 def drawn(panels=PANELS):
-    return curves(panels, dashed="train_error", solid="test_error", title="Figure 6")
+    return curves(panels, dashed="train_error", solid="eval_error", title="Figure 6")
 
 
 def values(key, seeds=SEEDS):
@@ -64,7 +65,7 @@ def test_there_is_one_axis_a_panel_and_they_share_their_scale():
 def test_training_is_dashed_and_thin_and_testing_solid_and_bold():
     lines = drawn().axes[0].lines
     assert [line.get_linestyle() for line in lines] == ["--", "-", "--", "-"]
-    for line, key, seeds in zip(lines, ["train_error", "test_error"] * 2, [SEEDS, SEEDS, ALONE, ALONE], strict=True):
+    for line, key, seeds in zip(lines, ["train_error", "eval_error"] * 2, [SEEDS, SEEDS, ALONE, ALONE], strict=True):
         steps, means = points(line)
         assert steps == [10, 20, 30]
         np.testing.assert_allclose(means, values(key, seeds).mean(0), rtol=1e-12)
@@ -81,7 +82,7 @@ def test_a_label_has_one_colour_in_all_panels():
 def test_the_band_reaches_from_the_least_to_the_greatest_and_one_seed_has_none():
     plain, residual = drawn().axes
     assert not residual.collections
-    for (steps, low, high), key in zip(bands(plain), ["train_error", "test_error"], strict=True):
+    for (steps, low, high), key in zip(bands(plain), ["train_error", "eval_error"], strict=True):
         assert steps == [10, 20, 30]
         np.testing.assert_array_equal(low, values(key).min(0))
         np.testing.assert_array_equal(high, values(key).max(0))
@@ -122,6 +123,16 @@ def test_one_legend_names_the_lines_and_says_what_a_band_is():
     note = ", mean and range of 3 seeds"
     assert said(PANELS) == ["20 layers", "56 layers", f"test error{note}", f"train error{note}"]
     assert said({"residual": PANELS["residual"]}) == ["56 layers", "20 layers", "test error", "train error"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "label"),
+    [(("validation",), "validation error"), (("test", "validation"), "eval error"), ((None,), "eval error")],
+)
+def test_the_legend_names_the_split_that_all_rows_are_of(splits, label):
+    seeds = [rows([4.0, 3.0, 2.0], [6.0, 5.0, 4.0], split=split) for split in splits]
+    (legend,) = drawn({"one": {f"{i}": [seed] for i, seed in enumerate(seeds)}}).legends
+    assert legend.get_texts()[-2].get_text() == label
 
 
 def test_a_saved_figure_is_a_png_of_160_dots_an_inch(tmp_path):

@@ -254,7 +254,7 @@ def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
     for (plain, before), (state, row) in zip(*runs, strict=True):
         close(state.params, plain.params, 1e-3)
         assert row["train_loss"] == pytest.approx(before["train_loss"], rel=1e-4)
-        assert row["test_loss"] == pytest.approx(before["test_loss"], rel=1e-3)
+        assert row["eval_loss"] == pytest.approx(before["eval_loss"], rel=1e-3)
     different = [(a != b).any() for a, b in zip(*(jax.tree.leaves(run[-1][0].params) for run in runs), strict=True)]
     assert any(different)  # else nothing was tuned
 

@@ -88,7 +88,7 @@ def test_a_cell_has_three_digits_and_its_interval_as_many_places(mean, half, cel
 
 def turn(values, **how):
     """The step of the turning point of a curve with a row every 10 steps, or None."""
-    rows = [{"step": 10 * (i + 1), "test_loss": value, "test_error": 1.0} for i, value in enumerate(values)]
+    rows = [{"step": 10 * (i + 1), "eval_loss": value, "eval_error": 1.0} for i, value in enumerate(values)]
     found = turning_point(rows, **how)
     assert found is None or found in rows
     return found and found["step"]
@@ -129,7 +129,7 @@ def test_a_single_low_row_is_not_the_turning_point_of_a_noisy_curve():
 def test_the_margin_is_a_share_of_the_lowest_and_the_key_is_free():
     assert turn([4.0, 2.0, 2.0, 2.0, 2.15, 2.15, 2.15], margin=0.08) is None
     assert turn([4.0, 2.0, 2.0, 2.0, 2.15, 2.15, 2.15], margin=0.07) == 30
-    assert turn([3, 1, 3], key="test_error") is None
+    assert turn([3, 1, 3], key="eval_error") is None
     with pytest.raises(KeyError):
         turn([3, 1, 3], key="no such")
 

@@ -117,5 +117,5 @@ def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
     assert whole is not None
     assert result is not None
     for mine, theirs in zip(*map(jc.read_rows, (tmp_path / "moved", tmp_path / "whole")), strict=True):
-        for name in ("train_loss", "train_error", "test_loss", "test_error", "grad_norm"):
+        for name in ("train_loss", "train_error", "eval_loss", "eval_error", "grad_norm"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-5), name

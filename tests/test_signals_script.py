@@ -79,7 +79,7 @@ def test_numbers_are_those_of_the_library(runs, out):
     assert [row["gradient"] for row in rows] == pytest.approx([norms[row["layer"]] for row in rows], rel=1e-4)
     (line,) = (line for line in table(out / "end") if (line["network"], line["bn"]) == ("ResNet-8", "yes"))
     assert float(line["gradient_first"]) == pytest.approx(norms["stem"], rel=1e-4)
-    assert float(line["test_error"]) == pytest.approx(run.rows[-1]["test_error"], rel=1e-5)
+    assert float(line["eval_error"]) == pytest.approx(run.rows[-1]["eval_error"], rel=1e-5)
 
 
 def test_the_path_has_every_state_that_was_kept(out):

@@ -51,7 +51,7 @@ def test_a_finished_run_says_so_and_is_not_run_again(whole, data, driver, monkey
     folder, result = whole
     assert result["status"] == "finished"
     assert result["params"] == jc.parameters(jc.build("plain8", 10, width=4), (8, 8, 1))
-    assert result["test_error"] == jc.read_rows(folder)[-1]["test_error"]
+    assert result["eval_error"] == jc.read_rows(folder)[-1]["eval_error"]
     assert result["seconds"] == pytest.approx(sum(row["seconds"] for row in jc.read_rows(folder)))
     monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained again"))
     assert study.run(RECIPE, data, folder, driver=driver) == result
@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, driver, tmp_path, at):
     assert seen[0] == at  # no step is done twice
     assert untimed(tmp_path) == untimed(whole[0])
     assert result is not None
-    assert result["test_loss"] == whole[1]["test_loss"]
+    assert result["eval_loss"] == whole[1]["eval_loss"]
 
 
 def test_rows_past_the_checkpoint_are_made_again_not_twice(whole, data, driver, tmp_path):
@@ -104,6 +104,33 @@ def test_divergence_is_a_result_and_the_study_goes_on(data, driver, tmp_path):
     assert wild.divergence is not None
     assert "diverged at step 5" in wild.divergence
     assert study.over_seeds([wild, tame])["seeds"] == 1
+
+
+def test_columns_over_seeds_name_their_split_and_never_average_two():
+    """A later seed may be trained with another `report` into the same study."""
+
+    def run(report, error, seed):
+        recipe = replace(RECIPE, report=report, validation=300, seed=seed)
+        figures = {"train_error": 1.0, "eval_error": error, "eval_split": report, "seconds": 1.0}
+        return study.Run(recipe, {"status": "finished"} | figures, [])
+
+    for split in ("test", "validation"):
+        line = study.over_seeds([run(split, 4.0, 0), run(split, 6.0, 1)])
+        assert (line["eval_split"], line["eval_error"], line["seeds"]) == (split, 5.0, 2)
+    mixed = [run("test", 4.0, 0), run("validation", 6.0, 1)]
+    with pytest.raises(jc.RecipeError, match="report test and validation; expected one split"):
+        study.over_seeds(mixed)
+    assert "eval_split" not in study.over_seeds(mixed, ("train_error",))
+    assert study.eval_split([]) is None
+
+
+def test_progress_and_result_name_the_split(driver, tmp_path, capsys):
+    recipe = replace(RECIPE, steps=2, every=2, drops=(), validation=300, report="validation")
+    results = study.sweep({"one": recipe}, jc.load("digits", validation=300), tmp_path, driver=driver)
+    assert results is not None
+    assert results["one"]["eval_split"] == "validation"
+    assert not [key for key in results["one"] if "test" in key]
+    assert f"  validation error {results['one']['eval_error']:5.2f}%" in capsys.readouterr().err
 
 
 def test_a_mistake_in_the_last_recipe_costs_no_training(data, driver, tmp_path, monkeypatch):
@@ -228,7 +255,7 @@ def test_a_run_is_read_back_from_its_start_to_its_end(data, driver, tmp_path):
     model, tx = study.prepare(RECIPE, 10)
     for mine, told in zip(jax.tree.leaves(run.first), jax.tree.leaves(jc.start(model, tx, RECIPE, data)), strict=True):
         np.testing.assert_array_equal(mine, told)
-    assert jc.evaluate(run.model, run.last, run.data.test, driver=driver).error == run.rows[-1]["test_error"]
+    assert jc.evaluate(run.model, run.last, run.data.test, driver=driver).error == run.rows[-1]["eval_error"]
     assert list(study.trained(tmp_path, data=data).states) == [0, 12]
 
 

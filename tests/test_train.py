@@ -32,8 +32,9 @@ KEYS = [
     "rate",
     "train_loss",
     "train_error",
-    "test_loss",
-    "test_error",
+    "eval_loss",
+    "eval_error",
+    "eval_split",
     "grad_norm",
     "loss_std",
     "seconds",
@@ -291,11 +292,11 @@ def test_precise_statistics_are_reported_beside_the_moving_ones(data, driver, wh
     ((state, row),) = trained(recipe, data, driver)
     exact = jc.precise(jc.build(recipe.model, 10, width=4), state, data.train, 640, batch=64, driver=driver)
     sums = jc.evaluate(jc.build(recipe.model, 10, width=4), exact, data.test, driver=driver)
-    assert (row["precise_test_error"], row["precise_test_loss"]) == (
+    assert (row["precise_eval_error"], row["precise_eval_loss"]) == (
         sums.error,
         pytest.approx(sums.mean_loss, rel=1e-6),
     )
-    assert row["test_error"] == whole[0][1]["test_error"]
+    assert row["eval_error"] == whole[0][1]["eval_error"]
 
 
 def test_validation_is_reported_when_asked(driver):
@@ -303,7 +304,10 @@ def test_validation_is_reported_when_asked(driver):
     recipe = replace(RECIPE, steps=10, validation=300, report="validation")
     ((state, row),) = trained(recipe, data, driver)
     sums = jc.evaluate(jc.build(recipe.model, 10, width=4), state, data.validation, driver=driver)
-    assert row["test_error"] == sums.error
+    assert row["eval_error"] == sums.error
+    assert row["eval_loss"] == pytest.approx(sums.mean_loss, rel=1e-6)
+    assert row["eval_split"] == "validation"
+    assert not [key for key in row if "test" in key]
 
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])

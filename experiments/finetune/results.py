@@ -26,8 +26,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return 100 * found.low, 100 * found.high
 
 
-def table(counts: np.ndarray, classes: Sequence[str], trained: np.ndarray) -> list[dict[str, Any]]:
-    """A row for each class, the worst first, and one for all: recall and precision in percent."""
+def table(counts: np.ndarray, classes: Sequence[str], trained: np.ndarray, split: str) -> list[dict[str, Any]]:
+    """A row for each class, the worst first, and one for all: pictures in train and in `split`, recall, precision (percent)."""
     lines = []
     for label, name in enumerate(classes):
         right, n, said = int(counts[label, label]), int(counts[label].sum()), int(counts[:, label].sum())
@@ -36,7 +36,7 @@ def table(counts: np.ndarray, classes: Sequence[str], trained: np.ndarray) -> li
             {
                 "class": name,
                 "train": int(trained[label]),
-                "test": n,
+                split: n,
                 "recall": 100 * right / n if n else None,
                 "precision": 100 * right / said if said else None,
                 "taken for": f"{classes[int(others.argmax())]} ({others.max()})" if others.max() else None,
@@ -44,7 +44,7 @@ def table(counts: np.ndarray, classes: Sequence[str], trained: np.ndarray) -> li
         )
     lines.sort(key=lambda line: (line["recall"] is None, line["recall"], line["class"]))
     share = 100 * float(np.trace(counts) / counts.sum())
-    every = {"class": "all", "train": int(trained.sum()), "test": int(counts.sum()), "recall": share}
+    every = {"class": "all", "train": int(trained.sum()), split: int(counts.sum()), "recall": share}
     return [*lines, every | {"precision": share, "taken for": None}]
 
 
@@ -106,12 +106,12 @@ def draw(
     shares = probabilities(saved, split.images)
     counts = metrics.confusion(split.labels, shares.argmax(1), len(saved.classes))
     trained = np.bincount(data.train.labels, minlength=len(saved.classes))
-    lines = table(counts, saved.classes, trained)
+    lines = table(counts, saved.classes, trained, recipe.report)
     said = [note(counts, trained, recipe, weights), *filter(None, [run.divergence])]
     report.write_table(out, lines, said)
     title = f"{recipe.model}, {counts.sum()} {recipe.report} pictures"
     plots.save(plots.confusion(counts, saved.classes, title=title), out / "confusion.png")
-    figure = plots.curves({title: {recipe.model: [run.rows]}}, dashed="train_error", solid="test_error")
+    figure = plots.curves({title: {recipe.model: [run.rows]}}, dashed="train_error", solid="eval_error")
     plots.save(figure, out / "curves.png")
     figure = mistakes(saved, split, names, shares, most) if most else None
     (out / "mistakes.png").unlink(missing_ok=True)  # of another run

@@ -145,9 +145,9 @@ def draw(options: Options) -> None:
     report.write_table(options.out, table, [protocol(groups[order[0]][0].recipe)])
     title = "Vehicles, by a network that begins with animals"
     figure = plots.bars(
-        heights(table, "test_error"),
-        errors=heights(table, "test_error_ci95"),
-        ylabel="test error (%)",
+        heights(table, "eval_error"),
+        errors=heights(table, "eval_error_ci95"),
+        ylabel=f"{table[0]['eval_split']} error (%)",
         title=title,
         form=".1f",
     )

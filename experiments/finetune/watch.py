@@ -24,5 +24,5 @@ class Watch:
             self.progress.advance(step - self.step, where)
         self.step = step
         if row is not None:
-            errors = "  ".join(f"{part} error {row[f'{part}_error']:5.2f}%" for part in ("train", "test"))
+            errors = f"train error {row['train_error']:5.2f}%  {row['eval_split']} error {row['eval_error']:5.2f}%"
             self.progress.say(f"{where}  {errors}  {row['images_per_second']:,.0f} images/s")

@@ -52,7 +52,7 @@ def draw(options: Options, parts: dict[str, ModuleType]) -> None:
     table = [{key: row.get(key) for key in everything} for row in rows]
     first = kept.read(next(iter(found.values())))
     notes = [
-        f"{kept.setting(first)}. loss, train_error: of these images at the end; test_error: of the run's last row (percent); "
+        f"{kept.setting(first)}. loss, train_error: of these images at the end; eval_error: of the run's last row (percent); "
         "losses at distances and areas: see line and plane; explained: percent of the path's variance in its plane."
     ]
     report.write_table(options.out, table, notes)
@@ -62,7 +62,7 @@ def draw(options: Options, parts: dict[str, ModuleType]) -> None:
 
 def _row(name: str, columns: list[dict[str, dict[str, Any]]], there: kept.Kept) -> dict[str, Any]:
     line = {"network": name} | {key: value for part in columns for key, value in part.get(name, {}).items()}
-    return line | {"test_error": there.asked["row"]["test_error"]}
+    return line | {key: there.asked["row"][key] for key in ("eval_error", "eval_split")}
 
 
 if __name__ == "__main__":

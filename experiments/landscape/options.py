@@ -162,7 +162,7 @@ def opened(options: Options, network: str) -> study.Trained:
 def asked(options: Options, network: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What makes a measurement this one: the run, as its records tell it, and the settings."""
     row = read_rows(folder(options, network))[-1]
-    told = {key: row.get(key) for key in ("step", "train_loss", "train_error", "test_error")}
+    told = {key: row.get(key) for key in ("step", "train_loss", "train_error", "eval_error", "eval_split")}
     recipe = jc.Recipe.load(folder(options, network))
     common = {"images": options.images, "draw_seed": options.draw_seed}
     classes = len(data(options, network).classes)

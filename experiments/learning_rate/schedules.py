@@ -11,8 +11,8 @@ import jaxcnn as jc
 from experiments.learning_rate.options import Options, data, label, rates, recipe
 from jaxcnn import plots, report, study, train
 
-LAST = ("train_loss", "test_loss", "test_error", "heldout_error")
-"""The last row's figures of a run; its "test" is the validation split here."""
+LAST = ("train_loss", "eval_loss", "eval_error", "heldout_error")
+"""The last row's figures of a run; `eval_*` is of the validation split, `heldout_error` of the test split."""
 
 
 def recipes(options: Options) -> dict[str, jc.Recipe]:
@@ -63,7 +63,7 @@ def best(runs: list[study.Run]) -> tuple[float, list[study.Run]]:
     ended = {rate: group for rate, group in by_rate.items() if not any(run.divergence for run in group)} or by_rate
 
     def score(rate: float) -> tuple[float, float]:
-        return tuple(np.mean([run.result[key] or np.inf for run in ended[rate]]) for key in ("test_error", "test_loss"))  # type: ignore[return-value]
+        return tuple(np.mean([run.result[key] or np.inf for run in ended[rate]]) for key in ("eval_error", "eval_loss"))  # type: ignore[return-value]
 
     rate = min(ended, key=score)
     return rate, ended[rate]
@@ -78,7 +78,8 @@ def draw(options: Options) -> list[dict[str, Any]]:
     lines = []
     for name, (rate, group) in chosen.items():
         line = study.over_seeds(group, LAST)
-        named = {key.replace("test_", "validation_").replace("heldout", "test"): value for key, value in line.items()}
+        split = line.pop("eval_split")  # two splits in one table: each column says which
+        named = {key.replace("eval", split).replace("heldout", "test"): value for key, value in line.items()}
         lines.append({"schedule": name, "rate": label(rate)} | named)
     setting = runs[0].recipe
     n = f"{setting.model} on {setting.dataset}, momentum 0.9, {setting.steps} steps of {setting.batch}"
@@ -107,7 +108,7 @@ def _draw(chosen: dict[str, tuple[float, list[study.Run]]], n: str, out: Any) ->
         shapes.append(plots.Panel(name, (plots.Line(steps, shares),), (), "step", "rate / peak"))
         lines = (
             plots.band(rows, "step", "train_loss", label="training loss"),
-            plots.band(rows, "step", "test_loss", label="validation loss"),
+            plots.band(rows, "step", "eval_loss", label="validation loss"),
         )
         curves.append(plots.Panel(f"{name}, peak {label(rate)}", lines, (), "step", "loss (nats)", False, True))
     plots.save(plots.grid(shapes, columns=4, title="Shapes of the rate, as run"), out / "rates.png")

@@ -80,9 +80,10 @@ def draw(options: Options) -> list[dict[str, Any]]:
         f"{n}; errors in percent, losses in nats, after the last step; too large: diverged, or no better than guessing."
     ]
     report.write_table(out, lines, notes + [run.divergence for run in runs if run.divergence])
-    _curves(by_batch, classes, n, out)
+    split = study.eval_split(runs)
+    _curves(by_batch, classes, split, n, out)
     limits = {b: stable(group, classes) for b, group in by_batch.items()}
-    _map(by_batch, limits, classes, n, out)
+    _map(by_batch, limits, classes, split, n, out)
     return [
         {"what": f"largest stable rate, batch {b}", "predicted": None, "measured": limits[b], "ratio": None}
         for b in limits
@@ -90,13 +91,13 @@ def draw(options: Options) -> list[dict[str, Any]]:
 
 
 def _line(run: study.Run) -> dict[str, Any]:
-    keys = ("train_loss", "test_loss", "train_error", "test_error")
+    keys = ("eval_split", "train_loss", "eval_loss", "train_error", "eval_error")
     return {"batch": run.recipe.batch, "rate": label(run.recipe.lr)} | {key: run.result[key] for key in keys}
 
 
-def _curves(by_batch, classes, n, out) -> None:
+def _curves(by_batch, classes, split, n, out) -> None:
     panels = []
-    for key, name in (("train_loss", "training loss (nats)"), ("test_error", "test error (%)")):
+    for key, name in (("train_loss", "training loss (nats)"), ("eval_error", f"{split} error (%)")):
         lines, crosses = [], []
         for batch, group in by_batch.items():
             rates, lost = sorted(group), broken(group, classes)
@@ -107,9 +108,9 @@ def _curves(by_batch, classes, n, out) -> None:
     plots.save(plots.grid(panels, share="x", title=n), out / "curves.png")
 
 
-def _map(by_batch, limits, classes, n, out) -> None:
+def _map(by_batch, limits, classes, split, n, out) -> None:
     rates = sorted({rate for group in by_batch.values() for rate in group})
-    cell = [[group[r].result["test_error"] if r in group else None for r in rates] for group in by_batch.values()]
+    cell = [[group[r].result["eval_error"] if r in group else None for r in rates] for group in by_batch.values()]
     values = np.array(cell, np.float64)
     crosses = np.array([[r in broken(group, classes) for r in rates] for group in by_batch.values()])
     figure = plots.heatmap(
@@ -118,7 +119,7 @@ def _map(by_batch, limits, classes, n, out) -> None:
         columns=[label(rate) for rate in rates],
         xlabel="learning rate",
         ylabel="batch",
-        label="test error (%)",
+        label=f"{split} error (%)",
         title=n,
         crosses=crosses,
         best="min",

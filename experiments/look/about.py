@@ -75,7 +75,7 @@ def last_row(seen: Seen) -> str:
     if not seen.run.rows:
         return "none was written"
     row, report = seen.run.rows[-1], seen.run.recipe.report
-    kinds = {"training": row.get("train_error"), report: row.get("test_error")}
+    kinds = {"training": row.get("train_error"), report: row.get("eval_error")}
     errors = [f"{name} error {value:.3g}%" for name, value in kinds.items() if isinstance(value, int | float)]
     told = f"step {row['step']:,}: {', '.join(errors) or 'no errors'}"
     return f"{told}; diverged: {row['diverged']}" if row.get("diverged") else told

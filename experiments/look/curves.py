@@ -9,14 +9,14 @@ from experiments.look.seen import Picture, Section, Seen
 from jaxcnn import plots, report
 
 Rows = Sequence[Mapping[str, Any]]
-KEYS = ("train_loss", "test_loss", "train_error", "test_error")
+KEYS = ("train_loss", "eval_loss", "train_error", "eval_error")
 MARGIN = 0.05
 WINDOW = 3
-CAPTION = "Loss and error in training and in test, at every row that the run wrote."
+CAPTION = "Loss and error in training and on the {split} images, at every row that the run wrote."
 
 
 def section(seen: Seen) -> Section:
-    """Loss and error against steps, in training and in test."""
+    """Loss and error against steps, in training and on the split that the rows report."""
     recipe = seen.run.recipe
     rows = known(seen.run.rows)
     if not rows:
@@ -28,14 +28,14 @@ def section(seen: Seen) -> Section:
     text = f"{told(rows, turn, recipe.report)}\n\nThe training figures are {averaged}. {ending(seen.run.rows)}".strip()
     figure = plots.grid(panels(rows, turn, recipe.report, recipe.loss), share="x", size=(5.0, 3.6))
     alt = f"Training and {recipe.report} loss and error against steps. {told(rows, turn, recipe.report)}"
-    return Section("Learning curves", text, pictures=[Picture("curves", figure, alt, CAPTION + cut(rows))])
+    return Section("Learning curves", text, pictures=[Picture("curves", figure, alt, CAPTION.format(split=recipe.report) + cut(rows))])
 
 
 def known(rows: Rows) -> list[dict[str, Any]]:
     """The rows with all of `KEYS`, None where one lacks a number.
 
     Example:
-      >>> known([{"step": 1, "test_loss": 2.0, "diverged": "nan"}])[0]["train_loss"] is None
+      >>> known([{"step": 1, "eval_loss": 2.0, "diverged": "nan"}])[0]["train_loss"] is None
       True
     """
     plain = [{key: row.get(key) for key in KEYS} for row in rows]
@@ -45,7 +45,7 @@ def known(rows: Rows) -> list[dict[str, Any]]:
 
 def told(rows: Rows, turn: Mapping[str, Any] | None, split: str) -> str:
     """Whether the run overfits, by the rule that decides, in words."""
-    losses = numbers(rows, "test_loss")
+    losses = numbers(rows, "eval_loss")
     rule = (
         f"a turn is called where the mean over {WINDOW} neighbouring rows is lowest, if it ends more than {100 * MARGIN:.0f}% "
         "above that (jaxcnn.report.turning_point, after Prechelt 1998)"
@@ -56,7 +56,7 @@ def told(rows: Rows, turn: Mapping[str, Any] | None, split: str) -> str:
         least = f"over {len(losses)} rows its lowest is {min(losses):.3g} and its last {losses[-1]:.3g}"
         return f"The {split} loss does not turn: {least}. The rule: {rule}."
     return (
-        f"The {split} loss turns at step {turn['step']:,}, from {turn['test_loss']:.3g} there to {losses[-1]:.3g} at the end"
+        f"The {split} loss turns at step {turn['step']:,}, from {turn['eval_loss']:.3g} there to {losses[-1]:.3g} at the end"
         f"{meanwhile(rows, turn, split)}. The rule: {rule}."
     )
 
@@ -65,7 +65,7 @@ def meanwhile(rows: Rows, turn: Mapping[str, Any], split: str) -> str:
     """What the other curves do after the turn: only where the training loss goes on falling is it overfitting."""
     ends = {key: (turn[key], numbers(rows, key)[-1]) for key in KEYS if turn[key] is not None}
     said = [
-        f"the {split} error goes from {a:.3g}% to {b:.3g}%" for a, b in [ends[k] for k in ("test_error",) if k in ends]
+        f"the {split} error goes from {a:.3g}% to {b:.3g}%" for a, b in [ends[k] for k in ("eval_error",) if k in ends]
     ]
     if "train_loss" in ends:
         a, b = ends["train_loss"]
@@ -96,9 +96,9 @@ def panels(rows: Rows, turn: Mapping[str, Any] | None, split: str, loss: str) ->
 
 
 def lines(rows: Rows, what: str, split: str) -> list[plots.Line]:
-    """Of training, dashed, and of the test."""
+    """Of training, dashed, and of `split`."""
     steps = [row["step"] for row in rows]
-    kinds = {"training": f"train_{what}", split: f"test_{what}"}
+    kinds = {"training": f"train_{what}", split: f"eval_{what}"}
     return [
         plots.Line(steps, [row[key] for row in rows], label=name, dashed=name == "training")
         for name, key in kinds.items()
@@ -108,7 +108,7 @@ def lines(rows: Rows, what: str, split: str) -> list[plots.Line]:
 def limits(rows: Rows) -> tuple[float, float] | None:
     """Of the loss axis, which ends three times above the greatest training loss; None where there is nothing to draw.
 
-    While BN's moving averages are young, a test loss of millions would press all else flat.
+    While BN's moving averages are young, an evaluation loss of millions would press all else flat.
     """
     train, every = numbers(rows, "train_loss"), [loss for key in KEYS[:2] for loss in numbers(rows, key)]
     if not every or min(every) == max(every):
@@ -119,7 +119,7 @@ def limits(rows: Rows) -> tuple[float, float] | None:
 
 def cut(rows: Rows) -> str:
     """What the loss axis leaves out, in words."""
-    ends, most = limits(rows), max(numbers(rows, "test_loss"), default=0.0)
+    ends, most = limits(rows), max(numbers(rows, "eval_loss"), default=0.0)
     return (
         f" Greater losses than the axis shows are cut off, the greatest {most:.3g}." if ends and most > ends[1] else ""
     )

@@ -42,7 +42,8 @@ def line(head: Row, rows: Sequence[Row]) -> dict[str, Any]:
     both = first["gradient"] and last["gradient"]
     cells |= {"gradient_ratio": first["gradient"] / last["gradient"] if both else None, "a_layer": growth(rows)}
     cells |= {"rank_first": first["rank"], "rank_last": last["rank"], "cosine_last": last["similarity"]}
-    return cells | {"test_error": head.get("test_error"), "diverged_at": head.get("diverged")}
+    cells |= {key: head.get(key) for key in ("eval_error", "eval_split")}
+    return cells | {"diverged_at": head.get("diverged")}
 
 
 def notes(what: str) -> list[str]:

@@ -81,4 +81,5 @@ def about(recipe: jc.Recipe, folder: Path | None = None) -> measure.Row:
     result = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
     diverged = result["step"] if result.get("status") == "diverged" else None
     told["what"] += f", {recipe.steps} steps of {recipe.batch} images"
-    return told | {"rate": recipe.lr, "test_error": result.get("test_error"), "diverged": diverged}
+    told |= {key: result.get(key) for key in ("eval_error", "eval_split")}
+    return told | {"rate": recipe.lr, "diverged": diverged}

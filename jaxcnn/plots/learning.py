@@ -21,14 +21,15 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Rows]]], *, dashed: str, s
     Args:
       panels: panel's title -> line's label -> one list of rows for each seed. A label has the same colour in all panels.
       dashed: the key of the thin dashed lines, such as "train_error".
-      solid: the key of the bold lines, such as "test_error".
+      solid: the key of the bold lines, such as "eval_error".
       title: above the figure.
 
-    A line is the mean over seeds and its band reaches from the least to the greatest.
+    A line is the mean over seeds and its band reaches from the least to the greatest. The legend names a key in words, an
+    `eval_*` key by the split in the rows' `eval_split`.
 
     Example:
-      >>> rows = [{"step": 1, "train_error": 9.0, "test_error": 9.5}, {"step": 2, "train_error": 5.0, "test_error": 6.0}]
-      >>> figure = curves({"plain": {"20 layers": [rows]}}, dashed="train_error", solid="test_error")
+      >>> rows = [{"step": 1, "train_error": 9.0, "eval_error": 9.5}, {"step": 2, "train_error": 5.0, "eval_error": 6.0}]
+      >>> figure = curves({"plain": {"20 layers": [rows]}}, dashed="train_error", solid="eval_error")
       >>> len(figure.axes)
       1
     """
@@ -69,9 +70,19 @@ def _handles(panels, colour, dashed, solid):
     note = f", mean and range of {seeds} seeds" if seeds > 1 else ""
     kinds: list[tuple[str, Any, float]] = [(solid, "-", 2.2), (dashed, "--", 1.1)]
     for key, style, width in kinds:
-        text = key.replace("_", " ") + note
+        text = _words(panels, key) + note
         handles.append(Line2D([], [], color="0.35", linestyle=style, linewidth=width, label=text))
     return handles
+
+
+def _words(panels, key: str) -> str:
+    """Return the key as words, with the split's name for "eval" where all rows agree on it."""
+    rows = [row for lines in panels.values() for seeds in lines.values() for run in seeds for row in run]
+    splits = {row.get("eval_split") for row in rows}
+    split = splits.pop() if len(splits) == 1 else None
+    if split and key.startswith("eval_"):
+        key = split + key.removeprefix("eval")
+    return key.replace("_", " ")
 
 
 def _line(axis, seeds: Sequence[Rows], key: str, colour: str, **style: Any) -> None:

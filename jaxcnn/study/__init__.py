@@ -1,6 +1,7 @@
 """Studies: many runs, each in a folder of its own, that can be stopped at any moment and go on under the same command."""
 
 from jaxcnn.study.finished import Run as Run
+from jaxcnn.study.finished import eval_split as eval_split
 from jaxcnn.study.finished import finished as finished
 from jaxcnn.study.finished import over_seeds as over_seeds
 from jaxcnn.study.finished import pack as pack

@@ -94,14 +94,34 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def over_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "test_error")) -> dict[str, Any]:
+def eval_split(runs: Sequence[Run]) -> str | None:
+    """Return the name of the split that the `eval_*` figures of `runs` are of; None for no runs.
+
+    Raises:
+      RecipeError: if some are of the test split and some of the validation split: they are no sample of one quantity.
+    """
+    splits = sorted({run.recipe.report for run in runs})
+    if len(splits) > 1:
+        raise RecipeError(
+            f"the runs report {' and '.join(splits)}; expected one split. Use another --out for the other split."
+        )
+    return splits[0] if splits else None
+
+
+def over_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "eval_error")) -> dict[str, Any]:
     """Columns of a table: figures of the last row (errors in percent), over the seeds that did not diverge.
 
-    `seeds`, then for each of `keys` the mean, its `_std` and its `_ci95` (half width of the mean's 95% interval), then the mean
-    `seconds` of a run.
+    `seeds`, then `eval_split` if one of `keys` is an `eval_*` figure, then for each of `keys` the mean, its `_std` and its `_ci95`
+    (half width of the mean's 95% interval), then the mean `seconds` of a run.
+
+    Raises:
+      RecipeError: if the `eval_*` figures are not all of the same split.
     """
-    good = [run.result for run in runs if run.divergence is None]
+    trained = [run for run in runs if run.divergence is None]
+    good = [run.result for run in trained]
     line: dict[str, Any] = {"seeds": len(good)}
+    if any(key.startswith("eval_") for key in keys):
+        line["eval_split"] = eval_split(trained)
     for key in keys:
         mean, std, ci95 = report.summarise([result[key] for result in good])
         line |= {key: mean, f"{key}_std": std, f"{key}_ci95": ci95}

@@ -97,7 +97,7 @@ def run(
             watch(int(state.step), row)
             if why:
                 break
-            records.save(state, row["test_loss" if recipe.loss == "reconstruction" else "test_error"])
+            records.save(state, row["eval_loss" if recipe.loss == "reconstruction" else "eval_error"])
             if stop() and state.step < recipe.steps:
                 return None
         return records.finish(parameters(model, data.train.images.shape[1:]), why)

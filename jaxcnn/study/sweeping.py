@@ -38,7 +38,7 @@ class _Watch:
             self.progress.advance(self.weight * (step - self.step), where)
         self.step = step
         if row is not None and not self.brief:
-            errors = "  ".join(f"{part} error {row[f'{part}_error']:5.2f}%" for part in ("train", "test"))
+            errors = f"train error {row['train_error']:5.2f}%  {row['eval_split']} error {row['eval_error']:5.2f}%"
             self.progress.say(f"{where}  {errors}  {row['images_per_second']:,.0f} images/s")
 
     def close(self) -> None:
