@@ -28,7 +28,8 @@ def section(seen: Seen) -> Section:
     text = f"{told(rows, turn, recipe.report)}\n\nThe training figures are {averaged}. {ending(seen.run.rows)}".strip()
     figure = plots.grid(panels(rows, turn, recipe.report, recipe.loss), share="x", size=(5.0, 3.6))
     alt = f"Training and {recipe.report} loss and error against steps. {told(rows, turn, recipe.report)}"
-    return Section("Learning curves", text, pictures=[Picture("curves", figure, alt, CAPTION.format(split=recipe.report) + cut(rows))])
+    caption = CAPTION.format(split=recipe.report) + cut(rows)
+    return Section("Learning curves", text, pictures=[Picture("curves", figure, alt, caption)])
 
 
 def known(rows: Rows) -> list[dict[str, Any]]:

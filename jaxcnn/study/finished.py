@@ -111,8 +111,8 @@ def eval_split(runs: Sequence[Run]) -> str | None:
 def over_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "eval_error")) -> dict[str, Any]:
     """Columns of a table: figures of the last row (errors in percent), over the seeds that did not diverge.
 
-    `seeds`, then `eval_split` if one of `keys` is an `eval_*` figure, then for each of `keys` the mean, its `_std` and its `_ci95`
-    (half width of the mean's 95% interval), then the mean `seconds` of a run.
+    `seeds`, then `eval_split` if one of `keys` is an `eval_*` figure, then for each of `keys` the mean, its `_std` and its
+    `_ci95` (half width of the mean's 95% interval), then the mean `seconds` of a run.
 
     Raises:
       RecipeError: if the `eval_*` figures are not all of the same split.
