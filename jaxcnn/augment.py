@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.recipe import RecipeError, one_of
+from jaxcnn.recipe import RecipeError, channel_constants
 
 
 class Norm(NamedTuple):
@@ -25,7 +26,13 @@ IMAGENET = Norm(np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.2
 """Means and standard deviations of ImageNet's channels, in 0..1, that the published weights of torchvision and timm expect."""
 
 
-def norm(mean: np.ndarray, std: np.ndarray, *, subtract: str = "pixel", divide: bool = False) -> Norm:
+def norm(
+    mean: np.ndarray,
+    std: np.ndarray,
+    *,
+    subtract: str | float | Sequence[float] = "pixel",
+    divide: bool | float | Sequence[float] = False,
+) -> Norm:
     """The `Norm` of a data set's per-pixel `mean` [h, w, c] and channel `std` [c], both in 0..1.
 
     He et al. 2015, section 4.2, subtract the per-pixel mean and divide by nothing. (The first BN undoes any scale of
@@ -34,21 +41,45 @@ def norm(mean: np.ndarray, std: np.ndarray, *, subtract: str = "pixel", divide: 
     Args:
       mean: float32 [h, w, c], of the training images only.
       std: float32 [c], likewise.
-      subtract: "pixel" for the mean image, "channel" for its mean over pixels, "imagenet" for `IMAGENET`'s, "none".
-      divide: whether to divide by `std`, or by ImageNet's.
+      subtract: "pixel" for the mean image, "channel" for its mean over pixels, "imagenet" for `IMAGENET`'s, "none", or
+        constants for images in 0..1: a number for each channel, or one for all.
+      divide: whether to divide by `std`, or with "imagenet" by ImageNet's; or constants, likewise.
 
     Raises:
-      RecipeError: for "imagenet" on images of other than 3 channels.
+      RecipeError: for "imagenet" on images of other than 3 channels, or constants of another number of channels.
+
+    Example:
+      >>> image, std = np.zeros((2, 2, 3), "float32"), np.ones(3, "float32")
+      >>> norm(image, std, subtract=(0.5, 0.25, 0.125), divide=0.5).mean[1, 1].tolist()
+      [0.5, 0.25, 0.125]
     """
     pixel, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    choices = {"pixel": pixel, "channel": jnp.broadcast_to(pixel.mean((0, 1)), pixel.shape), "none": 0 * pixel}
-    if subtract == "imagenet":
-        if pixel.shape[-1] != 3:
-            raise RecipeError(
-                f"mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; write mean='channel'"
-            )
-        choices["imagenet"], scale = jnp.broadcast_to(IMAGENET.mean, pixel.shape), jnp.asarray(IMAGENET.std)
-    return Norm(choices[one_of("mean", subtract, choices)], scale if divide else jnp.ones_like(scale))
+    subtract, divide = channel_constants("mean", subtract), channel_constants("std", divide)
+    if isinstance(subtract, tuple):
+        center = jnp.broadcast_to(_constants("mean", subtract, pixel.shape[-1]), pixel.shape)
+    else:
+        choices = {"pixel": pixel, "channel": jnp.broadcast_to(pixel.mean((0, 1)), pixel.shape), "none": 0 * pixel}
+        if subtract == "imagenet":
+            if pixel.shape[-1] != 3:
+                raise RecipeError(
+                    f"mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; write mean='channel'"
+                )
+            choices["imagenet"], scale = jnp.broadcast_to(IMAGENET.mean, pixel.shape), jnp.asarray(IMAGENET.std)
+        center = choices[str(subtract)]
+    if isinstance(divide, tuple):
+        return Norm(center, jnp.broadcast_to(_constants("std", divide, pixel.shape[-1]), (pixel.shape[-1],)))
+    return Norm(center, scale if divide else jnp.ones_like(scale))
+
+
+def _constants(name: str, values: tuple[float, ...], channels: int) -> Any:
+    """The user's constants as float32 [1] or [channels]; RecipeError for another number of them."""
+    if len(values) not in (1, channels):
+        right = f"({', '.join(['0.5'] * channels)}{',' * (channels == 1)})"
+        raise RecipeError(
+            f"{name} has {len(values)} numbers, but images have {channels} channel{'s' * (channels > 1)}; expected one for "
+            f"each channel, or one for all. Use {name}={right}, with your numbers."
+        )
+    return jnp.asarray(values, jnp.float32)
 
 
 def normalise(images: jax.Array | np.ndarray, norm: Norm) -> jax.Array:

@@ -74,11 +74,13 @@ class Recipe:
     decay_on: str = "kernels"
     """What is decayed: "convs" (convolution kernels), "kernels" (and dense ones) or "all" (biases, BN too)."""
 
-    mean: str = "pixel"
+    mean: str | tuple[float, ...] = "pixel"
     """What is subtracted: the training "pixel" mean image, the "channel" means, "imagenet"'s channel means (as published
-    weights expect), or "none"."""
-    std: bool = False
-    """Divide by the channels' standard deviation (with mean="imagenet", ImageNet's); the paper does not."""
+    weights expect), "none", or constants of your own for images in 0..1, such as `(0.4914, 0.4822, 0.4465)`: one number for
+    each channel, or one for all."""
+    std: bool | tuple[float, ...] = False
+    """What is divided by: True for the channels' standard deviation (with mean="imagenet", ImageNet's), or constants of your
+    own, such as `(0.247, 0.243, 0.262)`. The paper divides by nothing."""
     crop: str = "shift"
     """The random crop: "shift" by up to `pad` pixels, or "resized", a part of the image at another size and shape, resized
     to the whole (Szegedy et al. 2014, arXiv:1409.4842, section 6), as networks are trained on ImageNet."""
@@ -101,6 +103,8 @@ class Recipe:
 
     def __post_init__(self):
         self._types()
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, channel_constants(name, getattr(self, name)))
         object.__setattr__(self, "drops", tuple(self.drops))
         object.__setattr__(self, "options", dict(self.options))
         object.__setattr__(self, "method", dict(self.method))
@@ -135,9 +139,8 @@ class Recipe:
         for name in ("dataset", "model", "optimizer", "schedule"):
             if not isinstance(getattr(self, name), str):
                 raise RecipeError(f"{name} is {shown(getattr(self, name))}; expected a name in quotes")
-        for name in ("std", "flip"):
-            if not isinstance(getattr(self, name), bool):
-                raise RecipeError(f"{name} is {shown(getattr(self, name))}; expected True or False")
+        if not isinstance(self.flip, bool):
+            raise RecipeError(f"flip is {shown(self.flip)}; expected True or False")
         if not isinstance(self.drops, (tuple, list)):
             raise RecipeError(f"drops is {shown(self.drops)}; expected steps in a tuple: write drops=(32000, 48000)")
         for name, like in (("options", '{"width": 8}'), ("method", '{"b2": 0.99}'), ("stage_rates", '{"stem": 0.1}')):
@@ -185,11 +188,50 @@ _CHOICES = {
     "decay_on": ("convs", "kernels", "all"),
     "loss": ("cross-entropy", "squared", "reconstruction"),
     "order": ("shuffled", "sorted"),
-    "mean": ("pixel", "channel", "imagenet", "none"),
     "crop": ("shift", "resized"),
     "fill": ("mean", "black", "reflect"),
     "train_error": ("running", "clean"),
 }
+
+
+_CONSTANTS = {"mean": ("at least 0", "(0.4914, 0.4822, 0.4465)"), "std": ("above 0", "(0.247, 0.243, 0.262)")}
+MEANS = ("pixel", "channel", "imagenet", "none")
+"""The names that `Recipe.mean` takes."""
+
+
+def channel_constants(name: str, value: Any) -> Any:
+    """Return a name, a switch or constants as `Recipe` stores its `mean` or `std`.
+
+    Args:
+      name: "mean" or "std".
+      value: for "mean" a name in `MEANS`, for "std" True or False; for both a number or a sequence of numbers.
+
+    Returns:
+      The name or switch unchanged, numbers as a tuple of floats.
+
+    Raises:
+      RecipeError: for anything else. Numbers beyond 1 are those of images in 0..255.
+
+    Example:
+      >>> channel_constants("mean", [0.5, 0.25, 0.125])
+      (0.5, 0.25, 0.125)
+    """
+    if name == "std" and isinstance(value, bool):
+        return value
+    if name == "mean" and isinstance(value, str):
+        return one_of(name, value, MEANS)
+    least, example = _CONSTANTS[name]
+    names = "True, False" if name == "std" else ", ".join(map(repr, MEANS))
+    numbers = value if isinstance(value, (tuple, list)) else (value,)
+    real = [not isinstance(each, bool) and isinstance(each, (int, float)) for each in numbers]
+    low = 0.0 if name == "mean" else _TINY
+    if not real or not all(real) or not all(low <= each <= 1 for each in numbers):
+        large = all(real) and all(0 <= each <= 255 for each in numbers) and max(numbers, default=0) > 1
+        hint = "Divide them by 255" if large else f"Use {name}={example}"
+        raise RecipeError(
+            f"{name} is {shown(value)}; expected {names} or numbers {least} and at most 1, one for each channel. {hint}."
+        )
+    return tuple(float(each) for each in numbers)
 
 
 def one_of(what: str, value: str, choices: Iterable[str]) -> str:

@@ -257,7 +257,7 @@ def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
         raise RecipeError(f"the {recipe.report} split is empty; expected at least one image")
     if recipe.precise_bn and not recipe.batch <= recipe.precise_bn <= n:
         raise RecipeError(f"precise_bn is {recipe.precise_bn}; expected {recipe.batch} (one batch) to {n} images, or 0")
-    if recipe.std and not data.std.all():
+    if recipe.std is True and not data.std.all():
         raise RecipeError("std is True, but a channel of the training images never changes; write std=False")
 
 

@@ -161,3 +161,33 @@ def test_a_resized_crop_of_the_whole_is_the_image_and_keeps_constants():
     np.testing.assert_allclose(views(flat, PLAIN, crop="resized"), flat, atol=1e-6)
     near = np.asarray(jax.vmap(partial(resized, least=1.0))(keys(1), square))
     assert near.shape == square.shape
+
+
+def test_channel_constants_of_the_users_own():
+    """One number a channel, or one for all, on either side; they are independent of each other."""
+    own, scales = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.262)
+    got = normalise(jnp.asarray(BYTES), norm(MEAN, STD, subtract=own, divide=scales))
+    np.testing.assert_allclose(got, (BYTES / 255 - own) / np.array(scales), rtol=0, atol=1e-5)
+    got = normalise(jnp.asarray(BYTES), norm(MEAN, STD, subtract=0.5, divide=(0.25,)))
+    np.testing.assert_allclose(got, (BYTES / 255 - 0.5) / 0.25, rtol=0, atol=1e-5)
+    got = normalise(jnp.asarray(BYTES), norm(MEAN, STD, subtract=own, divide=True))
+    np.testing.assert_allclose(got, (BYTES / 255 - own) / STD, rtol=0, atol=1e-5)
+    got = normalise(jnp.asarray(BYTES), norm(MEAN, STD, subtract="channel", divide=scales))
+    np.testing.assert_allclose(got, (BYTES / 255 - MEAN.mean((0, 1))) / np.array(scales), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"subtract": (0.5, 0.5)}, r"mean has 2 numbers, but images have 3 channels.*Use mean=\(0.5, 0.5, 0.5\)"),
+        ({"divide": (0.5, 0.5, 0.5, 0.5)}, r"std has 4 numbers, but images have 3 channels"),
+        ({"subtract": (125.3, 123.0, 113.9)}, r"mean is \(125.3, 123.0, 113.9\); .*Divide them by 255\."),
+        ({"divide": (0.2, 0.0, 0.2)}, r"std is \(0.2, 0.0, 0.2\); expected True, False or numbers above 0"),
+        ({"subtract": (0.5, float("nan"), 0.5)}, r"mean is .*Use mean="),
+        ({"subtract": ()}, r"mean is \(\)"),
+    ],
+)
+def test_channel_constants_that_do_not_fit(settings, says):
+    with pytest.raises(RecipeError, match=says) as caught:
+        norm(MEAN, STD, **settings)
+    assert "\n" not in str(caught.value)

@@ -87,6 +87,13 @@ def test_json_gives_back_the_same_recipe(recipe, tmp_path):
     assert Recipe.load(tmp_path) == recipe
 
 
+def test_channel_constants_are_stored_as_tuples():
+    recipe = Recipe(mean=[0.4914, 0.4822, 0.4465], std=0.5)  # type: ignore[arg-type]
+    assert (recipe.mean, recipe.std) == ((0.4914, 0.4822, 0.4465), (0.5,))
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert hash(recipe.mean) == hash((0.4914, 0.4822, 0.4465))
+
+
 def test_json_of_some_fields_leaves_the_others_at_their_defaults():
     assert Recipe.from_json('{"lr": 0.5, "drops": [7]}') == Recipe(lr=0.5, drops=(7,))
 
@@ -173,7 +180,16 @@ def test_a_recipe_cannot_be_changed_and_does_not_share_its_options():
         ("decay_on", "kernel"),
         ("mean", "image"),
         ("mean", None),
-        ("std", 0.5),
+        ("mean", True),
+        ("mean", 125.3),
+        ("mean", ("0.5", 0.5, 0.5)),
+        ("mean", (-0.1, 0.5, 0.5)),
+        ("mean", ()),
+        ("std", None),
+        ("std", "yes"),
+        ("std", 0.0),
+        ("std", (63.0, 62.1, 66.7)),
+        ("std", (0.2, math.nan, 0.2)),
         ("pad", -4),
         ("pad", 4.0),
         ("fill", "zero"),
