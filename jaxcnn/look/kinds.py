@@ -91,6 +91,7 @@ _TABLE: dict[str, Callable[[Op, Known], Name | None]] = {
     "div": _divided,
     "concatenate": maps.together,
     "stack": maps.together,
+    "max_pool_2x2": lambda op, known: ("max_pool", "Max pooling 2x2"),
     "reduce_max": maps.largest,
     "reduce_sum": maps.summed,
     "reduce_window_max": maps.greatest_of_windows,

@@ -14,6 +14,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxcnn.models.batchnorm import Shared, standardised
 from jaxcnn.models.initial import initializer
+from jaxcnn.models.pooling import max_pool_2x2, windows_2x2
 from jaxcnn.recipe import RecipeError
 
 
@@ -55,13 +56,8 @@ def conv3x3(filters: int, stride: int = 1, **options: Any) -> nn.Conv:
 
 
 def halved(x: jax.Array, reduce: Any) -> jax.Array:
-    """Disjoint 2x2 pooling, [b, h, w, c] -> [b, h // 2, w // 2, c], by `jnp.max` or `jnp.mean`; an odd last line is dropped.
-
-    Windows that do not overlap are a reshape, whose gradient avoids XLA's select-and-scatter: 10 times faster on a CPU.
-    A tie shares the gradient of the maximum equally instead of giving all to the first.
-    """
-    b, h, w, c = len(x), x.shape[1] // 2, x.shape[2] // 2, x.shape[3]
-    return reduce(x[:, : 2 * h, : 2 * w].reshape(b, h, 2, w, 2, c), axis=(2, 4))
+    """Disjoint 2x2 pooling, [b, h, w, c] -> [b, h // 2, w // 2, c], by `jnp.max` or `jnp.mean`; an odd last line is dropped."""
+    return max_pool_2x2(x) if reduce is jnp.max else reduce(windows_2x2(x), axis=(2, 4))
 
 
 def remembered(block: Any, remat: bool) -> Any:

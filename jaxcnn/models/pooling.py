@@ -7,6 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
 
 
 def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False) -> jax.Array:
@@ -22,6 +24,63 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool 
     """
     borders: Any = [(padding, padding + _missing(side, size, stride, padding) * ceil) for side in x.shape[1:3]]
     return nn.max_pool(x, (size, size), (stride, stride), borders)
+
+
+@jax.custom_jvp
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+    """Return the maximum of disjoint 2x2 windows, [b, h, w, c] -> [b, h // 2, w // 2, c].
+
+    An odd last row or column is dropped. The derivative goes to the first of the greatest pixels of a window, row by row,
+    as in PyTorch and in `flax.linen.max_pool`. It is 10 times as fast as the latter's on a CPU, where XLA scatters the
+    gradient window by window.
+
+    The derivative keeps the position of the maximum. The derivative of `jnp.max` would compare the input with its maximum
+    instead. XLA often computes an input such as BatchNorm's output twice, with different rounding: then no pixel equals
+    the maximum, and the window loses its gradient.
+
+    Example:
+      >>> max_pool_2x2(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, ..., 0].tolist()
+      [[5.0, 7.0], [13.0, 15.0]]
+    """
+    return windows_2x2(x).max((2, 4))
+
+
+@max_pool_2x2.defjvp
+def _max_pool_2x2_jvp(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    # A CPU computes both once and writes them to memory: a loop of their own, which others cannot repeat in part.
+    greatest, position = jax.lax.platform_dependent(x, cpu=_materialized, default=_max_and_position)
+    offset = np.arange(4, dtype=np.int8).reshape(1, 1, 2, 1, 2, 1)
+    selected = position[:, :, None, :, None] == offset
+    return greatest, jnp.where(selected, windows_2x2(tangent), jnp.zeros((), tangent.dtype)).sum((2, 4))
+
+
+def _materialized(x):
+    with set_xla_metadata(inlineable="false"):
+        return _max_and_position(x)
+
+
+@jax.jit
+def _max_and_position(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the maximum of each 2x2 window, and its first position in the window as int8: 2 row + column."""
+    windows = windows_2x2(x)
+    left, right = windows[:, :, :, :, 0], windows[:, :, :, :, 1]
+    is_right = _greater(right, left)
+    row = jnp.where(is_right, right, left)
+    is_lower = _greater(row[:, :, 1], row[:, :, 0])
+    column = is_right.astype(jnp.int8)
+    position = jnp.where(is_lower, column[:, :, 1] + jnp.int8(2), column[:, :, 0])
+    return jnp.where(is_lower, row[:, :, 1], row[:, :, 0]), position
+
+
+def _greater(x, y):
+    return (x > y) | jnp.isnan(x)  # a NaN is the maximum, as it is for `jnp.max`
+
+
+def windows_2x2(x: jax.Array) -> jax.Array:
+    """Return the disjoint 2x2 windows of images, [b, h, w, c] -> [b, h // 2, 2, w // 2, 2, c]."""
+    b, h, w, c = x.shape
+    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
 
 
 def _missing(side, size, stride, padding):

@@ -12,7 +12,8 @@ from jaxcnn.ops.sizes import Padding
 def max_pool(image: jax.Array, window: int, stride: int | None = None, padding: Padding = 0) -> jax.Array:
     """The greatest number of each window and channel: [h, w, c] -> [h', w', c].
 
-    The gradient goes to the pixel that was greatest; equal ones share it here, where XLA gives all to the first.
+    The gradient goes to the first of the greatest pixels, as in XLA and PyTorch. Its position is kept: a gradient that
+    compares `image` with the maximum fails where XLA computes `image` again with other rounding.
 
     Args:
       image: [h, w, c].
@@ -24,7 +25,9 @@ def max_pool(image: jax.Array, window: int, stride: int | None = None, padding: 
       >>> max_pool(jnp.arange(16.0).reshape(4, 4, 1), 2)[..., 0].tolist()
       [[5.0, 7.0], [13.0, 15.0]]
     """
-    return patches(image, (window, window), stride or window, padding, -jnp.inf).max((2, 3))
+    windows = patches(image, (window, window), stride or window, padding, -jnp.inf)  # [h', w', window, window, c]
+    pixels = windows.reshape(*windows.shape[:2], window**2, -1)
+    return jnp.take_along_axis(pixels, pixels.argmax(2, keepdims=True), 2)[:, :, 0]
 
 
 def average_pool(image: jax.Array, window: int, stride: int | None = None, padding: Padding = 0) -> jax.Array:
