@@ -417,7 +417,8 @@ def start(folder: Path, code: str) -> subprocess.Popen[str]:
 
 def test_a_folder_has_one_owner_until_it_closes_or_dies(tmp_path):
     host = socket.gethostname()
-    with Checkpoints(tmp_path), pytest.raises(CheckpointError, match=f"in use by process {os.getpid()} on {host}$"):
+    here = f"in use by process {os.getpid()} on {host}, which is this process: .*Call close"
+    with Checkpoints(tmp_path), pytest.raises(CheckpointError, match=here):
         Checkpoints(tmp_path)
     with start(
         tmp_path, "saved = Checkpoints(folder)\nprint('ready', flush=True)\nimport time\ntime.sleep(60)"

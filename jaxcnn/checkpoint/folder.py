@@ -1,17 +1,20 @@
 """The folder of a run's checkpoints: one owner at a time, and closed at the end of the process."""
 
 import contextlib
+import errno
 import fcntl
 import functools
 import logging
 import os
 import socket
+import stat
 import threading
 import weakref
 from pathlib import Path
 from typing import IO, Any
 
 from jaxcnn.checkpoint.manifest import CheckpointError, line
+from jaxcnn.checkpoint.paths import check_path
 
 log = logging.getLogger("jaxcnn.checkpoint")
 
@@ -35,33 +38,55 @@ def own(folder: str | Path) -> IO[str]:
         >>> with tempfile.TemporaryDirectory() as folder, own(folder):
         ...     own(folder)
         Traceback (most recent call last):
-        jaxcnn.checkpoint.manifest.CheckpointError: ... in use by process ... on ...
+        jaxcnn.checkpoint.manifest.CheckpointError: ... in use by process ... on ..., which is this process...
     """
-    folder = Path(folder)
+    folder = check_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "a+", opener=_itself)  # noqa: SIM115 - it stays open
+        lock = open(folder / "lock", "a+", encoding="ascii", errors="replace", opener=_itself)  # noqa: SIM115 - it stays open
     except OSError as error:
         raise CheckpointError(f"cannot write in {folder}, name another folder: {line(error)}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         with lock:
-            why = f"in use by process {_owner(lock)}" if isinstance(error, BlockingIOError) else line(error)
-        raise CheckpointError(f"{folder} cannot be locked, wait or name another folder: {why}") from None
+            raise CheckpointError(_locked(folder, lock, error)) from None
+    _locks.add(lock)
     with contextlib.suppress(OSError):  # the disk is full: the lock holds without its owner's name
         os.ftruncate(lock.fileno(), 0)
         os.write(lock.fileno(), f"{os.getpid()} on {socket.gethostname()}".encode())
     return lock
 
 
+_locks: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+"""The locks that this process has taken; some are closed by now."""
+
+
+def _locked(folder: Path, lock: IO[str], error: OSError) -> str:
+    """Return the message for a lock that was not obtained."""
+    if not isinstance(error, BlockingIOError):
+        return f"{folder} cannot be locked, wait or name another folder: {line(error)}"
+    owner, wanted = f"in use by process {_owner(lock)}", os.fstat(lock.fileno())
+    if any(not held.closed and os.path.samestat(os.fstat(held.fileno()), wanted) for held in list(_locks)):
+        return (
+            f"{folder} is {owner}, which is this process: an earlier Checkpoints object or run still has it open. "
+            "Call close() on that object, or write `with Checkpoints(...) as saved:`"
+        )
+    return f"{folder} cannot be locked, wait or name another folder: {owner}"
+
+
 def _itself(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)  # what a link there points to is not ours to empty
+    # What a link there points to is not ours to empty, and opening a pipe would wait for its other end.
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "expected a regular file, found a pipe or a device", path)
+    return handle
 
 
 def _owner(lock: IO[str]) -> str:
     lock.seek(0)
-    return lock.read().strip() or "unknown"
+    return " ".join(lock.read(200).split()) or "unknown"
 
 
 def still_own(folder: Path, lock: IO[str]) -> None:
@@ -76,6 +101,8 @@ def still_own(folder: Path, lock: IO[str]) -> None:
 
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
+ending = threading.Event()
+"""Set once the interpreter ends: no thread can be started from then on."""
 
 
 def close_at_exit(saved: Any) -> None:
@@ -92,6 +119,7 @@ def _register() -> None:
 
 
 def _close_all() -> None:
+    ending.set()
     for saved in list(_open):
         try:
             saved.close()

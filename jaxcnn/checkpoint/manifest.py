@@ -27,6 +27,47 @@ def flat(tree: Any) -> Leaves:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def copied(tree: Any) -> Leaves:
+    """Copy the leaves of a pytree to host arrays, by their paths; CheckpointError for what is no array of numbers."""
+    leaves = {}
+    for path, leaf in flat(tree).items():
+        try:
+            leaves[path] = np.array(leaf)
+        except (TypeError, ValueError, RuntimeError) as error:  # a typed key, lists of unequal length, a donated array
+            raise CheckpointError(
+                f"{path} of the state is a {type(leaf).__name__} that cannot be copied; expected an array: {line(error)}. "
+                "Use jax.random.key_data(key) for a key, and a state that was not donated"
+            ) from None
+        if leaves[path].dtype.kind in "OUSmM":
+            raise CheckpointError(
+                f"{path} of the state is {leaf!r:.80}; expected an array of numbers. Keep it outside the state"
+            )
+    return leaves
+
+
+def step_of(state: Any) -> int:
+    """Return the step of a state; CheckpointError if it is no single integer of at least 0."""
+    step = getattr(state, "step", None)
+    if np.shape(step):
+        raise CheckpointError(f"state.step has shape {np.shape(step)}, expected []: unreplicate the state")
+    if np.asarray(step).dtype.kind not in "iu" or np.asarray(step) < 0:
+        raise CheckpointError(
+            f"state.step is {step!r:.80}; expected an integer of at least 0. Use jaxcnn.start, or step=np.int32(0)"
+        )
+    return int(np.asarray(step))
+
+
+def expected(like: Any) -> Leaves:
+    """Return the leaves of a tree to restore into; CheckpointError if one has no shape and type."""
+    leaves = flat(like)
+    for path, leaf in leaves.items():
+        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape") and isinstance(leaf.dtype, np.dtype)):
+            raise CheckpointError(
+                f"{path} of like is {leaf!r:.80}; expected an array or jax.ShapeDtypeStruct. Use like=jaxcnn.start(...)"
+            )
+    return leaves
+
+
 def specs(leaves: Leaves) -> dict[str, str]:
     """The type and the shape of each leaf, such as `float32[3, 2]`."""
     return {path: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}" for path, leaf in leaves.items()}

@@ -136,7 +136,7 @@ class _Records:
         hosts.told(lambda: self.log.write(**row))
 
     def finish(self, params: int, why: str | None) -> Result:
-        return hosts.told(lambda: _finish(self.log, params, why))
+        return hosts.told(lambda: self._finish(params, why))
 
     def _open(self):
         if Path(self.folder, "result.json").exists():
@@ -145,6 +145,10 @@ class _Records:
         self.saved = Checkpoints(self.folder / "checkpoints", self.keep_every)
         self.log = claim(self.recipe, self.folder, self.driver)
         return None
+
+    def _finish(self, params, why):
+        self.saved.wait()  # a run whose last state cannot be read is not over: the same command makes it again
+        return _finish(self.log, params, why)
 
     def _close(self):
         if self.saved is not None:
