@@ -7,8 +7,10 @@ import json
 import math
 import os
 import platform
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.checkpoint.manifest import CheckpointError
+from jaxcnn.checkpoint.paths import check_path
 from jaxcnn.recipe import Recipe, RecipeError
 
 
@@ -82,14 +86,16 @@ class RunLog:
     def result(self) -> dict[str, Any] | None:
         """What `finish` wrote, or None while the run is not over."""
         path = self.folder / "result.json"
-        return read_json(path) if path.exists() else None
+        return read_json(path) if os.path.lexists(path) else None
 
     def _mend(self):
         """Take away a last line that a killed run left unfinished, so that the next one starts on a line of its own."""
         rows = self.rows()
         self.last: int | None = rows[-1]["step"] if rows else None
-        if self.path.exists() and not self.path.read_text().endswith("\n"):
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        if self.path.exists():
+            there = read_bytes(self.path)
+            if not there.endswith(b"\n") or there.count(b"\n") > len(rows):
+                write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _claim(self, recipe):
         path = self.folder / "config.json"
@@ -115,32 +121,136 @@ class RunLog:
 
 def read_rows(folder: str | Path) -> list[dict[str, Any]]:
     """The rows of a run folder; a last line that a killed run left unfinished is passed over. LogError for any other."""
-    path = Path(folder, "metrics.jsonl")
-    return list(_whole(path, path.read_text("utf-8", "replace").splitlines())) if path.exists() else []
+    return read_lines(Path(folder, "metrics.jsonl"), "row of a run", _is_row)
 
 
-def _whole(path, lines) -> Iterator[dict[str, Any]]:
+def _is_row(row: dict[str, Any]) -> bool:
+    return type(row.get("step")) is int and row["step"] >= 0
+
+
+def read_lines(
+    path: Path, what: str = "record", right: Callable[[dict[str, Any]], bool] = lambda line: True
+) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines, none if it is missing; the last line may be unfinished.
+
+    Args:
+      path: of the file.
+      what: a line is called in a message.
+      right: whether an object is one.
+
+    Raises:
+      LogError: the file cannot be read, or another line is no such object.
+    """
+    if not os.path.lexists(path):
+        return []
+    lines, found = read_bytes(path).removesuffix(b"\n").split(b"\n"), []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or type(row.get("step")) is not int:
-                raise ValueError("expected an object with its step")
-            yield row
+            value = _parsed(line, dict)
+            if not right(value):
+                raise ValueError(f"expected a {what}")
+            found.append(value)
         except (ValueError, RecursionError) as error:
             if number < len(lines):
-                raise LogError(f"{path}, line {number}, is no row of a run: {error}; delete that line") from None
+                raise LogError(f"{path}, line {number}, is no {what}: {_line(error)}; delete that line") from None
+    return found
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
     """What a file of JSON holds; LogError if that is none, or of another kind."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-        if not isinstance(found, kind):
-            raise ValueError(f"expected {kind.__name__}, found {type(found).__name__}")
-        return found
-    except (OSError, ValueError, RecursionError) as error:
-        what = " ".join(str(error).split())
-        raise LogError(f"{path} cannot be read: {what}; put back what was there, or delete its folder") from None
+        return _parsed(read_bytes(path), kind)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, LogError):
+            raise
+        raise LogError(
+            f"{path} cannot be read: {_line(error)}; put back what was there, or delete its folder"
+        ) from None
+
+
+LARGEST_FILE = 1 << 30
+"""Bytes of the largest record that is read. A row of a run has some 300."""
+LARGEST = 1e100
+"""A number above this was not measured: float32 ends at 3.4e38."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a record holds; LogError unless it is a regular file of at most `LARGEST_FILE` bytes.
+
+    A pipe would be waited for, and a device has no end.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(handle, "rb") as file:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("it is a folder, a pipe or a device, expected a file")
+            if status.st_size > LARGEST_FILE:
+                raise OSError(f"it has {status.st_size} bytes, expected at most {LARGEST_FILE}")
+            return file.read()
+    except OSError as error:
+        raise LogError(
+            f"{path} cannot be read: {_line(error)}; put back what was there, or delete its folder"
+        ) from None
+
+
+def _parsed(text: bytes, kind: type) -> Any:
+    """Return JSON of one kind; ValueError for that of another, and for numbers and text that no record has."""
+    found = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+    if not isinstance(found, kind):
+        raise ValueError(f"expected {kind.__name__}, found {type(found).__name__}")
+    _plausible(found)
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _plausible(value: Any) -> None:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _plausible(name)
+            _plausible(part)
+    elif isinstance(value, list):
+        for part in value:
+            _plausible(part)
+    elif isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
+        raise ValueError(f"a number is above {LARGEST:g}")
+    elif isinstance(value, str) and any(
+        unicodedata.category(letter) in ("Cc", "Cs") for letter in value.replace("\n", "")
+    ):
+        raise ValueError("text has control characters")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextlib.contextmanager
+def reading(folder: str | Path) -> Iterator[None]:
+    """Turn what goes wrong in code that draws from the records in `folder` into a LogError of one line.
+
+    Records are files that anybody can have changed: where a name is missing from them, or a text stands for a number, the
+    code that uses them fails anywhere.
+
+    Example:
+      >>> with reading("runs/a"):
+      ...     {"train_error": 3.0}["test_error"]
+      Traceback (most recent call last):
+      jaxcnn.log.LogError: runs/a holds records that cannot be used: KeyError 'test_error'; ...
+    """
+    try:
+        yield
+    except (RecipeError, LogError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        if type(error).__module__.startswith("jaxcnn"):
+            raise
+        raise LogError(
+            f"{folder} holds records that cannot be used: {type(error).__name__} {_line(error)}; expected those that this "
+            "command writes. Delete the folder of the damaged run, or write another --out"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -169,6 +279,10 @@ def _itself(path: str, flags: int) -> int:
 
 
 def _make(folder: Path):
+    try:
+        check_path(folder)
+    except CheckpointError as error:
+        raise RecipeError(str(error)) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # of a name that nobody can have laid a link under

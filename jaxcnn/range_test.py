@@ -36,10 +36,11 @@ class RangeTest(NamedTuple):
     """Where the smoothed loss falls most steeply against the logarithm of the rate, over half a decade: a rate to train at."""
     limit: float | None
     """An estimate of the largest stable rate: the last at which the smoothed loss is nearer its lowest than its first (or the
-    ceiling), or what the pace of the divergence says if that is less (`_pace`). None where the loss does not rise again."""
+    ceiling), or what the pace of the divergence says if that is less (`_pace`). None where the loss does not rise again, and
+    where it never falls below its first and the ceiling, as in a range that starts too high."""
     diverged: float | None
-    """The first rate whose loss is not finite or `BLOWN` times the first; None where none is. It comes after the limit, for it
-    takes some steps to blow up."""
+    """The first rate whose loss is not finite or `BLOWN` times the first ones; None where none is. It comes after the limit, for
+    it takes some steps to blow up."""
 
 
 def range_test(
@@ -73,6 +74,7 @@ def range_test(
       True
     """
     _sensible(low, high, steps)
+    _smoothing(window, ceiling)
     rates, losses = np.geomspace(low, high, steps), []
     for rate in rates:
         carry, loss = step(carry, float(rate))
@@ -83,15 +85,26 @@ def range_test(
 
 
 def _sensible(low, high, steps) -> None:
-    if not (0 < low < high < math.inf):
-        raise RecipeError(f"rates go from {low} to {high}; expected 0 < low < high, finite: write low=1e-4, high=10")
+    numbers = all(isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool) for rate in (low, high))
+    if not (numbers and 0 < low < high < math.inf):
+        raise RecipeError(
+            f"rates go from {low!s:.80} to {high!s:.80}; expected 0 < low < high, finite: write low=1e-4, high=10"
+        )
     if type(steps) is not int or steps < 10:
-        raise RecipeError(f"steps is {steps!r}; expected a whole number of at least 10: write steps=100")
+        raise RecipeError(f"steps is {steps!r:.80}; expected a whole number of at least 10: write steps=100")
+    if not high / low > 1 + steps * 1e-12:
+        raise RecipeError(f"{steps} rates from {low} to {high} are not told apart; write low=1e-4, high=10")
 
 
 def _blown(losses: Sequence[float], window: int) -> bool:
-    first = losses[:window]
-    return not math.isfinite(losses[-1]) or losses[-1] > BLOWN * sum(first) / len(first)
+    """Return whether the last loss has diverged, against the mean of the first ones before it."""
+    *before, last = losses
+    first = before[:window]
+    if not math.isfinite(last):
+        return True
+    # Divided before they are added, which cannot overflow. Of losses around 0 or below no multiple means anything.
+    baseline = sum(loss / len(first) for loss in first)
+    return baseline > 0 and last / BLOWN > baseline
 
 
 def read(
@@ -100,27 +113,74 @@ def read(
     """What losses at rising rates say; `range_test` without the steps.
 
     Args:
-      rates, losses: [n], in the order in which they were taken.
+      rates, losses: [n], in the order in which they were taken; the rates positive, finite and rising.
       window, ceiling: as in `range_test`.
+
+    Raises:
+      RecipeError: for rates and losses that are none, or settings of another kind.
     """
-    raw = np.asarray(losses, np.float64)
-    diverged = float(rates[-1]) if len(raw) > 1 and _blown(list(raw), window) else None
-    kept = raw[:-1] if diverged is not None else raw  # the last loss would drag the mean of its neighbours up
+    rates, raw = _numbers(rates, losses)
+    _smoothing(window, ceiling)
+    values = raw.tolist()
+    # The baseline is of the first `window` losses, so the others before the one in question need not be passed.
+    seen = [[*values[: min(i, window)], loss] for i, loss in enumerate(values)]
+    end = next((i for i, losses in enumerate(seen) if _blown(losses, window)), len(values))
+    diverged = float(rates[end]) if end < len(raw) else None
+    kept = raw[:end]  # the loss that diverged would drag the mean of its neighbours up
     half = window // 2
-    smooth = np.array([kept[max(0, i - half) : i + half + 1].mean() for i in range(len(kept))])
+    smooth = np.array([_mean(kept[max(0, i - half) : i + half + 1]) for i in range(len(kept))])
+    suggested, limit = _told(rates, raw, smooth, ceiling) if len(smooth) else (None, None)
+    return RangeTest(rates, raw, np.concatenate([smooth, raw[end:]]), suggested, limit, diverged)
+
+
+def _numbers(rates: Any, losses: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as float64 [n]; RecipeError if they are not that, or the rates do not rise."""
+    try:
+        rates, losses = np.asarray(rates, np.float64), np.asarray(losses, np.float64)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"rates or losses hold no numbers: {error}; expected one of each per step") from None
+    if rates.ndim != 1 or not len(rates) or rates.shape != losses.shape:
+        raise RecipeError(
+            f"rates have shape {list(rates.shape)} and losses {list(losses.shape)}; expected as many of both, at least 1"
+        )
+    if not (np.isfinite(rates).all() and rates[0] > 0 and (np.diff(rates) > 0).all()):
+        raise RecipeError("rates are not positive, finite and rising; write rates=np.geomspace(1e-5, 10, len(losses))")
+    return rates, losses
+
+
+def _smoothing(window: Any, ceiling: Any) -> None:
+    if type(window) is not int or window < 1:
+        raise RecipeError(f"window is {window!r:.80}; expected a whole number of at least 1: write window=5")
+    if isinstance(ceiling, bool) or not isinstance(ceiling, (int, float, np.number)) or math.isnan(ceiling):
+        raise RecipeError(f"ceiling is {ceiling!r:.80}; expected a number: write ceiling=math.log(10)")
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean, divided before adding where the sum would overflow."""
+    with np.errstate(over="ignore"):
+        mean = values.mean()
+    return float(mean if np.isfinite(mean) else (values / len(values)).sum())
+
+
+def _told(rates, raw, smooth, ceiling) -> tuple[float | None, float | None]:
+    """Return the suggestion and the limit of the losses before the divergence."""
     falling = np.minimum(smooth[: smooth.argmin() + 1], ceiling)
     suggested = _steepest(np.log(rates[: len(falling)]), falling)
+    top, least = min(smooth[0], ceiling), smooth.min()
+    if not least < top:
+        return suggested, None  # nothing was learnt at any rate, so that none is known to be stable
     # A loss may rise and fall again, under momentum even on a quadratic: what counts is where it leaves for good.
-    near = np.flatnonzero(smooth <= (min(smooth[0], ceiling) + smooth.min()) / 2)
-    left = diverged is not None or near[-1] < len(smooth) - 1
-    limit = min(float(rates[near[-1]]), _pace(rates, raw) if diverged is not None else math.inf) if left else None
-    return RangeTest(rates, raw, np.concatenate([smooth, raw[len(kept) :]]), suggested, limit, diverged)
+    near = np.flatnonzero(smooth <= top / 2 + least / 2)
+    if len(smooth) == len(raw):
+        return suggested, float(rates[near[-1]]) if near[-1] < len(smooth) - 1 else None
+    end = len(smooth) + 1
+    return suggested, min(float(rates[near[-1]]), _pace(rates[:end], raw[:end]))
 
 
 def _steepest(logs, losses) -> float | None:
     """The middle of the half decade over which the loss falls most: over less, batches' noise decides."""
     reach = max(1, round(math.log(10) / 4 / (logs[1] - logs[0]))) if len(logs) > 1 else 1
-    falls = losses[: -2 * reach] - losses[2 * reach :]
+    falls = losses[: -2 * reach] / 2 - losses[2 * reach :] / 2  # halved, so that no difference overflows
     return float(np.exp(logs[reach + falls.argmax()])) if len(falls) and falls.max() > 0 else None
 
 
@@ -131,8 +191,9 @@ def _pace(rates, losses) -> float:
     (1 - r L)^2. The lowest loss comes too late there: while that direction was stable, it shrank to nothing, and it takes
     many unstable steps to be seen again. (With momentum m the limit is 2 (1 + m) / L, and this is at most a third off.)
     """
-    growth = losses[-1] / losses[-2]
-    return float(2 * rates[-2] / (1 + math.sqrt(growth))) if 1 < growth < math.inf else math.inf
+    before, last = float(losses[-2]), float(losses[-1])
+    growth = last / before if before > 0 else math.inf
+    return 2 * float(rates[-2]) / (1 + math.sqrt(growth)) if 1 < growth < math.inf else math.inf
 
 
 def lr_range_test(

@@ -20,6 +20,7 @@ LAYER = {
 ONLY_IN = {
     "matplotlib": "plots",
     "orbax": "checkpoint",
+    "tensorstore": "checkpoint",
     "tyro": "command",
     "tqdm": "data progress",
     "scipy": "report data",

@@ -1,9 +1,14 @@
 """The range test against quadratics, whose limit is known, and on a network against runs at a constant rate."""
 
+import math
+import os
 from dataclasses import replace
 
+import flax.linen as nn
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import jaxcnn as jc
 from jaxcnn import range_test as module
@@ -86,6 +91,97 @@ def test_what_falls_above_the_ceiling_suggests_nothing():
     assert read(rates, losses, ceiling=2.3).suggested == pytest.approx(1e-2, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("losses", "ceiling", "diverged"),
+    [
+        ([3.0, 2.9], 2.3, None),  # falls, but not below guessing
+        ([3.0] * 40, 2.3, None),
+        ([2.3] * 40, math.inf, None),
+        ([0.0] * 40, math.inf, None),
+        ([2.0] * 20 + [2.2] * 20, math.inf, None),  # never below its first
+        ([2.3, 9.4], 2.3, 1),  # too high: the first step loses all
+        ([2.3, 2.4, 1e30], 2.3, 2),
+        ([2.3, math.inf], math.inf, 1),
+        ([math.nan], 2.3, 0),
+        ([math.nan] * 9, 2.3, 0),
+        ([math.inf, 1.0, 0.5], math.inf, 0),
+    ],
+)
+def test_a_range_in_which_nothing_is_learnt_has_no_limit_and_no_suggestion(losses, ceiling, diverged):
+    rates = np.geomspace(1e-3, 1e-2, len(losses))
+    found = read(rates, losses, ceiling=ceiling)
+    assert (found.suggested, found.limit) == (None, None)
+    assert found.diverged == (None if diverged is None else rates[diverged])
+    np.testing.assert_array_equal(found.losses, losses)
+    assert len(found.smooth) == len(losses)
+
+
+def test_a_divergence_within_the_first_window_is_seen():
+    """The loss in question is no part of what it is compared with: [1, 1, 17] has a mean of 6.3."""
+    for steps in range(1, 6):
+        losses = [1.0] * steps + [4.1]
+        assert read(np.geomspace(1e-3, 1, len(losses)), losses).diverged == 1.0
+        assert read(np.geomspace(1e-3, 1, len(losses)), [*losses[:-1], 3.9]).diverged is None
+
+
+CURVES = st.lists(
+    st.one_of(st.floats(0, 10), st.floats(), st.sampled_from([0.0, 2.3, 1e308, -1.0, 5e-324])), min_size=1, max_size=60
+)
+
+
+def first_blown(losses, window):
+    for i, loss in enumerate(losses):
+        first = [before / min(i, window) for before in losses[: min(i, window)]]
+        if not math.isfinite(loss) or (sum(first) > 0 and loss / 4 > sum(first)):
+            return i
+    return None
+
+
+@settings(max_examples=int(os.environ.get("JAXCNN_CASES", 0)) or 300, deadline=None)
+@given(CURVES, st.integers(1, 9), st.one_of(st.just(math.inf), st.floats(0, 5), st.floats(allow_nan=False)))
+@example([math.nan], 5, 2.3)
+@example([3.0, 2.9], 5, 2.3)
+def test_any_curve_is_read_and_what_it_gives_lies_within_the_range(losses, window, ceiling):
+    rates = np.geomspace(1e-5, 10, len(losses) + 1)[: len(losses)]
+    found = read(rates, losses, window, ceiling)
+    end = first_blown(losses, window)
+    assert found.diverged == (None if end is None else rates[end])
+    stop = len(losses) if end is None else end
+    assert np.isfinite(found.smooth[:stop]).all()
+    for rate in (found.suggested, found.limit):
+        assert rate is None or 0 < rate <= rates[stop - 1] * (1 + 1e-9)
+    if found.suggested is not None:
+        assert rates[0] <= found.suggested * (1 + 1e-9)
+    learnt = [loss for loss in found.smooth[:stop] if loss < min(found.smooth[0], ceiling)]
+    if not learnt:
+        assert (found.suggested, found.limit) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("rates", "losses", "more"),
+    [
+        ([], [], {}),
+        ([1.0], [1.0, 2.0], {}),
+        ([1.0, 1.0], [1.0, 2.0], {}),
+        ([2.0, 1.0], [1.0, 2.0], {}),
+        ([0.0, 1.0], [1.0, 2.0], {}),
+        ([1.0, math.nan], [1.0, 2.0], {}),
+        ([[1.0, 2.0]], [[1.0, 2.0]], {}),
+        (None, None, {}),
+        (["a"], ["b"], {}),
+        ([1.0, [2.0]], [1.0, 2.0], {}),
+        ([1.0, 2.0], [1.0, 2.0], {"window": 0}),
+        ([1.0, 2.0], [1.0, 2.0], {"window": 2.5}),
+        ([1.0, 2.0], [1.0, 2.0], {"ceiling": math.nan}),
+        ([1.0, 2.0], [1.0, 2.0], {"ceiling": "2.3"}),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(rates, losses, more):
+    with pytest.raises(jc.RecipeError) as error:
+        read(rates, losses, **more)
+    assert "\n" not in str(error.value)
+
+
 NETWORK = jc.Recipe(dataset="digits", model="mlp", optimizer="sgd", batch=64, pad=0, flip=False, decay=0.0)
 
 
@@ -108,6 +204,32 @@ def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data
 
     assert ends(found.suggested) < 1.0
     assert ends(4 * found.limit) > 2.3  # worse than guessing
+
+
+def test_a_range_far_too_high_for_a_network_diverges_and_has_no_limit(data):
+    found = jc.lr_range_test(jc.build("mlp", 10), data, NETWORK, low=1e5, high=1e9, steps=10)
+    assert (found.suggested, found.limit) == (None, None)
+    assert found.diverged is not None
+
+
+class Broken(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(10)(x.reshape(len(x), -1)) * np.float32(np.nan)
+
+
+class Deaf(nn.Module):
+    """Gives the same logits whatever it sees or learns."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(10)(x.reshape(len(x), -1)) * np.float32(0)
+
+
+@pytest.mark.parametrize(("model", "diverged"), [(Broken(), 1e-5), (Deaf(), None)])
+def test_a_network_without_a_loss_or_without_a_slope_has_no_limit(data, model, diverged):
+    found = jc.lr_range_test(model, data, NETWORK, steps=10)
+    assert (found.suggested, found.limit, found.diverged) == (None, None, diverged)
 
 
 def test_it_is_compiled_once_and_repeats_itself(data, monkeypatch):
@@ -140,6 +262,9 @@ def test_its_first_loss_is_that_of_the_first_batch(data):
         ({"low": float("nan")}, "expected 0 < low < high"),
         ({"high": float("inf")}, "expected 0 < low < high"),
         ({"low": 2.0, "high": 1.0}, "expected 0 < low < high"),
+        ({"low": "a"}, "expected 0 < low < high"),
+        ({"high": None}, "expected 0 < low < high"),
+        ({"low": 1.0, "high": 1.0 + 1e-15}, "are not told apart"),
         ({"steps": 9}, "steps is 9; expected a whole number of at least 10"),
         ({"steps": 20.0}, "steps is 20.0"),
     ],

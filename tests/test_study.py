@@ -11,7 +11,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import study
-from jaxcnn.checkpoint import own
+from jaxcnn.checkpoint import own, store
 
 RECIPE = jc.Recipe(
     dataset="digits",
@@ -85,6 +85,23 @@ def test_rows_past_the_checkpoint_are_made_again_not_twice(whole, data, driver, 
     study.run(RECIPE, data, tmp_path, driver=driver, stop=lambda: True)
     jc.RunLog(tmp_path, RECIPE).write(step=5, train_loss=123.0)
     study.run(RECIPE, data, tmp_path, driver=driver)
+    assert untimed(tmp_path) == untimed(whole[0])
+
+
+def test_a_run_whose_last_save_fails_is_not_over(whole, data, driver, tmp_path, monkeypatch):
+    verify = store.Checkpoints._verify
+
+    def fails_at_the_end(self, step, leaves):
+        if step == RECIPE.steps:
+            raise OSError("the disk is full")
+        verify(self, step, leaves)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Checkpoints, "_verify", fails_at_the_end)
+        with pytest.raises(jc.CheckpointError, match="the disk is full"):
+            study.run(RECIPE, data, tmp_path, driver=driver)
+    assert not (tmp_path / "result.json").exists()
+    assert study.run(RECIPE, data, tmp_path, driver=driver)
     assert untimed(tmp_path) == untimed(whole[0])
 
 

@@ -47,7 +47,7 @@ def copied(tree: Any) -> Leaves:
 
 def step_of(state: Any) -> int:
     """Return the step of a state; CheckpointError if it is no single integer of at least 0."""
-    step = getattr(state, "step", None)
+    step: Any = getattr(state, "step", None)
     if np.shape(step):
         raise CheckpointError(f"state.step has shape {np.shape(step)}, expected []: unreplicate the state")
     if np.asarray(step).dtype.kind not in "iu" or np.asarray(step) < 0:

@@ -143,7 +143,11 @@ class _Records:
             return claim(self.recipe, self.folder, self.driver).result()
         # Its lock comes first: of two processes that start in one folder, the second is to change nothing.
         self.saved = Checkpoints(self.folder / "checkpoints", self.keep_every)
-        self.log = claim(self.recipe, self.folder, self.driver)
+        try:
+            self.log = claim(self.recipe, self.folder, self.driver)
+        except BaseException:
+            self._close()  # a notebook that goes on would find the folder in use by itself
+            raise
         return None
 
     def _finish(self, params, why):
