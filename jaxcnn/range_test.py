@@ -39,8 +39,8 @@ class RangeTest(NamedTuple):
     ceiling), or what the pace of the divergence says if that is less (`_pace`). None where the loss does not rise again, and
     where it never falls below its first and the ceiling, as in a range that starts too high."""
     diverged: float | None
-    """The first rate whose loss is not finite or `BLOWN` times the first ones; None where none is. It comes after the limit, for
-    it takes some steps to blow up."""
+    """The first rate whose loss is not finite or `BLOWN` times the first ones; None where none is. It comes after the limit,
+    for it takes some steps to blow up."""
 
 
 def range_test(
