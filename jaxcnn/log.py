@@ -236,9 +236,9 @@ def reading(folder: str | Path) -> Iterator[None]:
 
     Example:
       >>> with reading("runs/a"):
-      ...     {"train_error": 3.0}["test_error"]
+      ...     {"train_error": 3.0}["eval_error"]
       Traceback (most recent call last):
-      jaxcnn.log.LogError: runs/a holds records that cannot be used: KeyError 'test_error'; ...
+      jaxcnn.log.LogError: runs/a holds records that cannot be used: KeyError 'eval_error'; ...
     """
     try:
         yield

@@ -108,7 +108,7 @@ class Checkpoints:
         self.wait()
         step, leaves = step_of(state), copied(state)
         if metric is not None and not _is_number(metric):
-            raise CheckpointError(f"metric is {metric!r:.80}; expected a number or None. Use metric=row['test_error']")
+            raise CheckpointError(f"metric is {metric!r:.80}; expected a number or None. Use metric=row['eval_error']")
         try:
             if step in self.steps():
                 self._read(step, leaves)
