@@ -42,7 +42,7 @@ import jaxcnn as jc
 from experiments import effort
 from jaxcnn import command, plots, report, study
 from jaxcnn.augment import normalise
-from jaxcnn.log import write_text
+from jaxcnn.log import read_json, write_text
 
 SETTINGS = ("online", "mini-batch", "full-batch", "mini-batch-sorted", "online-sorted")
 ROWS, SORTED_ROWS = 60, 10
@@ -153,7 +153,7 @@ def whole(model: Any, state: jc.State, data: jc.Dataset) -> dict[str, float]:
 def kept(path: Path, make: Callable[[], Mapping[str, Any]] = dict) -> Mapping[str, Any]:
     """What a JSON file holds; where it is missing, what `make` gives, which is written to it."""
     if path.exists():
-        return json.loads(path.read_text())
+        return read_json(path)
     if made := make():
         write_text(path, json.dumps(made, indent=2) + "\n")
     return made
@@ -246,7 +246,8 @@ def main(args: list[str] | None = None) -> int:
                 return stop.exit_code
             kept(out / "memory.json", lambda: memory(runs.values(), data))
             kept(out / "noise.json", lambda: noise(runs["mini-batch-seed0"], data, out / "mini-batch-seed0"))
-        draw(out)
+        with command.reading(out):
+            draw(out)
     return 0
 
 

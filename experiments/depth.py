@@ -212,7 +212,8 @@ def main(args: list[str] | None = None) -> int:
                 if hosts.first():
                     print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
-        hosts.told(lambda: draw(options.out))
+        with command.reading(options.out):
+            hosts.told(lambda: draw(options.out))
     return 0
 
 

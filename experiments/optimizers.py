@@ -191,7 +191,8 @@ def main(args: list[str] | None = None) -> int:
                 if stage == "tune":
                     done = tuned.methods(options.out / stage)
                     runs = finals(options, {name: tuned.best(of) for name, of in done.items()})
-        draw(options.out, options.target)
+        with command.reading(options.out):
+            draw(options.out, options.target)
     return 0
 
 

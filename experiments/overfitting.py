@@ -268,7 +268,8 @@ def main(args: list[str] | None = None) -> int:
             if study.sweep(runs, data, options.out, **more) is None:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
-        draw(options.out)
+        with command.reading(options.out):
+            draw(options.out)
     return 0
 
 

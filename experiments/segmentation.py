@@ -253,7 +253,8 @@ def main(args: list[str] | None = None) -> int:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
             picture(options, data)
-        draw(options.out)
+        with command.reading(options.out):
+            draw(options.out)
     return 0
 
 

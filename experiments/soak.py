@@ -38,6 +38,7 @@ from scipy import stats
 
 import jaxcnn as jc
 from jaxcnn import command, parallel, plots, report, study
+from jaxcnn.log import read_lines
 from jaxcnn.progress import Progress
 from jaxcnn.train import check
 
@@ -184,9 +185,9 @@ def row(series: str, key: str, values: np.ndarray) -> Row:
 
 def draw(out: Path) -> list[Row]:
     """`table.md`, `table.csv` and `soak.png` from OUT/soak.jsonl; returns the rows of what grew."""
-    if not (out / "soak.jsonl").exists():
+    lines = read_lines(out / "soak.jsonl")
+    if not lines:
         raise jc.RecipeError(f"{out} holds no soak; write --out with a soak's folder, or leave out --plot-only")
-    lines = [json.loads(line) for line in (out / "soak.jsonl").read_text().splitlines()]
     found = {name: [line for line in lines if line["series"] == name] for name in SERIES}
     found = {name: part for name, part in found.items() if part}
     table = [
@@ -261,7 +262,8 @@ def main(args: list[str] | None = None) -> int:
             if not soak(options, data, driver, stop):
                 print("stopped; a soak is of one process: begin anew with another --out", file=sys.stderr)
                 return stop.exit_code
-        grown = draw(options.out)
+        with command.reading(options.out):
+            grown = draw(options.out)
     if grown:
         each = ", ".join(f"{line['of']} ({line['series']})" for line in grown)
         print(

@@ -21,6 +21,7 @@ from jaxcnn import hosts
 from jaxcnn.checkpoint import CheckpointError
 from jaxcnn.data import DataError
 from jaxcnn.log import LogError
+from jaxcnn.log import reading as reading
 from jaxcnn.recipe import RecipeError, one_of
 from jaxcnn.weights import WeightsError
 

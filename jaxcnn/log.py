@@ -121,7 +121,7 @@ class RunLog:
 
 def read_rows(folder: str | Path) -> list[dict[str, Any]]:
     """The rows of a run folder; a last line that a killed run left unfinished is passed over. LogError for any other."""
-    return read_lines(Path(folder, "metrics.jsonl"), "row of a run", _is_row)
+    return read_lines(Path(folder, "metrics.jsonl"), "row of a run", _is_row, unfinished=True)
 
 
 def _is_row(row: dict[str, Any]) -> bool:
@@ -129,21 +129,28 @@ def _is_row(row: dict[str, Any]) -> bool:
 
 
 def read_lines(
-    path: Path, what: str = "record", right: Callable[[dict[str, Any]], bool] = lambda line: True
+    path: Path,
+    what: str = "record",
+    right: Callable[[dict[str, Any]], bool] = lambda line: True,
+    *,
+    unfinished: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return the objects of a file of JSON lines, none if it is missing; the last line may be unfinished.
+    """Return the objects of a file of JSON lines, none if it is missing.
 
     Args:
       path: of the file.
       what: a line is called in a message.
       right: whether an object is one.
+      unfinished: pass over a last line that is none, as a killed process leaves it.
 
     Raises:
       LogError: the file cannot be read, or another line is no such object.
     """
     if not os.path.lexists(path):
         return []
-    lines, found = read_bytes(path).removesuffix(b"\n").split(b"\n"), []
+    if not (text := read_bytes(path)):
+        return []
+    lines, found = text.removesuffix(b"\n").split(b"\n"), []
     for number, line in enumerate(lines, 1):
         try:
             value = _parsed(line, dict)
@@ -151,7 +158,7 @@ def read_lines(
                 raise ValueError(f"expected a {what}")
             found.append(value)
         except (ValueError, RecursionError) as error:
-            if number < len(lines):
+            if number < len(lines) or not unfinished:
                 raise LogError(f"{path}, line {number}, is no {what}: {_line(error)}; delete that line") from None
     return found
 

@@ -173,11 +173,14 @@ class Recipe:
         if not path.is_file():  # nothing, or a pipe or a device, which may never end
             raise RecipeError(f"{path} is no file; expected the folder of a run, which has one")
         try:
+            if path.stat().st_size > _LARGEST_FILE:
+                raise RecipeError(f"it has {path.stat().st_size} bytes, expected at most {_LARGEST_FILE}")
             return cls.from_json(path.read_text("utf-8"))
         except (OSError, ValueError) as error:  # among them RecipeError and bytes that are no text
             raise RecipeError(f"{path} cannot be read: {error}") from None
 
 
+_LARGEST_FILE = 1 << 20
 _INTEGERS: dict[str, int | None] = {"validation": 0, "steps": 1, "batch": 1, "pad": 0, "precise_bn": 0, "seed": 0}
 _INTEGERS |= {"every": None, "examples": None}
 _TINY, _HUGE = math.ulp(0.0), 3e38  # the least step below 0, and what float32 can hold

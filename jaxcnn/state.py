@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -81,6 +82,25 @@ def start(model: nn.Module, tx: optax.GradientTransformation, recipe: Recipe, da
     norm = augment.norm(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
     state = State(jnp.int32(0), params, variables, opt, key, norm, metrics.zeros())
     return jax.tree.map(np.asarray, state)
+
+
+def shapes(model: nn.Module, tx: optax.GradientTransformation, recipe: Recipe, data: Dataset) -> State:
+    """Return the state of `start` as `jax.ShapeDtypeStruct`s; nothing of the network's size is allocated.
+
+    Example:
+      >>> from jaxcnn import build, load, optimizer
+      >>> recipe = Recipe(dataset="digits", model="plain8")
+      >>> shapes(build("plain8", 10, width=100_000), optimizer(recipe), recipe, load("digits")).params["head"]["kernel"].shape
+      (400000, 10)
+    """
+    image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
+    key = jax.eval_shape(jax.random.PRNGKey, 0)
+    variables = dict(jax.eval_shape(partial(model.init, train=False), key, image))
+    params = variables.pop("params")
+    norm = augment.norm(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
+    step, opt, sums = jnp.int32(0), jax.eval_shape(tx.init, params), metrics.zeros()
+    state = State(step, params, variables, opt, key, norm, sums)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), state)
 
 
 def adopt(state: State, variables: Mapping[str, Any]) -> State:

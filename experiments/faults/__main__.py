@@ -13,6 +13,7 @@ from experiments.faults import damage, kills, signals
 from experiments.faults.options import PRESETS, Options, Trial, check
 from jaxcnn import command, report
 from jaxcnn.checkpoint import own
+from jaxcnn.log import read_lines
 from jaxcnn.progress import Progress
 
 PARTS: dict[str, ModuleType] = {"kills": kills, "signals": signals, "damage": damage}
@@ -70,7 +71,7 @@ def make(options: Options, stop: Any) -> list[Trial] | None:
 
 def read(file: Path) -> list[Trial]:
     """The trials that a file holds."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return read_lines(file, "trial")
 
 
 def table(trials: list[Trial]) -> list[dict[str, Any]]:

@@ -35,10 +35,11 @@ def main(args: list[str] | None = None) -> int:
         if not options.plot_only and not train(options, made, data, stop):
             print("stopped and saved; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
-        (run,) = study.finished(options.out)
-        source = options.weights and options.weights.name
-        own = names[run.recipe.report]
-        draw(options.out, read(options.out), data, own, run, weights=source, most=options.worst)
+        with command.reading(options.out):
+            (run,) = study.finished(options.out)
+            source = options.weights and options.weights.name
+            own = names[run.recipe.report]
+            draw(options.out, read(options.out), data, own, run, weights=source, most=options.worst)
         print(f"python -m experiments.predict --run {options.out} picture.jpg    classifies others")
     return 0
 

@@ -16,7 +16,6 @@ measure of what networks give that were trained on ImageNet.
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from experiments.finetune.watch import Watch
 from jaxcnn import command, plots, report, study
 from jaxcnn.checkpoint import Checkpoints, own
 from jaxcnn.data import statistics
+from jaxcnn.log import read_lines
 from jaxcnn.progress import Progress
 from jaxcnn.state import adopt
 from jaxcnn.weights import pretrained
@@ -177,7 +177,7 @@ def named(out: Path) -> dict[str, study.Run]:
     runs, packed = study.finished(out), out / "runs.jsonl"
     names = {path.parent.name for path in out.glob("*/result.json")}
     if packed.is_file():
-        names |= {json.loads(line)["name"] for line in packed.read_text("utf-8").splitlines()}
+        names |= {line["name"] for line in read_lines(packed)}
     return {name: run for name, run in zip(sorted(names), runs, strict=True) if name != "animals"}
 
 
@@ -194,7 +194,8 @@ def main(args: list[str] | None = None) -> int:
             if not done:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
-        draw(options)
+        with command.reading(options.out):
+            draw(options)
     return 0
 
 

@@ -27,7 +27,8 @@ def main(args: list[str] | None = None) -> int:
         command.cache_programs()
         if not options.plot_only and not done(parts, options, stop):
             return stop.exit_code
-        draw(options, parts)
+        with command.reading(options.out):
+            draw(options, parts)
     return 0
 
 

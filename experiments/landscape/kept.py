@@ -7,12 +7,14 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import jaxcnn as jc
+from jaxcnn.log import LogError, read_bytes
 
 
 class Kept(NamedTuple):
@@ -47,10 +49,12 @@ def write(path: Path, kept: Kept) -> None:
 def read(path: Path) -> Kept:
     """What the file holds; RecipeError if it is none of these."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return Kept(dict(json.loads(str(arrays.pop("asked")))), arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except LogError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         what = " ".join(str(error).split())[:200]
         raise jc.RecipeError(f"{path} cannot be read: {what}; delete it, and it is measured again") from None
 

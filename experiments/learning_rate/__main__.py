@@ -33,7 +33,8 @@ def main(args: list[str] | None = None) -> int:
             return stop.exit_code
         # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
         drawn = [name for name in PARTS if name in parts or (options.out / name / "table.csv").exists()]
-        lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
+        with command.reading(options.out):
+            lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
         report.write_table(options.out, lines, ["Predicted by theory (-: theory has no number), and measured."])
         print(report.markdown(lines))
         print(f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}")

@@ -9,7 +9,7 @@ from typing import Any
 import jaxcnn as jc
 from experiments.learning_rate.options import Options, data, recipe
 from jaxcnn import plots, report, study, train
-from jaxcnn.log import write_text
+from jaxcnn.log import read_json, write_text
 
 
 def _recipe(options: Options, name: str) -> jc.Recipe:
@@ -45,7 +45,7 @@ def run(options: Options, stop: Any) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     for name in options.finder.optimizers:
         path, asked = folder / f"{name}.json", _asked(options, name)
-        if path.exists() and json.loads(path.read_text())["asked"] == asked:
+        if path.exists() and read_json(path).get("asked") == asked:
             continue
         setting, there = _recipe(options, name), data(options)
         model, finder = jc.build(setting.model, len(there.classes), **setting.options), options.finder
@@ -68,7 +68,7 @@ def _finite(value: Any) -> Any:
 def draw(options: Options) -> list[dict[str, Any]]:
     """`finder.png` and the table, from the numbers that are there."""
     folder = options.out / "finder"
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
     if not found:
         raise jc.RecipeError(f"{folder} holds no range test; leave out --plot-only")
     setting = next(iter(found.values()))["asked"]["recipe"]

@@ -17,7 +17,7 @@ from experiments.scaling import compiled, paper, wire
 from experiments.scaling.arithmetic import Norm, traffic
 from experiments.scaling.options import Options, check
 from jaxcnn import command, plots, report
-from jaxcnn.log import write_text
+from jaxcnn.log import read_json, write_text
 
 
 def main(args: list[str] | None = None) -> int:
@@ -33,7 +33,8 @@ def main(args: list[str] | None = None) -> int:
                 keep(options.out / "compiled.json", compiled.run(options))
             if "wire" in options.parts:
                 keep(options.out / "wire.json", on_the_wire(options))
-        draw(options)
+        with command.reading(options.out):
+            draw(options)
     return 0
 
 
@@ -69,9 +70,9 @@ def draw(options: Options) -> None:
     tables = {"counts": (paper.counts(options.depths), ["Float32, under jit; an epoch is 391 steps of 128 images."])}
     tables |= {"growth": (paper.growth(options), paper.assumed())}
     if (out / "compiled.json").exists():
-        tables["compiled"] = (json.loads((out / "compiled.json").read_text()), ["Programs that XLA compiled for CPUs."])
+        tables["compiled"] = (read_json(out / "compiled.json", list), ["Programs that XLA compiled for CPUs."])
     if (out / "wire.json").exists():
-        tables |= measured(json.loads((out / "wire.json").read_text()))
+        tables |= measured(read_json(out / "wire.json"))
     for name, (rows, notes) in tables.items():
         (out / name).mkdir(exist_ok=True)
         report.write_table(out / name, rows, notes)

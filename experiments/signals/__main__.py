@@ -29,7 +29,8 @@ def main(args: list[str] | None = None) -> int:
         there = {name for name in PARTS if any((options.out / name).glob("*.jsonl"))}
         made = set(parts) if not options.plot_only or not there else set()
         drawn = [name for name in PARTS if name in made | there]
-        lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
+        with command.reading(options.out):
+            lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
         if lines:
             report.write_table(options.out, lines, ["Columns are explained below the tables of start and end."])
             print(report.markdown(lines))

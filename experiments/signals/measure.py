@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from jaxcnn.log import write_text
+from jaxcnn.log import read_lines, write_text
 from jaxcnn.look.rank import effective_rank, similarity
 from jaxcnn.look.responses import each_response, gradient_norms, kernel_norms
 
@@ -64,7 +64,7 @@ def read(path: Path) -> tuple[Row, list[Row]]:
       RecipeError: for a file of something else.
     """
     try:
-        head, *rows = (json.loads(line) for line in path.read_text("utf-8").splitlines())
+        head, *rows = read_lines(path, "line of signals")
         if not head["asked"] or not all(row["index"] for row in rows):
             raise ValueError
         return head, rows

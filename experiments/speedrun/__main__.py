@@ -56,7 +56,8 @@ def main(args: list[str] | None = None) -> int:
             if not runs(options, stop):
                 print("stopped; runs that were over are kept, and the same command makes the others", file=sys.stderr)
                 return stop.exit_code
-        records.draw(options.out)
+        with command.reading(options.out):
+            records.draw(options.out)
     return 0
 
 

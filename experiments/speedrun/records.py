@@ -15,7 +15,7 @@ from typing import Any
 import jaxcnn as jc
 from experiments.speedrun.options import TARGET, Options
 from jaxcnn import parallel, plots, report
-from jaxcnn.log import read_json, write_text
+from jaxcnn.log import read_json, read_lines, write_text
 
 Line = dict[str, Any]
 """Of a run: its seed, seconds, train_seconds, accuracy, train_loss, warm_up (seconds, of its process) and date."""
@@ -62,10 +62,9 @@ def claim(options: Options, driver: parallel.Driver) -> None:
 def lines(out: Path) -> list[Line]:
     """The runs that OUT holds, by seed."""
     path = out / "runs.jsonl"
-    text = path.read_text("utf-8", "replace") if path.exists() else ""
     try:
-        return sorted((json.loads(line) for line in text.splitlines()), key=lambda line: line["seed"])
-    except (ValueError, KeyError, TypeError) as error:
+        return sorted(read_lines(path), key=lambda line: line["seed"])
+    except (KeyError, TypeError) as error:
         raise jc.RecipeError(f"{path} is not what was written ({error}); write another --out, or delete it") from None
 
 

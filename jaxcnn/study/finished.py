@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn import report
-from jaxcnn.log import LogError, read_json, read_rows, write_text
-from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.log import LogError, read_json, read_lines, read_rows, write_text
+from jaxcnn.recipe import Recipe, RecipeError, shown
 
 Result = dict[str, Any]
 
@@ -39,11 +39,10 @@ def finished(out: str | Path) -> list[Run]:
       RecipeError: if there is none.
     """
     packed = Path(out, PACKED)
-    lines = packed.read_text("utf-8", "replace").splitlines() if packed.exists() else []
-    found = dict(_unpacked(packed, number, line) for number, line in enumerate(lines, 1))
+    found = dict(_unpacked(packed, number, line) for number, line in enumerate(read_lines(packed, "run"), 1))
     for folder in (path.parent for path in Path(out).glob("*/result.json")):
         result = read_json(folder / "result.json")
-        found[folder.name] = Run(Recipe.load(folder), result, read_rows(folder))
+        found[folder.name] = _whole(folder, Run(Recipe.load(folder), result, read_rows(folder)))
     if not found:
         raise RecipeError(
             f"{out} holds no run that is over; write --out with a study's folder, or leave out --plot-only"
@@ -51,11 +50,32 @@ def finished(out: str | Path) -> list[Run]:
     return [found[name] for name in sorted(found)]
 
 
-def _unpacked(path: Path, number: int, line: str) -> tuple[str, Run]:
+def _whole(where: Path | str, run: Run) -> Run:
+    """Return the run, or raise LogError if it lacks what every run that is over has."""
+    kinds = {"step": int, "params": int, "seconds": (int, float)}
+    kinds |= {"why": str} if run.result.get("status") == "diverged" else {}
+    wrong = [name for name, kind in kinds.items() if not _is(run.result.get(name), kind)]
+    if run.result.get("status") not in ("finished", "diverged"):
+        wrong.insert(0, "status")
+    if wrong:
+        found = ", ".join(f"{name} is {shown(run.result.get(name), 40)}" for name in wrong)
+        raise LogError(f"{where} holds no result of a run: {found}; delete that run, or train it again")
+    if not run.rows or not all(isinstance(row, dict) and _is(row.get("step"), int) for row in run.rows):
+        raise LogError(f"{where} holds no rows of a run that is over; delete that run, or train it again")
+    return run
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and (isinstance(value, str) or value >= 0)
+
+
+def _unpacked(path: Path, number: int, told: dict[str, Any]) -> tuple[str, Run]:
     try:
-        told = json.loads(line)
         recipe = Recipe(**(_LEFT_OUT | told["recipe"]))
-        return str(told["name"]), Run(recipe, dict(told["result"]), list(told["rows"]))
+        run = Run(recipe, dict(told["result"]), list(told["rows"]))
+        return str(told["name"]), _whole(f"{path}, line {number},", run)
+    except LogError:
+        raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise LogError(
             f"{path}, line {number}, is no run: {' '.join(str(error).split())[:200]}; pack it again"
@@ -112,7 +132,7 @@ def over_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "eval_
     """Columns of a table: figures of the last row (errors in percent), over the seeds that did not diverge.
 
     `seeds`, then `eval_split` if one of `keys` is an `eval_*` figure, then for each of `keys` the mean, its `_std` and its
-    `_ci95` (half width of the mean's 95% interval), then the mean `seconds` of a run.
+    `_ci95` (half width of the mean's 95% interval), then the mean `seconds` of a run. A mean is None where a run's figure is.
 
     Raises:
       RecipeError: if the `eval_*` figures are not all of the same split.
@@ -123,6 +143,8 @@ def over_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "eval_
     if any(key.startswith("eval_") for key in keys):
         line["eval_split"] = eval_split(trained)
     for key in keys:
-        mean, std, ci95 = report.summarise([result[key] for result in good])
+        values = [result[key] for result in good]
+        # A figure that was no number is None in the record, and no mean leaves it out.
+        mean, std, ci95 = (None, None, None) if None in values else report.summarise(values)
         line |= {key: mean, f"{key}_std": std, f"{key}_ci95": ci95}
     return line | {"seconds": report.summarise([result["seconds"] for result in good]).mean}

@@ -9,7 +9,7 @@ from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.data import Dataset, load
 from jaxcnn.log import read_rows
 from jaxcnn.recipe import Recipe, RecipeError
-from jaxcnn.state import State, start
+from jaxcnn.state import State, shapes, start
 from jaxcnn.study.running import cut, prepare
 
 Rows = list[dict[str, Any]]
@@ -72,13 +72,14 @@ def trained(
         data = load(recipe.dataset, data_dir, validation=recipe.validation)
     data = cut(recipe, data)
     model, tx = prepare(recipe, len(data.classes))
-    first = start(model, tx, recipe, data)
-    states = {0: first}
+    # Compared by shapes first: a recipe of a stranger's may ask for a network that no memory holds.
+    like = shapes(model, tx, recipe, data)
     with Checkpoints(folder / "checkpoints") as saved:
-        found = [saved.restore(first, step) for step in (saved.steps() if path else [None])]
+        found = [saved.restore(like, step) for step in (saved.steps() if path else [None])]
+    states = {0: start(model, tx, recipe, data)} if any(found) else {}
     for state in filter(None, found):
         states[int(state.step)] = state
-    if len(states) == 1:
+    if not set(states) - {0}:
         raise RecipeError(f"{folder} has no checkpoint of a step yet; let it train on, or write another run's folder")
     return Trained(folder, recipe, data, model, states, read_rows(folder))
 
