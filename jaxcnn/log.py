@@ -43,6 +43,9 @@ class RunLog:
       RecipeError: one line, when the folder cannot be written or is another recipe's (the differing fields are named).
       LogError: also one line, there and later: the disk is full, the folder gone, a file not what was written.
 
+    It may be used in a `with` block, after which it writes no more: an object that an earlier cell of a notebook has left
+    behind does not add rows to the run of a later one.
+
     Example:
       >>> import tempfile
       >>> log = RunLog(tempfile.mkdtemp(), Recipe())
@@ -57,6 +60,7 @@ class RunLog:
         self._claim(recipe)
         self._environment(dict(facts or {}))
         self.path = self.folder / "metrics.jsonl"
+        self._closed = False
         self._mend()
 
     def write(self, *, step: int, **row: Any) -> None:
@@ -64,6 +68,7 @@ class RunLog:
 
         Rows of this step or later ones are dropped first: a run that died between a row and its checkpoint makes them again.
         """
+        self._open()
         row = {"step": int(step)} | row
         if self.last is not None and self.last >= row["step"]:
             before = [old for old in self.rows() if old["step"] < row["step"]]
@@ -79,6 +84,7 @@ class RunLog:
 
     def finish(self, **result: Any) -> dict[str, Any]:
         """Write `result.json`, which marks the run as over, and return what it holds."""
+        self._open()
         result = _plain(result)
         write_text(self.folder / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
         return result
@@ -87,6 +93,20 @@ class RunLog:
         """What `finish` wrote, or None while the run is not over."""
         path = self.folder / "result.json"
         return read_json(path) if os.path.lexists(path) else None
+
+    def close(self) -> None:
+        """Refuse further rows through this object; what is written can still be read. Twice is harmless."""
+        self._closed = True
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _open(self):
+        if self._closed:
+            raise LogError(f"the RunLog of {self.folder} is closed; expected an open one. Use a new RunLog to go on")
 
     def _mend(self):
         """Take away a last line that a killed run left unfinished, so that the next one starts on a line of its own."""

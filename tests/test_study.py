@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import study
+from jaxcnn import state, study
 from jaxcnn.checkpoint import own, store
 
 RECIPE = jc.Recipe(
@@ -300,3 +300,41 @@ def test_a_run_without_a_step_yet_is_not_taken_for_a_trained_one(data, driver, t
             shutil.rmtree(step)
     with pytest.raises(jc.RecipeError, match="has no checkpoint of a step yet"):
         study.trained(tmp_path, data=data)
+
+
+@pytest.mark.parametrize("width", [100_000, 8])
+def test_a_config_of_another_width_is_compared_with_the_checkpoint_before_anything_is_allocated(
+    whole, data, tmp_path, monkeypatch, width
+):
+    """At a width of 100,000 the network has 30 TB."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"options": {"width": width}}))
+    monkeypatch.setattr("jaxcnn.study.trained.start", lambda *a: pytest.fail("it allocated"))
+    for path in (False, True):
+        with pytest.raises(jc.CheckpointError, match="is of another model") as error:
+            study.trained(folder, data=data, path=path)
+        assert "\n" not in str(error.value)
+        assert f"{width}]" in str(error.value)
+
+
+def test_shapes_are_those_of_the_start(data):
+    for changes in ({}, {"optimizer": "adam"}, {"optimizer": "lookahead", "mean": "none", "std": True}, {"model": "mlp", "options": {}}):
+        recipe = replace(RECIPE, **changes)
+        model, tx = study.prepare(recipe, 10)
+        made, shapes = jc.start(model, tx, recipe, data), state.shapes(model, tx, recipe, data)
+        assert jax.tree.structure(made) == jax.tree.structure(shapes)
+        for mine, told in zip(jax.tree.leaves(made), jax.tree.leaves(shapes), strict=True):
+            assert (mine.shape, mine.dtype) == (told.shape, told.dtype)
+
+
+def test_a_refused_run_leaves_its_folder_free(data, driver, tmp_path):
+    """In a notebook a cell that was refused once is run again, by the same process."""
+    jc.RunLog(tmp_path, replace(RECIPE, lr=0.5))
+    for _ in range(2):
+        with pytest.raises(jc.RecipeError, match="another recipe") as refused:
+            study.run(RECIPE, data, tmp_path, driver=driver)
+        kept = refused  # as a notebook keeps the last traceback, and all that it refers to
+    assert kept
+    jc.Checkpoints(tmp_path / "checkpoints").close()
