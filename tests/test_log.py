@@ -136,7 +136,7 @@ def test_a_closed_log_writes_no_more_and_can_be_read(tmp_path):
 @pytest.mark.parametrize("folder", ["gs://bucket/run", "a\nb", "a\0b", "\ud800"])
 def test_an_address_and_what_is_no_path_are_refused_and_no_folder_is_made(tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(jc.RecipeError, match="expected a (local folder|path)") as error:
+    with pytest.raises(jc.RecipeError, match=r"expected a (local folder|path)") as error:
         jc.RunLog(folder, RECIPE)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())

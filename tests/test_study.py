@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict, replace
 
 import jax
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import state, study
+from jaxcnn import study
 from jaxcnn.checkpoint import own, store
+from jaxcnn.state import shapes
 
 RECIPE = jc.Recipe(
     dataset="digits",
@@ -311,7 +313,7 @@ def test_a_config_of_another_width_is_compared_with_the_checkpoint_before_anythi
     shutil.copytree(whole[0], folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"options": {"width": width}}))
-    monkeypatch.setattr("jaxcnn.study.trained.start", lambda *a: pytest.fail("it allocated"))
+    monkeypatch.setattr(sys.modules["jaxcnn.study.trained"], "start", lambda *a: pytest.fail("it allocated"))
     for path in (False, True):
         with pytest.raises(jc.CheckpointError, match="is of another model") as error:
             study.trained(folder, data=data, path=path)
@@ -320,12 +322,17 @@ def test_a_config_of_another_width_is_compared_with_the_checkpoint_before_anythi
 
 
 def test_shapes_are_those_of_the_start(data):
-    for changes in ({}, {"optimizer": "adam"}, {"optimizer": "lookahead", "mean": "none", "std": True}, {"model": "mlp", "options": {}}):
+    for changes in (
+        {},
+        {"optimizer": "adam"},
+        {"optimizer": "lookahead", "mean": "none", "std": True},
+        {"model": "mlp", "options": {}},
+    ):
         recipe = replace(RECIPE, **changes)
         model, tx = study.prepare(recipe, 10)
-        made, shapes = jc.start(model, tx, recipe, data), state.shapes(model, tx, recipe, data)
-        assert jax.tree.structure(made) == jax.tree.structure(shapes)
-        for mine, told in zip(jax.tree.leaves(made), jax.tree.leaves(shapes), strict=True):
+        made, found = jc.start(model, tx, recipe, data), shapes(model, tx, recipe, data)
+        assert jax.tree.structure(made) == jax.tree.structure(found)
+        for mine, told in zip(jax.tree.leaves(made), jax.tree.leaves(found), strict=True):
             assert (mine.shape, mine.dtype) == (told.shape, told.dtype)
 
 

@@ -54,7 +54,17 @@ def read(path: Path) -> Kept:
         return Kept(dict(json.loads(str(arrays.pop("asked")))), arrays)
     except LogError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        MemoryError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         what = " ".join(str(error).split())[:200]
         raise jc.RecipeError(f"{path} cannot be read: {what}; delete it, and it is measured again") from None
 

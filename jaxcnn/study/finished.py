@@ -51,16 +51,17 @@ def finished(out: str | Path) -> list[Run]:
 
 
 def _whole(where: Path | str, run: Run) -> Run:
-    """Return the run, or raise LogError if it lacks what every run that is over has."""
-    kinds = {"step": int, "params": int, "seconds": (int, float)}
-    kinds |= {"why": str} if run.result.get("status") == "diverged" else {}
+    """Return the run, or raise LogError where its result or rows are of another kind than a run leaves."""
+    kinds: dict[str, Any] = {"step": int, "params": int, "seconds": (int, float)}
+    needed = {"step": int, "why": str} if run.result.get("status") == "diverged" else {}
+    kinds = {name: kind for name, kind in kinds.items() if name in run.result} | needed
     wrong = [name for name, kind in kinds.items() if not _is(run.result.get(name), kind)]
     if run.result.get("status") not in ("finished", "diverged"):
         wrong.insert(0, "status")
     if wrong:
         found = ", ".join(f"{name} is {shown(run.result.get(name), 40)}" for name in wrong)
         raise LogError(f"{where} holds no result of a run: {found}; delete that run, or train it again")
-    if not run.rows or not all(isinstance(row, dict) and _is(row.get("step"), int) for row in run.rows):
+    if not all(isinstance(row, dict) and _is(row.get("step"), int) for row in run.rows):
         raise LogError(f"{where} holds no rows of a run that is over; delete that run, or train it again")
     return run
 
