@@ -64,7 +64,7 @@ def lines(out: Path) -> list[Line]:
     path = out / "runs.jsonl"
     try:
         return sorted(read_lines(path), key=lambda line: line["seed"])
-    except (KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise jc.RecipeError(f"{path} is not what was written ({error}); write another --out, or delete it") from None
 
 
