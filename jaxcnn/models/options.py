@@ -57,6 +57,7 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "bn_group": _whole(0),
     "bn_momentum": _share(0.9),
     "batch_norm": _switch,
+    "stem_norm": _switch,
     "remat": _switch,
     "skips": _switch,
     "dropout": _share(0.5),

@@ -67,6 +67,8 @@ class PreResNet(nn.Module):
       bottleneck: blocks of three layers in place of two.
       small: the form for CIFAR.
       width: filters of the stem.
+      stem_norm: whether BN and ReLU stand between the stem and the first block, as in the paper. Without them the first block
+        begins with its own, and adds the stem's output before BN (most copies in PyTorch): as many parameters.
       shortcut, bn_group, bn_momentum, remat, kernel_init, dtype, axis: as in `ResNet`.
 
     Example:
@@ -81,6 +83,7 @@ class PreResNet(nn.Module):
     bottleneck: bool = False
     small: bool = False
     width: int = 64
+    stem_norm: bool = True
     shortcut: str = "B"
     bn_group: int = 0
     bn_momentum: float = 0.9
@@ -96,7 +99,8 @@ class PreResNet(nn.Module):
         norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)
         size, step = (3, 1) if self.small else (7, 2)
         x, seen = make(self.width, size, step, name="stem")(x.astype(self.dtype)), {}
-        x = stage(self, seen, "stem", nn.relu(norm(name="stem_norm")(x, train)))
+        x = nn.relu(norm(name="stem_norm")(x, train)) if self.stem_norm else x
+        x = stage(self, seen, "stem", x)
         x = x if self.small else max_pool(x, 3, 2, padding=1)
         for number, blocks in enumerate(self.blocks):
             for block in range(blocks):
@@ -110,7 +114,9 @@ class PreResNet(nn.Module):
 
     def _block(self, number, block, make, norm, name):
         kind, first = one_of("shortcut", self.shortcut, "AB"), block == 0
-        stride, active = 2 if number and first else 1, first and not number
+        stride, active = 2 if number and first else 1, first and not number and self.stem_norm
+        if not number and not self.stem_norm:
+            first = first and self.bottleneck  # an identity adds what comes before BN
         filters = self.width * 2**number
         block_of = remembered(PreBlock, self.remat)
         return block_of(filters, stride, self.bottleneck, first, active, kind, make, norm, name=name)

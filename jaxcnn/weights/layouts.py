@@ -1,4 +1,4 @@
-"""Which of our parameters is which of torchvision's, or timm's: a table of layers' names, and one rule for all arrays.
+"""Which of our parameters is which of torchvision's, timm's or others': a table of layers' names, and one rule for all arrays.
 
 PyTorch keeps convolutions as [out, in, h, w] and dense layers as [out, in]; here they are [h, w, in, out] and [in, out]. The
 first dense layer after maps of h x w pixels takes them in the order channel, row, column there, and row, column,
@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from jaxcnn.models import VGG, AlexNet, GoogLeNet, ResNet
+from jaxcnn.models import VGG, AlexNet, CifarNet, GoogLeNet, LeNet5, PreResNet, ResNet
 from jaxcnn.models import googlenet as inception
 from jaxcnn.models import vgg as columns
+from jaxcnn.weights import cifar
 
 Path = tuple[str, ...]
 """Of a leaf in the variables, such as ("params", "stage1_block1", "conv1", "kernel")."""
@@ -25,13 +26,17 @@ class Layout(NamedTuple):
     """How a family of files names its layers.
 
     Attributes:
-      layers: our layer -> theirs, such as "stage1_block1.conv1" -> "layer1.0.conv1". Layers that a network lacks do no harm.
-        None is our own layout: our names, and arrays as they are here.
+      layers: our layer -> theirs, such as "stage1_block1.conv1" -> "layer1.0.conv1", or several names to choose from. Layers
+        that a network lacks do no harm. None is our own layout: our names, and arrays as they are here.
       grids: our dense layer -> the (h, w) of the maps that it takes.
+      slides: whether dense layers slide over maps larger than their grid, where ours average the maps to the grid first.
+      padding: where shortcut A of this family adds channels of zeros: "end", "both" (sides), or None if files differ.
     """
 
-    layers: Mapping[str, str] | None = None
+    layers: Mapping[str, str | tuple[str, ...]] | None = None
     grids: Mapping[str, tuple[int, int]] = {}
+    slides: bool = False
+    padding: str | None = None
 
 
 class Leaf(NamedTuple):
@@ -49,10 +54,12 @@ class Leaf(NamedTuple):
         """The shapes that the file may have; timm writes VGG's dense layers as convolutions."""
         if not self.torch or len(self.shape) not in (2, 4):
             return [self.shape]
-        if len(self.shape) == 4:
-            return [(self.shape[3], self.shape[2], *self.shape[:2])]
-        inputs, outputs = self.shape
         height, width = self.grid
+        if len(self.shape) == 4:
+            h, w, inputs, outputs = self.shape
+            whole = [(outputs, inputs * h * w)] if (h, w) == self.grid != (1, 1) else []
+            return [(outputs, inputs, h, w), *whole]
+        inputs, outputs = self.shape
         return [(outputs, inputs), (outputs, inputs // (height * width), height, width)]
 
 
@@ -65,7 +72,7 @@ def ours(array: np.ndarray, leaf: Leaf) -> np.ndarray:
     """
     if not leaf.torch or array.ndim not in (2, 4):
         return array
-    if len(leaf.shape) == 2:
+    if len(leaf.shape) == 2 or array.ndim == 2:
         array = array.reshape(len(array), -1, *leaf.grid)
     return array.transpose(2, 3, 1, 0).reshape(leaf.shape)
 
@@ -82,41 +89,75 @@ def theirs(array: np.ndarray, leaf: Leaf) -> np.ndarray:
 _TORCH = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
-def leaves(layout: Layout, specs: Mapping[Path, Any]) -> dict[Path, Leaf]:
-    """Where the file has each leaf of a network's variables (anything with a shape); KeyError for a layer not in the table."""
-    found = {}
-    for path, spec in specs.items():
-        layer, name = ".".join(path[1:-1]), path[-1]
-        if layout.layers is None:
-            found[path] = Leaf(".".join(path[1:]), tuple(spec.shape), torch=False)
-        else:
-            key = f"{layout.layers[layer]}.{_TORCH[name]}"
-            found[path] = Leaf(key, tuple(spec.shape), layout.grids.get(layer, (1, 1)))
-    return found
+def leaves(layout: Layout, specs: Mapping[Path, Any], shapes: Mapping[str, tuple[int, ...]] = {}) -> dict[Path, Leaf]:
+    """Where the file has each leaf of a network's variables.
+
+    Args:
+      layout: one of `layouts`.
+      specs: anything with a shape, by path.
+      shapes: the file's, by name, to choose among several names of a layer; without it the first is taken.
+
+    Raises:
+      KeyError: for a layer that is not in the table.
+    """
+    if layout.layers is None:
+        return {path: Leaf(".".join(path[1:]), tuple(spec.shape), torch=False) for path, spec in specs.items()}
+    chosen: dict[str, str] = {}
+    there = {key.rpartition(".")[0] for key in shapes}
+    found: dict[Path, Leaf] = {}
+    for path, spec in sorted(specs.items(), key=lambda item: -len(item[1].shape)):  # a kernel's shape tells the most
+        layer, name = ".".join(path[1:-1]), _TORCH.get(path[-1], path[-1])
+        leaf = Leaf("", tuple(spec.shape), layout.grids.get(layer, (1, 1)))
+        if (start := chosen.get(layer)) is None:
+            names = layout.layers[layer]
+            names = (names,) if isinstance(names, str) else names
+            start = names[0] if len(names) == 1 else _choice(names, name, leaf.forms(), shapes, there)
+            chosen[layer] = start
+        found[path] = leaf._replace(key=f"{start}.{name}" if start else name)
+    return {path: found[path] for path in specs}
+
+
+def _choice(names: tuple[str, ...], name: str, forms: list[tuple[int, ...]], shapes: Any, there: set[str]) -> str:
+    """The layer's name in the file: one whose array has the right shape, else one that is there, else the first.
+
+    "*" stands for the only layer of that shape.
+    """
+    fits = [key for key in names if shapes.get(f"{key}.{name}") in forms]
+    if not fits and "*" in names:
+        like = [
+            key.removesuffix(f".{name}") for key, shape in shapes.items() if key.endswith(f".{name}") and shape in forms
+        ]
+        fits = like if len(like) == 1 else []
+    return next(iter([*fits, *(key for key in names if key in there)]), names[0])
 
 
 def layouts(model: nn.Module) -> list[Layout]:
-    """The layouts in which weights of a network may come: the one that `export` writes, then others, our own the last."""
-    published = []
-    if isinstance(model, ResNet) and model.residual and model.shortcut == "B":
-        published = [Layout(_resnet(model))]
-    elif isinstance(model, VGG) and model.size == 224:
-        published = [Layout(names, {"dense1": (7, 7)}) for names in (_vgg(model, _CLASSIFIER), _vgg(model, _TIMM))]
-    elif isinstance(model, AlexNet) and not model.towers:
-        published = [Layout(_ALEXNET, {"dense1": (6, 6)})]
-    elif isinstance(model, GoogLeNet) and model.norm:
-        published = [Layout(_googlenet(), {"aux1.dense": (4, 4), "aux2.dense": (4, 4)})]
-    return [*published, Layout()]
+    """The layouts in which weights of a network may come: the one that `export` writes, then others."""
+    own, dense = Layout(), {"aux1.dense": (4, 4), "aux2.dense": (4, 4)}
+    if isinstance(model, ResNet):
+        torchvision = Layout(cifar.residual(model))
+        return [torchvision, own] if model.residual and model.shortcut == "B" else [own, torchvision]
+    if isinstance(model, VGG) and model.size == 224:
+        sevens = {"dense1": (7, 7)}
+        return [Layout(_vgg(model, _CLASSIFIER), sevens), Layout(_vgg(model, _TIMM), sevens, slides=True), own]
+    if isinstance(model, AlexNet) and not model.towers:
+        return [Layout(_ALEXNET, {"dense1": (6, 6)}), own]
+    if isinstance(model, GoogLeNet) and model.norm:
+        return [Layout(_googlenet(), dense), own]
+    return [own, *_small(model)]
 
 
-def _resnet(model: ResNet) -> dict[str, str]:
-    names = {"stem": "conv1", "stem_norm": "bn1", "head": "fc"}
-    parts = {f"conv{i}": f"conv{i}" for i in (1, 2, 3)} | {f"norm{i}": f"bn{i}" for i in (1, 2, 3)}
-    parts |= {"project": "downsample.0", "project_norm": "downsample.1"}
-    for stage, blocks in enumerate(model.blocks, 1):
-        for block in range(blocks):
-            names |= {f"stage{stage}_block{block + 1}.{a}": f"layer{stage}.{block}.{b}" for a, b in parts.items()}
-    return names
+def _small(model: nn.Module) -> list[Layout]:
+    """The layouts of networks for small images, and of networks with activation before weights."""
+    if isinstance(model, CifarNet):
+        known = [Layout(cifar.martyn(model), padding="end"), Layout(cifar.lettered(model), padding="end")]
+        known = [] if model.residual and model.shortcut == "B" else known  # they have shortcut A alone
+        return [Layout(cifar.residual(model)), *known, Layout(cifar.units(model))]
+    if isinstance(model, PreResNet):
+        return [Layout(cifar.preactivation(model)), Layout(cifar.units(model))]
+    if isinstance(model, LeNet5):
+        return [Layout(cifar.lenet(model), {"c5": (5, 5)})]
+    return [Layout(cifar.vgg(model))] if isinstance(model, VGG) else []
 
 
 _CLASSIFIER = {"dense1": "classifier.0", "dense2": "classifier.3", "head": "classifier.6"}

@@ -1,4 +1,4 @@
-"""What stands for the names in a pickle of `torch.save`: notes of where tensors lie, and plain dicts."""
+"""What stands for the names in a pickle of `torch.save`: notes of where tensors lie, plain dicts, and skipped objects."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ class Name(NamedTuple):
     name: str
 
 
+class Skipped(NamedTuple):
+    """An object next to the weights whose type is on the list `HARMLESS`; neither it nor its contents are made."""
+
+    name: str
+
+
+CURE = "load it where it was made, write torch.save(model.state_dict(), file) there, and read that file"
+
+
 def named(module: str, name: str) -> Name:
-    """The name, if it is on the lists `CALLS` and `DTYPES`; WeightsError for any other."""
+    """The name, if it is on the lists `CALLS`, `DTYPES` or `HARMLESS`; WeightsError for any other."""
     full = f"{module}.{name}"
-    if full not in CALLS and full not in DTYPES:
-        raise WeightsError(f"it names {shown(full)}, which weights do not need: nothing of it was run")
+    if full not in CALLS and full not in DTYPES and full not in HARMLESS:
+        raise WeightsError(f"it names {shown(full)}, which weights do not need: nothing of it was run; {CURE}")
     return Name(full)
 
 
@@ -74,16 +83,47 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _rebuilt,
     "torch._utils._rebuild_tensor_v2": _rebuilt,
     "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.nn.parameter.Parameter": _parameter,
 }
 """What stands for the functions that a file of weights names; the arguments left out are gradients' and hooks'."""
 
+_BUILTINS = "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple"
+_TORCH = "Size device bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex64 complex128"
+_TORCH += " half float double short int long channels_last contiguous_format preserve_format strided"
+_NUMPY = "multiarray.scalar multiarray._reconstruct"
+_PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
+_HARMLESS = {
+    "builtins": _BUILTINS,
+    "__builtin__": _BUILTINS,  # as protocol 2, which torch.save uses, names them
+    "torch": _TORCH,
+    "collections": "Counter defaultdict deque",
+    "argparse": "Namespace",
+    "types": "SimpleNamespace",
+    "numpy": "dtype ndarray",
+    "numpy.core": _NUMPY,
+    "numpy._core": _NUMPY,
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
+    "datetime": "date datetime time timedelta timezone",
+    "_codecs": "encode",
+    "copy_reg": "_reconstructor",
+    "copyreg": "_reconstructor",
+}
+HARMLESS = {f"{module}.{name}" for module, names in _HARMLESS.items() for name in names.split()}
+"""Types that training scripts store next to weights. Objects of these types are skipped as data."""
+
+
+_KEYS = (str, int, float, bool, type(None))
+
 
 def fill(items: list[Any], target: Any) -> None:
-    """Set keys and values, one after the other in `items`, in a dict."""
+    """Set keys and values, one after the other in `items`, in a dict; those of a skipped object are skipped too."""
+    if type(target) is Skipped:
+        return
     if type(target) is not dict or len(items) % 2:
         raise ValueError("items are set in what is no dict")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        if type(key) not in (str, int):  # the hash of a tuple of tuples may take for ever, or the whole C stack
+        if type(key) not in _KEYS:  # the hash of a tuple of tuples may take for ever, or the whole C stack
             raise ValueError(f"a key is a {type(key).__name__}")
         target[key] = value

@@ -1,8 +1,8 @@
 """An unpickler of what `torch.save` writes, which can make nothing but numbers, texts, lists, dicts and notes of tensors.
 
 Python's own unpickler calls what a file names. Here no name is looked up: a name in `jaxcnn.weights.notes` stands for a
-small function there, and any other name, like any operation that is not in `_OPERATIONS`, is refused. Every operation
-takes one byte or more of a pickle of at most `LIMIT` bytes and leaves at most one small object.
+small function there, or for an object that is skipped. Any other name, like any operation that is not in `_OPERATIONS`,
+is refused. Every operation takes one byte or more of a pickle of at most `LIMIT` bytes and leaves at most one small object.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jaxcnn.weights.notes import CALLS, Name, fill, named, stored
+from jaxcnn.weights.notes import CALLS, CURE, HARMLESS, Name, Skipped, fill, named, stored
 from jaxcnn.weights.types import Storage, Tensor, WeightsError
 
 LIMIT = 1 << 21
@@ -64,7 +64,7 @@ def load(data: bytes, storages: dict[str, Storage] | None = None) -> tuple[Any, 
             return result, (at or 0) + 1
         if operation.name not in _OPERATIONS:
             raise WeightsError(
-                f"it has the operation {operation.name}, which weights do not need: nothing of it was run"
+                f"it has the operation {operation.name}, which weights do not need: nothing of it was run; {CURE}"
             )
         _OPERATIONS[operation.name](machine, argument)
     raise ValueError("it has no end")
@@ -107,6 +107,8 @@ def _appends(machine, _):
 
 
 def _extend(machine, values):
+    if type(machine.stack[-1]) is Skipped:
+        return
     if type(machine.stack[-1]) is not list:
         raise ValueError("items are added to what is no list")
     machine.stack[-1].extend(values)
@@ -129,8 +131,22 @@ def _stack_global(machine, _):
     machine.stack.append(named(*machine.several(2)))
 
 
+def _add_items(machine, _):
+    machine.items()
+    if type(machine.stack[-1]) is not Skipped:
+        raise ValueError("items are added to what is no set")
+
+
+def _frozen_set(machine, _):
+    machine.items()
+    machine.stack.append(Skipped("builtins.frozenset"))
+
+
 def _reduce(machine, _):
     function, arguments = machine.several(2)
+    if isinstance(function, Name) and function.name in HARMLESS and type(arguments) is tuple:
+        machine.stack.append(Skipped(function.name))
+        return
     if not isinstance(function, Name) or function.name not in CALLS:
         raise ValueError("it calls what is no function")
     if type(arguments) is not tuple or len(arguments) > 8:  # a long tuple, passed a thousand times, is copied as often
@@ -146,13 +162,14 @@ def _build(machine, _):
     """State of an object: that of a dict (torch's versions of layers) is not needed, an old Parameter's is its tensor."""
     state = machine.stack.pop()
     target = machine.stack[-1]
-    if type(target) not in (dict, Tensor):
+    if type(target) not in (dict, Tensor, Skipped):
         raise ValueError(f"a {type(target).__name__} is given a state")
     if type(target) is Tensor and not (type(state) is tuple and len(state) in (3, 4)):
         raise ValueError("a tensor is given a state")
 
 
 _VALUES = "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINSTRING SHORT_BINSTRING"
+_VALUES += " BINBYTES SHORT_BINBYTES"
 _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = dict.fromkeys(_VALUES.split(), _push) | {
     "PROTO": lambda machine, _: None,
     "FRAME": lambda machine, _: None,
@@ -162,6 +179,9 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = dict.fromkeys(_VALUES.
     "EMPTY_DICT": _constant(dict),
     "EMPTY_LIST": _constant(list),
     "EMPTY_TUPLE": _constant(tuple),
+    "EMPTY_SET": _constant(lambda: Skipped("builtins.set")),
+    "ADDITEMS": _add_items,
+    "FROZENSET": _frozen_set,
     "MARK": _mark,
     "TUPLE": _tuple(None),
     "TUPLE1": _tuple(1),

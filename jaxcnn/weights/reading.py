@@ -10,26 +10,37 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.checkpoint.manifest import line
+from jaxcnn.weights.entries import part
 from jaxcnn.weights.torchfile import read_legacy, read_zip
 from jaxcnn.weights.types import WeightsError
 
 _LARGEST = 1 << 32  # bytes of a file; VGG-19 has 575 million
 _HEADER = 1 << 23  # bytes of it; that of ResNet-152 has 90 thousand, and the library's own limit is 100 million
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of torch's DataParallel and compile, and of Lightning
+_OTHERS = {
+    b"\x89HDF": "a file of Keras (HDF5)",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"<": "a web page: fetch the file itself",
+    b"version ": "a pointer of Git LFS: fetch the file itself with git lfs pull",
+}
 _KINDS = "expected .safetensors, or .pth / .pt as torch.save writes them"
 
 
-def read(file: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(file: str | Path, entry: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """What a file of weights holds, and nothing of it is run: no PyTorch, no pickle of Python's.
 
     Args:
-      file: `.safetensors`, or `.pth` / `.pt` in either format; what it is, is read from the file, not from its name. A
-        link is followed, a pipe or a device refused.
+      file: `.safetensors`, or `.pth`, `.pt`, `.th`, `.bin` or `.ckpt` of `torch.save` in either format; what it is, is read
+        from the file, not from its name. A link is followed, a pipe or a device refused.
+      entry: the part of a training script's checkpoint to take, such as "state_dict_ema" or "checkpoint.model", or the
+        first part of the names in a file that holds several networks. None takes `state_dict`, `model`, `net` or the like,
+        and logs a warning where the file holds several sets of weights.
 
     Returns:
       name -> array of the type in the file (float32, float16, bfloat16, integers), and the header's texts by name, of
-      which only safetensors has any. A checkpoint's `state_dict` or `model` is taken out, and a prefix that all
-      names have ("module." of DataParallel) taken off. Arrays need not be writable.
+      which only safetensors has any. A prefix that all names have ("module." of DataParallel) is taken off. Arrays need
+      not be writable. Objects of usual types next to the weights are skipped.
 
     Raises:
       WeightsError: there is no such file, it is of another kind, damaged, or names something to run; one line.
@@ -37,7 +48,7 @@ def read(file: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     path = Path(file)
     with _told(path):
         reader = _kind(path)
-        return _short(reader(path)), read_metadata(path)
+        return _short(reader(path, entry)), read_metadata(path)
 
 
 def read_metadata(file: str | Path) -> dict[str, str]:
@@ -67,7 +78,7 @@ def _told(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path} is damaged, or no file of weights: {line(error)}; fetch it again") from error
 
 
-def _kind(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
+def _kind(path: Path) -> Callable[[Path, str | None], dict[str, np.ndarray]]:
     """The reader of a file, from its first bytes."""
     if not path.exists():
         raise WeightsError(f"there is no such file; {_KINDS}")
@@ -83,6 +94,9 @@ def _kind(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
         return read_zip
     if start.startswith(b"\x80"):
         return read_legacy
+    for magic, what in _OTHERS.items():
+        if start.startswith(magic):
+            raise WeightsError(f"it looks like {what}; {_KINDS}")
     raise WeightsError(f"it is no file of weights (it begins with {start.hex(' ') or 'nothing'}); {_KINDS}")
 
 
@@ -97,10 +111,10 @@ def _open(path: Path) -> Any:
     return safe_open(path, framework="np")
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path, entry: str | None = None) -> dict[str, np.ndarray]:
     with _open(path) as file:
         names = file.keys()
-        return {name: file.get_tensor(name) for name in names}
+        return part({name: file.get_tensor(name) for name in names}, entry)
 
 
 def _short(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

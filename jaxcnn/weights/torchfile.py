@@ -16,20 +16,25 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxcnn.recipe import shown
+from jaxcnn.weights.entries import state_dict
+from jaxcnn.weights.notes import CURE
 from jaxcnn.weights.pickles import LIMIT, load
 from jaxcnn.weights.types import Storage, Tensor, WeightsError
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
 _AT_ONCE = 1 << 22  # bytes of one look: the list of 50,000 members, where ResNet-152 has 1,000
 
 
-def read_zip(path: Path) -> dict[str, np.ndarray]:
-    """The state dict in a zip archive of `torch.save`, name -> array of the file's own type.
+def read_zip(path: Path, entry: str | None = None) -> dict[str, np.ndarray]:
+    """The state dict in a zip archive of `torch.save`, name -> array of the file's own type; `entry` as in `state_dict`.
 
     Nothing in it may be compressed (torch compresses nothing): what it takes in memory is no more than its size.
     """
     with _Looks(path) as file, zipfile.ZipFile(file) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise WeightsError(f"it looks like a program of TorchScript (torch.jit.save), not like weights; {CURE}")
+        if all(name.endswith(".npy") for name in archive.namelist()):
+            raise WeightsError("it looks like arrays of NumPy (.npz); write them with safetensors.numpy.save_file")
         roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise WeightsError("it is a zip archive, but not one of torch.save; expected a file of weights")
@@ -38,7 +43,7 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
             raise WeightsError("it has big-endian numbers; write it again on a usual machine")
         storages: dict[str, Storage] = {}
         tree, _ = load(_member(archive, f"{roots[0]}data.pkl"), storages)
-        tensors, left = state_dict(tree), path.stat().st_size
+        tensors, left = state_dict(tree, path, entry), path.stat().st_size
         raw: dict[str, bytes] = {}
         for key in dict.fromkeys(each.storage.key for each in tensors.values()):
             raw[key] = _member(archive, f"{roots[0]}data/{key}", _bytes(storages[key], left))
@@ -46,7 +51,7 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
     return _arrays(tensors, raw)
 
 
-def read_legacy(path: Path) -> dict[str, np.ndarray]:
+def read_legacy(path: Path, entry: str | None = None) -> dict[str, np.ndarray]:
     """The state dict in a file of `torch.save` before 1.6 (or with `_use_new_zipfile_serialization=False`)."""
     with path.open("rb") as file:
         if (_pickle(file), _pickle(file)) != (_MAGIC, _PROTOCOL):
@@ -55,7 +60,7 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise WeightsError("it has big-endian numbers; write it again on a usual machine")
         storages: dict[str, Storage] = {}
-        tensors = state_dict(_pickle(file, storages))
+        tensors = state_dict(_pickle(file, storages), path, entry)
         left, raw = path.stat().st_size, {}
         for key in _pickle(file):
             size = _bytes(storages[key], left)
@@ -64,20 +69,6 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
             raw[key] = file.read(size)
             left -= size
     return _arrays(tensors, raw)
-
-
-def state_dict(tree: Any) -> dict[str, Tensor]:
-    """The tensors by name, out of a checkpoint that holds more than them, too."""
-    inner = [tree[name] for name in _WRAPPERS if isinstance(tree, dict) and isinstance(tree.get(name), dict)]
-    found = inner[0] if inner else tree
-    if not isinstance(found, dict) or not any(isinstance(value, Tensor) for value in found.values()):
-        expected = "expected names with tensors, or such a dict under " + " or ".join(map(repr, _WRAPPERS))
-        raise WeightsError(f"it holds no state dict; {expected}: torch.save(model.state_dict(), file)")
-    if odd := [name for name, value in found.items() if not (isinstance(value, Tensor) and isinstance(name, str))]:
-        raise WeightsError(
-            f"{shown(odd[0])} in it is no tensor (nor are {len(odd) - 1} others); save model.state_dict()"
-        )
-    return found
 
 
 class _Looks(io.FileIO):
