@@ -1,12 +1,17 @@
 """A folder of your own pictures: every kind of file, what is broken, which picture goes where, and what is kept on disk."""
 
+import errno
 import io
 import itertools
 import json
 import logging
 import os
 import struct
+import subprocess
+import sys
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ import pytest
 from data_fakes import bare_machine, flip, one_line  # noqa: F401
 from PIL import Image
 
-from jaxcnn.data import DataError, PictureError, folder, named_folder, picture, pictures, statistics
+from jaxcnn.data import DataError, PictureError, folder, named_folder, picture, pictures, statistics, temporary
 from jaxcnn.data.listing import PARTS
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -564,3 +569,62 @@ def test_a_cache_that_cannot_be_written_costs_a_note_or_where_it_must_be_an_erro
     assert "is not kept in" in caplog.text
     with pytest.raises(DataError, match="set JAXCNN_CACHE to a folder of a larger disk"):
         folder(fruit, 8, 8, memory=100)
+
+
+# Space on the disk
+
+
+def full(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_space_for_large_folders_is_reserved_before_anything_is_decoded(fruit, tmp_path, monkeypatch):
+    no_decoding(monkeypatch)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(
+        DataError, match=r"15 pictures .* cannot be kept in .*: No space left on device; set JAXCNN_CACHE"
+    ) as caught:
+        folder(fruit, 8, 8, memory=100)
+    one_line(caught)
+    assert not list((tmp_path / "cache/data").iterdir())
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_reserved_file_is_not_sparse(supported, tmp_path, monkeypatch):
+    if not supported:
+        monkeypatch.delattr(os, "posix_fallocate")
+    array = temporary.reserved_array(tmp_path / "a.npy", (3, 1 << 20))
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= array.nbytes
+    array[2] = 7
+    array.flush()
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy").sum(1), [0, 0, 7 << 20])
+
+
+def test_folders_that_killed_processes_left_are_removed_and_others_kept(tmp_path):
+    ready = "import sys, pathlib; from jaxcnn.data.temporary import temporary_folder as t\n"
+    ready += "with t(pathlib.Path(sys.argv[1]), 'x') as f: print(f, flush=True); input()"
+    command = [sys.executable, "-c", ready, str(tmp_path)]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    theirs = Path(child.stdout.readline().strip())
+    old, new = tmp_path / ".x-older", tmp_path / ".x-newer"  # of versions without locks
+    for path, age in ((old, 2 * 86400), (new, 60)):
+        path.mkdir()
+        os.utime(path, (time.time() - age,) * 2)
+    with temporary.temporary_folder(tmp_path, "x") as mine:
+        assert set(tmp_path.iterdir()) == {theirs, mine, new}
+    assert set(tmp_path.iterdir()) == {theirs, new}
+    child.kill()
+    child.communicate()
+    assert theirs.exists()
+    temporary.remove_abandoned(tmp_path, "another")
+    assert set(tmp_path.iterdir()) == {new}
+
+
+def test_two_first_reads_of_one_folder_at_once(fruit, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: folder(fruit, 8, 8, memory=100), range(8)))
+    for one in found[1:]:
+        np.testing.assert_array_equal(one.train.images, found[0].train.images)
+    (place,) = (tmp_path / "cache/data").iterdir()
+    assert not place.name.startswith(".")

@@ -6,11 +6,11 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from jaxcnn.data.temporary import temporary_folder
 from jaxcnn.data.types import DataError, Split, one_line
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -67,8 +67,8 @@ def write(place: Path, name: str, source: str, classes: tuple[str, ...], train: 
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as temporary:
-            new, old = Path(temporary, "new"), Path(temporary, "old")
+        with temporary_folder(place.parent, place.name) as temporary:
+            new, old = temporary / "new", temporary / "old"
             new.mkdir()
             files = {}
             for key, array in zip(_ARRAYS, (*train, *test), strict=True):

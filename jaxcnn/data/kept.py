@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from jaxcnn.data.cache import folder as cached
 from jaxcnn.data.listing import Listed, foreign
 from jaxcnn.data.parting import ORDER, Choice, parted, twins
 from jaxcnn.data.pictures import PictureError, counted, decode
+from jaxcnn.data.temporary import remove_abandoned, reserved_array, temporary_folder
 from jaxcnn.data.types import DataError, one_line, statistics
 
 _FORMAT = 1
@@ -104,15 +105,19 @@ def _make(plan: Plan, place: Path, stamp: str) -> Kept:
     size = len(chosen) * plan.scale[0] ** 2 * 3
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(place.parent, place.name)  # they may hold the space that is wanted
         if (free := shutil.disk_usage(place.parent).free) < size + (1 << 20):
             raise OSError(0, f"{size / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as temporary:
-            return _kept(plan, place, stamp, chosen, Path(temporary))
+        with temporary_folder(place.parent, place.name) as temporary:
+            found = _kept(plan, place, stamp, chosen, temporary)
+        if isinstance(found, Kept):
+            return found
+        return _make(_without(plan, found), place, stamp)  # after the space of the first try is free again
     except OSError as error:
         if size > plan.memory:
             raise DataError(
-                f"{len(chosen)} pictures cannot be kept in {place.parent}: {error.strerror}; set JAXCNN_CACHE to a folder of a "
-                "larger disk, or ask for a smaller size"
+                f"{len(chosen)} pictures ({size / 1e9:.1f} GB) cannot be kept in {place.parent}: {error.strerror}; "
+                "set JAXCNN_CACHE to a folder of a larger disk, or ask for a smaller size"
             ) from None
         log.warning("%s is not kept in %s (%s): the next load decodes it again", plan.root, place, error.strerror)
     images = np.empty((len(chosen), plan.scale[0], plan.scale[0], 3), np.uint8)
@@ -123,14 +128,13 @@ def _make(plan: Plan, place: Path, stamp: str) -> Kept:
     return _whole(chosen, images)
 
 
-def _kept(plan: Plan, place: Path, stamp: str, chosen: list[Listed], temporary: Path) -> Kept:
-    """Decode onto the disk, and put that in `place` whole."""
+def _kept(plan: Plan, place: Path, stamp: str, chosen: list[Listed], temporary: Path) -> Kept | dict[str, str]:
+    """Decode onto the disk, and put that in `place` whole; or, if pictures are broken, say which and put nothing there."""
     (new := temporary / "new").mkdir()
-    shape = (len(chosen), plan.scale[0], plan.scale[0], 3)
-    images = np.lib.format.open_memmap(new / _IMAGES, "w+", np.uint8, shape)
+    images = reserved_array(new / _IMAGES, (len(chosen), plan.scale[0], plan.scale[0], 3))
     digests, broken = _decoded(plan, chosen, images)
     if broken:
-        return _make(_without(plan, broken), place, stamp)
+        return broken
     images.flush()
     whole, told = _whole(chosen, images), _warned(plan, chosen, digests)
     np.save(new / _MEAN, whole.mean, allow_pickle=False)
@@ -138,11 +142,24 @@ def _kept(plan: Plan, place: Path, stamp: str, chosen: list[Listed], temporary: 
     about |= {"labels": whole.labels.tolist(), "counts": whole.counts, "std": whole.std.tolist()}
     about |= {"sha256": _digest(new / _IMAGES)}
     (new / _ABOUT).write_text(json.dumps(about), "utf-8")
-    if place.exists():  # of files that have changed since, or another process was quicker
-        place.rename(temporary / "old")
-    new.rename(place)
-    large = (place / _IMAGES).stat().st_size > plan.memory
-    return whole._replace(images=np.load(place / _IMAGES, mmap_mode="r" if large else None, allow_pickle=False))
+    large = (new / _IMAGES).stat().st_size > plan.memory
+    # Opened before it has its name: from then on another process may put its own in this one's place.
+    whole = whole._replace(images=np.load(new / _IMAGES, mmap_mode="r" if large else None, allow_pickle=False))
+    _put(new, place, temporary)
+    return whole
+
+
+def _put(new: Path, place: Path, temporary: Path, tries: int = 10) -> None:
+    """Rename `new` to `place`; what is there, of changed files or of a quicker process, moves into `temporary`."""
+    for attempt in range(tries):
+        try:
+            if place.exists():
+                place.rename(temporary / f"old{attempt}")
+            new.rename(place)
+            return
+        except OSError as error:  # between the two, another process moved it away or put its own there
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) or attempt == tries - 1:
+                raise
 
 
 def _decoded(plan: Plan, chosen: Sequence[Listed], images: np.ndarray) -> tuple[list[str], dict[str, str]]:
