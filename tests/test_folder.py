@@ -20,7 +20,7 @@ import pytest
 from data_fakes import bare_machine, flip, one_line  # noqa: F401
 from PIL import Image
 
-from jaxcnn.data import DataError, PictureError, folder, named_folder, picture, pictures, statistics, temporary
+from jaxcnn.data import DataError, PictureError, folder, named_folder, picture, pictures, squares, statistics, temporary
 from jaxcnn.data.listing import PARTS
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -333,17 +333,42 @@ def test_the_choice_depends_on_the_seed_and_the_names_alone(fruit, tmp_path, mon
     ("train", "validation", "test"),
     [("train", "val", "test"), ("Training", "validation", "Testing"), ("train", "valid", None)],
 )
-def test_a_folder_of_parts(train, validation, test, tmp_path):
+def test_a_folder_of_parts(train, validation, test, tmp_path, caplog):
     seeds = itertools.count()
     for part, n in ((train, 4), (validation, 2), (test, 3)):
         for name in ("cat", "dog"):
             for i in range(n if part else 0):
                 put(tmp_path, f"{part}/{name}/deep/er/{i}.png", next(seeds))
     (tmp_path / "notes").mkdir()
+    data, names = named_folder(tmp_path, 8, 8)
+    assert [len(names[part]) for part in PARTS] == ([8, 4, 6] if test else [8, 4, 0])
+    assert (f"evaluate on {validation}" in caplog.text) == (not test)
+    caplog.clear()
     data, names = named_folder(tmp_path, 8, 8, test=0.25)
     assert [len(names[part]) for part in PARTS] == ([8, 4, 6] if test else [6, 4, 2])
+    assert ("0.25 of each class of train" in caplog.text) == (not test)
     assert all(name.startswith(f"{validation}/") for name in names["validation"])
     assert data.validation.labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_class_may_be_called_train(nested, tmp_path):
+    seeds = itertools.count()
+    for name in ("train", "test", "car", "boat"):
+        for i in range(5):
+            deep = "red/" if nested and name != "train" else ""
+            put(tmp_path, f"{name}/{deep}{i}.png", next(seeds))
+    data = folder(tmp_path, 8, 8)
+    assert data.classes == ("boat", "car", "test", "train")
+    assert (len(data.train.labels), len(data.test.labels)) == (16, 4)
+
+
+def test_folders_beside_parts_that_agree_are_passed_over(tmp_path, caplog):
+    for i, name in enumerate(("train/cat/1", "train/dog/1", "test/cat/1", "test/dog/1", "more/1")):
+        put(tmp_path, f"{name}.png", i)
+    data = folder(tmp_path, 8, 8)
+    assert (data.classes, len(data.train.labels), len(data.test.labels)) == (("cat", "dog"), 2, 2)
+    assert "passed over, for no picture's name: 1, more/" in caplog.text
 
 
 def test_no_test_part_if_none_is_asked_for(fruit):
@@ -440,6 +465,16 @@ def no_train(root):
     put(root, "val/a/1.png")
 
 
+def two_readings(root):
+    for name in ("train/steam/1.png", "train/diesel/1.png", "car/red/1.png"):
+        put(root, name)
+
+
+def flat_parts(root):
+    for name in ("train/1.png", "train/2.png", "test/1.png"):
+        put(root, name)
+
+
 def unprintable(root):
     lone_picture(root)
     (root / "bad\nname").mkdir()
@@ -460,6 +495,8 @@ WRONG = [
     (different, "train lacks the classes c; expected the same in train and test"),
     (two_trains, "two folders for train"),
     (no_train, "test and val, but no train"),
+    (two_readings, "train is a class beside car, or holds the classes diesel, steam: rename"),
+    (flat_parts, "train has no folders of classes"),
     (unprintable, "cannot be printed; rename its folder"),
 ]
 
@@ -628,3 +665,61 @@ def test_two_first_reads_of_one_folder_at_once(fruit, tmp_path):
         np.testing.assert_array_equal(one.train.images, found[0].train.images)
     (place,) = (tmp_path / "cache/data").iterdir()
     assert not place.name.startswith(".")
+
+
+# Memory, and levels
+
+
+def test_pictures_of_few_levels_in_16_bits_are_warned_of(fruit, tmp_path, caplog):
+    grey = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    (fruit / "apple/12.png").write_bytes(png(grey))
+    (fruit / "lime/12.png").write_bytes(png(np.repeat(grey[..., None], 3, 2)))
+    (fruit / "plum/full.png").write_bytes(png(16 * grey))
+    (fruit / "plum/black.png").write_bytes(png(0 * grey))
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            folder(fruit, 8, 8)
+        (line,) = caplog.messages
+        assert "2 pictures of 16 bits with no level above 4095 of 65535, the first apple/12.png" in line
+        assert "multiply them by 16" in line
+    caplog.clear()
+    Image.fromarray(grey // 4).save(tmp_path / "ten.tiff")
+    with caplog.at_level(logging.WARNING):
+        whole(tmp_path / "ten.tiff", 8)
+    assert "multiply them by 64 and save the file again" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "CMYK", "L", "I;16"])
+def test_large_pictures_are_converted_in_strips_to_the_same_pixels(kind, tmp_path, monkeypatch):
+    if kind == "I;16":
+        (tmp_path / "a.png").write_bytes(png(np.random.default_rng(0).integers(0, 65536, (13, 9), dtype=np.uint16)))
+    else:
+        image = Image.fromarray(drawing(13, 9, 4), "RGBA").convert(kind)
+        options: dict[str, Any] = {"transparency": 3} if kind == "P" else {}
+        image.save(tmp_path / ("a.tiff" if kind == "CMYK" else "a.png"), **options)
+    (path,) = tmp_path.glob("a.*")
+    expected = whole(path, 8)
+    monkeypatch.setattr(squares, "_STRIP", 20)
+    np.testing.assert_array_equal(whole(path, 8), expected)
+
+
+def test_pictures_in_memory_at_once_are_bounded(tmp_path, monkeypatch):
+    budget, most = squares.Budget(3 * 8 * 60 * 60), []
+
+    def noted(image, dark, before=squares.rgb):
+        most.append(budget.used)
+        time.sleep(0.01)
+        return before(image, dark)
+
+    monkeypatch.setattr(squares, "rgb", noted)
+    monkeypatch.setattr(squares, "_BUDGET", budget)
+    monkeypatch.setattr(squares, "_SMALL", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    paths = [saved(np.zeros((60, 60, 3), np.uint8), tmp_path / f"{i}.png") for i in range(20)]
+    pictures([*paths, saved(np.zeros((300, 300, 3), np.uint8), tmp_path / "huge.png")], 8, 8)
+    assert len(most) == 21
+    assert sorted(most)[-1] > budget.total  # the huge one, alone
+    assert sorted(most)[-2] <= budget.total
+    assert max(most[:10]) > budget.total / 2  # more than one at a time
+    assert budget.used == 0

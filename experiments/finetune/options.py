@@ -40,8 +40,8 @@ class Options:
     """What a picture's shorter side becomes before the middle is cut out; None is size * 256 / 224."""
     validation: float = 0.0
     """Share of each class's training pictures held out, where there is no val directory; they choose nothing here."""
-    test: float = 0.2
-    """Likewise for the test, where there is no test directory."""
+    test: float | None = None
+    """Likewise for the test, where there is no test directory; None is 0.2, or 0 if there is a val directory to test on."""
     skip_broken: bool = False
     """Leave out pictures that cannot be read, instead of refusing the folder."""
     epochs: float = 10

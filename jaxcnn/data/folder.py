@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.data.checking import verify
 from jaxcnn.data.kept import Plan, pictures_of
-from jaxcnn.data.listing import listing
-from jaxcnn.data.parting import ORDER, choice
+from jaxcnn.data.listing import PARTS, listing
+from jaxcnn.data.parting import ORDER, Choice, choice
 from jaxcnn.data.pictures import sides
 from jaxcnn.data.types import DataError, Dataset, Split, one_line, short
+
+log = logging.getLogger("jaxcnn.data")
 
 
 def folder(
@@ -20,7 +23,7 @@ def folder(
     resize: int | None = None,
     *,
     validation: float = 0.0,
-    test: float = 0.2,
+    test: float | None = None,
     seed: int = 0,
     skip_broken: bool = False,
     memory: int = 2 << 30,
@@ -35,7 +38,8 @@ def folder(
       size: side of the squares, in pixels.
       resize: what the shorter side becomes before the middle is cut out; None is size * 256 / 224.
       validation: the share of each class's training pictures that is held out, where there is no such directory; 0 is none.
-      test: likewise for testing. At least one picture a class, and the same whatever is in the other classes.
+      test: likewise for testing. At least one picture a class, and the same whatever is in the other classes. None is 0.2, or
+        0 where there is a `val` directory: then that is what to evaluate on, as `data.validation`.
       seed: of these choices.
       skip_broken: leave out what cannot be read, with a warning, instead of refusing the folder.
       memory: bytes above which the images stay on disk, as np.memmap: `fit`, `evaluate` and `predict` stream those.
@@ -69,16 +73,17 @@ def named_folder(
     resize: int | None = None,
     *,
     validation: float = 0.0,
-    test: float = 0.2,
+    test: float | None = None,
     seed: int = 0,
     skip_broken: bool = False,
     memory: int = 2 << 30,
 ) -> tuple[Dataset, dict[str, tuple[str, ...]]]:
     """`folder`, and for "train", "validation" and "test" the files' names in the order of the images, as from `path` on."""
-    root, scale, share = _root(path), sides(size, resize), choice(validation, test, seed)
+    root, scale, share = _root(path), sides(size, resize), choice(validation, 0.2 if test is None else test, seed)
     if type(memory) is not int or memory < 0:
         raise DataError(f"memory is {short(repr(memory))}; expected bytes, an integer >= 0: write memory=2 << 30")
     classes, listed = listing(root)
+    share = _taken(root, share, {one.part for one in listed}, test is None)
     kept = pictures_of(Plan(root, classes, listed, scale, share, bool(skip_broken), memory))
     splits, names, first = {}, {}, 0
     for part, n in zip(ORDER, kept.counts, strict=True):
@@ -88,6 +93,20 @@ def named_folder(
     data = Dataset("folder", **splits, classes=classes, mean=kept.mean, std=kept.std)
     verify(data)
     return data, names
+
+
+def _taken(root: Path, share: Choice, parts: set[str], by_default: bool) -> Choice:
+    """The share to take for testing, where there are train and val but no test; what is done then is said."""
+    if "validation" not in parts or "test" in parts or not share.test:
+        return share
+    name = next(path.name for path in root.iterdir() if path.name.lower() in PARTS["validation"])
+    if by_default:
+        log.warning(
+            "%s has no test folder: evaluate on %s (the validation split); test=0.2 takes some of train", root, name
+        )
+        return share._replace(test=0.0)
+    log.warning("%s has no test folder: %s of each class of train is taken for testing", root, share.test)
+    return share
 
 
 def _root(path: str | os.PathLike[str]) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxcnn.data.cache import folder as cached
 from jaxcnn.data.listing import Listed, foreign
 from jaxcnn.data.parting import ORDER, Choice, parted, twins
-from jaxcnn.data.pictures import PictureError, counted, decode
+from jaxcnn.data.pictures import PictureError, counted, darkness, decode
 from jaxcnn.data.temporary import remove_abandoned, reserved_array, temporary_folder
 from jaxcnn.data.types import DataError, one_line, statistics
 
@@ -121,10 +121,10 @@ def _make(plan: Plan, place: Path, stamp: str) -> Kept:
             ) from None
         log.warning("%s is not kept in %s (%s): the next load decodes it again", plan.root, place, error.strerror)
     images = np.empty((len(chosen), plan.scale[0], plan.scale[0], 3), np.uint8)
-    digests, broken = _decoded(plan, chosen, images)
+    digests, broken, dark = _decoded(plan, chosen, images)
     if broken:
         return _make(_without(plan, broken), place, stamp)
-    _warned(plan, chosen, digests)
+    _warned(plan, chosen, digests, dark)
     return _whole(chosen, images)
 
 
@@ -132,11 +132,11 @@ def _kept(plan: Plan, place: Path, stamp: str, chosen: list[Listed], temporary: 
     """Decode onto the disk, and put that in `place` whole; or, if pictures are broken, say which and put nothing there."""
     (new := temporary / "new").mkdir()
     images = reserved_array(new / _IMAGES, (len(chosen), plan.scale[0], plan.scale[0], 3))
-    digests, broken = _decoded(plan, chosen, images)
+    digests, broken, dark = _decoded(plan, chosen, images)
     if broken:
         return broken
     images.flush()
-    whole, told = _whole(chosen, images), _warned(plan, chosen, digests)
+    whole, told = _whole(chosen, images), _warned(plan, chosen, digests, dark)
     np.save(new / _MEAN, whole.mean, allow_pickle=False)
     about = {"format": _FORMAT, "source": str(plan.root), "stamp": stamp, "names": whole.names, "warnings": told}
     about |= {"labels": whole.labels.tolist(), "counts": whole.counts, "std": whole.std.tolist()}
@@ -162,20 +162,22 @@ def _put(new: Path, place: Path, temporary: Path, tries: int = 10) -> None:
                 raise
 
 
-def _decoded(plan: Plan, chosen: Sequence[Listed], images: np.ndarray) -> tuple[list[str], dict[str, str]]:
-    """Fill `images`; the digest of each file, and what is broken by its name, which there is only if it is skipped."""
+def _decoded(
+    plan: Plan, chosen: Sequence[Listed], images: np.ndarray
+) -> tuple[list[str], dict[str, str], list[tuple[str, int]]]:
+    """Fill `images`; each file's digest, what is broken (only if that is skipped), and what `darkness` is to warn of."""
     from tqdm import tqdm
 
     refused = {one.name: why for one in chosen if (why := foreign(one.name))}
     rows = [at for at, one in enumerate(chosen) if one.name not in refused]
     paths = [plan.root / chosen[at].name for at in rows]
     with tqdm(total=len(paths), desc=f"reading {plan.root.name}", unit="picture", disable=None, leave=False) as bar:
-        digests, wrong = decode(paths, images, plan.scale, bar.update)
+        digests, wrong, low = decode(paths, images, plan.scale, bar.update)
     broken = dict(sorted((refused | {chosen[rows[at]].name: reason for at, reason in wrong.items()}).items()))
     if broken and not plan.skip_broken:
         mend = "mend or delete what is named, or leave it out by skip_broken=True (--skip-broken)"
         raise PictureError([(str(plan.root / name), reason) for name, reason in broken.items()], mend)
-    return digests, broken
+    return digests, broken, [(chosen[rows[at]].name, highest) for at, highest in sorted(low.items())]
 
 
 def _without(plan: Plan, broken: dict[str, str]) -> Plan:
@@ -183,8 +185,9 @@ def _without(plan: Plan, broken: dict[str, str]) -> Plan:
     return plan._replace(listed=[one for one in plan.listed if one.name not in broken])
 
 
-def _warned(plan: Plan, chosen: Sequence[Listed], digests: Sequence[str]) -> list[str]:
-    told = [f"{plan.root}: {line}" for line in twins(chosen, digests)]
+def _warned(plan: Plan, chosen: Sequence[Listed], digests: Sequence[str], dark: Sequence[tuple[str, int]]) -> list[str]:
+    lines = [*twins(chosen, digests), *([darkness(dark)] if dark else [])]
+    told = [f"{plan.root}: {line}" for line in lines]
     for line in told:
         log.warning("%s", line)
     return told

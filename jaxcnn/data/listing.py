@@ -69,29 +69,57 @@ def _listed(root: Path) -> tuple[tuple[str, ...], list[Listed]]:
 
 
 def _parts(root: Path) -> dict[str, Path]:
-    """Part -> folder; {"": root} where the folders of `root` are the classes."""
+    """Part -> folder; {"": root} where the folders of `root` are the classes, one of which may be called train."""
     folders = [path for path in _entries(root) if path.is_dir()]
     named = {part: [path for path in folders if path.name.lower() in names] for part, names in PARTS.items()}
+    there = [path for paths in named.values() for path in paths]
+    if not there:
+        return {"": root}
+    others = [path for path in folders if path not in there and _has_picture(path)]
+    if others and not any(map(_subfolders, named["train"])):
+        return {"": root}
     for part, paths in named.items():
         if len(paths) > 1:
             both = " and ".join(path.name for path in paths)
             raise DataError(f"{root} has {both}, two folders for {part}; expected one: delete or rename the other")
     if named["train"]:
+        if others:
+            _one_reading(root, named["train"][0], named["test"] + named["validation"], others)
         return {part: paths[0] for part, paths in named.items() if paths}
-    if folders and sum(map(len, named.values())) == len(folders):
-        there = " and ".join(path.name for path in folders)
-        raise DataError(f"{root} has {there}, but no train; expected train/CLASS/... beside it, or CLASS/... alone")
+    if folders and len(there) == len(folders):
+        names = " and ".join(path.name for path in folders)
+        raise DataError(f"{root} has {names}, but no train; expected train/CLASS/... beside it, or CLASS/... alone")
     return {"": root}
+
+
+def _one_reading(root: Path, train: Path, parts: Sequence[Path], others: Sequence[Path]) -> None:
+    """DataError if `train` may as well be a class, for no part beside it has the same folders."""
+    inside = _subfolders(train)
+    if any(_subfolders(part) == inside for part in parts):
+        return
+    beside, classes = (short(", ".join(sorted(names)), 120) for names in ({path.name for path in others}, inside))
+    raise DataError(
+        f"{root} can be read in two ways: {train.name} is a class beside {beside}, or holds the classes {classes}: rename "
+        f"{train.name}, or move {beside} elsewhere"
+    )
+
+
+def _subfolders(folder: Path) -> set[str]:
+    return {path.name for path in _entries(folder) if path.is_dir()}
+
+
+def _has_picture(folder: Path) -> bool:
+    return any(file.suffix.lower() in SUFFIXES + OTHERS for file in _files(folder))
 
 
 def _classes(root: Path, parts: dict[str, Path]) -> tuple[str, ...]:
     """Names of the classes, the same in every part."""
     found = {part: sorted(_name(path) for path in _entries(at) if path.is_dir()) for part, at in parts.items()}
-    where = "train/apple/1.jpg" if "train" in found else "apple/1.jpg"
     classes = found.get("train", found.get("", []))
     if len(set(classes)) < 2:
         there = f"one folder of a class, {classes[0]}" if classes else "no folders of classes"
-        raise DataError(f"{root} has {there}; expected two or more, each with its pictures: {root}/{where}, say")
+        root = parts.get("train", root)
+        raise DataError(f"{root} has {there}; expected two or more, each with its pictures: {root}/apple/1.jpg, say")
     for part, names in found.items():
         for one, lacks in ((set(names) - set(classes), "train"), (set(classes) - set(names), part)):
             if one:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ from jaxcnn.data.squares import FORMATS, square
 from jaxcnn.data.types import DataError, one_line, short
 
 _BYTES = 1 << 29
+_LARGE = 1 << 25
+"""Bytes of a file above which no two are in memory at once."""
 _BATCH = 512
+
+log = logging.getLogger("jaxcnn.data")
 
 
 class PictureError(DataError):
@@ -47,7 +53,7 @@ def picture(path: str | os.PathLike[str], size: int = 224, resize: int | None = 
 
     JPEG, PNG, WebP, GIF, BMP and TIFF, told by their bytes and not by their names, of which the first frame counts. It is
     turned upright by its EXIF tag; grey, palette and CMYK become RGB, what is transparent lies on white, and 16-bit levels
-    are divided by 257. Colour profiles are passed over.
+    are divided by 257, with a warning where all of them are below 16384 (12 bits of a camera). Colour profiles are passed over.
 
     Args:
       path: of the file.
@@ -77,10 +83,31 @@ def picture(path: str | os.PathLike[str], size: int = 224, resize: int | None = 
 def pictures(paths: Sequence[str | os.PathLike[str]], size: int = 224, resize: int | None = None) -> np.ndarray:
     """Several of them, uint8 [n, size, size, 3]; a PictureError names all that cannot be read."""
     out = np.empty((len(paths), size, size, 3), np.uint8)
-    _, broken = decode(list(map(Path, paths)), out, sides(size, resize))
+    _, broken, dark = decode(list(map(Path, paths)), out, sides(size, resize))
     if broken:
         raise PictureError([(str(paths[at]), reason) for at, reason in sorted(broken.items())])
+    if dark:
+        log.warning("%s", darkness([(str(paths[at]), highest) for at, highest in sorted(dark.items())]))
     return out
+
+
+def darkness(dark: Sequence[tuple[str, int]]) -> str:
+    """Say which 16-bit pictures use so few of their levels that they come out nearly black.
+
+    Args:
+      dark: names and highest levels.
+
+    Example:
+      >>> darkness([("x.png", 4095)])  # doctest: +ELLIPSIS
+      '1 picture of 16 bits with no level above 4095 of 65535, x.png: nearly black as read here; if the levels have 12 bits...'
+    """
+    highest = max(level for _, level in dark)
+    bits, n = max(8, highest.bit_length()), len(dark)
+    first = ("" if n == 1 else "the first ") + short(dark[0][0], 200)
+    return (
+        f"{n} picture{'s' * (n > 1)} of 16 bits with no level above {highest} of 65535, {first}: nearly black as read here; "
+        f"if the levels have {bits} bits, multiply them by {1 << (16 - bits)} and save the file{'s' * (n > 1)} again"
+    )
 
 
 def sides(size: Any, resize: Any) -> tuple[int, int]:
@@ -96,7 +123,7 @@ def sides(size: Any, resize: Any) -> tuple[int, int]:
 
 def decode(
     paths: Sequence[Path], out: np.ndarray, scale: tuple[int, int], watch: Callable[[int], Any] = lambda n: None
-) -> tuple[list[str], dict[int, str]]:
+) -> tuple[list[str], dict[int, str], dict[int, int]]:
     """Decode pictures into the rows of `out` by a pool of threads.
 
     Args:
@@ -106,15 +133,19 @@ def decode(
       watch: called with the number of pictures done since it was last called.
 
     Returns:
-      Each file's SHA-256 ("" where it could not be read), and the reasons of those that are no pictures, by their index.
+      Each file's SHA-256 ("" where it could not be read); by their index, the reasons of those that are no pictures; and the
+      highest levels of 16-bit pictures that use 14 bits or fewer.
     """
-    digests, broken = [""] * len(paths), {}
+    digests, broken, dark = [""] * len(paths), {}, {}
+    alone = threading.Lock()
 
     def one(at: int) -> None:
         try:
-            data = _bytes(paths[at])
-            digests[at] = hashlib.sha256(data).hexdigest()
-            out[at] = square(data, *scale)
+            found = paths[at].stat()
+            with alone if found.st_size > _LARGE else nullcontext():
+                data = _bytes(paths[at], found)
+                digests[at] = hashlib.sha256(data).hexdigest()
+                out[at] = square(data, *scale, lambda highest: dark.update({at: highest}))
         except Exception as error:  # whatever Pillow raises for bytes that it does not like
             broken[at] = _reason(error)
 
@@ -122,7 +153,7 @@ def decode(
         for first in range(0, len(paths), _BATCH):  # not all at once: a future each of a million files is a gigabyte
             for _ in pool.map(one, range(first, min(first + _BATCH, len(paths)))):
                 watch(1)
-    return digests, broken
+    return digests, broken, dark
 
 
 @contextmanager
@@ -143,8 +174,7 @@ def _reason(error: Exception) -> str:
     return one_line(error, 120)
 
 
-def _bytes(path: Path) -> bytes:
-    found = path.stat()
+def _bytes(path: Path, found: os.stat_result) -> bytes:
     if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
         raise ValueError("a folder" if stat.S_ISDIR(found.st_mode) else "no plain file")
     if not found.st_size:
