@@ -23,6 +23,16 @@ jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAXCNN_C
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--cases", type=int, default=0, help="random cases that each property test tries; 0: as many as it says")
+
+
+@pytest.fixture(scope="session")
+def cases(pytestconfig):
+    """How many random cases a property test tries: those of `--cases`, or its own default."""
+    return lambda default: pytestconfig.getoption("--cases") or default
+
+
 def pytest_collection_modifyitems(items):
     """Skip the tests of data or hardware that this machine lacks, each saying what it lacks."""
     folder = os.environ.get("TFDS_DATA_DIR", "")

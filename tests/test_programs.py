@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import lax
 from scipy.signal import correlate
@@ -13,6 +15,7 @@ from jaxcnn import Recipe, build, evaluate, fit, load, optimizer, parallel, prog
 from jaxcnn.parallel import LONG, driver
 from jaxcnn.programs import onednn, pooling
 from jaxcnn.programs.convolution import rule
+from jaxcnn.programs.onednn import Geometry, proven
 from jaxcnn.programs.replacing import Instead, found, replaced, settled
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -78,7 +81,7 @@ def test_convolutions_and_their_gradients_are_those_of_jax(images, kernel, strid
     close(jax.jit(programs.tuned(run))(*given), jax.jit(run)(*given))
 
 
-@needed
+@pytest.mark.skipif(not programs.available("bfloat16"), reason="oneDNN has no bfloat16 on this CPU")
 def test_convolutions_of_bfloat16_are_those_of_float32_within_its_eight_bits():
     run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((4, 8, 8, 16), 1), drawn((3, 3, 16, 16), 2))
     given = [jnp.asarray(x, jnp.bfloat16) for x in given]
@@ -96,6 +99,131 @@ def test_a_convolution_is_that_of_scipy():
         for f in range(4):
             full = correlate(np.float64(x[image]), np.float64(kernel[..., f]), "valid")[::2, ::2, 0]
             np.testing.assert_allclose(got[image, ..., f], full, atol=1e-5)
+
+
+ODD = [
+    # images, kernel, stride, padding, dtype: oneDNN read beyond the image, or the rewriting raised an error
+    ((2, 7, 4, 1), (1, 5, 1, 8), (1, 5), "SAME", "float32"),
+    ((128, 16, 2, 1), (3, 3, 1, 8), (1, 2), "SAME", "float32"),
+    ((3, 9, 3, 1), (3, 3, 1, 8), (1, 3), "VALID", "float32"),
+    ((5, 7, 1, 6), (4, 5, 6, 5), (1, 2), ((-1, 0), (7, -1)), "float32"),
+    ((5, 7, 1, 6), (4, 5, 6, 5), (1, 2), ((-1, 0), (7, -1)), "bfloat16"),
+]
+
+
+@needed
+@pytest.mark.parametrize(("images", "kernel", "stride", "padding", "dtype"), ODD)
+def test_images_narrower_than_the_kernel_are_left_to_xla(images, kernel, stride, padding, dtype):
+    function = convolution(stride, padding, (1, 1))
+    given = jnp.asarray(drawn(images, 1), dtype), jnp.asarray(drawn(kernel, 2), dtype)
+    assert found(jax.make_jaxpr(function)(*given), rule) == 0
+    run = gradients(function)
+    close(
+        *(
+            jax.tree.map(lambda x: x.astype(jnp.float32), jax.jit(program)(*given))
+            for program in (programs.tuned(run), run)
+        )
+    )
+
+
+@needed
+def test_padding_that_leaves_nothing_of_an_image_is_left_to_xla():
+    def run(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (2, 5), ((2, -1), (0, 9)), lhs_dilation=(3, 1), dimension_numbers=NHWC
+        )
+
+    given = drawn((64, 1, 3, 5), 1), drawn((1, 1, 5, 16), 2)
+    close(jax.jit(programs.tuned(gradients(run)))(*given), jax.jit(gradients(run))(*given))
+
+
+@needed
+def test_training_on_narrow_images_of_one_channel_is_that_of_jax():
+    class Small(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(8, (3, 3), strides=(1, 2))(x))
+            return nn.Dense(2)(x.reshape(len(x), -1))
+
+    model, images = Small(), drawn((128, 16, 2, 1), 1)
+    labels = (images.sum((1, 2, 3)) > 0).astype(np.int32)
+
+    def loss(params):
+        return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, images), labels).mean()
+
+    def steps(params):
+        def step(params, _):
+            value, slope = jax.value_and_grad(loss)(params)
+            return jax.tree.map(lambda p, g: p - 0.5 * g, params, slope), value
+
+        return lax.scan(step, params, length=8)
+
+    params = model.init(jax.random.key(0), images)
+    (got, losses), (expected, plain) = jax.jit(programs.tuned(steps))(params), jax.jit(steps)(params)
+    close((got, losses), (expected, plain))
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry(1, (9, 9), (3, 3), ((1, 1), (1, 1)), (1, 2)),  # one channel: no strides,
+        Geometry(1, (9, 9), (3, 3), ((2, 2), (2, 2)), (1, 1), (2, 2)),  # no dilation,
+        Geometry(1, (9, 3), (3, 3), ((1, 1), (0, 0))),  # no result one pixel wide,
+        Geometry(1, (9, 2), (3, 3), ((1, 1), (1, 1))),  # no image smaller than the kernel
+        Geometry(3, (9, 3), (3, 3), ((1, 1), (0, 0)), (1, 2)),  # few channels, strides and a result one pixel wide
+        Geometry(16, (9, 9), (2, 2), ((0, 0), (0, 0)), (3, 3)),  # strides larger than the kernel
+        Geometry(16, (9, 9), (3, 3), ((1, 1), (1, 1)), (2, 2), (2, 2)),  # strides and dilation
+        Geometry(16, (9, 9), (3, 3), ((3, 0), (1, 1))),  # padding as wide as the kernel
+        Geometry(16, (9, 9), (3, 3), ((-1, 0), (1, 1))),  # negative padding
+        Geometry(16, (2, 9), (3, 3), ((0, 0), (1, 1))),  # an empty result
+    ],
+)
+def test_geometries_that_are_not_proven_are_left_alone(geometry):
+    assert not proven(geometry)
+
+
+@needed
+@pytest.mark.parametrize("wrong", ["value", "error", "unsteady"])
+def test_a_cpu_that_computes_one_geometry_wrongly_is_not_trusted(monkeypatch, wrong):
+    convolve, calls = onednn.convolution, []
+
+    def other(x, kernel, *args, **kwargs):
+        calls.append(x.shape)
+        y = convolve(x, kernel, *args, **kwargs)
+        if len(calls) < len(onednn.PROBES):
+            return y
+        if wrong == "error":
+            raise RuntimeError("no such convolution")
+        return y.at[0, 0, 0, 0].add(1) if wrong == "value" else y * jnp.nan
+
+    monkeypatch.setattr(onednn, "convolution", other)
+    assert not onednn.available.__wrapped__()
+    assert len(calls) == len(onednn.PROBES)
+
+
+def test_bfloat16_needs_a_cpu_with_its_instructions(monkeypatch, tmp_path):
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    with_it, without = tmp_path / "with", tmp_path / "without"
+    with_it.write_text("processor : 0\nflags : fpu avx2 " + " ".join(onednn.BFLOAT16) + "\n")
+    without.write_text("processor : 0\nflags : fpu avx2 avx512f\n")
+    read = onednn._has_bfloat16
+    assert [read(str(path)) for path in (with_it, without, tmp_path / "missing")] == [True, False, False]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not read(str(with_it))
+    monkeypatch.setattr(onednn, "_has_bfloat16", lambda: False)
+    assert not onednn.available.__wrapped__("bfloat16")
+
+
+@needed
+def test_one_image_that_is_left_over_is_no_part_of_its_own():
+    run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((33, 32, 32, 8), 1), drawn((3, 3, 8, 24), 2))
+    program = str(jax.make_jaxpr(programs.tuned(run))(*given))
+    assert "f32[1,64,128,16]" in program
+    assert "f32[1,64,128,17]" in program
+    close(jax.jit(programs.tuned(run))(*given), jax.jit(run)(*given))
 
 
 POOLS = [
@@ -126,6 +254,33 @@ def test_gradients_of_max_pooling_are_those_of_jax_to_the_bit(images, window, st
     got = jax.jit(programs.tuned(gradient))(x, slope)
     np.testing.assert_array_equal(got, jax.jit(gradient)(x, slope))
     assert np.abs(got).sum() > 0
+
+
+@pytest.mark.parametrize("value", [-np.inf, np.nan])
+def test_padding_counts_as_lowest_in_max_pooling_as_in_jax(value):
+    """With -inf or NaN in every pixel the gradient of some windows goes to their padding, and is lost: so it is in JAX."""
+    x = np.full((1, 5, 5, 1), value, np.float32)
+    function = pooled((3, 3), (2, 2), ((1, 1), (1, 1)))
+    slope = drawn((1, 3, 3, 1), 2)
+    gradient = lambda x: jax.vjp(function, x)[1](slope)[0]  # noqa: E731
+    assert found(jax.make_jaxpr(gradient)(x), pooling.rule) == 1
+    got = jax.jit(programs.tuned(gradient))(x)
+    np.testing.assert_array_equal(got, jax.jit(gradient)(x))
+    assert np.count_nonzero(got) in (4, 9)
+
+
+def test_poolings_across_images_wide_or_empty_ones_are_left_alone():
+    def gradient(shape, window, strides, padding=((0, 0),) * 4):
+        function = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding).sum()  # noqa: E731
+        return found(jax.make_jaxpr(jax.grad(function))(jnp.ones(shape)), pooling.rule)
+
+    images = (2, 12, 12, 4)
+    assert gradient(images, (1, 3, 3, 1), (1, 2, 2, 1)) == 1
+    assert gradient(images, (1, 3, 3, 1), (2, 2, 2, 1)) == 0
+    assert gradient(images, (1, 3, 3, 1), (1, 2, 2, 2)) == 0
+    assert gradient(images, (1, 9, 9, 1), (1, 1, 1, 1)) == 0
+    assert gradient((0, 12, 12, 4), (1, 3, 3, 1), (1, 2, 2, 1)) == 0
+    assert gradient(images, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (-1, 0), (0, 0), (0, 0))) == 0
 
 
 def test_gradients_of_other_poolings_are_left_alone():

@@ -8,9 +8,10 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import cache
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,64 @@ OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 NHWC = (0, 3, 1, 2)
 """Where an array has its batch, its features and its two axes of space; of a kernel: output features, input features, space."""
 DTYPES = ("float32", "bfloat16")
+BFLOAT16 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"}
+"""CPU flags that bfloat16 needs: on a CPU without them oneDNN ends the process instead of raising an error."""
+FEW = 8
+"""Input channels below which oneDNN may copy the image into another layout first, for AVX-512 and AMX."""
+
+
+class Geometry(NamedTuple):
+    """Sizes of a two-dimensional convolution of one group; pairs are (height, width)."""
+
+    channels: int
+    """Input channels."""
+    image: tuple[int, int]
+    """Size of the image without padding."""
+    kernel: tuple[int, int]
+    """Size of the kernel without dilation."""
+    padding: Sequence[tuple[int, int]]
+    """Zeros before and after, for both axes."""
+    stride: Sequence[int] = (1, 1)
+    """Of the windows."""
+    dilation: Sequence[int] = (1, 1)
+    """Of the kernel."""
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Size of the dilated kernel."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Size of the result."""
+        axes = zip(self.image, self.padding, self.reach, self.stride, strict=True)
+        return tuple((n + before + after - reach) // step + 1 for n, (before, after), reach, step in axes)
+
+
+def proven(geometry: Geometry) -> bool:
+    """Tell whether oneDNN is known to compute this convolution correctly.
+
+    This is a list of what is allowed. It covers the networks of this library and their gradients; the rest is left to XLA.
+    `tests/test_programs_property.py` compares random members with XLA. What is excluded, and why:
+
+    - strides of an image with one channel, its dilated kernels, and such an image smaller than the kernel or with a result one
+      pixel wide: with AVX-512 oneDNN reads wrong rows and memory beyond the image (versions 3.7.3 and 3.12.3, both jaxlibs);
+    - with strides, results one pixel wide of fewer channels than `FEW`: the same code runs for them in bfloat16;
+    - strides larger than the kernel, unless it is 1x1: oneDNN up to 3.13 reserves too little memory for them with AMX;
+    - padding as wide as the kernel or wider, negative padding, and strides together with dilation: no network needs them here.
+    """
+    channels, image, kernel, padding, stride, dilation = geometry
+    reach, out = geometry.reach, geometry.out
+    edges = zip(padding, reach, strict=True)
+    if min(channels, *image, *kernel, *out) < 1 or any(not 0 <= edge < size for sides, size in edges for edge in sides):
+        return False
+    if channels == 1:
+        within = all(k <= n for k, n in zip(kernel, image, strict=True)) and min(out) > 1
+        return within and tuple(stride) == tuple(dilation) == (1, 1)
+    if tuple(stride) == (1, 1):
+        return True
+    steps = tuple(kernel) == (1, 1) or all(step <= k for step, k in zip(stride, kernel, strict=True))
+    return steps and tuple(dilation) == (1, 1) and (channels >= FEW or min(out) > 1)
 
 
 def convolution(
@@ -69,31 +128,90 @@ def _axes(layout, first: str, second: str) -> dict[str, Any]:
     return {first: str(layout[0]), second: str(layout[1]), "spatial_dims": [str(axis) for axis in layout[2:]]}
 
 
-@lru_cache(maxsize=1)
-def available() -> bool:
-    """Whether `convolution` works on this CPU: x86, a known jaxlib, the right result, no user who wants it otherwise."""
+@cache
+def available(dtype: str = "float32") -> bool:
+    """Tell whether `convolution` works on this CPU: x86, a known jaxlib, correct results, no user who wants it otherwise.
+
+    For bfloat16 the CPU must have instructions of its own.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
     if os.environ.get(PLAIN) or "onednn" in flags or "ynn" in flags:
         return False
     known = version("jaxlib").startswith(VERSIONS) and platform.machine().lower() in ("x86_64", "amd64")
-    return known and _right()
+    return known and (dtype == "float32" or (_has_bfloat16() and available())) and _right(dtype)
 
 
-def _right() -> bool:
-    """Whether one small convolution is that of JAX, of strides and paddings that tell every field of a call apart."""
-    rng = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(rng.normal(size=shape), "float32") for shape in ((2, 9, 7, 5), (3, 2, 5, 4)))
-    window = {"padding": ((2, 0), (1, 1)), "stride": (2, 1), "dilation": (1, 2)}
-    out = jax.ShapeDtypeStruct((2, 5, 7, 4), jnp.float32)
+def _has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether oneDNN has bfloat16 on this CPU: by its flags, for a call without support aborts the process."""
+    if any(name in os.environ for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")):
+        return False
     try:
-        with unkept():
-            run = jax.jit(partial(convolution, out=out, layout=(3, 2, 0, 1), **window), compiler_options=OPTIONS)
-            got = run(x, kernel)
+        lines = Path(cpuinfo).read_text().splitlines()
+    except OSError:
+        return False
+    return set(next((line.split() for line in lines if line.startswith("flags")), ())) >= BFLOAT16
+
+
+PROBES = (
+    # batch, geometry, output features
+    (2, Geometry(5, (9, 7), (3, 2), ((2, 0), (1, 0)), (2, 1)), 4),  # tells the fields of a call apart
+    (2, Geometry(5, (9, 7), (3, 2), ((2, 0), (1, 1)), (1, 1), (1, 2)), 4),
+    (3, Geometry(1, (12, 6), (5, 5), ((0, 0), (0, 0))), 6),  # one channel, a narrow image
+    (2, Geometry(3, (16, 9), (7, 7), ((3, 3), (3, 3)), (2, 2)), 8),  # few channels with strides
+    (2, Geometry(3, (16, 4), (3, 3), ((1, 1), (0, 1)), (1, 2)), 8),
+    (2, Geometry(17, (2, 2), (3, 3), ((1, 1), (1, 1))), 9),  # an image smaller than the kernel
+    (3, Geometry(9, (9, 9), (11, 11), ((2, 2), (2, 2)), (4, 4)), 7),  # the same with strides, the result one pixel
+    (2, Geometry(24, (8, 7), (1, 1), ((0, 0), (0, 0)), (2, 2)), 12),  # strides larger than the kernel
+    (4, Geometry(8, (6, 1), (3, 1), ((2, 2), (0, 0))), 1),  # one column
+    (
+        1,
+        Geometry(5, (16, 24), (8, 8), ((2, 2), (3, 3)), (1, 1), (2, 3)),
+        8,
+    ),  # a weight gradient: a large kernel
+)
+"""Convolutions near the limits of `proven` that `available` tries."""
+
+
+def _right(dtype: str) -> bool:
+    """Whether the convolutions of `PROBES` are right, twice: memory beyond an image would be other numbers each time."""
+    rng = np.random.default_rng(0)
+    calls, given = [], []
+    for batch, geometry, features in PROBES:
+        shapes = (batch, *geometry.image, geometry.channels), (*geometry.kernel, geometry.channels, features)
+        given.append([np.asarray(jnp.asarray(rng.normal(size=shape), dtype)) for shape in shapes])
+        calls.append((geometry, jax.ShapeDtypeStruct((batch, *geometry.out, features), dtype)))
+
+    def run(given):
+        return [
+            convolution(x, kernel, out, (3, 2, 0, 1), geometry.padding, geometry.stride, geometry.dilation)
+            for (geometry, out), (x, kernel) in zip(calls, given, strict=True)
+        ]
+
+    try:
+        with unkept(), jax.ensure_compile_time_eval():
+            program = jax.jit(run, compiler_options=OPTIONS)
+            got = [jax.device_get(program(given)) for _ in range(2)]
     except Exception:
         return False
-    layouts = ("NHWC", "HWIO", "NHWC")
-    expected = jax.lax.conv_general_dilated(x, kernel, (2, 1), ((2, 0), (1, 1)), None, (1, 2), layouts)
-    return bool(np.allclose(got, expected, atol=1e-5))
+    expected = [_reference(geometry, *each) for (geometry, _), each in zip(calls, given, strict=True)]
+    tolerance = 1e-5 if dtype == "float32" else 2**-7
+    return all(
+        np.allclose(np.float64(a), b, rtol=0, atol=tolerance * np.abs(b).max())
+        for results in got
+        for a, b in zip(results, expected, strict=True)
+    )
+
+
+def _reference(geometry: Geometry, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """The same convolution in NumPy, in float64."""
+    (down, across), (rows, columns) = geometry.stride, geometry.out
+    padded, weights = np.pad(x.astype(np.float64), ((0, 0), *geometry.padding, (0, 0))), kernel.astype(np.float64)
+    total = np.zeros((len(x), rows, columns, kernel.shape[3]))
+    for i, j in np.ndindex(*geometry.kernel):
+        top, left = i * geometry.dilation[0], j * geometry.dilation[1]
+        view = padded[:, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across]
+        total += view @ weights[i, j]
+    return total
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
@@ -13,16 +14,24 @@ from jax.extend.core import JaxprEqn
 
 from jaxcnn.programs.replacing import Instead, settled
 
+WIDEST = 64
+"""Most pixels of a window: each has operations of its own in the program."""
+
 
 def rule(eqn: JaxprEqn) -> Instead | None:
-    """`scattered` in place of the gradient of a maximum over windows of images [b, h, w, c]."""
+    """Give `scattered` in place of the gradient of a maximum over windows of images [b, h, w, c], or None.
+
+    Left alone are negative padding, strides over images or channels, empty arrays, and windows of over `WIDEST` pixels.
+    """
     if eqn.primitive.name != "select_and_scatter_add":
         return None
     params, avals = eqn.params, cast(Any, [v.aval for v in eqn.invars])
     window, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
-    whole = len(window) == 4 and (window[0], window[3], *padding[0], *padding[3]) == (1, 1, 0, 0, 0, 0)
-    padded = whole and all(edge >= 0 for sides in padding for edge in sides)
-    if not padded or params["select_prim"].name != "ge" or {str(aval.dtype) for aval in avals} != {"float32"}:
+    if len(window) != 4 or params["select_prim"].name != "ge" or {str(aval.dtype) for aval in avals} != {"float32"}:
+        return None
+    alone = all((window[axis], strides[axis], *padding[axis]) == (1, 1, 0, 0) for axis in (0, 3))
+    padded = all(edge >= 0 for sides in padding for edge in sides)
+    if not alone or not padded or math.prod(window) > WIDEST or not all(aval.size for aval in avals):
         return None
     return Instead(partial(scattered, window[1:3], strides[1:3], padding[1:3]), settled=(0, 1))
 

@@ -1,0 +1,252 @@
+"""Rewritten programs of random geometries against the same programs as JAX compiles them.
+
+`pytest tests/test_programs_property.py --cases 20000` tries more of them.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from jaxcnn import programs
+from jaxcnn.programs import convolution, pooling
+from jaxcnn.programs.replacing import found
+
+TOGETHER = 6
+"""Geometries in one example: they are compiled as one program, which takes most of the time."""
+QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Compiler options for the expected numbers."""
+WORK = 2**18
+"""Most multiply-adds of a convolution."""
+needed = pytest.mark.skipif(not programs.available(), reason="oneDNN cannot be called here")
+
+
+@pytest.fixture(autouse=True)
+def unkept():
+    with programs.unkept():
+        yield
+
+
+def tried(test, strategy, count):
+    """Run a test on so many examples of a strategy, the same ones at each run."""
+    checks = (
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+        HealthCheck.large_base_example,
+    )
+    how = settings(max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=checks)
+    how(given(strategy)(test))()
+
+
+class Case(NamedTuple):
+    """A convolution, and how it is used."""
+
+    images: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    spread: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    dtype: str
+    form: str
+
+
+FORMS = ("jit", "jit", "scan", "vmap", "remat", "second", "jvp")
+
+
+@st.composite
+def cases_of_convolutions(draw):
+    """Cases whose result is not empty, of at most `WORK` multiply-adds; three of four are of the usual kinds."""
+    size, few = st.integers(1, 40), st.integers(1, 12)
+    usual = draw(st.sampled_from([True, True, True, False]))
+    axes, channels = [], [draw(st.sampled_from([1, 1, 2, 3, 4, 5, 8, 16, 17, 33, 64])) for _ in range(2)]
+    square = draw(st.integers(1, 7))
+    for _ in range(2):
+        n, k = draw(size if draw(st.booleans()) else few), square if usual else draw(st.integers(1, 7))
+        step = draw(st.sampled_from([1, 1, 1, min(2, k), min(3, k), k]) if usual else st.integers(1, 6))
+        spread = draw(st.sampled_from([1] * 9 + [2] if usual else [1, 1, 2, 3]))
+        apart = 1 if usual else draw(st.sampled_from([1, 1, 2, 3]))
+        reach, whole = (k - 1) * apart + 1, (n - 1) * spread + 1
+        if usual:
+            sides = draw(st.sampled_from([(0, 0), (k // 2, k // 2), (k // 2, (k - 1) // 2), (k - 1, k - 1)]))
+        else:
+            sides = draw(st.integers(-3, 9)), draw(st.integers(-3, 9))
+        lacking = max(reach - whole - sum(sides), 0)  # for one window
+        sides = sides[0], sides[1] + lacking
+        axes.append((n, k, step, spread, apart, sides, (whole + sum(sides) - reach) // step + 1))
+    groups = draw(st.sampled_from([1] * 9 + [2]))
+    work = int(np.prod([*(out * k for _, k, *_, out in axes), *channels]))
+    batch = min(draw(size), max(WORK // work, 1))
+    while batch * work > WORK and max(channels) > 1:
+        work = work // max(channels) * (max(channels) // 2)
+        channels[channels.index(max(channels))] //= 2
+    sizes, kernel, strides, spread, apart, padding, _ = zip(*axes, strict=True)
+    return Case(
+        (batch, *sizes, channels[0] * groups),
+        (*kernel, channels[0], channels[1] * groups),
+        strides,
+        padding,
+        spread,
+        apart,
+        groups,
+        draw(st.sampled_from(["float32"] * 4 + ["bfloat16"])),
+        draw(st.sampled_from(FORMS)),
+    )
+
+
+def convolved(case):
+    """A convolution. Of dilated images the kernel has no gradient: XLA ends the process for some, and none is rewritten."""
+
+    def run(x, kernel):
+        kernel = kernel if case.spread == (1, 1) else lax.stop_gradient(kernel)
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            case.strides,
+            case.padding,
+            case.spread,
+            case.dilation,
+            ("NHWC", "HWIO", "NHWC"),
+            case.groups,
+        )
+
+    return run
+
+
+def formed(case):
+    """A function of images, a kernel and other images and kernels, of which all results are compared."""
+    f = convolved(case)
+
+    def gradients(x, kernel, function=f):
+        y, back = jax.vjp(function, x, kernel)
+        return y, back(y)
+
+    def scanned(x, kernel, dx, dkernel):
+        def step(total, kernel):
+            return jax.tree.map(jnp.add, total, gradients(x, kernel)), None
+
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradients, x, kernel))
+        return lax.scan(step, zeros, jnp.stack([kernel, dkernel]))[0]
+
+    def second(x, kernel, dx, dkernel):
+        return jax.jvp(lambda x, kernel: gradients(x, kernel)[1], (x, kernel), (dx, dkernel))
+
+    forms = {
+        "jit": lambda x, kernel, dx, dkernel: gradients(x, kernel),
+        "scan": scanned,
+        "vmap": lambda x, kernel, dx, dkernel: jax.vmap(gradients, (0, None))(jnp.stack([x, dx]), kernel),
+        "remat": lambda x, kernel, dx, dkernel: gradients(x, kernel, jax.checkpoint(lambda x, k: f(jnp.tanh(x), k))),
+        "second": second,
+        "jvp": lambda x, kernel, dx, dkernel: jax.jvp(f, (x, kernel), (dx, dkernel)),
+    }
+    return forms[case.form]
+
+
+def drawn(case, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = (case.images, case.kernel, case.images, case.kernel)
+    return [jnp.asarray(rng.normal(size=shape), case.dtype) for shape in shapes]
+
+
+def same(got, expected, case):
+    """Equal up to rounding: to 1e-5 of the largest number for float32, to its eight bits for bfloat16."""
+    tolerance = 1e-5 if case.dtype == "float32" else 2**-6
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == case.dtype
+        a, b = np.float64(a), np.float64(b)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max(initial=0), err_msg=str(case))
+
+
+def compared(some):
+    """Compare the cases' rewritten programs with plain ones; of bfloat16, with plain ones of the same numbers in float32."""
+    given = [drawn(case) for case in some]
+    some_runs = [formed(case) for case in some]
+    changed = []
+    for run, args in zip(some_runs, given, strict=True):
+        changed.append(
+            found(jax.make_jaxpr(run)(*args), partial(convolution.rule, narrow=1)) > 0
+        )  # else it is the same
+    rows = [row for row, kept in zip(zip(some, some_runs, given, strict=True), changed, strict=True) if kept]
+    if not rows:
+        return 0
+    some, some_runs, given = zip(*rows, strict=True)
+    runs = lambda given: [run(*args) for run, args in zip(some_runs, given, strict=True)]  # noqa: E731
+    got = jax.jit(programs.tuned(runs), compiler_options=programs.OPTIONS)(given)
+    expected = jax.jit(runs, compiler_options=QUICK)([[x.astype(jnp.float32) for x in args] for args in given])
+    for case, a, b in zip(some, got, expected, strict=True):
+        same(a, b, case)
+    return len(rows)
+
+
+@needed
+def test_random_convolutions_are_those_of_jax(cases):
+    count, rewritten = -(-cases(300) // TOGETHER), []
+    strategy = st.lists(cases_of_convolutions(), min_size=TOGETHER, max_size=TOGETHER)
+    tried(lambda some: rewritten.append(compared(some)), strategy, count)
+    print(f"{sum(rewritten)} of {count * TOGETHER} programs were rewritten")
+    assert sum(rewritten) > count * TOGETHER / 5
+
+
+@st.composite
+def cases_of_poolings(draw):
+    """(images, window, strides, padding, kind of pixels) of a maximum; most of them are pooling rewritten by `rule`."""
+    axes = []
+    for _ in range(2):
+        n, k = draw(st.integers(1, 14)), draw(st.integers(1, 4))
+        sides = draw(st.integers(0, k)), draw(st.integers(0, k))  # JAX's own gradient has no negative padding
+        sides = sides[0], sides[1] + max(k - n - sum(sides), 0)
+        axes.append((n, k, draw(st.integers(1, 4)), sides))
+    sizes, window, strides, padding = zip(*axes, strict=True)
+    batch, channels = draw(st.integers(0, 3)) if draw(st.booleans()) else 2, draw(st.integers(1, 5))
+    pixels = draw(st.sampled_from(["normal", "integers", "infinite", "lowest", "nan"]))
+    return (batch, *sizes, channels), window, strides, padding, pixels
+
+
+def pixels_of(shape, kind):
+    """Pixels with many equal ones ("integers"), infinities of both signs, only -inf, or NaN among them."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=shape).astype(np.float32)
+    if kind == "normal":
+        return x
+    x = np.round(x)
+    if kind == "infinite":
+        return np.where(x > 0.5, np.inf, np.where(x < -0.5, -np.inf, x)).astype(np.float32)
+    if kind == "lowest":
+        return np.full(shape, -np.inf, np.float32)
+    return np.where(rng.random(shape) < 0.3, np.nan, x).astype(np.float32) if kind == "nan" else x
+
+
+def pooled(images, window, strides, padding, pixels):
+    """Of one case: a gradient of images and slopes, and both."""
+    edges = ((0, 0), *padding, (0, 0))
+
+    def function(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), edges)
+
+    x = pixels_of(images, pixels)
+    slope = np.random.default_rng(2).normal(size=jax.eval_shape(function, x).shape).astype(np.float32)
+    return lambda x, slope: jax.vjp(function, x)[1](slope)[0], (x, slope)
+
+
+def test_gradients_of_random_max_poolings_are_those_of_jax_to_the_bit(cases):
+    count, rewritten = -(-cases(60) // TOGETHER), []
+
+    def compare(some):
+        runs, given = zip(*(pooled(*case) for case in some), strict=True)
+        rewritten.extend(found(jax.make_jaxpr(run)(*args), pooling.rule) for run, args in zip(runs, given, strict=True))
+        every = lambda given: [run(*args) for run, args in zip(runs, given, strict=True)]  # noqa: E731
+        got, expected = jax.jit(programs.tuned(every))(given), jax.jit(every)(given)
+        for case, a, b in zip(some, got, expected, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=str(case))
+
+    tried(compare, st.lists(cases_of_poolings(), min_size=TOGETHER, max_size=TOGETHER), count)
+    assert sum(rewritten) > count * TOGETHER / 4
