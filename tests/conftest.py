@@ -24,7 +24,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--cases", type=int, default=0, help="random cases that each property test tries; 0: as many as it says")
+    parser.addoption(
+        "--cases", type=int, default=0, help="random cases that each property test tries; 0: as many as it says"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -149,7 +149,8 @@ def test_training_on_narrow_images_of_one_channel_is_that_of_jax():
     labels = (images.sum((1, 2, 3)) > 0).astype(np.int32)
 
     def loss(params):
-        return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, images), labels).mean()
+        logits: Any = model.apply(params, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def steps(params):
         def step(params, _):

@@ -12,9 +12,9 @@ from jaxcnn.programs.replacing import replaced
 def tuned(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, of any arrays, with operations that are slow on a CPU done otherwise; for `jax.jit`.
 
-    Two-dimensional convolutions are oneDNN's, the same up to rounding (1e-5); gradients of overlapping max pooling are sums
-    over the windows of a pixel, the same to the bit. Take it last, outside `jax.grad`. Only where `available()`; compile it
-    within `unkept()` if JAX's persistent compilation cache is on.
+    Two-dimensional convolutions are oneDNN's where the geometry is `onednn.proven`, the same up to rounding (1e-5); gradients
+    of overlapping max pooling are sums over the windows of a pixel, the same to the bit. Take it last, outside `jax.grad`.
+    Only where `available()`; compile it within `unkept()` if JAX's persistent compilation cache is on.
 
     Example:
       >>> import jax, jax.numpy as jnp
