@@ -169,9 +169,11 @@ def test_training_on_narrow_images_of_one_channel_is_that_of_jax():
 @pytest.mark.parametrize(
     "geometry",
     [
-        Geometry(1, (9, 9), (3, 3), ((1, 1), (1, 1)), (1, 2)),  # one channel: no strides,
-        Geometry(1, (9, 9), (3, 3), ((2, 2), (2, 2)), (1, 1), (2, 2)),  # no dilation,
-        Geometry(1, (9, 3), (3, 3), ((1, 1), (0, 0))),  # no result one pixel wide,
+        Geometry(1, (9, 9), (3, 3), ((1, 1), (1, 1)), (1, 2)),  # one channel: no strides
+        Geometry(1, (9, 9), (3, 3), ((2, 2), (2, 2)), (1, 1), (2, 2)),  # no dilation
+        Geometry(1, (9, 6), (3, 3), ((1, 1), (0, 0))),  # no result of four pixels
+        Geometry(1, (9, 9), (1, 3), ((0, 0), (1, 1))),  # no kernel one pixel high
+        Geometry(16, (9, 2), (1, 1), ((0, 0), (0, 0)), (1, 2)),  # a 1x1 kernel, strides and a result one pixel wide
         Geometry(1, (9, 2), (3, 3), ((1, 1), (1, 1))),  # no image smaller than the kernel
         Geometry(3, (9, 3), (3, 3), ((1, 1), (0, 0)), (1, 2)),  # few channels, strides and a result one pixel wide
         Geometry(16, (9, 9), (2, 2), ((0, 0), (0, 0)), (3, 3)),  # strides larger than the kernel

@@ -30,6 +30,8 @@ BFLOAT16 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"}
 """CPU flags that bfloat16 needs: on a CPU without them oneDNN ends the process instead of raising an error."""
 FEW = 8
 """Input channels below which oneDNN may copy the image into another layout first, for AVX-512 and AMX."""
+NARROW = 5
+"""Least width of the result of one channel: below it oneDNN copies in another way, with AVX-512."""
 
 
 class Geometry(NamedTuple):
@@ -66,9 +68,10 @@ def proven(geometry: Geometry) -> bool:
     This is a list of what is allowed. It covers the networks of this library and their gradients; the rest is left to XLA.
     `tests/test_programs_property.py` compares random members with XLA. What is excluded, and why:
 
-    - strides of an image with one channel, its dilated kernels, and such an image smaller than the kernel or with a result one
-      pixel wide: with AVX-512 oneDNN reads wrong rows and memory beyond the image (versions 3.7.3 and 3.12.3, both jaxlibs);
-    - with strides, results one pixel wide of fewer channels than `FEW`: the same code runs for them in bfloat16;
+    - one channel, unless it has no strides or dilation, the image is as large as the kernel and the result has `NARROW` pixels
+      or more in both axes: otherwise oneDNN for AVX-512 may copy parts of rows next to each other, and then it reads wrong
+      rows and memory beyond the image (versions 3.7.3 and 3.12.3, those of both jaxlibs);
+    - with strides, results one pixel wide of 1x1 kernels or of fewer channels than `FEW`: the same copying is used for some;
     - strides larger than the kernel, unless it is 1x1: oneDNN up to 3.13 reserves too little memory for them with AMX;
     - padding as wide as the kernel or wider, negative padding, and strides together with dilation: no network needs them here.
     """
@@ -78,12 +81,13 @@ def proven(geometry: Geometry) -> bool:
     if min(channels, *image, *kernel, *out) < 1 or any(not 0 <= edge < size for sides, size in edges for edge in sides):
         return False
     if channels == 1:
-        within = all(k <= n for k, n in zip(kernel, image, strict=True)) and min(out) > 1
-        return within and tuple(stride) == tuple(dilation) == (1, 1)
+        within = all(k <= n for k, n in zip(kernel, image, strict=True)) and min(out) >= NARROW
+        return within and min(kernel) > 1 and tuple(stride) == tuple(dilation) == (1, 1)
     if tuple(stride) == (1, 1):
         return True
-    steps = tuple(kernel) == (1, 1) or all(step <= k for step, k in zip(stride, kernel, strict=True))
-    return steps and tuple(dilation) == (1, 1) and (channels >= FEW or min(out) > 1)
+    point = tuple(kernel) == (1, 1)
+    steps = point or all(step <= k for step, k in zip(stride, kernel, strict=True))
+    return steps and tuple(dilation) == (1, 1) and (min(out) > 1 or (channels >= FEW and not point))
 
 
 def convolution(
@@ -156,7 +160,7 @@ PROBES = (
     # batch, geometry, output features
     (2, Geometry(5, (9, 7), (3, 2), ((2, 0), (1, 0)), (2, 1)), 4),  # tells the fields of a call apart
     (2, Geometry(5, (9, 7), (3, 2), ((2, 0), (1, 1)), (1, 1), (1, 2)), 4),
-    (3, Geometry(1, (12, 6), (5, 5), ((0, 0), (0, 0))), 6),  # one channel, a narrow image
+    (3, Geometry(1, (12, 9), (5, 5), ((0, 0), (0, 0))), 6),  # one channel, a narrow result
     (2, Geometry(3, (16, 9), (7, 7), ((3, 3), (3, 3)), (2, 2)), 8),  # few channels with strides
     (2, Geometry(3, (16, 4), (3, 3), ((1, 1), (0, 1)), (1, 2)), 8),
     (2, Geometry(17, (2, 2), (3, 3), ((1, 1), (1, 1))), 9),  # an image smaller than the kernel
