@@ -20,6 +20,7 @@ import jax
 from jaxcnn import hosts
 from jaxcnn.checkpoint import CheckpointError
 from jaxcnn.data import DataError
+from jaxcnn.data.types import printable
 from jaxcnn.log import LogError
 from jaxcnn.log import reading as reading
 from jaxcnn.recipe import RecipeError, one_of
@@ -72,7 +73,7 @@ def friendly() -> Iterator[None]:
         try:
             yield
         except (RecipeError, DataError, CheckpointError, LogError, WeightsError, hosts.HostError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             sys.exit(MISTAKE)
         except OSError as error:
             if error.errno not in _DISK:

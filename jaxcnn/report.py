@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scipy.special import stdtrit  # `scipy.stats` would be a fifth of a script's imports
 
+from jaxcnn.data.types import printable
 from jaxcnn.log import write_text
 
 
@@ -91,10 +93,27 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], notes: Sequence
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a Markdown table, each made `compact`; None is a dash."""
-    short = [compact(row) for row in rows]
+    r"""The rows as a Markdown table, each made `compact`; None is a dash. Markup in texts is escaped.
+
+    Example:
+      >>> print(markdown([{"class": "a|b", "n": 3}]), end="")
+      | class | n |
+      | --- | --- |
+      | a\|b | 3 |
+    """
+    short = [{escaped(key): escaped(value) for key, value in compact(row).items()} for row in rows]
     lines = [list(short[0]), ["---"] * len(short[0]), *(list(row.values()) for row in short)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def escaped(text: str) -> str:
+    r"""A text as Markdown shows it as it is, on one line.
+
+    Example:
+      >>> escaped("$5 | *new*\n")
+      '\\$5 \\| \\*new\\*\\\\n'
+    """
+    return re.sub(r"[\\`*<|$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", printable(text))
 
 
 def compact(row: Mapping[str, Any]) -> dict[str, str]:

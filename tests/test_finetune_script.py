@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from statistics import NormalDist
@@ -10,6 +11,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from scripts import refuses
 
 import jaxcnn as jc
@@ -18,6 +20,9 @@ from experiments.finetune import __main__ as script
 from experiments.finetune import results, samples, transfer
 from experiments.finetune.options import PRESETS
 from experiments.finetune.saved import read
+from experiments.look import __main__ as look_script
+from experiments.look import options as look
+from experiments.look.reading import see
 from jaxcnn import metrics
 from jaxcnn.data import named_folder, pictures
 from jaxcnn.weights import read as read_weights
@@ -118,6 +123,109 @@ def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeyp
     refuses(
         predict.main, ["--run", str(tmp_path), good], "was not written by experiments.finetune", capsys, monkeypatch
     )
+
+
+HOSTILE = [
+    ({"size": "0"}, "size is 0; expected a whole number of pixels in 1..4096"),
+    ({"size": "60000"}, "size is 60000"),
+    ({"size": "null"}, "size is None"),
+    ({"size": "1e400"}, "size is inf"),
+    ({"resize": "null"}, None),
+    ({"resize": '"x"'}, "resize is 'x'"),
+    ({"classes": "null"}, "classes is None"),
+    ({"classes": '"abc"'}, "classes is 'abc'"),
+    ({"classes": '["a", "b\\u001b[31m", "c"]'}, r"a class is called 'b\x1b[31m', which cannot be printed"),
+    ({"mean": "[NaN, 0, 0]"}, "mean is [nan, 0, 0]; expected three finite numbers"),
+    ({"std": "[0, 1, 1]"}, "std is [0, 1, 1]; expected three finite positive numbers"),
+    ({"std": "null"}, "std is None"),
+    ({"options": "null"}, "was not written by experiments.finetune"),
+    ({"options": '{"width": 100000}'}, "stem"),
+    ({"options": '{"width": -1}'}, "width"),
+    ({"network": "\x1b[31m"}, r"\x1b[31m"),
+    ({"mean": "[" * 100000}, "was not written by experiments.finetune"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), HOSTILE)
+def test_a_strangers_header_is_one_line(change, says, run, sweets, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    tensors = load_file(run / path.name)
+    save_file(tensors, path, read_metadata(run / path.name) | change)
+    args = ["--run", str(tmp_path), str(sweets / "plum/0.jpg")]
+    if says is None:  # the default
+        assert predict.main(args) == 0
+    else:
+        refuses(predict.main, args, says, capsys, monkeypatch)
+
+
+def test_weights_that_are_no_numbers_are_one_line(run, sweets, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    tensors = load_file(run / path.name)
+    save_file(
+        {name: np.full_like(array, np.nan) for name, array in tensors.items()}, path, read_metadata(run / path.name)
+    )
+    refuses(predict.main, ["--run", str(tmp_path), str(sweets / "plum/0.jpg")], "nan", capsys, monkeypatch)
+
+
+def test_a_file_name_tells_the_terminal_nothing(run, sweets, tmp_path, capsys):
+    path = tmp_path / "a\x1b[31m|b.jpg"
+    shutil.copy(sweets / "plum/0.jpg", path)
+    assert predict.main(["--run", str(run), str(path)]) == 0
+    assert "\\\\x1b[31m\\|b.jpg" in (out := capsys.readouterr().out)
+    assert "\x1b" not in out
+
+
+def test_a_fine_tuned_run_can_be_looked_at(run, sweets, tmp_path, capsys, monkeypatch):
+    options = look.Options(run=run / "run", parts=("errors",), out=tmp_path / "page")
+    seen = see(options)
+    data, _ = named_folder(sweets, 16)
+    np.testing.assert_array_equal(seen.images, data.test.images)
+    assert seen.classes == CLASSES
+    there = (run / "images.json").read_text("utf-8")
+    other = paint(tmp_path / "other", n=16, seed=9)
+    for text, says in (
+        (None, "has no images.json that says which"),
+        (there.replace(str(sweets), str(other)), "are not those of"),
+        (there.replace(str(sweets), str(tmp_path / "gone")), "is not there"),
+        ("{}", "was not written by experiments.finetune"),
+    ):
+        copy = tmp_path / f"copy{says[:3]}"
+        shutil.copytree(run, copy)
+        (copy / "images.json").unlink() if text is None else (copy / "images.json").write_text(text, "utf-8")
+        refuses(look_script.main, ["--run", str(copy / "run"), "--out", str(tmp_path / "p")], says, capsys, monkeypatch)
+
+
+def test_training_that_diverges_says_where_why_and_what_to_do(sweets, tmp_path, capsys):
+    args = ["--images", str(sweets), *TINY, "--lr", "1e30", "--out", str(tmp_path / "out")]
+    for _ in range(2):  # the second time from the records
+        with pytest.raises(SystemExit) as exit:
+            script.main(args)
+        assert exit.value.code == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert re.match(
+            r"error: training diverged at step \d+, .*: .*(nan|inf).*; .* --lr 1e\+29, and another --out", line
+        ), line
+
+
+def test_val_is_what_is_tested_on(sweets, tmp_path, caplog):
+    for at, seed in (("train", 1), ("val", 2)):
+        paint(tmp_path / "parts" / at, n=8 if at == "train" else 4, seed=seed)
+    out = tmp_path / "out"
+    assert script.main(["--images", str(tmp_path / "parts"), *TINY, "--epochs", "1", "--out", str(out)]) == 0
+    lines = table(out)
+    assert (lines["all"]["train"], lines["all"]["validation"]) == ("24", "12")
+    assert "has no test folder: evaluate on val" in caplog.text
+    assert jc.read_rows(out / "run")[-1]["eval_split"] == "validation"
+
+
+def test_class_names_are_text(tmp_path):
+    names = ("a $ b^{", "x|y *z*", "猫")
+    paint(tmp_path / "odd", names, n=6)
+    out = tmp_path / "out"
+    assert script.main(["--images", str(tmp_path / "odd"), *TINY, "--epochs", "1", "--out", str(out)]) == 0
+    rows = [line for line in (out / "table.md").read_text("utf-8").splitlines() if line.startswith("|")]
+    assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {8}
+    assert set(table(out)) == {*names, "all"}
 
 
 def test_beginning_from_weights(run, tmp_path, caplog):

@@ -1,11 +1,15 @@
 """Pictures with captions and heat, and the confusion matrix: what was drawn, and that no text lies over other text."""
 
+import io
+
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
 from test_plots_panels import overlapping
 
-from jaxcnn.plots import confusion, overlay, pictures
+from jaxcnn.plots import confusion, overlay, pictures, text, tiles
+from jaxcnn.plots.images import Tile
+from jaxcnn.plots.mosaic import Strip, mosaic
 
 
 def images(n=5):
@@ -31,6 +35,39 @@ def test_pictures_are_in_their_order_with_their_captions_and_heat():
         )
     assert not overlapping(figure)
     assert len([axis for axis in pictures(images(), captions).axes if axis.images]) == 5
+
+
+NAMES = ["a $ b^{ $", "$x$", "50% \\ off|now", "\x1b[31mred", "é ü ß Ω"]
+
+
+def test_names_are_drawn_as_they_are():
+    """No formulas, no control characters, and no warnings, which are errors here."""
+    figure = pictures(images(), NAMES)
+    drawn = [axis.get_xlabel() for axis in figure.axes]
+    assert [text.replace("\n", " ") for text in drawn] == [*NAMES[:3], "\\x1b[31mred", NAMES[4]]
+    figure.savefig(io.BytesIO())
+    matrix = confusion(np.eye(5, dtype=int), NAMES)
+    assert [text.get_text() for text in matrix.axes[0].get_yticklabels()] == [*NAMES[:3], "\\x1b[31mred", NAMES[4]]
+    matrix.savefig(io.BytesIO())
+    tile = Tile(np.zeros((4, 4)), title="$a$ {", note="$^")
+    tiles([[tile]]).savefig(io.BytesIO())
+    mosaic([Strip([np.eye(4)], "$^ $", captions=["$_$"])]).savefig(io.BytesIO())
+
+
+def test_other_scripts_use_the_fonts_that_are_there(monkeypatch, caplog):
+    """Of a character that DejaVu Sans lacks, and another font or none has."""
+    text._fallback.cache_clear()
+    default = text._covered(text.findfont(text.FontProperties(family=["DejaVu Sans"])))
+    monkeypatch.setattr(
+        text, "_covered", lambda path: default | ({"猫"} if path.endswith("DejaVuSerif.ttf") else set())
+    )
+    assert text.text_style("猫 a")["fontfamily"] == ["sans-serif", "DejaVu Serif"]
+    assert text.plain("猫 a") == "猫 a"
+    assert text.plain("犬 a") == "\N{REPLACEMENT CHARACTER} a"
+    assert "no installed font has the characters 犬" in caplog.text
+    figure = confusion(np.eye(2, dtype=int), ["犬", "b"])
+    figure.savefig(io.BytesIO())
+    text._fallback.cache_clear()
 
 
 def test_grey_pictures_are_grey():

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 
 import numpy as np
 import pytest
@@ -138,3 +139,13 @@ def test_the_margin_is_a_share_of_the_lowest_and_the_key_is_free():
 def test_windows_have_a_middle_and_margins_are_shares(how):
     with pytest.raises(ValueError, match="expected an odd number of rows and at least 0"):
         turn([3, 1, 3], **how)
+
+
+def test_names_do_not_break_a_table():
+    name = "a|b $x$ *c* `d` <e> \\ \x1b[31m\n _f_ g_h"
+    lines = markdown([{"class|es": name, "n": 1}]).splitlines()
+    assert len(lines) == 3
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    assert [len(row) for row in cells] == [2, 2, 2]
+    assert cells[0][0].strip() == r"class\|es"
+    assert cells[2][0].strip() == r"a\|b \$x\$ \*c\* \`d\` \<e> \\ \\x1b[31m\\n \_f\_ g_h"

@@ -11,13 +11,13 @@ from typing import Any
 import experiments.finetune as about
 import jaxcnn as jc
 from experiments.finetune import samples
+from experiments.finetune.opening import START, digest, opened, remember
 from experiments.finetune.options import PRESETS, Options, check, recipe
 from experiments.finetune.results import draw
 from experiments.finetune.saved import FILE, read, save
 from experiments.finetune.watch import Watch
 from jaxcnn import command, study
 from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.data import named_folder
 from jaxcnn.log import read_json, write_text
 from jaxcnn.progress import Progress
 from jaxcnn.state import adopt
@@ -35,6 +35,7 @@ def main(args: list[str] | None = None) -> int:
         if not options.plot_only and not train(options, made, data, stop):
             print("stopped and saved; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
+        remember(options.images or options.out / "images", options)
         with command.reading(options.out):
             (run,) = study.finished(options.out)
             source = options.weights and options.weights.name
@@ -61,8 +62,7 @@ def pictures(options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]:
             samples.photographs(root)
         else:
             samples.cifar10(root, options.data_dir)
-    how = ("validation", "test", "seed", "skip_broken", "memory")
-    return named_folder(root, options.size, options.resize, **{name: getattr(options, name) for name in how})
+    return opened(root, options)
 
 
 def train(options: Options, made: jc.Recipe, data: jc.Dataset, stop: Any) -> bool:
@@ -81,10 +81,20 @@ def train(options: Options, made: jc.Recipe, data: jc.Dataset, stop: Any) -> boo
         with Checkpoints(options.out / "run" / "checkpoints") as saved:
             state = saved.restore(jc.start(model, tx, made, data))
         if state is None:
-            raise jc.RecipeError(f"{options.out}/run is over, but has no checkpoints; write another --out")
+            raise jc.RecipeError(lost(options, result))
         resize = options.resize or round(options.size * 256 / 224)
         save(options.out, made, model, state, data.classes, options.size, resize)
     return True
+
+
+def lost(options: Options, result: Any) -> str:
+    """Why a run that is over has kept no state, and what to write instead."""
+    if result["status"] != "diverged":
+        return f"{options.out}/run is over, but has no checkpoints; write another --out"
+    return (
+        f"training diverged at step {result['step']}, before anything was saved: {result['why']}; expected a loss that falls: "
+        f"write a smaller rate, such as --lr {options.lr / 10:g}, and another --out than {options.out}"
+    )
 
 
 def started(options: Options, model: Any) -> Any:
@@ -97,15 +107,11 @@ def started(options: Options, model: Any) -> Any:
 
 def claim(options: Options, data: jc.Dataset) -> None:
     """RecipeError if OUT holds a run that began elsewhere: a recipe knows neither its pictures nor its weights."""
-    digest = hashlib.sha256(json.dumps(data.classes).encode())
-    for split in (data.train, data.validation, data.test):
-        digest.update(split.labels.tobytes())
-    digest.update(data.mean.tobytes())
-    now = {"pictures": digest.hexdigest(), "weights": None}
+    now = {"pictures": digest(data), "weights": None}
     if options.weights is not None:
         with options.weights.open("rb") as file:
             now["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
-    path = options.out / "start.json"
+    path = options.out / START
     if path.exists():
         before = read_json(path)
         if other := [what for what, value in now.items() if before.get(what) != value]:

@@ -13,10 +13,15 @@ from scipy.special import softmax
 import jaxcnn as jc
 from jaxcnn import metrics, weights
 from jaxcnn.augment import Norm
+from jaxcnn.data.pictures import sides
+from jaxcnn.data.types import printable
 from jaxcnn.log import write_text
+from jaxcnn.recipe import shown
 from jaxcnn.state import at_test
 
 FILE, CLASSES = "weights.safetensors", "classes.json"
+PIXELS = 64 * 224 * 224
+"""Of all pictures in a batch."""
 
 
 class Saved(NamedTuple):
@@ -50,12 +55,13 @@ def read(out: Path) -> Saved:
     header = weights.read_metadata(path)
     try:
         facts = {name: json.loads(header[name]) for name in ("options", "classes", "size", "resize", "mean", "std")}
-        name, classes, size = header["network"], tuple(map(str, facts["classes"])), int(facts["size"])
-        mean, std = (np.array(facts[key], np.float32) for key in ("mean", "std"))
-        norm = Norm(np.broadcast_to(mean, (size, size, 3)).copy(), std.reshape(3))  # type: ignore[arg-type]
+        name, classes = header["network"], named(facts["classes"])
+        size, resize = sides(facts["size"], facts["resize"])
+        mean, std = (constants(key, facts[key]) for key in ("mean", "std"))
+        norm = Norm(np.broadcast_to(mean, (size, size, 3)), std)  # type: ignore[arg-type]  # of NumPy
         model = jc.build(name, len(classes), **facts["options"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        what = " ".join(str(error).split())[:200]
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        what = printable(" ".join(str(error).split())[:200])
         raise jc.RecipeError(
             f"{path} was not written by experiments.finetune ({what}); write --run with its --out"
         ) from None
@@ -63,12 +69,38 @@ def read(out: Path) -> Saved:
     params = variables.pop("params")
     key = np.zeros(2, np.uint32)
     state = jc.State(np.int32(0), params, variables, (), key, norm, metrics.zeros())
-    return Saved(model, state, name, classes, size, int(facts["resize"]))
+    return Saved(model, state, name, classes, size, resize)
 
 
-def probabilities(saved: Saved, images: np.ndarray, batch: int = 64) -> np.ndarray:
-    """The softmax of the logits, float64 [n, classes], of uint8 images [n, size, size, 3]."""
-    return softmax(jc.predict(saved.model, saved.state, images, batch=batch).astype(np.float64), axis=1)
+def named(classes: Any) -> tuple[str, ...]:
+    """Names of classes from a file's header; ValueError for what is none, or would tell a terminal what to do."""
+    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"classes is {shown(classes)}; expected a list of two names or more")
+    if bad := [name for name in classes if not name.isprintable()]:
+        raise ValueError(f"a class is called {shown(bad[0])}, which cannot be printed")
+    if len(set(classes)) < len(classes):
+        raise ValueError("two classes have one name")
+    return tuple(classes)
+
+
+def constants(what: str, values: Any) -> np.ndarray:
+    """Mean or standard deviation of three channels from a file's header, float32 [3]; ValueError for what is none."""
+    found = np.array(values, np.float32)
+    if found.shape != (3,) or not np.isfinite(found).all() or (what == "std" and not (found > 0).all()):
+        expected = "positive numbers" if what == "std" else "numbers"
+        raise ValueError(f"{what} is {shown(values)}; expected three finite {expected}")
+    return found
+
+
+def probabilities(saved: Saved, images: np.ndarray) -> np.ndarray:
+    """The softmax of the logits, float64 [n, classes], of uint8 images [n, size, size, 3]; RecipeError for nan."""
+    batch = max(1, min(64, PIXELS // saved.size**2))
+    logits = jc.predict(saved.model, saved.state, images, batch=batch).astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise jc.RecipeError(
+            f"the classifier ({saved.name}) gives nan or infinity: its training diverged, or its file is damaged; train it anew"
+        )
+    return softmax(logits, axis=1)
 
 
 def heat(saved: Saved, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:

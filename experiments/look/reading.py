@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 import jaxcnn as jc
+from experiments.finetune.opening import reopened
 from experiments.look.options import Options
 from experiments.look.seen import Seen
 from jaxcnn import study
@@ -44,7 +45,10 @@ def opened(options: Options) -> tuple[jc.Dataset, Any]:
     if recipe.loss == "reconstruction" or recipe.model in ("autoencoder", "unet"):
         found = f"{options.run} holds {recipe.model!r}, which does not sort images into classes"
         raise jc.RecipeError(f"{found}; write --run with a classifier's run, such as runs/depth/resnet20-seed0")
-    data = jc.load(recipe.dataset, options.data_dir, validation=recipe.validation)
+    if recipe.dataset == "folder":
+        data = reopened(options.run)
+    else:
+        data = jc.load(recipe.dataset, options.data_dir, validation=recipe.validation)
     return data, study.prepare(recipe, len(data.classes))[0]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxcnn.data.types import DataError, short
+from jaxcnn.data.types import DataError, printable, short
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 OTHERS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg")
@@ -155,7 +155,7 @@ def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 def _tell(root: Path, odd: Sequence[Path]) -> None:
     if odd:
-        names = [path.relative_to(root).as_posix() + "/" * path.is_dir() for path in sorted(odd)]
+        names = [printable(path.relative_to(root).as_posix()) + "/" * path.is_dir() for path in sorted(odd)]
         more = ", ..." if len(names) > 3 else ""
         log.warning("%s: passed over, for no picture's name: %d, %s%s", root, len(odd), ", ".join(names[:3]), more)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jaxcnn.data.listing import Listed
-from jaxcnn.data.types import DataError, short
+from jaxcnn.data.types import DataError, printable, short
 
 ORDER = ("train", "validation", "test")
 
@@ -87,7 +87,7 @@ def twins(listed: Sequence[Listed], digests: Sequence[str]) -> list[str]:
     ):
         found = [same for same in seen.values() if len({getattr(one, field) for one in same}) > 1]
         if found:
-            names = " and ".join(one.name for one in found[0][:3])
+            names = " and ".join(printable(one.name) for one in found[0][:3])
             n = f"{len(found)} picture{'s are' if len(found) > 1 else ' is'}"
             said.append(f"{n} {what} with the same bytes, the first {names}: {why}")
     return said

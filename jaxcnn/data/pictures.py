@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.squares import FORMATS, square
-from jaxcnn.data.types import DataError, one_line, short
+from jaxcnn.data.types import DataError, one_line, printable, short
 
 _BYTES = 1 << 29
 _LARGE = 1 << 25
@@ -44,7 +44,7 @@ def counted(broken: Sequence[tuple[str, str]], most: int = 3) -> str:
       '2 files are no pictures that can be read: a.jpg (empty), and 1 more'
     """
     files = "1 file is no picture" if len(broken) == 1 else f"{len(broken)} files are no pictures"
-    shown = ", ".join(f"{short(name, 200)} ({reason})" for name, reason in broken[:most])
+    shown = ", ".join(f"{short(printable(name), 200)} ({printable(reason)})" for name, reason in broken[:most])
     return f"{files} that can be read: {shown}" + (f", and {len(broken) - most} more" if len(broken) > most else "")
 
 
@@ -103,7 +103,7 @@ def darkness(dark: Sequence[tuple[str, int]]) -> str:
     """
     highest = max(level for _, level in dark)
     bits, n = max(8, highest.bit_length()), len(dark)
-    first = ("" if n == 1 else "the first ") + short(dark[0][0], 200)
+    first = ("" if n == 1 else "the first ") + short(printable(dark[0][0]), 200)
     return (
         f"{n} picture{'s' * (n > 1)} of 16 bits with no level above {highest} of 65535, {first}: nearly black as read here; "
         f"if the levels have {bits} bits, multiply them by {1 << (16 - bits)} and save the file{'s' * (n > 1)} again"

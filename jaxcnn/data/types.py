@@ -27,6 +27,16 @@ def short(text: str, most: int = 80) -> str:
     return text if len(text) <= most else text[:most] + "..."
 
 
+def printable(text: str) -> str:
+    r"""Write characters that a terminal would obey, or that are no text, as escapes.
+
+    Example:
+        >>> printable("cat \x1b[31m")
+        'cat \\x1b[31m'
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class Split(NamedTuple):
     """Images and their labels, example by example."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from jaxcnn.plots.style import LABEL, SMALL, TICK, extent, sheet, tidy
+from jaxcnn.plots.text import plain, text_style
 
 MAP = colormaps["Blues"]
 MOST = 30
@@ -20,7 +22,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
 
     Args:
       counts: integers [k, k], of images of class row that were taken for class column.
-      classes: k names.
+      classes: k names, drawn as they are, without formulas.
       title: above the figure.
 
     Raises:
@@ -37,7 +39,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros((k, k)), where=total > 0)
     written = k <= MOST
-    names = max(extent(name, TICK) for name in classes)
+    classes = [plain(name) for name in classes]
+    names = max(extent(name, TICK, plain=True) for name in classes)
     cell = max(0.3, extent(str(counts.max()), SMALL) + 0.16) if written else 6.0 / k
     figure = sheet(max(4.6, k * cell + names + 1.6), max(3.4, k * cell + names + 1.0), title=title)
     axis = figure.add_subplot()
@@ -50,8 +53,9 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
     axis.set_ylim(k - 0.5, -0.5)
     if written or k <= 100:
         size = TICK if written else 360 / k
-        axis.set_xticks(range(k), classes, rotation=90 if k > 6 or names > 1 else 0, fontsize=size)
-        axis.set_yticks(range(k), classes, fontsize=size)
+        look: dict[str, Any] = text_style(*classes) | {"fontsize": size}
+        axis.set_xticks(range(k), classes, rotation=90 if k > 6 or names > 1 else 0, **look)
+        axis.set_yticks(range(k), classes, **look)
     axis.tick_params(length=0)
     axis.set_xlabel("taken for")
     axis.set_ylabel("true class")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from jaxcnn.plots.style import COLOURS, LABEL, SMALL, TICK, TITLE, extent, sheet, wrap
+from jaxcnn.plots.text import plain, text_style
 
 
 class Frame(NamedTuple):
@@ -121,7 +122,7 @@ def _lines(cell: Tile | str, width: float) -> float:
 
 
 def _texts(tile: Tile, width: float) -> tuple[str, str]:
-    return wrap(tile.title, LABEL, width), wrap(tile.note, TICK, width)
+    return wrap(plain(tile.title), LABEL, width, plain=True), wrap(plain(tile.note), TICK, width, plain=True)
 
 
 def _sign(axis: Axes, text: str) -> None:
@@ -131,8 +132,8 @@ def _sign(axis: Axes, text: str) -> None:
 
 def _draw(axis: Axes, tile: Tile, width: float, height: float) -> None:
     title, note = _texts(tile, width)
-    axis.set_title(title, fontsize=LABEL, pad=5)
-    axis.set_xlabel(note, fontsize=TICK, labelpad=4)
+    axis.set_title(title, fontsize=LABEL, pad=5, **text_style(title))
+    axis.set_xlabel(note, fontsize=TICK, labelpad=4, **text_style(note))
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_visible(False)

@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from jaxcnn.plots.style import LABEL, SMALL, TICK, extent, sheet, wrap
+from jaxcnn.plots.text import plain, text_style
 
 LABELS = 1.5
 """The width of the rows' labels at most, in inches."""
@@ -85,10 +86,10 @@ def mosaic(
     first = next(image for strip in strips for image in strip.images)
     wide = side * first.shape[1] / first.shape[0]
     texts = [extent(head, TICK) for head in heads]
-    texts += [extent(text, SMALL) for strip in strips for text in strip.captions]
+    texts += [extent(plain(text), SMALL, plain=True) for strip in strips for text in strip.captions]
     cell = max(wide + gap, *(text + 0.1 for text in texts), 0.0)
-    labels = [wrap(strip.label, LABEL, LABELS) for strip in strips]
-    left = max(extent(line, LABEL) for label in labels for line in label.split("\n")) + 0.12
+    labels = [wrap(plain(strip.label), LABEL, LABELS, plain=True) for strip in strips]
+    left = max(extent(line, LABEL, plain=True) for label in labels for line in label.split("\n")) + 0.12
     width = left + max(len(strip.images) for strip in strips) * cell
     below = [1.5 * SMALL / 72 * bool(strip.captions) for strip in strips]
     above = 1.6 * TICK / 72 * bool(heads)
@@ -98,7 +99,7 @@ def mosaic(
         axis.text(left + (column + 0.5) * cell, above / 2, head, fontsize=TICK, ha="center", va="center")
     top = above
     for strip, label, space in zip(strips, labels, below, strict=True):
-        axis.text(left - 0.12, top + side / 2, label, fontsize=LABEL, ha="right", va="center")
+        axis.text(left - 0.12, top + side / 2, label, fontsize=LABEL, ha="right", va="center", **text_style(label))
         for column, image in enumerate(strip.images):
             x = left + (column + 0.5) * cell - wide / 2
             axis.imshow(_coloured(image, strip), extent=(x, x + wide, top + side, top), interpolation="nearest")
@@ -109,7 +110,7 @@ def mosaic(
                 axis.plot(*place, "o", ms=7, mfc="none", mec="white", mew=1.4)
         for column, text in enumerate(strip.captions):
             place = left + (column + 0.5) * cell, top + side + 0.02
-            axis.text(*place, text, fontsize=SMALL, ha="center", va="top")
+            axis.text(*place, plain(text), fontsize=SMALL, ha="center", va="top", **text_style(text))
         top += side + gap + space
     axis.set(xlim=(0, width), ylim=(height, 0))  # imshow has moved them
     return figure

@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from jaxcnn.plots.style import SMALL, sheet, wrap
+from jaxcnn.plots.text import plain, text_style
 
 HEAT = colormaps["inferno"]
 SIDE = 1.7
@@ -42,7 +43,7 @@ def pictures(
 
     Args:
       images: uint8 [n, h, w, 3] or [n, h, w, 1], n > 0.
-      captions: n texts; lines that are too long are broken.
+      captions: n texts, drawn as they are, without formulas; lines that are too long are broken.
       heat: float [n, h, w] in 0..1, drawn over a grey copy beside each; None for none.
       columns: how many to a row.
       title: above the figure.
@@ -63,7 +64,7 @@ def pictures(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     width = columns * each * (SIDE + 0.08) + 0.2
-    texts = [wrap(text, SMALL, each * SIDE) for text in captions]
+    texts = [wrap(plain(text), SMALL, each * SIDE, plain=True) for text in captions]
     below = 1.45 * SMALL / 72 * max(text.count("\n") + 1 for text in texts)
     figure = sheet(width, rows * (SIDE + below + 0.12), title=title)
     cells = figure.add_gridspec(rows, columns * each)
@@ -76,5 +77,5 @@ def pictures(
             axis.spines[:].set_visible(False)
             axis.imshow(shown, interpolation="nearest")
             if j == 0:
-                axis.set_xlabel(texts[i], fontsize=SMALL, loc="left")
+                axis.set_xlabel(texts[i], fontsize=SMALL, loc="left", **text_style(texts[i]))
     return figure

@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
+from jaxcnn.plots.text import properties
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, told apart by the colour-blind too."""
 RED = "#C00000"
@@ -83,18 +85,26 @@ def tidy(axis: Axes, title: str, *, width: float, pad: float = 8) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def extent(text: str, size: float) -> float:
-    """How wide one line of text is, in inches; `size` in points.
+def extent(text: str, size: float, *, plain: bool = False) -> float:
+    """How wide one line of text is, in inches; `size` in points. A `plain` text has no formulas.
 
     Example:
       >>> extent("wide" * 2, 10) > 1.9 * extent("wide", 10)
       True
     """
-    return float(TextPath((0, 0), text, size=size).get_extents().width) / 72 if text.strip() else 0.0
+    if not text.strip():
+        return 0.0
+    fonts = properties(text) if plain else None
+    return (
+        float(TextPath((0, 0), text.replace("$", r"\$") if plain else text, size=size, prop=fonts).get_extents().width)
+        / 72
+    )
 
 
-def wrap(text: str, size: float, inches: float) -> str:
+def wrap(text: str, size: float, inches: float, *, plain: bool = False) -> str:
     r"""The text broken at spaces, but not at those within $formulas$, into lines no wider than `inches` where it can be.
+
+    In a `plain` text a dollar sign is a dollar sign.
 
     Example:
       >>> wrap("sharpness and $2 / \\eta$", size=10, inches=1.0)
@@ -103,9 +113,9 @@ def wrap(text: str, size: float, inches: float) -> str:
     lines = []
     for paragraph in text.split("\n"):
         line = ""
-        for word in re.findall(r"(?:\$[^$]*\$|\S)+", paragraph):
+        for word in re.findall(r"\S+" if plain else r"(?:\$[^$]*\$|\S)+", paragraph):
             longer = f"{line} {word}".strip()
-            if line and extent(longer, size) > inches:
+            if line and extent(longer, size, plain=plain) > inches:
                 lines.append(line)
                 longer = word
             line = longer
