@@ -5,12 +5,12 @@ from jaxcnn.look.features import feature_maps as feature_maps
 from jaxcnn.look.features import first_kernels as first_kernels
 from jaxcnn.look.gradcam import gradcam as gradcam
 from jaxcnn.look.gradcam import gradcam_plus as gradcam_plus
-from jaxcnn.look.gradcam import stages as stages
 from jaxcnn.look.gradients import integrated_gradients as integrated_gradients
 from jaxcnn.look.guided import guided_backprop as guided_backprop
 from jaxcnn.look.heat import HEAT as HEAT
 from jaxcnn.look.heat import heat as heat
 from jaxcnn.look.occlusion import occlusion as occlusion
+from jaxcnn.look.outputs import stages as stages
 from jaxcnn.look.rank import effective_rank as effective_rank
 from jaxcnn.look.rank import effective_ranks as effective_ranks
 from jaxcnn.look.rank import similarity as similarity

@@ -46,7 +46,7 @@ def maximise(
     A channel that none of the random images wakes stays a smooth grey. The same seed gives the same images on one machine.
 
     Args:
-      model: a network that hands out `stages`.
+      model: any network, as in `feature_maps`.
       state: as `fit` yields it.
       channels: stages whose output is maps, and of each the numbers of some channels.
       steps: of Adam.

@@ -13,7 +13,8 @@ import numpy as np
 from jaxcnn import parallel
 from jaxcnn.augment import normalise
 from jaxcnn.data import verify_images
-from jaxcnn.look.gradcam import stages as shapes
+from jaxcnn.look.outputs import called, outputs
+from jaxcnn.look.outputs import stages as shapes
 from jaxcnn.look.tracing import Op, trace
 from jaxcnn.recipe import RecipeError, one_of
 from jaxcnn.state import State, at_test
@@ -25,7 +26,7 @@ def feature_maps(
     """The maps of the stages, float32 [n, h', w', k] each, in the order asked for; after the activation, in test mode.
 
     Args:
-      model: a network that hands out `stages`.
+      model: any network; of one that hands out no `stages`, those are its modules, called by their paths ("Block_2/Conv_1").
       state: as `fit` yields it.
       images: uint8 [n, h, w, c], n > 0.
       stages: names of those whose output is maps (one place is enough); None is all of them, in the network's order.
@@ -65,16 +66,14 @@ def maps_of(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ..
     maps = {name: found for name, found in shapes(model, shape).items() if len(found) == 3}
     if not maps:
         raise RecipeError(
-            f"{type(model).__name__} has no stage whose output is maps; write a network with convolutions"
+            f"{type(model).__name__} has no {called(model)} whose output is maps; write a network with convolutions"
         )
     return maps
 
 
 def staged(model: nn.Module, state: State, inputs: jax.Array) -> dict[str, jax.Array]:
     """Every stage's output for inputs [b, h, w, c] in test mode, for use while tracing."""
-    variables = {"params": state.params, **state.stats}
-    seen: Any = model.apply(variables, inputs, train=False, stages=True)
-    return seen[1]
+    return outputs(model, {"params": state.params, **state.stats}, inputs)
 
 
 @parallel.compiled

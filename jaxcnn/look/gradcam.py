@@ -12,32 +12,12 @@ import numpy as np
 from jaxcnn import parallel
 from jaxcnn.augment import normalise
 from jaxcnn.look.asking import asked, batches
-from jaxcnn.models.layers import NUDGES
+from jaxcnn.look.outputs import called, nudged, outputs, stages
 from jaxcnn.recipe import RecipeError, one_of
 from jaxcnn.state import State
 
 Weigh = Callable[[jax.Array, jax.Array], jax.Array]
 """(maps, slopes of the class's logit), both float32 [h', w', k] -> the weight of each map, float32 [k]."""
-
-
-def stages(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The named stages of `model` for images of `shape` [h, w, c], and the shape of each for one image; nothing is computed.
-
-    Example:
-      >>> from jaxcnn import build
-      >>> stages(build("resnet8", 10), (32, 32, 3))
-      {'stem': (32, 32, 16), 'stage1': (32, 32, 16), 'stage2': (16, 16, 32), 'stage3': (8, 8, 64), 'pool': (64,)}
-    """
-
-    names: list[str] = []  # a dict would come back from tracing in the order of the alphabet
-
-    def run(image):
-        (_, seen), _ = model.init_with_output(jax.random.key(0), image, stages=True)
-        names.extend(seen)
-        return list(seen.values())
-
-    made = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *shape), "float32"))
-    return {name: maps.shape[1:] for name, maps in zip(names, made, strict=True)}
 
 
 def gradcam(
@@ -57,7 +37,7 @@ def gradcam(
     network does not pad, as LeNet-5, what the outer places see lies further in (see `jaxcnn.look.receptive`).
 
     Args:
-      model: a network that hands out `stages`.
+      model: any classifier; one that hands out no `stages` is asked by the paths of its modules, such as "Block_2/Conv_1".
       state: as `fit` yields it.
       images: uint8 [n, h, w, c].
       classes: int [n], the classes asked about; None asks for what is predicted.
@@ -117,7 +97,9 @@ def mapped(model: nn.Module, shape: tuple[int, ...], stage: str | None) -> str:
     """`stage`, or the last one whose output is maps [h', w', k] of more than one place; RecipeError lists those."""
     maps = [name for name, found in stages(model, shape).items() if len(found) == 3 and found[0] * found[1] > 1]
     if not maps:
-        raise RecipeError(f"{type(model).__name__} has no stage whose output is maps; Grad-CAM needs a convolution's")
+        raise RecipeError(
+            f"{type(model).__name__} has no {called(model)} whose output is maps; Grad-CAM needs a convolution's"
+        )
     return one_of("stage", stage, maps) if stage is not None else maps[-1]
 
 
@@ -126,10 +108,10 @@ def _heater(model, stage, weigh):
     def one(state, image, label):
         inputs = normalise(image, state.norm)[None]
         variables = {"params": state.params, **state.stats}
-        _, seen = model.apply(variables, inputs, train=False, stages=True)
+        seen = outputs(model, variables, inputs)
 
         def logit(nudge):
-            return model.apply({**variables, NUDGES: {stage: nudge}}, inputs, train=False)[0, label]
+            return nudged(model, variables, inputs, stage, nudge)[0, label]
 
         maps = seen[stage][0].astype(jnp.float32)  # [h', w', k]
         slopes = jax.grad(logit)(jnp.zeros_like(seen[stage]))[0].astype(jnp.float32)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxcnn.look.outputs import outputs
 from jaxcnn.look.reach import Reach, along
 from jaxcnn.recipe import RecipeError
 
@@ -48,8 +49,7 @@ def receptive(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Field]:
     names: list[str] = []  # a dict would come back from tracing in the order of the alphabet
 
     def run(variables, image):
-        found: Any = model.apply(variables, image, train=False, stages=True)
-        maps = {name: x for name, x in found[1].items() if x.ndim == 4}
+        maps = {name: x for name, x in outputs(model, variables, image).items() if x.ndim == 4}
         names.extend(maps)
         return list(maps.values())
 

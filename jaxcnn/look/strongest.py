@@ -38,7 +38,7 @@ def strongest(
     show such images; `patch` cuts out what the place sees.
 
     Args:
-      model: a network that hands out `stages`.
+      model: any network, as in `feature_maps`.
       state: as `fit` yields it.
       images: uint8 [m, h, w, c].
       n: 1 to m.
