@@ -192,7 +192,9 @@ def test_wrong_arrays_are_refused_in_one_line(images, labels, message):
 
 
 def test_unknown_name_gives_the_nearest_and_the_list():
-    with pytest.raises(DataError, match=r"^'folder' is pictures of your own.*data=jaxcnn\.data\.folder\(PATH, size=\.\.\.\)$"):
+    with pytest.raises(
+        DataError, match=r"^'folder' is pictures of your own.*data=jaxcnn\.data\.folder\(PATH, size=\.\.\.\)$"
+    ):
         load("folder")
     with pytest.raises(DataError, match=r"^no data set is named 'CIFAR-10'; did you mean 'cifar10'\?.*digits.*$"):
         load("CIFAR-10")

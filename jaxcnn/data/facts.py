@@ -56,7 +56,9 @@ def known(name: str) -> Facts:
     if isinstance(name, str) and name in DATASETS:
         return DATASETS[name]
     if name == "folder":  # what `jaxcnn.data.folder` calls its data sets, and so the recipes of runs on them
-        raise DataError("'folder' is pictures of your own, which have no name; pass data=jaxcnn.data.folder(PATH, size=...)")
+        raise DataError(
+            "'folder' is pictures of your own, which have no name; pass data=jaxcnn.data.folder(PATH, size=...)"
+        )
     found = short(str(name))  # a name of megabytes is not compared letter by letter
     near = difflib.get_close_matches(found.lower(), DATASETS, n=1, cutoff=0.0)[0]
     raise DataError(f"no data set is named {found!r}; did you mean {near!r}? There are {', '.join(DATASETS)}")
