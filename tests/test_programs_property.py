@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -20,8 +20,13 @@ from jaxcnn.programs.replacing import found
 
 TOGETHER = 6
 """Geometries in one example: they are compiled as one program, which takes most of the time."""
-QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Compiler options: what a program does is the same, LLVM takes less time."""
+QUICK: Any = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_disable_hlo_passes": "algsimp",
+}
+"""Compiler options: LLVM takes less time, and XLA leaves out a pass that ends the process for some plain convolutions, such as
+the gradient of [54, 1, 12, 4] with a kernel of 2x2, stride 2 and padding 1 (jaxlib 0.10.2, 0.12.0). The sums stay the same."""
 WORK = 2**18
 """Most multiply-adds of a convolution."""
 needed = pytest.mark.skipif(not programs.available(), reason="oneDNN cannot be called here")
@@ -33,16 +38,14 @@ def unkept():
         yield
 
 
-def tried(test, strategy, count):
-    """Run a test on so many examples of a strategy, the same ones at each run."""
-    checks = (
-        HealthCheck.too_slow,
-        HealthCheck.data_too_large,
-        HealthCheck.filter_too_much,
-        HealthCheck.large_base_example,
-    )
-    how = settings(max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=checks)
-    how(given(strategy)(test))()
+def tried(test, one, count):
+    """Run a test on so many cases, `TOGETHER` at a time and the same ones at each run.
+
+    A case is made from a seed: Hypothesis would otherwise change one number of an example and try the rest again.
+    """
+    how = settings(max_examples=-(-count // TOGETHER), derandomize=True, deadline=None, database=None)
+    several = st.randoms(use_true_random=True).map(lambda random: [one(random) for _ in range(TOGETHER)])
+    how(given(several)(test))()
 
 
 class Case(NamedTuple):
@@ -59,47 +62,37 @@ class Case(NamedTuple):
     form: str
 
 
-FORMS = ("jit", "jit", "scan", "vmap", "remat", "second", "jvp")
+FORMS = ("jit", "jit", "jit", "scan", "vmap", "remat", "second", "jvp")
 
 
-@st.composite
-def cases_of_convolutions(draw):
-    """Cases whose result is not empty, of at most `WORK` multiply-adds; three of four are of the usual kinds."""
-    size, few = st.integers(1, 40), st.integers(1, 12)
-    usual = draw(st.sampled_from([True, True, True, False]))
-    axes, channels = [], [draw(st.sampled_from([1, 1, 2, 3, 4, 5, 8, 16, 17, 33, 64])) for _ in range(2)]
-    square = draw(st.integers(1, 7))
+def case_of_convolution(random):
+    """A case whose result is not empty, of at most `WORK` multiply-adds; three of four are of the usual kinds."""
+    pick, between = random.choice, random.randint
+    usual, square = random.random() < 0.75, between(1, 7)
+    axes, channels = [], [pick([1, 1, 2, 3, 4, 5, 8, 16, 17, 33, 64]) for _ in range(2)]
     for _ in range(2):
-        n, k = draw(size if draw(st.booleans()) else few), square if usual else draw(st.integers(1, 7))
-        step = draw(st.sampled_from([1, 1, 1, min(2, k), min(3, k), k]) if usual else st.integers(1, 6))
-        spread = draw(st.sampled_from([1] * 9 + [2] if usual else [1, 1, 2, 3]))
-        apart = 1 if usual else draw(st.sampled_from([1, 1, 2, 3]))
+        n, k = between(1, pick([12, 40])), square if usual else between(1, 7)
+        step = pick([1, 1, 1, min(2, k), min(3, k), k]) if usual else between(1, 6)
+        spread = pick([1] * 9 + [2] if usual else [1, 1, 2, 3])
+        apart = 1 if usual else pick([1, 1, 2, 3])
         reach, whole = (k - 1) * apart + 1, (n - 1) * spread + 1
         if usual:
-            sides = draw(st.sampled_from([(0, 0), (k // 2, k // 2), (k // 2, (k - 1) // 2), (k - 1, k - 1)]))
+            sides = pick([(0, 0), (k // 2, k // 2), (k // 2, (k - 1) // 2), (k - 1, k - 1)])
         else:
-            sides = draw(st.integers(-3, 9)), draw(st.integers(-3, 9))
+            sides = between(-3, 9), between(-3, 9)
         lacking = max(reach - whole - sum(sides), 0)  # for one window
         sides = sides[0], sides[1] + lacking
         axes.append((n, k, step, spread, apart, sides, (whole + sum(sides) - reach) // step + 1))
-    groups = draw(st.sampled_from([1] * 9 + [2]))
+    groups = pick([1] * 9 + [2])
     work = int(np.prod([*(out * k for _, k, *_, out in axes), *channels]))
-    batch = min(draw(size), max(WORK // work, 1))
+    batch = min(between(1, 40), max(WORK // work, 1))
     while batch * work > WORK and max(channels) > 1:
         work = work // max(channels) * (max(channels) // 2)
         channels[channels.index(max(channels))] //= 2
     sizes, kernel, strides, spread, apart, padding, _ = zip(*axes, strict=True)
-    return Case(
-        (batch, *sizes, channels[0] * groups),
-        (*kernel, channels[0], channels[1] * groups),
-        strides,
-        padding,
-        spread,
-        apart,
-        groups,
-        draw(st.sampled_from(["float32"] * 4 + ["bfloat16"])),
-        draw(st.sampled_from(FORMS)),
-    )
+    images, kernel = (batch, *sizes, channels[0] * groups), (*kernel, channels[0], channels[1] * groups)
+    dtype = pick(["float32"] * 4 + ["bfloat16"])
+    return Case(images, kernel, strides, padding, spread, apart, groups, dtype, pick(FORMS))
 
 
 def convolved(case):
@@ -189,25 +182,23 @@ def compared(some):
 
 @needed
 def test_random_convolutions_are_those_of_jax(cases):
-    count, rewritten = -(-cases(300) // TOGETHER), []
-    strategy = st.lists(cases_of_convolutions(), min_size=TOGETHER, max_size=TOGETHER)
-    tried(lambda some: rewritten.append(compared(some)), strategy, count)
-    print(f"{sum(rewritten)} of {count * TOGETHER} programs were rewritten")
-    assert sum(rewritten) > count * TOGETHER / 5
+    count, rewritten = cases(300), []
+    tried(lambda some: rewritten.append(compared(some)), case_of_convolution, count)
+    print(f"{sum(rewritten)} of {TOGETHER * len(rewritten)} programs were rewritten")
+    assert sum(rewritten) > count / 5
 
 
-@st.composite
-def cases_of_poolings(draw):
-    """(images, window, strides, padding, kind of pixels) of a maximum; most of them are pooling rewritten by `rule`."""
+def case_of_pooling(random):
+    """(images, window, strides, padding, kind of pixels) of a maximum."""
     axes = []
     for _ in range(2):
-        n, k = draw(st.integers(1, 14)), draw(st.integers(1, 4))
-        sides = draw(st.integers(0, k)), draw(st.integers(0, k))  # JAX's own gradient has no negative padding
+        n, k = random.randint(1, 14), random.randint(1, random.choice([2, 3, 4]))
+        sides = random.randint(0, k), random.randint(0, k)  # JAX's own gradient has no negative padding
         sides = sides[0], sides[1] + max(k - n - sum(sides), 0)
-        axes.append((n, k, draw(st.integers(1, 4)), sides))
+        axes.append((n, k, random.randint(1, 4), sides))
     sizes, window, strides, padding = zip(*axes, strict=True)
-    batch, channels = draw(st.integers(0, 3)) if draw(st.booleans()) else 2, draw(st.integers(1, 5))
-    pixels = draw(st.sampled_from(["normal", "integers", "infinite", "lowest", "nan"]))
+    batch, channels = random.choice([0, 1, 2, 2, 2, 3]), random.randint(1, 5)
+    pixels = random.choice(["normal", "integers", "infinite", "lowest", "nan"])
     return (batch, *sizes, channels), window, strides, padding, pixels
 
 
@@ -238,7 +229,7 @@ def pooled(images, window, strides, padding, pixels):
 
 
 def test_gradients_of_random_max_poolings_are_those_of_jax_to_the_bit(cases):
-    count, rewritten = -(-cases(60) // TOGETHER), []
+    count, rewritten = cases(36), []
 
     def compare(some):
         runs, given = zip(*(pooled(*case) for case in some), strict=True)
@@ -248,5 +239,5 @@ def test_gradients_of_random_max_poolings_are_those_of_jax_to_the_bit(cases):
         for case, a, b in zip(some, got, expected, strict=True):
             np.testing.assert_array_equal(a, b, err_msg=str(case))
 
-    tried(compare, st.lists(cases_of_poolings(), min_size=TOGETHER, max_size=TOGETHER), count)
-    assert sum(rewritten) > count * TOGETHER / 4
+    tried(compare, case_of_pooling, count)
+    assert sum(rewritten) > count / 4
