@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,7 @@ from jaxcnn.models.frozen import batch_moments, other_statistics
 from jaxcnn.recipe import RecipeError, one_of, shown
 from jaxcnn.state import State, at_test, verify_state
 
+T = TypeVar("T")
 TESTED = 500 * 64 * 64
 """Pixels measured at a time at most: 500 images of up to 64x64, 40 of 224x224, whose maps would not fit many a memory."""
 
@@ -90,27 +91,33 @@ def fitting(images: np.ndarray, batch: int | None = None) -> int:
     return number
 
 
-_widths: dict[Any, int] = {}
+_known: dict[Any, Any] = {}
+
+
+def once(key: tuple[Any, ...], variables: Any, find: Callable[[], T]) -> T:
+    """`find()`, remembered by `key` and the shapes of `variables`: tracing a network takes up to seconds."""
+    leaves, tree = jax.tree.flatten(variables)
+    whole = (parallel.hashable(key), tree, tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves))
+    if whole not in _known:
+        value = find()
+        if len(_known) >= 64:
+            _known.clear()
+        _known[whole] = value
+    return _known[whole]
 
 
 def _check_labels(model, state, split, loss) -> None:
-    """RecipeError if the outputs of a model that is not the library's do not fit the labels; tracing is remembered."""
-    variables = {"params": state.params, **state.stats}
-    leaves, tree = jax.tree.flatten(variables)
-    shapes = tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves)
-    places = split.images.shape[1:], split.labels.shape[1:]
-    key = (parallel.hashable(model), tree, shapes, places, loss)
-    if key not in _widths:
-        images, labels = (
-            jax.ShapeDtypeStruct((97, *shape), kind) for shape, kind in zip(places, (np.float32, np.int32), strict=True)
-        )
-        found = check_outputs(model, variables, images, labels, loss)
-        if len(_widths) >= 64:
-            _widths.clear()
-        _widths[key] = found[-1]
-    if loss != "reconstruction" and (most := int(split.labels.max())) >= _widths[key]:
+    """RecipeError if the outputs of a model that is not the library's do not fit the labels."""
+    variables, places = {"params": state.params, **state.stats}, (split.images.shape[1:], split.labels.shape[1:])
+
+    def find():
+        images = jax.ShapeDtypeStruct((97, *places[0]), np.float32)
+        return check_outputs(model, variables, images, jax.ShapeDtypeStruct((97, *places[1]), np.int32), loss)[-1]
+
+    width = once(("evaluate", model, places, loss), variables, find)
+    if loss != "reconstruction" and (most := int(split.labels.max())) >= width:
         raise RecipeError(
-            f"the labels go up to {most}, but the model gives {_widths[key]} outputs; expected one for each class. Build the "
+            f"the labels go up to {most}, but the model gives {width} outputs; expected one for each class. Build the "
             f"model with at least {most + 1} outputs."
         )
 

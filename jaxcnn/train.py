@@ -16,7 +16,7 @@ import optax
 from jaxcnn import divergence, metrics, parallel
 from jaxcnn.augment import View, augment, normalise
 from jaxcnn.data import Dataset, Split, verify
-from jaxcnn.evaluate import counter, fitting, mapped, own, precise
+from jaxcnn.evaluate import counter, fitting, mapped, once, own, precise
 from jaxcnn.feed import examples, feed
 from jaxcnn.models.calling import call, check_outputs, compared, verify_model
 from jaxcnn.models.frozen import norms_held, other_statistics
@@ -269,21 +269,26 @@ def check_model(model: nn.Module, state: State, data: Dataset, recipe: Recipe, d
         raise RecipeError(f"the model has {model.classes} classes and the data {count}; build it with as many")  # pyright: ignore[reportAttributeAccessIssue]
     if not own(model):
         return  # each is tested to give what its fields say; tracing a deep one takes seconds
-    variables = {"params": state.params, **state.stats}
-    held, found = frozen(recipe.stage_rates), set()
+    variables, held = {"params": state.params, **state.stats}, frozen(recipe.stage_rates)
+    local = recipe.batch // (len(driver.devices) if driver.axis else 1)
+    places = data.train.images.shape[1:], data.train.labels.shape[1:]
 
     def holds(name: str) -> bool:
         return any(belongs(name, each) for each in held)
 
-    for train in (False, True):
-        n = recipe.batch // (len(driver.devices) if driver.axis else 1) if train else 97 + (count == 97)
-        images = jax.ShapeDtypeStruct((n, *data.train.images.shape[1:]), jnp.float32)
-        labels = jax.ShapeDtypeStruct((n, *data.train.labels.shape[1:]), jnp.int32)
-        axis = driver.axis if train else None
-        with norms_held(holds, found):
-            network = mapped(model, axis)
-            check_outputs(network, variables, images, labels, recipe.loss, count, train=train, axis=axis)
-    if other := other_statistics(state.stats, found, holds):
+    def look() -> str | None:
+        found = set()
+        for train, n, axis in ((False, 97 + (count == 97), None), (True, local, driver.axis)):
+            images, labels = (
+                jax.ShapeDtypeStruct((n, *places[0]), jnp.float32),
+                jax.ShapeDtypeStruct((n, *places[1]), jnp.int32),
+            )
+            with norms_held(holds, found):
+                network = mapped(model, axis)
+                check_outputs(network, variables, images, labels, recipe.loss, count, train=train, axis=axis)
+        return other_statistics(state.stats, found, holds)
+
+    if other := once(("fit", model, held, local, places, recipe.loss, count, driver.axis), variables, look):
         raise RecipeError(
             f"stage_rates freezes {', '.join(held)}, but {other} is not of a BatchNorm, and would go on moving; expected "
             "flax.linen.BatchNorm or a subclass there. Write a rate above 0."

@@ -141,18 +141,27 @@ def initial(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct) -> di
     Raises:
       RecipeError: for a model without parameters, or whose variables depend on the values of images.
     """
-    reports = _reports(model, initial_shapes(model, image, reports=True), image)
+    verify_model(model)
     module, flags = switches(model, False)
     extra: dict[str, Any] = dict(flags)
-    try:
+
+    def drawn(*left_out: str) -> dict[str, Any]:
         # Only the initializers run: tracing them is quick, while compiling `model.init` takes longer than compiling a step.
-        kept: Any = nn.DenyList(["intermediates", *reports])
-        variables = dict(module.lazy_init(key, image, mutable=kept, **extra))
-    except errors.LazyInitError:
-        raise RecipeError(
-            f"{type(model).__name__} initializes its variables from the values of images; expected initializers of a "
-            "shape alone. Write self.param(name, initializer, shape)."
-        ) from None
+        kept: Any = nn.DenyList(["intermediates", *left_out])
+        return dict(module.lazy_init(key, image, mutable=kept, **extra))
+
+    try:
+        variables = drawn()
+        for name in _reports(model, variables, image):
+            del variables[name]
+    except errors.LazyInitError:  # of a report's value, perhaps
+        try:
+            variables = drawn(*_reports(model, initial_shapes(model, image, reports=True), image))
+        except errors.LazyInitError:
+            raise RecipeError(
+                f"{type(model).__name__} initializes its variables from the values of images; expected initializers of a "
+                "shape alone. Write self.param(name, initializer, shape)."
+            ) from None
     if not jax.tree.leaves(variables.get("params")):
         raise RecipeError(f"{type(model).__name__} has no parameters; expected some to train. Write nn.Dense, say.")
     return variables
