@@ -125,11 +125,11 @@ def resized(key: jax.Array, image: jax.Array, least: float = 0.08) -> jax.Array:
       least: above 0, at most 1.
     """
     area_key, ratio_key, place_key = jax.random.split(key, 3)
-    area = jax.random.uniform(area_key, (), minval=least, maxval=1.0)
-    root = jnp.exp(jax.random.uniform(ratio_key, (), minval=-0.5, maxval=0.5) * math.log(4 / 3))
+    area = jax.random.uniform(area_key, (), jnp.float32, minval=least, maxval=1.0)
+    root = jnp.exp(jax.random.uniform(ratio_key, (), jnp.float32, minval=-0.5, maxval=0.5) * math.log(4 / 3))
     whole = jnp.array(image.shape[:2], jnp.float32)
     part = jnp.minimum(jnp.sqrt(area * whole.prod()) * jnp.stack([1 / root, root]), whole)
-    corner = jax.random.uniform(place_key, (2,)) * (whole - part)
+    corner = jax.random.uniform(place_key, (2,), jnp.float32) * (whole - part)
     zoom = whole / part
     return jax.image.scale_and_translate(image, image.shape, (0, 1), zoom, -corner * zoom, "linear")
 

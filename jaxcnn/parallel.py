@@ -11,10 +11,11 @@ examples. The drivers differ in who splits the batch:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, ParamSpec, TypeVar
 
@@ -199,7 +200,7 @@ def compiled(make: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(make)
     def remembered(*args: P.args, **kwargs: P.kwargs) -> T:
-        key = (make, args, tuple(kwargs.items()))
+        key = (make, hashable(args), hashable(tuple(kwargs.items())))
         if key not in _kept:
             if len(_kept) >= PROGRAMS:
                 forget()
@@ -207,6 +208,46 @@ def compiled(make: Callable[P, T]) -> Callable[P, T]:
         return _kept[key]
 
     return remembered
+
+
+class _Same:
+    """A value that equals itself alone; it is kept alive, so that no other gets its identity."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def hashable(value: Any) -> Any:
+    """Return `value`, or what stands for its contents where it cannot be hashed, such as a module with a list.
+
+    Example:
+      >>> hashable({"widths": [4, 8]}) == hashable({"widths": [4, 8]}) != hashable({"widths": [4, 9]})
+      True
+    """
+    try:
+        hash(value)
+    except TypeError:
+        pass
+    else:
+        return value
+    kind = type(value)
+    if isinstance(value, Mapping):
+        return kind, tuple((name, hashable(part)) for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return kind, tuple(hashable(part) for part in value)
+    if isinstance(value, set):
+        return kind, frozenset(value)
+    if isinstance(value, (np.ndarray, jax.Array)) and not np.asarray(value).dtype.hasobject:
+        return kind, str(value.dtype), value.shape, np.asarray(value).tobytes()
+    if dataclasses.is_dataclass(value):
+        return kind, tuple((f.name, hashable(getattr(value, f.name))) for f in dataclasses.fields(value) if f.compare)
+    return _Same(value)
 
 
 def forget() -> None:

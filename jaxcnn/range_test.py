@@ -17,7 +17,7 @@ from jaxcnn.feed import feed
 from jaxcnn.optim import optimizer
 from jaxcnn.recipe import Recipe, RecipeError
 from jaxcnn.state import start
-from jaxcnn.train import check, make_step, order, step_options
+from jaxcnn.train import check, check_model, make_step, order, step_options
 
 BLOWN = 4.0
 """A loss this many times that of the first steps has diverged."""
@@ -230,8 +230,9 @@ def lr_range_test(
     recipe = replace(recipe, schedule="constant", lr=low, warmup_lr=None)
     check(recipe, data, driver)
     tx = optimizer(recipe)
-    run = driver.fold(make_step(model, tx, **step_options(recipe), axis=driver.axis))
-    fed, state = feed(data.train, driver), start(model, tx, recipe, data)
+    state = start(model, tx, recipe, data)
+    check_model(model, state, data, recipe, driver)
+    run, fed = driver.fold(make_step(model, tx, **step_options(recipe), axis=driver.axis)), feed(data.train, driver)
     batches = iter(order(state.key, 0, steps, recipe.batch, len(data.train.labels)))
 
     def step(placed, rate):

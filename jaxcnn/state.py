@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,7 +13,8 @@ import optax
 
 from jaxcnn import augment, metrics
 from jaxcnn.data import Dataset
-from jaxcnn.optim import test_params
+from jaxcnn.models.calling import initial, initial_shapes
+from jaxcnn.optim import test_params, transformation
 from jaxcnn.recipe import Recipe, RecipeError
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
@@ -40,6 +40,28 @@ class State(NamedTuple):
     """Training sums since the last row, so that a run stopped between rows reports as if it never was."""
 
 
+def verify_state(state: Any) -> None:
+    """Raise RecipeError unless `state` is a State."""
+    if isinstance(state, State):
+        return
+    if isinstance(state, Mapping):
+        raise RecipeError(
+            "state is a dict of variables; expected a State, which also has what normalizes images. "
+            "Write adopt(start(model, optimizer(recipe), recipe, data), variables)."
+        )
+    raise RecipeError(f"state is of type {type(state).__name__}; expected a State. Write what fit or start gives.")
+
+
+def _plain(what: str, tree: Any) -> None:
+    """Raise RecipeError for typed random keys, which neither a checkpoint nor a comparison takes."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(getattr(leaf, "dtype", np.dtype(int)), jax.dtypes.prng_key):
+            name = jax.tree_util.keystr(path)
+            raise RecipeError(
+                f"{name} of the {what} is a typed random key; expected arrays of numbers. Write jax.random.PRNGKey(0)."
+            )
+
+
 def stream(key: jax.Array, *path: Any) -> jax.Array:
     """The key at the end of `path`, integers folded in one after another: `stream(state.key, ORDER, epoch)`."""
     for part in path:
@@ -57,11 +79,13 @@ def at_test(state: State) -> State:
     return state if params is state.params else state._replace(params=params, opt=())
 
 
-def start(model: nn.Module, tx: optax.GradientTransformation, recipe: Recipe, data: Dataset) -> State:
+def start(
+    model: nn.Module, tx: optax.GradientTransformation | optax.MultiSteps, recipe: Recipe, data: Dataset
+) -> State:
     """The state at step 0, as host arrays: parameters from the seed's INIT stream, the normaliser from `data`.
 
     Args:
-      model: maps float32 [b, h, w, c] to logits; called with `train=`.
+      model: maps float32 [b, h, w, c] to logits; in test mode, as `jaxcnn.models.calling` finds it.
       tx: the optimiser.
       recipe: gives the seed and what is subtracted.
       data: gives the image's shape and the means; nothing is computed on its images.
@@ -75,16 +99,25 @@ def start(model: nn.Module, tx: optax.GradientTransformation, recipe: Recipe, da
     """
     key = jax.random.PRNGKey(recipe.seed)
     image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
-    # Only the initialisers run: tracing them is quick, while compiling `model.init` takes longer than compiling a step.
-    variables = dict(model.lazy_init(stream(key, INIT), image, train=False))
+    tx = transformation(tx)
+    variables = initial(model, stream(key, INIT), image)
     params = variables.pop("params")
     opt = jax.jit(tx.init)(params)  # one program: there are hundreds of parameters of dozens of shapes
     norm = augment.norm(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
     state = State(jnp.int32(0), params, variables, opt, key, norm, metrics.zeros())
-    return jax.tree.map(np.asarray, state)
+    _plain("model's variables", (params, variables))
+    _plain("optimizer's state", opt)
+    if all(
+        leaf.dtype != np.float64 for leaf in jax.tree.leaves(params)
+    ):  # with JAX_ENABLE_X64, optax's constants are wider
+        opt = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, opt)
+        state = state._replace(opt=opt)
+    return jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf)), state)
 
 
-def shapes(model: nn.Module, tx: optax.GradientTransformation, recipe: Recipe, data: Dataset) -> State:
+def shapes(
+    model: nn.Module, tx: optax.GradientTransformation | optax.MultiSteps, recipe: Recipe, data: Dataset
+) -> State:
     """Return the state of `start` as `jax.ShapeDtypeStruct`s; nothing of the network's size is allocated.
 
     Example:
@@ -95,16 +128,16 @@ def shapes(model: nn.Module, tx: optax.GradientTransformation, recipe: Recipe, d
     """
     image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
     key = jax.eval_shape(jax.random.PRNGKey, 0)
-    variables = dict(jax.eval_shape(partial(model.init, train=False), key, image))
+    variables = initial_shapes(model, image)
     params = variables.pop("params")
     norm = augment.norm(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
-    step, opt, sums = jnp.int32(0), jax.eval_shape(tx.init, params), metrics.zeros()
+    step, opt, sums = jnp.int32(0), jax.eval_shape(transformation(tx).init, params), metrics.zeros()
     state = State(step, params, variables, opt, key, norm, sums)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), state)
 
 
-def adopt(state: State, variables: Mapping[str, Any]) -> State:
-    """`state` with the parameters and statistics of `variables`, such as `jaxcnn.pretrained` gives.
+def adopt(state: State, variables: Mapping[str, Any] | State) -> State:
+    """`state` with the parameters and statistics of `variables`, such as `jaxcnn.pretrained` gives, or of another state.
 
     For the start of a run: the optimiser's state stays, which for lookahead and schedule-free would hold other parameters.
 
@@ -124,6 +157,14 @@ def adopt(state: State, variables: Mapping[str, Any]) -> State:
       >>> bool((both.params["head"]["kernel"] == two.params["head"]["kernel"]).all())
       True
     """
+    verify_state(state)
+    if isinstance(variables, State):
+        variables = {"params": variables.params, **variables.stats}
+    if not isinstance(variables, Mapping):
+        raise RecipeError(
+            f"variables are of type {type(variables).__name__}; expected a dict of collections. "
+            "Write {'params': ..., 'batch_stats': ...}."
+        )
     if test_params(state.opt, state.params) is not state.params:
         raise RecipeError(
             "the optimiser keeps parameters of its own beside the model's; write optimizer='momentum', say"

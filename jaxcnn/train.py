@@ -16,23 +16,22 @@ import optax
 from jaxcnn import divergence, metrics, parallel
 from jaxcnn.augment import View, augment, normalise
 from jaxcnn.data import Dataset, Split, verify
-from jaxcnn.evaluate import compared, counter, precise
+from jaxcnn.evaluate import counter, fitting, mapped, once, own, precise
 from jaxcnn.feed import examples, feed
-from jaxcnn.models.frozen import norms_held
-from jaxcnn.optim import belongs, frozen, held, rate_of
+from jaxcnn.models.calling import call, check_outputs, compared, verify_model
+from jaxcnn.models.frozen import norms_held, other_statistics
+from jaxcnn.optim import belongs, frozen, held, rate_of, transformation
 from jaxcnn.recipe import Recipe, RecipeError
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, at_test, start, stream
 
 Row = dict[str, Any]
-TESTED = 500 * 64 * 64
-"""Pixels measured at a time at most: 500 images of up to 64x64, 40 of 224x224, whose maps would not fit many a memory."""
 AUX = 0.3
 """Weight of the loss of each auxiliary head, what a network sows in "aux" (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
 
 
 def make_step(
     model: nn.Module,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformation | optax.MultiSteps,
     *,
     loss: str = "cross-entropy",
     freeze: tuple[str, ...] = (),
@@ -43,8 +42,8 @@ def make_step(
 
     Args:
       model: the network; under an `axis` it needs a field `axis` if it has state such as BN's.
-      tx: the optimiser; extra arguments `value` (the loss), `error` (0..1) and `grad_fn` (params, any -> the gradient on the
-        same batch) are passed to those that take them.
+      tx: the optimiser; extra arguments `value` (the loss), `error` (0..1), `grad_fn` (params, any -> the gradient on the
+        same batch), `grad` and `value_fn` (params -> the loss on the same batch) are passed to those that take them.
       loss: what is minimised, a name in `jaxcnn.metrics.LOSSES`.
       freeze: stages whose parameters bring no gradient and whose BN works as in test; that they take no step is `tx`'s.
       view: the augmentation: fields of `jaxcnn.augment.View`, named as in `Recipe`.
@@ -65,8 +64,8 @@ def make_step(
       >>> int(step(state, data.train, jnp.arange(32)).step)
       1
     """
-    tx = optax.with_extra_args_support(tx)
-    model = _mapped(model, axis)
+    tx = transformation(tx)
+    model = mapped(model, axis)
     averaged = (lambda tree: jax.lax.pmean(tree, axis)) if axis else (lambda tree: tree)
     summed = (lambda tree: jax.lax.psum(tree, axis)) if axis else (lambda tree: tree)
 
@@ -83,10 +82,10 @@ def make_step(
         inputs = jax.vmap(augment, (0, 0, None, None))(keys, inputs, state.norm, drawn)
 
         def mean_loss(params):
-            rngs = {"dropout": stream(state.key, DROPOUT, state.step)}
+            drawn_from = stream(state.key, DROPOUT, state.step)
             variables = {"params": held(params, freeze), **state.stats}
             with norms_held(holds):
-                outputs, new = model.apply(variables, inputs, train=True, mutable=[*state.stats, "aux"], rngs=rngs)
+                outputs, new = call(model, variables, inputs, train=True, mutable=[*state.stats, "aux"], key=drawn_from)
             outputs, target = compared(outputs, inputs, labels, loss)
             aux = sum(metrics.LOSSES[loss](each, target).mean() for each in jax.tree.leaves(new.get("aux", {})))
             stats = {name: new[name] for name in state.stats}
@@ -96,33 +95,34 @@ def make_step(
         def again(params, _):  # for methods that look at a second point
             return averaged(jax.grad(mean_loss, has_aux=True)(params)[0])
 
+        def value_fn(params, error=None, grad_fn=None):  # for line searches, which hand on what they do not know
+            return averaged(mean_loss(params)[0])
+
         (value, (main, outputs, target, stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         value, main, grads = averaged((value, main, grads))
         new = summed(metrics.count(outputs, target, jnp.ones(len(inputs), bool), loss))
         size = new.n.astype(jnp.float32)
         error = new.wrong.astype(jnp.float32) / size
         with jax.numpy_dtype_promotion("standard"):  # optax's arithmetic mixes counts with rates
-            updates, opt = tx.update(grads, state.opt, state.params, value=value, error=error, grad_fn=again)
+            asked = {"value": value, "error": error, "grad_fn": again, "grad": grads, "value_fn": value_fn}
+            updates, opt = tx.update(grads, state.opt, state.params, **asked)
+            params = optax.apply_updates(state.params, updates)
         return state._replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            stats=stats,
-            opt=opt,
+            params=params,
+            stats=_as_before(state.stats, stats),
+            opt=_as_before(state.opt, opt),
             sums=metrics.add(state.sums, new._replace(norm=size * optax.tree.norm(grads), square=size * main**2)),
         )
 
     return step
 
 
-def _mapped(model, axis):
-    if axis is None:
-        return model
-    if hasattr(model, "axis"):
-        return model.clone(axis=axis)
-    raise RecipeError(
-        f"{type(model).__name__} has no field `axis`, so under pmap its BN would see one device's share only; "
-        "add the field and pass it to BN's axis_name, or write driver='jit'"
-    )
+def _as_before(old: Any, new: Any) -> Any:
+    """`new` in the dtypes of `old`: with JAX_ENABLE_X64, arithmetic on counts and rates gives wider ones."""
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        return new
+    return jax.tree.map(lambda a, b: b if a.dtype == b.dtype else b.astype(a.dtype), old, new)
 
 
 def order(key: jax.Array, first: int, last: int, batch: int, n: int, shuffle: bool = True) -> np.ndarray:
@@ -164,7 +164,7 @@ def _numbers(recipe, data) -> Callable[[Any, int, int], np.ndarray]:
 
 def fit(
     model: nn.Module,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformation | optax.MultiSteps,
     data: Dataset,
     recipe: Recipe,
     *,
@@ -175,8 +175,9 @@ def fit(
     """Train, yielding `(state, row)` every `recipe.every` steps; the loop, and what to do in it, is the caller's.
 
     Args:
-      model: a flax.linen Module called as `model(images, train=...)`.
-      tx: any optax transformation; `jaxcnn.optimizer(recipe)` is the recipe's.
+      model: a flax.linen Module called with images and, if it takes one, a flag: `train`, `training`, `is_training`, or
+        `deterministic`, which is their opposite.
+      tx: any optax transformation, or `optax.MultiSteps`; `jaxcnn.optimizer(recipe)` is the recipe's.
       data: images and labels; the training part is moved whole to every device, as bytes.
       recipe: the numbers. The rows of one recipe have the same bits on the same machine.
       resume: given the state at step 0, returns the state to go on from, or None; `Checkpoints.restore` fits.
@@ -194,15 +195,15 @@ def fit(
       a row at once, not only when it is due, whose `diverged` says why; whether to go on is the caller's to say.
 
     Raises:
-      RecipeError: before anything is compiled, for a batch that does not divide by the devices or exceeds the data.
+      RecipeError: before anything is compiled, for a batch that does not divide by the devices or exceeds the data, or
+        a model whose outputs do not fit the labels.
     """
     driver = driver or parallel.driver()
+    verify_model(model)
     check(recipe, data, driver)
-    if getattr(model, "classes", len(data.classes)) != len(data.classes):
-        raise RecipeError(
-            f"the model has {model.classes} classes and the data {len(data.classes)}; build it with as many"
-        )
+    tx = transformation(tx)
     state = start(model, tx, recipe, data)
+    check_model(model, state, data, recipe, driver)
     state = (resume(state) if resume else None) or state
     # What is compiled depends on the update alone: optimisers that only start in another state share it.
     tuned = driver.tunes(recipe.steps * recipe.batch * math.prod(data.train.images.shape[1:]))
@@ -261,6 +262,39 @@ def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:
         raise RecipeError("std is True, but a channel of the training images never changes; write std=False")
 
 
+def check_model(model: nn.Module, state: State, data: Dataset, recipe: Recipe, driver: parallel.Driver) -> None:
+    """RecipeError if the outputs of `model` do not fit the data in training or in test; nothing is compiled."""
+    count = len(data.classes)
+    if getattr(model, "classes", count) != count:
+        raise RecipeError(f"the model has {model.classes} classes and the data {count}; build it with as many")  # pyright: ignore[reportAttributeAccessIssue]
+    if not own(model):
+        return  # each is tested to give what its fields say; tracing a deep one takes seconds
+    variables, held = {"params": state.params, **state.stats}, frozen(recipe.stage_rates)
+    local = recipe.batch // (len(driver.devices) if driver.axis else 1)
+    places = data.train.images.shape[1:], data.train.labels.shape[1:]
+
+    def holds(name: str) -> bool:
+        return any(belongs(name, each) for each in held)
+
+    def look() -> str | None:
+        found = set()
+        for train, n, axis in ((False, 97 + (count == 97), None), (True, local, driver.axis)):
+            images, labels = (
+                jax.ShapeDtypeStruct((n, *places[0]), jnp.float32),
+                jax.ShapeDtypeStruct((n, *places[1]), jnp.int32),
+            )
+            with norms_held(holds, found):
+                network = mapped(model, axis)
+                check_outputs(network, variables, images, labels, recipe.loss, count, train=train, axis=axis)
+        return other_statistics(state.stats, found, holds)
+
+    if other := once(("fit", model, held, local, places, recipe.loss, count, driver.axis), variables, look):
+        raise RecipeError(
+            f"stage_rates freezes {', '.join(held)}, but {other} is not of a BatchNorm, and would go on moving; expected "
+            "flax.linen.BatchNorm or a subclass there. Write a rate above 0."
+        )
+
+
 def _check_dense(recipe, data) -> None:
     """What holds where an answer belongs to each pixel: an image's changes must be its mask's, and counts must fit int32."""
     images, labels = data.train
@@ -275,9 +309,8 @@ def _check_dense(recipe, data) -> None:
 
 def _row(model, placed, state, train, test, data, recipe, driver) -> Row:
     def measure(placed, fed, split):
-        h, w = split.images.shape[1:3]
         count = counter(model, driver, recipe.loss, driver.tunes(split.images.size))
-        return count(placed, fed, len(split.labels), max(1, min(500, TESTED // (h * w))))
+        return count(placed, fed, len(split.labels), fitting(split.images))
 
     held = getattr(data, recipe.report)
     judged = at_test(state)

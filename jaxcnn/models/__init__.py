@@ -92,14 +92,15 @@ for _depth in (20, 56, 110, 164, 1001):
     MODELS[f"cifar-preresnet{_depth}"] = partial(cifar_preact, _depth)
 
 
-def build(name: str, classes: int, **options: Any) -> nn.Module:
+def build(name: str, /, classes: int, **options: Any) -> nn.Module:
     """The network called `name`, with `classes` logits.
 
     Args:
       name: a key of `MODELS`, or `plainD` / `resnetD` / `preresnetD` for any other D = 6 n + 2. `resnet50` and `resnet152`
         are the ImageNet networks: write `cifar-resnet50` for the one of He et al.'s section 4.2.
       classes: the number of logits, at least 2.
-      options: fields of the module, such as `width=8`, `shortcut="B"`, `bn_group=64`, `dtype="bfloat16"`.
+      options: fields of the module, such as `width=8`, `shortcut="B"`, `bn_group=64`, `dtype="bfloat16"`, and
+        `name="backbone"`, what flax calls it inside another module.
 
     Raises:
       RecipeError: for an unknown name or option (the nearest is named), or a depth that is not 6 n + 2.
@@ -110,14 +111,17 @@ def build(name: str, classes: int, **options: Any) -> nn.Module:
     """
     if type(classes) is not int or classes < 2:
         raise RecipeError(f"classes is {shown(classes)}; expected a whole number of at least 2")
-    model = _constructor(str(name))(classes=classes)
+    model = _constructor(str(name))(classes=classes, parent=None)
     checks = OPTIONS | OWN.get(type(model), {})
     known = {f.name for f in fields(type(model))} & set(checks)
     if not getattr(model, "residual", True):
         known -= {"shortcut"}
     for option, value in options.items():
         options[option] = checks[one_of(f"option of {name}", option, known)](option, value)
-    return model.clone(**options)
+    around: Any = next(
+        field.default for field in fields(type(model)) if field.name == "parent"
+    )  # the module being set up, if any
+    return model.clone(parent=around, **options)
 
 
 def _constructor(name):

@@ -73,7 +73,7 @@ class VarianceScaling:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _drawn(key, distribution, length):
-    return DRAWS[distribution](key, shape=(length,))
+    return DRAWS[distribution](key, shape=(length,), dtype=jnp.float32)
 
 
 def _numbered(key: jax.Array) -> bool:

@@ -52,6 +52,12 @@ def _dtype(option: str, value: Any) -> str:
     return one_of(option, value, ("float32", "bfloat16"))
 
 
+def _name(option: str, value: Any) -> str:
+    if not isinstance(value, str) or not value or "/" in value:
+        raise RecipeError(f"{option} is {shown(value)}; expected a text without '/'. Write {option}='backbone'.")
+    return value
+
+
 OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "width": _whole(1),
     "bn_group": _whole(0),
@@ -71,6 +77,7 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "transform_input": _switch,
     "kernel_init": lambda option, value: one_of(option, str(value), INITS),
     "dtype": _dtype,
+    "name": _name,
 }
 """What `build` takes beside the name, with the check of each; a network takes those that it has a field for."""
 OWN: dict[type, dict[str, Callable[[str, Any], Any]]] = {

@@ -1,6 +1,7 @@
 """Optimisers and schedules by name, and `optimizer`, which makes one optax transformation from a Recipe."""
 
 from jaxcnn.optim.adapters import test_params as test_params
+from jaxcnn.optim.adapters import transformation as transformation
 from jaxcnn.optim.methods import OPTIMIZERS as OPTIMIZERS
 from jaxcnn.optim.methods import Method as Method
 from jaxcnn.optim.methods import decay_mask as decay_mask

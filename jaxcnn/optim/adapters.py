@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from jaxcnn.recipe import RecipeError, shown
+
 
 def only(tx: optax.GradientTransformationExtraArgs, *names: str) -> optax.GradientTransformationExtraArgs:
     """`tx` given only the extra arguments `names`, for a method that refuses others."""
@@ -37,6 +39,29 @@ def noise(eta: float, gamma: float, key: jax.Array) -> optax.GradientTransformat
         return updates, plain(state)
 
     return optax.GradientTransformation(lambda params: plain(inner.init(params)), update)
+
+
+def transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
+    """Return `tx` as a transformation with extra arguments; also what only has its two functions, as `optax.MultiSteps`.
+
+    Raises:
+      RecipeError: for anything else, such as `optax.adam` without its call.
+
+    Example:
+      >>> transformation(optax.adam)
+      Traceback (most recent call last):
+      jaxcnn.recipe.RecipeError: tx is the function adam; expected an optax transformation. Write adam(1e-3), its result.
+    """
+    if isinstance(tx, optax.GradientTransformation):
+        return optax.with_extra_args_support(tx)
+    if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)) and not isinstance(tx, type):
+        return optax.with_extra_args_support(optax.GradientTransformation(tx.init, tx.update))
+    if callable(tx):
+        name = getattr(tx, "__name__", type(tx).__name__)
+        what, mend = f"the function {name}", f"{name}(1e-3), its result"
+    else:
+        what, mend = shown(tx) if isinstance(tx, str) else f"of type {type(tx).__name__}", "optax.adam(1e-3), say"
+    raise RecipeError(f"tx is {what}; expected an optax transformation. Write {mend}.")
 
 
 class LookaheadState(NamedTuple):

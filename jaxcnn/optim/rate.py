@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -95,13 +96,17 @@ def at_rate(
 
 
 def rate_of(opt_state: Any) -> float | None:
-    """The learning rate of the last step, where the optimiser's state knows it (ours, or optax's injected one)."""
+    """The learning rate of the last step, where the optimiser's state knows it (ours, or optax's injected ones).
+
+    None where it does not, or where parts of the parameters have different rates.
+    """
 
     def field(path: Any, _: Any) -> bool:  # of an optimiser's state, not a parameter that is called the same
         return isinstance(path[-1], optax.tree_utils.NamedTupleKey)
 
-    rate = optax.tree.get(opt_state, "rate", filtering=field)
-    if rate is None:
-        injected = optax.tree.get(opt_state, "hyperparams", filtering=field) or {}
-        rate = injected.get("learning_rate")
-    return None if rate is None else float(f"{float(rate):.7g}")  # 0.1, not float32's 0.10000000149
+    found = [value for _, value in optax.tree.get_all_with_path(opt_state, "rate", filtering=field)]
+    if not found:
+        injected = optax.tree.get_all_with_path(opt_state, "hyperparams", filtering=field)
+        found = [values["learning_rate"] for _, values in injected if "learning_rate" in values]
+    rates = {float(f"{float(value):.7g}") for value in found if np.ndim(value) == 0}  # 0.1, not float32's 0.10000000149
+    return rates.pop() if len(rates) == 1 else None

@@ -11,13 +11,14 @@ import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from jaxcnn.optim import test_params
 from jaxcnn.weights.layouts import layouts, leaves, theirs
 from jaxcnn.weights.naming import published_name
 from jaxcnn.weights.types import WeightsError
 
 
 def export(
-    model: nn.Module, variables: Mapping[str, Any], file: str | Path, metadata: Mapping[str, str] | None = None
+    model: nn.Module, variables: Mapping[str, Any] | Any, file: str | Path, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write the variables of `model` as safetensors, in torchvision's layout where it has one, else in our own.
 
@@ -26,7 +27,7 @@ def export(
 
     Args:
       model: as `build` makes it.
-      variables: {"params": ..., "batch_stats": ...}, of float32; other collections are left out.
+      variables: {"params": ..., "batch_stats": ...}, of float32, or a State; other collections are left out.
       file: written whole or not at all; one that is there is replaced, a link too.
       metadata: texts for the header. "model" is added where the network has a name that published weights are known by,
         and tells v1 from v1.5.
@@ -46,6 +47,7 @@ def export(
     """
     from safetensors.numpy import save
 
+    variables = _variables(variables)
     kept = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
     flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten_dict(kept).items()}
     layout = layouts(model)[0]
@@ -57,6 +59,19 @@ def export(
         arrays |= {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in norms}
         header |= {"format": "pt"}
     _write(Path(file), save(arrays, header))
+
+
+def _variables(given: Any) -> Mapping[str, Any]:
+    """The variables of a State, at which its network is judged; WeightsError for what is neither."""
+    if isinstance(given, tuple) and hasattr(given, "params") and hasattr(given, "stats") and hasattr(given, "opt"):
+        state: Any = given
+        return {"params": test_params(state.opt, state.params), **state.stats}
+    if isinstance(given, Mapping) and isinstance(given.get("params"), Mapping):
+        return given
+    what = "has no params" if isinstance(given, Mapping) else f"is of type {type(given).__name__}"
+    raise WeightsError(
+        f"variables {what}; expected a State, or the collections of a network. Write {{'params': params, ...}}."
+    )
 
 
 def _header(model: nn.Module, metadata: dict[str, str]) -> dict[str, str]:
