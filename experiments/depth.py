@@ -140,6 +140,11 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
     for name in ("depths", "families"):
         if not getattr(options, name):
             raise jc.RecipeError(f"{name} is empty; write --{name} {'20 56' if name == 'depths' else 'plain residual'}")
+    if odd := [depth for depth in options.depths if depth < 8 or depth % 6 != 2]:
+        near = max(1, (odd[0] - 2) // 6)
+        raise jc.RecipeError(
+            f"depths is {odd[0]}; expected 6 n + 2 for whole n >= 1: write --depths {6 * near + 2} or {6 * near + 8}"
+        )
     if options.seeds < 1:
         raise jc.RecipeError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
     given: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any, TextIO
@@ -9,12 +10,55 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 
+class Unfailing:
+    """A text stream whose failures are ignored: a closed terminal or a full disk must not end a run.
+
+    Args:
+      stream: where to write; None, as Python's `sys.stderr` where that is closed, is nowhere.
+
+    Example:
+      >>> print("lost", file=Unfailing(open("/dev/full", "w")), flush=True)
+    """
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write `text` if that is possible; returns its length."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # ValueError: the file is closed
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream if that is possible."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self.stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether the stream is an open terminal."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return self.stream.isatty()
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class _Bar(tqdm):
+    """A bar by the monotonic clock: tqdm's own stops while the system's clock, set back, catches up."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self._time = lambda: time.monotonic()
+        self.start_t = self.last_print_t = self._time()
+
+
 class Progress:
     """Progress over work measured in any unit, such as steps times parameters.
 
     Args:
       total: units of the whole work.
-      file: where to write; stderr.
+      file: where to write; stderr. What cannot be written is lost, and the work goes on.
       every: seconds between plain lines at most; rows are always written.
       quiet: show nothing, as where another process of the job speaks for all.
 
@@ -29,14 +73,14 @@ class Progress:
     """
 
     def __init__(self, total: float, file: TextIO | None = None, every: float = 15.0, quiet: bool = False):
-        self.file = file or sys.stderr
+        self.file: Any = Unfailing(file or sys.stderr)
         self.total, self.done, self.skipped = total, 0.0, 0.0
         self.quiet = quiet
         self.every, self.began, self.spoke = every, time.monotonic(), time.monotonic()
         self.bar = None
         if self.file.isatty() and not quiet:
             shape = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-            self.bar = tqdm(total=total, file=self.file, bar_format=shape, dynamic_ncols=True, smoothing=0, miniters=0)
+            self.bar = _Bar(total=total, file=self.file, bar_format=shape, dynamic_ncols=True, smoothing=0, miniters=0)
 
     def advance(self, units: float, what: str) -> None:
         """`units` more are done; `what` says where the work is."""

@@ -106,9 +106,8 @@ class Recipe:
         for name in ("mean", "std"):
             object.__setattr__(self, name, channel_constants(name, getattr(self, name)))
         object.__setattr__(self, "drops", tuple(self.drops))
-        object.__setattr__(self, "options", dict(self.options))
-        object.__setattr__(self, "method", dict(self.method))
-        object.__setattr__(self, "stage_rates", dict(self.stage_rates))
+        for name in ("options", "method", "stage_rates"):
+            object.__setattr__(self, name, _frozen(dict(getattr(self, name))))
         for name, low in _INTEGERS.items():
             _integer(name, getattr(self, name), low)
         for name, (low, high) in _NUMBERS.items():
@@ -235,6 +234,36 @@ def channel_constants(name: str, value: Any) -> Any:
             f"{name} is {shown(value)}; expected {names} or numbers {least} and at most 1, one for each channel. {hint}."
         )
     return tuple(float(each) for each in numbers)
+
+
+def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+    raise TypeError("a Recipe cannot be changed; expected a new one. Use dataclasses.replace(recipe, options={...})")
+
+
+class FrozenDict(dict):
+    """A dict that refuses changes; `copy()` returns a plain dict."""
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:  # pickle and copy would otherwise set the items one by one
+        return FrozenDict, (dict(self),)
+
+
+class FrozenList(list):
+    """A list that refuses changes; `copy()` returns a plain list."""
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = extend = insert = pop = remove = clear = _refuse
+    sort = reverse = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenList, (list(self),)
+
+
+def _frozen(value: Any) -> Any:
+    """Return mappings and lists as copies that refuse changes, at every depth, equal to the originals."""
+    if isinstance(value, Mapping):
+        return FrozenDict({name: _frozen(each) for name, each in value.items()})
+    return FrozenList(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def one_of(what: str, value: str, choices: Iterable[str]) -> str:

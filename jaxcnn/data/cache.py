@@ -27,9 +27,24 @@ def folder(name: str, data_dir: Path | None = None) -> Path:
     What was read from a `data_dir` of the user's choice is kept apart, under `<name>-<digest of that path>`: it is
     neither hidden by what another source gave, nor given to those who did not ask for it.
     """
-    base = os.environ.get("JAXCNN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxcnn")
     suffix = f"-{hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]}" if data_dir else ""
-    return Path(base, "data", name + suffix).expanduser()
+    return root() / "data" / (name + suffix)
+
+
+def root() -> Path:
+    """Name the folder of all that is cached: $JAXCNN_CACHE, $XDG_CACHE_HOME/jaxcnn or ~/.cache/jaxcnn.
+
+    Raises:
+        DataError: it is below the home directory, and there is none (as in a container whose user has no entry).
+    """
+    base = os.environ.get("JAXCNN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxcnn")
+    try:
+        return Path(base).expanduser()
+    except RuntimeError:
+        raise DataError(
+            f"the cache is to be {base}, but this user has no home directory; expected a folder that can be written. "
+            "Set JAXCNN_CACHE=/tmp/jaxcnn, or another folder"
+        ) from None
 
 
 def read(place: Path) -> tuple[Split, Split] | None:

@@ -64,8 +64,7 @@ def _folder(data_dir: str | os.PathLike[str]) -> Path:
 
 
 def _obtain(name: str, facts: Facts, data_dir: Path | None) -> tuple[Split, Split]:
-    roots = [Path(os.environ["TFDS_DATA_DIR"])] if os.environ.get("TFDS_DATA_DIR") else []
-    roots = [root.expanduser() for root in (*roots, Path("~/tensorflow_datasets"))]
+    roots = _roots()
     looked: list[str] = []
     if data_dir:
         if found := _find(name, facts, cache.folder(name, data_dir), [data_dir], looked):
@@ -74,6 +73,15 @@ def _obtain(name: str, facts: Facts, data_dir: Path | None) -> tuple[Split, Spli
     if found := _find(name, facts, cache.folder(name), roots, looked):
         return found
     return _download(name, facts, data_dir, data_dir or roots[0], looked)
+
+
+def _roots() -> list[Path]:
+    """Name the folders that TFDS would use; in a container without a home directory, one below the cache."""
+    named, home = os.environ.get("TFDS_DATA_DIR"), os.path.expanduser("~/tensorflow_datasets")
+    roots = [Path(os.path.expanduser(named))] if named else []
+    if not home.startswith("~"):
+        return [*roots, Path(home)]
+    return roots or [cache.root() / "tensorflow_datasets"]
 
 
 def _find(name: str, facts: Facts, kept: Path, roots: list[Path], looked: list[str]) -> tuple[Split, Split] | None:

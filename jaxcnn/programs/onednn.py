@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -220,11 +221,28 @@ def _reference(geometry: Geometry, x: np.ndarray, kernel: np.ndarray) -> np.ndar
 
 @contextlib.contextmanager
 def unkept() -> Iterator[None]:
-    """Within it, nothing that is compiled is written to JAX's persistent cache: jaxlib cannot serialise calls of oneDNN."""
+    """Within it, nothing that is compiled is written to JAX's persistent cache: jaxlib cannot serialise calls of oneDNN.
+
+    The setting belongs to the process: while several threads are within, the first saves it and the last restores it.
+    """
+    global _within, _before
     name = "jax_persistent_cache_min_compile_time_secs"
-    before = jax.config.values[name]
-    jax.config.update(name, math.inf)
+    with _entering:
+        if not _within:
+            _before = jax.config.values[name]
+            jax.config.update(name, math.inf)
+        _within += 1
     try:
         yield
     finally:
-        jax.config.update(name, before)
+        with _entering:
+            _within -= 1
+            if not _within:
+                jax.config.update(name, _before)
+
+
+_entering = threading.Lock()
+_within = 0
+"""How many threads are within `unkept`."""
+_before: Any = None
+"""The setting before the first of them."""

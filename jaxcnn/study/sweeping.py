@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,7 @@ def sweep(
             file_name(part)
         check(recipe, cut(recipe, data), driver)
     _same_everywhere(runs, data)
+    _check_memory(runs, weights)
     total = sum(weights[name] * recipe.steps for name, recipe in runs.items())
     results = {}
     with _owned(runs, Path(out), driver), Progress(total, quiet=not hosts.first()) as progress:
@@ -107,6 +109,29 @@ def _weight(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> int:
         image = jax.ShapeDtypeStruct((1, *shape), np.float32)
         jax.eval_shape(tx.init, jax.eval_shape(model.init, jax.random.key(0), image)["params"])
     return parameters(model, shape)
+
+
+def _check_memory(runs: Mapping[str, Recipe], weights: Mapping[str, int]) -> None:
+    """RecipeError for a network that cannot fit: Linux would end the process without a word instead."""
+    name = max(weights, key=lambda name: weights[name])
+    needed, there = 12 * weights[name], machine_memory()  # float32 parameters, their gradients and the updates
+    if there is not None and needed > there:
+        raise RecipeError(
+            f"{name} has {weights[name]:,} parameters, which take at least {needed / 2**30:.0f} GiB to train; expected to fit "
+            f"this machine's {there / 2**30:.0f} GiB. Write a smaller width"
+        )
+
+
+def machine_memory() -> int | None:
+    """The bytes of memory that this machine, or the container of this process, has; None where the system does not say."""
+    try:
+        sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, OSError, ValueError):
+        return None
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+            sizes.append(int(Path(limit).read_text()))
+    return min(sizes)
 
 
 def _same_everywhere(runs: Mapping[str, Recipe], data: Dataset) -> None:
