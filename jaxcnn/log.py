@@ -181,7 +181,7 @@ class RunLog:
 
     def _hold(self, facts):
         """Add what the run is made from to `run.json`; RecipeError if that holds another run."""
-        if differing := provenance.differences(self._run, facts):
+        if differing := provenance.differences(self._run, facts, self.recipe):
             raise RecipeError(
                 f"{self.folder} holds another run: {'; '.join(differing)}; write another --out, or delete that folder"
             )

@@ -51,7 +51,7 @@ NOTED = 4096
 _GLUE = ("chain", "with_extra_args_support", "init_empty_state")
 """Functions of Optax that only hold others."""
 _DEPTH = 6
-_TEXT = 200
+_TEXT = 300
 
 
 def made_from(model: Any, tx: Any, recipe: Recipe, data: Dataset, params: Any, opt: Any) -> Facts:
@@ -101,8 +101,10 @@ def optimizer_of(tx: Any, recipe: Recipe) -> Facts | None:
     """
     try:
         named = optimizer(recipe)
-        if named.update is tx.update and _parts(named.init) == _parts(tx.init):
-            return None
+        if named.update is tx.update:  # recipes that differ in the rate alone share their update
+            rate = next((part["lr"] for part in _parts(tx.init) if "lr" in part), recipe.lr)
+            same = _parts(named.init) == _parts(tx.init)
+            return None if same else {"parts": [{"name": recipe.optimizer, "lr": rate}]}
     except RecipeError:
         pass
     # Some numbers are held by `init` alone, such as an injected rate.
@@ -116,13 +118,15 @@ def _within(part: Facts, other: Facts) -> bool:
     return len(part) < len(other) and all(key in other and other[key] == value for key, value in part.items())
 
 
-def in_words(facts: Mapping[str, Any] | None, key: str) -> str:
-    """Return a model or an optimiser as one line says it.
+def in_words(facts: Mapping[str, Any] | None, key: str, recipe: Recipe | None = None) -> str:
+    """Return a model or an optimiser as one line says it; None is that of `recipe`.
 
     Example:
       >>> in_words({"parts": [{"name": "scale", "step_size": -0.5}], "rate": 0.5}, "optimizer")
       'scale(step_size=-0.5) at rate 0.5'
     """
+    if facts is None and recipe is not None:
+        return _call(recipe.model, recipe.options) if key == "model" else _call(recipe.optimizer, {"lr": recipe.lr})
     if facts is None:
         return f"the recipe's {key}"
     if key == "model":
@@ -132,8 +136,10 @@ def in_words(facts: Mapping[str, Any] | None, key: str) -> str:
     return " + ".join(calls) + rate
 
 
-def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], recipe: Recipe | None = None) -> list[str]:
     """Return how the facts of two runs differ, each difference with both values; a fact that one lacks is no difference.
+
+    `recipe`, which is that of both, gives the words for a model or an optimiser that is its own.
 
     Example:
       >>> differences({"data": "aa", "jax": {"jax_enable_x64": False}}, {"data": "aa", "jax": {"jax_enable_x64": True}})
@@ -141,7 +147,7 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     found = []
     for key in ("model", "optimizer"):
-        if key in there and key in now and (pair := _differing(there[key], now[key], key)):
+        if key in there and key in now and (pair := _differing(there[key], now[key], key, recipe)):
             found.append(f"{key} is {_cut(pair[0])} there and {_cut(pair[1])} here")
     for key in ("jax",) if found else ("arrays", "jax"):
         old, new = there.get(key) or {}, now.get(key) or {}
@@ -155,11 +161,11 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _differing(there: Facts | None, now: Facts | None, key: str) -> tuple[str, str] | None:
+def _differing(there: Facts | None, now: Facts | None, key: str, recipe: Recipe | None) -> tuple[str, str] | None:
     """Both values where they differ: of an optimiser of the same parts only the parts whose numbers do."""
     if there == now:
         return None
-    whole = in_words(there, key), in_words(now, key)
+    whole = in_words(there, key, recipe), in_words(now, key, recipe)
     if there is None or now is None:
         return whole
     if key == "model":

@@ -42,7 +42,7 @@ def resumed(
     if not np.array_equal(found.key, fresh.key):
         changes["seed"] = _seed(found.key), recipe.seed
     if not all(np.allclose(old, new, rtol=1e-5, atol=1e-6) for old, new in zip(found.norm, fresh.norm, strict=True)):
-        changes["mean"] = _normaliser(found.norm, data), _normaliser(fresh.norm, data)
+        changes["mean"] = _normaliser(found.norm, data, recipe), _normaliser(fresh.norm, data, recipe)
     if changes and not warm_start:
         told = ", ".join(
             f"{name} is {old} in the state and {new} in the recipe" for name, (old, new) in changes.items()
@@ -113,12 +113,15 @@ def _seed(key: Any) -> Any:
     return words[1] if len(words) == 2 and words[0] == 0 else words
 
 
-def _normaliser(norm: augment.Norm, data: Dataset) -> str:
-    """A normaliser by the recipe's words if it is one of this data's, with the average that it subtracts."""
-    average = f"{float(np.mean(norm.mean)):.4g} on average"
-    for subtract in ("pixel", "channel", "none", *(["imagenet"] if np.shape(norm.mean)[-1] == 3 else [])):
-        for divide in (False, True):
-            other = augment.norm(data.mean, data.std, subtract=subtract, divide=divide)
-            if all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(norm, other, strict=True)):
-                return f"{subtract!r}{' with std' if divide else ''} ({average})"
-    return f"that of other data ({average})"
+def _normaliser(norm: augment.Norm, data: Dataset, recipe: Recipe) -> str:
+    """A normaliser in the recipe's words where it is this recipe's or a named one of this data, with its averages."""
+    average, spread = (f"{float(np.mean(array)):.4g}" for array in norm)
+    names = ["pixel", "channel", "none"] + ["imagenet"] * (np.shape(norm.mean)[-1] == 3)
+    for subtract, divide in [
+        (recipe.mean, recipe.std),
+        *((name, divide) for name in names for divide in (False, True)),
+    ]:
+        other = augment.norm(data.mean, data.std, subtract=subtract, divide=divide)
+        if all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(norm, other, strict=True)):
+            return f"{subtract!r}{f' with std {divide!r}' if divide else ''} ({average} on average)"
+    return f"of other data or constants (mean {average} and std {spread} on average)"

@@ -43,10 +43,14 @@ def bits(state):
     [
         ({"lr": 0.0005, "steps": 8}, "lr is 0.05 in the state and 0.0005 in the recipe"),
         ({"seed": 3}, "seed is 0 in the state and 3 in the recipe"),
+        (
+            {"mean": (0.5,), "std": (0.25,)},
+            "mean is 'pixel' (0.3055 on average) in the state and (0.5,) with std (0.25,) (0.5",
+        ),
         ({"mean": "none"}, "mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the recipe"),
         (
             {"std": True, "mean": "channel"},
-            "mean is 'pixel' (0.3055 on average) in the state and 'channel' with std (0.3055",
+            "mean is 'pixel' (0.3055 on average) in the state and 'channel' with std True (0.3055",
         ),
     ],
 )
@@ -69,7 +73,7 @@ def test_all_that_differs_is_named_at_once(data, driver, half):
 def test_data_of_another_mean_are_refused(data, driver, half):
     other = data._replace(mean=data.mean / 2)
     with pytest.raises(
-        jc.RecipeError, match=r"mean is that of other data \(0.3055 .* and 'pixel' \(0.1527 on average\)"
+        jc.RecipeError, match=r"mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)"
     ):
         next(jc.fit(MODEL, jc.optimizer(RECIPE), other, RECIPE, driver=driver, resume=lambda like: half))
 
