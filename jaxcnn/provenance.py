@@ -97,7 +97,7 @@ def optimizer_of(tx: Any, recipe: Recipe) -> Facts | None:
     Example:
       >>> import optax
       >>> optimizer_of(optax.sgd(0.5), Recipe())["parts"]
-      [{'name': 'scale', 'step_size': -0.5}]
+      [{'name': 'identity'}, {'name': 'scale', 'step_size': -0.5}]
     """
     try:
         named = optimizer(recipe)
