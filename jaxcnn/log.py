@@ -1,4 +1,4 @@
-"""RunLog: a run's folder of records, `config.json`, `env.json` and `metrics.jsonl`. It is enough to make the run again."""
+"""RunLog: a run's folder of records, enough to make it again: `config.json`, `run.json`, `env.json` and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn import provenance
 from jaxcnn.checkpoint.manifest import CheckpointError
 from jaxcnn.checkpoint.paths import check_path
-from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.data import Dataset
+from jaxcnn.recipe import Recipe, RecipeError, shown
 
 
 class LogError(ValueError):
@@ -36,11 +38,17 @@ class RunLog:
     Args:
       folder: the run's; made if it is not there.
       recipe: written to `config.json`. A folder that holds another recipe's run is refused.
-      facts: joins the packages' versions in `env.json`: devices, precision. Where a run is continued under other facts,
-        they are appended, so that `env.json` is a list in the order of use.
+      facts: joins the packages' versions, the CPU, its cores and the library's commit in `env.json`: devices, precision. Where
+        a run is continued under other facts, they are appended, so that `env.json` is a list in the order of use.
+      model, tx, data: what `fit` is given, to refuse a folder that holds the run of another model, optimizer or data set
+        now. Without them that happens at the first row of `fit` that is written.
+
+    `run.json` holds what must stay the same when a run is resumed and no recipe says: digests of the data and of the
+    arrays' shapes, JAX's settings that change numbers, and a model or an optimizer that is not the one that the recipe
+    names. `config.json` then names what ran, and leaves out the recipe's numbers of an optimizer that did not run.
 
     Raises:
-      RecipeError: one line, when the folder cannot be written or is another recipe's (the differing fields are named).
+      RecipeError: one line, when the folder cannot be written or is another run's (what differs is named); also by `write`.
       LogError: also one line, there and later: the disk is full, the folder gone, a file not what was written.
 
     It may be used in a `with` block, after which it writes no more: an object that an earlier cell of a notebook has left
@@ -54,10 +62,30 @@ class RunLog:
       [{'step': 1, 'train_loss': None}]
     """
 
-    def __init__(self, folder: str | Path, recipe: Recipe, facts: Mapping[str, Any] | None = None):
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        folder: str | Path,
+        recipe: Recipe,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        model: Any = None,
+        tx: Any = None,
+        data: Dataset | None = None,
+    ):
+        if not isinstance(recipe, Recipe):
+            raise RecipeError(
+                f"recipe is a {type(recipe).__name__}, {shown(recipe, 40)}; expected a Recipe. Use jaxcnn.Recipe(...)."
+            )
+        self.folder, self.recipe = Path(folder), recipe
+        made_from: dict[str, Any] = {"jax": provenance.settings()}
+        if model is not None:
+            made_from["model"] = provenance.model_of(model, recipe, len(data.classes) if data else None)
+        if tx is not None:
+            made_from["optimizer"] = provenance.optimizer_of(tx, recipe)
+        if data is not None:
+            made_from["data"] = provenance.data_digest(data)
         _make(self.folder)
-        self._claim(recipe)
+        self._claim(made_from)
         self._environment(dict(facts or {}))
         self.path = self.folder / "metrics.jsonl"
         self._closed = False
@@ -66,10 +94,15 @@ class RunLog:
     def write(self, *, step: int, **row: Any) -> None:
         """Append the row of `step`. Numbers that JSON lacks (nan, inf) become null.
 
+        A row of `fit` is refused (RecipeError) where its run had another recipe, model, optimizer or data than the folder's.
         Rows of this step or later ones are dropped first: a run that died between a row and its checkpoint makes them again.
         """
         self._open()
         row = {"step": int(step)} | row
+        origin = provenance.noted(row)
+        if origin is not None and origin is not self._origin:
+            self._check(origin)
+            self._origin = origin
         if self.last is not None and self.last >= row["step"]:
             before = [old for old in self.rows() if old["step"] < row["step"]]
             write_text(self.path, "".join(json.dumps(old) + "\n" for old in before))
@@ -117,26 +150,78 @@ class RunLog:
             if not there.endswith(b"\n") or there.count(b"\n") > len(rows):
                 write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def _claim(self, recipe):
-        path = self.folder / "config.json"
-        if not path.exists():
-            write_text(path, recipe.to_json())
-            return
-        there, mine = asdict(Recipe.load(self.folder)), asdict(recipe)
-        differing = [f"{k} ({there[k]!r} there, {mine[k]!r} asked)" for k in mine if there[k] != mine[k]]
-        if differing:
+    def _claim(self, made_from):
+        self._origin: Any = None
+        path = self.folder / "run.json"
+        self._run: dict[str, Any] = read_json(path) if path.exists() else {}
+        config = self.folder / "config.json"
+        if config.exists():
+            own = {"model", "options"} if self._run.get("model") else set()
+            own |= set(provenance.OPTIMIZER) if self._run.get("optimizer") else set()
+            mine = {name: value for name, value in asdict(self.recipe).items() if name not in own}
+            if differing := _differing(asdict(Recipe.load(self.folder)), mine, "asked"):
+                raise RecipeError(
+                    f"{self.folder} holds a run of another recipe: {differing}; write another --out, or delete that folder"
+                )
+        self._hold(made_from)
+        if not config.exists() or self._run.get("model") or self._run.get("optimizer"):
+            self._write_config()
+
+    def _check(self, origin):
+        """RecipeError unless a row's run is the folder's."""
+        if differing := _differing(asdict(self.recipe), origin["recipe"], "trained"):
             raise RecipeError(
-                f"{self.folder} holds a run of another recipe: {', '.join(differing)}; "
-                "write another --out, or delete that folder"
+                f"the row is of another recipe than {self.folder}: {differing}; expected the same. "
+                "Use RunLog(folder, recipe) with the recipe that fit is given."
             )
+        self._hold({key: value for key, value in origin.items() if key not in ("recipe", "warm_start")})
+        starts = self._run.get("warm_starts", [])
+        if "warm_start" in origin and origin["warm_start"] not in starts:
+            self._save(self._run | {"warm_starts": [*starts, origin["warm_start"]]})
+
+    def _hold(self, facts):
+        """Add what the run is made from to `run.json`; RecipeError if that holds another run."""
+        if differing := provenance.differences(self._run, facts, self.recipe):
+            raise RecipeError(
+                f"{self.folder} holds another run: {'; '.join(differing)}; write another --out, or delete that folder"
+            )
+        self._save(_plain(facts) | self._run)
+
+    def _save(self, run):
+        if run == self._run:
+            return
+        before = [self._run.get(key) for key in ("model", "optimizer")]
+        self._run = run
+        write_text(self.folder / "run.json", json.dumps(run, indent=2, allow_nan=False) + "\n")
+        if before != [run.get(key) for key in ("model", "optimizer")]:
+            self._write_config()
+
+    def _write_config(self):
+        """The recipe, but of a model or an optimizer that is not its own what that is."""
+        values = json.loads(self.recipe.to_json())
+        model, tx = self._run.get("model"), self._run.get("optimizer")
+        if model:
+            values |= {"model": model["class"], "options": model["fields"]}
+        if tx:
+            values = {name: value for name, value in values.items() if name not in provenance.OPTIMIZER}
+            values["optimizer"] = provenance.in_words(tx, "optimizer")
+        try:
+            Recipe(**values)
+        except RecipeError:  # fields of a module that are too deep for a recipe; `run.json` has them
+            values["options"] = {}
+        write_text(self.folder / "config.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
 
     def _environment(self, facts):
         path = self.folder / "env.json"
-        now = {"python": platform.python_version(), "packages": _versions(), "machine": platform.machine()} | facts
-        now = _plain(now)
+        now = {"python": platform.python_version(), "packages": _versions(), "machine": platform.machine()}
+        now = _plain(now | provenance.machine() | facts)
         before = read_json(path, list) if path.exists() else []
         if not before or before[-1] != now:
             write_text(path, json.dumps([*before, now], indent=2) + "\n")
+
+
+def _differing(there: Mapping[str, Any], mine: Mapping[str, Any], word: str) -> str:
+    return ", ".join(f"{k} ({there[k]!r} there, {mine[k]!r} {word})" for k in mine if there[k] != mine[k])
 
 
 def read_rows(folder: str | Path) -> list[dict[str, Any]]:

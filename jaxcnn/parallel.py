@@ -291,6 +291,7 @@ def describe(driver: Driver) -> dict[str, Any]:
         "driver": driver.kind,
         "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default (on NVIDIA GPUs: TF32)",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "jaxcnn_plain": os.environ.get("JAXCNN_PLAIN", ""),
     }
 
 

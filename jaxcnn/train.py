@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn import divergence, metrics, parallel
+from jaxcnn import divergence, metrics, parallel, provenance
 from jaxcnn.augment import View, augment, normalise
 from jaxcnn.data import Dataset, Split, verify
 from jaxcnn.evaluate import counter, fitting, mapped, once, own, precise
@@ -22,6 +22,7 @@ from jaxcnn.models.calling import call, check_outputs, compared, verify_model
 from jaxcnn.models.frozen import norms_held, other_statistics
 from jaxcnn.optim import belongs, frozen, held, rate_of, transformation
 from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.resume import resumed
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, at_test, start, stream
 
 Row = dict[str, Any]
@@ -169,6 +170,7 @@ def fit(
     recipe: Recipe,
     *,
     resume: Callable[[State], State | None] | None = None,
+    warm_start: bool = False,
     driver: parallel.Driver | None = None,
     pause: Callable[[int], Any] | None = None,
 ) -> Iterator[tuple[State, Row | None]]:
@@ -179,8 +181,12 @@ def fit(
         `deterministic`, which is their opposite.
       tx: any optax transformation, or `optax.MultiSteps`; `jaxcnn.optimizer(recipe)` is the recipe's.
       data: images and labels; the training part is moved whole to every device, as bytes.
-      recipe: the numbers. The rows of one recipe have the same bits on the same machine.
-      resume: given the state at step 0, returns the state to go on from, or None; `Checkpoints.restore` fits.
+      recipe: the numbers. The rows of one recipe have the same bits on one machine with the same number of usable cores and
+        the same versions of Python's packages; elsewhere they are equal to rounding.
+      resume: given the state at step 0, returns the state to go on from, or None; `Checkpoints.restore` fits. A state that was
+        trained with another rate, seed or normaliser than the recipe's is refused; more `steps` than it had are fine.
+      warm_start: take such a state, with its step, parameters, statistics and the optimiser's moments, and continue with the
+        recipe's rate, seed and normaliser; `RunLog` records what changed.
       driver: where to run: `jaxcnn.driver("pmap")`, say; by default "jit" over all devices.
       pause: called with the step number after every step (on accelerators, after every scan). When it answers true
         before a row is due, `(state, None)` is yielded and fit ends; a run resumed from that state continues in
@@ -204,7 +210,11 @@ def fit(
     tx = transformation(tx)
     state = start(model, tx, recipe, data)
     check_model(model, state, data, recipe, driver)
-    state = (resume(state) if resume else None) or state
+    made_from = provenance.made_from(model, tx, recipe, data, state.params, state.opt)
+    if resume is not None and (found := resume(state)) is not None:
+        state, changes = resumed(found, state, recipe, data, warm_start)
+        if changes:
+            made_from["warm_start"] = {"step": int(state.step), "changed": changes}
     # What is compiled depends on the update alone: optimisers that only start in another state share it.
     tuned = driver.tunes(recipe.steps * recipe.batch * math.prod(data.train.images.shape[1:]))
     run = _trainer(model, tx._replace(init=start), tuple(step_options(recipe).items()), driver, tuned)
@@ -232,7 +242,9 @@ def fit(
         sane, row = why is None, row | ({"diverged": why} if why else {})
         state = state._replace(sums=jax.tree.map(np.zeros_like, state.sums))
         placed = placed._replace(sums=driver.replicate(state.sums))
-        yield state, row | {"seconds": time.perf_counter() - began, "images_per_second": rate}
+        row |= {"seconds": time.perf_counter() - began, "images_per_second": rate}
+        provenance.note(row, made_from)
+        yield state, row
 
 
 def check(recipe: Recipe, data: Dataset, driver: parallel.Driver) -> None:

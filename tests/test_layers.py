@@ -12,10 +12,10 @@ import jaxcnn
 ROOT = Path(jaxcnn.__file__).parent
 LAYER = {
     "recipe": 0, "data": 0, "metrics": 0, "checkpoint": 0, "progress": 0, "plots": 0, "ops": 0, "programs": 0,
-    "augment": 1, "models": 1, "optim": 1, "parallel": 1, "log": 1, "hosts": 1,
+    "augment": 1, "models": 1, "optim": 1, "parallel": 1, "hosts": 1,
     "curvature": 1, "descent": 1, "calibration": 0,
-    "feed": 2, "state": 2, "divergence": 2, "report": 2, "weights": 2, "evaluate": 3, "command": 3,
-    "train": 4, "study": 5, "look": 5, "range_test": 5, "landscape": 5,
+    "feed": 2, "state": 2, "divergence": 2, "provenance": 2, "weights": 2, "evaluate": 3, "log": 3, "resume": 3,
+    "train": 4, "report": 4, "command": 4, "study": 5, "look": 5, "range_test": 5, "landscape": 5,
 }  # fmt: skip
 ONLY_IN = {
     "matplotlib": "plots",

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxcnn import parallel
+from jaxcnn.provenance import cores, processor
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 FLAGS = ("XLA_FLAGS", "GLIBC_TUNABLES")
@@ -83,19 +83,6 @@ def described(driver: parallel.Driver) -> str:
     flags = [f"{one}={os.environ[one]}" for one in FLAGS if os.environ.get(one)]
     python = f"Python {platform.python_version()}"
     return "; ".join([f"{name}, {many}{cores()} cores", ", ".join([python, *versions]), *flags, str(date.today())])
-
-
-def processor() -> str:
-    """The CPU's name, by what the system says of it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version(name: str) -> str | None:

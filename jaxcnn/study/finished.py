@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxcnn import report
 from jaxcnn.log import LogError, read_json, read_lines, read_rows, write_text
+from jaxcnn.provenance import OPTIMIZER
 from jaxcnn.recipe import Recipe, RecipeError, shown
 
 Result = dict[str, Any]
@@ -91,14 +92,16 @@ _LEFT_OUT = {"pad": 4, "flip": True}
 def pack(source: str | Path, target: str | Path) -> int:
     """Write the runs of `source` that are over to `target`/runs.jsonl, one line each, for `finished`; returns how many.
 
-    A study of hundreds of short runs is so kept in one small file: of each its name, recipe, environment, result and rows,
-    numbers with 6 digits. The recipe is whole, so that no later default changes it. Checkpoints are left behind.
+    A study of hundreds of short runs is so kept in one small file: of each its name, recipe, `run.json`, environment, result
+    and rows, numbers with 6 digits. The recipe is whole, so that no later default changes it. Checkpoints are left behind.
     """
     lines = []
     for folder in sorted(path.parent for path in Path(source).glob("*/result.json")):
         recipe = asdict(Recipe.load(folder))
-        kinds = {"env": list, "result": dict}
+        kinds = {"env": list, "result": dict} | ({"run": dict} if (folder / "run.json").exists() else {})
         files = {name: read_json(folder / f"{name}.json", kind) for name, kind in kinds.items()}
+        if files.get("run", {}).get("optimizer"):  # the recipe's numbers did not run
+            recipe = {name: value for name, value in recipe.items() if name not in OPTIMIZER[1:]}
         line = {"name": folder.name, "recipe": recipe} | files | {"rows": read_rows(folder)}
         lines.append(json.dumps(_short(line), separators=(",", ":")) + "\n")
     Path(target).mkdir(parents=True, exist_ok=True)

@@ -50,10 +50,10 @@ def run(
     """Train one recipe in `folder`, from its last checkpoint if it has one; a run that is over is not run again.
 
     Args:
-      recipe: the numbers; a folder that holds another recipe's run is refused.
+      recipe: the numbers; a folder that holds the run of another recipe or on other data is refused.
       data: what `load(recipe.dataset, validation=recipe.validation)` gives; `recipe.examples` of its training images
         are used.
-      folder: `config.json`, `env.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` when the run is over.
+      folder: `config.json`, `run.json`, `env.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` when the run is over.
       driver: where to run.
       stop: asked after every step; when it answers true the state is saved and None is returned.
       watch: called with the step, after every step, and with the row as well where there is one.
@@ -70,7 +70,7 @@ def run(
     data = cut(recipe, data)
     check(recipe, data, driver)  # before the folder is claimed
     model, tx = prepare(recipe, len(data.classes))
-    with _Records(recipe, folder, driver, keep_every) as records:
+    with _Records(recipe, folder, driver, keep_every, data) as records:
         if records.over is not None:
             return records.over
 
@@ -103,16 +103,18 @@ def run(
         return records.finish(parameters(model, data.train.images.shape[1:]), why)
 
 
-def claim(recipe: Recipe, folder: str | Path, driver: parallel.Driver) -> RunLog:
-    """The records of a run of `recipe` in `folder`; RecipeError if the folder is another recipe's or cannot be written."""
-    return RunLog(folder, recipe, parallel.describe(driver) | {"dtype": recipe.options.get("dtype", "float32")})
+def claim(recipe: Recipe, folder: str | Path, driver: parallel.Driver, data: Dataset | None = None) -> RunLog:
+    """Return the records of a run of `recipe` on `data` in `folder`, as `RunLog`; RecipeError if that is another run's."""
+    facts = parallel.describe(driver) | {"dtype": recipe.options.get("dtype", "float32")}
+    return RunLog(folder, recipe, facts, data=data)
 
 
 class _Records:
     """A run's folder as all processes of the job know it: the first reads and writes, the others are told."""
 
-    def __init__(self, recipe: Recipe, folder: str | Path, driver: parallel.Driver, keep_every: int):
+    def __init__(self, recipe: Recipe, folder: str | Path, driver: parallel.Driver, keep_every: int, data: Dataset):
         self.recipe, self.folder, self.driver, self.keep_every = recipe, Path(folder), driver, keep_every
+        self.data = data
         self.log: Any = None
         self.saved: Any = None
 
@@ -140,11 +142,11 @@ class _Records:
 
     def _open(self):
         if Path(self.folder, "result.json").exists():
-            return claim(self.recipe, self.folder, self.driver).result()
+            return claim(self.recipe, self.folder, self.driver, self.data).result()
         # Its lock comes first: of two processes that start in one folder, the second is to change nothing.
         self.saved = Checkpoints(self.folder / "checkpoints", self.keep_every)
         try:
-            self.log = claim(self.recipe, self.folder, self.driver)
+            self.log = claim(self.recipe, self.folder, self.driver, self.data)
         except BaseException:
             self._close()  # a notebook that goes on would find the folder in use by itself
             raise

@@ -72,19 +72,20 @@ def sweep(
     driver = driver or parallel.driver()
     shape = data.train.images.shape[1:]
     weights = _weights(runs, len(data.classes), shape)
+    parts = {recipe.examples: cut(recipe, data) for recipe in runs.values()}
     for name, recipe in runs.items():
         for part in name.split("/"):  # a study may sort its runs into folders
             file_name(part)
-        check(recipe, cut(recipe, data), driver)
+        check(recipe, parts[recipe.examples], driver)
     _same_everywhere(runs, data)
     _check_memory(runs, weights)
     total = sum(weights[name] * recipe.steps for name, recipe in runs.items())
     results = {}
-    with _owned(runs, Path(out), driver), Progress(total, quiet=not hosts.first()) as progress:
+    with _owned(runs, Path(out), driver, parts), Progress(total, quiet=not hosts.first()) as progress:
         for name, recipe in runs.items():
             watch = _Watch(progress, name, recipe, weights[name], brief)
             how: dict[str, Any] = {"driver": driver, "stop": stop, "measure": measure, "keep_every": keep_every}
-            result = run(recipe, data, Path(out, name), watch=watch, **how)
+            result = run(recipe, parts[recipe.examples], Path(out, name), watch=watch, **how)
             if result is None:
                 return None
             watch.close()
@@ -148,14 +149,16 @@ def _same_everywhere(runs: Mapping[str, Recipe], data: Dataset) -> None:
 
 
 @contextlib.contextmanager
-def _owned(runs: Mapping[str, Recipe], out: Path, driver: parallel.Driver) -> Iterator[None]:
+def _owned(
+    runs: Mapping[str, Recipe], out: Path, driver: parallel.Driver, parts: Mapping[int | None, Dataset]
+) -> Iterator[None]:
     """The lock on a study's folder, and its runs' folders claimed, by the process that has files."""
     with contextlib.ExitStack() as held:
 
         def take() -> None:
             held.enter_context(own(out))
             for name, recipe in runs.items():
-                claim(recipe, out / name, driver)
+                claim(recipe, out / name, driver, parts[recipe.examples])
 
         hosts.told(take)
         yield

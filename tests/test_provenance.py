@@ -1,0 +1,339 @@
+"""Records say what ran, also where that is not what the recipe names, and a folder holds one run alone."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import provenance, study
+
+RECIPE = jc.Recipe(dataset="digits", model="mlp", options={"hidden": [4]}, batch=64, steps=1, every=1)
+
+
+class Net(nn.Module):
+    """A user's own, with the kinds of fields that they have."""
+
+    features: int = 4
+    activation: Any = nn.relu
+    scales: Any = (1.0,)
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = self.activation(nn.Dense(self.features)(x.reshape(len(x), -1)))
+        return nn.Dense(10)(x * self.scales[0])
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jc.load("digits")
+
+
+def trained(folder, model, tx, data, recipe=RECIPE, log_recipe=None, pieces=None):
+    """What the README's loop does."""
+    log = jc.RunLog(folder, log_recipe or recipe, **pieces or {})
+    row: Any
+    for _, row in jc.fit(model, tx, data, recipe, driver=jc.driver("jit", devices=1)):
+        log.write(**row)
+    return log
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory, data):
+    """The folder of a run of an own model and an own optimizer, with a recipe that names neither."""
+    folder = tmp_path_factory.mktemp("own")
+    trained(folder, Net(), optax.adam(0.01), data, recipe=replace(RECIPE, model="resnet20", options={}))
+    return folder
+
+
+def test_an_own_model_and_optimizer_are_recorded_and_the_recipes_are_not(own):
+    config, run = read(own, "config.json"), read(own, "run.json")
+    assert config["model"] == run["model"]["class"] == f"{__name__}.Net"
+    assert config["options"]["features"] == 4
+    assert config["optimizer"].startswith("scale_by_adam(b1=0.9, b2=0.999")
+    assert config["optimizer"].endswith("scale(step_size=-0.01)")
+    assert not config.keys() & {"lr", "momentum", "schedule", "decay", "drops"}
+    assert {"name": "scale", "step_size": -0.01} in run["optimizer"]["parts"]
+    for name in ("config.json", "run.json"):
+        assert "resnet20" not in (own / name).read_text()
+        assert "momentum" not in (own / name).read_text()
+    assert jc.Recipe.load(own).dataset == "digits"  # still a recipe, for those who read what else was set
+    assert set(read(own, "run.json")["arrays"]) == {"params", "optimizer"}
+
+
+def test_the_same_pieces_go_on_in_their_folder(own, data):
+    before = [(own / name).read_bytes() for name in ("config.json", "run.json")]
+    log = trained(own, Net(), optax.adam(0.01), data, recipe=replace(RECIPE, model="resnet20", options={}))
+    assert len(log.rows()) == 1
+    assert before == [(own / name).read_bytes() for name in ("config.json", "run.json")]
+
+
+NET = f"{__name__}.Net"
+
+
+@pytest.mark.parametrize(
+    ("model", "tx", "says"),
+    [
+        (Net(), optax.adam(0.02), ["scale(step_size=-0.01) there", "scale(step_size=-0.02) here"]),
+        (Net(), optax.adam(0.01, b1=0.8), ["scale_by_adam(b1=0.9) there", "scale_by_adam(b1=0.8) here"]),
+        (Net(), optax.sgd(0.01), ["scale_by_adam(b1=0.9", "there and identity() + scale(step_size=-0.01) here"]),
+        (Net(features=5), optax.adam(0.01), [f"{NET}(features=4) there", f"{NET}(features=5) here"]),
+        (Net(activation=nn.tanh), optax.adam(0.01), ["relu) there", "tanh) here"]),
+        (jc.build("mlp", 10), optax.adam(0.01), [f"{NET}(features=4", "jaxcnn.models.mlp.MLP(classes=10"]),
+        (Net(), jc.optimizer(RECIPE), ["scale_by_adam(b1=0.9", "momentum(lr=0.1) here"]),
+    ],
+)
+@pytest.mark.parametrize("at", ["start", "row"])
+def test_another_model_optimizer_or_rate_is_refused_with_both_values(own, data, model, tx, says, at):
+    recipe = replace(RECIPE, model="resnet20", options={})
+    rows = (own / "metrics.jsonl").read_bytes()
+    row = {"step": 1, "seconds": float(np.random.default_rng().random()), "train_loss": 0.0}
+    provenance.note(row, provenance.made_from(model, tx, recipe, data, {}, ()))  # as `fit` does
+    pieces = {"model": model, "tx": tx} if at == "start" else {}
+    with pytest.raises(jc.RecipeError, match="holds another run") as error:
+        jc.RunLog(own, recipe, **pieces).write(**row)
+    for words in says:
+        assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+    assert (own / "metrics.jsonl").read_bytes() == rows
+
+
+def test_an_own_optimizer_is_refused_by_the_loop_as_it_is_written(own, data):
+    with pytest.raises(jc.RecipeError, match=r"scale\(step_size=-0.01\) there and scale\(step_size=-0.5\) here"):
+        trained(own, Net(), optax.adam(0.5), data, recipe=replace(RECIPE, model="resnet20", options={}))
+
+
+def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
+    model, tx = study.prepare(RECIPE, 10)
+    trained(tmp_path, model, tx, data, pieces={"model": model, "tx": tx, "data": data})
+    assert jc.Recipe.load(tmp_path) == RECIPE
+    run = read(tmp_path, "run.json")
+    assert (run["model"], run["optimizer"], run["arrays"]) == (None, None, None)
+    with pytest.raises(jc.RecipeError, match=rf"model is mlp\(hidden=\[4\]\) there and {NET}"):
+        jc.RunLog(tmp_path, RECIPE, model=Net())
+    other = jc.optimizer(replace(RECIPE, lr=0.5))  # of the same name, with another rate
+    with pytest.raises(jc.RecipeError, match=r"optimizer is momentum\(lr=0.1\) there and momentum\(lr=0.5\) here;"):
+        jc.RunLog(tmp_path, RECIPE, tx=other)
+    assert provenance.model_of(jc.build("mlp", 10, hidden=[5]), RECIPE)["fields"]["hidden"] == [5]  # type: ignore[index]
+
+
+def test_a_row_of_another_recipe_than_the_logs_is_refused(tmp_path, data):
+    model, tx = study.prepare(RECIPE, 10)
+    with pytest.raises(jc.RecipeError, match=r"the row is of another recipe .*steps \(7 there, 1 trained\)"):
+        trained(tmp_path, model, tx, data, log_recipe=replace(RECIPE, steps=7))
+    assert jc.read_rows(tmp_path) == []
+
+
+def test_rows_of_two_runs_at_once_are_told_apart(tmp_path, data):
+    runs = {"a": optax.sgd(0.1), "b": optax.sgd(0.2)}
+    driver = jc.driver("jit", devices=1)
+    fits = [jc.fit(Net(), tx, data, RECIPE, driver=driver) for tx in runs.values()]
+    row: Any
+    for name, (_, row) in zip(runs, [next(fit) for fit in fits], strict=True):
+        jc.RunLog(tmp_path / name, RECIPE).write(**row)
+    for name, rate in (("a", -0.1), ("b", -0.2)):
+        assert {"name": "scale", "step_size": rate} in read(tmp_path / name, "run.json")["optimizer"]["parts"]
+
+
+RATE = 0.25
+
+
+@pytest.mark.parametrize(
+    ("tx", "words"),
+    [
+        (optax.sgd(0.1, momentum=0.9), ["trace(accumulator_dtype=None, decay=0.9", "scale(step_size=-0.1)"]),
+        (optax.sgd(optax.cosine_decay_schedule(0.3, 100)), ["decay_steps=100", "init_value=0.3"]),
+        (optax.sgd(lambda step: RATE * 0.5**step), ["constants=[0.5]", "RATE=0.25"]),
+        (optax.inject_hyperparams(optax.sgd)(0.3), ['"learning_rate": 0.3']),
+        (optax.MultiSteps(optax.sgd(0.3), 4), ["every_k_schedule=4", "scale(step_size=-0.3)"]),
+        (
+            optax.partition({"a": optax.sgd(0.3), "b": optax.adam(0.2)}, {"x": "a"}),
+            ["step_size=-0.3", "step_size=-0.2"],
+        ),
+        (optax.masked(optax.sgd(0.3), {"x": True}), ["scale(step_size=-0.3)"]),
+        (optax.chain(optax.clip(0.7), jc.optimizer(jc.Recipe(lr=0.6))), ["clip(max_delta=0.7)", "lr=0.6"]),
+        (optax.contrib.muon(0.02), ["step_size=-0.02"]),
+        (optax.lbfgs(0.3), ["memory_size=10", "step_size=-0.3"]),
+    ],
+)
+def test_the_numbers_of_any_optax_transformation_are_read(tx, words):
+    facts: Any = provenance.optimizer_of(tx, jc.Recipe())
+    said = provenance.in_words(facts, "optimizer")
+    assert all(word in said for word in words), said
+    assert json.loads(json.dumps(facts)) == facts  # as a file gives it back
+    assert " at 0x" not in said
+
+
+def test_numbers_that_one_version_alone_has_do_not_count():
+    old, new = {"name": "scale_by_adam", "b1": 0.9}, {"name": "scale_by_adam", "b1": 0.9, "nesterov": False}
+    assert provenance.differences({"optimizer": {"parts": [old]}}, {"optimizer": {"parts": [new]}}) == []
+    slow, fast = ({"optimizer": {"parts": [old], "rate": rate}} for rate in (0.1, 0.2))
+    assert provenance.differences(slow, fast) == ["optimizer is at rate 0.1 there and at rate 0.2 here"]
+
+
+def test_fields_of_any_kind_become_plain_values_without_addresses():
+    class Odd(nn.Module):
+        parts: Any = None
+
+    fields = [
+        [1, 2],
+        {"a": 0.5},
+        np.arange(3),
+        jax.random.key(0),
+        jnp.float32(0.25),
+        np.float32(2),
+        object(),
+        nn.Dense(3),
+    ]
+    fields += [lambda x: 3 * x, nn.initializers.he_normal(), {1, 2}, float("inf"), jnp.bfloat16, np.dtype("int8")]
+    model = Odd(parts=fields)
+    facts: Any = provenance.model_of(model, RECIPE)
+    text = json.dumps(facts, allow_nan=False)
+    assert " at 0x" not in text
+    for word in (
+        "int64[3] ",
+        "key<fry>",
+        "0.25",
+        '"inf"',
+        "constants=[3]",
+        "bfloat16",
+        "int8",
+    ):
+        assert word in text, word
+    assert "scale=2" in text  # what an initialiser was made with
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("change", ["labels", "image", "test labels", "names"])
+def test_other_data_in_the_folder_of_a_run_are_refused(tmp_path, data, change, large, monkeypatch):
+    if large:  # so that arrays count as those that are read once and in part
+        repeated = jc.Split(np.repeat(data.train.images, 16, 0), np.repeat(data.train.labels, 16, 0))
+        data = data._replace(train=repeated)
+        monkeypatch.setattr(provenance, "SAMPLED", 1 << 18)
+    jc.RunLog(tmp_path, RECIPE, data=data)
+    jc.RunLog(tmp_path, RECIPE, data=data._replace(train=jc.Split(*(np.array(a) for a in data.train))))  # equal
+    labels, images = data.train.labels.copy(), data.train.images.copy()
+    labels[7] = (labels[7] + 1) % 10
+    images[0] = 255 - images[0]
+    tested = data.test._replace(labels=data.test.labels[::-1].copy())
+    other = {
+        "labels": data._replace(train=data.train._replace(labels=labels)),
+        "image": data._replace(train=data.train._replace(images=images)),
+        "test labels": data._replace(test=tested),
+        "names": data._replace(classes=data.classes[::-1]),
+    }[change]
+    digests = provenance.data_digest(data), provenance.data_digest(other)
+    with pytest.raises(jc.RecipeError, match=f"images or labels .* {digests[0]} there and {digests[1]} here") as error:
+        jc.RunLog(tmp_path, RECIPE, data=other)
+    assert "\n" not in str(error.value)
+
+
+def test_a_study_refuses_other_labels_before_it_trains(tmp_path, data, monkeypatch):
+    driver = jc.driver("jit", devices=1)
+    study.run(RECIPE, data, tmp_path / "run", driver=driver, stop=lambda: True)
+    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    other = data._replace(train=data.train._replace(labels=data.train.labels[::-1].copy()))
+    for again in (
+        lambda: study.run(RECIPE, other, tmp_path / "run", driver=driver),
+        lambda: study.sweep({"run": RECIPE}, other, tmp_path, driver=driver),
+    ):
+        with pytest.raises(jc.RecipeError, match="holds another run: the data's images or labels"):
+            again()
+
+
+def test_a_packed_run_keeps_what_it_was_made_from(tmp_path, own, data):
+    study.run(RECIPE, data, tmp_path / "out" / "run", driver=jc.driver("jit", devices=1))
+    log = jc.RunLog(own, replace(RECIPE, model="resnet20", options={}))
+    log.finish(status="finished")
+    (tmp_path / "out" / "own").symlink_to(own)
+    study.pack(tmp_path / "out", tmp_path)
+    mine, named = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
+    assert named["run"]["data"] == mine["run"]["data"] == provenance.data_digest(data)
+    assert "lr" not in mine["recipe"]
+    assert named["recipe"]["lr"] == RECIPE.lr
+    (own / "result.json").unlink()
+
+
+SCRIPT = """
+import sys
+import jaxcnn as jc
+try:
+    jc.RunLog(sys.argv[1], jc.Recipe())
+except jc.RecipeError as error:
+    print(error)
+"""
+SETTINGS = [
+    ("jax_enable_x64", True, "jax_enable_x64 is False there and True here"),
+    ("jax_threefry_partitionable", False, "jax_threefry_partitionable is True there and False here"),
+    ("jax_default_prng_impl", "rbg", "jax_default_prng_impl is threefry2x32 there and rbg here"),
+    ("jax_random_seed_offset", 3, "jax_random_seed_offset is 0 there and 3 here"),
+    ("jax_default_matmul_precision", "highest", "jax_default_matmul_precision is None there and highest here"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "says"), SETTINGS)
+def test_settings_of_jax_that_change_numbers_are_recorded_and_refused(tmp_path, name, value, says):
+    jc.RunLog(tmp_path, jc.Recipe())
+    before = read(tmp_path, "run.json")["jax"][name]
+    try:
+        jax.config.update(name, value)
+        with pytest.raises(jc.RecipeError, match=f"holds another run: {says}; write another --out") as error:
+            jc.RunLog(tmp_path, jc.Recipe())
+    finally:
+        jax.config.update(name, before)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_are_those_of_the_environment_too(tmp_path):
+    """In a process of its own, as a user sets them; all that differ are named."""
+    jc.RunLog(tmp_path, jc.Recipe())
+    env = os.environ | {"JAX_ENABLE_X64": "1", "JAX_THREEFRY_PARTITIONABLE": "0"}
+    said = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], env=env, capture_output=True, text=True, check=True
+    )
+    assert f"{SETTINGS[0][2]}; {SETTINGS[1][2]}" in said.stdout
+    assert said.stdout.count("\n") == 1
+
+
+def test_the_machine_and_the_commit_are_recorded(tmp_path, monkeypatch):
+    jc.RunLog(tmp_path, jc.Recipe())
+    (facts,) = read(tmp_path, "env.json")
+    assert facts["cores"] == provenance.cores() >= 1
+    assert facts["cpu"] == provenance.processor() != ""
+    root = os.path.dirname(os.path.dirname(jc.__file__))
+    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    checkout = os.path.exists(os.path.join(root, ".git")) and head.returncode == 0
+    assert facts["commit"].removesuffix("-dirty") == head.stdout.strip() if checkout else facts["commit"] is None
+    monkeypatch.setattr(provenance, "cores", lambda: facts["cores"] + 1)
+    jc.RunLog(tmp_path, jc.Recipe())
+    assert [line["cores"] for line in read(tmp_path, "env.json")] == [facts["cores"], facts["cores"] + 1]
+
+
+def test_a_package_outside_a_checkout_has_no_commit(tmp_path, monkeypatch):
+    """Also where some other repository surrounds it, as a project does its virtual environment."""
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "site-packages" / "jaxcnn" / "provenance.py"))
+    (tmp_path / ".git").mkdir()
+    assert provenance._commit.__wrapped__() is None
+    (tmp_path / "site-packages" / ".git").mkdir(parents=True)  # no repository: git fails
+    assert provenance._commit.__wrapped__() is None
+
+
+def test_a_dictionary_is_no_recipe_and_says_so(tmp_path):
+    wrong: Any = {"lr": 0.1}
+    with pytest.raises(jc.RecipeError, match=r"recipe is a dict, \{'lr': 0.1\}; expected a Recipe. Use jaxcnn.Recipe"):
+        jc.RunLog(tmp_path / "run", wrong)
+    assert not (tmp_path / "run").exists()

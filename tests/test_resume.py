@@ -1,0 +1,160 @@
+"""A state is resumed under the recipe's rate, seed and normaliser: others are refused, or replaced on purpose."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxcnn as jc
+from jaxcnn.state import start
+
+RECIPE = jc.Recipe(
+    dataset="digits", model="mlp", options={"hidden": [4]}, batch=64, steps=4, every=2, lr=0.05, drops=()
+)
+MODEL = jc.build("mlp", 10, hidden=[4])
+
+
+@pytest.fixture(scope="module")
+def data():
+    return jc.load("digits")
+
+
+@pytest.fixture(scope="module")
+def driver():
+    return jc.driver("jit", devices=1)
+
+
+@pytest.fixture(scope="module")
+def half(data, driver):
+    """The state after two of four steps."""
+    return next(jc.fit(MODEL, jc.optimizer(RECIPE), data, RECIPE, driver=driver))[0]
+
+
+def bits(state):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"lr": 0.0005, "steps": 8}, "lr is 0.05 in the state and 0.0005 in the recipe"),
+        ({"seed": 3}, "seed is 0 in the state and 3 in the recipe"),
+        (
+            {"mean": (0.5,), "std": (0.25,)},
+            "mean is 'pixel' (0.3055 on average) in the state and (0.5,) with std (0.25,) (0.5",
+        ),
+        ({"mean": "none"}, "mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the recipe"),
+        (
+            {"std": True, "mean": "channel"},
+            "mean is 'pixel' (0.3055 on average) in the state and 'channel' with std True (0.3055",
+        ),
+    ],
+)
+def test_a_state_of_other_numbers_is_refused_with_both_values(data, driver, half, change, says, monkeypatch):
+    recipe = replace(RECIPE, **change)
+    monkeypatch.setattr("jaxcnn.train._trainer", lambda *a: pytest.fail("it compiled"))
+    with pytest.raises(jc.RecipeError) as error:
+        next(jc.fit(MODEL, jc.optimizer(recipe), data, recipe, driver=driver, resume=lambda like: half))
+    assert says in str(error.value)
+    assert "warm_start=True" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_all_that_differs_is_named_at_once(data, driver, half):
+    recipe = replace(RECIPE, lr=0.1, seed=3, mean="none")
+    with pytest.raises(jc.RecipeError, match=r"lr is 0.05 .*, seed is 0 .*, mean is 'pixel' "):
+        next(jc.fit(MODEL, jc.optimizer(recipe), data, recipe, driver=driver, resume=lambda like: half))
+
+
+def test_data_of_another_mean_are_refused(data, driver, half):
+    other = data._replace(mean=data.mean / 2)
+    with pytest.raises(
+        jc.RecipeError, match=r"mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)"
+    ):
+        next(jc.fit(MODEL, jc.optimizer(RECIPE), other, RECIPE, driver=driver, resume=lambda like: half))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_more_steps_and_another_end_of_the_schedule_are_fine(data, driver, schedule):
+    """The rate falls with the steps; what the schedule multiplies is what must be the recipe's."""
+    recipe = replace(RECIPE, schedule=schedule)
+    middle = next(jc.fit(MODEL, jc.optimizer(recipe), data, recipe, driver=driver))[0]
+    longer = replace(recipe, steps=6)
+    rest = list(jc.fit(MODEL, jc.optimizer(longer), data, longer, driver=driver, resume=lambda like: middle))
+    assert [row["step"] for _, row in rest if row] == [4, 6]
+
+
+def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, driver, half, tmp_path):
+    recipe = replace(RECIPE, lr=0.0005, seed=3, mean="none", steps=6)
+    tx, log = jc.optimizer(recipe), jc.RunLog(tmp_path, recipe)
+    how: dict[str, Any] = {"driver": driver, "resume": lambda like: half, "warm_start": True}
+    stopped, _ = next(jc.fit(MODEL, tx, data, recipe, pause=lambda step: True, **how))
+    assert int(stopped.step) == 3
+    rows = []
+    ends = []
+    for state, row in jc.fit(MODEL, tx, data, recipe, **how):
+        assert row is not None
+        ends.append(bits(state))
+        rows.append(row)
+        log.write(**row)
+    assert [(row["step"], row["rate"]) for row in rows] == [(4, 0.0005), (6, 0.0005)]
+    fresh = start(MODEL, tx, recipe, data)
+    assert bits((stopped.key, stopped.norm)) == bits((fresh.key, fresh.norm))
+    changed = {"lr": [0.05, 0.0005], "seed": [0, 3]}
+    (record,) = json.loads((tmp_path / "run.json").read_text())["warm_starts"]
+    assert record["step"] == 2
+    assert record["changed"].items() >= changed.items()
+    assert record["changed"]["mean"][1] == "'none' (0 on average)"
+    # What it made is the recipe's own now, and goes on exactly, whether or not it is started so again.
+    for warm in (False, True):
+        how = {"driver": driver, "resume": lambda like: stopped, "warm_start": warm}
+        *_, (again, _) = jc.fit(MODEL, tx, data, recipe, **how)
+        assert bits(again) == ends[-1]
+
+
+def test_a_warm_start_from_the_recipes_own_state_changes_nothing(data, driver, half):
+    tx = jc.optimizer(RECIPE)
+    ends = []
+    for warm in (False, True):
+        *_, (state, _) = jc.fit(MODEL, tx, data, RECIPE, driver=driver, resume=lambda like: half, warm_start=warm)
+        ends.append(bits(state))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, driver, wrapped):
+    def made(rate):
+        tx = optax.inject_hyperparams(optax.sgd)(rate)
+        return optax.chain(optax.clip(1.0), tx) if wrapped else tx
+
+    before = start(MODEL, made(0.05), RECIPE, data)
+    with pytest.raises(jc.RecipeError, match=r"learning_rate is 0.05 in the state and 0.0005 in the recipe"):
+        next(jc.fit(MODEL, made(0.0005), data, RECIPE, driver=driver, resume=lambda like: before))
+    _, row = next(jc.fit(MODEL, made(0.0005), data, RECIPE, driver=driver, resume=lambda like: before, warm_start=True))
+    assert row is not None
+    assert row["rate"] == 0.0005
+
+    def falling(rate):
+        return made(optax.exponential_decay(rate, 1, 0.5))
+
+    middle = next(jc.fit(MODEL, falling(0.05), data, RECIPE, driver=driver))[0]
+    _, row = next(jc.fit(MODEL, falling(0.05), data, RECIPE, driver=driver, resume=lambda like: middle))
+    assert row is not None
+    assert row["rate"] == 0.05 / 8
+
+
+def test_the_state_of_another_model_or_optimizer_is_one_line(data, driver, half):
+    for tx, says in (
+        (optax.adam(0.1), r"has opt.*expected"),
+        (jc.optimizer(replace(RECIPE, optimizer="adam")), "has opt"),
+    ):
+        with pytest.raises(jc.RecipeError, match=f"the state to resume {says}") as error:
+            next(jc.fit(MODEL, tx, data, RECIPE, driver=driver, resume=lambda like: half))
+        assert "\n" not in str(error.value)
+    wide = jc.build("mlp", 10, hidden=[5])
+    with pytest.raises(jc.RecipeError, match=r"has params.*of shape \(.*4.*expected \(.*5"):
+        next(jc.fit(wide, jc.optimizer(RECIPE), data, RECIPE, driver=driver, resume=lambda like: half))
