@@ -154,6 +154,8 @@ class RunLog:
         self._origin: Any = None
         path = self.folder / "run.json"
         self._run: dict[str, Any] = read_json(path) if path.exists() else {}
+        if not provenance.well_formed(self._run):
+            raise LogError(f"{path} says not what a run was made from; put back what was there, or delete its folder")
         config = self.folder / "config.json"
         if config.exists():
             own = {"model", "options"} if self._run.get("model") else set()

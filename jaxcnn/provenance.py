@@ -46,6 +46,8 @@ OPTIMIZER = (
 """Fields of a recipe that its optimiser alone reads."""
 SAMPLED = 1 << 26
 """Bytes of an array that its digest reads at most; of larger arrays it reads evenly spaced examples."""
+LARGEST = 1e100
+"""Numbers beyond this become text, for records hold none."""
 NOTED = 4096
 """Rows at most whose origin is remembered until they are written."""
 _GLUE = ("chain", "with_extra_args_support", "init_empty_state")
@@ -184,6 +186,31 @@ def _differing(there: Facts | None, now: Facts | None, key: str, recipe: Recipe 
     return (" + ".join(a for a, _ in pairs), " + ".join(b for _, b in pairs)) if pairs else None
 
 
+def well_formed(facts: Mapping[str, Any]) -> bool:
+    """Return whether facts that were read from a file have the form of those that `made_from` gives.
+
+    Example:
+      >>> well_formed({"model": None, "data": "aa"}), well_formed({"model": 3})
+      (True, False)
+    """
+    model, tx = facts.get("model"), facts.get("optimizer")
+    kinds = {"arrays": (dict, type(None)), "jax": dict, "data": str, "warm_starts": list}
+    return (
+        _typed(facts, {key: kind for key, kind in kinds.items() if key in facts})
+        and (model is None or (isinstance(model, dict) and _typed(model, {"class": str, "fields": dict})))
+        and (tx is None or (isinstance(tx, dict) and _typed(tx, {"parts": list}) and _rated(tx)))
+    )
+
+
+def _rated(tx: Facts) -> bool:
+    named = all(isinstance(part, dict) and isinstance(part.get("name"), str) for part in tx["parts"])
+    return named and isinstance(tx.get("rate", 0.0), (int, float))
+
+
+def _typed(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> bool:
+    return all(isinstance(values.get(key), kind) for key, kind in kinds.items())
+
+
 def data_digest(data: Dataset) -> str:
     """Return a digest of class names, labels, images and statistics; of large arrays of evenly spaced examples.
 
@@ -292,10 +319,12 @@ def _fields(value: Any) -> Facts:
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """A value as JSON can hold it, without addresses, so that it is the same in every process."""
-    if value is None or isinstance(value, (bool, int, str)):
+    if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+    if isinstance(value, str):
+        return str(value) if value.isprintable() else repr(value)
+    if isinstance(value, (int, float)):
+        return value if -LARGEST <= value <= LARGEST else f"{value!s:.80}"
     if depth > _DEPTH:
         return "..."
     if isinstance(value, Mapping):

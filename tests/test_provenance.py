@@ -332,6 +332,33 @@ def test_a_package_outside_a_checkout_has_no_commit(tmp_path, monkeypatch):
     assert provenance._commit.__wrapped__() is None
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": 3},
+        {"model": {"class": "a"}},
+        {"optimizer": {"parts": [1]}},
+        {"optimizer": {"parts": [], "rate": "x"}},
+        {"jax": 1},
+        {"data": []},
+        {"warm_starts": {}},
+        {"arrays": "a"},
+    ],
+)
+def test_a_damaged_record_is_one_line_that_names_the_file(tmp_path, changed):
+    jc.RunLog(tmp_path, RECIPE)
+    (tmp_path / "run.json").write_text(json.dumps(read(tmp_path, "run.json") | changed))
+    with pytest.raises(ValueError, match=r"run\.json says not what a run was made from") as error:
+        jc.RunLog(tmp_path, RECIPE)
+    assert "\n" not in str(error.value)
+
+
+def test_fields_of_extreme_values_can_be_read_back(tmp_path):
+    model = Net(scales=(1e300, 10**400, "tab\t", float("nan")))
+    for _ in range(2):  # what is written is read again
+        jc.RunLog(tmp_path, RECIPE, model=model)
+
+
 def test_a_dictionary_is_no_recipe_and_says_so(tmp_path):
     wrong: Any = {"lr": 0.1}
     with pytest.raises(jc.RecipeError, match=r"recipe is a dict, \{'lr': 0.1\}; expected a Recipe. Use jaxcnn.Recipe"):
