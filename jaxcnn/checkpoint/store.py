@@ -35,6 +35,8 @@ from jaxcnn.checkpoint.readback import same_bits
 
 T = TypeVar("T")
 log = logging.getLogger("jaxcnn.checkpoint")
+PATIENCE = 1800.0
+"""Seconds that a save may take, by a clock that nobody sets; Orbax's own limit is 600 by one that can be set back."""
 
 
 class Checkpoints:
@@ -160,7 +162,12 @@ class Checkpoints:
         if self._orbax is None:
             raise CheckpointError(f"the checkpoints in {self.folder} are closed: make a new Checkpoints to go on")
         if self._sealing is not None:
-            self._sealing.join()
+            self._sealing.join(PATIENCE)
+            if self._stuck():
+                raise CheckpointError(
+                    f"a save in {self.folder} has not ended within {PATIENCE:g} s; expected a disk that answers. "
+                    "Repair the disk or name another folder"
+                )
         try:
             self._orbax.wait_until_finished()
             unsealed, self._unsealed = self._unsealed, None
@@ -177,8 +184,9 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            with contextlib.suppress(Exception):  # Orbax tells again what `wait` has told
-                self._orbax.close()
+            if not self._stuck():  # Orbax would wait for it without end
+                with contextlib.suppress(Exception):  # Orbax tells again what `wait` has told
+                    self._orbax.close()
             self._orbax = None
             self._remove_alias()
             self._lock.close()
@@ -189,6 +197,10 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _stuck(self) -> bool:
+        """Whether the last save is not over, after `wait`."""
+        return self._sealing is not None and self._sealing.is_alive()
+
     def _write(self, step: int, leaves: Leaves, metric: float | None) -> None:
         from orbax.checkpoint import args
 
@@ -197,7 +209,7 @@ class Checkpoints:
             self._orbax.save(step, args=items, force=True)
         except Exception as error:
             raise self._failed(error) from error
-        self._sealing = threading.Thread(target=self._seal, args=(step, leaves), name="seal")
+        self._sealing = threading.Thread(target=self._seal, args=(step, leaves), name="seal", daemon=True)
         self._sealing.start()
 
     def _seal(self, step: int, leaves: Leaves) -> None:
