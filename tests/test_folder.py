@@ -647,7 +647,7 @@ def test_folders_that_killed_processes_left_are_removed_and_others_kept(tmp_path
     old, new = tmp_path / ".x-older", tmp_path / ".x-newer"  # of versions without locks
     for path, age in ((old, 2 * 86400), (new, 60)):
         path.mkdir()
-        os.utime(path, (time.time() - age,) * 2)
+        os.utime(path, (time.time() - age, time.time() - age))
     with temporary.temporary_folder(tmp_path, "x") as mine:
         assert set(tmp_path.iterdir()) == {theirs, mine, new}
     assert set(tmp_path.iterdir()) == {theirs, new}

@@ -19,6 +19,7 @@ import typing
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -186,9 +187,13 @@ def test_too_little_address_space_is_said_before_it_is_needed():
 def test_out_of_memory_is_one_line_that_says_what_to_reduce(error, capsys):
     from experiments import depth
 
-    with pytest.raises(SystemExit) as exit, command.friendly():
-        command.parse(depth.PRESETS, [])
-        raise error
+    def fails():
+        with command.friendly():
+            command.parse(depth.PRESETS, [])
+            raise error
+
+    with pytest.raises(SystemExit) as exit:
+        fails()
     line = capsys.readouterr().err
     assert (exit.value.code, line.count("\n")) == (2, 1)
     assert line.startswith("error: out of memory (")
@@ -262,11 +267,16 @@ def test_a_program_that_sigterm_does_not_stop_is_ended():
 
 def test_two_interrupts_in_a_notebook_raise_keyboard_interrupt(monkeypatch):
     monkeypatch.setattr(sys, "ps1", "In [1]: ", raising=False)
-    with pytest.raises(KeyboardInterrupt), command.Stop() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop()
-        os.kill(os.getpid(), signal.SIGINT)
-        pytest.fail("the second interrupt was ignored")
+
+    def interrupted():
+        with command.Stop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop()
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("the second interrupt was ignored")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     time.sleep(0.2)  # in which the listening thread would end this process
 
 
@@ -288,10 +298,11 @@ class Broken(io.StringIO):
     def isatty(self):
         return True
 
-    def write(self, text):
+    def write(self, *text):
         raise OSError(5, "Input/output error")
 
-    flush = write
+    def flush(self):
+        self.write()
 
 
 @pytest.mark.parametrize("stream", [Broken(), io.StringIO(), None], ids=["broken", "closed", "none"])
@@ -424,7 +435,7 @@ def test_a_container_without_a_home_directory_needs_only_a_cache(monkeypatch, tm
     assert loading._roots() == [tmp_path / "tfds"]
     for name in ("JAXCNN_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(DataError, match="no home directory; expected .* Set JAXCNN_CACHE") as error:
+    with pytest.raises(DataError, match=r"no home directory; expected .* Set JAXCNN_CACHE") as error:
         cache.root()
     assert said(error)
     before = jax.config.values["jax_compilation_cache_dir"]
@@ -462,8 +473,9 @@ def test_unkept_of_several_threads_leaves_the_setting_as_it_was():
 
 @pytest.mark.parametrize("name", ["options", "method", "stage_rates"])
 def test_the_mappings_of_a_recipe_cannot_be_changed(name):
-    given: dict = {"a": 0.5} if name != "options" else {"hidden": [4, {"b": [1]}], "width": 8}
-    recipe = Recipe(**{name: given})
+    given: Any = {"a": 0.5} if name != "options" else {"hidden": [4, {"b": [1]}], "width": 8}
+    fields: Any = {name: given}
+    recipe = Recipe(**fields)
     mapping = getattr(recipe, name)
     expected = copy.deepcopy(given)
     changes = [
@@ -481,7 +493,8 @@ def test_the_mappings_of_a_recipe_cannot_be_changed(name):
 
 
 def test_a_frozen_recipe_is_copied_compared_and_written_as_before():
-    recipe = Recipe(options={"hidden": [4, 3], "width": 8}, method={"b2": 0.99}, stage_rates={"stem": 0.5})
+    recipe: Any = Recipe(options={"hidden": [4, 3], "width": 8}, method={"b2": 0.99}, stage_rates={"stem": 0.5})
+    again: Any
     for again in (
         pickle.loads(pickle.dumps(recipe)), copy.deepcopy(recipe), copy.copy(recipe), dataclasses.replace(recipe),
         Recipe.from_json(recipe.to_json()), Recipe(**dataclasses.asdict(recipe)),

@@ -96,7 +96,10 @@ def test_the_last_maps_are_asked_by_default(state):
 
 
 def test_maps_and_what_excites_them_are_those_of_stages(state):
-    for function in (feature_maps, lambda *args: {k: v.responses for k, v in strongest(*args[:3], 2, args[3]).items()}):
+    def responses(model, state, images, names):
+        return {name: found.responses for name, found in strongest(model, state, images, 2, names).items()}
+
+    for function in (feature_maps, responses):
         found, expected = (function(model, state, IMAGES, NAMES) for model in (Own(), Staged()))
         for name in NAMES:
             np.testing.assert_allclose(found[name], expected[name], atol=1e-6)

@@ -8,6 +8,7 @@ import argparse
 import collections
 import logging
 import pathlib
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -411,7 +412,7 @@ def test_a_module_of_the_users_own(tmp_path):
     want = dense(file, "fc", pooled(y).reshape(len(X), -1), CLASSES)
     names = {"conv": "a", "bn": "n", "fc": "z"}
     variables = pretrained(Own(), store(file, tmp_path), (8, 8, 3), names=names)
-    got = Own().apply(variables, jnp.asarray(X.transpose(0, 2, 3, 1)), train=False)
+    got: Any = Own().apply(variables, jnp.asarray(X.transpose(0, 2, 3, 1)), train=False)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
 
 
