@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import time
 from typing import Any, TextIO
@@ -17,7 +18,9 @@ class Unfailing:
       stream: where to write; None, as Python's `sys.stderr` where that is closed, is nowhere.
 
     Example:
-      >>> print("lost", file=Unfailing(open("/dev/full", "w")), flush=True)
+      >>> closed = io.StringIO()
+      >>> closed.close()
+      >>> print("lost", file=Unfailing(closed), flush=True)
     """
 
     def __init__(self, stream: Any):

