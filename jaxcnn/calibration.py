@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcnn.arguments import shown
+
 
 class Calibration(NamedTuple):
     """How often a classifier is right, by how sure of it it was: bins of confidence of equal width."""
@@ -54,7 +56,7 @@ def calibration(shares: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> Ca
     """
     sure, right = _confidence(np.asarray(shares, np.float64), np.asarray(labels))
     if type(bins) is not int or bins < 1:
-        raise ValueError(f"bins is {bins!r}; expected a whole number of at least 1: write bins=15")
+        raise ValueError(f"bins is {shown(bins)}; expected a whole number of at least 1: write bins=15")
     edges = np.arange(bins + 1) / bins
     place = np.maximum(np.searchsorted(edges, np.minimum(sure, 1.0)) - 1, 0)
     counts, said, hits = (np.bincount(place, weights, bins) for weights in (None, sure, right))

@@ -218,7 +218,7 @@ def _columns() -> Iterator[None]:
 
 def _line(box: str) -> str:
     """The words of tyro's framed error, on one line."""
-    rows = [re.sub(r"[─-╿]", "", row).strip() for row in box.splitlines()[1:]]
+    rows = [re.sub(r"[─-╿]|-{3,}|^[|+]|[|+]$", "", row.strip()).strip() for row in box.splitlines()[1:]]
     words = " ".join(row for row in rows if row)
     wrong = re.match(r"Error parsing --(\S+): .*?(int|float)\D*(?:base 10)?: '(.*?)'", words)
     if wrong:
@@ -305,7 +305,7 @@ def _memory(error: Exception) -> str | None:
         and any(words in text for words in ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc"))
     ):
         return None
-    names = [name for name in ("width", "batch", "hidden", "size", "depths", "images") if name in _flags.get()]
+    names = [name for name in ("width", "batch", "hidden", "size", "images") if name in _flags.get()]
     smaller = " or ".join(f"a smaller {flag(name)}" for name in names[:3]) or "a smaller network or batch"
     return f"out of memory ({text[:150] or type(error).__name__}); expected work that fits. Write {smaller}"
 

@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxcnn.recipe import RecipeError
+from jaxcnn.arguments import RecipeError, function, positive, random_key, shown, whole_number
 
 Loss = Callable[..., jax.Array]
 
@@ -79,7 +80,7 @@ def eigenvalues(loss: Loss, params: Any, *args: Any, key: jax.Array, iterations:
       >>> eigenvalues(loss, np.zeros(3, np.float32), key=jax.random.key(0)).values.round(4).tolist()
       [-2.0, 1.0, 3.0]
     """
-    *_, last = _lanczos(loss, params, args, key, _whole("iterations", iterations))
+    *_, last = _lanczos(loss, params, args, key, whole_number("iterations", iterations, write=30))
     return last
 
 
@@ -105,10 +106,9 @@ def sharpness(
       >>> round(sharpness(loss, np.zeros(3, np.float32), np.float32([-9, 1, 3])), 4)
       3.0
     """
-    if not tolerance > 0:
-        raise RecipeError(f"tolerance is {tolerance!r}; expected a number above 0: write tolerance=1e-3")
+    tolerance = positive("tolerance", tolerance, write="1e-3")
     key, value = jax.random.key(0) if key is None else key, math.nan
-    for ritz in _lanczos(loss, params, args, key, _whole("most", most)):
+    for ritz in _lanczos(loss, params, args, key, whole_number("most", most, write=100)):
         value = float(ritz.values[-1])
         if ritz.bounds[-1] <= tolerance * abs(value):
             break
@@ -122,6 +122,8 @@ def _lanczos(loss, params, args, key, most) -> Iterator[Ritz]:
     40 times as long for a convolution's weight gradient. What is left to the host is small beside a product, and in
     float64 it keeps the basis orthogonal, without which copies of converged values come back (Paige 1972).
     """
+    function("loss", loss, "lambda params, *args: ...")
+    key = random_key("key", key)
     size, rounding = _size(params), float(np.finfo(np.float32).eps)
     basis, alpha, beta = np.zeros((min(most, size), size)), [], []  # untouched rows cost no memory
     rest = np.asarray(jax.random.normal(key, (size,), "float32"), np.float64)
@@ -164,8 +166,12 @@ def noise_scale(gradient: Callable[[Any, Any], Any], params: Any, batches: Itera
       Noise(scale=0.666..., squared_norm=3.0, trace=2.0)
     """
     sizes, total, squares = [], np.zeros(()), 0.0
+    function("gradient", gradient, "jax.grad(loss)")
+    _size(params)
+    if not isinstance(batches, Iterable) or getattr(batches, "shape", None) == ():
+        raise RecipeError(f"batches is {shown(batches)}; expected several. Write batches=[first, second].")
     for batch in batches:
-        sizes.append(len(jax.tree.leaves(batch)[0]))
+        sizes.append(_examples(batch))
         if sizes[0] != sizes[-1]:
             raise RecipeError(f"batches hold {sizes[0]} and {sizes[-1]} examples; expected one size: drop the odd one")
         flat = np.asarray(_gradient(gradient, params, batch), np.float64)
@@ -177,21 +183,38 @@ def noise_scale(gradient: Callable[[Any, Any], Any], params: Any, batches: Itera
     return Noise(math.inf if squared <= 0 else trace / squared, squared, trace)
 
 
+def _examples(batch) -> int:
+    leaves = jax.tree.leaves(batch)
+    plain = [isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim and _is_numeric(leaf.dtype) for leaf in leaves]
+    if not leaves or not all(plain) or len({len(leaf) for leaf in leaves}) > 1:
+        raise RecipeError(
+            f"a batch is {shown(batch)}; expected arrays of numbers with the examples first, as many in each. "
+            "Write batches=[(images[:8], labels[:8]), (images[8:16], labels[8:16])]."
+        )
+    return len(leaves[0])
+
+
 @partial(jax.jit, static_argnums=0)
 def _gradient(gradient, params, batch):
-    return ravel_pytree(gradient(params, batch))[0]
+    found = gradient(params, batch)
+    _size(found, "the gradient")
+    return ravel_pytree(found)[0]
 
 
-def _size(params) -> int:
-    leaves = [leaf for leaf in jax.tree.leaves(params) if getattr(leaf, "size", 1)]
-    kinds = {str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves}
+def _is_numeric(dtype) -> bool:
+    return dtype.isnative and any(jnp.issubdtype(dtype, kind) for kind in (jnp.number, jnp.bool_))
+
+
+def _size(tree, what: str = "params") -> int:
+    """The number of float32 values in `tree`; RecipeError where anything else is in it."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if getattr(leaf, "size", 1)]
+    kinds = {_kind(leaf) for leaf in leaves}
     if kinds != {"float32"}:
-        held = ", ".join(sorted(kinds)) or "nothing"
-        raise RecipeError(f"params holds {held}; expected float32 arrays alone: hand anything else over in args")
+        held = shown(", ".join(sorted(kinds)) or "nothing").strip("'")
+        raise RecipeError(f"{what} holds {held}; expected float32 arrays alone: hand anything else over in args")
     return sum(leaf.size for leaf in leaves)
 
 
-def _whole(name, value) -> int:
-    if type(value) is int and value > 0:
-        return value
-    raise RecipeError(f"{name} is {value!r}; expected a whole number of at least 1: write {name}=30")
+def _kind(leaf) -> str:
+    plain = isinstance(leaf, (np.ndarray, np.generic, jax.Array)) and not isinstance(leaf, np.ma.MaskedArray)
+    return str(leaf.dtype) if plain else type(leaf).__name__

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn.recipe import RecipeError
+from jaxcnn.arguments import RecipeError, shown
 
 Loss = Callable[[jax.Array], jax.Array]
 
@@ -70,7 +70,7 @@ def descend(
       [[1.0], [0.5], [0.25], [0.125]]
     """
     if type(steps) is not int or steps < 1:
-        raise RecipeError(f"steps is {steps!r}; expected a whole number of at least 1: write steps=100")
+        raise RecipeError(f"steps is {shown(steps)}; expected a whole number of at least 1: write steps=100")
     numbers = np.float32(_above_zero("rate", rate)), np.float32(_momentum(momentum))
     return _descend(loss, _row("start", start), *numbers, steps, bool(nesterov))
 
@@ -174,12 +174,14 @@ def measured_limit(
       0.2
     """
     if not relative >= 1e-6:
-        raise RecipeError(f"relative is {relative!r}; expected at least 1e-6, what float32 resolves: write 1e-3")
+        raise RecipeError(f"relative is {shown(relative)}; expected at least 1e-6, what float32 resolves: write 1e-3")
     diverges = partial(_diverges, loss, start, steps, momentum, nesterov)
     if diverges(low):
-        raise RecipeError(f"low is {low!r}, which diverges; expected a stable rate: write a smaller one")
+        raise RecipeError(f"low is {shown(low)}, which diverges; expected a stable rate: write a smaller one")
     if not diverges(high):
-        raise RecipeError(f"high is {high!r}, which does not diverge; expected a rate that does: write a larger one")
+        raise RecipeError(
+            f"high is {shown(high)}, which does not diverge; expected a rate that does: write a larger one"
+        )
     while high / low > 1 + relative:
         middle = math.sqrt(low) * math.sqrt(high)
         low, high = (low, middle) if diverges(middle) else (middle, high)
@@ -197,23 +199,23 @@ def _row(name, values) -> np.ndarray:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is refused
         row = np.asarray(values, np.float32)
     if row.ndim != 1 or not row.size or not np.isfinite(row).all():
-        raise RecipeError(f"{name} is {values!r}; expected finite numbers in a row: write {name}=[1.0, 10.0]")
+        raise RecipeError(f"{name} is {shown(values)}; expected finite numbers in a row: write {name}=[1.0, 10.0]")
     return row
 
 
 def _numbers(curvature, rate, momentum) -> tuple[float, float]:
     if not math.isfinite(curvature):
-        raise RecipeError(f"curvature is {curvature!r}; expected a finite number: write curvature=1.0")
+        raise RecipeError(f"curvature is {shown(curvature)}; expected a finite number: write curvature=1.0")
     return _above_zero("rate", rate) * float(curvature), _momentum(momentum)
 
 
 def _above_zero(name, value) -> float:
     if 0 < float(value) <= 3e38:
         return float(value)
-    raise RecipeError(f"{name} is {value!r}; expected a finite number above 0: write {name}=0.1")
+    raise RecipeError(f"{name} is {shown(value)}; expected a finite number above 0: write {name}=0.1")
 
 
 def _momentum(value) -> float:
     if 0 <= float(value) < 1:
         return float(value)
-    raise RecipeError(f"momentum is {value!r}; expected at least 0 and below 1: write momentum=0.9")
+    raise RecipeError(f"momentum is {shown(value)}; expected at least 0 and below 1: write momentum=0.9")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import metrics, parallel
+from jaxcnn.arguments import RecipeError, one_of, whole_number
 from jaxcnn.augment import normalise
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.feed import Feed, examples, feed
 from jaxcnn.models.calling import call, check_outputs, one_array, verify_model
 from jaxcnn.models.calling import compared as compared
 from jaxcnn.models.frozen import batch_moments, other_statistics
-from jaxcnn.recipe import RecipeError, one_of, shown
-from jaxcnn.state import State, at_test, verify_state
+from jaxcnn.state import State, at_test, image_shape_of
 
 T = TypeVar("T")
 TESTED = 500 * 64 * 64
@@ -82,13 +81,7 @@ def fitting(images: np.ndarray, batch: int | None = None) -> int:
     """
     if batch is None:
         return max(1, min(500, TESTED // (images.shape[1] * images.shape[2])))
-    try:
-        number = operator.index(batch)
-    except TypeError:
-        number = 0
-    if isinstance(batch, bool) or number < 1:
-        raise RecipeError(f"batch is {shown(batch)}; expected an integer of at least 1. Write batch=100.")
-    return number
+    return whole_number("batch", batch, write=100)
 
 
 _known: dict[Any, Any] = {}
@@ -152,11 +145,10 @@ def evaluate(
       >>> int(evaluate(model, start(model, optimizer(recipe), recipe, data), data.test).n)
       360
     """
-    driver = driver or parallel.driver()
-    verify_model(model)
-    verify_state(state)
+    driver = parallel.chosen(driver)
+    shape = image_shape_of(model, state)
     one_of("loss", loss, metrics.LOSSES)
-    classes, shape = getattr(model, "classes", None), np.shape(state.norm.mean)
+    classes = getattr(model, "classes", None)
     verify_split("split", split, classes, shape, may_be_empty=True)
     if not len(split.labels):
         raise RecipeError("the split to evaluate is empty; expected at least one image")
@@ -186,6 +178,7 @@ def objective(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., ja
       >>> sharpness(objective(model), state.params, state.stats, inputs, data.train.labels[:100]) > 0
       True
     """
+    verify_model(model)
     one_of("loss", loss, metrics.LOSSES)
 
     def mean(params, stats, inputs, labels):
@@ -217,9 +210,7 @@ def predict(model: nn.Module, state: State, images: np.ndarray, *, batch: int | 
       DataError: for other arrays.
       RecipeError: for what is no model or no state, or a model that does not give one array.
     """
-    verify_model(model)
-    verify_state(state)
-    verify_images("images", images, np.shape(state.norm.mean))
+    verify_images("images", images, image_shape_of(model, state))
     slim = at_test(state)._replace(opt=(), sums=())
     rows = parallel.filled(len(images), fitting(images, batch), 1)
     logits = [np.asarray(_predictor(model)(slim, images[index])) for index in rows]
@@ -283,9 +274,9 @@ def precise(
     Raises:
       RecipeError: for a model without BN, or n smaller than a batch or larger than the split.
     """
-    driver = driver or parallel.driver()
-    verify_model(model)
-    verify_state(state)
+    driver = parallel.chosen(driver)
+    verify_split("split", split, getattr(model, "classes", None), image_shape_of(model, state))
+    batch, n = whole_number("batch", batch, write=128), whole_number("n", n, write=5000)
     _check_norms(model, state, (batch, *split.images.shape[1:]))
     if not batch <= n <= len(split.labels):
         raise RecipeError(f"precise_bn is {n}; expected {batch} (one batch) to {len(split.labels)} images, or 0")

@@ -16,13 +16,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxcnn import provenance
+from jaxcnn.arguments import mapping, path_of, whole_number
 from jaxcnn.checkpoint.manifest import CheckpointError
 from jaxcnn.checkpoint.paths import check_path
-from jaxcnn.data import Dataset
-from jaxcnn.recipe import Recipe, RecipeError, shown
+from jaxcnn.data import Dataset, verify_inputs
+from jaxcnn.models.calling import verify_model
+from jaxcnn.optim import transformation
+from jaxcnn.recipe import Recipe, RecipeError, shown, verify_recipe
 
 
 class LogError(ValueError):
@@ -72,21 +76,25 @@ class RunLog:
         tx: Any = None,
         data: Dataset | None = None,
     ):
-        if not isinstance(recipe, Recipe):
-            raise RecipeError(
-                f"recipe is a {type(recipe).__name__}, {shown(recipe, 40)}; expected a Recipe. Use jaxcnn.Recipe(...)."
-            )
-        self.folder, self.recipe = Path(folder), recipe
+        verify_recipe(recipe)
+        self.folder, self.recipe = path_of("folder", folder), recipe
+        facts = {} if facts is None else _plain(mapping("facts", facts, "{'note': 'baseline'}"))
+        if model is not None:
+            verify_model(model)
+        if tx is not None:
+            tx = transformation(tx)
+        if data is not None:
+            verify_inputs(data)
         made_from: dict[str, Any] = {"jax": provenance.settings()}
         if model is not None:
-            made_from["model"] = provenance.model_of(model, recipe, len(data.classes) if data else None)
+            made_from["model"] = provenance.model_of(model, recipe, None if data is None else len(data.classes))
         if tx is not None:
             made_from["optimizer"] = provenance.optimizer_of(tx, recipe)
         if data is not None:
             made_from["data"] = provenance.data_digest(data)
         _make(self.folder)
         self._claim(made_from)
-        self._environment(dict(facts or {}))
+        self._environment(facts)
         self.path = self.folder / "metrics.jsonl"
         self._closed = False
         self._mend()
@@ -98,7 +106,7 @@ class RunLog:
         Rows of this step or later ones are dropped first: a run that died between a row and its checkpoint makes them again.
         """
         self._open()
-        row = {"step": int(step)} | row
+        row = {"step": whole_number("step", step, 0)} | row
         origin = provenance.noted(row)
         if origin is not None and origin is not self._origin:
             self._check(origin)
@@ -228,7 +236,7 @@ def _differing(there: Mapping[str, Any], mine: Mapping[str, Any], word: str) -> 
 
 def read_rows(folder: str | Path) -> list[dict[str, Any]]:
     """The rows of a run folder; a last line that a killed run left unfinished is passed over. LogError for any other."""
-    return read_lines(Path(folder, "metrics.jsonl"), "row of a run", _is_row, unfinished=True)
+    return read_lines(path_of("folder", folder, LogError) / "metrics.jsonl", "row of a run", _is_row, unfinished=True)
 
 
 def _is_row(row: dict[str, Any]) -> bool:
@@ -416,11 +424,19 @@ def _versions() -> dict[str, str | None]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy and JAX scalars as Python's, and non-finite floats as None."""
+    """What JSON holds of a value: arrays as lists, paths as texts, non-finite numbers as None; RecipeError for the rest."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    if isinstance(value, np.generic) or hasattr(value, "ndim"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)) and getattr(value.dtype, "kind", "") in tuple("fiubV"):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    raise RecipeError(
+        f"a record holds {shown(value)}; expected numbers, texts, None, or lists of them. Write float(loss)."
+    )

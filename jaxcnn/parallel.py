@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxcnn import programs
-from jaxcnn.recipe import RecipeError, one_of
+from jaxcnn.arguments import RecipeError, one_of, shown, whole_number
 
 PROGRAMS = 32
 """Kept results of `compiled` functions at most: some 16 networks with what trains and what tests each."""
@@ -243,7 +243,7 @@ def hashable(value: Any) -> Any:
         return kind, tuple(hashable(part) for part in value)
     if isinstance(value, set):
         return kind, frozenset(value)
-    if isinstance(value, (np.ndarray, jax.Array)) and not np.asarray(value).dtype.hasobject:
+    if isinstance(value, (np.ndarray, jax.Array)) and getattr(value.dtype, "kind", "") in tuple("fiubcSU"):
         return kind, str(value.dtype), value.shape, np.asarray(value).tobytes()
     if dataclasses.is_dataclass(value):
         return kind, tuple((f.name, hashable(getattr(value, f.name))) for f in dataclasses.fields(value) if f.compare)
@@ -268,11 +268,25 @@ def driver(kind: str = "auto", devices: int | None = None) -> Driver:
     """
     one_of("driver", kind, ("auto", "jit", "pmap"))
     there = jax.devices()
-    if devices is not None and not 1 <= devices <= len(there):
+    if devices is not None and whole_number("devices", devices) > len(there):
         raise RecipeError(f"devices is {devices}; expected 1 to {len(there)}, which is how many this machine shows")
     if kind == "pmap" and jax.process_count() > 1:
         raise RecipeError("driver 'pmap' covers one host's devices and this job has several hosts; write driver='jit'")
     return _driver("jit" if kind == "auto" else kind, tuple(there[:devices]))
+
+
+def chosen(driver: Driver | None) -> Driver:
+    """Return `driver`, or "jit" over all devices for None; RecipeError for anything else.
+
+    Example:
+      >>> chosen(None).kind
+      'jit'
+    """
+    if driver is None:
+        return _driver("jit", tuple(jax.devices()))
+    if not isinstance(driver, Driver):
+        raise RecipeError(f"driver is {shown(driver)}; expected a Driver. Write driver=jaxcnn.driver('jit').")
+    return driver
 
 
 @lru_cache(maxsize=16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 import time
 from typing import Any, TextIO
@@ -18,6 +17,7 @@ class Unfailing:
       stream: where to write; None, as Python's `sys.stderr` where that is closed, is nowhere.
 
     Example:
+      >>> import io
       >>> closed = io.StringIO()
       >>> closed.close()
       >>> print("lost", file=Unfailing(closed), flush=True)

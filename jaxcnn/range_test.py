@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import metrics, parallel
+from jaxcnn.arguments import shown
 from jaxcnn.data import Dataset
 from jaxcnn.feed import feed
+from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import optimizer
-from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.recipe import Recipe, RecipeError, verify_recipe
 from jaxcnn.state import start
 from jaxcnn.train import check, check_model, make_step, order, step_options
 
@@ -88,10 +90,10 @@ def _sensible(low, high, steps) -> None:
     numbers = all(isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool) for rate in (low, high))
     if not (numbers and 0 < low < high < math.inf):
         raise RecipeError(
-            f"rates go from {low!s:.80} to {high!s:.80}; expected 0 < low < high, finite: write low=1e-4, high=10"
+            f"rates go from {shown(low)} to {shown(high)}; expected 0 < low < high, finite: write low=1e-4, high=10"
         )
     if type(steps) is not int or steps < 10:
-        raise RecipeError(f"steps is {steps!r:.80}; expected a whole number of at least 10: write steps=100")
+        raise RecipeError(f"steps is {shown(steps)}; expected a whole number of at least 10: write steps=100")
     if not high / low > 1 + steps * 1e-12:
         raise RecipeError(f"{steps} rates from {low} to {high} are not told apart; write low=1e-4, high=10")
 
@@ -150,9 +152,9 @@ def _numbers(rates: Any, losses: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _smoothing(window: Any, ceiling: Any) -> None:
     if type(window) is not int or window < 1:
-        raise RecipeError(f"window is {window!r:.80}; expected a whole number of at least 1: write window=5")
+        raise RecipeError(f"window is {shown(window)}; expected a whole number of at least 1: write window=5")
     if isinstance(ceiling, bool) or not isinstance(ceiling, (int, float, np.number)) or math.isnan(ceiling):
-        raise RecipeError(f"ceiling is {ceiling!r:.80}; expected a number: write ceiling=math.log(10)")
+        raise RecipeError(f"ceiling is {shown(ceiling)}; expected a number: write ceiling=math.log(10)")
 
 
 def _mean(values: np.ndarray) -> float:
@@ -226,7 +228,9 @@ def lr_range_test(
       True
     """
     _sensible(low, high, steps)
-    driver = driver or parallel.driver()
+    driver = parallel.chosen(driver)
+    verify_model(model)
+    verify_recipe(recipe)
     recipe = replace(recipe, schedule="constant", lr=low, warmup_lr=None)
     check(recipe, data, driver)
     tx = optimizer(recipe)

@@ -6,17 +6,17 @@ which changes of an image keep its class depends on the data, so they are off un
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-
-class RecipeError(ValueError):
-    """A setting that cannot be meant; the message is one line that names the setting and the mend."""
+from jaxcnn.arguments import RecipeError as RecipeError
+from jaxcnn.arguments import one_of as one_of
+from jaxcnn.arguments import path_of
+from jaxcnn.arguments import shown as shown
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Recipe:
     @classmethod
     def load(cls, folder: str | Path) -> Recipe:
         """The recipe of a run folder, so that the run can be made again; RecipeError if `config.json` is none."""
-        path = Path(folder, "config.json")
+        path = path_of("folder", folder) / "config.json"
         if not path.is_file():  # nothing, or a pipe or a device, which may never end
             raise RecipeError(f"{path} is no file; expected the folder of a run, which has one")
         try:
@@ -266,28 +266,18 @@ def _frozen(value: Any) -> Any:
     return FrozenList(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def one_of(what: str, value: str, choices: Iterable[str]) -> str:
-    """`value`, or a RecipeError that names the nearest of `choices`."""
-    choices = sorted(choices)
-    if isinstance(value, str) and value in choices:
-        return value
-    near = difflib.get_close_matches(shown(value).strip("'"), choices, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise RecipeError(f"{what} is {shown(value)}; expected one of {', '.join(choices)}{hint}")
-
-
-def shown(value: Any, most: int = 80) -> str:
-    """A value as a message shows it: on one line, and cut where it is long.
+def verify_recipe(recipe: Any) -> None:
+    """Raise RecipeError unless `recipe` is a Recipe.
 
     Example:
-      >>> shown([0] * 1000, 12)
-      '[0, 0, 0, 0,...'
+      >>> verify_recipe({"lr": 0.1})
+      Traceback (most recent call last):
+      jaxcnn.arguments.RecipeError: recipe is a dict, {'lr': 0.1}; expected a Recipe. Use jaxcnn.Recipe(...).
     """
-    try:
-        text = " ".join(repr(value).split())
-    except Exception as error:  # numbers of thousands of digits, a list in itself a thousand times
-        text = f"a {type(value).__name__} that cannot be written ({type(error).__name__})"
-    return text if len(text) <= most else text[:most] + "..."
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"recipe is a {type(recipe).__name__}, {shown(recipe, 40)}; expected a Recipe. Use jaxcnn.Recipe(...)."
+        )
 
 
 def file_name(name: str) -> str:

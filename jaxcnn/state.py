@@ -12,10 +12,10 @@ import numpy as np
 import optax
 
 from jaxcnn import augment, metrics
-from jaxcnn.data import Dataset
-from jaxcnn.models.calling import initial, initial_shapes
+from jaxcnn.data import Dataset, verify_inputs
+from jaxcnn.models.calling import initial, initial_shapes, verify_model
 from jaxcnn.optim import test_params, transformation
-from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.recipe import Recipe, RecipeError, shown, verify_recipe
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
 """The streams of randomness of a run, each its own `fold_in` of the run's key."""
@@ -41,8 +41,10 @@ class State(NamedTuple):
 
 
 def verify_state(state: Any) -> None:
-    """Raise RecipeError unless `state` is a State."""
+    """Raise RecipeError unless `state` is a State whose variables, step, key and normalizer are arrays of their kinds."""
     if isinstance(state, State):
+        if wrong := _misfit(state):
+            raise RecipeError(f"the state's {wrong}. Write what fit or start gives.")
         return
     if isinstance(state, Mapping):
         raise RecipeError(
@@ -50,6 +52,42 @@ def verify_state(state: Any) -> None:
             "Write adopt(start(model, optimizer(recipe), recipe, data), variables)."
         )
     raise RecipeError(f"state is of type {type(state).__name__}; expected a State. Write what fit or start gives.")
+
+
+def _misfit(state: State) -> str:
+    """What part of a state is of another kind, and what was expected; "" where all are right."""
+    for name in ("params", "stats"):
+        tree = getattr(state, name)
+        if not isinstance(tree, Mapping):
+            return f"{name} is {shown(tree)}; expected arrays by name"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None):
+            if not _is_array(leaf):
+                return f"{name} has {shown(leaf)} at {jax.tree_util.keystr(path)}; expected arrays of numbers"
+    if not _is_array(state.step) or np.shape(state.step) != () or state.step.dtype.kind not in "iu":
+        return f"step is {shown(state.step)}; expected an integer array of shape ()"
+    if not _is_array(state.key) or state.key.dtype != np.uint32 or np.shape(state.key) not in ((2,), (4,)):
+        return f"key is {shown(state.key)}; expected a key as jax.random.PRNGKey makes it"
+    if name := next(
+        (name for name in ("opt", "sums") if not all(map(_is_array, jax.tree.leaves(getattr(state, name))))), ""
+    ):
+        return f"{name} is {shown(getattr(state, name))}; expected arrays"
+    norm = state.norm
+    arrays = isinstance(norm, augment.Norm) and all(_is_array(leaf) and leaf.dtype.kind == "f" for leaf in norm)
+    if not arrays or np.ndim(norm.mean) != 3 or np.shape(norm.std) != np.shape(norm.mean)[2:]:
+        return f"norm is {shown(norm)}; expected a Norm of mean [h, w, c] and std [c]"
+    return ""
+
+
+def _is_array(leaf: Any) -> bool:
+    array = isinstance(leaf, (np.ndarray, np.generic, jax.Array)) and not isinstance(leaf, np.ma.MaskedArray)
+    return array and (leaf.dtype.kind in "fiub" or jnp.issubdtype(leaf.dtype, jnp.floating)) and leaf.dtype.isnative
+
+
+def image_shape_of(model: Any, state: Any) -> tuple[int, ...]:
+    """Return the shape [h, w, c] of the images that `state` is for; RecipeError for what is no model or no state."""
+    verify_model(model)
+    verify_state(state)
+    return np.shape(state.norm.mean)
 
 
 def _plain(what: str, tree: Any) -> None:
@@ -97,6 +135,8 @@ def start(
       >>> int(state.step), state.norm.mean.shape
       (0, (8, 8, 1))
     """
+    verify_recipe(recipe)
+    verify_inputs(data)
     key = jax.random.PRNGKey(recipe.seed)
     image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
     tx = transformation(tx)
@@ -126,6 +166,8 @@ def shapes(
       >>> shapes(build("plain8", 10, width=100_000), optimizer(recipe), recipe, load("digits")).params["head"]["kernel"].shape
       (400000, 10)
     """
+    verify_recipe(recipe)
+    verify_inputs(data)
     image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
     key = jax.eval_shape(jax.random.PRNGKey, 0)
     variables = initial_shapes(model, image)

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from jaxcnn import divergence, metrics, parallel, provenance
+from jaxcnn.arguments import function, one_of, shown
 from jaxcnn.augment import View, augment, normalise
 from jaxcnn.data import Dataset, Split, verify
 from jaxcnn.evaluate import counter, fitting, mapped, once, own, precise
@@ -21,7 +22,7 @@ from jaxcnn.feed import examples, feed
 from jaxcnn.models.calling import call, check_outputs, compared, verify_model
 from jaxcnn.models.frozen import norms_held, other_statistics
 from jaxcnn.optim import belongs, frozen, held, rate_of, transformation
-from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.recipe import Recipe, RecipeError, verify_recipe
 from jaxcnn.resume import resumed
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, at_test, start, stream
 
@@ -66,6 +67,10 @@ def make_step(
       1
     """
     tx = transformation(tx)
+    verify_model(model)
+    one_of("loss", loss, metrics.LOSSES)
+    if axis is not None and not isinstance(axis, str):
+        raise RecipeError(f"axis is {shown(axis)}; expected a name or None. Write axis='batch'.")
     model = mapped(model, axis)
     averaged = (lambda tree: jax.lax.pmean(tree, axis)) if axis else (lambda tree: tree)
     summed = (lambda tree: jax.lax.psum(tree, axis)) if axis else (lambda tree: tree)
@@ -204,10 +209,14 @@ def fit(
       RecipeError: before anything is compiled, for a batch that does not divide by the devices or exceeds the data, or
         a model whose outputs do not fit the labels.
     """
-    driver = driver or parallel.driver()
+    driver = parallel.chosen(driver)
     verify_model(model)
+    verify_recipe(recipe)
     check(recipe, data, driver)
     tx = transformation(tx)
+    for name, given in (("resume", resume), ("pause", pause)):
+        if given is not None:
+            function(name, given, "checkpoints.restore" if name == "resume" else "stop")
     state = start(model, tx, recipe, data)
     check_model(model, state, data, recipe, driver)
     made_from = provenance.made_from(model, tx, recipe, data, state.params, state.opt)

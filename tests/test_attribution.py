@@ -102,8 +102,8 @@ def backward(params, x, label, guide=False):
     after2 = params["head"]["kernel"][:, label].reshape(maps2.shape)
     pooled = conv_back(np.where((before2 > 0) & ((after2 > 0) | (not guide)), after2, 0), params["conv2"])
     parts = blocks(maps1)
-    largest = parts == parts.max(2, keepdims=True)
-    after1 = unblocked(largest / largest.sum(2, keepdims=True) * pooled[:, :, None])
+    winner = parts.argmax(2, keepdims=True) == np.arange(4)[:, None]  # the first of equal ones, as in PyTorch
+    after1 = unblocked(winner * pooled[:, :, None])
     inputs = conv_back(np.where((before1 > 0) & ((after1 > 0) | (not guide)), after1, 0), params["conv1"])
     return inputs, after1, after2
 

@@ -257,12 +257,12 @@ def test_it_goes_on_where_it_was_stopped(out, tmp_path, monkeypatch, capsys):
 
 
 MISTAKES = [
-    (["--seeds", "0"], "seeds is 0; expected a whole number of at least 1"),
+    (["--seeds", "0"], "--seeds is 0; expected a whole number of 1 to 1000"),
     (["--common", "0"], "common is 0; expected"),
-    (["--rates", "nan", "0.1", "0.2"], "lr is nan; expected a finite number above 0"),
+    (["--rates", "nan", "0.1", "0.2"], "--rates is nan; expected a finite number"),
     (["--rates", "0.1", "0", "0.2"], "lr is 0"),
     (["--rates", "0.1", "0.1", "-2"], "lr is -2"),
-    (["--rates", "inf", "0.1", "0.2"], "lr is inf"),
+    (["--rates", "inf", "0.1", "0.2"], "--rates is inf"),
     (["--rates", "0.1"], "rates"),
     (["--dataset", "digitz"], "digits"),
     (["--model", "convnett"], "model is 'convnett'"),

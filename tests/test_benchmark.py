@@ -86,7 +86,7 @@ def test_ctrl_c_ends_it_and_leaves_no_half_a_row(quick, monkeypatch, tmp_path, c
         (["--networks", "resnet21"], "network is 'resnet21'; expected one of"),
         (["--networks"], "networks is empty; write --networks resnet20"),
         (["--forms"], "forms is empty"),
-        (["--rounds", "0"], "rounds is 0; expected at least 1: write --rounds 5"),
+        (["--rounds", "0"], "--rounds is 0; expected a whole number of 1 to 10000. Use --rounds 5"),
         (["--seconds", "nan"], "seconds is nan"),
         (["--batch", "0"], "batch is 0"),
         (["--batch", "7", "--devices", "2"], "batch is 7, which 2 devices cannot share equally"),

@@ -85,8 +85,8 @@ def test_more_linear_numbers_reconstruct_strangers_no_worse(digits):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--held-out", "10"], "held_out is 10; expected classes of digits, 0..9"),
-        (["--code", "0"], "code is 0; expected a whole number of at least 1"),
+        (["--held-out", "10"], "--held-out is 10; expected classes of digits, 0..9"),
+        (["--code", "0"], "--code is 0; expected a whole number of 1 to "),
         (["--lr", "-1"], "lr is -1.0"),
         (["--dataset", "digit"], "digits"),
     ],

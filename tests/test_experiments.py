@@ -74,16 +74,16 @@ def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, mon
 
 
 MISTAKES = [
-    (["--depths", "21"], "depth is 21; expected 6 n + 2 for a whole n >= 1: write 20 or 26"),
+    (["--depths", "21"], "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 or 26"),
     (["--depths"], "depths is empty"),
-    (["--lr", "nan"], "lr is nan; expected a finite number above 0"),
-    (["--steps", "-5"], "steps is -5; expected a whole number of at least 1"),
+    (["--lr", "nan"], "--lr is nan; expected a finite number"),
+    (["--steps", "-5"], "--steps is -5; expected a whole number of 1 to 100000000"),
     (["--dataset", "cifar11"], "cifar10"),
     (["--drops", "50", "20"], "expected increasing steps"),
     (["--seeds", "0"], "seeds is 0"),
     (["--width", "0"], "width is 0"),
     (["--batch", "5000"], "batch is 5000, more than the 1437 training images"),
-    (["--batch", "100"], "8 devices cannot share equally; write batch=96 or 104"),
+    (["--batch", "100"], "8 devices cannot share equally; write --batch 96 or 104"),
     (["--optimizer", "adma"], "optimizer is 'adma'"),
     (["--families", "plane"], "plane"),
     (["--dpeths", "20"], "--depths"),

@@ -11,11 +11,12 @@ import jaxcnn
 
 ROOT = Path(jaxcnn.__file__).parent
 LAYER = {
-    "recipe": 0, "data": 0, "metrics": 0, "checkpoint": 0, "progress": 0, "plots": 0, "ops": 0, "programs": 0,
-    "augment": 1, "models": 1, "optim": 1, "parallel": 1, "hosts": 1,
-    "curvature": 1, "descent": 1, "calibration": 0,
-    "feed": 2, "state": 2, "divergence": 2, "provenance": 2, "weights": 2, "evaluate": 3, "log": 3, "resume": 3,
-    "train": 4, "report": 4, "command": 4, "study": 5, "look": 5, "range_test": 5, "landscape": 5,
+    "arguments": 0,
+    "recipe": 1, "data": 1, "metrics": 1, "checkpoint": 1, "progress": 1, "plots": 1, "ops": 1, "programs": 1,
+    "augment": 2, "models": 2, "optim": 2, "parallel": 2, "hosts": 2,
+    "curvature": 2, "descent": 2, "calibration": 1,
+    "feed": 3, "state": 3, "divergence": 3, "provenance": 3, "weights": 3, "evaluate": 4, "log": 4, "resume": 4,
+    "train": 5, "report": 5, "command": 5, "study": 6, "look": 6, "range_test": 6, "landscape": 6,
 }  # fmt: skip
 ONLY_IN = {
     "matplotlib": "plots",

@@ -322,7 +322,7 @@ def test_an_own_picture_comes_first_with_its_probabilities(run, tmp_path):
 
 MISTAKES = [
     (["--images", "9", "--image", "x.png"], "--images and --image exclude each other"),
-    (["--images", "0"], "images is 0; expected at least 1"),
+    (["--images", "0"], "--images is 0; expected a whole number of 1 to 10000000"),
     (["--images", "361"], "images is 361, but the test split has 360: write --images 360"),
     (["--image", "nowhere.png"], "nowhere.png (no such file)"),
     (["--stages", "conv9"], "stage is 'conv9'; expected one of "),

@@ -355,7 +355,9 @@ def test_twelve_steps_with_drops_and_decay_are_those_of_a_loop_in_numpy(name, lo
     moved = bowl.begin
     for (params, state), expected in zip(walk(bowl, recipe, 12), loop(bowl, bowl.begin, rates, **given), strict=True):
         expected, judged = expected if isinstance(expected, tuple) else (expected, expected)
-        tolerance = 1e-6 * max(1, np.abs(expected).max(), np.abs(judged).max())  # float32 rounds in proportion to the value
+        tolerance = 1e-6 * max(
+            1, np.abs(expected).max(), np.abs(judged).max()
+        )  # float32 rounds in proportion to the value
         np.testing.assert_allclose(bowl.flat(params), expected, rtol=0, atol=tolerance)
         np.testing.assert_allclose(bowl.flat(test_params(state, params)), judged, rtol=0, atol=tolerance)
         moved = judged

@@ -233,7 +233,7 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
     [
         ("autoencoder", {"up": "transposed"}, "did you mean 'transpose'?"),
         ("autoencoder", {"code": 0}, "code is 0; expected a whole number of at least 1"),
-        ("autoencoder", {"depth": 2}, "expected one of activation, code, dtype, kernel_init, up, width"),
+        ("autoencoder", {"depth": 2}, "expected one of activation, code, dtype, kernel_init, name, up, width"),
         ("unet", {"depth": 0}, "depth is 0"),
         ("unet", {"up": "nearest"}, "up is 'nearest'; expected one of transpose, upsample"),
         ("u-net", {}, "write unet"),

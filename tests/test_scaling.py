@@ -162,7 +162,7 @@ def test_the_script_leaves_tables_and_figures(tmp_path):
         (["--depths", "21"], "depth is 21; expected 6 n + 2"),
         (["--depths"], "depths is empty"),
         (["--devices", "3"], "devices has 3, which does not divide the batch of 32"),
-        (["--rounds", "0"], "rounds is 0; expected at least 1"),
+        (["--rounds", "0"], "--rounds is 0; expected a whole number of 1 to 10000"),
         (["--network", "resnet9"], "depth is 9"),
     ],
 )

@@ -18,13 +18,15 @@ SMALL = ["--shared", "12", "--new", "12"]
 
 @pytest.fixture(scope="module")
 def own_programs(tmp_path_factory):
-    """A folder of compiled programs that no other process of the tests adds to while they are counted."""
-    name = "jax_compilation_cache_dir"
-    before = jax.config.values[name]
-    for folder in (str(tmp_path_factory.mktemp("programs")), before):
+    """A folder of compiled programs, of all that are compiled, that no other process of the tests adds to."""
+    name, least = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name], jax.config.values[least]
+    # Which programs take longer to compile than a threshold depends on what else the machine does.
+    for folder, seconds in ((str(tmp_path_factory.mktemp("programs")), 0.0), before):
         jax.config.update(name, folder)
+        jax.config.update(least, seconds)
         compilation_cache.reset_cache()
-        if folder != before:
+        if folder != before[0]:
             yield
 
 
@@ -59,8 +61,9 @@ def test_runs_leave_few_python_objects(lines):
 
 
 def test_the_compile_cache_grows_with_networks_not_with_runs(lines):
+    """The first four runs compile all, and the fifth, which diverges, what its row needs."""
     values = [row["programs"] for row in lines[1]]
-    assert values[3] == values[-1], values
+    assert values[3] + 1 >= values[4] == values[-1], values
 
 
 @pytest.mark.parametrize(
@@ -167,7 +170,7 @@ MISTAKES = [
     (["--shared", "3"], "shared is 3; expected at least 12"),
     (["--new", "0"], "new is 0; expected at least 12"),
     (["--steps", "2"], "steps is 2; expected at least 3"),
-    (["--batch", "100"], "8 devices cannot share equally; write batch=96 or 104"),
+    (["--batch", "100"], "8 devices cannot share equally; write --batch 96 or 104"),
     (["--preset", "fll"], "did you mean 'full'?"),
     (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
     (["--plot-only", "--out", "/nowhere"], "/nowhere holds no soak"),

@@ -382,10 +382,10 @@ def test_a_stopped_command_keeps_its_runs_and_goes_on(out, tmp_path):
 
 
 MISTAKES = [
-    (["--runs", "0"], "runs is 0; expected a whole number of at least 1"),
+    (["--runs", "0"], "--runs is 0; expected a whole number of 1 to 100000"),
     (["--widths"], "widths is ()"),
     (["--widths", "4", "8", "8"], "8 x 8 pixels allow 2; write --widths 4 8"),
-    (["--lr", "nan"], "lr is nan; expected a finite number above 0"),
+    (["--lr", "nan"], "--lr is nan; expected a finite number"),
     (["--epochs", "0"], "epochs is 0.0"),
     (["--momentum", "1"], "momentum is 1.0; expected at least 0 and less than 1"),
     (["--decay", "-1"], "decay is -1.0"),

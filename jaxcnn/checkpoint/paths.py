@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxcnn import arguments
 from jaxcnn.checkpoint.manifest import CheckpointError, line
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -49,7 +50,7 @@ def check_path(folder: str | Path) -> Path:
 
 def shown(folder: object) -> str:
     """Return the value in quotes, cut at 200 characters."""
-    return f"{str(folder)!r:.200}" if isinstance(folder, Path) else f"{folder!r:.200}"
+    return arguments.shown(str(folder) if isinstance(folder, Path) else folder, 200)
 
 
 def plain_alias(folder: Path) -> tuple[Path, Callable[[], None]]:

@@ -2,6 +2,7 @@
 
 from jaxcnn.data.checking import verify as verify
 from jaxcnn.data.checking import verify_images as verify_images
+from jaxcnn.data.checking import verify_inputs as verify_inputs
 from jaxcnn.data.checking import verify_split as verify_split
 from jaxcnn.data.facts import DATASETS as DATASETS
 from jaxcnn.data.folder import folder as folder

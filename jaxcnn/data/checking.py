@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.types import DataError, Dataset, Split, short
+from jaxcnn.arguments import shown
+from jaxcnn.data.types import DataError, Dataset, Split
 
 Shape = tuple[int, ...]
 
@@ -38,6 +39,22 @@ def verify(data: Dataset) -> None:
     labels = data.train.labels
     if (labels == labels[0]).all():
         raise DataError(f"train labels are all {labels[0]}; expected two classes or more: shuffle before you cut")
+    _statistic("mean", data.mean, shape)
+    _statistic("std", data.std, shape[-1:])
+
+
+def verify_inputs(data: Any) -> None:
+    """Raise DataError unless `data` is a Dataset with class names, training images and statistics; labels are not looked at."""
+    if not isinstance(data, Dataset):
+        raise DataError(f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load() gives it")
+    if not isinstance(data.train, Split):
+        raise DataError(f"train is a {type(data.train).__name__}; expected two arrays: write Split(images, labels)")
+    verify_images("train images", data.train.images)
+    _count(data.classes)
+    for what, split in (("validation", data.validation), ("test", data.test)):
+        if not isinstance(split, Split):
+            raise DataError(f"{what} is a {type(split).__name__}; expected two arrays: write Split(images, labels)")
+    shape = data.train.images.shape[1:]
     _statistic("mean", data.mean, shape)
     _statistic("std", data.std, shape[-1:])
 
@@ -160,7 +177,7 @@ def _range(what: str, low: int, high: int, classes: int | None) -> None:
 def _count(classes: Any) -> int:
     names = isinstance(classes, (tuple, list)) and all(isinstance(name, str) for name in classes)
     if not names or len(classes) < 2:
-        raise DataError(f"classes is {short(repr(classes))}; expected two names or more: write ('cat', 'dog'), say")
+        raise DataError(f"classes is {shown(classes)}; expected two names or more: write ('cat', 'dog'), say")
     return len(classes)
 
 

@@ -55,7 +55,9 @@ def known(name: str) -> Facts:
     """
     if isinstance(name, str) and name in DATASETS:
         return DATASETS[name]
-    if name == "folder":  # what `jaxcnn.data.folder` calls its data sets, and so the recipes of runs on them
+    if (
+        isinstance(name, str) and name == "folder"
+    ):  # what `jaxcnn.data.folder` calls its data sets, and so the recipes of runs on them
         raise DataError(
             "'folder' is pictures of your own, which have no name; pass data=jaxcnn.data.folder(PATH, size=...)"
         )

@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.arguments import shown
 from jaxcnn.data.checking import verify
 from jaxcnn.data.kept import Plan, pictures_of
 from jaxcnn.data.listing import PARTS, listing
 from jaxcnn.data.parting import ORDER, Choice, choice
 from jaxcnn.data.pictures import sides
-from jaxcnn.data.types import DataError, Dataset, Split, one_line, short
+from jaxcnn.data.types import DataError, Dataset, Split, one_line
 
 log = logging.getLogger("jaxcnn.data")
 
@@ -81,7 +82,9 @@ def named_folder(
     """`folder`, and for "train", "validation" and "test" the files' names in the order of the images, as from `path` on."""
     root, scale, share = _root(path), sides(size, resize), choice(validation, 0.2 if test is None else test, seed)
     if type(memory) is not int or memory < 0:
-        raise DataError(f"memory is {short(repr(memory))}; expected bytes, an integer >= 0: write memory=2 << 30")
+        raise DataError(f"memory is {shown(memory)}; expected bytes, an integer >= 0: write memory=2 << 30")
+    if not isinstance(skip_broken, bool):
+        raise DataError(f"skip_broken is {shown(skip_broken)}; expected True or False: write skip_broken=True")
     classes, listed = listing(root)
     share = _taken(root, share, {one.part for one in listed}, test is None)
     kept = pictures_of(Plan(root, classes, listed, scale, share, bool(skip_broken), memory))
@@ -113,5 +116,5 @@ def _root(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path).expanduser().resolve()
     except (TypeError, ValueError, RuntimeError, OSError) as error:  # no path, a NUL, no such ~user, links in a ring
-        found = short(repr(path))
+        found = shown(path)
         raise DataError(f"path is {found}; expected the path of a folder: {one_line(error)}") from None

@@ -6,11 +6,12 @@ import logging
 import os
 from pathlib import Path
 
+from jaxcnn.arguments import shown
 from jaxcnn.data import archives, cache, download, prepared
 from jaxcnn.data.digits import digits
 from jaxcnn.data.facts import Facts, known
 from jaxcnn.data.parts import hold_out
-from jaxcnn.data.types import DataError, Dataset, Split, assemble, check, one_line, short
+from jaxcnn.data.types import DataError, Dataset, Split, assemble, check, one_line
 
 log = logging.getLogger("jaxcnn.data")
 
@@ -50,7 +51,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, *, validatio
         https://www.tensorflow.org/datasets/catalog/overview (the data sets, their checksums and layout).
     """
     facts = known(name)
-    folder = _folder(data_dir) if data_dir else None
+    folder = None if data_dir is None or (isinstance(data_dir, str) and not data_dir) else _folder(data_dir)
     train, test = digits() if name == "digits" else _obtain(name, facts, folder)
     return hold_out(assemble(name, train, test, facts.shape, facts.classes), validation, seed)
 
@@ -59,7 +60,7 @@ def _folder(data_dir: str | os.PathLike[str]) -> Path:
     try:
         return Path(data_dir).expanduser().resolve()
     except (TypeError, ValueError, RuntimeError, OSError) as error:  # no path, a NUL, no such ~user, links in a ring
-        found = short(repr(data_dir))
+        found = shown(data_dir)
         raise DataError(f"data_dir is {found}; expected the path of a folder: {one_line(error)}") from None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.arguments import shown
 from jaxcnn.data.checking import verify
 from jaxcnn.data.types import DataError, Dataset, Split, statistics
 
@@ -36,7 +37,9 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
     verify(data)
     total = len(data.train.labels)
     if not _whole(n) or not 0 <= n < total:
-        raise DataError(f"cannot hold out {n!r} images; expected an integer in 0..{total - 1}, fewer than are in train")
+        raise DataError(
+            f"cannot hold out {shown(n)} images; expected an integer in 0..{total - 1}, fewer than are in train"
+        )
     _seed(seed)
     if n == 0:
         return data
@@ -72,7 +75,9 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
     verify(data)
     labels, total = data.train.labels, len(data.train.labels)
     if not _whole(n) or not 1 <= n <= total:
-        raise DataError(f"cannot keep {n!r} training images; expected an integer in 1..{total}, the images there are")
+        raise DataError(
+            f"cannot keep {shown(n)} training images; expected an integer in 1..{total}, the images there are"
+        )
     _seed(seed)
     order = np.random.default_rng(seed).permutation(total)
     # The k-th image of each class comes before the k+1st of any: the first n are as even as can be.
@@ -96,4 +101,4 @@ def _whole(value: Any) -> bool:
 
 def _seed(seed: Any) -> None:
     if not _whole(seed) or seed < 0:
-        raise DataError(f"seed is {seed!r}; expected an integer >= 0: write seed=0")
+        raise DataError(f"seed is {shown(seed)}; expected an integer >= 0: write seed=0")

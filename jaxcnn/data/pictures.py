@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.arguments import shown
 from jaxcnn.data.squares import FORMATS, square
 from jaxcnn.data.types import DataError, one_line, printable, short
 
@@ -113,10 +114,10 @@ def darkness(dark: Sequence[tuple[str, int]]) -> str:
 def sides(size: Any, resize: Any) -> tuple[int, int]:
     """(size, resize) with the default filled in; DataError unless both are whole numbers and resize is no smaller."""
     if type(size) is not int or not 1 <= size <= 4096:
-        raise DataError(f"size is {short(repr(size))}; expected a whole number of pixels in 1..4096: write size=224")
+        raise DataError(f"size is {shown(size)}; expected a whole number of pixels in 1..4096: write size=224")
     resize = round(size * 256 / 224) if resize is None else resize
     if type(resize) is not int or not size <= resize <= 8192:
-        found = f"resize is {short(repr(resize))}, the shorter side before size={size} is cut out"
+        found = f"resize is {shown(resize)}, the shorter side before size={size} is cut out"
         raise DataError(f"{found}; expected a whole number in {size}..8192: write resize={size} to cut out nothing")
     return size, resize
 

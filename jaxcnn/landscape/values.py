@@ -79,7 +79,7 @@ def along(
       >>> along(model, state, data.test, [way], [[-1, 0, 1]]).loss.shape
       (3,)
     """
-    driver, state = driver or parallel.driver(), at_test(state)
+    driver, state = parallel.chosen(driver), at_test(state)
     one_of("statistics", statistics, STATISTICS)
     one_of("loss", loss, metrics.LOSSES)
     _fits(state.params, directions)

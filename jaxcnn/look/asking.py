@@ -13,8 +13,9 @@ import numpy as np
 from jaxcnn import parallel
 from jaxcnn.data import verify_images
 from jaxcnn.evaluate import predict
+from jaxcnn.models.calling import call
 from jaxcnn.recipe import RecipeError, shown
-from jaxcnn.state import State, at_test
+from jaxcnn.state import State, at_test, image_shape_of
 
 PIXELS = 100 * 32 * 32
 """Of all images in a batch, where the caller does not say how many: 100 of 32x32, 2 of 224x224, whose activations in an
@@ -38,9 +39,9 @@ def asked(
       >>> data, model, recipe = load("digits"), build("mlp", 10), Recipe(dataset="digits", model="mlp")
       >>> asked(model, start(model, optimizer(recipe), recipe, data), data.test.images[:2], np.array([3, 12]))
       Traceback (most recent call last):
-      jaxcnn.recipe.RecipeError: classes are 3 to 12; expected 0 to 9, of the model's 10 classes
+      jaxcnn.arguments.RecipeError: classes are 3 to 12; expected 0 to 9, of the model's 10 classes
     """
-    verify_images("images", images, np.shape(state.norm.mean))
+    verify_images("images", images, image_shape_of(model, state))
     if batch is not None:
         whole("batch", batch)
     count = _logits(model, state, images.shape[1:])
@@ -60,7 +61,8 @@ def asked(
 def _logits(model: nn.Module, state: State, shape: tuple[int, ...]) -> int:
     """How many there are for an image; RecipeError for an autoencoder or a network of masks."""
     inputs = jax.ShapeDtypeStruct((1, *shape), "float32")
-    found = jax.eval_shape(lambda state, x: logits(model, state, x), state, inputs).shape[1:]
+    slim = at_test(state)._replace(opt=(), sums=())
+    found = jax.eval_shape(lambda state, x: logits(model, state, x), slim, inputs).shape[1:]
     if len(found) != 1:
         name = type(model).__name__
         raise RecipeError(f"{name} gives {found} for an image, no logits; expected a classifier, such as 'resnet20'")
@@ -69,8 +71,7 @@ def _logits(model: nn.Module, state: State, shape: tuple[int, ...]) -> int:
 
 def logits(model: nn.Module, state: State, inputs: jax.Array) -> jax.Array:
     """In test mode, of normalised images [b, h, w, c]: float32 [b, classes]."""
-    outputs: Any = model.apply({"params": state.params, **state.stats}, inputs, train=False)
-    return outputs
+    return call(model, {"params": state.params, **state.stats}, inputs, train=False)
 
 
 def batches(

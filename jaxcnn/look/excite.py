@@ -15,7 +15,7 @@ from jaxcnn import parallel
 from jaxcnn.augment import normalise
 from jaxcnn.look.features import maps_of, staged
 from jaxcnn.recipe import RecipeError, one_of, shown
-from jaxcnn.state import State, at_test
+from jaxcnn.state import State, at_test, image_shape_of
 
 STARTS = 64
 """Random images of which the ascent begins at the best. ReLU gives a silent channel no slope: one start is often not enough."""
@@ -68,7 +68,7 @@ def maximise(
       >>> {stage: images.shape for stage, images in found.items()}
       {'stem': (2, 8, 8, 1), 'stage1': (1, 8, 8, 1)}
     """
-    h, w, c = np.shape(state.norm.mean)
+    h, w, c = image_shape_of(model, state)
     asked = _numbers(maps_of(model, (h, w, c)), channels)
     one_of("aim", aim, AIMS)
     jitter = min(h, w) // 8 if jitter is None else jitter
@@ -115,7 +115,7 @@ def _ascent(model, stages, aim, jitter) -> Any:
 
     def responses(state, logits, shift):
         """Of every channel of all the stages, to the crop of [h, w, c] at `shift`."""
-        size = np.shape(state.norm.mean)
+        size = image_shape_of(model, state)
         image = jax.lax.dynamic_slice(jax.nn.sigmoid(logits), (shift[0], shift[1], 0), size)
         seen = staged(model, state, normalise(255 * image[None], state.norm))
         return jnp.concatenate([_aimed(seen[stage][0].astype(jnp.float32), aim) for stage in stages])

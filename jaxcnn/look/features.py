@@ -17,7 +17,7 @@ from jaxcnn.look.outputs import called, outputs
 from jaxcnn.look.outputs import stages as shapes
 from jaxcnn.look.tracing import Op, trace
 from jaxcnn.recipe import RecipeError, one_of
-from jaxcnn.state import State, at_test
+from jaxcnn.state import State, at_test, image_shape_of
 
 
 def feature_maps(
@@ -44,7 +44,7 @@ def feature_maps(
       >>> {name: maps.shape for name, maps in found.items()}
       {'stem': (3, 8, 8, 4), 'stage1': (3, 8, 8, 4), 'stage2': (3, 4, 4, 8), 'stage3': (3, 2, 2, 16)}
     """
-    verify_images("images", images, np.shape(state.norm.mean))
+    verify_images("images", images, image_shape_of(model, state))
     there = maps_of(model, images.shape[1:])
     names = tuple(there) if stages is None else tuple(one_of("stage", name, there) for name in stages)
     slim = at_test(state)._replace(opt=(), sums=())
@@ -105,7 +105,7 @@ def first_kernels(model: nn.Module, state: State) -> np.ndarray:
       >>> first_kernels(model, start(model, optimizer(recipe), recipe, data)).shape
       (3, 3, 1, 4)
     """
-    names = _first_kernel(model, np.shape(state.norm.mean))
+    names = _first_kernel(model, image_shape_of(model, state))
     found: Any = {"params": at_test(state).params, **state.stats}
     for name in names:
         found = found[name]

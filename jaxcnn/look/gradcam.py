@@ -14,7 +14,7 @@ from jaxcnn.augment import normalise
 from jaxcnn.look.asking import asked, batches
 from jaxcnn.look.outputs import called, nudged, outputs, stages
 from jaxcnn.recipe import RecipeError, one_of
-from jaxcnn.state import State
+from jaxcnn.state import State, image_shape_of
 
 Weigh = Callable[[jax.Array, jax.Array], jax.Array]
 """(maps, slopes of the class's logit), both float32 [h', w', k] -> the weight of each map, float32 [k]."""
@@ -87,7 +87,7 @@ def gradcam_plus(
 
 
 def _heat(weigh, model, state, images, classes, stage, batch) -> np.ndarray:
-    stage = mapped(model, np.shape(state.norm.mean), stage)
+    stage = mapped(model, image_shape_of(model, state), stage)
     labels = asked(model, state, images, classes, batch)
     found = batches(_heater(model, stage, weigh), state, images, np.arange(len(images)), batch, labels)
     return np.concatenate([heat for _, heat in found])

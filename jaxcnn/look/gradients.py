@@ -10,7 +10,7 @@ from jaxcnn import parallel
 from jaxcnn.augment import normalise
 from jaxcnn.look.asking import asked, batches, logits, whole
 from jaxcnn.recipe import RecipeError
-from jaxcnn.state import State
+from jaxcnn.state import State, image_shape_of
 
 
 def integrated_gradients(
@@ -57,8 +57,8 @@ def integrated_gradients(
       ((1, 8, 8, 1), True)
     """
     whole("steps", steps)
-    first = np.zeros(np.shape(state.norm.mean), np.float32) if baseline is None else np.asarray(baseline, np.float32)
-    if first.shape != np.shape(state.norm.mean):
+    first = np.zeros(image_shape_of(model, state), np.float32) if baseline is None else np.asarray(baseline, np.float32)
+    if first.shape != image_shape_of(model, state):
         raise RecipeError(f"baseline has shape {first.shape}; expected that of one image, {np.shape(state.norm.mean)}")
     labels = asked(model, state, images, classes, batch)
     which = np.repeat(np.arange(len(images)), steps)

@@ -13,7 +13,7 @@ from jaxcnn import parallel
 from jaxcnn.augment import normalise
 from jaxcnn.look.asking import asked, batches, logits, whole
 from jaxcnn.recipe import RecipeError, shown
-from jaxcnn.state import State
+from jaxcnn.state import State, image_shape_of
 
 
 def occlusion(
@@ -55,7 +55,7 @@ def occlusion(
       >>> occlusion(model, start(model, optimizer(recipe), recipe, data), data.test.images[:3]).shape
       (3, 8, 8)
     """
-    h, w, _ = np.shape(state.norm.mean)
+    h, w, _ = image_shape_of(model, state)
     size = whole("size", max(1, min(h, w) // 4) if size is None else size, min(h, w))
     stride = whole("stride", max(1, size // 2) if stride is None else stride, size)
     colour = _colour(fill, state)

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxcnn.models.calling import call, switches, verify_model
 from jaxcnn.models.layers import NUDGES
 from jaxcnn.recipe import RecipeError
 
@@ -41,11 +42,14 @@ def stages(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...
     names: list[str] = []  # a dict would come back from tracing in the order of the alphabet
 
     def run(image):
-        variables = model.init(jax.random.key(0), image, **_mode(model))
+        module, flags = switches(model, train=False)
+        given: dict[str, Any] = dict(flags)
+        variables = module.init(jax.random.key(0), image, **given)
         seen = outputs(model, variables, image)
         names.extend(seen)
         return list(seen.values())
 
+    verify_model(model)
     made = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *shape), "float32"))
     return {name: found.shape[1:] for name, found in zip(names, made, strict=True)}
 
@@ -67,7 +71,9 @@ def outputs(model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array) -
         return out
 
     with nn.intercept_methods(_each(note)):
-        _, kept = model.apply(variables, inputs, **_mode(model), capture_intermediates=True, mutable=["intermediates"])
+        module, flags = switches(model, train=False)
+        given: dict[str, Any] = dict(flags)
+        _, kept = module.apply(variables, inputs, **given, capture_intermediates=True, mutable=["intermediates"])
     seen = {}
     for name, path, count in names:
         inside: Any = kept["intermediates"]
@@ -96,7 +102,7 @@ def nudged(model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array, na
         return out + nudge
 
     with nn.intercept_methods(_each(add)):
-        result: Any = model.apply(variables, inputs, **_mode(model))
+        result: Any = call(model, variables, inputs, train=False)
     if len(added) != 1:
         raise RecipeError(
             f"{name} is inside nn.jit, nn.scan or the like; expected a module that is called once by itself"
@@ -119,8 +125,3 @@ def _each(act: Any) -> Any:
         return act(path, out, name, count) if isinstance(out, jax.Array) and out.ndim > 1 else out
 
     return intercept
-
-
-def _mode(model: nn.Module) -> dict[str, Any]:
-    """What test mode is asked for by: nothing, of a module that has no `train`."""
-    return {"train": False} if "train" in inspect.signature(type(model).__call__).parameters else {}

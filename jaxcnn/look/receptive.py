@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcnn.look.outputs import outputs
 from jaxcnn.look.reach import Reach, along
+from jaxcnn.models.calling import initial_shapes
 from jaxcnn.recipe import RecipeError
 
 
@@ -54,7 +55,7 @@ def receptive(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Field]:
         return list(maps.values())
 
     image = jax.ShapeDtypeStruct((1, *shape), "float32")
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
+    variables = initial_shapes(model, image)
     program = jax.make_jaxpr(run)(variables, image).jaxpr
     others = [None] * (len(program.invars) - 1)
     rows, columns = (

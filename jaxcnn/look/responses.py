@@ -20,7 +20,7 @@ from jaxcnn.augment import normalise
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.evaluate import compared
 from jaxcnn.recipe import one_of
-from jaxcnn.state import State, at_test
+from jaxcnn.state import State, at_test, image_shape_of
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ def each_response(
       >>> shapes["stem"], shapes["stage3_block1/conv2"], shapes["head"]
       ((5, 8, 8, 4), (5, 2, 2, 16), (5, 10))
     """
-    verify_images("images", images, np.shape(state.norm.mean))
+    verify_images("images", images, image_shape_of(model, state))
     state = state if train else at_test(state)
     seen = responses(model, {"params": state.params, **state.stats}, normalise(images, state.norm), train=train)
     return {name: measure(np.asarray(response, np.float32)) for name, response in seen.items()}
@@ -123,7 +123,7 @@ def response_std(
       >>> bool(abs(std["stage3_block1/conv2"] - 1) < 1e-3)  # BN makes it so
       True
     """
-    verify_images("images", images, np.shape(state.norm.mean))
+    verify_images("images", images, image_shape_of(model, state))
     total: dict[str, np.ndarray] = {}
     for first in range(0, len(images), batch):
         found = each_response(_moments, model, state, images[first : first + batch], train=train)
@@ -175,7 +175,7 @@ def gradient_norms(
       ['hidden1', 'hidden2', 'head']
     """
     one_of("loss", loss, metrics.LOSSES)
-    verify_split("images", Split(images, labels), getattr(model, "classes", None), np.shape(state.norm.mean))
+    verify_split("images", Split(images, labels), getattr(model, "classes", None), image_shape_of(model, state))
     inputs, target, order = normalise(images, state.norm), jnp.asarray(labels), []
 
     def mean(params):

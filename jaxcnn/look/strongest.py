@@ -15,7 +15,7 @@ from jaxcnn.augment import normalise
 from jaxcnn.data import verify_images
 from jaxcnn.look.features import maps_of, staged
 from jaxcnn.recipe import RecipeError, one_of, shown
-from jaxcnn.state import State, at_test
+from jaxcnn.state import State, at_test, image_shape_of
 
 
 class Strongest(NamedTuple):
@@ -57,7 +57,7 @@ def strongest(
       >>> found.images.shape, found.places.shape, bool((found.responses[:, 0] >= found.responses[:, 1]).all())
       ((8, 3), (8, 3, 2), True)
     """
-    verify_images("images", images, np.shape(state.norm.mean))
+    verify_images("images", images, image_shape_of(model, state))
     maps = maps_of(model, images.shape[1:])
     names = tuple(maps) if stages is None else tuple(one_of("stage", name, maps) for name in stages)
     if type(n) is not int or not 1 <= n <= len(images):

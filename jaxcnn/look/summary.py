@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
+from jaxcnn.arguments import image_shape
 from jaxcnn.look.reading import read
 from jaxcnn.look.tracing import trace
-from jaxcnn.recipe import RecipeError, shown
 
 
 class Row(NamedTuple):
@@ -69,7 +69,7 @@ def summary(model: nn.Module, shape: tuple[int, ...]) -> Summary:
     counted so. A transposed convolution counts the kernel at every pixel of its input.
 
     Args:
-      model: any flax module that is called as model(images, train=False), images float32 [b, h, w, c].
+      model: any flax module of images float32 [b, h, w, c].
       shape: of one image, [h, w, c].
 
     Raises:
@@ -92,11 +92,9 @@ def summary(model: nn.Module, shape: tuple[int, ...]) -> Summary:
       ...
       multiply-adds of one image  416,520 (0.42 M)
     """
-    if len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):
-        expected = "the height, width and channels of an image: write (32, 32, 3)"
-        raise RecipeError(f"shape is {shown(shape)}; expected {expected}")
-    traced = trace(model, tuple(shape))
-    rows = [Row("image", "Input", tuple(shape), 0, 0, 0)]
+    shape = image_shape(shape)
+    traced = trace(model, shape)
+    rows = [Row("image", "Input", shape, 0, 0, 0)]
     for name, kind, size, uses, macs in read(traced):
         sizes = {"params": 0, "fixed": 0}
         for names in uses:

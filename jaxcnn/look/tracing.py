@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxcnn.models.calling import switches, verify_model
+
 END = "name"
 """The operation, an identity, that marks where a module's output is ready."""
 _SCOPE = "⟨{}⟩"
@@ -66,11 +68,14 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
       (['dot_general', 'reshape', 'add', 'name', 'tanh', 'name'], 'Dense')
     """
     image = jax.ShapeDtypeStruct((1, *shape), "float32")
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
+    verify_model(model)
+    module, flags = switches(model, train=False)
+    mode: dict[str, Any] = dict(flags)
+    variables: Any = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **mode), image)
     classes: dict[str, type] = {}
     callers: set[str] = {""}
     with nn.intercept_methods(_noting(classes, callers)):
-        closed = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image)
+        closed = jax.make_jaxpr(lambda v, x: module.apply(v, x, **mode))(variables, image)
     leaves, _ = jax.tree.flatten_with_path(variables)
     names = [tuple(str(key.key) for key in path) for path, _ in leaves]
     ids = {variable: object() for variable in closed.jaxpr.invars}

@@ -16,9 +16,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxcnn.arguments import image_shape
 from jaxcnn.models import imagenet, vgg
 from jaxcnn.models.alexnet import AlexNet
 from jaxcnn.models.autoencoder import Autoencoder
+from jaxcnn.models.calling import initial_shapes
 from jaxcnn.models.convnet import ConvNet
 from jaxcnn.models.googlenet import GoogLeNet
 from jaxcnn.models.imagenet import ResNet, imagenet_net
@@ -142,6 +144,6 @@ def parameters(model: nn.Module, shape: tuple[int, ...]) -> int:
       >>> parameters(build("resnet20", 10), (32, 32, 3))
       269722
     """
-    image = jax.ShapeDtypeStruct((1, *shape), "float32")
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    image = jax.ShapeDtypeStruct((1, *image_shape(shape)), "float32")
+    variables = initial_shapes(model, image)
     return sum(p.size for p in jax.tree.leaves(variables["params"]))

@@ -29,7 +29,7 @@ def verify_model(model: Any) -> None:
     Example:
       >>> verify_model(nn.Dense)
       Traceback (most recent call last):
-      jaxcnn.recipe.RecipeError: model is the class Dense; expected a flax.linen Module. Write Dense(...), an instance.
+      jaxcnn.arguments.RecipeError: model is the class Dense; expected a flax.linen Module. Write Dense(...), an instance.
     """
     if isinstance(model, nn.Module):
         flags = switches(model, False)[1]
@@ -110,6 +110,17 @@ def call(
     Raises:
       RecipeError: while tracing, for a model that changes variables or draws random numbers in test mode.
     """
+    try:
+        return _called(model, variables, inputs, train, mutable, key)
+    except (errors.ScopeParamNotFoundError, errors.ScopeParamShapeError, errors.ScopeCollectionNotFound) as error:
+        why = " ".join(str(error).split("(https")[0].split())
+        raise RecipeError(
+            f"the variables are not of this {type(model).__name__} ({why}); expected "
+            "those that it was trained with. Build the model as it was, with the same options and size of images."
+        ) from error
+
+
+def _called(model, variables, inputs, train, mutable, key) -> Any:
     model, flags = switches(model, train)
     extra: dict[str, Any] = dict(flags)
     # Flax takes a stream that is not given by its name from "params".
@@ -187,7 +198,7 @@ def _works_without(name, model, shapes, image) -> bool:
     key = jax.random.PRNGKey(0)
     try:
         for train in (False, True):
-            jax.eval_shape(lambda v, x, on=train: call(model, v, x, train=on, mutable=list(v), key=key), rest, image)
+            jax.eval_shape(lambda v, x, on=train: _called(model, v, x, on, list(v), key), rest, image)
     except (errors.ScopeVariableNotFoundError, errors.ScopeCollectionNotFound):
         return False
     return True

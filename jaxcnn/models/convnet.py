@@ -23,7 +23,7 @@ def divisible(x: jax.Array, times: int, network: str) -> None:
     Example:
       >>> divisible(jnp.zeros((1, 30, 28, 1)), 2, "ConvNet")
       Traceback (most recent call last):
-      jaxcnn.recipe.RecipeError: ConvNet got images of 30x28 pixels, which it halves twice; expected multiples of 4
+      jaxcnn.arguments.RecipeError: ConvNet got images of 30x28 pixels, which it halves twice; expected multiples of 4
     """
     h, w = x.shape[1:3]
     often = {1: "once", 2: "twice"}.get(times, f"{times} times")

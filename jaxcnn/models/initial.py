@@ -31,9 +31,9 @@ SMALLEST, LARGEST = 1 << 14, 1 << 22
 class VarianceScaling:
     """`flax.linen.initializers.variance_scaling`, with one program for many shapes when it is called outside `jit`.
 
-    JAX numbers the random bits of a draw by position, so a shorter draw is the beginning of a longer one; the lengths compiled for
-    are powers of 4. The numbers are those of Flax to 2 units in the last place: JAX 0.12 turns the same bits into normal numbers with
-    different roundings in programs of different lengths.
+    JAX numbers the random bits of a draw by position, so a shorter draw is the beginning of a longer one; the lengths compiled
+    for are powers of 4. The numbers are those of Flax to 2 units in the last place: JAX 0.12 turns the same bits into normal
+    numbers with different roundings in programs of different lengths.
 
     Attributes:
       scale: the variance of a number times its fan.

@@ -50,12 +50,11 @@ def transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
     Example:
       >>> transformation(optax.adam)
       Traceback (most recent call last):
-      jaxcnn.recipe.RecipeError: tx is the function adam; expected an optax transformation. Write adam(1e-3), its result.
+      jaxcnn.arguments.RecipeError: tx is the function adam; expected an optax transformation. Write adam(1e-3), its result.
     """
-    if isinstance(tx, optax.GradientTransformation):
-        return optax.with_extra_args_support(tx)
     if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)) and not isinstance(tx, type):
-        return optax.with_extra_args_support(optax.GradientTransformation(tx.init, tx.update))
+        plain = isinstance(tx, optax.GradientTransformation)
+        return optax.with_extra_args_support(tx if plain else optax.GradientTransformation(tx.init, tx.update))
     if callable(tx):
         name = getattr(tx, "__name__", type(tx).__name__)
         what, mend = f"the function {name}", f"{name}(1e-3), its result"

@@ -11,7 +11,7 @@ import optax
 
 from jaxcnn.optim import methods, schedules, stages
 from jaxcnn.optim.rate import at_rate
-from jaxcnn.recipe import Recipe, RecipeError, one_of, shown
+from jaxcnn.recipe import Recipe, RecipeError, one_of, shown, verify_recipe
 
 _FIELDS = (
     "optimizer",
@@ -87,6 +87,7 @@ def options(name: str) -> dict[str, Any]:
 
 def check(recipe: Recipe) -> methods.Method:
     """The recipe's method; RecipeError for a name or an option that does not exist, or a value out of bounds."""
+    verify_recipe(recipe)
     known = options(one_of("optimizer", recipe.optimizer, methods.OPTIMIZERS))
     if "test parameters" in methods.OPTIMIZERS[recipe.optimizer].needs and set(recipe.stage_rates.values()) - {0, 1}:
         raise RecipeError(

@@ -66,7 +66,7 @@ def run(
       figures and the run's `seconds`; or None when it was stopped.
     """
     verify(data)
-    driver = driver or parallel.driver()
+    driver = parallel.chosen(driver)
     data = cut(recipe, data)
     check(recipe, data, driver)  # before the folder is claimed
     model, tx = prepare(recipe, len(data.classes))

@@ -69,7 +69,7 @@ def sweep(
       CheckpointError: another process, which is named, runs a sweep in `out`.
     """
     verify(data)
-    driver = driver or parallel.driver()
+    driver = parallel.chosen(driver)
     shape = data.train.images.shape[1:]
     weights = _weights(runs, len(data.classes), shape)
     parts = {recipe.examples: cut(recipe, data) for recipe in runs.values()}

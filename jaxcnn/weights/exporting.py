@@ -11,6 +11,8 @@ import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from jaxcnn.arguments import mapping, path_of, shown
+from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import test_params
 from jaxcnn.weights.layouts import layouts, leaves, theirs
 from jaxcnn.weights.naming import published_name
@@ -47,18 +49,23 @@ def export(
     """
     from safetensors.numpy import save
 
+    verify_model(model)
+    path = path_of("file", file, WeightsError, write="'resnet20.safetensors'")
+    if not path.name or path.is_dir():
+        raise WeightsError(f"file is {shown(str(file))}, a folder; expected a file. Write 'resnet20.safetensors'.")
+    texts = mapping("metadata", {} if metadata is None else metadata, "{'by': 'us'}")
     variables = _variables(variables)
     kept = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
     flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten_dict(kept).items()}
     layout = layouts(model)[0]
     where = leaves(layout, flat)
     arrays = {leaf.key: np.ascontiguousarray(theirs(flat[path], leaf)) for path, leaf in where.items()}
-    header = _header(model, dict(metadata or {}))
+    header = _header(model, texts)
     if layout.layers is not None:  # torch's own count, so that the names are all of its state dict's
         norms = [leaf.key.removesuffix("running_mean") for leaf in where.values() if leaf.key.endswith("running_mean")]
         arrays |= {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in norms}
         header |= {"format": "pt"}
-    _write(Path(file), save(arrays, header))
+    _write(path, save(arrays, header))
 
 
 def _variables(given: Any) -> Mapping[str, Any]:

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from jaxcnn.arguments import image_shape, mapping, whole_number
 from jaxcnn.checkpoint.manifest import few
 from jaxcnn.models import PreResNet, ResNet
+from jaxcnn.models.calling import verify_model
 from jaxcnn.recipe import shown
 from jaxcnn.weights.channels import PADDINGS, pads_channels, reordered
 from jaxcnn.weights.describing import looks_like
@@ -83,14 +85,20 @@ def pretrained(
       >>> bool((pretrained(model, file, (2, 2, 1))["params"]["head"]["kernel"] == variables["params"]["head"]["kernel"]).all())
       True
     """
-    if not (shortcut_padding is None or shortcut_padding in PADDINGS):
+    if shortcut_padding is not None and not (isinstance(shortcut_padding, str) and shortcut_padding in PADDINGS):
         raise WeightsError(f"shortcut_padding is {shown(shortcut_padding)}; expected 'end', 'both' or None. Use 'end'.")
     if stride_in_3x3 is not None and not (isinstance(model, ResNet) and model.bottleneck):
         raise WeightsError(
-            f"stride_in_3x3 is {stride_in_3x3}, but the network has no bottlenecks; expected None. Leave it out."
+            f"stride_in_3x3 is {shown(stride_in_3x3)}, but the network has no bottlenecks; expected None. Leave it out."
         )
+    verify_model(model)
+    shape = usual_shape(model) if shape is None else image_shape(shape)
+    seed = whole_number("seed", seed, 0)
+    if entry is not None and not isinstance(entry, str):
+        raise WeightsError(f"entry is {shown(entry)}; expected a name or None. Write entry='state_dict_ema'.")
+    if names is not None and not callable(names):
+        mapping("names", names, "{'conv1': 'stem'}")
     arrays, metadata = read(file) if entry is None else read(file, entry)
-    shape = usual_shape(model) if shape is None else shape
     seen = trace(model, shape)
     arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
     if names is not None:

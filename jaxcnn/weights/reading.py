@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.arguments import path_of
 from jaxcnn.checkpoint.manifest import line
 from jaxcnn.weights.entries import part
 from jaxcnn.weights.torchfile import read_legacy, read_zip
@@ -45,7 +46,7 @@ def read(file: str | Path, entry: str | None = None) -> tuple[dict[str, np.ndarr
     Raises:
       WeightsError: there is no such file, it is of another kind, damaged, or names something to run; one line.
     """
-    path = Path(file)
+    path = path_of("file", file, WeightsError, write="'resnet20.safetensors'")
     with _told(path):
         reader = _kind(path)
         return _short(reader(path, entry)), read_metadata(path)
@@ -57,7 +58,7 @@ def read_metadata(file: str | Path) -> dict[str, str]:
     Raises:
       WeightsError: as for `read`; the numbers are not read.
     """
-    path = Path(file)
+    path = path_of("file", file, WeightsError, write="'resnet20.safetensors'")
     with _told(path):
         if _kind(path) is not _read_safetensors:
             return {}

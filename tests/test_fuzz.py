@@ -1,0 +1,358 @@
+"""Public functions, called with wrong arguments: each call gives a result or an error of this library, in one line, soon.
+
+A call has one or two arguments, or parts of them, replaced by values of another type, shape, size or meaning. The suite tries a
+few calls of each function; `pytest tests/test_fuzz.py --cases 500` tries 500.
+"""
+
+import dataclasses
+import inspect
+import linecache
+import random
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+import jaxcnn as jc
+
+PACKAGE = str(Path(jc.__file__).parent)
+SECONDS = 60
+"""After which a call hangs. None of them trains for more than a few steps."""
+
+CONSTRUCTORS = {"Dataset", "Split", "State", "Sums", "CheckpointError", "DataError", "RecipeError", "WeightsError"}
+"""Tuples and errors, which take anything; what uses them is what checks them."""
+
+FUNCTIONS = {"loss", "gradient", "resume", "pause", "names"}
+"""Arguments that are functions of the user's own, whose errors are the user's."""
+
+
+def fails(*args, **kwargs):
+    raise ZeroDivisionError("of the user's own")
+
+
+SCALARS = [
+    None, True, False, 0, 1, -1, 3, 2**31, 2**63, 10**30, 0.5, -0.5, 1e300, float("nan"), float("inf"), 1j,
+    "", "x", "a\nb", "\0", "x" * 5000, "ä漢$|", b"x", (), (1,), (-1, 2), int, nn.Dense, nn.Dense(3), optax.sgd,
+]  # fmt: skip
+ANYTHING: list[Callable[[], Any]] = [
+    *(lambda value=value: value for value in SCALARS),
+    list,
+    dict,
+    set,
+    object,
+    lambda: [1, "x"],
+    lambda: {"a": 1},
+    lambda: {1: None},
+    lambda: iter([1, 2]),
+    lambda: fails,
+    lambda: optax.sgd(0.1),
+    lambda: Path("/nowhere/at/all"),
+    lambda: np.zeros(0),
+    lambda: np.zeros((2, 3), np.int32),
+    lambda: np.zeros((3, 8, 8, 1), np.uint8),
+    lambda: np.array("x"),
+    lambda: np.array([None, 1], object),
+    lambda: np.float32("nan"),
+    lambda: np.int64(3),
+    lambda: jnp.ones(3),
+    lambda: jax.ShapeDtypeStruct((2, 3), jnp.float32),
+    lambda: jax.random.key(0),
+]
+
+
+def changed_array(array: np.ndarray, rng: random.Random) -> Any:
+    """An array with another type, shape, order or values."""
+    ways: list[Callable[[], Any]] = [
+        lambda: array[None],
+        lambda: array.T,
+        lambda: array.reshape(-1),
+        lambda: array.astype(np.float32),
+        lambda: array.astype(np.float64) * np.nan,
+        lambda: array.astype(np.int64),
+        lambda: array.astype(np.int64) - 1000,
+        lambda: array.astype(np.int32) + 1000,
+        lambda: array.astype(">i4"),
+        lambda: array.astype(bool),
+        lambda: array.astype(complex),
+        lambda: array.astype(str),
+        lambda: array.astype(object),
+        lambda: array.tolist(),
+        lambda: jnp.asarray(array.astype(np.float32)),
+        lambda: np.ma.masked_array(array),
+    ]
+    if array.ndim:
+        ways += [
+            lambda: array[:0],
+            lambda: array[:1],
+            lambda: array[..., 0],
+            lambda: array[::-1],
+            lambda: np.concatenate([array, array]),
+        ]
+    return rng.choice(ways)()
+
+
+def changed(value: Any, rng: random.Random) -> Any:
+    """Something near `value`, or something else."""
+    if rng.random() < 0.35:
+        return rng.choice(ANYTHING)()
+    if isinstance(value, jc.Recipe):
+        name = rng.choice([field.name for field in dataclasses.fields(value)])
+        return dataclasses.replace(value, **{name: changed(getattr(value, name), rng)})
+    if isinstance(value, (np.ndarray, jax.Array)):
+        plain = isinstance(value, np.ndarray) or not jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        return changed_array(np.asarray(value), rng) if plain else rng.choice(ANYTHING)()
+    if isinstance(value, bool):
+        return rng.choice([0, 1, not value, "yes", None])
+    if isinstance(value, int):
+        return rng.choice(
+            [value + 1, value - 1, -value, value * 1000, float(value), str(value), value == 1, [value], 0]
+        )
+    if isinstance(value, float):
+        return rng.choice([-value, 0.0, value * 1e6, int(value), str(value), float("nan"), [value]])
+    if isinstance(value, str):
+        return rng.choice([value.upper(), value + "x", value[:-1], f" {value}", [value], value.encode(), Path(value)])
+    if isinstance(value, Path):
+        file = value.parent / "file.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("text")
+        return rng.choice([value / "missing", str(value), value.parent, file, [value], str(value).encode()])
+    if isinstance(value, tuple) and getattr(value, "_fields", ()):
+        names: Any = value
+        name = rng.choice(names._fields)
+        return names._replace(**{name: changed(getattr(value, name), rng)})
+    if isinstance(value, (tuple, list)) and value:
+        spot = rng.randrange(len(value))
+        ways = [value[:spot], [*value, value[spot]], [*value[:spot], changed(value[spot], rng), *value[spot + 1 :]]]
+        return type(value)(rng.choice(ways))
+    if isinstance(value, dict) and value:
+        name = rng.choice(list(value))
+        rest = {key: each for key, each in value.items() if key != name}
+        return rng.choice([rest, {**value, name: changed(value[name], rng)}, {**value, "other": 1}])
+    return rng.choice(ANYTHING)()
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    """What good calls are made of."""
+    return made(tmp_path_factory.mktemp("fuzz"))
+
+
+def made(folder: Path) -> tuple[Any, ...]:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (24, 8, 8, 1), np.uint8), (np.arange(24) % 3).astype(np.int32)
+    train, validation, test = (jc.Split(images[:n], labels[:n]) for n in (24, 6, 9))
+    mean, std = np.full((8, 8, 1), 0.5, np.float32), np.ones(1, np.float32)
+    data = jc.Dataset("own", train, validation, test, ("a", "b", "c"), mean, std)
+    options = {"width": 2, "hidden": 3}
+    recipe = jc.Recipe(
+        "own", "convnet", options=options, steps=2, batch=4, every=1, drops=(1,), mean="none", validation=6
+    )
+    model, tx = jc.build("convnet", 3, **options), jc.optimizer(recipe)
+    normed = jc.build("convnet", 3, batch_norm=True, **options)
+    state, other = (jc.start(network, tx, recipe, data) for network in (model, normed))
+    jc.export(model, state, folder / "weights.safetensors")
+    (folder / "run").mkdir()
+    (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "rate": 0.1}\n')
+    for part in "ab":
+        (folder / "pictures" / part).mkdir(parents=True)
+        for number in range(5):
+            Image.fromarray(images[number + 5 * (part == "b"), :, :, 0]).save(
+                folder / "pictures" / part / f"{number}.png"
+            )
+    return folder, data, recipe, model, tx, state, normed, other
+
+
+def quadratic(params, *args):
+    return sum((leaf**2).sum() for leaf in jax.tree.leaves(params))
+
+
+def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+    """A good call of each public function: the function and its arguments by name."""
+    folder, data, recipe, model, tx, state, normed, other = things
+    params, one, key = {"a": jnp.ones(3)}, jc.driver("jit", devices=1), jax.random.key(0)
+    variables = {"params": state.params, **state.stats}
+
+    def saved(folder, keep_every, state):
+        with jc.Checkpoints(folder, keep_every) as checkpoints:
+            checkpoints.save(state)
+            checkpoints.wait()
+            return checkpoints.restore(state)
+
+    def logged(folder, recipe, facts, step, row, model, tx, data):
+        with jc.RunLog(folder, recipe, facts, model=model, tx=tx, data=data) as log:
+            log.write(step=step, train_loss=row)
+
+    def built(name, classes, **options):
+        return jc.build(name, classes, **options)
+
+    def differentiated(model, loss):
+        jax.grad(jc.objective(model, loss))(
+            state.params, state.stats, data.train.images / np.float32(255), data.train.labels
+        )
+
+    def stepped(model, tx, loss, freeze, axis, pad):
+        return jc.make_step(model, tx, loss=loss, freeze=freeze, axis=axis, pad=pad)
+
+    common, nothing = {"model": model, "state": state}, jc.Split(*(part[:0] for part in data.train))
+    return {
+        "Checkpoints": (saved, {"folder": out / "checkpoints", "keep_every": 0, "state": state}),
+        "Recipe": (jc.Recipe, dataclasses.asdict(recipe)),
+        "RunLog": (
+            logged,
+            {"folder": out / "log", "recipe": recipe, "facts": {"a": 1}, "step": 1, "row": 0.5}
+            | {"model": model, "tx": tx, "data": data},
+        ),
+        "adopt": (jc.adopt, {"state": state, "variables": variables}),
+        "build": (built, {"name": "convnet", "classes": 3, "width": 2, "hidden": 3, "batch_norm": False}),
+        "driver": (jc.driver, {"kind": "jit", "devices": 1}),
+        "eigenvalues": (jc.eigenvalues, {"loss": quadratic, "params": params, "key": key, "iterations": 3}),
+        "evaluate": (jc.evaluate, {**common, "split": data.test, "batch": 4, "driver": one, "loss": "cross-entropy"}),
+        "export": (
+            jc.export,
+            {"model": model, "variables": variables, "file": out / "w.safetensors", "metadata": {"by": "us"}},
+        ),
+        "fit": (
+            lambda **given: next(iter(jc.fit(**given))),
+            {"model": model, "tx": tx, "data": data, "recipe": recipe, "resume": lambda state: None}
+            | {"warm_start": False, "driver": one, "pause": lambda step: step},
+        ),
+        "folder": (
+            jc.folder,
+            {"path": folder / "pictures", "size": 8, "resize": 10, "validation": 0.2, "test": 0.2, "seed": 0}
+            | {"skip_broken": False, "memory": 2**31},
+        ),
+        "gradcam": (
+            jc.gradcam,
+            {**common, "images": data.test.images[:2], "classes": np.zeros(2, np.int32), "stage": None, "batch": 2},
+        ),
+        "hold_out": (
+            jc.hold_out,
+            {"data": data._replace(validation=nothing), "n": 3, "seed": 0},
+        ),
+        "load": (jc.load, {"name": "digits", "data_dir": None, "validation": 3, "seed": 0}),
+        "lr_range_test": (
+            jc.lr_range_test,
+            {"model": model, "data": data, "recipe": recipe, "low": 1e-3, "high": 1.0, "steps": 10, "driver": one},
+        ),
+        "make_step": (
+            stepped,
+            {"model": model, "tx": tx, "loss": "cross-entropy", "freeze": ("stem",), "axis": None, "pad": 1},
+        ),
+        "noise_scale": (
+            jc.noise_scale,
+            {"gradient": lambda params, batch: params, "params": params, "batches": [jnp.ones(3), jnp.zeros(3)]},
+        ),
+        "objective": (differentiated, {"model": model, "loss": "cross-entropy"}),
+        "optimizer": (jc.optimizer, {"recipe": recipe}),
+        "parameters": (jc.parameters, {"model": model, "shape": (8, 8, 1)}),
+        "precise": (
+            jc.precise,
+            {"model": normed, "state": other, "split": data.train, "n": 8, "batch": 4, "driver": one},
+        ),
+        "predict": (jc.predict, {**common, "images": data.test.images, "batch": 4}),
+        "pretrained": (
+            jc.pretrained,
+            {"model": model, "file": folder / "weights.safetensors", "shape": (8, 8, 1), "seed": 0, "names": None}
+            | {"entry": None, "shortcut_padding": None, "stride_in_3x3": None},
+        ),
+        "read_rows": (jc.read_rows, {"folder": folder / "run"}),
+        "sharpness": (jc.sharpness, {"loss": quadratic, "params": params, "key": key, "tolerance": 1e-2, "most": 5}),
+        "start": (jc.start, {"model": model, "tx": tx, "recipe": recipe, "data": data}),
+        "subset": (jc.subset, {"data": data, "n": 6, "seed": 0}),
+        "summary": (jc.summary, {"model": model, "shape": (8, 8, 1)}),
+    }
+
+
+NAMES = sorted({name for name in dir(jc) if name[0] != "_" and callable(getattr(jc, name))} - CONSTRUCTORS)
+
+
+def fault(call: Callable[[], Any]) -> str | None:
+    """What is wrong with the way in which a call ends; None where that is a result or an error of the library's own."""
+
+    def hangs(*_):
+        raise TimeoutError("the call hangs")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(SECONDS)
+    try:
+        call()
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        last, said = frames[-1], f"{type(error).__name__}: {error}"
+        ours = next(
+            (f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames) if f.filename.startswith(PACKAGE)), "?"
+        )
+        if last.name in ("fails", "changed", "changed_array"):
+            return None
+        if isinstance(error, TimeoutError):
+            return f"hangs at {ours}"
+        line = linecache.getline(last.filename, last.lineno or 0).strip()
+        if not last.filename.startswith(PACKAGE) or not line.startswith("raise"):
+            return f"raw at {ours}: {said[:200]}"
+        if "\n" in said or len(said) > 1200:
+            return f"not one line at {ours}: {said[:200]}"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return None
+
+
+def faults(name: str, things: tuple[Any, ...], out: Path, cases: int) -> dict[str, str]:
+    """The different faults of `cases` calls of a function: where -> the first case and what happened."""
+    found: dict[str, str] = {}
+    for case in range(cases):
+        rng = random.Random(f"{name} {case}")
+        function, arguments = calls(things, out / str(case))[name]
+        spots = rng.sample(sorted(arguments), rng.choice([1, 1, 2]) if len(arguments) > 1 else 1)
+        given = dict(arguments)
+        try:
+            given |= {key: changed(arguments[key], rng) for key in spots}
+        except (
+            ValueError,
+            TypeError,
+        ):  # an array that cannot be changed in that way, or a recipe that refuses the value
+            continue
+        if type(given.get("steps")) is int and given["steps"] > 100:  # takes as long as it says
+            continue
+        if any(key in FUNCTIONS and callable(given[key]) and given[key] is not arguments[key] for key in spots):
+            continue
+        if wrong := fault(lambda function=function, given=given: function(**given)):
+            found.setdefault(" ".join(wrong.split(": ")[:2])[:80], f"case {case}, {spots}: {wrong}")
+    return found
+
+
+def test_every_public_function_is_tried(things, tmp_path):
+    assert sorted(calls(things, tmp_path)) == NAMES
+    for name, (function, arguments) in calls(things, tmp_path).items():
+        function(**arguments)
+        if name not in ("Checkpoints", "make_step", "objective"):
+            kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+            named = {p.name for p in inspect.signature(getattr(jc, name)).parameters.values() if p.kind not in kinds}
+            assert named <= set(arguments), name
+
+
+def test_the_fuzzer_sees_a_raw_error_and_an_error_of_several_lines():
+    from jaxcnn.data import DataError
+
+    def lines():
+        raise DataError("one\ntwo")
+
+    assert "raw" in str(fault(lambda: jc.subset.__wrapped__))  # pyright: ignore[reportFunctionMemberAccess]
+    assert "raw" in str(fault(lines))  # not raised in the library
+    assert fault(lambda: jc.driver("tpu")) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_arguments_give_one_line_or_a_result(name, things, cases, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = faults(name, things, tmp_path, cases(12))
+    assert not found, "\n".join(["", *found.values()])
