@@ -2,7 +2,8 @@
 
     python -m experiments.depth                   digits, no download: 2.5 minutes on two CPU cores
     python -m experiments.depth --preset mnist    MNIST, narrow networks: 6 minutes there
-    python -m experiments.depth --preset paper    CIFAR-10, the paper's protocol: 4 to 22 hours a run there
+    python -m experiments.depth --preset paper    CIFAR-10, the paper's protocol: 4 to 11 hours a run there,
+                                                  about 300 hours for its 40 runs
     python -m experiments.depth --coordinator HOST:PORT --num-processes N --process-id I    on each of N hosts
 
 Expected, quick: training errors of about 5% (plain-20), 75% (plain-56), 1% (ResNet-20) and 4% (ResNet-56). Expected, paper:

@@ -27,6 +27,24 @@ def test_examples_run(name):
     assert not failed
 
 
+def test_the_readmes_table_has_the_columns_that_the_command_prints():
+    printed = (README.parent / "experiments/results/depth-digits/table.md").read_text().splitlines()[0]
+    assert printed in README.read_text().splitlines()
+
+
+def test_the_readmes_hours_of_the_paper_preset_follow_from_its_speeds():
+    """A run is 64,000 steps of 128 images."""
+    from experiments import depth
+
+    text, about = README.read_text(), depth.__doc__ or ""
+    speed = {name: int(re.findall(rf"^\| {name} \| ([\d,]+) \|", text, re.M)[0]) for name in ("ResNet-20", "ResNet-56")}
+    hours = [64_000 * 128 / each / 3600 for each in speed.values()]
+    assert f"{hours[0]:.0f} to {hours[1]:.0f} hours a run" in about
+    paper = depth.PRESETS["paper"]
+    runs = len(paper.depths) * len(paper.families) * paper.seeds
+    assert f"about {100 * round(runs * sum(hours) / 2 / 100)} hours for its {runs} runs" in about
+
+
 @pytest.mark.parametrize("name", [name for name in dir(jaxcnn) if callable(getattr(jaxcnn, name))])
 def test_public_names_are_documented(name):
     assert getattr(jaxcnn, name).__doc__
