@@ -424,7 +424,7 @@ class Unusual(nn.Module):
 
 def test_a_module_that_cannot_be_called_with_images_alone(tmp_path):
     save_file({"head.kernel": np.zeros((4, CLASSES), np.float32)}, tmp_path / "x")
-    with pytest.raises(WeightsError, match="Unusual needs 'temperature'") as caught:
+    with pytest.raises(RecipeError, match=r"Unusual.__call__ cannot be called with images alone") as caught:
         pretrained(Unusual(), tmp_path / "x", (2, 2, 1))
     assert "\n" not in str(caught.value)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from jaxcnn.arguments import image_shape, mapping, whole_number
+from jaxcnn.arguments import image_shape, whole_number
 from jaxcnn.checkpoint.manifest import few
 from jaxcnn.models import PreResNet, ResNet
 from jaxcnn.models.calling import verify_model
@@ -96,8 +96,6 @@ def pretrained(
     seed = whole_number("seed", seed, 0)
     if entry is not None and not isinstance(entry, str):
         raise WeightsError(f"entry is {shown(entry)}; expected a name or None. Write entry='state_dict_ema'.")
-    if names is not None and not callable(names):
-        mapping("names", names, "{'conv1': 'stem'}")
     arrays, metadata = read(file) if entry is None else read(file, entry)
     seen = trace(model, shape)
     arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from jaxcnn.models import VGG, CifarNet, LeNet5, PreResNet
-from jaxcnn.weights.types import WeightsError
+from jaxcnn.models.calling import switches
 
 Path = tuple[str, ...]
 
@@ -34,10 +33,7 @@ class Traced(NamedTuple):
 
 
 def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
-    """Return what a network's initialization makes for images of `shape` [h, w, c]; nothing is computed.
-
-    Modules whose call needs `train` or `training` are called with False, `deterministic` with True.
-    """
+    """Return what a network's initialization makes for images of `shape` [h, w, c]; nothing is computed."""
     dense: dict[str, nn.Dense] = {}
     grids: dict[str, tuple[int, int] | None] = {}
     transposed: list[str] = []
@@ -59,8 +55,9 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
 
     with nn.intercept_methods(note):
         image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        call: Any = model.init
-        variables: Any = jax.eval_shape(lambda key, x: call(key, x, **_flags(model)), jax.random.key(0), image)
+        module, flags = switches(model, train=False)
+        mode: dict[str, Any] = dict(flags)
+        variables: Any = jax.eval_shape(lambda key, x: module.init(key, x, **mode), jax.random.key(0), image)
     heads = {name: layer for name, layer in dense.items() if name.split(".")[-1] == "head"}
     specs: Any = flatten_dict(variables)
     return Traced(dict(specs), heads, grids, tuple(transposed))
@@ -72,23 +69,6 @@ def usual_shape(model: nn.Module) -> tuple[int, int, int]:
         return (28, 28, 1)
     small = isinstance(model, CifarNet) or (isinstance(model, PreResNet) and model.small)
     return (32, 32, 3) if small or (isinstance(model, VGG) and model.size == 32) else (224, 224, 3)
-
-
-def _flags(model: nn.Module) -> dict[str, bool]:
-    """The switch between training and test that the module's call has no default for."""
-    usual = {"train": False, "training": False, "is_training": False, "deterministic": True}
-    own = list(inspect.signature(type(model).__call__).parameters.values())[2:]  # behind self and the images
-    empty = [
-        each.name
-        for each in own
-        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-    ]
-    if odd := [name for name in empty if name not in usual]:
-        raise WeightsError(
-            f"the call of {type(model).__name__} needs {odd[0]!r}; expected images and at most one of {', '.join(usual)}. "
-            "Give it a default."
-        )
-    return {name: usual[name] for name in empty}
 
 
 def _grid(features: int, last: tuple[int, ...]) -> tuple[int, int] | None:
