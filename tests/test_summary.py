@@ -251,7 +251,7 @@ def test_the_printed_table():
 @pytest.mark.parametrize("shape", [(32, 32), (32, 32, 0), (32, 32.0, 3), "abc"])
 def test_a_shape_that_is_none(shape, compiled):
     with pytest.raises(
-        jc.RecipeError, match=r"shape is .*; expected the height, width and channels .*write \(32, 32, 3\)"
+        jc.RecipeError, match=r"shape is .*; expected the height, width and channels .*Write \(32, 32, 3\)"
     ):
         summary(jc.build("resnet8", 10), shape)
     assert not compiled
