@@ -63,8 +63,9 @@ def _misfit(state: State) -> str:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None):
             if not _is_array(leaf):
                 return f"{name} has {shown(leaf)} at {jax.tree_util.keystr(path)}; expected arrays of numbers"
-    if not _is_array(state.step) or np.shape(state.step) != () or state.step.dtype.kind not in "iu":
-        return f"step is {shown(state.step)}; expected an integer array of shape ()"
+    counted = type(state.step) is int or (_is_array(state.step) and state.step.dtype.kind in "iu")
+    if not counted or np.shape(state.step) != ():
+        return f"step is {shown(state.step)}; expected an integer"
     if not _is_array(state.key) or state.key.dtype != np.uint32 or np.shape(state.key) not in ((2,), (4,)):
         return f"key is {shown(state.key)}; expected a key as jax.random.PRNGKey makes it"
     if name := next(
