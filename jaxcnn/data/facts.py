@@ -55,9 +55,8 @@ def known(name: str) -> Facts:
     """
     if isinstance(name, str) and name in DATASETS:
         return DATASETS[name]
-    if (
-        isinstance(name, str) and name == "folder"
-    ):  # what `jaxcnn.data.folder` calls its data sets, and so the recipes of runs on them
+    # `jaxcnn.data.folder` gives its data sets this name, and so do the recipes of their runs.
+    if isinstance(name, str) and name == "folder":
         raise DataError(
             "'folder' is pictures of your own, which have no name; pass data=jaxcnn.data.folder(PATH, size=...)"
         )

@@ -87,7 +87,7 @@ def named_folder(
         raise DataError(f"skip_broken is {shown(skip_broken)}; expected True or False: write skip_broken=True")
     classes, listed = listing(root)
     share = _taken(root, share, {one.part for one in listed}, test is None)
-    kept = pictures_of(Plan(root, classes, listed, scale, share, bool(skip_broken), memory))
+    kept = pictures_of(Plan(root, classes, listed, scale, share, skip_broken, memory))
     splits, names, first = {}, {}, 0
     for part, n in zip(ORDER, kept.counts, strict=True):
         splits[part] = Split(kept.images[first : first + n], kept.labels[first : first + n])
