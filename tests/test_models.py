@@ -1,5 +1,6 @@
 """Networks against the papers' counts, against NumPy, and against what theory says of shortcuts, initialisers and dropout."""
 
+import hashlib
 import math
 from typing import Any
 
@@ -449,6 +450,22 @@ def test_random_bits_of_a_shorter_draw_begin_a_longer_one(length):
     bits = jax.random.bits(jax.random.key(3), (length,))
     for size in 1, 30, 4000, length - 1:
         np.testing.assert_array_equal(jax.random.bits(jax.random.key(3), (size,)), bits[:size])
+
+
+def test_random_choices_are_the_same_on_every_version_of_jax():
+    """The orders of examples and what augmentation draws; the digests are those of JAX 0.10.2 and 0.12.0.1."""
+    from jaxcnn.train import order
+
+    key = jax.random.PRNGKey(3)
+    drawn = {
+        "b69a365f0a1d": jax.random.bits(key, (100_000,)),
+        "b9683256be2f": order(key, 0, 50, 128, 1437),
+        "11b9f7edc8b3": jax.random.uniform(key, (100_000,)),
+        "028705d40663": jax.random.bernoulli(key, 0.5, (10_000,)),
+        "ac7a88ae00d8": jax.random.randint(key, (10_000,), 0, 9),
+    }
+    for digest, values in drawn.items():
+        assert hashlib.sha256(np.asarray(values).tobytes()).hexdigest()[:12] == digest
 
 
 def test_kernels_of_other_keys_and_dtypes_and_within_jit_are_jaxs():
