@@ -58,7 +58,7 @@ def whole_number(name: str, value: Any, low: int = 1, high: int | None = None, *
     Example:
       >>> whole_number("batch", 2.0)
       Traceback (most recent call last):
-      jaxcnn.arguments.RecipeError: batch is 2.0; expected an integer of at least 1. Write batch=1.
+      jaxcnn.arguments.RecipeError: batch is 2.0; expected a whole number of at least 1. Write batch=1.
     """
     try:
         number = operator.index(value)
@@ -67,7 +67,7 @@ def whole_number(name: str, value: Any, low: int = 1, high: int | None = None, *
     if number is None or isinstance(value, (bool, np.bool_)) or number < low or (high is not None and number > high):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise RecipeError(
-            f"{name} is {shown(value)}; expected an integer {bounds}. Write {name}={low if write is None else write}."
+            f"{name} is {shown(value)}; expected a whole number {bounds}. Write {name}={low if write is None else write}."
         )
     return number
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from jaxcnn import parallel
+from jaxcnn.arguments import whole_number
 from jaxcnn.data import verify_images
 from jaxcnn.evaluate import predict
 from jaxcnn.models.calling import call
-from jaxcnn.recipe import RecipeError, shown
+from jaxcnn.recipe import RecipeError
 from jaxcnn.state import State, at_test, image_shape_of
 
 PIXELS = 100 * 32 * 32
@@ -43,7 +42,7 @@ def asked(
     """
     verify_images("images", images, image_shape_of(model, state))
     if batch is not None:
-        whole("batch", batch)
+        whole_number("batch", batch)
     count = _logits(model, state, images.shape[1:])
     if classes is None:
         return predict(model, state, images, batch=batch or fitting(images)).argmax(1).astype(np.int32)
@@ -111,15 +110,3 @@ def fitting(images: np.ndarray) -> int:
       (100, 2, 100)
     """
     return min(100, max(1, PIXELS // (images.shape[1] * images.shape[2])))
-
-
-def whole(what: str, value: Any, most: int | None = None) -> int:
-    """`value` as a whole number of at least 1; RecipeError for anything else, or more than `most`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or (most is not None and number > most):
-        expected = "a whole number of at least 1" if most is None else f"a whole number from 1 to {most}"
-        raise RecipeError(f"{what} is {shown(value)}; expected {expected}")
-    return number

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from jaxcnn import parallel
+from jaxcnn.arguments import whole_number
 from jaxcnn.augment import normalise
-from jaxcnn.look.asking import asked, batches, logits, whole
+from jaxcnn.look.asking import asked, batches, logits
 from jaxcnn.recipe import RecipeError
 from jaxcnn.state import State, image_shape_of
 
@@ -56,7 +57,7 @@ def integrated_gradients(
       >>> shares.shape, bool(abs(shares.sum() - rise) < 1e-3)
       ((1, 8, 8, 1), True)
     """
-    whole("steps", steps)
+    whole_number("steps", steps)
     first = np.zeros(image_shape_of(model, state), np.float32) if baseline is None else np.asarray(baseline, np.float32)
     if first.shape != image_shape_of(model, state):
         raise RecipeError(f"baseline has shape {first.shape}; expected that of one image, {np.shape(state.norm.mean)}")

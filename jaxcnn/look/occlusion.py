@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import parallel
+from jaxcnn.arguments import whole_number
 from jaxcnn.augment import normalise
-from jaxcnn.look.asking import asked, batches, logits, whole
+from jaxcnn.look.asking import asked, batches, logits
 from jaxcnn.recipe import RecipeError, shown
 from jaxcnn.state import State, image_shape_of
 
@@ -56,8 +57,8 @@ def occlusion(
       (3, 8, 8)
     """
     h, w, _ = image_shape_of(model, state)
-    size = whole("size", max(1, min(h, w) // 4) if size is None else size, min(h, w))
-    stride = whole("stride", max(1, size // 2) if stride is None else stride, size)
+    size = whole_number("size", max(1, min(h, w) // 4) if size is None else size, 1, min(h, w))
+    stride = whole_number("stride", max(1, size // 2) if stride is None else stride, 1, size)
     colour = _colour(fill, state)
     labels = asked(model, state, images, classes, batch)
     corners = _corners(h, w, size, stride)
