@@ -30,9 +30,9 @@ import numpy as np
 
 import jaxcnn as jc
 from jaxcnn import command, plots, report, study
-from jaxcnn.augment import normalise
-from jaxcnn.data import statistics
-from jaxcnn.state import State, start
+from jaxcnn.augment import normalize
+from jaxcnn.data import channel_statistics
+from jaxcnn.state import State, init_state
 
 SCORES = {"auc": "autoencoder", "auc_pca": "principal components", "auc_mean": "mean image"}
 """Column -> what scores an image there."""
@@ -55,7 +55,7 @@ class Options:
     batch: int = 64
     lr: float = 3e-3
     """Of Adam, with a cosine schedule to 0."""
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     data_dir: Path | None = None
     """Where to look for data first."""
@@ -79,7 +79,7 @@ def without(data: jc.Dataset, label: int) -> jc.Dataset:
         return jc.Split(split.images[keep], (split.labels - (split.labels > label))[keep].astype(np.int32))
 
     train, names = others(data.train), data.classes[:label] + data.classes[label + 1 :]
-    mean, std = statistics(train.images)
+    mean, std = channel_statistics(train.images)
     return jc.Dataset(
         f"{data.name}-without-{label}", train, others(data.validation), others(data.test), names, mean, std
     )
@@ -114,7 +114,7 @@ def recipes(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.Reci
 
 def errors(model: Any, state: State, images: np.ndarray) -> np.ndarray:
     """The mean squared error of each image's reconstruction, float32 [n], in the units of normalised pixels."""
-    outputs, inputs = jc.predict(model, state, images), np.asarray(normalise(images, state.norm))
+    outputs, inputs = jc.predict(model, state, images), np.asarray(normalize(images, state.normalizer))
     return np.square(outputs - inputs).mean((1, 2, 3))
 
 
@@ -158,20 +158,20 @@ def judge(data: jc.Dataset, label: int, code: int) -> Callable[[Any, State, jc.D
     return measure
 
 
-def sweep(options: Options, data: jc.Dataset, stop: command.Stop) -> bool:
+def sweep(options: Options, data: jc.Dataset, stop: command.GracefulShutdown) -> bool:
     """Run what is missing, class by class; whether it was not stopped."""
     for label in options.held_out:
         runs, rest = recipes(options, data, label), without(data, label)
         measure = judge(data, label, options.code)
-        driver = jc.driver(options.driver)
-        if study.sweep(runs, rest, options.out, driver=driver, stop=stop, measure=measure, brief=True) is None:
+        strategy = jc.strategy(options.strategy)
+        if study.sweep(runs, rest, options.out, strategy=strategy, stop=stop, measure=measure, brief=True) is None:
             return False
     return True
 
 
 def draw(out: Path) -> None:
     """The table and the bars, from the runs under `out` that are over."""
-    runs = study.finished(out)
+    runs = study.finished_runs(out)
     held = sorted({int(run.recipe.dataset.rsplit("-", 1)[1]) for run in runs})
     groups = {str(k): [run for run in runs if run.recipe.dataset.endswith(f"-without-{k}")] for k in held}
     table: list[dict[str, Any]] = [{"held out": k} | _line(group) for k, group in groups.items()]
@@ -196,7 +196,7 @@ def draw(out: Path) -> None:
 
 def _line(group: list[study.Run]) -> dict[str, Any]:
     """Columns of the class that all runs of `group` held out; what needs no network is the same for every seed."""
-    line = study.over_seeds(group, ("auc",))
+    line = study.aggregate_seeds(group, ("auc",))
     seconds = line.pop("seconds")
     return line | {key: group[0].result.get(key) for key in SCORES if key != "auc"} | {"seconds": seconds}
 
@@ -205,16 +205,16 @@ def picture(options: Options, data: jc.Dataset, label: int) -> None:
     """OUT/pictures.png: images of the class held out and of others, as they are and as they come back."""
     name, recipe = next(iter(recipes(options, data, label).items()))
     rest = jc.subset(without(data, label), recipe.examples or 0, seed=0)
-    model, tx = study.prepare(recipe, len(rest.classes))
+    model, tx = study.model_and_optimizer(recipe, len(rest.classes))
     with jc.Checkpoints(options.out / name / "checkpoints") as saved:
-        state = saved.restore(start(model, tx, recipe, rest))
+        state = saved.restore(init_state(model, tx, recipe, rest))
     if state is None:
         return
     kinds = {f"class {data.classes[label]}, never seen": data.test.images[data.test.labels == label][:4]}
     kinds["a class that was learnt"] = rest.test.images[:4]
     images, captions = [], []
     for kind, some in kinds.items():
-        inputs = jc.predict(model, state, some) * np.asarray(state.norm.std) + np.asarray(state.norm.mean)
+        inputs = jc.predict(model, state, some) * np.asarray(state.normalizer.std) + np.asarray(state.normalizer.mean)
         back = np.clip(255 * inputs, 0, 255).astype(np.uint8)
         for image, again, error in zip(some, back, errors(model, state, some), strict=True):
             images += [image, again]
@@ -225,11 +225,11 @@ def picture(options: Options, data: jc.Dataset, label: int) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
-            command.cache_programs()
-            data = jc.load(options.dataset, options.data_dir)
+            command.enable_compilation_cache()
+            data = jc.load_dataset(options.dataset, options.data_dir)
             check(options, data)
             if not sweep(options, data, stop):
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
@@ -241,11 +241,11 @@ def main(args: list[str] | None = None) -> int:
 
 
 def check(options: Options, data: jc.Dataset) -> None:
-    """RecipeError for classes that are not there, before anything is trained."""
+    """ArgumentError for classes that are not there, before anything is trained."""
     wrong = [label for label in options.held_out if not 0 <= label < len(data.classes)]
     if wrong or not options.held_out:
         found = f"{wrong[0]}" if wrong else "empty"
-        raise jc.RecipeError(f"held_out is {found}; expected classes of {data.name}, 0..{len(data.classes) - 1}")
+        raise jc.ArgumentError(f"held_out is {found}; expected classes of {data.name}, 0..{len(data.classes) - 1}")
 
 
 if __name__ == "__main__":

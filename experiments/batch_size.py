@@ -41,7 +41,7 @@ import numpy as np
 import jaxcnn as jc
 from experiments import effort
 from jaxcnn import command, plots, report, study
-from jaxcnn.augment import normalise
+from jaxcnn.augment import normalize
 from jaxcnn.log import read_json, write_text
 
 SETTINGS = ("online", "mini-batch", "full-batch", "mini-batch-sorted", "online-sorted")
@@ -131,23 +131,23 @@ def one(options: Options, batch: int, order: str, lr: float, epochs: int) -> jc.
 
 
 def check(options: Options) -> None:
-    """RecipeError for what no Recipe would refuse."""
+    """ArgumentError for what no Recipe would refuse."""
     for name, least in (("seeds", 1), ("common", 1), ("batch", 2), ("examples", 4)):
         if getattr(options, name) < least:
-            raise jc.RecipeError(f"{name} is {getattr(options, name)}; expected a whole number of at least {least}")
+            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected a whole number of at least {least}")
     n, batch, common = options.examples, options.batch, options.common
     if batch >= n or n % batch:
         near = f"and not --batch itself: write --examples {max(2, n // batch) * batch}"
-        raise jc.RecipeError(f"examples is {n}; expected a multiple of --batch, {near}")
+        raise jc.ArgumentError(f"examples is {n}; expected a multiple of --batch, {near}")
     if min(options.epochs) < common:
         enough = " ".join(str(max(epochs, common)) for epochs in options.epochs)
-        raise jc.RecipeError(f"epochs is {options.epochs}, less than the common {common}: write --epochs {enough}")
+        raise jc.ArgumentError(f"epochs is {options.epochs}, less than the common {common}: write --epochs {enough}")
 
 
 def whole(model: Any, state: jc.State, data: jc.Dataset) -> dict[str, float]:
     """Loss and error of all the training images, which a mean over a row's batches is not: parameters move meanwhile."""
-    sums = jc.evaluate(model, state, data.train, driver=jc.driver(devices=1))
-    return {"all_loss": sums.mean_loss, "all_error": sums.error}
+    sums = jc.evaluate(model, state, data.train, strategy=jc.strategy(devices=1))
+    return {"all_loss": sums.mean_loss, "all_error": sums.error_percent}
 
 
 def kept(path: Path, make: Callable[[], Mapping[str, Any]] = dict) -> Mapping[str, Any]:
@@ -161,17 +161,17 @@ def kept(path: Path, make: Callable[[], Mapping[str, Any]] = dict) -> Mapping[st
 
 def begin(recipe: jc.Recipe, data: jc.Dataset) -> tuple[Any, Any, jc.State, jc.Split]:
     """Model, optimiser, state at step 0 and training images of a run."""
-    few, (model, tx) = study.cut(recipe, data), study.prepare(recipe, len(data.classes))
-    return model, tx, jc.start(model, tx, recipe, few), few.train
+    few, (model, tx) = study.subset_for(recipe, data), study.model_and_optimizer(recipe, len(data.classes))
+    return model, tx, jc.init_state(model, tx, recipe, few), few.train
 
 
 def memory(recipes: Iterable[jc.Recipe], data: jc.Dataset) -> dict[str, float | None]:
     """Batch -> MiB that XLA takes for a step."""
-    driver, sizes = jc.driver(devices=1), {}
+    strategy, sizes = jc.strategy(devices=1), {}
     for recipe in {recipe.batch: recipe for recipe in recipes}.values():
         model, tx, state, train = begin(recipe, data)
-        step, index = jc.make_step(model, tx, pad=0, flip=False), np.arange(recipe.batch, dtype=np.int32)
-        size = driver.memory(step, driver.replicate(state), driver.replicate(train), index)
+        step, index = jc.make_train_step(model, tx, pad=0, flip=False), np.arange(recipe.batch, dtype=np.int32)
+        size = strategy.memory(step, strategy.replicate(state), strategy.replicate(train), index)
         sizes[str(recipe.batch)] = None if size is None else size / 2**20
     return sizes
 
@@ -181,10 +181,10 @@ def noise(recipe: jc.Recipe, data: jc.Dataset, folder: Path) -> dict[str, Any]:
     model, _, start, train = begin(recipe, data)
     with jc.Checkpoints(folder / "checkpoints") as saved:
         states = {"start": start, "end": saved.restore(start) or start}
-    slope, inputs = jax.grad(jc.objective(model)), np.asarray(normalise(jnp.asarray(train.images), start.norm))
+    slope, inputs = jax.grad(jc.loss_fn(model)), np.asarray(normalize(jnp.asarray(train.images), start.normalizer))
 
     def gradient(params, batch):
-        return slope(params, start.stats, *batch)
+        return slope(params, start.model_state, *batch)
 
     found: dict[str, Any] = {"draws": DRAWS, "of": DRAW}
     draws = np.random.default_rng(0).integers(len(inputs), size=(DRAWS, DRAW))
@@ -204,14 +204,14 @@ def noted(noise: Mapping[str, Any]) -> str:
 
 def draw(out: Path) -> None:
     """Tables and figures from the runs under `out` that are over."""
-    runs = study.finished(out)
+    runs = study.finished_runs(out)
     good = [run for run in runs if run.divergence is None and run.recipe.examples]
     groups = {
         name: group for name in SETTINGS if (group := [run for run in good if effort.setting(run.recipe) == name])
     }
     ends = [effort.timed(group)[0][-1] for name, group in groups.items() if not name.endswith("sorted")]
     if not ends:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"no shuffled run in {out} is over that did not diverge; write smaller --rates, another --out"
         )
     common = min(run.recipe.steps * run.recipe.batch / (run.recipe.examples or math.nan) for run in good)
@@ -233,15 +233,15 @@ def draw(out: Path) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=__doc__)
         out = options.out
         if not options.plot_only:
             runs = recipes(options)
-            command.cache_programs()
-            data = jc.load(options.dataset, options.data_dir)
-            driver = jc.driver(devices=1)  # a batch of one image cannot be shared
-            if study.sweep(runs, data, out, driver=driver, stop=stop, measure=whole, brief=True) is None:
+            command.enable_compilation_cache()
+            data = jc.load_dataset(options.dataset, options.data_dir)
+            strategy = jc.strategy(devices=1)  # a batch of one image cannot be shared
+            if study.sweep(runs, data, out, strategy=strategy, stop=stop, measure=whole, brief=True) is None:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
             kept(out / "memory.json", lambda: memory(runs.values(), data))

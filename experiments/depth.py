@@ -84,7 +84,7 @@ class Options:
     """Steps between rows, tests and checkpoints; None is an epoch."""
     keep_every: int = 25
     """Keep the checkpoints at multiples of this for experiments.signals and landscape (quick: 110 MB); 0 keeps none of them."""
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     coordinator: str | None = None
     """On several hosts: HOST:PORT of process 0. Under Slurm, Open MPI and on TPU slices none of the three is needed."""
@@ -140,14 +140,16 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
     """Run's name -> recipe, one seed of everything first, so that what exists is always a usable table."""
     for name in ("depths", "families"):
         if not getattr(options, name):
-            raise jc.RecipeError(f"{name} is empty; write --{name} {'20 56' if name == 'depths' else 'plain residual'}")
+            raise jc.ArgumentError(
+                f"{name} is empty; write --{name} {'20 56' if name == 'depths' else 'plain residual'}"
+            )
     if odd := [depth for depth in options.depths if depth < 8 or depth % 6 != 2]:
         near = max(1, (odd[0] - 2) // 6)
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"depths is {odd[0]}; expected 6 n + 2 for whole n >= 1: write --depths {6 * near + 2} or {6 * near + 8}"
         )
     if options.seeds < 1:
-        raise jc.RecipeError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
+        raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
     given: dict[str, Any] = {
         f.name: getattr(options, f.name) for f in fields(jc.Recipe) if hasattr(options, f.name)
     } | {"warmup_lr": None}
@@ -176,14 +178,14 @@ def network(run: study.Run) -> tuple[str, int]:
 
 def row(family: str, depth: int, runs: list[study.Run]) -> dict[str, Any]:
     """One row of the table."""
-    line = {"family": family, "depth": depth, "params": runs[0].result["params"]} | study.over_seeds(runs)
+    line = {"family": family, "depth": depth, "params": runs[0].result["params"]} | study.aggregate_seeds(runs)
     published = PAPER.get((family, depth)) if runs[0].recipe.dataset == "cifar10" else None
     return line | {"paper_test_error": published}
 
 
 def draw(out: Path) -> None:
     """`table.md`, `table.csv` and `curves.png` from the runs under `out` that are over."""
-    runs = sorted(study.finished(out), key=network)
+    runs = sorted(study.finished_runs(out), key=network)
     networks = {key: list(group) for key, group in itertools.groupby(runs, key=network)}
     table = [row(*key, group) for key, group in networks.items()]
     panels: dict[str, dict[str, list[Any]]] = {}
@@ -205,21 +207,21 @@ def draw(out: Path) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=__doc__)
-        hosts.join(options.coordinator, options.num_processes, options.process_id)
+        hosts.initialize(options.coordinator, options.num_processes, options.process_id)
         if not options.plot_only:
             runs = recipes(options)
-            command.cache_programs()
-            data = jc.load(options.dataset, options.data_dir, validation=options.validation)
-            driver = jc.driver(options.driver)
-            how: dict[str, Any] = {"driver": driver, "stop": stop, "keep_every": options.keep_every}
+            command.enable_compilation_cache()
+            data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
+            strategy = jc.strategy(options.strategy)
+            how: dict[str, Any] = {"strategy": strategy, "stop": stop, "keep_every": options.keep_every}
             if study.sweep(runs, data, options.out, **how) is None:
-                if hosts.first():
+                if hosts.is_primary():
                     print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
         with command.reading(options.out):
-            hosts.told(lambda: draw(options.out))
+            hosts.broadcast_from_primary(lambda: draw(options.out))
     return 0
 
 

@@ -45,12 +45,16 @@ def line(
     cells: dict[str, Any] = {"setting": name, "batch": recipe.batch, "order": recipe.order, "lr": recipe.lr}
     fair, end = recipe.order == "shuffled", rows[0][-1]
     cells |= {"updates_per_epoch": updates, "seconds_per_epoch": end["time"] / end["epoch"] if fair else None}
-    cells |= {"memory_mib": memory.get(str(recipe.batch)), "loss_std": report.summarise(jumps).mean, "seeds": len(runs)}
+    cells |= {
+        "memory_mib": memory.get(str(recipe.batch)),
+        "loss_std": report.seed_statistics(jumps).mean,
+        "seeds": len(runs),
+    }
     cells |= {"eval_split": study.eval_split(runs)}
     for key, limit in limits.items():
         chosen = [last(run, key, limit) for run in rows] if fair or key == "epoch" else []
         for column, figure in FIGURES.items():
-            found = report.summarise([row[figure] for row in chosen])
+            found = report.seed_statistics([row[figure] for row in chosen])
             cells |= {f"{column}_at_{key}{k}": v for k, v in zip(("", "_std", "_ci95"), found, strict=True)}
     return cells
 

@@ -33,9 +33,9 @@ import numpy as np
 
 import jaxcnn as jc
 from jaxcnn import command, plots, report, study
-from jaxcnn.data import statistics
+from jaxcnn.data import channel_statistics
 from jaxcnn.look import summary
-from jaxcnn.recipe import one_of
+from jaxcnn.recipe import check_choice
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "perceptron": ("perceptron", {}),
@@ -74,7 +74,7 @@ class Options:
     """Pixels of padding before the random crop; 0 is no crop."""
     every: int | None = 50
     """Steps between rows, tests and checkpoints; None is an epoch."""
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     data_dir: Path | None = None
     """Where to look for data first."""
@@ -95,12 +95,12 @@ PRESETS = {
 
 
 def check(options: Options) -> None:
-    """RecipeError for what no recipe would refuse."""
+    """ArgumentError for what no recipe would refuse."""
     for name, value in (("networks", options.networks), ("datasets", options.datasets)):
         if not value:
-            raise jc.RecipeError(f"{name} is empty; write --{name} {' '.join(getattr(PRESETS['quick'], name)[:2])}")
+            raise jc.ArgumentError(f"{name} is empty; write --{name} {' '.join(getattr(PRESETS['quick'], name)[:2])}")
     if options.seeds < 1:
-        raise jc.RecipeError(f"seeds is {options.seeds}; expected at least 1: write --seeds 3")
+        raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 3")
 
 
 def recipes(options: Options, dataset: str) -> dict[str, jc.Recipe]:
@@ -110,7 +110,7 @@ def recipes(options: Options, dataset: str) -> dict[str, jc.Recipe]:
     made = {}
     for seed in range(options.seeds):
         for name in options.networks:
-            model, net = NETWORKS[one_of("network", name, NETWORKS)]
+            model, net = NETWORKS[check_choice("network", name, NETWORKS)]
             lr = options.lr_1998 if name == "lenet5-1998" else options.lr
             net = net | {"dtype": options.dtype}
             made[f"{name}-seed{seed}"] = jc.Recipe(dataset=dataset, model=model, options=net, lr=lr, seed=seed, **given)
@@ -124,14 +124,14 @@ def network(recipe: jc.Recipe) -> str:
 
 def images(name: str, folder: Path | None) -> jc.Dataset:
     """The data set with images of 28x28, digits enlarged to that."""
-    data = jc.load(name, folder)
+    data = jc.load_dataset(name, folder)
     if name != "digits":
         return data
     train, validation, test = (
         split._replace(images=np.pad(split.images.repeat(3, 1).repeat(3, 2), ((0, 0), (2, 2), (2, 2), (0, 0))))
         for split in (data.train, data.validation, data.test)
     )
-    mean, std = statistics(train.images)
+    mean, std = channel_statistics(train.images)
     return data._replace(train=train, validation=validation, test=test, mean=mean, std=std)
 
 
@@ -140,22 +140,22 @@ def groups(out: Path) -> dict[str, dict[str, list[study.Run]]]:
     found: dict[str, dict[str, list[study.Run]]] = {}
     for dataset in SETS:
         if any(out.glob(f"{dataset}/*/result.json")) or (out / dataset / "runs.jsonl").exists():
-            for run in study.finished(out / dataset):
+            for run in study.finished_runs(out / dataset):
                 if (name := network(run.recipe)) in NETWORKS:
                     found.setdefault(dataset, {}).setdefault(name, []).append(run)
     if not found:
-        raise jc.RecipeError(f"{out} holds no run of it that is over; write --out with its folder, or no --plot-only")
+        raise jc.ArgumentError(f"{out} holds no run of it that is over; write --out with its folder, or no --plot-only")
     return found
 
 
 def row(name: str, found: Mapping[str, Mapping[str, list[study.Run]]]) -> dict[str, Any]:
     """One line of the table: the network, and in each data set's columns its test error over seeds."""
     model, options = NETWORKS[name]
-    counted = summary(jc.build(model, 10, **options), SHAPE)
+    counted = summary(jc.create_model(model, 10, **options), SHAPE)
     line: dict[str, Any] = {"network": name, "params": counted.params, "macs": counted.macs}
     line["eval_split"] = study.eval_split([run for networks in found.values() for run in networks.get(name, [])])
     for dataset, runs in found.items():
-        columns = study.over_seeds(runs.get(name, []))
+        columns = study.aggregate_seeds(runs.get(name, []))
         line[f"{dataset}_seeds"] = columns["seeds"]
         for key in ("train_error", "eval_error"):
             line |= {f"{dataset}_{key}{part}": columns[key + part] for part in ("", "_std", "_ci95")}
@@ -207,15 +207,15 @@ def draw(out: Path) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
             check(options)
             runs = {name: recipes(options, name) for name in options.datasets}
-            command.cache_programs()
+            command.enable_compilation_cache()
             sets = {name: images(name, options.data_dir) for name in options.datasets}  # all, before any is trained on
             for name, data in sets.items():
-                more: dict[str, Any] = {"driver": jc.driver(options.driver), "stop": stop, "brief": True}
+                more: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop, "brief": True}
                 if study.sweep(runs[name], data, options.out / name, **more) is None:
                     print("stopped and saved; the same command goes on from here", file=sys.stderr)
                     return stop.exit_code

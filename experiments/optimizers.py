@@ -28,7 +28,7 @@ from typing import Any, Literal
 import jaxcnn as jc
 from experiments import tuned
 from jaxcnn import command, report, study
-from jaxcnn.recipe import one_of
+from jaxcnn.recipe import check_choice
 
 TUNING = 1000
 """The first seed of tuning, past all those of the final runs."""
@@ -47,7 +47,7 @@ class Options:
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, cifar100 or svhn_cropped."""
     model: str = "convnet"
-    """Any name that `jaxcnn.build` knows."""
+    """Any name that `jaxcnn.create_model` knows."""
     width: int | None = None
     """Filters of the first layer, for models that have the option; None is the model's own."""
     hidden: int | None = None
@@ -76,7 +76,7 @@ class Options:
     """Test error, percent, that `steps_to_target` waits for."""
     every: int | None = 25
     """Steps between rows, tests and checkpoints; None is an epoch."""
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     data_dir: Path | None = None
     """Where to look for data first."""
@@ -115,17 +115,17 @@ def recipe(options: Options, method: str, **own: Any) -> jc.Recipe:
 
 
 def check(options: Options) -> None:
-    """RecipeError for what no recipe would refuse."""
+    """ArgumentError for what no recipe would refuse."""
     if not options.methods:
-        raise jc.RecipeError("methods is empty; write --methods momentum adam")
+        raise jc.ArgumentError("methods is empty; write --methods momentum adam")
     for method in options.methods:
-        one_of("method", method, jc.OPTIMIZERS)
+        check_choice("method", method, jc.OPTIMIZERS)
     for name in ("seeds", "tune_seeds"):
         if not 1 <= getattr(options, name) <= TUNING:
             flag = name.replace("_", "-")
-            raise jc.RecipeError(f"{name} is {getattr(options, name)}; expected 1 to {TUNING}: write --{flag} 3")
+            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected 1 to {TUNING}: write --{flag} 3")
     if not 0 <= options.target <= 100:
-        raise jc.RecipeError(f"target is {options.target}; expected an error of 0 to 100 percent: write --target 5")
+        raise jc.ArgumentError(f"target is {options.target}; expected an error of 0 to 100 percent: write --target 5")
 
 
 def trials(options: Options) -> dict[str, jc.Recipe]:
@@ -177,15 +177,15 @@ def draw(out: Path, target: float) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Tune and train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
             check(options)
-            runs, driver = trials(options), jc.driver(options.driver)
-            command.cache_programs()
-            data = jc.load(options.dataset, options.data_dir, validation=options.validation)
+            runs, strategy = trials(options), jc.strategy(options.strategy)
+            command.enable_compilation_cache()
+            data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
             for stage in ("tune", "final"):
-                if study.sweep(runs, data, options.out, driver=driver, stop=stop, brief=True) is None:
+                if study.sweep(runs, data, options.out, strategy=strategy, stop=stop, brief=True) is None:
                     print("stopped and saved; the same command goes on from here", file=sys.stderr)
                     return stop.exit_code
                 if stage == "tune":

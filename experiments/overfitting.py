@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 import jaxcnn as jc
 from jaxcnn import command, parallel, plots, report, study
-from jaxcnn.recipe import one_of
+from jaxcnn.recipe import check_choice
 
 TITLES = {"all": "all images", "few": "few images", "augmentation": "augmentation", "weight-decay": "weight decay"}
 TITLES |= {
@@ -79,7 +79,7 @@ class Options:
     """Of `dropout`: the share of the dense layer's outputs that is set to 0; not searched."""
     every: int | None = 20
     """Steps between rows, tests and checkpoints; None is an epoch, another number of steps for `all`."""
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     data_dir: Path | None = None
     """Where to look for data first."""
@@ -102,14 +102,14 @@ PRESETS = {
 def recipes(options: Options) -> dict[str, jc.Recipe]:
     """Run's name -> recipe, one seed of everything first, so that what exists is always a usable table."""
     if not options.settings:
-        raise jc.RecipeError("settings is empty; write --settings all few")
+        raise jc.ArgumentError("settings is empty; write --settings all few")
     if options.seeds < 1:
-        raise jc.RecipeError(f"seeds is {options.seeds}; expected at least 1: write --seeds 5")
+        raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 5")
     for name in options.settings:
-        one_of("setting", name, TRAINED)
+        check_choice("setting", name, TRAINED)
         if name in STRENGTHS and not getattr(options, strength := STRENGTHS[name]):
             usual = getattr(PRESETS[options.preset], strength)
-            raise jc.RecipeError(f"{strength} is 0, so {name} would change nothing; write --{strength} {usual}")
+            raise jc.ArgumentError(f"{strength} is 0, so {name} would change nothing; write --{strength} {usual}")
     made, seeds = variants(options), range(options.seeds)
     return {f"{name}-seed{seed}": replace(made[name], seed=seed) for seed in seeds for name in options.settings}
 
@@ -142,13 +142,13 @@ def setting(recipe: jc.Recipe) -> str:
     return "all" if recipe.examples is None else "together" if len(on) > 1 else on[0] if on else "few"
 
 
-def heldout(driver: parallel.Driver) -> study.Measure:
+def heldout(strategy: parallel.Strategy) -> study.Measure:
     """More columns of a row: the images trained on, and the figures of the test split, on which nothing is chosen."""
 
     def measure(model: Any, state: jc.State, data: jc.Dataset) -> Mapping[str, Any]:
-        sums = jc.evaluate(model, state, data.test, driver=driver)
-        images = {"images": len(data.train.labels), "heldout_images": int(sums.n)}
-        return images | {"heldout_loss": sums.mean_loss, "heldout_error": sums.error}
+        sums = jc.evaluate(model, state, data.test, strategy=strategy)
+        images = {"images": len(data.train.labels), "heldout_images": int(sums.num_examples)}
+        return images | {"heldout_loss": sums.mean_loss, "heldout_error": sums.error_percent}
 
     return measure
 
@@ -174,21 +174,21 @@ def groups(runs: list[study.Run]) -> dict[str, list[study.Run]]:
         if setting(run.recipe) == "few":
             found["early-stopping"].append(read(run, stop=True))
     if not any(found.values()):
-        raise jc.RecipeError(f"{runs[0].divergence} So did every run; write another --out and a smaller --lr")
+        raise jc.ArgumentError(f"{runs[0].divergence} So did every run; write another --out and a smaller --lr")
     return {name: group for name, group in found.items() if group}
 
 
 def row(name: str, runs: list[study.Run], few: list[study.Run]) -> dict[str, Any]:
     """One row of the table; what changes against `few` is paired by seed."""
-    line = {"setting": TITLES[name], "images": runs[0].result["images"]} | study.over_seeds(runs, COLUMNS)
+    line = {"setting": TITLES[name], "images": runs[0].result["images"]} | study.aggregate_seeds(runs, COLUMNS)
     base = {run.recipe.seed: run.result for run in few}
     for key in ("test_loss", "test_error"):
         pairs = [run.result[key] - base[run.recipe.seed][key] for run in runs if run.recipe.seed in base]
         line |= dict(
-            zip((f"{key}_change{part}" for part in ("", "_std", "_ci95")), report.summarise(pairs), strict=True)
+            zip((f"{key}_change{part}" for part in ("", "_std", "_ci95")), report.seed_statistics(pairs), strict=True)
         )
     turns = [float(run.result["turn_step"]) for run in runs if run.result["turn_step"]]
-    turn = report.summarise(turns).mean
+    turn = report.seed_statistics(turns).mean
     epoch = turn and turn * runs[0].recipe.batch / line["images"]
     return line | {"turned": len(turns), "turn_step": turn, "turn_epoch": epoch}
 
@@ -246,7 +246,7 @@ def figures(found: Mapping[str, list[study.Run]], table: list[dict[str, Any]], o
 
 def draw(out: Path) -> None:
     """`table.md`, `table.csv`, `curves.png` and `gap.png` from the runs under `out` that are over."""
-    runs = study.finished(out)
+    runs = study.finished_runs(out)
     found = groups(runs)
     table = [row(name, group, found.get("few", [])) for name, group in found.items()]
     notes = [protocol(next(iter(found.values()))[0]), *filter(None, (run.divergence for run in runs))]
@@ -257,14 +257,14 @@ def draw(out: Path) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
             runs = recipes(options)
-            command.cache_programs()
-            data = jc.load(options.dataset, options.data_dir, validation=options.validation)
-            driver = jc.driver(options.driver)
-            more: dict[str, Any] = {"driver": driver, "stop": stop, "measure": heldout(driver), "brief": True}
+            command.enable_compilation_cache()
+            data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
+            strategy = jc.strategy(options.strategy)
+            more: dict[str, Any] = {"strategy": strategy, "stop": stop, "measure": heldout(strategy), "brief": True}
             if study.sweep(runs, data, options.out, **more) is None:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code

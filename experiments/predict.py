@@ -20,7 +20,7 @@ import tyro
 import jaxcnn as jc
 from experiments.finetune.saved import Saved, heat, probabilities, read
 from jaxcnn import command, plots, report
-from jaxcnn.data import pictures
+from jaxcnn.data import load_images
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ def lines(saved: Saved, paths: tuple[Path, ...], shares: np.ndarray, top: int) -
 
 def main(args: list[str] | None = None) -> int:
     """Print the table; returns the exit code."""
-    with command.friendly():
+    with command.cli_errors():
         options = command.parse({"predict": Options()}, args, about=__doc__)
         if not options.images:
-            raise jc.RecipeError("no picture is named; write python -m experiments.predict --run DIR picture.jpg")
+            raise jc.ArgumentError("no picture is named; write python -m experiments.predict --run DIR picture.jpg")
         if options.top < 1:
-            raise jc.RecipeError(f"top is {options.top}; expected at least 1: write --top 3")
+            raise jc.ArgumentError(f"top is {options.top}; expected at least 1: write --top 3")
         saved = read(options.run)
-        images = pictures(options.images, saved.size, saved.resize)
+        images = load_images(options.images, saved.size, saved.resize)
         shares = probabilities(saved, images)
         print(report.markdown(lines(saved, options.images, shares, options.top)), end="")
         if options.heat is not None:
@@ -70,7 +70,7 @@ def draw(saved: Saved, paths: tuple[Path, ...], images: np.ndarray, shares: np.n
     said = shares.argmax(1)
     looked = heat(saved, images, said)
     if looked is None:
-        raise jc.RecipeError(f"{saved.name} keeps no maps for Grad-CAM to look at; leave out --heat")
+        raise jc.ArgumentError(f"{saved.name} keeps no maps for Grad-CAM to look at; leave out --heat")
     captions = [
         f"{saved.classes[c]} ({100 * share[c]:.0f}%)\n{path.name}"
         for path, share, c in zip(paths, shares, said, strict=True)

@@ -30,8 +30,8 @@ from PIL import Image
 
 import jaxcnn as jc
 from jaxcnn import command, metrics, plots, report, study
-from jaxcnn.data import statistics
-from jaxcnn.state import State, start
+from jaxcnn.data import channel_statistics
+from jaxcnn.state import State, init_state
 
 SIDE = 32
 TITLES = {True: "with skip connections", False: "without"}
@@ -62,7 +62,7 @@ class Options:
     batch: int = 32
     lr: float = 3e-3
     """Of Adam, with a cosine schedule to 0."""
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     data_dir: Path | None = None
     """Where to look for data first."""
@@ -133,7 +133,7 @@ def compose(digits: jc.Split, n: int, textures: np.ndarray, seed: int) -> jc.Spl
 
 def compose_all(options: Options) -> jc.Dataset:
     """The data set of scenes: the same for the same options."""
-    digits = jc.load(options.dataset, options.data_dir)
+    digits = jc.load_dataset(options.dataset, options.data_dir)
     upper, lower = photographs()
     train, test = compose(digits.train, options.scenes, upper, 0), compose(digits.test, options.scenes // 5, lower, 1)
     classes = ("background", *digits.classes)
@@ -141,7 +141,7 @@ def compose_all(options: Options) -> jc.Dataset:
         train, test = (jc.Split(split.images, np.minimum(split.labels, 1)) for split in (train, test))
         classes = ("background", "digit")
     empty = jc.Split(train.images[:0], train.labels[:0])
-    return jc.Dataset(scenes(options), train, empty, test, classes, *statistics(train.images))
+    return jc.Dataset(scenes(options), train, empty, test, classes, *channel_statistics(train.images))
 
 
 def scenes(options: Options) -> str:
@@ -192,11 +192,11 @@ def draw(out: Path) -> None:
     def skips(run: study.Run) -> bool:
         return run.recipe.options["skips"]
 
-    runs = sorted(study.finished(out), key=skips, reverse=True)
+    runs = sorted(study.finished_runs(out), key=skips, reverse=True)
     forms = {key: list(group) for key, group in itertools.groupby(runs, key=skips)}
     keys = ("mean_iou", "background_iou", "eval_error")
     table = [
-        {"U-Net": TITLES[key], "params": group[0].result["params"]} | study.over_seeds(group, keys)
+        {"U-Net": TITLES[key], "params": group[0].result["params"]} | study.aggregate_seeds(group, keys)
         for key, group in forms.items()
     ]
     recipe = runs[0].recipe
@@ -217,7 +217,7 @@ def draw(out: Path) -> None:
 def paired(forms: Mapping[bool, list[study.Run]]) -> str:
     """What the skip connections change, seed by seed, in one sentence; nothing where there are not two seeds of both."""
     with_them, without = ({run.recipe.seed: run.result["mean_iou"] for run in forms.get(key, [])} for key in TITLES)
-    change = report.summarise([with_them[seed] - without[seed] for seed in with_them.keys() & without.keys()])
+    change = report.seed_statistics([with_them[seed] - without[seed] for seed in with_them.keys() & without.keys()])
     if change.ci95 is None:
         return ""
     return f" Paired by seed, skip connections change the mean over classes by {change.mean:+.1f} +- {change.ci95:.1f} points."
@@ -227,9 +227,9 @@ def picture(options: Options, data: jc.Dataset, n: int = 6) -> None:
     """OUT/pictures.png: test scenes, their masks, and what both networks make of them."""
     columns = [("scene", data.test.images[:n]), ("its mask", COLOURS[data.test.labels[:n]])]
     for name, recipe in list(recipes(options).items())[:2]:
-        model, tx = study.prepare(recipe, len(data.classes))
+        model, tx = study.model_and_optimizer(recipe, len(data.classes))
         with jc.Checkpoints(options.out / name / "checkpoints") as saved:
-            state = saved.restore(start(model, tx, recipe, data))
+            state = saved.restore(init_state(model, tx, recipe, data))
         if state is None:
             return
         said = jc.predict(model, state, data.test.images[:n]).argmax(-1)
@@ -242,14 +242,14 @@ def picture(options: Options, data: jc.Dataset, n: int = 6) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
             runs = recipes(options)
-            command.cache_programs()
+            command.enable_compilation_cache()
             data = compose_all(options)
-            driver = jc.driver(options.driver)
-            if study.sweep(runs, data, options.out, driver=driver, stop=stop, measure=measure) is None:
+            strategy = jc.strategy(options.strategy)
+            if study.sweep(runs, data, options.out, strategy=strategy, stop=stop, measure=measure) is None:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
             picture(options, data)

@@ -40,7 +40,7 @@ import jaxcnn as jc
 from jaxcnn import command, parallel, plots, report, study
 from jaxcnn.log import read_lines
 from jaxcnn.progress import Progress
-from jaxcnn.train import check
+from jaxcnn.train import check_config
 
 Row = dict[str, Any]
 SERIES = {"shared": "seeds of four networks", "new": "every run a new network"}
@@ -81,7 +81,7 @@ class Options:
     steps: int = 4
     """Of every run, with a row and a checkpoint at every other."""
     batch: int = 64
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     out: Path = Path("runs/soak")
     plot_only: bool = False
     """Draw table and figure from the soak that OUT holds, and train nothing."""
@@ -143,7 +143,7 @@ def train(name: str, recipe: jc.Recipe, stopped: bool, stop: Callable[[], bool],
         return study.sweep({name: recipe}, **how, stop=stop, brief=True) is not None
 
 
-def soak(options: Options, data: jc.Dataset, driver: parallel.Driver, stop: Callable[[], bool]) -> bool:
+def soak(options: Options, data: jc.Dataset, strategy: parallel.Strategy, stop: Callable[[], bool]) -> bool:
     """Make the runs and write OUT/soak.jsonl; False if the user stopped it."""
     out = options.out
     cache = Path(jax.config.values["jax_compilation_cache_dir"])
@@ -151,7 +151,7 @@ def soak(options: Options, data: jc.Dataset, driver: parallel.Driver, stop: Call
     with Progress(len(order)) as progress, open(out / "soak.jsonl", "w") as lines:
         for series, run in order:
             name, began = f"{series}-{run:03}", time.perf_counter()
-            how: dict[str, Any] = {"data": data, "out": out, "driver": driver}
+            how: dict[str, Any] = {"data": data, "out": out, "strategy": strategy}
             if not train(name, recipe(series, run, options), kind(run) == "continued", stop, **how):
                 return False
             line = {"series": series, "run": run, "kind": kind(run), "seconds": time.perf_counter() - began}
@@ -187,7 +187,7 @@ def draw(out: Path) -> list[Row]:
     """`table.md`, `table.csv` and `soak.png` from OUT/soak.jsonl; returns the rows of what grew."""
     lines = read_lines(out / "soak.jsonl")
     if not lines:
-        raise jc.RecipeError(f"{out} holds no soak; write --out with a soak's folder, or leave out --plot-only")
+        raise jc.ArgumentError(f"{out} holds no soak; write --out with a soak's folder, or leave out --plot-only")
     found = {name: [line for line in lines if line["series"] == name] for name in SERIES}
     found = {name: part for name, part in found.items() if part}
     table = [
@@ -233,33 +233,33 @@ def figure(found: dict[str, list[Row]]) -> Any:
 
 
 def ready(options: Options) -> None:
-    """RecipeError for what cannot be soaked."""
+    """ArgumentError for what cannot be soaked."""
     for name in SERIES:
         if (runs := getattr(options, name)) < 12:
-            raise jc.RecipeError(f"{name} is {runs}; expected at least 12 runs, for its halves: write --{name} 40")
+            raise jc.ArgumentError(f"{name} is {runs}; expected at least 12 runs, for its halves: write --{name} 40")
     if options.steps < 3:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"steps is {options.steps}; expected at least 3, so that a run can be stopped: write --steps 4"
         )
     if not Path("/proc/self/fd").exists():
-        raise jc.RecipeError("a soak reads /proc/self, which this system lacks; run it on Linux")
+        raise jc.ArgumentError("a soak reads /proc/self, which this system lacks; run it on Linux")
     if (options.out / "soak.jsonl").exists():
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"{options.out} holds a soak, and one is of one process; write another --out, or --plot-only"
         )
 
 
 def main(args: list[str] | None = None) -> int:
     """Soak, then draw; returns the exit code: 1 if something grew."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
             ready(options)
-            driver, data = jc.driver(options.driver), jc.load("digits")
-            check(recipe("shared", 0, options), data, driver)
-            study.claim(recipe("shared", 0, options), options.out / "shared-000", driver)
-            command.cache_programs(options.out / "programs")
-            if not soak(options, data, driver, stop):
+            strategy, data = jc.strategy(options.strategy), jc.load_dataset("digits")
+            check_config(recipe("shared", 0, options), data, strategy)
+            study.open_run_dir(recipe("shared", 0, options), options.out / "shared-000", strategy)
+            command.enable_compilation_cache(options.out / "programs")
+            if not soak(options, data, strategy, stop):
                 print("stopped; a soak is of one process: begin anew with another --out", file=sys.stderr)
                 return stop.exit_code
         with command.reading(options.out):

@@ -30,7 +30,7 @@ def by(key: Callable[[study.Run], Any], runs: Sequence[study.Run]) -> dict[Any, 
 
 def methods(folder: Path) -> Runs:
     """The runs in a folder that are over, by method."""
-    return by(lambda run: run.recipe.optimizer, study.finished(folder))
+    return by(lambda run: run.recipe.optimizer, study.finished_runs(folder))
 
 
 def scores(trials: Sequence[study.Run]) -> dict[float, tuple[float, float] | None]:
@@ -54,7 +54,7 @@ def best(trials: Sequence[study.Run]) -> float | None:
 def steps_to(target: float, runs: Sequence[study.Run]) -> float | None:
     """The mean over runs of the first row's step whose test error is at most `target`; None if a run has no such row."""
     first = [next((row["step"] for row in run.rows if row["eval_error"] <= target), math.inf) for run in runs]
-    return None if math.inf in first else report.summarise(first).mean
+    return None if math.inf in first else report.seed_statistics(first).mean
 
 
 def step_time(runs: Sequence[study.Run]) -> float | None:
@@ -69,7 +69,7 @@ def row(method: str, trials: Sequence[study.Run], runs: Sequence[study.Run], tar
     line = {"method": method, "needs": " and ".join(jc.OPTIMIZERS[method].needs) or None}
     line |= {"best_lr": rate and f"{rate:g}", "edge": "yes" if rate in (min(tried), max(tried)) else None}
     line |= {"diverged_trials": f"{sum(run.divergence is not None for run in trials)} of {len(trials)}"}
-    measured = study.over_seeds(runs, KEYS)
+    measured = study.aggregate_seeds(runs, KEYS)
     del measured["seconds"]
     return line | measured | {"steps_to_target": steps_to(target, runs), "ms_per_step": step_time(runs)}
 
@@ -122,7 +122,7 @@ def ranking(names: Sequence[str], final: Runs) -> plots.Panel:
     known = [error for of in errors.values() for error in of if error] or [100.0]
     low, high, lines = 0.7 * min(known), 1.2 * max(known), []
     for y, values in enumerate(errors.values()):
-        mean, _, half = report.summarise(values)
+        mean, _, half = report.seed_statistics(values)
         if mean is None:
             continue
         ends = [max(low, mean - (half or 0.0)), mean + (half or 0.0)]

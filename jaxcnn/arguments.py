@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class RecipeError(ValueError):
+class ArgumentError(ValueError):
     """A setting or an argument that cannot be used; the message is one line and says what to write instead."""
 
 
-def shown(value: Any, most: int = 80) -> str:
+def format_value(value: Any, most: int = 80) -> str:
     """A value as a message shows it: on one line, and cut where it is long.
 
     Example:
-      >>> shown([0] * 1000, 12)
+      >>> format_value([0] * 1000, 12)
       '[0, 0, 0, 0,...'
     """
     try:
@@ -33,17 +33,17 @@ def shown(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else text[:most] + "..."
 
 
-def one_of(what: str, value: str, choices: Iterable[str]) -> str:
-    """`value`, or a RecipeError that names the nearest of `choices`."""
+def check_choice(what: str, value: str, choices: Iterable[str]) -> str:
+    """`value`, or an ArgumentError that names the nearest of `choices`."""
     choices = sorted(choices)
     if isinstance(value, str) and value in choices:
         return value
-    near = difflib.get_close_matches(shown(value).strip("'"), choices, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(format_value(value).strip("'"), choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise RecipeError(f"{what} is {shown(value)}; expected one of {', '.join(choices)}{hint}")
+    raise ArgumentError(f"{what} is {format_value(value)}; expected one of {', '.join(choices)}{hint}")
 
 
-def whole_number(name: str, value: Any, low: int = 1, high: int | None = None, *, write: Any = None) -> int:
+def check_integer(name: str, value: Any, low: int = 1, high: int | None = None, *, write: Any = None) -> int:
     """Return `value` as an int; also NumPy's integers, but neither bools nor floats.
 
     Args:
@@ -53,12 +53,12 @@ def whole_number(name: str, value: Any, low: int = 1, high: int | None = None, *
       write: an example of a good value; `low` by default.
 
     Raises:
-      RecipeError: for anything else.
+      ArgumentError: for anything else.
 
     Example:
-      >>> whole_number("batch", 2.0)
+      >>> check_integer("batch", 2.0)
       Traceback (most recent call last):
-      jaxcnn.arguments.RecipeError: batch is 2.0; expected a whole number of at least 1. Write batch=1.
+      jaxcnn.arguments.ArgumentError: batch is 2.0; expected a whole number of at least 1. Write batch=1.
     """
     try:
         number = operator.index(value)
@@ -66,17 +66,17 @@ def whole_number(name: str, value: Any, low: int = 1, high: int | None = None, *
         number = None
     if number is None or isinstance(value, (bool, np.bool_)) or number < low or (high is not None and number > high):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise RecipeError(
-            f"{name} is {shown(value)}; expected a whole number {bounds}. Write {name}={low if write is None else write}."
+        raise ArgumentError(
+            f"{name} is {format_value(value)}; expected a whole number {bounds}. Write {name}={low if write is None else write}."
         )
     return number
 
 
-def positive(name: str, value: Any, *, write: Any) -> float:
-    """Return `value` as a float; RecipeError unless it is a finite number above 0."""
+def check_positive(name: str, value: Any, *, write: Any) -> float:
+    """Return `value` as a float; ArgumentError unless it is a finite number above 0."""
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not real or not value > 0 or not _finite(value):
-        raise RecipeError(f"{name} is {shown(value)}; expected a finite number above 0. Write {name}={write}.")
+        raise ArgumentError(f"{name} is {format_value(value)}; expected a finite number above 0. Write {name}={write}.")
     return float(value)
 
 
@@ -87,45 +87,45 @@ def _finite(value):
         return False
 
 
-def path_of(name: str, value: Any, kind: type[ValueError] = RecipeError, *, write: str | None = None) -> Path:
+def check_path(name: str, value: Any, kind: type[ValueError] = ArgumentError, *, write: str | None = None) -> Path:
     """Return `value` as a Path.
 
     Raises:
       kind: for what is neither a text nor a path, an empty text, or one with a NUL.
 
     Example:
-      >>> path_of("folder", 3)
+      >>> check_path("folder", 3)
       Traceback (most recent call last):
-      jaxcnn.arguments.RecipeError: folder is 3; expected a path. Write folder='runs/r20'.
+      jaxcnn.arguments.ArgumentError: folder is 3; expected a path. Write folder='runs/r20'.
     """
     text = value if isinstance(value, str) else ""
     if isinstance(value, os.PathLike):
         given = os.fspath(value)
         text = given if isinstance(given, str) else ""
     if not text or "\0" in text:
-        raise kind(f"{name} is {shown(value)}; expected a path. Write {name}={write or repr('runs/r20')}.")
+        raise kind(f"{name} is {format_value(value)}; expected a path. Write {name}={write or repr('runs/r20')}.")
     return Path(text)
 
 
-def image_shape(shape: Any) -> tuple[int, int, int]:
-    """Return the shape (height, width, channels) of an image; RecipeError for anything but three integers above 0.
+def check_image_shape(shape: Any) -> tuple[int, int, int]:
+    """Return the shape (height, width, channels) of an image; ArgumentError for anything but three integers above 0.
 
     Example:
-      >>> image_shape([32, 32, 3])
+      >>> check_image_shape([32, 32, 3])
       (32, 32, 3)
     """
     sizes = tuple(shape) if isinstance(shape, (tuple, list)) else ()
     good = [isinstance(size, (int, np.integer)) and not isinstance(size, bool) and 1 <= size < 2**31 for size in sizes]
     if len(sizes) != 3 or not all(good) or math.prod(map(int, sizes)) >= 2**31:
-        raise RecipeError(
-            f"shape is {shown(shape)}; expected the height, width and channels of an image. Write (32, 32, 3)."
+        raise ArgumentError(
+            f"shape is {format_value(shape)}; expected the height, width and channels of an image. Write (32, 32, 3)."
         )
     height, width, channels = map(int, sizes)
     return height, width, channels
 
 
-def function(name: str, value: Any, write: str) -> Any:
-    """Return `value`; RecipeError unless it can be called and hashed, as programs are remembered by their function."""
+def check_callable(name: str, value: Any, write: str) -> Any:
+    """Return `value`; ArgumentError unless it can be called and hashed, as programs are remembered by their function."""
     try:
         hash(value)
     except TypeError:
@@ -133,29 +133,29 @@ def function(name: str, value: Any, write: str) -> Any:
     else:
         good = callable(value)
     if not good:
-        raise RecipeError(f"{name} is {shown(value)}; expected a function. Write {name}={write}.")
+        raise ArgumentError(f"{name} is {format_value(value)}; expected a function. Write {name}={write}.")
     return value
 
 
-def mapping(name: str, value: Any, write: str) -> dict[str, Any]:
-    """Return `value` as a dict; RecipeError unless it maps names to values.
+def check_mapping(name: str, value: Any, write: str) -> dict[str, Any]:
+    """Return `value` as a dict; ArgumentError unless it maps names to values.
 
     Example:
-      >>> mapping("facts", None, "{'seed': 0}")
+      >>> check_mapping("facts", None, "{'seed': 0}")
       Traceback (most recent call last):
-      jaxcnn.arguments.RecipeError: facts is None; expected values by name. Write facts={'seed': 0}.
+      jaxcnn.arguments.ArgumentError: facts is None; expected values by name. Write facts={'seed': 0}.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise RecipeError(f"{name} is {shown(value)}; expected values by name. Write {name}={write}.")
+        raise ArgumentError(f"{name} is {format_value(value)}; expected values by name. Write {name}={write}.")
     return dict(value)
 
 
-def random_key(name: str, key: Any) -> Any:
-    """Return one of JAX's random keys, old or new; RecipeError for anything else.
+def check_random_key(name: str, key: Any) -> Any:
+    """Return one of JAX's random keys, old or new; ArgumentError for anything else.
 
     Example:
       >>> import jax
-      >>> random_key("key", jax.random.PRNGKey(0)).shape
+      >>> check_random_key("key", jax.random.PRNGKey(0)).shape
       (2,)
     """
     dtype = getattr(key, "dtype", None)
@@ -164,4 +164,4 @@ def random_key(name: str, key: Any) -> Any:
             return key
         if dtype == np.uint32 and key.ndim == 1 and key.shape[0] in (2, 4):
             return key
-    raise RecipeError(f"{name} is {shown(key)}; expected one random key. Write {name}=jax.random.key(0).")
+    raise ArgumentError(f"{name} is {format_value(key)}; expected one random key. Write {name}=jax.random.key(0).")

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.recipe import RecipeError, channel_constants
+from jaxcnn.recipe import ArgumentError, channel_constants
 
 
-class Norm(NamedTuple):
+class Normalizer(NamedTuple):
     """What turns bytes into inputs: x / 255 - mean, divided by std."""
 
     mean: jax.Array
@@ -22,18 +22,18 @@ class Norm(NamedTuple):
     """float32 [c]: divided by."""
 
 
-IMAGENET = Norm(np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]))  # type: ignore[arg-type]
+IMAGENET_NORMALIZER = Normalizer(np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]))  # type: ignore[arg-type]
 """Means and standard deviations of ImageNet's channels, in 0..1, that the published weights of torchvision and timm expect."""
 
 
-def norm(
+def make_normalizer(
     mean: np.ndarray,
     std: np.ndarray,
     *,
     subtract: str | float | Sequence[float] = "pixel",
     divide: bool | float | Sequence[float] = False,
-) -> Norm:
-    """The `Norm` of a data set's per-pixel `mean` [h, w, c] and channel `std` [c], both in 0..1.
+) -> Normalizer:
+    """The `Normalizer` of a data set's per-pixel `mean` [h, w, c] and channel `std` [c], both in 0..1.
 
     He et al. 2015, section 4.2, subtract the per-pixel mean and divide by nothing. (The first BN undoes any scale of
     the whole input, so 0..1 and 0..255 train alike.)
@@ -41,16 +41,16 @@ def norm(
     Args:
       mean: float32 [h, w, c], of the training images only.
       std: float32 [c], likewise.
-      subtract: "pixel" for the mean image, "channel" for its mean over pixels, "imagenet" for `IMAGENET`'s, "none", or
+      subtract: "pixel" for the mean image, "channel" for its mean over pixels, "imagenet" for `IMAGENET_NORMALIZER`'s, "none", or
         constants for images in 0..1: a number for each channel, or one for all.
       divide: whether to divide by `std`, or with "imagenet" by ImageNet's; or constants, likewise.
 
     Raises:
-      RecipeError: for "imagenet" on images of other than 3 channels, or constants of another number of channels.
+      ArgumentError: for "imagenet" on images of other than 3 channels, or constants of another number of channels.
 
     Example:
       >>> image, std = np.zeros((2, 2, 3), "float32"), np.ones(3, "float32")
-      >>> norm(image, std, subtract=(0.5, 0.25, 0.125), divide=0.5).mean[1, 1].tolist()
+      >>> make_normalizer(image, std, subtract=(0.5, 0.25, 0.125), divide=0.5).mean[1, 1].tolist()
       [0.5, 0.25, 0.125]
     """
     pixel, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
@@ -61,40 +61,43 @@ def norm(
         choices = {"pixel": pixel, "channel": jnp.broadcast_to(pixel.mean((0, 1)), pixel.shape), "none": 0 * pixel}
         if subtract == "imagenet":
             if pixel.shape[-1] != 3:
-                raise RecipeError(
+                raise ArgumentError(
                     f"mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; write mean='channel'"
                 )
-            choices["imagenet"], scale = jnp.broadcast_to(IMAGENET.mean, pixel.shape), jnp.asarray(IMAGENET.std)
+            choices["imagenet"], scale = (
+                jnp.broadcast_to(IMAGENET_NORMALIZER.mean, pixel.shape),
+                jnp.asarray(IMAGENET_NORMALIZER.std),
+            )
         center = choices[str(subtract)]
     if isinstance(divide, tuple):
-        return Norm(center, jnp.broadcast_to(_constants("std", divide, pixel.shape[-1]), (pixel.shape[-1],)))
-    return Norm(center, scale if divide else jnp.ones_like(scale))
+        return Normalizer(center, jnp.broadcast_to(_constants("std", divide, pixel.shape[-1]), (pixel.shape[-1],)))
+    return Normalizer(center, scale if divide else jnp.ones_like(scale))
 
 
 def _constants(name: str, values: tuple[float, ...], channels: int) -> Any:
-    """The user's constants as float32 [1] or [channels]; RecipeError for another number of them."""
+    """The user's constants as float32 [1] or [channels]; ArgumentError for another number of them."""
     if len(values) not in (1, channels):
         right = f"({', '.join(['0.5'] * channels)}{',' * (channels == 1)})"
-        raise RecipeError(
+        raise ArgumentError(
             f"{name} has {len(values)} numbers, but images have {channels} channel{'s' * (channels > 1)}; expected one for "
             f"each channel, or one for all. Use {name}={right}, with your numbers."
         )
     return jnp.asarray(values, jnp.float32)
 
 
-def normalise(images: jax.Array | np.ndarray, norm: Norm) -> jax.Array:
+def normalize(images: jax.Array | np.ndarray, normalizer: Normalizer) -> jax.Array:
     """uint8 [..., h, w, c] -> float32 of the same shape.
 
     Example:
-      >>> normalise(jnp.full((1, 1, 1), 255, jnp.uint8), Norm(jnp.full((1, 1, 1), 0.5), jnp.ones(1))).item()
+      >>> normalize(jnp.full((1, 1, 1), 255, jnp.uint8), Normalizer(jnp.full((1, 1, 1), 0.5), jnp.ones(1))).item()
       0.5
     """
     x = jnp.asarray(images).astype(jnp.float32) / 255
     lead = (1,) * (x.ndim - 3)
-    return (x - norm.mean.reshape(*lead, *norm.mean.shape)) / norm.std.reshape(*lead, 1, 1, -1)
+    return (x - normalizer.mean.reshape(*lead, *normalizer.mean.shape)) / normalizer.std.reshape(*lead, 1, 1, -1)
 
 
-def crop(key: jax.Array, image: jax.Array, pad: int, fill: jax.Array | None) -> jax.Array:
+def random_crop(key: jax.Array, image: jax.Array, pad: int, fill: jax.Array | None) -> jax.Array:
     """A crop of [h, w, c] at one of (2 pad + 1)^2 offsets of the padded image, equally likely; the shape stays.
 
     Args:
@@ -112,7 +115,7 @@ def crop(key: jax.Array, image: jax.Array, pad: int, fill: jax.Array | None) -> 
     return jax.lax.dynamic_slice(padded, (y, x, jnp.zeros_like(y)), image.shape)
 
 
-def resized(key: jax.Array, image: jax.Array, least: float = 0.08) -> jax.Array:
+def random_resized_crop(key: jax.Array, image: jax.Array, least: float = 0.08) -> jax.Array:
     """A part of [h, w, c] at another size and shape, resized to the whole: the "Inception crop"; the shape stays.
 
     Its share of the area is uniform in `least`..1 and the logarithm of its sides' ratio in log 3/4..log 4/3 (Szegedy et al.
@@ -134,12 +137,12 @@ def resized(key: jax.Array, image: jax.Array, least: float = 0.08) -> jax.Array:
     return jax.image.scale_and_translate(image, image.shape, (0, 1), zoom, -corner * zoom, "linear")
 
 
-def flip(key: jax.Array, image: jax.Array) -> jax.Array:
+def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
     """[h, w, c], mirrored left to right with probability one half."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-class View(NamedTuple):
+class AugmentConfig(NamedTuple):
     """How a training view of an image is drawn, by default as it is; the names are the `Recipe`'s."""
 
     pad: int = 0
@@ -149,17 +152,17 @@ class View(NamedTuple):
     least_area: float | None = None
 
 
-def augment(key: jax.Array, image: jax.Array, norm: Norm, view: View) -> jax.Array:
+def augment(key: jax.Array, image: jax.Array, normalizer: Normalizer, config: AugmentConfig) -> jax.Array:
     """One training view of one normalised image, [h, w, c] -> the same shape.
 
     Padding comes after the mean is subtracted, so that zeros stand for the mean colour (the paper's protocol);
     `fill="black"` holds what a black pixel became instead, and "reflect" mirrors the image.
     """
     crop_key, flip_key = jax.random.split(key)
-    if view.crop == "resized":
-        image = resized(crop_key, image, view.least_area or 0.08)
-    elif view.pad:
-        black = -norm.mean.mean((0, 1)) / norm.std
-        fill = {"mean": jnp.zeros_like(black), "black": black, "reflect": None}[view.fill]
-        image = crop(crop_key, image, view.pad, fill)
-    return flip(flip_key, image) if view.flip else image
+    if config.crop == "resized":
+        image = random_resized_crop(crop_key, image, config.least_area or 0.08)
+    elif config.pad:
+        black = -normalizer.mean.mean((0, 1)) / normalizer.std
+        fill = {"mean": jnp.zeros_like(black), "black": black, "reflect": None}[config.fill]
+        image = random_crop(crop_key, image, config.pad, fill)
+    return random_flip(flip_key, image) if config.flip else image

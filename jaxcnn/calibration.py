@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcnn.arguments import shown
+from jaxcnn.arguments import format_value
 
 
 class Calibration(NamedTuple):
@@ -27,12 +27,12 @@ class Calibration(NamedTuple):
     """float64 [bins]: where it ends."""
 
     @property
-    def error(self) -> float:
+    def expected_calibration_error(self) -> float:
         """The expected calibration error, 0..1: |accuracy - confidence| of the bins, weighted by their images."""
         return float(np.nansum(self.counts * np.abs(self.accuracy - self.confidence)) / self.counts.sum())
 
 
-def calibration(shares: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> Calibration:
+def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> Calibration:
     """Whether a classifier that is sure by 80% is right 8 times in 10: the numbers of a reliability diagram.
 
     An image's confidence is the probability of the class that it is taken for. From few images the expected calibration error
@@ -48,15 +48,15 @@ def calibration(shares: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> Ca
 
     Example:
       >>> found = calibration(np.array([[0.8, 0.2], [0.9, 0.1], [0.3, 0.7]]), np.array([0, 1, 1]), bins=2)
-      >>> found.counts.tolist(), found.accuracy.round(3).tolist(), round(found.error, 3)
+      >>> found.counts.tolist(), found.accuracy.round(3).tolist(), round(found.expected_calibration_error, 3)
       ([0, 3], [nan, 0.667], 0.133)
 
     References:
       Guo et al. 2017, "On calibration of modern neural networks", section 2 (https://arxiv.org/abs/1706.04599).
     """
-    sure, right = _confidence(np.asarray(shares, np.float64), np.asarray(labels))
+    sure, right = _confidence(np.asarray(probabilities, np.float64), np.asarray(labels))
     if type(bins) is not int or bins < 1:
-        raise ValueError(f"bins is {shown(bins)}; expected a whole number of at least 1: write bins=15")
+        raise ValueError(f"bins is {format_value(bins)}; expected a whole number of at least 1: write bins=15")
     edges = np.arange(bins + 1) / bins
     place = np.maximum(np.searchsorted(edges, np.minimum(sure, 1.0)) - 1, 0)
     counts, said, hits = (np.bincount(place, weights, bins) for weights in (None, sure, right))

@@ -37,11 +37,11 @@ from jaxcnn.data.types import printable
 from jaxcnn.log import LogError
 from jaxcnn.log import reading as reading
 from jaxcnn.progress import Unfailing
-from jaxcnn.recipe import RecipeError, one_of, shown
+from jaxcnn.recipe import ArgumentError, check_choice, format_value
 from jaxcnn.weights import WeightsError
 
 T = TypeVar("T")
-MISTAKE = 2
+EXIT_USAGE_ERROR = 2
 """The exit code for what the user can mend."""
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -138,7 +138,7 @@ def parse(presets: Mapping[str, T], args: Sequence[str] | None = None, about: st
     _not_empty(args)
     named = [b for a, b in itertools.pairwise(args) if a == "--preset"]
     named += [a.partition("=")[2] for a in args if a.startswith("--preset=")]
-    default = presets[one_of("preset", named[-1] if named else next(iter(presets)), presets)]
+    default = presets[check_choice("preset", named[-1] if named else next(iter(presets)), presets)]
     _flags.set(dict(_fields(default)))
     said = io.StringIO()
     try:
@@ -146,7 +146,7 @@ def parse(presets: Mapping[str, T], args: Sequence[str] | None = None, about: st
             options = tyro.cli(type(default), default=default, args=args, description=about)
     except SystemExit as exit:
         if exit.code:
-            raise RecipeError(_line(said.getvalue())) from None
+            raise ArgumentError(_line(said.getvalue())) from None
         raise
     for (name, value), (_, usual) in zip(_fields(options), _fields(default), strict=True):
         _check_bounds(name, value, usual)
@@ -154,12 +154,12 @@ def parse(presets: Mapping[str, T], args: Sequence[str] | None = None, about: st
 
 
 def _not_empty(args: list[str]) -> None:
-    """RecipeError for an empty value: as a path it would be the current folder."""
+    """ArgumentError for an empty value: as a path it would be the current folder."""
     for before, arg in itertools.pairwise(["", *args]):
         flag, equals, value = arg.partition("=") if arg.startswith("--") else (before, "=", arg)
         if equals and not value.strip():
             what = flag if flag.startswith("-") else "an argument"
-            raise RecipeError(f"{what} is empty; expected a value. Leave it out, or write one after it")
+            raise ArgumentError(f"{what} is empty; expected a value. Leave it out, or write one after it")
 
 
 def _fields(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -178,24 +178,26 @@ def _check_bounds(name: str, value: Any, usual: Any) -> None:
         if isinstance(each, bool) or not isinstance(each, (int, float)):
             continue
         if not math.isfinite(each):
-            raise RecipeError(f"{name} is {each}; expected a finite number. {_use(name, usual)}")
+            raise ArgumentError(f"{name} is {each}; expected a finite number. {_use(name, usual)}")
         if not low <= each <= high:
             number = "a number" if isinstance(each, float) else "a whole number"
-            raise RecipeError(f"{name} is {shown(each)}; expected {number} of {low} to {high}. {_use(name, usual)}")
+            raise ArgumentError(
+                f"{name} is {format_value(each)}; expected {number} of {low} to {high}. {_use(name, usual)}"
+            )
 
 
 def _use(name: str, usual: Any) -> str:
     """What to write instead: the default."""
     if usual is None or usual == ():
-        return f"Leave out {flag(name)}, or write another"
-    return f"Use {flag(name)} {' '.join(map(str, usual)) if isinstance(usual, tuple) else usual}"
+        return f"Leave out {flag_name(name)}, or write another"
+    return f"Use {flag_name(name)} {' '.join(map(str, usual)) if isinstance(usual, tuple) else usual}"
 
 
-def flag(name: str) -> str:
+def flag_name(name: str) -> str:
     """The flag of an option.
 
     Example:
-      >>> flag("keep_every")
+      >>> flag_name("keep_every")
       '--keep-every'
     """
     return "--" + name.replace("_", "-")
@@ -227,7 +229,7 @@ def _line(box: str) -> str:
         use = _use(name, usual)
         with contextlib.suppress(ValueError, OverflowError):  # 1e6, where 1000000 was meant
             use = f"Use --{name} {int(float(value))}" if float(value) == int(float(value)) else use
-        return f"--{name} is {shown(value)}; expected a {'whole ' if kind == 'int' else ''}number. {use}"
+        return f"--{name} is {format_value(value)}; expected a {'whole ' if kind == 'int' else ''}number. {use}"
     words = re.sub(r"\s*Argument helptext:.*?(?=For full helptext|$)", ". ", words)
     return re.sub(r"[.\s]*For full helptext.*", "; --help lists the options", words)
 
@@ -237,10 +239,10 @@ def _flagged(message: str) -> str:
     options = _flags.get()
     head = re.match(r"(\w+(?:\.\w+)*) (?:is|spans) ", message)
     if head and head[1] in options:
-        message = flag(message)[: len(head[1]) + 2].replace("_", "-") + message[len(head[1]) :]
+        message = flag_name(message)[: len(head[1]) + 2].replace("_", "-") + message[len(head[1]) :]
 
     def typed(found: re.Match[str]) -> str:
-        return f"{found[1]}{flag(found[2])} {found[3]}" if found[2] in options else found[0]
+        return f"{found[1]}{flag_name(found[2])} {found[3]}" if found[2] in options else found[0]
 
     return re.sub(r"((?:write|Write|Use|use) )(\w+)=(\w[\w.-]*)(?![\w(\[=])", typed, message)
 
@@ -248,22 +250,22 @@ def _flagged(message: str) -> str:
 def _fail(message: str) -> NoReturn:
     """End with one line on stderr, whatever the message holds, and exit code 2."""
     print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
-    sys.exit(MISTAKE)
+    sys.exit(EXIT_USAGE_ERROR)
 
 
 @contextlib.contextmanager
-def friendly() -> Iterator[None]:
+def cli_errors() -> Iterator[None]:
     """Turn the errors a user can mend into one line on stderr and exit code 2; others keep their traceback.
 
     Within it, characters that the terminal lacks are replaced, and a stderr that cannot be written ends nothing.
     """
     token = _flags.set({})
-    with _streams(), hosts.together():
+    with _streams(), hosts.abort_all_on_error():
         try:
             yield
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where a pipe whose reader has gone can be answered
-        except (RecipeError, DataError, CheckpointError, LogError, WeightsError, hosts.HostError) as error:
+        except (ArgumentError, DataError, CheckpointError, LogError, WeightsError, hosts.MultihostError) as error:
             _fail(_flagged(str(error)))
         except BrokenPipeError:  # as of `| head`
             with contextlib.suppress(OSError, ValueError):  # so that the interpreter's own flush finds no fault
@@ -306,7 +308,7 @@ def _memory(error: Exception) -> str | None:
     ):
         return None
     names = [name for name in ("width", "batch", "hidden", "size", "images") if name in _flags.get()]
-    smaller = " or ".join(f"a smaller {flag(name)}" for name in names[:3]) or "a smaller network or batch"
+    smaller = " or ".join(f"a smaller {flag_name(name)}" for name in names[:3]) or "a smaller network or batch"
     return f"out of memory ({text[:150] or type(error).__name__}); expected work that fits. Write {smaller}"
 
 
@@ -359,7 +361,7 @@ def _streams() -> Iterator[None]:
                 stream.reconfigure(errors=errors)
 
 
-class Stop:
+class GracefulShutdown:
     """Asks a run to stop when Ctrl-C, SIGTERM or SIGHUP comes, so that it can finish its step and save.
 
     A second Ctrl-C ends the process at once; in a notebook or another interactive interpreter it raises KeyboardInterrupt
@@ -371,7 +373,7 @@ class Stop:
     In another thread than the main one, where Python handles no signals, none is listened for.
 
     Example:
-      >>> with Stop() as stop:
+      >>> with GracefulShutdown() as stop:
       ...     stop()
       False
     """
@@ -383,10 +385,10 @@ class Stop:
 
     def __call__(self) -> bool:
         """Whether somebody has asked. In a job of several processes all must ask this at the same point."""
-        self.signal = hosts.most(self.signal)
+        self.signal = hosts.global_max(self.signal)
         return self.signal > 0
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> GracefulShutdown:
         if threading.current_thread() is not threading.main_thread():
             return self
         asking = [s for s in _ASKING if s == signal.SIGINT or signal.getsignal(s) is not signal.SIG_IGN]
@@ -457,7 +459,7 @@ def _tell(text: str) -> None:
             os.write(2, text.encode())
 
 
-def cache_programs(folder: str | Path | None = None) -> None:
+def enable_compilation_cache(folder: str | Path | None = None) -> None:
     """Keep compiled programs in a user cache folder, so that a second start is quick; JAX's own settings win.
 
     Programs that were written in part are removed when JAX first comes upon one, with one line, and compiled again. Where
@@ -497,11 +499,11 @@ class _OneWarning:
         if found[1] == "writ":
             line = f"compiled programs cannot be kept in {self.folder} ({reason})"
         else:
-            line = f"compiled programs in {self.folder} are damaged, and made again: {remove_damaged(self.folder)} ({reason})"
+            line = f"compiled programs in {self.folder} are damaged, and made again: {remove_damaged_programs(self.folder)} ({reason})"
         print(f"warning: {line}", file=sys.stderr)
 
 
-def remove_damaged(folder: str | Path) -> int:
+def remove_damaged_programs(folder: str | Path) -> int:
     """Remove the programs that JAX's cache `folder` holds in part, as a full disk or a kill leaves them; returns how many."""
     count = 0
     for path in Path(folder).glob("*-cache"):

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn.arguments import RecipeError, shown
+from jaxcnn.arguments import ArgumentError, format_value
 
 Loss = Callable[[jax.Array], jax.Array]
 
 
 def quadratic(curvatures: Sequence[float] | np.ndarray) -> Loss:
-    """The loss float32 [d] -> [], 1/2 sum c_i w_i^2; RecipeError unless `curvatures` are d > 0 finite numbers.
+    """The loss float32 [d] -> [], 1/2 sum c_i w_i^2; ArgumentError unless `curvatures` are d > 0 finite numbers.
 
     Example:
       >>> quadratic([1, 4])(jnp.ones(2)).item()
@@ -35,7 +35,7 @@ def quadratic(curvatures: Sequence[float] | np.ndarray) -> Loss:
 def straight_line(x: Sequence[float] | np.ndarray = range(-2, 5), slope: float = 2.0, intercept: float = 1.0) -> Loss:
     """The loss float32 [2] -> [] of fitting a line: 1/2 mean (w0 x + w1 - y)^2, where y = slope x + intercept.
 
-    Its Hessian is [[mean x^2, mean x], [mean x, 1]] everywhere. RecipeError where `x` is empty or not finite.
+    Its Hessian is [[mean x^2, mean x], [mean x, 1]] everywhere. ArgumentError where `x` is empty or not finite.
 
     Example:
       >>> curvatures(straight_line(), [0, 0]).round(3).tolist()
@@ -63,14 +63,14 @@ def descend(
       nesterov: step by g + m v instead (Sutskever et al. 2013, section 2).
 
     Returns:
-      float32 [steps + 1, d], the start first; inf or nan once it overflows. RecipeError for numbers out of range.
+      float32 [steps + 1, d], the start first; inf or nan once it overflows. ArgumentError for numbers out of range.
 
     Example:
       >>> descend(quadratic([1]), [1], 0.5, 3).tolist()
       [[1.0], [0.5], [0.25], [0.125]]
     """
     if type(steps) is not int or steps < 1:
-        raise RecipeError(f"steps is {shown(steps)}; expected a whole number of at least 1: write steps=100")
+        raise ArgumentError(f"steps is {format_value(steps)}; expected a whole number of at least 1: write steps=100")
     numbers = np.float32(_above_zero("rate", rate)), np.float32(_momentum(momentum))
     return _descend(loss, _row("start", start), *numbers, steps, bool(nesterov))
 
@@ -167,20 +167,22 @@ def measured_limit(
       relative: width of the final bracket, at least 1e-6 (float32).
 
     Raises:
-      RecipeError: if `low` diverges, if `high` does not, or as `descend`.
+      ArgumentError: if `low` diverges, if `high` does not, or as `descend`.
 
     Example:
       >>> round(measured_limit(quadratic([1, 10]), [1, 1], low=0.01, high=1.0), 3)
       0.2
     """
     if not relative >= 1e-6:
-        raise RecipeError(f"relative is {shown(relative)}; expected at least 1e-6, what float32 resolves: write 1e-3")
+        raise ArgumentError(
+            f"relative is {format_value(relative)}; expected at least 1e-6, what float32 resolves: write 1e-3"
+        )
     diverges = partial(_diverges, loss, start, steps, momentum, nesterov)
     if diverges(low):
-        raise RecipeError(f"low is {shown(low)}, which diverges; expected a stable rate: write a smaller one")
+        raise ArgumentError(f"low is {format_value(low)}, which diverges; expected a stable rate: write a smaller one")
     if not diverges(high):
-        raise RecipeError(
-            f"high is {shown(high)}, which does not diverge; expected a rate that does: write a larger one"
+        raise ArgumentError(
+            f"high is {format_value(high)}, which does not diverge; expected a rate that does: write a larger one"
         )
     while high / low > 1 + relative:
         middle = math.sqrt(low) * math.sqrt(high)
@@ -199,23 +201,25 @@ def _row(name, values) -> np.ndarray:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is refused
         row = np.asarray(values, np.float32)
     if row.ndim != 1 or not row.size or not np.isfinite(row).all():
-        raise RecipeError(f"{name} is {shown(values)}; expected finite numbers in a row: write {name}=[1.0, 10.0]")
+        raise ArgumentError(
+            f"{name} is {format_value(values)}; expected finite numbers in a row: write {name}=[1.0, 10.0]"
+        )
     return row
 
 
 def _numbers(curvature, rate, momentum) -> tuple[float, float]:
     if not math.isfinite(curvature):
-        raise RecipeError(f"curvature is {shown(curvature)}; expected a finite number: write curvature=1.0")
+        raise ArgumentError(f"curvature is {format_value(curvature)}; expected a finite number: write curvature=1.0")
     return _above_zero("rate", rate) * float(curvature), _momentum(momentum)
 
 
 def _above_zero(name, value) -> float:
     if 0 < float(value) <= 3e38:
         return float(value)
-    raise RecipeError(f"{name} is {shown(value)}; expected a finite number above 0: write {name}=0.1")
+    raise ArgumentError(f"{name} is {format_value(value)}; expected a finite number above 0: write {name}=0.1")
 
 
 def _momentum(value) -> float:
     if 0 <= float(value) < 1:
         return float(value)
-    raise RecipeError(f"momentum is {shown(value)}; expected at least 0 and below 1: write momentum=0.9")
+    raise ArgumentError(f"momentum is {format_value(value)}; expected at least 0 and below 1: write momentum=0.9")

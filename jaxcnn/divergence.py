@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.metrics import Sums
-from jaxcnn.parallel import Driver
+from jaxcnn.metrics import Metrics
+from jaxcnn.parallel import Strategy
 
 FACTOR = 10.0
 """A mean training loss this many times that of guessing, log(classes), is divergence, finite or not."""
@@ -40,13 +40,13 @@ def reason(row: Mapping[str, float], classes: int) -> str | None:
     return f"train_loss is {row['train_loss']:.3g}, above {limit:.3g}" if row["train_loss"] > limit else None
 
 
-def infinite(params: Any) -> str | None:
+def nonfinite_parameter(params: Any) -> str | None:
     """The first of the parameters, arrays on the host, that hold what is no number; None if there is none.
 
     They are asked themselves: one may be lost at the last update, after which no loss was computed.
 
     Example:
-      >>> infinite({"dense": {"bias": np.array([0.0, np.nan])}})
+      >>> nonfinite_parameter({"dense": {"bias": np.array([0.0, np.nan])}})
       "the parameters ['dense']['bias'] are not finite"
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -55,12 +55,12 @@ def infinite(params: Any) -> str | None:
     return None
 
 
-def noticed(state: Any, driver: Driver, classes: int) -> str | None:
+def find_divergence(state: Any, strategy: Strategy, classes: int) -> str | None:
     """Why the run whose `State` is on the devices has diverged since its last row, or None.
 
     Only the host works, on what the state holds anyway, so nothing is added to the step; and what it sees depends on
     the state alone, so that a run that was stopped ends as one that was not.
     """
-    sums: Sums = driver.fetch(state.sums)
-    so_far = {"train_loss": sums.mean_loss, "grad_norm": sums.mean_norm}
-    return reason(so_far, classes) or infinite(driver.fetch(state.params))
+    sums: Metrics = strategy.fetch(state.metrics)
+    so_far = {"train_loss": sums.mean_loss, "grad_norm": sums.mean_grad_norm}
+    return reason(so_far, classes) or nonfinite_parameter(strategy.fetch(state.params))

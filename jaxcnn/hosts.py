@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 T = TypeVar("T")
 PATIENCE = 120
@@ -32,11 +32,11 @@ _CLUSTERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _DEAD = 1
 
 
-class HostError(ValueError):
+class MultihostError(ValueError):
     """What process 0 could not do, as the others learn it; one line."""
 
 
-def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
     """Make this process one of a job of several, through JAX's own distributed runtime; before JAX is first used.
 
     With no argument the cluster is asked: under Slurm's `srun`, Open MPI's `mpirun` and on the hosts of a TPU slice JAX
@@ -49,7 +49,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
       process_id: which of them this is, from 0.
 
     Raises:
-      RecipeError: one of the three is missing or cannot be, or the port is taken.
+      ArgumentError: one of the three is missing or cannot be, or the port is taken.
 
     Processes that do not find each other within `PATIENCE` seconds end with one line and exit code 2.
     """
@@ -75,7 +75,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
             shutdown_timeout_seconds=PATIENCE,
         )
     except (ValueError, RuntimeError) as error:
-        raise RecipeError(
+        raise ArgumentError(
             f"this process cannot join a job: {' '.join(str(error).split())}; write --coordinator HOST:PORT "
             "--num-processes N --process-id 0 (to N - 1)"
         ) from None
@@ -94,14 +94,14 @@ def _check(coordinator, num_processes, process_id):
     for name, value in (("coordinator", coordinator), ("num_processes", num_processes), ("process_id", process_id)):
         if value is None:
             like = {"coordinator": "10.0.0.1:9876", "num_processes": 2, "process_id": 0}[name]
-            raise RecipeError(f"{name} is not given, but the job has several hosts: write --{_option(name)} {like}")
+            raise ArgumentError(f"{name} is not given, but the job has several hosts: write --{_option(name)} {like}")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise RecipeError(f"coordinator is {coordinator!r}; expected HOST:PORT: write --coordinator 10.0.0.1:9876")
+        raise ArgumentError(f"coordinator is {coordinator!r}; expected HOST:PORT: write --coordinator 10.0.0.1:9876")
     if num_processes < 1:
-        raise RecipeError(f"num_processes is {num_processes}; expected at least 1: write --num-processes 2")
+        raise ArgumentError(f"num_processes is {num_processes}; expected at least 1: write --num-processes 2")
     if not 0 <= process_id < num_processes:
-        raise RecipeError(f"process_id is {process_id}; expected 0 to {num_processes - 1}, each of them once")
+        raise ArgumentError(f"process_id is {process_id}; expected 0 to {num_processes - 1}, each of them once")
     if process_id == 0:
         _check_port(int(port))
 
@@ -112,7 +112,9 @@ def _check_port(port):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("", port))
         except OSError as error:
-            raise RecipeError(f"coordinator's port {port} cannot be had: {error.strerror}; write another one") from None
+            raise ArgumentError(
+                f"coordinator's port {port} cannot be had: {error.strerror}; write another one"
+            ) from None
 
 
 def _option(name: str) -> str:
@@ -121,43 +123,43 @@ def _option(name: str) -> str:
 
 def _give_up(given):
     what = f"at {given['coordinator']} " if given else ""
-    leave(
+    abort(
         2, f"the processes did not find each other {what}within {PATIENCE} s; start all of them, with the same address"
     )
 
 
-def several() -> bool:
+def is_multihost() -> bool:
     """Whether the job has more than one process."""
     return jax.distributed.is_initialized() and jax.process_count() > 1  # the latter alone would start the devices
 
 
-def first() -> bool:
+def is_primary() -> bool:
     """Whether this is process 0, the one that has files and speaks."""
-    return not several() or jax.process_index() == 0
+    return not is_multihost() or jax.process_index() == 0
 
 
-def most(number: int) -> int:
+def global_max(number: int) -> int:
     """The largest of the numbers that the processes bring; all must ask at the same point of the program.
 
     Example:
-      >>> most(3)
+      >>> global_max(3)
       3
     """
-    if not several():
+    if not is_multihost():
         return number
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-def same(text: str) -> bool:
+def all_equal(text: str) -> bool:
     """Whether all processes bring this text; all must ask at the same point of the program.
 
     Example:
-      >>> same("lr 0.1")
+      >>> all_equal("lr 0.1")
       True
     """
-    if not several():
+    if not is_multihost():
         return True
     from jax.experimental import multihost_utils
 
@@ -165,24 +167,24 @@ def same(text: str) -> bool:
     return bool((digests == digests[0]).all())
 
 
-def told(work: Callable[[], T]) -> T:
+def broadcast_from_primary(work: Callable[[], T]) -> T:
     """What `work` gives on process 0, on every process; it is plain JSON. Process 0 alone does the work.
 
     Raises:
       HostError: on the other processes, where process 0 raises.
 
     Example:
-      >>> told(lambda: {"step": 3})
+      >>> broadcast_from_primary(lambda: {"step": 3})
       {'step': 3}
     """
-    if not several():
+    if not is_multihost():
         return work()
     return json.loads(_broadcast(lambda: json.dumps(work()).encode()))
 
 
-def told_arrays(work: Callable[[], T | None], like: T) -> T | None:
+def broadcast_arrays_from_primary(work: Callable[[], T | None], like: T) -> T | None:
     """The same for None or a pytree of arrays built like `like`, bit for bit."""
-    if not several():
+    if not is_multihost():
         return work()
 
     def encoded():
@@ -196,7 +198,7 @@ def told_arrays(work: Callable[[], T | None], like: T) -> T | None:
 def _broadcast(work: Callable[[], bytes]) -> bytes:
     """The bytes that `work` makes on process 0: first how it went and how long they are, then the bytes."""
     error, text = None, b""
-    if first():
+    if is_primary():
         try:
             text = work()
         except Exception as failure:
@@ -209,7 +211,7 @@ def _broadcast(work: Callable[[], bytes]) -> bytes:
     if error is not None:
         raise error
     if failed:
-        raise HostError(text.decode())
+        raise MultihostError(text.decode())
     return text
 
 
@@ -219,7 +221,7 @@ def _spread(array):
     return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
-def leave(code: int, line: str) -> None:
+def abort(code: int, line: str) -> None:
     """End this process at once with one line on stderr: at an orderly end JAX would wait for processes that do not come."""
     sys.stdout.flush()
     print(f"error: {line}", file=sys.stderr, flush=True)
@@ -227,21 +229,21 @@ def leave(code: int, line: str) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def abort_all_on_error() -> Iterator[None]:
     """In a job of several processes, an error of any of them ends all: this one at once, the others when they miss it."""
     try:
         yield
     except SystemExit as exit:
-        if several() and exit.code:
+        if is_multihost() and exit.code:
             sys.stderr.flush()
             os._exit(exit.code if isinstance(exit.code, int) else _DEAD)
         raise
     except BaseException as error:
         # Not only JaxRuntimeError: the same words have come in another type once, by where the other's end was noticed.
-        if several() and isinstance(error, Exception) and any(word in str(error) for word in _PEER):
+        if is_multihost() and isinstance(error, Exception) and any(word in str(error) for word in _PEER):
             what = " ".join(str(error).split())[:200]
-            leave(_DEAD, f"another process of this job has ended, start all of them again to go on: {what}")
-        if several():
+            abort(_DEAD, f"another process of this job has ended, start all of them again to go on: {what}")
+        if is_multihost():
             sys.excepthook(type(error), error, error.__traceback__)
             sys.stderr.flush()
             os._exit(_DEAD)

@@ -20,13 +20,13 @@ import jax
 import numpy as np
 
 from jaxcnn import provenance
-from jaxcnn.arguments import mapping, path_of, whole_number
+from jaxcnn.arguments import check_integer, check_mapping, check_path
 from jaxcnn.checkpoint.manifest import CheckpointError
-from jaxcnn.checkpoint.paths import check_path
+from jaxcnn.checkpoint.paths import check_writable_path
 from jaxcnn.data import Dataset, verify_inputs
 from jaxcnn.models.calling import verify_model
-from jaxcnn.optim import transformation
-from jaxcnn.recipe import Recipe, RecipeError, shown, verify_recipe
+from jaxcnn.optim import as_transformation
+from jaxcnn.recipe import ArgumentError, Recipe, format_value, verify_recipe
 
 
 class LogError(ValueError):
@@ -44,15 +44,15 @@ class RunLog:
       recipe: written to `config.json`. A folder that holds another recipe's run is refused.
       facts: joins the packages' versions, the CPU, its cores and the library's commit in `env.json`: devices, precision. Where
         a run is continued under other facts, they are appended, so that `env.json` is a list in the order of use.
-      model, tx, data: what `fit` is given, to refuse a folder that holds the run of another model, optimizer or data set
-        now. Without them that happens at the first row of `fit` that is written.
+      model, tx, data: what `train` is given, to refuse a folder that holds the run of another model, optimizer or data set
+        now. Without them that happens at the first row of `train` that is written.
 
     `run.json` holds what must stay the same when a run is resumed and no recipe says: digests of the data and of the
     arrays' shapes, JAX's settings that change numbers, and a model or an optimizer that is not the one that the recipe
     names. `config.json` then names what ran, and leaves out the recipe's numbers of an optimizer that did not run.
 
     Raises:
-      RecipeError: one line, when the folder cannot be written or is another run's (what differs is named); also by `write`.
+      ArgumentError: one line, when the folder cannot be written or is another run's (what differs is named); also by `write`.
       LogError: also one line, there and later: the disk is full, the folder gone, a file not what was written.
 
     It may be used in a `with` block, after which it writes no more: an object that an earlier cell of a notebook has left
@@ -77,12 +77,12 @@ class RunLog:
         data: Dataset | None = None,
     ):
         verify_recipe(recipe)
-        self.folder, self.recipe = path_of("folder", folder), recipe
-        facts = {} if facts is None else _plain(mapping("facts", facts, "{'note': 'baseline'}"))
+        self.folder, self.recipe = check_path("folder", folder), recipe
+        facts = {} if facts is None else _plain(check_mapping("facts", facts, "{'note': 'baseline'}"))
         if model is not None:
             verify_model(model)
         if tx is not None:
-            tx = transformation(tx)
+            tx = as_transformation(tx)
         if data is not None:
             verify_inputs(data)
         made_from: dict[str, Any] = {"jax": provenance.settings()}
@@ -102,11 +102,11 @@ class RunLog:
     def write(self, *, step: int, **row: Any) -> None:
         """Append the row of `step`. Numbers that JSON lacks (nan, inf) become null.
 
-        A row of `fit` is refused (RecipeError) where its run had another recipe, model, optimizer or data than the folder's.
+        A row of `train` is refused (ArgumentError) where its run had another recipe, model, optimizer or data than the folder's.
         Rows of this step or later ones are dropped first: a run that died between a row and its checkpoint makes them again.
         """
         self._open()
-        row = {"step": whole_number("step", step, 0)} | row
+        row = {"step": check_integer("step", step, 0)} | row
         origin = provenance.noted(row)
         if origin is not None and origin is not self._origin:
             self._check(origin)
@@ -121,7 +121,7 @@ class RunLog:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every whole row so far."""
-        return read_rows(self.folder)
+        return read_metrics(self.folder)
 
     def finish(self, **result: Any) -> dict[str, Any]:
         """Write `result.json`, which marks the run as over, and return what it holds."""
@@ -170,7 +170,7 @@ class RunLog:
             own |= set(provenance.OPTIMIZER) if self._run.get("optimizer") else set()
             mine = {name: value for name, value in asdict(self.recipe).items() if name not in own}
             if differing := _differing(asdict(Recipe.load(self.folder)), mine, "asked"):
-                raise RecipeError(
+                raise ArgumentError(
                     f"{self.folder} holds a run of another recipe: {differing}; write another --out, or delete that folder"
                 )
         self._hold(made_from)
@@ -178,9 +178,9 @@ class RunLog:
             self._write_config()
 
     def _check(self, origin):
-        """RecipeError unless a row's run is the folder's."""
+        """ArgumentError unless a row's run is the folder's."""
         if differing := _differing(asdict(self.recipe), origin["recipe"], "trained"):
-            raise RecipeError(
+            raise ArgumentError(
                 f"the row is of another recipe than {self.folder}: {differing}; expected the same. "
                 "Use RunLog(folder, recipe) with the recipe that fit is given."
             )
@@ -190,9 +190,9 @@ class RunLog:
             self._save(self._run | {"warm_starts": [*starts, origin["warm_start"]]})
 
     def _hold(self, facts):
-        """Add what the run is made from to `run.json`; RecipeError if that holds another run."""
+        """Add what the run is made from to `run.json`; ArgumentError if that holds another run."""
         if differing := provenance.differences(self._run, facts, self.recipe):
-            raise RecipeError(
+            raise ArgumentError(
                 f"{self.folder} holds another run: {'; '.join(differing)}; write another --out, or delete that folder"
             )
         self._save(_plain(facts) | self._run)
@@ -217,7 +217,7 @@ class RunLog:
             values["optimizer"] = provenance.in_words(tx, "optimizer")
         try:
             Recipe(**values)
-        except RecipeError:  # fields of a module that are too deep for a recipe; `run.json` has them
+        except ArgumentError:  # fields of a module that are too deep for a recipe; `run.json` has them
             values["options"] = {}
         write_text(self.folder / "config.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
 
@@ -234,9 +234,11 @@ def _differing(there: Mapping[str, Any], mine: Mapping[str, Any], word: str) -> 
     return ", ".join(f"{k} ({there[k]!r} there, {mine[k]!r} {word})" for k in mine if there[k] != mine[k])
 
 
-def read_rows(folder: str | Path) -> list[dict[str, Any]]:
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The rows of a run folder; a last line that a killed run left unfinished is passed over. LogError for any other."""
-    return read_lines(path_of("folder", folder, LogError) / "metrics.jsonl", "row of a run", _is_row, unfinished=True)
+    return read_lines(
+        check_path("folder", folder, LogError) / "metrics.jsonl", "row of a run", _is_row, unfinished=True
+    )
 
 
 def _is_row(row: dict[str, Any]) -> bool:
@@ -364,7 +366,7 @@ def reading(folder: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (RecipeError, LogError):
+    except (ArgumentError, LogError):
         raise
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         if type(error).__module__.startswith("jaxcnn"):
@@ -402,15 +404,15 @@ def _itself(path: str, flags: int) -> int:
 
 def _make(folder: Path):
     try:
-        check_path(folder)
+        check_writable_path(folder)
     except CheckpointError as error:
-        raise RecipeError(str(error)) from None
+        raise ArgumentError(str(error)) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # of a name that nobody can have laid a link under
             pass
     except OSError as error:
-        raise RecipeError(f"cannot write in {folder}: {error.strerror}; write --out with a folder of yours") from None
+        raise ArgumentError(f"cannot write in {folder}: {error.strerror}; write --out with a folder of yours") from None
 
 
 def _versions() -> dict[str, str | None]:
@@ -424,7 +426,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON holds of a value: arrays as lists, paths as texts, non-finite numbers as None; RecipeError for the rest."""
+    """What JSON holds of a value: arrays as lists, paths as texts, non-finite numbers as None; ArgumentError for the rest."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -437,6 +439,6 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (str, int)):
         return value
-    raise RecipeError(
-        f"a record holds {shown(value)}; expected numbers, texts, None, or lists of them. Write float(loss)."
+    raise ArgumentError(
+        f"a record holds {format_value(value)}; expected numbers, texts, None, or lists of them. Write float(loss)."
     )

@@ -16,46 +16,46 @@ import numpy as np
 import optax
 
 
-class Sums(NamedTuple):
+class Metrics(NamedTuple):
     """Totals over examples. Two parts of a data set add up to the whole, whatever their sizes."""
 
-    n: jax.Array
+    num_examples: jax.Array
     """int32 []: examples counted."""
     loss: jax.Array
     """float32 []: the sum of their losses (cross-entropies in nats, unless another of `LOSSES` was asked for)."""
-    wrong: jax.Array
+    num_wrong: jax.Array
     """int32 []: how many were classified wrongly; logits that are not numbers are wrong. Of a reconstruction, values on the
     other side of 0 than the truth: after normalisation, of the mean."""
-    norm: jax.Array
+    grad_norm: jax.Array
     """float32 []: in training, the gradient's Euclidean norm at each example's step; else 0."""
-    square: jax.Array
+    squared_loss: jax.Array
     """float32 []: in training, the square of the batch's mean loss at each example's step; else 0."""
 
     @property
     def mean_loss(self) -> float:
         """Of an example. (Of no examples, these means are ZeroDivisionError.)"""
-        return float(self.loss) / int(self.n)
+        return float(self.loss) / int(self.num_examples)
 
     @property
-    def error(self) -> float:
+    def error_percent(self) -> float:
         """Percent classified wrongly."""
-        return 100 * int(self.wrong) / int(self.n)
+        return 100 * int(self.num_wrong) / int(self.num_examples)
 
     @property
-    def mean_norm(self) -> float:
+    def mean_grad_norm(self) -> float:
         """The gradient's norm, averaged over the steps."""
-        return float(self.norm) / int(self.n)
+        return float(self.grad_norm) / int(self.num_examples)
 
     @property
     def loss_std(self) -> float:
         """The standard deviation over the steps of the batch's mean loss: how much training jumps about."""
-        variance = float(self.square) / int(self.n) - self.mean_loss**2
+        variance = float(self.squared_loss) / int(self.num_examples) - self.mean_loss**2
         return math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan
 
 
-def zeros() -> Sums:
+def zeros() -> Metrics:
     """Sums of nothing."""
-    return Sums(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0))
+    return Metrics(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0))
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ def mismatch(loss: str, outputs: tuple[int, ...], target: tuple[int, ...]) -> st
     return f"{given}, and its label needs logits of ({place}): {mend}"
 
 
-def count(logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cross-entropy") -> Sums:
+def count(logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cross-entropy") -> Metrics:
     """The sums of one batch.
 
     Args:
@@ -116,7 +116,7 @@ def count(logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cr
 
     Example:
       >>> sums = count(jnp.array([[9.0, 0.0], [9.0, 0.0]]), jnp.array([0, 1]), jnp.array([True, True]))
-      >>> sums.error
+      >>> sums.error_percent
       50.0
     """
     losses = LOSSES[loss](logits, labels)
@@ -126,7 +126,7 @@ def count(logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cr
         # argmax calls a row of NaN class 0, which would count as right for a tenth of the images.
         right = (logits.argmax(-1) == labels) & jnp.isfinite(logits).all(-1)
     real = jnp.broadcast_to(real.reshape(-1, *(1,) * (losses.ndim - 1)), losses.shape)
-    return Sums(
+    return Metrics(
         real.sum(dtype=jnp.int32),
         jnp.where(real, losses, 0).sum(),
         (real & ~right).sum(dtype=jnp.int32),
@@ -135,7 +135,7 @@ def count(logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cr
     )
 
 
-def add(a: Sums, b: Sums) -> Sums:
+def add(a: Metrics, b: Metrics) -> Metrics:
     """The sums of both parts."""
     return jax.tree.map(jnp.add, a, b)
 

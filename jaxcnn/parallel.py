@@ -1,7 +1,7 @@
 """Devices: the only file that knows how many there are. A step is folded over batches on one device, many, or many hosts.
 
 A step is a pure function `(carry, fixed, index[b]) -> carry`; where the data stay on the host, each index comes with its
-examples. The drivers differ in who splits the batch:
+examples. The strategies differ in who splits the batch:
 
 - "jit": the batch is sharded over a mesh and the step is left as it is; XLA adds the communication. Also on many hosts,
   after `jaxcnn.hosts.join`.
@@ -24,24 +24,24 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxcnn import programs
-from jaxcnn.arguments import RecipeError, one_of, shown, whole_number
+from jaxcnn.arguments import ArgumentError, check_choice, check_integer, format_value
 
-PROGRAMS = 32
+MAX_PROGRAMS = 32
 """Kept results of `compiled` functions at most: some 16 networks with what trains and what tests each."""
 AXIS = "batch"
-SCAN = 500
+MAX_SCAN_STEPS = 500
 """Steps in one program at most, so that a run can be stopped and its divergence be seen; some seconds on a fast device."""
 P = ParamSpec("P")
 T = TypeVar("T")
-LONG = 1 << 24
+MIN_OPTIMIZED_VALUES = 1 << 24
 """Values that a program must read to be worth compiling anew in every process: 5,461 images of 32x32x3."""
-BYTES = 1 << 28
+MAX_CHUNK_BYTES = 1 << 28
 """What a program is given at most of data that are streamed to it: two such parts are in memory at a time."""
 Step = Callable[[Any, Any, Any], Any]
 
 
-class Driver:
-    """Where arrays live and how a step is run; made by `driver`."""
+class Strategy:
+    """Where arrays live and how a step is run; made by `strategy`."""
 
     def __init__(self, kind: str, devices: Sequence[Any]):
         self.kind = kind
@@ -60,12 +60,12 @@ class Driver:
         return self.devices[0].platform != "cpu"
 
     def check(self, batch: int) -> None:
-        """RecipeError unless `batch` divides by the devices."""
+        """ArgumentError unless `batch` divides by the devices."""
         count = len(self.devices)
         if batch % count:
             below, above = batch - batch % count, batch - batch % count + count
             near = f"{below} or {above}" if below else f"{above}"
-            raise RecipeError(f"batch is {batch}, which {count} devices cannot share equally; write batch={near}")
+            raise ArgumentError(f"batch is {batch}, which {count} devices cannot share equally; write batch={near}")
 
     def replicate(self, tree: Any) -> Any:
         """Host arrays -> the same on every device."""
@@ -79,23 +79,23 @@ class Driver:
             return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)).reshape(x.shape[1:]), tree)
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
-    def pieces(self, order: np.ndarray, size: int = 0) -> Iterator[np.ndarray]:
-        """int32 [steps, batch] cut into what one call of a fold takes: scans of at most `SCAN` steps, or one step each.
+    def chunks(self, order: np.ndarray, size: int = 0) -> Iterator[np.ndarray]:
+        """int32 [steps, batch] cut into what one call of a fold takes: scans of at most `MAX_SCAN_STEPS` steps, or one step each.
 
-        `size` is the bytes that travel with each example of a step, if any: a piece then takes at most `BYTES`.
+        `size` is the bytes that travel with each example of a step, if any: a piece then takes at most `MAX_CHUNK_BYTES`.
         """
-        most = min(SCAN, max(1, BYTES // max(1, size * order.shape[1]))) if self.scans else 1
+        most = min(MAX_SCAN_STEPS, max(1, MAX_CHUNK_BYTES // max(1, size * order.shape[1]))) if self.scans else 1
         yield from np.array_split(order, math.ceil(len(order) / most))
 
-    def tunes(self, values: int) -> bool:
+    def should_optimize(self, values: int) -> bool:
         """Whether a fold that reads so many values (images x pixels x channels) is done sooner if it is `tuned`.
 
-        That is on one x86 CPU, and from `LONG` values on: a tuned program is compiled anew in every process.
+        That is on one x86 CPU, and from `MIN_OPTIMIZED_VALUES` values on: a tuned program is compiled anew in every process.
         """
         alone = self.kind == "jit" and len(self.devices) == 1 and self.devices[0].platform == "cpu"
-        return alone and values >= LONG and programs.available()
+        return alone and values >= MIN_OPTIMIZED_VALUES and programs.available()
 
-    def fold(self, step: Step, tuned: bool = False) -> Callable[[Any, Any, Any], Any]:
+    def compile_steps(self, step: Step, tuned: bool = False) -> Callable[[Any, Any, Any], Any]:
         """`run(carry, fixed, order) -> carry`: `step` over the rows of `order`, int32 [steps, batch] on the host.
 
         `carry` and `fixed` are as `replicate` gives them; the memory of `carry` is given away. `fixed` is anything the
@@ -111,7 +111,7 @@ class Driver:
             if not tuned or jax.tree.leaves(order)[0].shape in compiled:
                 return self._settled(program(carry, fixed, placed))
             compiled.add(jax.tree.leaves(order)[0].shape)
-            with programs.unkept():
+            with programs.without_persistent_cache():
                 return program(carry, fixed, placed)
 
         return run
@@ -128,7 +128,7 @@ class Driver:
         Example:
           >>> def step(total, x, index):
           ...     return total + (x[index] @ x[index].T).sum()
-          >>> alone, x = driver("jit", devices=1), np.ones((200, 10), np.float32)
+          >>> alone, x = strategy("jit", devices=1), np.ones((200, 10), np.float32)
           >>> few, many = (alone.memory(step, np.float32(0), x, np.arange(b, dtype=np.int32)) for b in (20, 200))
           >>> bool(few and many and few < many)
           True
@@ -141,7 +141,7 @@ class Driver:
     ) -> jax.stages.Compiled:
         """One step as XLA compiles it for `fold`, to be read: its text, its memory. Arguments as in `memory` and `fold`."""
         program, place = self._program(step, tuned)
-        with programs.unkept() if tuned else contextlib.nullcontext():
+        with programs.without_persistent_cache() if tuned else contextlib.nullcontext():
             return program.lower(carry, fixed, place(index[None])).compile()
 
     def _program(self, step: Step, tuned: bool) -> tuple[Any, Callable[[np.ndarray], Any]]:
@@ -157,7 +157,7 @@ class Driver:
         whole = NamedSharding(self.mesh, PartitionSpec())
         options = cpu_options() if self.devices[0].platform == "cpu" else None
         if tuned:
-            run, options = programs.tuned(run), (options or {}) | programs.OPTIONS
+            run, options = programs.optimized(run), (options or {}) | programs.OPTIONS
         jitted = jax.jit(run, donate_argnums=0, out_shardings=whole, compiler_options=options)
         return jitted, lambda order: self._place(order, PartitionSpec(None, AXIS))
 
@@ -184,7 +184,7 @@ class Driver:
 _kept: dict[Any, Any] = {}
 
 
-def compiled(make: Callable[P, T]) -> Callable[P, T]:
+def cached_program(make: Callable[P, T]) -> Callable[P, T]:
     """Make a function that gives out compiled programs remember them, by its arguments, within one bound for all of them.
 
     A network's programs take 25 to 200 MiB and hundreds of memory maps, of which Linux gives a process 65,530: a study over
@@ -202,8 +202,8 @@ def compiled(make: Callable[P, T]) -> Callable[P, T]:
     def remembered(*args: P.args, **kwargs: P.kwargs) -> T:
         key = (make, hashable(args), hashable(tuple(kwargs.items())))
         if key not in _kept:
-            if len(_kept) >= PROGRAMS:
-                forget()
+            if len(_kept) >= MAX_PROGRAMS:
+                clear_program_cache()
             _kept[key] = make(*args, **kwargs)
         return _kept[key]
 
@@ -250,72 +250,76 @@ def hashable(value: Any) -> Any:
     return _Same(value)
 
 
-def forget() -> None:
+def clear_program_cache() -> None:
     """Drop every compiled program that is not in use, here and in JAX; what is needed again is compiled again."""
     _kept.clear()
     jax.clear_caches()
 
 
-def driver(kind: str = "auto", devices: int | None = None) -> Driver:
-    """The driver of that kind over the first `devices` devices (all by default); "auto" is "jit".
+def strategy(kind: str = "auto", devices: int | None = None) -> Strategy:
+    """The strategy of that kind over the first `devices` devices (all by default); "auto" is "jit".
 
     Raises:
-      RecipeError: for another kind, more devices than there are, or "pmap" on several hosts.
+      ArgumentError: for another kind, more devices than there are, or "pmap" on several hosts.
 
     Example:
-      >>> driver("jit", devices=1).axis is None
+      >>> strategy("jit", devices=1).axis is None
       True
     """
-    one_of("driver", kind, ("auto", "jit", "pmap"))
+    check_choice("strategy", kind, ("auto", "jit", "pmap"))
     there = jax.devices()
-    if devices is not None and whole_number("devices", devices) > len(there):
-        raise RecipeError(f"devices is {devices}; expected 1 to {len(there)}, which is how many this machine shows")
+    if devices is not None and check_integer("devices", devices) > len(there):
+        raise ArgumentError(f"devices is {devices}; expected 1 to {len(there)}, which is how many this machine shows")
     if kind == "pmap" and jax.process_count() > 1:
-        raise RecipeError("driver 'pmap' covers one host's devices and this job has several hosts; write driver='jit'")
+        raise ArgumentError(
+            "strategy 'pmap' covers one host's devices and this job has several hosts; write strategy='jit'"
+        )
     return _driver("jit" if kind == "auto" else kind, tuple(there[:devices]))
 
 
-def chosen(driver: Driver | None) -> Driver:
-    """Return `driver`, or "jit" over all devices for None; RecipeError for anything else.
+def check_strategy(strategy: Strategy | None) -> Strategy:
+    """Return `strategy`, or "jit" over all devices for None; ArgumentError for anything else.
 
     Example:
-      >>> chosen(None).kind
+      >>> check_strategy(None).kind
       'jit'
     """
-    if driver is None:
+    if strategy is None:
         return _driver("jit", tuple(jax.devices()))
-    if not isinstance(driver, Driver):
-        raise RecipeError(f"driver is {shown(driver)}; expected a Driver. Write driver=jaxcnn.driver('jit').")
-    return driver
+    if not isinstance(strategy, Strategy):
+        raise ArgumentError(
+            f"strategy is {format_value(strategy)}; expected a Strategy. Write strategy=jaxcnn.strategy('jit')."
+        )
+    return strategy
 
 
 @lru_cache(maxsize=16)
 def _driver(kind, devices):
     # One object for equal arguments, so that what was compiled for it is found again.
-    return Driver(kind, devices)
+    return Strategy(kind, devices)
 
 
-def describe(driver: Driver) -> dict[str, Any]:
+def describe(strategy: Strategy) -> dict[str, Any]:
     """What the records say of where a run ran."""
     return {
-        "platform": driver.devices[0].platform,
-        "device": driver.devices[0].device_kind,
-        "devices": len(driver.devices),
+        "platform": strategy.devices[0].platform,
+        "device": strategy.devices[0].device_kind,
+        "devices": len(strategy.devices),
         "processes": jax.process_count(),
-        "driver": driver.kind,
+        "strategy": strategy.kind,
         "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default (on NVIDIA GPUs: TF32)",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "jaxcnn_plain": os.environ.get("JAXCNN_PLAIN", ""),
     }
 
 
-def filled(n: int, batch: int, devices: int) -> np.ndarray:
+def padded_batches(n: int, batch: int, devices: int) -> np.ndarray:
     """Every index below `n` once, as int32 [batches, batch'], with -1 where the last batch has no example.
 
     batch' is `batch` rounded up to a multiple of `devices`, and no larger than `n` needs.
 
     Example:
-      >>> filled(3, 2, 1).tolist()
+      >>> padded_batches(3, 2, 1).tolist()
       [[0, 1], [2, -1]]
     """
     batch = devices * math.ceil(min(batch, n) / devices)

@@ -1,6 +1,6 @@
 """Provenance: what a run was made from, as plain values that its records hold and compare when it is resumed.
 
-A recipe names a model, an optimiser and a data set; what ran may be others. `made_from` says what ran. `fit` notes it for
+A recipe names a model, an optimiser and a data set; what ran may be others. `made_from` says what ran. `train` notes it for
 each row that it yields, and `RunLog.write` finds it there, so that a loop that only writes its rows records the truth.
 """
 
@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.data import Dataset
-from jaxcnn.models import build
-from jaxcnn.optim import optimizer, rate_of
-from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.models import create_model
+from jaxcnn.optim import create_optimizer, current_learning_rate
+from jaxcnn.recipe import ArgumentError, Recipe
 
 Facts = dict[str, Any]
 FLAGS = (
@@ -60,15 +60,15 @@ def made_from(model: Any, tx: Any, recipe: Recipe, data: Dataset, params: Any, o
     """Return what a run is made from: its recipe, pieces that are not the recipe's, and digests.
 
     Args:
-      model, tx, recipe, data: as `jaxcnn.fit` takes them.
+      model, tx, recipe, data: as `jaxcnn.train` takes them.
       params, opt: the parameters and the optimiser's state at step 0; their shapes enter the digest, their values do not.
 
     Returns:
-      `recipe` (its fields), `model` and `optimizer` (None where they are those that the recipe names), `arrays` (a digest of
+      `recipe` (its fields), `model` and `create_optimizer` (None where they are those that the recipe names), `arrays` (a digest of
       names, shapes and dtypes; None for the recipe's own pieces) and `data` (a digest of labels and images).
     """
     own = {"model": model_of(model, recipe, len(data.classes)), "optimizer": optimizer_of(tx, recipe)}
-    if own["optimizer"] is not None and (rate := rate_of(opt)) is not None:
+    if own["optimizer"] is not None and (rate := current_learning_rate(opt)) is not None:
         own["optimizer"]["rate"] = rate
     arrays = None if own["model"] is own["optimizer"] is None else {"params": shapes(params), "optimizer": shapes(opt)}
     return {"recipe": dataclasses.asdict(recipe), **own, "arrays": arrays, "data": data_digest(data)}
@@ -79,14 +79,14 @@ def model_of(model: Any, recipe: Recipe, classes: int | None = None) -> Facts | 
 
     Example:
       >>> import flax.linen as nn
-      >>> model_of(nn.Dense(3), Recipe())["class"], model_of(build("resnet20", 10), Recipe())
+      >>> model_of(nn.Dense(3), Recipe())["class"], model_of(create_model("resnet20", 10), Recipe())
       ('flax.linen.linear.Dense', None)
     """
     try:
-        named = build(recipe.model, classes or getattr(model, "classes", 2), **recipe.options)
+        named = create_model(recipe.model, classes or getattr(model, "classes", 2), **recipe.options)
         if type(named) is type(model) and _fields(named) == _fields(model):
             return None
-    except (RecipeError, AttributeError, TypeError):  # the recipe's name is the user's own word for this model
+    except (ArgumentError, AttributeError, TypeError):  # the recipe's name is the user's own word for this model
         pass
     return {"class": _name(type(model)), "fields": _fields(model)}
 
@@ -102,12 +102,12 @@ def optimizer_of(tx: Any, recipe: Recipe) -> Facts | None:
       [{'name': 'identity'}, {'name': 'scale', 'step_size': -0.5}]
     """
     try:
-        named = optimizer(recipe)
+        named = create_optimizer(recipe)
         if named.update is tx.update:  # recipes that differ in the rate alone share their update
             rate = next((part["lr"] for part in _parts(tx.init) if "lr" in part), recipe.lr)
             same = _parts(named.init) == _parts(tx.init)
             return None if same else {"parts": [{"name": recipe.optimizer, "lr": rate}]}
-    except RecipeError:
+    except ArgumentError:
         pass
     # Some numbers are held by `init` alone, such as an injected rate.
     parts = _parts(tx.update) + [part for part in _parts(tx.init) if len(part) > 1]
@@ -215,10 +215,10 @@ def data_digest(data: Dataset) -> str:
     """Return a digest of class names, labels, images and statistics; of large arrays of evenly spaced examples.
 
     Example:
-      >>> from jaxcnn.data import load
-      >>> data = load("digits")
+      >>> from jaxcnn.data import load_dataset
+      >>> data = load_dataset("digits")
       >>> other = data._replace(train=data.train._replace(labels=data.train.labels[::-1].copy()))
-      >>> data_digest(data) == data_digest(load("digits")), data_digest(data) == data_digest(other)
+      >>> data_digest(data) == data_digest(load_dataset("digits")), data_digest(data) == data_digest(other)
       (True, False)
     """
     whole = hashlib.sha256(json.dumps(list(data.classes)).encode())
@@ -305,7 +305,7 @@ def note(row: Mapping[str, Any], facts: Facts) -> None:
 
 
 def noted(row: Mapping[str, Any]) -> Facts | None:
-    """Return what `note` remembered of a row; None if it is not one of `fit`'s."""
+    """Return what `note` remembered of a row; None if it is not one of `train`'s."""
     return _noted.get((row.get("step"), row.get("seconds")))
 
 
@@ -405,7 +405,7 @@ def _held(value: Any) -> tuple[str, Facts, list[Any]] | None:
         values, name = dict(_closure(value)), _outer(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         values, name = vars(value) if hasattr(value, "__dict__") else {}, type(value).__qualname__
-        if isinstance(value, Recipe):  # in what `jaxcnn.optimizer` returns, where the rate is state
+        if isinstance(value, Recipe):  # in what `jaxcnn.create_optimizer` returns, where the rate is state
             values = {field: values[field] for field in OPTIMIZER if field != "lr"}
     else:
         return None

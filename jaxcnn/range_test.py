@@ -12,20 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import metrics, parallel
-from jaxcnn.arguments import shown
+from jaxcnn.arguments import format_value
 from jaxcnn.data import Dataset
-from jaxcnn.feed import feed
+from jaxcnn.feed import input_pipeline
 from jaxcnn.models.calling import verify_model
-from jaxcnn.optim import optimizer
-from jaxcnn.recipe import Recipe, RecipeError, verify_recipe
-from jaxcnn.state import start
-from jaxcnn.train import check, check_model, make_step, order, step_options
+from jaxcnn.optim import create_optimizer
+from jaxcnn.recipe import ArgumentError, Recipe, verify_recipe
+from jaxcnn.state import init_state
+from jaxcnn.train import check_config, check_model, epoch_order, make_train_step, step_kwargs
 
 BLOWN = 4.0
 """A loss this many times that of the first steps has diverged."""
 
 
-class RangeTest(NamedTuple):
+class LRFinderResult(NamedTuple):
     """What a range test found; rates that it did not find are None."""
 
     rates: np.ndarray
@@ -54,7 +54,7 @@ def range_test(
     steps: int = 100,
     window: int = 5,
     ceiling: float = math.inf,
-) -> RangeTest:
+) -> LRFinderResult:
     """Take `steps` steps at rates from `low` to `high`, equally spaced in their logarithm, until the loss has diverged.
 
     Args:
@@ -67,7 +67,7 @@ def range_test(
         wrong answers loses that at any rate, and has learnt nothing yet.
 
     Raises:
-      RecipeError: unless 0 < low < high are finite and there are enough steps.
+      ArgumentError: unless 0 < low < high are finite and there are enough steps.
 
     Example:
       >>> descend = lambda w, rate: (w - rate * 8 * w, 4 * w * w)  # curvature 8: stable below 2 / 8
@@ -89,13 +89,13 @@ def range_test(
 def _sensible(low, high, steps) -> None:
     numbers = all(isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool) for rate in (low, high))
     if not (numbers and 0 < low < high < math.inf):
-        raise RecipeError(
-            f"rates go from {shown(low)} to {shown(high)}; expected 0 < low < high, finite: write low=1e-4, high=10"
+        raise ArgumentError(
+            f"rates go from {format_value(low)} to {format_value(high)}; expected 0 < low < high, finite: write low=1e-4, high=10"
         )
     if type(steps) is not int or steps < 10:
-        raise RecipeError(f"steps is {shown(steps)}; expected a whole number of at least 10: write steps=100")
+        raise ArgumentError(f"steps is {format_value(steps)}; expected a whole number of at least 10: write steps=100")
     if not high / low > 1 + steps * 1e-12:
-        raise RecipeError(f"{steps} rates from {low} to {high} are not told apart; write low=1e-4, high=10")
+        raise ArgumentError(f"{steps} rates from {low} to {high} are not told apart; write low=1e-4, high=10")
 
 
 def _blown(losses: Sequence[float], window: int) -> bool:
@@ -111,7 +111,7 @@ def _blown(losses: Sequence[float], window: int) -> bool:
 
 def read(
     rates: np.ndarray, losses: Sequence[float] | np.ndarray, window: int = 5, ceiling: float = math.inf
-) -> RangeTest:
+) -> LRFinderResult:
     """What losses at rising rates say; `range_test` without the steps.
 
     Args:
@@ -119,7 +119,7 @@ def read(
       window, ceiling: as in `range_test`.
 
     Raises:
-      RecipeError: for rates and losses that are none, or settings of another kind.
+      ArgumentError: for rates and losses that are none, or settings of another kind.
     """
     rates, raw = _numbers(rates, losses)
     _smoothing(window, ceiling)
@@ -132,29 +132,31 @@ def read(
     half = window // 2
     smooth = np.array([_mean(kept[max(0, i - half) : i + half + 1]) for i in range(len(kept))])
     suggested, limit = _told(rates, raw, smooth, ceiling) if len(smooth) else (None, None)
-    return RangeTest(rates, raw, np.concatenate([smooth, raw[end:]]), suggested, limit, diverged)
+    return LRFinderResult(rates, raw, np.concatenate([smooth, raw[end:]]), suggested, limit, diverged)
 
 
 def _numbers(rates: Any, losses: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float64 [n]; RecipeError if they are not that, or the rates do not rise."""
+    """Return both as float64 [n]; ArgumentError if they are not that, or the rates do not rise."""
     try:
         rates, losses = np.asarray(rates, np.float64), np.asarray(losses, np.float64)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"rates or losses hold no numbers: {error}; expected one of each per step") from None
+        raise ArgumentError(f"rates or losses hold no numbers: {error}; expected one of each per step") from None
     if rates.ndim != 1 or not len(rates) or rates.shape != losses.shape:
-        raise RecipeError(
+        raise ArgumentError(
             f"rates have shape {list(rates.shape)} and losses {list(losses.shape)}; expected as many of both, at least 1"
         )
     if not (np.isfinite(rates).all() and rates[0] > 0 and (np.diff(rates) > 0).all()):
-        raise RecipeError("rates are not positive, finite and rising; write rates=np.geomspace(1e-5, 10, len(losses))")
+        raise ArgumentError(
+            "rates are not positive, finite and rising; write rates=np.geomspace(1e-5, 10, len(losses))"
+        )
     return rates, losses
 
 
 def _smoothing(window: Any, ceiling: Any) -> None:
     if type(window) is not int or window < 1:
-        raise RecipeError(f"window is {shown(window)}; expected a whole number of at least 1: write window=5")
+        raise ArgumentError(f"window is {format_value(window)}; expected a whole number of at least 1: write window=5")
     if isinstance(ceiling, bool) or not isinstance(ceiling, (int, float, np.number)) or math.isnan(ceiling):
-        raise RecipeError(f"ceiling is {shown(ceiling)}; expected a number: write ceiling=math.log(10)")
+        raise ArgumentError(f"ceiling is {format_value(ceiling)}; expected a number: write ceiling=math.log(10)")
 
 
 def _mean(values: np.ndarray) -> float:
@@ -198,7 +200,7 @@ def _pace(rates, losses) -> float:
     return 2 * float(rates[-2]) / (1 + math.sqrt(growth)) if 1 < growth < math.inf else math.inf
 
 
-def lr_range_test(
+def lr_finder(
     model: nn.Module,
     data: Dataset,
     recipe: Recipe,
@@ -206,8 +208,8 @@ def lr_range_test(
     low: float = 1e-5,
     high: float = 10.0,
     steps: int = 100,
-    driver: parallel.Driver | None = None,
-) -> RangeTest:
+    strategy: parallel.Strategy | None = None,
+) -> LRFinderResult:
     """The range test of the recipe's optimiser on a network from its initialisation; numbers, no plot.
 
     Args:
@@ -215,38 +217,41 @@ def lr_range_test(
       data: the training part is used.
       recipe: optimiser, batch, augmentation and seed; its rate, schedule and length are not used.
       low, high, steps: as in `range_test`.
-      driver: where to run.
+      strategy: where to run.
 
     Raises:
-      RecipeError: before anything is compiled, as `fit` and `range_test` do.
+      ArgumentError: before anything is compiled, as `train` and `range_test` do.
 
     Example:
-      >>> from jaxcnn import build, load
+      >>> from jaxcnn import create_model, load_dataset
       >>> recipe = Recipe(dataset="digits", model="mlp", optimizer="sgd", pad=0, flip=False)
-      >>> found = lr_range_test(build("mlp", 10), load("digits"), recipe, steps=40)
+      >>> found = lr_finder(create_model("mlp", 10), load_dataset("digits"), recipe, steps=40)
       >>> found.suggested < found.limit
       True
     """
     _sensible(low, high, steps)
-    driver = parallel.chosen(driver)
+    strategy = parallel.check_strategy(strategy)
     verify_model(model)
     verify_recipe(recipe)
     recipe = replace(recipe, schedule="constant", lr=low, warmup_lr=None)
-    check(recipe, data, driver)
-    tx = optimizer(recipe)
-    state = start(model, tx, recipe, data)
-    check_model(model, state, data, recipe, driver)
-    run, fed = driver.fold(make_step(model, tx, **step_options(recipe), axis=driver.axis)), feed(data.train, driver)
-    batches = iter(order(state.key, 0, steps, recipe.batch, len(data.train.labels)))
+    check_config(recipe, data, strategy)
+    tx = create_optimizer(recipe)
+    state = init_state(model, tx, recipe, data)
+    check_model(model, state, data, recipe, strategy)
+    run, fed = (
+        strategy.compile_steps(make_train_step(model, tx, **step_kwargs(recipe), axis=strategy.axis)),
+        input_pipeline(data.train, strategy),
+    )
+    batches = iter(epoch_order(state.rng, 0, steps, recipe.batch, len(data.train.labels)))
 
     def step(placed, rate):
-        opt = placed.opt._replace(
-            lr=driver.replicate(jnp.float32(rate))
+        opt = placed.opt_state._replace(
+            lr=strategy.replicate(jnp.float32(rate))
         )  # the rate is state: nothing is compiled again
-        placed = placed._replace(opt=opt, sums=driver.replicate(metrics.zeros()))
-        piece = next(fed.pieces(next(batches)[None]))
-        placed = run(placed, fed.fixed, piece)
-        return placed, driver.fetch(placed.sums).mean_loss
+        placed = placed._replace(opt_state=opt, metrics=strategy.replicate(metrics.zeros()))
+        piece = next(fed.chunks(next(batches)[None]))
+        placed = run(placed, fed.split, piece)
+        return placed, strategy.fetch(placed.metrics).mean_loss
 
     guessing = math.log(len(data.classes)) if recipe.loss == "cross-entropy" else math.inf
-    return range_test(step, driver.replicate(state), low=low, high=high, steps=steps, ceiling=guessing)
+    return range_test(step, strategy.replicate(state), low=low, high=high, steps=steps, ceiling=guessing)

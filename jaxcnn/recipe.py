@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.arguments import RecipeError as RecipeError
-from jaxcnn.arguments import one_of as one_of
-from jaxcnn.arguments import path_of
-from jaxcnn.arguments import shown as shown
+from jaxcnn.arguments import ArgumentError as ArgumentError
+from jaxcnn.arguments import check_choice as check_choice
+from jaxcnn.arguments import check_path
+from jaxcnn.arguments import format_value as format_value
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Recipe:
     """The numbers of one run. Sweeps are `dataclasses.replace` in a loop.
 
     Raises:
-      RecipeError: in the constructor, for any value that could not be trained with.
+      ArgumentError: in the constructor, for any value that could not be trained with.
 
     Example:
       >>> from dataclasses import replace
@@ -113,12 +113,12 @@ class Recipe:
         for name, (low, high) in _NUMBERS.items():
             _number(name, getattr(self, name), low, high)
         for name, choices in _CHOICES.items():
-            one_of(name, getattr(self, name), choices)
+            check_choice(name, getattr(self, name), choices)
         if self.warmup_lr is not None:
             _number("warmup_lr", self.warmup_lr, 0, _HUGE)
         if any(type(d) is not int or d < 1 for d in self.drops) or sorted(set(self.drops)) != list(self.drops):
-            found = shown(self.drops)
-            raise RecipeError(f"drops is {found}; expected increasing steps from 1 up: write drops=(32000, 48000)")
+            found = format_value(self.drops)
+            raise ArgumentError(f"drops is {found}; expected increasing steps from 1 up: write drops=(32000, 48000)")
         for stage, rate in self.stage_rates.items():
             _number(f"stage_rates of {stage}", rate, -_TINY, _HUGE)
         if self.least_area is not None:
@@ -128,24 +128,26 @@ class Recipe:
     def _fits(self):
         """Settings that speak of each other."""
         if self.crop == "resized" and self.pad:
-            raise RecipeError(f"pad is {self.pad}, but crop is 'resized', which pads nothing; write pad=0")
+            raise ArgumentError(f"pad is {self.pad}, but crop is 'resized', which pads nothing; write pad=0")
         if self.crop != "resized" and self.least_area is not None:
-            raise RecipeError(f"least_area is {self.least_area}, but crop is 'shift'; write crop='resized' and pad=0")
+            raise ArgumentError(f"least_area is {self.least_area}, but crop is 'shift'; write crop='resized' and pad=0")
         if self.report == "validation" and not self.validation:
-            raise RecipeError("report is 'validation' but none is held out: write validation=5000 as well")
+            raise ArgumentError("report is 'validation' but none is held out: write validation=5000 as well")
 
     def _types(self):
         for name in ("dataset", "model", "optimizer", "schedule"):
             if not isinstance(getattr(self, name), str):
-                raise RecipeError(f"{name} is {shown(getattr(self, name))}; expected a name in quotes")
+                raise ArgumentError(f"{name} is {format_value(getattr(self, name))}; expected a name in quotes")
         if not isinstance(self.flip, bool):
-            raise RecipeError(f"flip is {shown(self.flip)}; expected True or False")
+            raise ArgumentError(f"flip is {format_value(self.flip)}; expected True or False")
         if not isinstance(self.drops, (tuple, list)):
-            raise RecipeError(f"drops is {shown(self.drops)}; expected steps in a tuple: write drops=(32000, 48000)")
+            raise ArgumentError(
+                f"drops is {format_value(self.drops)}; expected steps in a tuple: write drops=(32000, 48000)"
+            )
         for name, like in (("options", '{"width": 8}'), ("method", '{"b2": 0.99}'), ("stage_rates", '{"stem": 0.1}')):
             if not _plain(getattr(self, name)):
-                there = shown(getattr(self, name))
-                raise RecipeError(f"{name} is {there}; expected plain values by name: write {like}")
+                there = format_value(getattr(self, name))
+                raise ArgumentError(f"{name} is {there}; expected plain values by name: write {like}")
 
     def to_json(self) -> str:
         """The recipe as indented JSON; `from_json` gives it back."""
@@ -153,30 +155,30 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """The recipe that `to_json` wrote; RecipeError names a field this version does not know."""
+        """The recipe that `to_json` wrote; ArgumentError names a field this version does not know."""
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:  # numbers of thousands of digits, a thousand brackets
-            raise RecipeError(f"the recipe is not JSON: {error}; write one with Recipe(...).to_json()") from None
+            raise ArgumentError(f"the recipe is not JSON: {error}; write one with Recipe(...).to_json()") from None
         if not isinstance(values, dict):
-            raise RecipeError(f"the recipe is {type(values).__name__} in JSON; expected an object of fields")
+            raise ArgumentError(f"the recipe is {type(values).__name__} in JSON; expected an object of fields")
         known = {f.name for f in fields(cls)}
         for name in values:
-            one_of("recipe field", name, known)
+            check_choice("recipe field", name, known)
         return cls(**values)
 
     @classmethod
     def load(cls, folder: str | Path) -> Recipe:
-        """The recipe of a run folder, so that the run can be made again; RecipeError if `config.json` is none."""
-        path = path_of("folder", folder) / "config.json"
+        """The recipe of a run folder, so that the run can be made again; ArgumentError if `config.json` is none."""
+        path = check_path("folder", folder) / "config.json"
         if not path.is_file():  # nothing, or a pipe or a device, which may never end
-            raise RecipeError(f"{path} is no file; expected the folder of a run, which has one")
+            raise ArgumentError(f"{path} is no file; expected the folder of a run, which has one")
         try:
             if path.stat().st_size > _LARGEST_FILE:
-                raise RecipeError(f"it has {path.stat().st_size} bytes, expected at most {_LARGEST_FILE}")
+                raise ArgumentError(f"it has {path.stat().st_size} bytes, expected at most {_LARGEST_FILE}")
             return cls.from_json(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:  # among them RecipeError and bytes that are no text
-            raise RecipeError(f"{path} cannot be read: {error}") from None
+        except (OSError, ValueError) as error:  # among them ArgumentError and bytes that are no text
+            raise ArgumentError(f"{path} cannot be read: {error}") from None
 
 
 _LARGEST_FILE = 1 << 20
@@ -212,7 +214,7 @@ def channel_constants(name: str, value: Any) -> Any:
       The name or switch unchanged, numbers as a tuple of floats.
 
     Raises:
-      RecipeError: for anything else. Numbers beyond 1 are those of images in 0..255.
+      ArgumentError: for anything else. Numbers beyond 1 are those of images in 0..255.
 
     Example:
       >>> channel_constants("mean", [0.5, 0.25, 0.125])
@@ -221,7 +223,7 @@ def channel_constants(name: str, value: Any) -> Any:
     if name == "std" and isinstance(value, bool):
         return value
     if name == "mean" and isinstance(value, str):
-        return one_of(name, value, MEANS)
+        return check_choice(name, value, MEANS)
     least, example = _CONSTANTS[name]
     names = "True, False" if name == "std" else ", ".join(map(repr, MEANS))
     numbers = value if isinstance(value, (tuple, list)) else (value,)
@@ -230,8 +232,8 @@ def channel_constants(name: str, value: Any) -> Any:
     if not real or not all(real) or not all(low <= each <= 1 for each in numbers):
         large = all(real) and all(0 <= each <= 255 for each in numbers) and max(numbers, default=0) > 1
         hint = "Divide them by 255" if large else f"Use {name}={example}"
-        raise RecipeError(
-            f"{name} is {shown(value)}; expected {names} or numbers {least} and at most 1, one for each channel. {hint}."
+        raise ArgumentError(
+            f"{name} is {format_value(value)}; expected {names} or numbers {least} and at most 1, one for each channel. {hint}."
         )
     return tuple(float(each) for each in numbers)
 
@@ -267,21 +269,21 @@ def _frozen(value: Any) -> Any:
 
 
 def verify_recipe(recipe: Any) -> None:
-    """Raise RecipeError unless `recipe` is a Recipe.
+    """Raise ArgumentError unless `recipe` is a Recipe.
 
     Example:
       >>> verify_recipe({"lr": 0.1})
       Traceback (most recent call last):
-      jaxcnn.arguments.RecipeError: recipe is a dict, {'lr': 0.1}; expected a Recipe. Use jaxcnn.Recipe(...).
+      jaxcnn.arguments.ArgumentError: recipe is a dict, {'lr': 0.1}; expected a Recipe. Use jaxcnn.Recipe(...).
     """
     if not isinstance(recipe, Recipe):
-        raise RecipeError(
-            f"recipe is a {type(recipe).__name__}, {shown(recipe, 40)}; expected a Recipe. Use jaxcnn.Recipe(...)."
+        raise ArgumentError(
+            f"recipe is a {type(recipe).__name__}, {format_value(recipe, 40)}; expected a Recipe. Use jaxcnn.Recipe(...)."
         )
 
 
 def file_name(name: str) -> str:
-    """`name`, or a RecipeError if no folder in the folder of a study can be called so.
+    """`name`, or an ArgumentError if no folder in the folder of a study can be called so.
 
     Example:
       >>> file_name("resnet20-seed0")
@@ -289,7 +291,9 @@ def file_name(name: str) -> str:
     """
     plain = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\")
     if not plain or name[:1] in ("", ".", "~") or len(name.encode()) > 200:  # bytes: file systems take up to 255
-        raise RecipeError(f"run name is {shown(name)}; expected a plain name for a folder: write 'resnet20-seed0', say")
+        raise ArgumentError(
+            f"run name is {format_value(name)}; expected a plain name for a folder: write 'resnet20-seed0', say"
+        )
     return name
 
 
@@ -307,9 +311,9 @@ def _integer(name, value, low):
         return
     low = 1 if low is None else low
     if type(value) is not int or value < low:
-        raise RecipeError(f"{name} is {shown(value)}; expected a whole number of at least {low}")
+        raise ArgumentError(f"{name} is {format_value(value)}; expected a whole number of at least {low}")
     if value >= 2**32:  # where keys of JAX begin again, and another seed would be the same run
-        raise RecipeError(f"{name} is {shown(value)}; expected a whole number below 2^32")
+        raise ArgumentError(f"{name} is {format_value(value)}; expected a whole number below 2^32")
 
 
 def _number(name, value, low, high):
@@ -317,4 +321,4 @@ def _number(name, value, low, high):
     if not good:
         upper = "" if high == _HUGE else f" and at most {high:g}"
         bound = "of at least 0" if low < 0 else "above 0"
-        raise RecipeError(f"{name} is {shown(value)}; expected a finite number {bound}{upper}")
+        raise ArgumentError(f"{name} is {format_value(value)}; expected a finite number {bound}{upper}")

@@ -16,7 +16,7 @@ from jaxcnn.data.types import printable
 from jaxcnn.log import write_text
 
 
-class Summary(NamedTuple):
+class SeedStatistics(NamedTuple):
     """A sample's mean, its standard deviation (n - 1) and the half width of the mean's 95% interval (Student's t).
 
     What the sample is too small for is None: the mean of nothing, the spread of one.
@@ -27,21 +27,21 @@ class Summary(NamedTuple):
     ci95: float | None
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def seed_statistics(values: Sequence[float]) -> SeedStatistics:
     """The summary of `values`.
 
     Example:
-      >>> [round(x, 3) for x in summarise([1.0, 2.0, 3.0])]
+      >>> [round(x, 3) for x in seed_statistics([1.0, 2.0, 3.0])]
       [2.0, 1.0, 2.484]
     """
     n = len(values)
     if not n:
-        return Summary(None, None, None)
+        return SeedStatistics(None, None, None)
     mean = math.fsum(values) / n
     if n == 1:
-        return Summary(mean, None, None)
+        return SeedStatistics(mean, None, None)
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return Summary(mean, std, float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n))
+    return SeedStatistics(mean, std, float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n))
 
 
 def turning_point(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxcnn import augment
 from jaxcnn.data import Dataset
 from jaxcnn.optim.rate import RateState
-from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.recipe import ArgumentError, Recipe
 from jaxcnn.state import State
 
 Change = tuple[Any, Any]
@@ -28,41 +28,43 @@ def resumed(
     Args:
       found: the state to continue from.
       fresh: the recipe's at step 0.
-      recipe, data: as `fit` takes them; they word the message.
+      recipe, data: as `train` takes them; they word the message.
       warm_start: whether differing numbers become the recipe's.
 
     Raises:
-      RecipeError: without `warm_start`, where they differ; also for the state of another model or optimiser.
+      ArgumentError: without `warm_start`, where they differ; also for the state of another model or optimiser.
     """
     _same_arrays(found, fresh)
     changes: dict[str, Change] = {}
-    for (name, old), (_, new) in zip(_carried(found.opt), _carried(fresh.opt), strict=True):
+    for (name, old), (_, new) in zip(_carried(found.opt_state), _carried(fresh.opt_state), strict=True):
         if not np.allclose(np.float32(old), np.float32(new), rtol=1e-6, atol=0, equal_nan=True):
             changes[name] = _number(old), _number(new)
-    if not np.array_equal(found.key, fresh.key):
-        changes["seed"] = _seed(found.key), recipe.seed
-    if not all(np.allclose(old, new, rtol=1e-5, atol=1e-6) for old, new in zip(found.norm, fresh.norm, strict=True)):
-        changes["mean"] = _normaliser(found.norm, data, recipe), _normaliser(fresh.norm, data, recipe)
+    if not np.array_equal(found.rng, fresh.rng):
+        changes["seed"] = _seed(found.rng), recipe.seed
+    if not all(
+        np.allclose(old, new, rtol=1e-5, atol=1e-6) for old, new in zip(found.normalizer, fresh.normalizer, strict=True)
+    ):
+        changes["mean"] = _normaliser(found.normalizer, data, recipe), _normaliser(fresh.normalizer, data, recipe)
     if changes and not warm_start:
         told = ", ".join(
             f"{name} is {old} in the state and {new} in the recipe" for name, (old, new) in changes.items()
         )
-        raise RecipeError(
+        raise ArgumentError(
             f"the state to resume was trained otherwise: {told}; expected the same. "
             "Use the state's numbers in the recipe, or warm_start=True to continue with the recipe's."
         )
     if not changes:
         return found, {}
-    opt = jax.tree.map(_with_carried, found.opt, fresh.opt, is_leaf=_carries)
-    return found._replace(opt=opt, key=fresh.key, norm=fresh.norm), changes
+    opt = jax.tree.map(_with_carried, found.opt_state, fresh.opt_state, is_leaf=_carries)
+    return found._replace(opt_state=opt, rng=fresh.rng, normalizer=fresh.normalizer), changes
 
 
 def _same_arrays(found: State, fresh: State) -> None:
-    for what in ("params", "stats", "opt"):
+    for what in ("params", "model_state", "opt_state"):
         old, new = (_shapes(getattr(state, what)) for state in (found, fresh))
         if old != new:
             name = next(iter(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))))
-            raise RecipeError(
+            raise ArgumentError(
                 f"the state to resume has {what}{name} of shape {old.get(name, 'none')}; expected {new.get(name, 'none')}. "
                 "Use the model and the optimizer that the state was trained with."
             )
@@ -113,7 +115,7 @@ def _seed(key: Any) -> Any:
     return words[1] if len(words) == 2 and words[0] == 0 else words
 
 
-def _normaliser(norm: augment.Norm, data: Dataset, recipe: Recipe) -> str:
+def _normaliser(norm: augment.Normalizer, data: Dataset, recipe: Recipe) -> str:
     """A normaliser in the recipe's words where it is this recipe's or a named one of this data, with its averages."""
     average, spread = (f"{float(np.mean(array)):.4g}" for array in norm)
     names = ["pixel", "channel", "none"] + ["imagenet"] * (np.shape(norm.mean)[-1] == 3)
@@ -121,7 +123,7 @@ def _normaliser(norm: augment.Norm, data: Dataset, recipe: Recipe) -> str:
         (recipe.mean, recipe.std),
         *((name, divide) for name in names for divide in (False, True)),
     ]:
-        other = augment.norm(data.mean, data.std, subtract=subtract, divide=divide)
+        other = augment.make_normalizer(data.mean, data.std, subtract=subtract, divide=divide)
         if all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(norm, other, strict=True)):
             return f"{subtract!r}{f' with std {divide!r}' if divide else ''} ({average} on average)"
     return f"of other data or constants (mean {average} and std {spread} on average)"

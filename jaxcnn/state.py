@@ -14,8 +14,8 @@ import optax
 from jaxcnn import augment, metrics
 from jaxcnn.data import Dataset, verify_inputs
 from jaxcnn.models.calling import initial, initial_shapes, verify_model
-from jaxcnn.optim import test_params, transformation
-from jaxcnn.recipe import Recipe, RecipeError, shown, verify_recipe
+from jaxcnn.optim import as_transformation, eval_params
+from jaxcnn.recipe import ArgumentError, Recipe, format_value, verify_recipe
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
 """The streams of randomness of a run, each its own `fold_in` of the run's key."""
@@ -28,54 +28,54 @@ class State(NamedTuple):
     """int32 []: steps taken."""
     params: Any
     """float32 leaves: what the optimiser moves."""
-    stats: Any
+    model_state: Any
     """The model's other collections, such as `{"batch_stats": ...}`."""
-    opt: Any
+    opt_state: Any
     """The optimiser's state."""
-    key: Any
+    rng: Any
     """uint32 [2]: the seed's key."""
-    norm: augment.Norm
+    normalizer: augment.Normalizer
     """What turns bytes into inputs, so that a state can be asked about plain images."""
-    sums: metrics.Sums
+    metrics: metrics.Metrics
     """Training sums since the last row, so that a run stopped between rows reports as if it never was."""
 
 
 def verify_state(state: Any) -> None:
-    """Raise RecipeError unless `state` is a State whose variables, step, key and normalizer are arrays of their kinds."""
+    """Raise ArgumentError unless `state` is a State whose variables, step, key and normalizer are arrays of their kinds."""
     if isinstance(state, State):
         if wrong := _misfit(state):
-            raise RecipeError(f"the state's {wrong}. Write what fit or start gives.")
+            raise ArgumentError(f"the state's {wrong}. Write what fit or start gives.")
         return
     if isinstance(state, Mapping):
-        raise RecipeError(
+        raise ArgumentError(
             "state is a dict of variables; expected a State, which also has what normalizes images. "
             "Write adopt(start(model, optimizer(recipe), recipe, data), variables)."
         )
-    raise RecipeError(f"state is of type {type(state).__name__}; expected a State. Write what fit or start gives.")
+    raise ArgumentError(f"state is of type {type(state).__name__}; expected a State. Write what fit or start gives.")
 
 
 def _misfit(state: State) -> str:
     """What part of a state is of another kind, and what was expected; "" where all are right."""
-    for name in ("params", "stats"):
+    for name in ("params", "model_state"):
         tree = getattr(state, name)
         if not isinstance(tree, Mapping):
-            return f"{name} is {shown(tree)}; expected arrays by name"
+            return f"{name} is {format_value(tree)}; expected arrays by name"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None):
             if not _is_array(leaf):
-                return f"{name} has {shown(leaf)} at {jax.tree_util.keystr(path)}; expected arrays of numbers"
+                return f"{name} has {format_value(leaf)} at {jax.tree_util.keystr(path)}; expected arrays of numbers"
     counted = type(state.step) is int or (_is_array(state.step) and state.step.dtype.kind in "iu")
     if not counted or np.shape(state.step) != ():
-        return f"step is {shown(state.step)}; expected an integer"
-    if not _is_array(state.key) or state.key.dtype != np.uint32 or np.shape(state.key) not in ((2,), (4,)):
-        return f"key is {shown(state.key)}; expected a key as jax.random.PRNGKey makes it"
+        return f"step is {format_value(state.step)}; expected an integer"
+    if not _is_array(state.rng) or state.rng.dtype != np.uint32 or np.shape(state.rng) not in ((2,), (4,)):
+        return f"key is {format_value(state.rng)}; expected a key as jax.random.PRNGKey makes it"
     if name := next(
-        (name for name in ("opt", "sums") if not all(map(_is_array, jax.tree.leaves(getattr(state, name))))), ""
+        (name for name in ("opt_state", "metrics") if not all(map(_is_array, jax.tree.leaves(getattr(state, name))))), ""
     ):
-        return f"{name} is {shown(getattr(state, name))}; expected arrays"
-    norm = state.norm
-    arrays = isinstance(norm, augment.Norm) and all(_is_array(leaf) and leaf.dtype.kind == "f" for leaf in norm)
+        return f"{name} is {format_value(getattr(state, name))}; expected arrays"
+    norm = state.normalizer
+    arrays = isinstance(norm, augment.Normalizer) and all(_is_array(leaf) and leaf.dtype.kind == "f" for leaf in norm)
     if not arrays or np.ndim(norm.mean) != 3 or np.shape(norm.std) != np.shape(norm.mean)[2:]:
-        return f"norm is {shown(norm)}; expected a Norm of mean [h, w, c] and std [c]"
+        return f"norm is {format_value(norm)}; expected a Norm of mean [h, w, c] and std [c]"
     return ""
 
 
@@ -85,40 +85,40 @@ def _is_array(leaf: Any) -> bool:
 
 
 def image_shape_of(model: Any, state: Any) -> tuple[int, ...]:
-    """Return the shape [h, w, c] of the images that `state` is for; RecipeError for what is no model or no state."""
+    """Return the shape [h, w, c] of the images that `state` is for; ArgumentError for what is no model or no state."""
     verify_model(model)
     verify_state(state)
-    return np.shape(state.norm.mean)
+    return np.shape(state.normalizer.mean)
 
 
 def _plain(what: str, tree: Any) -> None:
-    """Raise RecipeError for typed random keys, which neither a checkpoint nor a comparison takes."""
+    """Raise ArgumentError for typed random keys, which neither a checkpoint nor a comparison takes."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.issubdtype(getattr(leaf, "dtype", np.dtype(int)), jax.dtypes.prng_key):
             name = jax.tree_util.keystr(path)
-            raise RecipeError(
+            raise ArgumentError(
                 f"{name} of the {what} is a typed random key; expected arrays of numbers. Write jax.random.PRNGKey(0)."
             )
 
 
-def stream(key: jax.Array, *path: Any) -> jax.Array:
-    """The key at the end of `path`, integers folded in one after another: `stream(state.key, ORDER, epoch)`."""
+def fold_in(key: jax.Array, *path: Any) -> jax.Array:
+    """The key at the end of `path`, integers folded in one after another: `stream(state.rng, ORDER, epoch)`."""
     for part in path:
         key = jax.random.fold_in(key, part)
     return key
 
 
-def at_test(state: State) -> State:
+def eval_state(state: State) -> State:
     """The state as it is judged: with the parameters that its optimiser means for use, where they are not those it moves.
 
     Lookahead and schedule-free train at one point and return another (`jaxcnn.optim.test_params`); for every other optimiser
     this is `state` itself. The result is for measuring and predicting: it holds no optimiser's state to train on with.
     """
-    params = test_params(state.opt, state.params)
-    return state if params is state.params else state._replace(params=params, opt=())
+    params = eval_params(state.opt_state, state.params)
+    return state if params is state.params else state._replace(params=params, opt_state=())
 
 
-def start(
+def init_state(
     model: nn.Module, tx: optax.GradientTransformation | optax.MultiSteps, recipe: Recipe, data: Dataset
 ) -> State:
     """The state at step 0, as host arrays: parameters from the seed's INIT stream, the normaliser from `data`.
@@ -130,21 +130,21 @@ def start(
       data: gives the image's shape and the means; nothing is computed on its images.
 
     Example:
-      >>> from jaxcnn import build, load, optimizer
+      >>> from jaxcnn import create_model, load_dataset, create_optimizer
       >>> recipe = Recipe(dataset="digits", model="plain8")
-      >>> state = start(build("plain8", 10), optimizer(recipe), recipe, load("digits"))
-      >>> int(state.step), state.norm.mean.shape
+      >>> state = init_state(create_model("plain8", 10), create_optimizer(recipe), recipe, load_dataset("digits"))
+      >>> int(state.step), state.make_normalizer.mean.shape
       (0, (8, 8, 1))
     """
     verify_recipe(recipe)
     verify_inputs(data)
     key = jax.random.PRNGKey(recipe.seed)
     image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
-    tx = transformation(tx)
-    variables = initial(model, stream(key, INIT), image)
+    tx = as_transformation(tx)
+    variables = initial(model, fold_in(key, INIT), image)
     params = variables.pop("params")
     opt = jax.jit(tx.init)(params)  # one program: there are hundreds of parameters of dozens of shapes
-    norm = augment.norm(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
+    norm = augment.make_normalizer(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
     state = State(jnp.int32(0), params, variables, opt, key, norm, metrics.zeros())
     _plain("model's variables", (params, variables))
     _plain("optimizer's state", opt)
@@ -152,19 +152,19 @@ def start(
         leaf.dtype != np.float64 for leaf in jax.tree.leaves(params)
     ):  # with JAX_ENABLE_X64, optax's constants are wider
         opt = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, opt)
-        state = state._replace(opt=opt)
+        state = state._replace(opt_state=opt)
     return jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf)), state)
 
 
-def shapes(
+def state_shapes(
     model: nn.Module, tx: optax.GradientTransformation | optax.MultiSteps, recipe: Recipe, data: Dataset
 ) -> State:
-    """Return the state of `start` as `jax.ShapeDtypeStruct`s; nothing of the network's size is allocated.
+    """Return the state of `init_state` as `jax.ShapeDtypeStruct`s; nothing of the network's size is allocated.
 
     Example:
-      >>> from jaxcnn import build, load, optimizer
+      >>> from jaxcnn import create_model, load_dataset, create_optimizer
       >>> recipe = Recipe(dataset="digits", model="plain8")
-      >>> shapes(build("plain8", 10, width=100_000), optimizer(recipe), recipe, load("digits")).params["head"]["kernel"].shape
+      >>> state_shapes(create_model("plain8", 10, width=100_000), create_optimizer(recipe), recipe, load_dataset("digits")).params["head"]["kernel"].shape
       (400000, 10)
     """
     verify_recipe(recipe)
@@ -173,14 +173,14 @@ def shapes(
     key = jax.eval_shape(jax.random.PRNGKey, 0)
     variables = initial_shapes(model, image)
     params = variables.pop("params")
-    norm = augment.norm(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
-    step, opt, sums = jnp.int32(0), jax.eval_shape(transformation(tx).init, params), metrics.zeros()
+    norm = augment.make_normalizer(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
+    step, opt, sums = jnp.int32(0), jax.eval_shape(as_transformation(tx).init, params), metrics.zeros()
     state = State(step, params, variables, opt, key, norm, sums)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), state)
 
 
-def adopt(state: State, variables: Mapping[str, Any] | State) -> State:
-    """`state` with the parameters and statistics of `variables`, such as `jaxcnn.pretrained` gives, or of another state.
+def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
+    """`state` with the parameters and statistics of `variables`, such as `jaxcnn.load_weights` gives, or of another state.
 
     For the start of a run: the optimiser's state stays, which for lookahead and schedule-free would hold other parameters.
 
@@ -189,39 +189,39 @@ def adopt(state: State, variables: Mapping[str, Any] | State) -> State:
       variables: {"params": ...} and the model's other collections, float32 arrays.
 
     Raises:
-      RecipeError: unless the names and shapes are the state's; it tells how many are not, and the first.
+      ArgumentError: unless the names and shapes are the state's; it tells how many are not, and the first.
 
     Example:
       >>> from dataclasses import replace
-      >>> from jaxcnn import build, load, optimizer
-      >>> model, recipe, data = build("plain8", 10), Recipe(dataset="digits", model="plain8"), load("digits")
-      >>> one, two = (start(model, optimizer(recipe), replace(recipe, seed=seed), data) for seed in (0, 1))
-      >>> both = adopt(one, {"params": two.params, **two.stats})
+      >>> from jaxcnn import create_model, load_dataset, create_optimizer
+      >>> model, recipe, data = create_model("plain8", 10), Recipe(dataset="digits", model="plain8"), load_dataset("digits")
+      >>> one, two = (init_state(model, create_optimizer(recipe), replace(recipe, seed=seed), data) for seed in (0, 1))
+      >>> both = with_variables(one, {"params": two.params, **two.model_state})
       >>> bool((both.params["head"]["kernel"] == two.params["head"]["kernel"]).all())
       True
     """
     verify_state(state)
     if isinstance(variables, State):
-        variables = {"params": variables.params, **variables.stats}
+        variables = {"params": variables.params, **variables.model_state}
     if not isinstance(variables, Mapping):
-        raise RecipeError(
+        raise ArgumentError(
             f"variables are of type {type(variables).__name__}; expected a dict of collections. "
             "Write {'params': ..., 'batch_stats': ...}."
         )
-    if test_params(state.opt, state.params) is not state.params:
-        raise RecipeError(
+    if eval_params(state.opt_state, state.params) is not state.params:
+        raise ArgumentError(
             "the optimiser keeps parameters of its own beside the model's; write optimizer='momentum', say"
         )
-    mine = {"params": state.params, **state.stats}
+    mine = {"params": state.params, **state.model_state}
     here, there = (_shapes(tree) for tree in (mine, dict(variables)))
     if wrong := sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name)):
         name = wrong[0]
-        raise RecipeError(
+        raise ArgumentError(
             f"{len(wrong)} of the variables do not fit the model; the first, {name}, is {there.get(name, 'missing')} and the "
             f"model's is {here.get(name, 'missing')}: build the network that they belong to"
         )
     new = jax.tree.map(lambda old, array: np.asarray(array, old.dtype), mine, dict(variables))
-    return state._replace(params=new.pop("params"), stats=new)
+    return state._replace(params=new.pop("params"), model_state=new)
 
 
 def _shapes(tree):

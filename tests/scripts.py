@@ -5,12 +5,12 @@ import functools
 
 import pytest
 
-from jaxcnn.parallel import driver
+from jaxcnn.parallel import strategy
 
 
 def refuses(main, args, says, capsys, monkeypatch):
     """`main` answers a mistake with one line that says `says` and exit code 2, and trains nothing."""
-    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
     with pytest.raises(SystemExit) as exit:
         main(args)
     assert exit.value.code == 2
@@ -22,13 +22,13 @@ def refuses(main, args, says, capsys, monkeypatch):
 
 @contextlib.contextmanager
 def on_one_device():
-    """Within it a script that asks for a driver gets one device, whatever it asks for."""
+    """Within it a script that asks for a strategy gets one device, whatever it asks for."""
 
-    @functools.wraps(driver)
+    @functools.wraps(strategy)
     def one(*args, **options):
-        return driver("jit", devices=1)
+        return strategy("jit", devices=1)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("jaxcnn.driver", "jaxcnn.parallel.driver"):
+        for name in ("jaxcnn.strategy", "jaxcnn.parallel.strategy"):
             patch.setattr(name, one)
         yield

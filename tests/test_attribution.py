@@ -12,13 +12,13 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.data.types import assemble
 from jaxcnn.look.asking import batches, fitting
-from jaxcnn.look.gradcam import gradcam, gradcam_plus
+from jaxcnn.look.gradcam import gradcam, gradcam_plus_plus
 from jaxcnn.look.gradients import integrated_gradients
 from jaxcnn.look.guided import guided, guided_backprop, relus
-from jaxcnn.look.heat import HEAT, heat
+from jaxcnn.look.heat import ATTRIBUTION_METHODS, attribution
 from jaxcnn.look.occlusion import occlusion
-from jaxcnn.models.layers import halved, stage
-from jaxcnn.state import start
+from jaxcnn.models.layers import pool_2x2, stage
+from jaxcnn.state import init_state
 
 RNG = np.random.default_rng(0)
 SHAPE = (8, 6, 2)
@@ -34,7 +34,7 @@ class Small(nn.Module):
     def __call__(self, x, train=False, stages=False):
         seen: dict[str, jax.Array] = {}
         x = stage(self, seen, "maps1", nn.relu(nn.Conv(3, (3, 3), name="conv1")(x)))
-        x = halved(x, jnp.max)
+        x = pool_2x2(x, jnp.max)
         x = stage(self, seen, "maps2", nn.relu(nn.Conv(4, (3, 3), name="conv2")(x)))
         logits = nn.Dense(self.classes, name="head")(x.reshape(len(x), -1))
         return (logits, seen) if stages else logits
@@ -44,7 +44,7 @@ def starting(model, images, labels, names, **recipe):
     split = jc.Split(images, labels)
     data = assemble("own", split, split, images.shape[1:], names)
     given = jc.Recipe(dataset="own", model="own", pad=0, flip=False, drops=(), **recipe)
-    return data, given, start(model, jc.optimizer(given), given, data)
+    return data, given, init_state(model, jc.create_optimizer(given), given, data)
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +110,10 @@ def backward(params, x, label, guide=False):
 
 def by_hand(state, images):
     """Parameters and normalised images, float64."""
-    return jax.tree.map(np.float64, state.params), images / 255 - np.asarray(state.norm.mean, np.float64)
+    return jax.tree.map(np.float64, state.params), images / 255 - np.asarray(state.normalizer.mean, np.float64)
 
 
-@pytest.mark.parametrize("method", [gradcam, gradcam_plus])
+@pytest.mark.parametrize("method", [gradcam, gradcam_plus_plus])
 def test_grad_cams_are_their_papers_equations(run, method):
     """At a stage of the image's size, so that nothing is enlarged; Y = exp(S), its derivatives as in equations 16 to 18."""
     model, state, images = run
@@ -172,7 +172,7 @@ def test_occlusion_is_the_mean_fall_under_the_squares_over_a_pixel(run):
             for left in range(-2, w, 2):
                 covered, rows, columns = x.copy(), slice(max(top, 0), top + 4), slice(max(left, 0), left + 4)
                 covered[rows, columns] = (
-                    np.array([30, 200]) / 255 - np.asarray(state.norm.mean, np.float64)[rows, columns]
+                    np.array([30, 200]) / 255 - np.asarray(state.normalizer.mean, np.float64)[rows, columns]
                 )
                 fall = whole - forward(params, covered)[-1][label]
                 for row in falls[rows]:
@@ -201,7 +201,7 @@ def test_integrated_gradients_add_up_to_the_rise_of_the_logit(run):
 
 def test_of_a_linear_network_one_step_gives_the_weights_times_the_difference():
     """And it is exact: the gradient is the same everywhere. Occlusion by single pixels then says the same, for grey images."""
-    model, images = jc.build("perceptron", 3), RNG.integers(0, 256, (2, 3, 4, 1), dtype=np.uint8)
+    model, images = jc.create_model("perceptron", 3), RNG.integers(0, 256, (2, 3, 4, 1), dtype=np.uint8)
     *_, state = starting(model, images, np.array([0, 1], np.int32), ("a", "b", "c"))
     weights = state.params["head"]["kernel"][:, [2, 0]].T.reshape(2, 3, 4, 1)
     expected = weights * images / np.float32(255)
@@ -218,7 +218,7 @@ def test_what_only_speaks_against_a_class_has_no_guided_gradient(run):
     against = state._replace(params=state.params | {"head": head})
     assert np.abs(backward(*(by_hand(against, images)[0], by_hand(against, images)[1][0], 0))[0]).max() > 0.1
     for method in ("guided_backprop", "gradcam_plus"):
-        np.testing.assert_array_equal(heat(method, model, against, images), 0)
+        np.testing.assert_array_equal(attribution(method, model, against, images), 0)
 
 
 def test_a_guided_gradient_is_the_gradient_where_nothing_is_negative():
@@ -323,7 +323,7 @@ def eyes():
     model, (images, labels, _) = Eyes(), pasted(600, 1)
     names = ("rows", "columns", "chess")
     data, recipe, first = starting(model, images, labels[:, 0], names, steps=150, batch=50, lr=0.1, every=150)
-    state, _ = list(jc.fit(model, jc.optimizer(recipe), data, recipe, driver=jc.driver("jit", 1)))[-1]
+    state, _ = list(jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1)))[-1]
     unseen, classes, inside = pasted(60, 2)
     assert (jc.predict(model, state, unseen).argmax(1) == classes[:, 0]).mean() > 0.97
     return model, first, state, unseen, classes[:, 0], inside[:, 0]
@@ -337,12 +337,12 @@ UNTRAINED = 0.21
 OPTIONS: dict[str, Any] = {"integrated_gradients": {"steps": 16}, "occlusion": {"size": 4, "stride": 2}}
 
 
-@pytest.mark.parametrize("method", HEAT)
+@pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
 def test_heat_lies_on_the_patch_that_decides_and_only_after_training(eyes, method):
     model, first, state, images, labels, inside = eyes
 
     def share(state):
-        found = heat(method, model, state, images, labels, **OPTIONS.get(method, {}))
+        found = attribution(method, model, state, images, labels, **OPTIONS.get(method, {}))
         return np.divide((found * inside).sum((1, 2)), found.sum((1, 2)), where=found.any((1, 2)), out=np.zeros(60))
 
     after, before = share(state), share(first)
@@ -351,30 +351,30 @@ def test_heat_lies_on_the_patch_that_decides_and_only_after_training(eyes, metho
     assert np.median(before) < UNTRAINED
 
 
-@pytest.mark.parametrize("method", HEAT)
+@pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
 def test_of_two_patches_heat_lies_on_that_of_the_class_asked_about(eyes, method):
     """Measured: on all 60 images, with each method, more lies on the right patch."""
     model, _, state, *_ = eyes
     images, labels, inside = pasted(60, 3, halves=2)
     for half in (0, 1):
-        found = heat(method, model, state, images, labels[:, half], **OPTIONS.get(method, {}))
+        found = attribution(method, model, state, images, labels[:, half], **OPTIONS.get(method, {}))
         on = (found[:, None] * inside).sum((2, 3))
         assert (on[:, half] > on[:, 1 - half]).mean() > 0.9
 
 
-@pytest.mark.parametrize("method", HEAT)
+@pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
 def test_none_asks_for_the_predicted_class(run, method):
     model, state, images = run
     predicted = jc.predict(model, state, images).argmax(1)
-    found = heat(method, model, state, images)
-    np.testing.assert_array_equal(found, heat(method, model, state, images, predicted))
+    found = attribution(method, model, state, images)
+    np.testing.assert_array_equal(found, attribution(method, model, state, images, predicted))
     assert found.shape == (5, 8, 6)
     assert found.dtype == np.float32
     assert found.min() >= 0
     assert found.max() == 1
 
 
-@pytest.mark.parametrize("method", HEAT)
+@pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
@@ -386,8 +386,8 @@ def test_none_asks_for_the_predicted_class(run, method):
 )
 def test_classes_that_there_are_not_are_refused(run, method, classes, said):
     model, state, images = run
-    with pytest.raises(jc.RecipeError, match=said):
-        HEAT[method](model, state, images, np.array(classes))
+    with pytest.raises(jc.ArgumentError, match=said):
+        ATTRIBUTION_METHODS[method](model, state, images, np.array(classes))
 
 
 @pytest.mark.parametrize(
@@ -406,8 +406,8 @@ def test_classes_that_there_are_not_are_refused(run, method, classes, said):
 )
 def test_other_mistakes_are_named(run, method, options, said):
     model, state, images = run
-    with pytest.raises(jc.RecipeError, match=said) as error:
-        heat(method, model, state, images, **options)
+    with pytest.raises(jc.ArgumentError, match=said) as error:
+        attribution(method, model, state, images, **options)
     assert "\n" not in str(error.value)
 
 
@@ -419,16 +419,16 @@ class Masks(nn.Module):
 
 def test_networks_and_images_of_another_kind_are_refused(run):
     model, state, images = run
-    for method in HEAT.values():
+    for method in ATTRIBUTION_METHODS.values():
         with pytest.raises(jc.DataError, match="uint8"):
             method(model, state, images.astype(np.float32))
     two = RNG.integers(0, 256, (2, 4, 4, 1), dtype=np.uint8), np.array([0, 1], np.int32), ("a", "b", "c")
-    tanh, masks = jc.build("mlp", 3), Masks()
-    with pytest.raises(jc.RecipeError, match=r"MLP has no ReLU .* use integrated_gradients"):
+    tanh, masks = jc.create_model("mlp", 3), Masks()
+    with pytest.raises(jc.ArgumentError, match=r"MLP has no ReLU .* use integrated_gradients"):
         guided_backprop(tanh, starting(tanh, *two)[-1], two[0], two[1])
-    with pytest.raises(jc.RecipeError, match="MLP has no stage whose output is maps"):
-        gradcam_plus(tanh, starting(tanh, *two)[-1], two[0], two[1])
-    with pytest.raises(jc.RecipeError, match=r"Masks gives \(4, 4, 3\) for an image, no logits"):
+    with pytest.raises(jc.ArgumentError, match="MLP has no stage whose output is maps"):
+        gradcam_plus_plus(tanh, starting(tanh, *two)[-1], two[0], two[1])
+    with pytest.raises(jc.ArgumentError, match=r"Masks gives \(4, 4, 3\) for an image, no logits"):
         integrated_gradients(masks, starting(masks, *two)[-1], two[0])
 
 
@@ -439,7 +439,7 @@ def test_a_batch_is_as_large_as_the_images_allow(run):
     seen = []
 
     def program(given, images, numbers):
-        seen.append((len(images), given.opt))
+        seen.append((len(images), given.opt_state))
         return images.astype(np.float64).sum((1, 2, 3)) + numbers
 
     which, numbers = np.array([4, 0, 0, 2, 1]), np.arange(5.0)

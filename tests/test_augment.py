@@ -8,13 +8,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxcnn.augment import IMAGENET, Norm, View, augment, crop, flip, norm, normalise, resized
-from jaxcnn.recipe import RecipeError
+from jaxcnn.augment import (
+    IMAGENET_NORMALIZER,
+    AugmentConfig,
+    Normalizer,
+    augment,
+    make_normalizer,
+    normalize,
+    random_crop,
+    random_flip,
+    random_resized_crop,
+)
+from jaxcnn.recipe import ArgumentError
 
 RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (6, 8, 6, 3), dtype=np.uint8)
 MEAN, STD = RNG.uniform(0.2, 0.8, (8, 6, 3)).astype(np.float32), np.array([0.2, 0.3, 0.4], np.float32)
-PLAIN = Norm(jnp.zeros((1, 1, 1)), jnp.ones(1))
+PLAIN = Normalizer(jnp.zeros((1, 1, 1)), jnp.ones(1))
 
 
 def keys(n, seed=0):
@@ -23,7 +33,7 @@ def keys(n, seed=0):
 
 def views(images, norm, **options):
     """One view of every image, each with its own key."""
-    view = partial(augment, view=View(**{"pad": 0, "flip": False} | options))
+    view = partial(augment, config=AugmentConfig(**{"pad": 0, "flip": False} | options))
     return np.asarray(jax.jit(jax.vmap(view, (0, 0, None)))(keys(len(images)), images, norm))
 
 
@@ -44,8 +54,8 @@ def test_the_81_crops_and_two_flips_are_equally_likely_and_independent():
 @pytest.mark.parametrize("subtract", ["pixel", "channel", "none"])
 @pytest.mark.parametrize("fill", ["mean", "black", "reflect"])
 def test_a_view_is_numpys_slice_of_the_padded_image(fill, subtract, pad):
-    scale = norm(MEAN, STD, subtract=subtract, divide=True)
-    images = normalise(jnp.asarray(np.repeat(BYTES[:1], 400, 0)), scale)
+    scale = make_normalizer(MEAN, STD, subtract=subtract, divide=True)
+    images = normalize(jnp.asarray(np.repeat(BYTES[:1], 400, 0)), scale)
     around = ((pad, pad), (pad, pad), (0, 0))
     if fill == "black":  # a zero byte, where the mean image is its mean over pixels
         zero = -(MEAN * (subtract != "none")).mean((0, 1)) / STD
@@ -59,8 +69,8 @@ def test_a_view_is_numpys_slice_of_the_padded_image(fill, subtract, pad):
 
 
 def test_padding_after_the_mean_is_subtracted_is_zero():
-    white = normalise(jnp.full((50, 8, 6, 3), 255, jnp.uint8), norm(MEAN, STD))
-    seen = views(white, norm(MEAN, STD), pad=4, fill="mean")
+    white = normalize(jnp.full((50, 8, 6, 3), 255, jnp.uint8), make_normalizer(MEAN, STD))
+    seen = views(white, make_normalizer(MEAN, STD), pad=4, fill="mean")
     assert 0.2 < np.mean(seen == 0) < 0.8
     assert seen[seen != 0].min() == white.min() > 0  # nothing else is near
 
@@ -72,22 +82,22 @@ def test_every_image_has_its_own_crop():
 
 
 def test_a_batch_is_the_same_as_its_images_one_by_one():
-    scale = norm(MEAN, STD, divide=True)
-    images = normalise(jnp.asarray(BYTES), scale)
-    view = jax.jit(partial(augment, view=View(pad=2, fill="black", flip=True)))
+    scale = make_normalizer(MEAN, STD, divide=True)
+    images = normalize(jnp.asarray(BYTES), scale)
+    view = jax.jit(partial(augment, config=AugmentConfig(pad=2, fill="black", flip=True)))
     alone = [view(key, image, scale) for key, image in zip(keys(len(images)), images, strict=True)]
     np.testing.assert_array_equal(views(images, scale, pad=2, fill="black", flip=True), np.stack(alone))
 
 
 def test_without_crop_and_flip_the_view_is_the_image():
-    images = normalise(jnp.asarray(BYTES), PLAIN)
+    images = normalize(jnp.asarray(BYTES), PLAIN)
     np.testing.assert_array_equal(views(images, PLAIN), images)
-    np.testing.assert_array_equal(crop(jax.random.key(0), images[0], 0, jnp.zeros(3)), images[0])
+    np.testing.assert_array_equal(random_crop(jax.random.key(0), images[0], 0, jnp.zeros(3)), images[0])
 
 
 def test_flip_mirrors_left_and_right_half_of_the_time():
     n, image = 10_000, jnp.arange(12.0).reshape(2, 3, 2)
-    seen = np.asarray(jax.vmap(flip, (0, None))(keys(n, seed=1), image))
+    seen = np.asarray(jax.vmap(random_flip, (0, None))(keys(n, seed=1), image))
     mirrored = (seen == np.asarray(image)[:, ::-1]).all((1, 2, 3))
     assert (mirrored | (seen == np.asarray(image)).all((1, 2, 3))).all()
     assert mirrored.mean() == pytest.approx(0.5, abs=4 * 0.5 / n**0.5)
@@ -100,33 +110,33 @@ def test_flip_mirrors_left_and_right_half_of_the_time():
 )
 def test_normalise_subtracts_and_divides_what_it_is_told(subtract, mean, divide):
     want = (BYTES / 255 - mean) / (STD if divide else 1)
-    scale = norm(MEAN, STD, subtract=subtract, divide=divide)
+    scale = make_normalizer(MEAN, STD, subtract=subtract, divide=divide)
     assert (scale.mean.shape, scale.std.shape) == (MEAN.shape, STD.shape)
     for images, expected in ((BYTES, want), (BYTES[0], want[0])):
-        got = normalise(jnp.asarray(images), scale)
+        got = normalize(jnp.asarray(images), scale)
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
 def test_an_unknown_mean_is_refused():
-    with pytest.raises(RecipeError, match=r"mean is 'pixels'.*did you mean 'pixel'"):
-        norm(MEAN, STD, subtract="pixels")
+    with pytest.raises(ArgumentError, match=r"mean is 'pixels'.*did you mean 'pixel'"):
+        make_normalizer(MEAN, STD, subtract="pixels")
 
 
 def test_imagenets_means_are_the_published_ones_and_need_three_channels():
-    scale = norm(MEAN, STD, subtract="imagenet", divide=True)
+    scale = make_normalizer(MEAN, STD, subtract="imagenet", divide=True)
     want = (BYTES / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(normalise(jnp.asarray(BYTES), scale), want, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(IMAGENET.mean, np.array([0.485, 0.456, 0.406], np.float32))
-    with pytest.raises(RecipeError, match=r"of 3 channels, but images have 1; write mean='channel'"):
-        norm(MEAN[..., :1], STD[:1], subtract="imagenet")
+    np.testing.assert_allclose(normalize(jnp.asarray(BYTES), scale), want, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(IMAGENET_NORMALIZER.mean, np.array([0.485, 0.456, 0.406], np.float32))
+    with pytest.raises(ArgumentError, match=r"of 3 channels, but images have 1; write mean='channel'"):
+        make_normalizer(MEAN[..., :1], STD[:1], subtract="imagenet")
 
 
 def parts(n, least, h=60, w=40):
     """(y, x, height, width) in pixels of `n` resized crops: on two ramps they are straight lines to read off."""
     y, x = np.mgrid[:h, :w].astype(np.float32)
     ramps = jnp.broadcast_to(jnp.stack([jnp.asarray(y), jnp.asarray(x)], -1), (n, h, w, 2))
-    seen = np.asarray(jax.jit(jax.vmap(partial(resized, least=least)))(keys(n), ramps))
+    seen = np.asarray(jax.jit(jax.vmap(partial(random_resized_crop, least=least)))(keys(n), ramps))
     down, across = seen[:, :, w // 2, 0], seen[:, h // 2, :, 1]
     height = (down[:, h // 2 + 5] - down[:, h // 2 - 5]) / 10 * h  # the middle, far from the image's own borders
     width = (across[:, w // 2 + 5] - across[:, w // 2 - 5]) / 10 * w
@@ -155,24 +165,24 @@ def test_resized_crops_have_the_papers_areas_and_ratios_and_lie_inside():
 
 
 def test_a_resized_crop_of_the_whole_is_the_image_and_keeps_constants():
-    images = normalise(jnp.asarray(BYTES), PLAIN)
+    images = normalize(jnp.asarray(BYTES), PLAIN)
     square = jnp.asarray(RNG.uniform(size=(1, 9, 9, 1)).astype(np.float32))
     flat = jnp.full_like(images, 0.3)
     np.testing.assert_allclose(views(flat, PLAIN, crop="resized"), flat, atol=1e-6)
-    near = np.asarray(jax.vmap(partial(resized, least=1.0))(keys(1), square))
+    near = np.asarray(jax.vmap(partial(random_resized_crop, least=1.0))(keys(1), square))
     assert near.shape == square.shape
 
 
 def test_channel_constants_of_the_users_own():
     """One number a channel, or one for all, on either side; they are independent of each other."""
     own, scales = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.262)
-    got = normalise(jnp.asarray(BYTES), norm(MEAN, STD, subtract=own, divide=scales))
+    got = normalize(jnp.asarray(BYTES), make_normalizer(MEAN, STD, subtract=own, divide=scales))
     np.testing.assert_allclose(got, (BYTES / 255 - own) / np.array(scales), rtol=0, atol=1e-5)
-    got = normalise(jnp.asarray(BYTES), norm(MEAN, STD, subtract=0.5, divide=(0.25,)))
+    got = normalize(jnp.asarray(BYTES), make_normalizer(MEAN, STD, subtract=0.5, divide=(0.25,)))
     np.testing.assert_allclose(got, (BYTES / 255 - 0.5) / 0.25, rtol=0, atol=1e-5)
-    got = normalise(jnp.asarray(BYTES), norm(MEAN, STD, subtract=own, divide=True))
+    got = normalize(jnp.asarray(BYTES), make_normalizer(MEAN, STD, subtract=own, divide=True))
     np.testing.assert_allclose(got, (BYTES / 255 - own) / STD, rtol=0, atol=1e-5)
-    got = normalise(jnp.asarray(BYTES), norm(MEAN, STD, subtract="channel", divide=scales))
+    got = normalize(jnp.asarray(BYTES), make_normalizer(MEAN, STD, subtract="channel", divide=scales))
     np.testing.assert_allclose(got, (BYTES / 255 - MEAN.mean((0, 1))) / np.array(scales), rtol=0, atol=1e-5)
 
 
@@ -188,6 +198,6 @@ def test_channel_constants_of_the_users_own():
     ],
 )
 def test_channel_constants_that_do_not_fit(settings, says):
-    with pytest.raises(RecipeError, match=says) as caught:
-        norm(MEAN, STD, **settings)
+    with pytest.raises(ArgumentError, match=says) as caught:
+        make_normalizer(MEAN, STD, **settings)
     assert "\n" not in str(caught.value)

@@ -16,8 +16,19 @@ from data_fakes import bare_machine, fake, flip, register, write_archives, write
 import jaxcnn as jc
 from jaxcnn import study
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
-from jaxcnn.data import DataError, Dataset, Split, archives, download, hold_out, load, statistics, subset, verify
-from jaxcnn.recipe import Recipe, RecipeError, file_name
+from jaxcnn.data import (
+    DataError,
+    Dataset,
+    Split,
+    archives,
+    channel_statistics,
+    download,
+    hold_out,
+    load_dataset,
+    subset,
+    verify_dataset,
+)
+from jaxcnn.recipe import ArgumentError, Recipe, file_name
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -26,7 +37,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 8, 10, 3), dtype=np.uint8)
 LABELS = (np.arange(40) % 4).astype(np.int32)
 TEST = Split(IMAGES[:20], LABELS[:20])
-MEAN, STD = statistics(IMAGES)
+MEAN, STD = channel_statistics(IMAGES)
 GOOD = Dataset("mine", Split(IMAGES, LABELS), Split(IMAGES[:0], LABELS[:0]), TEST, ("a", "b", "c", "d"), MEAN, STD)
 RECIPE = Recipe(dataset="mine", model="mlp", options={"hidden": [4]}, batch=8, steps=5, drops=())
 
@@ -38,8 +49,16 @@ def of(values: Any) -> Any:
 
 def fit(data=GOOD, devices=1, **changes):
     recipe = replace(RECIPE, **changes)
-    driver = jc.driver("jit", devices)
-    return next(jc.fit(jc.build(recipe.model, 4, **recipe.options), jc.optimizer(recipe), data, recipe, driver=driver))
+    strategy = jc.strategy("jit", devices)
+    return next(
+        jc.train(
+            jc.create_model(recipe.model, 4, **recipe.options),
+            jc.create_optimizer(recipe),
+            data,
+            recipe,
+            strategy=strategy,
+        )
+    )
 
 
 def fit_images(change):
@@ -67,7 +86,7 @@ def objects(images):
 
 
 def sweep(runs, room, data=GOOD):
-    return study.sweep(runs, data, room.path / "out", driver=jc.driver("jit", 1))
+    return study.sweep(runs, data, room.path / "out", strategy=jc.strategy("jit", 1))
 
 
 class Tiny(NamedTuple):
@@ -110,22 +129,22 @@ def wrong_checksum(room):
     sources = download.registered("mnist", jc.DATASETS["mnist"].archives)
     room.patch.setattr("jaxcnn.data.download.registered", lambda name, files: sources)
     flip(manual / "train-images-idx3-ubyte.gz", 100)
-    return load("mnist", room.path / "own")
+    return load_dataset("mnist", room.path / "own")
 
 
 def damaged_cache(room):
     room.patch.setenv("TFDS_DATA_DIR", str(room.path / "tfds"))
     write_prepared(room.path / "tfds", "mnist", fake("mnist"))
-    load("mnist")
+    load_dataset("mnist")
     shutil.rmtree(room.path / "tfds")
     flip(room.path / "cache/data/mnist/train_images.npy", 5000)
-    return load("mnist")
+    return load_dataset("mnist")
 
 
 def lacking_shard(room):
     folder = write_prepared(room.path, "mnist", fake("mnist"))
     (folder / "mnist-test.array_record-00001-of-00002").unlink()
-    return load("mnist", room.path)
+    return load_dataset("mnist", room.path)
 
 
 def other_recipe(room):
@@ -177,7 +196,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("no images at all", lambda r: fit_with(train=Split(IMAGES[:0], LABELS[:0])),
      DataError, "train images are none at all", "at least one image"),
     ("no images to test with", lambda r: fit_with(test=Split(IMAGES[:0], LABELS[:0])),
-     RecipeError, "test split is empty", "at least one image"),
+     ArgumentError, "test split is empty", "at least one image"),
     ("test images of another size", lambda r: fit_with(test=Split(IMAGES[:, :6], LABELS)),
      DataError, "test images have shape (6, 10, 3); expected (8, 10, 3)", "resize or crop them"),
     ("float images to validate with", lambda r: fit_with(validation=Split(IMAGES / 255, LABELS)),
@@ -244,7 +263,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("float images to evaluate", lambda r: jc.evaluate(r.model, r.state, Split(IMAGES / 255, LABELS)),
      DataError, "split images are float64", "write (images * 255)"),
     ("an empty split to evaluate", lambda r: jc.evaluate(r.model, r.state, GOOD.validation),
-     RecipeError, "split to evaluate is empty", "at least one image"),
+     ArgumentError, "split to evaluate is empty", "at least one image"),
     ("bad labels to hold out", lambda r: hold_out(GOOD._replace(train=Split(IMAGES, LABELS - 1)), 5, 0),
      DataError, "train labels span -1..2", "number the classes from 0"),
     ("bad labels to choose from", lambda r: subset(GOOD._replace(train=Split(IMAGES, LABELS / 1)), 8, 0),
@@ -259,73 +278,73 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      DataError, "train images are float64", "write (images * 255)"),
     # batches and devices
     ("a batch larger than the data", lambda r: fit(batch=48),
-     RecipeError, "batch is 48, more than the 40 training images", "write batch=40"),
+     ArgumentError, "batch is 48, more than the 40 training images", "write batch=40"),
     ("a batch that 8 devices cannot share", lambda r: fit(devices=8, batch=12),
-     RecipeError, "batch is 12", "write batch=8 or 16"),
+     ArgumentError, "batch is 12", "write batch=8 or 16"),
     ("devices that are not there", lambda r: fit(devices=9),
-     RecipeError, "devices is 9", "expected 1 to 8"),
+     ArgumentError, "devices is 9", "expected 1 to 8"),
     ("nothing held out to report on", lambda r: fit(report="validation", validation=5),
-     RecipeError, "validation is 5", "write load(..., validation=5)"),
+     ArgumentError, "validation is 5", "write load(..., validation=5)"),
     ("fewer images than the recipe says", lambda r: fit(examples=30),
-     RecipeError, "examples is 30", "write subset(data, 30)"),
+     ArgumentError, "examples is 30", "write subset(data, 30)"),
     ("precise BN over too few", lambda r: fit(precise_bn=7),
-     RecipeError, "precise_bn is 7; expected 8 (one batch) to 40", "or 0"),
+     ArgumentError, "precise_bn is 7; expected 8 (one batch) to 40", "or 0"),
     ("a channel that never changes", lambda r: fit(flat_blue(), std=True),
-     RecipeError, "std is True", "write std=False"),
+     ArgumentError, "std is True", "write std=False"),
     # names
     ("another data set", lambda r: fit(dataset="yours"),
-     RecipeError, "dataset is 'yours'", "write dataset='mine'"),
-    ("an unknown data set", lambda r: load("cifar11"),
+     ArgumentError, "dataset is 'yours'", "write dataset='mine'"),
+    ("an unknown data set", lambda r: load_dataset("cifar11"),
      DataError, "no data set is named 'cifar11'", "did you mean 'cifar10'?"),
-    ("a name that climbs out", lambda r: load("../../cifar10"),
+    ("a name that climbs out", lambda r: load_dataset("../../cifar10"),
      DataError, "no data set is named '../../cifar10'", "did you mean 'cifar10'?"),
-    ("no name at all", lambda r: load(of(["mnist"])),
+    ("no name at all", lambda r: load_dataset(of(["mnist"])),
      DataError, "no data set is named", "did you mean 'mnist'?"),
-    ("a NUL in the data's folder", lambda r: load("mnist", "a\0b"),
+    ("a NUL in the data's folder", lambda r: load_dataset("mnist", "a\0b"),
      DataError, "data_dir is 'a\\x00b'", "expected the path of a folder"),
-    ("an unknown model", lambda r: jc.build("resnett20", 10),
-     RecipeError, "model is 'resnett20'", "write resnet20"),
-    ("a depth that is not 6 n + 2", lambda r: jc.build("resnet21", 10),
-     RecipeError, "depth is 21; expected 6 n + 2", "write 20 or 26"),
-    ("an unknown option", lambda r: jc.build("resnet20", 10, widht=8),
-     RecipeError, "option of resnet20 is 'widht'", "did you mean 'width'?"),
-    ("an unknown type", lambda r: jc.build("resnet20", 10, dtype=3),
-     RecipeError, "dtype is 3", "expected one of bfloat16, float32"),
-    ("one class to build for", lambda r: jc.build("resnet20", 1),
-     RecipeError, "classes is 1", "at least 2"),
+    ("an unknown model", lambda r: jc.create_model("resnett20", 10),
+     ArgumentError, "model is 'resnett20'", "write resnet20"),
+    ("a depth that is not 6 n + 2", lambda r: jc.create_model("resnet21", 10),
+     ArgumentError, "depth is 21; expected 6 n + 2", "write 20 or 26"),
+    ("an unknown option", lambda r: jc.create_model("resnet20", 10, widht=8),
+     ArgumentError, "option of resnet20 is 'widht'", "did you mean 'width'?"),
+    ("an unknown type", lambda r: jc.create_model("resnet20", 10, dtype=3),
+     ArgumentError, "dtype is 3", "expected one of bfloat16, float32"),
+    ("one class to build for", lambda r: jc.create_model("resnet20", 1),
+     ArgumentError, "classes is 1", "at least 2"),
     ("an unknown optimiser", lambda r: fit(optimizer="momentun"),
-     RecipeError, "optimizer is 'momentun'", "did you mean 'momentum'?"),
+     ArgumentError, "optimizer is 'momentun'", "did you mean 'momentum'?"),
     ("an unknown schedule", lambda r: fit(schedule="cosin"),
-     RecipeError, "schedule is 'cosin'", "did you mean 'cosine'?"),
+     ArgumentError, "schedule is 'cosin'", "did you mean 'cosine'?"),
     ("an unknown number of a method", lambda r: fit(optimizer="adam", method={"b3": 0.9}),
-     RecipeError, "b3", "b1, b2"),
+     ArgumentError, "b3", "b1, b2"),
     ("an unknown loss", lambda r: Recipe(loss="squarred"),
-     RecipeError, "loss is 'squarred'", "did you mean 'squared'?"),
+     ArgumentError, "loss is 'squarred'", "did you mean 'squared'?"),
     ("an unknown split", lambda r: Recipe(report="tests"),
-     RecipeError, "report is 'tests'", "did you mean 'test'?"),
-    ("an unknown driver", lambda r: jc.driver("pmapp"),
-     RecipeError, "driver is 'pmapp'", "did you mean 'pmap'?"),
+     ArgumentError, "report is 'tests'", "did you mean 'test'?"),
+    ("an unknown strategy", lambda r: jc.strategy("pmapp"),
+     ArgumentError, "strategy is 'pmapp'", "did you mean 'pmap'?"),
     ("an unknown field", lambda r: config(r, '{"stepz": 3}'),
-     RecipeError, "recipe field is 'stepz'", "did you mean 'steps'?"),
+     ArgumentError, "recipe field is 'stepz'", "did you mean 'steps'?"),
     # numbers
     ("a rate that is NaN", lambda r: Recipe(lr=float("nan")),
-     RecipeError, "lr is nan", "expected a finite number above 0"),
+     ArgumentError, "lr is nan", "expected a finite number above 0"),
     ("an infinite rate", lambda r: Recipe(lr=float("inf")),
-     RecipeError, "lr is inf", "expected a finite number above 0"),
+     ArgumentError, "lr is inf", "expected a finite number above 0"),
     ("a rate of 0", lambda r: Recipe(lr=0),
-     RecipeError, "lr is 0", "expected a finite number above 0"),
+     ArgumentError, "lr is 0", "expected a finite number above 0"),
     ("a negative rate", lambda r: Recipe(lr=-0.1),
-     RecipeError, "lr is -0.1", "expected a finite number above 0"),
+     ArgumentError, "lr is -0.1", "expected a finite number above 0"),
     ("a rate of 5,001 digits", lambda r: Recipe(lr=10**5000),
-     RecipeError, "lr is a int that cannot be written", "expected a finite number above 0"),
+     ArgumentError, "lr is a int that cannot be written", "expected a finite number above 0"),
     ("drops out of order", lambda r: Recipe(drops=(9, 5)),
-     RecipeError, "drops is (9, 5)", "write drops=(32000, 48000)"),
+     ArgumentError, "drops is (9, 5)", "write drops=(32000, 48000)"),
     ("a seed past 32 bits", lambda r: Recipe(seed=2**32),
-     RecipeError, "seed is 4294967296", "below 2^32"),
+     ArgumentError, "seed is 4294967296", "below 2^32"),
     ("options that are no names", lambda r: Recipe(options=of({1: 2})),
-     RecipeError, "options is {1: 2}", 'write {"width": 8}'),
+     ArgumentError, "options is {1: 2}", 'write {"width": 8}'),
     ("options nested without end", lambda r: Recipe(options={"a": nested(200)}),
-     RecipeError, "options is {'a': [[[", 'write {"width": 8}'),
+     ArgumentError, "options is {'a': [[[", 'write {"width": 8}'),
     # files
     ("a checkpoint of another model", lambda r: other_checkpoint(r, width=4),
      CheckpointError, "is of another model, build that one", ".params['w'] is float32[3], expected float32[4]"),
@@ -341,20 +360,20 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      DataError, "cache/data/mnist is damaged", "load('digits')"),
     ("a prepared folder that lacks a file", lacking_shard,
      DataError, "lacks mnist-test.array_record-00001-of-00002", "prepare it again, or delete it"),
-    ("no network", lambda r: load("svhn_cropped"),
+    ("no network", lambda r: load_dataset("svhn_cropped"),
      DataError, "cannot be downloaded (no network in this test)", "load('digits')"),
     ("the folder of no run", lambda r: Recipe.load(r.path / "no"),
-     RecipeError, "no/config.json is no file", "expected the folder of a run"),
+     ArgumentError, "no/config.json is no file", "expected the folder of a run"),
     ("a recipe that is no JSON", lambda r: config(r, "lr = 3"),
-     RecipeError, "the recipe is not JSON", "write one with Recipe(...).to_json()"),
+     ArgumentError, "the recipe is not JSON", "write one with Recipe(...).to_json()"),
     ("a folder of another recipe", other_recipe,
-     RecipeError, "lr (0.5 there, 0.1 asked)", "write another --out"),
-    ("a folder without runs", lambda r: study.finished(r.path),
-     RecipeError, "holds no run that is over", "write --out"),
+     ArgumentError, "lr (0.5 there, 0.1 asked)", "write another --out"),
+    ("a folder without runs", lambda r: study.finished_runs(r.path),
+     ArgumentError, "holds no run that is over", "write --out"),
     # names of runs, which become folders
     *(
         (f"a run called {name[:12]!r}", lambda r, name=name: file_name(name),
-         RecipeError, "run name is ", "write 'resnet20-seed0'")
+         ArgumentError, "run name is ", "write 'resnet20-seed0'")
         for name in ("../../x", "/tmp/x", "", ".", "..", "a/b", "a\\b", "a\0b", "a\nb", "~", ".hidden", "x" * 201, "\udc80")
     ),
 ]  # fmt: skip
@@ -374,18 +393,18 @@ def fit_data(images):
 def flat_blue():
     images = IMAGES.copy()
     images[..., 2] = 9
-    mean, std = statistics(images)
+    mean, std = channel_statistics(images)
     return GOOD._replace(train=Split(images, LABELS), mean=mean, std=std)
 
 
 @pytest.fixture(scope="module")
 def ready():
     """What some mistakes need, made before anyone counts what is compiled."""
-    model = jc.build("mlp", 4, hidden=[4])
-    jc.driver("jit", 1)
+    model = jc.create_model("mlp", 4, hidden=[4])
+    jc.strategy("jit", 1)
     return {
         "model": model,
-        "state": jc.start(model, jc.optimizer(RECIPE), RECIPE, GOOD),
+        "state": jc.init_state(model, jc.create_optimizer(RECIPE), RECIPE, GOOD),
         "array": jax.numpy.asarray(IMAGES),
     }
 
@@ -402,8 +421,8 @@ def compiled(ready, monkeypatch):
     def reached(*args, **kwargs):
         pytest.fail("it went on to train or to measure")
 
-    monkeypatch.setattr("jaxcnn.train.start", reached)
-    monkeypatch.setattr("jaxcnn.parallel.Driver.fold", reached)
+    monkeypatch.setattr("jaxcnn.train.init_state", reached)
+    monkeypatch.setattr("jaxcnn.parallel.Strategy.compile_steps", reached)
     monkeypatch.setattr(
         sys.modules["jaxcnn.evaluate"], "_predictor", reached
     )  # the package has a function of that name
@@ -453,9 +472,11 @@ def test_only_what_matters_is_asked_of_images():
         IMAGES[:, ::2, :, :1],
         np.asfortranarray(IMAGES),
     ):
-        mean, std = statistics(images)
+        mean, std = channel_statistics(images)
         test = Split(images[:5], LABELS[:5])
-        verify(Dataset("mine", Split(images, LABELS), Split(images[:0], LABELS[:0]), test, ("a",) * 4, mean, std))
+        verify_dataset(
+            Dataset("mine", Split(images, LABELS), Split(images[:0], LABELS[:0]), test, ("a",) * 4, mean, std)
+        )
 
 
 def test_pixels_are_not_looked_at_unless_something_is_wrong():
@@ -469,4 +490,4 @@ def test_pixels_are_not_looked_at_unless_something_is_wrong():
             pytest.fail("pixels were read")
 
     unread = IMAGES.view(Unread)
-    verify(GOOD._replace(train=Split(unread, LABELS), test=Split(unread, LABELS)))
+    verify_dataset(GOOD._replace(train=Split(unread, LABELS), test=Split(unread, LABELS)))

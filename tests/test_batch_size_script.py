@@ -81,7 +81,7 @@ def test_it_leaves_tables_figures_and_a_folder_for_every_run(out):
 
 def test_the_table_holds_what_the_rows_hold(out):
     """Equal epochs: two. Of full batch that is its second update."""
-    rows = [jc.read_rows(out / f"full-batch-seed{seed}") for seed in (0, 1)]
+    rows = [jc.read_metrics(out / f"full-batch-seed{seed}") for seed in (0, 1)]
     at = [next(row for row in run if row["step"] == 2) for run in rows]
     line = table(out)["full-batch"]
     for column, key in (("train_loss", "all_loss"), ("eval_loss", "eval_loss"), ("eval_error", "eval_error")):
@@ -96,15 +96,15 @@ def test_the_table_holds_what_the_rows_hold(out):
 def test_training_figures_are_of_all_the_images_at_that_step(out):
     folder = out / "mini-batch-seed1"
     recipe = jc.Recipe.load(folder)
-    data = study.cut(recipe, jc.load("digits"))
-    model, tx = study.prepare(recipe, 10)
+    data = study.subset_for(recipe, jc.load_dataset("digits"))
+    model, tx = study.model_and_optimizer(recipe, 10)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(jc.start(model, tx, recipe, data))
+        state = saved.restore(jc.init_state(model, tx, recipe, data))
     assert state is not None
-    sums, row = jc.evaluate(model, state, data.train), jc.read_rows(folder)[-1]
-    assert sums.n == 64
+    sums, row = jc.evaluate(model, state, data.train), jc.read_metrics(folder)[-1]
+    assert sums.num_examples == 64
     assert row["all_loss"] == pytest.approx(sums.mean_loss, rel=1e-5)
-    assert row["all_error"] == sums.error
+    assert row["all_error"] == sums.error_percent
 
 
 def test_the_noise_scale_is_written_and_noted(out):
@@ -119,11 +119,11 @@ def test_the_noise_scale_is_written_and_noted(out):
 def test_the_noise_scale_at_the_start_is_that_of_every_images_gradient(out):
     """The covariance of the 64 gradients, which can be had exactly: 8000 draws come within a tenth of it."""
     recipe = jc.Recipe.load(out / "mini-batch-seed0")
-    data = study.cut(recipe, jc.load("digits"))
-    model, tx = study.prepare(recipe, 10)
-    state = jc.start(model, tx, recipe, data)
-    slope = jax.grad(jc.objective(model))
-    inputs = data.train.images / np.float32(255) - state.norm.mean
+    data = study.subset_for(recipe, jc.load_dataset("digits"))
+    model, tx = study.model_and_optimizer(recipe, 10)
+    state = jc.init_state(model, tx, recipe, data)
+    slope = jax.grad(jc.loss_fn(model))
+    inputs = data.train.images / np.float32(255) - state.normalizer.mean
     grads = jax.jit(jax.vmap(lambda x, y: slope(state.params, {}, x[None], y[None])))(inputs, data.train.labels)
     flat = np.concatenate([np.reshape(g, (64, -1)) for g in jax.tree.leaves(grads)], axis=1)
     exact = ((flat - flat.mean(0)) ** 2).sum() / 64 / (flat.mean(0) ** 2).sum()
@@ -194,12 +194,12 @@ def test_every_setting_has_a_row_at_the_common_epoch_and_enough_of_them(preset, 
 
 
 def test_full_batch_is_gradient_descent_on_all_the_images(out):
-    """One step of `fit` against jax.grad of the mean loss over all 64 images, written out anew."""
+    """One step of `train` against jax.grad of the mean loss over all 64 images, written out anew."""
     recipe = replace(jc.Recipe.load(out / "full-batch-seed0"), steps=1, every=1)
-    data = study.cut(recipe, jc.load("digits"))
-    model, tx = study.prepare(recipe, 10)
-    begun = jc.start(model, tx, recipe, data)
-    ((state, _),) = jc.fit(model, tx, data, recipe, driver=jc.driver(devices=1))
+    data = study.subset_for(recipe, jc.load_dataset("digits"))
+    model, tx = study.model_and_optimizer(recipe, 10)
+    begun = jc.init_state(model, tx, recipe, data)
+    ((state, _),) = jc.train(model, tx, data, recipe, strategy=jc.strategy(devices=1))
     inputs = data.train.images / np.float32(255) - data.mean
 
     def loss(params):
@@ -213,7 +213,7 @@ def test_full_batch_is_gradient_descent_on_all_the_images(out):
 
 
 def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
-    data = study.cut(jc.Recipe.load(out / "online-seed0"), jc.load("digits"))
+    data = study.subset_for(jc.Recipe.load(out / "online-seed0"), jc.load_dataset("digits"))
     key = jax.random.PRNGKey(0)
     for name in ("online", "mini-batch"):
         recipe = jc.Recipe.load(out / f"{name}-sorted-seed0")
@@ -224,7 +224,7 @@ def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
 
 
 def test_runs_that_are_over_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
     monkeypatch.setattr("jaxcnn.noise_scale", lambda *a, **k: pytest.fail("it measured"))
     before = (out / "table.csv").read_text()
     made = ("table.csv", "table.md", "curves.png", "sorted.png")
@@ -249,7 +249,7 @@ def test_it_goes_on_where_it_was_stopped(out, tmp_path, monkeypatch, capsys):
     bare = [
         [
             {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
-            for row in jc.read_rows(f / "online-seed0")
+            for row in jc.read_metrics(f / "online-seed0")
         ]
         for f in (tmp_path, out)
     ]

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.models import build
+from jaxcnn.models import create_model
 from jaxcnn.models.layers import BatchNorm
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(1, 2, (16, 3, 5, 4)), jnp.float32)
@@ -121,7 +121,7 @@ def test_groups_differ_from_the_whole_batch():
 def test_bn_group_and_momentum_of_a_network_reach_every_layer():
     images = jnp.asarray(RNG.normal(size=(8, 8, 8, 3)), jnp.float32)
     whole, grouped = (
-        build("resnet8", 10, width=2, shortcut="B", **o) for o in ({}, {"bn_group": 4, "bn_momentum": 0.25})
+        create_model("resnet8", 10, width=2, shortcut="B", **o) for o in ({}, {"bn_group": 4, "bn_momentum": 0.25})
     )
     variables = jax.tree.map(
         lambda leaf: jnp.asarray(RNG.normal(size=leaf.shape), leaf.dtype),
@@ -174,7 +174,7 @@ def test_a_group_that_does_not_divide_is_refused_in_one_line(devices, batch, gro
     step = jax.pmap(
         lambda x: layer.apply(ones, x, True, mutable=["batch_stats"]), "batch", devices=jax.devices()[:devices]
     )
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(ArgumentError) as error:
         step(x.reshape(devices, -1, 2))
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"bn_group is {group}, which does not divide the batch of {batch} on {devices}")

@@ -17,9 +17,9 @@ from experiments.benchmark import costs, first, machine, networks, pace, pytorch
 from experiments.benchmark.__main__ import main
 from experiments.benchmark.counterparts import counterpart
 from experiments.benchmark.options import NETWORKS, PRESETS, Options, batch, check
-from jaxcnn.augment import View, augment, normalise
-from jaxcnn.state import AUGMENT, stream
-from jaxcnn.train import order
+from jaxcnn.augment import AugmentConfig, augment, normalize
+from jaxcnn.state import AUGMENT, fold_in
+from jaxcnn.train import epoch_order
 
 FEW = ["--networks", "lenet5-relu", "--batch", "4", "--devices", "1", "--seconds", "0.01", "--rounds", "2"]
 BEGAN = {"imports_s": 1.0, "initialise_s": 0.5, "first_step_cold_s": 4.0, "first_step_warm_s": 1.0, "peak_mib": None}
@@ -32,11 +32,11 @@ COUNTS = rows.Counts(batch=10, steps=2, devices=1, flop=10**9, memory=2 << 20, t
 def quick(monkeypatch):
     """Nothing but the rounds takes time."""
     monkeypatch.setattr(first, "measure", lambda **settings: dict(KNOWN))
-    monkeypatch.setattr(machine, "peak", lambda driver, dtype: PEAK)
+    monkeypatch.setattr(machine, "peak", lambda strategy, dtype: PEAK)
 
 
 def job(name="lenet5-relu", kind="jit", devices=1, steps=1, batch=8):
-    return networks.job(name, batch, "float32", jc.driver(kind, devices), steps)
+    return networks.job(name, batch, "float32", jc.strategy(kind, devices), steps)
 
 
 def table(folder):
@@ -49,7 +49,7 @@ def test_the_script_leaves_its_tables_and_figure(quick, tmp_path, capsys):
     (row,) = table(tmp_path)
     found = {name: float(row[name]) for name in row if name.endswith(("_second", "flops", "percent", "an_image", "_s"))}
     assert (row["network"], row["image"], row["parameters"], row["rounds"]) == ("lenet5-relu", "28x28x1", "61706", "2")
-    assert (row["batch"], row["steps_a_round"], row["driver"], row["devices"]) == ("4", "2", "jit", "1")
+    assert (row["batch"], row["steps_a_round"], row["strategy"], row["devices"]) == ("4", "2", "jit", "1")
     assert found["gflop_an_image"] == pytest.approx(6e-9 * 416_520, rel=1e-5)
     assert found["gflops"] == pytest.approx(found["images_per_second"] * found["gflop_an_image"], rel=1e-5)
     assert found["peak_percent"] == pytest.approx(found["gflops"], rel=1e-5)
@@ -58,7 +58,7 @@ def test_the_script_leaves_its_tables_and_figure(quick, tmp_path, capsys):
     assert {name: row[name] for name in BEGAN} == {name: f"{v:g}" if v else "" for name, v in BEGAN.items()}
     assert not [name for name in row if "torch" in name]
     assert "later_step_s" not in row
-    said = machine.described(jc.driver("jit", 1))
+    said = machine.described(jc.strategy("jit", 1))
     assert row["machine"] == said
     assert said in (tmp_path / "table.md").read_text()
     assert "PyTorch" not in (tmp_path / "table.md").read_text()
@@ -102,10 +102,10 @@ def test_mistakes_are_one_line(args, says, tmp_path, capsys, monkeypatch):
 
 def test_the_presets_are_sound():
     for options in PRESETS.values():
-        check(options, jc.driver("jit", 1))
+        check(options, jc.strategy("jit", 1))
     assert PRESETS["full"].networks == tuple(NETWORKS)
-    assert [batch(Options(), name, jc.driver("jit", 1)) for name in ("resnet20", "resnet50")] == [128, 16]
-    assert batch(Options(batch=8), "resnet50", jc.driver("jit", 1)) == 8
+    assert [batch(Options(), name, jc.strategy("jit", 1)) for name in ("resnet20", "resnet50")] == [128, 16]
+    assert batch(Options(batch=8), "resnet50", jc.strategy("jit", 1)) == 8
 
 
 def test_a_line_is_the_arithmetic_of_its_seconds():
@@ -150,11 +150,11 @@ def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypat
     assert len(given.data.train.labels) == 3 * 8
     asked = {}
 
-    def fake(model, tx, data, recipe, driver):
+    def fake(model, tx, data, recipe, strategy):
         asked.update(steps=recipe.steps, every=recipe.every, n=len(data.train.labels))
         yield from ((None, {"images_per_second": rate}) for rate in (12.0, 24.0))
 
-    monkeypatch.setattr(jc, "fit", fake)
+    monkeypatch.setattr(jc, "train", fake)
     run = pace.fitted(given, 3)
     assert [run(3), run(3)] == [2.0, 1.0]
     assert asked == {"steps": jc.Recipe().steps, "every": 3, "n": 24}
@@ -162,11 +162,11 @@ def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypat
 
 def test_the_bare_step_is_the_step_that_fit_takes():
     given = job(batch=4, steps=2)
-    state, _ = next(jc.fit(*given[:4], driver=given.driver, pause=lambda step: True))
-    placed = given.driver.replicate(pace.initial(given))
-    index = order(jnp.asarray(state.key), 0, 1, 4, 8)
-    run = given.driver.fold(pace.whole_step(given), pace.tuned(given))
-    after = run(placed, given.driver.replicate(given.data.train), index)
+    state, _ = next(jc.train(*given[:4], strategy=given.strategy, pause=lambda step: True))
+    placed = given.strategy.replicate(pace.initial(given))
+    index = epoch_order(jnp.asarray(state.rng), 0, 1, 4, 8)
+    run = given.strategy.compile_steps(pace.whole_step(given), pace.tuned(given))
+    after = run(placed, given.strategy.replicate(given.data.train), index)
     for one, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -176,12 +176,12 @@ def test_the_inputs_are_those_of_a_step(kind, devices):
     """Without crop and flip: bytes less the mean image. With them: what `augment` makes of each."""
     given = job(kind=kind, devices=devices)
     plain = given._replace(recipe=replace(given.recipe, pad=0, flip=False))
-    images, driver, index = given.data.train.images, given.driver, np.arange(8, dtype=np.int32)[None]
+    images, strategy, index = given.data.train.images, given.strategy, np.arange(8, dtype=np.int32)[None]
     less = images.astype(np.float64) / 255 - given.data.mean
     for one, expected in ((plain, less.sum()), (given, float(views(given).sum()))):
-        carry = driver.replicate((jnp.int32(0), pace.initial(given).norm, jnp.float32(0)))
-        number, _, total = driver.fetch(
-            driver.fold(pace.input_step(one))(carry, driver.replicate(given.data.train), index)
+        carry = strategy.replicate((jnp.int32(0), pace.initial(given).normalizer, jnp.float32(0)))
+        number, _, total = strategy.fetch(
+            strategy.compile_steps(pace.input_step(one))(carry, strategy.replicate(given.data.train), index)
         )
         assert number == 1
         np.testing.assert_allclose(total, expected, rtol=1e-4, atol=0.02)
@@ -191,14 +191,19 @@ def test_the_inputs_are_those_of_a_step(kind, devices):
 def views(given):
     """What the first step of training makes of the first eight images."""
     state = pace.initial(given)
-    inputs = normalise(given.data.train.images, state.norm)
-    keys = [jax.random.fold_in(stream(jnp.asarray(state.key), AUGMENT, 0), i) for i in range(8)]
-    return np.stack([augment(key, x, state.norm, View(pad=4, flip=True)) for key, x in zip(keys, inputs, strict=True)])
+    inputs = normalize(given.data.train.images, state.normalizer)
+    keys = [jax.random.fold_in(fold_in(jnp.asarray(state.rng), AUGMENT, 0), i) for i in range(8)]
+    return np.stack(
+        [
+            augment(key, x, state.normalizer, AugmentConfig(pad=4, flip=True))
+            for key, x in zip(keys, inputs, strict=True)
+        ]
+    )
 
 
 def test_a_process_of_its_own_tells_and_leaves_its_programs(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "other"))
-    settings = {"name": "lenet5-relu", "batch": 8, "dtype": "float32", "driver": "jit", "devices": 1, "plan": True}
+    settings = {"name": "lenet5-relu", "batch": 8, "dtype": "float32", "strategy": "jit", "devices": 1, "plan": True}
     found = first._process(settings, str(tmp_path / "cache"))
     assert list((tmp_path / "cache" / "programs").iterdir())
     assert not (tmp_path / "other").exists()
@@ -245,7 +250,7 @@ def test_a_peak_is_the_fastest(monkeypatch):
     assert machine.copy(4000) == pytest.approx(2e-9 * 4000 / 0.5)
     monkeypatch.setattr(machine, "SIZES", {"cpu": (10, 20)})
     monkeypatch.setattr(machine, "COPIED", {"cpu": (4000, 400)})
-    assert machine.peak(jc.driver("jit", 1), "float32") == pytest.approx((2e-9 * 8000 / 0.5, 2e-9 * 4000 / 0.5))
+    assert machine.peak(jc.strategy("jit", 1), "float32") == pytest.approx((2e-9 * 8000 / 0.5, 2e-9 * 4000 / 0.5))
 
 
 def test_without_pytorch_one_line_says_how_to_get_it(monkeypatch):
@@ -262,7 +267,7 @@ def test_the_counterparts_are_the_same_networks(name):
     torch = pytest.importorskip("torch")
     shape = NETWORKS[name]
     model = counterpart(name).eval()
-    found = jc.summary(jc.build(name, model[-1].out_features), shape)
+    found = jc.summary(jc.create_model(name, model[-1].out_features), shape)
     assert sum(p.numel() for p in model.parameters()) == found.params
     macs = []
 

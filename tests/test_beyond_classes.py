@@ -17,7 +17,7 @@ SCENES = ["--scenes", "60", "--width", "2", "--depth", "1", "--seeds", "1", "--s
 
 @pytest.fixture(scope="module")
 def digits():
-    return jc.load("digits")
+    return jc.load_dataset("digits")
 
 
 def test_the_class_held_out_is_gone_and_the_others_keep_their_images(digits):

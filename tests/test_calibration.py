@@ -43,7 +43,7 @@ def test_bins_are_those_of_a_loop_over_images(n, bins):
     counts, means, error = reference(shares, labels, bins)
     assert found.counts.tolist() == counts
     assert found.counts.dtype == np.int64
-    assert found.error == pytest.approx(error, abs=1e-12)
+    assert found.expected_calibration_error == pytest.approx(error, abs=1e-12)
     for i, mean in enumerate(means):
         if mean is None:
             assert np.isnan([found.confidence[i], found.accuracy[i], found.low[i], found.high[i]]).all()
@@ -65,11 +65,11 @@ def test_intervals_are_wilsons():
 def test_known_cases():
     """Always right and wholly sure: 0. Always wrong and wholly sure: 1. Sure by 0.8 and right 8 times in 10: 0."""
     sure, labels = np.eye(3)[[0, 1, 2]], np.array([0, 1, 2])
-    assert calibration(sure, labels).error == 0
-    assert calibration(sure, (labels + 1) % 3).error == 1
+    assert calibration(sure, labels).expected_calibration_error == 0
+    assert calibration(sure, (labels + 1) % 3).expected_calibration_error == 1
     shares = np.tile([0.8, 0.2], (10, 1))
-    assert calibration(shares, np.array([0] * 8 + [1] * 2)).error == pytest.approx(0, abs=1e-15)
-    assert calibration(shares, np.array([0] * 5 + [1] * 5)).error == pytest.approx(0.3)
+    assert calibration(shares, np.array([0] * 8 + [1] * 2)).expected_calibration_error == pytest.approx(0, abs=1e-15)
+    assert calibration(shares, np.array([0] * 5 + [1] * 5)).expected_calibration_error == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(("p", "bin"), [(0.5, 4), (0.6, 5), (np.nextafter(0.6, 1), 6), (0.7, 6), (1.0, 9)])
@@ -88,7 +88,7 @@ def test_more_bins_find_no_less():
     shares, _ = drawn(300, seed=3)
     right = np.random.default_rng(4).random(300) < 0.5
     labels = np.where(right, shares.argmax(1), (shares.argmax(1) + 1) % 10)
-    errors = [calibration(shares, labels, bins=bins).error for bins in (1, 2, 4, 8, 16)]
+    errors = [calibration(shares, labels, bins=bins).expected_calibration_error for bins in (1, 2, 4, 8, 16)]
     assert all(more > less - 1e-12 for less, more in pairwise(errors))
     assert errors[-1] > 1.5 * errors[0]
 

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from jaxcnn import command
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 ROOT = Path(command.__file__).parent.parent
 
@@ -51,7 +51,7 @@ def test_a_preset_gives_defaults_and_options_override_them():
     ],
 )
 def test_mistakes_are_one_line(args, says, capsys):
-    with pytest.raises(SystemExit) as exit, command.friendly():
+    with pytest.raises(SystemExit) as exit, command.cli_errors():
         command.parse(PRESETS, args)
     assert exit.value.code == 2
     error = capsys.readouterr().err
@@ -68,14 +68,14 @@ def test_help_shows_the_presets_defaults(capsys):
 
 
 def test_bugs_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError), command.friendly():
+    with pytest.raises(ZeroDivisionError), command.cli_errors():
         _ = 1 / 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_asks_and_says_its_exit_code(number, code):
     before = signal.getsignal(number)
-    with command.Stop() as stop:
+    with command.GracefulShutdown() as stop:
         assert (stop(), stop.exit_code) == (False, 0)
         os.kill(os.getpid(), number)
         assert (stop(), stop.exit_code) == (True, code)
@@ -138,7 +138,7 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback():
 
 
 def test_ctrl_c_after_all_is_saved_changes_no_exit_code():
-    """Between the end of `Stop` and the end of the process."""
+    """Between the end of `GracefulShutdown` and the end of the process."""
     code = (
         "import sys; sys.argv[0] = '-m'; import experiments, os, signal; from jaxcnn import command\n"
         "with command.Stop() as stop: os.kill(os.getpid(), signal.SIGINT)\n"
@@ -154,17 +154,17 @@ def test_programs_are_kept_where_the_user_says(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path))
     try:
-        command.cache_programs()
+        command.enable_compilation_cache()
         assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "programs")
-        command.cache_programs(tmp_path / "other")
+        command.enable_compilation_cache(tmp_path / "other")
         assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "programs")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_recipe_error_is_exit_code_two(capsys):
-    with pytest.raises(SystemExit) as exit, command.friendly():
-        raise RecipeError("lr is nan; write another")
+    with pytest.raises(SystemExit) as exit, command.cli_errors():
+        raise ArgumentError("lr is nan; write another")
     assert exit.value.code == 2
     assert capsys.readouterr().err == "error: lr is nan; write another\n"
 

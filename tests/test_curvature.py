@@ -12,7 +12,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxcnn.curvature import eigenvalues, hessian_vector, noise_scale, sharpness
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(1)
@@ -223,6 +223,6 @@ def test_equal_batches_have_no_noise():
     ],
 )
 def test_errors_are_one_line_with_the_mend(call, message):
-    with pytest.raises(RecipeError, match=message) as caught:
+    with pytest.raises(ArgumentError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from jaxcnn.data import DATASETS, DataError, Dataset, Split, hold_out, load, subset
-from jaxcnn.data.types import assemble, statistics
+from jaxcnn.data import DATASETS, DataError, Dataset, Split, hold_out, load_dataset, subset
+from jaxcnn.data.types import assemble, channel_statistics
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def numbered(train=40, test=8) -> Dataset:
 
 
 def test_digits_are_those_of_scikit_learn_split_by_class():
-    data = load("digits")
+    data = load_dataset("digits")
     assert data.train.images.shape == (1437, 8, 8, 1)
     assert data.test.images.shape == (360, 8, 8, 1)
     assert data.validation.images.shape == (0, 8, 8, 1)
@@ -49,7 +49,7 @@ def test_digits_are_those_of_scikit_learn_split_by_class():
 
 
 def test_digits_split_never_changes():
-    train, test = load("digits").train, load("digits").test
+    train, test = load_dataset("digits").train, load_dataset("digits").test
     digest = hashlib.sha256(test.images.tobytes() + train.labels.tobytes()).hexdigest()
     assert digest[:16] == "1289554907d82b72"
 
@@ -66,7 +66,7 @@ def test_statistics_are_those_of_all_pixels():
 def test_std_is_not_the_mean_of_the_images_own_deviations():
     # Each image is flat, so its own deviation is 0: the widely copied "std" of CIFAR-10 would be 0 here.
     images = np.repeat(np.array([0, 51, 204, 255], np.uint8), 12).reshape(4, 2, 2, 3)
-    mean, std = statistics(images)
+    mean, std = channel_statistics(images)
     np.testing.assert_allclose(mean, 0.5, rtol=1e-6)
     np.testing.assert_allclose(std, np.sqrt((0.25 + 0.09) / 2), rtol=1e-6)
 
@@ -74,7 +74,7 @@ def test_std_is_not_the_mean_of_the_images_own_deviations():
 def test_statistics_count_exactly_over_many_images():
     images = np.full((3000, 1, 1, 1), 255, np.uint8)  # more than one chunk of the sum; 3000 * 255**2 is past 2**24
     images[-1] = 254
-    mean, std = statistics(images)
+    mean, std = channel_statistics(images)
     np.testing.assert_allclose(mean, 1 - 1 / 3000 / 255, rtol=1e-7)
     np.testing.assert_allclose(std, np.sqrt(2999) / 3000 / 255, rtol=1e-6)
 
@@ -102,7 +102,7 @@ def test_hold_out_is_seeded():
 
 
 def test_load_holds_out_what_it_is_asked_to():
-    data, same = load("digits", validation=137, seed=4), hold_out(load("digits"), 137, seed=4)
+    data, same = load_dataset("digits", validation=137, seed=4), hold_out(load_dataset("digits"), 137, seed=4)
     assert (len(data.train.labels), len(data.validation.labels), len(data.test.labels)) == (1300, 137, 360)
     np.testing.assert_array_equal(data.validation.images, same.validation.images)
 
@@ -195,9 +195,9 @@ def test_unknown_name_gives_the_nearest_and_the_list():
     with pytest.raises(
         DataError, match=r"^'folder' is pictures of your own.*data=jaxcnn\.data\.folder\(PATH, size=\.\.\.\)$"
     ):
-        load("folder")
+        load_dataset("folder")
     with pytest.raises(DataError, match=r"^no data set is named 'CIFAR-10'; did you mean 'cifar10'\?.*digits.*$"):
-        load("CIFAR-10")
+        load_dataset("CIFAR-10")
     assert list(DATASETS) == ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped"]
 
 
@@ -215,7 +215,7 @@ def test_class_names_are_in_label_order():
 def test_real_cifar10():
     import tensorflow_datasets as tfds
 
-    data = load("cifar10")
+    data = load_dataset("cifar10")
     assert (data.train.images.shape, data.test.images.shape) == ((50_000, 32, 32, 3), (10_000, 32, 32, 3))
     assert set(np.bincount(data.train.labels)) == {5_000}
     assert set(np.bincount(data.test.labels)) == {1_000}
@@ -229,8 +229,8 @@ def test_real_cifar10():
 
 @pytest.mark.real
 def test_real_mnist():
-    data = load("mnist", validation=10_000)
+    data = load_dataset("mnist", validation=10_000)
     assert [len(part.labels) for part in (data.train, data.validation, data.test)] == [50_000, 10_000, 10_000]
-    data = load("mnist")
+    data = load_dataset("mnist")
     np.testing.assert_allclose(data.mean.mean(), 0.1307, atol=1e-4)
     np.testing.assert_allclose(data.std, 0.3081, atol=1e-4)

@@ -18,7 +18,7 @@ from data_fakes import (
     write_prepared,
 )
 
-from jaxcnn.data import DATASETS, DataError, cache, load
+from jaxcnn.data import DATASETS, DataError, cache, load_dataset
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -27,9 +27,9 @@ def test_cache_is_read_without_the_source_and_without_its_readers(tmp_path, monk
     splits = fake("cifar10")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     write_prepared(tmp_path / "tfds", "cifar10", splits)
-    first = load("cifar10")
+    first = load_dataset("cifar10")
     shutil.rmtree(tmp_path / "tfds")
-    again = load("cifar10")
+    again = load_dataset("cifar10")
     assert_same((again.train, again.test), splits)
     np.testing.assert_array_equal(first.mean, again.mean)
     about = json.loads((tmp_path / "cache/data/cifar10/dataset.json").read_text())
@@ -79,21 +79,21 @@ def test_damaged_cache_is_rebuilt_with_a_message(damage, tmp_path, monkeypatch, 
     splits = fake("mnist")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     write_prepared(tmp_path / "tfds", "mnist", splits)
-    load("mnist")
+    load_dataset("mnist")
     place = tmp_path / "cache/data/mnist"
     damage(place)
     assert not caplog.messages
-    data = load("mnist")
+    data = load_dataset("mnist")
     assert_same((data.train, data.test), splits)
     (message,) = caplog.messages
     assert str(place) in message
     assert "is damaged" in message
-    load("mnist")
+    load_dataset("mnist")
     assert len(caplog.messages) == 1  # it is whole again
     damage(place)
     shutil.rmtree(tmp_path / "tfds")
     with pytest.raises(DataError, match=f"the cache {place} is damaged") as caught:
-        load("mnist")
+        load_dataset("mnist")
     one_line(caught)
 
 
@@ -121,7 +121,7 @@ def test_cache_that_cannot_be_written_costs_a_note(tmp_path, monkeypatch, caplog
     write_prepared(tmp_path / "tfds", "mnist", splits)
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "file"))
-    data = load("mnist", tmp_path / "tfds")
+    data = load_dataset("mnist", tmp_path / "tfds")
     assert_same((data.train, data.test), splits)
     (message,) = caplog.messages
     assert "mnist is not kept in" in message
@@ -138,7 +138,7 @@ def test_cache_is_written_whole_or_not_at_all(tmp_path, monkeypatch, caplog):
         save(*args, **options)
 
     monkeypatch.setattr(np, "save", full)
-    load("mnist", tmp_path / "tfds")
+    load_dataset("mnist", tmp_path / "tfds")
     assert len(calls) == 3
     assert "No space left on device" in caplog.text
     assert list((tmp_path / "cache/data").iterdir()) == []
@@ -150,13 +150,13 @@ def test_own_data_dir_is_neither_hidden_nor_shared(tmp_path, monkeypatch, caplog
     write_prepared(tmp_path / "usual", "mnist", usual)
     write_prepared(tmp_path / "own", "mnist", own)
     for _ in range(2):  # without and with caches
-        assert_same([load("mnist").train], usual[:1])
-        assert_same([load("mnist", tmp_path / "own").train], own[:1])
+        assert_same([load_dataset("mnist").train], usual[:1])
+        assert_same([load_dataset("mnist", tmp_path / "own").train], own[:1])
     assert not caplog.messages
-    assert_same([load("mnist", tmp_path / "empty").train], usual[:1])
+    assert_same([load_dataset("mnist", tmp_path / "empty").train], usual[:1])
     assert caplog.messages == [f"{tmp_path / 'empty'} holds no mnist: looking where load('mnist') looks"]
     write_prepared(tmp_path / "empty", "mnist", own)
-    assert_same([load("mnist", tmp_path / "empty").train], own[:1])
+    assert_same([load_dataset("mnist", tmp_path / "empty").train], own[:1])
 
 
 # Archives put there by hand, and downloads

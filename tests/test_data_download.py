@@ -21,7 +21,7 @@ from data_fakes import (
     write_archives,
 )
 
-from jaxcnn.data import DATASETS, DataError, download, load
+from jaxcnn.data import DATASETS, DataError, download, load_dataset
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -31,7 +31,7 @@ def test_archives_by_hand_are_found_by_data_set(tmp_path, monkeypatch):
         folder = tmp_path / "home/tensorflow_datasets/manual" / name
         write_archives(folder, name, *fake(name, seed))
         register(monkeypatch, folder)
-        data = load(name)
+        data = load_dataset(name)
         assert_same((data.train, data.test), fake(name, seed))
 
 
@@ -46,10 +46,10 @@ def test_archive_by_hand_with_wrong_bytes(tmp_path, monkeypatch):
     flip(path, size // 2)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(DataError, match=f"^{path} has SHA-256 {found}; expected {digest}.*$"):
-        load("cifar10", tmp_path / "own")
+        load_dataset("cifar10", tmp_path / "own")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match=f"^{path} has 1000 bytes; expected {size}.*$"):
-        load("cifar10", tmp_path / "own")
+        load_dataset("cifar10", tmp_path / "own")
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -78,12 +78,12 @@ def test_download_is_kept_for_the_next_time(name, server, tmp_path, monkeypatch)
     splits = fake(name)
     write_archives(served, name, *splits)
     register(monkeypatch, served, url)
-    data = load(name, tmp_path / "own")
+    data = load_dataset(name, tmp_path / "own")
     assert_same((data.train, data.test), splits)
     assert sorted(path.name for path in (tmp_path / "own/manual" / name).iterdir()) == sorted(DATASETS[name].archives)
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(download, "unreachable", None)  # not even asked
-    data = load(name, tmp_path / "own")
+    data = load_dataset(name, tmp_path / "own")
     assert_same((data.train, data.test), splits)
 
 
@@ -94,7 +94,7 @@ def test_download_without_a_folder_to_keep_it(server, tmp_path, monkeypatch):
     register(monkeypatch, served, url)
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
-    data = load("mnist")
+    data = load_dataset("mnist")
     assert_same((data.train, data.test), splits)
 
 
@@ -106,7 +106,7 @@ def test_download_with_wrong_checksum_is_refused_and_removed(server, tmp_path, m
     monkeypatch.setattr(download, "registered", lambda name, files: expected)
     flip(served / expected[0].filename, 100)
     with pytest.raises(DataError, match=r"^cifar100: the download failed: .*wrong checksum") as caught:
-        load("cifar100", tmp_path / "own")
+        load_dataset("cifar100", tmp_path / "own")
     found = hashlib.sha256((served / expected[0].filename).read_bytes()).hexdigest()
     message = one_line(caught)
     assert expected[0].sha256 in message
@@ -119,7 +119,7 @@ def test_missing_page_is_told(server, tmp_path, monkeypatch):
     source = download.Source(server[1] + "gone.tar.gz", "gone.tar.gz", 5, "0")
     monkeypatch.setattr(download, "registered", lambda name, files: [source])
     with pytest.raises(DataError, match="the server answered 404"):
-        load("cifar10")
+        load_dataset("cifar10")
 
 
 def test_registered_archives_are_those_of_tfds():
@@ -159,7 +159,7 @@ def test_without_data_and_network_one_error_says_all(network, tmp_path, monkeypa
     (tmp_path / "own/manual/svhn_cropped/test_32x32.mat").write_bytes(b"")
     start = time.monotonic()
     with pytest.raises(DataError) as caught:
-        load("svhn_cropped", tmp_path / "own")
+        load_dataset("svhn_cropped", tmp_path / "own")
     seconds = time.monotonic() - start
     over.set()
     assert asked == ["ufldl.stanford.edu"]

@@ -18,7 +18,7 @@ from data_fakes import (
     write_tfrecord,
 )
 
-from jaxcnn.data import DATASETS, DataError, Split, archives, load, prepared, tfrecord
+from jaxcnn.data import DATASETS, DataError, Split, archives, load_dataset, prepared, tfrecord
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -73,7 +73,7 @@ def test_idx_of_another_kind_is_refused(tmp_path):
 def test_prepared_directory_comes_back_as_it_was(name, suffix, tmp_path):
     splits = fake(name)
     write_prepared(tmp_path, name, splits, suffix=suffix)
-    data = load(name, tmp_path)
+    data = load_dataset(name, tmp_path)
     assert_same((data.train, data.test), splits)
 
 
@@ -115,7 +115,7 @@ def test_damaged_array_record_is_one_line(tmp_path):
     shard = folder / "mnist-train.array_record-00001-of-00002"
     flip(shard, 2000)
     with pytest.raises(DataError, match=f"^{shard} is damaged: .*$") as caught:
-        load("mnist", tmp_path)
+        load_dataset("mnist", tmp_path)
     one_line(caught)
 
 
@@ -131,16 +131,16 @@ def test_prepared_directory_that_contradicts_itself(tmp_path):
     for wrong, message in cases.items():
         info.write_text(wrong)
         with pytest.raises(DataError, match=message) as caught:
-            load("mnist", tmp_path)
+            load_dataset("mnist", tmp_path)
         one_line(caught)
     info.write_text(text)
     (folder / "label.labels.txt").write_text("a\nb")
     with pytest.raises(DataError, match=r"names the classes \('a', 'b'\)"):
-        load("mnist", tmp_path)
+        load_dataset("mnist", tmp_path)
     (folder / "label.labels.txt").unlink()
     (folder / "mnist-test.tfrecord-00000-of-00002").unlink()
     with pytest.raises(DataError, match=r"lacks mnist-test\.tfrecord-00000-of-00002"):
-        load("mnist", tmp_path)
+        load_dataset("mnist", tmp_path)
 
 
 def test_prepared_images_of_another_size_or_labels_out_of_range(tmp_path):
@@ -153,7 +153,7 @@ def test_prepared_images_of_another_size_or_labels_out_of_range(tmp_path):
     ):
         write_prepared(tmp_path / root, "mnist", (train, wrong))
         with pytest.raises(DataError, match=message) as caught:
-            load("mnist", tmp_path / root)
+            load_dataset("mnist", tmp_path / root)
         one_line(caught)
 
 

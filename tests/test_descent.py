@@ -18,7 +18,7 @@ from jaxcnn.descent import (
     roots,
     straight_line,
 )
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 MOMENTA = [0.0, 0.5, 0.9]
 LINE = straight_line()
@@ -168,13 +168,13 @@ def test_impossible_rates_are_refused(rate):
         lambda: roots(1.0, rate),
         lambda: behaviour(1.0, rate),
     ):
-        with pytest.raises(RecipeError, match=r"rate is .*; expected a finite number above 0: write rate=0.1"):
+        with pytest.raises(ArgumentError, match=r"rate is .*; expected a finite number above 0: write rate=0.1"):
             call()
     for call in (
         lambda: measured_limit(ONE, [1], low=rate, high=9.0),
         lambda: measured_limit(ONE, [1], low=0.1, high=rate),
     ):
-        with pytest.raises(RecipeError, match="expected a finite number above 0"):
+        with pytest.raises(ArgumentError, match="expected a finite number above 0"):
             call()
 
 
@@ -187,7 +187,7 @@ def test_impossible_momenta_are_refused(momentum):
         lambda: predicted(1.0, 0.1, 3, 1.0, momentum),
         lambda: measured_limit(ONE, [1], low=0.1, high=9.0, momentum=momentum),
     ):
-        with pytest.raises(RecipeError, match=r"momentum is .*; expected at least 0 and below 1"):
+        with pytest.raises(ArgumentError, match=r"momentum is .*; expected at least 0 and below 1"):
             call()
 
 
@@ -209,6 +209,6 @@ def test_impossible_momenta_are_refused(momentum):
     ],
 )
 def test_errors_are_one_line_with_the_mend(call, message):
-    with pytest.raises(RecipeError, match=message) as caught:
+    with pytest.raises(ArgumentError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)

@@ -21,17 +21,17 @@ RECIPE = jc.Recipe(
 
 @pytest.fixture(scope="module")
 def data():
-    return jc.load("digits")
+    return jc.load_dataset("digits")
 
 
 def scanning():
     """As on an accelerator."""
-    driver = parallel.Driver("jit", jax.devices()[:1])
-    driver.scans = True
-    return driver
+    strategy = parallel.Strategy("jit", jax.devices()[:1])
+    strategy.scans = True
+    return strategy
 
 
-DRIVERS = {"loop": partial(jc.driver, "jit", devices=1), "scan": scanning}
+DRIVERS = {"loop": partial(jc.strategy, "jit", devices=1), "scan": scanning}
 
 
 def spoiled(tx, step, harm):
@@ -45,9 +45,9 @@ def spoiled(tx, step, harm):
     return optax.GradientTransformationExtraArgs(lambda params: (jnp.int32(0), tx.init(params)), update)
 
 
-def rows(tx, data, driver, recipe=RECIPE):
-    model = jc.build("mlp", 10)
-    return [row for _, row in jc.fit(model, tx, data, recipe, driver=driver) if row]
+def rows(tx, data, strategy, recipe=RECIPE):
+    model = jc.create_model("mlp", 10)
+    return [row for _, row in jc.train(model, tx, data, recipe, strategy=strategy) if row]
 
 
 @pytest.mark.parametrize("kind", DRIVERS)
@@ -61,7 +61,7 @@ def rows(tx, data, driver, recipe=RECIPE):
 )
 def test_it_is_noticed_within_a_bounded_number_of_steps(data, kind, harm, why, monkeypatch):
     monkeypatch.setattr(divergence, "EVERY", 50)
-    monkeypatch.setattr(parallel, "SCAN", 50)
+    monkeypatch.setattr(parallel, "MAX_SCAN_STEPS", 50)
     first, *later = rows(spoiled(optax.sgd(1e-3), 120, harm), data, DRIVERS[kind]())
     assert 120 < first["step"] <= 120 + 50
     assert why in first["diverged"]
@@ -69,12 +69,12 @@ def test_it_is_noticed_within_a_bounded_number_of_steps(data, kind, harm, why, m
 
 
 def test_the_bounds_are_those_that_are_promised():
-    assert (divergence.EVERY, parallel.SCAN) == (250, 500)
+    assert (divergence.EVERY, parallel.MAX_SCAN_STEPS) == (250, 500)
 
 
 def test_parameters_lost_at_the_last_step_are_seen_though_no_loss_is(data, monkeypatch):
     """Nothing is computed with them any more, and a test loss may hide it: a ReLU can turn NaN to 0."""
-    monkeypatch.setattr("jaxcnn.train.counter", lambda *a: lambda *b: jax.tree.map(jnp.ones_like, zeros()))
+    monkeypatch.setattr("jaxcnn.train.make_eval_step", lambda *a: lambda *b: jax.tree.map(jnp.ones_like, zeros()))
     (row,) = rows(
         spoiled(optax.sgd(1e-3), 39, lambda u: u * jnp.nan), data, DRIVERS["loop"](), replace(RECIPE, steps=40)
     )
@@ -89,21 +89,21 @@ def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_on
         looks.append(int(args[1].fetch(args[0].step)))
         return real(*args)
 
-    real = divergence.noticed
-    monkeypatch.setattr(divergence, "noticed", noticed)
+    real = divergence.find_divergence
+    monkeypatch.setattr(divergence, "find_divergence", noticed)
     monkeypatch.setattr(divergence, "EVERY", 50)
     short = replace(RECIPE, steps=120, every=100)
-    watched = rows(jc.optimizer(short), data, DRIVERS["loop"](), short)
+    watched = rows(jc.create_optimizer(short), data, DRIVERS["loop"](), short)
     assert looks == [50, 100]
     assert not any("diverged" in row for row in watched)
     monkeypatch.setattr(divergence, "EVERY", 10**9)
-    alone = rows(jc.optimizer(short), data, DRIVERS["loop"](), short)
+    alone = rows(jc.create_optimizer(short), data, DRIVERS["loop"](), short)
     assert [row["eval_loss"] for row in watched] == [row["eval_loss"] for row in alone]
 
 
 def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
     runs = {"wild": replace(RECIPE, lr=1e30), "tame": replace(RECIPE, steps=2)}
-    results = study.sweep(runs, data, tmp_path, driver=DRIVERS["loop"]())
+    results = study.sweep(runs, data, tmp_path, strategy=DRIVERS["loop"]())
     assert results is not None
     assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 250)  # of the 400 of its row
     assert results["tame"]["status"] == "finished"

@@ -58,19 +58,19 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert int(names["state"].step) == names["recipe"].steps
-    assert jaxcnn.read_rows("runs/r20")[-1]["step"] == names["recipe"].steps
+    assert jaxcnn.read_metrics("runs/r20")[-1]["step"] == names["recipe"].steps
     (more,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "lr_range_test" in c]
     exec(compile(more, "README.md", "exec"), names)
     assert names["tuned"].lr == names["found"].suggested
     assert names["top"] > 0
     (look,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "pretrained" in c]
     _fruit(tmp_path / "fruit")
-    net = jaxcnn.build("resnet18", 1000)
+    net = jaxcnn.create_model("resnet18", 1000)
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     variables = jax.tree.map(
         lambda x: np.zeros(x.shape, x.dtype), dict(jax.eval_shape(net.init, jax.random.key(0), image))
     )
-    jaxcnn.export(net, variables, "resnet18.safetensors")
+    jaxcnn.export_weights(net, variables, "resnet18.safetensors")
     exec(compile(look, "README.md", "exec"), names)
     assert names["heat"].shape == (8, 8, 8)
     assert names["fruit"].classes == ("apple", "pear")

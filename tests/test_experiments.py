@@ -42,7 +42,7 @@ def test_the_study_leaves_table_figure_and_runs(study):
     assert [(line["family"], line["depth"], line["seeds"]) for line in lines] == [
         (family, depth, "2") for family in ("plain", "residual") for depth in ("8", "14")
     ]
-    assert lines[0]["params"] == str(jc.parameters(jc.build("plain8", 10, width=4), (8, 8, 1)))
+    assert lines[0]["params"] == str(jc.count_parameters(jc.create_model("plain8", 10, width=4), (8, 8, 1)))
     assert (study / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "| plain | 8 |" in (study / "table.md").read_text()
     for name in ("plain8-seed0", "plain14-seed1", "resnet8-seed0", "resnet14-seed1"):
@@ -50,7 +50,7 @@ def test_the_study_leaves_table_figure_and_runs(study):
 
 
 def test_the_tables_numbers_are_those_of_the_last_rows(study):
-    finals = [jc.read_rows(study / f"resnet14-seed{seed}")[-1]["eval_error"] for seed in (0, 1)]
+    finals = [jc.read_metrics(study / f"resnet14-seed{seed}")[-1]["eval_error"] for seed in (0, 1)]
     (line,) = [line for line in table(study) if (line["family"], line["depth"]) == ("residual", "14")]
     assert float(line["eval_error"]) == pytest.approx(np.mean(finals), abs=0.005)
     assert float(line["eval_error_std"]) == pytest.approx(np.std(finals, ddof=1), abs=0.005)
@@ -62,7 +62,7 @@ def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, mon
     def trains(*a, **k):
         pytest.fail("it trained")
 
-    monkeypatch.setattr("jaxcnn.study.running.fit", trains)
+    monkeypatch.setattr("jaxcnn.study.running.train", trains)
     before = (study / "table.csv").read_text()
     for name in ("table.csv", "table.md", "curves.png"):
         (study / name).unlink()
@@ -153,11 +153,13 @@ def start(out, cache, extra=()):
 def ended(out):
     """The last state's bits, and the rows without their times."""
     folder = out / "resnet8-seed0"
-    recipe, data = jc.Recipe.load(folder), jc.load("digits")
-    model = jc.build("resnet8", 10, width=4)
+    recipe, data = jc.Recipe.load(folder), jc.load_dataset("digits")
+    model = jc.create_model("resnet8", 10, width=4)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(jc.start(model, jc.optimizer(recipe), recipe, data))
-    rows = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_rows(folder)]
+        state = saved.restore(jc.init_state(model, jc.create_optimizer(recipe), recipe, data))
+    rows = [
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_metrics(folder)
+    ]
     return state, rows
 
 

@@ -15,14 +15,14 @@ from experiments.look import channels, features, filters
 from experiments.look.seen import Seen
 from jaxcnn import plots, study
 from jaxcnn.data.types import assemble
-from jaxcnn.look.excite import maximise
+from jaxcnn.look.excite import maximize_activation
 from jaxcnn.look.features import feature_maps, first_kernels, maps_of
-from jaxcnn.look.receptive import Field, patch, receptive
-from jaxcnn.look.strongest import strongest
-from jaxcnn.models.layers import halved, stage
+from jaxcnn.look.receptive import ReceptiveField, receptive_fields, receptive_patch
+from jaxcnn.look.strongest import top_activations
+from jaxcnn.models.layers import pool_2x2, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.plots.mosaic import Strip, mosaic
-from jaxcnn.state import State, start
+from jaxcnn.state import State, init_state
 
 RNG = np.random.default_rng(0)
 
@@ -40,7 +40,7 @@ class Small(nn.Module):
         act = (lambda x: x) if self.linear else nn.relu
         first = nn.Conv(4, (3, 3), 2, padding=((1, 1), (1, 1)), use_bias=False, name="one")
         x = stage(self, seen, "first", act(first(x)))
-        x = stage(self, seen, "second", act(nn.Conv(3, (3, 2), padding="VALID", name="two")(halved(x, jnp.max))))
+        x = stage(self, seen, "second", act(nn.Conv(3, (3, 2), padding="VALID", name="two")(pool_2x2(x, jnp.max))))
         x = stage(self, seen, "pool", x.mean((1, 2)))
         logits = nn.Dense(self.classes, name="head")(x)
         return (logits, seen) if stages else logits
@@ -66,7 +66,7 @@ class Odd(nn.Module):
 def small():
     images = np.random.default_rng(7).integers(0, 256, (7, 16, 12, 2), dtype=np.uint8)
     recipe, model = jc.Recipe(dataset="own", model="own"), Small()
-    return model, start(model, jc.optimizer(recipe), recipe, own_data(images)), images
+    return model, init_state(model, jc.create_optimizer(recipe), recipe, own_data(images)), images
 
 
 def own_data(images):
@@ -87,7 +87,7 @@ def convolved(x, kernel, stride=1, padding=0):
 def by_hand(state, images):
     p, found = state.params, {"first": [], "second": []}
     for image in images:
-        x = np.maximum(convolved(image / 255 - state.norm.mean, p["one"]["kernel"], 2, 1), 0)
+        x = np.maximum(convolved(image / 255 - state.normalizer.mean, p["one"]["kernel"], 2, 1), 0)
         found["first"].append(x)
         h, w = x.shape[0] // 2, x.shape[1] // 2
         x = x.reshape(h, 2, w, 2, -1).max((1, 3))
@@ -106,28 +106,31 @@ def test_feature_maps_are_those_of_an_independent_convolution(small):
 
 
 def square(size, stride, first):
-    return Field((size, size), (stride, stride), (first, first))
+    return ReceptiveField((size, size), (stride, stride), (first, first))
 
 
 def test_fields_are_those_of_the_papers():
     """LeNet's by the formula; plain-20: 3, + 6 of 2, then of 4 and of 8; Araujo et al. 2019 have ResNet-50 at 483."""
-    lenet = receptive(jc.build("lenet5", 10), (28, 28, 1))  # two pixels of zeros around
+    lenet = receptive_fields(jc.create_model("lenet5", 10), (28, 28, 1))  # two pixels of zeros around
     assert lenet == {"c1": square(5, 1, -2), "c3": square(5 + 1 + 4 * 2, 2, -2), "c5": square(16 + 4 * 4, 4, -2)}
     sizes = 3, 3 + 6 * 2, 15 + 2 + 5 * 4, 37 + 4 + 5 * 8
     expected = [square(size, stride, -(size // 2)) for size, stride in zip(sizes, (1, 1, 2, 4), strict=True)]
     for name in ("plain20", "resnet20"):  # shortcuts see less than what they pass
-        found = receptive(jc.build(name, 10), (32, 32, 3))
+        found = receptive_fields(jc.create_model(name, 10), (32, 32, 3))
         assert found == dict(zip(("stem", "stage1", "stage2", "stage3"), expected, strict=True))
-    assert receptive(jc.build("resnet50", 10), (224, 224, 3))["stage4"].size == (483, 483)
-    assert receptive(jc.build("vgg16", 10), (224, 224, 3))["stage5"].size == (196, 196)  # 212 with the last pooling
-    assert receptive(jc.build("mlp", 10), (8, 8, 1)) == {}
+    assert receptive_fields(jc.create_model("resnet50", 10), (224, 224, 3))["stage4"].size == (483, 483)
+    assert receptive_fields(jc.create_model("vgg16", 10), (224, 224, 3))["stage5"].size == (
+        196,
+        196,
+    )  # 212 with the last pooling
+    assert receptive_fields(jc.create_model("mlp", 10), (8, 8, 1)) == {}
 
 
 @pytest.mark.parametrize(("model", "shape"), [(Small(linear=True), (16, 12, 2)), (Odd(), (11, 19, 2))])
 def test_fields_are_what_a_spike_reaches(model, shape):
     """A row far above or far below all others, one of which wins every maximum, changes the places that depend on it alone."""
     variables = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    fields = receptive(model, shape)
+    fields = receptive_fields(model, shape)
     assert len(fields) == len(maps_of(model, shape)) >= 2
     lines = sum(shape[:2])  # every row, then every column
     probes = np.tile(RNG.normal(size=shape).astype(np.float32), (2 * lines + 1, 1, 1, 1))
@@ -148,22 +151,22 @@ def test_fields_are_what_a_spike_reaches(model, shape):
 
 
 def test_patches_are_cut_and_filled_with_grey():
-    image, field = RNG.integers(0, 256, (6, 7, 3), dtype=np.uint8), Field((3, 5), (2, 1), (-1, -4))
+    image, field = RNG.integers(0, 256, (6, 7, 3), dtype=np.uint8), ReceptiveField((3, 5), (2, 1), (-1, -4))
     around = np.pad(image, ((9, 9), (9, 9), (0, 0)), constant_values=128)
     for place in np.ndindex(4, 11):
         y, x = 9 - 1 + 2 * place[0], 9 - 4 + place[1]
-        np.testing.assert_array_equal(patch(image, field, place), around[y : y + 3, x : x + 5])
-    tall = patch(image, Field((8, 3), (1, 1), (-4, 0)), (2, 1))
+        np.testing.assert_array_equal(receptive_patch(image, field, place), around[y : y + 3, x : x + 5])
+    tall = receptive_patch(image, ReceptiveField((8, 3), (1, 1), (-4, 0)), (2, 1))
     np.testing.assert_array_equal(tall, image[:, 1:4])
 
 
 def test_the_maximiser_of_a_linear_unit_is_its_kernels_sign(small):
     """With pixels in 0..1 a weighted sum is greatest where pixels are 1 under positive weights, and 0 under negative ones."""
     _, state, _ = small
-    (made,) = maximise(
+    (made,) = maximize_activation(
         Small(linear=True), state, {"first": [0, 3]}, aim="centre", smooth=0, jitter=0, steps=80
     ).values()
-    y, x = receptive(Small(), (16, 12, 2))["first"].corner((4, 3))
+    y, x = receptive_fields(Small(), (16, 12, 2))["first"].corner((4, 3))
     for image, channel in zip(made, (0, 3), strict=True):
         kernel = np.asarray(state.params["one"]["kernel"])[..., channel]
         clear = np.abs(kernel) > 0.02
@@ -173,7 +176,7 @@ def test_the_maximiser_of_a_linear_unit_is_its_kernels_sign(small):
 def test_ascent_beats_all_images_keeps_to_its_seed_and_is_smoother_where_asked(small):
     model, state, images = small
     asked = {"second": [2, 1], "first": [2]}
-    made, again, calm = (maximise(model, state, asked, smooth=weight, seed=3) for weight in (0.1, 0.1, 8.0))
+    made, again, calm = (maximize_activation(model, state, asked, smooth=weight, seed=3) for weight in (0.1, 0.1, 8.0))
     assert list(made) == ["second", "first"]
     for name, numbers in asked.items():
         assert made[name].shape == (len(numbers), 16, 12, 2)
@@ -191,7 +194,7 @@ def test_ascent_beats_all_images_keeps_to_its_seed_and_is_smoother_where_asked(s
 def test_the_strongest_are_those_of_brute_force(small):
     model, state, images = small
     images = np.concatenate([images, images[2:4]])  # ties: the earlier counts
-    found = strongest(model, state, images, 4, batch=4)
+    found = top_activations(model, state, images, 4, batch=4)
     for name, maps in by_hand(state, images).items():
         for channel in range(maps.shape[-1]):
             peaks = maps[..., channel].max((1, 2))
@@ -213,7 +216,7 @@ KERNELS = {
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_first_kernels_are_found_in_every_family(name):
     shape, layer = KERNELS[name]
-    model = jc.build(name, 10)
+    model = jc.create_model(name, 10)
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     shapes: Any = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     params = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, np.float32), dict(shapes["params"]))
@@ -247,28 +250,31 @@ def test_kernels_are_followed_through_casts_and_not_taken_from_what_meets_other_
 
 def test_mistakes_are_named_in_one_line(small):
     model, state, images = small
-    mlp = jc.build("mlp", 3)
+    mlp = jc.create_model("mlp", 3)
     tries = [
         (lambda: feature_maps(model, state, images, ["frist"]), "stage is 'frist'; expected one of first, second"),
         (lambda: feature_maps(model, state, images, ["pool"]), "expected one of first, second"),
-        (lambda: maximise(model, state, {"third": [0]}), "expected one of first, second"),
+        (lambda: maximize_activation(model, state, {"third": [0]}), "expected one of first, second"),
         (
-            lambda: maximise(model, state, {"second": [3]}),
+            lambda: maximize_activation(model, state, {"second": [3]}),
             r"channels of second are \[3\]; expected one or more of 0 to 2",
         ),
-        (lambda: maximise(model, state, {"second": []}), "expected one or more of 0 to 2"),
-        (lambda: maximise(model, state, {}), "no channels are asked for"),
-        (lambda: maximise(model, state, {"first": [0]}, aim="middle"), "expected one of centre, mean"),
-        (lambda: strongest(model, state, images, 8), "n is 8; expected a whole number from 1 to 7"),
-        (lambda: strongest(model, state, images, 2, ["third"]), "expected one of first, second"),
+        (lambda: maximize_activation(model, state, {"second": []}), "expected one or more of 0 to 2"),
+        (lambda: maximize_activation(model, state, {}), "no channels are asked for"),
+        (lambda: maximize_activation(model, state, {"first": [0]}, aim="middle"), "expected one of centre, mean"),
+        (lambda: top_activations(model, state, images, 8), "n is 8; expected a whole number from 1 to 7"),
+        (lambda: top_activations(model, state, images, 2, ["third"]), "expected one of first, second"),
         (lambda: feature_maps(mlp, state, images), "MLP has no stage whose output is maps"),
         (lambda: first_kernels(mlp, state), "MLP has no convolution that sees the image"),
     ]
     for call, said in tries:
-        with pytest.raises(jc.RecipeError, match=said) as error:
+        with pytest.raises(jc.ArgumentError, match=said) as error:
             call()
         assert "\n" not in str(error.value)
-    for call in (lambda: feature_maps(model, state, images / 255), lambda: strongest(model, state, images[:, :3], 1)):
+    for call in (
+        lambda: feature_maps(model, state, images / 255),
+        lambda: top_activations(model, state, images[:, :3], 1),
+    ):
         with pytest.raises(jc.DataError):
             call()
 
@@ -311,7 +317,7 @@ def test_a_mosaic_of_nothing_or_of_other_things_is_refused(strips, options):
 def seen(data, model, first):
     """A network at its start and after steps that double the parameters."""
     last = first._replace(step=np.int32(5), params=jax.tree.map(lambda x: np.float32(2) * x, first.params))
-    run: Any = study.Trained(Path("own"), jc.Recipe(), data, model, {0: first, 5: last}, [])
+    run: Any = study.TrainedModel(Path("own"), jc.Recipe(), data, model, {0: first, 5: last}, [])
     return Seen(run, data.test.images, data.test.labels, np.full((7, 3), 1 / 3), ("first", "second"), None)
 
 
@@ -338,7 +344,7 @@ def test_the_parts_of_the_page_show_what_they_say(small, tmp_path):
 
 def test_a_network_without_maps_has_no_such_parts(small):
     _, state, images = small
-    what = seen(own_data(images), jc.build("mlp", 3), state)._replace(stages=())
+    what = seen(own_data(images), jc.create_model("mlp", 3), state)._replace(stages=())
     assert [part.section(what) for part in (filters, features, channels)] == [None] * 3
 
 

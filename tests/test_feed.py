@@ -12,10 +12,10 @@ import pytest
 import jaxcnn as jc
 from jaxcnn import metrics, parallel
 from jaxcnn.data.types import assemble
-from jaxcnn.feed import ahead, feed
-from jaxcnn.state import start
-from jaxcnn.study import prepare
-from jaxcnn.train import order
+from jaxcnn.feed import input_pipeline, prefetch
+from jaxcnn.state import init_state
+from jaxcnn.study import model_and_optimizer
+from jaxcnn.train import epoch_order
 
 RECIPE = jc.Recipe(
     dataset="digits",
@@ -33,7 +33,7 @@ TIMES = ("seconds", "images_per_second")
 
 @pytest.fixture(scope="module")
 def data():
-    return jc.subset(jc.load("digits"), 100, seed=0)
+    return jc.subset(jc.load_dataset("digits"), 100, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +46,25 @@ def streamed(data, tmp_path_factory):
     return data._replace(train=on_disk(data.train, folder / "train.npy"), test=on_disk(data.test, folder / "test.npy"))
 
 
-def fitted(data, driver, recipe=RECIPE):
+def fitted(data, strategy, recipe=RECIPE):
     recipe = replace(recipe, examples=len(data.train.labels))
-    pairs = list(jc.fit(*prepare(recipe, 10), data, recipe, driver=driver))
+    pairs = list(jc.train(*model_and_optimizer(recipe, 10), data, recipe, strategy=strategy))
     return pairs[-1][0], [{k: v for k, v in row.items() if k not in TIMES} for _, row in pairs if row]
 
 
 @pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2)])
 def test_a_streamed_run_has_the_bits_of_one_in_memory(data, streamed, kind, devices):
-    driver = jc.driver(kind, devices)
-    assert feed(streamed.train, driver).fixed is None
-    (state, rows), (there, told) = fitted(data, driver), fitted(streamed, driver)
+    strategy = jc.strategy(kind, devices)
+    assert input_pipeline(streamed.train, strategy).split is None
+    (state, rows), (there, told) = fitted(data, strategy), fitted(streamed, strategy)
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(there), strict=True))
     assert rows == told
     assert "precise_eval_error" in rows[-1]
 
 
 def test_streamed_data_are_evaluated_and_predicted_like_others(data, streamed):
-    model, tx = prepare(RECIPE, 10)
-    state = start(model, tx, RECIPE, data)
+    model, tx = model_and_optimizer(RECIPE, 10)
+    state = init_state(model, tx, RECIPE, data)
     np.testing.assert_array_equal(
         jc.predict(model, state, streamed.test.images[:70]), jc.predict(model, state, data.test.images[:70])
     )
@@ -72,17 +72,17 @@ def test_streamed_data_are_evaluated_and_predicted_like_others(data, streamed):
 
 
 def test_a_scan_is_given_no_more_than_it_can_hold(monkeypatch):
-    monkeypatch.setattr(parallel.Driver, "scans", True)
-    driver, order = parallel.Driver("jit", jax.devices()[:1]), np.zeros((1000, 4), np.int32)
-    assert [len(piece) for piece in driver.pieces(order)] == [500, 500]
-    size = parallel.BYTES // 4 // 300  # bytes of an example, so that 300 steps of 4 fit
-    assert max(len(piece) for piece in driver.pieces(order, size)) == 250
-    assert {len(piece) for piece in driver.pieces(order[:5], parallel.BYTES)} == {1}
+    monkeypatch.setattr(parallel.Strategy, "scans", True)
+    strategy, order = parallel.Strategy("jit", jax.devices()[:1]), np.zeros((1000, 4), np.int32)
+    assert [len(piece) for piece in strategy.chunks(order)] == [500, 500]
+    size = parallel.MAX_CHUNK_BYTES // 4 // 300  # bytes of an example, so that 300 steps of 4 fit
+    assert max(len(piece) for piece in strategy.chunks(order, size)) == 250
+    assert {len(piece) for piece in strategy.chunks(order[:5], parallel.MAX_CHUNK_BYTES)} == {1}
 
 
 def test_reading_ahead_stays_one_piece_ahead_and_passes_errors_on():
     made = []
-    pieces = ahead(lambda x: made.append(x) or 1 / x, [1, 2, 4, 0, 5])
+    pieces = prefetch(lambda x: made.append(x) or 1 / x, [1, 2, 4, 0, 5])
     assert next(pieces) == 1
     assert len(made) <= 2  # the one in use and the next, which a thread may have begun
     assert [next(pieces), next(pieces)] == [0.5, 0.25]
@@ -124,9 +124,9 @@ DENSE = jc.Recipe(dataset="squares", model="own", batch=10, steps=120, every=60,
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_masks_are_learnt_and_counted_by_the_pixel(kind):
-    data, driver = dense_data(), jc.driver(kind, 2)
-    model, tx = Dense(), jc.optimizer(DENSE)
-    pairs = list(jc.fit(model, tx, data, DENSE, driver=driver))
+    data, strategy = dense_data(), jc.strategy(kind, 2)
+    model, tx = Dense(), jc.create_optimizer(DENSE)
+    pairs = list(jc.train(model, tx, data, DENSE, strategy=strategy))
     state, row = pairs[-1]
     logits = jc.predict(model, state, data.test.images)
     assert logits.shape == (10, 8, 8, 3)
@@ -142,7 +142,7 @@ def test_masks_are_learnt_and_counted_by_the_pixel(kind):
 def test_a_reconstruction_is_judged_against_the_normalised_image():
     recipe = replace(DENSE, loss="reconstruction", steps=40, every=40, lr=0.02, flip=True)
     data, model = dense_data(), Dense(channels=1)
-    state, row = list(jc.fit(model, jc.optimizer(recipe), data, recipe, driver=jc.driver("jit", 1)))[-1]
+    state, row = list(jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1)))[-1]
     assert row is not None
     inputs = (data.test.images / 255 - data.mean) / data.std
     outputs = jc.predict(model, state, data.test.images)
@@ -162,19 +162,35 @@ def test_a_reconstruction_is_judged_against_the_normalised_image():
 )
 def test_what_does_not_fit_masks_is_refused(changes, channels, said):
     recipe = replace(DENSE, **changes)
-    with pytest.raises(jc.RecipeError, match=said):
-        next(jc.fit(Dense(channels=channels), jc.optimizer(recipe), dense_data(), recipe, driver=jc.driver("jit", 1)))
+    with pytest.raises(jc.ArgumentError, match=said):
+        next(
+            jc.train(
+                Dense(channels=channels),
+                jc.create_optimizer(recipe),
+                dense_data(),
+                recipe,
+                strategy=jc.strategy("jit", 1),
+            )
+        )
 
 
 def test_a_classifier_is_refused_masks_and_an_image_network_labels():
     with pytest.raises(
-        jc.RecipeError,
+        jc.ArgumentError,
         match=r"the model gives \(3,\) for an image, and its label needs logits of \(8, 8, classes\): build 'unet'",
     ):
-        next(jc.fit(jc.build("mlp", 3), jc.optimizer(DENSE), dense_data(), DENSE, driver=jc.driver("jit", 1)))
-    data, recipe = jc.load("digits"), replace(DENSE, dataset="digits")
-    with pytest.raises(jc.RecipeError, match=r"its label needs logits of \(classes\): build a classifier"):
-        next(jc.fit(Dense(10), jc.optimizer(recipe), data, recipe, driver=jc.driver("jit", 1)))
+        next(
+            jc.train(
+                jc.create_model("mlp", 3),
+                jc.create_optimizer(DENSE),
+                dense_data(),
+                DENSE,
+                strategy=jc.strategy("jit", 1),
+            )
+        )
+    data, recipe = jc.load_dataset("digits"), replace(DENSE, dataset="digits")
+    with pytest.raises(jc.ArgumentError, match=r"its label needs logits of \(classes\): build a classifier"):
+        next(jc.train(Dense(10), jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1)))
 
 
 class WithAux(nn.Module):
@@ -198,12 +214,12 @@ def test_an_auxiliary_head_adds_its_loss_with_the_papers_weight(data):
         RECIPE, optimizer="sgd", decay=0.0, lr=1.0, pad=0, flip=False, steps=1, every=1, precise_bn=0, examples=100
     )
     model = WithAux()
-    tx = jc.optimizer(recipe)
-    begin = start(model, tx, recipe, data)
+    tx = jc.create_optimizer(recipe)
+    begin = init_state(model, tx, recipe, data)
     assert set(begin.params) == {"aux1", "head"}
-    assert begin.stats == {}
-    state, row = next(jc.fit(model, tx, data, recipe, driver=jc.driver("jit", 1)))
-    index = order(jnp.asarray(begin.key), 0, 1, 32, 100)[0]
+    assert begin.model_state == {}
+    state, row = next(jc.train(model, tx, data, recipe, strategy=jc.strategy("jit", 1)))
+    index = epoch_order(jnp.asarray(begin.rng), 0, 1, 32, 100)[0]
     x = (data.train.images[index] / 255 - data.mean).reshape(32, -1)
     for name, weight in (("head", 1.0), ("aux1", 0.3)):
         before, after = begin.params[name], state.params[name]
@@ -222,4 +238,4 @@ def test_the_sign_that_counts_is_the_normalised_values():
     outputs = jnp.array([[[[0.5], [-0.5], [math.nan], [-1.0]]]])
     images = jnp.array([[[[0.1], [0.1], [0.1], [-3.0]]]])
     sums = metrics.count(outputs, images, jnp.array([True]), "reconstruction")
-    assert (int(sums.n), int(sums.wrong)) == (4, 2)
+    assert (int(sums.num_examples), int(sums.num_wrong)) == (4, 2)

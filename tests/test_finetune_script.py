@@ -24,9 +24,9 @@ from experiments.look import __main__ as look_script
 from experiments.look import options as look
 from experiments.look.reading import see
 from jaxcnn import metrics
-from jaxcnn.data import named_folder, pictures
-from jaxcnn.weights import read as read_weights
+from jaxcnn.data import image_folder_with_paths, load_images
 from jaxcnn.weights import read_metadata
+from jaxcnn.weights import read_weights as read_weights
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -79,15 +79,15 @@ def test_a_folder_becomes_a_classifier_with_tables_and_figures(run):
 
 def test_what_is_kept_is_what_was_trained(run, sweets):
     """The last row's error came from the run's own state; the table and `predict` come from the file."""
-    last = jc.read_rows(run / "run")[-1]
+    last = jc.read_metrics(run / "run")[-1]
     assert float(table(run)["all"]["recall"]) == pytest.approx(100 - last["eval_error"], abs=1e-3)
     saved = read(run)
-    data, _ = named_folder(sweets, 16)
+    data, _ = image_folder_with_paths(sweets, 16)
     sums = jc.evaluate(saved.model, saved.state, data.test)
-    assert sums.error == pytest.approx(last["eval_error"], abs=1e-4)
+    assert sums.error_percent == pytest.approx(last["eval_error"], abs=1e-4)
     assert sums.mean_loss == pytest.approx(last["eval_loss"], rel=1e-5)
-    np.testing.assert_allclose(saved.state.norm.mean[3, 4], [0.485, 0.456, 0.406], rtol=1e-6)
-    np.testing.assert_allclose(saved.state.norm.std, [0.229, 0.224, 0.225], rtol=1e-6)
+    np.testing.assert_allclose(saved.state.normalizer.mean[3, 4], [0.485, 0.456, 0.406], rtol=1e-6)
+    np.testing.assert_allclose(saved.state.normalizer.std, [0.229, 0.224, 0.225], rtol=1e-6)
 
 
 def test_new_pictures_are_classified(run, sweets, tmp_path, capsys):
@@ -97,7 +97,7 @@ def test_new_pictures_are_classified(run, sweets, tmp_path, capsys):
     )
     out = capsys.readouterr().out.splitlines()
     saved = read(run)
-    logits = jc.predict(saved.model, saved.state, pictures(shown, 16)).astype(np.float64)
+    logits = jc.predict(saved.model, saved.state, load_images(shown, 16)).astype(np.float64)
     for line, path, row in zip(out[2:4], shown, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         best = np.argsort(-row)[:2]
@@ -178,7 +178,7 @@ def test_a_file_name_tells_the_terminal_nothing(run, sweets, tmp_path, capsys):
 def test_a_fine_tuned_run_can_be_looked_at(run, sweets, tmp_path, capsys, monkeypatch):
     options = look.Options(run=run / "run", parts=("errors",), out=tmp_path / "page")
     seen = see(options)
-    data, _ = named_folder(sweets, 16)
+    data, _ = image_folder_with_paths(sweets, 16)
     np.testing.assert_array_equal(seen.images, data.test.images)
     assert seen.classes == CLASSES
     there = (run / "images.json").read_text("utf-8")
@@ -215,7 +215,7 @@ def test_val_is_what_is_tested_on(sweets, tmp_path, caplog):
     lines = table(out)
     assert (lines["all"]["train"], lines["all"]["validation"]) == ("24", "12")
     assert "has no test folder: evaluate on val" in caplog.text
-    assert jc.read_rows(out / "run")[-1]["eval_split"] == "validation"
+    assert jc.read_metrics(out / "run")[-1]["eval_split"] == "validation"
 
 
 def test_class_names_are_text(tmp_path):
@@ -256,7 +256,7 @@ def test_beginning_from_weights(run, tmp_path, caplog):
 
 
 def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
-    data, _ = named_folder(sweets, 16)
+    data, _ = image_folder_with_paths(sweets, 16)
     options = replace(PRESETS["own"], model="resnet8", width=2, size=16, weights=run / "weights.safetensors")
     head = script.recipe(replace(options, train="head"), data)
     assert head.stage_rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.0)
@@ -267,7 +267,7 @@ def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
     assert script.recipe(replace(options, weights=None, crop="shift"), data).pad == 2
     part = script.recipe(replace(options, freeze=("stage1_block1",)), data)
     assert part.stage_rates["stage1_block1"] == 0
-    few, _ = named_folder(sweets, 16, validation=0.3, test=0)
+    few, _ = image_folder_with_paths(sweets, 16, validation=0.3, test=0)
     assert (script.recipe(options, few).report, script.recipe(options, few).validation) == ("validation", 15)
 
 
@@ -286,14 +286,14 @@ def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, caps
         np.testing.assert_array_equal(first[name], second[name], name)
     times = ("seconds", "images_per_second")
     rows = [
-        [{k: v for k, v in row.items() if k not in times} for row in jc.read_rows(out / "run")]
+        [{k: v for k, v in row.items() if k not in times} for row in jc.read_metrics(out / "run")]
         for out in (run, tmp_path / "out")
     ]
     assert rows[0] == rows[1]
 
 
 def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(run, sweets, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
     before = (run / "table.csv").read_text("utf-8")
     (run / "table.csv").unlink()
     assert script.main(["--images", str(sweets), *TINY, "--out", str(run)]) == 0
@@ -348,7 +348,7 @@ def test_the_preset_follows_from_the_pictures():
 
 def test_no_pixel_of_a_photograph_is_in_both_parts(tmp_path):
     samples.photographs(tmp_path / "images")
-    data, names = named_folder(tmp_path / "images", samples.SIDE, samples.SIDE)
+    data, names = image_folder_with_paths(tmp_path / "images", samples.SIDE, samples.SIDE)
     assert data.classes == ("china", "flower", "hopper")
     spans = {part: {} for part in ("train", "test")}
     for part in spans:
@@ -377,10 +377,10 @@ def fake_cifar(n=24):
 
 
 def test_cifar10_as_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(jc, "load", lambda *a: fake_cifar())
+    monkeypatch.setattr(jc, "load_dataset", lambda *a: fake_cifar())
     monkeypatch.setattr(samples, "CIFAR", (5, 3))
     samples.cifar10(tmp_path / "images")
-    data, names = named_folder(tmp_path / "images", 32, 32)
+    data, names = image_folder_with_paths(tmp_path / "images", 32, 32)
     truth = fake_cifar()
     assert data.classes == truth.classes
     assert (np.bincount(data.train.labels) == 5).all()
@@ -391,7 +391,7 @@ def test_cifar10_as_files(tmp_path, monkeypatch):
 
 
 def test_the_transfer_study(tmp_path, monkeypatch):
-    monkeypatch.setattr(jc, "load", lambda *a: fake_cifar())
+    monkeypatch.setattr(jc, "load_dataset", lambda *a: fake_cifar())
     args = [
         "--model",
         "convnet",
@@ -415,7 +415,7 @@ def test_the_transfer_study(tmp_path, monkeypatch):
     assert all(run.recipe.stage_rates == {} for name, run in runs.items() if "head" not in name)
     with (tmp_path / "table.csv").open() as file:
         assert [line["begins"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
-    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
     assert transfer.main(args) == 0
     assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
 

@@ -20,7 +20,17 @@ import pytest
 from data_fakes import bare_machine, flip, one_line  # noqa: F401
 from PIL import Image
 
-from jaxcnn.data import DataError, PictureError, folder, named_folder, picture, pictures, squares, statistics, temporary
+from jaxcnn.data import (
+    DataError,
+    ImageError,
+    channel_statistics,
+    image_folder,
+    image_folder_with_paths,
+    load_image,
+    load_images,
+    squares,
+    temporary,
+)
 from jaxcnn.data.listing import PARTS
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -38,7 +48,7 @@ def saved(array, path, **options):
 
 def whole(path, side):
     """A square picture as it is."""
-    return picture(path, size=side, resize=side)
+    return load_image(path, size=side, resize=side)
 
 
 def put(root, name, seed=0, **options):
@@ -71,7 +81,7 @@ def triangle(n_in, n_out):
 @pytest.mark.parametrize(("height", "width"), [(60, 41), (37, 90), (20, 20), (10, 13)])
 def test_the_shorter_side_is_resized_and_the_middle_cut_out_as_torchvision_does(height, width, tmp_path):
     image = drawing(height, width)
-    found = picture(saved(image, tmp_path / "a.png"), size=21)
+    found = load_image(saved(image, tmp_path / "a.png"), size=21)
     resize = 24  # 21 * 256 / 224
     # Resize: the longer side rounds down; CenterCrop: the corner rounds to even.
     high, wide = (int(resize * side / min(height, width)) for side in (height, width))
@@ -257,8 +267,8 @@ def broken_files(root):
 def test_everything_broken_is_told_at_once(tmp_path, monkeypatch):
     reasons = broken_files(tmp_path / "a")
     monkeypatch.setattr(Image.Image, "draft", None)
-    with pytest.raises(PictureError) as caught:
-        pictures([tmp_path / "a" / name for name in ["good.jpg", *reasons]])
+    with pytest.raises(ImageError) as caught:
+        load_images([tmp_path / "a" / name for name in ["good.jpg", *reasons]])
     assert [Path(name).name for name, _ in caught.value.broken] == list(reasons)
     for (name, found), expected in zip(caught.value.broken, reasons.values(), strict=True):
         assert expected in found, name
@@ -269,23 +279,23 @@ def test_everything_broken_is_told_at_once(tmp_path, monkeypatch):
 def test_a_large_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(bomb(9_500, 9_500))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("it decoded"))
-    with pytest.raises(PictureError, match="9500 x 9500"):
-        picture(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="9500 x 9500"):
+        load_image(tmp_path / "a.png")
 
 
 def test_a_folder_with_broken_pictures_is_refused_or_read_without_them(fruit, caplog):
     put(fruit, "apple/good.png", 77)
     broken_files(fruit / "apple")
     (fruit / "lime/phone.HEIC").write_bytes(b"ftypheic")
-    with pytest.raises(PictureError) as caught:
-        folder(fruit, 8, 8)
+    with pytest.raises(ImageError) as caught:
+        image_folder(fruit, 8, 8)
     assert len(caught.value.broken) == 9  # at 8 pixels the long one will do
     assert "skip_broken=True" in one_line(caught)
     assert ("phone.HEIC", "heic is not read here; convert it to JPEG") in [
         (Path(name).name, why) for name, why in caught.value.broken
     ]
     with caplog.at_level(logging.WARNING):
-        data, names = named_folder(fruit, 8, 8, skip_broken=True)
+        data, names = image_folder_with_paths(fruit, 8, 8, skip_broken=True)
     assert "9 files are no pictures" in caplog.text
     found = {name for part in names.values() for name in part}
     assert {"apple/good.png", "apple/good.jpg", "apple/long.png"} <= found
@@ -297,7 +307,7 @@ def test_a_folder_with_broken_pictures_is_refused_or_read_without_them(fruit, ca
 
 
 def test_a_folder_of_classes(fruit):
-    data, names = named_folder(fruit, 8, 8, test=0.4, validation=0.2)
+    data, names = image_folder_with_paths(fruit, 8, 8, test=0.4, validation=0.2)
     assert data.name == "folder"
     assert data.classes == ("apple", "lime", "plum")
     counts = {part: np.bincount(getattr(data, part).labels, minlength=3).tolist() for part in names}
@@ -311,21 +321,21 @@ def test_a_folder_of_classes(fruit):
             assert name.startswith(data.classes[label])
             np.testing.assert_array_equal(image, np.asarray(Image.open(fruit / name)))
     assert len({name for own in names.values() for name in own}) == 15
-    mean, std = statistics(data.train.images)
+    mean, std = channel_statistics(data.train.images)
     np.testing.assert_array_equal(data.mean, mean)
     np.testing.assert_array_equal(data.std, std)
 
 
 def test_the_choice_depends_on_the_seed_and_the_names_alone(fruit, tmp_path, monkeypatch):
-    first = named_folder(fruit, 8, 8, test=0.4)[1]
-    assert named_folder(fruit, 8, 8, test=0.4, seed=1)[1] != first
+    first = image_folder_with_paths(fruit, 8, 8, test=0.4)[1]
+    assert image_folder_with_paths(fruit, 8, 8, test=0.4, seed=1)[1] != first
     listed = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda self: sorted(listed(self), reverse=True))
     monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "elsewhere"))
-    assert named_folder(fruit, 8, 8, test=0.4)[1] == first
+    assert image_folder_with_paths(fruit, 8, 8, test=0.4)[1] == first
     put(fruit, "kiwi/0.png", 90)
     put(fruit, "kiwi/1.png", 91)
-    more = named_folder(fruit, 8, 8, test=0.4)[1]
+    more = image_folder_with_paths(fruit, 8, 8, test=0.4)[1]
     assert [name for name in more["test"] if "kiwi" not in name] == list(first["test"])
 
 
@@ -340,11 +350,11 @@ def test_a_folder_of_parts(train, validation, test, tmp_path, caplog):
             for i in range(n if part else 0):
                 put(tmp_path, f"{part}/{name}/deep/er/{i}.png", next(seeds))
     (tmp_path / "notes").mkdir()
-    data, names = named_folder(tmp_path, 8, 8)
+    data, names = image_folder_with_paths(tmp_path, 8, 8)
     assert [len(names[part]) for part in PARTS] == ([8, 4, 6] if test else [8, 4, 0])
     assert (f"evaluate on {validation}" in caplog.text) == (not test)
     caplog.clear()
-    data, names = named_folder(tmp_path, 8, 8, test=0.25)
+    data, names = image_folder_with_paths(tmp_path, 8, 8, test=0.25)
     assert [len(names[part]) for part in PARTS] == ([8, 4, 6] if test else [6, 4, 2])
     assert ("0.25 of each class of train" in caplog.text) == (not test)
     assert all(name.startswith(f"{validation}/") for name in names["validation"])
@@ -358,7 +368,7 @@ def test_a_class_may_be_called_train(nested, tmp_path):
         for i in range(5):
             deep = "red/" if nested and name != "train" else ""
             put(tmp_path, f"{name}/{deep}{i}.png", next(seeds))
-    data = folder(tmp_path, 8, 8)
+    data = image_folder(tmp_path, 8, 8)
     assert data.classes == ("boat", "car", "test", "train")
     assert (len(data.train.labels), len(data.test.labels)) == (16, 4)
 
@@ -366,13 +376,13 @@ def test_a_class_may_be_called_train(nested, tmp_path):
 def test_folders_beside_parts_that_agree_are_passed_over(tmp_path, caplog):
     for i, name in enumerate(("train/cat/1", "train/dog/1", "test/cat/1", "test/dog/1", "more/1")):
         put(tmp_path, f"{name}.png", i)
-    data = folder(tmp_path, 8, 8)
+    data = image_folder(tmp_path, 8, 8)
     assert (data.classes, len(data.train.labels), len(data.test.labels)) == (("cat", "dog"), 2, 2)
     assert "passed over, for no picture's name: 1, more/" in caplog.text
 
 
 def test_no_test_part_if_none_is_asked_for(fruit):
-    data = folder(fruit, 8, 8, test=0)
+    data = image_folder(fruit, 8, 8, test=0)
     assert (len(data.train.labels), data.test.images.shape) == (15, (0, 8, 8, 3))
 
 
@@ -388,12 +398,12 @@ def test_litter_is_skipped_and_other_files_are_named(fruit, caplog):
         (fruit / name).parent.mkdir(parents=True, exist_ok=True)
         (fruit / name).write_bytes(b"x")
     with caplog.at_level(logging.WARNING):
-        assert len(folder(fruit, 8, 8, test=0).train.labels) == 15
+        assert len(image_folder(fruit, 8, 8, test=0).train.labels) == 15
     assert not caplog.text
     for name in ("notes.txt", "lime/labels.csv"):
         (fruit / name).write_bytes(b"x")
     with caplog.at_level(logging.WARNING):
-        folder(fruit, 8, 8)
+        image_folder(fruit, 8, 8)
     (line,) = caplog.messages
     assert line.endswith("passed over, for no picture's name: 2, lime/labels.csv, notes.txt")
 
@@ -404,7 +414,7 @@ def test_links_are_followed_but_not_in_a_ring(fruit, tmp_path, caplog):
     (fruit / "kiwi").symlink_to(fruit / "plum")  # a class that is a link
     (fruit / "lime/round").symlink_to(fruit / "lime")
     with caplog.at_level(logging.WARNING):
-        data, names = named_folder(fruit, 8, 8, test=0)
+        data, names = image_folder_with_paths(fruit, 8, 8, test=0)
     assert "lime/round leads back to" in caplog.text
     assert "3 pictures are in two classes" in caplog.text
     assert len(data.train.labels) == 15 + 1 + 3
@@ -419,7 +429,7 @@ def test_the_same_bytes_in_two_parts_are_told_each_time(fruit, tmp_path, caplog)
     for _ in range(2):  # the second time from the cache
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            folder(tmp_path / "both", 8, 8)
+            image_folder(tmp_path / "both", 8, 8)
         (line,) = caplog.messages
         assert (
             "1 picture is in two parts with the same bytes, the first train/cat/train.png and test/cat/copy.png" in line
@@ -507,7 +517,7 @@ def test_a_folder_that_is_none_is_one_line(make, says, tmp_path):
     root.mkdir()
     make(root)
     with pytest.raises(DataError) as caught:
-        folder(root, 8)
+        image_folder(root, 8)
     assert says in one_line(caught).replace("val and test", "test and val")
 
 
@@ -527,7 +537,7 @@ def test_a_folder_that_is_none_is_one_line(make, says, tmp_path):
 )
 def test_options_that_cannot_be_meant(options, says, fruit):
     with pytest.raises(DataError) as caught:
-        folder(**({"path": fruit, "size": 8} | options))
+        image_folder(**({"path": fruit, "size": 8} | options))
     assert says in one_line(caught)
 
 
@@ -539,16 +549,16 @@ def no_decoding(monkeypatch):
 
 
 def test_pictures_are_decoded_once(fruit, monkeypatch):
-    first, names = named_folder(fruit, 8, 8)
+    first, names = image_folder_with_paths(fruit, 8, 8)
     with monkeypatch.context() as patch:
         no_decoding(patch)
-        again, same = named_folder(fruit, 8, 8)
+        again, same = image_folder_with_paths(fruit, 8, 8)
     assert names == same
     np.testing.assert_array_equal(again.train.images, first.train.images)
     np.testing.assert_array_equal(again.mean, first.mean)
     np.testing.assert_array_equal(again.std, first.std)
     put(fruit, "plum/2.png", 60)  # another picture of the same name
-    data, names = named_folder(fruit, 8, 8)
+    data, names = image_folder_with_paths(fruit, 8, 8)
     part = "train" if "plum/2.png" in names["train"] else "test"
     image = getattr(data, part).images[names[part].index("plum/2.png")]
     np.testing.assert_array_equal(image, drawing(8, 8, seed=60))
@@ -556,8 +566,8 @@ def test_pictures_are_decoded_once(fruit, monkeypatch):
 
 def test_other_options_are_kept_apart_and_a_change_takes_the_old_ones_place(fruit, tmp_path):
     for _ in range(2):
-        folder(fruit, 8, 8)
-        folder(fruit, 6, 8)
+        image_folder(fruit, 8, 8)
+        image_folder(fruit, 6, 8)
         put(fruit, "plum/9.png", 61)
     there = list((tmp_path / "cache/data").iterdir())
     assert len(there) == 2
@@ -565,10 +575,10 @@ def test_other_options_are_kept_apart_and_a_change_takes_the_old_ones_place(frui
 
 
 def test_large_folders_stay_on_the_disk_and_hold_the_same(fruit, monkeypatch):
-    small = folder(fruit, 8, 8, validation=0.2)
+    small = image_folder(fruit, 8, 8, validation=0.2)
     with monkeypatch.context() as patch:
         no_decoding(patch)
-        large = folder(fruit, 8, 8, validation=0.2, memory=100)
+        large = image_folder(fruit, 8, 8, validation=0.2, memory=100)
     for part in ("train", "validation", "test"):
         images = getattr(large, part).images
         assert isinstance(images, np.memmap)
@@ -576,13 +586,13 @@ def test_large_folders_stay_on_the_disk_and_hold_the_same(fruit, monkeypatch):
         np.testing.assert_array_equal(images, getattr(small, part).images)
     assert not isinstance(small.train.images, np.memmap)
     np.testing.assert_array_equal(large.mean, small.mean)
-    fresh = folder(fruit, 8, 8, validation=0.3, memory=100)
+    fresh = image_folder(fruit, 8, 8, validation=0.3, memory=100)
     assert isinstance(fresh.train.images, np.memmap)
 
 
 @pytest.mark.parametrize("damage", ["images", "json", "cut"])
 def test_a_damaged_cache_is_made_anew_with_a_message(damage, fruit, tmp_path, caplog):
-    first = folder(fruit, 8, 8)
+    first = image_folder(fruit, 8, 8)
     (place,) = (tmp_path / "cache/data").iterdir()
     images = place / "images.npy"
     if damage == "images":
@@ -593,7 +603,7 @@ def test_a_damaged_cache_is_made_anew_with_a_message(damage, fruit, tmp_path, ca
         about = json.loads((place / "pictures.json").read_text())
         (place / "pictures.json").write_text(json.dumps({"format": 1, "stamp": about["stamp"]}))
     with caplog.at_level(logging.WARNING):
-        again = folder(fruit, 8, 8, memory=100 if damage == "cut" else 1 << 30)
+        again = image_folder(fruit, 8, 8, memory=100 if damage == "cut" else 1 << 30)
     assert "is damaged" in caplog.text
     np.testing.assert_array_equal(again.train.images, first.train.images)
 
@@ -602,10 +612,10 @@ def test_a_cache_that_cannot_be_written_costs_a_note_or_where_it_must_be_an_erro
     (tmp_path / "plain").write_text("a file")
     monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "plain"))
     with caplog.at_level(logging.WARNING):
-        assert folder(fruit, 8, 8).train.images.shape == (12, 8, 8, 3)
+        assert image_folder(fruit, 8, 8).train.images.shape == (12, 8, 8, 3)
     assert "is not kept in" in caplog.text
     with pytest.raises(DataError, match="set JAXCNN_CACHE to a folder of a larger disk"):
-        folder(fruit, 8, 8, memory=100)
+        image_folder(fruit, 8, 8, memory=100)
 
 
 # Space on the disk
@@ -621,7 +631,7 @@ def test_space_for_large_folders_is_reserved_before_anything_is_decoded(fruit, t
     with pytest.raises(
         DataError, match=r"15 pictures .* cannot be kept in .*: No space left on device; set JAXCNN_CACHE"
     ) as caught:
-        folder(fruit, 8, 8, memory=100)
+        image_folder(fruit, 8, 8, memory=100)
     one_line(caught)
     assert not list((tmp_path / "cache/data").iterdir())
 
@@ -660,7 +670,7 @@ def test_folders_that_killed_processes_left_are_removed_and_others_kept(tmp_path
 
 def test_two_first_reads_of_one_folder_at_once(fruit, tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: folder(fruit, 8, 8, memory=100), range(8)))
+        found = list(pool.map(lambda _: image_folder(fruit, 8, 8, memory=100), range(8)))
     for one in found[1:]:
         np.testing.assert_array_equal(one.train.images, found[0].train.images)
     (place,) = (tmp_path / "cache/data").iterdir()
@@ -679,7 +689,7 @@ def test_pictures_of_few_levels_in_16_bits_are_warned_of(fruit, tmp_path, caplog
     for _ in range(2):  # the second time from the cache
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            folder(fruit, 8, 8)
+            image_folder(fruit, 8, 8)
         (line,) = caplog.messages
         assert "2 pictures of 16 bits with no level above 4095 of 65535, the first apple/12.png" in line
         assert "multiply them by 16" in line
@@ -717,7 +727,7 @@ def test_pictures_in_memory_at_once_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(squares, "_SMALL", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     paths = [saved(np.zeros((60, 60, 3), np.uint8), tmp_path / f"{i}.png") for i in range(20)]
-    pictures([*paths, saved(np.zeros((300, 300, 3), np.uint8), tmp_path / "huge.png")], 8, 8)
+    load_images([*paths, saved(np.zeros((300, 300, 3), np.uint8), tmp_path / "huge.png")], 8, 8)
     assert len(most) == 21
     assert sorted(most)[-1] > budget.total  # the huge one, alone
     assert sorted(most)[-2] <= budget.total

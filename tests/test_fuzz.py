@@ -28,7 +28,7 @@ PACKAGE = str(Path(jc.__file__).parent)
 SECONDS = 60
 """After which a call hangs. None of them trains for more than a few steps."""
 
-CONSTRUCTORS = {"Dataset", "Split", "State", "Sums", "CheckpointError", "DataError", "RecipeError", "WeightsError"}
+CONSTRUCTORS = {"Dataset", "Split", "State", "Sums", "CheckpointError", "DataError", "ArgumentError", "WeightsError"}
 """Tuples and errors, which take anything; what uses them is what checks them."""
 
 FUNCTIONS = {"loss", "gradient", "resume", "pause", "names"}
@@ -156,10 +156,10 @@ def made(folder: Path) -> tuple[Any, ...]:
     recipe = jc.Recipe(
         "own", "convnet", options=options, steps=2, batch=4, every=1, drops=(1,), mean="none", validation=6
     )
-    model, tx = jc.build("convnet", 3, **options), jc.optimizer(recipe)
-    normed = jc.build("convnet", 3, batch_norm=True, **options)
-    state, other = (jc.start(network, tx, recipe, data) for network in (model, normed))
-    jc.export(model, state, folder / "weights.safetensors")
+    model, tx = jc.create_model("convnet", 3, **options), jc.create_optimizer(recipe)
+    normed = jc.create_model("convnet", 3, batch_norm=True, **options)
+    state, other = (jc.init_state(network, tx, recipe, data) for network in (model, normed))
+    jc.export_weights(model, state, folder / "weights.safetensors")
     (folder / "run").mkdir()
     (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "rate": 0.1}\n')
     for part in "ab":
@@ -178,8 +178,8 @@ def quadratic(params, *args):
 def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """A good call of each public function: the function and its arguments by name."""
     folder, data, recipe, model, tx, state, normed, other = things
-    params, one, key = {"a": jnp.ones(3)}, jc.driver("jit", devices=1), jax.random.key(0)
-    variables = {"params": state.params, **state.stats}
+    params, one, key = {"a": jnp.ones(3)}, jc.strategy("jit", devices=1), jax.random.key(0)
+    variables = {"params": state.params, **state.model_state}
 
     def saved(folder, keep_every, state):
         with jc.Checkpoints(folder, keep_every) as checkpoints:
@@ -192,15 +192,15 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
             log.write(step=step, train_loss=row)
 
     def built(name, classes, **options):
-        return jc.build(name, classes, **options)
+        return jc.create_model(name, classes, **options)
 
     def differentiated(model, loss):
-        jax.grad(jc.objective(model, loss))(
-            state.params, state.stats, data.train.images / np.float32(255), data.train.labels
+        jax.grad(jc.loss_fn(model, loss))(
+            state.params, state.model_state, data.train.images / np.float32(255), data.train.labels
         )
 
     def stepped(model, tx, loss, freeze, axis, pad):
-        return jc.make_step(model, tx, loss=loss, freeze=freeze, axis=axis, pad=pad)
+        return jc.make_train_step(model, tx, loss=loss, freeze=freeze, axis=axis, pad=pad)
 
     common, nothing = {"model": model, "state": state}, jc.Split(*(part[:0] for part in data.train))
     return {
@@ -211,22 +211,22 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
             {"folder": out / "log", "recipe": recipe, "facts": {"a": 1}, "step": 1, "row": 0.5}
             | {"model": model, "tx": tx, "data": data},
         ),
-        "adopt": (jc.adopt, {"state": state, "variables": variables}),
+        "adopt": (jc.with_variables, {"state": state, "variables": variables}),
         "build": (built, {"name": "convnet", "classes": 3, "width": 2, "hidden": 3, "batch_norm": False}),
-        "driver": (jc.driver, {"kind": "jit", "devices": 1}),
+        "strategy": (jc.strategy, {"kind": "jit", "devices": 1}),
         "eigenvalues": (jc.eigenvalues, {"loss": quadratic, "params": params, "key": key, "iterations": 3}),
-        "evaluate": (jc.evaluate, {**common, "split": data.test, "batch": 4, "driver": one, "loss": "cross-entropy"}),
+        "evaluate": (jc.evaluate, {**common, "split": data.test, "batch": 4, "strategy": one, "loss": "cross-entropy"}),
         "export": (
-            jc.export,
+            jc.export_weights,
             {"model": model, "variables": variables, "file": out / "w.safetensors", "metadata": {"by": "us"}},
         ),
         "fit": (
-            lambda **given: next(iter(jc.fit(**given))),
+            lambda **given: next(iter(jc.train(**given))),
             {"model": model, "tx": tx, "data": data, "recipe": recipe, "resume": lambda state: None}
-            | {"warm_start": False, "driver": one, "pause": lambda step: step},
+            | {"warm_start": False, "strategy": one, "pause": lambda step: step},
         ),
         "folder": (
-            jc.folder,
+            jc.image_folder,
             {"path": folder / "pictures", "size": 8, "resize": 10, "validation": 0.2, "test": 0.2, "seed": 0}
             | {"skip_broken": False, "memory": 2**31},
         ),
@@ -238,10 +238,10 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
             jc.hold_out,
             {"data": data._replace(validation=nothing), "n": 3, "seed": 0},
         ),
-        "load": (jc.load, {"name": "digits", "data_dir": None, "validation": 3, "seed": 0}),
+        "load": (jc.load_dataset, {"name": "digits", "data_dir": None, "validation": 3, "seed": 0}),
         "lr_range_test": (
-            jc.lr_range_test,
-            {"model": model, "data": data, "recipe": recipe, "low": 1e-3, "high": 1.0, "steps": 10, "driver": one},
+            jc.lr_finder,
+            {"model": model, "data": data, "recipe": recipe, "low": 1e-3, "high": 1.0, "steps": 10, "strategy": one},
         ),
         "make_step": (
             stepped,
@@ -252,21 +252,21 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
             {"gradient": lambda params, batch: params, "params": params, "batches": [jnp.ones(3), jnp.zeros(3)]},
         ),
         "objective": (differentiated, {"model": model, "loss": "cross-entropy"}),
-        "optimizer": (jc.optimizer, {"recipe": recipe}),
-        "parameters": (jc.parameters, {"model": model, "shape": (8, 8, 1)}),
+        "optimizer": (jc.create_optimizer, {"recipe": recipe}),
+        "parameters": (jc.count_parameters, {"model": model, "shape": (8, 8, 1)}),
         "precise": (
-            jc.precise,
-            {"model": normed, "state": other, "split": data.train, "n": 8, "batch": 4, "driver": one},
+            jc.recompute_batch_stats,
+            {"model": normed, "state": other, "split": data.train, "n": 8, "batch": 4, "strategy": one},
         ),
         "predict": (jc.predict, {**common, "images": data.test.images, "batch": 4}),
         "pretrained": (
-            jc.pretrained,
+            jc.load_weights,
             {"model": model, "file": folder / "weights.safetensors", "shape": (8, 8, 1), "seed": 0, "names": None}
             | {"entry": None, "shortcut_padding": None, "stride_in_3x3": None},
         ),
-        "read_rows": (jc.read_rows, {"folder": folder / "run"}),
+        "read_rows": (jc.read_metrics, {"folder": folder / "run"}),
         "sharpness": (jc.sharpness, {"loss": quadratic, "params": params, "key": key, "tolerance": 1e-2, "most": 5}),
-        "start": (jc.start, {"model": model, "tx": tx, "recipe": recipe, "data": data}),
+        "start": (jc.init_state, {"model": model, "tx": tx, "recipe": recipe, "data": data}),
         "subset": (jc.subset, {"data": data, "n": 6, "seed": 0}),
         "summary": (jc.summary, {"model": model, "shape": (8, 8, 1)}),
     }
@@ -341,15 +341,15 @@ def test_every_public_function_is_tried(things, tmp_path):
 
 
 def test_the_fuzzer_sees_a_raw_error_and_an_error_of_several_lines():
-    from jaxcnn.data import DataError, statistics
+    from jaxcnn.data import DataError, channel_statistics
 
     def lines():
         raise DataError("one\ntwo")
 
     nothing: Any = None
-    assert "raw at types.py" in str(fault(lambda: statistics(nothing)))
+    assert "raw at types.py" in str(fault(lambda: channel_statistics(nothing)))
     assert "raw" in str(fault(lines))  # not raised in the library
-    assert fault(lambda: jc.driver("tpu")) is None
+    assert fault(lambda: jc.strategy("tpu")) is None
 
 
 @pytest.mark.parametrize("name", NAMES)

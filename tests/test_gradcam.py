@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.augment import norm
+from jaxcnn.augment import make_normalizer
 from jaxcnn.data.types import assemble
-from jaxcnn.look import gradcam, stages
+from jaxcnn.look import gradcam, stage_shapes
 from jaxcnn.models.layers import stage
-from jaxcnn.state import start
+from jaxcnn.state import init_state
 
 RNG = np.random.default_rng(0)
 
@@ -40,13 +40,13 @@ def run():
     split = jc.Split(images, np.arange(5, dtype=np.int32) % 3)
     data = assemble("own", split, split, (6, 8, 2), ("a", "b", "c"))
     recipe, model = jc.Recipe(dataset="own", model="own"), Two()
-    return model, start(model, jc.optimizer(recipe), recipe, data), images
+    return model, init_state(model, jc.create_optimizer(recipe), recipe, data), images
 
 
 def by_hand(model, state, images, classes, squares):
     """Equations 1 and 2 with the derivatives on paper: d logit_c / d pooled_k = W_kc, of squares 2 x / (h w)."""
     outputs: Any = model.apply(
-        {"params": state.params}, jnp.asarray(images / 255 - state.norm.mean, jnp.float32), stages=True
+        {"params": state.params}, jnp.asarray(images / 255 - state.normalizer.mean, jnp.float32), stages=True
     )
     maps, weights = np.asarray(outputs[1]["maps"]), np.asarray(state.params["head"]["kernel"])
     heats = []
@@ -85,7 +85,7 @@ def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
     data = assemble("patches", split, split, (16, 16, 3), ("green", "red"))
     recipe = jc.Recipe(dataset="patches", model="own", steps=60, batch=50, pad=0, flip=False, lr=0.3, every=60)
     model = Two(classes=2)
-    state, row = list(jc.fit(model, jc.optimizer(recipe), data, recipe, driver=jc.driver("jit", 1)))[-1]
+    state, row = list(jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1)))[-1]
     assert row is not None
     assert row["eval_error"] == 0
     heat = gradcam(model, state, images[:50], labels[:50], "maps")
@@ -98,9 +98,9 @@ def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
 
 @pytest.mark.parametrize("network", ["resnet8", "convnet", "lenet5"])
 def test_every_stage_is_in_the_path_of_the_logits(network):
-    model, shape = jc.build(network, 10), (28, 28, 1)
+    model, shape = jc.create_model(network, 10), (28, 28, 1)
     variables = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    image, there = jnp.asarray(RNG.normal(size=(1, *shape)), jnp.float32), stages(model, shape)
+    image, there = jnp.asarray(RNG.normal(size=(1, *shape)), jnp.float32), stage_shapes(model, shape)
 
     def total(nudges):
         logits: Any = model.apply({**variables, "nudges": nudges}, image)
@@ -116,24 +116,27 @@ def test_every_stage_is_in_the_path_of_the_logits(network):
 )
 def test_a_stage_that_cannot_be_asked_is_refused_with_those_that_can(run, stage, said):
     model, state, images = run
-    with pytest.raises(jc.RecipeError, match=said):
+    with pytest.raises(jc.ArgumentError, match=said):
         gradcam(model, state, images, stage=stage)
 
 
 def test_other_mistakes_are_named(run):
     model, state, images = run
-    with pytest.raises(jc.RecipeError, match="expected one class for each of the 5 images"):
+    with pytest.raises(jc.ArgumentError, match="expected one class for each of the 5 images"):
         gradcam(model, state, images, np.array([1, 2]))
     with pytest.raises(jc.DataError, match="uint8"):
         gradcam(model, state, images.astype(np.float32))
-    with pytest.raises(jc.RecipeError, match="MLP has no stage whose output is maps"):
-        gradcam(jc.build("mlp", 3), state, images)
+    with pytest.raises(jc.ArgumentError, match="MLP has no stage whose output is maps"):
+        gradcam(jc.create_model("mlp", 3), state, images)
 
 
 def test_where_nothing_speaks_for_the_class_there_is_no_heat(run):
     model, state, images = run
     params = state.params | {"head": {"kernel": -np.ones((4, 3), np.float32), "bias": np.zeros(3, np.float32)}}
     heat = gradcam(
-        model, state._replace(params=params, norm=norm(np.zeros((6, 8, 2)), np.ones(2))), images, stage="maps"
+        model,
+        state._replace(params=params, normalizer=make_normalizer(np.zeros((6, 8, 2)), np.ones(2))),
+        images,
+        stage="maps",
     )
     np.testing.assert_array_equal(heat, 0)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxcnn.models import build
+from jaxcnn.models import create_model
 
 REFERENCE = {"xla_disable_hlo_passes": "algsimp"}
 CLASSES = 3
@@ -71,7 +71,7 @@ def gradients(case: Case, seed: int):
     """The loss and its gradient, and the same from the reference program."""
     rng = np.random.default_rng(seed)
     options = case.options | ({"bn_group": case.group} if case.group else {})
-    model = build(case.name, CLASSES, **options)
+    model = create_model(case.name, CLASSES, **options)
     x = jnp.asarray(rng.normal(size=case.shape), jnp.float32)
     variables = dict(model.lazy_init(jax.random.key(seed), jax.ShapeDtypeStruct(x.shape, x.dtype)))
     params = variables.pop("params")

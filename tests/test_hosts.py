@@ -27,10 +27,10 @@ if count > 1:
     hosts.join(f"127.0.0.1:{port}", count, me)
 import jaxcnn as jc
 assert jax.process_count() == count and len(jax.devices()) == 4
-data = jc.load("digits")
+data = jc.load_dataset("digits")
 recipe = jc.Recipe(dataset="digits", model="resnet8", batch=32, steps=4, every=2, pad=1, flip=True)
-model = jc.build("resnet8", 10, width=4)
-rows = [row for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe)]
+model = jc.create_model("resnet8", 10, width=4)
+rows = [row for _, row in jc.train(model, jc.create_optimizer(recipe), data, recipe)]
 print(json.dumps([[row[k] for k in ("train_loss", "eval_loss", "eval_error", "grad_norm")] for row in rows]))
 """
 STUDY = ["--depths", "8", "--families", "residual", "--width", "4", "--batch", "256", "--seeds", "1", "--lr", "0.001"]
@@ -118,7 +118,7 @@ def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_
     whole = start(["-m", "experiments.depth", *STUDY, "--out", str(tmp_path / "whole")])
     assert ended([whole], 120)[0] == [0]
     assert not list(tmp_path.glob("*-of-the-other"))  # process 1 wrote nothing
-    rows, expected = (jc.read_rows(folder / "resnet8-seed0") for folder in (out, tmp_path / "whole"))
+    rows, expected = (jc.read_metrics(folder / "resnet8-seed0") for folder in (out, tmp_path / "whole"))
     assert [row["step"] for row in rows] == list(range(80, 561, 80))
     for mine, theirs in zip(rows, expected, strict=True):
         for name in ("train_loss", "eval_loss"):  # at a low rate, so that rounding does not grow to more than that
@@ -191,8 +191,8 @@ def test_a_process_that_finds_no_other_ends_with_one_line():
     ],
 )
 def test_mistakes_are_one_line_and_nobody_is_waited_for(given, says):
-    with pytest.raises(jc.RecipeError, match=says) as error:
-        hosts.join(*given)
+    with pytest.raises(jc.ArgumentError, match=says) as error:
+        hosts.initialize(*given)
     assert "\n" not in str(error.value)
 
 
@@ -200,24 +200,29 @@ def test_a_port_in_use_is_one_line():
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        with pytest.raises(jc.RecipeError, match="write another one"):
-            hosts.join(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
+        with pytest.raises(jc.ArgumentError, match="write another one"):
+            hosts.initialize(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
 
 
 def test_one_process_tells_itself():
     """No special case: the same calls, and what is told is the thing itself."""
     state = {"a": np.arange(3.0)}
-    assert hosts.told(lambda: state) is state
-    assert hosts.told_arrays(lambda: state, state) is state
-    assert (hosts.several(), hosts.first(), hosts.most(7), hosts.same("x")) == (False, True, 7, True)
+    assert hosts.broadcast_from_primary(lambda: state) is state
+    assert hosts.broadcast_arrays_from_primary(lambda: state, state) is state
+    assert (hosts.is_multihost(), hosts.is_primary(), hosts.global_max(7), hosts.all_equal("x")) == (
+        False,
+        True,
+        7,
+        True,
+    )
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError])
 def test_a_lost_peer_is_one_line_whatever_the_type_of_the_error(monkeypatch, capsys, kind):
     left = []
-    monkeypatch.setattr(hosts, "several", lambda: True)
+    monkeypatch.setattr(hosts, "is_multihost", lambda: True)
     monkeypatch.setattr(hosts.os, "_exit", left.append)
-    with pytest.raises(kind), hosts.together():
+    with pytest.raises(kind), hosts.abort_all_on_error():
         raise kind("all-reduce failed: [pair.cc:538] Read error: Connection reset by peer")
     assert left[0] == 1
     assert capsys.readouterr().err.startswith("error: another process of this job has ended")

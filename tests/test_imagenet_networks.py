@@ -15,15 +15,15 @@ from scipy.ndimage import uniform_filter1d
 from scipy.signal import correlate
 from test_models import close, drawn, images, np_conv, one_line, run
 
-from jaxcnn.models import GoogLeNet, PreResNet, ResNet, build, googlenet, parameters
+from jaxcnn.models import GoogLeNet, PreActResNet, ResNet, count_parameters, create_model, googlenet
 from jaxcnn.models.googlenet import Auxiliary, Inception, _shifted
 from jaxcnn.models.imagenet import Bottleneck
 from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, Dropout, conv, halved
+from jaxcnn.models.layers import BatchNorm, Dropout, conv, pool_2x2
 from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
-from jaxcnn.models.preact import PreBlock
+from jaxcnn.models.preact import PreActBlock
 from jaxcnn.models.resnet import Block
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 RESNETS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
 COUNTS = {f"resnet{depth}": count for depth, count in RESNETS.items()}
@@ -47,7 +47,7 @@ def abstract(model, shape=(224, 224, 3), batch=1):
 
 def shapes(name, side, **options):
     """The shapes of a network's stages; nothing is computed."""
-    model, x = build(name, 7, **options), jax.ShapeDtypeStruct((2, side, side, 3), "float32")
+    model, x = create_model(name, 7, **options), jax.ShapeDtypeStruct((2, side, side, 3), "float32")
     (logits, seen), _ = jax.eval_shape(partial(model.init_with_output, stages=True), jax.random.key(0), x)
     assert logits.shape == (2, 7)
     return {key: maps.shape[1:] for key, maps in seen.items()}
@@ -72,31 +72,31 @@ def double(tree):
 
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
 def test_parameters_are_the_published(name, count):
-    assert parameters(build(name, 1000), (224, 224, 3)) == count
+    assert count_parameters(create_model(name, 1000), (224, 224, 3)) == count
 
 
 @pytest.mark.parametrize(("name", "count"), [("googlenet", 13_378_280), ("googlenet-bn", 13_004_888)])
 def test_auxiliary_heads_have_the_published_parameters(name, count):
-    assert parameters(build(name, 1000, aux=True), (224, 224, 3)) == count
+    assert count_parameters(create_model(name, 1000, aux=True), (224, 224, 3)) == count
 
 
 @pytest.mark.parametrize("depth", [20, 164])
 def test_preactivation_for_cifar_has_the_published_parameters(depth):
-    assert parameters(build(f"cifar-preresnet{depth}", 10), (32, 32, 3)) == CIFAR_COUNTS[depth]
+    assert count_parameters(create_model(f"cifar-preresnet{depth}", 10), (32, 32, 3)) == CIFAR_COUNTS[depth]
 
 
 @pytest.mark.parametrize(("depth", "small"), [(110, (8, 14)), (1001, (29, 47))])
 def test_deep_preactivation_for_cifar_has_the_published_parameters(depth, small):
-    a, b = (parameters(build(f"cifar-preresnet{depth}", 10), (32, 32, 3)) for depth in small)
+    a, b = (count_parameters(create_model(f"cifar-preresnet{depth}", 10), (32, 32, 3)) for depth in small)
     assert a + (b - a) * (depth - small[0]) // (small[1] - small[0]) == CIFAR_COUNTS[depth]
-    model = build(f"cifar-preresnet{depth}", 10)
-    assert isinstance(model, PreResNet)
+    model = create_model(f"cifar-preresnet{depth}", 10)
+    assert isinstance(model, PreActResNet)
     assert (model.blocks, model.shortcut) == (((18,) * 3, "A") if depth == 110 else ((111,) * 3, "B"))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "plain34", "resnet50", "preresnet34", "preresnet50", "resnet101-v1.5"])
 def test_depth_counts_convolutions_and_the_dense_layer_but_no_projections(name):
-    paths = jax.tree_util.tree_leaves_with_path(abstract(build(name, 10))["params"])
+    paths = jax.tree_util.tree_leaves_with_path(abstract(create_model(name, 10))["params"])
     kernels = [path for path, leaf in paths if leaf.ndim > 1 and path[-2].key != "project"]
     assert len(kernels) == int("".join(filter(str.isdigit, name.split("-")[0])))
 
@@ -116,8 +116,8 @@ def test_depth_counts_convolutions_and_the_dense_layer_but_no_projections(name):
     ],
 )
 def test_what_no_network_is_called_is_refused_with_the_nearest(name, hint):
-    with pytest.raises(RecipeError) as error:
-        build(name, 10)
+    with pytest.raises(ArgumentError) as error:
+        create_model(name, 10)
     assert hint in one_line(error)
 
 
@@ -133,8 +133,8 @@ def test_what_no_network_is_called_is_refused_with_the_nearest(name, hint):
     ],
 )
 def test_options_that_a_network_has_not_are_refused(name, options, hint):
-    with pytest.raises(RecipeError) as error:
-        build(name, 10, **options)
+    with pytest.raises(ArgumentError) as error:
+        create_model(name, 10, **options)
     assert hint in one_line(error)
 
 
@@ -197,7 +197,7 @@ def test_alexnet_has_the_maps_of_its_figure_2(name, side, maps):
 def test_the_large_vgg_takes_small_images(side):
     found = shapes("vgg11", side)
     assert [found[f"stage{i + 1}"][0] for i in range(5)] == [side >> i for i in range(5)]
-    assert parameters(build("vgg11", 1000), (side, side, 3)) == 132_863_336
+    assert count_parameters(create_model("vgg11", 1000), (side, side, 3)) == 132_863_336
 
 
 @pytest.mark.parametrize(
@@ -210,14 +210,14 @@ def test_the_large_vgg_takes_small_images(side):
     ],
 )
 def test_images_that_are_too_small_are_refused(name, options, shape, hint):
-    with pytest.raises(RecipeError) as error:
-        abstract(build(name, 10, **options), shape)
+    with pytest.raises(ArgumentError) as error:
+        abstract(create_model(name, 10, **options), shape)
     assert hint in one_line(error)
 
 
 @pytest.mark.parametrize(("name", "side"), [("googlenet", 79), ("googlenet-bn", 32)])
 def test_auxiliary_heads_take_images_from_their_least_size_on(name, side):
-    assert "aux1" in abstract(build(name, 10, aux=True), (side, side, 3))["params"]
+    assert "aux1" in abstract(create_model(name, 10, aux=True), (side, side, 3))["params"]
 
 
 # Pooling and normalisation, from their definitions.
@@ -288,7 +288,7 @@ def test_a_convolution_correlates_each_group_of_channels(size, stride, padding, 
 
 def test_halving_drops_an_odd_last_line():
     x = jnp.asarray(images((5, 7, 2)))
-    np.testing.assert_array_equal(halved(x, jnp.max), max_pool(x, 2, 2))
+    np.testing.assert_array_equal(pool_2x2(x, jnp.max), max_pool(x, 2, 2))
 
 
 # Whole networks, in NumPy and in float64.
@@ -338,7 +338,7 @@ def np_preblock(x, p, s, stride, kind, first, train):
 
 def np_resnet(model, variables, x, train):
     params, stats = double(variables["params"]), double(variables["batch_stats"])
-    pre, large = isinstance(model, PreResNet), not getattr(model, "small", False)
+    pre, large = isinstance(model, PreActResNet), not getattr(model, "small", False)
     kind = model.shortcut if getattr(model, "residual", True) else None
     x = np_conv(x, params["stem"]["kernel"], 2 if large else 1, 3 if large else 1)
     x = relu(np_norm(x, params["stem_norm"], stats["stem_norm"], train))
@@ -364,8 +364,8 @@ def np_resnet(model, variables, x, train):
         (ResNet, {"residual": False}, False),
         (ResNet, {"bottleneck": True}, False),
         (ResNet, {"bottleneck": True, "stride_in_3x3": True, "shortcut": "A"}, False),
-        (PreResNet, {"bottleneck": True}, False),
-        (PreResNet, {"small": True, "shortcut": "A"}, True),
+        (PreActResNet, {"bottleneck": True}, False),
+        (PreActResNet, {"small": True, "shortcut": "A"}, True),
     ],
 )
 def test_residual_networks_are_what_numpy_computes(network, options, train):
@@ -418,7 +418,7 @@ def test_googlenet_as_printed_is_what_numpy_computes(monkeypatch):
 
 @pytest.mark.parametrize(("name", "side"), [("alexnet", 63), ("alexnet-groups", 224)])
 def test_alexnets_are_what_numpy_computes_up_to_the_first_dense_layer(name, side):
-    model, x, towers = build(name, 2), images((side, side, 3), batch=1), name == "alexnet-groups"
+    model, x, towers = create_model(name, 2), images((side, side, 3), batch=1), name == "alexnet-groups"
     rng, shapes = np.random.default_rng(0), abstract(model, (side, side, 3))["params"]
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     for key, layer in params.items():  # of the dense layers' 54 million weights, 8 units'
@@ -472,7 +472,7 @@ def test_a_halving_bottleneck_of_v1_never_sees_three_pixels_in_four_and_that_of_
 
 
 def test_v1_and_v1_5_have_the_same_parameters():
-    assert abstract(build("resnet50", 10)) == abstract(build("resnet50-v1.5", 10))
+    assert abstract(create_model("resnet50", 10)) == abstract(create_model("resnet50-v1.5", 10))
 
 
 def silent(tree, kind="conv"):
@@ -484,7 +484,7 @@ def silent(tree, kind="conv"):
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_a_preactivated_block_that_computes_nothing_is_the_identity_for_negative_numbers_and_gradients_too(bottleneck):
     channels = 8 if bottleneck else 2
-    block = PreBlock(2, 1, bottleneck, False, False, "B", CONV, NORM)
+    block = PreActBlock(2, 1, bottleneck, False, False, "B", CONV, NORM)
     x = jnp.asarray(images((4, 4, channels), batch=2))
     variables = silent(weights(block, x))
     y, pulled = jax.jit(lambda x: jax.jvp(lambda x: block.apply(variables, x, False), (x,), (x**2,)))(x)
@@ -502,7 +502,7 @@ def test_a_block_of_2015_that_computes_nothing_loses_negative_numbers():
 
 def heads(name, train, **options):
     """What a network of 5 classes sows in "aux", as shapes, and the collections of its variables."""
-    model, x = build(name, 5, **options), jax.ShapeDtypeStruct((2, 96, 96, 3), "float32")
+    model, x = create_model(name, 5, **options), jax.ShapeDtypeStruct((2, 96, 96, 3), "float32")
     variables = abstract(model, (96, 96, 3))
     apply = partial(model.apply, train=train, mutable=["aux", "batch_stats"], rngs={"dropout": jax.random.key(0)})
     _, new = jax.eval_shape(apply, variables, x)
@@ -536,7 +536,7 @@ def called(model, x, **options):
 
 @pytest.mark.parametrize(("name", "side", "first"), [("alexnet", 63, "Dropout"), ("alexnet-groups", 224, "dense")])
 def test_alexnet_of_2012_drops_what_hidden_layers_give_and_the_one_tower_what_they_get(name, side, first):
-    model, x = build(name, 2), jax.ShapeDtypeStruct((1, side, side, 3), "float32")
+    model, x = create_model(name, 2), jax.ShapeDtypeStruct((1, side, side, 3), "float32")
     order = [str(module.name).strip("_012") for module in called(model, x, train=True)][6:]  # after itself and conv5
     assert order == [first, "Dropout" if first == "dense" else "dense"] * 2 + ["head"]
     with pytest.raises(flax.errors.InvalidRngError):
@@ -547,7 +547,7 @@ def test_transform_input_turns_imagenets_normalisation_into_halves():
     bytes_ = np.array([0, 0.25, 1]).reshape(1, 1, 3, 1) * np.ones((1, 1, 1, 3))
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     close(_shifted(jnp.asarray((bytes_ - mean) / std, jnp.float32)), 2 * bytes_ - 1)
-    plain, turned = (build("googlenet-bn", 2, transform_input=on) for on in (False, True))
+    plain, turned = (create_model("googlenet-bn", 2, transform_input=on) for on in (False, True))
     text = [str(jax.make_jaxpr(m.apply)(abstract(m, (32, 32, 3)), jnp.zeros((1, 32, 32, 3)))) for m in (plain, turned)]
     assert text[1].count(" mul ") == text[0].count(" mul ") + 1
 
@@ -561,7 +561,7 @@ def test_options_reach_every_layer(name):
     options |= (
         {} if "bn" not in name and name[:3] != "res" and name[:3] != "pre" else {"bn_group": 2, "bn_momentum": 0.5}
     )
-    model, x = build(name, 10, **options).clone(axis="batch"), jax.ShapeDtypeStruct((2, 224, 224, 3), "float32")
+    model, x = create_model(name, 10, **options).clone(axis="batch"), jax.ShapeDtypeStruct((2, 224, 224, 3), "float32")
     layers = called(model, x)
     (logits, seen), variables = jax.eval_shape(partial(model.init_with_output, stages=True), jax.random.key(0), x)
     assert logits.dtype == jnp.float32

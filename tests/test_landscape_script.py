@@ -15,7 +15,7 @@ from experiments.landscape import __main__ as script
 from experiments.landscape import kept
 from experiments.landscape.__main__ import main
 from jaxcnn import study
-from jaxcnn.augment import normalise
+from jaxcnn.augment import normalize
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -28,14 +28,14 @@ PLAIN = {"dataset": "digits", "batch": 64, "drops": (), "flip": False, "pad": 0,
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Runs as a study leaves them, of networks with a small dense Hessian; their states are drawn."""
-    folder, data = tmp_path_factory.mktemp("runs"), jc.load("digits")
+    folder, data = tmp_path_factory.mktemp("runs"), jc.load_dataset("digits")
     for name, hidden in (("mlp", [3]), ("mlp2", [4])):
         recipe, rng = (
             jc.Recipe(model="mlp", options={"hidden": hidden}, steps=4, every=1, **PLAIN),
             np.random.default_rng(0),
         )
         log = jc.RunLog(folder / f"{name}-seed0", recipe)
-        state = jc.start(*study.prepare(recipe, 10), recipe, data)
+        state = jc.init_state(*study.model_and_optimizer(recipe, 10), recipe, data)
         with jc.Checkpoints(log.folder / "checkpoints", keep_every=1) as saved:
             for step in range(1, 5):
                 params = jax.tree.map(lambda w, rng=rng: w + np.float32(0.1 * rng.normal(size=w.shape)), state.params)
@@ -70,11 +70,11 @@ def test_every_part_leaves_its_table_and_figures(out):
 
 def test_the_middle_is_the_last_state_on_these_images(runs, out):
     for name, line in table(out).items():
-        run = study.trained(runs / f"{name}-seed0")
+        run = study.load_trained_model(runs / f"{name}-seed0")
         split = jc.subset(run.data, 40, seed=0).train
-        sums = jc.evaluate(run.model, run.last, split, driver=jc.driver("jit", 1))
+        sums = jc.evaluate(run.model, run.last, split, strategy=jc.strategy("jit", 1))
         assert float(line["loss"]) == pytest.approx(sums.mean_loss, rel=1e-5)
-        assert float(line["train_error"]) == pytest.approx(sums.error)
+        assert float(line["train_error"]) == pytest.approx(sums.error_percent)
         assert float(line["eval_error"]) == pytest.approx(run.rows[-1]["eval_error"], rel=1e-5)
         plane = kept.read(out / "plane" / f"{name}.npz").arrays
         assert (
@@ -99,7 +99,7 @@ def test_the_table_is_of_all_directions_and_sides(out):
 
 
 def test_the_path_ends_in_the_middle_of_its_plane_and_its_states_are_the_runs(runs, out):
-    run = study.trained(runs / "mlp-seed0", path=True)
+    run = study.load_trained_model(runs / "mlp-seed0", path=True)
     assert list(run.states) == [0, 1, 2, 3, 4]
     there = kept.read(out / "path" / "mlp.npz")
     rows = np.array([ravel_pytree(state.params)[0] for state in run.states.values()], np.float64)
@@ -112,10 +112,10 @@ def test_the_path_ends_in_the_middle_of_its_plane_and_its_states_are_the_runs(ru
 
 
 def test_sharpness_is_the_top_of_the_dense_hessian(runs, out):
-    run = study.trained(runs / "mlp-seed0")
+    run = study.load_trained_model(runs / "mlp-seed0")
     split = jc.subset(run.data, 40, seed=0).train
     flat, unravel = ravel_pytree(run.last.params)
-    inputs, targets = normalise(split.images, run.last.norm), np.eye(10, dtype=np.float32)[split.labels]
+    inputs, targets = normalize(split.images, run.last.normalizer), np.eye(10, dtype=np.float32)[split.labels]
 
     def loss(flat):  # the cross-entropy, written again
         logits = run.model.apply({"params": unravel(flat)}, inputs, train=True)
@@ -129,7 +129,7 @@ def test_nothing_is_done_twice_and_drawing_needs_no_runs(runs, out, tmp_path, mo
     def measures(*a, **k):
         pytest.fail("it measured")
 
-    monkeypatch.setattr("experiments.landscape.sweep.along", measures)
+    monkeypatch.setattr("experiments.landscape.sweep.evaluate_along", measures)
     monkeypatch.setattr("jaxcnn.sharpness", measures)
     before = (out / "table.csv").read_text()
     assert main([*TINY, "--parts", "line", "plane", "path", "--runs", str(runs), "--out", str(out)]) == 0
@@ -144,7 +144,7 @@ def test_nothing_is_done_twice_and_drawing_needs_no_runs(runs, out, tmp_path, mo
 def test_it_goes_on_where_it_was_stopped_with_the_same_bits(runs, out, tmp_path, monkeypatch, capsys):
     asked = []
 
-    class Stopping(script.command.Stop):
+    class Stopping(script.command.GracefulShutdown):
         def __call__(self):
             asked.append(self)
             self.signal = 2 if len(asked) > 7 else 0
@@ -152,7 +152,7 @@ def test_it_goes_on_where_it_was_stopped_with_the_same_bits(runs, out, tmp_path,
 
     args = [*TINY, "--networks", "mlp", "--parts", "line", "plane", "--runs", str(runs), "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr("jaxcnn.command.Stop", Stopping)
+        patch.setattr("jaxcnn.command.GracefulShutdown", Stopping)
         assert main(args) == 130
     assert "goes on from here" in capsys.readouterr().err
     part = kept.read(tmp_path / "line" / "mlp-direction1.npz")
@@ -225,7 +225,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
 def test_mistakes_are_one_line_before_anything_is_measured(runs, tmp_path, args, says, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.landscape.sweep.along", lambda *a, **k: pytest.fail("it measured"))
+    monkeypatch.setattr("experiments.landscape.sweep.evaluate_along", lambda *a, **k: pytest.fail("it measured"))
     refuses(main, [*TINY, "--runs", str(runs), *args, "--out", str(tmp_path)], says, capsys, monkeypatch)
 
 

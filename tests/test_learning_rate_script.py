@@ -84,13 +84,13 @@ def test_slow_is_not_too_large_and_dead_is():
 def test_the_finders_numbers_are_the_functions(out):
     found = json.loads((out / "finder" / "sgd.json").read_text())
     recipe = jc.Recipe.from_json(json.dumps(found["asked"]["recipe"]))
-    again = jc.lr_range_test(jc.build("mlp", 10), jc.load("digits"), recipe, low=1e-5, high=100.0, steps=40)
+    again = jc.lr_finder(jc.create_model("mlp", 10), jc.load_dataset("digits"), recipe, low=1e-5, high=100.0, steps=40)
     assert found["suggested"] == again.suggested
     assert found["losses"] == pytest.approx(again.losses.tolist())
 
 
 def test_the_chosen_peak_rate_has_the_least_validation_error(out):
-    runs = study.finished(out / "schedules")
+    runs = study.finished_runs(out / "schedules")
     for line in table(out / "schedules"):
         mine = {run.recipe.lr: run.result for run in runs if run.recipe.schedule == line["schedule"]}
         assert len(mine) == 2
@@ -103,12 +103,12 @@ def test_the_chosen_peak_rate_has_the_least_validation_error(out):
 
 def test_heldout_figures_are_the_test_splits(out):
     folder = out / "schedules" / "cosine-rate0.1-seed0"
-    recipe, data = jc.Recipe.load(folder), jc.load("digits", validation=237)
-    model, tx = study.prepare(recipe, 10)
+    recipe, data = jc.Recipe.load(folder), jc.load_dataset("digits", validation=237)
+    model, tx = study.model_and_optimizer(recipe, 10)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(jc.start(model, tx, recipe, data))
+        state = saved.restore(jc.init_state(model, tx, recipe, data))
     assert state is not None
-    assert jc.read_rows(folder)[-1]["heldout_error"] == jc.evaluate(model, state, data.test).error
+    assert jc.read_metrics(folder)[-1]["heldout_error"] == jc.evaluate(model, state, data.test).error_percent
 
 
 def test_a_diverged_rate_is_not_chosen():
@@ -122,23 +122,23 @@ def test_the_sharpness_of_the_rows_is_the_top_of_the_dense_hessian(out):
     import jax
     from jax.flatten_util import ravel_pytree
 
-    from jaxcnn.augment import normalise
+    from jaxcnn.augment import normalize
 
     folder = out / "edge" / "momentum0-rate0.2"
     recipe = jc.Recipe.load(folder)
-    data = study.cut(recipe, jc.load("digits"))
-    model, tx = study.prepare(recipe, 10)
+    data = study.subset_for(recipe, jc.load_dataset("digits"))
+    model, tx = study.model_and_optimizer(recipe, 10)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(jc.start(model, tx, recipe, data))
+        state = saved.restore(jc.init_state(model, tx, recipe, data))
     assert state is not None
     flat, unravel = ravel_pytree(state.params)
-    inputs, targets = normalise(data.train.images, state.norm), np.eye(10, dtype=np.float32)[data.train.labels]
+    inputs, targets = normalize(data.train.images, state.normalizer), np.eye(10, dtype=np.float32)[data.train.labels]
 
     def loss(flat):  # the squared loss, written again
         return 0.5 * ((model.apply({"params": unravel(flat)}, inputs, train=True) - targets) ** 2).sum() / len(targets)
 
     top = np.linalg.eigvalsh(np.asarray(jax.hessian(loss)(flat), np.float64))[-1]
-    assert jc.read_rows(folder)[-1]["sharpness"] == pytest.approx(top, rel=1e-3)
+    assert jc.read_metrics(folder)[-1]["sharpness"] == pytest.approx(top, rel=1e-3)
 
 
 def test_full_batch_descent_settles_at_the_edge(tmp_path):
@@ -156,8 +156,8 @@ def test_nothing_is_done_twice_and_a_part_by_itself_keeps_the_others(out, monkey
     def trains(*a, **k):
         pytest.fail("it trained")
 
-    monkeypatch.setattr("jaxcnn.study.running.fit", trains)
-    monkeypatch.setattr("jaxcnn.lr_range_test", trains)
+    monkeypatch.setattr("jaxcnn.study.running.train", trains)
+    monkeypatch.setattr("jaxcnn.lr_finder", trains)
     before = (out / "table.csv").read_text()
     assert main([*TINY, "--out", str(out)]) == 0
     assert (out / "table.csv").read_text() == before

@@ -35,7 +35,7 @@ def test_what_is_no_number_becomes_null(tmp_path):
 def test_another_recipes_folder_is_refused_and_the_fields_are_named(tmp_path):
     jc.RunLog(tmp_path, RECIPE)
     with pytest.raises(
-        jc.RecipeError, match=r"another recipe: lr \(0.1 there, 0.2 asked\), seed \(0 there, 7"
+        jc.ArgumentError, match=r"another recipe: lr \(0.1 there, 0.2 asked\), seed \(0 there, 7"
     ) as error:
         jc.RunLog(tmp_path, replace(RECIPE, lr=0.2, seed=7))
     assert "\n" not in str(error.value)
@@ -56,7 +56,7 @@ def test_a_torn_last_line_is_passed_over_and_mended(tmp_path):
     log.write(step=10)
     with log.path.open("a") as file:
         file.write('{"step": 20, "tra')
-    assert jc.read_rows(tmp_path) == [{"step": 10}]
+    assert jc.read_metrics(tmp_path) == [{"step": 10}]
     jc.RunLog(tmp_path, RECIPE).write(step=20)
     assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [10, 20]
 
@@ -76,7 +76,7 @@ def test_going_on_elsewhere_is_recorded(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(jc.RecipeError, match=r"cannot write in .*file/run: Not a directory") as error:
+    with pytest.raises(jc.ArgumentError, match=r"cannot write in .*file/run: Not a directory") as error:
         jc.RunLog(tmp_path / "file" / "run", RECIPE)
     assert "\n" not in str(error.value)
 
@@ -130,13 +130,13 @@ def test_a_closed_log_writes_no_more_and_can_be_read(tmp_path):
     assert log.rows() == [{"step": 1}]
     assert log.result() is None
     jc.RunLog(tmp_path, RECIPE).write(step=2)
-    assert [row["step"] for row in jc.read_rows(tmp_path)] == [1, 2]
+    assert [row["step"] for row in jc.read_metrics(tmp_path)] == [1, 2]
 
 
 @pytest.mark.parametrize("folder", ["gs://bucket/run", "a\nb", "a\0b", "\ud800"])
 def test_an_address_and_what_is_no_path_are_refused_and_no_folder_is_made(tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(jc.RecipeError, match=r"expected a (local folder|path)") as error:
+    with pytest.raises(jc.ArgumentError, match=r"expected a (local folder|path)") as error:
         jc.RunLog(folder, RECIPE)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())

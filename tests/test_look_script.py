@@ -46,7 +46,7 @@ HOSTILE = '<script>alert("1")</script> & \'"><img src=http://x.example/a.png>'
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "small-seed0"
-    assert study.run(RECIPE, jc.load("digits"), folder) is not None
+    assert study.run(RECIPE, jc.load_dataset("digits"), folder) is not None
     return folder
 
 
@@ -142,8 +142,8 @@ def test_the_parts_stand_in_the_pages_order_whatever_was_asked(read):
 
 
 def test_the_numbers_are_the_networks(run, out, capsys):
-    data = jc.load("digits")
-    found = study.trained(run, data=data)
+    data = jc.load_dataset("digits")
+    found = study.load_trained_model(run, data=data)
     logits = jc.predict(found.model, found.last, data.test.images[:200]).astype(np.float64)
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     labels = data.test.labels[:200]
@@ -152,7 +152,7 @@ def test_the_numbers_are_the_networks(run, out, capsys):
     assert (row["run"], row["n"], row["step"], row["split"]) == ("small-seed0", "200", "40", "test")
     assert float(row["error"]) == pytest.approx(100 * np.mean(logits.argmax(1) != labels), rel=1e-5)
     assert float(row["confidence"]) == pytest.approx(100 * shares.max(1).mean(), rel=1e-5)
-    expected = 100 * calibration(shares, labels, bins=10).error
+    expected = 100 * calibration(shares, labels, bins=10).expected_calibration_error
     assert float(row["calibration_error"]) == pytest.approx(expected, rel=1e-5)
 
 
@@ -365,16 +365,16 @@ def test_more_mistakes_are_one_line(run, tmp_path, capsys, monkeypatch):
 
 def test_a_network_of_nan_is_told(seen, monkeypatch):
     monkeypatch.setattr(jc, "predict", lambda *a, **k: np.full((2, 10), np.nan, np.float32))
-    with pytest.raises(jc.RecipeError, match="gives nan or infinity"):
+    with pytest.raises(jc.ArgumentError, match="gives nan or infinity"):
         reading.probabilities(seen.run, seen.images[:2])
 
 
 def test_a_network_without_maps_has_a_page_too(seen):
-    model = jc.build("mlp", 10)
+    model = jc.create_model("mlp", 10)
     assert reading.chosen(model, (8, 8, 1), ()) == ()
-    with pytest.raises(jc.RecipeError, match="MLP keeps no maps"):
+    with pytest.raises(jc.ArgumentError, match="MLP keeps no maps"):
         reading.chosen(model, (8, 8, 1), ("hidden1",))
-    assert reading.chosen(jc.build("resnet8", 10), (8, 8, 1), ("stage2", "stem")) == ("stem", "stage2")
+    assert reading.chosen(jc.create_model("resnet8", 10), (8, 8, 1), ("stage2", "stem")) == ("stem", "stage2")
 
 
 @pytest.mark.parametrize("module", [about, curves, errors, options, page], ids=lambda module: module.__name__)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcnn import ops
-from jaxcnn.models import build
+from jaxcnn.models import create_model
 from jaxcnn.models.pooling import max_pool_2x2
 
 RNG = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_forward_mode_second_derivatives_vmap_and_remat_agree():
 )
 def test_no_window_loses_its_gradient_behind_batch_norm(options, shape):
     """With `jnp.max` some kernels' gradients are 7 to 75% off, since XLA computes BN twice with different rounding."""
-    model, x = build("convnet", 10, batch_norm=True, **options), drawn(*shape)
+    model, x = create_model("convnet", 10, batch_norm=True, **options), drawn(*shape)
     variables = dict(model.init(jax.random.key(0), x))
     params = variables.pop("params")
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.metrics import Sums, add, count, zeros
+from jaxcnn.metrics import Metrics, add, count, zeros
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(10) % 4
@@ -29,10 +29,10 @@ def test_batches_of_any_size_add_up_to_the_whole_set():
     for part in parts:
         total = add(total, counted(LOGITS[part], LABELS[part]))
     losses = cross_entropy(LOGITS, LABELS)
-    assert (total.n, total.wrong, total.error) == (10, 3, 30.0)
+    assert (total.num_examples, total.num_wrong, total.error_percent) == (10, 3, 30.0)
     assert total.mean_loss == pytest.approx(losses.mean(), rel=1e-6)
     means = [counted(LOGITS[part], LABELS[part]) for part in parts]
-    assert np.mean([m.error for m in means]) == pytest.approx(200 / 3)  # what the mean of batch means would say
+    assert np.mean([m.error_percent for m in means]) == pytest.approx(200 / 3)  # what the mean of batch means would say
     assert np.mean([m.mean_loss for m in means]) > 1.5 * losses.mean()
 
 
@@ -41,7 +41,7 @@ def test_batches_of_any_size_add_up_to_the_whole_set():
 def test_logits_that_are_not_numbers_are_wrong(bad, where):
     logits = np.array([[9.0, 0, 0, 0]], np.float32)
     logits[:, where] = bad
-    assert counted(logits, [0]).error == 100
+    assert counted(logits, [0]).error_percent == 100
 
 
 def test_filling_rows_do_not_count_whatever_they_hold():
@@ -64,17 +64,17 @@ def test_a_uniform_guess_costs_the_logarithm_of_the_classes():
 
 def test_norms_average_over_examples():
     a, b = (
-        Sums(jnp.int32(n), jnp.float32(0), jnp.int32(0), jnp.float32(n * norm), jnp.float32(0))
+        Metrics(jnp.int32(n), jnp.float32(0), jnp.int32(0), jnp.float32(n * norm), jnp.float32(0))
         for n, norm in ((6, 2.0), (2, 10.0))
     )
-    assert add(a, b).mean_norm == 4.0
+    assert add(a, b).mean_grad_norm == 4.0
 
 
 def steps(losses, n=32):
     """The sums of training steps of n examples with these mean losses."""
     total = zeros()
     for loss in np.asarray(losses, np.float32):
-        total = add(total, Sums(jnp.int32(n), n * loss, jnp.int32(0), jnp.float32(0), n * loss**2))
+        total = add(total, Metrics(jnp.int32(n), n * loss, jnp.int32(0), jnp.float32(0), n * loss**2))
     return total
 
 
@@ -96,5 +96,5 @@ def test_the_deviation_of_losses_that_are_no_numbers_is_none(bad):
 
 def test_counting_is_the_same_under_jit():
     plain, jitted = counted(LOGITS, LABELS), jax.jit(count)(LOGITS, jnp.asarray(LABELS, jnp.int32), np.ones(10, bool))
-    assert (plain.n, plain.wrong) == (jitted.n, jitted.wrong)
+    assert (plain.num_examples, plain.num_wrong) == (jitted.num_examples, jitted.num_wrong)
     np.testing.assert_allclose(plain.loss, jitted.loss, rtol=1e-6)

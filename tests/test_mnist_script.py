@@ -12,7 +12,7 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments import mnist
-from jaxcnn.data import verify
+from jaxcnn.data import verify_dataset
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -50,7 +50,7 @@ def test_the_study_leaves_table_figure_and_runs(study):
 
 def test_the_tables_numbers_are_those_of_the_last_rows(study):
     for name in NAMES:
-        ends = [jc.read_rows(study / "digits" / f"{name}-seed{seed}")[-1] for seed in (0, 1)]
+        ends = [jc.read_metrics(study / "digits" / f"{name}-seed{seed}")[-1] for seed in (0, 1)]
         finals = [end["eval_error"] for end in ends]
         assert [end["step"] for end in ends] == [6, 6]
         assert float(table(study)[name]["digits_eval_error"]) == pytest.approx(np.mean(finals), abs=1e-3)
@@ -62,7 +62,7 @@ def test_the_tables_numbers_are_those_of_the_last_rows(study):
 def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_path, monkeypatch):
     shutil.copytree(study, tmp_path / "out")
     before = (study / "table.csv").read_text()
-    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
     for args in (TINY, ["--plot-only"]):
         for name in ("table.csv", "curves.png"):
             (tmp_path / "out" / name).unlink()
@@ -91,7 +91,7 @@ def test_two_data_sets_share_a_table_and_a_network_may_lack_one(study, tmp_path,
     assert mnist.main([*args, "--data-dir", str(tmp_path / "data")]) == 0
     lines = table(tmp_path / "out")
     assert lines["perceptron"]["digits_eval_error"] == table(study)["perceptron"]["digits_eval_error"]
-    end = jc.read_rows(tmp_path / "out" / "fashion_mnist" / "perceptron-seed0")[-1]
+    end = jc.read_metrics(tmp_path / "out" / "fashion_mnist" / "perceptron-seed0")[-1]
     assert float(lines["perceptron"]["fashion_mnist_eval_error"]) == pytest.approx(end["eval_error"], abs=1e-3)
     assert (lines["perceptron"]["fashion_mnist_seeds"], lines["mlp-step"]["fashion_mnist_seeds"]) == ("1", "0")
     assert lines["mlp-step"]["fashion_mnist_eval_error"] == ""
@@ -108,7 +108,7 @@ def test_data_that_is_not_there_is_said_before_anything_is_trained(tmp_path, cap
 
 
 def test_digits_are_enlarged_and_nothing_is_lost():
-    small, large = jc.load("digits"), mnist.images("digits", None)
+    small, large = jc.load_dataset("digits"), mnist.images("digits", None)
     for name in ("train", "test"):
         before, after = getattr(small, name).images, getattr(large, name).images
         assert after.shape == (len(before), 28, 28, 1)
@@ -116,7 +116,7 @@ def test_digits_are_enlarged_and_nothing_is_lost():
         for i, j in np.ndindex(3, 3):
             np.testing.assert_array_equal(after[:, 2 + i : 26 : 3, 2 + j : 26 : 3], before)
         assert after.sum() == 9 * before.sum(dtype=np.int64)
-    verify(large)
+    verify_dataset(large)
     np.testing.assert_allclose(large.mean, large.train.images.mean(0) / 255, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(large.std, large.train.images.std() / 255, rtol=1e-5)
 
@@ -136,7 +136,7 @@ def test_all_networks_have_one_recipe_but_for_the_rate_of_the_printed_lenet():
             False,
         )
         assert recipe.lr == (0.005 if recipe.model == "lenet5-1998" else 0.05)
-        jc.build(recipe.model, 10, **recipe.options)
+        jc.create_model(recipe.model, 10, **recipe.options)
 
 
 def test_the_committed_result_is_of_these_recipes_and_lenet_is_99_percent_right():

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxcnn.models import MODELS, CifarNet, ResNet, build, parameters
+from jaxcnn.models import MODELS, CifarResNet, ResNet, count_parameters, create_model
 from jaxcnn.models.initial import INITS
-from jaxcnn.models.layers import Dropout, conv3x3, halved
+from jaxcnn.models.layers import Dropout, conv3x3, pool_2x2
 from jaxcnn.models.lenet import scaled_tanh
-from jaxcnn.models.resnet import picked
+from jaxcnn.models.resnet import zero_pad_shortcut
 from jaxcnn.models.vgg import LAYERS
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 CIFAR, MNIST, IMAGENET = (32, 32, 3), (32, 32, 1), (224, 224, 3)
 DEPTHS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
@@ -78,12 +78,12 @@ def one_line(error):
 @pytest.mark.parametrize("family", ["plain", "resnet"])
 @pytest.mark.parametrize(("depth", "count"), DEPTHS.items())
 def test_plain_and_residual_networks_have_the_published_parameters(family, depth, count):
-    assert parameters(build(f"{family}{depth}", 10), CIFAR) == count
+    assert count_parameters(create_model(f"{family}{depth}", 10), CIFAR) == count
 
 
 @pytest.mark.parametrize("family", ["plain", "resnet"])
 def test_depth_1202_has_the_published_parameters(family):
-    eight, fourteen = (parameters(build(f"{family}{depth}", 10), CIFAR) for depth in (8, 14))
+    eight, fourteen = (count_parameters(create_model(f"{family}{depth}", 10), CIFAR) for depth in (8, 14))
     assert eight + (fourteen - eight) * (1202 - 8) // 6 == 19_421_274  # six more layers cost the same at any depth
     model = MODELS[f"{family}1202"](classes=10)
     assert (model.blocks, model.residual) == (200, family == "resnet")
@@ -91,25 +91,25 @@ def test_depth_1202_has_the_published_parameters(family):
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_option_b_adds_2752_parameters_at_any_depth(depth):
-    a, b = (parameters(build(f"resnet{depth}", 10, shortcut=kind), CIFAR) for kind in "AB")
+    a, b = (count_parameters(create_model(f"resnet{depth}", 10, shortcut=kind), CIFAR) for kind in "AB")
     assert b - a == 2_752
 
 
 @pytest.mark.parametrize("name", ["lenet5", "lenet5-relu"])
 @pytest.mark.parametrize("shape", [MNIST, (28, 28, 1)])
 def test_lenet_has_61706_parameters(name, shape):
-    assert parameters(build(name, 10), shape) == 61_706
+    assert count_parameters(create_model(name, 10), shape) == 61_706
 
 
 @pytest.mark.parametrize(("name", "count"), VGGS.items())
 def test_vgg_has_the_published_parameters(name, count):
-    assert parameters(build(name, 1000), IMAGENET) == count
+    assert count_parameters(create_model(name, 1000), IMAGENET) == count
 
 
 @pytest.mark.parametrize("name", VGGS)
 def test_small_vgg_has_the_same_convolutions_and_one_dense_layer(name):
     dense = (7 * 7 * 512 + 1) * 4096 + 4097 * 4096 + 4097 * 1000
-    assert parameters(build(f"{name}-32", 10), CIFAR) == VGGS[name] - dense + 513 * 10
+    assert count_parameters(create_model(f"{name}-32", 10), CIFAR) == VGGS[name] - dense + 513 * 10
 
 
 @pytest.mark.parametrize(
@@ -118,15 +118,15 @@ def test_small_vgg_has_the_same_convolutions_and_one_dense_layer(name):
     + [(f"vgg{depth}", IMAGENET, depth) for depth in LAYERS],
 )
 def test_depth_counts_convolutions_and_dense_layers(name, shape, depth):
-    assert sum(leaf.ndim > 1 for leaf in jax.tree.leaves(abstract(build(name, 10), shape))) == depth
+    assert sum(leaf.ndim > 1 for leaf in jax.tree.leaves(abstract(create_model(name, 10), shape))) == depth
 
 
 def test_plain_and_residual_networks_have_the_same_tree():
-    assert abstract(build("plain20", 10), CIFAR) == abstract(build("resnet20", 10), CIFAR)
+    assert abstract(create_model("plain20", 10), CIFAR) == abstract(create_model("resnet20", 10), CIFAR)
 
 
 def test_no_convolution_of_the_cifar_networks_has_a_bias():
-    params = abstract(build("resnet14", 10, shortcut="B"), CIFAR)["params"]
+    params = abstract(create_model("resnet14", 10, shortcut="B"), CIFAR)["params"]
     paths = [[key.key for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     convolutions = [path for path in paths if path[-2] in ("stem", "conv1", "conv2", "project")]
     assert len(convolutions) == 1 + 12 + 2
@@ -138,8 +138,8 @@ def test_no_convolution_of_the_cifar_networks_has_a_bias():
 
 @pytest.mark.parametrize("depth", [1, 2, 9, 19, 21, 33, 57, 100])
 def test_a_depth_that_is_not_6n_plus_2_names_its_neighbours(depth):
-    with pytest.raises(RecipeError) as error:
-        build(f"resnet{depth}", 10)
+    with pytest.raises(ArgumentError) as error:
+        create_model(f"resnet{depth}", 10)
     below = max(8, 6 * ((depth - 2) // 6) + 2)
     assert one_line(error).endswith(
         f"depth is {depth}; expected 6 n + 2 for a whole n >= 1: write {below} or {below + 6}"
@@ -168,23 +168,23 @@ def test_a_depth_that_is_not_6n_plus_2_names_its_neighbours(depth):
     ],
 )
 def test_what_is_unknown_is_refused_with_the_nearest_in_one_line(name, options, hint):
-    with pytest.raises(RecipeError) as error:
-        build(name, 10, **options)
+    with pytest.raises(ArgumentError) as error:
+        create_model(name, 10, **options)
     assert hint in one_line(error)
 
 
 @pytest.mark.parametrize("classes", [1, 0, -3, 10.0, True, "10"])
 def test_classes_are_a_whole_number_of_at_least_two(classes):
-    with pytest.raises(RecipeError) as error:
-        build("resnet20", classes)
+    with pytest.raises(ArgumentError) as error:
+        create_model("resnet20", classes)
     assert one_line(error).startswith(f"classes is {classes!r}")
 
 
 @pytest.mark.parametrize("depth", [50, 152])
 def test_a_depth_of_two_papers_is_the_imagenet_network_and_with_a_prefix_the_cifar_one(depth):
-    assert isinstance(build(f"resnet{depth}", 10), ResNet)
-    found = build(f"cifar-resnet{depth}", 10)
-    assert isinstance(found, CifarNet)
+    assert isinstance(create_model(f"resnet{depth}", 10), ResNet)
+    found = create_model(f"cifar-resnet{depth}", 10)
+    assert isinstance(found, CifarResNet)
     assert (found.blocks, found.residual) == ((depth - 2) // 6, True)
 
 
@@ -193,8 +193,8 @@ def test_a_depth_of_two_papers_is_the_imagenet_network_and_with_a_prefix_the_cif
     [("resnet8", {"kernel_init": "hee"}, "did you mean 'he'?"), ("resnet8", {"shortcut": "C"}, "expected one of A, B")],
 )
 def test_an_impossible_option_value_is_one_line_before_anything_is_computed(name, options, hint):
-    with pytest.raises(RecipeError) as error:
-        abstract(build(name, 10, **options), CIFAR)
+    with pytest.raises(ArgumentError) as error:
+        abstract(create_model(name, 10, **options), CIFAR)
     assert hint in one_line(error)
 
 
@@ -209,8 +209,8 @@ def test_an_impossible_option_value_is_one_line_before_anything_is_computed(name
     ],
 )
 def test_images_of_another_size_are_refused_in_one_line(name, shape, hint):
-    with pytest.raises(RecipeError) as error:
-        abstract(build(name, 10), shape)
+    with pytest.raises(ArgumentError) as error:
+        abstract(create_model(name, 10), shape)
     assert hint in one_line(error)
 
 
@@ -241,7 +241,7 @@ def test_images_of_another_size_are_refused_in_one_line(name, shape, hint):
     ],
 )
 def test_stages_have_these_names_and_shapes(name, shape, stages):
-    model = build(name, 7)
+    model = create_model(name, 7)
     x = jax.ShapeDtypeStruct((2, *shape), "float32")
     logits, seen = jax.eval_shape(lambda v, x: model.apply(v, x, stages=True), abstract(model, shape), x)
     assert logits.shape == (2, 7)
@@ -250,7 +250,7 @@ def test_stages_have_these_names_and_shapes(name, shape, stages):
 
 @pytest.mark.parametrize(("name", "options"), TINY.items())
 def test_logits_are_the_same_with_and_without_stages(name, options):
-    model, x = build(name, 10, **options), images(size(name))
+    model, x = create_model(name, 10, **options), images(size(name))
     variables = drawn(model, size(name))
     close(run(model, variables, x, stages=True)[0], run(model, variables, x))
 
@@ -298,7 +298,7 @@ def np_cifar(variables, x, blocks, shortcut, train):
 @pytest.mark.parametrize("shortcut", [None, "A", "B"])
 def test_cifar_networks_are_what_numpy_computes(shortcut, train):
     options = {"shortcut": shortcut} if shortcut else {}
-    model, x = build("resnet14" if shortcut else "plain14", 5, width=2, **options), images((8, 8, 3))
+    model, x = create_model("resnet14" if shortcut else "plain14", 5, width=2, **options), images((8, 8, 3))
     variables = drawn(model, x.shape[1:])
     mutable = ["batch_stats"] if train else []
     logits, _ = run(model, variables, x, train=train, mutable=mutable)
@@ -313,7 +313,7 @@ def test_cifar_networks_are_what_numpy_computes(shortcut, train):
     ],
 )
 def test_lenet_of_1998_squashes_and_averages_and_todays_rectifies_and_takes_the_maximum(name, act, pool):
-    model, x = build(name, 10), images((28, 28, 1))
+    model, x = create_model(name, 10), images((28, 28, 1))
     variables = drawn(model, x.shape[1:])
     params = jax.tree.map(np.asarray, variables["params"])
     y = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
@@ -330,7 +330,7 @@ def test_scaled_tanh_maps_one_to_one():
 
 @pytest.mark.parametrize("name", ["vgg11-32", "vgg11-bn-32"])
 def test_vgg_is_convolutions_with_bias_and_max_pooling(name):
-    model, x = build(name, 10), images(CIFAR, batch=1)
+    model, x = create_model(name, 10), images(CIFAR, batch=1)
     variables = drawn(model, CIFAR)
     params, stats = (jax.tree.map(np.asarray, variables.get(kind, {})) for kind in ("params", "batch_stats"))
     y = x
@@ -351,7 +351,7 @@ def test_halved_pools_disjoint_squares(reduce):
     x = images((6, 4, 3))
     expected = np_pool(np.float64(x), getattr(np, reduce.__name__))
     rounding = 0 if reduce is jnp.max else 3 * 2.0**-24 * np.abs(x).max()  # three additions, in any order
-    np.testing.assert_allclose(halved(jnp.asarray(x), reduce), expected, rtol=0, atol=rounding)
+    np.testing.assert_allclose(pool_2x2(jnp.asarray(x), reduce), expected, rtol=0, atol=rounding)
 
 
 # Shortcuts and strides.
@@ -368,19 +368,21 @@ def test_a_stride_2_convolution_centres_on_pixels_0_2_4(side):
 @pytest.mark.parametrize("side", [8, 7])
 def test_shortcut_a_picks_every_other_pixel_and_fills_channels_with_zeros(side):
     x, half = images((side, side, 3)), math.ceil(side / 2)
-    got = picked(jnp.asarray(x), (3, half, half, 6))
+    got = zero_pad_shortcut(jnp.asarray(x), (3, half, half, 6))
     np.testing.assert_array_equal(got[..., :3], x[:, ::2, ::2])
     np.testing.assert_array_equal(got[..., 3:], np.zeros((3, half, half, 3)))
 
 
 def test_shortcut_a_is_not_average_pooling():
     checks = jnp.asarray(np.indices((4, 4)).sum(0) % 2, jnp.float32).reshape(1, 4, 4, 1)
-    np.testing.assert_array_equal(picked(checks, (1, 2, 2, 1)), np.zeros((1, 2, 2, 1)))  # averages would be 1/2
+    np.testing.assert_array_equal(
+        zero_pad_shortcut(checks, (1, 2, 2, 1)), np.zeros((1, 2, 2, 1))
+    )  # averages would be 1/2
 
 
 @pytest.mark.parametrize("name", ["plain14", "resnet14"])
 def test_blocks_whose_second_norm_is_zero_pass_a_residual_networks_input_and_stop_a_plain_ones(name):
-    model, x = build(name, 10, width=4), images((8, 8, 3))
+    model, x = create_model(name, 10, width=4), images((8, 8, 3))
     variables = drawn(model, x.shape[1:])
     for key, block in variables["params"].items():
         if "block" in key:
@@ -454,12 +456,12 @@ def test_random_bits_of_a_shorter_draw_begin_a_longer_one(length):
 
 def test_random_choices_are_the_same_on_every_version_of_jax():
     """The orders of examples and what augmentation draws; the digests are those of JAX 0.10.2 and 0.12.0.1."""
-    from jaxcnn.train import order
+    from jaxcnn.train import epoch_order
 
     key = jax.random.PRNGKey(3)
     drawn = {
         "b69a365f0a1d": jax.random.bits(key, (100_000,)),
-        "b9683256be2f": order(key, 0, 50, 128, 1437),
+        "b9683256be2f": epoch_order(key, 0, 50, 128, 1437),
         "11b9f7edc8b3": jax.random.uniform(key, (100_000,)),
         "028705d40663": jax.random.bernoulli(key, 0.5, (10_000,)),
         "ac7a88ae00d8": jax.random.randint(key, (10_000,), 0, 9),
@@ -484,7 +486,7 @@ def test_two_programs_draw_all_kernels_of_a_deep_network():
     drawn: Any = initial._drawn
     drawn.clear_cache()
     image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    kernels = build("resnet110", 10).lazy_init(jax.random.key(0), image, train=False)["params"]
+    kernels = create_model("resnet110", 10).lazy_init(jax.random.key(0), image, train=False)["params"]
     assert len({leaf.shape for leaf in jax.tree.leaves(kernels) if leaf.ndim > 1}) == 7
     assert drawn._cache_size() == 2
 
@@ -514,7 +516,7 @@ def test_he_truncated_ends_where_jax_cuts():
     ],
 )
 def test_the_networks_draw_their_kernels_by_he_and_fan_in_unless_told_otherwise(name, options, layer, variance, far):
-    model = build(name, 10, **options)
+    model = create_model(name, 10, **options)
 
     @jax.jit  # XLA drops all that the one kernel does not need
     def kernel(key):
@@ -533,8 +535,8 @@ def test_the_networks_draw_their_kernels_by_he_and_fan_in_unless_told_otherwise(
 
 @pytest.mark.parametrize(("name", "options"), [(n, o) for n, o in TINY.items() if not n.startswith("vgg")])
 def test_bfloat16_rounds_activations_and_nothing_else(name, options):
-    model, x = build(name, 10, **options), images(size(name), batch=4)
-    half = build(name, 10, dtype="bfloat16", **options)
+    model, x = create_model(name, 10, **options), images(size(name), batch=4)
+    half = create_model(name, 10, dtype="bfloat16", **options)
     variables = drawn(model, size(name))
     assert {leaf.dtype for leaf in jax.tree.leaves(abstract(half, size(name)))} == {jnp.dtype("float32")}
     (whole, _), (rounded, seen) = (run(m, variables, x, stages=True) for m in (model, half))
@@ -578,7 +580,7 @@ def test_dropout_masks_do_not_depend_on_the_layout(devices):
 
 @pytest.mark.parametrize(("name", "drops"), [("vgg11", True), ("vgg11-32", False)])
 def test_only_the_large_vgg_drops_out(name, drops):
-    model = build(name, 10)
+    model = create_model(name, 10)
     shape = IMAGENET if drops else CIFAR
     x = jax.ShapeDtypeStruct((1, *shape), "float32")
     train = lambda v, x: model.apply(v, x, train=True)  # noqa: E731
@@ -591,7 +593,7 @@ def test_only_the_large_vgg_drops_out(name, drops):
 
 @pytest.mark.parametrize("name", ["plain8", "resnet8"])
 def test_without_bn_it_is_the_network_whose_bn_only_shifts(name):
-    whole, bare = (build(name, 10, width=4, batch_norm=on) for on in (True, False))
+    whole, bare = (create_model(name, 10, width=4, batch_norm=on) for on in (True, False))
     variables, x = drawn(whole, CIFAR), images(CIFAR)
     mine, theirs = {}, {}
     for path, leaf in flatten_dict(variables["params"]).items():
@@ -612,4 +614,6 @@ def test_without_bn_it_is_the_network_whose_bn_only_shifts(name):
 
 
 def test_without_bn_depth_20_has_its_parameters_but_the_scales():
-    assert parameters(build("resnet20", 10, batch_norm=False), CIFAR) == DEPTHS[20] - 7 * 16 - 6 * 32 - 6 * 64
+    assert (
+        count_parameters(create_model("resnet20", 10, batch_norm=False), CIFAR) == DEPTHS[20] - 7 * 16 - 6 * 32 - 6 * 64
+    )

@@ -115,7 +115,7 @@ def test_diverged_trials_are_results_and_do_not_stop_the_study(out):
 
 def test_the_tables_numbers_are_those_of_the_rows(out):
     for method, line in lines(out).items():
-        rows = [jc.read_rows(out / "final" / f"{method}-seed{seed}") for seed in (0, 1)]
+        rows = [jc.read_metrics(out / "final" / f"{method}-seed{seed}") for seed in (0, 1)]
         for key in tuned.KEYS:
             last = [run[-1][key] for run in rows]
             assert float(line[key]) == pytest.approx(np.mean(last), abs=0.006), key
@@ -175,7 +175,7 @@ def test_step_times_leave_out_the_first_rows_of_every_run():
 
 
 def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
     before = (out / "table.csv").read_text()
     for name in ("table.csv", "curves.png"):
         (out / name).unlink()

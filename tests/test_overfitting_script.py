@@ -97,7 +97,7 @@ def flat(recipe):
 def test_the_tables_numbers_are_those_of_the_last_rows_by_their_right_names(study):
     for name in NAMES:
         line = table(study)[overfitting.TITLES[name]]
-        ends = [jc.read_rows(study / f"{name}-seed{seed}")[-1] for seed in (0, 1)]
+        ends = [jc.read_metrics(study / f"{name}-seed{seed}")[-1] for seed in (0, 1)]
         for what in ("loss", "error"):
             train, validation, test = ([end[f"{part}_{what}"] for end in ends] for part in ("train", "eval", "heldout"))
             assert float(line[f"train_{what}"]) == pytest.approx(np.mean(train), abs=1e-4)
@@ -112,7 +112,7 @@ def test_the_tables_numbers_are_those_of_the_last_rows_by_their_right_names(stud
 
 def test_changes_are_against_few_images_paired_by_seed(study):
     def ends(name):
-        return np.array([jc.read_rows(study / f"{name}-seed{seed}")[-1]["heldout_loss"] for seed in (0, 1)])
+        return np.array([jc.read_metrics(study / f"{name}-seed{seed}")[-1]["heldout_loss"] for seed in (0, 1)])
 
     for name in ("all", "together"):
         change, line = ends(name) - ends("few"), table(study)[overfitting.TITLES[name]]
@@ -122,7 +122,7 @@ def test_changes_are_against_few_images_paired_by_seed(study):
 
 
 def test_early_stopping_is_few_images_read_at_the_turning_point(study):
-    runs = [jc.read_rows(study / f"few-seed{seed}") for seed in (0, 1)]
+    runs = [jc.read_metrics(study / f"few-seed{seed}") for seed in (0, 1)]
     turns = [report.turning_point(rows) for rows in runs]
     assert any(turns), "the case shows nothing: no seed turns"
     rows = [turn or rows[-1] for turn, rows in zip(turns, runs, strict=True)]
@@ -140,23 +140,23 @@ def test_early_stopping_is_few_images_read_at_the_turning_point(study):
 
 def test_held_out_figures_are_those_of_the_last_state_on_the_test_split(study):
     folder = study / "together-seed1"
-    recipe, data = jc.Recipe.load(folder), jc.load("digits", validation=437)
-    model = jc.build("convnet", 10, **recipe.options)
+    recipe, data = jc.Recipe.load(folder), jc.load_dataset("digits", validation=437)
+    model = jc.create_model("convnet", 10, **recipe.options)
     few = jc.subset(data, 32, seed=0)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(jc.start(model, jc.optimizer(recipe), recipe, few))
+        state = saved.restore(jc.init_state(model, jc.create_optimizer(recipe), recipe, few))
     assert state is not None
-    last = jc.read_rows(folder)[-1]
+    last = jc.read_metrics(folder)[-1]
     assert int(state.step) == last["step"] == 40
     for split, name in ((data.test, "heldout"), (data.validation, "eval"), (few.train, "train")):
         sums = jc.evaluate(model, state, split)
         assert last[f"{name}_loss"] == pytest.approx(sums.mean_loss, rel=1e-6)
-        assert last[f"{name}_error"] == pytest.approx(sums.error)
+        assert last[f"{name}_error"] == pytest.approx(sums.error_percent)
     assert (last["images"], last["heldout_images"]) == (32, 360)
 
 
 def test_curves_mark_the_turn_and_stop_early(study):
-    found = overfitting.groups(overfitting.study.finished(study))
+    found = overfitting.groups(overfitting.study.finished_runs(study))
     few, early = (overfitting.panel(name, found[name], found["few"]) for name in ("few", "early-stopping"))
     turn = float(table(study)["few images"]["turn_step"])
     assert [(mark.at, mark.axis, mark.label) for mark in few.marks] == [(turn, "x", f"turns at epoch {turn:.0f}")]
@@ -171,7 +171,7 @@ def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_
     before = table(study)
     for name in ("table.csv", "curves.png", "gap.png"):
         (tmp_path / "out" / name).unlink()
-    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
     assert overfitting.main([*TINY, "--out", str(tmp_path / "out")]) == 0
     assert table(tmp_path / "out") == before
     shutil.rmtree(tmp_path / "out" / "few-seed1")
@@ -190,7 +190,7 @@ def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_
 def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, capsys):
     asked = []
 
-    class Stopping(overfitting.command.Stop):
+    class Stopping(overfitting.command.GracefulShutdown):
         def __call__(self):
             asked.append(self)
             self.signal = 2 if len(asked) > 6 else 0
@@ -198,13 +198,13 @@ def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, 
 
     args = [*TINY, "--settings", "together", "--seeds", "1", "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr("jaxcnn.command.Stop", Stopping)
+        patch.setattr("jaxcnn.command.GracefulShutdown", Stopping)
         assert overfitting.main(args) == 130
     assert "goes on from here" in capsys.readouterr().err
     assert not (tmp_path / "together-seed0" / "result.json").exists()
     assert overfitting.main(args) == 0
     rows, whole = (
-        [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_rows(path)]
+        [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_metrics(path)]
         for path in (tmp_path / "together-seed0", study / "together-seed0")
     )
     assert rows == whole

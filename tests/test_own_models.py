@@ -17,19 +17,19 @@ from flax.nnx import bridge
 
 import jaxcnn as jc
 from jaxcnn import augment, parallel
-from jaxcnn.data import statistics
-from jaxcnn.evaluate import fitting
+from jaxcnn.data import channel_statistics
+from jaxcnn.evaluate import default_batch_size
 from jaxcnn.models.calling import call, initial
-from jaxcnn.optim import rate_of
+from jaxcnn.optim import current_learning_rate
 from jaxcnn.parallel import hashable
-from jaxcnn.state import at_test, shapes
+from jaxcnn.state import eval_state, state_shapes
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (48, 4, 4, 1), dtype=np.uint8)
 LABELS = (np.arange(48) % 4).astype(np.int32)
 NONE = jc.Split(IMAGES[:0], LABELS[:0])
 TEST = jc.Split(IMAGES[:21], LABELS[:21])
-DATA = jc.Dataset("mine", jc.Split(IMAGES, LABELS), NONE, TEST, ("a", "b", "c", "d"), *statistics(IMAGES))
+DATA = jc.Dataset("mine", jc.Split(IMAGES, LABELS), NONE, TEST, ("a", "b", "c", "d"), *channel_statistics(IMAGES))
 RECIPE = jc.Recipe(dataset="mine", batch=8, steps=4, every=2, drops=())
 IMAGE = jax.ShapeDtypeStruct((2, 4, 4, 1), jnp.float32)
 
@@ -66,11 +66,11 @@ class Changed(nn.Module):
 
 
 def fit(model, tx=None, recipe=RECIPE, devices=1, kind="jit") -> list[Any]:
-    return list(jc.fit(model, tx or jc.optimizer(recipe), DATA, recipe, driver=jc.driver(kind, devices)))
+    return list(jc.train(model, tx or jc.create_optimizer(recipe), DATA, recipe, strategy=jc.strategy(kind, devices)))
 
 
 def started(model, tx=None, recipe=RECIPE):
-    return jc.start(model, tx or jc.optimizer(recipe), recipe, DATA)
+    return jc.init_state(model, tx or jc.create_optimizer(recipe), recipe, DATA)
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ def uncompiled(monkeypatch):
     def refuse(*_):
         raise AssertionError("a step was made")
 
-    monkeypatch.setattr("jaxcnn.parallel.Driver.fold", refuse)
+    monkeypatch.setattr("jaxcnn.parallel.Strategy.compile_steps", refuse)
 
 
 def refused(call, *words):
-    with pytest.raises(jc.RecipeError) as caught:
+    with pytest.raises(jc.ArgumentError) as caught:
         call()
     message = str(caught.value)
     assert "\n" not in message
@@ -124,11 +124,11 @@ def test_outputs_that_do_not_fit_are_one_line_before_compiling(kind, use, uncomp
     elif use == "fit":
         refused(lambda: fit(model), words)
     else:
-        refused(lambda: jc.lr_range_test(model, DATA, RECIPE, steps=10, driver=jc.driver(devices=1)), words)
+        refused(lambda: jc.lr_finder(model, DATA, RECIPE, steps=10, strategy=jc.strategy(devices=1)), words)
 
 
 def test_the_range_test_refuses_other_classes_of_our_networks(uncompiled):
-    refused(lambda: jc.lr_range_test(jc.build("mlp", 5), DATA, RECIPE, steps=10), "5 classes and the data 4")
+    refused(lambda: jc.lr_finder(jc.create_model("mlp", 5), DATA, RECIPE, steps=10), "5 classes and the data 4")
 
 
 def test_outputs_that_change_in_training_are_seen(uncompiled):
@@ -215,7 +215,7 @@ def test_a_model_without_a_flag_and_a_sequence_train():
         assert all(
             (a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True) if a.ndim > 1
         )
-        assert jc.evaluate(model, states[-1][0], TEST).n == 21
+        assert jc.evaluate(model, states[-1][0], TEST).num_examples == 21
 
 
 def test_streams_of_any_name_are_drawn_and_differ():
@@ -264,10 +264,10 @@ def test_what_is_sown_is_no_state():
             return nn.Dense(4)(x.reshape(len(x), -1))
 
     state = fit(Sowing())[-1][0]
-    assert list(state.stats) == ["counts"]
-    assert int(state.stats["counts"]["steps"]) == 4
-    assert state.stats["counts"]["steps"].dtype == np.int32
-    found = shapes(Sowing(), jc.optimizer(RECIPE), RECIPE, DATA)
+    assert list(state.model_state) == ["counts"]
+    assert int(state.model_state["counts"]["steps"]) == 4
+    assert state.model_state["counts"]["steps"].dtype == np.int32
+    found = state_shapes(Sowing(), jc.create_optimizer(RECIPE), RECIPE, DATA)
     assert jax.tree.map(lambda x: x.shape, found) == jax.tree.map(np.shape, state)
 
 
@@ -293,7 +293,7 @@ def test_one_line_for_what_is_no_linen_module(uncompiled):
             first = self.param("first", lambda _: x.mean(0))
             return nn.Dense(4)((x - first[None]).reshape(len(x), -1))
 
-    tx, model = jc.optimizer(RECIPE), Net()
+    tx, model = jc.create_optimizer(RECIPE), Net()
     state = started(model)
     values: list[tuple[Any, str]] = [
         (Theirs(nnx.Rngs(0)), "flax.nnx.bridge.to_linen(Theirs, ...)"),
@@ -305,11 +305,11 @@ def test_one_line_for_what_is_no_linen_module(uncompiled):
     ]
     for value, words in values:
         for use in (
-            lambda value=value: next(jc.fit(value, tx, DATA, RECIPE)),
-            lambda value=value: jc.start(value, tx, RECIPE, DATA),
+            lambda value=value: next(jc.train(value, tx, DATA, RECIPE)),
+            lambda value=value: jc.init_state(value, tx, RECIPE, DATA),
             lambda value=value: jc.evaluate(value, state, TEST),
             lambda value=value: jc.predict(value, state, IMAGES),
-            lambda value=value: jc.lr_range_test(value, DATA, RECIPE),
+            lambda value=value: jc.lr_finder(value, DATA, RECIPE),
         ):
             refused(use, words)
     refused(lambda: fit(Empty()), "has no parameters")
@@ -326,7 +326,7 @@ def test_an_nnx_module_trains_through_flax_s_bridge():
 
     model = bridge.to_linen(Theirs, 4)
     state = fit(model)[-1][0]
-    assert jc.evaluate(model, state, TEST).n == 21
+    assert jc.evaluate(model, state, TEST).num_examples == 21
 
 
 # Modules that cannot be hashed (C3).
@@ -352,7 +352,7 @@ def test_modules_with_unhashable_fields_work(kind):
     state, row = fit(model)[-1]
     plain = fit(Odd((6, 5)))[-1]
     assert row["eval_loss"] == plain[1]["eval_loss"]
-    assert jc.evaluate(model, state, TEST, driver=jc.driver(devices=1)).mean_loss == row["eval_loss"]
+    assert jc.evaluate(model, state, TEST, strategy=jc.strategy(devices=1)).mean_loss == row["eval_loss"]
     assert jc.predict(model, state, IMAGES).shape == (48, 4)
 
 
@@ -397,7 +397,10 @@ def test_a_frozen_stage_keeps_the_statistics_of_flax_s_bn(late, remat):
         old, new = (getattr(state, part) for state in (before, after))
         old, new = (tree["batch_stats"] if part == "stats" else tree for tree in (old, new))
         jax.tree.map(np.testing.assert_array_equal, old["stem"], new["stem"])
-    assert (before.stats["batch_stats"]["stage1_norm"]["var"] != after.stats["batch_stats"]["stage1_norm"]["var"]).all()
+    assert (
+        before.model_state["batch_stats"]["stage1_norm"]["var"]
+        != after.model_state["batch_stats"]["stage1_norm"]["var"]
+    ).all()
 
 
 def test_a_frozen_stage_of_flax_s_bn_normalizes_by_its_moving_averages():
@@ -405,13 +408,15 @@ def test_a_frozen_stage_of_flax_s_bn_normalizes_by_its_moving_averages():
     recipe = replace(RECIPE, stage_rates={"stem": 0, "stage1": 0}, steps=1, every=1)
     model = Staged()
     state = started(model, recipe=recipe)
-    moved = jax.tree.map(lambda x: x + np.float32(0.5), state.stats)
-    step = jc.make_step(model, jc.optimizer(recipe), freeze=("stem", "stage1"))
-    one = jax.jit(step)(state._replace(stats=moved), DATA.train, jnp.arange(21))
-    tested = jc.evaluate(model, state._replace(stats=moved), TEST)
-    np.testing.assert_allclose(float(one.sums.loss), float(tested.loss), rtol=1e-6)
-    free = jax.jit(jc.make_step(model, jc.optimizer(recipe)))(state._replace(stats=moved), DATA.train, jnp.arange(21))
-    assert abs(float(free.sums.loss) / float(tested.loss) - 1) > 1e-3
+    moved = jax.tree.map(lambda x: x + np.float32(0.5), state.model_state)
+    step = jc.make_train_step(model, jc.create_optimizer(recipe), freeze=("stem", "stage1"))
+    one = jax.jit(step)(state._replace(model_state=moved), DATA.train, jnp.arange(21))
+    tested = jc.evaluate(model, state._replace(model_state=moved), TEST)
+    np.testing.assert_allclose(float(one.metrics.loss), float(tested.loss), rtol=1e-6)
+    free = jax.jit(jc.make_train_step(model, jc.create_optimizer(recipe)))(
+        state._replace(model_state=moved), DATA.train, jnp.arange(21)
+    )
+    assert abs(float(free.metrics.loss) / float(tested.loss) - 1) > 1e-3
 
 
 def test_a_frozen_stage_with_other_statistics_is_refused(uncompiled):
@@ -430,21 +435,23 @@ def test_a_frozen_stage_with_other_statistics_is_refused(uncompiled):
 
     recipe = replace(RECIPE, stage_rates={"stem": 0})
     refused(lambda: fit(Model(), recipe=recipe), "batch_stats.stem.centre is not of a BatchNorm")
-    refused(lambda: jc.precise(Model(), started(Model()), DATA.train, 16, batch=8), "batch_stats.stem.centre")
+    refused(
+        lambda: jc.recompute_batch_stats(Model(), started(Model()), DATA.train, 16, batch=8), "batch_stats.stem.centre"
+    )
 
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_precise_bn_of_flax_s_bn_is_the_average_over_batches(kind):
-    model, driver = Net(norm=True), jc.driver(kind, 2)
+    model, strategy = Net(norm=True), jc.strategy(kind, 2)
     state = fit(model)[-1][0]
-    exact = jc.precise(model, state, DATA.train, 24, batch=8, driver=driver)
+    exact = jc.recompute_batch_stats(model, state, DATA.train, 24, batch=8, strategy=strategy)
     kernel, bias = (state.params["Conv_0"][name] for name in ("kernel", "bias"))
-    inputs = augment.normalise(IMAGES[:24], state.norm)
+    inputs = augment.normalize(IMAGES[:24], state.normalizer)
     maps = np.asarray(
         jax.lax.conv_general_dilated(inputs, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     )
     maps = maps.astype(np.float64) + bias
-    found = exact.stats["batch_stats"]["stem_norm"]
+    found = exact.model_state["batch_stats"]["stem_norm"]
     np.testing.assert_allclose(found["mean"], maps.mean((0, 1, 2)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["var"], maps.var((0, 1, 2)), rtol=1e-4)
 
@@ -484,10 +491,10 @@ TXS = {
 def test_own_optimizers_train_and_their_states_come_back(name, tmp_path):
     make, rate = TXS[name]
     tx = make()
-    run = jc.fit(Net(), tx, DATA, RECIPE, driver=jc.driver(devices=1))
+    run = jc.train(Net(), tx, DATA, RECIPE, strategy=jc.strategy(devices=1))
     (state, row), (last, _) = run
     assert row is not None
-    assert row["rate"] == rate == rate_of(state.opt)
+    assert row["rate"] == rate == current_learning_rate(state.opt_state)
     assert any(
         (a != b).any()
         for a, b in zip(jax.tree.leaves(started(Net()).params), jax.tree.leaves(last.params), strict=True)
@@ -497,30 +504,30 @@ def test_own_optimizers_train_and_their_states_come_back(name, tmp_path):
         back = saved.restore(started(Net(), tx))
     assert back is not None
     jax.tree.map(np.testing.assert_array_equal, state, back)
-    again = list(jc.fit(Net(), tx, DATA, RECIPE, resume=lambda _: back, driver=jc.driver(devices=1)))
+    again = list(jc.train(Net(), tx, DATA, RECIPE, resume=lambda _: back, strategy=jc.strategy(devices=1)))
     jax.tree.map(np.testing.assert_array_equal, last, again[-1][0])
 
 
 def test_multisteps_is_one_step_on_the_averaged_gradient():
     model = Net()
     state, tx = started(model, optax.MultiSteps(optax.sgd(0.1), 2)), optax.MultiSteps(optax.sgd(0.1), 2)
-    step = jax.jit(jc.make_step(model, tx))
+    step = jax.jit(jc.make_train_step(model, tx))
     half = step(state, DATA.train, jnp.arange(8))
     jax.tree.map(np.testing.assert_array_equal, half.params, state.params)
     both = step(half, DATA.train, jnp.arange(8, 16))
     plain = started(model, optax.sgd(0.1))
-    whole = jax.jit(jc.make_step(model, optax.sgd(0.1)))(plain, DATA.train, jnp.arange(16))
+    whole = jax.jit(jc.make_train_step(model, optax.sgd(0.1)))(plain, DATA.train, jnp.arange(16))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), both.params, whole.params)
 
 
 def test_lbfgs_lowers_the_loss_of_its_batch():
     model, tx = Net(), optax.lbfgs()
-    step, state = jax.jit(jc.make_step(model, tx)), started(Net(), optax.lbfgs())
+    step, state = jax.jit(jc.make_train_step(model, tx)), started(Net(), optax.lbfgs())
     losses = []
     for _ in range(6):
         state = step(state, DATA.train, jnp.arange(16))
-        losses.append(float(state.sums.loss))
-        state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+        losses.append(float(state.metrics.loss))
+        state = state._replace(metrics=jax.tree.map(jnp.zeros_like, state.metrics))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.5 * losses[0]
 
@@ -537,7 +544,7 @@ def test_one_line_for_what_is_no_transformation(uncompiled):
         refused(lambda tx=tx: fit(Net(), tx), words)
         refused(lambda tx=tx: started(Net(), tx), words)
         if "typed" not in words:
-            refused(lambda tx=tx: jc.make_step(Net(), tx), words)
+            refused(lambda tx=tx: jc.make_train_step(Net(), tx), words)
 
 
 # States, exports, names, batches (C4, C12, C15).
@@ -546,32 +553,32 @@ def test_one_line_for_what_is_no_transformation(uncompiled):
 def test_evaluation_wants_a_state_and_export_takes_one(tmp_path):
     model = Net(norm=True)
     state = fit(model)[-1][0]
-    variables: Any = {"params": state.params, **state.stats}
+    variables: Any = {"params": state.params, **state.model_state}
     for use in (
         lambda: jc.evaluate(model, variables, TEST),
         lambda: jc.predict(model, variables, IMAGES),
-        lambda: jc.precise(model, variables, DATA.train, 16, batch=8),
-        lambda: jc.adopt(variables, variables),
+        lambda: jc.recompute_batch_stats(model, variables, DATA.train, 16, batch=8),
+        lambda: jc.with_variables(variables, variables),
     ):
         refused(use, "state is a dict of variables", "adopt(start(")
     wrong: Any = DATA
     refused(lambda: jc.evaluate(model, wrong, TEST), "of type Dataset")
     for name, given in (("state", state), ("variables", variables)):
-        jc.export(model, given, tmp_path / name)
+        jc.export_weights(model, given, tmp_path / name)
     assert (tmp_path / "state").read_bytes() == (tmp_path / "variables").read_bytes()
     for given in (state.params, 3):
         with pytest.raises(jc.WeightsError, match="expected a State, or the collections"):
-            jc.export(model, given, tmp_path / "none")
-    jax.tree.map(np.testing.assert_array_equal, jc.adopt(started(model), state).params, state.params)
+            jc.export_weights(model, given, tmp_path / "none")
+    jax.tree.map(np.testing.assert_array_equal, jc.with_variables(started(model), state).params, state.params)
 
 
 def test_an_exported_state_is_the_one_that_is_judged(tmp_path):
     recipe = replace(RECIPE, optimizer="lookahead")
     state = fit(Net(), recipe=recipe)[-1][0]
-    slow = at_test(state)
-    jc.export(Net(), state, tmp_path / "a")
-    jc.export(Net(), {"params": slow.params}, tmp_path / "b")
-    jc.export(Net(), {"params": state.params}, tmp_path / "c")
+    slow = eval_state(state)
+    jc.export_weights(Net(), state, tmp_path / "a")
+    jc.export_weights(Net(), {"params": slow.params}, tmp_path / "b")
+    jc.export_weights(Net(), {"params": state.params}, tmp_path / "c")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
 
 
@@ -579,15 +586,15 @@ def test_a_network_has_the_name_it_is_given():
     class Around(nn.Module):
         @nn.compact
         def __call__(self, x, train):
-            return nn.Dense(4, name="head")(jc.build("plain8", 5, width=2, name="backbone")(x, train))
+            return nn.Dense(4, name="head")(jc.create_model("plain8", 5, width=2, name="backbone")(x, train))
 
     assert set(started(Around()).params) == {"backbone", "head"}
     for name in (3, "", "a/b"):
-        refused(lambda name=name: jc.build("plain8", 5, name=name), "expected a text")
+        refused(lambda name=name: jc.create_model("plain8", 5, name=name), "expected a text")
 
 
 def test_batches_of_large_images_are_small():
-    sides = [fitting(np.empty((1, side, side, 3), np.uint8)) for side in (8, 32, 64, 224, 4000)]
+    sides = [default_batch_size(np.empty((1, side, side, 3), np.uint8)) for side in (8, 32, 64, 224, 4000)]
     assert sides == [500, 500, 500, 40, 1]
     state = started(Net())
     for batch in (0, -1, 2.5, "x", True):
@@ -598,11 +605,11 @@ def test_batches_of_large_images_are_small():
 
 def test_evaluation_and_prediction_take_the_default_batch(monkeypatch):
     asked = []
-    filled = parallel.filled
+    filled = parallel.padded_batches
     monkeypatch.setattr(sys.modules["jaxcnn.evaluate"], "TESTED", 5 * 16)
-    monkeypatch.setattr(parallel, "filled", lambda n, batch, devices: asked.append(batch) or filled(n, batch, devices))
+    monkeypatch.setattr(parallel, "padded_batches", lambda n, batch, devices: asked.append(batch) or filled(n, batch, devices))
     state = started(Net())
-    jc.evaluate(Net(), state, TEST, driver=jc.driver(devices=1))
+    jc.evaluate(Net(), state, TEST, strategy=jc.strategy(devices=1))
     jc.predict(Net(), state, IMAGES)
     assert asked == [5, 5]
 
@@ -616,19 +623,19 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         return nn.Dense(10)(nn.BatchNorm(use_running_average=not train)(x.reshape(len(x), -1)))
-data, driver = jc.load("digits"), jc.driver(devices=1)
+data, strategy = jc.load_dataset("digits"), jc.strategy(devices=1)
 base = jc.Recipe(dataset="digits", model="mlp", options={"hidden": [4]}, batch=8, steps=2, every=1, drops=(),
     crop="resized", least_area=0.5)
 def dtypes(state):
     return {jax.tree_util.keystr(path): str(leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-mlp = jc.build("mlp", 10, hidden=[4])
-runs = [(name, mlp, jc.optimizer(replace(base, optimizer=name)), base) for name in sys.argv[2:]]
+mlp = jc.create_model("mlp", 10, hidden=[4])
+runs = [(name, mlp, jc.create_optimizer(replace(base, optimizer=name)), base) for name in sys.argv[2:]]
 runs += [("own", Net(), optax.chain(optax.adam(0.1), optax.ema(0.9)), base)]
 runs += [("injected", Net(), optax.inject_hyperparams(optax.adamw)(learning_rate=0.1), base)]
 for name, model, tx, recipe in runs:
-    first = jc.start(model, tx, recipe, data)
+    first = jc.init_state(model, tx, recipe, data)
     assert not [path for path, kind in dtypes(first).items() if kind == "float64"], name
-    for state, _ in jc.fit(model, tx, data, recipe, driver=driver):
+    for state, _ in jc.train(model, tx, data, recipe, strategy=strategy):
         assert dtypes(state) == dtypes(first), (name, dtypes(state), dtypes(first))
     with jc.Checkpoints(sys.argv[1] + "/" + name) as saved:
         saved.save(state)

@@ -8,9 +8,17 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.data.types import assemble
-from jaxcnn.look import feature_maps, gradcam, gradcam_plus, maximise, receptive, stages, strongest
+from jaxcnn.look import (
+    feature_maps,
+    gradcam,
+    gradcam_plus_plus,
+    maximize_activation,
+    receptive_fields,
+    stage_shapes,
+    top_activations,
+)
 from jaxcnn.models.layers import stage
-from jaxcnn.state import start
+from jaxcnn.state import init_state
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 2), dtype=np.uint8)
 
@@ -62,7 +70,7 @@ def started(model):
     split = jc.Split(IMAGES, np.arange(5, dtype=np.int32) % 3)
     data = assemble("own", split, split, IMAGES.shape[1:], ("a", "b", "c"))
     recipe = jc.Recipe(dataset="own", model="own")
-    return start(model, jc.optimizer(recipe), recipe, data)
+    return init_state(model, jc.create_optimizer(recipe), recipe, data)
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +82,14 @@ NAMES = ("first", "block", "block#2")
 
 
 def test_modules_are_listed_by_their_paths_in_the_order_of_their_calls():
-    found = stages(Own(), (8, 8, 2))
+    found = stage_shapes(Own(), (8, 8, 2))
     assert list(found) == ["first", "block/Conv_0", "block", "block/Conv_0#2", "block#2", "head"]
     assert found["block/Conv_0"] == (4, 4, 4)
     assert found["head"] == (3,)
 
 
 @pytest.mark.parametrize(
-    ("method", "lifted"), [(gradcam, ""), (gradcam, "remat"), (gradcam, "jit"), (gradcam_plus, "")]
+    ("method", "lifted"), [(gradcam, ""), (gradcam, "remat"), (gradcam, "jit"), (gradcam_plus_plus, "")]
 )
 def test_heat_is_that_of_stages(method, lifted, state):
     for name in NAMES if (method, lifted) == (gradcam, "") else ["block"]:
@@ -97,25 +105,25 @@ def test_the_last_maps_are_asked_by_default(state):
 
 def test_maps_and_what_excites_them_are_those_of_stages(state):
     def responses(model, state, images, names):
-        return {name: found.responses for name, found in strongest(model, state, images, 2, names).items()}
+        return {name: found.responses for name, found in top_activations(model, state, images, 2, names).items()}
 
     for function in (feature_maps, responses):
         found, expected = (function(model, state, IMAGES, NAMES) for model in (Own(), Staged()))
         for name in NAMES:
             np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
     channels = {"block": [0, 3], "first": [1]}
-    found, expected = (maximise(model, state, channels, steps=2) for model in (Own(), Staged()))
+    found, expected = (maximize_activation(model, state, channels, steps=2) for model in (Own(), Staged()))
     for name in channels:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
-    fields = receptive(Own(), (8, 8, 2))
-    assert {name: fields[name] for name in NAMES} == receptive(Staged(), (8, 8, 2))
+    fields = receptive_fields(Own(), (8, 8, 2))
+    assert {name: fields[name] for name in NAMES} == receptive_fields(Staged(), (8, 8, 2))
 
 
 def test_what_cannot_be_asked_is_one_line(state):
-    with pytest.raises(jc.RecipeError, match=r"stage is 'blok'; expected one of block, .*; did you mean 'block'"):
+    with pytest.raises(jc.ArgumentError, match=r"stage is 'blok'; expected one of block, .*; did you mean 'block'"):
         gradcam(Own(), state, IMAGES, stage="blok")
     scanned = Scanned()
-    assert set(stages(scanned, (8, 8, 2))) == {"first", "Dense_0"}
+    assert set(stage_shapes(scanned, (8, 8, 2))) == {"first", "Dense_0"}
     assert gradcam(scanned, started(scanned), IMAGES).shape == (5, 8, 8)
 
     class Flat(nn.Module):
@@ -123,5 +131,5 @@ def test_what_cannot_be_asked_is_one_line(state):
         def __call__(self, x, train=False):
             return nn.Dense(3)(x.reshape(len(x), -1))
 
-    with pytest.raises(jc.RecipeError, match="Flat has no module whose output is maps"):
+    with pytest.raises(jc.ArgumentError, match="Flat has no module whose output is maps"):
         gradcam(Flat(), started(Flat()), IMAGES)

@@ -10,27 +10,27 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import parallel, study
-from jaxcnn.state import start
-from jaxcnn.train import make_step, order
+from jaxcnn.state import init_state
+from jaxcnn.train import epoch_order, make_train_step
 
 RECIPE = jc.Recipe(dataset="digits", model="resnet8", options={"width": 4}, batch=32, pad=1, flip=True, steps=5)
 
 
 @cache
-def trained(driver, group=0, seed=0):
+def trained(strategy, group=0, seed=0):
     """The state after 5 steps, and the gradient's norm at the first."""
     recipe = replace(RECIPE, options={"width": 4, "bn_group": group}, seed=seed)
-    data = jc.load("digits")
-    model = jc.build(recipe.model, 10, **recipe.options)
-    tx = jc.optimizer(recipe)
-    state = start(model, tx, recipe, data)
-    run = driver.fold(make_step(model, tx, pad=recipe.pad, flip=recipe.flip, axis=driver.axis))
-    carry, split = driver.replicate(state), driver.replicate(data.train)
+    data = jc.load_dataset("digits")
+    model = jc.create_model(recipe.model, 10, **recipe.options)
+    tx = jc.create_optimizer(recipe)
+    state = init_state(model, tx, recipe, data)
+    run = strategy.compile_steps(make_train_step(model, tx, pad=recipe.pad, flip=recipe.flip, axis=strategy.axis))
+    carry, split = strategy.replicate(state), strategy.replicate(data.train)
     first = None
-    for row in order(state.key, 0, recipe.steps, recipe.batch, len(data.train.labels)):
+    for row in epoch_order(state.rng, 0, recipe.steps, recipe.batch, len(data.train.labels)):
         carry = run(carry, split, row[None])
-        first = first if first is not None else driver.fetch(carry).sums.mean_norm
-    return driver.fetch(carry), first
+        first = first if first is not None else strategy.fetch(carry).metrics.mean_grad_norm
+    return strategy.fetch(carry), first
 
 
 def largest_difference(a, b):
@@ -39,18 +39,18 @@ def largest_difference(a, b):
 
 @pytest.fixture(scope="module")
 def alone():
-    return trained(jc.driver("jit", devices=1))
+    return trained(jc.strategy("jit", devices=1))
 
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_layouts_agree(alone, kind, devices):
-    state, norm = trained(jc.driver(kind, devices))
+    state, norm = trained(jc.strategy(kind, devices))
     assert largest_difference(state.params, alone[0].params) < 1e-6
-    assert largest_difference(state.stats, alone[0].stats) < 1e-6
+    assert largest_difference(state.model_state, alone[0].model_state) < 1e-6
     assert norm / alone[1] == pytest.approx(1, abs=1e-5)
-    assert state.sums.n == 5 * RECIPE.batch
-    assert state.sums.wrong == alone[0].sums.wrong
+    assert state.metrics.num_examples == 5 * RECIPE.batch
+    assert state.metrics.num_wrong == alone[0].metrics.num_wrong
 
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
@@ -58,11 +58,11 @@ def test_layouts_agree(alone, kind, devices):
 def test_groups_of_bn_are_the_same_examples_on_eight_devices(kind, group):
     """A device holds 4 of the 32 examples: two groups of 2, or a quarter of a group of 16."""
     # Not seed 0, whose fourth step has a ReLU so near 0, of 2 images, that rounding decides: a jump of 0.001. Six others agree.
-    alone, _ = trained(jc.driver("jit", devices=1), group, seed=1)
-    state, _ = trained(jc.driver(kind, 8), group, seed=1)
+    alone, _ = trained(jc.strategy("jit", devices=1), group, seed=1)
+    state, _ = trained(jc.strategy(kind, 8), group, seed=1)
     assert largest_difference(state.params, alone.params) < 1e-6
-    assert largest_difference(state.stats, alone.stats) < 1e-6
-    whole, _ = trained(jc.driver("jit", devices=1), seed=1)
+    assert largest_difference(state.model_state, alone.model_state) < 1e-6
+    whole, _ = trained(jc.strategy("jit", devices=1), seed=1)
     assert largest_difference(state.params, whole.params) > 1e-4  # another algorithm than BN over the batch
 
 
@@ -75,46 +75,46 @@ def pairs(total, x, index):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_memory_is_what_a_step_makes_on_each_device_and_drops(devices):
     """Each of the devices holds a table of its own share of the rows: [b / devices, b / devices] float32."""
-    driver, x, b = jc.driver("pmap", devices), np.ones((1024, 8), np.float32), 1024
-    carry, fixed = driver.replicate(np.float32(0)), driver.replicate(x)
-    took = driver.memory(pairs, carry, fixed, np.arange(b, dtype=np.int32))
+    strategy, x, b = jc.strategy("pmap", devices), np.ones((1024, 8), np.float32), 1024
+    carry, fixed = strategy.replicate(np.float32(0)), strategy.replicate(x)
+    took = strategy.memory(pairs, carry, fixed, np.arange(b, dtype=np.int32))
     table = 4 * (b // devices) ** 2
     assert took is not None
     assert table <= took < 2.2 * table  # before and after the sorting at most
-    assert float(driver.fetch(carry)) == 0  # nothing ran, and the carry was not given away
+    assert float(strategy.fetch(carry)) == 0  # nothing ran, and the carry was not given away
 
 
 def test_memory_of_a_real_step_grows_with_the_batch_and_leaves_the_state_alone():
-    driver, data = jc.driver("jit", devices=1), jc.load("digits")
+    strategy, data = jc.strategy("jit", devices=1), jc.load_dataset("digits")
     recipe = replace(RECIPE, model="mlp", options={})
-    model, tx = jc.build("mlp", 10), jc.optimizer(recipe)
-    carry, fixed = driver.replicate(start(model, tx, recipe, data)), driver.replicate(data.train)
-    step = make_step(model, tx, pad=0, flip=False)
-    few, many = (driver.memory(step, carry, fixed, np.arange(b, dtype=np.int32)) for b in (1, 1024))
+    model, tx = jc.create_model("mlp", 10), jc.create_optimizer(recipe)
+    carry, fixed = strategy.replicate(init_state(model, tx, recipe, data)), strategy.replicate(data.train)
+    step = make_train_step(model, tx, pad=0, flip=False)
+    few, many = (strategy.memory(step, carry, fixed, np.arange(b, dtype=np.int32)) for b in (1, 1024))
     assert few is not None
     assert many is not None
     assert few + 4 * 1023 * (64 + 64) < many  # both hidden layers' outputs wait for the gradient
-    assert int(driver.fetch(carry).step) == 0
+    assert int(strategy.fetch(carry).step) == 0
 
 
 def test_memory_is_none_where_xla_does_not_tell(monkeypatch):
     monkeypatch.setattr("jax.stages.Compiled.memory_analysis", lambda self: None)
-    driver = jc.driver("jit", devices=1)
+    strategy = jc.strategy("jit", devices=1)
     step = lambda total, x, index: total + x[index].sum()  # noqa: E731
-    assert driver.memory(step, np.float32(0), np.ones(9, np.float32), np.arange(3, dtype=np.int32)) is None
+    assert strategy.memory(step, np.float32(0), np.ones(9, np.float32), np.arange(3, dtype=np.int32)) is None
 
 
 def test_programs_are_kept_within_a_bound_and_made_again(monkeypatch):
     """What is asked for in turn stays; the first beyond the bound drops all, JAX's own too."""
     made = []
 
-    @parallel.compiled
+    @parallel.cached_program
     def program(n):
         made.append(n)
         return jax.jit(lambda x: x * n)
 
-    parallel.forget()
-    monkeypatch.setattr(parallel, "PROGRAMS", 3)
+    parallel.clear_program_cache()
+    monkeypatch.setattr(parallel, "MAX_PROGRAMS", 3)
     assert [float(program(n)(1.0)) for n in (1, 2, 3, 1, 2, 3)] == [1, 2, 3, 1, 2, 3]
     assert made == [1, 2, 3]
     held: Any = jax.jit(jax.numpy.sin)
@@ -131,9 +131,9 @@ def test_a_study_of_more_networks_than_are_kept_has_the_same_numbers(tmp_path, m
     recipe = jc.Recipe(dataset="digits", model="mlp", steps=4, every=2, batch=32, drops=(), pad=0)
     runs = {f"{width}": replace(recipe, options={"hidden": [width]}) for width in (4, 5, 6)}
     runs["4 again"] = runs["4"]
-    data, driver = jc.load("digits"), jc.driver("jit", devices=1)
-    monkeypatch.setattr(parallel, "PROGRAMS", 2)  # one network
-    results = study.sweep(runs, data, tmp_path, driver=driver)
+    data, strategy = jc.load_dataset("digits"), jc.strategy("jit", devices=1)
+    monkeypatch.setattr(parallel, "MAX_PROGRAMS", 2)  # one network
+    results = study.sweep(runs, data, tmp_path, strategy=strategy)
     assert results is not None
     assert results["4"]["eval_loss"] == results["4 again"]["eval_loss"] != results["5"]["eval_loss"]
     assert len(parallel._kept) <= 2

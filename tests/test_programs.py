@@ -11,12 +11,12 @@ import pytest
 from jax import lax
 from scipy.signal import correlate
 
-from jaxcnn import Recipe, build, evaluate, fit, load, optimizer, parallel, programs
-from jaxcnn.parallel import LONG, driver
+from jaxcnn import Recipe, create_model, create_optimizer, evaluate, load_dataset, parallel, programs, train
+from jaxcnn.parallel import MIN_OPTIMIZED_VALUES, strategy
 from jaxcnn.programs import onednn, pooling
 from jaxcnn.programs.convolution import rule
 from jaxcnn.programs.onednn import Geometry, proven
-from jaxcnn.programs.replacing import Instead, found, replaced, settled
+from jaxcnn.programs.replacing import Replacement, count_matches, materialize, rewrite
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 SHAPES = [
@@ -41,7 +41,7 @@ needed = pytest.mark.skipif(not programs.available(), reason="oneDNN cannot be c
 
 @pytest.fixture(autouse=True)
 def unkept():
-    with programs.unkept():
+    with programs.without_persistent_cache():
         yield
 
 
@@ -77,15 +77,15 @@ def test_convolutions_and_their_gradients_are_those_of_jax(images, kernel, strid
     run, given = gradients(convolution(stride, padding, dilation)), (drawn(images, 1), drawn(kernel, 2))
     one_place = jax.eval_shape(convolution(stride, padding, dilation), *given).shape[1:3] == (1, 1)
     left = images[-1] < 6 or dilation != (1, 1) or one_place  # JAX's weight gradient stays
-    assert found(jax.make_jaxpr(run)(*given), rule) == 3 - left
-    close(jax.jit(programs.tuned(run))(*given), jax.jit(run)(*given))
+    assert count_matches(jax.make_jaxpr(run)(*given), rule) == 3 - left
+    close(jax.jit(programs.optimized(run))(*given), jax.jit(run)(*given))
 
 
 @pytest.mark.skipif(not programs.available("bfloat16"), reason="oneDNN has no bfloat16 on this CPU")
 def test_convolutions_of_bfloat16_are_those_of_float32_within_its_eight_bits():
     run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((4, 8, 8, 16), 1), drawn((3, 3, 16, 16), 2))
     given = [jnp.asarray(x, jnp.bfloat16) for x in given]
-    program = jax.jit(programs.tuned(lambda x, kernel: run(x, kernel)[0]))
+    program = jax.jit(programs.optimized(lambda x, kernel: run(x, kernel)[0]))
     got, expected = program(*given), run(*(x.astype(jnp.float32) for x in given))[0]
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(got), expected, rtol=2**-8, atol=2**-8 * np.abs(expected).max())
@@ -94,7 +94,7 @@ def test_convolutions_of_bfloat16_are_those_of_float32_within_its_eight_bits():
 @needed
 def test_a_convolution_is_that_of_scipy():
     x, kernel = drawn((2, 9, 8, 5), 1), drawn((3, 3, 5, 4), 2)
-    got = jax.jit(programs.tuned(convolution((2, 2), "VALID", (1, 1))))(x, kernel)
+    got = jax.jit(programs.optimized(convolution((2, 2), "VALID", (1, 1))))(x, kernel)
     for image in range(2):
         for f in range(4):
             full = correlate(np.float64(x[image]), np.float64(kernel[..., f]), "valid")[::2, ::2, 0]
@@ -116,12 +116,12 @@ ODD = [
 def test_images_narrower_than_the_kernel_are_left_to_xla(images, kernel, stride, padding, dtype):
     function = convolution(stride, padding, (1, 1))
     given = jnp.asarray(drawn(images, 1), dtype), jnp.asarray(drawn(kernel, 2), dtype)
-    assert found(jax.make_jaxpr(function)(*given), rule) == 0
+    assert count_matches(jax.make_jaxpr(function)(*given), rule) == 0
     run = gradients(function)
     close(
         *(
             jax.tree.map(lambda x: x.astype(jnp.float32), jax.jit(program)(*given))
-            for program in (programs.tuned(run), run)
+            for program in (programs.optimized(run), run)
         )
     )
 
@@ -134,7 +134,7 @@ def test_padding_that_leaves_nothing_of_an_image_is_left_to_xla():
         )
 
     given = drawn((64, 1, 3, 5), 1), drawn((1, 1, 5, 16), 2)
-    close(jax.jit(programs.tuned(gradients(run)))(*given), jax.jit(gradients(run))(*given))
+    close(jax.jit(programs.optimized(gradients(run)))(*given), jax.jit(gradients(run))(*given))
 
 
 @needed
@@ -160,7 +160,7 @@ def test_training_on_narrow_images_of_one_channel_is_that_of_jax():
         return lax.scan(step, params, length=8)
 
     params = model.init(jax.random.key(0), images)
-    (got, losses), (expected, plain) = jax.jit(programs.tuned(steps))(params), jax.jit(steps)(params)
+    (got, losses), (expected, plain) = jax.jit(programs.optimized(steps))(params), jax.jit(steps)(params)
     close((got, losses), (expected, plain))
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
@@ -223,10 +223,10 @@ def test_bfloat16_needs_a_cpu_with_its_instructions(monkeypatch, tmp_path):
 @needed
 def test_one_image_that_is_left_over_is_no_part_of_its_own():
     run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((33, 32, 32, 8), 1), drawn((3, 3, 8, 24), 2))
-    program = str(jax.make_jaxpr(programs.tuned(run))(*given))
+    program = str(jax.make_jaxpr(programs.optimized(run))(*given))
     assert "f32[1,64,128,16]" in program
     assert "f32[1,64,128,17]" in program
-    close(jax.jit(programs.tuned(run))(*given), jax.jit(run)(*given))
+    close(jax.jit(programs.optimized(run))(*given), jax.jit(run)(*given))
 
 
 POOLS = [
@@ -253,8 +253,8 @@ def test_gradients_of_max_pooling_are_those_of_jax_to_the_bit(images, window, st
     def gradient(x, slope):
         return jax.vjp(function, x)[1](slope)[0]
 
-    assert found(jax.make_jaxpr(gradient)(x, slope), pooling.rule) == 1
-    got = jax.jit(programs.tuned(gradient))(x, slope)
+    assert count_matches(jax.make_jaxpr(gradient)(x, slope), pooling.rule) == 1
+    got = jax.jit(programs.optimized(gradient))(x, slope)
     np.testing.assert_array_equal(got, jax.jit(gradient)(x, slope))
     assert np.abs(got).sum() > 0
 
@@ -266,8 +266,8 @@ def test_padding_counts_as_lowest_in_max_pooling_as_in_jax(value):
     function = pooled((3, 3), (2, 2), ((1, 1), (1, 1)))
     slope = drawn((1, 3, 3, 1), 2)
     gradient = lambda x: jax.vjp(function, x)[1](slope)[0]  # noqa: E731
-    assert found(jax.make_jaxpr(gradient)(x), pooling.rule) == 1
-    got = jax.jit(programs.tuned(gradient))(x)
+    assert count_matches(jax.make_jaxpr(gradient)(x), pooling.rule) == 1
+    got = jax.jit(programs.optimized(gradient))(x)
     np.testing.assert_array_equal(got, jax.jit(gradient)(x))
     assert np.count_nonzero(got) in (4, 9)
 
@@ -275,7 +275,7 @@ def test_padding_counts_as_lowest_in_max_pooling_as_in_jax(value):
 def test_poolings_across_images_wide_or_empty_ones_are_left_alone():
     def gradient(shape, window, strides, padding=((0, 0),) * 4):
         function = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding).sum()  # noqa: E731
-        return found(jax.make_jaxpr(jax.grad(function))(jnp.ones(shape)), pooling.rule)
+        return count_matches(jax.make_jaxpr(jax.grad(function))(jnp.ones(shape)), pooling.rule)
 
     images = (2, 12, 12, 4)
     assert gradient(images, (1, 3, 3, 1), (1, 2, 2, 1)) == 1
@@ -292,7 +292,7 @@ def test_gradients_of_other_poolings_are_left_alone():
     least = lambda x: lax.reduce_window(x, jnp.inf, lax.min, (1, 3, 3, 1), (1, 2, 2, 1), "SAME").sum()  # noqa: E731
     low = lambda x: pooled((3, 3), (2, 2), ((1, 1), (1, 1)))(x.astype(jnp.bfloat16)).astype(jnp.float32).sum()  # noqa: E731
     for function in (across, least, low):
-        assert found(jax.make_jaxpr(jax.grad(function))(x), pooling.rule) == 0
+        assert count_matches(jax.make_jaxpr(jax.grad(function))(x), pooling.rule) == 0
 
 
 @needed
@@ -304,11 +304,11 @@ def test_in_a_loop_weight_gradients_of_few_channels_are_replaced_too():
         return lax.scan(lambda total, kernel: (total + gradient(kernel), None), jnp.zeros_like(kernels[0]), kernels)[0]
 
     def left(function, *args):
-        return str(jax.make_jaxpr(programs.tuned(function))(*args)).count("conv_general_dilated")
+        return str(jax.make_jaxpr(programs.optimized(function))(*args)).count("conv_general_dilated")
 
     assert left(gradient, kernels[0]) == 1  # JAX's, the faster there
     assert left(scanned, kernels) == 0
-    close(jax.jit(programs.tuned(scanned))(kernels), scanned(kernels))
+    close(jax.jit(programs.optimized(scanned))(kernels), scanned(kernels))
 
 
 @needed
@@ -324,14 +324,14 @@ def test_convolutions_within_other_operations_are_found(around):
     }
     run = jax.grad(lambda x: sum((each**2).sum() for each in jax.tree.leaves(loops[around](x))))
     x = drawn((3, 6, 6, 4), 2)
-    assert found(jax.make_jaxpr(run)(x), rule) >= (around != "vmap")
-    close(jax.jit(programs.tuned(run))(x), jax.jit(run)(x))
+    assert count_matches(jax.make_jaxpr(run)(x), rule) >= (around != "vmap")
+    close(jax.jit(programs.optimized(run))(x), jax.jit(run)(x))
 
 
 @needed
 def test_the_same_program_gives_the_same_bits():
     run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((64, 16, 16, 16), 1), drawn((3, 3, 16, 16), 2))
-    first, second = (jax.jit(programs.tuned(run))(*given) for _ in range(2))
+    first, second = (jax.jit(programs.optimized(run))(*given) for _ in range(2))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -342,11 +342,11 @@ def test_other_convolutions_are_left_alone():
     )
     line = lambda x, k: lax.conv_general_dilated(x, k, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))  # noqa: E731
     for run, x, k in ((grouped, (2, 4, 4, 4), (3, 3, 2, 4)), (line, (2, 4, 4), (3, 4, 4))):
-        assert found(jax.make_jaxpr(run)(drawn(x, 1), drawn(k, 2)), rule) == 0
+        assert count_matches(jax.make_jaxpr(run)(drawn(x, 1), drawn(k, 2)), rule) == 0
     whole = jax.make_jaxpr(convolution((1, 1), "SAME", (1, 1)))(
         jnp.ones((1, 4, 4, 2), "int8"), jnp.ones((3, 3, 2, 2), "int8")
     )
-    assert found(whole, rule) == 0
+    assert count_matches(whole, rule) == 0
 
 
 def test_what_is_settled_is_not_computed_again():
@@ -361,7 +361,7 @@ def test_what_is_settled_is_not_computed_again():
 
         return jax.jit(run).lower(jnp.ones((64, 64))).compile()
 
-    kept, computed = sums(settled), sums(lambda x: x)
+    kept, computed = sums(materialize), sums(lambda x: x)
     flops = [program.cost_analysis()["flops"] for program in (kept, computed)]  # pyright: ignore[reportOptionalSubscript]
     assert flops[0] < 0.6 * flops[1]
     ones = jnp.ones((64, 64))
@@ -370,9 +370,9 @@ def test_what_is_settled_is_not_computed_again():
 
 def test_replaced_gives_back_trees_and_keeps_constants():
     shift = jnp.arange(3.0)
-    run = replaced(
+    run = rewrite(
         lambda tree: {"a": jnp.sin(tree["x"]) + shift, "b": (tree["y"],)},
-        lambda eqn: Instead(jnp.cos) if eqn.primitive.name == "sin" else None,
+        lambda eqn: Replacement(jnp.cos) if eqn.primitive.name == "sin" else None,
     )
     got = run({"x": jnp.zeros(3), "y": jnp.ones(2)})
     np.testing.assert_array_equal(got["a"], [1, 2, 3])
@@ -394,21 +394,23 @@ def test_an_unknown_jaxlib_is_not_trusted(monkeypatch):
 
 @needed
 def test_only_long_runs_on_one_cpu_are_tuned():
-    assert driver("jit", devices=1).tunes(LONG)
-    assert not driver("jit", devices=1).tunes(LONG - 1)
-    assert not driver("jit", devices=2).tunes(LONG)
-    assert not driver("pmap", devices=1).tunes(LONG)
+    assert strategy("jit", devices=1).should_optimize(MIN_OPTIMIZED_VALUES)
+    assert not strategy("jit", devices=1).should_optimize(MIN_OPTIMIZED_VALUES - 1)
+    assert not strategy("jit", devices=2).should_optimize(MIN_OPTIMIZED_VALUES)
+    assert not strategy("pmap", devices=1).should_optimize(MIN_OPTIMIZED_VALUES)
 
 
 @needed
 def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
     recipe = Recipe(dataset="digits", model="resnet8", steps=6, every=3, batch=32, lr=0.01, pad=1, flip=True)
-    data, model, tx = load("digits"), build("resnet8", 10), optimizer(recipe)
+    data, model, tx = load_dataset("digits"), create_model("resnet8", 10), create_optimizer(recipe)
     runs = []
-    for long in (LONG, 0):
-        monkeypatch.setattr(parallel, "LONG", long)
-        runs.append(list(fit(model, tx, data, recipe, driver=driver("jit", devices=1))))
-        assert evaluate(model, runs[-1][-1][0], data.test, driver=driver("jit", devices=1)).n == len(data.test.labels)
+    for long in (MIN_OPTIMIZED_VALUES, 0):
+        monkeypatch.setattr(parallel, "MIN_OPTIMIZED_VALUES", long)
+        runs.append(list(train(model, tx, data, recipe, strategy=strategy("jit", devices=1))))
+        assert evaluate(model, runs[-1][-1][0], data.test, strategy=strategy("jit", devices=1)).num_examples == len(
+            data.test.labels
+        )
     for (plain, before), (state, row) in zip(*runs, strict=True):
         close(state.params, plain.params, 1e-3)
         assert row["train_loss"] == pytest.approx(before["train_loss"], rel=1e-4)
@@ -420,10 +422,10 @@ def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
 @pytest.mark.parametrize("name", ["resnet8", "preresnet8"])
 def test_blocks_that_are_computed_again_give_the_same_numbers(name):
     images = drawn((4, 16, 16, 3), 1)
-    variables = jax.jit(build(name, 10, width=4).init)(jax.random.key(0), images)
+    variables = jax.jit(create_model(name, 10, width=4).init)(jax.random.key(0), images)
 
     def run(remat):
-        model = build(name, 10, width=4, remat=remat)
+        model = create_model(name, 10, width=4, remat=remat)
         shapes = jax.eval_shape(model.init, jax.random.key(0), images)
         assert jax.tree.structure(shapes) == jax.tree.structure(variables)
 
@@ -442,13 +444,13 @@ def test_blocks_that_are_computed_again_need_less_memory():
     images = drawn((32, 16, 16, 3), 1)
     taken = []
     for remat in (False, True):
-        model = build("resnet14", 10, width=4, remat=remat)
+        model = create_model("resnet14", 10, width=4, remat=remat)
         variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
         def loss(variables, model=model):
             return jnp.square(model.apply(variables, images, train=True, mutable=["batch_stats"])[0]).sum()
 
-        program = jax.jit(programs.tuned(jax.grad(loss)), compiler_options=programs.OPTIONS)
+        program = jax.jit(programs.optimized(jax.grad(loss)), compiler_options=programs.OPTIONS)
         plan: Any = program.lower(variables).compile().memory_analysis()
         taken.append(plan.temp_size_in_bytes)
     assert taken[1] < 0.6 * taken[0]

@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxcnn import programs
 from jaxcnn.programs import convolution, pooling
-from jaxcnn.programs.replacing import found
+from jaxcnn.programs.replacing import count_matches
 
 TOGETHER = 6
 """Geometries in one example: they are compiled as one program, which takes most of the time."""
@@ -34,7 +34,7 @@ needed = pytest.mark.skipif(not programs.available(), reason="oneDNN cannot be c
 
 @pytest.fixture(autouse=True)
 def unkept():
-    with programs.unkept():
+    with programs.without_persistent_cache():
         yield
 
 
@@ -166,14 +166,14 @@ def compared(some):
     changed = []
     for run, args in zip(some_runs, given, strict=True):
         changed.append(
-            found(jax.make_jaxpr(run)(*args), partial(convolution.rule, narrow=1)) > 0
+            count_matches(jax.make_jaxpr(run)(*args), partial(convolution.rule, narrow=1)) > 0
         )  # else it is the same
     rows = [row for row, kept in zip(zip(some, some_runs, given, strict=True), changed, strict=True) if kept]
     if not rows:
         return 0
     some, some_runs, given = zip(*rows, strict=True)
     runs = lambda given: [run(*args) for run, args in zip(some_runs, given, strict=True)]  # noqa: E731
-    got = jax.jit(programs.tuned(runs), compiler_options=programs.OPTIONS | QUICK)(given)
+    got = jax.jit(programs.optimized(runs), compiler_options=programs.OPTIONS | QUICK)(given)
     expected = jax.jit(runs, compiler_options=QUICK)([[x.astype(np.float32) for x in args] for args in given])
     for case, a, b in zip(some, got, expected, strict=True):
         same(a, b, case)
@@ -233,9 +233,11 @@ def test_gradients_of_random_max_poolings_are_those_of_jax_to_the_bit(cases):
 
     def compare(some):
         runs, given = zip(*(pooled(*case) for case in some), strict=True)
-        rewritten.extend(found(jax.make_jaxpr(run)(*args), pooling.rule) for run, args in zip(runs, given, strict=True))
+        rewritten.extend(
+            count_matches(jax.make_jaxpr(run)(*args), pooling.rule) for run, args in zip(runs, given, strict=True)
+        )
         every = lambda given: [run(*args) for run, args in zip(runs, given, strict=True)]  # noqa: E731
-        got, expected = (jax.jit(run, compiler_options=QUICK)(given) for run in (programs.tuned(every), every))
+        got, expected = (jax.jit(run, compiler_options=QUICK)(given) for run in (programs.optimized(every), every))
         for case, a, b in zip(some, got, expected, strict=True):
             np.testing.assert_array_equal(a, b, err_msg=str(case))
 

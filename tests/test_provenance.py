@@ -35,14 +35,14 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def data():
-    return jc.load("digits")
+    return jc.load_dataset("digits")
 
 
 def trained(folder, model, tx, data, recipe=RECIPE, log_recipe=None, pieces=None):
     """What the README's loop does."""
     log = jc.RunLog(folder, log_recipe or recipe, **pieces or {})
     row: Any
-    for _, row in jc.fit(model, tx, data, recipe, driver=jc.driver("jit", devices=1)):
+    for _, row in jc.train(model, tx, data, recipe, strategy=jc.strategy("jit", devices=1)):
         log.write(**row)
     return log
 
@@ -92,8 +92,8 @@ NET = f"{__name__}.Net"
         (Net(), optax.sgd(0.01), ["scale_by_adam(b1=0.9", "there and identity() + scale(step_size=-0.01) here"]),
         (Net(features=5), optax.adam(0.01), [f"{NET}(features=4) there", f"{NET}(features=5) here"]),
         (Net(activation=nn.tanh), optax.adam(0.01), ["relu) there", "tanh) here"]),
-        (jc.build("mlp", 10), optax.adam(0.01), [f"{NET}(features=4", "jaxcnn.models.mlp.MLP(classes=10"]),
-        (Net(), jc.optimizer(RECIPE), ["scale_by_adam(b1=0.9", "momentum(lr=0.1) here"]),
+        (jc.create_model("mlp", 10), optax.adam(0.01), [f"{NET}(features=4", "jaxcnn.models.mlp.MLP(classes=10"]),
+        (Net(), jc.create_optimizer(RECIPE), ["scale_by_adam(b1=0.9", "momentum(lr=0.1) here"]),
     ],
 )
 @pytest.mark.parametrize("at", ["start", "row"])
@@ -101,9 +101,9 @@ def test_another_model_optimizer_or_rate_is_refused_with_both_values(own, data, 
     recipe = replace(RECIPE, model="resnet20", options={})
     rows = (own / "metrics.jsonl").read_bytes()
     row = {"step": 1, "seconds": float(np.random.default_rng().random()), "train_loss": 0.0}
-    provenance.note(row, provenance.made_from(model, tx, recipe, data, {}, ()))  # as `fit` does
+    provenance.note(row, provenance.made_from(model, tx, recipe, data, {}, ()))  # as `train` does
     pieces = {"model": model, "tx": tx} if at == "start" else {}
-    with pytest.raises(jc.RecipeError, match="holds another run") as error:
+    with pytest.raises(jc.ArgumentError, match="holds another run") as error:
         jc.RunLog(own, recipe, **pieces).write(**row)
     for words in says:
         assert words in str(error.value)
@@ -113,35 +113,35 @@ def test_another_model_optimizer_or_rate_is_refused_with_both_values(own, data, 
 
 
 def test_an_own_optimizer_is_refused_by_the_loop_as_it_is_written(own, data):
-    with pytest.raises(jc.RecipeError, match=r"scale\(step_size=-0.01\) there and scale\(step_size=-0.5\) here"):
+    with pytest.raises(jc.ArgumentError, match=r"scale\(step_size=-0.01\) there and scale\(step_size=-0.5\) here"):
         trained(own, Net(), optax.adam(0.5), data, recipe=replace(RECIPE, model="resnet20", options={}))
 
 
 def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
-    model, tx = study.prepare(RECIPE, 10)
+    model, tx = study.model_and_optimizer(RECIPE, 10)
     trained(tmp_path, model, tx, data, pieces={"model": model, "tx": tx, "data": data})
     assert jc.Recipe.load(tmp_path) == RECIPE
     run = read(tmp_path, "run.json")
     assert (run["model"], run["optimizer"], run["arrays"]) == (None, None, None)
-    with pytest.raises(jc.RecipeError, match=rf"model is mlp\(hidden=\[4\]\) there and {NET}"):
+    with pytest.raises(jc.ArgumentError, match=rf"model is mlp\(hidden=\[4\]\) there and {NET}"):
         jc.RunLog(tmp_path, RECIPE, model=Net())
-    other = jc.optimizer(replace(RECIPE, lr=0.5))  # of the same name, with another rate
-    with pytest.raises(jc.RecipeError, match=r"optimizer is momentum\(lr=0.1\) there and momentum\(lr=0.5\) here;"):
+    other = jc.create_optimizer(replace(RECIPE, lr=0.5))  # of the same name, with another rate
+    with pytest.raises(jc.ArgumentError, match=r"optimizer is momentum\(lr=0.1\) there and momentum\(lr=0.5\) here;"):
         jc.RunLog(tmp_path, RECIPE, tx=other)
-    assert provenance.model_of(jc.build("mlp", 10, hidden=[5]), RECIPE)["fields"]["hidden"] == [5]  # type: ignore[index]
+    assert provenance.model_of(jc.create_model("mlp", 10, hidden=[5]), RECIPE)["fields"]["hidden"] == [5]  # type: ignore[index]
 
 
 def test_a_row_of_another_recipe_than_the_logs_is_refused(tmp_path, data):
-    model, tx = study.prepare(RECIPE, 10)
-    with pytest.raises(jc.RecipeError, match=r"the row is of another recipe .*steps \(7 there, 1 trained\)"):
+    model, tx = study.model_and_optimizer(RECIPE, 10)
+    with pytest.raises(jc.ArgumentError, match=r"the row is of another recipe .*steps \(7 there, 1 trained\)"):
         trained(tmp_path, model, tx, data, log_recipe=replace(RECIPE, steps=7))
-    assert jc.read_rows(tmp_path) == []
+    assert jc.read_metrics(tmp_path) == []
 
 
 def test_rows_of_two_runs_at_once_are_told_apart(tmp_path, data):
     runs = {"a": optax.sgd(0.1), "b": optax.sgd(0.2)}
-    driver = jc.driver("jit", devices=1)
-    fits = [jc.fit(Net(), tx, data, RECIPE, driver=driver) for tx in runs.values()]
+    strategy = jc.strategy("jit", devices=1)
+    fits = [jc.train(Net(), tx, data, RECIPE, strategy=strategy) for tx in runs.values()]
     row: Any
     for name, (_, row) in zip(runs, [next(fit) for fit in fits], strict=True):
         jc.RunLog(tmp_path / name, RECIPE).write(**row)
@@ -165,7 +165,7 @@ RATE = 0.25
             ["step_size=-0.3", "step_size=-0.2"],
         ),
         (optax.masked(optax.sgd(0.3), {"x": True}), ["scale(step_size=-0.3)"]),
-        (optax.chain(optax.clip(0.7), jc.optimizer(jc.Recipe(lr=0.6))), ["clip(max_delta=0.7)", "lr=0.6"]),
+        (optax.chain(optax.clip(0.7), jc.create_optimizer(jc.Recipe(lr=0.6))), ["clip(max_delta=0.7)", "lr=0.6"]),
         (optax.contrib.muon(0.02), ["step_size=-0.02"]),
         (optax.lbfgs(0.3), ["memory_size=10", "step_size=-0.3"]),
     ],
@@ -237,26 +237,28 @@ def test_other_data_in_the_folder_of_a_run_are_refused(tmp_path, data, change, l
         "names": data._replace(classes=data.classes[::-1]),
     }[change]
     digests = provenance.data_digest(data), provenance.data_digest(other)
-    with pytest.raises(jc.RecipeError, match=f"images or labels .* {digests[0]} there and {digests[1]} here") as error:
+    with pytest.raises(
+        jc.ArgumentError, match=f"images or labels .* {digests[0]} there and {digests[1]} here"
+    ) as error:
         jc.RunLog(tmp_path, RECIPE, data=other)
     assert "\n" not in str(error.value)
 
 
 def test_a_study_refuses_other_labels_before_it_trains(tmp_path, data, monkeypatch):
-    driver = jc.driver("jit", devices=1)
-    study.run(RECIPE, data, tmp_path / "run", driver=driver, stop=lambda: True)
-    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    strategy = jc.strategy("jit", devices=1)
+    study.run(RECIPE, data, tmp_path / "run", strategy=strategy, stop=lambda: True)
+    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
     other = data._replace(train=data.train._replace(labels=data.train.labels[::-1].copy()))
     for again in (
-        lambda: study.run(RECIPE, other, tmp_path / "run", driver=driver),
-        lambda: study.sweep({"run": RECIPE}, other, tmp_path, driver=driver),
+        lambda: study.run(RECIPE, other, tmp_path / "run", strategy=strategy),
+        lambda: study.sweep({"run": RECIPE}, other, tmp_path, strategy=strategy),
     ):
-        with pytest.raises(jc.RecipeError, match="holds another run: the data's images or labels"):
+        with pytest.raises(jc.ArgumentError, match="holds another run: the data's images or labels"):
             again()
 
 
 def test_a_packed_run_keeps_what_it_was_made_from(tmp_path, own, data):
-    study.run(RECIPE, data, tmp_path / "out" / "run", driver=jc.driver("jit", devices=1))
+    study.run(RECIPE, data, tmp_path / "out" / "run", strategy=jc.strategy("jit", devices=1))
     log = jc.RunLog(own, replace(RECIPE, model="resnet20", options={}))
     log.finish(status="finished")
     (tmp_path / "out" / "own").symlink_to(own)
@@ -273,7 +275,7 @@ import sys
 import jaxcnn as jc
 try:
     jc.RunLog(sys.argv[1], jc.Recipe())
-except jc.RecipeError as error:
+except jc.ArgumentError as error:
     print(error)
 """
 SETTINGS = [
@@ -291,7 +293,7 @@ def test_settings_of_jax_that_change_numbers_are_recorded_and_refused(tmp_path, 
     before = read(tmp_path, "run.json")["jax"][name]
     try:
         jax.config.update(name, value)
-        with pytest.raises(jc.RecipeError, match=f"holds another run: {says}; write another --out") as error:
+        with pytest.raises(jc.ArgumentError, match=f"holds another run: {says}; write another --out") as error:
             jc.RunLog(tmp_path, jc.Recipe())
     finally:
         jax.config.update(name, before)
@@ -361,6 +363,8 @@ def test_fields_of_extreme_values_can_be_read_back(tmp_path):
 
 def test_a_dictionary_is_no_recipe_and_says_so(tmp_path):
     wrong: Any = {"lr": 0.1}
-    with pytest.raises(jc.RecipeError, match=r"recipe is a dict, \{'lr': 0.1\}; expected a Recipe. Use jaxcnn.Recipe"):
+    with pytest.raises(
+        jc.ArgumentError, match=r"recipe is a dict, \{'lr': 0.1\}; expected a Recipe. Use jaxcnn.Recipe"
+    ):
         jc.RunLog(tmp_path / "run", wrong)
     assert not (tmp_path / "run").exists()

@@ -177,7 +177,7 @@ def test_any_curve_is_read_and_what_it_gives_lies_within_the_range(losses, windo
     ],
 )
 def test_what_cannot_be_read_is_one_line(rates, losses, more):
-    with pytest.raises(jc.RecipeError) as error:
+    with pytest.raises(jc.ArgumentError) as error:
         read(rates, losses, **more)
     assert "\n" not in str(error.value)
 
@@ -187,12 +187,12 @@ NETWORK = jc.Recipe(dataset="digits", model="mlp", optimizer="sgd", batch=64, pa
 
 @pytest.fixture(scope="module")
 def data():
-    return jc.load("digits")
+    return jc.load_dataset("digits")
 
 
 def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data):
-    model = jc.build("mlp", 10)
-    found = jc.lr_range_test(model, data, NETWORK, steps=100)
+    model = jc.create_model("mlp", 10)
+    found = jc.lr_finder(model, data, NETWORK, steps=100)
     assert found.suggested
     assert found.limit
     assert found.diverged
@@ -200,14 +200,14 @@ def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data
 
     def ends(rate):
         recipe = replace(NETWORK, lr=rate, schedule="constant", drops=(), steps=60, every=60)
-        return [row["train_loss"] for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe) if row][-1]
+        return [row["train_loss"] for _, row in jc.train(model, jc.create_optimizer(recipe), data, recipe) if row][-1]
 
     assert ends(found.suggested) < 1.0
     assert ends(4 * found.limit) > 2.3  # worse than guessing
 
 
 def test_a_range_far_too_high_for_a_network_diverges_and_has_no_limit(data):
-    found = jc.lr_range_test(jc.build("mlp", 10), data, NETWORK, low=1e5, high=1e9, steps=10)
+    found = jc.lr_finder(jc.create_model("mlp", 10), data, NETWORK, low=1e5, high=1e9, steps=10)
     assert (found.suggested, found.limit) == (None, None)
     assert found.diverged is not None
 
@@ -228,30 +228,30 @@ class Deaf(nn.Module):
 
 @pytest.mark.parametrize(("model", "diverged"), [(Broken(), 1e-5), (Deaf(), None)])
 def test_a_network_without_a_loss_or_without_a_slope_has_no_limit(data, model, diverged):
-    found = jc.lr_range_test(model, data, NETWORK, steps=10)
+    found = jc.lr_finder(model, data, NETWORK, steps=10)
     assert (found.suggested, found.limit, found.diverged) == (None, None, diverged)
 
 
 def test_it_is_compiled_once_and_repeats_itself(data, monkeypatch):
     traces = []
-    make = module.make_step
+    make = module.make_train_step
 
     def counted(*a, **k):
         step = make(*a, **k)
         return lambda *arrays: traces.append(1) or step(*arrays)
 
-    monkeypatch.setattr(module, "make_step", counted)
-    one = jc.lr_range_test(jc.build("mlp", 10), data, NETWORK, steps=20, driver=jc.driver(devices=1))
+    monkeypatch.setattr(module, "make_train_step", counted)
+    one = jc.lr_finder(jc.create_model("mlp", 10), data, NETWORK, steps=20, strategy=jc.strategy(devices=1))
     assert len(traces) == 1
-    again = jc.lr_range_test(jc.build("mlp", 10), data, NETWORK, steps=20, driver=jc.driver(devices=1))
+    again = jc.lr_finder(jc.create_model("mlp", 10), data, NETWORK, steps=20, strategy=jc.strategy(devices=1))
     np.testing.assert_array_equal(one.losses, again.losses)
 
 
 def test_its_first_loss_is_that_of_the_first_batch(data):
     recipe = replace(NETWORK, lr=1e-5, schedule="constant", drops=(), steps=1, every=1)
-    model = jc.build("mlp", 10)
-    (row,) = [row for _, row in jc.fit(model, jc.optimizer(recipe), data, recipe) if row]
-    assert jc.lr_range_test(model, data, NETWORK, steps=10).losses[0] == pytest.approx(row["train_loss"], rel=1e-6)
+    model = jc.create_model("mlp", 10)
+    (row,) = [row for _, row in jc.train(model, jc.create_optimizer(recipe), data, recipe) if row]
+    assert jc.lr_finder(model, data, NETWORK, steps=10).losses[0] == pytest.approx(row["train_loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_its_first_loss_is_that_of_the_first_batch(data):
     ],
 )
 def test_mistakes_are_one_line(data, change, says):
-    with pytest.raises(jc.RecipeError) as error:
-        jc.lr_range_test(jc.build("mlp", 10), data, NETWORK, **change)
+    with pytest.raises(jc.ArgumentError) as error:
+        jc.lr_finder(jc.create_model("mlp", 10), data, NETWORK, **change)
     assert says in str(error.value)
     assert "\n" not in str(error.value)

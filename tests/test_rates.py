@@ -9,10 +9,10 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import study
-from jaxcnn.optim import test_params
-from jaxcnn.state import adopt, start
-from jaxcnn.study import prepare
-from jaxcnn.train import make_step, step_options
+from jaxcnn.optim import eval_params
+from jaxcnn.state import init_state, with_variables
+from jaxcnn.study import model_and_optimizer
+from jaxcnn.train import make_train_step, step_kwargs
 
 RECIPE = jc.Recipe(
     dataset="digits", model="convnet", options={"batch_norm": True}, batch=32, pad=0, flip=False, lr=0.05, steps=6
@@ -23,14 +23,14 @@ FROZEN = ("conv1", "conv1_norm", "dense")
 
 @pytest.fixture(scope="module")
 def data():
-    return jc.load("digits")
+    return jc.load_dataset("digits")
 
 
 def stepped(data, recipe, steps=1):
     """(the state at step 0, the state after), by a bare jitted step."""
-    model, tx = prepare(recipe, 10)
-    state = before = start(model, tx, recipe, data)
-    step = jax.jit(make_step(model, tx, **step_options(recipe)))
+    model, tx = model_and_optimizer(recipe, 10)
+    state = before = init_state(model, tx, recipe, data)
+    step = jax.jit(make_train_step(model, tx, **step_kwargs(recipe)))
     for _ in range(steps):
         state = step(state, data.train, INDEX)
     return before, jax.tree.map(np.asarray, state)
@@ -46,13 +46,13 @@ def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
         RECIPE, optimizer=optimizer, lr=0.01, stage_rates={"conv1": 0, "dense": 0}, decay=0.1, decay_on="all"
     )
     before, after = stepped(data, recipe, steps=6)
-    judged = test_params(after.opt, after.params)
+    judged = eval_params(after.opt, after.params)
     for name, part in before.params.items():
         pairs = list(zip(*map(jax.tree.leaves, (part, after.params[name], judged[name])), strict=True))
         assert all(np.array_equal(a, b) for a, b, _ in pairs) == (name in FROZEN), name
         # Schedule-free recovers what it is judged at by a division.
         assert all(np.allclose(a, c, rtol=1e-6, atol=0) for a, _, c in pairs) == (name in FROZEN), name
-    stats = before.stats["batch_stats"], after.stats["batch_stats"]
+    stats = before.model_state["batch_stats"], after.model_state["batch_stats"]
     for name in stats[0]:
         same = all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (s[name] for s in stats)), strict=True))
         assert same == (name in FROZEN), name
@@ -74,9 +74,9 @@ def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
     """The gradients of the frozen stages' convolutions are not computed at all."""
 
     def convolutions(recipe) -> int:
-        model, tx = prepare(recipe, 10)
-        state = start(model, tx, recipe, data)
-        step = jax.jit(make_step(model, tx, **step_options(recipe)))
+        model, tx = model_and_optimizer(recipe, 10)
+        state = init_state(model, tx, recipe, data)
+        step = jax.jit(make_train_step(model, tx, **step_kwargs(recipe)))
         return str(step.lower(state, data.train, INDEX).compile().as_text()).count(" convolution(")
 
     whole, first, both = (
@@ -90,10 +90,10 @@ def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
 
 def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
     recipe = replace(RECIPE, stage_rates={"conv1": 0, "conv2": 0, "dense": 0})
-    model, _ = prepare(recipe, 10)
+    model, _ = model_and_optimizer(recipe, 10)
     before, after = stepped(data, recipe)
     tested = jc.evaluate(model, before, jc.Split(data.train.images[:32], data.train.labels[:32]), batch=32)
-    assert float(after.sums.loss) == pytest.approx(float(tested.loss), rel=1e-5)
+    assert float(after.metrics.loss) == pytest.approx(float(tested.loss), rel=1e-5)
     assert not np.array_equal(before.params["head"]["kernel"], after.params["head"]["kernel"])
 
 
@@ -108,20 +108,20 @@ def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
     ],
 )
 def test_rates_that_cannot_be_are_refused_before_a_step(data, changes, said, tmp_path):
-    with pytest.raises(jc.RecipeError, match=said):
+    with pytest.raises(jc.ArgumentError, match=said):
         study.sweep({"good": RECIPE, "bad": replace(RECIPE, **changes)}, data, tmp_path)
     assert not (tmp_path / "good").exists()
 
 
 def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(data, tmp_path):
     other = replace(RECIPE, seed=7)
-    model, tx = prepare(other, 10)
-    theirs = start(model, tx, other, data)
+    model, tx = model_and_optimizer(other, 10)
+    theirs = init_state(model, tx, other, data)
     asked = []
 
     def begin(state):
         asked.append(int(state.step))
-        return adopt(state, {"params": theirs.params, **theirs.stats})
+        return with_variables(state, {"params": theirs.params, **theirs.model_state})
 
     rates = dict.fromkeys(("conv1", "conv2", "dense"), 0.0)
     recipe = replace(RECIPE, stage_rates=rates, every=3)
@@ -130,23 +130,26 @@ def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(da
     assert study.run(recipe, data, tmp_path, begin=begin)
     assert asked == [0]
     with jc.Checkpoints(tmp_path / "checkpoints") as saved:
-        model, tx = prepare(recipe, 10)
-        state = saved.restore(start(model, tx, recipe, data))
+        model, tx = model_and_optimizer(recipe, 10)
+        state = saved.restore(init_state(model, tx, recipe, data))
     assert state is not None
     np.testing.assert_array_equal(state.params["conv2"]["kernel"], theirs.params["conv2"]["kernel"])
 
 
 def test_variables_of_another_network_are_refused(data):
-    model, tx = prepare(RECIPE, 10)
-    state = start(model, tx, RECIPE, data)
+    model, tx = model_and_optimizer(RECIPE, 10)
+    state = init_state(model, tx, RECIPE, data)
     with pytest.raises(
-        jc.RecipeError,
+        jc.ArgumentError,
         match=r"2 of the variables do not fit the model; the first, \['params'\]\['head'\]\['bias'\], is \(5,\)",
     ):
-        adopt(
+        with_variables(
             state,
-            {"params": state.params | {"head": {"kernel": jnp.ones((32, 5)), "bias": jnp.ones(5)}}, **state.stats},
+            {
+                "params": state.params | {"head": {"kernel": jnp.ones((32, 5)), "bias": jnp.ones(5)}},
+                **state.model_state,
+            },
         )
-    tx = jc.optimizer(replace(RECIPE, optimizer="lookahead"))
-    with pytest.raises(jc.RecipeError, match="keeps parameters of its own"):
-        adopt(start(model, tx, RECIPE, data), {})
+    tx = jc.create_optimizer(replace(RECIPE, optimizer="lookahead"))
+    with pytest.raises(jc.ArgumentError, match="keeps parameters of its own"):
+        with_variables(init_state(model, tx, RECIPE, data), {})

@@ -13,7 +13,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import log, study
-from jaxcnn.log import LogError, RunLog, read_json, read_lines, read_rows
+from jaxcnn.log import LogError, RunLog, read_json, read_lines, read_metrics
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -147,7 +147,7 @@ def test_committed_records_are_all_read(script):
     """What is refused as damaged is nothing that a run has written."""
     for path in files(RESULTS / DRAWN[script]):
         if path.suffix == ".jsonl":
-            assert read_rows(path.parent) if path.name == "metrics.jsonl" else read_lines(path)
+            assert read_metrics(path.parent) if path.name == "metrics.jsonl" else read_lines(path)
         elif path.suffix == ".json":
             read_json(path, object)
 
@@ -206,7 +206,7 @@ def run(tmp_path):
 def test_what_is_no_file_is_one_line_and_is_not_waited_for(run, name, kind):
     unreadable(run / name, kind)
     reads = [lambda: RunLog(run, RECIPE).result()]
-    reads += [lambda: study.finished(run.parent)] if name != "env.json" else []
+    reads += [lambda: study.finished_runs(run.parent)] if name != "env.json" else []
     for read in reads:
         error = ends(read)
         if error is None:
@@ -214,7 +214,7 @@ def test_what_is_no_file_is_one_line_and_is_not_waited_for(run, name, kind):
             continue
         if (kind, name) == ("nowhere", "result.json") and "holds no run that is over" in str(error):
             continue
-        assert isinstance(error, (LogError, jc.RecipeError)), error
+        assert isinstance(error, (LogError, jc.ArgumentError)), error
         assert "\n" not in str(error)
         assert name in str(error)
 
@@ -222,7 +222,7 @@ def test_what_is_no_file_is_one_line_and_is_not_waited_for(run, name, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_runs_that_are_no_file_are_one_line(tmp_path, kind):
     unreadable(tmp_path / "runs.jsonl", kind)
-    error = ends(lambda: study.finished(tmp_path))
+    error = ends(lambda: study.finished_runs(tmp_path))
     assert isinstance(error, LogError)
     assert "\n" not in str(error)
 
@@ -233,10 +233,10 @@ def test_packed_runs_that_are_no_file_are_one_line(tmp_path, kind):
 def test_a_torn_last_line_of_any_bytes_is_passed_over_and_mended(run, torn):
     path = run / "metrics.jsonl"
     path.write_bytes(path.read_bytes() + torn)
-    before = read_rows(run)
+    before = read_metrics(run)
     assert [row["step"] for row in before] == [4]
     RunLog(run, RECIPE).write(step=8)
-    assert [row["step"] for row in read_rows(run)] == [4, 8]
+    assert [row["step"] for row in read_metrics(run)] == [4, 8]
     for line in path.read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
 
@@ -254,7 +254,7 @@ def test_a_line_that_no_run_writes_is_named_with_its_number(run, line):
     path = run / "metrics.jsonl"
     path.write_bytes(line + b"\n" + path.read_bytes())
     with pytest.raises(LogError, match=r"metrics\.jsonl, line 1, is no row of a run: .*delete that line") as error:
-        read_rows(run)
+        read_metrics(run)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600 + len(str(path))
 
@@ -271,15 +271,15 @@ def test_a_result_that_no_run_leaves_is_named(run, change):
     result = json.loads((run / "result.json").read_text()) | change
     (run / "result.json").write_text(json.dumps(result))
     with pytest.raises(LogError, match=r"study/a holds no result of a run: .*delete that run") as error:
-        study.finished(run.parent)
+        study.finished_runs(run.parent)
     assert "\n" not in str(error.value)
 
 
 def test_a_figure_that_was_no_number_has_no_mean(run):
-    made = study.finished(run.parent)
+    made = study.finished_runs(run.parent)
     lost = made[0]._replace(result=made[0].result | {"train_error": None})
-    assert study.over_seeds([made[0], lost], ["train_error"])["train_error"] is None
-    assert study.over_seeds(made, ["train_error"])["train_error"] == 1.0
+    assert study.aggregate_seeds([made[0], lost], ["train_error"])["train_error"] is None
+    assert study.aggregate_seeds(made, ["train_error"])["train_error"] == 1.0
 
 
 def test_errors_that_are_not_of_records_keep_their_kind():
@@ -289,7 +289,7 @@ def test_errors_that_are_not_of_records_keep_their_kind():
     ):
         {"a": 1}["b"]
     assert isinstance(error.value.__cause__, KeyError)
-    for kind in (jc.RecipeError, jc.DataError, jc.CheckpointError):
+    for kind in (jc.ArgumentError, jc.DataError, jc.CheckpointError):
         with pytest.raises(kind, match=r"^as it is$"), log.reading("runs/a"):
             raise kind("as it is")
     with pytest.raises(AssertionError), log.reading("runs/a"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxcnn.report import Summary, compact, markdown, summarise, turning_point, write_table
+from jaxcnn.report import SeedStatistics, compact, markdown, seed_statistics, turning_point, write_table
 
 ROWS = [
     {"depth": 20, "error": 8.754, "ci95": None, "kind": "plain, option A"},
@@ -18,7 +18,7 @@ ROWS = [
 
 def numbers(values):
     """The summary of a sample that is large enough for one."""
-    found = [number for number in summarise(values.tolist()) if number is not None]
+    found = [number for number in seed_statistics(values.tolist()) if number is not None]
     assert len(found) == 3
     return found
 
@@ -46,7 +46,7 @@ def test_three_seeds_leave_04_points_and_five_02_at_a_deviation_of_016(n, quanti
     ("values", "summary"), [([], (None, None, None)), ([7.5], (7.5, None, None)), ([3, 3], (3, 0, 0))]
 )
 def test_what_a_sample_is_too_small_for_is_none(values, summary):
-    assert summarise(values) == Summary(*summary)
+    assert seed_statistics(values) == SeedStatistics(*summary)
 
 
 def test_tables_are_written_in_full_and_for_reading(tmp_path):

@@ -10,28 +10,28 @@ import optax
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.state import start
+from jaxcnn.state import init_state
 
 RECIPE = jc.Recipe(
     dataset="digits", model="mlp", options={"hidden": [4]}, batch=64, steps=4, every=2, lr=0.05, drops=()
 )
-MODEL = jc.build("mlp", 10, hidden=[4])
+MODEL = jc.create_model("mlp", 10, hidden=[4])
 
 
 @pytest.fixture(scope="module")
 def data():
-    return jc.load("digits")
+    return jc.load_dataset("digits")
 
 
 @pytest.fixture(scope="module")
-def driver():
-    return jc.driver("jit", devices=1)
+def strategy():
+    return jc.strategy("jit", devices=1)
 
 
 @pytest.fixture(scope="module")
-def half(data, driver):
+def half(data, strategy):
     """The state after two of four steps."""
-    return next(jc.fit(MODEL, jc.optimizer(RECIPE), data, RECIPE, driver=driver))[0]
+    return next(jc.train(MODEL, jc.create_optimizer(RECIPE), data, RECIPE, strategy=strategy))[0]
 
 
 def bits(state):
@@ -54,56 +54,58 @@ def bits(state):
         ),
     ],
 )
-def test_a_state_of_other_numbers_is_refused_with_both_values(data, driver, half, change, says, monkeypatch):
+def test_a_state_of_other_numbers_is_refused_with_both_values(data, strategy, half, change, says, monkeypatch):
     recipe = replace(RECIPE, **change)
     monkeypatch.setattr("jaxcnn.train._trainer", lambda *a: pytest.fail("it compiled"))
-    with pytest.raises(jc.RecipeError) as error:
-        next(jc.fit(MODEL, jc.optimizer(recipe), data, recipe, driver=driver, resume=lambda like: half))
+    with pytest.raises(jc.ArgumentError) as error:
+        next(jc.train(MODEL, jc.create_optimizer(recipe), data, recipe, strategy=strategy, resume=lambda like: half))
     assert says in str(error.value)
     assert "warm_start=True" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_all_that_differs_is_named_at_once(data, driver, half):
+def test_all_that_differs_is_named_at_once(data, strategy, half):
     recipe = replace(RECIPE, lr=0.1, seed=3, mean="none")
-    with pytest.raises(jc.RecipeError, match=r"lr is 0.05 .*, seed is 0 .*, mean is 'pixel' "):
-        next(jc.fit(MODEL, jc.optimizer(recipe), data, recipe, driver=driver, resume=lambda like: half))
+    with pytest.raises(jc.ArgumentError, match=r"lr is 0.05 .*, seed is 0 .*, mean is 'pixel' "):
+        next(jc.train(MODEL, jc.create_optimizer(recipe), data, recipe, strategy=strategy, resume=lambda like: half))
 
 
-def test_data_of_another_mean_are_refused(data, driver, half):
+def test_data_of_another_mean_are_refused(data, strategy, half):
     other = data._replace(mean=data.mean / 2)
     with pytest.raises(
-        jc.RecipeError, match=r"mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)"
+        jc.ArgumentError, match=r"mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)"
     ):
-        next(jc.fit(MODEL, jc.optimizer(RECIPE), other, RECIPE, driver=driver, resume=lambda like: half))
+        next(jc.train(MODEL, jc.create_optimizer(RECIPE), other, RECIPE, strategy=strategy, resume=lambda like: half))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_more_steps_and_another_end_of_the_schedule_are_fine(data, driver, schedule):
+def test_more_steps_and_another_end_of_the_schedule_are_fine(data, strategy, schedule):
     """The rate falls with the steps; what the schedule multiplies is what must be the recipe's."""
     recipe = replace(RECIPE, schedule=schedule)
-    middle = next(jc.fit(MODEL, jc.optimizer(recipe), data, recipe, driver=driver))[0]
+    middle = next(jc.train(MODEL, jc.create_optimizer(recipe), data, recipe, strategy=strategy))[0]
     longer = replace(recipe, steps=6)
-    rest = list(jc.fit(MODEL, jc.optimizer(longer), data, longer, driver=driver, resume=lambda like: middle))
+    rest = list(
+        jc.train(MODEL, jc.create_optimizer(longer), data, longer, strategy=strategy, resume=lambda like: middle)
+    )
     assert [row["step"] for _, row in rest if row] == [4, 6]
 
 
-def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, driver, half, tmp_path):
+def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, strategy, half, tmp_path):
     recipe = replace(RECIPE, lr=0.0005, seed=3, mean="none", steps=6)
-    tx, log = jc.optimizer(recipe), jc.RunLog(tmp_path, recipe)
-    how: dict[str, Any] = {"driver": driver, "resume": lambda like: half, "warm_start": True}
-    stopped, _ = next(jc.fit(MODEL, tx, data, recipe, pause=lambda step: True, **how))
+    tx, log = jc.create_optimizer(recipe), jc.RunLog(tmp_path, recipe)
+    how: dict[str, Any] = {"strategy": strategy, "resume": lambda like: half, "warm_start": True}
+    stopped, _ = next(jc.train(MODEL, tx, data, recipe, pause=lambda step: True, **how))
     assert int(stopped.step) == 3
     rows = []
     ends = []
-    for state, row in jc.fit(MODEL, tx, data, recipe, **how):
+    for state, row in jc.train(MODEL, tx, data, recipe, **how):
         assert row is not None
         ends.append(bits(state))
         rows.append(row)
         log.write(**row)
     assert [(row["step"], row["rate"]) for row in rows] == [(4, 0.0005), (6, 0.0005)]
-    fresh = start(MODEL, tx, recipe, data)
-    assert bits((stopped.key, stopped.norm)) == bits((fresh.key, fresh.norm))
+    fresh = init_state(MODEL, tx, recipe, data)
+    assert bits((stopped.rng, stopped.normalizer)) == bits((fresh.rng, fresh.normalizer))
     changed = {"lr": [0.05, 0.0005], "seed": [0, 3]}
     (record,) = json.loads((tmp_path / "run.json").read_text())["warm_starts"]
     assert record["step"] == 2
@@ -111,50 +113,52 @@ def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, driver,
     assert record["changed"]["mean"][1] == "'none' (0 on average)"
     # What it made is the recipe's own now, and goes on exactly, whether or not it is started so again.
     for warm in (False, True):
-        how = {"driver": driver, "resume": lambda like: stopped, "warm_start": warm}
-        *_, (again, _) = jc.fit(MODEL, tx, data, recipe, **how)
+        how = {"strategy": strategy, "resume": lambda like: stopped, "warm_start": warm}
+        *_, (again, _) = jc.train(MODEL, tx, data, recipe, **how)
         assert bits(again) == ends[-1]
 
 
-def test_a_warm_start_from_the_recipes_own_state_changes_nothing(data, driver, half):
-    tx = jc.optimizer(RECIPE)
+def test_a_warm_start_from_the_recipes_own_state_changes_nothing(data, strategy, half):
+    tx = jc.create_optimizer(RECIPE)
     ends = []
     for warm in (False, True):
-        *_, (state, _) = jc.fit(MODEL, tx, data, RECIPE, driver=driver, resume=lambda like: half, warm_start=warm)
+        *_, (state, _) = jc.train(MODEL, tx, data, RECIPE, strategy=strategy, resume=lambda like: half, warm_start=warm)
         ends.append(bits(state))
     assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, driver, wrapped):
+def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy, wrapped):
     def made(rate):
         tx = optax.inject_hyperparams(optax.sgd)(rate)
         return optax.chain(optax.clip(1.0), tx) if wrapped else tx
 
-    before = start(MODEL, made(0.05), RECIPE, data)
-    with pytest.raises(jc.RecipeError, match=r"learning_rate is 0.05 in the state and 0.0005 in the recipe"):
-        next(jc.fit(MODEL, made(0.0005), data, RECIPE, driver=driver, resume=lambda like: before))
-    _, row = next(jc.fit(MODEL, made(0.0005), data, RECIPE, driver=driver, resume=lambda like: before, warm_start=True))
+    before = init_state(MODEL, made(0.05), RECIPE, data)
+    with pytest.raises(jc.ArgumentError, match=r"learning_rate is 0.05 in the state and 0.0005 in the recipe"):
+        next(jc.train(MODEL, made(0.0005), data, RECIPE, strategy=strategy, resume=lambda like: before))
+    _, row = next(
+        jc.train(MODEL, made(0.0005), data, RECIPE, strategy=strategy, resume=lambda like: before, warm_start=True)
+    )
     assert row is not None
     assert row["rate"] == 0.0005
 
     def falling(rate):
         return made(optax.exponential_decay(rate, 1, 0.5))
 
-    middle = next(jc.fit(MODEL, falling(0.05), data, RECIPE, driver=driver))[0]
-    _, row = next(jc.fit(MODEL, falling(0.05), data, RECIPE, driver=driver, resume=lambda like: middle))
+    middle = next(jc.train(MODEL, falling(0.05), data, RECIPE, strategy=strategy))[0]
+    _, row = next(jc.train(MODEL, falling(0.05), data, RECIPE, strategy=strategy, resume=lambda like: middle))
     assert row is not None
     assert row["rate"] == 0.05 / 8
 
 
-def test_the_state_of_another_model_or_optimizer_is_one_line(data, driver, half):
+def test_the_state_of_another_model_or_optimizer_is_one_line(data, strategy, half):
     for tx, says in (
         (optax.adam(0.1), r"has opt.*expected"),
-        (jc.optimizer(replace(RECIPE, optimizer="adam")), "has opt"),
+        (jc.create_optimizer(replace(RECIPE, optimizer="adam")), "has opt"),
     ):
-        with pytest.raises(jc.RecipeError, match=f"the state to resume {says}") as error:
-            next(jc.fit(MODEL, tx, data, RECIPE, driver=driver, resume=lambda like: half))
+        with pytest.raises(jc.ArgumentError, match=f"the state to resume {says}") as error:
+            next(jc.train(MODEL, tx, data, RECIPE, strategy=strategy, resume=lambda like: half))
         assert "\n" not in str(error.value)
-    wide = jc.build("mlp", 10, hidden=[5])
-    with pytest.raises(jc.RecipeError, match=r"has params.*of shape \(.*4.*expected \(.*5"):
-        next(jc.fit(wide, jc.optimizer(RECIPE), data, RECIPE, driver=driver, resume=lambda like: half))
+    wide = jc.create_model("mlp", 10, hidden=[5])
+    with pytest.raises(jc.ArgumentError, match=r"has params.*of shape \(.*4.*expected \(.*5"):
+        next(jc.train(wide, jc.create_optimizer(RECIPE), data, RECIPE, strategy=strategy, resume=lambda like: half))

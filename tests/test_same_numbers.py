@@ -13,7 +13,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import study
-from jaxcnn.state import start
+from jaxcnn.state import init_state
 
 # Everything random at once: crops, flips, dropout, the order of the examples; and BN, whose averages are state too.
 RECIPE = jc.Recipe(
@@ -35,7 +35,7 @@ command.cache_programs()
 source, out, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 recipe, seen = jc.Recipe.load(source), []
 over = study.run(
-    recipe, jc.load("digits"), out, stop=lambda: seen[-1] >= last, watch=lambda step, row: seen.append(step)
+    recipe, jc.load_dataset("digits"), out, stop=lambda: seen[-1] >= last, watch=lambda step, row: seen.append(step)
 )
 print(seen[0], seen[-1], over is not None)
 """
@@ -52,11 +52,13 @@ def run(source, out, last=1000):
 
 def ended(folder):
     """The last state's bytes, and the rows without their times."""
-    data, model = jc.load("digits"), jc.build(RECIPE.model, 10, **RECIPE.options)
+    data, model = jc.load_dataset("digits"), jc.create_model(RECIPE.model, 10, **RECIPE.options)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(start(model, jc.optimizer(RECIPE), RECIPE, data))
+        state = saved.restore(init_state(model, jc.create_optimizer(RECIPE), RECIPE, data))
     assert state is not None
-    rows = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_rows(folder)]
+    rows = [
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_metrics(folder)
+    ]
     return [leaf.tobytes() for leaf in jax.tree.leaves(state)], rows
 
 
@@ -78,11 +80,11 @@ def test_the_same_bits_twice_and_after_five_stops_in_fresh_processes(tmp_path):
 
 
 @cache
-def trained(driver, **changes):
+def trained(strategy, **changes):
     """The state after 5 steps."""
-    recipe, data = replace(RECIPE, steps=5, drops=(), every=5, **changes), jc.load("digits")
-    model = jc.build(recipe.model, 10, **recipe.options)
-    ((state, _),) = jc.fit(model, jc.optimizer(recipe), data, recipe, driver=driver)
+    recipe, data = replace(RECIPE, steps=5, drops=(), every=5, **changes), jc.load_dataset("digits")
+    model = jc.create_model(recipe.model, 10, **recipe.options)
+    ((state, _),) = jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=strategy)
     return state
 
 
@@ -93,29 +95,29 @@ def gap(a, b):
 @pytest.mark.parametrize(("kind", "devices"), [("jit", 2), ("jit", 8), ("pmap", 1), ("pmap", 4), ("pmap", 8)])
 def test_crops_flips_and_dropout_are_the_same_on_any_devices(kind, devices):
     """Another mask or crop of one of the 320 images would show: another seed of dropout alone moves the parameters far."""
-    alone, other = trained(jc.driver("jit", 1)), trained(jc.driver(kind, devices))
+    alone, other = trained(jc.strategy("jit", 1)), trained(jc.strategy(kind, devices))
     assert gap(other.params, alone.params) < 1e-6
-    assert gap(other.stats, alone.stats) < 1e-6
-    assert gap(trained(jc.driver("jit", 1), seed=1).params, alone.params) > 1e-2
+    assert gap(other.model_state, alone.model_state) < 1e-6
+    assert gap(trained(jc.strategy("jit", 1), seed=1).params, alone.params) > 1e-2
 
 
 def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
     """Stopped twice and continued on other devices, it has the rows of a run that stayed on one."""
-    data, recipe = jc.load("digits"), replace(RECIPE, steps=6, every=3, drops=())
-    whole = study.run(recipe, data, tmp_path / "whole", driver=jc.driver("jit", 1))
-    for last, driver in ((2, jc.driver("pmap", 8)), (4, jc.driver("jit", 1)), (99, jc.driver("jit", 8))):
+    data, recipe = jc.load_dataset("digits"), replace(RECIPE, steps=6, every=3, drops=())
+    whole = study.run(recipe, data, tmp_path / "whole", strategy=jc.strategy("jit", 1))
+    for last, strategy in ((2, jc.strategy("pmap", 8)), (4, jc.strategy("jit", 1)), (99, jc.strategy("jit", 8))):
         seen: list[int] = []
         result = study.run(
             recipe,
             data,
             tmp_path / "moved",
-            driver=driver,
+            strategy=strategy,
             stop=lambda last=last, seen=seen: seen[-1] >= last,
             watch=lambda step, row, seen=seen: seen.append(step),
         )
         assert seen[-1] == min(last, 6)
     assert whole is not None
     assert result is not None
-    for mine, theirs in zip(*map(jc.read_rows, (tmp_path / "moved", tmp_path / "whole")), strict=True):
+    for mine, theirs in zip(*map(jc.read_metrics, (tmp_path / "moved", tmp_path / "whole")), strict=True):
         for name in ("train_loss", "train_error", "eval_loss", "eval_error", "grad_norm"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-5), name

@@ -79,14 +79,14 @@ def test_gloo_cuts_tensors_as_counted(devices):
 
 @pytest.mark.parametrize("depth", PUBLISHED)
 def test_multiply_adds_are_the_published(depth):
-    model, n = jc.build(f"cifar-resnet{depth}", 10), (depth - 2) // 6
+    model, n = jc.create_model(f"cifar-resnet{depth}", 10), (depth - 2) // 6
     assert multiply_adds(model) == pytest.approx(PUBLISHED[depth], rel=4e-3)
     stages = [(32 >> s) ** 2 * 9 * c * (2 * n * c - (c // 2 if s else 0)) for s, c in enumerate((16, 32, 64))]
     assert multiply_adds(model) == 32**2 * 9 * 3 * 16 + sum(stages) + 640
 
 
 def test_bytes_are_those_of_parameters_and_channels():
-    model = jc.build("resnet20", 10)
+    model = jc.create_model("resnet20", 10)
     channels = 7 * 16 + 6 * 32 + 6 * 64
     assert sum(traffic(model).gradient) == 269_722
     each: dict[tuple[Kind, Norm], int] = {
@@ -121,7 +121,7 @@ def test_a_limit_is_where_the_share_is_crossed():
 
 def readings():
     """Rows as `wire.measure` gives them, made so that paper and counters agree and a step takes what is predicted."""
-    model, rows = jc.build("resnet8", 10, width=4), []
+    model, rows = jc.create_model("resnet8", 10, width=4), []
     for turn in range(3):
         rows.append({"round": turn, "devices": 1, "work": "batch", "seconds": 0.002, "bytes": 0, "packets": 0})
         for norm in ("batch", "device"):

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.optim import SCHEDULES, at_rate, optimizer, rate_of
+from jaxcnn.optim import SCHEDULES, create_optimizer, current_learning_rate, scale_by_scheduled_rate
 from jaxcnn.recipe import Recipe
 
 ONE = {"kernel": jnp.float32(1)}
@@ -63,14 +63,14 @@ def recipe_of(schedule: str, **more: Any) -> Recipe:
 
 def rates(recipe: Recipe, values=None, n=None) -> np.ndarray:
     """The rates at which the recipe steps, as its updates show them and as its state reports them."""
-    tx = optimizer(recipe)
+    tx = create_optimizer(recipe)
     state, taken = tx.init(ONE), []
     update: Any = jax.jit(lambda state, value: tx.update(ONE, state, ONE, value=value))
     for value in np.ones(n or recipe.steps) if values is None else values:
         with jax.numpy_dtype_promotion("standard"):  # as make_step does
             updates, state = update(state, jnp.float32(value))
         taken.append(-float(updates["kernel"]))
-        assert rate_of(state) == pytest.approx(taken[-1], rel=1e-6, abs=1e-12)
+        assert current_learning_rate(state) == pytest.approx(taken[-1], rel=1e-6, abs=1e-12)
     return np.array(taken)
 
 
@@ -160,7 +160,7 @@ def test_a_plateau_that_lowers_by_nothing_is_constant():
 
 def test_a_plateau_lowers_the_rate_of_any_schedule():
     lowering = optax.contrib.reduce_on_plateau(0.5, patience=1, rtol=1e-3)
-    tx = at_rate(optax.sgd, 0.2, lambda t: 1 / (1 + t), plateau=lowering)
+    tx = scale_by_scheduled_rate(optax.sgd, 0.2, lambda t: 1 / (1 + t), plateau=lowering)
     state, taken = tx.init(ONE), []
     updates: Any
     for _ in range(4):
@@ -175,10 +175,10 @@ def test_a_plateau_lowers_the_rate_of_any_schedule():
 
 @pytest.mark.parametrize("name", ["step", "cosine", "warmup", "one-cycle"])
 def test_the_rows_of_a_run_report_the_rate_of_their_last_step(name):
-    data = jc.load("digits")
+    data = jc.load_dataset("digits")
     recipe = recipe_of(name, dataset="digits", batch=32, steps=20, drops=(6, 12), every=4, pad=0, flip=False)
-    model, driver = jc.build("mlp", 10, hidden=[]), jc.driver("jit", devices=1)
-    rows = [row for _, row in jc.fit(model, optimizer(recipe), data, recipe, driver=driver)]
+    model, strategy = jc.create_model("mlp", 10, hidden=[]), jc.strategy("jit", devices=1)
+    rows = [row for _, row in jc.train(model, create_optimizer(recipe), data, recipe, strategy=strategy)]
     t = np.array([3, 7, 11, 15, 19])
     expected = {
         "step": 0.5 ** ((t >= 6) + 1.0 * (t >= 12)),
@@ -191,4 +191,6 @@ def test_the_rows_of_a_run_report_the_rate_of_their_last_step(name):
 
 def test_the_rate_before_the_first_step_is_the_schedules():
     for name, formula in FORMULAS.items():
-        assert rate_of(optimizer(recipe_of(name)).init(ONE)) == pytest.approx(0.2 * formula(AT[:1])[0], rel=1e-6)
+        assert current_learning_rate(create_optimizer(recipe_of(name)).init(ONE)) == pytest.approx(
+            0.2 * formula(AT[:1])[0], rel=1e-6
+        )

@@ -10,20 +10,20 @@ from flax.traverse_util import flatten_dict
 
 import jaxcnn as jc
 from experiments.signals import theory
-from jaxcnn.augment import normalise
-from jaxcnn.evaluate import objective
+from jaxcnn.augment import normalize
+from jaxcnn.evaluate import loss_fn
 from jaxcnn.look.rank import effective_rank, effective_ranks, similarity
-from jaxcnn.look.responses import each_response, gradient_norms, kernel_norms, response_std, responses
+from jaxcnn.look.responses import gradient_norms, kernel_norms, map_responses, response_std, responses
 from jaxcnn.models.layers import BatchNorm
 
 RNG = np.random.default_rng(0)
-DATA = jc.load("digits")
+DATA = jc.load_dataset("digits")
 IMAGES, LABELS = DATA.train.images[:32], DATA.train.labels[:32]  # of one shape, so that operations are compiled once
 
 
 def begun(model, seed=0, data=DATA):
     recipe = jc.Recipe(dataset="digits", model="own", seed=seed)
-    return jc.start(model, jc.optimizer(recipe), recipe, data)
+    return jc.init_state(model, jc.create_optimizer(recipe), recipe, data)
 
 
 def by_svd(matrix):
@@ -66,9 +66,9 @@ FOLLOWS: dict[str, dict[str, str | None]] = {
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", list(FOLLOWS))
 def test_responses_come_after_bn_where_there_is_one_and_before_all_else(name, train):
-    model: Any = jc.build(name, 10, width=4)
+    model: Any = jc.create_model(name, 10, width=4)
     state = begun(model)
-    inputs, variables = normalise(IMAGES, state.norm), {"params": state.params, **state.stats}
+    inputs, variables = normalize(IMAGES, state.normalizer), {"params": state.params, **state.model_state}
     found = responses(model, variables, inputs, train=train)
     _, kept = model.apply(variables, inputs, train=train, capture_intermediates=True, mutable=True)
     record: Any = flatten_dict(kept["intermediates"], sep="/")
@@ -93,7 +93,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kernel_of_every_network_has_its_response(name):
-    model: Any = jc.build(name, 10)
+    model: Any = jc.create_model(name, 10)
     size = {"googlenet-bn": 224, "alexnet-groups": 224, "lenet5-1998": 28}.get(name, 32)
     image = jax.ShapeDtypeStruct((2, size, size, 1 if size == 28 else 3), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -115,33 +115,33 @@ class Again(nn.Module):
 def test_a_layer_used_twice_has_two_responses_and_the_norm_of_a_sum_is_not_its_own():
     state = begun(Again())
     kernel = state.params["dense"]["kernel"]
-    x = normalise(DATA.train.images[:3], state.norm)
-    found = responses(Again(), {"params": state.params, **state.stats}, x)
+    x = normalize(DATA.train.images[:3], state.normalizer)
+    found = responses(Again(), {"params": state.params, **state.model_state}, x)
     once = np.asarray(x).reshape(3, -1) @ kernel
     np.testing.assert_allclose(found["dense"], once, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["dense#2"], once @ kernel, rtol=1e-4, atol=1e-5)
 
 
 def test_std_is_of_the_whole_response_whatever_the_batch():
-    model = jc.build("convnet", 10, width=4)
+    model = jc.create_model("convnet", 10, width=4)
     state = begun(model)
-    whole = each_response(lambda y: y.astype(np.float64).std(), model, state, IMAGES)
+    whole = map_responses(lambda y: y.astype(np.float64).std(), model, state, IMAGES)
     for batch in (32, 12):
         assert response_std(model, state, IMAGES, batch=batch) == pytest.approx(whole, rel=1e-5)
 
 
 def test_bn_makes_every_response_of_std_one_before_training():
     for name in ("plain20", "resnet20"):
-        model = jc.build(name, 10, width=4)
+        model = jc.create_model(name, 10, width=4)
         std = response_std(model, begun(model), IMAGES, train=True)
         del std["head"]
         assert list(std.values()) == pytest.approx([1.0] * 19, abs=2e-3)
 
 
 def test_gradient_of_softmax_regression_is_the_formula():
-    model = jc.build("perceptron", 10)
+    model = jc.create_model("perceptron", 10)
     state = begun(model)
-    x = np.asarray(normalise(IMAGES, state.norm)).reshape(32, -1)
+    x = np.asarray(normalize(IMAGES, state.normalizer)).reshape(32, -1)
     expected = regression(x, x @ state.params["head"]["kernel"])
     for train in (True, False):
         assert gradient_norms(model, state, IMAGES, LABELS, train=train) == pytest.approx({"head": expected}, rel=1e-5)
@@ -155,11 +155,11 @@ def regression(x, logits):
 
 
 def test_gradients_are_of_the_loss_trained_on_and_mode_is_obeyed():
-    model: Any = jc.build("resnet8", 10, width=4)
+    model: Any = jc.create_model("resnet8", 10, width=4)
     state = begun(model)
-    inputs = normalise(IMAGES, state.norm)
-    variables = {"params": state.params, **state.stats}
-    reference = jax.jit(jax.grad(objective(model)))(state.params, state.stats, inputs, LABELS)
+    inputs = normalize(IMAGES, state.normalizer)
+    variables = {"params": state.params, **state.model_state}
+    reference = jax.jit(jax.grad(loss_fn(model)))(state.params, state.model_state, inputs, LABELS)
     found = gradient_norms(model, state, IMAGES, LABELS)
     assert found == pytest.approx(kernel_norms(reference), rel=1e-3)
     assert list(found) == list(responses(model, variables, inputs))
@@ -170,11 +170,11 @@ def test_gradients_are_of_the_loss_trained_on_and_mode_is_obeyed():
 
 
 def test_wrong_labels_and_losses_are_refused():
-    model = jc.build("perceptron", 10)
+    model = jc.create_model("perceptron", 10)
     state, (images, labels) = begun(model), DATA.train[:2]
     with pytest.raises(jc.DataError, match="labels"):
         gradient_norms(model, state, images[:4], labels[:3])
-    with pytest.raises(jc.RecipeError, match="did you mean 'squared'"):
+    with pytest.raises(jc.ArgumentError, match="did you mean 'squared'"):
         gradient_norms(model, state, images[:4], labels[:4], loss="square")
     with pytest.raises(jc.DataError, match="uint8"):
         response_std(model, state, images[:4] / np.float32(255))
@@ -183,11 +183,11 @@ def test_wrong_labels_and_losses_are_refused():
 @pytest.mark.parametrize("name", ["plain14", "resnet14"])
 def test_without_bn_mean_squares_are_those_of_theory(name):
     """The mean over seeds, within four of its standard errors, which are below a fifth: zeros make it fall, shortcuts grow."""
-    model, images, seeds = jc.build(name, 10, width=24, batch_norm=False), IMAGES[:4], 16
+    model, images, seeds = jc.create_model(name, 10, width=24, batch_norm=False), IMAGES[:4], 16
     states = [begun(model, seed) for seed in range(seeds)]
-    runs = [each_response(lambda y: np.square(y).mean(), model, state, images) for state in states]
+    runs = [map_responses(lambda y: np.square(y).mean(), model, state, images) for state in states]
     squares = np.array([[value for layer, value in run.items() if layer != "head"] for run in runs])
-    expected = theory.mean_squares(np.asarray(normalise(images, states[0].norm)), 14, name == "resnet14", 4000)
+    expected = theory.mean_squares(np.asarray(normalize(images, states[0].normalizer)), 14, name == "resnet14", 4000)
     mean, error = squares.mean(0), squares.std(0, ddof=1) / np.sqrt(seeds)
     assert (error < 0.2 * mean).all()
     assert (np.abs(mean - expected) < 4 * error + 0.01 * expected).all(), (mean / expected, error / mean)
@@ -220,7 +220,7 @@ def test_with_bn_gradients_grow_from_layer_to_layer_as_in_theory():
 
 def test_ranks_collapse_without_bn_and_not_with_it():
     """Daneshmand et al. 2020 (arXiv:2003.01652), at depth 56."""
-    with_bn, without = (jc.build("plain56", 10, width=4, batch_norm=norm) for norm in (True, False))
+    with_bn, without = (jc.create_model("plain56", 10, width=4, batch_norm=norm) for norm in (True, False))
     kept = list(effective_ranks(with_bn, begun(with_bn), IMAGES, train=True).values())[-2]
     lost = list(effective_ranks(without, begun(without), IMAGES, train=True).values())[-2]
     assert lost < 5 < 12 < kept, (lost, kept)

@@ -69,7 +69,7 @@ def test_every_part_leaves_its_table_lines_and_figures(out):
 
 
 def test_numbers_are_those_of_the_library(runs, out):
-    run = study.trained(runs / "resnet8-seed0")
+    run = study.load_trained_model(runs / "resnet8-seed0")
     images, labels = run.data.train.images[:32], run.data.train.labels[:32]
     rows = end.last(measure.everything(out / "end")["resnet8-seed0"][1])
     std = response_std(run.model, run.last, images, train=True)
@@ -110,7 +110,7 @@ def test_runs_that_all_diverge_are_a_result(runs, tmp_path):
 def test_nothing_is_done_twice_and_figures_are_drawn_again(runs, out, tmp_path, monkeypatch):
     for name in ("gradient_norms", "each_response"):
         monkeypatch.setattr(measure, name, lambda *a, **k: pytest.fail("it measured"))
-    monkeypatch.setattr("jaxcnn.study.running.fit", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
     before = (out / "table.csv").read_text()
     (out / "end" / "std.png").unlink()
     assert main([*FEW, "--rates", "1e30", "0.001", "--runs", str(runs), "--out", str(out)]) == 0
@@ -184,5 +184,5 @@ def test_mistakes_are_one_line_and_exit_code_two(args, says, runs, tmp_path, cap
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "plain8.jsonl").write_text("[1]\n")
-    with pytest.raises(jc.RecipeError, match=r"plain8.jsonl holds no signals"):
+    with pytest.raises(jc.ArgumentError, match=r"plain8.jsonl holds no signals"):
         measure.everything(tmp_path)

@@ -35,7 +35,7 @@ def lines(tmp_path_factory, own_programs):
     """Twelve runs that share four networks, measured after each, and the folder."""
     out = tmp_path_factory.mktemp("soak")
     options = soak.Options(shared=12, new=0, out=out)
-    assert soak.soak(options, jc.load("digits"), jc.driver(devices=1), lambda: False)
+    assert soak.soak(options, jc.load_dataset("digits"), jc.strategy(devices=1), lambda: False)
     return out, [json.loads(line) for line in (out / "soak.jsonl").read_text().splitlines()]
 
 
@@ -44,7 +44,7 @@ def test_every_kind_of_run_is_made(lines):
     assert [row["kind"] for row in rows] == ["whole"] * 4 + ["diverged"] + ["whole"] * 2 + ["continued"] + ["whole"] * 4
     status = {run: json.loads((out / f"shared-{run:03}" / "result.json").read_text())["status"] for run in (4, 7)}
     assert status == {4: "diverged", 7: "finished"}
-    assert [row["step"] for row in jc.read_rows(out / "shared-007")] == [2, 4]
+    assert [row["step"] for row in jc.read_metrics(out / "shared-007")] == [2, 4]
 
 
 def test_runs_leave_no_handle_thread_array_or_callback(lines):
@@ -214,7 +214,7 @@ def test_leaking_runs_are_found_and_one_is_stopped_and_continued(tmp_path, monke
 
     monkeypatch.setattr(soak.study, "sweep", leaking)
     options = soak.Options(shared=12, new=0, out=tmp_path)
-    assert soak.soak(options, jc.load("digits"), jc.driver(devices=1), lambda: False)
+    assert soak.soak(options, jc.load_dataset("digits"), jc.strategy(devices=1), lambda: False)
     rows = [json.loads(line) for line in (tmp_path / "soak.jsonl").read_text().splitlines()]
     for file, _ in kept:
         file.close()

@@ -33,14 +33,14 @@ COLUMNS = (
 
 @pytest.fixture(scope="module")
 def data():
-    return jc.load("digits")
+    return jc.load_dataset("digits")
 
 
 @pytest.fixture(scope="module")
 def run(data):
     """The runs of TINY, warm; every label of their test set is wrong."""
     wrong = data._replace(test=jc.Split(data.test.images, (data.test.labels + 1) % 10))
-    run = training.runner(TINY, wrong, jc.driver(devices=1))
+    run = training.runner(TINY, wrong, jc.strategy(devices=1))
     run(0, warm=True)
     return run
 
@@ -243,19 +243,19 @@ def test_each_epoch_shows_every_image_once():
 
 def test_the_count_is_of_each_test_image_once(data):
     model, split = network.Net(10, ()), jc.Split(data.test.images[:50], data.test.labels[:50].copy())
-    norm = augment.norm(data.mean, data.std, subtract="channel", divide=True)
-    inputs = np.asarray(augment.normalise(split.images, norm))
+    norm = augment.make_normalizer(data.mean, data.std, subtract="channel", divide=True)
+    inputs = np.asarray(augment.normalize(split.images, norm))
     kernel = np.random.default_rng(0).normal(size=(2, 2, 1, 8)).astype(np.float32)
     variables = jax.jit(model.init)(jax.random.key(0), inputs[:1], kernel)
     guess = np.asarray(jax.jit(model.apply)(variables, inputs, kernel)).argmax(-1)
     split.labels[-1] = guess[-1]  # where an index of -1 would lead
     setting = replace(TINY, views=0, test_batch=16)
-    driver = jc.driver(devices=1)
-    count, right = driver.fold(training.make_count(model, setting)), driver.replicate(np.int32(0))
-    fixed = driver.replicate((variables, training.Fixed(split, norm, kernel, np.uint32(0))))
-    for piece in driver.pieces(parallel.filled(50, 16, 1)):
+    strategy = jc.strategy(devices=1)
+    count, right = strategy.compile_steps(training.make_count(model, setting)), strategy.replicate(np.int32(0))
+    fixed = strategy.replicate((variables, training.Fixed(split, norm, kernel, np.uint32(0))))
+    for piece in strategy.chunks(parallel.padded_batches(50, 16, 1)):
         right = count(right, fixed, piece)
-    assert int(driver.fetch(right)) == (guess == split.labels).sum()
+    assert int(strategy.fetch(right)) == (guess == split.labels).sum()
 
 
 def test_a_run_learns_and_its_warm_up_leaves_nothing_to_compile(run, caplog):
@@ -277,22 +277,22 @@ def same(one, other):
 
 
 def test_one_program_for_all_steps_does_what_the_loop_does(data):
-    loop, scan = (parallel.Driver("jit", jax.devices()[:1]) for _ in range(2))
+    loop, scan = (parallel.Strategy("jit", jax.devices()[:1]) for _ in range(2))
     scan.__dict__["scans"] = True  # as on an accelerator
     n, key = len(data.train.labels), jax.random.PRNGKey(0)
     model, tx = network.Net(10, TINY.widths), updates.optimizer(TINY, n)
-    norm = augment.norm(data.mean, data.std, subtract="channel", divide=True)
+    norm = augment.make_normalizer(data.mean, data.std, subtract="channel", divide=True)
     begin = jax.jit(training.make_begin(model, tx, TINY, updates.steps(TINY, n)))
     carry, kernel = begin(key, data.train.images, norm)
     order, ends, seen = orders.order(0, 6, TINY.batch, n), [], []
-    for driver, programs in ((loop, 6), (scan, 1)):
-        fold = driver.fold(training.make_step(model, tx, TINY, n))
-        placed, fixed = driver.replicate((carry, training.Fixed(data.train, norm, kernel, key)))
-        parts = list(training.pieces(driver, order, warm=False))
+    for strategy, programs in ((loop, 6), (scan, 1)):
+        fold = strategy.compile_steps(training.make_step(model, tx, TINY, n))
+        placed, fixed = strategy.replicate((carry, training.Fixed(data.train, norm, kernel, key)))
+        parts = list(training.chunks(strategy, order, warm=False))
         assert len(parts) == programs
         for part in parts:
             placed = fold(placed, fixed, part)
-            seen.append(driver.fetch(placed))
+            seen.append(strategy.fetch(placed))
         ends.append(seen[-1])
     assert int(ends[0].step) == int(ends[1].step) == 6
     assert same(seen[3].slow, carry.slow)  # the fifth step is the first to look ahead

@@ -39,9 +39,9 @@ from scipy.io import savemat
 import jaxcnn as jc
 from jaxcnn import study
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
-from jaxcnn.data import DATASETS, DataError, archives, cache, load
+from jaxcnn.data import DATASETS, DataError, archives, cache, load_dataset
 from jaxcnn.log import write_text
-from jaxcnn.recipe import Recipe, RecipeError
+from jaxcnn.recipe import ArgumentError, Recipe
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -144,19 +144,19 @@ def test_objects_in_the_cache(payload, name, room, kept):
     sign(kept)
     prove(room, lambda: open_unsafely(path))
     refused(DataError, lambda: cache.read(kept), "is damaged")
-    refused(DataError, lambda: load("mnist"), "is damaged", "load('digits')")
+    refused(DataError, lambda: load_dataset("mnist"), "is damaged", "load('digits')")
 
 
 def test_arrays_of_another_kind_in_the_cache(room, kept, caplog):
-    """They are no objects, so NumPy reads them gladly; what they hold is checked by `load`."""
+    """They are no objects, so NumPy reads them gladly; what they hold is checked by `load_dataset`."""
     for array in (np.zeros((20, 28, 28, 1)), np.zeros((20, 9), np.uint8), np.array("x"), np.zeros(20, "V999")):
         np.save(kept / "train_images.npy", array)
         sign(kept)
-        refused(DataError, lambda: load("mnist"), "train images are", "load('digits')")
+        refused(DataError, lambda: load_dataset("mnist"), "train images are", "load('digits')")
     np.savez(kept / "train_images", x=np.zeros(3))
     (kept / "train_images.npz").rename(kept / "train_images.npy")
     sign(kept)
-    refused(DataError, lambda: load("mnist"), "train_images.npy is an archive, not one array")
+    refused(DataError, lambda: load_dataset("mnist"), "train_images.npy is an archive, not one array")
 
 
 def header(text):
@@ -219,7 +219,7 @@ def test_links_in_the_cache_are_read_and_never_written_through(room, kept, monke
     payloads.mkdir()
     path.rename(payloads / "good.npy")
     path.symlink_to(payloads / "good.npy")
-    assert_same([load("mnist").train], fake("mnist")[:1])
+    assert_same([load_dataset("mnist").train], fake("mnist")[:1])
     with (payloads / "bad.npy").open("wb") as file:
         object_npy(room, file)
     before = (payloads / "bad.npy").read_bytes()
@@ -227,10 +227,10 @@ def test_links_in_the_cache_are_read_and_never_written_through(room, kept, monke
     path.symlink_to(payloads / "bad.npy")
     sign(kept)
     prove(room, lambda: open_unsafely(path))
-    refused(DataError, lambda: load("mnist"), "is damaged")
+    refused(DataError, lambda: load_dataset("mnist"), "is damaged")
     monkeypatch.setenv("TFDS_DATA_DIR", str(room.path / "tfds"))
     write_prepared(room.path / "tfds", "mnist", fake("mnist", 1))
-    assert_same([load("mnist").train], fake("mnist", 1)[:1])
+    assert_same([load_dataset("mnist").train], fake("mnist", 1)[:1])
     assert not path.is_symlink()
     assert (payloads / "bad.npy").read_bytes() == before
 
@@ -356,7 +356,7 @@ def test_matlab_files_with_objects(room):
             splits = archives.parse("svhn_cropped", paths)
         except DataError:
             continue
-        # Strange, and no harm: `load` checks the type and the shape of what comes.
+        # Strange, and no harm: `load_dataset` checks the type and the shape of what comes.
         assert (splits[0].images.dtype, splits[0].images.shape[1:]) != (np.uint8, (32, 32, 3))
     paths[0].write_bytes(room.pickled)
     prove(room, lambda: np.load(paths[0], allow_pickle=True))
@@ -406,7 +406,7 @@ def test_features_that_name_a_module(room, evil_module):
     evil_module()
     (folder / "__init__.py").write_text("import evil_module")
     (folder / "mnist.py").write_text("import evil_module")
-    data = load("mnist", room.path / "tfds")
+    data = load_dataset("mnist", room.path / "tfds")
     assert_same((data.train, data.test), fake("mnist"))
     assert "evil_module" not in sys.modules
 
@@ -433,7 +433,7 @@ def infos():
 def test_hostile_dataset_info(info, says, room):
     folder = write_prepared(room.path / "tfds", "mnist", fake("mnist"), suffix="tfrecord")
     (folder / "dataset_info.json").write_text(info if isinstance(info, str) else json.dumps(info))
-    refused(DataError, lambda: load("mnist", room.path / "tfds"), says)
+    refused(DataError, lambda: load_dataset("mnist", room.path / "tfds"), says)
 
 
 def test_strange_names_of_versions_and_classes(room):
@@ -444,10 +444,10 @@ def test_strange_names_of_versions_and_classes(room):
             (folder.parent / version / "dataset_info.json").write_text("{}")
     (folder.parent / "99.0.0").mkdir()
     os.mkfifo(folder.parent / "99.0.0/dataset_info.json")
-    assert_same([load("mnist", room.path / "tfds").train], fake("mnist")[:1])
+    assert_same([load_dataset("mnist", room.path / "tfds").train], fake("mnist")[:1])
     shutil.rmtree(cache.folder("mnist", room.path / "tfds"))
     (folder / "label.labels.txt").write_bytes(b"\xff\xfe" * 10**6)
-    refused(DataError, lambda: load("mnist", room.path / "tfds"), "names the classes")
+    refused(DataError, lambda: load_dataset("mnist", room.path / "tfds"), "names the classes")
 
 
 def png(width, height):
@@ -473,7 +473,7 @@ def one_record(room, data):
     info = json.loads((folder / "dataset_info.json").read_text())
     info["splits"][0]["shardLengths"][0] = "1"
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    return lambda: load("mnist", room.path / "tfds")
+    return lambda: load_dataset("mnist", room.path / "tfds")
 
 
 def test_an_image_bomb(room):
@@ -515,7 +515,7 @@ def test_files_that_are_no_array_record(data, room):
     folder = write_prepared(room.path / "tfds", "mnist", fake("mnist"))
     contents = {"pickle": room.pickled * 99, "zeros": bytes(1 << 17), "nothing": b""}[data]
     (folder / "mnist-train.array_record-00000-of-00002").write_bytes(contents)
-    refused(DataError, lambda: load("mnist", room.path / "tfds"), "mnist-train.array_record-00000-of-00002")
+    refused(DataError, lambda: load_dataset("mnist", room.path / "tfds"), "mnist-train.array_record-00000-of-00002")
 
 
 # Checkpoints
@@ -663,16 +663,16 @@ TEXTS = {name: text for name, text in HOSTILE_JSON.items() if name not in ("type
 def test_hostile_recipes(text, room, monkeypatch):
     monkeypatch.chdir(room.path)
     (room.path / "config.json").write_text(text)
-    refused(RecipeError, lambda: Recipe.load(room.path), str(room.path / "config.json"))
+    refused(ArgumentError, lambda: Recipe.load(room.path), str(room.path / "config.json"))
 
 
 def test_a_recipe_that_is_a_pipe_or_no_text(room):
     path = room.path / "config.json"
     path.write_bytes(b"\xff\xfe\x00")
-    refused(RecipeError, lambda: Recipe.load(room.path), "cannot be read")
+    refused(ArgumentError, lambda: Recipe.load(room.path), "cannot be read")
     path.unlink()
     os.mkfifo(path)
-    refused(RecipeError, lambda: Recipe.load(room.path), "is no file")
+    refused(ArgumentError, lambda: Recipe.load(room.path), "is no file")
 
 
 ROWS = {
@@ -691,12 +691,12 @@ def test_hostile_records_of_a_run(text, room):
     jc.RunLog(run, RECIPE).write(step=1, train_loss=1.0)
     (run / "metrics.jsonl").write_text(f"{text}\n{text}\n")
     (run / "result.json").write_text("{}")
-    refused(ValueError, lambda: study.finished(run.parent), "metrics.jsonl")
+    refused(ValueError, lambda: study.finished_runs(run.parent), "metrics.jsonl")
     refused(ValueError, lambda: jc.RunLog(run, RECIPE), "metrics.jsonl")
     (run / "metrics.jsonl").unlink()
     (run / "result.json").write_text(text)
     if text not in (ROWS["list"], ROWS["null"], ROWS["words"]):
-        refused(ValueError, lambda: study.finished(run.parent), "result.json")
+        refused(ValueError, lambda: study.finished_runs(run.parent), "result.json")
     (run / "env.json").write_text(text)
     if text != ROWS["list"]:
         refused(ValueError, lambda: jc.RunLog(run, RECIPE), "env.json")
@@ -705,7 +705,7 @@ def test_hostile_records_of_a_run(text, room):
 @pytest.mark.parametrize("text", ROWS.values(), ids=ROWS)
 def test_hostile_packed_runs(text, room):
     (room.path / "runs.jsonl").write_text(f"{text}\n")
-    refused(ValueError, lambda: study.finished(room.path), "runs.jsonl")
+    refused(ValueError, lambda: study.finished_runs(room.path), "runs.jsonl")
 
 
 def test_links_that_wait_for_what_is_written(room):

@@ -18,9 +18,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from parity import known
 from safetensors.numpy import load_file, save_file
 
-from jaxcnn.models import build
+from jaxcnn.models import create_model
 from jaxcnn.models.googlenet import Auxiliary
-from jaxcnn.weights import WeightsError, export, loading, pretrained, read, read_metadata
+from jaxcnn.weights import WeightsError, export_weights, load_weights, loading, read_metadata, read_weights
 from jaxcnn.weights.layouts import Leaf, layouts, leaves, ours, theirs
 from jaxcnn.weights.loading import traced
 from jaxcnn.weights.naming import published_name
@@ -52,17 +52,17 @@ def case(name):
 
 def network(name, classes=CLASSES, **more):
     ours, options = NETWORKS[name]
-    return build(ours, classes, **(options | more))
+    return create_model(ours, classes, **(options | more))
 
 
 def from_file(there, model, folder, monkeypatch):
-    """`pretrained` from a file; of AlexNet and VGG, whose files have up to half a gigabyte, the reading is left out."""
+    """`load_weights` from a file; of AlexNet and VGG, whose files have up to half a gigabyte, the reading is left out."""
     arrays = known.state_dict(there)
     if type(model).__name__ in ("AlexNet", "VGG"):
-        monkeypatch.setattr(loading, "read", lambda _: (arrays, {}))
+        monkeypatch.setattr(loading, "read_weights", lambda _: (arrays, {}))
     else:
         save_file(arrays, folder / "there.safetensors")
-    return pretrained(model, folder / "there.safetensors", there.image[1:])
+    return load_weights(model, folder / "there.safetensors", there.image[1:])
 
 
 def compare(name, folder, monkeypatch):
@@ -171,10 +171,10 @@ OWN = ["preresnet18", "plain18", "resnet20", "lenet5", "unet", "perceptron", "re
 def test_export_and_back(name, tmp_path):
     """Every network, in torchvision's layout or in our own; the header keeps what one writes, and v1 apart from v1.5."""
     options = {"width": 4} if "resnet" in name or "plain" in name else {}
-    model, shape = build(name, 5, **options), (28, 28, 1) if name in ("lenet5", "perceptron") else (32, 32, 3)
+    model, shape = create_model(name, 5, **options), (28, 28, 1) if name in ("lenet5", "perceptron") else (32, 32, 3)
     variables = random_variables(model, shape)
-    export(model, variables, tmp_path / "out.safetensors", {"note": "three words here"})
-    same(variables, pretrained(model, tmp_path / "out.safetensors", shape))
+    export_weights(model, variables, tmp_path / "out.safetensors", {"note": "three words here"})
+    same(variables, load_weights(model, tmp_path / "out.safetensors", shape))
     said = read_metadata(tmp_path / "out.safetensors")
     assert said["note"] == "three words here"
     assert said.get("model") == published_name(model)
@@ -185,7 +185,7 @@ def test_what_is_exported_is_what_was_read(name, tmp_path, monkeypatch):
     """Torch's names, all of them, with torch's arrays: `load_state_dict(strict=True)` asks for no more."""
     there, model = case(name), network(name)
     variables = from_file(there, model, tmp_path, monkeypatch)
-    export(model, variables, tmp_path / "back.safetensors")
+    export_weights(model, variables, tmp_path / "back.safetensors")
     back, arrays = load_file(tmp_path / "back.safetensors"), known.state_dict(there)
     assert back.keys() == arrays.keys()
     for key, array in arrays.items():
@@ -195,21 +195,21 @@ def test_what_is_exported_is_what_was_read(name, tmp_path, monkeypatch):
 
 
 def test_an_export_that_cannot_be_written(tmp_path):
-    model = build("perceptron", 3)
+    model = create_model("perceptron", 3)
     variables = random_variables(model, (2, 2, 1))
     victim = tmp_path / "victim"
     victim.write_text("mine")
     for name in ("out.safetensors", "out.safetensors.part"):  # links are replaced, never written through
         (tmp_path / name).unlink(missing_ok=True)
         (tmp_path / name).symlink_to(victim)
-    export(model, variables, tmp_path / "out.safetensors")
-    same(variables, pretrained(model, tmp_path / "out.safetensors", (2, 2, 1)))
+    export_weights(model, variables, tmp_path / "out.safetensors")
+    same(variables, load_weights(model, tmp_path / "out.safetensors", (2, 2, 1)))
     assert victim.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.safetensors", "victim"]
     with pytest.raises(WeightsError, match=r"cannot write .*No such file"):
-        export(model, variables, tmp_path / "nowhere/out.safetensors")
+        export_weights(model, variables, tmp_path / "nowhere/out.safetensors")
     with pytest.raises(WeightsError, match="is no text"):
-        export(model, variables, tmp_path / "x", {"classes": 3})  # type: ignore[dict-item]
+        export_weights(model, variables, tmp_path / "x", {"classes": 3})  # type: ignore[dict-item]
 
 
 # What is told when a file and a network do not fit
@@ -218,15 +218,15 @@ def test_an_export_that_cannot_be_written(tmp_path):
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
     """A ResNet-18 of width 4 and 5 classes, and its arrays as torch has them."""
-    model, file = build("resnet18", 5, width=4), tmp_path_factory.mktemp("narrow") / "r.safetensors"
-    export(model, random_variables(model, (32, 32, 3)), file)
+    model, file = create_model("resnet18", 5, width=4), tmp_path_factory.mktemp("narrow") / "r.safetensors"
+    export_weights(model, random_variables(model, (32, 32, 3)), file)
     return model, load_file(file)
 
 
 def refusal(model, arrays, folder, metadata=None):
     save_file(arrays, folder / "x.safetensors", metadata)
     with pytest.raises(WeightsError) as caught:
-        pretrained(model, folder / "x.safetensors", (32, 32, 3))
+        load_weights(model, folder / "x.safetensors", (32, 32, 3))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
     return caught.value
@@ -250,10 +250,10 @@ def test_all_that_does_not_fit_is_told_at_once(narrow, tmp_path):
 def test_a_file_of_another_network(narrow, tmp_path):
     """Hundreds of names: the line has the first few and how many, the error all."""
     _, arrays = narrow
-    error = refusal(build("resnet34", 5, width=4), arrays, tmp_path)
+    error = refusal(create_model("resnet34", 5, width=4), arrays, tmp_path)
     assert len(error.missing) == 2 * (34 - 18) * 5 // 2  # a layer more is a kernel and four arrays of its BN
     assert re.search(r"80 missing \((\S+, ){2}\S+ and 77 more\)", str(error))
-    error = refusal(build("vgg11-32", 5), arrays, tmp_path)
+    error = refusal(create_model("vgg11-32", 5), arrays, tmp_path)
     assert len(error.unexpected) == 100  # all but "fc", which is a usual name for a head
     assert "and 97 more)" in str(error)
     assert "it looks like ResNet-18: build('resnet18', 5, width=4)" in str(error)
@@ -262,9 +262,9 @@ def test_a_file_of_another_network(narrow, tmp_path):
 def test_another_number_of_classes_begins_the_head_anew(narrow, tmp_path, caplog):
     model, arrays = narrow
     save_file(arrays, tmp_path / "x.safetensors")
-    wider = build("resnet18", 7, width=4)
+    wider = create_model("resnet18", 7, width=4)
     with caplog.at_level(logging.WARNING, "jaxcnn.weights"):
-        found = [pretrained(wider, tmp_path / "x.safetensors", (32, 32, 3), seed=seed) for seed in (0, 0, 1)]
+        found = [load_weights(wider, tmp_path / "x.safetensors", (32, 32, 3), seed=seed) for seed in (0, 0, 1)]
     assert "number of classes: head begins anew (seed 0)" in caplog.text
     heads = [variables["params"].pop("head") for variables in found]
     for other in found[1:]:
@@ -274,11 +274,11 @@ def test_another_number_of_classes_begins_the_head_anew(narrow, tmp_path, caplog
     assert np.abs(heads[0]["kernel"] - heads[2]["kernel"]).max() > 0.1
     assert heads[0]["kernel"].std() == pytest.approx(np.sqrt(2 / 32), rel=0.2)  # "he", the network's own
     assert not heads[0]["bias"].any()
-    whole = pretrained(model, tmp_path / "x.safetensors", (32, 32, 3))
+    whole = load_weights(model, tmp_path / "x.safetensors", (32, 32, 3))
     whole["params"].pop("head")
     same(whole, found[0])
     caplog.clear()
-    pretrained(model, tmp_path / "x.safetensors", (32, 32, 3))
+    load_weights(model, tmp_path / "x.safetensors", (32, 32, 3))
     assert not caplog.records
 
 
@@ -294,7 +294,7 @@ def test_auxiliary_heads_of_googlenet(tmp_path, monkeypatch, caplog):
     there = case("googlenet")
     without = from_file(there, network("googlenet", aux=False), tmp_path, monkeypatch)
     assert "aux1" not in without["params"]
-    both = pretrained(network("googlenet", classes=3), tmp_path / "there.safetensors", (64, 64, 3))
+    both = load_weights(network("googlenet", classes=3), tmp_path / "there.safetensors", (64, 64, 3))
     assert "aux1.head, aux2.head, head begins anew" in caplog.text
     assert both["params"]["aux1"]["head"]["kernel"].shape == (1024, 3)
     assert both["params"]["aux1"]["dense"]["kernel"].shape == (2048, 1024)
@@ -305,15 +305,15 @@ def test_auxiliary_heads_of_googlenet(tmp_path, monkeypatch, caplog):
 
 def test_bottlenecks_of_the_other_version_are_refused(tmp_path):
     """The names and shapes of v1 and v1.5 are the same; what they compute is not."""
-    old, new = build("resnet50", 5, width=4), build("resnet50-v1.5", 5, width=4)
-    export(new, random_variables(new, (32, 32, 3)), tmp_path / "new.safetensors")
+    old, new = create_model("resnet50", 5, width=4), create_model("resnet50-v1.5", 5, width=4)
+    export_weights(new, random_variables(new, (32, 32, 3)), tmp_path / "new.safetensors")
     arrays = load_file(tmp_path / "new.safetensors")
     assert "resnet50 would compute something else with it; write 'resnet50-v1.5'" in str(refusal(old, arrays, tmp_path))
     assert "write 'resnet50-v1.5'" in str(refusal(old, arrays, tmp_path, {"model": "resnet50-v1.5"}))
     assert "write 'resnet50'" in str(refusal(new, arrays, tmp_path, {"model": "resnet50"}))
-    pretrained(new, tmp_path / "new.safetensors", (32, 32, 3))
+    load_weights(new, tmp_path / "new.safetensors", (32, 32, 3))
     with pytest.raises(WeightsError, match="leave it out"):
-        export(old, random_variables(old, (32, 32, 3)), tmp_path / "x", {"model": "resnet50-v1.5"})
+        export_weights(old, random_variables(old, (32, 32, 3)), tmp_path / "x", {"model": "resnet50-v1.5"})
 
 
 def test_half_precision_is_widened_exactly(narrow, tmp_path):
@@ -321,7 +321,7 @@ def test_half_precision_is_widened_exactly(narrow, tmp_path):
     for dtype in (np.float16, jnp.bfloat16):
         short = {key: array.astype(dtype) if array.ndim else array for key, array in arrays.items()}
         save_file(short, tmp_path / "x.safetensors")
-        found = pretrained(model, tmp_path / "x.safetensors", (32, 32, 3))
+        found = load_weights(model, tmp_path / "x.safetensors", (32, 32, 3))
         assert found["params"]["stem"]["kernel"].dtype == np.float32
         np.testing.assert_array_equal(
             found["params"]["stem"]["kernel"], short["conv1.weight"].transpose(2, 3, 1, 0).astype(np.float32)
@@ -332,7 +332,7 @@ def test_half_precision_is_widened_exactly(narrow, tmp_path):
 def test_prefixes_that_all_names_have(prefix, narrow, tmp_path):
     _, arrays = narrow
     save_file({prefix + key: array for key, array in arrays.items()}, tmp_path / "x.safetensors")
-    assert read(tmp_path / "x.safetensors")[0].keys() == arrays.keys()
+    assert read_weights(tmp_path / "x.safetensors")[0].keys() == arrays.keys()
 
 
 # PyTorch's own files
@@ -341,7 +341,7 @@ def test_prefixes_that_all_names_have(prefix, narrow, tmp_path):
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
 def test_files_of_torch(kind):
     """Written by PyTorch 2.15: strides, a part of a storage, half precisions, a Parameter, a scalar, nothing at all."""
-    found, metadata = read(STORED / f"tiny-{kind}.pth")
+    found, metadata = read_weights(STORED / f"tiny-{kind}.pth")
     base = np.arange(24, dtype=np.float32).reshape(4, 6)
     expected = {
         "whole": base,
@@ -372,9 +372,9 @@ def test_torchvision_loads_what_is_exported(name, tmp_path, monkeypatch):
     arrays = {key: torch.from_numpy(array) for key, array in known.state_dict(there).items()}
     for new in (False, True):
         torch.save({"state_dict": arrays}, tmp_path / f"{new}.pth", _use_new_zipfile_serialization=new)
-    variables = pretrained(model, tmp_path / "True.pth", there.image[1:])
-    same(variables, pretrained(model, tmp_path / "False.pth", there.image[1:]))
-    export(model, variables, tmp_path / "back.safetensors")
+    variables = load_weights(model, tmp_path / "True.pth", there.image[1:])
+    same(variables, load_weights(model, tmp_path / "False.pth", there.image[1:]))
+    export_weights(model, variables, tmp_path / "back.safetensors")
     network_there, _, _ = make.networks(name)
     back = {key: torch.from_numpy(array) for key, array in load_file(tmp_path / "back.safetensors").items()}
     network_there.load_state_dict(back, strict=True)

@@ -19,11 +19,11 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 from test_weights_strangers import SIX, WRITERS, Call, a_tensor, dumped, refused, torch, write_zip  # noqa: F401
 
-from jaxcnn import Recipe, evaluate, load, optimizer
-from jaxcnn.models import build
-from jaxcnn.recipe import RecipeError
-from jaxcnn.state import adopt, start
-from jaxcnn.weights import WeightsError, export, pretrained, read
+from jaxcnn import Recipe, create_optimizer, evaluate, load_dataset
+from jaxcnn.models import create_model
+from jaxcnn.recipe import ArgumentError
+from jaxcnn.state import init_state, with_variables
+from jaxcnn.weights import WeightsError, export_weights, load_weights, read_weights
 from jaxcnn.weights.layouts import layouts
 from jaxcnn.weights.tracing import trace
 
@@ -158,9 +158,9 @@ CASES = {
 def test_networks_of_section_4_2(name, tmp_path):
     names, kind, project, options = CASES[name]
     file, want = resnet(X, names, kind, project)
-    model = build("resnet14" if kind else "plain14", CLASSES, width=WIDTH)
+    model = create_model("resnet14" if kind else "plain14", CLASSES, width=WIDTH)
     model = model.clone(shortcut="B") if kind == "B" else model
-    variables = pretrained(model, store(file, tmp_path), **options)
+    variables = load_weights(model, store(file, tmp_path), **options)
     compare(model, variables, X, want)
 
 
@@ -176,32 +176,32 @@ def test_networks_as_pytorchcv_names_them(tmp_path):
             stage, block, part = layer.split(".", 2)
             layer = f"features.stage{stage[-1]}.unit{int(block) + 1}.{parts[part]}"
         arrays[f"{starts.get(layer, layer)}.{leaf}"] = value
-    model = build("resnet14", CLASSES, width=WIDTH, shortcut="B")
-    compare(model, pretrained(model, store(arrays, tmp_path)), X, want)
+    model = create_model("resnet14", CLASSES, width=WIDTH, shortcut="B")
+    compare(model, load_weights(model, store(arrays, tmp_path)), X, want)
 
 
 def test_the_side_of_the_zeros_matters(tmp_path):
     """Or else the tests above would prove nothing."""
     file, want = resnet(X, usual("linear"), "both")
-    model = build("resnet14", CLASSES, width=WIDTH)
+    model = create_model("resnet14", CLASSES, width=WIDTH)
     path = store(file, tmp_path)
-    wrong = model.apply(pretrained(model, path, shortcut_padding="end"), jnp.asarray(X.transpose(0, 2, 3, 1)))
+    wrong = model.apply(load_weights(model, path, shortcut_padding="end"), jnp.asarray(X.transpose(0, 2, 3, 1)))
     assert np.abs(np.asarray(wrong) - want).max() > 0.05
 
 
 def test_where_zeros_are_is_asked_or_told(tmp_path, caplog):
     file, _ = resnet(X, usual("fc"), "end")
-    model, plain = build("resnet14", CLASSES, width=WIDTH), build("plain14", CLASSES, width=WIDTH)
+    model, plain = create_model("resnet14", CLASSES, width=WIDTH), create_model("plain14", CLASSES, width=WIDTH)
     path = store(file, tmp_path)
     with pytest.raises(WeightsError, match=r"does not say where.*expected shortcut_padding='end'.*or 'both'"):
-        pretrained(model, path)
+        load_weights(model, path)
     with pytest.raises(WeightsError, match="expected 'end', 'both' or None"):
-        pretrained(model, path, shortcut_padding="left")
+        load_weights(model, path, shortcut_padding="left")
     with pytest.raises(WeightsError, match="no shortcut 'A'"):
-        pretrained(plain, path, shortcut_padding="end")
+        load_weights(plain, path, shortcut_padding="end")
     file, _ = resnet(X, usual("linear"), "both")
     with caplog.at_level(logging.WARNING, "jaxcnn.weights"):
-        pretrained(model, store(file, tmp_path))
+        load_weights(model, store(file, tmp_path))
     assert "taken as on both sides" in caplog.text
     assert "write shortcut_padding='end'" in caplog.text
 
@@ -248,17 +248,17 @@ def preact(x, stem_norm, project=None, final="bn", head="fc", raw=False, bottlen
 def test_activation_before_weights(there, options, tmp_path, caplog):
     file, want = preact(X, **there)
     name = "cifar-preresnet20" if there.get("bottleneck") else "cifar-preresnet14"
-    model = build(name, CLASSES, width=WIDTH, shortcut="B", **options)
+    model = create_model(name, CLASSES, width=WIDTH, shortcut="B", **options)
     model = model.clone(blocks=(2, 2, 2), bottleneck=bool(there.get("bottleneck")))
-    compare(model, pretrained(model, store(file, tmp_path)), X, want)
+    compare(model, load_weights(model, store(file, tmp_path)), X, want)
     assert ("taken as behind" in caplog.text) == ("downsample" in there["project"])
 
 
 def test_shortcut_a_before_weights_on_both_sides(tmp_path):
     """The permutation reaches what acts on the sum: the first BN and kernel of a block, the last BN and the head."""
     file, want = preact(X, "bn1")
-    model = build("cifar-preresnet14", CLASSES, width=WIDTH)
-    variables = pretrained(model, store(file, tmp_path), shortcut_padding="end")
+    model = create_model("cifar-preresnet14", CLASSES, width=WIDTH)
+    variables = load_weights(model, store(file, tmp_path), shortcut_padding="end")
     compare(model, variables, X, want)
     shifted = {"both": File(), "end": file}
     where = {4: np.arange(4), 8: None, 16: None}
@@ -280,15 +280,15 @@ def test_shortcut_a_before_weights_on_both_sides(tmp_path):
                 shifted["both"][key] = array[:, np.argsort(before)]
             if ".conv2." in key:
                 shifted["both"][key] = array[np.argsort(after)]
-    variables = pretrained(model, store(shifted["both"], tmp_path), shortcut_padding="both")
+    variables = load_weights(model, store(shifted["both"], tmp_path), shortcut_padding="both")
     compare(model, variables, X, want)
 
 
 def test_the_first_blocks_own_norm_needs_the_switch(tmp_path):
     file, _ = preact(X, "layer1.0.bn1", project="shortcut.0", raw=True)
-    model = build("cifar-preresnet14", CLASSES, width=WIDTH, shortcut="B")
+    model = create_model("cifar-preresnet14", CLASSES, width=WIDTH, shortcut="B")
     with pytest.raises(WeightsError, match=r"layer1.0.bn1.weight.*Use build\(\.\.\., stem_norm=False\)"):
-        pretrained(model, store(file, tmp_path))
+        load_weights(model, store(file, tmp_path))
 
 
 # LeNet-5 and VGG
@@ -319,8 +319,8 @@ def lenet(x, names, flat):
 def test_lenet5_by_any_names(names, flat, tmp_path):
     x = images(3, 32, 32)
     file, want = lenet(x, names, flat)
-    model = build("lenet5-relu", 10)
-    compare(model, pretrained(model, store(file, tmp_path), (32, 32, 3)), x, want)
+    model = create_model("lenet5-relu", 10)
+    compare(model, load_weights(model, store(file, tmp_path), (32, 32, 3)), x, want)
 
 
 @pytest.mark.parametrize(("start", "head"), [("features.", "classifier"), ("layers.", "linear"), ("features.", "fc")])
@@ -334,23 +334,23 @@ def test_vgg_of_32_pixels(start, head, tmp_path):
             at += 3
         want, at = pooled(want), at + 1
     want = dense(file, head, want.reshape(len(x), -1), 10)
-    model = build("vgg11-bn-32", 10)
-    compare(model, pretrained(model, store(file, tmp_path)), x, want, atol=1e-4)
+    model = create_model("vgg11-bn-32", 10)
+    compare(model, load_weights(model, store(file, tmp_path)), x, want, atol=1e-4)
 
 
 def test_timms_vgg_is_refused_where_its_dense_layers_slide(tmp_path, monkeypatch):
-    model = build("vgg11", 5)
+    model = create_model("vgg11", 5)
     specs = trace(model, (224, 224, 3)).specs
     layout = layouts(model)[1]
     from jaxcnn.weights import loading
     from jaxcnn.weights.layouts import leaves
 
     arrays = {leaf.key: np.zeros(leaf.forms()[0], np.float16) for leaf in leaves(layout, specs).values()}
-    monkeypatch.setattr(loading, "read", lambda _: (arrays, {}))
+    monkeypatch.setattr(loading, "read_weights", lambda _: (arrays, {}))
     for shape in ((256, 256, 3), (224, 320, 3)):
         with pytest.raises(WeightsError, match=r"timm's VGG.*Use shape=\(224, 224, 3\)"):
-            pretrained(model, tmp_path / "x", shape)
-    assert pretrained(model, tmp_path / "x", (64, 255, 3))
+            load_weights(model, tmp_path / "x", shape)
+    assert load_weights(model, tmp_path / "x", (64, 255, 3))
 
 
 # Names of the user's own, and anybody's modules
@@ -368,19 +368,19 @@ def test_names_of_the_users_own(how, tmp_path):
             ours |= {f"{there}{a}": f"{here}{b}" for a, b in (("conv1", "conv1"), ("conv2", "conv2"), ("bn1", "norm1"))}
             ours[f"{there}bn2"] = f"{here}norm2"
     mapped = ours if how == "mapping" else lambda key: ours[key.rpartition(".")[0]] + "." + key.rpartition(".")[2]
-    model = build("resnet14", CLASSES, width=WIDTH)
-    variables = pretrained(model, store(file, tmp_path), names=mapped, shortcut_padding="both")
+    model = create_model("resnet14", CLASSES, width=WIDTH)
+    variables = load_weights(model, store(file, tmp_path), names=mapped, shortcut_padding="both")
     compare(model, variables, X, want)
 
 
 def test_names_for_some_layers_alone(tmp_path):
     """The others keep the names of a known layout; None skips an array."""
     file, want = resnet(X, usual("top"), None)
-    model = build("plain14", CLASSES, width=WIDTH)
+    model = create_model("plain14", CLASSES, width=WIDTH)
     path = store(file | {"criterion.weight": np.zeros(3, np.float32)}, tmp_path)
-    compare(model, pretrained(model, path, names={"top": "head", "criterion": None}), X, want)
+    compare(model, load_weights(model, path, names={"top": "head", "criterion": None}), X, want)
     with pytest.raises(WeightsError, match=r"names={'criterion': 'head', \.\.\.}|names={'top': 'head', \.\.\.}"):
-        pretrained(model, path)
+        load_weights(model, path)
     for names, says in (
         ({"topp": "head"}, "names has 'topp'.*such as 'top'"),
         ({"top": "heat"}, "names maps 'top' to 'heat', no layer.*'head'"),
@@ -390,7 +390,7 @@ def test_names_for_some_layers_alone(tmp_path):
         (3, "names is 3; expected a dict or a function"),
     ):
         with pytest.raises(WeightsError, match=says) as caught:
-            pretrained(model, path, names=names)  # type: ignore[arg-type]
+            load_weights(model, path, names=names)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
 
 
@@ -411,7 +411,7 @@ def test_a_module_of_the_users_own(tmp_path):
     y = bn(file, "bn", relu(conv(file, "conv", X, 4, bias=True)))
     want = dense(file, "fc", pooled(y).reshape(len(X), -1), CLASSES)
     names = {"conv": "a", "bn": "n", "fc": "z"}
-    variables = pretrained(Own(), store(file, tmp_path), (8, 8, 3), names=names)
+    variables = load_weights(Own(), store(file, tmp_path), (8, 8, 3), names=names)
     got: Any = Own().apply(variables, jnp.asarray(X.transpose(0, 2, 3, 1)), train=False)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
 
@@ -424,8 +424,8 @@ class Unusual(nn.Module):
 
 def test_a_module_that_cannot_be_called_with_images_alone(tmp_path):
     save_file({"head.kernel": np.zeros((4, CLASSES), np.float32)}, tmp_path / "x")
-    with pytest.raises(RecipeError, match=r"Unusual.__call__ cannot be called with images alone") as caught:
-        pretrained(Unusual(), tmp_path / "x", (2, 2, 1))
+    with pytest.raises(ArgumentError, match=r"Unusual.__call__ cannot be called with images alone") as caught:
+        load_weights(Unusual(), tmp_path / "x", (2, 2, 1))
     assert "\n" not in str(caught.value)
 
 
@@ -444,14 +444,14 @@ def test_modules_whose_arrays_cannot_be_turned_are_refused(tmp_path):
     for size, says in ((8, "transposed convolution for 'a'"), (6, "flattened maps of unknown height")):
         arrays["f.weight"] = np.zeros((CLASSES, 4 * size * (size // 2)), np.float32)
         with pytest.raises(WeightsError, match=says):
-            pretrained(Odd(), store(arrays, tmp_path), (size, size, 4), names={"c": "a", "f": "z"})
+            load_weights(Odd(), store(arrays, tmp_path), (size, size, 4), names={"c": "a", "f": "z"})
 
 
 def test_own_module_exports_and_reads_back(tmp_path):
     model = Own()
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
-    export(model, variables, tmp_path / "own.safetensors")
-    again = flatten_dict(pretrained(model, tmp_path / "own.safetensors", (8, 8, 3)))
+    export_weights(model, variables, tmp_path / "own.safetensors")
+    again = flatten_dict(load_weights(model, tmp_path / "own.safetensors", (8, 8, 3)))
     for path, leaf in flatten_dict(dict(variables)).items():
         np.testing.assert_array_equal(again[path], leaf)
 
@@ -470,7 +470,7 @@ def test_own_module_exports_and_reads_back(tmp_path):
 )
 def test_wrappers(wrap, kind, torch, tmp_path, caplog):  # noqa: F811
     tree = {"a": a_tensor(torch, legacy=kind == "legacy")}
-    found, _ = read(WRITERS[kind](tmp_path / "x.ckpt", wrap(tree), {"0": SIX.tobytes()}))
+    found, _ = read_weights(WRITERS[kind](tmp_path / "x.ckpt", wrap(tree), {"0": SIX.tobytes()}))
     np.testing.assert_array_equal(found["a"], SIX.reshape(2, 3))
     assert not caplog.records
 
@@ -481,13 +481,13 @@ def test_several_sets_of_weights(torch, tmp_path, caplog):  # noqa: F811
     for tree in ({"state_dict_ema": ema, "state_dict": plain}, {"state_dict": plain, "state_dict_ema": ema}):
         file = write_zip(tmp_path / "x.pth", tree, {"0": SIX.tobytes()})
         caplog.clear()
-        np.testing.assert_array_equal(read(file)[0]["a"], SIX.reshape(2, 3))
+        np.testing.assert_array_equal(read_weights(file)[0]["a"], SIX.reshape(2, 3))
         assert "took 'state_dict'; write entry='state_dict_ema' for another" in caplog.text
         caplog.clear()
-        np.testing.assert_array_equal(read(file, "state_dict_ema")[0]["a"], [4, 5])
+        np.testing.assert_array_equal(read_weights(file, "state_dict_ema")[0]["a"], [4, 5])
         assert not caplog.records
     with pytest.raises(WeightsError, match=r"no entry 'ema'; expected one of .*'state_dict_ema'"):
-        read(file, "ema")
+        read_weights(file, "ema")
 
 
 OBJECTS = {
@@ -514,7 +514,7 @@ def test_objects_next_to_the_weights_are_skipped(name, protocol, torch, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(argparse, "Namespace", lambda *_: pytest.fail("it was made"))
         patch.setattr(collections, "Counter", lambda *_: pytest.fail("it was made"))
-        found, _ = read(write_zip(tmp_path / "x.pth", data, {"0": SIX.tobytes()}))
+        found, _ = read_weights(write_zip(tmp_path / "x.pth", data, {"0": SIX.tobytes()}))
     np.testing.assert_array_equal(found["a"], SIX.reshape(2, 3))
 
 
@@ -525,7 +525,7 @@ def test_torchs_own_objects_are_skipped_and_others_refused(torch, tmp_path):  # 
     for text in (size, device, dtype):
         text = text.replace("I1\n", "K\x01").replace("I2\n", "K\x02").replace("Vcpu\n", "X\x03\0\0\0cpu")
         data = weights[:-1] + b"X\x01\0\0\0x" + text.encode("latin-1") + b"s."
-        assert read(write_zip(tmp_path / "x.pth", data, {"0": SIX.tobytes()}))[0].keys() == {"a"}
+        assert read_weights(write_zip(tmp_path / "x.pth", data, {"0": SIX.tobytes()}))[0].keys() == {"a"}
     data = dumped({"state_dict": {"a": a_tensor(torch)}, "args": Call(pathlib.Path.mkdir, (pathlib.Path("x"),))}, 4)
     refused(write_zip(tmp_path / "x.pth", data), "nothing of it was run", "torch.save(model.state_dict(), file)")
 
@@ -541,8 +541,8 @@ def test_prefixes_with_and_without_a_stranger(prefix, stranger, tmp_path, caplog
     file, want = resnet(X, usual("fc"), None)
     arrays = {prefix + key: value for key, value in file.items()}
     arrays |= {"criterion.weight": np.zeros(3, np.float32)} if stranger else {}
-    model = build("plain14", CLASSES, width=WIDTH)
-    compare(model, pretrained(model, store(arrays, tmp_path)), X, want)
+    model = create_model("plain14", CLASSES, width=WIDTH)
+    compare(model, load_weights(model, store(arrays, tmp_path)), X, want)
     assert ("skipped 1 others ('criterion.weight')" in caplog.text) == stranger
 
 
@@ -550,20 +550,20 @@ def test_two_networks_in_one_file(tmp_path, caplog):
     file, want = resnet(X, usual("fc"), None)
     other = {f"ema.{key}": value * 2 for key, value in file.items()}
     arrays = other | {f"online.{key}": value for key, value in file.items()}
-    model, path = build("plain14", CLASSES, width=WIDTH), store(arrays, tmp_path)
-    compare(model, pretrained(model, path), X, want)
+    model, path = create_model("plain14", CLASSES, width=WIDTH), store(arrays, tmp_path)
+    compare(model, load_weights(model, path), X, want)
     assert "took 'online'; write entry='ema' for another" in caplog.text
-    doubled = pretrained(model, path, entry="ema")
+    doubled = load_weights(model, path, entry="ema")
     np.testing.assert_array_equal(doubled["params"]["head"]["bias"], 2 * file["fc.bias"])
     with pytest.raises(WeightsError, match="no entry 'emma'; expected one of 'ema', 'online'"):
-        pretrained(model, path, entry="emma")
+        load_weights(model, path, entry="emma")
 
 
 def test_a_file_without_a_head(tmp_path, caplog):
     file, _ = resnet(X, usual("fc"), None)
     body = {key: value for key, value in file.items() if not key.startswith("fc.")}
-    model = build("plain14", CLASSES, width=WIDTH)
-    found = pretrained(model, store(body, tmp_path), seed=3)
+    model = create_model("plain14", CLASSES, width=WIDTH)
+    found = load_weights(model, store(body, tmp_path), seed=3)
     assert "has no layer of logits: head begins anew (seed 3)" in caplog.text
     assert found["params"]["head"]["kernel"].shape == (4 * WIDTH, CLASSES)
     assert np.abs(found["params"]["head"]["kernel"]).max() > 0
@@ -571,26 +571,26 @@ def test_a_file_without_a_head(tmp_path, caplog):
     for stray in ({"other.weight": np.zeros((CLASSES, 4 * WIDTH), np.float32)}, None):
         short = body | stray if stray else {key: value for key, value in body.items() if key != "bn1.bias"}
         with pytest.raises(WeightsError, match=r"missing"):
-            pretrained(model, store(short, tmp_path))
+            load_weights(model, store(short, tmp_path))
 
 
 def test_version_1_in_a_file_that_does_not_say(tmp_path):
-    old, new = build("resnet50", 5, width=4), build("resnet50-v1.5", 5, width=4)
+    old, new = create_model("resnet50", 5, width=4), create_model("resnet50-v1.5", 5, width=4)
     specs = trace(new, (32, 32, 3)).specs
     from jaxcnn.weights.layouts import leaves
 
     arrays = {leaf.key: np.ones(leaf.forms()[0], np.float32) for leaf in leaves(layouts(new)[0], specs).values()}
     path = store(arrays, tmp_path)
     with pytest.raises(WeightsError, match=r"does not say where.*write 'resnet50-v1.5', or stride_in_3x3=False here"):
-        pretrained(old, path)
-    assert pretrained(old, path, stride_in_3x3=False)
+        load_weights(old, path)
+    assert load_weights(old, path, stride_in_3x3=False)
     with pytest.raises(WeightsError, match=r"write 'resnet50'$"):
-        pretrained(new, path, stride_in_3x3=False)
+        load_weights(new, path, stride_in_3x3=False)
     with pytest.raises(WeightsError, match="no bottlenecks"):
-        pretrained(build("resnet18", 5, width=4), path, (32, 32, 3), stride_in_3x3=True)
+        load_weights(create_model("resnet18", 5, width=4), path, (32, 32, 3), stride_in_3x3=True)
     save_file(arrays, path, {"model": "resnet50-v1.5"})
     with pytest.raises(WeightsError, match=r"says that it is of 'resnet50-v1.5'"):
-        pretrained(old, path, stride_in_3x3=False)
+        load_weights(old, path, stride_in_3x3=False)
 
 
 @pytest.mark.parametrize(
@@ -603,7 +603,7 @@ def test_version_1_in_a_file_that_does_not_say(tmp_path):
 def test_what_a_file_looks_like(name, model, says, tmp_path):
     file, _ = resnet(X, usual("fc"), None if name.startswith("plain") else "end")
     with pytest.raises(WeightsError) as caught:
-        pretrained(build(model, CLASSES), store(file, tmp_path))
+        load_weights(create_model(model, CLASSES), store(file, tmp_path))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -622,14 +622,16 @@ def test_files_that_look_like_something_else(start, says, tmp_path):
 
 def test_evaluation_with_the_constants_of_others(tmp_path):
     """The recipe's own mean and standard deviation reach the inputs of weights that were read."""
-    data, model = load("digits"), build("plain8", 10, width=2)
+    data, model = load_dataset("digits"), create_model("plain8", 10, width=2)
     recipe = Recipe(dataset="digits", model="plain8", mean=(0.3,), std=(0.4,))
-    state = start(model, optimizer(recipe), recipe, data)
-    export(model, {"params": state.params, **state.stats}, tmp_path / "x.safetensors")
-    state = adopt(state, pretrained(model, tmp_path / "x.safetensors", (8, 8, 1)))
+    state = init_state(model, create_optimizer(recipe), recipe, data)
+    export_weights(model, {"params": state.params, **state.model_state}, tmp_path / "x.safetensors")
+    state = with_variables(state, load_weights(model, tmp_path / "x.safetensors", (8, 8, 1)))
     inputs = (data.test.images.astype(np.float32) / 255 - 0.3) / 0.4
-    logits = model.apply({"params": state.params, **state.stats}, jnp.asarray(inputs))
+    logits = model.apply({"params": state.params, **state.model_state}, jnp.asarray(inputs))
     wrong = int((np.argmax(np.asarray(logits), 1) != data.test.labels).sum())
-    assert int(evaluate(model, state, data.test).wrong) == wrong
-    with pytest.raises(RecipeError, match="mean has 3 numbers, but images have 1 channel"):
-        start(model, optimizer(recipe), Recipe(dataset="digits", model="plain8", mean=(0.3, 0.3, 0.3)), data)
+    assert int(evaluate(model, state, data.test).num_wrong) == wrong
+    with pytest.raises(ArgumentError, match="mean has 3 numbers, but images have 1 channel"):
+        init_state(
+            model, create_optimizer(recipe), Recipe(dataset="digits", model="plain8", mean=(0.3, 0.3, 0.3)), data
+        )

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from jaxcnn.models import build
-from jaxcnn.weights import WeightsError, pretrained, read, read_metadata
+from jaxcnn.models import create_model
+from jaxcnn.weights import WeightsError, load_weights, read_metadata, read_weights
 from jaxcnn.weights.pickles import LIMIT, load
 from jaxcnn.weights.types import DTYPES, Storage, tensor
 
@@ -41,7 +41,7 @@ def refused(file, *words):
     tracemalloc.start()
     began = time.process_time()
     with pytest.raises(WeightsError) as caught:
-        read(file)
+        read_weights(file)
     took, (_, most) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 64 << 20, f"{most} bytes"
@@ -141,7 +141,7 @@ def test_the_fakes_are_read(kind, torch, tmp_path):
     legacy = kind == "legacy"
     tree = {"a": a_tensor(torch, legacy=legacy), "b": a_tensor(torch, (2,), (2,), 1, legacy=legacy)}
     for wrapped in (tree, {"state_dict": tree, "epoch": 3}, {"model": {f"module.{k}": v for k, v in tree.items()}}):
-        found, _ = read(WRITERS[kind](tmp_path / "x.pth", wrapped, {"0": SIX.tobytes()}))
+        found, _ = read_weights(WRITERS[kind](tmp_path / "x.pth", wrapped, {"0": SIX.tobytes()}))
         np.testing.assert_array_equal(found["a"], SIX.reshape(2, 3))
         np.testing.assert_array_equal(found["b"], [1, 3])
         assert not found["a"].flags.writeable
@@ -150,7 +150,7 @@ def test_the_fakes_are_read(kind, torch, tmp_path):
 def test_a_view_of_a_storage(torch, tmp_path):
     """As PyTorch before 0.4 wrote them."""
     tree = {"a": a_tensor(torch, (2,), (1,), 1, legacy=True, view=("1", 2, 3))}
-    found, _ = read(write_legacy(tmp_path / "x.pth", tree, {"0": SIX.tobytes()}))
+    found, _ = read_weights(write_legacy(tmp_path / "x.pth", tree, {"0": SIX.tobytes()}))
     np.testing.assert_array_equal(found["a"], [3, 4])
     for view in (("1", 4, 3), ("1", -1, 3), ("1", 0, 2**70), ("1",), 7):
         tree = {"a": a_tensor(torch, (2,), (1,), 1, legacy=True, view=view)}
@@ -341,7 +341,7 @@ def test_files_cut_short_anywhere(kind, torch, tmp_path):
     for end in range(len(whole)):
         (tmp_path / "x.pth").write_bytes(whole[:end])
         with pytest.raises(WeightsError):
-            read(tmp_path / "x.pth")
+            read_weights(tmp_path / "x.pth")
 
 
 def test_a_flipped_byte_of_a_zip_is_found(torch, tmp_path):
@@ -467,7 +467,7 @@ def test_safetensors_cut_short_anywhere(tmp_path):
 
 def refused_soon(file):
     with pytest.raises(WeightsError):
-        read(file)
+        read_weights(file)
 
 
 # What is no file of weights
@@ -491,7 +491,7 @@ def test_folders_pipes_devices_and_links(tmp_path):
     refused(tmp_path / "round.pth")
     (tmp_path / "good").write_bytes(save({"a": SIX}))
     (tmp_path / "link.pth").symlink_to("good")
-    np.testing.assert_array_equal(read(tmp_path / "link.pth")[0]["a"], SIX)
+    np.testing.assert_array_equal(read_weights(tmp_path / "link.pth")[0]["a"], SIX)
 
 
 def test_a_file_of_a_petabyte(tmp_path):
@@ -506,7 +506,7 @@ def test_names_that_would_fill_the_screen(tmp_path):
     """What a stranger wrote is shown on one line, and cut."""
     (tmp_path / "x").write_bytes(save({"a\nb" * 10_000: SIX, "\x1b[2J": SIX}))
     with pytest.raises(WeightsError) as caught:
-        pretrained(build("perceptron", 3), tmp_path / "x", (2, 2, 1))
+        load_weights(create_model("perceptron", 3), tmp_path / "x", (2, 2, 1))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
     refused(write_zip(tmp_path / "x", b"\x80\x02c" + b"os\x1b" * 50_000 + b"\nsystem\n."))

@@ -21,15 +21,15 @@ def flop(job: Job) -> int:
 
 
 def planned(job: Job) -> dict[str, Any]:
-    """Bytes of the step that `fit` compiles, on each device: `memory` it needs, and `traffic` to and from memory.
+    """Bytes of the step that `train` compiles, on each device: `memory` it needs, and `traffic` to and from memory.
 
     Memory is temporaries, arguments and results, those that take an argument's place counted once; the data set is left out.
     Traffic is XLA's estimate for the compiled program, what fused operations hand on left out; it counts the whole data set,
     so `job` should have one batch alone. None where XLA does not tell.
     """
-    carry, fixed = job.driver.replicate(initial(job)), job.driver.replicate(job.data.train)
+    carry, fixed = job.strategy.replicate(initial(job)), job.strategy.replicate(job.data.train)
     index = np.arange(job.recipe.batch, dtype=np.int32)
-    program = job.driver.compile(whole_step(job), carry, fixed, index, tuned(job))
+    program = job.strategy.compile(whole_step(job), carry, fixed, index, tuned(job))
     plan, cost = program.memory_analysis(), program.cost_analysis()
     memory = None
     if plan is not None:

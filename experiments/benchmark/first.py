@@ -1,7 +1,7 @@
 """Seconds to the first step, measured in a process of its own: once with an empty cache of programs, and once with it full.
 
     python -m experiments.benchmark.first \\
-        '{"name": "resnet20", "batch": 128, "dtype": "float32", "driver": "jit", "devices": 1,
+        '{"name": "resnet20", "batch": 128, "dtype": "float32", "strategy": "jit", "devices": 1,
           "began": 0, "plan": true}'
 """
 
@@ -24,14 +24,14 @@ from experiments.benchmark import costs
 from experiments.benchmark.networks import job
 from experiments.benchmark.pace import initial, tuned, whole_step
 from jaxcnn import command, parallel
-from jaxcnn.feed import feed
+from jaxcnn.feed import input_pipeline
 
 
 def measure(**settings: Any) -> dict[str, Any]:
     """What a new process tells: columns of the table, and what the rest of the measurement needs to know.
 
     Args:
-      settings: name, batch, dtype, driver (its kind) and devices.
+      settings: name, batch, dtype, strategy (its kind) and devices.
 
     Returns:
       Seconds before anything begins, of initialisation and to the first step, cold and warm; MiB in use at most;
@@ -61,33 +61,33 @@ def _process(settings: Mapping[str, Any], cache: str) -> dict[str, Any]:
 
 
 def main(settings: dict[str, Any]) -> dict[str, Any]:
-    """Initialise and take the first step, as `fit` does: one step, or where steps are scanned a scan of two.
+    """Initialise and take the first step, as `train` does: one step, or where steps are scanned a scan of two.
 
     The clock starts when everything is imported, the devices are there and the data are in memory.
     """
-    command.cache_programs()
-    driver = jc.driver(settings["driver"], settings["devices"])
-    given = job(settings["name"], settings["batch"], settings["dtype"], driver)
+    command.enable_compilation_cache()
+    strategy = jc.strategy(settings["strategy"], settings["devices"])
+    given = job(settings["name"], settings["batch"], settings["dtype"], strategy)
     began, clock = time.time(), time.perf_counter()
     state = initial(given)
     made = time.perf_counter()
-    run, placed = driver.fold(whole_step(given), tuned(given)), driver.replicate(state)
-    train = feed(given.data.train, driver)
-    steps = 2 if driver.scans else 1
+    run, placed = strategy.compile_steps(whole_step(given), tuned(given)), strategy.replicate(state)
+    train = input_pipeline(given.data.train, strategy)
+    steps = 2 if strategy.scans else 1
     order = np.tile(np.arange(settings["batch"], dtype=np.int32), (steps, 1))
     took, ready = [], time.perf_counter() - clock
     for _ in range(4):
         before = time.perf_counter()
-        placed = jax.block_until_ready(run(placed, train.fixed, next(iter(train.pieces(order)))))
+        placed = jax.block_until_ready(run(placed, train.split, next(iter(train.chunks(order)))))
         took.append(time.perf_counter() - before)
     seconds = {"imports": began - settings["began"], "initialise": made - clock, "first": ready + took[0]}
-    told = seconds | {"later": min(took[1:]) / steps, "peak": _peak(driver)}
+    told = seconds | {"later": min(took[1:]) / steps, "peak": _peak(strategy)}
     return told | {"plan": costs.planned(given) if settings["plan"] else None}
 
 
-def _peak(driver: parallel.Driver) -> float | None:
+def _peak(strategy: parallel.Strategy) -> float | None:
     """MiB that were in use at most on a device, where it tells."""
-    stats = [device.memory_stats() or {} for device in driver.devices]
+    stats = [device.memory_stats() or {} for device in strategy.devices]
     peaks = [found["peak_bytes_in_use"] for found in stats if "peak_bytes_in_use" in found]
     return max(peaks) / 2**20 if peaks else None
 

@@ -35,10 +35,10 @@ class Peak(NamedTuple):
     """GB/s of the fastest copy, a read and a write of each byte."""
 
 
-def peak(driver: parallel.Driver, dtype: str) -> Peak:
+def peak(strategy: parallel.Strategy, dtype: str) -> Peak:
     """Both, measured now on one device; devices that are not parts of one CPU count that many times."""
-    kind = "cpu" if driver.devices[0].platform == "cpu" else "gpu"
-    times = 1 if kind == "cpu" else len(driver.devices)
+    kind = "cpu" if strategy.devices[0].platform == "cpu" else "gpu"
+    times = 1 if kind == "cpu" else len(strategy.devices)
     options = [None, parallel.cpu_options()] if kind == "cpu" and parallel.cpu_options() else [None]
     products = max(product(n, dtype, how) for n in SIZES[kind] for how in options)
     return Peak(times * products, times * max(map(copy, COPIED[kind])))
@@ -74,11 +74,11 @@ def fastest(call: Callable[[], Any]) -> float:
     return min(took)
 
 
-def described(driver: parallel.Driver) -> str:
+def described(strategy: parallel.Strategy) -> str:
     """One line for every file: device, cores, versions, what the environment sets, date."""
-    device = driver.devices[0]
+    device = strategy.devices[0]
     name = processor() if device.platform == "cpu" else device.device_kind
-    many = f"{len(driver.devices)} devices, " if len(driver.devices) > 1 else ""
+    many = f"{len(strategy.devices)} devices, " if len(strategy.devices) > 1 else ""
     versions = [f"{one} {found}" for one in PACKAGES if (found := _version(one))]
     flags = [f"{one}={os.environ[one]}" for one in FLAGS if os.environ.get(one)]
     python = f"Python {platform.python_version()}"

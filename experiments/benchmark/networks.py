@@ -1,4 +1,4 @@
-"""What is measured: a network, its optimiser and synthetic images, as a user would give them to `fit`."""
+"""What is measured: a network, its optimiser and synthetic images, as a user would give them to `train`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import numpy as np
 import jaxcnn as jc
 from experiments.benchmark.options import IMAGENET, NETWORKS, Shape
 from jaxcnn import parallel
-from jaxcnn.data import Dataset, Split, statistics
+from jaxcnn.data import Dataset, Split, channel_statistics
 
 TESTED = 10
-"""Images that `fit` tests on at the end of each measurement, after its clock has stopped."""
+"""Images that `train` tests on at the end of each measurement, after its clock has stopped."""
 
 
 class Job(NamedTuple):
-    """All that `fit` is given."""
+    """All that `train` is given."""
 
     model: nn.Module
     tx: Any
     data: Dataset
     recipe: jc.Recipe
-    driver: parallel.Driver
+    strategy: parallel.Strategy
 
 
-def job(name: str, batch: int, dtype: str, driver: parallel.Driver, steps: int = 1) -> Job:
+def job(name: str, batch: int, dtype: str, strategy: parallel.Strategy, steps: int = 1) -> Job:
     """The network called `name` on images of noise, with momentum, decay, crop and flip.
 
-    There are as many images as `steps` steps take: a row of `fit` is then a pass over the data, as by default, so that what
+    There are as many images as `steps` steps take: a row of `train` is then a pass over the data, as by default, so that what
     is done once a pass has its usual share. The rate is low, since labels of noise and a rate of 0.1 would diverge;
     224x224 pixels have the resized crop.
     """
@@ -39,7 +39,9 @@ def job(name: str, batch: int, dtype: str, driver: parallel.Driver, steps: int =
     data = noise(shape, steps * batch, 1000 if shape == IMAGENET else 10)
     # Decay is on all parameters, as in PyTorch's SGD.
     recipe = jc.Recipe(dataset=data.name, model=name, batch=batch, decay_on="all", **plain, **view)
-    return Job(jc.build(name, len(data.classes), dtype=dtype), jc.optimizer(recipe), data, recipe, driver)
+    return Job(
+        jc.create_model(name, len(data.classes), dtype=dtype), jc.create_optimizer(recipe), data, recipe, strategy
+    )
 
 
 def noise(shape: Shape, n: int, classes: int) -> Dataset:
@@ -57,4 +59,4 @@ def noise(shape: Shape, n: int, classes: int) -> Dataset:
         return Split(rng.integers(0, 256, (n, *shape), np.uint8), labels)
 
     train, names = split(n), tuple(f"class {i}" for i in range(classes))
-    return Dataset("noise", train, split(0), split(TESTED), names, *statistics(train.images))
+    return Dataset("noise", train, split(0), split(TESTED), names, *channel_statistics(train.images))

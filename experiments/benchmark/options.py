@@ -9,7 +9,7 @@ from typing import Literal
 
 import jaxcnn as jc
 from jaxcnn import parallel
-from jaxcnn.recipe import one_of
+from jaxcnn.recipe import check_choice
 
 Form = Literal["eager", "channels_last", "compile", "max-autotune"]
 Shape = tuple[int, int, int]
@@ -35,7 +35,7 @@ class Options:
     """Images a step, over all devices; None is 128, and 16 of 224x224 pixels on a CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations."""
-    driver: Literal["auto", "jit", "pmap"] = "auto"
+    strategy: Literal["auto", "jit", "pmap"] = "auto"
     devices: int | None = None
     """None is all."""
     rounds: int = 5
@@ -55,25 +55,25 @@ PRESETS = {
 }
 
 
-def check(options: Options, driver: parallel.Driver) -> None:
-    """RecipeError for a mistake, before anything is compiled."""
+def check(options: Options, strategy: parallel.Strategy) -> None:
+    """ArgumentError for a mistake, before anything is compiled."""
     for name, usual in (("networks", "resnet20 vgg11-32"), ("forms", "eager channels_last")):
         if not getattr(options, name):
-            raise jc.RecipeError(f"{name} is empty; write --{name} {usual}")
+            raise jc.ArgumentError(f"{name} is empty; write --{name} {usual}")
     for name in options.networks:
-        one_of("network", name, NETWORKS)
+        check_choice("network", name, NETWORKS)
     if options.rounds < 1:
-        raise jc.RecipeError(f"rounds is {options.rounds}; expected at least 1: write --rounds 5")
+        raise jc.ArgumentError(f"rounds is {options.rounds}; expected at least 1: write --rounds 5")
     if not 0 < options.seconds < math.inf:
-        raise jc.RecipeError(f"seconds is {options.seconds}; expected a finite number above 0: write --seconds 1")
+        raise jc.ArgumentError(f"seconds is {options.seconds}; expected a finite number above 0: write --seconds 1")
     if options.batch is not None and options.batch < 1:
-        raise jc.RecipeError(f"batch is {options.batch}; expected at least 1: write --batch 128")
+        raise jc.ArgumentError(f"batch is {options.batch}; expected at least 1: write --batch 128")
     for name in options.networks:
-        driver.check(batch(options, name, driver))
+        strategy.check(batch(options, name, strategy))
 
 
-def batch(options: Options, name: str, driver: parallel.Driver) -> int:
+def batch(options: Options, name: str, strategy: parallel.Strategy) -> int:
     """Images a step of this network."""
     if options.batch is not None:
         return options.batch
-    return SMALL if NETWORKS[name] == IMAGENET and driver.devices[0].platform == "cpu" else BATCH
+    return SMALL if NETWORKS[name] == IMAGENET and strategy.devices[0].platform == "cpu" else BATCH

@@ -1,4 +1,4 @@
-"""Seconds of k steps: of `fit`, of the bare jitted step, and of the part of a step that makes its inputs.
+"""Seconds of k steps: of `train`, of the bare jitted step, and of the part of a step that makes its inputs.
 
 Each function here gives `run(k) -> seconds`. The first call compiles, and is not to be counted.
 """
@@ -17,10 +17,10 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.benchmark.networks import Job
-from jaxcnn.augment import View, augment, normalise
-from jaxcnn.feed import examples, feed
-from jaxcnn.state import AUGMENT, State, start, stream
-from jaxcnn.train import make_step, step_options
+from jaxcnn.augment import AugmentConfig, augment, normalize
+from jaxcnn.feed import gather_batch, input_pipeline
+from jaxcnn.state import AUGMENT, State, fold_in, init_state
+from jaxcnn.train import make_train_step, step_kwargs
 
 EPOCH = 391
 """Steps of one measurement at most: those between two rows of CIFAR-10."""
@@ -30,12 +30,12 @@ Run = Callable[[int], float]
 def fitted(job: Job, steps: int) -> Run:
     """The library's own loop: seconds of the steps to the next row, by that row's rate.
 
-    A row's clock covers what `fit` does in the steps: the order of examples, every call, the watch for divergence, and
+    A row's clock covers what `train` does in the steps: the order of examples, every call, the watch for divergence, and
     bringing the state to the host at the end; not the test that comes after. The run is as long as by default and is left
     in the middle: a short one may be compiled otherwise.
     """
     recipe = replace(job.recipe, every=steps)
-    rows = jc.fit(job.model, job.tx, job.data, recipe, driver=job.driver)
+    rows = jc.train(job.model, job.tx, job.data, recipe, strategy=job.strategy)
 
     def run(k: int) -> float:
         assert k == steps, "fit's rows are of as many steps as were said at its start"
@@ -46,18 +46,20 @@ def fitted(job: Job, steps: int) -> Run:
 
 
 def whole_step(job: Job) -> Any:
-    """The step that `fit` trains with."""
-    return make_step(job.model, job.tx, **step_options(job.recipe), axis=job.driver.axis)
+    """The step that `train` trains with."""
+    return make_train_step(job.model, job.tx, **step_kwargs(job.recipe), axis=job.strategy.axis)
 
 
 def tuned(job: Job) -> bool:
-    """Whether `fit` has this step compiled by `jaxcnn.programs`."""
-    return job.driver.tunes(job.recipe.steps * job.recipe.batch * math.prod(job.data.train.images.shape[1:]))
+    """Whether `train` has this step compiled by `jaxcnn.programs`."""
+    return job.strategy.should_optimize(
+        job.recipe.steps * job.recipe.batch * math.prod(job.data.train.images.shape[1:])
+    )
 
 
 def initial(job: Job) -> State:
     """The state at step 0, on the host."""
-    return start(job.model, job.tx, job.recipe, job.data)
+    return init_state(job.model, job.tx, job.recipe, job.data)
 
 
 def bare(job: Job) -> Run:
@@ -73,22 +75,22 @@ def inputs(job: Job) -> Run:
     fused with the first layer, so this is rather too much than too little.
     """
     step, state = input_step(job), initial(job)
-    return folded(job, step, (jnp.int32(0), state.norm, jnp.float32(0)))
+    return folded(job, step, (jnp.int32(0), state.normalizer, jnp.float32(0)))
 
 
 def input_step(job: Job) -> Any:
     """((steps taken, `jaxcnn.augment.Norm`, sum), split, index) -> the same one step on; the sum is of all inputs so far."""
-    view = View(**{name: getattr(job.recipe, name) for name in View._fields})
-    key = initial(job).key
+    view = AugmentConfig(**{name: getattr(job.recipe, name) for name in AugmentConfig._fields})
+    key = initial(job).rng
 
     def step(carry: Any, split: Any, index: Any) -> Any:
         number, norm, total = carry
-        numbers, images, _ = examples(split, index)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(stream(key, AUGMENT, number), numbers)
-        made = jax.vmap(augment, (0, 0, None, None))(keys, normalise(images, norm), norm, view)
+        numbers, images, _ = gather_batch(split, index)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(fold_in(key, AUGMENT, number), numbers)
+        made = jax.vmap(augment, (0, 0, None, None))(keys, normalize(images, norm), norm, view)
         part = made.sum()
-        if job.driver.axis:
-            part = jax.lax.psum(part, job.driver.axis)
+        if job.strategy.axis:
+            part = jax.lax.psum(part, job.strategy.axis)
         return number + 1, norm, total + part
 
     return step
@@ -96,15 +98,19 @@ def input_step(job: Job) -> Any:
 
 def folded(job: Job, step: Any, carry: Any, tuned: bool = False) -> Run:
     """Seconds of k steps on one batch of examples drawn at random, of which the last result is waited for."""
-    driver, n = job.driver, len(job.data.train.labels)
-    run, held, train = driver.fold(step, tuned), [driver.replicate(carry)], feed(job.data.train, driver)
+    strategy, n = job.strategy, len(job.data.train.labels)
+    run, held, train = (
+        strategy.compile_steps(step, tuned),
+        [strategy.replicate(carry)],
+        input_pipeline(job.data.train, strategy),
+    )
     index = np.random.default_rng(0).permutation(n)[: job.recipe.batch].astype(np.int32)
 
     def timed(k: int) -> float:
-        pieces = list(train.pieces(np.repeat(index[None], k, 0)))
+        pieces = list(train.chunks(np.repeat(index[None], k, 0)))
         began = time.perf_counter()
         for piece in pieces:
-            held[0] = run(held[0], train.fixed, piece)
+            held[0] = run(held[0], train.split, piece)
         jax.block_until_ready(held[0])
         return time.perf_counter() - began
 

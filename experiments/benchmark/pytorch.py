@@ -1,6 +1,6 @@
 """The same networks in PyTorch, trained there: what the library is measured beside. PyTorch is imported only when asked for.
 
-Its steps are on a batch that lies ready on the device as floats: unlike `fit`, they gather, crop and flip nothing.
+Its steps are on a batch that lies ready on the device as floats: unlike `train`, they gather, crop and flip nothing.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ WORST = ("saves_lost", "steps_lost", "seconds")
 
 def main(args: list[str] | None = None) -> int:
     """Make the trials that are missing, then write the table; returns the exit code, 1 if a promise was broken."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=about.__doc__)
         check(options)
         with own(options.out):

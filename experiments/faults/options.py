@@ -44,14 +44,14 @@ PRESETS = {"quick": Options(), "full": Options(preset="full", kills=50, signals=
 
 
 def check(options: Options) -> None:
-    """RecipeError for a setting that cannot be meant."""
+    """ArgumentError for a setting that cannot be meant."""
     if not options.parts:
-        raise jc.RecipeError("parts is empty; expected some of kills, signals, damage: write --parts kills")
+        raise jc.ArgumentError("parts is empty; expected some of kills, signals, damage: write --parts kills")
     for name in ("kills", "signals", "flips"):
         if getattr(options, name) < 1:
-            raise jc.RecipeError(f"{name} is {getattr(options, name)}; expected at least 1: write --{name} 3")
+            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected at least 1: write --{name} 3")
     if not options.megabytes >= 0.1:
-        raise jc.RecipeError(f"megabytes is {options.megabytes}; expected at least 0.1: write --megabytes 14")
+        raise jc.ArgumentError(f"megabytes is {options.megabytes}; expected at least 0.1: write --megabytes 14")
 
 
 def start(module: str, *args: str | Path, err: IO[str] | int, cache: Path | None = None) -> subprocess.Popen[str]:

@@ -130,7 +130,7 @@ def ended(folder: Path) -> tuple[Any, Sequence[Any]]:
     run = folder / RUN
     with jc.Checkpoints(run / "checkpoints") as saved:
         state = saved.restore(blank((run / "config.json").read_text()))
-    rows = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_rows(run)]
+    rows = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_metrics(run)]
     return state, rows
 
 
@@ -138,8 +138,8 @@ def ended(folder: Path) -> tuple[Any, Sequence[Any]]:
 def blank(config: str) -> jc.State:
     """The state at step 0 of a run, from its `config.json`."""
     recipe = jc.Recipe.from_json(config)
-    model = jc.build(recipe.model, 10, **recipe.options)
-    return jc.start(model, jc.optimizer(recipe), recipe, jc.load("digits"))
+    model = jc.create_model(recipe.model, 10, **recipe.options)
+    return jc.init_state(model, jc.create_optimizer(recipe), recipe, jc.load_dataset("digits"))
 
 
 def alike(one: tuple[Any, Sequence[Any]], other: tuple[Any, Sequence[Any]]) -> bool:

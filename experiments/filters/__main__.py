@@ -14,8 +14,8 @@ import experiments.filters as about
 import jaxcnn as jc
 from experiments.filters import classic, resizing, windows
 from jaxcnn import command, plots
-from jaxcnn.data import picture
-from jaxcnn.recipe import one_of
+from jaxcnn.data import load_image
+from jaxcnn.recipe import check_choice
 
 FIGURES = {
     "filters": classic.filters,
@@ -48,16 +48,16 @@ def photograph(options: Options) -> jax.Array:
     import sklearn.datasets
 
     path = options.image or Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
-    return jnp.asarray(picture(path, options.size, options.size), jnp.float32) / 255
+    return jnp.asarray(load_image(path, options.size, options.size), jnp.float32) / 255
 
 
 def main(args: list[str] | None = None) -> int:
     """Draw the figures; returns the exit code."""
-    with command.friendly():
+    with command.cli_errors():
         options = command.parse({"photograph": Options()}, args, about=about.__doc__)
-        names = [one_of("figure", name, FIGURES) for name in options.figures]
+        names = [check_choice("figure", name, FIGURES) for name in options.figures]
         if options.size % 8 or options.size < 64:
-            raise jc.RecipeError(f"size is {options.size}; expected a multiple of 8 of at least 64: write --size 320")
+            raise jc.ArgumentError(f"size is {options.size}; expected a multiple of 8 of at least 64: write --size 320")
         image = photograph(options)
         options.out.mkdir(parents=True, exist_ok=True)
         for name in names:

@@ -20,24 +20,24 @@ from jaxcnn import command, study
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.log import read_json, write_text
 from jaxcnn.progress import Progress
-from jaxcnn.state import adopt
-from jaxcnn.weights import pretrained
+from jaxcnn.state import with_variables
+from jaxcnn.weights import load_weights
 
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, chosen(sys.argv[1:] if args is None else args), about=about.__doc__)
         check(options)
         data, names = pictures(options)
         made = recipe(options, data)
-        command.cache_programs()
+        command.enable_compilation_cache()
         if not options.plot_only and not train(options, made, data, stop):
             print("stopped and saved; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
         remember(options.images or options.out / "images", options)
         with command.reading(options.out):
-            (run,) = study.finished(options.out)
+            (run,) = study.finished_runs(options.out)
             source = options.weights and options.weights.name
             own = names[run.recipe.report]
             draw(options.out, read(options.out), data, own, run, weights=source, most=options.worst)
@@ -67,21 +67,27 @@ def pictures(options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]:
 
 def train(options: Options, made: jc.Recipe, data: jc.Dataset, stop: Any) -> bool:
     """Train in OUT/run and keep the classifier in OUT; False if it was stopped."""
-    driver = jc.driver(options.driver)
-    model, tx = study.prepare(made, len(data.classes))
+    strategy = jc.strategy(options.strategy)
+    model, tx = study.model_and_optimizer(made, len(data.classes))
     begin = started(options, model)
     claim(options, data)
     with Progress(made.steps) as progress:
         result = study.run(
-            made, data, options.out / "run", driver=driver, stop=stop, watch=Watch(progress, made.steps), begin=begin
+            made,
+            data,
+            options.out / "run",
+            strategy=strategy,
+            stop=stop,
+            watch=Watch(progress, made.steps),
+            begin=begin,
         )
     if result is None:
         return False
     if not (options.out / FILE).is_file():
         with Checkpoints(options.out / "run" / "checkpoints") as saved:
-            state = saved.restore(jc.start(model, tx, made, data))
+            state = saved.restore(jc.init_state(model, tx, made, data))
         if state is None:
-            raise jc.RecipeError(lost(options, result))
+            raise jc.ArgumentError(lost(options, result))
         resize = options.resize or round(options.size * 256 / 224)
         save(options.out, made, model, state, data.classes, options.size, resize)
     return True
@@ -101,12 +107,12 @@ def started(options: Options, model: Any) -> Any:
     """What turns the state of step 0 into the one to begin with; the weights are read now, so that a mistake costs nothing."""
     if options.weights is None:
         return lambda state: state
-    variables = pretrained(model, options.weights, (options.size, options.size, 3))
-    return lambda state: adopt(state, variables)
+    variables = load_weights(model, options.weights, (options.size, options.size, 3))
+    return lambda state: with_variables(state, variables)
 
 
 def claim(options: Options, data: jc.Dataset) -> None:
-    """RecipeError if OUT holds a run that began elsewhere: a recipe knows neither its pictures nor its weights."""
+    """ArgumentError if OUT holds a run that began elsewhere: a recipe knows neither its pictures nor its weights."""
     now = {"pictures": digest(data), "weights": None}
     if options.weights is not None:
         with options.weights.open("rb") as file:
@@ -115,7 +121,7 @@ def claim(options: Options, data: jc.Dataset) -> None:
     if path.exists():
         before = read_json(path)
         if other := [what for what, value in now.items() if before.get(what) != value]:
-            raise jc.RecipeError(f"{options.out} holds a run from other {' and '.join(other)}; write another --out")
+            raise jc.ArgumentError(f"{options.out} holds a run from other {' and '.join(other)}; write another --out")
         return
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(now) + "\n")

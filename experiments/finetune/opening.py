@@ -9,7 +9,7 @@ from typing import Any
 
 import jaxcnn as jc
 from experiments.finetune.options import Options
-from jaxcnn.data import named_folder
+from jaxcnn.data import image_folder_with_paths
 from jaxcnn.log import read_json, write_text
 
 IMAGES, START = "images.json", "start.json"
@@ -18,7 +18,7 @@ _HOW = ("size", "resize", "validation", "test", "seed", "skip_broken", "memory")
 
 def opened(root: Path, options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]:
     """The pictures in `root` and their names, by part."""
-    return named_folder(root, **{name: getattr(options, name) for name in _HOW})
+    return image_folder_with_paths(root, **{name: getattr(options, name) for name in _HOW})
 
 
 def remember(root: Path, options: Options) -> None:
@@ -31,12 +31,12 @@ def reopened(run: Path) -> jc.Dataset:
     """The pictures that the run in OUT/run was trained on.
 
     Raises:
-      RecipeError: OUT does not say which they were, or they have changed.
+      ArgumentError: OUT does not say which they were, or they have changed.
       DataError: they cannot be read.
     """
     out = run.resolve().parent
     if not (out / IMAGES).is_file():
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"{run} was trained on a folder of pictures, and {out} has no {IMAGES} that says which; expected --run OUT/run of "
             "experiments.finetune: run its command again with --plot-only, which writes it"
         )
@@ -44,11 +44,11 @@ def reopened(run: Path) -> jc.Dataset:
     try:
         root, how = Path(about["images"]), {name: about[name] for name in _HOW}
     except (KeyError, TypeError) as error:
-        raise jc.RecipeError(f"{out / IMAGES} was not written by experiments.finetune ({error!r:.80})") from None
-    data, _ = named_folder(root, **how)
+        raise jc.ArgumentError(f"{out / IMAGES} was not written by experiments.finetune ({error!r:.80})") from None
+    data, _ = image_folder_with_paths(root, **how)
     before = read_json(out / START).get("pictures") if (out / START).is_file() else None
     if before is not None and before != digest(data):
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"the pictures in {root} are not those of {run} any more; put back those that it was trained on"
         )
     return data

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import jaxcnn as jc
 from jaxcnn import study, weights
-from jaxcnn.optim import belongs
-from jaxcnn.recipe import one_of
+from jaxcnn.optim import in_stage
+from jaxcnn.recipe import check_choice
 
 HEADS = ("head", "aux1", "aux2")
 """What is new for new classes."""
@@ -65,7 +65,7 @@ class Options:
     """How many mistakes to show."""
     memory: int = 2 << 30
     """Bytes above which the decoded pictures are read from the disk, batch by batch."""
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     data_dir: Path | None = None
     """Where preset cifar10 looks for its data first."""
@@ -90,20 +90,20 @@ PRESETS = {
 
 
 def check(options: Options) -> None:
-    """RecipeError for options that do not fit together; all that can be told before many pictures are read."""
+    """ArgumentError for options that do not fit together; all that can be told before many pictures are read."""
     if options.preset == "own" and options.images is None:
-        raise jc.RecipeError("--images is missing; write --images with a folder that has a directory for each class")
+        raise jc.ArgumentError("--images is missing; write --images with a folder that has a directory for each class")
     if options.weights is None and (options.train == "head" or options.freeze):
         what = "--train head" if options.train == "head" else "--freeze"
-        raise jc.RecipeError(f"{what} would keep random numbers as they are; write --weights with a file as well")
-    jc.build(options.model, 2, **network(options))
-    one_of("optimizer", options.optimizer, jc.OPTIMIZERS)
+        raise jc.ArgumentError(f"{what} would keep random numbers as they are; write --weights with a file as well")
+    jc.create_model(options.model, 2, **network(options))
+    check_choice("optimizer", options.optimizer, jc.OPTIMIZERS)
     if options.weights is not None:
         weights.read_metadata(options.weights)
     if not options.epochs > 0:
-        raise jc.RecipeError(f"epochs is {options.epochs}; expected more than 0: write --epochs 10")
+        raise jc.ArgumentError(f"epochs is {options.epochs}; expected more than 0: write --epochs 10")
     if options.worst < 0:
-        raise jc.RecipeError(f"worst is {options.worst}; expected at least 0: write --worst 12")
+        raise jc.ArgumentError(f"worst is {options.worst}; expected at least 0: write --worst 12")
 
 
 def network(options: Options) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def recipe(options: Options, data: jc.Dataset) -> jc.Recipe:
     """The run's recipe, for as many pictures as there are."""
     n, held = len(data.train.labels), len(data.validation.labels)
     if not held and not len(data.test.labels):
-        raise jc.RecipeError("there are no pictures to test on; write --test 0.2")
+        raise jc.ArgumentError("there are no pictures to test on; write --test 0.2")
     batch = min(options.batch, n)
     made = jc.Recipe(
         dataset=data.name,
@@ -148,13 +148,15 @@ def rates(options: Options, made: jc.Recipe, classes: int) -> dict[str, float]:
     """Stage -> factor on its rate: the backbone slower than the head, what is frozen not at all."""
     if options.weights is None:
         return {}
-    names = parameters(study.prepare(made, classes)[0], options.size)
+    names = parameters(study.model_and_optimizer(made, classes)[0], options.size)
     stages = dict.fromkeys(name.split("_")[0] for name in names)
     slow = 0.0 if options.train == "head" else options.backbone_rate
     found = {stage: slow for stage in stages if stage not in HEADS and slow != 1}
     for stage in options.freeze:
-        if not any(belongs(name, stage) for name in names):
-            raise jc.RecipeError(f"freeze has {stage!r}, of which {made.model} has nothing; it has {', '.join(stages)}")
+        if not any(in_stage(name, stage) for name in names):
+            raise jc.ArgumentError(
+                f"freeze has {stage!r}, of which {made.model} has nothing; it has {', '.join(stages)}"
+            )
     return found | dict.fromkeys(options.freeze, 0.0)
 
 

@@ -50,7 +50,7 @@ def _shipped() -> dict[str, np.ndarray]:
 
 def cifar10(root: Path, data_dir: Path | None = None) -> None:
     """The first `CIFAR` pictures of each class of CIFAR-10, as PNG of 32 pixels in `train` and `test`."""
-    data = jc.load("cifar10", data_dir)
+    data = jc.load_dataset("cifar10", data_dir)
 
     def files() -> Iterator[tuple[str, np.ndarray]]:
         for part, n in zip(("train", "test"), CIFAR, strict=True):

@@ -29,11 +29,11 @@ from experiments.finetune.saved import save
 from experiments.finetune.watch import Watch
 from jaxcnn import command, plots, report, study
 from jaxcnn.checkpoint import Checkpoints, own
-from jaxcnn.data import statistics
+from jaxcnn.data import channel_statistics
 from jaxcnn.log import read_lines
 from jaxcnn.progress import Progress
-from jaxcnn.state import adopt
-from jaxcnn.weights import pretrained
+from jaxcnn.state import with_variables
+from jaxcnn.weights import load_weights
 
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 VEHICLES = ("airplane", "automobile", "ship", "truck")
@@ -61,7 +61,7 @@ class Options:
     batch: int = 32
     lr: float = 0.05
     """Of all layers; falls to 0 as a cosine. Not searched."""
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     data_dir: Path | None = None
     """Where to look for data first."""
     out: Path = Path("runs/transfer")
@@ -77,7 +77,7 @@ def part(data: jc.Dataset, names: tuple[str, ...], train: int, held: int) -> jc.
         return jc.Split(split.images[np.concatenate(at)], labels)
 
     kept = some(data.train, train)
-    mean, std = statistics(kept.images)
+    mean, std = channel_statistics(kept.images)
     return data._replace(train=kept, test=some(data.test, held), classes=names, mean=mean, std=std)
 
 
@@ -93,7 +93,7 @@ def base(options: Options) -> jc.Recipe:
 def recipes(options: Options) -> dict[str, tuple[jc.Recipe, int]]:
     """Run's name -> its recipe, and pictures of each class."""
     shared = base(options)
-    made = study.prepare(shared, len(VEHICLES))[0]
+    made = study.model_and_optimizer(shared, len(VEHICLES))[0]
     stages = dict.fromkeys(name.split("_")[0] for name in parameters(made, 32))
     frozen = {stage: 0.0 for stage in stages if stage not in HEADS}
     rates = {"scratch": {}, "head": frozen, "all": {}}
@@ -107,15 +107,15 @@ def learn(options: Options, data: jc.Dataset, progress: Progress, stop: Any) -> 
     """Every run that is missing; False if it was stopped."""
     animals = part(data, ANIMALS, options.animals, options.held)
     first = replace(base(options), steps=options.first_steps, every=max(1, options.first_steps // 10))
-    more: dict[str, Any] = {"driver": jc.driver(options.driver), "stop": stop}
+    more: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop}
     if study.run(first, animals, options.out / "animals", watch=Watch(progress, first.steps), **more) is None:
         return False
     file = keep(options, first, animals)
     vehicles = part(data, VEHICLES, max(options.pictures), options.held)
-    known = pretrained(study.prepare(base(options), len(VEHICLES))[0], file, (32, 32, 3))
+    known = load_weights(study.model_and_optimizer(base(options), len(VEHICLES))[0], file, (32, 32, 3))
     for name, (recipe, n) in recipes(options).items():
         few = jc.subset(vehicles, n * len(VEHICLES), seed=recipe.seed)
-        begin = (lambda state: state) if name.startswith("scratch") else (lambda state: adopt(state, known))
+        begin = (lambda state: state) if name.startswith("scratch") else (lambda state: with_variables(state, known))
         watch = Watch(progress, recipe.steps, f"{name}  ")
         if study.run(recipe, few, options.out / name, watch=watch, begin=begin, **more) is None:
             return False
@@ -126,9 +126,9 @@ def keep(options: Options, recipe: jc.Recipe, data: jc.Dataset) -> Path:
     """The animals' network as OUT/animals/weights.safetensors."""
     folder = options.out / "animals"
     if not (folder / "weights.safetensors").is_file():
-        model, tx = study.prepare(recipe, len(data.classes))
+        model, tx = study.model_and_optimizer(recipe, len(data.classes))
         with Checkpoints(folder / "checkpoints") as saved:
-            state = saved.restore(jc.start(model, tx, recipe, data))
+            state = saved.restore(jc.init_state(model, tx, recipe, data))
         assert state is not None, folder
         save(folder, recipe, model, state, data.classes, 32, 32)
     return folder / "weights.safetensors"
@@ -141,7 +141,7 @@ def draw(options: Options) -> None:
         start, n, _ = name.rsplit("-", 2)
         groups.setdefault((int(n), start), []).append(run)
     order = sorted(groups, key=lambda key: (key[0], list(STARTS).index(key[1])))
-    table = [{"begins": STARTS[start], "pictures": n} | study.over_seeds(groups[n, start]) for n, start in order]
+    table = [{"begins": STARTS[start], "pictures": n} | study.aggregate_seeds(groups[n, start]) for n, start in order]
     report.write_table(options.out, table, [protocol(groups[order[0]][0].recipe)])
     title = "Vehicles, by a network that begins with animals"
     figure = plots.bars(
@@ -174,7 +174,7 @@ def protocol(recipe: jc.Recipe) -> str:
 
 def named(out: Path) -> dict[str, study.Run]:
     """Run's name -> run, without the animals'."""
-    runs, packed = study.finished(out), out / "runs.jsonl"
+    runs, packed = study.finished_runs(out), out / "runs.jsonl"
     names = {path.parent.name for path in out.glob("*/result.json")}
     if packed.is_file():
         names |= {line["name"] for line in read_lines(packed)}
@@ -183,11 +183,11 @@ def named(out: Path) -> dict[str, study.Run]:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse({"cifar10": Options()}, args, about=__doc__)
         if not options.plot_only:
-            command.cache_programs()
-            data = jc.load("cifar10", options.data_dir)
+            command.enable_compilation_cache()
+            data = jc.load_dataset("cifar10", options.data_dir)
             total = options.first_steps + options.steps * len(recipes(options))
             with own(options.out), Progress(total) as progress:
                 done = learn(options, data, progress, stop)

@@ -21,10 +21,10 @@ PARTS: dict[str, ModuleType] = {"line": line, "plane": plane, "path": path, "sha
 
 def main(args: list[str] | None = None) -> int:
     """Measure what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
-        command.cache_programs()
+        command.enable_compilation_cache()
         if not options.plot_only and not done(parts, options, stop):
             return stop.exit_code
         with command.reading(options.out):
@@ -33,9 +33,9 @@ def main(args: list[str] | None = None) -> int:
 
 
 def chosen(options: Options) -> dict[str, ModuleType]:
-    """The parts asked for; RecipeError for a mistake in any of them, before the first is measured."""
+    """The parts asked for; ArgumentError for a mistake in any of them, before the first is measured."""
     if not options.parts:
-        raise jc.RecipeError(f"parts is empty; expected some of {', '.join(PARTS)}: write --parts line plane")
+        raise jc.ArgumentError(f"parts is empty; expected some of {', '.join(PARTS)}: write --parts line plane")
     if not options.plot_only:
         for name in options.parts:
             PARTS[name].check(options)

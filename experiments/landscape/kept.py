@@ -47,7 +47,7 @@ def write(path: Path, kept: Kept) -> None:
 
 
 def read(path: Path) -> Kept:
-    """What the file holds; RecipeError if it is none of these."""
+    """What the file holds; ArgumentError if it is none of these."""
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -66,7 +66,7 @@ def read(path: Path) -> Kept:
         zlib.error,
     ) as error:
         what = " ".join(str(error).split())[:200]
-        raise jc.RecipeError(f"{path} cannot be read: {what}; delete it, and it is measured again") from None
+        raise jc.ArgumentError(f"{path} cannot be read: {what}; delete it, and it is measured again") from None
 
 
 def same(path: Path, asked: dict[str, Any]) -> Kept | None:
@@ -76,11 +76,11 @@ def same(path: Path, asked: dict[str, Any]) -> Kept | None:
 
 
 def every(out: Path, part: str) -> dict[str, Kept]:
-    """What is complete of a part, by the names of its files, plain networks first and by depth; RecipeError if nothing is."""
+    """What is complete of a part, by the names of its files, plain networks first and by depth; ArgumentError if nothing is."""
     found = {path.stem: read(path) for path in sorted((out / part).glob("*.npz"), key=lambda path: order(path.stem))}
     whole = {name: kept for name, kept in found.items() if kept.over}
     if not whole:
-        raise jc.RecipeError(f"{out / part} holds nothing that was measured to its end; leave out --plot-only")
+        raise jc.ArgumentError(f"{out / part} holds nothing that was measured to its end; leave out --plot-only")
     return whole
 
 

@@ -14,29 +14,29 @@ from experiments.landscape import kept
 from experiments.landscape.options import Options, asked, opened
 from experiments.landscape.sweep import Job, sweep
 from jaxcnn import plots, report
-from jaxcnn.landscape import cosine, direction
+from jaxcnn.landscape import cosine_similarity, random_direction
 
 
 def check(options: Options) -> None:
-    """RecipeError for a setting that cannot be meant."""
+    """ArgumentError for a setting that cannot be meant."""
     line = options.line
     if line.directions < 1:
-        raise jc.RecipeError(f"line.directions is {line.directions}; expected at least 1: write --line.directions 3")
+        raise jc.ArgumentError(f"line.directions is {line.directions}; expected at least 1: write --line.directions 3")
     if line.points < 5 or line.points % 4 != 1:
-        raise jc.RecipeError(f"line.points is {line.points}; expected 4 n + 1, at least 5: write --line.points 21")
+        raise jc.ArgumentError(f"line.points is {line.points}; expected 4 n + 1, at least 5: write --line.points 21")
     reach("line", line.reach)
 
 
 def reach(part: str, value: float) -> None:
-    """RecipeError unless it is a finite length."""
+    """ArgumentError unless it is a finite length."""
     if not 0 < value < float("inf"):
-        raise jc.RecipeError(f"{part}.reach is {value}; expected a finite length above 0: write --{part}.reach 1")
+        raise jc.ArgumentError(f"{part}.reach is {value}; expected a finite length above 0: write --{part}.reach 1")
 
 
 def random(options: Options, network: str, number: int) -> Any:
     """The network's direction of that number; the planes are of the first two."""
     key = jax.random.fold_in(jax.random.key(options.draw_seed), number)
-    return direction(key, opened(options, network).last.params)
+    return random_direction(key, opened(options, network).last.params)
 
 
 def jobs(options: Options) -> list[Job]:
@@ -50,7 +50,7 @@ def jobs(options: Options) -> list[Job]:
 
         def ways():
             way = random(options, network, number)
-            beside = cosine(way, random(options, network, 0)) if number else 1.0
+            beside = cosine_similarity(way, random(options, network, 0)) if number else 1.0
             return [way], {"x": x, "cosine": np.array(beside)}
 
         return Job(network, path, asked(options, network, settings), ways, line.points)

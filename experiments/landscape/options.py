@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jaxcnn as jc
 from experiments.depth import MAKES
 from jaxcnn import study
-from jaxcnn.log import read_rows
+from jaxcnn.log import read_metrics
 
 Part = Literal["line", "plane", "path", "sharpness"]
 
@@ -117,27 +117,27 @@ def folder(options: Options, network: str) -> Path:
 
 
 def check(options: Options) -> None:
-    """RecipeError for networks whose runs are missing, or more images than there are."""
+    """ArgumentError for networks whose runs are missing, or more images than there are."""
     if not options.networks:
-        raise jc.RecipeError("networks is empty; write --networks plain20 resnet20")
+        raise jc.ArgumentError("networks is empty; write --networks plain20 resnet20")
     for network in options.networks:
         path = folder(options, network)
         if not (path / "config.json").is_file() or not (path / "checkpoints").is_dir():
             there = sorted(found.parent.name for found in options.runs.glob("*/checkpoints"))
             beside = f" (there: {', '.join(there[:8])})" if there else ""
-            raise jc.RecipeError(
+            raise jc.ArgumentError(
                 f"there is no run with checkpoints in {path}{beside}; make it: "
                 f"{MAKES[options.preset]} --out {options.runs}, or write --runs with another study's folder"
             )
-        if not read_rows(path):
-            raise jc.RecipeError(f"the run in {path} has no row yet; let it train on, or write other --networks")
+        if not read_metrics(path):
+            raise jc.ArgumentError(f"the run in {path} has no row yet; let it train on, or write other --networks")
     for network in options.networks:
         images(options, network)
 
 
 @lru_cache(maxsize=4)
 def _data(name: str, validation: int, data_dir: Path | None) -> jc.Dataset:
-    return jc.load(name, data_dir, validation=validation)
+    return jc.load_dataset(name, data_dir, validation=validation)
 
 
 def data(options: Options, network: str) -> jc.Dataset:
@@ -149,19 +149,19 @@ def data(options: Options, network: str) -> jc.Dataset:
 @lru_cache(maxsize=8)
 def images(options: Options, network: str) -> jc.Split:
     """The training images that losses are of, as many of each class: uint8 [n, h, w, c]; not augmented."""
-    there = study.cut(jc.Recipe.load(folder(options, network)), data(options, network))
+    there = study.subset_for(jc.Recipe.load(folder(options, network)), data(options, network))
     return jc.subset(there, options.images, seed=options.draw_seed).train
 
 
 @lru_cache(maxsize=8)
-def opened(options: Options, network: str) -> study.Trained:
+def opened(options: Options, network: str) -> study.TrainedModel:
     """The network at its start and its end."""
-    return study.trained(folder(options, network), data=data(options, network))
+    return study.load_trained_model(folder(options, network), data=data(options, network))
 
 
 def asked(options: Options, network: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What makes a measurement this one: the run, as its records tell it, and the settings."""
-    row = read_rows(folder(options, network))[-1]
+    row = read_metrics(folder(options, network))[-1]
     told = {key: row.get(key) for key in ("step", "train_loss", "train_error", "eval_error", "eval_split")}
     recipe = jc.Recipe.load(folder(options, network))
     common = {"images": options.images, "draw_seed": options.draw_seed}

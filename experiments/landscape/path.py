@@ -20,14 +20,14 @@ STATES = 4
 
 
 def check(options: Options) -> None:
-    """RecipeError for a setting that cannot be meant."""
+    """ArgumentError for a setting that cannot be meant."""
     way = options.path
     if way.points < 3:
-        raise jc.RecipeError(f"path.points is {way.points}; expected at least 3: write --path.points 13")
+        raise jc.ArgumentError(f"path.points is {way.points}; expected at least 3: write --path.points 13")
     if not 0 <= way.margin < float("inf"):
-        raise jc.RecipeError(f"path.margin is {way.margin}; expected a share of at least 0: write --path.margin 0.25")
+        raise jc.ArgumentError(f"path.margin is {way.margin}; expected a share of at least 0: write --path.margin 0.25")
     if way.first < 0:
-        raise jc.RecipeError(f"path.first is {way.first}; expected a step of at least 0: write --path.first 0")
+        raise jc.ArgumentError(f"path.first is {way.first}; expected a step of at least 0: write --path.first 0")
 
 
 def steps(options: Options, network: str) -> list[int]:
@@ -59,7 +59,7 @@ def _ways(options: Options, network: str) -> Any:
     """The plane, found when it is asked for: it takes all states."""
 
     def ways():
-        run = study.trained(folder(options, network), data=data(options, network), path=True)
+        run = study.load_trained_model(folder(options, network), data=data(options, network), path=True)
         plane = pca_plane([state for step, state in run.states.items() if step >= options.path.first])
         grid = dict(zip("xy", map(_grid(options), plane.path.T), strict=True))
         return list(plane.directions), grid | {"path": plane.path, "explained": plane.explained}

@@ -14,20 +14,20 @@ from experiments.landscape.line import random, reach
 from experiments.landscape.options import Options, asked
 from experiments.landscape.sweep import Job, sweep
 from jaxcnn import plots, report
-from jaxcnn.landscape import cosine
+from jaxcnn.landscape import cosine_similarity
 
 
 def check(options: Options) -> None:
-    """RecipeError for a setting that cannot be meant."""
+    """ArgumentError for a setting that cannot be meant."""
     plane = options.plane
     if plane.points < 3 or plane.points % 2 == 0:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"plane.points is {plane.points}; expected an odd number of at least 3: write --plane.points 15"
         )
     if not plane.multiple > 1:
-        raise jc.RecipeError(f"plane.multiple is {plane.multiple}; expected more than 1: write --plane.multiple 2")
+        raise jc.ArgumentError(f"plane.multiple is {plane.multiple}; expected more than 1: write --plane.multiple 2")
     if not plane.most > 0:
-        raise jc.RecipeError(f"plane.most is {plane.most}; expected a loss above 0: write --plane.most 1000")
+        raise jc.ArgumentError(f"plane.most is {plane.most}; expected a loss above 0: write --plane.most 1000")
     reach("plane", plane.reach)
 
 
@@ -39,7 +39,7 @@ def run(options: Options, stop: Any) -> bool:
     def job(network: str) -> Job:
         def ways():
             pair = [random(options, network, number) for number in (0, 1)]
-            return pair, {"x": x, "y": x, "cosine": np.array(cosine(*pair))}
+            return pair, {"x": x, "y": x, "cosine": np.array(cosine_similarity(*pair))}
 
         settings = {key: value for key, value in asdict(plane).items() if key not in ("multiple", "most")}
         path = options.out / "plane" / f"{network}.npz"

@@ -11,25 +11,27 @@ import jaxcnn as jc
 from experiments.landscape import kept
 from experiments.landscape.options import Options, asked, images, opened
 from jaxcnn import plots, report
-from jaxcnn.augment import normalise
+from jaxcnn.augment import normalize
 from jaxcnn.progress import Progress
-from jaxcnn.state import at_test
+from jaxcnn.state import eval_state
 
 
 def check(options: Options) -> None:
-    """RecipeError for a setting that cannot be meant."""
+    """ArgumentError for a setting that cannot be meant."""
     sharp = options.sharpness
     if not sharp.tolerance > 0:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"sharpness.tolerance is {sharp.tolerance}; expected above 0: write --sharpness.tolerance 0.03"
         )
     if sharp.most < 1:
-        raise jc.RecipeError(f"sharpness.most is {sharp.most}; expected at least 1: write --sharpness.most 50")
+        raise jc.ArgumentError(f"sharpness.most is {sharp.most}; expected at least 1: write --sharpness.most 50")
 
 
 def run(options: Options, stop: Any) -> bool:
     """Measure what is missing; False when stopped on the way."""
-    weights = {name: jc.parameters(opened(options, name).model, _shape(options, name)) for name in options.networks}
+    weights = {
+        name: jc.count_parameters(opened(options, name).model, _shape(options, name)) for name in options.networks
+    }
     with Progress(sum(weights.values())) as progress:
         for network, weight in weights.items():
             path, what = (
@@ -55,10 +57,10 @@ def _shape(options: Options, network: str) -> tuple[int, ...]:
 def sharp(options: Options, network: str) -> float:
     """The largest eigenvalue of the Hessian of the mean loss of the images; BN by their moments."""
     seen, split = opened(options, network), images(options, network)
-    state = at_test(seen.last)
-    loss, inputs = jc.objective(seen.model, seen.recipe.loss), normalise(split.images, state.norm)
+    state = eval_state(seen.last)
+    loss, inputs = jc.loss_fn(seen.model, seen.recipe.loss), normalize(split.images, state.normalizer)
     how: dict[str, Any] = asdict(options.sharpness)
-    return jc.sharpness(loss, state.params, state.stats, inputs, split.labels, **how)
+    return jc.sharpness(loss, state.params, state.model_state, inputs, split.labels, **how)
 
 
 def draw(options: Options) -> dict[str, dict[str, Any]]:

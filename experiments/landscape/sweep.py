@@ -12,7 +12,7 @@ import numpy as np
 import jaxcnn as jc
 from experiments.landscape import kept
 from experiments.landscape.options import Options, images, opened
-from jaxcnn.landscape import Values, along
+from jaxcnn.landscape import LandscapeValues, evaluate_along
 from jaxcnn.progress import Progress
 
 SAVED = 10.0
@@ -34,7 +34,7 @@ class Job(NamedTuple):
 
 def sweep(options: Options, jobs: list[Job], stop: Any) -> bool:
     """Measure every job whose numbers are not there; False when stopped on the way."""
-    weights = [job.total * jc.parameters(*_shape(options, job)) for job in jobs]
+    weights = [job.total * jc.count_parameters(*_shape(options, job)) for job in jobs]
     with Progress(max(1, sum(weights))) as progress:
         for job, weight in zip(jobs, weights, strict=True):
             begun = kept.same(job.path, job.asked)
@@ -53,11 +53,15 @@ def _shape(options: Options, job: Job) -> tuple[Any, tuple[int, ...]]:
 def _measured(options, job, begun, progress, weight, stop) -> bool:
     """One job from where it is; False when stopped before its end."""
     ways, arrays = job.ways()
-    so_far = None if begun is None else Values(begun.arrays["loss"], begun.arrays["error"], int(begun.arrays["done"]))
+    so_far = (
+        None
+        if begun is None
+        else LandscapeValues(begun.arrays["loss"], begun.arrays["error"], int(begun.arrays["done"]))
+    )
     progress.skip(weight * (so_far.done if so_far else 0))
     saved = time.monotonic()
 
-    def watch(values: Values) -> None:
+    def watch(values: LandscapeValues) -> None:
         nonlocal saved
         progress.advance(weight, f"{job.path.parent.name} {job.path.stem}  point {values.done}/{job.total}")
         if time.monotonic() - saved > SAVED:
@@ -67,12 +71,16 @@ def _measured(options, job, begun, progress, weight, stop) -> bool:
     seen, looked = opened(options, job.network), images(options, job.network)
     steps = [arrays[name] for name in ("x", "y")[: len(ways)]]
     how: dict[str, Any] = {"statistics": job.asked["settings"]["statistics"], "so_far": so_far}
-    how |= {"driver": jc.driver("jit", 1), "watch": watch, "stop": stop}  # one device: nothing here is worth splitting
-    values = along(seen.model, seen.last, looked, ways, steps, **how)
+    how |= {
+        "strategy": jc.strategy("jit", 1),
+        "watch": watch,
+        "stop": stop,
+    }  # one device: nothing here is worth splitting
+    values = evaluate_along(seen.model, seen.last, looked, ways, steps, **how)
     _save(job, arrays, values)
     return values.done == job.total
 
 
-def _save(job: Job, arrays: Mapping[str, np.ndarray], values: Values) -> None:
-    measured = {"loss": values.loss, "error": values.error, "done": np.array(values.done)}
+def _save(job: Job, arrays: Mapping[str, np.ndarray], values: LandscapeValues) -> None:
+    measured = {"loss": values.loss, "error": values.error_percent, "done": np.array(values.done)}
     kept.write(job.path, kept.Kept(job.asked, {**arrays, **measured}))

@@ -25,10 +25,10 @@ PARTS: dict[str, ModuleType] = {
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
-        command.cache_programs()
+        command.enable_compilation_cache()
         if not options.plot_only and not done(parts, options, stop):
             return stop.exit_code
         # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
@@ -42,11 +42,11 @@ def main(args: list[str] | None = None) -> int:
 
 
 def chosen(options: Options) -> dict[str, ModuleType]:
-    """The parts asked for; RecipeError for a mistake in any of them, before the first is run."""
+    """The parts asked for; ArgumentError for a mistake in any of them, before the first is run."""
     if not options.parts:
-        raise jc.RecipeError(f"parts is empty; expected some of {', '.join(PARTS)}: write --parts theory sweep")
+        raise jc.ArgumentError(f"parts is empty; expected some of {', '.join(PARTS)}: write --parts theory sweep")
     if options.seeds < 1:
-        raise jc.RecipeError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
+        raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
     parts = {name: PARTS[name] for name in PARTS if name in options.parts}
     for part in parts.values():
         if not options.plot_only:

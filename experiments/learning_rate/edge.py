@@ -14,7 +14,7 @@ import numpy as np
 import jaxcnn as jc
 from experiments.learning_rate.options import Options, data, label, rates, recipe
 from jaxcnn import descent, plots, report, study, train
-from jaxcnn.augment import normalise
+from jaxcnn.augment import normalize
 
 
 def recipes(options: Options) -> dict[str, jc.Recipe]:
@@ -38,31 +38,31 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
 
 
 def check(options: Options) -> None:
-    """RecipeError for a setting that cannot be meant."""
+    """ArgumentError for a setting that cannot be meant."""
     rates("edge.rates", options.edge.rates)
     rates("edge.momentum-rates", options.edge.momentum_rates)
     if not options.edge.hidden:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             "edge.hidden is empty; a linear network has a fixed curvature: write --edge.hidden 64 64 64"
         )
     for run in recipes(options).values():
-        there = study.cut(run, data(options))
-        study.prepare(run, len(there.classes))
-        train.check(run, there, jc.driver("jit", 1))
+        there = study.subset_for(run, data(options))
+        study.model_and_optimizer(run, len(there.classes))
+        train.check_config(run, there, jc.strategy("jit", 1))
 
 
 def sharp(model: Any, state: jc.State, there: jc.Dataset) -> dict[str, float]:
     """The largest eigenvalue of the full-batch Hessian."""
-    inputs = normalise(there.train.images, state.norm)
-    loss = jc.objective(model, "squared")
-    return {"sharpness": jc.sharpness(loss, state.params, state.stats, inputs, there.train.labels)}
+    inputs = normalize(there.train.images, state.normalizer)
+    loss = jc.loss_fn(model, "squared")
+    return {"sharpness": jc.sharpness(loss, state.params, state.model_state, inputs, there.train.labels)}
 
 
 def run(options: Options, stop: Any) -> bool:
     """Train what is missing; False when stopped on the way. One device: nothing here is worth splitting."""
-    there, out, driver = data(options), options.out / "edge", jc.driver("jit", 1)
+    there, out, strategy = data(options), options.out / "edge", jc.strategy("jit", 1)
     runs = recipes(options)
-    return study.sweep(runs, there, out, driver=driver, stop=stop, measure=sharp, brief=True) is not None
+    return study.sweep(runs, there, out, strategy=strategy, stop=stop, measure=sharp, brief=True) is not None
 
 
 def line_of(run: study.Run) -> float:
@@ -73,7 +73,7 @@ def line_of(run: study.Run) -> float:
 def draw(options: Options) -> list[dict[str, Any]]:
     """`edge.png` and the table, from the runs that are over."""
     out = options.out / "edge"
-    runs = sorted(study.finished(out), key=lambda run: (run.recipe.momentum, run.recipe.lr))
+    runs = sorted(study.finished_runs(out), key=lambda run: (run.recipe.momentum, run.recipe.lr))
     lines = [_line(run) for run in runs]
     setting = runs[0].recipe
     n = f"tanh network {setting.options['hidden']} on {setting.batch} images of {setting.dataset}"

@@ -17,19 +17,19 @@ def _recipe(options: Options, name: str) -> jc.Recipe:
 
 
 def check(options: Options) -> None:
-    """RecipeError for a setting that cannot be meant."""
+    """ArgumentError for a setting that cannot be meant."""
     finder = options.finder
     if not finder.optimizers:
-        raise jc.RecipeError("finder.optimizers is empty; write --finder.optimizers sgd momentum adam")
+        raise jc.ArgumentError("finder.optimizers is empty; write --finder.optimizers sgd momentum adam")
     if not 0 < finder.low < finder.high < float("inf"):
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"finder goes from {finder.low} to {finder.high}; expected 0 < low < high: write --finder.low 1e-5"
         )
     if finder.steps < 10:
-        raise jc.RecipeError(f"finder.steps is {finder.steps}; expected at least 10: write --finder.steps 150")
+        raise jc.ArgumentError(f"finder.steps is {finder.steps}; expected at least 10: write --finder.steps 150")
     for name in finder.optimizers:
-        study.prepare(_recipe(options, name), 10)
-        train.check(_recipe(options, name), data(options), jc.driver(options.driver))
+        study.model_and_optimizer(_recipe(options, name), 10)
+        train.check_config(_recipe(options, name), data(options), jc.strategy(options.strategy))
 
 
 def _asked(options: Options, name: str) -> dict[str, Any]:
@@ -48,9 +48,9 @@ def run(options: Options, stop: Any) -> bool:
         if path.exists() and read_json(path).get("asked") == asked:
             continue
         setting, there = _recipe(options, name), data(options)
-        model, finder = jc.build(setting.model, len(there.classes), **setting.options), options.finder
-        driver, span = jc.driver(options.driver), {"low": finder.low, "high": finder.high, "steps": finder.steps}
-        found = jc.lr_range_test(model, there, setting, **span, driver=driver)
+        model, finder = jc.create_model(setting.model, len(there.classes), **setting.options), options.finder
+        strategy, span = jc.strategy(options.strategy), {"low": finder.low, "high": finder.high, "steps": finder.steps}
+        found = jc.lr_finder(model, there, setting, **span, strategy=strategy)
         numbers = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in found._asdict().items()}
         write_text(path, json.dumps({"asked": asked} | {k: _finite(v) for k, v in numbers.items()}) + "\n")
         if stop():
@@ -70,7 +70,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     folder = options.out / "finder"
     found = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
     if not found:
-        raise jc.RecipeError(f"{folder} holds no range test; leave out --plot-only")
+        raise jc.ArgumentError(f"{folder} holds no range test; leave out --plot-only")
     setting = next(iter(found.values()))["asked"]["recipe"]
     n = f"{setting['model']} on {setting['dataset']}, batch {setting['batch']}, 1 seed"
     keys = ("suggested", "limit", "diverged")

@@ -89,7 +89,7 @@ class Options:
     finder: Finder = field(default_factory=Finder)
     schedules: Schedules = field(default_factory=Schedules)
     edge: Edge = field(default_factory=Edge)
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     data_dir: Path | None = None
     """Where to look for data first."""
     out: Path = Path("runs/learning-rate")
@@ -133,16 +133,16 @@ def recipe(settings: Options, **numbers: Any) -> jc.Recipe:
 @lru_cache(maxsize=4)
 def data(options: Options, validation: int = 0) -> jc.Dataset:
     """The data set, with `validation` training images held out."""
-    return jc.load(options.dataset, options.data_dir, validation=validation)
+    return jc.load_dataset(options.dataset, options.data_dir, validation=validation)
 
 
 def rates(name: str, values: Sequence[float]) -> None:
-    """RecipeError unless `values` are finite rates above 0, at least one."""
+    """ArgumentError unless `values` are finite rates above 0, at least one."""
     if not values:
-        raise jc.RecipeError(f"{name} is empty; write --{name} 0.01 0.1 1")
+        raise jc.ArgumentError(f"{name} is empty; write --{name} 0.01 0.1 1")
     for value in values:
         if not 0 < value < math.inf:
-            raise jc.RecipeError(f"{name} has {value}; expected finite rates above 0: write --{name} 0.01 0.1 1")
+            raise jc.ArgumentError(f"{name} has {value}; expected finite rates above 0: write --{name} 0.01 0.1 1")
 
 
 def label(rate: float) -> str:

@@ -31,27 +31,27 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
 
 
 def check(options: Options) -> None:
-    """RecipeError for a setting that cannot be meant."""
+    """ArgumentError for a setting that cannot be meant."""
     rates("schedules.rates", options.schedules.rates)
     if not options.schedules.names:
-        raise jc.RecipeError(f"schedules.names is empty; write --schedules.names {' '.join(list(jc.SCHEDULES)[:3])}")
+        raise jc.ArgumentError(f"schedules.names is empty; write --schedules.names {' '.join(list(jc.SCHEDULES)[:3])}")
     there = data(options, options.validation)
     for run in recipes(options).values():
-        study.prepare(run, len(there.classes))
-        train.check(run, there, jc.driver(options.driver))
+        study.model_and_optimizer(run, len(there.classes))
+        train.check_config(run, there, jc.strategy(options.strategy))
 
 
 def heldout(steps: int, model: Any, state: jc.State, there: jc.Dataset) -> dict[str, float]:
     """After the last step, the error on the test split, which chooses nothing."""
     if state.step < steps:
         return {}
-    return {"heldout_error": jc.evaluate(model, state, there.test, driver=jc.driver(devices=1)).error}
+    return {"heldout_error": jc.evaluate(model, state, there.test, strategy=jc.strategy(devices=1)).error_percent}
 
 
 def run(options: Options, stop: Any) -> bool:
     """Train what is missing; False when stopped on the way."""
-    there, driver = data(options, options.validation), jc.driver(options.driver)
-    how: dict[str, Any] = {"driver": driver, "stop": stop, "measure": partial(heldout, options.schedules.steps)}
+    there, strategy = data(options, options.validation), jc.strategy(options.strategy)
+    how: dict[str, Any] = {"strategy": strategy, "stop": stop, "measure": partial(heldout, options.schedules.steps)}
     return study.sweep(recipes(options), there, options.out / "schedules", **how, brief=True) is not None
 
 
@@ -72,12 +72,12 @@ def best(runs: list[study.Run]) -> tuple[float, list[study.Run]]:
 def draw(options: Options) -> list[dict[str, Any]]:
     """`rates.png`, `curves.png` and the table, from the runs that are over."""
     out = options.out / "schedules"
-    runs = study.finished(out)
+    runs = study.finished_runs(out)
     by_name = {name: [run for run in runs if run.recipe.schedule == name] for name in jc.SCHEDULES}
     chosen = {name: best(group) for name, group in by_name.items() if group}
     lines = []
     for name, (rate, group) in chosen.items():
-        line = study.over_seeds(group, LAST)
+        line = study.aggregate_seeds(group, LAST)
         split = line.pop("eval_split")  # two splits in one table: each column says which
         named = {key.replace("eval", split).replace("heldout", "test"): value for key, value in line.items()}
         lines.append({"schedule": name, "rate": label(rate)} | named)

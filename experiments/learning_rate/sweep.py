@@ -28,21 +28,21 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
 
 
 def check(options: Options) -> None:
-    """RecipeError for a setting that cannot be meant."""
+    """ArgumentError for a setting that cannot be meant."""
     rates("sweep.rates", options.sweep.rates)
     if not options.sweep.batches or options.sweep.epochs < 1:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             "sweep.batches is empty or sweep.epochs below 1; write --sweep.batches 16 64 --sweep.epochs 10"
         )
     for run in recipes(options).values():
-        study.prepare(run, len(data(options).classes))
-        train.check(run, data(options), jc.driver(options.driver))
+        study.model_and_optimizer(run, len(data(options).classes))
+        train.check_config(run, data(options), jc.strategy(options.strategy))
 
 
 def run(options: Options, stop: Any) -> bool:
     """Train what is missing; False when stopped on the way."""
-    out, driver = options.out / "sweep", jc.driver(options.driver)
-    return study.sweep(recipes(options), data(options), out, driver=driver, stop=stop, brief=True) is not None
+    out, strategy = options.out / "sweep", jc.strategy(options.strategy)
+    return study.sweep(recipes(options), data(options), out, strategy=strategy, stop=stop, brief=True) is not None
 
 
 def broken(runs: dict[float, study.Run], classes: int) -> set[float]:
@@ -65,7 +65,7 @@ def stable(runs: dict[float, study.Run], classes: int) -> float | None:
 def draw(options: Options) -> list[dict[str, Any]]:
     """`curves.png`, `map.png` and the table, from the runs that are over."""
     out = options.out / "sweep"
-    runs = study.finished(out)
+    runs = study.finished_runs(out)
     classes = len(jc.DATASETS[runs[0].recipe.dataset].classes)
     batches = sorted({run.recipe.batch for run in runs})
     by_batch = {b: {run.recipe.lr: run for run in runs if run.recipe.batch == b} for b in batches}

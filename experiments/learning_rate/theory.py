@@ -65,7 +65,7 @@ def problems(options: Options) -> list[Problem]:
 
 
 def check(options: Options) -> None:
-    """RecipeError for curvatures that are not above 0."""
+    """ArgumentError for curvatures that are not above 0."""
     for curvature in options.theory.curvatures:
         descent.limit(curvature)
 

@@ -26,10 +26,10 @@ from jaxcnn.progress import Progress
 
 def main(args: list[str] | None = None) -> int:
     """Write the page; returns the exit code."""
-    with command.friendly():
+    with command.cli_errors():
         options = command.parse({"look": Options()}, args, about=about.__doc__)
         check(options)
-        command.cache_programs()
+        command.enable_compilation_cache()
         seen = see(options)
         wanted = ["own"] * (seen.own is not None) + [part for part in PARTS if part in options.parts]
         sections = drawn(seen, wanted)
@@ -88,7 +88,7 @@ def numbers(seen: Seen) -> dict[str, Any]:
         "n": n,
         "error": 100 * float((~seen.right).mean()),
         "confidence": 100 * float(seen.shares.max(1).mean()),
-        "calibration_error": 100 * found.error,
+        "calibration_error": 100 * found.expected_calibration_error,
     }
 
 

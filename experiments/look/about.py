@@ -8,7 +8,7 @@ from typing import Any
 from experiments.look.seen import Section, Seen
 from jaxcnn.log import read_json
 from jaxcnn.look import summary
-from jaxcnn.look.summary import Row
+from jaxcnn.look.summary import LayerSummary
 from jaxcnn.recipe import Recipe
 
 
@@ -24,11 +24,11 @@ def section(seen: Seen) -> Section:
     return Section("The network, layer by layer", text, [layer(row) for row in found.rows])
 
 
-def layer(row: Row) -> dict[str, Any]:
+def layer(row: LayerSummary) -> dict[str, Any]:
     """A row of the table.
 
     Example:
-      >>> layer(Row("c1", "Conv 5x5", (28, 28, 6), 156, 0, 117600))["multiply-adds"]
+      >>> layer(LayerSummary("c1", "Conv 5x5", (28, 28, 6), 156, 0, 117600))["multiply-adds"]
       '117,600'
     """
     size, kind = "×".join(map(str, row.shape)) or None, re.sub(r"(?<=\d)x(?=\d)", "×", row.kind)

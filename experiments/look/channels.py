@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from experiments.look.seen import Picture, Section, Seen
-from jaxcnn.look.excite import maximise
+from jaxcnn.look.excite import maximize_activation
 from jaxcnn.look.features import maps_of
-from jaxcnn.look.receptive import Field, patch, receptive
-from jaxcnn.look.strongest import Strongest, strongest
+from jaxcnn.look.receptive import ReceptiveField, receptive_fields, receptive_patch
+from jaxcnn.look.strongest import TopActivations, top_activations
 from jaxcnn.look.summary import summary
 from jaxcnn.plots.mosaic import Strip, as_picture, mosaic
 
@@ -45,11 +45,11 @@ def section(seen: Seen) -> Section | None:
     stages = chosen(seen.stages, maps_of(run.model, shape))
     macs = max(summary(run.model, shape).macs, 1)
     images = np.asarray(run.data.train.images[: int(np.clip(BUDGET / (8 * macs), 50, IMAGES))])
-    found = strongest(run.model, run.last, images, min(len(RANKS), len(images)), stages)
+    found = top_activations(run.model, run.last, images, min(len(RANKS), len(images)), stages)
     few = {stage: awake(found[stage], 2 if macs > 1e9 else CHANNELS) for stage in stages}
     steps = int(np.clip(BUDGET / (3 * macs * sum(map(len, few.values()))), 16, STEPS))
-    made = maximise(run.model, run.last, few, steps=steps)
-    fields = receptive(run.model, shape)
+    made = maximize_activation(run.model, run.last, few, steps=steps)
+    fields = receptive_fields(run.model, shape)
     pictures = [hierarchy(few, made)]
     pictures += [pictured(stage, few[stage], made[stage], found[stage], fields[stage], images) for stage in stages]
     text = TEXT.format(images=len(images), channels=max(map(len, few.values())), steps=steps)
@@ -60,7 +60,7 @@ def chosen(stages: tuple[str, ...], maps: Mapping[str, tuple[int, ...]]) -> list
     """The stages asked for; if that is all, those whose maps have one place too, and evenly spaced ones of many.
 
     Example:
-      >>> chosen(("c1", "c3"), {"c1": (28, 28, 6), "c3": (10, 10, 16), "c5": (1, 1, 120)})
+      >>> check_strategy(("c1", "c3"), {"c1": (28, 28, 6), "c3": (10, 10, 16), "c5": (1, 1, 120)})
       ['c1', 'c3', 'c5']
     """
     wide = [stage for stage, (h, w, _) in maps.items() if h * w > 1]
@@ -70,13 +70,13 @@ def chosen(stages: tuple[str, ...], maps: Mapping[str, tuple[int, ...]]) -> list
     return [names[i] for i in np.linspace(0, len(names) - 1, STAGES).round().astype(int)]
 
 
-def awake(found: Strongest, count: int) -> list[int]:
+def awake(found: TopActivations, count: int) -> list[int]:
     """The first channels that some image wakes; the first at all where none does."""
     live = np.flatnonzero(found.responses[:, 0] > 0)
     return [int(i) for i in (live if len(live) else np.arange(len(found.responses)))[:count]]
 
 
-def table(fields: Mapping[str, Field], stages: list[str], shape: tuple[int, ...]) -> list[dict[str, Any]]:
+def table(fields: Mapping[str, ReceptiveField], stages: list[str], shape: tuple[int, ...]) -> list[dict[str, Any]]:
     """How much each stage sees."""
     rows = []
     for stage in stages:
@@ -99,7 +99,7 @@ def hierarchy(few: Mapping[str, list[int]], made: Mapping[str, np.ndarray]) -> P
 
 
 def pictured(
-    stage: str, some: list[int], made: np.ndarray, found: Strongest, field: Field, images: np.ndarray
+    stage: str, some: list[int], made: np.ndarray, found: TopActivations, field: ReceptiveField, images: np.ndarray
 ) -> Picture:
     """One stage: the ascent's images over the patches that excite the same channels most."""
     (h, w), (high, wide) = field.size, images.shape[1:3]
@@ -108,7 +108,7 @@ def pictured(
     strips = [Strip([as_picture(image) for image in made], "by ascent")]
     for rank in range(found.images.shape[1]):
         at = [(int(y), int(x)) for y, x in found.places[some, rank]]
-        cuts = [patch(images[i], field, place) for i, place in zip(found.images[some, rank], at, strict=True)]
+        cuts = [receptive_patch(images[i], field, place) for i, place in zip(found.images[some, rank], at, strict=True)]
         marks = [middle(field, place, (high, wide)) for place in at] if ringed else ()
         strips.append(Strip([as_picture(cut) for cut in cuts], f"data, {RANKS[rank]}", marks=marks))
     heads = [f"channel {i}" for i in some]
@@ -120,7 +120,7 @@ def pictured(
     return Picture(f"channels-{stage.replace('_', '-')}", figure, alt, READ.format(field=seen))
 
 
-def middle(field: Field, place: tuple[int, int], size: tuple[int, ...]) -> tuple[float, float]:
+def middle(field: ReceptiveField, place: tuple[int, int], size: tuple[int, ...]) -> tuple[float, float]:
     """The middle of what a place sees, as a row and column within the image."""
     y, x = (
         min(max(corner + (own - 1) / 2, 0.0), side - 1.0)

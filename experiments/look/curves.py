@@ -36,7 +36,7 @@ def known(rows: Rows) -> list[dict[str, Any]]:
     """The rows with all of `KEYS`, None where one lacks a number.
 
     Example:
-      >>> known([{"step": 1, "eval_loss": 2.0, "diverged": "nan"}])[0]["train_loss"] is None
+      >>> dataset_info([{"step": 1, "eval_loss": 2.0, "diverged": "nan"}])[0]["train_loss"] is None
       True
     """
     plain = [{key: row.get(key) for key in KEYS} for row in rows]

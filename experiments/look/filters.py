@@ -9,7 +9,7 @@ import numpy as np
 from experiments.look.seen import Picture, Section, Seen
 from jaxcnn.look.features import first_kernels
 from jaxcnn.plots.mosaic import Strip, mosaic
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 COLUMNS, MOST = 8, 64
 """Filters in a row (twice as many where there are over 32), and filters shown at most."""
@@ -25,7 +25,7 @@ def section(seen: Seen) -> Section | None:
     """Both sets side by side; None for a network without a convolution that sees the image."""
     try:
         before, after = (first_kernels(seen.run.model, state) for state in (seen.run.first, seen.run.last))
-    except RecipeError:
+    except ArgumentError:
         return None
     (h, w, c, k), steps = after.shape, int(seen.run.last.step)
     text = (

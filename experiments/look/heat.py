@@ -10,10 +10,10 @@ import numpy as np
 from experiments.finetune.results import worst
 from experiments.look.reading import probabilities
 from experiments.look.seen import Picture, Section, Seen
-from jaxcnn import RecipeError, plots
-from jaxcnn.look import stages
-from jaxcnn.look.heat import HEAT, heat
-from jaxcnn.look.receptive import receptive
+from jaxcnn import ArgumentError, plots
+from jaxcnn.look import stage_shapes
+from jaxcnn.look.heat import ATTRIBUTION_METHODS, attribution
+from jaxcnn.look.receptive import receptive_fields
 from jaxcnn.plots import Tile
 
 RIGHT, WRONG, OWN = 3, 4, 3
@@ -85,7 +85,7 @@ def aside(seen: Seen) -> list[str]:
     if not seen.stages:
         return []
     name, shape = seen.stages[-1], seen.images.shape[1:]
-    field, places = receptive(seen.run.model, shape)[name], stages(seen.run.model, shape)[name]
+    field, places = receptive_fields(seen.run.model, shape)[name], stage_shapes(seen.run.model, shape)[name]
     off = max(
         abs(
             field.start[i]
@@ -143,10 +143,10 @@ def looked(seen: Seen, images: np.ndarray, classes: np.ndarray, labels: np.ndarr
     Grad-CAM's are at the last of the stages asked for. All images go through at once, so that each method is compiled once.
     """
     found, missing = {}, {}
-    for method in HEAT:
+    for method in ATTRIBUTION_METHODS:
         try:
             found[method] = heated(seen, method, images, classes)
-        except RecipeError as error:
+        except ArgumentError as error:
             missing.setdefault(str(error), []).append(NAMES[method])
     if "gradcam" in found and (labels != classes).any():
         found[TRUE] = heated(seen, "gradcam", images, labels)
@@ -156,7 +156,7 @@ def looked(seen: Seen, images: np.ndarray, classes: np.ndarray, labels: np.ndarr
 def heated(seen: Seen, method: str, images: np.ndarray, classes: np.ndarray, stage: int = -1) -> np.ndarray:
     """The heat of one method."""
     options: dict[str, Any] = {"stage": seen.stages[stage]} if "cam" in method and seen.stages else {}
-    return heat(method, seen.run.model, seen.run.last, images, classes, **options)
+    return attribution(method, seen.run.model, seen.run.last, images, classes, **options)
 
 
 def pictured(part: Rows, heats: Heats, names: Sequence[str]) -> Picture:

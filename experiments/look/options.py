@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import jaxcnn as jc
-from jaxcnn.recipe import one_of
+from jaxcnn.recipe import check_choice
 
 PARTS = ("about", "curves", "errors", "filters", "features", "channels", "heat")
 """In the order of the page; each is a module here, with a function `section`."""
@@ -37,39 +37,39 @@ class Options:
 
 
 def check(options: Options) -> None:
-    """RecipeError for what is wrong with the options by themselves."""
+    """ArgumentError for what is wrong with the options by themselves."""
     if options.images is not None and options.image is not None:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             "--images and --image exclude each other: write --image for your own picture, or --images 500"
         )
     if options.images is not None and options.images < 1:
-        raise jc.RecipeError(f"images is {options.images}; expected at least 1: write --images 500")
+        raise jc.ArgumentError(f"images is {options.images}; expected at least 1: write --images 500")
     if not options.parts:
-        raise jc.RecipeError(f"parts is empty; write --parts with some of {' '.join(PARTS)}")
+        raise jc.ArgumentError(f"parts is empty; write --parts with some of {' '.join(PARTS)}")
     for part in options.parts:
-        one_of("part", part, PARTS)
+        check_choice("part", part, PARTS)
     _own(folder(options))
     if options.run == RUN and not RUN.exists():
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"{RUN} is not there: make it with python -m experiments.depth (2.5 minutes), or write --run with a run's folder"
         )
 
 
 def _own(out: Path) -> None:
-    """RecipeError for a folder that cannot be made, or whose tables are another script's."""
+    """ArgumentError for a folder that cannot be made, or whose tables are another script's."""
     there = next(path for path in (out, *out.parents) if path.exists())
     if not there.is_dir():
-        raise jc.RecipeError(f"{there} is a file; write --out with a folder")
+        raise jc.ArgumentError(f"{there} is a file; write --out with a folder")
     taken = [name for name in ("config.json", "table.csv") if (out / name).exists()]
     if taken and not (out / FILE).exists():
-        raise jc.RecipeError(f"{out} has the {taken[0]} of something else; write --out with a folder of its own")
+        raise jc.ArgumentError(f"{out} has the {taken[0]} of something else; write --out with a folder of its own")
 
 
 def folder(options: Options) -> Path:
     """Where the page goes.
 
     Example:
-      >>> folder(Options(run=Path("runs/mnist/lenet5-seed0"))).as_posix()
+      >>> image_folder(Options(run=Path("runs/mnist/lenet5-seed0"))).as_posix()
       'runs/look/mnist-lenet5-seed0'
     """
     run = options.run.resolve()

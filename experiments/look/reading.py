@@ -13,9 +13,9 @@ from experiments.finetune.opening import reopened
 from experiments.look.options import Options
 from experiments.look.seen import Seen
 from jaxcnn import study
-from jaxcnn.data import pictures
-from jaxcnn.look import stages
-from jaxcnn.recipe import one_of
+from jaxcnn.data import load_images
+from jaxcnn.look import stage_shapes
+from jaxcnn.recipe import check_choice
 
 IMAGES = 500
 """How many are judged unless it is said."""
@@ -24,7 +24,7 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
 def see(options: Options) -> Seen:
-    """The run, read and asked about the images; RecipeError, DataError or CheckpointError for what cannot be."""
+    """The run, read and asked about the images; ArgumentError, DataError or CheckpointError for what cannot be."""
     data, model = opened(options)
     recipe = jc.Recipe.load(options.run)
     split = getattr(data, recipe.report)
@@ -32,7 +32,7 @@ def see(options: Options) -> Seen:
     shape = split.images.shape[1:]
     shown = chosen(model, shape, options.stages)
     mine = None if options.image is None else picture(options.image, shape)
-    run = study.trained(options.run, data=data)
+    run = study.load_trained_model(options.run, data=data)
     images, labels = np.asarray(split.images[:n]), np.asarray(split.labels[:n])
     return Seen(run, images, labels, probabilities(run, images), shown, mine)
 
@@ -40,32 +40,32 @@ def see(options: Options) -> Seen:
 def opened(options: Options) -> tuple[jc.Dataset, Any]:
     """The data and the model of a run, if that is a classifier's; its checkpoints are not read yet."""
     if not (options.run / "config.json").is_file():
-        study.trained(options.run)  # which tells what is there instead
+        study.load_trained_model(options.run)  # which tells what is there instead
     recipe = jc.Recipe.load(options.run)
     if recipe.loss == "reconstruction" or recipe.model in ("autoencoder", "unet"):
         found = f"{options.run} holds {recipe.model!r}, which does not sort images into classes"
-        raise jc.RecipeError(f"{found}; write --run with a classifier's run, such as runs/depth/resnet20-seed0")
+        raise jc.ArgumentError(f"{found}; write --run with a classifier's run, such as runs/depth/resnet20-seed0")
     if recipe.dataset == "folder":
         data = reopened(options.run)
     else:
-        data = jc.load(recipe.dataset, options.data_dir, validation=recipe.validation)
-    return data, study.prepare(recipe, len(data.classes))[0]
+        data = jc.load_dataset(recipe.dataset, options.data_dir, validation=recipe.validation)
+    return data, study.model_and_optimizer(recipe, len(data.classes))[0]
 
 
 def number(asked: int | None, there: int, split: str) -> int:
     """How many images to judge."""
     if asked is not None and asked > there:
-        raise jc.RecipeError(f"images is {asked}, but the {split} split has {there}: write --images {there}")
+        raise jc.ArgumentError(f"images is {asked}, but the {split} split has {there}: write --images {there}")
     return min(IMAGES, there) if asked is None else asked
 
 
 def chosen(model: Any, shape: tuple[int, ...], asked: tuple[str, ...]) -> tuple[str, ...]:
     """The stages with maps of more than one place, or those asked for among them, in the network's order."""
-    maps = [name for name, found in stages(model, shape).items() if len(found) == 3 and found[0] * found[1] > 1]
+    maps = [name for name, found in stage_shapes(model, shape).items() if len(found) == 3 and found[0] * found[1] > 1]
     if asked and not maps:
-        raise jc.RecipeError(f"stages is {' '.join(asked)}, but {type(model).__name__} keeps no maps: leave it out")
+        raise jc.ArgumentError(f"stages is {' '.join(asked)}, but {type(model).__name__} keeps no maps: leave it out")
     for stage in asked:
-        one_of("stage", stage, maps)
+        check_choice("stage", stage, maps)
     return tuple(name for name in maps if not asked or name in asked)
 
 
@@ -74,22 +74,22 @@ def picture(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
     Raises:
       DataError: it is no picture.
-      RecipeError: for inputs that are no squares of one or three channels.
+      ArgumentError: for inputs that are no squares of one or three channels.
     """
     height, width, channels = shape
     if height != width or channels not in (1, 3):
-        raise jc.RecipeError(f"the network sees {shape}; --image is for squares of 1 or 3 channels: leave it out")
-    (found,) = pictures([path], height, height)
+        raise jc.ArgumentError(f"the network sees {shape}; --image is for squares of 1 or 3 channels: leave it out")
+    (found,) = load_images([path], height, height)
     if channels == 3:
         return found
     return np.round(found @ LUMINANCE)[..., None].astype(np.uint8)
 
 
-def probabilities(run: study.Trained, images: np.ndarray) -> np.ndarray:
-    """The softmax of the newest state's logits, float64 [n, classes]; RecipeError if they are no numbers."""
+def probabilities(run: study.TrainedModel, images: np.ndarray) -> np.ndarray:
+    """The softmax of the newest state's logits, float64 [n, classes]; ArgumentError if they are no numbers."""
     logits = jc.predict(run.model, run.last, images).astype(np.float64)
     if not np.isfinite(logits).all():
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"the network in {run.folder} gives nan or infinity, for its training diverged: train it anew"
         )
     return softmax(logits, axis=1)

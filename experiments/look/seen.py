@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Seen(NamedTuple):
     """A run, the images that it is asked about, and its answers."""
 
-    run: study.Trained
+    run: study.TrainedModel
     images: np.ndarray
     """uint8 [n, h, w, c]: the first n of the split that the recipe reports, test or validation."""
     labels: np.ndarray

@@ -22,14 +22,14 @@ from jaxcnn.log import read_json, write_text
 
 def main(args: list[str] | None = None) -> int:
     """Do what is asked for, then draw; returns the exit code."""
-    with command.friendly():
+    with command.cli_errors():
         options = command.parse({"quick": Options()}, args, about=about.__doc__)
         check(options)
         options.out.mkdir(parents=True, exist_ok=True)
         if not options.plot_only:
             if "compiled" in options.parts:
                 simulate(max(options.devices))
-                command.cache_programs()
+                command.enable_compilation_cache()
                 keep(options.out / "compiled.json", compiled.run(options))
             if "wire" in options.parts:
                 keep(options.out / "wire.json", on_the_wire(options))
@@ -86,7 +86,7 @@ def draw(options: Options) -> None:
 def measured(found: dict[str, Any]) -> dict[str, tuple[list[dict[str, Any]], list[str]]]:
     """The tables of what went over loopback: bytes and seconds, each beside the arithmetic."""
     settings, rows = found["settings"], found["rows"]
-    model = jc.build(settings["network"], 10, width=settings["width"])
+    model = jc.create_model(settings["network"], 10, width=settings["width"])
     norms: tuple[Norm, ...] = ("batch", "device")
     sent = {norm: traffic(model, (8, 8, 1), "jit", norm) for norm in norms}
     what = (

@@ -62,14 +62,14 @@ def traffic(model: Any, image: tuple[int, int, int] = CIFAR, kind: Kind = "jit",
     """What a step of `model` sends between two or more devices, by the table above.
 
     Args:
-      model: a `CifarNet`, or a network whose only state is BN's.
+      model: a `CifarResNet`, or a network whose only state is BN's.
       image: height, width and channels.
-      kind: the driver.
+      kind: the strategy.
       norm: what BN averages over.
 
     Example:
       >>> import jaxcnn as jc
-      >>> sent = traffic(jc.build("resnet20", 10))
+      >>> sent = traffic(jc.create_model("resnet20", 10))
       >>> sum(sent.gradient), sum(sent.bn), sent.collectives
       (269722, 1376, 40)
     """
@@ -114,7 +114,7 @@ def multiply_adds(model: Any, image: tuple[int, int, int] = CIFAR) -> int:
 
     Example:
       >>> import jaxcnn as jc
-      >>> multiply_adds(jc.build("resnet20", 10))
+      >>> multiply_adds(jc.create_model("resnet20", 10))
       40551040
     """
     x = jax.ShapeDtypeStruct((1, *image), jnp.float32)

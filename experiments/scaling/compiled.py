@@ -13,8 +13,8 @@ from experiments.scaling.arithmetic import Kind, Norm, Traffic, traffic
 from experiments.scaling.options import Options
 from jaxcnn import parallel
 from jaxcnn.progress import Progress
-from jaxcnn.state import start
-from jaxcnn.train import make_step
+from jaxcnn.state import init_state
+from jaxcnn.train import make_train_step
 
 _TENSOR = re.compile(r"(\w+)\[([\d,]*)\]")
 _COLLECTIVE = re.compile(
@@ -33,24 +33,29 @@ class Collective(NamedTuple):
 class Job(NamedTuple):
     """A step with what it is given on the devices."""
 
-    driver: parallel.Driver
+    strategy: parallel.Strategy
     step: Any
     carry: Any
     fixed: Any
 
 
-def job(name: str, width: int, batch: int, driver: parallel.Driver, norm: Norm, devices: int) -> Job:
-    """The training step of `name` on the digits, as `fit` makes it; BN's groups are the shares of `devices` devices."""
-    data, recipe = jc.load("digits"), jc.Recipe(dataset="digits", model=name, batch=batch, pad=1, flip=True)
-    model = jc.build(name, 10, width=width, bn_group=batch // devices if norm == "device" else 0)
-    tx = jc.optimizer(recipe)
-    carry = driver.replicate(start(model, tx, recipe, data))
-    return Job(driver, make_step(model, tx, pad=1, flip=True, axis=driver.axis), carry, driver.replicate(data.train))
+def job(name: str, width: int, batch: int, strategy: parallel.Strategy, norm: Norm, devices: int) -> Job:
+    """The training step of `name` on the digits, as `train` makes it; BN's groups are the shares of `devices` devices."""
+    data, recipe = jc.load_dataset("digits"), jc.Recipe(dataset="digits", model=name, batch=batch, pad=1, flip=True)
+    model = jc.create_model(name, 10, width=width, bn_group=batch // devices if norm == "device" else 0)
+    tx = jc.create_optimizer(recipe)
+    carry = strategy.replicate(init_state(model, tx, recipe, data))
+    return Job(
+        strategy,
+        make_train_step(model, tx, pad=1, flip=True, axis=strategy.axis),
+        carry,
+        strategy.replicate(data.train),
+    )
 
 
 def text(job: Job, batch: int) -> str:
     """The compiled program of a job's step, in XLA's language (HLO)."""
-    return str(job.driver.compile(job.step, job.carry, job.fixed, np.arange(batch, dtype=np.int32)).as_text())
+    return str(job.strategy.compile(job.step, job.carry, job.fixed, np.arange(batch, dtype=np.int32)).as_text())
 
 
 def collectives(text: str) -> list[Collective]:
@@ -81,10 +86,10 @@ def expected(model: Any, kind: Kind, norm: Norm, devices: int) -> Traffic:
 
 def compare(name: str, width: int, kind: Kind, norm: Norm, devices: int, batch: int = 32) -> dict[str, Any]:
     """A line of the table: paper and program, and whether every tensor agrees."""
-    paper = expected(jc.build(name, 10, width=width), kind, norm, devices)
-    found = collectives(text(job(name, width, batch, jc.driver(kind, devices), norm, devices), batch))
+    paper = expected(jc.create_model(name, 10, width=width), kind, norm, devices)
+    found = collectives(text(job(name, width, batch, jc.strategy(kind, devices), norm, devices), batch))
     tensors = [size for one in found for size in one.tensors]
-    line: dict[str, Any] = {"network": name, "width": width, "driver": kind, "bn": norm, "devices": devices}
+    line: dict[str, Any] = {"network": name, "width": width, "strategy": kind, "bn": norm, "devices": devices}
     line |= {"bytes_on_paper": paper.bytes, "bytes_in_program": 4 * sum(tensors)}
     line |= {"collectives_on_paper": paper.collectives, "collectives_in_program": len(found)}
     same = sorted(tensors) == sorted(paper.tensors) and {one.name for one in found} <= {"all-reduce"}
@@ -92,7 +97,7 @@ def compare(name: str, width: int, kind: Kind, norm: Norm, devices: int, batch: 
 
 
 def run(options: Options) -> list[dict[str, Any]]:
-    """A line for each network, driver, kind of BN and number of devices."""
+    """A line for each network, strategy, kind of BN and number of devices."""
     kinds: tuple[Kind, ...] = ("jit", "pmap")
     norms: tuple[Norm, ...] = ("batch", "device")
     cases: list[tuple[Kind, Norm, int]] = [

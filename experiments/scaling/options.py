@@ -40,18 +40,18 @@ class Options:
 
 
 def check(options: Options) -> None:
-    """RecipeError for a mistake, before anything is compiled."""
+    """ArgumentError for a mistake, before anything is compiled."""
     for name, usual in (("parts", "arithmetic compiled wire"), ("depths", "20 56"), ("devices", "1 2 4 8")):
         if not getattr(options, name):
-            raise jc.RecipeError(f"{name} is empty; write --{name} {usual}")
+            raise jc.ArgumentError(f"{name} is empty; write --{name} {usual}")
     for name, usual in (("steps", 10), ("rounds", 5), ("batch", 32), ("most", 1024)):
         if getattr(options, name) < 1:
-            raise jc.RecipeError(f"{name} is {getattr(options, name)}; expected at least 1: write --{name} {usual}")
+            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected at least 1: write --{name} {usual}")
     for count in options.devices:
         if count < 1 or options.batch % count:
-            raise jc.RecipeError(
+            raise jc.ArgumentError(
                 f"devices has {count}, which does not divide the batch of {options.batch}; write --devices 1 2 4 8"
             )
     for depth in options.depths:
-        jc.build(f"cifar-resnet{depth}", 10)
-    jc.build(options.network, 10, width=options.width)
+        jc.create_model(f"cifar-resnet{depth}", 10)
+    jc.create_model(options.network, 10, width=options.width)

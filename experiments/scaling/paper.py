@@ -39,13 +39,13 @@ PLANS = (Plan(f"{BATCH} images in all", False), Plan(f"{BATCH} images each", Tru
 @lru_cache
 def sent(depth: int, norm: Norm) -> Traffic:
     """A ResNet's traffic under jit."""
-    return traffic(jc.build(f"cifar-resnet{depth}", 10), norm=norm)
+    return traffic(jc.create_model(f"cifar-resnet{depth}", 10), norm=norm)
 
 
 @lru_cache
 def work(depth: int) -> int:
     """A ResNet's FLOP for an image in training."""
-    return flops(jc.build(f"cifar-resnet{depth}", 10))
+    return flops(jc.create_model(f"cifar-resnet{depth}", 10))
 
 
 def counts(depths: Sequence[int]) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def counts(depths: Sequence[int]) -> list[dict[str, Any]]:
     for depth in depths:
         batch, device, epoch = sent(depth, "batch"), sent(depth, "device"), steps(BATCH)
         line: dict[str, Any] = {"network": f"ResNet-{depth}", "parameters": sum(batch.gradient)}
-        line |= {"multiply_adds_per_image": multiply_adds(jc.build(f"cifar-resnet{depth}", 10))}
+        line |= {"multiply_adds_per_image": multiply_adds(jc.create_model(f"cifar-resnet{depth}", 10))}
         line |= {"gradient_bytes_per_step": 4 * sum(batch.gradient), "bn_bytes_per_step": 4 * sum(batch.bn)}
         line |= {"bn_bytes_per_step_in_groups": 4 * sum(device.bn), "sums_bytes_per_step": 4 * sum(batch.sums)}
         line |= {"collectives": batch.collectives, "collectives_in_groups": device.collectives}

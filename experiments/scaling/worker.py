@@ -28,11 +28,11 @@ def main(settings: Mapping[str, Any]) -> None:
     """Join the others, compile, and answer each line `NAME TIMES` with the seconds that it took."""
     count, me = settings["processes"], settings["me"]
     if count > 1:
-        hosts.join(f"127.0.0.1:{settings['port']}", count, me)
+        hosts.initialize(f"127.0.0.1:{settings['port']}", count, me)
     jax.devices()  # in which all take part
     if me > 0 and not sys.stdin.readline():  # whoever started it is gone
         return
-    command.cache_programs()
+    command.enable_compilation_cache()
     calls = works(settings)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -45,19 +45,19 @@ def main(settings: Mapping[str, Any]) -> None:
 
 def works(settings: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
     """batch, device: a step of training, BN over the batch or within a device; small, large: nothing but all-reduces."""
-    driver, count = jc.driver("jit"), settings["processes"]
-    what = settings["network"], settings["width"], settings["batch"], driver
+    strategy, count = jc.strategy("jit"), settings["processes"]
+    what = settings["network"], settings["width"], settings["batch"], strategy
     if count == 1:
         return {"batch": training(job(*what, "batch", 1), settings["batch"])}
     norms: tuple[Norm, ...] = ("batch", "device")
     calls = {norm: training(job(*what, norm, count), settings["batch"]) for norm in norms}
-    return calls | {"small": reducing(driver.mesh, 8, CHAIN), "large": reducing(driver.mesh, LARGE, 1)}
+    return calls | {"small": reducing(strategy.mesh, 8, CHAIN), "large": reducing(strategy.mesh, LARGE, 1)}
 
 
 def training(job: Job, batch: int) -> Callable[[], Any]:
     """A call makes one step of the job. It is compiled here."""
     text(job, batch)
-    run, order, held = job.driver.fold(job.step), np.arange(batch, dtype=np.int32)[None], [job.carry]
+    run, order, held = job.strategy.compile_steps(job.step), np.arange(batch, dtype=np.int32)[None], [job.carry]
 
     def call():
         held[0] = jax.block_until_ready(run(held[0], job.fixed, order))

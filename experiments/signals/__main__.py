@@ -19,10 +19,10 @@ PARTS: dict[str, ModuleType] = {"start": start, "end": end, "path": path}
 
 def main(args: list[str] | None = None) -> int:
     """Train and measure what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
-        command.cache_programs()
+        command.enable_compilation_cache()
         if not options.plot_only and not done(parts, options, stop):
             return stop.exit_code
         # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
@@ -39,12 +39,12 @@ def main(args: list[str] | None = None) -> int:
 
 
 def chosen(options: Options) -> dict[str, ModuleType]:
-    """The parts asked for; RecipeError for a mistake in any of them, before the first is run."""
+    """The parts asked for; ArgumentError for a mistake in any of them, before the first is run."""
     if not options.parts:
-        raise jc.RecipeError(f"parts is empty; expected some of {', '.join(PARTS)}: write --parts start end")
+        raise jc.ArgumentError(f"parts is empty; expected some of {', '.join(PARTS)}: write --parts start end")
     for name, least in {"seeds": 1, "images": 2, "states": 2}.items():
         if getattr(options, name) < least:
-            raise jc.RecipeError(
+            raise jc.ArgumentError(
                 f"{name} is {getattr(options, name)}; expected at least {least}: write --{name} {least}"
             )
     parts = {name: PARTS[name] for name in PARTS if name in options.parts}

@@ -12,7 +12,7 @@ import numpy as np
 import jaxcnn as jc
 from jaxcnn.log import read_lines, write_text
 from jaxcnn.look.rank import effective_rank, similarity
-from jaxcnn.look.responses import each_response, gradient_norms, kernel_norms
+from jaxcnn.look.responses import gradient_norms, kernel_norms, map_responses
 
 Row = dict[str, Any]
 
@@ -27,7 +27,7 @@ def gradients(model: Any, state: jc.State, split: jc.Split, loss: str) -> list[R
 
 def signals(model: Any, state: jc.State, split: jc.Split, loss: str, train: bool) -> list[Row]:
     """The rows of `gradients`, with the std, the effective rank and the mean cosine of the responses."""
-    found = each_response(_figures, model, state, split.images, train=train)
+    found = map_responses(_figures, model, state, split.images, train=train)
     return [row | found[row["layer"]] for row in gradients(model, state, split, loss)]
 
 
@@ -61,7 +61,7 @@ def read(path: Path) -> tuple[Row, list[Row]]:
     """What `keep` wrote: the head and the rows.
 
     Raises:
-      RecipeError: for a file of something else.
+      ArgumentError: for a file of something else.
     """
     try:
         head, *rows = read_lines(path, "line of signals")
@@ -69,12 +69,12 @@ def read(path: Path) -> tuple[Row, list[Row]]:
             raise ValueError
         return head, rows
     except (ValueError, KeyError, TypeError) as error:
-        raise jc.RecipeError(f"{path} holds no signals; delete it, and give the command again ({error!r})") from None
+        raise jc.ArgumentError(f"{path} holds no signals; delete it, and give the command again ({error!r})") from None
 
 
 def everything(folder: Path) -> dict[str, tuple[Row, list[Row]]]:
-    """Name -> head and rows of every network measured in a folder, plain ones first, by depth; RecipeError if there is none."""
+    """Name -> head and rows of every network measured in a folder, plain ones first, by depth; ArgumentError if there is none."""
     found = {path.stem: read(path) for path in sorted(folder.glob("*.jsonl"))}
     if not found:
-        raise jc.RecipeError(f"{folder} holds no signals; leave out --plot-only")
+        raise jc.ArgumentError(f"{folder} holds no signals; leave out --plot-only")
     return dict(sorted(found.items(), key=lambda item: tuple(item[1][0]["net"].values())))

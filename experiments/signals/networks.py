@@ -34,7 +34,7 @@ class Net(NamedTuple):
 def net(recipe: jc.Recipe) -> Net | None:
     """What a recipe trains; None if that is no plain or residual network of section 4.2 of the paper."""
     found = re.fullmatch(r"(?:cifar-)?(plain|resnet)(\d+)", recipe.model)
-    if not found or not hasattr(jc.build(recipe.model, 2), "blocks"):
+    if not found or not hasattr(jc.create_model(recipe.model, 2), "blocks"):
         return None
     return Net(found[1] == "resnet", int(found[2]), recipe.options.get("batch_norm", True), recipe.seed)
 
@@ -57,18 +57,18 @@ def trained(options: Options) -> dict[Path, jc.Recipe]:
     """Folder -> recipe of every run to look at: the depths asked for, the first seeds.
 
     Raises:
-      RecipeError: if there is none; it has the command that makes them.
+      ArgumentError: if there is none; it has the command that makes them.
     """
     make = f"{MAKES[options.preset]} --out {options.runs}"
     folders = [path.parent for path in options.runs.glob("*/config.json") if (path.parent / "checkpoints").is_dir()]
     recipes = {folder: jc.Recipe.load(folder) for folder in folders}
     nets = {folder: kind for folder, recipe in recipes.items() if (kind := net(recipe)) and kind.batch_norm}
     if not nets:
-        raise jc.RecipeError(f"{options.runs} holds no run of a plain or residual network; make them: {make}")
+        raise jc.ArgumentError(f"{options.runs} holds no run of a plain or residual network; make them: {make}")
     there = sorted({kind.depth for kind in nets.values()})
     for depth in set(options.depths) - set(there):
         found = ", ".join(map(str, there))
-        raise jc.RecipeError(f"{options.runs} has depths {found}, not {depth}; make it: {make} --depths {depth}")
+        raise jc.ArgumentError(f"{options.runs} has depths {found}, not {depth}; make it: {make} --depths {depth}")
     seeds: dict[Any, list[int]] = {}
     for kind in sorted(nets.values()):
         seeds.setdefault(kind.label, []).append(kind.seed)

@@ -44,7 +44,7 @@ class Options:
     """Of start."""
     width: int = 8
     """Of start: filters of the first stage."""
-    driver: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
     data_dir: Path | None = None
     """Where to look for data first."""
     out: Path = Path("runs/signals")
@@ -70,4 +70,4 @@ PRESETS = {
 @lru_cache(maxsize=4)
 def data(name: str, data_dir: Path | None, validation: int) -> jc.Dataset:
     """The data set, with `validation` training images held out."""
-    return jc.load(name, data_dir, validation=validation)
+    return jc.load_dataset(name, data_dir, validation=validation)

@@ -18,7 +18,7 @@ Measure = Callable[[Any, jc.State, jc.Split, str], list[measure.Row]]
 
 
 def check(options: Options) -> None:
-    """RecipeError if there are no runs to look at, or none without BN can be trained beside them."""
+    """ArgumentError if there are no runs to look at, or none without BN can be trained beside them."""
     trained(options)
     if options.counterparts:
         without.check(options)
@@ -62,12 +62,12 @@ def _opened(
     options: Options, folder: Path, recipe: jc.Recipe, states: bool, path: bool
 ) -> tuple[Any, list[jc.State], jc.Split]:
     """Model, states and images of a run; one that diverged before its first checkpoint has its start alone."""
-    there = study.cut(recipe, data(recipe.dataset, options.data_dir, recipe.validation))
+    there = study.subset_for(recipe, data(recipe.dataset, options.data_dir, recipe.validation))
     split = jc.Split(*(array[: options.images] for array in there.train))
     if not states:
-        model, tx = study.prepare(recipe, len(there.classes))
-        return model, [jc.start(model, tx, recipe, there)], split
-    run = study.trained(folder, data=there, path=path)
+        model, tx = study.model_and_optimizer(recipe, len(there.classes))
+        return model, [jc.init_state(model, tx, recipe, there)], split
+    run = study.load_trained_model(folder, data=there, path=path)
     return run.model, list(run.states.values()), split
 
 

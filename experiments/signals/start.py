@@ -12,17 +12,17 @@ from experiments.signals import figures, measure, reading, theory
 from experiments.signals.networks import Net, fresh
 from experiments.signals.options import Options, data
 from jaxcnn import plots, report, study
-from jaxcnn.augment import normalise
+from jaxcnn.augment import normalize
 from jaxcnn.progress import Progress
 
 
 def check(options: Options) -> None:
-    """RecipeError for networks that there cannot be."""
+    """ArgumentError for networks that there cannot be."""
     if not options.start_depths:
-        raise jc.RecipeError("start-depths is empty; write --start-depths 20 56")
+        raise jc.ArgumentError("start-depths is empty; write --start-depths 20 56")
     there = data(options.dataset, options.data_dir, 0)
     for recipe in fresh(options).values():
-        jc.build(recipe.model, len(there.classes), **recipe.options)
+        jc.create_model(recipe.model, len(there.classes), **recipe.options)
 
 
 def run(options: Options, stop: Any) -> bool:
@@ -34,8 +34,8 @@ def run(options: Options, stop: Any) -> bool:
             file = options.out / "start" / f"{name}.jsonl"
             if not measure.kept(file, asked):
                 split = jc.Split(*(array[: options.images] for array in there.train))
-                model, tx = study.prepare(recipe, len(there.classes))
-                state = jc.start(model, tx, recipe, there)
+                model, tx = study.model_and_optimizer(recipe, len(there.classes))
+                state = jc.init_state(model, tx, recipe, there)
                 about = reading.about(recipe) | {"theory": _theory(recipe, state, split.images)}
                 measure.keep(file, asked, about, measure.signals(model, state, split, recipe.loss, train=True))
             progress.advance(_depth(recipe), f"start: {name}")
@@ -52,7 +52,7 @@ def _theory(recipe: jc.Recipe, state: jc.State, images: np.ndarray) -> list[floa
     """The std of every response in wide layers without BN; with BN it is 1."""
     if recipe.options["batch_norm"]:
         return None
-    inputs = np.asarray(normalise(images[:16], state.norm))
+    inputs = np.asarray(normalize(images[:16], state.normalizer))
     squares = theory.mean_squares(inputs, _depth(recipe), "resnet" in recipe.model, samples=250)
     return np.sqrt(squares).tolist()
 

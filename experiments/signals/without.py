@@ -26,18 +26,18 @@ def trials(options: Options) -> dict[str, jc.Recipe]:
 
 
 def check(options: Options) -> None:
-    """RecipeError for rates or steps that cannot be meant."""
+    """ArgumentError for rates or steps that cannot be meant."""
     if not options.rates:
-        raise jc.RecipeError("rates is empty; write --rates 0.05 0.005, or --no-counterparts")
+        raise jc.ArgumentError("rates is empty; write --rates 0.05 0.005, or --no-counterparts")
     for recipe in trials(options).values():
-        there = study.cut(recipe, _data(options, recipe))
-        train.check(recipe, there, jc.driver(options.driver))
+        there = study.subset_for(recipe, _data(options, recipe))
+        train.check_config(recipe, there, jc.strategy(options.strategy))
 
 
 def run(options: Options, stop: Any) -> bool:
     """Find the rates, then train what is missing; False when stopped on the way."""
     recipes = trials(options)
-    there, how = _data(options, next(iter(recipes.values()))), {"driver": jc.driver(options.driver), "stop": stop}
+    there, how = _data(options, next(iter(recipes.values()))), {"strategy": jc.strategy(options.strategy), "stop": stop}
     if study.sweep(recipes, there, options.out / "trials", brief=True, **how) is None:
         return False
     best = rates(options.out / "trials")
@@ -49,7 +49,7 @@ def run(options: Options, stop: Any) -> bool:
 def rates(folder: Path) -> dict[str, float]:
     """Network -> its rate: of the trials that did not diverge that of the least training loss, or the smallest of all."""
     by: dict[str, list[study.Run]] = {}
-    for run in study.finished(folder):
+    for run in study.finished_runs(folder):
         by.setdefault(_label(run.recipe), []).append(run)
     good = {name: [run for run in runs if run.divergence is None] for name, runs in by.items()}
     least = {name: min(runs, key=lambda run: run.recipe.lr) for name, runs in by.items()}
@@ -60,8 +60,8 @@ def rates(folder: Path) -> dict[str, float]:
 def told(folder: Path) -> list[str]:
     """How the rates were found, in a sentence; nothing where there was no trial."""
     try:
-        runs = sorted(study.finished(folder), key=lambda run: -run.recipe.lr)
-    except jc.RecipeError:
+        runs = sorted(study.finished_runs(folder), key=lambda run: -run.recipe.lr)
+    except jc.ArgumentError:
         return []
     losses: dict[str, list[str]] = {}
     for run in runs:

@@ -20,15 +20,15 @@ from jaxcnn.progress import Progress
 
 def runs(options: Options, stop: Callable[[], bool]) -> bool:
     """Make the runs that are missing, and warm up before the first of them; False if stopped on the way."""
-    data, driver = jc.load(options.dataset, options.data_dir), jc.driver(devices=1)
+    data, strategy = jc.load_dataset(options.dataset, options.data_dir), jc.strategy(devices=1)
     data = data if options.examples is None else jc.subset(data, options.examples, 0)
     fits(options, data)
-    records.claim(options, driver)
+    records.claim(options, strategy)
     there = {line["seed"] for line in records.lines(options.out)}
     missing = [seed for seed in range(options.seed, options.seed + options.runs) if seed not in there]
     if not missing:
         return True
-    began, run = time.perf_counter(), runner(options, data, driver, stop)
+    began, run = time.perf_counter(), runner(options, data, strategy, stop)
     if run(options.seed, warm=True) is None:
         return False
     warm = time.perf_counter() - began
@@ -48,11 +48,11 @@ def runs(options: Options, stop: Callable[[], bool]) -> bool:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.friendly(), command.Stop() as stop:
+    with command.cli_errors(), command.GracefulShutdown() as stop:
         options = command.parse(presets(jax.default_backend()), args, about=about.__doc__)
         if not options.plot_only:
             check(options)
-            command.cache_programs()
+            command.enable_compilation_cache()
             if not runs(options, stop):
                 print("stopped; runs that were over are kept, and the same command makes the others", file=sys.stderr)
                 return stop.exit_code

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, halved
+from jaxcnn.models.layers import BatchNorm, pool_2x2
 
 SIDE = 2
 """Of the patches that are whitened, in pixels."""
@@ -85,7 +85,7 @@ class Net(nn.Module):
         x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         x = nn.gelu(x + bias.astype(self.dtype).reshape(1, 1, 1, -1), approximate=False)
         for i, width in enumerate(self.widths, 1):
-            x = halved(self._conv(x, width, f"block{i}_conv1"), jnp.max)
+            x = pool_2x2(self._conv(x, width, f"block{i}_conv1"), jnp.max)
             x = self._active(x, train, f"block{i}_norm1")
             x = self._active(self._conv(x, width, f"block{i}_conv2"), train, f"block{i}_norm2")
         x = x.max((1, 2)).astype(jnp.float32)

@@ -104,40 +104,40 @@ def presets(platform: str) -> Mapping[str, Options]:
 
 
 def check(options: Options) -> None:
-    """RecipeError for a setting that cannot be meant."""
+    """ArgumentError for a setting that cannot be meant."""
     for name in ("runs", "batch", "test_batch", "whitening_images"):
         if getattr(options, name) < 1:
-            raise jc.RecipeError(f"{name} is {getattr(options, name)}; expected a whole number of at least 1")
+            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected a whole number of at least 1")
     for name in ("lr", "epochs", "bias_rate"):
         if not 0 < getattr(options, name) < math.inf:
-            raise jc.RecipeError(f"{name} is {getattr(options, name)}; expected a finite number above 0")
+            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected a finite number above 0")
     for name in ("momentum", "smoothing"):
         if not 0 <= getattr(options, name) < 1:
-            raise jc.RecipeError(f"{name} is {getattr(options, name)}; expected at least 0 and less than 1")
+            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected at least 0 and less than 1")
     for name in ("seed", "translate", "decay", "whitening_epochs"):
         if not 0 <= getattr(options, name) < math.inf:
-            raise jc.RecipeError(f"{name} is {getattr(options, name)}; expected a finite number of at least 0")
+            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected a finite number of at least 0")
     if not options.widths or min(options.widths) < 1:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"widths is {options.widths}; expected channels of at least one block: write --widths 64 256"
         )
 
 
 def fits(options: Options, data: jc.Dataset) -> None:
-    """RecipeError for settings that these images do not allow."""
+    """ArgumentError for settings that these images do not allow."""
     (n, height, width, _), blocks = data.train.images.shape, len(options.widths)
     if options.batch > n:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"batch is {options.batch}, more than the {n} training images; write --batch {min(128, n)}"
         )
     side = min(height, width)
     most = (side - 1).bit_length() - 1 if side > 1 else 0
     if (side - 1) >> blocks < 1:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"widths has {blocks} blocks, each of which halves the image, and {height} x {width} pixels allow {most}; "
             f"write --widths {' '.join(map(str, options.widths[:most])) or 'of fewer blocks'}"
         )
     if options.translate >= side:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"translate is {options.translate}; expected less than the {side} pixels of an image's side"
         )

@@ -15,7 +15,7 @@ def order(seed: int, total: int, batch: int, n: int) -> np.ndarray:
     In NumPy, which needs no device and so keeps none waiting.
 
     Example:
-      >>> sorted(order(0, 3, 2, 6).ravel().tolist())
+      >>> sorted(epoch_order(0, 3, 2, 6).ravel().tolist())
       [0, 1, 2, 3, 4, 5]
     """
     epochs = np.tile(np.arange(n, dtype=np.int32), (math.ceil(total * batch / n), 1))

@@ -26,9 +26,9 @@ FREE = ("preset", "runs", "data_dir", "out", "plot_only")
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 
-def machine(driver: parallel.Driver) -> dict[str, Any]:
+def machine(strategy: parallel.Strategy) -> dict[str, Any]:
     """Where runs are made, and with what."""
-    there = parallel.describe(driver)
+    there = parallel.describe(strategy)
     what = f"{there['device']}, {platform.machine()}, {os.cpu_count()} cores"
     versions = ", ".join([*(f"{name} {version(name)}" for name in PACKAGES), f"Python {platform.python_version()}"])
     return {
@@ -39,23 +39,23 @@ def machine(driver: parallel.Driver) -> dict[str, Any]:
     }
 
 
-def claim(options: Options, driver: parallel.Driver) -> None:
-    """Write `config.json`. RecipeError if OUT cannot be written, or holds runs of other options or another machine.
+def claim(options: Options, strategy: parallel.Strategy) -> None:
+    """Write `config.json`. ArgumentError if OUT cannot be written, or holds runs of other options or another machine.
 
     Times of different machines do not belong in one mean.
     """
     path = options.out / "config.json"
-    asked = {name: value for name, value in asdict(options).items() if name not in FREE} | machine(driver)
+    asked = {name: value for name, value in asdict(options).items() if name not in FREE} | machine(strategy)
     asked = json.loads(json.dumps(asked))  # tuples become lists, as they are there
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         why = f"cannot write in {options.out}: {error.strerror}"
-        raise jc.RecipeError(f"{why}; write --out with a folder of yours") from None
+        raise jc.ArgumentError(f"{why}; write --out with a folder of yours") from None
     there = read_json(path) if path.exists() else asked
     wrong = [f"{k} ({there.get(k)!r} there, {asked[k]!r} asked)" for k in asked if there.get(k) != asked[k]]
     if wrong:
-        raise jc.RecipeError(f"{options.out} holds runs of another kind: {', '.join(wrong)}; write another --out")
+        raise jc.ArgumentError(f"{options.out} holds runs of another kind: {', '.join(wrong)}; write another --out")
     write_text(path, json.dumps(asked, indent=2) + "\n")
 
 
@@ -65,7 +65,7 @@ def lines(out: Path) -> list[Line]:
     try:
         return sorted(read_lines(path), key=lambda line: line["seed"])
     except (ValueError, KeyError, TypeError) as error:
-        raise jc.RecipeError(f"{path} is not what was written ({error}); write another --out, or delete it") from None
+        raise jc.ArgumentError(f"{path} is not what was written ({error}); write another --out, or delete it") from None
 
 
 def add(out: Path, line: Line) -> None:
@@ -79,7 +79,7 @@ def row(runs: Sequence[Line], config: Line) -> Line:
     """The row of the table: means over the runs, of which none is left out."""
     line: Line = {"dataset": config["dataset"], "n": len(runs)}
     for name in ("seconds", "train_seconds", "accuracy"):
-        mean, std, ci95 = report.summarise([run[name] for run in runs])
+        mean, std, ci95 = report.seed_statistics([run[name] for run in runs])
         line |= {name: mean, f"{name}_std": std, f"{name}_ci95": ci95}
     target = TARGET.get(config["dataset"])
     reached = None if target is None else "yes" if line["accuracy"] >= target else "no"
@@ -122,10 +122,10 @@ def figure(runs: Sequence[Line], config: Line) -> Any:
 
 
 def draw(out: Path) -> None:
-    """`table.md`, `table.csv` and `runs.png`; RecipeError where no run is over."""
+    """`table.md`, `table.csv` and `runs.png`; ArgumentError where no run is over."""
     runs = lines(out)
     if not runs:
-        raise jc.RecipeError(
+        raise jc.ArgumentError(
             f"{out} holds no run; write --out with the folder of a speed run, or leave out --plot-only"
         )
     config = read_json(out / "config.json")

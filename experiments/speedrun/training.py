@@ -20,7 +20,7 @@ from experiments.speedrun.options import Options
 from experiments.speedrun.orders import ends, epochs, order
 from experiments.speedrun.updates import lookahead, optimizer, smoothed, steps
 from jaxcnn import augment, parallel
-from jaxcnn.state import stream
+from jaxcnn.state import fold_in
 
 AHEAD = 8
 """Steps that the loop on a CPU is ahead of their results at most, so that a stop is soon."""
@@ -46,7 +46,7 @@ class Fixed(NamedTuple):
     """What a step only reads."""
 
     split: jc.Split
-    norm: augment.Norm
+    norm: augment.Normalizer
     kernel: Any
     """The whitening's, float32 [2, 2, c, 8 c]."""
     key: Any
@@ -56,9 +56,9 @@ def make_begin(model: Net, tx: optax.GradientTransformation, options: Options, t
     """`begin(key, images, norm) -> (Carry, kernel)`: the state at step 0, and the whitening of the uint8 `images`."""
 
     def begin(key, images, norm):
-        kernel = whitening(augment.normalise(images[: options.whitening_images], norm))
+        kernel = whitening(augment.normalize(images[: options.whitening_images], norm))
         blank = jnp.zeros((1, *images.shape[1:]), jnp.float32)
-        variables = dict(model.init(stream(key, WEIGHTS), blank, kernel))
+        variables = dict(model.init(fold_in(key, WEIGHTS), blank, kernel))
         with jax.numpy_dtype_promotion("standard"):
             opt = tx.init(variables["params"])
         # A copy of its own for each: the memory of a carry is given away.
@@ -76,10 +76,10 @@ def make_step(model: Net, tx: optax.GradientTransformation, options: Options, n:
         epoch = epochs(carry.step, options.batch, n)
         images, labels = (jnp.asarray(x)[index] for x in fixed.split)
         view = jax.vmap(views.training, (None, 0, 0, 0, None, None))
-        images = view(stream(fixed.key, VIEWS), index, epoch, images, options.translate, options.flip)
+        images = view(fold_in(fixed.key, VIEWS), index, epoch, images, options.translate, options.flip)
 
         def loss(params):
-            inputs = augment.normalise(images, fixed.norm)
+            inputs = augment.normalize(images, fixed.norm)
             variables = carry.variables | {"params": params}
             logits, new = model.apply(variables, inputs, fixed.kernel, train=True, mutable=["batch_stats"])
             return smoothed(logits, labels, options.smoothing).mean(), new
@@ -100,7 +100,7 @@ def make_count(model: Net, options: Options) -> parallel.Step:
 
     def count(right, fixed, index):
         variables, (split, norm, kernel, _) = fixed
-        inputs = augment.normalise(jnp.asarray(split.images)[index], norm)
+        inputs = augment.normalize(jnp.asarray(split.images)[index], norm)
 
         def logits(x: jax.Array) -> Any:
             return model.apply(variables, x, kernel)
@@ -125,7 +125,7 @@ class Run(NamedTuple):
 
 
 def runner(
-    options: Options, data: jc.Dataset, driver: parallel.Driver, stop: Callable[[], bool] = lambda: False
+    options: Options, data: jc.Dataset, strategy: parallel.Strategy, stop: Callable[[], bool] = lambda: False
 ) -> Callable[..., Run | None]:
     """`run(seed, warm=False)`: train from scratch and test once; None if `stop` said so on the way.
 
@@ -134,19 +134,22 @@ def runner(
     n, total = len(data.train.labels), steps(options, len(data.train.labels))
     model = Net(len(data.classes), options.widths, jnp.dtype(options.dtype))
     tx = optimizer(options, n)
-    norm = augment.norm(data.mean, data.std, subtract="channel", divide=bool(data.std.all()))
-    train, test, norm = driver.replicate((data.train, data.test, norm))
-    begin = jax.jit(make_begin(model, tx, options, total), out_shardings=NamedSharding(driver.mesh, PartitionSpec()))
-    tuned = driver.tunes(total * options.batch * math.prod(data.train.images.shape[1:]))
-    fold, count = driver.fold(make_step(model, tx, options, n), tuned), driver.fold(make_count(model, options), tuned)
-    tested = parallel.filled(len(data.test.labels), options.test_batch, len(driver.devices))
+    norm = augment.make_normalizer(data.mean, data.std, subtract="channel", divide=bool(data.std.all()))
+    train, test, norm = strategy.replicate((data.train, data.test, norm))
+    begin = jax.jit(make_begin(model, tx, options, total), out_shardings=NamedSharding(strategy.mesh, PartitionSpec()))
+    tuned = strategy.should_optimize(total * options.batch * math.prod(data.train.images.shape[1:]))
+    fold, count = (
+        strategy.compile_steps(make_step(model, tx, options, n), tuned),
+        strategy.compile_steps(make_count(model, options), tuned),
+    )
+    tested = parallel.padded_batches(len(data.test.labels), options.test_batch, len(strategy.devices))
     shown = ends(total, options.batch, n)
 
     def run(seed: int, warm: bool = False) -> Run | None:
         began, key = time.perf_counter(), jax.random.PRNGKey(seed)
         carry, kernel = begin(key, train.images, norm)
         fixed = Fixed(train, norm, kernel, key)
-        for i, piece in enumerate(pieces(driver, order(seed, total, options.batch, n), warm)):
+        for i, piece in enumerate(pieces(strategy, order(seed, total, options.batch, n), warm)):
             if i and i % AHEAD == 0:
                 jax.block_until_ready(carry)
             if stop():
@@ -154,18 +157,18 @@ def runner(
                 return None
             carry = fold(carry, fixed, piece)
         jax.block_until_ready(carry)
-        trained, right = time.perf_counter(), driver.replicate(np.int32(0))
-        for piece in pieces(driver, tested, warm):
+        trained, right = time.perf_counter(), strategy.replicate(np.int32(0))
+        for piece in pieces(strategy, tested, warm):
             right = count(right, (carry.slow, fixed._replace(split=test)), piece)
-        accuracy = 100 * int(driver.fetch(right)) / len(data.test.labels)
+        accuracy = 100 * int(strategy.fetch(right)) / len(data.test.labels)
         ended = time.perf_counter()
-        losses = [float(part.mean()) for part in np.split(driver.fetch(carry.losses), shown)]
+        losses = [float(part.mean()) for part in np.split(strategy.fetch(carry.losses), shown)]
         return Run(ended - began, trained - began, accuracy, losses)
 
     return run
 
 
-def pieces(driver: parallel.Driver, order: np.ndarray, warm: bool) -> Any:
+def pieces(strategy: parallel.Strategy, order: np.ndarray, warm: bool) -> Any:
     """What is folded one after another; where it is but to warm up, one piece of each length."""
-    found = driver.pieces(order)
+    found = strategy.chunks(order)
     return {len(piece): piece for piece in found}.values() if warm else found

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment import crop
-from jaxcnn.state import stream
+from jaxcnn.augment import random_crop
+from jaxcnn.state import fold_in
 
 FLIP, MOVE = range(2)
 """Streams of randomness of the views."""
@@ -32,7 +32,7 @@ def mirrored(key: jax.Array, number: jax.Array, epoch: jax.Array) -> jax.Array:
       >>> bool(one != two)
       True
     """
-    return jax.random.bernoulli(stream(key, FLIP, number)) ^ (epoch % 2 == 1)
+    return jax.random.bernoulli(fold_in(key, FLIP, number)) ^ (epoch % 2 == 1)
 
 
 def training(
@@ -44,7 +44,7 @@ def training(
     """
     if flip:
         image = jnp.where(mirrored(key, number, epoch), image[:, ::-1], image)
-    return crop(stream(key, MOVE, number, epoch), image, translate, None) if translate else image
+    return random_crop(fold_in(key, MOVE, number, epoch), image, translate, None) if translate else image
 
 
 def moved(images: jax.Array, down: int, right: int) -> jax.Array:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jaxcnn.checkpoint.manifest import CheckpointError, line
-from jaxcnn.checkpoint.paths import check_path
+from jaxcnn.checkpoint.paths import check_writable_path
 
 log = logging.getLogger("jaxcnn.checkpoint")
 
@@ -35,12 +35,12 @@ def own(folder: str | Path) -> IO[str]:
 
     Example:
         >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, own(folder):
-        ...     own(folder)
+        >>> with tempfile.TemporaryDirectory() as folder, is_library_model(folder):
+        ...     is_library_model(folder)
         Traceback (most recent call last):
         jaxcnn.checkpoint.manifest.CheckpointError: ... in use by process ... on ..., which is this process...
     """
-    folder = check_path(folder)
+    folder = check_writable_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / "lock", "a+", encoding="ascii", errors="replace", opener=_itself)  # noqa: SIM115 - it stays open

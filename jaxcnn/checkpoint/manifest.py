@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.arguments import shown
+from jaxcnn.arguments import format_value
 
 Leaves = dict[str, Any]  # path in the state, such as `.params['w']` -> array
 
@@ -42,7 +42,7 @@ def copied(tree: Any) -> Leaves:
             ) from None
         if leaves[path].dtype.kind in "OUSmM":
             raise CheckpointError(
-                f"{path} of the state is {shown(leaf)}; expected an array of numbers. Keep it outside the state"
+                f"{path} of the state is {format_value(leaf)}; expected an array of numbers. Keep it outside the state"
             )
     return leaves
 
@@ -54,7 +54,7 @@ def step_of(state: Any) -> int:
         raise CheckpointError(f"state.step has shape {np.shape(step)}, expected []: unreplicate the state")
     if np.asarray(step).dtype.kind not in "iu" or np.asarray(step) < 0:
         raise CheckpointError(
-            f"state.step is {shown(step)}; expected an integer of at least 0. Use jaxcnn.start, or step=np.int32(0)"
+            f"state.step is {format_value(step)}; expected an integer of at least 0. Use jaxcnn.start, or step=np.int32(0)"
         )
     return int(np.asarray(step))
 
@@ -65,7 +65,7 @@ def expected(like: Any) -> Leaves:
     for path, leaf in leaves.items():
         if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape") and isinstance(leaf.dtype, np.dtype)):
             raise CheckpointError(
-                f"{path} of like is {shown(leaf)}; expected an array or jax.ShapeDtypeStruct. Use like=jaxcnn.start(...)"
+                f"{path} of like is {format_value(leaf)}; expected an array or jax.ShapeDtypeStruct. Use like=jaxcnn.start(...)"
             )
     return leaves
 

@@ -22,7 +22,7 @@ _PLAIN = re.compile(r"/[A-Za-z0-9_. =+,@-][A-Za-z0-9_./ =+,@-]{0,999}", re.ASCII
 """Paths that Orbax and TensorStore take literally. They read `[1]`, `**`, a backslash or `gs:` as something else."""
 
 
-def check_path(folder: str | Path) -> Path:
+def check_writable_path(folder: str | Path) -> Path:
     """Return `folder` as a path, or raise CheckpointError if nothing can be kept there.
 
     Refused are addresses such as `gs://bucket/run`, which as a path would be a local folder named `gs:`, paths near the
@@ -50,7 +50,7 @@ def check_path(folder: str | Path) -> Path:
 
 def shown(folder: object) -> str:
     """Return the value in quotes, cut at 200 characters."""
-    return arguments.shown(str(folder) if isinstance(folder, Path) else folder, 200)
+    return arguments.format_value(str(folder) if isinstance(folder, Path) else folder, 200)
 
 
 def plain_alias(folder: Path) -> tuple[Path, Callable[[], None]]:

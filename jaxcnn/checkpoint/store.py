@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jaxcnn.arguments import shown
+from jaxcnn.arguments import format_value
 from jaxcnn.checkpoint.files import check_files, seal_files
 from jaxcnn.checkpoint.folder import close_at_exit, ending, own, still_own
 from jaxcnn.checkpoint.manager import KeepBest, clear, manager
@@ -31,7 +31,7 @@ from jaxcnn.checkpoint.manifest import (
     specs,
     step_of,
 )
-from jaxcnn.checkpoint.paths import check_path, plain_alias
+from jaxcnn.checkpoint.paths import check_writable_path, plain_alias
 from jaxcnn.checkpoint.readback import same_bits
 
 T = TypeVar("T")
@@ -71,9 +71,9 @@ class Checkpoints:
     def __init__(self, folder: str | Path, keep_every: int = 0):
         if type(keep_every) is not int or keep_every < 0:
             raise CheckpointError(
-                f"keep_every is {shown(keep_every)}; expected an integer of at least 0. Use keep_every=0"
+                f"keep_every is {format_value(keep_every)}; expected an integer of at least 0. Use keep_every=0"
             )
-        self.folder = check_path(folder).absolute()
+        self.folder = check_writable_path(folder).absolute()
         self._lock = own(self.folder)
         self._orbax: Any = None
         try:
@@ -111,7 +111,9 @@ class Checkpoints:
         self.wait()
         step, leaves = step_of(state), copied(state)
         if metric is not None and not _is_number(metric):
-            raise CheckpointError(f"metric is {shown(metric)}; expected a number or None. Use metric=row['eval_error']")
+            raise CheckpointError(
+                f"metric is {format_value(metric)}; expected a number or None. Use metric=row['eval_error']"
+            )
         try:
             if step in self.steps():
                 self._read(step, leaves)

@@ -1,6 +1,6 @@
 """The original archives of the data sets, as their authors publish them, parsed in memory: nothing is extracted.
 
-`load` compares their SHA-256 first; what is here holds for archives that pretend all the same.
+`load_dataset` compares their SHA-256 first; what is here holds for archives that pretend all the same.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def read(place: Path) -> tuple[Split, Split] | None:
     """Read the train and test split kept in `place`, or None where there is no such folder.
 
     Every file is compared with its recorded SHA-256 (0.1 s for CIFAR-10). That finds damage, not malice: who can write
-    here can write the digests too. So the files are parsed as plain arrays (nothing in them is run), and `load` checks
+    here can write the digests too. So the files are parsed as plain arrays (nothing in them is run), and `load_dataset` checks
     what they hold. Links are followed: they are read like what they point to, and never written through (see `write`).
 
     Raises:

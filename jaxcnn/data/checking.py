@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.arguments import shown
+from jaxcnn.arguments import format_value
 from jaxcnn.data.types import DataError, Dataset, Split
 
 Shape = tuple[int, ...]
 
 
-def verify(data: Dataset) -> None:
+def verify_dataset(data: Dataset) -> None:
     """Check a whole data set: its three splits, of which only the training one must have images, class names and statistics.
 
     Labels are passed over once (0.1 ms for 50,000); pixels are looked at only to explain an error.
@@ -22,10 +22,10 @@ def verify(data: Dataset) -> None:
         DataError: one line that names the array and the mend.
 
     Example:
-        >>> from jaxcnn.data import load
-        >>> data = load("digits")
-        >>> verify(data)
-        >>> verify(data._replace(classes=("zero",)))
+        >>> from jaxcnn.data import load_dataset
+        >>> data = load_dataset("digits")
+        >>> verify_dataset(data)
+        >>> verify_dataset(data._replace(classes=("zero",)))
         Traceback (most recent call last):
         jaxcnn.data.types.DataError: classes is ('zero',); expected two names or more: write ('cat', 'dog'), say
     """
@@ -177,7 +177,7 @@ def _range(what: str, low: int, high: int, classes: int | None) -> None:
 def _count(classes: Any) -> int:
     names = isinstance(classes, (tuple, list)) and all(isinstance(name, str) for name in classes)
     if not names or len(classes) < 2:
-        raise DataError(f"classes is {shown(classes)}; expected two names or more: write ('cat', 'dog'), say")
+        raise DataError(f"classes is {format_value(classes)}; expected two names or more: write ('cat', 'dog'), say")
     return len(classes)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jaxcnn.data.types import DataError, short
 
 
-class Facts(NamedTuple):
+class DatasetInfo(NamedTuple):
     """The fixed facts of one data set."""
 
     shape: tuple[int, int, int]  # height, width, channels
@@ -36,21 +36,21 @@ _IDX = (
     *("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 )
 
-DATASETS: dict[str, Facts] = {
-    "digits": Facts((8, 8, 1), _TEN),
-    "mnist": Facts((28, 28, 1), _TEN, _IDX),
-    "fashion_mnist": Facts((28, 28, 1), _FASHION, _IDX),
-    "cifar10": Facts((32, 32, 3), _CIFAR10, ("cifar-10-binary.tar.gz",)),
-    "cifar100": Facts((32, 32, 3), tuple(_CIFAR100.split()), ("cifar-100-binary.tar.gz",)),
-    "svhn_cropped": Facts((32, 32, 3), _TEN, ("train_32x32.mat", "test_32x32.mat")),
+DATASETS: dict[str, DatasetInfo] = {
+    "digits": DatasetInfo((8, 8, 1), _TEN),
+    "mnist": DatasetInfo((28, 28, 1), _TEN, _IDX),
+    "fashion_mnist": DatasetInfo((28, 28, 1), _FASHION, _IDX),
+    "cifar10": DatasetInfo((32, 32, 3), _CIFAR10, ("cifar-10-binary.tar.gz",)),
+    "cifar100": DatasetInfo((32, 32, 3), tuple(_CIFAR100.split()), ("cifar-100-binary.tar.gz",)),
+    "svhn_cropped": DatasetInfo((32, 32, 3), _TEN, ("train_32x32.mat", "test_32x32.mat")),
 }
 
 
-def known(name: str) -> Facts:
+def dataset_info(name: str) -> DatasetInfo:
     """Look a data set up; an unknown name is a DataError with the nearest name and the whole list.
 
     Example:
-        >>> known("cifar10").classes[3]
+        >>> dataset_info("cifar10").classes[3]
         'cat'
     """
     if isinstance(name, str) and name in DATASETS:

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.arguments import shown
-from jaxcnn.data.checking import verify
+from jaxcnn.arguments import format_value
+from jaxcnn.data.checking import verify_dataset
 from jaxcnn.data.kept import Plan, pictures_of
 from jaxcnn.data.listing import PARTS, listing
 from jaxcnn.data.parting import ORDER, Choice, choice
@@ -18,7 +18,7 @@ from jaxcnn.data.types import DataError, Dataset, Split, one_line
 log = logging.getLogger("jaxcnn.data")
 
 
-def folder(
+def image_folder(
     path: str | os.PathLike[str],
     size: int = 224,
     resize: int | None = None,
@@ -43,7 +43,7 @@ def folder(
         0 where there is a `val` directory: then that is what to evaluate on, as `data.validation`.
       seed: of these choices.
       skip_broken: leave out what cannot be read, with a warning, instead of refusing the folder.
-      memory: bytes above which the images stay on disk, as np.memmap: `fit`, `evaluate` and `predict` stream those.
+      memory: bytes above which the images stay on disk, as np.memmap: `train`, `evaluate` and `predict` stream those.
 
     Returns:
       Dataset "folder": uint8 images [n, size, size, 3], labels in the order of `classes`.
@@ -60,15 +60,15 @@ def folder(
       ...     (root / name).mkdir()
       ...     for i in range(5):
       ...         Image.new("RGB", (40 + i, 30), colour).save(root / name / f"{i}.jpg")
-      >>> data = folder(root, size=8)
+      >>> data = image_folder(root, size=8)
       >>> data.classes, data.train.images.shape, data.test.labels.tolist()
       (('apple', 'lime'), (8, 8, 8, 3), [0, 1])
     """
     options: dict[str, Any] = {"validation": validation, "test": test, "seed": seed}
-    return named_folder(path, size, resize, **options, skip_broken=skip_broken, memory=memory)[0]
+    return image_folder_with_paths(path, size, resize, **options, skip_broken=skip_broken, memory=memory)[0]
 
 
-def named_folder(
+def image_folder_with_paths(
     path: str | os.PathLike[str],
     size: int = 224,
     resize: int | None = None,
@@ -82,9 +82,9 @@ def named_folder(
     """`folder`, and for "train", "validation" and "test" the files' names in the order of the images, as from `path` on."""
     root, scale, share = _root(path), sides(size, resize), choice(validation, 0.2 if test is None else test, seed)
     if type(memory) is not int or memory < 0:
-        raise DataError(f"memory is {shown(memory)}; expected bytes, an integer >= 0: write memory=2 << 30")
+        raise DataError(f"memory is {format_value(memory)}; expected bytes, an integer >= 0: write memory=2 << 30")
     if not isinstance(skip_broken, bool):
-        raise DataError(f"skip_broken is {shown(skip_broken)}; expected True or False: write skip_broken=True")
+        raise DataError(f"skip_broken is {format_value(skip_broken)}; expected True or False: write skip_broken=True")
     classes, listed = listing(root)
     share = _taken(root, share, {one.part for one in listed}, test is None)
     kept = pictures_of(Plan(root, classes, listed, scale, share, skip_broken, memory))
@@ -94,7 +94,7 @@ def named_folder(
         names[part] = kept.names[first : first + n]
         first += n
     data = Dataset("folder", **splits, classes=classes, mean=kept.mean, std=kept.std)
-    verify(data)
+    verify_dataset(data)
     return data, names
 
 
@@ -116,5 +116,5 @@ def _root(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path).expanduser().resolve()
     except (TypeError, ValueError, RuntimeError, OSError) as error:  # no path, a NUL, no such ~user, links in a ring
-        found = shown(path)
+        found = format_value(path)
         raise DataError(f"path is {found}; expected the path of a folder: {one_line(error)}") from None

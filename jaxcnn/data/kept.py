@@ -17,9 +17,9 @@ import numpy as np
 from jaxcnn.data.cache import folder as cached
 from jaxcnn.data.listing import Listed, foreign
 from jaxcnn.data.parting import ORDER, Choice, parted, twins
-from jaxcnn.data.pictures import PictureError, counted, darkness, decode
+from jaxcnn.data.pictures import ImageError, counted, darkness, decode
 from jaxcnn.data.temporary import remove_abandoned, reserved_array, temporary_folder
-from jaxcnn.data.types import DataError, one_line, statistics
+from jaxcnn.data.types import DataError, channel_statistics, one_line
 
 _FORMAT = 1
 _ABOUT, _IMAGES, _MEAN = "pictures.json", "images.npy", "mean.npy"
@@ -176,7 +176,7 @@ def _decoded(
     broken = dict(sorted((refused | {chosen[rows[at]].name: reason for at, reason in wrong.items()}).items()))
     if broken and not plan.skip_broken:
         mend = "mend or delete what is named, or leave it out by skip_broken=True (--skip-broken)"
-        raise PictureError([(str(plan.root / name), reason) for name, reason in broken.items()], mend)
+        raise ImageError([(str(plan.root / name), reason) for name, reason in broken.items()], mend)
     return digests, broken, [(chosen[rows[at]].name, highest) for at, highest in sorted(low.items())]
 
 
@@ -195,7 +195,7 @@ def _warned(plan: Plan, chosen: Sequence[Listed], digests: Sequence[str], dark: 
 
 def _whole(chosen: Sequence[Listed], images: np.ndarray) -> Kept:
     counts = tuple(sum(one.part == part for one in chosen) for part in ORDER)
-    mean, std = statistics(images[: counts[0]])
+    mean, std = channel_statistics(images[: counts[0]])
     names = tuple(one.name for one in chosen)
     return Kept(images, np.array([one.label for one in chosen], np.int32), names, counts, mean, std)
 

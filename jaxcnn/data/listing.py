@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxcnn.arguments import shown
+from jaxcnn.arguments import format_value
 from jaxcnn.data.types import DataError, printable, short
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -133,7 +133,7 @@ def _name(path: Path) -> str:
     """A class's name; macOS writes an accent as a letter of its own (NFD), others do not."""
     name = unicodedata.normalize("NFC", path.name)
     if not name.isprintable():  # among them names that are no UTF-8
-        raise DataError(f"a class is called {shown(name)}, which cannot be printed; rename its folder")
+        raise DataError(f"a class is called {format_value(name)}, which cannot be printed; rename its folder")
     return name
 
 

@@ -1,4 +1,4 @@
-"""`load`: where the images of a data set come from, in which order, and the one error when they come from nowhere."""
+"""`load_dataset`: where the images of a data set come from, in which order, and the one error when they come from nowhere."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import logging
 import os
 from pathlib import Path
 
-from jaxcnn.arguments import shown
+from jaxcnn.arguments import format_value
 from jaxcnn.data import archives, cache, download, prepared
 from jaxcnn.data.digits import digits
-from jaxcnn.data.facts import Facts, known
+from jaxcnn.data.facts import DatasetInfo, dataset_info
 from jaxcnn.data.parts import hold_out
 from jaxcnn.data.types import DataError, Dataset, Split, assemble, check, one_line
 
 log = logging.getLogger("jaxcnn.data")
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None, *, validation: int = 0, seed: int = 0) -> Dataset:
+def load_dataset(
+    name: str, data_dir: str | os.PathLike[str] | None = None, *, validation: int = 0, seed: int = 0
+) -> Dataset:
     """Load a data set whole, as arrays.
 
     `digits` comes with scikit-learn. The others come from the first of these that holds them:
@@ -43,14 +45,14 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, *, validatio
         DataError: no such name, no data (within 5 s where there is no network), or damaged data.
 
     Example:
-        >>> data = load("digits")
+        >>> data = load_dataset("digits")
         >>> data.train.images.shape, data.train.images.dtype, data.classes[-1]
         ((1437, 8, 8, 1), dtype('uint8'), '9')
 
     References:
         https://www.tensorflow.org/datasets/catalog/overview (the data sets, their checksums and layout).
     """
-    facts = known(name)
+    facts = dataset_info(name)
     folder = None if data_dir is None or (isinstance(data_dir, str) and not data_dir) else _folder(data_dir)
     train, test = digits() if name == "digits" else _obtain(name, facts, folder)
     return hold_out(assemble(name, train, test, facts.shape, facts.classes), validation, seed)
@@ -60,11 +62,11 @@ def _folder(data_dir: str | os.PathLike[str]) -> Path:
     try:
         return Path(data_dir).expanduser().resolve()
     except (TypeError, ValueError, RuntimeError, OSError) as error:  # no path, a NUL, no such ~user, links in a ring
-        found = shown(data_dir)
+        found = format_value(data_dir)
         raise DataError(f"data_dir is {found}; expected the path of a folder: {one_line(error)}") from None
 
 
-def _obtain(name: str, facts: Facts, data_dir: Path | None) -> tuple[Split, Split]:
+def _obtain(name: str, facts: DatasetInfo, data_dir: Path | None) -> tuple[Split, Split]:
     roots = _roots()
     looked: list[str] = []
     if data_dir:
@@ -85,7 +87,9 @@ def _roots() -> list[Path]:
     return roots or [cache.root() / "tensorflow_datasets"]
 
 
-def _find(name: str, facts: Facts, kept: Path, roots: list[Path], looked: list[str]) -> tuple[Split, Split] | None:
+def _find(
+    name: str, facts: DatasetInfo, kept: Path, roots: list[Path], looked: list[str]
+) -> tuple[Split, Split] | None:
     """Try the cache `kept`, then what is under `roots`, and keep that; note in `looked` what is not there."""
     try:
         if found := cache.read(kept):
@@ -108,14 +112,16 @@ def _find(name: str, facts: Facts, kept: Path, roots: list[Path], looked: list[s
     return None
 
 
-def _by_hand(name: str, facts: Facts, folder: Path) -> tuple[Split, Split]:
+def _by_hand(name: str, facts: DatasetInfo, folder: Path) -> tuple[Split, Split]:
     sources = download.registered(name, facts.archives)
     for source in sources:
         download.verify(folder / source.filename, source)
     return archives.parse(name, [folder / source.filename for source in sources])
 
 
-def _download(name: str, facts: Facts, data_dir: Path | None, root: Path, looked: list[str]) -> tuple[Split, Split]:
+def _download(
+    name: str, facts: DatasetInfo, data_dir: Path | None, root: Path, looked: list[str]
+) -> tuple[Split, Split]:
     sources = download.registered(name, facts.archives)
     folder = root / "manual" / name
     if reason := download.unreachable(sources[0].url):
@@ -130,12 +136,12 @@ def _download(name: str, facts: Facts, data_dir: Path | None, root: Path, looked
     return _keep(cache.folder(name, data_dir), name, facts, folder, splits)
 
 
-def _keep(kept: Path, name: str, facts: Facts, source: Path, splits: tuple[Split, Split]) -> tuple[Split, Split]:
+def _keep(kept: Path, name: str, facts: DatasetInfo, source: Path, splits: tuple[Split, Split]) -> tuple[Split, Split]:
     _check(str(source), facts, splits)
     cache.write(kept, name, str(source), facts.classes, *splits)
     return splits
 
 
-def _check(source: str, facts: Facts, splits: tuple[Split, Split]) -> None:
+def _check(source: str, facts: DatasetInfo, splits: tuple[Split, Split]) -> None:
     for part, split in zip(("train", "test"), splits, strict=True):
         check(f"{source}: {part}", split, facts.shape, len(facts.classes))

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jaxcnn.arguments import shown
+from jaxcnn.arguments import format_value
 from jaxcnn.data.listing import Listed
 from jaxcnn.data.types import DataError, printable
 
@@ -28,11 +28,11 @@ def choice(validation: Any, test: Any, seed: Any) -> Choice:
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
         if not good:
             expected = "expected a share of each class, at least 0 and below 1"
-            raise DataError(f"{name} is {shown(value)}; {expected}: write {name}=0.2")
+            raise DataError(f"{name} is {format_value(value)}; {expected}: write {name}=0.2")
     if validation + test >= 1:
         raise DataError(f"validation and test are {validation} and {test}, which leaves nothing; expected less than 1")
     if type(seed) is not int or seed < 0:
-        raise DataError(f"seed is {shown(seed)}; expected an integer >= 0: write seed=0")
+        raise DataError(f"seed is {format_value(seed)}; expected an integer >= 0: write seed=0")
     return Choice(float(validation), float(test), seed)
 
 

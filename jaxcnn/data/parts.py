@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.arguments import shown
-from jaxcnn.data.checking import verify
-from jaxcnn.data.types import DataError, Dataset, Split, statistics
+from jaxcnn.arguments import format_value
+from jaxcnn.data.checking import verify_dataset
+from jaxcnn.data.types import DataError, Dataset, Split, channel_statistics
 
 
 def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
@@ -26,19 +26,19 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
             is none that `verify` lets pass.
 
     Example:
-        >>> from jaxcnn.data import load
-        >>> data = hold_out(load("digits"), 200, seed=0)
+        >>> from jaxcnn.data import load_dataset
+        >>> data = hold_out(load_dataset("digits"), 200, seed=0)
         >>> len(data.train.labels), len(data.validation.labels), len(data.test.labels)
         (1237, 200, 360)
 
     References:
         He et al., "Deep Residual Learning for Image Recognition", 2015, section 4.2 (the 45k/5k split).
     """
-    verify(data)
+    verify_dataset(data)
     total = len(data.train.labels)
     if not _whole(n) or not 0 <= n < total:
         raise DataError(
-            f"cannot hold out {shown(n)} images; expected an integer in 0..{total - 1}, fewer than are in train"
+            f"cannot hold out {format_value(n)} images; expected an integer in 0..{total - 1}, fewer than are in train"
         )
     _seed(seed)
     if n == 0:
@@ -48,7 +48,7 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
     held_out = np.zeros(total, bool)
     held_out[np.random.default_rng(seed).permutation(total)[:n]] = True
     validation, train = (Split(data.train.images[mask], data.train.labels[mask]) for mask in (held_out, ~held_out))
-    mean, std = statistics(train.images)
+    mean, std = channel_statistics(train.images)
     return data._replace(train=train, validation=validation, mean=mean, std=std)
 
 
@@ -67,16 +67,16 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
             `data` is none that `verify` lets pass.
 
     Example:
-        >>> from jaxcnn.data import load
-        >>> few = subset(load("digits"), 30, seed=0)
+        >>> from jaxcnn.data import load_dataset
+        >>> few = subset(load_dataset("digits"), 30, seed=0)
         >>> np.bincount(few.train.labels).tolist()
         [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
     """
-    verify(data)
+    verify_dataset(data)
     labels, total = data.train.labels, len(data.train.labels)
     if not _whole(n) or not 1 <= n <= total:
         raise DataError(
-            f"cannot keep {shown(n)} training images; expected an integer in 1..{total}, the images there are"
+            f"cannot keep {format_value(n)} training images; expected an integer in 1..{total}, the images there are"
         )
     _seed(seed)
     order = np.random.default_rng(seed).permutation(total)
@@ -91,7 +91,7 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
             f"a class has only {short} images, fewer than its share of {n}; keep {short * len(data.classes)}"
         )
     train = Split(data.train.images[keep], labels[keep])
-    mean, std = statistics(train.images)
+    mean, std = channel_statistics(train.images)
     return data._replace(train=train, mean=mean, std=std)
 
 
@@ -101,4 +101,4 @@ def _whole(value: Any) -> bool:
 
 def _seed(seed: Any) -> None:
     if not _whole(seed) or seed < 0:
-        raise DataError(f"seed is {shown(seed)}; expected an integer >= 0: write seed=0")
+        raise DataError(f"seed is {format_value(seed)}; expected an integer >= 0: write seed=0")

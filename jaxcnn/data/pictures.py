@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.arguments import shown
+from jaxcnn.arguments import format_value
 from jaxcnn.data.squares import FORMATS, square
 from jaxcnn.data.types import DataError, one_line, printable, short
 
@@ -28,7 +28,7 @@ _BATCH = 512
 log = logging.getLogger("jaxcnn.data")
 
 
-class PictureError(DataError):
+class ImageError(DataError):
     """Files that are no pictures; the message counts them and names the first, `broken` has all, as (name, reason)."""
 
     def __init__(self, broken: Sequence[tuple[str, str]], mend: str = "mend or delete what is named"):
@@ -49,7 +49,7 @@ def counted(broken: Sequence[tuple[str, str]], most: int = 3) -> str:
     return f"{files} that can be read: {shown}" + (f", and {len(broken) - most} more" if len(broken) > most else "")
 
 
-def picture(path: str | os.PathLike[str], size: int = 224, resize: int | None = None) -> np.ndarray:
+def load_image(path: str | os.PathLike[str], size: int = 224, resize: int | None = None) -> np.ndarray:
     """One picture as published networks are tested on it: the shorter side resized, then the middle cut out.
 
     JPEG, PNG, WebP, GIF, BMP and TIFF, told by their bytes and not by their names, of which the first frame counts. It is
@@ -72,21 +72,21 @@ def picture(path: str | os.PathLike[str], size: int = 224, resize: int | None = 
       >>> from pathlib import Path
       >>> import sklearn.datasets
       >>> photograph = Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
-      >>> picture(photograph, size=64).shape
+      >>> load_image(photograph, size=64).shape
       (64, 64, 3)
 
     References:
       https://docs.pytorch.org/vision/stable/models.html (its presets: Resize, then CenterCrop).
     """
-    return pictures([path], size, resize)[0]
+    return load_images([path], size, resize)[0]
 
 
-def pictures(paths: Sequence[str | os.PathLike[str]], size: int = 224, resize: int | None = None) -> np.ndarray:
+def load_images(paths: Sequence[str | os.PathLike[str]], size: int = 224, resize: int | None = None) -> np.ndarray:
     """Several of them, uint8 [n, size, size, 3]; a PictureError names all that cannot be read."""
     out = np.empty((len(paths), size, size, 3), np.uint8)
     _, broken, dark = decode(list(map(Path, paths)), out, sides(size, resize))
     if broken:
-        raise PictureError([(str(paths[at]), reason) for at, reason in sorted(broken.items())])
+        raise ImageError([(str(paths[at]), reason) for at, reason in sorted(broken.items())])
     if dark:
         log.warning("%s", darkness([(str(paths[at]), highest) for at, highest in sorted(dark.items())]))
     return out
@@ -114,10 +114,10 @@ def darkness(dark: Sequence[tuple[str, int]]) -> str:
 def sides(size: Any, resize: Any) -> tuple[int, int]:
     """(size, resize) with the default filled in; DataError unless both are whole numbers and resize is no smaller."""
     if type(size) is not int or not 1 <= size <= 4096:
-        raise DataError(f"size is {shown(size)}; expected a whole number of pixels in 1..4096: write size=224")
+        raise DataError(f"size is {format_value(size)}; expected a whole number of pixels in 1..4096: write size=224")
     resize = round(size * 256 / 224) if resize is None else resize
     if type(resize) is not int or not size <= resize <= 8192:
-        found = f"resize is {shown(resize)}, the shorter side before size={size} is cut out"
+        found = f"resize is {format_value(resize)}, the shorter side before size={size} is cut out"
         raise DataError(f"{found}; expected a whole number in {size}..8192: write resize={size} to cut out nothing")
     return size, resize
 

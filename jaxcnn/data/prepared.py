@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from jaxcnn.data.facts import Facts
+from jaxcnn.data.facts import DatasetInfo
 from jaxcnn.data.tfrecord import records
 from jaxcnn.data.types import DataError, Split, one_line, short
 
@@ -29,7 +29,7 @@ def find(name: str, root: Path) -> Path | None:
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 
 
-def read(folder: Path, name: str, facts: Facts) -> tuple[Split, Split]:
+def read(folder: Path, name: str, facts: DatasetInfo) -> tuple[Split, Split]:
     """Decode the train and test split of a prepared directory, in the order of its files.
 
     Args:
@@ -47,7 +47,7 @@ def read(folder: Path, name: str, facts: Facts) -> tuple[Split, Split]:
     return train, test
 
 
-def _split(folder: Path, name: str, split: str, facts: Facts) -> Split:
+def _split(folder: Path, name: str, split: str, facts: DatasetInfo) -> Split:
     from tqdm import tqdm
 
     shards = _shards(folder, name, split)
@@ -86,7 +86,7 @@ def _shards(folder: Path, name: str, split: str) -> list[tuple[Path, int]]:
     return shards
 
 
-def _examples(shards: list[tuple[Path, int]], facts: Facts) -> Iterator[tuple[np.ndarray, np.int32]]:
+def _examples(shards: list[tuple[Path, int]], facts: DatasetInfo) -> Iterator[tuple[np.ndarray, np.int32]]:
     import tensorflow_datasets as tfds
 
     # Features of our own, so that a features.json cannot name modules to import.

@@ -121,7 +121,7 @@ def reserved_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _reserve(file: int, start: int, size: int) -> None:
-    """Reserve `size` bytes of an open file from `start` on: by the file system, or by writing zeros where it cannot."""
+    """Reserve `size` bytes of an open file from `init_state` on: by the file system, or by writing zeros where it cannot."""
     if hasattr(os, "posix_fallocate") and size:
         try:
             os.posix_fallocate(file, start, size)

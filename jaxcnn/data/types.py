@@ -56,7 +56,7 @@ class Dataset(NamedTuple):
     std: np.ndarray  # float32 [c]: the standard deviation of a channel over all pixels of the training images, in 0..1
 
 
-def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Count the mean image and the standard deviation of each channel, in 0..1, with integers and one division.
 
     The deviation is that of all the pixels of a channel about their common mean: 0.2470, 0.2435, 0.2616 for CIFAR-10.
@@ -69,7 +69,7 @@ def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean: float32 [h, w, c]; std: float32 [c].
 
     Example:
-        >>> mean, std = statistics(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
+        >>> mean, std = channel_statistics(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
         >>> mean.item(), std.item()
         (0.5, 0.5)
     """
@@ -103,4 +103,4 @@ def assemble(name: str, train: Split, test: Split, shape: tuple[int, int, int], 
     check(f"{name}: train", train, shape, len(classes))
     check(f"{name}: test", test, shape, len(classes))
     empty = Split(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))
-    return Dataset(name, train, empty, test, classes, *statistics(train.images))
+    return Dataset(name, train, empty, test, classes, *channel_statistics(train.images))

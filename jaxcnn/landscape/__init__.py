@@ -3,10 +3,10 @@
 Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets" (arXiv:1712.09913).
 """
 
-from jaxcnn.landscape.directions import cosine as cosine
-from jaxcnn.landscape.directions import direction as direction
-from jaxcnn.landscape.pca import Plane as Plane
+from jaxcnn.landscape.directions import cosine_similarity as cosine_similarity
+from jaxcnn.landscape.directions import random_direction as random_direction
+from jaxcnn.landscape.pca import PCAPlane as PCAPlane
 from jaxcnn.landscape.pca import pca_plane as pca_plane
 from jaxcnn.landscape.values import STATISTICS as STATISTICS
-from jaxcnn.landscape.values import Values as Values
-from jaxcnn.landscape.values import along as along
+from jaxcnn.landscape.values import LandscapeValues as LandscapeValues
+from jaxcnn.landscape.values import evaluate_along as evaluate_along

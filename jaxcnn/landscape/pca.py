@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxcnn.recipe import RecipeError
-from jaxcnn.state import State, at_test
+from jaxcnn.recipe import ArgumentError
+from jaxcnn.state import State, eval_state
 
 FLAT = 1e-12
 """A share of the variance below which a component is rounding."""
 
 
-class Plane(NamedTuple):
+class PCAPlane(NamedTuple):
     """Two directions through the last state, and the path seen in them."""
 
     directions: tuple[Any, Any]
@@ -26,7 +26,7 @@ class Plane(NamedTuple):
     """float64 [t, 2]: the states in the plane, in units of the Euclidean distance; the last is at (0, 0)."""
 
 
-def pca_plane(states: Sequence[State]) -> Plane:
+def pca_plane(states: Sequence[State]) -> PCAPlane:
     """The first two principal components of theta_i - theta_n (Li et al. 2018, arXiv:1712.09913, section 7.2).
 
     All parameters count, BN's scales and shifts too, but not BN's moving averages: what is evaluated in this plane has those
@@ -37,13 +37,13 @@ def pca_plane(states: Sequence[State]) -> Plane:
       states: at least three, of one network, the last of them the plane's origin.
 
     Raises:
-      RecipeError: for fewer, or states that all lie on one line, or on one point: then there is no plane.
+      ArgumentError: for fewer, or states that all lie on one line, or on one point: then there is no plane.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
       >>> recipe = Recipe(model="mlp")
-      >>> state = start(build("mlp", 10), optimizer(recipe), recipe, load("digits"))
+      >>> state = init_state(create_model("mlp", 10), create_optimizer(recipe), recipe, load_dataset("digits"))
       >>> def moved(x, y):
       ...     kernel = state.params["head"]["kernel"].copy()
       ...     kernel[0, :2] += np.float32([x, y])
@@ -53,8 +53,8 @@ def pca_plane(states: Sequence[State]) -> Plane:
       (1.0, 4.0)
     """
     if len(states) < 3:
-        raise RecipeError(f"there are {len(states)} states; expected at least three, of which two steps make a plane")
-    trees = [jax.tree.leaves(at_test(state).params) for state in states]
+        raise ArgumentError(f"there are {len(states)} states; expected at least three, of which two steps make a plane")
+    trees = [jax.tree.leaves(eval_state(state).params) for state in states]
     rows = [_differences(leaves) for leaves in zip(*trees, strict=True)]
     inner = np.sum([part @ part.T for part in rows], axis=0)  # [t, t]: all that is needed of millions of parameters
     t = len(states)
@@ -63,7 +63,7 @@ def pca_plane(states: Sequence[State]) -> Plane:
     variances, vectors = variances[:-3:-1], vectors[:, :-3:-1]
     total = np.trace(centre @ inner @ centre)
     if not variances[1] > FLAT * total:
-        raise RecipeError("the states lie on one line; expected a path that turns: give more of them")
+        raise ArgumentError("the states lie on one line; expected a path that turns: give more of them")
     mix = centre @ vectors / np.sqrt(variances)  # [t, 2]: the directions as sums of differences
     mix *= np.where((inner @ mix)[0] < 0, -1, 1)
     tree = jax.tree.structure(states[-1].params)
@@ -73,7 +73,7 @@ def pca_plane(states: Sequence[State]) -> Plane:
         )
         for i in range(2)
     ]
-    return Plane((ways[0], ways[1]), variances / total, inner @ mix)
+    return PCAPlane((ways[0], ways[1]), variances / total, inner @ mix)
 
 
 def _pairs(rows, trees):

@@ -12,10 +12,10 @@ import numpy as np
 import optax
 
 from jaxcnn import parallel
-from jaxcnn.augment import normalise
+from jaxcnn.augment import normalize
 from jaxcnn.look.features import maps_of, staged
-from jaxcnn.recipe import RecipeError, one_of, shown
-from jaxcnn.state import State, at_test, image_shape_of
+from jaxcnn.recipe import ArgumentError, check_choice, format_value
+from jaxcnn.state import State, eval_state, image_shape_of
 
 STARTS = 64
 """Random images of which the ascent begins at the best. ReLU gives a silent channel no slope: one start is often not enough."""
@@ -24,7 +24,7 @@ ADAM = optax.adam(0.1)
 AIMS = ("mean", "centre")
 
 
-def maximise(
+def maximize_activation(
     model: nn.Module,
     state: State,
     channels: Mapping[str, Sequence[int]],
@@ -47,7 +47,7 @@ def maximise(
 
     Args:
       model: any network, as in `feature_maps`.
-      state: as `fit` yields it.
+      state: as `train` yields it.
       channels: stages whose output is maps, and of each the numbers of some channels.
       steps: of Adam.
       aim: "mean" of the channel's map, for the pattern it likes anywhere, or "centre", the one place in the middle, for what
@@ -58,21 +58,21 @@ def maximise(
       seed: of the random images and the jitter.
 
     Raises:
-      RecipeError: for an unknown stage, aim or channel.
+      ArgumentError: for an unknown stage, aim or channel.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
-      >>> found = maximise(model, start(model, optimizer(recipe), recipe, data), {"stem": [0, 2], "stage1": [1]}, steps=2)
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
+      >>> found = maximize_activation(model, init_state(model, create_optimizer(recipe), recipe, data), {"stem": [0, 2], "stage1": [1]}, steps=2)
       >>> {stage: images.shape for stage, images in found.items()}
       {'stem': (2, 8, 8, 1), 'stage1': (1, 8, 8, 1)}
     """
     h, w, c = image_shape_of(model, state)
     asked = _numbers(maps_of(model, (h, w, c)), channels)
-    one_of("aim", aim, AIMS)
+    check_choice("aim", aim, AIMS)
     jitter = min(h, w) // 8 if jitter is None else jitter
-    slim, key = at_test(state)._replace(opt=(), sums=()), jax.random.key(seed)
+    slim, key = eval_state(state)._replace(opt_state=(), metrics=()), jax.random.key(seed)
     free = _noise(jax.random.fold_in(key, 0), (STARTS, h + 2 * jitter, w + 2 * jitter, c))
     begin, climb, made = _ascent(model, tuple(channels), aim, jitter)
     carry, spread = begin(slim, free, asked)
@@ -85,18 +85,18 @@ def maximise(
 
 
 def _numbers(maps: Mapping[str, tuple[int, ...]], channels: Mapping[str, Sequence[int]]) -> np.ndarray:
-    """The channels asked for, counted on from stage to stage, int32 [k]; RecipeError for a stage or channel that is not."""
+    """The channels asked for, counted on from stage to stage, int32 [k]; ArgumentError for a stage or channel that is not."""
     numbers, before = [], 0
     for stage, some in channels.items():
-        count = maps[one_of("stage", stage, maps)][-1]
+        count = maps[check_choice("stage", stage, maps)][-1]
         if not len(some) or not all(0 <= channel < count for channel in some):
-            raise RecipeError(
-                f"channels of {stage} are {shown(list(some))}; expected one or more of 0 to {count - 1}, which are all it has"
+            raise ArgumentError(
+                f"channels of {stage} are {format_value(list(some))}; expected one or more of 0 to {count - 1}, which are all it has"
             )
         numbers += [before + channel for channel in some]
         before += count
     if not numbers:
-        raise RecipeError(f"no channels are asked for; write {{stage: [0, 1]}} with a stage of {', '.join(maps)}")
+        raise ArgumentError(f"no channels are asked for; write {{stage: [0, 1]}} with a stage of {', '.join(maps)}")
     return np.asarray(numbers, np.int32)
 
 
@@ -109,7 +109,7 @@ def _noise(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
     return (noise / noise.std()).astype(np.float32)
 
 
-@parallel.compiled
+@parallel.cached_program
 def _ascent(model, stages, aim, jitter) -> Any:
     """The best of some starts, one step for all channels, and what the pixels are in the end."""
 
@@ -117,7 +117,7 @@ def _ascent(model, stages, aim, jitter) -> Any:
         """Of every channel of all the stages, to the crop of [h, w, c] at `shift`."""
         size = image_shape_of(model, state)
         image = jax.lax.dynamic_slice(jax.nn.sigmoid(logits), (shift[0], shift[1], 0), size)
-        seen = staged(model, state, normalise(255 * image[None], state.norm))
+        seen = staged(model, state, normalize(255 * image[None], state.normalizer))
         return jnp.concatenate([_aimed(seen[stage][0].astype(jnp.float32), aim) for stage in stages])
 
     def begin(state, free, asked):

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import parallel
-from jaxcnn.augment import normalise
+from jaxcnn.augment import normalize
 from jaxcnn.data import verify_images
 from jaxcnn.look.outputs import called, outputs
-from jaxcnn.look.outputs import stages as shapes
+from jaxcnn.look.outputs import stage_shapes as shapes
 from jaxcnn.look.tracing import Op, trace
-from jaxcnn.recipe import RecipeError, one_of
-from jaxcnn.state import State, at_test, image_shape_of
+from jaxcnn.recipe import ArgumentError, check_choice
+from jaxcnn.state import State, eval_state, image_shape_of
 
 
 def feature_maps(
@@ -27,28 +27,28 @@ def feature_maps(
 
     Args:
       model: any network; of one that hands out no `stages`, those are its modules, called by their paths ("Block_2/Conv_1").
-      state: as `fit` yields it.
+      state: as `train` yields it.
       images: uint8 [n, h, w, c], n > 0.
       stages: names of those whose output is maps (one place is enough); None is all of them, in the network's order.
       batch: images at a time.
 
     Raises:
-      RecipeError: for a stage that the model lacks, or that is no map; those there are are listed.
+      ArgumentError: for a stage that the model lacks, or that is no map; those there are are listed.
       DataError: for other images.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
-      >>> found = feature_maps(model, start(model, optimizer(recipe), recipe, data), data.test.images[:3])
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
+      >>> found = feature_maps(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:3])
       >>> {name: maps.shape for name, maps in found.items()}
       {'stem': (3, 8, 8, 4), 'stage1': (3, 8, 8, 4), 'stage2': (3, 4, 4, 8), 'stage3': (3, 2, 2, 16)}
     """
     verify_images("images", images, image_shape_of(model, state))
     there = maps_of(model, images.shape[1:])
-    names = tuple(there) if stages is None else tuple(one_of("stage", name, there) for name in stages)
-    slim = at_test(state)._replace(opt=(), sums=())
-    rows = parallel.filled(len(images), batch, 1)
+    names = tuple(there) if stages is None else tuple(check_choice("stage", name, there) for name in stages)
+    slim = eval_state(state)._replace(opt_state=(), metrics=())
+    rows = parallel.padded_batches(len(images), batch, 1)
     parts = [jax.tree.map(np.asarray, _mapper(model, names)(slim, images[index])) for index in rows]
     return {
         name: np.concatenate(found)[: len(images)] for name, found in zip(names, zip(*parts, strict=True), strict=True)
@@ -56,16 +56,16 @@ def feature_maps(
 
 
 def maps_of(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The stages whose output is maps [h', w', k], be it of one place, in their order; RecipeError where there is none.
+    """The stages whose output is maps [h', w', k], be it of one place, in their order; ArgumentError where there is none.
 
     Example:
-      >>> from jaxcnn import build
-      >>> maps_of(build("lenet5", 10), (28, 28, 1))
+      >>> from jaxcnn import create_model
+      >>> maps_of(create_model("lenet5", 10), (28, 28, 1))
       {'c1': (28, 28, 6), 'c3': (10, 10, 16), 'c5': (1, 1, 120)}
     """
     maps = {name: found for name, found in shapes(model, shape).items() if len(found) == 3}
     if not maps:
-        raise RecipeError(
+        raise ArgumentError(
             f"{type(model).__name__} has no {called(model)} whose output is maps; write a network with convolutions"
         )
     return maps
@@ -73,13 +73,13 @@ def maps_of(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ..
 
 def staged(model: nn.Module, state: State, inputs: jax.Array) -> dict[str, jax.Array]:
     """Every stage's output for inputs [b, h, w, c] in test mode, for use while tracing."""
-    return outputs(model, {"params": state.params, **state.stats}, inputs)
+    return outputs(model, {"params": state.params, **state.model_state}, inputs)
 
 
-@parallel.compiled
+@parallel.cached_program
 def _mapper(model, names):
     def run(state, images):
-        seen = staged(model, state, normalise(images, state.norm))
+        seen = staged(model, state, normalize(images, state.normalizer))
         return [seen[name].astype(jnp.float32) for name in names]
 
     return jax.jit(run)
@@ -93,20 +93,20 @@ def first_kernels(model: nn.Module, state: State) -> np.ndarray:
 
     Args:
       model: the network.
-      state: as `fit` yields it, or as `start` makes it.
+      state: as `train` yields it, or as `init_state` makes it.
 
     Raises:
-      RecipeError: if no convolution sees the image.
+      ArgumentError: if no convolution sees the image.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
-      >>> first_kernels(model, start(model, optimizer(recipe), recipe, data)).shape
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
+      >>> first_kernels(model, init_state(model, create_optimizer(recipe), recipe, data)).shape
       (3, 3, 1, 4)
     """
     names = _first_kernel(model, image_shape_of(model, state))
-    found: Any = {"params": at_test(state).params, **state.stats}
+    found: Any = {"params": eval_state(state).params, **state.model_state}
     for name in names:
         found = found[name]
     return np.asarray(found, np.float32)
@@ -124,7 +124,7 @@ def _first_kernel(model: nn.Module, shape: tuple[int, ...]) -> tuple[str, ...]:
             image |= {value.id for value in op.outs}
         elif not from_image and _same(op) and op.ins[0].id in arrays:
             arrays[op.outs[0].id] = arrays[op.ins[0].id]
-    raise RecipeError(
+    raise ArgumentError(
         f"{type(model).__name__} has no convolution that sees the image; write a network with convolutions"
     )
 

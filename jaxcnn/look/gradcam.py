@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import parallel
-from jaxcnn.augment import normalise
+from jaxcnn.augment import normalize
 from jaxcnn.look.asking import asked, batches
-from jaxcnn.look.outputs import called, nudged, outputs, stages
-from jaxcnn.recipe import RecipeError, one_of
+from jaxcnn.look.outputs import called, nudged, outputs, stage_shapes
+from jaxcnn.recipe import ArgumentError, check_choice
 from jaxcnn.state import State, image_shape_of
 
 Weigh = Callable[[jax.Array, jax.Array], jax.Array]
@@ -38,29 +38,29 @@ def gradcam(
 
     Args:
       model: any classifier; one that hands out no `stages` is asked by the paths of its modules, such as "Block_2/Conv_1".
-      state: as `fit` yields it.
+      state: as `train` yields it.
       images: uint8 [n, h, w, c].
       classes: int [n], the classes asked about; None asks for what is predicted.
       stage: the name of one whose output is maps; None is the last such one, which the paper found best.
       batch: images at a time; None is as many as `asking.PIXELS` allows.
 
     Raises:
-      RecipeError: for a stage that the model lacks, or that is no longer a map; those there are are listed. For classes that
+      ArgumentError: for a stage that the model lacks, or that is no longer a map; those there are are listed. For classes that
         there are not, or not one for each image.
       DataError: for other images.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
-      >>> heat = gradcam(model, start(model, optimizer(recipe), recipe, data), data.test.images[:3])
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
+      >>> heat = gradcam(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:3])
       >>> heat.shape, float(heat.max()) <= 1
       ((3, 8, 8), True)
     """
     return _heat(mean_slope, model, state, images, classes, stage, batch)
 
 
-def gradcam_plus(
+def gradcam_plus_plus(
     model: nn.Module,
     state: State,
     images: np.ndarray,
@@ -77,10 +77,10 @@ def gradcam_plus(
     errors are those of `gradcam`.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("convnet", 10), Recipe(dataset="digits", model="convnet")
-      >>> gradcam_plus(model, start(model, optimizer(recipe), recipe, data), data.test.images[:3], stage="conv1").shape
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("convnet", 10), Recipe(dataset="digits", model="convnet")
+      >>> gradcam_plus_plus(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:3], stage="conv1").shape
       (3, 8, 8)
     """
     return _heat(plus, model, state, images, classes, stage, batch)
@@ -94,20 +94,20 @@ def _heat(weigh, model, state, images, classes, stage, batch) -> np.ndarray:
 
 
 def mapped(model: nn.Module, shape: tuple[int, ...], stage: str | None) -> str:
-    """`stage`, or the last one whose output is maps [h', w', k] of more than one place; RecipeError lists those."""
-    maps = [name for name, found in stages(model, shape).items() if len(found) == 3 and found[0] * found[1] > 1]
+    """`stage`, or the last one whose output is maps [h', w', k] of more than one place; ArgumentError lists those."""
+    maps = [name for name, found in stage_shapes(model, shape).items() if len(found) == 3 and found[0] * found[1] > 1]
     if not maps:
-        raise RecipeError(
+        raise ArgumentError(
             f"{type(model).__name__} has no {called(model)} whose output is maps; Grad-CAM needs a convolution's"
         )
-    return one_of("stage", stage, maps) if stage is not None else maps[-1]
+    return check_choice("stage", stage, maps) if stage is not None else maps[-1]
 
 
-@parallel.compiled
+@parallel.cached_program
 def _heater(model, stage, weigh):
     def one(state, image, label):
-        inputs = normalise(image, state.norm)[None]
-        variables = {"params": state.params, **state.stats}
+        inputs = normalize(image, state.normalizer)[None]
+        variables = {"params": state.params, **state.model_state}
         seen = outputs(model, variables, inputs)
 
         def logit(nudge):

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from jaxcnn import parallel
-from jaxcnn.arguments import whole_number
-from jaxcnn.augment import normalise
+from jaxcnn.arguments import check_integer
+from jaxcnn.augment import normalize
 from jaxcnn.look.asking import asked, batches, logits
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 from jaxcnn.state import State, image_shape_of
 
 
@@ -36,7 +36,7 @@ def integrated_gradients(
 
     Args:
       model: a classifier.
-      state: as `fit` yields it.
+      state: as `train` yields it.
       images: uint8 [n, h, w, c].
       classes: int [n], the classes asked about; None asks for what is predicted.
       baseline: [h, w, c] in 0..255; None is black.
@@ -44,23 +44,25 @@ def integrated_gradients(
       batch: gradients at a time; None is as many as `asking.PIXELS` allows.
 
     Raises:
-      RecipeError: for a baseline of another shape, or fewer than one step; for classes as in `gradcam`.
+      ArgumentError: for a baseline of another shape, or fewer than one step; for classes as in `gradcam`.
       DataError: for other images.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer, predict
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("mlp", 10), Recipe(dataset="digits", model="mlp")
-      >>> state, images = start(model, optimizer(recipe), recipe, data), data.test.images[:1]
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer, predict
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("mlp", 10), Recipe(dataset="digits", model="mlp")
+      >>> state, images = init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:1]
       >>> shares = integrated_gradients(model, state, images, np.array([3]))
       >>> rise = predict(model, state, images)[0, 3] - predict(model, state, 0 * images)[0, 3]
       >>> shares.shape, bool(abs(shares.sum() - rise) < 1e-3)
       ((1, 8, 8, 1), True)
     """
-    whole_number("steps", steps)
+    check_integer("steps", steps)
     first = np.zeros(image_shape_of(model, state), np.float32) if baseline is None else np.asarray(baseline, np.float32)
     if first.shape != image_shape_of(model, state):
-        raise RecipeError(f"baseline has shape {first.shape}; expected that of one image, {np.shape(state.norm.mean)}")
+        raise ArgumentError(
+            f"baseline has shape {first.shape}; expected that of one image, {np.shape(state.normalizer.mean)}"
+        )
     labels = asked(model, state, images, classes, batch)
     which = np.repeat(np.arange(len(images)), steps)
     places = np.tile((np.arange(steps, dtype=np.float32) + 0.5) / steps, len(images))
@@ -73,10 +75,10 @@ def integrated_gradients(
     return (total / steps).astype(np.float32)
 
 
-@parallel.compiled
+@parallel.cached_program
 def _slopes(model):
     def one(state, baseline, image, label, place):
-        first, last = normalise(baseline, state.norm), normalise(image, state.norm)
+        first, last = normalize(baseline, state.normalizer), normalize(image, state.normalizer)
 
         def logit(inputs):
             return logits(model, state, inputs[None])[0, label]

@@ -12,10 +12,10 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
 from jaxcnn import parallel
-from jaxcnn.augment import normalise
+from jaxcnn.augment import normalize
 from jaxcnn.look.asking import asked, batches, logits
-from jaxcnn.programs.replacing import Instead, found, replaced
-from jaxcnn.recipe import RecipeError
+from jaxcnn.programs.replacing import Replacement, count_matches, rewrite
+from jaxcnn.recipe import ArgumentError
 from jaxcnn.state import State
 
 
@@ -37,20 +37,20 @@ def guided_backprop(
 
     Args:
       model: a network with a ReLU.
-      state: as `fit` yields it.
+      state: as `train` yields it.
       images: uint8 [n, h, w, c].
       classes: int [n], the classes asked about; None asks for what is predicted.
       batch: images at a time; None is as many as `asking.PIXELS` allows.
 
     Raises:
-      RecipeError: for a network without ReLU; for classes as in `gradcam`.
+      ArgumentError: for a network without ReLU; for classes as in `gradcam`.
       DataError: for other images.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("convnet", 10), Recipe(dataset="digits", model="convnet")
-      >>> guided_backprop(model, start(model, optimizer(recipe), recipe, data), data.test.images[:3]).shape
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("convnet", 10), Recipe(dataset="digits", model="convnet")
+      >>> guided_backprop(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:3]).shape
       (3, 8, 8, 1)
     """
     labels = asked(model, state, images, classes, batch)
@@ -58,18 +58,18 @@ def guided_backprop(
     program = jax.make_jaxpr(lambda state, x: logits(model, state, x))(state, inputs)
     if not relus(program):
         name = type(model).__name__
-        raise RecipeError(f"{name} has no ReLU to guide a gradient at; use integrated_gradients, which needs none")
+        raise ArgumentError(f"{name} has no ReLU to guide a gradient at; use integrated_gradients, which needs none")
     found = batches(_slopes(model), state, images, np.arange(len(images)), batch, labels)
     return np.concatenate([slopes for _, slopes in found])
 
 
-@parallel.compiled
+@parallel.cached_program
 def _slopes(model):
     def one(state, image, label):
         def logit(inputs):
             return guided(lambda x: logits(model, state, x[None]))(inputs)[0, label]
 
-        return jax.grad(logit)(normalise(image, state.norm))
+        return jax.grad(logit)(normalize(image, state.normalizer))
 
     return jax.jit(jax.vmap(one, (None, 0, 0)))
 
@@ -84,7 +84,7 @@ def guided(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], 
       ([0.0, 1.0, -1.0], [0.0, 1.0, 0.0])
     """
 
-    return replaced(function, _rule)
+    return rewrite(function, _rule)
 
 
 @jax.custom_vjp
@@ -110,10 +110,10 @@ def relus(program: Any) -> int:
       >>> relus(jax.make_jaxpr(lambda x: jax.nn.relu(x) + jnp.tanh(x))(1.0))
       1
     """
-    return found(program, _rule)
+    return count_matches(program, _rule)
 
 
-def _rule(eqn: JaxprEqn) -> Instead | None:
+def _rule(eqn: JaxprEqn) -> Replacement | None:
     """In a ReLU's place, the one with the other gradient, of what it is applied to.
 
     The 0 must be written in the operation itself: softplus hands its 0 to a function that has a maximum of any two numbers.
@@ -121,4 +121,4 @@ def _rule(eqn: JaxprEqn) -> Instead | None:
     if eqn.primitive.name != "max":
         return None
     zero = [isinstance(v, Literal) and np.ndim(v.val) == 0 and v.val == 0 for v in eqn.invars]
-    return Instead(lambda *values: _relu(values[zero.index(False)])) if sum(zero) == 1 else None
+    return Replacement(lambda *values: _relu(values[zero.index(False)])) if sum(zero) == 1 else None

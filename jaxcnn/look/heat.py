@@ -9,16 +9,16 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxcnn.look.gradcam import gradcam, gradcam_plus
+from jaxcnn.look.gradcam import gradcam, gradcam_plus_plus
 from jaxcnn.look.gradients import integrated_gradients
 from jaxcnn.look.guided import guided_backprop
 from jaxcnn.look.occlusion import occlusion
-from jaxcnn.recipe import one_of
+from jaxcnn.recipe import check_choice
 from jaxcnn.state import State
 
-HEAT: dict[str, Callable[..., np.ndarray]] = {
+ATTRIBUTION_METHODS: dict[str, Callable[..., np.ndarray]] = {
     "gradcam": gradcam,
-    "gradcam_plus": gradcam_plus,
+    "gradcam_plus": gradcam_plus_plus,
     "guided_backprop": guided_backprop,
     "integrated_gradients": integrated_gradients,
     "occlusion": occlusion,
@@ -26,7 +26,7 @@ HEAT: dict[str, Callable[..., np.ndarray]] = {
 """name -> (model, state, images, classes, options) -> float32 [n, h, w] or, of each value of the image, [n, h, w, c]."""
 
 
-def heat(
+def attribution(
     method: str,
     model: nn.Module,
     state: State,
@@ -42,27 +42,27 @@ def heat(
     section 3.1).
 
     Args:
-      method: a name in `HEAT`.
+      method: a name in `ATTRIBUTION_METHODS`.
       model, state, images, classes: as in `gradcam`.
       options: the method's own, such as `stage`, `steps` or `size`.
 
     Raises:
-      RecipeError: for an unknown method, or an option that the method lacks; and those of the method.
+      ArgumentError: for an unknown method, or an option that the method lacks; and those of the method.
       DataError: for other images.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("convnet", 10), Recipe(dataset="digits", model="convnet")
-      >>> state = start(model, optimizer(recipe), recipe, data)
-      >>> found = heat("integrated_gradients", model, state, data.test.images[:3], steps=8)
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("convnet", 10), Recipe(dataset="digits", model="convnet")
+      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> found = attribution("integrated_gradients", model, state, data.test.images[:3], steps=8)
       >>> found.shape, found.max((1, 2)).tolist()
       ((3, 8, 8), [1.0, 1.0, 1.0])
     """
-    function = HEAT[one_of("method", method, HEAT)]
+    function = ATTRIBUTION_METHODS[check_choice("method", method, ATTRIBUTION_METHODS)]
     known = list(inspect.signature(function).parameters)[4:]  # after model, state, images, classes
     for name in options:
-        one_of(f"option of {method}", name, known)
+        check_choice(f"option of {method}", name, known)
     found = function(model, state, images, classes, **options)
     if found.ndim == 4:
         found = np.abs(found).max(-1) if method == "guided_backprop" else found.sum(-1)
@@ -73,7 +73,7 @@ def scaled(found: np.ndarray) -> np.ndarray:
     """The positive part of [n, h, w], each image's divided by its largest value; 0 where there is none.
 
     Example:
-      >>> scaled(np.float32([[[-1, 4], [2, 0]], [[-1, -1], [-1, -1]]])).tolist()
+      >>> scale_by_stage(np.float32([[[-1, 4], [2, 0]], [[-1, -1], [-1, -1]]])).tolist()
       [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
     """
     positive = np.maximum(found, 0)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import parallel
-from jaxcnn.arguments import whole_number
-from jaxcnn.augment import normalise
+from jaxcnn.arguments import check_integer
+from jaxcnn.augment import normalize
 from jaxcnn.look.asking import asked, batches, logits
-from jaxcnn.recipe import RecipeError, shown
+from jaxcnn.recipe import ArgumentError, format_value
 from jaxcnn.state import State, image_shape_of
 
 
@@ -36,7 +36,7 @@ def occlusion(
 
     Args:
       model: a classifier; nothing is differentiated.
-      state: as `fit` yields it.
+      state: as `train` yields it.
       images: uint8 [n, h, w, c].
       classes: int [n], the classes asked about; None asks for what is predicted.
       size: of the square, in pixels; None is a quarter of the image's shorter side.
@@ -46,19 +46,19 @@ def occlusion(
       batch: covered images at a time; None is as many as `asking.PIXELS` allows.
 
     Raises:
-      RecipeError: for a size beyond the image, a stride beyond the size, another fill; for classes as in `gradcam`.
+      ArgumentError: for a size beyond the image, a stride beyond the size, another fill; for classes as in `gradcam`.
       DataError: for other images.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("mlp", 10), Recipe(dataset="digits", model="mlp")
-      >>> occlusion(model, start(model, optimizer(recipe), recipe, data), data.test.images[:3]).shape
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("mlp", 10), Recipe(dataset="digits", model="mlp")
+      >>> occlusion(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:3]).shape
       (3, 8, 8)
     """
     h, w, _ = image_shape_of(model, state)
-    size = whole_number("size", max(1, min(h, w) // 4) if size is None else size, 1, min(h, w))
-    stride = whole_number("stride", max(1, size // 2) if stride is None else stride, 1, size)
+    size = check_integer("size", max(1, min(h, w) // 4) if size is None else size, 1, min(h, w))
+    stride = check_integer("stride", max(1, size // 2) if stride is None else stride, 1, size)
     colour = _colour(fill, state)
     labels = asked(model, state, images, classes, batch)
     corners = _corners(h, w, size, stride)
@@ -72,13 +72,15 @@ def occlusion(
 
 def _colour(fill: Any, state: State) -> np.ndarray:
     """float32 [c], in 0..255."""
-    mean = 255 * np.asarray(state.norm.mean, np.float32).mean((0, 1))
+    mean = 255 * np.asarray(state.normalizer.mean, np.float32).mean((0, 1))
     if fill is None:
         return mean
     try:
         return np.broadcast_to(np.asarray(fill, np.float32), mean.shape)
     except (TypeError, ValueError):
-        raise RecipeError(f"fill is {shown(fill)}; expected one number in 0..255, or one for each channel") from None
+        raise ArgumentError(
+            f"fill is {format_value(fill)}; expected one number in 0..255, or one for each channel"
+        ) from None
 
 
 def _corners(h: int, w: int, size: int, stride: int) -> np.ndarray:
@@ -93,12 +95,12 @@ def _corners(h: int, w: int, size: int, stride: int) -> np.ndarray:
     return np.array([(h, w), *squares], np.int32)
 
 
-@parallel.compiled
+@parallel.cached_program
 def _program(model, size):
     def one(state, colour, image, label, corner):
         rows, columns = (_under(corner[i], jnp.arange(image.shape[i]), size) for i in (0, 1))
         covered = jnp.where((rows[:, None] & columns[None])[..., None], colour, image.astype(jnp.float32))
-        return logits(model, state, normalise(covered, state.norm)[None])[0, label]
+        return logits(model, state, normalize(covered, state.normalizer)[None])[0, label]
 
     return jax.jit(jax.vmap(one, (None, None, 0, 0, 0)))
 

@@ -12,31 +12,31 @@ import jax
 
 from jaxcnn.models.calling import call, switches, verify_model
 from jaxcnn.models.layers import NUDGES
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 
 def has_stages(model: nn.Module) -> bool:
     """Whether a model hands out its stages, called with `stages=True`.
 
     Example:
-      >>> from jaxcnn import build
-      >>> has_stages(build("resnet8", 10)), has_stages(nn.Dense(3))
+      >>> from jaxcnn import create_model
+      >>> has_stages(create_model("resnet8", 10)), has_stages(nn.Dense(3))
       (True, False)
     """
     return "stages" in inspect.signature(type(model).__call__).parameters
 
 
-def stages(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def stage_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """The names of `model`'s stages and the shape of each for one image of `shape` [h, w, c]; nothing is computed.
 
     A module that does not take `stages=True` has the outputs of its submodules instead, named by their paths, in the order in
     which they are computed. What is no submodule, as `nn.relu`, is not among them. The second call of one has "#2" behind it.
 
     Example:
-      >>> from jaxcnn import build
-      >>> stages(build("resnet8", 10), (32, 32, 3))
+      >>> from jaxcnn import create_model
+      >>> stage_shapes(create_model("resnet8", 10), (32, 32, 3))
       {'stem': (32, 32, 16), 'stage1': (32, 32, 16), 'stage2': (16, 16, 32), 'stage3': (8, 8, 64), 'pool': (64,)}
-      >>> stages(nn.Sequential([nn.Conv(4, (3, 3)), nn.relu, nn.Conv(8, (3, 3), strides=2)]), (8, 8, 1))
+      >>> stage_shapes(nn.Sequential([nn.Conv(4, (3, 3)), nn.relu, nn.Conv(8, (3, 3), strides=2)]), (8, 8, 1))
       {'layers_0': (8, 8, 4), 'layers_2': (4, 4, 8)}
     """
     names: list[str] = []  # a dict would come back from tracing in the order of the alphabet
@@ -89,7 +89,7 @@ def nudged(model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array, na
     """The network's result with `nudge` added to the output called `name`, by which gradients there are found.
 
     Raises:
-      RecipeError: for a module in `nn.jit`, `nn.scan` or the like, that is not called anew.
+      ArgumentError: for a module in `nn.jit`, `nn.scan` or the like, that is not called anew.
     """
     if has_stages(model):
         return model.apply({**variables, NUDGES: {name: nudge}}, inputs, train=False)  # type: ignore[return-value]
@@ -104,7 +104,7 @@ def nudged(model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array, na
     with nn.intercept_methods(_each(add)):
         result: Any = call(model, variables, inputs, train=False)
     if len(added) != 1:
-        raise RecipeError(
+        raise ArgumentError(
             f"{name} is inside nn.jit, nn.scan or the like; expected a module that is called once by itself"
         )
     return result

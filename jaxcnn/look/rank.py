@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import numpy as np
 
-from jaxcnn.look.responses import each_response
+from jaxcnn.look.responses import map_responses
 from jaxcnn.state import State
 
 
@@ -65,15 +65,15 @@ def _matrix(features: np.ndarray) -> np.ndarray:
 def effective_ranks(model: nn.Module, state: State, images: np.ndarray, *, train: bool = False) -> dict[str, float]:
     """The effective rank of each layer's response to the images, by name in the network's order.
 
-    At most n, the number of images. Arguments and errors are those of `each_response`.
+    At most n, the number of images. Arguments and errors are those of `map_responses`.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("plain8", 10, width=4), Recipe(dataset="digits", model="plain8")
-      >>> state = start(model, optimizer(recipe), recipe, data)
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("plain8", 10, width=4), Recipe(dataset="digits", model="plain8")
+      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
       >>> ranks = effective_ranks(model, state, data.test.images[:20], train=True)
       >>> all(1 <= rank <= 20 for rank in ranks.values())
       True
     """
-    return each_response(effective_rank, model, state, images, train=train)
+    return map_responses(effective_rank, model, state, images, train=train)

@@ -40,8 +40,8 @@ def read(traced: Traced) -> list[Found]:
 
     Example:
       >>> from jaxcnn.look.tracing import trace
-      >>> from jaxcnn.models import build
-      >>> [found.name for found in read(trace(build("resnet8", 10), (32, 32, 3)))][:6]
+      >>> from jaxcnn.models import create_model
+      >>> [found.name for found in read_weights(trace(create_model("resnet8", 10), (32, 32, 3)))][:6]
       ['stem', 'stem_norm', 'relu', 'stage1_block1/conv1', 'stage1_block1/norm1', 'stage1_block1/relu']
     """
     flow = _Flow(_known(traced), {value: frozenset([n]) for value, n in traced.variables.items()}, {})

@@ -11,10 +11,10 @@ import numpy as np
 from jaxcnn.look.outputs import outputs
 from jaxcnn.look.reach import Reach, along
 from jaxcnn.models.calling import initial_shapes
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 
-class Field(NamedTuple):
+class ReceptiveField(NamedTuple):
     """Place (i, j) of a stage sees rows start[0] + i stride[0] to that + size[0] - 1, and columns likewise."""
 
     size: tuple[int, int]
@@ -29,7 +29,7 @@ class Field(NamedTuple):
         return self.start[0] + place[0] * self.stride[0], self.start[1] + place[1] * self.stride[1]
 
 
-def receptive(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Field]:
+def receptive_fields(model: nn.Module, shape: tuple[int, ...]) -> dict[str, ReceptiveField]:
     """The field of every stage of maps, in the network's order, for images of `shape` [h, w, c]; nothing is computed.
 
     Found by following which indices each operation reads, from the image to the stage. For a chain of layers of size k, stride
@@ -39,11 +39,11 @@ def receptive(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Field]:
     said to see the whole image.
 
     Raises:
-      RecipeError: by the network, for images that it cannot take.
+      ArgumentError: by the network, for images that it cannot take.
 
     Example:
-      >>> from jaxcnn.models import build
-      >>> found = receptive(build("lenet5", 10), (28, 28, 1))
+      >>> from jaxcnn.models import create_model
+      >>> found = receptive_fields(create_model("lenet5", 10), (28, 28, 1))
       >>> [(name, field.size, field.stride, field.start) for name, field in found.items()]
       [('c1', (5, 5), (1, 1), (-2, -2)), ('c3', (14, 14), (2, 2), (-2, -2)), ('c5', (32, 32), (4, 4), (-2, -2))]
     """
@@ -65,21 +65,21 @@ def receptive(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Field]:
     return {name: _field(row, column) for name, row, column in zip(names, rows, columns, strict=True)}
 
 
-def _field(row: Reach | None, column: Reach | None) -> Field:
+def _field(row: Reach | None, column: Reach | None) -> ReceptiveField:
     if row is None or column is None:
-        raise RecipeError("a stage does not come of the image; expected one that does")
+        raise ArgumentError("a stage does not come of the image; expected one that does")
     both = [(row.size, column.size), (row.steps[1], column.steps[2]), (row.start, column.start)]
-    return Field(*((int(down), int(right)) for down, right in both))
+    return ReceptiveField(*((int(down), int(right)) for down, right in both))
 
 
-def patch(image: np.ndarray, field: Field, place: tuple[int, int], fill: int = 128) -> np.ndarray:
+def receptive_patch(image: np.ndarray, field: ReceptiveField, place: tuple[int, int], fill: int = 128) -> np.ndarray:
     """What one place sees of an image [h, w, c] -> [h', w', c] of the same dtype, what lies outside filled with `fill`.
 
     Where the field is as high or wide as the image or more, it is the image's whole height or width.
 
     Example:
       >>> image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
-      >>> patch(image, Field((3, 3), (1, 1), (-1, -1)), (0, 1))[..., 0].tolist()
+      >>> receptive_patch(image, ReceptiveField((3, 3), (1, 1), (-1, -1)), (0, 1))[..., 0].tolist()
       [[128, 128, 128], [0, 1, 2], [4, 5, 6]]
     """
     corner = field.corner(place)

@@ -16,11 +16,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxcnn import metrics
-from jaxcnn.augment import normalise
+from jaxcnn.augment import normalize
 from jaxcnn.data import Split, verify_images, verify_split
-from jaxcnn.evaluate import compared
-from jaxcnn.recipe import one_of
-from jaxcnn.state import State, at_test, image_shape_of
+from jaxcnn.evaluate import outputs_and_targets
+from jaxcnn.recipe import check_choice
+from jaxcnn.state import State, eval_state, image_shape_of
 
 T = TypeVar("T")
 
@@ -41,8 +41,8 @@ def responses(
       train: BN takes the moments of `inputs` (and dropout drops) instead of the moving averages.
 
     Example:
-      >>> from jaxcnn import build
-      >>> model, x = build("mlp", 10, hidden=(32, 16)), np.ones((1, 8, 8, 1), np.float32)
+      >>> from jaxcnn import create_model
+      >>> model, x = create_model("mlp", 10, hidden=(32, 16)), np.ones((1, 8, 8, 1), np.float32)
       >>> {name: y.shape for name, y in responses(model, model.init(jax.random.key(0), x), x).items()}
       {'hidden1': (1, 32), 'hidden2': (1, 16), 'head': (1, 10)}
     """
@@ -76,7 +76,7 @@ def _name(module, seen):
     return f"{name}#{calls + 1}" if calls else name
 
 
-def each_response(
+def map_responses(
     measure: Callable[[np.ndarray], T], model: nn.Module, state: State, images: np.ndarray, *, train: bool = False
 ) -> dict[str, T]:
     """`measure` of every layer's response to all images at once, float32 [n, ..., units], by name in the network's order.
@@ -84,7 +84,7 @@ def each_response(
     Args:
       measure: any function of an array, such as `effective_rank`.
       model: the network.
-      state: as `fit` yields it.
+      state: as `train` yields it.
       images: uint8 [n, h, w, c], not augmented.
       train: as in `responses`; all n images are then one batch for BN.
 
@@ -92,17 +92,19 @@ def each_response(
       DataError: for other images.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("plain8", 10, width=4), Recipe(dataset="digits", model="plain8")
-      >>> state = start(model, optimizer(recipe), recipe, data)
-      >>> shapes = each_response(np.shape, model, state, data.test.images[:5])
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("plain8", 10, width=4), Recipe(dataset="digits", model="plain8")
+      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> shapes = map_responses(np.shape, model, state, data.test.images[:5])
       >>> shapes["stem"], shapes["stage3_block1/conv2"], shapes["head"]
       ((5, 8, 8, 4), (5, 2, 2, 16), (5, 10))
     """
     verify_images("images", images, image_shape_of(model, state))
-    state = state if train else at_test(state)
-    seen = responses(model, {"params": state.params, **state.stats}, normalise(images, state.norm), train=train)
+    state = state if train else eval_state(state)
+    seen = responses(
+        model, {"params": state.params, **state.model_state}, normalize(images, state.normalizer), train=train
+    )
     return {name: measure(np.asarray(response, np.float32)) for name, response in seen.items()}
 
 
@@ -112,13 +114,13 @@ def response_std(
     """The standard deviation of each layer's response, over all images, places and units together (figure 7 of the paper).
 
     Sums over batches are divided once, so that `batch` changes memory alone; but in training mode BN takes the moments of each
-    batch of consecutive images, of which the last may be smaller. Arguments and errors as in `each_response`.
+    batch of consecutive images, of which the last may be smaller. Arguments and errors as in `map_responses`.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("plain8", 10, width=4), Recipe(dataset="digits", model="plain8")
-      >>> state = start(model, optimizer(recipe), recipe, data)
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("plain8", 10, width=4), Recipe(dataset="digits", model="plain8")
+      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
       >>> std = response_std(model, state, data.test.images[:100], train=True)
       >>> bool(abs(std["stage3_block1/conv2"] - 1) < 1e-3)  # BN makes it so
       True
@@ -126,7 +128,7 @@ def response_std(
     verify_images("images", images, image_shape_of(model, state))
     total: dict[str, np.ndarray] = {}
     for first in range(0, len(images), batch):
-        found = each_response(_moments, model, state, images[first : first + batch], train=train)
+        found = map_responses(_moments, model, state, images[first : first + batch], train=train)
         total = {name: sums + total.get(name, 0.0) for name, sums in found.items()}
     return {name: _deviation(*sums) for name, sums in total.items()}
 
@@ -156,7 +158,7 @@ def gradient_norms(
 
     Args:
       model: the network.
-      state: as `fit` yields it; the parameters that the optimiser moves are meant.
+      state: as `train` yields it; the parameters that the optimiser moves are meant.
       images: uint8 [n, h, w, c], not augmented.
       labels: int32 [n], or masks [n, h, w].
       train: True, as the optimiser sees it: BN normalises by the moments of `images`, through which the gradient goes too.
@@ -164,24 +166,24 @@ def gradient_norms(
       loss: a name in `jaxcnn.metrics.LOSSES`.
 
     Raises:
-      RecipeError, DataError: for an unknown loss, or arrays of another shape or type.
+      ArgumentError, DataError: for an unknown loss, or arrays of another shape or type.
 
     Example:
-      >>> from jaxcnn import Recipe, build, load, optimizer
-      >>> from jaxcnn.state import start
-      >>> data, model, recipe = load("digits"), build("mlp", 10), Recipe(dataset="digits", model="mlp")
-      >>> state = start(model, optimizer(recipe), recipe, data)
+      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> from jaxcnn.state import init_state
+      >>> data, model, recipe = load_dataset("digits"), create_model("mlp", 10), Recipe(dataset="digits", model="mlp")
+      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
       >>> list(gradient_norms(model, state, data.train.images[:64], data.train.labels[:64]))
       ['hidden1', 'hidden2', 'head']
     """
-    one_of("loss", loss, metrics.LOSSES)
+    check_choice("loss", loss, metrics.LOSSES)
     verify_split("images", Split(images, labels), getattr(model, "classes", None), image_shape_of(model, state))
-    inputs, target, order = normalise(images, state.norm), jnp.asarray(labels), []
+    inputs, target, order = normalize(images, state.normalizer), jnp.asarray(labels), []
 
     def mean(params):
-        outputs, seen = _run(model, {"params": params, **state.stats}, inputs, train)
+        outputs, seen = _run(model, {"params": params, **state.model_state}, inputs, train)
         order.extend(seen)
-        return metrics.LOSSES[loss](*compared(outputs, inputs, target, loss)).mean()
+        return metrics.LOSSES[loss](*outputs_and_targets(outputs, inputs, target, loss)).mean()
 
     norms = kernel_norms(jax.grad(mean)(state.params))
     return {name: norms[name] for name in order if name in norms}

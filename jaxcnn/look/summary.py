@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
-from jaxcnn.arguments import image_shape
+from jaxcnn.arguments import check_image_shape
 from jaxcnn.look.reading import read
 from jaxcnn.look.tracing import trace
 
 
-class Row(NamedTuple):
+class LayerSummary(NamedTuple):
     """One layer, or one operation that is no layer of its own."""
 
     name: str
@@ -28,10 +28,10 @@ class Row(NamedTuple):
     """Multiply-adds for one image."""
 
 
-class Summary(NamedTuple):
+class ModelSummary(NamedTuple):
     """All rows in the order of computation, and their sums; `print` makes a table of it."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LayerSummary, ...]
     params: int
     """Trainable numbers."""
     fixed: int
@@ -56,7 +56,7 @@ class Summary(NamedTuple):
         return [f"{name:<28}{value}" for name, value in totals]
 
 
-def summary(model: nn.Module, shape: tuple[int, ...]) -> Summary:
+def summary(model: nn.Module, shape: tuple[int, ...]) -> ModelSummary:
     """Every layer of `model` for images of `shape`, and what lies between the layers, in the order of computation.
 
     The model is traced in test mode with abstract values: nothing is computed or compiled, whatever its size. A row is a
@@ -73,11 +73,11 @@ def summary(model: nn.Module, shape: tuple[int, ...]) -> Summary:
       shape: of one image, [h, w, c].
 
     Raises:
-      RecipeError: for a shape that is not three whole numbers, or, by the networks here, one that they cannot take.
+      ArgumentError: for a shape that is not three whole numbers, or, by the networks here, one that they cannot take.
 
     Example:
-      >>> from jaxcnn.models import build
-      >>> found = summary(build("lenet5", 10), (28, 28, 1))
+      >>> from jaxcnn.models import create_model
+      >>> found = summary(create_model("lenet5", 10), (28, 28, 1))
       >>> found.params, found.macs, found.rows[2].kind
       (61706, 416520, 'Conv 5x5')
       >>> print(found)  # doctest: +ELLIPSIS
@@ -92,17 +92,17 @@ def summary(model: nn.Module, shape: tuple[int, ...]) -> Summary:
       ...
       multiply-adds of one image  416,520 (0.42 M)
     """
-    shape = image_shape(shape)
+    shape = check_image_shape(shape)
     traced = trace(model, shape)
-    rows = [Row("image", "Input", shape, 0, 0, 0)]
+    rows = [LayerSummary("image", "Input", shape, 0, 0, 0)]
     for name, kind, size, uses, macs in read(traced):
         sizes = {"params": 0, "fixed": 0}
         for names in uses:
             sizes["params" if names[0] == "params" else "fixed"] += traced.sizes[names].size
-        rows.append(Row(name, kind, size, sizes["params"], sizes["fixed"], macs))
+        rows.append(LayerSummary(name, kind, size, sizes["params"], sizes["fixed"], macs))
     memory = sum(leaf.size * leaf.dtype.itemsize for leaf in traced.sizes.values())
     trainable, fixed, multiplied = (sum(getattr(row, field) for row in rows) for field in ("params", "fixed", "macs"))
-    return Summary(tuple(rows), trainable, fixed, multiplied, memory)
+    return ModelSummary(tuple(rows), trainable, fixed, multiplied, memory)
 
 
 def _placed(text: str, width: int, side: str) -> str:

@@ -1,4 +1,4 @@
-"""Networks as flax.linen modules, and `build`, which makes one from its name.
+"""Networks as flax.linen modules, and `create_model`, which makes one from its name.
 
 Every module maps float32 images [b, h, w, c] to float32 logits [b, classes]; `train` is explicit, and `stages=True`
 hands out the named intermediate maps as well.
@@ -16,7 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn.arguments import image_shape
+from jaxcnn.arguments import check_image_shape
 from jaxcnn.models import imagenet, vgg
 from jaxcnn.models.alexnet import AlexNet
 from jaxcnn.models.autoencoder import Autoencoder
@@ -28,11 +28,11 @@ from jaxcnn.models.lenet import LeNet5
 from jaxcnn.models.lenet1998 import LeNet1998
 from jaxcnn.models.mlp import MLP
 from jaxcnn.models.options import OPTIONS, OWN
-from jaxcnn.models.preact import PreResNet, cifar_preact, imagenet_preact
-from jaxcnn.models.resnet import CifarNet, cifar_net
+from jaxcnn.models.preact import PreActResNet, cifar_preact, imagenet_preact
+from jaxcnn.models.resnet import CifarResNet, cifar_resnet
 from jaxcnn.models.unet import UNet
 from jaxcnn.models.vgg import VGG
-from jaxcnn.recipe import RecipeError, one_of, shown
+from jaxcnn.recipe import ArgumentError, check_choice, format_value
 
 __all__ = [
     "MLP",
@@ -40,16 +40,16 @@ __all__ = [
     "VGG",
     "AlexNet",
     "Autoencoder",
-    "CifarNet",
+    "CifarResNet",
     "ConvNet",
     "GoogLeNet",
     "LeNet5",
     "LeNet1998",
-    "PreResNet",
+    "PreActResNet",
     "ResNet",
     "UNet",
-    "build",
-    "parameters",
+    "count_parameters",
+    "create_model",
 ]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -74,8 +74,8 @@ for _depth in vgg.LAYERS:
         MODELS[f"vgg{_depth}{_tail}"] = partial(VGG, _depth, size=_size)
         MODELS[f"vgg{_depth}-bn{_tail}"] = partial(VGG, _depth, norm=True, size=_size)
 for _depth in (20, 32, 44, 56, 110, 1202):
-    MODELS[f"plain{_depth}"] = partial(cifar_net, _depth, residual=False)
-    MODELS[f"resnet{_depth}"] = partial(cifar_net, _depth, residual=True)
+    MODELS[f"plain{_depth}"] = partial(cifar_resnet, _depth, residual=False)
+    MODELS[f"resnet{_depth}"] = partial(cifar_resnet, _depth, residual=True)
 for _depth, (_, _bottleneck) in imagenet.LAYERS.items():
     MODELS[f"resnet{_depth}"] = partial(imagenet_net, _depth)
     MODELS[f"preresnet{_depth}"] = partial(imagenet_preact, _depth)
@@ -84,8 +84,8 @@ for _depth, (_, _bottleneck) in imagenet.LAYERS.items():
     else:
         MODELS[f"plain{_depth}"] = partial(imagenet_net, _depth, residual=False)
 CIFAR: dict[str, Callable[..., nn.Module]] = {
-    "plain": partial(cifar_net, residual=False),
-    "resnet": partial(cifar_net, residual=True),
+    "plain": partial(cifar_resnet, residual=False),
+    "resnet": partial(cifar_resnet, residual=True),
     "preresnet": cifar_preact,
 }
 """family -> constructor taking a depth D. Any `cifar-resnetD`, `cifar-plainD` and `cifar-preresnetD` is a name; without the
@@ -94,7 +94,7 @@ for _depth in (20, 56, 110, 164, 1001):
     MODELS[f"cifar-preresnet{_depth}"] = partial(cifar_preact, _depth)
 
 
-def build(name: str, /, classes: int, **options: Any) -> nn.Module:
+def create_model(name: str, /, classes: int, **options: Any) -> nn.Module:
     """The network called `name`, with `classes` logits.
 
     Args:
@@ -105,21 +105,21 @@ def build(name: str, /, classes: int, **options: Any) -> nn.Module:
         `name="backbone"`, what flax calls it inside another module.
 
     Raises:
-      RecipeError: for an unknown name or option (the nearest is named), or a depth that is not 6 n + 2.
+      ArgumentError: for an unknown name or option (the nearest is named), or a depth that is not 6 n + 2.
 
     Example:
-      >>> build("resnet20", classes=10, width=8).width
+      >>> create_model("resnet20", classes=10, width=8).width
       8
     """
     if type(classes) is not int or classes < 2:
-        raise RecipeError(f"classes is {shown(classes)}; expected a whole number of at least 2")
+        raise ArgumentError(f"classes is {format_value(classes)}; expected a whole number of at least 2")
     model = _constructor(str(name))(classes=classes, parent=None)
     checks = OPTIONS | OWN.get(type(model), {})
     known = {f.name for f in fields(type(model))} & set(checks)
     if not getattr(model, "residual", True):
         known -= {"shortcut"}
     for option, value in options.items():
-        options[option] = checks[one_of(f"option of {name}", option, known)](option, value)
+        options[option] = checks[check_choice(f"option of {name}", option, known)](option, value)
     around: Any = next(
         field.default for field in fields(type(model)) if field.name == "parent"
     )  # the module being set up, if any
@@ -133,17 +133,17 @@ def _constructor(name):
     if not found:
         near = difflib.get_close_matches(name[:80], MODELS, n=3)
         hint = " or ".join(near) if near else "one of " + ", ".join(sorted(MODELS))
-        raise RecipeError(f"model is {shown(name)}, which no network here is called; write {hint}")
+        raise ArgumentError(f"model is {format_value(name)}, which no network here is called; write {hint}")
     return partial(CIFAR[found.group(1)], int(found.group(2)))
 
 
-def parameters(model: nn.Module, shape: tuple[int, ...]) -> int:
+def count_parameters(model: nn.Module, shape: tuple[int, ...]) -> int:
     """The number of trainable parameters of `model` for images of `shape` [h, w, c]; nothing is computed.
 
     Example:
-      >>> parameters(build("resnet20", 10), (32, 32, 3))
+      >>> count_parameters(create_model("resnet20", 10), (32, 32, 3))
       269722
     """
-    image = jax.ShapeDtypeStruct((1, *image_shape(shape)), "float32")
+    image = jax.ShapeDtypeStruct((1, *check_image_shape(shape)), "float32")
     variables = initial_shapes(model, image)
     return sum(p.size for p in jax.tree.leaves(variables["params"]))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxcnn.models.initial import initializer
 from jaxcnn.models.layers import Dropout, conv, stage
 from jaxcnn.models.pooling import adaptive_average, local_response_norm, max_pool
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 TOWERS = ((96, 1), (256, 2), (384, 1), (384, 2), (256, 2))
 """Filters and groups of the five convolutions of 2012 (figure 2, both GPUs together)."""
@@ -39,10 +39,10 @@ class AlexNet(nn.Module):
       classes: the number of logits.
       towers: the form of 2012.
       dropout: the share of inputs, or outputs, that training sets to 0; above 0, `train` needs a "dropout" stream.
-      kernel_init, dtype, axis: as in `CifarNet`.
+      kernel_init, dtype, axis: as in `CifarResNet`.
 
     Raises:
-      RecipeError: when called, for images smaller than 63 pixels, or with `towers` of a size but 224 and 227.
+      ArgumentError: when called, for images smaller than 63 pixels, or with `towers` of a size but 224 and 227.
 
     Example:
       >>> image = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
@@ -86,10 +86,10 @@ class AlexNet(nn.Module):
     def _padded(self, x):
         h, w = x.shape[1:3]
         if self.towers and (h, w) not in ((224, 224), (227, 227)):
-            raise RecipeError(
+            raise ArgumentError(
                 f"AlexNet of 2012 got images of {h}x{w} pixels; expected 224x224 or 227x227, or write alexnet, from 63x63 on"
             )
         if min(h, w) < 63:
-            raise RecipeError(f"AlexNet got images of {h}x{w} pixels; expected at least 63x63: its maps would vanish")
+            raise ArgumentError(f"AlexNet got images of {h}x{w} pixels; expected at least 63x63: its maps would vanish")
         before, after = (0, 0) if h == 227 and self.towers else (2, 1) if self.towers else (2, 2)
         return jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))

@@ -12,7 +12,7 @@ from jaxcnn.models.convnet import divisible
 from jaxcnn.models.initial import initializer
 from jaxcnn.models.layers import conv3x3, stage
 from jaxcnn.models.mlp import activation
-from jaxcnn.recipe import one_of
+from jaxcnn.recipe import check_choice
 
 UPS = ("upsample", "transpose")
 """How a map is doubled: its nearest pixels and a 3x3 convolution, or a 2x2 transposed convolution with stride 2."""
@@ -31,9 +31,9 @@ def doubled(filters: int, up: str, *, kernel_init: str, dtype: Any, name: str) -
     2016, doi:10.23915/distill.00003), and each of its outputs sees one pixel: `kernel_init` counts fan_in as c, not 4 c.
 
     Raises:
-      RecipeError: for an unknown `up`.
+      ArgumentError: for an unknown `up`.
     """
-    if one_of("up", up, UPS) == "upsample":
+    if check_choice("up", up, UPS) == "upsample":
         conv = conv3x3(filters, kernel_init=kernel_init, dtype=dtype, bias=True, name=name)
         return lambda x: conv(nearest(x))
     init = _of_one_pixel(initializer(kernel_init))
@@ -56,17 +56,17 @@ class Autoencoder(nn.Module):
     cannot hold is lost, and an image unlike those trained on comes back wrong. There are as many other forms as authors.
 
     Attributes:
-      classes: for the sake of `build`; the network has none.
+      classes: for the sake of `create_model`; the network has none.
       width: filters of the first convolution.
       code: numbers in the code.
       up: how the decoder doubles its maps, one of `UPS`.
       activation: a name in `mlp.ACTIVATIONS`, after every layer but the code and the last.
       kernel_init: a name in `initial.INITS`; None is the activation's own.
       dtype: of activations; parameters and the last layer are float32.
-      axis: the mapped axis that splits the batch, set by the drivers; no layer here looks past one example.
+      axis: the mapped axis that splits the batch, set by the strategies; no layer here looks past one example.
 
     Raises:
-      RecipeError: when called, for an unknown name, or images whose height or width is not a multiple of 4.
+      ArgumentError: when called, for an unknown name, or images whose height or width is not a multiple of 4.
 
     Example:
       >>> model = Autoencoder(classes=10)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import errors
 
 from jaxcnn import metrics
-from jaxcnn.recipe import RecipeError, shown
+from jaxcnn.recipe import ArgumentError, format_value
 
 TRAINING = ("train", "training", "is_training")
 """Names of a flag that is true in training."""
@@ -24,19 +24,19 @@ OTHERS = 0x4F
 
 
 def verify_model(model: Any) -> None:
-    """Raise RecipeError unless `model` is a flax.linen Module that can be called with images alone.
+    """Raise ArgumentError unless `model` is a flax.linen Module that can be called with images alone.
 
     Example:
       >>> verify_model(nn.Dense)
       Traceback (most recent call last):
-      jaxcnn.arguments.RecipeError: model is the class Dense; expected a flax.linen Module. Write Dense(...), an instance.
+      jaxcnn.arguments.ArgumentError: model is the class Dense; expected a flax.linen Module. Write Dense(...), an instance.
     """
     if isinstance(model, nn.Module):
         flags = switches(model, False)[1]
         try:
             inspect.signature(type(model).__call__).bind(model, None, **flags)
         except TypeError as error:
-            raise RecipeError(
+            raise ArgumentError(
                 f"{type(model).__name__}.__call__ cannot be called with images alone ({error}); expected "
                 "__call__(self, images, train). Write a wrapper module that gives it the rest."
             ) from None
@@ -44,13 +44,17 @@ def verify_model(model: Any) -> None:
     if isinstance(model, type):
         name = model.__name__
         mend = f"{name}(...), an instance" if issubclass(model, nn.Module) else _nnx(name)
-        raise RecipeError(f"model is the class {name}; expected a flax.linen Module. Write {mend}.")
+        raise ArgumentError(f"model is the class {name}; expected a flax.linen Module. Write {mend}.")
     name = type(model).__name__
     if any(base.__module__.startswith("flax.nnx") for base in type(model).__mro__):
-        raise RecipeError(f"model is {name}, an nnx module; expected a flax.linen Module. Write {_nnx(name)}.")
-    what = shown(model) if isinstance(model, str) else f"of type {name}"
-    mend = f"jaxcnn.build({shown(model)}, classes)" if isinstance(model, str) else "jaxcnn.build('resnet20', 10), say"
-    raise RecipeError(f"model is {what}; expected a flax.linen Module. Write {mend}.")
+        raise ArgumentError(f"model is {name}, an nnx module; expected a flax.linen Module. Write {_nnx(name)}.")
+    what = format_value(model) if isinstance(model, str) else f"of type {name}"
+    mend = (
+        f"jaxcnn.build({format_value(model)}, classes)"
+        if isinstance(model, str)
+        else "jaxcnn.build('resnet20', 10), say"
+    )
+    raise ArgumentError(f"model is {what}; expected a flax.linen Module. Write {mend}.")
 
 
 def _nnx(name):
@@ -108,13 +112,13 @@ def call(
       key: what is random in training is drawn from it, whatever the model calls its streams.
 
     Raises:
-      RecipeError: while tracing, for a model that changes variables or draws random numbers in test mode.
+      ArgumentError: while tracing, for a model that changes variables or draws random numbers in test mode.
     """
     try:
         return _called(model, variables, inputs, train, mutable, key)
     except (errors.ScopeParamNotFoundError, errors.ScopeParamShapeError, errors.ScopeCollectionNotFound) as error:
         why = " ".join(str(error).split("(https")[0].split())
-        raise RecipeError(
+        raise ArgumentError(
             f"the variables are not of this {type(model).__name__} ({why}); expected "
             "those that it was trained with. Build the model as it was, with the same options and size of images."
         ) from error
@@ -131,7 +135,7 @@ def _called(model, variables, inputs, train, mutable, key) -> Any:
         if train:
             raise
         what = "draws random numbers" if isinstance(error, errors.InvalidRngError) else "changes its variables"
-        raise RecipeError(
+        raise ArgumentError(
             f"{type(model).__name__} {what} in test mode; expected outputs of the images alone. Write "
             "__call__(self, images, train) and give its Dropout deterministic=not train, its BatchNorm "
             "use_running_average=not train."
@@ -150,7 +154,7 @@ def initial(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct) -> di
     What a model only reports (`sow`) is none of them: in a state, such reports would grow with every step.
 
     Raises:
-      RecipeError: for a model without parameters, or whose variables depend on the values of images.
+      ArgumentError: for a model without parameters, or whose variables depend on the values of images.
     """
     verify_model(model)
     module, flags = switches(model, False)
@@ -169,12 +173,12 @@ def initial(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct) -> di
         try:
             variables = drawn(*_reports(model, initial_shapes(model, image, reports=True), image))
         except errors.LazyInitError:
-            raise RecipeError(
+            raise ArgumentError(
                 f"{type(model).__name__} initializes its variables from the values of images; expected initializers of a "
                 "shape alone. Write self.param(name, initializer, shape)."
             ) from None
     if not jax.tree.leaves(variables.get("params")):
-        raise RecipeError(f"{type(model).__name__} has no parameters; expected some to train. Write nn.Dense, say.")
+        raise ArgumentError(f"{type(model).__name__} has no parameters; expected some to train. Write nn.Dense, say.")
     return variables
 
 
@@ -204,10 +208,10 @@ def _works_without(name, model, shapes, image) -> bool:
     return True
 
 
-def compared(
+def outputs_and_targets(
     outputs: Any, inputs: Any, labels: Any, loss: str, classes: int | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The outputs and what `loss` compares them with; RecipeError, while tracing, if they do not fit.
+    """The outputs and what `loss` compares them with; ArgumentError, while tracing, if they do not fit.
 
     Args:
       outputs: what the model gives, or its shapes.
@@ -220,14 +224,14 @@ def compared(
     one_array(outputs)
     n = target.shape[0]
     if outputs.ndim < 2 or outputs.shape[0] != n:
-        raise RecipeError(
+        raise ArgumentError(
             f"the model gives outputs of shape {outputs.shape} for {n} images; expected the images first, ({n}, ...). "
             "Keep the first axis of the images in __call__."
         )
     if why := metrics.mismatch(loss, outputs.shape, target.shape):
-        raise RecipeError(why)
+        raise ArgumentError(why)
     if classes is not None and loss != "reconstruction" and outputs.shape[-1] != classes:
-        raise RecipeError(
+        raise ArgumentError(
             f"the model gives {outputs.shape[-1]} outputs and the data has {classes} classes; expected as many. Build the "
             f"model with {classes} outputs."
         )
@@ -235,15 +239,15 @@ def compared(
 
 
 def one_array(outputs: Any) -> None:
-    """Raise RecipeError unless `outputs` is one array (or its shape) of floating numbers."""
+    """Raise ArgumentError unless `outputs` is one array (or its shape) of floating numbers."""
     if not hasattr(outputs, "dtype") or not hasattr(outputs, "shape"):
         number = f" of {len(outputs)}" if isinstance(outputs, (tuple, list, Mapping)) else ""
-        raise RecipeError(
+        raise ArgumentError(
             f"the model gives a {type(outputs).__name__}{number}; expected one array of outputs. Write a wrapper module whose "
             "__call__ returns the array to train on."
         )
     if not jnp.issubdtype(outputs.dtype, jnp.floating):
-        raise RecipeError(
+        raise ArgumentError(
             f"the model gives outputs of {outputs.dtype}; expected floating numbers, such as logits. Leave argmax and casts "
             "out of __call__."
         )
@@ -260,12 +264,12 @@ def check_outputs(
     train: bool = False,
     axis: str | None = None,
 ) -> tuple[int, ...]:
-    """The shape of the model's outputs, found without computing; RecipeError if they do not fit the labels.
+    """The shape of the model's outputs, found without computing; ArgumentError if they do not fit the labels.
 
     Args:
       model, variables: the network and its "params" and other collections.
       images, labels: the shapes of a batch, [b, h, w, c] and [b] or [b, h, w].
-      loss, classes: as in `compared`.
+      loss, classes: as in `outputs_and_targets`.
       train: the mode that is looked at.
       axis: the mapped axis that training averages over, if any.
     """
@@ -285,5 +289,5 @@ def check_outputs(
     else:
         found = jax.eval_shape(outputs, variables, images)
     for each in (found[0], *jax.tree.leaves(found[1])):
-        compared(each, images, labels, loss, classes)
+        outputs_and_targets(each, images, labels, loss, classes)
     return found[0].shape

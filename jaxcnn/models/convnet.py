@@ -9,26 +9,26 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, stage
+from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, pool_2x2, stage
 from jaxcnn.models.mlp import activation
-from jaxcnn.recipe import RecipeError, one_of
+from jaxcnn.recipe import ArgumentError, check_choice
 
 POOLS = {"max": jnp.max, "average": jnp.mean}
 """How a 2x2 square becomes one number, by name."""
 
 
 def divisible(x: jax.Array, times: int, network: str) -> None:
-    """RecipeError unless the images [b, h, w, c] can be halved so many times.
+    """ArgumentError unless the images [b, h, w, c] can be halved so many times.
 
     Example:
       >>> divisible(jnp.zeros((1, 30, 28, 1)), 2, "ConvNet")
       Traceback (most recent call last):
-      jaxcnn.arguments.RecipeError: ConvNet got images of 30x28 pixels, which it halves twice; expected multiples of 4
+      jaxcnn.arguments.ArgumentError: ConvNet got images of 30x28 pixels, which it halves twice; expected multiples of 4
     """
     h, w = x.shape[1:3]
     often = {1: "once", 2: "twice"}.get(times, f"{times} times")
     if h % 2**times or w % 2**times or not h * w:
-        raise RecipeError(
+        raise ArgumentError(
             f"{network} got images of {h}x{w} pixels, which it halves {often}; expected multiples of {2**times}"
         )
 
@@ -51,10 +51,10 @@ class ConvNet(nn.Module):
       batch_norm: BN between each convolution and its activation.
       dropout: the share of the dense layer's outputs that training sets to 0; above 0, `train` needs a "dropout" stream.
       kernel_init: a name in `initial.INITS`; None is the activation's own (see `mlp.ACTIVATIONS`).
-      bn_group, bn_momentum, dtype, axis: as in `CifarNet`.
+      bn_group, bn_momentum, dtype, axis: as in `CifarResNet`.
 
     Raises:
-      RecipeError: when called, for an unknown name, or images that cannot be halved once for each convolution.
+      ArgumentError: when called, for an unknown name, or images that cannot be halved once for each convolution.
 
     Example:
       >>> model = ConvNet(classes=10)
@@ -85,12 +85,12 @@ class ConvNet(nn.Module):
         """float32 [b, h, w, c], h and w multiples of 4 -> float32 logits [b, classes]; `stages` adds a dict of outputs."""
         divisible(x, self.convolutions, "ConvNet")
         act, own = activation(self.activation)
-        init, pool = self.kernel_init or own, POOLS[one_of("pooling", self.pooling, POOLS)]
+        init, pool = self.kernel_init or own, POOLS[check_choice("pooling", self.pooling, POOLS)]
         x, seen = x.astype(self.dtype), {}
         for number in range(self.convolutions):
             name = f"conv{number + 1}"
             x = stage(self, seen, name, act(self._conv(x, self.width * 2**number, init, name, train)))
-            x = halved(x, pool)
+            x = pool_2x2(x, pool)
         x = x.reshape(len(x), -1)  # [b, h/4 * w/4 * 2 width] for two convolutions
         x = act(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=initializer(init), name="dense")(x))
         x = stage(self, seen, "dense", Dropout(self.dropout, self.axis)(x, train))

@@ -24,8 +24,8 @@ def norms_held(holds: Callable[[str], bool], found: set[Path] | None = None) -> 
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from jaxcnn.models import build
-      >>> model, images = build("resnet8", 10), jnp.ones((4, 8, 8, 3))
+      >>> from jaxcnn.models import create_model
+      >>> model, images = create_model("resnet8", 10), jnp.ones((4, 8, 8, 3))
       >>> variables = model.init(jax.random.key(0), images)
       >>> with norms_held(lambda name: name.startswith("stem")):
       ...     _, new = model.apply(variables, images, train=True, mutable=["batch_stats"])

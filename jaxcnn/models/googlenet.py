@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxcnn.models.initial import initializer
 from jaxcnn.models.layers import BatchNorm, Dropout, conv, stage
 from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 TABLE = {
     "inception3a": (64, 96, 128, 16, 32, 32),
@@ -74,7 +74,7 @@ class Auxiliary(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> None:
         """[b, h, w, c], h and w at least 5 unless there is BN."""
         if not self.make[1] and min(x.shape[1:3]) < 5:
-            raise RecipeError(
+            raise ArgumentError(
                 f"GoogLeNet's auxiliary heads got maps of {x.shape[1]}x{x.shape[2]}, smaller than their 5x5 windows; "
                 "write aux=False, or images of at least 79x79 pixels"
             )
@@ -109,10 +109,10 @@ class GoogLeNet(nn.Module):
         auxiliary heads have their own 70%.
       transform_input: turn images less ImageNet's means over its standard deviations into (x - 0.5) / 0.5, which torchvision's
         weights expect.
-      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarNet`.
+      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarResNet`.
 
     Raises:
-      RecipeError: when called, for images smaller than 32 pixels; with `aux` and without `norm`, than 79.
+      ArgumentError: when called, for images smaller than 32 pixels; with `aux` and without `norm`, than 79.
 
     Example:
       >>> model, image = GoogLeNet(1000), jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
@@ -136,7 +136,7 @@ class GoogLeNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
         """float32 [b, h, w, c] -> float32 logits [b, classes]; with `stages`, also a dict of outputs."""
         if min(x.shape[1:3]) < 32:
-            raise RecipeError(f"GoogLeNet got images of {x.shape[1]}x{x.shape[2]} pixels; expected at least 32x32")
+            raise ArgumentError(f"GoogLeNet got images of {x.shape[1]}x{x.shape[2]} pixels; expected at least 32x32")
         make, seen = self._make(), {}
         dense = partial(nn.Dense, kernel_init=initializer(self.kernel_init))
         x = self._stem(make, _shifted(x) if self.transform_input else x, seen, train)

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, conv, remembered, stage
+from jaxcnn.models.layers import BatchNorm, conv, maybe_remat, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.models.resnet import Block, shortcut
-from jaxcnn.recipe import RecipeError, one_of
+from jaxcnn.recipe import ArgumentError, check_choice
 
 LAYERS: dict[int, tuple[tuple[int, ...], bool]] = {
     18: ((2, 2, 2, 2), False),
@@ -75,7 +75,7 @@ class ResNet(nn.Module):
       stride_in_3x3: v1.5.
       width: filters of the first stage.
       shortcut: where shapes change, "B" (a 1x1 convolution and BN) or "A" (picked pixels and zeros).
-      bn_group, bn_momentum, remat, kernel_init, dtype, axis: as in `CifarNet`; the paper's initialisation is the default.
+      bn_group, bn_momentum, remat, kernel_init, dtype, axis: as in `CifarResNet`; the paper's initialisation is the default.
 
     Example:
       >>> model, image = imagenet_net(50, classes=1000), jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
@@ -117,14 +117,14 @@ class ResNet(nn.Module):
         return (logits, seen) if stages else logits
 
     def _block(self, filters, stride, make, norm, name):
-        kind = one_of("shortcut", self.shortcut, "AB") if self.residual else None
+        kind = check_choice("shortcut", self.shortcut, "AB") if self.residual else None
         if not self.bottleneck:
-            return remembered(Block, self.remat)(filters, stride, kind, make, norm, name=name)
+            return maybe_remat(Block, self.remat)(filters, stride, kind, make, norm, name=name)
         if kind is None:
-            raise RecipeError(
+            raise ArgumentError(
                 "a plain network of bottlenecks is in no paper; expected residual=True or bottleneck=False"
             )
-        return remembered(Bottleneck, self.remat)(filters, stride, kind, make, norm, self.stride_in_3x3, name=name)
+        return maybe_remat(Bottleneck, self.remat)(filters, stride, kind, make, norm, self.stride_in_3x3, name=name)
 
 
 def imagenet_net(depth: int, classes: int, **options: Any) -> ResNet:

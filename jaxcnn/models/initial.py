@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxcnn.recipe import one_of
+from jaxcnn.recipe import check_choice
 
 DRAWS: dict[str, Callable[..., jax.Array]] = {
     "normal": jax.random.normal,
@@ -95,5 +95,5 @@ INITS = {
 
 
 def initializer(name: str) -> VarianceScaling:
-    """The kernel initialiser called `name`; RecipeError names the nearest one."""
-    return INITS[one_of("kernel_init", name, INITS)]
+    """The kernel initialiser called `name`; ArgumentError names the nearest one."""
+    return INITS[check_choice("kernel_init", name, INITS)]

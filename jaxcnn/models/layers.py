@@ -15,7 +15,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxcnn.models.batchnorm import Shared, standardised
 from jaxcnn.models.initial import initializer
 from jaxcnn.models.pooling import max_pool_2x2, windows_2x2
-from jaxcnn.recipe import RecipeError
+from jaxcnn.recipe import ArgumentError
 
 
 def conv(
@@ -55,12 +55,12 @@ def conv3x3(filters: int, stride: int = 1, **options: Any) -> nn.Conv:
     return conv(filters, 3, stride, **options)
 
 
-def halved(x: jax.Array, reduce: Any) -> jax.Array:
+def pool_2x2(x: jax.Array, reduce: Any) -> jax.Array:
     """Disjoint 2x2 pooling, [b, h, w, c] -> [b, h // 2, w // 2, c], by `jnp.max` or `jnp.mean`; an odd last line is dropped."""
     return max_pool_2x2(x) if reduce is jnp.max else reduce(windows_2x2(x), axis=(2, 4))
 
 
-def remembered(block: Any, remat: bool) -> Any:
+def maybe_remat(block: Any, remat: bool) -> Any:
     """The class `block`, called with an input and `train`; with `remat`, its gradient computes what is inside it once more.
 
     Training then keeps the inputs of blocks alone (Chen et al. 2016, arXiv:1604.06174, section 4), the same numbers up to
@@ -148,7 +148,7 @@ class BatchNorm(nn.Module):
         devices = jax.lax.axis_size(self.axis) if self.axis else 1
         group = self.group or local * devices
         if local * devices % group or max(group, local) % min(group, local):
-            raise RecipeError(
+            raise ArgumentError(
                 f"bn_group is {group}, which does not divide the batch of {local * devices} on {devices} device(s) evenly; "
                 "write a divisor of the batch that divides, or is a multiple of, each device's share"
             )

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import halved, stage
-from jaxcnn.recipe import RecipeError
+from jaxcnn.models.layers import pool_2x2, stage
+from jaxcnn.recipe import ArgumentError
 
 
 def scaled_tanh(x: jax.Array) -> jax.Array:
@@ -22,10 +22,10 @@ def padded(x: jax.Array) -> jax.Array:
     """Images of 28x28 with 2 pixels of zeros around, as the paper has them; [b, 28 or 32, same, c] -> [b, 32, 32, c].
 
     Raises:
-      RecipeError: for any other size.
+      ArgumentError: for any other size.
     """
     if x.shape[1:3] not in ((28, 28), (32, 32)):
-        raise RecipeError(f"LeNet-5 got images of {x.shape[1]}x{x.shape[2]} pixels; expected 28x28 or 32x32")
+        raise ArgumentError(f"LeNet-5 got images of {x.shape[1]}x{x.shape[2]} pixels; expected 28x28 or 32x32")
     margin = (32 - x.shape[1]) // 2
     return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
@@ -63,7 +63,7 @@ class LeNet5(nn.Module):
             x = act(nn.Conv(filters, (5, 5), padding="VALID", dtype=self.dtype, kernel_init=init, name=name)(x))
             x = stage(self, seen, name, x)
             if name != "c5":
-                x = halved(x, pool)  # [b, 14, 14, 6], then [b, 5, 5, 16]
+                x = pool_2x2(x, pool)  # [b, 14, 14, 6], then [b, 5, 5, 16]
         x = x.reshape(len(x), -1)  # [b, 120]
         x = stage(self, seen, "f6", act(nn.Dense(84, dtype=self.dtype, kernel_init=init, name="f6")(x)))
         logits = nn.Dense(self.classes, kernel_init=init, name="head")(x.astype(jnp.float32))

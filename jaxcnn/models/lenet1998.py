@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.models.layers import halved, stage
+from jaxcnn.models.layers import pool_2x2, stage
 from jaxcnn.models.lenet import padded, scaled_tanh
 
 THREE = ("012", "123", "234", "345", "045", "015")
@@ -76,7 +76,7 @@ class Subsampling(nn.Module):
         """[b, h, w, c] -> [b, h/2, w/2, c]."""
         gain = self.param("gain", spread(4), x.shape[-1:]).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:]).astype(self.dtype)
-        return scaled_tanh(halved(x, jnp.sum) * gain[None, None, None] + bias[None, None, None])
+        return scaled_tanh(pool_2x2(x, jnp.sum) * gain[None, None, None] + bias[None, None, None])
 
 
 class Sparse(nn.Module):
@@ -114,7 +114,7 @@ class LeNet1998(nn.Module):
     Attributes:
       classes: the number of logits.
       dtype: of activations; parameters and distances are float32.
-      axis: the mapped axis that splits the batch, set by the drivers; no layer here looks past one example.
+      axis: the mapped axis that splits the batch, set by the strategies; no layer here looks past one example.
 
     Example:
       >>> variables = LeNet1998(classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxcnn.models.initial import initializer
 from jaxcnn.models.layers import stage
-from jaxcnn.recipe import one_of
+from jaxcnn.recipe import check_choice
 
 
 @jax.custom_jvp
@@ -54,13 +54,13 @@ N(0, 1/fan_in) gives.
 
 
 def activation(name: str) -> tuple[Callable[[jax.Array], jax.Array], str]:
-    """The function called `name` and its initialiser's name; RecipeError names the nearest one.
+    """The function called `name` and its initialiser's name; ArgumentError names the nearest one.
 
     Example:
       >>> activation("relu")[1]
       'he'
     """
-    return ACTIVATIONS[one_of("activation", name, ACTIVATIONS)]
+    return ACTIVATIONS[check_choice("activation", name, ACTIVATIONS)]
 
 
 class MLP(nn.Module):
@@ -79,10 +79,10 @@ class MLP(nn.Module):
       activation: a name in `ACTIVATIONS`, after every hidden layer.
       kernel_init: a name in `initial.INITS`; None is the activation's own, for the layer of logits as well.
       dtype: of activations; parameters and the layer of logits are float32.
-      axis: the mapped axis that splits the batch, set by the drivers; no layer here looks past one example.
+      axis: the mapped axis that splits the batch, set by the strategies; no layer here looks past one example.
 
     Raises:
-      RecipeError: when called, for an unknown `activation` or `kernel_init`.
+      ArgumentError: when called, for an unknown `activation` or `kernel_init`.
 
     Example:
       >>> variables = MLP(classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -98,7 +98,7 @@ class MLP(nn.Module):
     axis: str | None = None
 
     def __post_init__(self):
-        self.hidden = tuple(self.hidden)  # JSON has lists only, and a module is a key of `fit`'s cache
+        self.hidden = tuple(self.hidden)  # JSON has lists only, and a module is a key of `train`'s cache
         super().__post_init__()
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""The options that `build` takes beside a network's name, each with the check of its value."""
+"""The options that `create_model` takes beside a network's name, each with the check of its value."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jaxcnn.models.convnet import POOLS, ConvNet
 from jaxcnn.models.initial import INITS
 from jaxcnn.models.mlp import ACTIVATIONS, MLP
 from jaxcnn.models.unet import UNet
-from jaxcnn.recipe import RecipeError, one_of, shown
+from jaxcnn.recipe import ArgumentError, check_choice, format_value
 
 
 def _whole(least: int) -> Callable[[str, Any], int]:
     def check(option: str, value: Any) -> int:
         if type(value) is not int or value < least:
-            raise RecipeError(f"{option} is {shown(value)}; expected a whole number of at least {least}")
+            raise ArgumentError(f"{option} is {format_value(value)}; expected a whole number of at least {least}")
         return value
 
     return check
@@ -27,14 +27,16 @@ def _whole(least: int) -> Callable[[str, Any], int]:
 
 def _units(option: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or any(type(units) is not int or units < 1 for units in value):
-        raise RecipeError(f"{option} is {shown(value)}; expected a list of whole numbers of at least 1: write [64, 64]")
+        raise ArgumentError(
+            f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: write [64, 64]"
+        )
     return tuple(value)
 
 
 def _share(usual: float) -> Callable[[str, Any], float]:
     def check(option: str, value: Any) -> float:
         if not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise RecipeError(f"{option} is {shown(value)}; expected at least 0 and below 1: write {usual}")
+            raise ArgumentError(f"{option} is {format_value(value)}; expected at least 0 and below 1: write {usual}")
         return value
 
     return check
@@ -42,19 +44,21 @@ def _share(usual: float) -> Callable[[str, Any], float]:
 
 def _switch(option: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise RecipeError(f"{option} is {shown(value)}; expected True or False")
+        raise ArgumentError(f"{option} is {format_value(value)}; expected True or False")
     return value
 
 
 def _dtype(option: str, value: Any) -> str:
     with suppress(TypeError):  # what is no type is refused under the name it has
         value = value if isinstance(value, str) else np.dtype(value).name
-    return one_of(option, value, ("float32", "bfloat16"))
+    return check_choice(option, value, ("float32", "bfloat16"))
 
 
 def _name(option: str, value: Any) -> str:
     if not isinstance(value, str) or not value or "/" in value:
-        raise RecipeError(f"{option} is {shown(value)}; expected a text without '/'. Write {option}='backbone'.")
+        raise ArgumentError(
+            f"{option} is {format_value(value)}; expected a text without '/'. Write {option}='backbone'."
+        )
     return value
 
 
@@ -67,19 +71,19 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "remat": _switch,
     "skips": _switch,
     "dropout": _share(0.5),
-    "activation": lambda option, value: one_of(option, str(value), ACTIVATIONS),
-    "pooling": lambda option, value: one_of(option, str(value), POOLS),
-    "shortcut": lambda option, value: one_of(option, str(value), "AB"),
-    "up": lambda option, value: one_of(option, str(value), UPS),
+    "activation": lambda option, value: check_choice(option, str(value), ACTIVATIONS),
+    "pooling": lambda option, value: check_choice(option, str(value), POOLS),
+    "shortcut": lambda option, value: check_choice(option, str(value), "AB"),
+    "up": lambda option, value: check_choice(option, str(value), UPS),
     "code": _whole(1),
     "convolutions": _whole(1),
     "aux": _switch,
     "transform_input": _switch,
-    "kernel_init": lambda option, value: one_of(option, str(value), INITS),
+    "kernel_init": lambda option, value: check_choice(option, str(value), INITS),
     "dtype": _dtype,
     "name": _name,
 }
-"""What `build` takes beside the name, with the check of each; a network takes those that it has a field for."""
+"""What `create_model` takes beside the name, with the check of each; a network takes those that it has a field for."""
 OWN: dict[type, dict[str, Callable[[str, Any], Any]]] = {
     MLP: {"hidden": _units},
     ConvNet: {"hidden": _whole(1)},

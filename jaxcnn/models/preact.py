@@ -12,13 +12,13 @@ import jax.numpy as jnp
 
 from jaxcnn.models.imagenet import LAYERS
 from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, conv, remembered, stage
+from jaxcnn.models.layers import BatchNorm, conv, maybe_remat, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.models.resnet import shortcut
-from jaxcnn.recipe import RecipeError, one_of
+from jaxcnn.recipe import ArgumentError, check_choice
 
 
-class PreBlock(nn.Module):
+class PreActBlock(nn.Module):
     """BN-ReLU-convolution twice, or as a bottleneck three times, plus the input; nothing follows the addition (figure 4e).
 
     In the `first` block of a stage, whose input must change its shape, the shortcut begins after the first ReLU. An `active`
@@ -47,7 +47,7 @@ class PreBlock(nn.Module):
         return y + shortcut(self.shortcut, x, y.shape, self.conv, None, train)
 
 
-class PreResNet(nn.Module):
+class PreActResNet(nn.Module):
     """A convolution, BN and ReLU, stages of blocks that add what they compute to what they get, BN, ReLU, mean, dense.
 
     The image's path from end to end meets additions and, where stages begin, one more ReLU and a change of shape: `project`, a
@@ -58,7 +58,7 @@ class PreResNet(nn.Module):
     21,795,880, 25,549,352, 44,541,480, 60,185,128 parameters. Copies that normalise once more between the stem's pooling and
     the first block have 128 more; others give bottlenecks their stride in the 3x3, or BN to `project`.
 
-    For CIFAR (`small=True`) the stem is 3x3 and nothing is pooled: depth 6 n + 2 has the parameters of its `CifarNet`;
+    For CIFAR (`small=True`) the stem is 3x3 and nothing is pooled: depth 6 n + 2 has the parameters of its `CifarResNet`;
     164 and 1001, 9 n + 2, are bottlenecks with shortcut "B" (the paper's table 4): 1,703,258 and 10,327,706.
 
     Attributes:
@@ -113,33 +113,33 @@ class PreResNet(nn.Module):
         return (logits, seen) if stages else logits
 
     def _block(self, number, block, make, norm, name):
-        kind, first = one_of("shortcut", self.shortcut, "AB"), block == 0
+        kind, first = check_choice("shortcut", self.shortcut, "AB"), block == 0
         stride, active = 2 if number and first else 1, first and not number and self.stem_norm
         if not number and not self.stem_norm:
             first = first and self.bottleneck  # an identity adds what comes before BN
         filters = self.width * 2**number
-        block_of = remembered(PreBlock, self.remat)
+        block_of = maybe_remat(PreActBlock, self.remat)
         return block_of(filters, stride, self.bottleneck, first, active, kind, make, norm, name=name)
 
 
-def imagenet_preact(depth: int, classes: int, **options: Any) -> PreResNet:
-    """The `PreResNet` of `depth` layers for photographs; `depth` is a key of `imagenet.LAYERS`."""
+def imagenet_preact(depth: int, classes: int, **options: Any) -> PreActResNet:
+    """The `PreActResNet` of `depth` layers for photographs; `depth` is a key of `imagenet.LAYERS`."""
     blocks, bottleneck = LAYERS[depth]
-    return PreResNet(blocks, classes, bottleneck, **options)
+    return PreActResNet(blocks, classes, bottleneck, **options)
 
 
-def cifar_preact(depth: int, classes: int, **options: Any) -> PreResNet:
-    """The `PreResNet` of `depth` layers for CIFAR: 6 n + 2; else, and at the paper's 164, the bottlenecks of 9 n + 2.
+def cifar_preact(depth: int, classes: int, **options: Any) -> PreActResNet:
+    """The `PreActResNet` of `depth` layers for CIFAR: 6 n + 2; else, and at the paper's 164, the bottlenecks of 9 n + 2.
 
     Raises:
-      RecipeError: for another depth.
+      ArgumentError: for another depth.
     """
     bottleneck = depth == 164 or (depth - 2) % 6 != 0
     layers = 9 if bottleneck else 6
     if depth < 8 or (depth - 2) % layers:
         below = max(8, depth - (depth - 2) % 6)
-        raise RecipeError(
+        raise ArgumentError(
             f"depth is {depth}; expected 6 n + 2 or 9 n + 2 for a whole n >= 1: write {below} or {below + 6}"
         )
     options = {"shortcut": "B" if bottleneck else "A", "width": 16, "small": True} | options
-    return PreResNet(((depth - 2) // layers,) * 3, classes, bottleneck, **options)
+    return PreActResNet(((depth - 2) // layers,) * 3, classes, bottleneck, **options)

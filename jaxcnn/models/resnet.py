@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, conv, remembered, stage
-from jaxcnn.recipe import RecipeError, one_of
+from jaxcnn.models.layers import BatchNorm, conv, maybe_remat, stage
+from jaxcnn.recipe import ArgumentError, check_choice
 
 
-def picked(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def zero_pad_shortcut(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Shortcut "A": every other pixel, and zeros for the channels that are new; no parameters.
 
     [b, h, w, c] -> `shape`, [b, h/s, w/s, c'] with c' >= c: channel i stays channel i.
@@ -33,7 +33,7 @@ def shortcut(kind: str, x: jax.Array, shape: tuple[int, ...], conv: Any, norm: A
     if x.shape == shape:
         return x
     if kind == "A":
-        return picked(x, shape)
+        return zero_pad_shortcut(x, shape)
     x = conv(shape[-1], 1, _stride(x, shape), name="project")(x)
     return norm(name="project_norm")(x, train) if norm else x
 
@@ -68,7 +68,7 @@ class Block(nn.Module):
         return nn.relu(y)
 
 
-class CifarNet(nn.Module):
+class CifarResNet(nn.Module):
     """The plain or residual network of depth 6 n + 2: a 3x3 convolution, three stages of n blocks, pooling, a dense layer.
 
     Stages have `width`, 2 `width`, 4 `width` filters on maps of h, h/2, h/4 pixels. Plain and residual networks with
@@ -89,10 +89,10 @@ class CifarNet(nn.Module):
       remat: keep the blocks' inputs alone for the gradient and compute the rest again: less memory, more time (`remembered`).
       kernel_init: a name in `initial.INITS`.
       dtype: of activations; parameters and BN's moments are float32.
-      axis: the mapped axis that splits the batch, set by the drivers.
+      axis: the mapped axis that splits the batch, set by the strategies.
 
     Example:
-      >>> model, image = CifarNet(blocks=3, classes=10), jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+      >>> model, image = CifarResNet(blocks=3, classes=10), jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
       >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
       >>> _, stages = jax.eval_shape(partial(model.apply, stages=True), variables, image)
       >>> {name: maps.shape[1:] for name, maps in stages.items()}
@@ -118,8 +118,8 @@ class CifarNet(nn.Module):
         make = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype, bias=not self.batch_norm)
         norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)
         norm = norm if self.batch_norm else unchanged
-        kind = one_of("shortcut", self.shortcut, "AB") if self.residual else None
-        block_of = remembered(Block, self.remat)
+        kind = check_choice("shortcut", self.shortcut, "AB") if self.residual else None
+        block_of = maybe_remat(Block, self.remat)
         x = make(self.width, 3, name="stem")(x.astype(self.dtype))
         x = nn.relu(norm(name="stem_norm")(x, train))
         seen: dict[str, jax.Array] = {}
@@ -135,10 +135,10 @@ class CifarNet(nn.Module):
         return (logits, seen) if stages else logits
 
 
-def cifar_net(depth: int, classes: int, **options: Any) -> CifarNet:
-    """The `CifarNet` of `depth` layers (convolutions and the dense layer); RecipeError unless `depth` is 6 n + 2."""
+def cifar_resnet(depth: int, classes: int, **options: Any) -> CifarResNet:
+    """The `CifarResNet` of `depth` layers (convolutions and the dense layer); ArgumentError unless `depth` is 6 n + 2."""
     blocks, rest = divmod(depth - 2, 6)
     if rest or blocks < 1:
         below = max(8, depth - (depth - 2) % 6)
-        raise RecipeError(f"depth is {depth}; expected 6 n + 2 for a whole n >= 1: write {below} or {below + 6}")
-    return CifarNet(blocks, classes, **options)
+        raise ArgumentError(f"depth is {depth}; expected 6 n + 2 for a whole n >= 1: write {below} or {below + 6}")
+    return CifarResNet(blocks, classes, **options)

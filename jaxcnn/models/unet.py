@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxcnn.models.autoencoder import doubled
 from jaxcnn.models.convnet import divisible
 from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, conv3x3, halved, stage
+from jaxcnn.models.layers import BatchNorm, conv3x3, pool_2x2, stage
 
 
 class UNet(nn.Module):
@@ -32,10 +32,10 @@ class UNet(nn.Module):
       up: how maps are doubled, one of `autoencoder.UPS`: "transpose" is the paper's 2x2 up-convolution.
       batch_norm: BN before every ReLU, in place of the convolutions' biases.
       skips: the maps from the way down beside those of the way up; without them everything passes through the bottom.
-      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarNet`.
+      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarResNet`.
 
     Raises:
-      RecipeError: when called, for an unknown name, or images that cannot be halved `depth` times.
+      ArgumentError: when called, for an unknown name, or images that cannot be halved `depth` times.
 
     Example:
       >>> model = UNet(classes=2, width=4, depth=2)
@@ -66,7 +66,7 @@ class UNet(nn.Module):
         x, seen = x.astype(self.dtype), {}
         for level in range(1, self.depth + 1):
             x = stage(self, seen, f"down{level}", self._level(x, level, f"down{level}", train))
-            x = halved(x, jnp.max)
+            x = pool_2x2(x, jnp.max)
         x = stage(self, seen, "bottom", self._level(x, self.depth + 1, "bottom", train))
         for level in range(self.depth, 0, -1):
             x = self._up(level)(x)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, halved, stage
+from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, pool_2x2, stage
 from jaxcnn.models.pooling import adaptive_average
-from jaxcnn.recipe import RecipeError, one_of
+from jaxcnn.recipe import ArgumentError, check_choice
 
 LAYERS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """3x3 convolutions in each of the five stages, by depth; stages have 64, 128, 256, 512, 512 filters."""
@@ -30,7 +30,7 @@ class VGG(nn.Module):
       size: 224, with two dense layers of 4096 and dropout 0.5, which averages the maps of images of other sizes, from 32 on, to
         7x7 (as torchvision does; the paper makes convolutions of the dense layers instead, section 3.2); or 32, with the
         dense layer of logits alone.
-      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarNet`.
+      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarResNet`.
 
     Example:
       >>> shapes = jax.eval_shape(VGG(16, 1000).init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
@@ -53,11 +53,11 @@ class VGG(nn.Module):
         """float32 [b, h, w, c] -> float32 logits [b, classes]; with `stages`, also a dict of outputs."""
         self._check(*x.shape[1:3])
         x, seen = x.astype(self.dtype), {}
-        for number, layers in enumerate(LAYERS[int(one_of("VGG depth", str(self.depth), map(str, LAYERS)))]):
+        for number, layers in enumerate(LAYERS[int(check_choice("VGG depth", str(self.depth), map(str, LAYERS)))]):
             for layer in range(layers):
                 x = self._layer(x, min(64 * 2**number, 512), f"stage{number + 1}_conv{layer + 1}", train)
             x = stage(self, seen, f"stage{number + 1}", x)
-            x = halved(x, jnp.max)
+            x = pool_2x2(x, jnp.max)
         x = adaptive_average(x, 7 if self.size == 224 else 1).reshape(len(x), -1)  # [b, 7 * 7 * 512] or [b, 512]
         for name in ("dense1", "dense2") if self.size == 224 else ():
             x = nn.relu(nn.Dense(4096, dtype=self.dtype, kernel_init=initializer(self.kernel_init), name=name)(x))
@@ -68,7 +68,7 @@ class VGG(nn.Module):
     def _check(self, h, w):
         fits = min(h, w) >= 32 if self.size == 224 else (self.size, h, w) == (32, 32, 32)
         if not fits:
-            raise RecipeError(
+            raise ArgumentError(
                 f"VGG of size {self.size} got images of {h}x{w} pixels; expected 32x32 (name vgg16-32) or 224x224 (name vgg16, "
                 "which takes any from 32x32 on)"
             )

@@ -1,7 +1,7 @@
 """Optax methods that ask for more than a gradient, brought to the form `update(gradient, state, params, **extra)`.
 
-`make_step` offers every method the same extra arguments: `value` (the batch's loss), `error` (0..1) and `grad_fn`, a second
-gradient on the same batch at other parameters. Two methods train at one point and are judged at another: `test_params`.
+`make_train_step` offers every method the same extra arguments: `value` (the batch's loss), `error` (0..1) and `grad_fn`, a second
+gradient on the same batch at other parameters. Two methods train at one point and are judged at another: `eval_params`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from jaxcnn.recipe import RecipeError, shown
+from jaxcnn.recipe import ArgumentError, format_value
 
 
 def only(tx: optax.GradientTransformationExtraArgs, *names: str) -> optax.GradientTransformationExtraArgs:
@@ -41,16 +41,16 @@ def noise(eta: float, gamma: float, key: jax.Array) -> optax.GradientTransformat
     return optax.GradientTransformation(lambda params: plain(inner.init(params)), update)
 
 
-def transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
+def as_transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
     """Return `tx` as a transformation with extra arguments; also what only has its two functions, as `optax.MultiSteps`.
 
     Raises:
-      RecipeError: for anything else, such as `optax.adam` without its call.
+      ArgumentError: for anything else, such as `optax.adam` without its call.
 
     Example:
-      >>> transformation(optax.adam)
+      >>> as_transformation(optax.adam)
       Traceback (most recent call last):
-      jaxcnn.arguments.RecipeError: tx is the function adam; expected an optax transformation. Write adam(1e-3), its result.
+      jaxcnn.arguments.ArgumentError: tx is the function adam; expected an optax transformation. Write adam(1e-3), its result.
     """
     if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)) and not isinstance(tx, type):
         plain = isinstance(tx, optax.GradientTransformation)
@@ -59,8 +59,11 @@ def transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
         name = getattr(tx, "__name__", type(tx).__name__)
         what, mend = f"the function {name}", f"{name}(1e-3), its result"
     else:
-        what, mend = shown(tx) if isinstance(tx, str) else f"of type {type(tx).__name__}", "optax.adam(1e-3), say"
-    raise RecipeError(f"tx is {what}; expected an optax transformation. Write {mend}.")
+        what, mend = (
+            format_value(tx) if isinstance(tx, str) else f"of type {type(tx).__name__}",
+            "optax.adam(1e-3), say",
+        )
+    raise ArgumentError(f"tx is {what}; expected an optax transformation. Write {mend}.")
 
 
 class LookaheadState(NamedTuple):
@@ -120,11 +123,11 @@ def prodigy(rate: jax.Array, d0: float, decay: float, decays: Callable[[Any], An
 _AVERAGES = (LookaheadState, contrib.ScheduleFreeState)
 
 
-def test_params(opt_state: Any, params: Any) -> Any:
+def eval_params(opt_state: Any, params: Any) -> Any:
     """The parameters at which a network is judged: lookahead's slow ones, schedule-free's average, else `params` itself.
 
     Defazio et al. 2024 (arXiv:2405.15682), eq. 1: gradients are taken at y, and x is what the method returns. A network with
-    BN has moments of y; those of x come from `precise`.
+    BN has moments of y; those of x come from `recompute_batch_stats`.
     """
     for state in jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, _AVERAGES)):
         if isinstance(state, LookaheadState):
@@ -134,4 +137,4 @@ def test_params(opt_state: Any, params: Any) -> Any:
     return params
 
 
-test_params.__test__ = False  # pytest collects functions of such names
+eval_params.__test__ = False  # pytest collects functions of such names

@@ -10,11 +10,11 @@ import optax
 from optax import contrib
 
 from jaxcnn.optim.adapters import lookahead, noise, only, prodigy
-from jaxcnn.optim.stages import belongs, frozen
+from jaxcnn.optim.stages import frozen_stages, in_stage
 from jaxcnn.recipe import Recipe
 
 
-class Method(NamedTuple):
+class OptimizerSpec(NamedTuple):
     """An optimiser by name."""
 
     make: Callable[..., optax.GradientTransformation]
@@ -100,40 +100,40 @@ TINY, SMALL, MIDDLE = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (3e-4, 1e-3, 3e-3, 1e-2, 3
 LARGE, PLAIN, BOUND = (0.003, 0.01, 0.03, 0.1, 0.3), (0.01, 0.03, 0.1, 0.3, 1.0), (0.03, 0.1, 0.3, 1.0, 3.0)
 
 # fmt: off
-OPTIMIZERS: dict[str, Method] = {
-    "sgd": Method(lambda r, rate: optax.sgd(rate), PLAIN, "Robbins and Monro 1951"),
-    "momentum": Method(lambda r, rate: optax.sgd(rate, r.momentum), LARGE, "Polyak 1964; PyTorch's and optax's form"),
-    "caffe": Method(_caffe, LARGE, "Polyak 1964; Caffe's form: v = m v + lr g, w -= v"),
-    "nesterov": Method(lambda r, rate: optax.sgd(rate, r.momentum, nesterov=True), LARGE, "Sutskever et al. 2013"),
-    "noisy": Method(_noisy, PLAIN, "Neelakantan et al. 2015, arXiv:1511.06807", ("key",)),
-    "sign": Method(lambda r, rate: optax.sign_sgd(rate), SMALL, "Bernstein et al. 2018, arXiv:1802.04434"),
-    "polyak": Method(lambda r, rate, *, f_min=0.0: optax.polyak_sgd(rate, f_min=f_min), BOUND,
+OPTIMIZERS: dict[str, OptimizerSpec] = {
+    "sgd": OptimizerSpec(lambda r, rate: optax.sgd(rate), PLAIN, "Robbins and Monro 1951"),
+    "momentum": OptimizerSpec(lambda r, rate: optax.sgd(rate, r.momentum), LARGE, "Polyak 1964; PyTorch's and optax's form"),
+    "caffe": OptimizerSpec(_caffe, LARGE, "Polyak 1964; Caffe's form: v = m v + lr g, w -= v"),
+    "nesterov": OptimizerSpec(lambda r, rate: optax.sgd(rate, r.momentum, nesterov=True), LARGE, "Sutskever et al. 2013"),
+    "noisy": OptimizerSpec(_noisy, PLAIN, "Neelakantan et al. 2015, arXiv:1511.06807", ("key",)),
+    "sign": OptimizerSpec(lambda r, rate: optax.sign_sgd(rate), SMALL, "Bernstein et al. 2018, arXiv:1802.04434"),
+    "polyak": OptimizerSpec(lambda r, rate, *, f_min=0.0: optax.polyak_sgd(rate, f_min=f_min), BOUND,
                      "Loizou et al. 2021, arXiv:2002.10542; the rate is the largest step", ("value",)),
-    "clipped": Method(_clipped, PLAIN, "Pascanu et al. 2013, arXiv:1211.5063; momentum after the clip"),
-    "adagrad": Method(lambda r, rate: optax.adagrad(rate), PLAIN, "Duchi et al. 2011"),
-    "rmsprop": Method(lambda r, rate, *, decay=0.9: optax.rmsprop(rate, decay), SMALL, "Tieleman and Hinton 2012"),
-    "adam": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.adam(rate, b1, b2), MIDDLE,
+    "clipped": OptimizerSpec(_clipped, PLAIN, "Pascanu et al. 2013, arXiv:1211.5063; momentum after the clip"),
+    "adagrad": OptimizerSpec(lambda r, rate: optax.adagrad(rate), PLAIN, "Duchi et al. 2011"),
+    "rmsprop": OptimizerSpec(lambda r, rate, *, decay=0.9: optax.rmsprop(rate, decay), SMALL, "Tieleman and Hinton 2012"),
+    "adam": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.adam(rate, b1, b2), MIDDLE,
                    "Kingma and Ba 2015, arXiv:1412.6980"),
-    "adamw": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.adamw(rate, b1, b2, **_masked(r)), MIDDLE,
+    "adamw": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.adamw(rate, b1, b2, **_masked(r)), MIDDLE,
                     "Loshchilov and Hutter 2019, arXiv:1711.05101", decays=True),
-    "nadam": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.nadam(rate, b1, b2), MIDDLE, "Dozat 2016"),
-    "amsgrad": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.amsgrad(rate, b1, b2), MIDDLE,
+    "nadam": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.nadam(rate, b1, b2), MIDDLE, "Dozat 2016"),
+    "amsgrad": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.amsgrad(rate, b1, b2), MIDDLE,
                       "Reddi et al. 2018, arXiv:1904.09237"),
-    "radam": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.radam(rate, b1, b2), MIDDLE,
+    "radam": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.radam(rate, b1, b2), MIDDLE,
                     "Liu et al. 2020, arXiv:1908.03265"),
-    "lion": Method(lambda r, rate, *, b1=0.9, b2=0.99: optax.lion(rate, b1, b2, **_masked(r)), TINY,
+    "lion": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.99: optax.lion(rate, b1, b2, **_masked(r)), TINY,
                    "Chen et al. 2023, arXiv:2302.06675", decays=True),
-    "lars": Method(_lars, BOUND, "You et al. 2017, arXiv:1708.03888; trust 0.02", decays=True),
-    "lamb": Method(lambda r, rate, *, b1=0.9, b2=0.999: optax.lamb(rate, b1, b2, **_masked(r)), MIDDLE,
+    "lars": OptimizerSpec(_lars, BOUND, "You et al. 2017, arXiv:1708.03888; trust 0.02", decays=True),
+    "lamb": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.lamb(rate, b1, b2, **_masked(r)), MIDDLE,
                    "You et al. 2020, arXiv:1904.00962", decays=True),
-    "sam": Method(_sam, LARGE, "Foret et al. 2021, arXiv:2010.01412; around momentum", ("gradient",), decays=True),
-    "lookahead": Method(lambda r, rate, *, period=5, share=0.5: lookahead(optax.sgd(rate, r.momentum), period, share), LARGE,
+    "sam": OptimizerSpec(_sam, LARGE, "Foret et al. 2021, arXiv:2010.01412; around momentum", ("gradient",), decays=True),
+    "lookahead": OptimizerSpec(lambda r, rate, *, period=5, share=0.5: lookahead(optax.sgd(rate, r.momentum), period, share), LARGE,
                         "Zhang et al. 2019, arXiv:1907.08610; around momentum", ("test parameters",)),
-    "schedule-free": Method(_schedule_free, BOUND, "Defazio et al. 2024, arXiv:2405.15682; around SGD",
+    "schedule-free": OptimizerSpec(_schedule_free, BOUND, "Defazio et al. 2024, arXiv:2405.15682; around SGD",
                             ("test parameters",)),
-    "prodigy": Method(_prodigy, (0.1, 0.3, 1.0, 3.0, 10.0),
+    "prodigy": OptimizerSpec(_prodigy, (0.1, 0.3, 1.0, 3.0, 10.0),
                       "Mishchenko and Defazio 2024, arXiv:2306.06101; the rate multiplies its own", decays=True),
-    "muon": Method(_muon, MIDDLE, "Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982", decays=True),
+    "muon": OptimizerSpec(_muon, MIDDLE, "Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982", decays=True),
 }
 # fmt: on
 """name -> method. "momentum" and "caffe" differ after every change of the rate: the second still carries steps of the old one.
@@ -142,13 +142,13 @@ OPTIMIZERS: dict[str, Method] = {
 
 def l2(recipe: Recipe) -> optax.GradientTransformation:
     """`decay * w` added to the gradient of the leaves that decay, frozen ones never."""
-    still = frozen(recipe.stage_rates)
+    still = frozen_stages(recipe.stage_rates)
 
     def decays(params: Any) -> Any:
         mask = decay_mask(params, recipe.decay_on)
         if not still:
             return mask
-        moves = {name: not any(belongs(name, stage) for stage in still) for name in mask}
+        moves = {name: not any(in_stage(name, stage) for stage in still) for name in mask}
         return {name: jax.tree.map(lambda on, name=name: on and moves[name], part) for name, part in mask.items()}
 
     return optax.add_decayed_weights(recipe.decay, decays)

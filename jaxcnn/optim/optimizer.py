@@ -1,4 +1,4 @@
-"""`optimizer`: a Recipe's method, decay, schedule and warm-up as one optax transformation."""
+"""`create_optimizer`: a Recipe's method, decay, schedule and warm-up as one optax transformation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import jax
 import optax
 
 from jaxcnn.optim import methods, schedules, stages
-from jaxcnn.optim.rate import at_rate
-from jaxcnn.recipe import Recipe, RecipeError, one_of, shown, verify_recipe
+from jaxcnn.optim.rate import scale_by_scheduled_rate
+from jaxcnn.recipe import ArgumentError, Recipe, check_choice, format_value, verify_recipe
 
 _FIELDS = (
     "optimizer",
@@ -28,24 +28,24 @@ _FIELDS = (
 _READ = {"step": ("drops",), "constant": ()}
 
 
-def optimizer(recipe: Recipe) -> optax.GradientTransformationExtraArgs:
+def create_optimizer(recipe: Recipe) -> optax.GradientTransformationExtraArgs:
     """The recipe's optimiser: L2 into the gradient, the method, the rate with its schedule and warm-up.
 
     Recipes that differ in the rate or the seed alone have the same `update`, so a sweep over them compiles once.
 
     Raises:
-      RecipeError: for a name not in `OPTIMIZERS` or `SCHEDULES` (the nearest is named), or an option the method lacks.
+      ArgumentError: for a name not in `OPTIMIZERS` or `SCHEDULES` (the nearest is named), or an option the method lacks.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> tx = optimizer(Recipe(optimizer="sgd", lr=0.5, decay=0.0))
+      >>> tx = create_optimizer(Recipe(optimizer="sgd", lr=0.5, decay=0.0))
       >>> params = {"kernel": jnp.ones(())}
       >>> updates, _ = tx.update(params, tx.init(params), params)
       >>> float(updates["kernel"])
       -0.5
     """
     check(recipe)
-    one_of("schedule", recipe.schedule, schedules.SCHEDULES)
+    check_choice("schedule", recipe.schedule, schedules.SCHEDULES)
     read = (*_FIELDS, *_READ.get(recipe.schedule, ("steps",)))
     same: dict[str, Any] = {"drops": ()} | {name: getattr(recipe, name) for name in read}
     return optax.GradientTransformationExtraArgs(_whole(recipe).init, _update(Recipe(**same).to_json()))
@@ -63,7 +63,7 @@ def _whole(recipe):
         made = method.make(recipe, rate, **recipe.method)
         return made if method.decays else optax.chain(methods.l2(recipe), made)
 
-    whole = at_rate(
+    whole = scale_by_scheduled_rate(
         at,
         recipe.lr,
         schedules.SCHEDULES[recipe.schedule](recipe),
@@ -71,7 +71,7 @@ def _whole(recipe):
         warmup_error=recipe.warmup_error,
         plateau=schedules.plateau(recipe),
     )
-    return stages.scaled(whole, recipe.stage_rates)
+    return stages.scale_by_stage(whole, recipe.stage_rates)
 
 
 def options(name: str) -> dict[str, Any]:
@@ -85,24 +85,24 @@ def options(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY}
 
 
-def check(recipe: Recipe) -> methods.Method:
-    """The recipe's method; RecipeError for a name or an option that does not exist, or a value out of bounds."""
+def check(recipe: Recipe) -> methods.OptimizerSpec:
+    """The recipe's method; ArgumentError for a name or an option that does not exist, or a value out of bounds."""
     verify_recipe(recipe)
-    known = options(one_of("optimizer", recipe.optimizer, methods.OPTIMIZERS))
+    known = options(check_choice("optimizer", recipe.optimizer, methods.OPTIMIZERS))
     if "test parameters" in methods.OPTIMIZERS[recipe.optimizer].needs and set(recipe.stage_rates.values()) - {0, 1}:
-        raise RecipeError(
-            f"stage_rates is {shown(recipe.stage_rates)}; {recipe.optimizer} averages its steps and takes rates of 0 and 1 "
+        raise ArgumentError(
+            f"stage_rates is {format_value(recipe.stage_rates)}; {recipe.optimizer} averages its steps and takes rates of 0 and 1 "
             "only: write optimizer='momentum', say"
         )
     for name, value in recipe.method.items():
         if not known:
-            raise RecipeError(
-                f"method of {recipe.optimizer} is {shown(name)}; it has no numbers of its own: write method={{}}"
+            raise ArgumentError(
+                f"method of {recipe.optimizer} is {format_value(name)}; it has no numbers of its own: write method={{}}"
             )
-        one_of(f"method of {recipe.optimizer}", name, known)
+        check_choice(f"method of {recipe.optimizer}", name, known)
         good, expected = _expected(recipe.optimizer, name, known[name])
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not good(value):
-            raise RecipeError(f"method {name} is {shown(value)}; expected {expected}: write {known[name]}")
+            raise ArgumentError(f"method {name} is {format_value(value)}; expected {expected}: write {known[name]}")
     return methods.OPTIMIZERS[recipe.optimizer]
 
 

@@ -1,4 +1,4 @@
-"""The learning rate: a method is a function of it, and `at_rate` says what it is at every step."""
+"""The learning rate: a method is a function of it, and `scale_by_scheduled_rate` says what it is at every step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import optax
 
 
 class RateState(NamedTuple):
-    """State of `at_rate`."""
+    """State of `scale_by_scheduled_rate`."""
 
     count: jax.Array
     """int32 []: steps taken."""
@@ -20,7 +20,7 @@ class RateState(NamedTuple):
     """float32 []: what the schedule multiplies. It is state, so that one compiled step serves every rate of a sweep."""
     rate: jax.Array
     """float32 []: the rate of the last step."""
-    error: jax.Array
+    error_rate: jax.Array
     """float32 []: the running training error, in 0..1."""
     warm: jax.Array
     """bool []: whether warm-up is over."""
@@ -30,7 +30,7 @@ class RateState(NamedTuple):
     """State of the method."""
 
 
-def at_rate(
+def scale_by_scheduled_rate(
     method: Callable[[jax.Array], optax.GradientTransformation],
     lr: float,
     schedule: optax.Schedule,
@@ -59,7 +59,7 @@ def at_rate(
     `value`, its loss, for a plateau and some methods.
 
     Example:
-      >>> tx = at_rate(optax.sgd, 0.5, lambda step: 1.0)
+      >>> tx = scale_by_scheduled_rate(optax.sgd, 0.5, lambda step: 1.0)
       >>> updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
       >>> updates.tolist()
       [-0.5, -0.5]
@@ -79,7 +79,7 @@ def at_rate(
 
     def update(updates: Any, state: Any, params: Any = None, *, error: Any = None, value: Any = None, **extra: Any):
         rate = state.lr * share(state.count.astype(jnp.float32))
-        warm, running = state.warm, state.error
+        warm, running = state.warm, state.error_rate
         if warmup_lr is not None:
             if error is None:
                 raise ValueError("the warm-up waits for the training error: call tx.update(..., error=...)")
@@ -95,7 +95,7 @@ def at_rate(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def rate_of(opt_state: Any) -> float | None:
+def current_learning_rate(opt_state: Any) -> float | None:
     """The learning rate of the last step, where the optimiser's state knows it (ours, or optax's injected ones).
 
     None where it does not, or where parts of the parameters have different rates.

@@ -7,15 +7,15 @@ them, near the limits of the list, in each process before the first is rewritten
 random programs, their gradients and second derivatives with XLA's. `JAXCNN_PLAIN=1` turns it off.
 """
 
-from jaxcnn.programs.onednn import OPTIONS, available, unkept
-from jaxcnn.programs.replacing import Instead, replaced
-from jaxcnn.programs.tuning import tuned
+from jaxcnn.programs.onednn import OPTIONS, available, without_persistent_cache
+from jaxcnn.programs.replacing import Replacement, rewrite
+from jaxcnn.programs.tuning import optimized
 
 __all__ = [
     "OPTIONS",
-    "Instead",
+    "Replacement",
     "available",
-    "replaced",
-    "tuned",
-    "unkept",
+    "optimized",
+    "rewrite",
+    "without_persistent_cache",
 ]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from jaxcnn.programs.onednn import DTYPES, NHWC, Geometry, available, convolution, proven
-from jaxcnn.programs.replacing import Instead
+from jaxcnn.programs.replacing import Replacement
 
 TRANSPOSED = (3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1)
 """How JAX writes a weight gradient: channels take the batch's place, and examples are what is summed over."""
@@ -27,7 +27,7 @@ CACHED, FEWEST, SUMMED = 2**21, 16, 2**10
 images, the numbers of a vector, and so many places, or the sums of the parts cost more than the parts."""
 
 
-def rule(eqn: JaxprEqn, narrow: int = NARROW) -> Instead | None:
+def rule(eqn: JaxprEqn, narrow: int = NARROW) -> Replacement | None:
     """Give oneDNN's form of a two-dimensional convolution, or None.
 
     It is given where it is the faster, and only for a geometry that is `proven`. Weight gradients of fewer channels than
@@ -48,13 +48,13 @@ def rule(eqn: JaxprEqn, narrow: int = NARROW) -> Instead | None:
     if layouts.lhs_spec == layouts.out_spec == NHWC:
         if not proven(_of_images(params, x.shape, slope.shape)):
             return None
-        return Instead(partial(forward, params, out), settled=(0,))
+        return Replacement(partial(forward, params, out), materialize=(0,))
     plain = params["window_strides"] == params["lhs_dilation"] == (1, 1)
     dense = slope.shape[1:3] == (1, 1)  # a slope of one place: JAX's is a product of matrices
     if tuple(layouts) == TRANSPOSED and plain and not dense and x.shape[3] >= narrow:
         if x.shape[0] < 2 or not proven(_of_weights(params, x.shape, slope.shape)):
             return None
-        return Instead(partial(weight_gradient, params, out), settled=(0, 1))
+        return Replacement(partial(weight_gradient, params, out), materialize=(0, 1))
     return None
 
 

@@ -193,7 +193,7 @@ def _right(dtype: str) -> bool:
         ]
 
     try:
-        with unkept(), jax.ensure_compile_time_eval():
+        with without_persistent_cache(), jax.ensure_compile_time_eval():
             program = jax.jit(run, compiler_options=OPTIONS)
             got = [jax.device_get(program(given)) for _ in range(2)]
     except Exception:
@@ -220,7 +220,7 @@ def _reference(geometry: Geometry, x: np.ndarray, kernel: np.ndarray) -> np.ndar
 
 
 @contextlib.contextmanager
-def unkept() -> Iterator[None]:
+def without_persistent_cache() -> Iterator[None]:
     """Within it, nothing that is compiled is written to JAX's persistent cache: jaxlib cannot serialise calls of oneDNN.
 
     The setting belongs to the process: while several threads are within, the first saves it and the last restores it.
@@ -243,6 +243,6 @@ def unkept() -> Iterator[None]:
 
 _entering = threading.Lock()
 _within = 0
-"""How many threads are within `unkept`."""
+"""How many threads are within `without_persistent_cache`."""
 _before: Any = None
 """The setting before the first of them."""

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
-from jaxcnn.programs.replacing import Instead, settled
+from jaxcnn.programs.replacing import Replacement, materialize
 
 WIDEST = 64
 """Most pixels of a window: each has operations of its own in the program."""
 
 
-def rule(eqn: JaxprEqn) -> Instead | None:
+def rule(eqn: JaxprEqn) -> Replacement | None:
     """Give `scattered` in place of the gradient of a maximum over windows of images [b, h, w, c], or None.
 
     Left alone are negative padding, strides over images or channels, empty arrays, and windows of over `WIDEST` pixels.
@@ -33,7 +33,7 @@ def rule(eqn: JaxprEqn) -> Instead | None:
     padded = all(edge >= 0 for sides in padding for edge in sides)
     if not alone or not padded or math.prod(window) > WIDEST or not all(aval.size for aval in avals):
         return None
-    return Instead(partial(scattered, window[1:3], strides[1:3], padding[1:3]), settled=(0, 1))
+    return Replacement(partial(scattered, window[1:3], strides[1:3], padding[1:3]), materialize=(0, 1))
 
 
 def scattered(
@@ -62,7 +62,7 @@ def scattered(
     (b, h, w, c), ((top, bottom), (left, right)) = x.shape, padding
     high, wide = -(-(h + top + bottom) // down), -(-(w + left + right) // across)
     offsets = list(itertools.product(*map(range, window)))
-    at = settled(
+    at = materialize(
         _maxima(jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf), offsets, strides, slope.shape)
     )
 

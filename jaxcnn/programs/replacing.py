@@ -13,20 +13,20 @@ LOOPS = {"scan", "while", "cond"}
 """Operations whose programs are run often, or perhaps."""
 
 
-class Instead(NamedTuple):
+class Replacement(NamedTuple):
     """What is evaluated in an operation's place."""
 
     function: Callable[..., Any]
     """From the operation's inputs to its one result."""
-    settled: tuple[int, ...] = ()
+    materialize: tuple[int, ...] = ()
     """The inputs that are in memory before it: whoever needs one of them afterwards reads it and does not compute it again."""
 
 
-Rule = Callable[[JaxprEqn], Instead | None]
+Rule = Callable[[JaxprEqn], Replacement | None]
 """An operation -> what to evaluate in its place, or None to leave it as it is."""
 
 
-def replaced(function: Callable[..., Any], rule: Rule, looped: Rule | None = None) -> Callable[..., Any]:
+def rewrite(function: Callable[..., Any], rule: Rule, looped: Rule | None = None) -> Callable[..., Any]:
     """`function` with the operations for which `rule` knows something else done so; within loops, those that `looped` knows.
 
     What `rule` replaces `looped` replaces too; by default it is `rule`.
@@ -37,8 +37,8 @@ def replaced(function: Callable[..., Any], rule: Rule, looped: Rule | None = Non
     Example:
       >>> import jax.numpy as jnp
       >>> def rule(eqn):
-      ...     return Instead(jnp.cos) if eqn.primitive.name == "sin" else None
-      >>> float(replaced(lambda x: 2 * jax.jit(jnp.sin)(x), rule)(0.0))
+      ...     return Replacement(jnp.cos) if eqn.primitive.name == "sin" else None
+      >>> float(rewrite(lambda x: 2 * jax.jit(jnp.sin)(x), rule)(0.0))
       2.0
     """
 
@@ -51,9 +51,11 @@ def replaced(function: Callable[..., Any], rule: Rule, looped: Rule | None = Non
     return run
 
 
-def found(program: Any, rule: Rule) -> int:
+def count_matches(program: Any, rule: Rule) -> int:
     """How many operations of a program `rule` replaces, those of functions within it included."""
-    return sum(rule(eqn) is not None for eqn in program.eqns) + sum(found(each, rule) for each in subjaxprs(program))
+    return sum(rule(eqn) is not None for eqn in program.eqns) + sum(
+        count_matches(each, rule) for each in subjaxprs(program)
+    )
 
 
 def evaluated(program: Any, values: Sequence[Any], rule: Rule, looped: Rule) -> list[Any]:
@@ -66,10 +68,10 @@ def evaluated(program: Any, values: Sequence[Any], rule: Rule, looped: Rule) -> 
 
     for eqn in program.eqns:
         instead = rule(eqn)
-        for v in [eqn.invars[i] for i in instead.settled] if instead else []:
+        for v in [eqn.invars[i] for i in instead.materialize] if instead else []:
             if not isinstance(v, Literal) and v not in at_rest:
                 at_rest.add(v)
-                known[v] = settled(known[v])
+                known[v] = materialize(known[v])
         given = [read(v) for v in eqn.invars]
         with eqn.ctx.manager:  # what the operation was to be compiled with, such as not to be inlined
             outs = [instead.function(*given)] if instead else _operated(eqn, given, rule, looped)
@@ -77,7 +79,7 @@ def evaluated(program: Any, values: Sequence[Any], rule: Rule, looped: Rule) -> 
     return [read(v) for v in program.outvars]
 
 
-def settled(x: jax.Array) -> jax.Array:
+def materialize(x: jax.Array) -> jax.Array:
     """`x`, which XLA then writes to memory once instead of computing it anew for each of its users.
 
     Of the sum at the end of a residual block XLA would compute in each user all the blocks before, whose sums are cheap
@@ -95,7 +97,7 @@ def _same(x):
 def _operated(eqn, values, rule, looped) -> list[Any]:
     """An operation's results. A function with replaced operations is evaluated in its place."""
     kind, params = eqn.primitive, eqn.params
-    if any(found(each, looped) for each in jaxprs_in_params(params)):
+    if any(count_matches(each, looped) for each in jaxprs_in_params(params)):
         body = next((params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params), None)
         if kind.name == "jit":
             return jax.jit(lambda *given: evaluated(body, given, rule, looped))(*values)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn import report
-from jaxcnn.log import LogError, read_json, read_lines, read_rows, write_text
+from jaxcnn.log import LogError, read_json, read_lines, read_metrics, write_text
 from jaxcnn.provenance import OPTIMIZER
-from jaxcnn.recipe import Recipe, RecipeError, shown
+from jaxcnn.recipe import ArgumentError, Recipe, format_value
 
 Result = dict[str, Any]
 
@@ -33,19 +33,19 @@ class Run(NamedTuple):
         )
 
 
-def finished(out: str | Path) -> list[Run]:
+def finished_runs(out: str | Path) -> list[Run]:
     """The runs of `out` that are over, in the order of their names: those in its folders, and those that were packed.
 
     Raises:
-      RecipeError: if there is none.
+      ArgumentError: if there is none.
     """
     packed = Path(out, PACKED)
     found = dict(_unpacked(packed, number, line) for number, line in enumerate(read_lines(packed, "run"), 1))
     for folder in (path.parent for path in Path(out).glob("*/result.json")):
         result = read_json(folder / "result.json")
-        found[folder.name] = _whole(folder, Run(Recipe.load(folder), result, read_rows(folder)))
+        found[folder.name] = _whole(folder, Run(Recipe.load(folder), result, read_metrics(folder)))
     if not found:
-        raise RecipeError(
+        raise ArgumentError(
             f"{out} holds no run that is over; write --out with a study's folder, or leave out --plot-only"
         )
     return [found[name] for name in sorted(found)]
@@ -60,7 +60,7 @@ def _whole(where: Path | str, run: Run) -> Run:
     if run.result.get("status") not in ("finished", "diverged"):
         wrong.insert(0, "status")
     if wrong:
-        found = ", ".join(f"{name} is {shown(run.result.get(name), 40)}" for name in wrong)
+        found = ", ".join(f"{name} is {format_value(run.result.get(name), 40)}" for name in wrong)
         raise LogError(f"{where} holds no result of a run: {found}; delete that run, or train it again")
     if not all(isinstance(row, dict) and _is(row.get("step"), int) for row in run.rows):
         raise LogError(f"{where} holds no rows of a run that is over; delete that run, or train it again")
@@ -90,7 +90,7 @@ _LEFT_OUT = {"pad": 4, "flip": True}
 
 
 def pack(source: str | Path, target: str | Path) -> int:
-    """Write the runs of `source` that are over to `target`/runs.jsonl, one line each, for `finished`; returns how many.
+    """Write the runs of `source` that are over to `target`/runs.jsonl, one line each, for `finished_runs`; returns how many.
 
     A study of hundreds of short runs is so kept in one small file: of each its name, recipe, `run.json`, environment, result
     and rows, numbers with 6 digits. The recipe is whole, so that no later default changes it. Checkpoints are left behind.
@@ -102,7 +102,7 @@ def pack(source: str | Path, target: str | Path) -> int:
         files = {name: read_json(folder / f"{name}.json", kind) for name, kind in kinds.items()}
         if files.get("run", {}).get("optimizer"):  # the recipe's numbers did not run
             recipe = {name: value for name, value in recipe.items() if name not in OPTIMIZER[1:]}
-        line = {"name": folder.name, "recipe": recipe} | files | {"rows": read_rows(folder)}
+        line = {"name": folder.name, "recipe": recipe} | files | {"rows": read_metrics(folder)}
         lines.append(json.dumps(_short(line), separators=(",", ":")) + "\n")
     Path(target).mkdir(parents=True, exist_ok=True)
     write_text(Path(target, PACKED), "".join(lines))
@@ -122,24 +122,24 @@ def eval_split(runs: Sequence[Run]) -> str | None:
     """Return the name of the split that the `eval_*` figures of `runs` are of; None for no runs.
 
     Raises:
-      RecipeError: if some are of the test split and some of the validation split: they are no sample of one quantity.
+      ArgumentError: if some are of the test split and some of the validation split: they are no sample of one quantity.
     """
     splits = sorted({run.recipe.report for run in runs})
     if len(splits) > 1:
-        raise RecipeError(
+        raise ArgumentError(
             f"the runs report {' and '.join(splits)}; expected one split. Use another --out for the other split."
         )
     return splits[0] if splits else None
 
 
-def over_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "eval_error")) -> dict[str, Any]:
+def aggregate_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "eval_error")) -> dict[str, Any]:
     """Columns of a table: figures of the last row (errors in percent), over the seeds that did not diverge.
 
     `seeds`, then `eval_split` if one of `keys` is an `eval_*` figure, then for each of `keys` the mean, its `_std` and its
     `_ci95` (half width of the mean's 95% interval), then the mean `seconds` of a run. A mean is None where a run's figure is.
 
     Raises:
-      RecipeError: if the `eval_*` figures are not all of the same split.
+      ArgumentError: if the `eval_*` figures are not all of the same split.
     """
     trained = [run for run in runs if run.divergence is None]
     good = [run.result for run in trained]
@@ -149,6 +149,6 @@ def over_seeds(runs: Sequence[Run], keys: Sequence[str] = ("train_error", "eval_
     for key in keys:
         values = [result[key] for result in good]
         # A figure that was no number is None in the record, and no mean leaves it out.
-        mean, std, ci95 = (None, None, None) if None in values else report.summarise(values)
+        mean, std, ci95 = (None, None, None) if None in values else report.seed_statistics(values)
         line |= {key: mean, f"{key}_std": std, f"{key}_ci95": ci95}
-    return line | {"seconds": report.summarise([result["seconds"] for result in good]).mean}
+    return line | {"seconds": report.seed_statistics([result["seconds"] for result in good]).mean}

@@ -9,25 +9,25 @@ from typing import Any
 
 from jaxcnn import hosts, parallel
 from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.data import Dataset, subset, verify
+from jaxcnn.data import Dataset, subset, verify_dataset
 from jaxcnn.log import RunLog
-from jaxcnn.models import build, parameters
-from jaxcnn.optim import optimizer
+from jaxcnn.models import count_parameters, create_model
+from jaxcnn.optim import create_optimizer
 from jaxcnn.recipe import Recipe
 from jaxcnn.state import State
 from jaxcnn.study.finished import Result
-from jaxcnn.train import check, fit
+from jaxcnn.train import check_config, train
 
 Measure = Callable[[Any, State, Dataset], Mapping[str, Any]]
 """More columns for a row: a function of (model, state, data) giving plain numbers by name."""
 
 
-def prepare(recipe: Recipe, classes: int) -> tuple[Any, Any]:
+def model_and_optimizer(recipe: Recipe, classes: int) -> tuple[Any, Any]:
     """The recipe's model and optimiser. What is compiled for them serves every seed and rate."""
-    return build(recipe.model, classes, **recipe.options), optimizer(recipe)
+    return create_model(recipe.model, classes, **recipe.options), create_optimizer(recipe)
 
 
-def cut(recipe: Recipe, data: Dataset) -> Dataset:
+def subset_for(recipe: Recipe, data: Dataset) -> Dataset:
     """`data` with as many training images as the recipe says; every run of a study gets the same ones."""
     there = len(data.train.labels)
     if recipe.examples is None or recipe.examples == there:
@@ -40,7 +40,7 @@ def run(
     data: Dataset,
     folder: str | Path,
     *,
-    driver: parallel.Driver | None = None,
+    strategy: parallel.Strategy | None = None,
     stop: Callable[[], Any] = lambda: False,
     watch: Callable[[int, Mapping[str, Any] | None], None] = lambda step, row: None,
     measure: Measure = lambda model, state, data: {},
@@ -54,23 +54,23 @@ def run(
       data: what `load(recipe.dataset, validation=recipe.validation)` gives; `recipe.examples` of its training images
         are used.
       folder: `config.json`, `run.json`, `env.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` when the run is over.
-      driver: where to run.
+      strategy: where to run.
       stop: asked after every step; when it answers true the state is saved and None is returned.
       watch: called with the step, after every step, and with the row as well where there is one.
       measure: gives more columns of each row.
-      begin: given the state at step 0, returns the one to start from: `lambda state: adopt(state, variables)`, say.
+      begin: given the state at step 0, returns the one to start from: `lambda state: with_variables(state, variables)`, say.
       keep_every: as in `Checkpoints`.
 
     Returns:
       The contents of `result.json`: `status` ("finished" or "diverged", then with `why`), `params`, the last row's
       figures and the run's `seconds`; or None when it was stopped.
     """
-    verify(data)
-    driver = parallel.chosen(driver)
-    data = cut(recipe, data)
-    check(recipe, data, driver)  # before the folder is claimed
-    model, tx = prepare(recipe, len(data.classes))
-    with _Records(recipe, folder, driver, keep_every, data) as records:
+    verify_dataset(data)
+    strategy = parallel.check_strategy(strategy)
+    data = subset_for(recipe, data)
+    check_config(recipe, data, strategy)  # before the folder is claimed
+    model, tx = model_and_optimizer(recipe, len(data.classes))
+    with _Records(recipe, folder, strategy, keep_every, data) as records:
         if records.over is not None:
             return records.over
 
@@ -84,7 +84,7 @@ def run(
             return stop()
 
         why = None
-        for state, row in fit(model, tx, data, recipe, resume=resume, driver=driver, pause=pause):
+        for state, row in train(model, tx, data, recipe, resume=resume, strategy=strategy, pause=pause):
             if row is None:
                 records.save(state)
                 if state.step < recipe.steps:
@@ -100,53 +100,55 @@ def run(
             records.save(state, row["eval_loss" if recipe.loss == "reconstruction" else "eval_error"])
             if stop() and state.step < recipe.steps:
                 return None
-        return records.finish(parameters(model, data.train.images.shape[1:]), why)
+        return records.finish(count_parameters(model, data.train.images.shape[1:]), why)
 
 
-def claim(recipe: Recipe, folder: str | Path, driver: parallel.Driver, data: Dataset | None = None) -> RunLog:
-    """Return the records of a run of `recipe` on `data` in `folder`, as `RunLog`; RecipeError if that is another run's."""
-    facts = parallel.describe(driver) | {"dtype": recipe.options.get("dtype", "float32")}
+def open_run_dir(
+    recipe: Recipe, folder: str | Path, strategy: parallel.Strategy, data: Dataset | None = None
+) -> RunLog:
+    """Return the records of a run of `recipe` on `data` in `folder`, as `RunLog`; ArgumentError if that is another run's."""
+    facts = parallel.describe(strategy) | {"dtype": recipe.options.get("dtype", "float32")}
     return RunLog(folder, recipe, facts, data=data)
 
 
 class _Records:
     """A run's folder as all processes of the job know it: the first reads and writes, the others are told."""
 
-    def __init__(self, recipe: Recipe, folder: str | Path, driver: parallel.Driver, keep_every: int, data: Dataset):
-        self.recipe, self.folder, self.driver, self.keep_every = recipe, Path(folder), driver, keep_every
+    def __init__(self, recipe: Recipe, folder: str | Path, strategy: parallel.Strategy, keep_every: int, data: Dataset):
+        self.recipe, self.folder, self.strategy, self.keep_every = recipe, Path(folder), strategy, keep_every
         self.data = data
         self.log: Any = None
         self.saved: Any = None
 
     def __enter__(self) -> _Records:
-        self.over = hosts.told(self._open)
+        self.over = hosts.broadcast_from_primary(self._open)
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
         if kind is None:
-            hosts.told(self._close)
+            hosts.broadcast_from_primary(self._close)
         else:
             self._close()
 
     def restore(self, like: State) -> State | None:
-        return hosts.told_arrays(lambda: self.saved.restore(like), like)
+        return hosts.broadcast_arrays_from_primary(lambda: self.saved.restore(like), like)
 
     def save(self, state: State, metric: float | None = None) -> None:
-        hosts.told(lambda: self.saved.save(state, metric))
+        hosts.broadcast_from_primary(lambda: self.saved.save(state, metric))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        hosts.told(lambda: self.log.write(**row))
+        hosts.broadcast_from_primary(lambda: self.log.write(**row))
 
     def finish(self, params: int, why: str | None) -> Result:
-        return hosts.told(lambda: self._finish(params, why))
+        return hosts.broadcast_from_primary(lambda: self._finish(params, why))
 
     def _open(self):
         if Path(self.folder, "result.json").exists():
-            return claim(self.recipe, self.folder, self.driver, self.data).result()
+            return open_run_dir(self.recipe, self.folder, self.strategy, self.data).result()
         # Its lock comes first: of two processes that start in one folder, the second is to change nothing.
         self.saved = Checkpoints(self.folder / "checkpoints", self.keep_every)
         try:
-            self.log = claim(self.recipe, self.folder, self.driver, self.data)
+            self.log = open_run_dir(self.recipe, self.folder, self.strategy, self.data)
         except BaseException:
             self._close()  # a notebook that goes on would find the folder in use by itself
             raise

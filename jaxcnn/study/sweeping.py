@@ -15,13 +15,13 @@ import numpy as np
 
 from jaxcnn import hosts, parallel
 from jaxcnn.checkpoint import own
-from jaxcnn.data import Dataset, verify
-from jaxcnn.models import parameters
+from jaxcnn.data import Dataset, verify_dataset
+from jaxcnn.models import count_parameters
 from jaxcnn.progress import Progress
-from jaxcnn.recipe import Recipe, RecipeError, file_name
+from jaxcnn.recipe import ArgumentError, Recipe, file_name
 from jaxcnn.study.finished import Result
-from jaxcnn.study.running import Measure, claim, cut, prepare, run
-from jaxcnn.train import check
+from jaxcnn.study.running import Measure, model_and_optimizer, open_run_dir, run, subset_for
+from jaxcnn.train import check_config
 
 
 class _Watch:
@@ -52,7 +52,7 @@ def sweep(
     data: Dataset,
     out: str | Path,
     *,
-    driver: parallel.Driver | None = None,
+    strategy: parallel.Strategy | None = None,
     stop: Callable[[], Any] = lambda: False,
     measure: Measure = lambda model, state, data: {},
     brief: bool = False,
@@ -65,26 +65,26 @@ def sweep(
     `keep_every` is as in `Checkpoints`: states on the way that are kept, for those who look at how a run went.
 
     Raises:
-      RecipeError, DataError: a recipe cannot be trained, on this data, or a folder holds the run of another.
+      ArgumentError, DataError: a recipe cannot be trained, on this data, or a folder holds the run of another.
       CheckpointError: another process, which is named, runs a sweep in `out`.
     """
-    verify(data)
-    driver = parallel.chosen(driver)
+    verify_dataset(data)
+    strategy = parallel.check_strategy(strategy)
     shape = data.train.images.shape[1:]
     weights = _weights(runs, len(data.classes), shape)
-    parts = {recipe.examples: cut(recipe, data) for recipe in runs.values()}
+    parts = {recipe.examples: subset_for(recipe, data) for recipe in runs.values()}
     for name, recipe in runs.items():
         for part in name.split("/"):  # a study may sort its runs into folders
             file_name(part)
-        check(recipe, parts[recipe.examples], driver)
+        check_config(recipe, parts[recipe.examples], strategy)
     _same_everywhere(runs, data)
     _check_memory(runs, weights)
     total = sum(weights[name] * recipe.steps for name, recipe in runs.items())
     results = {}
-    with _owned(runs, Path(out), driver, parts), Progress(total, quiet=not hosts.first()) as progress:
+    with _owned(runs, Path(out), strategy, parts), Progress(total, quiet=not hosts.is_primary()) as progress:
         for name, recipe in runs.items():
             watch = _Watch(progress, name, recipe, weights[name], brief)
-            how: dict[str, Any] = {"driver": driver, "stop": stop, "measure": measure, "keep_every": keep_every}
+            how: dict[str, Any] = {"strategy": strategy, "stop": stop, "measure": measure, "keep_every": keep_every}
             result = run(recipe, parts[recipe.examples], Path(out, name), watch=watch, **how)
             if result is None:
                 return None
@@ -105,19 +105,19 @@ def _weights(runs: Mapping[str, Recipe], classes: int, shape: tuple[int, ...]) -
 
 def _weight(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> int:
     """What a step costs beside those of other runs: the parameters; their names are checked on the way."""
-    model, tx = prepare(recipe, classes)
+    model, tx = model_and_optimizer(recipe, classes)
     if recipe.stage_rates:
         image = jax.ShapeDtypeStruct((1, *shape), np.float32)
         jax.eval_shape(tx.init, jax.eval_shape(model.init, jax.random.key(0), image)["params"])
-    return parameters(model, shape)
+    return count_parameters(model, shape)
 
 
 def _check_memory(runs: Mapping[str, Recipe], weights: Mapping[str, int]) -> None:
-    """RecipeError for a network that cannot fit: Linux would end the process without a word instead."""
+    """ArgumentError for a network that cannot fit: Linux would end the process without a word instead."""
     name = max(weights, key=lambda name: weights[name])
     needed, there = 12 * weights[name], machine_memory()  # float32 parameters, their gradients and the updates
     if there is not None and needed > there:
-        raise RecipeError(
+        raise ArgumentError(
             f"{name} has {weights[name]:,} parameters, which take at least {needed / 2**30:.0f} GiB to train; expected to fit "
             f"this machine's {there / 2**30:.0f} GiB. Write a smaller width"
         )
@@ -136,21 +136,21 @@ def machine_memory() -> int | None:
 
 
 def _same_everywhere(runs: Mapping[str, Recipe], data: Dataset) -> None:
-    """RecipeError if the processes of the job are about to compute different things, which no loss would tell."""
-    if not hosts.several():
+    """ArgumentError if the processes of the job are about to compute different things, which no loss would tell."""
+    if not hosts.is_multihost():
         return
     arrays = hashlib.sha256()
     for array in jax.tree.leaves(data._replace(name=(), classes=())):
         arrays.update(np.ascontiguousarray(array).data)
-    if not hosts.same(f"{[(name, recipe.to_json()) for name, recipe in runs.items()]} {arrays.hexdigest()}"):
-        raise RecipeError(
+    if not hosts.all_equal(f"{[(name, recipe.to_json()) for name, recipe in runs.items()]} {arrays.hexdigest()}"):
+        raise ArgumentError(
             "the processes of this job have different options or data; start all with the same but --process-id"
         )
 
 
 @contextlib.contextmanager
 def _owned(
-    runs: Mapping[str, Recipe], out: Path, driver: parallel.Driver, parts: Mapping[int | None, Dataset]
+    runs: Mapping[str, Recipe], out: Path, strategy: parallel.Strategy, parts: Mapping[int | None, Dataset]
 ) -> Iterator[None]:
     """The lock on a study's folder, and its runs' folders claimed, by the process that has files."""
     with contextlib.ExitStack() as held:
@@ -158,7 +158,7 @@ def _owned(
         def take() -> None:
             held.enter_context(own(out))
             for name, recipe in runs.items():
-                claim(recipe, out / name, driver, parts[recipe.examples])
+                open_run_dir(recipe, out / name, strategy, parts[recipe.examples])
 
-        hosts.told(take)
+        hosts.broadcast_from_primary(take)
         yield

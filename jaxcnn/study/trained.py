@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.data import Dataset, load
-from jaxcnn.log import read_rows
-from jaxcnn.recipe import Recipe, RecipeError
-from jaxcnn.state import State, shapes, start
-from jaxcnn.study.running import cut, prepare
+from jaxcnn.data import Dataset, load_dataset
+from jaxcnn.log import read_metrics
+from jaxcnn.recipe import ArgumentError, Recipe
+from jaxcnn.state import State, init_state, state_shapes
+from jaxcnn.study.running import model_and_optimizer, subset_for
 
 Rows = list[dict[str, Any]]
 
 
-class Trained(NamedTuple):
-    """A run with states on disk, as `trained` reads it."""
+class TrainedModel(NamedTuple):
+    """A run with states on disk, as `load_trained_model` reads it."""
 
     folder: Path
     recipe: Recipe
@@ -39,19 +39,19 @@ class Trained(NamedTuple):
         return next(reversed(self.states.values()))
 
 
-def trained(
+def load_trained_model(
     folder: str | Path, *, data: Dataset | None = None, data_dir: str | Path | None = None, path: bool = False
-) -> Trained:
+) -> TrainedModel:
     """The run in `folder`, at its start and its newest checkpoint, or, with `path`, at every one that it kept.
 
     Args:
       folder: a run's, which holds `config.json` and `checkpoints`; the run need not be over, but must not be under way.
-      data: what it was trained on; None loads `recipe.dataset` from `data_dir` (see `jaxcnn.load`).
+      data: what it was trained on; None loads `recipe.dataset` from `data_dir` (see `jaxcnn.load_dataset`).
       data_dir: where to look for data first.
       path: read all states, oldest first, and not only the newest.
 
     Raises:
-      RecipeError: if the folder holds no run, or one without checkpoints; the runs in folders below are named.
+      ArgumentError: if the folder holds no run, or one without checkpoints; the runs in folders below are named.
       DataError, CheckpointError: no data, or no good checkpoint, or another process trains there.
 
     Example:
@@ -59,29 +59,29 @@ def trained(
       >>> from jaxcnn import study
       >>> recipe = Recipe(dataset="digits", model="mlp", steps=2, drops=(), flip=False, pad=0)
       >>> folder = tempfile.mkdtemp()
-      >>> result = study.run(recipe, load("digits"), folder)
-      >>> run = trained(folder)
+      >>> result = study.run(recipe, load_dataset("digits"), folder)
+      >>> run = load_trained_model(folder)
       >>> run.recipe.model, list(run.states), run.data.classes[-1]
       ('mlp', [0, 2], '9')
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file() or not (folder / "checkpoints").is_dir():
-        raise RecipeError(_missing(folder))
+        raise ArgumentError(_missing(folder))
     recipe = Recipe.load(folder)
     if data is None:
-        data = load(recipe.dataset, data_dir, validation=recipe.validation)
-    data = cut(recipe, data)
-    model, tx = prepare(recipe, len(data.classes))
+        data = load_dataset(recipe.dataset, data_dir, validation=recipe.validation)
+    data = subset_for(recipe, data)
+    model, tx = model_and_optimizer(recipe, len(data.classes))
     # Compared by shapes first: a recipe of a stranger's may ask for a network that no memory holds.
-    like = shapes(model, tx, recipe, data)
+    like = state_shapes(model, tx, recipe, data)
     with Checkpoints(folder / "checkpoints") as saved:
         found = [saved.restore(like, step) for step in (saved.steps() if path else [None])]
-    states = {0: start(model, tx, recipe, data)} if any(found) else {}
+    states = {0: init_state(model, tx, recipe, data)} if any(found) else {}
     for state in filter(None, found):
         states[int(state.step)] = state
     if not set(states) - {0}:
-        raise RecipeError(f"{folder} has no checkpoint of a step yet; let it train on, or write another run's folder")
-    return Trained(folder, recipe, data, model, states, read_rows(folder))
+        raise ArgumentError(f"{folder} has no checkpoint of a step yet; let it train on, or write another run's folder")
+    return TrainedModel(folder, recipe, data, model, states, read_metrics(folder))
 
 
 def _missing(folder: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import numpy as np
 
-from jaxcnn.models import CifarNet, PreResNet, ResNet
+from jaxcnn.models import CifarResNet, PreActResNet, ResNet
 from jaxcnn.weights.layouts import Path
 
 PADDINGS = ("end", "both")
@@ -16,9 +16,9 @@ PADDINGS = ("end", "both")
 
 def pads_channels(model: nn.Module) -> bool:
     """Return whether the network has shortcut A, which adds channels of zeros."""
-    if isinstance(model, (CifarNet, ResNet)) and not model.residual:
+    if isinstance(model, (CifarResNet, ResNet)) and not model.residual:
         return False
-    return isinstance(model, (CifarNet, ResNet, PreResNet)) and model.shortcut == "A"
+    return isinstance(model, (CifarResNet, ResNet, PreActResNet)) and model.shortcut == "A"
 
 
 def reordered(model: nn.Module, arrays: Mapping[Path, np.ndarray]) -> dict[Path, np.ndarray]:
@@ -29,10 +29,10 @@ def reordered(model: nn.Module, arrays: Mapping[Path, np.ndarray]) -> dict[Path,
     computed within a block keeps its own.
 
     Args:
-      model: a `CifarNet`, `ResNet` or `PreResNet` with shortcut "A".
+      model: a `CifarResNet`, `ResNet` or `PreActResNet` with shortcut "A".
       arrays: its variables by path, in this library's order of axes.
     """
-    before = isinstance(model, PreResNet)  # a block's BN acts on what the shortcut carries, not on what joins it
+    before = isinstance(model, PreActResNet)  # a block's BN acts on what the shortcut carries, not on what joins it
     kernels = {".".join(path[1:-1]): array for path, array in arrays.items() if path[-1] == "kernel"}
     blocks = sorted(
         {tuple(map(int, found)) for name in kernels for found in re.findall(r"^stage(\d+)_block(\d+)", name)}

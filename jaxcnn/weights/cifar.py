@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jaxcnn.models import VGG, CifarNet, LeNet5, PreResNet, ResNet
+from jaxcnn.models import VGG, CifarResNet, LeNet5, PreActResNet, ResNet
 from jaxcnn.models import vgg as columns
 
 Names = Mapping[str, str | tuple[str, ...]]
@@ -19,7 +19,7 @@ _PROJECT_NORM = ("downsample.1", "shortcut.1", "shortcut.bn", "downsample.bn", "
 _ALONE = (*_PROJECT, "downsample", "shortcut", "identity_conv", "project")  # without BN it needs no Sequential
 
 
-def residual(model: CifarNet | ResNet) -> Names:
+def residual(model: CifarResNet | ResNet) -> Names:
     """The names that most scripts follow, torchvision's first: "layer1.0.conv1", and "fc" or "linear" at the end."""
     names: dict[str, str | tuple[str, ...]] = {"stem": ("conv1", "conv"), "stem_norm": ("bn1", "bn"), "head": _HEADS}
     for ours, stage, block in _blocks(model):
@@ -31,7 +31,7 @@ def residual(model: CifarNet | ResNet) -> Names:
     return names
 
 
-def martyn(model: CifarNet) -> Names:
+def martyn(model: CifarResNet) -> Names:
     """a-martyn/resnet: "convIn", "stack1.0.conv1", "stack2a.conv1", "stack2b.0.conv1", "fcOut"."""
     names: dict[str, str | tuple[str, ...]] = {"stem": "convIn", "stem_norm": "bnIn", "head": "fcOut"}
     for ours, stage, block in _blocks(model):
@@ -42,7 +42,7 @@ def martyn(model: CifarNet) -> Names:
     return names
 
 
-def lettered(model: CifarNet) -> Names:
+def lettered(model: CifarResNet) -> Names:
     """D-X-Y/ResNeXt-DenseNet and what follows it: "conv_1_3x3", "stage_1.0.conv_a", "classifier"."""
     names: dict[str, str | tuple[str, ...]] = {"stem": "conv_1_3x3", "stem_norm": "bn_1", "head": "classifier"}
     for ours, stage, block in _blocks(model):
@@ -52,9 +52,9 @@ def lettered(model: CifarNet) -> Names:
     return names
 
 
-def units(model: CifarNet | PreResNet) -> Names:
+def units(model: CifarResNet | PreActResNet) -> Names:
     """osmr/imgclsmob (pytorchcv): "features.init_block", "features.stage1.unit1.body.conv1.conv", "output"."""
-    before = isinstance(model, PreResNet)
+    before = isinstance(model, PreActResNet)
     start, end = "features.init_block", "features.post_activ.bn"
     names: dict[str, str | tuple[str, ...]] = {"stem": (start, f"{start}.conv"), "stem_norm": f"{start}.bn"}
     if before:
@@ -68,7 +68,7 @@ def units(model: CifarNet | PreResNet) -> Names:
     return names | {"head": "output"}
 
 
-def preactivation(model: PreResNet) -> Names:
+def preactivation(model: PreActResNet) -> Names:
     """ "conv1", "layer1.0.bn1", "layer1.0.conv1", ..., "bn", "fc" or "linear".
 
     BN between the stem and the first block is the network's own "bn1", or the first block's.
@@ -111,9 +111,9 @@ def vgg(model: VGG) -> Names:
     return names
 
 
-def _blocks(model: CifarNet | ResNet | PreResNet) -> list[tuple[str, int, int]]:
+def _blocks(model: CifarResNet | ResNet | PreActResNet) -> list[tuple[str, int, int]]:
     """(our name, stage from 1, block from 0) of every block."""
-    counts = [model.blocks] * 3 if isinstance(model, CifarNet) else model.blocks
+    counts = [model.blocks] * 3 if isinstance(model, CifarResNet) else model.blocks
     return [
         (f"stage{stage}_block{block + 1}", stage, block)
         for stage, count in enumerate(counts, 1)

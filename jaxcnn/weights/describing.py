@@ -1,4 +1,4 @@
-"""What a file of weights looks like, for messages: its kind of network, and the call of `build` that makes one."""
+"""What a file of weights looks like, for messages: its kind of network, and the call of `create_model` that makes one."""
 
 from __future__ import annotations
 

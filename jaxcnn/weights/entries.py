@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.recipe import shown
+from jaxcnn.recipe import format_value
 from jaxcnn.weights.types import Tensor, WeightsError
 
 log = logging.getLogger("jaxcnn.weights")
@@ -37,7 +37,7 @@ def state_dict(tree: Any, file: Path, entry: str | None = None) -> dict[str, Ten
         raise WeightsError(_no_entry(entry, [name for name in entries if name] or _first_parts(whole)))
     if odd := [key for key, value in found.items() if not (isinstance(value, Tensor) and isinstance(key, str))]:
         raise WeightsError(
-            f"{shown(odd[0])} in it is no tensor (nor are {len(odd) - 1} others); save model.state_dict()"
+            f"{format_value(odd[0])} in it is no tensor (nor are {len(odd) - 1} others); save model.state_dict()"
         )
     return found
 
@@ -54,8 +54,8 @@ def _usual(tree: Any, entries: dict[str, Any], file: Path) -> str:
         log.warning(
             "%s holds several sets of weights: took %s; write entry=%s for another",
             file,
-            shown(name),
-            " or entry=".join(shown(other) for other in others[:4]),
+            format_value(name),
+            " or entry=".join(format_value(other) for other in others[:4]),
         )
     return name
 
@@ -105,5 +105,5 @@ def _first_parts(flat: dict[Any, Any]) -> list[str]:
 
 
 def _no_entry(entry: str, names: list[str]) -> str:
-    few = ", ".join(shown(name) for name in names[:6]) or "none"
-    return f"it has no entry {shown(entry)}; expected one of {few}. Use entry=None for the usual one."
+    few = ", ".join(format_value(name) for name in names[:6]) or "none"
+    return f"it has no entry {format_value(entry)}; expected one of {few}. Use entry=None for the usual one."

@@ -11,24 +11,24 @@ import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxcnn.arguments import mapping, path_of, shown
+from jaxcnn.arguments import check_mapping, check_path, format_value
 from jaxcnn.models.calling import verify_model
-from jaxcnn.optim import test_params
+from jaxcnn.optim import eval_params
 from jaxcnn.weights.layouts import layouts, leaves, theirs
 from jaxcnn.weights.naming import published_name
 from jaxcnn.weights.types import WeightsError
 
 
-def export(
+def export_weights(
     model: nn.Module, variables: Mapping[str, Any] | Any, file: str | Path, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write the variables of `model` as safetensors, in torchvision's layout where it has one, else in our own.
 
     `torchvision.models.resnet50().load_state_dict(safetensors.torch.load_file(file))` takes it, with `strict=True`. Our
-    own layout has our names ("stage1_block1.conv1.kernel") and order of axes. `pretrained` reads both.
+    own layout has our names ("stage1_block1.conv1.kernel") and order of axes. `load_weights` reads both.
 
     Args:
-      model: as `build` makes it.
+      model: as `create_model` makes it.
       variables: {"params": ..., "batch_stats": ...}, of float32, or a State; other collections are left out.
       file: written whole or not at all; one that is there is replaced, a link too.
       metadata: texts for the header. "model" is added where the network has a name that published weights are known by,
@@ -40,20 +40,22 @@ def export(
     Example:
       >>> import tempfile
       >>> import jax
-      >>> from jaxcnn.models import build
+      >>> from jaxcnn.models import create_model
       >>> from jaxcnn.weights import read_metadata
-      >>> model, file = build("perceptron", classes=3), Path(tempfile.mkdtemp(), "small.safetensors")
-      >>> export(model, model.init(jax.random.key(0), np.zeros((1, 2, 2, 1), "float32")), file, {"classes": "cat dog owl"})
+      >>> model, file = create_model("perceptron", classes=3), Path(tempfile.mkdtemp(), "small.safetensors")
+      >>> export_weights(model, model.init(jax.random.key(0), np.zeros((1, 2, 2, 1), "float32")), file, {"classes": "cat dog owl"})
       >>> read_metadata(file)
       {'classes': 'cat dog owl'}
     """
     from safetensors.numpy import save
 
     verify_model(model)
-    path = path_of("file", file, WeightsError, write="'resnet20.safetensors'")
+    path = check_path("file", file, WeightsError, write="'resnet20.safetensors'")
     if not path.name or path.is_dir():
-        raise WeightsError(f"file is {shown(str(file))}, a folder; expected a file. Write 'resnet20.safetensors'.")
-    texts = mapping("metadata", {} if metadata is None else metadata, "{'by': 'us'}")
+        raise WeightsError(
+            f"file is {format_value(str(file))}, a folder; expected a file. Write 'resnet20.safetensors'."
+        )
+    texts = check_mapping("metadata", {} if metadata is None else metadata, "{'by': 'us'}")
     variables = _variables(variables)
     kept = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
     flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten_dict(kept).items()}
@@ -70,9 +72,9 @@ def export(
 
 def _variables(given: Any) -> Mapping[str, Any]:
     """The variables of a State, at which its network is judged; WeightsError for what is neither."""
-    if isinstance(given, tuple) and hasattr(given, "params") and hasattr(given, "stats") and hasattr(given, "opt"):
+    if isinstance(given, tuple) and hasattr(given, "params") and hasattr(given, "model_state") and hasattr(given, "opt_state"):
         state: Any = given
-        return {"params": test_params(state.opt, state.params), **state.stats}
+        return {"params": eval_params(state.opt_state, state.params), **state.model_state}
     if isinstance(given, Mapping) and isinstance(given.get("params"), Mapping):
         return given
     what = "has no params" if isinstance(given, Mapping) else f"is of type {type(given).__name__}"

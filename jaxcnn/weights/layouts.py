@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from jaxcnn.models import VGG, AlexNet, CifarNet, GoogLeNet, LeNet5, PreResNet, ResNet
+from jaxcnn.models import VGG, AlexNet, CifarResNet, GoogLeNet, LeNet5, PreActResNet, ResNet
 from jaxcnn.models import googlenet as inception
 from jaxcnn.models import vgg as columns
 from jaxcnn.weights import cifar
@@ -149,11 +149,11 @@ def layouts(model: nn.Module) -> list[Layout]:
 
 def _small(model: nn.Module) -> list[Layout]:
     """The layouts of networks for small images, and of networks with activation before weights."""
-    if isinstance(model, CifarNet):
+    if isinstance(model, CifarResNet):
         known = [Layout(cifar.martyn(model), padding="end"), Layout(cifar.lettered(model), padding="end")]
         known = [] if model.residual and model.shortcut == "B" else known  # they have shortcut A alone
         return [Layout(cifar.residual(model)), *known, Layout(cifar.units(model))]
-    if isinstance(model, PreResNet):
+    if isinstance(model, PreActResNet):
         return [Layout(cifar.preactivation(model)), Layout(cifar.units(model))]
     if isinstance(model, LeNet5):
         return [Layout(cifar.lenet(model), {"c5": (5, 5)})]

@@ -1,4 +1,4 @@
-"""`pretrained`: the variables of a network from a file of weights."""
+"""`load_weights`: the variables of a network from a file of weights."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from jaxcnn.arguments import image_shape, whole_number
+from jaxcnn.arguments import check_image_shape, check_integer
 from jaxcnn.checkpoint.manifest import few
-from jaxcnn.models import PreResNet, ResNet
+from jaxcnn.models import PreActResNet, ResNet
 from jaxcnn.models.calling import verify_model
-from jaxcnn.recipe import shown
+from jaxcnn.recipe import format_value
 from jaxcnn.weights.channels import PADDINGS, pads_channels, reordered
 from jaxcnn.weights.describing import looks_like
 from jaxcnn.weights.layouts import Layout, Leaf, Path, layouts, ours
 from jaxcnn.weights.matching import Match, match
 from jaxcnn.weights.naming import published_name
-from jaxcnn.weights.reading import read
+from jaxcnn.weights.reading import read_weights
 from jaxcnn.weights.renaming import Names, renamed
 from jaxcnn.weights.tracing import Traced, trace, usual_shape
 from jaxcnn.weights.types import WeightsError
@@ -31,7 +31,7 @@ from jaxcnn.weights.types import WeightsError
 log = logging.getLogger("jaxcnn.weights")
 
 
-def pretrained(
+def load_weights(
     model: nn.Module,
     file: str | File,
     shape: tuple[int, ...] | None = None,
@@ -52,7 +52,7 @@ def pretrained(
     shortcut "A", nor which activations it was trained with.
 
     Args:
-      model: as `build` makes it, or a flax module of your own with `names`. Torchvision's and timm's bottleneck ResNets are
+      model: as `create_model` makes it, or a flax module of your own with `names`. Torchvision's and timm's bottleneck ResNets are
         `resnet50-v1.5`, `-101-`, `-152-`, and torchvision's published GoogLeNet wants `transform_input=True`.
       file: `.safetensors`, or `.pth`, `.pt`, `.th`, `.bin`, `.ckpt` of PyTorch; see `read`. float16 and bfloat16 are widened.
       shape: of the images, [h, w, c]; None is the network's usual one.
@@ -73,30 +73,32 @@ def pretrained(
         keys at once, with the full lists as attributes, and what the file looks like. Weights of bottlenecks for the
         wrong one of v1 and v1.5, which have the same names and shapes, are refused too, and so are timm's VGGs for
         images of 256 pixels and more, over which its dense layers slide.
-      RecipeError: `model` takes no images of that shape.
+      ArgumentError: `model` takes no images of that shape.
 
     Example:
       >>> import tempfile
-      >>> from jaxcnn.models import build
-      >>> from jaxcnn.weights import export
-      >>> model, file = build("perceptron", classes=3), File(tempfile.mkdtemp(), "small.safetensors")
+      >>> from jaxcnn.models import create_model
+      >>> from jaxcnn.weights import export_weights
+      >>> model, file = create_model("perceptron", classes=3), File(tempfile.mkdtemp(), "small.safetensors")
       >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
-      >>> export(model, variables, file)
-      >>> bool((pretrained(model, file, (2, 2, 1))["params"]["head"]["kernel"] == variables["params"]["head"]["kernel"]).all())
+      >>> export_weights(model, variables, file)
+      >>> bool((load_weights(model, file, (2, 2, 1))["params"]["head"]["kernel"] == variables["params"]["head"]["kernel"]).all())
       True
     """
     if shortcut_padding is not None and not (isinstance(shortcut_padding, str) and shortcut_padding in PADDINGS):
-        raise WeightsError(f"shortcut_padding is {shown(shortcut_padding)}; expected 'end', 'both' or None. Use 'end'.")
+        raise WeightsError(
+            f"shortcut_padding is {format_value(shortcut_padding)}; expected 'end', 'both' or None. Use 'end'."
+        )
     if stride_in_3x3 is not None and not (isinstance(model, ResNet) and model.bottleneck):
         raise WeightsError(
-            f"stride_in_3x3 is {shown(stride_in_3x3)}, but the network has no bottlenecks; expected None. Leave it out."
+            f"stride_in_3x3 is {format_value(stride_in_3x3)}, but the network has no bottlenecks; expected None. Leave it out."
         )
     verify_model(model)
-    shape = usual_shape(model) if shape is None else image_shape(shape)
-    seed = whole_number("seed", seed, 0)
+    shape = usual_shape(model) if shape is None else check_image_shape(shape)
+    seed = check_integer("seed", seed, 0)
     if entry is not None and not isinstance(entry, str):
-        raise WeightsError(f"entry is {shown(entry)}; expected a name or None. Write entry='state_dict_ema'.")
-    arrays, metadata = read(file) if entry is None else read(file, entry)
+        raise WeightsError(f"entry is {format_value(entry)}; expected a name or None. Write entry='state_dict_ema'.")
+    arrays, metadata = read_weights(file) if entry is None else read_weights(file, entry)
     seen = trace(model, shape)
     arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
     if names is not None:
@@ -174,7 +176,8 @@ def _check(model: nn.Module, file: Any, needed: Mapping[Path, Leaf], found: Matc
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     said = [
-        f"{len(keys)} {kind} ({few([shown(key, 120).strip(chr(39)) for key in keys])})" for kind, keys in kinds.items()
+        f"{len(keys)} {kind} ({few([format_value(key, 120).strip(chr(39)) for key in keys])})"
+        for kind, keys in kinds.items()
     ]
     if missing or unexpected or misshapen:
         which = published_name(model) or type(model).__name__
@@ -188,7 +191,7 @@ def _advice(arrays: Mapping[str, Any], missing: list[str], unexpected: list[str]
     advice = f"it looks like {looks}" if looks else "build the network that it is of"
     if missing and unexpected:
         path = next(path for path, leaf in needed.items() if leaf.key == missing[0])
-        theirs = shown(unexpected[0].rpartition(".")[0], 60)
+        theirs = format_value(unexpected[0].rpartition(".")[0], 60)
         advice += f"; for other names of layers, write names={{{theirs}: {'.'.join(path[1:-1])!r}, ...}}"
     return advice
 
@@ -219,11 +222,11 @@ def _same_arithmetic(model: nn.Module, file: Any, found: Match, seen: Traced, sh
                 f"dense layer {name!r} takes flattened maps of unknown height and width, which PyTorch orders otherwise; "
                 "expected square maps. Average them, or write the file from Flax, with jaxcnn.export."
             )
-    if isinstance(model, PreResNet):
+    if isinstance(model, PreActResNet):
         _same_order(model, file, found)
 
 
-def _same_order(model: PreResNet, file: Any, found: Match) -> None:
+def _same_order(model: PreActResNet, file: Any, found: Match) -> None:
     """Where activation stands before weights, the first block's shortcut may carry what comes before BN or behind it."""
     stem = found.leaves.get(("params", "stem_norm", "scale"))
     if stem and "1." in stem.key.rpartition("bn")[0] and not (model.bottleneck and model.small):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.checkpoint.manifest import few
-from jaxcnn.recipe import shown
+from jaxcnn.recipe import format_value
 from jaxcnn.weights.entries import averaged
 from jaxcnn.weights.layouts import Layout, Leaf, Path, leaves
 
@@ -52,10 +52,12 @@ def match(
                 others.append(prefix)
     outside = [key for key in arrays if not key.startswith(start)]
     if others:
-        more = " or entry=".join(shown(other.removesuffix(".")) for other in others[:4])
-        log.warning("%s holds several networks: took %s; write entry=%s for another", file, shown(start[:-1]), more)
+        more = " or entry=".join(format_value(other.removesuffix(".")) for other in others[:4])
+        log.warning(
+            "%s holds several networks: took %s; write entry=%s for another", file, format_value(start[:-1]), more
+        )
     elif outside:
-        names = few([shown(key) for key in outside])
+        names = few([format_value(key) for key in outside])
         log.warning("%s: took the arrays called %s..., and skipped %d others (%s)", file, start, len(outside), names)
     return best
 

@@ -1,4 +1,4 @@
-"""The name under which `build` makes a network that others publish weights of."""
+"""The name under which `create_model` makes a network that others publish weights of."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def published_name(model: nn.Module) -> str | None:
     """The key of `MODELS` that makes networks like `model`, or None where nobody publishes weights of such.
 
     Example:
-      >>> from jaxcnn.models import build
-      >>> published_name(build("resnet50-v1.5", classes=3, width=8))
+      >>> from jaxcnn.models import create_model
+      >>> published_name(create_model("resnet50-v1.5", classes=3, width=8))
       'resnet50-v1.5'
     """
     names = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxcnn.recipe import shown
+from jaxcnn.recipe import format_value
 from jaxcnn.weights.types import DTYPES, Storage, Tensor, WeightsError, tensor
 
 
@@ -28,7 +28,7 @@ def named(module: str, name: str) -> Name:
     """The name, if it is on the lists `CALLS`, `DTYPES` or `HARMLESS`; WeightsError for any other."""
     full = f"{module}.{name}"
     if full not in CALLS and full not in DTYPES and full not in HARMLESS:
-        raise WeightsError(f"it names {shown(full)}, which weights do not need: nothing of it was run; {CURE}")
+        raise WeightsError(f"it names {format_value(full)}, which weights do not need: nothing of it was run; {CURE}")
     return Name(full)
 
 
@@ -44,7 +44,7 @@ def stored(said: Any, storages: dict[str, Storage]) -> Storage:
         raise ValueError("it refers to what is no storage")
     whole = Storage(key, DTYPES[dtype.name], size)
     if storages.setdefault(key, whole) != whole:
-        raise ValueError(f"storage {shown(key)} is described twice")
+        raise ValueError(f"storage {format_value(key)} is described twice")
     return _view(whole, *view)
 
 
@@ -53,7 +53,7 @@ def _view(whole: Storage, view=None) -> Storage:
         return whole
     _, first, size = view
     if type(first) is not int or type(size) is not int or min(first, size) < 0 or first + size > whole.size:
-        raise ValueError(f"a view does not fit into its storage {shown(whole.key)}")
+        raise ValueError(f"a view does not fit into its storage {format_value(whole.key)}")
     return whole._replace(first=first, size=size)
 
 

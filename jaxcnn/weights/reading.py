@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.arguments import path_of
+from jaxcnn.arguments import check_path
 from jaxcnn.checkpoint.manifest import line
 from jaxcnn.weights.entries import part
 from jaxcnn.weights.torchfile import read_legacy, read_zip
@@ -28,7 +28,7 @@ _OTHERS = {
 _KINDS = "expected .safetensors, or .pth / .pt as torch.save writes them"
 
 
-def read(file: str | Path, entry: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_weights(file: str | Path, entry: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """What a file of weights holds, and nothing of it is run: no PyTorch, no pickle of Python's.
 
     Args:
@@ -46,7 +46,7 @@ def read(file: str | Path, entry: str | None = None) -> tuple[dict[str, np.ndarr
     Raises:
       WeightsError: there is no such file, it is of another kind, damaged, or names something to run; one line.
     """
-    path = path_of("file", file, WeightsError, write="'resnet20.safetensors'")
+    path = check_path("file", file, WeightsError, write="'resnet20.safetensors'")
     with _told(path):
         reader = _kind(path)
         return _short(reader(path, entry)), read_metadata(path)
@@ -58,7 +58,7 @@ def read_metadata(file: str | Path) -> dict[str, str]:
     Raises:
       WeightsError: as for `read`; the numbers are not read.
     """
-    path = path_of("file", file, WeightsError, write="'resnet20.safetensors'")
+    path = check_path("file", file, WeightsError, write="'resnet20.safetensors'")
     with _told(path):
         if _kind(path) is not _read_safetensors:
             return {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from jaxcnn.recipe import shown
+from jaxcnn.recipe import format_value
 from jaxcnn.weights.types import WeightsError
 
 Names = Mapping[str, str | None] | Callable[[str], str | None]
@@ -33,18 +33,22 @@ def renamed(arrays: Mapping[str, np.ndarray], names: Names, layers: Collection[s
     elif callable(names):
         rename = names
     else:
-        raise WeightsError(f"names is {shown(names)}; expected a dict or a function. Use names={{'conv1': 'stem'}}.")
+        raise WeightsError(
+            f"names is {format_value(names)}; expected a dict or a function. Use names={{'conv1': 'stem'}}."
+        )
     result: dict[str, np.ndarray] = {}
     for key, array in arrays.items():
         new = rename(key)
         if new is None:
             continue
         if not isinstance(new, str):
-            raise WeightsError(f"names gives {shown(new)} for {shown(key)}; expected a name, or None to skip it")
+            raise WeightsError(
+                f"names gives {format_value(new)} for {format_value(key)}; expected a name, or None to skip it"
+            )
         new = _in_torchs_order(key, new)
         if new in result:
             raise WeightsError(
-                f"names gives {shown(new)} to two arrays, the second is {shown(key)}; expected one for each"
+                f"names gives {format_value(new)} to two arrays, the second is {format_value(key)}; expected one for each"
             )
         result[new] = array
     return result
@@ -72,21 +76,21 @@ def _check(names: Mapping[str, str | None], arrays: Mapping[str, np.ndarray], la
     for theirs, ours in names.items():
         if not isinstance(theirs, str) or not (ours is None or isinstance(ours, str)):
             raise WeightsError(
-                f"names maps {shown(theirs)} to {shown(ours)}; expected names. Use names={{'conv1': 'stem'}}."
+                f"names maps {format_value(theirs)} to {format_value(ours)}; expected names. Use names={{'conv1': 'stem'}}."
             )
         if not any(key == theirs or key.startswith(f"{theirs}.") for key in arrays):
             known = list(dict.fromkeys(key.rpartition(".")[0] for key in arrays))
             raise WeightsError(
-                f"names has {shown(theirs)}, which no array in the file is called; {_near(theirs, known)}"
+                f"names has {format_value(theirs)}, which no array in the file is called; {_near(theirs, known)}"
             )
         if ours and not any(
             layer == ours or layer.startswith(f"{ours}.") or ours.startswith(f"{layer}.") for layer in layers
         ):
             raise WeightsError(
-                f"names maps {shown(theirs)} to {shown(ours)}, no layer of the network; {_near(ours, layers)}"
+                f"names maps {format_value(theirs)} to {format_value(ours)}, no layer of the network; {_near(ours, layers)}"
             )
 
 
 def _near(name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
-    return "expected a layer such as " + ", ".join(shown(each) for each in near)
+    return "expected a layer such as " + ", ".join(format_value(each) for each in near)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxcnn.recipe import shown
+from jaxcnn.recipe import format_value
 from jaxcnn.weights.entries import state_dict
 from jaxcnn.weights.notes import CURE
 from jaxcnn.weights.pickles import LIMIT, load
@@ -65,7 +65,7 @@ def read_legacy(path: Path, entry: str | None = None) -> dict[str, np.ndarray]:
         for key in _pickle(file):
             size = _bytes(storages[key], left)
             if struct.unpack("<q", file.read(8)) != (storages[key].size,):
-                raise ValueError(f"storage {shown(key)} is not as long as its tensors say")
+                raise ValueError(f"storage {format_value(key)} is not as long as its tensors say")
             raw[key] = file.read(size)
             left -= size
     return _arrays(tensors, raw)
@@ -85,13 +85,15 @@ def _member(archive: zipfile.ZipFile, name: str, size: int | None = None) -> byt
     """A member of `size` bytes, or of at most that of a pickle; its checksum is compared."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise ValueError(f"member {shown(name)} is compressed or encrypted, which torch.save never does")
+        raise ValueError(f"member {format_value(name)} is compressed or encrypted, which torch.save never does")
     if info.file_size > LIMIT if size is None else info.file_size != size:
-        raise ValueError(f"member {shown(name)} has {info.file_size} bytes; expected {size or f'at most {LIMIT}'}")
+        raise ValueError(
+            f"member {format_value(name)} has {info.file_size} bytes; expected {size or f'at most {LIMIT}'}"
+        )
     with archive.open(info) as file:
         data = b"".join(iter(lambda: file.read(_AT_ONCE), b""))
     if len(data) != info.file_size:
-        raise ValueError(f"member {shown(name)} is cut short")
+        raise ValueError(f"member {format_value(name)} is cut short")
     return data
 
 
@@ -106,7 +108,7 @@ def _pickle(file: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
 def _bytes(storage: Storage, left: int) -> int:
     """How many bytes a storage has; ValueError, before any memory is taken, for more than the file can hold."""
     if (size := storage.size * storage.dtype.itemsize) > left:
-        raise ValueError(f"storage {shown(storage.key)} announces {size} bytes, which are not in the file")
+        raise ValueError(f"storage {format_value(storage.key)} announces {size} bytes, which are not in the file")
     return size
 
 
@@ -118,7 +120,7 @@ def _arrays(tensors: Mapping[str, Tensor], raw: Mapping[str, bytes]) -> dict[str
 def _array(each: Tensor, raw: bytes) -> np.ndarray:
     size = each.storage.dtype.itemsize
     if len(raw) < (each.storage.first + each.storage.size) * size:  # NumPy takes no bytes at all for any number
-        raise ValueError(f"storage {shown(each.storage.key)} is cut short")
+        raise ValueError(f"storage {format_value(each.storage.key)} is cut short")
     offset = (each.storage.first + each.offset) * size if all(each.shape) else 0
     strides = [step * size if length > 1 else 0 for length, step in zip(each.shape, each.stride, strict=True)]
     return np.ndarray(each.shape, each.storage.dtype, raw, offset, strides)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from jaxcnn.models import VGG, CifarNet, LeNet5, PreResNet
+from jaxcnn.models import VGG, CifarResNet, LeNet5, PreActResNet
 from jaxcnn.models.calling import switches
 
 Path = tuple[str, ...]
@@ -67,7 +67,7 @@ def usual_shape(model: nn.Module) -> tuple[int, int, int]:
     """Return the shape [h, w, c] of the images that a network is usually for."""
     if isinstance(model, LeNet5):
         return (28, 28, 1)
-    small = isinstance(model, CifarNet) or (isinstance(model, PreResNet) and model.small)
+    small = isinstance(model, CifarResNet) or (isinstance(model, PreActResNet) and model.small)
     return (32, 32, 3) if small or (isinstance(model, VGG) and model.size == 32) else (224, 224, 3)
 
 
