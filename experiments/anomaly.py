@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
-from jaxcnn import command, plots, report, study
+from jaxcnn import cli, plots, runs, tables
 from jaxcnn.augment import normalize
 from jaxcnn.data import channel_statistics
 from jaxcnn.state import State, init_state
@@ -158,45 +158,45 @@ def judge(data: jc.Dataset, label: int, code: int) -> Callable[[Any, State, jc.D
     return measure
 
 
-def sweep(options: Options, data: jc.Dataset, stop: command.GracefulShutdown) -> bool:
+def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> bool:
     """Run what is missing, class by class; whether it was not stopped."""
     for label in options.held_out:
-        runs, rest = recipes(options, data, label), without(data, label)
+        all_runs, rest = recipes(options, data, label), without(data, label)
         measure = judge(data, label, options.code)
         strategy = jc.strategy(options.strategy)
-        if study.sweep(runs, rest, options.out, strategy=strategy, stop=stop, measure=measure, brief=True) is None:
+        if runs.sweep(all_runs, rest, options.out, strategy=strategy, stop=stop, measure=measure, brief=True) is None:
             return False
     return True
 
 
 def draw(out: Path) -> None:
     """The table and the bars, from the runs under `out` that are over."""
-    runs = study.finished_runs(out)
-    held = sorted({int(run.recipe.dataset.rsplit("-", 1)[1]) for run in runs})
-    groups = {str(k): [run for run in runs if run.recipe.dataset.endswith(f"-without-{k}")] for k in held}
+    all_runs = runs.finished_runs(out)
+    held = sorted({int(run.recipe.dataset.rsplit("-", 1)[1]) for run in all_runs})
+    groups = {str(k): [run for run in all_runs if run.recipe.dataset.endswith(f"-without-{k}")] for k in held}
     table: list[dict[str, Any]] = [{"held out": k} | _line(group) for k, group in groups.items()]
     whole: dict[str, Any] = dict.fromkeys(table[0]) | {"held out": "mean"}
     for key in (*SCORES, "seconds"):
         known = [float(line[key]) for line in table if line[key] is not None]
         whole |= {key: sum(known) / len(known) if known else None}
-    recipe = runs[0].recipe
+    recipe = all_runs[0].recipe
     name, code = recipe.dataset.rsplit("-without-", 1)[0], recipe.options["code"]
     protocol = (
         f"{name}: {recipe.examples} training images of the other classes, {recipe.steps} steps of {recipe.batch}, "
     )
     protocol += f"codes of {code} numbers. Areas under the ROC curve, mean over seeds and its 95% interval."
-    report.write_table(out, [*table, whole], [protocol])
+    tables.write_table(out, [*table, whole], [protocol])
     shown = {line["held out"]: {title: line[key] for key, title in SCORES.items()} for line in [*table, whole]}
     bars = {line["held out"]: {SCORES["auc"]: line["auc_ci95"]} for line in [*table, whole] if line["auc_ci95"]}
     title = f"{name}: is the class held out found by its reconstruction error?"
     figure = plots.bars(shown, ylabel="area under the ROC curve", title=title, errors=bars, form=".2f")
     plots.save(figure, out / "auc.png")
-    print(f"{report.markdown([*table, whole])}\nwrote {out}/table.md, table.csv and auc.png")
+    print(f"{tables.markdown([*table, whole])}\nwrote {out}/table.md, table.csv and auc.png")
 
 
-def _line(group: list[study.Run]) -> dict[str, Any]:
+def _line(group: list[runs.Run]) -> dict[str, Any]:
     """Columns of the class that all runs of `group` held out; what needs no network is the same for every seed."""
-    line = study.aggregate_seeds(group, ("auc",))
+    line = runs.aggregate_seeds(group, ("auc",))
     seconds = line.pop("seconds")
     return line | {key: group[0].result.get(key) for key in SCORES if key != "auc"} | {"seconds": seconds}
 
@@ -205,7 +205,7 @@ def picture(options: Options, data: jc.Dataset, label: int) -> None:
     """OUT/pictures.png: images of the class held out and of others, as they are and as they come back."""
     name, recipe = next(iter(recipes(options, data, label).items()))
     rest = jc.subset(without(data, label), recipe.examples or 0, seed=0)
-    model, tx = study.model_and_optimizer(recipe, len(rest.classes))
+    model, tx = runs.model_and_optimizer(recipe, len(rest.classes))
     with jc.Checkpoints(options.out / name / "checkpoints") as saved:
         state = saved.restore(init_state(model, tx, recipe, rest))
     if state is None:
@@ -225,17 +225,17 @@ def picture(options: Options, data: jc.Dataset, label: int) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
-            command.enable_compilation_cache()
+            cli.enable_compilation_cache()
             data = jc.load_dataset(options.dataset, options.data_dir)
             check(options, data)
             if not sweep(options, data, stop):
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
             picture(options, data, options.held_out[0])
-        with command.reading(options.out):
+        with cli.reading(options.out):
             draw(options.out)
     return 0
 

@@ -40,9 +40,9 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments import effort
-from jaxcnn import command, plots, report, study
+from jaxcnn import cli, plots, runs, tables
 from jaxcnn.augment import normalize
-from jaxcnn.log import read_json, write_text
+from jaxcnn.run_log import read_json, write_text
 
 SETTINGS = ("online", "mini-batch", "full-batch", "mini-batch-sorted", "online-sorted")
 ROWS, SORTED_ROWS = 60, 10
@@ -161,7 +161,7 @@ def kept(path: Path, make: Callable[[], Mapping[str, Any]] = dict) -> Mapping[st
 
 def begin(recipe: jc.Recipe, data: jc.Dataset) -> tuple[Any, Any, jc.State, jc.Split]:
     """Model, optimiser, state at step 0 and training images of a run."""
-    few, (model, tx) = study.subset_for(recipe, data), study.model_and_optimizer(recipe, len(data.classes))
+    few, (model, tx) = runs.subset_for(recipe, data), runs.model_and_optimizer(recipe, len(data.classes))
     return model, tx, jc.init_state(model, tx, recipe, few), few.train
 
 
@@ -204,8 +204,8 @@ def noted(noise: Mapping[str, Any]) -> str:
 
 def draw(out: Path) -> None:
     """Tables and figures from the runs under `out` that are over."""
-    runs = study.finished_runs(out)
-    good = [run for run in runs if run.divergence is None and run.recipe.examples]
+    all_runs = runs.finished_runs(out)
+    good = [run for run in all_runs if run.divergence is None and run.recipe.examples]
     groups = {
         name: group for name in SETTINGS if (group := [run for run in good if effort.setting(run.recipe) == name])
     }
@@ -217,36 +217,36 @@ def draw(out: Path) -> None:
     common = min(run.recipe.steps * run.recipe.batch / (run.recipe.examples or math.nan) for run in good)
     limits = {"epoch": common, "time": min(end["time"] for end in ends)}
     table = [effort.line(name, group, limits, kept(out / "memory.json")) for name, group in groups.items()]
-    recipe = runs[0].recipe
+    recipe = all_runs[0].recipe
     what = f"{recipe.dataset}, {recipe.examples} training images, {recipe.model}"
     notes = [
         f"{what}. Equal epochs: {limits['epoch']:g}; equal time: {limits['time']:.3g} s. Errors in percent, losses in "
         "nats; ± is the half width of the mean's 95% interval over seeds.",
         *([noted(noise)] if (noise := kept(out / "noise.json")) else []),
-        *(run.divergence for run in runs if run.divergence),
+        *(run.divergence for run in all_runs if run.divergence),
     ]
-    report.write_table(out, table, notes)
+    tables.write_table(out, table, notes)
     plots.save(effort.curves(groups, limits, what), out / "curves.png")
     plots.save(effort.orders(groups, limits["epoch"], what), out / "sorted.png")
-    print(report.markdown(table), *notes, f"wrote {out}/table.md, table.csv, curves.png and sorted.png", sep="\n")
+    print(tables.markdown(table), *notes, f"wrote {out}/table.md, table.csv, curves.png and sorted.png", sep="\n")
 
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=__doc__)
         out = options.out
         if not options.plot_only:
-            runs = recipes(options)
-            command.enable_compilation_cache()
+            all_runs = recipes(options)
+            cli.enable_compilation_cache()
             data = jc.load_dataset(options.dataset, options.data_dir)
             strategy = jc.strategy(devices=1)  # a batch of one image cannot be shared
-            if study.sweep(runs, data, out, strategy=strategy, stop=stop, measure=whole, brief=True) is None:
+            if runs.sweep(all_runs, data, out, strategy=strategy, stop=stop, measure=whole, brief=True) is None:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
-            kept(out / "memory.json", lambda: memory(runs.values(), data))
-            kept(out / "noise.json", lambda: noise(runs["mini-batch-seed0"], data, out / "mini-batch-seed0"))
-        with command.reading(out):
+            kept(out / "memory.json", lambda: memory(all_runs.values(), data))
+            kept(out / "noise.json", lambda: noise(all_runs["mini-batch-seed0"], data, out / "mini-batch-seed0"))
+        with cli.reading(out):
             draw(out)
     return 0
 

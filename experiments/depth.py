@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
-from jaxcnn import command, hosts, plots, report, study
+from jaxcnn import cli, multihost, plots, runs, tables
 
 # fmt: off
 PAPER = {
@@ -153,7 +153,7 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
     given: dict[str, Any] = {
         f.name: getattr(options, f.name) for f in fields(jc.Recipe) if hasattr(options, f.name)
     } | {"warmup_lr": None}
-    runs = {}
+    all_runs = {}
     for seed in range(options.seeds):
         for depth in options.depths:
             for family in options.families:
@@ -161,8 +161,8 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
                 recipe = jc.Recipe(**given, model=f"cifar-{name}", options=_net(options, family), seed=seed)
                 if family == "residual" and 0 < options.warmup_depth <= depth:
                     recipe = replace(recipe, warmup_lr=options.warmup_lr)
-                runs[f"{name}-seed{seed}"] = recipe
-    return runs
+                all_runs[f"{name}-seed{seed}"] = recipe
+    return all_runs
 
 
 def _net(options: Options, family: str) -> dict[str, Any]:
@@ -170,58 +170,58 @@ def _net(options: Options, family: str) -> dict[str, Any]:
     return net | ({"shortcut": options.shortcut} if family == "residual" else {})
 
 
-def network(run: study.Run) -> tuple[str, int]:
+def network(run: runs.Run) -> tuple[str, int]:
     """The family and depth of a run."""
     family = "plain" if "plain" in run.recipe.model else "residual"
     return family, int(re.sub(r"\D", "", run.recipe.model))
 
 
-def row(family: str, depth: int, runs: list[study.Run]) -> dict[str, Any]:
+def row(family: str, depth: int, all_runs: list[runs.Run]) -> dict[str, Any]:
     """One row of the table."""
-    line = {"family": family, "depth": depth, "params": runs[0].result["params"]} | study.aggregate_seeds(runs)
-    published = PAPER.get((family, depth)) if runs[0].recipe.dataset == "cifar10" else None
+    line = {"family": family, "depth": depth, "params": all_runs[0].result["params"]} | runs.aggregate_seeds(all_runs)
+    published = PAPER.get((family, depth)) if all_runs[0].recipe.dataset == "cifar10" else None
     return line | {"paper_test_error": published}
 
 
 def draw(out: Path) -> None:
     """`table.md`, `table.csv` and `curves.png` from the runs under `out` that are over."""
-    runs = sorted(study.finished_runs(out), key=network)
-    networks = {key: list(group) for key, group in itertools.groupby(runs, key=network)}
+    all_runs = sorted(runs.finished_runs(out), key=network)
+    networks = {key: list(group) for key, group in itertools.groupby(all_runs, key=network)}
     table = [row(*key, group) for key, group in networks.items()]
     panels: dict[str, dict[str, list[Any]]] = {}
     for (family, depth), group in networks.items():
         panels.setdefault(family, {})[f"{depth} layers"] = [run.rows for run in group]
-    recipe = runs[0].recipe
+    recipe = all_runs[0].recipe
     training = "one clean pass" if recipe.train_error == "clean" else "running mean over augmented batches"
     what = f"{recipe.dataset}, width {recipe.options['width']}, {recipe.steps} steps of {recipe.batch} images"
     notes = [
         f"{what}. Errors in percent at the last step (training error: {training}); ± is the half width of "
         "the mean's 95% interval; seconds a run.",
-        *filter(None, (run.divergence for run in runs)),
+        *filter(None, (run.divergence for run in all_runs)),
     ]
-    report.write_table(out, table, notes)
+    tables.write_table(out, table, notes)
     plots.save(plots.curves(panels, dashed="train_error", solid="eval_error", title=what), out / "curves.png")
-    print(report.markdown(table))
+    print(tables.markdown(table))
     print(f"wrote {out}/table.md, table.csv and curves.png")
 
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=__doc__)
-        hosts.initialize(options.coordinator, options.num_processes, options.process_id)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=__doc__)
+        multihost.initialize(options.coordinator, options.num_processes, options.process_id)
         if not options.plot_only:
-            runs = recipes(options)
-            command.enable_compilation_cache()
+            all_runs = recipes(options)
+            cli.enable_compilation_cache()
             data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
             strategy = jc.strategy(options.strategy)
             how: dict[str, Any] = {"strategy": strategy, "stop": stop, "keep_every": options.keep_every}
-            if study.sweep(runs, data, options.out, **how) is None:
-                if hosts.is_primary():
+            if runs.sweep(all_runs, data, options.out, **how) is None:
+                if multihost.is_primary():
                     print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
-        with command.reading(options.out):
-            hosts.broadcast_from_primary(lambda: draw(options.out))
+        with cli.reading(options.out):
+            multihost.broadcast_from_primary(lambda: draw(options.out))
     return 0
 
 

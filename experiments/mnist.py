@@ -32,9 +32,9 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
-from jaxcnn import command, plots, report, study
+from jaxcnn import cli, plots, runs, tables
 from jaxcnn.data import channel_statistics
-from jaxcnn.look import summary
+from jaxcnn.interpret import summary
 from jaxcnn.recipe import check_choice
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -135,12 +135,12 @@ def images(name: str, folder: Path | None) -> jc.Dataset:
     return data._replace(train=train, validation=validation, test=test, mean=mean, std=std)
 
 
-def groups(out: Path) -> dict[str, dict[str, list[study.Run]]]:
+def groups(out: Path) -> dict[str, dict[str, list[runs.Run]]]:
     """Data set -> network -> the runs under `out` that are over, in the order of the tables above."""
-    found: dict[str, dict[str, list[study.Run]]] = {}
+    found: dict[str, dict[str, list[runs.Run]]] = {}
     for dataset in SETS:
         if any(out.glob(f"{dataset}/*/result.json")) or (out / dataset / "runs.jsonl").exists():
-            for run in study.finished_runs(out / dataset):
+            for run in runs.finished_runs(out / dataset):
                 if (name := network(run.recipe)) in NETWORKS:
                     found.setdefault(dataset, {}).setdefault(name, []).append(run)
     if not found:
@@ -148,14 +148,14 @@ def groups(out: Path) -> dict[str, dict[str, list[study.Run]]]:
     return found
 
 
-def row(name: str, found: Mapping[str, Mapping[str, list[study.Run]]]) -> dict[str, Any]:
+def row(name: str, found: Mapping[str, Mapping[str, list[runs.Run]]]) -> dict[str, Any]:
     """One line of the table: the network, and in each data set's columns its test error over seeds."""
     model, options = NETWORKS[name]
     counted = summary(jc.create_model(model, 10, **options), SHAPE)
     line: dict[str, Any] = {"network": name, "params": counted.params, "macs": counted.macs}
-    line["eval_split"] = study.eval_split([run for networks in found.values() for run in networks.get(name, [])])
-    for dataset, runs in found.items():
-        columns = study.aggregate_seeds(runs.get(name, []))
+    line["eval_split"] = runs.eval_split([run for networks in found.values() for run in networks.get(name, [])])
+    for dataset, all_runs in found.items():
+        columns = runs.aggregate_seeds(all_runs.get(name, []))
         line[f"{dataset}_seeds"] = columns["seeds"]
         for key in ("train_error", "eval_error"):
             line |= {f"{dataset}_{key}{part}": columns[key + part] for part in ("", "_std", "_ci95")}
@@ -163,30 +163,30 @@ def row(name: str, found: Mapping[str, Mapping[str, list[study.Run]]]) -> dict[s
     return line
 
 
-def protocol(found: Mapping[str, Mapping[str, list[study.Run]]]) -> str:
+def protocol(found: Mapping[str, Mapping[str, list[runs.Run]]]) -> str:
     """The note below the table."""
-    runs = [run for networks in found.values() for group in networks.values() for run in group]
+    all_runs = [run for networks in found.values() for group in networks.values() for run in group]
     recipes = {name: next(iter(networks.values()))[0].recipe for name, networks in found.items()}
     steps = ", ".join(f"{name} {recipe.steps} steps of {recipe.batch}" for name, recipe in recipes.items())
-    rates = sorted({(run.recipe.model == "lenet5-1998", run.recipe.lr) for run in runs})
+    rates = sorted({(run.recipe.model == "lenet5-1998", run.recipe.lr) for run in all_runs})
     rate = " and ".join(f"{lr:g}" + " (lenet5-1998)" * printed for printed, lr in rates)
     enlarged = " Digits are enlarged from 8x8 to 24x24 and padded to 28x28." if "digits" in found else ""
     return (
-        f"{steps} images, momentum at rate {rate}, crops of {runs[0].recipe.pad} pixel. Errors in percent at the last step, "
+        f"{steps} images, momentum at rate {rate}, crops of {all_runs[0].recipe.pad} pixel. Errors in percent at the last step, "
         "mean over seeds and half width of its 95% interval (training error: running mean over augmented batches); seconds a "
         "run. Multiply-adds of one image; the zeros of lenet5-1998's C3 (150,000 of 240,000 are not) are counted."
         + enlarged
     )
 
 
-def panels(found: Mapping[str, Mapping[str, list[study.Run]]]) -> list[plots.Panel]:
+def panels(found: Mapping[str, Mapping[str, list[runs.Run]]]) -> list[plots.Panel]:
     """Learning curves of the test error: for each data set dense networks, then convolutional ones."""
     made = []
-    for dataset, runs in found.items():
+    for dataset, all_runs in found.items():
         for what, names in (("dense", DENSE), ("convolutional", [name for name in NETWORKS if name not in DENSE])):
-            seeds = {name: [run.rows for run in runs[name]] for name in names if name in runs}
+            seeds = {name: [run.rows for run in all_runs[name]] for name in names if name in all_runs}
             lines = [plots.band(rows, "step", "eval_error", label=name) for name, rows in seeds.items()]
-            split = study.eval_split([run for group in runs.values() for run in group])
+            split = runs.eval_split([run for group in all_runs.values() for run in group])
             axes: dict[str, Any] = {"xlabel": "step", "ylabel": f"{split} error (%)", "ylog": True}
             made += [plots.Panel(f"{dataset}: {what}", lines, **axes)] if lines else []
     return made
@@ -195,31 +195,31 @@ def panels(found: Mapping[str, Mapping[str, list[study.Run]]]) -> list[plots.Pan
 def draw(out: Path) -> None:
     """`table.md`, `table.csv` and `curves.png` from the runs under `out` that are over."""
     found = groups(out)
-    trained = {name for runs in found.values() for name in runs}
+    trained = {name for all_runs in found.values() for name in all_runs}
     table = [row(name, found) for name in NETWORKS if name in trained]
-    runs = [run for networks in found.values() for group in networks.values() for run in group]
-    report.write_table(out, table, [protocol(found), *filter(None, (run.divergence for run in runs))])
-    title = f"{study.eval_split(runs)} error, mean and range of seeds"
+    all_runs = [run for networks in found.values() for group in networks.values() for run in group]
+    tables.write_table(out, table, [protocol(found), *filter(None, (run.divergence for run in all_runs))])
+    title = f"{runs.eval_split(all_runs)} error, mean and range of seeds"
     figure = plots.grid(panels(found), columns=2, title=title, share="y")
     plots.save(figure, out / "curves.png")
-    print(f"{report.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
+    print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
             check(options)
-            runs = {name: recipes(options, name) for name in options.datasets}
-            command.enable_compilation_cache()
+            all_runs = {name: recipes(options, name) for name in options.datasets}
+            cli.enable_compilation_cache()
             sets = {name: images(name, options.data_dir) for name in options.datasets}  # all, before any is trained on
             for name, data in sets.items():
                 more: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop, "brief": True}
-                if study.sweep(runs[name], data, options.out / name, **more) is None:
+                if runs.sweep(all_runs[name], data, options.out / name, **more) is None:
                     print("stopped and saved; the same command goes on from here", file=sys.stderr)
                     return stop.exit_code
-        with command.reading(options.out):
+        with cli.reading(options.out):
             draw(options.out)
     return 0
 

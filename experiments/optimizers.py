@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import jaxcnn as jc
 from experiments import tuned
-from jaxcnn import command, report, study
+from jaxcnn import cli, runs, tables
 from jaxcnn.recipe import check_choice
 
 TUNING = 1000
@@ -148,9 +148,9 @@ def finals(options: Options, rates: Mapping[str, float | None]) -> dict[str, jc.
     }
 
 
-def notes(what: str, some: jc.Recipe, target: float, runs: tuned.Runs) -> list[str]:
+def notes(what: str, some: jc.Recipe, target: float, all_runs: tuned.Runs) -> list[str]:
     """What must be known to read the table."""
-    counts = " or ".join(str(n) for n in sorted({len(group) for group in runs.values()}))
+    counts = " or ".join(str(n) for n in sorted({len(group) for group in all_runs.values()}))
     return [
         f"{what}; the same batch, network and schedule for all ({some.schedule}; {CONSTANT[0]}: constant).",
         f"Tuning: {counts} trials a method, from seeds {TUNING}, ..., measured on {some.validation} training images held "
@@ -167,31 +167,31 @@ def draw(out: Path, target: float) -> None:
     """Tables and figures from the runs under `out` that are over."""
     tuning, final = tuned.methods(out / "tune"), tuned.methods(out / "final")
     table = tuned.table(tuning, final, target)
-    some = next(runs[0].recipe for runs in final.values())
+    some = next(all_runs[0].recipe for all_runs in final.values())
     what = f"{some.model} on {some.dataset}, {some.steps} steps of {some.batch} images"
-    report.write_table(out, table, notes(what, some, target, tuning) + tuned.divergences(tuning, final))
+    tables.write_table(out, table, notes(what, some, target, tuning) + tuned.divergences(tuning, final))
     tuned.pictures(out, what, [line["method"] for line in table], tuning, final)
-    print(report.markdown(table))
+    print(tables.markdown(table))
     print(f"wrote {out}/table.md, table.csv, sensitivity.png, curves.png and ranking.png")
 
 
 def main(args: list[str] | None = None) -> int:
     """Tune and train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
             check(options)
-            runs, strategy = trials(options), jc.strategy(options.strategy)
-            command.enable_compilation_cache()
+            all_runs, strategy = trials(options), jc.strategy(options.strategy)
+            cli.enable_compilation_cache()
             data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
             for stage in ("tune", "final"):
-                if study.sweep(runs, data, options.out, strategy=strategy, stop=stop, brief=True) is None:
+                if runs.sweep(all_runs, data, options.out, strategy=strategy, stop=stop, brief=True) is None:
                     print("stopped and saved; the same command goes on from here", file=sys.stderr)
                     return stop.exit_code
                 if stage == "tune":
                     done = tuned.methods(options.out / stage)
-                    runs = finals(options, {name: tuned.best(of) for name, of in done.items()})
-        with command.reading(options.out):
+                    all_runs = finals(options, {name: tuned.best(of) for name, of in done.items()})
+        with cli.reading(options.out):
             draw(options.out, options.target)
     return 0
 

@@ -6,7 +6,7 @@
 Every setting is the overfitting one (`few`: so many images, no augmentation, no decay) with one change: all images (`all`),
 random crops (`augmentation`), L2 decay (`weight-decay`), dropout before the logits (Srivastava et al. 2014), BN (`batch-norm`;
 Ioffe and Szegedy 2015), or these four `together`. All take as many steps. Early stopping (Prechelt 1998) has no runs of its
-own: it is `few`, read where its validation loss turns (`jaxcnn.report.turning_point`).
+own: it is `few`, read where its validation loss turns (`jaxcnn.tables.turning_point`).
 
 Expected, quick (5 seeds): no training error anywhere. With few images 14% of the validation images are wrong and their loss
 turns at epoch 42 (0.56, then up to 0.73); with all 3.4% are, and the loss of 1 seed in 5 turns. On the test split, against few
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
-from jaxcnn import command, parallel, plots, report, study
+from jaxcnn import cli, parallel, plots, runs, tables
 from jaxcnn.recipe import check_choice
 
 TITLES = {"all": "all images", "few": "few images", "augmentation": "augmentation", "weight-decay": "weight decay"}
@@ -142,7 +142,7 @@ def setting(recipe: jc.Recipe) -> str:
     return "all" if recipe.examples is None else "together" if len(on) > 1 else on[0] if on else "few"
 
 
-def heldout(strategy: parallel.Strategy) -> study.Measure:
+def heldout(strategy: parallel.Strategy) -> runs.Measure:
     """More columns of a row: the images trained on, and the figures of the test split, on which nothing is chosen."""
 
     def measure(model: Any, state: jc.State, data: jc.Dataset) -> Mapping[str, Any]:
@@ -153,9 +153,9 @@ def heldout(strategy: parallel.Strategy) -> study.Measure:
     return measure
 
 
-def read(run: study.Run, stop: bool = False) -> study.Run:
+def read(run: runs.Run, stop: bool = False) -> runs.Run:
     """The run with its figures by their right names, of the last row or, to `stop` early, of the turning point."""
-    turn = report.turning_point(run.rows)
+    turn = tables.turning_point(run.rows)
     rows = [row for row in run.rows if not (stop and turn) or row["step"] <= turn["step"]]
     last, result = rows[-1], dict(run.result)
     for what in ("loss", "error"):
@@ -166,34 +166,34 @@ def read(run: study.Run, stop: bool = False) -> study.Run:
     return run._replace(result=result, rows=rows)
 
 
-def groups(runs: list[study.Run]) -> dict[str, list[study.Run]]:
+def groups(all_runs: list[runs.Run]) -> dict[str, list[runs.Run]]:
     """Setting -> its runs, early stopping's among them, those that diverged left out."""
-    found: dict[str, list[study.Run]] = {name: [] for name in TITLES}
-    for run in (run for run in runs if run.divergence is None):
+    found: dict[str, list[runs.Run]] = {name: [] for name in TITLES}
+    for run in (run for run in all_runs if run.divergence is None):
         found[setting(run.recipe)].append(read(run))
         if setting(run.recipe) == "few":
             found["early-stopping"].append(read(run, stop=True))
     if not any(found.values()):
-        raise jc.ArgumentError(f"{runs[0].divergence} So did every run; write another --out and a smaller --lr")
+        raise jc.ArgumentError(f"{all_runs[0].divergence} So did every run; write another --out and a smaller --lr")
     return {name: group for name, group in found.items() if group}
 
 
-def row(name: str, runs: list[study.Run], few: list[study.Run]) -> dict[str, Any]:
+def row(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> dict[str, Any]:
     """One row of the table; what changes against `few` is paired by seed."""
-    line = {"setting": TITLES[name], "images": runs[0].result["images"]} | study.aggregate_seeds(runs, COLUMNS)
+    line = {"setting": TITLES[name], "images": all_runs[0].result["images"]} | runs.aggregate_seeds(all_runs, COLUMNS)
     base = {run.recipe.seed: run.result for run in few}
     for key in ("test_loss", "test_error"):
-        pairs = [run.result[key] - base[run.recipe.seed][key] for run in runs if run.recipe.seed in base]
+        pairs = [run.result[key] - base[run.recipe.seed][key] for run in all_runs if run.recipe.seed in base]
         line |= dict(
-            zip((f"{key}_change{part}" for part in ("", "_std", "_ci95")), report.seed_statistics(pairs), strict=True)
+            zip((f"{key}_change{part}" for part in ("", "_std", "_ci95")), tables.seed_statistics(pairs), strict=True)
         )
-    turns = [float(run.result["turn_step"]) for run in runs if run.result["turn_step"]]
-    turn = report.seed_statistics(turns).mean
-    epoch = turn and turn * runs[0].recipe.batch / line["images"]
+    turns = [float(run.result["turn_step"]) for run in all_runs if run.result["turn_step"]]
+    turn = tables.seed_statistics(turns).mean
+    epoch = turn and turn * all_runs[0].recipe.batch / line["images"]
     return line | {"turned": len(turns), "turn_step": turn, "turn_epoch": epoch}
 
 
-def protocol(run: study.Run) -> str:
+def protocol(run: runs.Run) -> str:
     """The note below the table."""
     recipe, net = run.recipe, run.recipe.options
     return (
@@ -208,10 +208,10 @@ def protocol(run: study.Run) -> str:
     )
 
 
-def panel(name: str, runs: list[study.Run], few: list[study.Run]) -> plots.Panel:
+def panel(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> plots.Panel:
     """The learning curves of a setting, before the validation curve of `few` in grey; marked where most of its seeds turn."""
-    line, early = row(name, runs, few), name == "early-stopping"
-    rows = [run.rows for run in (few if early else runs)]
+    line, early = row(name, all_runs, few), name == "early-stopping"
+    rows = [run.rows for run in (few if early else all_runs)]
     if early and line["turned"]:  # on average: a mean of the seeds not stopped yet would jump
         rows = [[row for row in seed if row["step"] <= line["turn_step"]] for seed in rows]
     lines = [
@@ -227,13 +227,13 @@ def panel(name: str, runs: list[study.Run], few: list[study.Run]) -> plots.Panel
     return plots.Panel(title, lines, marks, xlabel="step", ylabel="loss (nats)")
 
 
-def figures(found: Mapping[str, list[study.Run]], table: list[dict[str, Any]], out: Path) -> None:
+def figures(found: Mapping[str, list[runs.Run]], table: list[dict[str, Any]], out: Path) -> None:
     """`curves.png` and `gap.png`."""
     recipe, seeds = next(iter(found.values()))[0].recipe, max(line["seeds"] for line in table)
     what = f"{recipe.dataset}, {recipe.steps} steps of {recipe.batch} images; "
     what += f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     top = 2 * max(line["validation_loss"] for line in table)  # the first descent would press the rest flat
-    panels = [panel(name, runs, found.get("few", []))._replace(ylim=(0, top)) for name, runs in found.items()]
+    panels = [panel(name, all_runs, found.get("few", []))._replace(ylim=(0, top)) for name, all_runs in found.items()]
     plots.save(plots.grid(panels, title=what + " and their range" * (seeds > 1), size=(3.25, 3.1)), out / "curves.png")
     shown = {"training": "train_error", "validation": "validation_error", "test": "test_error"}
     heights, halves = (
@@ -246,29 +246,29 @@ def figures(found: Mapping[str, list[study.Run]], table: list[dict[str, Any]], o
 
 def draw(out: Path) -> None:
     """`table.md`, `table.csv`, `curves.png` and `gap.png` from the runs under `out` that are over."""
-    runs = study.finished_runs(out)
-    found = groups(runs)
+    all_runs = runs.finished_runs(out)
+    found = groups(all_runs)
     table = [row(name, group, found.get("few", [])) for name, group in found.items()]
-    notes = [protocol(next(iter(found.values()))[0]), *filter(None, (run.divergence for run in runs))]
-    report.write_table(out, table, notes)
+    notes = [protocol(next(iter(found.values()))[0]), *filter(None, (run.divergence for run in all_runs))]
+    tables.write_table(out, table, notes)
     figures(found, table, out)
-    print(f"{report.markdown(table)}\nwrote {out}/table.md, table.csv, curves.png and gap.png")
+    print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv, curves.png and gap.png")
 
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
-            runs = recipes(options)
-            command.enable_compilation_cache()
+            all_runs = recipes(options)
+            cli.enable_compilation_cache()
             data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
             strategy = jc.strategy(options.strategy)
             more: dict[str, Any] = {"strategy": strategy, "stop": stop, "measure": heldout(strategy), "brief": True}
-            if study.sweep(runs, data, options.out, **more) is None:
+            if runs.sweep(all_runs, data, options.out, **more) is None:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
-        with command.reading(options.out):
+        with cli.reading(options.out):
             draw(options.out)
     return 0
 

@@ -19,7 +19,7 @@ import tyro
 
 import jaxcnn as jc
 from experiments.finetune.saved import Saved, heat, probabilities, read
-from jaxcnn import command, plots, report
+from jaxcnn import cli, plots, tables
 from jaxcnn.data import load_images
 
 
@@ -50,8 +50,8 @@ def lines(saved: Saved, paths: tuple[Path, ...], shares: np.ndarray, top: int) -
 
 def main(args: list[str] | None = None) -> int:
     """Print the table; returns the exit code."""
-    with command.cli_errors():
-        options = command.parse({"predict": Options()}, args, about=__doc__)
+    with cli.cli_errors():
+        options = cli.parse({"predict": Options()}, args, about=__doc__)
         if not options.images:
             raise jc.ArgumentError("no picture is named; write python -m experiments.predict --run DIR picture.jpg")
         if options.top < 1:
@@ -59,7 +59,7 @@ def main(args: list[str] | None = None) -> int:
         saved = read(options.run)
         images = load_images(options.images, saved.size, saved.resize)
         shares = probabilities(saved, images)
-        print(report.markdown(lines(saved, options.images, shares, options.top)), end="")
+        print(tables.markdown(lines(saved, options.images, shares, options.top)), end="")
         if options.heat is not None:
             draw(saved, options.images, images, shares, options.heat)
     return 0

@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 import jaxcnn as jc
-from jaxcnn import command, metrics, plots, report, study
+from jaxcnn import cli, metrics, plots, runs, tables
 from jaxcnn.data import channel_statistics
 from jaxcnn.state import State, init_state
 
@@ -189,35 +189,35 @@ def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
 def draw(out: Path) -> None:
     """The table and the curves, from the runs under `out` that are over."""
 
-    def skips(run: study.Run) -> bool:
+    def skips(run: runs.Run) -> bool:
         return run.recipe.options["skips"]
 
-    runs = sorted(study.finished_runs(out), key=skips, reverse=True)
-    forms = {key: list(group) for key, group in itertools.groupby(runs, key=skips)}
+    all_runs = sorted(runs.finished_runs(out), key=skips, reverse=True)
+    forms = {key: list(group) for key, group in itertools.groupby(all_runs, key=skips)}
     keys = ("mean_iou", "background_iou", "eval_error")
     table = [
-        {"U-Net": TITLES[key], "params": group[0].result["params"]} | study.aggregate_seeds(group, keys)
+        {"U-Net": TITLES[key], "params": group[0].result["params"]} | runs.aggregate_seeds(group, keys)
         for key, group in forms.items()
     ]
-    recipe = runs[0].recipe
+    recipe = all_runs[0].recipe
     protocol = (
         f"{recipe.dataset}, {recipe.steps} steps of {recipe.batch} scenes of {SIDE}x{SIDE}. Intersection over union, "
     )
     protocol += "mean over classes, and errors of pixels, in percent of the test scenes at the last step."
     protocol += paired(forms)
-    report.write_table(out, table, [protocol, *filter(None, (run.divergence for run in runs))])
+    tables.write_table(out, table, [protocol, *filter(None, (run.divergence for run in all_runs))])
     lines = [
         plots.band([run.rows for run in group], "step", "mean_iou", label=TITLES[key]) for key, group in forms.items()
     ]
     figure = plots.grid([plots.Panel(recipe.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")])
     plots.save(figure, out / "curves.png")
-    print(f"{report.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
+    print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 
 
-def paired(forms: Mapping[bool, list[study.Run]]) -> str:
+def paired(forms: Mapping[bool, list[runs.Run]]) -> str:
     """What the skip connections change, seed by seed, in one sentence; nothing where there are not two seeds of both."""
     with_them, without = ({run.recipe.seed: run.result["mean_iou"] for run in forms.get(key, [])} for key in TITLES)
-    change = report.seed_statistics([with_them[seed] - without[seed] for seed in with_them.keys() & without.keys()])
+    change = tables.seed_statistics([with_them[seed] - without[seed] for seed in with_them.keys() & without.keys()])
     if change.ci95 is None:
         return ""
     return f" Paired by seed, skip connections change the mean over classes by {change.mean:+.1f} +- {change.ci95:.1f} points."
@@ -227,7 +227,7 @@ def picture(options: Options, data: jc.Dataset, n: int = 6) -> None:
     """OUT/pictures.png: test scenes, their masks, and what both networks make of them."""
     columns = [("scene", data.test.images[:n]), ("its mask", COLOURS[data.test.labels[:n]])]
     for name, recipe in list(recipes(options).items())[:2]:
-        model, tx = study.model_and_optimizer(recipe, len(data.classes))
+        model, tx = runs.model_and_optimizer(recipe, len(data.classes))
         with jc.Checkpoints(options.out / name / "checkpoints") as saved:
             state = saved.restore(init_state(model, tx, recipe, data))
         if state is None:
@@ -242,18 +242,18 @@ def picture(options: Options, data: jc.Dataset, n: int = 6) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
-            runs = recipes(options)
-            command.enable_compilation_cache()
+            all_runs = recipes(options)
+            cli.enable_compilation_cache()
             data = compose_all(options)
             strategy = jc.strategy(options.strategy)
-            if study.sweep(runs, data, options.out, strategy=strategy, stop=stop, measure=measure) is None:
+            if runs.sweep(all_runs, data, options.out, strategy=strategy, stop=stop, measure=measure) is None:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
             picture(options, data)
-        with command.reading(options.out):
+        with cli.reading(options.out):
             draw(options.out)
     return 0
 

@@ -37,10 +37,10 @@ import numpy as np
 from scipy import stats
 
 import jaxcnn as jc
-from jaxcnn import command, parallel, plots, report, study
-from jaxcnn.log import read_lines
+from jaxcnn import cli, parallel, plots, runs, tables
 from jaxcnn.progress import Progress
-from jaxcnn.train import check_config
+from jaxcnn.run_log import read_lines
+from jaxcnn.training import check_config
 
 Row = dict[str, Any]
 SERIES = {"shared": "seeds of four networks", "new": "every run a new network"}
@@ -138,9 +138,9 @@ def sizes(folder: Path) -> list[int]:
 def train(name: str, recipe: jc.Recipe, stopped: bool, stop: Callable[[], bool], **how: Any) -> bool:
     """One run as a study makes it, `stopped` as soon as it can be and continued; False if the user stopped it."""
     with contextlib.redirect_stderr(io.StringIO()):  # the soak has a bar of its own
-        if stopped and study.sweep({name: recipe}, **how, stop=lambda: True, brief=True) is not None:
+        if stopped and runs.sweep({name: recipe}, **how, stop=lambda: True, brief=True) is not None:
             raise AssertionError(f"{name} was to be stopped, and ended")
-        return study.sweep({name: recipe}, **how, stop=stop, brief=True) is not None
+        return runs.sweep({name: recipe}, **how, stop=stop, brief=True) is not None
 
 
 def soak(options: Options, data: jc.Dataset, strategy: parallel.Strategy, stop: Callable[[], bool]) -> bool:
@@ -193,9 +193,9 @@ def draw(out: Path) -> list[Row]:
     table = [
         row(name, key, np.array([line[key] for line in part], float)) for name, part in found.items() for key in WHAT
     ]
-    report.write_table(out, table, [notes(found)])
+    tables.write_table(out, table, [notes(found)])
     plots.save(figure(found), out / "soak.png")
-    print(f"{report.markdown(table)}\nwrote {out}/table.md, table.csv and soak.png")
+    print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and soak.png")
     return [line for line in table if line["verdict"] == "grows"]
 
 
@@ -235,8 +235,10 @@ def figure(found: dict[str, list[Row]]) -> Any:
 def ready(options: Options) -> None:
     """ArgumentError for what cannot be soaked."""
     for name in SERIES:
-        if (runs := getattr(options, name)) < 12:
-            raise jc.ArgumentError(f"{name} is {runs}; expected at least 12 runs, for its halves: write --{name} 40")
+        if (all_runs := getattr(options, name)) < 12:
+            raise jc.ArgumentError(
+                f"{name} is {all_runs}; expected at least 12 runs, for its halves: write --{name} 40"
+            )
     if options.steps < 3:
         raise jc.ArgumentError(
             f"steps is {options.steps}; expected at least 3, so that a run can be stopped: write --steps 4"
@@ -251,18 +253,18 @@ def ready(options: Options) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Soak, then draw; returns the exit code: 1 if something grew."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=__doc__)
         if not options.plot_only:
             ready(options)
             strategy, data = jc.strategy(options.strategy), jc.load_dataset("digits")
             check_config(recipe("shared", 0, options), data, strategy)
-            study.open_run_dir(recipe("shared", 0, options), options.out / "shared-000", strategy)
-            command.enable_compilation_cache(options.out / "programs")
+            runs.open_run_dir(recipe("shared", 0, options), options.out / "shared-000", strategy)
+            cli.enable_compilation_cache(options.out / "programs")
             if not soak(options, data, strategy, stop):
                 print("stopped; a soak is of one process: begin anew with another --out", file=sys.stderr)
                 return stop.exit_code
-        with command.reading(options.out):
+        with cli.reading(options.out):
             grown = draw(options.out)
     if grown:
         each = ", ".join(f"{line['of']} ({line['series']})" for line in grown)

@@ -4,7 +4,7 @@ A step is a pure function `(carry, fixed, index[b]) -> carry`; where the data st
 examples. The strategies differ in who splits the batch:
 
 - "jit": the batch is sharded over a mesh and the step is left as it is; XLA adds the communication. Also on many hosts,
-  after `jaxcnn.hosts.join`.
+  after `jaxcnn.multihost.join`.
 - "pmap": the step is mapped over this host's devices and itself averages over the axis named `AXIS`.
 """
 
@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxcnn import programs
+from jaxcnn import cpu
 from jaxcnn.arguments import ArgumentError, check_choice, check_integer, format_value
 
 MAX_PROGRAMS = 32
@@ -93,14 +93,14 @@ class Strategy:
         That is on one x86 CPU, and from `MIN_OPTIMIZED_VALUES` values on: a tuned program is compiled anew in every process.
         """
         alone = self.kind == "jit" and len(self.devices) == 1 and self.devices[0].platform == "cpu"
-        return alone and values >= MIN_OPTIMIZED_VALUES and programs.available()
+        return alone and values >= MIN_OPTIMIZED_VALUES and cpu.available()
 
     def compile_steps(self, step: Step, tuned: bool = False) -> Callable[[Any, Any, Any], Any]:
         """`run(carry, fixed, order) -> carry`: `step` over the rows of `order`, int32 [steps, batch] on the host.
 
         `carry` and `fixed` are as `replicate` gives them; the memory of `carry` is given away. `fixed` is anything the
         step only reads, such as a whole data set. `order` may be a tree of arrays [steps, batch, ...]. `tuned` is what
-        `tunes` said: convolutions by `jaxcnn.programs`, the same up to rounding.
+        `tunes` said: convolutions by `jaxcnn.cpu`, the same up to rounding.
         """
 
         program, place = self._program(step, tuned)
@@ -111,7 +111,7 @@ class Strategy:
             if not tuned or jax.tree.leaves(order)[0].shape in compiled:
                 return self._settled(program(carry, fixed, placed))
             compiled.add(jax.tree.leaves(order)[0].shape)
-            with programs.without_persistent_cache():
+            with cpu.without_persistent_cache():
                 return program(carry, fixed, placed)
 
         return run
@@ -141,7 +141,7 @@ class Strategy:
     ) -> jax.stages.Compiled:
         """One step as XLA compiles it for `fold`, to be read: its text, its memory. Arguments as in `memory` and `fold`."""
         program, place = self._program(step, tuned)
-        with programs.without_persistent_cache() if tuned else contextlib.nullcontext():
+        with cpu.without_persistent_cache() if tuned else contextlib.nullcontext():
             return program.lower(carry, fixed, place(index[None])).compile()
 
     def _program(self, step: Step, tuned: bool) -> tuple[Any, Callable[[np.ndarray], Any]]:
@@ -157,7 +157,7 @@ class Strategy:
         whole = NamedSharding(self.mesh, PartitionSpec())
         options = cpu_options() if self.devices[0].platform == "cpu" else None
         if tuned:
-            run, options = programs.optimized(run), (options or {}) | programs.OPTIONS
+            run, options = cpu.optimized(run), (options or {}) | cpu.OPTIONS
         jitted = jax.jit(run, donate_argnums=0, out_shardings=whole, compiler_options=options)
         return jitted, lambda order: self._place(order, PartitionSpec(None, AXIS))
 

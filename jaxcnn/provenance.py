@@ -60,7 +60,7 @@ def made_from(model: Any, tx: Any, recipe: Recipe, data: Dataset, params: Any, o
     """Return what a run is made from: its recipe, pieces that are not the recipe's, and digests.
 
     Args:
-      model, tx, recipe, data: as `jaxcnn.train` takes them.
+      model, tx, recipe, data: as `jaxcnn.training` takes them.
       params, opt: the parameters and the optimiser's state at step 0; their shapes enter the digest, their values do not.
 
     Returns:

@@ -69,7 +69,8 @@ def _misfit(state: State) -> str:
     if not _is_array(state.rng) or state.rng.dtype != np.uint32 or np.shape(state.rng) not in ((2,), (4,)):
         return f"key is {format_value(state.rng)}; expected a key as jax.random.PRNGKey makes it"
     if name := next(
-        (name for name in ("opt_state", "metrics") if not all(map(_is_array, jax.tree.leaves(getattr(state, name))))), ""
+        (name for name in ("opt_state", "metrics") if not all(map(_is_array, jax.tree.leaves(getattr(state, name))))),
+        "",
     ):
         return f"{name} is {format_value(getattr(state, name))}; expected arrays"
     norm = state.normalizer

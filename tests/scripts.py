@@ -10,7 +10,7 @@ from jaxcnn.parallel import strategy
 
 def refuses(main, args, says, capsys, monkeypatch):
     """`main` answers a mistake with one line that says `says` and exit code 2, and trains nothing."""
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     with pytest.raises(SystemExit) as exit:
         main(args)
     assert exit.value.code == 2

@@ -11,12 +11,12 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.data.types import assemble
-from jaxcnn.look.asking import batches, fitting
-from jaxcnn.look.gradcam import gradcam, gradcam_plus_plus
-from jaxcnn.look.gradients import integrated_gradients
-from jaxcnn.look.guided import guided, guided_backprop, relus
-from jaxcnn.look.heat import ATTRIBUTION_METHODS, attribution
-from jaxcnn.look.occlusion import occlusion
+from jaxcnn.interpret._arguments import batches, fitting
+from jaxcnn.interpret.gradcam import gradcam, gradcam_plus_plus
+from jaxcnn.interpret.guided_backpropagation import guided, guided_backprop, relus
+from jaxcnn.interpret.methods import ATTRIBUTION_METHODS, attribution
+from jaxcnn.interpret.occlusion import occlusion
+from jaxcnn.interpret.path_gradients import integrated_gradients
 from jaxcnn.models.layers import pool_2x2, stage
 from jaxcnn.state import init_state
 

@@ -14,7 +14,7 @@ import pytest
 from data_fakes import bare_machine, fake, flip, register, write_archives, write_prepared  # noqa: F401
 
 import jaxcnn as jc
-from jaxcnn import study
+from jaxcnn import runs
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.data import (
     DataError,
@@ -85,8 +85,8 @@ def objects(images):
     return array
 
 
-def sweep(runs, room, data=GOOD):
-    return study.sweep(runs, data, room.path / "out", strategy=jc.strategy("jit", 1))
+def sweep(all_runs, room, data=GOOD):
+    return runs.sweep(all_runs, data, room.path / "out", strategy=jc.strategy("jit", 1))
 
 
 class Tiny(NamedTuple):
@@ -368,7 +368,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "the recipe is not JSON", "write one with Recipe(...).to_json()"),
     ("a folder of another recipe", other_recipe,
      ArgumentError, "lr (0.5 there, 0.1 asked)", "write another --out"),
-    ("a folder without runs", lambda r: study.finished_runs(r.path),
+    ("a folder without runs", lambda r: runs.finished_runs(r.path),
      ArgumentError, "holds no run that is over", "write --out"),
     # names of runs, which become folders
     *(
@@ -421,10 +421,10 @@ def compiled(ready, monkeypatch):
     def reached(*args, **kwargs):
         pytest.fail("it went on to train or to measure")
 
-    monkeypatch.setattr("jaxcnn.train.init_state", reached)
+    monkeypatch.setattr("jaxcnn.training.init_state", reached)
     monkeypatch.setattr("jaxcnn.parallel.Strategy.compile_steps", reached)
     monkeypatch.setattr(
-        sys.modules["jaxcnn.evaluate"], "_predictor", reached
+        sys.modules["jaxcnn.evaluation"], "_predictor", reached
     )  # the package has a function of that name
     jax.monitoring.register_event_duration_secs_listener(note)
     yield seen

@@ -11,8 +11,8 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments import batch_size, effort
-from jaxcnn import study
-from jaxcnn.train import _numbers
+from jaxcnn import runs
+from jaxcnn.training import _numbers
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -96,8 +96,8 @@ def test_the_table_holds_what_the_rows_hold(out):
 def test_training_figures_are_of_all_the_images_at_that_step(out):
     folder = out / "mini-batch-seed1"
     recipe = jc.Recipe.load(folder)
-    data = study.subset_for(recipe, jc.load_dataset("digits"))
-    model, tx = study.model_and_optimizer(recipe, 10)
+    data = runs.subset_for(recipe, jc.load_dataset("digits"))
+    model, tx = runs.model_and_optimizer(recipe, 10)
     with jc.Checkpoints(folder / "checkpoints") as saved:
         state = saved.restore(jc.init_state(model, tx, recipe, data))
     assert state is not None
@@ -119,8 +119,8 @@ def test_the_noise_scale_is_written_and_noted(out):
 def test_the_noise_scale_at_the_start_is_that_of_every_images_gradient(out):
     """The covariance of the 64 gradients, which can be had exactly: 8000 draws come within a tenth of it."""
     recipe = jc.Recipe.load(out / "mini-batch-seed0")
-    data = study.subset_for(recipe, jc.load_dataset("digits"))
-    model, tx = study.model_and_optimizer(recipe, 10)
+    data = runs.subset_for(recipe, jc.load_dataset("digits"))
+    model, tx = runs.model_and_optimizer(recipe, 10)
     state = jc.init_state(model, tx, recipe, data)
     slope = jax.grad(jc.loss_fn(model))
     inputs = data.train.images / np.float32(255) - state.normalizer.mean
@@ -135,7 +135,7 @@ def run(batch, order, rows, examples=64):
     recipe = jc.Recipe(
         dataset="digits", model="mlp", batch=batch, order=order, examples=examples, steps=rows[-1]["step"]
     )
-    return study.Run(recipe, {"status": "finished"}, rows)
+    return runs.Run(recipe, {"status": "finished"}, rows)
 
 
 def made(paces, every=4, batch=16):
@@ -149,8 +149,8 @@ def made(paces, every=4, batch=16):
 
 def test_a_rows_time_leaves_out_compiling_and_is_the_same_for_all_seeds():
     """The first rows took 9 s a step; of the others the median is 0.2."""
-    runs = [run(16, "shuffled", made(paces)) for paces in ((9, 0.1, 0.2), (9, 0.2, 5.0))]
-    for rows in effort.timed(runs):
+    all_runs = [run(16, "shuffled", made(paces)) for paces in ((9, 0.1, 0.2), (9, 0.2, 5.0))]
+    for rows in effort.timed(all_runs):
         assert [row["time"] for row in rows] == pytest.approx([0.8, 1.6, 2.4])
         assert [row["epoch"] for row in rows] == [1, 2, 3]
 
@@ -159,8 +159,8 @@ def test_a_rows_time_leaves_out_compiling_and_is_the_same_for_all_seeds():
     ("epoch", "time", "steps"), [(2, 1.6, (8, 8)), (1, 2.39, (4, 8)), (3, 99, (12, 12)), (2.9, 0.8, (8, 4))]
 )
 def test_equal_epochs_and_equal_time_choose_the_last_row_within_the_limit(epoch, time, steps):
-    runs = [run(16, "shuffled", made((9, 0.2, 0.2)))] * 2
-    line = effort.line("mini-batch", runs, {"epoch": epoch, "time": time}, {"16": 0.5})
+    all_runs = [run(16, "shuffled", made((9, 0.2, 0.2)))] * 2
+    line = effort.line("mini-batch", all_runs, {"epoch": epoch, "time": time}, {"16": 0.5})
     assert (float(line["eval_error_at_epoch"]), float(line["train_loss_at_time"])) == steps
     assert line["memory_mib"] == 0.5
     assert line["seconds_per_epoch"] == pytest.approx(0.8)  # four updates
@@ -196,8 +196,8 @@ def test_every_setting_has_a_row_at_the_common_epoch_and_enough_of_them(preset, 
 def test_full_batch_is_gradient_descent_on_all_the_images(out):
     """One step of `train` against jax.grad of the mean loss over all 64 images, written out anew."""
     recipe = replace(jc.Recipe.load(out / "full-batch-seed0"), steps=1, every=1)
-    data = study.subset_for(recipe, jc.load_dataset("digits"))
-    model, tx = study.model_and_optimizer(recipe, 10)
+    data = runs.subset_for(recipe, jc.load_dataset("digits"))
+    model, tx = runs.model_and_optimizer(recipe, 10)
     begun = jc.init_state(model, tx, recipe, data)
     ((state, _),) = jc.train(model, tx, data, recipe, strategy=jc.strategy(devices=1))
     inputs = data.train.images / np.float32(255) - data.mean
@@ -213,7 +213,7 @@ def test_full_batch_is_gradient_descent_on_all_the_images(out):
 
 
 def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
-    data = study.subset_for(jc.Recipe.load(out / "online-seed0"), jc.load_dataset("digits"))
+    data = runs.subset_for(jc.Recipe.load(out / "online-seed0"), jc.load_dataset("digits"))
     key = jax.random.PRNGKey(0)
     for name in ("online", "mini-batch"):
         recipe = jc.Recipe.load(out / f"{name}-sorted-seed0")
@@ -224,7 +224,7 @@ def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
 
 
 def test_runs_that_are_over_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     monkeypatch.setattr("jaxcnn.noise_scale", lambda *a, **k: pytest.fail("it measured"))
     before = (out / "table.csv").read_text()
     made = ("table.csv", "table.md", "curves.png", "sorted.png")
@@ -240,7 +240,7 @@ def test_it_goes_on_where_it_was_stopped(out, tmp_path, monkeypatch, capsys):
     """Stopped in the middle of the first run; its rows are those of one that never stopped."""
     asked = iter(range(10_000))
     with monkeypatch.context() as patched:
-        patched.setattr("jaxcnn.command.Stop.__call__", lambda self: next(asked) > 40)
+        patched.setattr("jaxcnn.cli.Stop.__call__", lambda self: next(asked) > 40)
         assert batch_size.main([*TINY, "--out", str(tmp_path)]) == 0  # no signal came, so 128 + nothing
     assert "goes on from here" in capsys.readouterr().err
     assert not (tmp_path / "online-seed0" / "result.json").exists()

@@ -19,7 +19,7 @@ from experiments.benchmark.counterparts import counterpart
 from experiments.benchmark.options import NETWORKS, PRESETS, Options, batch, check
 from jaxcnn.augment import AugmentConfig, augment, normalize
 from jaxcnn.state import AUGMENT, fold_in
-from jaxcnn.train import epoch_order
+from jaxcnn.training import epoch_order
 
 FEW = ["--networks", "lenet5-relu", "--batch", "4", "--devices", "1", "--seconds", "0.01", "--rounds", "2"]
 BEGAN = {"imports_s": 1.0, "initialise_s": 0.5, "first_step_cold_s": 4.0, "first_step_warm_s": 1.0, "peak_mib": None}

@@ -11,10 +11,10 @@ from typing import Literal
 import jax
 import pytest
 
-from jaxcnn import command
+from jaxcnn import cli
 from jaxcnn.recipe import ArgumentError
 
-ROOT = Path(command.__file__).parent.parent
+ROOT = Path(cli.__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ PRESETS = {"small": Options(), "large": Options("large", steps=1000)}
 
 
 def test_a_preset_gives_defaults_and_options_override_them():
-    assert command.parse(PRESETS, []) == Options()
-    assert command.parse(PRESETS, ["--preset", "large"]).steps == 1000
-    assert command.parse(PRESETS, ["--preset=large", "--depths", "8"]) == Options("large", 1000, (8,))
-    assert command.parse(PRESETS, ["--steps", "3", "--preset", "large", "--plot-only"]) == Options(
+    assert cli.parse(PRESETS, []) == Options()
+    assert cli.parse(PRESETS, ["--preset", "large"]).steps == 1000
+    assert cli.parse(PRESETS, ["--preset=large", "--depths", "8"]) == Options("large", 1000, (8,))
+    assert cli.parse(PRESETS, ["--steps", "3", "--preset", "large", "--plot-only"]) == Options(
         "large", 3, (20, 56), True
     )
 
@@ -51,8 +51,8 @@ def test_a_preset_gives_defaults_and_options_override_them():
     ],
 )
 def test_mistakes_are_one_line(args, says, capsys):
-    with pytest.raises(SystemExit) as exit, command.cli_errors():
-        command.parse(PRESETS, args)
+    with pytest.raises(SystemExit) as exit, cli.cli_errors():
+        cli.parse(PRESETS, args)
     assert exit.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -62,20 +62,20 @@ def test_mistakes_are_one_line(args, says, capsys):
 
 def test_help_shows_the_presets_defaults(capsys):
     with pytest.raises(SystemExit) as exit:
-        command.parse(PRESETS, ["--preset", "large", "--help"])
+        cli.parse(PRESETS, ["--preset", "large", "--help"])
     assert not exit.value.code
     assert "1000" in capsys.readouterr().out
 
 
 def test_bugs_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError), command.cli_errors():
+    with pytest.raises(ZeroDivisionError), cli.cli_errors():
         _ = 1 / 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_asks_and_says_its_exit_code(number, code):
     before = signal.getsignal(number)
-    with command.GracefulShutdown() as stop:
+    with cli.GracefulShutdown() as stop:
         assert (stop(), stop.exit_code) == (False, 0)
         os.kill(os.getpid(), number)
         assert (stop(), stop.exit_code) == (True, code)
@@ -154,16 +154,16 @@ def test_programs_are_kept_where_the_user_says(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path))
     try:
-        command.enable_compilation_cache()
+        cli.enable_compilation_cache()
         assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "programs")
-        command.enable_compilation_cache(tmp_path / "other")
+        cli.enable_compilation_cache(tmp_path / "other")
         assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "programs")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_recipe_error_is_exit_code_two(capsys):
-    with pytest.raises(SystemExit) as exit, command.cli_errors():
+    with pytest.raises(SystemExit) as exit, cli.cli_errors():
         raise ArgumentError("lr is nan; write another")
     assert exit.value.code == 2
     assert capsys.readouterr().err == "error: lr is nan; write another\n"

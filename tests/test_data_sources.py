@@ -18,7 +18,7 @@ from data_fakes import (
     write_tfrecord,
 )
 
-from jaxcnn.data import DATASETS, DataError, Split, archives, load_dataset, prepared, tfrecord
+from jaxcnn.data import DATASETS, DataError, Split, archives, load_dataset, tfds, tfrecord
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -81,10 +81,10 @@ def test_the_highest_version_is_read(tmp_path):
     for seed, version in ((1, "3.0.9"), (2, "3.0.10"), (3, "2.9.11")):
         write_prepared(tmp_path, "mnist", fake("mnist", seed), version=version)
     (tmp_path / "mnist/9.0.0.incomplete").mkdir()
-    found = prepared.find("mnist", tmp_path)
+    found = tfds.find("mnist", tmp_path)
     assert found
     assert found == tmp_path / "mnist/3.0.10"
-    assert_same(prepared.read(found, "mnist", DATASETS["mnist"]), fake("mnist", 2))
+    assert_same(tfds.read(found, "mnist", DATASETS["mnist"]), fake("mnist", 2))
 
 
 def test_every_flipped_bit_of_a_tfrecord_is_found(tmp_path):

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import divergence, parallel, study
+from jaxcnn import divergence, parallel, runs
 from jaxcnn.metrics import zeros
 
 RECIPE = jc.Recipe(
@@ -74,7 +74,7 @@ def test_the_bounds_are_those_that_are_promised():
 
 def test_parameters_lost_at_the_last_step_are_seen_though_no_loss_is(data, monkeypatch):
     """Nothing is computed with them any more, and a test loss may hide it: a ReLU can turn NaN to 0."""
-    monkeypatch.setattr("jaxcnn.train.make_eval_step", lambda *a: lambda *b: jax.tree.map(jnp.ones_like, zeros()))
+    monkeypatch.setattr("jaxcnn.training.make_eval_step", lambda *a: lambda *b: jax.tree.map(jnp.ones_like, zeros()))
     (row,) = rows(
         spoiled(optax.sgd(1e-3), 39, lambda u: u * jnp.nan), data, DRIVERS["loop"](), replace(RECIPE, steps=40)
     )
@@ -102,8 +102,8 @@ def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_on
 
 
 def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
-    runs = {"wild": replace(RECIPE, lr=1e30), "tame": replace(RECIPE, steps=2)}
-    results = study.sweep(runs, data, tmp_path, strategy=DRIVERS["loop"]())
+    all_runs = {"wild": replace(RECIPE, lr=1e30), "tame": replace(RECIPE, steps=2)}
+    results = runs.sweep(all_runs, data, tmp_path, strategy=DRIVERS["loop"]())
     assert results is not None
     assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 250)  # of the 400 of its row
     assert results["tame"]["status"] == "finished"

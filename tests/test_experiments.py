@@ -62,7 +62,7 @@ def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, mon
     def trains(*a, **k):
         pytest.fail("it trained")
 
-    monkeypatch.setattr("jaxcnn.study.running.train", trains)
+    monkeypatch.setattr("jaxcnn.runs.single.train", trains)
     before = (study / "table.csv").read_text()
     for name in ("table.csv", "table.md", "curves.png"):
         (study / name).unlink()

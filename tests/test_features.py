@@ -13,12 +13,12 @@ from test_plots_panels import overlapping
 import jaxcnn as jc
 from experiments.look import channels, features, filters
 from experiments.look.seen import Seen
-from jaxcnn import plots, study
+from jaxcnn import plots, runs
 from jaxcnn.data.types import assemble
-from jaxcnn.look.excite import maximize_activation
-from jaxcnn.look.features import feature_maps, first_kernels, maps_of
-from jaxcnn.look.receptive import ReceptiveField, receptive_fields, receptive_patch
-from jaxcnn.look.strongest import top_activations
+from jaxcnn.interpret.activations import feature_maps, first_kernels, maps_of
+from jaxcnn.interpret.feature_visualization import maximize_activation
+from jaxcnn.interpret.most_active import top_activations
+from jaxcnn.interpret.receptive_field import ReceptiveField, receptive_fields, receptive_patch
 from jaxcnn.models.layers import pool_2x2, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.plots.mosaic import Strip, mosaic
@@ -317,7 +317,7 @@ def test_a_mosaic_of_nothing_or_of_other_things_is_refused(strips, options):
 def seen(data, model, first):
     """A network at its start and after steps that double the parameters."""
     last = first._replace(step=np.int32(5), params=jax.tree.map(lambda x: np.float32(2) * x, first.params))
-    run: Any = study.TrainedModel(Path("own"), jc.Recipe(), data, model, {0: first, 5: last}, [])
+    run: Any = runs.TrainedModel(Path("own"), jc.Recipe(), data, model, {0: first, 5: last}, [])
     return Seen(run, data.test.images, data.test.labels, np.full((7, 3), 1 / 3), ("first", "second"), None)
 
 

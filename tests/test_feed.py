@@ -12,10 +12,10 @@ import pytest
 import jaxcnn as jc
 from jaxcnn import metrics, parallel
 from jaxcnn.data.types import assemble
-from jaxcnn.feed import input_pipeline, prefetch
+from jaxcnn.input_pipeline import input_pipeline, prefetch
+from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import init_state
-from jaxcnn.study import model_and_optimizer
-from jaxcnn.train import epoch_order
+from jaxcnn.training import epoch_order
 
 RECIPE = jc.Recipe(
     dataset="digits",

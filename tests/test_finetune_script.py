@@ -275,8 +275,8 @@ def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, caps
     args = ["--images", str(sweets), *TINY, "--out", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
         asked = iter([False] * 6 + [True] * 100)
-        patch.setattr("jaxcnn.command.Stop.__call__", lambda self: next(asked))
-        patch.setattr("jaxcnn.command.Stop.exit_code", 130)
+        patch.setattr("jaxcnn.cli.Stop.__call__", lambda self: next(asked))
+        patch.setattr("jaxcnn.cli.Stop.exit_code", 130)
         assert script.main(args) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
     assert not (tmp_path / "out/weights.safetensors").exists()
@@ -293,7 +293,7 @@ def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, caps
 
 
 def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(run, sweets, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     before = (run / "table.csv").read_text("utf-8")
     (run / "table.csv").unlink()
     assert script.main(["--images", str(sweets), *TINY, "--out", str(run)]) == 0
@@ -415,7 +415,7 @@ def test_the_transfer_study(tmp_path, monkeypatch):
     assert all(run.recipe.stage_rates == {} for name, run in runs.items() if "head" not in name)
     with (tmp_path / "table.csv").open() as file:
         assert [line["begins"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     assert transfer.main(args) == 0
     assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
 

@@ -24,11 +24,11 @@ from jaxcnn.data import (
     DataError,
     ImageError,
     channel_statistics,
+    image_decoding,
     image_folder,
     image_folder_with_paths,
     load_image,
     load_images,
-    squares,
     temporary,
 )
 from jaxcnn.data.listing import PARTS
@@ -545,7 +545,7 @@ def test_options_that_cannot_be_meant(options, says, fruit):
 
 
 def no_decoding(monkeypatch):
-    monkeypatch.setattr("jaxcnn.data.kept.decode", lambda *a: pytest.fail("it decoded"))
+    monkeypatch.setattr("jaxcnn.data.image_cache.decode", lambda *a: pytest.fail("it decoded"))
 
 
 def test_pictures_are_decoded_once(fruit, monkeypatch):
@@ -710,21 +710,21 @@ def test_large_pictures_are_converted_in_strips_to_the_same_pixels(kind, tmp_pat
         image.save(tmp_path / ("a.tiff" if kind == "CMYK" else "a.png"), **options)
     (path,) = tmp_path.glob("a.*")
     expected = whole(path, 8)
-    monkeypatch.setattr(squares, "_STRIP", 20)
+    monkeypatch.setattr(image_decoding, "_STRIP", 20)
     np.testing.assert_array_equal(whole(path, 8), expected)
 
 
 def test_pictures_in_memory_at_once_are_bounded(tmp_path, monkeypatch):
-    budget, most = squares.Budget(3 * 8 * 60 * 60), []
+    budget, most = image_decoding.Budget(3 * 8 * 60 * 60), []
 
-    def noted(image, dark, before=squares.rgb):
+    def noted(image, dark, before=image_decoding.rgb):
         most.append(budget.used)
         time.sleep(0.01)
         return before(image, dark)
 
-    monkeypatch.setattr(squares, "rgb", noted)
-    monkeypatch.setattr(squares, "_BUDGET", budget)
-    monkeypatch.setattr(squares, "_SMALL", 0)
+    monkeypatch.setattr(image_decoding, "rgb", noted)
+    monkeypatch.setattr(image_decoding, "_BUDGET", budget)
+    monkeypatch.setattr(image_decoding, "_SMALL", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     paths = [saved(np.zeros((60, 60, 3), np.uint8), tmp_path / f"{i}.png") for i in range(20)]
     load_images([*paths, saved(np.zeros((300, 300, 3), np.uint8), tmp_path / "huge.png")], 8, 8)

@@ -11,7 +11,7 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.augment import make_normalizer
 from jaxcnn.data.types import assemble
-from jaxcnn.look import gradcam, stage_shapes
+from jaxcnn.interpret import gradcam, stage_shapes
 from jaxcnn.models.layers import stage
 from jaxcnn.state import init_state
 

@@ -25,16 +25,16 @@ import jax
 import pytest
 
 import experiments
-from jaxcnn import command
+from jaxcnn import cli
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.cpu import without_persistent_cache
 from jaxcnn.data import DataError, cache, load_dataset, loading
-from jaxcnn.log import read_metrics
-from jaxcnn.programs import without_persistent_cache
 from jaxcnn.progress import Progress, Unfailing
 from jaxcnn.recipe import ArgumentError, Recipe
-from jaxcnn.study import sweep, sweeping
+from jaxcnn.run_log import read_metrics
+from jaxcnn.runs import sweep, sweeps
 
-ROOT = Path(command.__file__).parent.parent
+ROOT = Path(cli.__file__).parent.parent
 SMALL = ["--depths", "8", "--families", "plain", "--seeds", "1", "--width", "2", "--keep-every", "0"]
 
 
@@ -64,7 +64,7 @@ def said(error):
 @pytest.mark.parametrize("script", list(scripts()))
 def test_every_integer_option_of_every_script_has_bounds(script, capsys, tmp_path):
     found = list(integers(script.Options))
-    assert {name.rpartition(".")[2] for name in found} <= set(command.BOUNDS)
+    assert {name.rpartition(".")[2] for name in found} <= set(cli.BOUNDS)
     for name in found:
         for value in (-(10**9), 10**18):
             began = time.monotonic()
@@ -72,10 +72,10 @@ def test_every_integer_option_of_every_script_has_bounds(script, capsys, tmp_pat
             usual = getattr(script.Options(), name, None)
             values = [str(value)] * (len(usual) if isinstance(usual, tuple) and usual else 1)
             with pytest.raises(SystemExit) as exit:
-                script.main([command.flag_name(name), *values, *out])
+                script.main([cli.flag_name(name), *values, *out])
             line = capsys.readouterr().err
             assert (exit.value.code, line.count("\n")) == (2, 1), line
-            assert line.startswith(f"error: {command.flag_name(name)} is {value}; expected a whole number of ")
+            assert line.startswith(f"error: {cli.flag_name(name)} is {value}; expected a whole number of ")
             assert time.monotonic() - began < 5
     assert not (tmp_path / "out").exists()
 
@@ -88,12 +88,12 @@ def has_out(script):
 def test_an_empty_path_is_no_folder(name, capsys):
     from experiments import depth
 
-    for args in ([command.flag_name(name), ""], [f"{command.flag_name(name)}="], [command.flag_name(name), "  "]):
+    for args in ([cli.flag_name(name), ""], [f"{cli.flag_name(name)}="], [cli.flag_name(name), "  "]):
         with pytest.raises(SystemExit) as exit:
             depth.main(args)
         assert exit.value.code == 2
         assert capsys.readouterr().err == (
-            f"error: {command.flag_name(name)} is empty; expected a value. Leave it out, or write one after it\n"
+            f"error: {cli.flag_name(name)} is empty; expected a value. Leave it out, or write one after it\n"
         )
 
 
@@ -139,7 +139,7 @@ def test_help_takes_a_readable_width(columns, monkeypatch, capsys):
 def test_a_stream_without_a_character_gets_a_plain_one(encoding, monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
-    with command.cli_errors():
+    with cli.cli_errors():
         print("3.4 ± 0.2 \u732b \udcff ┐")
     expected = {"ascii": "3.4 +/- 0.2 ? ? +", "latin-1": "3.4 ± 0.2 ? ? +", "utf-8": "3.4 ± 0.2 \u732b ? ┐"}
     assert raw.getvalue().decode(encoding) == expected[encoding] + "\n"
@@ -189,8 +189,8 @@ def test_out_of_memory_is_one_line_that_says_what_to_reduce(error, capsys):
     from experiments import depth
 
     def fails():
-        with command.cli_errors():
-            command.parse(depth.PRESETS, [])
+        with cli.cli_errors():
+            cli.parse(depth.PRESETS, [])
             raise error
 
     with pytest.raises(SystemExit) as exit:
@@ -202,14 +202,14 @@ def test_out_of_memory_is_one_line_that_says_what_to_reduce(error, capsys):
 
 
 def test_other_errors_of_jax_keep_their_traceback():
-    with pytest.raises(jax.errors.JaxRuntimeError), command.cli_errors():
+    with pytest.raises(jax.errors.JaxRuntimeError), cli.cli_errors():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
 def test_a_network_beyond_this_machine_is_refused_before_its_parameters_are_made(monkeypatch, tmp_path):
-    there = sweeping.machine_memory()
+    there = sweeps.machine_memory()
     assert there is None or 1 << 26 < there < 1 << 50
-    monkeypatch.setattr(sweeping, "machine_memory", lambda: 1 << 20)
+    monkeypatch.setattr(sweeps, "machine_memory", lambda: 1 << 20)
     recipe = Recipe(dataset="digits", model="plain8", options={"width": 64}, steps=1, drops=())
     with pytest.raises(ArgumentError, match=r"a has 1,\d+,\d+ parameters.*Write a smaller width"):
         sweep({"a": recipe}, load_dataset("digits"), tmp_path)
@@ -245,7 +245,7 @@ def test_a_closed_terminal_leaves_a_saved_run(tmp_path):
 def test_nohup_keeps_a_hangup_from_stopping_anything():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with command.GracefulShutdown() as stop:
+        with cli.GracefulShutdown() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop()
     finally:
@@ -270,7 +270,7 @@ def test_two_interrupts_in_a_notebook_raise_keyboard_interrupt(monkeypatch):
     monkeypatch.setattr(sys, "ps1", "In [1]: ", raising=False)
 
     def interrupted():
-        with command.GracefulShutdown() as stop:
+        with cli.GracefulShutdown() as stop:
             os.kill(os.getpid(), signal.SIGINT)
             assert stop()
             os.kill(os.getpid(), signal.SIGINT)
@@ -311,7 +311,7 @@ def test_progress_that_cannot_be_written_ends_nothing(stream, monkeypatch):
     if isinstance(stream, io.StringIO) and not isinstance(stream, Broken):
         stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
-    with command.cli_errors(), Progress(10, every=0) as progress:
+    with cli.cli_errors(), Progress(10, every=0) as progress:
         progress.advance(5, "half")
         progress.say("a row")
         print("a line", file=sys.stderr)
@@ -393,13 +393,13 @@ def test_a_program_in_part_is_damaged_and_others_stay(tmp_path):
     whole = zlib.compress(b"program" * 99)
     for name, data in {"a": whole, "b": whole[:-3], "c": b"", "d": b"junk", "e": b"\x28\xb5\x2f\xfd\x00"}.items():
         (tmp_path / f"{name}-cache").write_bytes(data)
-    assert command.remove_damaged_programs(tmp_path) == 4
+    assert cli.remove_damaged_programs(tmp_path) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["a-cache"]
 
 
 def test_other_warnings_are_shown_as_before(tmp_path):
     shown = []
-    show = command._OneWarning(tmp_path, lambda message, *_: shown.append(str(message)))
+    show = cli._OneWarning(tmp_path, lambda message, *_: shown.append(str(message)))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = show
@@ -416,7 +416,7 @@ def test_the_cache_may_be_named_from_the_home_directory(monkeypatch, tmp_path):
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     jax.config.update("jax_compilation_cache_dir", None)
     try:
-        command.enable_compilation_cache()
+        cli.enable_compilation_cache()
         assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "c/programs")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -442,7 +442,7 @@ def test_a_container_without_a_home_directory_needs_only_a_cache(monkeypatch, tm
     before = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", None)
     try:
-        command.enable_compilation_cache()
+        cli.enable_compilation_cache()
         assert jax.config.values["jax_compilation_cache_dir"] is None
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -15,7 +15,7 @@ import pytest
 
 import jaxcnn as jc
 from experiments import depth
-from jaxcnn import hosts
+from jaxcnn import multihost
 
 ROOT = Path(depth.__file__).parent.parent
 SCRIPT = """
@@ -192,7 +192,7 @@ def test_a_process_that_finds_no_other_ends_with_one_line():
 )
 def test_mistakes_are_one_line_and_nobody_is_waited_for(given, says):
     with pytest.raises(jc.ArgumentError, match=says) as error:
-        hosts.initialize(*given)
+        multihost.initialize(*given)
     assert "\n" not in str(error.value)
 
 
@@ -201,15 +201,15 @@ def test_a_port_in_use_is_one_line():
         taken.bind(("", 0))
         taken.listen()
         with pytest.raises(jc.ArgumentError, match="write another one"):
-            hosts.initialize(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
+            multihost.initialize(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
 
 
 def test_one_process_tells_itself():
     """No special case: the same calls, and what is told is the thing itself."""
     state = {"a": np.arange(3.0)}
-    assert hosts.broadcast_from_primary(lambda: state) is state
-    assert hosts.broadcast_arrays_from_primary(lambda: state, state) is state
-    assert (hosts.is_multihost(), hosts.is_primary(), hosts.global_max(7), hosts.all_equal("x")) == (
+    assert multihost.broadcast_from_primary(lambda: state) is state
+    assert multihost.broadcast_arrays_from_primary(lambda: state, state) is state
+    assert (multihost.is_multihost(), multihost.is_primary(), multihost.global_max(7), multihost.all_equal("x")) == (
         False,
         True,
         7,
@@ -220,9 +220,9 @@ def test_one_process_tells_itself():
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError])
 def test_a_lost_peer_is_one_line_whatever_the_type_of_the_error(monkeypatch, capsys, kind):
     left = []
-    monkeypatch.setattr(hosts, "is_multihost", lambda: True)
-    monkeypatch.setattr(hosts.os, "_exit", left.append)
-    with pytest.raises(kind), hosts.abort_all_on_error():
+    monkeypatch.setattr(multihost, "is_multihost", lambda: True)
+    monkeypatch.setattr(multihost.os, "_exit", left.append)
+    with pytest.raises(kind), multihost.abort_all_on_error():
         raise kind("all-reduce failed: [pair.cc:538] Read error: Connection reset by peer")
     assert left[0] == 1
     assert capsys.readouterr().err.startswith("error: another process of this job has ended")

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxcnn as jc
 from jaxcnn.augment import normalize
-from jaxcnn.landscape import cosine_similarity, evaluate_along, pca_plane, random_direction
+from jaxcnn.loss_landscape import cosine_similarity, evaluate_along, pca_plane, random_direction
 
 ALONE = jc.strategy("jit", 1)
 

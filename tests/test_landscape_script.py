@@ -14,7 +14,7 @@ import jaxcnn as jc
 from experiments.landscape import __main__ as script
 from experiments.landscape import kept
 from experiments.landscape.__main__ import main
-from jaxcnn import study
+from jaxcnn import runs
 from jaxcnn.augment import normalize
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -26,7 +26,7 @@ PLAIN = {"dataset": "digits", "batch": 64, "drops": (), "flip": False, "pad": 0,
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def all_runs(tmp_path_factory):
     """Runs as a study leaves them, of networks with a small dense Hessian; their states are drawn."""
     folder, data = tmp_path_factory.mktemp("runs"), jc.load_dataset("digits")
     for name, hidden in (("mlp", [3]), ("mlp2", [4])):
@@ -35,7 +35,7 @@ def runs(tmp_path_factory):
             np.random.default_rng(0),
         )
         log = jc.RunLog(folder / f"{name}-seed0", recipe)
-        state = jc.init_state(*study.model_and_optimizer(recipe, 10), recipe, data)
+        state = jc.init_state(*runs.model_and_optimizer(recipe, 10), recipe, data)
         with jc.Checkpoints(log.folder / "checkpoints", keep_every=1) as saved:
             for step in range(1, 5):
                 params = jax.tree.map(lambda w, rng=rng: w + np.float32(0.1 * rng.normal(size=w.shape)), state.params)
@@ -46,9 +46,9 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def out(runs, tmp_path_factory):
+def out(all_runs, tmp_path_factory):
     """The sharpness is of one network alone: a Hessian's product takes long to compile."""
-    args = [*TINY, "--runs", str(runs), "--out", str(tmp_path_factory.mktemp("landscape"))]
+    args = [*TINY, "--runs", str(all_runs), "--out", str(tmp_path_factory.mktemp("landscape"))]
     for parts in (["--networks", "mlp", "--parts", "sharpness"], ["--parts", "line", "plane", "path"]):
         assert main([*args, *parts]) == 0
     return Path(args[-1])
@@ -68,9 +68,9 @@ def test_every_part_leaves_its_table_and_figures(out):
     assert "" not in table(out)["mlp"].values()
 
 
-def test_the_middle_is_the_last_state_on_these_images(runs, out):
+def test_the_middle_is_the_last_state_on_these_images(all_runs, out):
     for name, line in table(out).items():
-        run = study.load_trained_model(runs / f"{name}-seed0")
+        run = runs.load_trained_model(all_runs / f"{name}-seed0")
         split = jc.subset(run.data, 40, seed=0).train
         sums = jc.evaluate(run.model, run.last, split, strategy=jc.strategy("jit", 1))
         assert float(line["loss"]) == pytest.approx(sums.mean_loss, rel=1e-5)
@@ -98,8 +98,8 @@ def test_the_table_is_of_all_directions_and_sides(out):
         assert [float(line[f"area_below_{what}"]) for what in ("2x", "guessing")] == pytest.approx(below, rel=1e-5)
 
 
-def test_the_path_ends_in_the_middle_of_its_plane_and_its_states_are_the_runs(runs, out):
-    run = study.load_trained_model(runs / "mlp-seed0", path=True)
+def test_the_path_ends_in_the_middle_of_its_plane_and_its_states_are_the_runs(all_runs, out):
+    run = runs.load_trained_model(all_runs / "mlp-seed0", path=True)
     assert list(run.states) == [0, 1, 2, 3, 4]
     there = kept.read(out / "path" / "mlp.npz")
     rows = np.array([ravel_pytree(state.params)[0] for state in run.states.values()], np.float64)
@@ -111,8 +111,8 @@ def test_the_path_ends_in_the_middle_of_its_plane_and_its_states_are_the_runs(ru
     assert there.asked["settings"]["steps"] == [0, 1, 2, 3, 4]
 
 
-def test_sharpness_is_the_top_of_the_dense_hessian(runs, out):
-    run = study.load_trained_model(runs / "mlp-seed0")
+def test_sharpness_is_the_top_of_the_dense_hessian(all_runs, out):
+    run = runs.load_trained_model(all_runs / "mlp-seed0")
     split = jc.subset(run.data, 40, seed=0).train
     flat, unravel = ravel_pytree(run.last.params)
     inputs, targets = normalize(split.images, run.last.normalizer), np.eye(10, dtype=np.float32)[split.labels]
@@ -125,14 +125,14 @@ def test_sharpness_is_the_top_of_the_dense_hessian(runs, out):
     assert float(table(out)["mlp"]["sharpness"]) == pytest.approx(top, rel=1e-3)
 
 
-def test_nothing_is_done_twice_and_drawing_needs_no_runs(runs, out, tmp_path, monkeypatch):
+def test_nothing_is_done_twice_and_drawing_needs_no_runs(all_runs, out, tmp_path, monkeypatch):
     def measures(*a, **k):
         pytest.fail("it measured")
 
     monkeypatch.setattr("experiments.landscape.sweep.evaluate_along", measures)
     monkeypatch.setattr("jaxcnn.sharpness", measures)
     before = (out / "table.csv").read_text()
-    assert main([*TINY, "--parts", "line", "plane", "path", "--runs", str(runs), "--out", str(out)]) == 0
+    assert main([*TINY, "--parts", "line", "plane", "path", "--runs", str(all_runs), "--out", str(out)]) == 0
     assert (out / "table.csv").read_text() == before
     for name in ("mlp-direction0", "mlp-direction1"):
         (tmp_path / "line").mkdir(exist_ok=True)
@@ -141,18 +141,18 @@ def test_nothing_is_done_twice_and_drawing_needs_no_runs(runs, out, tmp_path, mo
     assert table(tmp_path / "line")["mlp"] == table(out / "line")["mlp"]
 
 
-def test_it_goes_on_where_it_was_stopped_with_the_same_bits(runs, out, tmp_path, monkeypatch, capsys):
+def test_it_goes_on_where_it_was_stopped_with_the_same_bits(all_runs, out, tmp_path, monkeypatch, capsys):
     asked = []
 
-    class Stopping(script.command.GracefulShutdown):
+    class Stopping(script.cli.GracefulShutdown):
         def __call__(self):
             asked.append(self)
             self.signal = 2 if len(asked) > 7 else 0
             return super().__call__()
 
-    args = [*TINY, "--networks", "mlp", "--parts", "line", "plane", "--runs", str(runs), "--out", str(tmp_path)]
+    args = [*TINY, "--networks", "mlp", "--parts", "line", "plane", "--runs", str(all_runs), "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr("jaxcnn.command.GracefulShutdown", Stopping)
+        patch.setattr("jaxcnn.cli.GracefulShutdown", Stopping)
         assert main(args) == 130
     assert "goes on from here" in capsys.readouterr().err
     part = kept.read(tmp_path / "line" / "mlp-direction1.npz")
@@ -166,7 +166,7 @@ def test_it_goes_on_where_it_was_stopped_with_the_same_bits(runs, out, tmp_path,
         assert all((mine.arrays[key] == whole.arrays[key]).all() for key in whole.arrays)
 
 
-def test_other_settings_are_measured_anew(runs, tmp_path):
+def test_other_settings_are_measured_anew(all_runs, tmp_path):
     args = [
         "--networks",
         "mlp",
@@ -175,7 +175,7 @@ def test_other_settings_are_measured_anew(runs, tmp_path):
         "--line.directions",
         "1",
         "--runs",
-        str(runs),
+        str(all_runs),
         "--out",
         str(tmp_path),
     ]
@@ -187,8 +187,8 @@ def test_other_settings_are_measured_anew(runs, tmp_path):
     assert before.arrays["loss"][2] != after.arrays["loss"][4]
 
 
-def test_a_run_without_states_on_the_way_has_no_path_and_the_rest(runs, tmp_path, capsys):
-    shutil.copytree(runs / "mlp-seed0", tmp_path / "runs" / "mlp-seed0")
+def test_a_run_without_states_on_the_way_has_no_path_and_the_rest(all_runs, tmp_path, capsys):
+    shutil.copytree(all_runs / "mlp-seed0", tmp_path / "runs" / "mlp-seed0")
     for step in (1, 2, 3):
         shutil.rmtree(tmp_path / "runs" / "mlp-seed0" / "checkpoints" / str(step))
     args = [*TINY, "--networks", "mlp", "--parts", "path", "line", "--runs", str(tmp_path / "runs")]
@@ -224,12 +224,12 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
-def test_mistakes_are_one_line_before_anything_is_measured(runs, tmp_path, args, says, capsys, monkeypatch):
+def test_mistakes_are_one_line_before_anything_is_measured(all_runs, tmp_path, args, says, capsys, monkeypatch):
     monkeypatch.setattr("experiments.landscape.sweep.evaluate_along", lambda *a, **k: pytest.fail("it measured"))
-    refuses(main, [*TINY, "--runs", str(runs), *args, "--out", str(tmp_path)], says, capsys, monkeypatch)
+    refuses(main, [*TINY, "--runs", str(all_runs), *args, "--out", str(tmp_path)], says, capsys, monkeypatch)
 
 
-def test_a_file_that_is_broken_is_named(runs, out, tmp_path, capsys, monkeypatch):
+def test_a_file_that_is_broken_is_named(all_runs, out, tmp_path, capsys, monkeypatch):
     path = tmp_path / "line" / "mlp-direction0.npz"
     path.parent.mkdir()
     path.write_bytes((out / "line" / "mlp-direction0.npz").read_bytes()[:300])

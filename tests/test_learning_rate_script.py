@@ -12,7 +12,7 @@ import jaxcnn as jc
 from experiments.learning_rate import edge, schedules, sweep, theory
 from experiments.learning_rate.__main__ import PARTS, main
 from experiments.learning_rate.options import PRESETS, Options
-from jaxcnn import study
+from jaxcnn import runs
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -70,15 +70,15 @@ def test_a_rate_beyond_sense_is_a_result(out):
 
 def run(rate, loss, status="finished"):
     recipe = jc.Recipe(dataset="digits", model="mlp", lr=rate)
-    return study.Run(recipe, {"status": status, "why": "", "step": 1, "train_loss": loss}, [])
+    return runs.Run(recipe, {"status": status, "why": "", "step": 1, "train_loss": loss}, [])
 
 
 def test_slow_is_not_too_large_and_dead_is():
-    runs = {0.001: run(0.001, 2.31), 0.1: run(0.1, 0.5), 1.0: run(1.0, 0.9), 3.0: run(3.0, 2.29)}
-    runs[10.0] = run(10.0, None, "diverged")
-    assert sweep.broken(runs, 10) == {3.0, 10.0}
-    assert sweep.stable(runs, 10) == 1.0
-    assert sweep.stable({10.0: runs[10.0]}, 10) is None
+    all_runs = {0.001: run(0.001, 2.31), 0.1: run(0.1, 0.5), 1.0: run(1.0, 0.9), 3.0: run(3.0, 2.29)}
+    all_runs[10.0] = run(10.0, None, "diverged")
+    assert sweep.broken(all_runs, 10) == {3.0, 10.0}
+    assert sweep.stable(all_runs, 10) == 1.0
+    assert sweep.stable({10.0: all_runs[10.0]}, 10) is None
 
 
 def test_the_finders_numbers_are_the_functions(out):
@@ -90,21 +90,21 @@ def test_the_finders_numbers_are_the_functions(out):
 
 
 def test_the_chosen_peak_rate_has_the_least_validation_error(out):
-    runs = study.finished_runs(out / "schedules")
+    all_runs = runs.finished_runs(out / "schedules")
     for line in table(out / "schedules"):
-        mine = {run.recipe.lr: run.result for run in runs if run.recipe.schedule == line["schedule"]}
+        mine = {run.recipe.lr: run.result for run in all_runs if run.recipe.schedule == line["schedule"]}
         assert len(mine) == 2
         assert float(line["rate"]) == min(mine, key=lambda rate: (mine[rate]["eval_error"], mine[rate]["eval_loss"]))
         best = mine[float(line["rate"])]
         assert float(line["validation_error"]) == pytest.approx(best["eval_error"], abs=0.005)
         assert float(line["test_error"]) == pytest.approx(best["heldout_error"], abs=0.005)
-    assert all(run.recipe.report == "validation" for run in runs)
+    assert all(run.recipe.report == "validation" for run in all_runs)
 
 
 def test_heldout_figures_are_the_test_splits(out):
     folder = out / "schedules" / "cosine-rate0.1-seed0"
     recipe, data = jc.Recipe.load(folder), jc.load_dataset("digits", validation=237)
-    model, tx = study.model_and_optimizer(recipe, 10)
+    model, tx = runs.model_and_optimizer(recipe, 10)
     with jc.Checkpoints(folder / "checkpoints") as saved:
         state = saved.restore(jc.init_state(model, tx, recipe, data))
     assert state is not None
@@ -112,10 +112,10 @@ def test_heldout_figures_are_the_test_splits(out):
 
 
 def test_a_diverged_rate_is_not_chosen():
-    runs = [run(0.1, 0.5), run(1.0, None, "diverged")]
-    runs[0].result.update(eval_error=50.0, eval_loss=1.5)
-    runs[1].result.update(eval_error=1.0, eval_loss=0.1)
-    assert schedules.best(runs)[0] == 0.1
+    all_runs = [run(0.1, 0.5), run(1.0, None, "diverged")]
+    all_runs[0].result.update(eval_error=50.0, eval_loss=1.5)
+    all_runs[1].result.update(eval_error=1.0, eval_loss=0.1)
+    assert schedules.best(all_runs)[0] == 0.1
 
 
 def test_the_sharpness_of_the_rows_is_the_top_of_the_dense_hessian(out):
@@ -126,8 +126,8 @@ def test_the_sharpness_of_the_rows_is_the_top_of_the_dense_hessian(out):
 
     folder = out / "edge" / "momentum0-rate0.2"
     recipe = jc.Recipe.load(folder)
-    data = study.subset_for(recipe, jc.load_dataset("digits"))
-    model, tx = study.model_and_optimizer(recipe, 10)
+    data = runs.subset_for(recipe, jc.load_dataset("digits"))
+    model, tx = runs.model_and_optimizer(recipe, 10)
     with jc.Checkpoints(folder / "checkpoints") as saved:
         state = saved.restore(jc.init_state(model, tx, recipe, data))
     assert state is not None
@@ -156,7 +156,7 @@ def test_nothing_is_done_twice_and_a_part_by_itself_keeps_the_others(out, monkey
     def trains(*a, **k):
         pytest.fail("it trained")
 
-    monkeypatch.setattr("jaxcnn.study.running.train", trains)
+    monkeypatch.setattr("jaxcnn.runs.single.train", trains)
     monkeypatch.setattr("jaxcnn.lr_finder", trains)
     before = (out / "table.csv").read_text()
     assert main([*TINY, "--out", str(out)]) == 0

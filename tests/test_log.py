@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.log import LogError, read_json, write_text
+from jaxcnn.run_log import LogError, read_json, write_text
 
 RECIPE = jc.Recipe(model="resnet20", options={"width": 8}, drops=(5, 9))
 

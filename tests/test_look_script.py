@@ -21,7 +21,7 @@ import jaxcnn as jc
 from experiments.look import __main__ as script
 from experiments.look import about, curves, errors, options, own, page, reading
 from experiments.look.seen import Picture, Section
-from jaxcnn import study
+from jaxcnn import runs
 from jaxcnn.calibration import calibration
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -46,7 +46,7 @@ HOSTILE = '<script>alert("1")</script> & \'"><img src=http://x.example/a.png>'
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "small-seed0"
-    assert study.run(RECIPE, jc.load_dataset("digits"), folder) is not None
+    assert runs.run(RECIPE, jc.load_dataset("digits"), folder) is not None
     return folder
 
 
@@ -143,7 +143,7 @@ def test_the_parts_stand_in_the_pages_order_whatever_was_asked(read):
 
 def test_the_numbers_are_the_networks(run, out, capsys):
     data = jc.load_dataset("digits")
-    found = study.load_trained_model(run, data=data)
+    found = runs.load_trained_model(run, data=data)
     logits = jc.predict(found.model, found.last, data.test.images[:200]).astype(np.float64)
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     labels = data.test.labels[:200]

@@ -18,7 +18,7 @@ from jaxcnn.optim import OPTIMIZERS, SCHEDULES, create_optimizer, eval_params
 from jaxcnn.optim.optimizer import options
 from jaxcnn.recipe import ArgumentError, Recipe
 from jaxcnn.state import eval_state, init_state
-from jaxcnn.train import epoch_order, make_train_step
+from jaxcnn.training import epoch_order, make_train_step
 
 ARRAY = np.ndarray
 

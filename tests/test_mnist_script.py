@@ -62,7 +62,7 @@ def test_the_tables_numbers_are_those_of_the_last_rows(study):
 def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_path, monkeypatch):
     shutil.copytree(study, tmp_path / "out")
     before = (study / "table.csv").read_text()
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     for args in (TINY, ["--plot-only"]):
         for name in ("table.csv", "curves.png"):
             (tmp_path / "out" / name).unlink()
@@ -95,7 +95,7 @@ def test_two_data_sets_share_a_table_and_a_network_may_lack_one(study, tmp_path,
     assert float(lines["perceptron"]["fashion_mnist_eval_error"]) == pytest.approx(end["eval_error"], abs=1e-3)
     assert (lines["perceptron"]["fashion_mnist_seeds"], lines["mlp-step"]["fashion_mnist_seeds"]) == ("1", "0")
     assert lines["mlp-step"]["fashion_mnist_eval_error"] == ""
-    assert mnist.study.pack(tmp_path / "out" / "digits", tmp_path / "packed" / "digits") == 4
+    assert mnist.runs.pack(tmp_path / "out" / "digits", tmp_path / "packed" / "digits") == 4
     assert mnist.main(["--plot-only", "--out", str(tmp_path / "packed")]) == 0
     packed, before = (float(table(out)["mlp-step"]["digits_eval_error"]) for out in (tmp_path / "packed", study))
     assert packed == pytest.approx(before, rel=1e-5)  # of 6 digits

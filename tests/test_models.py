@@ -456,7 +456,7 @@ def test_random_bits_of_a_shorter_draw_begin_a_longer_one(length):
 
 def test_random_choices_are_the_same_on_every_version_of_jax():
     """The orders of examples and what augmentation draws; the digests are those of JAX 0.10.2 and 0.12.0.1."""
-    from jaxcnn.train import epoch_order
+    from jaxcnn.training import epoch_order
 
     key = jax.random.PRNGKey(3)
     drawn = {

@@ -11,7 +11,7 @@ from scripts import on_one_device, refuses
 
 import jaxcnn as jc
 from experiments import optimizers, tuned
-from jaxcnn import study
+from jaxcnn import runs
 
 METHODS, RATES, STEPS = ("sgd", "adam", "schedule-free"), ("0.01", "10000.0"), 6
 TINY = [
@@ -53,7 +53,7 @@ def made(
     result = dict.fromkeys(tuned.KEYS, loss) | {"status": status, "eval_error": error, "step": 1, "seconds": 1.0} | why
     rows = [{"step": 5 * i, "eval_error": e} for i, e in enumerate(errors, 1)]
     rows = rows or [{"images_per_second": speed} for speed in speeds]
-    return study.Run(recipe, result, rows)
+    return runs.Run(recipe, result, rows)
 
 
 def test_the_study_leaves_tables_figures_and_runs(out):
@@ -150,7 +150,7 @@ def test_a_rate_with_a_lost_trial_is_never_chosen(lost):
 
 def test_a_method_that_never_trained_has_no_final_run_and_the_last_row():
     trials = {"adam": [made("adam", status="diverged")], "sgd": [made("sgd")]}
-    rates = {name: tuned.best(runs) for name, runs in trials.items()}
+    rates = {name: tuned.best(all_runs) for name, all_runs in trials.items()}
     options = optimizers.Options(methods=("adam", "sgd"), seeds=1)
     assert list(optimizers.finals(options, rates)) == ["final/sgd-seed0"]
     first, last = tuned.table(trials, {"sgd": [made("sgd", errors=[50.0])]}, target=60)
@@ -175,7 +175,7 @@ def test_step_times_leave_out_the_first_rows_of_every_run():
 
 
 def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     before = (out / "table.csv").read_text()
     for name in ("table.csv", "curves.png"):
         (out / name).unlink()

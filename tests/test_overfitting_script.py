@@ -10,7 +10,7 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments import overfitting
-from jaxcnn import report
+from jaxcnn import tables
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -123,7 +123,7 @@ def test_changes_are_against_few_images_paired_by_seed(study):
 
 def test_early_stopping_is_few_images_read_at_the_turning_point(study):
     runs = [jc.read_metrics(study / f"few-seed{seed}") for seed in (0, 1)]
-    turns = [report.turning_point(rows) for rows in runs]
+    turns = [tables.turning_point(rows) for rows in runs]
     assert any(turns), "the case shows nothing: no seed turns"
     rows = [turn or rows[-1] for turn, rows in zip(turns, runs, strict=True)]
     line = table(study)["early stopping"]
@@ -156,7 +156,7 @@ def test_held_out_figures_are_those_of_the_last_state_on_the_test_split(study):
 
 
 def test_curves_mark_the_turn_and_stop_early(study):
-    found = overfitting.groups(overfitting.study.finished_runs(study))
+    found = overfitting.groups(overfitting.runs.finished_runs(study))
     few, early = (overfitting.panel(name, found[name], found["few"]) for name in ("few", "early-stopping"))
     turn = float(table(study)["few images"]["turn_step"])
     assert [(mark.at, mark.axis, mark.label) for mark in few.marks] == [(turn, "x", f"turns at epoch {turn:.0f}")]
@@ -171,7 +171,7 @@ def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_
     before = table(study)
     for name in ("table.csv", "curves.png", "gap.png"):
         (tmp_path / "out" / name).unlink()
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     assert overfitting.main([*TINY, "--out", str(tmp_path / "out")]) == 0
     assert table(tmp_path / "out") == before
     shutil.rmtree(tmp_path / "out" / "few-seed1")
@@ -190,7 +190,7 @@ def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_
 def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, capsys):
     asked = []
 
-    class Stopping(overfitting.command.GracefulShutdown):
+    class Stopping(overfitting.cli.GracefulShutdown):
         def __call__(self):
             asked.append(self)
             self.signal = 2 if len(asked) > 6 else 0
@@ -198,7 +198,7 @@ def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, 
 
     args = [*TINY, "--settings", "together", "--seeds", "1", "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr("jaxcnn.command.GracefulShutdown", Stopping)
+        patch.setattr("jaxcnn.cli.GracefulShutdown", Stopping)
         assert overfitting.main(args) == 130
     assert "goes on from here" in capsys.readouterr().err
     assert not (tmp_path / "together-seed0" / "result.json").exists()

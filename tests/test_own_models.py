@@ -18,7 +18,7 @@ from flax.nnx import bridge
 import jaxcnn as jc
 from jaxcnn import augment, parallel
 from jaxcnn.data import channel_statistics
-from jaxcnn.evaluate import default_batch_size
+from jaxcnn.evaluation import default_batch_size
 from jaxcnn.models.calling import call, initial
 from jaxcnn.optim import current_learning_rate
 from jaxcnn.parallel import hashable
@@ -606,8 +606,10 @@ def test_batches_of_large_images_are_small():
 def test_evaluation_and_prediction_take_the_default_batch(monkeypatch):
     asked = []
     filled = parallel.padded_batches
-    monkeypatch.setattr(sys.modules["jaxcnn.evaluate"], "TESTED", 5 * 16)
-    monkeypatch.setattr(parallel, "padded_batches", lambda n, batch, devices: asked.append(batch) or filled(n, batch, devices))
+    monkeypatch.setattr(sys.modules["jaxcnn.evaluation"], "TESTED", 5 * 16)
+    monkeypatch.setattr(
+        parallel, "padded_batches", lambda n, batch, devices: asked.append(batch) or filled(n, batch, devices)
+    )
     state = started(Net())
     jc.evaluate(Net(), state, TEST, strategy=jc.strategy(devices=1))
     jc.predict(Net(), state, IMAGES)

@@ -8,7 +8,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.data.types import assemble
-from jaxcnn.look import (
+from jaxcnn.interpret import (
     feature_maps,
     gradcam,
     gradcam_plus_plus,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import parallel, study
+from jaxcnn import parallel, runs
 from jaxcnn.state import init_state
-from jaxcnn.train import epoch_order, make_train_step
+from jaxcnn.training import epoch_order, make_train_step
 
 RECIPE = jc.Recipe(dataset="digits", model="resnet8", options={"width": 4}, batch=32, pad=1, flip=True, steps=5)
 
@@ -129,11 +129,11 @@ def test_programs_are_kept_within_a_bound_and_made_again(monkeypatch):
 
 def test_a_study_of_more_networks_than_are_kept_has_the_same_numbers(tmp_path, monkeypatch):
     recipe = jc.Recipe(dataset="digits", model="mlp", steps=4, every=2, batch=32, drops=(), pad=0)
-    runs = {f"{width}": replace(recipe, options={"hidden": [width]}) for width in (4, 5, 6)}
-    runs["4 again"] = runs["4"]
+    all_runs = {f"{width}": replace(recipe, options={"hidden": [width]}) for width in (4, 5, 6)}
+    all_runs["4 again"] = all_runs["4"]
     data, strategy = jc.load_dataset("digits"), jc.strategy("jit", devices=1)
     monkeypatch.setattr(parallel, "MAX_PROGRAMS", 2)  # one network
-    results = study.sweep(runs, data, tmp_path, strategy=strategy)
+    results = runs.sweep(all_runs, data, tmp_path, strategy=strategy)
     assert results is not None
     assert results["4"]["eval_loss"] == results["4 again"]["eval_loss"] != results["5"]["eval_loss"]
     assert len(parallel._kept) <= 2

@@ -11,12 +11,12 @@ import pytest
 from jax import lax
 from scipy.signal import correlate
 
-from jaxcnn import Recipe, create_model, create_optimizer, evaluate, load_dataset, parallel, programs, train
+from jaxcnn import Recipe, cpu, create_model, create_optimizer, evaluate, load_dataset, parallel, train
+from jaxcnn.cpu import onednn, pooling
+from jaxcnn.cpu.convolution import rule
+from jaxcnn.cpu.onednn import Geometry, proven
+from jaxcnn.cpu.rewriting import Replacement, count_matches, materialize, rewrite
 from jaxcnn.parallel import MIN_OPTIMIZED_VALUES, strategy
-from jaxcnn.programs import onednn, pooling
-from jaxcnn.programs.convolution import rule
-from jaxcnn.programs.onednn import Geometry, proven
-from jaxcnn.programs.replacing import Replacement, count_matches, materialize, rewrite
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 SHAPES = [
@@ -36,12 +36,12 @@ SHAPES = [
     ((2, 9, 9, 9), (11, 11, 9, 7), (4, 4), ((2, 2), (2, 2)), (1, 1)),
     ((50, 32, 32, 8), (3, 3, 8, 24), (1, 1), "SAME", (1, 1)),  # 50 images: too many for one part of the weight gradient
 ]
-needed = pytest.mark.skipif(not programs.available(), reason="oneDNN cannot be called here")
+needed = pytest.mark.skipif(not cpu.available(), reason="oneDNN cannot be called here")
 
 
 @pytest.fixture(autouse=True)
 def unkept():
-    with programs.without_persistent_cache():
+    with cpu.without_persistent_cache():
         yield
 
 
@@ -78,14 +78,14 @@ def test_convolutions_and_their_gradients_are_those_of_jax(images, kernel, strid
     one_place = jax.eval_shape(convolution(stride, padding, dilation), *given).shape[1:3] == (1, 1)
     left = images[-1] < 6 or dilation != (1, 1) or one_place  # JAX's weight gradient stays
     assert count_matches(jax.make_jaxpr(run)(*given), rule) == 3 - left
-    close(jax.jit(programs.optimized(run))(*given), jax.jit(run)(*given))
+    close(jax.jit(cpu.optimized(run))(*given), jax.jit(run)(*given))
 
 
-@pytest.mark.skipif(not programs.available("bfloat16"), reason="oneDNN has no bfloat16 on this CPU")
+@pytest.mark.skipif(not cpu.available("bfloat16"), reason="oneDNN has no bfloat16 on this CPU")
 def test_convolutions_of_bfloat16_are_those_of_float32_within_its_eight_bits():
     run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((4, 8, 8, 16), 1), drawn((3, 3, 16, 16), 2))
     given = [jnp.asarray(x, jnp.bfloat16) for x in given]
-    program = jax.jit(programs.optimized(lambda x, kernel: run(x, kernel)[0]))
+    program = jax.jit(cpu.optimized(lambda x, kernel: run(x, kernel)[0]))
     got, expected = program(*given), run(*(x.astype(jnp.float32) for x in given))[0]
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(got), expected, rtol=2**-8, atol=2**-8 * np.abs(expected).max())
@@ -94,7 +94,7 @@ def test_convolutions_of_bfloat16_are_those_of_float32_within_its_eight_bits():
 @needed
 def test_a_convolution_is_that_of_scipy():
     x, kernel = drawn((2, 9, 8, 5), 1), drawn((3, 3, 5, 4), 2)
-    got = jax.jit(programs.optimized(convolution((2, 2), "VALID", (1, 1))))(x, kernel)
+    got = jax.jit(cpu.optimized(convolution((2, 2), "VALID", (1, 1))))(x, kernel)
     for image in range(2):
         for f in range(4):
             full = correlate(np.float64(x[image]), np.float64(kernel[..., f]), "valid")[::2, ::2, 0]
@@ -121,7 +121,7 @@ def test_images_narrower_than_the_kernel_are_left_to_xla(images, kernel, stride,
     close(
         *(
             jax.tree.map(lambda x: x.astype(jnp.float32), jax.jit(program)(*given))
-            for program in (programs.optimized(run), run)
+            for program in (cpu.optimized(run), run)
         )
     )
 
@@ -134,7 +134,7 @@ def test_padding_that_leaves_nothing_of_an_image_is_left_to_xla():
         )
 
     given = drawn((64, 1, 3, 5), 1), drawn((1, 1, 5, 16), 2)
-    close(jax.jit(programs.optimized(gradients(run)))(*given), jax.jit(gradients(run))(*given))
+    close(jax.jit(cpu.optimized(gradients(run)))(*given), jax.jit(gradients(run))(*given))
 
 
 @needed
@@ -160,7 +160,7 @@ def test_training_on_narrow_images_of_one_channel_is_that_of_jax():
         return lax.scan(step, params, length=8)
 
     params = model.init(jax.random.key(0), images)
-    (got, losses), (expected, plain) = jax.jit(programs.optimized(steps))(params), jax.jit(steps)(params)
+    (got, losses), (expected, plain) = jax.jit(cpu.optimized(steps))(params), jax.jit(steps)(params)
     close((got, losses), (expected, plain))
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
@@ -223,10 +223,10 @@ def test_bfloat16_needs_a_cpu_with_its_instructions(monkeypatch, tmp_path):
 @needed
 def test_one_image_that_is_left_over_is_no_part_of_its_own():
     run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((33, 32, 32, 8), 1), drawn((3, 3, 8, 24), 2))
-    program = str(jax.make_jaxpr(programs.optimized(run))(*given))
+    program = str(jax.make_jaxpr(cpu.optimized(run))(*given))
     assert "f32[1,64,128,16]" in program
     assert "f32[1,64,128,17]" in program
-    close(jax.jit(programs.optimized(run))(*given), jax.jit(run)(*given))
+    close(jax.jit(cpu.optimized(run))(*given), jax.jit(run)(*given))
 
 
 POOLS = [
@@ -254,7 +254,7 @@ def test_gradients_of_max_pooling_are_those_of_jax_to_the_bit(images, window, st
         return jax.vjp(function, x)[1](slope)[0]
 
     assert count_matches(jax.make_jaxpr(gradient)(x, slope), pooling.rule) == 1
-    got = jax.jit(programs.optimized(gradient))(x, slope)
+    got = jax.jit(cpu.optimized(gradient))(x, slope)
     np.testing.assert_array_equal(got, jax.jit(gradient)(x, slope))
     assert np.abs(got).sum() > 0
 
@@ -267,7 +267,7 @@ def test_padding_counts_as_lowest_in_max_pooling_as_in_jax(value):
     slope = drawn((1, 3, 3, 1), 2)
     gradient = lambda x: jax.vjp(function, x)[1](slope)[0]  # noqa: E731
     assert count_matches(jax.make_jaxpr(gradient)(x), pooling.rule) == 1
-    got = jax.jit(programs.optimized(gradient))(x)
+    got = jax.jit(cpu.optimized(gradient))(x)
     np.testing.assert_array_equal(got, jax.jit(gradient)(x))
     assert np.count_nonzero(got) in (4, 9)
 
@@ -304,11 +304,11 @@ def test_in_a_loop_weight_gradients_of_few_channels_are_replaced_too():
         return lax.scan(lambda total, kernel: (total + gradient(kernel), None), jnp.zeros_like(kernels[0]), kernels)[0]
 
     def left(function, *args):
-        return str(jax.make_jaxpr(programs.optimized(function))(*args)).count("conv_general_dilated")
+        return str(jax.make_jaxpr(cpu.optimized(function))(*args)).count("conv_general_dilated")
 
     assert left(gradient, kernels[0]) == 1  # JAX's, the faster there
     assert left(scanned, kernels) == 0
-    close(jax.jit(programs.optimized(scanned))(kernels), scanned(kernels))
+    close(jax.jit(cpu.optimized(scanned))(kernels), scanned(kernels))
 
 
 @needed
@@ -325,13 +325,13 @@ def test_convolutions_within_other_operations_are_found(around):
     run = jax.grad(lambda x: sum((each**2).sum() for each in jax.tree.leaves(loops[around](x))))
     x = drawn((3, 6, 6, 4), 2)
     assert count_matches(jax.make_jaxpr(run)(x), rule) >= (around != "vmap")
-    close(jax.jit(programs.optimized(run))(x), jax.jit(run)(x))
+    close(jax.jit(cpu.optimized(run))(x), jax.jit(run)(x))
 
 
 @needed
 def test_the_same_program_gives_the_same_bits():
     run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((64, 16, 16, 16), 1), drawn((3, 3, 16, 16), 2))
-    first, second = (jax.jit(programs.optimized(run))(*given) for _ in range(2))
+    first, second = (jax.jit(cpu.optimized(run))(*given) for _ in range(2))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -450,7 +450,7 @@ def test_blocks_that_are_computed_again_need_less_memory():
         def loss(variables, model=model):
             return jnp.square(model.apply(variables, images, train=True, mutable=["batch_stats"])[0]).sum()
 
-        program = jax.jit(programs.optimized(jax.grad(loss)), compiler_options=programs.OPTIONS)
+        program = jax.jit(cpu.optimized(jax.grad(loss)), compiler_options=cpu.OPTIONS)
         plan: Any = program.lower(variables).compile().memory_analysis()
         taken.append(plan.temp_size_in_bytes)
     assert taken[1] < 0.6 * taken[0]

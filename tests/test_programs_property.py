@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from jaxcnn import programs
-from jaxcnn.programs import convolution, pooling
-from jaxcnn.programs.replacing import count_matches
+from jaxcnn import cpu
+from jaxcnn.cpu import convolution, pooling
+from jaxcnn.cpu.rewriting import count_matches
 
 TOGETHER = 6
 """Geometries in one example: they are compiled as one program, which takes most of the time."""
@@ -29,12 +29,12 @@ QUICK: Any = {
 the gradient of [54, 1, 12, 4] with a kernel of 2x2, stride 2 and padding 1 (jaxlib 0.10.2, 0.12.0). The sums stay the same."""
 WORK = 2**18
 """Most multiply-adds of a convolution."""
-needed = pytest.mark.skipif(not programs.available(), reason="oneDNN cannot be called here")
+needed = pytest.mark.skipif(not cpu.available(), reason="oneDNN cannot be called here")
 
 
 @pytest.fixture(autouse=True)
 def unkept():
-    with programs.without_persistent_cache():
+    with cpu.without_persistent_cache():
         yield
 
 
@@ -173,7 +173,7 @@ def compared(some):
         return 0
     some, some_runs, given = zip(*rows, strict=True)
     runs = lambda given: [run(*args) for run, args in zip(some_runs, given, strict=True)]  # noqa: E731
-    got = jax.jit(programs.optimized(runs), compiler_options=programs.OPTIONS | QUICK)(given)
+    got = jax.jit(cpu.optimized(runs), compiler_options=cpu.OPTIONS | QUICK)(given)
     expected = jax.jit(runs, compiler_options=QUICK)([[x.astype(np.float32) for x in args] for args in given])
     for case, a, b in zip(some, got, expected, strict=True):
         same(a, b, case)
@@ -237,7 +237,7 @@ def test_gradients_of_random_max_poolings_are_those_of_jax_to_the_bit(cases):
             count_matches(jax.make_jaxpr(run)(*args), pooling.rule) for run, args in zip(runs, given, strict=True)
         )
         every = lambda given: [run(*args) for run, args in zip(runs, given, strict=True)]  # noqa: E731
-        got, expected = (jax.jit(run, compiler_options=QUICK)(given) for run in (programs.optimized(every), every))
+        got, expected = (jax.jit(run, compiler_options=QUICK)(given) for run in (cpu.optimized(every), every))
         for case, a, b in zip(some, got, expected, strict=True):
             np.testing.assert_array_equal(a, b, err_msg=str(case))
 

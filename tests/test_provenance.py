@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import provenance, study
+from jaxcnn import provenance, runs
 
 RECIPE = jc.Recipe(dataset="digits", model="mlp", options={"hidden": [4]}, batch=64, steps=1, every=1)
 
@@ -118,7 +118,7 @@ def test_an_own_optimizer_is_refused_by_the_loop_as_it_is_written(own, data):
 
 
 def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
-    model, tx = study.model_and_optimizer(RECIPE, 10)
+    model, tx = runs.model_and_optimizer(RECIPE, 10)
     trained(tmp_path, model, tx, data, pieces={"model": model, "tx": tx, "data": data})
     assert jc.Recipe.load(tmp_path) == RECIPE
     run = read(tmp_path, "run.json")
@@ -132,18 +132,18 @@ def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
 
 
 def test_a_row_of_another_recipe_than_the_logs_is_refused(tmp_path, data):
-    model, tx = study.model_and_optimizer(RECIPE, 10)
+    model, tx = runs.model_and_optimizer(RECIPE, 10)
     with pytest.raises(jc.ArgumentError, match=r"the row is of another recipe .*steps \(7 there, 1 trained\)"):
         trained(tmp_path, model, tx, data, log_recipe=replace(RECIPE, steps=7))
     assert jc.read_metrics(tmp_path) == []
 
 
 def test_rows_of_two_runs_at_once_are_told_apart(tmp_path, data):
-    runs = {"a": optax.sgd(0.1), "b": optax.sgd(0.2)}
+    all_runs = {"a": optax.sgd(0.1), "b": optax.sgd(0.2)}
     strategy = jc.strategy("jit", devices=1)
-    fits = [jc.train(Net(), tx, data, RECIPE, strategy=strategy) for tx in runs.values()]
+    fits = [jc.train(Net(), tx, data, RECIPE, strategy=strategy) for tx in all_runs.values()]
     row: Any
-    for name, (_, row) in zip(runs, [next(fit) for fit in fits], strict=True):
+    for name, (_, row) in zip(all_runs, [next(fit) for fit in fits], strict=True):
         jc.RunLog(tmp_path / name, RECIPE).write(**row)
     for name, rate in (("a", -0.1), ("b", -0.2)):
         assert {"name": "scale", "step_size": rate} in read(tmp_path / name, "run.json")["optimizer"]["parts"]
@@ -246,23 +246,23 @@ def test_other_data_in_the_folder_of_a_run_are_refused(tmp_path, data, change, l
 
 def test_a_study_refuses_other_labels_before_it_trains(tmp_path, data, monkeypatch):
     strategy = jc.strategy("jit", devices=1)
-    study.run(RECIPE, data, tmp_path / "run", strategy=strategy, stop=lambda: True)
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
+    runs.run(RECIPE, data, tmp_path / "run", strategy=strategy, stop=lambda: True)
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     other = data._replace(train=data.train._replace(labels=data.train.labels[::-1].copy()))
     for again in (
-        lambda: study.run(RECIPE, other, tmp_path / "run", strategy=strategy),
-        lambda: study.sweep({"run": RECIPE}, other, tmp_path, strategy=strategy),
+        lambda: runs.run(RECIPE, other, tmp_path / "run", strategy=strategy),
+        lambda: runs.sweep({"run": RECIPE}, other, tmp_path, strategy=strategy),
     ):
         with pytest.raises(jc.ArgumentError, match="holds another run: the data's images or labels"):
             again()
 
 
 def test_a_packed_run_keeps_what_it_was_made_from(tmp_path, own, data):
-    study.run(RECIPE, data, tmp_path / "out" / "run", strategy=jc.strategy("jit", devices=1))
+    runs.run(RECIPE, data, tmp_path / "out" / "run", strategy=jc.strategy("jit", devices=1))
     log = jc.RunLog(own, replace(RECIPE, model="resnet20", options={}))
     log.finish(status="finished")
     (tmp_path / "out" / "own").symlink_to(own)
-    study.pack(tmp_path / "out", tmp_path)
+    runs.pack(tmp_path / "out", tmp_path)
     mine, named = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
     assert named["run"]["data"] == mine["run"]["data"] == provenance.data_digest(data)
     assert "lr" not in mine["recipe"]

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import jaxcnn as jc
-from jaxcnn import range_test as module
-from jaxcnn.range_test import range_test, read
+from jaxcnn import learning_rate_finder as module
+from jaxcnn.learning_rate_finder import range_test, read
 
 
 def descent(curvatures, momentum=0.0):

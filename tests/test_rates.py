@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import study
+from jaxcnn import runs
 from jaxcnn.optim import eval_params
+from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import init_state, with_variables
-from jaxcnn.study import model_and_optimizer
-from jaxcnn.train import make_train_step, step_kwargs
+from jaxcnn.training import make_train_step, step_kwargs
 
 RECIPE = jc.Recipe(
     dataset="digits", model="convnet", options={"batch_norm": True}, batch=32, pad=0, flip=False, lr=0.05, steps=6
@@ -109,7 +109,7 @@ def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
 )
 def test_rates_that_cannot_be_are_refused_before_a_step(data, changes, said, tmp_path):
     with pytest.raises(jc.ArgumentError, match=said):
-        study.sweep({"good": RECIPE, "bad": replace(RECIPE, **changes)}, data, tmp_path)
+        runs.sweep({"good": RECIPE, "bad": replace(RECIPE, **changes)}, data, tmp_path)
     assert not (tmp_path / "good").exists()
 
 
@@ -126,8 +126,8 @@ def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(da
     rates = dict.fromkeys(("conv1", "conv2", "dense"), 0.0)
     recipe = replace(RECIPE, stage_rates=rates, every=3)
     stops = iter([False] * 3 + [True] * 100)
-    assert study.run(recipe, data, tmp_path, begin=begin, stop=lambda: next(stops)) is None
-    assert study.run(recipe, data, tmp_path, begin=begin)
+    assert runs.run(recipe, data, tmp_path, begin=begin, stop=lambda: next(stops)) is None
+    assert runs.run(recipe, data, tmp_path, begin=begin)
     assert asked == [0]
     with jc.Checkpoints(tmp_path / "checkpoints") as saved:
         model, tx = model_and_optimizer(recipe, 10)

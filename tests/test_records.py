@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import log, study
-from jaxcnn.log import LogError, RunLog, read_json, read_lines, read_metrics
+from jaxcnn import run_log, runs
+from jaxcnn.run_log import LogError, RunLog, read_json, read_lines, read_metrics
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -206,7 +206,7 @@ def run(tmp_path):
 def test_what_is_no_file_is_one_line_and_is_not_waited_for(run, name, kind):
     unreadable(run / name, kind)
     reads = [lambda: RunLog(run, RECIPE).result()]
-    reads += [lambda: study.finished_runs(run.parent)] if name != "env.json" else []
+    reads += [lambda: runs.finished_runs(run.parent)] if name != "env.json" else []
     for read in reads:
         error = ends(read)
         if error is None:
@@ -222,7 +222,7 @@ def test_what_is_no_file_is_one_line_and_is_not_waited_for(run, name, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_runs_that_are_no_file_are_one_line(tmp_path, kind):
     unreadable(tmp_path / "runs.jsonl", kind)
-    error = ends(lambda: study.finished_runs(tmp_path))
+    error = ends(lambda: runs.finished_runs(tmp_path))
     assert isinstance(error, LogError)
     assert "\n" not in str(error)
 
@@ -271,26 +271,26 @@ def test_a_result_that_no_run_leaves_is_named(run, change):
     result = json.loads((run / "result.json").read_text()) | change
     (run / "result.json").write_text(json.dumps(result))
     with pytest.raises(LogError, match=r"study/a holds no result of a run: .*delete that run") as error:
-        study.finished_runs(run.parent)
+        runs.finished_runs(run.parent)
     assert "\n" not in str(error.value)
 
 
 def test_a_figure_that_was_no_number_has_no_mean(run):
-    made = study.finished_runs(run.parent)
+    made = runs.finished_runs(run.parent)
     lost = made[0]._replace(result=made[0].result | {"train_error": None})
-    assert study.aggregate_seeds([made[0], lost], ["train_error"])["train_error"] is None
-    assert study.aggregate_seeds(made, ["train_error"])["train_error"] == 1.0
+    assert runs.aggregate_seeds([made[0], lost], ["train_error"])["train_error"] is None
+    assert runs.aggregate_seeds(made, ["train_error"])["train_error"] == 1.0
 
 
 def test_errors_that_are_not_of_records_keep_their_kind():
     with (
         pytest.raises(LogError, match=r"runs/a holds records that cannot be used: KeyError 'b'; expected") as error,
-        log.reading("runs/a"),
+        run_log.reading("runs/a"),
     ):
         {"a": 1}["b"]
     assert isinstance(error.value.__cause__, KeyError)
     for kind in (jc.ArgumentError, jc.DataError, jc.CheckpointError):
-        with pytest.raises(kind, match=r"^as it is$"), log.reading("runs/a"):
+        with pytest.raises(kind, match=r"^as it is$"), run_log.reading("runs/a"):
             raise kind("as it is")
-    with pytest.raises(AssertionError), log.reading("runs/a"):
+    with pytest.raises(AssertionError), run_log.reading("runs/a"):
         raise AssertionError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxcnn.report import SeedStatistics, compact, markdown, seed_statistics, turning_point, write_table
+from jaxcnn.tables import SeedStatistics, compact, markdown, seed_statistics, turning_point, write_table
 
 ROWS = [
     {"depth": 20, "error": 8.754, "ci95": None, "kind": "plain, option A"},

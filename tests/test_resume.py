@@ -56,7 +56,7 @@ def bits(state):
 )
 def test_a_state_of_other_numbers_is_refused_with_both_values(data, strategy, half, change, says, monkeypatch):
     recipe = replace(RECIPE, **change)
-    monkeypatch.setattr("jaxcnn.train._trainer", lambda *a: pytest.fail("it compiled"))
+    monkeypatch.setattr("jaxcnn.training._trainer", lambda *a: pytest.fail("it compiled"))
     with pytest.raises(jc.ArgumentError) as error:
         next(jc.train(MODEL, jc.create_optimizer(recipe), data, recipe, strategy=strategy, resume=lambda like: half))
     assert says in str(error.value)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import study
+from jaxcnn import runs
 from jaxcnn.state import init_state
 
 # Everything random at once: crops, flips, dropout, the order of the examples; and BN, whose averages are state too.
@@ -104,10 +104,10 @@ def test_crops_flips_and_dropout_are_the_same_on_any_devices(kind, devices):
 def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
     """Stopped twice and continued on other devices, it has the rows of a run that stayed on one."""
     data, recipe = jc.load_dataset("digits"), replace(RECIPE, steps=6, every=3, drops=())
-    whole = study.run(recipe, data, tmp_path / "whole", strategy=jc.strategy("jit", 1))
+    whole = runs.run(recipe, data, tmp_path / "whole", strategy=jc.strategy("jit", 1))
     for last, strategy in ((2, jc.strategy("pmap", 8)), (4, jc.strategy("jit", 1)), (99, jc.strategy("jit", 8))):
         seen: list[int] = []
-        result = study.run(
+        result = runs.run(
             recipe,
             data,
             tmp_path / "moved",

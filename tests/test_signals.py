@@ -11,9 +11,9 @@ from flax.traverse_util import flatten_dict
 import jaxcnn as jc
 from experiments.signals import theory
 from jaxcnn.augment import normalize
-from jaxcnn.evaluate import loss_fn
-from jaxcnn.look.rank import effective_rank, effective_ranks, similarity
-from jaxcnn.look.responses import gradient_norms, kernel_norms, map_responses, response_std, responses
+from jaxcnn.evaluation import loss_fn
+from jaxcnn.interpret.rank import effective_rank, effective_ranks, similarity
+from jaxcnn.interpret.signal_propagation import gradient_norms, kernel_norms, map_responses, response_std, responses
 from jaxcnn.models.layers import BatchNorm
 
 RNG = np.random.default_rng(0)

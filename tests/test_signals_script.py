@@ -10,9 +10,9 @@ import jaxcnn as jc
 from experiments import depth
 from experiments.signals import end, figures, measure, path, picture, start, without
 from experiments.signals.__main__ import PARTS, main
-from jaxcnn import study
-from jaxcnn.log import write_text
-from jaxcnn.look.responses import gradient_norms, response_std
+from jaxcnn import runs
+from jaxcnn.interpret.signal_propagation import gradient_norms, response_std
+from jaxcnn.run_log import write_text
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -21,7 +21,7 @@ FIGURES = {"start": ["std", "gradient", "rank"], "end": ["std", "gradient", "ran
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def all_runs(tmp_path_factory):
     """What the depth study leaves: a tiny network."""
     out = tmp_path_factory.mktemp("runs") / "depth"
     args = [
@@ -45,10 +45,10 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def out(runs, tmp_path_factory):
+def out(all_runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("signals") / "out"
     # Neither rate suits: at the first every loss is infinite, at the second nothing is learnt in four steps.
-    assert main([*FEW, "--rates", "1e30", "0.001", "--runs", str(runs), "--out", str(out)]) == 0
+    assert main([*FEW, "--rates", "1e30", "0.001", "--runs", str(all_runs), "--out", str(out)]) == 0
     return out
 
 
@@ -68,8 +68,8 @@ def test_every_part_leaves_its_table_lines_and_figures(out):
     assert [(line["network"], line["bn"]) for line in table(out / "end")] == names[2:]
 
 
-def test_numbers_are_those_of_the_library(runs, out):
-    run = study.load_trained_model(runs / "resnet8-seed0")
+def test_numbers_are_those_of_the_library(all_runs, out):
+    run = runs.load_trained_model(all_runs / "resnet8-seed0")
     images, labels = run.data.train.images[:32], run.data.train.labels[:32]
     rows = end.last(measure.everything(out / "end")["resnet8-seed0"][1])
     std = response_std(run.model, run.last, images, train=True)
@@ -90,16 +90,16 @@ def test_the_path_has_every_state_that_was_kept(out):
     assert np.isfinite(values).all()
 
 
-def test_counterparts_differ_in_bn_and_rate_alone(runs, out):
-    recipe, other = (jc.Recipe.load(folder / "resnet8-seed0") for folder in (runs, out / "without"))
+def test_counterparts_differ_in_bn_and_rate_alone(all_runs, out):
+    recipe, other = (jc.Recipe.load(folder / "resnet8-seed0") for folder in (all_runs, out / "without"))
     assert without.rates(out / "trials") == {"ResNet-8": 0.001}
     changed = {name for name, value in vars(recipe).items() if value != getattr(other, name)}
     assert changed == {"options", "lr"}
     assert other.options == {**recipe.options, "batch_norm": False}
 
 
-def test_runs_that_all_diverge_are_a_result(runs, tmp_path):
-    args = [*FEW, "--parts", "end", "path", "--rates", "1e30", "--runs", str(runs), "--out", str(tmp_path)]
+def test_runs_that_all_diverge_are_a_result(all_runs, tmp_path):
+    args = [*FEW, "--parts", "end", "path", "--rates", "1e30", "--runs", str(all_runs), "--out", str(tmp_path)]
     assert main(args) == 0
     diverged = {(line["network"], line["bn"]): line["diverged_at"] for line in table(tmp_path / "end")}
     assert diverged == {("ResNet-8", "no"): "2", ("ResNet-8", "yes"): ""}
@@ -107,13 +107,13 @@ def test_runs_that_all_diverge_are_a_result(runs, tmp_path):
     assert (tmp_path / "path" / "gradient.png").exists()
 
 
-def test_nothing_is_done_twice_and_figures_are_drawn_again(runs, out, tmp_path, monkeypatch):
+def test_nothing_is_done_twice_and_figures_are_drawn_again(all_runs, out, tmp_path, monkeypatch):
     for name in ("gradient_norms", "each_response"):
         monkeypatch.setattr(measure, name, lambda *a, **k: pytest.fail("it measured"))
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     before = (out / "table.csv").read_text()
     (out / "end" / "std.png").unlink()
-    assert main([*FEW, "--rates", "1e30", "0.001", "--runs", str(runs), "--out", str(out)]) == 0
+    assert main([*FEW, "--rates", "1e30", "0.001", "--runs", str(all_runs), "--out", str(out)]) == 0
     assert (out / "end" / "std.png").exists()
     assert (out / "table.csv").read_text() == before
     (tmp_path / "path").mkdir()
@@ -176,9 +176,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
-def test_mistakes_are_one_line_and_exit_code_two(args, says, runs, tmp_path, capsys, monkeypatch):
+def test_mistakes_are_one_line_and_exit_code_two(args, says, all_runs, tmp_path, capsys, monkeypatch):
     args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
-    args = args if "--runs" in args else [*args, "--runs", str(runs)]
+    args = args if "--runs" in args else [*args, "--runs", str(all_runs)]
     refuses(main, args, says, capsys, monkeypatch)
 
 

@@ -204,7 +204,7 @@ def test_a_second_soak_in_the_same_folder_is_refused(tmp_path, capsys, monkeypat
 def test_leaking_runs_are_found_and_one_is_stopped_and_continued(tmp_path, monkeypatch):
     """The same runs with a file left open and a thousand objects kept by every one of them."""
     kept, ended = [], []
-    sweep = soak.study.sweep
+    sweep = soak.runs.sweep
 
     def leaking(runs, **how):
         kept.append((open(__file__), [object() for _ in range(1000)]))  # noqa: SIM115
@@ -212,7 +212,7 @@ def test_leaking_runs_are_found_and_one_is_stopped_and_continued(tmp_path, monke
         ended.append((*runs, result is not None))
         return result
 
-    monkeypatch.setattr(soak.study, "sweep", leaking)
+    monkeypatch.setattr(soak.runs, "sweep", leaking)
     options = soak.Options(shared=12, new=0, out=tmp_path)
     assert soak.soak(options, jc.load_dataset("digits"), jc.strategy(devices=1), lambda: False)
     rows = [json.loads(line) for line in (tmp_path / "soak.jsonl").read_text().splitlines()]

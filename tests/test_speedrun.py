@@ -288,7 +288,7 @@ def test_one_program_for_all_steps_does_what_the_loop_does(data):
     for strategy, programs in ((loop, 6), (scan, 1)):
         fold = strategy.compile_steps(training.make_step(model, tx, TINY, n))
         placed, fixed = strategy.replicate((carry, training.Fixed(data.train, norm, kernel, key)))
-        parts = list(training.chunks(strategy, order, warm=False))
+        parts = list(training.pieces(strategy, order, warm=False))
         assert len(parts) == programs
         for part in parts:
             placed = fold(placed, fixed, part)

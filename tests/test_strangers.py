@@ -37,11 +37,11 @@ from PIL import Image
 from scipy.io import savemat
 
 import jaxcnn as jc
-from jaxcnn import study
+from jaxcnn import runs
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.data import DATASETS, DataError, archives, cache, load_dataset
-from jaxcnn.log import write_text
 from jaxcnn.recipe import ArgumentError, Recipe
+from jaxcnn.run_log import write_text
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -691,12 +691,12 @@ def test_hostile_records_of_a_run(text, room):
     jc.RunLog(run, RECIPE).write(step=1, train_loss=1.0)
     (run / "metrics.jsonl").write_text(f"{text}\n{text}\n")
     (run / "result.json").write_text("{}")
-    refused(ValueError, lambda: study.finished_runs(run.parent), "metrics.jsonl")
+    refused(ValueError, lambda: runs.finished_runs(run.parent), "metrics.jsonl")
     refused(ValueError, lambda: jc.RunLog(run, RECIPE), "metrics.jsonl")
     (run / "metrics.jsonl").unlink()
     (run / "result.json").write_text(text)
     if text not in (ROWS["list"], ROWS["null"], ROWS["words"]):
-        refused(ValueError, lambda: study.finished_runs(run.parent), "result.json")
+        refused(ValueError, lambda: runs.finished_runs(run.parent), "result.json")
     (run / "env.json").write_text(text)
     if text != ROWS["list"]:
         refused(ValueError, lambda: jc.RunLog(run, RECIPE), "env.json")
@@ -705,7 +705,7 @@ def test_hostile_records_of_a_run(text, room):
 @pytest.mark.parametrize("text", ROWS.values(), ids=ROWS)
 def test_hostile_packed_runs(text, room):
     (room.path / "runs.jsonl").write_text(f"{text}\n")
-    refused(ValueError, lambda: study.finished_runs(room.path), "runs.jsonl")
+    refused(ValueError, lambda: runs.finished_runs(room.path), "runs.jsonl")
 
 
 def test_links_that_wait_for_what_is_written(room):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import study
+from jaxcnn import runs
 from jaxcnn.checkpoint import own, store
 from jaxcnn.state import state_shapes
 
@@ -42,7 +42,7 @@ def strategy():
 @pytest.fixture(scope="module")
 def whole(data, strategy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return folder, study.run(RECIPE, data, folder, strategy=strategy)
+    return folder, runs.run(RECIPE, data, folder, strategy=strategy)
 
 
 def untimed(folder):
@@ -55,20 +55,20 @@ def test_a_finished_run_says_so_and_is_not_run_again(whole, data, strategy, monk
     assert result["params"] == jc.count_parameters(jc.create_model("plain8", 10, width=4), (8, 8, 1))
     assert result["eval_error"] == jc.read_metrics(folder)[-1]["eval_error"]
     assert result["seconds"] == pytest.approx(sum(row["seconds"] for row in jc.read_metrics(folder)))
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained again"))
-    assert study.run(RECIPE, data, folder, strategy=strategy) == result
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained again"))
+    assert runs.run(RECIPE, data, folder, strategy=strategy) == result
 
 
 def test_the_folder_is_enough_to_run_it_again(whole, data, strategy, tmp_path):
     recipe = jc.Recipe.load(whole[0])
-    study.run(recipe, jc.load_dataset(recipe.dataset), tmp_path, strategy=strategy)
+    runs.run(recipe, jc.load_dataset(recipe.dataset), tmp_path, strategy=strategy)
     assert untimed(tmp_path) == untimed(whole[0])
 
 
 @pytest.mark.parametrize("at", [3, 5, 11])
 def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at):
     steps = []
-    stopped = study.run(
+    stopped = runs.run(
         RECIPE,
         data,
         tmp_path,
@@ -80,7 +80,7 @@ def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at)
     assert max(steps) == at
     assert not (tmp_path / "result.json").exists()
     seen = []
-    result = study.run(RECIPE, data, tmp_path, strategy=strategy, watch=lambda step, row: seen.append(step))
+    result = runs.run(RECIPE, data, tmp_path, strategy=strategy, watch=lambda step, row: seen.append(step))
     assert seen[0] == at  # no step is done twice
     assert untimed(tmp_path) == untimed(whole[0])
     assert result is not None
@@ -89,9 +89,9 @@ def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at)
 
 def test_rows_past_the_checkpoint_are_made_again_not_twice(whole, data, strategy, tmp_path):
     """A run killed after writing a row and before saving its state."""
-    study.run(RECIPE, data, tmp_path, strategy=strategy, stop=lambda: True)
+    runs.run(RECIPE, data, tmp_path, strategy=strategy, stop=lambda: True)
     jc.RunLog(tmp_path, RECIPE).write(step=5, train_loss=123.0)
-    study.run(RECIPE, data, tmp_path, strategy=strategy)
+    runs.run(RECIPE, data, tmp_path, strategy=strategy)
     assert untimed(tmp_path) == untimed(whole[0])
 
 
@@ -106,15 +106,15 @@ def test_a_run_whose_last_save_fails_is_not_over(whole, data, strategy, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(store.Checkpoints, "_verify", fails_at_the_end)
         with pytest.raises(jc.CheckpointError, match="the disk is full"):
-            study.run(RECIPE, data, tmp_path, strategy=strategy)
+            runs.run(RECIPE, data, tmp_path, strategy=strategy)
     assert not (tmp_path / "result.json").exists()
-    assert study.run(RECIPE, data, tmp_path, strategy=strategy)
+    assert runs.run(RECIPE, data, tmp_path, strategy=strategy)
     assert untimed(tmp_path) == untimed(whole[0])
 
 
 def test_divergence_is_a_result_and_the_study_goes_on(data, strategy, tmp_path):
-    runs = {"wild": replace(RECIPE, lr=1e30, decay=0.0), "tame": replace(RECIPE, steps=2)}
-    results = study.sweep(runs, data, tmp_path, strategy=strategy)
+    all_runs = {"wild": replace(RECIPE, lr=1e30, decay=0.0), "tame": replace(RECIPE, steps=2)}
+    results = runs.sweep(all_runs, data, tmp_path, strategy=strategy)
     assert results is not None
     assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 5)
     assert jc.read_metrics(tmp_path / "wild")[-1]["diverged"] == results["wild"]["why"]
@@ -124,10 +124,10 @@ def test_divergence_is_a_result_and_the_study_goes_on(data, strategy, tmp_path):
         if "checkpoints" not in path.parts:
             for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
                 json.loads(text, parse_constant=pytest.fail)
-    wild, tame = {run.recipe.lr: run for run in study.finished_runs(tmp_path)}[1e30], study.finished_runs(tmp_path)[0]
+    wild, tame = {run.recipe.lr: run for run in runs.finished_runs(tmp_path)}[1e30], runs.finished_runs(tmp_path)[0]
     assert wild.divergence is not None
     assert "diverged at step 5" in wild.divergence
-    assert study.aggregate_seeds([wild, tame])["seeds"] == 1
+    assert runs.aggregate_seeds([wild, tame])["seeds"] == 1
 
 
 def test_columns_over_seeds_name_their_split_and_never_average_two():
@@ -136,21 +136,21 @@ def test_columns_over_seeds_name_their_split_and_never_average_two():
     def run(report, error, seed):
         recipe = replace(RECIPE, report=report, validation=300, seed=seed)
         figures = {"train_error": 1.0, "eval_error": error, "eval_split": report, "seconds": 1.0}
-        return study.Run(recipe, {"status": "finished"} | figures, [])
+        return runs.Run(recipe, {"status": "finished"} | figures, [])
 
     for split in ("test", "validation"):
-        line = study.aggregate_seeds([run(split, 4.0, 0), run(split, 6.0, 1)])
+        line = runs.aggregate_seeds([run(split, 4.0, 0), run(split, 6.0, 1)])
         assert (line["eval_split"], line["eval_error"], line["seeds"]) == (split, 5.0, 2)
     mixed = [run("test", 4.0, 0), run("validation", 6.0, 1)]
     with pytest.raises(jc.ArgumentError, match="report test and validation; expected one split"):
-        study.aggregate_seeds(mixed)
-    assert "eval_split" not in study.aggregate_seeds(mixed, ("train_error",))
-    assert study.eval_split([]) is None
+        runs.aggregate_seeds(mixed)
+    assert "eval_split" not in runs.aggregate_seeds(mixed, ("train_error",))
+    assert runs.eval_split([]) is None
 
 
 def test_progress_and_result_name_the_split(strategy, tmp_path, capsys):
     recipe = replace(RECIPE, steps=2, every=2, drops=(), validation=300, report="validation")
-    results = study.sweep({"one": recipe}, jc.load_dataset("digits", validation=300), tmp_path, strategy=strategy)
+    results = runs.sweep({"one": recipe}, jc.load_dataset("digits", validation=300), tmp_path, strategy=strategy)
     assert results is not None
     assert results["one"]["eval_split"] == "validation"
     assert not [key for key in results["one"] if "test" in key]
@@ -158,38 +158,38 @@ def test_progress_and_result_name_the_split(strategy, tmp_path, capsys):
 
 
 def test_a_mistake_in_the_last_recipe_costs_no_training(data, strategy, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxcnn.study.running.train", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     good = RECIPE
     for bad in (replace(RECIPE, model="plain9"), replace(RECIPE, batch=4000), replace(RECIPE, options={"widht": 3})):
         with pytest.raises(jc.ArgumentError):
-            study.sweep({"good": good, "bad": bad}, data, tmp_path, strategy=strategy)
+            runs.sweep({"good": good, "bad": bad}, data, tmp_path, strategy=strategy)
     jc.RunLog(tmp_path / "bad", replace(good, lr=0.5))
     with pytest.raises(jc.ArgumentError, match="another recipe"):
-        study.sweep({"good": good, "bad": good}, data, tmp_path, strategy=strategy)
+        runs.sweep({"good": good, "bad": good}, data, tmp_path, strategy=strategy)
 
 
 def test_a_study_has_one_owner_and_a_run_too(data, strategy, tmp_path):
     """flock is between open files, so that one process will do for two."""
     own_pid = f"in use by process {os.getpid()}"
     with own(tmp_path / "out"), pytest.raises(jc.CheckpointError, match=own_pid):
-        study.sweep({"a": RECIPE}, data, tmp_path / "out", strategy=strategy)
+        runs.sweep({"a": RECIPE}, data, tmp_path / "out", strategy=strategy)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["lock"]  # the second changed nothing
     with jc.Checkpoints(tmp_path / "run" / "checkpoints"), pytest.raises(jc.CheckpointError, match=own_pid):
-        study.run(RECIPE, data, tmp_path / "run", strategy=strategy)
+        runs.run(RECIPE, data, tmp_path / "run", strategy=strategy)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
 
 
 @pytest.mark.parametrize("name", ["../climbs", "/absolute", "", "a//b", "a/../../b", "nul\0"])
 def test_a_run_stays_in_the_folder_of_its_study(data, strategy, tmp_path, name):
     with pytest.raises(jc.ArgumentError, match="run name is"):
-        study.sweep({name: RECIPE}, data, tmp_path / "out", strategy=strategy)
+        runs.sweep({name: RECIPE}, data, tmp_path / "out", strategy=strategy)
     assert not list(tmp_path.iterdir())
 
 
 def test_seeds_share_what_is_compiled():
-    model, tx = study.model_and_optimizer(RECIPE, 10)
+    model, tx = runs.model_and_optimizer(RECIPE, 10)
     for same in ({"seed": 9}, {"steps": 99}, {"lr": 0.3}, {"every": 1, "batch": 32}):
-        other, again = study.model_and_optimizer(replace(RECIPE, **same), 10)
+        other, again = runs.model_and_optimizer(replace(RECIPE, **same), 10)
         assert (other, again.update) == (model, tx.update), same
     for change in (
         {"optimizer": "adam"},
@@ -202,13 +202,13 @@ def test_seeds_share_what_is_compiled():
         {"schedule": "constant"},
         {"warmup_lr": 0.01},
     ):
-        assert study.model_and_optimizer(replace(RECIPE, **change), 10)[1].update != tx.update, change
-    assert study.model_and_optimizer(replace(RECIPE, options={"width": 8}), 10)[0] != model
+        assert runs.model_and_optimizer(replace(RECIPE, **change), 10)[1].update != tx.update, change
+    assert runs.model_and_optimizer(replace(RECIPE, options={"width": 8}), 10)[0] != model
 
 
 def test_a_schedule_that_reads_the_number_of_steps_does_not_share_it():
     def update(**changes):
-        return study.model_and_optimizer(replace(RECIPE, **changes), 10)[1].update
+        return runs.model_and_optimizer(replace(RECIPE, **changes), 10)[1].update
 
     for schedule in ("exponential", "cosine", "one-cycle", "restarts", "warmup", "plateau"):
         assert update(schedule=schedule, steps=99) != update(schedule=schedule)
@@ -218,8 +218,8 @@ def test_a_schedule_that_reads_the_number_of_steps_does_not_share_it():
 
 
 def test_progress_counts_what_was_done_before_as_done(whole, data, strategy, tmp_path, capsys):
-    study.run(RECIPE, data, tmp_path / "a", strategy=strategy)
-    assert study.sweep({"a": RECIPE, "b": replace(RECIPE, seed=1)}, data, tmp_path, strategy=strategy)
+    runs.run(RECIPE, data, tmp_path / "a", strategy=strategy)
+    assert runs.sweep({"a": RECIPE, "b": replace(RECIPE, seed=1)}, data, tmp_path, strategy=strategy)
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("100%")
     assert "b  step 12/12" in lines[-1]
@@ -229,15 +229,15 @@ def test_progress_counts_what_was_done_before_as_done(whole, data, strategy, tmp
 
 def test_a_folder_without_runs_is_one_line(tmp_path):
     with pytest.raises(jc.ArgumentError, match="holds no run that is over") as error:
-        study.finished_runs(tmp_path)
+        runs.finished_runs(tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_packed_runs_are_the_runs_to_six_digits(data, strategy, tmp_path):
-    runs = {"one": replace(RECIPE, steps=2, drops=()), "two": replace(RECIPE, steps=2, lr=1e30, decay=0.0)}
-    study.sweep(runs, data, tmp_path / "out", strategy=strategy)
-    assert study.pack(tmp_path / "out", tmp_path / "kept") == 2
-    for packed, run in zip(study.finished_runs(tmp_path / "kept"), study.finished_runs(tmp_path / "out"), strict=True):
+    all_runs = {"one": replace(RECIPE, steps=2, drops=()), "two": replace(RECIPE, steps=2, lr=1e30, decay=0.0)}
+    runs.sweep(all_runs, data, tmp_path / "out", strategy=strategy)
+    assert runs.pack(tmp_path / "out", tmp_path / "kept") == 2
+    for packed, run in zip(runs.finished_runs(tmp_path / "kept"), runs.finished_runs(tmp_path / "out"), strict=True):
         assert packed.recipe == run.recipe
         assert packed.divergence == run.divergence
         for mine, theirs in zip([packed.result, *packed.rows], [run.result, *run.rows], strict=True):
@@ -254,16 +254,16 @@ def test_a_run_packed_when_augmentation_was_the_default_keeps_it(tmp_path):
     line = {"name": "run", "result": {"status": "finished"}, "rows": []}
     text = [json.dumps(line | {"recipe": recipe}) for recipe in ({"lr": 0.5}, {"pad": 0, "flip": False})]
     (tmp_path / "runs.jsonl").write_text(text[0])
-    (run,) = study.finished_runs(tmp_path)
+    (run,) = runs.finished_runs(tmp_path)
     assert run.recipe == jc.Recipe(lr=0.5, pad=4, flip=True)
     (tmp_path / "runs.jsonl").write_text(text[1])
-    (run,) = study.finished_runs(tmp_path)
+    (run,) = runs.finished_runs(tmp_path)
     assert run.recipe == jc.Recipe()
 
 
 def test_a_run_is_read_back_from_its_start_to_its_end(data, strategy, tmp_path):
     seen = {}
-    study.run(
+    runs.run(
         RECIPE,
         data,
         tmp_path,
@@ -271,12 +271,12 @@ def test_a_run_is_read_back_from_its_start_to_its_end(data, strategy, tmp_path):
         keep_every=5,
         measure=lambda model, state, data: seen.update({int(state.step): state}) or {},
     )
-    run = study.load_trained_model(tmp_path, path=True)
+    run = runs.load_trained_model(tmp_path, path=True)
     assert list(run.states) == [0, 5, 10, 12]
     for step, state in seen.items():
         for mine, told in zip(jax.tree.leaves(run.states[step]), jax.tree.leaves(state), strict=True):
             np.testing.assert_array_equal(mine, told)
-    model, tx = study.model_and_optimizer(RECIPE, 10)
+    model, tx = runs.model_and_optimizer(RECIPE, 10)
     for mine, told in zip(
         jax.tree.leaves(run.first), jax.tree.leaves(jc.init_state(model, tx, RECIPE, data)), strict=True
     ):
@@ -284,7 +284,7 @@ def test_a_run_is_read_back_from_its_start_to_its_end(data, strategy, tmp_path):
     assert (
         jc.evaluate(run.model, run.last, run.data.test, strategy=strategy).error_percent == run.rows[-1]["eval_error"]
     )
-    assert list(study.load_trained_model(tmp_path, data=data).states) == [0, 12]
+    assert list(runs.load_trained_model(tmp_path, data=data).states) == [0, 12]
 
 
 @pytest.mark.parametrize(
@@ -300,17 +300,17 @@ def test_a_folder_that_is_no_run_says_what_to_write(tmp_path, made, says):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     with pytest.raises(jc.ArgumentError, match=says) as error:
-        study.load_trained_model(tmp_path)
+        runs.load_trained_model(tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_a_run_without_a_step_yet_is_not_taken_for_a_trained_one(data, strategy, tmp_path):
-    study.run(RECIPE, data, tmp_path, strategy=strategy, stop=lambda: True)
+    runs.run(RECIPE, data, tmp_path, strategy=strategy, stop=lambda: True)
     for step in (tmp_path / "checkpoints").iterdir():
         if step.is_dir():
             shutil.rmtree(step)
     with pytest.raises(jc.ArgumentError, match="has no checkpoint of a step yet"):
-        study.load_trained_model(tmp_path, data=data)
+        runs.load_trained_model(tmp_path, data=data)
 
 
 @pytest.mark.parametrize("width", [100_000, 8])
@@ -322,10 +322,10 @@ def test_a_config_of_another_width_is_compared_with_the_checkpoint_before_anythi
     shutil.copytree(whole[0], folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"options": {"width": width}}))
-    monkeypatch.setattr(sys.modules["jaxcnn.study.trained"], "init_state", lambda *a: pytest.fail("it allocated"))
+    monkeypatch.setattr(sys.modules["jaxcnn.runs.trained_model"], "init_state", lambda *a: pytest.fail("it allocated"))
     for path in (False, True):
         with pytest.raises(jc.CheckpointError, match="is of another model") as error:
-            study.load_trained_model(folder, data=data, path=path)
+            runs.load_trained_model(folder, data=data, path=path)
         assert "\n" not in str(error.value)
         assert f"{width}]" in str(error.value)
 
@@ -338,7 +338,7 @@ def test_shapes_are_those_of_the_start(data):
         {"model": "mlp", "options": {}},
     ):
         recipe = replace(RECIPE, **changes)
-        model, tx = study.model_and_optimizer(recipe, 10)
+        model, tx = runs.model_and_optimizer(recipe, 10)
         made, found = jc.init_state(model, tx, recipe, data), state_shapes(model, tx, recipe, data)
         assert jax.tree.structure(made) == jax.tree.structure(found)
         for mine, told in zip(jax.tree.leaves(made), jax.tree.leaves(found), strict=True):
@@ -350,7 +350,7 @@ def test_a_refused_run_leaves_its_folder_free(data, strategy, tmp_path):
     jc.RunLog(tmp_path, replace(RECIPE, lr=0.5))
     for _ in range(2):
         with pytest.raises(jc.ArgumentError, match="another recipe") as refused:
-            study.run(RECIPE, data, tmp_path, strategy=strategy)
+            runs.run(RECIPE, data, tmp_path, strategy=strategy)
         kept = refused  # as a notebook keeps the last traceback, and all that it refers to
     assert kept
     jc.Checkpoints(tmp_path / "checkpoints").close()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.look import LayerSummary, summary
+from jaxcnn.interpret import LayerSummary, summary
 from jaxcnn.models import count_parameters
 from jaxcnn.models.pooling import adaptive_average, local_response_norm, max_pool
 

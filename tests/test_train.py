@@ -11,9 +11,9 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import parallel
+from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import AUGMENT, DROPOUT, INIT, ORDER, fold_in, init_state
-from jaxcnn.study import model_and_optimizer
-from jaxcnn.train import epoch_order, make_train_step
+from jaxcnn.training import epoch_order, make_train_step
 
 RECIPE = jc.Recipe(
     dataset="digits",

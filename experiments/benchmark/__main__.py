@@ -11,7 +11,7 @@ import jaxcnn as jc
 from experiments.benchmark import costs, first, machine, pace, pytorch, rows
 from experiments.benchmark.networks import Job, job
 from experiments.benchmark.options import PRESETS, Options, batch, check
-from jaxcnn import command, parallel
+from jaxcnn import cli, parallel
 from jaxcnn.progress import Progress
 
 NOTES = (
@@ -29,12 +29,12 @@ NOTES = (
 
 def main(args: list[str] | None = None) -> int:
     """Measure what is asked for; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=about.__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=about.__doc__)
         strategy = jc.strategy(options.strategy, options.devices)
         check(options, strategy)
         options.out.mkdir(parents=True, exist_ok=True)
-        command.enable_compilation_cache()
+        cli.enable_compilation_cache()
         why = pytorch.absent(strategy.devices[0].platform, len(strategy.devices)) if options.torch else None
         machine_line = machine.described(strategy)
         print("\n".join(filter(None, (machine_line, why))))
@@ -49,7 +49,7 @@ def table(
     peak: machine.Peak,
     machine_line: str,
     torch: bool,
-    stop: command.GracefulShutdown,
+    stop: cli.GracefulShutdown,
 ) -> int:
     """Measure all networks; the exit code. What is there is written after each."""
     columns = [name for name in rows.PRINTED if torch or name not in ("over_pytorch", "best_form")]
@@ -68,7 +68,7 @@ def table(
     return 0
 
 
-def told(progress: Progress, name: str, stop: command.GracefulShutdown) -> Callable[[str], bool]:
+def told(progress: Progress, name: str, stop: cli.GracefulShutdown) -> Callable[[str], bool]:
     """A function that moves the progress on, saying what comes next, and tells whether somebody asked to stop."""
 
     def advance(what: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.benchmark.networks import Job
 from experiments.benchmark.pace import initial, tuned, whole_step
-from jaxcnn.look import summary
+from jaxcnn.interpret import summary
 
 PASSES = 3
 """Forward, the gradient of the inputs and that of the weights: as many multiply-adds each (a little less in the first layer,

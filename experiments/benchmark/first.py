@@ -23,8 +23,8 @@ import jaxcnn as jc
 from experiments.benchmark import costs
 from experiments.benchmark.networks import job
 from experiments.benchmark.pace import initial, tuned, whole_step
-from jaxcnn import command, parallel
-from jaxcnn.feed import input_pipeline
+from jaxcnn import cli, parallel
+from jaxcnn.input_pipeline import input_pipeline
 
 
 def measure(**settings: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
 
     The clock starts when everything is imported, the devices are there and the data are in memory.
     """
-    command.enable_compilation_cache()
+    cli.enable_compilation_cache()
     strategy = jc.strategy(settings["strategy"], settings["devices"])
     given = job(settings["name"], settings["batch"], settings["dtype"], strategy)
     began, clock = time.time(), time.perf_counter()

@@ -18,9 +18,9 @@ import numpy as np
 import jaxcnn as jc
 from experiments.benchmark.networks import Job
 from jaxcnn.augment import AugmentConfig, augment, normalize
-from jaxcnn.feed import gather_batch, input_pipeline
+from jaxcnn.input_pipeline import gather_batch, input_pipeline
 from jaxcnn.state import AUGMENT, State, fold_in, init_state
-from jaxcnn.train import make_train_step, step_kwargs
+from jaxcnn.training import make_train_step, step_kwargs
 
 EPOCH = 391
 """Steps of one measurement at most: those between two rows of CIFAR-10."""
@@ -51,7 +51,7 @@ def whole_step(job: Job) -> Any:
 
 
 def tuned(job: Job) -> bool:
-    """Whether `train` has this step compiled by `jaxcnn.programs`."""
+    """Whether `train` has this step compiled by `jaxcnn.cpu`."""
     return job.strategy.should_optimize(
         job.recipe.steps * job.recipe.batch * math.prod(job.data.train.images.shape[1:])
     )

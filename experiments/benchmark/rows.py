@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.benchmark.machine import Peak
-from jaxcnn import plots, report
-from jaxcnn.log import write_text
+from jaxcnn import plots, tables
 from jaxcnn.plots.roofline import roofline
+from jaxcnn.run_log import write_text
 
 Seconds = Mapping[str, Sequence[float]]
 """name of what was timed -> seconds of each round; "fit", "bare", "inputs", and forms of PyTorch."""
@@ -131,9 +131,9 @@ def write(out: Path, rows: Sequence[Mapping[str, Any]], peak: Peak, machine: str
     """`table.csv`, `table.md` and `roofline.png` of all rows so far; each says on which machine."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     whole = [{name: row.get(name) for name in columns} for row in rows]
-    report.write_table(out, [row | {"machine": machine} for row in whole])
+    tables.write_table(out, [row | {"machine": machine} for row in whole])
     said = "".join(f"\n{note}\n" for note in (*notes, machine))
-    write_text(out / "table.md", report.markdown(whole) + said)
+    write_text(out / "table.md", tables.markdown(whole) + said)
     dots = {row["network"]: (row["flop_a_byte"], row["gflops"]) for row in rows if row["flop_a_byte"]}
     if dots:
         title = f"Training in {rows[0]['dtype']}, under the machine's own roofs"

@@ -11,10 +11,10 @@ from typing import Any
 import experiments.faults as about
 from experiments.faults import damage, kills, signals
 from experiments.faults.options import PRESETS, Options, Trial, check
-from jaxcnn import command, report
+from jaxcnn import cli, tables
 from jaxcnn.checkpoint import own
-from jaxcnn.log import read_lines
 from jaxcnn.progress import Progress
+from jaxcnn.run_log import read_lines
 
 PARTS: dict[str, ModuleType] = {"kills": kills, "signals": signals, "damage": damage}
 """Each has `plan(options)`, its trials as (fault, number), and `trial(options, fault, number)`, which makes one."""
@@ -24,8 +24,8 @@ WORST = ("saves_lost", "steps_lost", "seconds")
 
 def main(args: list[str] | None = None) -> int:
     """Make the trials that are missing, then write the table; returns the exit code, 1 if a promise was broken."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=about.__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=about.__doc__)
         check(options)
         with own(options.out):
             trials = make(options, stop)
@@ -38,8 +38,8 @@ def main(args: list[str] | None = None) -> int:
         "unfinished save that was found; restored: a state came back bit for bit; saves_lost, steps_lost and seconds (from "
         "the last signal to the end): the worst trial. A removed files.json is the one damage that need not be detected."
     ]
-    report.write_table(options.out, lines, notes)
-    print(report.markdown(lines))
+    tables.write_table(options.out, lines, notes)
+    print(tables.markdown(lines))
     print(f"wrote {options.out}/table.md, table.csv and trials.jsonl")
     broken = [trial for trial in trials if trial["broken"]]
     if broken:

@@ -21,7 +21,7 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.faults.options import Options, Trial, first, start, until
-from jaxcnn.log import write_text
+from jaxcnn.run_log import write_text
 
 SECONDS = 12.0
 FAULTS = {"Ctrl-C": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143), "Ctrl-C twice": (signal.SIGINT, 130)}

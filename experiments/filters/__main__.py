@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import experiments.filters as about
 import jaxcnn as jc
 from experiments.filters import classic, resizing, windows
-from jaxcnn import command, plots
+from jaxcnn import cli, plots
 from jaxcnn.data import load_image
 from jaxcnn.recipe import check_choice
 
@@ -53,8 +53,8 @@ def photograph(options: Options) -> jax.Array:
 
 def main(args: list[str] | None = None) -> int:
     """Draw the figures; returns the exit code."""
-    with command.cli_errors():
-        options = command.parse({"photograph": Options()}, args, about=about.__doc__)
+    with cli.cli_errors():
+        options = cli.parse({"photograph": Options()}, args, about=about.__doc__)
         names = [check_choice("figure", name, FIGURES) for name in options.figures]
         if options.size % 8 or options.size < 64:
             raise jc.ArgumentError(f"size is {options.size}; expected a multiple of 8 of at least 64: write --size 320")

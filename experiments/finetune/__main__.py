@@ -16,28 +16,28 @@ from experiments.finetune.options import PRESETS, Options, check, recipe
 from experiments.finetune.results import draw
 from experiments.finetune.saved import FILE, read, save
 from experiments.finetune.watch import Watch
-from jaxcnn import command, study
+from jaxcnn import cli, runs
 from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.log import read_json, write_text
 from jaxcnn.progress import Progress
+from jaxcnn.run_log import read_json, write_text
 from jaxcnn.state import with_variables
 from jaxcnn.weights import load_weights
 
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, chosen(sys.argv[1:] if args is None else args), about=about.__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, chosen(sys.argv[1:] if args is None else args), about=about.__doc__)
         check(options)
         data, names = pictures(options)
         made = recipe(options, data)
-        command.enable_compilation_cache()
+        cli.enable_compilation_cache()
         if not options.plot_only and not train(options, made, data, stop):
             print("stopped and saved; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
         remember(options.images or options.out / "images", options)
-        with command.reading(options.out):
-            (run,) = study.finished_runs(options.out)
+        with cli.reading(options.out):
+            (run,) = runs.finished_runs(options.out)
             source = options.weights and options.weights.name
             own = names[run.recipe.report]
             draw(options.out, read(options.out), data, own, run, weights=source, most=options.worst)
@@ -68,11 +68,11 @@ def pictures(options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]:
 def train(options: Options, made: jc.Recipe, data: jc.Dataset, stop: Any) -> bool:
     """Train in OUT/run and keep the classifier in OUT; False if it was stopped."""
     strategy = jc.strategy(options.strategy)
-    model, tx = study.model_and_optimizer(made, len(data.classes))
+    model, tx = runs.model_and_optimizer(made, len(data.classes))
     begin = started(options, model)
     claim(options, data)
     with Progress(made.steps) as progress:
-        result = study.run(
+        result = runs.run(
             made,
             data,
             options.out / "run",

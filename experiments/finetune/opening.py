@@ -10,7 +10,7 @@ from typing import Any
 import jaxcnn as jc
 from experiments.finetune.options import Options
 from jaxcnn.data import image_folder_with_paths
-from jaxcnn.log import read_json, write_text
+from jaxcnn.run_log import read_json, write_text
 
 IMAGES, START = "images.json", "start.json"
 _HOW = ("size", "resize", "validation", "test", "seed", "skip_broken", "memory")

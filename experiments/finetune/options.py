@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
-from jaxcnn import study, weights
+from jaxcnn import runs, weights
 from jaxcnn.optim import in_stage
 from jaxcnn.recipe import check_choice
 
@@ -148,7 +148,7 @@ def rates(options: Options, made: jc.Recipe, classes: int) -> dict[str, float]:
     """Stage -> factor on its rate: the backbone slower than the head, what is frozen not at all."""
     if options.weights is None:
         return {}
-    names = parameters(study.model_and_optimizer(made, classes)[0], options.size)
+    names = parameters(runs.model_and_optimizer(made, classes)[0], options.size)
     stages = dict.fromkeys(name.split("_")[0] for name in names)
     slow = 0.0 if options.train == "head" else options.backbone_rate
     found = {stage: slow for stage in stages if stage not in HEADS and slow != 1}

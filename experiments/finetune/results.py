@@ -12,7 +12,7 @@ from scipy import stats
 
 import jaxcnn as jc
 from experiments.finetune.saved import Saved, heat, probabilities
-from jaxcnn import metrics, plots, report
+from jaxcnn import metrics, plots, tables
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -108,7 +108,7 @@ def draw(
     trained = np.bincount(data.train.labels, minlength=len(saved.classes))
     lines = table(counts, saved.classes, trained, recipe.report)
     said = [note(counts, trained, recipe, weights), *filter(None, [run.divergence])]
-    report.write_table(out, lines, said)
+    tables.write_table(out, lines, said)
     title = f"{recipe.model}, {counts.sum()} {recipe.report} pictures"
     plots.save(plots.confusion(counts, saved.classes, title=title), out / "confusion.png")
     figure = plots.curves({title: {recipe.model: [run.rows]}}, dashed="train_error", solid="eval_error")
@@ -118,4 +118,4 @@ def draw(
     if figure is not None:
         plots.save(figure, out / "mistakes.png")
     drawn = ", mistakes.png" if figure is not None else ""
-    print(f"{report.markdown(lines)}\n{said[0]}\n\nwrote {out}/table.md, table.csv, confusion.png, curves.png{drawn}")
+    print(f"{tables.markdown(lines)}\n{said[0]}\n\nwrote {out}/table.md, table.csv, confusion.png, curves.png{drawn}")

@@ -13,10 +13,10 @@ from scipy.special import softmax
 import jaxcnn as jc
 from jaxcnn import metrics, weights
 from jaxcnn.augment import Normalizer
-from jaxcnn.data.pictures import sides
+from jaxcnn.data.images import sides
 from jaxcnn.data.types import printable
-from jaxcnn.log import write_text
 from jaxcnn.recipe import format_value
+from jaxcnn.run_log import write_text
 from jaxcnn.state import eval_state
 
 FILE, CLASSES = "weights.safetensors", "classes.json"
@@ -108,7 +108,7 @@ def probabilities(saved: Saved, images: np.ndarray) -> np.ndarray:
 
 def heat(saved: Saved, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
     """Grad-CAM of `classes` at image size, float32 [n, h, w]; None for a network that has no maps to look at."""
-    from jaxcnn.look import gradcam
+    from jaxcnn.interpret import gradcam
 
     try:
         return np.asarray(gradcam(saved.model, saved.state, images, classes))

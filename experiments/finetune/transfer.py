@@ -27,11 +27,11 @@ import jaxcnn as jc
 from experiments.finetune.options import HEADS, parameters
 from experiments.finetune.saved import save
 from experiments.finetune.watch import Watch
-from jaxcnn import command, plots, report, study
+from jaxcnn import cli, plots, runs, tables
 from jaxcnn.checkpoint import Checkpoints, own
 from jaxcnn.data import channel_statistics
-from jaxcnn.log import read_lines
 from jaxcnn.progress import Progress
+from jaxcnn.run_log import read_lines
 from jaxcnn.state import with_variables
 from jaxcnn.weights import load_weights
 
@@ -93,7 +93,7 @@ def base(options: Options) -> jc.Recipe:
 def recipes(options: Options) -> dict[str, tuple[jc.Recipe, int]]:
     """Run's name -> its recipe, and pictures of each class."""
     shared = base(options)
-    made = study.model_and_optimizer(shared, len(VEHICLES))[0]
+    made = runs.model_and_optimizer(shared, len(VEHICLES))[0]
     stages = dict.fromkeys(name.split("_")[0] for name in parameters(made, 32))
     frozen = {stage: 0.0 for stage in stages if stage not in HEADS}
     rates = {"scratch": {}, "head": frozen, "all": {}}
@@ -108,16 +108,16 @@ def learn(options: Options, data: jc.Dataset, progress: Progress, stop: Any) -> 
     animals = part(data, ANIMALS, options.animals, options.held)
     first = replace(base(options), steps=options.first_steps, every=max(1, options.first_steps // 10))
     more: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop}
-    if study.run(first, animals, options.out / "animals", watch=Watch(progress, first.steps), **more) is None:
+    if runs.run(first, animals, options.out / "animals", watch=Watch(progress, first.steps), **more) is None:
         return False
     file = keep(options, first, animals)
     vehicles = part(data, VEHICLES, max(options.pictures), options.held)
-    known = load_weights(study.model_and_optimizer(base(options), len(VEHICLES))[0], file, (32, 32, 3))
+    known = load_weights(runs.model_and_optimizer(base(options), len(VEHICLES))[0], file, (32, 32, 3))
     for name, (recipe, n) in recipes(options).items():
         few = jc.subset(vehicles, n * len(VEHICLES), seed=recipe.seed)
         begin = (lambda state: state) if name.startswith("scratch") else (lambda state: with_variables(state, known))
         watch = Watch(progress, recipe.steps, f"{name}  ")
-        if study.run(recipe, few, options.out / name, watch=watch, begin=begin, **more) is None:
+        if runs.run(recipe, few, options.out / name, watch=watch, begin=begin, **more) is None:
             return False
     return True
 
@@ -126,7 +126,7 @@ def keep(options: Options, recipe: jc.Recipe, data: jc.Dataset) -> Path:
     """The animals' network as OUT/animals/weights.safetensors."""
     folder = options.out / "animals"
     if not (folder / "weights.safetensors").is_file():
-        model, tx = study.model_and_optimizer(recipe, len(data.classes))
+        model, tx = runs.model_and_optimizer(recipe, len(data.classes))
         with Checkpoints(folder / "checkpoints") as saved:
             state = saved.restore(jc.init_state(model, tx, recipe, data))
         assert state is not None, folder
@@ -136,13 +136,13 @@ def keep(options: Options, recipe: jc.Recipe, data: jc.Dataset) -> Path:
 
 def draw(options: Options) -> None:
     """Table and figure from the runs in OUT that are over."""
-    groups: dict[tuple[int, str], list[study.Run]] = {}
+    groups: dict[tuple[int, str], list[runs.Run]] = {}
     for name, run in named(options.out).items():
         start, n, _ = name.rsplit("-", 2)
         groups.setdefault((int(n), start), []).append(run)
     order = sorted(groups, key=lambda key: (key[0], list(STARTS).index(key[1])))
-    table = [{"begins": STARTS[start], "pictures": n} | study.aggregate_seeds(groups[n, start]) for n, start in order]
-    report.write_table(options.out, table, [protocol(groups[order[0]][0].recipe)])
+    table = [{"begins": STARTS[start], "pictures": n} | runs.aggregate_seeds(groups[n, start]) for n, start in order]
+    tables.write_table(options.out, table, [protocol(groups[order[0]][0].recipe)])
     title = "Vehicles, by a network that begins with animals"
     figure = plots.bars(
         heights(table, "eval_error"),
@@ -152,7 +152,7 @@ def draw(options: Options) -> None:
         form=".1f",
     )
     plots.save(figure, options.out / "errors.png")
-    print(f"{report.markdown(table)}\nwrote {options.out}/table.md, table.csv and errors.png")
+    print(f"{tables.markdown(table)}\nwrote {options.out}/table.md, table.csv and errors.png")
 
 
 def heights(table: list[dict[str, Any]], key: str) -> dict[str, dict[str, float]]:
@@ -172,21 +172,21 @@ def protocol(recipe: jc.Recipe) -> str:
     )
 
 
-def named(out: Path) -> dict[str, study.Run]:
+def named(out: Path) -> dict[str, runs.Run]:
     """Run's name -> run, without the animals'."""
-    runs, packed = study.finished_runs(out), out / "runs.jsonl"
+    all_runs, packed = runs.finished_runs(out), out / "runs.jsonl"
     names = {path.parent.name for path in out.glob("*/result.json")}
     if packed.is_file():
         names |= {line["name"] for line in read_lines(packed)}
-    return {name: run for name, run in zip(sorted(names), runs, strict=True) if name != "animals"}
+    return {name: run for name, run in zip(sorted(names), all_runs, strict=True) if name != "animals"}
 
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse({"cifar10": Options()}, args, about=__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse({"cifar10": Options()}, args, about=__doc__)
         if not options.plot_only:
-            command.enable_compilation_cache()
+            cli.enable_compilation_cache()
             data = jc.load_dataset("cifar10", options.data_dir)
             total = options.first_steps + options.steps * len(recipes(options))
             with own(options.out), Progress(total) as progress:
@@ -194,7 +194,7 @@ def main(args: list[str] | None = None) -> int:
             if not done:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
-        with command.reading(options.out):
+        with cli.reading(options.out):
             draw(options)
     return 0
 

@@ -12,7 +12,7 @@ from experiments.landscape import kept, line, path, plane, sharpness
 from experiments.landscape.options import PRESETS, Options
 from experiments.landscape.options import check as check_runs
 from experiments.parts import done
-from jaxcnn import command, report
+from jaxcnn import cli, tables
 
 PARTS: dict[str, ModuleType] = {"line": line, "plane": plane, "path": path, "sharpness": sharpness}
 """Each has `check(options)`, before anything is measured; `run(options, stop)`, True when all of it is there; and
@@ -21,13 +21,13 @@ PARTS: dict[str, ModuleType] = {"line": line, "plane": plane, "path": path, "sha
 
 def main(args: list[str] | None = None) -> int:
     """Measure what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=about.__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
-        command.enable_compilation_cache()
+        cli.enable_compilation_cache()
         if not options.plot_only and not done(parts, options, stop):
             return stop.exit_code
-        with command.reading(options.out):
+        with cli.reading(options.out):
             draw(options, parts)
     return 0
 
@@ -56,8 +56,8 @@ def draw(options: Options, parts: dict[str, ModuleType]) -> None:
         f"{kept.setting(first)}. loss, train_error: of these images at the end; eval_error: of the run's last row (percent); "
         "losses at distances and areas: see line and plane; explained: percent of the path's variance in its plane."
     ]
-    report.write_table(options.out, table, notes)
-    print(report.markdown(table))
+    tables.write_table(options.out, table, notes)
+    print(tables.markdown(table))
     print(f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}")
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxcnn as jc
-from jaxcnn.log import LogError, read_bytes
+from jaxcnn.run_log import LogError, read_bytes
 
 
 class Kept(NamedTuple):

@@ -13,8 +13,8 @@ import jaxcnn as jc
 from experiments.landscape import kept
 from experiments.landscape.options import Options, asked, opened
 from experiments.landscape.sweep import Job, sweep
-from jaxcnn import plots, report
-from jaxcnn.landscape import cosine_similarity, random_direction
+from jaxcnn import plots, tables
+from jaxcnn.loss_landscape import cosine_similarity, random_direction
 
 
 def check(options: Options) -> None:
@@ -77,7 +77,7 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
         "directions and both sides of each, and the least and the greatest of these. "
         "cosine: the greatest, in size, between the first direction and another."
     ]
-    report.write_table(options.out / "line", [{"network": name} | row for name, row in rows.items()], notes)
+    tables.write_table(options.out / "line", [{"network": name} | row for name, row in rows.items()], notes)
     plots.save(_figure(groups, kept.setting(first)), options.out / "line" / "lines.png")
     return {name: {key: value for key, value in row.items() if key != "cosine"} for name, row in rows.items()}
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import jaxcnn as jc
 from experiments.depth import MAKES
-from jaxcnn import study
-from jaxcnn.log import read_metrics
+from jaxcnn.runs import TrainedModel, load_trained_model, subset_for
+from jaxcnn.run_log import read_metrics
 
 Part = Literal["line", "plane", "path", "sharpness"]
 
@@ -149,14 +149,14 @@ def data(options: Options, network: str) -> jc.Dataset:
 @lru_cache(maxsize=8)
 def images(options: Options, network: str) -> jc.Split:
     """The training images that losses are of, as many of each class: uint8 [n, h, w, c]; not augmented."""
-    there = study.subset_for(jc.Recipe.load(folder(options, network)), data(options, network))
+    there = subset_for(jc.Recipe.load(folder(options, network)), data(options, network))
     return jc.subset(there, options.images, seed=options.draw_seed).train
 
 
 @lru_cache(maxsize=8)
-def opened(options: Options, network: str) -> study.TrainedModel:
+def opened(options: Options, network: str) -> TrainedModel:
     """The network at its start and its end."""
-    return study.load_trained_model(folder(options, network), data=data(options, network))
+    return load_trained_model(folder(options, network), data=data(options, network))
 
 
 def asked(options: Options, network: str, settings: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import jaxcnn as jc
 from experiments.landscape import kept
 from experiments.landscape.options import Options, asked, data, folder
 from experiments.landscape.sweep import Job, sweep
-from jaxcnn import plots, report, study
-from jaxcnn.landscape import pca_plane
+from jaxcnn import plots, runs, tables
+from jaxcnn.loss_landscape import pca_plane
 
 STATES = 4
 """At least, for a path: the start, the end and two between them. Fewer make a plane of any two directions."""
@@ -59,7 +59,7 @@ def _ways(options: Options, network: str) -> Any:
     """The plane, found when it is asked for: it takes all states."""
 
     def ways():
-        run = study.load_trained_model(folder(options, network), data=data(options, network), path=True)
+        run = runs.load_trained_model(folder(options, network), data=data(options, network), path=True)
         plane = pca_plane([state for step, state in run.states.items() if step >= options.path.first])
         grid = dict(zip("xy", map(_grid(options), plane.path.T), strict=True))
         return list(plane.directions), grid | {"path": plane.path, "explained": plane.explained}
@@ -93,7 +93,7 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
         f"{what}; states {first['steps']}. Shares of the path's variance along its first two principal components, in percent; "
         f"distances are Euclidean, of all parameters. In the plane BN goes by {bn}."
     ]
-    report.write_table(options.out / "path", [{"network": name} | row for name, row in rows.items()], notes)
+    tables.write_table(options.out / "path", [{"network": name} | row for name, row in rows.items()], notes)
     return {name: {"explained": row["explained"]} for name, row in rows.items()}
 
 

@@ -13,8 +13,8 @@ from experiments.landscape import kept
 from experiments.landscape.line import random, reach
 from experiments.landscape.options import Options, asked
 from experiments.landscape.sweep import Job, sweep
-from jaxcnn import plots, report
-from jaxcnn.landscape import cosine_similarity
+from jaxcnn import plots, tables
+from jaxcnn.loss_landscape import cosine_similarity
 
 
 def check(options: Options) -> None:
@@ -62,7 +62,7 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
         f"{what}. Shares of the plane (percent of its points) where the loss is below {options.plane.multiple:g} times that in "
         "the middle, and below that of guessing, ln(classes). cosine: between the two directions."
     ]
-    report.write_table(options.out / "plane", [{"network": name} | row for name, row in rows.items()], notes)
+    tables.write_table(options.out / "plane", [{"network": name} | row for name, row in rows.items()], notes)
     return {name: {key: value for key, value in row.items() if key.startswith("area")} for name, row in rows.items()}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import jaxcnn as jc
 from experiments.landscape import kept
 from experiments.landscape.options import Options, asked, images, opened
-from jaxcnn import plots, report
+from jaxcnn import plots, tables
 from jaxcnn.augment import normalize
 from jaxcnn.progress import Progress
 from jaxcnn.state import eval_state
@@ -69,7 +69,7 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
     rows = {name: {"sharpness": float(each.arrays["sharpness"])} for name, each in found.items()}
     what = kept.setting(next(iter(found.values())))
     notes = [f"{what}. The largest eigenvalue of the Hessian of their mean loss, in training mode: one batch."]
-    report.write_table(options.out / "sharpness", [{"network": name} | row for name, row in rows.items()], notes)
+    tables.write_table(options.out / "sharpness", [{"network": name} | row for name, row in rows.items()], notes)
     bars = {kept.title(name): {"at the last state": row["sharpness"]} for name, row in rows.items()}
     figure = plots.bars(bars, ylabel="largest eigenvalue of the Hessian", title=f"Sharpness: {what}")
     plots.save(figure, options.out / "sharpness" / "sharpness.png")

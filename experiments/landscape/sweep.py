@@ -12,7 +12,7 @@ import numpy as np
 import jaxcnn as jc
 from experiments.landscape import kept
 from experiments.landscape.options import Options, images, opened
-from jaxcnn.landscape import LandscapeValues, evaluate_along
+from jaxcnn.loss_landscape import LandscapeValues, evaluate_along
 from jaxcnn.progress import Progress
 
 SAVED = 10.0

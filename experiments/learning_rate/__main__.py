@@ -10,7 +10,7 @@ import jaxcnn as jc
 from experiments.learning_rate import edge, finder, schedules, sweep, theory
 from experiments.learning_rate.options import PRESETS, Options
 from experiments.parts import done
-from jaxcnn import command, report
+from jaxcnn import cli, tables
 
 PARTS: dict[str, ModuleType] = {
     "theory": theory,
@@ -25,18 +25,18 @@ PARTS: dict[str, ModuleType] = {
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=about.__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
-        command.enable_compilation_cache()
+        cli.enable_compilation_cache()
         if not options.plot_only and not done(parts, options, stop):
             return stop.exit_code
         # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
         drawn = [name for name in PARTS if name in parts or (options.out / name / "table.csv").exists()]
-        with command.reading(options.out):
+        with cli.reading(options.out):
             lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
-        report.write_table(options.out, lines, ["Predicted by theory (-: theory has no number), and measured."])
-        print(report.markdown(lines))
+        tables.write_table(options.out, lines, ["Predicted by theory (-: theory has no number), and measured."])
+        print(tables.markdown(lines))
         print(f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}")
     return 0
 

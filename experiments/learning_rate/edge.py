@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.learning_rate.options import Options, data, label, rates, recipe
-from jaxcnn import descent, plots, report, study, train
+from jaxcnn import descent, plots, runs, tables, training
 from jaxcnn.augment import normalize
 
 
@@ -21,7 +21,7 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
     """Run's name -> recipe: plain gradient descent, then with momentum."""
     edge, there = options.edge, data(options)
     n = edge.examples or len(there.train.labels)
-    runs = {}
+    all_runs = {}
     for momentum, values in ((0.0, edge.rates), (edge.momentum, edge.momentum_rates)):
         for rate in values:
             numbers: dict[str, Any] = {"model": "mlp", "options": {"hidden": list(edge.hidden), "activation": "tanh"}}
@@ -33,8 +33,8 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
                 "every": edge.every,
             }
             numbers |= {"optimizer": "momentum" if momentum else "sgd", "momentum": momentum, "lr": rate}
-            runs[f"momentum{label(momentum)}-rate{label(rate)}"] = recipe(options, **numbers)
-    return runs
+            all_runs[f"momentum{label(momentum)}-rate{label(rate)}"] = recipe(options, **numbers)
+    return all_runs
 
 
 def check(options: Options) -> None:
@@ -46,9 +46,9 @@ def check(options: Options) -> None:
             "edge.hidden is empty; a linear network has a fixed curvature: write --edge.hidden 64 64 64"
         )
     for run in recipes(options).values():
-        there = study.subset_for(run, data(options))
-        study.model_and_optimizer(run, len(there.classes))
-        train.check_config(run, there, jc.strategy("jit", 1))
+        there = runs.subset_for(run, data(options))
+        runs.model_and_optimizer(run, len(there.classes))
+        training.check_config(run, there, jc.strategy("jit", 1))
 
 
 def sharp(model: Any, state: jc.State, there: jc.Dataset) -> dict[str, float]:
@@ -61,11 +61,11 @@ def sharp(model: Any, state: jc.State, there: jc.Dataset) -> dict[str, float]:
 def run(options: Options, stop: Any) -> bool:
     """Train what is missing; False when stopped on the way. One device: nothing here is worth splitting."""
     there, out, strategy = data(options), options.out / "edge", jc.strategy("jit", 1)
-    runs = recipes(options)
-    return study.sweep(runs, there, out, strategy=strategy, stop=stop, measure=sharp, brief=True) is not None
+    all_runs = recipes(options)
+    return runs.sweep(all_runs, there, out, strategy=strategy, stop=stop, measure=sharp, brief=True) is not None
 
 
-def line_of(run: study.Run) -> float:
+def line_of(run: runs.Run) -> float:
     """Where theory has the edge: 2 (1 + m) / rate."""
     return descent.limit(1.0, run.recipe.momentum) / run.recipe.lr
 
@@ -73,15 +73,15 @@ def line_of(run: study.Run) -> float:
 def draw(options: Options) -> list[dict[str, Any]]:
     """`edge.png` and the table, from the runs that are over."""
     out = options.out / "edge"
-    runs = sorted(study.finished_runs(out), key=lambda run: (run.recipe.momentum, run.recipe.lr))
-    lines = [_line(run) for run in runs]
-    setting = runs[0].recipe
+    all_runs = sorted(runs.finished_runs(out), key=lambda run: (run.recipe.momentum, run.recipe.lr))
+    lines = [_line(run) for run in all_runs]
+    setting = all_runs[0].recipe
     n = f"tanh network {setting.options['hidden']} on {setting.batch} images of {setting.dataset}"
     notes = [
         f"{n}, squared loss, {setting.steps} full-batch steps, 1 seed. measured: the sharpness, median of the last quarter."
     ]
-    report.write_table(out, lines, notes + [run.divergence for run in runs if run.divergence])
-    for momentum, group in itertools.groupby(runs, key=lambda run: run.recipe.momentum):
+    tables.write_table(out, lines, notes + [run.divergence for run in all_runs if run.divergence])
+    for momentum, group in itertools.groupby(all_runs, key=lambda run: run.recipe.momentum):
         name = f"momentum {momentum:g}" if momentum else "gradient descent"
         _figure(list(group), f"{name}: {n}", out / ("momentum.png" if momentum else "edge.png"))
     return [
@@ -91,7 +91,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     ]
 
 
-def _line(run: study.Run) -> dict[str, Any]:
+def _line(run: runs.Run) -> dict[str, Any]:
     seen = [row["sharpness"] for row in run.rows if row.get("sharpness") is not None]
     edge, last = line_of(run), [] if run.divergence else seen[-max(1, len(seen) // 4) :]
     crossed = next((row["step"] for row in run.rows if (row.get("sharpness") or 0) >= edge), None)
@@ -104,12 +104,12 @@ def _line(run: study.Run) -> dict[str, Any]:
     return line | {"ratio": line["measured"] / edge if last else None, "train_loss": run.result["train_loss"]}
 
 
-def _figure(runs: list[study.Run], title: str, path: Any) -> None:
+def _figure(all_runs: list[runs.Run], title: str, path: Any) -> None:
     """Sharpness above, loss below, a column for each rate."""
-    ended = [run for run in runs if not run.divergence] or runs
-    ceiling = 1.15 * max(*map(line_of, runs), *(row.get("sharpness") or 0 for run in ended for row in run.rows))
+    ended = [run for run in all_runs if not run.divergence] or all_runs
+    ceiling = 1.15 * max(*map(line_of, all_runs), *(row.get("sharpness") or 0 for run in ended for row in run.rows))
     above, below = [], []
-    for run in runs:
+    for run in all_runs:
         steps = [row["step"] for row in run.rows]
         values = [row.get("sharpness") for row in run.rows]
         sharpness = plots.Line(steps, values, colour=plots.COLOURS[0])
@@ -118,4 +118,4 @@ def _figure(runs: list[study.Run], title: str, path: Any) -> None:
         above.append(panel._replace(ylim=(0, ceiling)))
         loss = plots.Line(steps, [row["train_loss"] for row in run.rows], colour=plots.COLOURS[1])
         below.append(plots.Panel("", (loss,), (), "step", "loss", ylog=True))
-    plots.save(plots.grid(above + below, columns=len(runs), share="x", title=title), path)
+    plots.save(plots.grid(above + below, columns=len(all_runs), share="x", title=title), path)

@@ -8,8 +8,8 @@ from typing import Any
 
 import jaxcnn as jc
 from experiments.learning_rate.options import Options, data, recipe
-from jaxcnn import plots, report, study, train
-from jaxcnn.log import read_json, write_text
+from jaxcnn import plots, runs, tables, training
+from jaxcnn.run_log import read_json, write_text
 
 
 def _recipe(options: Options, name: str) -> jc.Recipe:
@@ -28,8 +28,8 @@ def check(options: Options) -> None:
     if finder.steps < 10:
         raise jc.ArgumentError(f"finder.steps is {finder.steps}; expected at least 10: write --finder.steps 150")
     for name in finder.optimizers:
-        study.model_and_optimizer(_recipe(options, name), 10)
-        train.check_config(_recipe(options, name), data(options), jc.strategy(options.strategy))
+        runs.model_and_optimizer(_recipe(options, name), 10)
+        training.check_config(_recipe(options, name), data(options), jc.strategy(options.strategy))
 
 
 def _asked(options: Options, name: str) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
         f"{n}. suggested: where the loss falls most steeply; limit: where it leaves its lowest values for good; "
         "diverged: where it is 4 times its start."
     ]
-    report.write_table(folder, lines, notes)
+    tables.write_table(folder, lines, notes)
     figure = plots.grid([_panel(name, test) for name, test in found.items()], share="none", title=f"Range test: {n}")
     plots.save(figure, folder / "finder.png")
     return [

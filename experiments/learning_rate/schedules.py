@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.learning_rate.options import Options, data, label, rates, recipe
-from jaxcnn import plots, report, study, train
+from jaxcnn import plots, runs, tables, training
 
 LAST = ("train_loss", "eval_loss", "eval_error", "heldout_error")
 """The last row's figures of a run; `eval_*` is of the validation split, `heldout_error` of the test split."""
@@ -17,7 +17,7 @@ LAST = ("train_loss", "eval_loss", "eval_error", "heldout_error")
 
 def recipes(options: Options) -> dict[str, jc.Recipe]:
     """Run's name -> recipe."""
-    runs = {}
+    all_runs = {}
     for seed in range(options.seeds):
         for name in options.schedules.names:
             for rate in options.schedules.rates:
@@ -26,8 +26,8 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
                 numbers: dict[str, Any] = {"schedule": name, "lr": rate, "drops": drops, "seed": seed, "steps": steps}
                 numbers |= {"batch": options.batch, "every": max(1, steps // 20), "optimizer": "momentum"}
                 numbers |= {"validation": options.validation, "report": "validation"}
-                runs[f"{name}-rate{label(rate)}-seed{seed}"] = recipe(options, **numbers)
-    return runs
+                all_runs[f"{name}-rate{label(rate)}-seed{seed}"] = recipe(options, **numbers)
+    return all_runs
 
 
 def check(options: Options) -> None:
@@ -37,8 +37,8 @@ def check(options: Options) -> None:
         raise jc.ArgumentError(f"schedules.names is empty; write --schedules.names {' '.join(list(jc.SCHEDULES)[:3])}")
     there = data(options, options.validation)
     for run in recipes(options).values():
-        study.model_and_optimizer(run, len(there.classes))
-        train.check_config(run, there, jc.strategy(options.strategy))
+        runs.model_and_optimizer(run, len(there.classes))
+        training.check_config(run, there, jc.strategy(options.strategy))
 
 
 def heldout(steps: int, model: Any, state: jc.State, there: jc.Dataset) -> dict[str, float]:
@@ -52,13 +52,13 @@ def run(options: Options, stop: Any) -> bool:
     """Train what is missing; False when stopped on the way."""
     there, strategy = data(options, options.validation), jc.strategy(options.strategy)
     how: dict[str, Any] = {"strategy": strategy, "stop": stop, "measure": partial(heldout, options.schedules.steps)}
-    return study.sweep(recipes(options), there, options.out / "schedules", **how, brief=True) is not None
+    return runs.sweep(recipes(options), there, options.out / "schedules", **how, brief=True) is not None
 
 
-def best(runs: list[study.Run]) -> tuple[float, list[study.Run]]:
+def best(all_runs: list[runs.Run]) -> tuple[float, list[runs.Run]]:
     """The peak rate with the lowest mean validation error of those whose every seed ended, and its runs."""
-    by_rate: dict[float, list[study.Run]] = {}
-    for run in runs:
+    by_rate: dict[float, list[runs.Run]] = {}
+    for run in all_runs:
         by_rate.setdefault(run.recipe.lr, []).append(run)
     ended = {rate: group for rate, group in by_rate.items() if not any(run.divergence for run in group)} or by_rate
 
@@ -72,19 +72,19 @@ def best(runs: list[study.Run]) -> tuple[float, list[study.Run]]:
 def draw(options: Options) -> list[dict[str, Any]]:
     """`rates.png`, `curves.png` and the table, from the runs that are over."""
     out = options.out / "schedules"
-    runs = study.finished_runs(out)
-    by_name = {name: [run for run in runs if run.recipe.schedule == name] for name in jc.SCHEDULES}
+    all_runs = runs.finished_runs(out)
+    by_name = {name: [run for run in all_runs if run.recipe.schedule == name] for name in jc.SCHEDULES}
     chosen = {name: best(group) for name, group in by_name.items() if group}
     lines = []
     for name, (rate, group) in chosen.items():
-        line = study.aggregate_seeds(group, LAST)
+        line = runs.aggregate_seeds(group, LAST)
         split = line.pop("eval_split")  # two splits in one table: each column says which
         named = {key.replace("eval", split).replace("heldout", "test"): value for key, value in line.items()}
         lines.append({"schedule": name, "rate": label(rate)} | named)
-    setting = runs[0].recipe
+    setting = all_runs[0].recipe
     n = f"{setting.model} on {setting.dataset}, momentum 0.9, {setting.steps} steps of {setting.batch}"
-    trials = f"peak rate the best of {len({run.recipe.lr for run in runs})} by validation error"
-    report.write_table(
+    trials = f"peak rate the best of {len({run.recipe.lr for run in all_runs})} by validation error"
+    tables.write_table(
         out, sorted(lines, key=lambda line: line["test_error"]), [f"{n}; {trials}; the test split chose nothing."]
     )
     _draw(chosen, n, out)
@@ -99,7 +99,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(chosen: dict[str, tuple[float, list[study.Run]]], n: str, out: Any) -> None:
+def _draw(chosen: dict[str, tuple[float, list[runs.Run]]], n: str, out: Any) -> None:
     shapes, curves = [], []
     for name, (rate, group) in chosen.items():
         rows = [run.rows for run in group]

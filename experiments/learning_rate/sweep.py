@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.learning_rate.options import Options, data, label, rates, recipe
-from jaxcnn import plots, report, study, train
+from jaxcnn import plots, runs, tables, training
 
 GUESSING = 0.98
 """Of log(classes): by the classes' own frequencies one guesses a little better than that."""
@@ -18,13 +18,15 @@ GUESSING = 0.98
 def recipes(options: Options) -> dict[str, jc.Recipe]:
     """Run's name -> recipe."""
     n, sweep = len(data(options).train.labels), options.sweep
-    runs = {}
+    all_runs = {}
     for batch in sweep.batches:
         steps = math.ceil(sweep.epochs * n / batch)
         for rate in sweep.rates:
             numbers: dict[str, Any] = {"batch": batch, "steps": steps, "every": math.ceil(steps / 10)}
-            runs[f"batch{batch}-rate{label(rate)}"] = recipe(options, lr=rate, optimizer=options.optimizer, **numbers)
-    return runs
+            all_runs[f"batch{batch}-rate{label(rate)}"] = recipe(
+                options, lr=rate, optimizer=options.optimizer, **numbers
+            )
+    return all_runs
 
 
 def check(options: Options) -> None:
@@ -35,52 +37,52 @@ def check(options: Options) -> None:
             "sweep.batches is empty or sweep.epochs below 1; write --sweep.batches 16 64 --sweep.epochs 10"
         )
     for run in recipes(options).values():
-        study.model_and_optimizer(run, len(data(options).classes))
-        train.check_config(run, data(options), jc.strategy(options.strategy))
+        runs.model_and_optimizer(run, len(data(options).classes))
+        training.check_config(run, data(options), jc.strategy(options.strategy))
 
 
 def run(options: Options, stop: Any) -> bool:
     """Train what is missing; False when stopped on the way."""
     out, strategy = options.out / "sweep", jc.strategy(options.strategy)
-    return study.sweep(recipes(options), data(options), out, strategy=strategy, stop=stop, brief=True) is not None
+    return runs.sweep(recipes(options), data(options), out, strategy=strategy, stop=stop, brief=True) is not None
 
 
-def broken(runs: dict[float, study.Run], classes: int) -> set[float]:
+def broken(all_runs: dict[float, runs.Run], classes: int) -> set[float]:
     """The rates (keys of `runs`) too large to train at: diverged, or above the best rate and no better than guessing.
 
     A network whose units have died has a finite loss, that of guessing; a rate that is too small has it too, but lies below.
     """
-    ended = {rate: run.result["train_loss"] for rate, run in runs.items() if not run.divergence}
+    ended = {rate: run.result["train_loss"] for rate, run in all_runs.items() if not run.divergence}
     best = min(ended, key=ended.__getitem__, default=0.0)
     dead = {rate for rate, loss in ended.items() if rate > best and loss >= GUESSING * math.log(classes)}
-    return dead | (set(runs) - set(ended))
+    return dead | (set(all_runs) - set(ended))
 
 
-def stable(runs: dict[float, study.Run], classes: int) -> float | None:
+def stable(all_runs: dict[float, runs.Run], classes: int) -> float | None:
     """The largest rate below the first that is too large; None if the smallest is."""
-    least = min(broken(runs, classes), default=math.inf)
-    return max((rate for rate in runs if rate < least), default=None)
+    least = min(broken(all_runs, classes), default=math.inf)
+    return max((rate for rate in all_runs if rate < least), default=None)
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
     """`curves.png`, `map.png` and the table, from the runs that are over."""
     out = options.out / "sweep"
-    runs = study.finished_runs(out)
-    classes = len(jc.DATASETS[runs[0].recipe.dataset].classes)
-    batches = sorted({run.recipe.batch for run in runs})
-    by_batch = {b: {run.recipe.lr: run for run in runs if run.recipe.batch == b} for b in batches}
+    all_runs = runs.finished_runs(out)
+    classes = len(jc.DATASETS[all_runs[0].recipe.dataset].classes)
+    batches = sorted({run.recipe.batch for run in all_runs})
+    by_batch = {b: {run.recipe.lr: run for run in all_runs if run.recipe.batch == b} for b in batches}
     lines = [
         _line(run) | {"too_large": "yes" if rate in broken(group, classes) else "-"}
         for group in by_batch.values()
         for rate, run in sorted(group.items())
     ]
-    first = runs[0].recipe
+    first = all_runs[0].recipe
     n = f"{first.model} on {first.dataset}, {first.optimizer}, {first.steps * first.batch:,} images a run, 1 seed"
     notes = [
         f"{n}; errors in percent, losses in nats, after the last step; too large: diverged, or no better than guessing."
     ]
-    report.write_table(out, lines, notes + [run.divergence for run in runs if run.divergence])
-    split = study.eval_split(runs)
+    tables.write_table(out, lines, notes + [run.divergence for run in all_runs if run.divergence])
+    split = runs.eval_split(all_runs)
     _curves(by_batch, classes, split, n, out)
     limits = {b: stable(group, classes) for b, group in by_batch.items()}
     _map(by_batch, limits, classes, split, n, out)
@@ -90,7 +92,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     ]
 
 
-def _line(run: study.Run) -> dict[str, Any]:
+def _line(run: runs.Run) -> dict[str, Any]:
     keys = ("eval_split", "train_loss", "eval_loss", "train_error", "eval_error")
     return {"batch": run.recipe.batch, "rate": label(run.recipe.lr)} | {key: run.result[key] for key in keys}
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.learning_rate.options import Options
-from jaxcnn import descent, plots, report
+from jaxcnn import descent, plots, tables
 
 SHARES = (0.4, 1.8, 2.04)
 """Rates shown, in units of 1 / L."""
@@ -86,7 +86,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
         lines += [_limit(problem, momentum) for momentum in MOMENTA]
     _directions(line, folder)
     _jump(line, folder)
-    report.write_table(
+    tables.write_table(
         folder, lines, ["Measured: bisection over the rate, 1000 steps a trial; predicted: 2 (1 + m) / L."]
     )
     return lines

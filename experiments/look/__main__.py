@@ -18,25 +18,25 @@ from experiments.look.errors import BINS, judged
 from experiments.look.options import FILE, PARTS, Options, check, folder
 from experiments.look.reading import see
 from experiments.look.seen import Section, Seen
-from jaxcnn import command, plots, report
+from jaxcnn import cli, plots, tables
 from jaxcnn.calibration import calibration
-from jaxcnn.log import write_text
 from jaxcnn.progress import Progress
+from jaxcnn.run_log import write_text
 
 
 def main(args: list[str] | None = None) -> int:
     """Write the page; returns the exit code."""
-    with command.cli_errors():
-        options = command.parse({"look": Options()}, args, about=about.__doc__)
+    with cli.cli_errors():
+        options = cli.parse({"look": Options()}, args, about=about.__doc__)
         check(options)
-        command.enable_compilation_cache()
+        cli.enable_compilation_cache()
         seen = see(options)
         wanted = ["own"] * (seen.own is not None) + [part for part in PARTS if part in options.parts]
         sections = drawn(seen, wanted)
         out = folder(options)
         write(out, seen, sections)
         row = numbers(seen)
-        report.write_table(
+        tables.write_table(
             out, [row], [judged(seen), f"Calibration error: expected, over {BINS} bins of confidence, percent."]
         )
         print(f"{judged(seen)} Calibration error {row['calibration_error']:.1f}%.")

@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 from experiments.look.seen import Section, Seen
-from jaxcnn.log import read_json
-from jaxcnn.look import summary
-from jaxcnn.look.summary import LayerSummary
+from jaxcnn.interpret import summary
+from jaxcnn.interpret.summary import LayerSummary
 from jaxcnn.recipe import Recipe
+from jaxcnn.run_log import read_json
 
 
 def section(seen: Seen) -> Section:

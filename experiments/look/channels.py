@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from experiments.look.seen import Picture, Section, Seen
-from jaxcnn.look.excite import maximize_activation
-from jaxcnn.look.features import maps_of
-from jaxcnn.look.receptive import ReceptiveField, receptive_fields, receptive_patch
-from jaxcnn.look.strongest import TopActivations, top_activations
-from jaxcnn.look.summary import summary
+from jaxcnn.interpret.activations import maps_of
+from jaxcnn.interpret.feature_visualization import maximize_activation
+from jaxcnn.interpret.most_active import TopActivations, top_activations
+from jaxcnn.interpret.receptive_field import ReceptiveField, receptive_fields, receptive_patch
+from jaxcnn.interpret.summary import summary
 from jaxcnn.plots.mosaic import Strip, as_picture, mosaic
 
 CHANNELS, STAGES = 8, 5

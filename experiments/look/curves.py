@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.look.seen import Picture, Section, Seen
-from jaxcnn import plots, report
+from jaxcnn import plots, tables
 
 Rows = Sequence[Mapping[str, Any]]
 KEYS = ("train_loss", "eval_loss", "train_error", "eval_error")
@@ -21,7 +21,7 @@ def section(seen: Seen) -> Section:
     rows = known(seen.run.rows)
     if not rows:
         return Section("Learning curves", "The run wrote no rows.")
-    turn = report.turning_point(rows, window=WINDOW, margin=MARGIN)
+    turn = tables.turning_point(rows, window=WINDOW, margin=MARGIN)
     averaged = (
         "one clean pass" if recipe.train_error == "clean" else "a running mean over the batches that were trained on"
     )
@@ -49,7 +49,7 @@ def told(rows: Rows, turn: Mapping[str, Any] | None, split: str) -> str:
     losses = numbers(rows, "eval_loss")
     rule = (
         f"a turn is called where the mean over {WINDOW} neighbouring rows is lowest, if it ends more than {100 * MARGIN:.0f}% "
-        "above that (jaxcnn.report.turning_point, after Prechelt 1998)"
+        "above that (jaxcnn.tables.turning_point, after Prechelt 1998)"
     )
     if not losses:
         return f"No row has a {split} loss, so nothing can be said of overfitting."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.look.seen import Picture, Section, Seen
-from jaxcnn.look.features import feature_maps
+from jaxcnn.interpret.activations import feature_maps
 from jaxcnn.plots.mosaic import Strip, as_picture, mosaic
 
 CHANNELS, PICTURES = 10, 2

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.look.seen import Picture, Section, Seen
-from jaxcnn.look.features import first_kernels
+from jaxcnn.interpret.activations import first_kernels
 from jaxcnn.plots.mosaic import Strip, mosaic
 from jaxcnn.recipe import ArgumentError
 

@@ -11,9 +11,9 @@ from experiments.finetune.results import worst
 from experiments.look.reading import probabilities
 from experiments.look.seen import Picture, Section, Seen
 from jaxcnn import ArgumentError, plots
-from jaxcnn.look import stage_shapes
-from jaxcnn.look.heat import ATTRIBUTION_METHODS, attribution
-from jaxcnn.look.receptive import receptive_fields
+from jaxcnn.interpret import stage_shapes
+from jaxcnn.interpret.methods import ATTRIBUTION_METHODS, attribution
+from jaxcnn.interpret.receptive_field import receptive_fields
 from jaxcnn.plots import Tile
 
 RIGHT, WRONG, OWN = 3, 4, 3

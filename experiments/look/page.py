@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.look.seen import Picture, Section
 from experiments.look.sheet import CSS
-from jaxcnn import report
+from jaxcnn import tables
 
 LONG = 24
 """Rows above which a table scrolls in a box."""
@@ -108,7 +108,7 @@ def figure(picture: Picture, png: bytes, number: int) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     """The rows as `report.compact` shortens them, columns of numbers to the right; many rows scroll in a box."""
-    short = [report.compact(row) for row in rows]
+    short = [tables.compact(row) for row in rows]
     columns = list(dict.fromkeys(name for row in short for name in row))
     right = {name for name in columns if all(NUMBER.fullmatch(row.get(name, "-")) for row in short)}
     kind = {name: ' class="number"' if name in right else "" for name in columns}

@@ -12,9 +12,9 @@ import jaxcnn as jc
 from experiments.finetune.opening import reopened
 from experiments.look.options import Options
 from experiments.look.seen import Seen
-from jaxcnn import study
+from jaxcnn import runs
 from jaxcnn.data import load_images
-from jaxcnn.look import stage_shapes
+from jaxcnn.interpret import stage_shapes
 from jaxcnn.recipe import check_choice
 
 IMAGES = 500
@@ -32,7 +32,7 @@ def see(options: Options) -> Seen:
     shape = split.images.shape[1:]
     shown = chosen(model, shape, options.stages)
     mine = None if options.image is None else picture(options.image, shape)
-    run = study.load_trained_model(options.run, data=data)
+    run = runs.load_trained_model(options.run, data=data)
     images, labels = np.asarray(split.images[:n]), np.asarray(split.labels[:n])
     return Seen(run, images, labels, probabilities(run, images), shown, mine)
 
@@ -40,7 +40,7 @@ def see(options: Options) -> Seen:
 def opened(options: Options) -> tuple[jc.Dataset, Any]:
     """The data and the model of a run, if that is a classifier's; its checkpoints are not read yet."""
     if not (options.run / "config.json").is_file():
-        study.load_trained_model(options.run)  # which tells what is there instead
+        runs.load_trained_model(options.run)  # which tells what is there instead
     recipe = jc.Recipe.load(options.run)
     if recipe.loss == "reconstruction" or recipe.model in ("autoencoder", "unet"):
         found = f"{options.run} holds {recipe.model!r}, which does not sort images into classes"
@@ -49,7 +49,7 @@ def opened(options: Options) -> tuple[jc.Dataset, Any]:
         data = reopened(options.run)
     else:
         data = jc.load_dataset(recipe.dataset, options.data_dir, validation=recipe.validation)
-    return data, study.model_and_optimizer(recipe, len(data.classes))[0]
+    return data, runs.model_and_optimizer(recipe, len(data.classes))[0]
 
 
 def number(asked: int | None, there: int, split: str) -> int:
@@ -85,7 +85,7 @@ def picture(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.round(found @ LUMINANCE)[..., None].astype(np.uint8)
 
 
-def probabilities(run: study.TrainedModel, images: np.ndarray) -> np.ndarray:
+def probabilities(run: runs.TrainedModel, images: np.ndarray) -> np.ndarray:
     """The softmax of the newest state's logits, float64 [n, classes]; ArgumentError if they are no numbers."""
     logits = jc.predict(run.model, run.last, images).astype(np.float64)
     if not np.isfinite(logits).all():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn import study
+from jaxcnn import runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Seen(NamedTuple):
     """A run, the images that it is asked about, and its answers."""
 
-    run: study.TrainedModel
+    run: runs.TrainedModel
     images: np.ndarray
     """uint8 [n, h, w, c]: the first n of the split that the recipe reports, test or validation."""
     labels: np.ndarray

@@ -16,24 +16,24 @@ import jaxcnn as jc
 from experiments.scaling import compiled, paper, wire
 from experiments.scaling.arithmetic import Norm, traffic
 from experiments.scaling.options import Options, check
-from jaxcnn import command, plots, report
-from jaxcnn.log import read_json, write_text
+from jaxcnn import cli, plots, tables
+from jaxcnn.run_log import read_json, write_text
 
 
 def main(args: list[str] | None = None) -> int:
     """Do what is asked for, then draw; returns the exit code."""
-    with command.cli_errors():
-        options = command.parse({"quick": Options()}, args, about=about.__doc__)
+    with cli.cli_errors():
+        options = cli.parse({"quick": Options()}, args, about=about.__doc__)
         check(options)
         options.out.mkdir(parents=True, exist_ok=True)
         if not options.plot_only:
             if "compiled" in options.parts:
                 simulate(max(options.devices))
-                command.enable_compilation_cache()
+                cli.enable_compilation_cache()
                 keep(options.out / "compiled.json", compiled.run(options))
             if "wire" in options.parts:
                 keep(options.out / "wire.json", on_the_wire(options))
-        with command.reading(options.out):
+        with cli.reading(options.out):
             draw(options)
     return 0
 
@@ -65,21 +65,23 @@ def draw(options: Options) -> None:
     """Tables and figures of the arithmetic, and tables of what was measured before or just now."""
     out = options.out
     lines = paper.limits(options)
-    report.write_table(out, lines, paper.assumed())
+    tables.write_table(out, lines, paper.assumed())
     written = ["table"]
-    tables = {"counts": (paper.counts(options.depths), ["Float32, under jit; an epoch is 391 steps of 128 images."])}
-    tables |= {"growth": (paper.growth(options), paper.assumed())}
+    table_rows = {
+        "counts": (paper.counts(options.depths), ["Float32, under jit; an epoch is 391 steps of 128 images."])
+    }
+    table_rows |= {"growth": (paper.growth(options), paper.assumed())}
     if (out / "compiled.json").exists():
-        tables["compiled"] = (read_json(out / "compiled.json", list), ["Programs that XLA compiled for CPUs."])
+        table_rows["compiled"] = (read_json(out / "compiled.json", list), ["Programs that XLA compiled for CPUs."])
     if (out / "wire.json").exists():
-        tables |= measured(read_json(out / "wire.json"))
-    for name, (rows, notes) in tables.items():
+        table_rows |= measured(read_json(out / "wire.json"))
+    for name, (rows, notes) in table_rows.items():
         (out / name).mkdir(exist_ok=True)
-        report.write_table(out / name, rows, notes)
+        tables.write_table(out / name, rows, notes)
         written.append(f"{name}/table")
     plots.save(paper.share(options), out / "share.png")
     plots.save(paper.volume(options), out / "bytes.png")
-    print(report.markdown(lines))
+    print(tables.markdown(lines))
     print(f"wrote {', '.join(written)} (.md and .csv), share.png and bytes.png in {out}")
 
 

@@ -14,7 +14,7 @@ from experiments.scaling.options import Options
 from jaxcnn import parallel
 from jaxcnn.progress import Progress
 from jaxcnn.state import init_state
-from jaxcnn.train import make_train_step
+from jaxcnn.training import make_train_step
 
 _TENSOR = re.compile(r"(\w+)\[([\d,]*)\]")
 _COLLECTIVE = re.compile(

@@ -21,18 +21,18 @@ import jaxcnn as jc
 from experiments.scaling.arithmetic import Norm
 from experiments.scaling.compiled import Job, job, text
 from experiments.scaling.wire import CHAIN, LARGE
-from jaxcnn import command, hosts
+from jaxcnn import cli, multihost
 
 
 def main(settings: Mapping[str, Any]) -> None:
     """Join the others, compile, and answer each line `NAME TIMES` with the seconds that it took."""
     count, me = settings["processes"], settings["me"]
     if count > 1:
-        hosts.initialize(f"127.0.0.1:{settings['port']}", count, me)
+        multihost.initialize(f"127.0.0.1:{settings['port']}", count, me)
     jax.devices()  # in which all take part
     if me > 0 and not sys.stdin.readline():  # whoever started it is gone
         return
-    command.enable_compilation_cache()
+    cli.enable_compilation_cache()
     calls = works(settings)
     print("ready", flush=True)
     for line in sys.stdin:

@@ -10,7 +10,7 @@ import jaxcnn as jc
 from experiments.parts import done
 from experiments.signals import end, path, start
 from experiments.signals.options import PRESETS, Options
-from jaxcnn import command, report
+from jaxcnn import cli, tables
 
 PARTS: dict[str, ModuleType] = {"start": start, "end": end, "path": path}
 """Each has `check(options)`, before anything is trained; `run(options, stop)`, True when all of it is there; and
@@ -19,21 +19,21 @@ PARTS: dict[str, ModuleType] = {"start": start, "end": end, "path": path}
 
 def main(args: list[str] | None = None) -> int:
     """Train and measure what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(PRESETS, args, about=about.__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
-        command.enable_compilation_cache()
+        cli.enable_compilation_cache()
         if not options.plot_only and not done(parts, options, stop):
             return stop.exit_code
         # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
         there = {name for name in PARTS if any((options.out / name).glob("*.jsonl"))}
         made = set(parts) if not options.plot_only or not there else set()
         drawn = [name for name in PARTS if name in made | there]
-        with command.reading(options.out):
+        with cli.reading(options.out):
             lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
         if lines:
-            report.write_table(options.out, lines, ["Columns are explained below the tables of start and end."])
-            print(report.markdown(lines))
+            tables.write_table(options.out, lines, ["Columns are explained below the tables of start and end."])
+            print(tables.markdown(lines))
         print(f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}")
     return 0
 

@@ -12,7 +12,7 @@ from experiments.signals import figures, measure, reading, without
 from experiments.signals.figures import Measured
 from experiments.signals.networks import Net
 from experiments.signals.options import Options
-from jaxcnn import plots, report
+from jaxcnn import plots, tables
 
 check = reading.check
 FLAT = 5
@@ -39,7 +39,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     for key in ("gradient", "rank"):
         plots.save(change(firsts, key, n), folder / f"{key}.png")
     lines = [figures.line(head, rows) for head, rows in ends]
-    report.write_table(
+    tables.write_table(
         folder, lines, [*figures.notes(f"{n}; {images}"), *said(ends), *without.told(options.out / "trials")]
     )
     return lines

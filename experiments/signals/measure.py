@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from jaxcnn.log import read_lines, write_text
-from jaxcnn.look.rank import effective_rank, similarity
-from jaxcnn.look.responses import gradient_norms, kernel_norms, map_responses
+from jaxcnn.interpret.rank import effective_rank, similarity
+from jaxcnn.interpret.signal_propagation import gradient_norms, kernel_norms, map_responses
+from jaxcnn.run_log import read_lines, write_text
 
 Row = dict[str, Any]
 

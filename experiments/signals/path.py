@@ -10,7 +10,7 @@ from experiments.signals import measure, reading
 from experiments.signals.networks import Net
 from experiments.signals.options import Options
 from experiments.signals.picture import Map, maps
-from jaxcnn import plots, report
+from jaxcnn import plots, tables
 
 check = reading.check
 
@@ -32,7 +32,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     plots.save(maps(panels, columns=columns, label="gradient norm", title=title), folder / "gradient.png")
     lines = [line for head, rows in found for line in ratios(head, rows)]
     images = f"{head['asked']['images']} training images"
-    report.write_table(folder, lines, [f"{title}, on {images}: the first and the last 3x3 convolution, first by last."])
+    tables.write_table(folder, lines, [f"{title}, on {images}: the first and the last 3x3 convolution, first by last."])
     return []
 
 

@@ -11,8 +11,8 @@ import jaxcnn as jc
 from experiments.signals import measure, without
 from experiments.signals.networks import net, trained
 from experiments.signals.options import Options, data
-from jaxcnn import study
-from jaxcnn.log import read_json
+from jaxcnn import runs
+from jaxcnn.run_log import read_json
 
 Measure = Callable[[Any, jc.State, jc.Split, str], list[measure.Row]]
 
@@ -62,12 +62,12 @@ def _opened(
     options: Options, folder: Path, recipe: jc.Recipe, states: bool, path: bool
 ) -> tuple[Any, list[jc.State], jc.Split]:
     """Model, states and images of a run; one that diverged before its first checkpoint has its start alone."""
-    there = study.subset_for(recipe, data(recipe.dataset, options.data_dir, recipe.validation))
+    there = runs.subset_for(recipe, data(recipe.dataset, options.data_dir, recipe.validation))
     split = jc.Split(*(array[: options.images] for array in there.train))
     if not states:
-        model, tx = study.model_and_optimizer(recipe, len(there.classes))
+        model, tx = runs.model_and_optimizer(recipe, len(there.classes))
         return model, [jc.init_state(model, tx, recipe, there)], split
-    run = study.load_trained_model(folder, data=there, path=path)
+    run = runs.load_trained_model(folder, data=there, path=path)
     return run.model, list(run.states.values()), split
 
 

@@ -11,7 +11,7 @@ import jaxcnn as jc
 from experiments.signals import figures, measure, reading, theory
 from experiments.signals.networks import Net, fresh
 from experiments.signals.options import Options, data
-from jaxcnn import plots, report, study
+from jaxcnn import plots, runs, tables
 from jaxcnn.augment import normalize
 from jaxcnn.progress import Progress
 
@@ -34,7 +34,7 @@ def run(options: Options, stop: Any) -> bool:
             file = options.out / "start" / f"{name}.jsonl"
             if not measure.kept(file, asked):
                 split = jc.Split(*(array[: options.images] for array in there.train))
-                model, tx = study.model_and_optimizer(recipe, len(there.classes))
+                model, tx = runs.model_and_optimizer(recipe, len(there.classes))
                 state = jc.init_state(model, tx, recipe, there)
                 about = reading.about(recipe) | {"theory": _theory(recipe, state, split.images)}
                 measure.keep(file, asked, about, measure.signals(model, state, split, recipe.loss, train=True))
@@ -67,7 +67,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     for key, label in figures.QUANTITIES.items():
         plots.save(figures.by_kind(shown, key, label, n), folder / f"{key}.png")
     lines = [figures.line(head, rows) for head, rows in found.values()]
-    report.write_table(folder, lines, [*figures.notes(n), *said(list(found.values()))])
+    tables.write_table(folder, lines, [*figures.notes(n), *said(list(found.values()))])
     return lines
 
 

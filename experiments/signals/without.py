@@ -9,20 +9,20 @@ from typing import Any
 import jaxcnn as jc
 from experiments.signals.networks import counterpart, net, trained
 from experiments.signals.options import Options, data
-from jaxcnn import study, train
+from jaxcnn import runs, training
 
 
 def trials(options: Options) -> dict[str, jc.Recipe]:
     """Run's name -> recipe: one seed of each network at every rate."""
-    seen, runs = set(), {}
+    seen, all_runs = set(), {}
     for folder, recipe in trained(options).items():
         kind = net(recipe)
         if kind and kind.label not in seen:
             seen.add(kind.label)
             short: dict[str, Any] = {"steps": options.trial_steps, "every": max(1, options.trial_steps // 2)}
             for rate in options.rates:
-                runs[f"{folder.name}-rate{rate:g}"] = replace(counterpart(recipe, rate), **short)
-    return runs
+                all_runs[f"{folder.name}-rate{rate:g}"] = replace(counterpart(recipe, rate), **short)
+    return all_runs
 
 
 def check(options: Options) -> None:
@@ -30,29 +30,29 @@ def check(options: Options) -> None:
     if not options.rates:
         raise jc.ArgumentError("rates is empty; write --rates 0.05 0.005, or --no-counterparts")
     for recipe in trials(options).values():
-        there = study.subset_for(recipe, _data(options, recipe))
-        train.check_config(recipe, there, jc.strategy(options.strategy))
+        there = runs.subset_for(recipe, _data(options, recipe))
+        training.check_config(recipe, there, jc.strategy(options.strategy))
 
 
 def run(options: Options, stop: Any) -> bool:
     """Find the rates, then train what is missing; False when stopped on the way."""
     recipes = trials(options)
     there, how = _data(options, next(iter(recipes.values()))), {"strategy": jc.strategy(options.strategy), "stop": stop}
-    if study.sweep(recipes, there, options.out / "trials", brief=True, **how) is None:
+    if runs.sweep(recipes, there, options.out / "trials", brief=True, **how) is None:
         return False
     best = rates(options.out / "trials")
-    runs = {f.name: counterpart(recipe, best[_label(recipe)]) for f, recipe in trained(options).items()}
+    all_runs = {f.name: counterpart(recipe, best[_label(recipe)]) for f, recipe in trained(options).items()}
     keep: dict[str, Any] = {"keep_every": options.keep_every, "brief": True}
-    return study.sweep(runs, there, options.out / "without", **keep, **how) is not None
+    return runs.sweep(all_runs, there, options.out / "without", **keep, **how) is not None
 
 
 def rates(folder: Path) -> dict[str, float]:
     """Network -> its rate: of the trials that did not diverge that of the least training loss, or the smallest of all."""
-    by: dict[str, list[study.Run]] = {}
-    for run in study.finished_runs(folder):
+    by: dict[str, list[runs.Run]] = {}
+    for run in runs.finished_runs(folder):
         by.setdefault(_label(run.recipe), []).append(run)
-    good = {name: [run for run in runs if run.divergence is None] for name, runs in by.items()}
-    least = {name: min(runs, key=lambda run: run.recipe.lr) for name, runs in by.items()}
+    good = {name: [run for run in all_runs if run.divergence is None] for name, all_runs in by.items()}
+    least = {name: min(all_runs, key=lambda run: run.recipe.lr) for name, all_runs in by.items()}
     best = {name: min(good[name], key=lambda run: run.result["train_loss"], default=least[name]) for name in by}
     return {name: run.recipe.lr for name, run in best.items()}
 
@@ -60,15 +60,15 @@ def rates(folder: Path) -> dict[str, float]:
 def told(folder: Path) -> list[str]:
     """How the rates were found, in a sentence; nothing where there was no trial."""
     try:
-        runs = sorted(study.finished_runs(folder), key=lambda run: -run.recipe.lr)
+        all_runs = sorted(runs.finished_runs(folder), key=lambda run: -run.recipe.lr)
     except jc.ArgumentError:
         return []
     losses: dict[str, list[str]] = {}
-    for run in runs:
+    for run in all_runs:
         loss = "diverged" if run.divergence else f"{run.result['train_loss']:.4g}"
         losses.setdefault(_label(run.recipe), []).append(f"{run.recipe.lr:g}: {loss}")
     each = "; ".join(f"{name} {', '.join(found)}" for name, found in sorted(losses.items()))
-    half, steps = runs[0].recipe.every, runs[0].recipe.steps
+    half, steps = all_runs[0].recipe.every, all_runs[0].recipe.steps
     return [f"Without BN the rate is that of the least training loss in the last {half} of {steps} steps: {each}."]
 
 

@@ -14,7 +14,7 @@ import jaxcnn as jc
 from experiments.speedrun import records
 from experiments.speedrun.options import Options, check, fits, presets
 from experiments.speedrun.training import runner
-from jaxcnn import command
+from jaxcnn import cli
 from jaxcnn.progress import Progress
 
 
@@ -48,15 +48,15 @@ def runs(options: Options, stop: Callable[[], bool]) -> bool:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, then draw; returns the exit code."""
-    with command.cli_errors(), command.GracefulShutdown() as stop:
-        options = command.parse(presets(jax.default_backend()), args, about=about.__doc__)
+    with cli.cli_errors(), cli.GracefulShutdown() as stop:
+        options = cli.parse(presets(jax.default_backend()), args, about=about.__doc__)
         if not options.plot_only:
             check(options)
-            command.enable_compilation_cache()
+            cli.enable_compilation_cache()
             if not runs(options, stop):
                 print("stopped; runs that were over are kept, and the same command makes the others", file=sys.stderr)
                 return stop.exit_code
-        with command.reading(options.out):
+        with cli.reading(options.out):
             records.draw(options.out)
     return 0
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import jaxcnn as jc
 from experiments.speedrun.options import TARGET, Options
-from jaxcnn import parallel, plots, report
-from jaxcnn.log import read_json, read_lines, write_text
+from jaxcnn import parallel, plots, tables
+from jaxcnn.run_log import read_json, read_lines, write_text
 
 Line = dict[str, Any]
 """Of a run: its seed, seconds, train_seconds, accuracy, train_loss, warm_up (seconds, of its process) and date."""
@@ -79,7 +79,7 @@ def row(runs: Sequence[Line], config: Line) -> Line:
     """The row of the table: means over the runs, of which none is left out."""
     line: Line = {"dataset": config["dataset"], "n": len(runs)}
     for name in ("seconds", "train_seconds", "accuracy"):
-        mean, std, ci95 = report.seed_statistics([run[name] for run in runs])
+        mean, std, ci95 = tables.seed_statistics([run[name] for run in runs])
         line |= {name: mean, f"{name}_std": std, f"{name}_ci95": ci95}
     target = TARGET.get(config["dataset"])
     reached = None if target is None else "yes" if line["accuracy"] >= target else "no"
@@ -131,6 +131,6 @@ def draw(out: Path) -> None:
     config = read_json(out / "config.json")
     line = row(runs, config)
     said = notes(runs, line, config)
-    report.write_table(out, [line], said)
+    tables.write_table(out, [line], said)
     plots.save(figure(runs, config), out / "runs.png")
-    print(report.markdown([line]), *said, f"wrote {out}/table.md, table.csv and runs.png", sep="\n")
+    print(tables.markdown([line]), *said, f"wrote {out}/table.md, table.csv and runs.png", sep="\n")

@@ -9,10 +9,10 @@ from typing import Any
 
 from jaxcnn.arguments import format_value
 from jaxcnn.data.checking import verify_dataset
-from jaxcnn.data.kept import Plan, pictures_of
+from jaxcnn.data.folder_splits import ORDER, Choice, choice
+from jaxcnn.data.image_cache import Plan, pictures_of
+from jaxcnn.data.images import sides
 from jaxcnn.data.listing import PARTS, listing
-from jaxcnn.data.parting import ORDER, Choice, choice
-from jaxcnn.data.pictures import sides
 from jaxcnn.data.types import DataError, Dataset, Split, one_line
 
 log = logging.getLogger("jaxcnn.data")

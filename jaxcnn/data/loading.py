@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from jaxcnn.arguments import format_value
-from jaxcnn.data import archives, cache, download, prepared
+from jaxcnn.data import archives, cache, download, tfds
 from jaxcnn.data.digits import digits
-from jaxcnn.data.facts import DatasetInfo, dataset_info
-from jaxcnn.data.parts import hold_out
+from jaxcnn.data.registry import DatasetInfo, dataset_info
+from jaxcnn.data.splits import hold_out
 from jaxcnn.data.types import DataError, Dataset, Split, assemble, check, one_line
 
 log = logging.getLogger("jaxcnn.data")
@@ -100,8 +100,8 @@ def _find(
         log.warning("%s; reading the source again", error)
         looked.append(str(error))
     for root in roots:
-        if folder := prepared.find(name, root):
-            return _keep(kept, name, facts, folder, prepared.read(folder, name, facts))
+        if folder := tfds.find(name, root):
+            return _keep(kept, name, facts, folder, tfds.read(folder, name, facts))
         looked.append(str(root / name))
     for root in roots:
         folder = root / "manual" / name

@@ -21,7 +21,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
     Args:
       image: uint8 [h, w, 3].
-      heat: float [h, w] in 0..1, such as `jaxcnn.look.gradcam` gives.
+      heat: float [h, w] in 0..1, such as `jaxcnn.interpret.gradcam` gives.
 
     Returns:
       uint8 [h, w, 3].

@@ -72,7 +72,12 @@ def export_weights(
 
 def _variables(given: Any) -> Mapping[str, Any]:
     """The variables of a State, at which its network is judged; WeightsError for what is neither."""
-    if isinstance(given, tuple) and hasattr(given, "params") and hasattr(given, "model_state") and hasattr(given, "opt_state"):
+    if (
+        isinstance(given, tuple)
+        and hasattr(given, "params")
+        and hasattr(given, "model_state")
+        and hasattr(given, "opt_state")
+    ):
         state: Any = given
         return {"params": eval_params(state.opt_state, state.params), **state.model_state}
     if isinstance(given, Mapping) and isinstance(given.get("params"), Mapping):

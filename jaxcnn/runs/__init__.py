@@ -1,0 +1,15 @@
+"""Studies: many runs, each in a folder of its own, that can be stopped at any moment and go on under the same command."""
+
+from jaxcnn.runs.results import Run as Run
+from jaxcnn.runs.results import aggregate_seeds as aggregate_seeds
+from jaxcnn.runs.results import eval_split as eval_split
+from jaxcnn.runs.results import finished_runs as finished_runs
+from jaxcnn.runs.results import pack as pack
+from jaxcnn.runs.single import Measure as Measure
+from jaxcnn.runs.single import model_and_optimizer as model_and_optimizer
+from jaxcnn.runs.single import open_run_dir as open_run_dir
+from jaxcnn.runs.single import run as run
+from jaxcnn.runs.single import subset_for as subset_for
+from jaxcnn.runs.sweeps import sweep as sweep
+from jaxcnn.runs.trained_model import TrainedModel as TrainedModel
+from jaxcnn.runs.trained_model import load_trained_model as load_trained_model
