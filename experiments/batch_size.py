@@ -3,7 +3,7 @@
     python -m experiments.batch_size                  digits, no download: 1 minute 33 seconds on two CPU cores
     python -m experiments.batch_size --preset mnist   LeNet-5 on 5120 images of MNIST: not measured yet
 
-The table of every course, measured: one loop, `study.sweep`, and settings that differ in their batch, order, rate and epochs.
+The table of every course, measured: one loop, `runs.sweep`, and settings that differ in their batch, order, rate and epochs.
 "At equal epochs" is the row after --common epochs; "at equal time" is the last row within the training time of the
 shuffled setting that ends first. The time of a row is its step times the setting's median seconds a step, over all rows
 but each run's first: compiling, testing and saving do not count. Training figures are of all the training images, in

@@ -172,9 +172,9 @@ def protocol(found: Mapping[str, Mapping[str, list[runs.Run]]]) -> str:
     rate = " and ".join(f"{lr:g}" + " (lenet5-1998)" * printed for printed, lr in rates)
     enlarged = " Digits are enlarged from 8x8 to 24x24 and padded to 28x28." if "digits" in found else ""
     return (
-        f"{steps} images, momentum at rate {rate}, crops of {all_runs[0].recipe.pad} pixel. Errors in percent at the last step, "
-        "mean over seeds and half width of its 95% interval (training error: running mean over augmented batches); seconds a "
-        "run. Multiply-adds of one image; the zeros of lenet5-1998's C3 (150,000 of 240,000 are not) are counted."
+        f"{steps} images, momentum at rate {rate}, crops of {all_runs[0].recipe.pad} pixel. Errors in percent at the last "
+        "step, mean over seeds and half width of its 95% interval (training error: running mean over augmented batches); "
+        "seconds a run. Multiply-adds of one image; the zeros of lenet5-1998's C3 (150,000 of 240,000 are not) are counted."
         + enlarged
     )
 

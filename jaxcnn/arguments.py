@@ -67,7 +67,8 @@ def check_integer(name: str, value: Any, low: int = 1, high: int | None = None, 
     if number is None or isinstance(value, (bool, np.bool_)) or number < low or (high is not None and number > high):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ArgumentError(
-            f"{name} is {format_value(value)}; expected a whole number {bounds}. Write {name}={low if write is None else write}."
+            f"{name} is {format_value(value)}; expected a whole number {bounds}. "
+            f"Write {name}={low if write is None else write}."
         )
     return number
 

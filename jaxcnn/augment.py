@@ -41,8 +41,8 @@ def make_normalizer(
     Args:
       mean: float32 [h, w, c], of the training images only.
       std: float32 [c], likewise.
-      subtract: "pixel" for the mean image, "channel" for its mean over pixels, "imagenet" for `IMAGENET_NORMALIZER`'s, "none", or
-        constants for images in 0..1: a number for each channel, or one for all.
+      subtract: "pixel" for the mean image, "channel" for its mean over pixels, "imagenet" for `IMAGENET_NORMALIZER`'s, "none",
+        or constants for images in 0..1: a number for each channel, or one for all.
       divide: whether to divide by `std`, or with "imagenet" by ImageNet's; or constants, likewise.
 
     Raises:

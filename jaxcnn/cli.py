@@ -499,7 +499,8 @@ class _OneWarning:
         if found[1] == "writ":
             line = f"compiled programs cannot be kept in {self.folder} ({reason})"
         else:
-            line = f"compiled programs in {self.folder} are damaged, and made again: {remove_damaged_programs(self.folder)} ({reason})"
+            count = remove_damaged_programs(self.folder)
+            line = f"compiled programs in {self.folder} are damaged, and made again: {count} ({reason})"
         print(f"warning: {line}", file=sys.stderr)
 
 

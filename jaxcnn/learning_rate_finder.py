@@ -90,7 +90,8 @@ def _sensible(low, high, steps) -> None:
     numbers = all(isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool) for rate in (low, high))
     if not (numbers and 0 < low < high < math.inf):
         raise ArgumentError(
-            f"rates go from {format_value(low)} to {format_value(high)}; expected 0 < low < high, finite: write low=1e-4, high=10"
+            f"rates go from {format_value(low)} to {format_value(high)}; expected 0 < low < high, finite: "
+            "write low=1e-4, high=10"
         )
     if type(steps) is not int or steps < 10:
         raise ArgumentError(f"steps is {format_value(steps)}; expected a whole number of at least 10: write steps=100")

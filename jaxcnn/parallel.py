@@ -80,7 +80,7 @@ class Strategy:
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
     def chunks(self, order: np.ndarray, size: int = 0) -> Iterator[np.ndarray]:
-        """int32 [steps, batch] cut into what one call of a fold takes: scans of at most `MAX_SCAN_STEPS` steps, or one step each.
+        """Split an order, int32 [steps, batch], into scans of at most `MAX_SCAN_STEPS` steps, or into single steps.
 
         `size` is the bytes that travel with each example of a step, if any: a piece then takes at most `MAX_CHUNK_BYTES`.
         """

@@ -64,7 +64,7 @@ def made_from(model: Any, tx: Any, recipe: Recipe, data: Dataset, params: Any, o
       params, opt: the parameters and the optimiser's state at step 0; their shapes enter the digest, their values do not.
 
     Returns:
-      `recipe` (its fields), `model` and `create_optimizer` (None where they are those that the recipe names), `arrays` (a digest of
+      `recipe` (its fields), `model` and `optimizer` (None where they are those that the recipe names), `arrays` (a digest of
       names, shapes and dtypes; None for the recipe's own pieces) and `data` (a digest of labels and images).
     """
     own = {"model": model_of(model, recipe, len(data.classes)), "optimizer": optimizer_of(tx, recipe)}

@@ -102,7 +102,8 @@ class RunLog:
     def write(self, *, step: int, **row: Any) -> None:
         """Append the row of `step`. Numbers that JSON lacks (nan, inf) become null.
 
-        A row of `train` is refused (ArgumentError) where its run had another recipe, model, optimizer or data than the folder's.
+        A row of `train` is refused (ArgumentError) where its run had another recipe, model, optimizer or data than
+        the folder's.
         Rows of this step or later ones are dropped first: a run that died between a row and its checkpoint makes them again.
         """
         self._open()

@@ -165,7 +165,9 @@ def state_shapes(
     Example:
       >>> from jaxcnn import create_model, load_dataset, create_optimizer
       >>> recipe = Recipe(dataset="digits", model="plain8")
-      >>> state_shapes(create_model("plain8", 10, width=100_000), create_optimizer(recipe), recipe, load_dataset("digits")).params["head"]["kernel"].shape
+      >>> model = create_model("plain8", 10, width=100_000)
+      >>> shapes = state_shapes(model, create_optimizer(recipe), recipe, load_dataset("digits"))
+      >>> shapes.params["head"]["kernel"].shape
       (400000, 10)
     """
     verify_recipe(recipe)

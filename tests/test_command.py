@@ -84,8 +84,8 @@ def test_a_signal_asks_and_says_its_exit_code(number, code):
 
 LONG = """
 import hashlib, sys
-from jaxcnn import command
-with command.Stop() as stop:
+from jaxcnn import cli
+with cli.GracefulShutdown() as stop:
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[1]))  # as in a compilation, Python hears nothing meanwhile
     sys.exit(stop.exit_code)
@@ -140,8 +140,8 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback():
 def test_ctrl_c_after_all_is_saved_changes_no_exit_code():
     """Between the end of `GracefulShutdown` and the end of the process."""
     code = (
-        "import sys; sys.argv[0] = '-m'; import experiments, os, signal; from jaxcnn import command\n"
-        "with command.Stop() as stop: os.kill(os.getpid(), signal.SIGINT)\n"
+        "import sys; sys.argv[0] = '-m'; import experiments, os, signal; from jaxcnn import cli\n"
+        "with cli.GracefulShutdown() as stop: os.kill(os.getpid(), signal.SIGINT)\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.exit(stop.exit_code)"
     )

@@ -254,8 +254,8 @@ def test_nohup_keeps_a_hangup_from_stopping_anything():
 
 def test_a_program_that_sigterm_does_not_stop_is_ended():
     code = (
-        "import time; from jaxcnn import command; command.GRACE = 1.0\n"
-        "with command.Stop(): print('ready', flush=True); time.sleep(100); print('slept')"
+        "import time; from jaxcnn import cli; cli.GRACE = 1.0\n"
+        "with cli.GracefulShutdown(): print('ready', flush=True); time.sleep(100); print('slept')"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, cwd=ROOT)
     assert process.stdout is not None
@@ -358,9 +358,9 @@ def test_a_save_that_never_ends_is_an_error(monkeypatch, tmp_path):
 CACHE = """
 import sys, jax, jax.numpy as jnp
 from pathlib import Path
-from jaxcnn import command
+from jaxcnn import cli
 folder = Path(sys.argv[1])
-command.cache_programs(folder)
+cli.enable_compilation_cache(folder)
 def work():
     return [float(jax.jit(lambda x, i=i: jnp.sin(x) * i)(2.0)) for i in range(3)]
 first = work()
@@ -371,7 +371,7 @@ jax.clear_caches()
 assert work() == first
 jax.clear_caches()
 assert work() == first
-print(len(files), command.remove_damaged(folder), len(list(folder.glob("*-cache"))) == len(files))
+print(len(files), cli.remove_damaged_programs(folder), len(list(folder.glob("*-cache"))) == len(files))
 """
 
 

@@ -22,9 +22,9 @@ SCRIPT = """
 import json, sys
 import jax
 port, count, me = map(int, sys.argv[1:])
-from jaxcnn import hosts
+from jaxcnn import multihost
 if count > 1:
-    hosts.join(f"127.0.0.1:{port}", count, me)
+    multihost.initialize(f"127.0.0.1:{port}", count, me)
 import jaxcnn as jc
 assert jax.process_count() == count and len(jax.devices()) == 4
 data = jc.load_dataset("digits")
@@ -140,13 +140,13 @@ def test_a_mistake_of_the_first_and_different_options_end_all_with_one_line(tmp_
 
 SLURM = """
 import jax
-from jaxcnn import hosts
-hosts.join()
-print(jax.process_count(), jax.process_index(), hosts.first(), hosts.most(jax.process_index() + 3))
-print(hosts.told(lambda: {"of": jax.process_index()}))
+from jaxcnn import multihost
+multihost.initialize()
+print(jax.process_count(), jax.process_index(), multihost.is_primary(), multihost.global_max(jax.process_index() + 3))
+print(multihost.broadcast_from_primary(lambda: {"of": jax.process_index()}))
 try:
-    hosts.told(lambda: open("/nowhere/at/all"))
-except (OSError, hosts.HostError) as error:
+    multihost.broadcast_from_primary(lambda: open("/nowhere/at/all"))
+except (OSError, multihost.MultihostError) as error:
     print(type(error).__name__, error)
 """
 
@@ -169,7 +169,7 @@ def test_in_a_cluster_no_option_is_needed():
 
 
 def test_a_process_that_finds_no_other_ends_with_one_line():
-    code = "from jaxcnn import hosts; hosts.PATIENCE = 2; hosts.join('127.0.0.1:{}', 2, {})"
+    code = "from jaxcnn import multihost; multihost.PATIENCE = 2; multihost.initialize('127.0.0.1:{}', 2, {})"
     port = free_port()
     for me in (0, 1):  # the first waits for the second, the second for the first
         process = start(["-c", code.format(port, me)])

@@ -12,19 +12,20 @@ import jaxcnn
 ROOT = Path(jaxcnn.__file__).parent
 LAYER = {
     "arguments": 0,
-    "recipe": 1, "data": 1, "metrics": 1, "checkpoint": 1, "progress": 1, "plots": 1, "ops": 1, "programs": 1,
-    "augment": 2, "models": 2, "optim": 2, "parallel": 2, "hosts": 2,
-    "curvature": 2, "descent": 2, "calibration": 1,
-    "feed": 3, "state": 3, "divergence": 3, "provenance": 3, "weights": 3, "evaluate": 4, "log": 4, "resume": 4,
-    "train": 5, "report": 5, "command": 5, "study": 6, "look": 6, "range_test": 6, "landscape": 6,
+    "recipe": 1, "data": 1, "metrics": 1, "calibration": 1, "checkpoint": 1, "progress": 1, "plots": 1, "ops": 1, "cpu": 1,
+    "augment": 2, "models": 2, "optim": 2, "parallel": 2, "multihost": 2, "curvature": 2, "descent": 2,
+    "input_pipeline": 3, "state": 3, "divergence": 3, "provenance": 3, "weights": 3,
+    "evaluation": 4, "run_log": 4, "resume": 4,
+    "training": 5, "tables": 5, "cli": 5,
+    "runs": 6, "interpret": 6, "learning_rate_finder": 6, "loss_landscape": 6,
 }  # fmt: skip
 ONLY_IN = {
     "matplotlib": "plots",
     "orbax": "checkpoint",
     "tensorstore": "checkpoint",
-    "tyro": "command",
+    "tyro": "cli",
     "tqdm": "data progress",
-    "scipy": "report data",
+    "scipy": "tables data",
 }
 ONLY_IN |= {"tensorflow_datasets": "data", "array_record": "data", "sklearn": "data", "PIL": "data"}
 ONLY_IN |= {"safetensors": "weights"}
@@ -69,11 +70,11 @@ def test_only_parallel_knows_devices(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_only_hosts_knows_other_processes(path):
-    """Only hosts.py joins them or talks to them; parallel.py tells how many there are, and Orbax is told to be alone."""
+def test_only_multihost_knows_other_processes(path):
+    """Only multihost.py joins them or talks to them; parallel.py tells how many there are, and Orbax is told to be alone."""
     text, mine = path.read_text(), room(path)
-    assert mine == "hosts" or not any(name in text for name in ("multihost_utils", "jax.distributed."))
-    assert mine in ("hosts", "parallel", "checkpoint") or "jax.process_" not in text
+    assert mine == "multihost" or not any(name in text for name in ("multihost_utils", "jax.distributed."))
+    assert mine in ("multihost", "parallel", "checkpoint") or "jax.process_" not in text
 
 
 def test_the_top_level_is_fixed():

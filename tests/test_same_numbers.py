@@ -30,11 +30,11 @@ RECIPE = jc.Recipe(
 SCRIPT = """
 import sys
 import jaxcnn as jc
-from jaxcnn import command, study
-command.cache_programs()
+from jaxcnn import cli, runs
+cli.enable_compilation_cache()
 source, out, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 recipe, seen = jc.Recipe.load(source), []
-over = study.run(
+over = runs.run(
     recipe, jc.load_dataset("digits"), out, stop=lambda: seen[-1] >= last, watch=lambda step, row: seen.append(step)
 )
 print(seen[0], seen[-1], over is not None)

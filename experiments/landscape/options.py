@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import jaxcnn as jc
 from experiments.depth import MAKES
-from jaxcnn.runs import TrainedModel, load_trained_model, subset_for
 from jaxcnn.run_log import read_metrics
+from jaxcnn.runs import TrainedModel, load_trained_model, subset_for
 
 Part = Literal["line", "plane", "path", "sharpness"]
 

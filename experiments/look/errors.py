@@ -95,10 +95,9 @@ def calibrated(seen: Seen) -> Picture:
     """The reliability diagram."""
     found = calibration(seen.shares, seen.labels, bins=BINS)
     sure, right = 100 * float(seen.shares.max(1).mean()), 100 * float(seen.right.mean())
+    ece = 100 * found.expected_calibration_error
     mean, most = (100 * x for x in by_chance(seen.shares))
-    beyond = (
-        "more than chance explains" if 100 * found.expected_calibration_error > most else "no more than chance explains"
-    )
+    beyond = "more than chance explains" if ece > most else "no more than chance explains"
     gap = (
         f"surer than right by {sure - right:.1f} points"
         if sure > right
@@ -107,11 +106,11 @@ def calibrated(seen: Seen) -> Picture:
     text = (
         f"Calibration: how often the network is right against how sure it is, in {BINS} bins of confidence, with 95% "
         f"intervals (Guo et al. 2017, arXiv:1706.04599). On average it is {gap}: confidence {sure:.1f}%, accuracy "
-        f"{right:.1f}%. The expected calibration error is {100 * found.expected_calibration_error:.1f}%. Were every confidence exactly right, "
+        f"{right:.1f}%. The expected calibration error is {ece:.1f}%. Were every confidence exactly right, "
         f"{len(seen.labels):,} images would still give {mean:.1f}% on average, and less than {most:.1f}% in 95 of 100 "
         f"samples: this is {beyond}."
     )
-    alt = f"Reliability diagram: calibration error {100 * found.expected_calibration_error:.1f}%, confidence {sure:.1f}%, accuracy {right:.1f}%."
+    alt = f"Reliability diagram: calibration error {ece:.1f}%, confidence {sure:.1f}%, accuracy {right:.1f}%."
     return Picture("calibration", reliability(*found), alt, text)
 
 

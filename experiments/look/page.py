@@ -107,7 +107,7 @@ def figure(picture: Picture, png: bytes, number: int) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
-    """The rows as `report.compact` shortens them, columns of numbers to the right; many rows scroll in a box."""
+    """The rows as `tables.compact` shortens them, columns of numbers to the right; many rows scroll in a box."""
     short = [tables.compact(row) for row in rows]
     columns = list(dict.fromkeys(name for row in short for name in row))
     right = {name for name in columns if all(NUMBER.fullmatch(row.get(name, "-")) for row in short)}

@@ -63,5 +63,5 @@ class Section(NamedTuple):
     text: str = ""
     """Plain paragraphs with a blank line between them."""
     table: Sequence[Mapping[str, Any]] = ()
-    """Rows, as `report.markdown` takes them."""
+    """Rows, as `tables.markdown` takes them."""
     pictures: Sequence[Picture] = ()

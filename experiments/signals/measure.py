@@ -73,7 +73,11 @@ def read(path: Path) -> tuple[Row, list[Row]]:
 
 
 def everything(folder: Path) -> dict[str, tuple[Row, list[Row]]]:
-    """Name -> head and rows of every network measured in a folder, plain ones first, by depth; ArgumentError if there is none."""
+    """Name -> head and rows of every network measured in a folder, plain ones first, by depth.
+
+    Raises:
+      ArgumentError: if there is none.
+    """
     found = {path.stem: read(path) for path in sorted(folder.glob("*.jsonl"))}
     if not found:
         raise jc.ArgumentError(f"{folder} holds no signals; leave out --plot-only")

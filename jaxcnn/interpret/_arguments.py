@@ -108,7 +108,7 @@ def fitting(images: np.ndarray) -> int:
     """How many of images [n, h, w, c] to a batch: `PIXELS` in all, at most 100.
 
     Example:
-      >>> default_batch_size(np.zeros((1, 32, 32, 3))), default_batch_size(np.zeros((1, 224, 224, 3))), default_batch_size(np.zeros((1, 8, 8, 1)))
+      >>> [default_batch_size(np.zeros((1, side, side, 3))) for side in (32, 224, 8)]
       (100, 2, 100)
     """
     return min(100, max(1, PIXELS // (images.shape[1] * images.shape[2])))

@@ -39,7 +39,9 @@ def feature_maps(
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
+      >>> data = load_dataset("digits")
+      >>> model = create_model("resnet8", 10, width=4)
+      >>> recipe = Recipe(dataset="digits", model="resnet8")
       >>> found = feature_maps(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:3])
       >>> {name: maps.shape for name, maps in found.items()}
       {'stem': (3, 8, 8, 4), 'stage1': (3, 8, 8, 4), 'stage2': (3, 4, 4, 8), 'stage3': (3, 2, 2, 16)}
@@ -101,7 +103,9 @@ def first_kernels(model: nn.Module, state: State) -> np.ndarray:
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
+      >>> data = load_dataset("digits")
+      >>> model = create_model("resnet8", 10, width=4)
+      >>> recipe = Recipe(dataset="digits", model="resnet8")
       >>> first_kernels(model, init_state(model, create_optimizer(recipe), recipe, data)).shape
       (3, 3, 1, 4)
     """

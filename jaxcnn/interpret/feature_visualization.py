@@ -63,8 +63,11 @@ def maximize_activation(
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
-      >>> found = maximize_activation(model, init_state(model, create_optimizer(recipe), recipe, data), {"stem": [0, 2], "stage1": [1]}, steps=2)
+      >>> data = load_dataset("digits")
+      >>> model = create_model("resnet8", 10, width=4)
+      >>> recipe = Recipe(dataset="digits", model="resnet8")
+      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> found = maximize_activation(model, state, {"stem": [0, 2], "stage1": [1]}, steps=2)
       >>> {stage: images.shape for stage, images in found.items()}
       {'stem': (2, 8, 8, 1), 'stage1': (1, 8, 8, 1)}
     """
@@ -91,7 +94,7 @@ def _numbers(maps: Mapping[str, tuple[int, ...]], channels: Mapping[str, Sequenc
         count = maps[check_choice("stage", stage, maps)][-1]
         if not len(some) or not all(0 <= channel < count for channel in some):
             raise ArgumentError(
-                f"channels of {stage} are {format_value(list(some))}; expected one or more of 0 to {count - 1}, which are all it has"
+                f"channels of {stage} are {format_value(list(some))}; expected one or more of 0 to {count - 1}"
             )
         numbers += [before + channel for channel in some]
         before += count

@@ -52,7 +52,9 @@ def gradcam(
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
+      >>> data = load_dataset("digits")
+      >>> model = create_model("resnet8", 10, width=4)
+      >>> recipe = Recipe(dataset="digits", model="resnet8")
       >>> heat = gradcam(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:3])
       >>> heat.shape, float(heat.max()) <= 1
       ((3, 8, 8), True)
@@ -80,7 +82,8 @@ def gradcam_plus_plus(
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
       >>> data, model, recipe = load_dataset("digits"), create_model("convnet", 10), Recipe(dataset="digits", model="convnet")
-      >>> gradcam_plus_plus(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:3], stage="conv1").shape
+      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> gradcam_plus_plus(model, state, data.test.images[:3], stage="conv1").shape
       (3, 8, 8)
     """
     return _heat(plus, model, state, images, classes, stage, batch)

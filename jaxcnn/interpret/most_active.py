@@ -52,8 +52,11 @@ def top_activations(
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("resnet8", 10, width=4), Recipe(dataset="digits", model="resnet8")
-      >>> found = top_activations(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:50], 3)["stage2"]
+      >>> data = load_dataset("digits")
+      >>> model = create_model("resnet8", 10, width=4)
+      >>> recipe = Recipe(dataset="digits", model="resnet8")
+      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> found = top_activations(model, state, data.test.images[:50], 3)["stage2"]
       >>> found.images.shape, found.places.shape, bool((found.responses[:, 0] >= found.responses[:, 1]).all())
       ((8, 3), (8, 3, 2), True)
     """

@@ -70,7 +70,9 @@ def effective_ranks(model: nn.Module, state: State, images: np.ndarray, *, train
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("plain8", 10, width=4), Recipe(dataset="digits", model="plain8")
+      >>> data = load_dataset("digits")
+      >>> model = create_model("plain8", 10, width=4)
+      >>> recipe = Recipe(dataset="digits", model="plain8")
       >>> state = init_state(model, create_optimizer(recipe), recipe, data)
       >>> ranks = effective_ranks(model, state, data.test.images[:20], train=True)
       >>> all(1 <= rank <= 20 for rank in ranks.values())

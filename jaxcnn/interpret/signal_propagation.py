@@ -94,7 +94,9 @@ def map_responses(
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("plain8", 10, width=4), Recipe(dataset="digits", model="plain8")
+      >>> data = load_dataset("digits")
+      >>> model = create_model("plain8", 10, width=4)
+      >>> recipe = Recipe(dataset="digits", model="plain8")
       >>> state = init_state(model, create_optimizer(recipe), recipe, data)
       >>> shapes = map_responses(np.shape, model, state, data.test.images[:5])
       >>> shapes["stem"], shapes["stage3_block1/conv2"], shapes["head"]
@@ -119,7 +121,9 @@ def response_std(
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("plain8", 10, width=4), Recipe(dataset="digits", model="plain8")
+      >>> data = load_dataset("digits")
+      >>> model = create_model("plain8", 10, width=4)
+      >>> recipe = Recipe(dataset="digits", model="plain8")
       >>> state = init_state(model, create_optimizer(recipe), recipe, data)
       >>> std = response_std(model, state, data.test.images[:100], train=True)
       >>> bool(abs(std["stage3_block1/conv2"] - 1) < 1e-3)  # BN makes it so

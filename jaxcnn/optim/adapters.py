@@ -1,7 +1,7 @@
 """Optax methods that ask for more than a gradient, brought to the form `update(gradient, state, params, **extra)`.
 
-`make_train_step` offers every method the same extra arguments: `value` (the batch's loss), `error` (0..1) and `grad_fn`, a second
-gradient on the same batch at other parameters. Two methods train at one point and are judged at another: `eval_params`.
+`make_train_step` offers every method the same extra arguments: `value` (the batch's loss), `error` (0..1) and `grad_fn`, a
+second gradient on the same batch at other parameters. Two methods train at one point and are judged at another: `eval_params`.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def check(recipe: Recipe) -> methods.OptimizerSpec:
     known = options(check_choice("optimizer", recipe.optimizer, methods.OPTIMIZERS))
     if "test parameters" in methods.OPTIMIZERS[recipe.optimizer].needs and set(recipe.stage_rates.values()) - {0, 1}:
         raise ArgumentError(
-            f"stage_rates is {format_value(recipe.stage_rates)}; {recipe.optimizer} averages its steps and takes rates of 0 and 1 "
-            "only: write optimizer='momentum', say"
+            f"stage_rates is {format_value(recipe.stage_rates)}; {recipe.optimizer} averages its steps and takes rates of 0 "
+            "and 1 only: write optimizer='momentum', say"
         )
     for name, value in recipe.method.items():
         if not known:

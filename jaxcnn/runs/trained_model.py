@@ -56,10 +56,10 @@ def load_trained_model(
 
     Example:
       >>> import tempfile
-      >>> from jaxcnn import study
+      >>> from jaxcnn import runs
       >>> recipe = Recipe(dataset="digits", model="mlp", steps=2, drops=(), flip=False, pad=0)
       >>> folder = tempfile.mkdtemp()
-      >>> result = study.run(recipe, load_dataset("digits"), folder)
+      >>> result = runs.run(recipe, load_dataset("digits"), folder)
       >>> run = load_trained_model(folder)
       >>> run.recipe.model, list(run.states), run.data.classes[-1]
       ('mlp', [0, 2], '9')

@@ -43,7 +43,8 @@ def export_weights(
       >>> from jaxcnn.models import create_model
       >>> from jaxcnn.weights import read_metadata
       >>> model, file = create_model("perceptron", classes=3), Path(tempfile.mkdtemp(), "small.safetensors")
-      >>> export_weights(model, model.init(jax.random.key(0), np.zeros((1, 2, 2, 1), "float32")), file, {"classes": "cat dog owl"})
+      >>> variables = model.init(jax.random.key(0), np.zeros((1, 2, 2, 1), "float32"))
+      >>> export_weights(model, variables, file, {"classes": "cat dog owl"})
       >>> read_metadata(file)
       {'classes': 'cat dog owl'}
     """

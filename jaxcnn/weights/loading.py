@@ -52,8 +52,8 @@ def load_weights(
     shortcut "A", nor which activations it was trained with.
 
     Args:
-      model: as `create_model` makes it, or a flax module of your own with `names`. Torchvision's and timm's bottleneck ResNets are
-        `resnet50-v1.5`, `-101-`, `-152-`, and torchvision's published GoogLeNet wants `transform_input=True`.
+      model: as `create_model` makes it, or a flax module of your own with `names`. Torchvision's and timm's bottleneck ResNets
+        are `resnet50-v1.5`, `-101-`, `-152-`, and torchvision's published GoogLeNet wants `transform_input=True`.
       file: `.safetensors`, or `.pth`, `.pt`, `.th`, `.bin`, `.ckpt` of PyTorch; see `read`. float16 and bfloat16 are widened.
       shape: of the images, [h, w, c]; None is the network's usual one.
       seed: of layers of logits that begin anew.
@@ -82,7 +82,8 @@ def load_weights(
       >>> model, file = create_model("perceptron", classes=3), File(tempfile.mkdtemp(), "small.safetensors")
       >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
       >>> export_weights(model, variables, file)
-      >>> bool((load_weights(model, file, (2, 2, 1))["params"]["head"]["kernel"] == variables["params"]["head"]["kernel"]).all())
+      >>> loaded = load_weights(model, file, (2, 2, 1))
+      >>> bool((loaded["params"]["head"]["kernel"] == variables["params"]["head"]["kernel"]).all())
       True
     """
     if shortcut_padding is not None and not (isinstance(shortcut_padding, str) and shortcut_padding in PADDINGS):
