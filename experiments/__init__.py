@@ -20,7 +20,7 @@ THREADS = 64 << 20
 
 
 def _refuse(line: str) -> None:
-    """End as `jaxcnn.cli.friendly` does, which cannot be imported yet."""
+    """End as `jaxcnn.cli.cli_errors` does, which cannot be imported yet."""
     with contextlib.suppress(OSError, AttributeError):
         print(f"error: {line}", file=sys.stderr, flush=True)
     os._exit(2)

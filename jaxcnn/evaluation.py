@@ -161,7 +161,7 @@ def evaluate(
 
 @parallel.cached_program
 def loss_fn(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., jax.Array]:
-    """`objective(params, stats, inputs, labels) -> float32 []`: the mean loss in training mode, a function to differentiate.
+    """`loss_fn(model)(params, model_state, inputs, labels) -> float32 []`: the mean loss in training mode, a function to differentiate.
 
     The same arguments give the same function object, so that what is compiled for it is found again.
 
@@ -174,7 +174,7 @@ def loss_fn(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., jax.
       >>> from jaxcnn.state import init_state
       >>> data, model, recipe = load_dataset("digits"), create_model("mlp", 10), Recipe(model="mlp")
       >>> state = init_state(model, create_optimizer(recipe), recipe, data)
-      >>> inputs = normalize(data.train.images[:100], state.make_normalizer)
+      >>> inputs = normalize(data.train.images[:100], state.normalizer)
       >>> sharpness(loss_fn(model), state.params, state.model_state, inputs, data.train.labels[:100]) > 0
       True
     """

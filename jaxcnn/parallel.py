@@ -4,7 +4,7 @@ A step is a pure function `(carry, fixed, index[b]) -> carry`; where the data st
 examples. The strategies differ in who splits the batch:
 
 - "jit": the batch is sharded over a mesh and the step is left as it is; XLA adds the communication. Also on many hosts,
-  after `jaxcnn.multihost.join`.
+  after `jaxcnn.multihost.initialize`.
 - "pmap": the step is mapped over this host's devices and itself averages over the axis named `AXIS`.
 """
 
@@ -100,7 +100,7 @@ class Strategy:
 
         `carry` and `fixed` are as `replicate` gives them; the memory of `carry` is given away. `fixed` is anything the
         step only reads, such as a whole data set. `order` may be a tree of arrays [steps, batch, ...]. `tuned` is what
-        `tunes` said: convolutions by `jaxcnn.cpu`, the same up to rounding.
+        `should_optimize` says: convolutions by `jaxcnn.cpu`, the same up to rounding.
         """
 
         program, place = self._program(step, tuned)

@@ -103,7 +103,7 @@ def _plain(what: str, tree: Any) -> None:
 
 
 def fold_in(key: jax.Array, *path: Any) -> jax.Array:
-    """The key at the end of `path`, integers folded in one after another: `stream(state.rng, ORDER, epoch)`."""
+    """The key at the end of `path`, integers folded in one after another: `fold_in(state.rng, ORDER, epoch)`."""
     for part in path:
         key = jax.random.fold_in(key, part)
     return key
@@ -134,7 +134,7 @@ def init_state(
       >>> from jaxcnn import create_model, load_dataset, create_optimizer
       >>> recipe = Recipe(dataset="digits", model="plain8")
       >>> state = init_state(create_model("plain8", 10), create_optimizer(recipe), recipe, load_dataset("digits"))
-      >>> int(state.step), state.make_normalizer.mean.shape
+      >>> int(state.step), state.normalizer.mean.shape
       (0, (8, 8, 1))
     """
     verify_recipe(recipe)
