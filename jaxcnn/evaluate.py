@@ -15,7 +15,7 @@ from jaxcnn.arguments import RecipeError, one_of, whole_number
 from jaxcnn.augment import normalise
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.feed import Feed, examples, feed
-from jaxcnn.models.calling import call, check_outputs, one_array, verify_model
+from jaxcnn.models.calling import call, check_outputs, in_library, one_array, verify_model
 from jaxcnn.models.calling import compared as compared
 from jaxcnn.models.frozen import batch_moments, other_statistics
 from jaxcnn.state import State, at_test, image_shape_of
@@ -69,7 +69,7 @@ def mapped(model: nn.Module, axis: str | None) -> nn.Module:
 
 def own(model: nn.Module) -> bool:
     """Whether `model` is of a class that is not the library's, whose outputs are unknown until it is traced."""
-    return not type(model).__module__.startswith("jaxcnn.models.")
+    return not in_library(model)
 
 
 def fitting(images: np.ndarray, batch: int | None = None) -> int:
