@@ -15,7 +15,7 @@ from jaxcnn.arguments import ArgumentError, check_choice, check_integer
 from jaxcnn.augment import normalize
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.input_pipeline import InputPipeline, gather_batch, input_pipeline
-from jaxcnn.models.calling import call, check_outputs, one_array, verify_model
+from jaxcnn.models.calling import call, check_outputs, is_library_model, one_array, verify_model
 from jaxcnn.models.calling import outputs_and_targets as outputs_and_targets
 from jaxcnn.models.frozen import batch_moments, other_statistics
 from jaxcnn.state import State, eval_state, image_shape_of
@@ -65,11 +65,6 @@ def with_axis_name(model: nn.Module, axis: str | None) -> nn.Module:
         f"{type(model).__name__} has no field `axis`, so under pmap its BN would see one device's share only; "
         "add the field and pass it to BN's axis_name, or write strategy='jit'"
     )
-
-
-def is_library_model(model: nn.Module) -> bool:
-    """Whether `model` is of a class that is not the library's, whose outputs are unknown until it is traced."""
-    return not type(model).__module__.startswith("jaxcnn.models.")
 
 
 def default_batch_size(images: np.ndarray, batch: int | None = None) -> int:
@@ -153,7 +148,7 @@ def evaluate(
     if not len(split.labels):
         raise ArgumentError("the split to evaluate is empty; expected at least one image")
     batch, judged = default_batch_size(split.images, batch), eval_state(state)
-    if is_library_model(model):
+    if not is_library_model(model):
         _check_labels(model, judged, split, loss)
     measure = make_eval_step(model, strategy, loss, strategy.should_optimize(split.images.size))
     return measure(strategy.replicate(judged), input_pipeline(split, strategy), len(split.labels), batch)
@@ -251,7 +246,7 @@ def _check_norms(model, state, shape) -> None:
     )
     if not jax.tree.leaves(stats):
         raise ArgumentError(f"precise_bn is set, but {name} has no BN to average; write precise_bn=0")
-    if not is_library_model(model):
+    if is_library_model(model):
         return
     found: set[tuple[str, ...]] = set()
 

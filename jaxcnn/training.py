@@ -307,7 +307,7 @@ def check_model(model: nn.Module, state: State, data: Dataset, recipe: Recipe, s
     count = len(data.classes)
     if getattr(model, "classes", count) != count:
         raise ArgumentError(f"the model has {model.classes} classes and the data {count}; build it with as many")  # pyright: ignore[reportAttributeAccessIssue]
-    if not is_library_model(model):
+    if is_library_model(model):
         return  # each is tested to give what its fields say; tracing a deep one takes seconds
     variables, held = {"params": state.params, **state.model_state}, frozen_stages(recipe.stage_rates)
     local = recipe.batch // (len(strategy.devices) if strategy.axis else 1)

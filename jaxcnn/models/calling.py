@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import errors
 
 from jaxcnn import metrics
@@ -173,13 +175,53 @@ def initial(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct) -> di
         try:
             variables = drawn(*_reports(model, initial_shapes(model, image, reports=True), image))
         except errors.LazyInitError:
-            raise ArgumentError(
-                f"{type(model).__name__} initializes its variables from the values of images; expected initializers of a "
-                "shape alone. Write self.param(name, initializer, shape)."
-            ) from None
+            raise _depends_on_values(model) from None
+    if not (is_library_model(model) or _flax_refuses_values()):
+        values: Any = np.random.default_rng(0).standard_normal(image.shape, image.dtype)
+        kept: Any = nn.DenyList(["intermediates"])
+        others = dict(module.init(key, values, mutable=kept, **extra))
+        if not _equal(variables, {name: others[name] for name in variables}):
+            raise _depends_on_values(model)
     if not jax.tree.leaves(variables.get("params")):
         raise ArgumentError(f"{type(model).__name__} has no parameters; expected some to train. Write nn.Dense, say.")
     return variables
+
+
+def _depends_on_values(model: nn.Module) -> ArgumentError:
+    return ArgumentError(
+        f"{type(model).__name__} initializes its variables from the values of images; expected initializers of a "
+        "shape alone. Write self.param(name, initializer, shape)."
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _flax_refuses_values() -> bool:
+    """Whether `lazy_init` raises for variables that depend on values of inputs; from 0.12.12 on, Flax takes zeros instead."""
+
+    class Mean(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return self.param("mean", lambda _: x.mean())
+
+    try:
+        Mean().lazy_init(jax.random.PRNGKey(0), jax.ShapeDtypeStruct((1,), jnp.float32))
+    except errors.LazyInitError:
+        return True
+    return False
+
+
+def is_library_model(model: nn.Module) -> bool:
+    """Whether `model` is one of this library's, each of which is tested to do what its fields say."""
+    return type(model).__module__.startswith("jaxcnn.models.")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    def same(a: Any, b: Any) -> bool:
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+    return jax.tree.all(jax.tree.map(same, one, other))
 
 
 def initial_shapes(model: nn.Module, image: jax.ShapeDtypeStruct, *, reports: bool = False) -> dict[str, Any]:
