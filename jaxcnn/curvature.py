@@ -170,7 +170,7 @@ def noise_scale(gradient: Callable[[Any, Any], Any], params: Any, batches: Itera
 
     Example:
       >>> noise_scale(lambda w, x: w - x.mean(0), np.zeros(1, np.float32), np.float32([[[1]], [[3]]]))
-      Noise(scale=0.666..., squared_norm=3.0, trace=2.0)
+      NoiseScale(scale=0.666..., squared_norm=3.0, trace=2.0)
     """
     sizes, total, squares = [], np.zeros(()), 0.0
     check_callable("gradient", gradient, "jax.grad(loss)")

@@ -156,7 +156,7 @@ def evaluate(
 
 @parallel.cached_program
 def loss_fn(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., jax.Array]:
-    """`loss_fn(model)(params, model_state, inputs, labels) -> float32 []`: the mean loss in training mode, a function to differentiate.
+    """Return `loss(params, model_state, inputs, labels) -> float32 []`, the mean loss in training mode.
 
     The same arguments give the same function object, so that what is compiled for it is found again.
 

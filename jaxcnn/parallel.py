@@ -191,7 +191,7 @@ def cached_program(make: Callable[P, T]) -> Callable[P, T]:
     many networks would die of them. JAX's own caches hold programs too, so at the bound all are dropped, not only the oldest.
 
     Example:
-      >>> @compiled
+      >>> @cached_program
       ... def doubler(n):
       ...     return jax.jit(lambda x: n * x)
       >>> doubler(2) is doubler(2)

@@ -11,7 +11,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.data.types import assemble
-from jaxcnn.interpret._arguments import batches, fitting
+from jaxcnn.interpret._arguments import default_batch_size, run_in_batches
 from jaxcnn.interpret.gradcam import gradcam, gradcam_plus_plus
 from jaxcnn.interpret.guided_backpropagation import guided, guided_backprop, relus
 from jaxcnn.interpret.methods import ATTRIBUTION_METHODS, attribution
@@ -434,7 +434,7 @@ def test_networks_and_images_of_another_kind_are_refused(run):
 
 def test_a_batch_is_as_large_as_the_images_allow(run):
     _, state, images = run
-    sizes = [fitting(np.empty((1, side, side, 3))) for side in (8, 32, 224, 1000)]
+    sizes = [default_batch_size(np.empty((1, side, side, 3))) for side in (8, 32, 224, 1000)]
     assert sizes == [100, 100, 2, 1]
     seen = []
 
@@ -443,6 +443,6 @@ def test_a_batch_is_as_large_as_the_images_allow(run):
         return images.astype(np.float64).sum((1, 2, 3)) + numbers
 
     which, numbers = np.array([4, 0, 0, 2, 1]), np.arange(5.0)
-    found = np.concatenate([part for _, part in batches(program, state, images, which, 2, numbers)])
+    found = np.concatenate([part for _, part in run_in_batches(program, state, images, which, 2, numbers)])
     np.testing.assert_array_equal(found, images[which].sum((1, 2, 3)) + numbers)
     assert seen == [(2, ())] * 3

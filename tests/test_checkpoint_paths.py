@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_checkpoint import bits, one_line, state_at
 
-from jaxcnn.checkpoint import CheckpointError, Checkpoints, own, store
+from jaxcnn.checkpoint import CheckpointError, Checkpoints, lock_folder, store
 
 SPECIAL = [
     *("my runs [1]", "[!a]", "**", "a*b", "a?b", "a\\b", "\\", "[", "]", "{a,b}", "~", "%20", "#", ":", "gs:", "s3:"),
@@ -204,10 +204,10 @@ def test_a_pipe_for_a_lock_is_one_line(tmp_path, pipe):
 
 
 def test_a_lock_of_any_bytes_is_read_as_far_as_a_line_needs(tmp_path):
-    with own(tmp_path):
+    with lock_folder(tmp_path):
         (tmp_path / "lock").write_bytes(b"\xff\n" * 10**6)
         with pytest.raises(CheckpointError, match=r"in use by process") as error:
-            own(tmp_path)
+            lock_folder(tmp_path)
     assert len(one_line(error)) < 1000 + len(str(tmp_path))
 
 

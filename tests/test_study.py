@@ -12,7 +12,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import runs
-from jaxcnn.checkpoint import own, store
+from jaxcnn.checkpoint import lock_folder, store
 from jaxcnn.state import state_shapes
 
 RECIPE = jc.Recipe(
@@ -171,7 +171,7 @@ def test_a_mistake_in_the_last_recipe_costs_no_training(data, strategy, tmp_path
 def test_a_study_has_one_owner_and_a_run_too(data, strategy, tmp_path):
     """flock is between open files, so that one process will do for two."""
     own_pid = f"in use by process {os.getpid()}"
-    with own(tmp_path / "out"), pytest.raises(jc.CheckpointError, match=own_pid):
+    with lock_folder(tmp_path / "out"), pytest.raises(jc.CheckpointError, match=own_pid):
         runs.sweep({"a": RECIPE}, data, tmp_path / "out", strategy=strategy)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["lock"]  # the second changed nothing
     with jc.Checkpoints(tmp_path / "run" / "checkpoints"), pytest.raises(jc.CheckpointError, match=own_pid):

@@ -12,7 +12,7 @@ import experiments.faults as about
 from experiments.faults import damage, kills, signals
 from experiments.faults.options import PRESETS, Options, Trial, check
 from jaxcnn import cli, tables
-from jaxcnn.checkpoint import own
+from jaxcnn.checkpoint import lock_folder
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_lines
 
@@ -27,7 +27,7 @@ def main(args: list[str] | None = None) -> int:
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
         options = cli.parse(PRESETS, args, about=about.__doc__)
         check(options)
-        with own(options.out):
+        with lock_folder(options.out):
             trials = make(options, stop)
         if trials is None:
             print("stopped; the same command goes on from here", file=sys.stderr)

@@ -28,7 +28,7 @@ from experiments.finetune.options import HEADS, parameters
 from experiments.finetune.saved import save
 from experiments.finetune.watch import Watch
 from jaxcnn import cli, plots, runs, tables
-from jaxcnn.checkpoint import Checkpoints, own
+from jaxcnn.checkpoint import Checkpoints, lock_folder
 from jaxcnn.data import channel_statistics
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_lines
@@ -189,7 +189,7 @@ def main(args: list[str] | None = None) -> int:
             cli.enable_compilation_cache()
             data = jc.load_dataset("cifar10", options.data_dir)
             total = options.first_steps + options.steps * len(recipes(options))
-            with own(options.out), Progress(total) as progress:
+            with lock_folder(options.out), Progress(total) as progress:
                 done = learn(options, data, progress, stop)
             if not done:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)

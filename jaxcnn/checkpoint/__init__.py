@@ -6,6 +6,6 @@ once the committed step has been read back, a record of every file. What comes b
 that is not is named with its file, set aside as `<step>.damaged`, and another is used.
 """
 
-from jaxcnn.checkpoint.folder import own as own
+from jaxcnn.checkpoint.folder import lock_folder as lock_folder
 from jaxcnn.checkpoint.manifest import CheckpointError as CheckpointError
 from jaxcnn.checkpoint.store import Checkpoints as Checkpoints

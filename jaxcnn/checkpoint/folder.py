@@ -19,7 +19,7 @@ from jaxcnn.checkpoint.paths import check_writable_path
 log = logging.getLogger("jaxcnn.checkpoint")
 
 
-def own(folder: str | Path) -> IO[str]:
+def lock_folder(folder: str | Path) -> IO[str]:
     """Take a folder for this process alone, until what is returned is closed or the process ends, in whatever way.
 
     Only programs that ask are kept out: nothing in the folder is protected from others.
@@ -35,8 +35,8 @@ def own(folder: str | Path) -> IO[str]:
 
     Example:
         >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, is_library_model(folder):
-        ...     is_library_model(folder)
+        >>> with tempfile.TemporaryDirectory() as folder, lock_folder(folder):
+        ...     lock_folder(folder)
         Traceback (most recent call last):
         jaxcnn.checkpoint.manifest.CheckpointError: ... in use by process ... on ..., which is this process...
     """
@@ -89,7 +89,7 @@ def _owner(lock: IO[str]) -> str:
     return " ".join(lock.read(200).split()) or "unknown"
 
 
-def still_own(folder: Path, lock: IO[str]) -> None:
+def check_lock(folder: Path, lock: IO[str]) -> None:
     """`CheckpointError` if the folder was deleted, moved or replaced since `own` gave `lock`."""
     try:
         if os.path.samestat((folder / "lock").stat(), os.fstat(lock.fileno())):

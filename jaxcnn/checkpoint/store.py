@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcnn.arguments import format_value
 from jaxcnn.checkpoint.files import check_files, seal_files
-from jaxcnn.checkpoint.folder import close_at_exit, ending, own, still_own
+from jaxcnn.checkpoint.folder import check_lock, close_at_exit, ending, lock_folder
 from jaxcnn.checkpoint.manager import KeepBest, clear, manager
 from jaxcnn.checkpoint.manifest import (
     CheckpointError,
@@ -74,7 +74,7 @@ class Checkpoints:
                 f"keep_every is {format_value(keep_every)}; expected an integer of at least 0. Use keep_every=0"
             )
         self.folder = check_writable_path(folder).absolute()
-        self._lock = own(self.folder)
+        self._lock = lock_folder(self.folder)
         self._orbax: Any = None
         try:
             self._alias, remove = plain_alias(self.folder)
@@ -178,7 +178,7 @@ class Checkpoints:
                 raise unsealed
         except Exception as error:
             raise self._failed(error) from error
-        still_own(self.folder, self._lock)
+        check_lock(self.folder, self._lock)
 
     def close(self) -> None:
         """Wait for the running save, then free the folder; `CheckpointError` if it failed. Twice is harmless."""
@@ -301,7 +301,7 @@ class Checkpoints:
             ) from None
 
     def _failed(self, error: Exception) -> CheckpointError:
-        still_own(self.folder, self._lock)
+        check_lock(self.folder, self._lock)
         clear(self.folder)  # what it has written may be what fills the disk
         with contextlib.suppress(Exception):  # where no thread can be begun, at the end of the process
             self._orbax.reload()  # Orbax has already forgotten the steps that the failed save was to replace

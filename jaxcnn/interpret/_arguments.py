@@ -21,7 +21,7 @@ PIXELS = 100 * 32 * 32
 ImageNet network and their gradients take some 0.5 GB."""
 
 
-def asked(
+def prepare_arguments(
     model: nn.Module, state: State, images: np.ndarray, classes: np.ndarray | None, batch: int | None = None
 ) -> np.ndarray:
     """The class that each image is asked about, int32 [n]: `classes`, or the predicted ones.
@@ -45,7 +45,7 @@ def asked(
         check_integer("batch", batch)
     count = _logits(model, state, images.shape[1:])
     if classes is None:
-        return predict(model, state, images, batch=batch or fitting(images)).argmax(1).astype(np.int32)
+        return predict(model, state, images, batch=batch or default_batch_size(images)).argmax(1).astype(np.int32)
     labels = np.asarray(classes)
     if labels.shape != (len(images),):
         raise ArgumentError(
@@ -75,7 +75,7 @@ def logits(model: nn.Module, state: State, inputs: jax.Array) -> jax.Array:
     return call(model, {"params": state.params, **state.model_state}, inputs, train=False)
 
 
-def batches(
+def run_in_batches(
     program: Callable[..., jax.Array],
     state: State,
     images: np.ndarray,
@@ -98,13 +98,13 @@ def batches(
       [([0, 1], (2,)), ([2], (1,))]
     """
     slim = eval_state(state)._replace(opt_state=(), metrics=())
-    for index in parallel.padded_batches(len(which), batch or fitting(images), 1):
+    for index in parallel.padded_batches(len(which), batch or default_batch_size(images), 1):
         answers = program(slim, images[which[index]], *(each[index] for each in more))
         real = index[index >= 0]
         yield real, np.asarray(answers)[: len(real)]
 
 
-def fitting(images: np.ndarray) -> int:
+def default_batch_size(images: np.ndarray) -> int:
     """How many of images [n, h, w, c] to a batch: `PIXELS` in all, at most 100.
 
     Example:

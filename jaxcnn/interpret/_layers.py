@@ -35,13 +35,13 @@ class _Flow(NamedTuple):
     """path of a module that has not ended yet -> what it has done, and with which variables."""
 
 
-def read(traced: Traced) -> list[Found]:
+def find_layers(traced: Traced) -> list[Found]:
     """The rows of a model in the order of computation; at the end, one for each part that test mode leaves out.
 
     Example:
       >>> from jaxcnn.interpret._jaxpr import trace
       >>> from jaxcnn.models import create_model
-      >>> [found.name for found in read_weights(trace(create_model("resnet8", 10), (32, 32, 3)))][:6]
+      >>> [found.name for found in find_layers(trace(create_model("resnet8", 10), (32, 32, 3)))][:6]
       ['stem', 'stem_norm', 'relu', 'stage1_block1/conv1', 'stage1_block1/norm1', 'stage1_block1/relu']
     """
     flow = _Flow(_known(traced), {value: frozenset([n]) for value, n in traced.variables.items()}, {})

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcnn import parallel
 from jaxcnn.augment import normalize
-from jaxcnn.interpret._arguments import asked, batches
+from jaxcnn.interpret._arguments import prepare_arguments, run_in_batches
 from jaxcnn.interpret._outputs import called, nudged, outputs, stage_shapes
 from jaxcnn.recipe import ArgumentError, check_choice
 from jaxcnn.state import State, image_shape_of
@@ -91,8 +91,8 @@ def gradcam_plus_plus(
 
 def _heat(weigh, model, state, images, classes, stage, batch) -> np.ndarray:
     stage = mapped(model, image_shape_of(model, state), stage)
-    labels = asked(model, state, images, classes, batch)
-    found = batches(_heater(model, stage, weigh), state, images, np.arange(len(images)), batch, labels)
+    labels = prepare_arguments(model, state, images, classes, batch)
+    found = run_in_batches(_heater(model, stage, weigh), state, images, np.arange(len(images)), batch, labels)
     return np.concatenate([heat for _, heat in found])
 
 

@@ -14,7 +14,7 @@ from jax.extend.core import JaxprEqn, Literal
 from jaxcnn import parallel
 from jaxcnn.augment import normalize
 from jaxcnn.cpu.rewriting import Replacement, count_matches, rewrite
-from jaxcnn.interpret._arguments import asked, batches, logits
+from jaxcnn.interpret._arguments import logits, prepare_arguments, run_in_batches
 from jaxcnn.recipe import ArgumentError
 from jaxcnn.state import State
 
@@ -53,13 +53,13 @@ def guided_backprop(
       >>> guided_backprop(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:3]).shape
       (3, 8, 8, 1)
     """
-    labels = asked(model, state, images, classes, batch)
+    labels = prepare_arguments(model, state, images, classes, batch)
     inputs = jax.ShapeDtypeStruct((1, *images.shape[1:]), "float32")
     program = jax.make_jaxpr(lambda state, x: logits(model, state, x))(state, inputs)
     if not relus(program):
         name = type(model).__name__
         raise ArgumentError(f"{name} has no ReLU to guide a gradient at; use integrated_gradients, which needs none")
-    found = batches(_slopes(model), state, images, np.arange(len(images)), batch, labels)
+    found = run_in_batches(_slopes(model), state, images, np.arange(len(images)), batch, labels)
     return np.concatenate([slopes for _, slopes in found])
 
 

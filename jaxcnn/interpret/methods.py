@@ -66,14 +66,14 @@ def attribution(
     found = function(model, state, images, classes, **options)
     if found.ndim == 4:
         found = np.abs(found).max(-1) if method == "guided_backprop" else found.sum(-1)
-    return scaled(found)
+    return scale_to_unit(found)
 
 
-def scaled(found: np.ndarray) -> np.ndarray:
+def scale_to_unit(found: np.ndarray) -> np.ndarray:
     """The positive part of [n, h, w], each image's divided by its largest value; 0 where there is none.
 
     Example:
-      >>> scale_by_stage(np.float32([[[-1, 4], [2, 0]], [[-1, -1], [-1, -1]]])).tolist()
+      >>> scale_to_unit(np.float32([[[-1, 4], [2, 0]], [[-1, -1], [-1, -1]]])).tolist()
       [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
     """
     positive = np.maximum(found, 0)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxcnn import parallel
 from jaxcnn.arguments import check_integer
 from jaxcnn.augment import normalize
-from jaxcnn.interpret._arguments import asked, batches, logits
+from jaxcnn.interpret._arguments import logits, prepare_arguments, run_in_batches
 from jaxcnn.recipe import ArgumentError, format_value
 from jaxcnn.state import State, image_shape_of
 
@@ -60,12 +60,12 @@ def occlusion(
     size = check_integer("size", max(1, min(h, w) // 4) if size is None else size, 1, min(h, w))
     stride = check_integer("stride", max(1, size // 2) if stride is None else stride, 1, size)
     colour = _colour(fill, state)
-    labels = asked(model, state, images, classes, batch)
+    labels = prepare_arguments(model, state, images, classes, batch)
     corners = _corners(h, w, size, stride)
     n, places = len(images), len(corners)
     which, more = np.repeat(np.arange(n), places), (np.repeat(labels, places), np.tile(corners, (n, 1)))
     program = _program(model, size)
-    parts = batches(lambda state, *rest: program(state, colour, *rest), state, images, which, batch, *more)
+    parts = run_in_batches(lambda state, *rest: program(state, colour, *rest), state, images, which, batch, *more)
     scores = np.concatenate([part for _, part in parts]).reshape(n, places)
     return _falls(scores[:, :1] - scores[:, 1:], corners[1:], size, (h, w))
 

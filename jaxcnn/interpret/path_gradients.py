@@ -9,7 +9,7 @@ import numpy as np
 from jaxcnn import parallel
 from jaxcnn.arguments import check_integer
 from jaxcnn.augment import normalize
-from jaxcnn.interpret._arguments import asked, batches, logits
+from jaxcnn.interpret._arguments import logits, prepare_arguments, run_in_batches
 from jaxcnn.recipe import ArgumentError
 from jaxcnn.state import State, image_shape_of
 
@@ -63,11 +63,11 @@ def integrated_gradients(
         raise ArgumentError(
             f"baseline has shape {first.shape}; expected that of one image, {np.shape(state.normalizer.mean)}"
         )
-    labels = asked(model, state, images, classes, batch)
+    labels = prepare_arguments(model, state, images, classes, batch)
     which = np.repeat(np.arange(len(images)), steps)
     places = np.tile((np.arange(steps, dtype=np.float32) + 0.5) / steps, len(images))
     program, total = _slopes(model), np.zeros(images.shape, np.float64)
-    parts = batches(
+    parts = run_in_batches(
         lambda state, *rest: program(state, first, *rest), state, images, which, batch, labels[which], places
     )
     for index, part in parts:

@@ -8,7 +8,7 @@ import flax.linen as nn
 
 from jaxcnn.arguments import check_image_shape
 from jaxcnn.interpret._jaxpr import trace
-from jaxcnn.interpret._layers import read
+from jaxcnn.interpret._layers import find_layers
 
 
 class LayerSummary(NamedTuple):
@@ -95,7 +95,7 @@ def summary(model: nn.Module, shape: tuple[int, ...]) -> ModelSummary:
     shape = check_image_shape(shape)
     traced = trace(model, shape)
     rows = [LayerSummary("image", "Input", shape, 0, 0, 0)]
-    for name, kind, size, uses, macs in read(traced):
+    for name, kind, size, uses, macs in find_layers(traced):
         sizes = {"params": 0, "fixed": 0}
         for names in uses:
             sizes["params" if names[0] == "params" else "fixed"] += traced.sizes[names].size

@@ -52,7 +52,7 @@ def pictures(
       ValueError: for no images, or captions or heat of another number.
 
     Example:
-      >>> figure = load_images(np.zeros((2, 8, 8, 3), np.uint8), ["a cat", "a dog"], heat=np.zeros((2, 8, 8)))
+      >>> figure = pictures(np.zeros((2, 8, 8, 3), np.uint8), ["a cat", "a dog"], heat=np.zeros((2, 8, 8)))
       >>> [axis.get_xlabel() for axis in figure.axes]
       ['a cat', '', 'a dog', '']
     """

@@ -32,7 +32,7 @@ class Field(NamedTuple):
     """Values on the points of a plane.
 
     Example:
-      >>> ReceptiveField("ResNet-20", [-1, 0, 1], [-1, 1], np.ones((3, 2))).path is None
+      >>> Field("ResNet-20", [-1, 0, 1], [-1, 1], np.ones((3, 2))).path is None
       True
     """
 
@@ -75,7 +75,7 @@ def planes(
 
     Example:
       >>> x = np.linspace(-1, 1, 11)
-      >>> bowl = ReceptiveField("bowl", x, x, 0.01 + x[:, None] ** 2 + x**2, "first direction", "second direction")
+      >>> bowl = Field("bowl", x, x, 0.01 + x[:, None] ** 2 + x**2, "first direction", "second direction")
       >>> len(planes([bowl], label="loss (nats)").axes)  # one of them is the bar
       2
     """
@@ -106,7 +106,7 @@ def logarithms(shown: Sequence[Field], most: float | None = None) -> tuple[list[
       ValueError: as `planes`.
 
     Example:
-      >>> logarithms([ReceptiveField("", [0, 1], [0], np.array([[0.5], [20]]))])[1].tolist()
+      >>> logarithms([Field("", [0, 1], [0], np.array([[0.5], [20]]))])[1].tolist()
       [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
     """
     if not len(shown):

@@ -40,7 +40,7 @@ def terrain(
 
     Example:
       >>> x = np.linspace(-1, 1, 11)
-      >>> bowl = ReceptiveField("bowl", x, x, 0.01 + x[:, None] ** 2 + x**2, "first direction", "second direction")
+      >>> bowl = Field("bowl", x, x, 0.01 + x[:, None] ** 2 + x**2, "first direction", "second direction")
       >>> terrain([bowl], label="loss (nats)").axes[0].name
       '3d'
     """

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxcnn import multihost, parallel
-from jaxcnn.checkpoint import own
+from jaxcnn.checkpoint import lock_folder
 from jaxcnn.data import Dataset, verify_dataset
 from jaxcnn.models import count_parameters
 from jaxcnn.progress import Progress
@@ -156,7 +156,7 @@ def _owned(
     with contextlib.ExitStack() as held:
 
         def take() -> None:
-            held.enter_context(own(out))
+            held.enter_context(lock_folder(out))
             for name, recipe in runs.items():
                 open_run_dir(recipe, out / name, strategy, parts[recipe.examples])
 

@@ -54,7 +54,7 @@ def load(data: bytes, storages: dict[str, Storage] | None = None) -> tuple[Any, 
 
     Example:
       >>> import pickle
-      >>> load_dataset(pickle.dumps({"a": [1, 2.5]}) + b"more")[0]
+      >>> load(pickle.dumps({"a": [1, 2.5]}) + b"more")[0]
       {'a': [1, 2.5]}
     """
     machine = _Machine(storages={} if storages is None else storages)
