@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxcnn.arguments import RecipeError, function, positive, random_key, shown, whole_number
+from jaxcnn.arguments import RecipeError, function, is_iterator, positive, random_key, shown, whole_number
 
 Loss = Callable[..., jax.Array]
 
@@ -207,7 +207,7 @@ def _is_numeric(dtype) -> bool:
 
 def _size(tree, what: str = "params") -> int:
     """The number of float32 values in `tree`; RecipeError where anything else is in it."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if getattr(leaf, "size", 1)]
+    leaves = [leaf for leaf in jax.tree.leaves(tree, is_leaf=is_iterator) if getattr(leaf, "size", 1)]
     kinds = {_kind(leaf) for leaf in leaves}
     if kinds != {"float32"}:
         held = shown(", ".join(sorted(kinds)) or "nothing").strip("'")

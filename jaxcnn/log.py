@@ -23,7 +23,7 @@ from jaxcnn import provenance
 from jaxcnn.arguments import mapping, path_of, whole_number
 from jaxcnn.checkpoint.manifest import CheckpointError
 from jaxcnn.checkpoint.paths import check_path
-from jaxcnn.data import Dataset, verify_inputs
+from jaxcnn.data import Dataset, verify
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import transformation
 from jaxcnn.recipe import Recipe, RecipeError, shown, verify_recipe
@@ -84,7 +84,7 @@ class RunLog:
         if tx is not None:
             tx = transformation(tx)
         if data is not None:
-            verify_inputs(data)
+            verify(data)
         made_from: dict[str, Any] = {"jax": provenance.settings()}
         if model is not None:
             made_from["model"] = provenance.model_of(model, recipe, None if data is None else len(data.classes))

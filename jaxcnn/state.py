@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxcnn import augment, metrics
+from jaxcnn.arguments import is_iterator
 from jaxcnn.data import Dataset, verify_inputs
 from jaxcnn.models.calling import initial, initial_shapes, verify_model
 from jaxcnn.optim import test_params, transformation
@@ -60,7 +61,7 @@ def _misfit(state: State) -> str:
         tree = getattr(state, name)
         if not isinstance(tree, Mapping):
             return f"{name} is {shown(tree)}; expected arrays by name"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None or is_iterator(x)):
             if not _is_array(leaf):
                 return f"{name} has {shown(leaf)} at {jax.tree_util.keystr(path)}; expected arrays of numbers"
     counted = type(state.step) is int or (_is_array(state.step) and state.step.dtype.kind in "iu")
@@ -69,7 +70,12 @@ def _misfit(state: State) -> str:
     if not _is_array(state.key) or state.key.dtype != np.uint32 or np.shape(state.key) not in ((2,), (4,)):
         return f"key is {shown(state.key)}; expected a key as jax.random.PRNGKey makes it"
     if name := next(
-        (name for name in ("opt", "sums") if not all(map(_is_array, jax.tree.leaves(getattr(state, name))))), ""
+        (
+            name
+            for name in ("opt", "sums")
+            if not all(map(_is_array, jax.tree.leaves(getattr(state, name), is_leaf=is_iterator)))
+        ),
+        "",
     ):
         return f"{name} is {shown(getattr(state, name))}; expected arrays"
     norm = state.norm
@@ -81,7 +87,11 @@ def _misfit(state: State) -> str:
 
 def _is_array(leaf: Any) -> bool:
     array = isinstance(leaf, (np.ndarray, np.generic, jax.Array)) and not isinstance(leaf, np.ma.MaskedArray)
-    return array and (leaf.dtype.kind in "fiub" or jnp.issubdtype(leaf.dtype, jnp.floating)) and leaf.dtype.isnative
+    return (
+        array
+        and (getattr(leaf.dtype, "kind", "?") in "fiub" or jnp.issubdtype(leaf.dtype, jnp.floating))
+        and leaf.dtype.isnative
+    )
 
 
 def image_shape_of(model: Any, state: Any) -> tuple[int, ...]:
