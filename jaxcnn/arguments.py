@@ -6,7 +6,7 @@ import difflib
 import math
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ import numpy as np
 
 class ArgumentError(ValueError):
     """A setting or an argument that cannot be used; the message is one line and says what to write instead."""
+
+
+_PART, _PATH = 255, 4095
+"""Bytes that a name and a path can have on Linux; macOS takes less of a path and says so itself."""
 
 
 def format_value(value: Any, most: int = 80) -> str:
@@ -103,9 +107,26 @@ def check_path(name: str, value: Any, kind: type[ValueError] = ArgumentError, *,
     if isinstance(value, os.PathLike):
         given = os.fspath(value)
         text = given if isinstance(given, str) else ""
+    example = f"Write {name}={write or repr('runs/r20')}."
     if not text or "\0" in text:
-        raise kind(f"{name} is {format_value(value)}; expected a path. Write {name}={write or repr('runs/r20')}.")
+        raise kind(f"{name} is {format_value(value)}; expected a path. {example}")
+    try:
+        size, largest = len(os.fsencode(text)), max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
+    except UnicodeError:
+        raise kind(f"{name} is {format_value(value)}; expected a path that this system can write. {example}") from None
+    if size > _PATH or largest > _PART:
+        raise kind(f"{name} is {format_value(value)}; expected names of at most {_PART} bytes, {_PATH} in all. {example}")
     return Path(text)
+
+
+def is_iterator(value: Any) -> bool:
+    """Whether `value` is an iterator, which JAX's tree functions warn of: they are to take it as a leaf, which is refused.
+
+    Example:
+      >>> is_iterator(iter([1])), is_iterator([1])
+      (True, False)
+    """
+    return isinstance(value, Iterator)
 
 
 def check_image_shape(shape: Any) -> tuple[int, int, int]:

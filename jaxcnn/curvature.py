@@ -16,14 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxcnn.arguments import (
-    ArgumentError,
-    check_callable,
-    check_integer,
-    check_positive,
-    check_random_key,
-    format_value,
-)
+from jaxcnn.arguments import ArgumentError, check_callable, is_iterator, check_positive, check_random_key, format_value, check_integer
 
 Loss = Callable[..., jax.Array]
 
@@ -218,7 +211,7 @@ def _is_numeric(dtype) -> bool:
 
 def _size(tree, what: str = "params") -> int:
     """The number of float32 values in `tree`; ArgumentError where anything else is in it."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if getattr(leaf, "size", 1)]
+    leaves = [leaf for leaf in jax.tree.leaves(tree, is_leaf=is_iterator) if getattr(leaf, "size", 1)]
     kinds = {_kind(leaf) for leaf in leaves}
     if kinds != {"float32"}:
         held = format_value(", ".join(sorted(kinds)) or "nothing").strip("'")

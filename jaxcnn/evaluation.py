@@ -224,6 +224,11 @@ def _moments(model, strategy):
         with batch_moments():
             _, new = call(batchwise, variables, inputs, train=True, mutable=[*state.model_state, "aux"], key=state.rng)
         total, batches = carry
+        if jax.tree.map(jnp.shape, new["batch_stats"]) != jax.tree.map(jnp.shape, total):
+            raise ArgumentError(
+                f"the state's batch_stats are not of this {type(model).__name__}; expected those that it was trained with. "
+                "Build the model as it was, with the same options and size of images."
+            )
         # Mean squares average over batches as means do; variances do not.
         squares = _spreads(new["batch_stats"], lambda mean, var: var + jnp.square(mean))
         return jax.tree.map(jnp.add, total, squares), batches + 1
@@ -272,11 +277,13 @@ def recompute_batch_stats(
     the last n mod batch images are left out.
 
     Raises:
-      ArgumentError: for a model without BN, or n smaller than a batch or larger than the split.
+      ArgumentError: for a model without BN, a batch that the devices cannot share, or n smaller than a batch or larger than
+        the split.
     """
     strategy = parallel.check_strategy(strategy)
     verify_split("split", split, getattr(model, "classes", None), image_shape_of(model, state))
     batch, n = check_integer("batch", batch, write=128), check_integer("n", n, write=5000)
+    strategy.check(batch)
     _check_norms(model, state, (batch, *split.images.shape[1:]))
     if not batch <= n <= len(split.labels):
         raise ArgumentError(f"precise_bn is {n}; expected {batch} (one batch) to {len(split.labels)} images, or 0")

@@ -23,7 +23,7 @@ from jaxcnn import provenance
 from jaxcnn.arguments import check_integer, check_mapping, check_path
 from jaxcnn.checkpoint.manifest import CheckpointError
 from jaxcnn.checkpoint.paths import check_writable_path
-from jaxcnn.data import Dataset, verify_inputs
+from jaxcnn.data import Dataset, verify_dataset
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import as_transformation
 from jaxcnn.recipe import ArgumentError, Recipe, format_value, verify_recipe
@@ -84,7 +84,7 @@ class RunLog:
         if tx is not None:
             tx = as_transformation(tx)
         if data is not None:
-            verify_inputs(data)
+            verify(data)
         made_from: dict[str, Any] = {"jax": provenance.settings()}
         if model is not None:
             made_from["model"] = provenance.model_of(model, recipe, None if data is None else len(data.classes))

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxcnn import augment, metrics
+from jaxcnn.arguments import is_iterator
 from jaxcnn.data import Dataset, verify_inputs
 from jaxcnn.models.calling import initial, initial_shapes, verify_model
 from jaxcnn.optim import as_transformation, eval_params
@@ -60,29 +61,37 @@ def _misfit(state: State) -> str:
         tree = getattr(state, name)
         if not isinstance(tree, Mapping):
             return f"{name} is {format_value(tree)}; expected arrays by name"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None or is_iterator(x)):
             if not _is_array(leaf):
                 return f"{name} has {format_value(leaf)} at {jax.tree_util.keystr(path)}; expected arrays of numbers"
     counted = type(state.step) is int or (_is_array(state.step) and state.step.dtype.kind in "iu")
     if not counted or np.shape(state.step) != ():
         return f"step is {format_value(state.step)}; expected an integer"
     if not _is_array(state.rng) or state.rng.dtype != np.uint32 or np.shape(state.rng) not in ((2,), (4,)):
-        return f"key is {format_value(state.rng)}; expected a key as jax.random.PRNGKey makes it"
+        return f"rng is {format_value(state.rng)}; expected a key as jax.random.PRNGKey makes it"
     if name := next(
-        (name for name in ("opt_state", "metrics") if not all(map(_is_array, jax.tree.leaves(getattr(state, name))))),
+        (
+            name
+            for name in ("opt_state", "metrics")
+            if not all(map(_is_array, jax.tree.leaves(getattr(state, name), is_leaf=is_iterator)))
+        ),
         "",
     ):
         return f"{name} is {format_value(getattr(state, name))}; expected arrays"
     norm = state.normalizer
     arrays = isinstance(norm, augment.Normalizer) and all(_is_array(leaf) and leaf.dtype.kind == "f" for leaf in norm)
     if not arrays or np.ndim(norm.mean) != 3 or np.shape(norm.std) != np.shape(norm.mean)[2:]:
-        return f"norm is {format_value(norm)}; expected a Norm of mean [h, w, c] and std [c]"
+        return f"normalizer is {format_value(norm)}; expected a Normalizer of mean [h, w, c] and std [c]"
     return ""
 
 
 def _is_array(leaf: Any) -> bool:
     array = isinstance(leaf, (np.ndarray, np.generic, jax.Array)) and not isinstance(leaf, np.ma.MaskedArray)
-    return array and (leaf.dtype.kind in "fiub" or jnp.issubdtype(leaf.dtype, jnp.floating)) and leaf.dtype.isnative
+    return (
+        array
+        and (getattr(leaf.dtype, "kind", "?") in "fiub" or jnp.issubdtype(leaf.dtype, jnp.floating))
+        and leaf.dtype.isnative
+    )
 
 
 def image_shape_of(model: Any, state: Any) -> tuple[int, ...]:

@@ -128,7 +128,12 @@ def changed(value: Any, rng: random.Random) -> Any:
     if isinstance(value, tuple) and getattr(value, "_fields", ()):
         names: Any = value
         name = rng.choice(names._fields)
-        return names._replace(**{name: changed(getattr(value, name), rng)})
+        part = changed(getattr(value, name), rng)
+        while isinstance(value, optax.GradientTransformation) and callable(
+            part
+        ):  # whose errors would be the user's own
+            part = changed(getattr(value, name), rng)
+        return names._replace(**{name: part})
     if isinstance(value, (tuple, list)) and value:
         spot = rng.randrange(len(value))
         ways = [value[:spot], [*value, value[spot]], [*value[:spot], changed(value[spot], rng), *value[spot + 1 :]]]
@@ -357,3 +362,31 @@ def test_wrong_arguments_give_one_line_or_a_result(name, things, cases, tmp_path
     monkeypatch.chdir(tmp_path)
     found = faults(name, things, tmp_path, cases(12))
     assert not found, "\n".join(["", *found.values()])
+
+
+def test_what_hundreds_of_calls_found(things, tmp_path):
+    """Rare values of the fuzzer, each with the function in which it gave a raw error."""
+    _, data, recipe, model, _, state, normed, other = things
+    params, images = {**state.params, "conv1": jnp.ones(3)}, data.test.images
+    stats = {"batch_stats": {"other": {"mean": np.zeros(2, np.float32), "var": np.ones(2, np.float32)}}}
+    key = jax.random.key(0)
+    found: list[tuple[Callable[[], Any], str]] = [
+        (lambda: jc.adopt(state._replace(params={"a": iter([1])}), {}), r"params has .*list_iterator.* at \['a'\]"),
+        (lambda: jc.evaluate(model, state._replace(norm=state.norm._replace(mean=key)), data.test), "norm is "),
+        (lambda: jc.gradcam(model, state._replace(params=params), images), "variables are not of this ConvNet"),
+        (lambda: jc.precise(normed, other._replace(stats=stats), data.train, 8, batch=8), "of this ConvNet"),
+        (lambda: jc.precise(normed, other, data.train, 8, batch=4), "batch is 4, which 8 devices cannot share"),
+        (lambda: jc.sharpness(quadratic, iter([1, 2])), "params holds list_iterator"),
+        (lambda: jc.noise_scale(quadratic, iter([1, 2]), [1, 2]), "params holds list_iterator"),
+        (lambda: jc.lr_range_test(model, data._replace(name=np.zeros((2, 3))), recipe), "name is of type ndarray"),
+        (lambda: jc.RunLog(tmp_path / "a", recipe, data=data._replace(test=jc.Split(images, "x"))), "test labels"),  # pyright: ignore[reportArgumentType]
+        (lambda: jc.export(model, state, "x" * 5000), "names of at most 255 bytes"),
+        (lambda: jc.export(model, state, "\ud800"), "a path that this system can write"),
+    ]
+    for call, words in found:
+        with pytest.raises(ValueError, match=words) as error:
+            call()
+        assert "\n" not in str(error.value)
+        assert type(error.value).__module__.startswith("jaxcnn.")
+    with jc.Checkpoints(tmp_path / "b") as saved, pytest.raises(jc.CheckpointError, match="list_iterator"):
+        saved.save(state._replace(params={"a": iter([1])}))

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.arguments import format_value
+from jaxcnn.arguments import is_iterator, format_value
 
 Leaves = dict[str, Any]  # path in the state, such as `.params['w']` -> array
 
@@ -26,7 +26,8 @@ class Damaged(Exception):
 
 def flat(tree: Any) -> Leaves:
     """The leaves of a pytree by their paths."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_iterator)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def copied(tree: Any) -> Leaves:

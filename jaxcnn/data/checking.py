@@ -31,6 +31,7 @@ def verify_dataset(data: Dataset) -> None:
     """
     if not isinstance(data, Dataset):
         raise DataError(f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load() gives it")
+    _name(data.name)
     classes = _count(data.classes)
     verify_split("train", data.train, classes)
     shape = data.train.images.shape[1:]
@@ -49,6 +50,7 @@ def verify_inputs(data: Any) -> None:
         raise DataError(f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load() gives it")
     if not isinstance(data.train, Split):
         raise DataError(f"train is a {type(data.train).__name__}; expected two arrays: write Split(images, labels)")
+    _name(data.name)
     verify_images("train images", data.train.images)
     _count(data.classes)
     for what, split in (("validation", data.validation), ("test", data.test)):
@@ -57,6 +59,11 @@ def verify_inputs(data: Any) -> None:
     shape = data.train.images.shape[1:]
     _statistic("mean", data.mean, shape)
     _statistic("std", data.std, shape[-1:])
+
+
+def _name(name: Any) -> None:
+    if not isinstance(name, str):
+        raise DataError(f"name is of type {type(name).__name__}; expected text: write name='fruit', say")
 
 
 def verify_split(

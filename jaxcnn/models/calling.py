@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,25 @@ def call(
             f"the variables are not of this {type(model).__name__} ({why}); expected "
             "those that it was trained with. Build the model as it was, with the same options and size of images."
         ) from error
+    except (TypeError, AttributeError) as error:  # of arrays where Flax looks for a module's variables
+        if not (name := _misplaced(model, variables, inputs)):
+            raise
+        raise RecipeError(
+            f"the variables are not of this {type(model).__name__} ({name} differs); expected those that it was trained "
+            "with. Build the model as it was, with the same options and size of images."
+        ) from error
+
+
+def _misplaced(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -> str:
+    """The first of the model's variables that is missing or that it does not have, or ""."""
+    with contextlib.suppress(Exception):
+        shapes = initial_shapes(model, jax.ShapeDtypeStruct(inputs.shape, inputs.dtype))
+        trees = (shapes, {name: variables.get(name) for name in shapes})
+        mine, given = (
+            {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree)} for tree in trees
+        )
+        return min(mine ^ given, default="")
+    return ""
 
 
 def _called(model, variables, inputs, train, mutable, key) -> Any:
