@@ -115,7 +115,9 @@ def check_path(name: str, value: Any, kind: type[ValueError] = ArgumentError, *,
     except UnicodeError:
         raise kind(f"{name} is {format_value(value)}; expected a path that this system can write. {example}") from None
     if size > _PATH or largest > _PART:
-        raise kind(f"{name} is {format_value(value)}; expected names of at most {_PART} bytes, {_PATH} in all. {example}")
+        raise kind(
+            f"{name} is {format_value(value)}; expected names of at most {_PART} bytes, {_PATH} in all. {example}"
+        )
     return Path(text)
 
 

@@ -16,7 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxcnn.arguments import ArgumentError, check_callable, is_iterator, check_positive, check_random_key, format_value, check_integer
+from jaxcnn.arguments import (
+    ArgumentError,
+    check_callable,
+    check_integer,
+    check_positive,
+    check_random_key,
+    format_value,
+    is_iterator,
+)
 
 Loss = Callable[..., jax.Array]
 

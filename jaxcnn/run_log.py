@@ -84,7 +84,7 @@ class RunLog:
         if tx is not None:
             tx = as_transformation(tx)
         if data is not None:
-            verify(data)
+            verify_dataset(data)
         made_from: dict[str, Any] = {"jax": provenance.settings()}
         if model is not None:
             made_from["model"] = provenance.model_of(model, recipe, None if data is None else len(data.classes))

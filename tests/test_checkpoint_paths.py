@@ -78,7 +78,7 @@ def test_a_long_path_works_up_to_a_limit_and_is_refused_beyond(tmp_path):
 @pytest.mark.parametrize("folder", ["gs://bucket/run", Path("s3://bucket"), "file:/tmp/run", "gs:"])
 def test_an_address_is_refused_and_no_folder_is_made(tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
-    for take in (own, Checkpoints):
+    for take in (lock_folder, Checkpoints):
         with pytest.raises(CheckpointError, match=r"an address; expected a local folder. Write") as error:
             take(folder)
         one_line(error)

@@ -369,19 +369,31 @@ def test_what_hundreds_of_calls_found(things, tmp_path):
     _, data, recipe, model, _, state, normed, other = things
     params, images = {**state.params, "conv1": jnp.ones(3)}, data.test.images
     stats = {"batch_stats": {"other": {"mean": np.zeros(2, np.float32), "var": np.ones(2, np.float32)}}}
-    key = jax.random.key(0)
+    keyed, other_stats = state.normalizer._replace(mean=jax.random.key(0)), other._replace(model_state=stats)
     found: list[tuple[Callable[[], Any], str]] = [
-        (lambda: jc.adopt(state._replace(params={"a": iter([1])}), {}), r"params has .*list_iterator.* at \['a'\]"),
-        (lambda: jc.evaluate(model, state._replace(norm=state.norm._replace(mean=key)), data.test), "norm is "),
+        (
+            lambda: jc.with_variables(state._replace(params={"a": iter([1])}), {}),
+            r"params has .*list_iterator.* at \['a'\]",
+        ),
+        (
+            lambda: jc.evaluate(model, state._replace(normalizer=state.normalizer._replace(mean=key)), data.test),
+            "normalizer is ",
+        ),
         (lambda: jc.gradcam(model, state._replace(params=params), images), "variables are not of this ConvNet"),
-        (lambda: jc.precise(normed, other._replace(stats=stats), data.train, 8, batch=8), "of this ConvNet"),
-        (lambda: jc.precise(normed, other, data.train, 8, batch=4), "batch is 4, which 8 devices cannot share"),
+        (
+            lambda: jc.recompute_batch_stats(normed, other_stats, data.train, 8, batch=8),
+            "of this ConvNet",
+        ),
+        (
+            lambda: jc.recompute_batch_stats(normed, other, data.train, 8, batch=4),
+            "batch is 4, which 8 devices cannot share",
+        ),
         (lambda: jc.sharpness(quadratic, iter([1, 2])), "params holds list_iterator"),
         (lambda: jc.noise_scale(quadratic, iter([1, 2]), [1, 2]), "params holds list_iterator"),
-        (lambda: jc.lr_range_test(model, data._replace(name=np.zeros((2, 3))), recipe), "name is of type ndarray"),
+        (lambda: jc.lr_finder(model, data._replace(name=np.zeros((2, 3))), recipe), "name is of type ndarray"),
         (lambda: jc.RunLog(tmp_path / "a", recipe, data=data._replace(test=jc.Split(images, "x"))), "test labels"),  # pyright: ignore[reportArgumentType]
-        (lambda: jc.export(model, state, "x" * 5000), "names of at most 255 bytes"),
-        (lambda: jc.export(model, state, "\ud800"), "a path that this system can write"),
+        (lambda: jc.export_weights(model, state, "x" * 5000), "names of at most 255 bytes"),
+        (lambda: jc.export_weights(model, state, "\ud800"), "a path that this system can write"),
     ]
     for call, words in found:
         with pytest.raises(ValueError, match=words) as error:

@@ -19,7 +19,7 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments.look import __main__ as script
-from experiments.look import about, curves, errors, options, lock_folder, page, reading
+from experiments.look import about, curves, errors, options, own, page, reading
 from experiments.look.seen import Picture, Section
 from jaxcnn import runs
 from jaxcnn.calibration import calibration

@@ -23,7 +23,7 @@ def own_programs(tmp_path_factory):
     name, least = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
     before = jax.config.values[name], jax.config.values[least]
     # Programs that earlier tests left in memory would be compiled, and added, only once the library drops them at its bound.
-    parallel.forget()
+    parallel.clear_program_cache()
     # Which programs take longer to compile than a threshold depends on what else the machine does.
     for folder, seconds in ((str(tmp_path_factory.mktemp("programs")), 0.0), before):
         jax.config.update(name, folder)

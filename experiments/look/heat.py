@@ -62,7 +62,7 @@ class Rows(NamedTuple):
 
 def section(seen: Seen) -> Section | None:
     """Heat for some right predictions, for the wrong ones that the network was surest of, and stage by stage."""
-    parts = [lock_folder(seen)] if seen.own is not None else [part for part in (right(seen), wrong(seen)) if len(part.images)]
+    parts = [own(seen)] if seen.own is not None else [part for part in (right(seen), wrong(seen)) if len(part.images)]
     images, classes, labels = (
         np.concatenate(found) for found in zip(*((p.images, p.classes, p.labels) for p in parts), strict=True)
     )
@@ -122,7 +122,7 @@ def wrong(seen: Seen) -> Rows:
     return Rows("heat-wrong", title, seen.images[first], seen.said[first], seen.labels[first], notes)
 
 
-def lock_folder(seen: Seen) -> Rows:
+def own(seen: Seen) -> Rows:
     """The user's own picture, asked about the likeliest classes."""
     image = np.asarray(seen.own)
     (shares,) = probabilities(seen.run, image[None])

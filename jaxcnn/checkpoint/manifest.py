@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.arguments import is_iterator, format_value
+from jaxcnn.arguments import format_value, is_iterator
 
 Leaves = dict[str, Any]  # path in the state, such as `.params['w']` -> array
 

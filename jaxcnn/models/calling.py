@@ -128,7 +128,7 @@ def call(
     except (TypeError, AttributeError) as error:  # of arrays where Flax looks for a module's variables
         if not (name := _misplaced(model, variables, inputs)):
             raise
-        raise RecipeError(
+        raise ArgumentError(
             f"the variables are not of this {type(model).__name__} ({name} differs); expected those that it was trained "
             "with. Build the model as it was, with the same options and size of images."
         ) from error
