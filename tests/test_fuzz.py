@@ -375,10 +375,7 @@ def test_what_hundreds_of_calls_found(things, tmp_path):
             lambda: jc.with_variables(state._replace(params={"a": iter([1])}), {}),
             r"params has .*list_iterator.* at \['a'\]",
         ),
-        (
-            lambda: jc.evaluate(model, state._replace(normalizer=state.normalizer._replace(mean=key)), data.test),
-            "normalizer is ",
-        ),
+        (lambda: jc.evaluate(model, state._replace(normalizer=keyed), data.test), "normalizer is "),
         (lambda: jc.gradcam(model, state._replace(params=params), images), "variables are not of this ConvNet"),
         (
             lambda: jc.recompute_batch_stats(normed, other_stats, data.train, 8, batch=8),
