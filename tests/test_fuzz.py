@@ -176,7 +176,7 @@ def made(folder: Path) -> tuple[Any, ...]:
     return folder, data, recipe, model, tx, state, normed, other
 
 
-def quadratic(params, *args):
+def quadratic(params, *args) -> Any:
     return sum((leaf**2).sum() for leaf in jax.tree.leaves(params))
 
 
