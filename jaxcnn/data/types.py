@@ -1,4 +1,4 @@
-"""What a data set is: uint8 images, int32 labels, class names, and exact statistics of the training images."""
+"""Types of a data set: uint8 images, int32 labels, class names, exact statistics."""
 
 from __future__ import annotations
 
@@ -9,58 +9,78 @@ import numpy as np
 
 
 class DataError(ValueError):
-    """A data set cannot be had, or is not what it should be; the message is one line."""
+    """A data set that is missing or invalid; the message is one line."""
 
 
-def one_line(error: BaseException, most: int = 400) -> str:
-    """Say an error in one line: the start of its text with the line breaks taken out, or its type where it has none."""
-    return short(" ".join(str(error).split()), most) or type(error).__name__
+def one_line(error: BaseException, max_length: int = 400) -> str:
+    """Format an error as one line: its text, or its type if it has none.
+
+    Args:
+        error: any exception. Line breaks in its text become spaces.
+        max_length: characters after which the text is cut.
+    """
+    return short(" ".join(str(error).split()), max_length) or type(error).__name__
 
 
-def short(text: str, most: int = 80) -> str:
-    """Cut a text that somebody else wrote, so that a message stays one that can be read.
+def short(text: str, max_length: int = 80) -> str:
+    """Cut a text of unknown length, so that a message stays readable.
 
     Example:
         >>> short("a" * 1_000_000, 5)
         'aaaaa...'
     """
-    return text if len(text) <= most else text[:most] + "..."
+    return text if len(text) <= max_length else text[:max_length] + "..."
 
 
 def printable(text: str) -> str:
-    r"""Write characters that a terminal would obey, or that are no text, as escapes.
+    r"""Replace terminal control characters and invalid text by escape sequences.
 
     Example:
         >>> printable("cat \x1b[31m")
         'cat \\x1b[31m'
     """
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Split(NamedTuple):
-    """Images and their labels, example by example."""
+    """Images and labels of one split, in the same order."""
 
-    images: np.ndarray  # uint8 [n, h, w, c]
-    labels: np.ndarray  # int32 [n], 0 .. number of classes - 1; or masks [n, h, w], a class for each pixel
+    images: np.ndarray
+    """uint8 [n, h, w, c]."""
+    labels: np.ndarray
+    """int32 [n], in 0 .. number of classes - 1; or masks [n, h, w], with a class for each pixel."""
 
 
 class Dataset(NamedTuple):
-    """A data set with the statistics that normalise it; only training images enter the statistics."""
+    """Three splits, with class names and the statistics that normalize the images.
+
+    Only the training images enter the statistics.
+    """
 
     name: str
+    """Name of the data set."""
     train: Split
-    validation: Split  # n = 0 until `hold_out` moves images here
+    """Training images and labels."""
+    validation: Split
+    """Held-out training images. It has n = 0 until `hold_out` moves images to it."""
     test: Split
+    """Test images and labels."""
     classes: tuple[str, ...]
-    mean: np.ndarray  # float32 [h, w, c]: the mean training image, in 0..1
-    std: np.ndarray  # float32 [c]: the standard deviation of a channel over all pixels of the training images, in 0..1
+    """Class names, in the order of the labels."""
+    mean: np.ndarray
+    """float32 [h, w, c]: the mean training image, in 0..1."""
+    std: np.ndarray
+    """float32 [c]: standard deviation of each channel over all training pixels, in 0..1."""
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count the mean image and the standard deviation of each channel, in 0..1, with integers and one division.
+    """Compute the mean image and the standard deviation of each channel, in 0..1.
 
-    The deviation is that of all the pixels of a channel about their common mean: 0.2470, 0.2435, 0.2616 for CIFAR-10.
-    The widely copied 0.2023, 0.1994, 0.2010 is a different number, the mean over images of each image's own deviation.
+    Sums are exact integers, and one division follows. The deviation is that of all pixels of a
+    channel about their common mean. For CIFAR-10 it is 0.2470, 0.2435, 0.2616. The widely copied
+    0.2023, 0.1994, 0.2010 is the mean over images of each image's own deviation.
 
     Args:
         images: uint8 [n, h, w, c], n > 0.
@@ -75,31 +95,55 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     total = np.zeros(images.shape[1:], np.uint64)
     squares = np.zeros(images.shape[1:], np.uint64)
-    for start in range(0, len(images), 1024):  # 1024 * 255**2 fits 32 bits
-        part = images[start : start + 1024]
-        total += part.sum(axis=0, dtype=np.uint32)
-        squares += np.square(part, dtype=np.uint16).sum(axis=0, dtype=np.uint32)
+    # The sums of one chunk fit 32 bits: 1024 * 255**2 < 2**32.
+    for start in range(0, len(images), 1024):
+        chunk = images[start : start + 1024]
+        total += chunk.sum(axis=0, dtype=np.uint32)
+        squares += np.square(chunk, dtype=np.uint16).sum(axis=0, dtype=np.uint32)
     mean = total / (255.0 * len(images))
     pixels = images[..., 0].size
     sums = zip(total.sum(axis=(0, 1)).tolist(), squares.sum(axis=(0, 1)).tolist(), strict=True)
-    # n * sum(x^2) - sum(x)^2 in Python's integers: nothing cancels, whatever n is
+    # n * sum(x^2) - sum(x)^2 in Python's integers, so that nothing cancels for any n.
     std = [math.sqrt(pixels * square - value * value) / (255.0 * pixels) for value, square in sums]
     return mean.astype(np.float32), np.array(std, np.float32)
 
 
-def check(what: str, split: Split, shape: tuple[int, int, int], classes: int) -> None:
-    """Raise DataError unless `split` is uint8 [n, *shape] images, n > 0, and int32 labels [n] or [n, h, w] in 0..classes-1."""
+def check(name: str, split: Split, shape: tuple[int, int, int], classes: int) -> None:
+    """Check the types, shapes and label range of a split that was loaded.
+
+    Args:
+        name: of the split, as messages show it.
+        split: images and labels.
+        shape: (h, w, c) that the images must have.
+        classes: the number of classes.
+
+    Raises:
+        DataError: the images are not uint8 [n, *shape] with n > 0, or the labels are not int32 [n]
+            or [n, h, w] in 0 .. classes - 1.
+    """
     images, labels = split
     if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
-        raise DataError(f"{what} images are {images.dtype} {images.shape}; expected uint8 (n, *{shape}), n > 0")
+        raise DataError(
+            f"{name} images are {images.dtype} {images.shape}; expected uint8 (n, *{shape}), n > 0"
+        )
     if labels.dtype != np.int32 or labels.shape not in ((len(images),), images.shape[:3]):
-        raise DataError(f"{what} labels are {labels.dtype} {labels.shape}; expected int32 ({len(images)},)")
+        raise DataError(
+            f"{name} labels are {labels.dtype} {labels.shape}; expected int32 ({len(images)},)"
+        )
     if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"{what} labels span {labels.min()}..{labels.max()}; expected 0..{classes - 1}")
+        raise DataError(
+            f"{name} labels span {labels.min()}..{labels.max()}; expected 0..{classes - 1}"
+        )
 
 
-def assemble(name: str, train: Split, test: Split, shape: tuple[int, int, int], classes: tuple[str, ...]) -> Dataset:
-    """Check both splits (DataError) and add the statistics; the validation split is empty."""
+def assemble(
+    name: str, train: Split, test: Split, shape: tuple[int, int, int], classes: tuple[str, ...]
+) -> Dataset:
+    """Check both splits and add the statistics and an empty validation split.
+
+    Raises:
+        DataError: a split fails `check`.
+    """
     check(f"{name}: train", train, shape, len(classes))
     check(f"{name}: test", test, shape, len(classes))
     empty = Split(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))
