@@ -32,7 +32,7 @@ import jax
 from jaxcnn import multihost
 from jaxcnn.checkpoint import CheckpointError
 from jaxcnn.data import DataError
-from jaxcnn.data.cache import root
+from jaxcnn.data.cache import cache_root
 from jaxcnn.data.types import printable
 from jaxcnn.progress import Unfailing
 from jaxcnn.recipe import ArgumentError, check_choice, format_value
@@ -472,7 +472,7 @@ def enable_compilation_cache(folder: str | Path | None = None) -> None:
         return
     if folder is None:
         try:
-            folder = root() / "programs"
+            folder = cache_root() / "programs"
         except DataError:
             return
     folder = Path(folder).expanduser()

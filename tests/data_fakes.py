@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from jaxcnn.data import DATASETS, Split, download
+from jaxcnn.data import DATASETS, Split, archives
 
 NAMES = [name for name in DATASETS if name != "digits"]
-REACH = download.unreachable
+REACH = archives.unreachable_reason
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("TFDS_DATA_DIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "unreachable", lambda url: "no network in this test")
+    monkeypatch.setattr(archives, "unreachable_reason", lambda url: "no network in this test")
 
 
 # Fakes: no axis of the images is symmetric, every label occurs.
@@ -86,9 +86,9 @@ def register(monkeypatch, folder, url="http://127.0.0.1:9/"):
 
     def registered(name, filenames):
         contents = [(file, (folder / file).read_bytes()) for file in filenames]
-        return [download.Source(url + f, f, len(data), hashlib.sha256(data).hexdigest()) for f, data in contents]
+        return [archives.Source(url + f, f, len(data), hashlib.sha256(data).hexdigest()) for f, data in contents]
 
-    monkeypatch.setattr(download, "registered", registered)
+    monkeypatch.setattr(archives, "registered_sources", registered)
 
 
 def varint(n):

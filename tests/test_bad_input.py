@@ -22,7 +22,6 @@ from jaxcnn.data import (
     Split,
     archives,
     channel_statistics,
-    download,
     hold_out,
     load_dataset,
     subset,
@@ -126,8 +125,8 @@ def wrong_checksum(room):
     manual = room.path / "own/manual/mnist"
     write_archives(manual, "mnist", *fake("mnist"))
     register(room.patch, manual)
-    sources = download.registered("mnist", jc.DATASETS["mnist"].archives)
-    room.patch.setattr("jaxcnn.data.download.registered", lambda name, files: sources)
+    sources = archives.registered_sources("mnist", jc.DATASETS["mnist"].archives)
+    room.patch.setattr("jaxcnn.data.archives.registered_sources", lambda name, files: sources)
     flip(manual / "train-images-idx3-ubyte.gz", 100)
     return load_dataset("mnist", room.path / "own")
 

@@ -45,12 +45,12 @@ def test_cache_is_read_without_the_source_and_without_its_readers(tmp_path, monk
 
 
 def test_cache_folder_follows_the_environment(tmp_path, monkeypatch):
-    assert cache.folder("mnist") == tmp_path / "cache/data/mnist"
+    assert cache.dataset_folder("mnist") == tmp_path / "cache/data/mnist"
     monkeypatch.delenv("JAXCNN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.folder("mnist") == tmp_path / "xdg/jaxcnn/data/mnist"
+    assert cache.dataset_folder("mnist") == tmp_path / "xdg/jaxcnn/data/mnist"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.folder("mnist") == tmp_path / "home/.cache/jaxcnn/data/mnist"
+    assert cache.dataset_folder("mnist") == tmp_path / "home/.cache/jaxcnn/data/mnist"
 
 
 def damage_bytes(place):
@@ -103,7 +103,7 @@ class _Payload:
 
 
 def test_cache_runs_no_pickle(tmp_path):
-    place = cache.folder("mnist")
+    place = cache.dataset_folder("mnist")
     cache.write(place, "mnist", "here", DATASETS["mnist"].classes, *fake("mnist"))
     evil = np.array([_Payload()], dtype=object)
     for write in (lambda file: np.save(file, evil, allow_pickle=True), lambda file: pickle.dump(_Payload(), file)):

@@ -21,7 +21,7 @@ from data_fakes import (
     write_archives,
 )
 
-from jaxcnn.data import DATASETS, DataError, download, load_dataset
+from jaxcnn.data import DATASETS, DataError, archives, load_dataset
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -60,7 +60,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """A server of the folder `served`; the download may reach it."""
-    monkeypatch.setattr(download, "unreachable", REACH)
+    monkeypatch.setattr(archives, "unreachable_reason", REACH)
     served = tmp_path / "served"
     served.mkdir()
     handler = functools.partial(_Quiet, directory=str(served))
@@ -82,7 +82,7 @@ def test_download_is_kept_for_the_next_time(name, server, tmp_path, monkeypatch)
     assert_same((data.train, data.test), splits)
     assert sorted(path.name for path in (tmp_path / "own/manual" / name).iterdir()) == sorted(DATASETS[name].archives)
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr(download, "unreachable", None)  # not even asked
+    monkeypatch.setattr(archives, "unreachable_reason", None)  # not even asked
     data = load_dataset(name, tmp_path / "own")
     assert_same((data.train, data.test), splits)
 
@@ -102,8 +102,8 @@ def test_download_with_wrong_checksum_is_refused_and_removed(server, tmp_path, m
     served, url = server
     write_archives(served, "cifar100", *fake("cifar100"))
     register(monkeypatch, served, url)
-    expected = download.registered("cifar100", DATASETS["cifar100"].archives)
-    monkeypatch.setattr(download, "registered", lambda name, files: expected)
+    expected = archives.registered_sources("cifar100", DATASETS["cifar100"].archives)
+    monkeypatch.setattr(archives, "registered_sources", lambda name, files: expected)
     flip(served / expected[0].filename, 100)
     with pytest.raises(DataError, match=r"^cifar100: the download failed: .*wrong checksum") as caught:
         load_dataset("cifar100", tmp_path / "own")
@@ -116,8 +116,8 @@ def test_download_with_wrong_checksum_is_refused_and_removed(server, tmp_path, m
 
 
 def test_missing_page_is_told(server, tmp_path, monkeypatch):
-    source = download.Source(server[1] + "gone.tar.gz", "gone.tar.gz", 5, "0")
-    monkeypatch.setattr(download, "registered", lambda name, files: [source])
+    source = archives.Source(server[1] + "gone.tar.gz", "gone.tar.gz", 5, "0")
+    monkeypatch.setattr(archives, "registered_sources", lambda name, files: [source])
     with pytest.raises(DataError, match="the server answered 404"):
         load_dataset("cifar10")
 
@@ -127,7 +127,7 @@ def test_registered_archives_are_those_of_tfds():
 
     infos = get_all_url_infos()
     for name in NAMES:
-        sources = download.registered(name, DATASETS[name].archives)
+        sources = archives.registered_sources(name, DATASETS[name].archives)
         assert tuple(source.filename for source in sources) == DATASETS[name].archives
         for source in sources:
             assert source.url.endswith("/" + source.filename)
@@ -135,7 +135,7 @@ def test_registered_archives_are_those_of_tfds():
             if name != "svhn_cropped":  # registered with its builder, not in the common table
                 assert (infos[source.url].size, infos[source.url].checksum) == (source.size, source.sha256)
     with pytest.raises(DataError, match=r"registers no checksum of x\.zip for mnist"):
-        download.registered("mnist", ("x.zip",))
+        archives.registered_sources("mnist", ("x.zip",))
 
 
 @pytest.mark.parametrize("network", ["refused", "silent name server"])
@@ -153,7 +153,7 @@ def test_without_data_and_network_one_error_says_all(network, tmp_path, monkeypa
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", refused if network == "refused" else silent)
-    monkeypatch.setattr(download, "unreachable", REACH)
+    monkeypatch.setattr(archives, "unreachable_reason", REACH)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     (tmp_path / "own/manual/svhn_cropped").mkdir(parents=True)
     (tmp_path / "own/manual/svhn_cropped/test_32x32.mat").write_bytes(b"")

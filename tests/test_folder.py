@@ -24,14 +24,14 @@ from jaxcnn.data import (
     DataError,
     ImageError,
     channel_statistics,
-    image_decoding,
     image_folder,
     image_folder_with_paths,
+    image_io,
     load_image,
     load_images,
     temporary,
 )
-from jaxcnn.data.listing import PARTS
+from jaxcnn.data.splits import SPLITS
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -351,11 +351,11 @@ def test_a_folder_of_parts(train, validation, test, tmp_path, caplog):
                 put(tmp_path, f"{part}/{name}/deep/er/{i}.png", next(seeds))
     (tmp_path / "notes").mkdir()
     data, names = image_folder_with_paths(tmp_path, 8, 8)
-    assert [len(names[part]) for part in PARTS] == ([8, 4, 6] if test else [8, 4, 0])
+    assert [len(names[part]) for part in SPLITS] == ([8, 4, 6] if test else [8, 4, 0])
     assert (f"evaluate on {validation}" in caplog.text) == (not test)
     caplog.clear()
     data, names = image_folder_with_paths(tmp_path, 8, 8, test=0.25)
-    assert [len(names[part]) for part in PARTS] == ([8, 4, 6] if test else [6, 4, 2])
+    assert [len(names[part]) for part in SPLITS] == ([8, 4, 6] if test else [6, 4, 2])
     assert ("0.25 of each class of train" in caplog.text) == (not test)
     assert all(name.startswith(f"{validation}/") for name in names["validation"])
     assert data.validation.labels.tolist() == [0, 0, 1, 1]
@@ -710,21 +710,21 @@ def test_large_pictures_are_converted_in_strips_to_the_same_pixels(kind, tmp_pat
         image.save(tmp_path / ("a.tiff" if kind == "CMYK" else "a.png"), **options)
     (path,) = tmp_path.glob("a.*")
     expected = whole(path, 8)
-    monkeypatch.setattr(image_decoding, "_STRIP", 20)
+    monkeypatch.setattr(image_io, "_STRIP", 20)
     np.testing.assert_array_equal(whole(path, 8), expected)
 
 
 def test_pictures_in_memory_at_once_are_bounded(tmp_path, monkeypatch):
-    budget, most = image_decoding.Budget(3 * 8 * 60 * 60), []
+    budget, most = image_io.Budget(3 * 8 * 60 * 60), []
 
-    def noted(image, dark, before=image_decoding.rgb):
+    def noted(image, dark, before=image_io.rgb):
         most.append(budget.used)
         time.sleep(0.01)
         return before(image, dark)
 
-    monkeypatch.setattr(image_decoding, "rgb", noted)
-    monkeypatch.setattr(image_decoding, "_BUDGET", budget)
-    monkeypatch.setattr(image_decoding, "_SMALL", 0)
+    monkeypatch.setattr(image_io, "rgb", noted)
+    monkeypatch.setattr(image_io, "_BUDGET", budget)
+    monkeypatch.setattr(image_io, "_SMALL", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     paths = [saved(np.zeros((60, 60, 3), np.uint8), tmp_path / f"{i}.png") for i in range(20)]
     load_images([*paths, saved(np.zeros((300, 300, 3), np.uint8), tmp_path / "huge.png")], 8, 8)

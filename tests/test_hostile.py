@@ -412,8 +412,8 @@ def test_other_warnings_are_shown_as_before(tmp_path):
 def test_the_cache_may_be_named_from_the_home_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("JAXCNN_CACHE", "~/c")
-    assert cache.root() == tmp_path / "c"
-    assert cache.folder("mnist") == tmp_path / "c/data/mnist"
+    assert cache.cache_root() == tmp_path / "c"
+    assert cache.dataset_folder("mnist") == tmp_path / "c/data/mnist"
     before = jax.config.values["jax_compilation_cache_dir"]
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     jax.config.update("jax_compilation_cache_dir", None)
@@ -432,14 +432,14 @@ def test_a_container_without_a_home_directory_needs_only_a_cache(monkeypatch, tm
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path))
-    assert cache.folder("mnist") == tmp_path / "data/mnist"
+    assert cache.dataset_folder("mnist") == tmp_path / "data/mnist"
     assert loading._roots() == [tmp_path / "tensorflow_datasets"]
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     assert loading._roots() == [tmp_path / "tfds"]
     for name in ("JAXCNN_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(DataError, match=r"no home directory; expected .* Set JAXCNN_CACHE") as error:
-        cache.root()
+        cache.cache_root()
     assert said(error)
     before = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", None)

@@ -107,7 +107,7 @@ def sign(place):
 
 @pytest.fixture
 def kept():
-    place = cache.folder("mnist")
+    place = cache.dataset_folder("mnist")
     cache.write(place, "mnist", "here", DATASETS["mnist"].classes, *fake("mnist"))
     return place
 
@@ -445,7 +445,7 @@ def test_strange_names_of_versions_and_classes(room):
     (folder.parent / "99.0.0").mkdir()
     os.mkfifo(folder.parent / "99.0.0/dataset_info.json")
     assert_same([load_dataset("mnist", room.path / "tfds").train], fake("mnist")[:1])
-    shutil.rmtree(cache.folder("mnist", room.path / "tfds"))
+    shutil.rmtree(cache.dataset_folder("mnist", room.path / "tfds"))
     (folder / "label.labels.txt").write_bytes(b"\xff\xfe" * 10**6)
     refused(DataError, lambda: load_dataset("mnist", room.path / "tfds"), "names the classes")
 

@@ -13,7 +13,7 @@ from scipy.special import softmax
 import jaxcnn as jc
 from jaxcnn import metrics, weights
 from jaxcnn.augment import Normalizer
-from jaxcnn.data.images import sides
+from jaxcnn.data.image_io import check_sizes
 from jaxcnn.data.types import printable
 from jaxcnn.recipe import format_value
 from jaxcnn.run_log import write_text
@@ -59,7 +59,7 @@ def read(out: Path) -> Saved:
     try:
         facts = {name: json.loads(header[name]) for name in ("options", "classes", "size", "resize", "mean", "std")}
         name, classes = header["network"], named(facts["classes"])
-        size, resize = sides(facts["size"], facts["resize"])
+        size, resize = check_sizes(facts["size"], facts["resize"])
         mean, std = (constants(key, facts[key]) for key in ("mean", "std"))
         norm = Normalizer(np.broadcast_to(mean, (size, size, 3)), std)  # type: ignore[arg-type]  # of NumPy
         model = jc.create_model(name, len(classes), **facts["options"])

@@ -1,14 +1,17 @@
-"""Data sets of small images as plain arrays: `load("cifar10")` gives uint8 images, int32 labels and statistics."""
+"""Data sets of images as arrays: uint8 images, int32 labels, and statistics.
+
+`load_dataset("cifar10")` loads a data set by name, and `image_folder` reads a folder of images.
+"""
 
 from jaxcnn.data.checking import verify_dataset as verify_dataset
 from jaxcnn.data.checking import verify_images as verify_images
 from jaxcnn.data.checking import verify_inputs as verify_inputs
 from jaxcnn.data.checking import verify_split as verify_split
-from jaxcnn.data.folder import image_folder as image_folder
-from jaxcnn.data.folder import image_folder_with_paths as image_folder_with_paths
-from jaxcnn.data.images import ImageError as ImageError
-from jaxcnn.data.images import load_image as load_image
-from jaxcnn.data.images import load_images as load_images
+from jaxcnn.data.image_folder import image_folder as image_folder
+from jaxcnn.data.image_folder import image_folder_with_paths as image_folder_with_paths
+from jaxcnn.data.image_io import ImageError as ImageError
+from jaxcnn.data.image_io import load_image as load_image
+from jaxcnn.data.image_io import load_images as load_images
 from jaxcnn.data.loading import load_dataset as load_dataset
 from jaxcnn.data.registry import DATASETS as DATASETS
 from jaxcnn.data.splits import hold_out as hold_out

@@ -1,4 +1,4 @@
-"""Checks of a user's own arrays. An error names the array and the fix in one line."""
+"""Checks of a user's own arrays; an error names array and fix."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def verify_dataset(data: Dataset) -> None:
 
 
 def verify_inputs(data: Any) -> None:
-    """Check class names, training images and statistics of a data set, but no labels.
+    """Check class names, training images and statistics of a data set.
+
+    Labels are not read.
 
     Raises:
         DataError: `data` is no Dataset, or one of these is invalid.
@@ -161,7 +163,7 @@ def _check_array(name: str, value: Any, dtype: str) -> None:
 
 
 def _layout_fix(shape: Shape) -> str:
-    """Return the code that makes a shape [n, h, w, c], or "" if it is that already."""
+    """Return code that makes a shape [n, h, w, c], or ""."""
     if len(shape) == 4:
         first, last = shape[1], shape[2:]
         # No image is 3 pixels high and 5 or more channels deep. An image may be one pixel high,
@@ -180,7 +182,7 @@ def _layout_fix(shape: Shape) -> str:
 
 
 def _dtype_fix(images: np.ndarray) -> tuple[str, str]:
-    """Return the value range of images that are not uint8, and the code that converts them.
+    """Return the value range of images, and code that makes them uint8.
 
     The range is "" where it does not matter for the fix.
     """
@@ -211,7 +213,7 @@ def _dtype_fix(images: np.ndarray) -> tuple[str, str]:
 
 
 def _check_labels(name: str, labels: Any, mask_shape: Shape, classes: int | None) -> None:
-    """Check labels int32 [n], or masks of `mask_shape` (n, h, w) with a label for each pixel."""
+    """Check labels int32 [n], or masks of `mask_shape`, (n, h, w)."""
     _check_array(name, labels, "int32")
     n = mask_shape[0]
     if labels.shape not in ((n,), mask_shape):
@@ -266,7 +268,7 @@ def _count_classes(classes: Any) -> int:
 
 
 def _check_statistic(name: str, value: Any, shape: Shape) -> None:
-    """Check that a mean or a standard deviation is float32 of this shape, in 0..1."""
+    """Check that a statistic is float32 of this shape, in 0..1."""
     fix = "write mean, std = jaxcnn.data.statistics(train.images)"
     if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.shape != shape:
         actual = (

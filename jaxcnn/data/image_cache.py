@@ -1,4 +1,8 @@
-"""Decoded pictures kept as one `.npy` file, which is read as an array or, where it is large, used from the disk."""
+"""Cache of the decoded images of a folder.
+
+There is one `.npy` file for each folder and set of options. Small files are read as arrays, large
+ones are memory-mapped.
+"""
 
 from __future__ import annotations
 
@@ -14,192 +18,302 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcnn.data.cache import folder as cached
-from jaxcnn.data.folder_splits import ORDER, Choice, parted, twins
-from jaxcnn.data.images import ImageError, counted, darkness, decode
-from jaxcnn.data.listing import Listed, foreign
+from jaxcnn.data.cache import dataset_folder
+from jaxcnn.data.image_io import (
+    ImageError,
+    darkness_warning,
+    decode,
+    format_broken,
+    unsupported_reason,
+)
+from jaxcnn.data.splits import (
+    SPLITS,
+    ImageFile,
+    SplitFractions,
+    assign_splits,
+    duplicate_warnings,
+)
 from jaxcnn.data.temporary import remove_abandoned, reserved_array, temporary_folder
 from jaxcnn.data.types import DataError, channel_statistics, one_line
 
 _FORMAT = 1
-_ABOUT, _IMAGES, _MEAN = "pictures.json", "images.npy", "mean.npy"
+_INDEX, _IMAGES, _MEAN = "pictures.json", "images.npy", "mean.npy"
 
 log = logging.getLogger("jaxcnn.data")
 
 
-class Kept(NamedTuple):
-    """Every picture of a folder, the parts one after another."""
+class CachedImages(NamedTuple):
+    """All images of a folder, one split after another."""
 
-    images: np.ndarray  # uint8 [n, size, size, 3], np.memmap where it is larger than `Plan.memory`
-    labels: np.ndarray  # int32 [n]
+    images: np.ndarray
+    """uint8 [n, size, size, 3]; np.memmap where it is larger than `ReadOptions.memory`."""
+    labels: np.ndarray
+    """int32 [n]."""
     names: tuple[str, ...]
-    counts: tuple[int, ...]  # of each of ORDER
-    mean: np.ndarray  # float32 [size, size, 3], of the training part
-    std: np.ndarray  # float32 [3]
+    """Paths of the n files, relative to the folder."""
+    counts: tuple[int, ...]
+    """Number of images in each of `SPLITS`."""
+    mean: np.ndarray
+    """float32 [size, size, 3]: mean training image."""
+    std: np.ndarray
+    """float32 [3]: standard deviation of each channel of the training images."""
 
 
-class Plan(NamedTuple):
-    """What is to be read, and how."""
+class ReadOptions(NamedTuple):
+    """Files of a folder, and the options to read them with."""
 
     root: Path
+    """The folder."""
     classes: tuple[str, ...]
-    listed: list[Listed]
-    scale: tuple[int, int]  # (size, resize)
-    share: Choice
+    """Class names, in the order of the labels."""
+    files: list[ImageFile]
+    """All image files of the folder."""
+    scale: tuple[int, int]
+    """(size, resize) as in `image_folder`."""
+    fractions: SplitFractions
+    """Fractions of the training images for validation and testing."""
     skip_broken: bool
+    """Skip files that cannot be read, instead of raising an error."""
     memory: int
+    """Bytes above which the images stay on disk."""
 
 
-def pictures_of(plan: Plan) -> Kept:
-    """What the cache keeps for this plan, or, if a file has changed or it keeps nothing, what is decoded now and kept.
+def load_cached_images(options: ReadOptions) -> CachedImages:
+    """Load images from the cache, or decode them and store them there.
+
+    They are decoded if the cache has none for these options, or if a file has changed.
 
     Raises:
-      PictureError, DataError: as `folder`.
+        ImageError: some files are not images.
+        DataError: the images fit neither the cache's disk nor `memory`, or a class is too small.
     """
-    options = json.dumps([plan.classes, plan.scale, plan.share, plan.skip_broken])
-    place = cached(f"folder-{hashlib.sha256(options.encode('utf-8', 'replace')).hexdigest()[:8]}", plan.root)
-    stamp = _stamp(plan)
+    key = json.dumps([options.classes, options.scale, options.fractions, options.skip_broken])
+    digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:8]
+    folder = dataset_folder(f"folder-{digest}", options.root)
+    stamp = _stamp(options)
     try:
-        found = _read(place, stamp, plan.memory)
-    except Exception as error:  # of json and NumPy for bytes that they do not like
-        log.warning("the cache %s is damaged: %s; reading the pictures again", place, one_line(error))
-        found = None
-    return found or _make(plan, place, stamp)
+        cached = _read(folder, stamp, options.memory)
+    # The json module and NumPy raise errors of many types for invalid bytes.
+    except Exception as error:
+        log.warning(
+            "the cache %s is damaged: %s; reading the pictures again", folder, one_line(error)
+        )
+        cached = None
+    return cached or _create(options, folder, stamp)
 
 
-def _stamp(plan: Plan) -> str:
-    """A digest of every file's name, part, size and time of change."""
+def _stamp(options: ReadOptions) -> str:
+    """Return a digest of all files: names, splits, labels, sizes, times."""
     digest = hashlib.sha256()
-    for one in plan.listed:
+    for file in options.files:
         try:
-            there = os.stat(plan.root / one.name)
-            about = (there.st_size, there.st_mtime_ns)
-        except OSError:  # a link to nothing, which is told when it is read
-            about = None
-        digest.update(repr((one, about)).encode("utf-8", "surrogateescape"))
+            status = os.stat(options.root / file.name)
+            size_and_time = (status.st_size, status.st_mtime_ns)
+        # A dangling link. An error reports it when the file is read.
+        except OSError:
+            size_and_time = None
+        # The text that earlier versions hashed, so that their caches stay valid.
+        listed = f"Listed(name={file.name!r}, part={file.split!r}, label={file.label!r})"
+        digest.update(f"({listed}, {size_and_time!r})".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _read(place: Path, stamp: str, memory: int) -> Kept | None:
-    """What `place` keeps, or None if that is of other files. The SHA-256 is compared only of what is read whole."""
-    if not (place / _ABOUT).is_file():
+def _read(folder: Path, stamp: str, memory: int) -> CachedImages | None:
+    """Read the images in `folder`, or return None if they are outdated.
+
+    The SHA-256 is compared only where the images are read whole.
+    """
+    if not (folder / _INDEX).is_file():
         return None
-    about = json.loads((place / _ABOUT).read_text("utf-8"))
-    if (about["format"], about["stamp"]) != (_FORMAT, stamp):
+    index = json.loads((folder / _INDEX).read_text("utf-8"))
+    if (index["format"], index["stamp"]) != (_FORMAT, stamp):
         return None
-    large = (place / _IMAGES).stat().st_size > memory
-    if not large and _digest(place / _IMAGES) != about["sha256"]:
-        raise DataError(f"{_IMAGES} has another SHA-256 than {_ABOUT} says")
-    images = np.load(place / _IMAGES, mmap_mode="r" if large else None, allow_pickle=False)
-    mean = np.load(place / _MEAN, allow_pickle=False)
-    labels, counts = np.array(about["labels"], np.int32), tuple(about["counts"])
-    if images.dtype != np.uint8 or images.shape != (sum(counts), *mean.shape) or labels.shape != (sum(counts),):
-        raise DataError(f"{_IMAGES} is {images.dtype} {images.shape}, not what {_ABOUT} says")
-    for line in about["warnings"]:
-        log.warning("%s", line)
-    return Kept(images, labels, tuple(about["names"]), counts, mean, np.array(about["std"], np.float32))
+    is_large = (folder / _IMAGES).stat().st_size > memory
+    if not is_large and _sha256(folder / _IMAGES) != index["sha256"]:
+        raise DataError(f"{_IMAGES} has another SHA-256 than {_INDEX} says")
+    images = np.load(folder / _IMAGES, mmap_mode="r" if is_large else None, allow_pickle=False)
+    mean = np.load(folder / _MEAN, allow_pickle=False)
+    labels, counts = np.array(index["labels"], np.int32), tuple(index["counts"])
+    if (
+        images.dtype != np.uint8
+        or images.shape != (sum(counts), *mean.shape)
+        or labels.shape != (sum(counts),)
+    ):
+        raise DataError(f"{_IMAGES} is {images.dtype} {images.shape}, not what {_INDEX} says")
+    for message in index["warnings"]:
+        log.warning("%s", message)
+    std = np.array(index["std"], np.float32)
+    return CachedImages(images, labels, tuple(index["names"]), counts, mean, std)
 
 
-def _make(plan: Plan, place: Path, stamp: str) -> Kept:
-    chosen = parted(plan.listed, plan.classes, plan.share)
-    size = len(chosen) * plan.scale[0] ** 2 * 3
+def _create(options: ReadOptions, folder: Path, stamp: str) -> CachedImages:
+    """Decode all images, and store them in `folder` if they fit there.
+
+    Where they do not fit, they are returned in memory, or an error is raised if they are large.
+    """
+    files = assign_splits(options.files, options.classes, options.fractions)
+    num_bytes = len(files) * options.scale[0] ** 2 * 3
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(place.parent, place.name)  # they may hold the space that is wanted
-        if (free := shutil.disk_usage(place.parent).free) < size + (1 << 20):
-            raise OSError(0, f"{size / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
-        with temporary_folder(place.parent, place.name) as temporary:
-            found = _kept(plan, place, stamp, chosen, temporary)
-        if isinstance(found, Kept):
-            return found
-        return _make(_without(plan, found), place, stamp)  # after the space of the first try is free again
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Abandoned folders may hold the space that is needed.
+        remove_abandoned(folder.parent, folder.name)
+        if (free := shutil.disk_usage(folder.parent).free) < num_bytes + (1 << 20):
+            raise OSError(0, f"{num_bytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        with temporary_folder(folder.parent, folder.name) as temporary:
+            result = _decode_to_disk(options, folder, stamp, files, temporary)
+        if isinstance(result, CachedImages):
+            return result
+        # Only after the temporary folder is gone, so that its space is free again.
+        return _create(_without_broken(options, result), folder, stamp)
     except OSError as error:
-        if size > plan.memory:
+        if num_bytes > options.memory:
             raise DataError(
-                f"{len(chosen)} pictures ({size / 1e9:.1f} GB) cannot be kept in {place.parent}: {error.strerror}; "
+                f"{len(files)} pictures ({num_bytes / 1e9:.1f} GB) cannot be kept in "
+                f"{folder.parent}: {error.strerror}; "
                 "set JAXCNN_CACHE to a folder of a larger disk, or ask for a smaller size"
             ) from None
-        log.warning("%s is not kept in %s (%s): the next load decodes it again", plan.root, place, error.strerror)
-    images = np.empty((len(chosen), plan.scale[0], plan.scale[0], 3), np.uint8)
-    digests, broken, dark = _decoded(plan, chosen, images)
+        log.warning(
+            "%s is not kept in %s (%s): the next load decodes it again",
+            options.root,
+            folder,
+            error.strerror,
+        )
+    images = np.empty((len(files), options.scale[0], options.scale[0], 3), np.uint8)
+    digests, broken, dark = _decode_files(options, files, images)
     if broken:
-        return _make(_without(plan, broken), place, stamp)
-    _warned(plan, chosen, digests, dark)
-    return _whole(chosen, images)
+        return _create(_without_broken(options, broken), folder, stamp)
+    _log_warnings(options, files, digests, dark)
+    return _with_statistics(files, images)
 
 
-def _kept(plan: Plan, place: Path, stamp: str, chosen: list[Listed], temporary: Path) -> Kept | dict[str, str]:
-    """Decode onto the disk, and put that in `place` whole; or, if pictures are broken, say which and put nothing there."""
+def _decode_to_disk(
+    options: ReadOptions, folder: Path, stamp: str, files: list[ImageFile], temporary: Path
+) -> CachedImages | dict[str, str]:
+    """Decode images to disk, and move the finished result to `folder`.
+
+    If files are broken, nothing is moved, and their names and reasons are returned.
+    """
     (new := temporary / "new").mkdir()
-    images = reserved_array(new / _IMAGES, (len(chosen), plan.scale[0], plan.scale[0], 3))
-    digests, broken, dark = _decoded(plan, chosen, images)
+    images = reserved_array(new / _IMAGES, (len(files), options.scale[0], options.scale[0], 3))
+    digests, broken, dark = _decode_files(options, files, images)
     if broken:
         return broken
     images.flush()
-    whole, told = _whole(chosen, images), _warned(plan, chosen, digests, dark)
-    np.save(new / _MEAN, whole.mean, allow_pickle=False)
-    about = {"format": _FORMAT, "source": str(plan.root), "stamp": stamp, "names": whole.names, "warnings": told}
-    about |= {"labels": whole.labels.tolist(), "counts": whole.counts, "std": whole.std.tolist()}
-    about |= {"sha256": _digest(new / _IMAGES)}
-    (new / _ABOUT).write_text(json.dumps(about), "utf-8")
-    large = (new / _IMAGES).stat().st_size > plan.memory
-    # Opened before it has its name: from then on another process may put its own in this one's place.
-    whole = whole._replace(images=np.load(new / _IMAGES, mmap_mode="r" if large else None, allow_pickle=False))
-    _put(new, place, temporary)
-    return whole
+    result = _with_statistics(files, images)
+    messages = _log_warnings(options, files, digests, dark)
+    np.save(new / _MEAN, result.mean, allow_pickle=False)
+    index = {
+        "format": _FORMAT,
+        "source": str(options.root),
+        "stamp": stamp,
+        "names": result.names,
+        "warnings": messages,
+    }
+    index |= {
+        "labels": result.labels.tolist(),
+        "counts": result.counts,
+        "std": result.std.tolist(),
+    }
+    index |= {"sha256": _sha256(new / _IMAGES)}
+    (new / _INDEX).write_text(json.dumps(index), "utf-8")
+    is_large = (new / _IMAGES).stat().st_size > options.memory
+    # Opened before the folder gets its final name. From then on, another process may replace it.
+    result = result._replace(
+        images=np.load(new / _IMAGES, mmap_mode="r" if is_large else None, allow_pickle=False)
+    )
+    _move_into_place(new, folder, temporary)
+    return result
 
 
-def _put(new: Path, place: Path, temporary: Path, tries: int = 10) -> None:
-    """Rename `new` to `place`; what is there, of changed files or of a quicker process, moves into `temporary`."""
-    for attempt in range(tries):
+def _move_into_place(new: Path, folder: Path, temporary: Path, attempts: int = 10) -> None:
+    """Rename `new` to `folder`, and move an existing `folder` into `temporary`.
+
+    The existing one is of changed files, or of another process that was faster.
+    """
+    for attempt in range(attempts):
         try:
-            if place.exists():
-                place.rename(temporary / f"old{attempt}")
-            new.rename(place)
+            if folder.exists():
+                folder.rename(temporary / f"old{attempt}")
+            new.rename(folder)
             return
-        except OSError as error:  # between the two, another process moved it away or put its own there
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) or attempt == tries - 1:
+        # Another process moved or replaced `folder` between these two lines.
+        except OSError as error:
+            if (
+                error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+                or attempt == attempts - 1
+            ):
                 raise
 
 
-def _decoded(
-    plan: Plan, chosen: Sequence[Listed], images: np.ndarray
+def _decode_files(
+    options: ReadOptions, files: Sequence[ImageFile], images: np.ndarray
 ) -> tuple[list[str], dict[str, str], list[tuple[str, int]]]:
-    """Fill `images`; each file's digest, what is broken (only if that is skipped), and what `darkness` is to warn of."""
+    """Decode files into `images`.
+
+    Returns:
+        digests: SHA-256 of each file.
+        broken: name -> reason of broken files, where these are skipped.
+        dark: (name, highest level) of images for `darkness_warning`.
+
+    Raises:
+        ImageError: files are broken, and are not to be skipped.
+    """
     from tqdm import tqdm
 
-    refused = {one.name: why for one in chosen if (why := foreign(one.name))}
-    rows = [at for at, one in enumerate(chosen) if one.name not in refused]
-    paths = [plan.root / chosen[at].name for at in rows]
-    with tqdm(total=len(paths), desc=f"reading {plan.root.name}", unit="picture", disable=None, leave=False) as bar:
-        digests, wrong, low = decode(paths, images, plan.scale, bar.update)
-    broken = dict(sorted((refused | {chosen[rows[at]].name: reason for at, reason in wrong.items()}).items()))
-    if broken and not plan.skip_broken:
-        mend = "mend or delete what is named, or leave it out by skip_broken=True (--skip-broken)"
-        raise ImageError([(str(plan.root / name), reason) for name, reason in broken.items()], mend)
-    return digests, broken, [(chosen[rows[at]].name, highest) for at, highest in sorted(low.items())]
+    unsupported = {file.name: reason for file in files if (reason := unsupported_reason(file.name))}
+    rows = [row for row, file in enumerate(files) if file.name not in unsupported]
+    paths = [options.root / files[row].name for row in rows]
+    with tqdm(
+        total=len(paths),
+        desc=f"reading {options.root.name}",
+        unit="picture",
+        disable=None,
+        leave=False,
+    ) as bar:
+        digests, undecodable, dark = decode(paths, images, options.scale, bar.update)
+    reasons = unsupported | {
+        files[rows[index]].name: reason for index, reason in undecodable.items()
+    }
+    broken = dict(sorted(reasons.items()))
+    if broken and not options.skip_broken:
+        fix = "mend or delete what is named, or leave it out by skip_broken=True (--skip-broken)"
+        raise ImageError(
+            [(str(options.root / name), reason) for name, reason in broken.items()], fix
+        )
+    dark_files = [(files[rows[index]].name, level) for index, level in sorted(dark.items())]
+    return digests, broken, dark_files
 
 
-def _without(plan: Plan, broken: dict[str, str]) -> Plan:
-    log.warning("%s: %s; skipped", plan.root, counted(list(broken.items())))
-    return plan._replace(listed=[one for one in plan.listed if one.name not in broken])
+def _without_broken(options: ReadOptions, broken: dict[str, str]) -> ReadOptions:
+    log.warning("%s: %s; skipped", options.root, format_broken(list(broken.items())))
+    return options._replace(files=[file for file in options.files if file.name not in broken])
 
 
-def _warned(plan: Plan, chosen: Sequence[Listed], digests: Sequence[str], dark: Sequence[tuple[str, int]]) -> list[str]:
-    lines = [*twins(chosen, digests), *([darkness(dark)] if dark else [])]
-    told = [f"{plan.root}: {line}" for line in lines]
-    for line in told:
-        log.warning("%s", line)
-    return told
+def _log_warnings(
+    options: ReadOptions,
+    files: Sequence[ImageFile],
+    digests: Sequence[str],
+    dark: Sequence[tuple[str, int]],
+) -> list[str]:
+    """Log and return warnings about duplicates and dark images."""
+    warnings = [
+        *duplicate_warnings(files, digests),
+        *([darkness_warning(dark)] if dark else []),
+    ]
+    messages = [f"{options.root}: {warning}" for warning in warnings]
+    for message in messages:
+        log.warning("%s", message)
+    return messages
 
 
-def _whole(chosen: Sequence[Listed], images: np.ndarray) -> Kept:
-    counts = tuple(sum(one.part == part for one in chosen) for part in ORDER)
+def _with_statistics(files: Sequence[ImageFile], images: np.ndarray) -> CachedImages:
+    counts = tuple(sum(file.split == split for file in files) for split in SPLITS)
     mean, std = channel_statistics(images[: counts[0]])
-    names = tuple(one.name for one in chosen)
-    return Kept(images, np.array([one.label for one in chosen], np.int32), names, counts, mean, std)
+    names = tuple(file.name for file in files)
+    labels = np.array([file.label for file in files], np.int32)
+    return CachedImages(images, labels, names, counts, mean, std)
 
 
-def _digest(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

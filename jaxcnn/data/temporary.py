@@ -1,4 +1,7 @@
-"""Temporary folders that outlive no process for long, and files whose space on the disk is reserved before it is used."""
+"""Temporary folders, and files whose disk space is reserved before use.
+
+Folders of processes that were killed are removed later.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +18,29 @@ import numpy as np
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where abandoned folders are told by their age alone
+# Windows has no such module. There, only the age of a folder shows that it is abandoned.
+except ImportError:
     fcntl = None
 
 _LOCK = ".lock"
 _DAY = 24 * 3600
 _CHUNK = 1 << 20
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of a file system that cannot reserve space."""
 
 
 @contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Make `<parent>/.<name>-<random>`, and remove it in the end; also remove those that killed processes left.
+    """Create `<parent>/.<name>-<random>`, and remove it at the end.
 
-    A lock, which the kernel releases with the process however it ends, tells a folder in use from an abandoned one.
+    Folders that killed processes left behind are removed first. A lock marks a folder as in use.
+    The kernel releases it with the process, however that ends.
 
     Raises:
-      OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     remove_abandoned(parent, name)
-    path, lock = _locked(parent, name)
+    path, lock = _create_locked(parent, name)
     try:
         yield path
     finally:
@@ -42,8 +48,11 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def _locked(parent: Path, name: str) -> tuple[Path, int]:
-    """A new folder and its open lock. Another process may take it for abandoned before it is locked: then once more."""
+def _create_locked(parent: Path, name: str) -> tuple[Path, int]:
+    """Create a folder, and return it with its open lock.
+
+    Another process may treat the folder as abandoned before it is locked. Then another is created.
+    """
     while True:
         path = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}-"))
         try:
@@ -60,7 +69,10 @@ def _locked(parent: Path, name: str) -> tuple[Path, int]:
 
 
 def _lock(file: int, wait: bool = True) -> bool:
-    """Lock an open file; False if another process has it, or the file system has no locks."""
+    """Lock an open file, and return True if that succeeded.
+
+    It fails if another process holds the lock, or if the file system has no locks.
+    """
     if fcntl is None:
         return False
     try:
@@ -71,7 +83,11 @@ def _lock(file: int, wait: bool = True) -> bool:
 
 
 def remove_abandoned(parent: Path, name: str) -> None:
-    """Remove the temporary folders in `parent` that no process uses: any with a free lock, and of `name` those a day old."""
+    """Remove the temporary folders in `parent` that no process uses.
+
+    These are all folders with a free lock. Where there is no lock, they are the folders of `name`
+    that are older than a day.
+    """
     for path in parent.glob(".*-*"):
         try:
             if path.is_symlink() or not path.is_dir():
@@ -80,7 +96,8 @@ def remove_abandoned(parent: Path, name: str) -> None:
                 _remove_unlocked(path)
             elif path.name.startswith(f".{name}-") and _age(path) > _DAY:
                 shutil.rmtree(path, ignore_errors=True)
-        except OSError:  # another process removed it first, or it is another user's
+        # Another process removed it first, or it belongs to another user.
+        except OSError:
             continue
 
 
@@ -94,34 +111,43 @@ def _remove_unlocked(path: Path) -> None:
 
 
 def _age(path: Path) -> float:
-    """Seconds since anything in a folder was last changed."""
-    return time.time() - max(one.stat().st_mtime for one in (path, *path.rglob("*")))
+    """Return the seconds since the last change in a folder."""
+    return time.time() - max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
 
 
 def reserved_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A new uint8 `.npy` file as a writable memory map, with all of its space reserved.
+    """Create a uint8 `.npy` file with reserved disk space.
 
-    A sparse file would end the process with SIGBUS, without a message, at the first page for which the disk has no space.
+    In a sparse file, the first page without disk space would end the process with SIGBUS, without a
+    message.
+
+    Returns:
+        The file as a writable memory map.
 
     Raises:
-      OSError: there is not enough space (ENOSPC, EDQUOT).
+        OSError: there is not enough space (ENOSPC, EDQUOT).
 
     Example:
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     images = reserved_array(Path(folder, "images.npy"), (2, 3))
-      ...     images.shape, images.dtype.name, Path(folder, "images.npy").stat().st_size
-      ((2, 3), 'uint8', 134)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     images = reserved_array(Path(folder, "images.npy"), (2, 3))
+        ...     images.shape, images.dtype.name, Path(folder, "images.npy").stat().st_size
+        ((2, 3), 'uint8', 134)
     """
     size = int(np.prod(shape, dtype=np.int64))
     with path.open("wb") as file:
-        np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_2_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
         file.flush()
         _reserve(file.fileno(), file.tell(), size)
     return np.lib.format.open_memmap(path, "r+")
 
 
 def _reserve(file: int, start: int, size: int) -> None:
-    """Reserve `size` bytes of an open file from `init_state` on: by the file system, or by writing zeros where it cannot."""
+    """Reserve `size` bytes of an open file from `start` on.
+
+    The file system reserves them. Where it cannot, zeros are written.
+    """
     if hasattr(os, "posix_fallocate") and size:
         try:
             os.posix_fallocate(file, start, size)
@@ -134,4 +160,5 @@ def _reserve(file: int, start: int, size: int) -> None:
     os.lseek(file, start, os.SEEK_SET)
     while size > 0:
         size -= os.write(file, zeros[:size])
-    os.fsync(file)  # some file systems find only now that the disk is full
+    # Some file systems detect a full disk only here.
+    os.fsync(file)

@@ -1,6 +1,13 @@
-"""Directories that TensorFlow Datasets prepared, `<root>/<name>/<version>/`, read without TensorFlow.
+"""Directories that TensorFlow Datasets prepared, read without TensorFlow.
 
-Both of its formats are read: array_record, whose reader verifies hashes itself, and TFRecord (see `tfrecord`).
+They are `<root>/<name>/<version>/`, in either of two formats. The reader of array_record checks
+hashes itself. TFRecord has the framing of TensorFlow's `lib/io/record_writer.h`: each record has
+these parts, and both checksums are verified here.
+
+    length of the data, 8 bytes, little-endian
+    masked CRC-32C of those 8 bytes, 4 bytes
+    data
+    masked CRC-32C of the data, 4 bytes
 """
 
 from __future__ import annotations
@@ -8,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +23,19 @@ from typing import Any, cast
 import numpy as np
 
 from jaxcnn.data.registry import DatasetInfo
-from jaxcnn.data.tfrecord import records
 from jaxcnn.data.types import DataError, Split, one_line, short
+
+# Bytes. A record is one small image, and 4096 of the longest are checked in 268 MB.
+_MAX_RECORD = 1 << 16
 
 
 def find(name: str, root: Path) -> Path | None:
-    """Find the highest prepared version of `name` under `root`; None where there is none."""
+    """Return the directory of the highest prepared version, or None.
+
+    Args:
+        name: of the data set.
+        root: a folder like `$TFDS_DATA_DIR`.
+    """
     versions = [
         path.parent
         for path in (root / name).glob("*/dataset_info.json")
@@ -29,56 +44,81 @@ def find(name: str, root: Path) -> Path | None:
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 
 
-def read(folder: Path, name: str, facts: DatasetInfo) -> tuple[Split, Split]:
-    """Decode the train and test split of a prepared directory, in the order of its files.
+def read(folder: Path, name: str, info: DatasetInfo) -> tuple[Split, Split]:
+    """Decode the splits of a prepared directory, in file order.
 
     Args:
-        folder: what `find` found.
+        folder: as `find` returns it.
         name: of the data set, as in the names of the files.
-        facts: the shape and the classes that the records must have.
+        info: the shape and the classes that the records must have.
+
+    Returns:
+        The train and the test split.
 
     Raises:
-        DataError: a file is missing, damaged, or does not hold what `dataset_info.json` and `facts` say.
+        DataError: a file is missing, damaged, or differs from `dataset_info.json` or `info`.
     """
-    names = folder / "label.labels.txt"  # not written for classes that are mere numbers
-    if names.is_file() and (found := tuple(names.read_text("utf-8", "replace").splitlines())) != facts.classes:
-        raise DataError(f"{names} names the classes {short(str(found))}; expected {short(str(facts.classes))}")
-    train, test = (_split(folder, name, split, facts) for split in ("train", "test"))
+    # TFDS does not write this file for classes that are only numbers.
+    path = folder / "label.labels.txt"
+    if (
+        path.is_file()
+        and (classes := tuple(path.read_text("utf-8", "replace").splitlines())) != info.classes
+    ):
+        raise DataError(
+            f"{path} names the classes {short(str(classes))}; expected {short(str(info.classes))}"
+        )
+    train, test = (_read_split(folder, name, split, info) for split in ("train", "test"))
     return train, test
 
 
-def _split(folder: Path, name: str, split: str, facts: DatasetInfo) -> Split:
+def _read_split(folder: Path, name: str, split: str, info: DatasetInfo) -> Split:
     from tqdm import tqdm
 
     shards = _shards(folder, name, split)
     total = sum(count for _, count in shards)
-    images, labels = np.empty((total, *facts.shape), np.uint8), np.empty(total, np.int32)
-    progress = tqdm(_examples(shards, facts), f"decoding {name} {split}", total, disable=None, leave=False)
+    images, labels = np.empty((total, *info.shape), np.uint8), np.empty(total, np.int32)
+    progress = tqdm(
+        _examples(shards, info), f"decoding {name} {split}", total, disable=None, leave=False
+    )
     for index, (image, label) in enumerate(progress):
         images[index], labels[index] = image, label
     return Split(images, labels)
 
 
 def _shards(folder: Path, name: str, split: str) -> list[tuple[Path, int]]:
-    """Read from `dataset_info.json` which files hold a split, and how many records each must hold."""
+    """Return the files of a split and their numbers of records.
+
+    Both are from `dataset_info.json`.
+    """
     try:
         info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
-        counts = [int(n) for part in info["splits"] if part["name"] == split for n in part["shardLengths"]]
-        suffix = info.get("fileFormat", "tfrecord")  # which old versions of TFDS do not write
-    except Exception as error:  # it may be any JSON, or none, or a thousand brackets
-        raise DataError(f"{folder / 'dataset_info.json'} cannot be read: {short(repr(error), 200)}") from error
+        counts = [
+            int(n) for part in info["splits"] if part["name"] == split for n in part["shardLengths"]
+        ]
+        # Old versions of TFDS do not write the format.
+        suffix = info.get("fileFormat", "tfrecord")
+    # The file may be any JSON, or none, or a thousand brackets.
+    except Exception as error:
+        raise DataError(
+            f"{folder / 'dataset_info.json'} cannot be read: {short(repr(error), 200)}"
+        ) from error
     if suffix not in ("array_record", "tfrecord"):
-        found = short(repr(suffix))
-        raise DataError(f"{folder} is prepared as {found}; expected array_record or tfrecord, so prepare it as one")
+        unknown = short(repr(suffix))
+        raise DataError(
+            f"{folder} is prepared as {unknown}; "
+            "expected array_record or tfrecord, so prepare it as one"
+        )
     shards = []
     for index, count in enumerate(counts):
         file = folder / f"{name}-{split}.{suffix}-{index:05d}-of-{len(counts):05d}"
         if not file.is_file():
             raise DataError(f"{folder} lacks {file.name}; prepare it again, or delete it")
         size = file.stat().st_size
-        if not 0 <= count <= size:  # said before memory is taken for so many
+        # Checked before memory is allocated for so many.
+        if not 0 <= count <= size:
             raise DataError(
-                f"{file} has {size} bytes, and {short(str(count))} records by dataset_info.json; prepare it again"
+                f"{file} has {size} bytes, and {short(str(count))} records by dataset_info.json; "
+                "prepare it again"
             )
         shards.append((file, count))
     if not shards:
@@ -86,30 +126,42 @@ def _shards(folder: Path, name: str, split: str) -> list[tuple[Path, int]]:
     return shards
 
 
-def _examples(shards: list[tuple[Path, int]], facts: DatasetInfo) -> Iterator[tuple[np.ndarray, np.int32]]:
+def _examples(
+    shards: list[tuple[Path, int]], info: DatasetInfo
+) -> Iterator[tuple[np.ndarray, np.int32]]:
+    """Yield the image and the label of each record."""
     import tensorflow_datasets as tfds
 
-    # Features of our own, so that a features.json cannot name modules to import.
-    classes = tfds.features.ClassLabel(num_classes=len(facts.classes))
-    features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=facts.shape), "label": classes})
-    encoded = {"image": tfds.decode.SkipDecoding()}  # decoded here: one decoder, with or without OpenCV
+    # The features are built here, so that a features.json cannot name modules to import.
+    classes = tfds.features.ClassLabel(num_classes=len(info.classes))
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=info.shape), "label": classes}
+    )
+    # Images are decoded here, so that there is one decoder, with or without OpenCV.
+    decoders = {"image": tfds.decode.SkipDecoding()}
     for file, count in shards:
-        found = _records(file)
-        if len(found) != count:
-            raise DataError(f"{file} holds {len(found)} records; expected {count}, as dataset_info.json says")
-        for index, record in enumerate(found):
+        records = _read_records(file)
+        if len(records) != count:
+            raise DataError(
+                f"{file} holds {len(records)} records; expected {count}, as dataset_info.json says"
+            )
+        for index, record in enumerate(records):
             try:
-                example = cast(dict[str, Any], features.deserialize_example_np(record, decoders=encoded))
-                image, label = _pixels(example["image"], facts.shape), np.int32(example["label"])
-            except Exception as error:  # whatever TFDS, protobuf and Pillow raise for bytes that they do not like
-                what = f"record {index} of {file} is no labelled {facts.shape} image"
-                raise DataError(f"{what}: {one_line(error)}") from error
+                example = cast(
+                    dict[str, Any], features.deserialize_example_np(record, decoders=decoders)
+                )
+                image = _decode_image(example["image"], info.shape)
+                label = np.int32(example["label"])
+            # TFDS, protobuf and Pillow raise errors of many types for invalid bytes.
+            except Exception as error:
+                problem = f"record {index} of {file} is no labelled {info.shape} image"
+                raise DataError(f"{problem}: {one_line(error)}") from error
             yield image, label
 
 
-def _records(file: Path) -> list[bytes]:
+def _read_records(file: Path) -> list[bytes]:
     if ".tfrecord-" in file.name:
-        return records(file)
+        return read_tfrecord(file)
     from array_record.python.array_record_module import ArrayRecordReader
 
     try:
@@ -122,12 +174,89 @@ def _records(file: Path) -> list[bytes]:
         raise DataError(f"{file} is damaged: {one_line(error)}") from error
 
 
-def _pixels(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+def _decode_image(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     from PIL import Image
 
     height, width, channels = shape
     with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
         mode = {1: "L", 3: "RGB"}[channels]
-        if (image.size, image.mode) != ((width, height), mode):  # known before a pixel is decoded
-            raise ValueError(f"it is {image.size[0]}x{image.size[1]} in mode {image.mode}, expected {mode}")
+        # The header has both, so that no pixel is decoded before this check.
+        if (image.size, image.mode) != ((width, height), mode):
+            raise ValueError(
+                f"it is {image.size[0]}x{image.size[1]} in mode {image.mode}, expected {mode}"
+            )
         return np.asarray(image).reshape(shape)
+
+
+# TFRecord.
+
+
+def read_tfrecord(path: Path) -> list[bytes]:
+    """Read all records of a TFRecord file.
+
+    Raises:
+        DataError: the file is cut short, a checksum is wrong, or a record is longer than 64 KiB.
+    """
+    data = path.read_bytes()
+    spans, at = [], 0
+    while at < len(data):
+        length = struct.unpack_from("<Q", data, at)[0] if at + 12 <= len(data) else len(data)
+        if at + length + 16 > len(data):
+            raise DataError(
+                f"{path} is cut short or damaged: "
+                f"the record at byte {at} runs past the end, {len(data)}"
+            )
+        if length > _MAX_RECORD:
+            raise DataError(
+                f"{path} has a record of {length} bytes at byte {at}; "
+                f"a small image has at most {_MAX_RECORD}"
+            )
+        spans.append((at, length))
+        at += length + 16
+    _verify_checksums(path, data, [(at, at + 8) for at, _ in spans])
+    _verify_checksums(path, data, [(at + 12, at + 12 + length) for at, length in spans])
+    return [data[at + 12 : at + 12 + length] for at, length in spans]
+
+
+def _verify_checksums(
+    path: Path, data: bytes, spans: list[tuple[int, int]], batch: int = 4096
+) -> None:
+    """Check the checksum that follows each span (start, stop) of `data`."""
+    for first in range(0, len(spans), batch):
+        part = spans[first : first + batch]
+        crc = crc32c([data[start:stop] for start, stop in part])
+        # TensorFlow stores this mask of the CRC.
+        masked = (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8)
+        stored = np.array([struct.unpack_from("<I", data, stop)[0] for _, stop in part], np.uint32)
+        if (masked != stored).any():
+            at = part[int(np.argmax(masked != stored))][0]
+            raise DataError(
+                f"{path} is damaged: the checksum of the record part at byte {at} is wrong"
+            )
+
+
+def _crc_table() -> np.ndarray:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        # Castagnoli's polynomial, with reversed bits.
+        table = table >> 1 ^ (table & 1) * np.uint32(0x82F63B78)
+    return table
+
+
+def crc32c(texts: list[bytes]) -> np.ndarray:
+    """Compute the CRC-32C of each text, uint32 [n].
+
+    The loop is over the bytes of a text, and all texts are processed at once.
+
+    Example:
+        >>> hex(crc32c([b"123456789"])[0])
+        '0xe3069283'
+    """
+    lengths = np.array([len(text) for text in texts])
+    columns = np.zeros((lengths.max(), len(texts)), np.uint8)
+    for index, text in enumerate(texts):
+        columns[: len(text), index] = np.frombuffer(text, np.uint8)
+    table, crc = _crc_table(), np.full(len(texts), 0xFFFFFFFF, np.uint32)
+    for at, column in enumerate(columns):
+        crc = np.where(at < lengths, table[(crc ^ column) & 0xFF] ^ crc >> 8, crc)
+    return ~crc

@@ -1,4 +1,4 @@
-"""Types of a data set: uint8 images, int32 labels, class names, exact statistics."""
+"""Data sets as uint8 images, int32 labels, class names and exact statistics."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 
 
 class DataError(ValueError):
-    """A data set that is missing or invalid; the message is one line."""
+    """A missing or invalid data set; the message is one line."""
 
 
 def one_line(error: BaseException, max_length: int = 400) -> str:
-    """Format an error as one line: its text, or its type if it has none.
+    """Format an error as one line.
+
+    The line is the text of the error, or its type if it has no text.
 
     Args:
         error: any exception. Line breaks in its text become spaces.
@@ -76,11 +78,11 @@ class Dataset(NamedTuple):
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mean image and the standard deviation of each channel, in 0..1.
+    """Compute the mean image and the standard deviation of each channel.
 
-    Sums are exact integers, and one division follows. The deviation is that of all pixels of a
-    channel about their common mean. For CIFAR-10 it is 0.2470, 0.2435, 0.2616. The widely copied
-    0.2023, 0.1994, 0.2010 is the mean over images of each image's own deviation.
+    Both are in 0..1. Sums are exact integers, and one division follows. The deviation is that of
+    all pixels of a channel about their common mean. For CIFAR-10 it is 0.2470, 0.2435, 0.2616. The
+    widely copied 0.2023, 0.1994, 0.2010 is the mean over images of each image's own deviation.
 
     Args:
         images: uint8 [n, h, w, c], n > 0.
@@ -109,7 +111,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check(name: str, split: Split, shape: tuple[int, int, int], classes: int) -> None:
-    """Check the types, shapes and label range of a split that was loaded.
+    """Check types, shapes and label range of a loaded split.
 
     Args:
         name: of the split, as messages show it.
@@ -118,8 +120,8 @@ def check(name: str, split: Split, shape: tuple[int, int, int], classes: int) ->
         classes: the number of classes.
 
     Raises:
-        DataError: the images are not uint8 [n, *shape] with n > 0, or the labels are not int32 [n]
-            or [n, h, w] in 0 .. classes - 1.
+        DataError: the images are not uint8 [n, *shape] with n > 0. Or the labels are not int32 [n]
+            or [n, h, w] in 0..classes-1.
     """
     images, labels = split
     if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
