@@ -7,7 +7,7 @@
     python -m experiments.predict --run runs/finetune new.jpg
 
 `--images` is a folder with one directory for each class, or with train, val and test directories of classes; the pictures are
-JPEG, PNG, WebP, GIF, BMP or TIFF of any size (`jaxcnn.data.folder`). `--weights` are published ones, of torchvision or timm,
+JPEG, PNG, WebP, GIF, BMP or TIFF of any size (`jaxcnn.image_folder`). `--weights` are published ones, of torchvision or timm,
 .safetensors or .pth; without them the network starts from random numbers, which takes far more pictures.
 
 With no arguments the pictures are squares of 48 pixels from three photographs that scikit-learn and matplotlib bring along,
