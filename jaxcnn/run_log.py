@@ -21,8 +21,8 @@ import numpy as np
 
 from jaxcnn import provenance
 from jaxcnn.arguments import check_integer, check_mapping, check_path
-from jaxcnn.checkpoint.manifest import CheckpointError
-from jaxcnn.checkpoint.paths import check_writable_path
+from jaxcnn.checkpoint._integrity import CheckpointError
+from jaxcnn.checkpoint._lock import check_writable_path
 from jaxcnn.data import Dataset, verify_dataset
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import as_transformation

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_checkpoint import bits, one_line, state_at
 
-from jaxcnn.checkpoint import CheckpointError, Checkpoints, lock_folder, store
+from jaxcnn.checkpoint import CheckpointError, Checkpoints, checkpoints, lock_folder
 
 SPECIAL = [
     *("my runs [1]", "[!a]", "**", "a*b", "a?b", "a\\b", "\\", "[", "]", "{a,b}", "~", "%20", "#", ":", "gs:", "s3:"),
@@ -131,7 +131,7 @@ def unaliased(folder):
 
 def test_a_save_that_cannot_be_read_back_is_not_sealed(tmp_path, monkeypatch):
     """Without its alias such a folder shows what Orbax does: it reports a save that it has not written."""
-    monkeypatch.setattr(store, "plain_alias", unaliased)
+    monkeypatch.setattr(checkpoints, "plain_alias", unaliased)
     saved = Checkpoints(tmp_path / "[1]")
     saved.save(state_at(1))
     with pytest.raises(CheckpointError, match=r"step 1 .*cannot be read back.* it is now 1.damaged") as error:
@@ -144,7 +144,7 @@ def test_a_save_that_cannot_be_read_back_is_not_sealed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", [".params['conv1']['kernel']", ".key", ".stats['mask']"])
 def test_a_later_save_whose_bits_differ_is_not_sealed_and_the_one_before_stays(tmp_path, monkeypatch, path):
-    write = store.Checkpoints._write
+    write = checkpoints.Checkpoints._write
 
     def flipped(self, step, leaves, metric):
         """Orbax is given other bits than the manifest and the verification."""
@@ -163,7 +163,7 @@ def test_a_later_save_whose_bits_differ_is_not_sealed_and_the_one_before_stays(t
             patch.setattr(args, "StandardSave", standard)
             return write(self, step, leaves, metric)
 
-    monkeypatch.setattr(store.Checkpoints, "_write", flipped)
+    monkeypatch.setattr(checkpoints.Checkpoints, "_write", flipped)
     with Checkpoints(tmp_path) as saved:
         saved.save(state_at(1))
         saved.save(state_at(2), metric=-1.0)
@@ -179,15 +179,15 @@ def test_a_later_save_whose_bits_differ_is_not_sealed_and_the_one_before_stays(t
 
 def test_later_saves_are_verified_without_restoring_them(tmp_path, monkeypatch):
     """The quick way knows the layout that Orbax writes: otherwise every save would be restored, which takes longer."""
-    restored, read = [], store.Checkpoints._read
+    restored, read = [], checkpoints.Checkpoints._read
     monkeypatch.setattr(
-        store.Checkpoints, "_read", lambda self, step, like: restored.append(step) or read(self, step, like)
+        checkpoints.Checkpoints, "_read", lambda self, step, like: restored.append(step) or read(self, step, like)
     )
     with Checkpoints(tmp_path) as saved:
         for step in (1, 2, 3):
             saved.save(state_at(step))
     assert restored == [1]
-    monkeypatch.setattr(store, "same_bits", lambda state, leaves: False)  # another layout
+    monkeypatch.setattr(checkpoints, "is_bitwise_equal", lambda state, leaves: False)  # another layout
     with Checkpoints(tmp_path) as saved:
         for step in (4, 5):
             saved.save(state_at(step))

@@ -122,7 +122,7 @@ def test_every_flip_and_cut_is_detected_and_the_file_named(tmp_path, capsys):
 
 def test_a_broken_promise_is_one_line_and_exit_code_one(tmp_path, capsys, monkeypatch):
     """Without the record of files, a flip in one that Orbax does not read goes unseen; and what is there is not made again."""
-    monkeypatch.setattr("jaxcnn.checkpoint.store.check_files", lambda step: None)
+    monkeypatch.setattr("jaxcnn.checkpoint.checkpoints.check_files", lambda step: None)
     args = ["--parts", "damage", "--flips", "2", "--out", str(tmp_path)]
     assert main(args) == 1
     error = [line for line in capsys.readouterr().err.splitlines() if "broke a promise" in line]

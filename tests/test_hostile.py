@@ -342,7 +342,7 @@ def test_a_save_that_never_ends_is_an_error(monkeypatch, tmp_path):
     import numpy as np
 
     ends = threading.Event()
-    monkeypatch.setattr("jaxcnn.checkpoint.store.PATIENCE", 0.2)
+    monkeypatch.setattr("jaxcnn.checkpoint.checkpoints.SAVE_TIMEOUT", 0.2)
     monkeypatch.setattr(Checkpoints, "_verify", lambda *_: ends.wait(60))
     saved = Checkpoints(tmp_path)
     try:

@@ -12,7 +12,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import runs
-from jaxcnn.checkpoint import lock_folder, store
+from jaxcnn.checkpoint import checkpoints, lock_folder
 from jaxcnn.state import state_shapes
 
 RECIPE = jc.Recipe(
@@ -96,7 +96,7 @@ def test_rows_past_the_checkpoint_are_made_again_not_twice(whole, data, strategy
 
 
 def test_a_run_whose_last_save_fails_is_not_over(whole, data, strategy, tmp_path, monkeypatch):
-    verify = store.Checkpoints._verify
+    verify = checkpoints.Checkpoints._verify
 
     def fails_at_the_end(self, step, leaves):
         if step == RECIPE.steps:
@@ -104,7 +104,7 @@ def test_a_run_whose_last_save_fails_is_not_over(whole, data, strategy, tmp_path
         verify(self, step, leaves)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.Checkpoints, "_verify", fails_at_the_end)
+        patch.setattr(checkpoints.Checkpoints, "_verify", fails_at_the_end)
         with pytest.raises(jc.CheckpointError, match="the disk is full"):
             runs.run(RECIPE, data, tmp_path, strategy=strategy)
     assert not (tmp_path / "result.json").exists()

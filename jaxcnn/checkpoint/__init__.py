@@ -1,11 +1,16 @@
-"""Training states on disk: saved in the background, verified on the way back, one owner per folder.
+"""Training states on disk: saved in the background, verified when restored.
 
-Orbax commits a step atomically, but it restores a flipped byte without a word. So each step also carries a manifest,
-committed with the arrays: the type, the shape and the SHA-256 of every leaf, sealed by a digest of its own; and, written
-once the committed step has been read back, a record of every file. What comes back is bit for bit what was saved; a step
-that is not is named with its file, set aside as `<step>.damaged`, and another is used.
+A folder has one owner at a time. Orbax commits a step atomically, but it restores a flipped byte
+without an error. So each step has two more parts.
+
+* A manifest, committed with the arrays: the dtype, the shape and the SHA-256 of every leaf. A
+  digest of its own seals it.
+* A record of every file, written after the committed step has been read back.
+
+A restored state is bit for bit what was saved. A damaged step is reported with its file and renamed
+to `<step>.damaged`, and another step is used.
 """
 
-from jaxcnn.checkpoint.folder import lock_folder as lock_folder
-from jaxcnn.checkpoint.manifest import CheckpointError as CheckpointError
-from jaxcnn.checkpoint.store import Checkpoints as Checkpoints
+from jaxcnn.checkpoint._integrity import CheckpointError as CheckpointError
+from jaxcnn.checkpoint._lock import lock_folder as lock_folder
+from jaxcnn.checkpoint.checkpoints import Checkpoints as Checkpoints

@@ -59,10 +59,9 @@ def load_dataset(
     """
     info = dataset_info(name)
     # An empty text, as from an unset variable, is the default too.
-    if data_dir is None or (isinstance(data_dir, str) and not data_dir):
-        folder = None
-    else:
-        folder = _resolve_data_dir(data_dir)
+    if isinstance(data_dir, str) and not data_dir:
+        data_dir = None
+    folder = None if data_dir is None else _resolve_data_dir(data_dir)
     train, test = digits() if name == "digits" else _load_splits(name, info, folder)
     return hold_out(assemble(name, train, test, info.shape, info.classes), validation, seed)
 

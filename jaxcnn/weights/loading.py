@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from jaxcnn.arguments import check_image_shape, check_integer
-from jaxcnn.checkpoint.manifest import few
+from jaxcnn.checkpoint._integrity import join_first
 from jaxcnn.models import PreActResNet, ResNet
 from jaxcnn.models.calling import verify_model
 from jaxcnn.recipe import format_value
@@ -177,7 +177,7 @@ def _check(model: nn.Module, file: Any, needed: Mapping[Path, Leaf], found: Matc
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     said = [
-        f"{len(keys)} {kind} ({few([format_value(key, 120).strip(chr(39)) for key in keys])})"
+        f"{len(keys)} {kind} ({join_first([format_value(key, 120).strip(chr(39)) for key in keys])})"
         for kind, keys in kinds.items()
     ]
     if missing or unexpected or misshapen:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.checkpoint.manifest import few
+from jaxcnn.checkpoint._integrity import join_first
 from jaxcnn.recipe import format_value
 from jaxcnn.weights.entries import averaged
 from jaxcnn.weights.layouts import Layout, Leaf, Path, leaves
@@ -57,7 +57,7 @@ def match(
             "%s holds several networks: took %s; write entry=%s for another", file, format_value(start[:-1]), more
         )
     elif outside:
-        names = few([format_value(key) for key in outside])
+        names = join_first([format_value(key) for key in outside])
         log.warning("%s: took the arrays called %s..., and skipped %d others (%s)", file, start, len(outside), names)
     return best
 

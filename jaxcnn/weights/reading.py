@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.arguments import check_path
-from jaxcnn.checkpoint.manifest import line
+from jaxcnn.checkpoint._integrity import describe_error
 from jaxcnn.weights.entries import part
 from jaxcnn.weights.torchfile import read_legacy, read_zip
 from jaxcnn.weights.types import WeightsError
@@ -74,9 +74,9 @@ def _told(path: Path) -> Iterator[None]:
     except WeightsError as error:
         raise WeightsError(f"{path} is refused: {error}") from None
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or line(error)}") from error
+        raise WeightsError(f"{path} cannot be read: {error.strerror or describe_error(error)}") from error
     except Exception as error:
-        raise WeightsError(f"{path} is damaged, or no file of weights: {line(error)}; fetch it again") from error
+        raise WeightsError(f"{path} is damaged, or no file of weights: {describe_error(error)}; fetch it again") from error
 
 
 def _kind(path: Path) -> Callable[[Path, str | None], dict[str, np.ndarray]]:
