@@ -1,4 +1,8 @@
-"""Checks of arguments: each returns the value, or raises one line: what was given, what was expected, what to write."""
+"""Checks of arguments.
+
+Each check returns the value. Or it raises an error of one line: the value, what was expected, and
+what to write instead.
+"""
 
 from __future__ import annotations
 
@@ -16,171 +20,263 @@ import numpy as np
 
 
 class ArgumentError(ValueError):
-    """A setting or an argument that cannot be used; the message is one line and says what to write instead."""
+    """An invalid setting or argument.
+
+    The message is one line, and says what to write instead.
+    """
 
 
-_PART, _PATH = 255, 4095
-"""Bytes that a name and a path can have on Linux; macOS takes less of a path and says so itself."""
+_MAX_NAME, _MAX_PATH = 255, 4095
+"""Bytes of a name and of a path on Linux.
+
+macOS allows less for a path, and raises its own error.
+"""
 
 
-def format_value(value: Any, most: int = 80) -> str:
-    """A value as a message shows it: on one line, and cut where it is long.
+def format_value(value: Any, max_length: int = 80) -> str:
+    """Format a value on one line for a message; cut long text.
 
     Example:
-      >>> format_value([0] * 1000, 12)
-      '[0, 0, 0, 0,...'
+        >>> format_value([0] * 1000, 12)
+        '[0, 0, 0, 0,...'
     """
     try:
         text = " ".join(repr(value).split())
-    except Exception as error:  # numbers of thousands of digits, a list in itself a thousand times
+    # Numbers of thousands of digits, or lists nested a thousand times.
+    except Exception as error:
         text = f"a {type(value).__name__} that cannot be written ({type(error).__name__})"
-    return text if len(text) <= most else text[:most] + "..."
+    return text if len(text) <= max_length else text[:max_length] + "..."
 
 
-def check_choice(what: str, value: str, choices: Iterable[str]) -> str:
-    """`value`, or an ArgumentError that names the nearest of `choices`."""
+def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """Return `value`, which must be one of `choices`.
+
+    Raises:
+        ArgumentError: it is not. The message has the nearest choice.
+    """
     choices = sorted(choices)
     if isinstance(value, str) and value in choices:
         return value
-    near = difflib.get_close_matches(format_value(value).strip("'"), choices, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ArgumentError(f"{what} is {format_value(value)}; expected one of {', '.join(choices)}{hint}")
+    nearest = difflib.get_close_matches(format_value(value).strip("'"), choices, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ArgumentError(
+        f"{name} is {format_value(value)}; expected one of {', '.join(choices)}{hint}"
+    )
 
 
-def check_integer(name: str, value: Any, low: int = 1, high: int | None = None, *, write: Any = None) -> int:
-    """Return `value` as an int; also NumPy's integers, but neither bools nor floats.
+def check_integer(
+    name: str, value: Any, low: int = 1, high: int | None = None, *, example: Any = None
+) -> int:
+    """Return `value` as an int.
+
+    NumPy's integers are allowed, but neither bools nor floats.
 
     Args:
-      name: of the argument.
-      value: what was given.
-      low, high: the bounds, both allowed.
-      write: an example of a good value; `low` by default.
+        name: of the argument.
+        value: its value.
+        low: lower bound, allowed.
+        high: upper bound, allowed; None is no bound.
+        example: a valid value, for the message; `low` by default.
 
     Raises:
-      ArgumentError: for anything else.
+        ArgumentError: `value` is anything else.
 
     Example:
-      >>> check_integer("batch", 2.0)
-      Traceback (most recent call last):
-      jaxcnn.arguments.ArgumentError: batch is 2.0; expected a whole number of at least 1. Write batch=1.
+        >>> check_integer("batch", 2.0)
+        Traceback (most recent call last):
+        jaxcnn.arguments.ArgumentError: batch is 2.0; expected a whole number of at least 1. ...
     """
     try:
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, (bool, np.bool_)) or number < low or (high is not None and number > high):
+    if (
+        number is None
+        or isinstance(value, (bool, np.bool_))
+        or number < low
+        or (high is not None and number > high)
+    ):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ArgumentError(
             f"{name} is {format_value(value)}; expected a whole number {bounds}. "
-            f"Write {name}={low if write is None else write}."
+            f"Write {name}={low if example is None else example}."
         )
     return number
 
 
-def check_positive(name: str, value: Any, *, write: Any) -> float:
-    """Return `value` as a float; ArgumentError unless it is a finite number above 0."""
-    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not real or not value > 0 or not _finite(value):
-        raise ArgumentError(f"{name} is {format_value(value)}; expected a finite number above 0. Write {name}={write}.")
+def check_positive(name: str, value: Any, *, example: Any) -> float:
+    """Return `value` as a float.
+
+    Args:
+        name: of the argument.
+        value: its value.
+        example: a valid value, for the message.
+
+    Raises:
+        ArgumentError: `value` is not a finite number above 0.
+    """
+    is_real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, bool
+    )
+    if not is_real or not value > 0 or not _is_finite(value):
+        raise ArgumentError(
+            f"{name} is {format_value(value)}; expected a finite number above 0. "
+            f"Write {name}={example}."
+        )
     return float(value)
 
 
-def _finite(value):
+def _is_finite(value):
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond float64
+    # An integer beyond the range of float64.
+    except OverflowError:
         return False
 
 
-def check_path(name: str, value: Any, kind: type[ValueError] = ArgumentError, *, write: str | None = None) -> Path:
+def check_path(
+    name: str,
+    value: Any,
+    error_type: type[ValueError] = ArgumentError,
+    *,
+    example: str | None = None,
+) -> Path:
     """Return `value` as a Path.
 
+    Args:
+        name: of the argument.
+        value: a text or a path.
+        error_type: type of the error to raise.
+        example: Python code of a valid value, for the message.
+
     Raises:
-      kind: for what is neither a text nor a path, an empty text, or one with a NUL.
+        error_type: `value` is neither a text nor a path, or is empty, too long or not encodable, or
+            contains a NUL.
 
     Example:
-      >>> check_path("folder", 3)
-      Traceback (most recent call last):
-      jaxcnn.arguments.ArgumentError: folder is 3; expected a path. Write folder='runs/r20'.
+        >>> check_path("folder", 3)
+        Traceback (most recent call last):
+        jaxcnn.arguments.ArgumentError: folder is 3; expected a path. Write folder='runs/r20'.
     """
     text = value if isinstance(value, str) else ""
     if isinstance(value, os.PathLike):
-        given = os.fspath(value)
-        text = given if isinstance(given, str) else ""
-    example = f"Write {name}={write or repr('runs/r20')}."
+        fs_path = os.fspath(value)
+        text = fs_path if isinstance(fs_path, str) else ""
+    advice = f"Write {name}={example or repr('runs/r20')}."
     if not text or "\0" in text:
-        raise kind(f"{name} is {format_value(value)}; expected a path. {example}")
+        raise error_type(f"{name} is {format_value(value)}; expected a path. {advice}")
     try:
-        size, largest = len(os.fsencode(text)), max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
+        path_bytes = len(os.fsencode(text))
+        name_bytes = max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
     except UnicodeError:
-        raise kind(f"{name} is {format_value(value)}; expected a path that this system can write. {example}") from None
-    if size > _PATH or largest > _PART:
-        raise kind(
-            f"{name} is {format_value(value)}; expected names of at most {_PART} bytes, {_PATH} in all. {example}"
+        raise error_type(
+            f"{name} is {format_value(value)}; expected a path that this system can write. {advice}"
+        ) from None
+    if path_bytes > _MAX_PATH or name_bytes > _MAX_NAME:
+        raise error_type(
+            f"{name} is {format_value(value)}; expected names of at most {_MAX_NAME} bytes, "
+            f"{_MAX_PATH} in all. {advice}"
         )
     return Path(text)
 
 
 def is_iterator(value: Any) -> bool:
-    """Whether `value` is an iterator, which JAX's tree functions warn of: they are to take it as a leaf, which is refused.
+    """Check if `value` is an iterator.
+
+    JAX's tree functions warn of iterators. With this function as `is_leaf` they treat them as
+    leaves, which are then an error.
 
     Example:
-      >>> is_iterator(iter([1])), is_iterator([1])
-      (True, False)
+        >>> is_iterator(iter([1])), is_iterator([1])
+        (True, False)
     """
     return isinstance(value, Iterator)
 
 
 def check_image_shape(shape: Any) -> tuple[int, int, int]:
-    """Return the shape (height, width, channels) of an image; ArgumentError for anything but three integers above 0.
+    """Return the shape (height, width, channels) of an image.
+
+    Raises:
+        ArgumentError: `shape` is not a tuple or list of three integers above 0, or an image would
+            have 2**31 values or more.
 
     Example:
-      >>> check_image_shape([32, 32, 3])
-      (32, 32, 3)
+        >>> check_image_shape([32, 32, 3])
+        (32, 32, 3)
     """
     sizes = tuple(shape) if isinstance(shape, (tuple, list)) else ()
-    good = [isinstance(size, (int, np.integer)) and not isinstance(size, bool) and 1 <= size < 2**31 for size in sizes]
-    if len(sizes) != 3 or not all(good) or math.prod(map(int, sizes)) >= 2**31:
+    valid = [
+        isinstance(size, (int, np.integer)) and not isinstance(size, bool) and 1 <= size < 2**31
+        for size in sizes
+    ]
+    if len(sizes) != 3 or not all(valid) or math.prod(map(int, sizes)) >= 2**31:
         raise ArgumentError(
-            f"shape is {format_value(shape)}; expected the height, width and channels of an image. Write (32, 32, 3)."
+            f"shape is {format_value(shape)}; "
+            "expected the height, width and channels of an image. Write (32, 32, 3)."
         )
     height, width, channels = map(int, sizes)
     return height, width, channels
 
 
-def check_callable(name: str, value: Any, write: str) -> Any:
-    """Return `value`; ArgumentError unless it can be called and hashed, as programs are remembered by their function."""
+def check_callable(name: str, value: Any, example: str) -> Any:
+    """Return `value`, which must be callable and hashable.
+
+    Compiled programs are cached by the function, so it must be hashable.
+
+    Args:
+        name: of the argument.
+        value: its value.
+        example: Python code of a valid value, for the message.
+
+    Raises:
+        ArgumentError: `value` cannot be called or hashed.
+    """
     try:
         hash(value)
     except TypeError:
-        good = False
+        valid = False
     else:
-        good = callable(value)
-    if not good:
-        raise ArgumentError(f"{name} is {format_value(value)}; expected a function. Write {name}={write}.")
+        valid = callable(value)
+    if not valid:
+        raise ArgumentError(
+            f"{name} is {format_value(value)}; expected a function. Write {name}={example}."
+        )
     return value
 
 
-def check_mapping(name: str, value: Any, write: str) -> dict[str, Any]:
-    """Return `value` as a dict; ArgumentError unless it maps names to values.
+def check_mapping(name: str, value: Any, example: str) -> dict[str, Any]:
+    """Return `value` as a dict.
+
+    Args:
+        name: of the argument.
+        value: its value.
+        example: Python code of a valid value, for the message.
+
+    Raises:
+        ArgumentError: `value` does not map names to values.
 
     Example:
-      >>> check_mapping("facts", None, "{'seed': 0}")
-      Traceback (most recent call last):
-      jaxcnn.arguments.ArgumentError: facts is None; expected values by name. Write facts={'seed': 0}.
+        >>> check_mapping("facts", None, "{'seed': 0}")
+        Traceback (most recent call last):
+        jaxcnn.arguments.ArgumentError: facts is None; expected values by name. ...
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ArgumentError(f"{name} is {format_value(value)}; expected values by name. Write {name}={write}.")
+        raise ArgumentError(
+            f"{name} is {format_value(value)}; expected values by name. Write {name}={example}."
+        )
     return dict(value)
 
 
 def check_random_key(name: str, key: Any) -> Any:
-    """Return one of JAX's random keys, old or new; ArgumentError for anything else.
+    """Return one of JAX's random keys, typed or raw.
+
+    Raises:
+        ArgumentError: `key` is anything else.
 
     Example:
-      >>> import jax
-      >>> check_random_key("key", jax.random.PRNGKey(0)).shape
-      (2,)
+        >>> import jax
+        >>> check_random_key("key", jax.random.PRNGKey(0)).shape
+        (2,)
     """
     dtype = getattr(key, "dtype", None)
     if isinstance(key, (jax.Array, np.ndarray)) and dtype is not None:
@@ -188,4 +284,6 @@ def check_random_key(name: str, key: Any) -> Any:
             return key
         if dtype == np.uint32 and key.ndim == 1 and key.shape[0] in (2, 4):
             return key
-    raise ArgumentError(f"{name} is {format_value(key)}; expected one random key. Write {name}=jax.random.key(0).")
+    raise ArgumentError(
+        f"{name} is {format_value(key)}; expected one random key. Write {name}=jax.random.key(0)."
+    )

@@ -1,4 +1,8 @@
-"""Whether a classifier is as often right as it is sure (Guo et al. 2017, arXiv:1706.04599)."""
+"""Calibration of a classifier: accuracy against confidence.
+
+References:
+    Guo et al. 2017, arXiv:1706.04599.
+"""
 
 from __future__ import annotations
 
@@ -11,74 +15,110 @@ from jaxcnn.arguments import format_value
 
 
 class Calibration(NamedTuple):
-    """How often a classifier is right, by how sure of it it was: bins of confidence of equal width."""
+    """Accuracy of a classifier in bins of confidence of equal width."""
 
     edges: np.ndarray
-    """float64 [bins + 1], 0 to 1: bin i has the images with edges[i] < confidence <= edges[i + 1]."""
+    """float64 [bins + 1], 0 to 1.
+
+    Bin i has the images with edges[i] < confidence <= edges[i + 1].
+    """
     counts: np.ndarray
-    """int64 [bins]: images in each. Where there are none, what follows is NaN."""
+    """int64 [bins]: images in each bin. The fields below are NaN for empty bins."""
     confidence: np.ndarray
-    """float64 [bins]: the mean of theirs, in 0..1."""
+    """float64 [bins]: mean confidence, in 0..1."""
     accuracy: np.ndarray
-    """float64 [bins]: the share of them that is right."""
+    """float64 [bins]: fraction of correct images."""
     low: np.ndarray
-    """float64 [bins]: where the 95% interval of that share begins (Wilson 1927)."""
+    """float64 [bins]: lower end of the 95% interval of the accuracy (Wilson 1927)."""
     high: np.ndarray
-    """float64 [bins]: where it ends."""
+    """float64 [bins]: upper end of the interval."""
 
     @property
     def expected_calibration_error(self) -> float:
-        """The expected calibration error, 0..1: |accuracy - confidence| of the bins, weighted by their images."""
-        return float(np.nansum(self.counts * np.abs(self.accuracy - self.confidence)) / self.counts.sum())
+        """Expected calibration error, 0..1.
+
+        It is the mean of |accuracy - confidence| over bins, weighted by their numbers of images.
+        """
+        gaps = np.abs(self.accuracy - self.confidence)
+        return float(np.nansum(self.counts * gaps) / self.counts.sum())
 
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> Calibration:
-    """Whether a classifier that is sure by 80% is right 8 times in 10: the numbers of a reliability diagram.
+    """Compute the numbers of a reliability diagram.
 
-    An image's confidence is the probability of the class that it is taken for. From few images the expected calibration error
-    comes out too large, for chance alone parts accuracy and confidence; more bins make that worse.
+    A calibrated classifier with a confidence of 80% is correct for 8 of 10 images. An image's
+    confidence is the probability of the predicted class.
+
+    For few images, the expected calibration error is too large, since chance alone separates
+    accuracy and confidence. More bins increase this bias.
 
     Args:
-      shares: float [n, classes], n > 0, probabilities such as the softmax of logits.
-      labels: int [n].
-      bins: their number; the paper has 15.
+        probabilities: float [n, classes], n > 0, such as the softmax of logits.
+        labels: int [n].
+        bins: number of bins; the paper has 15.
+
+    Returns:
+        The number of images, the confidence and the accuracy of each bin.
 
     Raises:
-      ValueError: for other shapes, labels of no class, what are no probabilities, or no bins.
+        ValueError: the shapes do not match, a label is no class, the probabilities are invalid, or
+            there are no bins.
 
     Example:
-      >>> found = calibration(np.array([[0.8, 0.2], [0.9, 0.1], [0.3, 0.7]]), np.array([0, 1, 1]), bins=2)
-      >>> found.counts.tolist(), found.accuracy.round(3).tolist(), round(found.expected_calibration_error, 3)
-      ([0, 3], [nan, 0.667], 0.133)
+        >>> probabilities = np.array([[0.8, 0.2], [0.9, 0.1], [0.3, 0.7]])
+        >>> result = calibration(probabilities, np.array([0, 1, 1]), bins=2)
+        >>> result.counts.tolist(), result.accuracy.round(3).tolist()
+        ([0, 3], [nan, 0.667])
+        >>> round(result.expected_calibration_error, 3)
+        0.133
 
     References:
-      Guo et al. 2017, "On calibration of modern neural networks", section 2 (https://arxiv.org/abs/1706.04599).
+        Guo et al. 2017, "On calibration of modern neural networks", section 2
+        (https://arxiv.org/abs/1706.04599).
     """
-    sure, right = _confidence(np.asarray(probabilities, np.float64), np.asarray(labels))
+    confidence, correct = _confidence(np.asarray(probabilities, np.float64), np.asarray(labels))
     if type(bins) is not int or bins < 1:
-        raise ValueError(f"bins is {format_value(bins)}; expected a whole number of at least 1: write bins=15")
-    edges = np.arange(bins + 1) / bins
-    place = np.maximum(np.searchsorted(edges, np.minimum(sure, 1.0)) - 1, 0)
-    counts, said, hits = (np.bincount(place, weights, bins) for weights in (None, sure, right))
-    with np.errstate(invalid="ignore"):  # 0 / 0 of empty bins
-        return Calibration(edges, counts, said / counts, hits / counts, *_wilson(hits, counts))
-
-
-def _confidence(shares: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The greatest share of each image, and whether it is that of its label, both float64 [n]."""
-    if shares.ndim != 2 or not shares.size or labels.shape != shares.shape[:1]:
-        raise ValueError(f"shares are {shares.shape} and labels {labels.shape}; expected [n, classes] and [n], n > 0")
-    if labels.min() < 0 or labels.max() >= shares.shape[1]:
-        raise ValueError(f"labels span {labels.min()}..{labels.max()}; expected 0..{shares.shape[1] - 1}")
-    if not ((shares >= 0) & (np.abs(shares.sum(1, keepdims=True) - 1) < 1e-3)).all():  # false for NaN
         raise ValueError(
-            "shares are no probabilities; expected numbers from 0 that sum to 1 in each row: take the softmax"
+            f"bins is {format_value(bins)}; expected a whole number of at least 1: write bins=15"
         )
-    return shares.max(1), (shares.argmax(1) == labels).astype(np.float64)
+    edges = np.arange(bins + 1) / bins
+    index = np.maximum(np.searchsorted(edges, np.minimum(confidence, 1.0)) - 1, 0)
+    counts, confidence_sums, hits = (
+        np.bincount(index, weights, bins) for weights in (None, confidence, correct)
+    )
+    # 0 / 0 of empty bins is NaN.
+    with np.errstate(invalid="ignore"):
+        return Calibration(
+            edges, counts, confidence_sums / counts, hits / counts, *_wilson(hits, counts)
+        )
+
+
+def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return confidence and correctness of each image.
+
+    Returns:
+        The greatest probability, and 1 where its class is the label, else 0; both float64 [n].
+    """
+    shape = probabilities.shape
+    if probabilities.ndim != 2 or not probabilities.size or labels.shape != shape[:1]:
+        raise ValueError(
+            f"shares are {shape} and labels {labels.shape}; expected [n, classes] and [n], n > 0"
+        )
+    if labels.min() < 0 or labels.max() >= shape[1]:
+        raise ValueError(f"labels span {labels.min()}..{labels.max()}; expected 0..{shape[1] - 1}")
+    # The comparison is false for NaN.
+    sums = probabilities.sum(1, keepdims=True)
+    if not ((probabilities >= 0) & (np.abs(sums - 1) < 1e-3)).all():
+        raise ValueError(
+            "shares are no probabilities; expected numbers from 0 that sum to 1 in each row: "
+            "take the softmax"
+        )
+    return probabilities.max(1), (probabilities.argmax(1) == labels).astype(np.float64)
 
 
 def _wilson(hits: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Wilson's 95% interval of hits / n (1927); NaN for n = 0."""
     z = NormalDist().inv_cdf(0.975)
     middle = (hits + z**2 / 2) / (n + z**2)
-    half = z / (n + z**2) * np.sqrt(hits * (n - hits) / n + z**2 / 4)  # NaN where n is 0
+    half = z / (n + z**2) * np.sqrt(hits * (n - hits) / n + z**2 / 4)
     return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)

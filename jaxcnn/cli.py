@@ -34,7 +34,7 @@ from jaxcnn.checkpoint import CheckpointError
 from jaxcnn.data import DataError
 from jaxcnn.data.cache import cache_root
 from jaxcnn.data.types import printable
-from jaxcnn.progress import Unfailing
+from jaxcnn.progress import SafeStream
 from jaxcnn.recipe import ArgumentError, check_choice, format_value
 from jaxcnn.run_log import LogError
 from jaxcnn.run_log import reading as reading
@@ -351,7 +351,7 @@ def _streams() -> Iterator[None]:
             before[stream] = stream.errors
             with contextlib.suppress(OSError, ValueError):
                 stream.reconfigure(errors="jaxcnn")
-    stderr, sys.stderr = sys.stderr, Unfailing(sys.stderr)
+    stderr, sys.stderr = sys.stderr, SafeStream(sys.stderr)
     try:
         yield
     finally:

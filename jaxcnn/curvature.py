@@ -88,7 +88,7 @@ def eigenvalues(loss: Loss, params: Any, *args: Any, key: jax.Array, iterations:
       >>> eigenvalues(loss, np.zeros(3, np.float32), key=jax.random.key(0)).values.round(4).tolist()
       [-2.0, 1.0, 3.0]
     """
-    *_, last = _lanczos(loss, params, args, key, check_integer("iterations", iterations, write=30))
+    *_, last = _lanczos(loss, params, args, key, check_integer("iterations", iterations, example=30))
     return last
 
 
@@ -114,9 +114,9 @@ def sharpness(
       >>> round(sharpness(loss, np.zeros(3, np.float32), np.float32([-9, 1, 3])), 4)
       3.0
     """
-    tolerance = check_positive("tolerance", tolerance, write="1e-3")
+    tolerance = check_positive("tolerance", tolerance, example="1e-3")
     key, value = jax.random.key(0) if key is None else key, math.nan
-    for ritz in _lanczos(loss, params, args, key, check_integer("most", most, write=100)):
+    for ritz in _lanczos(loss, params, args, key, check_integer("most", most, example=100)):
         value = float(ritz.values[-1])
         if ritz.bounds[-1] <= tolerance * abs(value):
             break

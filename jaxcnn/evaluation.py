@@ -76,7 +76,7 @@ def default_batch_size(images: np.ndarray, batch: int | None = None) -> int:
     """
     if batch is None:
         return max(1, min(500, TESTED // (images.shape[1] * images.shape[2])))
-    return check_integer("batch", batch, write=100)
+    return check_integer("batch", batch, example=100)
 
 
 _known: dict[Any, Any] = {}
@@ -282,7 +282,7 @@ def recompute_batch_stats(
     """
     strategy = parallel.check_strategy(strategy)
     verify_split("split", split, getattr(model, "classes", None), image_shape_of(model, state))
-    batch, n = check_integer("batch", batch, write=128), check_integer("n", n, write=5000)
+    batch, n = check_integer("batch", batch, example=128), check_integer("n", n, example=5000)
     strategy.check(batch)
     _check_norms(model, state, (batch, *split.images.shape[1:]))
     if not batch <= n <= len(split.labels):

@@ -1,4 +1,7 @@
-"""Progress of long work: a bar with a rate and the time left on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere.
+
+Both show the rate or the fraction finished, and the remaining time.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,28 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 
-class Unfailing:
-    """A text stream whose failures are ignored: a closed terminal or a full disk must not end a run.
+class SafeStream:
+    """Text stream whose failures are ignored.
+
+    A closed terminal or a full disk must not end a run.
 
     Args:
-      stream: where to write; None, as Python's `sys.stderr` where that is closed, is nowhere.
+        stream: where to write. None, as Python's `sys.stderr` where that is closed, discards all.
 
     Example:
-      >>> import io
-      >>> closed = io.StringIO()
-      >>> closed.close()
-      >>> print("lost", file=Unfailing(closed), flush=True)
+        >>> import io
+        >>> closed = io.StringIO()
+        >>> closed.close()
+        >>> print("lost", file=SafeStream(closed), flush=True)
     """
 
     def __init__(self, stream: Any):
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write `text` if that is possible; returns its length."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # ValueError: the file is closed
+        """Write `text` if that is possible, and return its length."""
+        # A closed file raises ValueError.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             self.stream.write(text)
         return len(text)
 
@@ -38,7 +44,7 @@ class Unfailing:
             self.stream.flush()
 
     def isatty(self) -> bool:
-        """Whether the stream is an open terminal."""
+        """Check if the stream is an open terminal."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             return self.stream.isatty()
         return False
@@ -48,7 +54,10 @@ class Unfailing:
 
 
 class _Bar(tqdm):
-    """A bar by the monotonic clock: tqdm's own stops while the system's clock, set back, catches up."""
+    """Bar by the monotonic clock.
+
+    tqdm's own bar stops after the system's clock was set back, until that catches up.
+    """
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -57,67 +66,96 @@ class _Bar(tqdm):
 
 
 class Progress:
-    """Progress over work measured in any unit, such as steps times parameters.
+    """Progress of work in any unit, such as steps times parameters.
 
     Args:
-      total: units of the whole work.
-      file: where to write; stderr. What cannot be written is lost, and the work goes on.
-      every: seconds between plain lines at most; rows are always written.
-      quiet: show nothing, as where another process of the job speaks for all.
+        total: units of the whole work.
+        file: where to write; None is stderr. What cannot be written is lost, and the work
+            continues.
+        every: seconds between plain lines at least. Lines of `write` are always written.
+        quiet: show nothing, as where another process of the job reports for all.
 
     Example:
-      >>> import io
-      >>> lines = io.StringIO()
-      >>> with Progress(10, file=lines) as progress:
-      ...     progress.advance(5, "half")
-      ...     progress.say("at half")
-      >>> lines.getvalue().startswith(" 50%")
-      True
+        >>> import io
+        >>> lines = io.StringIO()
+        >>> with Progress(10, file=lines) as progress:
+        ...     progress.advance(5, "half")
+        ...     progress.write("at half")
+        >>> lines.getvalue().startswith(" 50%")
+        True
     """
 
-    def __init__(self, total: float, file: TextIO | None = None, every: float = 15.0, quiet: bool = False):
-        self.file: Any = Unfailing(file or sys.stderr)
+    def __init__(
+        self, total: float, file: TextIO | None = None, every: float = 15.0, quiet: bool = False
+    ):
+        self.file: Any = SafeStream(file or sys.stderr)
         self.total, self.done, self.skipped = total, 0.0, 0.0
         self.quiet = quiet
-        self.every, self.began, self.spoke = every, time.monotonic(), time.monotonic()
+        self.every = every
+        self.start_time, self.last_line_time = time.monotonic(), time.monotonic()
         self.bar = None
         if self.file.isatty() and not quiet:
-            shape = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-            self.bar = _Bar(total=total, file=self.file, bar_format=shape, dynamic_ncols=True, smoothing=0, miniters=0)
+            bar_format = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
+            self.bar = _Bar(
+                total=total,
+                file=self.file,
+                bar_format=bar_format,
+                dynamic_ncols=True,
+                smoothing=0,
+                miniters=0,
+            )
 
-    def advance(self, units: float, what: str) -> None:
-        """`units` more are done; `what` says where the work is."""
+    def advance(self, units: float, position: str) -> None:
+        """Add finished units, and show the progress.
+
+        Args:
+            units: finished since the last call.
+            position: text that describes where the work is.
+        """
         self.done += units
         if self.bar is not None:
-            self.bar.set_postfix_str(what, refresh=False)
+            self.bar.set_postfix_str(position, refresh=False)
             self.bar.update(units)
-        elif time.monotonic() - self.spoke > self.every:
-            self.say(what)
+        elif time.monotonic() - self.last_line_time > self.every:
+            self.write(position)
 
     def skip(self, units: float) -> None:
-        """`units` need not be done now: an earlier start did them. They do not count in the rate."""
+        """Add units that an earlier run finished.
+
+        They do not count in the rate.
+        """
         self.done += units
         self.skipped += units
         if self.bar is not None:
             self.bar.initial += units
             self.bar.update(units)
 
-    def say(self, line: str) -> None:
-        """One line that stays, above the bar or with the share done and the time left in front."""
+    def write(self, line: str) -> None:
+        """Write a line that stays.
+
+        It is above the bar, or has the fraction finished and the remaining time in front.
+        """
         if self.quiet:
             return
         if self.bar is not None:
             self.bar.write(line, file=self.file)
             return
-        self.spoke = time.monotonic()
-        print(f"{100 * self.done / self.total:3.0f}%  {self.left():>8} left  {line}", file=self.file, flush=True)
+        self.last_line_time = time.monotonic()
+        percent = 100 * self.done / self.total
+        print(
+            f"{percent:3.0f}%  {self.remaining_time():>8} left  {line}", file=self.file, flush=True
+        )
 
-    def left(self) -> str:
-        """The time left at the rate so far, as mm:ss or h:mm:ss."""
-        fresh = self.done - self.skipped
-        if fresh <= 0:
+    def remaining_time(self) -> str:
+        """Return the remaining time at the rate so far.
+
+        It is mm:ss or h:mm:ss, and "?" before the first unit.
+        """
+        advanced = self.done - self.skipped
+        if advanced <= 0:
             return "?"
-        return tqdm.format_interval((self.total - self.done) * (time.monotonic() - self.began) / fresh)
+        elapsed = time.monotonic() - self.start_time
+        return tqdm.format_interval((self.total - self.done) * elapsed / advanced)
 
     def __enter__(self) -> Progress:
         return self

@@ -29,7 +29,7 @@ from jaxcnn import cli
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.cpu import without_persistent_cache
 from jaxcnn.data import DataError, cache, load_dataset, loading
-from jaxcnn.progress import Progress, Unfailing
+from jaxcnn.progress import Progress, SafeStream
 from jaxcnn.recipe import ArgumentError, Recipe
 from jaxcnn.run_log import read_metrics
 from jaxcnn.runs import sweep, sweeps
@@ -315,11 +315,11 @@ def test_progress_that_cannot_be_written_ends_nothing(stream, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     with cli.cli_errors(), Progress(10, every=0) as progress:
         progress.advance(5, "half")
-        progress.say("a row")
+        progress.write("a row")
         print("a line", file=sys.stderr)
     assert progress.done == 5
     assert sys.stderr is stream
-    assert not Unfailing(None).isatty()
+    assert not SafeStream(None).isatty()
 
 
 def test_a_clock_set_back_does_not_stop_the_bar(monkeypatch):

@@ -25,27 +25,27 @@ def clock(monkeypatch):
 def test_plain_lines_say_the_share_and_the_time_left_at_the_rate_so_far(clock):
     out = io.StringIO()
     with Progress(200, file=out) as progress:
-        progress.say("starting")
+        progress.write("starting")
         clock.seconds += 50
         progress.advance(50, "quarter")
-        progress.say("row")
+        progress.write("row")
     assert out.getvalue() == "  0%         ? left  starting\n 25%     02:30 left  quarter\n 25%     02:30 left  row\n"
 
 
 def test_work_done_before_does_not_count_in_the_rate(clock):
     progress = Progress(100, file=io.StringIO())
     progress.skip(50)
-    assert progress.left() == "?"
+    assert progress.remaining_time() == "?"
     clock.seconds += 20
     progress.advance(10, "here")
-    assert progress.left() == "01:20"  # 40 units at 10 in 20 seconds; with the skipped ones it would be 13 seconds
+    assert progress.remaining_time() == "01:20"  # 40 units at 10 in 20 seconds; with the skipped ones it would be 13 seconds
 
 
 def test_hours_are_told_too(clock):
     progress = Progress(3, file=io.StringIO())
     clock.seconds += 3600
     progress.advance(1, "here")
-    assert progress.left() == "2:00:00"
+    assert progress.remaining_time() == "2:00:00"
 
 
 def test_plain_lines_are_as_rare_as_asked_and_rows_are_always_written(clock):
@@ -55,7 +55,7 @@ def test_plain_lines_are_as_rare_as_asked_and_rows_are_always_written(clock):
         clock.seconds += 1
         progress.advance(1, f"step {step}")
         if step == 20:
-            progress.say("row")
+            progress.write("row")
     said = [line.split("left  ")[1] for line in out.getvalue().splitlines()]
     assert said == ["step 15", "row", "step 36"]
 
@@ -78,14 +78,14 @@ def test_a_bar_says_the_same_time_left_as_lines_do(clock, skipped_after):
         progress.advance(10, "epoch 3")
         last = out.getvalue().split("\r")[-1]
         assert last.startswith(" 60% |")
-        assert last.endswith(f"00:20 elapsed, {progress.left()} left, epoch 3")
+        assert last.endswith(f"00:20 elapsed, {progress.remaining_time()} left, epoch 3")
 
 
 def test_a_bar_keeps_lines_above_itself(clock):
     out = Terminal()
     with Progress(10, file=out) as progress:
         progress.advance(5, "half")
-        progress.say("a row")
+        progress.write("a row")
         progress.advance(5, "whole")
     assert "\ra row\n" in out.getvalue()
     assert out.getvalue().split("\r")[-1].startswith("100% |")

@@ -15,10 +15,10 @@ def main() -> int:
     file, *args = sys.argv[1:]
     advance = Progress.advance
 
-    def tell(self: Progress, units: float, what: str) -> None:
+    def tell(self: Progress, units: float, position: str) -> None:
         with Path(file).open("a") as steps:
-            steps.write(re.findall(r"step (\d+)/", what)[0] + "\n")
-        advance(self, units, what)
+            steps.write(re.findall(r"step (\d+)/", position)[0] + "\n")
+        advance(self, units, position)
 
     Progress.advance = tell
     return depth.main(args)

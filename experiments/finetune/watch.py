@@ -25,4 +25,4 @@ class Watch:
         self.step = step
         if row is not None:
             errors = f"train error {row['train_error']:5.2f}%  {row['eval_split']} error {row['eval_error']:5.2f}%"
-            self.progress.say(f"{where}  {errors}  {row['images_per_second']:,.0f} images/s")
+            self.progress.write(f"{where}  {errors}  {row['images_per_second']:,.0f} images/s")

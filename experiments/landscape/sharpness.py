@@ -44,7 +44,7 @@ def run(options: Options, stop: Any) -> bool:
             value = sharp(options, network)
             kept.write(path, kept.Kept(what, {"sharpness": np.array(value)}))
             progress.advance(weight, "")
-            progress.say(f"sharpness of {network}: {value:.4g}")
+            progress.write(f"sharpness of {network}: {value:.4g}")
             if stop():
                 return False
     return True

@@ -52,7 +52,7 @@ def drawn(seen: Seen, parts: Sequence[str]) -> list[Section]:
             began = time.monotonic()
             section = importlib.import_module(f"experiments.look.{part}").section(seen)
             progress.advance(1, part)
-            progress.say(
+            progress.write(
                 f"{part}: {time.monotonic() - began:.1f} s" + ("" if section else ", nothing of that kind here")
             )
             sections.append(section)

@@ -33,14 +33,14 @@ def runs(options: Options, stop: Callable[[], bool]) -> bool:
         return False
     warm = time.perf_counter() - began
     with Progress(len(missing), every=math.inf) as progress:
-        progress.say(f"compiled and warm after {warm:.1f} s; {len(missing)} of {options.runs} runs to go")
+        progress.write(f"compiled and warm after {warm:.1f} s; {len(missing)} of {options.runs} runs to go")
         for seed in missing:
             if (done := run(seed)) is None:
                 return False
             date = time.strftime("%Y-%m-%d %H:%M:%S")
             records.add(options.out, {"seed": seed} | done._asdict() | {"warm_up": warm, "date": date})
             progress.advance(1, "")
-            progress.say(
+            progress.write(
                 f"seed {seed}: {done.accuracy:.2f}% in {done.seconds:.2f} s ({done.train_seconds:.2f} s of training)"
             )
     return True

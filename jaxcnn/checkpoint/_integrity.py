@@ -45,7 +45,7 @@ def join_first(items: list[str], limit: int = 3) -> str:
 
 
 def describe_error(error: Exception) -> str:
-    """Format type and text of an error as one line of bounded length."""
+    """Format type and text of an error as one short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

@@ -40,7 +40,7 @@ class _Watch:
         self.step = step
         if row is not None and not self.brief:
             errors = f"train error {row['train_error']:5.2f}%  {row['eval_split']} error {row['eval_error']:5.2f}%"
-            self.progress.say(f"{where}  {errors}  {row['images_per_second']:,.0f} images/s")
+            self.progress.write(f"{where}  {errors}  {row['images_per_second']:,.0f} images/s")
 
     def close(self) -> None:
         """The run is over, wherever it ended."""

@@ -51,7 +51,7 @@ def export_weights(
     from safetensors.numpy import save
 
     verify_model(model)
-    path = check_path("file", file, WeightsError, write="'resnet20.safetensors'")
+    path = check_path("file", file, WeightsError, example="'resnet20.safetensors'")
     if not path.name or path.is_dir():
         raise WeightsError(
             f"file is {format_value(str(file))}, a folder; expected a file. Write 'resnet20.safetensors'."

@@ -46,7 +46,7 @@ def read_weights(file: str | Path, entry: str | None = None) -> tuple[dict[str, 
     Raises:
       WeightsError: there is no such file, it is of another kind, damaged, or names something to run; one line.
     """
-    path = check_path("file", file, WeightsError, write="'resnet20.safetensors'")
+    path = check_path("file", file, WeightsError, example="'resnet20.safetensors'")
     with _told(path):
         reader = _kind(path)
         return _short(reader(path, entry)), read_metadata(path)
@@ -58,7 +58,7 @@ def read_metadata(file: str | Path) -> dict[str, str]:
     Raises:
       WeightsError: as for `read`; the numbers are not read.
     """
-    path = check_path("file", file, WeightsError, write="'resnet20.safetensors'")
+    path = check_path("file", file, WeightsError, example="'resnet20.safetensors'")
     with _told(path):
         if _kind(path) is not _read_safetensors:
             return {}
