@@ -117,7 +117,7 @@ def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarr
 
 
 def _wilson(hits: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return Wilson's 95% interval of hits / n (1927); NaN for n = 0."""
+    """Return the 95% interval of hits / n (Wilson 1927), or NaN."""
     z = NormalDist().inv_cdf(0.975)
     middle = (hits + z**2 / 2) / (n + z**2)
     half = z / (n + z**2) * np.sqrt(hits * (n - hits) / n + z**2 / 4)

@@ -1,8 +1,9 @@
-"""The processes of one job: how they find each other, what one of them does for all, and how they end together.
+"""Processes of one job: their start, their communication, and their common end.
 
-Every process runs the same program; together they are one run over all their devices (`jaxcnn.parallel`). Process 0 alone
-has files. What it reads from them, and what goes wrong with them, it tells the others, so that no disk need be shared and
-all of them end with the same line. A job of one process is not a special case: it has nobody to tell.
+Every process runs the same program, and together they are one run over all their devices
+(`jaxcnn.parallel`). Only process 0 reads and writes files. It sends what it reads, and errors of
+its files, to the others. So no disk need be shared, and all processes end with the same line. A job
+of one process needs no special case: it has no other process to send to.
 """
 
 from __future__ import annotations
@@ -24,89 +25,119 @@ from flax import serialization
 from jaxcnn.recipe import ArgumentError
 
 T = TypeVar("T")
-PATIENCE = 120
+CONNECT_TIMEOUT = 120
 """Seconds that the processes wait for each other at the start."""
-HEARTBEAT = 20
+HEARTBEAT_TIMEOUT = 20
 """Seconds of silence after which a process counts as dead."""
 _CLUSTERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+"""Environment variables with the number of processes, of Slurm and Open MPI."""
 _DEAD = 1
+"""Exit code after an error of any process."""
+_PEER_ERRORS = ("Gloo", "gloo", "NCCL", "peer", "heartbeat", "coordination")
+"""Words in the errors of a collective whose other process is gone."""
 
 
 class MultihostError(ValueError):
-    """What process 0 could not do, as the others learn it; one line."""
+    """An error of process 0, raised on the others; one line."""
 
 
-def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Make this process one of a job of several, through JAX's own distributed runtime; before JAX is first used.
+def initialize(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Make this process one of a job of several.
 
-    With no argument the cluster is asked: under Slurm's `srun`, Open MPI's `mpirun` and on the hosts of a TPU slice JAX
-    finds all three by itself, and elsewhere this process stays alone.
+    This must run before JAX is first used. It starts JAX's own distributed runtime. Without
+    arguments, JAX finds all three in a cluster: under Slurm's `srun`, Open MPI's `mpirun`, and on
+    the hosts of a TPU slice. Elsewhere this process stays alone.
+
+    Processes that do not find each other within `CONNECT_TIMEOUT` seconds end with one line and
+    exit code 2.
 
     Args:
-      coordinator: `HOST:PORT` of process 0, with a port that the others reach; or "auto", for JAX to find all three in any
-        environment that it knows.
-      num_processes: how many there are.
-      process_id: which of them this is, from 0.
+        coordinator: `HOST:PORT` of process 0, with a port that the others can reach. "auto" lets
+            JAX find all three in any environment that it supports.
+        num_processes: number of processes.
+        process_id: index of this process, from 0.
 
     Raises:
-      ArgumentError: one of the three is missing or cannot be, or the port is taken.
-
-    Processes that do not find each other within `PATIENCE` seconds end with one line and exit code 2.
+        ArgumentError: one of the three is missing or invalid, or the port is in use.
     """
-    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
-    if coordinator == "auto" or (all(value is None for value in given.values()) and _in_a_cluster()):
-        given = {}
-    elif all(value is None for value in given.values()):
+    arguments = {
+        "coordinator": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    if coordinator == "auto" or (
+        all(value is None for value in arguments.values()) and _is_in_cluster()
+    ):
+        arguments = {}
+    elif all(value is None for value in arguments.values()):
         return
     else:
-        _check(**given)
-    # JAX's own way to stop a job swallows SIGTERM; here the processes agree on it between steps (`most`).
+        _check(**arguments)
+    # JAX's own way to stop a job ignores SIGTERM. Here the processes agree on a stop between steps,
+    # with `global_max`.
     jax.config.update("jax_enable_preemption_service", False)
-    late = threading.Timer(PATIENCE, _give_up, [given])
-    late.daemon = True
-    late.start()
+    timer = threading.Timer(CONNECT_TIMEOUT, _abort_connection, [arguments])
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
-            coordinator_address=given.get("coordinator"),
-            num_processes=given.get("num_processes"),
-            process_id=given.get("process_id"),
-            initialization_timeout=2 * PATIENCE,
-            heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=PATIENCE,
+            coordinator_address=arguments.get("coordinator"),
+            num_processes=arguments.get("num_processes"),
+            process_id=arguments.get("process_id"),
+            initialization_timeout=2 * CONNECT_TIMEOUT,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=CONNECT_TIMEOUT,
         )
     except (ValueError, RuntimeError) as error:
         raise ArgumentError(
-            f"this process cannot join a job: {' '.join(str(error).split())}; write --coordinator HOST:PORT "
-            "--num-processes N --process-id 0 (to N - 1)"
+            f"this process cannot join a job: {' '.join(str(error).split())}; "
+            "write --coordinator HOST:PORT --num-processes N --process-id 0 (to N - 1)"
         ) from None
     finally:
-        late.cancel()
+        timer.cancel()
 
 
-def _in_a_cluster() -> bool:
-    """Whether the environment speaks of several processes."""
+def _is_in_cluster() -> bool:
+    """Check if the environment describes several processes."""
     counts = [os.environ.get(name, "") for name in _CLUSTERS]
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
     return workers > 1 or any(count.isdecimal() and int(count) > 1 for count in counts)
 
 
 def _check(coordinator, num_processes, process_id):
-    for name, value in (("coordinator", coordinator), ("num_processes", num_processes), ("process_id", process_id)):
+    arguments = (
+        ("coordinator", coordinator),
+        ("num_processes", num_processes),
+        ("process_id", process_id),
+    )
+    for name, value in arguments:
         if value is None:
-            like = {"coordinator": "10.0.0.1:9876", "num_processes": 2, "process_id": 0}[name]
-            raise ArgumentError(f"{name} is not given, but the job has several hosts: write --{_option(name)} {like}")
+            examples = {"coordinator": "10.0.0.1:9876", "num_processes": 2, "process_id": 0}
+            raise ArgumentError(
+                f"{name} is not given, but the job has several hosts: "
+                f"write --{_flag(name)} {examples[name]}"
+            )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ArgumentError(f"coordinator is {coordinator!r}; expected HOST:PORT: write --coordinator 10.0.0.1:9876")
+        raise ArgumentError(
+            f"coordinator is {coordinator!r}; expected HOST:PORT: write --coordinator 10.0.0.1:9876"
+        )
     if num_processes < 1:
-        raise ArgumentError(f"num_processes is {num_processes}; expected at least 1: write --num-processes 2")
+        raise ArgumentError(
+            f"num_processes is {num_processes}; expected at least 1: write --num-processes 2"
+        )
     if not 0 <= process_id < num_processes:
-        raise ArgumentError(f"process_id is {process_id}; expected 0 to {num_processes - 1}, each of them once")
+        raise ArgumentError(
+            f"process_id is {process_id}; expected 0 to {num_processes - 1}, each of them once"
+        )
     if process_id == 0:
         _check_port(int(port))
 
 
 def _check_port(port):
+    """Check that this process can listen on a port."""
     with socket.socket() as probe:
         try:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,33 +148,38 @@ def _check_port(port):
             ) from None
 
 
-def _option(name: str) -> str:
+def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _give_up(given):
-    what = f"at {given['coordinator']} " if given else ""
+def _abort_connection(arguments):
+    address = f"at {arguments['coordinator']} " if arguments else ""
     abort(
-        2, f"the processes did not find each other {what}within {PATIENCE} s; start all of them, with the same address"
+        2,
+        f"the processes did not find each other {address}within {CONNECT_TIMEOUT} s; "
+        "start all of them, with the same address",
     )
 
 
 def is_multihost() -> bool:
-    """Whether the job has more than one process."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1  # the latter alone would start the devices
+    """Check if the job has more than one process."""
+    # `process_count` alone would start the devices.
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_primary() -> bool:
-    """Whether this is process 0, the one that has files and speaks."""
+    """Check if this is process 0, which has files and output."""
     return not is_multihost() or jax.process_index() == 0
 
 
 def global_max(number: int) -> int:
-    """The largest of the numbers that the processes bring; all must ask at the same point of the program.
+    """Return the largest of the processes' numbers.
+
+    All processes must call this at the same point of the program.
 
     Example:
-      >>> global_max(3)
-      3
+        >>> global_max(3)
+        3
     """
     if not is_multihost():
         return number
@@ -153,76 +189,100 @@ def global_max(number: int) -> int:
 
 
 def all_equal(text: str) -> bool:
-    """Whether all processes bring this text; all must ask at the same point of the program.
+    """Check if the texts of all processes are equal.
+
+    All processes must call this at the same point of the program.
 
     Example:
-      >>> all_equal("lr 0.1")
-      True
+        >>> all_equal("lr 0.1")
+        True
     """
     if not is_multihost():
         return True
     from jax.experimental import multihost_utils
 
-    digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
+    digests = multihost_utils.process_allgather(
+        np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    )
     return bool((digests == digests[0]).all())
 
 
-def broadcast_from_primary(work: Callable[[], T]) -> T:
-    """What `work` gives on process 0, on every process; it is plain JSON. Process 0 alone does the work.
+def broadcast_from_primary(fn: Callable[[], T]) -> T:
+    """Call `fn` on process 0, and return its result on every process.
+
+    Args:
+        fn: returns values of JSON. Only process 0 calls it.
 
     Raises:
-      HostError: on the other processes, where process 0 raises.
+        MultihostError: on the other processes, where `fn` raises on process 0.
 
     Example:
-      >>> broadcast_from_primary(lambda: {"step": 3})
-      {'step': 3}
+        >>> broadcast_from_primary(lambda: {"step": 3})
+        {'step': 3}
     """
     if not is_multihost():
-        return work()
-    return json.loads(_broadcast(lambda: json.dumps(work()).encode()))
+        return fn()
+    return json.loads(_broadcast(lambda: json.dumps(fn()).encode()))
 
 
-def broadcast_arrays_from_primary(work: Callable[[], T | None], like: T) -> T | None:
-    """The same for None or a pytree of arrays built like `like`, bit for bit."""
+def broadcast_arrays_from_primary(fn: Callable[[], T | None], like: T) -> T | None:
+    """Call `fn` on process 0, and return its arrays on every process.
+
+    Args:
+        fn: returns None or a pytree of arrays. Only process 0 calls it.
+        like: a pytree with the same structure.
+
+    Returns:
+        The result, bit for bit.
+
+    Raises:
+        MultihostError: on the other processes, where `fn` raises on process 0.
+    """
     if not is_multihost():
-        return work()
+        return fn()
 
-    def encoded():
-        found = work()
-        return b"" if found is None else serialization.to_bytes(found)
+    def encode():
+        tree = fn()
+        return b"" if tree is None else serialization.to_bytes(tree)
 
-    text = _broadcast(encoded)
-    return cast(T, serialization.from_bytes(like, text)) if text else None
+    data = _broadcast(encode)
+    return cast(T, serialization.from_bytes(like, data)) if data else None
 
 
-def _broadcast(work: Callable[[], bytes]) -> bytes:
-    """The bytes that `work` makes on process 0: first how it went and how long they are, then the bytes."""
-    error, text = None, b""
+def _broadcast(fn: Callable[[], bytes]) -> bytes:
+    """Broadcast the bytes that `fn` returns on process 0.
+
+    The first message has its success and the number of bytes, the second has the bytes.
+    """
+    error, data = None, b""
     if is_primary():
         try:
-            text = work()
+            data = fn()
         except Exception as failure:
-            error, text = failure, " ".join(str(failure).split()).encode()
-    failed, size = _spread(np.array([error is not None, len(text)], np.int32))
-    # In whole pages, so that texts of like lengths share what is compiled.
+            error, data = failure, " ".join(str(failure).split()).encode()
+    failed, size = _broadcast_array(np.array([error is not None, len(data)], np.int32))
+    # In whole pages, so that data of similar length use the same compiled program.
     page = np.zeros(-(-size // 4096) * 4096, np.uint8)
-    page[: len(text)] = np.frombuffer(text, np.uint8)
-    text = _spread(page).tobytes()[:size]
+    page[: len(data)] = np.frombuffer(data, np.uint8)
+    data = _broadcast_array(page).tobytes()[:size]
     if error is not None:
         raise error
     if failed:
-        raise MultihostError(text.decode())
-    return text
+        raise MultihostError(data.decode())
+    return data
 
 
-def _spread(array):
+def _broadcast_array(array):
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
 def abort(code: int, line: str) -> None:
-    """End this process at once with one line on stderr: at an orderly end JAX would wait for processes that do not come."""
+    """End this process at once with one line on stderr.
+
+    At an orderly end, JAX would wait for processes that no longer exist.
+    """
     sys.stdout.flush()
     print(f"error: {line}", file=sys.stderr, flush=True)
     os._exit(code)
@@ -230,25 +290,33 @@ def abort(code: int, line: str) -> None:
 
 @contextlib.contextmanager
 def abort_all_on_error() -> Iterator[None]:
-    """In a job of several processes, an error of any of them ends all: this one at once, the others when they miss it."""
+    """End all processes of a job on an error in any.
+
+    An error in the `with` block ends them. This process ends at once. The others end when they detect that it is gone.
+    """
     try:
         yield
-    except SystemExit as exit:
-        if is_multihost() and exit.code:
+    except SystemExit as request:
+        if is_multihost() and request.code:
             sys.stderr.flush()
-            os._exit(exit.code if isinstance(exit.code, int) else _DEAD)
+            os._exit(request.code if isinstance(request.code, int) else _DEAD)
         raise
     except BaseException as error:
-        # Not only JaxRuntimeError: the same words have come in another type once, by where the other's end was noticed.
-        if is_multihost() and isinstance(error, Exception) and any(word in str(error) for word in _PEER):
-            what = " ".join(str(error).split())[:200]
-            abort(_DEAD, f"another process of this job has ended, start all of them again to go on: {what}")
+        # Not only JaxRuntimeError. The same words may come in another type, which depends on where
+        # the end of the other process is detected.
+        if (
+            is_multihost()
+            and isinstance(error, Exception)
+            and any(word in str(error) for word in _PEER_ERRORS)
+        ):
+            reason = " ".join(str(error).split())[:200]
+            abort(
+                _DEAD,
+                "another process of this job has ended, start all of them again to go on: "
+                f"{reason}",
+            )
         if is_multihost():
             sys.excepthook(type(error), error, error.__traceback__)
             sys.stderr.flush()
             os._exit(_DEAD)
         raise
-
-
-_PEER = ("Gloo", "gloo", "NCCL", "peer", "heartbeat", "coordination")
-"""Words by which the errors of a collective are known whose other side is gone."""

@@ -169,7 +169,7 @@ def test_in_a_cluster_no_option_is_needed():
 
 
 def test_a_process_that_finds_no_other_ends_with_one_line():
-    code = "from jaxcnn import multihost; multihost.PATIENCE = 2; multihost.initialize('127.0.0.1:{}', 2, {})"
+    code = "from jaxcnn import multihost; multihost.CONNECT_TIMEOUT = 2; multihost.initialize('127.0.0.1:{}', 2, {})"
     port = free_port()
     for me in (0, 1):  # the first waits for the second, the second for the first
         process = start(["-c", code.format(port, me)])

@@ -38,7 +38,9 @@ def test_work_done_before_does_not_count_in_the_rate(clock):
     assert progress.remaining_time() == "?"
     clock.seconds += 20
     progress.advance(10, "here")
-    assert progress.remaining_time() == "01:20"  # 40 units at 10 in 20 seconds; with the skipped ones it would be 13 seconds
+    assert (
+        progress.remaining_time() == "01:20"
+    )  # 40 units at 10 in 20 seconds; with the skipped ones it would be 13 seconds
 
 
 def test_hours_are_told_too(clock):

@@ -76,7 +76,9 @@ def _told(path: Path) -> Iterator[None]:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or describe_error(error)}") from error
     except Exception as error:
-        raise WeightsError(f"{path} is damaged, or no file of weights: {describe_error(error)}; fetch it again") from error
+        raise WeightsError(
+            f"{path} is damaged, or no file of weights: {describe_error(error)}; fetch it again"
+        ) from error
 
 
 def _kind(path: Path) -> Callable[[Path, str | None], dict[str, np.ndarray]]:
