@@ -292,7 +292,8 @@ def abort(code: int, line: str) -> None:
 def abort_all_on_error() -> Iterator[None]:
     """End all processes of a job on an error in any.
 
-    An error in the `with` block ends them. This process ends at once. The others end when they detect that it is gone.
+    An error in the `with` block ends this process at once. The others end when they detect that
+    it is gone.
     """
     try:
         yield
