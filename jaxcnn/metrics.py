@@ -147,14 +147,14 @@ def mismatch(loss: str, outputs: tuple[int, ...], target: tuple[int, ...]) -> st
 
 
 def count(
-    logits: jax.Array, labels: jax.Array, real: jax.Array, loss: str = "cross-entropy"
+    logits: jax.Array, labels: jax.Array, valid: jax.Array, loss: str = "cross-entropy"
 ) -> Metrics:
     """Return the sums over one batch.
 
     Args:
         logits: float32 [b, classes], or [b, h, w, classes], or outputs [b, h, w, c].
         labels: int32 [b], or [b, h, w], or images [b, h, w, c]: see `target`.
-        real: bool [b]; False marks rows that only pad the batch.
+        valid: bool [b]; False marks rows that only pad the batch.
         loss: a name in `LOSSES`.
 
     Example:
@@ -169,11 +169,11 @@ def count(
     else:
         # argmax returns class 0 for a row of NaN, which would be correct for a tenth of the images.
         correct = (logits.argmax(-1) == labels) & jnp.isfinite(logits).all(-1)
-    real = jnp.broadcast_to(real.reshape(-1, *(1,) * (losses.ndim - 1)), losses.shape)
+    valid = jnp.broadcast_to(valid.reshape(-1, *(1,) * (losses.ndim - 1)), losses.shape)
     return Metrics(
-        real.sum(dtype=jnp.int32),
-        jnp.where(real, losses, 0).sum(),
-        (real & ~correct).sum(dtype=jnp.int32),
+        valid.sum(dtype=jnp.int32),
+        jnp.where(valid, losses, 0).sum(),
+        (valid & ~correct).sum(dtype=jnp.int32),
         jnp.float32(0),
         jnp.float32(0),
     )
