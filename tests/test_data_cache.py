@@ -37,7 +37,7 @@ def test_cache_is_read_without_the_source_and_without_its_readers(tmp_path, monk
     assert about["source"] == str(tmp_path / "tfds/cifar10/3.0.2")
     assert about["files"]["train_images"]["shape"] == [20, 32, 32, 3]
     code = (
-        "import sys, jaxcnn.data; print(len(jaxcnn.data.load('cifar10').train.labels),"
+        "import sys, jaxcnn.data; print(len(jaxcnn.data.load_dataset('cifar10').train.labels),"
         "{'tensorflow', 'tensorflow_datasets', 'array_record', 'sklearn'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

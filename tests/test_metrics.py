@@ -53,7 +53,8 @@ def test_filling_rows_do_not_count_whatever_they_hold():
 
 
 def test_counts_are_whole_numbers_and_the_loss_float32():
-    types = {"n": jnp.int32, "loss": jnp.float32, "wrong": jnp.int32, "norm": jnp.float32, "square": jnp.float32}
+    types = {"num_examples": jnp.int32, "loss": jnp.float32, "num_wrong": jnp.int32}
+    types |= {"grad_norm": jnp.float32, "squared_loss": jnp.float32}
     for sums in (counted(LOGITS, LABELS), zeros()):
         assert {name: leaf.dtype for name, leaf in sums._asdict().items()} == types
 
