@@ -165,7 +165,7 @@ def test_in_a_cluster_no_option_is_needed():
     assert lines[1][0] == "2 1 False 4"
     assert lines[0][1] == lines[1][1] == "{'of': 0}"
     assert lines[0][2].startswith("FileNotFoundError")
-    assert lines[1][2].startswith("HostError [Errno 2]")
+    assert lines[1][2].startswith("MultihostError [Errno 2]")
 
 
 def test_a_process_that_finds_no_other_ends_with_one_line():
