@@ -18,7 +18,7 @@ from test_models import close, drawn, images, np_conv, one_line, run
 from jaxcnn.models import GoogLeNet, PreActResNet, ResNet, count_parameters, create_model, googlenet
 from jaxcnn.models.googlenet import Auxiliary, Inception, _shifted
 from jaxcnn.models.imagenet import Bottleneck
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import BatchNorm, Dropout, conv, pool_2x2
 from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
 from jaxcnn.models.preact import PreActBlock

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import Dropout, conv, stage
 from jaxcnn.models.pooling import adaptive_average, local_response_norm, max_pool
 from jaxcnn.recipe import ArgumentError

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.convnet import divisible
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import conv3x3, stage
 from jaxcnn.models.mlp import activation
 from jaxcnn.recipe import check_choice
@@ -61,7 +61,7 @@ class Autoencoder(nn.Module):
       code: numbers in the code.
       up: how the decoder doubles its maps, one of `UPS`.
       activation: a name in `mlp.ACTIVATIONS`, after every layer but the code and the last.
-      kernel_init: a name in `initial.INITS`; None is the activation's own.
+      kernel_init: a name in `initializers.INITS`; None is the activation's own.
       dtype: of activations; parameters and the last layer are float32.
       axis: the mapped axis that splits the batch, set by the strategies; no layer here looks past one example.
 

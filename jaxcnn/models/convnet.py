@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, pool_2x2, stage
 from jaxcnn.models.mlp import activation
 from jaxcnn.recipe import ArgumentError, check_choice
@@ -50,7 +50,7 @@ class ConvNet(nn.Module):
       pooling: a name in `POOLS`.
       batch_norm: BN between each convolution and its activation.
       dropout: the share of the dense layer's outputs that training sets to 0; above 0, `train` needs a "dropout" stream.
-      kernel_init: a name in `initial.INITS`; None is the activation's own (see `mlp.ACTIVATIONS`).
+      kernel_init: a name in `initializers.INITS`; None is the activation's own (see `mlp.ACTIVATIONS`).
       bn_group, bn_momentum, dtype, axis: as in `CifarResNet`.
 
     Raises:

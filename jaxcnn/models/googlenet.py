@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import BatchNorm, Dropout, conv, stage
 from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
 from jaxcnn.recipe import ArgumentError

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import BatchNorm, conv, maybe_remat, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.models.resnet import Block, shortcut

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxcnn.models.batchnorm import Shared, standardised
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.pooling import max_pool_2x2, windows_2x2
 from jaxcnn.recipe import ArgumentError
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import pool_2x2, stage
 from jaxcnn.recipe import ArgumentError
 

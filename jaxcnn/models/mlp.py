@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import stage
 from jaxcnn.recipe import check_choice
 
@@ -44,7 +44,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], str]] = {
     "sigmoid": (nn.sigmoid, "lecun"),
     "relu": (nn.relu, "he"),
 }
-"""name -> elementwise function, and the name in `initial.INITS` of the kernels before it.
+"""name -> elementwise function, and the name in `initializers.INITS` of the kernels before it.
 
 Sigmoids take N(0, 1/fan_in) (LeCun et al. 1998, "Efficient BackProp", section 4.6), which keeps a sum of standardised
 inputs at variance 1; ReLU halves the second moment and takes N(0, 2/fan_in) (He et al. 2015, arXiv:1502.01852, eq. 10). A
@@ -77,7 +77,7 @@ class MLP(nn.Module):
       classes: the number of logits.
       hidden: units of each hidden layer, first to last; a list becomes a tuple. () is the linear classifier, `perceptron`.
       activation: a name in `ACTIVATIONS`, after every hidden layer.
-      kernel_init: a name in `initial.INITS`; None is the activation's own, for the layer of logits as well.
+      kernel_init: a name in `initializers.INITS`; None is the activation's own, for the layer of logits as well.
       dtype: of activations; parameters and the layer of logits are float32.
       axis: the mapped axis that splits the batch, set by the strategies; no layer here looks past one example.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcnn.models.autoencoder import UPS
 from jaxcnn.models.convnet import POOLS, ConvNet
-from jaxcnn.models.initial import INITS
+from jaxcnn.models.initializers import INITS
 from jaxcnn.models.mlp import ACTIVATIONS, MLP
 from jaxcnn.models.unet import UNet
 from jaxcnn.recipe import ArgumentError, check_choice, format_value

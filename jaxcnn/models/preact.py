@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.imagenet import LAYERS
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import BatchNorm, conv, maybe_remat, stage
 from jaxcnn.models.pooling import max_pool
 from jaxcnn.models.resnet import shortcut

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import BatchNorm, conv, maybe_remat, stage
 from jaxcnn.recipe import ArgumentError, check_choice
 
@@ -87,7 +87,7 @@ class CifarResNet(nn.Module):
         has shifts. The variance of a residual network's signal then grows at every block, 2.4-fold where layers are wide
         and nothing is padded.
       remat: keep the blocks' inputs alone for the gradient and compute the rest again: less memory, more time (`remembered`).
-      kernel_init: a name in `initial.INITS`.
+      kernel_init: a name in `initializers.INITS`.
       dtype: of activations; parameters and BN's moments are float32.
       axis: the mapped axis that splits the batch, set by the strategies.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxcnn.models.autoencoder import doubled
 from jaxcnn.models.convnet import divisible
-from jaxcnn.models.initial import initializer
+from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import BatchNorm, conv3x3, pool_2x2, stage
 
 
