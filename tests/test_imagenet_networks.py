@@ -19,7 +19,8 @@ from jaxcnn.models import GoogLeNet, PreActResNet, ResNet, count_parameters, cre
 from jaxcnn.models.googlenet import Auxiliary, Inception, _shifted
 from jaxcnn.models.imagenet import Bottleneck
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import BatchNorm, Dropout, conv, pool_2x2
+from jaxcnn.models.layers import Dropout, conv, pool_2x2
+from jaxcnn.models.norm import BatchNorm
 from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
 from jaxcnn.models.preact import PreActBlock
 from jaxcnn.models.resnet import Block

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, pool_2x2, stage
+from jaxcnn.models.layers import Dropout, conv3x3, pool_2x2, stage
 from jaxcnn.models.mlp import activation
+from jaxcnn.models.norm import BatchNorm
 from jaxcnn.recipe import ArgumentError, check_choice
 
 POOLS = {"max": jnp.max, "average": jnp.mean}

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import BatchNorm, Dropout, conv, stage
+from jaxcnn.models.layers import Dropout, conv, stage
+from jaxcnn.models.norm import BatchNorm
 from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
 from jaxcnn.recipe import ArgumentError
 

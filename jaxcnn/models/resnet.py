@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import BatchNorm, conv, maybe_remat, stage
+from jaxcnn.models.layers import conv, maybe_remat, stage
+from jaxcnn.models.norm import BatchNorm
 from jaxcnn.recipe import ArgumentError, check_choice
 
 

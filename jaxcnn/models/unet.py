@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxcnn.models.autoencoder import doubled
 from jaxcnn.models.convnet import divisible
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import BatchNorm, conv3x3, pool_2x2, stage
+from jaxcnn.models.layers import conv3x3, pool_2x2, stage
+from jaxcnn.models.norm import BatchNorm
 
 
 class UNet(nn.Module):

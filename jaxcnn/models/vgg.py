@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, pool_2x2, stage
+from jaxcnn.models.layers import Dropout, conv3x3, pool_2x2, stage
+from jaxcnn.models.norm import BatchNorm
 from jaxcnn.models.pooling import adaptive_average
 from jaxcnn.recipe import ArgumentError, check_choice
 
