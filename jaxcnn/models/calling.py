@@ -412,9 +412,12 @@ def check_outputs(
     Only shapes are traced; nothing is computed.
 
     Args:
-      model, variables: the network and its "params" and other collections.
-      images, labels: the shapes of a batch, [b, h, w, c] and [b] or [b, h, w].
-      loss, classes: as in `outputs_and_targets`.
+      model: the network.
+      variables: its "params" and other collections.
+      images: the shape of a batch, [b, h, w, c].
+      labels: the shape of its labels, [b] or [b, h, w].
+      loss: a name in `jaxcnn.metrics.LOSSES`.
+      classes: the expected number of outputs, if it is known.
       train: the mode to check.
       axis: the mapped axis that training averages over, if any.
 

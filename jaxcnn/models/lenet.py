@@ -142,7 +142,8 @@ def output_codes(classes: int) -> np.ndarray:
 
     Example:
       >>> seven = output_codes(10)[7].reshape(12, 7)
-      >>> print("\\n".join("".join(" #"[int(pixel > 0)] for pixel in row) for row in seven[:3]))
+      >>> for row in seven[:3]:
+      ...     print("".join(" #"[int(pixel > 0)] for pixel in row))
       #######
            ##
            ##
