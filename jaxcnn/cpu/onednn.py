@@ -60,7 +60,9 @@ class Geometry(NamedTuple):
     def out(self) -> tuple[int, ...]:
         """Size of the result."""
         axes = zip(self.image, self.padding, self.reach, self.stride, strict=True)
-        return tuple((n + before + after - reach) // step + 1 for n, (before, after), reach, step in axes)
+        return tuple(
+            (n + before + after - reach) // step + 1 for n, (before, after), reach, step in axes
+        )
 
 
 def proven(geometry: Geometry) -> bool:
@@ -79,7 +81,9 @@ def proven(geometry: Geometry) -> bool:
     channels, image, kernel, padding, stride, dilation = geometry
     reach, out = geometry.reach, geometry.out
     edges = zip(padding, reach, strict=True)
-    if min(channels, *image, *kernel, *out) < 1 or any(not 0 <= edge < size for sides, size in edges for edge in sides):
+    if min(channels, *image, *kernel, *out) < 1 or any(
+        not 0 <= edge < size for sides, size in edges for edge in sides
+    ):
         return False
     if channels == 1:
         within = all(k <= n for k, n in zip(kernel, image, strict=True)) and min(out) >= NARROW
@@ -125,12 +129,18 @@ def convolution(
         },
     }
     said = json.dumps({"onednn_conv_config": config})
-    call = jax.ffi.ffi_call("__onednn$convolution", out, custom_call_api_version=1, legacy_backend_config=said)
+    call = jax.ffi.ffi_call(
+        "__onednn$convolution", out, custom_call_api_version=1, legacy_backend_config=said
+    )
     return call(x, kernel)
 
 
 def _axes(layout, first: str, second: str) -> dict[str, Any]:
-    return {first: str(layout[0]), second: str(layout[1]), "spatial_dims": [str(axis) for axis in layout[2:]]}
+    return {
+        first: str(layout[0]),
+        second: str(layout[1]),
+        "spatial_dims": [str(axis) for axis in layout[2:]],
+    }
 
 
 @cache
@@ -142,7 +152,10 @@ def available(dtype: str = "float32") -> bool:
     flags = os.environ.get("XLA_FLAGS", "")
     if os.environ.get(PLAIN) or "onednn" in flags or "ynn" in flags:
         return False
-    known = version("jaxlib").startswith(VERSIONS) and platform.machine().lower() in ("x86_64", "amd64")
+    known = version("jaxlib").startswith(VERSIONS) and platform.machine().lower() in (
+        "x86_64",
+        "amd64",
+    )
     return known and (dtype == "float32" or (_has_bfloat16() and available())) and _right(dtype)
 
 
@@ -159,14 +172,26 @@ def _has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 PROBES = (
     # batch, geometry, output features
-    (2, Geometry(5, (9, 7), (3, 2), ((2, 0), (1, 0)), (2, 1)), 4),  # tells the fields of a call apart
+    (
+        2,
+        Geometry(5, (9, 7), (3, 2), ((2, 0), (1, 0)), (2, 1)),
+        4,
+    ),  # tells the fields of a call apart
     (2, Geometry(5, (9, 7), (3, 2), ((2, 0), (1, 1)), (1, 1), (1, 2)), 4),
     (3, Geometry(1, (12, 9), (5, 5), ((0, 0), (0, 0))), 6),  # one channel, a narrow result
     (2, Geometry(3, (16, 9), (7, 7), ((3, 3), (3, 3)), (2, 2)), 8),  # few channels with strides
     (2, Geometry(3, (16, 4), (3, 3), ((1, 1), (0, 1)), (1, 2)), 8),
     (2, Geometry(17, (2, 2), (3, 3), ((1, 1), (1, 1))), 9),  # an image smaller than the kernel
-    (3, Geometry(9, (9, 9), (11, 11), ((2, 2), (2, 2)), (4, 4)), 7),  # the same with strides, the result one pixel
-    (2, Geometry(24, (8, 7), (1, 1), ((0, 0), (0, 0)), (2, 2)), 12),  # strides larger than the kernel
+    (
+        3,
+        Geometry(9, (9, 9), (11, 11), ((2, 2), (2, 2)), (4, 4)),
+        7,
+    ),  # the same with strides, the result one pixel
+    (
+        2,
+        Geometry(24, (8, 7), (1, 1), ((0, 0), (0, 0)), (2, 2)),
+        12,
+    ),  # strides larger than the kernel
     (4, Geometry(8, (6, 1), (3, 1), ((2, 2), (0, 0))), 1),  # one column
     (
         1,
@@ -182,13 +207,18 @@ def _right(dtype: str) -> bool:
     rng = np.random.default_rng(0)
     calls, given = [], []
     for batch, geometry, features in PROBES:
-        shapes = (batch, *geometry.image, geometry.channels), (*geometry.kernel, geometry.channels, features)
+        shapes = (
+            (batch, *geometry.image, geometry.channels),
+            (*geometry.kernel, geometry.channels, features),
+        )
         given.append([np.asarray(jnp.asarray(rng.normal(size=shape), dtype)) for shape in shapes])
         calls.append((geometry, jax.ShapeDtypeStruct((batch, *geometry.out, features), dtype)))
 
     def run(given):
         return [
-            convolution(x, kernel, out, (3, 2, 0, 1), geometry.padding, geometry.stride, geometry.dilation)
+            convolution(
+                x, kernel, out, (3, 2, 0, 1), geometry.padding, geometry.stride, geometry.dilation
+            )
             for (geometry, out), (x, kernel) in zip(calls, given, strict=True)
         ]
 
@@ -198,7 +228,9 @@ def _right(dtype: str) -> bool:
             got = [jax.device_get(program(given)) for _ in range(2)]
     except Exception:
         return False
-    expected = [_reference(geometry, *each) for (geometry, _), each in zip(calls, given, strict=True)]
+    expected = [
+        _reference(geometry, *each) for (geometry, _), each in zip(calls, given, strict=True)
+    ]
     tolerance = 1e-5 if dtype == "float32" else 2**-7
     return all(
         np.allclose(np.float64(a), b, rtol=0, atol=tolerance * np.abs(b).max())
@@ -210,11 +242,18 @@ def _right(dtype: str) -> bool:
 def _reference(geometry: Geometry, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """The same convolution in NumPy, in float64."""
     (down, across), (rows, columns) = geometry.stride, geometry.out
-    padded, weights = np.pad(x.astype(np.float64), ((0, 0), *geometry.padding, (0, 0))), kernel.astype(np.float64)
+    padded, weights = (
+        np.pad(x.astype(np.float64), ((0, 0), *geometry.padding, (0, 0))),
+        kernel.astype(np.float64),
+    )
     total = np.zeros((len(x), rows, columns, kernel.shape[3]))
     for i, j in np.ndindex(*geometry.kernel):
         top, left = i * geometry.dilation[0], j * geometry.dilation[1]
-        view = padded[:, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across]
+        view = padded[
+            :,
+            top : top + (rows - 1) * down + 1 : down,
+            left : left + (columns - 1) * across + 1 : across,
+        ]
         total += view @ weights[i, j]
     return total
 
