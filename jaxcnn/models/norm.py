@@ -36,7 +36,8 @@ def batch_normalize(
 
     Args:
       x: [groups, n, ..., c], float32 or bfloat16; moments are float32.
-      scale, bias: float32 [c].
+      scale: float32 [c], multiplied.
+      bias: float32 [c], added.
       epsilon: added to the variance.
       shared: the devices that share a group, or None.
 
