@@ -95,9 +95,9 @@ def proven(geometry: Geometry) -> bool:
     members with XLA. These are excluded:
 
     - One channel, unless it has no strides or dilation, the image is as large as the kernel and the
-      result has `MIN_WIDTH` pixels or more in both axes. Otherwise oneDNN for AVX-512 may copy parts
-      of rows next to each other. It then reads wrong rows and memory beyond the image (versions
-      3.7.3 and 3.12.3, those of both jaxlibs).
+      result has `MIN_WIDTH` pixels or more in both axes. Otherwise oneDNN for AVX-512 may copy
+      parts of rows next to each other. It then reads wrong rows and memory beyond the image
+      (versions 3.7.3 and 3.12.3, those of both jaxlibs).
     - With strides, results one pixel wide of 1x1 kernels or of fewer channels than `MIN_CHANNELS`.
       The same copying is used for some of them.
     - Strides larger than the kernel, unless it is 1x1. oneDNN up to 3.13 reserves too little memory
