@@ -255,7 +255,7 @@ def train(
                 return
             if (
                 sane
-                and (strategy.scans or step % divergence.EVERY == 0)
+                and (strategy.scans or step % divergence.CHECK_EVERY == 0)
                 and divergence.find_divergence(placed, strategy, classes)
             ):
                 break  # its row is made now
