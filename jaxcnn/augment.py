@@ -17,7 +17,10 @@ from jaxcnn.recipe import ArgumentError, channel_constants
 
 
 class Normalizer(NamedTuple):
-    """Constants that turn bytes into inputs: (x / 255 - mean) / std."""
+    """Constants of normalization.
+
+    Bytes x become inputs (x / 255 - mean) / std.
+    """
 
     mean: jax.Array
     """Mean image in 0..1 that is subtracted, float32 [h, w, c]."""
@@ -144,12 +147,13 @@ def random_crop(key: jax.Array, image: jax.Array, pad: int, fill: jax.Array | No
 
 
 def random_resized_crop(key: jax.Array, image: jax.Array, min_area: float = 0.08) -> jax.Array:
-    """Crop a random part of an image and resize it to the image's size.
+    """Crop a random part of an image and resize it.
 
-    This is the "Inception crop" (Szegedy et al. 2014, arXiv:1409.4842, section 6). The part's share
-    of the area is uniform in `min_area`..1. The logarithm of its sides' ratio is uniform in
-    log 3/4..log 4/3. Its place is uniform. A side longer than the image's is cut to it, where other
-    implementations draw again. The resizing is bilinear, with antialiasing.
+    The result has the image's size. This is the "Inception crop" (Szegedy et al. 2014,
+    arXiv:1409.4842, section 6). The part's share of the area is uniform in `min_area`..1. The
+    logarithm of its sides' ratio is uniform in log 3/4..log 4/3. Its place is uniform. A side
+    longer than the image's is cut to it, where other implementations draw again. The resizing is
+    bilinear, with antialiasing.
 
     Args:
       key: of this image.

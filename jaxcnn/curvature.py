@@ -1,4 +1,4 @@
-"""Curvature of a loss at a point, and the noise of its gradient.
+"""Curvature of a loss at a point, and noise of its gradient.
 
 Curvature is measured by Hessian-vector products, and the Hessian is never formed. A loss is a
 function `loss(params, *args) -> float32 []`. It is compiled once for each function object and set
@@ -88,7 +88,9 @@ def _product(loss, params, flat, *args):
 def eigenvalues(
     loss: Loss, params: Any, *args: Any, key: jax.Array, iterations: int = 30
 ) -> RitzValues:
-    """Return both ends of the Hessian's spectrum by Lanczos (Golub & Van Loan, section 10.1).
+    """Return both ends of the Hessian's spectrum by Lanczos.
+
+    The method is that of Golub & Van Loan, section 10.1.
 
     Args:
       loss: as in `hessian_vector`.

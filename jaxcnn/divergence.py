@@ -1,4 +1,4 @@
-"""Divergence of training, noticed within a bounded number of steps, with a reason."""
+"""Divergence of training, noticed within a bounded number of steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ interleaved; jax 0.10.2, 2026-11-21.)
 
 
 def reason(row: Mapping[str, float], classes: int) -> str | None:
-    """Return the reason why a row is that of a diverged run, or None.
+    """Return the reason why a row shows divergence, or None.
 
     The reason is a loss or a gradient that is not finite, or a training loss above `LOSS_FACTOR`
     times that of guessing. One bad step is enough, because a sum with a NaN in it stays NaN.
@@ -53,7 +53,7 @@ def reason(row: Mapping[str, float], classes: int) -> str | None:
 
 
 def nonfinite_parameter(params: Any) -> str | None:
-    """Return a message about the first parameters that are not finite, or None.
+    """Return a message about the first non-finite parameters, or None.
 
     The parameters are checked themselves because the last update may break them, after which no
     loss is computed.
@@ -72,7 +72,9 @@ def nonfinite_parameter(params: Any) -> str | None:
 
 
 def find_divergence(state: Any, strategy: Strategy, classes: int) -> str | None:
-    """Return the reason why a run has diverged since its last row, or None.
+    """Return the reason why a run has diverged, or None.
+
+    The check covers the steps since its last row.
 
     Only the host works, on values that the state has anyway, so nothing is added to the step. The
     result depends on the state only, so that a run that was stopped ends as one that was not.

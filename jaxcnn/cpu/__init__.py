@@ -1,10 +1,10 @@
-"""Programs rewritten with operations that are fast on an x86 CPU, behind one seam.
+"""Programs rewritten for an x86 CPU, behind one seam.
 
 A program (a jaxpr) is read after tracing and evaluated with other operations instead of some:
-oneDNN's convolutions, and gradients of max pooling that use all threads. `optimized` is the seam.
-It takes a function and returns one with the same results up to rounding, so that no other package
-needs to know which operations are replaced. `rewriting` has the general mechanism, `convolution`
-and `pooling` have the rules, and `onednn` has the calls.
+oneDNN's fast convolutions, and gradients of max pooling that use all threads. `optimized` is the
+seam. It takes a function and returns one with the same results up to rounding, so that no other
+package needs to know which operations are replaced. `rewriting` has the general mechanism,
+`convolution` and `pooling` have the rules, and `onednn` has the calls.
 
 `parallel` uses it by default for long runs on an x86 CPU. A step of ResNet-20 takes 0.56 of the
 time, one of VGG-11 at 32x32 0.12 (`experiments/results/benchmark/tried.md`).
@@ -38,12 +38,13 @@ __all__ = [
 
 
 def optimized(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` with operations that are slow on a CPU replaced, for `jax.jit`.
+    """Return `function` with operations that are slow on a CPU replaced.
 
-    Two-dimensional convolutions are oneDNN's where the geometry is `onednn.proven`, the same up to
-    rounding (1e-5). Gradients of overlapping max pooling are sums over the windows of a pixel, the
-    same to the bit. Apply it last, outside `jax.grad`, and only where `available()`. Compile the
-    result within `without_persistent_cache()` if JAX's persistent compilation cache is on.
+    The result is for `jax.jit`. Two-dimensional convolutions are oneDNN's where the geometry is
+    `onednn.proven`, the same up to rounding (1e-5). Gradients of overlapping max pooling are sums
+    over the windows of a pixel, the same to the bit. Apply it last, outside `jax.grad`, and only
+    where `available()`. Compile the result within `without_persistent_cache()` if JAX's persistent
+    compilation cache is on.
 
     Args:
       function: of any arrays.

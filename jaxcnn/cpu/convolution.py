@@ -1,9 +1,10 @@
-"""Rule for convolutions and their gradients, by the form that is fastest on an x86 CPU.
+"""Rule for convolutions and their gradients.
 
-JAX's own run on a library for large matrices. It is slow at the narrow layers of networks for small
-images, and at weight gradients, which are convolutions with kernels as large as images. oneDNN is
-up to twice as fast at both. `experiments/results/benchmark/tried.md` has the measurements, their
-method, and those of the alternatives.
+It picks the form that is fastest on an x86 CPU. JAX's own run on a library for large matrices. It
+is slow at the narrow layers of networks for small images. It is also slow at weight gradients,
+which are convolutions with kernels as large as images. oneDNN is up to twice as fast at both.
+`experiments/results/benchmark/tried.md` has the measurements, their method, and those of the
+alternatives.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from jaxcnn.cpu.onednn import DTYPES, NHWC, Geometry, available, convolution, pr
 from jaxcnn.cpu.rewriting import Replacement
 
 TRANSPOSED = (3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1)
-"""Axes of JAX's weight gradient: channels replace the batch, and examples are summed over."""
+"""Axes of JAX's weight gradient.
+
+Channels replace the batch, and examples are summed over.
+"""
 MIN_CHANNELS = 6
-"""Number of channels below which JAX's weight gradient is as fast or faster.
+"""Channels below which JAX's weight gradient is as fast or faster.
 
 Within loops it is not: there it takes ten times as long and more.
 """
@@ -32,9 +36,9 @@ PART_BYTES = 2**21
 They fit into one core's cache.
 """
 MIN_IMAGES, MIN_POSITIONS = 16, 2**10
-"""Least number of images, the length of a vector, and of positions in a part.
+"""Minimum numbers of images and of positions in a part.
 
-With fewer, the sums of the parts cost more than the parts.
+The first is the length of a vector. With fewer, the sums of the parts cost more than the parts.
 """
 
 
@@ -78,9 +82,10 @@ def rule(eqn: JaxprEqn, min_channels: int = MIN_CHANNELS) -> Replacement | None:
 def forward(
     params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Array, kernel: jax.Array
 ) -> jax.Array:
-    """Convolve images; the gradient with respect to them is such a convolution too.
+    """Convolve images.
 
-    The gradient convolves the dilated slope with the rotated kernel.
+    The gradient with respect to images is such a convolution too. It convolves the dilated slope
+    with the rotated kernel.
 
     Args:
       params: of the operation.
@@ -101,7 +106,7 @@ def weight_gradient(
 
     It is the sum over examples and positions of products of images and slopes. It is computed as a
     convolution of one image of b channels, [2 h, w c / 2, b]. The channels are divided between the
-    rows (2) and the columns (c / 2), and the kernel [h', w', b, f] has its rows 2 and its columns
+    rows (2) and the columns (c / 2). The kernel [h', w', b, f] has its rows 2 and its columns
     c / 2 apart. Its kw c / 2 columns of results make it fast. Its 2 kh rows are divided among the
     threads evenly.
 
@@ -169,7 +174,7 @@ def _weight_geometry(params, x, slope) -> Geometry:
 
 
 def _axis_geometry(n, sides, step, k, dilation) -> tuple[int, tuple[int, int]]:
-    """Return the image's size along one axis, and the padding that oneDNN adds.
+    """Return the image's size and oneDNN's padding along one axis.
 
     The size includes gaps and the padding that is written. oneDNN adds all padding but negative
     padding and the pixels beyond the kernel's reach. The size is 0 if negative padding leaves no
@@ -183,13 +188,13 @@ def _axis_geometry(n, sides, step, k, dilation) -> tuple[int, tuple[int, int]]:
 
 
 def _channel_split(channels: int) -> tuple[int, int]:
-    """Return the numbers of channels per row and per column of the image."""
+    """Return the numbers of channels per row and per column."""
     high = 2 if channels % 2 == 0 else 1
     return high, channels // high
 
 
 def _dilate_and_pad(x, padding, onednn_padding, dilation) -> jax.Array:
-    """Write the gaps between pixels, and all padding that oneDNN does not add."""
+    """Write the gaps between pixels, and padding that oneDNN does not add."""
     sides = zip(padding, onednn_padding, dilation, strict=True)
     config = [(before - a, after - b, step - 1) for (before, after), (a, b), step in sides]
     if not any(map(any, config)):

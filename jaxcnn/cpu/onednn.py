@@ -46,9 +46,9 @@ BFLOAT16 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"}
 On a CPU without them oneDNN ends the process instead of raising an error.
 """
 MIN_CHANNELS = 8
-"""Number of input channels below which oneDNN may copy the image into another layout.
+"""Input channels below which oneDNN may copy the image.
 
-It does so for AVX-512 and AMX.
+It copies it into another layout for AVX-512 and AMX.
 """
 MIN_WIDTH = 5
 """Minimum height and width of the result of one channel.

@@ -1,6 +1,6 @@
-"""Rule for the gradient of overlapping max pooling, in operations that use all threads.
+"""Rule for the gradient of overlapping max pooling.
 
-JAX's own gradient runs on one thread, window by window.
+Its operations use all threads. JAX's own gradient runs on one thread, window by window.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from jax.extend.core import JaxprEqn
 from jaxcnn.cpu.rewriting import Replacement, materialize
 
 MAX_WINDOW = 64
-"""Maximum number of pixels of a window; each has operations of its own in the program."""
+"""Maximum number of pixels of a window.
+
+Each has operations of its own in the program.
+"""
 
 
 def rule(eqn: JaxprEqn) -> Replacement | None:
@@ -97,7 +100,7 @@ def max_pool_gradient(
 
 
 def _argmax(x, offsets, strides, shape) -> jax.Array:
-    """Return the index of the offset of each window's maximum, int16 [b, h', w', c]."""
+    """Return the index of each maximum's offset, int16 [b, h', w', c]."""
     (down, across), (_, rows, columns, _) = strides, shape
     views = [
         x[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across]

@@ -29,7 +29,10 @@ class Replacement(NamedTuple):
 
 
 Rule = Callable[[JaxprEqn], Replacement | None]
-"""Function of an operation that returns its replacement, or None to leave it as it is."""
+"""Function of an operation that returns its replacement.
+
+None leaves the operation as it is.
+"""
 
 
 def rewrite(
@@ -63,7 +66,7 @@ def rewrite(
 
 
 def count_matches(program: Any, rule: Rule) -> int:
-    """Count the operations of a program that `rule` replaces, in inner functions too."""
+    """Count the operations that `rule` replaces, in inner functions too."""
     return sum(rule(eqn) is not None for eqn in program.eqns) + sum(
         count_matches(inner, rule) for inner in subjaxprs(program)
     )
@@ -109,9 +112,10 @@ def evaluate_jaxpr(program: Any, values: Sequence[Any], rule: Rule, loop_rule: R
 def materialize(x: jax.Array) -> jax.Array:
     """Return `x`, which XLA writes to memory once and computes only once.
 
-    XLA would compute the sum at the end of a residual block again in each user, with all the blocks
-    before, whose sums are cheap one by one. `jax.lax.optimization_barrier` is removed before XLA
-    fuses operations. A call that it may not inline stays.
+    XLA would otherwise compute the sum at the end of a residual block again in each user. Each
+    computation would include the blocks before, whose sums are cheap one by one.
+    `jax.lax.optimization_barrier` is removed before XLA fuses operations. A call that it may not
+    inline stays.
     """
     with set_xla_metadata(inlineable="false"):
         return _identity(x)

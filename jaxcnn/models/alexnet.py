@@ -19,7 +19,10 @@ from jaxcnn.models.pooling import adaptive_average, local_response_norm, max_poo
 from jaxcnn.recipe import ArgumentError
 
 TWO_TOWERS = ((96, 1), (256, 2), (384, 1), (384, 2), (256, 2))
-"""Filters and groups of the convolutions of 2012 (figure 2, both GPUs together)."""
+"""Filters and groups of the convolutions of 2012 (figure 2).
+
+The filters are those of both GPUs together.
+"""
 ONE_TOWER = ((64, 1), (192, 1), (384, 1), (256, 1), (256, 1))
 """Filters and groups of the convolutions of 2014, one tower."""
 

@@ -1,4 +1,4 @@
-"""The convolutional autoencoder, and the two layers that double the size of maps.
+"""Convolutional autoencoder, and two layers that double the size of maps.
 
 Maps are doubled by nearest upsampling with a convolution, or by a transposed convolution.
 """
@@ -26,17 +26,18 @@ convolution with stride 2.
 
 
 def upsample_nearest(x: jax.Array) -> jax.Array:
-    """Repeat every pixel four times, [b, h, w, c] -> [b, 2h, 2w, c]."""
+    """Repeat every pixel of [b, h, w, c] four times, to [b, 2h, 2w, c]."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
 def upsampling_layer(filters: int, up: str, *, kernel_init: str, dtype: Any, name: str) -> Any:
-    """Return a layer [b, h, w, c] -> [b, 2h, 2w, filters], with biases.
+    """Return a layer that doubles the size of maps.
 
-    Squares of 2x2 at stride 2 do not overlap, so a transposed convolution leaves no checkerboard
-    pattern of its own (Odena et al. 2016, doi:10.23915/distill.00003). Each of its outputs sees
-    one pixel, so `kernel_init` counts fan_in as c, not 4 c.
+    It maps [b, h, w, c] to [b, 2h, 2w, filters], with biases. Squares of 2x2 at stride 2 do not
+    overlap, so a transposed convolution leaves no checkerboard pattern of its own (Odena et al.
+    2016, doi:10.23915/distill.00003). Each of its outputs sees one pixel, so `kernel_init` counts
+    fan_in as c, not 4 c.
 
     Args:
       filters: number of output channels.
@@ -115,9 +116,10 @@ class Autoencoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map normalized float32 [b, h, w, c] to float32 of the same shape and scale.
+        """Encode and decode normalized images, float32 [b, h, w, c].
 
-        With `stages`, return a dict of outputs too.
+        The result is float32 of the same shape and scale. With `stages`, return a dict of outputs
+        too.
         """
         check_divisible(x, 2, "Autoencoder")
         act, default_init = activation(self.activation)

@@ -23,11 +23,11 @@ TESTING = ("deterministic", "use_running_average", "inference")
 """Names of a flag that is true in test mode."""
 
 OTHER_STREAMS = 0x4F
-"""Number folded into a step's key for every stream that is not called "dropout"."""
+"""Number folded into a step's key for streams other than "dropout"."""
 
 
 def verify_model(model: Any) -> None:
-    """Check that `model` is a flax.linen Module that can be called with images only.
+    """Check that `model` is a flax.linen Module called with images only.
 
     Raises:
       ArgumentError: for anything else; the message shows the code to write.
@@ -44,7 +44,8 @@ def verify_model(model: Any) -> None:
         except TypeError as error:
             raise ArgumentError(
                 f"{type(model).__name__}.__call__ cannot be called with images alone ({error}); "
-                "expected __call__(self, images, train). Write a wrapper module that gives it the rest."
+                "expected __call__(self, images, train). Write a wrapper module that gives it the "
+                "rest."
             ) from None
         return
     if isinstance(model, type):
@@ -171,7 +172,7 @@ def call(
 
 
 def _first_mismatch(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -> str:
-    """Return the first variable that is missing or that the model lacks, or ""."""
+    """Return the first variable that is missing or unknown, or ""."""
     # The result only completes an error message, so that no failure here may replace the error.
     with contextlib.suppress(Exception):
         shapes = variable_shapes(model, jax.ShapeDtypeStruct(inputs.shape, inputs.dtype))
@@ -289,7 +290,7 @@ def _flax_refuses_values() -> bool:
 
 
 def is_library_model(model: nn.Module) -> bool:
-    """Return whether `model` is one of this library's, all of which are tested."""
+    """Return whether `model` is one of this library's, which are tested."""
     return type(model).__module__.startswith("jaxcnn.models.")
 
 
@@ -378,7 +379,9 @@ def outputs_and_targets(
 
 
 def check_single_output(outputs: Any) -> None:
-    """Check that `outputs` is a single array of floating numbers, or its shape.
+    """Check that `outputs` is one array of floating numbers.
+
+    A shape with a dtype is accepted too.
 
     Raises:
       ArgumentError: for anything else.
@@ -407,7 +410,7 @@ def check_outputs(
     train: bool = False,
     axis: str | None = None,
 ) -> tuple[int, ...]:
-    """Return the shape of the model's outputs after checking that they fit the labels.
+    """Check that the model's outputs fit the labels, and return their shape.
 
     Only shapes are traced; nothing is computed.
 

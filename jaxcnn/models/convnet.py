@@ -1,4 +1,4 @@
-"""The small convolutional network of courses.
+"""Small convolutional network of courses.
 
 Each of its parts can be switched: pooling, activation, BN, dropout.
 """
@@ -22,7 +22,7 @@ POOLINGS = {"max": jnp.max, "average": jnp.mean}
 
 
 def check_divisible(x: jax.Array, times: int, network: str) -> None:
-    """Check that the images [b, h, w, c] can be halved `times` times.
+    """Check that images can be halved `times` times.
 
     Args:
       x: images [b, h, w, c].
@@ -47,12 +47,13 @@ def check_divisible(x: jax.Array, times: int, network: str) -> None:
 
 
 class ConvNet(nn.Module):
-    """Two stages of convolution and pooling, then a dense layer and the logits.
+    """Two stages of convolution and pooling, then two dense layers.
 
-    A stage is a 3x3 convolution, (BN,) an activation and 2x2 pooling. Dropout follows the dense
-    layer. The convolutions have `width` and 2 `width` filters. On images of 28x28x1, with 10
-    classes, the default has 26,698 parameters. With BN it has 26,722. The convolutions' biases,
-    which BN would subtract again, are then replaced by BN's offsets and gains.
+    A stage is a 3x3 convolution, (BN,) an activation and 2x2 pooling. Dropout follows the first
+    dense layer, and the second computes the logits. The convolutions have `width` and 2 `width`
+    filters. On images of 28x28x1, with 10 classes, the default has 26,698 parameters. With BN it
+    has 26,722. The convolutions' biases, which BN would subtract again, are then replaced by BN's
+    offsets and gains.
 
     `create_model("cnn", 10)` is the smallest form, with a single convolution, as courses write it
     from scratch: convolution, ReLU, pooling, dense, ReLU, dense. It has 50,618 parameters. Other

@@ -79,7 +79,7 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Map [b, h, w, c] to [b, h, w, the sum of the four branches' filters]."""
+        """Map [b, h, w, c] to the four branches' channels of the same size."""
         layer = partial(conv_norm_relu, self.make)
         filters1, reduce3, filters3, reduce5, filters5, filters_pool = self.filters
         input3 = layer(x, train, reduce3, 1, "branch2_reduce")
@@ -115,7 +115,10 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> None:
-        """Sow the logits of [b, h, w, c], h and w at least 5 unless there is BN."""
+        """Sow the logits of maps [b, h, w, c].
+
+        Without BN, h and w are at least 5.
+        """
         if not self.make[1] and min(x.shape[1:3]) < 5:
             raise ArgumentError(
                 f"GoogLeNet's auxiliary heads got maps of {x.shape[1]}x{x.shape[2]}, smaller than "
@@ -205,7 +208,7 @@ class GoogLeNet(nn.Module):
         return (logits, outputs) if stages else logits
 
     def _make(self):
-        """Return the constructors of a convolution and of BN, or None for no BN."""
+        """Return the constructors of a convolution and of BN (or None)."""
         options = {"momentum": self.bn_momentum, "epsilon": 1e-3, "dtype": self.dtype}
         norm = partial(BatchNorm, self.bn_group, self.axis, **options) if self.norm else None
         return partial(conv, kernel_init=self.kernel_init, dtype=self.dtype), norm

@@ -24,11 +24,14 @@ DISTRIBUTIONS: dict[str, Callable[..., jax.Array]] = {
     "truncated_normal": functools.partial(jax.random.truncated_normal, lower=-2.0, upper=2.0),
     "uniform": functools.partial(jax.random.uniform, minval=-1.0),
 }
-"""Distributions of unscaled draws: name -> function of a key, `shape` and `dtype`."""
+"""Distributions of unscaled draws by name.
+
+Each is a function of a key, `shape` and `dtype`.
+"""
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of N(0, 1) truncated at -2 and 2."""
 MIN_DRAW, MAX_DRAW = 1 << 14, 1 << 22
-"""Lengths of the shortest and the longest draw that kernels of several shapes share."""
+"""Shortest and longest draw that kernels of several shapes share."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def _draw(key, distribution, length):
 
 
 def _prefix_stable(key: jax.Array) -> bool:
-    """Check that a draw's beginning is known not to depend on its length."""
+    """Check that the beginning of a draw does not depend on its length."""
     if isinstance(key, Tracer) or not jax.config.values["jax_threefry_partitionable"]:
         return False
     return str(jax.random.key_impl(key)) == "threefry2x32"

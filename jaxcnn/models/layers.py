@@ -62,15 +62,16 @@ def conv(
 
 
 def conv3x3(filters: int, stride: int = 1, **options: Any) -> nn.Conv:
-    """Return a `conv` of size 3 with one pixel of zeros on every side.
+    """Return a `conv` of size 3.
 
-    It maps [b, h, w, c] to [b, ceil(h/stride), ceil(w/stride), filters].
+    One pixel of zeros on every side maps [b, h, w, c] to [b, ceil(h/stride), ceil(w/stride),
+    filters].
     """
     return conv(filters, 3, stride, **options)
 
 
 def pool_2x2(x: jax.Array, reduce: Any) -> jax.Array:
-    """Pool disjoint 2x2 windows, [b, h, w, c] -> [b, h // 2, w // 2, c].
+    """Pool the disjoint 2x2 windows of images to [b, h // 2, w // 2, c].
 
     Args:
       x: [b, h, w, c]; an odd last row or column is dropped.
@@ -107,7 +108,10 @@ def maybe_remat(block: Any, remat: bool) -> Any:
 
 
 NUDGES = "nudges"
-"""Collection of arrays that `apply` adds to stages; no network makes or keeps one."""
+"""Collection of arrays that `apply` adds to stages.
+
+No network makes or keeps one.
+"""
 
 
 def stage(module: nn.Module, outputs: dict[str, jax.Array], name: str, x: jax.Array) -> jax.Array:
@@ -153,7 +157,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Drop values of [b, ...]; the others are divided by `1 - rate`."""
+        """Drop values of [b, ...], and divide the others by `1 - rate`."""
         if not train or self.rate == 0:
             return x
         first = jax.lax.axis_index(self.axis) * len(x) if self.axis else 0

@@ -1,4 +1,4 @@
-"""LeNet-5 in three forms: as printed in 1998, as it is commonly built, and modern.
+"""LeNet-5 as printed in 1998, as commonly built, and modern.
 
 The paper is LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document
 recognition", section II.B.
@@ -28,9 +28,9 @@ def scaled_tanh(x: jax.Array) -> jax.Array:
 
 
 def pad_to_32(x: jax.Array) -> jax.Array:
-    """Pad images of 28x28 with 2 pixels of zeros on every side, as in the paper.
+    """Pad images of 28x28 to 32x32 with zeros, as in the paper.
 
-    It maps [b, 28 or 32, same, c] to [b, 32, 32, c].
+    It adds 2 pixels on every side, and maps [b, 28 or 32, same, c] to [b, 32, 32, c].
 
     Raises:
       ArgumentError: for any other size.
@@ -49,7 +49,7 @@ class LeNet5(nn.Module):
     It has two 5x5 convolutions with 2x2 pooling, a third that sees its whole input, and two dense
     layers. Images of 28x28 are padded to the paper's 32x32. The two forms have the same parameters:
 
-    - `modern=False`, 1998: scaled tanh and average pooling. It differs from the paper in that every
+    - `modern=False`, 1998: scaled tanh and average pooling. It differs from the paper. Every
       C3 map sees all six S2 maps, pooling has no trainable gain, and the last layer is dense
       instead of radial basis functions. The printed form has 60,000 parameters (`LeNet1998`).
     - `modern=True`: ReLU and max pooling, as it is taught today.
@@ -105,7 +105,10 @@ class LeNet5(nn.Module):
 THREE_MAPS = ("012", "123", "234", "345", "045", "015")
 FOUR_MAPS = ("0123", "1234", "2345", "0345", "0145", "0125", "0134", "1245", "0235")
 CONNECTIONS = (*THREE_MAPS, *FOUR_MAPS, "012345")
-"""Maps of S2 that each of the 16 maps of C3 sees (table I): 60 connections of 96."""
+"""Maps of S2 that each map of C3 sees (table I).
+
+There are 16 maps of C3, and 60 connections of 96.
+"""
 INPUT_MAPS, OUTPUT_MAPS = np.array(
     [(int(digit), output) for output, maps in enumerate(CONNECTIONS) for digit in maps]
 ).T
@@ -124,18 +127,19 @@ BITMAPS = """
 .#####. ..##... ##..... ##...## ....##. ##...## .##.##. .##.... .##.##. ....##.
 ..###.. ######. ####### .#####. ....##. .#####. ..###.. .##.... ..###.. .####..
 """
-"""The ten digits, 0 to 9, of 7x12 pixels each.
+"""Bitmaps of the ten digits, 0 to 9, of 7x12 pixels each.
 
 They were drawn for this file in the manner of figure 3, and are not the paper's own pixels.
 """
 
 
 def output_codes(classes: int) -> np.ndarray:
-    """Return the fixed centers of the output units, F6's target for each class.
+    """Return the fixed centers of the output units.
 
-    Up to ten classes have the digits' `BITMAPS`, whatever the classes are. Any two of these differ
-    in at least 15 of 84 pixels. More classes have random signs, always the same ones. ("Chosen at
-    random with equal probabilities for -1 and +1" is the paper's other proposal.)
+    A center is F6's target for a class. Up to ten classes have the digits' `BITMAPS`, whatever the
+    classes are. Any two of these differ in at least 15 of 84 pixels. More classes have random
+    signs, always the same ones. ("Chosen at random with equal probabilities for -1 and +1" is the
+    paper's other proposal.)
 
     Returns:
       -1 or 1, float32 [classes, 84].
@@ -223,9 +227,9 @@ class LeNet1998(nn.Module):
     squared distance of F6 from its fixed code, so that the greatest logit is the nearest code.
 
     The cross-entropy of these logits is the paper's equation 9 without its constant e^-j. It is
-    the distance from the right code, plus the log of the sum over classes of e^-distance. (The
-    constant keeps codes that are far already from being pushed further; equation 8 is the distance
-    alone.) F6's square is a part of every distance and cancels. With fixed codes the output is
+    the distance from the right code, plus the log of the sum over classes of e^-distance. The
+    constant keeps codes that are far already from being pushed further. Equation 8 is the distance
+    only. F6's square is a part of every distance and cancels. With fixed codes the output is
     therefore a linear layer whose weights are twice the codes. Gradients are large, and learning
     rates are below those of `LeNet5`.
 

@@ -1,4 +1,4 @@
-"""The multilayer perceptron, and the activations of small networks.
+"""Multilayer perceptron, and the activations of small networks.
 
 Each activation has the name of the initialization that was derived for it.
 """
@@ -49,13 +49,14 @@ ACTIVATIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], str]] = {
     "sigmoid": (nn.sigmoid, "lecun"),
     "relu": (nn.relu, "he"),
 }
-"""Activations: name -> elementwise function, and the initializer of the kernels before it.
+"""Activations by name.
 
-The initializer is a name in `initializers.INITS`. Sigmoids take N(0, 1/fan_in) (LeCun et al. 1998,
-"Efficient BackProp", section 4.6), which keeps a sum of standardized inputs at variance 1. ReLU
-halves the second moment and takes N(0, 2/fan_in) (He et al. 2015, arXiv:1502.01852, eq. 10). A
-step's output does not depend on the size of the sum before it, but its surrogate gradient does. It
-needs sums of about 1, which N(0, 1/fan_in) gives.
+Each is an elementwise function and the initializer of the kernels before it, a name in
+`initializers.INITS`. Sigmoids take N(0, 1/fan_in) (LeCun et al. 1998, "Efficient BackProp", section
+4.6), which keeps a sum of standardized inputs at variance 1. ReLU halves the second moment and
+takes N(0, 2/fan_in) (He et al. 2015, arXiv:1502.01852, eq. 10). A step's output does not depend on
+the size of the sum before it, but its surrogate gradient does. It needs sums of about 1, which N(0,
+1/fan_in) gives.
 """
 
 

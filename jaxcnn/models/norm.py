@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxcnn.recipe import ArgumentError
 
 DeviceGroups = tuple[str, tuple[tuple[int, ...], ...]]
-"""A mapped axis, and the lists of its devices that hold parts of the same group."""
+"""Mapped axis, and its groups of devices that share moments."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -90,7 +90,7 @@ def _flatten(x):
 
 
 def _expand(moments, x):
-    """Reshape [groups, c] to [groups, 1, ..., 1, c], with as many axes as x."""
+    """Reshape [groups, c] to as many axes as x, [groups, 1, ..., 1, c]."""
     return moments.reshape(len(moments), *(1,) * (x.ndim - 2), -1)
 
 
@@ -149,9 +149,9 @@ class BatchNorm(nn.Module):
         return y.reshape(x.shape).astype(self.dtype)
 
     def _layout(self, local: int) -> tuple[int, DeviceGroups | None]:
-        """Return the number of groups on this device and the devices that share one.
+        """Return the groups on this device and the devices sharing one.
 
-        The devices are None where no exchange is needed.
+        The first is their number. The devices are None where no exchange is needed.
         """
         devices = jax.lax.axis_size(self.axis) if self.axis else 1
         group = self.group or local * devices
@@ -184,7 +184,7 @@ Path = tuple[str, ...]
 def frozen_batch_norm(
     is_frozen: Callable[[str], bool], paths: set[Path] | None = None
 ) -> Iterator[None]:
-    """Make the BN of frozen top-level modules use and keep its moving averages.
+    """Make frozen top-level modules use and keep BN's moving averages.
 
     Without it a frozen stage trained on few images is normalized by the batch in training and by
     other averages in test mode. It acts on our `BatchNorm` and on flax's.
@@ -222,7 +222,7 @@ def frozen_batch_norm(
 
 @contextlib.contextmanager
 def batch_moments(paths: set[Path] | None = None) -> Iterator[None]:
-    """Make the new moving averages of every BN the moments of the batch.
+    """Set the new moving averages of every BN to the batch's moments.
 
     Args:
       paths: a set that receives the paths of the BN layers.
@@ -270,7 +270,7 @@ def _override(module: nn.Module, **fields: Any) -> Iterator[None]:
 def non_batch_norm_statistic(
     stats: Mapping[str, Any], norms: set[Path], is_frozen: Callable[[str], bool]
 ) -> str | None:
-    """Return the first leaf of `stats` in a frozen module outside its BNs.
+    """Return the first statistic in a frozen module outside its BNs.
 
     Args:
       stats: collections of variables, such as "batch_stats".

@@ -1,4 +1,4 @@
-"""Options that `create_model` takes next to a network's name, and checks of their values."""
+"""Options of `create_model`, and checks of their values."""
 
 from __future__ import annotations
 
@@ -92,9 +92,10 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "dtype": _dtype,
     "name": _name,
 }
-"""Options of all networks: name -> check, which returns the value or raises ArgumentError.
+"""Options of all networks: name -> check.
 
-A network takes the options that it has a field for.
+A check returns the value or raises ArgumentError. A network takes the options that it has a field
+for.
 """
 MODEL_OPTIONS: dict[type, dict[str, Callable[[str, Any], Any]]] = {
     MLP: {"hidden": _units},

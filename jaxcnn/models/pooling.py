@@ -41,11 +41,12 @@ def max_pool(
 
 @jax.custom_jvp
 def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """Return the maximum of disjoint 2x2 windows, [b, h, w, c] -> [b, h // 2, w // 2, c].
+    """Return the maximum of disjoint 2x2 windows.
 
-    An odd last row or column is dropped. The derivative goes to the first of the greatest pixels
-    of a window, row by row, as in PyTorch and in `flax.linen.max_pool`. It is 10 times as fast as
-    the latter's on a CPU, where XLA scatters the gradient window by window.
+    It maps [b, h, w, c] to [b, h // 2, w // 2, c]. An odd last row or column is dropped. The
+    derivative goes to the first of the greatest pixels of a window, row by row, as in PyTorch and
+    in `flax.linen.max_pool`. It is 10 times as fast as the latter's on a CPU, where XLA scatters
+    the gradient window by window.
 
     The derivative keeps the position of the maximum. The derivative of `jnp.max` would compare
     the input with its maximum instead. XLA often computes an input such as BatchNorm's output
@@ -78,7 +79,7 @@ def _materialized(x):
 
 @jax.jit
 def _max_and_position(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the maximum of each 2x2 window, and its first position in the window.
+    """Return the maximum of each 2x2 window, and its first position.
 
     The position is int8, 2 row + column.
     """
@@ -98,13 +99,16 @@ def _greater(x, y):
 
 
 def windows_2x2(x: jax.Array) -> jax.Array:
-    """Return the disjoint 2x2 windows of images, [b, h, w, c] -> [b, h // 2, 2, w // 2, 2, c]."""
+    """Return the disjoint 2x2 windows of images.
+
+    They are [b, h // 2, 2, w // 2, 2, c] of [b, h, w, c].
+    """
     b, h, w, c = x.shape
     return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
 
 
 def _ceil_padding(side, size, stride, padding):
-    """Return the number of pixels that the last window of a row rounded up lacks."""
+    """Return the number of pixels that the last window rounded up lacks."""
     windows = -(-(side + 2 * padding - size) // stride) + 1
     windows -= (windows - 1) * stride >= side + padding
     return max(0, (windows - 1) * stride + size - side - 2 * padding)
@@ -126,7 +130,7 @@ def average_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
 
 
 def adaptive_average(x: jax.Array, size: int) -> jax.Array:
-    """Return means over size x size windows of an image of any size.
+    """Return means over size x size windows, whatever the image.
 
     It maps [b, h, w, c] to [b, size, size, c]. Window i covers pixels floor(i h / size) to
     ceil((i + 1) h / size), as in PyTorch's `adaptive_avg_pool2d`. Windows lie next to each other

@@ -1,7 +1,7 @@
-"""Residual networks for photographs and for CIFAR, with activation after or before weights.
+"""Residual networks for photographs and for CIFAR.
 
-`CifarResNet` and `ResNet` are those of He et al. 2015 (arXiv:1512.03385), `PreActResNet` is that
-of He et al. 2016 (arXiv:1603.05027).
+Activation follows or precedes the weights. `CifarResNet` and `ResNet` are those of He et al. 2015
+(arXiv:1512.03385), `PreActResNet` is that of He et al. 2016 (arXiv:1603.05027).
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def zero_pad_shortcut(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def shortcut(
     kind: str, x: jax.Array, shape: tuple[int, ...], conv: Any, norm: Any, train: bool
 ) -> jax.Array:
-    """Return a block's input in the shape of its output, to be added to the output.
+    """Return a block's input in the shape of its output.
+
+    The two are then added.
 
     Args:
       kind: where the shapes differ, "A" for `zero_pad_shortcut`, or "B" for a 1x1 convolution
@@ -88,10 +90,10 @@ def identity_norm(name: str) -> Any:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with BN and ReLU, plus the shortcut (He et al. 2015, figure 2).
+    """Two 3x3 convolutions with BN and ReLU, plus the shortcut.
 
-    The order is conv-BN-ReLU-conv-BN-(+ shortcut)-ReLU. With `shortcut` None it is two plain
-    layers.
+    This is figure 2 of He et al. 2015. The order is conv-BN-ReLU-conv-BN-(+ shortcut)-ReLU. With
+    `shortcut` None it is two plain layers.
     """
 
     filters: int
@@ -113,10 +115,11 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with BN, plus the shortcut (He et al. 2015, figure 5).
+    """1x1, 3x3 and 1x1 convolutions with BN, plus the shortcut.
 
-    ReLU stands between them and after the addition. Where a block halves the image, its first
-    1x1 does, as in the paper. With `stride_in_3x3` the 3x3 does.
+    This is figure 5, right, of He et al. 2015. ReLU stands between them and after the addition.
+    Where a block halves the image, its first 1x1 does, as in the paper. With `stride_in_3x3` the
+    3x3 does.
     """
 
     filters: int
@@ -158,7 +161,10 @@ class PreActBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Map [b, h, w, c] to [b, h/stride, w/stride, filters], 4 filters for a bottleneck."""
+        """Map [b, h, w, c] to [b, h/stride, w/stride, filters].
+
+        A bottleneck has 4 filters instead.
+        """
         # (kernel size, multiple of `filters`) of each convolution.
         sizes = ((1, 1), (3, 1), (1, 4)) if self.bottleneck else ((3, 1), (3, 1))
         y = x if self.active else nn.relu(self.norm(name="norm1")(x, train))
@@ -175,13 +181,13 @@ class PreActBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Plain or residual network of depth 6 n + 2 for 32x32 images.
+    """Plain or residual network for 32x32 images.
 
-    It is that of He et al. 2015, section 4.2. It has a 3x3 convolution, three stages of n blocks, a
-    global mean and a dense layer. Stages have
-    `width`, 2 `width`, 4 `width` filters on maps of h, h/2, h/4 pixels. Plain and residual networks
-    with shortcut "A" have the same parameters. At 32x32x3, width 16 and 10 classes depth 20 has
-    269,722 and depth 56 has 853,018.
+    It is that of He et al. 2015, section 4.2, of depth 6 n + 2. It has a 3x3 convolution, three
+    stages of n blocks, a global mean and a dense layer. Stages have `width`, 2 `width`, 4 `width`
+    filters on maps of h, h/2, h/4 pixels. Plain and residual networks with shortcut "A" have the
+    same parameters. At 32x32x3, width 16 and 10 classes depth 20 has 269,722 and depth 56 has
+    853,018.
 
     Attributes:
       blocks: n, the number of blocks in a stage.
@@ -311,9 +317,9 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c], of any size, to float32 logits [b, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, classes].
 
-        With `stages`, return a dict of outputs too.
+        Images have any size. With `stages`, return a dict of outputs too.
         """
         make_conv = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
         make_norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)
@@ -403,9 +409,9 @@ class PreActResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c], of any size, to float32 logits [b, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, classes].
 
-        With `stages`, return a dict of outputs too.
+        Images have any size. With `stages`, return a dict of outputs too.
         """
         make_conv = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
         make_norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)

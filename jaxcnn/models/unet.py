@@ -20,11 +20,11 @@ from jaxcnn.models.norm import BatchNorm
 
 
 class UNet(nn.Module):
-    """U-Net: an encoder by pooling, a decoder, and skip connections at every size.
+    """U-Net: an encoder, a decoder, and skip connections at every size.
 
-    The image is halved `depth` times and doubled as often. At every size the decoder's maps are
-    concatenated with the encoder's. Every level is two 3x3 convolutions with ReLU. Filters double
-    from level to level, from `width` to `width` 2^`depth`. With the defaults, which are the
+    The image is halved `depth` times by pooling and doubled as often. At every size the decoder's
+    maps are concatenated with the encoder's. Every level is two 3x3 convolutions with ReLU. Filters
+    double from level to level, from `width` to `width` 2^`depth`. With the defaults, which are the
     paper's, a gray image and 2 classes it has 31,030,658 parameters.
 
     It differs from the paper in its borders. There the convolutions have no padding, 572x572 pixels
@@ -103,7 +103,10 @@ class UNet(nn.Module):
         )
 
     def _level(self, x, level, name, train):
-        """Apply two convolutions, [b, h, w, c] -> [b, h, w, width 2^(level - 1)]."""
+        """Apply the two convolutions of a level.
+
+        They map [b, h, w, c] to [b, h, w, width 2^(level - 1)].
+        """
         conv = partial(
             conv3x3, self.width * 2 ** (level - 1), kernel_init=self.kernel_init, dtype=self.dtype
         )

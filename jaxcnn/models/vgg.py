@@ -1,4 +1,7 @@
-"""VGG-11/13/16/19 (Simonyan and Zisserman 2014, arXiv:1409.1556, table 1, columns A, B, D, E)."""
+"""VGG-11/13/16/19 (Simonyan and Zisserman 2014).
+
+They are columns A, B, D, E of table 1 (arXiv:1409.1556).
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ Stages have 64, 128, 256, 512, 512 filters.
 
 
 class VGG(nn.Module):
-    """Five stages of 3x3 convolutions with biases and 2x2 max pooling, then dense layers.
+    """Five stages of 3x3 convolutions and max pooling, then dense layers.
 
-    At size 224 and 1000 classes depth 16 has 138,357,544 parameters (with BN 138,365,992). The
-    paper draws kernels from N(0, 0.01), and begins the deeper networks with the layers of a trained
-    depth 11 (section 3.1).
+    The convolutions have biases, and the pooling is 2x2. At size 224 and 1000 classes depth 16 has
+    138,357,544 parameters (with BN 138,365,992). The paper draws kernels from N(0, 0.01), and
+    begins the deeper networks with the layers of a trained depth 11 (section 3.1).
 
     Attributes:
       depth: 11, 13, 16 or 19.

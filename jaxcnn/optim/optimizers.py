@@ -49,14 +49,18 @@ class OptimizerSpec(NamedTuple):
     "test parameters" (it is evaluated at other parameters than it trains at).
     """
     decays: bool = False
-    """Whether it applies `recipe.decay` itself, decoupled from the gradient or inside the method.
+    """True if it applies `recipe.decay` itself.
 
-    Otherwise decay is L2: `decay * w` is added to the gradient before the method.
+    It does so decoupled from the gradient or inside the method. Otherwise decay is L2: `decay * w`
+    is added to the gradient before the method.
     """
 
 
 NOISE = 0x4E
-"""Number folded into the seed's key for the noise; `jaxcnn.state` numbers its streams from 0."""
+"""Number folded into the seed's key for the noise.
+
+`jaxcnn.state` numbers its streams from 0.
+"""
 
 
 def _noisy(recipe, rate, *, eta=0.01, gamma=0.55):
@@ -300,7 +304,7 @@ def optimizer_options(name: str) -> dict[str, Any]:
 
 
 def check_optimizer(recipe: Recipe) -> OptimizerSpec:
-    """Check the recipe's optimizer and its options, and return its row of the table.
+    """Check the recipe's optimizer and its options, and return its spec.
 
     Raises:
       ArgumentError: for a name or an option that does not exist, or a value out of bounds.
@@ -331,7 +335,7 @@ def check_optimizer(recipe: Recipe) -> OptimizerSpec:
 
 
 def _bounds(method, name, default):
-    """Return a check of an option's value, and the expected value in words.
+    """Return a check of an option, and the expected value in words.
 
     Beyond these bounds methods divide by 0 or never act.
     """

@@ -16,7 +16,10 @@ END_FACTOR = 0.01
 WARMUP_SHARE = 0.1
 """Share of the steps in which the "warmup" schedule rises."""
 CYCLES = 3
-"""Number of cycles of warm restarts; each is twice as long as the one before."""
+"""Number of cycles of warm restarts.
+
+Each is twice as long as the one before.
+"""
 WINDOWS, PATIENCE = 40, 3
 """Windows of the plateau schedule in a run, and windows of patience.
 

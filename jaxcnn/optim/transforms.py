@@ -1,9 +1,10 @@
-"""Gradient transformations: adapters of optax's methods, the learning rate, and rates by stage.
+"""Gradient transformations.
 
-Every method has the form `update(gradient, state, params, **extra)`. `make_train_step` passes all
-of them the same extra arguments: `value` (the batch's loss), `error` (0..1) and `grad_fn`, a second
-gradient on the same batch at other parameters. Two methods train at one point and are evaluated at
-another (see `eval_params`).
+They are adapters of optax's methods, the scheduled learning rate, and rates by stage. Every method
+has the form `update(gradient, state, params, **extra)`. `make_train_step` passes all of them the
+same extra arguments: `value` (the batch's loss), `error` (0..1) and `grad_fn`, a second gradient on
+the same batch at other parameters. Two methods train at one point and are evaluated at another (see
+`eval_params`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from jaxcnn.recipe import ArgumentError, format_value
 def select_extra_args(
     tx: optax.GradientTransformationExtraArgs, *names: str
 ) -> optax.GradientTransformationExtraArgs:
-    """Return `tx` with only the extra arguments `names`, for a method that refuses others."""
+    """Return `tx` with only the extra arguments `names`.
+
+    It is for methods that refuse others.
+    """
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any):
         return tx.update(updates, state, params, **{name: extra[name] for name in names})
@@ -201,9 +205,12 @@ class RateState(NamedTuple):
     error_rate: jax.Array
     """Running training error in 0..1, float32 []."""
     warm: jax.Array
-    """Whether warm-up is finished, bool []."""
+    """True if warm-up is finished, bool []."""
     plateau: Any
-    """State of the transformation that lowers the rate on a plateau of the loss, if any."""
+    """State of the transformation that lowers the rate, if any.
+
+    It acts on a plateau of the loss.
+    """
     method: Any
     """State of the method."""
 
@@ -303,10 +310,10 @@ def scale_by_scheduled_rate(
 
 
 def current_learning_rate(opt_state: Any) -> float | None:
-    """Return the learning rate of the last step, or None if the state has none.
+    """Return the learning rate of the last step, or None.
 
-    The state is ours, or has optax's injected hyperparameters. The result is None too where parts
-    of the parameters have different rates.
+    The state is ours, or has optax's injected hyperparameters. The result is None for another
+    state, or where parts of the parameters have different rates.
     """
 
     # Accepts a field of an optimizer's state, not a parameter of the same name.
