@@ -1,4 +1,7 @@
-"""Images on the device: bytes to floats, and the random crop and flip, said for one image; `jax.vmap` does the batch."""
+"""Normalization and random augmentation of images on the device.
+
+The augmentations are functions of one image; `jax.vmap` applies them to a batch.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,25 @@ from jaxcnn.recipe import ArgumentError, channel_constants
 
 
 class Normalizer(NamedTuple):
-    """What turns bytes into inputs: x / 255 - mean, divided by std."""
+    """Constants of normalization.
+
+    Bytes x become inputs (x / 255 - mean) / std.
+    """
 
     mean: jax.Array
-    """float32 [h, w, c]: subtracted, in 0..1."""
+    """Mean image in 0..1 that is subtracted, float32 [h, w, c]."""
     std: jax.Array
-    """float32 [c]: divided by."""
+    """Standard deviations to divide by, float32 [c]."""
 
 
-IMAGENET_NORMALIZER = Normalizer(np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]))  # type: ignore[arg-type]
-"""Means and standard deviations of ImageNet's channels, in 0..1, that the published weights of torchvision and timm expect."""
+IMAGENET_NORMALIZER = Normalizer(
+    np.float32([0.485, 0.456, 0.406]),  # type: ignore[arg-type]
+    np.float32([0.229, 0.224, 0.225]),  # type: ignore[arg-type]
+)
+"""Means and standard deviations of ImageNet's channels, in 0..1.
+
+The published weights of torchvision and timm expect them.
+"""
 
 
 def make_normalizer(
@@ -33,20 +45,23 @@ def make_normalizer(
     subtract: str | float | Sequence[float] = "pixel",
     divide: bool | float | Sequence[float] = False,
 ) -> Normalizer:
-    """The `Normalizer` of a data set's per-pixel `mean` [h, w, c] and channel `std` [c], both in 0..1.
+    """Return the `Normalizer` of a data set's statistics.
 
-    He et al. 2015, section 4.2, subtract the per-pixel mean and divide by nothing. (The first BN undoes any scale of
-    the whole input, so 0..1 and 0..255 train alike.)
+    He et al. 2015, section 4.2, subtract the per-pixel mean and do not divide. (The first BN
+    cancels any scale of the whole input, so 0..1 and 0..255 train alike.)
 
     Args:
-      mean: float32 [h, w, c], of the training images only.
-      std: float32 [c], likewise.
-      subtract: "pixel" for the mean image, "channel" for its mean over pixels, "imagenet" for `IMAGENET_NORMALIZER`'s, "none",
-        or constants for images in 0..1: a number for each channel, or one for all.
-      divide: whether to divide by `std`, or with "imagenet" by ImageNet's; or constants, likewise.
+      mean: per-pixel mean in 0..1, float32 [h, w, c], of the training images only.
+      std: standard deviation of each channel in 0..1, float32 [c], of the training images only.
+      subtract: "pixel" for the mean image, "channel" for its mean over pixels, "imagenet" for that
+        of `IMAGENET_NORMALIZER`, "none", or constants for images in 0..1, a number for each channel
+        or one for all.
+      divide: whether to divide by `std`, or with "imagenet" by ImageNet's; or constants, a number
+        for each channel or one for all.
 
     Raises:
-      ArgumentError: for "imagenet" on images of other than 3 channels, or constants of another number of channels.
+      ArgumentError: for "imagenet" on images of other than 3 channels, or constants of another
+        number of channels.
 
     Example:
       >>> image, std = np.zeros((2, 2, 3), "float32"), np.ones(3, "float32")
@@ -58,92 +73,118 @@ def make_normalizer(
     if isinstance(subtract, tuple):
         center = jnp.broadcast_to(_constants("mean", subtract, pixel.shape[-1]), pixel.shape)
     else:
-        choices = {"pixel": pixel, "channel": jnp.broadcast_to(pixel.mean((0, 1)), pixel.shape), "none": 0 * pixel}
+        channel = jnp.broadcast_to(pixel.mean((0, 1)), pixel.shape)
+        choices = {"pixel": pixel, "channel": channel, "none": 0 * pixel}
         if subtract == "imagenet":
             if pixel.shape[-1] != 3:
                 raise ArgumentError(
-                    f"mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; write mean='channel'"
+                    f"mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; "
+                    "write mean='channel'"
                 )
-            choices["imagenet"], scale = (
-                jnp.broadcast_to(IMAGENET_NORMALIZER.mean, pixel.shape),
-                jnp.asarray(IMAGENET_NORMALIZER.std),
-            )
+            choices["imagenet"] = jnp.broadcast_to(IMAGENET_NORMALIZER.mean, pixel.shape)
+            scale = jnp.asarray(IMAGENET_NORMALIZER.std)
         center = choices[str(subtract)]
     if isinstance(divide, tuple):
-        return Normalizer(center, jnp.broadcast_to(_constants("std", divide, pixel.shape[-1]), (pixel.shape[-1],)))
+        channels = pixel.shape[-1]
+        return Normalizer(
+            center, jnp.broadcast_to(_constants("std", divide, channels), (channels,))
+        )
     return Normalizer(center, scale if divide else jnp.ones_like(scale))
 
 
 def _constants(name: str, values: tuple[float, ...], channels: int) -> Any:
-    """The user's constants as float32 [1] or [channels]; ArgumentError for another number of them."""
+    """Return the user's constants as float32 [1] or [channels].
+
+    Raises:
+      ArgumentError: for another number of constants.
+    """
     if len(values) not in (1, channels):
-        right = f"({', '.join(['0.5'] * channels)}{',' * (channels == 1)})"
+        example = f"({', '.join(['0.5'] * channels)}{',' * (channels == 1)})"
         raise ArgumentError(
-            f"{name} has {len(values)} numbers, but images have {channels} channel{'s' * (channels > 1)}; expected one for "
-            f"each channel, or one for all. Use {name}={right}, with your numbers."
+            f"{name} has {len(values)} numbers, but images have {channels} "
+            f"channel{'s' * (channels > 1)}; expected one for each channel, or one for all. "
+            f"Use {name}={example}, with your numbers."
         )
     return jnp.asarray(values, jnp.float32)
 
 
 def normalize(images: jax.Array | np.ndarray, normalizer: Normalizer) -> jax.Array:
-    """uint8 [..., h, w, c] -> float32 of the same shape.
+    """Normalize uint8 [..., h, w, c] to float32 of the same shape.
 
     Example:
-      >>> normalize(jnp.full((1, 1, 1), 255, jnp.uint8), Normalizer(jnp.full((1, 1, 1), 0.5), jnp.ones(1))).item()
+      >>> normalizer = Normalizer(jnp.full((1, 1, 1), 0.5), jnp.ones(1))
+      >>> normalize(jnp.full((1, 1, 1), 255, jnp.uint8), normalizer).item()
       0.5
     """
     x = jnp.asarray(images).astype(jnp.float32) / 255
-    lead = (1,) * (x.ndim - 3)
-    return (x - normalizer.mean.reshape(*lead, *normalizer.mean.shape)) / normalizer.std.reshape(*lead, 1, 1, -1)
+    leading = (1,) * (x.ndim - 3)
+    mean = normalizer.mean.reshape(*leading, *normalizer.mean.shape)
+    return (x - mean) / normalizer.std.reshape(*leading, 1, 1, -1)
 
 
 def random_crop(key: jax.Array, image: jax.Array, pad: int, fill: jax.Array | None) -> jax.Array:
-    """A crop of [h, w, c] at one of (2 pad + 1)^2 offsets of the padded image, equally likely; the shape stays.
+    """Crop a padded image to its own size at a random offset.
+
+    The (2 pad + 1)^2 offsets are equally likely.
 
     Args:
       key: of this image.
       image: [h, w, c].
-      pad: pixels added on each side; 4 gives the paper's 9 offsets an axis.
-      fill: [c], what the padding holds; None reflects the image instead.
+      pad: pixels added on each side; 4 gives the paper's 9 offsets per axis.
+      fill: [c], the padding's value; None reflects the image instead.
+
+    Returns:
+      [h, w, c].
     """
-    around = ((pad, pad), (pad, pad), (0, 0))
+    widths = ((pad, pad), (pad, pad), (0, 0))
     if fill is None:
-        padded = jnp.pad(image, around, mode="reflect")
+        padded_image = jnp.pad(image, widths, mode="reflect")
     else:
-        padded = jnp.pad(image - fill.reshape(1, 1, -1), around) + fill.reshape(1, 1, -1)
+        # The image minus `fill` is padded with zeros.
+        padded_image = jnp.pad(image - fill.reshape(1, 1, -1), widths) + fill.reshape(1, 1, -1)
     y, x = jax.random.randint(key, (2,), 0, 2 * pad + 1)
-    return jax.lax.dynamic_slice(padded, (y, x, jnp.zeros_like(y)), image.shape)
+    return jax.lax.dynamic_slice(padded_image, (y, x, jnp.zeros_like(y)), image.shape)
 
 
-def random_resized_crop(key: jax.Array, image: jax.Array, least: float = 0.08) -> jax.Array:
-    """A part of [h, w, c] at another size and shape, resized to the whole: the "Inception crop"; the shape stays.
+def random_resized_crop(key: jax.Array, image: jax.Array, min_area: float = 0.08) -> jax.Array:
+    """Crop a random part of an image and resize it.
 
-    Its share of the area is uniform in `least`..1 and the logarithm of its sides' ratio in log 3/4..log 4/3 (Szegedy et al.
-    2014, arXiv:1409.4842, section 6); its place is uniform. A side that would stick out is cut to the image's, where others
-    draw again. Bilinear, with antialiasing.
+    The result has the image's size. This is the "Inception crop" (Szegedy et al. 2014,
+    arXiv:1409.4842, section 6). The part's share of the area is uniform in `min_area`..1. The
+    logarithm of its sides' ratio is uniform in log 3/4..log 4/3. Its place is uniform. A side
+    longer than the image's is cut to it, where other implementations draw again. The resizing is
+    bilinear, with antialiasing.
 
     Args:
       key: of this image.
       image: float [h, w, c].
-      least: above 0, at most 1.
+      min_area: above 0, at most 1.
+
+    Returns:
+      [h, w, c].
     """
     area_key, ratio_key, place_key = jax.random.split(key, 3)
-    area = jax.random.uniform(area_key, (), jnp.float32, minval=least, maxval=1.0)
-    root = jnp.exp(jax.random.uniform(ratio_key, (), jnp.float32, minval=-0.5, maxval=0.5) * math.log(4 / 3))
-    whole = jnp.array(image.shape[:2], jnp.float32)
-    part = jnp.minimum(jnp.sqrt(area * whole.prod()) * jnp.stack([1 / root, root]), whole)
-    corner = jax.random.uniform(place_key, (2,), jnp.float32) * (whole - part)
-    zoom = whole / part
+    area = jax.random.uniform(area_key, (), jnp.float32, minval=min_area, maxval=1.0)
+    # The square root of the sides' ratio, log-uniform in sqrt(3/4)..sqrt(4/3).
+    half_log = jax.random.uniform(ratio_key, (), jnp.float32, minval=-0.5, maxval=0.5)
+    root = jnp.exp(half_log * math.log(4 / 3))
+    size = jnp.array(image.shape[:2], jnp.float32)
+    part = jnp.minimum(jnp.sqrt(area * size.prod()) * jnp.stack([1 / root, root]), size)
+    corner = jax.random.uniform(place_key, (2,), jnp.float32) * (size - part)
+    zoom = size / part
     return jax.image.scale_and_translate(image, image.shape, (0, 1), zoom, -corner * zoom, "linear")
 
 
 def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
-    """[h, w, c], mirrored left to right with probability one half."""
+    """Mirror [h, w, c] left to right with probability one half."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 class AugmentConfig(NamedTuple):
-    """How a training view of an image is drawn, by default as it is; the names are the `Recipe`'s."""
+    """Distribution of augmented images, by default the image itself.
+
+    The names are those of the `Recipe`.
+    """
 
     pad: int = 0
     fill: str = "mean"
@@ -152,11 +193,20 @@ class AugmentConfig(NamedTuple):
     least_area: float | None = None
 
 
-def augment(key: jax.Array, image: jax.Array, normalizer: Normalizer, config: AugmentConfig) -> jax.Array:
-    """One training view of one normalised image, [h, w, c] -> the same shape.
+def augment(
+    key: jax.Array, image: jax.Array, normalizer: Normalizer, config: AugmentConfig
+) -> jax.Array:
+    """Augment one normalized image, [h, w, c] -> the same shape.
 
-    Padding comes after the mean is subtracted, so that zeros stand for the mean colour (the paper's protocol);
-    `fill="black"` holds what a black pixel became instead, and "reflect" mirrors the image.
+    Padding follows the subtraction of the mean, so that zeros are the mean color (the protocol of
+    He et al. 2015). `fill="black"` pads with the normalized value of a black pixel instead, and
+    "reflect" mirrors the image.
+
+    Args:
+      key: of this image.
+      image: normalized, float32 [h, w, c].
+      normalizer: constants that the image was normalized by.
+      config: the distribution of crops and flips.
     """
     crop_key, flip_key = jax.random.split(key)
     if config.crop == "resized":

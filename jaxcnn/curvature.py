@@ -1,7 +1,9 @@
-"""Curvature of a loss at a point, by Hessian-vector products (the Hessian is never formed), and the gradient's noise.
+"""Curvature of a loss at a point, and noise of its gradient.
 
-A loss is a function `loss(params, *args) -> float32 []`. It is compiled once for each function object and set of shapes:
-define it once, and let what changes from step to step (images, labels, other state) come in through `args`.
+Curvature is measured by Hessian-vector products, and the Hessian is never formed. A loss is a
+function `loss(params, *args) -> float32 []`. It is compiled once for each function object and set
+of shapes. Define it once, and pass what changes from step to step (images, labels, other state) in
+`args`.
 """
 
 from __future__ import annotations
@@ -27,42 +29,54 @@ from jaxcnn.arguments import (
 )
 
 Loss = Callable[..., jax.Array]
+"""Function `loss(params, *args) -> float32 []`."""
 
 
 class RitzValues(NamedTuple):
-    """What Lanczos has found of a spectrum."""
+    """Estimates of a spectrum by Lanczos."""
 
     values: np.ndarray
-    """float64 [k], ascending: estimates of eigenvalues, the outermost the best."""
+    """Estimates of eigenvalues, float64 [k], ascending; the outermost are the best."""
     bounds: np.ndarray
-    """float64 [k]: within this distance of each there is an eigenvalue (up to float32's rounding)."""
+    """Error bounds, float64 [k].
+
+    Within this distance of each value there is an eigenvalue, up to float32's rounding.
+    """
 
 
 class NoiseScale(NamedTuple):
-    """The gradient's size and scatter, each estimated without bias, and their ratio (which is not without)."""
+    """Size and scatter of the gradient, and their ratio.
+
+    The first two are estimated without bias, the ratio is not.
+    """
 
     scale: float
-    """Examples: tr(Sigma) / |G|^2. Far smaller batches average too little, far larger ones are wasted."""
+    """Noise scale in examples, tr(Sigma) / |G|^2.
+
+    Far smaller batches average too little, far larger ones are wasted.
+    """
     squared_norm: float
-    """|G|^2, of the gradient over all examples there could be; below zero where the noise drowns it."""
+    """|G|^2, of the gradient's expectation over examples; below zero where noise dominates."""
     trace: float
-    """tr(Sigma): the variance of one example's gradient, summed over the parameters."""
+    """tr(Sigma), the variance of one example's gradient, summed over the parameters."""
 
 
 def hessian_vector(loss: Loss, params: Any, vector: Any, *args: Any) -> Any:
-    """The Hessian of `loss` at `params`, times `vector`: forward over reverse (Pearlmutter 1994), two or three gradients.
+    """Return the Hessian of `loss` at `params`, times `vector`.
+
+    It is computed forward over reverse (Pearlmutter 1994), at the cost of two or three gradients.
 
     Args:
       loss: `loss(params, *args) -> float32 []`, twice differentiable.
       params: a tree of float32.
       vector: a tree like `params`, as is the result.
-      args: handed to `loss`.
+      args: passed to `loss`.
 
     Example:
       >>> hessian_vector(lambda w: (w**3).sum(), np.float32([1, 2]), np.float32([1, 1])).tolist()
       [6.0, 12.0]
     """
-    return jax.jvp(lambda at: jax.grad(loss)(at, *args), (params,), (vector,))[1]
+    return jax.jvp(lambda point: jax.grad(loss)(point, *args), (params,), (vector,))[1]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -71,14 +85,24 @@ def _product(loss, params, flat, *args):
     return ravel_pytree(hessian_vector(loss, params, unravel(flat), *args))[0]
 
 
-def eigenvalues(loss: Loss, params: Any, *args: Any, key: jax.Array, iterations: int = 30) -> RitzValues:
-    """Both ends of the Hessian's spectrum, by `iterations` steps of Lanczos (Golub & Van Loan, section 10.1).
+def eigenvalues(
+    loss: Loss, params: Any, *args: Any, key: jax.Array, iterations: int = 30
+) -> RitzValues:
+    """Return both ends of the Hessian's spectrum by Lanczos.
+
+    The method is that of Golub & Van Loan, section 10.1.
 
     Args:
-      loss, params, args: as in `hessian_vector`, d parameters in all.
+      loss: as in `hessian_vector`.
+      params: as in `hessian_vector`, d numbers in all.
+      args: passed to `loss`.
       key: draws the start.
-      iterations: products to spend. No more than d are made, nor any past an invariant subspace, which holds every
-        eigenvalue that differs from the others; so fewer values may come back (and one nan where one is not finite).
+      iterations: number of Hessian-vector products. At most d are made, and none past an
+        invariant subspace, which contains every distinct eigenvalue.
+
+    Returns:
+      `RitzValues`, fewer than `iterations` where fewer products are made. They are a single nan
+      where a product is not finite.
 
     Raises:
       ArgumentError: for no iterations, no parameters, or parameters other than float32.
@@ -93,18 +117,30 @@ def eigenvalues(loss: Loss, params: Any, *args: Any, key: jax.Array, iterations:
 
 
 def sharpness(
-    loss: Loss, params: Any, *args: Any, key: jax.Array | None = None, tolerance: float = 1e-3, most: int = 100
+    loss: Loss,
+    params: Any,
+    *args: Any,
+    key: jax.Array | None = None,
+    tolerance: float = 1e-3,
+    max_iterations: int = 100,
 ) -> float:
-    """The Hessian's largest eigenvalue, with its sign (Cohen et al. 2021, arXiv:2103.00065, section 2), by Lanczos.
+    """Return the Hessian's largest eigenvalue, with its sign, by Lanczos.
 
-    A more negative one does not count: gradient descent at rate r is unstable where the largest exceeds 2 / r.
+    It is the sharpness of Cohen et al. 2021 (arXiv:2103.00065, section 2). Eigenvalues that are
+    more negative do not count: gradient descent at rate r is unstable where the largest exceeds
+    2 / r.
 
     Args:
-      loss, params, args: as in `hessian_vector`: `sharpness(loss, params, images, labels)`.
+      loss: as in `hessian_vector`; an example is `sharpness(loss, params, images, labels)`.
+      params: as in `hessian_vector`.
+      args: passed to `loss`.
       key: draws the start; None is `jax.random.key(0)`, so that the same call has the same result.
-      tolerance: stop once an eigenvalue lies within tolerance * |value| of the value. (Being a Rayleigh quotient, the
-        value errs by about the square of that.)
-      most: products to spend at most, tolerance met or not. The result is nan where one is not finite.
+      tolerance: stop once an eigenvalue lies within tolerance * |value| of the value. As the value
+        is a Rayleigh quotient, its error is about the square of that.
+      max_iterations: limit of Hessian-vector products, whether or not the tolerance is met.
+
+    Returns:
+      The eigenvalue, or nan where a product is not finite.
 
     Raises:
       ArgumentError: as `eigenvalues`, and for a tolerance not above 0.
@@ -116,117 +152,152 @@ def sharpness(
     """
     tolerance = check_positive("tolerance", tolerance, example="1e-3")
     key, value = jax.random.key(0) if key is None else key, math.nan
-    for ritz in _lanczos(loss, params, args, key, check_integer("most", most, example=100)):
+    max_iterations = check_integer("max_iterations", max_iterations, example=100)
+    for ritz in _lanczos(loss, params, args, key, max_iterations):
         value = float(ritz.values[-1])
         if ritz.bounds[-1] <= tolerance * abs(value):
             break
     return value
 
 
-def _lanczos(loss, params, args, key, most) -> Iterator[RitzValues]:
-    """The Ritz values after 1, 2, ... products.
+def _lanczos(loss, params, args, key, max_iterations) -> Iterator[RitzValues]:
+    """Yield the Ritz values after 1, 2, ... products.
 
-    The loop is Python's, around one compiled product: inside `lax.scan` or `while_loop`, XLA's CPU backend takes some
-    40 times as long for a convolution's weight gradient. What is left to the host is small beside a product, and in
-    float64 it keeps the basis orthogonal, without which copies of converged values come back (Paige 1972).
+    The loop is Python's, around one compiled product. Inside `lax.scan` or `while_loop`, XLA's CPU
+    backend takes some 40 times as long for a convolution's weight gradient. The host's part is
+    small next to a product. It works in float64, which keeps the basis orthogonal. Without that,
+    copies of converged values appear (Paige 1972).
     """
     check_callable("loss", loss, "lambda params, *args: ...")
     key = check_random_key("key", key)
-    size, rounding = _size(params), float(np.finfo(np.float32).eps)
-    basis, alpha, beta = np.zeros((min(most, size), size)), [], []  # untouched rows cost no memory
-    rest = np.asarray(jax.random.normal(key, (size,), "float32"), np.float64)
+    size, rounding = _count_values(params), float(np.finfo(np.float32).eps)
+    # Rows that are never written cost no memory.
+    basis, alpha, beta = np.zeros((min(max_iterations, size), size)), [], []
+    residual = np.asarray(jax.random.normal(key, (size,), "float32"), np.float64)
     for k in range(len(basis)):
-        basis[k] = rest / np.linalg.norm(rest)
-        rest = np.asarray(_product(loss, params, basis[k].astype(np.float32), *args), np.float64)
-        if not np.isfinite(rest).all():
+        basis[k] = residual / np.linalg.norm(residual)
+        residual = np.asarray(
+            _product(loss, params, basis[k].astype(np.float32), *args), np.float64
+        )
+        if not np.isfinite(residual).all():
             yield RitzValues(np.array([np.nan]), np.array([np.nan]))
             return
-        alpha.append(basis[k] @ rest)
-        for _ in range(2):  # once leaves what rounding put in; twice is enough (Parlett 1998, section 6.9)
-            rest = rest - (basis[: k + 1] @ rest) @ basis[: k + 1]
-        beta.append(float(np.linalg.norm(rest)))
-        values, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1))
+        alpha.append(basis[k] @ residual)
+        # Once leaves what rounding put in; twice is enough (Parlett 1998, section 6.9).
+        for _ in range(2):
+            residual = residual - (basis[: k + 1] @ residual) @ basis[: k + 1]
+        beta.append(float(np.linalg.norm(residual)))
+        tridiagonal = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+        values, vectors = np.linalg.eigh(tridiagonal)
         yield RitzValues(values, beta[-1] * abs(vectors[-1]))
-        if beta[-1] <= rounding * abs(values).max():  # invariant: what is left is the product's rounding
+        # The subspace is invariant: the residual is the product's rounding.
+        if beta[-1] <= rounding * abs(values).max():
             return
 
 
-def noise_scale(gradient: Callable[[Any, Any], Any], params: Any, batches: Iterable[Any]) -> NoiseScale:
-    """The simple noise scale, tr(Sigma) / |G|^2 (McCandlish et al. 2018, arXiv:1812.06162, section 2.2, eq. 2.9).
+def noise_scale(
+    gradient: Callable[[Any, Any], Any], params: Any, batches: Iterable[Any]
+) -> NoiseScale:
+    """Return the simple noise scale, tr(Sigma) / |G|^2.
 
-    The mean gradient of b examples has E|g|^2 = |G|^2 + tr(Sigma) / b. Each batch by itself is one b, all of them
-    together another, and the two equations are solved (appendix A.1). That takes examples drawn independently and a
-    gradient that is a mean over them: batch normalisation by the batch's own statistics breaks it.
+    It is that of McCandlish et al. 2018 (arXiv:1812.06162, section 2.2, eq. 2.9). The mean gradient
+    of b examples has E|g|^2 = |G|^2 + tr(Sigma) / b. The batches have one b, all of them together
+    another, and the two equations are solved (appendix A.1). Examples must be drawn independently,
+    and the gradient must be a mean over them. Batch normalization by the batch's own statistics
+    breaks that.
 
     Args:
-      gradient: `gradient(params, batch) -> tree`, the mean over the batch; compiled once for each function object.
-      params: what `gradient` takes.
-      batches: at least two trees of arrays [b, ...], b the same in all; b = 1 wastes nothing but time.
+      gradient: `gradient(params, batch) -> tree`, the mean over the batch; compiled once for each
+        function object.
+      params: first argument of `gradient`.
+      batches: at least two trees of arrays [b, ...], b the same in all; b = 1 wastes nothing but
+        time.
 
     Returns:
-      `NoiseScale`. Where noise dominates, the estimate of |G|^2 may come out negative; then `scale` is inf.
+      `NoiseScale`. Where noise dominates, the estimate of |G|^2 may be negative. Then `scale` is
+      inf.
 
     Raises:
       ArgumentError: for fewer than two batches, or batches of different sizes.
 
     Example:
-      >>> noise_scale(lambda w, x: w - x.mean(0), np.zeros(1, np.float32), np.float32([[[1]], [[3]]]))
+      >>> batches = np.float32([[[1]], [[3]]])
+      >>> noise_scale(lambda w, x: w - x.mean(0), np.zeros(1, np.float32), batches)
       NoiseScale(scale=0.666..., squared_norm=3.0, trace=2.0)
     """
     sizes, total, squares = [], np.zeros(()), 0.0
     check_callable("gradient", gradient, "jax.grad(loss)")
-    _size(params)
+    _count_values(params)
     if not isinstance(batches, Iterable) or getattr(batches, "shape", None) == ():
-        raise ArgumentError(f"batches is {format_value(batches)}; expected several. Write batches=[first, second].")
+        raise ArgumentError(
+            f"batches is {format_value(batches)}; expected several. Write batches=[first, second]."
+        )
     for batch in batches:
-        sizes.append(_examples(batch))
+        sizes.append(_batch_size(batch))
         if sizes[0] != sizes[-1]:
             raise ArgumentError(
-                f"batches hold {sizes[0]} and {sizes[-1]} examples; expected one size: drop the odd one"
+                f"batches hold {sizes[0]} and {sizes[-1]} examples; expected one size: drop the "
+                "odd one"
             )
         flat = np.asarray(_gradient(gradient, params, batch), np.float64)
         total, squares = total + flat, squares + float(flat @ flat)
     if len(sizes) < 2:
         raise ArgumentError(
-            f"batches holds {len(sizes)}; expected at least two: write smaller ones, down to one example"
+            f"batches holds {len(sizes)}; expected at least two: write smaller ones, down to one "
+            "example"
         )
+    # The mean of |g|^2 over batches, and |g|^2 of all of them together.
     n, small, large = len(sizes), squares / len(sizes), float(total @ total) / len(sizes) ** 2
-    trace, squared = sizes[0] * n / (n - 1) * (small - large), (n * large - small) / (n - 1)
-    return NoiseScale(math.inf if squared <= 0 else trace / squared, squared, trace)
+    trace, squared_norm = sizes[0] * n / (n - 1) * (small - large), (n * large - small) / (n - 1)
+    scale = math.inf if squared_norm <= 0 else trace / squared_norm
+    return NoiseScale(scale, squared_norm, trace)
 
 
-def _examples(batch) -> int:
+def _batch_size(batch) -> int:
     leaves = jax.tree.leaves(batch)
-    plain = [isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim and _is_numeric(leaf.dtype) for leaf in leaves]
-    if not leaves or not all(plain) or len({len(leaf) for leaf in leaves}) > 1:
+    are_arrays = [
+        isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim and _is_numeric(leaf.dtype)
+        for leaf in leaves
+    ]
+    if not leaves or not all(are_arrays) or len({len(leaf) for leaf in leaves}) > 1:
         raise ArgumentError(
-            f"a batch is {format_value(batch)}; expected arrays of numbers with the examples first, as many in each. "
-            "Write batches=[(images[:8], labels[:8]), (images[8:16], labels[8:16])]."
+            f"a batch is {format_value(batch)}; expected arrays of numbers with the examples "
+            "first, as many in each. Write batches=[(images[:8], labels[:8]), "
+            "(images[8:16], labels[8:16])]."
         )
     return len(leaves[0])
 
 
 @partial(jax.jit, static_argnums=0)
 def _gradient(gradient, params, batch):
-    found = gradient(params, batch)
-    _size(found, "the gradient")
-    return ravel_pytree(found)[0]
+    tree = gradient(params, batch)
+    _count_values(tree, "the gradient")
+    return ravel_pytree(tree)[0]
 
 
 def _is_numeric(dtype) -> bool:
     return dtype.isnative and any(jnp.issubdtype(dtype, kind) for kind in (jnp.number, jnp.bool_))
 
 
-def _size(tree, what: str = "params") -> int:
-    """The number of float32 values in `tree`; ArgumentError where anything else is in it."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree, is_leaf=is_iterator) if getattr(leaf, "size", 1)]
+def _count_values(tree, name: str = "params") -> int:
+    """Return the number of float32 values in `tree`.
+
+    Raises:
+      ArgumentError: where the tree has anything else.
+    """
+    leaves = jax.tree.leaves(tree, is_leaf=is_iterator)
+    leaves = [leaf for leaf in leaves if getattr(leaf, "size", 1)]
     kinds = {_kind(leaf) for leaf in leaves}
     if kinds != {"float32"}:
-        held = format_value(", ".join(sorted(kinds)) or "nothing").strip("'")
-        raise ArgumentError(f"{what} holds {held}; expected float32 arrays alone: hand anything else over in args")
+        content = format_value(", ".join(sorted(kinds)) or "nothing").strip("'")
+        raise ArgumentError(
+            f"{name} holds {content}; expected float32 arrays alone: hand anything else over in "
+            "args"
+        )
     return sum(leaf.size for leaf in leaves)
 
 
 def _kind(leaf) -> str:
-    plain = isinstance(leaf, (np.ndarray, np.generic, jax.Array)) and not isinstance(leaf, np.ma.MaskedArray)
-    return str(leaf.dtype) if plain else type(leaf).__name__
+    is_array = isinstance(leaf, (np.ndarray, np.generic, jax.Array))
+    is_array = is_array and not isinstance(leaf, np.ma.MaskedArray)
+    return str(leaf.dtype) if is_array else type(leaf).__name__

@@ -1,4 +1,4 @@
-"""Divergence: training that has left all sense, noticed within a bounded number of steps and said in one sentence."""
+"""Divergence of training, noticed within a bounded number of steps."""
 
 from __future__ import annotations
 
@@ -12,20 +12,30 @@ import numpy as np
 from jaxcnn.metrics import Metrics
 from jaxcnn.parallel import Strategy
 
-FACTOR = 10.0
-"""A mean training loss this many times that of guessing, log(classes), is divergence, finite or not."""
-EVERY = 250
-"""A run is looked at after every step that this divides, and after every scan, beside its rows.
+LOSS_FACTOR = 10.0
+"""Ratio of a diverged mean training loss to that of guessing, log(classes).
 
-A look waits for the steps under way. On two cores of an Intel Xeon a step of `mlp` on digits (0.3 ms) so takes 1.04 times as
-long, and with 50 in place of 250 1.25; `plain20` (19 ms) 1.00. (Medians of 9 runs each, in turn; jax 0.10.2, 2026-11-21.)
+A loss above it is divergence, finite or not.
+"""
+CHECK_EVERY = 250
+"""Steps between two checks of a run.
+
+A run is also checked after every scan, and at its rows. A check waits for the steps under way. On
+two cores of an Intel Xeon a step of `mlp` on digits (0.3 ms) thereby takes 1.04 times as long, and
+with 50 instead of 250 1.25 times. The factor of `plain20` (19 ms) is 1.00. (Medians of 9 runs each,
+interleaved; jax 0.10.2, 2026-11-21.)
 """
 
 
 def reason(row: Mapping[str, float], classes: int) -> str | None:
-    """Why a row is that of a diverged run, or None: a loss or a gradient that is no number, or a loss beyond sense.
+    """Return the reason why a row shows divergence, or None.
 
-    One bad step is enough: a sum with a NaN in it stays NaN.
+    The reason is a loss or a gradient that is not finite, or a training loss above `LOSS_FACTOR`
+    times that of guessing. One bad step is enough, because a sum with a NaN in it stays NaN.
+
+    Args:
+      row: metrics of a run, with "train_loss".
+      classes: number of classes.
 
     Example:
       >>> reason({"train_loss": 1.0, "grad_norm": float("inf")}, classes=10)
@@ -36,14 +46,20 @@ def reason(row: Mapping[str, float], classes: int) -> str | None:
     for name in ("train_loss", "grad_norm", "eval_loss"):
         if not math.isfinite(row.get(name, 0.0)):
             return f"{name} is {row[name]}"
-    limit = FACTOR * math.log(classes)
-    return f"train_loss is {row['train_loss']:.3g}, above {limit:.3g}" if row["train_loss"] > limit else None
+    limit = LOSS_FACTOR * math.log(classes)
+    if row["train_loss"] <= limit:
+        return None
+    return f"train_loss is {row['train_loss']:.3g}, above {limit:.3g}"
 
 
 def nonfinite_parameter(params: Any) -> str | None:
-    """The first of the parameters, arrays on the host, that hold what is no number; None if there is none.
+    """Return a message about the first non-finite parameters, or None.
 
-    They are asked themselves: one may be lost at the last update, after which no loss was computed.
+    The parameters are checked themselves because the last update may break them, after which no
+    loss is computed.
+
+    Args:
+      params: a tree of arrays on the host.
 
     Example:
       >>> nonfinite_parameter({"dense": {"bias": np.array([0.0, np.nan])}})
@@ -56,11 +72,18 @@ def nonfinite_parameter(params: Any) -> str | None:
 
 
 def find_divergence(state: Any, strategy: Strategy, classes: int) -> str | None:
-    """Why the run whose `State` is on the devices has diverged since its last row, or None.
+    """Return the reason why a run has diverged, or None.
 
-    Only the host works, on what the state holds anyway, so nothing is added to the step; and what it sees depends on
-    the state alone, so that a run that was stopped ends as one that was not.
+    The check covers the steps since its last row.
+
+    Only the host works, on values that the state has anyway, so nothing is added to the step. The
+    result depends on the state only, so that a run that was stopped ends as one that was not.
+
+    Args:
+      state: `State` of the run, on the devices.
+      strategy: the strategy that placed it there.
+      classes: number of classes.
     """
-    sums: Metrics = strategy.fetch(state.metrics)
-    so_far = {"train_loss": sums.mean_loss, "grad_norm": sums.mean_grad_norm}
-    return reason(so_far, classes) or nonfinite_parameter(strategy.fetch(state.params))
+    metrics: Metrics = strategy.fetch(state.metrics)
+    row = {"train_loss": metrics.mean_loss, "grad_norm": metrics.mean_grad_norm}
+    return reason(row, classes) or nonfinite_parameter(strategy.fetch(state.params))

@@ -15,9 +15,9 @@ from jaxcnn.arguments import ArgumentError, check_choice, check_integer
 from jaxcnn.augment import normalize
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.input_pipeline import InputPipeline, gather_batch, input_pipeline
-from jaxcnn.models.calling import call, check_outputs, is_library_model, one_array, verify_model
+from jaxcnn.models.calling import call, check_outputs, check_single_output, is_library_model, verify_model
 from jaxcnn.models.calling import outputs_and_targets as outputs_and_targets
-from jaxcnn.models.frozen import batch_moments, other_statistics
+from jaxcnn.models.norm import batch_moments, non_batch_norm_statistic
 from jaxcnn.state import State, eval_state, image_shape_of
 
 T = TypeVar("T")
@@ -189,7 +189,7 @@ def loss_fn(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., jax.
 def _predictor(model):
     def outputs(state, images):
         found = _outputs(model, state, normalize(images, state.normalizer))
-        one_array(found)
+        check_single_output(found)
         return found
 
     return jax.jit(outputs)
@@ -262,7 +262,7 @@ def _check_norms(model, state, shape) -> None:
             )
 
     jax.eval_shape(run, {"params": state.params, **state.model_state}, jax.ShapeDtypeStruct(shape, np.float32))
-    if other := other_statistics(stats, found, lambda _: True):
+    if other := non_batch_norm_statistic(stats, found, lambda _: True):
         raise ArgumentError(
             f"precise_bn is set, but {other} of {name} is not of a BatchNorm; expected none other. Write precise_bn=0."
         )

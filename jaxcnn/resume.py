@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcnn import augment
 from jaxcnn.data import Dataset
-from jaxcnn.optim.rate import RateState
+from jaxcnn.optim import RateState
 from jaxcnn.recipe import ArgumentError, Recipe
 from jaxcnn.state import State
 

@@ -14,7 +14,7 @@ import optax
 from jaxcnn import augment, metrics
 from jaxcnn.arguments import is_iterator
 from jaxcnn.data import Dataset, verify_inputs
-from jaxcnn.models.calling import initial, initial_shapes, verify_model
+from jaxcnn.models.calling import init_variables, variable_shapes, verify_model
 from jaxcnn.optim import as_transformation, eval_params
 from jaxcnn.recipe import ArgumentError, Recipe, format_value, verify_recipe
 
@@ -151,7 +151,7 @@ def init_state(
     key = jax.random.PRNGKey(recipe.seed)
     image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
     tx = as_transformation(tx)
-    variables = initial(model, fold_in(key, INIT), image)
+    variables = init_variables(model, fold_in(key, INIT), image)
     params = variables.pop("params")
     opt = jax.jit(tx.init)(params)  # one program: there are hundreds of parameters of dozens of shapes
     norm = augment.make_normalizer(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
@@ -183,7 +183,7 @@ def state_shapes(
     verify_inputs(data)
     image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
     key = jax.eval_shape(jax.random.PRNGKey, 0)
-    variables = initial_shapes(model, image)
+    variables = variable_shapes(model, image)
     params = variables.pop("params")
     norm = augment.make_normalizer(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
     step, opt, sums = jnp.int32(0), jax.eval_shape(as_transformation(tx).init, params), metrics.zeros()

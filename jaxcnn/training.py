@@ -27,7 +27,7 @@ from jaxcnn.evaluation import (
 )
 from jaxcnn.input_pipeline import gather_batch, input_pipeline
 from jaxcnn.models.calling import call, check_outputs, outputs_and_targets, verify_model
-from jaxcnn.models.frozen import norms_held, other_statistics
+from jaxcnn.models.norm import frozen_batch_norm, non_batch_norm_statistic
 from jaxcnn.optim import as_transformation, current_learning_rate, frozen_stages, in_stage, stop_gradients
 from jaxcnn.recipe import ArgumentError, Recipe, verify_recipe
 from jaxcnn.resume import resumed
@@ -97,7 +97,7 @@ def make_train_step(
         def mean_loss(params):
             drawn_from = fold_in(state.rng, DROPOUT, state.step)
             variables = {"params": stop_gradients(params, freeze), **state.model_state}
-            with norms_held(holds):
+            with frozen_batch_norm(holds):
                 outputs, new = call(
                     model, variables, inputs, train=True, mutable=[*state.model_state, "aux"], key=drawn_from
                 )
@@ -255,7 +255,7 @@ def train(
                 return
             if (
                 sane
-                and (strategy.scans or step % divergence.EVERY == 0)
+                and (strategy.scans or step % divergence.CHECK_EVERY == 0)
                 and divergence.find_divergence(placed, strategy, classes)
             ):
                 break  # its row is made now
@@ -323,10 +323,10 @@ def check_model(model: nn.Module, state: State, data: Dataset, recipe: Recipe, s
                 jax.ShapeDtypeStruct((n, *places[0]), jnp.float32),
                 jax.ShapeDtypeStruct((n, *places[1]), jnp.int32),
             )
-            with norms_held(holds, found):
+            with frozen_batch_norm(holds, found):
                 network = with_axis_name(model, axis)
                 check_outputs(network, variables, images, labels, recipe.loss, count, train=train, axis=axis)
-        return other_statistics(state.model_state, found, holds)
+        return non_batch_norm_statistic(state.model_state, found, holds)
 
     if other := check_once(("fit", model, held, local, places, recipe.loss, count, strategy.axis), variables, look):
         raise ArgumentError(

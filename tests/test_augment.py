@@ -136,7 +136,7 @@ def parts(n, least, h=60, w=40):
     """(y, x, height, width) in pixels of `n` resized crops: on two ramps they are straight lines to read off."""
     y, x = np.mgrid[:h, :w].astype(np.float32)
     ramps = jnp.broadcast_to(jnp.stack([jnp.asarray(y), jnp.asarray(x)], -1), (n, h, w, 2))
-    seen = np.asarray(jax.jit(jax.vmap(partial(random_resized_crop, least=least)))(keys(n), ramps))
+    seen = np.asarray(jax.jit(jax.vmap(partial(random_resized_crop, min_area=least)))(keys(n), ramps))
     down, across = seen[:, :, w // 2, 0], seen[:, h // 2, :, 1]
     height = (down[:, h // 2 + 5] - down[:, h // 2 - 5]) / 10 * h  # the middle, far from the image's own borders
     width = (across[:, w // 2 + 5] - across[:, w // 2 - 5]) / 10 * w
@@ -169,7 +169,7 @@ def test_a_resized_crop_of_the_whole_is_the_image_and_keeps_constants():
     square = jnp.asarray(RNG.uniform(size=(1, 9, 9, 1)).astype(np.float32))
     flat = jnp.full_like(images, 0.3)
     np.testing.assert_allclose(views(flat, PLAIN, crop="resized"), flat, atol=1e-6)
-    near = np.asarray(jax.vmap(partial(random_resized_crop, least=1.0))(keys(1), square))
+    near = np.asarray(jax.vmap(partial(random_resized_crop, min_area=1.0))(keys(1), square))
     assert near.shape == square.shape
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.models import create_model
-from jaxcnn.models.layers import BatchNorm
+from jaxcnn.models.norm import BatchNorm
 from jaxcnn.recipe import ArgumentError
 
 RNG = np.random.default_rng(0)

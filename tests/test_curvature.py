@@ -151,9 +151,9 @@ def test_tolerance_and_most_bound_the_work():
         jax.effects_barrier()
         return len(calls)
 
-    each = work(most=1)
+    each = work(max_iterations=1)
     assert each >= 1
-    assert work(most=5, tolerance=1e-9) == 5 * each
+    assert work(max_iterations=5, tolerance=1e-9) == 5 * each
     assert work(tolerance=0.3) < work(tolerance=1e-2) < 100 * each
 
 
@@ -211,7 +211,10 @@ def test_equal_batches_have_no_noise():
     [
         (lambda: sharpness(jnp.sum, zeros(2), tolerance=0), "tolerance is 0; expected a finite number above 0"),
         (lambda: sharpness(jnp.sum, zeros(2), tolerance=math.nan), "tolerance is nan"),
-        (lambda: sharpness(jnp.sum, zeros(2), most=0), "most is 0; expected a whole number of at least 1"),
+        (
+            lambda: sharpness(jnp.sum, zeros(2), max_iterations=0),
+            "max_iterations is 0; expected a whole number of at least 1",
+        ),
         (lambda: eigenvalues(jnp.sum, zeros(2), key=KEY, iterations=2.5), "iterations is 2.5"),  # pyright: ignore
         (lambda: sharpness(jnp.sum, {"w": jnp.arange(3)}), "params holds int32; expected float32"),
         (lambda: sharpness(jnp.sum, [1.0]), "params holds float; expected float32"),

@@ -69,7 +69,7 @@ def test_it_is_noticed_within_a_bounded_number_of_steps(data, kind, harm, why, m
 
 
 def test_the_bounds_are_those_that_are_promised():
-    assert (divergence.EVERY, parallel.MAX_SCAN_STEPS) == (250, 500)
+    assert (divergence.CHECK_EVERY, parallel.MAX_SCAN_STEPS) == (250, 500)
 
 
 def test_parameters_lost_at_the_last_step_are_seen_though_no_loss_is(data, monkeypatch):

@@ -270,7 +270,10 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
             | {"entry": None, "shortcut_padding": None, "stride_in_3x3": None},
         ),
         "read_rows": (jc.read_metrics, {"folder": folder / "run"}),
-        "sharpness": (jc.sharpness, {"loss": quadratic, "params": params, "key": key, "tolerance": 1e-2, "most": 5}),
+        "sharpness": (
+            jc.sharpness,
+            {"loss": quadratic, "params": params, "key": key, "tolerance": 1e-2, "max_iterations": 5},
+        ),
         "start": (jc.init_state, {"model": model, "tx": tx, "recipe": recipe, "data": data}),
         "subset": (jc.subset, {"data": data, "n": 6, "seed": 0}),
         "summary": (jc.summary, {"model": model, "shape": (8, 8, 1)}),

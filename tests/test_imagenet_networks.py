@@ -17,12 +17,11 @@ from test_models import close, drawn, images, np_conv, one_line, run
 
 from jaxcnn.models import GoogLeNet, PreActResNet, ResNet, count_parameters, create_model, googlenet
 from jaxcnn.models.googlenet import Auxiliary, Inception, _shifted
-from jaxcnn.models.imagenet import Bottleneck
-from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, Dropout, conv, pool_2x2
+from jaxcnn.models.initializers import initializer
+from jaxcnn.models.layers import Dropout, conv, pool_2x2
+from jaxcnn.models.norm import BatchNorm
 from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
-from jaxcnn.models.preact import PreActBlock
-from jaxcnn.models.resnet import Block
+from jaxcnn.models.resnet import Block, Bottleneck, PreActBlock
 from jaxcnn.recipe import ArgumentError
 
 RESNETS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}

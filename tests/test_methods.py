@@ -15,7 +15,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.optim import OPTIMIZERS, SCHEDULES, create_optimizer, eval_params
-from jaxcnn.optim.optimizer import options
+from jaxcnn.optim.optimizers import optimizer_options
 from jaxcnn.recipe import ArgumentError, Recipe
 from jaxcnn.state import eval_state, init_state
 from jaxcnn.training import epoch_order, make_train_step
@@ -725,7 +725,7 @@ def test_a_recipe_that_cannot_be_meant_is_refused_in_one_line(change, says):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_options_at_their_defaults_change_nothing_and_survive_json(name):
-    recipe = Recipe(optimizer=name, method=options(name), schedule=[*SCHEDULES][len(name) % 8])
+    recipe = Recipe(optimizer=name, method=optimizer_options(name), schedule=[*SCHEDULES][len(name) % 8])
     again = Recipe.from_json(recipe.to_json())
     assert again == recipe
     assert create_optimizer(again).update is create_optimizer(recipe).update

@@ -12,7 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn.models import MODELS, CifarResNet, ResNet, count_parameters, create_model
-from jaxcnn.models.initial import INITS
+from jaxcnn.models.initializers import INITS
 from jaxcnn.models.layers import Dropout, conv3x3, pool_2x2
 from jaxcnn.models.lenet import scaled_tanh
 from jaxcnn.models.resnet import zero_pad_shortcut
@@ -481,9 +481,9 @@ def test_kernels_of_other_keys_and_dtypes_and_within_jit_are_jaxs():
 
 
 def test_two_programs_draw_all_kernels_of_a_deep_network():
-    from jaxcnn.models import initial
+    from jaxcnn.models import initializers
 
-    drawn: Any = initial._drawn
+    drawn: Any = initializers._draw
     drawn.clear_cache()
     image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     kernels = create_model("resnet110", 10).lazy_init(jax.random.key(0), image, train=False)["params"]

@@ -11,7 +11,7 @@ from test_models_small import close, dense, double, drawn, images, np_convolved,
 
 import jaxcnn as jc
 from jaxcnn.models import count_parameters, create_model
-from jaxcnn.models.autoencoder import UPS, doubled, nearest
+from jaxcnn.models.autoencoder import UPSAMPLINGS, upsample_nearest, upsampling_layer
 from jaxcnn.recipe import ArgumentError
 
 AUTOENCODER = {"width": 3, "code": 4}
@@ -22,7 +22,7 @@ UNET = {"width": 2, "depth": 2}
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (4, 12, 2)])
-@pytest.mark.parametrize("up", UPS)
+@pytest.mark.parametrize("up", UPSAMPLINGS)
 def test_an_autoencoder_has_these_parameters_and_gives_an_image_of_the_same_shape(shape, up):
     h, w, c = shape
     model, maps = create_model("autoencoder", 10, width=6, code=5, up=up), h // 4 * (w // 4) * 12
@@ -56,7 +56,7 @@ def unet_count(width, depth, classes, channels, up, norm):
     return down + ups + (width + 1) * classes
 
 
-@pytest.mark.parametrize("up", UPS)
+@pytest.mark.parametrize("up", UPSAMPLINGS)
 @pytest.mark.parametrize(("shape", "options"), [((64, 64, 1), {}), ((8, 24, 3), {"width": 6, "depth": 3})])
 def test_a_unet_has_these_parameters_and_logits_for_every_pixel(shape, options, up):
     for norm in (False, True):
@@ -83,7 +83,7 @@ def test_parameters_are_named_after_the_stage_they_belong_to(name):
 
 def test_nearest_doubles_every_pixel():
     x = images((3, 5, 2))
-    np.testing.assert_array_equal(nearest(jnp.asarray(x)), x.repeat(2, 1).repeat(2, 2))
+    np.testing.assert_array_equal(upsample_nearest(jnp.asarray(x)), x.repeat(2, 1).repeat(2, 2))
 
 
 def np_doubled(x, layer):
@@ -96,10 +96,10 @@ def np_doubled(x, layer):
     return y + layer["bias"]
 
 
-@pytest.mark.parametrize("up", UPS)
+@pytest.mark.parametrize("up", UPSAMPLINGS)
 def test_a_doubling_keeps_the_variance_with_the_initialiser_named_for_it(up):
     """Inputs of second moment 1, N(0, 2/fan_in): 2. For the transposed convolution fan_in is one pixel's channels."""
-    layer, x = doubled(256, up, kernel_init="he", dtype=jnp.float32, name="up"), images((6, 6, 128))
+    layer, x = upsampling_layer(256, up, kernel_init="he", dtype=jnp.float32, name="up"), images((6, 6, 128))
     flax = layer if up == "transpose" else layer.__closure__[0].cell_contents
     variables = flax.init(jax.random.key(0), jnp.asarray(x))
     fan_in = 128 if up == "transpose" else 9 * 128
@@ -118,7 +118,7 @@ def np_autoencoder(params, x):
     return np_convolved(x, params["head"]["kernel"]) + params["head"]["bias"]
 
 
-@pytest.mark.parametrize("up", UPS)
+@pytest.mark.parametrize("up", UPSAMPLINGS)
 def test_an_autoencoder_is_what_scipy_computes(up):
     shape = (12, 8, 2)
     model, x = create_model("autoencoder", 5, up=up, **AUTOENCODER), images(shape)

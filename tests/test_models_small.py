@@ -14,7 +14,7 @@ from scipy.signal import correlate2d
 import jaxcnn as jc
 from jaxcnn.metrics import cross_entropy
 from jaxcnn.models import MLP, ConvNet, count_parameters, create_model
-from jaxcnn.models.lenet1998 import codes
+from jaxcnn.models.lenet import output_codes
 from jaxcnn.models.mlp import step
 from jaxcnn.recipe import ArgumentError
 
@@ -326,12 +326,12 @@ def test_lenet_as_printed_is_what_numpy_computes(printed):
     _, variables, x, logits, seen = printed
     f6 = np_lenet1998(double(variables["params"]), x.astype(np.float64))
     close(seen["f6"], f6)
-    close(logits, -np.square(f6[:, None] - codes(10)[None]).sum(-1))
+    close(logits, -np.square(f6[:, None] - output_codes(10)[None]).sum(-1))
 
 
 def test_its_greatest_logit_is_the_nearest_code_and_its_loss_the_papers_equation_9(printed):
     *_, logits, seen = printed
-    distances = np.square(double(seen["f6"])[:, None] - codes(10)[None]).sum(-1)
+    distances = np.square(double(seen["f6"])[:, None] - output_codes(10)[None]).sum(-1)
     np.testing.assert_array_equal(logits.argmax(-1), distances.argmin(-1))
     # Equation 9 with j so great that e^-j is nothing
     labels = np.array([3, 1, 4])
@@ -341,14 +341,14 @@ def test_its_greatest_logit_is_the_nearest_code_and_its_loss_the_papers_equation
 
 def test_codes_are_fixed_signs_and_differ():
     for classes in (2, 10, 11, 100):
-        centres = codes(classes)
+        centres = output_codes(classes)
         assert (centres.shape, centres.dtype) == ((classes, 84), np.dtype("float32"))
         assert set(np.unique(centres)) == {-1, 1}
         apart = (centres[:, None] != centres[None]).sum(-1)[~np.eye(classes, dtype=bool)]
         assert apart.min() >= 15
-        np.testing.assert_array_equal(centres, codes(classes))
-    np.testing.assert_array_equal(codes(3), codes(10)[:3])
-    ring = (codes(10)[0] > 0).reshape(12, 7)  # a nought: nothing inside it, something all around
+        np.testing.assert_array_equal(centres, output_codes(classes))
+    np.testing.assert_array_equal(output_codes(3), output_codes(10)[:3])
+    ring = (output_codes(10)[0] > 0).reshape(12, 7)  # a nought: nothing inside it, something all around
     assert ring.any(0).all()
     assert ring.any(1).all()
     assert not ring[3:9, 2:5].any()

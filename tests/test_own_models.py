@@ -19,7 +19,7 @@ import jaxcnn as jc
 from jaxcnn import augment, parallel
 from jaxcnn.data import channel_statistics
 from jaxcnn.evaluation import default_batch_size
-from jaxcnn.models.calling import call, initial
+from jaxcnn.models.calling import call, init_variables
 from jaxcnn.optim import current_learning_rate
 from jaxcnn.parallel import hashable
 from jaxcnn.state import eval_state, state_shapes
@@ -231,7 +231,7 @@ def test_streams_of_any_name_are_drawn_and_differ():
             return nn.Dense(4)(x.reshape(len(x), -1)) + drawn.sum(0)[None], drawn
 
     model = Noisy()
-    variables = initial(model, jax.random.PRNGKey(0), IMAGE)
+    variables = init_variables(model, jax.random.PRNGKey(0), IMAGE)
     keys = [jax.random.PRNGKey(key) for key in (1, 2)]
     one, two = (call(model, variables, jnp.zeros((2, 4, 4, 1)), train=True, key=key)[1] for key in keys)
     assert len(np.unique(np.concatenate([one, two]))) == 24

@@ -166,7 +166,7 @@ def compared(some):
     changed = []
     for run, args in zip(some_runs, given, strict=True):
         changed.append(
-            count_matches(jax.make_jaxpr(run)(*args), partial(convolution.rule, narrow=1)) > 0
+            count_matches(jax.make_jaxpr(run)(*args), partial(convolution.rule, min_channels=1)) > 0
         )  # else it is the same
     rows = [row for row, kept in zip(zip(some, some_runs, given, strict=True), changed, strict=True) if kept]
     if not rows:

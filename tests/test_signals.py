@@ -14,7 +14,7 @@ from jaxcnn.augment import normalize
 from jaxcnn.evaluation import loss_fn
 from jaxcnn.interpret.rank import effective_rank, effective_ranks, similarity
 from jaxcnn.interpret.signal_propagation import gradient_norms, kernel_norms, map_responses, response_std, responses
-from jaxcnn.models.layers import BatchNorm
+from jaxcnn.models.norm import BatchNorm
 
 RNG = np.random.default_rng(0)
 DATA = jc.load_dataset("digits")

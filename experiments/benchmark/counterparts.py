@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from jaxcnn.models.imagenet import LAYERS as IMAGENET_LAYERS
+from jaxcnn.models.resnet import LAYERS as IMAGENET_LAYERS
 from jaxcnn.models.vgg import LAYERS as VGG_LAYERS
 
 

@@ -59,8 +59,11 @@ def sharp(options: Options, network: str) -> float:
     seen, split = opened(options, network), images(options, network)
     state = eval_state(seen.last)
     loss, inputs = jc.loss_fn(seen.model, seen.recipe.loss), normalize(split.images, state.normalizer)
-    how: dict[str, Any] = asdict(options.sharpness)
-    return jc.sharpness(loss, state.params, state.model_state, inputs, split.labels, **how)
+    limits: dict[str, Any] = {
+        "tolerance": options.sharpness.tolerance,
+        "max_iterations": options.sharpness.most,
+    }
+    return jc.sharpness(loss, state.params, state.model_state, inputs, split.labels, **limits)
 
 
 def draw(options: Options) -> dict[str, dict[str, Any]]:

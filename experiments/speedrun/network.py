@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.layers import BatchNorm, pool_2x2
+from jaxcnn.models.layers import pool_2x2
+from jaxcnn.models.norm import BatchNorm
 
 SIDE = 2
 """Of the patches that are whitened, in pixels."""

@@ -1,15 +1,31 @@
-"""Programs (jaxprs) that are read and evaluated with other operations in place of some: how one machine is made fast.
+"""Programs rewritten for an x86 CPU, behind one seam.
 
-`parallel` uses it by default for long runs on an x86 CPU. A step of ResNet-20 takes 0.56 of the time, one of VGG-11 at 32x32
-0.12 (`experiments/results/benchmark/tried.md`). That is worth it only while the numbers are XLA's up to rounding, so three
-checks guard them: `onednn.proven` lists the geometries that are rewritten and XLA keeps the rest; `available` computes ten of
-them, near the limits of the list, in each process before the first is rewritten; `tests/test_programs_property.py` compares
-random programs, their gradients and second derivatives with XLA's. `JAXCNN_PLAIN=1` turns it off.
+A program (a jaxpr) is read after tracing and evaluated with other operations instead of some:
+oneDNN's fast convolutions, and gradients of max pooling that use all threads. `optimized` is the
+seam. It takes a function and returns one with the same results up to rounding, so that no other
+package needs to know which operations are replaced. `rewriting` has the general mechanism,
+`convolution` and `pooling` have the rules, and `onednn` has the calls.
+
+`parallel` uses it by default for long runs on an x86 CPU. A step of ResNet-20 takes 0.56 of the
+time, one of VGG-11 at 32x32 0.12 (`experiments/results/benchmark/tried.md`).
+
+It is worth having only while the numbers are XLA's up to rounding. Three checks guard them:
+
+- `onednn.proven` lists the geometries that are rewritten, and XLA keeps the others.
+- `available` computes ten of them, near the limits of the list, in each process before the first
+  is rewritten.
+- `tests/test_programs_property.py` compares random programs, their gradients and second derivatives
+  with XLA's.
+
+`JAXCNN_PLAIN=1` turns it off.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from jaxcnn.cpu import convolution, pooling
 from jaxcnn.cpu.onednn import OPTIONS, available, without_persistent_cache
 from jaxcnn.cpu.rewriting import Replacement, rewrite
-from jaxcnn.cpu.tuning import optimized
 
 __all__ = [
     "OPTIONS",
@@ -19,3 +35,35 @@ __all__ = [
     "rewrite",
     "without_persistent_cache",
 ]
+
+
+def optimized(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` with operations that are slow on a CPU replaced.
+
+    The result is for `jax.jit`. Two-dimensional convolutions are oneDNN's where the geometry is
+    `onednn.proven`, the same up to rounding (1e-5). Gradients of overlapping max pooling are sums
+    over the windows of a pixel, the same to the bit. Apply it last, outside `jax.grad`, and only
+    where `available()`. Compile the result within `without_persistent_cache()` if JAX's persistent
+    compilation cache is on.
+
+    Args:
+      function: of any arrays.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxcnn.cpu import available, without_persistent_cache
+      >>> x, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+      >>> layout = ("NHWC", "HWIO", "NHWC")
+      >>> def f(x):
+      ...     conv = jax.lax.conv_general_dilated
+      ...     return conv(x, kernel, (1, 1), "SAME", dimension_numbers=layout).sum()
+      >>> gradient = jax.grad(f)
+      >>> with without_persistent_cache():
+      ...     float(jax.jit(optimized(gradient) if available() else gradient)(x)[0, 0, 0, 0])
+      16.0
+    """
+    return rewrite(
+        function,
+        lambda eqn: convolution.rule(eqn) or pooling.rule(eqn),
+        loop_rule=lambda eqn: convolution.rule(eqn, min_channels=1) or pooling.rule(eqn),
+    )

@@ -1,4 +1,7 @@
-"""The gradient of overlapping max pooling in operations that use all threads: JAX's own runs on one, window by window."""
+"""Rule for the gradient of overlapping max pooling.
+
+Its operations use all threads. JAX's own gradient runs on one thread, window by window.
+"""
 
 from __future__ import annotations
 
@@ -14,46 +17,61 @@ from jax.extend.core import JaxprEqn
 
 from jaxcnn.cpu.rewriting import Replacement, materialize
 
-WIDEST = 64
-"""Most pixels of a window: each has operations of its own in the program."""
+MAX_WINDOW = 64
+"""Maximum number of pixels of a window.
+
+Each has operations of its own in the program.
+"""
 
 
 def rule(eqn: JaxprEqn) -> Replacement | None:
-    """Give `scattered` in place of the gradient of a maximum over windows of images [b, h, w, c], or None.
+    """Return `max_pool_gradient` for the gradient of max pooling, or None.
 
-    Left alone are negative padding, strides over images or channels, empty arrays, and windows of over `WIDEST` pixels.
+    It is the gradient of a maximum over windows of images [b, h, w, c]. Negative padding, strides
+    over images or channels, empty arrays, and windows of more than `MAX_WINDOW` pixels are left as
+    they are.
     """
     if eqn.primitive.name != "select_and_scatter_add":
         return None
     params, avals = eqn.params, cast(Any, [v.aval for v in eqn.invars])
-    window, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
-    if len(window) != 4 or params["select_prim"].name != "ge" or {str(aval.dtype) for aval in avals} != {"float32"}:
+    window, strides = params["window_dimensions"], params["window_strides"]
+    padding = params["padding"]
+    if len(window) != 4 or params["select_prim"].name != "ge":
         return None
-    alone = all((window[axis], strides[axis], *padding[axis]) == (1, 1, 0, 0) for axis in (0, 3))
-    padded = all(edge >= 0 for sides in padding for edge in sides)
-    if not alone or not padded or math.prod(window) > WIDEST or not all(aval.size for aval in avals):
+    if {str(aval.dtype) for aval in avals} != {"float32"}:
         return None
-    return Replacement(partial(scattered, window[1:3], strides[1:3], padding[1:3]), materialize=(0, 1))
+    is_spatial = all(
+        (window[axis], strides[axis], *padding[axis]) == (1, 1, 0, 0) for axis in (0, 3)
+    )
+    no_crop = all(edge >= 0 for sides in padding for edge in sides)
+    if not is_spatial or not no_crop or math.prod(window) > MAX_WINDOW:
+        return None
+    if not all(aval.size for aval in avals):
+        return None
+    gradient = partial(max_pool_gradient, window[1:3], strides[1:3], padding[1:3])
+    return Replacement(gradient, materialize=(0, 1))
 
 
-def scattered(
+def max_pool_gradient(
     window: Sequence[int],
     strides: Sequence[int],
     padding: Sequence[Sequence[int]],
     slope: jax.Array,
     x: jax.Array,
 ) -> jax.Array:
-    """The slope of every window, added where that window has its maximum, the first of equal ones: JAX's numbers to the bit.
+    """Return the gradient of max pooling with respect to its input.
 
-    Pixels that lie alike in the pattern of strides, such as those of even rows and odd columns, are made together: each is a
-    sum over the windows that hold it, in their order. Of a window that leaves the image, pixels that are all -inf get nothing.
+    The slope of every window is added where that window has its maximum, the first of equal ones.
+    The numbers are JAX's to the bit. Pixels at the same phase of the strides, such as those of even
+    rows and odd columns, are computed together. Each is a sum over the windows that contain it, in
+    their order. In a window that leaves the image, pixels that are all -inf get no slope.
 
     Args:
       window: (height, width).
       strides: down and across.
       padding: rows before and after, columns before and after; at least 0.
       slope: float32 [b, h', w', c], of the maxima.
-      x: float32 [b, h, w, c], what they are of.
+      x: float32 [b, h, w, c], the input of the pooling.
 
     Returns:
       float32 [b, h, w, c].
@@ -62,31 +80,36 @@ def scattered(
     (b, h, w, c), ((top, bottom), (left, right)) = x.shape, padding
     high, wide = -(-(h + top + bottom) // down), -(-(w + left + right) // across)
     offsets = list(itertools.product(*map(range, window)))
-    at = materialize(
-        _maxima(jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf), offsets, strides, slope.shape)
-    )
+    x_padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
+    position = materialize(_argmax(x_padded, offsets, strides, slope.shape))
 
-    def alike(row, column):
+    def phase(row, column):
         total = jnp.zeros((b, high, wide, c), x.dtype)
-        for i, j in reversed(offsets):  # of the windows that hold a pixel, the first has it at the largest offset
+        # The first of the windows that contain a pixel has it at the largest offset.
+        for i, j in reversed(offsets):
             if (i % down, j % across) == (row, column):
-                part = jnp.where(at == offsets.index((i, j)), slope, 0)
+                part = jnp.where(position == offsets.index((i, j)), slope, 0)
                 r, s = i // down, j // across
-                total += jnp.pad(part, ((0, 0), (r, high - r - rows), (s, wide - s - columns), (0, 0)))
+                margins = ((0, 0), (r, high - r - rows), (s, wide - s - columns), (0, 0))
+                total += jnp.pad(part, margins)
         return total
 
-    pixels = jnp.stack([jnp.stack([alike(r, s) for s in range(across)], 3) for r in range(down)], 2)
+    phases = [jnp.stack([phase(r, s) for s in range(across)], 3) for r in range(down)]
+    pixels = jnp.stack(phases, 2)
     return pixels.reshape(b, high * down, wide * across, c)[:, top : top + h, left : left + w]
 
 
-def _maxima(x, offsets, strides, shape) -> jax.Array:
-    """int16 [b, h', w', c]: which of the offsets holds the maximum of each window."""
+def _argmax(x, offsets, strides, shape) -> jax.Array:
+    """Return the index of each maximum's offset, int16 [b, h', w', c]."""
     (down, across), (_, rows, columns, _) = strides, shape
     views = [
-        x[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across] for i, j in offsets
+        x[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across]
+        for i, j in offsets
     ]
-    best, at = views[0], jnp.zeros(shape, jnp.int16)
+    best, index = views[0], jnp.zeros(shape, jnp.int16)
     for number, view in enumerate(views[1:], 1):
-        more = ~(best >= view)
-        best, at = jnp.where(more, view, best), jnp.where(more, jnp.int16(number), at)
-    return at
+        # Not view > best, which treats NaN otherwise than the operation's "ge".
+        is_greater = ~(best >= view)
+        best = jnp.where(is_greater, view, best)
+        index = jnp.where(is_greater, jnp.int16(number), index)
+    return index

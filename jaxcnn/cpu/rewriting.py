@@ -1,4 +1,7 @@
-"""A function evaluated with other operations in place of some: what is differentiated, scanned or called within it included."""
+"""Evaluation of a function with other operations instead of some.
+
+The replacement reaches all that is differentiated, scanned or called within the function.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,41 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, jaxprs_in_params, subjaxprs
 
 LOOPS = {"scan", "while", "cond"}
-"""Operations whose programs are run often, or perhaps."""
+"""Operations whose programs run many times, or only under a condition."""
 
 
 class Replacement(NamedTuple):
-    """What is evaluated in an operation's place."""
+    """Function that is evaluated instead of an operation."""
 
     function: Callable[..., Any]
-    """From the operation's inputs to its one result."""
+    """Maps the operation's inputs to its one result."""
     materialize: tuple[int, ...] = ()
-    """The inputs that are in memory before it: whoever needs one of them afterwards reads it and does not compute it again."""
+    """Positions of the inputs that are written to memory before it.
+
+    Later operations that need one of them read it and do not compute it again.
+    """
 
 
 Rule = Callable[[JaxprEqn], Replacement | None]
-"""An operation -> what to evaluate in its place, or None to leave it as it is."""
+"""Function of an operation that returns its replacement.
+
+None leaves the operation as it is.
+"""
 
 
-def rewrite(function: Callable[..., Any], rule: Rule, looped: Rule | None = None) -> Callable[..., Any]:
-    """`function` with the operations for which `rule` knows something else done so; within loops, those that `looped` knows.
+def rewrite(
+    function: Callable[..., Any], rule: Rule, loop_rule: Rule | None = None
+) -> Callable[..., Any]:
+    """Return `function` with the operations that match `rule` replaced.
 
-    What `rule` replaces `looped` replaces too; by default it is `rule`.
+    The program is read after all transformations. That of a gradient contains the operations of its
+    backward pass too. An inner function that has such operations is evaluated inline, so that its
+    own derivative rule is lost.
 
-    It is read as it is at the end: of a gradient, say, the operations of its backward pass too. A function in it that has such
-    operations is evaluated in its place, so that a derivative rule of its own is not known any more.
+    Args:
+      function: of any arrays.
+      rule: applies outside loops.
+      loop_rule: applies within loops, by default `rule`. It replaces all that `rule` replaces.
 
     Example:
       >>> import jax.numpy as jnp
@@ -44,75 +59,97 @@ def rewrite(function: Callable[..., Any], rule: Rule, looped: Rule | None = None
 
     def run(*args: Any) -> Any:
         program, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        return jax.tree.unflatten(
-            jax.tree.structure(shape), evaluated(program, jax.tree.leaves(args), rule, looped or rule)
-        )
+        results = evaluate_jaxpr(program, jax.tree.leaves(args), rule, loop_rule or rule)
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
 
     return run
 
 
 def count_matches(program: Any, rule: Rule) -> int:
-    """How many operations of a program `rule` replaces, those of functions within it included."""
+    """Count the operations that `rule` replaces, in inner functions too."""
     return sum(rule(eqn) is not None for eqn in program.eqns) + sum(
-        count_matches(each, rule) for each in subjaxprs(program)
+        count_matches(inner, rule) for inner in subjaxprs(program)
     )
 
 
-def evaluated(program: Any, values: Sequence[Any], rule: Rule, looped: Rule) -> list[Any]:
-    """A jaxpr's results, by `rule` and within its loops by `looped`; where constants belong to it, it has them itself."""
-    known = dict(zip([*program.constvars, *program.invars], [*getattr(program, "consts", ()), *values], strict=True))
-    at_rest = set()
+def evaluate_jaxpr(program: Any, values: Sequence[Any], rule: Rule, loop_rule: Rule) -> list[Any]:
+    """Evaluate a jaxpr with operations replaced.
+
+    Args:
+      program: a jaxpr; a closed one has its constants.
+      values: of the inputs; for an open jaxpr, the constants come first.
+      rule: applies outside loops.
+      loop_rule: applies within loops.
+
+    Returns:
+      The results, a list.
+    """
+    variables = [*program.constvars, *program.invars]
+    env = dict(zip(variables, [*getattr(program, "consts", ()), *values], strict=True))
+    materialized = set()
 
     def read(v):
-        return v.val if isinstance(v, Literal) else known[v]
+        return v.val if isinstance(v, Literal) else env[v]
 
     for eqn in program.eqns:
-        instead = rule(eqn)
-        for v in [eqn.invars[i] for i in instead.materialize] if instead else []:
-            if not isinstance(v, Literal) and v not in at_rest:
-                at_rest.add(v)
-                known[v] = materialize(known[v])
-        given = [read(v) for v in eqn.invars]
-        with eqn.ctx.manager:  # what the operation was to be compiled with, such as not to be inlined
-            outs = [instead.function(*given)] if instead else _operated(eqn, given, rule, looped)
-        known |= zip(eqn.outvars, outs, strict=True)
+        replacement = rule(eqn)
+        for v in [eqn.invars[i] for i in replacement.materialize] if replacement else []:
+            if not isinstance(v, Literal) and v not in materialized:
+                materialized.add(v)
+                env[v] = materialize(env[v])
+        inputs = [read(v) for v in eqn.invars]
+        # The context has the operation's compiler metadata, such as not to be inlined.
+        with eqn.ctx.manager:
+            outs = (
+                [replacement.function(*inputs)]
+                if replacement
+                else _evaluate_equation(eqn, inputs, rule, loop_rule)
+            )
+        env |= zip(eqn.outvars, outs, strict=True)
     return [read(v) for v in program.outvars]
 
 
 def materialize(x: jax.Array) -> jax.Array:
-    """`x`, which XLA then writes to memory once instead of computing it anew for each of its users.
+    """Return `x`, which XLA writes to memory once and computes only once.
 
-    Of the sum at the end of a residual block XLA would compute in each user all the blocks before, whose sums are cheap
-    one by one. `jax.lax.optimization_barrier` is gone by the time it fuses; a call that it may not inline is not.
+    XLA would otherwise compute the sum at the end of a residual block again in each user. Each
+    computation would include the blocks before, whose sums are cheap one by one.
+    `jax.lax.optimization_barrier` is removed before XLA fuses operations. A call that it may not
+    inline stays.
     """
     with set_xla_metadata(inlineable="false"):
-        return _same(x)
+        return _identity(x)
 
 
 @jax.jit
-def _same(x):
+def _identity(x):
     return x
 
 
-def _operated(eqn, values, rule, looped) -> list[Any]:
-    """An operation's results. A function with replaced operations is evaluated in its place."""
-    kind, params = eqn.primitive, eqn.params
-    if any(count_matches(each, looped) for each in jaxprs_in_params(params)):
-        body = next((params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params), None)
-        if kind.name == "jit":
-            return jax.jit(lambda *given: evaluated(body, given, rule, looped))(*values)
-        if body is not None and kind.name not in LOOPS:
-            return evaluated(body, values, rule, looped)
-        params = {name: _rewritten(value, looped) for name, value in params.items()}
-    outs = kind.bind(*values, **kind.get_bind_params(params))
-    return list(outs) if kind.multiple_results else [outs]
+def _evaluate_equation(eqn, values, rule, loop_rule) -> list[Any]:
+    """Return an operation's results.
+
+    A function with replaced operations is evaluated inline.
+    """
+    primitive, params = eqn.primitive, eqn.params
+    if any(count_matches(inner, loop_rule) for inner in jaxprs_in_params(params)):
+        names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+        body = next((params[name] for name in names if name in params), None)
+        if primitive.name == "jit":
+            run = jax.jit(lambda *args: evaluate_jaxpr(body, args, rule, loop_rule))
+            return run(*values)
+        if body is not None and primitive.name not in LOOPS:
+            return evaluate_jaxpr(body, values, rule, loop_rule)
+        params = {name: _rewrite_param(value, loop_rule) for name, value in params.items()}
+    outs = primitive.bind(*values, **primitive.get_bind_params(params))
+    return list(outs) if primitive.multiple_results else [outs]
 
 
-def _rewritten(value, rule):
-    """The same parameter of an operation, with operations replaced in the programs in it."""
+def _rewrite_param(value, rule):
+    """Return a parameter of an operation, with operations replaced in its programs."""
     if isinstance(value, tuple):
-        return tuple(_rewritten(each, rule) for each in value)
+        return tuple(_rewrite_param(item, rule) for item in value)
     if not isinstance(value, ClosedJaxpr):
         return value
     inputs = [jax.ShapeDtypeStruct(v.shape, v.dtype, weak_type=v.weak_type) for v in value.in_avals]
-    return jax.make_jaxpr(lambda *given: evaluated(value, given, rule, rule))(*inputs)
+    return jax.make_jaxpr(lambda *args: evaluate_jaxpr(value, args, rule, rule))(*inputs)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxcnn.models.calling import switches, verify_model
+from jaxcnn.models.calling import set_mode, verify_model
 
 END = "name"
 """The operation, an identity, that marks where a module's output is ready."""
@@ -69,7 +69,7 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
     """
     image = jax.ShapeDtypeStruct((1, *shape), "float32")
     verify_model(model)
-    module, flags = switches(model, train=False)
+    module, flags = set_mode(model, train=False)
     mode: dict[str, Any] = dict(flags)
     variables: Any = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **mode), image)
     classes: dict[str, type] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn.models.calling import call, switches, verify_model
+from jaxcnn.models.calling import call, set_mode, verify_model
 from jaxcnn.models.layers import NUDGES
 from jaxcnn.recipe import ArgumentError
 
@@ -42,7 +42,7 @@ def stage_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[in
     names: list[str] = []  # a dict would come back from tracing in the order of the alphabet
 
     def run(image):
-        module, flags = switches(model, train=False)
+        module, flags = set_mode(model, train=False)
         given: dict[str, Any] = dict(flags)
         variables = module.init(jax.random.key(0), image, **given)
         seen = outputs(model, variables, image)
@@ -71,7 +71,7 @@ def outputs(model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array) -
         return out
 
     with nn.intercept_methods(_each(note)):
-        module, flags = switches(model, train=False)
+        module, flags = set_mode(model, train=False)
         given: dict[str, Any] = dict(flags)
         _, kept = module.apply(variables, inputs, **given, capture_intermediates=True, mutable=["intermediates"])
     seen = {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcnn.interpret._outputs import outputs
 from jaxcnn.interpret._receptive_field_rules import Reach, along
-from jaxcnn.models.calling import initial_shapes
+from jaxcnn.models.calling import variable_shapes
 from jaxcnn.recipe import ArgumentError
 
 
@@ -55,7 +55,7 @@ def receptive_fields(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Rece
         return list(maps.values())
 
     image = jax.ShapeDtypeStruct((1, *shape), "float32")
-    variables = initial_shapes(model, image)
+    variables = variable_shapes(model, image)
     program = jax.make_jaxpr(run)(variables, image).jaxpr
     others = [None] * (len(program.invars) - 1)
     rows, columns = (

@@ -1,4 +1,4 @@
-"""How any flax.linen module is called: its training flag, its random streams, its collections and its outputs."""
+"""Calls of any flax.linen module: training flag, random streams, collections, outputs."""
 
 from __future__ import annotations
 
@@ -18,82 +18,107 @@ from jaxcnn import metrics
 from jaxcnn.recipe import ArgumentError, format_value
 
 TRAINING = ("train", "training", "is_training")
-"""Names of a flag that is true in training."""
+"""Names of a flag that is true in training mode."""
 TESTING = ("deterministic", "use_running_average", "inference")
-"""Names of a flag that is true in testing."""
+"""Names of a flag that is true in test mode."""
 
-OTHERS = 0x4F
-"""Folded into a step's key for every stream that is not called "dropout"."""
+OTHER_STREAMS = 0x4F
+"""Number folded into a step's key for streams other than "dropout"."""
 
 
 def verify_model(model: Any) -> None:
-    """Raise ArgumentError unless `model` is a flax.linen Module that can be called with images alone.
+    """Check that `model` is a flax.linen Module called with images only.
+
+    Raises:
+      ArgumentError: for anything else; the message shows the code to write.
 
     Example:
       >>> verify_model(nn.Dense)
       Traceback (most recent call last):
-      jaxcnn.arguments.ArgumentError: model is the class Dense; expected a flax.linen Module. Write Dense(...), an instance.
+      jaxcnn.arguments.ArgumentError: model is the class Dense; expected a flax.linen Module. ...
     """
     if isinstance(model, nn.Module):
-        flags = switches(model, False)[1]
+        flags = set_mode(model, False)[1]
         try:
             inspect.signature(type(model).__call__).bind(model, None, **flags)
         except TypeError as error:
             raise ArgumentError(
-                f"{type(model).__name__}.__call__ cannot be called with images alone ({error}); expected "
-                "__call__(self, images, train). Write a wrapper module that gives it the rest."
+                f"{type(model).__name__}.__call__ cannot be called with images alone ({error}); "
+                "expected __call__(self, images, train). Write a wrapper module that gives it the "
+                "rest."
             ) from None
         return
     if isinstance(model, type):
         name = model.__name__
-        mend = f"{name}(...), an instance" if issubclass(model, nn.Module) else _nnx(name)
-        raise ArgumentError(f"model is the class {name}; expected a flax.linen Module. Write {mend}.")
+        is_linen = issubclass(model, nn.Module)
+        correction = f"{name}(...), an instance" if is_linen else _to_linen(name)
+        raise ArgumentError(
+            f"model is the class {name}; expected a flax.linen Module. Write {correction}."
+        )
     name = type(model).__name__
     if any(base.__module__.startswith("flax.nnx") for base in type(model).__mro__):
-        raise ArgumentError(f"model is {name}, an nnx module; expected a flax.linen Module. Write {_nnx(name)}.")
-    what = format_value(model) if isinstance(model, str) else f"of type {name}"
-    mend = (
+        raise ArgumentError(
+            f"model is {name}, an nnx module; expected a flax.linen Module. "
+            f"Write {_to_linen(name)}."
+        )
+    description = format_value(model) if isinstance(model, str) else f"of type {name}"
+    correction = (
         f"jaxcnn.build({format_value(model)}, classes)"
         if isinstance(model, str)
         else "jaxcnn.build('resnet20', 10), say"
     )
-    raise ArgumentError(f"model is {what}; expected a flax.linen Module. Write {mend}.")
+    raise ArgumentError(
+        f"model is {description}; expected a flax.linen Module. Write {correction}."
+    )
 
 
-def _nnx(name):
+def _to_linen(name):
     return f"flax.nnx.bridge.to_linen({name}, ...) with the arguments of {name}, without rngs"
 
 
-def switches(model: nn.Module, train: bool) -> tuple[nn.Module, dict[str, bool]]:
-    """The module and the keyword arguments that put it into training or test mode.
+def set_mode(model: nn.Module, train: bool) -> tuple[nn.Module, dict[str, bool]]:
+    """Return the module and the keyword arguments for training or test mode.
 
-    The flag is an argument of `__call__` or else a field of the module; a module without one is called with images alone.
+    The flag is an argument of `__call__` or else a field of the module. A module without a flag is
+    called with images only.
+
+    Args:
+      model: any flax.linen module.
+      train: training mode, else test mode.
 
     Example:
       >>> class Net(nn.Module):
       ...     def __call__(self, x, deterministic):
       ...         return x
-      >>> switches(Net(), train=True)[1]
+      >>> set_mode(Net(), train=True)[1]
       {'deterministic': False}
     """
     call: Any = type(model).__call__
-    if isinstance(model, nn.Sequential):  # hands its keyword arguments to its first layer
+    # A Sequential passes its keyword arguments to its first layer.
+    if isinstance(model, nn.Sequential):
         first = model.layers[0] if model.layers else None
-        return model, switches(first, train)[1] if isinstance(first, nn.Module) else {}
-    wrapped = getattr(model, "nnx_class", None)  # of flax.nnx.bridge.ToLinen
+        return model, set_mode(first, train)[1] if isinstance(first, nn.Module) else {}
+    # A flax.nnx.bridge.ToLinen has the flags of the class that it wraps.
+    wrapped = getattr(model, "nnx_class", None)
     if wrapped is not None:
         call = wrapped.__call__
     values = dict.fromkeys(TRAINING, train) | dict.fromkeys(TESTING, not train)
-    taken = inspect.signature(call).parameters
+    parameters = inspect.signature(call).parameters
     by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    flags = {name: on for name, on in values.items() if name in taken and taken[name].kind in by_name}
+    flags = {
+        name: flag
+        for name, flag in values.items()
+        if name in parameters and parameters[name].kind in by_name
+    }
     if flags or wrapped is not None:
         return model, flags
-    fields: dict[str, Any] = {name: on for name, on in values.items() if name in type(model).__dataclass_fields__}
+    fields: dict[str, Any] = {
+        name: flag for name, flag in values.items() if name in type(model).__dataclass_fields__
+    }
     if fields:
         return model.clone(**fields), {}
-    keywords = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values())
-    return model, {"train": train} if keywords else {}
+    accepts_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return model, {"train": train} if accepts_any else {}
 
 
 def call(
@@ -105,118 +130,152 @@ def call(
     mutable: Sequence[str] | None = None,
     key: jax.Array | None = None,
 ) -> Any:
-    """Apply `model` in training or test mode; floating outputs are float32.
+    """Apply `model` in training or test mode.
 
     Args:
+      model: any flax.linen module.
       variables: "params" and the model's other collections.
       inputs: float32 [b, h, w, c].
       train: the mode.
       mutable: collections whose new values are returned too, as in flax's `apply`.
-      key: what is random in training is drawn from it, whatever the model calls its streams.
+      key: key of the random numbers of training, whatever the model calls its streams.
+
+    Returns:
+      The outputs, floating ones as float32. With `mutable`, a pair of them and the new collections.
 
     Raises:
-      ArgumentError: while tracing, for a model that changes variables or draws random numbers in test mode.
+      ArgumentError: while tracing, for a model that changes variables or draws random numbers in
+        test mode, or for variables of another model.
     """
     try:
-        return _called(model, variables, inputs, train, mutable, key)
-    except (errors.ScopeParamNotFoundError, errors.ScopeParamShapeError, errors.ScopeCollectionNotFound) as error:
-        why = " ".join(str(error).split("(https")[0].split())
+        return _apply(model, variables, inputs, train, mutable, key)
+    except (
+        errors.ScopeParamNotFoundError,
+        errors.ScopeParamShapeError,
+        errors.ScopeCollectionNotFound,
+    ) as error:
+        reason = " ".join(str(error).split("(https")[0].split())
         raise ArgumentError(
-            f"the variables are not of this {type(model).__name__} ({why}); expected "
-            "those that it was trained with. Build the model as it was, with the same options and size of images."
+            f"the variables are not of this {type(model).__name__} ({reason}); expected "
+            "those that it was trained with. Build the model as it was, with the same options and "
+            "size of images."
         ) from error
-    except (TypeError, AttributeError) as error:  # of arrays where Flax looks for a module's variables
-        if not (name := _misplaced(model, variables, inputs)):
+    except (TypeError, AttributeError) as error:
+        # An array where Flax looks for a module's variables raises these.
+        if not (name := _first_mismatch(model, variables, inputs)):
             raise
         raise ArgumentError(
-            f"the variables are not of this {type(model).__name__} ({name} differs); expected those that it was trained "
-            "with. Build the model as it was, with the same options and size of images."
+            f"the variables are not of this {type(model).__name__} ({name} differs); expected "
+            "those that it was trained with. Build the model as it was, with the same options and "
+            "size of images."
         ) from error
 
 
-def _misplaced(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -> str:
-    """The first of the model's variables that is missing or that it does not have, or ""."""
+def _first_mismatch(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -> str:
+    """Return the first variable that is missing or unknown, or ""."""
+    # The result only completes an error message, so that no failure here may replace the error.
     with contextlib.suppress(Exception):
-        shapes = initial_shapes(model, jax.ShapeDtypeStruct(inputs.shape, inputs.dtype))
+        shapes = variable_shapes(model, jax.ShapeDtypeStruct(inputs.shape, inputs.dtype))
         trees = (shapes, {name: variables.get(name) for name in shapes})
-        mine, given = (
-            {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree)} for tree in trees
+        expected, actual = (
+            {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree)}
+            for tree in trees
         )
-        return min(mine ^ given, default="")
+        return min(expected ^ actual, default="")
     return ""
 
 
-def _called(model, variables, inputs, train, mutable, key) -> Any:
-    model, flags = switches(model, train)
-    extra: dict[str, Any] = dict(flags)
-    # Flax takes a stream that is not given by its name from "params".
-    rngs = None if key is None else {"dropout": key, "params": jax.random.fold_in(key, OTHERS)}
+def _apply(model, variables, inputs, train, mutable, key) -> Any:
+    model, flags = set_mode(model, train)
+    kwargs: dict[str, Any] = dict(flags)
+    # Flax takes a stream that is not passed by its name from "params".
+    rngs = None
+    if key is not None:
+        rngs = {"dropout": key, "params": jax.random.fold_in(key, OTHER_STREAMS)}
     try:
-        result: Any = model.apply(variables, inputs, mutable=mutable or False, rngs=rngs, **extra)
+        result: Any = model.apply(variables, inputs, mutable=mutable or False, rngs=rngs, **kwargs)
     except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
         if train:
             raise
-        what = "draws random numbers" if isinstance(error, errors.InvalidRngError) else "changes its variables"
+        draws = isinstance(error, errors.InvalidRngError)
+        fault = "draws random numbers" if draws else "changes its variables"
         raise ArgumentError(
-            f"{type(model).__name__} {what} in test mode; expected outputs of the images alone. Write "
-            "__call__(self, images, train) and give its Dropout deterministic=not train, its BatchNorm "
-            "use_running_average=not train."
+            f"{type(model).__name__} {fault} in test mode; expected outputs of the images alone. "
+            "Write __call__(self, images, train) and give its Dropout deterministic=not train, its "
+            "BatchNorm use_running_average=not train."
         ) from error
     return (_float32(result[0]), result[1]) if mutable else _float32(result)
 
 
 def _float32(outputs):
-    narrow = isinstance(outputs, jax.Array) and jnp.issubdtype(outputs.dtype, jnp.floating)
-    return outputs.astype(jnp.float32) if narrow else outputs
+    is_floating = isinstance(outputs, jax.Array) and jnp.issubdtype(outputs.dtype, jnp.floating)
+    return outputs.astype(jnp.float32) if is_floating else outputs
 
 
-def initial(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct) -> dict[str, Any]:
-    """The model's variables: parameters drawn from `key` and the collections that it reads again.
+def init_variables(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    """Initialize the model's parameters and the collections that it reads again.
 
-    What a model only reports (`sow`) is none of them: in a state, such reports would grow with every step.
+    Collections that a model only writes (`sow`) are left out. In a state, they would grow with
+    every step.
+
+    Args:
+      model: any flax.linen module.
+      key: the parameters are drawn from it.
+      image: shape and dtype of a batch of images, [b, h, w, c].
 
     Raises:
-      ArgumentError: for a model without parameters, or whose variables depend on the values of images.
+      ArgumentError: for a model without parameters, or whose variables depend on the values of
+        images.
     """
     verify_model(model)
-    module, flags = switches(model, False)
-    extra: dict[str, Any] = dict(flags)
+    module, flags = set_mode(model, False)
+    kwargs: dict[str, Any] = dict(flags)
 
-    def drawn(*left_out: str) -> dict[str, Any]:
-        # Only the initializers run: tracing them is quick, while compiling `model.init` takes longer than compiling a step.
-        kept: Any = nn.DenyList(["intermediates", *left_out])
-        return dict(module.lazy_init(key, image, mutable=kept, **extra))
+    def lazy_init(*excluded: str) -> dict[str, Any]:
+        # Only the initializers run. Tracing them is quick, while compiling `model.init` takes
+        # longer than compiling a step.
+        mutable: Any = nn.DenyList(["intermediates", *excluded])
+        return dict(module.lazy_init(key, image, mutable=mutable, **kwargs))
 
     try:
-        variables = drawn()
-        for name in _reports(model, variables, image):
+        variables = lazy_init()
+        for name in _written_only(model, variables, image):
             del variables[name]
-    except errors.LazyInitError:  # of a report's value, perhaps
+    except errors.LazyInitError:
+        # The error may come from a sown value, which depends on the images.
         try:
-            variables = drawn(*_reports(model, initial_shapes(model, image, reports=True), image))
+            shapes = variable_shapes(model, image, include_written_only=True)
+            variables = lazy_init(*_written_only(model, shapes, image))
         except errors.LazyInitError:
             raise _depends_on_values(model) from None
     if not (is_library_model(model) or _flax_refuses_values()):
+        # Images of other values must give the same variables.
         values: Any = np.random.default_rng(0).standard_normal(image.shape, image.dtype)
-        kept: Any = nn.DenyList(["intermediates"])
-        others = dict(module.init(key, values, mutable=kept, **extra))
-        if not _equal(variables, {name: others[name] for name in variables}):
+        mutable: Any = nn.DenyList(["intermediates"])
+        from_values = dict(module.init(key, values, mutable=mutable, **kwargs))
+        if not _equal(variables, {name: from_values[name] for name in variables}):
             raise _depends_on_values(model)
     if not jax.tree.leaves(variables.get("params")):
-        raise ArgumentError(f"{type(model).__name__} has no parameters; expected some to train. Write nn.Dense, say.")
+        raise ArgumentError(
+            f"{type(model).__name__} has no parameters; expected some to train. "
+            "Write nn.Dense, say."
+        )
     return variables
 
 
 def _depends_on_values(model: nn.Module) -> ArgumentError:
     return ArgumentError(
-        f"{type(model).__name__} initializes its variables from the values of images; expected initializers of a "
-        "shape alone. Write self.param(name, initializer, shape)."
+        f"{type(model).__name__} initializes its variables from the values of images; expected "
+        "initializers of a shape alone. Write self.param(name, initializer, shape)."
     )
 
 
 @functools.lru_cache(maxsize=1)
 def _flax_refuses_values() -> bool:
-    """Whether `lazy_init` raises for variables that depend on values of inputs; from 0.12.12 on, Flax takes zeros instead."""
+    """Check that `lazy_init` raises for variables that depend on values of inputs.
+
+    From 0.12.12 on, Flax takes zeros instead.
+    """
 
     class Mean(nn.Module):
         @nn.compact
@@ -231,40 +290,53 @@ def _flax_refuses_values() -> bool:
 
 
 def is_library_model(model: nn.Module) -> bool:
-    """Whether `model` is one of this library's, each of which is tested to do what its fields say."""
+    """Return whether `model` is one of this library's, which are tested."""
     return type(model).__module__.startswith("jaxcnn.models.")
 
 
-def _equal(one: Any, other: Any) -> bool:
-    def same(a: Any, b: Any) -> bool:
+def _equal(tree: Any, other_tree: Any) -> bool:
+    def leaves_equal(a: Any, b: Any) -> bool:
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
-    return jax.tree.all(jax.tree.map(same, one, other))
+    return jax.tree.all(jax.tree.map(leaves_equal, tree, other_tree))
 
 
-def initial_shapes(model: nn.Module, image: jax.ShapeDtypeStruct, *, reports: bool = False) -> dict[str, Any]:
-    """The shapes of `initial`, without allocating anything; with `reports`, of what the model only reports too."""
+def variable_shapes(
+    model: nn.Module, image: jax.ShapeDtypeStruct, *, include_written_only: bool = False
+) -> dict[str, Any]:
+    """Return the shapes of `init_variables`, without allocating anything.
+
+    Args:
+      model: any flax.linen module.
+      image: shape and dtype of a batch of images, [b, h, w, c].
+      include_written_only: return collections that the model only writes (`sow`) too.
+    """
     verify_model(model)
-    module, flags = switches(model, False)
-    extra: dict[str, Any] = dict(flags)
-    shapes: Any = dict(jax.eval_shape(lambda x: module.init(jax.random.PRNGKey(0), x, **extra), image))
-    left_out = () if reports else _reports(model, shapes, image)
-    return {name: part for name, part in shapes.items() if name not in left_out}
+    module, flags = set_mode(model, False)
+    kwargs: dict[str, Any] = dict(flags)
+    shapes: Any = dict(
+        jax.eval_shape(lambda x: module.init(jax.random.PRNGKey(0), x, **kwargs), image)
+    )
+    excluded = () if include_written_only else _written_only(model, shapes, image)
+    return {name: tree for name, tree in shapes.items() if name not in excluded}
 
 
-def _reports(model, shapes, image) -> list[str]:
-    others = [name for name in shapes if name not in ("params", "batch_stats")]
-    return [name for name in others if _works_without(name, model, shapes, image)]
+def _written_only(model, shapes, image) -> list[str]:
+    """Return the collections that the model writes and does not read."""
+    candidates = [name for name in shapes if name not in ("params", "batch_stats")]
+    return [name for name in candidates if _works_without(name, model, shapes, image)]
 
 
 def _works_without(name, model, shapes, image) -> bool:
-    rest = {other: part for other, part in shapes.items() if other != name}
+    remaining = {collection: tree for collection, tree in shapes.items() if collection != name}
     key = jax.random.PRNGKey(0)
     try:
-        for train in (False, True):
-            jax.eval_shape(lambda v, x, on=train: _called(model, v, x, on, list(v), key), rest, image)
+        for mode in (False, True):
+            jax.eval_shape(
+                lambda v, x, train=mode: _apply(model, v, x, train, list(v), key), remaining, image
+            )
     except (errors.ScopeVariableNotFoundError, errors.ScopeCollectionNotFound):
         return False
     return True
@@ -273,45 +345,57 @@ def _works_without(name, model, shapes, image) -> bool:
 def outputs_and_targets(
     outputs: Any, inputs: Any, labels: Any, loss: str, classes: int | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The outputs and what `loss` compares them with; ArgumentError, while tracing, if they do not fit.
+    """Check that the outputs fit the targets of `loss`, and return both.
 
     Args:
-      outputs: what the model gives, or its shapes.
+      outputs: of the model, or their shapes.
       inputs: images float32 [b, h, w, c].
       labels: int32 [b] or [b, h, w].
       loss: a name in `jaxcnn.metrics.LOSSES`.
-      classes: the number of outputs that there must be, if it is known.
+      classes: the expected number of outputs, if it is known.
+
+    Returns:
+      The outputs, and the array that `loss` compares them with.
+
+    Raises:
+      ArgumentError: while tracing, if they do not fit.
     """
     target = metrics.target(loss, inputs, labels)
-    one_array(outputs)
+    check_single_output(outputs)
     n = target.shape[0]
     if outputs.ndim < 2 or outputs.shape[0] != n:
         raise ArgumentError(
-            f"the model gives outputs of shape {outputs.shape} for {n} images; expected the images first, ({n}, ...). "
-            "Keep the first axis of the images in __call__."
+            f"the model gives outputs of shape {outputs.shape} for {n} images; expected the "
+            f"images first, ({n}, ...). Keep the first axis of the images in __call__."
         )
-    if why := metrics.mismatch(loss, outputs.shape, target.shape):
-        raise ArgumentError(why)
+    if message := metrics.mismatch(loss, outputs.shape, target.shape):
+        raise ArgumentError(message)
     if classes is not None and loss != "reconstruction" and outputs.shape[-1] != classes:
         raise ArgumentError(
-            f"the model gives {outputs.shape[-1]} outputs and the data has {classes} classes; expected as many. Build the "
-            f"model with {classes} outputs."
+            f"the model gives {outputs.shape[-1]} outputs and the data has {classes} classes; "
+            f"expected as many. Build the model with {classes} outputs."
         )
     return outputs, target
 
 
-def one_array(outputs: Any) -> None:
-    """Raise ArgumentError unless `outputs` is one array (or its shape) of floating numbers."""
+def check_single_output(outputs: Any) -> None:
+    """Check that `outputs` is one array of floating numbers.
+
+    A shape with a dtype is accepted too.
+
+    Raises:
+      ArgumentError: for anything else.
+    """
     if not hasattr(outputs, "dtype") or not hasattr(outputs, "shape"):
-        number = f" of {len(outputs)}" if isinstance(outputs, (tuple, list, Mapping)) else ""
+        length = f" of {len(outputs)}" if isinstance(outputs, (tuple, list, Mapping)) else ""
         raise ArgumentError(
-            f"the model gives a {type(outputs).__name__}{number}; expected one array of outputs. Write a wrapper module whose "
-            "__call__ returns the array to train on."
+            f"the model gives a {type(outputs).__name__}{length}; expected one array of outputs. "
+            "Write a wrapper module whose __call__ returns the array to train on."
         )
     if not jnp.issubdtype(outputs.dtype, jnp.floating):
         raise ArgumentError(
-            f"the model gives outputs of {outputs.dtype}; expected floating numbers, such as logits. Leave argmax and casts "
-            "out of __call__."
+            f"the model gives outputs of {outputs.dtype}; expected floating numbers, such as "
+            "logits. Leave argmax and casts out of __call__."
         )
 
 
@@ -326,30 +410,40 @@ def check_outputs(
     train: bool = False,
     axis: str | None = None,
 ) -> tuple[int, ...]:
-    """The shape of the model's outputs, found without computing; ArgumentError if they do not fit the labels.
+    """Check that the model's outputs fit the labels, and return their shape.
+
+    Only shapes are traced; nothing is computed.
 
     Args:
-      model, variables: the network and its "params" and other collections.
-      images, labels: the shapes of a batch, [b, h, w, c] and [b] or [b, h, w].
-      loss, classes: as in `outputs_and_targets`.
-      train: the mode that is looked at.
+      model: the network.
+      variables: its "params" and other collections.
+      images: the shape of a batch, [b, h, w, c].
+      labels: the shape of its labels, [b] or [b, h, w].
+      loss: a name in `jaxcnn.metrics.LOSSES`.
+      classes: the expected number of outputs, if it is known.
+      train: the mode to check.
       axis: the mapped axis that training averages over, if any.
+
+    Raises:
+      ArgumentError: if the outputs do not fit the labels.
     """
     mutable = [*(name for name in variables if name != "params"), "aux"] if train else None
 
-    def outputs(variables, inputs):
+    def outputs_and_aux(variables, inputs):
         key = jax.random.PRNGKey(0) if train else None
-        found = call(model, variables, inputs, train=train, mutable=mutable, key=key)
-        return (found[0], found[1].get("aux", {})) if train else (found, {})
+        result = call(model, variables, inputs, train=train, mutable=mutable, key=key)
+        return (result[0], result[1].get("aux", {})) if train else (result, {})
 
-    if axis:  # a batch on one device
-        inner = jax.vmap(outputs, (None, 0), axis_name=axis, axis_size=1)
-        one = jax.ShapeDtypeStruct((1, *images.shape), images.dtype)
-        found = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jax.eval_shape(inner, variables, one)
+    if axis:
+        # The batch of one device, under the mapped axis that the model averages over.
+        mapped = jax.vmap(outputs_and_aux, (None, 0), axis_name=axis, axis_size=1)
+        per_device = jax.ShapeDtypeStruct((1, *images.shape), images.dtype)
+        outputs, aux = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
+            jax.eval_shape(mapped, variables, per_device),
         )
     else:
-        found = jax.eval_shape(outputs, variables, images)
-    for each in (found[0], *jax.tree.leaves(found[1])):
-        outputs_and_targets(each, images, labels, loss, classes)
-    return found[0].shape
+        outputs, aux = jax.eval_shape(outputs_and_aux, variables, images)
+    for leaf in (outputs, *jax.tree.leaves(aux)):
+        outputs_and_targets(leaf, images, labels, loss, classes)
+    return outputs.shape

@@ -1,4 +1,7 @@
-"""The small convolutional network of courses, with each of its parts to switch: pooling, activation, BN, dropout."""
+"""Small convolutional network of courses.
+
+Each of its parts can be switched: pooling, activation, BN, dropout.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +11,72 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, Dropout, conv3x3, pool_2x2, stage
+from jaxcnn.models.initializers import initializer
+from jaxcnn.models.layers import Dropout, conv3x3, pool_2x2, stage
 from jaxcnn.models.mlp import activation
+from jaxcnn.models.norm import BatchNorm
 from jaxcnn.recipe import ArgumentError, check_choice
 
-POOLS = {"max": jnp.max, "average": jnp.mean}
-"""How a 2x2 square becomes one number, by name."""
+POOLINGS = {"max": jnp.max, "average": jnp.mean}
+"""Reductions of a 2x2 window to one number, by name."""
 
 
-def divisible(x: jax.Array, times: int, network: str) -> None:
-    """ArgumentError unless the images [b, h, w, c] can be halved so many times.
+def check_divisible(x: jax.Array, times: int, network: str) -> None:
+    """Check that images can be halved `times` times.
+
+    Args:
+      x: images [b, h, w, c].
+      times: number of halvings.
+      network: name of the network in the error message.
+
+    Raises:
+      ArgumentError: for images whose height or width is 0 or not a multiple of 2^times.
 
     Example:
-      >>> divisible(jnp.zeros((1, 30, 28, 1)), 2, "ConvNet")
+      >>> check_divisible(jnp.zeros((1, 30, 28, 1)), 2, "ConvNet")
       Traceback (most recent call last):
-      jaxcnn.arguments.ArgumentError: ConvNet got images of 30x28 pixels, which it halves twice; expected multiples of 4
+      jaxcnn.arguments.ArgumentError: ConvNet got images of 30x28 pixels, which it halves twice; ...
     """
     h, w = x.shape[1:3]
-    often = {1: "once", 2: "twice"}.get(times, f"{times} times")
+    count = {1: "once", 2: "twice"}.get(times, f"{times} times")
     if h % 2**times or w % 2**times or not h * w:
         raise ArgumentError(
-            f"{network} got images of {h}x{w} pixels, which it halves {often}; expected multiples of {2**times}"
+            f"{network} got images of {h}x{w} pixels, which it halves {count}; "
+            f"expected multiples of {2**times}"
         )
 
 
 class ConvNet(nn.Module):
-    """Twice a 3x3 convolution, (BN,) an activation and 2x2 pooling; then a dense layer, dropout and the logits.
+    """Two stages of convolution and pooling, then two dense layers.
 
-    The convolutions have `width` and 2 `width` filters. On images of 28x28x1, with 10 classes, the default has 26,698
-    parameters, and with BN 26,722: the convolutions' biases, which BN would take off again, make way for offsets and gains.
-    `build("cnn", 10)` is the smallest that is one, with a single convolution, as courses write it from scratch:
-    convolution, ReLU, pooling, dense, ReLU, dense (50,618 parameters; other courses have other numbers of filters and units).
+    A stage is a 3x3 convolution, (BN,) an activation and 2x2 pooling. Dropout follows the first
+    dense layer, and the second computes the logits. The convolutions have `width` and 2 `width`
+    filters. On images of 28x28x1, with 10 classes, the default has 26,698 parameters. With BN it
+    has 26,722. The convolutions' biases, which BN would subtract again, are then replaced by BN's
+    offsets and gains.
+
+    `create_model("cnn", 10)` is the smallest form, with a single convolution, as courses write it
+    from scratch: convolution, ReLU, pooling, dense, ReLU, dense. It has 50,618 parameters. Other
+    courses have other numbers of filters and units.
 
     Attributes:
-      classes: the number of logits.
+      classes: number of logits.
       width: filters of the first convolution.
-      convolutions: how many, each followed by pooling; each has twice the filters of the one before.
+      convolutions: number of convolutions, each followed by pooling. Each has twice the filters of
+        the one before.
       hidden: units of the dense layer.
       activation: a name in `mlp.ACTIVATIONS`.
-      pooling: a name in `POOLS`.
+      pooling: a name in `POOLINGS`.
       batch_norm: BN between each convolution and its activation.
-      dropout: the share of the dense layer's outputs that training sets to 0; above 0, `train` needs a "dropout" stream.
-      kernel_init: a name in `initial.INITS`; None is the activation's own (see `mlp.ACTIVATIONS`).
+      dropout: the share of the dense layer's outputs that training sets to 0. Above 0, `train`
+        needs a "dropout" stream.
+      kernel_init: a name in `initializers.INITS`; None is the activation's own (see
+        `mlp.ACTIVATIONS`).
       bn_group, bn_momentum, dtype, axis: as in `CifarResNet`.
 
     Raises:
-      ArgumentError: when called, for an unknown name, or images that cannot be halved once for each convolution.
+      ArgumentError: when called, for an unknown name, or images that cannot be halved once for each
+        convolution.
 
     Example:
       >>> model = ConvNet(classes=10)
@@ -82,25 +104,36 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """float32 [b, h, w, c], h and w multiples of 4 -> float32 logits [b, classes]; `stages` adds a dict of outputs."""
-        divisible(x, self.convolutions, "ConvNet")
-        act, own = activation(self.activation)
-        init, pool = self.kernel_init or own, POOLS[check_choice("pooling", self.pooling, POOLS)]
-        x, seen = x.astype(self.dtype), {}
+        """Map float32 [b, h, w, c] to float32 logits [b, classes].
+
+        With two convolutions h and w are multiples of 4. With `stages`, return a dict of outputs
+        too.
+        """
+        check_divisible(x, self.convolutions, "ConvNet")
+        act, default_init = activation(self.activation)
+        init = self.kernel_init or default_init
+        pool = POOLINGS[check_choice("pooling", self.pooling, POOLINGS)]
+        x, outputs = x.astype(self.dtype), {}
         for number in range(self.convolutions):
             name = f"conv{number + 1}"
-            x = stage(self, seen, name, act(self._conv(x, self.width * 2**number, init, name, train)))
+            maps = self._conv(x, self.width * 2**number, init, name, train)
+            x = stage(self, outputs, name, act(maps))
             x = pool_2x2(x, pool)
-        x = x.reshape(len(x), -1)  # [b, h/4 * w/4 * 2 width] for two convolutions
-        x = act(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=initializer(init), name="dense")(x))
-        x = stage(self, seen, "dense", Dropout(self.dropout, self.axis)(x, train))
-        logits = nn.Dense(self.classes, kernel_init=initializer(init), name="head")(x.astype(jnp.float32))
-        return (logits, seen) if stages else logits
+        # [b, h/4 * w/4 * 2 width] for two convolutions
+        x = x.reshape(len(x), -1)
+        dense = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=initializer(init), name="dense")
+        x = act(dense(x))
+        x = stage(self, outputs, "dense", Dropout(self.dropout, self.axis)(x, train))
+        head = nn.Dense(self.classes, kernel_init=initializer(init), name="head")
+        logits = head(x.astype(jnp.float32))
+        return (logits, outputs) if stages else logits
 
     def _conv(self, x, filters, init, name, train):
         bias = not self.batch_norm
         x = conv3x3(filters, kernel_init=init, dtype=self.dtype, bias=bias, name=name)(x)
         if self.batch_norm:
-            norm = BatchNorm(self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm")
+            norm = BatchNorm(
+                self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm"
+            )
             x = norm(x, train)
         return x

@@ -1,4 +1,7 @@
-"""GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842, table 1 and figure 3), as printed and with batch normalisation."""
+"""GoogLeNet as printed and with batch normalization.
+
+The paper is Szegedy et al. 2014 (arXiv:1409.4842), table 1 and figure 3.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, Dropout, conv, stage
+from jaxcnn.models.initializers import initializer
+from jaxcnn.models.layers import Dropout, conv, stage
+from jaxcnn.models.norm import BatchNorm
 from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
 from jaxcnn.recipe import ArgumentError
 
@@ -25,44 +29,83 @@ TABLE = {
     "inception5a": (256, 160, 320, 32, 128, 128),
     "inception5b": (384, 192, 384, 48, 128, 128),
 }
-"""Filters of each module: 1x1; before the 3x3, 3x3; before the 5x5, 5x5; after the pooling (table 1)."""
+"""Filters of each Inception module (table 1).
+
+The order is: 1x1, before the 3x3, 3x3, before the 5x5, 5x5, after the pooling.
+"""
 AUX = {"inception4a": "aux1", "inception4d": "aux2"}
-"""Which auxiliary head stands on which module (figure 3)."""
+"""Inception modules with an auxiliary head, and the head's name (figure 3)."""
 
 
-def convolved(make: tuple[Any, Any], x: jax.Array, train: bool, filters: int, size: int, name: str, stride: int = 1):
-    """Convolution, BN if `make` has any, and ReLU: [b, h, w, c] -> [b, ceil(h/stride), ceil(w/stride), filters]."""
+def conv_norm_relu(
+    make: tuple[Any, Any],
+    x: jax.Array,
+    train: bool,
+    filters: int,
+    size: int,
+    name: str,
+    stride: int = 1,
+):
+    """Apply a convolution, BN if there is any, and ReLU.
+
+    It maps [b, h, w, c] to [b, ceil(h/stride), ceil(w/stride), filters].
+
+    Args:
+      make: constructors of a convolution and of BN, or None for no BN.
+      x: [b, h, w, c].
+      train: the mode.
+      filters: number of output channels.
+      size: height and width of the kernel.
+      name: of the convolution.
+      stride: of the windows.
+    """
     conv, norm = make
     x = conv(filters, size, stride, bias=norm is None, name=name)(x)
     return nn.relu(norm(name=f"{name}_norm")(x, train) if norm else x)
 
 
 class Inception(nn.Module):
-    """1x1, 3x3, 5x5 convolutions and 3x3 pooling of one input, side by side, channels one after the other (figure 2b)."""
+    """Inception module: 1x1, 3x3, 5x5 convolutions and 3x3 pooling of one input.
+
+    The channels of the four branches are concatenated (figure 2b).
+
+    Attributes:
+      filters: a row of `TABLE`.
+      make: as in `conv_norm_relu`.
+    """
 
     filters: tuple[int, ...]
     make: tuple[Any, Any]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[b, h, w, c] -> [b, h, w, the sum of the four branches' filters]."""
-        layer = partial(convolved, self.make)
-        one, reduce3, three, reduce5, five, pooled = self.filters
-        near = layer(x, train, reduce3, 1, "branch2_reduce")
-        far = layer(x, train, reduce5, 1, "branch3_reduce")
+        """Map [b, h, w, c] to the four branches' channels of the same size."""
+        layer = partial(conv_norm_relu, self.make)
+        filters1, reduce3, filters3, reduce5, filters5, filters_pool = self.filters
+        input3 = layer(x, train, reduce3, 1, "branch2_reduce")
+        input5 = layer(x, train, reduce5, 1, "branch3_reduce")
         branches = [
-            layer(x, train, one, 1, "branch1"),
-            layer(near, train, three, 3, "branch2"),
-            layer(far, train, five, 3 if self.make[1] else 5, "branch3"),
-            layer(max_pool(x, 3, 1, padding=1), train, pooled, 1, "branch4"),
+            layer(x, train, filters1, 1, "branch1"),
+            layer(input3, train, filters3, 3, "branch2"),
+            # With BN, torchvision's form, the kernel is 3x3.
+            layer(input5, train, filters5, 3 if self.make[1] else 5, "branch3"),
+            layer(max_pool(x, 3, 1, padding=1), train, filters_pool, 1, "branch4"),
         ]
         return jnp.concatenate(branches, -1)
 
 
-class Auxiliary(nn.Module):
-    """A classifier on maps in the middle; sows its logits, float32 [b, classes], in the collection "aux".
+class AuxiliaryHead(nn.Module):
+    """Classifier on maps in the middle of the network.
 
-    Averages over 5x5 with stride 3 as printed, or to 4x4 with BN: 14x14 maps become 4x4 in both, of other windows.
+    It sows its logits, float32 [b, classes], in the collection "aux". It averages over 5x5 windows
+    with stride 3 as printed, or to 4x4 with BN. 14x14 maps become 4x4 in both, of different
+    windows.
+
+    Attributes:
+      make: as in `conv_norm_relu`.
+      dense: constructor of a dense layer.
+      classes: number of logits.
+      axis: the mapped axis that splits the batch, if any.
     """
 
     make: tuple[Any, Any]
@@ -72,14 +115,17 @@ class Auxiliary(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> None:
-        """[b, h, w, c], h and w at least 5 unless there is BN."""
+        """Sow the logits of maps [b, h, w, c].
+
+        Without BN, h and w are at least 5.
+        """
         if not self.make[1] and min(x.shape[1:3]) < 5:
             raise ArgumentError(
-                f"GoogLeNet's auxiliary heads got maps of {x.shape[1]}x{x.shape[2]}, smaller than their 5x5 windows; "
-                "write aux=False, or images of at least 79x79 pixels"
+                f"GoogLeNet's auxiliary heads got maps of {x.shape[1]}x{x.shape[2]}, smaller than "
+                "their 5x5 windows; write aux=False, or images of at least 79x79 pixels"
             )
         x = adaptive_average(x, 4) if self.make[1] else average_pool(x, 5, 3)
-        x = convolved(self.make, x, train, 128, 1, "conv")
+        x = conv_norm_relu(self.make, x, train, 128, 1, "conv")
         x = nn.relu(self.dense(1024, dtype=x.dtype, name="dense")(x.reshape(len(x), -1)))
         x = Dropout(0.7, self.axis)(x, train)
         logits = self.dense(self.classes, name="head")(x.astype(jnp.float32))
@@ -88,35 +134,39 @@ class Auxiliary(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """Three convolutions, nine Inception modules, pooling between them that rounds up, a global mean, a dense layer.
+    """GoogLeNet: three convolutions, nine Inception modules, a mean, a dense layer.
 
-    The two forms, with 1000 classes:
+    The pooling between them rounds up. The two forms, with 1000 classes:
 
-    - `norm=False`, the paper's: biases, LRN (with AlexNet's constants: the paper names none) after the first pooling and before
-      the second, 40% dropout; 6,998,552 parameters, 13,378,280 with the auxiliary heads.
-    - `norm=True`, torchvision's, for its weights: BN (epsilon 0.001) in place of biases and LRN, 3x3 convolutions where the
-      5x5 should be (a mistake taken over from TensorFlow's copy, and kept for the weights' sake), 2x2 for the last
-      pooling, 20% dropout; 6,624,904 and 13,004,888. It is not BN-Inception (Ioffe and Szegedy 2015, arXiv:1502.03167).
+    - `norm=False`, the paper's: 6,998,552 parameters, 13,378,280 with the auxiliary heads. It has
+      biases, LRN after the first pooling and before the second, and 40% dropout. LRN has AlexNet's
+      constants, for the paper states none.
+    - `norm=True`, torchvision's, for its weights: 6,624,904 and 13,004,888 parameters. It has BN
+      (epsilon 0.001) instead of biases and LRN, 2x2 for the last pooling, and 20% dropout. It has
+      3x3 convolutions where the 5x5 should be, a mistake copied from TensorFlow's version. They
+      stay because the weights need them. The form is not BN-Inception (Ioffe and Szegedy 2015,
+      arXiv:1502.03167).
 
-    The paper does not say how it initialises; torchvision draws from a truncated N(0, 0.01^2).
+    The paper does not state its initialization; torchvision draws from a truncated N(0, 0.01^2).
 
     Attributes:
-      classes: the number of logits.
+      classes: number of logits.
       norm: torchvision's form.
-      aux: the two auxiliary heads. They have parameters, run in training only, and sow their logits in "aux": the training
-        step adds 0.3 times the loss of each (section 5).
-      dropout: the share of the mean's channels that training sets to 0; above 0, `train` needs a "dropout" stream. The
-        auxiliary heads have their own 70%.
-      transform_input: turn images less ImageNet's means over its standard deviations into (x - 0.5) / 0.5, which torchvision's
-        weights expect.
+      aux: the two auxiliary heads. They have parameters, run in training only, and sow their logits
+        in "aux". The training step adds 0.3 times the loss of each (section 5).
+      dropout: the share of the mean's channels that training sets to 0. Above 0, `train` needs a
+        "dropout" stream. The auxiliary heads have their own 70%.
+      transform_input: convert images normalized by ImageNet's means and standard deviations to
+        (x - 0.5) / 0.5, which torchvision's weights expect.
       bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarResNet`.
 
     Raises:
-      ArgumentError: when called, for images smaller than 32 pixels; with `aux` and without `norm`, than 79.
+      ArgumentError: when called, for images smaller than 32 pixels, or than 79 with `aux` and
+        without `norm`.
 
     Example:
-      >>> model, image = GoogLeNet(1000), jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
-      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
+      >>> image = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
+      >>> variables = jax.eval_shape(GoogLeNet(1000).init, jax.random.key(0), image)
       >>> sum(p.size for p in jax.tree.leaves(variables["params"]))
       6998552
     """
@@ -134,39 +184,48 @@ class GoogLeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """float32 [b, h, w, c] -> float32 logits [b, classes]; with `stages`, also a dict of outputs."""
+        """Map float32 [b, h, w, c] to float32 logits [b, classes].
+
+        With `stages`, return a dict of outputs too.
+        """
         if min(x.shape[1:3]) < 32:
-            raise ArgumentError(f"GoogLeNet got images of {x.shape[1]}x{x.shape[2]} pixels; expected at least 32x32")
-        make, seen = self._make(), {}
+            raise ArgumentError(
+                f"GoogLeNet got images of {x.shape[1]}x{x.shape[2]} pixels; expected at least 32x32"
+            )
+        make, outputs = self._make(), {}
         dense = partial(nn.Dense, kernel_init=initializer(self.kernel_init))
-        x = self._stem(make, _shifted(x) if self.transform_input else x, seen, train)
+        x = self._stem(make, _imagenet_to_half(x) if self.transform_input else x, outputs, train)
         for name, filters in TABLE.items():
             if name in ("inception4a", "inception5a"):
-                last = self.norm and name == "inception5a"
-                x = max_pool(x, 2 if last else 3, 2, ceil=True)
-            x = stage(self, seen, name, Inception(filters, make, name=name)(x, train))
+                # torchvision's last pooling is 2x2.
+                size = 2 if self.norm and name == "inception5a" else 3
+                x = max_pool(x, size, 2, ceil=True)
+            x = stage(self, outputs, name, Inception(filters, make, name=name)(x, train))
             if self.aux and name in AUX and (train or self.is_initializing()):
-                Auxiliary(make, dense, self.classes, self.axis, name=AUX[name])(x, train)
-        x = stage(self, seen, "pool", x.astype(jnp.float32).mean((1, 2)))
+                AuxiliaryHead(make, dense, self.classes, self.axis, name=AUX[name])(x, train)
+        x = stage(self, outputs, "pool", x.astype(jnp.float32).mean((1, 2)))
         logits = dense(self.classes, name="head")(Dropout(self.dropout, self.axis)(x, train))
-        return (logits, seen) if stages else logits
+        return (logits, outputs) if stages else logits
 
     def _make(self):
-        """How to make a convolution, and BN or None."""
+        """Return the constructors of a convolution and of BN (or None)."""
         options = {"momentum": self.bn_momentum, "epsilon": 1e-3, "dtype": self.dtype}
         norm = partial(BatchNorm, self.bn_group, self.axis, **options) if self.norm else None
         return partial(conv, kernel_init=self.kernel_init, dtype=self.dtype), norm
 
-    def _stem(self, make, x, seen, train):
-        """[b, h, w, c] -> [b, h/8, w/8, 192]."""
-        level = (lambda x: x) if self.norm else local_response_norm
-        x = stage(self, seen, "conv1", convolved(make, x.astype(self.dtype), train, 64, 7, "conv1", stride=2))
-        x = level(max_pool(x, 3, 2, ceil=True))
-        x = stage(self, seen, "conv2", convolved(make, x, train, 64, 1, "conv2"))
-        x = stage(self, seen, "conv3", convolved(make, x, train, 192, 3, "conv3"))
-        return max_pool(level(x), 3, 2, ceil=True)
+    def _stem(self, make, x, outputs, train):
+        """Map [b, h, w, c] to [b, h/8, w/8, 192]."""
+        lrn = (lambda x: x) if self.norm else local_response_norm
+        x = conv_norm_relu(make, x.astype(self.dtype), train, 64, 7, "conv1", stride=2)
+        x = stage(self, outputs, "conv1", x)
+        x = lrn(max_pool(x, 3, 2, ceil=True))
+        x = stage(self, outputs, "conv2", conv_norm_relu(make, x, train, 64, 1, "conv2"))
+        x = stage(self, outputs, "conv3", conv_norm_relu(make, x, train, 192, 3, "conv3"))
+        return max_pool(lrn(x), 3, 2, ceil=True)
 
 
-def _shifted(x):
-    mean, std = (jnp.asarray(v, x.dtype)[None, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+def _imagenet_to_half(x):
+    """Convert ImageNet's normalization to (x - 0.5) / 0.5."""
+    constants = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    mean, std = (jnp.asarray(values, x.dtype)[None, None, None] for values in constants)
     return (x * std + mean - 0.5) / 0.5

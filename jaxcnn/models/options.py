@@ -1,4 +1,4 @@
-"""The options that `create_model` takes beside a network's name, each with the check of its value."""
+"""Options of `create_model`, and checks of their values."""
 
 from __future__ import annotations
 
@@ -8,48 +8,56 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.models.autoencoder import UPS
-from jaxcnn.models.convnet import POOLS, ConvNet
-from jaxcnn.models.initial import INITS
+from jaxcnn.models.autoencoder import UPSAMPLINGS
+from jaxcnn.models.convnet import POOLINGS, ConvNet
+from jaxcnn.models.initializers import INITS
 from jaxcnn.models.mlp import ACTIVATIONS, MLP
 from jaxcnn.models.unet import UNet
 from jaxcnn.recipe import ArgumentError, check_choice, format_value
 
 
-def _whole(least: int) -> Callable[[str, Any], int]:
+def _integer(minimum: int) -> Callable[[str, Any], int]:
     def check(option: str, value: Any) -> int:
-        if type(value) is not int or value < least:
-            raise ArgumentError(f"{option} is {format_value(value)}; expected a whole number of at least {least}")
+        if type(value) is not int or value < minimum:
+            raise ArgumentError(
+                f"{option} is {format_value(value)}; expected a whole number of at least {minimum}"
+            )
         return value
 
     return check
 
 
 def _units(option: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)) or any(type(units) is not int or units < 1 for units in value):
+    is_list = isinstance(value, (list, tuple))
+    if not is_list or any(type(units) is not int or units < 1 for units in value):
         raise ArgumentError(
-            f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: write [64, 64]"
+            f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: "
+            "write [64, 64]"
         )
     return tuple(value)
 
 
-def _share(usual: float) -> Callable[[str, Any], float]:
+def _share(example: float) -> Callable[[str, Any], float]:
     def check(option: str, value: Any) -> float:
         if not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise ArgumentError(f"{option} is {format_value(value)}; expected at least 0 and below 1: write {usual}")
+            raise ArgumentError(
+                f"{option} is {format_value(value)}; expected at least 0 and below 1: "
+                f"write {example}"
+            )
         return value
 
     return check
 
 
-def _switch(option: str, value: Any) -> bool:
+def _boolean(option: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ArgumentError(f"{option} is {format_value(value)}; expected True or False")
     return value
 
 
 def _dtype(option: str, value: Any) -> str:
-    with suppress(TypeError):  # what is no type is refused under the name it has
+    # A value that is no dtype is refused below, as it is.
+    with suppress(TypeError):
         value = value if isinstance(value, str) else np.dtype(value).name
     return check_choice(option, value, ("float32", "bfloat16"))
 
@@ -57,36 +65,41 @@ def _dtype(option: str, value: Any) -> str:
 def _name(option: str, value: Any) -> str:
     if not isinstance(value, str) or not value or "/" in value:
         raise ArgumentError(
-            f"{option} is {format_value(value)}; expected a text without '/'. Write {option}='backbone'."
+            f"{option} is {format_value(value)}; expected a text without '/'. "
+            f"Write {option}='backbone'."
         )
     return value
 
 
 OPTIONS: dict[str, Callable[[str, Any], Any]] = {
-    "width": _whole(1),
-    "bn_group": _whole(0),
+    "width": _integer(1),
+    "bn_group": _integer(0),
     "bn_momentum": _share(0.9),
-    "batch_norm": _switch,
-    "stem_norm": _switch,
-    "remat": _switch,
-    "skips": _switch,
+    "batch_norm": _boolean,
+    "stem_norm": _boolean,
+    "remat": _boolean,
+    "skips": _boolean,
     "dropout": _share(0.5),
     "activation": lambda option, value: check_choice(option, str(value), ACTIVATIONS),
-    "pooling": lambda option, value: check_choice(option, str(value), POOLS),
+    "pooling": lambda option, value: check_choice(option, str(value), POOLINGS),
     "shortcut": lambda option, value: check_choice(option, str(value), "AB"),
-    "up": lambda option, value: check_choice(option, str(value), UPS),
-    "code": _whole(1),
-    "convolutions": _whole(1),
-    "aux": _switch,
-    "transform_input": _switch,
+    "up": lambda option, value: check_choice(option, str(value), UPSAMPLINGS),
+    "code": _integer(1),
+    "convolutions": _integer(1),
+    "aux": _boolean,
+    "transform_input": _boolean,
     "kernel_init": lambda option, value: check_choice(option, str(value), INITS),
     "dtype": _dtype,
     "name": _name,
 }
-"""What `create_model` takes beside the name, with the check of each; a network takes those that it has a field for."""
-OWN: dict[type, dict[str, Callable[[str, Any], Any]]] = {
+"""Options of all networks: name -> check.
+
+A check returns the value or raises ArgumentError. A network takes the options that it has a field
+for.
+"""
+MODEL_OPTIONS: dict[type, dict[str, Callable[[str, Any], Any]]] = {
     MLP: {"hidden": _units},
-    ConvNet: {"hidden": _whole(1)},
-    UNet: {"depth": _whole(1)},
+    ConvNet: {"hidden": _integer(1)},
+    UNet: {"depth": _integer(1)},
 }
-"""Options that mean different things to different networks."""
+"""Options whose meaning depends on the network, with their checks."""

@@ -1,4 +1,4 @@
-"""Pooling of windows that overlap or do not fit, with PyTorch's borders, and local response normalisation."""
+"""Pooling of windows with PyTorch's borders, and local response normalization."""
 
 from __future__ import annotations
 
@@ -11,32 +11,47 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
 
-def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False) -> jax.Array:
-    """The maximum of each size x size window, [b, h, w, c] -> [b, h', w', c], h' = (h + 2 padding - size) // stride + 1.
+def max_pool(
+    x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False
+) -> jax.Array:
+    """Return the maximum of each size x size window.
 
-    Padding is -inf: it never wins. With `ceil` the division rounds up, where the last window then still begins inside
-    the image (Caffe's rule and PyTorch's `ceil_mode`): it is the smaller for it.
+    It maps [b, h, w, c] to [b, h', w', c] with h' = (h + 2 padding - size) // stride + 1. The
+    padding is -inf, which is never the maximum.
+
+    Args:
+      x: [b, h, w, c].
+      size: height and width of a window.
+      stride: between windows, in both axes.
+      padding: pixels added on every side.
+      ceil: round the division up where the last window still begins inside the image (Caffe's
+        rule and PyTorch's `ceil_mode`). That window is then smaller.
 
     Example:
       >>> line = jnp.arange(6.0).reshape(1, 6, 1, 1) * jnp.ones((1, 6, 6, 1))
       >>> [max_pool(line, 3, 2, ceil=ceil)[0, :, 0, 0].tolist() for ceil in (False, True)]
       [[2.0, 4.0], [2.0, 4.0, 5.0]]
     """
-    borders: Any = [(padding, padding + _missing(side, size, stride, padding) * ceil) for side in x.shape[1:3]]
+    borders: Any = [
+        (padding, padding + _ceil_padding(side, size, stride, padding) * ceil)
+        for side in x.shape[1:3]
+    ]
     return nn.max_pool(x, (size, size), (stride, stride), borders)
 
 
 @jax.custom_jvp
 def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """Return the maximum of disjoint 2x2 windows, [b, h, w, c] -> [b, h // 2, w // 2, c].
+    """Return the maximum of disjoint 2x2 windows.
 
-    An odd last row or column is dropped. The derivative goes to the first of the greatest pixels of a window, row by row,
-    as in PyTorch and in `flax.linen.max_pool`. It is 10 times as fast as the latter's on a CPU, where XLA scatters the
-    gradient window by window.
+    It maps [b, h, w, c] to [b, h // 2, w // 2, c]. An odd last row or column is dropped. The
+    derivative goes to the first of the greatest pixels of a window, row by row, as in PyTorch and
+    in `flax.linen.max_pool`. It is 10 times as fast as the latter's on a CPU, where XLA scatters
+    the gradient window by window.
 
-    The derivative keeps the position of the maximum. The derivative of `jnp.max` would compare the input with its maximum
-    instead. XLA often computes an input such as BatchNorm's output twice, with different rounding: then no pixel equals
-    the maximum, and the window loses its gradient.
+    The derivative keeps the position of the maximum. The derivative of `jnp.max` would compare
+    the input with its maximum instead. XLA often computes an input such as BatchNorm's output
+    twice, with different rounding. Then no pixel equals the maximum, and the window loses its
+    gradient.
 
     Example:
       >>> max_pool_2x2(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, ..., 0].tolist()
@@ -48,11 +63,13 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
 @max_pool_2x2.defjvp
 def _max_pool_2x2_jvp(primals, tangents):
     (x,), (tangent,) = primals, tangents
-    # A CPU computes both once and writes them to memory: a loop of their own, which others cannot repeat in part.
+    # A CPU computes both once and writes them to memory, in a loop of their own that no other
+    # loop can repeat in part.
     greatest, position = jax.lax.platform_dependent(x, cpu=_materialized, default=_max_and_position)
     offset = np.arange(4, dtype=np.int8).reshape(1, 1, 2, 1, 2, 1)
     selected = position[:, :, None, :, None] == offset
-    return greatest, jnp.where(selected, windows_2x2(tangent), jnp.zeros((), tangent.dtype)).sum((2, 4))
+    zero = jnp.zeros((), tangent.dtype)
+    return greatest, jnp.where(selected, windows_2x2(tangent), zero).sum((2, 4))
 
 
 def _materialized(x):
@@ -62,7 +79,10 @@ def _materialized(x):
 
 @jax.jit
 def _max_and_position(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the maximum of each 2x2 window, and its first position in the window as int8: 2 row + column."""
+    """Return the maximum of each 2x2 window, and its first position.
+
+    The position is int8, 2 row + column.
+    """
     windows = windows_2x2(x)
     left, right = windows[:, :, :, :, 0], windows[:, :, :, :, 1]
     is_right = _greater(right, left)
@@ -74,38 +94,48 @@ def _max_and_position(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _greater(x, y):
-    return (x > y) | jnp.isnan(x)  # a NaN is the maximum, as it is for `jnp.max`
+    # A NaN is the maximum, as it is for `jnp.max`.
+    return (x > y) | jnp.isnan(x)
 
 
 def windows_2x2(x: jax.Array) -> jax.Array:
-    """Return the disjoint 2x2 windows of images, [b, h, w, c] -> [b, h // 2, 2, w // 2, 2, c]."""
+    """Return the disjoint 2x2 windows of images.
+
+    They are [b, h // 2, 2, w // 2, 2, c] of [b, h, w, c].
+    """
     b, h, w, c = x.shape
     return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
 
 
-def _missing(side, size, stride, padding):
-    """Pixels that the last window of a row rounded up lacks."""
+def _ceil_padding(side, size, stride, padding):
+    """Return the number of pixels that the last window rounded up lacks."""
     windows = -(-(side + 2 * padding - size) // stride) + 1
     windows -= (windows - 1) * stride >= side + padding
     return max(0, (windows - 1) * stride + size - side - 2 * padding)
 
 
 def average_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
-    """The mean of each size x size window that fits, [b, h, w, c] -> [b, (h - size) // stride + 1, ..., c].
+    """Return the mean of each size x size window that fits.
+
+    It maps [b, h, w, c] to [b, (h - size) // stride + 1, (w - size) // stride + 1, c].
 
     Example:
-      >>> average_pool(jnp.arange(6.0).reshape(1, 1, 6, 1) * jnp.ones((1, 3, 6, 1)), 3, 2)[0, 0, :, 0].tolist()
+      >>> x = jnp.arange(6.0).reshape(1, 1, 6, 1) * jnp.ones((1, 3, 6, 1))
+      >>> average_pool(x, 3, 2)[0, 0, :, 0].tolist()
       [1.0, 3.0]
     """
-    # Not nn.avg_pool, which divides by an integer: an error where promotion is strict.
-    return nn.pooling.pool(x, 0.0, jax.lax.add, (size, size), (stride, stride), "VALID") / size**2
+    # Not nn.avg_pool, which divides by an integer. That is an error where promotion is strict.
+    total = nn.pooling.pool(x, 0.0, jax.lax.add, (size, size), (stride, stride), "VALID")
+    return total / size**2
 
 
 def adaptive_average(x: jax.Array, size: int) -> jax.Array:
-    """Means over size x size windows, whatever the image's size, [b, h, w, c] -> [b, size, size, c].
+    """Return means over size x size windows, whatever the image.
 
-    Window i covers pixels floor(i h / size) to ceil((i + 1) h / size), as PyTorch's `adaptive_avg_pool2d` has it: next to
-    each other where `size` divides h, else overlapping by one; and pixels repeated where the image is the smaller.
+    It maps [b, h, w, c] to [b, size, size, c]. Window i covers pixels floor(i h / size) to
+    ceil((i + 1) h / size), as in PyTorch's `adaptive_avg_pool2d`. Windows lie next to each other
+    where `size` divides h, and overlap by one pixel elsewhere. Pixels are repeated where the image
+    is smaller than `size`.
 
     Example:
       >>> adaptive_average(jnp.arange(5.0).reshape(1, 1, 5, 1), 2)[0, :, :, 0].tolist()
@@ -115,24 +145,31 @@ def adaptive_average(x: jax.Array, size: int) -> jax.Array:
         side = x.shape[axis]
         if side != size:
             edges = [(i * side // size, -(-(i + 1) * side // size)) for i in range(size)]
-            x = jnp.stack([jax.lax.slice_in_dim(x, a, b, axis=axis).mean(axis) for a, b in edges], axis)
+            means = [
+                jax.lax.slice_in_dim(x, start, stop, axis=axis).mean(axis) for start, stop in edges
+            ]
+            x = jnp.stack(means, axis)
     return x
 
 
 def local_response_norm(
     x: jax.Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
 ) -> jax.Array:
-    """Each channel over a power of its neighbours' sum of squares, [b, h, w, c] -> the same shape and dtype.
+    """Divide each channel by a power of its neighbors' sum of squares.
 
-    x_i / (k + alpha (x_{i - size // 2}^2 + ... + x_{i + size // 2}^2))^beta, outside channels counting 0 (Krizhevsky,
-    Sutskever and Hinton 2012, "ImageNet classification with deep convolutional neural networks", section 3.3, and its
-    constants). PyTorch and Caffe divide alpha by `size`, and take k = 1 unless told: theirs is this with alpha / size.
+    It maps [b, h, w, c] to the same shape and dtype. The result is
+    x_i / (k + alpha (x_{i - size // 2}^2 + ... + x_{i + size // 2}^2))^beta, where channels outside
+    count 0. Formula and default constants are those of Krizhevsky, Sutskever and Hinton 2012,
+    "ImageNet classification with deep convolutional neural networks", section 3.3. PyTorch and
+    Caffe divide alpha by `size`, so theirs is this with alpha / size. Their default k is 1.
 
     Example:
-      >>> local_response_norm(jnp.ones((1, 1, 1, 3)), size=3, k=0.0, alpha=1.0, beta=1.0).ravel().tolist()
+      >>> x = jnp.ones((1, 1, 1, 3))
+      >>> local_response_norm(x, size=3, k=0.0, alpha=1.0, beta=1.0).ravel().tolist()
       [0.5, 0.3333333432674408, 0.5]
     """
     channels, reach = x.shape[-1], size // 2
     squares = jnp.pad(jnp.square(x.astype(jnp.float32)), ((0, 0), (0, 0), (0, 0), (reach, reach)))
+    # Starts from the first term, not from 0, so that no integer enters the sum.
     total = sum((squares[..., i : i + channels] for i in range(1, size)), squares[..., :channels])
     return (x.astype(jnp.float32) * (k + alpha * total) ** -beta).astype(x.dtype)

@@ -1,4 +1,7 @@
-"""U-Net (Ronneberger, Fischer and Brox 2015, arXiv:1505.04597, figure 1): a class for every pixel."""
+"""U-Net (Ronneberger, Fischer and Brox 2015, arXiv:1505.04597, figure 1).
+
+It computes the logits of a class for every pixel.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +12,48 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.models.autoencoder import doubled
-from jaxcnn.models.convnet import divisible
-from jaxcnn.models.initial import initializer
-from jaxcnn.models.layers import BatchNorm, conv3x3, pool_2x2, stage
+from jaxcnn.models.autoencoder import upsampling_layer
+from jaxcnn.models.convnet import check_divisible
+from jaxcnn.models.initializers import initializer
+from jaxcnn.models.layers import conv3x3, pool_2x2, stage
+from jaxcnn.models.norm import BatchNorm
 
 
 class UNet(nn.Module):
-    """Down `depth` times by pooling, up again, and at every size on the way up the maps from the way down beside the new ones.
+    """U-Net: an encoder, a decoder, and skip connections at every size.
 
-    Every level is two 3x3 convolutions with ReLU; filters double from level to level, from `width` to `width` 2^`depth`. With
-    the defaults, which are the paper's, a grey image and 2 classes it has 31,030,658 parameters.
+    The image is halved `depth` times by pooling and doubled as often. At every size the decoder's
+    maps are concatenated with the encoder's. Every level is two 3x3 convolutions with ReLU. Filters
+    double from level to level, from `width` to `width` 2^`depth`. With the defaults, which are the
+    paper's, a gray image and 2 classes it has 31,030,658 parameters.
 
-    It differs from the paper in its borders: there the convolutions have no padding, 572x572 pixels make 388x388 and the maps
-    from the way down are cropped; here a pixel of zeros around keeps every size, and the logits have the image's.
-    `batch_norm` is not in the paper, and its dropout at the end of the way down (of a rate it does not say) is not here.
+    It differs from the paper in its borders. There the convolutions have no padding, 572x572 pixels
+    become 388x388, and the encoder's maps are cropped. Here a border of one pixel of zeros keeps
+    every size, and the logits have the image's. `batch_norm` is not in the paper. The paper's
+    dropout at the end of the encoder (its rate is not stated) is not here.
 
     Attributes:
-      classes: the number of logits of a pixel.
+      classes: number of logits of a pixel.
       width: filters of the first level.
-      depth: how often the image is halved; height and width are multiples of 2^`depth`.
-      up: how maps are doubled, one of `autoencoder.UPS`: "transpose" is the paper's 2x2 up-convolution.
-      batch_norm: BN before every ReLU, in place of the convolutions' biases.
-      skips: the maps from the way down beside those of the way up; without them everything passes through the bottom.
+      depth: number of halvings; height and width are multiples of 2^`depth`.
+      up: the layer that doubles maps, one of `autoencoder.UPSAMPLINGS`. "transpose" is the paper's
+        2x2 up-convolution.
+      batch_norm: BN before every ReLU, instead of the convolutions' biases.
+      skips: concatenate the encoder's maps. Without them everything passes through the bottom.
       bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarResNet`.
 
     Raises:
-      ArgumentError: when called, for an unknown name, or images that cannot be halved `depth` times.
+      ArgumentError: when called, for an unknown name, or images that cannot be halved `depth`
+        times.
 
     Example:
       >>> model = UNet(classes=2, width=4, depth=2)
       >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 24, 1)))
       >>> logits, stages = model.apply(variables, jnp.zeros((1, 16, 24, 1)), stages=True)
-      >>> {name: maps.shape[1:] for name, maps in stages.items()}
-      {'down1': (16, 24, 4), 'down2': (8, 12, 8), 'bottom': (4, 6, 16), 'up2': (8, 12, 8), 'up1': (16, 24, 4)}
+      >>> {name: stages[name].shape[1:] for name in ("down1", "down2", "bottom")}
+      {'down1': (16, 24, 4), 'down2': (8, 12, 8), 'bottom': (4, 6, 16)}
+      >>> {name: stages[name].shape[1:] for name in ("up2", "up1")}
+      {'up2': (8, 12, 8), 'up1': (16, 24, 4)}
       >>> logits.shape
       (1, 16, 24, 2)
     """
@@ -61,34 +72,53 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """float32 [b, h, w, c] -> float32 logits [b, h, w, classes]; with `stages`, also a dict of outputs."""
-        divisible(x, self.depth, "U-Net")
-        x, seen = x.astype(self.dtype), {}
+        """Map float32 [b, h, w, c] to float32 logits [b, h, w, classes].
+
+        With `stages`, return a dict of outputs too.
+        """
+        check_divisible(x, self.depth, "U-Net")
+        x, outputs = x.astype(self.dtype), {}
         for level in range(1, self.depth + 1):
-            x = stage(self, seen, f"down{level}", self._level(x, level, f"down{level}", train))
+            x = stage(self, outputs, f"down{level}", self._level(x, level, f"down{level}", train))
             x = pool_2x2(x, jnp.max)
-        x = stage(self, seen, "bottom", self._level(x, self.depth + 1, "bottom", train))
+        x = stage(self, outputs, "bottom", self._level(x, self.depth + 1, "bottom", train))
         for level in range(self.depth, 0, -1):
             x = self._up(level)(x)
             if self.skips:
-                x = jnp.concatenate([seen[f"down{level}"], x], axis=-1)  # [b, h, w, 2 filters]
-            x = stage(self, seen, f"up{level}", self._level(x, level, f"up{level}", train))
+                # [b, h, w, 2 filters]
+                x = jnp.concatenate([outputs[f"down{level}"], x], axis=-1)
+            x = stage(self, outputs, f"up{level}", self._level(x, level, f"up{level}", train))
         head = nn.Conv(self.classes, (1, 1), kernel_init=initializer(self.kernel_init), name="head")
         logits = head(x.astype(jnp.float32))
-        return (logits, seen) if stages else logits
+        return (logits, outputs) if stages else logits
 
     def _up(self, level):
         filters = self.width * 2 ** (level - 1)
-        return doubled(filters, self.up, kernel_init=self.kernel_init, dtype=self.dtype, name=f"up{level}_double")
+        return upsampling_layer(
+            filters,
+            self.up,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name=f"up{level}_double",
+        )
 
     def _level(self, x, level, name, train):
-        """Two convolutions: [b, h, w, c] -> [b, h, w, width 2^(level - 1)]."""
-        conv = partial(conv3x3, self.width * 2 ** (level - 1), kernel_init=self.kernel_init, dtype=self.dtype)
+        """Apply the two convolutions of a level.
+
+        They map [b, h, w, c] to [b, h, w, width 2^(level - 1)].
+        """
+        conv = partial(
+            conv3x3, self.width * 2 ** (level - 1), kernel_init=self.kernel_init, dtype=self.dtype
+        )
         for layer in ("conv1", "conv2"):
             x = conv(bias=not self.batch_norm, name=f"{name}_{layer}")(x)
             if self.batch_norm:
                 norm = BatchNorm(
-                    self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_{layer}_norm"
+                    self.bn_group,
+                    self.axis,
+                    self.bn_momentum,
+                    dtype=self.dtype,
+                    name=f"{name}_{layer}_norm",
                 )
                 x = norm(x, train)
             x = nn.relu(x)

@@ -1,4 +1,7 @@
-"""Schedules by name: functions of a Recipe giving step -> the share of `lr`, so that a rate is one number beside a shape."""
+"""Schedules of the learning rate by name, as functions of a Recipe.
+
+A schedule maps a step to a factor of `lr`, so that the rate's size and its shape are separate.
+"""
 
 from __future__ import annotations
 
@@ -8,55 +11,77 @@ import optax
 
 from jaxcnn.recipe import Recipe
 
-END = 0.01
-"""Where the exponential schedule ends, as a share of `lr`."""
-RISE = 0.1
-"""The share of the steps in which "warmup" rises."""
+END_FACTOR = 0.01
+"""Factor of `lr` at the end of the exponential schedule."""
+WARMUP_SHARE = 0.1
+"""Share of the steps in which the "warmup" schedule rises."""
 CYCLES = 3
-"""Warm restarts: each cycle is twice as long as the one before."""
+"""Number of cycles of warm restarts.
+
+Each is twice as long as the one before.
+"""
 WINDOWS, PATIENCE = 40, 3
-"""Plateau: the loss is averaged over 1/40 of the steps; after 3 such means without a better one the rate falls."""
+"""Windows of the plateau schedule in a run, and windows of patience.
+
+The loss is averaged over 1/40 of the steps. After 3 such means without a better one the rate falls.
+"""
 
 
 def _restarts(recipe: Recipe) -> optax.Schedule:
     first = recipe.steps / (2**CYCLES - 1)
     ends = [round(first * (2 ** (k + 1) - 1)) for k in range(CYCLES)]
     cycles = [
-        optax.cosine_decay_schedule(1.0, max(1, end - start)) for start, end in zip([0, *ends], ends, strict=False)
+        optax.cosine_decay_schedule(1.0, max(1, end - start))
+        for start, end in zip([0, *ends], ends, strict=False)
     ]
     return optax.join_schedules(cycles, ends[:-1])
 
 
 def _one_cycle(recipe: Recipe) -> optax.Schedule:
     # Below 4 steps the rise of optax's schedule has no length.
-    return optax.cosine_onecycle_schedule(recipe.steps, 1.0) if recipe.steps > 3 else optax.constant_schedule(1.0)
+    if recipe.steps <= 3:
+        return optax.constant_schedule(1.0)
+    return optax.cosine_onecycle_schedule(recipe.steps, 1.0)
 
 
 SCHEDULES: dict[str, Callable[[Recipe], optax.Schedule]] = {
     "constant": lambda recipe: optax.constant_schedule(1.0),
-    "step": lambda recipe: optax.piecewise_constant_schedule(1.0, dict.fromkeys(recipe.drops, recipe.factor)),
-    "exponential": lambda recipe: optax.exponential_decay(1.0, recipe.steps, END),
+    "step": lambda recipe: optax.piecewise_constant_schedule(
+        1.0, dict.fromkeys(recipe.drops, recipe.factor)
+    ),
+    "exponential": lambda recipe: optax.exponential_decay(1.0, recipe.steps, END_FACTOR),
     "cosine": lambda recipe: optax.cosine_decay_schedule(1.0, recipe.steps),
     "one-cycle": _one_cycle,
     "restarts": _restarts,
-    "warmup": lambda recipe: optax.warmup_constant_schedule(0.0, 1.0, max(1, round(RISE * recipe.steps))),
+    "warmup": lambda recipe: optax.warmup_constant_schedule(
+        0.0, 1.0, max(1, round(WARMUP_SHARE * recipe.steps))
+    ),
     "plateau": lambda recipe: optax.constant_schedule(1.0),
 }
-"""name -> recipe -> (step -> factor).
+"""Schedules: name -> recipe -> (step -> factor).
 
-- "step": `factor` at each of `drops`, the form of He et al. 2015. Only this one reads `drops`.
+- "step": times `factor` at each of `drops`, the form of He et al. 2015. No other schedule reads
+  `drops`.
 - "exponential": down to 1% at the last step.
-- "cosine": down to 0 at the last step (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, one cycle).
-- "one-cycle": up from 1/25 over 30% of the steps, down to nearly 0 (Smith and Topin 2017, arXiv:1708.07120).
+- "cosine": down to 0 at the last step (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, one
+  cycle).
+- "one-cycle": up from 1/25 over 30% of the steps, down to nearly 0 (Smith and Topin 2017,
+  arXiv:1708.07120).
 - "restarts": three cosine cycles, each twice as long as the one before (SGDR, arXiv:1608.03983).
-- "warmup": linear over the first tenth of the steps, then constant (Goyal et al. 2017, arXiv:1706.02677, section 2.2).
+- "warmup": linear over the first tenth of the steps, then constant (Goyal et al. 2017,
+  arXiv:1706.02677, section 2.2).
 - "plateau": times `factor` whenever the training loss has stopped falling (see `plateau`).
 """
 
 
 def plateau(recipe: Recipe) -> optax.GradientTransformationExtraArgs | None:
-    """What lowers the rate of the "plateau" schedule; None for the others."""
+    """Return the transformation that lowers the rate of the "plateau" schedule.
+
+    It is None for the other schedules, and for a factor of 1.
+    """
     if recipe.schedule != "plateau" or recipe.factor == 1:
         return None
     window = max(1, recipe.steps // WINDOWS)
-    return optax.contrib.reduce_on_plateau(recipe.factor, patience=PATIENCE, rtol=1e-3, accumulation_size=window)
+    return optax.contrib.reduce_on_plateau(
+        recipe.factor, patience=PATIENCE, rtol=1e-3, accumulation_size=window
+    )

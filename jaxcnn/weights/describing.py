@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxcnn.models import imagenet, vgg
+from jaxcnn.models import resnet, vgg
 
 
 def looks_like(arrays: Mapping[str, Any]) -> str:
@@ -52,7 +52,7 @@ def _vgg(count: int, norm: bool, classes: int, dense: list[tuple[int, ...]]) -> 
 
 def _imagenet(count: int, width: int, classes: int) -> str:
     options = f", width={width}" if width != 64 else ""
-    for depth, (blocks, bottleneck) in imagenet.LAYERS.items():
+    for depth, (blocks, bottleneck) in resnet.LAYERS.items():
         layers = 1 + sum(blocks) * (3 if bottleneck else 2)
         if count in (layers, layers + 3, layers + 4):
             return f"ResNet-{depth}: build('resnet{depth}{'-v1.5' if bottleneck else ''}', {classes}{options})"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from jaxcnn.models import VGG, CifarResNet, LeNet5, PreActResNet
-from jaxcnn.models.calling import switches
+from jaxcnn.models.calling import set_mode
 
 Path = tuple[str, ...]
 
@@ -55,7 +55,7 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
 
     with nn.intercept_methods(note):
         image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        module, flags = switches(model, train=False)
+        module, flags = set_mode(model, train=False)
         mode: dict[str, Any] = dict(flags)
         variables: Any = jax.eval_shape(lambda key, x: module.init(key, x, **mode), jax.random.key(0), image)
     heads = {name: layer for name, layer in dense.items() if name.split(".")[-1] == "head"}

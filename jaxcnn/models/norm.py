@@ -1,0 +1,293 @@
+"""Batch normalization: the layer, its gradient, and its behavior in frozen stages.
+
+The method is that of Ioffe and Szegedy 2015 (arXiv:1502.03167).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.recipe import ArgumentError
+
+DeviceGroups = tuple[str, tuple[tuple[int, ...], ...]]
+"""Mapped axis, and its groups of devices that share moments."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def batch_normalize(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, shared: DeviceGroups | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalize each group by its own moments, and return the moments too.
+
+    Computes `(x - mean) / sqrt(var + epsilon) * scale + bias` with the mean and the biased
+    variance of each group (Ioffe and Szegedy 2015, section 3).
+
+    Differentiated by JAX, the terms of x, its mean and its square mean are each an array as
+    large as x. The gradient is written out instead. It reads x and the slope twice and writes
+    once. A step of ResNet-20 is 13% faster on a CPU, and compiles sooner.
+
+    Args:
+      x: [groups, n, ..., c], float32 or bfloat16; moments are float32.
+      scale: float32 [c], multiplied.
+      bias: float32 [c], added.
+      epsilon: added to the variance.
+      shared: the devices that share a group, or None.
+
+    Returns:
+      float32 [groups, n, ..., c], and the mean and variance, float32 [groups, c].
+
+    Example:
+      >>> x = jnp.array([[[1.0], [3.0]]])
+      >>> y, mean, var = batch_normalize(x, jnp.ones(1), jnp.zeros(1), 0.0, None)
+      >>> y.ravel().tolist(), mean.item(), var.item()
+      ([-1.0, 1.0], 2.0, 1.0)
+    """
+    return _forward(x, scale, bias, epsilon, shared)[0]
+
+
+def _forward(x, scale, bias, epsilon, shared) -> Any:
+    y = x.astype(jnp.float32)
+    mean, square = _average((_flatten(y).mean(1), _flatten(jnp.square(y)).mean(1)), shared)
+    var = jnp.maximum(square - jnp.square(mean), 0.0)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    # Not x * gain + (bias - mean * gain): where a small group's variance is near 0 that cancels
+    # two large numbers.
+    y = (y - _expand(mean, x)) * _expand(inverse * scale[None], x) + _expand(bias[None], x)
+    return (y, mean, var), (x, mean, inverse, scale)
+
+
+def _backward(epsilon, shared, residuals, slopes) -> tuple[jax.Array, jax.Array, jax.Array]:
+    (x, mean, inverse, scale), (slope, mean_slope, var_slope) = residuals, slopes
+    n = math.prod(x.shape[1:-1])
+    centered = x.astype(jnp.float32) - _expand(mean, x)
+    # Both sums are [groups, c], over the examples on this device.
+    total, projection = _flatten(slope).sum(1), _flatten(slope * centered).sum(1)
+    gain = inverse * scale[None]
+    # The slope of each value of a group through the group's mean and, per unit of distance from
+    # the mean, through its variance.
+    level, spread = _average(
+        (mean_slope - gain * total, 2 * var_slope - gain * jnp.square(inverse) * projection),
+        shared,
+    )
+    x_slope = _expand(gain, x) * slope + _expand(level / n, x) + _expand(spread / n, x) * centered
+    return x_slope.astype(x.dtype), (projection * inverse).sum(0), total.sum(0)
+
+
+def _flatten(x):
+    """Reshape [groups, n, ..., c] to [groups, n ..., c].
+
+    A group is then summed in one order, however many groups lie on a device.
+    """
+    return x.reshape(len(x), -1, x.shape[-1])
+
+
+def _expand(moments, x):
+    """Reshape [groups, c] to as many axes as x, [groups, 1, ..., 1, c]."""
+    return moments.reshape(len(moments), *(1,) * (x.ndim - 2), -1)
+
+
+def _average(moments, shared):
+    if shared is None:
+        return moments
+    axis, device_groups = shared
+    return jax.lax.pmean(moments, axis, axis_index_groups=[list(group) for group in device_groups])
+
+
+batch_normalize.defvjp(_forward, _backward)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization over groups of consecutive examples.
+
+    Attributes:
+      group: number of examples that share one mean and variance; 0 is the whole batch, over all
+        devices. He et al. 2015 train a batch of 128 on two GPUs, which is `group=64`.
+      axis: the mapped axis that splits the batch, if any. The result is that of one device,
+        whatever the split.
+      momentum: of the moving averages, `new = momentum * old + (1 - momentum) * batch`
+        (PyTorch's is 1 - momentum).
+      epsilon: added to the variance.
+      dtype: of the result. Moments are always float32, and the variance is the biased one.
+    """
+
+    group: int = 0
+    axis: str | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalize [b, ..., c] to the same shape, in `dtype`."""
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        moving_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        moving_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        if not train:
+            gain = jax.lax.rsqrt(moving_var.value + self.epsilon) * scale
+            ones = (1,) * (x.ndim - 1)
+            centered = x.astype(jnp.float32) - moving_mean.value.reshape(*ones, -1)
+            y = centered * gain.reshape(*ones, -1)
+            return (y + bias.reshape(*ones, -1)).astype(self.dtype)
+        groups, shared = self._layout(len(x))
+        normalized: Any = batch_normalize(
+            x.reshape(groups, -1, *x.shape[1:]), scale, bias, self.epsilon, shared
+        )
+        y, mean, var = normalized
+        if not self.is_initializing():
+            self._move(moving_mean, mean)
+            self._move(moving_var, var)
+        return y.reshape(x.shape).astype(self.dtype)
+
+    def _layout(self, local: int) -> tuple[int, DeviceGroups | None]:
+        """Return the groups on this device and the devices sharing one.
+
+        The first is their number. The devices are None where no exchange is needed.
+        """
+        devices = jax.lax.axis_size(self.axis) if self.axis else 1
+        group = self.group or local * devices
+        if local * devices % group or max(group, local) % min(group, local):
+            raise ArgumentError(
+                f"bn_group is {group}, which does not divide the batch of {local * devices} on "
+                f"{devices} device(s) evenly; write a divisor of the batch that divides, or is a "
+                "multiple of, each device's share"
+            )
+        if group <= local:
+            return local // group, None
+        span = group // local
+        device_groups = tuple(tuple(range(i, i + span)) for i in range(0, devices, span))
+        return 1, (str(self.axis), device_groups)
+
+    def _move(self, moving, groups):
+        batch = groups.mean(0)
+        if self.axis:
+            batch = jax.lax.pmean(batch, self.axis)
+        moving.value = self.momentum * moving.value + (1 - self.momentum) * batch
+
+
+NORMS = (BatchNorm, nn.BatchNorm)
+"""Classes of BN layers that the context managers below act on."""
+Path = tuple[str, ...]
+"""Names of modules from the top-level one to a BN layer."""
+
+
+@contextlib.contextmanager
+def frozen_batch_norm(
+    is_frozen: Callable[[str], bool], paths: set[Path] | None = None
+) -> Iterator[None]:
+    """Make frozen top-level modules use and keep BN's moving averages.
+
+    Without it a frozen stage trained on few images is normalized by the batch in training and by
+    other averages in test mode. It acts on our `BatchNorm` and on flax's.
+
+    Args:
+      is_frozen: called with the name of a top-level module.
+      paths: a set that receives the paths of the BN layers that were frozen.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxcnn.models import create_model
+      >>> model, images = create_model("resnet8", 10), jnp.ones((4, 8, 8, 3))
+      >>> variables = model.init(jax.random.key(0), images)
+      >>> with frozen_batch_norm(lambda name: name.startswith("stem")):
+      ...     _, new = model.apply(variables, images, train=True, mutable=["batch_stats"])
+      >>> stats = new["batch_stats"]
+      >>> {name: bool((stats[name]["mean"] != 0).any()) for name in stats if "mean" in stats[name]}
+      {'stem_norm': False}
+    """
+
+    def freeze(norm: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if not is_frozen(norm.path[0]):
+            return call(*args, **kwargs)
+        if isinstance(norm, BatchNorm):
+            return call(args[0] if args else kwargs["x"], train=False)
+        positional = dict(zip(("x", "use_running_average"), args, strict=False))
+        arguments = positional | kwargs | {"use_running_average": True}
+        # Flax refuses the mode as a field and as an argument at once.
+        with _override(norm, use_running_average=None):
+            return call(**arguments)
+
+    with _intercept_norms(freeze, paths, is_frozen):
+        yield
+
+
+@contextlib.contextmanager
+def batch_moments(paths: set[Path] | None = None) -> Iterator[None]:
+    """Set the new moving averages of every BN to the batch's moments.
+
+    Args:
+      paths: a set that receives the paths of the BN layers.
+    """
+
+    def replace_averages(norm: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        with _override(norm, momentum=0.0):
+            return call(*args, **kwargs)
+
+    with _intercept_norms(replace_averages, paths, lambda _: True):
+        yield
+
+
+@contextlib.contextmanager
+def _intercept_norms(
+    intercept: Callable[..., Any], paths: set[Path] | None, is_recorded: Callable[[str], bool]
+) -> Iterator[None]:
+    def interceptor(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        norm = context.module
+        if not isinstance(norm, NORMS) or context.method_name != "__call__" or not norm.path:
+            return call(*args, **kwargs)
+        if paths is not None and is_recorded(norm.path[0]):
+            paths.add(norm.path)
+        return intercept(norm, call, args, kwargs)
+
+    with nn.intercept_methods(interceptor):
+        yield
+
+
+@contextlib.contextmanager
+def _override(module: nn.Module, **fields: Any) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in fields}
+    # Modules are frozen dataclasses, so fields are set past their `__setattr__`.
+    for name, value in fields.items():
+        object.__setattr__(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            object.__setattr__(module, name, value)
+
+
+def non_batch_norm_statistic(
+    stats: Mapping[str, Any], norms: set[Path], is_frozen: Callable[[str], bool]
+) -> str | None:
+    """Return the first statistic in a frozen module outside its BNs.
+
+    Args:
+      stats: collections of variables, such as "batch_stats".
+      norms: the paths of the BN layers.
+      is_frozen: called with the name of a top-level module.
+
+    Returns:
+      The names of the leaf's path joined by ".", or None if there is no such leaf.
+
+    Example:
+      >>> stats = {"batch_stats": {"stem": {"bn": {"mean": 0}, "seen": 1}}}
+      >>> non_batch_norm_statistic(stats, {("stem", "bn")}, lambda _: True)
+      'batch_stats.stem.seen'
+    """
+    for path, _ in jax.tree_util.tree_leaves_with_path(dict(stats)):
+        names = tuple(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+        in_norm = any(names[1 : 1 + len(norm)] == norm for norm in norms)
+        if len(names) > 1 and is_frozen(names[1]) and not in_norm:
+            return ".".join(names)
+    return None
