@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from experiments.look.seen import Picture, Section, Seen
-from jaxcnn.interpret.activations import maps_of
+from jaxcnn.interpret.activations import TopActivations, map_shapes, top_activations
 from jaxcnn.interpret.feature_visualization import maximize_activation
-from jaxcnn.interpret.most_active import TopActivations, top_activations
 from jaxcnn.interpret.receptive_field import ReceptiveField, receptive_fields, receptive_patch
 from jaxcnn.interpret.summary import summary
 from jaxcnn.plots.mosaic import Strip, as_picture, mosaic
@@ -42,7 +41,7 @@ def section(seen: Seen) -> Section | None:
     if not seen.stages:
         return None
     run, shape = seen.run, seen.images.shape[1:]
-    stages = chosen(seen.stages, maps_of(run.model, shape))
+    stages = chosen(seen.stages, map_shapes(run.model, shape))
     macs = max(summary(run.model, shape).macs, 1)
     images = np.asarray(run.data.train.images[: int(np.clip(BUDGET / (8 * macs), 50, IMAGES))])
     found = top_activations(run.model, run.last, images, min(len(RANKS), len(images)), stages)

@@ -12,7 +12,7 @@ from experiments.look.reading import probabilities
 from experiments.look.seen import Picture, Section, Seen
 from jaxcnn import ArgumentError, plots
 from jaxcnn.interpret import stage_shapes
-from jaxcnn.interpret.methods import ATTRIBUTION_METHODS, attribution
+from jaxcnn.interpret.attribution import ATTRIBUTION_METHODS, attribution
 from jaxcnn.interpret.receptive_field import receptive_fields
 from jaxcnn.plots import Tile
 
