@@ -1,4 +1,4 @@
-"""Loss landscape: a loss on lines and planes through the space of parameters.
+"""Loss landscape: a loss on lines and planes in parameter space.
 
 The lines and planes are around a network, or along its training. Li et al. 2018, "Visualizing the
 Loss Landscape of Neural Nets" (arXiv:1712.09913).
@@ -67,7 +67,7 @@ def random_direction(key: jax.Array, params: Any) -> Any:
 
 
 def _scale_filters(noise: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the noise [size] in the shape of the weights, with the norms of their filters.
+    """Return noise in the shape of the weights, with their filters' norms.
 
     It is 0 everywhere for an empty `noise`.
     """
@@ -81,7 +81,9 @@ def _scale_filters(noise: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def cosine_similarity(a: Any, b: Any) -> float:
-    """Return the cosine of the angle between two trees of one shape, as vectors.
+    """Return the cosine of the angle between two trees, as vectors.
+
+    Both have one shape.
 
     Its size is about 1 / sqrt(d) for random trees with d entries, which are nearly orthogonal (the
     paper's section 4).
@@ -115,7 +117,10 @@ class PCAPlane(NamedTuple):
     explained: np.ndarray
     """Share of the path's variance along each direction, float64 [2]."""
     path: np.ndarray
-    """States in the plane, float64 [t, 2], in Euclidean distance; the last is at (0, 0)."""
+    """States in the plane, float64 [t, 2]; the last is at (0, 0).
+
+    The unit is the Euclidean distance.
+    """
 
 
 def pca_plane(states: Sequence[State]) -> PCAPlane:
@@ -184,7 +189,7 @@ def pca_plane(states: Sequence[State]) -> PCAPlane:
 
 
 def _differences(leaves: Sequence[np.ndarray]) -> np.ndarray:
-    """Return one leaf of every state minus that of the last, float64 [t, size]."""
+    """Return a leaf of every state minus the last, float64 [t, size]."""
     stacked = np.stack([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
     return stacked - stacked[-1]
 
@@ -199,10 +204,15 @@ They are the moving averages of the state, or the moments of the images themselv
 
 
 class LandscapeValues(NamedTuple):
-    """Loss and error on a line or a plane; points that are not measured yet are nan."""
+    """Loss and error on a line or a plane.
+
+    Points that are not measured yet are nan.
+    """
 
     loss: np.ndarray
-    """Mean loss of an image, float64 [m] or [m, m'], in nats for the cross-entropy.
+    """Mean loss of an image, float64 [m] or [m, m'].
+
+    It is in nats for the cross-entropy.
 
     It may be inf or nan far from the network.
     """
@@ -299,7 +309,9 @@ def _move(params, directions, coefficients):
 
 
 def _make_measure(model, split, strategy, loss, batch_size) -> Callable[[Any], metrics.Metrics]:
-    """Return a function that sums metrics of the split, for a state on the devices.
+    """Return a function of a state that sums metrics of the split.
+
+    The state is on the devices.
 
     None for `batch_size` is training mode, with all images in one batch.
     """

@@ -51,7 +51,8 @@ def prepare_arguments(
       >>> data, model = load_dataset("digits"), create_model("mlp", 10)
       >>> recipe = Recipe(dataset="digits", model="mlp")
       >>> state = init_state(model, create_optimizer(recipe), recipe, data)
-      >>> prepare_arguments(model, state, data.test.images[:2], np.array([3, 12]))  # doctest: +ELLIPSIS
+      >>> images = data.test.images[:2]
+      >>> prepare_arguments(model, state, images, np.array([3, 12]))  # doctest: +ELLIPSIS
       Traceback (most recent call last):
       jaxcnn.arguments.ArgumentError: classes are 3 to 12; ...
     """
@@ -81,7 +82,7 @@ def prepare_arguments(
 
 
 def _num_logits(model: nn.Module, state: State, shape: tuple[int, ...]) -> int:
-    """Return the number of logits for one image of `shape` [h, w, c].
+    """Return the number of logits for one image [h, w, c].
 
     Raises:
       ArgumentError: the output is no vector, as of an autoencoder or a segmentation network.

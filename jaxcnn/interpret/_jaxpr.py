@@ -1,4 +1,4 @@
-"""A model as a flat list of operations, each with the module it belongs to.
+"""A model as a flat list of operations with their modules.
 
 The model is traced with abstract values. Nothing is computed.
 """
@@ -16,7 +16,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxcnn.models.calling import switches, verify_model
 
 END = "name"
-"""Name of the operation, an identity, that marks where a module's output is ready."""
+"""Name of the operation that marks a module's output.
+
+The operation is an identity.
+"""
 _SCOPE = "⟨{}⟩"
 """Format of a module's path in the scopes of its operations.
 
@@ -65,7 +68,9 @@ class Traced(NamedTuple):
 
 
 def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
-    """Trace `model` in test mode on one image of `shape` [h, w, c].
+    """Trace `model` in test mode on one image.
+
+    `shape` is [h, w, c].
 
     Example:
       >>> class Net(nn.Module):
@@ -122,7 +127,7 @@ def _call_recorder(classes: dict[str, type], callers: set[str]) -> Any:
 
 
 def _mark_end(out: Any, path: str) -> Any:
-    """Return a module's output with the mark of its path on the first array."""
+    """Return a module's output, with its path marked on the first array."""
     leaves, tree = jax.tree.flatten(out)
     first = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)), None)
     if first is not None:
@@ -142,7 +147,10 @@ def scope(text: str) -> str | None:
 
 
 def _flatten(jaxpr: Any, ids: dict[Any, Any], path: str = "", times: int = 1) -> Iterator[Op]:
-    """Yield the operations of a program, those of nested functions in their place."""
+    """Yield the operations of a program.
+
+    Those of nested functions are in their place.
+    """
 
     def value(v: Any) -> Value:
         if hasattr(v, "val"):

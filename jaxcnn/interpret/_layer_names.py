@@ -40,7 +40,7 @@ class Dataflow(NamedTuple):
     users: dict[Any, list[Op]]
     """Operations that read a value, by the value's id."""
     source: dict[Any, int]
-    """Number of the last layer on the way from the image, by the value's id.
+    """Number of the last layer before a value, by its id.
 
     A value that does not depend on the image has none.
     """
@@ -51,9 +51,12 @@ class _Reader(NamedTuple):
 
     flow: Dataflow
     variables: dict[Any, VariableNames]
-    """Variables that a value was computed from, by id, if it does not depend on the image."""
+    """Variables that a value was computed from, by its id.
+
+    Values that depend on the image are left out.
+    """
     running: dict[str, list[tuple[Op, VariableNames]]]
-    """Operations so far of each module that has not ended, with their variables."""
+    """Operations of each unfinished module, with their variables."""
 
 
 def find_layers(traced: Traced) -> list[Layer]:
@@ -99,7 +102,7 @@ def _dataflow(traced: Traced) -> Dataflow:
 def _read_op(
     op: Op, used: VariableNames, number: int, reader: _Reader, modules: dict[str, type]
 ) -> tuple[Layer | None, int | None]:
-    """Return the row that an operation starts or ends, and the source of its result.
+    """Return an operation's row, if any, and its result's source.
 
     The source is None for a result that does not depend on the image.
     """
@@ -128,17 +131,17 @@ def _module_layer(path: str, cls: type, end: Op, used: VariableNames, reader: _R
 
     Flax's convolutions and dense layers are named by their operation, other modules by their class.
     """
-    done = reader.running.pop(path, [])
-    products = [op for op, _ in done if count_macs(op)]
+    operations = reader.running.pop(path, [])
+    products = [op for op, _ in operations if count_macs(op)]
     kind = cls.__name__
     if len(products) == 1 and cls.__module__.startswith("flax."):
         _, kind = layer_name(products[0], reader.flow) or ("", kind)
-    variables = used.union(*(names for _, names in done))
+    variables = used.union(*(names for _, names in operations))
     return Layer(path, kind, end.outs[0].shape[1:], variables, sum(map(count_macs, products)))
 
 
 def _unused_parts(traced: Traced, rows: Sequence[Layer]) -> list[Layer]:
-    """Return a row for each part of the model whose variables no row uses."""
+    """Return a row for each part of the model with unused variables."""
     used = NO_VARIABLES.union(*(row.variables for row in rows))
     unused = [names for names in traced.sizes if names not in used]
     parts: dict[str, VariableNames] = {}
@@ -159,7 +162,7 @@ def _assign_variables(rows: Sequence[Layer]) -> list[Layer]:
 
 
 def _unique_names(rows: Sequence[Layer]) -> list[Layer]:
-    """Append _2, _3 and so on to the second and later rows of a name."""
+    """Append _2, _3 and so on to repeated names."""
     counts: collections.Counter[str] = collections.Counter()
     result = []
     for row in rows:
@@ -284,7 +287,7 @@ def _reduce_sum(op: Op, flow: Dataflow) -> LayerName | None:
 
 
 def _pooling_by_reduction(statistic: str, op: Op, flow: Dataflow) -> LayerName | None:
-    """Return pooling of windows that do not overlap, or of the whole map.
+    """Return pooling of disjoint windows, or of the whole map.
 
     Such windows are written as a reshape to [b, h, 2, w, 2, c].
     """
@@ -396,7 +399,9 @@ A value that passes an activation, or loses pixels, still belongs to the layer b
 
 
 def producer_name(value: Any, flow: Dataflow, skipped: Sequence[str] = ()) -> str | None:
-    """Return the name of the operation that produced the value of this id.
+    """Return the name of the operation that produced a value.
+
+    `value` is the value's id.
 
     Operations in `skipped` are followed to their first input.
     """
@@ -407,7 +412,7 @@ def producer_name(value: Any, flow: Dataflow, skipped: Sequence[str] = ()) -> st
 
 
 def sum_or_average(op: Op, flow: Dataflow) -> str:
-    """Return "average" for a sum that is divided by a number, else "sum"."""
+    """Return "average" for a sum divided by a number, else "sum"."""
     users = flow.users.get(op.outs[0].id, [])
     is_divided = any(user.name in ("div", "mul") and user.ins[1].shape == () for user in users)
     return "average" if is_divided else "sum"

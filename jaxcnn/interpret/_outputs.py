@@ -31,7 +31,9 @@ def has_stages(model: nn.Module) -> bool:
 
 
 def stage_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each stage's output for one image; nothing is computed.
+    """Return the shape of each stage's output for one image.
+
+    Nothing is computed.
 
     A module that does not accept `stages=True` has the outputs of its submodules instead. They are
     named by their paths, in the order of computation. A function that is no submodule, such as

@@ -1,4 +1,4 @@
-"""Rules for the pixels of the image that each value in a network depends on.
+"""Rules for the image pixels that each value depends on.
 
 There is one rule for each operation. Nothing is computed.
 """
@@ -20,15 +20,21 @@ class Extent(NamedTuple):
     """First pixel of index 0; below 0 it lies in the padding."""
     size: int
     steps: tuple[int, ...]
-    """Pixels from one index to the next, for each of the value's axes; 0 along channels."""
+    """Pixels from one index to the next, for each axis.
+
+    It is 0 along channels.
+    """
 
 
 Extents = Sequence[Extent | None]
-"""Extents of an operation's inputs; None for a value that does not depend on the image."""
+"""Extents of an operation's inputs.
+
+None is a value that does not depend on the image.
+"""
 
 
 def trace_extents(jaxpr: Any, extents: Extents, pixels: int) -> list[Extent | None]:
-    """Return the extents of a program's results along one axis of the image.
+    """Return the extents of a program's results along one image axis.
 
     An operation without a rule (a transposed convolution, a gather) is taken to depend on all
     `pixels`, which is an upper bound.
@@ -81,12 +87,12 @@ def _merge(extent: Extent, sizes: Sequence[int], axes: Sequence[int]) -> Extent:
 
 
 def _select_axes(extent: Extent, axes: Sequence[int | None]) -> Extent:
-    """Return the extent with these axes of the value; None is a new axis."""
+    """Return the extent of selected axes; None is a new axis."""
     return extent._replace(steps=tuple(0 if axis is None else extent.steps[axis] for axis in axes))
 
 
 def _union(extents: Extents) -> Extent | None:
-    """Return the union of extents of one shape, or None where their steps differ."""
+    """Return the union of extents, or None where their steps differ."""
     present = [extent for extent in extents if extent is not None]
     if len({extent.steps for extent in present}) > 1:
         return None
@@ -159,7 +165,7 @@ def _reshape(eqn: Any, ins: Extents) -> Extent | None:
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Return groups of axes before and after a reshape with the same numbers.
+    """Return groups of axes that hold the same numbers after a reshape.
 
     Example:
       >>> _groups((2, 6, 3), (2, 3, 2, 3))

@@ -79,7 +79,9 @@ def _check_stages(
 
 
 def map_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes (h', w', k) of the stages whose output is maps, in order.
+    """Return the shapes (h', w', k) of the stages with maps.
+
+    They are in the network's order.
 
     Maps of a single position are included.
 
@@ -136,7 +138,7 @@ class TopActivations(NamedTuple):
     images: np.ndarray
     """Indices of the images, int32 [k, n]."""
     places: np.ndarray
-    """Row and column of the maximum in the map, int32 [k, n, 2]."""
+    """Row and column of the maximum, int32 [k, n, 2]."""
     responses: np.ndarray
     """Maximum of the response over the map, float32 [k, n]."""
 
@@ -150,7 +152,9 @@ def top_activations(
     *,
     batch: int = 100,
 ) -> dict[str, TopActivations]:
-    """Return the `n` images with the greatest response, for each channel of each stage.
+    """Return the `n` images with the greatest response, for each channel.
+
+    The result has all channels of each stage.
 
     The response of an image is the maximum over the channel's map, whose position is returned too.
     Of equal responses the earlier image counts, and the position that is first by rows. Zeiler and
@@ -283,6 +287,9 @@ def _first_kernel_path(model: nn.Module, shape: tuple[int, ...]) -> tuple[str, .
 
 
 def _is_copy(op: Op) -> bool:
-    """Return whether the result has the same numbers in the same shape, as for a cast."""
+    """Return whether the result has the same numbers and shape.
+
+    A cast is an example.
+    """
     is_copying = op.name in ("convert_element_type", "copy", "name")
     return is_copying and op.ins[0].shape == op.outs[0].shape

@@ -37,7 +37,7 @@ def integrated_gradients(
     steps: int = 32,
     batch: int | None = None,
 ) -> np.ndarray:
-    """Return each value's contribution to a class's logit, float32 [n, h, w, c].
+    """Return each value's contribution to a logit, float32 [n, h, w, c].
 
     Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365). The unit is that of the
     logit. The contribution is (x - x') times the mean gradient on the straight line from a baseline
@@ -129,7 +129,9 @@ def occlusion(
     fill: Any = None,
     batch: int | None = None,
 ) -> np.ndarray:
-    """Return the fall of a class's logit under a covering square, float32 [n, h, w].
+    """Return the fall of a logit under a covering square.
+
+    The result is float32 [n, h, w].
 
     Occlusion (Zeiler and Fergus 2013, arXiv:1311.2901). A value is negative where the logit rises.
     Squares stand in rows and columns, `stride` pixels apart, and extend past the edges. Where
@@ -226,7 +228,9 @@ def _occluded_logits(model, size):
 def _mean_over_squares(
     falls: np.ndarray, corners: np.ndarray, size: int, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Return the mean fall of the squares over each pixel, float32 [n, h, w].
+    """Return the mean fall at each pixel, float32 [n, h, w].
+
+    The mean is over the squares that cover the pixel.
 
     Args:
       falls: [n, p], of each square.
@@ -241,7 +245,9 @@ def _mean_over_squares(
 
 
 def _is_covered(corner, positions, size):
-    """Return which positions [m] lie under squares from `corner` [p], bool [p, m].
+    """Return which positions [m] the squares cover, bool [p, m].
+
+    The squares begin at `corner` [p].
 
     For a single corner it is bool [m].
     """
@@ -272,7 +278,7 @@ def attribution(
     classes: np.ndarray | None = None,
     **options: Any,
 ) -> np.ndarray:
-    """Return the evidence of each pixel for a class, float32 [n, h, w].
+    """Return each pixel's evidence for a class, float32 [n, h, w].
 
     The largest value of each image is 1, unless all are 0. Only evidence for the class is shown:
 
@@ -317,7 +323,9 @@ def attribution(
 
 
 def scale_to_unit(values: np.ndarray) -> np.ndarray:
-    """Return the positive part of [n, h, w], each image divided by its maximum.
+    """Return the positive part, each image divided by its maximum.
+
+    `values` are [n, h, w].
 
     An image without a positive value is 0 everywhere.
 

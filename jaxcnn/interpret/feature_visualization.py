@@ -131,7 +131,9 @@ def _flat_channels(
 
 
 def _pink_noise(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
-    """Return random logits of pixels [n, h, w, c] with the spectrum of photographs.
+    """Return random logits of pixels with the spectrum of photographs.
+
+    Their shape is [n, h, w, c].
 
     The amplitude falls as 1 / frequency. The standard deviation over all values is 1.
     """
@@ -151,7 +153,7 @@ def _ascent(model, stages, aim, jitter) -> Any:
     """
 
     def responses(state, logits, shift):
-        """Return the response of every channel to the crop [h, w, c] at `shift`."""
+        """Return the response of every channel to the crop at `shift`."""
         size = image_shape_of(model, state)
         image = jax.lax.dynamic_slice(jax.nn.sigmoid(logits), (shift[0], shift[1], 0), size)
         maps = stage_outputs(model, state, normalize(255 * image[None], state.normalizer))
@@ -204,7 +206,9 @@ def _reduce_map(maps: jax.Array, aim: str) -> jax.Array:
 
 
 def total_variation(image: jax.Array) -> jax.Array:
-    """Return the total variation of [h, w, c], in units of one edge.
+    """Return the total variation of an image, in edges.
+
+    The image is [h, w, c].
 
     It is 1 for one straight edge from black to white across a square.
 

@@ -20,7 +20,7 @@ from jaxcnn.recipe import ArgumentError, check_choice
 from jaxcnn.state import State, image_shape_of
 
 WeightFunction = Callable[[jax.Array, jax.Array], jax.Array]
-"""A function of (maps, gradients) that returns the weight of each map, float32 [k].
+"""A function of (maps, gradients) that returns weights, float32 [k].
 
 Maps and gradients of the class's logit are float32 [h', w', k].
 """
@@ -35,7 +35,9 @@ def gradcam(
     *,
     batch: int | None = None,
 ) -> np.ndarray:
-    """Return heat maps of the evidence for a class, float32 [n, h, w] in 0..1.
+    """Return heat maps of the evidence for a class.
+
+    They are float32 [n, h, w] in 0..1.
 
     A [h', w', k] are the maps of the stage, and y is the class's logit. The weight of map k is the
     mean over positions of dy/dA_k. The heat is the positive part of the weighted sum of maps
@@ -153,7 +155,7 @@ def _heatmap_program(model, stage, weight_function):
 
 
 def gradcam_weights(maps: jax.Array, gradients: jax.Array) -> jax.Array:
-    """Return the weights of Grad-CAM's equation 1, the mean gradient of each map."""
+    """Return Grad-CAM's weights (equation 1), the mean gradient of each map."""
     return gradients.mean((0, 1))
 
 

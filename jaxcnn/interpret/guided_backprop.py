@@ -127,7 +127,7 @@ def count_relus(program: Any) -> int:
 
 
 def _rule(eqn: JaxprEqn) -> Replacement | None:
-    """Return the guided ReLU for an equation that is a ReLU, else None.
+    """Return the guided ReLU for a ReLU, else None.
 
     The 0 must be written in the operation itself. Softplus passes its 0 to a function that has a
     maximum of any two numbers, which is no ReLU.

@@ -1,4 +1,4 @@
-"""Receptive fields: the pixels of the image that one position of a map depends on."""
+"""Receptive fields: the pixels that one position of a map depends on."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ class ReceptiveField(NamedTuple):
     """
 
     size: tuple[int, int]
-    """Height and width in pixels, of the image and of the zeros around it."""
+    """Height and width in pixels; padding around the image counts too."""
     stride: tuple[int, int]
     """Pixels between the fields of neighboring positions."""
     start: tuple[int, int]
-    """First row and column of the field of position (0, 0); below 0 it is in the padding."""
+    """First row and column of the field of position (0, 0).
+
+    Below 0 it is in the padding.
+    """
 
     def corner(self, place: tuple[int, int]) -> tuple[int, int]:
         """Return the first row and column that a position depends on."""
@@ -100,7 +103,9 @@ def _field(row: Extent | None, column: Extent | None) -> ReceptiveField:
 def receptive_patch(
     image: np.ndarray, field: ReceptiveField, place: tuple[int, int], fill: int = 128
 ) -> np.ndarray:
-    """Return the part of an image that one position sees, [h', w', c].
+    """Return the part of an image that one position sees.
+
+    It is [h', w', c].
 
     The dtype is that of the image. Pixels outside the image are set to `fill`. A field at least as
     high or wide as the image gives the image's whole height or width.

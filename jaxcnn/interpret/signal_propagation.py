@@ -90,7 +90,7 @@ def _run(model, variables, inputs, train) -> tuple[Any, dict[str, Any]]:
 
 
 def _call_name(module, recorded):
-    """Return the module's path, with the number of the call from the second on."""
+    """Return the module's path, with the number of a repeated call."""
     name = "/".join(module.path) or type(module).__name__
     calls = sum(key.partition("#")[0] == name for key in recorded)
     return f"{name}#{calls + 1}" if calls else name
@@ -238,7 +238,9 @@ def gradient_norms(
 
 
 def kernel_norms(params: Any) -> dict[str, float]:
-    """Return the Euclidean norm of each layer's kernel, by the names of `responses`.
+    """Return the Euclidean norm of each layer's kernel.
+
+    The names are those of `responses`.
 
     A tree of gradients gives the norms of the kernels' gradients.
 

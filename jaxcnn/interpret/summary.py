@@ -18,24 +18,24 @@ class LayerSummary(NamedTuple):
     """A layer, or an operation between layers."""
 
     name: str
-    """Path of its module, or path of the enclosing module and the operation.
+    """Path of its module, or of the enclosing module and operation.
 
     An example of the second is "stage1_block1/add".
     """
     kind: str
     """Kind of the layer; "Conv 3x3 /2" has stride 2."""
     shape: tuple[int, ...]
-    """Shape of its output for one image, without the batch axis; () where it has none."""
+    """Shape of its output, without the batch axis; () without output."""
     params: int
     """Number of trainable values, counted where they are used first."""
     fixed: int
-    """Number of values that training does not step, such as BN's moving averages."""
+    """Number of values not trained, such as BN's moving averages."""
     macs: int
     """Multiply-adds for one image."""
 
 
 class ModelSummary(NamedTuple):
-    """Summaries of all layers and their sums, which `print` formats as a table."""
+    """Summaries of all layers and their sums; `print` formats a table."""
 
     rows: tuple[LayerSummary, ...]
     """Layers in the order of computation."""

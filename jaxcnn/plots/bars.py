@@ -25,7 +25,7 @@ def bars(
     errors: Groups | None = None,
     fmt: str = ".3g",
 ) -> Figure:
-    """Draw a group of bars for each label, with a bar for each series.
+    """Draw a group of bars for each label, one for each series.
 
     A series has the same color in all groups.
 
@@ -78,7 +78,7 @@ def _is_finite(value: float | None) -> bool:
 def _draw_series(
     axis: Axes, groups: Groups, errors: Groups, name: str, color: str, shift: float, fmt: str
 ) -> None:
-    """Draw the bars of one series, `shift` from the centers of their groups.
+    """Draw the bars of one series, `shift` from their groups' centers.
 
     The unit is the width of a group and its gap.
     """

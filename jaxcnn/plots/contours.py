@@ -1,6 +1,6 @@
-"""Contours of positive values on a plane, such as the loss around a network.
+"""Contours of positive values on a plane, such as a loss.
 
-The contours are evenly spaced in the logarithm. A path may be drawn on them.
+The contours are evenly spaced in the logarithm. A path may be filled on them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Field(NamedTuple):
     y: Sequence[float] | np.ndarray
     """Numbers [m'], rising."""
     values: np.ndarray
-    """float64 [m, m'], with the value at (x[i], y[j]) in row i; not finite is a gap."""
+    """Values float64 [m, m'], with (x[i], y[j]) in row i.
+
+    A value that is not finite is a gap.
+    """
     xlabel: str = ""
     ylabel: str = ""
     path: np.ndarray | None = None
@@ -99,22 +102,24 @@ def contours(
     top = np.log10(levels[-1])
     exceeds = any(np.nanmax(height, initial=-np.inf) > top for height in heights)
     extend = "max" if exceeds else "neither"
-    drawn: Any = None
+    filled: Any = None
     for i, (axis, field, height) in enumerate(zip(axes, fields, heights, strict=False)):
-        drawn = _draw_contours(axis, field, height, levels, extend, width)
+        filled = _draw_contours(axis, field, height, levels, extend, width)
         _draw_path(axis, field)
         is_left = not share or i % columns == 0
         is_bottom = not share or i + columns >= len(fields)
         axis.set(ylabel=field.ylabel if is_left else "", xlabel=field.xlabel if is_bottom else "")
         axis.tick_params(labelleft=is_left, labelbottom=is_bottom)
-    _draw_color_bar(figure, drawn, axes[: len(fields)], levels, label, at_side=at_side)
+    _draw_color_bar(figure, filled, axes[: len(fields)], levels, label, at_side=at_side)
     return figure
 
 
 def log_values(
     fields: Sequence[Field], max_level: float | None = None
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return log10 of each field's values, and the levels that span them all.
+    """Return log10 of each field's values, and the levels of all.
+
+    The levels span all values.
 
     The levels are not logarithms. Values that are not finite are nan.
 
@@ -149,7 +154,7 @@ def log_values(
 
 
 def _levels(low: float, high: float) -> np.ndarray:
-    """Return round numbers that span `low` to `high`, few enough to be distinct.
+    """Return a few round numbers that span `low` to `high`.
 
     They begin with the last that is not above `low`, and end with the first not below `high`.
     """
@@ -178,18 +183,18 @@ def _draw_contours(
         axis.annotate(field.note, (0.5, 1), xycoords="axes fraction", fontsize=SMALL + 1, **style)
     x, y = np.asarray(field.x, np.float64), np.asarray(field.y, np.float64)
     z = np.ma.masked_invalid(height.T)
-    drawn = axis.contourf(x, y, z, np.log10(levels), cmap=CMAP, extend=extend)
+    filled = axis.contourf(x, y, z, np.log10(levels), cmap=CMAP, extend=extend)
     style = {"colors": "white", "linewidths": 0.8, "linestyles": "solid"}
     lines = axis.contour(x, y, z, np.log10(levels), **style)
     labels = axis.clabel(lines, fmt=lambda v: format_level(10**v), fontsize=SMALL, inline=False)
     _select_labels(labels, (x, y))
     set_ticks(axis.xaxis, log=False, width=width)
     set_ticks(axis.yaxis, log=False, width=width)
-    return drawn
+    return filled
 
 
 def _select_labels(labels: Any, coordinates: tuple[np.ndarray, np.ndarray]) -> None:
-    """Hide numbers on contours that are close to each other or to the frame.
+    """Hide contour numbers that are close together or near the frame.
 
     The frame would cut them.
     """
@@ -209,7 +214,7 @@ def _select_labels(labels: Any, coordinates: tuple[np.ndarray, np.ndarray]) -> N
 
 
 def format_level(value: float) -> str:
-    """Format a level for its contour, in powers of ten where that is shorter.
+    """Format a level, in powers of ten where that is shorter.
 
     Example:
       >>> [format_level(value) for value in (0.05, 2.0, 500.0, 2e4, 1e-5)]
@@ -247,13 +252,13 @@ def _legend(fields: Sequence[Field], heights: Sequence[np.ndarray]) -> list[Any]
 
 
 def _draw_color_bar(
-    figure: Figure, drawn: Any, axes: Any, levels: np.ndarray, label: str, *, at_side: bool
+    figure: Figure, filled: Any, axes: Any, levels: np.ndarray, label: str, *, at_side: bool
 ) -> None:
     """Draw the color bar, at the side or below a single row."""
     location: dict[str, Any] = {"location": "right", "aspect": 25}
     if not at_side:
         location = {"location": "bottom", "aspect": 60}
-    bar = figure.colorbar(drawn, ax=list(axes), pad=0.02, fraction=0.06, **location)
+    bar = figure.colorbar(filled, ax=list(axes), pad=0.02, fraction=0.06, **location)
     bar.set_label(label, fontsize=LABEL)
     bar.set_ticks(np.log10(levels).tolist(), labels=[format_level(level) for level in levels])
     bar.ax.tick_params(labelsize=TICK)

@@ -98,7 +98,10 @@ def _legend(panels, colors, dashed, solid):
 
 
 def _key_as_words(panels, key: str) -> str:
-    """Return the key as words, with the split's name for "eval" where all rows agree on it."""
+    """Return the key as words.
+
+    The split's name replaces "eval" where all rows agree on it.
+    """
     rows = [
         row for lines in panels.values() for runs in lines.values() for run in runs for row in run
     ]

@@ -160,7 +160,10 @@ def _frame_best(axis: Axes, visible: np.ndarray, best: str | None) -> None:
 
 
 def _draw_stairs(axis: Axes, stairs: Sequence[int | None]) -> None:
-    """Draw a line down the right edges of the last stable cells, with gaps at nan."""
+    """Draw a line down the right edges of the last stable cells.
+
+    It has gaps at nan.
+    """
     x = np.repeat([np.nan if column is None else column + 0.5 for column in stairs], 2)
     y = np.repeat(np.arange(len(stairs) + 1), 2)[1:-1] - 0.5
     if x.size:

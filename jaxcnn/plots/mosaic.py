@@ -1,4 +1,4 @@
-"""Mosaic: many small images in rows, such as filters, feature maps or patches."""
+"""Mosaic: many small images in rows, such as filters or patches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ MAX_LABEL_WIDTH = 1.5
 
 
 class Strip(NamedTuple):
-    """A row of images, all drawn at the same size whatever their numbers of pixels.
+    """A row of images, all drawn at the same size.
+
+    Their numbers of pixels may differ.
 
     Example:
       >>> Strip([np.zeros((2, 2)), np.ones((3, 3))], "stem").limits is None
@@ -36,17 +38,26 @@ class Strip(NamedTuple):
     """
 
     images: Sequence[np.ndarray]
-    """Values [h, w], nan left white, or RGB images [h, w, 3] in 0..1 or uint8."""
+    """Values [h, w], or RGB images [h, w, 3] in 0..1 or uint8.
+
+    A nan is left white.
+    """
     label: str = ""
     """Text on the left."""
     captions: Sequence[str] = ()
     """Small text below each image; none, or as many as images."""
     cmap: str = "viridis"
-    """Color map of matplotlib, for [h, w]: "RdBu_r" for numbers of both signs."""
+    """Color map of matplotlib, for images [h, w].
+
+    "RdBu_r" is for numbers of both signs.
+    """
     limits: tuple[float, float] | None = None
-    """Values with the outermost colors; None scales each image by its own range."""
+    """Values with the outermost colors; None takes each image's range."""
     marks: Sequence[tuple[float, float] | None] = ()
-    """Row and column of a pixel to mark in each image; none at all, or as many as images."""
+    """Row and column of a pixel to mark in each image.
+
+    There are none at all, or as many as images.
+    """
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -76,7 +87,7 @@ def mosaic(
     side: float = 0.85,
     gap: float = 0.05,
 ) -> Figure:
-    """Draw rows of images, with labels on the left and a note below.
+    """Draw rows of images, with labels on the left.
 
     Args: strips: the rows, from above; each begins at the left. title: above the figure. heads:
       titles of the columns. note: below, in lines as wide as the figure; it may say how images are
@@ -140,7 +151,10 @@ def mosaic(
 def _new_page(
     width: float, height: float, title: str, note: str, bar: str, strip: Strip
 ) -> tuple[Figure, Axes]:
-    """Return the figure and its single axes, in inches from the upper left corner."""
+    """Return the figure and its single axes.
+
+    The axes are in inches from the upper left corner.
+    """
     figure_width = max(width + 0.2, 4.0) + 0.95 * bool(bar)
     note = wrap(note, TICK, figure_width - 0.3)
     note_height = 1.45 * TICK / 72 * (note.count("\n") + 1) * bool(note)
@@ -162,7 +176,7 @@ def _new_page(
 
 
 def _to_colors(image: np.ndarray, strip: Strip) -> np.ndarray:
-    """Return the colors of an image, [h, w, 3 or 4] in 0..1."""
+    """Return the colors [h, w, 3 or 4] of an image, in 0..1."""
     if image.ndim == 3:
         return image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
     finite = image[np.isfinite(image)]

@@ -1,4 +1,4 @@
-"""Contours of losses of two parameters, with the path of an optimizer on them.
+"""Contours of losses of two parameters, with an optimizer's path.
 
 The path leads down the loss, or out of the figure where it diverges.
 """
@@ -43,16 +43,22 @@ class Surface(NamedTuple):
 
     title: str
     loss: Callable[[np.ndarray], np.ndarray]
-    """Function float64 [n, 2] -> [n]; a value that is not finite counts as the greatest."""
+    """Function float64 [n, 2] -> [n].
+
+    A value that is not finite counts as the greatest.
+    """
     path: np.ndarray | Sequence[Sequence[float]]
-    """Parameters step by step, [t, 2]; it ends at the first row that is not finite."""
+    """Parameters step by step, [t, 2].
+
+    The path ends at the first row that is not finite.
+    """
     xlabel: str
     ylabel: str
     note: str = ""
     """Small line of text below the title."""
     minimum: tuple[float, float] | None = None
     window: Limits | None = None
-    """Maximal limits ((x0, x1), (y0, y1)) of the panel; None shows all of the path."""
+    """Maximal limits ((x0, x1), (y0, y1)); None shows all of the path."""
 
 
 class _Marker(NamedTuple):
@@ -137,7 +143,9 @@ def finite_path(surface: Surface) -> np.ndarray:
 
 
 def plot_limits(surface: Surface, path: np.ndarray) -> Limits:
-    """Return the box of the path [t, 2] and the minimum, with a margin.
+    """Return the box of the path and the minimum, with a margin.
+
+    The path is [t, 2].
 
     It is cut to the window.
 
@@ -167,7 +175,9 @@ def is_within(path: np.ndarray, box: Limits) -> np.ndarray:
 
 
 def exit_point(path: np.ndarray, box: Limits) -> np.ndarray | None:
-    """Return the point [2] at which the path [t, 2] last leaves the box.
+    """Return the point [2] at which the path last leaves the box.
+
+    The path is [t, 2].
 
     It is None where the path ends within the box, or was never inside.
 
@@ -228,7 +238,7 @@ def _draw_path(axis: Axes, surface: Surface, path: np.ndarray) -> None:
 
 
 def _draw_marker(axis: Axes, marker: _Marker, point: Any) -> None:
-    """Draw a marker at a point [2], if it is within the limits."""
+    """Draw a marker at a point [2] within the limits."""
     if is_within(np.array([point]), (axis.get_xlim(), axis.get_ylim())).all():
         style = POINT | marker.style | {"markeredgewidth": 1.3, "clip_on": False, "zorder": 5}
         axis.plot([point[0]], [point[1]], label=marker.label, **style)

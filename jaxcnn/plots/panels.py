@@ -1,4 +1,4 @@
-"""Small multiples: panels of lines side by side on common axes, with one legend."""
+"""Small multiples: panels of lines on common axes, with one legend."""
 
 from __future__ import annotations
 
@@ -46,11 +46,14 @@ class Line(NamedTuple):
     y: Numbers
     """Numbers [n]."""
     low: Numbers | None = None
-    """Lower edge [n] of a band of the line's color, which needs both edges."""
+    """Lower edge [n] of a band, which needs both edges.
+
+    The band has the line's color.
+    """
     high: Numbers | None = None
     """Upper edge [n] of the band."""
     label: str = ""
-    """Text in the legend, once for all panels; "" keeps the line out of it."""
+    """Text in the legend, once for all panels; "" has none."""
     color: str | None = None
     """Color; None takes the label's own, which `panels` assigns."""
     dashed: bool = False
@@ -61,7 +64,7 @@ class Line(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A thin dotted line of reference across the panel, with its name next to it.
+    """A thin dotted line of reference, with its name next to it.
 
     Example:
       >>> Mark(2 / 0.1, "y", "2/η").at
@@ -70,7 +73,7 @@ class Mark(NamedTuple):
 
     at: float
     axis: str = "x"
-    """"x" for a vertical line at x = `at`, "y" for a horizontal one at y = `at`."""
+    """Axis of `at`: "x" is a vertical line, "y" a horizontal one."""
     label: str = ""
 
 
@@ -93,11 +96,14 @@ class Panel(NamedTuple):
     ylim: tuple[float, float] | None = None
     xlim: tuple[float, float] | None = None
     crosses: Sequence[tuple[float, float | None]] = ()
-    """Trials that diverged, as (x, y); y None is the upper edge of the axes."""
+    """Trials that diverged, as (x, y).
+
+    y None is the upper edge of the axes.
+    """
 
 
 def band(runs: Sequence[Sequence[Mapping[str, Any]]], x: str, y: str, **style: Any) -> Line:
-    """Return the mean over seeds as a line, with their range as its band.
+    """Return the mean over seeds as a line, with their range.
 
     Args:
       runs: each seed's rows. At an x that only some of the seeds have, the mean is theirs.
@@ -129,7 +135,7 @@ def band(runs: Sequence[Sequence[Mapping[str, Any]]], x: str, y: str, **style: A
 
 
 def with_background(panels: Sequence[Panel]) -> list[Panel]:
-    """Return the panels, each with the first lines of the others behind its own.
+    """Return panels with the first lines of the others behind their own.
 
     These lines are thin and gray, for comparison.
 
@@ -225,7 +231,7 @@ def panels(
 
 
 def _shared_axes(panels: Sequence[Panel], share: str) -> str:
-    """Return the names of the shared axes, after checking that they can be shared."""
+    """Return the names of the shared axes, after a check."""
     names = {"all": "xy", "x": "x", "y": "y", "none": ""}
     if share not in names:
         raise ValueError(f"share is {share!r}; expected one of {', '.join(names)}")
@@ -248,14 +254,20 @@ def _shared_axes(panels: Sequence[Panel], share: str) -> str:
 
 
 def _num_columns(n: int) -> int:
-    """Return a number of columns that is wider than high, with the fewest empty cells."""
+    """Return the number of columns with the fewest empty cells.
+
+    The grid is wider than high.
+    """
     root = math.sqrt(n)
     candidates = range(math.ceil(root), math.ceil(1.6 * root) + 1)
     return min(candidates, key=lambda columns: -n % columns)
 
 
 def _label_styles(panels: Sequence[Panel]) -> dict[str, _Style]:
-    """Return each label's style; colors set on a line are not assigned to other labels."""
+    """Return each label's style.
+
+    Colors set on a line are not assigned to other labels.
+    """
     lines = [line for panel in panels for line in panel.lines if line.label]
     fixed = {line.label: line.color for line in reversed(lines) if line.color}
     free = [color for color in COLORS if color not in fixed.values()] or list(COLORS)
@@ -334,7 +346,10 @@ def _is_whole(values: Numbers) -> bool:
 
 
 def _label_axes(axis: Axes, panel: Panel, shared: str, *, left: bool, bottom: bool) -> None:
-    """Set labels and numbers; shared axes have them on the outer panels alone."""
+    """Set labels and numbers of the axes.
+
+    Shared axes have them on the outer panels alone.
+    """
     if bottom or "x" not in shared:
         axis.set_xlabel(panel.xlabel)
     else:
@@ -363,7 +378,7 @@ class _Position(NamedTuple):
     """A candidate for the position of a name."""
 
     end: float
-    """Lower or upper end of the line, as a fraction of the axes."""
+    """End of the line, lower or upper, as a fraction."""
     after: bool
     """Whether the name is right of or above its line."""
     box: Bbox
@@ -442,7 +457,10 @@ def _overlap_cost(box: Bbox, occupied: Sequence[Bbox], paths: Sequence[Any]) -> 
 
 
 def _passes_through(path: Any, box: Bbox) -> bool:
-    """Return whether a line passes through the box, by closely spaced points on it."""
+    """Return whether a line passes through the box.
+
+    It is checked at closely spaced points of the line.
+    """
     points = np.asarray(path.vertices)
     fraction = np.linspace(0, 1, 24)[:, None, None]
     dense = (points[:-1] * (1 - fraction) + points[1:] * fraction).reshape(-1, 2)

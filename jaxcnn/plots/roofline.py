@@ -172,7 +172,10 @@ def _covers_dot(dots: Mapping[str, tuple[float, float]], name: str, width: float
 def _positions_in_inches(
     axis: Axes, points: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
-    """Return approximate positions of the dots in the axes, since the layout comes later."""
+    """Return approximate positions of the dots in the axes.
+
+    The layout that decides them comes later.
+    """
     log_limits = [np.log10(limits) for limits in (axis.get_xlim(), axis.get_ylim())]
     axes_size = (WIDTH - 1.1, HEIGHT - 0.8)
     return {

@@ -1,4 +1,4 @@
-"""Shared style of the figures: colors, font sizes, text, ticks, title and legend."""
+"""Shared style of the figures: colors, text, ticks, title and legend."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def _legend_columns(width: float, handles: Sequence[Artist]) -> int:
 
 
 def style_axes(axis: Axes, title: str, *, width: float, pad: float = 8) -> None:
-    """Set readable font sizes, a pale grid and no frame above and on the right.
+    """Set font sizes, a pale grid and an open frame.
+
+    The frame has no lines above and on the right.
 
     Args:
       axis: the axes to change.
@@ -190,7 +192,7 @@ def font_properties(text: str) -> FontProperties:
 
 
 def _families(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Return the font families for a text, and the characters that none of them has.
+    """Return the font families for a text, and its missing characters.
 
     The default family comes first.
     """

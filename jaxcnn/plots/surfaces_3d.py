@@ -1,4 +1,4 @@
-"""Positive values on a plane as 3D surfaces side by side, on one scale."""
+"""Positive values on a plane as 3D surfaces on one scale."""
 
 from __future__ import annotations
 
@@ -87,7 +87,10 @@ def _draw_surface(axis: Any, field: Field, height: np.ndarray, zlim: np.ndarray)
 
 
 def _padded_limits(values: np.ndarray) -> tuple[float, float]:
-    """Return limits with a margin, so that the numbers of two axes do not meet in a corner."""
+    """Return limits with a margin.
+
+    Without it the numbers of two axes would meet in a corner.
+    """
     low, high = float(values.min()), float(values.max())
     return low - 0.08 * (high - low), high + 0.08 * (high - low)
 
@@ -109,7 +112,10 @@ def _label_axes(axis: Any, field: Field, levels: np.ndarray, label: str, width: 
 
 
 def _tick_positions(levels: np.ndarray) -> list[float]:
-    """Return some powers of ten among the levels, or levels where there are too few."""
+    """Return powers of ten among the levels.
+
+    Where there are too few of them, it returns levels.
+    """
     logs = np.log10(levels)
     powers = logs[np.isclose(logs, np.round(logs))]
     positions = powers if len(powers) > 2 else logs

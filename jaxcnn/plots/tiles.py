@@ -1,4 +1,4 @@
-"""Tiles: images and small tables of numbers side by side, with signs between them.
+"""Tiles: images and small tables side by side, with signs between them.
 
 They show the steps of a layer.
 """
@@ -50,19 +50,28 @@ class Tile(NamedTuple):
     """
 
     pixels: np.ndarray
-    """Values [h, w], nan left white, or an RGB image [h, w, 3] in 0..1."""
+    """Values [h, w], or an RGB image [h, w, 3] in 0..1.
+
+    A nan is left white.
+    """
     title: str = ""
     note: str = ""
     """Small text below."""
     fmt: str | None = None
-    """Format of the number in each cell, as in `format`; None has no numbers and no grid lines."""
+    """Format of the number in each cell, as in `format`.
+
+    None has no numbers and no grid lines.
+    """
     cmap: str = "gray"
-    """Color map of matplotlib: "Blues" for tables, "RdBu_r" for numbers of both signs."""
+    """Color map of matplotlib.
+
+    "Blues" is for tables, "RdBu_r" for numbers of both signs.
+    """
     limits: tuple[float, float] | None = None
     """Values with the outermost colors; None is the least and the greatest."""
     frames: Sequence[Frame] = ()
     margin: int = 0
-    """Number of rows and columns at each edge that are padding, and pale."""
+    """Number of rows and columns at each edge that are pale padding."""
     share: float = 1.0
     """Height as a fraction of the row's."""
 
@@ -76,7 +85,7 @@ Row = Sequence[Tile | str]
 def tiles(
     rows: Sequence[Row], *, title: str = "", heights: float | Sequence[float] = 2.2
 ) -> Figure:
-    """Draw rows of tiles and, between them, signs such as "=" or an arrow.
+    """Draw rows of tiles with signs such as "=" between them.
 
     Args:
       rows: from above. Rows with as many tiles of the same shape are aligned in columns.
@@ -185,7 +194,9 @@ def _draw_tile(axis: Axes, tile: Tile, width: float, height: float) -> None:
 
 
 def _draw_table(axis: Axes, tile: Tile, cell: float) -> None:
-    """Draw the colors of [h, w], with lines and numbers if the tile has a format.
+    """Draw the colors of a table.
+
+    It has lines and numbers if the tile has a format.
 
     Args:
       axis: to draw on.

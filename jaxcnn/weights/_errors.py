@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class WeightsError(ValueError):
-    """A file of weights that cannot be read, written, or used for a network.
+    """A file of weights that cannot be read, written or used.
 
     The message is one line. It names the first of many keys, and the attributes hold them all.
 

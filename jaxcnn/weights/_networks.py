@@ -109,7 +109,7 @@ def _grid(features: int, map_shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def default_image_shape(model: nn.Module) -> tuple[int, int, int]:
-    """Return the shape [h, w, c] of the images that a network is usually for."""
+    """Return the usual shape [h, w, c] of a network's images."""
     if isinstance(model, LeNet5):
         return (28, 28, 1)
     is_small = (
@@ -128,7 +128,10 @@ _DISTINGUISHING_FIELDS = {
     AlexNet: ("towers",),
     GoogLeNet: ("norm",),
 }
-"""Fields in which the names differ; the others are options of a network of the same name."""
+"""Fields in which networks of different names differ.
+
+The others are options of a network of the same name.
+"""
 
 
 def published_name(model: nn.Module) -> str | None:
@@ -236,14 +239,14 @@ PADDINGS = ("end", "both")
 
 
 def pads_channels(model: nn.Module) -> bool:
-    """Return whether the network has shortcut A, which pads with channels of zeros."""
+    """Return whether the network pads channels with zeros (shortcut A)."""
     if isinstance(model, (CifarResNet, ResNet)) and not model.residual:
         return False
     return isinstance(model, (CifarResNet, ResNet, PreActResNet)) and model.shortcut == "A"
 
 
 def reorder_channels(model: nn.Module, arrays: Mapping[Path, np.ndarray]) -> dict[Path, np.ndarray]:
-    """Convert weights for zeros on both sides to zeros behind the old channels.
+    """Convert weights for zeros on both sides to zeros at the end.
 
     In the file, channel i of a stage is channel i + n of the next, with n channels of zeros before
     and behind. Here channel i stays channel i. The network is the same when every array along the

@@ -30,7 +30,10 @@ from jaxcnn.weights._torch_pickle import (
 log = logging.getLogger("jaxcnn.weights")
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MAX_READ_BYTES = 1 << 22
-"""Maximal size of one read: a list of 50,000 members, where ResNet-152 has 1,000."""
+"""Maximal size of one read.
+
+It is enough for a list of 50,000 members, where ResNet-152 has 1,000.
+"""
 
 
 def read_zip(path: Path, entry: str | None = None) -> dict[str, np.ndarray]:
@@ -136,7 +139,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, size: int | None = None) -
 
 
 def _next_pickle(file: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
-    """Return the next pickle of a stream, and move the stream behind it."""
+    """Return the next pickle of a stream, and advance the stream."""
     start = file.tell()
     value, size = load_pickle(file.read(MAX_PICKLE_BYTES), storages)
     file.seek(start + size, os.SEEK_SET)
@@ -232,13 +235,13 @@ def _usual_entry(tree: Any, entries: dict[str, Any], file: Path) -> str:
         isinstance(value, Tensor) for value in tree.values()
     )
     name = "" if has_tensors_only else min(entries, key=_rank)
-    others = [other for other in entries if other not in ("", name)]
-    if others:
+    unused = [entry for entry in entries if entry not in ("", name)]
+    if unused:
         log.warning(
             "%s holds several sets of weights: took %s; write entry=%s for another",
             file,
             format_value(name),
-            " or entry=".join(format_value(other) for other in others[:4]),
+            " or entry=".join(format_value(entry) for entry in unused[:4]),
         )
     return name
 
@@ -276,7 +279,9 @@ def is_average(name: str) -> bool:
 
 
 def select_entry(arrays: dict[str, Any], entry: str | None) -> dict[str, Any]:
-    """Return the arrays whose names begin with `entry`, all of them for None.
+    """Return the arrays whose names begin with `entry`.
+
+    None returns all of them.
 
     Raises:
       WeightsError: no name begins with it.
@@ -289,7 +294,10 @@ def select_entry(arrays: dict[str, Any], entry: str | None) -> dict[str, Any]:
 
 
 def _with_prefix(flat: dict[Any, Any], entry: str) -> dict[str, Any]:
-    """Return the items whose names begin with `entry` and a dot, without this prefix."""
+    """Return the items whose names begin with `entry` and a dot.
+
+    The prefix is removed from their names.
+    """
     prefix = f"{entry}."
     return {
         key.removeprefix(prefix): value

@@ -46,7 +46,7 @@ DTYPES = {
     "torch.ByteStorage": np.dtype("u1"),
     "torch.BoolStorage": np.dtype("?"),
 }
-"""Dtype of the elements of a torch storage, by the name of the storage's type."""
+"""Dtype of a torch storage's elements, by its type's name."""
 
 
 class Storage(NamedTuple):
@@ -66,7 +66,10 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """The location of a tensor in its storage; `offset` and `stride` are in elements."""
+    """The location of a tensor in its storage.
+
+    `offset` and `stride` are in elements.
+    """
 
     storage: Storage
     offset: int
@@ -100,7 +103,9 @@ def make_tensor(storage: object, offset: object, shape: object, stride: object) 
 
 
 def _check_sizes(value: object) -> tuple[int, ...]:
-    """Return `value`, if it is a tuple of at most eight integers of at least 0.
+    """Return `value`, if it is a tuple of sizes.
+
+    It has at most eight integers of at least 0.
 
     An integer of 63 bits or more is refused too, since no file has such a size.
     """
@@ -147,7 +152,7 @@ def check_name(module: str, name: str) -> Name:
 
 
 def add_storage(persistent_id: Any, storages: dict[str, Storage]) -> Storage:
-    """Return the storage that a persistent id describes, and add it to `storages`.
+    """Return the storage of a persistent id, and add it to `storages`.
 
     Args: persistent_id: ("storage", type, key, device, size). The older format adds None, or (key,
       first,
@@ -190,7 +195,9 @@ def _view(whole: Storage, view=None) -> Storage:
 
 
 def _ordered_dict(pairs=None):
-    """Return a dict for an OrderedDict, whose pairs Python 2 writes as an argument.
+    """Return a dict for an OrderedDict.
+
+    Python 2 writes the pairs as an argument.
 
     The list of pairs is emptied, so that one list is not turned into a thousand dicts.
     """
@@ -231,7 +238,8 @@ _BUILTINS = (
 )
 _TORCH = (
     "Size device bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64"
-    " complex64 complex128 half float double short int long channels_last contiguous_format preserve_format strided"
+    " complex64 complex128 half float double short int long"
+    " channels_last contiguous_format preserve_format strided"
 )
 _NUMPY = "multiarray.scalar multiarray._reconstruct"
 _PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
@@ -256,7 +264,10 @@ _SKIPPED_TYPES = {
 SKIPPED_TYPES = {
     f"{module}.{name}" for module, names in _SKIPPED_TYPES.items() for name in names.split()
 }
-"""Types that training scripts store next to weights; their objects are skipped as data."""
+"""Types that training scripts store next to weights.
+
+Their objects are skipped as data.
+"""
 
 
 _KEY_TYPES = (str, int, float, bool, type(None))
@@ -306,7 +317,9 @@ class _Machine:
 
 
 def load_pickle(data: bytes, storages: dict[str, Storage] | None = None) -> tuple[Any, int]:
-    """Return the content of the pickle at the beginning of `data`, and its size in bytes.
+    """Return the content of a pickle, and its size in bytes.
+
+    It is the pickle at the beginning of `data`.
 
     Nothing is executed.
 

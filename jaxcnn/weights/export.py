@@ -84,7 +84,7 @@ def export_weights(
 
 
 def _check_variables(value: Any) -> Mapping[str, Any]:
-    """Return the variables of a State at which its network is evaluated, or `value`.
+    """Return the variables at which a State is evaluated, or `value`.
 
     Raises:
       WeightsError: `value` is neither a State nor variables.

@@ -1,4 +1,4 @@
-"""Layouts of weight files: tables of layer names, and one rule for all arrays.
+"""Layouts of weight files: layer names, and one rule for arrays.
 
 The tables map this library's layers to those of torchvision, timm and other scripts.
 
@@ -21,7 +21,7 @@ from jaxcnn.models import vgg as columns
 from jaxcnn.weights._networks import Path
 
 LayerNames = Mapping[str, str | tuple[str, ...]]
-"""The file's name of each of our layers, or several names to choose from.
+"""The file's name, or several candidates, for each of our layers.
 
 The first name that the file has, with an array of the right shape, is taken.
 """
@@ -127,7 +127,9 @@ TORCH_NAMES = {
 def locate_leaves(
     layout: Layout, specs: Mapping[Path, Any], shapes: Mapping[str, tuple[int, ...]] = {}
 ) -> dict[Path, Leaf]:
-    """Return the location in the file of each leaf of a network's variables.
+    """Return the location in the file of each leaf.
+
+    The leaves are those of a network's variables.
 
     Args:
       layout: one of `layouts`.
@@ -397,7 +399,9 @@ _LENET_NAMES: LayerNames = {
     "f6": ("fc1", "f6", "fc2", "*"),
     "head": ("fc3", "fc2", "output", "f7", "fc", "linear", "classifier", "*"),
 }
-"""Names of LeNet-5, any by "*", since no two of its layers have the same shape.
+"""Names of LeNet-5, in any script by "*".
+
+No two of its layers have the same shape.
 
 C5 may be a dense layer after maps of 5x5.
 """

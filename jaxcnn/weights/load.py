@@ -46,7 +46,9 @@ from jaxcnn.weights.layouts import (
 log = logging.getLogger("jaxcnn.weights")
 
 NameMap = Mapping[str, str | None] | Callable[[str], str | None]
-"""Our layer for each of the file's layers (None skips it), or a function of whole names.
+"""Our layer for each of the file's, or a function of names.
+
+None skips a layer.
 
 The function maps names such as "conv1.weight" to "stem.weight".
 """
@@ -323,7 +325,7 @@ _TORCH_SUFFIXES = {name: torch for name, torch in TORCH_NAMES.items() if name !=
 
 
 def _with_torch_suffix(key: str, new: str) -> str:
-    """Return the new name with PyTorch's last part, if the old name had it.
+    """Return the new name, with PyTorch's last part if the old has it.
 
     The array has PyTorch's order of axes, whatever its name. So "head.kernel" for "fc.weight"
     becomes "head.weight".
@@ -350,8 +352,8 @@ def _check_name_map(
                 f"{_suggest(file_layer, file_layers)}"
             )
         if layer and not any(
-            known == layer or known.startswith(f"{layer}.") or layer.startswith(f"{known}.")
-            for known in layers
+            own == layer or own.startswith(f"{layer}.") or layer.startswith(f"{own}.")
+            for own in layers
         ):
             raise WeightsError(
                 f"names maps {format_value(file_layer)} to {format_value(layer)}, "
@@ -370,7 +372,9 @@ def _suggest(name: str, candidates: Collection[str]) -> str:
 def _leaves_to_initialize(
     model: nn.Module, file: Any, match: Match, traced: Traced, seed: int
 ) -> set[Path]:
-    """Return the leaves of layers of logits that cannot be loaded, with a warning.
+    """Return the leaves of layers of logits that cannot be loaded.
+
+    A warning is logged.
 
     The file has them for other classes. Or it lacks them, and all other leaves fit.
     """
@@ -412,7 +416,7 @@ def _has_other_classes(leaf: Leaf, arrays: Mapping[str, np.ndarray]) -> bool:
 def _initialize(
     path: Path, spec: jax.ShapeDtypeStruct, heads: Mapping[str, nn.Dense], seed: int
 ) -> np.ndarray:
-    """Return a leaf of a layer of logits, with the network's own initializer."""
+    """Return a leaf of a layer of logits, from its own initializer."""
     layer = ".".join(path[1:-1])
     init = heads[layer].kernel_init if path[-1] == "kernel" else heads[layer].bias_init
     key = jax.random.fold_in(jax.random.key(seed), sorted(heads).index(layer))
@@ -425,10 +429,10 @@ def _initialize(
 def _check_arrays(model: nn.Module, file: Any, needed: Mapping[Path, Leaf], match: Match) -> None:
     """Raise WeightsError, with all that does not fit, unless all does."""
     arrays = match.arrays
-    known = {leaf.key for leaf in match.leaves.values()}
-    known |= {key for key in arrays if _is_auxiliary(model, key)}
+    expected = {leaf.key for leaf in match.leaves.values()}
+    expected |= {key for key in arrays if _is_auxiliary(model, key)}
     missing = [leaf.key for leaf in needed.values() if leaf.key not in arrays]
-    unexpected = [key for key in arrays if key not in known]
+    unexpected = [key for key in arrays if key not in expected]
     misshapen = [
         f"{leaf.key} is {arrays[leaf.key].dtype}{list(arrays[leaf.key].shape)}, "
         f"expected {list(leaf.forms()[0])}"
@@ -470,7 +474,7 @@ def _advice(
 
 
 def _is_auxiliary(model: nn.Module, key: str) -> bool:
-    """Return whether a key is of an auxiliary head that the model lacks."""
+    """Return whether a key is of a missing auxiliary head."""
     return not getattr(model, "aux", True) and key.startswith(("aux1.", "aux2."))
 
 
