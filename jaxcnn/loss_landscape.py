@@ -40,8 +40,9 @@ def random_direction(key: jax.Array, params: Any) -> Any:
       key: random key; the same key gives the same direction.
       params: a tree of float32, kernels [..., out].
 
-    Returns: A tree like `params`, float32, on the host. One step along it changes every filter by
-      its own norm.
+    Returns:
+      A tree like `params`, float32, on the host. One step along it changes every filter by its own
+      norm.
 
     Raises:
       ArgumentError: no leaf has two axes or more.
@@ -243,13 +244,16 @@ def evaluate_along(
     is in test mode, with the program of `evaluate`. At 0 steps the numbers are those of `evaluate`.
     All points share one compiled program, and only one set of parameters is in memory at a time.
 
-    Args: model: as in `evaluate`. state: the center. The parameters that are moved are those of
-      `jaxcnn.state.eval_state`. split: as in `evaluate`. directions: one tree or two, like the
-      parameters. steps: multiples of each direction, [m] or [m] and [m']. statistics: "moving" is
-      BN by the state's moving averages, which do not move with the parameters.
-        The authors' code does this. "images" is training mode on all of the split as one batch,
-        whatever `batch` is. BN then follows the parameters far from the state, but differs from
-        test mode, and dropout is active.
+    Args:
+      model: as in `evaluate`.
+      state: the center. The parameters that are moved are those of `jaxcnn.state.eval_state`.
+      split: as in `evaluate`.
+      directions: one tree or two, like the parameters.
+      steps: multiples of each direction, [m] or [m] and [m'].
+      statistics: "moving" is BN by the state's moving averages, which do not move with the
+        parameters. The authors' code does this. "images" is training mode on all of the split as
+        one batch, whatever `batch` is. BN then follows the parameters far from the state, but
+        differs from test mode, and dropout is active.
       batch: as in `evaluate`.
       strategy: as in `evaluate`.
       loss: as in `evaluate`.
@@ -259,9 +263,9 @@ def evaluate_along(
       stop: called after every point. Once it returns true, the values so far are returned, with
         their number in `done`.
 
-    Raises: ArgumentError: as in `evaluate`; directions differ from the parameters in shape, or
-      steps are not one
-        list of finite numbers for each direction.
+    Raises:
+      ArgumentError: as in `evaluate`; directions differ from the parameters in shape, or steps are
+        not one list of finite numbers for each direction.
       DataError: as in `evaluate`.
 
     Example:

@@ -199,11 +199,13 @@ def gradient_norms(
     All images are one batch. The gradient of weight decay is left out. Values that are not finite
     are returned as they are.
 
-    Args: model: the network. state: as `train` yields it. The parameters are those that the
-      optimizer steps, not averages. images: uint8 [n, h, w, c], not augmented. labels: int32 [n],
-      or masks [n, h, w]. train: True is the optimizer's gradient. BN normalizes by the moments of
-      `images`, through which
-        the gradient passes. False normalizes by the moving averages, which are constants.
+    Args:
+      model: the network.
+      state: as `train` yields it. The parameters are those that the optimizer steps, not averages.
+      images: uint8 [n, h, w, c], not augmented.
+      labels: int32 [n], or masks [n, h, w].
+      train: True is the optimizer's gradient. BN normalizes by the moments of `images`, through
+        which the gradient passes. False normalizes by the moving averages, which are constants.
       loss: a name in `jaxcnn.metrics.LOSSES`.
 
     Returns:
@@ -268,10 +270,10 @@ def effective_rank(features: np.ndarray) -> float:
     equal and the others 0, and at most min(n, d). The features are not centered, as in Daneshmand
     et al. 2020 (arXiv:2003.01652). Where all images have the same features, it is 1.
 
-    Args: features: [n, ...], of n images; the other axes are flattened to length d. The rank is
-      computed in
-        float64 from the smaller Gram matrix, so that singular values below 1e-8 of the largest are
-        noise.
+    Args:
+      features: [n, ...], of n images; the other axes are flattened to length d. The rank is
+        computed in float64 from the smaller Gram matrix, so that singular values below 1e-8 of the
+        largest are noise.
 
     Returns:
       A number of at least 1; nan where the features are all 0 or not finite.

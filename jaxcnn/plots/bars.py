@@ -29,10 +29,12 @@ def bars(
 
     A series has the same color in all groups.
 
-    Args: groups: label -> series -> value; None and nan leave a bar's place empty. ylabel: of the
-      values, with their unit. title: above the figure. errors: label -> series -> half the length
-      of an error bar, in the unit of the value. A missing
-        one has no error bar.
+    Args:
+      groups: label -> series -> value; None and nan leave a bar's place empty.
+      ylabel: of the values, with their unit.
+      title: above the figure.
+      errors: label -> series -> half the length of an error bar, in the unit of the value. A
+        missing one has no error bar.
       fmt: format of a value, as in `format`.
 
     Raises:

@@ -1,6 +1,6 @@
 """Contours of positive values on a plane, such as a loss.
 
-The contours are evenly spaced in the logarithm. A path may be filled on them.
+The contours are evenly spaced in the logarithm. A path may be drawn on them.
 """
 
 from __future__ import annotations
@@ -69,11 +69,13 @@ def contours(
 
     All fields have the same levels and colors, which a color bar names.
 
-    Args: fields: at least one. Its values are positive; others count as the least positive value.
-      label: of the values, with their unit: "training loss (nats)". title: above the figure.
-      columns: panels to a row; None: up to four. max_level: the highest contour; above it there is
-      one color. None is the greatest finite value of all
-        fields.
+    Args:
+      fields: at least one. Its values are positive; others count as the least positive value.
+      label: of the values, with their unit: "training loss (nats)".
+      title: above the figure.
+      columns: panels to a row; None: up to four.
+      max_level: the highest contour; above it there is one color. None is the greatest finite value
+        of all fields.
       share: whether the axes have the same limits in all panels, and labels on the outer ones
         alone.
 

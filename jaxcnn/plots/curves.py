@@ -28,9 +28,9 @@ def curves(
     reaches from the least to the greatest. The legend has the keys as words, with the rows'
     `eval_split` for "eval" in a key `eval_*`.
 
-    Args: panels: panel's title -> line's label -> one list of rows for each seed. A label has the
-      same color
-        in all panels.
+    Args:
+      panels: panel's title -> line's label -> one list of rows for each seed. A label has the same
+        color in all panels.
       dashed: the key of the thin dashed lines, such as "train_error".
       solid: the key of the bold lines, such as "eval_error".
       title: above the figure.

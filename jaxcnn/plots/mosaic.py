@@ -89,15 +89,19 @@ def mosaic(
 ) -> Figure:
     """Draw rows of images, with labels on the left.
 
-    Args: strips: the rows, from above; each begins at the left. title: above the figure. heads:
-      titles of the columns. note: below, in lines as wide as the figure; it may say how images are
-      scaled. bar: label, with its unit, of a color bar for the first strip's colors and limits; ""
-      has no bar. side: of an image, in inches; images that are not square have this height. gap:
-      between images, in inches.
+    Args:
+      strips: the rows, from above; each begins at the left.
+      title: above the figure.
+      heads: titles of the columns.
+      note: below, in lines as wide as the figure; it may say how images are scaled.
+      bar: label, with its unit, of a color bar for the first strip's colors and limits; "" has no
+        bar.
+      side: of an image, in inches; images that are not square have this height.
+      gap: between images, in inches.
 
-    Raises: ValueError: there are no images, an image has another shape, captions or marks differ in
-      number, or
-        there is a bar without limits.
+    Raises:
+      ValueError: there are no images, an image has another shape, captions or marks differ in
+        number, or there is a bar without limits.
 
     Example:
       >>> strips = [Strip([np.eye(4), np.eye(4)], "stem"), Strip([np.eye(2)], "stage1")]

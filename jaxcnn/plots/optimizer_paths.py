@@ -87,8 +87,9 @@ def optimizer_paths(
       title: above the figure.
       columns: panels to a row; None: up to four.
 
-    Raises: ValueError: there are no surfaces, or a path is not [t, 2] or does not start at finite
-      numbers.
+    Raises:
+      ValueError: there are no surfaces, or a path is not [t, 2] or does not start at finite
+        numbers.
 
     Example:
       >>> path = np.array([[1.0, 1.0], [0.5, 0.1], [0.2, 0.0]])

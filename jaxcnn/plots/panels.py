@@ -190,16 +190,18 @@ def panels(
     on the colors repeat with other dashes. Lines without a label or a color are blue, or gray where
     other lines have labels. Crosses are in the legend as "diverged".
 
-    Args: panels: at least one. columns: panels to a row; None leaves few cells of the grid empty.
-      title: above the figure. share: axes that have the same scale in all panels, and labels on the
-      outer panels alone: "all"
-        (both), "x", "y" or "none".
+    Args:
+      panels: at least one.
+      columns: panels to a row; None leaves few cells of the grid empty.
+      title: above the figure.
+      share: axes that have the same scale in all panels, and labels on the outer panels alone:
+        "all" (both), "x", "y" or "none".
       legend: False leaves it out.
       size: width and height of one panel in inches. None makes the figure about as wide as a slide.
 
-    Raises: ValueError: there are no panels, `share` is unknown, or a line's x and y differ in
-      length. Also
-        where panels cannot share an axis, because they differ in scale, limits or label.
+    Raises:
+      ValueError: there are no panels, `share` is unknown, or a line's x and y differ in length.
+        Also where panels cannot share an axis, because they differ in scale, limits or label.
 
     Example:
       >>> loss = Line([1, 10, 100], [2.3, 0.9, 0.2], label="training")

@@ -192,9 +192,11 @@ def state_dict(tree: Any, file: Path, entry: str | None = None) -> dict[str, Ten
 
     A training script's checkpoint has an optimizer, averages and more next to the weights.
 
-    Args: tree: the content of the file's pickle. file: for messages. entry: name of the entry to
-      take, with dots for a nested one ("checkpoint.model"). None takes the
-        usual one. It logs a warning that names the others where there are several.
+    Args:
+      tree: the content of the file's pickle.
+      file: for messages.
+      entry: name of the entry to take, with dots for a nested one ("checkpoint.model"). None takes
+        the usual one. It logs a warning that names the others where there are several.
 
     Raises:
       WeightsError: the entry does not exist, or holds more than tensors.

@@ -154,9 +154,9 @@ def check_name(module: str, name: str) -> Name:
 def add_storage(persistent_id: Any, storages: dict[str, Storage]) -> Storage:
     """Return the storage of a persistent id, and add it to `storages`.
 
-    Args: persistent_id: ("storage", type, key, device, size). The older format adds None, or (key,
-      first,
-        size) for a view of another storage.
+    Args:
+      persistent_id: ("storage", type, key, device, size). The older format adds None, or (key,
+        first, size) for a view of another storage.
       storages: by key; a view is added as its whole storage.
     """
     if (

@@ -32,15 +32,17 @@ def export_weights(
     former, with `strict=True`. Our own layout has our names ("stage1_block1.conv1.kernel") and
     order of axes. `load_weights` reads both.
 
-    Args: model: as `create_model` makes it. variables: {"params": ..., "batch_stats": ...}, of
-      float32, or a State; other collections are left
-        out.
+    Args:
+      model: as `create_model` makes it.
+      variables: {"params": ..., "batch_stats": ...}, of float32, or a State; other collections are
+        left out.
       file: written whole or not at all. An existing file is replaced, a link too.
       metadata: texts for the header. "model" is added where weights are published under a name of
         the network. It distinguishes v1 from v1.5.
 
-    Raises: WeightsError: the file cannot be written, or metadata is no text or has another
-      network's name.
+    Raises:
+      WeightsError: the file cannot be written, or metadata is no text or has another network's
+        name.
 
     Example:
       >>> import tempfile

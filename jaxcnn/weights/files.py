@@ -44,19 +44,20 @@ def read_weights(
 
     Nothing in the file is executed. Neither PyTorch nor Python's pickle is used.
 
-    Args: file: `.safetensors`, or `.pth`, `.pt`, `.th`, `.bin` or `.ckpt` of `torch.save` in either
-      format.
-        The format is read from the file, not from its name. A link is followed, and a pipe or a
-        device is refused.
+    Args:
+      file: `.safetensors`, or `.pth`, `.pt`, `.th`, `.bin` or `.ckpt` of `torch.save` in either
+        format. The format is read from the file, not from its name. A link is followed, and a pipe
+        or a device is refused.
       entry: the part of a training script's checkpoint to take, such as "state_dict_ema" or
         "checkpoint.model". In a file of several networks it is the first part of the names. None
         takes `state_dict`, `model`, `net` or the like, and logs a warning where the file holds
         several sets of weights.
 
-    Returns: The arrays by name, of the type in the file (float32, float16, bfloat16, integers), and
-      the header's texts by name, which only safetensors has. A prefix that all names share
-      ("module." of DataParallel) is removed. Arrays may be read-only. Objects of usual types next
-      to the weights are skipped.
+    Returns:
+      The arrays by name, of the type in the file (float32, float16, bfloat16, integers), and the
+      header's texts by name, which only safetensors has. A prefix that all names share ("module."
+      of DataParallel) is removed. Arrays may be read-only. Objects of usual types next to the
+      weights are skipped.
 
     Raises:
       WeightsError: the file does not exist, is of another kind, is damaged, or names something to

@@ -30,10 +30,10 @@ The first name that the file has, with an array of the right shape, is taken.
 class Layout(NamedTuple):
     """Names of layers, and order of axes, in a family of files.
 
-    Attributes: layers: the file's name of each of our layers, such as "layer1.0.conv1" for
-      "stage1_block1.conv1".
-        There may be several names to choose from. Layers that a network lacks are ignored. None is
-        our own layout, with our names and our order of axes.
+    Attributes:
+      layers: the file's name of each of our layers, such as "layer1.0.conv1" for
+        "stage1_block1.conv1". There may be several names to choose from. Layers that a network
+        lacks are ignored. None is our own layout, with our names and our order of axes.
       grids: (h, w) of the maps that a dense layer takes, by our name of it.
       slides: whether dense layers slide over maps larger than their grid. Ours average such maps to
         the grid first.

@@ -69,19 +69,19 @@ def load_weights(
 
     Nothing in the file is executed, and no network is computed. These layouts are known:
 
-    - AlexNet, VGG, GoogLeNet (`googlenet-bn`) and ResNets: those of torchvision and timm. -
-      Networks for 32x32 images and LeNet-5: those of the usual scripts
-      (`jaxcnn/weights/layouts.py`). - Every network: the one that `export_weights` writes. -
-      Anything else: with `names`.
+    - AlexNet, VGG, GoogLeNet (`googlenet-bn`) and ResNets: those of torchvision and timm.
+    - Networks for 32x32 images and LeNet-5: those of the usual scripts.
+    - Every network: the one that `export_weights` writes.
+    - Anything else: with `names`.
 
     A prefix of all names is removed. Where the file has another number of classes, or no layer of
     logits, that layer is initialized, and a warning is logged. Auxiliary heads that the model lacks
     are skipped, and so is `num_batches_tracked`. A file does not distinguish a plain network from a
     residual one with shortcut "A". Nor does it hold the activations that it was trained with.
 
-    Args: model: as `create_model` makes it, or a flax module of your own with `names`.
-      Torchvision's and
-        timm's bottleneck ResNets are `resnet50-v1.5`, `-101-`, `-152-`. Torchvision's published
+    Args:
+      model: as `create_model` makes it, or a flax module of your own with `names`. Torchvision's
+        and timm's bottleneck ResNets are `resnet50-v1.5`, `-101-`, `-152-`. Torchvision's published
         GoogLeNet needs `transform_input=True`.
       file: `.safetensors`, or `.pth`, `.pt`, `.th`, `.bin`, `.ckpt` of PyTorch; see `read_weights`.
         float16 and bfloat16 are widened.
@@ -275,9 +275,9 @@ def rename_arrays(
       names: a mapping replaces the longest of its entries that a name begins with (up to a dot).
       layers: ours, such as "stem" and "stage1_block1.conv1".
 
-    Raises: WeightsError: an entry is in no name of the file, leads to no layer here, or two arrays
-      have one
-        name.
+    Raises:
+      WeightsError: an entry is in no name of the file, leads to no layer here, or two arrays have
+        one name.
     """
     if isinstance(names, Mapping):
         _check_name_map(names, arrays, layers)
