@@ -189,7 +189,7 @@ def draw(out: Path) -> None:
     shown = {line["held out"]: {title: line[key] for key, title in SCORES.items()} for line in [*table, whole]}
     bars = {line["held out"]: {SCORES["auc"]: line["auc_ci95"]} for line in [*table, whole] if line["auc_ci95"]}
     title = f"{name}: is the class held out found by its reconstruction error?"
-    figure = plots.bars(shown, ylabel="area under the ROC curve", title=title, errors=bars, form=".2f")
+    figure = plots.bars(shown, ylabel="area under the ROC curve", title=title, errors=bars, fmt=".2f")
     plots.save(figure, out / "auc.png")
     print(f"{tables.markdown([*table, whole])}\nwrote {out}/table.md, table.csv and auc.png")
 
@@ -220,7 +220,7 @@ def picture(options: Options, data: jc.Dataset, label: int) -> None:
             images += [image, again]
             captions += [kind, f"as it comes back: error {error:.2f}"]
     title = "What the code cannot hold comes back wrong"
-    plots.save(plots.pictures(np.stack(images), captions, columns=8, title=title), options.out / "pictures.png")
+    plots.save(plots.image_grid(np.stack(images), captions, columns=8, title=title), options.out / "pictures.png")
 
 
 def main(args: list[str] | None = None) -> int:

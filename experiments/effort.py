@@ -72,7 +72,7 @@ def curves(groups: Groups, limits: Mapping[str, float], title: str) -> Any:
         lines = [plots.band(rows, x, y, label=name) for name, rows in shuffled.items()]
         marks = [plots.Mark(limits[x], label="compared here")] if x in limits and y == "all_loss" else []
         drawn.append(plots.Panel(panel, lines, marks, xlabel, ylabel, xlog=True, ylog=True))
-    return plots.grid(drawn, columns=2, share="none", title=title)
+    return plots.panels(drawn, columns=2, share="none", title=title)
 
 
 def orders(groups: Groups, epochs: float, title: str) -> Any:
@@ -86,4 +86,4 @@ def orders(groups: Groups, epochs: float, title: str) -> Any:
                 plots.band(timed(all_runs), "epoch", key, label=order) for order, all_runs in pair.items() if all_runs
             ]
             panels.append(plots.Panel(name, lines, (), "epochs", label, ylim=(0, 100), xlim=(0, epochs)))
-    return plots.grid(panels, columns=2, share="x", title=title)
+    return plots.panels(panels, columns=2, share="x", title=title)

@@ -200,7 +200,7 @@ def draw(out: Path) -> None:
     all_runs = [run for networks in found.values() for group in networks.values() for run in group]
     tables.write_table(out, table, [protocol(found), *filter(None, (run.divergence for run in all_runs))])
     title = f"{runs.eval_split(all_runs)} error, mean and range of seeds"
-    figure = plots.grid(panels(found), columns=2, title=title, share="y")
+    figure = plots.panels(panels(found), columns=2, title=title, share="y")
     plots.save(figure, out / "curves.png")
     print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 

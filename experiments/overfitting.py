@@ -219,7 +219,7 @@ def panel(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> plots.Pan
         plots.band(rows, "step", "train_loss", label="training", dashed=True),
     ]
     if few and name != "few":
-        grey = plots.band([run.rows for run in few], "step", "eval_loss", label="validation, few images", colour="0.65")
+        grey = plots.band([run.rows for run in few], "step", "eval_loss", label="validation, few images", color="0.65")
         lines.insert(0, grey._replace(low=None, high=None, width=1.3))
     text = f"{'stops' if early else 'turns'} at epoch {line['turn_epoch'] or 0:.0f}"
     marks = [plots.Mark(line["turn_step"], "x", text)] if 2 * line["turned"] > line["seeds"] else []
@@ -234,14 +234,14 @@ def figures(found: Mapping[str, list[runs.Run]], table: list[dict[str, Any]], ou
     what += f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     top = 2 * max(line["validation_loss"] for line in table)  # the first descent would press the rest flat
     panels = [panel(name, all_runs, found.get("few", []))._replace(ylim=(0, top)) for name, all_runs in found.items()]
-    plots.save(plots.grid(panels, title=what + " and their range" * (seeds > 1), size=(3.25, 3.1)), out / "curves.png")
+    plots.save(plots.panels(panels, title=what + " and their range" * (seeds > 1), size=(3.25, 3.1)), out / "curves.png")
     shown = {"training": "train_error", "validation": "validation_error", "test": "test_error"}
     heights, halves = (
         {line["setting"]: {label: line[key + part] for label, key in shown.items()} for line in table}
         for part in ("", "_ci95")
     )
     title = what + " and its 95% interval" * (seeds > 1)
-    plots.save(plots.bars(heights, ylabel="error (%)", errors=halves, title=title, form=".1f"), out / "gap.png")
+    plots.save(plots.bars(heights, ylabel="error (%)", errors=halves, title=title, fmt=".1f"), out / "gap.png")
 
 
 def draw(out: Path) -> None:

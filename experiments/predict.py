@@ -76,7 +76,7 @@ def draw(saved: Saved, paths: tuple[Path, ...], images: np.ndarray, shares: np.n
         for path, share, c in zip(paths, shares, said, strict=True)
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
-    plots.save(plots.pictures(images, captions, heat=looked, columns=3), out)
+    plots.save(plots.image_grid(images, captions, heat=looked, columns=3), out)
     print(f"wrote {out}")
 
 

@@ -209,7 +209,7 @@ def draw(out: Path) -> None:
     lines = [
         plots.band([run.rows for run in group], "step", "mean_iou", label=TITLES[key]) for key, group in forms.items()
     ]
-    figure = plots.grid([plots.Panel(recipe.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")])
+    figure = plots.panels([plots.Panel(recipe.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")])
     plots.save(figure, out / "curves.png")
     print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 
@@ -237,7 +237,7 @@ def picture(options: Options, data: jc.Dataset, n: int = 6) -> None:
     images = np.stack([images for _, images in columns]).reshape(-1, SIDE, SIDE, 3)
     captions = [title if i == 0 else "" for title, _ in columns for i in range(n)]
     title = "Test scenes: " + ("what is digit" if options.name == "ink" else "a colour for every digit")
-    plots.save(plots.pictures(images, captions, columns=n, title=title), options.out / "pictures.png")
+    plots.save(plots.image_grid(images, captions, columns=n, title=title), options.out / "pictures.png")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -229,7 +229,7 @@ def figure(found: dict[str, list[Row]]) -> Any:
         ]
         top = 1.15 * max(line[key] for part in found.values() for line in part) / unit
         panels.append(plots.Panel(WHAT[key] + many, lines, xlabel="run", ylim=(0, top or 1)))
-    return plots.grid(panels, columns=3, share="x", size=(4.0, 2.9))
+    return plots.panels(panels, columns=3, share="x", size=(4.0, 2.9))
 
 
 def ready(options: Options) -> None:

@@ -93,13 +93,13 @@ def sensitivity(trials: Runs) -> list[plots.Panel]:
     for all_runs in trials.values():
         good = {rate: score[0] for rate, score in scores(all_runs).items() if score}
         at = [rate for rate in good if rate == best(all_runs)]
-        mark: dict[str, Any] = {"label": "its best rate", "marker": "D", "colour": plots.COLOURS[1]}
+        mark: dict[str, Any] = {"label": "its best rate", "marker": "D", "color": plots.COLORS[1]}
         lines.append(plots.Line(list(good), list(good.values()), label="this method", marker="o"))
         chosen.append(plots.Line(at, [good[rate] for rate in at], **mark))
         lost.append([(rate, None) for rate, score in scores(all_runs).items() if score is None])
     axes: dict[str, Any] = {"xlabel": "learning rate", "ylabel": "error (%)", "xlog": True, "ylog": True}
     plain = [plots.Panel(*panel, **axes) for panel in zip(trials, ([line] for line in lines), strict=True)]
-    parts = zip(plots.behind(plain), chosen, lost, strict=True)
+    parts = zip(plots.with_background(plain), chosen, lost, strict=True)
     return [panel._replace(lines=[*panel.lines, mark], crosses=crosses) for panel, mark, crosses in parts]
 
 
@@ -112,7 +112,7 @@ def training(final: Runs) -> list[plots.Panel]:
         )
         title = f"{name}, {all_runs[0].recipe.lr:g}"
         panels.append(plots.Panel(title, [line], xlabel="step", ylabel="loss (nats)", ylog=True))
-    return plots.behind(panels)
+    return plots.with_background(panels)
 
 
 def ranking(names: Sequence[str], final: Runs) -> plots.Panel:
@@ -126,9 +126,9 @@ def ranking(names: Sequence[str], final: Runs) -> plots.Panel:
         if mean is None:
             continue
         ends = [max(low, mean - (half or 0.0)), mean + (half or 0.0)]
-        lines.append(plots.Line(ends, [y, y], label="95% interval of the mean", colour=plots.COLOURS[5]))
-        lines += [plots.Line([x], [y], label="a seed", marker="|", colour="0.2") for x in values]
-        lines.append(plots.Line([mean], [y], label="mean of the seeds", marker="o", colour=plots.COLOURS[1]))
+        lines.append(plots.Line(ends, [y, y], label="95% interval of the mean", color=plots.COLORS[5]))
+        lines += [plots.Line([x], [y], label="a seed", marker="|", color="0.2") for x in values]
+        lines.append(plots.Line([mean], [y], label="mean of the seeds", marker="o", color=plots.COLORS[1]))
     lost = [(high, y) for y, values in enumerate(errors.values()) if not values]
     limits: dict[str, Any] = {"xlim": (low, high), "ylim": (len(names) - 0.5, -0.5)}
     split = runs.eval_split([run for all_runs in final.values() for run in all_runs]) or "test"
@@ -139,12 +139,12 @@ def pictures(out: Path, what: str, names: Sequence[str], trials: Runs, final: Ru
     """`sensitivity.png`, `curves.png` and `ranking.png`, with the methods in the order of `names`."""
     trials, final = ({name: all_runs[name] for name in names if name in all_runs} for all_runs in (trials, final))
     grey = "(grey: the other methods)"
-    figure = plots.grid(
+    figure = plots.panels(
         sensitivity(trials), columns=8, size=SMALL, title=f"{what}: validation error at each rate {grey}"
     )
     plots.save(figure, out / "sensitivity.png")
-    figure = plots.grid(training(final), columns=8, size=SMALL, title=f"{what}: training loss at the best rate {grey}")
+    figure = plots.panels(training(final), columns=8, size=SMALL, title=f"{what}: training loss at the best rate {grey}")
     plots.save(figure, out / "curves.png")
-    figure = plots.grid([ranking(names, final)], title=what, size=(9.0, 1.2 + 0.28 * len(names)))
+    figure = plots.panels([ranking(names, final)], title=what, size=(9.0, 1.2 + 0.28 * len(names)))
     figure.axes[0].set_yticks(range(len(names)), names)
     plots.save(figure, out / "ranking.png")

@@ -12,11 +12,9 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.data.types import assemble
 from jaxcnn.interpret._arguments import default_batch_size, run_in_batches
+from jaxcnn.interpret.attribution import ATTRIBUTION_METHODS, attribution, integrated_gradients, occlusion
 from jaxcnn.interpret.gradcam import gradcam, gradcam_plus_plus
-from jaxcnn.interpret.guided_backpropagation import guided, guided_backprop, relus
-from jaxcnn.interpret.methods import ATTRIBUTION_METHODS, attribution
-from jaxcnn.interpret.occlusion import occlusion
-from jaxcnn.interpret.path_gradients import integrated_gradients
+from jaxcnn.interpret.guided_backprop import count_relus, guided_backprop, with_guided_relus
 from jaxcnn.models.layers import pool_2x2, stage
 from jaxcnn.state import init_state
 
@@ -230,7 +228,7 @@ def test_a_guided_gradient_is_the_gradient_where_nothing_is_negative():
         return sign * jax.nn.relu(jnp.dot(w, jnp.maximum(0, jnp.dot(w, x)))).sum() + jax.nn.softplus(x).sum()
 
     def both(sign):
-        other = guided(partial(deep, sign))
+        other = with_guided_relus(partial(deep, sign))
         return jax.jit(lambda x: [jax.value_and_grad(f)(x) for f in (partial(deep, sign), other)])(x)
 
     (value, slopes), (same, found) = both(1.0)
@@ -260,8 +258,8 @@ def test_relus_are_found_wherever_they_are(name):
     def out(x):
         return jnp.dot(weights, RELUS[name](x))
 
-    assert relus(jax.make_jaxpr(out)(x)) == 1
-    plain, found = jax.jit(lambda x: (jax.grad(out)(x), jax.grad(guided(out))(x)))(x)
+    assert count_relus(jax.make_jaxpr(out)(x)) == 1
+    plain, found = jax.jit(lambda x: (jax.grad(out)(x), jax.grad(with_guided_relus(out))(x)))(x)
     assert plain.tolist() == [0.0, times, -times]
     assert found.tolist() == [0.0, times, 0.0]
 
@@ -273,8 +271,8 @@ def test_what_is_no_relu_keeps_its_derivative(function):
     def out(x):
         return -function(x).sum()
 
-    assert not relus(jax.make_jaxpr(out)(x))
-    slopes = jax.jit(lambda x: [jax.grad(f)(x) for f in (out, guided(out))])(x)
+    assert not count_relus(jax.make_jaxpr(out)(x))
+    slopes = jax.jit(lambda x: [jax.grad(f)(x) for f in (out, with_guided_relus(out))])(x)
     np.testing.assert_array_equal(*slopes)
 
 

@@ -15,9 +15,8 @@ from experiments.look import channels, features, filters
 from experiments.look.seen import Seen
 from jaxcnn import plots, runs
 from jaxcnn.data.types import assemble
-from jaxcnn.interpret.activations import feature_maps, first_kernels, maps_of
+from jaxcnn.interpret.activations import feature_maps, first_kernels, map_shapes, top_activations
 from jaxcnn.interpret.feature_visualization import maximize_activation
-from jaxcnn.interpret.most_active import top_activations
 from jaxcnn.interpret.receptive_field import ReceptiveField, receptive_fields, receptive_patch
 from jaxcnn.models.layers import pool_2x2, stage
 from jaxcnn.models.pooling import max_pool
@@ -131,7 +130,7 @@ def test_fields_are_what_a_spike_reaches(model, shape):
     """A row far above or far below all others, one of which wins every maximum, changes the places that depend on it alone."""
     variables = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     fields = receptive_fields(model, shape)
-    assert len(fields) == len(maps_of(model, shape)) >= 2
+    assert len(fields) == len(map_shapes(model, shape)) >= 2
     lines = sum(shape[:2])  # every row, then every column
     probes = np.tile(RNG.normal(size=shape).astype(np.float32), (2 * lines + 1, 1, 1, 1))
     for i in range(lines):

@@ -154,7 +154,7 @@ def test_it_goes_on_where_it_was_stopped(linear):
     part = evaluate_along(*args, strategy=ALONE, stop=stop, watch=lambda values: seen.append(values.done))
     assert (part.done, seen) == (2, [1, 2])
     assert np.isnan(part.loss[1]).all()
-    rest = evaluate_along(*args, strategy=ALONE, so_far=part)
+    rest = evaluate_along(*args, strategy=ALONE, resume=part)
     assert np.isnan(part.loss[1]).all()  # what was given is left alone
     np.testing.assert_array_equal(rest.loss, whole.loss)
     np.testing.assert_array_equal(rest.error_percent, whole.error_percent)
@@ -225,9 +225,9 @@ STRAIGHT = (np.float32(8), np.float32(2), np.float32(0))
         (lambda m, s, x, w: evaluate_along(m, s, jc.Split(x.images[:0], x.labels[:0]), w[:1], LINE), "split"),
         (
             lambda m, s, x, w: evaluate_along(
-                m, s, x, w[:1], LINE, so_far=evaluate_along(m, s, x, w[:1], [[0.0]], stop=lambda: True, strategy=ALONE)
+                m, s, x, w[:1], LINE, resume=evaluate_along(m, s, x, w[:1], [[0.0]], stop=lambda: True, strategy=ALONE)
             ),
-            r"so_far has shape \(1,\)",
+            r"resume has shape \(1,\)",
         ),
         (
             lambda m, s, x, w: evaluate_along(

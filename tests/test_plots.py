@@ -11,7 +11,7 @@ from matplotlib.colors import same_color
 from PIL import Image
 
 import jaxcnn
-from jaxcnn.plots import COLOURS, curves, save
+from jaxcnn.plots import COLORS, curves, save
 
 
 def rows(train, test, steps=(10, 20, 30), split="test"):
@@ -74,7 +74,7 @@ def test_training_is_dashed_and_thin_and_testing_solid_and_bold():
 
 def test_a_label_has_one_colour_in_all_panels():
     plain, residual = drawn().axes
-    twenty, fifty_six = COLOURS[:2]
+    twenty, fifty_six = COLORS[:2]
     for axis, colours in ((plain, [twenty, twenty, fifty_six, fifty_six]), (residual, [fifty_six] * 2 + [twenty] * 2)):
         assert all(same_color(line.get_color(), colour) for line, colour in zip(axis.lines, colours, strict=True))
 

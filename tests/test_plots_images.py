@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 
-from jaxcnn.plots import COLOURS, Frame, Tile, tiles
+from jaxcnn.plots import COLORS, Frame, Tile, tiles
 
 TABLE = np.array([[0.0, 1.0, 2.0], [3.0, np.nan, 10.0]])
 
@@ -15,7 +15,7 @@ def written(axis):
 
 
 def test_numbers_stand_in_their_cells_and_nan_is_blank():
-    (axis,) = tiles([[Tile(TABLE, "table", "below", form="g")]]).axes
+    (axis,) = tiles([[Tile(TABLE, "table", "below", fmt="g")]]).axes
     assert written(axis) == {(0, 0): "0", (0, 1): "1", (0, 2): "2", (1, 0): "3", (1, 2): "10"}
     assert (axis.get_title(), axis.get_xlabel()) == ("table", "below")
     pixels = np.asarray(axis.images[0].get_array())
@@ -32,7 +32,7 @@ def test_colours_go_from_the_lowest_to_the_greatest_or_as_asked():
 
 def test_numbers_are_dark_on_bright_and_bright_on_dark_and_pale_in_the_padding():
     table = np.pad(np.array([[0.0, 9.0]]), 1)
-    (axis,) = tiles([[Tile(table, form="g", margin=1)]]).axes
+    (axis,) = tiles([[Tile(table, fmt="g", margin=1)]]).axes
     ink = {tuple(reversed(text.get_position())): text.get_color() for text in axis.texts}
     assert (ink[1, 1], ink[1, 2], ink[0, 0]) == ("white", "black", "0.55")
 
@@ -44,12 +44,12 @@ def test_a_picture_keeps_its_colours():
 
 
 def test_frames_lie_around_their_cells():
-    frames = [Frame(0, 1, 2, 2), Frame(1, 0, 1, 1, COLOURS[2], inset=0)]
+    frames = [Frame(0, 1, 2, 2), Frame(1, 0, 1, 1, COLORS[2], inset=0)]
     (axis,) = tiles([[Tile(TABLE, frames=frames)]]).axes
     boxes = [patch.get_extents().transformed(axis.transData.inverted()) for patch in axis.patches]
     np.testing.assert_allclose(boxes[0].get_points(), [[0.54, 1.46], [2.46, -0.46]], atol=1e-6)
     np.testing.assert_allclose(boxes[1].get_points(), [[-0.5, 1.5], [0.5, 0.5]], atol=1e-6)
-    assert [same_color(p.get_edgecolor(), c) for p, c in zip(axis.patches, (COLOURS[1], COLOURS[2]), strict=True)] == [
+    assert [same_color(p.get_edgecolor(), c) for p, c in zip(axis.patches, (COLORS[1], COLORS[2]), strict=True)] == [
         True,
         True,
     ]
@@ -57,9 +57,9 @@ def test_frames_lie_around_their_cells():
 
 def test_tiles_are_square_pixels_in_columns_and_no_text_lies_over_other_text():
     row = [
-        Tile(TABLE, "one with a long title", form="g"),
+        Tile(TABLE, "one with a long title", fmt="g"),
         "→",
-        Tile(TABLE, form=".2f"),
+        Tile(TABLE, fmt=".2f"),
         "sum = 9",
         Tile(TABLE, "c", "note"),
     ]

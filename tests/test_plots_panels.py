@@ -7,7 +7,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 
-from jaxcnn.plots import COLOURS, Line, Mark, Panel, band, behind, grid
+from jaxcnn import plots
+from jaxcnn.plots import COLORS, Line, Mark, Panel, band
 from jaxcnn.plots.style import DASHES
 
 UNITS: dict[str, Any] = {"xlabel": "step", "ylabel": "loss (nats)"}
@@ -42,7 +43,7 @@ def labels(figure):
 
 
 def test_a_line_has_gaps_where_there_is_no_number_and_a_lone_point_is_seen():
-    (axis,) = grid([Panel("", [Line([1, 2, 3, 4, 5], [7.0, None, 5.0, 4.0, float("inf")])], **UNITS)]).axes
+    (axis,) = plots.panels([Panel("", [Line([1, 2, 3, 4, 5], [7.0, None, 5.0, 4.0, float("inf")])], **UNITS)]).axes
     x, y = drawn(axis.lines[0])
     assert x == [1, 2, 3, 4, 5]
     np.testing.assert_array_equal(y, [7, np.nan, 5, 4, np.nan])
@@ -52,37 +53,37 @@ def test_a_line_has_gaps_where_there_is_no_number_and_a_lone_point_is_seen():
 
 def test_a_label_looks_the_same_in_all_panels_and_in_the_legend():
     one = [Line([1], [1.0], label=label) for label in "abc"]
-    figure = grid([Panel("1", one), Panel("2", one[::-1]), Panel("3", one[2:])])
+    figure = plots.panels([Panel("1", one), Panel("2", one[::-1]), Panel("3", one[2:])])
     assert labels(figure) == ["a", "b", "c"]
     for axis, order in zip(figure.axes, ([0, 1, 2], [2, 1, 0], [2]), strict=True):
-        assert [line.get_color() for line in axis.lines] == [COLOURS[i] for i in order]
-    assert [handle.get_color() for handle in figure.legends[0].get_lines()] == list(COLOURS[:3])
-    assert not grid([Panel("1", one)], legend=False).legends
+        assert [line.get_color() for line in axis.lines] == [COLORS[i] for i in order]
+    assert [handle.get_color() for handle in figure.legends[0].get_lines()] == list(COLORS[:3])
+    assert not plots.panels([Panel("1", one)], legend=False).legends
 
 
 def test_a_colour_that_was_asked_for_goes_to_no_other_label():
-    lines = [Line([1], [1.0], label="a"), Line([1], [1.0], label="b", colour=COLOURS[0]), Line([1], [1.0], label="c")]
-    first, second = grid([Panel("", lines), Panel("", [Line([1], [1.0], label="b"), Line([1], [1.0])])]).axes
-    assert [line.get_color() for line in first.lines] == [COLOURS[1], COLOURS[0], COLOURS[2]]
-    assert [line.get_color() for line in second.lines] == [COLOURS[0], "0.35"]
+    lines = [Line([1], [1.0], label="a"), Line([1], [1.0], label="b", color=COLORS[0]), Line([1], [1.0], label="c")]
+    first, second = plots.panels([Panel("", lines), Panel("", [Line([1], [1.0], label="b"), Line([1], [1.0])])]).axes
+    assert [line.get_color() for line in first.lines] == [COLORS[1], COLORS[0], COLORS[2]]
+    assert [line.get_color() for line in second.lines] == [COLORS[0], "0.35"]
 
 
 def test_more_labels_than_colours_differ_in_their_dashes():
     lines = [Line([1, 2], [i, i], label=f"{i:02d}", dashed=dashed) for i in range(28) for dashed in (False, True)]
-    figure = grid([Panel("", lines)], size=(9, 5))
+    figure = plots.panels([Panel("", lines)], size=(9, 5))
     look = [(line.get_color(), str(vars(line)["_unscaled_dash_pattern"])) for line in figure.axes[0].lines]
-    assert len(set(look)) == 56 == 2 * len(COLOURS) * len(DASHES)
+    assert len(set(look)) == 56 == 2 * len(COLORS) * len(DASHES)
     assert len(labels(figure)) == 28
 
 
 def test_the_band_is_of_the_lines_colour_between_its_edges():
-    line = Line([1, 2], [3.0, 4.0], [2.0, 3.5], [5.0, 6.0], label="a", colour=COLOURS[2])
-    (axis,) = grid([Panel("", [line, Line([1, 2], [1.0, 1.0], low=[0.0, 0.0])])]).axes  # one edge is no band
+    line = Line([1, 2], [3.0, 4.0], [2.0, 3.5], [5.0, 6.0], label="a", color=COLORS[2])
+    (axis,) = plots.panels([Panel("", [line, Line([1, 2], [1.0, 1.0], low=[0.0, 0.0])])]).axes  # one edge is no band
     (fill,) = axis.collections
     corners = np.asarray(fill.get_paths()[0].vertices)
     edges = [(corners[corners[:, 0] == x, 1].min(), corners[corners[:, 0] == x, 1].max()) for x in (1, 2)]
     assert edges == [(2, 5), (3.5, 6)]
-    assert same_color(tuple(np.asarray(fill.get_facecolor())[0, :3].tolist()), COLOURS[2])
+    assert same_color(tuple(np.asarray(fill.get_facecolor())[0, :3].tolist()), COLORS[2])
 
 
 def test_band_is_the_mean_and_the_range_of_the_seeds_that_have_a_number():
@@ -99,7 +100,7 @@ def test_behind_puts_the_others_first_lines_in_grey_behind_and_out_of_the_legend
         Panel(n, [Line([1, 2], [i, i], [0, 0], [9, 9], label=n), Line([1, 2], [5, 5], label="x")])
         for i, n in enumerate("abc")
     ]
-    figure = grid(behind(panels))
+    figure = plots.panels(plots.with_background(panels))
     for i, axis in enumerate(figure.axes):
         assert [drawn(line)[1][0] for line in axis.lines] == [*(j for j in range(3) if j != i), i, 5]
         assert [same_color(line.get_color(), "0.8") for line in axis.lines] == [True, True, False, False]
@@ -109,7 +110,7 @@ def test_behind_puts_the_others_first_lines_in_grey_behind_and_out_of_the_legend
 
 
 def test_scales_and_limits():
-    (axis,) = grid([Panel("", [Line([1, 10], [1.0, 0.1])], xlog=True, ylog=True, xlim=(1, 20), ylim=(0.01, 2))]).axes
+    (axis,) = plots.panels([Panel("", [Line([1, 10], [1.0, 0.1])], xlog=True, ylog=True, xlim=(1, 20), ylim=(0.01, 2))]).axes
     assert (axis.get_xscale(), axis.get_yscale(), axis.get_xlim(), axis.get_ylim()) == (
         "log",
         "log",
@@ -120,7 +121,7 @@ def test_scales_and_limits():
 
 @pytest.mark.parametrize(("share", "x", "y"), [("all", True, True), ("x", True, False), ("y", False, True)])
 def test_shared_axes_have_one_scale_and_only_the_outer_ones_are_labelled(share, x, y):
-    figure = grid([Panel(n, [Line([1, i], [1.0, i])], **UNITS) for i, n in enumerate("abcde", 2)], share=share)
+    figure = plots.panels([Panel(n, [Line([1, i], [1.0, i])], **UNITS) for i, n in enumerate("abcde", 2)], share=share)
     assert len(figure.axes) == 5  # in two rows of three
     assert (len({axis.get_xlim() for axis in figure.axes}) == 1) == x
     assert (len({axis.get_ylim() for axis in figure.axes}) == 1) == y
@@ -133,7 +134,7 @@ def test_shared_axes_have_one_scale_and_only_the_outer_ones_are_labelled(share, 
 
 def test_crosses_are_red_at_their_points_or_at_the_upper_edge():
     crosses = [(1, 5.0), (2, None), (3, float("nan"))]
-    figure = grid([Panel("", [Line([1, 3], [1.0, 2.0], label="a")], crosses=crosses, ylim=(0, 9))])
+    figure = plots.panels([Panel("", [Line([1, 3], [1.0, 2.0], label="a")], crosses=crosses, ylim=(0, 9))])
     (axis,) = figure.axes
     red = [line for line in axis.lines if line.get_marker() == "x"]
     at = [axis.transAxes.inverted().transform(line.get_transform().transform(line.get_xydata()))[0, 1] for line in red]
@@ -145,7 +146,7 @@ def test_crosses_are_red_at_their_points_or_at_the_upper_edge():
 def test_marks_are_dotted_lines_named_inside_the_axes_away_from_each_other_and_from_the_curve():
     curve = Line([0, 5, 10], [1.0, 20.0, 20.0])
     marks = [Mark(20, "y", "2/η"), Mark(19.5, "y", "1.95/η"), Mark(4, "x", "decay"), Mark(99, "y", "beyond"), Mark(7)]
-    figure = grid([Panel("", [curve], marks=marks, ylim=(0, 21))])
+    figure = plots.panels([Panel("", [curve], marks=marks, ylim=(0, 21))])
     (axis,) = figure.axes
     assert [line.get_linestyle() for line in axis.lines] == ["-"] + [":"] * 5
     assert drawn(axis.lines[1])[1] == [20, 20]
@@ -168,14 +169,14 @@ def test_no_text_lies_over_other_text(ylog):
         band([[{"s": s, "l": 2.0 / (s / 9e3 + 1)} for s in range(0, 30_001, 3000)]], "s", "l", label=n) for n in names
     ]
     panels = [Panel(n, [x], **UNITS, ylog=ylog, crosses=[(9e3, None)]) for n, x in zip(names, lines, strict=True)]
-    assert not overlapping(grid(panels, title="training loss of the optimisers " * 9))
-    assert not overlapping(grid([Panel("together", lines, **UNITS, xlog=False, ylog=ylog)]))
+    assert not overlapping(plots.panels(panels, title="training loss of the optimisers " * 9))
+    assert not overlapping(plots.panels([Panel("together", lines, **UNITS, xlog=False, ylog=ylog)]))
 
 
 def test_a_legend_takes_nothing_from_the_panels():
     many = Panel("", [Line([1, 2], [i, i], label=f"label {i}") for i in range(20)], **UNITS)
     heights = []
-    for figure in (grid([many]), grid([many], legend=False)):
+    for figure in (plots.panels([many]), plots.panels([many], legend=False)):
         figure.draw_without_rendering()
         heights.append(figure.axes[0].get_position().height * figure.get_figheight())
     assert heights[0] == pytest.approx(heights[1], rel=0.05)
@@ -185,8 +186,8 @@ def test_a_run_that_blows_up_can_still_be_drawn(tmp_path):
     huge = Line(range(5), [1.0, 1e30, 1e300, 1.7e308, float("nan")], label="a")
     every: list[dict[str, Any]] = [{"ylim": (0, 5)}, {"ylog": True}, {"ylim": (0.1, 10), "ylog": True}]
     for limits in every:
-        grid([Panel("", [huge], **limits)]).savefig(tmp_path / "figure.png")
-    grid([Panel("", [Line([], []), Line([1, 2], [None, None])])]).savefig(tmp_path / "figure.png")
+        plots.panels([Panel("", [huge], **limits)]).savefig(tmp_path / "figure.png")
+    plots.panels([Panel("", [Line([], []), Line([1, 2], [None, None])])]).savefig(tmp_path / "figure.png")
 
 
 @pytest.mark.parametrize(
@@ -202,15 +203,15 @@ def test_a_run_that_blows_up_can_still_be_drawn(tmp_path):
 )
 def test_what_cannot_be_drawn_is_said_in_one_line(panels, share, words):
     with pytest.raises(ValueError, match=words) as said:
-        grid(panels, share=share)
+        plots.panels(panels, share=share)
     assert "\n" not in str(said.value)
     if "differ" in words:
-        assert grid(panels, share="none").axes
+        assert plots.panels(panels, share="none").axes
 
 
 def test_epochs_have_whole_numbers_and_rates_have_not():
     panels = [Panel("", (Line(x, [1.0] * len(x)),), (), "x", "y") for x in ([1, 2], [1, 2.5])]
-    figure = grid(panels, columns=2, share="none")
+    figure = plots.panels(panels, columns=2, share="none")
     figure.canvas.draw()
     found = [[tick % 1 == 0 for tick in axis.get_xticks()] for axis in figure.axes]
     assert all(found[0])

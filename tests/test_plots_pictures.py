@@ -7,8 +7,7 @@ import pytest
 from matplotlib.collections import QuadMesh
 from test_plots_panels import overlapping
 
-from jaxcnn.plots import confusion, overlay, pictures, text, tiles
-from jaxcnn.plots.images import Tile
+from jaxcnn.plots import Tile, confusion, image_grid, overlay, style, tiles
 from jaxcnn.plots.mosaic import Strip, mosaic
 
 
@@ -24,7 +23,7 @@ def shown(axis):
 def test_pictures_are_in_their_order_with_their_captions_and_heat():
     heat = np.random.default_rng(1).random((5, 8, 8))
     captions = [f"apple, taken for a lime ({i}%)\nsome/long/name/of/a/file/{i}.jpg" for i in range(5)]
-    figure = pictures(images(), captions, heat=heat, columns=2, title="The surest of 5 mistakes")
+    figure = image_grid(images(), captions, heat=heat, columns=2, title="The surest of 5 mistakes")
     axes = [axis for axis in figure.axes if axis.images]
     assert len(axes) == 10
     for i in range(5):
@@ -34,7 +33,7 @@ def test_pictures_are_in_their_order_with_their_captions_and_heat():
             " ", ""
         )
     assert not overlapping(figure)
-    assert len([axis for axis in pictures(images(), captions).axes if axis.images]) == 5
+    assert len([axis for axis in image_grid(images(), captions).axes if axis.images]) == 5
 
 
 NAMES = ["a $ b^{ $", "$x$", "50% \\ off|now", "\x1b[31mred", "é ü ß Ω"]
@@ -42,7 +41,7 @@ NAMES = ["a $ b^{ $", "$x$", "50% \\ off|now", "\x1b[31mred", "é ü ß Ω"]
 
 def test_names_are_drawn_as_they_are():
     """No formulas, no control characters, and no warnings, which are errors here."""
-    figure = pictures(images(), NAMES)
+    figure = image_grid(images(), NAMES)
     drawn = [axis.get_xlabel() for axis in figure.axes]
     assert [text.replace("\n", " ") for text in drawn] == [*NAMES[:3], "\\x1b[31mred", NAMES[4]]
     figure.savefig(io.BytesIO())
@@ -56,23 +55,23 @@ def test_names_are_drawn_as_they_are():
 
 def test_other_scripts_use_the_fonts_that_are_there(monkeypatch, caplog):
     """Of a character that DejaVu Sans lacks, and another font or none has."""
-    text._fallback.cache_clear()
-    default = text._covered(text.findfont(text.FontProperties(family=["DejaVu Sans"])))
+    style._fallback_families.cache_clear()
+    default = style._covered(style.findfont(style.FontProperties(family=["DejaVu Sans"])))
     monkeypatch.setattr(
-        text, "_covered", lambda path: default | ({"猫"} if path.endswith("DejaVuSerif.ttf") else set())
+        style, "_covered", lambda path: default | ({"猫"} if path.endswith("DejaVuSerif.ttf") else set())
     )
-    assert text.text_style("猫 a")["fontfamily"] == ["sans-serif", "DejaVu Serif"]
-    assert text.plain("猫 a") == "猫 a"
-    assert text.plain("犬 a") == "\N{REPLACEMENT CHARACTER} a"
+    assert style.plain_text_style("猫 a")["fontfamily"] == ["sans-serif", "DejaVu Serif"]
+    assert style.printable("猫 a") == "猫 a"
+    assert style.printable("犬 a") == "\N{REPLACEMENT CHARACTER} a"
     assert "no installed font has the characters 犬" in caplog.text
     figure = confusion(np.eye(2, dtype=int), ["犬", "b"])
     figure.savefig(io.BytesIO())
-    text._fallback.cache_clear()
+    style._fallback_families.cache_clear()
 
 
 def test_grey_pictures_are_grey():
     grey = images()[..., :1]
-    np.testing.assert_array_equal(shown(pictures(grey, list("abcde")).axes[0]), np.repeat(grey[0], 3, -1))
+    np.testing.assert_array_equal(shown(image_grid(grey, list("abcde")).axes[0]), np.repeat(grey[0], 3, -1))
 
 
 def test_no_heat_leaves_the_grey_picture_and_the_hottest_place_the_maps_colour():
@@ -89,7 +88,7 @@ def test_no_heat_leaves_the_grey_picture_and_the_hottest_place_the_maps_colour()
 @pytest.mark.parametrize("wrong", [{"images": images(0), "captions": []}, {"images": images(), "captions": ["a"]}])
 def test_pictures_and_captions_are_as_many(wrong):
     with pytest.raises(ValueError, match="expected as many of each, and some"):
-        pictures(**wrong)
+        image_grid(**wrong)
 
 
 def test_the_confusion_matrix_is_of_shares_of_the_true_class():

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 
-from jaxcnn.plots.planes import GAP, LINE, Field, logarithms, number, planes
-from jaxcnn.plots.terrain import terrain
+from jaxcnn.plots.contours import GAP_COLOR, LINE, Field, contours, format_level, log_values
+from jaxcnn.plots.surfaces_3d import surfaces_3d
 
 X, Y = np.linspace(-1, 1, 9), np.linspace(-2, 2, 11)
 BOWL = Field("bowl", X, Y, 0.02 + X[:, None] ** 2 + Y**2, "across (units)", "up (units)")
@@ -28,7 +28,7 @@ def axes_of(figure) -> list[Any]:
 
 
 def test_every_panel_has_the_same_round_levels_and_the_bar_names_them():
-    figure = planes([BOWL, STEEP], label="loss (nats)")
+    figure = contours([BOWL, STEEP], label="loss (nats)")
     sets = [axis.collections for axis in axes_of(figure)]
     for filled, lines, *_ in sets:
         np.testing.assert_allclose(of(filled), of(lines))
@@ -38,13 +38,13 @@ def test_every_panel_has_the_same_round_levels_and_the_bar_names_them():
     assert levels[-2] < 3000 * 5.02 <= levels[-1]
     (bar,) = (axis for axis in figure.axes if not axis.get_title())
     assert bar.get_ylabel() == "loss (nats)"
-    assert [text.get_text() for text in bar.get_yticklabels()] == [number(level) for level in levels]
+    assert [text.get_text() for text in bar.get_yticklabels()] == [format_level(level) for level in levels]
 
 
 def test_contours_lie_where_the_values_are_theirs():
     """Of exp(x) the contours are upright lines at the logarithm of their level."""
     field = Field("", X, Y, np.exp(X)[:, None] * np.ones_like(Y))
-    figure = planes([field._replace(title="e")], label="value")
+    figure = contours([field._replace(title="e")], label="value")
     _, lines = axes_of(figure)[0].collections
     found = 0
     for level, path in zip(of(lines), lines.get_paths(), strict=True):
@@ -55,13 +55,13 @@ def test_contours_lie_where_the_values_are_theirs():
 
 
 def test_above_the_highest_contour_all_is_one_colour():
-    levels = of(axes_of(planes([STEEP], label="loss", most=100.0))[0].collections[0])
+    levels = of(axes_of(contours([STEEP], label="loss", max_level=100.0))[0].collections[0])
     assert levels[-1] == 100
-    assert logarithms([STEEP], 1e-9)[1][-1] == 100  # nothing is below 60: the least level spans one step
+    assert log_values([STEEP], 1e-9)[1][-1] == 100  # nothing is below 60: the least level spans one step
 
 
 def test_a_path_and_its_two_ends_stand_on_the_plane():
-    figure = planes([BOWL._replace(path=PATH), STEEP], label="loss")
+    figure = contours([BOWL._replace(path=PATH), STEEP], label="loss")
     first, second = axes_of(figure)
     path, start, end = first.lines
     np.testing.assert_array_equal(np.stack(path.get_data(), 1), PATH)
@@ -73,19 +73,19 @@ def test_a_path_and_its_two_ends_stand_on_the_plane():
 
 
 def test_what_is_not_finite_is_a_gap_and_said():
-    figure = planes([HOLED], label="loss")
+    figure = contours([HOLED], label="loss")
     (axis,) = axes_of(figure)
-    assert same_color(axis.get_facecolor(), GAP)
+    assert same_color(axis.get_facecolor(), GAP_COLOR)
     drawn = np.concatenate([path.vertices for path in axis.collections[0].get_paths()])
     assert abs(drawn[:, 1]).max() < 2  # at the ends of y all values are infinite
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not finite"]
-    assert not planes([BOWL], label="loss").legends
+    assert not contours([BOWL], label="loss").legends
 
 
 def test_axes_are_labelled_on_the_outside_or_each_by_itself():
-    shared = axes_of(planes([BOWL, STEEP], label="loss"))
+    shared = axes_of(contours([BOWL, STEEP], label="loss"))
     assert [axis.get_ylabel() for axis in shared] == ["up (units)", ""]
-    apart = axes_of(planes([BOWL, STEEP], label="loss", share=False))
+    apart = axes_of(contours([BOWL, STEEP], label="loss", share=False))
     assert [axis.get_ylabel() for axis in apart] == ["up (units)", "up (units)"]
     assert all(axis.get_xlabel() == "across (units)" for axis in shared + apart)
 
@@ -93,7 +93,7 @@ def test_axes_are_labelled_on_the_outside_or_each_by_itself():
 @pytest.mark.parametrize("columns", [2, 4])
 def test_no_text_lies_over_other_text(columns):
     fields = [(BOWL, STEEP)[i % 2]._replace(path=PATH, note="steps 0 to 300") for i in range(4)]
-    figure = planes(fields, label="training loss (nats)", title="Planes", columns=columns)
+    figure = contours(fields, label="training loss (nats)", title="Planes", columns=columns)
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     axes: list[Any] = figure.axes
@@ -107,7 +107,7 @@ def test_no_text_lies_over_other_text(columns):
 
 
 def test_terrains_share_their_scale_and_are_as_high_as_the_logarithm():
-    figure: Any = terrain([BOWL, STEEP], label="loss (nats)", title="Terrain")
+    figure: Any = surfaces_3d([BOWL, STEEP], label="loss (nats)", title="Terrain")
     low, high = figure.axes[0].get_zlim(), figure.axes[1].get_zlim()
     assert low == high
     for axis, field in zip(figure.axes, (BOWL, STEEP), strict=True):
@@ -118,14 +118,14 @@ def test_terrains_share_their_scale_and_are_as_high_as_the_logarithm():
 
 
 def test_a_terrain_is_cut_off_where_asked_and_has_holes():
-    axis: Any = terrain([STEEP], label="loss", most=1000.0).axes[0]
+    axis: Any = surfaces_3d([STEEP], label="loss", max_level=1000.0).axes[0]
     assert axis.zz_dataLim.intervalx[1] == pytest.approx(3)
-    figure: Any = terrain([HOLED], label="loss")
+    figure: Any = surfaces_3d([HOLED], label="loss")
     FigureCanvasAgg(figure).draw()
     assert figure.axes[0].zz_dataLim.intervalx[1] < np.log10(4)
 
 
-@pytest.mark.parametrize("draw", [planes, terrain])
+@pytest.mark.parametrize("draw", [contours, surfaces_3d])
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -12,9 +12,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 from test_plots_panels import drawn, labels, overlapping
 
-from jaxcnn.plots import COLOURS, Surface, bars, heatmap, surfaces
-from jaxcnn.plots.cells import FRAME
-from jaxcnn.plots.paths import leaves
+from jaxcnn.plots import COLORS, Surface, bars, heatmap, optimizer_paths
+from jaxcnn.plots.heatmap import FRAME
+from jaxcnn.plots.optimizer_paths import exit_point
 
 
 def bowl(w):
@@ -43,7 +43,7 @@ def marked(axis):
 
 
 def test_a_surface_shows_its_path_start_end_and_minimum():
-    figure = surfaces([surface(0.02, window=WINDOW), surface(0.09, window=WINDOW)], title="bowl")
+    figure = optimizer_paths([surface(0.02, window=WINDOW), surface(0.09, window=WINDOW)], title="bowl")
     for axis, rate in zip(figure.axes, (0.02, 0.09), strict=True):
         walked = path(rate)
         np.testing.assert_array_equal(axis.lines[0].get_xydata(), walked)
@@ -59,7 +59,7 @@ def test_a_surface_shows_its_path_start_end_and_minimum():
 
 
 def test_a_path_that_diverges_leaves_the_picture_at_its_edge():
-    (axis,) = surfaces([surface(0.13, window=WINDOW)]).axes
+    (axis,) = optimizer_paths([surface(0.13, window=WINDOW)]).axes
     walked = path(0.13)  # w_2 is 1, -1.6, 2.56: out through the upper edge
     assert axis.get_ylim() == (-2, 2)
     share = (2 - walked[1, 1]) / (walked[2, 1] - walked[1, 1])
@@ -72,38 +72,38 @@ def test_a_path_that_diverges_leaves_the_picture_at_its_edge():
 @pytest.mark.parametrize("last", [1e300, float("inf"), float("nan")])
 def test_numbers_beyond_all_bounds_do_not_harm_the_picture(last, tmp_path):
     wild = Surface("", bowl, [[-2.0, 1.0], [1.0, -1.0], [last, last]], "", "", window=WINDOW)
-    figure = surfaces([wild])
+    figure = optimizer_paths([wild])
     figure.savefig(tmp_path / "figure.png")
     assert ("end" in marked(figure.axes[0])) == (last != 1e300)
 
 
 def test_the_limits_fit_the_path_where_there_is_no_window():
-    (axis,) = surfaces([Surface("", bowl, [[0.0, 0.0], [10.0, 1.0]], "", "")]).axes
+    (axis,) = optimizer_paths([Surface("", bowl, [[0.0, 0.0], [10.0, 1.0]], "", "")]).axes
     assert (axis.get_xlim(), axis.get_ylim()) == ((-1, 11), (-0.1, 1.1))
 
 
 def test_the_contours_are_evenly_spaced_in_the_logarithm_of_the_height_above_the_least():
     lifted = Surface("", lambda w: bowl(w) - 7, [[-1.0, 1.0], [1.0, -1.0]], "", "", window=((-1, 1), (-1, 1)))
-    (axis,) = surfaces([lifted]).axes
+    (axis,) = optimizer_paths([lifted]).axes
     fill = next(c for c in axis.collections if isinstance(c, QuadContourSet))
     np.testing.assert_allclose(np.diff(np.log(np.array(fill.levels))), np.log(1e4) / 12)
     assert np.array(fill.levels)[-1] == pytest.approx(11)  # 1 + 10 in the corners, above 0 in the middle
-    assert surfaces([Surface("flat", lambda w: 0 * w[:, 0], [[0, 0], [1, 1]], "", "")]).axes
+    assert optimizer_paths([Surface("flat", lambda w: 0 * w[:, 0], [[0, 0], [1, 1]], "", "")]).axes
 
 
 def test_leaving_counts_only_the_last_time_and_needs_a_start_within():
     box = ((-1.0, 1.0), (-1.0, 1.0))
-    assert leaves(np.array([[0, 0], [3, 0], [0.5, 0.5], [0.5, 4.5]]), box) == pytest.approx([0.5, 1])
-    assert leaves(np.array([[0, 0], [3, 0], [0.5, 0.5]]), box) is None
-    assert leaves(np.array([[5, 5], [3, 0]]), box) is None
+    assert exit_point(np.array([[0, 0], [3, 0], [0.5, 0.5], [0.5, 4.5]]), box) == pytest.approx([0.5, 1])
+    assert exit_point(np.array([[0, 0], [3, 0], [0.5, 0.5]]), box) is None
+    assert exit_point(np.array([[5, 5], [3, 0]]), box) is None
 
 
 @pytest.mark.parametrize("bad", [[[0, 0, 0]], [], [[float("nan"), 0]]])
 def test_a_path_is_pairs_of_numbers(bad):
     with pytest.raises(ValueError, match=r"expected \[t, 2\] from a finite start"):
-        surfaces([Surface("a", bowl, bad, "", "")])
+        optimizer_paths([Surface("a", bowl, bad, "", "")])
     with pytest.raises(ValueError, match="no surfaces"):
-        surfaces([])
+        optimizer_paths([])
 
 
 VALUES = np.array([[9.0, 8.25, 3.0], [7.0, np.nan, 6.0]])
@@ -173,10 +173,10 @@ def test_a_heat_map_says_which_shapes_differ(more, words):
 
 def test_bars_stand_in_groups_with_their_values_above_their_errors():
     groups = {"none": {"training": 1.0, "test": 9.0}, "weight decay": {"training": None, "test": 8.0, "gap": -2.0}}
-    figure = bars(groups, ylabel="error (%)", errors={"none": {"test": 0.5}}, form=".1f", title="regularisers")
+    figure = bars(groups, ylabel="error (%)", errors={"none": {"test": 0.5}}, fmt=".1f", title="regularisers")
     (axis,) = figure.axes
     colours = [
-        COLOURS.index(next(c for c in COLOURS if same_color(c, bar.get_facecolor()))) for bar in rectangles(axis)
+        COLORS.index(next(c for c in COLORS if same_color(c, bar.get_facecolor()))) for bar in rectangles(axis)
     ]
     heights = [bar.get_height() for bar in rectangles(axis)]
     assert sorted(zip(colours, heights, strict=True)) == [(0, 1), (1, 8), (1, 9), (2, -2)]
@@ -196,6 +196,6 @@ def test_bars_stand_in_groups_with_their_values_above_their_errors():
 
 def test_many_bars_with_long_names_do_not_write_over_each_other():
     groups = {f"a regulariser with a long name {i}": {f"seed {j}": 88.888 - i for j in range(4)} for i in range(9)}
-    assert not overlapping(bars(groups, ylabel="error (%)", form=".3f", title="many " * 60))
+    assert not overlapping(bars(groups, ylabel="error (%)", fmt=".3f", title="many " * 60))
     with pytest.raises(ValueError, match="there are no bars"):
         bars({}, ylabel="")

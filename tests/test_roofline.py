@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from jaxcnn.plots.roofline import apart, roofline
+from jaxcnn.plots.roofline import roofline, spread_labels
 
 CLOSE = {f"net{i}": (9.0 + 0.01 * i, 50.0 + 0.1 * i) for i in range(9)}
 
@@ -54,13 +54,13 @@ def test_names_do_not_overlap_and_stay_in_the_axes():
 
 
 def test_names_are_moved_no_further_than_they_must():
-    assert apart({"a": (0.0, 1.0, 1.0), "b": (2.0, 1.0, 1.0)}, 0.5) == {"a": 1.0, "b": 1.0}
-    found = apart(dict.fromkeys("abc", (0.0, 3.0, 1.0)), 0.5)
+    assert spread_labels({"a": (0.0, 1.0, 1.0), "b": (2.0, 1.0, 1.0)}, 0.5) == {"a": 1.0, "b": 1.0}
+    found = spread_labels(dict.fromkeys("abc", (0.0, 3.0, 1.0)), 0.5)
     np.testing.assert_allclose(sorted(found.values()), [2.5, 3.0, 3.5], atol=1e-6)
 
 
 def test_names_stand_off_dots_which_stay():
-    found = apart({"a": (0.0, 1.0, 1.0), "b": (0.0, 1.2, 1.0), "c": (2.0, 1.0, 1.0)}, 0.5, dots=[(0.5, 1.1)])
+    found = spread_labels({"a": (0.0, 1.0, 1.0), "b": (0.0, 1.2, 1.0), "c": (2.0, 1.0, 1.0)}, 0.5, dots=[(0.5, 1.1)])
     assert found == pytest.approx({"a": 0.6, "b": 1.6, "c": 1.0})
 
 

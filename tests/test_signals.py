@@ -12,8 +12,16 @@ import jaxcnn as jc
 from experiments.signals import theory
 from jaxcnn.augment import normalize
 from jaxcnn.evaluation import loss_fn
-from jaxcnn.interpret.rank import effective_rank, effective_ranks, similarity
-from jaxcnn.interpret.signal_propagation import gradient_norms, kernel_norms, map_responses, response_std, responses
+from jaxcnn.interpret.signal_propagation import (
+    effective_rank,
+    effective_ranks,
+    gradient_norms,
+    kernel_norms,
+    map_responses,
+    response_std,
+    responses,
+    similarity,
+)
 from jaxcnn.models.norm import BatchNorm
 
 RNG = np.random.default_rng(0)

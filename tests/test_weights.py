@@ -20,10 +20,9 @@ from safetensors.numpy import load_file, save_file
 
 from jaxcnn.models import create_model
 from jaxcnn.models.googlenet import Auxiliary
-from jaxcnn.weights import WeightsError, export_weights, load_weights, loading, read_metadata, read_weights
-from jaxcnn.weights.layouts import Leaf, layouts, leaves, ours, theirs
-from jaxcnn.weights.loading import traced
-from jaxcnn.weights.naming import published_name
+from jaxcnn.weights import WeightsError, export_weights, load, load_weights, read_metadata, read_weights
+from jaxcnn.weights._networks import published_name, trace
+from jaxcnn.weights.layouts import Leaf, from_file_layout, layouts, locate_leaves, to_file_layout
 
 STORED = Path(known.__file__).parent
 CLASSES = 20
@@ -59,7 +58,7 @@ def from_file(there, model, folder, monkeypatch):
     """`load_weights` from a file; of AlexNet and VGG, whose files have up to half a gigabyte, the reading is left out."""
     arrays = known.state_dict(there)
     if type(model).__name__ in ("AlexNet", "VGG"):
-        monkeypatch.setattr(loading, "read_weights", lambda _: (arrays, {}))
+        monkeypatch.setattr(load, "read_weights", lambda _: (arrays, {}))
     else:
         save_file(arrays, folder / "there.safetensors")
     return load_weights(model, folder / "there.safetensors", there.image[1:])
@@ -108,15 +107,15 @@ def test_parity_with_pytorch_of_the_others(name, tmp_path, monkeypatch):
 def test_names_and_shapes_are_those_of_pytorch(name):
     """Key for key and shape for shape, in the layout of the file."""
     there, model = case(name), network(name)
-    specs, _ = traced(model, there.image[1:])
+    specs, *_ = trace(model, there.image[1:])
     shapes = {key: shape for key, shape in there.shapes.items() if not key.endswith("num_batches_tracked")}
     if not getattr(model, "aux", True):
         shapes = {key: shape for key, shape in shapes.items() if not key.startswith("aux")}
     layout = layouts(model)[1 if name == "timm-vgg11_bn" else 0]
-    found = {leaf.key: leaf.forms() for leaf in leaves(layout, specs).values()}
+    found = {leaf.key: leaf.forms() for leaf in locate_leaves(layout, specs).values()}
     assert found.keys() == shapes.keys()
     assert all(shapes[key] in forms for key, forms in found.items())
-    assert len({leaf.key for leaf in leaves(layout, specs).values()}) == len(specs)
+    assert len({leaf.key for leaf in locate_leaves(layout, specs).values()}) == len(specs)
 
 
 def test_timm_names_its_resnets_as_torchvision_does():
@@ -135,15 +134,15 @@ def test_a_dense_layer_after_maps_takes_them_in_our_order():
     maps, weight = np.random.default_rng(0).normal(size=(5, 3, 4)), np.random.default_rng(1).normal(size=(2, 60))
     leaf = Leaf("x.weight", (60, 2), (3, 4))
     for form in (weight, weight.reshape(2, 5, 3, 4)):
-        np.testing.assert_allclose(maps.transpose(1, 2, 0).ravel() @ ours(form, leaf), weight @ maps.ravel())
-    np.testing.assert_array_equal(theirs(ours(weight, leaf), leaf), weight)
+        np.testing.assert_allclose(maps.transpose(1, 2, 0).ravel() @ from_file_layout(form, leaf), weight @ maps.ravel())
+    np.testing.assert_array_equal(to_file_layout(from_file_layout(weight, leaf), leaf), weight)
 
 
 def test_a_kernel_in_groups_keeps_its_axes():
     weight = np.arange(2 * 3 * 5 * 7).reshape(7, 5, 2, 3)  # out, in / groups, h, w
     leaf = Leaf("x.weight", (2, 3, 5, 7))
-    assert ours(weight, leaf)[1, 2, 4, 6] == weight[6, 4, 1, 2]
-    np.testing.assert_array_equal(theirs(ours(weight, leaf), leaf), weight)
+    assert from_file_layout(weight, leaf)[1, 2, 4, 6] == weight[6, 4, 1, 2]
+    np.testing.assert_array_equal(to_file_layout(from_file_layout(weight, leaf), leaf), weight)
 
 
 # There and back
@@ -151,7 +150,7 @@ def test_a_kernel_in_groups_keeps_its_axes():
 
 def random_variables(model, shape, seed=0):
     """Variables of the right shapes, filled without initialising anything."""
-    specs, _ = traced(model, shape)
+    specs, *_ = trace(model, shape)
     draw = np.random.default_rng(seed)
     return unflatten_dict({path: draw.standard_normal(spec.shape, np.float32) for path, spec in specs.items()})
 

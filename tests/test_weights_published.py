@@ -24,8 +24,8 @@ from jaxcnn.models import create_model
 from jaxcnn.recipe import ArgumentError
 from jaxcnn.state import init_state, with_variables
 from jaxcnn.weights import WeightsError, export_weights, load_weights, read_weights
+from jaxcnn.weights._networks import trace
 from jaxcnn.weights.layouts import layouts
-from jaxcnn.weights.tracing import trace
 
 WIDTH, CLASSES = 4, 5
 
@@ -342,11 +342,11 @@ def test_timms_vgg_is_refused_where_its_dense_layers_slide(tmp_path, monkeypatch
     model = create_model("vgg11", 5)
     specs = trace(model, (224, 224, 3)).specs
     layout = layouts(model)[1]
-    from jaxcnn.weights import loading
-    from jaxcnn.weights.layouts import leaves
+    from jaxcnn.weights import load
+    from jaxcnn.weights.layouts import locate_leaves
 
-    arrays = {leaf.key: np.zeros(leaf.forms()[0], np.float16) for leaf in leaves(layout, specs).values()}
-    monkeypatch.setattr(loading, "read_weights", lambda _: (arrays, {}))
+    arrays = {leaf.key: np.zeros(leaf.forms()[0], np.float16) for leaf in locate_leaves(layout, specs).values()}
+    monkeypatch.setattr(load, "read_weights", lambda _: (arrays, {}))
     for shape in ((256, 256, 3), (224, 320, 3)):
         with pytest.raises(WeightsError, match=r"timm's VGG.*Use shape=\(224, 224, 3\)"):
             load_weights(model, tmp_path / "x", shape)
@@ -577,9 +577,9 @@ def test_a_file_without_a_head(tmp_path, caplog):
 def test_version_1_in_a_file_that_does_not_say(tmp_path):
     old, new = create_model("resnet50", 5, width=4), create_model("resnet50-v1.5", 5, width=4)
     specs = trace(new, (32, 32, 3)).specs
-    from jaxcnn.weights.layouts import leaves
+    from jaxcnn.weights.layouts import locate_leaves
 
-    arrays = {leaf.key: np.ones(leaf.forms()[0], np.float32) for leaf in leaves(layouts(new)[0], specs).values()}
+    arrays = {leaf.key: np.ones(leaf.forms()[0], np.float32) for leaf in locate_leaves(layouts(new)[0], specs).values()}
     path = store(arrays, tmp_path)
     with pytest.raises(WeightsError, match=r"does not say where.*write 'resnet50-v1.5', or stride_in_3x3=False here"):
         load_weights(old, path)

@@ -22,8 +22,7 @@ from safetensors.numpy import save
 
 from jaxcnn.models import create_model
 from jaxcnn.weights import WeightsError, load_weights, read_metadata, read_weights
-from jaxcnn.weights.pickles import LIMIT, load
-from jaxcnn.weights.types import DTYPES, Storage, tensor
+from jaxcnn.weights._torch_pickle import DTYPES, MAX_PICKLE_BYTES, Storage, load_pickle, make_tensor
 
 MAGIC = 0x1950A86A20F9469CFC6C
 SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
@@ -249,7 +248,7 @@ def greedy():
         "a key in itself": bytes_of(b"\x80\x02}", b")", b"\x85" * 50_000, b"K\x01s."),
         "lists in lists": bytes_of(b"\x80\x02", b"]" * 50_000, b"a" * 49_999, b"."),
         "one list, a thousand dicts": bytes_of(b"\x80\x02]", pairs, ordered, b"h\x01h\x00\x85R" * 5000, b"."),
-        "what weights do not need": b"\x80\x02" + b"N0" * LIMIT + b"N.",
+        "what weights do not need": b"\x80\x02" + b"N0" * MAX_PICKLE_BYTES + b"N.",
         "digits": b"\x80\x02L" + b"9" * 500_000 + b"L\n.",
         "no end": b"\x80\x02Nq\x00",
         "nothing on the stack": b"\x80\x02R.",
@@ -317,10 +316,10 @@ def test_tensors_that_lie(lie, kind, torch, tmp_path):
 def test_what_fits_fits_exactly():
     """The bound is the storage: one step further is refused."""
     storage = Storage("0", DTYPES["torch.FloatStorage"], 10)
-    assert tensor(storage, 1, (2, 3), (6, 1)).shape == (2, 3)
+    assert make_tensor(storage, 1, (2, 3), (6, 1)).shape == (2, 3)
     for offset, shape, stride in ((2, (2, 3), (6, 1)), (1, (2, 3), (7, 1)), (10, (), ())):
         with pytest.raises(ValueError, match="does not fit"):
-            tensor(storage, offset, shape, stride)
+            make_tensor(storage, offset, shape, stride)
 
 
 def test_storages_that_lie_in_the_legacy_format(torch, tmp_path):
@@ -374,7 +373,7 @@ def test_zip_bombs(torch, tmp_path):
         archive.writestr("archive/data.pkl", dumped(tree))
         archive.writestr("archive/data/0", bytes(size), zipfile.ZIP_DEFLATED)
     refused(file, "not in the file")
-    write_zip(file, b"\x80\x02" + b"N0" * LIMIT + b"N.")
+    write_zip(file, b"\x80\x02" + b"N0" * MAX_PICKLE_BYTES + b"N.")
     refused(file, "data.pkl")
 
 
@@ -517,4 +516,4 @@ def test_an_allowed_class_is_not_called_either():
     with pytest.MonkeyPatch.context() as patch:
         data = dumped(collections.OrderedDict(a=1))
         patch.setattr(collections, "OrderedDict", lambda *parts: pytest.fail("it was called"))
-        assert load(data) == ({"a": 1}, len(data))
+        assert load_pickle(data) == ({"a": 1}, len(data))

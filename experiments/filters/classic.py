@@ -20,7 +20,7 @@ def kernel_tile(kernel: np.ndarray, title: str, **more: Any) -> plots.Tile:
     shown = kernel / least if least < 1 else kernel
     over = f" / {round(1 / least)}" if least < 1 else ""
     most = float(np.abs(shown).max())
-    return plots.Tile(shown, title + over, form=".0f", colours="RdBu_r", limits=(-1.6 * most, 1.6 * most), **more)
+    return plots.Tile(shown, title + over, fmt=".0f", cmap="RdBu_r", limits=(-1.6 * most, 1.6 * most), **more)
 
 
 def shown(name: str, image: jax.Array) -> np.ndarray:
@@ -58,10 +58,10 @@ def competition(image: jax.Array) -> Any:
         after = np.asarray(ops.local_response_norm(jnp.asarray(before)[None, None], alpha=alpha))[0, 0]
         quiet = np.asarray(ops.local_response_norm(jnp.full((1, 1, CHANNELS), 3.0), alpha=alpha))[0, 0, CHANNELS // 2]
         lines = [
-            plots.Line(channels, before / 3, label="before", colour="0.6", marker="o"),
-            plots.Line(channels, after / quiet, label="after", colour=plots.COLOURS[1], marker="o"),
+            plots.Line(channels, before / 3, label="before", color="0.6", marker="o"),
+            plots.Line(channels, after / quiet, label="after", color=plots.COLORS[1], marker="o"),
         ]
         panels.append(plots.Panel(title, lines, (), "channel", "response (quiet channels: 1)", ylim=(0, 10.5)))
-    return plots.grid(
+    return plots.panels(
         panels, title="Local response normalisation: a loud channel quiets its neighbours", size=(5.6, 3.6)
     )

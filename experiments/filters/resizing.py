@@ -11,7 +11,7 @@ import numpy as np
 from jaxcnn import ops, plots
 
 MAP = np.array([[1, 3, 0, 2], [5, 2, 1, 9], [4, 4, 7, 0], [0, 8, 6, 3]], np.float32)
-NUMBERS: dict[str, Any] = {"form": "g", "colours": "Blues", "limits": (0, 16)}
+NUMBERS: dict[str, Any] = {"fmt": "g", "cmap": "Blues", "limits": (0, 16)}
 TIMES = 8
 """How many times smaller the photograph becomes before it is made larger."""
 
@@ -21,9 +21,9 @@ def pooling(image: jax.Array) -> Any:
     small = jnp.asarray(MAP)[..., None]
     pooled = {"maximum": ops.max_pool(small, 2), "mean": ops.average_pool(small, 2)}
     squares = [(0, 0), (0, 2), (2, 0), (2, 2)]
-    frames = [plots.Frame(*at, 2, 2, colour) for at, colour in zip(squares, plots.COLOURS, strict=False)]
+    frames = [plots.Frame(*at, 2, 2, colour) for at, colour in zip(squares, plots.COLORS, strict=False)]
     ones = [
-        plots.Frame(at[0] // 2, at[1] // 2, 1, 1, colour) for at, colour in zip(squares, plots.COLOURS, strict=False)
+        plots.Frame(at[0] // 2, at[1] // 2, 1, 1, colour) for at, colour in zip(squares, plots.COLORS, strict=False)
     ]
     above = [plots.Tile(MAP, "map", frames=frames, **NUMBERS)]
     above += [
@@ -54,7 +54,7 @@ def upsampling(image: jax.Array) -> Any:
         title = f"transposed, window {window}, stride 2"
         counts.append(
             plots.Tile(
-                np.asarray(stamps)[..., 0], title, "stamps on each pixel", form="g", colours="Blues", limits=(0, 8)
+                np.asarray(stamps)[..., 0], title, "stamps on each pixel", fmt="g", cmap="Blues", limits=(0, 8)
             )
         )
     quarter = len(image) // 4

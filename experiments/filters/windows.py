@@ -13,8 +13,8 @@ from jaxcnn import ops, plots
 
 PICTURE = np.array([[1, 1, 2, 8, 9], [1, 1, 2, 9, 8], [1, 2, 7, 9, 9], [2, 1, 8, 9, 8], [1, 2, 9, 8, 9]], np.float32)
 """Dark on the left and bright on the right: an edge for Sobel's filter."""
-NUMBERS: dict[str, Any] = {"form": ".0f", "colours": "Blues", "limits": (0, 22)}
-SIGNED: dict[str, Any] = {"form": ".0f", "colours": "RdBu_r", "limits": (-60, 60)}
+NUMBERS: dict[str, Any] = {"fmt": ".0f", "cmap": "Blues", "limits": (0, 22)}
+SIGNED: dict[str, Any] = {"fmt": ".0f", "cmap": "RdBu_r", "limits": (-60, 60)}
 SIZES = ((1, 0), (1, 1), (2, 0), (2, 1))
 """Stride and padding of the windows of 3 on 5 pixels that are drawn."""
 
@@ -55,7 +55,7 @@ def product(image: jax.Array) -> Any:
     matrix = np.asarray(ops.patches(jnp.asarray(PICTURE)[..., None], (3, 3))).reshape(9, 9)
     columns = np.stack([kernel.ravel() for kernel in kernels], -1)  # [9, 2]
     out = convolved(PICTURE, *kernels)
-    colours = plots.COLOURS[1], plots.COLOURS[2]
+    colours = plots.COLORS[1], plots.COLORS[2]
     windows = [plots.Frame(0, 0, 3, 3, colours[0]), plots.Frame(2, 2, 3, 3, colours[1])]
     row = [
         plots.Tile(PICTURE, "picture", frames=windows, share=0.6, **NUMBERS),
@@ -67,7 +67,7 @@ def product(image: jax.Array) -> Any:
             **NUMBERS,
         ),
         "×",
-        plots.Tile(columns, "kernels", form=".0f", colours="RdBu_r", limits=(-6, 6)),
+        plots.Tile(columns, "kernels", fmt=".0f", cmap="RdBu_r", limits=(-6, 6)),
         "=",
         plots.Tile(
             out.reshape(9, 2),
@@ -90,7 +90,7 @@ def sizes(image: jax.Array) -> Any:
         kernel = jnp.asarray(ops.FILTERS["box blur"])[..., None, None]
         out = np.asarray(ops.convolution(jnp.asarray(PICTURE)[..., None], kernel, stride, padding))[..., 0]
         last = stride * (count - 1)
-        blue, orange, green = plots.COLOURS[0], plots.COLOURS[1], plots.COLOURS[2]
+        blue, orange, green = plots.COLORS[0], plots.COLORS[1], plots.COLORS[2]
         frames = [
             plots.Frame(0, 0, 3, 3, orange),
             plots.Frame(0, stride, 3, 3, blue, 0.12),
@@ -104,7 +104,7 @@ def sizes(image: jax.Array) -> Any:
         sums = f"⌊(5 + 2·{padding} − 3) / {stride}⌋ + 1 = {count}"
         given = plots.Tile(around, f"stride {stride}, padding {padding}", frames=frames, margin=padding, **NUMBERS)
         made = plots.Tile(
-            out, f"{count} × {count}", note=sums, form=".1f", colours="Blues", limits=(0, 22), frames=places
+            out, f"{count} × {count}", note=sums, fmt=".1f", cmap="Blues", limits=(0, 22), frames=places
         )
         cells.append([given, "→", made])
     rows = [[*cells[0], " ", *cells[1]], [*cells[2], " ", *cells[3]]]

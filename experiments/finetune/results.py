@@ -95,7 +95,7 @@ def mistakes(saved: Saved, split: jc.Split, names: Sequence[str], shares: np.nda
     looked = heat(saved, images, said)
     title = f"The surest of {(shares.argmax(1) != split.labels).sum()} mistakes"
     title += ", and where the network looked (Grad-CAM)" if looked is not None else ""
-    return plots.pictures(images, captions, heat=looked, columns=3, title=title)
+    return plots.image_grid(images, captions, heat=looked, columns=3, title=title)
 
 
 def draw(

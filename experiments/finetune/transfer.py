@@ -149,7 +149,7 @@ def draw(options: Options) -> None:
         errors=heights(table, "eval_error_ci95"),
         ylabel=f"{table[0]['eval_split']} error (%)",
         title=title,
-        form=".1f",
+        fmt=".1f",
     )
     plots.save(figure, options.out / "errors.png")
     print(f"{tables.markdown(table)}\nwrote {options.out}/table.md, table.csv and errors.png")

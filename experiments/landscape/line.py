@@ -101,7 +101,7 @@ def _figure(groups: Mapping[str, list[kept.Kept]], what: str) -> Any:
         lines = [_band(kept.title(name), group, key) for name, group in groups.items()]
         panels.append(plots.Panel("", lines, (), "distance (filter norms)", ylabel, ylog=key == "loss"))
     title = f"Along random directions, mean and range: {what}"
-    return plots.grid(panels, columns=2, share="x", size=(5.6, 4.2), title=title)
+    return plots.panels(panels, columns=2, share="x", size=(5.6, 4.2), title=title)
 
 
 def _band(label: str, group: list[kept.Kept], key: str) -> plots.Line:

@@ -84,7 +84,7 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
     how: dict[str, Any] = {"label": "training loss (nats)", "share": False, "columns": 2}
     title = f"The path of training in its principal plane: {what}"
     plots.save(
-        plots.planes([_field(name, each) for name, each in found.items()], title=title, **how),
+        plots.contours([_field(name, each) for name, each in found.items()], title=title, **how),
         options.out / "path" / "path.png",
     )
     rows = {name: row(each) for name, each in found.items()}

@@ -54,9 +54,9 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
     fields = [_field(name, each) for name, each in found.items()]
     what = kept.setting(next(iter(found.values())))
     how: dict[str, Any] = {"label": "training loss (nats)", "title": f"Planes of two random directions: {what}"}
-    how["most"] = options.plane.most
-    plots.save(plots.planes(fields, **how), options.out / "plane" / "planes.png")
-    plots.save(plots.terrain(fields, **how), options.out / "plane" / "terrain.png")
+    how["max_level"] = options.plane.most
+    plots.save(plots.contours(fields, **how), options.out / "plane" / "planes.png")
+    plots.save(plots.surfaces_3d(fields, **how), options.out / "plane" / "terrain.png")
     rows = {name: row(each, options.plane.multiple) for name, each in found.items()}
     notes = [
         f"{what}. Shares of the plane (percent of its points) where the loss is below {options.plane.multiple:g} times that in "

@@ -70,7 +70,7 @@ def _measured(options, job, begun, progress, weight, stop) -> bool:
 
     seen, looked = opened(options, job.network), images(options, job.network)
     steps = [arrays[name] for name in ("x", "y")[: len(ways)]]
-    how: dict[str, Any] = {"statistics": job.asked["settings"]["statistics"], "so_far": so_far}
+    how: dict[str, Any] = {"statistics": job.asked["settings"]["statistics"], "resume": so_far}
     how |= {
         "strategy": jc.strategy("jit", 1),
         "watch": watch,

@@ -112,10 +112,10 @@ def _figure(all_runs: list[runs.Run], title: str, path: Any) -> None:
     for run in all_runs:
         steps = [row["step"] for row in run.rows]
         values = [row.get("sharpness") for row in run.rows]
-        sharpness = plots.Line(steps, values, colour=plots.COLOURS[0])
+        sharpness = plots.Line(steps, values, color=plots.COLORS[0])
         edge = plots.Mark(line_of(run), "y", f"{2 * (1 + run.recipe.momentum):g} / rate")
         panel = plots.Panel(f"rate {label(run.recipe.lr)}", (sharpness,), (edge,), "step", "sharpness")
         above.append(panel._replace(ylim=(0, ceiling)))
-        loss = plots.Line(steps, [row["train_loss"] for row in run.rows], colour=plots.COLOURS[1])
+        loss = plots.Line(steps, [row["train_loss"] for row in run.rows], color=plots.COLORS[1])
         below.append(plots.Panel("", (loss,), (), "step", "loss", ylog=True))
-    plots.save(plots.grid(above + below, columns=len(all_runs), share="x", title=title), path)
+    plots.save(plots.panels(above + below, columns=len(all_runs), share="x", title=title), path)

@@ -82,7 +82,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
         "diverged: where it is 4 times its start."
     ]
     tables.write_table(folder, lines, notes)
-    figure = plots.grid([_panel(name, test) for name, test in found.items()], share="none", title=f"Range test: {n}")
+    figure = plots.panels([_panel(name, test) for name, test in found.items()], share="none", title=f"Range test: {n}")
     plots.save(figure, folder / "finder.png")
     return [
         {"what": f"{what}, {name}", "predicted": None, "measured": test[key], "ratio": None}
@@ -95,8 +95,8 @@ def _panel(name: str, test: dict[str, Any]) -> plots.Panel:
     first = test["smooth"][0]
     marks = [plots.Mark(test[key], "x", key) for key in ("suggested", "limit") if test[key] is not None]
     lines = (
-        plots.Line(test["rates"], test["losses"], label="loss of each batch", colour="0.75", width=1.0),
-        plots.Line(test["rates"], test["smooth"], label="centred mean of 5", colour=plots.COLOURS[0]),
+        plots.Line(test["rates"], test["losses"], label="loss of each batch", color="0.75", width=1.0),
+        plots.Line(test["rates"], test["smooth"], label="centred mean of 5", color=plots.COLORS[0]),
     )
     crosses = ((test["diverged"], None),) if test["diverged"] is not None else ()
     return plots.Panel(

@@ -111,5 +111,5 @@ def _draw(chosen: dict[str, tuple[float, list[runs.Run]]], n: str, out: Any) -> 
             plots.band(rows, "step", "eval_loss", label="validation loss"),
         )
         curves.append(plots.Panel(f"{name}, peak {label(rate)}", lines, (), "step", "loss (nats)", False, True))
-    plots.save(plots.grid(shapes, columns=4, title="Shapes of the rate, as run"), out / "rates.png")
-    plots.save(plots.grid(curves, columns=4, title=f"{n} (band: seeds)"), out / "curves.png")
+    plots.save(plots.panels(shapes, columns=4, title="Shapes of the rate, as run"), out / "rates.png")
+    plots.save(plots.panels(curves, columns=4, title=f"{n} (band: seeds)"), out / "curves.png")

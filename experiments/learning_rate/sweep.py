@@ -107,7 +107,7 @@ def _curves(by_batch, classes, split, n, out) -> None:
             crosses += [(rate, None) for rate in lost]
             lines.append(plots.Line(rates, values, label=f"batch {batch}", marker="o"))
         panels.append(plots.Panel("", tuple(lines), (), "learning rate", name, True, True, crosses=tuple(crosses)))
-    plots.save(plots.grid(panels, share="x", title=n), out / "curves.png")
+    plots.save(plots.panels(panels, share="x", title=n), out / "curves.png")
 
 
 def _map(by_batch, limits, classes, split, n, out) -> None:

@@ -114,7 +114,7 @@ def _surface(problem: Problem, folder: Path) -> None:
         note = f"rate {share:g} / L: {word}"
         shown.append(plots.Surface(TITLES[word], height, path, *problem.labels, note, problem.minimum, problem.window))
     what = "fitting y = 2 x + 1" if problem.name == "line" else "on a quadratic"
-    plots.save(plots.surfaces(shown, title=f"30 steps of gradient descent {what}"), folder / f"{problem.name}.png")
+    plots.save(plots.optimizer_paths(shown, title=f"30 steps of gradient descent {what}"), folder / f"{problem.name}.png")
 
 
 def _directions(problem: Problem, folder: Path) -> None:
@@ -128,13 +128,13 @@ def _directions(problem: Problem, folder: Path) -> None:
             along = (path - np.array(problem.minimum)) @ sharpest
             theory = descent.predicted(problem.top, rate, steps, along[0], momentum)
             lines = (
-                plots.Line(range(steps + 1), theory, label="closed form", colour=plots.COLOURS[1], width=1.6),
-                plots.Line(range(steps + 1), along, label="run", colour=plots.COLOURS[0], marker="o", width=0),
+                plots.Line(range(steps + 1), theory, label="closed form", color=plots.COLORS[1], width=1.6),
+                plots.Line(range(steps + 1), along, label="run", color=plots.COLORS[0], marker="o", width=0),
             )
             name = f"rate {share * (1 + momentum):.3g} / L" + (f", momentum {momentum:g}" if momentum else "")
             panels.append(plots.Panel(name, lines, xlabel="step", ylabel="distance from minimum"))
     title = "The line's loss along its sharpest direction, where L is the curvature"
-    plots.save(plots.grid(panels, columns=3, share="x", title=title), folder / "directions.png")
+    plots.save(plots.panels(panels, columns=3, share="x", title=title), folder / "directions.png")
 
 
 def _jump(problem: Problem, folder: Path) -> None:
@@ -148,4 +148,4 @@ def _jump(problem: Problem, folder: Path) -> None:
         marks.append(plots.Mark(2 * (1 + momentum), "x", f"{2 * (1 + momentum):g} / L"))
     panel = plots.Panel("", lines, marks, "rate, in units of 1 / L", "loss after 100 steps", ylog=True)
     title = "Gradient descent on a line's loss is stable below 2 (1 + m) / L"
-    plots.save(plots.grid([panel._replace(ylim=(1e-14, 1e6))], size=(8.5, 4.4), title=title), folder / "limit.png")
+    plots.save(plots.panels([panel._replace(ylim=(1e-14, 1e6))], size=(8.5, 4.4), title=title), folder / "limit.png")

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from experiments.look.seen import Picture, Section, Seen
-from jaxcnn.interpret.activations import maps_of
+from jaxcnn.interpret.activations import TopActivations, map_shapes, top_activations
 from jaxcnn.interpret.feature_visualization import maximize_activation
-from jaxcnn.interpret.most_active import TopActivations, top_activations
 from jaxcnn.interpret.receptive_field import ReceptiveField, receptive_fields, receptive_patch
 from jaxcnn.interpret.summary import summary
-from jaxcnn.plots.mosaic import Strip, as_picture, mosaic
+from jaxcnn.plots.mosaic import Strip, mosaic, to_rgb
 
 CHANNELS, STAGES = 8, 5
 """Channels of a stage, and stages, that are shown."""
@@ -42,7 +41,7 @@ def section(seen: Seen) -> Section | None:
     if not seen.stages:
         return None
     run, shape = seen.run, seen.images.shape[1:]
-    stages = chosen(seen.stages, maps_of(run.model, shape))
+    stages = chosen(seen.stages, map_shapes(run.model, shape))
     macs = max(summary(run.model, shape).macs, 1)
     images = np.asarray(run.data.train.images[: int(np.clip(BUDGET / (8 * macs), 50, IMAGES))])
     found = top_activations(run.model, run.last, images, min(len(RANKS), len(images)), stages)
@@ -90,7 +89,7 @@ def table(fields: Mapping[str, ReceptiveField], stages: list[str], shape: tuple[
 def hierarchy(few: Mapping[str, list[int]], made: Mapping[str, np.ndarray]) -> Picture:
     """A row of the ascent's images for each stage."""
     strips = [
-        Strip([as_picture(image) for image in made[stage]], stage, [f"channel {i}" for i in some])
+        Strip([to_rgb(image) for image in made[stage]], stage, [f"channel {i}" for i in some])
         for stage, some in few.items()
     ]
     alt = f"Images found by ascent that excite channels of {', '.join(few)}, one row for each stage."
@@ -105,12 +104,12 @@ def pictured(
     (h, w), (high, wide) = field.size, images.shape[1:3]
     whole = h >= high and w >= wide
     ringed = whole and bool(found.places.any())  # not where the map has one place
-    strips = [Strip([as_picture(image) for image in made], "by ascent")]
+    strips = [Strip([to_rgb(image) for image in made], "by ascent")]
     for rank in range(found.images.shape[1]):
         at = [(int(y), int(x)) for y, x in found.places[some, rank]]
         cuts = [receptive_patch(images[i], field, place) for i, place in zip(found.images[some, rank], at, strict=True)]
         marks = [middle(field, place, (high, wide)) for place in at] if ringed else ()
-        strips.append(Strip([as_picture(cut) for cut in cuts], f"data, {RANKS[rank]}", marks=marks))
+        strips.append(Strip([to_rgb(cut) for cut in cuts], f"data, {RANKS[rank]}", marks=marks))
     heads = [f"channel {i}" for i in some]
     figure = mosaic(strips, heads=heads, title=f"What excites channels of {stage}", side=0.95)
     seen = f"A place of {stage} sees {h}x{w} pixels"

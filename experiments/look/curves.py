@@ -26,7 +26,7 @@ def section(seen: Seen) -> Section:
         "one clean pass" if recipe.train_error == "clean" else "a running mean over the batches that were trained on"
     )
     text = f"{told(rows, turn, recipe.report)}\n\nThe training figures are {averaged}. {ending(seen.run.rows)}".strip()
-    figure = plots.grid(panels(rows, turn, recipe.report, recipe.loss), share="x", size=(5.0, 3.6))
+    figure = plots.panels(panels(rows, turn, recipe.report, recipe.loss), share="x", size=(5.0, 3.6))
     alt = f"Training and {recipe.report} loss and error against steps. {told(rows, turn, recipe.report)}"
     caption = CAPTION.format(split=recipe.report) + cut(rows)
     return Section("Learning curves", text, pictures=[Picture("curves", figure, alt, caption)])

@@ -81,7 +81,7 @@ def mistakes(seen: Seen, shown: np.ndarray) -> list[Picture]:
         f"is {seen.classes[seen.labels[i]]}, {100 * seen.shares[i, seen.labels[i]]:.0f}%"
         for i in shown
     ]
-    figure = plots.pictures(seen.images[shown], captions, columns=5)
+    figure = plots.image_grid(seen.images[shown], captions, columns=5)
     alt = f"{len(shown)} images that the network takes for another class. " + "; ".join(
         caption.replace("\n", " and ") for caption in captions
     )

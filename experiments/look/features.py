@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.look.seen import Picture, Section, Seen
 from jaxcnn.interpret.activations import feature_maps
-from jaxcnn.plots.mosaic import Strip, as_picture, mosaic
+from jaxcnn.plots.mosaic import Strip, mosaic, to_rgb
 
 CHANNELS, PICTURES = 10, 2
 """Maps shown of each stage, and pictures shown if the user gives none."""
@@ -43,7 +43,7 @@ def section(seen: Seen) -> Section | None:
 
 def pictured(file: str, name: str, image: np.ndarray, maps: dict[str, np.ndarray]) -> Picture:
     """The figure for one image: itself, and of each stage [h', w', k] the brightest maps."""
-    strips = [Strip([as_picture(image)], "image")]
+    strips = [Strip([to_rgb(image)], "image")]
     strips += [strip(stage, found) for stage, found in maps.items()]
     figure = mosaic(strips, title=f"Feature maps of {name}", side=0.85)
     silent = ", ".join(f"{np.count_nonzero(found.max((0, 1)) <= 0)} of {found.shape[2]}" for found in maps.values())

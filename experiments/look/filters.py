@@ -108,4 +108,4 @@ def strip(kernels: np.ndarray, some: range, label: str) -> Strip:
     chosen = [kernels[..., i] / max(float(np.abs(kernels[..., i]).max()), 1e-12) for i in some]
     if kernels.shape[2] == 3:
         return Strip([0.5 + 0.5 * kernel for kernel in chosen], label)
-    return Strip([kernel.mean(2) for kernel in chosen], label, colours="RdBu_r", limits=(-1.0, 1.0))
+    return Strip([kernel.mean(2) for kernel in chosen], label, cmap="RdBu_r", limits=(-1.0, 1.0))

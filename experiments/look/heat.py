@@ -12,7 +12,7 @@ from experiments.look.reading import probabilities
 from experiments.look.seen import Picture, Section, Seen
 from jaxcnn import ArgumentError, plots
 from jaxcnn.interpret import stage_shapes
-from jaxcnn.interpret.methods import ATTRIBUTION_METHODS, attribution
+from jaxcnn.interpret.attribution import ATTRIBUTION_METHODS, attribution
 from jaxcnn.interpret.receptive_field import receptive_fields
 from jaxcnn.plots import Tile
 
@@ -194,7 +194,7 @@ def staged(seen: Seen, images: np.ndarray, classes: np.ndarray, note: str) -> Pi
 def tile(method: str, image: np.ndarray, found: np.ndarray, title: str) -> Tile:
     """Heat of regions over the image, that of single pixels alone."""
     if method in ("guided_backprop", "integrated_gradients"):
-        return Tile(found, title, colours="inferno", limits=(0, 1))
+        return Tile(found, title, cmap="inferno", limits=(0, 1))
     return Tile(plots.overlay(coloured(image), found) / 255, title)
 
 

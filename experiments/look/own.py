@@ -22,7 +22,7 @@ def section(seen: Seen) -> Section | None:
     order = np.argsort(-shares, kind="stable")[:MOST]
     table = [{"class": seen.classes[c], "probability (%)": f"{100 * shares[c]:.1f}"} for c in order]
     first = f"{seen.classes[order[0]]} ({100 * shares[order[0]]:.1f}%)"
-    figure = plots.pictures(seen.own[None], [first])
+    figure = plots.image_grid(seen.own[None], [first])
     figure.axes[0].spines[:].set(visible=True, color="0.7")  # a white picture has no edge of its own
     alt = f"Your picture at {seen.own.shape[0]} by {seen.own.shape[1]} pixels, taken for {first}."
     return Section(

@@ -151,7 +151,7 @@ def share(options: Options) -> Any:
                 plots.Panel(f"{link.name}, {plan.name}", lines, marks, **axes, ylim=(0.5, 110), xlim=(1.8, 1150))
             )
     title = "Share of the step on the wire: BN over the batch (solid), BN within a device (dashed)"
-    return plots.grid(panels, columns=len(LINKS), title=title)
+    return plots.panels(panels, columns=len(LINKS), title=title)
 
 
 def _curve(depth: int, norm: Norm, plan: Plan, link: Link, most: int) -> plots.Line:
@@ -174,7 +174,7 @@ def volume(options: Options) -> Any:
     panel = plots.Panel(
         "", lines, (), "layers", "all-reduced in an epoch (MB)", ylog=True, xlim=(0, max(options.depths) + 10)
     )
-    return plots.grid([panel], title="An epoch of CIFAR-10: 391 steps of 128 images", size=(6.4, 4.2))
+    return plots.panels([panel], title="An epoch of CIFAR-10: 391 steps of 128 images", size=(6.4, 4.2))
 
 
 def assumed() -> list[str]:

@@ -61,7 +61,7 @@ def responses(found: Sequence[Measured], title: str) -> Any:
             x = "layer (sorted by magnitude)" if ranked else "layer"
             axes: dict[str, Any] = {"xlabel": x, "ylabel": "std of responses"}
             panels += [plots.Panel(name, lines, **axes, **_scale(lines))] if lines else []
-    return plots.grid(panels, columns=2, share="none", size=(5.4, 3.4), title=title)
+    return plots.panels(panels, columns=2, share="none", size=(5.4, 3.4), title=title)
 
 
 def _scale(lines: Sequence[plots.Line]) -> dict[str, Any]:
@@ -87,11 +87,11 @@ def change(found: Sequence[Measured], key: str, title: str) -> Any:
             norm = head["net"]["batch_norm"]
             for part, dashed in ((rows[: len(last(rows))], True), (last(rows), False)):
                 label = f"{'with' if norm else 'without'} BN, {'before' if dashed else 'after'} training"
-                style: dict[str, Any] = {"dashed": dashed, "colour": plots.COLOURS[0 if norm else 1]}
+                style: dict[str, Any] = {"dashed": dashed, "color": plots.COLORS[0 if norm else 1]}
                 x, y = [row["index"] for row in part], figures.positive(part, key)
                 lines.append(plots.Line(x, y, label=label, **style))
         panels.append(plots.Panel(name, lines, (), "layer", figures.QUANTITIES[key], ylog=True))
-    return plots.grid(panels, columns=2, share="y", size=(5.0, 3.2), title=title)
+    return plots.panels(panels, columns=2, share="y", size=(5.0, 3.2), title=title)
 
 
 def said(ends: Sequence[Measured]) -> list[str]:

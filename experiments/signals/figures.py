@@ -70,9 +70,9 @@ def by_kind(found: Sequence[Measured], key: str, label: str, title: str) -> Any:
             x, name = [row["index"] for row in rows], f"{net.depth} layers"
             colour = DEPTHS[depths.index(net.depth) % len(DEPTHS)]
             if key == "std" and head.get("theory"):
-                wide = {"label": "wide layers, in theory", "colour": "0.6", "dashed": True, "width": 1.2}
+                wide = {"label": "wide layers, in theory", "color": "0.6", "dashed": True, "width": 1.2}
                 lines.insert(0, plots.Line(x, head["theory"], **wide))
-            lines.append(plots.Line(x, positive(rows, key), label=name, colour=colour, width=1.6))
+            lines.append(plots.Line(x, positive(rows, key), label=name, color=colour, width=1.6))
         axes: dict[str, Any] = {"xlabel": "layer", "ylabel": label, "ylog": True}
         panels += [plots.Panel(kind, lines, **axes)] if lines else []
-    return plots.grid(panels, columns=2, size=(5.0, 3.4), title=title)
+    return plots.panels(panels, columns=2, size=(5.0, 3.4), title=title)

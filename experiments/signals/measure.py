@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from jaxcnn.interpret.rank import effective_rank, similarity
-from jaxcnn.interpret.signal_propagation import gradient_norms, kernel_norms, map_responses
+from jaxcnn.interpret.signal_propagation import effective_rank, gradient_norms, kernel_norms, map_responses, similarity
 from jaxcnn.run_log import read_lines, write_text
 
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.plots.style import LABEL, SMALL, TICK, sheet, tidy
+from jaxcnn.plots.style import LABEL, SMALL, TICK, new_figure, style_axes
 
 MAP = "viridis"
 DECADES = 10
@@ -37,7 +37,7 @@ def maps(panels: Sequence[Map], *, columns: int, label: str, title: str, size: t
       'step'
     """
     rows = math.ceil(len(panels) / columns)
-    figure = sheet(columns * size[0] + 1.0, rows * size[1], title=title)
+    figure = new_figure(columns * size[0] + 1.0, rows * size[1], title=title)
     low, high = limits([panel.values for panel in panels])
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, panel in zip(axes, panels, strict=False):
@@ -68,7 +68,7 @@ def limits(values: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def _draw(axis: Any, panel: Map, width: float, low: float, high: float) -> Any:
-    tidy(axis, panel.title, width=width)
+    style_axes(axis, panel.title, width=width)
     axis.grid(False)
     centres = np.asarray(panel.steps, np.float64)
     middles = (centres[1:] + centres[:-1]) / 2

@@ -114,11 +114,11 @@ def figure(runs: Sequence[Line], config: Line) -> Any:
     dots = plots.Line([run["seconds"] for run in runs], [run["accuracy"] for run in runs], marker="o", width=0)
     marks = () if target is None else (plots.Mark(target, "y", f"{target:g}%"),)
     rows = [[{"epoch": i, "loss": loss} for i, loss in enumerate(run["train_loss"], 1)] for run in runs]
-    loss = plots.band(rows, "epoch", "loss", colour=plots.COLOURS[0], marker="o")
+    loss = plots.band(rows, "epoch", "loss", color=plots.COLORS[0], marker="o")
     left = plots.Panel("each run", (dots,), marks, "seconds", "test accuracy (%)")
     right = plots.Panel("mean and range of all runs", (loss,), (), "epoch", "training loss (nats)")
     title = f"{config['dataset']}: {len(runs)} run{'s' * (len(runs) > 1)} on {config['device']}"
-    return plots.grid([left, right], columns=2, share="none", title=title)
+    return plots.panels([left, right], columns=2, share="none", title=title)
 
 
 def draw(out: Path) -> None:

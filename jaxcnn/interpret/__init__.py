@@ -1,29 +1,29 @@
-"""What looks at a network: functions of a model, its state and images."""
+"""Interpretation of a network: functions of a model, its state and images."""
 
 from jaxcnn.interpret._outputs import stage_shapes as stage_shapes
+from jaxcnn.interpret.activations import TopActivations as TopActivations
 from jaxcnn.interpret.activations import feature_maps as feature_maps
 from jaxcnn.interpret.activations import first_kernels as first_kernels
+from jaxcnn.interpret.activations import top_activations as top_activations
+from jaxcnn.interpret.attribution import ATTRIBUTION_METHODS as ATTRIBUTION_METHODS
+from jaxcnn.interpret.attribution import attribution as attribution
+from jaxcnn.interpret.attribution import integrated_gradients as integrated_gradients
+from jaxcnn.interpret.attribution import occlusion as occlusion
 from jaxcnn.interpret.feature_visualization import maximize_activation as maximize_activation
 from jaxcnn.interpret.gradcam import gradcam as gradcam
 from jaxcnn.interpret.gradcam import gradcam_plus_plus as gradcam_plus_plus
-from jaxcnn.interpret.guided_backpropagation import guided_backprop as guided_backprop
-from jaxcnn.interpret.methods import ATTRIBUTION_METHODS as ATTRIBUTION_METHODS
-from jaxcnn.interpret.methods import attribution as attribution
-from jaxcnn.interpret.most_active import TopActivations as TopActivations
-from jaxcnn.interpret.most_active import top_activations as top_activations
-from jaxcnn.interpret.occlusion import occlusion as occlusion
-from jaxcnn.interpret.path_gradients import integrated_gradients as integrated_gradients
-from jaxcnn.interpret.rank import effective_rank as effective_rank
-from jaxcnn.interpret.rank import effective_ranks as effective_ranks
-from jaxcnn.interpret.rank import similarity as similarity
+from jaxcnn.interpret.guided_backprop import guided_backprop as guided_backprop
 from jaxcnn.interpret.receptive_field import ReceptiveField as ReceptiveField
 from jaxcnn.interpret.receptive_field import receptive_fields as receptive_fields
 from jaxcnn.interpret.receptive_field import receptive_patch as receptive_patch
+from jaxcnn.interpret.signal_propagation import effective_rank as effective_rank
+from jaxcnn.interpret.signal_propagation import effective_ranks as effective_ranks
 from jaxcnn.interpret.signal_propagation import gradient_norms as gradient_norms
 from jaxcnn.interpret.signal_propagation import kernel_norms as kernel_norms
 from jaxcnn.interpret.signal_propagation import map_responses as map_responses
 from jaxcnn.interpret.signal_propagation import response_std as response_std
 from jaxcnn.interpret.signal_propagation import responses as responses
+from jaxcnn.interpret.signal_propagation import similarity as similarity
 from jaxcnn.interpret.summary import LayerSummary as LayerSummary
 from jaxcnn.interpret.summary import ModelSummary as ModelSummary
 from jaxcnn.interpret.summary import summary as summary

@@ -1,4 +1,8 @@
-"""What every method of attribution does alike: whether it can be asked, and images through a compiled program in batches."""
+"""Shared steps of the attribution methods: checks of arguments, and batches.
+
+Every method checks its arguments here before anything is compiled. It then sends its images through
+one compiled program, batch by batch.
+"""
 
 from __future__ import annotations
 
@@ -16,62 +20,94 @@ from jaxcnn.models.calling import call
 from jaxcnn.recipe import ArgumentError
 from jaxcnn.state import State, eval_state, image_shape_of
 
-PIXELS = 100 * 32 * 32
-"""Of all images in a batch, where the caller does not say how many: 100 of 32x32, 2 of 224x224, whose activations in an
-ImageNet network and their gradients take some 0.5 GB."""
+PIXELS_PER_BATCH = 100 * 32 * 32
+"""Default number of pixels in a batch, summed over its images.
+
+That is 100 images of 32x32, or 2 of 224x224. The activations of 2 such images in an ImageNet
+network and their gradients take about 0.5 GB.
+"""
 
 
 def prepare_arguments(
-    model: nn.Module, state: State, images: np.ndarray, classes: np.ndarray | None, batch: int | None = None
+    model: nn.Module,
+    state: State,
+    images: np.ndarray,
+    classes: np.ndarray | None,
+    batch: int | None = None,
 ) -> np.ndarray:
-    """The class that each image is asked about, int32 [n]: `classes`, or the predicted ones.
+    """Return the class to explain for each image, int32 [n].
 
-    Nothing is compiled before all of it is known to fit.
+    That is `classes`, or the predicted classes for None. All arguments are checked before anything
+    is compiled.
 
     Raises:
-      DataError: for images that the state is not for.
-      ArgumentError: for another number of classes, classes that there are not, or a model that gives no logits.
+      DataError: `images` do not have the shape or dtype that the state is for.
+      ArgumentError: the number of classes is not that of the images, a class does not exist, or
+        the model does not return logits.
 
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("mlp", 10), Recipe(dataset="digits", model="mlp")
-      >>> asked(model, init_state(model, create_optimizer(recipe), recipe, data), data.test.images[:2], np.array([3, 12]))
+      >>> data, model = load_dataset("digits"), create_model("mlp", 10)
+      >>> recipe = Recipe(dataset="digits", model="mlp")
+      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> images = data.test.images[:2]
+      >>> prepare_arguments(model, state, images, np.array([3, 12]))  # doctest: +ELLIPSIS
       Traceback (most recent call last):
-      jaxcnn.arguments.ArgumentError: classes are 3 to 12; expected 0 to 9, of the model's 10 classes
+      jaxcnn.arguments.ArgumentError: classes are 3 to 12; ...
     """
     verify_images("images", images, image_shape_of(model, state))
     if batch is not None:
         check_integer("batch", batch)
-    count = _logits(model, state, images.shape[1:])
+    count = _num_logits(model, state, images.shape[1:])
     if classes is None:
-        return predict(model, state, images, batch=batch or default_batch_size(images)).argmax(1).astype(np.int32)
+        outputs = predict(model, state, images, batch=batch or default_batch_size(images))
+        return outputs.argmax(1).astype(np.int32)
     labels = np.asarray(classes)
     if labels.shape != (len(images),):
         raise ArgumentError(
-            f"classes has shape {labels.shape}; expected one class for each of the {len(images)} images"
+            f"classes has shape {labels.shape}; "
+            f"expected one class for each of the {len(images)} images"
         )
     if labels.dtype.kind not in "iu":
-        raise ArgumentError(f"classes are {labels.dtype}; expected integers: write np.array([3, 5]), say")
+        raise ArgumentError(
+            f"classes are {labels.dtype}; expected integers: write np.array([3, 5]), say"
+        )
     if labels.min() < 0 or labels.max() >= count:
-        found = f"classes are {labels.min()} to {labels.max()}"
-        raise ArgumentError(f"{found}; expected 0 to {count - 1}, of the model's {count} classes")
+        raise ArgumentError(
+            f"classes are {labels.min()} to {labels.max()}; "
+            f"expected 0 to {count - 1}, of the model's {count} classes"
+        )
     return labels.astype(np.int32)
 
 
-def _logits(model: nn.Module, state: State, shape: tuple[int, ...]) -> int:
-    """How many there are for an image; ArgumentError for an autoencoder or a network of masks."""
+def _num_logits(model: nn.Module, state: State, shape: tuple[int, ...]) -> int:
+    """Return the number of logits for one image [h, w, c].
+
+    Raises:
+      ArgumentError: the output is no vector, as of an autoencoder or a segmentation network.
+    """
     inputs = jax.ShapeDtypeStruct((1, *shape), "float32")
-    slim = eval_state(state)._replace(opt_state=(), metrics=())
-    found = jax.eval_shape(lambda state, x: logits(model, state, x), slim, inputs).shape[1:]
-    if len(found) != 1:
+    test_state = eval_state(state)._replace(opt_state=(), metrics=())
+    output = jax.eval_shape(lambda state, x: logits(model, state, x), test_state, inputs)
+    output_shape = output.shape[1:]
+    if len(output_shape) != 1:
         name = type(model).__name__
-        raise ArgumentError(f"{name} gives {found} for an image, no logits; expected a classifier, such as 'resnet20'")
-    return found[0]
+        raise ArgumentError(
+            f"{name} gives {output_shape} for an image, no logits; "
+            "expected a classifier, such as 'resnet20'"
+        )
+    return output_shape[0]
 
 
 def logits(model: nn.Module, state: State, inputs: jax.Array) -> jax.Array:
-    """In test mode, of normalised images [b, h, w, c]: float32 [b, classes]."""
+    """Return the logits in test mode, float32 [b, classes].
+
+    Args:
+      model: a classifier.
+      state: provides `params` and `model_state`.
+      inputs: normalized images [b, h, w, c].
+    """
     return call(model, {"params": state.params, **state.model_state}, inputs, train=False)
 
 
@@ -79,36 +115,52 @@ def run_in_batches(
     program: Callable[..., jax.Array],
     state: State,
     images: np.ndarray,
-    which: np.ndarray,
+    image_index: np.ndarray,
     batch: int | None,
-    *more: np.ndarray,
+    *extras: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(i [b], `program`'s answers to them [b, ...]), for i = 0, 1, ... in their order, until all of `which` are answered.
+    """Yield (i [b], outputs of `program` for these examples [b, ...]).
 
-    Example i is `images[which[i]]` with the i-th of every array in `more`; the last batch is filled up, and the filling
-    not handed on. The program takes (state, images [b, h, w, c], the rest [b, ...]).
+    Example i is `images[image_index[i]]` with the i-th entry of every array in `extras`. The
+    indices i = 0, 1, ... come in order until all of `image_index` is covered. The last batch is
+    padded, and the outputs for the padding are dropped.
+
+    Args:
+      program: a function of (state, images [b, h, w, c], *extras [b, ...]).
+      state: reduced to what test mode needs before it is passed to `program`.
+      images: uint8 [n, h, w, c].
+      image_index: int [m], an image for each example.
+      batch: examples at a time; None is `default_batch_size`.
+      *extras: arrays [m, ...].
 
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("mlp", 10), Recipe(dataset="digits", model="mlp")
-      >>> state, which = init_state(model, create_optimizer(recipe), recipe, data), np.array([0, 0, 1])
-      >>> found = batches(lambda state, images: images.max((1, 2, 3)), state, data.test.images, which, 2)
-      >>> [(index.tolist(), answers.shape) for index, answers in found]
+      >>> data, model = load_dataset("digits"), create_model("mlp", 10)
+      >>> recipe = Recipe(dataset="digits", model="mlp")
+      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> brightest, index = lambda state, images: images.max((1, 2, 3)), np.array([0, 0, 1])
+      >>> batches = run_in_batches(brightest, state, data.test.images, index, 2)
+      >>> [(i.tolist(), outputs.shape) for i, outputs in batches]
       [([0, 1], (2,)), ([2], (1,))]
     """
-    slim = eval_state(state)._replace(opt_state=(), metrics=())
-    for index in parallel.padded_batches(len(which), batch or default_batch_size(images), 1):
-        answers = program(slim, images[which[index]], *(each[index] for each in more))
-        real = index[index >= 0]
-        yield real, np.asarray(answers)[: len(real)]
+    test_state = eval_state(state)._replace(opt_state=(), metrics=())
+    batch_size = batch or default_batch_size(images)
+    for padded in parallel.padded_batches(len(image_index), batch_size, 1):
+        outputs = program(
+            test_state, images[image_index[padded]], *(extra[padded] for extra in extras)
+        )
+        index = padded[padded >= 0]
+        yield index, np.asarray(outputs)[: len(index)]
 
 
 def default_batch_size(images: np.ndarray) -> int:
-    """How many of images [n, h, w, c] to a batch: `PIXELS` in all, at most 100.
+    """Return the number of images [n, h, w, c] in a batch.
+
+    A batch has at most `PIXELS_PER_BATCH` pixels and at most 100 images, but at least one.
 
     Example:
       >>> [default_batch_size(np.zeros((1, side, side, 3))) for side in (32, 224, 8)]
-      (100, 2, 100)
+      [100, 2, 100]
     """
-    return min(100, max(1, PIXELS // (images.shape[1] * images.shape[2])))
+    return min(100, max(1, PIXELS_PER_BATCH // (images.shape[1] * images.shape[2])))

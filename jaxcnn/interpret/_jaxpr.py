@@ -1,4 +1,7 @@
-"""A model as a flat list of what it does to an image, each operation with the module it stands in; nothing is computed."""
+"""A model as a flat list of operations with their modules.
+
+The model is traced with abstract values. Nothing is computed.
+"""
 
 from __future__ import annotations
 
@@ -13,50 +16,61 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxcnn.models.calling import set_mode, verify_model
 
 END = "name"
-"""The operation, an identity, that marks where a module's output is ready."""
+"""Name of the operation that marks a module's output.
+
+The operation is an identity.
+"""
 _SCOPE = "⟨{}⟩"
-"""How a module's path stands in the scopes of its operations: apart from the names that flax and users give."""
+"""Format of a module's path in the scopes of its operations.
+
+The brackets keep it apart from the names that flax and users choose.
+"""
 
 
 class Value(NamedTuple):
     """An input or output of an operation."""
 
     id: Any
-    """None where it is a number written in the program."""
+    """Identity of the value; None for a number written in the program."""
     shape: tuple[int, ...]
     number: Any = None
 
 
 class Op(NamedTuple):
-    """One operation."""
+    """An operation of a traced model."""
 
     name: str
-    """Of JAX's primitive, or of the function where a whole one is known by its name: "relu", "_resize"."""
+    """Name of JAX's primitive, or of a function that is kept whole.
+
+    Such functions are "relu" and "_resize".
+    """
     params: dict[str, Any]
     ins: tuple[Value, ...]
     outs: tuple[Value, ...]
     path: str
-    """Of the module it stands in."""
+    """Path of the module that it belongs to."""
     times: int
-    """How often it is done: in the body of a `scan`, as many times as that."""
+    """Number of executions; in the body of a `scan`, its length."""
 
 
 class Traced(NamedTuple):
-    """What a model does."""
+    """Operations, variables and modules of a traced model."""
 
     ops: tuple[Op, ...]
     image: Any
-    """The id of the image."""
+    """Identity of the image."""
     variables: dict[Any, tuple[str, ...]]
-    """id -> collection, path and name of each variable."""
+    """Collection, path and name of each variable, by its identity."""
     sizes: dict[tuple[str, ...], jax.ShapeDtypeStruct]
-    """The same names -> shape and dtype."""
+    """Shape and dtype of each variable, by the same names."""
     modules: dict[str, type]
-    """path -> class, of the modules that call no other."""
+    """Class of each module that calls no other, by its path."""
 
 
 def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
-    """`model` in test mode on one image of `shape` [h, w, c].
+    """Trace `model` in test mode on one image.
+
+    `shape` is [h, w, c].
 
     Example:
       >>> class Net(nn.Module):
@@ -70,28 +84,36 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
     image = jax.ShapeDtypeStruct((1, *shape), "float32")
     verify_model(model)
     module, flags = set_mode(model, train=False)
-    mode: dict[str, Any] = dict(flags)
-    variables: Any = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **mode), image)
+    kwargs: dict[str, Any] = dict(flags)
+    variables: Any = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **kwargs), image)
     classes: dict[str, type] = {}
     callers: set[str] = {""}
-    with nn.intercept_methods(_noting(classes, callers)):
-        closed = jax.make_jaxpr(lambda v, x: module.apply(v, x, **mode))(variables, image)
+    with nn.intercept_methods(_call_recorder(classes, callers)):
+        closed = jax.make_jaxpr(lambda v, x: module.apply(v, x, **kwargs))(variables, image)
     leaves, _ = jax.tree.flatten_with_path(variables)
     names = [tuple(str(key.key) for key in path) for path, _ in leaves]
     ids = {variable: object() for variable in closed.jaxpr.invars}
-    *given, picture = ids.values()
-    modules = {path: kind for path, kind in classes.items() if path not in callers}
-    sizes = {name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
-    return Traced(tuple(_flat(closed.jaxpr, ids)), picture, dict(zip(given, names, strict=True)), sizes, modules)
+    *variable_ids, image_id = ids.values()
+    return Traced(
+        ops=tuple(_flatten(closed.jaxpr, ids)),
+        image=image_id,
+        variables=dict(zip(variable_ids, names, strict=True)),
+        sizes={name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)},
+        modules={path: cls for path, cls in classes.items() if path not in callers},
+    )
 
 
-def _noting(classes: dict[str, type], callers: set[str]) -> Any:
-    """Writes down which module calls which, and leaves a scope around, and a mark behind, what each does."""
+def _call_recorder(classes: dict[str, type], callers: set[str]) -> Any:
+    """Return an interceptor that records which module calls which.
+
+    It also puts a scope around the operations of each module, and a mark behind them.
+    """
     running: list[str] = []
 
-    def note(method, args, kwargs, context):
+    def record(method, args, kwargs, context):
         path = "/".join(context.module.path)
-        if context.method_name == "setup" or running[-1:] == [path]:  # a method that calls its own
+        # The second condition is a method that calls another of the same module.
+        if context.method_name == "setup" or running[-1:] == [path]:
             return method(*args, **kwargs)
         callers.update(running[-1:])
         classes[path] = type(context.module)
@@ -99,12 +121,13 @@ def _noting(classes: dict[str, type], callers: set[str]) -> Any:
         with jax.named_scope(_SCOPE.format(path)):
             out = method(*args, **kwargs)
         running.pop()
-        return _marked(out, path)
+        return _mark_end(out, path)
 
-    return note
+    return record
 
 
-def _marked(out: Any, path: str) -> Any:
+def _mark_end(out: Any, path: str) -> Any:
+    """Return a module's output, with its path marked on the first array."""
     leaves, tree = jax.tree.flatten(out)
     first = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)), None)
     if first is not None:
@@ -113,18 +136,21 @@ def _marked(out: Any, path: str) -> Any:
 
 
 def scope(text: str) -> str | None:
-    """The path of the innermost module among nested scopes; None where there is none.
+    """Return the path of the innermost module among nested scopes, or None.
 
     Example:
       >>> scope("⟨⟩/VGG/VGG._layer/⟨stage1_conv1⟩"), scope("vmap()")
       ('stage1_conv1', None)
     """
-    found = re.findall("⟨([^⟩]*)⟩", text)
-    return found[-1] if found else None
+    paths = re.findall("⟨([^⟩]*)⟩", text)
+    return paths[-1] if paths else None
 
 
-def _flat(jaxpr: Any, ids: dict[Any, Any], path: str = "", times: int = 1) -> Iterator[Op]:
-    """Its operations, those of functions within it in their place."""
+def _flatten(jaxpr: Any, ids: dict[Any, Any], path: str = "", times: int = 1) -> Iterator[Op]:
+    """Yield the operations of a program.
+
+    Those of nested functions are in their place.
+    """
 
     def value(v: Any) -> Value:
         if hasattr(v, "val"):
@@ -132,39 +158,51 @@ def _flat(jaxpr: Any, ids: dict[Any, Any], path: str = "", times: int = 1) -> It
         return Value(ids.setdefault(v, object()), getattr(v.aval, "shape", ()))
 
     for eqn in jaxpr.eqns:
-        inside = scope(str(eqn.source_info.name_stack))
-        here = path if inside is None else inside
-        name, inner, often = _inner(eqn)
+        inner_path = scope(str(eqn.source_info.name_stack))
+        op_path = path if inner_path is None else inner_path
+        name, body, repeats = _read_equation(eqn)
         ins = tuple(map(value, eqn.invars))
-        if inner is None:
-            yield Op(name, eqn.params, ins, tuple(map(value, eqn.outvars)), here, times)
+        if body is None:
+            yield Op(name, eqn.params, ins, tuple(map(value, eqn.outvars)), op_path, times)
             continue
-        given = ins[len(ins) - len(inner.invars) :]  # before them comes what only a condition reads
-        within = {v: known.id or object() for v, known in zip(inner.invars, given, strict=True)}
-        yield from _flat(inner, within, here, times * often)
-        made = (object() if hasattr(v, "val") else within.setdefault(v, object()) for v in inner.outvars)
-        ids |= zip(eqn.outvars, made, strict=True)
+        # The first inputs may be read only by a condition, not by the body.
+        body_ins = ins[len(ins) - len(body.invars) :]
+        body_ids = {v: x.id or object() for v, x in zip(body.invars, body_ins, strict=True)}
+        yield from _flatten(body, body_ids, op_path, times * repeats)
+        out_ids = (
+            object() if hasattr(v, "val") else body_ids.setdefault(v, object())
+            for v in body.outvars
+        )
+        ids |= zip(eqn.outvars, out_ids, strict=True)
 
 
-def _inner(eqn: Any) -> tuple[str, Any, int]:
-    """The name of an operation; the program within it, None for one that is read as a whole; how often that is done."""
+def _read_equation(eqn: Any) -> tuple[str, Any, int]:
+    """Return the name, the nested program and its number of executions.
+
+    The program is None for an operation that is kept whole.
+    """
     kind, params = eqn.primitive.name, eqn.params
     bodies = [params.get(key) for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr")]
     bodies += list(params.get("branches", ()))[-1:]
-    body = next((getattr(b, "jaxpr", b) for b in bodies if hasattr(b, "jaxpr") or hasattr(b, "eqns")), None)
+    body = next(
+        (getattr(b, "jaxpr", b) for b in bodies if hasattr(b, "jaxpr") or hasattr(b, "eqns")), None
+    )
     if body is None:
         return kind, None, 1
-    name = str(params.get("name") or _called(body))
-    whole = kind.startswith("custom_") or name == "_resize" or hasattr(jax.nn, name)
-    if whole and not any(e.primitive.name in ("conv_general_dilated", "dot_general") for e in body.eqns):
+    name = str(params.get("name") or _function_name(body))
+    is_whole = kind.startswith("custom_") or name == "_resize" or hasattr(jax.nn, name)
+    if is_whole and not any(
+        e.primitive.name in ("conv_general_dilated", "dot_general") for e in body.eqns
+    ):
         return name, None, 1
-    if name == "_resize":  # its products with weights of the distance are no layer's
+    # The products of a resize with interpolation weights are no layer's.
+    if name == "_resize":
         return name, None, 1
     return name, body, params.get("length", 1) if kind == "scan" else 1
 
 
-def _called(body: Any) -> str:
-    """The name of the function that a program was traced from."""
+def _function_name(body: Any) -> str:
+    """Return the name of the function that a program was traced from."""
     if len(body.eqns) == 1 and "name" in body.eqns[0].params:
         return body.eqns[0].params["name"]
     return getattr(getattr(body, "debug_info", None), "func_name", None) or "function"

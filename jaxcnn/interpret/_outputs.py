@@ -1,4 +1,8 @@
-"""Outputs inside a network, by name: the stages that the library's networks hand out, or any module of another by its path."""
+"""Named outputs inside a network.
+
+The library's networks return their stages by name. For any other network, the outputs of its
+modules are named by their paths.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from jaxcnn.recipe import ArgumentError
 
 
 def has_stages(model: nn.Module) -> bool:
-    """Whether a model hands out its stages, called with `stages=True`.
+    """Return whether a model accepts `stages=True` and then returns its stages.
 
     Example:
       >>> from jaxcnn import create_model
@@ -27,91 +31,127 @@ def has_stages(model: nn.Module) -> bool:
 
 
 def stage_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The names of `model`'s stages and the shape of each for one image of `shape` [h, w, c]; nothing is computed.
+    """Return the shape of each stage's output for one image.
 
-    A module that does not take `stages=True` has the outputs of its submodules instead, named by their paths, in the order in
-    which they are computed. What is no submodule, as `nn.relu`, is not among them. The second call of one has "#2" behind it.
+    Nothing is computed.
+
+    A module that does not accept `stages=True` has the outputs of its submodules instead. They are
+    named by their paths, in the order of computation. A function that is no submodule, such as
+    `nn.relu`, is not among them. The second call of a submodule has the suffix "#2".
+
+    Args:
+      model: any network.
+      shape: of one image, [h, w, c].
 
     Example:
       >>> from jaxcnn import create_model
-      >>> stage_shapes(create_model("resnet8", 10), (32, 32, 3))
-      {'stem': (32, 32, 16), 'stage1': (32, 32, 16), 'stage2': (16, 16, 32), 'stage3': (8, 8, 64), 'pool': (64,)}
-      >>> stage_shapes(nn.Sequential([nn.Conv(4, (3, 3)), nn.relu, nn.Conv(8, (3, 3), strides=2)]), (8, 8, 1))
+      >>> stage_shapes(create_model("resnet8", 10), (32, 32, 3))  # doctest: +NORMALIZE_WHITESPACE
+      {'stem': (32, 32, 16), 'stage1': (32, 32, 16), 'stage2': (16, 16, 32), 'stage3': (8, 8, 64),
+       'pool': (64,)}
+      >>> layers = [nn.Conv(4, (3, 3)), nn.relu, nn.Conv(8, (3, 3), strides=2)]
+      >>> stage_shapes(nn.Sequential(layers), (8, 8, 1))
       {'layers_0': (8, 8, 4), 'layers_2': (4, 4, 8)}
     """
-    names: list[str] = []  # a dict would come back from tracing in the order of the alphabet
+    # A dict would come back from tracing in alphabetical order.
+    names: list[str] = []
 
     def run(image):
         module, flags = set_mode(model, train=False)
-        given: dict[str, Any] = dict(flags)
-        variables = module.init(jax.random.key(0), image, **given)
-        seen = outputs(model, variables, image)
-        names.extend(seen)
-        return list(seen.values())
+        kwargs: dict[str, Any] = dict(flags)
+        variables = module.init(jax.random.key(0), image, **kwargs)
+        named = outputs(model, variables, image)
+        names.extend(named)
+        return list(named.values())
 
     verify_model(model)
-    made = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *shape), "float32"))
-    return {name: found.shape[1:] for name, found in zip(names, made, strict=True)}
+    arrays = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *shape), "float32"))
+    return {name: array.shape[1:] for name, array in zip(names, arrays, strict=True)}
 
 
-def called(model: nn.Module) -> str:
-    """What the names in `stages` are of."""
+def output_kind(model: nn.Module) -> str:
+    """Return the noun for the model's named outputs, "stage" or "module"."""
     return "stage" if has_stages(model) else "module"
 
 
-def outputs(model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array) -> dict[str, jax.Array]:
-    """Every output that has a name, for normalised images [b, h, w, c] in test mode, for use while tracing."""
-    if has_stages(model):
-        found: Any = model.apply(variables, inputs, train=False, stages=True)
-        return dict(found[1])
-    names: list[tuple[str, tuple[str, ...], int]] = []
+def outputs(
+    model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array
+) -> dict[str, jax.Array]:
+    """Return every named output in test mode, for use while tracing.
 
-    def note(path, out, name, count):
-        names.append((name, path, count))
-        return out
-
-    with nn.intercept_methods(_each(note)):
-        module, flags = set_mode(model, train=False)
-        given: dict[str, Any] = dict(flags)
-        _, kept = module.apply(variables, inputs, **given, capture_intermediates=True, mutable=["intermediates"])
-    seen = {}
-    for name, path, count in names:
-        inside: Any = kept["intermediates"]
-        for part in (*path, "__call__"):
-            inside = inside.get(part, {})
-        # A module in `nn.scan` or `nn.vmap` has outputs of another shape than its calls, or keeps none.
-        if isinstance(inside, tuple) and len(inside) > count and inside[count].shape[:1] == inputs.shape[:1]:
-            seen[name] = inside[count]
-    return seen
-
-
-def nudged(model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array, name: str, nudge: jax.Array) -> jax.Array:
-    """The network's result with `nudge` added to the output called `name`, by which gradients there are found.
-
-    Raises:
-      ArgumentError: for a module in `nn.jit`, `nn.scan` or the like, that is not called anew.
+    Args:
+      model: any network.
+      variables: {"params": ...} and its other collections.
+      inputs: normalized images [b, h, w, c].
     """
     if has_stages(model):
-        return model.apply({**variables, NUDGES: {name: nudge}}, inputs, train=False)  # type: ignore[return-value]
-    added = []
+        result: Any = model.apply(variables, inputs, train=False, stages=True)
+        return dict(result[1])
+    calls: list[tuple[str, tuple[str, ...], int]] = []
 
-    def add(path, out, called, count):
-        if called != name:
+    def record(path, out, name, count):
+        calls.append((name, path, count))
+        return out
+
+    with nn.intercept_methods(_output_interceptor(record)):
+        module, flags = set_mode(model, train=False)
+        kwargs: dict[str, Any] = dict(flags)
+        _, collections = module.apply(
+            variables, inputs, **kwargs, capture_intermediates=True, mutable=["intermediates"]
+        )
+    named = {}
+    for name, path, count in calls:
+        node: Any = collections["intermediates"]
+        for part in (*path, "__call__"):
+            node = node.get(part, {})
+        # A module in `nn.scan` or `nn.vmap` has outputs of another shape than its calls, or none.
+        if not (isinstance(node, tuple) and len(node) > count):
+            continue
+        if node[count].shape[:1] == inputs.shape[:1]:
+            named[name] = node[count]
+    return named
+
+
+def perturbed_output(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    inputs: jax.Array,
+    name: str,
+    perturbation: jax.Array,
+) -> jax.Array:
+    """Return the network's result with `perturbation` added to the output `name`.
+
+    Its gradient by the perturbation, at 0, is the gradient by that output.
+
+    Raises:
+      ArgumentError: the module is in `nn.jit`, `nn.scan` or the like, which does not call it again.
+    """
+    if has_stages(model):
+        variables = {**variables, NUDGES: {name: perturbation}}
+        return model.apply(variables, inputs, train=False)  # type: ignore[return-value]
+    perturbed = []
+
+    def add(path, out, output_name, count):
+        if output_name != name:
             return out
-        added.append(called)
-        return out + nudge
+        perturbed.append(output_name)
+        return out + perturbation
 
-    with nn.intercept_methods(_each(add)):
+    with nn.intercept_methods(_output_interceptor(add)):
         result: Any = call(model, variables, inputs, train=False)
-    if len(added) != 1:
+    if len(perturbed) != 1:
         raise ArgumentError(
-            f"{name} is inside nn.jit, nn.scan or the like; expected a module that is called once by itself"
+            f"{name} is inside nn.jit, nn.scan or the like; "
+            "expected a module that is called once by itself"
         )
     return result
 
 
-def _each(act: Any) -> Any:
-    """An interceptor: `act(path, output, name, count)` gives the output of every submodule's `__call__` that is an array."""
+def _output_interceptor(transform: Any) -> Any:
+    """Return an interceptor that applies `transform` to every submodule's output.
+
+    `transform(path, output, name, count)` returns the output of a submodule's `__call__`. It is
+    called only for an output that is an array of 2 or more axes.
+    """
     calls: Counter[tuple[str, ...]] = Counter()
 
     def intercept(call, args, kwargs, context):
@@ -122,6 +162,8 @@ def _each(act: Any) -> Any:
         count = calls[path]
         calls[path] += 1
         name = "/".join(path) + (f"#{count + 1}" if count else "")
-        return act(path, out, name, count) if isinstance(out, jax.Array) and out.ndim > 1 else out
+        if isinstance(out, jax.Array) and out.ndim > 1:
+            return transform(path, out, name, count)
+        return out
 
     return intercept

@@ -1,4 +1,7 @@
-"""What excites a channel most, found by ascent: activation maximisation."""
+"""Feature visualization: images that maximize the response of a channel.
+
+The images are found by gradient ascent, which is known as activation maximization.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ import optax
 
 from jaxcnn import parallel
 from jaxcnn.augment import normalize
-from jaxcnn.interpret.activations import maps_of, staged
+from jaxcnn.interpret.activations import map_shapes, stage_outputs
 from jaxcnn.recipe import ArgumentError, check_choice, format_value
 from jaxcnn.state import State, eval_state, image_shape_of
 
-STARTS = 64
-"""Random images of which the ascent begins at the best. ReLU gives a silent channel no slope: one start is often not enough."""
+NUM_STARTS = 64
+"""Number of random images, of which the ascent starts from the best.
+
+A single start is often not enough, since a ReLU gives a silent channel no gradient.
+"""
 ADAM = optax.adam(0.1)
-"""For pixels as logits (Kingma and Ba 2014, arXiv:1412.6980)."""
+"""Optimizer of pixels as logits (Kingma and Ba 2014, arXiv:1412.6980)."""
 AIMS = ("mean", "centre")
 
 
@@ -35,30 +41,37 @@ def maximize_activation(
     jitter: int | None = None,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Images that channels of some stages answer most strongly: for each stage float32 [k, h, w, c] in 0..1, k its channels.
+    """Return images that maximize channels of some stages.
 
-    Activation maximisation (Erhan et al. 2009; Simonyan et al. 2013, arXiv:1312.6034): Adam climbs the channel's response, in
-    units of its standard deviation over random images, minus `smooth` times the total variation (Mahendran and Vedaldi 2014,
-    arXiv:1412.0035), over pixels as logistic functions of free numbers. In each step the image is moved by up to `jitter`
-    pixels (Olah et al. 2017, "Feature Visualization"), so that what comes out bears a small shift. All climb together in one
-    program: compiling takes longer than climbing.
+    Activation maximization (Erhan et al. 2009; Simonyan et al. 2013, arXiv:1312.6034). Adam
+    maximizes the channel's response minus `smooth` times the total variation (Mahendran and Vedaldi
+    2014, arXiv:1412.0035). The response is in units of its standard deviation over random images.
+    Pixels are logistic functions of the optimized numbers.
 
-    A channel that none of the random images wakes stays a smooth grey. The same seed gives the same images on one machine.
+    In each step the image is shifted by up to `jitter` pixels (Olah et al. 2017, "Feature
+    Visualization"), so that the result is robust to small shifts. All images are optimized in one
+    program, since compiling takes longer than optimizing.
+
+    A channel that responds to none of the random images stays a smooth gray. The same seed gives
+    the same images on one machine.
 
     Args:
       model: any network, as in `feature_maps`.
       state: as `train` yields it.
-      channels: stages whose output is maps, and of each the numbers of some channels.
+      channels: indices of channels, by stages whose output is maps.
       steps: of Adam.
-      aim: "mean" of the channel's map, for the pattern it likes anywhere, or "centre", the one place in the middle, for what
-        lies within its receptive field.
-      smooth: how many standard deviations of the response one edge from black to white across the image costs; 0 gives noise
-        that no photograph holds.
+      aim: "mean" maximizes the mean of the channel's map, for the pattern that it responds to
+        anywhere. "centre" maximizes its middle position, for a pattern within its receptive field.
+      smooth: cost of one edge from black to white across the image, in standard deviations of the
+        response. 0 gives noise that no photograph holds.
       jitter: in pixels; None is an eighth of the image's shorter side.
       seed: of the random images and the jitter.
 
+    Returns:
+      For each stage float32 [k, h, w, c] in 0..1, an image for each of its k channels.
+
     Raises:
-      ArgumentError: for an unknown stage, aim or channel.
+      ArgumentError: a stage, a channel or the aim is unknown.
 
     Example:
       >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
@@ -67,103 +80,140 @@ def maximize_activation(
       >>> model = create_model("resnet8", 10, width=4)
       >>> recipe = Recipe(dataset="digits", model="resnet8")
       >>> state = init_state(model, create_optimizer(recipe), recipe, data)
-      >>> found = maximize_activation(model, state, {"stem": [0, 2], "stage1": [1]}, steps=2)
-      >>> {stage: images.shape for stage, images in found.items()}
+      >>> images = maximize_activation(model, state, {"stem": [0, 2], "stage1": [1]}, steps=2)
+      >>> {stage: array.shape for stage, array in images.items()}
       {'stem': (2, 8, 8, 1), 'stage1': (1, 8, 8, 1)}
     """
     h, w, c = image_shape_of(model, state)
-    asked = _numbers(maps_of(model, (h, w, c)), channels)
+    indices = _flat_channels(map_shapes(model, (h, w, c)), channels)
     check_choice("aim", aim, AIMS)
     jitter = min(h, w) // 8 if jitter is None else jitter
-    slim, key = eval_state(state)._replace(opt_state=(), metrics=()), jax.random.key(seed)
-    free = _noise(jax.random.fold_in(key, 0), (STARTS, h + 2 * jitter, w + 2 * jitter, c))
-    begin, climb, made = _ascent(model, tuple(channels), aim, jitter)
-    carry, spread = begin(slim, free, asked)
-    # A loop of programs, not one with a loop in it: on a CPU, gradients of convolutions are some 40 times slower there.
+    test_state, key = eval_state(state)._replace(opt_state=(), metrics=()), jax.random.key(seed)
+    # The margin leaves room for the shifts.
+    starts = _pink_noise(
+        jax.random.fold_in(key, 0), (NUM_STARTS, h + 2 * jitter, w + 2 * jitter, c)
+    )
+    begin, climb, to_pixels = _ascent(model, tuple(channels), aim, jitter)
+    carry, spread = begin(test_state, starts, indices)
+    # A loop of programs, not a program with a loop. On a CPU, gradients of convolutions are about
+    # 40 times slower inside a loop.
     for step in range(1, steps + 1):
         settings = np.float32(smooth), jax.random.fold_in(key, step)
-        carry = climb(slim, carry, asked, spread, settings)
-    parts = np.split(np.asarray(made(carry)), np.cumsum([len(some) for some in channels.values()])[:-1])
+        carry = climb(test_state, carry, indices, spread, settings)
+    bounds = np.cumsum([len(stage_channels) for stage_channels in channels.values()])[:-1]
+    parts = np.split(np.asarray(to_pixels(carry)), bounds)
     return dict(zip(channels, parts, strict=True))
 
 
-def _numbers(maps: Mapping[str, tuple[int, ...]], channels: Mapping[str, Sequence[int]]) -> np.ndarray:
-    """The channels asked for, counted on from stage to stage, int32 [k]; ArgumentError for a stage or channel that is not."""
-    numbers, before = [], 0
-    for stage, some in channels.items():
+def _flat_channels(
+    maps: Mapping[str, tuple[int, ...]], channels: Mapping[str, Sequence[int]]
+) -> np.ndarray:
+    """Return indices into the concatenated channels of all stages, int32 [k].
+
+    Raises:
+      ArgumentError: a stage or a channel does not exist, or there are no channels.
+    """
+    indices, offset = [], 0
+    for stage, stage_channels in channels.items():
         count = maps[check_choice("stage", stage, maps)][-1]
-        if not len(some) or not all(0 <= channel < count for channel in some):
+        if not len(stage_channels) or not all(0 <= channel < count for channel in stage_channels):
             raise ArgumentError(
-                f"channels of {stage} are {format_value(list(some))}; expected one or more of 0 to {count - 1}"
+                f"channels of {stage} are {format_value(list(stage_channels))}; "
+                f"expected one or more of 0 to {count - 1}"
             )
-        numbers += [before + channel for channel in some]
-        before += count
-    if not numbers:
-        raise ArgumentError(f"no channels are asked for; write {{stage: [0, 1]}} with a stage of {', '.join(maps)}")
-    return np.asarray(numbers, np.int32)
+        indices += [offset + channel for channel in stage_channels]
+        offset += count
+    if not indices:
+        raise ArgumentError(
+            f"no channels are asked for; write {{stage: [0, 1]}} with a stage of {', '.join(maps)}"
+        )
+    return np.asarray(indices, np.int32)
 
 
-def _noise(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
-    """Random logits of pixels [n, h, w, c] whose spectrum falls as that of photographs does: amplitude as 1 / frequency."""
+def _pink_noise(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+    """Return random logits of pixels with the spectrum of photographs.
+
+    Their shape is [n, h, w, c].
+
+    The amplitude falls as 1 / frequency. The standard deviation over all values is 1.
+    """
     white = np.asarray(jax.random.normal(key, shape))
-    high, wide = (np.fft.fftfreq(side) for side in shape[1:3])
-    fall = 1 / np.maximum(np.hypot(high[:, None], wide[None]), 1 / max(shape[1:3]))
-    noise = np.fft.ifft2(np.fft.fft2(white, axes=(1, 2)) * fall[None, ..., None], axes=(1, 2)).real
+    rows, columns = (np.fft.fftfreq(side) for side in shape[1:3])
+    amplitude = 1 / np.maximum(np.hypot(rows[:, None], columns[None]), 1 / max(shape[1:3]))
+    spectrum = np.fft.fft2(white, axes=(1, 2)) * amplitude[None, ..., None]
+    noise = np.fft.ifft2(spectrum, axes=(1, 2)).real
     return (noise / noise.std()).astype(np.float32)
 
 
 @parallel.cached_program
 def _ascent(model, stages, aim, jitter) -> Any:
-    """The best of some starts, one step for all channels, and what the pixels are in the end."""
+    """Return three programs: `begin`, `climb` and `to_pixels`.
+
+    They choose the best starts, take one step for all channels, and return the pixels.
+    """
 
     def responses(state, logits, shift):
-        """Of every channel of all the stages, to the crop of [h, w, c] at `shift`."""
+        """Return the response of every channel to the crop at `shift`."""
         size = image_shape_of(model, state)
         image = jax.lax.dynamic_slice(jax.nn.sigmoid(logits), (shift[0], shift[1], 0), size)
-        seen = staged(model, state, normalize(255 * image[None], state.normalizer))
-        return jnp.concatenate([_aimed(seen[stage][0].astype(jnp.float32), aim) for stage in stages])
+        maps = stage_outputs(model, state, normalize(255 * image[None], state.normalizer))
+        return jnp.concatenate(
+            [_reduce_map(maps[stage][0].astype(jnp.float32), aim) for stage in stages]
+        )
 
-    def begin(state, free, asked):
+    def begin(state, starts, indices):
         middle = jnp.full(2, jitter)
-        found = jax.vmap(responses, (None, 0, None))(state, free, middle)[:, asked]  # [starts, k]
-        spread = found.std(0)
-        best = free[found.argmax(0)]
-        return (best, jax.vmap(ADAM.init)(best)), jnp.where(spread > 0, spread, jnp.ones_like(spread))
+        # [starts, k]
+        scores = jax.vmap(responses, (None, 0, None))(state, starts, middle)[:, indices]
+        spread = scores.std(0)
+        best = starts[scores.argmax(0)]
+        # A constant response has no unit; it is divided by 1.
+        spread = jnp.where(spread > 0, spread, jnp.ones_like(spread))
+        return (best, jax.vmap(ADAM.init)(best)), spread
 
-    def worth(logits, state, channel, spread, smooth, key):
+    def objective(logits, state, channel, spread, smooth, key):
         shift = jax.random.randint(key, (2,), 0, 2 * jitter + 1)
-        return responses(state, logits, shift)[channel] / spread - smooth * variation(jax.nn.sigmoid(logits))
+        response = responses(state, logits, shift)[channel] / spread
+        return response - smooth * total_variation(jax.nn.sigmoid(logits))
 
-    def climb(state, carry, asked, spread, settings):
+    def climb(state, carry, indices, spread, settings):
         smooth, key = settings
 
-        def one(carry, channel, spread, key):
-            logits, memory = carry
-            slope = jax.grad(worth)(logits, state, channel, spread, smooth, key)
-            with jax.numpy_dtype_promotion("standard"):  # Optax raises numbers to the power of a count
-                change, memory = ADAM.update(-slope, memory)
-            return logits + change, memory
+        def update(carry, channel, spread, key):
+            logits, opt_state = carry
+            gradient = jax.grad(objective)(logits, state, channel, spread, smooth, key)
+            # Optax raises floats to the power of an integer count.
+            with jax.numpy_dtype_promotion("standard"):
+                change, opt_state = ADAM.update(-gradient, opt_state)
+            return logits + change, opt_state
 
-        keys = jax.random.split(key, len(asked))
-        return jax.vmap(one)(carry, asked, spread, keys)
+        keys = jax.random.split(key, len(indices))
+        return jax.vmap(update)(carry, indices, spread, keys)
 
-    def made(carry):
+    def to_pixels(carry):
         logits = carry[0]
-        return jax.nn.sigmoid(logits[:, jitter : logits.shape[1] - jitter, jitter : logits.shape[2] - jitter])
+        h, w = logits.shape[1:3]
+        return jax.nn.sigmoid(logits[:, jitter : h - jitter, jitter : w - jitter])
 
-    return jax.jit(begin), jax.jit(climb), jax.jit(made)
-
-
-def _aimed(maps: jax.Array, aim: str) -> jax.Array:
-    """[h', w', k] -> [k]."""
-    return maps.mean((0, 1)) if aim == "mean" else maps[maps.shape[0] // 2, maps.shape[1] // 2]
+    return jax.jit(begin), jax.jit(climb), jax.jit(to_pixels)
 
 
-def variation(image: jax.Array) -> jax.Array:
-    """The total variation of [h, w, c] in edges: 1 for one straight edge from black to white across a square.
+def _reduce_map(maps: jax.Array, aim: str) -> jax.Array:
+    """Return the response of each channel, [h', w', k] -> [k]."""
+    if aim == "mean":
+        return maps.mean((0, 1))
+    return maps[maps.shape[0] // 2, maps.shape[1] // 2]
+
+
+def total_variation(image: jax.Array) -> jax.Array:
+    """Return the total variation of an image, in edges.
+
+    The image is [h, w, c].
+
+    It is 1 for one straight edge from black to white across a square.
 
     Example:
-      >>> variation(jnp.zeros((8, 8, 1)).at[3:].set(1)).item()
+      >>> total_variation(jnp.zeros((8, 8, 1)).at[3:].set(1)).item()
       1.0
     """
     down, right = jnp.abs(jnp.diff(image, axis=0)), jnp.abs(jnp.diff(image, axis=1))

@@ -1,4 +1,7 @@
-"""What a network is made of, layer by layer: shapes, parameters and multiply-adds, without computing anything."""
+"""Summary of a network: shapes, parameters and multiply-adds of each layer.
+
+Nothing is computed.
+"""
 
 from __future__ import annotations
 
@@ -8,79 +11,92 @@ import flax.linen as nn
 
 from jaxcnn.arguments import check_image_shape
 from jaxcnn.interpret._jaxpr import trace
-from jaxcnn.interpret._layers import find_layers
+from jaxcnn.interpret._layer_names import find_layers
 
 
 class LayerSummary(NamedTuple):
-    """One layer, or one operation that is no layer of its own."""
+    """A layer, or an operation between layers."""
 
     name: str
-    """Its module's path, or that of the module it stands in and what it does: "stage1_block1/add"."""
+    """Path of its module, or of the enclosing module and operation.
+
+    An example of the second is "stage1_block1/add".
+    """
     kind: str
-    """What it is: "Conv 3x3 /2" has stride 2."""
+    """Kind of the layer; "Conv 3x3 /2" has stride 2."""
     shape: tuple[int, ...]
-    """Of its output for one image, the example's axis left out; () where it has none."""
+    """Shape of its output, without the batch axis; () without output."""
     params: int
-    """Trainable numbers, counted where they are used first."""
+    """Number of trainable values, counted where they are used first."""
     fixed: int
-    """Numbers that training does not step, such as BN's moving averages."""
+    """Number of values not trained, such as BN's moving averages."""
     macs: int
     """Multiply-adds for one image."""
 
 
 class ModelSummary(NamedTuple):
-    """All rows in the order of computation, and their sums; `print` makes a table of it."""
+    """Summaries of all layers and their sums; `print` formats a table."""
 
     rows: tuple[LayerSummary, ...]
+    """Layers in the order of computation."""
     params: int
-    """Trainable numbers."""
+    """Number of trainable values."""
     fixed: int
-    """Numbers that training does not step."""
+    """Number of values that training does not step."""
     macs: int
     """Multiply-adds for one image."""
     bytes: int
-    """Of memory that the trainable and the other numbers take."""
+    """Memory of the trainable and the other values, in bytes."""
 
     def __str__(self) -> str:
         cells = [("layer", "kind", "output", "parameters", "multiply-adds")]
-        cells += [(r.name, r.kind, _shape(r.shape), _count(r.params), _count(r.macs)) for r in self.rows]
+        cells += [
+            (r.name, r.kind, _format_shape(r.shape), _format_count(r.params), _format_count(r.macs))
+            for r in self.rows
+        ]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(map(_placed, line, widths, "<<>>>")).rstrip() for line in cells]
+        lines = ["  ".join(map(_align, line, widths, "<<>>>")).rstrip() for line in cells]
         rule = "-" * max(map(len, lines))
         return "\n".join([lines[0], rule, *lines[1:], rule, *self._totals()])
 
     def _totals(self) -> list[str]:
-        memory = f"{self.bytes / 2**20:,.1f} MiB" if self.bytes >= 2**20 else f"{self.bytes / 2**10:.1f} KiB"
-        totals = [("parameters, trainable", f"{self.params:,}"), ("not trainable (averages)", f"{self.fixed:,}")]
-        totals += [("memory of both", memory), ("multiply-adds of one image", f"{self.macs:,} ({_short(self.macs)})")]
+        kib, mib = self.bytes / 2**10, self.bytes / 2**20
+        totals = [
+            ("parameters, trainable", f"{self.params:,}"),
+            ("not trainable (averages)", f"{self.fixed:,}"),
+            ("memory of both", f"{mib:,.1f} MiB" if mib >= 1 else f"{kib:.1f} KiB"),
+            ("multiply-adds of one image", f"{self.macs:,} ({_abbreviate(self.macs)})"),
+        ]
         return [f"{name:<28}{value}" for name, value in totals]
 
 
 def summary(model: nn.Module, shape: tuple[int, ...]) -> ModelSummary:
-    """Every layer of `model` for images of `shape`, and what lies between the layers, in the order of computation.
+    """Return every layer of `model` for images of `shape`.
 
-    The model is traced in test mode with abstract values: nothing is computed or compiled, whatever its size. A row is a
-    module that calls no other, or an operation between modules: an activation, pooling, an addition or a concatenation of
-    branches, upsampling, padding, flattening, picking every other pixel. What test mode does not use (auxiliary heads) comes
-    last.
+    The model is traced in test mode with abstract values. Nothing is computed or compiled, whatever
+    its size. A row is a module that calls no other, or an operation between modules. Such
+    operations are activations, pooling, addition or concatenation of branches, upsampling, padding,
+    flattening and subsampling. Modules that test mode does not use (auxiliary heads) come last.
 
-    Multiply-adds are those of convolutions and matrix products with a weight at every place of the window, padding included;
-    biases, BN, activations, pooling and additions count none. Published numbers ("FLOPs" of papers and of torchvision) are
-    counted so. A transposed convolution counts the kernel at every pixel of its input.
+    Multiply-adds are those of convolutions and matrix products, with a weight at every position of
+    the window, padding included. Biases, BN, activations, pooling and additions count none.
+    Published numbers ("FLOPs" of papers and of torchvision) are counted like this. A transposed
+    convolution counts the kernel at every pixel of its input.
 
     Args:
       model: any flax module of images float32 [b, h, w, c].
       shape: of one image, [h, w, c].
 
     Raises:
-      ArgumentError: for a shape that is not three whole numbers, or, by the networks here, one that they cannot take.
+      ArgumentError: the shape is not three whole numbers, or a network of this library does not
+        accept it.
 
     Example:
       >>> from jaxcnn.models import create_model
-      >>> found = summary(create_model("lenet5", 10), (28, 28, 1))
-      >>> found.params, found.macs, found.rows[2].kind
+      >>> table = summary(create_model("lenet5", 10), (28, 28, 1))
+      >>> table.params, table.macs, table.rows[2].kind
       (61706, 416520, 'Conv 5x5')
-      >>> print(found)  # doctest: +ELLIPSIS
+      >>> print(table)  # doctest: +ELLIPSIS
       layer           kind                   output  parameters  multiply-adds
       ------------------------------------------------------------------------
       image           Input                 28x28x1           -              -
@@ -95,33 +111,37 @@ def summary(model: nn.Module, shape: tuple[int, ...]) -> ModelSummary:
     shape = check_image_shape(shape)
     traced = trace(model, shape)
     rows = [LayerSummary("image", "Input", shape, 0, 0, 0)]
-    for name, kind, size, uses, macs in find_layers(traced):
-        sizes = {"params": 0, "fixed": 0}
-        for names in uses:
-            sizes["params" if names[0] == "params" else "fixed"] += traced.sizes[names].size
-        rows.append(LayerSummary(name, kind, size, sizes["params"], sizes["fixed"], macs))
-    memory = sum(leaf.size * leaf.dtype.itemsize for leaf in traced.sizes.values())
-    trainable, fixed, multiplied = (sum(getattr(row, field) for row in rows) for field in ("params", "fixed", "macs"))
-    return ModelSummary(tuple(rows), trainable, fixed, multiplied, memory)
+    for name, kind, output_shape, variables, macs in find_layers(traced):
+        counts = {"params": 0, "fixed": 0}
+        for names in variables:
+            counts["params" if names[0] == "params" else "fixed"] += traced.sizes[names].size
+        rows.append(LayerSummary(name, kind, output_shape, counts["params"], counts["fixed"], macs))
+    return ModelSummary(
+        tuple(rows),
+        params=sum(row.params for row in rows),
+        fixed=sum(row.fixed for row in rows),
+        macs=sum(row.macs for row in rows),
+        bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in traced.sizes.values()),
+    )
 
 
-def _placed(text: str, width: int, side: str) -> str:
+def _align(text: str, width: int, side: str) -> str:
     return f"{text:{side}{width}}"
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "-"
 
 
-def _count(number: int) -> str:
+def _format_count(number: int) -> str:
     return f"{number:,}" if number else "-"
 
 
-def _short(number: int) -> str:
-    """In millions or thousands of millions.
+def _abbreviate(number: int) -> str:
+    """Format a number in millions (M) or thousands of millions (G).
 
     Example:
-      >>> _short(40_551_040), _short(4_089_184_256)
+      >>> _abbreviate(40_551_040), _abbreviate(4_089_184_256)
       ('40.55 M', '4.089 G')
     """
     return f"{number / 1e9:.3f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"

@@ -1,4 +1,4 @@
-"""Many small images in rows, with a thin gap between them: filters, feature maps, patches."""
+"""Mosaic: many small images in rows, such as filters or patches."""
 
 from __future__ import annotations
 
@@ -12,15 +12,25 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from jaxcnn.plots.style import LABEL, SMALL, TICK, extent, sheet, wrap
-from jaxcnn.plots.text import plain, text_style
+from jaxcnn.plots.style import (
+    LABEL,
+    SMALL,
+    TICK,
+    new_figure,
+    plain_text_style,
+    printable,
+    text_width,
+    wrap,
+)
 
-LABELS = 1.5
-"""The width of the rows' labels at most, in inches."""
+MAX_LABEL_WIDTH = 1.5
+"""Maximal width of the rows' labels, in inches."""
 
 
 class Strip(NamedTuple):
-    """A row of images, all drawn at the same size whatever their numbers of pixels.
+    """A row of images, all drawn at the same size.
+
+    Their numbers of pixels may differ.
 
     Example:
       >>> Strip([np.zeros((2, 2)), np.ones((3, 3))], "stem").limits is None
@@ -28,24 +38,38 @@ class Strip(NamedTuple):
     """
 
     images: Sequence[np.ndarray]
-    """Each [h, w], coloured by value, or [h, w, 3] in 0..1 or uint8; a nan is left white."""
+    """Values [h, w], or RGB images [h, w, 3] in 0..1 or uint8.
+
+    A nan is left white.
+    """
     label: str = ""
-    """On the left."""
+    """Text on the left."""
     captions: Sequence[str] = ()
-    """Below each, in small letters; none, or as many as images."""
-    colours: str = "viridis"
-    """A colour map of matplotlib, for [h, w]: "RdBu_r" for numbers on both sides of 0."""
+    """Small text below each image; none, or as many as images."""
+    cmap: str = "viridis"
+    """Color map of matplotlib, for images [h, w].
+
+    "RdBu_r" is for numbers of both signs.
+    """
     limits: tuple[float, float] | None = None
-    """The values with the outermost colours; None scales each image by its own least and greatest."""
+    """Values with the outermost colors; None takes each image's range."""
     marks: Sequence[tuple[float, float] | None] = ()
-    """Row and column of a pixel to mark in each image; none at all, or as many as images."""
+    """Row and column of a pixel to mark in each image.
+
+    There are none at all, or as many as images.
+    """
 
 
-def as_picture(image: np.ndarray) -> np.ndarray:
-    """An image [h, w, c], uint8 or float in 0..1, in colours or greys: [h, w, 3]; of other channels than 1 or 3 the mean.
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """Return an image as RGB [h, w, 3].
+
+    Channels are averaged unless there are 1 or 3 of them.
+
+    Args:
+      image: [h, w, c], uint8 or float in 0..1.
 
     Example:
-      >>> as_picture(np.zeros((2, 2, 1))).shape, as_picture(np.zeros((2, 2, 4), np.uint8)).dtype
+      >>> to_rgb(np.zeros((2, 2, 1))).shape, to_rgb(np.zeros((2, 2, 4), np.uint8)).dtype
       ((2, 2, 3), dtype('uint8'))
     """
     if image.shape[-1] not in (1, 3):
@@ -63,65 +87,82 @@ def mosaic(
     side: float = 0.85,
     gap: float = 0.05,
 ) -> Figure:
-    """Rows of images from above, each from the left, with labels on the left and a note below: how they are scaled, say.
+    """Draw rows of images, with labels on the left.
 
     Args:
-      strips: the rows.
+      strips: the rows, from above; each begins at the left.
       title: above the figure.
-      heads: above the columns.
-      note: below, in lines as wide as the figure.
-      bar: what the colours mean, with its unit, beside a colour bar of the first strip's colours and limits; "" draws none.
-      side: of an image, in inches; those that are not square are as high as that.
+      heads: titles of the columns.
+      note: below, in lines as wide as the figure; it may say how images are scaled.
+      bar: label, with its unit, of a color bar for the first strip's colors and limits; "" has no
+        bar.
+      side: of an image, in inches; images that are not square have this height.
       gap: between images, in inches.
 
     Raises:
-      ValueError: for no images, others than the above, another number of captions or marks, or a bar without limits.
+      ValueError: there are no images, an image has another shape, captions or marks differ in
+        number, or there is a bar without limits.
 
     Example:
-      >>> figure = mosaic([Strip([np.eye(4), np.eye(4)], "stem"), Strip([np.eye(2)], "stage1")], heads=["0", "1"])
+      >>> strips = [Strip([np.eye(4), np.eye(4)], "stem"), Strip([np.eye(2)], "stage1")]
+      >>> figure = mosaic(strips, heads=["0", "1"])
       >>> [text.get_text() for text in figure.axes[0].texts]
       ['0', '1', 'stem', 'stage1']
     """
     _check(strips, bar)
     first = next(image for strip in strips for image in strip.images)
-    wide = side * first.shape[1] / first.shape[0]
-    texts = [extent(head, TICK) for head in heads]
-    texts += [extent(plain(text), SMALL, plain=True) for strip in strips for text in strip.captions]
-    cell = max(wide + gap, *(text + 0.1 for text in texts), 0.0)
-    labels = [wrap(plain(strip.label), LABEL, LABELS, plain=True) for strip in strips]
-    left = max(extent(line, LABEL, plain=True) for label in labels for line in label.split("\n")) + 0.12
+    image_width = side * first.shape[1] / first.shape[0]
+    captions = [printable(text) for strip in strips for text in strip.captions]
+    text_widths = [text_width(head, TICK) for head in heads]
+    text_widths += [text_width(text, SMALL, plain=True) for text in captions]
+    cell = max(image_width + gap, *(width + 0.1 for width in text_widths), 0.0)
+    labels = [wrap(printable(strip.label), LABEL, MAX_LABEL_WIDTH, plain=True) for strip in strips]
+    lines = [line for label in labels for line in label.split("\n")]
+    left = max(text_width(line, LABEL, plain=True) for line in lines) + 0.12
     width = left + max(len(strip.images) for strip in strips) * cell
-    below = [1.5 * SMALL / 72 * bool(strip.captions) for strip in strips]
-    above = 1.6 * TICK / 72 * bool(heads)
-    height = above + sum(side + gap + space for space in below)
-    figure, axis = _page(width, height, title, note, bar, strips[0])
+    caption_heights = [1.5 * SMALL / 72 * bool(strip.captions) for strip in strips]
+    head_height = 1.6 * TICK / 72 * bool(heads)
+    height = head_height + sum(side + gap + space for space in caption_heights)
+    figure, axis = _new_page(width, height, title, note, bar, strips[0])
+    center: dict[str, Any] = {"ha": "center", "va": "center"}
     for column, head in enumerate(heads):
-        axis.text(left + (column + 0.5) * cell, above / 2, head, fontsize=TICK, ha="center", va="center")
-    top = above
-    for strip, label, space in zip(strips, labels, below, strict=True):
-        axis.text(left - 0.12, top + side / 2, label, fontsize=LABEL, ha="right", va="center", **text_style(label))
+        x = left + (column + 0.5) * cell
+        axis.text(x, head_height / 2, head, fontsize=TICK, **center)
+    top = head_height
+    for strip, label, space in zip(strips, labels, caption_heights, strict=True):
+        style = plain_text_style(label) | {"fontsize": LABEL, "ha": "right", "va": "center"}
+        axis.text(left - 0.12, top + side / 2, label, **style)
         for column, image in enumerate(strip.images):
-            x = left + (column + 0.5) * cell - wide / 2
-            axis.imshow(_coloured(image, strip), extent=(x, x + wide, top + side, top), interpolation="nearest")
+            x = left + (column + 0.5) * cell - image_width / 2
+            extent = (x, x + image_width, top + side, top)
+            axis.imshow(_to_colors(image, strip), extent=extent, interpolation="nearest")
             if strip.marks and (mark := strip.marks[column]) is not None:
-                high, broad = np.shape(image)[:2]
-                place = x + (mark[1] + 0.5) / broad * wide, top + (mark[0] + 0.5) / high * side
-                axis.plot(*place, "o", ms=7, mfc="none", mec="black", mew=3.2)
-                axis.plot(*place, "o", ms=7, mfc="none", mec="white", mew=1.4)
+                rows, columns = np.shape(image)[:2]
+                mark_x = x + (mark[1] + 0.5) / columns * image_width
+                mark_y = top + (mark[0] + 0.5) / rows * side
+                axis.plot(mark_x, mark_y, "o", ms=7, mfc="none", mec="black", mew=3.2)
+                axis.plot(mark_x, mark_y, "o", ms=7, mfc="none", mec="white", mew=1.4)
         for column, text in enumerate(strip.captions):
-            place = left + (column + 0.5) * cell, top + side + 0.02
-            axis.text(*place, plain(text), fontsize=SMALL, ha="center", va="top", **text_style(text))
+            x = left + (column + 0.5) * cell
+            style = plain_text_style(text) | {"fontsize": SMALL, "ha": "center", "va": "top"}
+            axis.text(x, top + side + 0.02, printable(text), **style)
         top += side + gap + space
-    axis.set(xlim=(0, width), ylim=(height, 0))  # imshow has moved them
+    # imshow has changed the limits.
+    axis.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
 
-def _page(width: float, height: float, title: str, note: str, bar: str, strip: Strip) -> tuple[Figure, Axes]:
-    """The figure and its one pair of axes, in inches from the upper left corner."""
-    wide = max(width + 0.2, 4.0) + 0.95 * bool(bar)
-    note = wrap(note, TICK, wide - 0.3)
-    lines = 1.45 * TICK / 72 * (note.count("\n") + 1) * bool(note)
-    figure = sheet(wide, height + lines + 0.2, title=title)
+def _new_page(
+    width: float, height: float, title: str, note: str, bar: str, strip: Strip
+) -> tuple[Figure, Axes]:
+    """Return the figure and its single axes.
+
+    The axes are in inches from the upper left corner.
+    """
+    figure_width = max(width + 0.2, 4.0) + 0.95 * bool(bar)
+    note = wrap(note, TICK, figure_width - 0.3)
+    note_height = 1.45 * TICK / 72 * (note.count("\n") + 1) * bool(note)
+    figure = new_figure(figure_width, height + note_height + 0.2, title=title)
     if note:
         figure.supxlabel(note, fontsize=TICK, x=0.01, ha="left")
     axis = figure.add_subplot()
@@ -129,36 +170,45 @@ def _page(width: float, height: float, title: str, note: str, bar: str, strip: S
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
     if bar:
         low, high = strip.limits or (0.0, 1.0)
-        scale = ScalarMappable(Normalize(low, high), colormaps[strip.colours])
-        drawn = figure.colorbar(scale, ax=axis, shrink=min(1.0, 3.0 / height), aspect=14, pad=0.02)
-        drawn.set_label(bar, fontsize=LABEL)
-        drawn.ax.tick_params(labelsize=TICK)
+        scale = ScalarMappable(Normalize(low, high), colormaps[strip.cmap])
+        colorbar = figure.colorbar(
+            scale, ax=axis, shrink=min(1.0, 3.0 / height), aspect=14, pad=0.02
+        )
+        colorbar.set_label(bar, fontsize=LABEL)
+        colorbar.ax.tick_params(labelsize=TICK)
     return figure, axis
 
 
-def _coloured(image: np.ndarray, strip: Strip) -> np.ndarray:
-    """[h, w, 3 or 4] in 0..1."""
+def _to_colors(image: np.ndarray, strip: Strip) -> np.ndarray:
+    """Return the colors [h, w, 3 or 4] of an image, in 0..1."""
     if image.ndim == 3:
         return image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
-    known = image[np.isfinite(image)]
-    low, high = strip.limits or ((known.min(), known.max()) if known.size else (0.0, 1.0))
+    finite = image[np.isfinite(image)]
+    low, high = strip.limits or ((finite.min(), finite.max()) if finite.size else (0.0, 1.0))
     norm: Any = Normalize(low, high if high > low else low + 1)
-    colours = colormaps[strip.colours].with_extremes(bad="white")
-    return colours(norm(np.ma.masked_invalid(image)))
+    cmap = colormaps[strip.cmap].with_extremes(bad="white")
+    return cmap(norm(np.ma.masked_invalid(image)))
 
 
 def _check(strips: Sequence[Strip], bar: str) -> None:
     shapes = [np.shape(image) for strip in strips for image in strip.images]
-    wrong = [shape for shape in shapes if len(shape) not in (2, 3) or 0 in shape or shape[2:] not in ((), (3,))]
-    if not shapes or wrong:
+    invalid = [
+        shape
+        for shape in shapes
+        if len(shape) not in (2, 3) or 0 in shape or shape[2:] not in ((), (3,))
+    ]
+    if not shapes or invalid:
         raise ValueError(
-            f"the images have shapes {wrong[:3]}; expected at least one, and each [h, w] or [h, w, 3], none empty"
+            f"the images have shapes {invalid[:3]}; "
+            "expected at least one, and each [h, w] or [h, w, 3], none empty"
         )
     for strip in strips:
-        for what, some in (("captions", strip.captions), ("marks", strip.marks)):
-            if len(some) not in (0, len(strip.images)):
+        n = len(strip.images)
+        for field, items in (("captions", strip.captions), ("marks", strip.marks)):
+            if len(items) not in (0, n):
                 raise ValueError(
-                    f"{strip.label!r} has {len(some)} {what}; expected none or {len(strip.images)}, one for each image"
+                    f"{strip.label!r} has {len(items)} {field}; "
+                    f"expected none or {n}, one for each image"
                 )
     if bar and strips[0].limits is None:
         raise ValueError("a colour bar needs limits; write Strip(..., limits=(low, high))")

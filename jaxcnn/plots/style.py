@@ -1,34 +1,46 @@
-"""What the figures share: colours, sizes of letters, the title above and the one legend below the axes."""
+"""Shared style of the figures: colors, text, ticks, title and legend."""
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager, get_font
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, MaxNLocator
 
-from jaxcnn.plots.text import properties
+log = logging.getLogger("jaxcnn.plots")
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, told apart by the colour-blind too."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colors, which color-blind readers can distinguish too."""
 RED = "#C00000"
-"""Of crosses, where training diverged. Their shape says it too."""
+"""Color of crosses, where training diverged; their shape shows it too."""
 DASHES: Sequence[tuple[Any, Any]] = (
     ("-", "--"),
     ((0, (1, 1)), (0, (1, 3))),
     ((0, (5, 1.5, 1, 1.5)), (0, (5, 4, 1, 4))),
     ((0, (5, 1, 1, 1, 1, 1)), (0, (5, 4, 1, 2, 1, 4))),
 )
-"""Of each turn of the colours, the pattern of its solid and of its dashed lines."""
+"""Patterns of (solid, dashed) lines, for each repetition of the colors."""
 TITLE, LABEL, TICK, SMALL = 14, 13, 11, 10
-"""Sizes of letters, in points: panel's title; axis label and legend; numbers at ticks; text inside the axes."""
+"""Font sizes, in points.
+
+They are for a panel's title, for axis label and legend, for numbers at ticks, and for text inside
+the axes.
+"""
+
+# ---------------------------------------------------------------- figures
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -36,42 +48,54 @@ def save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, dpi=160)
 
 
-def sheet(width: float, height: float, *, title: str = "", handles: Sequence[Artist] = ()) -> Figure:
-    """A figure with its title and its legend, which add to `height` and so take nothing from the axes; inches.
+def new_figure(
+    width: float, height: float, *, title: str = "", handles: Sequence[Artist] = ()
+) -> Figure:
+    """Return a figure with its title and its legend.
+
+    Both add to `height`, and so take nothing from the axes. Sizes are in inches.
 
     Example:
-      >>> sheet(4.0, 3.0, title="Depth").get_suptitle()
+      >>> new_figure(4.0, 3.0, title="Depth").get_suptitle()
       'Depth'
     """
     title = wrap(title, TITLE + 1, width - 0.2)
-    columns = _columns(width, handles)
-    lines = 1.45 * math.ceil(len(handles) / columns) * LABEL + 1.4 * title.count("\n") * TITLE + 22 * bool(title)
-    figure = Figure(figsize=(width, height + lines / 72))
+    columns = _legend_columns(width, handles)
+    legend_points = 1.45 * math.ceil(len(handles) / columns) * LABEL
+    points = legend_points + 1.4 * title.count("\n") * TITLE + 22 * bool(title)
+    figure = Figure(figsize=(width, height + points / 72))
     figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.07)
     if title:
         figure.suptitle(title, fontsize=TITLE + 1)
     if handles:
-        place: Any = "outside lower center"
+        location: Any = "outside lower center"
         style: dict[str, Any] = {"fontsize": LABEL - 1, "frameon": False, "handlelength": 2.6}
-        figure.legend(handles=list(handles), loc=place, ncols=columns, **style)
+        figure.legend(handles=list(handles), loc=location, ncols=columns, **style)
     return figure
 
 
-def _columns(width: float, handles: Sequence[Artist]) -> int:
-    """As many columns of the legend as fit; matplotlib fills them one after another."""
+def _legend_columns(width: float, handles: Sequence[Artist]) -> int:
+    """Return the largest number of the legend's columns that fit.
+
+    Matplotlib fills the columns one after another.
+    """
     size = LABEL - 1
-    widths = np.array([extent(str(handle.get_label()), size) + 5.6 * size / 72 for handle in handles])
+    widths = np.array(
+        [text_width(str(handle.get_label()), size) + 5.6 * size / 72 for handle in handles]
+    )
     for n in range(len(handles), 1, -1):
         if sum(part.max() for part in np.array_split(widths, n)) <= width:
             return n
     return 1
 
 
-def tidy(axis: Axes, title: str, *, width: float, pad: float = 8) -> None:
-    """Letters of readable size, a pale grid behind everything and no frame above and on the right.
+def style_axes(axis: Axes, title: str, *, width: float, pad: float = 8) -> None:
+    """Set font sizes, a pale grid and an open frame.
+
+    The frame has no lines above and on the right.
 
     Args:
-      axis: what it is about.
+      axis: the axes to change.
       title: above it, broken into lines no wider than `width`.
       width: of the panel, in inches.
       pad: between the title and the axes, in points.
@@ -85,26 +109,33 @@ def tidy(axis: Axes, title: str, *, width: float, pad: float = 8) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def extent(text: str, size: float, *, plain: bool = False) -> float:
-    """How wide one line of text is, in inches; `size` in points. A `plain` text has no formulas.
+# ---------------------------------------------------------------- sizes of text
+
+
+def text_width(text: str, size: float, *, plain: bool = False) -> float:
+    """Return the width of one line of text, in inches.
+
+    Args:
+      text: one line.
+      size: of the font, in points.
+      plain: the text has no formulas.
 
     Example:
-      >>> extent("wide" * 2, 10) > 1.9 * extent("wide", 10)
+      >>> text_width("wide" * 2, 10) > 1.9 * text_width("wide", 10)
       True
     """
     if not text.strip():
         return 0.0
-    fonts = properties(text) if plain else None
-    return (
-        float(TextPath((0, 0), text.replace("$", r"\$") if plain else text, size=size, prop=fonts).get_extents().width)
-        / 72
-    )
+    fonts = font_properties(text) if plain else None
+    text = text.replace("$", r"\$") if plain else text
+    return float(TextPath((0, 0), text, size=size, prop=fonts).get_extents().width) / 72
 
 
 def wrap(text: str, size: float, inches: float, *, plain: bool = False) -> str:
-    r"""The text broken at spaces, but not at those within $formulas$, into lines no wider than `inches` where it can be.
+    r"""Break text into lines no wider than `inches`, where possible.
 
-    In a `plain` text a dollar sign is a dollar sign.
+    Lines break at spaces, but not at those within $formulas$. In a `plain` text a dollar sign is a
+    dollar sign.
 
     Example:
       >>> wrap("sharpness and $2 / \\eta$", size=10, inches=1.0)
@@ -115,9 +146,181 @@ def wrap(text: str, size: float, inches: float, *, plain: bool = False) -> str:
         line = ""
         for word in re.findall(r"\S+" if plain else r"(?:\$[^$]*\$|\S)+", paragraph):
             longer = f"{line} {word}".strip()
-            if line and extent(longer, size, plain=plain) > inches:
+            if line and text_width(longer, size, plain=plain) > inches:
                 lines.append(line)
                 longer = word
             line = longer
         lines.append(line)
     return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- plain text, as names of files
+
+_WITHOUT_OUTLINES = re.compile(r"emoji|color|last ?resort", re.IGNORECASE)
+
+
+def printable(text: str) -> str:
+    r"""Replace control characters by escapes, and unavailable characters by U+FFFD.
+
+    A warning names the characters that no installed font has. Text of users, such as names of
+    classes and files, is drawn like this.
+
+    Example:
+      >>> printable("cost in $ \x1b[31m")
+      'cost in $ \\x1b[31m'
+    """
+    text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    missing = _families(text)[1]
+    return "".join("\N{REPLACEMENT CHARACTER}" if c in missing else c for c in text)
+
+
+def plain_text_style(*texts: str) -> dict[str, Any]:
+    """Return arguments of matplotlib's `Text` for plain texts.
+
+    They turn off mathtext, and select fonts that have the characters.
+
+    Example:
+      >>> plain_text_style("cat")
+      {'parse_math': False, 'fontfamily': ['sans-serif']}
+    """
+    return {"parse_math": False, "fontfamily": list(_families("".join(texts))[0])}
+
+
+def font_properties(text: str) -> FontProperties:
+    """Return the fonts of `plain_text_style`, for measuring a text."""
+    return FontProperties(family=list(_families(text)[0]))
+
+
+def _families(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the font families for a text, and its missing characters.
+
+    The default family comes first.
+    """
+    default = rcParams["font.family"]
+    default = (default,) if isinstance(default, str) else tuple(default)
+    uncommon = frozenset(c for c in text if ord(c) > 0x7E)
+    if not uncommon:
+        return default, frozenset()
+    fallback, missing = _fallback_families(default, uncommon)
+    return default + fallback, missing
+
+
+@lru_cache(1000)
+def _fallback_families(
+    default: tuple[str, ...], characters: frozenset[str]
+) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return further families for characters, and those that no installed font has."""
+    missing = characters
+    for family in default:
+        missing = missing - _covered(findfont(FontProperties(family=[family])))
+    families: list[str] = []
+    if missing:
+        for font in sorted(fontManager.ttflist, key=_font_order):
+            if covered := missing & _covered(font.fname):
+                families.append(font.name)
+                missing = missing - covered
+            if not missing:
+                break
+    if missing:
+        examples = "".join(sorted(missing)[:20])
+        log.warning(
+            "no installed font has the characters %s; install one, such as Noto Sans CJK", examples
+        )
+    return tuple(families), missing
+
+
+def _font_order(font: FontEntry) -> tuple[Any, ...]:
+    """Return a sort key with upright sans-serif fonts of normal weight first."""
+    is_bold = font.weight not in (400, "normal")
+    return ("Sans" not in font.name, font.style != "normal", is_bold, font.name, font.fname)
+
+
+@lru_cache(None)
+def _covered(path: str) -> frozenset[str]:
+    """Return the characters of a font file.
+
+    There are none for a font with bitmaps instead of outlines, or one that cannot be read.
+    """
+    if _WITHOUT_OUTLINES.search(path):
+        return frozenset()
+    try:
+        return frozenset(map(chr, get_font(path).get_charmap()))
+    except (OSError, RuntimeError):
+        return frozenset()
+
+
+# ---------------------------------------------------------------- ticks
+
+FEW_DECADES, VERY_FEW_DECADES = 1.5, 0.35
+"""Lengths of an axis, in decades.
+
+Below the first, powers of ten alone are too few numbers. Below the second, so are 1, 2 and 5 times
+them.
+"""
+
+
+def set_ticks(axis: Axis, *, log: bool, width: float, whole: bool = False) -> None:
+    """Make an axis linear or logarithmic, with as many ticks as fit.
+
+    Args:
+      axis: the axis to change.
+      log: whether it is logarithmic.
+      width: of the panel, in inches.
+      whole: a linear axis has ticks at whole numbers alone, as for epochs.
+    """
+    if log:
+        name = axis.axis_name  # pyright: ignore[reportAttributeAccessIssue]
+        axis.axes.set(**{f"{name}scale": "log"})
+        powers = LogFormatterMathtext()
+        powers.set_axis(axis)
+        axis.set_major_locator(LogLocator(numticks=max(3, int(1.6 * width))))
+        axis.set_major_formatter(
+            FuncFormatter(lambda v, _: f"{v:g}" if _decades(axis) < FEW_DECADES else powers(v))
+        )
+        axis.set_minor_formatter(FuncFormatter(lambda v, _: minor_label(v, _decades(axis))))
+        return
+    count = min(6, max(3, int(1.3 * width)))
+    axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole))
+    if axis.axis_name == "x":  # pyright: ignore[reportAttributeAccessIssue]
+        axis.set_major_formatter(
+            FuncFormatter(lambda v, _: tick_label(v, max(map(abs, axis.get_view_interval()))))
+        )
+
+
+def _decades(axis: Axis) -> float:
+    low, high = sorted(axis.get_view_interval())
+    return math.log10(high / low) if low > 0 else math.inf
+
+
+def minor_label(value: float, decades: float) -> str:
+    """Return the number at a tick between powers of ten.
+
+    It is "" where there would be too many numbers.
+
+    Args:
+      value: at the tick.
+      decades: length of the axis.
+
+    Example:
+      >>> [minor_label(value, 1.0) for value in (0.2, 0.3, 0.5, 0.6)]
+      ['0.2', '', '0.5', '']
+      >>> minor_label(0.2, 3.0), minor_label(0.6, 0.2)
+      ('', '0.6')
+    """
+    if decades >= FEW_DECADES:
+        return ""
+    leading = round(value / 10 ** math.floor(math.log10(value) + 1e-9), 6)
+    return f"{value:.6g}" if decades < VERY_FEW_DECADES or leading in (1, 2, 5) else ""
+
+
+def tick_label(value: float, greatest: float) -> str:
+    """Return the number at a tick.
+
+    On an axis that reaches ten thousand it is in thousands, since 20k takes half the width of
+    20000.
+
+    Example:
+      >>> tick_label(2500, 20_000), tick_label(0, 20_000), tick_label(2500, 5000)
+      ('2.5k', '0', '2500')
+    """
+    return f"{value / 1000:g}k" if greatest >= 10_000 and value else f"{value:.6g}"

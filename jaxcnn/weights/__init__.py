@@ -1,10 +1,11 @@
-"""Weights that others have published, and ours for others: safetensors, and PyTorch's files without PyTorch.
+"""Published weights: safetensors files, and files of `torch.save` without PyTorch.
 
-`load_weights` gives the variables of a network from a file, `export` writes one. A file from a stranger runs nothing.
+`load_weights` returns the variables of a network from a file, and `export_weights` writes a file.
+Nothing in a file is executed.
 """
 
-from jaxcnn.weights.exporting import export_weights as export_weights
-from jaxcnn.weights.loading import load_weights as load_weights
-from jaxcnn.weights.reading import read_metadata as read_metadata
-from jaxcnn.weights.reading import read_weights as read_weights
-from jaxcnn.weights.types import WeightsError as WeightsError
+from jaxcnn.weights._errors import WeightsError as WeightsError
+from jaxcnn.weights.export import export_weights as export_weights
+from jaxcnn.weights.files import read_metadata as read_metadata
+from jaxcnn.weights.files import read_weights as read_weights
+from jaxcnn.weights.load import load_weights as load_weights

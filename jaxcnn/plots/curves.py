@@ -1,0 +1,126 @@
+"""Learning curves from the rows of runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from jaxcnn.plots.style import COLORS
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Sequence[Rows]]],
+    *,
+    dashed: str,
+    solid: str,
+    title: str = "",
+) -> Figure:
+    """Draw learning curves in panels side by side on the same axes.
+
+    The style is that of figure 6 of He et al. 2015. A line is the mean over seeds, and its band
+    reaches from the least to the greatest. The legend has the keys as words, with the rows'
+    `eval_split` for "eval" in a key `eval_*`.
+
+    Args:
+      panels: panel's title -> line's label -> one list of rows for each seed. A label has the same
+        color in all panels.
+      dashed: the key of the thin dashed lines, such as "train_error".
+      solid: the key of the bold lines, such as "eval_error".
+      title: above the figure.
+
+    Example:
+      >>> errors = [(1, 9.0, 9.5), (2, 5.0, 6.0)]
+      >>> rows = [{"step": i, "train_error": a, "eval_error": b} for i, a, b in errors]
+      >>> lines = {"20 layers": [rows]}
+      >>> figure = curves({"plain": lines}, dashed="train_error", solid="eval_error")
+      >>> len(figure.axes)
+      1
+    """
+    figure = Figure(figsize=(5.6 * len(panels), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    colors = {label: COLORS[i % len(COLORS)] for i, label in enumerate(labels)}
+    for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+        for label, seeds in lines.items():
+            _draw_line(axis, seeds, dashed, colors[label], linestyle="--", linewidth=1.1)
+            _draw_line(axis, seeds, solid, colors[label], linestyle="-", linewidth=2.2)
+        axis.set_title(name, fontsize=14)
+        axis.set_xlabel("iteration", fontsize=13)
+        axis.grid(alpha=0.25)
+        axis.tick_params(labelsize=11)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(0, _upper_limit(panels, (dashed, solid)))
+    axes[0].set_ylabel("error (%)", fontsize=13)
+    handles = _legend(panels, colors, dashed, solid)
+    # Below the panels, where no line can run through it.
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        fontsize=11,
+        frameon=False,
+    )
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _upper_limit(panels, keys) -> float:
+    """Return the upper limit of the axis.
+
+    Like the paper's, it cuts off a first descent that would flatten the ends of the lines.
+    """
+    runs = [rows for lines in panels.values() for seeds in lines.values() for rows in seeds if rows]
+    values = [row[key] for run in runs for row in run for key in keys if row[key] is not None]
+    ends = [run[-1][key] for run in runs for key in keys if run[-1][key] is not None]
+    return min(1.05 * max(values, default=1), 2.5 * max(ends, default=math.inf)) or 1
+
+
+def _legend(panels, colors, dashed, solid):
+    """Return the handles of one legend for all panels."""
+    handles = [
+        Line2D([], [], color=color, linewidth=2.2, label=label) for label, color in colors.items()
+    ]
+    seeds = max(len(runs) for lines in panels.values() for runs in lines.values())
+    note = f", mean and range of {seeds} seeds" if seeds > 1 else ""
+    kinds: list[tuple[str, Any, float]] = [(solid, "-", 2.2), (dashed, "--", 1.1)]
+    for key, style, width in kinds:
+        text = _key_as_words(panels, key) + note
+        handles.append(Line2D([], [], color="0.35", linestyle=style, linewidth=width, label=text))
+    return handles
+
+
+def _key_as_words(panels, key: str) -> str:
+    """Return the key as words.
+
+    The split's name replaces "eval" where all rows agree on it.
+    """
+    rows = [
+        row for lines in panels.values() for runs in lines.values() for run in runs for row in run
+    ]
+    splits = {row.get("eval_split") for row in rows}
+    split = splits.pop() if len(splits) == 1 else None
+    if split and key.startswith("eval_"):
+        key = split + key.removeprefix("eval")
+    return key.replace("_", " ")
+
+
+def _draw_line(axis, seeds: Sequence[Rows], key: str, color: str, **style: Any) -> None:
+    by_step: dict[int, list[float]] = {}
+    for rows in seeds:
+        for row in rows:
+            if row[key] is not None:
+                by_step.setdefault(row["step"], []).append(row[key])
+    steps = sorted(by_step)
+    values = [by_step[step] for step in steps]
+    axis.plot(steps, [np.mean(v) for v in values], color=color, **style)
+    if len(seeds) > 1:
+        low, high = [min(v) for v in values], [max(v) for v in values]
+        axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
