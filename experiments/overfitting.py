@@ -234,7 +234,9 @@ def figures(found: Mapping[str, list[runs.Run]], table: list[dict[str, Any]], ou
     what += f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     top = 2 * max(line["validation_loss"] for line in table)  # the first descent would press the rest flat
     panels = [panel(name, all_runs, found.get("few", []))._replace(ylim=(0, top)) for name, all_runs in found.items()]
-    plots.save(plots.panels(panels, title=what + " and their range" * (seeds > 1), size=(3.25, 3.1)), out / "curves.png")
+    plots.save(
+        plots.panels(panels, title=what + " and their range" * (seeds > 1), size=(3.25, 3.1)), out / "curves.png"
+    )
     shown = {"training": "train_error", "validation": "validation_error", "test": "test_error"}
     heights, halves = (
         {line["setting"]: {label: line[key + part] for label, key in shown.items()} for line in table}

@@ -143,7 +143,9 @@ def pictures(out: Path, what: str, names: Sequence[str], trials: Runs, final: Ru
         sensitivity(trials), columns=8, size=SMALL, title=f"{what}: validation error at each rate {grey}"
     )
     plots.save(figure, out / "sensitivity.png")
-    figure = plots.panels(training(final), columns=8, size=SMALL, title=f"{what}: training loss at the best rate {grey}")
+    figure = plots.panels(
+        training(final), columns=8, size=SMALL, title=f"{what}: training loss at the best rate {grey}"
+    )
     plots.save(figure, out / "curves.png")
     figure = plots.panels([ranking(names, final)], title=what, size=(9.0, 1.2 + 0.28 * len(names)))
     figure.axes[0].set_yticks(range(len(names)), names)

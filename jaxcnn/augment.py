@@ -78,17 +78,14 @@ def make_normalizer(
         if subtract == "imagenet":
             if pixel.shape[-1] != 3:
                 raise ArgumentError(
-                    f"mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; "
-                    "write mean='channel'"
+                    f"mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; write mean='channel'"
                 )
             choices["imagenet"] = jnp.broadcast_to(IMAGENET_NORMALIZER.mean, pixel.shape)
             scale = jnp.asarray(IMAGENET_NORMALIZER.std)
         center = choices[str(subtract)]
     if isinstance(divide, tuple):
         channels = pixel.shape[-1]
-        return Normalizer(
-            center, jnp.broadcast_to(_constants("std", divide, channels), (channels,))
-        )
+        return Normalizer(center, jnp.broadcast_to(_constants("std", divide, channels), (channels,)))
     return Normalizer(center, scale if divide else jnp.ones_like(scale))
 
 
@@ -193,9 +190,7 @@ class AugmentConfig(NamedTuple):
     least_area: float | None = None
 
 
-def augment(
-    key: jax.Array, image: jax.Array, normalizer: Normalizer, config: AugmentConfig
-) -> jax.Array:
+def augment(key: jax.Array, image: jax.Array, normalizer: Normalizer, config: AugmentConfig) -> jax.Array:
     """Augment one normalized image, [h, w, c] -> the same shape.
 
     Padding follows the subtraction of the mean, so that zeros are the mean color (the protocol of

@@ -56,15 +56,11 @@ def random_direction(key: jax.Array, params: Any) -> Any:
     leaves, tree = jax.tree.flatten(params)
     sizes = [np.size(leaf) if np.ndim(leaf) > 1 else 0 for leaf in leaves]
     if not any(sizes):
-        raise ArgumentError(
-            "params holds no kernel; expected at least one array [..., out] of two axes or more"
-        )
+        raise ArgumentError("params holds no kernel; expected at least one array [..., out] of two axes or more")
     # One draw for all leaves needs one compilation, not one for every shape.
     noise = np.asarray(jax.random.normal(key, (sum(sizes),), "float32"), np.float64)
     parts = np.split(noise, np.cumsum(sizes)[:-1])
-    return tree.unflatten(
-        [_scale_filters(part, np.asarray(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
-    )
+    return tree.unflatten([_scale_filters(part, np.asarray(leaf)) for part, leaf in zip(parts, leaves, strict=True)])
 
 
 def _scale_filters(noise: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -75,9 +71,7 @@ def _scale_filters(noise: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if not noise.size:
         return np.zeros(weights.shape, np.float32)
     noise, axes = noise.reshape(weights.shape), tuple(range(weights.ndim - 1))
-    weight_norms, noise_norms = (
-        np.sqrt(np.square(array, dtype=np.float64).sum(axes)) for array in (weights, noise)
-    )
+    weight_norms, noise_norms = (np.sqrt(np.square(array, dtype=np.float64).sum(axes)) for array in (weights, noise))
     return (noise * (weight_norms / noise_norms)).astype(np.float32)
 
 
@@ -156,10 +150,7 @@ def pca_plane(states: Sequence[State]) -> PCAPlane:
       4.0
     """
     if len(states) < 3:
-        raise ArgumentError(
-            f"there are {len(states)} states; "
-            "expected at least three, of which two steps make a plane"
-        )
+        raise ArgumentError(f"there are {len(states)} states; expected at least three, of which two steps make a plane")
     trees = [jax.tree.leaves(eval_state(state).params) for state in states]
     differences = [_differences(leaves) for leaves in zip(*trees, strict=True)]
     # [t, t], which is all that is needed of millions of parameters.
@@ -170,9 +161,7 @@ def pca_plane(states: Sequence[State]) -> PCAPlane:
     variances, vectors = variances[:-3:-1], vectors[:, :-3:-1]
     total = np.trace(center @ inner @ center)
     if not variances[1] > MIN_VARIANCE_SHARE * total:
-        raise ArgumentError(
-            "the states lie on one line; expected a path that turns: give more of them"
-        )
+        raise ArgumentError("the states lie on one line; expected a path that turns: give more of them")
     # [t, 2], the directions as sums of differences.
     mix = center @ vectors / np.sqrt(variances)
     mix *= np.where((inner @ mix)[0] < 0, -1, 1)
@@ -288,13 +277,9 @@ def evaluate_along(
     values = _initial_values(resume, tuple(map(len, multiples)))
     batch_size = batch if statistics == "moving" else None
     measure = _make_measure(model, split, strategy, loss, batch_size)
-    center, replicated = strategy.replicate(
-        (state._replace(opt_state=(), metrics=()), tuple(directions))
-    )
+    center, replicated = strategy.replicate((state._replace(opt_state=(), metrics=()), tuple(directions)))
     for index in itertools.islice(np.ndindex(values.loss.shape), values.done, None):
-        coefficients = np.array(
-            [part[i] for part, i in zip(multiples, index, strict=True)], np.float32
-        )
+        coefficients = np.array([part[i] for part, i in zip(multiples, index, strict=True)], np.float32)
         params = _move(center.params, replicated, coefficients)
         sums = measure(center._replace(params=params))
         values.loss[index], values.error_percent[index] = sums.mean_loss, sums.error_percent
@@ -340,9 +325,7 @@ def _make_measure(model, split, strategy, loss, batch_size) -> Callable[[Any], m
 def _single_batch_program(model, strategy, loss):
     # BN takes the moments of all images, also where several devices share them.
     settings = {"axis": strategy.axis, "bn_group": 0}
-    global_model = model.clone(
-        **{name: value for name, value in settings.items() if hasattr(model, name)}
-    )
+    global_model = model.clone(**{name: value for name, value in settings.items() if hasattr(model, name)})
 
     def step(sums, fixed, index):
         state, split = fixed
@@ -350,9 +333,7 @@ def _single_batch_program(model, strategy, loss):
         inputs = normalize(images, state.normalizer)
         rngs = {"dropout": jax.random.PRNGKey(0)}
         variables = {"params": state.params, **state.model_state}
-        outputs, _ = global_model.apply(
-            variables, inputs, train=True, mutable=list(state.model_state), rngs=rngs
-        )
+        outputs, _ = global_model.apply(variables, inputs, train=True, mutable=list(state.model_state), rngs=rngs)
         outputs, target = outputs_and_targets(outputs, inputs, labels, loss)
         new = metrics.count(outputs, target, numbers >= 0, loss)
         return metrics.add(sums, jax.lax.psum(new, strategy.axis) if strategy.axis else new)
@@ -362,15 +343,11 @@ def _single_batch_program(model, strategy, loss):
 
 def _check_directions(params: Any, directions: Sequence[Any]) -> None:
     if len(directions) not in (1, 2):
-        raise ArgumentError(
-            f"there are {len(directions)} directions; expected one (a line) or two (a plane)"
-        )
+        raise ArgumentError(f"there are {len(directions)} directions; expected one (a line) or two (a plane)")
     shapes = jax.tree.map(np.shape, params, is_leaf=lambda x: hasattr(x, "shape"))
     for i, direction in enumerate(directions):
         if jax.tree.map(np.shape, direction, is_leaf=lambda x: hasattr(x, "shape")) != shapes:
-            raise ArgumentError(
-                f"directions[{i}] is not like the parameters; write direction(key, state.params)"
-            )
+            raise ArgumentError(f"directions[{i}] is not like the parameters; write direction(key, state.params)")
 
 
 def _check_steps(directions, steps) -> list[np.ndarray]:
@@ -380,8 +357,7 @@ def _check_steps(directions, steps) -> list[np.ndarray]:
         array.ndim == 1 and array.size and np.isfinite(array).all() for array in arrays
     ):
         raise ArgumentError(
-            f"steps has shapes {shapes}; "
-            f"expected a list of finite numbers for each of {len(directions)} directions"
+            f"steps has shapes {shapes}; expected a list of finite numbers for each of {len(directions)} directions"
         )
     return arrays
 
@@ -391,8 +367,7 @@ def _initial_values(resume: LandscapeValues | None, shape: tuple[int, ...]) -> L
         return LandscapeValues(np.full(shape, np.nan), np.full(shape, np.nan), 0)
     if resume.loss.shape != shape:
         raise ArgumentError(
-            f"resume has shape {resume.loss.shape} and steps ask for {shape}; "
-            "give what the same steps left"
+            f"resume has shape {resume.loss.shape} and steps ask for {shape}; give what the same steps left"
         )
     # The arrays are written to, so those of the caller are copied.
     return resume._replace(loss=resume.loss.copy(), error_percent=resume.error_percent.copy())

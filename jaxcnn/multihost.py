@@ -41,9 +41,7 @@ class MultihostError(ValueError):
     """An error of process 0, raised on the others; one line."""
 
 
-def initialize(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
-) -> None:
+def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
     """Make this process one of a job of several.
 
     This must run before JAX is first used. It starts JAX's own distributed runtime. Without
@@ -67,9 +65,7 @@ def initialize(
         "num_processes": num_processes,
         "process_id": process_id,
     }
-    if coordinator == "auto" or (
-        all(value is None for value in arguments.values()) and _is_in_cluster()
-    ):
+    if coordinator == "auto" or (all(value is None for value in arguments.values()) and _is_in_cluster()):
         arguments = {}
     elif all(value is None for value in arguments.values()):
         return
@@ -116,22 +112,15 @@ def _check(coordinator, num_processes, process_id):
         if value is None:
             examples = {"coordinator": "10.0.0.1:9876", "num_processes": 2, "process_id": 0}
             raise ArgumentError(
-                f"{name} is not given, but the job has several hosts: "
-                f"write --{_flag(name)} {examples[name]}"
+                f"{name} is not given, but the job has several hosts: write --{_flag(name)} {examples[name]}"
             )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ArgumentError(
-            f"coordinator is {coordinator!r}; expected HOST:PORT: write --coordinator 10.0.0.1:9876"
-        )
+        raise ArgumentError(f"coordinator is {coordinator!r}; expected HOST:PORT: write --coordinator 10.0.0.1:9876")
     if num_processes < 1:
-        raise ArgumentError(
-            f"num_processes is {num_processes}; expected at least 1: write --num-processes 2"
-        )
+        raise ArgumentError(f"num_processes is {num_processes}; expected at least 1: write --num-processes 2")
     if not 0 <= process_id < num_processes:
-        raise ArgumentError(
-            f"process_id is {process_id}; expected 0 to {num_processes - 1}, each of them once"
-        )
+        raise ArgumentError(f"process_id is {process_id}; expected 0 to {num_processes - 1}, each of them once")
     if process_id == 0:
         _check_port(int(port))
 
@@ -201,9 +190,7 @@ def all_equal(text: str) -> bool:
         return True
     from jax.experimental import multihost_utils
 
-    digests = multihost_utils.process_allgather(
-        np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    )
+    digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
     return bool((digests == digests[0]).all())
 
 
@@ -305,16 +292,11 @@ def abort_all_on_error() -> Iterator[None]:
     except BaseException as error:
         # Not only JaxRuntimeError. The same words may come in another type, which depends on where
         # the end of the other process is detected.
-        if (
-            is_multihost()
-            and isinstance(error, Exception)
-            and any(word in str(error) for word in _PEER_ERRORS)
-        ):
+        if is_multihost() and isinstance(error, Exception) and any(word in str(error) for word in _PEER_ERRORS):
             reason = " ".join(str(error).split())[:200]
             abort(
                 _DEAD,
-                "another process of this job has ended, start all of them again to go on: "
-                f"{reason}",
+                f"another process of this job has ended, start all of them again to go on: {reason}",
             )
         if is_multihost():
             sys.excepthook(type(error), error, error.__traceback__)

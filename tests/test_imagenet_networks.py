@@ -16,7 +16,7 @@ from scipy.signal import correlate
 from test_models import close, drawn, images, np_conv, one_line, run
 
 from jaxcnn.models import GoogLeNet, PreActResNet, ResNet, count_parameters, create_model, googlenet
-from jaxcnn.models.googlenet import Auxiliary, Inception, _shifted
+from jaxcnn.models.googlenet import AuxiliaryHead, Inception, _imagenet_to_half
 from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import Dropout, conv, pool_2x2
 from jaxcnn.models.norm import BatchNorm
@@ -447,7 +447,7 @@ def test_auxiliary_heads_average_5x5_windows_and_with_bn_4x4_shares(norm):
         (CONV, partial(BatchNorm, epsilon=1e-3) if norm else None),
         partial(nn.Dense, kernel_init=initializer("he")),
     )
-    head, x = Auxiliary(make, dense, 3, None), images((14, 14, 2))
+    head, x = AuxiliaryHead(make, dense, 3, None), images((14, 14, 2))
     variables = weights(head, x)
     params, stats = double(variables["params"]), double(variables.get("batch_stats", {}))
     _, new = head.apply(variables, x, False, mutable=["aux"])
@@ -545,7 +545,7 @@ def test_alexnet_of_2012_drops_what_hidden_layers_give_and_the_one_tower_what_th
 def test_transform_input_turns_imagenets_normalisation_into_halves():
     bytes_ = np.array([0, 0.25, 1]).reshape(1, 1, 3, 1) * np.ones((1, 1, 1, 3))
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    close(_shifted(jnp.asarray((bytes_ - mean) / std, jnp.float32)), 2 * bytes_ - 1)
+    close(_imagenet_to_half(jnp.asarray((bytes_ - mean) / std, jnp.float32)), 2 * bytes_ - 1)
     plain, turned = (create_model("googlenet-bn", 2, transform_input=on) for on in (False, True))
     text = [str(jax.make_jaxpr(m.apply)(abstract(m, (32, 32, 3)), jnp.zeros((1, 32, 32, 3)))) for m in (plain, turned)]
     assert text[1].count(" mul ") == text[0].count(" mul ") + 1

@@ -110,7 +110,9 @@ def test_behind_puts_the_others_first_lines_in_grey_behind_and_out_of_the_legend
 
 
 def test_scales_and_limits():
-    (axis,) = plots.panels([Panel("", [Line([1, 10], [1.0, 0.1])], xlog=True, ylog=True, xlim=(1, 20), ylim=(0.01, 2))]).axes
+    (axis,) = plots.panels(
+        [Panel("", [Line([1, 10], [1.0, 0.1])], xlog=True, ylog=True, xlim=(1, 20), ylim=(0.01, 2))]
+    ).axes
     assert (axis.get_xscale(), axis.get_yscale(), axis.get_xlim(), axis.get_ylim()) == (
         "log",
         "log",

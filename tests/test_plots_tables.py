@@ -175,9 +175,7 @@ def test_bars_stand_in_groups_with_their_values_above_their_errors():
     groups = {"none": {"training": 1.0, "test": 9.0}, "weight decay": {"training": None, "test": 8.0, "gap": -2.0}}
     figure = bars(groups, ylabel="error (%)", errors={"none": {"test": 0.5}}, fmt=".1f", title="regularisers")
     (axis,) = figure.axes
-    colours = [
-        COLORS.index(next(c for c in COLORS if same_color(c, bar.get_facecolor()))) for bar in rectangles(axis)
-    ]
+    colours = [COLORS.index(next(c for c in COLORS if same_color(c, bar.get_facecolor()))) for bar in rectangles(axis)]
     heights = [bar.get_height() for bar in rectangles(axis)]
     assert sorted(zip(colours, heights, strict=True)) == [(0, 1), (1, 8), (1, 9), (2, -2)]
     places = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in rectangles(axis))

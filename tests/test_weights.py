@@ -19,7 +19,7 @@ from parity import known
 from safetensors.numpy import load_file, save_file
 
 from jaxcnn.models import create_model
-from jaxcnn.models.googlenet import Auxiliary
+from jaxcnn.models.googlenet import AuxiliaryHead
 from jaxcnn.weights import WeightsError, export_weights, load, load_weights, read_metadata, read_weights
 from jaxcnn.weights._networks import published_name, trace
 from jaxcnn.weights.layouts import Leaf, from_file_layout, layouts, locate_leaves, to_file_layout
@@ -84,7 +84,7 @@ def auxiliary(model, variables, stages):
     """The heads of GoogLeNet run in training only; here they are applied alone, outside it."""
     found = {}
     for name, on in (("aux1", "inception4a"), ("aux2", "inception4d")):
-        head = Auxiliary(model._make(), nn.Dense, CLASSES, None)
+        head = AuxiliaryHead(model._make(), nn.Dense, CLASSES, None)
         own = {kind: tree[name] for kind, tree in variables.items()}
         _, sown = jax.jit(lambda own, maps, head=head: head.apply(own, maps, False, mutable=["aux"]))(own, stages[on])
         (found[name],) = sown["aux"]["logits"]
@@ -134,7 +134,9 @@ def test_a_dense_layer_after_maps_takes_them_in_our_order():
     maps, weight = np.random.default_rng(0).normal(size=(5, 3, 4)), np.random.default_rng(1).normal(size=(2, 60))
     leaf = Leaf("x.weight", (60, 2), (3, 4))
     for form in (weight, weight.reshape(2, 5, 3, 4)):
-        np.testing.assert_allclose(maps.transpose(1, 2, 0).ravel() @ from_file_layout(form, leaf), weight @ maps.ravel())
+        np.testing.assert_allclose(
+            maps.transpose(1, 2, 0).ravel() @ from_file_layout(form, leaf), weight @ maps.ravel()
+        )
     np.testing.assert_array_equal(to_file_layout(from_file_layout(weight, leaf), leaf), weight)
 
 

@@ -53,9 +53,7 @@ def upsampling(image: jax.Array) -> Any:
         stamps = ops.transposed_convolution(ones, jnp.ones((window, window, 1, 1)), 2, padding)
         title = f"transposed, window {window}, stride 2"
         counts.append(
-            plots.Tile(
-                np.asarray(stamps)[..., 0], title, "stamps on each pixel", fmt="g", cmap="Blues", limits=(0, 8)
-            )
+            plots.Tile(np.asarray(stamps)[..., 0], title, "stamps on each pixel", fmt="g", cmap="Blues", limits=(0, 8))
         )
     quarter = len(image) // 4
     small = ops.average_pool(image[quarter : 3 * quarter, quarter : 3 * quarter], 4)

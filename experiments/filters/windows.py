@@ -103,9 +103,7 @@ def sizes(image: jax.Array) -> Any:
         ]
         sums = f"⌊(5 + 2·{padding} − 3) / {stride}⌋ + 1 = {count}"
         given = plots.Tile(around, f"stride {stride}, padding {padding}", frames=frames, margin=padding, **NUMBERS)
-        made = plots.Tile(
-            out, f"{count} × {count}", note=sums, fmt=".1f", cmap="Blues", limits=(0, 22), frames=places
-        )
+        made = plots.Tile(out, f"{count} × {count}", note=sums, fmt=".1f", cmap="Blues", limits=(0, 22), frames=places)
         cells.append([given, "→", made])
     rows = [[*cells[0], " ", *cells[1]], [*cells[2], " ", *cells[3]]]
     return plots.tiles(

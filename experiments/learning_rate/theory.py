@@ -114,7 +114,9 @@ def _surface(problem: Problem, folder: Path) -> None:
         note = f"rate {share:g} / L: {word}"
         shown.append(plots.Surface(TITLES[word], height, path, *problem.labels, note, problem.minimum, problem.window))
     what = "fitting y = 2 x + 1" if problem.name == "line" else "on a quadratic"
-    plots.save(plots.optimizer_paths(shown, title=f"30 steps of gradient descent {what}"), folder / f"{problem.name}.png")
+    plots.save(
+        plots.optimizer_paths(shown, title=f"30 steps of gradient descent {what}"), folder / f"{problem.name}.png"
+    )
 
 
 def _directions(problem: Problem, folder: Path) -> None:

@@ -55,23 +55,19 @@ def check_writable_path(folder: str | Path) -> Path:
         path_bytes = len(os.fsencode(path.absolute()))
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"the folder is {_format_folder(folder)}; expected a path. "
-            f"Write 'runs/a': {describe_error(error)}"
+            f"the folder is {_format_folder(folder)}; expected a path. Write 'runs/a': {describe_error(error)}"
         ) from None
     if not path.is_absolute() and _SCHEME.fullmatch(path.parts[0] if path.parts else ""):
         raise CheckpointError(
-            f"the folder is {_format_folder(folder)}, an address; "
-            "expected a local folder. Write 'runs/a'"
+            f"the folder is {_format_folder(folder)}, an address; expected a local folder. Write 'runs/a'"
         )
     if any(unicodedata.category(letter) in _UNWRITABLE for letter in str(path)):
         raise CheckpointError(
-            f"the folder is {_format_folder(folder)}; "
-            "expected a path without control characters. Write 'runs/a'"
+            f"the folder is {_format_folder(folder)}; expected a path without control characters. Write 'runs/a'"
         )
     if path_bytes > (limit := _MAX_PATH - _MAX_INSIDE):
         raise CheckpointError(
-            f"the folder's path has {path_bytes} bytes; expected at most {limit}. "
-            "Write a shorter path"
+            f"the folder's path has {path_bytes} bytes; expected at most {limit}. Write a shorter path"
         )
     return path
 
@@ -100,8 +96,7 @@ def plain_alias(folder: Path) -> tuple[Path, Callable[[], None]]:
         return _create_alias(folder)
     except OSError as error:
         raise CheckpointError(
-            f"{folder} needs an alias, which cannot be made; rename the folder: "
-            f"{describe_error(error)}"
+            f"{folder} needs an alias, which cannot be made; rename the folder: {describe_error(error)}"
         ) from None
 
 
@@ -160,9 +155,7 @@ def lock_folder(folder: str | Path) -> IO[str]:
             folder / "lock", "a+", encoding="ascii", errors="replace", opener=_open_regular
         )
     except OSError as error:
-        raise CheckpointError(
-            f"cannot write in {folder}, name another folder: {describe_error(error)}"
-        ) from None
+        raise CheckpointError(f"cannot write in {folder}, name another folder: {describe_error(error)}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -185,10 +178,7 @@ def _lock_failure(folder: Path, lock: IO[str], error: OSError) -> str:
     if not isinstance(error, BlockingIOError):
         return f"{folder} cannot be locked, wait or name another folder: {describe_error(error)}"
     owner, status = f"in use by process {_owner(lock)}", os.fstat(lock.fileno())
-    if any(
-        not other.closed and os.path.samestat(os.fstat(other.fileno()), status)
-        for other in list(_locks)
-    ):
+    if any(not other.closed and os.path.samestat(os.fstat(other.fileno()), status) for other in list(_locks)):
         return (
             f"{folder} is {owner}, which is this process: "
             "an earlier Checkpoints object or run still has it open. "
@@ -224,9 +214,7 @@ def check_lock(folder: Path, lock: IO[str]) -> None:
         reason = "its file lock is another run's"
     except OSError as error:
         reason = describe_error(error)
-    raise CheckpointError(
-        f"{folder} was deleted or moved while in use, put it back or start again: {reason}"
-    )
+    raise CheckpointError(f"{folder} was deleted or moved while in use, put it back or start again: {reason}")
 
 
 # The end of the process.

@@ -93,8 +93,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, keep_every: int = 0):
         if type(keep_every) is not int or keep_every < 0:
             raise CheckpointError(
-                f"keep_every is {format_value(keep_every)}; expected an integer of at least 0. "
-                "Use keep_every=0"
+                f"keep_every is {format_value(keep_every)}; expected an integer of at least 0. Use keep_every=0"
             )
         self.folder = check_writable_path(folder).absolute()
         self._lock = lock_folder(self.folder)
@@ -142,23 +141,17 @@ class Checkpoints:
         step, leaves = step_of(state), copy_leaves(state)
         if metric is not None and not _is_number(metric):
             raise CheckpointError(
-                f"metric is {format_value(metric)}; expected a number or None. "
-                "Use metric=row['eval_error']"
+                f"metric is {format_value(metric)}; expected a number or None. Use metric=row['eval_error']"
             )
         try:
             if step in self.steps():
                 self._read(step, leaves)
                 return
         except Damaged as error:
-            log.warning(
-                "checkpoint %s is damaged (%s): it is saved again", self.folder / str(step), error
-            )
+            log.warning("checkpoint %s is damaged (%s): it is saved again", self.folder / str(step), error)
             self._set_aside([step])
         if (newest := max(self.steps(), default=step)) > step:
-            raise CheckpointError(
-                f"{self.folder} is at step {newest}, past {step}: "
-                "restore it, or name another folder"
-            )
+            raise CheckpointError(f"{self.folder} is at step {newest}, past {step}: restore it, or name another folder")
         self._write(step, leaves, self._best.set(step, metric))
 
     def restore(self, like: T, step: int | None = None) -> T | None:
@@ -183,8 +176,7 @@ class Checkpoints:
         steps = self.steps()
         if step is not None and step not in steps:
             raise CheckpointError(
-                f"{self.folder} has no step {step}; "
-                f"write one of {join_first([str(s) for s in steps])}"
+                f"{self.folder} has no step {step}; write one of {join_first([str(s) for s in steps])}"
             )
         return self._first_good(steps[::-1] if step is None else [step], like)
 
@@ -209,11 +201,7 @@ class Checkpoints:
             CheckpointError: the folder cannot be read.
         """
         try:
-            return sorted(
-                int(item.name)
-                for item in self.folder.iterdir()
-                if _is_step(item.name) and item.is_dir()
-            )
+            return sorted(int(item.name) for item in self.folder.iterdir() if _is_step(item.name) and item.is_dir())
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder} cannot be read, put it back or repair it: {describe_error(error)}"
@@ -226,9 +214,7 @@ class Checkpoints:
             CheckpointError: the save failed, or the folder was deleted.
         """
         if self._orbax is None:
-            raise CheckpointError(
-                f"the checkpoints in {self.folder} are closed: make a new Checkpoints to go on"
-            )
+            raise CheckpointError(f"the checkpoints in {self.folder} are closed: make a new Checkpoints to go on")
         if self._sealing is not None:
             self._sealing.join(SAVE_TIMEOUT)
             if self._is_stuck():
@@ -288,9 +274,7 @@ class Checkpoints:
             self._orbax.save(step, args=items, force=True)
         except Exception as error:
             raise self._failure(error) from error
-        self._sealing = threading.Thread(
-            target=self._seal, args=(step, leaves), name="seal", daemon=True
-        )
+        self._sealing = threading.Thread(target=self._seal, args=(step, leaves), name="seal", daemon=True)
         self._sealing.start()
 
     def _seal(self, step: int, leaves: Leaves) -> None:
@@ -336,22 +320,15 @@ class Checkpoints:
             try:
                 saved = self._read(step, leaves)
             except Damaged as error:
-                log.warning(
-                    "checkpoint %s is damaged (%s): trying another", self.folder / str(step), error
-                )
+                log.warning("checkpoint %s is damaged (%s): trying another", self.folder / str(step), error)
                 damaged.append(step)
             else:
                 # Only now. If all steps were moved, the next start would find nothing and would
                 # train from scratch without a message.
                 self._set_aside(damaged)
-                return jax.tree.unflatten(
-                    jax.tree.structure(like), [saved[path] for path in leaves]
-                )
+                return jax.tree.unflatten(jax.tree.structure(like), [saved[path] for path in leaves])
         if damaged:
-            raise CheckpointError(
-                f"all checkpoints in {self.folder} are damaged {damaged}: "
-                "move it away to start anew"
-            )
+            raise CheckpointError(f"all checkpoints in {self.folder} are damaged {damaged}: move it away to start anew")
         return None
 
     def _read(self, step: int, like: Leaves) -> Leaves:
@@ -411,8 +388,7 @@ class Checkpoints:
         # Orbax reads a file of every step that none of the digests covers.
         except Exception as error:
             raise CheckpointError(
-                f"{self.folder} cannot be read again, move it away to start anew: "
-                f"{describe_error(error)}"
+                f"{self.folder} cannot be read again, move it away to start anew: {describe_error(error)}"
             ) from None
 
     def _failure(self, error: Exception) -> CheckpointError:
@@ -433,9 +409,7 @@ class Checkpoints:
                 f"{describe_error(error)}; it is now {step}.damaged. "
                 "Repair the disk or name another folder"
             )
-        return CheckpointError(
-            f"a save in {self.folder} failed, free or repair the disk: {describe_error(error)}"
-        )
+        return CheckpointError(f"a save in {self.folder} failed, free or repair the disk: {describe_error(error)}")
 
 
 def _is_step(name: str) -> bool:
@@ -444,11 +418,7 @@ def _is_step(name: str) -> bool:
 
 def _is_number(value: Any) -> bool:
     try:
-        return (
-            np.ndim(value) == 0
-            and np.asarray(value).dtype.kind in "iufb"
-            and isinstance(float(value), float)
-        )
+        return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iufb" and isinstance(float(value), float)
     except (TypeError, ValueError, OverflowError):
         return False
 
@@ -548,6 +518,4 @@ def _silence_orbax() -> None:
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return "orbax" not in record.pathname and not any(
-        word in message for word in ("tensorstore", "OCDBT", "orbax")
-    )
+    return "orbax" not in record.pathname and not any(word in message for word in ("tensorstore", "OCDBT", "orbax"))

@@ -34,9 +34,7 @@ def dataset_folder(name: str, data_dir: Path | None = None) -> Path:
         name: of the data set.
         data_dir: a folder of the user's choice.
     """
-    suffix = (
-        f"-{hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]}" if data_dir else ""
-    )
+    suffix = f"-{hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]}" if data_dir else ""
     return cache_root() / "data" / (name + suffix)
 
 
@@ -49,9 +47,7 @@ def cache_root() -> Path:
         DataError: it is below the home directory, and there is none. An example is a container
             whose user has no entry.
     """
-    base = os.environ.get("JAXCNN_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxcnn"
-    )
+    base = os.environ.get("JAXCNN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxcnn")
     try:
         return Path(base).expanduser()
     except RuntimeError:
@@ -79,11 +75,7 @@ def read(folder: Path) -> tuple[Split, Split] | None:
         return None
     try:
         # Reading a pipe or a device may never end.
-        if special := [
-            path.name
-            for path in map(folder.joinpath, _FILES)
-            if path.exists() and not path.is_file()
-        ]:
+        if special := [path.name for path in map(folder.joinpath, _FILES) if path.exists() and not path.is_file()]:
             raise DataError(f"{special[0]} is no plain file")
         index = json.loads((folder / _INDEX).read_text("utf-8"))
         if index["format"] != _FORMAT:
@@ -99,9 +91,7 @@ def read(folder: Path) -> tuple[Split, Split] | None:
     return Split(*arrays[:2]), Split(*arrays[2:])
 
 
-def write(
-    folder: Path, name: str, source: str, classes: tuple[str, ...], train: Split, test: Split
-) -> None:
+def write(folder: Path, name: str, source: str, classes: tuple[str, ...], train: Split, test: Split) -> None:
     """Write both splits to `folder`, completely or not at all.
 
     The files are written to a new folder, which then replaces the old one. A link in the old

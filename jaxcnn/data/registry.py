@@ -71,13 +71,9 @@ def dataset_info(name: str) -> DatasetInfo:
     # `image_folder` gives its data sets this name, and so do the recipes of their runs.
     if isinstance(name, str) and name == "folder":
         raise DataError(
-            "'folder' is pictures of your own, which have no name; "
-            "pass data=jaxcnn.data.folder(PATH, size=...)"
+            "'folder' is pictures of your own, which have no name; pass data=jaxcnn.data.folder(PATH, size=...)"
         )
     # Cut first: the comparison of a name of megabytes would take too long.
     unknown = short(str(name))
     nearest = difflib.get_close_matches(unknown.lower(), DATASETS, n=1, cutoff=0.0)[0]
-    raise DataError(
-        f"no data set is named {unknown!r}; did you mean {nearest!r}? "
-        f"There are {', '.join(DATASETS)}"
-    )
+    raise DataError(f"no data set is named {unknown!r}; did you mean {nearest!r}? There are {', '.join(DATASETS)}")

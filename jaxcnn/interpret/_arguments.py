@@ -66,17 +66,13 @@ def prepare_arguments(
     labels = np.asarray(classes)
     if labels.shape != (len(images),):
         raise ArgumentError(
-            f"classes has shape {labels.shape}; "
-            f"expected one class for each of the {len(images)} images"
+            f"classes has shape {labels.shape}; expected one class for each of the {len(images)} images"
         )
     if labels.dtype.kind not in "iu":
-        raise ArgumentError(
-            f"classes are {labels.dtype}; expected integers: write np.array([3, 5]), say"
-        )
+        raise ArgumentError(f"classes are {labels.dtype}; expected integers: write np.array([3, 5]), say")
     if labels.min() < 0 or labels.max() >= count:
         raise ArgumentError(
-            f"classes are {labels.min()} to {labels.max()}; "
-            f"expected 0 to {count - 1}, of the model's {count} classes"
+            f"classes are {labels.min()} to {labels.max()}; expected 0 to {count - 1}, of the model's {count} classes"
         )
     return labels.astype(np.int32)
 
@@ -94,8 +90,7 @@ def _num_logits(model: nn.Module, state: State, shape: tuple[int, ...]) -> int:
     if len(output_shape) != 1:
         name = type(model).__name__
         raise ArgumentError(
-            f"{name} gives {output_shape} for an image, no logits; "
-            "expected a classifier, such as 'resnet20'"
+            f"{name} gives {output_shape} for an image, no logits; expected a classifier, such as 'resnet20'"
         )
     return output_shape[0]
 
@@ -147,9 +142,7 @@ def run_in_batches(
     test_state = eval_state(state)._replace(opt_state=(), metrics=())
     batch_size = batch or default_batch_size(images)
     for padded in parallel.padded_batches(len(image_index), batch_size, 1):
-        outputs = program(
-            test_state, images[image_index[padded]], *(extra[padded] for extra in extras)
-        )
+        outputs = program(test_state, images[image_index[padded]], *(extra[padded] for extra in extras))
         index = padded[padded >= 0]
         yield index, np.asarray(outputs)[: len(index)]
 

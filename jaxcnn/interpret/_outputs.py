@@ -73,9 +73,7 @@ def output_kind(model: nn.Module) -> str:
     return "stage" if has_stages(model) else "module"
 
 
-def outputs(
-    model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array
-) -> dict[str, jax.Array]:
+def outputs(model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array) -> dict[str, jax.Array]:
     """Return every named output in test mode, for use while tracing.
 
     Args:
@@ -140,8 +138,7 @@ def perturbed_output(
         result: Any = call(model, variables, inputs, train=False)
     if len(perturbed) != 1:
         raise ArgumentError(
-            f"{name} is inside nn.jit, nn.scan or the like; "
-            "expected a module that is called once by itself"
+            f"{name} is inside nn.jit, nn.scan or the like; expected a module that is called once by itself"
         )
     return result
 

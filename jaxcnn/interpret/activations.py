@@ -64,14 +64,11 @@ def feature_maps(
     program = _maps_program(model, names)
     parts = [jax.tree.map(np.asarray, program(test_state, images[index])) for index in rows]
     return {
-        name: np.concatenate(maps)[: len(images)]
-        for name, maps in zip(names, zip(*parts, strict=True), strict=True)
+        name: np.concatenate(maps)[: len(images)] for name, maps in zip(names, zip(*parts, strict=True), strict=True)
     }
 
 
-def _check_stages(
-    stages: Sequence[str] | None, maps: dict[str, tuple[int, ...]]
-) -> tuple[str, ...]:
+def _check_stages(stages: Sequence[str] | None, maps: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
     """Return the valid names of stages, all of them for None."""
     if stages is None:
         return tuple(maps)
@@ -93,11 +90,7 @@ def map_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int,
       >>> map_shapes(create_model("lenet5", 10), (28, 28, 1))
       {'c1': (28, 28, 6), 'c3': (10, 10, 16), 'c5': (1, 1, 120)}
     """
-    maps = {
-        name: output_shape
-        for name, output_shape in stage_shapes(model, shape).items()
-        if len(output_shape) == 3
-    }
+    maps = {name: output_shape for name, output_shape in stage_shapes(model, shape).items() if len(output_shape) == 3}
     if not maps:
         raise ArgumentError(
             f"{type(model).__name__} has no {output_kind(model)} whose output is maps; "
@@ -191,8 +184,7 @@ def top_activations(
     names = _check_stages(stages, maps)
     if type(n) is not int or not 1 <= n <= len(images):
         raise ArgumentError(
-            f"n is {format_value(n)}; "
-            f"expected a whole number from 1 to {len(images)}, the images given"
+            f"n is {format_value(n)}; expected a whole number from 1 to {len(images)}, the images given"
         )
     test_state = eval_state(state)._replace(opt_state=(), metrics=())
     rows = parallel.padded_batches(len(images), batch, 1)
@@ -200,10 +192,7 @@ def top_activations(
     parts = [jax.tree.map(np.asarray, program(test_state, images[index])) for index in rows]
     # [k, m] each.
     peaks = jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(images)].T, *parts)
-    return {
-        name: _select_top(*peak, n=n, width=maps[name][1])
-        for name, peak in zip(names, peaks, strict=True)
-    }
+    return {name: _select_top(*peak, n=n, width=maps[name][1]) for name, peak in zip(names, peaks, strict=True)}
 
 
 def _select_top(values: np.ndarray, positions: np.ndarray, *, n: int, width: int) -> TopActivations:
@@ -226,8 +215,7 @@ def _peaks_program(model, names):
     def run(state, images):
         stages = stage_outputs(model, state, normalize(images, state.normalizer))
         flat_maps = [
-            stages[name].astype(jnp.float32).reshape(len(images), -1, stages[name].shape[-1])
-            for name in names
+            stages[name].astype(jnp.float32).reshape(len(images), -1, stages[name].shape[-1]) for name in names
         ]
         return [(maps.max(1), maps.argmax(1)) for maps in flat_maps]
 
@@ -281,8 +269,7 @@ def _first_kernel_path(model: nn.Module, shape: tuple[int, ...]) -> tuple[str, .
         elif not from_image and _is_copy(op) and op.ins[0].id in arrays:
             arrays[op.outs[0].id] = arrays[op.ins[0].id]
     raise ArgumentError(
-        f"{type(model).__name__} has no convolution that sees the image; "
-        "write a network with convolutions"
+        f"{type(model).__name__} has no convolution that sees the image; write a network with convolutions"
     )
 
 

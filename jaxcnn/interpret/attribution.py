@@ -80,8 +80,7 @@ def integrated_gradients(
     start = np.zeros(shape, np.float32) if baseline is None else np.asarray(baseline, np.float32)
     if start.shape != shape:
         raise ArgumentError(
-            f"baseline has shape {start.shape}; "
-            f"expected that of one image, {np.shape(state.normalizer.mean)}"
+            f"baseline has shape {start.shape}; expected that of one image, {np.shape(state.normalizer.mean)}"
         )
     labels = prepare_arguments(model, state, images, classes, batch)
     image_index = np.repeat(np.arange(len(images)), steps)
@@ -225,9 +224,7 @@ def _occluded_logits(model, size):
     return jax.jit(jax.vmap(occluded_logit, (None, None, 0, 0, 0)))
 
 
-def _mean_over_squares(
-    falls: np.ndarray, corners: np.ndarray, size: int, shape: tuple[int, int]
-) -> np.ndarray:
+def _mean_over_squares(falls: np.ndarray, corners: np.ndarray, size: int, shape: tuple[int, int]) -> np.ndarray:
     """Return the mean fall at each pixel, float32 [n, h, w].
 
     The mean is over the squares that cover the pixel.
@@ -238,9 +235,7 @@ def _mean_over_squares(
       size: side of the squares, in pixels.
       shape: (h, w).
     """
-    y, x = (
-        _is_covered(corners[:, i], np.arange(shape[i]), size).astype(np.float64) for i in (0, 1)
-    )
+    y, x = (_is_covered(corners[:, i], np.arange(shape[i]), size).astype(np.float64) for i in (0, 1))
     return (np.einsum("np,py,px->nyx", falls, y, x) / (y.T @ x)).astype(np.float32)
 
 

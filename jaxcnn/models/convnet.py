@@ -41,8 +41,7 @@ def check_divisible(x: jax.Array, times: int, network: str) -> None:
     count = {1: "once", 2: "twice"}.get(times, f"{times} times")
     if h % 2**times or w % 2**times or not h * w:
         raise ArgumentError(
-            f"{network} got images of {h}x{w} pixels, which it halves {count}; "
-            f"expected multiples of {2**times}"
+            f"{network} got images of {h}x{w} pixels, which it halves {count}; expected multiples of {2**times}"
         )
 
 
@@ -132,8 +131,6 @@ class ConvNet(nn.Module):
         bias = not self.batch_norm
         x = conv3x3(filters, kernel_init=init, dtype=self.dtype, bias=bias, name=name)(x)
         if self.batch_norm:
-            norm = BatchNorm(
-                self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm"
-            )
+            norm = BatchNorm(self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm")
             x = norm(x, train)
         return x

@@ -19,9 +19,7 @@ from jaxcnn.recipe import ArgumentError, check_choice, format_value
 def _integer(minimum: int) -> Callable[[str, Any], int]:
     def check(option: str, value: Any) -> int:
         if type(value) is not int or value < minimum:
-            raise ArgumentError(
-                f"{option} is {format_value(value)}; expected a whole number of at least {minimum}"
-            )
+            raise ArgumentError(f"{option} is {format_value(value)}; expected a whole number of at least {minimum}")
         return value
 
     return check
@@ -31,8 +29,7 @@ def _units(option: str, value: Any) -> tuple[int, ...]:
     is_list = isinstance(value, (list, tuple))
     if not is_list or any(type(units) is not int or units < 1 for units in value):
         raise ArgumentError(
-            f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: "
-            "write [64, 64]"
+            f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: write [64, 64]"
         )
     return tuple(value)
 
@@ -40,10 +37,7 @@ def _units(option: str, value: Any) -> tuple[int, ...]:
 def _share(example: float) -> Callable[[str, Any], float]:
     def check(option: str, value: Any) -> float:
         if not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise ArgumentError(
-                f"{option} is {format_value(value)}; expected at least 0 and below 1: "
-                f"write {example}"
-            )
+            raise ArgumentError(f"{option} is {format_value(value)}; expected at least 0 and below 1: write {example}")
         return value
 
     return check
@@ -65,8 +59,7 @@ def _dtype(option: str, value: Any) -> str:
 def _name(option: str, value: Any) -> str:
     if not isinstance(value, str) or not value or "/" in value:
         raise ArgumentError(
-            f"{option} is {format_value(value)}; expected a text without '/'. "
-            f"Write {option}='backbone'."
+            f"{option} is {format_value(value)}; expected a text without '/'. Write {option}='backbone'."
         )
     return value
 

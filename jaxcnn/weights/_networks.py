@@ -26,7 +26,7 @@ from jaxcnn.models import (
     LeNet5,
     PreActResNet,
     ResNet,
-    imagenet,
+    resnet,
     vgg,
 )
 from jaxcnn.models.calling import set_mode
@@ -81,9 +81,7 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
         image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         module, flags = set_mode(model, train=False)
         kwargs: dict[str, Any] = dict(flags)
-        variables: Any = jax.eval_shape(
-            lambda key, x: module.init(key, x, **kwargs), jax.random.key(0), image
-        )
+        variables: Any = jax.eval_shape(lambda key, x: module.init(key, x, **kwargs), jax.random.key(0), image)
     heads = {name: layer for name, layer in dense.items() if name.split(".")[-1] == "head"}
     specs: Any = flatten_dict(variables)
     return Traced(dict(specs), heads, grids, tuple(transposed))
@@ -205,10 +203,7 @@ def _describe_vgg(count: int, norm: bool, classes: int, dense: list[tuple[int, .
     depth = next(depth for depth, counts in vgg.LAYERS.items() if sum(counts) == count)
     suffix = ("-bn" if norm else "") + ("-32" if len(dense) == 1 else "")
     if len(dense) > 1 and dense[0][1] == 512:
-        return (
-            f"VGG-{depth} with hidden layers of {dense[0][0]} for small images, "
-            "which no network here has"
-        )
+        return f"VGG-{depth} with hidden layers of {dense[0][0]} for small images, which no network here has"
     return f"VGG-{depth}: build('vgg{depth}{suffix}', {classes})"
 
 
@@ -225,10 +220,7 @@ def _describe_imagenet(count: int, width: int, classes: int) -> str:
 def _describe_cifar(depth: int, width: int, projections: int, classes: int) -> str:
     options = f", width={width}" if width != 16 else ""
     if projections:
-        return (
-            "a residual network for 32x32 images: "
-            f"build('cifar-resnet{depth}', {classes}{options}, shortcut='B')"
-        )
+        return f"a residual network for 32x32 images: build('cifar-resnet{depth}', {classes}{options}, shortcut='B')"
     calls = [f"build('{name}{depth}', {classes}{options})" for name in ("resnet", "plain")]
     return f"a network of {depth} layers for 32x32 images: {' or '.join(calls)}"
 
@@ -258,15 +250,9 @@ def reorder_channels(model: nn.Module, arrays: Mapping[Path, np.ndarray]) -> dic
     """
     # The BN of a pre-activation block acts on the shortcut's channels, not on the block's.
     is_preact = isinstance(model, PreActResNet)
-    kernels = {
-        ".".join(path[1:-1]): array for path, array in arrays.items() if path[-1] == "kernel"
-    }
+    kernels = {".".join(path[1:-1]): array for path, array in arrays.items() if path[-1] == "kernel"}
     blocks = sorted(
-        {
-            tuple(map(int, numbers))
-            for name in kernels
-            for numbers in re.findall(r"^stage(\d+)_block(\d+)", name)
-        }
+        {tuple(map(int, numbers)) for name in kernels for numbers in re.findall(r"^stage(\d+)_block(\d+)", name)}
     )
     order = np.arange(kernels["stem"].shape[-1])
     # The orders of a layer's input and output channels, by its name.

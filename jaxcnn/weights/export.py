@@ -62,8 +62,7 @@ def export_weights(
     path = check_path("file", file, WeightsError, example="'resnet20.safetensors'")
     if not path.name or path.is_dir():
         raise WeightsError(
-            f"file is {format_value(str(file))}, a folder; "
-            "expected a file. Write 'resnet20.safetensors'."
+            f"file is {format_value(str(file))}, a folder; expected a file. Write 'resnet20.safetensors'."
         )
     texts = check_mapping("metadata", {} if metadata is None else metadata, "{'by': 'us'}")
     variables = _check_variables(variables)
@@ -71,10 +70,7 @@ def export_weights(
     flat = {key: np.asarray(leaf, np.float32) for key, leaf in flatten_dict(exported).items()}
     layout = layouts(model)[0]
     leaves = locate_leaves(layout, flat)
-    arrays = {
-        leaf.key: np.ascontiguousarray(to_file_layout(flat[key], leaf))
-        for key, leaf in leaves.items()
-    }
+    arrays = {leaf.key: np.ascontiguousarray(to_file_layout(flat[key], leaf)) for key, leaf in leaves.items()}
     header = _header(model, texts)
     if layout.layers is not None:
         # PyTorch's state dict has a count for each BN, and `strict=True` expects every key.
@@ -104,24 +100,17 @@ def _check_variables(value: Any) -> Mapping[str, Any]:
     is_mapping = isinstance(value, Mapping)
     problem = "has no params" if is_mapping else f"is of type {type(value).__name__}"
     raise WeightsError(
-        f"variables {problem}; expected a State, or the collections of a network. "
-        "Write {'params': params, ...}."
+        f"variables {problem}; expected a State, or the collections of a network. Write {{'params': params, ...}}."
     )
 
 
 def _header(model: nn.Module, metadata: dict[str, str]) -> dict[str, str]:
-    invalid = [
-        name
-        for name, value in metadata.items()
-        if not (isinstance(name, str) and isinstance(value, str))
-    ]
+    invalid = [name for name, value in metadata.items() if not (isinstance(name, str) and isinstance(value, str))]
     if invalid:
         raise WeightsError(f"metadata {invalid[0]!r} is no text; write json.dumps of it")
     name = published_name(model)
     if name and metadata.get("model", name) != name:
-        raise WeightsError(
-            f"metadata says model {metadata['model']!r}, and the network is {name!r}; leave it out"
-        )
+        raise WeightsError(f"metadata says model {metadata['model']!r}, and the network is {name!r}; leave it out")
     return metadata | ({"model": name} if name else {})
 
 
@@ -134,6 +123,4 @@ def _write(file: Path, data: bytes) -> None:
             out.write(data)
         os.replace(part, file)
     except OSError as error:
-        raise WeightsError(
-            f"cannot write {file}: {error.strerror}; name a file in a folder of yours"
-        ) from error
+        raise WeightsError(f"cannot write {file}: {error.strerror}; name a file in a folder of yours") from error

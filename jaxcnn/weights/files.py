@@ -37,9 +37,7 @@ _OTHER_FORMATS = {
 _EXPECTED = "expected .safetensors, or .pth / .pt as torch.save writes them"
 
 
-def read_weights(
-    file: str | Path, entry: str | None = None
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_weights(file: str | Path, entry: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the arrays and the metadata of a file of weights.
 
     Nothing in the file is executed. Neither PyTorch nor Python's pickle is used.
@@ -124,9 +122,7 @@ def _detect_reader(path: Path) -> Callable[[Path, str | None], dict[str, np.ndar
     for magic, description in _OTHER_FORMATS.items():
         if start.startswith(magic):
             raise WeightsError(f"it looks like {description}; {_EXPECTED}")
-    raise WeightsError(
-        f"it is no file of weights (it begins with {start.hex(' ') or 'nothing'}); {_EXPECTED}"
-    )
+    raise WeightsError(f"it is no file of weights (it begins with {start.hex(' ') or 'nothing'}); {_EXPECTED}")
 
 
 def _open_safetensors(path: Path) -> Any:

@@ -125,8 +125,7 @@ def load_weights(
     is_padding = isinstance(shortcut_padding, str) and shortcut_padding in PADDINGS
     if shortcut_padding is not None and not is_padding:
         raise WeightsError(
-            f"shortcut_padding is {format_value(shortcut_padding)}; "
-            "expected 'end', 'both' or None. Use 'end'."
+            f"shortcut_padding is {format_value(shortcut_padding)}; expected 'end', 'both' or None. Use 'end'."
         )
     if stride_in_3x3 is not None and not (isinstance(model, ResNet) and model.bottleneck):
         raise WeightsError(
@@ -137,15 +136,10 @@ def load_weights(
     shape = default_image_shape(model) if shape is None else check_image_shape(shape)
     seed = check_integer("seed", seed, 0)
     if entry is not None and not isinstance(entry, str):
-        raise WeightsError(
-            f"entry is {format_value(entry)}; "
-            "expected a name or None. Write entry='state_dict_ema'."
-        )
+        raise WeightsError(f"entry is {format_value(entry)}; expected a name or None. Write entry='state_dict_ema'.")
     arrays, metadata = read_weights(file) if entry is None else read_weights(file, entry)
     traced = trace(model, shape)
-    arrays = {
-        key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")
-    }
+    arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
     if names is not None:
         arrays = rename_arrays(arrays, names, {".".join(path[1:-1]) for path in traced.specs})
     candidates = layouts(model) if names is None else _renamed_layouts(model, traced)
@@ -195,11 +189,7 @@ def match_layout(
     ties: list[str] = []
     for layout in layouts:
         for prefix in _common_prefixes(arrays, len(specs)):
-            inside = {
-                key.removeprefix(prefix): array
-                for key, array in arrays.items()
-                if key.startswith(prefix)
-            }
+            inside = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
             shapes = {key: array.shape for key, array in inside.items()}
             leaves = locate_leaves(layout, specs, shapes)
             count = sum(leaf.key in inside for leaf in leaves.values())
@@ -263,9 +253,7 @@ def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
 # ---------------------------------------------------------------- the user's name map
 
 
-def rename_arrays(
-    arrays: Mapping[str, np.ndarray], names: NameMap, layers: Collection[str]
-) -> dict[str, np.ndarray]:
+def rename_arrays(arrays: Mapping[str, np.ndarray], names: NameMap, layers: Collection[str]) -> dict[str, np.ndarray]:
     """Return the arrays under the names that `names` maps them to.
 
     A mapping leaves the names of other layers unchanged.
@@ -286,8 +274,7 @@ def rename_arrays(
         rename = names
     else:
         raise WeightsError(
-            f"names is {format_value(names)}; "
-            "expected a dict or a function. Use names={'conv1': 'stem'}."
+            f"names is {format_value(names)}; expected a dict or a function. Use names={{'conv1': 'stem'}}."
         )
     result: dict[str, np.ndarray] = {}
     for key, array in arrays.items():
@@ -296,8 +283,7 @@ def rename_arrays(
             continue
         if not isinstance(new, str):
             raise WeightsError(
-                f"names gives {format_value(new)} for {format_value(key)}; "
-                "expected a name, or None to skip it"
+                f"names gives {format_value(new)} for {format_value(key)}; expected a name, or None to skip it"
             )
         new = _with_torch_suffix(key, new)
         if new in result:
@@ -336,9 +322,7 @@ def _with_torch_suffix(key: str, new: str) -> str:
     return new
 
 
-def _check_name_map(
-    names: Mapping[str, str | None], arrays: Mapping[str, np.ndarray], layers: Collection[str]
-) -> None:
+def _check_name_map(names: Mapping[str, str | None], arrays: Mapping[str, np.ndarray], layers: Collection[str]) -> None:
     for file_layer, layer in names.items():
         if not isinstance(file_layer, str) or not (layer is None or isinstance(layer, str)):
             raise WeightsError(
@@ -352,8 +336,7 @@ def _check_name_map(
                 f"{_suggest(file_layer, file_layers)}"
             )
         if layer and not any(
-            own == layer or own.startswith(f"{layer}.") or layer.startswith(f"{own}.")
-            for own in layers
+            own == layer or own.startswith(f"{layer}.") or layer.startswith(f"{own}.") for own in layers
         ):
             raise WeightsError(
                 f"names maps {format_value(file_layer)} to {format_value(layer)}, "
@@ -369,25 +352,19 @@ def _suggest(name: str, candidates: Collection[str]) -> str:
 # ---------------------------------------------------------------- layers of logits
 
 
-def _leaves_to_initialize(
-    model: nn.Module, file: Any, match: Match, traced: Traced, seed: int
-) -> set[Path]:
+def _leaves_to_initialize(model: nn.Module, file: Any, match: Match, traced: Traced, seed: int) -> set[Path]:
     """Return the leaves of layers of logits that cannot be loaded.
 
     A warning is logged.
 
     The file has them for other classes. Or it lacks them, and all other leaves fit.
     """
-    heads = {
-        path: leaf for path, leaf in match.leaves.items() if ".".join(path[1:-1]) in traced.heads
-    }
+    heads = {path: leaf for path, leaf in match.leaves.items() if ".".join(path[1:-1]) in traced.heads}
     resized = {path for path, leaf in heads.items() if _has_other_classes(leaf, match.arrays)}
     missing = {path for path, leaf in match.leaves.items() if leaf.key not in match.arrays}
     keys = {leaf.key for leaf in match.leaves.values()}
     unknown = [key for key in match.arrays if key not in keys and not _is_auxiliary(model, key)]
-    only_heads_missing = (
-        missing <= heads.keys() and not unknown and len(missing) < len(match.leaves)
-    )
+    only_heads_missing = missing <= heads.keys() and not unknown and len(missing) < len(match.leaves)
     absent = missing if only_heads_missing else set()
     reasons = (
         (resized, "is of another number of classes"),
@@ -406,16 +383,12 @@ def _has_other_classes(leaf: Leaf, arrays: Mapping[str, np.ndarray]) -> bool:
         return False
     shape, axis = arrays[leaf.key].shape, 0 if leaf.torch else -1
     return any(
-        len(shape) == len(form)
-        and shape != form
-        and np.delete(shape, axis).tolist() == np.delete(form, axis).tolist()
+        len(shape) == len(form) and shape != form and np.delete(shape, axis).tolist() == np.delete(form, axis).tolist()
         for form in leaf.forms()
     )
 
 
-def _initialize(
-    path: Path, spec: jax.ShapeDtypeStruct, heads: Mapping[str, nn.Dense], seed: int
-) -> np.ndarray:
+def _initialize(path: Path, spec: jax.ShapeDtypeStruct, heads: Mapping[str, nn.Dense], seed: int) -> np.ndarray:
     """Return a leaf of a layer of logits, from its own initializer."""
     layer = ".".join(path[1:-1])
     init = heads[layer].kernel_init if path[-1] == "kernel" else heads[layer].bias_init
@@ -434,11 +407,9 @@ def _check_arrays(model: nn.Module, file: Any, needed: Mapping[Path, Leaf], matc
     missing = [leaf.key for leaf in needed.values() if leaf.key not in arrays]
     unexpected = [key for key in arrays if key not in expected]
     misshapen = [
-        f"{leaf.key} is {arrays[leaf.key].dtype}{list(arrays[leaf.key].shape)}, "
-        f"expected {list(leaf.forms()[0])}"
+        f"{leaf.key} is {arrays[leaf.key].dtype}{list(arrays[leaf.key].shape)}, expected {list(leaf.forms()[0])}"
         for leaf in needed.values()
-        if leaf.key in arrays
-        and (arrays[leaf.key].shape not in leaf.forms() or not _is_float(arrays[leaf.key]))
+        if leaf.key in arrays and (arrays[leaf.key].shape not in leaf.forms() or not _is_float(arrays[leaf.key]))
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     if not (missing or unexpected or misshapen):
@@ -450,8 +421,7 @@ def _check_arrays(model: nn.Module, file: Any, needed: Mapping[Path, Leaf], matc
             problems.append(f"{len(keys)} {kind} ({join_first(texts)})")
     name = published_name(model) or type(model).__name__
     raise WeightsError(
-        f"{file} is not of {name}: {'; '.join(problems)}; "
-        f"{_advice(arrays, missing, unexpected, needed)}",
+        f"{file} is not of {name}: {'; '.join(problems)}; {_advice(arrays, missing, unexpected, needed)}",
         **kinds,
     )
 
@@ -478,9 +448,7 @@ def _is_auxiliary(model: nn.Module, key: str) -> bool:
     return not getattr(model, "aux", True) and key.startswith(("aux1.", "aux2."))
 
 
-def _check_arithmetic(
-    model: nn.Module, file: Any, match: Match, traced: Traced, shape: tuple[int, ...]
-) -> None:
+def _check_arithmetic(model: nn.Module, file: Any, match: Match, traced: Traced, shape: tuple[int, ...]) -> None:
     """Check that the file's network computes the same from the same arrays.
 
     It is checked as far as the names show it.
@@ -497,9 +465,7 @@ def _check_arithmetic(
         )
     if match.layout.layers is None:
         return
-    kernels = {
-        ".".join(path[1:-1]): leaf for path, leaf in match.leaves.items() if path[-1] == "kernel"
-    }
+    kernels = {".".join(path[1:-1]): leaf for path, leaf in match.leaves.items() if path[-1] == "kernel"}
     if transposed := [name for name in traced.transposed if name in kernels]:
         raise WeightsError(
             f"{file} has a transposed convolution for {transposed[0]!r}, "
@@ -547,14 +513,9 @@ def _padding(model: nn.Module, file: Any, match: Match, shortcut_padding: str | 
     if not pads_channels(model) or match.layout.layers is None:
         if shortcut_padding is not None:
             reason = (
-                "the file has this library's own layout"
-                if pads_channels(model)
-                else "the network has no shortcut 'A'"
+                "the file has this library's own layout" if pads_channels(model) else "the network has no shortcut 'A'"
             )
-            raise WeightsError(
-                f"shortcut_padding is {shortcut_padding!r}, but {reason}; "
-                "expected None. Leave it out."
-            )
+            raise WeightsError(f"shortcut_padding is {shortcut_padding!r}, but {reason}; expected None. Leave it out.")
         return None
     if shortcut_padding or match.layout.padding:
         return shortcut_padding or match.layout.padding
@@ -596,19 +557,12 @@ def _check_version(
     if header:
         is_v15 = header.endswith("-v1.5")
     if header and stride_in_3x3 is not None and stride_in_3x3 != is_v15:
-        raise WeightsError(
-            f"stride_in_3x3 is {stride_in_3x3}, but {file} says that it is of {header!r}; "
-            "leave it out"
-        )
+        raise WeightsError(f"stride_in_3x3 is {stride_in_3x3}, but {file} says that it is of {header!r}; leave it out")
     if is_v15 == model.stride_in_3x3:
         return
     name = published_name(model) or "this network"
     expected = f"{name}-v1.5" if is_v15 else name.removesuffix("-v1.5")
-    reason = (
-        "has its stride in the 3x3 convolutions"
-        if is_v15
-        else "has its stride in the first 1x1 convolutions"
-    )
+    reason = "has its stride in the 3x3 convolutions" if is_v15 else "has its stride in the first 1x1 convolutions"
     alternative = ""
     if not header and stride_in_3x3 is None:
         reason = (
@@ -617,8 +571,7 @@ def _check_version(
         )
         alternative = ", or stride_in_3x3=False here if you know that it is v1"
     raise WeightsError(
-        f"{file} {reason}, and {name} would compute something else with it; "
-        f"write {expected!r}{alternative}"
+        f"{file} {reason}, and {name} would compute something else with it; write {expected!r}{alternative}"
     )
 
 
