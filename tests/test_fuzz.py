@@ -55,7 +55,7 @@ ANYTHING: list[Callable[[], Any]] = [
     lambda: iter([1, 2]),
     lambda: fails,
     lambda: optax.sgd(0.1),
-    lambda: Path("/nowhere/at/all"),
+    lambda: Path("/dev/null/at/all"),  # where nothing can be made, by the root user either
     lambda: np.zeros(0),
     lambda: np.zeros((2, 3), np.int32),
     lambda: np.zeros((3, 8, 8, 1), np.uint8),
