@@ -19,7 +19,7 @@ class RecipeError(ValueError):
     """A setting or an argument that cannot be used; the message is one line and says what to write instead."""
 
 
-_PART, _PATH = 255, 4095
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095
 """Bytes that a name and a path can have on Linux; macOS takes less of a path and says so itself."""
 
 
@@ -95,7 +95,7 @@ def path_of(name: str, value: Any, kind: type[ValueError] = RecipeError, *, writ
     """Return `value` as a Path.
 
     Raises:
-      kind: for what is neither a text nor a path, an empty text, or one with a NUL.
+      kind: for what is neither a text nor a path, and for an empty text or one that no file system takes.
 
     Example:
       >>> path_of("folder", 3)
@@ -113,8 +113,10 @@ def path_of(name: str, value: Any, kind: type[ValueError] = RecipeError, *, writ
         size, largest = len(os.fsencode(text)), max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
     except UnicodeError:
         raise kind(f"{name} is {shown(value)}; expected a path that this system can write. {example}") from None
-    if size > _PATH or largest > _PART:
-        raise kind(f"{name} is {shown(value)}; expected names of at most {_PART} bytes, {_PATH} in all. {example}")
+    if size > _MAX_PATH_BYTES or largest > _MAX_NAME_BYTES:
+        raise kind(
+            f"{name} is {shown(value)}; expected names of at most {_MAX_NAME_BYTES} bytes, {_MAX_PATH_BYTES} in all. {example}"
+        )
     return Path(text)
 
 

@@ -15,7 +15,7 @@ from jaxcnn.arguments import RecipeError, one_of, whole_number
 from jaxcnn.augment import normalise
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.feed import Feed, examples, feed
-from jaxcnn.models.calling import call, check_outputs, in_library, one_array, verify_model
+from jaxcnn.models.calling import call, check_outputs, foreign_variables, in_library, one_array, verify_model
 from jaxcnn.models.calling import compared as compared
 from jaxcnn.models.frozen import batch_moments, other_statistics
 from jaxcnn.state import State, at_test, image_shape_of
@@ -65,11 +65,6 @@ def mapped(model: nn.Module, axis: str | None) -> nn.Module:
         f"{type(model).__name__} has no field `axis`, so under pmap its BN would see one device's share only; "
         "add the field and pass it to BN's axis_name, or write driver='jit'"
     )
-
-
-def own(model: nn.Module) -> bool:
-    """Whether `model` is of a class that is not the library's, whose outputs are unknown until it is traced."""
-    return not in_library(model)
 
 
 def fitting(images: np.ndarray, batch: int | None = None) -> int:
@@ -153,7 +148,7 @@ def evaluate(
     if not len(split.labels):
         raise RecipeError("the split to evaluate is empty; expected at least one image")
     batch, judged = fitting(split.images, batch), at_test(state)
-    if own(model):
+    if not in_library(model):
         _check_labels(model, judged, split, loss)
     measure = counter(model, driver, loss, driver.tunes(split.images.size))
     return measure(driver.replicate(judged), feed(split, driver), len(split.labels), batch)
@@ -230,10 +225,7 @@ def _moments(model, driver):
             _, new = call(batchwise, variables, inputs, train=True, mutable=[*state.stats, "aux"], key=state.key)
         total, batches = carry
         if jax.tree.map(jnp.shape, new["batch_stats"]) != jax.tree.map(jnp.shape, total):
-            raise RecipeError(
-                f"the state's batch_stats are not of this {type(model).__name__}; expected those that it was trained with. "
-                "Build the model as it was, with the same options and size of images."
-            )
+            raise foreign_variables(model, "batch_stats differ")
         # Mean squares average over batches as means do; variances do not.
         squares = _spreads(new["batch_stats"], lambda mean, var: var + jnp.square(mean))
         return jax.tree.map(jnp.add, total, squares), batches + 1
@@ -253,7 +245,7 @@ def _check_norms(model, state, shape) -> None:
     name, stats = type(model).__name__, {key: state.stats[key] for key in ("batch_stats",) if key in state.stats}
     if not jax.tree.leaves(stats):
         raise RecipeError(f"precise_bn is set, but {name} has no BN to average; write precise_bn=0")
-    if not own(model):
+    if in_library(model):
         return
     found: set[tuple[str, ...]] = set()
 

@@ -17,9 +17,9 @@ from jaxcnn import divergence, metrics, parallel, provenance
 from jaxcnn.arguments import function, one_of, shown
 from jaxcnn.augment import View, augment, normalise
 from jaxcnn.data import Dataset, Split, verify
-from jaxcnn.evaluate import counter, fitting, mapped, once, own, precise
+from jaxcnn.evaluate import counter, fitting, mapped, once, precise
 from jaxcnn.feed import examples, feed
-from jaxcnn.models.calling import call, check_outputs, compared, verify_model
+from jaxcnn.models.calling import call, check_outputs, compared, in_library, verify_model
 from jaxcnn.models.frozen import norms_held, other_statistics
 from jaxcnn.optim import belongs, frozen, held, rate_of, transformation
 from jaxcnn.recipe import Recipe, RecipeError, verify_recipe
@@ -288,7 +288,7 @@ def check_model(model: nn.Module, state: State, data: Dataset, recipe: Recipe, d
     count = len(data.classes)
     if getattr(model, "classes", count) != count:
         raise RecipeError(f"the model has {model.classes} classes and the data {count}; build it with as many")  # pyright: ignore[reportAttributeAccessIssue]
-    if not own(model):
+    if in_library(model):
         return  # each is tested to give what its fields say; tracing a deep one takes seconds
     variables, held = {"params": state.params, **state.stats}, frozen(recipe.stage_rates)
     local = recipe.batch // (len(driver.devices) if driver.axis else 1)

@@ -129,9 +129,8 @@ def changed(value: Any, rng: random.Random) -> Any:
         names: Any = value
         name = rng.choice(names._fields)
         part = changed(getattr(value, name), rng)
-        while isinstance(value, optax.GradientTransformation) and callable(
-            part
-        ):  # whose errors would be the user's own
+        # A function in place of the optimizer's own is the user's, and so are its errors.
+        while isinstance(value, optax.GradientTransformation) and callable(part):
             part = changed(getattr(value, name), rng)
         return names._replace(**{name: part})
     if isinstance(value, (tuple, list)) and value:

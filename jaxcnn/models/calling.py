@@ -116,18 +116,19 @@ def call(
     try:
         return _called(model, variables, inputs, train, mutable, key)
     except (errors.ScopeParamNotFoundError, errors.ScopeParamShapeError, errors.ScopeCollectionNotFound) as error:
-        why = " ".join(str(error).split("(https")[0].split())
-        raise RecipeError(
-            f"the variables are not of this {type(model).__name__} ({why}); expected "
-            "those that it was trained with. Build the model as it was, with the same options and size of images."
-        ) from error
+        raise foreign_variables(model, " ".join(str(error).split("(https")[0].split())) from error
     except (TypeError, AttributeError) as error:  # of arrays where Flax looks for a module's variables
         if not (name := _misplaced(model, variables, inputs)):
             raise
-        raise RecipeError(
-            f"the variables are not of this {type(model).__name__} ({name} differs); expected those that it was trained "
-            "with. Build the model as it was, with the same options and size of images."
-        ) from error
+        raise foreign_variables(model, f"{name} differs") from error
+
+
+def foreign_variables(model: nn.Module, why: str) -> RecipeError:
+    """Return the error for variables that are not of `model`, with the difference."""
+    return RecipeError(
+        f"the variables are not of this {type(model).__name__} ({why}); expected "
+        "those that it was trained with. Build the model as it was, with the same options and size of images."
+    )
 
 
 def _misplaced(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -> str:
