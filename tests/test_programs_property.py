@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax import lax
+from random_cases import tried
 
 from jaxcnn import programs
 from jaxcnn.programs import convolution, pooling
@@ -36,16 +35,6 @@ needed = pytest.mark.skipif(not programs.available(), reason="oneDNN cannot be c
 def unkept():
     with programs.unkept():
         yield
-
-
-def tried(test, one, count):
-    """Run a test on so many cases, `TOGETHER` at a time and the same ones at each run.
-
-    A case is made from a seed: Hypothesis would otherwise change one number of an example and try the rest again.
-    """
-    how = settings(max_examples=-(-count // TOGETHER), derandomize=True, deadline=None, database=None)
-    several = st.randoms(use_true_random=True).map(lambda random: [one(random) for _ in range(TOGETHER)])
-    how(given(several)(test))()
 
 
 class Case(NamedTuple):
@@ -183,7 +172,7 @@ def compared(some):
 @needed
 def test_random_convolutions_are_those_of_jax(cases):
     count, rewritten = cases(300), []
-    tried(lambda some: rewritten.append(compared(some)), case_of_convolution, count)
+    tried(lambda some: rewritten.append(compared(some)), case_of_convolution, count, TOGETHER)
     print(f"{sum(rewritten)} of {TOGETHER * len(rewritten)} programs were rewritten")
     assert sum(rewritten) > count / 5
 
@@ -239,5 +228,5 @@ def test_gradients_of_random_max_poolings_are_those_of_jax_to_the_bit(cases):
         for case, a, b in zip(some, got, expected, strict=True):
             np.testing.assert_array_equal(a, b, err_msg=str(case))
 
-    tried(compare, case_of_pooling, count)
+    tried(compare, case_of_pooling, count, TOGETHER)
     assert sum(rewritten) > count / 4
