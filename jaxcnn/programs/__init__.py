@@ -9,12 +9,14 @@ random programs, their gradients and second derivatives with XLA's. `JAXCNN_PLAI
 
 from jaxcnn.programs.onednn import OPTIONS, available, unkept
 from jaxcnn.programs.replacing import Instead, replaced
-from jaxcnn.programs.tuning import tuned
+from jaxcnn.programs.tuning import negative, nonnegative, tuned
 
 __all__ = [
     "OPTIONS",
     "Instead",
     "available",
+    "negative",
+    "nonnegative",
     "replaced",
     "tuned",
     "unkept",

@@ -58,6 +58,36 @@ def rule(eqn: JaxprEqn, narrow: int = NARROW) -> Instead | None:
     return None
 
 
+def cropping(eqn: JaxprEqn) -> Instead | None:
+    """Give a convolution with negative padding as one of cropped images, or None for any other operation.
+
+    The results are the same by definition. XLA for CPUs of jaxlib 0.10 reads beyond the image for some of them, and the
+    results are then arbitrary; that of 0.12 does not. Gradients by images have such padding where a convolution is padded
+    by its kernel's size or more.
+    """
+    if eqn.primitive.name != "conv_general_dilated" or min(map(min, eqn.params["padding"]), default=0) >= 0:
+        return None
+    return Instead(partial(cropped, eqn.params))
+
+
+def cropped(params: dict[str, Any], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution with the pixels taken off that negative padding is for."""
+    gaps, start, stop, padding = [0] * x.ndim, [0] * x.ndim, list(x.shape), []
+    axes, dilation = params["dimension_numbers"].lhs_spec[2:], list(params["lhs_dilation"])
+    for number, (axis, sides) in enumerate(zip(axes, params["padding"], strict=True)):
+        if min(sides) < 0:
+            gaps[axis], dilation[number] = dilation[number] - 1, 1
+        size = max(0, stop[axis] + (stop[axis] - 1) * gaps[axis])
+        start[axis] = min(max(0, -sides[0]), size)
+        stop[axis] = max(start[axis], size - max(0, -sides[1]))
+        # Where nothing is left of the image, what is to be taken off still is taken off the padding of the other side.
+        missing = min(0, size + min(0, sides[0]) + min(0, sides[1]))
+        padding.append(tuple(max(0, side + missing * (side > 0)) for side in sides))
+    spread = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, gap) for gap in gaps]) if any(gaps) else x
+    options = params | {"padding": tuple(padding), "lhs_dilation": tuple(dilation)}
+    return jax.lax.conv_general_dilated_p.bind(jax.lax.slice(spread, start, stop), kernel, **options)
+
+
 def forward(params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A convolution of images, or its gradient by them, which is one too: of the dilated slope, with the kernel turned."""
     geometry, layout = _of_images(params, x.shape, kernel.shape), params["dimension_numbers"].rhs_spec

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxcnn.programs import convolution, pooling
-from jaxcnn.programs.replacing import replaced
+from jaxcnn.programs.replacing import found, replaced
 
 
 def tuned(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,6 +28,23 @@ def tuned(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     return replaced(
         function,
-        lambda eqn: convolution.rule(eqn) or pooling.rule(eqn),
-        looped=lambda eqn: convolution.rule(eqn, narrow=1) or pooling.rule(eqn),
+        lambda eqn: convolution.rule(eqn) or convolution.cropping(eqn) or pooling.rule(eqn),
+        looped=lambda eqn: convolution.rule(eqn, narrow=1) or convolution.cropping(eqn) or pooling.rule(eqn),
     )
+
+
+def negative(program: Any) -> bool:
+    """Tell whether a program (a jaxpr) has convolutions with negative padding, which XLA for CPUs may compute wrongly.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> f = lambda x, padding: jax.lax.conv_general_dilated(x, jnp.ones((1, 1, 2)), (1,), [padding])
+      >>> [negative(jax.make_jaxpr(lambda x, p=p: f(x, p))(jnp.ones((1, 1, 9)))) for p in [(0, 1), (-1, 1)]]
+      [False, True]
+    """
+    return found(program, convolution.cropping) > 0
+
+
+def nonnegative(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with each convolution's negative padding done as a crop, which is the same and which XLA computes right."""
+    return replaced(function, convolution.cropping)
