@@ -26,7 +26,7 @@ class ArgumentError(ValueError):
     """
 
 
-_MAX_NAME, _MAX_PATH = 255, 4095
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095
 """Bytes of a name and of a path on Linux.
 
 macOS allows less for a path, and raises its own error.
@@ -160,10 +160,10 @@ def check_path(
         raise error_type(
             f"{name} is {format_value(value)}; expected a path that this system can write. {advice}"
         ) from None
-    if path_bytes > _MAX_PATH or name_bytes > _MAX_NAME:
+    if path_bytes > _MAX_PATH_BYTES or name_bytes > _MAX_NAME_BYTES:
         raise error_type(
-            f"{name} is {format_value(value)}; expected names of at most {_MAX_NAME} bytes, "
-            f"{_MAX_PATH} in all. {advice}"
+            f"{name} is {format_value(value)}; expected names of at most {_MAX_NAME_BYTES} bytes, "
+            f"{_MAX_PATH_BYTES} in all. {advice}"
         )
     return Path(text)
 

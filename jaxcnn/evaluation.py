@@ -15,7 +15,14 @@ from jaxcnn.arguments import ArgumentError, check_choice, check_integer
 from jaxcnn.augment import normalize
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.input_pipeline import InputPipeline, gather_batch, input_pipeline
-from jaxcnn.models.calling import call, check_outputs, check_single_output, is_library_model, verify_model
+from jaxcnn.models.calling import (
+    call,
+    check_outputs,
+    check_single_output,
+    foreign_variables_error,
+    is_library_model,
+    verify_model,
+)
 from jaxcnn.models.calling import outputs_and_targets as outputs_and_targets
 from jaxcnn.models.norm import batch_moments, non_batch_norm_statistic
 from jaxcnn.state import State, eval_state, image_shape_of
@@ -225,10 +232,7 @@ def _moments(model, strategy):
             _, new = call(batchwise, variables, inputs, train=True, mutable=[*state.model_state, "aux"], key=state.rng)
         total, batches = carry
         if jax.tree.map(jnp.shape, new["batch_stats"]) != jax.tree.map(jnp.shape, total):
-            raise ArgumentError(
-                f"the state's batch_stats are not of this {type(model).__name__}; expected those that it was trained with. "
-                "Build the model as it was, with the same options and size of images."
-            )
+            raise foreign_variables_error(model, "batch_stats differ")
         # Mean squares average over batches as means do; variances do not.
         squares = _spreads(new["batch_stats"], lambda mean, var: var + jnp.square(mean))
         return jax.tree.map(jnp.add, total, squares), batches + 1

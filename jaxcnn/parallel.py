@@ -107,12 +107,19 @@ class Strategy:
         compiled = set()
 
         def run(carry: Any, fixed: Any, order: Any) -> Any:
+            nonlocal program
             placed = jax.tree.map(place, order)
-            if not tuned or jax.tree.leaves(order)[0].shape in compiled:
+            if jax.tree.leaves(order)[0].shape in compiled:
                 return self._settled(program(carry, fixed, placed))
             compiled.add(jax.tree.leaves(order)[0].shape)
-            with cpu.without_persistent_cache():
-                return program(carry, fixed, placed)
+            if tuned:
+                with cpu.without_persistent_cache():
+                    return program(carry, fixed, placed)
+            # The call finds what `trace` traced in JAX's cache; programs of `pmap` have none.
+            trace = getattr(program, "trace", jax.make_jaxpr(program))
+            if self.devices[0].platform == "cpu" and cpu.has_negative_padding(trace(carry, fixed, placed).jaxpr):
+                program, _ = self._program(cpu.crop_negative_padding(step), tuned)
+            return self._settled(program(carry, fixed, placed))
 
         return run
 

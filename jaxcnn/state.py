@@ -237,4 +237,5 @@ def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
 
 
 def _shapes(tree):
-    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_iterator)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}

@@ -55,7 +55,7 @@ ANYTHING: list[Callable[[], Any]] = [
     lambda: iter([1, 2]),
     lambda: fails,
     lambda: optax.sgd(0.1),
-    lambda: Path("/nowhere/at/all"),
+    lambda: Path("/dev/null/at/all"),  # where nothing can be made, by the root user either
     lambda: np.zeros(0),
     lambda: np.zeros((2, 3), np.int32),
     lambda: np.zeros((3, 8, 8, 1), np.uint8),
@@ -129,9 +129,8 @@ def changed(value: Any, rng: random.Random) -> Any:
         names: Any = value
         name = rng.choice(names._fields)
         part = changed(getattr(value, name), rng)
-        while isinstance(value, optax.GradientTransformation) and callable(
-            part
-        ):  # whose errors would be the user's own
+        # A function in place of the optimizer's own is the user's, and so are its errors.
+        while isinstance(value, optax.GradientTransformation) and callable(part):
             part = changed(getattr(value, name), rng)
         return names._replace(**{name: part})
     if isinstance(value, (tuple, list)) and value:

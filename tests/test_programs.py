@@ -1,5 +1,6 @@
 """Rewritten programs against the same ones as JAX compiles them, and against SciPy."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -454,3 +455,28 @@ def test_blocks_that_are_computed_again_need_less_memory():
         plan: Any = program.lower(variables).compile().memory_analysis()
         taken.append(plan.temp_size_in_bytes)
     assert taken[1] < 0.6 * taken[0]
+
+
+@pytest.mark.parametrize("backend", ["jit", "pmap"])
+def test_gradients_of_wide_padding_are_right_in_short_runs_too(backend):
+    """With padding as wide as the kernel or wider, gradients by images have negative padding (wrong in jaxlib 0.10.2)."""
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in [(2, 8, 4, 8), (3, 2, 8, 16)])
+    slope = rng.normal(size=(2, 12, 6, 16)).astype(np.float32)
+
+    def step(images, fixed, index):
+        kernel, slope = fixed
+        layout, padding = ("NHWC", "HWIO", "NHWC"), ((3, 3), (3, 0))
+        run = partial(
+            lax.conv_general_dilated, rhs=kernel, window_strides=(1, 1), padding=padding, dimension_numbers=layout
+        )
+        return jax.vjp(run, images)[1](slope)[0]
+
+    one = strategy(backend, devices=1)
+    order = np.zeros((1, 1), np.int32)
+    carry, fixed = one.replicate(x), one.replicate((kernel, slope))
+    got = one.compile_steps(step)(carry, fixed, order)
+    expected = np.zeros((2, 14, 7, 8))
+    for i, j in np.ndindex(3, 2):
+        expected[:, i : i + 12, j : j + 6] += slope.astype(np.float64) @ kernel[i, j].T
+    np.testing.assert_allclose(np.reshape(jax.device_get(got), x.shape), expected[:, 3:11, 3:7], rtol=0, atol=1e-4)

@@ -3,6 +3,7 @@
 `pytest tests/test_programs_property.py --cases 20000` tries more of them.
 """
 
+import itertools
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax import lax
+from random_cases import tried
 
 from jaxcnn import cpu
 from jaxcnn.cpu import convolution, pooling
@@ -36,16 +36,6 @@ needed = pytest.mark.skipif(not cpu.available(), reason="oneDNN cannot be called
 def unkept():
     with cpu.without_persistent_cache():
         yield
-
-
-def tried(test, one, count):
-    """Run a test on so many cases, `TOGETHER` at a time and the same ones at each run.
-
-    A case is made from a seed: Hypothesis would otherwise change one number of an example and try the rest again.
-    """
-    how = settings(max_examples=-(-count // TOGETHER), derandomize=True, deadline=None, database=None)
-    several = st.randoms(use_true_random=True).map(lambda random: [one(random) for _ in range(TOGETHER)])
-    how(given(several)(test))()
 
 
 class Case(NamedTuple):
@@ -160,7 +150,10 @@ def same(got, expected, case):
 
 
 def compared(some):
-    """Compare the cases' rewritten programs with plain ones; of bfloat16, with plain ones of the same numbers in float32."""
+    """Compare the cases' rewritten programs with JAX's; of bfloat16, with those of the same numbers in float32.
+
+    In JAX's, negative padding is a crop, since jaxlib 0.10 reads beyond the image (`test_convolutions_of_random_padding`).
+    """
     given = [drawn(case) for case in some]
     some_runs = [formed(case) for case in some]
     changed = []
@@ -174,7 +167,9 @@ def compared(some):
     some, some_runs, given = zip(*rows, strict=True)
     runs = lambda given: [run(*args) for run, args in zip(some_runs, given, strict=True)]  # noqa: E731
     got = jax.jit(cpu.optimized(runs), compiler_options=cpu.OPTIONS | QUICK)(given)
-    expected = jax.jit(runs, compiler_options=QUICK)([[x.astype(np.float32) for x in args] for args in given])
+    expected = jax.jit(cpu.crop_negative_padding(runs), compiler_options=QUICK)(
+        [[x.astype(np.float32) for x in args] for args in given]
+    )
     for case, a, b in zip(some, got, expected, strict=True):
         same(a, b, case)
     return len(rows)
@@ -183,9 +178,70 @@ def compared(some):
 @needed
 def test_random_convolutions_are_those_of_jax(cases):
     count, rewritten = cases(300), []
-    tried(lambda some: rewritten.append(compared(some)), case_of_convolution, count)
+    tried(lambda some: rewritten.append(compared(some)), case_of_convolution, count, TOGETHER)
     print(f"{sum(rewritten)} of {TOGETHER * len(rewritten)} programs were rewritten")
     assert sum(rewritten) > count / 5
+
+
+def case_of_padding(random):
+    """(images, kernel, options) of a convolution whose padding is negative somewhere, and whose result is not empty."""
+    pick, between = random.choice, random.randint
+    groups = pick([1, 1, 1, 2])
+    while True:
+        sizes, window = [[between(1, most) for _ in range(2)] for most in (14, 3)]
+        strides, padding = [between(1, 3) for _ in range(2)], [(between(-4, 3), between(-4, 3)) for _ in range(2)]
+        spread, dilation = [[pick([1, 1, 2]) for _ in range(2)] for _ in range(2)]
+        axes = zip(sizes, spread, padding, window, dilation, strict=True)
+        fits = all((n - 1) * gap + sum(sides) >= (k - 1) * apart for n, gap, sides, k, apart in axes)
+        if fits and min(map(min, padding)) < 0:
+            break
+    images, kernel = (between(1, 3), *sizes, groups * pick([1, 2, 4, 8])), (*window, groups * pick([1, 2, 8]))
+    options = {"window_strides": strides, "padding": padding, "lhs_dilation": spread, "rhs_dilation": dilation}
+    return images, (*window, images[3] // groups, kernel[2]), options | {"feature_group_count": groups}
+
+
+def summed(x, kernel, shape, window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count):
+    """The same convolution in NumPy, in float64: each result the sum over its window of an image amid endless zeros."""
+    b, h, w, c = x.shape
+    endless = np.zeros((b, 120, 120, c))
+    endless[:, 40 : 40 + h * lhs_dilation[0] : lhs_dilation[0], 40 : 40 + w * lhs_dilation[1] : lhs_dilation[1]] = x
+    total = np.zeros(shape)
+    for place, window in itertools.product(np.ndindex(*shape[1:3]), np.ndindex(*kernel.shape[:2])):
+        axes = zip(place, window_strides, window, rhs_dilation, padding, strict=True)
+        i, j = (40 + p * stride + k * apart - before for p, stride, k, apart, (before, _) in axes)
+        pixels, weights = (
+            np.split(endless[:, i, j], feature_group_count, 1),
+            np.split(kernel[window], feature_group_count, 1),
+        )
+        total[:, place[0], place[1]] += np.concatenate([a @ b for a, b in zip(pixels, weights, strict=True)], 1)
+    return total
+
+
+def test_convolutions_of_random_padding(cases):
+    """Left to XLA of jaxlib 0.10.2, some are of memory beyond the image: up to 1e37, another number each time."""
+
+    def compare(some):
+        drawn = [
+            [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in case[:2]] for case in some
+        ]
+        layout = ("NHWC", "HWIO", "NHWC")
+
+        def run(drawn):
+            return [
+                lax.conv_general_dilated(x, kernel, **case[2], dimension_numbers=layout)
+                for (x, kernel), case in zip(drawn, some, strict=True)
+            ]
+
+        assert cpu.has_negative_padding(jax.make_jaxpr(run)(drawn))
+        assert not cpu.has_negative_padding(jax.make_jaxpr(cpu.crop_negative_padding(run))(drawn))
+        got = jax.jit(cpu.crop_negative_padding(run), compiler_options=QUICK)(drawn)
+        for case, (x, kernel), result in zip(some, drawn, got, strict=True):
+            expected = summed(x, kernel, result.shape, **case[2])
+            np.testing.assert_allclose(
+                result, expected, rtol=0, atol=1e-5 * (1 + np.abs(expected).max()), err_msg=str(case)
+            )
+
+    tried(compare, case_of_padding, cases(120), together=12)
 
 
 def case_of_pooling(random):
@@ -241,5 +297,5 @@ def test_gradients_of_random_max_poolings_are_those_of_jax_to_the_bit(cases):
         for case, a, b in zip(some, got, expected, strict=True):
             np.testing.assert_array_equal(a, b, err_msg=str(case))
 
-    tried(compare, case_of_pooling, count)
+    tried(compare, case_of_pooling, count, TOGETHER)
     assert sum(rewritten) > count / 4

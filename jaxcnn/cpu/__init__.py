@@ -25,12 +25,14 @@ from typing import Any
 
 from jaxcnn.cpu import convolution, pooling
 from jaxcnn.cpu.onednn import OPTIONS, available, without_persistent_cache
-from jaxcnn.cpu.rewriting import Replacement, rewrite
+from jaxcnn.cpu.rewriting import Replacement, count_matches, rewrite
 
 __all__ = [
     "OPTIONS",
     "Replacement",
     "available",
+    "crop_negative_padding",
+    "has_negative_padding",
     "optimized",
     "rewrite",
     "without_persistent_cache",
@@ -64,6 +66,38 @@ def optimized(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     return rewrite(
         function,
-        lambda eqn: convolution.rule(eqn) or pooling.rule(eqn),
-        loop_rule=lambda eqn: convolution.rule(eqn, min_channels=1) or pooling.rule(eqn),
+        lambda eqn: convolution.rule(eqn) or convolution.crop_rule(eqn) or pooling.rule(eqn),
+        loop_rule=lambda eqn: convolution.rule(eqn, min_channels=1) or convolution.crop_rule(eqn) or pooling.rule(eqn),
     )
+
+
+def has_negative_padding(program: Any) -> bool:
+    """Tell whether a program has convolutions with negative padding.
+
+    XLA for CPUs may compute them wrongly (see `convolution.crop_rule`).
+
+    Args:
+      program: a jaxpr.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> def f(x, padding):
+      ...     return jax.lax.conv_general_dilated(x, jnp.ones((1, 1, 2)), (1,), [padding])
+      >>> x = jnp.ones((1, 1, 9))
+      >>> has_negative_padding(jax.make_jaxpr(lambda x: f(x, (0, 1)))(x))
+      False
+      >>> has_negative_padding(jax.make_jaxpr(lambda x: f(x, (-1, 1)))(x))
+      True
+    """
+    return count_matches(program, convolution.crop_rule) > 0
+
+
+def crop_negative_padding(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` with negative padding of convolutions replaced by a crop.
+
+    The results are the same.
+
+    Args:
+      function: of any arrays.
+    """
+    return rewrite(function, convolution.crop_rule)

@@ -79,6 +79,43 @@ def rule(eqn: JaxprEqn, min_channels: int = MIN_CHANNELS) -> Replacement | None:
     return None
 
 
+def crop_rule(eqn: JaxprEqn) -> Replacement | None:
+    """Return a convolution with negative padding as one of cropped images, or None.
+
+    The results are the same by definition. XLA for CPUs of jaxlib 0.10 reads beyond the image for
+    some of these convolutions, and their results are then arbitrary. Version 0.12 does not. The
+    gradient with respect to images has negative padding if a convolution is padded by the size of
+    its kernel or more.
+    """
+    if eqn.primitive.name != "conv_general_dilated" or min(map(min, eqn.params["padding"]), default=0) >= 0:
+        return None
+    return Replacement(partial(crop_and_convolve, eqn.params))
+
+
+def crop_and_convolve(params: dict[str, Any], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Crop images by their negative padding, then convolve them.
+
+    Args:
+      params: of the operation.
+      x: images.
+      kernel: both have their axes as the operation's `dimension_numbers`.
+    """
+    gaps, start, stop, padding = [0] * x.ndim, [0] * x.ndim, list(x.shape), []
+    axes, dilation = params["dimension_numbers"].lhs_spec[2:], list(params["lhs_dilation"])
+    for number, (axis, sides) in enumerate(zip(axes, params["padding"], strict=True)):
+        if min(sides) < 0:
+            gaps[axis], dilation[number] = dilation[number] - 1, 1
+        size = max(0, stop[axis] + (stop[axis] - 1) * gaps[axis])
+        start[axis] = min(max(0, -sides[0]), size)
+        stop[axis] = max(start[axis], size - max(0, -sides[1]))
+        # If the image is smaller than its crop, the rest is taken off the padding of the other side.
+        missing = min(0, size + min(0, sides[0]) + min(0, sides[1]))
+        padding.append(tuple(max(0, side + missing * (side > 0)) for side in sides))
+    dilated = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, gap) for gap in gaps]) if any(gaps) else x
+    options = params | {"padding": tuple(padding), "lhs_dilation": tuple(dilation)}
+    return jax.lax.conv_general_dilated_p.bind(jax.lax.slice(dilated, start, stop), kernel, **options)
+
+
 def forward(params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve images.
 

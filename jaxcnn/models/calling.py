@@ -141,21 +141,26 @@ def call(
         errors.ScopeParamShapeError,
         errors.ScopeCollectionNotFound,
     ) as error:
-        reason = " ".join(str(error).split("(https")[0].split())
-        raise ArgumentError(
-            f"the variables are not of this {type(model).__name__} ({reason}); expected "
-            "those that it was trained with. Build the model as it was, with the same options and "
-            "size of images."
-        ) from error
+        raise foreign_variables_error(model, " ".join(str(error).split("(https")[0].split())) from error
     except (TypeError, AttributeError) as error:
         # An array where Flax looks for a module's variables raises these.
         if not (name := _first_mismatch(model, variables, inputs)):
             raise
-        raise ArgumentError(
-            f"the variables are not of this {type(model).__name__} ({name} differs); expected "
-            "those that it was trained with. Build the model as it was, with the same options and "
-            "size of images."
-        ) from error
+        raise foreign_variables_error(model, f"{name} differs") from error
+
+
+def foreign_variables_error(model: nn.Module, reason: str) -> ArgumentError:
+    """Return the error for variables of another model.
+
+    Args:
+      model: the model that they were given to.
+      reason: the difference.
+    """
+    return ArgumentError(
+        f"the variables are not of this {type(model).__name__} ({reason}); expected "
+        "those that it was trained with. Build the model as it was, with the same options and "
+        "size of images."
+    )
 
 
 def _first_mismatch(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -> str:
