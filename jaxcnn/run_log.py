@@ -183,7 +183,7 @@ class RunLog:
         if differing := _differing(asdict(self.recipe), origin["recipe"], "trained"):
             raise ArgumentError(
                 f"the row is of another recipe than {self.folder}: {differing}; expected the same. "
-                "Use RunLog(folder, recipe) with the recipe that fit is given."
+                "Use RunLog(folder, recipe) with the recipe that train is given."
             )
         self._hold({key: value for key, value in origin.items() if key not in ("recipe", "warm_start")})
         starts = self._run.get("warm_starts", [])

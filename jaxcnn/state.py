@@ -45,14 +45,14 @@ def verify_state(state: Any) -> None:
     """Raise ArgumentError unless `state` is a State whose variables, step, key and normalizer are arrays of their kinds."""
     if isinstance(state, State):
         if wrong := _misfit(state):
-            raise ArgumentError(f"the state's {wrong}. Write what fit or start gives.")
+            raise ArgumentError(f"the state's {wrong}. Write what train or init_state returns.")
         return
     if isinstance(state, Mapping):
         raise ArgumentError(
             "state is a dict of variables; expected a State, which also has what normalizes images. "
-            "Write adopt(start(model, optimizer(recipe), recipe, data), variables)."
+            "Write with_variables(init_state(model, create_optimizer(recipe), recipe, data), variables)."
         )
-    raise ArgumentError(f"state is of type {type(state).__name__}; expected a State. Write what fit or start gives.")
+    raise ArgumentError(f"state is of type {type(state).__name__}; expected a State. Write what train or init_state returns.")
 
 
 def _misfit(state: State) -> str:

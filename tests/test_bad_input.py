@@ -157,7 +157,7 @@ def config(room, text):
 
 
 UINT8, INT32 = "expected uint8 [n, h, w, c]", "expected int32"
-SIZES = "write mean, std = jaxcnn.data.statistics(train.images)"
+SIZES = "write mean, std = jaxcnn.data.channel_statistics(train.images)"
 TABLE: list[tuple[str, Any, type, str, str]] = [
     # images
     ("images as shares", lambda r: fit_images(lambda x: x / 255),
@@ -283,7 +283,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("devices that are not there", lambda r: fit(devices=9),
      ArgumentError, "devices is 9", "expected 1 to 8"),
     ("nothing held out to report on", lambda r: fit(report="validation", validation=5),
-     ArgumentError, "validation is 5", "write load(..., validation=5)"),
+     ArgumentError, "validation is 5", "write load_dataset(..., validation=5)"),
     ("fewer images than the recipe says", lambda r: fit(examples=30),
      ArgumentError, "examples is 30", "write subset(data, 30)"),
     ("precise BN over too few", lambda r: fit(precise_bn=7),

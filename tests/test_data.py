@@ -193,7 +193,7 @@ def test_wrong_arrays_are_refused_in_one_line(images, labels, message):
 
 def test_unknown_name_gives_the_nearest_and_the_list():
     with pytest.raises(
-        DataError, match=r"^'folder' is pictures of your own.*data=jaxcnn\.data\.folder\(PATH, size=\.\.\.\)$"
+        DataError, match=r"^'folder' is for images of your own.*data=jaxcnn\.image_folder\(PATH, size=\.\.\.\)$"
     ):
         load_dataset("folder")
     with pytest.raises(DataError, match=r"^no data set is named 'CIFAR-10'; did you mean 'cifar10'\?.*digits.*$"):

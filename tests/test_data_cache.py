@@ -154,7 +154,7 @@ def test_own_data_dir_is_neither_hidden_nor_shared(tmp_path, monkeypatch, caplog
         assert_same([load_dataset("mnist", tmp_path / "own").train], own[:1])
     assert not caplog.messages
     assert_same([load_dataset("mnist", tmp_path / "empty").train], usual[:1])
-    assert caplog.messages == [f"{tmp_path / 'empty'} holds no mnist: looking where load('mnist') looks"]
+    assert caplog.messages == [f"{tmp_path / 'empty'} holds no mnist: looking where load_dataset('mnist') looks"]
     write_prepared(tmp_path / "empty", "mnist", own)
     assert_same([load_dataset("mnist", tmp_path / "empty").train], own[:1])
 

@@ -299,7 +299,7 @@ def test_one_line_for_what_is_no_linen_module(uncompiled):
         (Theirs(nnx.Rngs(0)), "flax.nnx.bridge.to_linen(Theirs, ...)"),
         (Theirs, "flax.nnx.bridge.to_linen(Theirs, ...)"),
         (Net, "Write Net(...)"),
-        ("resnet20", "jaxcnn.build('resnet20', classes)"),
+        ("resnet20", "jaxcnn.create_model('resnet20', classes)"),
         (lambda x: x, "of type function"),
         (Two(), "mask"),
     ]
@@ -560,7 +560,7 @@ def test_evaluation_wants_a_state_and_export_takes_one(tmp_path):
         lambda: jc.recompute_batch_stats(model, variables, DATA.train, 16, batch=8),
         lambda: jc.with_variables(variables, variables),
     ):
-        refused(use, "state is a dict of variables", "adopt(start(")
+        refused(use, "state is a dict of variables", "with_variables(init_state(")
     wrong: Any = DATA
     refused(lambda: jc.evaluate(model, wrong, TEST), "of type Dataset")
     for name, given in (("state", state), ("variables", variables)):

@@ -257,7 +257,7 @@ def test_a_file_of_another_network(narrow, tmp_path):
     error = refusal(create_model("vgg11-32", 5), arrays, tmp_path)
     assert len(error.unexpected) == 100  # all but "fc", which is a usual name for a head
     assert "and 97 more)" in str(error)
-    assert "it looks like ResNet-18: build('resnet18', 5, width=4)" in str(error)
+    assert "it looks like ResNet-18: create_model('resnet18', 5, width=4)" in str(error)
 
 
 def test_another_number_of_classes_begins_the_head_anew(narrow, tmp_path, caplog):

@@ -596,8 +596,8 @@ def test_version_1_in_a_file_that_does_not_say(tmp_path):
 @pytest.mark.parametrize(
     ("name", "model", "says"),
     [
-        ("resnet14", "resnet20", "a network of 14 layers for 32x32 images: build('resnet14', 5, width=4)"),
-        ("plain14", "lenet5", "build('plain14', 5, width=4)"),
+        ("resnet14", "resnet20", "a network of 14 layers for 32x32 images: create_model('resnet14', 5, width=4)"),
+        ("plain14", "lenet5", "create_model('plain14', 5, width=4)"),
     ],
 )
 def test_what_a_file_looks_like(name, model, says, tmp_path):

@@ -92,7 +92,7 @@ def step_of(state: Any) -> int:
     if np.asarray(step).dtype.kind not in "iu" or np.asarray(step) < 0:
         raise CheckpointError(
             f"state.step is {format_value(step)}; expected an integer of at least 0. "
-            "Use jaxcnn.start, or step=np.int32(0)"
+            "Use jaxcnn.init_state, or step=np.int32(0)"
         )
     return int(np.asarray(step))
 
@@ -108,7 +108,7 @@ def leaves_like(like: Any) -> Leaves:
         if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape") and isinstance(leaf.dtype, np.dtype)):
             raise CheckpointError(
                 f"{path} of like is {format_value(leaf)}; "
-                "expected an array or jax.ShapeDtypeStruct. Use like=jaxcnn.start(...)"
+                "expected an array or jax.ShapeDtypeStruct. Use like=jaxcnn.init_state(...)"
             )
     return leaves
 

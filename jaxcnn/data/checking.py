@@ -31,7 +31,7 @@ def verify_dataset(data: Dataset) -> None:
         jaxcnn.data.types.DataError: classes is ('zero',); expected two names or more: write ...
     """
     if not isinstance(data, Dataset):
-        raise DataError(f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load() gives it")
+        raise DataError(f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load_dataset() returns it")
     _check_name(data.name)
     classes = _count_classes(data.classes)
     verify_split("train", data.train, classes)
@@ -54,7 +54,7 @@ def verify_inputs(data: Any) -> None:
         DataError: `data` is no Dataset, or one of these is invalid.
     """
     if not isinstance(data, Dataset):
-        raise DataError(f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load() gives it")
+        raise DataError(f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load_dataset() returns it")
     if not isinstance(data.train, Split):
         raise DataError(f"train is a {type(data.train).__name__}; expected two arrays: write Split(images, labels)")
     _check_name(data.name)
@@ -235,7 +235,7 @@ def _count_classes(classes: Any) -> int:
 
 def _check_statistic(name: str, value: Any, shape: Shape) -> None:
     """Check that a statistic is float32 of this shape, in 0..1."""
-    fix = "write mean, std = jaxcnn.data.statistics(train.images)"
+    fix = "write mean, std = jaxcnn.data.channel_statistics(train.images)"
     if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.shape != shape:
         actual = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
         raise DataError(f"{name} is {actual}; expected float32 {shape}, of the train images: {fix}")

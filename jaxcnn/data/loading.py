@@ -117,7 +117,7 @@ def _load_splits(name: str, info: DatasetInfo, data_dir: Path | None) -> tuple[S
         folder = cache.dataset_folder(name, data_dir)
         if splits := _load_local(name, info, folder, [data_dir], searched):
             return splits
-        log.warning("%s holds no %s: looking where load(%r) looks", data_dir, name, name)
+        log.warning("%s holds no %s: looking where load_dataset(%r) looks", data_dir, name, name)
     if splits := _load_local(name, info, cache.dataset_folder(name), roots, searched):
         return splits
     return _download(name, info, data_dir, data_dir or roots[0], searched)
@@ -183,7 +183,7 @@ def _download(
         urls = ", ".join(source.url for source in sources)
         raise DataError(
             f"{name} is not in {', '.join(searched)}, and cannot be downloaded ({reason}): "
-            f"put {urls} ({size:.1f} MB) into {folder} by hand, or use load('digits'), "
+            f"put {urls} ({size:.1f} MB) into {folder} by hand, or use load_dataset('digits'), "
             "which needs no download"
         )
     with archives.download(name, sources, folder) as paths:

@@ -71,7 +71,7 @@ def dataset_info(name: str) -> DatasetInfo:
     # `image_folder` gives its data sets this name, and so do the recipes of their runs.
     if isinstance(name, str) and name == "folder":
         raise DataError(
-            "'folder' is pictures of your own, which have no name; pass data=jaxcnn.data.folder(PATH, size=...)"
+            "'folder' is for images of your own, which have no name; pass data=jaxcnn.image_folder(PATH, size=...)"
         )
     # Cut first: the comparison of a name of megabytes would take too long.
     unknown = short(str(name))

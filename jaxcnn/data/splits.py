@@ -56,7 +56,7 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
         return data
     if num_validation := len(data.validation.labels):
         raise DataError(
-            f"{num_validation} images are held out already; hold out once, from the data set as load() gives it"
+            f"{num_validation} images are held out already; hold out once, from the data set as load_dataset() returns it"
         )
     selected = np.zeros(total, bool)
     selected[np.random.default_rng(seed).permutation(total)[:n]] = True

@@ -58,9 +58,9 @@ def verify_model(model: Any) -> None:
         raise ArgumentError(f"model is {name}, an nnx module; expected a flax.linen Module. Write {_to_linen(name)}.")
     description = format_value(model) if isinstance(model, str) else f"of type {name}"
     correction = (
-        f"jaxcnn.build({format_value(model)}, classes)"
+        f"jaxcnn.create_model({format_value(model)}, classes)"
         if isinstance(model, str)
-        else "jaxcnn.build('resnet20', 10), say"
+        else "jaxcnn.create_model('resnet20', 10), say"
     )
     raise ArgumentError(f"model is {description}; expected a flax.linen Module. Write {correction}.")
 

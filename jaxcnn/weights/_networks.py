@@ -174,7 +174,7 @@ def describe_network(arrays: Mapping[str, Any]) -> str:
       >>> import numpy as np
       >>> kernels = {f"c{i}.weight": np.zeros((16, 16, 3, 3)) for i in range(19)}
       >>> describe_network(kernels | {"fc.weight": np.zeros((10, 16))})
-      "a network of 20 layers for 32x32 images: build('resnet20', 10) or build('plain20', 10)"
+      "a network of 20 layers for 32x32 images: create_model('resnet20', 10) or create_model('plain20', 10)"
     """
     shapes = {key: array.shape for key, array in arrays.items() if array.dtype.kind != "i"}
     kernels = [shape for shape in shapes.values() if len(shape) == 4]
@@ -192,7 +192,7 @@ def describe_network(arrays: Mapping[str, Any]) -> str:
     if first[-1] == 7:
         return _describe_imagenet(len(kernels), first[0], classes)
     if first[-1] == 5 and len(kernels) + len(dense) == 5:
-        return f"LeNet-5: build('lenet5-relu', {classes}) or build('lenet5', {classes})"
+        return f"LeNet-5: create_model('lenet5-relu', {classes}) or create_model('lenet5', {classes})"
     is_cifar_depth = (len(convolutions) - 1) % 6 == 0 and projections in (0, 2)
     if first[-1] == 3 and len(dense) == 1 and is_cifar_depth:
         return _describe_cifar(len(convolutions) + 1, first[0], projections, classes)
@@ -204,7 +204,7 @@ def _describe_vgg(count: int, norm: bool, classes: int, dense: list[tuple[int, .
     suffix = ("-bn" if norm else "") + ("-32" if len(dense) == 1 else "")
     if len(dense) > 1 and dense[0][1] == 512:
         return f"VGG-{depth} with hidden layers of {dense[0][0]} for small images, which no network here has"
-    return f"VGG-{depth}: build('vgg{depth}{suffix}', {classes})"
+    return f"VGG-{depth}: create_model('vgg{depth}{suffix}', {classes})"
 
 
 def _describe_imagenet(count: int, width: int, classes: int) -> str:
@@ -213,15 +213,15 @@ def _describe_imagenet(count: int, width: int, classes: int) -> str:
         layers = 1 + sum(blocks) * (3 if bottleneck else 2)
         if count in (layers, layers + 3, layers + 4):
             suffix = "-v1.5" if bottleneck else ""
-            return f"ResNet-{depth}: build('resnet{depth}{suffix}', {classes}{options})"
+            return f"ResNet-{depth}: create_model('resnet{depth}{suffix}', {classes}{options})"
     return ""
 
 
 def _describe_cifar(depth: int, width: int, projections: int, classes: int) -> str:
     options = f", width={width}" if width != 16 else ""
     if projections:
-        return f"a residual network for 32x32 images: build('cifar-resnet{depth}', {classes}{options}, shortcut='B')"
-    calls = [f"build('{name}{depth}', {classes}{options})" for name in ("resnet", "plain")]
+        return f"a residual network for 32x32 images: create_model('cifar-resnet{depth}', {classes}{options}, shortcut='B')"
+    calls = [f"create_model('{name}{depth}', {classes}{options})" for name in ("resnet", "plain")]
     return f"a network of {depth} layers for 32x32 images: {' or '.join(calls)}"
 
 

@@ -470,14 +470,14 @@ def _check_arithmetic(model: nn.Module, file: Any, match: Match, traced: Traced,
         raise WeightsError(
             f"{file} has a transposed convolution for {transposed[0]!r}, "
             "whose axes and order differ between PyTorch and Flax; "
-            "expected other layers. Write the file from Flax, with jaxcnn.export."
+            "expected other layers. Write the file from Flax, with jaxcnn.export_weights."
         )
     for name, grid in traced.grids.items():
         if grid is None and match.layout.grids.get(name) is None and name in kernels:
             raise WeightsError(
                 f"dense layer {name!r} takes flattened maps of unknown height and width, "
                 "which PyTorch orders otherwise; expected square maps. "
-                "Average them, or write the file from Flax, with jaxcnn.export."
+                "Average them, or write the file from Flax, with jaxcnn.export_weights."
             )
     if isinstance(model, PreActResNet):
         _check_preactivation(model, file, match)
@@ -494,7 +494,7 @@ def _check_preactivation(model: PreActResNet, file: Any, match: Match) -> None:
         raise WeightsError(
             f"{file} has the first BN within the first block ({stem.key}), "
             "whose shortcut then carries what comes before it; "
-            "expected BN of the stem's own. Use build(..., stem_norm=False)."
+            "expected BN of the stem's own. Use create_model(..., stem_norm=False)."
         )
     if any(".downsample" in leaf.key for leaf in match.leaves.values()):
         log.warning(
