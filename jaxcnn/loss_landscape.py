@@ -347,7 +347,9 @@ def _check_directions(params: Any, directions: Sequence[Any]) -> None:
     shapes = jax.tree.map(np.shape, params, is_leaf=lambda x: hasattr(x, "shape"))
     for i, direction in enumerate(directions):
         if jax.tree.map(np.shape, direction, is_leaf=lambda x: hasattr(x, "shape")) != shapes:
-            raise ArgumentError(f"directions[{i}] is not like the parameters; write random_direction(key, state.params)")
+            raise ArgumentError(
+                f"directions[{i}] is not like the parameters; write random_direction(key, state.params)"
+            )
 
 
 def _check_steps(directions, steps) -> list[np.ndarray]:

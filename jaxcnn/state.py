@@ -52,7 +52,9 @@ def verify_state(state: Any) -> None:
             "state is a dict of variables; expected a State, which also has what normalizes images. "
             "Write with_variables(init_state(model, create_optimizer(recipe), recipe, data), variables)."
         )
-    raise ArgumentError(f"state is of type {type(state).__name__}; expected a State. Write what train or init_state returns.")
+    raise ArgumentError(
+        f"state is of type {type(state).__name__}; expected a State. Write what train or init_state returns."
+    )
 
 
 def _misfit(state: State) -> str:

@@ -281,7 +281,8 @@ def check_config(recipe: Recipe, data: Dataset, strategy: parallel.Strategy) -> 
     held = len(data.validation.labels)
     if recipe.validation != held:
         raise ArgumentError(
-            f"validation is {recipe.validation}, but the data holds out {held}; write load_dataset(..., validation={recipe.validation})"
+            f"validation is {recipe.validation}, but the data holds out {held}; "
+            f"write load_dataset(..., validation={recipe.validation})"
         )
     if recipe.examples not in (None, n):
         raise ArgumentError(
