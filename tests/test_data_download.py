@@ -176,7 +176,7 @@ def test_without_data_and_network_one_error_says_all(network, tmp_path, monkeypa
         "http://ufldl.stanford.edu/housenumbers/train_32x32.mat, http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
         "246.3 MB",
         f"into {tmp_path / 'own/manual/svhn_cropped'} by hand",
-        "load('digits')",
+        "load_dataset('digits')",
         "no answer within 3 s" if network != "refused" else "no connection",
     ):
         assert text in message

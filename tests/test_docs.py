@@ -59,11 +59,11 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), names)
     assert int(names["state"].step) == names["recipe"].steps
     assert jaxcnn.read_metrics("runs/r20")[-1]["step"] == names["recipe"].steps
-    (more,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "lr_range_test" in c]
+    (more,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "lr_finder" in c]
     exec(compile(more, "README.md", "exec"), names)
     assert names["tuned"].lr == names["found"].suggested
     assert names["top"] > 0
-    (look,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "pretrained" in c]
+    (look,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "load_weights" in c]
     _fruit(tmp_path / "fruit")
     net = jaxcnn.create_model("resnet18", 1000)
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
@@ -75,7 +75,7 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     assert names["heat"].shape == (8, 8, 8)
     assert names["fruit"].classes == ("apple", "pear")
     assert jax.tree.map(np.shape, names["variables"]) == jax.tree.map(np.shape, variables)
-    (seeing,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "import look" in c]
+    (seeing,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "import interpret" in c]
     exec(compile(seeing, "README.md", "exec"), names)
     assert names["heat"].shape == (8, 8, 8)
     assert [len(maps) for maps in names["maps"].values()] == [8] * 4

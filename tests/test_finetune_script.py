@@ -139,7 +139,7 @@ HOSTILE = [
     ({"std": "[0, 1, 1]"}, "std is [0, 1, 1]; expected three finite positive numbers"),
     ({"std": "null"}, "std is None"),
     ({"options": "null"}, "was not written by experiments.finetune"),
-    ({"options": '{"width": 100000}'}, "is not of CifarNet"),
+    ({"options": '{"width": 100000}'}, "is not of CifarResNet"),
     ({"options": '{"width": -1}'}, "width"),
     ({"network": "\x1b[31m"}, r"\x1b[31m"),
     ({"mean": "[" * 100000}, "was not written by experiments.finetune"),

@@ -393,9 +393,9 @@ class Staged(nn.Module):
 def test_a_frozen_stage_keeps_the_statistics_of_flax_s_bn(late, remat):
     recipe, model = replace(RECIPE, stage_rates={"stem": 0}), Staged(late, remat)
     before, after = started(model, recipe=recipe), fit(model, recipe=recipe)[-1][0]
-    for part in ("params", "stats"):
+    for part in ("params", "model_state"):
         old, new = (getattr(state, part) for state in (before, after))
-        old, new = (tree["batch_stats"] if part == "stats" else tree for tree in (old, new))
+        old, new = (tree["batch_stats"] if part == "model_state" else tree for tree in (old, new))
         jax.tree.map(np.testing.assert_array_equal, old["stem"], new["stem"])
     assert (
         before.model_state["batch_stats"]["stage1_norm"]["var"]

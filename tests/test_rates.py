@@ -46,7 +46,7 @@ def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
         RECIPE, optimizer=optimizer, lr=0.01, stage_rates={"conv1": 0, "dense": 0}, decay=0.1, decay_on="all"
     )
     before, after = stepped(data, recipe, steps=6)
-    judged = eval_params(after.opt, after.params)
+    judged = eval_params(after.opt_state, after.params)
     for name, part in before.params.items():
         pairs = list(zip(*map(jax.tree.leaves, (part, after.params[name], judged[name])), strict=True))
         assert all(np.array_equal(a, b) for a, b, _ in pairs) == (name in FROZEN), name

@@ -144,7 +144,7 @@ def test_objects_in_the_cache(payload, name, room, kept):
     sign(kept)
     prove(room, lambda: open_unsafely(path))
     refused(DataError, lambda: cache.read(kept), "is damaged")
-    refused(DataError, lambda: load_dataset("mnist"), "is damaged", "load('digits')")
+    refused(DataError, lambda: load_dataset("mnist"), "is damaged", "load_dataset('digits')")
 
 
 def test_arrays_of_another_kind_in_the_cache(room, kept, caplog):
@@ -152,7 +152,7 @@ def test_arrays_of_another_kind_in_the_cache(room, kept, caplog):
     for array in (np.zeros((20, 28, 28, 1)), np.zeros((20, 9), np.uint8), np.array("x"), np.zeros(20, "V999")):
         np.save(kept / "train_images.npy", array)
         sign(kept)
-        refused(DataError, lambda: load_dataset("mnist"), "train images are", "load('digits')")
+        refused(DataError, lambda: load_dataset("mnist"), "train images are", "load_dataset('digits')")
     np.savez(kept / "train_images", x=np.zeros(3))
     (kept / "train_images.npz").rename(kept / "train_images.npy")
     sign(kept)

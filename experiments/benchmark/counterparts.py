@@ -48,7 +48,7 @@ def _normed(i: int, o: int, size: int, stride: int = 1, relu: bool = True) -> li
 
 
 def cifar(depth: int, residual: bool) -> Any:
-    """`jaxcnn.models.CifarNet`, with shortcut A."""
+    """`jaxcnn.models.CifarResNet`, with shortcut A."""
     nn = pytorch().nn
 
     layers, i = _normed(3, 16, 3), 16
