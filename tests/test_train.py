@@ -205,7 +205,7 @@ class Recording(parallel.Strategy):
         super().__init__("jit", jax.devices()[:1])
         self.seen: list[Any] = []
 
-    def pieces(self, order):
+    def chunks(self, order):
         for piece in super().chunks(order):
             self.seen += [piece[0]] if piece.shape[1] == 64 else []
             yield piece
