@@ -28,7 +28,7 @@ PACKAGE = str(Path(jc.__file__).parent)
 SECONDS = 60
 """After which a call hangs. None of them trains for more than a few steps."""
 
-CONSTRUCTORS = {"Dataset", "Split", "State", "Sums", "CheckpointError", "DataError", "ArgumentError", "WeightsError"}
+CONSTRUCTORS = {"Dataset", "Split", "State", "Metrics", "CheckpointError", "DataError", "ArgumentError", "WeightsError"}
 """Tuples and errors, which take anything; what uses them is what checks them."""
 
 FUNCTIONS = {"loss", "gradient", "resume", "pause", "names"}
@@ -215,21 +215,21 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
             {"folder": out / "log", "recipe": recipe, "facts": {"a": 1}, "step": 1, "row": 0.5}
             | {"model": model, "tx": tx, "data": data},
         ),
-        "adopt": (jc.with_variables, {"state": state, "variables": variables}),
-        "build": (built, {"name": "convnet", "classes": 3, "width": 2, "hidden": 3, "batch_norm": False}),
+        "with_variables": (jc.with_variables, {"state": state, "variables": variables}),
+        "create_model": (built, {"name": "convnet", "classes": 3, "width": 2, "hidden": 3, "batch_norm": False}),
         "strategy": (jc.strategy, {"kind": "jit", "devices": 1}),
         "eigenvalues": (jc.eigenvalues, {"loss": quadratic, "params": params, "key": key, "iterations": 3}),
         "evaluate": (jc.evaluate, {**common, "split": data.test, "batch": 4, "strategy": one, "loss": "cross-entropy"}),
-        "export": (
+        "export_weights": (
             jc.export_weights,
             {"model": model, "variables": variables, "file": out / "w.safetensors", "metadata": {"by": "us"}},
         ),
-        "fit": (
+        "train": (
             lambda **given: next(iter(jc.train(**given))),
             {"model": model, "tx": tx, "data": data, "recipe": recipe, "resume": lambda state: None}
             | {"warm_start": False, "strategy": one, "pause": lambda step: step},
         ),
-        "folder": (
+        "image_folder": (
             jc.image_folder,
             {"path": folder / "pictures", "size": 8, "resize": 10, "validation": 0.2, "test": 0.2, "seed": 0}
             | {"skip_broken": False, "memory": 2**31},
@@ -242,12 +242,12 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
             jc.hold_out,
             {"data": data._replace(validation=nothing), "n": 3, "seed": 0},
         ),
-        "load": (jc.load_dataset, {"name": "digits", "data_dir": None, "validation": 3, "seed": 0}),
-        "lr_range_test": (
+        "load_dataset": (jc.load_dataset, {"name": "digits", "data_dir": None, "validation": 3, "seed": 0}),
+        "lr_finder": (
             jc.lr_finder,
             {"model": model, "data": data, "recipe": recipe, "low": 1e-3, "high": 1.0, "steps": 10, "strategy": one},
         ),
-        "make_step": (
+        "make_train_step": (
             stepped,
             {"model": model, "tx": tx, "loss": "cross-entropy", "freeze": ("stem",), "axis": None, "pad": 1},
         ),
@@ -255,25 +255,25 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
             jc.noise_scale,
             {"gradient": lambda params, batch: params, "params": params, "batches": [jnp.ones(3), jnp.zeros(3)]},
         ),
-        "objective": (differentiated, {"model": model, "loss": "cross-entropy"}),
-        "optimizer": (jc.create_optimizer, {"recipe": recipe}),
-        "parameters": (jc.count_parameters, {"model": model, "shape": (8, 8, 1)}),
-        "precise": (
+        "loss_fn": (differentiated, {"model": model, "loss": "cross-entropy"}),
+        "create_optimizer": (jc.create_optimizer, {"recipe": recipe}),
+        "count_parameters": (jc.count_parameters, {"model": model, "shape": (8, 8, 1)}),
+        "recompute_batch_stats": (
             jc.recompute_batch_stats,
             {"model": normed, "state": other, "split": data.train, "n": 8, "batch": 4, "strategy": one},
         ),
         "predict": (jc.predict, {**common, "images": data.test.images, "batch": 4}),
-        "pretrained": (
+        "load_weights": (
             jc.load_weights,
             {"model": model, "file": folder / "weights.safetensors", "shape": (8, 8, 1), "seed": 0, "names": None}
             | {"entry": None, "shortcut_padding": None, "stride_in_3x3": None},
         ),
-        "read_rows": (jc.read_metrics, {"folder": folder / "run"}),
+        "read_metrics": (jc.read_metrics, {"folder": folder / "run"}),
         "sharpness": (
             jc.sharpness,
             {"loss": quadratic, "params": params, "key": key, "tolerance": 1e-2, "max_iterations": 5},
         ),
-        "start": (jc.init_state, {"model": model, "tx": tx, "recipe": recipe, "data": data}),
+        "init_state": (jc.init_state, {"model": model, "tx": tx, "recipe": recipe, "data": data}),
         "subset": (jc.subset, {"data": data, "n": 6, "seed": 0}),
         "summary": (jc.summary, {"model": model, "shape": (8, 8, 1)}),
     }
@@ -341,7 +341,7 @@ def test_every_public_function_is_tried(things, tmp_path):
     assert sorted(calls(things, tmp_path)) == NAMES
     for name, (function, arguments) in calls(things, tmp_path).items():
         function(**arguments)
-        if name not in ("Checkpoints", "make_step", "objective"):
+        if name not in ("Checkpoints", "make_train_step", "loss_fn"):
             kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
             named = {p.name for p in inspect.signature(getattr(jc, name)).parameters.values() if p.kind not in kinds}
             assert named <= set(arguments), name
