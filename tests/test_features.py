@@ -227,7 +227,7 @@ def test_the_first_kernels_are_found_in_every_family(name):
 
 
 def blank(params, shape) -> Any:
-    norm = jc.augment.Norm(np.zeros(shape, np.float32), np.ones(shape[-1], np.float32))  # type: ignore[arg-type]
+    norm = jc.augment.Normalizer(np.zeros(shape, np.float32), np.ones(shape[-1], np.float32))
     none: Any = ()
     return State(np.int32(0), params, {}, (), np.zeros(2, np.uint32), norm, none)
 

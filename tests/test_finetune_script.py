@@ -275,8 +275,8 @@ def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, caps
     args = ["--images", str(sweets), *TINY, "--out", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
         asked = iter([False] * 6 + [True] * 100)
-        patch.setattr("jaxcnn.cli.Stop.__call__", lambda self: next(asked))
-        patch.setattr("jaxcnn.cli.Stop.exit_code", 130)
+        patch.setattr("jaxcnn.cli.GracefulShutdown.__call__", lambda self: next(asked))
+        patch.setattr("jaxcnn.cli.GracefulShutdown.exit_code", 130)
         assert script.main(args) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
     assert not (tmp_path / "out/weights.safetensors").exists()

@@ -108,7 +108,7 @@ def test_runs_that_all_diverge_are_a_result(all_runs, tmp_path):
 
 
 def test_nothing_is_done_twice_and_figures_are_drawn_again(all_runs, out, tmp_path, monkeypatch):
-    for name in ("gradient_norms", "each_response"):
+    for name in ("gradient_norms", "map_responses"):
         monkeypatch.setattr(measure, name, lambda *a, **k: pytest.fail("it measured"))
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     before = (out / "table.csv").read_text()
