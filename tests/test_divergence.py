@@ -60,7 +60,7 @@ def rows(tx, data, strategy, recipe=RECIPE):
     ],
 )
 def test_it_is_noticed_within_a_bounded_number_of_steps(data, kind, harm, why, monkeypatch):
-    monkeypatch.setattr(divergence, "EVERY", 50)
+    monkeypatch.setattr(divergence, "CHECK_EVERY", 50)
     monkeypatch.setattr(parallel, "MAX_SCAN_STEPS", 50)
     first, *later = rows(spoiled(optax.sgd(1e-3), 120, harm), data, DRIVERS[kind]())
     assert 120 < first["step"] <= 120 + 50
@@ -91,12 +91,12 @@ def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_on
 
     real = divergence.find_divergence
     monkeypatch.setattr(divergence, "find_divergence", noticed)
-    monkeypatch.setattr(divergence, "EVERY", 50)
+    monkeypatch.setattr(divergence, "CHECK_EVERY", 50)
     short = replace(RECIPE, steps=120, every=100)
     watched = rows(jc.create_optimizer(short), data, DRIVERS["loop"](), short)
     assert looks == [50, 100]
     assert not any("diverged" in row for row in watched)
-    monkeypatch.setattr(divergence, "EVERY", 10**9)
+    monkeypatch.setattr(divergence, "CHECK_EVERY", 10**9)
     alone = rows(jc.create_optimizer(short), data, DRIVERS["loop"](), short)
     assert [row["eval_loss"] for row in watched] == [row["eval_loss"] for row in alone]
 
