@@ -52,7 +52,7 @@ def read(folder, name):
 
 
 @pytest.fixture(scope="module")
-def lock_folder(tmp_path_factory, data):
+def own(tmp_path_factory, data):
     """The folder of a run of an own model and an own optimizer, with a recipe that names neither."""
     folder = tmp_path_factory.mktemp("own")
     trained(folder, Net(), optax.adam(0.01), data, recipe=replace(RECIPE, model="resnet20", options={}))
