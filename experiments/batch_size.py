@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcnn as jc
-from experiments import effort
+from experiments import budget
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.augment import normalize
 from jaxcnn.run_log import read_json, write_text
@@ -102,7 +102,7 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
     unfair = [(batch, "sorted", lr, options.common) for batch, _, lr, _ in fair[:2]]
     settings = [one(options, *numbers) for numbers in (*fair, *unfair)]
     return {
-        f"{effort.setting(recipe)}-seed{seed}": replace(recipe, seed=seed)
+        f"{budget.setting(recipe)}-seed{seed}": replace(recipe, seed=seed)
         for seed in range(options.seeds)
         for recipe in settings
     }
@@ -207,16 +207,16 @@ def draw(out: Path) -> None:
     all_runs = runs.finished_runs(out)
     good = [run for run in all_runs if run.divergence is None and run.recipe.examples]
     groups = {
-        name: group for name in SETTINGS if (group := [run for run in good if effort.setting(run.recipe) == name])
+        name: group for name in SETTINGS if (group := [run for run in good if budget.setting(run.recipe) == name])
     }
-    ends = [effort.timed(group)[0][-1] for name, group in groups.items() if not name.endswith("sorted")]
+    ends = [budget.timed(group)[0][-1] for name, group in groups.items() if not name.endswith("sorted")]
     if not ends:
         raise jc.ArgumentError(
             f"no shuffled run in {out} is over that did not diverge; write smaller --rates, another --out"
         )
     common = min(run.recipe.steps * run.recipe.batch / (run.recipe.examples or math.nan) for run in good)
     limits = {"epoch": common, "time": min(end["time"] for end in ends)}
-    table = [effort.line(name, group, limits, kept(out / "memory.json")) for name, group in groups.items()]
+    table = [budget.line(name, group, limits, kept(out / "memory.json")) for name, group in groups.items()]
     recipe = all_runs[0].recipe
     what = f"{recipe.dataset}, {recipe.examples} training images, {recipe.model}"
     notes = [
@@ -226,8 +226,8 @@ def draw(out: Path) -> None:
         *(run.divergence for run in all_runs if run.divergence),
     ]
     tables.write_table(out, table, notes)
-    plots.save(effort.curves(groups, limits, what), out / "curves.png")
-    plots.save(effort.orders(groups, limits["epoch"], what), out / "sorted.png")
+    plots.save(budget.curves(groups, limits, what), out / "curves.png")
+    plots.save(budget.orders(groups, limits["epoch"], what), out / "sorted.png")
     print(tables.markdown(table), *notes, f"wrote {out}/table.md, table.csv, curves.png and sorted.png", sep="\n")
 
 

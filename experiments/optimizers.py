@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
-from experiments import tuned
+from experiments import hyperparameter_search as search
 from jaxcnn import cli, runs, tables
 from jaxcnn.recipe import check_choice
 
@@ -148,7 +148,7 @@ def finals(options: Options, rates: Mapping[str, float | None]) -> dict[str, jc.
     }
 
 
-def notes(what: str, some: jc.Recipe, target: float, all_runs: tuned.Runs) -> list[str]:
+def notes(what: str, some: jc.Recipe, target: float, all_runs: search.Runs) -> list[str]:
     """What must be known to read the table."""
     counts = " or ".join(str(n) for n in sorted({len(group) for group in all_runs.values()}))
     return [
@@ -165,12 +165,12 @@ def notes(what: str, some: jc.Recipe, target: float, all_runs: tuned.Runs) -> li
 
 def draw(out: Path, target: float) -> None:
     """Tables and figures from the runs under `out` that are over."""
-    tuning, final = tuned.methods(out / "tune"), tuned.methods(out / "final")
-    table = tuned.table(tuning, final, target)
+    tuning, final = search.methods(out / "tune"), search.methods(out / "final")
+    table = search.table(tuning, final, target)
     some = next(all_runs[0].recipe for all_runs in final.values())
     what = f"{some.model} on {some.dataset}, {some.steps} steps of {some.batch} images"
-    tables.write_table(out, table, notes(what, some, target, tuning) + tuned.divergences(tuning, final))
-    tuned.pictures(out, what, [line["method"] for line in table], tuning, final)
+    tables.write_table(out, table, notes(what, some, target, tuning) + search.divergences(tuning, final))
+    search.pictures(out, what, [line["method"] for line in table], tuning, final)
     print(tables.markdown(table))
     print(f"wrote {out}/table.md, table.csv, sensitivity.png, curves.png and ranking.png")
 
@@ -189,8 +189,8 @@ def main(args: list[str] | None = None) -> int:
                     print("stopped and saved; the same command goes on from here", file=sys.stderr)
                     return stop.exit_code
                 if stage == "tune":
-                    done = tuned.methods(options.out / stage)
-                    all_runs = finals(options, {name: tuned.best(of) for name, of in done.items()})
+                    done = search.methods(options.out / stage)
+                    all_runs = finals(options, {name: search.best(of) for name, of in done.items()})
         with cli.reading(options.out):
             draw(options.out, options.target)
     return 0

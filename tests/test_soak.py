@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments import soak
+from experiments.stress import soak
 from jaxcnn import parallel
 
 SMALL = ["--shared", "12", "--new", "12"]

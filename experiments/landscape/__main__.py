@@ -8,10 +8,10 @@ from typing import Any
 
 import experiments.landscape as about
 import jaxcnn as jc
+from experiments._common import done
 from experiments.landscape import kept, line, path, plane, sharpness
 from experiments.landscape.options import PRESETS, Options
 from experiments.landscape.options import check as check_runs
-from experiments.parts import done
 from jaxcnn import cli, tables
 
 PARTS: dict[str, ModuleType] = {"line": line, "plane": plane, "path": path, "sharpness": sharpness}

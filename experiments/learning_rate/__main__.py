@@ -7,9 +7,9 @@ from types import ModuleType
 
 import experiments.learning_rate as about
 import jaxcnn as jc
+from experiments._common import done
 from experiments.learning_rate import edge, finder, schedules, sweep, theory
 from experiments.learning_rate.options import PRESETS, Options
-from experiments.parts import done
 from jaxcnn import cli, tables
 
 PARTS: dict[str, ModuleType] = {

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import experiments.signals as about
 import jaxcnn as jc
-from experiments.parts import done
+from experiments._common import done
 from experiments.signals import end, path, start
 from experiments.signals.options import PRESETS, Options
 from jaxcnn import cli, tables

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.faults.options import Options, Trial, first
-from experiments.faults.saver import same, state_at
+from experiments.stress.options import Options, Trial, first
+from experiments.stress.worker import same, state_at
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 
 SECONDS = 0.15

@@ -1,4 +1,4 @@
-"""`python -m experiments.faults.teller FILE ...`: `python -m experiments.depth ...`, telling FILE of every step it has done."""
+"""`python -m experiments.stress.teller FILE ...`: `python -m experiments.depth ...`, telling FILE of every step it has done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m experiments.faults`: make the trials that are missing, then count."""
+"""`python -m experiments.stress`: make the trials that are missing, then count."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import experiments.faults as about
-from experiments.faults import damage, kills, signals
-from experiments.faults.options import PRESETS, Options, Trial, check
+import experiments.stress as about
+from experiments.stress import damage, interrupts, kills
+from experiments.stress.options import PRESETS, Options, Trial, check
 from jaxcnn import cli, tables
 from jaxcnn.checkpoint import lock_folder
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_lines
 
-PARTS: dict[str, ModuleType] = {"kills": kills, "signals": signals, "damage": damage}
+PARTS: dict[str, ModuleType] = {"kills": kills, "signals": interrupts, "damage": damage}
 """Each has `plan(options)`, its trials as (fault, number), and `trial(options, fault, number)`, which makes one."""
 COUNTED = ("landed", "restored", "detected", "named")
 WORST = ("saves_lost", "steps_lost", "seconds")

@@ -1,4 +1,4 @@
-"""`python -m experiments.faults.saver FOLDER MEGABYTES`: save one state after another until killed, telling each."""
+"""`python -m experiments.stress.worker FOLDER MEGABYTES`: save one state after another until killed, telling each."""
 
 from __future__ import annotations
 

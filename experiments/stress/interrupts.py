@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments.faults.options import Options, Trial, first, start, until
+from experiments.stress.options import Options, Trial, first, start, until
 from jaxcnn.run_log import write_text
 
 SECONDS = 12.0
@@ -104,7 +104,7 @@ def _stop(process: subprocess.Popen[str], folder: Path, sign: int, twice: bool, 
 
 def study(folder: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
     """The script, with its steps told to a file beside its folder."""
-    return start("faults.teller", told(folder), *STUDY, *more, "--out", folder, err=subprocess.PIPE, cache=cache)
+    return start("stress.teller", told(folder), *STUDY, *more, "--out", folder, err=subprocess.PIPE, cache=cache)
 
 
 def told(folder: Path) -> Path:

@@ -1,8 +1,8 @@
 """Is anything lost when a process is killed or a disk goes bad? Real faults, counted, on the file system that you name.
 
-    python -m experiments.faults                      a few of each: some minutes on two CPU cores
-    python -m experiments.faults --preset full        50 kills, 20 signals of each kind, 100 flipped bytes: 25 minutes there
-    python -m experiments.faults --out /mnt/scratch/faults
+    python -m experiments.stress                      a few of each: some minutes on two CPU cores
+    python -m experiments.stress --preset full        50 kills, 20 signals of each kind, 100 flipped bytes: 25 minutes there
+    python -m experiments.stress --out /mnt/scratch/faults
 
 File systems differ in what a rename, a lock or a full disk does, so run it once where your runs are to be kept.
 

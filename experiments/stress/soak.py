@@ -1,7 +1,7 @@
 """Does a study of hundreds of short runs in one process keep its memory flat and its files closed? A soak.
 
-    python -m experiments.soak                   100 runs on digits, no download: some minutes on two CPU cores
-    python -m experiments.soak --preset full     400 runs: 19 minutes there, beside other work
+    python -m experiments.stress.soak                   100 runs on digits, no download: some minutes on two CPU cores
+    python -m experiments.stress.soak --preset full     400 runs: 19 minutes there, beside other work
 
 Two series, in one process. `shared`: many seeds of four networks, so that a few programs serve all runs. `new`: every run is
 of a network of its own, so that every run compiles. In both one run in ten diverges and one is stopped and goes on. After

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.faults.options import Options, Trial, first, start, until
-from experiments.faults.saver import same, state_at
+from experiments.stress.options import Options, Trial, first, start, until
+from experiments.stress.worker import same, state_at
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 
 SECONDS = 4.0
@@ -27,7 +27,7 @@ def trial(options: Options, fault: str, number: int) -> Trial:
     rng = np.random.default_rng([options.seed, number])
     with (
         tempfile.TemporaryFile("w+") as err,
-        start("faults.saver", folder, str(options.megabytes), err=err) as process,
+        start("stress.worker", folder, str(options.megabytes), err=err) as process,
     ):
         try:
             took = _measure(folder, process)
