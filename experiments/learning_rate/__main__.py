@@ -7,7 +7,7 @@ from types import ModuleType
 
 import experiments.learning_rate as about
 import jaxcnn as jc
-from experiments._common import done
+from experiments._common import run_parts
 from experiments.learning_rate import edge, finder, schedules, sweep, theory
 from experiments.learning_rate.options import PRESETS, Options
 from jaxcnn import cli, tables
@@ -29,7 +29,7 @@ def main(args: list[str] | None = None) -> int:
         options = cli.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
         cli.enable_compilation_cache()
-        if not options.plot_only and not done(parts, options, stop):
+        if not options.plot_only and not run_parts(parts, options, stop):
             return stop.exit_code
         # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
         drawn = [name for name in PARTS if name in parts or (options.out / name / "table.csv").exists()]
