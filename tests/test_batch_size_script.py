@@ -240,7 +240,7 @@ def test_it_goes_on_where_it_was_stopped(out, tmp_path, monkeypatch, capsys):
     """Stopped in the middle of the first run; its rows are those of one that never stopped."""
     asked = iter(range(10_000))
     with monkeypatch.context() as patched:
-        patched.setattr("jaxcnn.cli.Stop.__call__", lambda self: next(asked) > 40)
+        patched.setattr("jaxcnn.cli.GracefulShutdown.__call__", lambda self: next(asked) > 40)
         assert batch_size.main([*TINY, "--out", str(tmp_path)]) == 0  # no signal came, so 128 + nothing
     assert "goes on from here" in capsys.readouterr().err
     assert not (tmp_path / "online-seed0" / "result.json").exists()
