@@ -1,7 +1,8 @@
-"""Studies in which every method is tuned first: the best rate of its trials, the table's row, and the figures.
+"""Studies that tune the rate of every method first: best rate, table and figures.
 
-A study has runs in two folders: trials at several rates, measured on the validation split, and final runs at the best of
-them, measured on the test split. `Runs` are those of one folder, by method.
+Such a study has runs in two folders. Trials at several rates are measured on the validation split.
+Final runs at the best rate are measured on the test split. `Runs` are those of one folder, by
+method.
 """
 
 from __future__ import annotations
@@ -16,137 +17,239 @@ from typing import Any
 import jaxcnn as jc
 from jaxcnn import plots, runs, tables
 
-SMALL = (2.15, 2.4)
-"""A panel's width and height, inches: 23 of them in three rows fill a slide."""
+PANEL_SIZE = (2.15, 2.4)
+"""Width and height of a panel, inches: 23 panels in three rows fill a slide."""
 KEYS = ("train_loss", "eval_loss", "train_error", "eval_error")
+"""Figures of a run's result that the table has."""
 Runs = Mapping[str, Sequence[runs.Run]]
-"""The runs of each method."""
+"""Runs of each method."""
 
 
-def by(key: Callable[[runs.Run], Any], all_runs: Sequence[runs.Run]) -> dict[Any, list[runs.Run]]:
-    """The runs of each value of `key`, in increasing order of it."""
-    return {value: list(group) for value, group in itertools.groupby(sorted(all_runs, key=key), key=key)}
+def group_by(
+    key: Callable[[runs.Run], Any], all_runs: Sequence[runs.Run]
+) -> dict[Any, list[runs.Run]]:
+    """Return the runs of each value of `key`, in increasing order of the value."""
+    ordered = sorted(all_runs, key=key)
+    return {value: list(group) for value, group in itertools.groupby(ordered, key=key)}
 
 
 def methods(folder: Path) -> Runs:
-    """The runs in a folder that are over, by method."""
-    return by(lambda run: run.recipe.optimizer, runs.finished_runs(folder))
+    """Return the finished runs in a folder, by method."""
+    return group_by(lambda run: run.recipe.optimizer, runs.finished_runs(folder))
 
 
 def scores(trials: Sequence[runs.Run]) -> dict[float, tuple[float, float] | None]:
-    """Rate -> mean validation error and loss of a method's trials; None where one of them diverged."""
+    """Return the mean validation error and loss at each rate.
+
+    Args:
+      trials: runs of one method.
+
+    Returns:
+      Rate -> (error in percent, loss in nats), means over seeds; None if a seed diverged.
+    """
 
     def score(all_runs: list[runs.Run]) -> tuple[float, float] | None:
-        error, loss = ([run.result[key] for run in all_runs] for key in ("eval_error", "eval_loss"))
-        # A loss that is no number, and so None, can come after a last step whose own loss still was one.
-        lost = any(run.divergence for run in all_runs) or None in loss
-        return None if lost else (math.fsum(error) / len(all_runs), math.fsum(loss) / len(all_runs))
+        errors, losses = (
+            [run.result[key] for run in all_runs] for key in ("eval_error", "eval_loss")
+        )
+        # The loss after the last step can be no number, and so None, although that step's own
+        # loss was still one.
+        has_diverged = any(run.divergence for run in all_runs) or None in losses
+        if has_diverged:
+            return None
+        return math.fsum(errors) / len(all_runs), math.fsum(losses) / len(all_runs)
 
-    return {rate: score(all_runs) for rate, all_runs in by(lambda run: run.recipe.lr, trials).items()}
+    by_rate = group_by(lambda run: run.recipe.lr, trials)
+    return {rate: score(all_runs) for rate, all_runs in by_rate.items()}
 
 
 def best(trials: Sequence[runs.Run]) -> float | None:
-    """The rate of the least mean validation error, of equals that of the least loss; None if none trained."""
-    good = {rate: score for rate, score in scores(trials).items() if score}
-    return min(good, key=lambda rate: good[rate], default=None)
+    """Return the rate with the least mean validation error.
+
+    Of rates with equal errors, that with the least loss is returned; None if all diverged.
+    """
+    valid = {rate: score for rate, score in scores(trials).items() if score}
+    return min(valid, key=lambda rate: valid[rate], default=None)
 
 
 def steps_to(target: float, all_runs: Sequence[runs.Run]) -> float | None:
-    """The mean over runs of the first row's step whose test error is at most `target`; None if a run has no such row."""
-    first = [next((row["step"] for row in run.rows if row["eval_error"] <= target), math.inf) for run in all_runs]
-    return None if math.inf in first else tables.seed_statistics(first).mean
+    """Return the mean over runs of the first step at the target.
+
+    Args:
+      target: test error in percent; a row is at the target if its error is at most this.
+      all_runs: runs of one method.
+
+    Returns:
+      None if a run never reaches it, or if there are no runs.
+    """
+    steps = [
+        next((row["step"] for row in run.rows if row["eval_error"] <= target), math.inf)
+        for run in all_runs
+    ]
+    return None if math.inf in steps else tables.seed_statistics(steps).mean
 
 
 def step_time(all_runs: Sequence[runs.Run]) -> float | None:
-    """The median milliseconds of a step, over all rows but each run's first, whose time includes compilation."""
-    times = [1000 * run.recipe.batch / row["images_per_second"] for run in all_runs for row in run.rows[1:]]
+    """Return the median milliseconds of a step; None without a row to measure it by.
+
+    The first row of each run is left out, because its time includes compilation.
+    """
+    times = [
+        1000 * run.recipe.batch / row["images_per_second"]
+        for run in all_runs
+        for row in run.rows[1:]
+    ]
     return statistics.median(times) if times else None
 
 
-def row(method: str, trials: Sequence[runs.Run], all_runs: Sequence[runs.Run], target: float) -> dict[str, Any]:
-    """One row of the table: what tuning found, what the final runs did with it."""
-    tried, rate = scores(trials), best(trials)
+def row(
+    method: str, trials: Sequence[runs.Run], all_runs: Sequence[runs.Run], target: float
+) -> dict[str, Any]:
+    """Return the table's row of a method.
+
+    Args:
+      method: name in `jaxcnn.OPTIMIZERS`.
+      trials: its runs of tuning.
+      all_runs: its final runs.
+      target: test error in percent for `steps_to_target`.
+    """
+    rate_scores, rate = scores(trials), best(trials)
     line = {"method": method, "needs": " and ".join(jc.OPTIMIZERS[method].needs) or None}
-    line |= {"best_lr": rate and f"{rate:g}", "edge": "yes" if rate in (min(tried), max(tried)) else None}
-    line |= {"diverged_trials": f"{sum(run.divergence is not None for run in trials)} of {len(trials)}"}
-    measured = runs.aggregate_seeds(all_runs, KEYS)
-    del measured["seconds"]
-    return line | measured | {"steps_to_target": steps_to(target, all_runs), "ms_per_step": step_time(all_runs)}
+    # At an edge of the grid, a rate beyond it could be better.
+    at_edge = rate in (min(rate_scores), max(rate_scores))
+    line |= {"best_lr": rate and f"{rate:g}", "edge": "yes" if at_edge else None}
+    num_diverged = sum(run.divergence is not None for run in trials)
+    line |= {"diverged_trials": f"{num_diverged} of {len(trials)}"}
+    statistics_over_seeds = runs.aggregate_seeds(all_runs, KEYS)
+    del statistics_over_seeds["seconds"]
+    return (
+        line
+        | statistics_over_seeds
+        | {"steps_to_target": steps_to(target, all_runs), "ms_per_step": step_time(all_runs)}
+    )
 
 
 def table(trials: Runs, final: Runs, target: float) -> list[dict[str, Any]]:
-    """The rows of all methods, the least test error first and those that diverged last."""
+    """Return the rows of all methods, by increasing test error; diverged methods are last."""
     lines = [row(method, trials[method], final.get(method, []), target) for method in trials]
     lines.sort(key=lambda line: (line["eval_error"] is None, line["eval_error"], line["eval_loss"]))
     return lines
 
 
 def divergences(*stages: Runs) -> list[str]:
-    """One sentence for every run that diverged."""
-    all_runs = [run for stage in stages for group in stage.values() for run in group if run.divergence]
+    """Return one sentence for every run that diverged."""
+    all_runs = [
+        run for stage in stages for group in stage.values() for run in group if run.divergence
+    ]
     return [f"{run.recipe.optimizer} at {run.recipe.lr:g}: {run.divergence}" for run in all_runs]
 
 
 def sensitivity(trials: Runs) -> list[plots.Panel]:
-    """Validation error against the rate, a panel for each method; the rate chosen is marked."""
-    lines, chosen, lost = [], [], []
+    """Return a panel for each method: validation error against the rate.
+
+    The best rate is marked, and rates that diverged are crosses.
+    """
+    lines, markers, crosses = [], [], []
     for all_runs in trials.values():
-        good = {rate: score[0] for rate, score in scores(all_runs).items() if score}
-        at = [rate for rate in good if rate == best(all_runs)]
-        mark: dict[str, Any] = {"label": "its best rate", "marker": "D", "color": plots.COLORS[1]}
-        lines.append(plots.Line(list(good), list(good.values()), label="this method", marker="o"))
-        chosen.append(plots.Line(at, [good[rate] for rate in at], **mark))
-        lost.append([(rate, None) for rate, score in scores(all_runs).items() if score is None])
-    axes: dict[str, Any] = {"xlabel": "learning rate", "ylabel": "error (%)", "xlog": True, "ylog": True}
-    plain = [plots.Panel(*panel, **axes) for panel in zip(trials, ([line] for line in lines), strict=True)]
-    parts = zip(plots.with_background(plain), chosen, lost, strict=True)
-    return [panel._replace(lines=[*panel.lines, mark], crosses=crosses) for panel, mark, crosses in parts]
+        errors = {rate: score[0] for rate, score in scores(all_runs).items() if score}
+        best_rates = [rate for rate in errors if rate == best(all_runs)]
+        style: dict[str, Any] = {"label": "its best rate", "marker": "D", "color": plots.COLORS[1]}
+        lines.append(
+            plots.Line(list(errors), list(errors.values()), label="this method", marker="o")
+        )
+        markers.append(plots.Line(best_rates, [errors[rate] for rate in best_rates], **style))
+        crosses.append([(rate, None) for rate, score in scores(all_runs).items() if score is None])
+    axes: dict[str, Any] = {
+        "xlabel": "learning rate",
+        "ylabel": "error (%)",
+        "xlog": True,
+        "ylog": True,
+    }
+    panels = [
+        plots.Panel(*panel, **axes)
+        for panel in zip(trials, ([line] for line in lines), strict=True)
+    ]
+    # The markers are added after the background, which repeats every line of the other panels.
+    columns = zip(plots.with_background(panels), markers, crosses, strict=True)
+    return [
+        panel._replace(lines=[*panel.lines, marker], crosses=panel_crosses)
+        for panel, marker, panel_crosses in columns
+    ]
 
 
 def training(final: Runs) -> list[plots.Panel]:
-    """Training loss against the step at the best rate, a panel for each method; bands reach over its seeds."""
+    """Return a panel for each method: training loss against the step, at the best rate.
+
+    Bands are the range over the method's seeds.
+    """
     panels = []
     for name, all_runs in final.items():
-        line = plots.band(
-            [run.rows for run in all_runs], "step", "train_loss", label="this method, mean and range of seeds"
-        )
+        rows = [run.rows for run in all_runs]
+        label = "this method, mean and range of seeds"
+        line = plots.band(rows, "step", "train_loss", label=label)
         title = f"{name}, {all_runs[0].recipe.lr:g}"
         panels.append(plots.Panel(title, [line], xlabel="step", ylabel="loss (nats)", ylog=True))
     return plots.with_background(panels)
 
 
 def ranking(names: Sequence[str], final: Runs) -> plots.Panel:
-    """Test error by method, from above: each seed, the mean and its 95% interval; crosses are methods that diverged."""
-    kept = {name: [run for run in final.get(name, []) if not run.divergence] for name in names}
-    errors = {name: [run.result["eval_error"] for run in all_runs] for name, all_runs in kept.items()}
-    known = [error for of in errors.values() for error in of if error] or [100.0]
-    low, high, lines = 0.7 * min(known), 1.2 * max(known), []
+    """Return a panel of the test errors by method, the first name at the top.
+
+    It has each seed, the mean and its 95% interval. Methods that diverged are crosses.
+    """
+    converged = {name: [run for run in final.get(name, []) if not run.divergence] for name in names}
+    errors = {
+        name: [run.result["eval_error"] for run in all_runs] for name, all_runs in converged.items()
+    }
+    # An error of 0 has no place on a logarithmic axis.
+    positive = [error for values in errors.values() for error in values if error] or [100.0]
+    low, high, lines = 0.7 * min(positive), 1.2 * max(positive), []
     for y, values in enumerate(errors.values()):
-        mean, _, half = tables.seed_statistics(values)
+        mean, _, half_width = tables.seed_statistics(values)
         if mean is None:
             continue
-        ends = [max(low, mean - (half or 0.0)), mean + (half or 0.0)]
-        lines.append(plots.Line(ends, [y, y], label="95% interval of the mean", color=plots.COLORS[5]))
+        ends = [max(low, mean - (half_width or 0.0)), mean + (half_width or 0.0)]
+        lines.append(
+            plots.Line(ends, [y, y], label="95% interval of the mean", color=plots.COLORS[5])
+        )
         lines += [plots.Line([x], [y], label="a seed", marker="|", color="0.2") for x in values]
-        lines.append(plots.Line([mean], [y], label="mean of the seeds", marker="o", color=plots.COLORS[1]))
-    lost = [(high, y) for y, values in enumerate(errors.values()) if not values]
+        lines.append(
+            plots.Line([mean], [y], label="mean of the seeds", marker="o", color=plots.COLORS[1])
+        )
+    crosses = [(high, y) for y, values in enumerate(errors.values()) if not values]
     limits: dict[str, Any] = {"xlim": (low, high), "ylim": (len(names) - 0.5, -0.5)}
     split = runs.eval_split([run for all_runs in final.values() for run in all_runs]) or "test"
-    return plots.Panel("", lines, xlabel=f"{split} error (%)", xlog=True, crosses=lost, **limits)
+    return plots.Panel("", lines, xlabel=f"{split} error (%)", xlog=True, crosses=crosses, **limits)
 
 
-def pictures(out: Path, what: str, names: Sequence[str], trials: Runs, final: Runs) -> None:
-    """`sensitivity.png`, `curves.png` and `ranking.png`, with the methods in the order of `names`."""
-    trials, final = ({name: all_runs[name] for name in names if name in all_runs} for all_runs in (trials, final))
-    grey = "(grey: the other methods)"
+def write_figures(out: Path, title: str, names: Sequence[str], trials: Runs, final: Runs) -> None:
+    """Write `sensitivity.png`, `curves.png` and `ranking.png`.
+
+    Args:
+      out: folder of the figures.
+      title: start of each figure's title.
+      names: methods in the figures' order.
+      trials: runs of tuning.
+      final: runs at the best rates.
+    """
+    trials, final = (
+        {name: all_runs[name] for name in names if name in all_runs} for all_runs in (trials, final)
+    )
+    legend = "(grey: the other methods)"
     figure = plots.panels(
-        sensitivity(trials), columns=8, size=SMALL, title=f"{what}: validation error at each rate {grey}"
+        sensitivity(trials),
+        columns=8,
+        size=PANEL_SIZE,
+        title=f"{title}: validation error at each rate {legend}",
     )
     plots.save(figure, out / "sensitivity.png")
     figure = plots.panels(
-        training(final), columns=8, size=SMALL, title=f"{what}: training loss at the best rate {grey}"
+        training(final),
+        columns=8,
+        size=PANEL_SIZE,
+        title=f"{title}: training loss at the best rate {legend}",
     )
     plots.save(figure, out / "curves.png")
-    figure = plots.panels([ranking(names, final)], title=what, size=(9.0, 1.2 + 0.28 * len(names)))
+    figure = plots.panels([ranking(names, final)], title=title, size=(9.0, 1.2 + 0.28 * len(names)))
     figure.axes[0].set_yticks(range(len(names)), names)
     plots.save(figure, out / "ranking.png")
