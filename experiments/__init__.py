@@ -1,6 +1,8 @@
-"""Experiments: each script makes a figure or table of a paper, as `python -m experiments.NAME`.
+"""Experiments: each script makes a figure or table of a paper.
 
-Importing this package from `python -m` may restart the process: see `MALLOC_TUNABLES`.
+A script is run as `python -m experiments.NAME`.
+
+Under `python -m` the import of this package may restart the process: see `MALLOC_TUNABLES`.
 """
 
 import contextlib
@@ -52,9 +54,10 @@ def _open_streams() -> None:
 
 
 def _check_memory() -> None:
-    """Report a `ulimit -v` or `ulimit -d` with which XLA may end without a message.
+    """Check that `ulimit -v` and `ulimit -d` leave enough memory.
 
-    Below the least that a script needs, the process ends. Above it, a warning is printed.
+    With too little, XLA may end without a message. Below the least that a script needs, the
+    process ends. Above it, a warning is printed.
     """
     try:
         import resource

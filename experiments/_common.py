@@ -40,7 +40,7 @@ def run_study(
     train: Callable[[OptionsT, cli.GracefulShutdown], bool],
     draw: Callable[[OptionsT], None],
 ) -> int:
-    """Train the missing runs of a study, then draw its tables and figures.
+    """Train the missing runs, then draw tables and figures.
 
     Args:
       presets: name -> the options with that preset's defaults; the first is the default.

@@ -109,7 +109,10 @@ PRESETS = {
 
 
 def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Return the study's runs: name -> recipe, one seed of every setting first."""
+    """Return the study's runs: name -> recipe.
+
+    One seed of every setting comes first.
+    """
     check(options)
     batches = (1, options.batch, options.examples)
     shuffled = list(zip(batches, ("shuffled",) * 3, options.rates, options.epochs, strict=True))
@@ -195,14 +198,17 @@ def cached_json(path: Path, make: Callable[[], Mapping[str, Any]] = dict) -> Map
 
 
 def initialize(recipe: jc.Recipe, data: jc.Dataset) -> tuple[Any, Any, jc.State, jc.Split]:
-    """Return model, optimizer, state at step 0 and training images of a run."""
+    """Return a run's model, optimizer, state at step 0 and training images."""
     subset = runs.subset_for(recipe, data)
     model, tx = runs.model_and_optimizer(recipe, len(data.classes))
     return model, tx, jc.init_state(model, tx, recipe, subset), subset.train
 
 
 def step_memory(recipes: Iterable[jc.Recipe], data: jc.Dataset) -> dict[str, float | None]:
-    """Return the MiB that XLA allocates for a step: batch -> MiB, None where it is unknown."""
+    """Return the memory of a step: batch -> MiB that XLA allocates.
+
+    It is None where XLA does not report it.
+    """
     strategy, sizes = jc.strategy(devices=1), {}
     for recipe in {recipe.batch: recipe for recipe in recipes}.values():
         model, tx, state, train = initialize(recipe, data)
@@ -214,7 +220,7 @@ def step_memory(recipes: Iterable[jc.Recipe], data: jc.Dataset) -> dict[str, flo
 
 
 def measure_noise(recipe: jc.Recipe, data: jc.Dataset, folder: Path) -> dict[str, Any]:
-    """Measure the gradient noise scale at the start and at the end of a run.
+    """Measure the gradient noise scale at both ends of a run.
 
     Args:
       recipe: of the run.
@@ -257,7 +263,7 @@ def noise_note(noise: Mapping[str, Any]) -> str:
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
-    """Train the missing runs and measure memory and noise; return False if stopped."""
+    """Train the missing runs, measure memory and noise; False if stopped."""
     all_runs = recipes(options)
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir)
@@ -308,7 +314,8 @@ def draw(options: Options) -> None:
     noise = cached_json(out / "noise.json")
     notes = [
         f"{title}. Equal epochs: {limits['epoch']:g}; equal time: {limits['time']:.3g} s. "
-        "Errors in percent, losses in nats; ± is the half width of the mean's 95% interval over seeds.",
+        "Errors in percent, losses in nats; ± is the half width of the mean's 95% interval "
+        "over seeds.",
         *([noise_note(noise)] if noise else []),
         *(run.divergence for run in all_runs if run.divergence),
     ]

@@ -1,4 +1,4 @@
-"""The same runs compared at equal epochs, updates and seconds: table rows and figures."""
+"""Table and figures that compare runs at equal epochs, updates and seconds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def timed(all_runs: Sequence[runs.Run]) -> list[list[dict[str, Any]]]:
 
 
 def last_within(rows: Sequence[dict[str, Any]], key: str, limit: float) -> dict[str, Any]:
-    """Return the last row whose `key` is at most the limit; the first row if all exceed it."""
+    """Return the last row whose `key` is at most the limit.
+
+    If all rows exceed it, that is the first row.
+    """
     within = (row for row in rows if row[key] <= limit * (1 + 1e-9))
     return max(within, key=lambda row: row["step"], default=rows[0])
 
@@ -99,7 +102,7 @@ def table_row(
 
 
 def curves(groups: Groups, limits: Mapping[str, float], title: str) -> Any:
-    """Draw the loss against epochs, updates and seconds, and its spread between updates."""
+    """Draw the loss against epochs, updates and seconds, and its spread."""
     shuffled = {
         name: timed(all_runs) for name, all_runs in groups.items() if not name.endswith("sorted")
     }
@@ -132,7 +135,9 @@ def curves(groups: Groups, limits: Mapping[str, float], title: str) -> Any:
 
 
 def orders(groups: Groups, epochs: float, title: str) -> Any:
-    """Draw shuffled against sorted runs: error on the eval split, and on the batches.
+    """Draw the errors of shuffled and of sorted runs.
+
+    They are on the eval split, and on the batches during training.
 
     Args:
       groups: runs of each setting.

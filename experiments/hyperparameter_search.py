@@ -1,4 +1,4 @@
-"""Studies that tune the rate of every method first: best rate, table and figures.
+"""Best rates, table and figures of studies that tune every method.
 
 Such a study has runs in two folders. Trials at several rates are measured on the validation split.
 Final runs at the best rate are measured on the test split. `Runs` are those of one folder, by
@@ -28,7 +28,7 @@ Runs = Mapping[str, Sequence[runs.Run]]
 def group_by(
     key: Callable[[runs.Run], Any], all_runs: Sequence[runs.Run]
 ) -> dict[Any, list[runs.Run]]:
-    """Return the runs of each value of `key`, in increasing order of the value."""
+    """Return the runs of each value of `key`, by increasing value."""
     ordered = sorted(all_runs, key=key)
     return {value: list(group) for value, group in itertools.groupby(ordered, key=key)}
 
@@ -90,8 +90,9 @@ def steps_to(target: float, all_runs: Sequence[runs.Run]) -> float | None:
 
 
 def step_time(all_runs: Sequence[runs.Run]) -> float | None:
-    """Return the median milliseconds of a step; None without a row to measure it by.
+    """Return the median milliseconds of a step, or None.
 
+    None means that there is no row to measure it by.
     The first row of each run is left out, because its time includes compilation.
     """
     times = [
@@ -130,7 +131,10 @@ def row(
 
 
 def table(trials: Runs, final: Runs, target: float) -> list[dict[str, Any]]:
-    """Return the rows of all methods, by increasing test error; diverged methods are last."""
+    """Return the rows of all methods, by increasing test error.
+
+    Methods that diverged are last.
+    """
     lines = [row(method, trials[method], final.get(method, []), target) for method in trials]
     lines.sort(key=lambda line: (line["eval_error"] is None, line["eval_error"], line["eval_loss"]))
     return lines
@@ -178,9 +182,9 @@ def sensitivity(trials: Runs) -> list[plots.Panel]:
 
 
 def training(final: Runs) -> list[plots.Panel]:
-    """Return a panel for each method: training loss against the step, at the best rate.
+    """Return a panel for each method: training loss at the best rate.
 
-    Bands are the range over the method's seeds.
+    The loss is drawn against the step. Bands are the range over the method's seeds.
     """
     panels = []
     for name, all_runs in final.items():
@@ -193,9 +197,10 @@ def training(final: Runs) -> list[plots.Panel]:
 
 
 def ranking(names: Sequence[str], final: Runs) -> plots.Panel:
-    """Return a panel of the test errors by method, the first name at the top.
+    """Return a panel of the test errors by method.
 
-    It has each seed, the mean and its 95% interval. Methods that diverged are crosses.
+    The first name is at the top. The panel has each seed, the mean and its 95% interval. Methods
+    that diverged are crosses.
     """
     converged = {name: [run for run in final.get(name, []) if not run.divergence] for name in names}
     errors = {

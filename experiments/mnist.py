@@ -1,4 +1,6 @@
-"""Ten networks on MNIST and Fashion-MNIST, from the perceptron to LeNet-5: one recipe, one table.
+"""Ten networks on MNIST, from the perceptron to LeNet-5.
+
+All have one recipe and one table, on MNIST and Fashion-MNIST.
 
     python -m experiments.mnist                     digits, no download: under 3 minutes on two CPU
                                                     cores
@@ -145,14 +147,20 @@ def recipes(options: Options, dataset: str) -> dict[str, jc.Recipe]:
 
 
 def network(recipe: jc.Recipe) -> str:
-    """Return the name in `NETWORKS` of a recipe's network, or its model's name."""
+    """Return the name in `NETWORKS` of a recipe's network.
+
+    For another network it is the model's name.
+    """
     if recipe.model == "mlp":
         return f"mlp-{recipe.options.get('activation', 'tanh')}"
     return recipe.model
 
 
 def images(name: str, folder: Path | None) -> jc.Dataset:
-    """Load a data set with images of 28x28 pixels; digits are enlarged to that."""
+    """Load a data set with images of 28x28 pixels.
+
+    Images of digits are enlarged to that.
+    """
     data = jc.load_dataset(name, folder)
     if name != "digits":
         return data
@@ -242,7 +250,7 @@ def protocol(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> str:
 
 
 def panels(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> list[plots.Panel]:
-    """Return a panel of learning curves for each data set and kind of network.
+    """Return panels of learning curves, by data set and kind of network.
 
     Dense networks come before convolutional ones. The curves are of the test error.
     """
@@ -267,7 +275,7 @@ def panels(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> list[plots
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
-    """Train the missing runs, one data set after another; return False if stopped."""
+    """Train the missing runs; return False if stopped."""
     check(options)
     all_runs = {name: recipes(options, name) for name in options.datasets}
     cli.enable_compilation_cache()

@@ -1,4 +1,4 @@
-"""Comparison of the variants of SGD, with equal numbers of trials for each one's rate.
+"""Comparison of optimizers, each tuned with the same number of trials.
 
     python -m experiments.optimizers                   digits, no download: 2 minutes on two CPU
                                                        cores
@@ -114,7 +114,10 @@ PRESETS = {
 
 
 def recipe(options: Options, method: str, **overrides: Any) -> jc.Recipe:
-    """Return the recipe of a method, with `overrides` such as rate, seed and split."""
+    """Return the recipe of a method.
+
+    `overrides` are other fields of it, such as rate, seed and split.
+    """
     is_decoupled = jc.OPTIMIZERS[method].decays and method not in L2_INSIDE
     model_kwargs = {
         name: value
@@ -157,7 +160,10 @@ def check(options: Options) -> None:
 
 
 def trials(options: Options) -> dict[str, jc.Recipe]:
-    """Return the runs of tuning: name -> recipe, measured on the validation split."""
+    """Return the runs of tuning: name -> recipe.
+
+    They are measured on the validation split.
+    """
     return {
         f"tune/{method}-{rate:g}-seed{seed}": recipe(
             options, method, lr=rate, seed=seed, report="validation"
@@ -169,7 +175,9 @@ def trials(options: Options) -> dict[str, jc.Recipe]:
 
 
 def finals(options: Options, rates: Mapping[str, float | None]) -> dict[str, jc.Recipe]:
-    """Return the final runs: name -> recipe, measured on the test split.
+    """Return the final runs: name -> recipe.
+
+    They are measured on the test split.
 
     Args:
       options: settings of the comparison.
@@ -211,7 +219,7 @@ def notes(title: str, recipe: jc.Recipe, target: float, trials: search.Runs) -> 
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
-    """Tune every method, then train it at its best rate; return False if stopped."""
+    """Tune all methods, then train at the best rates; False if stopped."""
     check(options)
     all_runs, strategy = trials(options), jc.strategy(options.strategy)
     cli.enable_compilation_cache()
