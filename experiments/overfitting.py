@@ -96,7 +96,8 @@ class Options:
     dropout: float = 0.5
     """Share of the dense layer's outputs that `dropout` sets to 0; not searched."""
     every: int | None = 20
-    """Steps between rows, tests and checkpoints; None is an epoch, another number of steps for `all`."""
+    """Steps between rows, tests and checkpoints; None is an epoch, another number of steps for
+    `all`."""
     strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
@@ -297,7 +298,8 @@ def protocol(run: runs.Run) -> str:
 def panel(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> plots.Panel:
     """Return the panel of a setting's learning curves.
 
-    The validation curve of `few` is behind them in grey. The turning point is marked where most of the seeds turn.
+    The validation curve of `few` is behind them in grey. The turning point is marked where most of
+    the seeds turn.
     """
     line, is_early = row(name, all_runs, few), name == "early-stopping"
     rows = [run.rows for run in (few if is_early else all_runs)]
