@@ -88,7 +88,7 @@ def run(options: Options, stop: Any) -> bool:
 
 
 def predicted_edge(run: runs.Run) -> float:
-    """Return the predicted sharpness of the edge, 2 (1 + m) / rate."""
+    """Return the predicted sharpness, 2 (1 + m) / rate."""
     return descent.limit(1.0, run.recipe.momentum) / run.recipe.lr
 
 

@@ -1,4 +1,8 @@
-"""kill -9 in the middle of asynchronous saves: one process after another in the same folder, each going on from the last."""
+"""kill -9 in the middle of asynchronous saves.
+
+One process after another saves in the same folder, and each resumes from the state that the last
+one has left.
+"""
 
 from __future__ import annotations
 
@@ -9,71 +13,94 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.stress.options import Options, Trial, first, start, until
-from experiments.stress.worker import same, state_at
+from experiments.stress.options import Options, Trial, first_failure, start_process, wait_until
+from experiments.stress.worker import is_intact, state_at
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 
 SECONDS = 4.0
+"""Duration of a trial, for the progress bar."""
 
 
 def plan(options: Options) -> list[tuple[str, int]]:
-    """Every trial, as its fault and number."""
+    """Return the fault and the number of every trial."""
     return [("kill -9", number) for number in range(options.kills)]
 
 
 def trial(options: Options, fault: str, number: int) -> Trial:
-    """Measure a save, kill in a random part of the next, and see what is left."""
+    """Kill the process at a random moment of a save.
+
+    An earlier save is measured for that. Then the folder is inspected.
+    """
     folder = options.out / "kills"
     rng = np.random.default_rng([options.seed, number])
     with (
         tempfile.TemporaryFile("w+") as err,
-        start("stress.worker", folder, str(options.megabytes), err=err) as process,
+        start_process("stress.worker", folder, str(options.megabytes), err=err) as process,
     ):
         try:
-            took = _measure(folder, process)
-            began = until(lambda: unfinished(folder), process)
-            time.sleep(part := rng.uniform(0, took))
+            save_seconds = _measure(folder, process)
+            is_saving = wait_until(lambda: unfinished(folder), process)
+            time.sleep(delay := rng.uniform(0, save_seconds))
         finally:
             process.kill()
-        said, _ = process.communicate()
+        output, _ = process.communicate()
         err.seek(0)
-        ended = err.read().strip().splitlines()[-1:]
-    seen = look(folder, options.megabytes, [int(step) for step in said.split()])
-    seen |= {"save_seconds": took, "after": part}
-    complaint = {f"the process ended by itself: {ended}": not began or process.returncode != -9}
-    return seen | {"broken": first(complaint) or seen["broken"]}
+        last_lines = err.read().strip().splitlines()[-1:]
+    report = inspect_folder(folder, options.megabytes, [int(step) for step in output.split()])
+    report |= {"save_seconds": save_seconds, "after": delay}
+    failures = {
+        f"the process ended by itself: {last_lines}": not is_saving or process.returncode != -9
+    }
+    return report | {"broken": first_failure(failures) or report["broken"]}
 
 
 def unfinished(folder: Path) -> list[int]:
-    """The steps whose save has begun and not ended, as Orbax's temporary folders tell."""
+    """Return the steps whose save has started and not ended.
+
+    Orbax has a temporary folder for each of them.
+    """
     return [int(item.name.partition(".")[0]) for item in folder.glob("*.orbax-checkpoint-tmp*")]
 
 
 def _measure(folder: Path, process: subprocess.Popen[str]) -> float:
-    """Seconds of the process's second save; the first is slower."""
-    began = 0.0
+    """Return the seconds of the process's second save; the first is slower."""
+    start = 0.0
     for _ in range(2):
-        until(lambda: unfinished(folder), process)
-        began = time.monotonic()
-        until(lambda: not unfinished(folder), process)
-    return time.monotonic() - began
+        wait_until(lambda: unfinished(folder), process)
+        start = time.monotonic()
+        wait_until(lambda: not unfinished(folder), process)
+    return time.monotonic() - start
 
 
-def look(folder: Path, megabytes: float, told: list[int]) -> Trial:
-    """What a killed process has left: first its unfinished save, before anything cleans it up, then the newest good state."""
+def inspect_folder(folder: Path, megabytes: float, printed: list[int]) -> Trial:
+    """Return the observations of a folder that a killed process has left.
+
+    Args:
+      folder: of the checkpoints.
+      megabytes: of a state.
+      printed: steps that the process printed.
+    """
+    # Before the folder is opened, which removes unfinished saves.
     midway = unfinished(folder)
-    begun = max([*told, *midway], default=0)
+    begun = max([*printed, *midway], default=0)
     try:
-        with Checkpoints(folder) as saved:
-            found = saved.restore(state_at(0, megabytes))
-        why = None
+        with Checkpoints(folder) as checkpoints:
+            state = checkpoints.restore(state_at(0, megabytes))
+        reason = None
     except CheckpointError as error:
-        found, why = None, str(error)
-    lost = begun - (0 if found is None else int(found.step))
-    good = found is not None and same(found, megabytes)
-    complaint = {
-        f"nothing can be restored: {why}": found is None and begun > 1,
-        "what was restored is not what was saved": found is not None and not good,
+        state, reason = None, str(error)
+    lost = begun - (0 if state is None else int(state.step))
+    intact = state is not None and is_intact(state, megabytes)
+    failures = {
+        # The first save may be the one that was killed.
+        f"nothing can be restored: {reason}": state is None and begun > 1,
+        "what was restored is not what was saved": state is not None and not intact,
         f"{lost} saves are lost": lost > 1,
     }
-    return {"landed": bool(midway), "restored": good, "saves_lost": lost, "begun": begun, "broken": first(complaint)}
+    return {
+        "landed": bool(midway),
+        "restored": intact,
+        "saves_lost": lost,
+        "begun": begun,
+        "broken": first_failure(failures),
+    }

@@ -1,4 +1,4 @@
-"""The settings of all parts, their presets, and what a trial is."""
+"""Settings of all parts, their presets, and functions that the parts share."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ import jaxcnn as jc
 
 Part = Literal["kills", "signals", "damage"]
 Trial = dict[str, Any]
-"""What was seen, and what the fault was to do and did not under "broken", None if all was well."""
+"""Observations of a trial.
+
+Under "broken" it has the first promise that was broken, None if all held.
+"""
 ROOT = Path(experiments.__file__).parent.parent
-PATIENCE = 120.0
-"""Seconds after which what has not come will not."""
+"""Folder of the repository, in which processes are started."""
+TIMEOUT = 120.0
+"""Seconds after which `wait_until` gives up."""
 
 
 @dataclass(frozen=True)
@@ -44,37 +48,75 @@ PRESETS = {"quick": Options(), "full": Options(preset="full", kills=50, signals=
 
 
 def check(options: Options) -> None:
-    """ArgumentError for a setting that cannot be meant."""
+    """Check the settings.
+
+    Raises:
+      ArgumentError: for an invalid one.
+    """
     if not options.parts:
-        raise jc.ArgumentError("parts is empty; expected some of kills, signals, damage: write --parts kills")
+        raise jc.ArgumentError(
+            "parts is empty; expected some of kills, signals, damage: write --parts kills"
+        )
     for name in ("kills", "signals", "flips"):
         if getattr(options, name) < 1:
-            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected at least 1: write --{name} 3")
+            raise jc.ArgumentError(
+                f"{name} is {getattr(options, name)}; expected at least 1: write --{name} 3"
+            )
     if not options.megabytes >= 0.1:
-        raise jc.ArgumentError(f"megabytes is {options.megabytes}; expected at least 0.1: write --megabytes 14")
+        raise jc.ArgumentError(
+            f"megabytes is {options.megabytes}; expected at least 0.1: write --megabytes 14"
+        )
 
 
-def start(module: str, *args: str | Path, err: IO[str] | int, cache: Path | None = None) -> subprocess.Popen[str]:
-    """A fresh process on one CPU device, out of reach of this terminal's Ctrl-C."""
+def start_process(
+    module: str, *args: str | Path, err: IO[str] | int, cache: Path | None = None
+) -> subprocess.Popen[str]:
+    """Start a process on one CPU device.
+
+    It has a session of its own, so that Ctrl-C in this terminal does not reach it.
+
+    Args:
+      module: name below `experiments`.
+      args: its command-line arguments.
+      err: file of its stderr, or `subprocess.PIPE`; stdout is a pipe.
+      cache: value of `$JAXCNN_CACHE`, unless None.
+    """
     env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
     env |= {"JAXCNN_CACHE": str(cache)} if cache else {}
     env.pop("JAX_COMPILATION_CACHE_DIR", None)
     command = [sys.executable, "-m", f"experiments.{module}", *map(str, args)]
     return subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=err, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=err,
+        text=True,
+        start_new_session=True,
     )
 
 
-def until(happens: Callable[[], Any], process: subprocess.Popen[str], every: float = 0.0005) -> bool:
-    """Wait until something happens; False if the process has ended, or all patience, without it."""
-    end = time.monotonic() + PATIENCE
-    while not happens():
+def wait_until(
+    condition: Callable[[], Any], process: subprocess.Popen[str], every: float = 0.0005
+) -> bool:
+    """Wait until a condition holds.
+
+    Args:
+      condition: called every `every` seconds.
+      process: the wait ends when it ends, or after `TIMEOUT` seconds.
+      every: seconds between two calls.
+
+    Returns:
+      False if the wait ended without it.
+    """
+    end = time.monotonic() + TIMEOUT
+    while not condition():
         if process.poll() is not None or time.monotonic() > end:
-            return bool(happens())
+            return bool(condition())
         time.sleep(every)
     return True
 
 
-def first(faults: Mapping[str, Any]) -> str | None:
-    """The first of several complaints that is true."""
-    return next((said for said, true in faults.items() if true), None)
+def first_failure(failures: Mapping[str, Any]) -> str | None:
+    """Return the first key whose value is true, or None."""
+    return next((message for message, is_true in failures.items() if is_true), None)
