@@ -112,7 +112,8 @@ PRESETS = {
 def kind(run: int) -> str:
     """Return the kind of a run by its number.
 
-    It is "diverged", "continued" or "whole". A continued run is stopped before its first row, on a CPU.
+    It is "diverged", "continued" or "whole". A continued run is stopped before its first row, on
+    a CPU.
     """
     return {4: "diverged", 7: "continued"}.get(run % 10, "whole")
 
@@ -189,7 +190,7 @@ def train(
     stop: Callable[[], bool],
     **sweep_kwargs: Any,
 ) -> bool:
-    """Make a run as a study does; False if the user stopped it.
+    """Make a run as a study does; return False if stopped.
 
     Args:
       name: of the run.
