@@ -124,7 +124,7 @@ PRESETS = {
 }
 
 
-def recipe(options: Options, **overrides: Any) -> jc.Recipe:
+def recipe(options: Options, /, **overrides: Any) -> jc.Recipe:
     """Return the recipe of a run, with `overrides` of its fields.
 
     There is no augmentation and no decay, so that nothing but the rate has an effect.
