@@ -43,8 +43,7 @@ def scripts():
     files = [
         path
         for path in Path(experiments.__file__).parent.rglob("*.py")
-        if path.name != "_common.py"
-        and any(call in path.read_text() for call in ("cli.parse(", "run_study(PRESETS"))
+        if path.name != "_common.py" and any(call in path.read_text() for call in ("cli.parse(", "run_study(PRESETS"))
     ]
     for path in sorted(files):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
