@@ -197,11 +197,11 @@ def area_measure(
     # The scores that need no network are the same for every row.
     linear_areas: dict[str, float] = {}
 
-    def measure(model: Any, state: State, rest: jc.Dataset) -> Mapping[str, float]:
-        normal = rest.test.images
+    def measure(model: Any, state: State, remaining: jc.Dataset) -> Mapping[str, float]:
+        normal = remaining.test.images
         if not linear_areas:
             for name, numbers in (("auc_pca", code), ("auc_mean", 0)):
-                scores = linear(rest.train.images, numbers, np.concatenate([normal, strange]))
+                scores = linear(remaining.train.images, numbers, np.concatenate([normal, strange]))
                 linear_areas[name] = auc(scores[: len(normal)], scores[len(normal) :])
         area = auc(errors(model, state, normal), errors(model, state, strange))
         return {"auc": area} | linear_areas
@@ -212,14 +212,14 @@ def area_measure(
 def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs, class by class; return False if stopped."""
     for label in options.held_out:
-        all_runs, rest = recipes(options, data, label), without(data, label)
+        all_runs, remaining = recipes(options, data, label), without(data, label)
         sweep_kwargs: dict[str, Any] = {
             "measure": area_measure(data, label, options.code),
             "strategy": jc.strategy(options.strategy),
             "stop": stop,
             "brief": True,
         }
-        if runs.sweep(all_runs, rest, options.out, **sweep_kwargs) is None:
+        if runs.sweep(all_runs, remaining, options.out, **sweep_kwargs) is None:
             return False
     return True
 
@@ -235,21 +235,21 @@ def _line(group: list[runs.Run]) -> dict[str, Any]:
     return line | linear_areas | {"seconds": seconds}
 
 
-def reconstructions(options: Options, data: jc.Dataset, label: int) -> None:
+def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> None:
     """Write OUT/pictures.png: images next to their reconstructions.
 
     They are of the class held out and of the others.
     """
     name, recipe = next(iter(recipes(options, data, label).items()))
-    rest = jc.subset(without(data, label), recipe.examples or 0, seed=0)
-    model, tx = runs.model_and_optimizer(recipe, len(rest.classes))
+    remaining = jc.subset(without(data, label), recipe.examples or 0, seed=0)
+    model, tx = runs.model_and_optimizer(recipe, len(remaining.classes))
     with jc.Checkpoints(options.out / name / "checkpoints") as checkpoints:
-        state = checkpoints.restore(init_state(model, tx, recipe, rest))
+        state = checkpoints.restore(init_state(model, tx, recipe, remaining))
     if state is None:
         return
     held_out = data.test.images[data.test.labels == label][:4]
     kinds = {f"class {data.classes[label]}, never seen": held_out}
-    kinds["a class that was learnt"] = rest.test.images[:4]
+    kinds["a class that was learnt"] = remaining.test.images[:4]
     images, captions = [], []
     for kind, originals in kinds.items():
         mean, std = np.asarray(state.normalizer.mean), np.asarray(state.normalizer.std)
@@ -285,7 +285,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     check(options, data)
     if not sweep(options, data, stop):
         return False
-    reconstructions(options, data, options.held_out[0])
+    write_reconstructions(options, data, options.held_out[0])
     return True
 
 

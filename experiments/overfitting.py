@@ -298,7 +298,7 @@ def protocol(run: runs.Run) -> str:
 def panel(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> plots.Panel:
     """Return the panel of a setting's learning curves.
 
-    The validation curve of `few` is behind them in grey. The turning point is marked where most of
+    The validation curve of `few` is behind them in gray. The turning point is marked where most of
     the seeds turn.
     """
     line, is_early = row(name, all_runs, few), name == "early-stopping"
@@ -313,14 +313,14 @@ def panel(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> plots.Pan
         plots.band(rows, "step", "train_loss", label="training", dashed=True),
     ]
     if few and name != "few":
-        grey = plots.band(
+        gray_line = plots.band(
             [run.rows for run in few],
             "step",
             "eval_loss",
             label="validation, few images",
             color="0.65",
         )
-        lines.insert(0, grey._replace(low=None, high=None, width=1.3))
+        lines.insert(0, gray_line._replace(low=None, high=None, width=1.3))
     text = f"{'stops' if is_early else 'turns'} at epoch {line['turn_epoch'] or 0:.0f}"
     most_turn = 2 * line["turned"] > line["seeds"]
     marks = [plots.Mark(line["turn_step"], "x", text)] if most_turn else []

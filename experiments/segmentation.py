@@ -238,7 +238,7 @@ def paired_change(forms: Mapping[bool, list[runs.Run]]) -> str:
     )
 
 
-def predicted_masks(options: Options, data: jc.Dataset, n: int = 6) -> None:
+def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
     """Write OUT/pictures.png: test scenes, their masks, and both networks' predictions."""
     columns = [("scene", data.test.images[:n]), ("its mask", COLORS[data.test.labels[:n]])]
     # The first seed of both networks.
@@ -268,7 +268,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     sweep_kwargs: dict[str, Any] = {"strategy": strategy, "stop": stop, "measure": measure}
     if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
         return False
-    predicted_masks(options, data)
+    write_predictions(options, data)
     return True
 
 
