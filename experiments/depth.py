@@ -1,16 +1,19 @@
-"""Does depth hurt a plain network and help a residual one? He et al. 2015 (arXiv:1512.03385), section 4.2, figure 6.
+"""Depth study: more layers hurt plain networks and help residual ones.
+
+He et al. 2015 (arXiv:1512.03385), section 4.2, figure 6.
 
     python -m experiments.depth                   digits, no download: 2.5 minutes on two CPU cores
     python -m experiments.depth --preset mnist    MNIST, narrow networks: 6 minutes there
-    python -m experiments.depth --preset paper    CIFAR-10, the paper's protocol: 4 to 11 hours a run there,
-                                                  about 300 hours for its 40 runs
-    python -m experiments.depth --coordinator HOST:PORT --num-processes N --process-id I    on each of N hosts
+    python -m experiments.depth --preset paper    CIFAR-10, as in the paper: 4 to 11 hours a run
+                                                  there, about 300 hours for its 40 runs
+    python -m experiments.depth --coordinator HOST:PORT --num-processes N --process-id I
+                                                  on each of N hosts
 
-Expected, quick: training errors of about 5% (plain-20), 75% (plain-56), 1% (ResNet-20) and 4% (ResNet-56). Expected, paper:
-the column `paper_test_error`.
+Expected, quick: training errors of about 5% (plain-20), 75% (plain-56), 1% (ResNet-20) and 4%
+(ResNet-56). Expected, paper: the column `paper_test_error`.
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.png and a folder for every run. The same command goes on where it was
-stopped, and does nothing but draw when everything is there.
+It writes OUT/table.md, OUT/table.csv, OUT/curves.png and a folder for every run. The same command
+resumes a study that was stopped. When all runs are finished, it only draws.
 """
 
 from __future__ import annotations
@@ -23,13 +26,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
+from experiments._common import DtypeName, StrategyName, print_resume_hint
 from jaxcnn import cli, multihost, plots, runs, tables
 
 # fmt: off
 PAPER = {
-    ("plain", 20): 9.7, ("plain", 32): 10.1, ("plain", 44): 11.4, ("plain", 56): 13.2,  # figure 6, digitised
-    ("residual", 20): 8.75, ("residual", 32): 7.51, ("residual", 44): 7.17, ("residual", 56): 6.97,  # table 6
-    ("residual", 110): 6.61,  # table 6: the mean of five runs; 6.43 is the best
+    # Figure 6, digitized.
+    ("plain", 20): 9.7, ("plain", 32): 10.1, ("plain", 44): 11.4, ("plain", 56): 13.2,
+    # Table 6; of 110 layers it is the mean of five runs, and 6.43 is the best.
+    ("residual", 20): 8.75, ("residual", 32): 7.51, ("residual", 44): 7.17, ("residual", 56): 6.97,
+    ("residual", 110): 6.61,
 }
 # fmt: on
 """Test errors on CIFAR-10, percent."""
@@ -40,7 +46,8 @@ class Options:
     """Every setting of the study; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist", "paper"] = "quick"
-    """quick: digits on any machine. mnist: 500 steps of narrow networks. paper: CIFAR-10 exactly as published."""
+    """quick: digits on any machine. mnist: 500 steps of narrow networks. paper: CIFAR-10 exactly as
+    published."""
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, cifar100 or svhn_cropped."""
     depths: tuple[int, ...] = (20, 56)
@@ -78,22 +85,24 @@ class Options:
     """Training images held out (the paper's split: 5000)."""
     report: Literal["test", "validation"] = "test"
     precise_bn: int = 0
-    """Training images for exact BN statistics, tested beside the moving ones; 0 is off."""
+    """Training images for exact BN statistics, tested next to the moving ones; 0 is off."""
     train_error: Literal["running", "clean"] = "running"
     every: int | None = 25
     """Steps between rows, tests and checkpoints; None is an epoch."""
     keep_every: int = 25
-    """Keep the checkpoints at multiples of this for experiments.signals and landscape (quick: 110 MB); 0 keeps none of them."""
-    strategy: Literal["auto", "pmap", "jit"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Keep the checkpoints at multiples of this for experiments.signals and landscape (quick: 110
+    MB); 0 keeps none of them."""
+    strategy: StrategyName = "auto"
+    dtype: DtypeName = "float32"
     coordinator: str | None = None
-    """On several hosts: HOST:PORT of process 0. Under Slurm, Open MPI and on TPU slices none of the three is needed."""
+    """On several hosts: HOST:PORT of process 0. Under Slurm, Open MPI and on TPU slices none of the
+    three is needed."""
     num_processes: int | None = None
-    """On several hosts: how many processes there are, each started with this command."""
+    """On several hosts: the number of processes, each started with this command."""
     process_id: int | None = None
-    """On several hosts: which of them this is, from 0."""
+    """On several hosts: the number of this process, from 0."""
     data_dir: Path | None = None
-    """Where to look for data first."""
+    """Folder that is searched for data first."""
     out: Path = Path("runs/depth")
     plot_only: bool = False
     """Draw table and figure from the runs that OUT holds, and train nothing."""
@@ -124,7 +133,8 @@ PRESETS = {
         flip=True,
         bn_group=64,
         every=None,
-        keep_every=7_820,  # 20 epochs
+        # 20 epochs.
+        keep_every=7_820,
         out=Path("runs/depth-paper"),
     ),
 }
@@ -133,24 +143,33 @@ MAKES = {
     "mnist": "python -m experiments.depth --preset mnist",
     "cifar10": "python -m experiments.depth --preset paper",
 }
-"""For those who look at the runs of this study: preset of theirs -> the command that leaves them."""
+"""Preset of a script that reads these runs -> the command that makes them."""
 
 
 def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Run's name -> recipe, one seed of everything first, so that what exists is always a usable table."""
+    """Return the study's runs: name -> recipe.
+
+    One seed of every network comes first, so that a study that was stopped has a usable table.
+
+    Raises:
+      ArgumentError: for an option without values, another depth than 6 n + 2, or no seeds.
+    """
     for name in ("depths", "families"):
         if not getattr(options, name):
             raise jc.ArgumentError(
-                f"{name} is empty; write --{name} {'20 56' if name == 'depths' else 'plain residual'}"
+                f"{name} is empty; "
+                f"write --{name} {'20 56' if name == 'depths' else 'plain residual'}"
             )
-    if odd := [depth for depth in options.depths if depth < 8 or depth % 6 != 2]:
-        near = max(1, (odd[0] - 2) // 6)
+    if invalid := [depth for depth in options.depths if depth < 8 or depth % 6 != 2]:
+        near = max(1, (invalid[0] - 2) // 6)
         raise jc.ArgumentError(
-            f"depths is {odd[0]}; expected 6 n + 2 for whole n >= 1: write --depths {6 * near + 2} or {6 * near + 8}"
+            f"depths is {invalid[0]}; expected 6 n + 2 for whole n >= 1: "
+            f"write --depths {6 * near + 2} or {6 * near + 8}"
         )
     if options.seeds < 1:
         raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
-    given: dict[str, Any] = {
+    # Options and recipes share the names of their fields.
+    shared: dict[str, Any] = {
         f.name: getattr(options, f.name) for f in fields(jc.Recipe) if hasattr(options, f.name)
     } | {"warmup_lr": None}
     all_runs = {}
@@ -158,33 +177,43 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
         for depth in options.depths:
             for family in options.families:
                 name = f"{'plain' if family == 'plain' else 'resnet'}{depth}"
-                recipe = jc.Recipe(**given, model=f"cifar-{name}", options=_net(options, family), seed=seed)
+                model_kwargs = _model_kwargs(options, family)
+                recipe = jc.Recipe(**shared, model=f"cifar-{name}", options=model_kwargs, seed=seed)
+                # Section 4.2: 0.1 is slightly too large for ResNet-110 to start converging.
                 if family == "residual" and 0 < options.warmup_depth <= depth:
                     recipe = replace(recipe, warmup_lr=options.warmup_lr)
                 all_runs[f"{name}-seed{seed}"] = recipe
     return all_runs
 
 
-def _net(options: Options, family: str) -> dict[str, Any]:
-    net = {name: getattr(options, name) for name in ("width", "bn_group", "kernel_init", "dtype")}
-    return net | ({"shortcut": options.shortcut} if family == "residual" else {})
+def _model_kwargs(options: Options, family: str) -> dict[str, Any]:
+    """Return the keyword arguments of `jaxcnn.create_model` for a network of the family."""
+    kwargs = {
+        name: getattr(options, name) for name in ("width", "bn_group", "kernel_init", "dtype")
+    }
+    return kwargs | ({"shortcut": options.shortcut} if family == "residual" else {})
 
 
 def network(run: runs.Run) -> tuple[str, int]:
-    """The family and depth of a run."""
+    """Return the family and the depth of a run's network."""
     family = "plain" if "plain" in run.recipe.model else "residual"
     return family, int(re.sub(r"\D", "", run.recipe.model))
 
 
 def row(family: str, depth: int, all_runs: list[runs.Run]) -> dict[str, Any]:
-    """One row of the table."""
-    line = {"family": family, "depth": depth, "params": all_runs[0].result["params"]} | runs.aggregate_seeds(all_runs)
-    published = PAPER.get((family, depth)) if all_runs[0].recipe.dataset == "cifar10" else None
+    """Return the table's row of a network, from its runs."""
+    line = {
+        "family": family,
+        "depth": depth,
+        "params": all_runs[0].result["params"],
+    } | runs.aggregate_seeds(all_runs)
+    on_cifar10 = all_runs[0].recipe.dataset == "cifar10"
+    published = PAPER.get((family, depth)) if on_cifar10 else None
     return line | {"paper_test_error": published}
 
 
 def draw(out: Path) -> None:
-    """`table.md`, `table.csv` and `curves.png` from the runs under `out` that are over."""
+    """Write `table.md`, `table.csv` and `curves.png` of the finished runs in `out`."""
     all_runs = sorted(runs.finished_runs(out), key=network)
     networks = {key: list(group) for key, group in itertools.groupby(all_runs, key=network)}
     table = [row(*key, group) for key, group in networks.items()]
@@ -192,21 +221,30 @@ def draw(out: Path) -> None:
     for (family, depth), group in networks.items():
         panels.setdefault(family, {})[f"{depth} layers"] = [run.rows for run in group]
     recipe = all_runs[0].recipe
-    training = "one clean pass" if recipe.train_error == "clean" else "running mean over augmented batches"
-    what = f"{recipe.dataset}, width {recipe.options['width']}, {recipe.steps} steps of {recipe.batch} images"
+    training = (
+        "one clean pass" if recipe.train_error == "clean" else "running mean over augmented batches"
+    )
+    protocol = (
+        f"{recipe.dataset}, width {recipe.options['width']}, "
+        f"{recipe.steps} steps of {recipe.batch} images"
+    )
     notes = [
-        f"{what}. Errors in percent at the last step (training error: {training}); ± is the half width of "
-        "the mean's 95% interval; seconds a run.",
+        f"{protocol}. Errors in percent at the last step (training error: {training}); "
+        "± is the half width of the mean's 95% interval; seconds a run.",
         *filter(None, (run.divergence for run in all_runs)),
     ]
     tables.write_table(out, table, notes)
-    plots.save(plots.curves(panels, dashed="train_error", solid="eval_error", title=what), out / "curves.png")
+    figure = plots.curves(panels, dashed="train_error", solid="eval_error", title=protocol)
+    plots.save(figure, out / "curves.png")
     print(tables.markdown(table))
     print(f"wrote {out}/table.md, table.csv and curves.png")
 
 
 def main(args: list[str] | None = None) -> int:
-    """Train what is missing, then draw; returns the exit code."""
+    """Train the missing runs, then draw; return the exit code.
+
+    Unlike `run_study`, it joins the other hosts first, and only the primary one prints and draws.
+    """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
         options = cli.parse(PRESETS, args, about=__doc__)
         multihost.initialize(options.coordinator, options.num_processes, options.process_id)
@@ -215,10 +253,14 @@ def main(args: list[str] | None = None) -> int:
             cli.enable_compilation_cache()
             data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
             strategy = jc.strategy(options.strategy)
-            how: dict[str, Any] = {"strategy": strategy, "stop": stop, "keep_every": options.keep_every}
-            if runs.sweep(all_runs, data, options.out, **how) is None:
+            sweep_kwargs: dict[str, Any] = {
+                "strategy": strategy,
+                "stop": stop,
+                "keep_every": options.keep_every,
+            }
+            if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
                 if multihost.is_primary():
-                    print("stopped and saved; the same command goes on from here", file=sys.stderr)
+                    print_resume_hint()
                 return stop.exit_code
         with cli.reading(options.out):
             multihost.broadcast_from_primary(lambda: draw(options.out))

@@ -1,24 +1,35 @@
-"""From the perceptron to LeNet-5 on MNIST and Fashion-MNIST: ten networks, one recipe, one table.
+"""Ten networks on MNIST, from the perceptron to LeNet-5.
 
-    python -m experiments.mnist                                     digits, no download: under 3 minutes on two CPU cores
-    python -m experiments.mnist --preset mnist                      both data sets: about an hour each there
-    python -m experiments.mnist --preset mnist --datasets mnist     one of them
+All have one recipe and one table, on MNIST and Fashion-MNIST.
 
-The networks: the linear classifier, MLPs of two hidden layers with four activations, the smallest convolutional network of
-courses (`cnn`) and one with two convolutions, and LeNet-5 in three forms: 1998 as it is usually rebuilt, today's (ReLU and max
-pooling), and as printed (LeCun et al. 1998; 0.95% wrong in its figure 9). All see the same images, crops and number of steps,
-at one rate, which was chosen for LeNet-5, except for the printed form, whose output of distances asks for a smaller one.
+    python -m experiments.mnist                     digits, no download: under 3 minutes on two CPU
+                                                    cores
+    python -m experiments.mnist --preset mnist      both data sets: about an hour each there
+    python -m experiments.mnist --preset mnist --datasets mnist
+                                                    one of them
 
-The digits of the quick preset are 8x8 pixels, and LeNet-5 takes 28x28: every pixel becomes 3x3, with 2 pixels of black around.
-A checkpoint of it is a network for images so enlarged.
+The networks are the linear classifier, MLPs of two hidden layers with four activations, the
+smallest convolutional network of courses (`cnn`), one with two convolutions (`convnet`), and three
+forms of LeNet-5. These are 1998 as it is usually rebuilt, today's (ReLU and max pooling), and as
+printed (LeCun et al. 1998; 0.95% wrong in its figure 9). All see the same images, crops and number
+of steps. All but one have the same rate, which was chosen for LeNet-5. The printed form has an
+output of distances and needs a smaller one.
 
-Expected on MNIST, percent of the test images wrong, mean of 3 seeds: LeNet-5 0.87 +- 0.20 (1998, rebuilt) and 0.56 +- 0.20
-(today's), so 99.1 and 99.4 right; as printed 1.31 +- 0.23, which is behind the paper's 0.95; the perceptron 7.8, MLPs from 3.0
-(step) to 1.4 (ReLU), the small convolutional networks 0.95 (`cnn`) and 0.82 (`convnet`). On the digits, where one image is
-0.28%, most differences are within their intervals; only the sigmoid MLP is far behind (8.0): 500 steps are not enough for it.
+The digits of the quick preset are 8x8 pixels, and LeNet-5 takes 28x28. So every pixel becomes 3x3,
+with 2 pixels of black around the image. A checkpoint of it is a network for such enlarged images.
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.png and OUT/DATASET/ with a folder for every run. The same command goes on
-where it was stopped, and does nothing but draw when everything is there.
+Expected on MNIST, percent of the test images wrong, mean of 3 seeds:
+
+- LeNet-5: 0.87 +- 0.20 (1998, rebuilt) and 0.56 +- 0.20 (today's), so 99.1 and 99.4 right;
+- as printed: 1.31 +- 0.23, which is worse than the paper's 0.95;
+- the perceptron: 7.8; MLPs: from 3.0 (step) to 1.4 (ReLU);
+- the small convolutional networks: 0.95 (`cnn`) and 0.82 (`convnet`).
+
+On the digits one image is 0.28%, and most differences are within their intervals. Only the sigmoid
+MLP is far behind (8.0), because 500 steps are not enough for it.
+
+It writes OUT/table.md, OUT/table.csv, OUT/curves.png and OUT/DATASET/ with a folder for every run.
+The same command resumes a study that was stopped. When all runs are finished, it only draws.
 """
 
 from __future__ import annotations
@@ -32,6 +43,7 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import DtypeName, StrategyName, run_study
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.data import channel_statistics
 from jaxcnn.interpret import summary
@@ -39,17 +51,21 @@ from jaxcnn.recipe import check_choice
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "perceptron": ("perceptron", {}),
-    **{f"mlp-{name}": ("mlp", {"activation": name}) for name in ("step", "sigmoid", "tanh", "relu")},
+    **{
+        f"mlp-{name}": ("mlp", {"activation": name}) for name in ("step", "sigmoid", "tanh", "relu")
+    },
     "cnn": ("cnn", {}),
     "convnet": ("convnet", {}),
     "lenet5": ("lenet5", {}),
     "lenet5-relu": ("lenet5-relu", {}),
     "lenet5-1998": ("lenet5-1998", {}),
 }
-"""name -> the model and its options."""
+"""Network's name -> arguments of `jaxcnn.create_model`: model and keyword arguments."""
 DENSE = [name for name in NETWORKS if name.startswith(("perceptron", "mlp"))]
+"""Networks without convolutions."""
 SETS = ("digits", "mnist", "fashion_mnist")
 SHAPE = (28, 28, 1)
+"""Height, width and channels of the images."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +75,16 @@ class Options:
     preset: Literal["quick", "mnist"] = "quick"
     datasets: tuple[Literal["digits", "mnist", "fashion_mnist"], ...] = ("digits",)
     networks: tuple[str, ...] = tuple(NETWORKS)
-    """Any of perceptron, mlp-step, mlp-sigmoid, mlp-tanh, mlp-relu, cnn, convnet, lenet5, lenet5-relu, lenet5-1998."""
+    """Any of perceptron, mlp-step, mlp-sigmoid, mlp-tanh, mlp-relu, cnn, convnet, lenet5,
+    lenet5-relu, lenet5-1998."""
     seeds: int = 3
     """Runs of every network, from seeds 0, 1, ..."""
     steps: int = 500
     batch: int = 64
     lr: float = 0.05
     lr_1998: float = 0.005
-    """Of lenet5-1998, instead of `lr`. Of 0.002, 0.005, 0.01, 0.02 the best on 5,000 validation images of MNIST, 4 epochs."""
+    """Rate of lenet5-1998, instead of `lr`. Of 0.002, 0.005, 0.01, 0.02 the best on 5,000
+    validation images of MNIST, 4 epochs."""
     drops: tuple[int, ...] = (300, 400)
     """Steps at which the rate falls tenfold."""
     decay: float = 1e-4
@@ -74,10 +92,10 @@ class Options:
     """Pixels of padding before the random crop; 0 is no crop."""
     every: int | None = 50
     """Steps between rows, tests and checkpoints; None is an epoch."""
-    strategy: Literal["auto", "pmap", "jit"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    strategy: StrategyName = "auto"
+    dtype: DtypeName = "float32"
     data_dir: Path | None = None
-    """Where to look for data first."""
+    """Folder that is searched for data first."""
     out: Path = Path("runs/mnist-digits")
     plot_only: bool = False
     """Draw the table and the figure from the runs that OUT holds, and train nothing."""
@@ -86,49 +104,69 @@ class Options:
 # fmt: off
 PRESETS = {
     "quick": Options(),
-    "mnist": Options(  # 20 epochs at batch 128, as in the paper
-        preset="mnist", datasets=("mnist", "fashion_mnist"), steps=9_380, batch=128, drops=(5_600, 7_600), every=None,
-        out=Path("runs/mnist"),
+    # 20 epochs at batch 128, as in the paper.
+    "mnist": Options(
+        preset="mnist", datasets=("mnist", "fashion_mnist"), steps=9_380, batch=128,
+        drops=(5_600, 7_600), every=None, out=Path("runs/mnist"),
     ),
 }
 # fmt: on
 
 
 def check(options: Options) -> None:
-    """ArgumentError for what no recipe would refuse."""
+    """Check what no recipe checks.
+
+    Raises:
+      ArgumentError: for no networks, no data sets, or no seeds.
+    """
     for name, value in (("networks", options.networks), ("datasets", options.datasets)):
         if not value:
-            raise jc.ArgumentError(f"{name} is empty; write --{name} {' '.join(getattr(PRESETS['quick'], name)[:2])}")
+            usual = getattr(PRESETS["quick"], name)[:2]
+            raise jc.ArgumentError(f"{name} is empty; write --{name} {' '.join(usual)}")
     if options.seeds < 1:
         raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 3")
 
 
 def recipes(options: Options, dataset: str) -> dict[str, jc.Recipe]:
-    """Run's name -> recipe, one seed of every network first, so that what exists is always a usable table."""
-    shared = ("steps", "batch", "drops", "decay", "pad", "every")
-    given: dict[str, Any] = {name: getattr(options, name) for name in shared} | {"flip": False}
-    made = {}
+    """Return the runs of a data set: name -> recipe.
+
+    One seed of every network comes first, so that a study that was stopped has a usable table.
+    """
+    names = ("steps", "batch", "drops", "decay", "pad", "every")
+    shared: dict[str, Any] = {name: getattr(options, name) for name in names} | {"flip": False}
+    all_runs = {}
     for seed in range(options.seeds):
         for name in options.networks:
-            model, net = NETWORKS[check_choice("network", name, NETWORKS)]
+            model, model_kwargs = NETWORKS[check_choice("network", name, NETWORKS)]
             lr = options.lr_1998 if name == "lenet5-1998" else options.lr
-            net = net | {"dtype": options.dtype}
-            made[f"{name}-seed{seed}"] = jc.Recipe(dataset=dataset, model=model, options=net, lr=lr, seed=seed, **given)
-    return made
+            model_kwargs = model_kwargs | {"dtype": options.dtype}
+            all_runs[f"{name}-seed{seed}"] = jc.Recipe(
+                dataset=dataset, model=model, options=model_kwargs, lr=lr, seed=seed, **shared
+            )
+    return all_runs
 
 
 def network(recipe: jc.Recipe) -> str:
-    """Which of `NETWORKS` a recipe trains, if any."""
-    return f"mlp-{recipe.options.get('activation', 'tanh')}" if recipe.model == "mlp" else recipe.model
+    """Return the name in `NETWORKS` of a recipe's network.
+
+    For another network it is the model's name.
+    """
+    if recipe.model == "mlp":
+        return f"mlp-{recipe.options.get('activation', 'tanh')}"
+    return recipe.model
 
 
 def images(name: str, folder: Path | None) -> jc.Dataset:
-    """The data set with images of 28x28, digits enlarged to that."""
+    """Load a data set with images of 28x28 pixels.
+
+    Images of digits are enlarged to that.
+    """
     data = jc.load_dataset(name, folder)
     if name != "digits":
         return data
+    border = ((0, 0), (2, 2), (2, 2), (0, 0))
     train, validation, test = (
-        split._replace(images=np.pad(split.images.repeat(3, 1).repeat(3, 2), ((0, 0), (2, 2), (2, 2), (0, 0))))
+        split._replace(images=np.pad(split.images.repeat(3, 1).repeat(3, 2), border))
         for split in (data.train, data.validation, data.test)
     )
     mean, std = channel_statistics(train.images)
@@ -136,92 +174,144 @@ def images(name: str, folder: Path | None) -> jc.Dataset:
 
 
 def groups(out: Path) -> dict[str, dict[str, list[runs.Run]]]:
-    """Data set -> network -> the runs under `out` that are over, in the order of the tables above."""
-    found: dict[str, dict[str, list[runs.Run]]] = {}
+    """Return the finished runs in `out`: data set -> network -> runs.
+
+    Data sets are in the order of `SETS`.
+
+    Raises:
+      ArgumentError: if there is none.
+    """
+    by_dataset: dict[str, dict[str, list[runs.Run]]] = {}
     for dataset in SETS:
         if any(out.glob(f"{dataset}/*/result.json")) or (out / dataset / "runs.jsonl").exists():
             for run in runs.finished_runs(out / dataset):
                 if (name := network(run.recipe)) in NETWORKS:
-                    found.setdefault(dataset, {}).setdefault(name, []).append(run)
-    if not found:
-        raise jc.ArgumentError(f"{out} holds no run of it that is over; write --out with its folder, or no --plot-only")
-    return found
+                    by_dataset.setdefault(dataset, {}).setdefault(name, []).append(run)
+    if not by_dataset:
+        raise jc.ArgumentError(
+            f"{out} holds no run of it that is over; write --out with its folder, or no --plot-only"
+        )
+    return by_dataset
 
 
-def row(name: str, found: Mapping[str, Mapping[str, list[runs.Run]]]) -> dict[str, Any]:
-    """One line of the table: the network, and in each data set's columns its test error over seeds."""
-    model, options = NETWORKS[name]
-    counted = summary(jc.create_model(model, 10, **options), SHAPE)
-    line: dict[str, Any] = {"network": name, "params": counted.params, "macs": counted.macs}
-    line["eval_split"] = runs.eval_split([run for networks in found.values() for run in networks.get(name, [])])
-    for dataset, all_runs in found.items():
-        columns = runs.aggregate_seeds(all_runs.get(name, []))
+def row(name: str, by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> dict[str, Any]:
+    """Return the table's row of a network.
+
+    Each data set has columns of its own: errors over seeds, and seconds a run.
+    """
+    model, model_kwargs = NETWORKS[name]
+    model_summary = summary(jc.create_model(model, 10, **model_kwargs), SHAPE)
+    line: dict[str, Any] = {
+        "network": name,
+        "params": model_summary.params,
+        "macs": model_summary.macs,
+    }
+    line["eval_split"] = runs.eval_split(
+        [run for networks in by_dataset.values() for run in networks.get(name, [])]
+    )
+    for dataset, networks in by_dataset.items():
+        columns = runs.aggregate_seeds(networks.get(name, []))
         line[f"{dataset}_seeds"] = columns["seeds"]
         for key in ("train_error", "eval_error"):
-            line |= {f"{dataset}_{key}{part}": columns[key + part] for part in ("", "_std", "_ci95")}
+            line |= {
+                f"{dataset}_{key}{suffix}": columns[key + suffix]
+                for suffix in ("", "_std", "_ci95")
+            }
         line[f"{dataset}_seconds"] = columns["seconds"]
     return line
 
 
-def protocol(found: Mapping[str, Mapping[str, list[runs.Run]]]) -> str:
-    """The note below the table."""
-    all_runs = [run for networks in found.values() for group in networks.values() for run in group]
-    recipes = {name: next(iter(networks.values()))[0].recipe for name, networks in found.items()}
-    steps = ", ".join(f"{name} {recipe.steps} steps of {recipe.batch}" for name, recipe in recipes.items())
+def protocol(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> str:
+    """Return the note below the table."""
+    all_runs = [
+        run for networks in by_dataset.values() for group in networks.values() for run in group
+    ]
+    recipes = {
+        name: next(iter(networks.values()))[0].recipe for name, networks in by_dataset.items()
+    }
+    steps = ", ".join(
+        f"{name} {recipe.steps} steps of {recipe.batch}" for name, recipe in recipes.items()
+    )
+    # The printed form of LeNet-5 has a rate of its own, which comes last.
     rates = sorted({(run.recipe.model == "lenet5-1998", run.recipe.lr) for run in all_runs})
-    rate = " and ".join(f"{lr:g}" + " (lenet5-1998)" * printed for printed, lr in rates)
-    enlarged = " Digits are enlarged from 8x8 to 24x24 and padded to 28x28." if "digits" in found else ""
+    rate = " and ".join(f"{lr:g}" + " (lenet5-1998)" * is_printed for is_printed, lr in rates)
+    enlarged = (
+        " Digits are enlarged from 8x8 to 24x24 and padded to 28x28."
+        if "digits" in by_dataset
+        else ""
+    )
     return (
-        f"{steps} images, momentum at rate {rate}, crops of {all_runs[0].recipe.pad} pixel. Errors in percent at the last "
-        "step, mean over seeds and half width of its 95% interval (training error: running mean over augmented batches); "
-        "seconds a run. Multiply-adds of one image; the zeros of lenet5-1998's C3 (150,000 of 240,000 are not) are counted."
+        f"{steps} images, momentum at rate {rate}, crops of {all_runs[0].recipe.pad} pixel. "
+        "Errors in percent at the last step, mean over seeds and half width of its 95% interval "
+        "(training error: running mean over augmented batches); seconds a run. Multiply-adds of "
+        "one image; the zeros of lenet5-1998's C3 (150,000 of 240,000 are not) are counted."
         + enlarged
     )
 
 
-def panels(found: Mapping[str, Mapping[str, list[runs.Run]]]) -> list[plots.Panel]:
-    """Learning curves of the test error: for each data set dense networks, then convolutional ones."""
-    made = []
-    for dataset, all_runs in found.items():
-        for what, names in (("dense", DENSE), ("convolutional", [name for name in NETWORKS if name not in DENSE])):
-            seeds = {name: [run.rows for run in all_runs[name]] for name in names if name in all_runs}
-            lines = [plots.band(rows, "step", "eval_error", label=name) for name, rows in seeds.items()]
-            split = runs.eval_split([run for group in all_runs.values() for run in group])
-            axes: dict[str, Any] = {"xlabel": "step", "ylabel": f"{split} error (%)", "ylog": True}
-            made += [plots.Panel(f"{dataset}: {what}", lines, **axes)] if lines else []
-    return made
+def panels(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> list[plots.Panel]:
+    """Return panels of learning curves, by data set and kind of network.
+
+    Dense networks come before convolutional ones. The curves are of the test error.
+    """
+    convolutional = [name for name in NETWORKS if name not in DENSE]
+    curves = []
+    for dataset, networks in by_dataset.items():
+        for kind, names in (("dense", DENSE), ("convolutional", convolutional)):
+            seeds = {
+                name: [run.rows for run in networks[name]] for name in names if name in networks
+            }
+            lines = [
+                plots.band(rows, "step", "eval_error", label=name) for name, rows in seeds.items()
+            ]
+            split = runs.eval_split([run for group in networks.values() for run in group])
+            axes: dict[str, Any] = {
+                "xlabel": "step",
+                "ylabel": f"{split} error (%)",
+                "ylog": True,
+            }
+            curves += [plots.Panel(f"{dataset}: {kind}", lines, **axes)] if lines else []
+    return curves
 
 
-def draw(out: Path) -> None:
-    """`table.md`, `table.csv` and `curves.png` from the runs under `out` that are over."""
-    found = groups(out)
-    trained = {name for all_runs in found.values() for name in all_runs}
-    table = [row(name, found) for name in NETWORKS if name in trained]
-    all_runs = [run for networks in found.values() for group in networks.values() for run in group]
-    tables.write_table(out, table, [protocol(found), *filter(None, (run.divergence for run in all_runs))])
+def train(options: Options, stop: cli.GracefulShutdown) -> bool:
+    """Train the missing runs; return False if stopped."""
+    check(options)
+    all_runs = {name: recipes(options, name) for name in options.datasets}
+    cli.enable_compilation_cache()
+    # All data sets are loaded before any is trained on: a missing one is reported at once.
+    datasets = {name: images(name, options.data_dir) for name in options.datasets}
+    for name, data in datasets.items():
+        sweep_kwargs: dict[str, Any] = {
+            "strategy": jc.strategy(options.strategy),
+            "stop": stop,
+            "brief": True,
+        }
+        if runs.sweep(all_runs[name], data, options.out / name, **sweep_kwargs) is None:
+            return False
+    return True
+
+
+def draw(options: Options) -> None:
+    """Write `table.md`, `table.csv` and `curves.png` of the finished runs in `options.out`."""
+    out = options.out
+    by_dataset = groups(out)
+    trained = {name for networks in by_dataset.values() for name in networks}
+    table = [row(name, by_dataset) for name in NETWORKS if name in trained]
+    all_runs = [
+        run for networks in by_dataset.values() for group in networks.values() for run in group
+    ]
+    divergences = filter(None, (run.divergence for run in all_runs))
+    tables.write_table(out, table, [protocol(by_dataset), *divergences])
     title = f"{runs.eval_split(all_runs)} error, mean and range of seeds"
-    figure = plots.panels(panels(found), columns=2, title=title, share="y")
+    figure = plots.panels(panels(by_dataset), columns=2, title=title, share="y")
     plots.save(figure, out / "curves.png")
     print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 
 
 def main(args: list[str] | None = None) -> int:
-    """Train what is missing, then draw; returns the exit code."""
-    with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=__doc__)
-        if not options.plot_only:
-            check(options)
-            all_runs = {name: recipes(options, name) for name in options.datasets}
-            cli.enable_compilation_cache()
-            sets = {name: images(name, options.data_dir) for name in options.datasets}  # all, before any is trained on
-            for name, data in sets.items():
-                more: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop, "brief": True}
-                if runs.sweep(all_runs[name], data, options.out / name, **more) is None:
-                    print("stopped and saved; the same command goes on from here", file=sys.stderr)
-                    return stop.exit_code
-        with cli.reading(options.out):
-            draw(options.out)
-    return 0
+    """Train the missing runs, then draw; return the exit code."""
+    return run_study(PRESETS, args, __doc__, train, draw)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,25 @@
-"""What does overfitting look like, and what helps? A network that generalises, one that overfits, and five remedies.
+"""Overfitting: a network that generalizes, one that overfits, and five remedies.
 
-    python -m experiments.overfitting                   digits, no download: 2 minutes on two CPU cores
+    python -m experiments.overfitting                   digits, no download: 2 minutes on two CPU
+                                                        cores
     python -m experiments.overfitting --preset mnist    500 images of MNIST: 10 minutes there
 
-Every setting is the overfitting one (`few`: so many images, no augmentation, no decay) with one change: all images (`all`),
-random crops (`augmentation`), L2 decay (`weight-decay`), dropout before the logits (Srivastava et al. 2014), BN (`batch-norm`;
-Ioffe and Szegedy 2015), or these four `together`. All take as many steps. Early stopping (Prechelt 1998) has no runs of its
-own: it is `few`, read where its validation loss turns (`jaxcnn.tables.turning_point`).
+The overfitting setting is `few`: few images, no augmentation, no decay. Every other setting has one
+change: all images (`all`), random crops (`augmentation`), L2 decay (`weight-decay`), dropout before
+the logits (Srivastava et al. 2014), BN (`batch-norm`; Ioffe and Szegedy 2015), or these four
+`together`. All take as many steps. Early stopping (Prechelt 1998) has no runs of its own: it is
+`few`, read where its validation loss turns (`jaxcnn.tables.turning_point`).
 
-Expected, quick (5 seeds): no training error anywhere. With few images 14% of the validation images are wrong and their loss
-turns at epoch 42 (0.56, then up to 0.73); with all 3.4% are, and the loss of 1 seed in 5 turns. On the test split, against few
-images and paired by seed, all four together lower the error by 3.7 +- 3.7 points and the loss by 0.25 +- 0.18 nats. Decay
-(0.20 +- 0.19) and early stopping (0.09 +- 0.09) lower the loss only just beyond chance, and no single remedy's change of the
-error is told from none: -1.7 +- 2.9 (crops), -1.7 +- 1.9 (dropout), +1.7 +- 1.7 (early stopping).
+Expected, quick (5 seeds): no training error anywhere. With few images 14% of the validation images
+are wrong, and their loss turns at epoch 42 (0.56, then up to 0.73). With all images 3.4% are wrong,
+and the loss of 1 seed in 5 turns. The changes on the test split are against few images and paired
+by seed. All four together lower the error by 3.7 +- 3.7 points and the loss by 0.25 +- 0.18 nats.
+Decay (0.20 +- 0.19) and early stopping (0.09 +- 0.09) lower the loss only just beyond chance. No
+single remedy changes the error beyond chance: -1.7 +- 2.9 (crops), -1.7 +- 1.9 (dropout),
++1.7 +- 1.7 (early stopping).
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.png, OUT/gap.png and a folder for every run. The same command goes on
-where it was stopped, and does nothing but draw when everything is there.
+It writes OUT/table.md, OUT/table.csv, OUT/curves.png, OUT/gap.png and a folder for every run. The
+same command resumes a study that was stopped. When all runs are finished, it only draws.
 """
 
 from __future__ import annotations
@@ -28,21 +32,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
+from experiments._common import DtypeName, StrategyName, run_study
 from jaxcnn import cli, parallel, plots, runs, tables
 from jaxcnn.recipe import check_choice
 
-TITLES = {"all": "all images", "few": "few images", "augmentation": "augmentation", "weight-decay": "weight decay"}
+TITLES = {
+    "all": "all images",
+    "few": "few images",
+    "augmentation": "augmentation",
+    "weight-decay": "weight decay",
+}
 TITLES |= {
     "dropout": "dropout",
     "batch-norm": "batch norm",
     "early-stopping": "early stopping",
     "together": "all four together",
 }
+"""Setting -> its title in table and figures."""
 TRAINED = tuple(name for name in TITLES if name != "early-stopping")
+"""Settings that have runs."""
 STRENGTHS = {"augmentation": "pad", "weight-decay": "decay", "dropout": "dropout"}
+"""Setting -> the option that is its remedy's strength."""
 COLUMNS = [
-    part.format(what) for what in ("loss", "error") for part in ("train_{}", "validation_{}", "{}_gap", "test_{}")
+    template.format(metric)
+    for metric in ("loss", "error")
+    for template in ("train_{}", "validation_{}", "{}_gap", "test_{}")
 ]
+"""Figures of the table that are means over seeds."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,8 @@ class Options:
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, cifar100 or svhn_cropped."""
     settings: tuple[str, ...] = TRAINED
-    """Any of all, few, augmentation, weight-decay, dropout, batch-norm, together; early stopping comes with few."""
+    """Any of all, few, augmentation, weight-decay, dropout, batch-norm, together; early stopping
+    comes with few."""
     examples: int = 100
     """Training images of every setting but `all`."""
     validation: int = 437
@@ -72,17 +89,19 @@ class Options:
     schedule: str = "constant"
     """A name in `jaxcnn.SCHEDULES`."""
     pad: int = 1
-    """Of `augmentation`: pixels of padding before the random crop."""
+    """Pixels of padding before the random crop of `augmentation`."""
     decay: float = 0.01
-    """Of `weight-decay`: the L2 coefficient. Of 0.001, 0.003, 0.01 and 0.03 the best final validation loss in both presets."""
+    """L2 coefficient of `weight-decay`. Of 0.001, 0.003, 0.01 and 0.03 the best final validation
+    loss in both presets."""
     dropout: float = 0.5
-    """Of `dropout`: the share of the dense layer's outputs that is set to 0; not searched."""
+    """Share of the dense layer's outputs that `dropout` sets to 0; not searched."""
     every: int | None = 20
-    """Steps between rows, tests and checkpoints; None is an epoch, another number of steps for `all`."""
-    strategy: Literal["auto", "pmap", "jit"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Steps between rows, tests and checkpoints; None is an epoch, another number of steps for
+    `all`."""
+    strategy: StrategyName = "auto"
+    dtype: DtypeName = "float32"
     data_dir: Path | None = None
-    """Where to look for data first."""
+    """Folder that is searched for data first."""
     out: Path = Path("runs/overfitting")
     plot_only: bool = False
     """Draw tables and figures from the runs that OUT holds, and train nothing."""
@@ -92,15 +111,21 @@ class Options:
 PRESETS = {
     "quick": Options(),
     "mnist": Options(
-        preset="mnist", dataset="mnist", examples=500, validation=2000, seeds=3, lr=0.001, pad=2, every=50,
-        out=Path("runs/overfitting-mnist"),
+        preset="mnist", dataset="mnist", examples=500, validation=2000, seeds=3, lr=0.001, pad=2,
+        every=50, out=Path("runs/overfitting-mnist"),
     ),
 }
 # fmt: on
 
 
 def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Run's name -> recipe, one seed of everything first, so that what exists is always a usable table."""
+    """Return the study's runs: name -> recipe.
+
+    One seed of every setting comes first, so that a study that was stopped has a usable table.
+
+    Raises:
+      ArgumentError: for no or unknown settings, no seeds, or a remedy of strength 0.
+    """
     if not options.settings:
         raise jc.ArgumentError("settings is empty; write --settings all few")
     if options.seeds < 1:
@@ -109,19 +134,40 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
         check_choice("setting", name, TRAINED)
         if name in STRENGTHS and not getattr(options, strength := STRENGTHS[name]):
             usual = getattr(PRESETS[options.preset], strength)
-            raise jc.ArgumentError(f"{strength} is 0, so {name} would change nothing; write --{strength} {usual}")
-    made, seeds = variants(options), range(options.seeds)
-    return {f"{name}-seed{seed}": replace(made[name], seed=seed) for seed in seeds for name in options.settings}
+            raise jc.ArgumentError(
+                f"{strength} is 0, so {name} would change nothing; write --{strength} {usual}"
+            )
+    by_setting, seeds = variants(options), range(options.seeds)
+    return {
+        f"{name}-seed{seed}": replace(by_setting[name], seed=seed)
+        for seed in seeds
+        for name in options.settings
+    }
 
 
 def variants(options: Options) -> dict[str, jc.Recipe]:
-    """Setting -> recipe: `few` and what is one change away from it, and all the remedies together."""
-    shared = ("dataset", "validation", "examples", "steps", "batch", "lr", "optimizer", "schedule", "every")
-    given: dict[str, Any] = {name: getattr(options, name) for name in shared}
-    # Black is what digits stand on, and one mean for all pixels moves with them: a crop is a shift and nothing else.
-    given |= {"drops": (), "decay": 0.0, "pad": 0, "flip": False, "mean": "channel", "std": True, "fill": "black"}
+    """Return the recipe of each setting.
+
+    They are `few`, variants of it with one change, and one with all the remedies together.
+    """
+    names = ["dataset", "validation", "examples", "steps", "batch"]
+    names += ["lr", "optimizer", "schedule", "every"]
+    shared: dict[str, Any] = {name: getattr(options, name) for name in names}
+    # The background of digits is black, and one mean for all pixels moves with them. So a crop is
+    # a shift and nothing else.
+    shared |= {
+        "drops": (),
+        "decay": 0.0,
+        "pad": 0,
+        "flip": False,
+        "mean": "channel",
+        "std": True,
+        "fill": "black",
+    }
     net = {name: getattr(options, name) for name in ("width", "hidden", "dtype")}
-    few = jc.Recipe(**given, model="convnet", options=net, report="validation", train_error="clean")
+    few = jc.Recipe(
+        **shared, model="convnet", options=net, report="validation", train_error="clean"
+    )
     dropout, norm = {"dropout": options.dropout}, {"batch_norm": True}
     return {
         "all": replace(few, examples=None),
@@ -130,20 +176,34 @@ def variants(options: Options) -> dict[str, jc.Recipe]:
         "weight-decay": replace(few, decay=options.decay),
         "dropout": replace(few, options=net | dropout),
         "batch-norm": replace(few, options=net | norm),
-        "together": replace(few, pad=options.pad, decay=options.decay, options=net | dropout | norm),
+        "together": replace(
+            few, pad=options.pad, decay=options.decay, options=net | dropout | norm
+        ),
     }
 
 
 def setting(recipe: jc.Recipe) -> str:
-    """Which of `TRAINED` a recipe is."""
+    """Return the name in `TRAINED` of a recipe's setting."""
     net = recipe.options
-    used = {"augmentation": recipe.pad, "weight-decay": recipe.decay, "dropout": net.get("dropout")}
-    on = [name for name, value in (used | {"batch-norm": net.get("batch_norm")}).items() if value]
-    return "all" if recipe.examples is None else "together" if len(on) > 1 else on[0] if on else "few"
+    remedies = {
+        "augmentation": recipe.pad,
+        "weight-decay": recipe.decay,
+        "dropout": net.get("dropout"),
+    }
+    active = [
+        name for name, value in (remedies | {"batch-norm": net.get("batch_norm")}).items() if value
+    ]
+    if recipe.examples is None:
+        return "all"
+    return "together" if len(active) > 1 else active[0] if active else "few"
 
 
 def heldout(strategy: parallel.Strategy) -> runs.Measure:
-    """More columns of a row: the images trained on, and the figures of the test split, on which nothing is chosen."""
+    """Return a function that measures a run on the test split.
+
+    It makes more columns of a row: the number of training images and the figures of the test
+    split. Nothing is chosen by these.
+    """
 
     def measure(model: Any, state: jc.State, data: jc.Dataset) -> Mapping[str, Any]:
         sums = jc.evaluate(model, state, data.test, strategy=strategy)
@@ -153,40 +213,64 @@ def heldout(strategy: parallel.Strategy) -> runs.Measure:
     return measure
 
 
-def read(run: runs.Run, stop: bool = False) -> runs.Run:
-    """The run with its figures by their right names, of the last row or, to `stop` early, of the turning point."""
+def with_figures(run: runs.Run, stop_early: bool = False) -> runs.Run:
+    """Return a run whose result has the figures of `COLUMNS`.
+
+    Args:
+      run: finished and not diverged.
+      stop_early: True to take them from the turning point, and to drop the rows after it. By
+        default, or where the loss does not turn, they are those of the last row.
+    """
     turn = tables.turning_point(run.rows)
-    rows = [row for row in run.rows if not (stop and turn) or row["step"] <= turn["step"]]
+    rows = [row for row in run.rows if not (stop_early and turn) or row["step"] <= turn["step"]]
     last, result = rows[-1], dict(run.result)
-    for what in ("loss", "error"):
-        train, validation = last[f"train_{what}"], last[f"eval_{what}"]
-        result |= {f"train_{what}": train, f"validation_{what}": validation}
-        result |= {f"{what}_gap": validation - train, f"test_{what}": last[f"heldout_{what}"]}
-    result |= {"seconds": math.fsum(row["seconds"] for row in rows), "turn_step": turn and turn["step"]}
+    for metric in ("loss", "error"):
+        train, validation = last[f"train_{metric}"], last[f"eval_{metric}"]
+        result |= {f"train_{metric}": train, f"validation_{metric}": validation}
+        result |= {f"{metric}_gap": validation - train, f"test_{metric}": last[f"heldout_{metric}"]}
+    result |= {
+        "seconds": math.fsum(row["seconds"] for row in rows),
+        "turn_step": turn and turn["step"],
+    }
     return run._replace(result=result, rows=rows)
 
 
 def groups(all_runs: list[runs.Run]) -> dict[str, list[runs.Run]]:
-    """Setting -> its runs, early stopping's among them, those that diverged left out."""
-    found: dict[str, list[runs.Run]] = {name: [] for name in TITLES}
+    """Return the runs of each setting, early stopping's among them.
+
+    Runs that diverged are left out.
+
+    Raises:
+      ArgumentError: if all diverged.
+    """
+    by_setting: dict[str, list[runs.Run]] = {name: [] for name in TITLES}
     for run in (run for run in all_runs if run.divergence is None):
-        found[setting(run.recipe)].append(read(run))
+        by_setting[setting(run.recipe)].append(with_figures(run))
         if setting(run.recipe) == "few":
-            found["early-stopping"].append(read(run, stop=True))
-    if not any(found.values()):
-        raise jc.ArgumentError(f"{all_runs[0].divergence} So did every run; write another --out and a smaller --lr")
-    return {name: group for name, group in found.items() if group}
+            by_setting["early-stopping"].append(with_figures(run, stop_early=True))
+    if not any(by_setting.values()):
+        raise jc.ArgumentError(
+            f"{all_runs[0].divergence} So did every run; write another --out and a smaller --lr"
+        )
+    return {name: group for name, group in by_setting.items() if group}
 
 
 def row(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> dict[str, Any]:
-    """One row of the table; what changes against `few` is paired by seed."""
-    line = {"setting": TITLES[name], "images": all_runs[0].result["images"]} | runs.aggregate_seeds(all_runs, COLUMNS)
-    base = {run.recipe.seed: run.result for run in few}
+    """Return the table's row of a setting.
+
+    Changes against `few` are paired by seed.
+    """
+    line = {"setting": TITLES[name], "images": all_runs[0].result["images"]}
+    line = line | runs.aggregate_seeds(all_runs, COLUMNS)
+    baseline = {run.recipe.seed: run.result for run in few}
     for key in ("test_loss", "test_error"):
-        pairs = [run.result[key] - base[run.recipe.seed][key] for run in all_runs if run.recipe.seed in base]
-        line |= dict(
-            zip((f"{key}_change{part}" for part in ("", "_std", "_ci95")), tables.seed_statistics(pairs), strict=True)
-        )
+        changes = [
+            run.result[key] - baseline[run.recipe.seed][key]
+            for run in all_runs
+            if run.recipe.seed in baseline
+        ]
+        names = (f"{key}_change{suffix}" for suffix in ("", "_std", "_ci95"))
+        line |= dict(zip(names, tables.seed_statistics(changes), strict=True))
     turns = [float(run.result["turn_step"]) for run in all_runs if run.result["turn_step"]]
     turn = tables.seed_statistics(turns).mean
     epoch = turn and turn * all_runs[0].recipe.batch / line["images"]
@@ -194,85 +278,116 @@ def row(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> dict[str, A
 
 
 def protocol(run: runs.Run) -> str:
-    """The note below the table."""
+    """Return the note below the table."""
     recipe, net = run.recipe, run.recipe.options
     return (
-        f"{recipe.dataset}, convnet of width {net['width']} with {net['hidden']} hidden units, {recipe.steps} steps of "
-        f"{recipe.batch} images by {recipe.optimizer} at rate {recipe.lr:g} ({recipe.schedule}), {recipe.validation} images "
-        f"for validation and {run.result['heldout_images']} for the test. Losses in nats, errors in percent, at the last step, "
-        "with the half width of the mean's 95% interval over seeds; training figures are one clean pass, without crops and "
-        "dropout; a gap is validation minus training; a change is against few images and paired by seed; seconds a run. "
-        "Validation turns (in `turned` of the seeds) where its mean loss over 3 rows is lowest, if that ends 5% higher. Early "
-        "stopping is few images, read there or at the last step. Validation chose that row and the strength of the decay; "
-        "crops and dropout were not searched, and the test split chose nothing."
+        f"{recipe.dataset}, convnet of width {net['width']} with {net['hidden']} hidden units, "
+        f"{recipe.steps} steps of {recipe.batch} images by {recipe.optimizer} at rate "
+        f"{recipe.lr:g} ({recipe.schedule}), {recipe.validation} images for validation and "
+        f"{run.result['heldout_images']} for the test. Losses in nats, errors in percent, at the "
+        "last step, with the half width of the mean's 95% interval over seeds; training figures "
+        "are one clean pass, without crops and dropout; a gap is validation minus training; a "
+        "change is against few images and paired by seed; seconds a run. Validation turns (in "
+        "`turned` of the seeds) where its mean loss over 3 rows is lowest, if that ends 5% higher. "
+        "Early stopping is few images, read there or at the last step. Validation chose that row "
+        "and the strength of the decay; crops and dropout were not searched, and the test split "
+        "chose nothing."
     )
 
 
 def panel(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> plots.Panel:
-    """The learning curves of a setting, before the validation curve of `few` in grey; marked where most of its seeds turn."""
-    line, early = row(name, all_runs, few), name == "early-stopping"
-    rows = [run.rows for run in (few if early else all_runs)]
-    if early and line["turned"]:  # on average: a mean of the seeds not stopped yet would jump
-        rows = [[row for row in seed if row["step"] <= line["turn_step"]] for seed in rows]
+    """Return the panel of a setting's learning curves.
+
+    The validation curve of `few` is behind them in gray. The turning point is marked where most of
+    the seeds turn.
+    """
+    line, is_early = row(name, all_runs, few), name == "early-stopping"
+    rows = [run.rows for run in (few if is_early else all_runs)]
+    if is_early and line["turned"]:
+        # All seeds are cut at the mean step: a mean of those not stopped yet would jump.
+        rows = [
+            [row for row in seed_rows if row["step"] <= line["turn_step"]] for seed_rows in rows
+        ]
     lines = [
         plots.band(rows, "step", "eval_loss", label="validation"),
         plots.band(rows, "step", "train_loss", label="training", dashed=True),
     ]
     if few and name != "few":
-        grey = plots.band([run.rows for run in few], "step", "eval_loss", label="validation, few images", color="0.65")
-        lines.insert(0, grey._replace(low=None, high=None, width=1.3))
-    text = f"{'stops' if early else 'turns'} at epoch {line['turn_epoch'] or 0:.0f}"
-    marks = [plots.Mark(line["turn_step"], "x", text)] if 2 * line["turned"] > line["seeds"] else []
+        gray_line = plots.band(
+            [run.rows for run in few],
+            "step",
+            "eval_loss",
+            label="validation, few images",
+            color="0.65",
+        )
+        lines.insert(0, gray_line._replace(low=None, high=None, width=1.3))
+    text = f"{'stops' if is_early else 'turns'} at epoch {line['turn_epoch'] or 0:.0f}"
+    most_turn = 2 * line["turned"] > line["seeds"]
+    marks = [plots.Mark(line["turn_step"], "x", text)] if most_turn else []
     title = TITLES[name] + (f": {line['images']}" if name in ("all", "few") else "")
     return plots.Panel(title, lines, marks, xlabel="step", ylabel="loss (nats)")
 
 
-def figures(found: Mapping[str, list[runs.Run]], table: list[dict[str, Any]], out: Path) -> None:
-    """`curves.png` and `gap.png`."""
-    recipe, seeds = next(iter(found.values()))[0].recipe, max(line["seeds"] for line in table)
-    what = f"{recipe.dataset}, {recipe.steps} steps of {recipe.batch} images; "
-    what += f"mean of {seeds} seeds" if seeds > 1 else "one seed"
-    top = 2 * max(line["validation_loss"] for line in table)  # the first descent would press the rest flat
-    panels = [panel(name, all_runs, found.get("few", []))._replace(ylim=(0, top)) for name, all_runs in found.items()]
-    plots.save(
-        plots.panels(panels, title=what + " and their range" * (seeds > 1), size=(3.25, 3.1)), out / "curves.png"
+def write_figures(
+    by_setting: Mapping[str, list[runs.Run]], table: list[dict[str, Any]], out: Path
+) -> None:
+    """Write `curves.png` and `gap.png`."""
+    recipe = next(iter(by_setting.values()))[0].recipe
+    seeds = max(line["seeds"] for line in table)
+    title = f"{recipe.dataset}, {recipe.steps} steps of {recipe.batch} images; "
+    title += f"mean of {seeds} seeds" if seeds > 1 else "one seed"
+    # Without a limit, the high losses of the first steps would flatten the curves.
+    top = 2 * max(line["validation_loss"] for line in table)
+    panels = [
+        panel(name, all_runs, by_setting.get("few", []))._replace(ylim=(0, top))
+        for name, all_runs in by_setting.items()
+    ]
+    figure = plots.panels(panels, title=title + " and their range" * (seeds > 1), size=(3.25, 3.1))
+    plots.save(figure, out / "curves.png")
+    columns = {"training": "train_error", "validation": "validation_error", "test": "test_error"}
+    heights, half_widths = (
+        {
+            line["setting"]: {label: line[key + suffix] for label, key in columns.items()}
+            for line in table
+        }
+        for suffix in ("", "_ci95")
     )
-    shown = {"training": "train_error", "validation": "validation_error", "test": "test_error"}
-    heights, halves = (
-        {line["setting"]: {label: line[key + part] for label, key in shown.items()} for line in table}
-        for part in ("", "_ci95")
-    )
-    title = what + " and its 95% interval" * (seeds > 1)
-    plots.save(plots.bars(heights, ylabel="error (%)", errors=halves, title=title, fmt=".1f"), out / "gap.png")
+    title = title + " and its 95% interval" * (seeds > 1)
+    figure = plots.bars(heights, ylabel="error (%)", errors=half_widths, title=title, fmt=".1f")
+    plots.save(figure, out / "gap.png")
 
 
-def draw(out: Path) -> None:
-    """`table.md`, `table.csv`, `curves.png` and `gap.png` from the runs under `out` that are over."""
+def train(options: Options, stop: cli.GracefulShutdown) -> bool:
+    """Train the missing runs; return False if stopped."""
+    all_runs = recipes(options)
+    cli.enable_compilation_cache()
+    data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
+    strategy = jc.strategy(options.strategy)
+    sweep_kwargs: dict[str, Any] = {
+        "strategy": strategy,
+        "stop": stop,
+        "measure": heldout(strategy),
+        "brief": True,
+    }
+    return runs.sweep(all_runs, data, options.out, **sweep_kwargs) is not None
+
+
+def draw(options: Options) -> None:
+    """Write the table and the figures of the finished runs in `options.out`."""
+    out = options.out
     all_runs = runs.finished_runs(out)
-    found = groups(all_runs)
-    table = [row(name, group, found.get("few", [])) for name, group in found.items()]
-    notes = [protocol(next(iter(found.values()))[0]), *filter(None, (run.divergence for run in all_runs))]
+    by_setting = groups(all_runs)
+    table = [row(name, group, by_setting.get("few", [])) for name, group in by_setting.items()]
+    divergences = filter(None, (run.divergence for run in all_runs))
+    notes = [protocol(next(iter(by_setting.values()))[0]), *divergences]
     tables.write_table(out, table, notes)
-    figures(found, table, out)
+    write_figures(by_setting, table, out)
     print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv, curves.png and gap.png")
 
 
 def main(args: list[str] | None = None) -> int:
-    """Train what is missing, then draw; returns the exit code."""
-    with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=__doc__)
-        if not options.plot_only:
-            all_runs = recipes(options)
-            cli.enable_compilation_cache()
-            data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
-            strategy = jc.strategy(options.strategy)
-            more: dict[str, Any] = {"strategy": strategy, "stop": stop, "measure": heldout(strategy), "brief": True}
-            if runs.sweep(all_runs, data, options.out, **more) is None:
-                print("stopped and saved; the same command goes on from here", file=sys.stderr)
-                return stop.exit_code
-        with cli.reading(options.out):
-            draw(options.out)
-    return 0
+    """Train the missing runs, then draw; return the exit code."""
+    return run_study(PRESETS, args, __doc__, train, draw)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What a classifier of `experiments.finetune` says of other pictures.
+"""Predictions of a classifier of `experiments.finetune` for other images.
 
     python -m experiments.predict --run runs/finetune new.jpg other.png
-    python -m experiments.predict --run runs/finetune --heat heat.png new.jpg      and where it looks (Grad-CAM)
+    python -m experiments.predict --run runs/finetune --heat heat.png new.jpg    with a Grad-CAM map
 
-For each picture the classes that it holds likeliest, with their probabilities; in seconds. A network is sure of itself with
-pictures of none of its classes as well: a probability is a share among the classes that it knows.
+It prints the likeliest classes of each image with their probabilities, in seconds. A network is
+confident with images of none of its classes as well: a probability is a share among the classes
+that it was trained on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jaxcnn.data import load_images
 
 @dataclass(frozen=True)
 class Options:
-    """What to ask, and about what."""
+    """Images, and the network that classifies them."""
 
     images: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Files: JPEG, PNG, WebP, GIF, BMP or TIFF."""
@@ -33,27 +34,71 @@ class Options:
     run: Path = Path("runs/finetune")
     """The --out of a finetune."""
     top: int = 3
-    """How many classes to tell for each picture."""
+    """Number of classes to print for each image."""
     heat: Path | None = None
-    """A figure to write: each picture, and what speaks for its likeliest class."""
+    """A figure to write: each image, and the evidence for its likeliest class."""
 
 
-def lines(saved: Saved, paths: tuple[Path, ...], shares: np.ndarray, top: int) -> list[dict[str, Any]]:
-    """A row for each picture: its name, then the likeliest classes."""
-    found = []
+def lines(
+    saved: Saved, paths: tuple[Path, ...], shares: np.ndarray, top: int
+) -> list[dict[str, Any]]:
+    """Return a row for each image: its path, then the likeliest classes.
+
+    Args:
+      saved: the network.
+      paths: n files.
+      shares: probabilities, float [n, classes].
+      top: number of classes.
+    """
+    table = []
     for path, share in zip(paths, shares, strict=True):
+        # Stable, so that classes of equal probability are in the order of their numbers.
         best = np.argsort(-share, kind="stable")[:top]
-        said = {f"{i}.": f"{saved.classes[c]} {100 * share[c]:.1f}%" for i, c in enumerate(best, 1)}
-        found.append({"picture": str(path)} | said)
-    return found
+        cells = {
+            f"{i}.": f"{saved.classes[c]} {100 * share[c]:.1f}%" for i, c in enumerate(best, 1)
+        }
+        table.append({"picture": str(path)} | cells)
+    return table
+
+
+def draw(
+    saved: Saved, paths: tuple[Path, ...], images: np.ndarray, shares: np.ndarray, out: Path
+) -> None:
+    """Write a figure of the images next to their Grad-CAM maps.
+
+    Args:
+      saved: the network.
+      paths: n files.
+      images: their content, as `jaxcnn.data.load_images` returns it.
+      shares: probabilities, float [n, classes].
+      out: file of the figure.
+
+    Raises:
+      ArgumentError: if the network has no maps for Grad-CAM.
+    """
+    predictions = shares.argmax(1)
+    maps = heat(saved, images, predictions)
+    if maps is None:
+        raise jc.ArgumentError(
+            f"{saved.name} keeps no maps for Grad-CAM to look at; leave out --heat"
+        )
+    captions = [
+        f"{saved.classes[c]} ({100 * share[c]:.0f}%)\n{path.name}"
+        for path, share, c in zip(paths, shares, predictions, strict=True)
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plots.save(plots.image_grid(images, captions, heat=maps, columns=3), out)
+    print(f"wrote {out}")
 
 
 def main(args: list[str] | None = None) -> int:
-    """Print the table; returns the exit code."""
+    """Print the table; return the exit code."""
     with cli.cli_errors():
         options = cli.parse({"predict": Options()}, args, about=__doc__)
         if not options.images:
-            raise jc.ArgumentError("no picture is named; write python -m experiments.predict --run DIR picture.jpg")
+            raise jc.ArgumentError(
+                "no picture is named; write python -m experiments.predict --run DIR picture.jpg"
+            )
         if options.top < 1:
             raise jc.ArgumentError(f"top is {options.top}; expected at least 1: write --top 3")
         saved = read(options.run)
@@ -63,21 +108,6 @@ def main(args: list[str] | None = None) -> int:
         if options.heat is not None:
             draw(saved, options.images, images, shares, options.heat)
     return 0
-
-
-def draw(saved: Saved, paths: tuple[Path, ...], images: np.ndarray, shares: np.ndarray, out: Path) -> None:
-    """The pictures with their heat beside."""
-    said = shares.argmax(1)
-    looked = heat(saved, images, said)
-    if looked is None:
-        raise jc.ArgumentError(f"{saved.name} keeps no maps for Grad-CAM to look at; leave out --heat")
-    captions = [
-        f"{saved.classes[c]} ({100 * share[c]:.0f}%)\n{path.name}"
-        for path, share, c in zip(paths, shares, said, strict=True)
-    ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    plots.save(plots.image_grid(images, captions, heat=looked, columns=3), out)
-    print(f"wrote {out}")
 
 
 if __name__ == "__main__":

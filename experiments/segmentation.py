@@ -1,19 +1,21 @@
-"""Which pixel belongs to the digit, and to which? A U-Net on scenes whose masks are exact, with and without skip connections.
+"""Semantic segmentation by a U-Net, with and without skip connections.
 
-    python -m experiments.segmentation                  digits, no download: 3 minutes on two busy CPU cores
+    python -m experiments.segmentation                  digits, no download: 3 minutes on two busy
+                                                        CPU cores
     python -m experiments.segmentation --preset mnist   MNIST's digits: not yet measured
 
-A scene is a digit cut out of one photograph on a background cut out of another, mirrored and at any size, and its mask is known
-to the pixel. The U-Net (Ronneberger et al. 2015, arXiv:1505.04597) names the class of every pixel: background or digit
-(`--name ink`), or which of ten digits (`--name digits`). Without skip connections all that it knows of place must pass through
-its lowest level, which has an eighth of the scene's side. Scenes to train on have training digits and patches of the upper
-halves of the photographs, scenes to test on test digits and patches of the lower halves.
+A scene is a digit cut out of one photograph on a background cut out of another, mirrored and at any
+size. Its mask is exact to the pixel. The U-Net (Ronneberger et al. 2015, arXiv:1505.04597)
+classifies every pixel: background or digit (`--name ink`), or background or one of ten digits
+(`--name digits`). Without skip connections, all information on place must pass through the lowest
+level, which has an eighth of the scene's side. Training scenes have training digits and patches of
+the upper halves of the photographs. Test scenes have test digits and patches of the lower halves.
 
-Expected, quick (3 seeds): a mean intersection over union of 84.4 +- 4.6% with skip connections and 78.0 +- 2.2% without; paired
-by seed they are worth 6.5 +- 2.7 points.
+Expected, quick (3 seeds): a mean intersection over union of 84.4 +- 4.6% with skip connections and
+78.0 +- 2.2% without. Paired by seed they are worth 6.5 +- 2.7 points.
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.png, OUT/pictures.png and a folder for every run, and goes on where it was
-stopped.
+It writes OUT/table.md, OUT/table.csv, OUT/curves.png, OUT/pictures.png and a folder for every run.
+The same command resumes a study that was stopped.
 """
 
 from __future__ import annotations
@@ -29,19 +31,25 @@ import numpy as np
 from PIL import Image
 
 import jaxcnn as jc
+from experiments._common import DtypeName, StrategyName, run_study
 from jaxcnn import cli, metrics, plots, runs, tables
 from jaxcnn.data import channel_statistics
 from jaxcnn.state import State, init_state
 
 SIDE = 32
+"""Height and width of a scene, pixels."""
 TITLES = {True: "with skip connections", False: "without"}
+"""Model's option `skips` -> its name in table and figures."""
 # fmt: off
-COLOURS = np.array([
-    [0, 0, 0], [230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167],
-    [255, 255, 255], [150, 150, 150], [120, 60, 20],
+COLORS = np.array([
+    [0, 0, 0], [230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178],
+    [213, 94, 0], [204, 121, 167], [255, 255, 255], [150, 150, 150], [120, 60, 20],
 ], np.uint8)
 # fmt: on
-"""Of background and digits: Okabe and Ito's, which the colour-blind tell apart, and three more."""
+"""Colors of background and digits, uint8 [11, 3].
+
+The first eight are Okabe and Ito's, which color-blind people can tell apart; three more are added.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,11 @@ class Options:
 
     preset: Literal["quick", "mnist"] = "quick"
     dataset: str = "digits"
-    """digits, mnist or fashion_mnist: whose images stand in the scenes."""
+    """digits, mnist or fashion_mnist: the source of the scenes' foregrounds."""
     name: Literal["ink", "digits"] = "ink"
-    """What the network says of a pixel: whether it is the digit's, or which digit's."""
+    """Classes of pixels: background and digit, or background and each of ten digits."""
     scenes: int = 3_000
-    """To train on; a fifth as many to test."""
+    """Number of training scenes; a fifth as many are test scenes."""
     seeds: int = 3
     width: int = 8
     depth: int = 3
@@ -62,10 +70,10 @@ class Options:
     batch: int = 32
     lr: float = 3e-3
     """Of Adam, with a cosine schedule to 0."""
-    strategy: Literal["auto", "pmap", "jit"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    strategy: StrategyName = "auto"
+    dtype: DtypeName = "float32"
     data_dir: Path | None = None
-    """Where to look for data first."""
+    """Folder that is searched for data first."""
     out: Path = Path("runs/segmentation")
     plot_only: bool = False
 
@@ -85,75 +93,96 @@ PRESETS = {
 
 
 def photographs() -> tuple[np.ndarray, np.ndarray]:
-    """Textures to train and to test on: the upper and the lower halves of two photographs, uint8 [2, h, w, 3]."""
+    """Return textures to train on and to test on.
+
+    Returns:
+      Upper and lower halves of two photographs, each uint8 [2, h, w, 3].
+    """
     from sklearn.datasets import load_sample_images
 
-    upper, lower = zip(
-        *(np.array_split(np.asarray(image)[:426], 2) for image in load_sample_images().images), strict=True
-    )
+    halves = (np.array_split(np.asarray(image)[:426], 2) for image in load_sample_images().images)
+    upper, lower = zip(*halves, strict=True)
     return np.stack(upper), np.stack(lower)
 
 
 def scene(
     digit: np.ndarray, label: int, textures: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One scene, uint8 [SIDE, SIDE, 3], and its mask, int32 [SIDE, SIDE]: 0 is background, a digit d is d + 1.
+    """Return a scene and its mask.
 
     Args:
       digit: uint8 [h, w], bright on dark.
-      label: of the digit.
+      label: class of the digit.
       textures: uint8 [2, h, w, 3], from which the background's and the digit's patches are cut.
       rng: draws size (5/8 to the whole of the scene), place and patches.
+
+    Returns:
+      Scene uint8 [SIDE, SIDE, 3], and mask int32 [SIDE, SIDE]. In the mask 0 is background, and a
+      digit d is d + 1.
     """
     size = int(rng.integers(SIDE * 5 // 8, SIDE + 1))
-    shape = np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)) > 127
+    resized = Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)
+    shape = np.asarray(resized) > 127
     mask = np.zeros((SIDE, SIDE), bool)
     y, x = rng.integers(0, SIDE - size + 1, 2)
     mask[y : y + size, x : x + size] = shape
-    ground, ink = (patch(texture, rng) for texture in textures)
-    return np.where(mask[..., None], ink, ground), mask * np.int32(label + 1)
+    background, ink = (patch(texture, rng) for texture in textures)
+    return np.where(mask[..., None], ink, background), mask * np.int32(label + 1)
 
 
 def patch(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A square of the texture of up to four times the scene's side, mirrored or not, at the scene's size."""
+    """Return a random patch of a texture, uint8 [SIDE, SIDE, 3].
+
+    It is a square of one to four times the scene's side, mirrored or not, and resized.
+    """
     side = int(rng.integers(SIDE, 4 * SIDE + 1))
     y, x = (int(rng.integers(0, length - side + 1)) for length in texture.shape[:2])
-    cut = Image.fromarray(np.ascontiguousarray(texture[y : y + side, x : x + side][:, :: int(rng.choice([-1, 1]))]))
-    return np.asarray(cut.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    square = texture[y : y + side, x : x + side][:, :: int(rng.choice([-1, 1]))]
+    image = Image.fromarray(np.ascontiguousarray(square))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def compose(digits: jc.Split, n: int, textures: np.ndarray, seed: int) -> jc.Split:
-    """`n` scenes, of digits in a random order, again and again: uint8 [n, SIDE, SIDE, 3], int32 [n, SIDE, SIDE]."""
+    """Return `n` scenes of digits in a random order.
+
+    Digits are repeated where there are fewer than `n`.
+
+    Returns:
+      Images uint8 [n, SIDE, SIDE, 3], and masks int32 [n, SIDE, SIDE] as labels.
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(np.arange(n) % len(digits.labels))
-    made = [scene(digits.images[i, ..., 0], int(digits.labels[i]), textures, rng) for i in order]
-    images, masks = zip(*made, strict=True)
+    pairs = [scene(digits.images[i, ..., 0], int(digits.labels[i]), textures, rng) for i in order]
+    images, masks = zip(*pairs, strict=True)
     return jc.Split(np.stack(images), np.stack(masks))
 
 
 def compose_all(options: Options) -> jc.Dataset:
-    """The data set of scenes: the same for the same options."""
+    """Return the data set of scenes, the same for the same options."""
     digits = jc.load_dataset(options.dataset, options.data_dir)
     upper, lower = photographs()
-    train, test = compose(digits.train, options.scenes, upper, 0), compose(digits.test, options.scenes // 5, lower, 1)
+    train = compose(digits.train, options.scenes, upper, 0)
+    test = compose(digits.test, options.scenes // 5, lower, 1)
     classes = ("background", *digits.classes)
     if options.name == "ink":
-        train, test = (jc.Split(split.images, np.minimum(split.labels, 1)) for split in (train, test))
+        splits = (train, test)
+        train, test = (jc.Split(split.images, np.minimum(split.labels, 1)) for split in splits)
         classes = ("background", "digit")
     empty = jc.Split(train.images[:0], train.labels[:0])
-    return jc.Dataset(scenes(options), train, empty, test, classes, *channel_statistics(train.images))
+    statistics = channel_statistics(train.images)
+    return jc.Dataset(dataset_name(options), train, empty, test, classes, *statistics)
 
 
-def scenes(options: Options) -> str:
-    """The name of the data set, in recipes too."""
+def dataset_name(options: Options) -> str:
+    """Return the name of the data set of scenes, also in recipes."""
     return f"{options.dataset}-scenes-{options.name}"
 
 
 def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Run's name -> recipe."""
+    """Return the study's runs: name -> recipe."""
     return {
         f"{'skips' if skips else 'none'}-seed{seed}": jc.Recipe(
-            dataset=scenes(options),
+            dataset=dataset_name(options),
             model="unet",
             options={
                 "width": options.width,
@@ -180,82 +209,107 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
 
 
 def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
-    """More columns of a row: the mean over classes of intersection over union, in percent, and that of the background alone."""
-    predicted = jc.predict(model, state, data.test.images, batch=100).argmax(-1)
-    shares = metrics.iou(metrics.confusion(data.test.labels, predicted, len(data.classes)))
-    return {"mean_iou": 100 * float(np.nanmean(shares)), "background_iou": 100 * float(shares[0])}
+    """Return the intersection over union on the test scenes, in percent.
+
+    They are more columns of a row: the mean over classes, and that of the background.
+    """
+    predictions = jc.predict(model, state, data.test.images, batch=100).argmax(-1)
+    confusion = metrics.confusion(data.test.labels, predictions, len(data.classes))
+    ious = metrics.iou(confusion)
+    return {"mean_iou": 100 * float(np.nanmean(ious)), "background_iou": 100 * float(ious[0])}
 
 
-def draw(out: Path) -> None:
-    """The table and the curves, from the runs under `out` that are over."""
+def paired_change(forms: Mapping[bool, list[runs.Run]]) -> str:
+    """Return one sentence on the effect of skip connections, paired by seed.
+
+    It is empty where there are not two seeds of both.
+    """
+    with_skips, without = (
+        {run.recipe.seed: run.result["mean_iou"] for run in forms.get(key, [])} for key in TITLES
+    )
+    change = tables.seed_statistics(
+        [with_skips[seed] - without[seed] for seed in with_skips.keys() & without.keys()]
+    )
+    if change.ci95 is None:
+        return ""
+    return (
+        " Paired by seed, skip connections change the mean over classes by "
+        f"{change.mean:+.1f} +- {change.ci95:.1f} points."
+    )
+
+
+def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
+    """Write OUT/pictures.png: test scenes, their masks, and both networks' predictions."""
+    columns = [("scene", data.test.images[:n]), ("its mask", COLORS[data.test.labels[:n]])]
+    # The first seed of both networks.
+    for name, recipe in list(recipes(options).items())[:2]:
+        model, tx = runs.model_and_optimizer(recipe, len(data.classes))
+        with jc.Checkpoints(options.out / name / "checkpoints") as checkpoints:
+            state = checkpoints.restore(init_state(model, tx, recipe, data))
+        if state is None:
+            return
+        predictions = jc.predict(model, state, data.test.images[:n]).argmax(-1)
+        columns.append((f"U-Net {TITLES[recipe.options['skips']]}", COLORS[predictions]))
+    images = np.stack([images for _, images in columns]).reshape(-1, SIDE, SIDE, 3)
+    captions = [title if i == 0 else "" for title, _ in columns for i in range(n)]
+    title = "Test scenes: " + (
+        "what is digit" if options.name == "ink" else "a colour for every digit"
+    )
+    figure = plots.image_grid(images, captions, columns=n, title=title)
+    plots.save(figure, options.out / "pictures.png")
+
+
+def train(options: Options, stop: cli.GracefulShutdown) -> bool:
+    """Train the missing runs and draw predictions; return False if stopped."""
+    all_runs = recipes(options)
+    cli.enable_compilation_cache()
+    data = compose_all(options)
+    strategy = jc.strategy(options.strategy)
+    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "stop": stop, "measure": measure}
+    if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
+        return False
+    write_predictions(options, data)
+    return True
+
+
+def draw(options: Options) -> None:
+    """Write the table and the curves of the finished runs in `options.out`."""
 
     def skips(run: runs.Run) -> bool:
         return run.recipe.options["skips"]
 
+    out = options.out
     all_runs = sorted(runs.finished_runs(out), key=skips, reverse=True)
     forms = {key: list(group) for key, group in itertools.groupby(all_runs, key=skips)}
     keys = ("mean_iou", "background_iou", "eval_error")
     table = [
-        {"U-Net": TITLES[key], "params": group[0].result["params"]} | runs.aggregate_seeds(group, keys)
+        {"U-Net": TITLES[key], "params": group[0].result["params"]}
+        | runs.aggregate_seeds(group, keys)
         for key, group in forms.items()
     ]
     recipe = all_runs[0].recipe
     protocol = (
-        f"{recipe.dataset}, {recipe.steps} steps of {recipe.batch} scenes of {SIDE}x{SIDE}. Intersection over union, "
+        f"{recipe.dataset}, {recipe.steps} steps of {recipe.batch} scenes of {SIDE}x{SIDE}. "
+        "Intersection over union, "
     )
-    protocol += "mean over classes, and errors of pixels, in percent of the test scenes at the last step."
-    protocol += paired(forms)
-    tables.write_table(out, table, [protocol, *filter(None, (run.divergence for run in all_runs))])
+    protocol += (
+        "mean over classes, and errors of pixels, in percent of the test scenes at the last step."
+    )
+    protocol += paired_change(forms)
+    divergences = filter(None, (run.divergence for run in all_runs))
+    tables.write_table(out, table, [protocol, *divergences])
     lines = [
-        plots.band([run.rows for run in group], "step", "mean_iou", label=TITLES[key]) for key, group in forms.items()
+        plots.band([run.rows for run in group], "step", "mean_iou", label=TITLES[key])
+        for key, group in forms.items()
     ]
-    figure = plots.panels([plots.Panel(recipe.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")])
-    plots.save(figure, out / "curves.png")
+    panel = plots.Panel(recipe.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")
+    plots.save(plots.panels([panel]), out / "curves.png")
     print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 
 
-def paired(forms: Mapping[bool, list[runs.Run]]) -> str:
-    """What the skip connections change, seed by seed, in one sentence; nothing where there are not two seeds of both."""
-    with_them, without = ({run.recipe.seed: run.result["mean_iou"] for run in forms.get(key, [])} for key in TITLES)
-    change = tables.seed_statistics([with_them[seed] - without[seed] for seed in with_them.keys() & without.keys()])
-    if change.ci95 is None:
-        return ""
-    return f" Paired by seed, skip connections change the mean over classes by {change.mean:+.1f} +- {change.ci95:.1f} points."
-
-
-def picture(options: Options, data: jc.Dataset, n: int = 6) -> None:
-    """OUT/pictures.png: test scenes, their masks, and what both networks make of them."""
-    columns = [("scene", data.test.images[:n]), ("its mask", COLOURS[data.test.labels[:n]])]
-    for name, recipe in list(recipes(options).items())[:2]:
-        model, tx = runs.model_and_optimizer(recipe, len(data.classes))
-        with jc.Checkpoints(options.out / name / "checkpoints") as saved:
-            state = saved.restore(init_state(model, tx, recipe, data))
-        if state is None:
-            return
-        said = jc.predict(model, state, data.test.images[:n]).argmax(-1)
-        columns.append((f"U-Net {TITLES[recipe.options['skips']]}", COLOURS[said]))
-    images = np.stack([images for _, images in columns]).reshape(-1, SIDE, SIDE, 3)
-    captions = [title if i == 0 else "" for title, _ in columns for i in range(n)]
-    title = "Test scenes: " + ("what is digit" if options.name == "ink" else "a colour for every digit")
-    plots.save(plots.image_grid(images, captions, columns=n, title=title), options.out / "pictures.png")
-
-
 def main(args: list[str] | None = None) -> int:
-    """Train what is missing, then draw; returns the exit code."""
-    with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=__doc__)
-        if not options.plot_only:
-            all_runs = recipes(options)
-            cli.enable_compilation_cache()
-            data = compose_all(options)
-            strategy = jc.strategy(options.strategy)
-            if runs.sweep(all_runs, data, options.out, strategy=strategy, stop=stop, measure=measure) is None:
-                print("stopped and saved; the same command goes on from here", file=sys.stderr)
-                return stop.exit_code
-            picture(options, data)
-        with cli.reading(options.out):
-            draw(options.out)
-    return 0
+    """Train the missing runs, then draw; return the exit code."""
+    return run_study(PRESETS, args, __doc__, train, draw)
 
 
 if __name__ == "__main__":

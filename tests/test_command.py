@@ -177,7 +177,7 @@ import os, sys
 sys.argv = ["-m"]
 os.execv = lambda *_: print("again")  # the new process would come here with the same environment
 import experiments, jax
-print(os.environ["GLIBC_TUNABLES"] == experiments.KEPT, jax.config.values["jax_cpu_enable_async_dispatch"])
+print(os.environ["GLIBC_TUNABLES"] == experiments.MALLOC_TUNABLES, jax.config.values["jax_cpu_enable_async_dispatch"])
 """
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     environment |= {"GLIBC_TUNABLES": asked} if asked else {}

@@ -13,10 +13,10 @@ import pytest
 from scripts import refuses
 
 from experiments import depth
-from experiments.faults import damage, kills, signals
-from experiments.faults.__main__ import main, table
-from experiments.faults.options import PRESETS, ROOT, Options, until
-from experiments.faults.saver import same, state_at
+from experiments.stress import damage, interrupts, kills
+from experiments.stress.__main__ import main, table
+from experiments.stress.options import PRESETS, ROOT, Options, wait_until
+from experiments.stress.worker import is_intact, state_at
 from jaxcnn.checkpoint import Checkpoints
 
 
@@ -44,19 +44,19 @@ def test_what_a_kill_leaves_is_judged(tmp_path):
     with Checkpoints(tmp_path) as saved:
         saved.save(state_at(7, 0.1))
     (tmp_path / "9.orbax-checkpoint-tmp").mkdir()
-    seen = kills.look(tmp_path, 0.1, [8])
+    seen = kills.inspect_folder(tmp_path, 0.1, [8])
     assert (seen["landed"], seen["restored"], seen["saves_lost"], seen["broken"]) == (True, True, 2, "2 saves are lost")
-    assert kills.look(tmp_path, 0.1, [8]) | {"broken": 0} == {
+    assert kills.inspect_folder(tmp_path, 0.1, [8]) | {"broken": 0} == {
         "landed": False, "restored": True, "saves_lost": 1, "begun": 8, "broken": 0,
     }  # fmt: skip
     wrong = state_at(8, 0.1)
     wrong.params["layer0"][0] += 1
-    assert not same(wrong, 0.1)
+    assert not is_intact(wrong, 0.1)
     with Checkpoints(tmp_path) as saved:
         saved.save(wrong)
-    assert kills.look(tmp_path, 0.1, [8])["broken"] == "what was restored is not what was saved"
+    assert kills.inspect_folder(tmp_path, 0.1, [8])["broken"] == "what was restored is not what was saved"
     shutil.rmtree(tmp_path)
-    assert "nothing can be restored" in str(kills.look(tmp_path, 0.1, [8])["broken"])
+    assert "nothing can be restored" in str(kills.inspect_folder(tmp_path, 0.1, [8])["broken"])
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def stopped(home):
     """A trial of each signal: Ctrl-C, once and twice, in the first compilation, SIGTERM at a random step."""
     options = Options(out=home)
     keys = [("Ctrl-C", 0), ("SIGTERM", 1), ("Ctrl-C twice", 0)]
-    return {fault: signals.trial(options, fault, number) for fault, number in keys}
+    return {fault: interrupts.trial(options, fault, number) for fault, number in keys}
 
 
 @pytest.mark.parametrize(("fault", "code"), [("Ctrl-C", 130), ("SIGTERM", 143)])
@@ -79,7 +79,7 @@ def test_a_signal_loses_no_step(stopped, fault, code):
     assert trial["landed"]
     assert trial["restored"]
     assert (trial["code"], trial["steps_lost"]) == (code, 0)
-    assert trial["at"] <= trial["saved"] < signals.STEPS
+    assert trial["at"] <= trial["saved"] < interrupts.STEPS
     assert (trial["at"] > 1) == (fault == "SIGTERM")  # the other came before the first step had ended
     assert trial["saved"] >= 1
 
@@ -90,19 +90,19 @@ def test_a_second_ctrl_c_ends_it_at_once(stopped):
     assert trial["landed"]
     assert trial["restored"]  # by the same command, afterwards
     assert (trial["code"], trial["compiling"]) == (130, True)
-    assert trial["seconds"] < signals.AT_ONCE
+    assert trial["seconds"] < interrupts.AT_ONCE
 
 
 def test_complaints_about_signals():
     seen = {"saved": 100, "steps_lost": 0, "at": 99, "seconds": 0.1}
-    on = list(range(101, signals.STEPS + 1))
-    assert not any(signals._care(seen, on).values())
-    assert sum(signals._care(seen, on[1:]).values()) == 1  # a step is skipped
-    assert sum(signals._care(seen, [100, *on]).values()) == 1  # a step is done twice
-    assert sum(signals._care(seen | {"at": 101}, on).values()) == 1
-    assert sum(signals._care(seen | {"steps_lost": 1}, on).values()) == 1
-    assert not any(signals._hurry(seen).values())
-    assert all(signals._hurry(seen | {"seconds": 1.5}).values())
+    on = list(range(101, interrupts.STEPS + 1))
+    assert not any(interrupts._step_failures(seen, on).values())
+    assert sum(interrupts._step_failures(seen, on[1:]).values()) == 1  # a step is skipped
+    assert sum(interrupts._step_failures(seen, [100, *on]).values()) == 1  # a step is done twice
+    assert sum(interrupts._step_failures(seen | {"at": 101}, on).values()) == 1
+    assert sum(interrupts._step_failures(seen | {"steps_lost": 1}, on).values()) == 1
+    assert not any(interrupts._end_failures(seen).values())
+    assert all(interrupts._end_failures(seen | {"seconds": 1.5}).values())
 
 
 def test_every_flip_and_cut_is_detected_and_the_file_named(tmp_path, capsys):
@@ -159,7 +159,7 @@ def test_mistakes_are_one_line(args, says, tmp_path, capsys, monkeypatch):
 DISKS = """
 import os, subprocess, sys
 from pathlib import Path
-from experiments.faults.saver import State, same, state_at
+from experiments.stress.worker import State, is_intact, state_at
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 
 def mount(folder, *options):
@@ -217,7 +217,7 @@ for fault, (size, strike) in FAULTS.items():
         filler.unlink()
     with Checkpoints(disk / "run") as saved:
         found = saved.restore(state_at(0, 0.3))
-        print(fault, "restored", found.step, same(found, 0.3), saved.steps())
+        print(fault, "restored", found.step, is_intact(found, 0.3), saved.steps())
         saved.save(state_at(2, 0.3))
         saved.wait()
         print(fault, "went on", saved.steps())
@@ -262,11 +262,11 @@ def test_a_disk_that_cannot_be_written_is_told_in_one_line_and_harms_no_step(dis
 def test_a_second_run_is_refused_and_a_deleted_folder_is_one_line(home, tmp_path, capsys, monkeypatch):
     """The script itself: while one study runs a second is refused, naming the first, whose folder is then deleted."""
     folder = tmp_path / "study"
-    with signals.study(folder, home / "signals" / "cache", "--steps", "100000") as process:
+    with interrupts.start_study(folder, home / "signals" / "cache", "--steps", "100000") as process:
         # The save at 160 begins when that at 80 is on disk, which ten more steps do not tell: under load it takes longer.
-        assert until(lambda: signals.steps(folder)[-1:] > [160], process, every=0.05)
+        assert wait_until(lambda: interrupts.recorded_steps(folder)[-1:] > [160], process, every=0.05)
         owner = f"in use by process {process.pid} on {socket.gethostname()}"
-        refuses(depth.main, [*signals.STUDY, "--steps", "100000", "--out", str(folder)], owner, capsys, monkeypatch)
+        refuses(depth.main, [*interrupts.STUDY, "--steps", "100000", "--out", str(folder)], owner, capsys, monkeypatch)
         assert process.poll() is None
         shutil.move(folder, tmp_path / "away")
         began = time.monotonic()
@@ -278,13 +278,13 @@ def test_a_second_run_is_refused_and_a_deleted_folder_is_one_line(home, tmp_path
     assert len(errors) == 1
     assert str(folder) in errors[0]
     assert not list(folder.glob("*/checkpoints/[0-9]*"))  # nobody's folder is not written to
-    state, rows = signals.ended(tmp_path / "away")
+    state, rows = interrupts.final_state(tmp_path / "away")
     assert state is not None
     assert int(state.step) in [row["step"] for row in rows]
 
 
 def test_signals_are_those_of_the_system():
-    assert {fault: (int(sign), code) for fault, (sign, code) in signals.FAULTS.items()} == {
+    assert {fault: (int(sign), code) for fault, (sign, code) in interrupts.FAULTS.items()} == {
         "Ctrl-C": (signal.SIGINT, 128 + signal.SIGINT),
         "SIGTERM": (signal.SIGTERM, 128 + signal.SIGTERM),
         "Ctrl-C twice": (signal.SIGINT, 128 + signal.SIGINT),

@@ -40,7 +40,11 @@ SMALL = ["--depths", "8", "--families", "plain", "--seeds", "1", "--width", "2",
 
 def scripts():
     """Name -> the module of each script that parses options."""
-    files = [path for path in Path(experiments.__file__).parent.rglob("*.py") if "command.parse(" in path.read_text()]
+    files = [
+        path
+        for path in Path(experiments.__file__).parent.rglob("*.py")
+        if path.name != "_common.py" and any(call in path.read_text() for call in ("cli.parse(", "run_study(PRESETS"))
+    ]
     for path in sorted(files):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         yield pytest.param(importlib.import_module(name), id=name.removeprefix("experiments."))

@@ -10,7 +10,8 @@ import pytest
 from scripts import on_one_device, refuses
 
 import jaxcnn as jc
-from experiments import optimizers, tuned
+from experiments import hyperparameter_search as search
+from experiments import optimizers
 from jaxcnn import runs
 
 METHODS, RATES, STEPS = ("sgd", "adam", "schedule-free"), ("0.01", "10000.0"), 6
@@ -50,7 +51,7 @@ def made(
     """A run that is over, as if read from its folder; `errors` are those of its rows, `speeds` their images a second."""
     recipe = jc.Recipe(optimizer=method, lr=lr, seed=seed, batch=10)
     why = {} if status == "finished" else {"why": "train_loss is inf"}
-    result = dict.fromkeys(tuned.KEYS, loss) | {"status": status, "eval_error": error, "step": 1, "seconds": 1.0} | why
+    result = dict.fromkeys(search.KEYS, loss) | {"status": status, "eval_error": error, "step": 1, "seconds": 1.0} | why
     rows = [{"step": 5 * i, "eval_error": e} for i, e in enumerate(errors, 1)]
     rows = rows or [{"images_per_second": speed} for speed in speeds]
     return runs.Run(recipe, result, rows)
@@ -116,7 +117,7 @@ def test_diverged_trials_are_results_and_do_not_stop_the_study(out):
 def test_the_tables_numbers_are_those_of_the_rows(out):
     for method, line in lines(out).items():
         rows = [jc.read_metrics(out / "final" / f"{method}-seed{seed}") for seed in (0, 1)]
-        for key in tuned.KEYS:
+        for key in search.KEYS:
             last = [run[-1][key] for run in rows]
             assert float(line[key]) == pytest.approx(np.mean(last), abs=0.006), key
             # Student's t for one degree of freedom is 12.706
@@ -133,45 +134,45 @@ def test_the_tables_numbers_are_those_of_the_rows(out):
 
 def test_the_best_rate_has_the_least_validation_error_of_equals_the_least_loss():
     trials = [made(lr=0.1, error=9.0, loss=0.2), made(lr=0.3, error=5.0, loss=0.9), made(lr=1.0, error=5.0, loss=0.8)]
-    assert tuned.best(trials) == 1.0
-    assert tuned.best([*trials, made(lr=1.0, seed=1, error=7.0, loss=0.1)]) == 0.3  # the mean over seeds counts
-    line = tuned.row("sgd", trials, [made(lr=1.0, error=2.0)], target=5)
+    assert search.best(trials) == 1.0
+    assert search.best([*trials, made(lr=1.0, seed=1, error=7.0, loss=0.1)]) == 0.3  # the mean over seeds counts
+    line = search.row("sgd", trials, [made(lr=1.0, error=2.0)], target=5)
     assert (line["best_lr"], line["edge"], line["diverged_trials"]) == ("1", "yes", "0 of 3")
-    inner = tuned.row("sgd", [*trials[1:], made(lr=3.0, error=8.0)], [made(lr=1.0)], target=5)
+    inner = search.row("sgd", [*trials[1:], made(lr=3.0, error=8.0)], [made(lr=1.0)], target=5)
     assert (inner["best_lr"], inner["edge"]) == ("1", None)
 
 
 @pytest.mark.parametrize("lost", [{"status": "diverged"}, {"loss": None}])
 def test_a_rate_with_a_lost_trial_is_never_chosen(lost):
     trials = [made(lr=0.1, error=9.0), made(lr=0.3, error=1.0), made(lr=0.3, seed=1, error=1.0, **lost)]
-    assert tuned.best(trials) == 0.1
-    assert tuned.scores(trials)[0.3] is None
+    assert search.best(trials) == 0.1
+    assert search.scores(trials)[0.3] is None
 
 
 def test_a_method_that_never_trained_has_no_final_run_and_the_last_row():
     trials = {"adam": [made("adam", status="diverged")], "sgd": [made("sgd")]}
-    rates = {name: tuned.best(all_runs) for name, all_runs in trials.items()}
+    rates = {name: search.best(all_runs) for name, all_runs in trials.items()}
     options = optimizers.Options(methods=("adam", "sgd"), seeds=1)
     assert list(optimizers.finals(options, rates)) == ["final/sgd-seed0"]
-    first, last = tuned.table(trials, {"sgd": [made("sgd", errors=[50.0])]}, target=60)
+    first, last = search.table(trials, {"sgd": [made("sgd", errors=[50.0])]}, target=60)
     assert (first["method"], first["steps_to_target"], last["method"]) == ("sgd", 5.0, "adam")
     assert [last[key] for key in ("best_lr", "edge", "eval_error", "steps_to_target", "ms_per_step")] == [None] * 5
-    panel = tuned.ranking(["sgd", "adam"], {"sgd": [made("sgd")]})
+    panel = search.ranking(["sgd", "adam"], {"sgd": [made("sgd")]})
     assert [y for _, y in panel.crosses] == [1]
-    assert tuned.sensitivity(trials)[0].crosses == [(0.1, None)]
+    assert search.sensitivity(trials)[0].crosses == [(0.1, None)]
 
 
 def test_steps_to_the_target_are_of_the_first_row_below_it():
     slow, fast, never = made(errors=[30.0, 5.1, 5.0]), made(errors=[5.0, 40.0, 3.0]), made(errors=[30.0, 20.0])
-    assert tuned.steps_to(5.0, [slow]) == 15
-    assert tuned.steps_to(5.0, [slow, fast]) == 10
-    assert tuned.steps_to(5.0, [slow, fast, never]) is None
-    assert tuned.steps_to(5.0, []) is None
+    assert search.steps_to(5.0, [slow]) == 15
+    assert search.steps_to(5.0, [slow, fast]) == 10
+    assert search.steps_to(5.0, [slow, fast, never]) is None
+    assert search.steps_to(5.0, []) is None
 
 
 def test_step_times_leave_out_the_first_rows_of_every_run():
-    assert tuned.step_time([made(speeds=[1, 1000, 500]), made(speeds=[1, 250])]) == 20.0
-    assert tuned.step_time([made(speeds=[1])]) is None
+    assert search.step_time([made(speeds=[1, 1000, 500]), made(speeds=[1, 250])]) == 20.0
+    assert search.step_time([made(speeds=[1])]) is None
 
 
 def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):

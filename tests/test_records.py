@@ -31,7 +31,7 @@ DRAWN = {
     "landscape.__main__": "landscape-digits",
     "speedrun.__main__": "speedrun-short",
     "scaling.__main__": "scaling",  # without its arithmetic, which reads no records and takes half a minute
-    "soak": "soak",
+    "stress.soak": "soak",
     "finetune.transfer": "finetune-transfer",
 }
 """Script -> its committed results."""

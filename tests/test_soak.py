@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments import soak
+from experiments.stress import soak
 from jaxcnn import parallel
 
 SMALL = ["--shared", "12", "--new", "12"]
@@ -133,7 +133,7 @@ def test_the_slope_is_that_of_the_least_squares_of_the_second_half():
     assert soak.slope(np.full(40, 7.0)) == (0, 0)
 
 
-STEADY = {"series": "shared", "kind": "whole", "peak_mib": 500.0} | dict.fromkeys(soak.WHAT, 100.0)
+STEADY = {"series": "shared", "kind": "whole", "peak_mib": 500.0} | dict.fromkeys(soak.QUANTITIES, 100.0)
 
 
 def made(folder, runs=40, **grown):
@@ -166,7 +166,7 @@ def test_what_grows_is_named_in_one_line_with_exit_code_one(key, by, series, tmp
     assert soak.main(["--plot-only", "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert [name for name in soak.SERIES if f"{soak.WHAT[key]} ({name})" in error] == series
+    assert [name for name in soak.SERIES if f"{soak.QUANTITIES[key]} ({name})" in error] == series
     assert error.count("(new)") + error.count("(shared)") == len(series)
 
 

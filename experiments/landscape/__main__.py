@@ -8,10 +8,10 @@ from typing import Any
 
 import experiments.landscape as about
 import jaxcnn as jc
+from experiments._common import run_parts
 from experiments.landscape import kept, line, path, plane, sharpness
 from experiments.landscape.options import PRESETS, Options
 from experiments.landscape.options import check as check_runs
-from experiments.parts import done
 from jaxcnn import cli, tables
 
 PARTS: dict[str, ModuleType] = {"line": line, "plane": plane, "path": path, "sharpness": sharpness}
@@ -25,7 +25,7 @@ def main(args: list[str] | None = None) -> int:
         options = cli.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
         cli.enable_compilation_cache()
-        if not options.plot_only and not done(parts, options, stop):
+        if not options.plot_only and not run_parts(parts, options, stop):
             return stop.exit_code
         with cli.reading(options.out):
             draw(options, parts)

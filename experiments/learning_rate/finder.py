@@ -1,4 +1,4 @@
-"""The learning-rate range test: one short run at a rising rate, and what it suggests for each optimiser."""
+"""Learning-rate range test: one short run at a rising rate."""
 
 from __future__ import annotations
 
@@ -13,26 +13,38 @@ from jaxcnn.run_log import read_json, write_text
 
 
 def _recipe(options: Options, name: str) -> jc.Recipe:
+    """Return the recipe of an optimizer's range test."""
     return recipe(options, optimizer=name, batch=options.batch)
 
 
 def check(options: Options) -> None:
-    """ArgumentError for a setting that cannot be meant."""
+    """Check the part's settings.
+
+    Raises:
+      ArgumentError: for an invalid one.
+    """
     finder = options.finder
     if not finder.optimizers:
-        raise jc.ArgumentError("finder.optimizers is empty; write --finder.optimizers sgd momentum adam")
+        raise jc.ArgumentError(
+            "finder.optimizers is empty; write --finder.optimizers sgd momentum adam"
+        )
     if not 0 < finder.low < finder.high < float("inf"):
         raise jc.ArgumentError(
-            f"finder goes from {finder.low} to {finder.high}; expected 0 < low < high: write --finder.low 1e-5"
+            f"finder goes from {finder.low} to {finder.high}; "
+            "expected 0 < low < high: write --finder.low 1e-5"
         )
     if finder.steps < 10:
-        raise jc.ArgumentError(f"finder.steps is {finder.steps}; expected at least 10: write --finder.steps 150")
+        raise jc.ArgumentError(
+            f"finder.steps is {finder.steps}; expected at least 10: write --finder.steps 150"
+        )
     for name in finder.optimizers:
         runs.model_and_optimizer(_recipe(options, name), 10)
-        training.check_config(_recipe(options, name), data(options), jc.strategy(options.strategy))
+        strategy = jc.strategy(options.strategy)
+        training.check_config(_recipe(options, name), data(options), strategy)
 
 
-def _asked(options: Options, name: str) -> dict[str, Any]:
+def _settings(options: Options, name: str) -> dict[str, Any]:
+    """Return the settings of an optimizer's test, as JSON has them."""
     return {
         "recipe": json.loads(_recipe(options, name).to_json()),
         "finder": asdict(options.finder) | {"optimizers": None},
@@ -40,65 +52,89 @@ def _asked(options: Options, name: str) -> dict[str, Any]:
 
 
 def run(options: Options, stop: Any) -> bool:
-    """Test every optimiser whose numbers are not there; False when stopped on the way."""
+    """Test every optimizer without numbers of these settings; return False if stopped."""
     folder = options.out / "finder"
     folder.mkdir(parents=True, exist_ok=True)
     for name in options.finder.optimizers:
-        path, asked = folder / f"{name}.json", _asked(options, name)
-        if path.exists() and read_json(path).get("asked") == asked:
+        path, settings = folder / f"{name}.json", _settings(options, name)
+        if path.exists() and read_json(path).get("asked") == settings:
             continue
-        setting, there = _recipe(options, name), data(options)
-        model, finder = jc.create_model(setting.model, len(there.classes), **setting.options), options.finder
-        strategy, span = jc.strategy(options.strategy), {"low": finder.low, "high": finder.high, "steps": finder.steps}
-        found = jc.lr_finder(model, there, setting, **span, strategy=strategy)
-        numbers = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in found._asdict().items()}
-        write_text(path, json.dumps({"asked": asked} | {k: _finite(v) for k, v in numbers.items()}) + "\n")
+        test_recipe, dataset, finder = _recipe(options, name), data(options), options.finder
+        model = jc.create_model(test_recipe.model, len(dataset.classes), **test_recipe.options)
+        finder_kwargs = {"low": finder.low, "high": finder.high, "steps": finder.steps}
+        strategy = jc.strategy(options.strategy)
+        test = jc.lr_finder(model, dataset, test_recipe, **finder_kwargs, strategy=strategy)
+        numbers = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in test._asdict().items()}
+        content = {"asked": settings} | {k: _finite(v) for k, v in numbers.items()}
+        write_text(path, json.dumps(content) + "\n")
         if stop():
             return False
     return True
 
 
 def _finite(value: Any) -> Any:
-    """The same with None where JSON has no number."""
+    """Return a value with None where JSON has no number."""
     if isinstance(value, list):
         return [_finite(v) for v in value]
     return value if value is None or abs(value) < float("inf") else None
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
-    """`finder.png` and the table, from the numbers that are there."""
+    """Write `finder.png` and the table of the tests in the part's folder.
+
+    Returns:
+      Lines of the common table.
+
+    Raises:
+      ArgumentError: if there are none.
+    """
     folder = options.out / "finder"
-    found = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
-    if not found:
+    tests = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    if not tests:
         raise jc.ArgumentError(f"{folder} holds no range test; leave out --plot-only")
-    setting = next(iter(found.values()))["asked"]["recipe"]
-    n = f"{setting['model']} on {setting['dataset']}, batch {setting['batch']}, 1 seed"
+    setting = next(iter(tests.values()))["asked"]["recipe"]
+    protocol = f"{setting['model']} on {setting['dataset']}, batch {setting['batch']}, 1 seed"
     keys = ("suggested", "limit", "diverged")
     lines = [
-        {"optimizer": name} | {k: t[k] if t[k] is None else f"{t[k]:.3g}" for k in keys} for name, t in found.items()
+        {"optimizer": name}
+        | {key: test[key] if test[key] is None else f"{test[key]:.3g}" for key in keys}
+        for name, test in tests.items()
     ]
     notes = [
-        f"{n}. suggested: where the loss falls most steeply; limit: where it leaves its lowest values for good; "
-        "diverged: where it is 4 times its start."
+        f"{protocol}. suggested: where the loss falls most steeply; limit: where it leaves its "
+        "lowest values for good; diverged: where it is 4 times its start."
     ]
     tables.write_table(folder, lines, notes)
-    figure = plots.panels([_panel(name, test) for name, test in found.items()], share="none", title=f"Range test: {n}")
+    panels = [_panel(name, test) for name, test in tests.items()]
+    figure = plots.panels(panels, share="none", title=f"Range test: {protocol}")
     plots.save(figure, folder / "finder.png")
     return [
-        {"what": f"{what}, {name}", "predicted": None, "measured": test[key], "ratio": None}
-        for name, test in found.items()
-        for key, what in (("suggested", "range test suggests"), ("limit", "range test's limit"))
+        {"what": f"{title}, {name}", "predicted": None, "measured": test[key], "ratio": None}
+        for name, test in tests.items()
+        for key, title in (("suggested", "range test suggests"), ("limit", "range test's limit"))
     ]
 
 
 def _panel(name: str, test: dict[str, Any]) -> plots.Panel:
+    """Return the panel of an optimizer's test: loss against the rate."""
     first = test["smooth"][0]
-    marks = [plots.Mark(test[key], "x", key) for key in ("suggested", "limit") if test[key] is not None]
+    marks = [
+        plots.Mark(test[key], "x", key) for key in ("suggested", "limit") if test[key] is not None
+    ]
     lines = (
-        plots.Line(test["rates"], test["losses"], label="loss of each batch", color="0.75", width=1.0),
+        plots.Line(
+            test["rates"], test["losses"], label="loss of each batch", color="0.75", width=1.0
+        ),
         plots.Line(test["rates"], test["smooth"], label="centred mean of 5", color=plots.COLORS[0]),
     )
     crosses = ((test["diverged"], None),) if test["diverged"] is not None else ()
     return plots.Panel(
-        name, lines, tuple(marks), "learning rate", "loss (nats)", True, ylim=(0, 1.6 * first), crosses=crosses
+        name,
+        lines,
+        tuple(marks),
+        "learning rate",
+        "loss (nats)",
+        True,
+        ylim=(0, 1.6 * first),
+        crosses=crosses,
     )

@@ -1,4 +1,4 @@
-"""The settings of all parts, their presets, and what all parts do alike."""
+"""Settings of all parts, their presets, and functions that the parts share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
+from experiments._common import StrategyName
 
 Part = Literal["theory", "sweep", "finder", "schedules", "edge"]
 
@@ -19,7 +20,7 @@ class Theory:
     """Gradient descent on quadratics."""
 
     curvatures: tuple[float, float] = (20.0, 1.0)
-    """Of the quadratic that is shown beside the straight line's loss."""
+    """Curvatures of the quadratic that is shown next to the straight line's loss."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Sweep:
     rates: tuple[float, ...] = (0.001, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
     batches: tuple[int, ...] = (16, 64, 256)
     epochs: int = 10
-    """Of every run, whatever its batch."""
+    """Epochs of every run, for all batches."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ class Options:
     parts: tuple[Part, ...] = ("theory", "sweep", "finder", "schedules", "edge")
     dataset: str = "digits"
     model: str = "convnet"
-    """Of sweep, finder and schedules; the edge has its own."""
+    """Network of sweep, finder and schedules; the edge has its own."""
     batch: int = 64
-    """Of finder and schedules."""
+    """Batch of finder and schedules."""
     optimizer: str = "sgd"
-    """Of the sweep."""
+    """Optimizer of the sweep."""
     seeds: int = 2
-    """Of schedules."""
+    """Seeds of every rate of schedules."""
     validation: int = 237
     """Training images held out in schedules, to choose each one's rate."""
     theory: Theory = field(default_factory=Theory)
@@ -89,9 +90,9 @@ class Options:
     finder: Finder = field(default_factory=Finder)
     schedules: Schedules = field(default_factory=Schedules)
     edge: Edge = field(default_factory=Edge)
-    strategy: Literal["auto", "pmap", "jit"] = "auto"
+    strategy: StrategyName = "auto"
     data_dir: Path | None = None
-    """Where to look for data first."""
+    """Folder that is searched for data first."""
     out: Path = Path("runs/learning-rate")
     plot_only: bool = False
     """Draw from what OUT holds, and train nothing."""
@@ -123,28 +124,47 @@ PRESETS = {
 }
 
 
-def recipe(settings: Options, **numbers: Any) -> jc.Recipe:
-    """A run of the experiment: no augmentation and no decay, so that the rate is all there is."""
-    plain: dict[str, Any] = {"decay": 0.0, "pad": 0, "flip": False, "drops": (), "schedule": "constant"}
-    plain |= {"dataset": settings.dataset, "model": settings.model}
-    return jc.Recipe(**(plain | numbers))
+def recipe(options: Options, /, **overrides: Any) -> jc.Recipe:
+    """Return the recipe of a run, with `overrides` of its fields.
+
+    There is no augmentation and no decay, so that nothing but the rate has an effect.
+    """
+    fields: dict[str, Any] = {
+        "decay": 0.0,
+        "pad": 0,
+        "flip": False,
+        "drops": (),
+        "schedule": "constant",
+    }
+    fields |= {"dataset": options.dataset, "model": options.model}
+    return jc.Recipe(**(fields | overrides))
 
 
 @lru_cache(maxsize=4)
 def data(options: Options, validation: int = 0) -> jc.Dataset:
-    """The data set, with `validation` training images held out."""
+    """Return the data set, with `validation` training images held out."""
     return jc.load_dataset(options.dataset, options.data_dir, validation=validation)
 
 
-def rates(name: str, values: Sequence[float]) -> None:
-    """ArgumentError unless `values` are finite rates above 0, at least one."""
-    if not values:
+def check_rates(name: str, rates: Sequence[float]) -> None:
+    """Check that there are rates, finite and above 0.
+
+    Args:
+      name: of the option, for the message.
+      rates: its values.
+
+    Raises:
+      ArgumentError: if they are not.
+    """
+    if not rates:
         raise jc.ArgumentError(f"{name} is empty; write --{name} 0.01 0.1 1")
-    for value in values:
-        if not 0 < value < math.inf:
-            raise jc.ArgumentError(f"{name} has {value}; expected finite rates above 0: write --{name} 0.01 0.1 1")
+    for rate in rates:
+        if not 0 < rate < math.inf:
+            raise jc.ArgumentError(
+                f"{name} has {rate}; expected finite rates above 0: write --{name} 0.01 0.1 1"
+            )
 
 
 def label(rate: float) -> str:
-    """A rate as it stands in names of runs and legends."""
+    """Return a rate as in names of runs and legends."""
     return f"{rate:g}"

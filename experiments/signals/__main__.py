@@ -7,7 +7,7 @@ from types import ModuleType
 
 import experiments.signals as about
 import jaxcnn as jc
-from experiments.parts import done
+from experiments._common import run_parts
 from experiments.signals import end, path, start
 from experiments.signals.options import PRESETS, Options
 from jaxcnn import cli, tables
@@ -23,7 +23,7 @@ def main(args: list[str] | None = None) -> int:
         options = cli.parse(PRESETS, args, about=about.__doc__)
         parts = chosen(options)
         cli.enable_compilation_cache()
-        if not options.plot_only and not done(parts, options, stop):
+        if not options.plot_only and not run_parts(parts, options, stop):
             return stop.exit_code
         # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
         there = {name for name in PARTS if any((options.out / name).glob("*.jsonl"))}
