@@ -1,4 +1,4 @@
-"""Command `python -m experiments.benchmark`: measure the networks in turn and print their rows."""
+"""Command `python -m experiments.benchmark`: measure networks and print their rows."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Options:
     preset: Literal["quick", "full"] = "quick"
     """full: all networks, more rounds."""
     networks: tuple[str, ...] = ("lenet5-relu", "resnet20", "plain20", "vgg11-32")
-    """Networks to measure: lenet5-relu, plain20, plain56, plain110, resnet20, resnet56, resnet110,
-    vgg11-32, vgg16-32, resnet18, resnet50."""
+    """Networks to measure. They are lenet5-relu, plain20, plain56, plain110, resnet20, resnet56,
+    resnet110, vgg11-32, vgg16-32, resnet18 and resnet50."""
     batch: int | None = None
     """Images a step, over all devices. None is 128, and 16 of 224x224 pixels on a CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -255,7 +255,7 @@ def measure_network(
 def _time_pytorch(
     workload: Workload, options: Options, parameters: int
 ) -> tuple[dict[str, timing.TimedRun], list[str]]:
-    """Return PyTorch's timers of the network, and a line for each form that failed."""
+    """Return the timers of PyTorch's forms, and a line for each failure."""
     device = "cpu" if workload.strategy.devices[0].platform == "cpu" else "cuda"
     recipe = workload.recipe
     return pytorch.time_forms(

@@ -58,7 +58,7 @@ def _residual_class() -> Any:
 
 
 def _conv_norm(i: int, o: int, size: int, stride: int = 1, relu: bool = True) -> list[Any]:
-    """Return a convolution from i to o channels, BN and, if wanted, ReLU."""
+    """Return a convolution from i to o channels, BN and optionally ReLU."""
     nn = _torch().nn
     layers = [nn.Conv2d(i, o, size, stride, size // 2, bias=False), nn.BatchNorm2d(o)]
     return [*layers, nn.ReLU()] if relu else layers
@@ -132,7 +132,9 @@ def lenet() -> Any:
 
 
 def pytorch_model(name: str) -> Any:
-    """Build a network of the benchmark as a torch.nn.Module: [b, c, h, w] -> logits.
+    """Build a network of the benchmark as a torch.nn.Module.
+
+    It takes images [b, c, h, w] and returns logits [b, classes].
 
     Args:
       name: a key of `NETWORKS`. The module has as many parameters as the library's network.

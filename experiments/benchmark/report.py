@@ -1,4 +1,4 @@
-"""Report: columns of a network from its timings, and the tables and figure of all networks."""
+"""Columns of a network from its timings, and the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from jaxcnn.run_log import write_text
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 ENVIRONMENT_VARIABLES = ("XLA_FLAGS", "GLIBC_TUNABLES")
 Timings = Mapping[str, Sequence[float]]
-"""Seconds of each round by the name of the run: "fit", "bare", "inputs" and PyTorch's forms."""
+"""Seconds of each round, by the name of the run.
+
+The names are "fit", "bare", "inputs" and those of PyTorch's forms.
+"""
 PRINTED_COLUMNS = {
     "network": ("network", "{}", 12),
     "images_per_second": ("images/s", "{:.4g}", 9),

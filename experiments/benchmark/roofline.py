@@ -1,6 +1,7 @@
-"""Roofline: the machine's peaks, and the operations and memory traffic of a training step.
+"""Roofline of the machine, and costs of a training step.
 
-The peaks are those of matrix products and of copying, compiled by the same compiler.
+The costs are operations, memory and memory traffic. The peaks are those of matrix products and of
+copying, compiled by the same compiler.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ COPY_BYTES = {"cpu": (1 << 29,), "gpu": (1 << 28, 1 << 30)}
 REPEAT_SECONDS = 0.5
 """Approximate time for which each size is repeated."""
 PASSES = 3
-"""Passes of a training step: forward, gradient of the inputs and gradient of the weights.
+"""Passes of a training step.
 
-Each has as many multiply-adds, a little less in the first layer, whose inputs need no gradient.
-There are twice that many FLOP.
+They are the forward pass, the gradient of the inputs and the gradient of the weights. Each has as
+many multiply-adds, a little less in the first layer, whose inputs need no gradient. There are twice
+that many FLOP.
 """
 
 
@@ -41,7 +43,7 @@ class Peak(NamedTuple):
 
 
 def measure_peak(strategy: parallel.Strategy, dtype: str) -> Peak:
-    """Measure both peaks on one device, and multiply them by the number of devices.
+    """Measure both peaks on one device, and scale them to all devices.
 
     Simulated devices that are parts of one CPU count as one.
     """
@@ -58,7 +60,7 @@ def measure_peak(strategy: parallel.Strategy, dtype: str) -> Peak:
 
 
 def matmul_gflops(n: int, dtype: str, options: dict[str, str] | None = None) -> float:
-    """Return the rate of a product of two matrices [n, n], in 10^9 FLOP/s."""
+    """Return 10^9 FLOP/s of a product of two matrices [n, n]."""
     a, b = (jax.random.normal(jax.random.key(i), (n, n), dtype) for i in range(2))
     program = jax.jit(jnp.matmul, compiler_options=options)
     return 2e-9 * n**3 / min_seconds(lambda: program(a, b))

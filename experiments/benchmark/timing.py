@@ -41,13 +41,16 @@ from jaxcnn.input_pipeline import gather_batch, input_pipeline
 from jaxcnn.state import AUGMENT, fold_in
 
 MAX_STEPS = 391
-"""Largest number of steps of one measurement: those between two rows of CIFAR-10."""
+"""Largest number of steps of one measurement.
+
+It is the number between two rows of CIFAR-10.
+"""
 TimedRun = Callable[[int], float]
 """Function of a number of steps that runs them and returns seconds."""
 
 
 def time_train(workload: Workload, steps: int) -> TimedRun:
-    """Return the timer of the library's own loop, by the rate in its rows.
+    """Return the timer of `train`, by the rate in its rows.
 
     A row's clock covers everything that `train` does between two rows:
 
@@ -74,9 +77,10 @@ def time_train(workload: Workload, steps: int) -> TimedRun:
 
 
 def time_bare_step(workload: Workload) -> TimedRun:
-    """Return the timer of the same step on one batch, with nothing around it.
+    """Return the timer of the bare jitted step on one batch.
 
-    Its clock stops when the last result is ready.
+    It is the step of `train`, with nothing around it. Its clock stops when the last result is
+    ready.
     """
     step = train_step(workload)
     return time_steps(workload, step, initial_state(workload), should_optimize(workload))
@@ -97,7 +101,7 @@ def time_inputs(workload: Workload) -> TimedRun:
 
 
 def input_step(workload: Workload) -> Any:
-    """Return a step that makes the inputs of a training step and sums them.
+    """Return a step that makes a training step's inputs and sums them.
 
     Its carry is (steps taken, `jaxcnn.augment.Normalizer`, sum of all inputs so far). Its arguments
     are (carry, split, index), and it returns the carry after one more step.
@@ -121,7 +125,7 @@ def input_step(workload: Workload) -> Any:
 
 
 def time_steps(workload: Workload, step: Any, carry: Any, optimize: bool = False) -> TimedRun:
-    """Return the timer of k calls of a step on one batch of random examples.
+    """Return the timer of a step on one batch of random examples.
 
     Its clock stops when the last result is ready.
 
@@ -150,7 +154,9 @@ def time_steps(workload: Workload, step: Any, carry: Any, optimize: bool = False
 
 
 def steps_for_duration(step_seconds: float, seconds: float) -> int:
-    """Return the number of steps that take about `seconds`, from 1 to `MAX_STEPS`.
+    """Return the number of steps that take about `seconds`.
+
+    It is at least 1 and at most `MAX_STEPS`.
 
     Example:
       >>> steps_for_duration(0.3, 1.0), steps_for_duration(5.0, 1.0)
@@ -199,7 +205,7 @@ def time_alternately(
 
 
 def measure_startup(**settings: Any) -> dict[str, Any]:
-    """Measure the start of training in new processes, and the cost of its step.
+    """Measure the start of training in new processes.
 
     The first process has an empty cache of programs, and the second has it full.
 

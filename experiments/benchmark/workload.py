@@ -1,4 +1,4 @@
-"""Workloads: a network, its optimizer and synthetic images, as a user passes them to `train`."""
+"""Workloads of the benchmark: a network, its optimizer and synthetic images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ NETWORKS: dict[str, Shape] = {"lenet5-relu": (28, 28, 1)}
 NETWORKS |= {f"{family}{depth}": CIFAR for depth in (20, 56, 110) for family in ("plain", "resnet")}
 NETWORKS |= {"vgg11-32": CIFAR, "vgg16-32": CIFAR, "resnet18": IMAGENET, "resnet50": IMAGENET}
 NUM_TEST_IMAGES = 10
-"""Images that `train` tests on after each measurement, when its clock has stopped."""
+"""Images of the test after each measurement.
+
+The clock of `train` has stopped before it.
+"""
 
 
 class Workload(NamedTuple):

@@ -1,4 +1,4 @@
-"""Scaling of training with devices: what a step sends, in theory and as measured.
+"""Scaling of training with devices, in theory and as measured.
 
     python -m experiments.scaling                      all parts, no download
     python -m experiments.scaling --parts arithmetic   one part: arithmetic, compiled or wire
@@ -7,7 +7,7 @@ The first command takes 7 minutes on two CPU cores, 5 of them for the part "wire
 
 - arithmetic: ResNet-20 to 152 on 1 to 1,024 devices. It computes bytes of the gradient and of BN,
   and multiply-adds. From these it derives the share of a step that communication takes, for three
-  links, and the number of devices up to which that share is below 10%.
+  links. It also derives the number of devices up to which that share is below 10%.
 - compiled: every all-reduce of the compiled training step, compared with the arithmetic. The
   strategies are jit and pmap, on 1, 2, 4 and 8 simulated devices.
 - wire: 1, 2, 4 and 8 processes on loopback. The bytes that the kernel counts and the seconds of a

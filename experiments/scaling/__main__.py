@@ -1,4 +1,4 @@
-"""Command `python -m experiments.scaling`: measure the selected parts, then draw all of them."""
+"""Command `python -m experiments.scaling`: measure the selected parts, then draw."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Options:
     batch: int = 32
     """Images in a step of it, over all devices."""
     devices: tuple[int, ...] = (1, 2, 4, 8)
-    """Divisors of the batch: simulated devices of the part "compiled", processes of "wire"."""
+    """Numbers of devices, divisors of the batch. They are simulated devices of the part "compiled",
+    and processes of "wire"."""
     steps: int = 10
     """Steps between two readings of the clock."""
     rounds: int = 5
@@ -81,7 +82,7 @@ def check_options(options: Options) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Measure the parts of the command line, then draw, and return the exit code."""
+    """Measure the selected parts, then draw, and return the exit code."""
     with cli.cli_errors():
         options = cli.parse({"quick": Options()}, args, about=package.__doc__)
         check_options(options)
@@ -134,7 +135,10 @@ def measure_traffic(options: Options) -> dict[str, Any]:
 
 
 def draw(options: Options) -> None:
-    """Write tables and figures of the arithmetic, and tables of the measurements in OUT."""
+    """Write the tables and figures.
+
+    They are those of the arithmetic, and tables of the measurements in OUT.
+    """
     out, depths = options.out, options.depths
     assumptions = projections.assumption_notes()
     limits = projections.limit_rows(depths, options.most)

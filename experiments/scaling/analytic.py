@@ -1,7 +1,7 @@
-"""Analytic model of a training step on several devices: bytes, operations and seconds.
+"""Analytic model of a training step on several devices.
 
-Shapes are enough; nothing is run. With L BN layers of c channels, P parameters and C the sum of all
-c, one step all-reduces these float32 numbers:
+It has bytes, operations and seconds. Shapes are enough; nothing is run. With L BN layers of c
+channels, P parameters and C the sum of all c, one step all-reduces these float32 numbers:
 
                      BN over the batch          BN within a device
                      jit          pmap          jit          pmap
@@ -35,7 +35,10 @@ import jax.numpy as jnp
 
 StrategyKind = Literal["jit", "pmap"]
 NormScope = Literal["batch", "device"]
-"""Scope of BN's averages: the whole batch, or each device's share of it (`bn_group`)."""
+"""Scope of BN's averages.
+
+It is the whole batch, or each device's share of it (`bn_group`).
+"""
 CIFAR_SHAPE = (32, 32, 3)
 NUM_TRAIN_IMAGES = 50_000
 """Training images of CIFAR-10."""
@@ -71,7 +74,9 @@ def communication_volume(
     kind: StrategyKind = "jit",
     norm: NormScope = "batch",
 ) -> CommunicationVolume:
-    """Return what a step sends between two or more devices, by the table above.
+    """Return what a step sends between two or more devices.
+
+    The table at the top of this module has the formulas.
 
     Args:
       model: a `CifarResNet`, or a network whose only state is BN's.

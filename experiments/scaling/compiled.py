@@ -53,7 +53,7 @@ def create_workload(
     norm: NormScope,
     devices: int,
 ) -> Workload:
-    """Create the training step of a network on the digits, as `train` does.
+    """Create a network's training step on the digits, as `train` does.
 
     Args:
       name: of the network.
@@ -161,7 +161,7 @@ def compare_program(
 def compare_programs(
     network: str, width: int, batch: int, devices: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return a row for each strategy, scope of BN and number of devices.
+    """Compare all strategies, scopes of BN and numbers of devices.
 
     Args:
       network: its name.

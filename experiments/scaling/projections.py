@@ -1,6 +1,7 @@
-"""Projections of the analytic model: ResNets of 20 to 152 layers on 1 to 1,024 devices.
+"""Projections of the analytic model to ResNets on many devices.
 
-The rows of the tables and the figures are computed here. Nothing is measured.
+By default they have 20 to 152 layers and 1 to 1,024 devices. The rows of the tables and the figures
+are computed here. Nothing is measured.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class BatchPlan(NamedTuple):
     """Whether each device has `BATCH` images. Otherwise all devices together have them."""
 
     def images(self, devices: int) -> int:
-        """Return the images of one device in a step, 0 where there are too few."""
+        """Return the images of one device, 0 if there are too few."""
         return BATCH if self.per_device else BATCH // devices
 
     def steps(self, devices: int) -> int:
@@ -64,9 +65,9 @@ def resnet_flop(depth: int) -> int:
 
 
 def network_rows(depths: Sequence[int]) -> list[dict[str, Any]]:
-    """Return a row for each network, with what does not depend on the devices.
+    """Return a row for each network.
 
-    An epoch is 391 steps of 128 images.
+    Its columns do not depend on the devices. An epoch is 391 steps of 128 images.
     """
     rows = []
     for depth in depths:
@@ -98,7 +99,10 @@ def powers_of_two(maximum: int) -> list[int]:
 def resnet_step_time(
     depth: int, norm: NormScope, plan: BatchPlan, link: Link, devices: int
 ) -> StepTime | None:
-    """Return the parts of a step, or None where devices would have no image."""
+    """Return the parts of a ResNet's step.
+
+    None where devices would have no image.
+    """
     volume, images = resnet_volume(depth, norm), plan.images(devices)
     if not images:
         return None
@@ -107,7 +111,10 @@ def resnet_step_time(
 
 
 def growth_rows(depths: Sequence[int], max_devices: int) -> list[dict[str, Any]]:
-    """Return a row for each network, plan, scope of BN, number of devices and link."""
+    """Return the rows of the table "growth".
+
+    There is one for each network, plan, scope of BN, number of devices and link.
+    """
     return [
         _growth_row(depth, plan, norm, link, n)
         for depth in depths
@@ -138,7 +145,10 @@ def _growth_row(depth: int, plan: BatchPlan, norm: NormScope, link: Link, n: int
 
 
 def limit_rows(depths: Sequence[int], max_devices: int) -> list[dict[str, Any]]:
-    """Return a row for each plan, scope of BN, link and network, with its device limit."""
+    """Return the device limits as rows.
+
+    There is one for each plan, scope of BN, link and network.
+    """
     rows = []
     for plan in PLANS:
         for norm in NORM_SCOPES:

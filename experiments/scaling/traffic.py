@@ -1,11 +1,11 @@
-r"""Loopback traffic against the analytic model: N processes of one device each train together.
+r"""Loopback traffic of N processes against the analytic model.
 
     python -m experiments.scaling.traffic \
         '{"network": "resnet8", "width": 4, "batch": 8, "devices": [2], "steps": 5, "rounds": 3}'
 
-The command prints its measurements as JSON. The kernel counts bytes, and a clock the seconds. It
-is run in a network namespace of its own where the system permits one. The loopback's counters are
-then those of this measurement alone.
+Processes of one device each train together. The command prints its measurements as JSON. The kernel
+counts bytes, and a clock the seconds. It is run in a network namespace of its own where the system
+permits one. The loopback's counters are then those of this measurement alone.
 
 Gloo (jaxlib's library for CPUs) sends every tensor round a ring by itself, in 2 N segments or
 fewer. It takes N - 1 turns to sum and N - 1 turns to share. In each turn a segment goes to the next
@@ -142,7 +142,7 @@ def start_workers(settings: Mapping[str, Any], devices: int) -> Iterator[Workers
 
 
 def _read_reply(worker: subprocess.Popen[str], word: str) -> str:
-    """Return what follows the word on the next line that begins with it."""
+    """Return the remainder of the next line that begins with the word."""
     assert worker.stdout
     # Gloo prints there, too, which processes it is connected with.
     for line in worker.stdout:
@@ -221,7 +221,9 @@ def _median(rows: Rows, work: str, devices: int, key: str) -> float:
 
 
 def byte_rows(rows: Rows, volumes: Mapping[str, CommunicationVolume]) -> list[dict[str, Any]]:
-    """Return the bytes of a step over all processes, as expected and as counted.
+    """Return the bytes of a step, as expected and as counted.
+
+    They are those of all processes together.
 
     Args:
       rows: of `measure`.

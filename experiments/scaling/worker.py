@@ -1,11 +1,11 @@
-r"""One of N processes that train together and follow the lines of their input.
+r"""Worker process, one of N that train together.
 
     python -m experiments.scaling.worker \
         '{"processes": 1, "process_id": 0, "network": "resnet8", "width": 4, "batch": 32}'
 
-It prints "ready" when it has compiled. Each line `WORK TIMES` of its input repeats a work so many
-times, and it prints "took" and the seconds. The first process compiles. Each other one waits for a
-line before it compiles, and finds the programs in the cache.
+It follows the lines of its input. It prints "ready" when it has compiled. Each line `WORK TIMES` of
+its input repeats a work so many times, and it prints "took" and the seconds. The first process
+compiles. Each other one waits for a line before it compiles, and finds the programs in the cache.
 """
 
 from __future__ import annotations

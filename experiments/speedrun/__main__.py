@@ -1,4 +1,4 @@
-"""Command `python -m experiments.speedrun`: train the missing runs, then draw all of them."""
+"""Command `python -m experiments.speedrun`: train the missing runs, then draw."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from jaxcnn.progress import Progress
 
 
 def train_missing_runs(options: Options, should_stop: Callable[[], bool]) -> bool:
-    """Train the runs that are missing in OUT, with a warm-up before the first of them.
+    """Train the runs that are missing in OUT.
+
+    A warm-up comes before the first of them.
 
     Args:
       options: of the speed run.

@@ -1,4 +1,4 @@
-"""Inputs of the steps: the order of the images, and their views in training and test.
+"""Inputs of the steps: the order of the images, and their views.
 
 The order is one stream of shuffled passes over all images, split into batches.
 """
@@ -98,7 +98,9 @@ def train_view(
     translate: int,
     flip: bool,
 ) -> jax.Array:
-    """Return the view of an image in one epoch, of the same shape and dtype.
+    """Return the view of an image in one epoch.
+
+    It has the same shape and dtype.
 
     Args:
       key: of the run.
@@ -117,12 +119,12 @@ def train_view(
 
 
 def shift(images: jax.Array, down: int, right: int) -> jax.Array:
-    """Shift images [b, h, w, c] by at most one pixel along each axis.
+    """Shift images by at most one pixel along each axis.
 
     The border is mirrored.
 
     Args:
-      images: of any dtype.
+      images: [b, h, w, c], of any dtype.
       down: -1, 0 or 1.
       right: -1, 0 or 1.
 

@@ -1,8 +1,8 @@
-"""Network of the speed run: whitened patches, blocks of two convolutions, and a global maximum.
+"""Network of the speed run.
 
-The convolutions are initialized as the identity. The network is that of Jordan 2024
-(arXiv:2404.00498), sections 3.1 to 3.3. The whitening layer is from Page (2019, "How to train your
-ResNet").
+It whitens patches, has blocks of two convolutions, and ends with a global maximum. The convolutions
+are initialized as the identity. The network is that of Jordan 2024 (arXiv:2404.00498), sections 3.1
+to 3.3. The whitening layer is from Page (2019, "How to train your ResNet").
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from jaxcnn.models.norm import BatchNorm
 PATCH_SIZE = 2
 """Height and width of the whitened patches, in pixels."""
 WHITENING_EPSILON = 5e-4
-"""Added to the variances that whitening divides by, so that noise is not amplified."""
+"""Added to the variances in the whitening.
+
+Without it noise would be amplified.
+"""
 
 
 def whitening_kernel(images: jax.Array, epsilon: float = WHITENING_EPSILON) -> jax.Array:

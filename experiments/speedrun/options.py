@@ -1,4 +1,4 @@
-"""Options of the speed run, their presets, and their checks before anything is compiled."""
+"""Options of the speed run, their presets and their checks."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Options:
     translate: int = 2
     """Largest shift of a training image in pixels, with its border mirrored. 0 is none."""
     flip: bool = True
-    """Mirror every image in every other epoch, and average over mirrored images in test."""
+    """Mirror every image in every other epoch. The test averages over mirrored images."""
     views: Literal[0, 1, 2] = 2
     """Views of a test image. 0: one. 1: and its mirror image. 2: and both shifted by a pixel up
     left and down right."""

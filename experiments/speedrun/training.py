@@ -1,4 +1,4 @@
-"""Training of the speed run: loss, schedule, optimizer, lookahead, and one run from start to test.
+"""Training of the speed run: loss, schedule, optimizer, lookahead and runs.
 
 The method is that of Jordan 2024 (arXiv:2404.00498), sections 3.1 and 3.4, with its numbers for
 94%. The start, the step and the test of a run are each compiled once for all runs. On an
@@ -37,11 +37,14 @@ START_RATE, PEAK_POSITION, END_RATE = 0.2, 0.23, 0.07
 The rate rises from 20% to 100% over the first 23% of the steps and falls to 7%, both linearly.
 """
 LOOKAHEAD_INTERVAL, LOOKAHEAD_DECAY = 5, 0.95**5
-"""Steps between two updates of lookahead, and the share of the slow parameters kept at the end."""
-MAX_STEPS_AHEAD = 8
-"""Largest number of steps that the loop on a CPU starts before their results are ready.
+"""Steps between two updates of lookahead, and its decay.
 
-The loop then responds soon to a stop.
+The decay is the share of the slow parameters that an update keeps at the end.
+"""
+MAX_STEPS_AHEAD = 8
+"""Largest number of steps that wait for their results.
+
+The loop on a CPU starts no more. It then responds soon to a stop.
 """
 INIT_STREAM, VIEW_STREAM = range(2)
 """Streams of randomness of a run."""
@@ -58,14 +61,14 @@ def num_steps(options: Options, n: int) -> int:
 
 
 def triangular_schedule(steps: int) -> optax.Schedule:
-    """Return the schedule from a step to its share of the highest rate."""
+    """Return the schedule: a function from step to relative rate."""
     positions = jnp.array([0.0, PEAK_POSITION * steps, steps])
     rates = jnp.array([START_RATE, 1.0, END_RATE])
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), positions, rates)
 
 
 def parameter_groups(params: Any) -> Any:
-    """Return the tree of parameters with the name of a group for each leaf.
+    """Return a tree with the name of each parameter's group.
 
     The groups are "kernel", "bias" (BN's), "scale" (BN's) and "whitening" (that layer's bias).
     """
@@ -127,10 +130,10 @@ def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: floa
 
 
 def lookahead(slow: Any, fast: Any, step: jax.Array, steps: int) -> tuple[Any, Any]:
-    """Update the slow parameters, and reset the fast ones to them, in every fifth step.
+    """Update the slow parameters in every fifth step.
 
-    An update keeps the share 0.95^5 (step / steps)^3 of the slow parameters. At first that is 0, so
-    that they follow the fast ones. At the end it is 77%.
+    The fast ones are reset to them then. An update keeps the share 0.95^5 (step / steps)^3 of the
+    slow parameters. At first that is 0, so that they follow the fast ones. At the end it is 77%.
 
     Args:
       slow: tree of parameters.
@@ -332,7 +335,7 @@ def make_runner(
 
 
 def program_chunks(strategy: parallel.Strategy, order: np.ndarray, warm_up: bool) -> Any:
-    """Return the chunks of an order, each of which is one call of a program.
+    """Return the chunks of an order, one for each program call.
 
     In a warm-up there is one chunk of each length, because each length is a program of its own.
     """
