@@ -78,6 +78,7 @@ def create_works(settings: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
 
 def training_work(workload: Workload, batch: int) -> Callable[[], Any]:
     """Compile a step, and return a function that makes one step."""
+    # Compiles now, so that the first call finds the program in the cache.
     hlo_text(workload, batch)
     program = workload.strategy.compile_steps(workload.step)
     order = np.arange(batch, dtype=np.int32)[None]
