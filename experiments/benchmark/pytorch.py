@@ -91,10 +91,9 @@ def imagenet_resnet(depth: int) -> Any:
         for block in range(count):
             f, stride = 64 * 2**stage, 2 if stage and not block else 1
             o = 4 * f if bottleneck else f
+            last = _conv_norm(f, f, 3, relu=bottleneck)
             if bottleneck:
-                last = [*_conv_norm(f, f, 3), *_conv_norm(f, o, 1, relu=False)]
-            else:
-                last = _conv_norm(f, f, 3, relu=False)
+                last += _conv_norm(f, o, 1, relu=False)
             body = [*_conv_norm(i, f, 1 if bottleneck else 3, stride), *last]
             project = None
             if i != o or stride > 1:
