@@ -118,7 +118,7 @@ def test_a_step_is_the_sum_of_its_parts():
     found = step_time(link, 4, size=10**6, collectives=10, flops=1e9, rate=1e12)
     assert found == pytest.approx(StepTime(1e-3, 110e-6, 1.5e-3))
     assert found.communication_share == pytest.approx(1.61 / 2.61)
-    assert step_time(link, 1, 10**6, 10, 1e9).share == 0
+    assert step_time(link, 1, 10**6, 10, 1e9).communication_share == 0
 
 
 def test_a_limit_is_where_the_share_is_crossed():
