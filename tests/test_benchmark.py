@@ -13,10 +13,10 @@ import pytest
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments.benchmark import costs, first, machine, networks, pace, pytorch, rows
-from experiments.benchmark.__main__ import main
-from experiments.benchmark.counterparts import counterpart
-from experiments.benchmark.options import NETWORKS, PRESETS, Options, batch, check
+from experiments.benchmark import pytorch, report, roofline, timing, workload
+from experiments.benchmark.__main__ import PRESETS, Options, batch_size, check_options, main
+from experiments.benchmark.pytorch import pytorch_model
+from experiments.benchmark.workload import NETWORKS
 from jaxcnn.augment import AugmentConfig, augment, normalize
 from jaxcnn.state import AUGMENT, fold_in
 from jaxcnn.training import epoch_order
@@ -24,19 +24,19 @@ from jaxcnn.training import epoch_order
 FEW = ["--networks", "lenet5-relu", "--batch", "4", "--devices", "1", "--seconds", "0.01", "--rounds", "2"]
 BEGAN = {"imports_s": 1.0, "initialise_s": 0.5, "first_step_cold_s": 4.0, "first_step_warm_s": 1.0, "peak_mib": None}
 KNOWN = BEGAN | {"later_step_s": 0.005, "plan": {"memory": 3 << 20, "traffic": 4e6}}
-PEAK = machine.Peak(gflops=100.0, bandwidth=10.0)
-COUNTS = rows.Counts(batch=10, steps=2, devices=1, flop=10**9, memory=2 << 20, traffic=5e9)
+PEAK = roofline.Peak(gflops=100.0, bandwidth=10.0)
+COUNTS = report.StepCounts(batch=10, steps=2, devices=1, flop=10**9, memory=2 << 20, traffic=5e9)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Nothing but the rounds takes time."""
-    monkeypatch.setattr(first, "measure", lambda **settings: dict(KNOWN))
-    monkeypatch.setattr(machine, "peak", lambda strategy, dtype: PEAK)
+    monkeypatch.setattr(timing, "measure_startup", lambda **settings: dict(KNOWN))
+    monkeypatch.setattr(roofline, "measure_peak", lambda strategy, dtype: PEAK)
 
 
 def job(name="lenet5-relu", kind="jit", devices=1, steps=1, batch=8):
-    return networks.job(name, batch, "float32", jc.strategy(kind, devices), steps)
+    return workload.create_workload(name, batch, "float32", jc.strategy(kind, devices), steps)
 
 
 def table(folder):
@@ -58,7 +58,7 @@ def test_the_script_leaves_its_tables_and_figure(quick, tmp_path, capsys):
     assert {name: row[name] for name in BEGAN} == {name: f"{v:g}" if v else "" for name, v in BEGAN.items()}
     assert not [name for name in row if "torch" in name]
     assert "later_step_s" not in row
-    said = machine.described(jc.strategy("jit", 1))
+    said = report.describe_machine(jc.strategy("jit", 1))
     assert row["machine"] == said
     assert said in (tmp_path / "table.md").read_text()
     assert "PyTorch" not in (tmp_path / "table.md").read_text()
@@ -74,8 +74,8 @@ def test_ctrl_c_ends_it_and_leaves_no_half_a_row(quick, monkeypatch, tmp_path, c
         os.kill(os.getpid(), signal.SIGINT)
         return dict(KNOWN)
 
-    monkeypatch.setattr(first, "measure", asked)
-    monkeypatch.setattr(pace, "fitted", lambda *a: pytest.fail("it went on"))
+    monkeypatch.setattr(timing, "measure_startup", asked)
+    monkeypatch.setattr(timing, "time_train", lambda *a: pytest.fail("it went on"))
     assert main([*FEW, "--no-torch", "--out", str(tmp_path)]) == 130
     assert not list(tmp_path.iterdir())
 
@@ -95,23 +95,23 @@ def test_ctrl_c_ends_it_and_leaves_no_half_a_row(quick, monkeypatch, tmp_path, c
     ],
 )
 def test_mistakes_are_one_line(args, says, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(machine, "peak", lambda *a: pytest.fail("it measured"))
+    monkeypatch.setattr(roofline, "measure_peak", lambda *a: pytest.fail("it measured"))
     refuses(main, [*args, "--out", str(tmp_path / "out")], says, capsys, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_presets_are_sound():
     for options in PRESETS.values():
-        check(options, jc.strategy("jit", 1))
+        check_options(options, jc.strategy("jit", 1))
     assert PRESETS["full"].networks == tuple(NETWORKS)
-    assert [batch(Options(), name, jc.strategy("jit", 1)) for name in ("resnet20", "resnet50")] == [128, 16]
-    assert batch(Options(batch=8), "resnet50", jc.strategy("jit", 1)) == 8
+    assert [batch_size(Options(), name, jc.strategy("jit", 1)) for name in ("resnet20", "resnet50")] == [128, 16]
+    assert batch_size(Options(batch=8), "resnet50", jc.strategy("jit", 1)) == 8
 
 
 def test_a_line_is_the_arithmetic_of_its_seconds():
     """Two rounds of 2 steps of 10 images: 20 images in so many seconds."""
     took = {"fit": [2.0, 4.0], "bare": [1.0, 4.0], "inputs": [0.1, 0.2], "eager": [4.0, 4.0], "compile": [1.0, 3.0]}
-    row = rows.line(took, COUNTS, PEAK)
+    row = report.timing_columns(took, COUNTS, PEAK)
     assert (row["images_per_second"], row["q25"], row["q75"]) == (7.5, 6.25, 8.75)
     assert row["bare_images_per_second"] == 12.5
     assert row["overhead_percent"] == pytest.approx((100 + 0) / 2)
@@ -127,9 +127,11 @@ def test_a_line_is_the_arithmetic_of_its_seconds():
 
 def test_the_flat_roof_holds_beyond_the_ridge_and_what_nobody_tells_is_none():
     took = {"fit": [1.0], "bare": [1.0], "inputs": [0.1]}
-    assert rows.line(took, COUNTS._replace(traffic=1e8), PEAK)["roof_percent"] == 20.0
-    assert rows.line(took, COUNTS._replace(devices=2), PEAK)["flop_a_byte"] == 1.0  # traffic is each device's
-    row = rows.line(took, COUNTS._replace(traffic=None, memory=None), PEAK)
+    assert report.timing_columns(took, COUNTS._replace(traffic=1e8), PEAK)["roof_percent"] == 20.0
+    assert (
+        report.timing_columns(took, COUNTS._replace(devices=2), PEAK)["flop_a_byte"] == 1.0
+    )  # traffic is each device's
+    row = report.timing_columns(took, COUNTS._replace(traffic=None, memory=None), PEAK)
     assert [row[name] for name in ("flop_a_byte", "roof_percent", "traffic_mib", "planned_mib")] == [None] * 4
     assert not [name for name in row if "pytorch" in name]
 
@@ -138,11 +140,11 @@ def test_rounds_are_in_turns_and_the_first_does_not_count():
     calls = []
     works = {name: lambda k, name=name: calls.append((name, k)) or float(len(calls)) for name in "ab"}
     settle = {name: lambda k, name=name: calls.append(("settle " + name, k)) or 0.0 for name in "ab"}
-    took = pace.alternate(works, 3, 2, settle)
+    took = timing.time_alternately(works, 3, 2, settle)
     once = [("settle a", 1), ("a", 3), ("settle b", 1), ("b", 3)]
     assert calls == [("a", 3), ("b", 3), *once, *once]
     assert took == {"a": [4.0, 8.0], "b": [6.0, 10.0]}
-    assert pace.alternate(works, 3, 2, each=lambda: True) is None
+    assert timing.time_alternately(works, 3, 2, should_stop=lambda: True) is None
 
 
 def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypatch):
@@ -155,7 +157,7 @@ def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypat
         yield from ((None, {"images_per_second": rate}) for rate in (12.0, 24.0))
 
     monkeypatch.setattr(jc, "train", fake)
-    run = pace.fitted(given, 3)
+    run = timing.time_train(given, 3)
     assert [run(3), run(3)] == [2.0, 1.0]
     assert asked == {"steps": jc.Recipe().steps, "every": 3, "n": 24}
 
@@ -163,9 +165,9 @@ def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypat
 def test_the_bare_step_is_the_step_that_fit_takes():
     given = job(batch=4, steps=2)
     state, _ = next(jc.train(*given[:4], strategy=given.strategy, pause=lambda step: True))
-    placed = given.strategy.replicate(pace.initial(given))
+    placed = given.strategy.replicate(workload.initial_state(given))
     index = epoch_order(jnp.asarray(state.rng), 0, 1, 4, 8)
-    run = given.strategy.compile_steps(pace.whole_step(given), pace.tuned(given))
+    run = given.strategy.compile_steps(workload.train_step(given), workload.should_optimize(given))
     after = run(placed, given.strategy.replicate(given.data.train), index)
     for one, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -179,9 +181,9 @@ def test_the_inputs_are_those_of_a_step(kind, devices):
     images, strategy, index = given.data.train.images, given.strategy, np.arange(8, dtype=np.int32)[None]
     less = images.astype(np.float64) / 255 - given.data.mean
     for one, expected in ((plain, less.sum()), (given, float(views(given).sum()))):
-        carry = strategy.replicate((jnp.int32(0), pace.initial(given).normalizer, jnp.float32(0)))
+        carry = strategy.replicate((jnp.int32(0), workload.initial_state(given).normalizer, jnp.float32(0)))
         number, _, total = strategy.fetch(
-            strategy.compile_steps(pace.input_step(one))(carry, strategy.replicate(given.data.train), index)
+            strategy.compile_steps(timing.input_step(one))(carry, strategy.replicate(given.data.train), index)
         )
         assert number == 1
         np.testing.assert_allclose(total, expected, rtol=1e-4, atol=0.02)
@@ -190,7 +192,7 @@ def test_the_inputs_are_those_of_a_step(kind, devices):
 
 def views(given):
     """What the first step of training makes of the first eight images."""
-    state = pace.initial(given)
+    state = workload.initial_state(given)
     inputs = normalize(given.data.train.images, state.normalizer)
     keys = [jax.random.fold_in(fold_in(jnp.asarray(state.rng), AUGMENT, 0), i) for i in range(8)]
     return np.stack(
@@ -204,7 +206,7 @@ def views(given):
 def test_a_process_of_its_own_tells_and_leaves_its_programs(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "other"))
     settings = {"name": "lenet5-relu", "batch": 8, "dtype": "float32", "strategy": "jit", "devices": 1, "plan": True}
-    found = first._process(settings, str(tmp_path / "cache"))
+    found = timing._run_startup_process(settings, str(tmp_path / "cache"))
     assert list((tmp_path / "cache" / "programs").iterdir())
     assert not (tmp_path / "other").exists()
     assert found["imports"] > 0
@@ -225,37 +227,39 @@ def test_cold_is_the_first_process_and_warm_the_second(monkeypatch):
         assert settings == {"name": "resnet20", "plan": n == 2}
         return {"imports": n, "initialise": 10 * n, "first": 100 * n, "later": n, "peak": n, "plan": n}
 
-    monkeypatch.setattr(first, "_process", told)
-    found = first.measure(name="resnet20")
+    monkeypatch.setattr(timing, "_run_startup_process", told)
+    found = timing.measure_startup(name="resnet20")
     assert folders[0] == folders[1]
     assert not os.path.exists(folders[0])
     assert (found["initialise_s"], found["first_step_cold_s"], found["first_step_warm_s"]) == (10, 100, 200)
 
 
 def test_flop_are_six_a_multiply_add():
-    assert costs.flop(job()) == 6 * 416_520
-    assert costs.flop(job("resnet20", batch=2)) == pytest.approx(6 * 40.6e6, rel=4e-3)
+    assert roofline.training_flop(job()) == 6 * 416_520
+    assert roofline.training_flop(job("resnet20", batch=2)) == pytest.approx(6 * 40.6e6, rel=4e-3)
 
 
 def test_a_peak_is_the_fastest(monkeypatch):
     waits, now = iter([0.03, 0.02, 0.002, 0.02] + [0.02] * 100), [0.0]
     with monkeypatch.context() as patch:
-        patch.setattr(machine, "SECONDS", 0.01)
-        patch.setattr(machine, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-        assert machine.fastest(lambda: now.append(now.pop() + next(waits))) == pytest.approx(0.002)
+        patch.setattr(roofline, "REPEAT_SECONDS", 0.01)
+        patch.setattr(roofline, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+        assert roofline.min_seconds(lambda: now.append(now.pop() + next(waits))) == pytest.approx(0.002)
         assert next(waits) == 0.02  # one call to compile and three, though the time is over after the first of these
         assert len(list(waits)) == 99
-    monkeypatch.setattr(machine, "fastest", lambda call: call() is None or 0.5)
-    assert machine.product(10, "bfloat16") == pytest.approx(2e-9 * 1000 / 0.5)
-    assert machine.copy(4000) == pytest.approx(2e-9 * 4000 / 0.5)
-    monkeypatch.setattr(machine, "SIZES", {"cpu": (10, 20)})
-    monkeypatch.setattr(machine, "COPIED", {"cpu": (4000, 400)})
-    assert machine.peak(jc.strategy("jit", 1), "float32") == pytest.approx((2e-9 * 8000 / 0.5, 2e-9 * 4000 / 0.5))
+    monkeypatch.setattr(roofline, "min_seconds", lambda call: call() is None or 0.5)
+    assert roofline.matmul_gflops(10, "bfloat16") == pytest.approx(2e-9 * 1000 / 0.5)
+    assert roofline.copy_bandwidth(4000) == pytest.approx(2e-9 * 4000 / 0.5)
+    monkeypatch.setattr(roofline, "MATRIX_SIZES", {"cpu": (10, 20)})
+    monkeypatch.setattr(roofline, "COPY_BYTES", {"cpu": (4000, 400)})
+    assert roofline.measure_peak(jc.strategy("jit", 1), "float32") == pytest.approx(
+        (2e-9 * 8000 / 0.5, 2e-9 * 4000 / 0.5)
+    )
 
 
 def test_without_pytorch_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(pytorch, "find_spec", lambda name: None)
-    said = pytorch.absent("cpu", 1)
+    said = pytorch.unavailable_reason("cpu", 1)
     assert said is not None
     assert "pip install torch" in said
     assert "\n" not in said
@@ -266,7 +270,7 @@ def test_the_counterparts_are_the_same_networks(name):
     """As many parameters, and as many multiply-adds: so strides and sizes of maps are those of the library's too."""
     torch = pytest.importorskip("torch")
     shape = NETWORKS[name]
-    model = counterpart(name).eval()
+    model = pytorch_model(name).eval()
     found = jc.summary(jc.create_model(name, model[-1].out_features), shape)
     assert sum(p.numel() for p in model.parameters()) == found.params
     macs = []
@@ -290,7 +294,7 @@ def test_pytorch_is_timed_and_a_form_that_fails_is_a_line(quick, monkeypatch, tm
             raise RuntimeError("no compiler\nat all")
         return model
 
-    monkeypatch.setattr(pytorch, "_compiled", fails)
+    monkeypatch.setattr(pytorch, "_compile", fails)
     assert main([*FEW, "--out", str(tmp_path)]) == 0
     (row,) = table(tmp_path)
     assert row["best_form"] in ("eager", "channels_last")
@@ -302,8 +306,8 @@ def test_pytorch_is_timed_and_a_form_that_fails_is_a_line(quick, monkeypatch, tm
 def test_pytorch_trains():
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    model = counterpart("lenet5-relu")
+    model = pytorch_model("lenet5-relu")
     before = [p.detach().clone() for p in model.parameters()]
-    run = pytorch.trained(model, "channels_last", 4, "bfloat16", NETWORKS["lenet5-relu"], "cpu")
+    run = pytorch.time_training(model, "channels_last", 4, "bfloat16", NETWORKS["lenet5-relu"], "cpu")
     assert run(2) > 0
     assert all(bool((p != old).any()) for p, old in zip(model.parameters(), before, strict=True))

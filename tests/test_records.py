@@ -116,10 +116,10 @@ def exit_code(main, args):
 
 def without_arithmetic(monkeypatch):
     scaling = importlib.import_module("experiments.scaling.__main__")
-    for name in ("limits", "counts", "growth"):
-        monkeypatch.setattr(scaling.paper, name, lambda *_: [{"a": 1}])
-    for name in ("share", "volume"):
-        monkeypatch.setattr(scaling.paper, name, lambda *_: None)
+    for name in ("limit_rows", "network_rows", "growth_rows"):
+        monkeypatch.setattr(scaling.projections, name, lambda *_: [{"a": 1}])
+    for name in ("share_figure", "volume_figure"):
+        monkeypatch.setattr(scaling.projections, name, lambda *_: None)
     monkeypatch.setattr(scaling.plots, "save", lambda *_: None)
 
 

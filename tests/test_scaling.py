@@ -9,10 +9,21 @@ import pytest
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments.scaling import compiled, paper, wire
+from experiments.scaling import compiled, projections, traffic
 from experiments.scaling.__main__ import main
-from experiments.scaling.arithmetic import Kind, Norm, multiply_adds, ring, steps, traffic
-from experiments.scaling.machines import LINKS, Link, Step, latency, step
+from experiments.scaling.analytic import (
+    LINKS,
+    Link,
+    NormScope,
+    StepTime,
+    StrategyKind,
+    all_reduce_latency,
+    communication_volume,
+    multiply_adds,
+    ring_bytes,
+    step_time,
+    steps_per_epoch,
+)
 
 PUBLISHED = {20: 40.6e6, 56: 1.25e8, 110: 2.53e8}
 """Multiply-adds: 20 by hand from table 6 of He et al. 2015; 56 and 110 Li et al. 2017 (arXiv:1608.08710), table 1."""
@@ -21,19 +32,19 @@ PUBLISHED = {20: 40.6e6, 56: 1.25e8, 110: 2.53e8}
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_the_program_sends_what_the_paper_says(kind, devices):
-    line = compiled.compare("resnet8", 2, kind, "batch", devices)
+    line = compiled.compare_program("resnet8", 2, kind, "batch", devices)
     assert line["every_tensor_equal"], line
     assert line["bytes_in_program"] == line["bytes_on_paper"]
 
 
 def test_bn_within_a_device_leaves_two_collectives():
-    line = compiled.compare("resnet8", 2, "jit", "device", 4)
+    line = compiled.compare_program("resnet8", 2, "jit", "device", 4)
     assert line["every_tensor_equal"], line
     assert line["collectives_in_program"] == 2
 
 
 def test_the_count_grows_with_depth_as_on_paper():
-    line = compiled.compare("resnet20", 2, "jit", "batch", 2)
+    line = compiled.compare_program("resnet20", 2, "jit", "batch", 2)
     assert line["every_tensor_equal"], line
     assert line["collectives_in_program"] == 2 * 19 + 2
 
@@ -44,9 +55,9 @@ def test_every_kind_of_collective_is_read():
       %b = f32[8]{0} all-gather-start(%z), dimensions={0}
       ROOT %c = f32[2,3]{1,0} add(%all-reduce.1, %b)
     """
-    assert compiled.collectives(text) == [("all-reduce", (4, 1)), ("all-gather", (8,))]
+    assert compiled.parse_collectives(text) == [("all-reduce", (4, 1)), ("all-gather", (8,))]
     with pytest.raises(NotImplementedError, match="bf16"):
-        compiled.collectives("  %a = bf16[4]{0} all-reduce(%x)")
+        compiled.parse_collectives("  %a = bf16[4]{0} all-reduce(%x)")
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
@@ -61,7 +72,7 @@ def test_a_ring_sums_with_the_bytes_of_the_formula(devices):
             held[to, part] = before[me, part] + (before[to, part] if turn < devices - 1 else 0)
             sent[me] += before[me, part].nbytes
     np.testing.assert_allclose(held, np.broadcast_to(total, held.shape), rtol=1e-5)
-    assert (sent == ring(total.nbytes, devices)).all()
+    assert (sent == ring_bytes(total.nbytes, devices)).all()
 
 
 @pytest.mark.parametrize("devices", [2, 4])
@@ -72,9 +83,9 @@ def test_gloo_cuts_tensors_as_counted(devices):
     for size in sizes:
         each = 4 * math.ceil(math.ceil(4 * size / (2 * devices)) / 4)
         whole += sum(i * each < 4 * size for i in range(2 * devices))
-    assert wire.messages(sizes, devices) == 2 * (devices - 1) * whole
+    assert traffic.num_messages(sizes, devices) == 2 * (devices - 1) * whole
     carried = 2 * (devices - 1) * 4 * sum(sizes)
-    assert wire.expected(sizes, devices) == carried + 144 * wire.messages(sizes, devices)
+    assert traffic.expected_bytes(sizes, devices) == carried + 144 * traffic.num_messages(sizes, devices)
 
 
 @pytest.mark.parametrize("depth", PUBLISHED)
@@ -88,45 +99,51 @@ def test_multiply_adds_are_the_published(depth):
 def test_bytes_are_those_of_parameters_and_channels():
     model = jc.create_model("resnet20", 10)
     channels = 7 * 16 + 6 * 32 + 6 * 64
-    assert sum(traffic(model).gradient) == 269_722
-    each: dict[tuple[Kind, Norm], int] = {
+    assert sum(communication_volume(model).gradient) == 269_722
+    each: dict[tuple[StrategyKind, NormScope], int] = {
         ("jit", "batch"): 2,
         ("pmap", "batch"): 6,
         ("jit", "device"): 2,
         ("pmap", "device"): 2,
     }
     for (kind, norm), count in each.items():
-        assert sum(traffic(model, kind=kind, norm=norm).bn) == count * channels
-    assert [steps(128), steps(128 * 1024)] == [391, 1]
+        assert sum(communication_volume(model, kind=kind, norm=norm).bn) == count * channels
+    assert [steps_per_epoch(128), steps_per_epoch(128 * 1024)] == [391, 1]
 
 
 def test_a_step_is_the_sum_of_its_parts():
     link = Link("", 1e9, 3e-6, 2e-6, "")
-    assert latency(link, 1) == 0
-    assert [latency(link, n) for n in (2, 5, 1024)] == pytest.approx([7e-6, 15e-6, 43e-6])
-    found = step(link, 4, size=10**6, collectives=10, flops=1e9, rate=1e12)
-    assert found == pytest.approx(Step(1e-3, 110e-6, 1.5e-3))
-    assert found.share == pytest.approx(1.61 / 2.61)
-    assert step(link, 1, 10**6, 10, 1e9).share == 0
+    assert all_reduce_latency(link, 1) == 0
+    assert [all_reduce_latency(link, n) for n in (2, 5, 1024)] == pytest.approx([7e-6, 15e-6, 43e-6])
+    found = step_time(link, 4, size=10**6, collectives=10, flops=1e9, rate=1e12)
+    assert found == pytest.approx(StepTime(1e-3, 110e-6, 1.5e-3))
+    assert found.communication_share == pytest.approx(1.61 / 2.61)
+    assert step_time(link, 1, 10**6, 10, 1e9).communication_share == 0
 
 
 def test_a_limit_is_where_the_share_is_crossed():
-    line = paper.limit(20, "device", paper.PLANS[0], LINKS[0], 128)
-    shares = {n: found.share for n in (2, 4) if (found := paper.times(20, "device", paper.PLANS[0], LINKS[0], n))}
+    line = projections.device_limit(20, "device", projections.PLANS[0], LINKS[0], 128)
+    shares = {
+        n: found.communication_share
+        for n in (2, 4)
+        if (found := projections.resnet_step_time(20, "device", projections.PLANS[0], LINKS[0], n))
+    }
     assert shares[2] < 0.1 < shares[4]
     assert (line["devices_below_10_percent"], line["beyond"]) == (2, 4)
     assert line["wire_percent_there"] == pytest.approx(100 * shares[4])
-    assert paper.times(20, "device", paper.PLANS[0], LINKS[0], 256) is None  # 128 images do not reach
+    assert (
+        projections.resnet_step_time(20, "device", projections.PLANS[0], LINKS[0], 256) is None
+    )  # 128 images do not reach
 
 
 def readings():
-    """Rows as `wire.measure` gives them, made so that paper and counters agree and a step takes what is predicted."""
+    """Rows as `traffic.measure` gives them, made so that paper and counters agree and a step takes what is predicted."""
     model, rows = jc.create_model("resnet8", 10, width=4), []
     for turn in range(3):
         rows.append({"round": turn, "devices": 1, "work": "batch", "seconds": 0.002, "bytes": 0, "packets": 0})
         for norm in ("batch", "device"):
-            sent = traffic(model, (8, 8, 1), "jit", norm)
-            size = wire.expected(sent.tensors, 2) + 52 * 100
+            sent = communication_volume(model, (8, 8, 1), "jit", norm)
+            size = traffic.expected_bytes(sent.tensors, 2) + 52 * 100
             seconds = 0.002 + len(sent.tensors) * 1e-4 + sent.bytes * 1e-9 + 1e-3 * (turn - 1)
             rows.append({"round": turn, "devices": 2, "work": norm, "seconds": seconds, "bytes": size, "packets": 100})
         for name, seconds in (("small", 32 * 1e-4), ("large", 1e-4 + 2**20 * 1e-9)):
@@ -167,6 +184,6 @@ def test_the_script_leaves_tables_and_figures(tmp_path):
     ],
 )
 def test_mistakes_are_one_line(args, says, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(compiled, "run", lambda options: pytest.fail("it compiled"))
+    monkeypatch.setattr(compiled, "compare_programs", lambda *a: pytest.fail("it compiled"))
     refuses(main, [*args, "--out", str(tmp_path / "out")], says, capsys, monkeypatch)
     assert not (tmp_path / "out").exists()

@@ -19,8 +19,8 @@ from scripts import refuses
 
 import experiments.speedrun as package
 import jaxcnn as jc
-from experiments.speedrun import network, options, orders, records, training, updates, views
-from experiments.speedrun.__main__ import main, runs
+from experiments.speedrun import inputs, network, options, records, training
+from experiments.speedrun.__main__ import main, train_missing_runs
 from jaxcnn import augment, parallel
 
 TINY = replace(options.PRESETS["digits"], widths=(8,), epochs=3.0, lr=100.0, runs=2)
@@ -40,15 +40,15 @@ def data():
 def run(data):
     """The runs of TINY, warm; every label of their test set is wrong."""
     wrong = data._replace(test=jc.Split(data.test.images, (data.test.labels + 1) % 10))
-    run = training.runner(TINY, wrong, jc.strategy(devices=1))
-    run(0, warm=True)
+    run = training.make_runner(TINY, wrong, jc.strategy(devices=1))
+    run(0, warm_up=True)
     return run
 
 
 def test_whitening_is_the_inverse_root_of_the_patches_covariance():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(40, 9, 7, 3)).cumsum(1).cumsum(2).astype(np.float32)  # neighbours alike, as in pictures
-    kernel = np.asarray(network.whitening(jnp.asarray(images)), np.float64)
+    kernel = np.asarray(network.whitening_kernel(jnp.asarray(images)), np.float64)
     assert kernel.shape == (2, 2, 3, 24)
     np.testing.assert_array_equal(kernel[..., 12:], -kernel[..., :12])
     windows = np.lib.stride_tricks.sliding_window_view(images.astype(np.float64), (2, 2), (1, 2))
@@ -130,7 +130,7 @@ def test_the_network_against_its_equations():
 
 def test_every_image_is_mirrored_every_other_epoch():
     numbers, epochs = jnp.arange(400), jnp.arange(6)
-    every = jax.jit(jax.vmap(jax.vmap(views.mirrored, (None, None, 0)), (None, 0, None)))
+    every = jax.jit(jax.vmap(jax.vmap(inputs.is_mirrored, (None, None, 0)), (None, 0, None)))
     seen, other = (np.asarray(every(jax.random.PRNGKey(seed), numbers, epochs)) for seed in (3, 4))  # [400, 6]
     assert (seen[:, 1:] != seen[:, :-1]).all()
     assert 150 < seen[:, 0].sum() < 250
@@ -142,7 +142,7 @@ def test_training_views_are_crops_of_the_mirrored_border():
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
     crops = {padded[i : i + 6, j : j + 5].tobytes(): (i, j) for i in range(5) for j in range(5)}
     assert len(crops) == 25
-    view = jax.vmap(views.training, (None, 0, 0, None, None, None))
+    view = jax.vmap(inputs.train_view, (None, 0, 0, None, None, None))
     key, ones, many = jax.random.PRNGKey(0), jnp.ones(300, jnp.int32), jnp.arange(300)
     moved: Any = jax.jit(lambda number, epoch: view(key, number, epoch, jnp.asarray(image), 2, False))
     for numbers, epochs in ((many, ones), (ones, many)):
@@ -163,7 +163,7 @@ def test_averaged_logits_are_those_of_six_views():
 
     def found(*how):
         table = jnp.asarray(weights, jnp.float32)
-        return views.averaged(lambda x: x.reshape(3, -1) @ table, jnp.asarray(images, jnp.float32), *how)
+        return inputs.average_logits(lambda x: x.reshape(3, -1) @ table, jnp.asarray(images, jnp.float32), *how)
 
     centre, corners = (1, 1), ((0, 0), (2, 2))
     wanted = {
@@ -178,7 +178,7 @@ def test_averaged_logits_are_those_of_six_views():
 
 
 def test_the_schedules_corners():
-    share = updates.triangle(1000)
+    share = training.triangular_schedule(1000)
     at = {0: 0.2, 115: 0.6, 230: 1.0, 615: 0.535, 1000: 0.07}
     assert [np.asarray(share(step)).item() for step in at] == pytest.approx(list(at.values()), abs=1e-6)
 
@@ -188,15 +188,15 @@ def test_smoothed_labels_against_the_formula():
     logits, labels, share = rng.normal(size=(5, 7)) * 3, rng.integers(0, 7, 5), 0.2
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     wanted = -(1 - share) * logs[np.arange(5), labels] - share * logs.mean(1)
-    found = updates.smoothed(jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.int32), share)
+    found = training.smoothed_cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.int32), share)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_the_optimizer_against_its_equations():
     setting = replace(options.PRESETS["cifar10"], batch=512, epochs=8.0, whitening_epochs=3.0)
     n, total = 1024, 16  # 2 steps an epoch
-    tx, rng = updates.optimizer(setting, n), np.random.default_rng(0)
-    assert updates.steps(setting, n) == total
+    tx, rng = training.make_optimizer(setting, n), np.random.default_rng(0)
+    assert training.num_steps(setting, n) == total
     params = {"conv": {"kernel": 1.0}, "norm": {"bias": 1.0, "scale": 1.0}, "whitening_bias": 1.0}
     names = {"kernel": ("conv", "kernel"), "bias": ("norm", "bias"), "scale": ("norm", "scale")}
     tree = jax.tree.map(jnp.float32, params)
@@ -225,7 +225,7 @@ def test_lookahead_against_its_equations():
     mine = {"slow": 0.0, "fast": 0.0}
     for step in range(1, 21):
         fast = jnp.float32(fast) + step
-        slow, fast = updates.lookahead(jnp.float32(slow), fast, jnp.int32(step), 20)
+        slow, fast = training.lookahead(jnp.float32(slow), fast, jnp.int32(step), 20)
         mine["fast"] += step
         if step % 5 == 0:
             keep = 0.95**5 * (step / 20) ** 3
@@ -234,11 +234,11 @@ def test_lookahead_against_its_equations():
 
 
 def test_each_epoch_shows_every_image_once():
-    found = orders.order(1, 7, 3, 10)  # 21 places of two epochs of 10, and one of the third
+    found = inputs.batch_indices(1, 7, 3, 10)  # 21 places of two epochs of 10, and one of the third
     assert found.shape == (7, 3)
     assert sorted(found.ravel()[:10]) == sorted(found.ravel()[10:20]) == list(range(10))
     assert not np.array_equal(found.ravel()[:10], found.ravel()[10:20])
-    assert not np.array_equal(found, orders.order(2, 7, 3, 10))
+    assert not np.array_equal(found, inputs.batch_indices(2, 7, 3, 10))
 
 
 def test_the_count_is_of_each_test_image_once(data):
@@ -251,7 +251,7 @@ def test_the_count_is_of_each_test_image_once(data):
     split.labels[-1] = guess[-1]  # where an index of -1 would lead
     setting = replace(TINY, views=0, test_batch=16)
     strategy = jc.strategy(devices=1)
-    count, right = strategy.compile_steps(training.make_count(model, setting)), strategy.replicate(np.int32(0))
+    count, right = strategy.compile_steps(training.make_eval_step(model, setting)), strategy.replicate(np.int32(0))
     fixed = strategy.replicate((variables, training.Fixed(split, norm, kernel, np.uint32(0))))
     for piece in strategy.chunks(parallel.padded_batches(50, 16, 1)):
         right = count(right, fixed, piece)
@@ -280,15 +280,15 @@ def test_one_program_for_all_steps_does_what_the_loop_does(data):
     loop, scan = (parallel.Strategy("jit", jax.devices()[:1]) for _ in range(2))
     scan.__dict__["scans"] = True  # as on an accelerator
     n, key = len(data.train.labels), jax.random.PRNGKey(0)
-    model, tx = network.Net(10, TINY.widths), updates.optimizer(TINY, n)
+    model, tx = network.Net(10, TINY.widths), training.make_optimizer(TINY, n)
     norm = augment.make_normalizer(data.mean, data.std, subtract="channel", divide=True)
-    begin = jax.jit(training.make_begin(model, tx, TINY, updates.steps(TINY, n)))
+    begin = jax.jit(training.make_begin(model, tx, TINY, training.num_steps(TINY, n)))
     carry, kernel = begin(key, data.train.images, norm)
-    order, ends, seen = orders.order(0, 6, TINY.batch, n), [], []
+    order, ends, seen = inputs.batch_indices(0, 6, TINY.batch, n), [], []
     for strategy, programs in ((loop, 6), (scan, 1)):
         fold = strategy.compile_steps(training.make_step(model, tx, TINY, n))
         placed, fixed = strategy.replicate((carry, training.Fixed(data.train, norm, kernel, key)))
-        parts = list(training.pieces(strategy, order, warm=False))
+        parts = list(training.program_chunks(strategy, order, warm_up=False))
         assert len(parts) == programs
         for part in parts:
             placed = fold(placed, fixed, part)
@@ -342,20 +342,22 @@ def hand_made(*accuracies):
 
 def test_the_mean_decides_whether_the_target_is_reached():
     config = {"dataset": "cifar10", "device": "a card", "versions": "jax"}
-    assert records.row(hand_made(94.25, 93.75), config)["reached"] == "yes"
-    assert records.row(hand_made(94.25, 93.5), config)["reached"] == "no"
+    assert records.summary_row(hand_made(94.25, 93.75), config)["reached"] == "yes"
+    assert records.summary_row(hand_made(94.25, 93.5), config)["reached"] == "no"
     config |= {"examples": None, "epochs": 9.9, "batch": 1024, "widths": [64], "dtype": "float32"}
-    few = " ".join(records.notes(hand_made(94.25, 93.75), records.row(hand_made(94.25, 93.75), config), config))
+    few = " ".join(
+        records.table_notes(hand_made(94.25, 93.75), records.summary_row(hand_made(94.25, 93.75), config), config)
+    )
     assert "94% in the mean of at least 50 runs" in few
     lost = hand_made(94.0, *[10.0] * 49)
     lost[7]["train_loss"] = [2.0, None]
-    many = " ".join(records.notes(lost, records.row(lost, config), config))
+    many = " ".join(records.table_notes(lost, records.summary_row(lost, config), config))
     assert "at least 50" not in many
     assert "1 of the runs diverged" in many
 
 
 def test_nothing_is_done_twice_and_plot_only_trains_nothing(out, monkeypatch):
-    monkeypatch.setattr("experiments.speedrun.__main__.runner", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("experiments.speedrun.__main__.make_runner", lambda *a, **k: pytest.fail("it trained"))
     before = (out / "table.csv").read_text()
     (out / "runs.png").unlink()
     assert main([*ARGS, "--out", str(out)]) == 0
@@ -365,19 +367,19 @@ def test_nothing_is_done_twice_and_plot_only_trains_nothing(out, monkeypatch):
 
 
 def test_a_stopped_command_keeps_its_runs_and_goes_on(out, tmp_path):
-    asked, steps = [0], updates.steps(TINY, 1437)
+    asked, steps = [0], training.num_steps(TINY, 1437)
 
     def stop():
         asked[0] += 1
         return asked[0] > 1 + steps + 5  # the warm-up's only step, the first run, and a bit of the second
 
     setting = replace(TINY, out=tmp_path)
-    assert runs(setting, stop) is False
+    assert train_missing_runs(setting, stop) is False
     kept = (tmp_path / "runs.jsonl").read_text()
     assert [json.loads(line)["seed"] for line in kept.splitlines()] == [0]
     assert main([*ARGS, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "runs.jsonl").read_text().startswith(kept)
-    both, whole = records.lines(tmp_path), records.lines(out)
+    both, whole = records.read_runs(tmp_path), records.read_runs(out)
     assert [line["train_loss"] for line in both] == [line["train_loss"] for line in whole]
 
 
@@ -402,7 +404,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
 def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.speedrun.__main__.runner", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr("experiments.speedrun.__main__.make_runner", lambda *a, **k: pytest.fail("it trained"))
     args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
     args = args if "--preset" in args else ["--preset", "digits", *args]
     refuses(main, args, says, capsys, monkeypatch)

@@ -1,125 +1,292 @@
-"""`python -m experiments.benchmark`: measure one network after another, and print its line when it is there."""
+"""Command `python -m experiments.benchmark`: measure networks and print their rows."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-import experiments.benchmark as about
+import experiments.benchmark as package
 import jaxcnn as jc
-from experiments.benchmark import costs, first, machine, pace, pytorch, rows
-from experiments.benchmark.networks import Job, job
-from experiments.benchmark.options import PRESETS, Options, batch, check
+from experiments.benchmark import pytorch, report, roofline, timing
+from experiments.benchmark.workload import IMAGENET, NETWORKS, Workload, create_workload
 from jaxcnn import cli, parallel
 from jaxcnn.progress import Progress
+from jaxcnn.recipe import check_choice
 
+Form = Literal["eager", "channels_last", "compile", "max-autotune"]
+BATCH = 128
+"""Images a step."""
+LARGE_IMAGE_BATCH = 16
+"""Images of 224x224 pixels a step on a CPU."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the benchmark; `--preset` selects the defaults."""
+
+    preset: Literal["quick", "full"] = "quick"
+    """full: all networks, more rounds."""
+    networks: tuple[str, ...] = ("lenet5-relu", "resnet20", "plain20", "vgg11-32")
+    """Networks to measure. They are lenet5-relu, plain20, plain56, plain110, resnet20, resnet56,
+    resnet110, vgg11-32, vgg16-32, resnet18 and resnet50."""
+    batch: int | None = None
+    """Images a step, over all devices. None is 128, and 16 of 224x224 pixels on a CPU."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of activations."""
+    strategy: Literal["auto", "jit", "pmap"] = "auto"
+    devices: int | None = None
+    """Number of devices. None is all."""
+    rounds: int = 5
+    """Number of rounds. Each measures everything once, in turns."""
+    seconds: float = 1.0
+    """Approximate time of one measurement. It is one step where a step takes longer."""
+    torch: bool = True
+    """Measure PyTorch too, where it is installed."""
+    forms: tuple[Form, ...] = ("eager", "channels_last", "compile")
+    """Forms of PyTorch. compile is in channels_last, and on a GPU with CUDA graphs. max-autotune
+    takes minutes to compile."""
+    out: Path = Path("runs/benchmark")
+
+
+PRESETS = {
+    "quick": Options(),
+    "full": Options(
+        preset="full",
+        networks=tuple(NETWORKS),
+        rounds=7,
+        seconds=2.0,
+        out=Path("runs/benchmark-full"),
+    ),
+}
 NOTES = (
-    "images_per_second is of `train`, q25 and q75 its quartiles over the rounds; overhead is fit's time over that of the bare "
-    "jitted step, with what fit does once a row, which is of steps_a_round steps here; inputs is the share of the step's time "
-    "which making inputs takes alone.",
-    "peak is the fastest matrix product in the same dtype and copy the fastest copy, measured at the start of the run. FLOP "
-    "are 6 for each multiply-add. traffic and planned memory are XLA's plans for one device, the data set left out.",
-    "first_step: from everything imported and loaded to the end of the first step, in a process of its own, with an empty "
-    "cache of programs (cold) and again (warm); imports: from the command to there. peak_mib is what a device says it used.",
-    "PyTorch: the same layers, batch, threads and optimiser, in turns with fit, on floats that lie ready (fit gathers, crops "
-    "and flips its own); over_pytorch is the median of the rounds' ratios to the best of its forms.",
+    "images_per_second is of `train`, q25 and q75 its quartiles over the rounds; overhead is fit's "
+    "time over that of the bare jitted step, with what fit does once a row, which is of "
+    "steps_a_round steps here; inputs is the share of the step's time which making inputs takes "
+    "alone.",
+    "peak is the fastest matrix product in the same dtype and copy the fastest copy, measured at "
+    "the start of the run. FLOP are 6 for each multiply-add. traffic and planned memory are XLA's "
+    "plans for one device, the data set left out.",
+    "first_step: from everything imported and loaded to the end of the first step, in a process of "
+    "its own, with an empty cache of programs (cold) and again (warm); imports: from the command "
+    "to there. peak_mib is what a device says it used.",
+    "PyTorch: the same layers, batch, threads and optimiser, in turns with fit, on floats that lie "
+    "ready (fit gathers, crops and flips its own); over_pytorch is the median of the rounds' "
+    "ratios to the best of its forms.",
 )
+"""Notes below the table. The last one is for tables with PyTorch's columns."""
+
+
+def check_options(options: Options, strategy: parallel.Strategy) -> None:
+    """Check the options before anything is compiled.
+
+    Raises:
+      ArgumentError: an option is invalid.
+    """
+    for name, example in (("networks", "resnet20 vgg11-32"), ("forms", "eager channels_last")):
+        if not getattr(options, name):
+            raise jc.ArgumentError(f"{name} is empty; write --{name} {example}")
+    for name in options.networks:
+        check_choice("network", name, NETWORKS)
+    if options.rounds < 1:
+        raise jc.ArgumentError(f"rounds is {options.rounds}; expected at least 1: write --rounds 5")
+    if not 0 < options.seconds < math.inf:
+        raise jc.ArgumentError(
+            f"seconds is {options.seconds}; expected a finite number above 0: write --seconds 1"
+        )
+    if options.batch is not None and options.batch < 1:
+        raise jc.ArgumentError(f"batch is {options.batch}; expected at least 1: write --batch 128")
+    for name in options.networks:
+        strategy.check(batch_size(options, name, strategy))
+
+
+def batch_size(options: Options, name: str, strategy: parallel.Strategy) -> int:
+    """Return the images a step of a network."""
+    if options.batch is not None:
+        return options.batch
+    is_cpu = strategy.devices[0].platform == "cpu"
+    return LARGE_IMAGE_BATCH if NETWORKS[name] == IMAGENET and is_cpu else BATCH
 
 
 def main(args: list[str] | None = None) -> int:
-    """Measure what is asked for; returns the exit code."""
+    """Measure the networks of the command line, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=about.__doc__)
+        options = cli.parse(PRESETS, args, about=package.__doc__)
         strategy = jc.strategy(options.strategy, options.devices)
-        check(options, strategy)
+        check_options(options, strategy)
         options.out.mkdir(parents=True, exist_ok=True)
         cli.enable_compilation_cache()
-        why = pytorch.absent(strategy.devices[0].platform, len(strategy.devices)) if options.torch else None
-        machine_line = machine.described(strategy)
-        print("\n".join(filter(None, (machine_line, why))))
-        peak = machine.peak(strategy, options.dtype)
-        print(f"{options.dtype}: matrix product {peak.gflops:.4g} GFLOP/s, copy {peak.bandwidth:.4g} GB/s")
-        return table(options, strategy, peak, machine_line, bool(options.torch and not why), stop)
+        reason = None
+        if options.torch:
+            platform = strategy.devices[0].platform
+            reason = pytorch.unavailable_reason(platform, len(strategy.devices))
+        machine = report.describe_machine(strategy)
+        print("\n".join(filter(None, (machine, reason))))
+        peak = roofline.measure_peak(strategy, options.dtype)
+        print(
+            f"{options.dtype}: matrix product {peak.gflops:.4g} GFLOP/s, "
+            f"copy {peak.bandwidth:.4g} GB/s"
+        )
+        with_pytorch = bool(options.torch and not reason)
+        return measure_networks(options, strategy, peak, machine, with_pytorch, stop)
 
 
-def table(
+def measure_networks(
     options: Options,
     strategy: parallel.Strategy,
-    peak: machine.Peak,
-    machine_line: str,
-    torch: bool,
+    peak: roofline.Peak,
+    machine: str,
+    with_pytorch: bool,
     stop: cli.GracefulShutdown,
 ) -> int:
-    """Measure all networks; the exit code. What is there is written after each."""
-    columns = [name for name in rows.PRINTED if torch or name not in ("over_pytorch", "best_form")]
-    print(rows.printed(None, columns))
-    found, notes = [], list(NOTES[: None if torch else -1])
+    """Measure all networks, and write the report after each.
+
+    Args:
+      options: of the command line.
+      strategy: the devices.
+      peak: the roofs.
+      machine: the line of `describe_machine`.
+      with_pytorch: whether PyTorch is measured too.
+      stop: true once the user interrupts.
+
+    Returns:
+      The exit code.
+    """
+    pytorch_columns = ("over_pytorch", "best_form")
+    columns = [c for c in report.PRINTED_COLUMNS if with_pytorch or c not in pytorch_columns]
+    print(report.format_row(None, columns))
+    rows, notes = [], list(NOTES[: None if with_pytorch else -1])
+    # A network advances by its compilation, its warm-up, the round that does not count and the
+    # rounds.
     with Progress(len(options.networks) * (options.rounds + 3)) as progress:
         for name in options.networks:
-            row, failed = measured(options, name, strategy, peak, torch, told(progress, name, stop))
+            advance = _progress_callback(progress, name, stop)
+            row, failures = measure_network(options, name, strategy, peak, with_pytorch, advance)
             if row is None:
                 return stop.exit_code
-            found.append(row)
-            notes += failed
-            print("\n".join([*failed, rows.printed(row, columns)]), flush=True)
-            rows.write(options.out, found, peak, machine_line, notes)
+            rows.append(row)
+            notes += failures
+            print("\n".join([*failures, report.format_row(row, columns)]), flush=True)
+            report.write_report(options.out, rows, peak, machine, notes)
     print(f"wrote table.md, table.csv and roofline.png in {options.out}")
     return 0
 
 
-def told(progress: Progress, name: str, stop: cli.GracefulShutdown) -> Callable[[str], bool]:
-    """A function that moves the progress on, saying what comes next, and tells whether somebody asked to stop."""
+def _progress_callback(
+    progress: Progress, name: str, stop: cli.GracefulShutdown
+) -> Callable[[str], bool]:
+    """Return a function that advances the progress to a named phase.
 
-    def advance(what: str) -> bool:
-        progress.advance(1, f"{name}: {what}")
+    It returns whether the user interrupted.
+    """
+
+    def advance(phase: str) -> bool:
+        progress.advance(1, f"{name}: {phase}")
         return stop()
 
     return advance
 
 
-def measured(
+def measure_network(
     options: Options,
     name: str,
     strategy: parallel.Strategy,
-    peak: machine.Peak,
-    torch: bool,
-    each: Callable[[str], bool],
+    peak: roofline.Peak,
+    with_pytorch: bool,
+    advance: Callable[[str], bool],
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """The network's row, None if somebody asked to stop; and a line for each form of PyTorch that failed."""
-    size = batch(options, name, strategy)
-    settings = {"batch": size, "dtype": options.dtype, "strategy": strategy.kind, "devices": len(strategy.devices)}
-    began = first.measure(name=name, **settings)
-    if each("compiling"):
+    """Measure one network.
+
+    Args:
+      options: of the command line.
+      name: a key of `NETWORKS`.
+      strategy: the devices.
+      peak: the roofs.
+      with_pytorch: whether PyTorch is measured too.
+      advance: called with the name of each phase. It returns whether to stop.
+
+    Returns:
+      The network's row, or None if the user interrupted, and a line for each form of PyTorch that
+      failed.
+    """
+    size = batch_size(options, name, strategy)
+    settings = {
+        "batch": size,
+        "dtype": options.dtype,
+        "strategy": strategy.kind,
+        "devices": len(strategy.devices),
+    }
+    startup = timing.measure_startup(name=name, **settings)
+    if advance("compiling"):
         return None, []
-    steps, plan = pace.suited(began.pop("later_step_s"), options.seconds), began.pop("plan")
-    given = job(name, size, options.dtype, strategy, steps)
-    shape = given.data.train.images.shape[1:]
-    params = jc.count_parameters(given.model, shape)
-    head: dict[str, Any] = {"network": name, "image": "x".join(map(str, shape))} | settings
-    head |= {"device": strategy.devices[0].device_kind, "parameters": params}
-    counts = rows.Counts(size, steps, len(strategy.devices), costs.flop(given), plan["memory"], plan["traffic"])
-    forms, failed = beside(given, options, params) if torch else ({}, [])
-    took = None if each("warming up") else timed(given, forms, steps, options.rounds, lambda: each("measuring"))
+    steps = timing.steps_for_duration(startup.pop("later_step_s"), options.seconds)
+    plan = startup.pop("plan")
+    workload = create_workload(name, size, options.dtype, strategy, steps)
+    shape = workload.data.train.images.shape[1:]
+    parameters = jc.count_parameters(workload.model, shape)
+    row: dict[str, Any] = {"network": name, "image": "x".join(map(str, shape))} | settings
+    row |= {"device": strategy.devices[0].device_kind, "parameters": parameters}
+    counts = report.StepCounts(
+        batch=size,
+        steps=steps,
+        devices=len(strategy.devices),
+        flop=roofline.training_flop(workload),
+        memory=plan["memory"],
+        traffic=plan["traffic"],
+    )
+    forms, failures = {}, []
+    if with_pytorch:
+        forms, failures = _time_pytorch(workload, options, parameters)
+    timings = None
+    if not advance("warming up"):
+        timings = measure_rounds(
+            workload, forms, steps, options.rounds, lambda: advance("measuring")
+        )
+    # The next network's programs need the memory.
     parallel.clear_program_cache()
-    return (head | rows.line(took, counts, peak) | began if took else None), failed
+    if timings is None:
+        return None, failures
+    return row | report.timing_columns(timings, counts, peak) | startup, failures
 
 
-def beside(given: Job, options: Options, params: int) -> tuple[dict[str, pace.Run], list[str]]:
-    """PyTorch's forms of the network, and a line for each that failed."""
-    device = "cpu" if given.strategy.devices[0].platform == "cpu" else "cuda"
-    return pytorch.runs(given.recipe.model, given.recipe.batch, options.dtype, options.forms, device, params)
+def _time_pytorch(
+    workload: Workload, options: Options, parameters: int
+) -> tuple[dict[str, timing.TimedRun], list[str]]:
+    """Return the timers of PyTorch's forms, and a line for each failure."""
+    device = "cpu" if workload.strategy.devices[0].platform == "cpu" else "cuda"
+    recipe = workload.recipe
+    return pytorch.time_forms(
+        recipe.model, recipe.batch, options.dtype, options.forms, device, parameters
+    )
 
 
-def timed(
-    given: Job, forms: dict[str, pace.Run], steps: int, rounds: int, each: Callable[[], bool]
+def measure_rounds(
+    workload: Workload,
+    forms: dict[str, timing.TimedRun],
+    steps: int,
+    rounds: int,
+    should_stop: Callable[[], bool],
 ) -> dict[str, list[float]] | None:
-    """Seconds of all rounds; None if somebody asked to stop."""
-    bare = pace.bare(given)
-    works = {"fit": pace.fitted(given, steps), "bare": bare, "inputs": pace.inputs(given)} | forms
-    alone = steps if given.strategy.scans else 1  # a scan of another length would be another program
-    settle = {name: (lambda _, run=run: run(alone)) for name, run in (works | {"fit": bare}).items()}
-    return pace.alternate(works, steps, rounds, settle, each)
+    """Return the seconds of all rounds, by the name of the run.
+
+    None if the user interrupted.
+    """
+    bare = timing.time_bare_step(workload)
+    runs = {
+        "fit": timing.time_train(workload, steps),
+        "bare": bare,
+        "inputs": timing.time_inputs(workload),
+    }
+    runs |= forms
+    # A scan of another length would be another program.
+    settle_steps = steps if workload.strategy.scans else 1
+    settle = {
+        name: (lambda _, run=run: run(settle_steps)) for name, run in (runs | {"fit": bare}).items()
+    }
+    return timing.time_alternately(runs, steps, rounds, settle, should_stop)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m experiments.scaling`: do the parts asked for, then draw what is there."""
+"""Command `python -m experiments.scaling`: measure the selected parts, then draw."""
 
 from __future__ import annotations
 
@@ -6,104 +6,199 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
-import experiments.scaling as about
+import experiments.scaling as package
 import jaxcnn as jc
-from experiments.scaling import compiled, paper, wire
-from experiments.scaling.arithmetic import Norm, traffic
-from experiments.scaling.options import Options, check
+from experiments.scaling import compiled, projections, traffic
+from experiments.scaling.analytic import NormScope, communication_volume
 from jaxcnn import cli, plots, tables
 from jaxcnn.run_log import read_json, write_text
 
+Part = Literal["arithmetic", "compiled", "wire"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of all parts; there is one preset."""
+
+    preset: Literal["quick"] = "quick"
+    parts: tuple[Part, ...] = ("arithmetic", "compiled", "wire")
+    """Parts to compute again. Results of the others in OUT are kept."""
+    depths: tuple[int, ...] = (20, 32, 56, 110, 152)
+    """Depths of the ResNets of the arithmetic, each 6 n + 2."""
+    most: int = 1024
+    """Largest number of devices of the arithmetic: 1, 2, 4, ... up to this power of two."""
+    network: str = "resnet8"
+    """Network that is compiled and run."""
+    width: int = 4
+    """Filters of its first stage."""
+    batch: int = 32
+    """Images in a step of it, over all devices."""
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of devices, divisors of the batch. They are simulated devices of the part "compiled",
+    and processes of "wire"."""
+    steps: int = 10
+    """Steps between two readings of the clock."""
+    rounds: int = 5
+    """Rounds of measurements. Each measures everything once, in turns."""
+    out: Path = Path("runs/scaling")
+    plot_only: bool = False
+    """Draw tables and figures from the results in OUT, and measure nothing."""
+
+
+def check_options(options: Options) -> None:
+    """Check the options before anything is compiled.
+
+    Raises:
+      ArgumentError: an option is invalid.
+    """
+    for name, example in (
+        ("parts", "arithmetic compiled wire"),
+        ("depths", "20 56"),
+        ("devices", "1 2 4 8"),
+    ):
+        if not getattr(options, name):
+            raise jc.ArgumentError(f"{name} is empty; write --{name} {example}")
+    for name, example in (("steps", 10), ("rounds", 5), ("batch", 32), ("most", 1024)):
+        if getattr(options, name) < 1:
+            raise jc.ArgumentError(
+                f"{name} is {getattr(options, name)}; expected at least 1: write --{name} {example}"
+            )
+    for count in options.devices:
+        if count < 1 or options.batch % count:
+            raise jc.ArgumentError(
+                f"devices has {count}, which does not divide the batch of {options.batch}; "
+                "write --devices 1 2 4 8"
+            )
+    # Creating a model checks its name, depth and width.
+    for depth in options.depths:
+        jc.create_model(f"cifar-resnet{depth}", 10)
+    jc.create_model(options.network, 10, width=options.width)
+
 
 def main(args: list[str] | None = None) -> int:
-    """Do what is asked for, then draw; returns the exit code."""
+    """Measure the selected parts, then draw, and return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"quick": Options()}, args, about=about.__doc__)
-        check(options)
+        options = cli.parse({"quick": Options()}, args, about=package.__doc__)
+        check_options(options)
         options.out.mkdir(parents=True, exist_ok=True)
         if not options.plot_only:
             if "compiled" in options.parts:
-                simulate(max(options.devices))
+                simulate_devices(max(options.devices))
                 cli.enable_compilation_cache()
-                keep(options.out / "compiled.json", compiled.run(options))
+                rows = compiled.compare_programs(
+                    options.network, options.width, options.batch, options.devices
+                )
+                _write_json(options.out / "compiled.json", rows)
             if "wire" in options.parts:
-                keep(options.out / "wire.json", on_the_wire(options))
+                _write_json(options.out / "wire.json", measure_traffic(options))
         with cli.reading(options.out):
             draw(options)
     return 0
 
 
-def simulate(devices: int) -> None:
-    """So many devices on the CPU, unless the user's flags say how many, or JAX runs already."""
+def simulate_devices(devices: int) -> None:
+    """Simulate devices on the CPU.
+
+    Nothing changes where the user's flags set their number, or where JAX is initialized already.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
     if "device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
+        flags = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
+        os.environ["XLA_FLAGS"] = flags
     jax.config.update("jax_platforms", "cpu")
 
 
-def keep(path: Path, value: Any) -> None:
-    """Write it as JSON."""
+def _write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=0) + "\n")
 
 
-def on_the_wire(options: Options) -> dict[str, Any]:
-    """The settings and the rows that `wire.measure` gives in a network namespace of its own."""
+def measure_traffic(options: Options) -> dict[str, Any]:
+    """Measure loopback traffic in a network namespace of its own.
+
+    Returns:
+      "settings", "rows" of `traffic.measure`, and "own_loopback", whether the system permitted the
+      namespace.
+    """
     names = ("network", "width", "batch", "devices", "steps", "rounds")
     settings = {name: getattr(options, name) for name in names}
-    prefix = wire.isolated()
-    told = [*prefix, sys.executable, "-m", "experiments.scaling.wire", json.dumps(settings)]
-    done = subprocess.run(told, stdout=subprocess.PIPE, text=True, check=True)
-    return {"settings": settings, "own_loopback": bool(prefix), "rows": json.loads(done.stdout.splitlines()[-1])}
+    prefix = traffic.namespace_prefix()
+    command = [sys.executable, "-m", "experiments.scaling.traffic", json.dumps(settings)]
+    process = subprocess.run([*prefix, *command], stdout=subprocess.PIPE, text=True, check=True)
+    rows = json.loads(process.stdout.splitlines()[-1])
+    return {"settings": settings, "own_loopback": bool(prefix), "rows": rows}
 
 
 def draw(options: Options) -> None:
-    """Tables and figures of the arithmetic, and tables of what was measured before or just now."""
-    out = options.out
-    lines = paper.limits(options)
-    tables.write_table(out, lines, paper.assumed())
+    """Write the tables and figures.
+
+    They are those of the arithmetic, and tables of the measurements in OUT.
+    """
+    out, depths = options.out, options.depths
+    assumptions = projections.assumption_notes()
+    limits = projections.limit_rows(depths, options.most)
+    tables.write_table(out, limits, assumptions)
     written = ["table"]
     table_rows = {
-        "counts": (paper.counts(options.depths), ["Float32, under jit; an epoch is 391 steps of 128 images."])
+        "counts": (
+            projections.network_rows(depths),
+            ["Float32, under jit; an epoch is 391 steps of 128 images."],
+        ),
+        "growth": (projections.growth_rows(depths, options.most), assumptions),
     }
-    table_rows |= {"growth": (paper.growth(options), paper.assumed())}
     if (out / "compiled.json").exists():
-        table_rows["compiled"] = (read_json(out / "compiled.json", list), ["Programs that XLA compiled for CPUs."])
+        rows = read_json(out / "compiled.json", list)
+        table_rows["compiled"] = (rows, ["Programs that XLA compiled for CPUs."])
     if (out / "wire.json").exists():
-        table_rows |= measured(read_json(out / "wire.json"))
+        table_rows |= traffic_tables(read_json(out / "wire.json"))
     for name, (rows, notes) in table_rows.items():
         (out / name).mkdir(exist_ok=True)
         tables.write_table(out / name, rows, notes)
         written.append(f"{name}/table")
-    plots.save(paper.share(options), out / "share.png")
-    plots.save(paper.volume(options), out / "bytes.png")
-    print(tables.markdown(lines))
+    plots.save(projections.share_figure(depths, options.most), out / "share.png")
+    plots.save(projections.volume_figure(depths), out / "bytes.png")
+    print(tables.markdown(limits))
     print(f"wrote {', '.join(written)} (.md and .csv), share.png and bytes.png in {out}")
 
 
-def measured(found: dict[str, Any]) -> dict[str, tuple[list[dict[str, Any]], list[str]]]:
-    """The tables of what went over loopback: bytes and seconds, each beside the arithmetic."""
-    settings, rows = found["settings"], found["rows"]
+def traffic_tables(
+    measurement: dict[str, Any],
+) -> dict[str, tuple[list[dict[str, Any]], list[str]]]:
+    """Return rows and notes of the tables "bytes" and "seconds".
+
+    Both compare loopback traffic with the analytic model.
+
+    Args:
+      measurement: of `measure_traffic`.
+    """
+    settings, rows = measurement["settings"], measurement["rows"]
     model = jc.create_model(settings["network"], 10, width=settings["width"])
-    norms: tuple[Norm, ...] = ("batch", "device")
-    sent = {norm: traffic(model, (8, 8, 1), "jit", norm) for norm in norms}
-    what = (
-        f"{settings['network']}, width {settings['width']}, {settings['batch']} images; {settings['rounds']} rounds of "
+    norms: tuple[NormScope, ...] = ("batch", "device")
+    volumes = {norm: communication_volume(model, (8, 8, 1), "jit", norm) for norm in norms}
+    description = (
+        f"{settings['network']}, width {settings['width']}, {settings['batch']} images; "
+        f"{settings['rounds']} rounds of {settings['steps']} steps. "
+        f"Loopback was {'' if measurement['own_loopback'] else 'not '}the processes' own."
     )
-    what += f"{settings['steps']} steps. Loopback was {'' if found['own_loopback'] else 'not '}the processes' own."
     byte_notes = [
-        what,
-        f"Ring: 2 (N - 1) b over all wires. Gloo adds {wire.HEADERS} bytes a message, TCP/IP {wire.PACKET} a packet.",
+        description,
+        f"Ring: 2 (N - 1) b over all wires. Gloo adds {traffic.GLOO_HEADER_BYTES} bytes a message, "
+        f"TCP/IP {traffic.PACKET_HEADER_BYTES} a packet.",
     ]
     time_notes = [
-        what,
-        "All processes share this machine's cores: a step on more of them is no faster. Seconds are medians.",
+        description,
+        "All processes share this machine's cores: a step on more of them is no faster. "
+        "Seconds are medians.",
     ]
-    return {"bytes": (wire.sizes(rows, sent), byte_notes), "seconds": (wire.paces(rows, sent), time_notes)}
+    return {
+        "bytes": (traffic.byte_rows(rows, volumes), byte_notes),
+        "seconds": (traffic.time_rows(rows, volumes), time_notes),
+    }
 
 
 if __name__ == "__main__":

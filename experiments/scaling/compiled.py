@@ -1,16 +1,21 @@
-"""The arithmetic against XLA: every all-reduce of the compiled training step, tensor by tensor."""
+"""Compiled programs against the analytic model: every all-reduce of the training step."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import jaxcnn as jc
-from experiments.scaling.arithmetic import Kind, Norm, Traffic, traffic
-from experiments.scaling.options import Options
+from experiments.scaling.analytic import (
+    CommunicationVolume,
+    NormScope,
+    StrategyKind,
+    communication_volume,
+)
 from jaxcnn import parallel
 from jaxcnn.progress import Progress
 from jaxcnn.state import init_state
@@ -18,20 +23,21 @@ from jaxcnn.training import make_train_step
 
 _TENSOR = re.compile(r"(\w+)\[([\d,]*)\]")
 _COLLECTIVE = re.compile(
-    r" = (?P<out>.+?) (?P<name>all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+|ragged-all-to-all)(?:-start)?\("
+    r" = (?P<out>.+?) (?P<name>all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+|"
+    r"ragged-all-to-all)(?:-start)?\("
 )
 
 
 class Collective(NamedTuple):
-    """One of a compiled program."""
+    """Collective of a compiled program."""
 
     name: str
     tensors: tuple[int, ...]
-    """Numbers in each, all of them of 4 bytes."""
+    """Numbers in each tensor, all of them of 4 bytes."""
 
 
-class Job(NamedTuple):
-    """A step with what it is given on the devices."""
+class Workload(NamedTuple):
+    """Training step and its arguments on the devices."""
 
     strategy: parallel.Strategy
     step: Any
@@ -39,73 +45,143 @@ class Job(NamedTuple):
     fixed: Any
 
 
-def job(name: str, width: int, batch: int, strategy: parallel.Strategy, norm: Norm, devices: int) -> Job:
-    """The training step of `name` on the digits, as `train` makes it; BN's groups are the shares of `devices` devices."""
-    data, recipe = jc.load_dataset("digits"), jc.Recipe(dataset="digits", model=name, batch=batch, pad=1, flip=True)
-    model = jc.create_model(name, 10, width=width, bn_group=batch // devices if norm == "device" else 0)
+def create_workload(
+    name: str,
+    width: int,
+    batch: int,
+    strategy: parallel.Strategy,
+    norm: NormScope,
+    devices: int,
+) -> Workload:
+    """Create a network's training step on the digits, as `train` does.
+
+    Args:
+      name: of the network.
+      width: filters of its first stage.
+      batch: images in a step, over all devices.
+      strategy: the devices of the step.
+      norm: the scope of BN's averages.
+      devices: number of devices whose shares are BN's groups, where the scope is a device.
+    """
+    data = jc.load_dataset("digits")
+    recipe = jc.Recipe(dataset="digits", model=name, batch=batch, pad=1, flip=True)
+    group = batch // devices if norm == "device" else 0
+    model = jc.create_model(name, 10, width=width, bn_group=group)
     tx = jc.create_optimizer(recipe)
     carry = strategy.replicate(init_state(model, tx, recipe, data))
-    return Job(
-        strategy,
-        make_train_step(model, tx, pad=1, flip=True, axis=strategy.axis),
-        carry,
-        strategy.replicate(data.train),
-    )
+    step = make_train_step(model, tx, pad=1, flip=True, axis=strategy.axis)
+    return Workload(strategy, step, carry, strategy.replicate(data.train))
 
 
-def text(job: Job, batch: int) -> str:
-    """The compiled program of a job's step, in XLA's language (HLO)."""
-    return str(job.strategy.compile(job.step, job.carry, job.fixed, np.arange(batch, dtype=np.int32)).as_text())
+def hlo_text(workload: Workload, batch: int) -> str:
+    """Compile the step, and return its program in XLA's language (HLO)."""
+    strategy, step, carry, fixed = workload
+    return str(strategy.compile(step, carry, fixed, np.arange(batch, dtype=np.int32)).as_text())
 
 
-def collectives(text: str) -> list[Collective]:
-    """What a compiled program sends.
+def parse_collectives(text: str) -> list[Collective]:
+    """Return the collectives of a compiled program.
+
+    Raises:
+      NotImplementedError: a collective sends numbers that have not 4 bytes.
 
     Example:
-      >>> collectives("  %a = (f32[3,4]{1,0}, s32[]) all-reduce(%x, %y), channel_id=1")
+      >>> parse_collectives("  %a = (f32[3,4]{1,0}, s32[]) all-reduce(%x, %y), channel_id=1")
       [Collective(name='all-reduce', tensors=(12, 1))]
     """
-    found = [match for line in text.splitlines() if (match := _COLLECTIVE.search(line))]
+    matches = [match for line in text.splitlines() if (match := _COLLECTIVE.search(line))]
     return [
-        Collective(match["name"], tuple(_numbers(*one) for one in _TENSOR.findall(match["out"]))) for match in found
+        Collective(match["name"], tuple(_size(*tensor) for tensor in _TENSOR.findall(match["out"])))
+        for match in matches
     ]
 
 
-def _numbers(dtype: str, shape: str) -> int:
+def _size(dtype: str, shape: str) -> int:
     if dtype not in ("f32", "s32", "u32"):
         raise NotImplementedError(f"a collective sends {dtype}; expected numbers of 4 bytes")
     return math.prod(int(size) for size in shape.split(",") if size)
 
 
-def expected(model: Any, kind: Kind, norm: Norm, devices: int) -> Traffic:
-    """The arithmetic's answer; on one device jit sends nothing, and pmap all-reduces with itself, BN being within a device."""
+def analytic_volume(
+    model: Any, kind: StrategyKind, norm: NormScope, devices: int
+) -> CommunicationVolume:
+    """Return the analytic communication volume, for any number of devices.
+
+    On one device jit sends nothing. Pmap all-reduces with itself, and BN is within the device.
+    """
     if devices > 1:
-        return traffic(model, (8, 8, 1), kind, norm)
-    return traffic(model, (8, 8, 1), "pmap", "device") if kind == "pmap" else Traffic((), (), (), 0)
+        return communication_volume(model, (8, 8, 1), kind, norm)
+    if kind == "pmap":
+        return communication_volume(model, (8, 8, 1), "pmap", "device")
+    return CommunicationVolume((), (), (), 0)
 
 
-def compare(name: str, width: int, kind: Kind, norm: Norm, devices: int, batch: int = 32) -> dict[str, Any]:
-    """A line of the table: paper and program, and whether every tensor agrees."""
-    paper = expected(jc.create_model(name, 10, width=width), kind, norm, devices)
-    found = collectives(text(job(name, width, batch, jc.strategy(kind, devices), norm, devices), batch))
-    tensors = [size for one in found for size in one.tensors]
-    line: dict[str, Any] = {"network": name, "width": width, "strategy": kind, "bn": norm, "devices": devices}
-    line |= {"bytes_on_paper": paper.bytes, "bytes_in_program": 4 * sum(tensors)}
-    line |= {"collectives_on_paper": paper.collectives, "collectives_in_program": len(found)}
-    same = sorted(tensors) == sorted(paper.tensors) and {one.name for one in found} <= {"all-reduce"}
-    return line | {"every_tensor_equal": same and len(found) == paper.collectives}
+def compare_program(
+    name: str,
+    width: int,
+    kind: StrategyKind,
+    norm: NormScope,
+    devices: int,
+    batch: int = 32,
+) -> dict[str, Any]:
+    """Compare a compiled step with the analytic model.
+
+    Args:
+      name: of the network.
+      width: filters of its first stage.
+      kind: the strategy.
+      norm: the scope of BN's averages.
+      devices: number of devices.
+      batch: images in a step, over all devices.
+
+    Returns:
+      A row of the table. "every_tensor_equal" is whether all collectives are all-reduces, and their
+      number and the sizes of all tensors agree.
+    """
+    analytic = analytic_volume(jc.create_model(name, 10, width=width), kind, norm, devices)
+    workload = create_workload(name, width, batch, jc.strategy(kind, devices), norm, devices)
+    collectives = parse_collectives(hlo_text(workload, batch))
+    tensors = [size for collective in collectives for size in collective.tensors]
+    only_all_reduces = {collective.name for collective in collectives} <= {"all-reduce"}
+    equal = sorted(tensors) == sorted(analytic.tensors) and only_all_reduces
+    return {
+        "network": name,
+        "width": width,
+        "strategy": kind,
+        "bn": norm,
+        "devices": devices,
+        "bytes_on_paper": analytic.bytes,
+        "bytes_in_program": 4 * sum(tensors),
+        "collectives_on_paper": analytic.collectives,
+        "collectives_in_program": len(collectives),
+        "every_tensor_equal": equal and len(collectives) == analytic.collectives,
+    }
 
 
-def run(options: Options) -> list[dict[str, Any]]:
-    """A line for each network, strategy, kind of BN and number of devices."""
-    kinds: tuple[Kind, ...] = ("jit", "pmap")
-    norms: tuple[Norm, ...] = ("batch", "device")
-    cases: list[tuple[Kind, Norm, int]] = [
-        (k, norm, n) for k in kinds for norm in norms for n in options.devices if norm == "batch" or n > 1
+def compare_programs(
+    network: str, width: int, batch: int, devices: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Compare all strategies, scopes of BN and numbers of devices.
+
+    Args:
+      network: its name.
+      width: filters of its first stage.
+      batch: images in a step, over all devices.
+      devices: the numbers of devices.
+    """
+    kinds: tuple[StrategyKind, ...] = ("jit", "pmap")
+    norms: tuple[NormScope, ...] = ("batch", "device")
+    # On one device both scopes are the same.
+    cases: list[tuple[StrategyKind, NormScope, int]] = [
+        (kind, norm, n)
+        for kind in kinds
+        for norm in norms
+        for n in devices
+        if norm == "batch" or n > 1
     ]
-    lines = []
+    rows = []
     with Progress(len(cases)) as progress:
         for kind, norm, n in cases:
-            lines.append(compare(options.network, options.width, kind, norm, n, options.batch))
+            rows.append(compare_program(network, width, kind, norm, n, batch))
             progress.advance(1, f"compiled: {kind}, BN over the {norm}, {n} devices")
-    return lines
+    return rows

@@ -1,8 +1,11 @@
-"""One of N processes that train together: it says "ready", then does what each line of its input says.
+r"""Worker process, one of N that train together.
 
-The first of them compiles; each other waits for a line before it does, and finds the programs in the cache.
+    python -m experiments.scaling.worker \
+        '{"processes": 1, "process_id": 0, "network": "resnet8", "width": 4, "batch": 32}'
 
-    python -m experiments.scaling.worker '{"processes": 1, "me": 0, "network": "resnet8", "width": 4, "batch": 32}'
+It follows the lines of its input. It prints "ready" when it has compiled. Each line `WORK TIMES` of
+its input repeats a work so many times, and it prints "took" and the seconds. The first process
+compiles. Each other one waits for a line before it compiles, and finds the programs in the cache.
 """
 
 from __future__ import annotations
@@ -18,55 +21,84 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 import jaxcnn as jc
-from experiments.scaling.arithmetic import Norm
-from experiments.scaling.compiled import Job, job, text
-from experiments.scaling.wire import CHAIN, LARGE
+from experiments.scaling.analytic import NormScope
+from experiments.scaling.compiled import Workload, create_workload, hlo_text
+from experiments.scaling.traffic import CHAIN_LENGTH, LARGE_SIZE
 from jaxcnn import cli, multihost
 
 
 def main(settings: Mapping[str, Any]) -> None:
-    """Join the others, compile, and answer each line `NAME TIMES` with the seconds that it took."""
-    count, me = settings["processes"], settings["me"]
-    if count > 1:
-        multihost.initialize(f"127.0.0.1:{settings['port']}", count, me)
-    jax.devices()  # in which all take part
-    if me > 0 and not sys.stdin.readline():  # whoever started it is gone
+    """Join the other processes, compile, and answer the lines of the input.
+
+    Args:
+      settings: processes, process_id, network, width, batch and, for several processes, port.
+    """
+    processes, process_id = settings["processes"], settings["process_id"]
+    if processes > 1:
+        multihost.initialize(f"127.0.0.1:{settings['port']}", processes, process_id)
+    # All processes take part in the first listing of devices.
+    jax.devices()
+    # An empty line is the end of the input: the process that started this one has ended.
+    if process_id > 0 and not sys.stdin.readline():
         return
     cli.enable_compilation_cache()
-    calls = works(settings)
+    works = create_works(settings)
     print("ready", flush=True)
     for line in sys.stdin:
-        name, times = line.split()
-        began = time.perf_counter()
+        work, times = line.split()
+        start = time.perf_counter()
         for _ in range(int(times)):
-            calls[name]()
-        print("took", time.perf_counter() - began, flush=True)
+            works[work]()
+        print("took", time.perf_counter() - start, flush=True)
 
 
-def works(settings: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
-    """batch, device: a step of training, BN over the batch or within a device; small, large: nothing but all-reduces."""
-    strategy, count = jc.strategy("jit"), settings["processes"]
-    what = settings["network"], settings["width"], settings["batch"], strategy
-    if count == 1:
-        return {"batch": training(job(*what, "batch", 1), settings["batch"])}
-    norms: tuple[Norm, ...] = ("batch", "device")
-    calls = {norm: training(job(*what, norm, count), settings["batch"]) for norm in norms}
-    return calls | {"small": reducing(strategy.mesh, 8, CHAIN), "large": reducing(strategy.mesh, LARGE, 1)}
+def create_works(settings: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Return the works by name.
+
+    "batch" and "device" are a step of training with BN over the batch or within a device. "small"
+    and "large" are all-reduces alone. A single process has "batch" alone.
+    """
+    strategy, processes = jc.strategy("jit"), settings["processes"]
+    network, width, batch = settings["network"], settings["width"], settings["batch"]
+    if processes == 1:
+        workload = create_workload(network, width, batch, strategy, "batch", 1)
+        return {"batch": training_work(workload, batch)}
+    norms: tuple[NormScope, ...] = ("batch", "device")
+    works = {
+        norm: training_work(
+            create_workload(network, width, batch, strategy, norm, processes), batch
+        )
+        for norm in norms
+    }
+    return works | {
+        "small": all_reduce_work(strategy.mesh, 8, CHAIN_LENGTH),
+        "large": all_reduce_work(strategy.mesh, LARGE_SIZE, 1),
+    }
 
 
-def training(job: Job, batch: int) -> Callable[[], Any]:
-    """A call makes one step of the job. It is compiled here."""
-    text(job, batch)
-    run, order, held = job.strategy.compile_steps(job.step), np.arange(batch, dtype=np.int32)[None], [job.carry]
+def training_work(workload: Workload, batch: int) -> Callable[[], Any]:
+    """Compile a step, and return a function that makes one step."""
+    # Compiles now, so that the first call finds the program in the cache.
+    hlo_text(workload, batch)
+    program = workload.strategy.compile_steps(workload.step)
+    order = np.arange(batch, dtype=np.int32)[None]
+    # A list, because the carry is donated and replaced in every call.
+    state = [workload.carry]
 
     def call():
-        held[0] = jax.block_until_ready(run(held[0], job.fixed, order))
+        state[0] = jax.block_until_ready(program(state[0], workload.fixed, order))
 
     return call
 
 
-def reducing(mesh: Any, size: int, times: int) -> Callable[[], Any]:
-    """A call all-reduces one tensor of float32 [size] so many times, one after another."""
+def all_reduce_work(mesh: Any, size: int, times: int) -> Callable[[], Any]:
+    """Return a function that all-reduces one tensor repeatedly.
+
+    Args:
+      mesh: of all devices.
+      size: numbers in the tensor, float32 [size].
+      times: all-reduces, one after another.
+    """
     axis = mesh.axis_names[0]
 
     def run(x):
@@ -74,10 +106,13 @@ def reducing(mesh: Any, size: int, times: int) -> Callable[[], Any]:
             x = jax.lax.pmean(x, axis)
         return x
 
-    whole = PartitionSpec()
-    program = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False))
+    replicated = PartitionSpec()
+    program = jax.jit(
+        jax.shard_map(run, mesh=mesh, in_specs=replicated, out_specs=replicated, check_vma=False)
+    )
+    sharding = jax.NamedSharding(mesh, replicated)
     x = jax.make_array_from_callback(
-        (size,), jax.NamedSharding(mesh, whole), lambda part: np.ones(size, np.float32)[part]
+        (size,), sharding, lambda part: np.ones(size, np.float32)[part]
     )
     return lambda: jax.block_until_ready(program(x))
 

@@ -1,4 +1,4 @@
-"""`python -m experiments.speedrun`: make the runs that are missing, then draw."""
+"""Command `python -m experiments.speedrun`: train the missing runs, then draw."""
 
 from __future__ import annotations
 
@@ -9,52 +9,75 @@ from collections.abc import Callable
 
 import jax
 
-import experiments.speedrun as about
+import experiments.speedrun as package
 import jaxcnn as jc
 from experiments.speedrun import records
-from experiments.speedrun.options import Options, check, fits, presets
-from experiments.speedrun.training import runner
+from experiments.speedrun.options import Options, check_dataset, check_options, presets_for
+from experiments.speedrun.training import make_runner
 from jaxcnn import cli
 from jaxcnn.progress import Progress
 
 
-def runs(options: Options, stop: Callable[[], bool]) -> bool:
-    """Make the runs that are missing, and warm up before the first of them; False if stopped on the way."""
-    data, strategy = jc.load_dataset(options.dataset, options.data_dir), jc.strategy(devices=1)
-    data = data if options.examples is None else jc.subset(data, options.examples, 0)
-    fits(options, data)
-    records.claim(options, strategy)
-    there = {line["seed"] for line in records.lines(options.out)}
-    missing = [seed for seed in range(options.seed, options.seed + options.runs) if seed not in there]
+def train_missing_runs(options: Options, should_stop: Callable[[], bool]) -> bool:
+    """Train the runs that are missing in OUT.
+
+    A warm-up comes before the first of them.
+
+    Args:
+      options: of the speed run.
+      should_stop: called before each step, or before each scan of steps.
+
+    Returns:
+      False if `should_stop` ended it.
+    """
+    data = jc.load_dataset(options.dataset, options.data_dir)
+    strategy = jc.strategy(devices=1)
+    if options.examples is not None:
+        data = jc.subset(data, options.examples, 0)
+    check_dataset(options, data)
+    records.open_run_dir(options, strategy)
+    finished = {record["seed"] for record in records.read_runs(options.out)}
+    seeds = range(options.seed, options.seed + options.runs)
+    missing = [seed for seed in seeds if seed not in finished]
     if not missing:
         return True
-    began, run = time.perf_counter(), runner(options, data, strategy, stop)
-    if run(options.seed, warm=True) is None:
+    start = time.perf_counter()
+    run = make_runner(options, data, strategy, should_stop)
+    if run(options.seed, warm_up=True) is None:
         return False
-    warm = time.perf_counter() - began
+    warm_up = time.perf_counter() - start
+    # Each run prints a line of its own, so that periodic lines are not needed.
     with Progress(len(missing), every=math.inf) as progress:
-        progress.write(f"compiled and warm after {warm:.1f} s; {len(missing)} of {options.runs} runs to go")
+        progress.write(
+            f"compiled and warm after {warm_up:.1f} s; {len(missing)} of {options.runs} runs to go"
+        )
         for seed in missing:
-            if (done := run(seed)) is None:
+            result = run(seed)
+            if result is None:
                 return False
             date = time.strftime("%Y-%m-%d %H:%M:%S")
-            records.add(options.out, {"seed": seed} | done._asdict() | {"warm_up": warm, "date": date})
+            record = {"seed": seed} | result._asdict() | {"warm_up": warm_up, "date": date}
+            records.append_run(options.out, record)
             progress.advance(1, "")
             progress.write(
-                f"seed {seed}: {done.accuracy:.2f}% in {done.seconds:.2f} s ({done.train_seconds:.2f} s of training)"
+                f"seed {seed}: {result.accuracy:.2f}% in {result.seconds:.2f} s "
+                f"({result.train_seconds:.2f} s of training)"
             )
     return True
 
 
 def main(args: list[str] | None = None) -> int:
-    """Train what is missing, then draw; returns the exit code."""
+    """Train the missing runs, then draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(presets(jax.default_backend()), args, about=about.__doc__)
+        options = cli.parse(presets_for(jax.default_backend()), args, about=package.__doc__)
         if not options.plot_only:
-            check(options)
+            check_options(options)
             cli.enable_compilation_cache()
-            if not runs(options, stop):
-                print("stopped; runs that were over are kept, and the same command makes the others", file=sys.stderr)
+            if not train_missing_runs(options, stop):
+                print(
+                    "stopped; runs that were over are kept, and the same command makes the others",
+                    file=sys.stderr,
+                )
                 return stop.exit_code
         with cli.reading(options.out):
             records.draw(options.out)

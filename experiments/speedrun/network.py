@@ -1,6 +1,8 @@
-"""The network: whitened patches, blocks of two convolutions that begin as the identity, a maximum over what is left.
+"""Network of the speed run.
 
-Jordan 2024 (arXiv:2404.00498), sections 3.1 to 3.3; the whitening layer is Page's (2019, "How to train your ResNet").
+It whitens patches, has blocks of two convolutions, and ends with a global maximum. The convolutions
+are initialized as the identity. The network is that of Jordan 2024 (arXiv:2404.00498), sections 3.1
+to 3.3. The whitening layer is from Page (2019, "How to train your ResNet").
 """
 
 from __future__ import annotations
@@ -15,63 +17,81 @@ import jax.numpy as jnp
 from jaxcnn.models.layers import pool_2x2
 from jaxcnn.models.norm import BatchNorm
 
-SIDE = 2
-"""Of the patches that are whitened, in pixels."""
-EPSILON = 5e-4
-"""Added to the variances that whitening divides by, so that it does not blow up noise."""
+PATCH_SIZE = 2
+"""Height and width of the whitened patches, in pixels."""
+WHITENING_EPSILON = 5e-4
+"""Added to the variances in the whitening.
+
+Without it noise would be amplified.
+"""
 
 
-def whitening(images: jax.Array, epsilon: float = EPSILON) -> jax.Array:
-    """Kernels [2, 2, c, 8 c] that whiten 2x2 patches: the covariance of the first 4 c outputs over all patches is the identity.
+def whitening_kernel(images: jax.Array, epsilon: float = WHITENING_EPSILON) -> jax.Array:
+    """Return kernels that whiten patches of 2x2 pixels.
 
-    They are the eigenvectors of the patches' covariance, each over the square root of its variance plus `epsilon`; the
-    other 4 c are the same with opposite sign, since an activation follows that treats signs unlike.
+    The covariance of the first 4 c outputs over all patches is the identity. These kernels are the
+    eigenvectors of the patches' covariance. Each is divided by the square root of its variance plus
+    `epsilon`. The other 4 c are the same with opposite sign, because the activation that follows is
+    not symmetric.
 
     Args:
-      images: float32 [n, h, w, c], normalised.
+      images: float32 [n, h, w, c], normalized.
+      epsilon: added to the variances.
+
+    Returns:
+      float32 [2, 2, c, 8 c].
 
     Example:
-      >>> jax.eval_shape(whitening, jnp.zeros((100, 8, 8, 3))).shape
+      >>> jax.eval_shape(whitening_kernel, jnp.zeros((100, 8, 8, 3))).shape
       (2, 2, 3, 24)
     """
     height, width, channels = images.shape[1:]
-    corners = [(i, j) for i in range(SIDE) for j in range(SIDE)]
-    shifted = [images[:, i : height - SIDE + 1 + i, j : width - SIDE + 1 + j] for i, j in corners]
-    patches = jnp.stack(shifted, axis=3).reshape(-1, SIDE * SIDE * channels)
+    h, w = height - PATCH_SIZE + 1, width - PATCH_SIZE + 1
+    corners = [(i, j) for i in range(PATCH_SIZE) for j in range(PATCH_SIZE)]
+    shifted = [images[:, i : h + i, j : w + j] for i, j in corners]
+    patches = jnp.stack(shifted, axis=3).reshape(-1, PATCH_SIZE * PATCH_SIZE * channels)
     patches = patches - patches.mean(0, keepdims=True)
     covariance = jnp.matmul(patches.T, patches, precision="highest") / len(patches)
     variances, vectors = jnp.linalg.eigh(covariance)
     filters = vectors / jnp.sqrt(variances + epsilon)[None]
-    return jnp.concatenate([filters, -filters], axis=1).reshape(SIDE, SIDE, channels, -1)
+    kernel = jnp.concatenate([filters, -filters], axis=1)
+    return kernel.reshape(PATCH_SIZE, PATCH_SIZE, channels, -1)
 
 
-def uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Uniform within 1 / sqrt(fan in) of 0: what PyTorch gives convolutions and dense layers, and so the paper's networks."""
+def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Initialize uniformly within 1 / sqrt(fan in) of 0.
+
+    It is PyTorch's initializer of convolutions and dense layers, and so that of the paper.
+    """
     bound = math.prod(shape[:-1]) ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def partial_identity(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """A kernel [size, size, a, b] whose first min(a, b) filters copy channels 0, 1, ... of the input; the others are `uniform`.
+    """Initialize a kernel [size, size, a, b] that copies its input.
+
+    The first min(a, b) filters copy channels 0, 1, ... of the input. The others are those of
+    `torch_uniform`.
 
     Example:
-      >>> jax.jit(partial_identity, static_argnums=1)(jax.random.key(0), (3, 3, 1, 2))[..., 0, 0].tolist()
+      >>> init = jax.jit(partial_identity, static_argnums=1)
+      >>> init(jax.random.key(0), (3, 3, 1, 2))[..., 0, 0].tolist()
       [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
     size, _, channels, filters = shape
     copied = min(channels, filters)
     copies = jnp.zeros((size, size, channels, copied), dtype)
     copies = copies.at[size // 2, size // 2, jnp.arange(copied), jnp.arange(copied)].set(1)
-    return jnp.concatenate([copies, uniform(key, shape, dtype)[..., copied:]], axis=-1)
+    return jnp.concatenate([copies, torch_uniform(key, shape, dtype)[..., copied:]], axis=-1)
 
 
 class Net(nn.Module):
-    """Logits of normalised images.
+    """Network from normalized images to logits.
 
     Attributes:
-      classes: how many.
-      widths: channels of each block; a block halves the image.
-      dtype: of activations; parameters, BN's moments and logits are float32.
+      classes: number of classes.
+      widths: channels of each block. A block halves the image.
+      dtype: of activations. Parameters, BN's moments and logits are float32.
     """
 
     classes: int
@@ -80,27 +100,42 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, kernel: jax.Array, train: bool = False) -> jax.Array:
-        """float [b, h, w, c] and the whitening's kernel [2, 2, c, 8 c], which is never trained -> float32 [b, classes]."""
+        """Return the logits of images.
+
+        Args:
+          images: float [b, h, w, c], normalized.
+          kernel: of the whitening, [2, 2, c, 8 c]. It is never trained.
+          train: whether BN uses the moments of the batch.
+
+        Returns:
+          float32 [b, classes].
+        """
         bias = self.param("whitening_bias", nn.initializers.zeros, kernel.shape[-1:])
         x, kernel = images.astype(self.dtype), kernel.astype(self.dtype)
-        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        layout = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
         x = nn.gelu(x + bias.astype(self.dtype).reshape(1, 1, 1, -1), approximate=False)
         for i, width in enumerate(self.widths, 1):
             x = pool_2x2(self._conv(x, width, f"block{i}_conv1"), jnp.max)
-            x = self._active(x, train, f"block{i}_norm1")
-            x = self._active(self._conv(x, width, f"block{i}_conv2"), train, f"block{i}_norm2")
+            x = self._norm_gelu(x, train, f"block{i}_norm1")
+            x = self._norm_gelu(self._conv(x, width, f"block{i}_conv2"), train, f"block{i}_norm2")
         x = x.max((1, 2)).astype(jnp.float32)
-        return nn.Dense(self.classes, use_bias=False, kernel_init=uniform, name="head")(x) / 9
+        head = nn.Dense(self.classes, use_bias=False, kernel_init=torch_uniform, name="head")
+        # The paper scales the logits by 1/9.
+        return head(x) / 9
 
     def _conv(self, x, filters, name):
-        options: dict[str, Any] = {
-            "use_bias": False,
-            "dtype": self.dtype,
-            "kernel_init": partial_identity,
-            "name": name,
-        }
-        return nn.Conv(filters, (3, 3), padding=1, **options)(x)
+        conv = nn.Conv(
+            filters,
+            (3, 3),
+            padding=1,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=partial_identity,
+            name=name,
+        )
+        return conv(x)
 
-    def _active(self, x, train, name):
+    def _norm_gelu(self, x, train, name):
         x = BatchNorm(momentum=0.6, dtype=self.dtype, name=name)(x, train)
         return nn.gelu(x, approximate=False)

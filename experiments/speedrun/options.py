@@ -1,4 +1,4 @@
-"""The settings, their presets, and what is refused before anything is compiled."""
+"""Options of the speed run, their presets and their checks."""
 
 from __future__ import annotations
 
@@ -10,55 +10,62 @@ from typing import Literal
 
 import jaxcnn as jc
 
-TARGET = {"cifar10": 94.0}
-"""Mean accuracy, percent, that the task asks for; other data sets have no such number."""
+TARGET_ACCURACY = {"cifar10": 94.0}
+"""Mean accuracy in percent that the task requires, by data set. Other data sets have none."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Every setting; `--preset` chooses the defaults. Those of cifar10 are the paper's."""
+    """Options of the speed run; `--preset` selects the defaults.
+
+    The defaults of cifar10 are the paper's.
+    """
 
     preset: Literal["short", "digits", "cifar10"] = "cifar10"
-    """cifar10: the task. short: the same on a CPU, within two minutes a run. digits: no download, a second a run."""
+    """cifar10: the task. short: the same on a CPU, within two minutes a run. digits: no download, a
+    second a run."""
     dataset: str = "cifar10"
     """cifar10, cifar100, svhn_cropped, digits, ..."""
     runs: int = 50
-    """Each from another seed; the task asks for at least 50."""
+    """Number of runs, each from another seed. The task requires at least 50."""
     seed: int = 0
-    """Of the first run; the next is one more."""
+    """Seed of the first run. The next is one more."""
     epochs: float = 9.9
     examples: int | None = None
-    """Training images kept; None is all."""
+    """Number of training images. None is all."""
     batch: int = 1024
     widths: tuple[int, ...] = (64, 256, 256)
-    """Channels of each block; every block halves the image."""
+    """Channels of each block. Every block halves the image."""
     lr: float = 11.5
-    """For 1024 images, momentum counted in: the rate on the mean loss is lr * batch / 1024 / (1 + 1 / (1 - momentum))."""
+    """Learning rate for 1024 images, with the momentum included. The rate on the mean loss is
+    lr * batch / 1024 / (1 + 1 / (1 - momentum))."""
     momentum: float = 0.85
     decay: float = 0.0153
-    """Of the weights, in the same units; it does not grow with the rate."""
+    """Decay of the weights, in the same units. It does not grow with the rate."""
     bias_rate: float = 64.0
-    """Rate of BN's biases, as a multiple of --lr."""
+    """Learning rate of BN's biases, as a multiple of --lr."""
     smoothing: float = 0.2
     """Share of a label that is spread over all classes."""
     whitening_epochs: float = 3.0
-    """For which the whitening layer's bias is trained."""
+    """Epochs for which the whitening layer's bias is trained."""
     whitening_images: int = 5000
     """Training images whose patches are whitened."""
     translate: int = 2
-    """Pixels that a training image is moved by at most, its border mirrored; 0 is none."""
+    """Largest shift of a training image in pixels, with its border mirrored. 0 is none."""
     flip: bool = True
-    """Mirror every image in every other epoch, and average over mirrored images in test."""
+    """Mirror every image in every other epoch. The test averages over mirrored images."""
     views: Literal[0, 1, 2] = 2
-    """Of a test image. 0: one. 1: and its mirror image. 2: and both moved by a pixel up left and down right."""
+    """Views of a test image. 0: one. 1: and its mirror image. 2: and both shifted by a pixel up
+    left and down right."""
     test_batch: int = 2000
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of activations and products; parameters and BN's statistics are float32. Of little use to a CPU without bfloat16."""
+    """Dtype of activations and products. Parameters and BN's statistics are float32. bfloat16 has
+    little effect on a CPU without units for it."""
     data_dir: Path | None = None
-    """Where to look for data first."""
+    """Folder in which to search for data first."""
     out: Path = Path("runs/speedrun")
     plot_only: bool = False
-    """Draw table and figure from the runs that OUT holds, and train nothing."""
+    """Draw table and figure from the runs in OUT, and train nothing."""
 
 
 _CIFAR10 = Options()
@@ -84,7 +91,8 @@ PRESETS = {
         batch=64,
         widths=(16, 32),
         translate=1,
-        flip=False,  # a mirrored digit is another one, or none
+        # A mirrored digit is another one, or none.
+        flip=False,
         test_batch=500,
         dtype="float32",
         out=Path("runs/speedrun-digits"),
@@ -92,52 +100,75 @@ PRESETS = {
 }
 
 
-def presets(platform: str) -> Mapping[str, Options]:
-    """`PRESETS` with the default first: "short" where `platform` is a CPU.
+def presets_for(platform: str) -> Mapping[str, Options]:
+    """Return `PRESETS` with the platform's default first.
+
+    That is "short" on a CPU and "cifar10" elsewhere.
 
     Example:
-      >>> next(iter(presets("cpu"))), next(iter(presets("gpu")))
+      >>> next(iter(presets_for("cpu"))), next(iter(presets_for("gpu")))
       ('short', 'cifar10')
     """
     first = "short" if platform == "cpu" else "cifar10"
     return {first: PRESETS[first], **PRESETS}
 
 
-def check(options: Options) -> None:
-    """ArgumentError for a setting that cannot be meant."""
+def check_options(options: Options) -> None:
+    """Check the options before anything is compiled.
+
+    Raises:
+      ArgumentError: an option is invalid.
+    """
     for name in ("runs", "batch", "test_batch", "whitening_images"):
         if getattr(options, name) < 1:
-            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected a whole number of at least 1")
+            raise jc.ArgumentError(
+                f"{name} is {getattr(options, name)}; expected a whole number of at least 1"
+            )
     for name in ("lr", "epochs", "bias_rate"):
         if not 0 < getattr(options, name) < math.inf:
-            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected a finite number above 0")
+            raise jc.ArgumentError(
+                f"{name} is {getattr(options, name)}; expected a finite number above 0"
+            )
     for name in ("momentum", "smoothing"):
         if not 0 <= getattr(options, name) < 1:
-            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected at least 0 and less than 1")
+            raise jc.ArgumentError(
+                f"{name} is {getattr(options, name)}; expected at least 0 and less than 1"
+            )
     for name in ("seed", "translate", "decay", "whitening_epochs"):
         if not 0 <= getattr(options, name) < math.inf:
-            raise jc.ArgumentError(f"{name} is {getattr(options, name)}; expected a finite number of at least 0")
+            raise jc.ArgumentError(
+                f"{name} is {getattr(options, name)}; expected a finite number of at least 0"
+            )
     if not options.widths or min(options.widths) < 1:
         raise jc.ArgumentError(
-            f"widths is {options.widths}; expected channels of at least one block: write --widths 64 256"
+            f"widths is {options.widths}; expected channels of at least one block: "
+            "write --widths 64 256"
         )
 
 
-def fits(options: Options, data: jc.Dataset) -> None:
-    """ArgumentError for settings that these images do not allow."""
+def check_dataset(options: Options, data: jc.Dataset) -> None:
+    """Check the options against the number and the size of the images.
+
+    Raises:
+      ArgumentError: an option is invalid for these images.
+    """
     (n, height, width, _), blocks = data.train.images.shape, len(options.widths)
     if options.batch > n:
         raise jc.ArgumentError(
-            f"batch is {options.batch}, more than the {n} training images; write --batch {min(128, n)}"
+            f"batch is {options.batch}, more than the {n} training images; "
+            f"write --batch {min(128, n)}"
         )
+    # The whitening takes one pixel of a side, and each block leaves half of it, rounded down.
     side = min(height, width)
-    most = (side - 1).bit_length() - 1 if side > 1 else 0
+    max_blocks = (side - 1).bit_length() - 1 if side > 1 else 0
     if (side - 1) >> blocks < 1:
+        widths = " ".join(map(str, options.widths[:max_blocks])) or "of fewer blocks"
         raise jc.ArgumentError(
-            f"widths has {blocks} blocks, each of which halves the image, and {height} x {width} pixels allow {most}; "
-            f"write --widths {' '.join(map(str, options.widths[:most])) or 'of fewer blocks'}"
+            f"widths has {blocks} blocks, each of which halves the image, "
+            f"and {height} x {width} pixels allow {max_blocks}; write --widths {widths}"
         )
     if options.translate >= side:
         raise jc.ArgumentError(
-            f"translate is {options.translate}; expected less than the {side} pixels of an image's side"
+            f"translate is {options.translate}; "
+            f"expected less than the {side} pixels of an image's side"
         )

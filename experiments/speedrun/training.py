@@ -1,4 +1,9 @@
-"""One run: its start, its step, its test. Each is compiled once for all runs; on an accelerator all steps are one program."""
+"""Training of the speed run: loss, schedule, optimizer, lookahead and runs.
+
+The method is that of Jordan 2024 (arXiv:2404.00498), sections 3.1 and 3.4, with its numbers for
+94%. The start, the step and the test of a run are each compiled once for all runs. On an
+accelerator all steps are one program.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +19,139 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxcnn as jc
-from experiments.speedrun import views
-from experiments.speedrun.network import Net, whitening
+from experiments.speedrun.inputs import (
+    average_logits,
+    batch_indices,
+    epoch_end_steps,
+    example_epochs,
+    train_view,
+)
+from experiments.speedrun.network import Net, whitening_kernel
 from experiments.speedrun.options import Options
-from experiments.speedrun.orders import ends, epochs, order
-from experiments.speedrun.updates import lookahead, optimizer, smoothed, steps
 from jaxcnn import augment, parallel
 from jaxcnn.state import fold_in
 
-AHEAD = 8
-"""Steps that the loop on a CPU is ahead of their results at most, so that a stop is soon."""
-WEIGHTS, VIEWS = range(2)
+START_RATE, PEAK_POSITION, END_RATE = 0.2, 0.23, 0.07
+"""Corners of the schedule.
+
+The rate rises from 20% to 100% over the first 23% of the steps and falls to 7%, both linearly.
+"""
+LOOKAHEAD_INTERVAL, LOOKAHEAD_DECAY = 5, 0.95**5
+"""Steps between two updates of lookahead, and its decay.
+
+The decay is the share of the slow parameters that an update keeps at the end.
+"""
+MAX_STEPS_AHEAD = 8
+"""Largest number of steps that wait for their results.
+
+The loop on a CPU starts no more. It then responds soon to a stop.
+"""
+INIT_STREAM, VIEW_STREAM = range(2)
 """Streams of randomness of a run."""
 
 
+def num_steps(options: Options, n: int) -> int:
+    """Return the updates of a run on n images.
+
+    Example:
+      >>> num_steps(Options(), 50_000)
+      484
+    """
+    return math.ceil(options.epochs * n / options.batch)
+
+
+def triangular_schedule(steps: int) -> optax.Schedule:
+    """Return the schedule: a function from step to relative rate."""
+    positions = jnp.array([0.0, PEAK_POSITION * steps, steps])
+    rates = jnp.array([START_RATE, 1.0, END_RATE])
+    return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), positions, rates)
+
+
+def parameter_groups(params: Any) -> Any:
+    """Return a tree with the name of each parameter's group.
+
+    The groups are "kernel", "bias" (BN's), "scale" (BN's) and "whitening" (that layer's bias).
+    """
+
+    def group(path, _):
+        name = path[-1].key
+        return "whitening" if name == "whitening_bias" else name
+
+    return jax.tree_util.tree_map_with_path(group, params)
+
+
+def make_optimizer(options: Options, n: int) -> optax.GradientTransformation:
+    """Make Nesterov's momentum with a decay independent of a parameter's rate.
+
+    Only the schedule multiplies the decay. BN's scales stay 1, and its biases have `bias_rate`
+    times the learning rate. The whitening's bias is constant after `whitening_epochs`.
+
+    Args:
+      options: of the speed run.
+      n: number of training images.
+    """
+    steps = num_steps(options, n)
+    unit = options.batch / 1024 / (1 + 1 / (1 - options.momentum))
+    schedule = triangular_schedule(steps)
+
+    def momentum(scale: float = 1.0, end: float = math.inf) -> optax.GradientTransformation:
+        def negative_rate(step):
+            return jnp.where(jnp.asarray(step) < end, -jnp.asarray(schedule(step)), 0.0)
+
+        return optax.chain(
+            optax.scale(options.lr * unit * scale),
+            optax.add_decayed_weights(options.decay * unit),
+            optax.trace(options.momentum, nesterov=True),
+            optax.scale_by_schedule(negative_rate),
+        )
+
+    groups: dict[Any, optax.GradientTransformation] = {
+        "kernel": momentum(),
+        "bias": momentum(options.bias_rate),
+        "scale": optax.set_to_zero(),
+        "whitening": momentum(end=options.whitening_epochs * n / options.batch),
+    }
+    return optax.partition(groups, parameter_groups)
+
+
+def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Return the cross-entropy with smoothed labels.
+
+    Args:
+      logits: [b, classes].
+      labels: integers [b].
+      smoothing: share of a label that is spread over all classes.
+
+    Returns:
+      [b], nats.
+    """
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, smoothing))
+
+
+def lookahead(slow: Any, fast: Any, step: jax.Array, steps: int) -> tuple[Any, Any]:
+    """Update the slow parameters in every fifth step.
+
+    The fast ones are reset to them then. An update keeps the share 0.95^5 (step / steps)^3 of the
+    slow parameters. At first that is 0, so that they follow the fast ones. At the end it is 77%.
+
+    Args:
+      slow: tree of parameters.
+      fast: tree of parameters, of the same structure.
+      step: number of steps taken, int32 [].
+      steps: number of steps of the run.
+
+    Returns:
+      (slow, fast).
+    """
+    is_due = step % LOOKAHEAD_INTERVAL == 0
+    keep = LOOKAHEAD_DECAY * (step.astype(jnp.float32) / steps) ** 3
+    slow = jax.tree.map(lambda s, f: jnp.where(is_due, keep * s + (1 - keep) * f, s), slow, fast)
+    return slow, jax.tree.map(lambda s, f: jnp.where(is_due, s, f), slow, fast)
+
+
 class Carry(NamedTuple):
-    """What a step changes."""
+    """Values that a step changes."""
 
     step: Any
     """int32 []."""
@@ -37,85 +159,110 @@ class Carry(NamedTuple):
     """The network's parameters and BN's moving statistics, float32."""
     slow: Any
     """Their lookahead averages, which are tested."""
-    opt: Any
+    opt_state: Any
     losses: Any
-    """float32 [steps]: the mean loss of each step's batch."""
+    """Mean loss of each step's batch, float32 [steps]."""
 
 
 class Fixed(NamedTuple):
-    """What a step only reads."""
+    """Values that a step only reads."""
 
     split: jc.Split
-    norm: augment.Normalizer
+    normalizer: augment.Normalizer
     kernel: Any
     """The whitening's, float32 [2, 2, c, 8 c]."""
     key: Any
 
 
-def make_begin(model: Net, tx: optax.GradientTransformation, options: Options, total: int) -> Callable[..., Any]:
-    """`begin(key, images, norm) -> (Carry, kernel)`: the state at step 0, and the whitening of the uint8 `images`."""
+def make_begin(
+    model: Net, tx: optax.GradientTransformation, options: Options, steps: int
+) -> Callable[..., Any]:
+    """Make the function that starts a run.
 
-    def begin(key, images, norm):
-        kernel = whitening(augment.normalize(images[: options.whitening_images], norm))
+    `begin(key, images, normalizer) -> (Carry, kernel)` returns the state at step 0 and the
+    whitening of the uint8 `images`.
+    """
+
+    def begin(key, images, normalizer):
+        kernel = whitening_kernel(augment.normalize(images[: options.whitening_images], normalizer))
         blank = jnp.zeros((1, *images.shape[1:]), jnp.float32)
-        variables = dict(model.init(fold_in(key, WEIGHTS), blank, kernel))
+        variables = dict(model.init(fold_in(key, INIT_STREAM), blank, kernel))
+        # Optax's arithmetic mixes counts with rates.
         with jax.numpy_dtype_promotion("standard"):
-            opt = tx.init(variables["params"])
-        # A copy of its own for each: the memory of a carry is given away.
+            opt_state = tx.init(variables["params"])
+        # Two copies, because the memory of a carry is donated.
         slow = jax.tree.map(jnp.copy, variables)
-        return Carry(jnp.int32(0), variables, slow, opt, jnp.zeros(total, jnp.float32)), kernel
+        step, losses = jnp.int32(0), jnp.zeros(steps, jnp.float32)
+        return Carry(step, variables, slow, opt_state, losses), kernel
 
     return begin
 
 
-def make_step(model: Net, tx: optax.GradientTransformation, options: Options, n: int) -> parallel.Step:
-    """`step(carry, fixed, index) -> carry`: gather, move and mirror, gradient, update, lookahead; index is int32 [batch]."""
-    total = steps(options, n)
+def make_step(
+    model: Net, tx: optax.GradientTransformation, options: Options, n: int
+) -> parallel.Step:
+    """Make the training step `step(carry, fixed, index) -> carry`.
+
+    It gathers the images of `index`, int32 [batch], shifts and mirrors them, computes the gradient,
+    and updates the parameters and their lookahead averages.
+    """
+    steps = num_steps(options, n)
 
     def step(carry: Carry, fixed: Fixed, index: jax.Array) -> Carry:
-        epoch = epochs(carry.step, options.batch, n)
+        epoch = example_epochs(carry.step, options.batch, n)
         images, labels = (jnp.asarray(x)[index] for x in fixed.split)
-        view = jax.vmap(views.training, (None, 0, 0, 0, None, None))
-        images = view(fold_in(fixed.key, VIEWS), index, epoch, images, options.translate, options.flip)
+        views = jax.vmap(train_view, (None, 0, 0, 0, None, None))
+        view_key = fold_in(fixed.key, VIEW_STREAM)
+        images = views(view_key, index, epoch, images, options.translate, options.flip)
 
         def loss(params):
-            inputs = augment.normalize(images, fixed.norm)
+            inputs = augment.normalize(images, fixed.normalizer)
             variables = carry.variables | {"params": params}
-            logits, new = model.apply(variables, inputs, fixed.kernel, train=True, mutable=["batch_stats"])
-            return smoothed(logits, labels, options.smoothing).mean(), new
+            logits, stats = model.apply(
+                variables, inputs, fixed.kernel, train=True, mutable=["batch_stats"]
+            )
+            return smoothed_cross_entropy(logits, labels, options.smoothing).mean(), stats
 
         params = carry.variables["params"]
-        (value, new), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        with jax.numpy_dtype_promotion("standard"):  # optax's arithmetic mixes counts with rates
-            updates, opt = tx.update(grads, carry.opt, params)
-        variables = {"params": optax.apply_updates(params, updates), **new}
-        slow, variables = lookahead(carry.slow, variables, carry.step + 1, total)
-        return Carry(carry.step + 1, variables, slow, opt, carry.losses.at[carry.step].set(value))
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        # Optax's arithmetic mixes counts with rates.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = tx.update(grads, carry.opt_state, params)
+        variables = {"params": optax.apply_updates(params, updates), **stats}
+        slow, variables = lookahead(carry.slow, variables, carry.step + 1, steps)
+        next_step = carry.step + 1
+        losses = carry.losses.at[carry.step].set(value)
+        return Carry(next_step, variables, slow, opt_state, losses)
 
     return step
 
 
-def make_count(model: Net, options: Options) -> parallel.Step:
-    """`count(right, (variables, fixed), index) -> right`: how many test images are right, int32 []; an index of -1 is none."""
+def make_eval_step(model: Net, options: Options) -> parallel.Step:
+    """Make the step that counts correct predictions.
 
-    def count(right, fixed, index):
-        variables, (split, norm, kernel, _) = fixed
-        inputs = augment.normalize(jnp.asarray(split.images)[index], norm)
+    `count(correct, (variables, fixed), index) -> correct` adds the number of correct test images,
+    int32 []. An index of -1 is no image.
+    """
+
+    def count(correct, fixed, index):
+        variables, (split, normalizer, kernel, _) = fixed
+        inputs = augment.normalize(jnp.asarray(split.images)[index], normalizer)
 
         def logits(x: jax.Array) -> Any:
             return model.apply(variables, x, kernel)
 
-        guess = views.averaged(logits, inputs, options.views, options.flip).argmax(-1)
-        return right + ((guess == split.labels[index]) & (index >= 0)).sum(dtype=jnp.int32)
+        predictions = average_logits(logits, inputs, options.views, options.flip).argmax(-1)
+        is_correct = (predictions == split.labels[index]) & (index >= 0)
+        return correct + is_correct.sum(dtype=jnp.int32)
 
     return count
 
 
 class Run(NamedTuple):
-    """What one run has shown; times in seconds, from images that lie on the device as bytes."""
+    """Result of one run. Seconds start with images on the device as bytes."""
 
     seconds: float
-    """All of it: start, whitening, training and test."""
+    """Of all of it: start, whitening, training and test."""
     train_seconds: float
     """Until the last update."""
     accuracy: float
@@ -124,51 +271,73 @@ class Run(NamedTuple):
     """Mean smoothed loss of each epoch's batches, nats."""
 
 
-def runner(
-    options: Options, data: jc.Dataset, strategy: parallel.Strategy, stop: Callable[[], bool] = lambda: False
+def make_runner(
+    options: Options,
+    data: jc.Dataset,
+    strategy: parallel.Strategy,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Callable[..., Run | None]:
-    """`run(seed, warm=False)`: train from scratch and test once; None if `stop` said so on the way.
+    """Make the function `run(seed, warm_up=False)` that trains from scratch and tests once.
 
-    With `warm` every program is compiled and run at least once, and the numbers mean nothing.
+    With `warm_up` every program is compiled and executed at least once, and the result is
+    meaningless.
+
+    Args:
+      options: of the speed run.
+      data: whole on the device.
+      strategy: of one device.
+      should_stop: called before each step, or before each scan of steps. Once it is true, `run`
+        returns None.
     """
-    n, total = len(data.train.labels), steps(options, len(data.train.labels))
+    n = len(data.train.labels)
+    steps = num_steps(options, n)
     model = Net(len(data.classes), options.widths, jnp.dtype(options.dtype))
-    tx = optimizer(options, n)
-    norm = augment.make_normalizer(data.mean, data.std, subtract="channel", divide=bool(data.std.all()))
-    train, test, norm = strategy.replicate((data.train, data.test, norm))
-    begin = jax.jit(make_begin(model, tx, options, total), out_shardings=NamedSharding(strategy.mesh, PartitionSpec()))
-    tuned = strategy.should_optimize(total * options.batch * math.prod(data.train.images.shape[1:]))
-    fold, count = (
-        strategy.compile_steps(make_step(model, tx, options, n), tuned),
-        strategy.compile_steps(make_count(model, options), tuned),
+    tx = make_optimizer(options, n)
+    normalizer = augment.make_normalizer(
+        data.mean, data.std, subtract="channel", divide=bool(data.std.all())
     )
-    tested = parallel.padded_batches(len(data.test.labels), options.test_batch, len(strategy.devices))
-    shown = ends(total, options.batch, n)
+    train, test, normalizer = strategy.replicate((data.train, data.test, normalizer))
+    replicated = NamedSharding(strategy.mesh, PartitionSpec())
+    begin = jax.jit(make_begin(model, tx, options, steps), out_shardings=replicated)
+    num_values = steps * options.batch * math.prod(data.train.images.shape[1:])
+    optimize = strategy.should_optimize(num_values)
+    train_steps = strategy.compile_steps(make_step(model, tx, options, n), optimize)
+    eval_steps = strategy.compile_steps(make_eval_step(model, options), optimize)
+    test_batches = parallel.padded_batches(
+        len(data.test.labels), options.test_batch, len(strategy.devices)
+    )
+    epoch_ends = epoch_end_steps(steps, options.batch, n)
 
-    def run(seed: int, warm: bool = False) -> Run | None:
-        began, key = time.perf_counter(), jax.random.PRNGKey(seed)
-        carry, kernel = begin(key, train.images, norm)
-        fixed = Fixed(train, norm, kernel, key)
-        for i, piece in enumerate(pieces(strategy, order(seed, total, options.batch, n), warm)):
-            if i and i % AHEAD == 0:
+    def run(seed: int, warm_up: bool = False) -> Run | None:
+        start, key = time.perf_counter(), jax.random.PRNGKey(seed)
+        carry, kernel = begin(key, train.images, normalizer)
+        fixed = Fixed(train, normalizer, kernel, key)
+        order = batch_indices(seed, steps, options.batch, n)
+        for i, chunk in enumerate(program_chunks(strategy, order, warm_up)):
+            if i and i % MAX_STEPS_AHEAD == 0:
                 jax.block_until_ready(carry)
-            if stop():
-                jax.block_until_ready(carry)  # steps under way at the process's end would crash it
+            if should_stop():
+                # Steps that still run at the process's end would crash it.
+                jax.block_until_ready(carry)
                 return None
-            carry = fold(carry, fixed, piece)
+            carry = train_steps(carry, fixed, chunk)
         jax.block_until_ready(carry)
-        trained, right = time.perf_counter(), strategy.replicate(np.int32(0))
-        for piece in pieces(strategy, tested, warm):
-            right = count(right, (carry.slow, fixed._replace(split=test)), piece)
-        accuracy = 100 * int(strategy.fetch(right)) / len(data.test.labels)
-        ended = time.perf_counter()
-        losses = [float(part.mean()) for part in np.split(strategy.fetch(carry.losses), shown)]
-        return Run(ended - began, trained - began, accuracy, losses)
+        trained, correct = time.perf_counter(), strategy.replicate(np.int32(0))
+        for chunk in program_chunks(strategy, test_batches, warm_up):
+            correct = eval_steps(correct, (carry.slow, fixed._replace(split=test)), chunk)
+        accuracy = 100 * int(strategy.fetch(correct)) / len(data.test.labels)
+        end = time.perf_counter()
+        epoch_losses = np.split(strategy.fetch(carry.losses), epoch_ends)
+        losses = [float(epoch.mean()) for epoch in epoch_losses]
+        return Run(end - start, trained - start, accuracy, losses)
 
     return run
 
 
-def pieces(strategy: parallel.Strategy, order: np.ndarray, warm: bool) -> Any:
-    """What is folded one after another; where it is but to warm up, one piece of each length."""
-    found = strategy.chunks(order)
-    return {len(piece): piece for piece in found}.values() if warm else found
+def program_chunks(strategy: parallel.Strategy, order: np.ndarray, warm_up: bool) -> Any:
+    """Return the chunks of an order, one for each program call.
+
+    In a warm-up there is one chunk of each length, because each length is a program of its own.
+    """
+    chunks = strategy.chunks(order)
+    return {len(chunk): chunk for chunk in chunks}.values() if warm_up else chunks
