@@ -16,8 +16,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.learning_rate import descent
 from experiments.learning_rate.options import Options
-from jaxcnn import descent, plots, tables
+from jaxcnn import plots, tables
 
 SHARES = (0.4, 1.8, 2.04)
 """Rates shown, in units of 1 / L."""
@@ -110,7 +111,7 @@ def _surface(problem: Problem, folder: Path) -> None:
 
     shown = []
     for share in SHARES:
-        path, word = problem.path(share / problem.top, 30), descent.behaviour(problem.top, share / problem.top)
+        path, word = problem.path(share / problem.top, 30), descent.behavior(problem.top, share / problem.top)
         note = f"rate {share:g} / L: {word}"
         shown.append(plots.Surface(TITLES[word], height, path, *problem.labels, note, problem.minimum, problem.window))
     what = "fitting y = 2 x + 1" if problem.name == "line" else "on a quadratic"
@@ -128,7 +129,7 @@ def _directions(problem: Problem, folder: Path) -> None:
             rate = share * (1 + momentum) / problem.top
             path = problem.path(rate, steps, momentum).astype(np.float64)
             along = (path - np.array(problem.minimum)) @ sharpest
-            theory = descent.predicted(problem.top, rate, steps, along[0], momentum)
+            theory = descent.closed_form_path(problem.top, rate, steps, along[0], momentum)
             lines = (
                 plots.Line(range(steps + 1), theory, label="closed form", color=plots.COLORS[1], width=1.6),
                 plots.Line(range(steps + 1), along, label="run", color=plots.COLORS[0], marker="o", width=0),
