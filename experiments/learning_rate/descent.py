@@ -107,11 +107,8 @@ def descend(
         raise ArgumentError(
             f"steps is {format_value(steps)}; expected a whole number of at least 1: write steps=100"
         )
-    rate, momentum = (
-        np.float32(_check_positive("rate", rate)),
-        np.float32(_check_momentum(momentum)),
-    )
-    return _descend(loss, _vector("start", start), rate, momentum, steps, bool(nesterov))
+    scalars = np.float32(_check_positive("rate", rate)), np.float32(_check_momentum(momentum))
+    return _descend(loss, _vector("start", start), *scalars, steps, bool(nesterov))
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5))
