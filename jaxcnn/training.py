@@ -40,7 +40,7 @@ from jaxcnn.optim import (
     stop_gradients,
 )
 from jaxcnn.recipe import ArgumentError, Recipe, verify_recipe
-from jaxcnn.resume import resumed
+from jaxcnn.resume import resume_state
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, eval_state, fold_in, init_state
 
 Row = dict[str, Any]
@@ -311,7 +311,7 @@ def train(
     check_model(model, state, data, recipe, strategy)
     made_from = provenance.made_from(model, tx, recipe, data, state.params, state.opt_state)
     if resume is not None and (restored := resume(state)) is not None:
-        state, changes = resumed(restored, state, recipe, data, warm_start)
+        state, changes = resume_state(restored, state, recipe, data, warm_start)
         if changes:
             made_from["warm_start"] = {"step": int(state.step), "changed": changes}
     num_values = recipe.steps * recipe.batch * math.prod(data.train.images.shape[1:])
