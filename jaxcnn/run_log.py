@@ -85,11 +85,11 @@ class RunLog:
             tx = as_transformation(tx)
         if data is not None:
             verify_dataset(data)
-        made_from: dict[str, Any] = {"jax": provenance.settings()}
+        made_from: dict[str, Any] = {"jax": provenance.jax_settings()}
         if model is not None:
-            made_from["model"] = provenance.model_of(model, recipe, None if data is None else len(data.classes))
+            made_from["model"] = provenance.model_facts(model, recipe, None if data is None else len(data.classes))
         if tx is not None:
-            made_from["optimizer"] = provenance.optimizer_of(tx, recipe)
+            made_from["optimizer"] = provenance.optimizer_facts(tx, recipe)
         if data is not None:
             made_from["data"] = provenance.data_digest(data)
         _make(self.folder)
@@ -108,7 +108,7 @@ class RunLog:
         """
         self._open()
         row = {"step": check_integer("step", step, 0)} | row
-        origin = provenance.noted(row)
+        origin = provenance.stored_facts(row)
         if origin is not None and origin is not self._origin:
             self._check(origin)
             self._origin = origin
@@ -163,12 +163,12 @@ class RunLog:
         self._origin: Any = None
         path = self.folder / "run.json"
         self._run: dict[str, Any] = read_json(path) if path.exists() else {}
-        if not provenance.well_formed(self._run):
+        if not provenance.are_valid_facts(self._run):
             raise LogError(f"{path} says not what a run was made from; put back what was there, or delete its folder")
         config = self.folder / "config.json"
         if config.exists():
             own = {"model", "options"} if self._run.get("model") else set()
-            own |= set(provenance.OPTIMIZER) if self._run.get("optimizer") else set()
+            own |= set(provenance.OPTIMIZER_FIELDS) if self._run.get("optimizer") else set()
             mine = {name: value for name, value in asdict(self.recipe).items() if name not in own}
             if differing := _differing(asdict(Recipe.load(self.folder)), mine, "asked"):
                 raise ArgumentError(
@@ -214,8 +214,8 @@ class RunLog:
         if model:
             values |= {"model": model["class"], "options": model["fields"]}
         if tx:
-            values = {name: value for name, value in values.items() if name not in provenance.OPTIMIZER}
-            values["optimizer"] = provenance.in_words(tx, "optimizer")
+            values = {name: value for name, value in values.items() if name not in provenance.OPTIMIZER_FIELDS}
+            values["optimizer"] = provenance.describe(tx, "optimizer")
         try:
             Recipe(**values)
         except ArgumentError:  # fields of a module that are too deep for a recipe; `run.json` has them
@@ -225,7 +225,7 @@ class RunLog:
     def _environment(self, facts):
         path = self.folder / "env.json"
         now = {"python": platform.python_version(), "packages": _versions(), "machine": platform.machine()}
-        now = _plain(now | provenance.machine() | facts)
+        now = _plain(now | provenance.machine_facts() | facts)
         before = read_json(path, list) if path.exists() else []
         if not before or before[-1] != now:
             write_text(path, json.dumps([*before, now], indent=2) + "\n")

@@ -309,11 +309,11 @@ def train(
             check_callable(name, function, example)
     state = init_state(model, tx, recipe, data)
     check_model(model, state, data, recipe, strategy)
-    made_from = provenance.made_from(model, tx, recipe, data, state.params, state.opt_state)
+    run_facts = provenance.run_facts(model, tx, recipe, data, state.params, state.opt_state)
     if resume is not None and (restored := resume(state)) is not None:
         state, changes = resume_state(restored, state, recipe, data, warm_start)
         if changes:
-            made_from["warm_start"] = {"step": int(state.step), "changed": changes}
+            run_facts["warm_start"] = {"step": int(state.step), "changed": changes}
     num_values = recipe.steps * recipe.batch * math.prod(data.train.images.shape[1:])
     optimize = strategy.should_optimize(num_values)
     # What is compiled depends on the update alone, so `init` is left out of the key of the cache.
@@ -355,7 +355,7 @@ def train(
             "seconds": time.perf_counter() - start_time,
             "images_per_second": images_per_second,
         }
-        provenance.note(row, made_from)
+        provenance.store_facts(row, run_facts)
         yield state, row
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn import tables
-from jaxcnn.provenance import OPTIMIZER
+from jaxcnn.provenance import OPTIMIZER_FIELDS
 from jaxcnn.recipe import ArgumentError, Recipe, format_value
 from jaxcnn.run_log import LogError, read_json, read_lines, read_metrics, write_text
 
@@ -101,7 +101,7 @@ def pack(source: str | Path, target: str | Path) -> int:
         kinds = {"env": list, "result": dict} | ({"run": dict} if (folder / "run.json").exists() else {})
         files = {name: read_json(folder / f"{name}.json", kind) for name, kind in kinds.items()}
         if files.get("run", {}).get("optimizer"):  # the recipe's numbers did not run
-            recipe = {name: value for name, value in recipe.items() if name not in OPTIMIZER[1:]}
+            recipe = {name: value for name, value in recipe.items() if name not in OPTIMIZER_FIELDS[1:]}
         line = {"name": folder.name, "recipe": recipe} | files | {"rows": read_metrics(folder)}
         lines.append(json.dumps(_short(line), separators=(",", ":")) + "\n")
     Path(target).mkdir(parents=True, exist_ok=True)
