@@ -59,7 +59,7 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), names)
     assert int(names["state"].step) == names["recipe"].steps
     assert jaxcnn.read_metrics("runs/r20")[-1]["step"] == names["recipe"].steps
-    (more,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "lr_range_test" in c]
+    (more,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "lr_finder" in c]
     exec(compile(more, "README.md", "exec"), names)
     assert names["tuned"].lr == names["found"].suggested
     assert names["top"] > 0
