@@ -30,6 +30,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 
 from jaxcnn import multihost
+from jaxcnn._util import to_one_line
 from jaxcnn.checkpoint import CheckpointError
 from jaxcnn.data import DataError
 from jaxcnn.data.cache import cache_root
@@ -292,7 +293,7 @@ def _name_flags(message: str) -> str:
 
 def _fail(message: str) -> NoReturn:
     """Print a message of one line to stderr, and exit with code 2."""
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"error: {printable(to_one_line(message))}", file=sys.stderr)
     sys.exit(EXIT_USAGE_ERROR)
 
 
@@ -362,7 +363,7 @@ def _memory_message(error: Exception) -> str | None:
 
     It is None for other errors.
     """
-    text = " ".join(str(error).split())
+    text = to_one_line(error)
     phrases = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc")
     is_device_error = isinstance(error, jax.errors.JaxRuntimeError) and any(
         phrase in text for phrase in phrases
@@ -388,7 +389,7 @@ def _device_message(error: Exception) -> str | None:
     is_runtime_error = isinstance(error, (RuntimeError, AssertionError))
     if not is_runtime_error or "xla_bridge.py" not in files[-3:]:
         return None
-    reason = " ".join(str(error).split())[:150] or "no device of that kind was found"
+    reason = to_one_line(error, 150) or "no device of that kind was found"
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         return (
@@ -609,7 +610,7 @@ class _CacheWarnings:
         if kind in self.shown_kinds:
             return None
         self.shown_kinds.add(kind)
-        reason = " ".join(str(message).partition("': ")[2].split())[:150]
+        reason = to_one_line(str(message).partition("': ")[2], 150)
         if kind == "writ":
             line = f"compiled programs cannot be kept in {self.folder} ({reason})"
         else:

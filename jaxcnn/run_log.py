@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from jaxcnn import provenance
+from jaxcnn._util import to_one_line, write_atomically
 from jaxcnn.arguments import check_integer, check_mapping, check_path
 from jaxcnn.checkpoint._integrity import CheckpointError
 from jaxcnn.checkpoint._lock import check_writable_path
@@ -362,7 +363,7 @@ def read_lines(
         except (ValueError, RecursionError) as error:
             if number < len(lines) or not skip_unfinished:
                 raise LogError(
-                    f"{path}, line {number}, is no {description}: {_one_line(error)}; "
+                    f"{path}, line {number}, is no {description}: {to_one_line(error, 300)}; "
                     "delete that line"
                 ) from None
     return values
@@ -384,7 +385,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         if isinstance(error, LogError):
             raise
         raise LogError(
-            f"{path} cannot be read: {_one_line(error)}; "
+            f"{path} cannot be read: {to_one_line(error, 300)}; "
             "put back what was there, or delete its folder"
         ) from None
 
@@ -413,7 +414,7 @@ def read_bytes(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise LogError(
-            f"{path} cannot be read: {_one_line(error)}; "
+            f"{path} cannot be read: {to_one_line(error, 300)}; "
             "put back what was there, or delete its folder"
         ) from None
 
@@ -451,10 +452,6 @@ def _check_plausible(value: Any) -> None:
         raise ValueError("text has control characters")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
 @contextlib.contextmanager
 def reading(folder: str | Path) -> Iterator[None]:
     """Raise a LogError for errors of code that uses records.
@@ -487,7 +484,7 @@ def reading(folder: str | Path) -> Iterator[None]:
         if type(error).__module__.startswith("jaxcnn"):
             raise
         raise LogError(
-            f"{folder} holds records that cannot be used: {type(error).__name__} {_one_line(error)}; "
+            f"{folder} holds records that cannot be used: {type(error).__name__} {to_one_line(error, 300)}; "
             "expected those that this command writes. "
             "Delete the folder of the damaged run, or write another --out"
         ) from error
@@ -502,13 +499,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       LogError: it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.part")
     with _write_errors(path):
-        # A link of that name would redirect the text.
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        write_atomically(path, text.encode("utf-8"))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn import tables
+from jaxcnn._util import to_one_line
 from jaxcnn.provenance import OPTIMIZER_FIELDS
 from jaxcnn.recipe import ArgumentError, Recipe, format_value
 from jaxcnn.run_log import LogError, read_json, read_lines, read_metrics, write_text
@@ -101,7 +102,7 @@ def _unpack(path: Path, number: int, line: dict[str, Any]) -> tuple[str, Run]:
     except LogError:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = to_one_line(error, 200)
         raise LogError(f"{path}, line {number}, is no run: {reason}; pack it again") from None
 
 
