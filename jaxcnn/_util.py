@@ -1,4 +1,4 @@
-"""Small functions that several packages need: messages of one line, digests, atomic writes."""
+"""Small functions for text, digests and files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def to_one_line(value: Any, max_length: int | None = None) -> str:
-    r"""Return the text of a value, such as an error, on one line.
+    r"""Format a value, such as an error, on one line.
 
     Args:
       value: any object.

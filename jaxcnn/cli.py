@@ -1,4 +1,7 @@
-"""Command lines of scripts: options, errors of one line, stop signals, compilation cache."""
+"""Command lines of scripts.
+
+They need options, errors of one line, stop signals and a compilation cache.
+"""
 
 from __future__ import annotations
 
@@ -52,9 +55,12 @@ _STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 GRACE_SECONDS = 120.0
-"""Seconds after SIGTERM or SIGHUP until the process ends, if the program has not."""
+"""Seconds after SIGTERM or SIGHUP until the process is ended."""
 _COLUMNS = (40, 200)
-"""Minimum and maximum columns of the help. With one column, tyro's layout takes minutes."""
+"""Minimum and maximum columns of the help.
+
+With one column, tyro's layout takes minutes.
+"""
 _SEED = (0, 2**32 - 1)
 _STEPS = (1, 10**8)
 _COUNT = (1, 10**7)
@@ -122,10 +128,11 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "widths": (1, 2**14),
     "worst": (0, 10**4),
 }
-"""Minimum and maximum of every integer option of all scripts, by its name.
+"""Minimum and maximum of every integer option, by its name.
 
-The upper bounds are beyond what anybody trains. Above them a script would fill the memory, or
-compute for hours before its first line. Scripts also check what they cannot use themselves.
+They hold for all scripts. The upper bounds are beyond what anybody trains. Above them a script
+would fill the memory, or compute for hours before its first line. Scripts also check what they
+cannot use themselves.
 """
 _flags: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
     "flags", default=types.MappingProxyType({})
@@ -176,7 +183,9 @@ def parse(
 
 
 def _check_not_empty(args: list[str]) -> None:
-    """Check that no value is empty: as a path it would be the current folder.
+    """Check that no value is empty.
+
+    As a path it would be the current folder.
 
     Raises:
       ArgumentError: a value is empty.
@@ -241,7 +250,7 @@ def flag_name(name: str) -> str:
 
 @contextlib.contextmanager
 def _help_columns() -> Iterator[None]:
-    """Set a number of columns within `_COLUMNS`, for libraries that lay out text."""
+    """Set a number of columns within `_COLUMNS`, for layouts of text."""
     before = os.environ.get("COLUMNS")
     low, high = _COLUMNS
     os.environ["COLUMNS"] = str(min(max(shutil.get_terminal_size().columns, low), high))
@@ -292,7 +301,7 @@ def _name_flags(message: str) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    """Print a message of one line to stderr, and exit with code 2."""
+    """Print a message on one line of stderr, and exit (2)."""
     print(f"error: {printable(to_one_line(message))}", file=sys.stderr)
     sys.exit(EXIT_USAGE_ERROR)
 
@@ -359,9 +368,9 @@ def _stdout_fails() -> bool:
 
 
 def _memory_message(error: Exception) -> str | None:
-    """Return a message for an error of too little memory, on the host or a device.
+    """Return a message for an error of too little memory.
 
-    It is None for other errors.
+    The memory is the host's or a device's. The message is None for other errors.
     """
     text = to_one_line(error)
     phrases = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc")
@@ -401,8 +410,8 @@ def _device_message(error: Exception) -> str | None:
     )
 
 
-_ASCII = {"±": "+/-", "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "≤": "<=", "≥": ">="}
-_ASCII |= {"→": "->", "’": "'", "─": "-", "│": "|", "█": "#"}
+_ASCII = {"±": "+/-", "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "≤": "<="}
+_ASCII |= {"≥": ">=", "→": "->", "’": "'", "─": "-", "│": "|", "█": "#"}
 
 
 def _replace_with_ascii(error: UnicodeError) -> tuple[str, int]:
@@ -441,12 +450,14 @@ def _safe_streams() -> Iterator[None]:
 
 
 class GracefulShutdown:
-    """Flag that Ctrl-C, SIGTERM or SIGHUP sets, so that a run can finish its step and save.
+    """Flag that Ctrl-C, SIGTERM or SIGHUP sets.
+
+    A run can thereby finish its step and save.
 
     A second Ctrl-C ends the process at once. In a notebook or another interactive interpreter it
     raises KeyboardInterrupt instead. A program that SIGTERM or SIGHUP has not ended after
-    `GRACE_SECONDS` seconds is ended then. SIGHUP, which a closed terminal sends, stays ignored under
-    `nohup`.
+    `GRACE_SECONDS` seconds is ended then. SIGHUP, which a closed terminal sends, stays ignored
+    under `nohup`.
 
     If the job has several processes, a signal to one of them stops all. A line answers the first
     signal, and the second takes effect in the middle of a compilation too. Both need a thread of
@@ -504,14 +515,17 @@ class GracefulShutdown:
 
     @property
     def exit_code(self) -> int:
-        """Exit code: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, else 0."""
+        """Exit code of the process.
+
+        It is 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, else 0.
+        """
         return 128 + self.signal if self.signal else 0
 
 
 def _is_interactive() -> bool:
-    """Check if a user types into this process, as in a notebook or `python -i`.
+    """Check if a user types into this process.
 
-    Such a process must not be ended.
+    It is a notebook or `python -i`. Such a process must not be ended.
     """
     import builtins
 
@@ -570,11 +584,11 @@ def _print_now(text: str) -> None:
 
 
 def enable_compilation_cache(folder: str | Path | None = None) -> None:
-    """Store compiled programs in a folder, so that a second start is quick.
+    """Store compiled programs in a folder.
 
-    JAX's own settings have precedence. Damaged programs are removed when JAX first reads one, with
-    a warning, and are compiled again. Without a home directory or another folder, nothing is
-    stored.
+    A second start is then quick. JAX's own settings have precedence. Damaged programs are removed
+    when JAX first reads one, with a warning, and are compiled again. Without a home directory or
+    another folder, nothing is stored.
 
     Args:
       folder: by default `programs` in `$JAXCNN_CACHE` or `~/.cache/jaxcnn`.
@@ -594,9 +608,9 @@ def enable_compilation_cache(folder: str | Path | None = None) -> None:
 
 
 class _CacheWarnings:
-    """Function that shows warnings, but of JAX's cache only one of each kind.
+    """Function that shows warnings, with limits for JAX's cache.
 
-    It also removes damaged programs.
+    It shows one warning of each kind about the cache. It also removes damaged programs.
     """
 
     def __init__(self, folder: Path, show: Any):

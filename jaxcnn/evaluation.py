@@ -94,7 +94,8 @@ def with_axis_name(model: nn.Module, axis: str | None) -> nn.Module:
     if hasattr(model, "axis"):
         return model.clone(axis=axis)
     raise ArgumentError(
-        f"{type(model).__name__} has no field `axis`, so under pmap its BN would see one device's share only; "
+        f"{type(model).__name__} has no field `axis`, "
+        "so under pmap its BN would see one device's share only; "
         "add the field and pass it to BN's axis_name, or write strategy='jit'"
     )
 

@@ -28,9 +28,10 @@ class InputPipeline(NamedTuple):
     split: Split | None
     """The whole split on the devices, or None if it is streamed."""
     chunks: Callable[[np.ndarray], Iterator[Any]]
-    """Function of an order, int32 [steps, batch], that yields the order of each call.
+    """Function that splits an order, int32 [steps, batch], into chunks.
 
-    If the split is streamed, its examples come with it.
+    A chunk is the order of one call of the compiled steps. If the split is streamed, its examples
+    come with it.
     """
 
 

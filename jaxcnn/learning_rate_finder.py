@@ -38,7 +38,10 @@ class LRFinderResult(NamedTuple):
     rates: np.ndarray
     """Rates of the steps, rising, float64 [n]."""
     losses: np.ndarray
-    """Loss before each step, of its batch if there are batches, float64 [n]."""
+    """Loss before each step, float64 [n].
+
+    It is that of the step's batch, if there are batches.
+    """
     smooth: np.ndarray
     """Centered moving mean of `losses`, which therefore has no lag, float64 [n]."""
     suggested: float | None
@@ -58,9 +61,10 @@ class LRFinderResult(NamedTuple):
     first and the ceiling, as in a range that starts too high.
     """
     diverged: float | None
-    """First rate whose loss is not finite or `DIVERGENCE_FACTOR` times the first ones, or None.
+    """First rate of a diverged loss, or None.
 
-    It comes after the limit, because a divergence takes some steps.
+    Such a loss is not finite, or is `DIVERGENCE_FACTOR` times the first ones. The rate comes after
+    the limit, because a divergence takes some steps.
     """
 
 
@@ -121,7 +125,8 @@ def _check_range(low, high, steps) -> None:
         )
     if type(steps) is not int or steps < 10:
         raise ArgumentError(
-            f"steps is {format_value(steps)}; expected a whole number of at least 10: write steps=100"
+            f"steps is {format_value(steps)}; "
+            "expected a whole number of at least 10: write steps=100"
         )
     if not high / low > 1 + steps * 1e-12:
         raise ArgumentError(
@@ -208,7 +213,8 @@ def _check_rates_and_losses(rates: Any, losses: Any) -> tuple[np.ndarray, np.nda
 def _check_smoothing(window: Any, ceiling: Any) -> None:
     if type(window) is not int or window < 1:
         raise ArgumentError(
-            f"window is {format_value(window)}; expected a whole number of at least 1: write window=5"
+            f"window is {format_value(window)}; "
+            "expected a whole number of at least 1: write window=5"
         )
     is_number = isinstance(ceiling, (int, float, np.number)) and not isinstance(ceiling, bool)
     if not is_number or math.isnan(ceiling):
@@ -246,7 +252,7 @@ def _suggestion_and_limit(rates, raw, smooth, ceiling) -> tuple[float | None, fl
 
 
 def _steepest_rate(log_rates, losses) -> float | None:
-    """Return the middle of the half decade over which the loss falls most.
+    """Return the middle of the half decade with the steepest fall.
 
     Over less, the noise of the batches would decide.
     """
@@ -261,12 +267,12 @@ def _steepest_rate(log_rates, losses) -> float | None:
 
 
 def _limit_from_growth(rates, losses) -> float:
-    """Return the largest stable rate, 2 / L, from the last step of a divergence.
+    """Return the largest stable rate from the last step of a divergence.
 
-    On a quadratic the sharpest direction has by then outgrown the others. A step at rate r
-    multiplies its loss by (1 - r L)^2. The lowest loss comes too late there. While that direction
-    was stable, it shrank to nothing, and many unstable steps pass until it shows again. (With
-    momentum m the limit is 2 (1 + m) / L, and the error of this estimate is at most a third.)
+    It is 2 / L. On a quadratic the sharpest direction has by then outgrown the others. A step at
+    rate r multiplies its loss by (1 - r L)^2. The lowest loss comes too late there. While that
+    direction was stable, it shrank to nothing, and many unstable steps pass until it shows again.
+    (With momentum m the limit is 2 (1 + m) / L, and the error of this estimate is at most a third.)
     """
     before, last = float(losses[-2]), float(losses[-1])
     growth = last / before if before > 0 else math.inf

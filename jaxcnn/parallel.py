@@ -43,9 +43,10 @@ a fast device.
 P = ParamSpec("P")
 T = TypeVar("T")
 MIN_OPTIMIZED_VALUES = 1 << 24
-"""Minimum number of values that an optimized program reads: 5,461 images of 32x32x3.
+"""Minimum number of values that an optimized program reads.
 
-Below that, the compilation in every process takes more time than it saves.
+They are those of 5,461 images of 32x32x3. Below that, the compilation in every process takes more
+time than it saves.
 """
 MAX_CHUNK_BYTES = 1 << 28
 """Maximum bytes of streamed data in one call of a program.
@@ -68,7 +69,10 @@ class Strategy:
 
     @property
     def axis(self) -> str | None:
-        """Name of the axis that a step must average over; None if XLA does it."""
+        """Name of the axis that a step must average over.
+
+        It is None if XLA averages.
+        """
         return AXIS if self.kind == "pmap" else None
 
     @cached_property
@@ -153,7 +157,6 @@ class Strategy:
           whole data set. `order` is int32 [steps, batch] on the host, or a tree of arrays
           [steps, batch, ...].
         """
-
         program, place = self._program(step, optimize)
         compiled_shapes = set()
 
@@ -207,7 +210,9 @@ class Strategy:
     def compile(
         self, step: Step, carry: Any, fixed: Any, index: np.ndarray, optimize: bool = False
     ) -> jax.stages.Compiled:
-        """Return one step as XLA compiles it, to read its text or its memory.
+        """Return one step as XLA compiles it.
+
+        Its text and its memory can be read.
 
         Args:
           step: as in `compile_steps`.
@@ -344,9 +349,9 @@ def hashable(value: Any) -> Any:
 
 
 def clear_program_cache() -> None:
-    """Drop every compiled program that is not in use, here and in JAX.
+    """Drop every compiled program that is not in use.
 
-    A program that is needed again is compiled again.
+    JAX's caches are cleared too. A program that is needed again is compiled again.
     """
     _program_cache.clear()
     jax.clear_caches()

@@ -40,7 +40,7 @@ JAX_FLAGS = (
     "jax_random_seed_offset",
     "jax_default_matmul_precision",
 )
-"""Settings of JAX that change the numbers of a run by more than rounding."""
+"""Settings of JAX that change a run's numbers by more than rounding."""
 OPTIMIZER_FIELDS = (
     *("optimizer", "method", "lr", "schedule", "drops", "factor", "warmup_lr", "warmup_error"),
     *("momentum", "decay", "decay_on"),
@@ -225,7 +225,8 @@ def differences(
         ]
     if "data" in old and "data" in new and old["data"] != new["data"]:
         messages.append(
-            f"the data's images or labels have the digest {old['data']} there and {new['data']} here"
+            f"the data's images or labels have the digest {old['data']} there and {new['data']} "
+            "here"
         )
     return messages
 
@@ -348,7 +349,7 @@ def _digest(array: np.ndarray) -> bytes:
 
 
 def shapes_digest(tree: Any) -> str:
-    """Return a digest of the names, shapes and dtypes of a tree's arrays.
+    """Return a digest of the names, shapes and dtypes of arrays.
 
     It does not depend on their values.
     """
@@ -423,7 +424,10 @@ def store_facts(row: Mapping[str, Any], facts: Facts) -> None:
 
 
 def stored_facts(row: Mapping[str, Any]) -> Facts | None:
-    """Return the stored facts of a row; None if it is not one of `train`."""
+    """Return the stored facts of a row.
+
+    They are None if it is not a row of `train`.
+    """
     return _stored_facts.get((row.get("step"), row.get("seconds")))
 
 
@@ -478,7 +482,10 @@ def _to_json(value: Any, depth: int = 0) -> Any:
 
 
 def _array_to_json(value: Any) -> Any:
-    """Return the number of a 0-dimensional array, else dtype, shape and a digest."""
+    """Return the number of a 0-dimensional array, or else a description.
+
+    The description has dtype, shape and a digest.
+    """
     # NumPy cannot hold random keys.
     if jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return str(value.dtype)
@@ -490,7 +497,7 @@ def _array_to_json(value: Any) -> Any:
 
 
 def _qualified_name(value: Any) -> str:
-    """Return the qualified name of a class or a function, or of an object's class."""
+    """Return the qualified name of a class, function or object's class."""
     definition = value if hasattr(value, "__qualname__") else type(value)
     module = getattr(definition, "__module__", None)
     return f"{module}.{definition.__qualname__}" if module else definition.__qualname__

@@ -1,8 +1,8 @@
-"""Numbers of a training run, as one frozen value that JSON can hold.
+"""Numbers of a training run, as a frozen value for JSON.
 
-The defaults are the protocol of He et al. 2015 (arXiv:1512.03385), section 4.2, for CIFAR-10, without
-its augmentation (`pad=4, flip=True`). It depends on the data which changes of an image keep its
-class, so augmentation is off by default.
+The defaults are the protocol of He et al. 2015 (arXiv:1512.03385), section 4.2, for CIFAR-10,
+without its augmentation (`pad=4, flip=True`). It depends on the data which changes of an image keep
+its class, so augmentation is off by default.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ class Recipe:
     schedule: str = "step"
     """Schedule of the rate, a name in `jaxcnn.SCHEDULES`."""
     stage_rates: Mapping[str, float] = field(default_factory=dict)
-    """Factors of the steps of stages' parameters, such as `{"stem": 0, "stage1": 0.1}`.
+    """Factors of the steps of stages' parameters.
 
-    The default of each is 1. With 0 a stage is frozen: its parameters do not change, and its BN
-    works as in test mode. `stem` are the parameters `stem` and `stem_...`.
+    They are such as `{"stem": 0, "stage1": 0.1}`. The default of each is 1. With 0 a stage is
+    frozen: its parameters do not change, and its BN works as in test mode. `stem` are the
+    parameters `stem` and `stem_...`.
     """
     drops: tuple[int, ...] = (32_000, 48_000)
     """Steps at which the "step" schedule multiplies the rate by `factor`.
@@ -146,9 +147,9 @@ class Recipe:
     None is the paper's 0.08.
     """
     pad: int = 0
-    """Pixels padded on each side before the random crop (2 pad + 1 offsets an axis).
+    """Pixels padded on each side before the random crop.
 
-    0 is no crop, 4 is the paper's.
+    There are 2 pad + 1 offsets an axis. 0 is no crop, 4 is the paper's.
     """
     fill: str = "mean"
     """Content of the padding.
@@ -156,9 +157,9 @@ class Recipe:
     It is "mean" (zeros after the subtraction, the paper's), "black" or "reflect".
     """
     flip: bool = False
-    """Mirror each image left to right with probability one half, as the paper does.
+    """Mirror each image left to right with probability one half.
 
-    Digits and letters lose their class.
+    The paper does so. Digits and letters lose their class.
     """
 
     precise_bn: int = 0
@@ -332,7 +333,7 @@ MEANS = ("pixel", "channel", "imagenet", "none")
 
 
 def channel_constants(name: str, value: Any) -> Any:
-    """Return a value in the form in which `Recipe` stores `mean` or `std`.
+    """Return a value as `Recipe` stores its `mean` or `std`.
 
     Args:
       name: "mean" or "std".
@@ -368,7 +369,8 @@ def channel_constants(name: str, value: Any) -> Any:
         )
         hint = "Divide them by 255" if is_of_bytes else f"Use {name}={example}"
         raise ArgumentError(
-            f"{name} is {format_value(value)}; expected {names} or numbers {minimum} and at most 1, "
+            f"{name} is {format_value(value)}; "
+            f"expected {names} or numbers {minimum} and at most 1, "
             f"one for each channel. {hint}."
         )
     return tuple(float(number) for number in numbers)
@@ -402,7 +404,7 @@ class FrozenList(list):
 
 
 def _freeze(value: Any) -> Any:
-    """Copy mappings and lists to frozen ones that are equal, at every depth."""
+    """Copy mappings and lists to equal frozen ones, at every depth."""
     if isinstance(value, Mapping):
         return FrozenDict({name: _freeze(item) for name, item in value.items()})
     return FrozenList(map(_freeze, value)) if isinstance(value, list) else value
@@ -427,7 +429,7 @@ def verify_recipe(recipe: Any) -> None:
 
 
 def file_name(name: str) -> str:
-    """Return `name`, which must be valid for a folder in a study's folder.
+    """Return `name`, which must be valid for a run's folder.
 
     Raises:
       ArgumentError: it is not.
@@ -447,7 +449,7 @@ def file_name(name: str) -> str:
 
 
 def _is_json_mapping(value: Any) -> bool:
-    """Check if a value is a mapping that JSON can hold, with limited nesting."""
+    """Check if a value is a mapping for JSON, with limited nesting."""
     try:
         text = json.dumps(dict(value), allow_nan=False)
     except (TypeError, ValueError, RecursionError):

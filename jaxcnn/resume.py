@@ -1,7 +1,7 @@
 """Checks and changes of a state that is resumed.
 
-A state carries numbers that training uses: its rate, seed and normalizer. They must be the recipe's,
-or a warm start makes them so.
+A state carries numbers that training uses: its rate, seed and normalizer. They must be the
+recipe's, or a warm start makes them so.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def resume_state(
         )
         raise ArgumentError(
             f"the state to resume was trained otherwise: {differences}; expected the same. "
-            "Use the state's numbers in the recipe, or warm_start=True to continue with the recipe's."
+            "Use the state's numbers in the recipe, "
+            "or warm_start=True to continue with the recipe's."
         )
     if not changes:
         return restored, {}
@@ -97,7 +98,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _has_constants(node: Any) -> bool:
-    """Check if a node of an optimizer's state has arguments of its constructor."""
+    """Check if an optimizer state's node has arguments of its constructor."""
     is_injected = hasattr(node, "hyperparams") and hasattr(node, "inner_state")
     return isinstance(node, RateState) or is_injected
 
@@ -114,14 +115,17 @@ def _constants(node: Any) -> dict[str, Any]:
 
 
 def _carried_numbers(opt_state: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of the constants of an optimizer's state, at any depth."""
+    """Yield names and values of an optimizer state's constants, at any depth."""
     for node in filter(_has_constants, jax.tree.leaves(opt_state, is_leaf=_has_constants)):
         yield from sorted(_constants(node).items())
         yield from _carried_numbers(tuple(part for part in node if part is not node))
 
 
 def _with_constants(old: Any, new: Any) -> Any:
-    """Return a node of the old state with the constants of the new one, at any depth."""
+    """Return the old node with the constants of the new one.
+
+    Nodes within nodes are replaced too.
+    """
     if not _has_constants(old):
         return old
     parts = [
@@ -141,13 +145,13 @@ def _number(value: Any) -> Any:
 
 
 def _seed(key: Any) -> Any:
-    """Return the seed of a key, or the words of another kind of key."""
+    """Return the seed of a key, or all words of another key."""
     words = np.asarray(key).ravel().tolist()
     return words[1] if len(words) == 2 and words[0] == 0 else words
 
 
 def _describe_normalizer(normalizer: augment.Normalizer, data: Dataset, recipe: Recipe) -> str:
-    """Describe a normalizer by its averages, and by its name if it has one.
+    """Describe a normalizer by its averages and its name, if any.
 
     Names are the recipe's and those of this data set's constants.
     """

@@ -274,7 +274,7 @@ class RunLog:
             self._write_config()
 
     def _write_config(self):
-        """Write the recipe, with the model and the optimizer that the run uses."""
+        """Write the recipe, with the model and optimizer of the run."""
         values = json.loads(self.recipe.to_json())
         model, tx = self._run.get("model"), self._run.get("optimizer")
         if model:
@@ -338,7 +338,9 @@ def read_lines(
     *,
     skip_unfinished: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return the objects of a file of JSON lines; none if it is missing.
+    """Return the objects of a file of JSON lines.
+
+    There are none if the file is missing.
 
     Args:
       path: of the file.
@@ -391,7 +393,10 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 MAX_FILE_BYTES = 1 << 30
-"""Maximum bytes of a record. A row of a run has some 300."""
+"""Maximum bytes of a record.
+
+A row of a run has some 300.
+"""
 MAX_NUMBER = 1e100
 """Bound of valid numbers in a record. Float32 ends at 3.4e38."""
 
@@ -484,7 +489,8 @@ def reading(folder: str | Path) -> Iterator[None]:
         if type(error).__module__.startswith("jaxcnn"):
             raise
         raise LogError(
-            f"{folder} holds records that cannot be used: {type(error).__name__} {to_one_line(error, 300)}; "
+            f"{folder} holds records that cannot be used: "
+            f"{type(error).__name__} {to_one_line(error, 300)}; "
             "expected those that this command writes. "
             "Delete the folder of the damaged run, or write another --out"
         ) from error

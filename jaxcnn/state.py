@@ -22,13 +22,13 @@ from jaxcnn.optim import as_transformation, eval_params
 from jaxcnn.recipe import ArgumentError, Recipe, format_value, verify_recipe
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
-"""Streams of random numbers of a run, each folded into the run's key by `fold_in`."""
+"""Streams of a run's random numbers, each folded into its key."""
 
 
 class State(NamedTuple):
     """Arrays of a run at one step.
 
-    The key never changes. The random numbers of a step are those of `fold_in(state.rng, ..., step)`.
+    The key never changes. A step draws its random numbers from `fold_in(state.rng, ..., step)`.
     """
 
     step: Any
@@ -42,7 +42,10 @@ class State(NamedTuple):
     rng: Any
     """Key of the seed, uint32 [2]."""
     normalizer: augment.Normalizer
-    """Constants that turn bytes into inputs, so that a state can be evaluated on plain images."""
+    """Constants that turn bytes into inputs.
+
+    With them, a state can be evaluated on plain images.
+    """
     metrics: metrics.Metrics
     """Training sums since the last row.
 
@@ -62,7 +65,8 @@ def verify_state(state: Any) -> None:
         return
     if isinstance(state, Mapping):
         raise ArgumentError(
-            "state is a dict of variables; expected a State, which also has what normalizes images. "
+            "state is a dict of variables; "
+            "expected a State, which also has what normalizes images. "
             "Write adopt(start(model, optimizer(recipe), recipe, data), variables)."
         )
     raise ArgumentError(
@@ -71,7 +75,11 @@ def verify_state(state: Any) -> None:
 
 
 def _first_fault(state: State) -> str:
-    """Describe the first invalid part of a state, and what was expected; else return ""."""
+    """Describe the first invalid part of a state, and what was expected.
+
+    Returns:
+      The description, or "" for a valid state.
+    """
     for name in ("params", "model_state"):
         tree = getattr(state, name)
         if not isinstance(tree, Mapping):

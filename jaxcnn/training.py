@@ -68,9 +68,9 @@ def make_train_step(
 
     Args:
       model: the network. Under an `axis` it needs a field `axis` if it has state such as BN's.
-      tx: the optimizer. Its `update` receives those extra arguments that it takes: `value` (the
-        loss), `error` (0..1), `grad`, `value_fn` (params -> the loss on the same batch) and
-        `grad_fn` (params, any -> the gradient on the same batch).
+      tx: the optimizer. Its `update` receives those of these extra arguments that it takes. They
+        are `value` (the loss), `error` (0..1), `grad`, `value_fn` and `grad_fn`. `value_fn` returns
+        the loss of params on the same batch. `grad_fn` returns the gradient of (params, any) there.
       loss: a name in `jaxcnn.metrics.LOSSES`.
       freeze: stages without a gradient, whose BN works as in test mode. It is `tx` that takes no
         step for them.
@@ -255,8 +255,8 @@ def train(
 
     The loop, and what is done in it, is the caller's.
 
-    The rows of a recipe have the same bits on one machine with the same number of usable cores and
-    the same versions of Python's packages. Elsewhere they are equal to rounding.
+    The rows of a recipe have the same bits on one machine. This needs the same number of usable
+    cores and the same versions of Python's packages. Elsewhere they are equal to rounding.
 
     A row has these keys:
 
@@ -396,7 +396,8 @@ def check_config(recipe: Recipe, data: Dataset, strategy: parallel.Strategy) -> 
         raise ArgumentError(f"the {recipe.report} split is empty; expected at least one image")
     if recipe.precise_bn and not recipe.batch <= recipe.precise_bn <= n:
         raise ArgumentError(
-            f"precise_bn is {recipe.precise_bn}; expected {recipe.batch} (one batch) to {n} images, or 0"
+            f"precise_bn is {recipe.precise_bn}; "
+            f"expected {recipe.batch} (one batch) to {n} images, or 0"
         )
     if recipe.std is True and not data.std.all():
         raise ArgumentError(
@@ -407,9 +408,9 @@ def check_config(recipe: Recipe, data: Dataset, strategy: parallel.Strategy) -> 
 def check_model(
     model: nn.Module, state: State, data: Dataset, recipe: Recipe, strategy: parallel.Strategy
 ) -> None:
-    """Check that the outputs of `model` fit the data, in training and in test mode.
+    """Check that the outputs of `model` fit the data.
 
-    Nothing is compiled.
+    Training and test mode are both checked. Nothing is compiled.
 
     Raises:
       ArgumentError: they do not, or `recipe.stage_rates` freezes statistics that are not of a BN.
@@ -417,7 +418,8 @@ def check_model(
     num_classes = len(data.classes)
     if getattr(model, "classes", num_classes) != num_classes:
         raise ArgumentError(
-            f"the model has {model.classes} classes and the data {num_classes}; build it with as many"  # pyright: ignore[reportAttributeAccessIssue]
+            f"the model has {model.classes} classes "  # pyright: ignore[reportAttributeAccessIssue]
+            f"and the data {num_classes}; build it with as many"
         )
     # The library's models are tested to return what their fields say, and tracing takes seconds.
     if is_library_model(model):

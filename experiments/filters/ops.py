@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 Padding = int | str | tuple[int, int]
-"""Pixels at both ends of an axis, or (before, after), or "valid" or "same".
+"""Padding of an axis.
 
-"valid" is none. "same" is as many as make ceil(size / stride) windows.
+It is pixels at both ends, or (before, after), or "valid" or "same". "valid" is none. "same" is as
+many as make ceil(size / stride) windows.
 """
 
 FILTERS: dict[str, np.ndarray] = {
@@ -62,13 +63,14 @@ def padding_widths(
     widths = (padding, padding) if isinstance(padding, int) else padding
     if isinstance(widths, str) or len(widths) != 2 or min(widths) < 0:
         raise ValueError(
-            f"padding is {padding!r}; expected 'same', 'valid', a number of pixels or (before, after)"
+            f"padding is {padding!r}; "
+            "expected 'same', 'valid', a number of pixels or (before, after)"
         )
     return widths
 
 
 def output_size(size: int, window: int, stride: int = 1, padding: Padding = 0) -> int:
-    """Return the number of windows that fit into a line of `size` pixels.
+    """Return the number of windows in a line of `size` pixels.
 
     It is floor((size + before + after - window) / stride) + 1.
 
@@ -85,12 +87,14 @@ def output_size(size: int, window: int, stride: int = 1, padding: Padding = 0) -
     """
     if min(size, window, stride) < 1:
         raise ValueError(
-            f"size is {size}, window {window} and stride {stride}; expected whole numbers of at least 1"
+            f"size is {size}, window {window} and stride {stride}; "
+            "expected whole numbers of at least 1"
         )
     room = size + sum(padding_widths(size, window, stride, padding)) - window
     if room < 0:
         raise ValueError(
-            f"a window of {window} does not fit into {room + window} pixels, padding included; write more"
+            f"a window of {window} does not fit into {room + window} pixels, padding included; "
+            "write more"
         )
     return room // stride + 1
 
@@ -242,10 +246,11 @@ def convolution(
 def transposed_convolution(
     image: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0
 ) -> jax.Array:
-    """Compute the gradient of `convolution` with respect to its image, as a layer.
+    """Compute a transposed convolution.
 
-    It makes maps larger. stride - 1 zeros are put between the pixels, and zeros around them. Then
-    the kernel, rotated by 180 degrees and with its channels exchanged, is applied with stride 1.
+    It is the gradient of `convolution` with respect to its image, as a layer. It makes maps larger.
+    stride - 1 zeros are put between the pixels, and zeros around them. Then the kernel, rotated by
+    180 degrees and with its channels exchanged, is applied with stride 1.
 
     In other words, every pixel stamps the kernel, times its value, on the output. Stamps that
     overlap add up. Where the window is not a multiple of the stride, some pixels get more stamps
@@ -346,9 +351,9 @@ def max_pool(
 def average_pool(
     image: jax.Array, window: int, stride: int | None = None, padding: Padding = 0
 ) -> jax.Array:
-    """Return the mean of each window and channel, [h, w, c] -> [h', w', c].
+    """Return the mean of each window and channel.
 
-    The zeros of the padding count.
+    [h, w, c] becomes [h', w', c]. The zeros of the padding count.
 
     Example:
       >>> average_pool(jnp.arange(16.0).reshape(4, 4, 1), 2)[..., 0].tolist()
@@ -360,7 +365,9 @@ def average_pool(
 def local_response_norm(
     image: jax.Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
 ) -> jax.Array:
-    """Divide each channel by a power of its neighbors' squares at the same pixel.
+    """Divide each channel by a power of its neighbors' squares.
+
+    The neighbors are channels at the same pixel.
 
     out_i = image_i / (k + alpha sum_j image_j^2)^beta, where j are the `size` channels around i
     that exist. The default constants are those of the paper. Caffe and PyTorch divide alpha by
@@ -396,7 +403,9 @@ def local_response_norm(
 
 
 def nearest(image: jax.Array, factor: int) -> jax.Array:
-    """Repeat every pixel factor x factor times, [h, w, c] -> [factor h, factor w, c].
+    """Repeat every pixel factor x factor times.
+
+    [h, w, c] becomes [factor h, factor w, c].
 
     Example:
       >>> nearest(jnp.arange(2.0).reshape(1, 2, 1), 2)[..., 0].tolist()

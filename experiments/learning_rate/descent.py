@@ -1,4 +1,4 @@
-"""Gradient descent on losses with a known answer, next to its closed form.
+"""Gradient descent on known losses, next to its closed form.
 
 The gradient of 1/2 c w^2 is c w. So each step multiplies (w, velocity) by a 2x2 matrix, whose
 eigenvalues determine the whole path. On any quadratic the eigenvectors of the Hessian are such
@@ -105,7 +105,8 @@ def descend(
     """
     if type(steps) is not int or steps < 1:
         raise ArgumentError(
-            f"steps is {format_value(steps)}; expected a whole number of at least 1: write steps=100"
+            f"steps is {format_value(steps)}; "
+            "expected a whole number of at least 1: write steps=100"
         )
     scalars = np.float32(_check_positive("rate", rate)), np.float32(_check_momentum(momentum))
     return _descend(loss, _vector("start", start), *scalars, steps, bool(nesterov))
@@ -130,9 +131,10 @@ def limit(curvature: float, momentum: float = 0.0, *, nesterov: bool = False) ->
 
     It is 2 (1 + m) / L at curvature L (Polyak 1964; Cohen et al. 2021, appendix B).
 
-    With a = rate L, w obeys w'' = (1 + m - a) w' - m w. The roots solve z^2 - (1 + m - a) z + m = 0.
-    Their product is m < 1. So they leave the unit disc only through z = -1, where 2 + 2 m - a = 0,
-    or through z = 1, where a = 0. Nesterov's roots solve z^2 - (1 + m)(1 - a) z + m (1 - a) = 0.
+    With a = rate L, w obeys w'' = (1 + m - a) w' - m w. The roots solve
+    z^2 - (1 + m - a) z + m = 0. Their product is m < 1, so they leave the unit disc only through
+    z = -1 or z = 1. There, 2 + 2 m - a = 0 or a = 0.
+    Nesterov's roots solve z^2 - (1 + m)(1 - a) z + m (1 - a) = 0.
     They leave the unit disc at a = (2 + 2 m) / (1 + 2 m).
 
     Example:
@@ -226,9 +228,9 @@ def measured_limit(
     """Measure the largest stable rate by bisection of the rate's logarithm.
 
     A run diverges if a loss is not finite. It also diverges if the highest loss of its last quarter
-    is a tenth above that of its second quarter, and above a millionth of the first loss. In the
+    is both a tenth above that of its second quarter and above a millionth of the first loss. In the
     first quarter momentum may make the loss rise before it falls. Below a millionth a rise may be
-    rounding. At a fraction x above the limit the loss grows by at least exp(4 x) a step, so 1000
+    rounding. At a fraction x above the limit the loss grows by at least exp(4 x) a step. So 1000
     steps resolve 0.01 %.
 
     Args:

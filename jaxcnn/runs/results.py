@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
 
 def finished_runs(out: str | Path) -> list[Run]:
-    """Return the finished runs of a folder, in the order of their names.
+    """Return the finished runs of a folder, ordered by name.
 
     They are those in its subfolders, and those that were packed.
 
@@ -154,7 +154,9 @@ def _round_floats(value: Any) -> Any:
 
 
 def eval_split(runs: Sequence[Run]) -> str | None:
-    """Return the name of the split of the runs' `eval_*` figures; None for no runs.
+    """Return the name of the split of the runs' `eval_*` figures.
+
+    It is None for no runs.
 
     Raises:
       ArgumentError: some are of the test split and some of the validation split. They are not a

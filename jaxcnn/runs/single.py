@@ -22,7 +22,10 @@ from jaxcnn.state import State
 from jaxcnn.training import check_config, train
 
 Measure = Callable[[Any, State, Dataset], Mapping[str, Any]]
-"""Function of (model, state, data) that returns more columns of a row, plain numbers by name."""
+"""Function of (model, state, data) that returns more columns of a row.
+
+The columns are plain numbers by name.
+"""
 
 
 def model_and_optimizer(recipe: Recipe, classes: int) -> tuple[Any, Any]:
@@ -124,7 +127,7 @@ def run(
 def open_run_dir(
     recipe: Recipe, folder: str | Path, strategy: parallel.Strategy, data: Dataset | None = None
 ) -> RunLog:
-    """Return the `RunLog` of a run of `recipe` on `data` in a folder.
+    """Return the `RunLog` of a run of `recipe` on `data`.
 
     Raises:
       ArgumentError: the folder has another run.

@@ -1,6 +1,6 @@
-"""Sweeps of many runs in one folder, with the progress of all of them.
+"""Sweeps of many runs in one folder.
 
-All runs are checked before the first step.
+The progress is that of all runs. All runs are checked before the first step.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def sweep(
     brief: bool = False,
     keep_every: int = 0,
 ) -> dict[str, Result] | None:
-    """Run every recipe in a folder of its name, and show the progress.
+    """Run every recipe in a folder of its name, with progress.
 
     Every recipe and every folder is checked before the first step, so a mistake costs no training.
     `out` belongs to one sweep at a time.
@@ -172,7 +172,7 @@ def _check_memory(runs: Mapping[str, Recipe], weights: Mapping[str, int]) -> Non
 
 
 def machine_memory() -> int | None:
-    """Return the bytes of memory of this machine, or of this process's container.
+    """Return the bytes of memory of this machine or container.
 
     It is None if the system does not report them.
     """
@@ -188,7 +188,7 @@ def machine_memory() -> int | None:
 
 
 def _check_equal_on_all_processes(runs: Mapping[str, Recipe], data: Dataset) -> None:
-    """Check that the processes of the job have the same recipes and data.
+    """Check that all processes have the same recipes and data.
 
     The losses would not show a difference.
 
@@ -215,7 +215,7 @@ def _open_study(
     strategy: parallel.Strategy,
     subsets: Mapping[int | None, Dataset],
 ) -> Iterator[None]:
-    """Lock a study's folder, and check or create the folders of its runs.
+    """Lock a study's folder, and open the folders of its runs.
 
     The primary process does it, which alone has files.
     """

@@ -50,7 +50,7 @@ def load_trained_model(
     data_dir: str | Path | None = None,
     path: bool = False,
 ) -> TrainedModel:
-    """Load the run in a folder, with its start and its newest checkpoint.
+    """Load the run in a folder, with its start and newest checkpoint.
 
     Args:
       folder: of a run, with `config.json` and `checkpoints`. The run need not be finished, but no
@@ -94,7 +94,8 @@ def load_trained_model(
         states[int(state.step)] = state
     if not set(states) - {0}:
         raise ArgumentError(
-            f"{folder} has no checkpoint of a step yet; let it train on, or write another run's folder"
+            f"{folder} has no checkpoint of a step yet; "
+            "let it train on, or write another run's folder"
         )
     return TrainedModel(folder, recipe, data, model, states, read_metrics(folder))
 
