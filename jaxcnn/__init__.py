@@ -1,4 +1,18 @@
-"""jaxcnn: a functional CNN research library in JAX."""
+"""Functional library for research on convolutional networks, in JAX.
+
+State is arrays, functions are arguments, and the training loop is the caller's.
+
+Example:
+  >>> import jaxcnn as jc
+  >>> data = jc.load_dataset("digits")
+  >>> recipe = jc.Recipe(dataset="digits", model="mlp", steps=2, drops=())
+  >>> model, tx = jc.create_model("mlp", len(data.classes)), jc.create_optimizer(recipe)
+  >>> for state, metrics in jc.train(model, tx, data, recipe):
+  ...     print(metrics["step"], metrics["eval_split"])
+  2 test
+  >>> jc.predict(model, state, data.test.images[:8]).shape
+  (8, 10)
+"""
 
 from jaxcnn.checkpoint import CheckpointError as CheckpointError
 from jaxcnn.checkpoint import Checkpoints as Checkpoints

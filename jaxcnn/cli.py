@@ -1,4 +1,7 @@
-"""What every script's `main` needs: options from the command line, one-line errors, a polite stop, a compilation cache."""
+"""Command lines of scripts.
+
+They need options, errors of one line, stop signals and a compilation cache.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 
 from jaxcnn import multihost
+from jaxcnn._util import to_one_line
 from jaxcnn.checkpoint import CheckpointError
 from jaxcnn.data import DataError
 from jaxcnn.data.cache import cache_root
@@ -42,13 +46,21 @@ from jaxcnn.weights import WeightsError
 
 T = TypeVar("T")
 EXIT_USAGE_ERROR = 2
-"""The exit code for what the user can mend."""
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-_ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-GRACE = 120.0
-"""Seconds after SIGTERM or SIGHUP in which a program saves and ends; a program that has not is ended then."""
+"""Exit code of errors that the user can fix."""
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.EIO),
+)
+_STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+GRACE_SECONDS = 120.0
+"""Seconds after SIGTERM or SIGHUP until the process is ended."""
 _COLUMNS = (40, 200)
-"""The narrowest and widest help text: in one column tyro lays it out for minutes."""
+"""Minimum and maximum columns of the help.
+
+With one column, tyro's layout takes minutes.
+"""
 _SEED = (0, 2**32 - 1)
 _STEPS = (1, 10**8)
 _COUNT = (1, 10**7)
@@ -59,14 +71,18 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "bn_group": (0, 2**20),
     "code": (1, 2**16),
     "common": _STEPS,
-    "depth": (1, 8),  # of a U-Net: it halves the image each time
-    "depths": (8, 1202),  # 1202 is the deepest of He et al. 2015
+    # A U-Net halves the image so often.
+    "depth": (1, 8),
+    # The deepest network of He et al. 2015 has 1202 layers.
+    "depths": (8, 1202),
     "devices": (1, 2**16),
     "directions": (1, 1000),
     "draw_seed": _SEED,
     "drops": _STEPS,
-    "epochs": (0, 10**5),  # a fraction in some scripts
-    "every": (1, 10**5),  # the order of the examples of so many steps is drawn at once
+    # Some scripts allow a fraction.
+    "epochs": (0, 10**5),
+    # The order of the examples of so many steps is drawn at once.
+    "every": (1, 10**5),
     "examples": _COUNT,
     "first": (0, 10**8),
     "first_steps": _STEPS,
@@ -112,58 +128,85 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "widths": (1, 2**14),
     "worst": (0, 10**4),
 }
-"""The least and greatest value of every integer option, of whichever script, by its name.
+"""Minimum and maximum of every integer option, by its name.
 
-The upper bounds lie beyond what anybody trains; past them a script would fill the memory, or count for hours before its first
-line. Beside them a script refuses what it cannot use itself.
+They hold for all scripts. The upper bounds are beyond what anybody trains. Above them a script
+would fill the memory, or compute for hours before its first line. Scripts also check what they
+cannot use themselves.
 """
-_flags: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("flags", default=types.MappingProxyType({}))
-"""The options that `parse` has read: name -> default. Messages about them name the flag that the user types."""
+_flags: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
+    "flags", default=types.MappingProxyType({})
+)
+"""Defaults of the options that `parse` has read, by name.
+
+Messages about these options name the flag that the user types.
+"""
 
 
-def parse(presets: Mapping[str, T], args: Sequence[str] | None = None, about: str | None = None) -> T:
-    """Options from the command line: the fields of a dataclass, with the defaults of the preset that `--preset` names.
+def parse(
+    presets: Mapping[str, T], args: Sequence[str] | None = None, about: str | None = None
+) -> T:
+    """Parse the options of the command line.
+
+    Options are the fields of a dataclass. Their defaults are those of the preset that `--preset`
+    names.
 
     Args:
-      presets: name -> an instance; the first is the default. The dataclass has a field `preset`.
-      args: instead of `sys.argv[1:]`.
-      about: what `--help` says first.
+      presets: instances by name; the first is the default. The dataclass has a field `preset`.
+      args: arguments instead of `sys.argv[1:]`.
+      about: text at the start of `--help`.
 
-    A mistake in them is one line on stderr and exit code 2. So are an empty value, an integer beyond `BOUNDS`, and a number
-    that is not finite.
+    Raises:
+      ArgumentError: an option is invalid or empty, an integer is beyond `BOUNDS`, or a number is
+        not finite. In `cli_errors` it becomes one line on stderr and exit code 2.
     """
     import tyro
 
     args = list(sys.argv[1:] if args is None else args)
-    _not_empty(args)
-    named = [b for a, b in itertools.pairwise(args) if a == "--preset"]
-    named += [a.partition("=")[2] for a in args if a.startswith("--preset=")]
-    default = presets[check_choice("preset", named[-1] if named else next(iter(presets)), presets)]
+    _check_not_empty(args)
+    names = [value for flag, value in itertools.pairwise(args) if flag == "--preset"]
+    names += [arg.partition("=")[2] for arg in args if arg.startswith("--preset=")]
+    preset = names[-1] if names else next(iter(presets))
+    default = presets[check_choice("preset", preset, presets)]
     _flags.set(dict(_fields(default)))
-    said = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), _columns():
+        with contextlib.redirect_stderr(stderr), _help_columns():
             options = tyro.cli(type(default), default=default, args=args, description=about)
     except SystemExit as exit:
         if exit.code:
-            raise ArgumentError(_line(said.getvalue())) from None
+            raise ArgumentError(_tyro_error(stderr.getvalue())) from None
         raise
-    for (name, value), (_, usual) in zip(_fields(options), _fields(default), strict=True):
-        _check_bounds(name, value, usual)
+    for (name, value), (_, default_value) in zip(_fields(options), _fields(default), strict=True):
+        _check_bounds(name, value, default_value)
     return options
 
 
-def _not_empty(args: list[str]) -> None:
-    """ArgumentError for an empty value: as a path it would be the current folder."""
-    for before, arg in itertools.pairwise(["", *args]):
-        flag, equals, value = arg.partition("=") if arg.startswith("--") else (before, "=", arg)
+def _check_not_empty(args: list[str]) -> None:
+    """Check that no value is empty.
+
+    As a path it would be the current folder.
+
+    Raises:
+      ArgumentError: a value is empty.
+    """
+    for previous, arg in itertools.pairwise(["", *args]):
+        if arg.startswith("--"):
+            flag, equals, value = arg.partition("=")
+        else:
+            flag, equals, value = previous, "=", arg
         if equals and not value.strip():
-            what = flag if flag.startswith("-") else "an argument"
-            raise ArgumentError(f"{what} is empty; expected a value. Leave it out, or write one after it")
+            name = flag if flag.startswith("-") else "an argument"
+            raise ArgumentError(
+                f"{name} is empty; expected a value. Leave it out, or write one after it"
+            )
 
 
 def _fields(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The options as (name, value), those within parts as `part.name`."""
+    """Yield the names and values of the options.
+
+    The options of a group have names such as `group.name`.
+    """
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
@@ -172,29 +215,31 @@ def _fields(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{field.name}", value
 
 
-def _check_bounds(name: str, value: Any, usual: Any) -> None:
+def _check_bounds(name: str, value: Any, default: Any) -> None:
     low, high = BOUNDS.get(name.rpartition(".")[2], (-math.inf, math.inf))
-    for each in value if isinstance(value, tuple) else (value,):
-        if isinstance(each, bool) or not isinstance(each, (int, float)):
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue
-        if not math.isfinite(each):
-            raise ArgumentError(f"{name} is {each}; expected a finite number. {_use(name, usual)}")
-        if not low <= each <= high:
-            number = "a number" if isinstance(each, float) else "a whole number"
+        advice = _advice(name, default)
+        if not math.isfinite(number):
+            raise ArgumentError(f"{name} is {number}; expected a finite number. {advice}")
+        if not low <= number <= high:
+            kind = "a number" if isinstance(number, float) else "a whole number"
             raise ArgumentError(
-                f"{name} is {format_value(each)}; expected {number} of {low} to {high}. {_use(name, usual)}"
+                f"{name} is {format_value(number)}; expected {kind} of {low} to {high}. {advice}"
             )
 
 
-def _use(name: str, usual: Any) -> str:
-    """What to write instead: the default."""
-    if usual is None or usual == ():
+def _advice(name: str, default: Any) -> str:
+    """Return the advice to use the default."""
+    if default is None or default == ():
         return f"Leave out {flag_name(name)}, or write another"
-    return f"Use {flag_name(name)} {' '.join(map(str, usual)) if isinstance(usual, tuple) else usual}"
+    text = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    return f"Use {flag_name(name)} {text}"
 
 
 def flag_name(name: str) -> str:
-    """The flag of an option.
+    """Return the flag of an option.
 
     Example:
       >>> flag_name("keep_every")
@@ -204,8 +249,8 @@ def flag_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _columns() -> Iterator[None]:
-    """A width within `_COLUMNS` for what lays out text."""
+def _help_columns() -> Iterator[None]:
+    """Set a number of columns within `_COLUMNS`, for layouts of text."""
     before = os.environ.get("COLUMNS")
     low, high = _COLUMNS
     os.environ["COLUMNS"] = str(min(max(shutil.get_terminal_size().columns, low), high))
@@ -218,70 +263,90 @@ def _columns() -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
-def _line(box: str) -> str:
-    """The words of tyro's framed error, on one line."""
-    rows = [re.sub(r"[─-╿]|-{3,}|^[|+]|[|+]$", "", row.strip()).strip() for row in box.splitlines()[1:]]
-    words = " ".join(row for row in rows if row)
-    wrong = re.match(r"Error parsing --(\S+): .*?(int|float)\D*(?:base 10)?: '(.*?)'", words)
-    if wrong:
-        name, kind, value = wrong.groups()
-        usual = _flags.get().get(name.replace("-", "_"))
-        use = _use(name, usual)
-        with contextlib.suppress(ValueError, OverflowError):  # 1e6, where 1000000 was meant
-            use = f"Use --{name} {int(float(value))}" if float(value) == int(float(value)) else use
-        return f"--{name} is {format_value(value)}; expected a {'whole ' if kind == 'int' else ''}number. {use}"
-    words = re.sub(r"\s*Argument helptext:.*?(?=For full helptext|$)", ". ", words)
-    return re.sub(r"[.\s]*For full helptext.*", "; --help lists the options", words)
+def _tyro_error(box: str) -> str:
+    """Return the text of tyro's framed error, on one line."""
+    frame = r"[─-╿]|-{3,}|^[|+]|[|+]$"
+    rows = [re.sub(frame, "", row.strip()).strip() for row in box.splitlines()[1:]]
+    text = " ".join(row for row in rows if row)
+    match = re.match(r"Error parsing --(\S+): .*?(int|float)\D*(?:base 10)?: '(.*?)'", text)
+    if match:
+        name, kind, value = match.groups()
+        advice = _advice(name, _flags.get().get(name.replace("-", "_")))
+        # Such as 1e6 for 1000000.
+        with contextlib.suppress(ValueError, OverflowError):
+            if float(value) == int(float(value)):
+                advice = f"Use --{name} {int(float(value))}"
+        article = "whole " if kind == "int" else ""
+        return f"--{name} is {format_value(value)}; expected a {article}number. {advice}"
+    text = re.sub(r"\s*Argument helptext:.*?(?=For full helptext|$)", ". ", text)
+    return re.sub(r"[.\s]*For full helptext.*", "; --help lists the options", text)
 
 
-def _flagged(message: str) -> str:
-    """A message about an option, naming the flag instead of the field: `--keep-every is -1`, `write --batch 40`."""
+def _name_flags(message: str) -> str:
+    """Replace the names of fields in a message by flags.
+
+    So it has `--keep-every is -1` and `write --batch 40`.
+    """
     options = _flags.get()
-    head = re.match(r"(\w+(?:\.\w+)*) (?:is|spans) ", message)
-    if head and head[1] in options:
-        message = flag_name(message)[: len(head[1]) + 2].replace("_", "-") + message[len(head[1]) :]
+    subject = re.match(r"(\w+(?:\.\w+)*) (?:is|spans) ", message)
+    if subject and subject[1] in options:
+        end = len(subject[1])
+        message = flag_name(message)[: end + 2].replace("_", "-") + message[end:]
 
-    def typed(found: re.Match[str]) -> str:
-        return f"{found[1]}{flag_name(found[2])} {found[3]}" if found[2] in options else found[0]
+    def to_flag(match: re.Match[str]) -> str:
+        verb, name, value = match.groups()
+        return f"{verb}{flag_name(name)} {value}" if name in options else match[0]
 
-    return re.sub(r"((?:write|Write|Use|use) )(\w+)=(\w[\w.-]*)(?![\w(\[=])", typed, message)
+    return re.sub(r"((?:write|Write|Use|use) )(\w+)=(\w[\w.-]*)(?![\w(\[=])", to_flag, message)
 
 
 def _fail(message: str) -> NoReturn:
-    """End with one line on stderr, whatever the message holds, and exit code 2."""
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    """Print a message on one line of stderr, and exit (2)."""
+    print(f"error: {printable(to_one_line(message))}", file=sys.stderr)
     sys.exit(EXIT_USAGE_ERROR)
 
 
 @contextlib.contextmanager
 def cli_errors() -> Iterator[None]:
-    """Turn the errors a user can mend into one line on stderr and exit code 2; others keep their traceback.
+    """Print errors that the user can fix, and exit with code 2.
 
-    Within it, characters that the terminal lacks are replaced, and a stderr that cannot be written ends nothing.
+    They become one line on stderr. Others keep their traceback. Inside the block, characters that
+    the terminal lacks are replaced, and a stderr that cannot be written is no error.
     """
     token = _flags.set({})
-    with _streams(), multihost.abort_all_on_error():
+    with _safe_streams(), multihost.abort_all_on_error():
         try:
             yield
+            # Flushed here, where the error of a pipe without a reader can be handled.
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a pipe whose reader has gone can be answered
-        except (ArgumentError, DataError, CheckpointError, LogError, WeightsError, multihost.MultihostError) as error:
-            _fail(_flagged(str(error)))
-        except BrokenPipeError:  # as of `| head`
-            with contextlib.suppress(OSError, ValueError):  # so that the interpreter's own flush finds no fault
+                sys.stdout.flush()
+        except (
+            ArgumentError,
+            DataError,
+            CheckpointError,
+            LogError,
+            WeightsError,
+            multihost.MultihostError,
+        ) as error:
+            _fail(_name_flags(str(error)))
+        # Such as that of `| head`.
+        except BrokenPipeError:
+            # Else the interpreter's own flush would fail again.
+            with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
-            if error.errno not in _DISK:
+            if error.errno not in _DISK_ERRORS:
                 raise
             if not error.filename and _stdout_fails():
                 _fail(
-                    f"standard output cannot be written ({error.strerror}); expected a pipe or file with room. Use another"
+                    f"standard output cannot be written ({error.strerror}); "
+                    "expected a pipe or file with room. Use another"
                 )
-            what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-            _fail(f"{what}; mend that, or write --out with another folder")
+            fault = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            _fail(f"{fault}; mend that, or write --out with another folder")
         except Exception as error:
-            if (reason := _memory(error) or _devices(error)) is None:
+            if (reason := _memory_message(error) or _device_message(error)) is None:
                 raise
             _fail(reason)
         finally:
@@ -289,7 +354,10 @@ def cli_errors() -> Iterator[None]:
 
 
 def _stdout_fails() -> bool:
-    """Whether what was printed cannot be written; a full disk there is not that of `--out`."""
+    """Check if stdout cannot be written.
+
+    A full disk there is not that of `--out`.
+    """
     try:
         sys.stdout.flush()
     except OSError:
@@ -299,56 +367,76 @@ def _stdout_fails() -> bool:
     return False
 
 
-def _memory(error: Exception) -> str | None:
-    """A line for an error of too little memory, on the host or a device; None for others."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, MemoryError) and not (
-        isinstance(error, jax.errors.JaxRuntimeError)
-        and any(words in text for words in ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc"))
-    ):
+def _memory_message(error: Exception) -> str | None:
+    """Return a message for an error of too little memory.
+
+    The memory is the host's or a device's. The message is None for other errors.
+    """
+    text = to_one_line(error)
+    phrases = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc")
+    is_device_error = isinstance(error, jax.errors.JaxRuntimeError) and any(
+        phrase in text for phrase in phrases
+    )
+    if not isinstance(error, MemoryError) and not is_device_error:
         return None
-    names = [name for name in ("width", "batch", "hidden", "size", "images") if name in _flags.get()]
-    smaller = " or ".join(f"a smaller {flag_name(name)}" for name in names[:3]) or "a smaller network or batch"
-    return f"out of memory ({text[:150] or type(error).__name__}); expected work that fits. Write {smaller}"
+    options = _flags.get()
+    names = [name for name in ("width", "batch", "hidden", "size", "images") if name in options]
+    advice = " or ".join(f"a smaller {flag_name(name)}" for name in names[:3])
+    advice = advice or "a smaller network or batch"
+    return (
+        f"out of memory ({text[:150] or type(error).__name__}); "
+        f"expected work that fits. Write {advice}"
+    )
 
 
-def _devices(error: Exception) -> str | None:
-    """A line for an error of JAX's search for devices; None for others."""
+def _device_message(error: Exception) -> str | None:
+    """Return a message for an error of JAX's search for devices.
+
+    It is None for other errors.
+    """
     files = [Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)]
-    if not isinstance(error, (RuntimeError, AssertionError)) or "xla_bridge.py" not in files[-3:]:
+    is_runtime_error = isinstance(error, (RuntimeError, AssertionError))
+    if not is_runtime_error or "xla_bridge.py" not in files[-3:]:
         return None
-    reason = " ".join(str(error).split())[:150] or "no device of that kind was found"
-    named = os.environ.get("JAX_PLATFORMS")
-    if named:
+    reason = to_one_line(error, 150) or "no device of that kind was found"
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms:
         return (
-            f"JAX_PLATFORMS is {named!r} ({reason}); expected a kind of device of this machine. Use JAX_PLATFORMS=cpu"
+            f"JAX_PLATFORMS is {platforms!r} ({reason}); "
+            "expected a kind of device of this machine. Use JAX_PLATFORMS=cpu"
         )
-    return f"JAX finds no device ({reason}); expected a working CPU, GPU or TPU. Use JAX_PLATFORMS=cpu"
+    return (
+        f"JAX finds no device ({reason}); expected a working CPU, GPU or TPU. Use JAX_PLATFORMS=cpu"
+    )
 
 
-_PLAIN = {"±": "+/-", "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "≤": "<=", "≥": ">="}
-_PLAIN |= {"→": "->", "’": "'", "─": "-", "│": "|", "█": "#"}
+_ASCII = {"±": "+/-", "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "≤": "<="}
+_ASCII |= {"≥": ">=", "→": "->", "’": "'", "─": "-", "│": "|", "█": "#"}
 
 
-def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Replace what an encoding lacks: a handler for `codecs.register_error`."""
+def _replace_with_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that an encoding lacks.
+
+    It is a handler for `codecs.register_error`.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
-    # The corners of a box are + where they are drawn at all.
-    return "".join(_PLAIN.get(c, "+" if "─" <= c <= "╿" else "?") for c in missing), error.end
+    # Corners of boxes become +, other characters ?.
+    text = "".join(_ASCII.get(c, "+" if "─" <= c <= "╿" else "?") for c in missing)
+    return text, error.end
 
 
-codecs.register_error("jaxcnn", _plain)
+codecs.register_error("jaxcnn", _replace_with_ascii)
 
 
 @contextlib.contextmanager
-def _streams() -> Iterator[None]:
-    """Within it no character is beyond stdout and stderr, and nothing that is wrong with stderr is an error."""
-    before = {}
+def _safe_streams() -> Iterator[None]:
+    """Replace characters that stdout and stderr lack, and ignore faults of stderr."""
+    error_handlers = {}
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
-            before[stream] = stream.errors
+            error_handlers[stream] = stream.errors
             with contextlib.suppress(OSError, ValueError):
                 stream.reconfigure(errors="jaxcnn")
     stderr, sys.stderr = sys.stderr, SafeStream(sys.stderr)
@@ -356,21 +444,26 @@ def _streams() -> Iterator[None]:
         yield
     finally:
         sys.stderr = stderr
-        for stream, errors in before.items():
+        for stream, handler in error_handlers.items():
             with contextlib.suppress(OSError, ValueError):
-                stream.reconfigure(errors=errors)
+                stream.reconfigure(errors=handler)
 
 
 class GracefulShutdown:
-    """Asks a run to stop when Ctrl-C, SIGTERM or SIGHUP comes, so that it can finish its step and save.
+    """Flag that Ctrl-C, SIGTERM or SIGHUP sets.
 
-    A second Ctrl-C ends the process at once; in a notebook or another interactive interpreter it raises KeyboardInterrupt
-    instead. A program that SIGTERM or SIGHUP has not ended after `GRACE` seconds is ended then. SIGHUP, which a closed
-    terminal sends, stays ignored under `nohup`.
+    A run can thereby finish its step and save.
 
-    Where the job has several processes, a signal to one of them stops all. The first signal is answered by a line, and the
-    second obeyed, in the middle of a compilation too: a thread listens, for Python itself hears nothing until that is over.
-    In another thread than the main one, where Python handles no signals, none is listened for.
+    A second Ctrl-C ends the process at once. In a notebook or another interactive interpreter it
+    raises KeyboardInterrupt instead. A program that SIGTERM or SIGHUP has not ended after
+    `GRACE_SECONDS` seconds is ended then. SIGHUP, which a closed terminal sends, stays ignored
+    under `nohup`.
+
+    If the job has several processes, a signal to one of them stops all. A line answers the first
+    signal, and the second takes effect in the middle of a compilation too. Both need a thread of
+    their own, because Python handles no signal until a compilation ends.
+
+    Python handles signals only in the main thread. In another thread the flag stays unset.
 
     Example:
       >>> with GracefulShutdown() as stop:
@@ -380,93 +473,125 @@ class GracefulShutdown:
 
     def __init__(self):
         self.signal = 0
-        self._interactive = _interactive()
-        self._before: dict[Any, Any] | None = None
+        self._interactive = _is_interactive()
+        self._old_handlers: dict[Any, Any] | None = None
 
     def __call__(self) -> bool:
-        """Whether somebody has asked. In a job of several processes all must ask this at the same point."""
+        """Check if a signal has come.
+
+        All processes of a job must call it at the same point.
+        """
         self.signal = multihost.global_max(self.signal)
         return self.signal > 0
 
     def __enter__(self) -> GracefulShutdown:
         if threading.current_thread() is not threading.main_thread():
             return self
-        asking = [s for s in _ASKING if s == signal.SIGINT or signal.getsignal(s) is not signal.SIG_IGN]
-        self._before = {s: signal.signal(s, self._ask) for s in asking}
+        numbers = [
+            number
+            for number in _STOP_SIGNALS
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+        ]
+        self._old_handlers = {number: signal.signal(number, self._handle) for number in numbers}
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._woken = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        threading.Thread(target=_listen, args=(reader, self._interactive), daemon=True).start()
+        self._old_wakeup_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        arguments = (reader, self._interactive)
+        threading.Thread(target=_answer_signals, args=arguments, daemon=True).start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._before is None:
+        if self._old_handlers is None:
             return
-        signal.set_wakeup_fd(self._woken)
+        signal.set_wakeup_fd(self._old_wakeup_fd)
         os.close(self._writer)
-        for number, handler in self._before.items():
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, frame: Any) -> None:
         if self.signal and number == signal.SIGINT and self._interactive:
             raise KeyboardInterrupt
         self.signal = self.signal or number
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 0 if nothing came."""
+        """Exit code of the process.
+
+        It is 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, else 0.
+        """
         return 128 + self.signal if self.signal else 0
 
 
-def _interactive() -> bool:
-    """Whether somebody types into this very process, which is then not to be ended: a notebook, `python -i`."""
+def _is_interactive() -> bool:
+    """Check if a user types into this process.
+
+    It is a notebook or `python -i`. Such a process must not be ended.
+    """
     import builtins
 
     return hasattr(sys, "ps1") or bool(sys.flags.interactive) or hasattr(builtins, "get_ipython")
 
 
-def _listen(reader: int, interactive: bool) -> None:
-    """Answer the signals of which a byte comes through the pipe `reader`, until its other end is closed."""
-    asked = 0
-    until = math.inf
+def _answer_signals(reader: int, interactive: bool) -> None:
+    """Answer signals until the other end of a pipe is closed.
+
+    Args:
+      reader: file descriptor of the pipe, through which a byte comes for each signal.
+      interactive: never end the process.
+    """
+    first = 0
+    deadline = math.inf
     poll = select.poll()
     poll.register(reader)
     while True:
-        left = until - time.monotonic()
-        if left <= 0 or not poll.poll(None if left == math.inf else 1000 * left + 1):
-            _tell(f"\nended {GRACE:g} s after signal {asked}; the same command goes on from the last saved state\n")
-            os._exit(128 + asked)
-        if not (number := os.read(reader, 1)):
+        seconds_left = deadline - time.monotonic()
+        timeout = None if seconds_left == math.inf else 1000 * seconds_left + 1
+        if seconds_left <= 0 or not poll.poll(timeout):
+            _print_now(
+                f"\nended {GRACE_SECONDS:g} s after signal {first}; "
+                "the same command goes on from the last saved state\n"
+            )
+            os._exit(128 + first)
+        if not (received := os.read(reader, 1)):
             break
-        if number[0] not in _ASKING:
+        number = received[0]
+        if number not in _STOP_SIGNALS:
             continue
-        if asked and number[0] == signal.SIGINT and not interactive:
-            _tell("\nended at once; the same command goes on from the last state that was saved\n")
+        if first and number == signal.SIGINT and not interactive:
+            _print_now(
+                "\nended at once; the same command goes on from the last state that was saved\n"
+            )
             os._exit(128 + signal.SIGINT)
-        if not asked:
-            asked = number[0]
-            second = "another interrupt raises KeyboardInterrupt" if interactive else "Ctrl-C ends it at once"
-            _tell(f"\nstopping after this step; {second}\n")
-        if number[0] != signal.SIGINT and not interactive:
-            asked, until = (asked, until) if until < math.inf else (number[0], time.monotonic() + GRACE)
+        if not first:
+            first = number
+            exception, end = "another interrupt raises KeyboardInterrupt", "Ctrl-C ends it at once"
+            second = exception if interactive else end
+            _print_now(f"\nstopping after this step; {second}\n")
+        # The first SIGTERM or SIGHUP sets the deadline.
+        if number != signal.SIGINT and not interactive and deadline == math.inf:
+            first, deadline = number, time.monotonic() + GRACE_SECONDS
     os.close(reader)
 
 
-def _tell(text: str) -> None:
-    """Write to stderr while Python's main thread may be busy; not where stderr is closed and 2 may be any file."""
+def _print_now(text: str) -> None:
+    """Write to stderr, also while Python's main thread is busy.
+
+    If stderr is closed, the descriptor 2 may be any file, so nothing is written.
+    """
     if sys.__stderr__ is not None:
         with contextlib.suppress(OSError):
             os.write(2, text.encode())
 
 
 def enable_compilation_cache(folder: str | Path | None = None) -> None:
-    """Keep compiled programs in a user cache folder, so that a second start is quick; JAX's own settings win.
+    """Store compiled programs in a folder.
 
-    Programs that were written in part are removed when JAX first comes upon one, with one line, and compiled again. Where
-    there is no home directory and no other folder is named, nothing is kept.
+    A second start is then quick. JAX's own settings have precedence. Damaged programs are removed
+    when JAX first reads one, with a warning, and are compiled again. Without a home directory or
+    another folder, nothing is stored.
 
     Args:
-      folder: by default `$JAXCNN_CACHE` or `~/.cache/jaxcnn`, then `programs`.
+      folder: by default `programs` in `$JAXCNN_CACHE` or `~/.cache/jaxcnn`.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
@@ -477,64 +602,84 @@ def enable_compilation_cache(folder: str | Path | None = None) -> None:
             return
     folder = Path(folder).expanduser()
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # The small ones too: a network's first weights are drawn by some thirty of them, 5 s of compiling.
+    # Small programs are stored too. Some thirty of them initialize a network, 5 s of compilation.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    warnings.showwarning = _OneWarning(folder, warnings.showwarning)
+    warnings.showwarning = _CacheWarnings(folder, warnings.showwarning)
 
 
-class _OneWarning:
-    """Shows warnings as before, but of JAX's about its cache one only; damaged programs are removed then."""
+class _CacheWarnings:
+    """Function that shows warnings, with limits for JAX's cache.
 
-    def __init__(self, folder: Path, before: Any):
-        self.folder, self.before, self.told = folder, before, set()
+    It shows one warning of each kind about the cache. It also removes damaged programs.
+    """
+
+    def __init__(self, folder: Path, show: Any):
+        self.folder, self.show, self.shown_kinds = folder, show, set()
 
     def __call__(self, message: Any, *args: Any, **kwargs: Any) -> None:
-        found = re.match(r"Error (read|writ)ing persistent compilation cache entry", str(message))
-        if found is None:
-            return self.before(message, *args, **kwargs)
-        if found[1] in self.told:
+        match = re.match(r"Error (read|writ)ing persistent compilation cache entry", str(message))
+        if match is None:
+            return self.show(message, *args, **kwargs)
+        kind = match[1]
+        if kind in self.shown_kinds:
             return None
-        self.told.add(found[1])
-        reason = " ".join(str(message).partition("': ")[2].split())[:150]
-        if found[1] == "writ":
+        self.shown_kinds.add(kind)
+        reason = to_one_line(str(message).partition("': ")[2], 150)
+        if kind == "writ":
             line = f"compiled programs cannot be kept in {self.folder} ({reason})"
         else:
             count = remove_damaged_programs(self.folder)
-            line = f"compiled programs in {self.folder} are damaged, and made again: {count} ({reason})"
+            line = (
+                f"compiled programs in {self.folder} are damaged, "
+                f"and made again: {count} ({reason})"
+            )
         print(f"warning: {line}", file=sys.stderr)
 
 
 def remove_damaged_programs(folder: str | Path) -> int:
-    """Remove the programs that JAX's cache `folder` holds in part, as a full disk or a kill leaves them; returns how many."""
+    """Remove incomplete programs from JAX's cache.
+
+    A full disk or a kill leaves them.
+
+    Args:
+      folder: of the cache.
+
+    Returns:
+      The number of removed programs.
+    """
     count = 0
     for path in Path(folder).glob("*-cache"):
         try:
-            whole = path.is_file() and _unpacks(path.read_bytes())
+            is_complete = path.is_file() and _is_complete_archive(path.read_bytes())
         except OSError:
             continue
-        if not whole:
+        if not is_complete:
             with contextlib.suppress(OSError):
                 path.unlink()
                 count += 1
     return count
 
 
-def _unpacks(packed: bytes) -> bool:
-    """Whether bytes are a whole archive of zlib or Zstandard, whichever JAX has written."""
-    if packed[:4] != b"\x28\xb5\x2f\xfd":
+def _is_complete_archive(content: bytes) -> bool:
+    """Check if bytes are a complete archive of zlib or Zstandard.
+
+    JAX writes either.
+    """
+    if content[:4] != b"\x28\xb5\x2f\xfd":
         try:
-            unpacking = zlib.decompressobj()
-            unpacking.decompress(packed)
+            decompressor = zlib.decompressobj()
+            decompressor.decompress(content)
         except zlib.error:
             return False
-        return unpacking.eof
+        return decompressor.eof
     try:
-        zstandard: Any = importlib.import_module("zstandard")  # JAX's choice where it is installed
+        # JAX uses it if it is installed.
+        zstandard: Any = importlib.import_module("zstandard")
     except ImportError:
         return False
     try:
-        unpacking = zstandard.ZstdDecompressor().decompressobj()
-        unpacking.decompress(packed)
+        decompressor = zstandard.ZstdDecompressor().decompressobj()
+        decompressor.decompress(content)
     except zstandard.ZstdError:
         return False
-    return unpacking.eof
+    return decompressor.eof

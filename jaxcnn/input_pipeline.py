@@ -1,4 +1,7 @@
-"""How examples reach a step: a data set in memory is moved to the devices whole, one on disk is streamed batch by batch."""
+"""Transport of examples to the devices.
+
+A data set in memory is moved to the devices whole. One on disk is streamed batch by batch.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,39 @@ T = TypeVar("T")
 
 
 class InputPipeline(NamedTuple):
-    """A split as a strategy's folds take it."""
+    """A split in the form that a strategy's compiled steps take.
+
+    They are those of `Strategy.compile_steps`.
+    """
 
     split: Split | None
-    """The whole split on the devices, or None where it is streamed."""
+    """The whole split on the devices, or None if it is streamed."""
     chunks: Callable[[np.ndarray], Iterator[Any]]
-    """int32 [steps, batch] -> what one call of a fold takes, again and again."""
+    """Function that splits an order, int32 [steps, batch], into chunks.
+
+    A chunk is the order of one call of the compiled steps. If the split is streamed, its examples
+    come with it.
+    """
 
 
 def input_pipeline(split: Split, strategy: Strategy) -> InputPipeline:
-    """The split for `strategy`: streamed if its images are an array on disk (`np.memmap`), else moved to the devices now.
+    """Return the pipeline of a split for `strategy`.
 
-    Of streamed images a thread reads the next piece while the devices work on one; the bits of a run are the same either way.
+    A split whose images are an array on disk (`np.memmap`) is streamed. A thread reads the next
+    chunk while the devices work on the last one. Any other split is moved to the devices now. The
+    bits of a run are the same either way.
+
+    Args:
+      split: images and labels.
+      strategy: devices.
 
     Example:
       >>> from jaxcnn import strategy, load_dataset
       >>> test = load_dataset("digits").test
-      >>> fixed, pieces = input_pipeline(test, strategy("jit", devices=1))
-      >>> index = next(pieces(np.arange(32, dtype=np.int32)[None]))
-      >>> np.asarray(gather_batch(fixed, index[0])[2]).tolist() == test.labels[:32].tolist()
+      >>> on_device, chunks = input_pipeline(test, strategy("jit", devices=1))
+      >>> index = next(chunks(np.arange(32, dtype=np.int32)[None]))
+      >>> labels = gather_batch(on_device, index[0])[2]
+      >>> np.asarray(labels).tolist() == test.labels[:32].tolist()
       True
     """
     if not isinstance(split.images, np.memmap):
@@ -44,29 +61,42 @@ def input_pipeline(split: Split, strategy: Strategy) -> InputPipeline:
     def read(index: np.ndarray) -> Any:
         return index, Split(split.images[index], split.labels[index])
 
-    size = split.images[:1].nbytes
-    return InputPipeline(None, lambda order: prefetch(read, strategy.chunks(order, size)))
+    bytes_per_image = split.images[:1].nbytes
+    return InputPipeline(
+        None, lambda order: prefetch(read, strategy.chunks(order, bytes_per_image))
+    )
 
 
 def gather_batch(split: Split | None, index: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(numbers int32 [b], images uint8 [b, h, w, c], labels [b, ...]) of a step, from what a feed gave it."""
+    """Return the examples of a step.
+
+    Args:
+      split: that of the `InputPipeline`.
+      index: the row of a chunk: int32 [b], or with None for `split` the pair of it and its
+        examples.
+
+    Returns:
+      Numbers int32 [b], images uint8 [b, h, w, c] and labels [b, ...].
+    """
     if split is None:
         return index[0], index[1].images, index[1].labels
     return index, jnp.asarray(split.images)[index], jnp.asarray(split.labels)[index]
 
 
 def prefetch(make: Callable[[T], Any], items: Iterable[T]) -> Iterator[Any]:
-    """`map(make, items)`, with the next one made in a thread while the last is in use.
+    """Yield `make(item)` for each of the items.
+
+    A thread makes the next one while the last is in use.
 
     Example:
       >>> list(prefetch(abs, [-1, 2]))
       [1, 2]
     """
     with ThreadPoolExecutor(1, "jaxcnn-feed") as pool:
-        coming = None
+        future = None
         for item in items:
-            last, coming = coming, pool.submit(make, item)
-            if last is not None:
-                yield last.result()
-        if coming is not None:
-            yield coming.result()
+            previous, future = future, pool.submit(make, item)
+            if previous is not None:
+                yield previous.result()
+        if future is not None:
+            yield future.result()

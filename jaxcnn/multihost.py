@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from flax import serialization
 
+from jaxcnn._util import to_one_line
 from jaxcnn.recipe import ArgumentError
 
 T = TypeVar("T")
@@ -88,7 +89,7 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
         )
     except (ValueError, RuntimeError) as error:
         raise ArgumentError(
-            f"this process cannot join a job: {' '.join(str(error).split())}; "
+            f"this process cannot join a job: {to_one_line(error)}; "
             "write --coordinator HOST:PORT --num-processes N --process-id 0 (to N - 1)"
         ) from None
     finally:
@@ -246,7 +247,7 @@ def _broadcast(fn: Callable[[], bytes]) -> bytes:
         try:
             data = fn()
         except Exception as failure:
-            error, data = failure, " ".join(str(failure).split()).encode()
+            error, data = failure, to_one_line(failure).encode()
     failed, size = _broadcast_array(np.array([error is not None, len(data)], np.int32))
     # In whole pages, so that data of similar length use the same compiled program.
     page = np.zeros(-(-size // 4096) * 4096, np.uint8)
@@ -293,7 +294,7 @@ def abort_all_on_error() -> Iterator[None]:
         # Not only JaxRuntimeError. The same words may come in another type, which depends on where
         # the end of the other process is detected.
         if is_multihost() and isinstance(error, Exception) and any(word in str(error) for word in _PEER_ERRORS):
-            reason = " ".join(str(error).split())[:200]
+            reason = to_one_line(error, 200)
             abort(
                 _DEAD,
                 f"another process of this job has ended, start all of them again to go on: {reason}",

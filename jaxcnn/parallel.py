@@ -1,11 +1,12 @@
-"""Devices: the only file that knows how many there are. A step is folded over batches on one device, many, or many hosts.
+"""Devices and the strategies of running a step on them.
 
-A step is a pure function `(carry, fixed, index[b]) -> carry`; where the data stay on the host, each index comes with its
-examples. The strategies differ in who splits the batch:
+This is the only file that lists devices. A step is a pure function `(carry, fixed, index[b]) ->
+carry`, and is run over batches on one device, several devices or several hosts. Where the data stay
+on the host, each index comes with its examples. The strategies differ in what splits the batch:
 
-- "jit": the batch is sharded over a mesh and the step is left as it is; XLA adds the communication. Also on many hosts,
-  after `jaxcnn.multihost.initialize`.
-- "pmap": the step is mapped over this host's devices and itself averages over the axis named `AXIS`.
+- "jit": the batch is sharded over a mesh, and the step is unchanged. XLA adds the communication. It
+  also runs on several hosts, after `jaxcnn.multihost.initialize`.
+- "pmap": the step is mapped over this host's devices. It averages over the axis `AXIS` itself.
 """
 
 from __future__ import annotations
@@ -27,21 +28,39 @@ from jaxcnn import cpu
 from jaxcnn.arguments import ArgumentError, check_choice, check_integer, format_value
 
 MAX_PROGRAMS = 32
-"""Kept results of `compiled` functions at most: some 16 networks with what trains and what tests each."""
+"""Maximum number of cached results of `cached_program` functions.
+
+These are some 16 networks with a program each for training and evaluation.
+"""
 AXIS = "batch"
+"""Name of the axis over which "pmap" splits the batch."""
 MAX_SCAN_STEPS = 500
-"""Steps in one program at most, so that a run can be stopped and its divergence be seen; some seconds on a fast device."""
+"""Maximum number of steps in one call of a program.
+
+It bounds the time until a run can be stopped and its divergence is noticed. That is some seconds on
+a fast device.
+"""
 P = ParamSpec("P")
 T = TypeVar("T")
 MIN_OPTIMIZED_VALUES = 1 << 24
-"""Values that a program must read to be worth compiling anew in every process: 5,461 images of 32x32x3."""
+"""Minimum number of values that an optimized program reads.
+
+They are those of 5,461 images of 32x32x3. Below that, the compilation in every process takes more
+time than it saves.
+"""
 MAX_CHUNK_BYTES = 1 << 28
-"""What a program is given at most of data that are streamed to it: two such parts are in memory at a time."""
+"""Maximum bytes of streamed data in one call of a program.
+
+Two such chunks are in memory at a time.
+"""
 Step = Callable[[Any, Any, Any], Any]
 
 
 class Strategy:
-    """Where arrays live and how a step is run; made by `strategy`."""
+    """Placement of arrays on devices, and compilation of steps.
+
+    `strategy` makes it.
+    """
 
     def __init__(self, kind: str, devices: Sequence[Any]):
         self.kind = kind
@@ -50,109 +69,164 @@ class Strategy:
 
     @property
     def axis(self) -> str | None:
-        """The axis that a step must average over, or None where XLA does it."""
+        """Name of the axis that a step must average over.
+
+        It is None if XLA averages.
+        """
         return AXIS if self.kind == "pmap" else None
 
     @cached_property
     def scans(self) -> bool:
-        """Whether batches are scanned inside one program. On a CPU they are not: a convolution's gradient inside a
-        loop is some 40 times slower there (XLA leaves its fast kernels)."""
+        """Flag of strategies that scan over the batches inside one program.
+
+        It is False on a CPU. A convolution's gradient inside a loop takes some 40 times as long
+        there, because XLA does not use its fast kernels.
+        """
         return self.devices[0].platform != "cpu"
 
     def check(self, batch: int) -> None:
-        """ArgumentError unless `batch` divides by the devices."""
+        """Check that `batch` divides by the number of devices.
+
+        Raises:
+          ArgumentError: it does not. The message has the nearest batches that do.
+        """
         count = len(self.devices)
         if batch % count:
             below, above = batch - batch % count, batch - batch % count + count
-            near = f"{below} or {above}" if below else f"{above}"
-            raise ArgumentError(f"batch is {batch}, which {count} devices cannot share equally; write batch={near}")
+            nearest = f"{below} or {above}" if below else f"{above}"
+            raise ArgumentError(
+                f"batch is {batch}, which {count} devices cannot share equally; "
+                f"write batch={nearest}"
+            )
 
     def replicate(self, tree: Any) -> Any:
-        """Host arrays -> the same on every device."""
+        """Return a tree of host arrays on every device."""
         if self.kind == "pmap":
             return jax.tree.map(self._stack, tree)
         return jax.tree.map(lambda x: self._place(np.asarray(x), PartitionSpec()), tree)
 
     def fetch(self, tree: Any) -> Any:
-        """Arrays on every device -> one copy, as numpy arrays on the host."""
+        """Return a tree of replicated arrays as NumPy arrays on the host."""
         if self.kind == "pmap":
-            return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)).reshape(x.shape[1:]), tree)
+            return jax.tree.map(
+                lambda x: np.asarray(x.addressable_data(0)).reshape(x.shape[1:]), tree
+            )
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
-    def chunks(self, order: np.ndarray, size: int = 0) -> Iterator[np.ndarray]:
-        """Split an order, int32 [steps, batch], into scans of at most `MAX_SCAN_STEPS` steps, or into single steps.
+    def chunks(self, order: np.ndarray, bytes_per_example: int = 0) -> Iterator[np.ndarray]:
+        """Split an order into chunks, each for one call of a program.
 
-        `size` is the bytes that travel with each example of a step, if any: a piece then takes at most `MAX_CHUNK_BYTES`.
+        A chunk has at most `MAX_SCAN_STEPS` steps and `MAX_CHUNK_BYTES` bytes of examples. It has
+        one step if the strategy does not scan.
+
+        Args:
+          order: int32 [steps, batch].
+          bytes_per_example: of the data that each example of a step brings along; 0 if none.
         """
-        most = min(MAX_SCAN_STEPS, max(1, MAX_CHUNK_BYTES // max(1, size * order.shape[1]))) if self.scans else 1
-        yield from np.array_split(order, math.ceil(len(order) / most))
+        max_steps = 1
+        if self.scans:
+            bytes_per_step = max(1, bytes_per_example * order.shape[1])
+            max_steps = min(MAX_SCAN_STEPS, max(1, MAX_CHUNK_BYTES // bytes_per_step))
+        yield from np.array_split(order, math.ceil(len(order) / max_steps))
 
-    def should_optimize(self, values: int) -> bool:
-        """Whether a fold that reads so many values (images x pixels x channels) is done sooner if it is `tuned`.
+    def should_optimize(self, num_values: int) -> bool:
+        """Check if steps finish sooner when compiled with `optimize`.
 
-        That is on one x86 CPU, and from `MIN_OPTIMIZED_VALUES` values on: a tuned program is compiled anew in every process.
+        That is so on one x86 CPU, from `MIN_OPTIMIZED_VALUES` values on. An optimized program is
+        compiled again in every process.
+
+        Args:
+          num_values: values that the steps read, images x pixels x channels.
         """
-        alone = self.kind == "jit" and len(self.devices) == 1 and self.devices[0].platform == "cpu"
-        return alone and values >= MIN_OPTIMIZED_VALUES and cpu.available()
+        is_one_cpu = (
+            self.kind == "jit" and len(self.devices) == 1 and self.devices[0].platform == "cpu"
+        )
+        return is_one_cpu and num_values >= MIN_OPTIMIZED_VALUES and cpu.available()
 
-    def compile_steps(self, step: Step, tuned: bool = False) -> Callable[[Any, Any, Any], Any]:
-        """`run(carry, fixed, order) -> carry`: `step` over the rows of `order`, int32 [steps, batch] on the host.
+    def compile_steps(self, step: Step, optimize: bool = False) -> Callable[[Any, Any, Any], Any]:
+        """Return a function that runs `step` over the rows of an order.
 
-        `carry` and `fixed` are as `replicate` gives them; the memory of `carry` is given away. `fixed` is anything the
-        step only reads, such as a whole data set. `order` may be a tree of arrays [steps, batch, ...]. `tuned` is what
-        `should_optimize` says: convolutions by `jaxcnn.cpu`, the same up to rounding.
+        Args:
+          step: `(carry, fixed, index) -> carry`, a pure function.
+          optimize: compute convolutions by `jaxcnn.cpu`, the same up to rounding. See
+            `should_optimize`.
+
+        Returns:
+          `run(carry, fixed, order) -> carry`. `carry` and `fixed` are as `replicate` returns them.
+          The memory of `carry` is donated. `fixed` is anything that the step only reads, such as a
+          whole data set. `order` is int32 [steps, batch] on the host, or a tree of arrays
+          [steps, batch, ...].
         """
-
-        program, place = self._program(step, tuned)
-        compiled = set()
+        program, place = self._program(step, optimize)
+        compiled_shapes = set()
 
         def run(carry: Any, fixed: Any, order: Any) -> Any:
             nonlocal program
             placed = jax.tree.map(place, order)
-            if jax.tree.leaves(order)[0].shape in compiled:
-                return self._settled(program(carry, fixed, placed))
-            compiled.add(jax.tree.leaves(order)[0].shape)
-            if tuned:
+            if jax.tree.leaves(order)[0].shape in compiled_shapes:
+                return self._wait_if_shared(program(carry, fixed, placed))
+            compiled_shapes.add(jax.tree.leaves(order)[0].shape)
+            if optimize:
                 with cpu.without_persistent_cache():
                     return program(carry, fixed, placed)
-            # The call finds what `trace` traced in JAX's cache; programs of `pmap` have none.
+            # The call uses what `trace` traced, from JAX's cache. Programs of `pmap` have no
+            # `trace`.
             trace = getattr(program, "trace", jax.make_jaxpr(program))
-            if self.devices[0].platform == "cpu" and cpu.has_negative_padding(trace(carry, fixed, placed).jaxpr):
-                program, _ = self._program(cpu.crop_negative_padding(step), tuned)
-            return self._settled(program(carry, fixed, placed))
+            if self.devices[0].platform == "cpu" and cpu.has_negative_padding(
+                trace(carry, fixed, placed).jaxpr
+            ):
+                program, _ = self._program(cpu.crop_negative_padding(step), optimize)
+            return self._wait_if_shared(program(carry, fixed, placed))
 
         return run
 
     def memory(self, step: Step, carry: Any, fixed: Any, index: np.ndarray) -> int | None:
-        """Bytes that one step takes on each device beside its arguments and its result: activations and gradients.
+        """Return the bytes that one step takes on each device.
 
-        It is XLA's plan for what `fold` compiles, known before anything runs; None where XLA does not tell.
+        They are XLA's plan for the program of `compile_steps`, known before anything runs. They
+        cover activations and gradients, but neither arguments nor results.
 
         Args:
-          step, carry, fixed: as in `fold`; the memory of `carry` is left alone.
+          step: as in `compile_steps`.
+          carry: as in `compile_steps`, but its memory is not donated.
+          fixed: as in `compile_steps`.
           index: int32 [batch], on the host.
+
+        Returns:
+          The bytes, or None if XLA does not report them.
 
         Example:
           >>> def step(total, x, index):
           ...     return total + (x[index] @ x[index].T).sum()
-          >>> alone, x = strategy("jit", devices=1), np.ones((200, 10), np.float32)
-          >>> few, many = (alone.memory(step, np.float32(0), x, np.arange(b, dtype=np.int32)) for b in (20, 200))
-          >>> bool(few and many and few < many)
+          >>> jit, x = strategy("jit", devices=1), np.ones((200, 10), np.float32)
+          >>> indices = (np.arange(batch, dtype=np.int32) for batch in (20, 200))
+          >>> small, large = (jit.memory(step, np.float32(0), x, index) for index in indices)
+          >>> bool(small and large and small < large)
           True
         """
         plan = self.compile(step, carry, fixed, index).memory_analysis()
         return None if plan is None else int(plan.temp_size_in_bytes)
 
     def compile(
-        self, step: Step, carry: Any, fixed: Any, index: np.ndarray, tuned: bool = False
+        self, step: Step, carry: Any, fixed: Any, index: np.ndarray, optimize: bool = False
     ) -> jax.stages.Compiled:
-        """One step as XLA compiles it for `fold`, to be read: its text, its memory. Arguments as in `memory` and `fold`."""
-        program, place = self._program(step, tuned)
-        with cpu.without_persistent_cache() if tuned else contextlib.nullcontext():
+        """Return one step as XLA compiles it.
+
+        Its text and its memory can be read.
+
+        Args:
+          step: as in `compile_steps`.
+          carry: as in `memory`.
+          fixed: as in `compile_steps`.
+          index: int32 [batch], on the host.
+          optimize: as in `compile_steps`.
+        """
+        program, place = self._program(step, optimize)
+        with cpu.without_persistent_cache() if optimize else contextlib.nullcontext():
             return program.lower(carry, fixed, place(index[None])).compile()
 
-    def _program(self, step: Step, tuned: bool) -> tuple[Any, Callable[[np.ndarray], Any]]:
-        """What is compiled for `fold`, and what brings an order to the devices."""
+    def _program(self, step: Step, optimize: bool) -> tuple[Any, Callable[[np.ndarray], Any]]:
+        """Return the program of `compile_steps`, and the function that places an order."""
 
         def run(carry, fixed, order):
             if len(jax.tree.leaves(order)[0]) == 1:
@@ -160,42 +234,51 @@ class Strategy:
             return jax.lax.scan(lambda c, index: (step(c, fixed, index), None), carry, order)[0]
 
         if self.kind == "pmap":
-            return jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0), self._share
-        whole = NamedSharding(self.mesh, PartitionSpec())
+            return jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0), self._split_batch
+        replicated = NamedSharding(self.mesh, PartitionSpec())
         options = cpu_options() if self.devices[0].platform == "cpu" else None
-        if tuned:
+        if optimize:
             run, options = cpu.optimized(run), (options or {}) | cpu.OPTIONS
-        jitted = jax.jit(run, donate_argnums=0, out_shardings=whole, compiler_options=options)
+        jitted = jax.jit(run, donate_argnums=0, out_shardings=replicated, compiler_options=options)
         return jitted, lambda order: self._place(order, PartitionSpec(None, AXIS))
 
-    def _settled(self, carry: Any) -> Any:
-        """`carry`, waited for where several devices share one CPU: steps in flight there take each other's threads
-        until a collective finds no thread for some device, and XLA aborts the process."""
-        crowded = self.devices[0].platform == "cpu" and len(self.devices) > 1
-        return jax.block_until_ready(carry) if crowded else carry
+    def _wait_if_shared(self, carry: Any) -> Any:
+        """Return `carry`, and wait for it if several devices share one CPU.
+
+        Steps in flight take each other's threads there. If a collective has no thread left for one
+        of the devices, XLA aborts the process.
+        """
+        is_shared = self.devices[0].platform == "cpu" and len(self.devices) > 1
+        return jax.block_until_ready(carry) if is_shared else carry
 
     def _place(self, x: np.ndarray, spec: PartitionSpec) -> jax.Array:
-        # A callback, so that a host provides only what its own devices hold.
-        return jax.make_array_from_callback(x.shape, NamedSharding(self.mesh, spec), lambda part: x[part])
+        # By a callback, a host provides only what its own devices hold.
+        sharding = NamedSharding(self.mesh, spec)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     def _stack(self, x: Any) -> jax.Array:
         x = np.asarray(x)
         sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
-        return jax.make_array_from_callback((len(self.devices), *x.shape), sharding, lambda part: x[None])
+        shape = (len(self.devices), *x.shape)
+        return jax.make_array_from_callback(shape, sharding, lambda _: x[None])
 
-    def _share(self, order: np.ndarray) -> np.ndarray:
-        steps, batch, *rest = order.shape
-        return order.reshape(steps, len(self.devices), batch // len(self.devices), *rest).swapaxes(0, 1)
+    def _split_batch(self, order: np.ndarray) -> np.ndarray:
+        steps, batch, *shape = order.shape
+        count = len(self.devices)
+        return order.reshape(steps, count, batch // count, *shape).swapaxes(0, 1)
 
 
-_kept: dict[Any, Any] = {}
+_program_cache: dict[Any, Any] = {}
 
 
 def cached_program(make: Callable[P, T]) -> Callable[P, T]:
-    """Make a function that gives out compiled programs remember them, by its arguments, within one bound for all of them.
+    """Cache the results of a function that makes compiled programs.
 
-    A network's programs take 25 to 200 MiB and hundreds of memory maps, of which Linux gives a process 65,530: a study over
-    many networks would die of them. JAX's own caches hold programs too, so at the bound all are dropped, not only the oldest.
+    The key is the function's arguments. All such functions share one cache of `MAX_PROGRAMS`
+    results. At that bound all of them are dropped, because JAX's own caches hold programs too.
+
+    A network's programs take 25 to 200 MiB, and hundreds of memory maps, of which Linux gives a
+    process 65,530. Without a bound a study over many networks would run out of them.
 
     Example:
       >>> @cached_program
@@ -206,35 +289,41 @@ def cached_program(make: Callable[P, T]) -> Callable[P, T]:
     """
 
     @functools.wraps(make)
-    def remembered(*args: P.args, **kwargs: P.kwargs) -> T:
+    def cached(*args: P.args, **kwargs: P.kwargs) -> T:
         key = (make, hashable(args), hashable(tuple(kwargs.items())))
-        if key not in _kept:
-            if len(_kept) >= MAX_PROGRAMS:
+        if key not in _program_cache:
+            if len(_program_cache) >= MAX_PROGRAMS:
                 clear_program_cache()
-            _kept[key] = make(*args, **kwargs)
-        return _kept[key]
+            _program_cache[key] = make(*args, **kwargs)
+        return _program_cache[key]
 
-    return remembered
+    return cached
 
 
-class _Same:
-    """A value that equals itself alone; it is kept alive, so that no other gets its identity."""
+class _Identity:
+    """Wrapper of a value that equals only the same object.
+
+    It keeps the value alive, so that no other object gets its id.
+    """
 
     def __init__(self, value: Any):
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
+        return isinstance(other, _Identity) and self.value is other.value
 
     def __hash__(self) -> int:
         return id(self.value)
 
 
 def hashable(value: Any) -> Any:
-    """Return `value`, or what stands for its contents where it cannot be hashed, such as a module with a list.
+    """Return `value`, or a hashable form of its contents.
+
+    The latter is for values such as a module with a list.
 
     Example:
-      >>> hashable({"widths": [4, 8]}) == hashable({"widths": [4, 8]}) != hashable({"widths": [4, 9]})
+      >>> narrow, wide = {"widths": [4, 8]}, {"widths": [4, 9]}
+      >>> hashable(narrow) == hashable(dict(narrow)) != hashable(wide)
       True
     """
     try:
@@ -245,85 +334,110 @@ def hashable(value: Any) -> Any:
         return value
     kind = type(value)
     if isinstance(value, Mapping):
-        return kind, tuple((name, hashable(part)) for name, part in value.items())
+        return kind, tuple((name, hashable(item)) for name, item in value.items())
     if isinstance(value, (list, tuple)):
-        return kind, tuple(hashable(part) for part in value)
+        return kind, tuple(hashable(item) for item in value)
     if isinstance(value, set):
         return kind, frozenset(value)
-    if isinstance(value, (np.ndarray, jax.Array)) and getattr(value.dtype, "kind", "") in tuple("fiubcSU"):
+    is_array = isinstance(value, (np.ndarray, jax.Array))
+    if is_array and getattr(value.dtype, "kind", "") in tuple("fiubcSU"):
         return kind, str(value.dtype), value.shape, np.asarray(value).tobytes()
     if dataclasses.is_dataclass(value):
-        return kind, tuple((f.name, hashable(getattr(value, f.name))) for f in dataclasses.fields(value) if f.compare)
-    return _Same(value)
+        fields = [field.name for field in dataclasses.fields(value) if field.compare]
+        return kind, tuple((name, hashable(getattr(value, name))) for name in fields)
+    return _Identity(value)
 
 
 def clear_program_cache() -> None:
-    """Drop every compiled program that is not in use, here and in JAX; what is needed again is compiled again."""
-    _kept.clear()
+    """Drop every compiled program that is not in use.
+
+    JAX's caches are cleared too. A program that is needed again is compiled again.
+    """
+    _program_cache.clear()
     jax.clear_caches()
 
 
 def strategy(kind: str = "auto", devices: int | None = None) -> Strategy:
-    """The strategy of that kind over the first `devices` devices (all by default); "auto" is "jit".
+    """Return the strategy of a kind.
+
+    Args:
+      kind: "jit", "pmap", or "auto", which is "jit".
+      devices: number of devices, the first ones of all; None is all of them.
 
     Raises:
-      ArgumentError: for another kind, more devices than there are, or "pmap" on several hosts.
+      ArgumentError: the kind is unknown, there are fewer devices, or it is "pmap" on several hosts.
 
     Example:
       >>> strategy("jit", devices=1).axis is None
       True
     """
     check_choice("strategy", kind, ("auto", "jit", "pmap"))
-    there = jax.devices()
-    if devices is not None and check_integer("devices", devices) > len(there):
-        raise ArgumentError(f"devices is {devices}; expected 1 to {len(there)}, which is how many this machine shows")
+    all_devices = jax.devices()
+    if devices is not None and check_integer("devices", devices) > len(all_devices):
+        raise ArgumentError(
+            f"devices is {devices}; expected 1 to {len(all_devices)}, "
+            "which is how many this machine shows"
+        )
     if kind == "pmap" and jax.process_count() > 1:
         raise ArgumentError(
-            "strategy 'pmap' covers one host's devices and this job has several hosts; write strategy='jit'"
+            "strategy 'pmap' covers one host's devices and this job has several hosts; "
+            "write strategy='jit'"
         )
-    return _driver("jit" if kind == "auto" else kind, tuple(there[:devices]))
+    return _cached_strategy("jit" if kind == "auto" else kind, tuple(all_devices[:devices]))
 
 
 def check_strategy(strategy: Strategy | None) -> Strategy:
-    """Return `strategy`, or "jit" over all devices for None; ArgumentError for anything else.
+    """Return `strategy`, or for None "jit" over all devices.
+
+    Raises:
+      ArgumentError: it is anything else.
 
     Example:
       >>> check_strategy(None).kind
       'jit'
     """
     if strategy is None:
-        return _driver("jit", tuple(jax.devices()))
+        return _cached_strategy("jit", tuple(jax.devices()))
     if not isinstance(strategy, Strategy):
         raise ArgumentError(
-            f"strategy is {format_value(strategy)}; expected a Strategy. Write strategy=jaxcnn.strategy('jit')."
+            f"strategy is {format_value(strategy)}; expected a Strategy. "
+            "Write strategy=jaxcnn.strategy('jit')."
         )
     return strategy
 
 
 @lru_cache(maxsize=16)
-def _driver(kind, devices):
-    # One object for equal arguments, so that what was compiled for it is found again.
+def _cached_strategy(kind, devices):
+    # Equal arguments give one object, so that what was compiled for it is used again.
     return Strategy(kind, devices)
 
 
 def describe(strategy: Strategy) -> dict[str, Any]:
-    """What the records say of where a run ran."""
+    """Return the description of devices and settings for a run's records."""
+    precision = jax.config.values["jax_default_matmul_precision"]
     return {
         "platform": strategy.devices[0].platform,
         "device": strategy.devices[0].device_kind,
         "devices": len(strategy.devices),
         "processes": jax.process_count(),
         "strategy": strategy.kind,
-        "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default (on NVIDIA GPUs: TF32)",
+        "matmul_precision": precision or "default (on NVIDIA GPUs: TF32)",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "jaxcnn_plain": os.environ.get("JAXCNN_PLAIN", ""),
     }
 
 
 def padded_batches(n: int, batch: int, devices: int) -> np.ndarray:
-    """Every index below `n` once, as int32 [batches, batch'], with -1 where the last batch has no example.
+    """Return every index below `n` once, in batches.
 
-    batch' is `batch` rounded up to a multiple of `devices`, and no larger than `n` needs.
+    Args:
+      n: number of examples.
+      batch: examples in a batch. It is rounded up to a multiple of `devices`, but is no larger than
+        `n` needs.
+      devices: number of devices.
+
+    Returns:
+      int32 [batches, batch'], with -1 where the last batch has no example.
 
     Example:
       >>> padded_batches(3, 2, 1).tolist()
@@ -337,10 +451,11 @@ def padded_batches(n: int, batch: int, devices: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def cpu_options() -> dict[str, str] | None:
-    """Compiler options that make convolutions faster on this CPU, or None.
+    """Return compiler options that make convolutions faster on this CPU, or None.
 
-    jaxlib 0.10 sends convolutions to a library that runs most of them on one thread; keeping only its reductions makes
-    them 1.5 to 2 times as fast. Where this jaxlib refuses the option, or the user's XLA_FLAGS speak of it, it is left out.
+    jaxlib 0.10 sends convolutions to a library that runs most of them on one thread. The options
+    keep only its reductions, which makes convolutions 1.5 to 2 times as fast. There are none if
+    this jaxlib refuses the option, or if the user's XLA_FLAGS have it.
     """
     name = "xla_cpu_experimental_ynn_fusion_type"
     if name in os.environ.get("XLA_FLAGS", ""):

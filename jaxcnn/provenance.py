@@ -1,7 +1,9 @@
-"""Provenance: what a run was made from, as plain values that its records hold and compare when it is resumed.
+"""Facts about what a run is made from.
 
-A recipe names a model, an optimiser and a data set; what ran may be others. `made_from` says what ran. `train` notes it for
-each row that it yields, and `RunLog.write` finds it there, so that a loop that only writes its rows records the truth.
+They are plain values, which the run's records hold and compare when it is resumed. A recipe names a
+model, an optimizer and a data set, but a run may use others. `run_facts` describes those that it
+uses. `train` stores them for each row that it yields, and `RunLog.write` looks them up. So a loop
+that only writes its rows records the truth.
 """
 
 from __future__ import annotations
@@ -31,407 +33,569 @@ from jaxcnn.optim import create_optimizer, current_learning_rate
 from jaxcnn.recipe import ArgumentError, Recipe
 
 Facts = dict[str, Any]
-FLAGS = (
+JAX_FLAGS = (
     "jax_enable_x64",
     "jax_threefry_partitionable",
     "jax_default_prng_impl",
     "jax_random_seed_offset",
     "jax_default_matmul_precision",
 )
-"""Settings of JAX that change the numbers of a run by more than rounding."""
-OPTIMIZER = (
+"""Settings of JAX that change a run's numbers by more than rounding."""
+OPTIMIZER_FIELDS = (
     *("optimizer", "method", "lr", "schedule", "drops", "factor", "warmup_lr", "warmup_error"),
     *("momentum", "decay", "decay_on"),
 )
-"""Fields of a recipe that its optimiser alone reads."""
-SAMPLED = 1 << 26
-"""Bytes of an array that its digest reads at most; of larger arrays it reads evenly spaced examples."""
-LARGEST = 1e100
-"""Numbers beyond this become text, for records hold none."""
-NOTED = 4096
-"""Rows at most whose origin is remembered until they are written."""
-_GLUE = ("chain", "with_extra_args_support", "init_empty_state")
-"""Functions of Optax that only hold others."""
-_DEPTH = 6
-_TEXT = 300
+"""Fields of a recipe that only its optimizer reads."""
+MAX_DIGEST_BYTES = 1 << 26
+"""Maximum bytes of an array that its digest reads.
+
+Of larger arrays it reads evenly spaced examples.
+"""
+MAX_NUMBER = 1e100
+"""Bound of numbers in records. Larger ones become text."""
+MAX_STORED_ROWS = 4096
+"""Maximum number of rows with stored facts."""
+_WRAPPERS = ("chain", "with_extra_args_support", "init_empty_state")
+"""Functions of Optax that only contain other functions."""
+_MAX_DEPTH = 6
+_MAX_TEXT = 300
 
 
-def made_from(model: Any, tx: Any, recipe: Recipe, data: Dataset, params: Any, opt: Any) -> Facts:
-    """Return what a run is made from: its recipe, pieces that are not the recipe's, and digests.
+def run_facts(model: Any, tx: Any, recipe: Recipe, data: Dataset, params: Any, opt: Any) -> Facts:
+    """Return the facts of a run.
 
     Args:
-      model, tx, recipe, data: as `jaxcnn.training` takes them.
-      params, opt: the parameters and the optimiser's state at step 0; their shapes enter the digest, their values do not.
+      model: as in `jaxcnn.train`.
+      tx: as in `jaxcnn.train`.
+      recipe: as in `jaxcnn.train`.
+      data: as in `jaxcnn.train`.
+      params: the parameters at step 0. Their shapes enter the digest, their values do not.
+      opt: the optimizer's state at step 0, likewise.
 
     Returns:
-      `recipe` (its fields), `model` and `optimizer` (None where they are those that the recipe names), `arrays` (a digest of
-      names, shapes and dtypes; None for the recipe's own pieces) and `data` (a digest of labels and images).
+      A dict with these keys:
+
+      - "recipe": its fields.
+      - "model" and "optimizer": None where they are those of the recipe.
+      - "arrays": digests of names, shapes and dtypes; None if both are those of the recipe.
+      - "data": a digest of labels and images.
     """
-    own = {"model": model_of(model, recipe, len(data.classes)), "optimizer": optimizer_of(tx, recipe)}
-    if own["optimizer"] is not None and (rate := current_learning_rate(opt)) is not None:
-        own["optimizer"]["rate"] = rate
-    arrays = None if own["model"] is own["optimizer"] is None else {"params": shapes(params), "optimizer": shapes(opt)}
-    return {"recipe": dataclasses.asdict(recipe), **own, "arrays": arrays, "data": data_digest(data)}
+    facts = {
+        "model": model_facts(model, recipe, len(data.classes)),
+        "optimizer": optimizer_facts(tx, recipe),
+    }
+    if facts["optimizer"] is not None and (rate := current_learning_rate(opt)) is not None:
+        facts["optimizer"]["rate"] = rate
+    arrays = None
+    if facts["model"] is not None or facts["optimizer"] is not None:
+        arrays = {"params": shapes_digest(params), "optimizer": shapes_digest(opt)}
+    fields = dataclasses.asdict(recipe)
+    return {"recipe": fields, **facts, "arrays": arrays, "data": data_digest(data)}
 
 
-def model_of(model: Any, recipe: Recipe, classes: int | None = None) -> Facts | None:
-    """Return the class and the constructor's fields of a model, or None if it is the one that the recipe names.
+def model_facts(model: Any, recipe: Recipe, classes: int | None = None) -> Facts | None:
+    """Return the class and the fields of a model.
+
+    Args:
+      model: a module.
+      recipe: of the run.
+      classes: number of classes; None is the model's.
+
+    Returns:
+      {"class": ..., "fields": ...}, or None if it is the model of `recipe`.
 
     Example:
       >>> import flax.linen as nn
-      >>> model_of(nn.Dense(3), Recipe())["class"], model_of(create_model("resnet20", 10), Recipe())
-      ('flax.linen.linear.Dense', None)
+      >>> model_facts(nn.Dense(3), Recipe())["class"]
+      'flax.linen.linear.Dense'
+      >>> model_facts(create_model("resnet20", 10), Recipe()) is None
+      True
     """
     try:
-        named = create_model(recipe.model, classes or getattr(model, "classes", 2), **recipe.options)
-        if type(named) is type(model) and _fields(named) == _fields(model):
+        num_classes = classes or getattr(model, "classes", 2)
+        default = create_model(recipe.model, num_classes, **recipe.options)
+        if type(default) is type(model) and _fields(default) == _fields(model):
             return None
-    except (ArgumentError, AttributeError, TypeError):  # the recipe's name is the user's own word for this model
+    # The recipe's name is the user's own word for this model.
+    except (ArgumentError, AttributeError, TypeError):
         pass
-    return {"class": _name(type(model)), "fields": _fields(model)}
+    return {"class": _qualified_name(type(model)), "fields": _fields(model)}
 
 
-def optimizer_of(tx: Any, recipe: Recipe) -> Facts | None:
-    """Return the parts of an optimiser with their numbers, or None if it is the one that the recipe names.
+def optimizer_facts(tx: Any, recipe: Recipe) -> Facts | None:
+    """Return the parts of an optimizer with their numbers.
 
-    Optax's transformations are functions that hold their numbers, so the parts are the functions' names.
+    Optax's transformations are functions whose closures hold their numbers. The parts have the
+    names of these functions.
+
+    Returns:
+      {"parts": [...]}, or None if it is the optimizer of `recipe`.
 
     Example:
       >>> import optax
-      >>> optimizer_of(optax.sgd(0.5), Recipe())["parts"]
+      >>> optimizer_facts(optax.sgd(0.5), Recipe())["parts"]
       [{'name': 'identity'}, {'name': 'scale', 'step_size': -0.5}]
     """
     try:
-        named = create_optimizer(recipe)
-        if named.update is tx.update:  # recipes that differ in the rate alone share their update
+        default = create_optimizer(recipe)
+        # Recipes that differ only in the rate share their update.
+        if default.update is tx.update:
             rate = next((part["lr"] for part in _parts(tx.init) if "lr" in part), recipe.lr)
-            same = _parts(named.init) == _parts(tx.init)
-            return None if same else {"parts": [{"name": recipe.optimizer, "lr": rate}]}
+            is_same = _parts(default.init) == _parts(tx.init)
+            return None if is_same else {"parts": [{"name": recipe.optimizer, "lr": rate}]}
     except ArgumentError:
         pass
-    # Some numbers are held by `init` alone, such as an injected rate.
+    # Only `init` holds some numbers, such as an injected rate.
     parts = _parts(tx.update) + [part for part in _parts(tx.init) if len(part) > 1]
-    kept = [part for part in parts if not any(_within(part, other) for other in parts)]
-    return {"parts": [part for i, part in enumerate(kept) if part not in kept[:i]]}
+    largest = [part for part in parts if not any(_is_part_of(part, whole) for whole in parts)]
+    return {"parts": [part for i, part in enumerate(largest) if part not in largest[:i]]}
 
 
-def _within(part: Facts, other: Facts) -> bool:
-    """Whether `other` is the same part and says more of it."""
-    return len(part) < len(other) and all(key in other and other[key] == value for key, value in part.items())
+def _is_part_of(part: Facts, whole: Facts) -> bool:
+    """Check if `whole` has all values of `part` and more."""
+    has_all = all(key in whole and whole[key] == value for key, value in part.items())
+    return len(part) < len(whole) and has_all
 
 
-def in_words(facts: Mapping[str, Any] | None, key: str, recipe: Recipe | None = None) -> str:
-    """Return a model or an optimiser as one line says it; None is that of `recipe`.
+def describe(facts: Mapping[str, Any] | None, key: str, recipe: Recipe | None = None) -> str:
+    """Describe a model or an optimizer on one line.
+
+    Args:
+      facts: of the model or optimizer; None is that of `recipe`.
+      key: "model" or "optimizer".
+      recipe: of the run, if known.
 
     Example:
-      >>> in_words({"parts": [{"name": "scale", "step_size": -0.5}], "rate": 0.5}, "optimizer")
+      >>> describe({"parts": [{"name": "scale", "step_size": -0.5}], "rate": 0.5}, "optimizer")
       'scale(step_size=-0.5) at rate 0.5'
     """
     if facts is None and recipe is not None:
-        return _call(recipe.model, recipe.options) if key == "model" else _call(recipe.optimizer, {"lr": recipe.lr})
+        if key == "model":
+            return _format_call(recipe.model, recipe.options)
+        return _format_call(recipe.optimizer, {"lr": recipe.lr})
     if facts is None:
         return f"the recipe's {key}"
     if key == "model":
-        return _call(facts["class"], facts["fields"])
+        return _format_call(facts["class"], facts["fields"])
     rate = f" at rate {facts['rate']:g}" if "rate" in facts else ""
-    calls = [_call(part["name"], {k: v for k, v in part.items() if k != "name"}) for part in facts["parts"]]
+    calls = [
+        _format_call(part["name"], {k: v for k, v in part.items() if k != "name"})
+        for part in facts["parts"]
+    ]
     return " + ".join(calls) + rate
 
 
-def differences(there: Mapping[str, Any], now: Mapping[str, Any], recipe: Recipe | None = None) -> list[str]:
-    """Return how the facts of two runs differ, each difference with both values; a fact that one lacks is no difference.
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], recipe: Recipe | None = None
+) -> list[str]:
+    """Describe the differences between the facts of two runs.
 
-    `recipe`, which is that of both, gives the words for a model or an optimiser that is its own.
+    Each difference has both values. A fact that one of them lacks is not a difference.
+
+    Args:
+      old: facts of the recorded run ("there").
+      new: facts of the current run ("here").
+      recipe: of both. It describes a model or an optimizer that is its own.
 
     Example:
-      >>> differences({"data": "aa", "jax": {"jax_enable_x64": False}}, {"data": "aa", "jax": {"jax_enable_x64": True}})
+      >>> old = {"data": "aa", "jax": {"jax_enable_x64": False}}
+      >>> differences(old, {"data": "aa", "jax": {"jax_enable_x64": True}})
       ['jax_enable_x64 is False there and True here']
     """
-    found = []
+    messages = []
     for key in ("model", "optimizer"):
-        if key in there and key in now and (pair := _differing(there[key], now[key], key, recipe)):
-            found.append(f"{key} is {_cut(pair[0])} there and {_cut(pair[1])} here")
-    for key in ("jax",) if found else ("arrays", "jax"):
-        old, new = there.get(key) or {}, now.get(key) or {}
-        what = (
-            {"params": "the parameters' shapes are", "optimizer": "the optimizer's state is"} if key == "arrays" else {}
+        if key in old and key in new and (pair := _difference(old[key], new[key], key, recipe)):
+            messages.append(f"{key} is {_shorten(pair[0])} there and {_shorten(pair[1])} here")
+    # Another model or optimizer has other arrays.
+    for key in ("jax",) if messages else ("arrays", "jax"):
+        old_values, new_values = old.get(key) or {}, new.get(key) or {}
+        subjects = {}
+        if key == "arrays":
+            subjects = {
+                "params": "the parameters' shapes are",
+                "optimizer": "the optimizer's state is",
+            }
+        pairs = [
+            (name, old_values[name], new_values[name])
+            for name in old_values
+            if name in new_values and old_values[name] != new_values[name]
+        ]
+        messages += [
+            f"{subjects.get(name, f'{name} is')} {a} there and {b} here" for name, a, b in pairs
+        ]
+    if "data" in old and "data" in new and old["data"] != new["data"]:
+        messages.append(
+            f"the data's images or labels have the digest {old['data']} there and {new['data']} "
+            "here"
         )
-        pairs = [(name, old[name], new[name]) for name in old if name in new and old[name] != new[name]]
-        found += [f"{what.get(name, f'{name} is')} {a} there and {b} here" for name, a, b in pairs]
-    if "data" in there and "data" in now and there["data"] != now["data"]:
-        found.append(f"the data's images or labels have the digest {there['data']} there and {now['data']} here")
-    return found
+    return messages
 
 
-def _differing(there: Facts | None, now: Facts | None, key: str, recipe: Recipe | None) -> tuple[str, str] | None:
-    """Both values where they differ: of an optimiser of the same parts only the parts whose numbers do."""
-    if there == now:
+def _difference(
+    old: Facts | None, new: Facts | None, key: str, recipe: Recipe | None
+) -> tuple[str, str] | None:
+    """Describe both values if they differ.
+
+    If two optimizers have the same parts, only parts with other numbers are described.
+    """
+    if old == new:
         return None
-    whole = in_words(there, key, recipe), in_words(now, key, recipe)
-    if there is None or now is None:
-        return whole
+    descriptions = describe(old, key, recipe), describe(new, key, recipe)
+    if old is None or new is None:
+        return descriptions
     if key == "model":
-        old, new = [{"name": there["class"]} | there["fields"]], [{"name": now["class"]} | now["fields"]]
+        old_parts = [{"name": old["class"]} | old["fields"]]
+        new_parts = [{"name": new["class"]} | new["fields"]]
     else:
-        old, new = there["parts"], now["parts"]
-    if [part["name"] for part in old] != [part["name"] for part in new]:
-        return whole
+        old_parts, new_parts = old["parts"], new["parts"]
+    if [part["name"] for part in old_parts] != [part["name"] for part in new_parts]:
+        return descriptions
     pairs = []
-    for a, b in zip(old, new, strict=True):
-        # Fields that only one version of the code has do not count: a run may be resumed after an upgrade.
+    for a, b in zip(old_parts, new_parts, strict=True):
+        # Fields that only one version of the code has do not count, so that a run can be resumed
+        # after an upgrade.
         if changed := [name for name in a if name in b and a[name] != b[name]]:
-            pairs.append([_call(part["name"], {name: part[name] for name in changed}) for part in (a, b)])
-    if not pairs and None not in (rates := [facts.get("rate") for facts in (there, now)]) and rates[0] != rates[1]:
+            pairs.append(
+                [
+                    _format_call(part["name"], {name: part[name] for name in changed})
+                    for part in (a, b)
+                ]
+            )
+    rates = [facts.get("rate") for facts in (old, new)]
+    if not pairs and None not in rates and rates[0] != rates[1]:
         pairs.append([f"at rate {rate:g}" for rate in rates])
     return (" + ".join(a for a, _ in pairs), " + ".join(b for _, b in pairs)) if pairs else None
 
 
-def well_formed(facts: Mapping[str, Any]) -> bool:
-    """Return whether facts that were read from a file have the form of those that `made_from` gives.
+def are_valid_facts(facts: Mapping[str, Any]) -> bool:
+    """Check if facts from a file have the form of `run_facts`.
 
     Example:
-      >>> well_formed({"model": None, "data": "aa"}), well_formed({"model": 3})
+      >>> are_valid_facts({"model": None, "data": "aa"}), are_valid_facts({"model": 3})
       (True, False)
     """
     model, tx = facts.get("model"), facts.get("optimizer")
     kinds = {"arrays": (dict, type(None)), "jax": dict, "data": str, "warm_starts": list}
     return (
-        _typed(facts, {key: kind for key, kind in kinds.items() if key in facts})
-        and (model is None or (isinstance(model, dict) and _typed(model, {"class": str, "fields": dict})))
-        and (tx is None or (isinstance(tx, dict) and _typed(tx, {"parts": list}) and _rated(tx)))
+        _have_types(facts, {key: kind for key, kind in kinds.items() if key in facts})
+        and (
+            model is None
+            or (isinstance(model, dict) and _have_types(model, {"class": str, "fields": dict}))
+        )
+        and (
+            tx is None
+            or (isinstance(tx, dict) and _have_types(tx, {"parts": list}) and _are_parts_valid(tx))
+        )
     )
 
 
-def _rated(tx: Facts) -> bool:
-    named = all(isinstance(part, dict) and isinstance(part.get("name"), str) for part in tx["parts"])
-    return named and isinstance(tx.get("rate", 0.0), (int, float))
+def _are_parts_valid(tx: Facts) -> bool:
+    have_names = all(
+        isinstance(part, dict) and isinstance(part.get("name"), str) for part in tx["parts"]
+    )
+    return have_names and isinstance(tx.get("rate", 0.0), (int, float))
 
 
-def _typed(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> bool:
+def _have_types(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> bool:
     return all(isinstance(values.get(key), kind) for key, kind in kinds.items())
 
 
 def data_digest(data: Dataset) -> str:
-    """Return a digest of class names, labels, images and statistics; of large arrays of evenly spaced examples.
+    """Return a digest of class names, labels, images and statistics.
+
+    Of large arrays, it covers evenly spaced examples.
 
     Example:
       >>> from jaxcnn.data import load_dataset
       >>> data = load_dataset("digits")
-      >>> other = data._replace(train=data.train._replace(labels=data.train.labels[::-1].copy()))
-      >>> data_digest(data) == data_digest(load_dataset("digits")), data_digest(data) == data_digest(other)
-      (True, False)
+      >>> data_digest(data) == data_digest(load_dataset("digits"))
+      True
+      >>> reversed_labels = data.train.labels[::-1].copy()
+      >>> reversed_data = data._replace(train=data.train._replace(labels=reversed_labels))
+      >>> data_digest(data) == data_digest(reversed_data)
+      False
     """
-    whole = hashlib.sha256(json.dumps(list(data.classes)).encode())
+    digest = hashlib.sha256(json.dumps(list(data.classes)).encode())
     for split in (data.train, data.validation, data.test):
         for array in split:
-            whole.update(f"{array.dtype} {array.shape}".encode() + _digest(array))
-    for array in (data.mean, data.std):  # of every training image, so that they tell of those that no sample has
-        whole.update(np.ascontiguousarray(array).data)
-    return whole.hexdigest()[:16]
+            digest.update(f"{array.dtype} {array.shape}".encode() + _digest(array))
+    # Statistics are of every training image, so they cover images that are not in a sample.
+    for array in (data.mean, data.std):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
 
 
 _digests: dict[int, tuple[weakref.ref, bytes]] = {}
 
 
 def _digest(array: np.ndarray) -> bytes:
-    """SHA-256 of an array. Large ones are read once for each array object; of these a few examples are read every time."""
-    few = hashlib.sha256(np.ascontiguousarray(array[:: max(1, len(array) // 16)]).data).digest()
+    """Return the SHA-256 of an array.
+
+    Large arrays are read once for each array object. A few of their examples are read every time.
+    """
+    step = max(1, len(array) // 16)
+    few_examples = hashlib.sha256(np.ascontiguousarray(array[::step]).data).digest()
     if array.nbytes <= 1 << 20:
         return hashlib.sha256(np.ascontiguousarray(array).data).digest()
-    known = _digests.get(id(array))
-    if known is None or known[0]() is not array:
-        sample = np.ascontiguousarray(array[:: math.ceil(array.nbytes / SAMPLED)])
+    cached = _digests.get(id(array))
+    # Another array may have the id of one that was deleted.
+    if cached is None or cached[0]() is not array:
+        sample = np.ascontiguousarray(array[:: math.ceil(array.nbytes / MAX_DIGEST_BYTES)])
         key = id(array)
-        known = weakref.ref(array, lambda _: _digests.pop(key, None)), hashlib.sha256(sample.data).digest()
-        _digests[key] = known
-    return known[1] + few
+        reference = weakref.ref(array, lambda _: _digests.pop(key, None))
+        cached = reference, hashlib.sha256(sample.data).digest()
+        _digests[key] = cached
+    return cached[1] + few_examples
 
 
-def shapes(tree: Any) -> str:
-    """Return a digest of the names, shapes and dtypes of a tree's arrays, whatever their values."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    text = [f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {np.result_type(leaf)}" for path, leaf in leaves]
-    return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
+def shapes_digest(tree: Any) -> str:
+    """Return a digest of the names, shapes and dtypes of arrays.
+
+    It does not depend on their values.
+    """
+    lines = [
+        f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {np.result_type(leaf)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def settings() -> dict[str, Any]:
-    """Return JAX's `FLAGS` as they are now."""
-    return {name: _plain(getattr(jax.config, name)) for name in FLAGS if hasattr(jax.config, name)}
+def jax_settings() -> dict[str, Any]:
+    """Return the current values of `JAX_FLAGS`."""
+    return {
+        name: _to_json(getattr(jax.config, name)) for name in JAX_FLAGS if hasattr(jax.config, name)
+    }
 
 
-def machine() -> dict[str, Any]:
-    """Return the CPU's name, the cores that this process may use, and the commit of the library's sources or None."""
+def machine_facts() -> dict[str, Any]:
+    """Return the CPU, the usable cores and the library's commit.
+
+    The commit is None if the sources are not a checkout.
+    """
     return {"cpu": processor(), "cores": cores(), "commit": _commit()}
 
 
 @functools.lru_cache(maxsize=1)
 def processor() -> str:
-    """Return the CPU's name, as the system gives it."""
+    """Return the name that the system has for the CPU."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.lru_cache(maxsize=1)
 def _commit() -> str | None:
-    """The commit of the checkout that the package runs from, with "-dirty" where tracked files differ; None elsewhere."""
+    """Return the commit of the checkout that the package runs from.
+
+    It ends with "-dirty" if tracked files differ. It is None outside a checkout.
+    """
     root = Path(__file__).resolve().parent.parent
-    if not (
-        root / ".git"
-    ).exists():  # a package that is installed within somebody's repository is not that repository's
+    # A package may be installed inside the repository of another project.
+    if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    options = ["--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(root), "describe", *options]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
-_noted: OrderedDict[tuple[Any, Any], Facts] = OrderedDict()
+_stored_facts: OrderedDict[tuple[Any, Any], Facts] = OrderedDict()
 
 
-def note(row: Mapping[str, Any], facts: Facts) -> None:
-    """Remember what the run of a row was made from, by the row's step and seconds, which no other row has."""
-    _noted[row["step"], row["seconds"]] = facts
-    if len(_noted) > NOTED:
-        _noted.popitem(last=False)
+def store_facts(row: Mapping[str, Any], facts: Facts) -> None:
+    """Store the facts of a row's run.
+
+    The key is the row's step and seconds, which no other row has.
+    """
+    _stored_facts[row["step"], row["seconds"]] = facts
+    if len(_stored_facts) > MAX_STORED_ROWS:
+        _stored_facts.popitem(last=False)
 
 
-def noted(row: Mapping[str, Any]) -> Facts | None:
-    """Return what `note` remembered of a row; None if it is not one of `train`'s."""
-    return _noted.get((row.get("step"), row.get("seconds")))
+def stored_facts(row: Mapping[str, Any]) -> Facts | None:
+    """Return the stored facts of a row.
+
+    They are None if it is not a row of `train`.
+    """
+    return _stored_facts.get((row.get("step"), row.get("seconds")))
+
+
+# ---------------------------------------------------------------- plain values
 
 
 def _fields(value: Any) -> Facts:
-    """The constructor's fields of a module or another dataclass."""
+    """Return the fields of a module's or another dataclass's constructor."""
     if not dataclasses.is_dataclass(value):
         return {}
-    names = [f.name for f in dataclasses.fields(value) if f.init and f.name not in ("parent", "name")]
-    return {name: _plain(getattr(value, name, None)) for name in names}
+    names = [
+        field.name
+        for field in dataclasses.fields(value)
+        if field.init and field.name not in ("parent", "name")
+    ]
+    return {name: _to_json(getattr(value, name, None)) for name in names}
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """A value as JSON can hold it, without addresses, so that it is the same in every process."""
+def _to_json(value: Any, depth: int = 0) -> Any:
+    """Return a form of a value that JSON can hold.
+
+    It has no addresses, so it is the same in every process.
+    """
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
         return str(value) if value.isprintable() else repr(value)
     if isinstance(value, (int, float)):
-        return value if -LARGEST <= value <= LARGEST else f"{value!s:.80}"
-    if depth > _DEPTH:
+        return value if -MAX_NUMBER <= value <= MAX_NUMBER else f"{value!s:.80}"
+    if depth > _MAX_DEPTH:
         return "..."
     if isinstance(value, Mapping):
-        return {str(name): _plain(part, depth + 1) for name, part in value.items()}
+        return {str(name): _to_json(item, depth + 1) for name, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        parts = [_plain(part, depth + 1) for part in value]
-        return sorted(parts, key=str) if isinstance(value, (set, frozenset)) else parts
+        items = [_to_json(item, depth + 1) for item in value]
+        return sorted(items, key=str) if isinstance(value, (set, frozenset)) else items
     if isinstance(value, functools.partial):
-        return {"function": _plain(value.func), "given": _plain([value.args, value.keywords], depth + 1)}
+        arguments = _to_json([value.args, value.keywords], depth + 1)
+        return {"function": _to_json(value.func), "given": arguments}
     if isinstance(value, types.FunctionType):
-        held = {name: part for name, part in _closure(value) if _is_plain(part)}
-        return _call(_name(value), _plain(held, depth + 1)) if held else _name(value)
+        values = {name: item for name, item in _closure(value) if _is_plain(item)}
+        name = _qualified_name(value)
+        return _format_call(name, _to_json(values, depth + 1)) if values else name
     if isinstance(value, type) or (callable(value) and not dataclasses.is_dataclass(value)):
-        return _name(value)
+        return _qualified_name(value)
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return _array(value)
+        return _array_to_json(value)
     if dataclasses.is_dataclass(value):
-        fields = {name: _plain(part, depth + 1) for name, part in _fields(value).items()}
-        return {"class": _name(type(value)), "fields": fields}
-    return value.name if isinstance(value, np.dtype) else _name(type(value))
+        fields = {name: _to_json(item, depth + 1) for name, item in _fields(value).items()}
+        return {"class": _qualified_name(type(value)), "fields": fields}
+    return value.name if isinstance(value, np.dtype) else _qualified_name(type(value))
 
 
-def _array(value: Any) -> Any:
-    """The number that an array of no axes is; of any other its dtype, shape and a digest."""
-    if jnp.issubdtype(value.dtype, jax.dtypes.extended):  # random keys, which NumPy does not hold
+def _array_to_json(value: Any) -> Any:
+    """Return the number of a 0-dimensional array, or else a description.
+
+    The description has dtype, shape and a digest.
+    """
+    # NumPy cannot hold random keys.
+    if jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return str(value.dtype)
     array = np.asarray(value)
     if array.ndim == 0 and array.dtype.kind in "biuf":
-        return _plain(array.item())
-    return f"{array.dtype}{list(array.shape)} {hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]}"
+        return _to_json(array.item())
+    digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
+    return f"{array.dtype}{list(array.shape)} {digest}"
 
 
-def _name(value: Any) -> str:
-    """The qualified name of a class or a function, or of an object's class."""
-    named = value if hasattr(value, "__qualname__") else type(value)
-    module = getattr(named, "__module__", None)
-    return f"{module}.{named.__qualname__}" if module else named.__qualname__
+def _qualified_name(value: Any) -> str:
+    """Return the qualified name of a class, function or object's class."""
+    definition = value if hasattr(value, "__qualname__") else type(value)
+    module = getattr(definition, "__module__", None)
+    return f"{module}.{definition.__qualname__}" if module else definition.__qualname__
+
+
+# ---------------------------------------------------------------- parts of an optimizer
 
 
 def _parts(function: Any) -> list[Facts]:
-    """The functions that a transformation is built from, outermost first, each with the plain values that it holds."""
-    found: list[Facts] = []
-    seen: set[int] = set()
+    """Return the functions that a transformation is built from.
+
+    The outermost is first. Each has the plain values that its closure holds.
+    """
+    parts: list[Facts] = []
+    visited: set[int] = set()
 
     def visit(value: Any, depth: int) -> None:
         value = getattr(value, "__wrapped__", value)
-        if depth > 20 or id(value) in seen:
+        if depth > 20 or id(value) in visited:
             return
         if isinstance(value, Mapping):
             value = list(value.values())
         if isinstance(value, (tuple, list)):
-            for part in value:
-                visit(part, depth + 1)
+            for item in value:
+                visit(item, depth + 1)
             return
-        held = _held(value)
-        if held is None:
+        contents = _contents(value)
+        if contents is None:
             return
-        seen.add(id(value))
-        name, numbers, inner = held
-        if numbers or name not in _GLUE:
-            found.append({"name": name} | numbers)
-        for part in inner:
-            visit(part, depth + 1)
+        visited.add(id(value))
+        name, numbers, inner = contents
+        if numbers or name not in _WRAPPERS:
+            parts.append({"name": name} | numbers)
+        for item in inner:
+            visit(item, depth + 1)
 
     visit(function, 0)
-    return found
+    return parts
 
 
-def _held(value: Any) -> tuple[str, Facts, list[Any]] | None:
-    """(name, the plain values, what else it holds) of a function or an object with functions; None for anything else."""
+def _contents(value: Any) -> tuple[str, Facts, list[Any]] | None:
+    """Return the contents of a function or an object with functions.
+
+    Returns:
+      Its name, its plain values and its other values; or None for anything else.
+    """
     if isinstance(value, functools.partial):
-        named = dict(enumerate(value.args)) | value.keywords
-        values = {str(key): part for key, part in named.items()} | {"function": value.func}
+        arguments = dict(enumerate(value.args)) | value.keywords
+        values = {str(key): item for key, item in arguments.items()} | {"function": value.func}
         name = "partial"
     elif isinstance(value, types.MethodType):
-        values, name = dict(vars(value.__self__)) if hasattr(value.__self__, "__dict__") else {}, _outer(value)
+        values = dict(vars(value.__self__)) if hasattr(value.__self__, "__dict__") else {}
+        name = _public_name(value)
     elif isinstance(value, types.FunctionType):
-        values, name = dict(_closure(value)), _outer(value)
+        values, name = dict(_closure(value)), _public_name(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        values, name = vars(value) if hasattr(value, "__dict__") else {}, type(value).__qualname__
-        if isinstance(value, Recipe):  # in what `jaxcnn.create_optimizer` returns, where the rate is state
-            values = {field: values[field] for field in OPTIMIZER if field != "lr"}
+        values = vars(value) if hasattr(value, "__dict__") else {}
+        name = type(value).__qualname__
+        # The result of `jaxcnn.create_optimizer` holds a recipe. There, the rate is state.
+        if isinstance(value, Recipe):
+            values = {field: values[field] for field in OPTIMIZER_FIELDS if field != "lr"}
     else:
         return None
-    plain = {key: part for key, part in values.items() if _is_plain(part)}
-    return name, {key: _plain(part) for key, part in plain.items()}, [v for k, v in values.items() if k not in plain]
+    plain = {key: item for key, item in values.items() if _is_plain(item)}
+    inner = [item for key, item in values.items() if key not in plain]
+    return name, {key: _to_json(item) for key, item in plain.items()}, inner
 
 
-def _outer(function: Any) -> str:
-    """The function that a user calls: `scale` for `scale.<locals>.update_fn`."""
+def _public_name(function: Any) -> str:
+    """Return the name of the function that a user calls.
+
+    It is `scale` for `scale.<locals>.update_fn`.
+    """
     return function.__qualname__.split(".<locals>")[0].removesuffix(".update").removesuffix(".init")
 
 
 def _closure(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function holds: its closure and, for one of the user's own, its defaults, constants and plain globals."""
+    """Yield names and values of a function's closure.
+
+    For a function of the user's own, its defaults, constants and plain globals follow.
+    """
     code = function.__code__
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
-        except ValueError:  # not filled yet
+        # The variable has no value yet.
+        except ValueError:
             continue
     if function.__module__.split(".")[0] in ("optax", "jax", "flax", "jaxcnn"):
         return
     names = code.co_varnames[: code.co_argcount][::-1]
     yield from zip(names, (function.__defaults__ or ())[::-1], strict=False)
     yield from (function.__kwdefaults__ or {}).items()
-    numbers = [value for value in code.co_consts if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    numbers = [
+        value
+        for value in code.co_consts
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
     if numbers:
         yield "constants", numbers
     for name in code.co_names:
@@ -440,21 +604,24 @@ def _closure(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether a value is numbers and words alone."""
+    """Check if a value consists of numbers and text."""
     if isinstance(value, Mapping):
-        return depth < _DEPTH and all(_is_plain(part, depth + 1) for part in value.values())
+        return depth < _MAX_DEPTH and all(_is_plain(item, depth + 1) for item in value.values())
     if isinstance(value, (list, tuple)):
-        return depth < _DEPTH and all(_is_plain(part, depth + 1) for part in value)
-    return value is None or isinstance(value, (bool, int, float, str, np.ndarray, np.generic, np.dtype, jax.Array))
+        return depth < _MAX_DEPTH and all(_is_plain(item, depth + 1) for item in value)
+    plain_types = (bool, int, float, str, np.ndarray, np.generic, np.dtype, jax.Array)
+    return value is None or isinstance(value, plain_types)
 
 
-def _call(name: str, values: Mapping[str, Any]) -> str:
-    return f"{name}({', '.join(f'{key}={_word(value)}' for key, value in values.items())})"
+def _format_call(name: str, values: Mapping[str, Any]) -> str:
+    return f"{name}({', '.join(f'{key}={_format(value)}' for key, value in values.items())})"
 
 
-def _word(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value) if isinstance(value, dict) else str(value)
+def _format(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _TEXT else text[:_TEXT] + "..."
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."

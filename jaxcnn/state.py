@@ -1,4 +1,7 @@
-"""State: a run as arrays alone, so that saving, comparing, stacking and placing it are tree maps."""
+"""State of a run.
+
+It consists of arrays only, so that saving, comparing, stacking and placing it are tree maps.
+"""
 
 from __future__ import annotations
 
@@ -19,37 +22,51 @@ from jaxcnn.optim import as_transformation, eval_params
 from jaxcnn.recipe import ArgumentError, Recipe, format_value, verify_recipe
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
-"""The streams of randomness of a run, each its own `fold_in` of the run's key."""
+"""Streams of a run's random numbers, each folded into its key."""
 
 
 class State(NamedTuple):
-    """Everything a run is at one step. The key never changes: what is random at a step is `stream(key, ..., step)`."""
+    """Arrays of a run at one step.
+
+    The key never changes. A step draws its random numbers from `fold_in(state.rng, ..., step)`.
+    """
 
     step: Any
-    """int32 []: steps taken."""
+    """int32 []: number of steps taken."""
     params: Any
-    """float32 leaves: what the optimiser moves."""
+    """Parameters that the optimizer moves, float32 leaves."""
     model_state: Any
     """The model's other collections, such as `{"batch_stats": ...}`."""
     opt_state: Any
-    """The optimiser's state."""
+    """State of the optimizer."""
     rng: Any
-    """uint32 [2]: the seed's key."""
+    """Key of the seed, uint32 [2]."""
     normalizer: augment.Normalizer
-    """What turns bytes into inputs, so that a state can be asked about plain images."""
+    """Constants that turn bytes into inputs.
+
+    With them, a state can be evaluated on plain images.
+    """
     metrics: metrics.Metrics
-    """Training sums since the last row, so that a run stopped between rows reports as if it never was."""
+    """Training sums since the last row.
+
+    A run that was stopped between rows thereby has the rows of one that was not.
+    """
 
 
 def verify_state(state: Any) -> None:
-    """Raise ArgumentError unless `state` is a State whose variables, step, key and normalizer are arrays of their kinds."""
+    """Check that `state` is a State with arrays of the right kinds.
+
+    Raises:
+      ArgumentError: it is not a State, or its variables, step, key or normalizer are invalid.
+    """
     if isinstance(state, State):
-        if wrong := _misfit(state):
-            raise ArgumentError(f"the state's {wrong}. Write what train or init_state returns.")
+        if fault := _first_fault(state):
+            raise ArgumentError(f"the state's {fault}. Write what train or init_state returns.")
         return
     if isinstance(state, Mapping):
         raise ArgumentError(
-            "state is a dict of variables; expected a State, which also has what normalizes images. "
+            "state is a dict of variables; "
+            "expected a State, which also has what normalizes images. "
             "Write with_variables(init_state(model, create_optimizer(recipe), recipe, data), variables)."
         )
     raise ArgumentError(
@@ -57,94 +74,139 @@ def verify_state(state: Any) -> None:
     )
 
 
-def _misfit(state: State) -> str:
-    """What part of a state is of another kind, and what was expected; "" where all are right."""
+def _first_fault(state: State) -> str:
+    """Describe the first invalid part of a state, and what was expected.
+
+    Returns:
+      The description, or "" for a valid state.
+    """
     for name in ("params", "model_state"):
         tree = getattr(state, name)
         if not isinstance(tree, Mapping):
             return f"{name} is {format_value(tree)}; expected arrays by name"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None or is_iterator(x)):
+        leaves = jax.tree_util.tree_leaves_with_path(
+            tree, is_leaf=lambda x: x is None or is_iterator(x)
+        )
+        for path, leaf in leaves:
             if not _is_array(leaf):
-                return f"{name} has {format_value(leaf)} at {jax.tree_util.keystr(path)}; expected arrays of numbers"
-    counted = type(state.step) is int or (_is_array(state.step) and state.step.dtype.kind in "iu")
-    if not counted or np.shape(state.step) != ():
+                location = jax.tree_util.keystr(path)
+                return f"{name} has {format_value(leaf)} at {location}; expected arrays of numbers"
+    is_integer = type(state.step) is int or (
+        _is_array(state.step) and state.step.dtype.kind in "iu"
+    )
+    if not is_integer or np.shape(state.step) != ():
         return f"step is {format_value(state.step)}; expected an integer"
-    if not _is_array(state.rng) or state.rng.dtype != np.uint32 or np.shape(state.rng) not in ((2,), (4,)):
+    is_key = _is_array(state.rng) and state.rng.dtype == np.uint32
+    if not is_key or np.shape(state.rng) not in ((2,), (4,)):
         return f"rng is {format_value(state.rng)}; expected a key as jax.random.PRNGKey makes it"
-    if name := next(
-        (
-            name
-            for name in ("opt_state", "metrics")
-            if not all(map(_is_array, jax.tree.leaves(getattr(state, name), is_leaf=is_iterator)))
-        ),
-        "",
+    for name in ("opt_state", "metrics"):
+        leaves = jax.tree.leaves(getattr(state, name), is_leaf=is_iterator)
+        if not all(map(_is_array, leaves)):
+            return f"{name} is {format_value(getattr(state, name))}; expected arrays"
+    normalizer = state.normalizer
+    are_floats = isinstance(normalizer, augment.Normalizer) and all(
+        _is_array(leaf) and leaf.dtype.kind == "f" for leaf in normalizer
+    )
+    if (
+        not are_floats
+        or np.ndim(normalizer.mean) != 3
+        or np.shape(normalizer.std) != np.shape(normalizer.mean)[2:]
     ):
-        return f"{name} is {format_value(getattr(state, name))}; expected arrays"
-    norm = state.normalizer
-    arrays = isinstance(norm, augment.Normalizer) and all(_is_array(leaf) and leaf.dtype.kind == "f" for leaf in norm)
-    if not arrays or np.ndim(norm.mean) != 3 or np.shape(norm.std) != np.shape(norm.mean)[2:]:
-        return f"normalizer is {format_value(norm)}; expected a Normalizer of mean [h, w, c] and std [c]"
+        return (
+            f"normalizer is {format_value(normalizer)}; "
+            "expected a Normalizer of mean [h, w, c] and std [c]"
+        )
     return ""
 
 
 def _is_array(leaf: Any) -> bool:
-    array = isinstance(leaf, (np.ndarray, np.generic, jax.Array)) and not isinstance(leaf, np.ma.MaskedArray)
-    return (
-        array
-        and (getattr(leaf.dtype, "kind", "?") in "fiub" or jnp.issubdtype(leaf.dtype, jnp.floating))
-        and leaf.dtype.isnative
-    )
+    types = (np.ndarray, np.generic, jax.Array)
+    if not isinstance(leaf, types) or isinstance(leaf, np.ma.MaskedArray):
+        return False
+    is_numeric = getattr(leaf.dtype, "kind", "?") in "fiub"
+    # The kind of bfloat16 is none of these.
+    is_numeric = is_numeric or jnp.issubdtype(leaf.dtype, jnp.floating)
+    return is_numeric and leaf.dtype.isnative
 
 
 def image_shape_of(model: Any, state: Any) -> tuple[int, ...]:
-    """Return the shape [h, w, c] of the images that `state` is for; ArgumentError for what is no model or no state."""
+    """Return the shape [h, w, c] of the images of `state`.
+
+    Raises:
+      ArgumentError: `model` is not a model, or `state` not a state.
+    """
     verify_model(model)
     verify_state(state)
     return np.shape(state.normalizer.mean)
 
 
-def _plain(what: str, tree: Any) -> None:
-    """Raise ArgumentError for typed random keys, which neither a checkpoint nor a comparison takes."""
+def _check_raw_keys(description: str, tree: Any) -> None:
+    """Check that a tree has no typed random keys.
+
+    Neither a checkpoint nor a comparison takes them.
+
+    Raises:
+      ArgumentError: a leaf is a typed random key.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.issubdtype(getattr(leaf, "dtype", np.dtype(int)), jax.dtypes.prng_key):
             name = jax.tree_util.keystr(path)
             raise ArgumentError(
-                f"{name} of the {what} is a typed random key; expected arrays of numbers. Write jax.random.PRNGKey(0)."
+                f"{name} of the {description} is a typed random key; expected arrays of numbers. "
+                "Write jax.random.PRNGKey(0)."
             )
 
 
 def fold_in(key: jax.Array, *path: Any) -> jax.Array:
-    """The key at the end of `path`, integers folded in one after another: `fold_in(state.rng, ORDER, epoch)`."""
-    for part in path:
-        key = jax.random.fold_in(key, part)
+    """Fold integers into a key, one after another.
+
+    Example:
+      >>> key, epoch = jax.random.PRNGKey(0), 3
+      >>> expected = jax.random.fold_in(jax.random.fold_in(key, ORDER), epoch)
+      >>> fold_in(key, ORDER, epoch).tolist() == expected.tolist()
+      True
+    """
+    for number in path:
+        key = jax.random.fold_in(key, number)
     return key
 
 
 def eval_state(state: State) -> State:
-    """The state as it is judged: with the parameters that its optimiser means for use, where they are not those it moves.
+    """Return the state for evaluation and prediction.
 
-    Lookahead and schedule-free train at one point and return another (`jaxcnn.optim.test_params`); for every other optimiser
-    this is `state` itself. The result is for measuring and predicting: it holds no optimiser's state to train on with.
+    Lookahead and schedule-free train at one point and return another (`jaxcnn.optim.eval_params`).
+    The result has the point that they return, and no optimizer's state to train on with. For every
+    other optimizer it is `state` itself.
     """
     params = eval_params(state.opt_state, state.params)
     return state if params is state.params else state._replace(params=params, opt_state=())
 
 
 def init_state(
-    model: nn.Module, tx: optax.GradientTransformation | optax.MultiSteps, recipe: Recipe, data: Dataset
+    model: nn.Module,
+    tx: optax.GradientTransformation | optax.MultiSteps,
+    recipe: Recipe,
+    data: Dataset,
 ) -> State:
-    """The state at step 0, as host arrays: parameters from the seed's INIT stream, the normaliser from `data`.
+    """Return the state at step 0, as arrays on the host.
+
+    Parameters are drawn from the seed's INIT stream.
 
     Args:
-      model: maps float32 [b, h, w, c] to logits; in test mode, as `jaxcnn.models.calling` finds it.
-      tx: the optimiser.
-      recipe: gives the seed and what is subtracted.
-      data: gives the image's shape and the means; nothing is computed on its images.
+      model: maps float32 [b, h, w, c] to logits, in test mode as `jaxcnn.models.calling` sets it.
+      tx: the optimizer.
+      recipe: its seed and the constants of its normalizer are used.
+      data: its image shape, means and standard deviations are used, but not its images.
+
+    Raises:
+      ArgumentError: an argument is invalid, or the variables or the optimizer's state have typed
+        random keys.
 
     Example:
       >>> from jaxcnn import create_model, load_dataset, create_optimizer
       >>> recipe = Recipe(dataset="digits", model="plain8")
-      >>> state = init_state(create_model("plain8", 10), create_optimizer(recipe), recipe, load_dataset("digits"))
+      >>> model, tx = create_model("plain8", 10), create_optimizer(recipe)
+      >>> state = init_state(model, tx, recipe, load_dataset("digits"))
       >>> int(state.step), state.normalizer.mean.shape
       (0, (8, 8, 1))
     """
@@ -155,23 +217,32 @@ def init_state(
     tx = as_transformation(tx)
     variables = init_variables(model, fold_in(key, INIT), image)
     params = variables.pop("params")
-    opt = jax.jit(tx.init)(params)  # one program: there are hundreds of parameters of dozens of shapes
-    norm = augment.make_normalizer(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
-    state = State(jnp.int32(0), params, variables, opt, key, norm, metrics.zeros())
-    _plain("model's variables", (params, variables))
-    _plain("optimizer's state", opt)
-    if all(
-        leaf.dtype != np.float64 for leaf in jax.tree.leaves(params)
-    ):  # with JAX_ENABLE_X64, optax's constants are wider
-        opt = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, opt)
-        state = state._replace(opt_state=opt)
+    # One program, because there are hundreds of parameters of dozens of shapes.
+    opt_state = jax.jit(tx.init)(params)
+    normalizer = augment.make_normalizer(
+        data.mean, data.std, subtract=recipe.mean, divide=recipe.std
+    )
+    state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, metrics.zeros())
+    _check_raw_keys("model's variables", (params, variables))
+    _check_raw_keys("optimizer's state", opt_state)
+    # With JAX_ENABLE_X64, optax's constants are wider than the parameters.
+    if all(leaf.dtype != np.float64 for leaf in jax.tree.leaves(params)):
+        opt_state = jax.tree.map(
+            lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, opt_state
+        )
+        state = state._replace(opt_state=opt_state)
     return jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf)), state)
 
 
 def state_shapes(
-    model: nn.Module, tx: optax.GradientTransformation | optax.MultiSteps, recipe: Recipe, data: Dataset
+    model: nn.Module,
+    tx: optax.GradientTransformation | optax.MultiSteps,
+    recipe: Recipe,
+    data: Dataset,
 ) -> State:
-    """Return the state of `init_state` as `jax.ShapeDtypeStruct`s; nothing of the network's size is allocated.
+    """Return the state of `init_state` as `jax.ShapeDtypeStruct`s.
+
+    Nothing of the network's size is allocated.
 
     Example:
       >>> from jaxcnn import create_model, load_dataset, create_optimizer
@@ -187,31 +258,39 @@ def state_shapes(
     key = jax.eval_shape(jax.random.PRNGKey, 0)
     variables = variable_shapes(model, image)
     params = variables.pop("params")
-    norm = augment.make_normalizer(data.mean, data.std, subtract=recipe.mean, divide=recipe.std)
-    step, opt, sums = jnp.int32(0), jax.eval_shape(as_transformation(tx).init, params), metrics.zeros()
-    state = State(step, params, variables, opt, key, norm, sums)
+    normalizer = augment.make_normalizer(
+        data.mean, data.std, subtract=recipe.mean, divide=recipe.std
+    )
+    opt_state = jax.eval_shape(as_transformation(tx).init, params)
+    state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, metrics.zeros())
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), state)
 
 
 def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
-    """`state` with the parameters and statistics of `variables`, such as `jaxcnn.load_weights` gives, or of another state.
+    """Return `state` with the parameters and statistics of `variables`.
 
-    For the start of a run: the optimiser's state stays, which for lookahead and schedule-free would hold other parameters.
+    They are those of `jaxcnn.load_weights`, say, or of another state. It is for the start of a run,
+    because the optimizer's state stays. That of lookahead and schedule-free has parameters of its
+    own, which would stay too.
 
     Args:
       state: of the same model.
       variables: {"params": ...} and the model's other collections, float32 arrays.
 
     Raises:
-      ArgumentError: unless the names and shapes are the state's; it tells how many are not, and the first.
+      ArgumentError: names or shapes are not the state's, or the optimizer has parameters of its
+        own. The message has the number of the variables that do not fit, and the first of them.
 
     Example:
       >>> from dataclasses import replace
       >>> from jaxcnn import create_model, load_dataset, create_optimizer
-      >>> model, recipe, data = create_model("plain8", 10), Recipe(dataset="digits", model="plain8"), load_dataset("digits")
-      >>> one, two = (init_state(model, create_optimizer(recipe), replace(recipe, seed=seed), data) for seed in (0, 1))
-      >>> both = with_variables(one, {"params": two.params, **two.model_state})
-      >>> bool((both.params["head"]["kernel"] == two.params["head"]["kernel"]).all())
+      >>> model, data = create_model("plain8", 10), load_dataset("digits")
+      >>> recipe = Recipe(dataset="digits", model="plain8")
+      >>> tx = create_optimizer(recipe)
+      >>> state = init_state(model, tx, recipe, data)
+      >>> source = init_state(model, tx, replace(recipe, seed=1), data)
+      >>> copy = with_variables(state, {"params": source.params, **source.model_state})
+      >>> bool((copy.params["head"]["kernel"] == source.params["head"]["kernel"]).all())
       True
     """
     verify_state(state)
@@ -224,17 +303,20 @@ def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
         )
     if eval_params(state.opt_state, state.params) is not state.params:
         raise ArgumentError(
-            "the optimiser keeps parameters of its own beside the model's; write optimizer='momentum', say"
+            "the optimiser keeps parameters of its own beside the model's; "
+            "write optimizer='momentum', say"
         )
-    mine = {"params": state.params, **state.model_state}
-    here, there = (_shapes(tree) for tree in (mine, dict(variables)))
-    if wrong := sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name)):
-        name = wrong[0]
+    old = {"params": state.params, **state.model_state}
+    expected, actual = (_shapes(tree) for tree in (old, dict(variables)))
+    names = expected.keys() | actual.keys()
+    if misfits := sorted(name for name in names if expected.get(name) != actual.get(name)):
+        name = misfits[0]
         raise ArgumentError(
-            f"{len(wrong)} of the variables do not fit the model; the first, {name}, is {there.get(name, 'missing')} and the "
-            f"model's is {here.get(name, 'missing')}: build the network that they belong to"
+            f"{len(misfits)} of the variables do not fit the model; the first, {name}, "
+            f"is {actual.get(name, 'missing')} and the model's is {expected.get(name, 'missing')}: "
+            "build the network that they belong to"
         )
-    new = jax.tree.map(lambda old, array: np.asarray(array, old.dtype), mine, dict(variables))
+    new = jax.tree.map(lambda leaf, array: np.asarray(array, leaf.dtype), old, dict(variables))
     return state._replace(params=new.pop("params"), model_state=new)
 
 

@@ -1,4 +1,4 @@
-"""Numbers of several seeds as one row, and rows as a table in CSV and Markdown."""
+"""Statistics over seeds, and tables in CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy.special import stdtrit  # `scipy.stats` would be a fifth of a script's imports
+# The import of `scipy.stats` would take a fifth of the time of a script's imports.
+from scipy.special import stdtrit
 
 from jaxcnn.data.types import printable
 from jaxcnn.run_log import write_text
 
 
 class SeedStatistics(NamedTuple):
-    """A sample's mean, its standard deviation (n - 1) and the half width of the mean's 95% interval (Student's t).
+    """Statistics of a sample.
 
-    What the sample is too small for is None: the mean of nothing, the spread of one.
+    What the sample is too small for is None, such as the mean of no values or the deviation of one.
     """
 
     mean: float | None
     std: float | None
+    """Standard deviation (n - 1)."""
     ci95: float | None
+    """Half width of the mean's 95% interval (Student's t)."""
 
 
 def seed_statistics(values: Sequence[float]) -> SeedStatistics:
-    """The summary of `values`.
+    """Return the statistics of `values`.
 
     Example:
       >>> [round(x, 3) for x in seed_statistics([1.0, 2.0, 3.0])]
@@ -45,55 +48,72 @@ def seed_statistics(values: Sequence[float]) -> SeedStatistics:
 
 
 def turning_point(
-    rows: Sequence[Mapping[str, Any]], key: str = "eval_loss", window: int = 3, margin: float = 0.05
+    rows: Sequence[Mapping[str, Any]],
+    key: str = "eval_loss",
+    window: int = 3,
+    margin: float = 0.05,
 ) -> Mapping[str, Any] | None:
-    """The row after which a curve that should fall gets worse: where validation turns; None while it has not.
+    """Return the row after which a curve that should fall rises.
 
-    That is the first row at which the mean of `key` over the `window` rows around it (fewer at the ends) is lowest. The curve
-    has turned if that mean ends higher by more than the share `margin` of its lowest.
+    For a validation loss, it is the start of overfitting. It is the first row with the lowest mean
+    of `key` over `window` rows around it (fewer at the ends). The curve has turned if the last such
+    mean is higher than the lowest by more than the fraction `margin`.
 
     Args:
-      rows: in the order of their steps. Those in which `key` is None or no finite number are passed over.
-      key: of what is better when low: a loss or an error.
-      window: an odd number of rows; 1 takes the curve as it is.
-      margin: 0 calls any rise a turn.
+      rows: in the order of their steps. Those in which `key` is None or not finite are skipped.
+      key: a loss or an error, which is better when low.
+      window: an odd number of rows; 1 does not smooth the curve.
+      margin: 0 counts any rise as a turn.
+
+    Returns:
+      The row, or None if the curve has not turned.
 
     Raises:
-      KeyError: for a row without the key.
-      ValueError: for a window that is not odd, or a margin below 0.
+      KeyError: a row has no such key.
+      ValueError: the window is not odd, or the margin is below 0.
 
     Example:
-      >>> rows = [{"step": i, "eval_loss": loss} for i, loss in enumerate([2.0, 1.0, 0.6, 0.5, 0.7, 0.9])]
+      >>> losses = [2.0, 1.0, 0.6, 0.5, 0.7, 0.9]
+      >>> rows = [{"step": i, "eval_loss": loss} for i, loss in enumerate(losses)]
       >>> turning_point(rows), turning_point(rows[:4])
       ({'step': 3, 'eval_loss': 0.5}, None)
 
     References:
-      Prechelt 1998, "Early stopping - but when?" (`margin` is the threshold of his generalisation loss).
+      Prechelt 1998, "Early stopping - but when?" (`margin` is the threshold of his generalization
+      loss).
     """
     if window < 1 or window % 2 == 0 or not margin >= 0:
-        raise ValueError(f"window is {window} and margin {margin}; expected an odd number of rows and at least 0")
-    known = [row for row in rows if row[key] is not None and math.isfinite(row[key])]
-    values, half = [row[key] for row in known], window // 2
-    near = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    smooth = [math.fsum(part) / len(part) for part in near]
+        raise ValueError(
+            f"window is {window} and margin {margin}; expected an odd number of rows and at least 0"
+        )
+    finite_rows = [row for row in rows if row[key] is not None and math.isfinite(row[key])]
+    values, half = [row[key] for row in finite_rows], window // 2
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    smooth = [math.fsum(part) / len(part) for part in windows]
     if not smooth or smooth[-1] <= (1 + margin) * min(smooth):
         return None
-    return known[smooth.index(min(smooth))]
+    return finite_rows[smooth.index(min(smooth))]
 
 
 def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> None:
-    """`table.csv`, with every column to 6 digits, and `table.md`, for reading (`markdown`), with notes below."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    """Write `table.csv` and `table.md` in a folder.
+
+    The former has every column to 6 digits. The latter is for reading (see `markdown`), with notes
+    below.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    write_text(folder / "table.csv", out.getvalue())
+    write_text(folder / "table.csv", buffer.getvalue())
     write_text(folder / "table.md", markdown(rows) + "".join(f"\n{note}\n" for note in notes))
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    r"""The rows as a Markdown table, each made `compact`; None is a dash. Markup in texts is escaped.
+    r"""Return the rows as a Markdown table.
+
+    Each row is made `compact`. None is a dash. Markup in texts is escaped.
 
     Example:
       >>> print(markdown([{"class": "a|b", "n": 3}]), end="")
@@ -101,39 +121,50 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
       | --- | --- |
       | a\|b | 3 |
     """
-    short = [{escaped(key): escaped(value) for key, value in compact(row).items()} for row in rows]
-    lines = [list(short[0]), ["---"] * len(short[0]), *(list(row.values()) for row in short)]
+    cells = [
+        {escape_markdown(key): escape_markdown(value) for key, value in compact(row).items()}
+        for row in rows
+    ]
+    header = list(cells[0])
+    lines = [header, ["---"] * len(header), *(list(row.values()) for row in cells)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def escaped(text: str) -> str:
-    r"""A text as Markdown shows it as it is, on one line.
+def escape_markdown(text: str) -> str:
+    r"""Escape a text for Markdown, on one line.
 
     Example:
-      >>> escaped("$5 | *new*\n")
+      >>> escape_markdown("$5 | *new*\n")
       '\\$5 \\| \\*new\\*\\\\n'
     """
     return re.sub(r"[\\`*<|$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", printable(text))
 
 
 def compact(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row for reading: three digits, a mean and its interval in one cell, no standard deviations.
+    """Format a row for reading.
+
+    Numbers have three digits. A mean and its interval share a cell, and standard deviations are
+    left out.
 
     Example:
       >>> compact({"loss": 0.51234, "loss_std": 0.1, "loss_ci95": 0.0212, "n": 3, "turn": None})
       {'loss': '0.512 ± 0.021', 'n': '3', 'turn': '-'}
     """
-    beside = {f"{key}{part}" for key in row for part in ("_std", "_ci95")}
-    return {key: _cell(value, row.get(f"{key}_ci95")) for key, value in row.items() if key not in beside}
+    spreads = {f"{key}{suffix}" for key in row for suffix in ("_std", "_ci95")}
+    return {
+        key: _format_cell(value, row.get(f"{key}_ci95"))
+        for key, value in row.items()
+        if key not in spreads
+    }
 
 
-def _cell(value, half):
+def _format_cell(value, half_width):
     if value is None:
         return "-"
     if not isinstance(value, float) or not math.isfinite(value):
         return str(value)
-    if half is None:
+    if half_width is None:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    places = 2 - math.floor(math.log10(abs(value))) if value else 2
-    mean, spread = (f"{x:.{min(max(places, 0), 8)}f}" for x in (value, half))
+    decimals = 2 - math.floor(math.log10(abs(value))) if value else 2
+    mean, spread = (f"{x:.{min(max(decimals, 0), 8)}f}" for x in (value, half_width))
     return f"{mean} ± {spread}"

@@ -12,7 +12,7 @@ from scripts import refuses
 import jaxcnn as jc
 from experiments import batch_size, budget
 from jaxcnn import runs
-from jaxcnn.training import _numbers
+from jaxcnn.training import _order_function
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -217,9 +217,9 @@ def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
     key = jax.random.PRNGKey(0)
     for name in ("online", "mini-batch"):
         recipe = jc.Recipe.load(out / f"{name}-sorted-seed0")
-        fed = data.train.labels[_numbers(recipe, data)(key, 0, 64 // recipe.batch)].ravel()
+        fed = data.train.labels[_order_function(recipe, data)(key, 0, 64 // recipe.batch)].ravel()
         assert fed.tolist() == sorted(data.train.labels.tolist())
-        fed = data.train.labels[_numbers(replace(recipe, order="shuffled"), data)(key, 0, 64 // recipe.batch)].ravel()
+        fed = data.train.labels[_order_function(replace(recipe, order="shuffled"), data)(key, 0, 64 // recipe.batch)].ravel()
         assert (np.diff(fed) < 0).sum() > 10
 
 

@@ -1,5 +1,6 @@
 """Gradient descent against its closed form: trajectories, behaviours and the rate at which each ends."""
 
+import doctest
 import math
 
 import jax
@@ -7,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.descent import (
-    behaviour,
+from experiments.learning_rate import descent
+from experiments.learning_rate.descent import (
+    behavior,
+    closed_form_path,
     curvatures,
     descend,
     limit,
     measured_limit,
-    predicted,
     quadratic,
     roots,
     straight_line,
@@ -48,14 +50,14 @@ def test_long_trajectories_are_the_closed_form(part, momentum, nesterov):
     rate, options = part * limit(4.0, momentum, nesterov=nesterov), {"momentum": momentum, "nesterov": nesterov}
     got = np.asarray(descend(quadratic(c), start, rate, 40, **options), np.float64)
     for i in range(3):
-        want = predicted(c[i], rate, 40, start[i], **options)
+        want = closed_form_path(c[i], rate, 40, start[i], **options)
         # Rounding enters at every step and travels on as the path does: it counts beside the largest so far.
         assert (abs(got[:, i] - want) <= 1e-5 * np.maximum.accumulate(abs(want))).all()
 
 
 def test_the_closed_form_without_momentum_is_a_power_and_overflows_quietly():
-    assert predicted(2.0, 0.3, 50, -3.0) == pytest.approx(-3 * 0.4 ** np.arange(51), rel=1e-12)
-    assert not np.isfinite(predicted(1.0, 1e6, 100, 1.0)).all()
+    assert closed_form_path(2.0, 0.3, 50, -3.0) == pytest.approx(-3 * 0.4 ** np.arange(51), rel=1e-12)
+    assert not np.isfinite(closed_form_path(1.0, 1e6, 100, 1.0)).all()
     assert not np.isfinite(descend(quadratic([1.0]), [1.0], 1e6, 100)).all()
 
 
@@ -67,7 +69,7 @@ def test_the_three_behaviours_are_measured(times, says):
     measured = "monotone" if not turns.any() else "oscillating" if shrinks.all() else "diverging"
     assert turns.all() or not turns.any()
     assert shrinks.all() or not shrinks.any()
-    assert behaviour(c, times / c) == measured == says
+    assert behavior(c, times / c) == measured == says
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -75,22 +77,22 @@ def test_the_three_behaviours_are_measured(times, says):
 def test_behaviours_with_momentum_are_those_of_long_trajectories(momentum, nesterov):
     top, seen = limit(1.0, momentum, nesterov=nesterov), set()
     for part in [0.0005, 0.3, 0.7, 0.98, 1.02, 1.5]:
-        path = predicted(1.0, part * top, 2000, 1.0, momentum, nesterov=nesterov)
+        path = closed_form_path(1.0, part * top, 2000, 1.0, momentum, nesterov=nesterov)
         grows = not np.isfinite(path).all() or abs(path[-100:]).max() > abs(path[:100]).max()
         measured = "diverging" if grows else "oscillating" if (path < 0).any() else "monotone"
-        assert behaviour(1.0, part * top, momentum, nesterov=nesterov) == measured
+        assert behavior(1.0, part * top, momentum, nesterov=nesterov) == measured
         seen.add(measured)
     assert seen == {"monotone", "oscillating", "diverging"}
 
 
 def test_the_edges_of_each_behaviour():
-    assert behaviour(1.0, 1.0) == "monotone"  # there in one step
-    assert behaviour(1.0, 0.25, 0.25) == "monotone"  # critically damped: a = (1 - sqrt m)^2, a double root
-    assert behaviour(1.0, 0.26, 0.25) == "oscillating"
+    assert behavior(1.0, 1.0) == "monotone"  # there in one step
+    assert behavior(1.0, 0.25, 0.25) == "monotone"  # critically damped: a = (1 - sqrt m)^2, a double root
+    assert behavior(1.0, 0.26, 0.25) == "oscillating"
     for momentum in MOMENTA:
-        assert behaviour(10.0, limit(10.0, momentum), momentum) == "oscillating"  # for ever
-        assert behaviour(10.0, 1.0001 * limit(10.0, momentum), momentum) == "diverging"
-    assert behaviour(-1.0, 0.1) == "diverging"  # downhill for ever
+        assert behavior(10.0, limit(10.0, momentum), momentum) == "oscillating"  # for ever
+        assert behavior(10.0, 1.0001 * limit(10.0, momentum), momentum) == "diverging"
+    assert behavior(-1.0, 0.1) == "diverging"  # downhill for ever
 
 
 @pytest.mark.parametrize("momentum", MOMENTA)
@@ -164,9 +166,9 @@ BAD_MOMENTA = [-0.1, 1.0, math.nan]
 def test_impossible_rates_are_refused(rate):
     for call in (
         lambda: descend(ONE, [1], rate, 3),
-        lambda: predicted(1.0, rate, 3, 1.0),
+        lambda: closed_form_path(1.0, rate, 3, 1.0),
         lambda: roots(1.0, rate),
-        lambda: behaviour(1.0, rate),
+        lambda: behavior(1.0, rate),
     ):
         with pytest.raises(ArgumentError, match=r"rate is .*; expected a finite number above 0: write rate=0.1"):
             call()
@@ -183,8 +185,8 @@ def test_impossible_momenta_are_refused(momentum):
     for call in (
         lambda: descend(ONE, [1], 0.1, 3, momentum=momentum),
         lambda: limit(1.0, momentum),
-        lambda: behaviour(1.0, 0.1, momentum),
-        lambda: predicted(1.0, 0.1, 3, 1.0, momentum),
+        lambda: behavior(1.0, 0.1, momentum),
+        lambda: closed_form_path(1.0, 0.1, 3, 1.0, momentum),
         lambda: measured_limit(ONE, [1], low=0.1, high=9.0, momentum=momentum),
     ):
         with pytest.raises(ArgumentError, match=r"momentum is .*; expected at least 0 and below 1"):
@@ -202,7 +204,7 @@ def test_impossible_momenta_are_refused(momentum):
         (lambda: descend(ONE, 1.0, 0.1, 3), "start is 1.0; expected finite numbers in a row"),
         (lambda: descend(ONE, [1], 0.1, 0), "steps is 0; expected a whole number"),
         (lambda: limit(0.0), "curvature is 0.0; expected a finite number above 0"),
-        (lambda: behaviour(math.nan, 0.1), "curvature is nan; expected a finite number"),
+        (lambda: behavior(math.nan, 0.1), "curvature is nan; expected a finite number"),
         (lambda: measured_limit(ONE, [1], low=3.0, high=9.0), "low is 3.0, which diverges"),
         (lambda: measured_limit(ONE, [1], low=0.1, high=1.0), "high is 1.0, which does not diverge"),
         (lambda: measured_limit(ONE, [1], low=0.1, high=9.0, relative=0), "relative is 0; expected at least 1e-6"),
@@ -212,3 +214,7 @@ def test_errors_are_one_line_with_the_mend(call, message):
     with pytest.raises(ArgumentError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_examples_run():
+    assert doctest.testmod(descent).failed == 0

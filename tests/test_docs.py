@@ -16,7 +16,7 @@ import jaxcnn
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
-MODULES = sorted(m.name for m in pkgutil.walk_packages(jaxcnn.__path__, "jaxcnn."))
+MODULES = ["jaxcnn", *sorted(m.name for m in pkgutil.walk_packages(jaxcnn.__path__, "jaxcnn."))]
 README = Path(jaxcnn.__file__).parent.parent / "README.md"
 
 

@@ -9,8 +9,7 @@ from scripts import refuses
 
 from experiments import filters
 from experiments.filters import __main__ as script
-from experiments.filters import classic, resizing, windows
-from jaxcnn import ops
+from experiments.filters import classic, ops, resizing, windows
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
 

@@ -260,7 +260,7 @@ def test_nohup_keeps_a_hangup_from_stopping_anything():
 
 def test_a_program_that_sigterm_does_not_stop_is_ended():
     code = (
-        "import time; from jaxcnn import cli; cli.GRACE = 1.0\n"
+        "import time; from jaxcnn import cli; cli.GRACE_SECONDS = 1.0\n"
         "with cli.GracefulShutdown(): print('ready', flush=True); time.sleep(100); print('slept')"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, cwd=ROOT)
@@ -405,7 +405,7 @@ def test_a_program_in_part_is_damaged_and_others_stay(tmp_path):
 
 def test_other_warnings_are_shown_as_before(tmp_path):
     shown = []
-    show = cli._OneWarning(tmp_path, lambda message, *_: shown.append(str(message)))
+    show = cli._CacheWarnings(tmp_path, lambda message, *_: shown.append(str(message)))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = show

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import ops
+from experiments.filters import ops
 from jaxcnn.models import create_model
 from jaxcnn.models.pooling import max_pool_2x2
 

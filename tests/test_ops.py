@@ -1,5 +1,6 @@
 """The layers written out, each against the library's: values, and gradients with respect to image and kernel, to 1e-6."""
 
+import doctest
 import itertools
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import pytest
 from jax import lax
 from scipy import ndimage
 
-from jaxcnn import ops
+from experiments.filters import ops
 from jaxcnn.models.pooling import local_response_norm as layer
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -37,7 +38,7 @@ def equal(functions, *arguments):
 
 
 def pads(image, window, stride, padding):
-    return [ops.borders(size, side, stride, padding) for size, side in zip(image.shape, window, strict=False)]
+    return [ops.padding_widths(size, side, stride, padding) for size, side in zip(image.shape, window, strict=False)]
 
 
 def library_convolution(stride, padding):
@@ -150,7 +151,7 @@ def test_bilinear_of_a_slope_is_a_slope_but_at_the_edges():
 
 def test_sizes_are_those_of_the_windows_that_fit():
     for size, window, stride, padding in itertools.product(range(1, 12), (1, 2, 3, 5), (1, 2, 3), (0, 1, 2, (0, 1))):
-        before, after = ops.borders(size, window, stride, padding)
+        before, after = ops.padding_widths(size, window, stride, padding)
         starts = range(0, size + before + after - window + 1, stride)
         if len(starts):
             assert ops.output_size(size, window, stride, padding) == len(starts)
@@ -162,9 +163,9 @@ def test_sizes_are_those_of_the_windows_that_fit():
 def test_same_and_valid_are_the_librarys():
     for size, window, stride in itertools.product(range(1, 16), (1, 2, 3, 4, 7), (1, 2, 3)):
         (expected,) = lax.padtype_to_pads((size,), (window,), (stride,), "SAME")
-        assert ops.borders(size, window, stride, "same") == expected
+        assert ops.padding_widths(size, window, stride, "same") == expected
         assert ops.output_size(size, window, stride, "same") == -(-size // stride)
-        assert ops.borders(size, window, stride, "valid") == (0, 0)
+        assert ops.padding_widths(size, window, stride, "valid") == (0, 0)
 
 
 def test_a_transposed_convolution_makes_the_smallest_size_that_is_convolved_back():
@@ -182,8 +183,8 @@ def test_a_transposed_convolution_makes_the_smallest_size_that_is_convolved_back
     [
         (lambda: ops.output_size(4, 5), "a window of 5 does not fit into 4 pixels"),
         (lambda: ops.output_size(4, 3, 0), "stride 0; expected whole numbers of at least 1"),
-        (lambda: ops.borders(4, 3, 1, "smae"), "padding is 'smae'; expected 'same', 'valid'"),
-        (lambda: ops.borders(4, 3, 1, -1), "padding is -1"),
+        (lambda: ops.padding_widths(4, 3, 1, "smae"), "padding is 'smae'; expected 'same', 'valid'"),
+        (lambda: ops.padding_widths(4, 3, 1, -1), "padding is -1"),
         (lambda: ops.convolution(jnp.ones((4, 4, 1)), jnp.ones((3, 3, 2, 1))), "kernel is .* expected .*h, w, c"),
         (lambda: ops.convolution_by_loops(jnp.ones((4, 4)), jnp.ones((3, 3, 1, 1))), "expected .*h, w, c"),
         (lambda: ops.transposed_convolution(jnp.ones((4, 4, 2)), jnp.ones((3, 3, 2, 1))), "expected .*filters"),
@@ -196,7 +197,7 @@ def test_mistakes_are_one_line(call, says):
 
 
 def test_filters_are_scipys_correlation_channel_by_channel_and_what_they_are_called():
-    image, apply = normal(6, 7, 2), jax.jit(ops.filtered)
+    image, apply = normal(6, 7, 2), jax.jit(ops.apply_filter)
     found = {name: np.asarray(apply(image, kernel)) for name, kernel in ops.FILTERS.items()}
     for name, kernel in ops.FILTERS.items():
         expected = np.stack([ndimage.correlate(image[..., c], kernel, mode="nearest") for c in range(2)], -1)
@@ -209,3 +210,7 @@ def test_filters_are_scipys_correlation_channel_by_channel_and_what_they_are_cal
     np.testing.assert_allclose(first["sharpen"], one - first["Laplacian"], atol=1e-5)
     np.testing.assert_allclose(first["box blur"], ndimage.uniform_filter(one, 3, mode="nearest"), atol=1e-5)
     assert ops.FILTERS["Gaussian blur"].sum() == ops.FILTERS["emboss"].sum() == 1
+
+
+def test_examples_run():
+    assert doctest.testmod(ops).failed == 0

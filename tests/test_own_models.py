@@ -606,7 +606,7 @@ def test_batches_of_large_images_are_small():
 def test_evaluation_and_prediction_take_the_default_batch(monkeypatch):
     asked = []
     filled = parallel.padded_batches
-    monkeypatch.setattr(sys.modules["jaxcnn.evaluation"], "TESTED", 5 * 16)
+    monkeypatch.setattr(sys.modules["jaxcnn.evaluation"], "MAX_PIXELS", 5 * 16)
     monkeypatch.setattr(
         parallel, "padded_batches", lambda n, batch, devices: asked.append(batch) or filled(n, batch, devices)
     )

@@ -136,4 +136,4 @@ def test_a_study_of_more_networks_than_are_kept_has_the_same_numbers(tmp_path, m
     results = runs.sweep(all_runs, data, tmp_path, strategy=strategy)
     assert results is not None
     assert results["4"]["eval_loss"] == results["4 again"]["eval_loss"] != results["5"]["eval_loss"]
-    assert len(parallel._kept) <= 2
+    assert len(parallel._program_cache) <= 2

@@ -101,7 +101,7 @@ def test_another_model_optimizer_or_rate_is_refused_with_both_values(own, data, 
     recipe = replace(RECIPE, model="resnet20", options={})
     rows = (own / "metrics.jsonl").read_bytes()
     row = {"step": 1, "seconds": float(np.random.default_rng().random()), "train_loss": 0.0}
-    provenance.note(row, provenance.made_from(model, tx, recipe, data, {}, ()))  # as `train` does
+    provenance.store_facts(row, provenance.run_facts(model, tx, recipe, data, {}, ()))  # as `train` does
     pieces = {"model": model, "tx": tx} if at == "start" else {}
     with pytest.raises(jc.ArgumentError, match="holds another run") as error:
         jc.RunLog(own, recipe, **pieces).write(**row)
@@ -128,7 +128,7 @@ def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
     other = jc.create_optimizer(replace(RECIPE, lr=0.5))  # of the same name, with another rate
     with pytest.raises(jc.ArgumentError, match=r"optimizer is momentum\(lr=0.1\) there and momentum\(lr=0.5\) here;"):
         jc.RunLog(tmp_path, RECIPE, tx=other)
-    assert provenance.model_of(jc.create_model("mlp", 10, hidden=[5]), RECIPE)["fields"]["hidden"] == [5]  # type: ignore[index]
+    assert provenance.model_facts(jc.create_model("mlp", 10, hidden=[5]), RECIPE)["fields"]["hidden"] == [5]  # type: ignore[index]
 
 
 def test_a_row_of_another_recipe_than_the_logs_is_refused(tmp_path, data):
@@ -171,8 +171,8 @@ RATE = 0.25
     ],
 )
 def test_the_numbers_of_any_optax_transformation_are_read(tx, words):
-    facts: Any = provenance.optimizer_of(tx, jc.Recipe())
-    said = provenance.in_words(facts, "optimizer")
+    facts: Any = provenance.optimizer_facts(tx, jc.Recipe())
+    said = provenance.describe(facts, "optimizer")
     assert all(word in said for word in words), said
     assert json.loads(json.dumps(facts)) == facts  # as a file gives it back
     assert " at 0x" not in said
@@ -201,7 +201,7 @@ def test_fields_of_any_kind_become_plain_values_without_addresses():
     ]
     fields += [lambda x: 3 * x, nn.initializers.he_normal(), {1, 2}, float("inf"), jnp.bfloat16, np.dtype("int8")]
     model = Odd(parts=fields)
-    facts: Any = provenance.model_of(model, RECIPE)
+    facts: Any = provenance.model_facts(model, RECIPE)
     text = json.dumps(facts, allow_nan=False)
     assert " at 0x" not in text
     for word in (
@@ -223,7 +223,7 @@ def test_other_data_in_the_folder_of_a_run_are_refused(tmp_path, data, change, l
     if large:  # so that arrays count as those that are read once and in part
         repeated = jc.Split(np.repeat(data.train.images, 16, 0), np.repeat(data.train.labels, 16, 0))
         data = data._replace(train=repeated)
-        monkeypatch.setattr(provenance, "SAMPLED", 1 << 18)
+        monkeypatch.setattr(provenance, "MAX_DIGEST_BYTES", 1 << 18)
     jc.RunLog(tmp_path, RECIPE, data=data)
     jc.RunLog(tmp_path, RECIPE, data=data._replace(train=jc.Split(*(np.array(a) for a in data.train))))  # equal
     labels, images = data.train.labels.copy(), data.train.images.copy()

@@ -1,4 +1,4 @@
-"""What do the layers of a network do to a picture? Seven figures, computed by `jaxcnn.ops` and ready for a slide.
+"""What do the layers of a network do to a picture? Seven figures, computed by `experiments.filters.ops` and ready for a slide.
 
     python -m experiments.filters                        no download: half a minute on two CPU cores
     python -m experiments.filters --image FILE           on a photograph of your own

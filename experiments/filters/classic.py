@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import ops, plots
+from experiments.filters import ops
+from jaxcnn import plots
 
 CHANNELS, LOUD = 24, {5: 30.0, 6: 12.0, 16: 18.0}
 """Of the pixel that is normalised: how many, and those that stand out of a murmur of 3."""
@@ -30,9 +31,9 @@ def shown(name: str, image: jax.Array) -> np.ndarray:
     """
     kernel = ops.FILTERS[name]
     if abs(float(kernel.sum())) > 1e-3:
-        return np.asarray(ops.filtered(image, kernel)).clip(0, 1)
+        return np.asarray(ops.apply_filter(image, kernel)).clip(0, 1)
     grey = image @ jnp.array([0.2126, 0.7152, 0.0722])  # luminance (ITU-R BT.709)
-    edges = np.asarray(ops.filtered(grey[..., None], kernel))[..., 0]
+    edges = np.asarray(ops.apply_filter(grey[..., None], kernel))[..., 0]
     edges = 0.5 + 0.5 * edges / np.quantile(np.abs(edges), 0.995)
     return np.repeat(edges[..., None], 3, -1).clip(0, 1)
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import ops, plots
+from experiments.filters import ops
+from jaxcnn import plots
 
 MAP = np.array([[1, 3, 0, 2], [5, 2, 1, 9], [4, 4, 7, 0], [0, 8, 6, 3]], np.float32)
 NUMBERS: dict[str, Any] = {"fmt": "g", "cmap": "Blues", "limits": (0, 16)}

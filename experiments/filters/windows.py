@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.filters import ops
 from experiments.filters.classic import kernel_tile
-from jaxcnn import ops, plots
+from jaxcnn import plots
 
 PICTURE = np.array([[1, 1, 2, 8, 9], [1, 1, 2, 9, 8], [1, 2, 7, 9, 9], [2, 1, 8, 9, 8], [1, 2, 9, 8, 9]], np.float32)
 """Dark on the left and bright on the right: an edge for Sobel's filter."""

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
+from experiments.learning_rate import descent
 from experiments.learning_rate.options import Options, check_rates, data, label, recipe
-from jaxcnn import descent, plots, runs, tables, training
+from jaxcnn import plots, runs, tables, training
 from jaxcnn.augment import normalize
 
 

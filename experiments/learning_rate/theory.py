@@ -17,8 +17,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.learning_rate import descent
 from experiments.learning_rate.options import Options
-from jaxcnn import descent, plots, tables
+from jaxcnn import plots, tables
 
 SHARES = (0.4, 1.8, 2.04)
 """Rates in the figures, in units of 1 / L."""
@@ -152,7 +153,7 @@ def _write_surface(problem: Problem, folder: Path) -> None:
     surfaces = []
     for share in SHARES:
         path = problem.path(share / problem.top, 30)
-        word = descent.behaviour(problem.top, share / problem.top)
+        word = descent.behavior(problem.top, share / problem.top)
         note = f"rate {share:g} / L: {word}"
         surfaces.append(
             plots.Surface(
@@ -176,7 +177,7 @@ def _write_directions(problem: Problem, folder: Path) -> None:
             rate = share * (1 + momentum) / problem.top
             path = problem.path(rate, steps, momentum).astype(np.float64)
             distance = (path - np.array(problem.minimum)) @ sharpest
-            theory = descent.predicted(problem.top, rate, steps, distance[0], momentum)
+            theory = descent.closed_form_path(problem.top, rate, steps, distance[0], momentum)
             lines = (
                 plots.Line(
                     range(steps + 1), theory, label="closed form", color=plots.COLORS[1], width=1.6

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn._util import file_sha256, to_one_line
 from jaxcnn.arguments import format_value, is_iterator
 
 Leaves = dict[str, Any]
@@ -44,7 +45,7 @@ def join_first(items: list[str], limit: int = 3) -> str:
 
 def describe_error(error: Exception) -> str:
     """Format type and text of an error as one short line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {to_one_line(error, 200)}"
 
 
 # The leaves of a state.
@@ -193,7 +194,7 @@ def seal_files(step: Path) -> None:
 
     It is written completely or not at all.
     """
-    body = {"files": {name: [(step / name).stat().st_size, _sha256(step / name)] for name in _files(step)}}
+    body = {"files": {name: [(step / name).stat().st_size, file_sha256(step / name)] for name in _files(step)}}
     temporary = step / f"{FILES_RECORD}.part"
     with temporary.open("w") as file:
         json.dump(body | {"seal": json_digest(body)}, file, indent=1)
@@ -241,16 +242,11 @@ def _file_problem(path: Path, name: str, size: int, digest: str) -> str | None:
     try:
         if (current_size := path.stat().st_size) != size:
             return f"{name} has {current_size} bytes, saved with {size}"
-        return None if _sha256(path) == digest else f"{name} is not what was saved"
+        return None if file_sha256(path) == digest else f"{name} is not what was saved"
     except FileNotFoundError:
         return f"{name} is missing"
     except OSError as error:
         return f"{name} cannot be read: {describe_error(error)}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(step: Path) -> list[str]:

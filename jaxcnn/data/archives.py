@@ -7,7 +7,6 @@ The archives are as their authors publish them. They are parsed in memory, and n
 from __future__ import annotations
 
 import gzip
-import hashlib
 import importlib.util
 import io
 import logging
@@ -23,6 +22,7 @@ from typing import IO, NamedTuple, cast
 
 import numpy as np
 
+from jaxcnn._util import file_sha256
 from jaxcnn.data.types import DataError, Split, one_line
 
 # Bytes. The largest array in the archives, the training images of SVHN, has 225 MB.
@@ -82,8 +82,7 @@ def verify(path: Path, source: Source) -> None:
     """
     if (size := path.stat().st_size) != source.size:
         raise DataError(f"{path} has {size} bytes; expected {source.size}: fetch {source.url} again")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(path)
     if digest != source.sha256:
         raise DataError(f"{path} has SHA-256 {digest}; expected {source.sha256}: fetch {source.url} again")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxcnn._util import file_sha256
 from jaxcnn.data.temporary import temporary_folder
 from jaxcnn.data.types import DataError, Split, one_line
 
@@ -81,7 +82,7 @@ def read(folder: Path) -> tuple[Split, Split] | None:
         if index["format"] != _FORMAT:
             raise DataError(f"its format is {index['format']!r}, not {_FORMAT}")
         for name in _ARRAYS:
-            if _sha256(folder / f"{name}.npy") != index["files"][name]["sha256"]:
+            if file_sha256(folder / f"{name}.npy") != index["files"][name]["sha256"]:
                 raise DataError(f"{name}.npy has another SHA-256 than {_INDEX} says")
         arrays = [_load_array(folder / f"{name}.npy") for name in _ARRAYS]
     # The json module and NumPy raise errors of many types for invalid bytes, among them
@@ -114,7 +115,7 @@ def write(folder: Path, name: str, source: str, classes: tuple[str, ...], train:
             files = {}
             for key, array in zip(_ARRAYS, (*train, *test), strict=True):
                 np.save(new / f"{key}.npy", array, allow_pickle=False)
-                digest = _sha256(new / f"{key}.npy")
+                digest = file_sha256(new / f"{key}.npy")
                 files[key] = {"shape": array.shape, "dtype": str(array.dtype), "sha256": digest}
             index = {
                 "format": _FORMAT,
@@ -144,8 +145,3 @@ def _load_array(path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path.name} is an archive, not one array")
     return array
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcnn._util import file_sha256
 from jaxcnn.data.cache import dataset_folder
 from jaxcnn.data.image_io import (
     ImageError,
@@ -127,7 +128,7 @@ def _read(folder: Path, stamp: str, memory: int) -> CachedImages | None:
     if (index["format"], index["stamp"]) != (_FORMAT, stamp):
         return None
     is_large = (folder / _IMAGES).stat().st_size > memory
-    if not is_large and _sha256(folder / _IMAGES) != index["sha256"]:
+    if not is_large and file_sha256(folder / _IMAGES) != index["sha256"]:
         raise DataError(f"{_IMAGES} has another SHA-256 than {_INDEX} says")
     images = np.load(folder / _IMAGES, mmap_mode="r" if is_large else None, allow_pickle=False)
     mean = np.load(folder / _MEAN, allow_pickle=False)
@@ -208,7 +209,7 @@ def _decode_to_disk(
         "counts": result.counts,
         "std": result.std.tolist(),
     }
-    index |= {"sha256": _sha256(new / _IMAGES)}
+    index |= {"sha256": file_sha256(new / _IMAGES)}
     (new / _INDEX).write_text(json.dumps(index), "utf-8")
     is_large = (new / _IMAGES).stat().st_size > options.memory
     # Opened before the folder gets its final name. From then on, another process may replace it.
@@ -297,8 +298,3 @@ def _with_statistics(files: Sequence[ImageFile], images: np.ndarray) -> CachedIm
     names = tuple(file.name for file in files)
     labels = np.array([file.label for file in files], np.int32)
     return CachedImages(images, labels, names, counts, mean, std)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

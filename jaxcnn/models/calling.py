@@ -15,6 +15,7 @@ import numpy as np
 from flax import errors
 
 from jaxcnn import metrics
+from jaxcnn._util import to_one_line
 from jaxcnn.recipe import ArgumentError, format_value
 
 TRAINING = ("train", "training", "is_training")
@@ -141,7 +142,7 @@ def call(
         errors.ScopeParamShapeError,
         errors.ScopeCollectionNotFound,
     ) as error:
-        raise foreign_variables_error(model, " ".join(str(error).split("(https")[0].split())) from error
+        raise foreign_variables_error(model, to_one_line(str(error).split("(https")[0])) from error
     except (TypeError, AttributeError) as error:
         # An array where Flax looks for a module's variables raises these.
         if not (name := _first_mismatch(model, variables, inputs)):

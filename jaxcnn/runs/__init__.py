@@ -1,4 +1,7 @@
-"""Studies: many runs, each in a folder of its own, that can be stopped at any moment and go on under the same command."""
+"""Runs in folders, alone or in sweeps.
+
+They can be stopped at any moment. The same command resumes them.
+"""
 
 from jaxcnn.runs.results import Run as Run
 from jaxcnn.runs.results import aggregate_seeds as aggregate_seeds

@@ -1,4 +1,7 @@
-"""One run in a folder of its own, that can be stopped at any moment and goes on under the same command."""
+"""One run in a folder of its own.
+
+It can be stopped at any moment, and the same command resumes it.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,26 @@ from jaxcnn.state import State
 from jaxcnn.training import check_config, train
 
 Measure = Callable[[Any, State, Dataset], Mapping[str, Any]]
-"""More columns for a row: a function of (model, state, data) giving plain numbers by name."""
+"""Function of (model, state, data) that returns more columns of a row.
+
+The columns are plain numbers by name.
+"""
 
 
 def model_and_optimizer(recipe: Recipe, classes: int) -> tuple[Any, Any]:
-    """The recipe's model and optimiser. What is compiled for them serves every seed and rate."""
+    """Return the recipe's model and optimizer.
+
+    What is compiled for them serves every seed and rate.
+    """
     return create_model(recipe.model, classes, **recipe.options), create_optimizer(recipe)
 
 
 def subset_for(recipe: Recipe, data: Dataset) -> Dataset:
-    """`data` with as many training images as the recipe says; every run of a study gets the same ones."""
-    there = len(data.train.labels)
-    if recipe.examples is None or recipe.examples == there:
+    """Return `data` with the recipe's number of training images.
+
+    Every run of a study gets the same ones.
+    """
+    if recipe.examples is None or recipe.examples == len(data.train.labels):
         return data
     return subset(data, recipe.examples, seed=0)
 
@@ -47,35 +58,41 @@ def run(
     begin: Callable[[State], State] = lambda state: state,
     keep_every: int = 0,
 ) -> Result | None:
-    """Train one recipe in `folder`, from its last checkpoint if it has one; a run that is over is not run again.
+    """Train a recipe in a folder.
+
+    A run resumes from its last checkpoint if it has one. A finished run is not repeated.
 
     Args:
-      recipe: the numbers; a folder that holds the run of another recipe or on other data is refused.
-      data: what `load(recipe.dataset, validation=recipe.validation)` gives; `recipe.examples` of its training images
-        are used.
-      folder: `config.json`, `run.json`, `env.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` when the run is over.
-      strategy: where to run.
-      stop: asked after every step; when it answers true the state is saved and None is returned.
-      watch: called with the step, after every step, and with the row as well where there is one.
-      measure: gives more columns of each row.
-      begin: given the state at step 0, returns the one to start from: `lambda state: with_variables(state, variables)`, say.
+      recipe: the numbers. A folder with the run of another recipe, or on other data, is an error.
+      data: that of `load_dataset(recipe.dataset, validation=recipe.validation)`.
+        `recipe.examples` of its training images are used.
+      folder: of `config.json`, `run.json`, `env.json`, `metrics.jsonl`, `checkpoints/`, and
+        `result.json` once the run is finished.
+      strategy: devices, all by default.
+      stop: called after every step. When it returns true, the state is saved and training ends.
+      watch: called with the step and None after every step, and with the step and the row after
+        every row.
+      measure: returns more columns of each row.
+      begin: a function of the state at step 0 that returns the state to start from, such as
+        `lambda state: with_variables(state, variables)`.
       keep_every: as in `Checkpoints`.
 
     Returns:
-      The contents of `result.json`: `status` ("finished" or "diverged", then with `why`), `params`, the last row's
-      figures and the run's `seconds`; or None when it was stopped.
+      The contents of `result.json`, or None if the run was stopped. They are `status` ("finished",
+      or "diverged" with `why`), `params`, the last row's figures and the run's `seconds`.
     """
     verify_dataset(data)
     strategy = parallel.check_strategy(strategy)
     data = subset_for(recipe, data)
-    check_config(recipe, data, strategy)  # before the folder is claimed
+    # Mistakes come before anything is written in the folder.
+    check_config(recipe, data, strategy)
     model, tx = model_and_optimizer(recipe, len(data.classes))
-    with _Records(recipe, folder, strategy, keep_every, data) as records:
-        if records.over is not None:
-            return records.over
+    with _SharedRecords(recipe, folder, strategy, keep_every, data) as records:
+        if records.result is not None:
+            return records.result
 
-        def resume(like):
-            state = records.restore(like) or begin(like)
+        def resume(initial):
+            state = records.restore(initial) or begin(initial)
             watch(int(state.step), None)
             return state
 
@@ -83,88 +100,114 @@ def run(
             watch(step, None)
             return stop()
 
-        why = None
-        for state, row in train(model, tx, data, recipe, resume=resume, strategy=strategy, pause=pause):
+        reason = None
+        for state, row in train(
+            model, tx, data, recipe, resume=resume, strategy=strategy, pause=pause
+        ):
             if row is None:
                 records.save(state)
                 if state.step < recipe.steps:
                     return None
                 break
-            why = row.get("diverged")
-            if why is None:
+            reason = row.get("diverged")
+            if reason is None:
                 row |= measure(model, state, data)
             records.write(row)
             watch(int(state.step), row)
-            if why:
+            if reason:
                 break
-            records.save(state, row["eval_loss" if recipe.loss == "reconstruction" else "eval_error"])
+            metric = "eval_loss" if recipe.loss == "reconstruction" else "eval_error"
+            records.save(state, row[metric])
             if stop() and state.step < recipe.steps:
                 return None
-        return records.finish(count_parameters(model, data.train.images.shape[1:]), why)
+        num_params = count_parameters(model, data.train.images.shape[1:])
+        return records.finish(num_params, reason)
 
 
 def open_run_dir(
     recipe: Recipe, folder: str | Path, strategy: parallel.Strategy, data: Dataset | None = None
 ) -> RunLog:
-    """Return the records of a run of `recipe` on `data` in `folder`, as `RunLog`; ArgumentError if that is another run's."""
+    """Return the `RunLog` of a run of `recipe` on `data`.
+
+    Raises:
+      ArgumentError: the folder has another run.
+    """
     facts = parallel.describe(strategy) | {"dtype": recipe.options.get("dtype", "float32")}
     return RunLog(folder, recipe, facts, data=data)
 
 
-class _Records:
-    """A run's folder as all processes of the job know it: the first reads and writes, the others are told."""
+class _SharedRecords:
+    """Records of a run for all processes of a job.
 
-    def __init__(self, recipe: Recipe, folder: str | Path, strategy: parallel.Strategy, keep_every: int, data: Dataset):
-        self.recipe, self.folder, self.strategy, self.keep_every = recipe, Path(folder), strategy, keep_every
-        self.data = data
+    The primary process reads and writes them, and broadcasts the results to the others.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: str | Path,
+        strategy: parallel.Strategy,
+        keep_every: int,
+        data: Dataset,
+    ):
+        self.recipe, self.folder, self.data = recipe, Path(folder), data
+        self.strategy, self.keep_every = strategy, keep_every
         self.log: Any = None
-        self.saved: Any = None
+        self.checkpoints: Any = None
 
-    def __enter__(self) -> _Records:
-        self.over = multihost.broadcast_from_primary(self._open)
+    def __enter__(self) -> _SharedRecords:
+        self.result = multihost.broadcast_from_primary(self._open)
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
         if kind is None:
             multihost.broadcast_from_primary(self._close)
+        # The other processes may not reach a broadcast after an error.
         else:
             self._close()
 
-    def restore(self, like: State) -> State | None:
-        return multihost.broadcast_arrays_from_primary(lambda: self.saved.restore(like), like)
+    def restore(self, initial: State) -> State | None:
+        return multihost.broadcast_arrays_from_primary(
+            lambda: self.checkpoints.restore(initial), initial
+        )
 
     def save(self, state: State, metric: float | None = None) -> None:
-        multihost.broadcast_from_primary(lambda: self.saved.save(state, metric))
+        multihost.broadcast_from_primary(lambda: self.checkpoints.save(state, metric))
 
     def write(self, row: Mapping[str, Any]) -> None:
         multihost.broadcast_from_primary(lambda: self.log.write(**row))
 
-    def finish(self, params: int, why: str | None) -> Result:
-        return multihost.broadcast_from_primary(lambda: self._finish(params, why))
+    def finish(self, num_params: int, reason: str | None) -> Result:
+        return multihost.broadcast_from_primary(lambda: self._finish(num_params, reason))
 
     def _open(self):
         if Path(self.folder, "result.json").exists():
             return open_run_dir(self.recipe, self.folder, self.strategy, self.data).result()
-        # Its lock comes first: of two processes that start in one folder, the second is to change nothing.
-        self.saved = Checkpoints(self.folder / "checkpoints", self.keep_every)
+        # Its lock comes first: of two processes that start in a folder, the second changes nothing.
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.keep_every)
         try:
             self.log = open_run_dir(self.recipe, self.folder, self.strategy, self.data)
         except BaseException:
-            self._close()  # a notebook that goes on would find the folder in use by itself
+            # Else a notebook that continues would find the folder in use by itself.
+            self._close()
             raise
         return None
 
-    def _finish(self, params, why):
-        self.saved.wait()  # a run whose last state cannot be read is not over: the same command makes it again
-        return _finish(self.log, params, why)
+    def _finish(self, num_params, reason):
+        # A run whose last state cannot be read is not finished, and the same command repeats it.
+        self.checkpoints.wait()
+        return _write_result(self.log, num_params, reason)
 
     def _close(self):
-        if self.saved is not None:
-            self.saved.close()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
 
 
-def _finish(log: RunLog, params: int, why: str | None) -> Result:
+def _write_result(log: RunLog, num_params: int, reason: str | None) -> Result:
     rows = log.rows()
-    result = {"status": "finished" if why is None else "diverged"} | ({"why": why} if why else {})
+    result: Result = {"status": "finished" if reason is None else "diverged"}
+    if reason:
+        result["why"] = reason
     last = {name: value for name, value in rows[-1].items() if name != "diverged"}
-    return log.finish(**result, params=params, **last | {"seconds": math.fsum(row["seconds"] for row in rows)})
+    last["seconds"] = math.fsum(row["seconds"] for row in rows)
+    return log.finish(**result, params=num_params, **last)

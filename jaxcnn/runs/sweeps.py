@@ -1,4 +1,7 @@
-"""`sweep`: many runs under one folder, checked before the first step, with the progress of the whole."""
+"""Sweeps of many runs in one folder.
+
+The progress is that of all runs. All runs are checked before the first step.
+"""
 
 from __future__ import annotations
 
@@ -24,26 +27,32 @@ from jaxcnn.runs.single import Measure, model_and_optimizer, open_run_dir, run, 
 from jaxcnn.training import check_config
 
 
-class _Watch:
-    """Turns the steps of one run into progress of the whole; the first step told is where the run starts from."""
+class _ProgressWatch:
+    """Function of a run's steps that advances the progress of the sweep.
+
+    The first step that it is called with is the one that the run starts from.
+    """
 
     def __init__(self, progress: Progress, name: str, recipe: Recipe, weight: float, brief: bool):
-        self.progress, self.name, self.recipe, self.weight, self.brief = progress, name, recipe, weight, brief
+        self.progress, self.name, self.recipe = progress, name, recipe
+        self.weight, self.brief = weight, brief
         self.step: int | None = None
 
     def __call__(self, step: int, row: Mapping[str, Any] | None) -> None:
-        where = f"{self.name}  step {step}/{self.recipe.steps}"
+        position = f"{self.name}  step {step}/{self.recipe.steps}"
         if self.step is None:
             self.progress.skip(self.weight * step)
         else:
-            self.progress.advance(self.weight * (step - self.step), where)
+            self.progress.advance(self.weight * (step - self.step), position)
         self.step = step
         if row is not None and not self.brief:
-            errors = f"train error {row['train_error']:5.2f}%  {row['eval_split']} error {row['eval_error']:5.2f}%"
-            self.progress.write(f"{where}  {errors}  {row['images_per_second']:,.0f} images/s")
+            train_error = f"train error {row['train_error']:5.2f}%"
+            eval_error = f"{row['eval_split']} error {row['eval_error']:5.2f}%"
+            speed = f"{row['images_per_second']:,.0f} images/s"
+            self.progress.write(f"{position}  {train_error}  {eval_error}  {speed}")
 
     def close(self) -> None:
-        """The run is over, wherever it ended."""
+        """Count the run as finished, also if it ended early."""
         self.progress.skip(self.weight * (self.recipe.steps - (self.step or 0)))
 
 
@@ -58,34 +67,59 @@ def sweep(
     brief: bool = False,
     keep_every: int = 0,
 ) -> dict[str, Result] | None:
-    """Run every recipe in the folder of its name under `out`, showing progress; None when stopped on the way.
+    """Run every recipe in a folder of its name, with progress.
 
-    Every recipe is checked and every folder claimed before the first step: a mistake costs no training. `out` belongs to one
-    sweep at a time. With `brief` the progress of many short runs is not interrupted by a line for each of their rows.
-    `keep_every` is as in `Checkpoints`: states on the way that are kept, for those who look at how a run went.
+    Every recipe and every folder is checked before the first step, so a mistake costs no training.
+    `out` belongs to one sweep at a time.
+
+    Args:
+      runs: recipes by name.
+      data: that of the recipes' data set.
+      out: folder of the runs' folders.
+      strategy: devices, all by default.
+      stop: as in `run`.
+      measure: as in `run`.
+      brief: print no lines for rows, for many short runs.
+      keep_every: as in `Checkpoints`. It keeps earlier states, for studies of how a run developed.
+
+    Returns:
+      Results by name, or None if the sweep was stopped.
 
     Raises:
-      ArgumentError, DataError: a recipe cannot be trained, on this data, or a folder holds the run of another.
-      CheckpointError: another process, which is named, runs a sweep in `out`.
+      ArgumentError: a recipe cannot be trained on these data, or a folder has another run.
+      DataError: the data are invalid.
+      CheckpointError: another process runs a sweep in `out`. The message names it.
     """
     verify_dataset(data)
     strategy = parallel.check_strategy(strategy)
     shape = data.train.images.shape[1:]
     weights = _weights(runs, len(data.classes), shape)
-    parts = {recipe.examples: subset_for(recipe, data) for recipe in runs.values()}
+    subsets = {recipe.examples: subset_for(recipe, data) for recipe in runs.values()}
     for name, recipe in runs.items():
-        for part in name.split("/"):  # a study may sort its runs into folders
+        # A study may sort its runs into folders.
+        for part in name.split("/"):
             file_name(part)
-        check_config(recipe, parts[recipe.examples], strategy)
-    _same_everywhere(runs, data)
+        check_config(recipe, subsets[recipe.examples], strategy)
+    _check_equal_on_all_processes(runs, data)
     _check_memory(runs, weights)
     total = sum(weights[name] * recipe.steps for name, recipe in runs.items())
     results = {}
-    with _owned(runs, Path(out), strategy, parts), Progress(total, quiet=not multihost.is_primary()) as progress:
+    with (
+        _open_study(runs, Path(out), strategy, subsets),
+        Progress(total, quiet=not multihost.is_primary()) as progress,
+    ):
         for name, recipe in runs.items():
-            watch = _Watch(progress, name, recipe, weights[name], brief)
-            how: dict[str, Any] = {"strategy": strategy, "stop": stop, "measure": measure, "keep_every": keep_every}
-            result = run(recipe, parts[recipe.examples], Path(out, name), watch=watch, **how)
+            watch = _ProgressWatch(progress, name, recipe, weights[name], brief)
+            result = run(
+                recipe,
+                subsets[recipe.examples],
+                Path(out, name),
+                watch=watch,
+                strategy=strategy,
+                stop=stop,
+                measure=measure,
+                keep_every=keep_every,
+            )
             if result is None:
                 return None
             watch.close()
@@ -94,7 +128,10 @@ def sweep(
 
 
 def _weights(runs: Mapping[str, Recipe], classes: int, shape: tuple[int, ...]) -> dict[str, int]:
-    """`_weight` of every run; seeds share one, since each takes a trace of the network."""
+    """Return `_weight` of every run.
+
+    Runs that differ only in their seeds share it, because it takes a trace of the network.
+    """
     kinds = {name: repr(replace(recipe, seed=0)) for name, recipe in runs.items()}
     weights = {}
     for name, kind in kinds.items():
@@ -104,7 +141,10 @@ def _weights(runs: Mapping[str, Recipe], classes: int, shape: tuple[int, ...]) -
 
 
 def _weight(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> int:
-    """What a step costs beside those of other runs: the parameters; their names are checked on the way."""
+    """Return the relative cost of a step, the number of parameters.
+
+    The names of `recipe.stage_rates` are checked too.
+    """
     model, tx = model_and_optimizer(recipe, classes)
     if recipe.stage_rates:
         image = jax.ShapeDtypeStruct((1, *shape), np.float32)
@@ -113,52 +153,78 @@ def _weight(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> int:
 
 
 def _check_memory(runs: Mapping[str, Recipe], weights: Mapping[str, int]) -> None:
-    """ArgumentError for a network that cannot fit: Linux would end the process without a word instead."""
+    """Check that the largest network fits into memory.
+
+    Linux would end the process without a message instead.
+
+    Raises:
+      ArgumentError: it cannot fit.
+    """
     name = max(weights, key=lambda name: weights[name])
-    needed, there = 12 * weights[name], machine_memory()  # float32 parameters, their gradients and the updates
-    if there is not None and needed > there:
+    # Parameters in float32, their gradients and the updates.
+    required, available = 12 * weights[name], machine_memory()
+    if available is not None and required > available:
         raise ArgumentError(
-            f"{name} has {weights[name]:,} parameters, which take at least {needed / 2**30:.0f} GiB to train; expected to fit "
-            f"this machine's {there / 2**30:.0f} GiB. Write a smaller width"
+            f"{name} has {weights[name]:,} parameters, "
+            f"which take at least {required / 2**30:.0f} GiB to train; expected to fit "
+            f"this machine's {available / 2**30:.0f} GiB. Write a smaller width"
         )
 
 
 def machine_memory() -> int | None:
-    """The bytes of memory that this machine, or the container of this process, has; None where the system does not say."""
+    """Return the bytes of memory of this machine or container.
+
+    It is None if the system does not report them.
+    """
     try:
         sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, OSError, ValueError):
         return None
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        # Without a limit, the content is "max".
+        with contextlib.suppress(OSError, ValueError):
             sizes.append(int(Path(limit).read_text()))
     return min(sizes)
 
 
-def _same_everywhere(runs: Mapping[str, Recipe], data: Dataset) -> None:
-    """ArgumentError if the processes of the job are about to compute different things, which no loss would tell."""
+def _check_equal_on_all_processes(runs: Mapping[str, Recipe], data: Dataset) -> None:
+    """Check that all processes have the same recipes and data.
+
+    The losses would not show a difference.
+
+    Raises:
+      ArgumentError: they have different ones.
+    """
     if not multihost.is_multihost():
         return
-    arrays = hashlib.sha256()
+    digest = hashlib.sha256()
     for array in jax.tree.leaves(data._replace(name=(), classes=())):
-        arrays.update(np.ascontiguousarray(array).data)
-    if not multihost.all_equal(f"{[(name, recipe.to_json()) for name, recipe in runs.items()]} {arrays.hexdigest()}"):
+        digest.update(np.ascontiguousarray(array).data)
+    recipes = [(name, recipe.to_json()) for name, recipe in runs.items()]
+    if not multihost.all_equal(f"{recipes} {digest.hexdigest()}"):
         raise ArgumentError(
-            "the processes of this job have different options or data; start all with the same but --process-id"
+            "the processes of this job have different options or data; "
+            "start all with the same but --process-id"
         )
 
 
 @contextlib.contextmanager
-def _owned(
-    runs: Mapping[str, Recipe], out: Path, strategy: parallel.Strategy, parts: Mapping[int | None, Dataset]
+def _open_study(
+    runs: Mapping[str, Recipe],
+    out: Path,
+    strategy: parallel.Strategy,
+    subsets: Mapping[int | None, Dataset],
 ) -> Iterator[None]:
-    """The lock on a study's folder, and its runs' folders claimed, by the process that has files."""
-    with contextlib.ExitStack() as held:
+    """Lock a study's folder, and open the folders of its runs.
 
-        def take() -> None:
-            held.enter_context(lock_folder(out))
+    The primary process does it, which alone has files.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def lock_and_open() -> None:
+            stack.enter_context(lock_folder(out))
             for name, recipe in runs.items():
-                open_run_dir(recipe, out / name, strategy, parts[recipe.examples])
+                open_run_dir(recipe, out / name, strategy, subsets[recipe.examples])
 
-        multihost.broadcast_from_primary(take)
+        multihost.broadcast_from_primary(lock_and_open)
         yield

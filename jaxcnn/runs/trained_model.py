@@ -1,4 +1,4 @@
-"""A run that is over as a network that can be looked at: its recipe, data, model and the states that it kept."""
+"""A run as a trained model: its recipe, data, network and states."""
 
 from __future__ import annotations
 
@@ -21,38 +21,50 @@ class TrainedModel(NamedTuple):
     folder: Path
     recipe: Recipe
     data: Dataset
-    """As the run saw it."""
+    """Data set that the run used."""
     model: Any
     states: dict[int, State]
-    """By step, in their order: the start (step 0, made anew from the seed, with the same bits) and what was asked for."""
+    """States by step, in ascending order.
+
+    The first is the start, step 0. It is computed again from the seed, with the same bits. The
+    others are from checkpoints.
+    """
     rows: Rows
-    """Of `metrics.jsonl`."""
+    """Rows of `metrics.jsonl`."""
 
     @property
     def first(self) -> State:
-        """Before the first step."""
+        """State before the first step."""
         return self.states[0]
 
     @property
     def last(self) -> State:
-        """The newest."""
+        """The newest state."""
         return next(reversed(self.states.values()))
 
 
 def load_trained_model(
-    folder: str | Path, *, data: Dataset | None = None, data_dir: str | Path | None = None, path: bool = False
+    folder: str | Path,
+    *,
+    data: Dataset | None = None,
+    data_dir: str | Path | None = None,
+    path: bool = False,
 ) -> TrainedModel:
-    """The run in `folder`, at its start and its newest checkpoint, or, with `path`, at every one that it kept.
+    """Load the run in a folder, with its start and newest checkpoint.
 
     Args:
-      folder: a run's, which holds `config.json` and `checkpoints`; the run need not be over, but must not be under way.
-      data: what it was trained on; None loads `recipe.dataset` from `data_dir` (see `jaxcnn.load_dataset`).
-      data_dir: where to look for data first.
-      path: read all states, oldest first, and not only the newest.
+      folder: of a run, with `config.json` and `checkpoints`. The run need not be finished, but no
+        process may train there now.
+      data: that it was trained on. None loads `recipe.dataset` from `data_dir` (see
+        `jaxcnn.load_dataset`).
+      data_dir: folder that is searched for data first.
+      path: load all checkpoints, oldest first, and not only the newest.
 
     Raises:
-      ArgumentError: if the folder holds no run, or one without checkpoints; the runs in folders below are named.
-      DataError, CheckpointError: no data, or no good checkpoint, or another process trains there.
+      ArgumentError: the folder has no run, or a run without checkpoints. The message names runs in
+        its subfolders.
+      DataError: there are no data.
+      CheckpointError: there is no good checkpoint, or another process trains there.
 
     Example:
       >>> import tempfile
@@ -66,29 +78,40 @@ def load_trained_model(
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file() or not (folder / "checkpoints").is_dir():
-        raise ArgumentError(_missing(folder))
+        raise ArgumentError(_missing_run_message(folder))
     recipe = Recipe.load(folder)
     if data is None:
         data = load_dataset(recipe.dataset, data_dir, validation=recipe.validation)
     data = subset_for(recipe, data)
     model, tx = model_and_optimizer(recipe, len(data.classes))
-    # Compared by shapes first: a recipe of a stranger's may ask for a network that no memory holds.
+    # Shapes are compared first: a stranger's recipe may have a network that no memory can hold.
     like = state_shapes(model, tx, recipe, data)
-    with Checkpoints(folder / "checkpoints") as saved:
-        found = [saved.restore(like, step) for step in (saved.steps() if path else [None])]
-    states = {0: init_state(model, tx, recipe, data)} if any(found) else {}
-    for state in filter(None, found):
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        steps = checkpoints.steps() if path else [None]
+        restored = [checkpoints.restore(like, step) for step in steps]
+    states = {0: init_state(model, tx, recipe, data)} if any(restored) else {}
+    for state in filter(None, restored):
         states[int(state.step)] = state
     if not set(states) - {0}:
-        raise ArgumentError(f"{folder} has no checkpoint of a step yet; let it train on, or write another run's folder")
+        raise ArgumentError(
+            f"{folder} has no checkpoint of a step yet; "
+            "let it train on, or write another run's folder"
+        )
     return TrainedModel(folder, recipe, data, model, states, read_metrics(folder))
 
 
-def _missing(folder: Path) -> str:
-    """What to write instead of a folder that holds no run with checkpoints."""
+def _missing_run_message(folder: Path) -> str:
+    """Return the error for a folder without a run that has checkpoints."""
     if (folder / "config.json").is_file():
-        return f"{folder} has the records of a run, but no checkpoints; train it again, or write another run's folder"
+        return (
+            f"{folder} has the records of a run, but no checkpoints; "
+            "train it again, or write another run's folder"
+        )
     runs = sorted(str(path.parent.parent) for path in folder.glob("*/checkpoints/lock"))
     if runs:
-        return f"{folder} holds {len(runs)} runs; write one of them: {', '.join(runs[:4])}{', ...' * (len(runs) > 4)}"
-    return f"{folder} holds no run; write a run's folder, with config.json and checkpoints, such as runs/depth/resnet20-seed0"
+        names = f"{', '.join(runs[:4])}{', ...' * (len(runs) > 4)}"
+        return f"{folder} holds {len(runs)} runs; write one of them: {names}"
+    return (
+        f"{folder} holds no run; write a run's folder, with config.json and checkpoints, "
+        "such as runs/depth/resnet20-seed0"
+    )

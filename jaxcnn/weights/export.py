@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from jaxcnn._util import write_atomically
 from jaxcnn.arguments import check_mapping, check_path, format_value
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import eval_params
@@ -115,12 +115,7 @@ def _header(model: nn.Module, metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _write(file: Path, data: bytes) -> None:
-    part = file.with_name(f"{file.name}.part")
     try:
-        # A link there would lead the bytes elsewhere.
-        part.unlink(missing_ok=True)
-        with part.open("xb") as out:
-            out.write(data)
-        os.replace(part, file)
+        write_atomically(file, data)
     except OSError as error:
         raise WeightsError(f"cannot write {file}: {error.strerror}; name a file in a folder of yours") from error
