@@ -11,8 +11,8 @@ import pytest
 from test_plots_panels import overlapping
 
 import jaxcnn as jc
-from experiments.look import channels, features, filters
-from experiments.look.seen import Seen
+from experiments.inspect_run import channels, features, filters
+from experiments.inspect_run.seen import Seen
 from jaxcnn import plots, runs
 from jaxcnn.data.types import assemble
 from jaxcnn.interpret.activations import feature_maps, first_kernels, map_shapes, top_activations

@@ -20,9 +20,9 @@ from experiments.finetune import __main__ as script
 from experiments.finetune import results, samples, transfer
 from experiments.finetune.options import PRESETS
 from experiments.finetune.saved import read
-from experiments.look import __main__ as look_script
-from experiments.look import options as look
-from experiments.look.reading import see
+from experiments.inspect_run import __main__ as look_script
+from experiments.inspect_run import options as look
+from experiments.inspect_run.reading import see
 from jaxcnn import metrics
 from jaxcnn.data import image_folder_with_paths, load_images
 from jaxcnn.weights import read_metadata
