@@ -19,8 +19,9 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments.inspect_run import __main__ as script
-from experiments.inspect_run import about, curves, errors, options, own, page, reading
-from experiments.inspect_run.seen import Picture, Section
+from experiments.inspect_run import context, errors, options, page, run_summary
+from experiments.inspect_run.context import PageFigure, Section
+from experiments.inspect_run.user_image import user_image_section
 from jaxcnn import runs
 from jaxcnn.calibration import calibration
 
@@ -61,7 +62,7 @@ def out(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seen(run):
-    return reading.see(options.Options(run=run, images=200))
+    return context.load_context(options.Options(run=run, images=200))
 
 
 class Read(HTMLParser):
@@ -157,32 +158,32 @@ def test_the_numbers_are_the_networks(run, out, capsys):
 
 
 def test_the_table_of_mistakes_is_numpys(seen):
-    made = errors.section(seen)
-    wrong = np.flatnonzero(seen.shares.argmax(1) != seen.labels)
+    made = errors.errors_section(seen)
+    wrong = np.flatnonzero(seen.probabilities.argmax(1) != seen.labels)
     assert len(wrong) > 10
-    order = sorted(wrong, key=lambda i: -seen.shares[i].max())[:10]
+    order = sorted(wrong, key=lambda i: -seen.probabilities[i].max())[:10]
     assert [row["image"] for row in made.table] == order
     for i, row in zip(order, made.table, strict=True):
-        said = seen.shares[i].argmax()
+        said = seen.probabilities[i].argmax()
         assert (row["taken for"], row["true class"]) == (str(said), str(seen.labels[i]))
-        assert row["with probability (%)"] == f"{100 * seen.shares[i, said]:.1f}"
-        assert row["its probability (%)"] == f"{100 * seen.shares[i, seen.labels[i]]:.1f}"
+        assert row["with probability (%)"] == f"{100 * seen.probabilities[i, said]:.1f}"
+        assert row["its probability (%)"] == f"{100 * seen.probabilities[i, seen.labels[i]]:.1f}"
     assert f"{len(wrong)} of the first 200 test images are wrong" in made.text
-    assert [picture.name for picture in made.pictures] == ["confusion", "mistakes", "calibration"]
+    assert [picture.name for picture in made.figures] == ["confusion", "mistakes", "calibration"]
 
 
 def test_no_mistakes_are_told(seen):
-    right = np.flatnonzero(seen.right)[:30]
-    perfect = seen._replace(images=seen.images[right], labels=seen.labels[right], shares=seen.shares[right])
-    made = errors.section(perfect)
+    right = np.flatnonzero(seen.is_correct)[:30]
+    perfect = seen._replace(images=seen.images[right], labels=seen.labels[right], probabilities=seen.probabilities[right])
+    made = errors.errors_section(perfect)
     assert "There are no mistakes to show: all 30 images are right" in made.text
     assert list(made.table) == []
-    assert [picture.name for picture in made.pictures] == ["confusion", "calibration"]
+    assert [picture.name for picture in made.figures] == ["confusion", "calibration"]
 
 
 def test_chance_gives_the_calibration_error_that_it_gives():
     """One bin with all n images: |mean of n draws - p|, whose mean is about sqrt(2 p (1 - p) / (pi n))."""
-    mean, most = errors.by_chance(np.tile([0.75, 0.25], (1000, 1)))
+    mean, most = errors.chance_calibration_error(np.tile([0.75, 0.25], (1000, 1)))
     expected = np.sqrt(0.75 * 0.25 / 1000)
     assert mean == pytest.approx(expected * np.sqrt(2 / np.pi), rel=0.1)
     assert most == pytest.approx(expected * 1.96, rel=0.1)
@@ -195,8 +196,8 @@ def rows(losses, train=None):
 
 
 def marks(seen, found):
-    made = curves.section(seen._replace(run=seen.run._replace(rows=found)))
-    loss = made.pictures[0].figure.axes[0]
+    made = run_summary.curves_section(seen._replace(run=seen.run._replace(rows=found)))
+    loss = made.figures[0].figure.axes[0]
     across = [np.asarray(line.get_xdata()).tolist() for line in loss.lines]
     return made, [x[0] for x in across if len(x) == 2 and x[0] == x[1]]
 
@@ -228,30 +229,30 @@ def test_a_turn_is_marked_where_there_is_one_and_not_invented(seen):
 )
 def test_rows_that_lack_things_are_borne(seen, found, says):
     run = seen.run._replace(rows=found, folder=seen.run.folder / "elsewhere")
-    assert says in curves.section(seen._replace(run=run)).text
-    assert "the machine was not noted" in about.facts(seen._replace(run=run))["Took"]
+    assert says in run_summary.curves_section(seen._replace(run=run)).text
+    assert "the machine was not noted" in run_summary.run_facts(seen._replace(run=run))["Took"]
 
 
 def test_the_curves_name_the_split_of_the_rows(seen):
     recipe = replace(seen.run.recipe, report="validation", validation=5)
-    made = curves.section(seen._replace(run=seen.run._replace(recipe=recipe, rows=rows([2.0, 1.0]))))
-    (picture,) = made.pictures
+    made = run_summary.curves_section(seen._replace(run=seen.run._replace(recipe=recipe, rows=rows([2.0, 1.0]))))
+    (picture,) = made.figures
     labels = [text.get_text() for legend in picture.figure.legends for text in legend.get_texts()]
-    words = [made.text, picture.alt, picture.text, *labels]
+    words = [made.text, picture.alt, picture.caption, *labels]
     assert "validation" in labels
     assert "test" not in " ".join(words).split()
 
 
 def blank(name):
     figure = Figure(figsize=(1, 1))
-    return Picture(name, figure, HOSTILE, HOSTILE)
+    return PageFigure(name, figure, HOSTILE, HOSTILE)
 
 
 def test_words_from_files_stay_words():
     buffer = io.BytesIO()
     Image.new("RGB", (16, 10)).save(buffer, "png")
     section = Section(HOSTILE, f"{HOSTILE}\n\nSee arXiv:1512.03385.", [{HOSTILE: HOSTILE, "n": 3}], [blank("a")])
-    text = page.page(HOSTILE, {HOSTILE: HOSTILE}, [section], {"a": buffer.getvalue()})
+    text = page.render_page(HOSTILE, {HOSTILE: HOSTILE}, [section], {"a": buffer.getvalue()})
     read = Read(text)
     assert [image["alt"] for image in read.all("img")] == [HOSTILE]
     assert not read.all("script")
@@ -263,11 +264,11 @@ def test_words_from_files_stay_words():
 
 def test_numbers_stand_on_the_right_and_long_tables_scroll():
     rows = [{"layer": "a", "count": "1,204", "share": 0.5, "none": None}] * 25
-    read = Read(page.table(rows, "layers"))
+    read = Read(page.table_html(rows, "layers"))
     assert [th.get("class") for th in read.all("th")] == [None, "number", "number", "number"]
     assert read.cells[4:8] == ["a", "1,204", "0.5", "–"]
     assert read.all("div")[0]["class"] == "box long"
-    assert Read(page.table(rows[:24], "layers")).all("div")[0]["class"] == "box"
+    assert Read(page.table_html(rows[:24], "layers")).all("div")[0]["class"] == "box"
 
 
 def paint(path, size=(40, 20)):
@@ -280,29 +281,29 @@ def paint(path, size=(40, 20)):
 
 def test_an_own_picture_is_cut_and_turned_grey_by_luminance(tmp_path):
     path = paint(tmp_path / "own.png")
-    grey = reading.picture(path, (8, 8, 1))
+    grey = context.load_user_image(path, (8, 8, 1))
     assert (grey.shape, grey.dtype) == ((8, 8, 1), np.uint8)
     assert np.unique(grey[:, 2:6]).tolist() == [round(0.2126 * 200 + 0.7152 * 100 + 0.0722 * 50)]  # ITU-R BT.709
     same = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(same).save(tmp_path / "same.png")
-    np.testing.assert_array_equal(reading.picture(tmp_path / "same.png", (8, 8, 3)), same)
-    colour = reading.picture(path, (8, 8, 3))
+    np.testing.assert_array_equal(context.load_user_image(tmp_path / "same.png", (8, 8, 3)), same)
+    colour = context.load_user_image(path, (8, 8, 3))
     assert np.unique(colour[:, 2:6].reshape(-1, 3), axis=0).tolist() == [[200, 100, 50]]
 
 
 def test_an_own_picture_comes_first_with_its_probabilities(run, tmp_path):
-    seen = reading.see(options.Options(run=run, image=paint(tmp_path / "own.png")))
-    made = own.section(seen)
+    seen = context.load_context(options.Options(run=run, image=paint(tmp_path / "own.png")))
+    made = user_image_section(seen)
     assert made is not None
-    assert seen.own is not None
-    logits = jc.predict(seen.run.model, seen.run.last, seen.own[None])[0].astype(np.float64)
+    assert seen.user_image is not None
+    logits = jc.predict(seen.run.model, seen.run.last, seen.user_image[None])[0].astype(np.float64)
     shares = np.exp(logits) / np.exp(logits).sum()
     best = np.argsort(-shares)
     assert [row["class"] for row in made.table] == [str(c) for c in best]
     assert [row["probability (%)"] for row in made.table] == [f"{100 * shares[c]:.1f}" for c in best]
     assert len(seen.labels) == 360
     assert "These are far apart" not in made.text
-    dark = own.section(seen._replace(own=np.full((8, 8, 1), 250, np.uint8)))
+    dark = user_image_section(seen._replace(user_image=np.full((8, 8, 1), 250, np.uint8)))
     assert dark is not None
     assert "Its mean brightness is 98%, that of the training images 31%. These are far apart" in dark.text
     args = [
@@ -366,18 +367,18 @@ def test_more_mistakes_are_one_line(run, tmp_path, capsys, monkeypatch):
 def test_a_network_of_nan_is_told(seen, monkeypatch):
     monkeypatch.setattr(jc, "predict", lambda *a, **k: np.full((2, 10), np.nan, np.float32))
     with pytest.raises(jc.ArgumentError, match="gives nan or infinity"):
-        reading.probabilities(seen.run, seen.images[:2])
+        context.probabilities(seen.run, seen.images[:2])
 
 
 def test_a_network_without_maps_has_a_page_too(seen):
     model = jc.create_model("mlp", 10)
-    assert reading.chosen(model, (8, 8, 1), ()) == ()
+    assert context.choose_stages(model, (8, 8, 1), ()) == ()
     with pytest.raises(jc.ArgumentError, match="MLP keeps no maps"):
-        reading.chosen(model, (8, 8, 1), ("hidden1",))
-    assert reading.chosen(jc.create_model("resnet8", 10), (8, 8, 1), ("stage2", "stem")) == ("stem", "stage2")
+        context.choose_stages(model, (8, 8, 1), ("hidden1",))
+    assert context.choose_stages(jc.create_model("resnet8", 10), (8, 8, 1), ("stage2", "stem")) == ("stem", "stage2")
 
 
-@pytest.mark.parametrize("module", [about, curves, errors, options, page], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [errors, options, page, run_summary], ids=lambda module: module.__name__)
 def test_examples_run(module):
     assert doctest.testmod(module).failed == 0
 

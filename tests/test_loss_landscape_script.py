@@ -1,4 +1,4 @@
-"""`python -m experiments.loss_landscape`: its numbers against `evaluate` and a dense Hessian, mistakes, stopping and going on."""
+"""`python -m experiments.loss_landscape`: against `evaluate` and a dense Hessian, mistakes, stopping and resuming."""
 
 import csv
 import shutil

@@ -1,4 +1,4 @@
-"""`python -m experiments.signal_propagation`: what it leaves behind, its numbers against the library, runs that diverge, mistakes."""
+"""`python -m experiments.signal_propagation`: its files, its numbers against the library, divergence, mistakes."""
 
 import csv
 
