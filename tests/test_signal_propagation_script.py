@@ -8,7 +8,7 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments import depth
-from experiments.signal_propagation import end, figures, measure, path, picture, start, without
+from experiments.signal_propagation import end, figures, measure, no_batch_norm, path, start
 from experiments.signal_propagation.__main__ import PARTS, main
 from jaxcnn import runs
 from jaxcnn.interpret.signal_propagation import gradient_norms, response_std
@@ -71,7 +71,7 @@ def test_every_part_leaves_its_table_lines_and_figures(out):
 def test_numbers_are_those_of_the_library(all_runs, out):
     run = runs.load_trained_model(all_runs / "resnet8-seed0")
     images, labels = run.data.train.images[:32], run.data.train.labels[:32]
-    rows = end.last(measure.everything(out / "end")["resnet8-seed0"][1])
+    rows = end.last_rows(measure.read_all(out / "end")["resnet8-seed0"][1])
     std = response_std(run.model, run.last, images, train=True)
     norms = gradient_norms(run.model, run.last, images, labels)
     assert [row["layer"] for row in rows] == [name for name in std if name != "head"]
@@ -83,8 +83,8 @@ def test_numbers_are_those_of_the_library(all_runs, out):
 
 
 def test_the_path_has_every_state_that_was_kept(out):
-    rows = measure.everything(out / "path")["resnet8-seed0"][1]
-    steps, values = path.table(rows)
+    rows = measure.read_all(out / "path")["resnet8-seed0"][1]
+    steps, values = path.gradient_table(rows)
     assert steps == [0, 2, 4]
     assert values.shape == (7, 3)
     assert np.isfinite(values).all()
@@ -92,7 +92,7 @@ def test_the_path_has_every_state_that_was_kept(out):
 
 def test_counterparts_differ_in_bn_and_rate_alone(all_runs, out):
     recipe, other = (jc.Recipe.load(folder / "resnet8-seed0") for folder in (all_runs, out / "without"))
-    assert without.rates(out / "trials") == {"ResNet-8": 0.001}
+    assert no_batch_norm.best_rates(out / "trials") == {"ResNet-8": 0.001}
     changed = {name for name, value in vars(recipe).items() if value != getattr(other, name)}
     assert changed == {"options", "lr"}
     assert other.options == {**recipe.options, "batch_norm": False}
@@ -135,23 +135,23 @@ def layers(*stds, gradients=(8.0, 2.0)):
 
 def test_what_is_said_of_the_paper_follows_the_numbers():
     ends = [(head(False, 20), layers(1.0, 2.0)), (head(True, 20), layers(1.0, 1.0)), (head(True, 56), layers(2.0, 2.0))]
-    smaller, deeper = end.said(ends)
+    smaller, deeper = end.findings(ends)
     assert smaller.endswith("plain 1.500, residual 1.000; smaller in the residual network, as in the paper: yes.")
     assert deeper.endswith("(2.000 at depth 56, 1.000 at depth 20): no.")
-    assert end.said([(head(True, 20, norm=False, diverged=3), layers(None, None))]) == [
+    assert end.findings([(head(True, 20, norm=False, diverged=3), layers(None, None))]) == [
         "ResNet-20 without BN diverged at step 3."
     ]
-    words = start.said([(head(False, 20), layers(1.0, 1.001)), (head(False, 20, norm=False), layers(0.5, None))])
+    words = start.findings([(head(False, 20), layers(1.0, 1.001)), (head(False, 20, norm=False), layers(0.5, None))])
     assert words[0].endswith("the largest distance from it is 0.001.")
     assert "grows 4-fold, 4.000 a layer" in words[1]
     assert "from 0.5 to no finite number" in words[2]
 
 
 def test_growth_and_colours_survive_what_is_not_finite():
-    assert figures.growth(layers(1.0, 1.0, 1.0, gradients=(8.0, 4.0, 2.0))) == pytest.approx(2)
-    assert figures.growth(layers(1.0, 1.0, gradients=(None, 2.0))) is None
-    assert picture.limits([np.full((2, 2), np.nan)]) == (0.1, 1.0)
-    low, high = picture.limits([np.array([[0.0, 1e-30, 1.0, np.inf]])])
+    assert figures.gradient_growth(layers(1.0, 1.0, 1.0, gradients=(8.0, 4.0, 2.0))) == pytest.approx(2)
+    assert figures.gradient_growth(layers(1.0, 1.0, gradients=(None, 2.0))) is None
+    assert figures.color_limits([np.full((2, 2), np.nan)]) == (0.1, 1.0)
+    low, high = figures.color_limits([np.array([[0.0, 1e-30, 1.0, np.inf]])])
     assert 1e-9 < low < high <= 1
 
 
@@ -185,4 +185,4 @@ def test_mistakes_are_one_line_and_exit_code_two(args, says, all_runs, tmp_path,
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "plain8.jsonl").write_text("[1]\n")
     with pytest.raises(jc.ArgumentError, match=r"plain8.jsonl holds no signals"):
-        measure.everything(tmp_path)
+        measure.read_all(tmp_path)

@@ -129,10 +129,8 @@ def _misalignment_note(context: RunContext) -> list[str]:
     if not context.stages:
         return []
     name, shape = context.stages[-1], context.images.shape[1:]
-    field, map_shape = (
-        receptive_fields(context.run.model, shape)[name],
-        stage_shapes(context.run.model, shape)[name],
-    )
+    field = receptive_fields(context.run.model, shape)[name]
+    map_shape = stage_shapes(context.run.model, shape)[name]
     offset = max(
         abs(
             field.start[i]

@@ -140,10 +140,8 @@ def _mistakes_figures(context: RunContext, indices: np.ndarray) -> list[PageFigu
 def _calibration_figure(context: RunContext) -> PageFigure:
     """Return the reliability diagram."""
     report = calibration(context.probabilities, context.labels, bins=BINS)
-    confidence, accuracy = (
-        100 * float(context.probabilities.max(1).mean()),
-        100 * float(context.is_correct.mean()),
-    )
+    confidence = 100 * float(context.probabilities.max(1).mean())
+    accuracy = 100 * float(context.is_correct.mean())
     ece = 100 * report.expected_calibration_error
     mean, greatest = (100 * x for x in chance_calibration_error(context.probabilities))
     verdict = "more than chance explains" if ece > greatest else "no more than chance explains"

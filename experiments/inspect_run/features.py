@@ -40,10 +40,8 @@ def feature_maps_section(context: RunContext) -> Section | None:
         images, names, files = context.user_image[None], ["your picture"], ["features-own"]
     else:
         indices = np.sort(np.unique(context.labels, return_index=True)[1])[:NUM_IMAGES]
-        images, names = (
-            context.images[indices],
-            [f"image {i} ({context.classes[context.labels[i]]})" for i in indices],
-        )
+        images = context.images[indices]
+        names = [f"image {i} ({context.classes[context.labels[i]]})" for i in indices]
         files = [f"features-{i}" for i in indices]
     maps = feature_maps(context.run.model, context.run.last, images, context.stages)
     figures = [

@@ -260,10 +260,8 @@ def _loss_limits(rows: Rows) -> tuple[float, float] | None:
     The upper limit is three times the greatest training loss. While BN's moving averages are young,
     an evaluation loss of millions would flatten all other values.
     """
-    train_losses, all_losses = (
-        _values(rows, "train_loss"),
-        [loss for key in KEYS[:2] for loss in _values(rows, key)],
-    )
+    train_losses = _values(rows, "train_loss")
+    all_losses = [loss for key in KEYS[:2] for loss in _values(rows, key)]
     if not all_losses or min(all_losses) == max(all_losses):
         return None
     upper = min(1.1 * max(all_losses), 3 * max(train_losses, default=max(all_losses)))

@@ -1,4 +1,4 @@
-"""`python -m experiments.signal_propagation`: train and measure what is missing in every part asked for, then draw."""
+"""`python -m experiments.signal_propagation`: train and measure what is missing, then draw."""
 
 from __future__ import annotations
 
@@ -13,39 +13,55 @@ from experiments.signal_propagation.options import PRESETS, Options
 from jaxcnn import cli, tables
 
 PARTS: dict[str, ModuleType] = {"start": start, "end": end, "path": path}
-"""Each has `check(options)`, before anything is trained; `run(options, stop)`, True when all of it is there; and
-`draw(options)`, which writes its table and figures and returns its lines of the common table."""
+"""Name -> module of each part.
+
+Each has `check(options)`, called before anything is trained; `run(options, stop)`, which returns
+True when all of it is measured; and `draw(options)`, which writes its table and figures and
+returns its rows of the common table.
+"""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Train and measure what is missing, then draw; returns the exit code."""
+    """Train and measure what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
         options = cli.parse(PRESETS, args, about=about.__doc__)
-        parts = chosen(options)
+        parts = select_parts(options)
         cli.enable_compilation_cache()
         if not options.plot_only and not done(parts, options, stop):
             return stop.exit_code
-        # What other parts an earlier command has left here is drawn as well, so that the common table keeps it.
-        there = {name for name in PARTS if any((options.out / name).glob("*.jsonl"))}
-        made = set(parts) if not options.plot_only or not there else set()
-        drawn = [name for name in PARTS if name in made | there]
+        # Parts that an earlier command has left here are drawn as well, so that the common table
+        # keeps them.
+        existing = {name for name in PARTS if any((options.out / name).glob("*.jsonl"))}
+        requested = set(parts) if not options.plot_only or not existing else set()
+        drawn = [name for name in PARTS if name in requested | existing]
         with cli.reading(options.out):
-            lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
-        if lines:
-            tables.write_table(options.out, lines, ["Columns are explained below the tables of start and end."])
-            print(tables.markdown(lines))
-        print(f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}")
+            rows = [{"part": name} | row for name in drawn for row in PARTS[name].draw(options)]
+        if rows:
+            tables.write_table(
+                options.out, rows, ["Columns are explained below the tables of start and end."]
+            )
+            print(tables.markdown(rows))
+        print(
+            f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}"
+        )
     return 0
 
 
-def chosen(options: Options) -> dict[str, ModuleType]:
-    """The parts asked for; ArgumentError for a mistake in any of them, before the first is run."""
+def select_parts(options: Options) -> dict[str, ModuleType]:
+    """Return the requested parts, after checking each of them.
+
+    Raises:
+      ArgumentError: a part is invalid. None has been run yet.
+    """
     if not options.parts:
-        raise jc.ArgumentError(f"parts is empty; expected some of {', '.join(PARTS)}: write --parts start end")
-    for name, least in {"seeds": 1, "images": 2, "states": 2}.items():
-        if getattr(options, name) < least:
+        raise jc.ArgumentError(
+            f"parts is empty; expected some of {', '.join(PARTS)}: write --parts start end"
+        )
+    for name, minimum in {"seeds": 1, "images": 2, "states": 2}.items():
+        if getattr(options, name) < minimum:
             raise jc.ArgumentError(
-                f"{name} is {getattr(options, name)}; expected at least {least}: write --{name} {least}"
+                f"{name} is {getattr(options, name)}; expected at least {minimum}: write --{name} "
+                f"{minimum}"
             )
     parts = {name: PARTS[name] for name in PARTS if name in options.parts}
     for part in parts.values():

@@ -6,44 +6,73 @@ from typing import Any
 
 import numpy as np
 
-from experiments.signal_propagation import measure, reading
-from experiments.signal_propagation.networks import Net
-from experiments.signal_propagation.options import Options
-from experiments.signal_propagation.picture import Map, maps
+from experiments.signal_propagation import measure
+from experiments.signal_propagation.figures import StepMap, step_maps
+from experiments.signal_propagation.options import Network, Options
 from jaxcnn import plots, tables
 
-check = reading.check
+check = measure.check_runs
 
 
 def run(options: Options, stop: Any) -> bool:
-    """Measure every state of every run; False when stopped on the way."""
-    return reading.run(options, stop, "path", measure.gradients, path=True)
+    """Measure every saved state of every run.
+
+    Returns:
+      False if it was stopped on the way.
+    """
+    return measure.measure_runs(options, stop, "path", measure.layer_gradients, path=True)
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
-    """`gradient.png` and the table, from what is measured; nothing for the common table."""
+    """Write `gradient.png` and the table.
+
+    Returns:
+      No rows for the common table.
+    """
     folder = options.out / "path"
-    found = list(measure.everything(folder).values())
-    firsts = [one for one in found if one[0]["net"]["seed"] == min(head["net"]["seed"] for head, _ in found)]
-    head = firsts[0][0]
+    networks = list(measure.read_all(folder).values())
+    first_seeds = [
+        item
+        for item in networks
+        if item[0]["net"]["seed"] == min(head["net"]["seed"] for head, _ in networks)
+    ]
+    head = first_seeds[0][0]
     title = f"{head['what']}: gradient norm by layer and step"
-    panels = [_map(head, rows) for head, rows in sorted(firsts, key=lambda one: not one[0]["net"]["batch_norm"])]
-    columns = sum(one[0]["net"]["batch_norm"] for one in firsts)
-    plots.save(maps(panels, columns=columns, label="gradient norm", title=title), folder / "gradient.png")
-    lines = [line for head, rows in found for line in ratios(head, rows)]
-    images = f"{head['asked']['images']} training images"
-    tables.write_table(folder, lines, [f"{title}, on {images}: the first and the last 3x3 convolution, first by last."])
+    panels = [
+        _step_map(head, rows)
+        for head, rows in sorted(first_seeds, key=lambda item: not item[0]["net"]["batch_norm"])
+    ]
+    columns = sum(item[0]["net"]["batch_norm"] for item in first_seeds)
+    plots.save(
+        step_maps(panels, columns=columns, label="gradient norm", title=title),
+        folder / "gradient.png",
+    )
+    table = [row for head, rows in networks for row in ratio_rows(head, rows)]
+    images_text = f"{head['asked']['images']} training images"
+    tables.write_table(
+        folder,
+        table,
+        [f"{title}, on {images_text}: the first and the last 3x3 convolution, first by last."],
+    )
     return []
 
 
-def _map(head: measure.Row, rows: list[measure.Row]) -> Map:
-    kind = Net(**head["net"])
-    steps, values = table(rows)
-    return Map(f"{kind.label}, {'with' if kind.batch_norm else 'without'} BN", steps, values, head["diverged"])
+def _step_map(head: measure.Row, rows: list[measure.Row]) -> StepMap:
+    network = Network(**head["net"])
+    steps, values = gradient_table(rows)
+    return StepMap(
+        f"{network.label}, {'with' if network.batch_norm else 'without'} BN",
+        steps,
+        values,
+        head["diverged"],
+    )
 
 
-def table(rows: list[measure.Row]) -> tuple[list[int], np.ndarray]:
-    """The steps, and the gradient's norm, float64 [layers, steps], nan where it was not finite."""
+def gradient_table(rows: list[measure.Row]) -> tuple[list[int], np.ndarray]:
+    """Return the steps, and the gradient's norm by layer and step.
+
+    The norms are float64 [layers, steps], nan where they were not finite.
+    """
     steps = sorted({row["step"] for row in rows})
     layers = max(row["index"] for row in rows)
     values = np.full((layers, len(steps)), np.nan)
@@ -53,10 +82,17 @@ def table(rows: list[measure.Row]) -> tuple[list[int], np.ndarray]:
     return steps, values
 
 
-def ratios(head: measure.Row, rows: list[measure.Row]) -> list[dict[str, Any]]:
-    """A line for every step of a network."""
-    kind = Net(**head["net"])
-    steps, values = table(rows)
-    name = {"network": kind.label, "bn": "yes" if kind.batch_norm else "no", "seed": kind.seed}
+def ratio_rows(head: measure.Row, rows: list[measure.Row]) -> list[dict[str, Any]]:
+    """Return a row for every step of a network."""
+    network = Network(**head["net"])
+    steps, values = gradient_table(rows)
+    name = {
+        "network": network.label,
+        "bn": "yes" if network.batch_norm else "no",
+        "seed": network.seed,
+    }
     ends = zip(steps, values[0].tolist(), values[-1].tolist(), strict=True)
-    return [name | {"step": step, "first": a, "last": b, "ratio": a / b if b else None} for step, a, b in ends]
+    return [
+        name | {"step": step, "first": first, "last": last, "ratio": first / last if last else None}
+        for step, first, last in ends
+    ]
