@@ -12,7 +12,7 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments.loss_landscape import __main__ as script
-from experiments.loss_landscape import kept
+from experiments.loss_landscape import measurements
 from experiments.loss_landscape.__main__ import main
 from jaxcnn import runs
 from jaxcnn.augment import normalize
@@ -76,24 +76,24 @@ def test_the_middle_is_the_last_state_on_these_images(all_runs, out):
         assert float(line["loss"]) == pytest.approx(sums.mean_loss, rel=1e-5)
         assert float(line["train_error"]) == pytest.approx(sums.error_percent)
         assert float(line["eval_error"]) == pytest.approx(run.rows[-1]["eval_error"], rel=1e-5)
-        plane = kept.read(out / "plane" / f"{name}.npz").arrays
+        plane = measurements.read(out / "plane" / f"{name}.npz").arrays
         assert (
             plane["loss"][1, 1]
-            == kept.read(out / "line" / f"{name}-direction0.npz").arrays["loss"][2]
+            == measurements.read(out / "line" / f"{name}-direction0.npz").arrays["loss"][2]
             == sums.mean_loss
         )
-        lines = [kept.read(out / "line" / f"{name}-direction{i}.npz").arrays["loss"] for i in (0, 1)]
+        lines = [measurements.read(out / "line" / f"{name}-direction{i}.npz").arrays["loss"] for i in (0, 1)]
         np.testing.assert_array_equal(plane["loss"][:, 1], lines[0][::2])  # the plane's axes are the first two lines
         np.testing.assert_array_equal(plane["loss"][1], lines[1][::2])
 
 
 def test_the_table_is_of_all_directions_and_sides(out):
     for name, line in table(out).items():
-        lines = np.array([kept.read(out / "line" / f"{name}-direction{i}.npz").arrays["loss"] for i in (0, 1)])
+        lines = np.array([measurements.read(out / "line" / f"{name}-direction{i}.npz").arrays["loss"] for i in (0, 1)])
         for column, there in (("loss_at_0.5", lines[:, [1, 3]]), ("loss_at_1", lines[:, [0, 4]])):
             assert float(line[column]) == pytest.approx(there.mean(), rel=1e-5)
             assert line[f"{column}_range"] == f"{there.min():.3g} to {there.max():.3g}"
-        plane = kept.read(out / "plane" / f"{name}.npz").arrays["loss"]
+        plane = measurements.read(out / "plane" / f"{name}.npz").arrays["loss"]
         below = [100 * (plane < level).mean() for level in (2 * plane[1, 1], np.log(10))]
         assert [float(line[f"area_below_{what}"]) for what in ("2x", "guessing")] == pytest.approx(below, rel=1e-5)
 
@@ -101,14 +101,14 @@ def test_the_table_is_of_all_directions_and_sides(out):
 def test_the_path_ends_in_the_middle_of_its_plane_and_its_states_are_the_runs(all_runs, out):
     run = runs.load_trained_model(all_runs / "mlp-seed0", path=True)
     assert list(run.states) == [0, 1, 2, 3, 4]
-    there = kept.read(out / "path" / "mlp.npz")
+    there = measurements.read(out / "path" / "mlp.npz")
     rows = np.array([ravel_pytree(state.params)[0] for state in run.states.values()], np.float64)
     moved = rows - rows[-1]
     _, singular, vectors = np.linalg.svd(moved - moved.mean(0), full_matrices=False)
     np.testing.assert_allclose(abs(there.arrays["path"]), abs(moved @ vectors[:2].T), atol=1e-5)
     share = 100 * (singular**2)[:2].sum() / (singular**2).sum()
     assert float(table(out)["mlp"]["explained"]) == pytest.approx(share, rel=1e-4)
-    assert there.asked["settings"]["steps"] == [0, 1, 2, 3, 4]
+    assert there.request["settings"]["steps"] == [0, 1, 2, 3, 4]
 
 
 def test_sharpness_is_the_top_of_the_dense_hessian(all_runs, out):
@@ -155,14 +155,14 @@ def test_it_goes_on_where_it_was_stopped_with_the_same_bits(all_runs, out, tmp_p
         patch.setattr("jaxcnn.cli.GracefulShutdown", Stopping)
         assert main(args) == 130
     assert "goes on from here" in capsys.readouterr().err
-    part = kept.read(tmp_path / "line" / "mlp-direction1.npz")
-    assert not part.over
+    part = measurements.read(tmp_path / "line" / "mlp-direction1.npz")
+    assert not part.is_complete
     assert int(part.arrays["done"]) == 3
     assert not (tmp_path / "plane").exists()
     assert main(args) == 0
     for name in ("line/mlp-direction0", "line/mlp-direction1", "plane/mlp"):
-        mine, whole = (kept.read(folder / f"{name}.npz") for folder in (tmp_path, out))
-        assert mine.asked == whole.asked
+        mine, whole = (measurements.read(folder / f"{name}.npz") for folder in (tmp_path, out))
+        assert mine.request == whole.request
         assert all((mine.arrays[key] == whole.arrays[key]).all() for key in whole.arrays)
 
 
@@ -180,9 +180,9 @@ def test_other_settings_are_measured_anew(all_runs, tmp_path):
         str(tmp_path),
     ]
     assert main([*args, "--images", "40", "--line.points", "5"]) == 0
-    before = kept.read(tmp_path / "line" / "mlp-direction0.npz")
+    before = measurements.read(tmp_path / "line" / "mlp-direction0.npz")
     assert main([*args, "--images", "20", "--line.points", "9"]) == 0
-    after = kept.read(tmp_path / "line" / "mlp-direction0.npz")
+    after = measurements.read(tmp_path / "line" / "mlp-direction0.npz")
     assert (before.arrays["loss"].size, after.arrays["loss"].size) == (5, 9)
     assert before.arrays["loss"][2] != after.arrays["loss"][4]
 

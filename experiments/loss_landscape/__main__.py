@@ -1,4 +1,4 @@
-"""`python -m experiments.loss_landscape`: measure what is missing in every part asked for, then draw."""
+"""`python -m experiments.loss_landscape`: measure what is missing, then draw."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import Any
 
 import experiments.loss_landscape as about
 import jaxcnn as jc
-from experiments.loss_landscape import kept, line, path, plane, sharpness
-from experiments.loss_landscape.options import PRESETS, Options
-from experiments.loss_landscape.options import check as check_runs
+from experiments.loss_landscape import line, measurements, path, plane, sharpness
+from experiments.loss_landscape.options import PRESETS, Options, check_runs
 from experiments.parts import done
 from jaxcnn import cli, tables
 
 PARTS: dict[str, ModuleType] = {"line": line, "plane": plane, "path": path, "sharpness": sharpness}
-"""Each has `check(options)`, before anything is measured; `run(options, stop)`, True when all of it is there; and
-`draw(options)`, which writes its table and figures and returns columns of the common table by network."""
+"""Name -> module of each part.
+
+Each has `check(options)`, called before anything is measured; `run(options, stop)`, which returns
+True when all of it is measured; and `draw(options)`, which writes its table and figures and
+returns columns of the common table by network.
+"""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Measure what is missing, then draw; returns the exit code."""
+    """Measure what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
         options = cli.parse(PRESETS, args, about=about.__doc__)
-        parts = chosen(options)
+        parts = select_parts(options)
         cli.enable_compilation_cache()
         if not options.plot_only and not done(parts, options, stop):
             return stop.exit_code
@@ -32,10 +35,16 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def chosen(options: Options) -> dict[str, ModuleType]:
-    """The parts asked for; ArgumentError for a mistake in any of them, before the first is measured."""
+def select_parts(options: Options) -> dict[str, ModuleType]:
+    """Return the requested parts, after checking each of them.
+
+    Raises:
+      ArgumentError: a part is invalid. None has been measured yet.
+    """
     if not options.parts:
-        raise jc.ArgumentError(f"parts is empty; expected some of {', '.join(PARTS)}: write --parts line plane")
+        raise jc.ArgumentError(
+            f"parts is empty; expected some of {', '.join(PARTS)}: write --parts line plane"
+        )
     if not options.plot_only:
         for name in options.parts:
             PARTS[name].check(options)
@@ -44,26 +53,41 @@ def chosen(options: Options) -> dict[str, ModuleType]:
 
 
 def draw(options: Options, parts: dict[str, ModuleType]) -> None:
-    """The tables and figures of these parts, and of those that an earlier command has left."""
+    """Write tables and figures of these parts.
+
+    Parts that an earlier command has left are drawn as well.
+    """
     drawn = [name for name in PARTS if name in parts or any((options.out / name).glob("*.npz"))]
     columns = [PARTS[name].draw(options) for name in drawn]
-    found = {kept.network(each.stem): each for name in drawn for each in (options.out / name).glob("*.npz")}
-    rows = [_row(name, columns, kept.read(found[name])) for name in sorted(found, key=kept.order)]
-    everything = dict.fromkeys(key for row in rows for key in row)
-    table = [{key: row.get(key) for key in everything} for row in rows]
-    first = kept.read(next(iter(found.values())))
+    paths = {
+        measurements.network_name(path.stem): path
+        for name in drawn
+        for path in (options.out / name).glob("*.npz")
+    }
+    rows = [
+        _table_row(name, columns, measurements.read(paths[name]))
+        for name in sorted(paths, key=measurements.natural_key)
+    ]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    table = [{key: row.get(key) for key in keys} for row in rows]
+    first = measurements.read(next(iter(paths.values())))
     notes = [
-        f"{kept.setting(first)}. loss, train_error: of these images at the end; eval_error: of the run's last row (percent); "
-        "losses at distances and areas: see line and plane; explained: percent of the path's variance in its plane."
+        f"{measurements.setting_text(first)}. loss, train_error: of these images at the end; "
+        "eval_error: of the run's last row (percent); losses at distances and areas: see line and "
+        "plane; explained: percent of the path's variance in its plane."
     ]
     tables.write_table(options.out, table, notes)
     print(tables.markdown(table))
     print(f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}")
 
 
-def _row(name: str, columns: list[dict[str, dict[str, Any]]], there: kept.Kept) -> dict[str, Any]:
-    line = {"network": name} | {key: value for part in columns for key, value in part.get(name, {}).items()}
-    return line | {key: there.asked["row"][key] for key in ("eval_error", "eval_split")}
+def _table_row(
+    name: str, columns: list[dict[str, dict[str, Any]]], measurement: measurements.Measurement
+) -> dict[str, Any]:
+    row = {"network": name} | {
+        key: value for part_columns in columns for key, value in part_columns.get(name, {}).items()
+    }
+    return row | {key: measurement.request["row"][key] for key in ("eval_error", "eval_split")}
 
 
 if __name__ == "__main__":

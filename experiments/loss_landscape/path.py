@@ -1,4 +1,7 @@
-"""The way that training took, in the plane of its first two principal components (section 7.2)."""
+"""Path of training in the plane of its first two principal components.
+
+The method is that of section 7.2 of Li et al. 2018 (arXiv:1712.09913).
+"""
 
 from __future__ import annotations
 
@@ -9,112 +12,182 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments.loss_landscape import kept
-from experiments.loss_landscape.options import Options, asked, data, folder
+from experiments.loss_landscape import measurements
+from experiments.loss_landscape.options import Options, load_data, measurement_request, run_folder
 from experiments.loss_landscape.sweep import Job, sweep
 from jaxcnn import plots, runs, tables
 from jaxcnn.loss_landscape import pca_plane
 
-STATES = 4
-"""At least, for a path: the start, the end and two between them. Fewer make a plane of any two directions."""
+MIN_STATES = 4
+"""Fewest states of a path: the start, the end, two others.
+
+With fewer, any two directions make a plane.
+"""
 
 
 def check(options: Options) -> None:
-    """ArgumentError for a setting that cannot be meant."""
-    way = options.path
-    if way.points < 3:
-        raise jc.ArgumentError(f"path.points is {way.points}; expected at least 3: write --path.points 13")
-    if not 0 <= way.margin < float("inf"):
-        raise jc.ArgumentError(f"path.margin is {way.margin}; expected a share of at least 0: write --path.margin 0.25")
-    if way.first < 0:
-        raise jc.ArgumentError(f"path.first is {way.first}; expected a step of at least 0: write --path.first 0")
+    """Check the settings of the part.
+
+    Raises:
+      ArgumentError: a setting is invalid.
+    """
+    path_options = options.path
+    if path_options.points < 3:
+        raise jc.ArgumentError(
+            f"path.points is {path_options.points}; expected at least 3: write --path.points 13"
+        )
+    if not 0 <= path_options.margin < float("inf"):
+        raise jc.ArgumentError(
+            f"path.margin is {path_options.margin}; expected a share of at least 0: write "
+            "--path.margin 0.25"
+        )
+    if path_options.first < 0:
+        raise jc.ArgumentError(
+            f"path.first is {path_options.first}; expected a step of at least 0: write "
+            "--path.first 0"
+        )
 
 
-def steps(options: Options, network: str) -> list[int]:
-    """Of the states that the run has kept, and its start, from `--path.first` on."""
-    with jc.Checkpoints(folder(options, network) / "checkpoints") as saved:
-        return [step for step in sorted({0, *saved.steps()}) if step >= options.path.first]
+def saved_steps(options: Options, network: str) -> list[int]:
+    """Return the steps of the saved states and the start.
+
+    Steps before `--path.first` are left out.
+    """
+    with jc.Checkpoints(run_folder(options, network) / "checkpoints") as checkpoints:
+        return [step for step in sorted({0, *checkpoints.steps()}) if step >= options.path.first]
 
 
 def run(options: Options, stop: Any) -> bool:
-    """Measure what is missing; False when stopped on the way. A run without states on the way is told and left out."""
-    todo = []
+    """Measure what is missing.
+
+    A run without states on the way is reported and skipped.
+
+    Returns:
+      False if it was stopped on the way.
+    """
+    jobs = []
     for network in options.networks:
-        there = steps(options, network)
-        if len(there) < STATES:
+        state_steps = saved_steps(options, network)
+        if len(state_steps) < MIN_STATES:
             print(
-                f"path: {folder(options, network)} has {len(there)} states from step {options.path.first} on, and a path takes "
-                f"{STATES}; left out (python -m experiments.depth --keep-every 25 keeps them)",
+                f"path: {run_folder(options, network)} has {len(state_steps)} states from step "
+                f"{options.path.first} on, and a path takes {MIN_STATES}; left out (python -m "
+                "experiments.depth --keep-every 25 keeps them)",
                 file=sys.stderr,
             )
             continue
-        settings = asdict(options.path) | {"steps": there}
+        settings = asdict(options.path) | {"steps": state_steps}
         path = options.out / "path" / f"{network}.npz"
-        ways = _ways(options, network)
-        todo.append(Job(network, path, asked(options, network, settings), ways, options.path.points**2))
-    return sweep(options, todo, stop)
+        make_directions = _plane_maker(options, network)
+        jobs.append(
+            Job(
+                network,
+                path,
+                measurement_request(options, network, settings),
+                make_directions,
+                options.path.points**2,
+            )
+        )
+    return sweep(options, jobs, stop)
 
 
-def _ways(options: Options, network: str) -> Any:
-    """The plane, found when it is asked for: it takes all states."""
+def _plane_maker(options: Options, network: str) -> Any:
+    """Return a function that computes the plane.
 
-    def ways():
-        run = runs.load_trained_model(folder(options, network), data=data(options, network), path=True)
-        plane = pca_plane([state for step, state in run.states.items() if step >= options.path.first])
-        grid = dict(zip("xy", map(_grid(options), plane.path.T), strict=True))
+    It is called late, as it loads all states.
+    """
+
+    def make_directions():
+        run = runs.load_trained_model(
+            run_folder(options, network), data=load_data(options, network), path=True
+        )
+        plane = pca_plane(
+            [state for step, state in run.states.items() if step >= options.path.first]
+        )
+        grid = dict(zip("xy", map(_grid_maker(options), plane.path.T), strict=True))
         return list(plane.directions), grid | {"path": plane.path, "explained": plane.explained}
 
-    return ways
+    return make_directions
 
 
-def _grid(options: Options) -> Any:
-    def around(values: np.ndarray) -> np.ndarray:
-        more = options.path.margin * np.ptp(values)
-        return np.linspace(values.min() - more, values.max() + more, options.path.points)
+def _grid_maker(options: Options) -> Any:
+    """Return a function from a path's coordinates to a grid's."""
 
-    return around
+    def grid(values: np.ndarray) -> np.ndarray:
+        margin = options.path.margin * np.ptp(values)
+        return np.linspace(values.min() - margin, values.max() + margin, options.path.points)
+
+    return grid
 
 
 def draw(options: Options) -> dict[str, dict[str, Any]]:
-    """`path.png` and the table; returns columns of the common table for each network."""
+    """Write `path.png` and the table.
+
+    Returns:
+      Network -> its columns of the common table.
+    """
     if not any((options.out / "path").glob("*.npz")):
         return {}
-    found = kept.every(options.out, "path")
-    what, first = kept.setting(next(iter(found.values()))), next(iter(found.values())).asked["settings"]
-    how: dict[str, Any] = {"label": "training loss (nats)", "share": False, "columns": 2}
-    title = f"The path of training in its principal plane: {what}"
+    measured = measurements.read_complete(options.out, "path")
+    setting = measurements.setting_text(next(iter(measured.values())))
+    settings = next(iter(measured.values())).request["settings"]
+    style: dict[str, Any] = {"label": "training loss (nats)", "share": False, "columns": 2}
+    title = f"The path of training in its principal plane: {setting}"
     plots.save(
-        plots.contours([_field(name, each) for name, each in found.items()], title=title, **how),
+        plots.contours(
+            [_field(name, measurement) for name, measurement in measured.items()],
+            title=title,
+            **style,
+        ),
         options.out / "path" / "path.png",
     )
-    rows = {name: row(each) for name, each in found.items()}
-    bn = {"images": "the images' own moments", "moving": "the last state's moving averages"}[first["statistics"]]
-    notes = [
-        f"{what}; states {first['steps']}. Shares of the path's variance along its first two principal components, in percent; "
-        f"distances are Euclidean, of all parameters. In the plane BN goes by {bn}."
+    rows = {name: table_row(measurement) for name, measurement in measured.items()}
+    bn_text = {"images": "the images' own moments", "moving": "the last state's moving averages"}[
+        settings["statistics"]
     ]
-    tables.write_table(options.out / "path", [{"network": name} | row for name, row in rows.items()], notes)
+    notes = [
+        f"{setting}; states {settings['steps']}. Shares of the path's variance along its first two "
+        "principal components, in percent; distances are Euclidean, of all parameters. In the "
+        f"plane BN goes by {bn_text}."
+    ]
+    tables.write_table(
+        options.out / "path",
+        [{"network": name} | row for name, row in rows.items()],
+        notes,
+    )
     return {name: {"explained": row["explained"]} for name, row in rows.items()}
 
 
-def row(each: kept.Kept) -> dict[str, Any]:
-    """How flat the path is, and how long."""
-    shares, path = 100 * each.arrays["explained"], each.arrays["path"]
-    line = {"states": len(path), "explained": float(shares.sum())}
-    line |= {f"explained_{i + 1}": float(share) for i, share in enumerate(shares)}
-    return line | {"start_to_end": float(np.hypot(*path[0])), "first_step": float(np.hypot(*(path[1] - path[0])))}
+def table_row(measurement: measurements.Measurement) -> dict[str, Any]:
+    """Return how flat the path is, and how long."""
+    shares, path = 100 * measurement.arrays["explained"], measurement.arrays["path"]
+    row = {"states": len(path), "explained": float(shares.sum())}
+    row |= {f"explained_{i + 1}": float(share) for i, share in enumerate(shares)}
+    return row | {
+        "start_to_end": float(np.hypot(*path[0])),
+        "first_step": float(np.hypot(*(path[1] - path[0]))),
+    }
 
 
-def _field(name: str, each: kept.Kept) -> plots.Field:
-    x, y, loss, path = (each.arrays[key] for key in ("x", "y", "loss", "path"))
-    shares = (_percent(100 * share) for share in each.arrays["explained"])
-    x_label, y_label = [f"PC {i + 1}: distance ({share} of variance)" for i, share in enumerate(shares)]
-    there = each.asked["settings"]["steps"]
+def _field(name: str, measurement: measurements.Measurement) -> plots.Field:
+    x, y, loss, path = (measurement.arrays[key] for key in ("x", "y", "loss", "path"))
+    shares = (_percent(100 * share) for share in measurement.arrays["explained"])
+    x_label, y_label = [
+        f"PC {i + 1}: distance ({share} of variance)" for i, share in enumerate(shares)
+    ]
+    state_steps = measurement.request["settings"]["steps"]
     return plots.Field(
-        kept.title(name), x, y, loss, x_label, y_label, path, f"steps {there[0]} to {there[-1]}, {len(there)} states"
+        measurements.display_title(name),
+        x,
+        y,
+        loss,
+        x_label,
+        y_label,
+        path,
+        f"steps {state_steps[0]} to {state_steps[-1]}, {len(state_steps)} states",
     )
 
 
 def _percent(share: float) -> str:
-    """With as many digits as keep what is not all from looking so."""
+    """Return a percentage that reads 100 only if it is all."""
     return f"{share:.3g}%" if share < 99.5 else f"{share:.6g}%"

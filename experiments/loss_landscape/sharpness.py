@@ -1,4 +1,7 @@
-"""The largest eigenvalue of the training loss's Hessian at the last state, in training mode, on one batch of images."""
+"""Sharpness: the largest eigenvalue of the training loss's Hessian.
+
+It is taken at the last state, in training mode, on one batch of images.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments.loss_landscape import kept
-from experiments.loss_landscape.options import Options, asked, images, opened
+from experiments.loss_landscape import measurements
+from experiments.loss_landscape.options import Options, load_model, loss_images, measurement_request
 from jaxcnn import plots, tables
 from jaxcnn.augment import normalize
 from jaxcnn.progress import Progress
@@ -17,48 +20,64 @@ from jaxcnn.state import eval_state
 
 
 def check(options: Options) -> None:
-    """ArgumentError for a setting that cannot be meant."""
-    sharp = options.sharpness
-    if not sharp.tolerance > 0:
+    """Check the settings of the part.
+
+    Raises:
+      ArgumentError: a setting is invalid.
+    """
+    settings = options.sharpness
+    if not settings.tolerance > 0:
         raise jc.ArgumentError(
-            f"sharpness.tolerance is {sharp.tolerance}; expected above 0: write --sharpness.tolerance 0.03"
+            f"sharpness.tolerance is {settings.tolerance}; expected above 0: write "
+            "--sharpness.tolerance 0.03"
         )
-    if sharp.most < 1:
-        raise jc.ArgumentError(f"sharpness.most is {sharp.most}; expected at least 1: write --sharpness.most 50")
+    if settings.most < 1:
+        raise jc.ArgumentError(
+            f"sharpness.most is {settings.most}; expected at least 1: write --sharpness.most 50"
+        )
 
 
 def run(options: Options, stop: Any) -> bool:
-    """Measure what is missing; False when stopped on the way."""
-    weights = {
-        name: jc.count_parameters(opened(options, name).model, _shape(options, name)) for name in options.networks
+    """Measure what is missing.
+
+    Returns:
+      False if it was stopped on the way.
+    """
+    sizes = {
+        name: jc.count_parameters(load_model(options, name).model, _image_shape(options, name))
+        for name in options.networks
     }
-    with Progress(sum(weights.values())) as progress:
-        for network, weight in weights.items():
-            path, what = (
-                options.out / "sharpness" / f"{network}.npz",
-                asked(options, network, asdict(options.sharpness)),
-            )
-            if kept.same(path, what) is not None:
-                progress.skip(weight)
+    with Progress(sum(sizes.values())) as progress:
+        for network, size in sizes.items():
+            path = options.out / "sharpness" / f"{network}.npz"
+            request = measurement_request(options, network, asdict(options.sharpness))
+            if measurements.read_matching(path, request) is not None:
+                progress.skip(size)
                 continue
-            value = sharp(options, network)
-            kept.write(path, kept.Kept(what, {"sharpness": np.array(value)}))
-            progress.advance(weight, "")
-            progress.write(f"sharpness of {network}: {value:.4g}")
+            eigenvalue = largest_eigenvalue(options, network)
+            measurements.write(
+                path, measurements.Measurement(request, {"sharpness": np.array(eigenvalue)})
+            )
+            progress.advance(size, "")
+            progress.write(f"sharpness of {network}: {eigenvalue:.4g}")
             if stop():
                 return False
     return True
 
 
-def _shape(options: Options, network: str) -> tuple[int, ...]:
-    return images(options, network).images.shape[1:]
+def _image_shape(options: Options, network: str) -> tuple[int, ...]:
+    return loss_images(options, network).images.shape[1:]
 
 
-def sharp(options: Options, network: str) -> float:
-    """The largest eigenvalue of the Hessian of the mean loss of the images; BN by their moments."""
-    seen, split = opened(options, network), images(options, network)
-    state = eval_state(seen.last)
-    loss, inputs = jc.loss_fn(seen.model, seen.recipe.loss), normalize(split.images, state.normalizer)
+def largest_eigenvalue(options: Options, network: str) -> float:
+    """Return the largest eigenvalue of the Hessian of the mean loss.
+
+    BN uses the moments of the images.
+    """
+    trained, split = load_model(options, network), loss_images(options, network)
+    state = eval_state(trained.last)
+    loss = jc.loss_fn(trained.model, trained.recipe.loss)
+    inputs = normalize(split.images, state.normalizer)
     limits: dict[str, Any] = {
         "tolerance": options.sharpness.tolerance,
         "max_iterations": options.sharpness.most,
@@ -67,13 +86,30 @@ def sharp(options: Options, network: str) -> float:
 
 
 def draw(options: Options) -> dict[str, dict[str, Any]]:
-    """`sharpness.png` and the table; returns columns of the common table for each network."""
-    found = kept.every(options.out, "sharpness")
-    rows = {name: {"sharpness": float(each.arrays["sharpness"])} for name, each in found.items()}
-    what = kept.setting(next(iter(found.values())))
-    notes = [f"{what}. The largest eigenvalue of the Hessian of their mean loss, in training mode: one batch."]
-    tables.write_table(options.out / "sharpness", [{"network": name} | row for name, row in rows.items()], notes)
-    bars = {kept.title(name): {"at the last state": row["sharpness"]} for name, row in rows.items()}
-    figure = plots.bars(bars, ylabel="largest eigenvalue of the Hessian", title=f"Sharpness: {what}")
+    """Write `sharpness.png` and the table.
+
+    Returns:
+      Network -> its columns of the common table.
+    """
+    measured = measurements.read_complete(options.out, "sharpness")
+    rows = {
+        name: {"sharpness": float(measurement.arrays["sharpness"])}
+        for name, measurement in measured.items()
+    }
+    setting = measurements.setting_text(next(iter(measured.values())))
+    notes = [
+        f"{setting}. The largest eigenvalue of the Hessian of their mean loss, in training mode: "
+        "one batch."
+    ]
+    tables.write_table(
+        options.out / "sharpness", [{"network": name} | row for name, row in rows.items()], notes
+    )
+    bars = {
+        measurements.display_title(name): {"at the last state": row["sharpness"]}
+        for name, row in rows.items()
+    }
+    figure = plots.bars(
+        bars, ylabel="largest eigenvalue of the Hessian", title=f"Sharpness: {setting}"
+    )
     plots.save(figure, options.out / "sharpness" / "sharpness.png")
     return rows

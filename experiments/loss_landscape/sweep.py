@@ -1,4 +1,7 @@
-"""Measuring losses around many networks, point by point, so that it can be stopped and goes on."""
+"""Measurement of losses around many networks, point by point.
+
+It can be stopped, and resumes.
+"""
 
 from __future__ import annotations
 
@@ -10,77 +13,98 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxcnn as jc
-from experiments.loss_landscape import kept
-from experiments.loss_landscape.options import Options, images, opened
+from experiments.loss_landscape import measurements
+from experiments.loss_landscape.options import Options, load_model, loss_images
 from jaxcnn.loss_landscape import LandscapeValues, evaluate_along
 from jaxcnn.progress import Progress
 
-SAVED = 10.0
-"""Seconds between two savings of what there is."""
+SAVE_INTERVAL = 10.0
+"""Seconds between two saves of the measured points."""
 
 
 class Job(NamedTuple):
-    """One line or plane to be measured."""
+    """Line or plane to measure."""
 
     network: str
     path: Path
-    asked: dict[str, Any]
-    """Among its `settings`, `points` are measured in all and BN goes by `statistics`."""
-    ways: Callable[[], tuple[list[Any], Mapping[str, np.ndarray]]]
-    """The directions, and arrays by name: of them `x`, and `y` for a plane, are the steps."""
-    total: int
-    """Points."""
+    request: dict[str, Any]
+    """Request of the measurement.
+
+    Its `settings` have the number of `points` and the BN `statistics`.
+    """
+    make_directions: Callable[[], tuple[list[Any], Mapping[str, np.ndarray]]]
+    """Function that returns the directions, and arrays by name.
+
+    Of the arrays, `x`, and `y` for a plane, are the steps.
+    """
+    num_points: int
+    """Number of points."""
 
 
 def sweep(options: Options, jobs: list[Job], stop: Any) -> bool:
-    """Measure every job whose numbers are not there; False when stopped on the way."""
-    weights = [job.total * jc.count_parameters(*_shape(options, job)) for job in jobs]
-    with Progress(max(1, sum(weights))) as progress:
-        for job, weight in zip(jobs, weights, strict=True):
-            begun = kept.same(job.path, job.asked)
-            if begun is not None and begun.over:
-                progress.skip(weight)
+    """Measure every job that is not complete.
+
+    Returns:
+      False if it was stopped on the way.
+    """
+    costs = [job.num_points * jc.count_parameters(*_model_and_shape(options, job)) for job in jobs]
+    with Progress(max(1, sum(costs))) as progress:
+        for job, cost in zip(jobs, costs, strict=True):
+            partial = measurements.read_matching(job.path, job.request)
+            if partial is not None and partial.is_complete:
+                progress.skip(cost)
                 continue
-            if not _measured(options, job, begun, progress, weight / job.total, stop):
+            if not _measure(options, job, partial, progress, cost / job.num_points, stop):
                 return False
     return True
 
 
-def _shape(options: Options, job: Job) -> tuple[Any, tuple[int, ...]]:
-    return opened(options, job.network).model, images(options, job.network).images.shape[1:]
+def _model_and_shape(options: Options, job: Job) -> tuple[Any, tuple[int, ...]]:
+    model = load_model(options, job.network).model
+    return model, loss_images(options, job.network).images.shape[1:]
 
 
-def _measured(options, job, begun, progress, weight, stop) -> bool:
-    """One job from where it is; False when stopped before its end."""
-    ways, arrays = job.ways()
-    so_far = (
+def _measure(options, job, partial, progress, point_cost, stop) -> bool:
+    """Measure one job from where it was stopped.
+
+    Returns:
+      False if it was stopped before its end.
+    """
+    directions, arrays = job.make_directions()
+    resume = (
         None
-        if begun is None
-        else LandscapeValues(begun.arrays["loss"], begun.arrays["error"], int(begun.arrays["done"]))
+        if partial is None
+        else LandscapeValues(
+            partial.arrays["loss"], partial.arrays["error"], int(partial.arrays["done"])
+        )
     )
-    progress.skip(weight * (so_far.done if so_far else 0))
-    saved = time.monotonic()
+    progress.skip(point_cost * (resume.done if resume else 0))
+    save_time = time.monotonic()
 
     def watch(values: LandscapeValues) -> None:
-        nonlocal saved
-        progress.advance(weight, f"{job.path.parent.name} {job.path.stem}  point {values.done}/{job.total}")
-        if time.monotonic() - saved > SAVED:
+        nonlocal save_time
+        progress.advance(
+            point_cost,
+            f"{job.path.parent.name} {job.path.stem}  point {values.done}/{job.num_points}",
+        )
+        if time.monotonic() - save_time > SAVE_INTERVAL:
             _save(job, arrays, values)
-            saved = time.monotonic()
+            save_time = time.monotonic()
 
-    seen, looked = opened(options, job.network), images(options, job.network)
-    steps = [arrays[name] for name in ("x", "y")[: len(ways)]]
-    how: dict[str, Any] = {"statistics": job.asked["settings"]["statistics"], "resume": so_far}
-    how |= {
+    trained, split = load_model(options, job.network), loss_images(options, job.network)
+    steps = [arrays[name] for name in ("x", "y")[: len(directions)]]
+    kwargs: dict[str, Any] = {"statistics": job.request["settings"]["statistics"], "resume": resume}
+    # One device: nothing here is worth splitting.
+    kwargs |= {
         "strategy": jc.strategy("jit", 1),
         "watch": watch,
         "stop": stop,
-    }  # one device: nothing here is worth splitting
-    values = evaluate_along(seen.model, seen.last, looked, ways, steps, **how)
+    }
+    values = evaluate_along(trained.model, trained.last, split, directions, steps, **kwargs)
     _save(job, arrays, values)
-    return values.done == job.total
+    return values.done == job.num_points
 
 
 def _save(job: Job, arrays: Mapping[str, np.ndarray], values: LandscapeValues) -> None:
-    measured = {"loss": values.loss, "error": values.error_percent, "done": np.array(values.done)}
-    kept.write(job.path, kept.Kept(job.asked, {**arrays, **measured}))
+    losses = {"loss": values.loss, "error": values.error_percent, "done": np.array(values.done)}
+    measurements.write(job.path, measurements.Measurement(job.request, {**arrays, **losses}))
