@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 import jaxcnn as jc
-from experiments.finetune.saved import Saved, heat, probabilities, read
+from experiments.finetune.classifier import Classifier, gradcam_heat, load_classifier, probabilities
 from jaxcnn import cli, plots, tables
 from jaxcnn.data import load_images
 
@@ -38,7 +38,7 @@ class Options:
     """A figure to write: each picture, and what speaks for its likeliest class."""
 
 
-def lines(saved: Saved, paths: tuple[Path, ...], shares: np.ndarray, top: int) -> list[dict[str, Any]]:
+def lines(saved: Classifier, paths: tuple[Path, ...], shares: np.ndarray, top: int) -> list[dict[str, Any]]:
     """A row for each picture: its name, then the likeliest classes."""
     found = []
     for path, share in zip(paths, shares, strict=True):
@@ -56,7 +56,7 @@ def main(args: list[str] | None = None) -> int:
             raise jc.ArgumentError("no picture is named; write python -m experiments.predict --run DIR picture.jpg")
         if options.top < 1:
             raise jc.ArgumentError(f"top is {options.top}; expected at least 1: write --top 3")
-        saved = read(options.run)
+        saved = load_classifier(options.run)
         images = load_images(options.images, saved.size, saved.resize)
         shares = probabilities(saved, images)
         print(tables.markdown(lines(saved, options.images, shares, options.top)), end="")
@@ -65,10 +65,10 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def draw(saved: Saved, paths: tuple[Path, ...], images: np.ndarray, shares: np.ndarray, out: Path) -> None:
+def draw(saved: Classifier, paths: tuple[Path, ...], images: np.ndarray, shares: np.ndarray, out: Path) -> None:
     """The pictures with their heat beside."""
     said = shares.argmax(1)
-    looked = heat(saved, images, said)
+    looked = gradcam_heat(saved, images, said)
     if looked is None:
         raise jc.ArgumentError(f"{saved.name} keeps no maps for Grad-CAM to look at; leave out --heat")
     captions = [

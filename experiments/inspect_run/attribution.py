@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.finetune.results import worst
+from experiments.finetune.results import worst_mistakes
 from experiments.inspect_run.context import PageFigure, RunContext, Section, probabilities
 from jaxcnn import ArgumentError, plots
 from jaxcnn.interpret import stage_shapes
@@ -171,7 +171,7 @@ def _correct_group(context: RunContext) -> ImageGroup:
 
 def _wrong_group(context: RunContext) -> ImageGroup:
     """Return the most confident mistakes."""
-    indices = worst(context.labels, context.probabilities, NUM_WRONG, alike=2)
+    indices = worst_mistakes(context.labels, context.probabilities, NUM_WRONG, max_per_pair=2)
     notes = [
         f"image {i}\nsaid {_class_text(context, i, context.predictions)}\nis "
         f"{_class_text(context, i, context.labels)}"

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import softmax
 
 import jaxcnn as jc
-from experiments.finetune.opening import reopened
+from experiments.finetune.images import reload_images
 from experiments.inspect_run.options import Options
 from jaxcnn import runs
 from jaxcnn.data import load_images
@@ -123,7 +123,7 @@ def _open_data_and_model(options: Options) -> tuple[jc.Dataset, Any]:
             f"{problem}; write --run with a classifier's run, such as runs/depth/resnet20-seed0"
         )
     if recipe.dataset == "folder":
-        data = reopened(options.run)
+        data = reload_images(options.run)
     else:
         data = jc.load_dataset(recipe.dataset, options.data_dir, validation=recipe.validation)
     return data, runs.model_and_optimizer(recipe, len(data.classes))[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.finetune.results import wilson, worst
+from experiments.finetune.results import wilson_interval, worst_mistakes
 from experiments.inspect_run.context import PageFigure, RunContext, Section
 from jaxcnn import metrics, plots
 from jaxcnn.calibration import calibration
@@ -21,7 +21,9 @@ MAX_MISTAKES = 10
 
 def errors_section(context: RunContext) -> Section:
     """Return confusion matrix, mistakes and calibration of the evaluated images."""
-    indices = worst(context.labels, context.probabilities, MAX_MISTAKES, alike=MAX_MISTAKES)
+    indices = worst_mistakes(
+        context.labels, context.probabilities, MAX_MISTAKES, max_per_pair=MAX_MISTAKES
+    )
     figures = [
         _confusion_figure(context),
         *_mistakes_figures(context, indices),
@@ -38,7 +40,7 @@ def errors_section(context: RunContext) -> Section:
 def error_rate_text(context: RunContext) -> str:
     """Return how many images are wrong, with a 95% interval."""
     n, num_correct = len(context.labels), int(context.is_correct.sum())
-    lower, upper = wilson(n - num_correct, n)
+    lower, upper = wilson_interval(n - num_correct, n)
     return (
         f"{n - num_correct} of the first {n:,} {context.run.recipe.report} images are wrong: "
         f"{100 * (n - num_correct) / n:.2f}%, 95% interval {lower:.2f} to {upper:.2f}% (Wilson)."
