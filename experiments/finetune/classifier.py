@@ -90,7 +90,7 @@ def load_classifier(out: Path) -> Classifier:
         }
         name, classes = header["network"], check_class_names(facts["classes"])
         size, resize = check_sizes(facts["size"], facts["resize"])
-        mean, std = (check_constants(rng, facts[rng]) for rng in ("mean", "std"))
+        mean, std = (check_constants(key, facts[key]) for key in ("mean", "std"))
         normalizer = Normalizer(np.broadcast_to(mean, (size, size, 3)), std)  # type: ignore[arg-type]  # of NumPy
         model = jc.create_model(name, len(classes), **facts["options"])
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -18,6 +18,7 @@ from jaxcnn.run_log import read_json, write_text
 
 IMAGES_FILE, START_FILE = "images.json", "start.json"
 _LOAD_OPTIONS = ("size", "resize", "validation", "test", "seed", "skip_broken", "memory")
+"""Options that decide which images are read, and how."""
 
 
 def load_images(root: Path, options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]:
@@ -68,7 +69,7 @@ def reload_images(run: Path) -> jc.Dataset:
 def data_digest(data: jc.Dataset) -> str:
     """Return the sha256 of the class names, labels and mean image.
 
-    It distinguishes other images.
+    Other images have another one.
     """
     hasher = hashlib.sha256(json.dumps(data.classes).encode())
     for split in (data.train, data.validation, data.test):
