@@ -72,9 +72,11 @@ def transposed_upsample(image: jax.Array, window: int, padding: int) -> jax.Arra
 
     Each channel goes through a transposed convolution.
     """
-    upsample_channel = lambda channel: ops.transposed_convolution(
-        channel[..., None], uniform_kernel(window), 2, padding
-    )[..., 0]  # noqa: E731
+
+    def upsample_channel(channel: jax.Array) -> jax.Array:
+        kernel = uniform_kernel(window)
+        return ops.transposed_convolution(channel[..., None], kernel, 2, padding)[..., 0]
+
     return jax.vmap(upsample_channel, -1, -1)(image)
 
 
