@@ -69,20 +69,22 @@ def lrn_figure(image: jax.Array) -> Any:
 
     A second panel has a larger alpha than AlexNet's, to make the effect visible.
     """
-    before = np.full(NUM_CHANNELS, 3.0, np.float32)
-    before[list(LOUD_CHANNELS)] = list(LOUD_CHANNELS.values())
+    inputs = np.full(NUM_CHANNELS, 3.0, np.float32)
+    inputs[list(LOUD_CHANNELS)] = list(LOUD_CHANNELS.values())
     channels = list(range(1, NUM_CHANNELS + 1))
     panels = []
     for title, alpha in (("AlexNet's alpha, 0.0001", 1e-4), ("alpha 0.01, to see it", 1e-2)):
-        after = np.asarray(ops.local_response_norm(jnp.asarray(before)[None, None], alpha=alpha))[
+        outputs = np.asarray(ops.local_response_norm(jnp.asarray(inputs)[None, None], alpha=alpha))[
             0, 0
         ]
-        quiet = np.asarray(
+        quiet_output = np.asarray(
             ops.local_response_norm(jnp.full((1, 1, NUM_CHANNELS), 3.0), alpha=alpha)
         )[0, 0, NUM_CHANNELS // 2]
         lines = [
-            plots.Line(channels, before / 3, label="before", color="0.6", marker="o"),
-            plots.Line(channels, after / quiet, label="after", color=plots.COLORS[1], marker="o"),
+            plots.Line(channels, inputs / 3, label="before", color="0.6", marker="o"),
+            plots.Line(
+                channels, outputs / quiet_output, label="after", color=plots.COLORS[1], marker="o"
+            ),
         ]
         panels.append(
             plots.Panel(title, lines, (), "channel", "response (quiet channels: 1)", ylim=(0, 10.5))

@@ -244,15 +244,15 @@ def _heat(
 
 def _group_figure(group: ImageGroup, heats: Heats, names: Sequence[str]) -> PageFigure:
     """Return a row for each image: its note, then its heats."""
-    shown = {
+    visible_heats = {
         name: heat
         for name, heat in heats.items()
         if name != TRUE_CLASS or (group.labels != group.classes).any()
     }
     rows = []
     for i, (image, note) in enumerate(zip(group.images, group.notes, strict=True)):
-        titles = {name: METHOD_NAMES.get(name, name) if i == 0 else "" for name in shown}
-        cells = [_tile(name, image, heat[i], titles[name]) for name, heat in shown.items()]
+        titles = {name: METHOD_NAMES.get(name, name) if i == 0 else "" for name in visible_heats}
+        cells = [_tile(name, image, heat[i], titles[name]) for name, heat in visible_heats.items()]
         rows.append(
             [Tile(_to_three_channels(image) / 255, "image" if i == 0 else "", note), *cells]
         )
@@ -264,9 +264,11 @@ def _group_figure(group: ImageGroup, heats: Heats, names: Sequence[str]) -> Page
         predicted if predicted == label else f"{label} taken for {predicted}"
         for predicted, label in pairs
     )
-    columns = ["the image", *(METHOD_NAMES.get(name, name) for name in shown)]
-    alt = f"{group.title}. Rows: {pairs_text}. Columns: {', '.join(columns)}."
-    remark = " The last column asks about the true class instead." if TRUE_CLASS in shown else ""
+    column_names = ["the image", *(METHOD_NAMES.get(name, name) for name in visible_heats)]
+    alt = f"{group.title}. Rows: {pairs_text}. Columns: {', '.join(column_names)}."
+    remark = (
+        " The last column asks about the true class instead." if TRUE_CLASS in visible_heats else ""
+    )
     return PageFigure(
         group.name, plots.tiles(rows, title=group.title, heights=ROW_HEIGHT), alt, CAPTION + remark
     )

@@ -51,6 +51,7 @@ def channels_section(context: RunContext) -> Section | None:
         return None
     run, shape = context.run, context.images.shape[1:]
     stages = select_stages(context.stages, map_shapes(run.model, shape))
+    # A model may have no layer with multiply-adds.
     macs = max(summary(run.model, shape).macs, 1)
     images = np.asarray(
         run.data.train.images[: int(np.clip(MAX_MULTIPLY_ADDS / (8 * macs), 50, MAX_IMAGES))]

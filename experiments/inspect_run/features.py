@@ -105,7 +105,7 @@ LOW_FREQUENCY = 0.25
 The highest along an axis is 0.5.
 """
 FILTERS_CAPTION = (
-    "Above at the start, below after training, the same filters one under the other. {colours} "
+    "Above at the start, below after training, the same filters one under the other. {colors} "
     "Each filter is scaled by its own greatest weight: compare shapes, and sizes in the table."
 )
 
@@ -116,20 +116,20 @@ def first_filters_section(context: RunContext) -> Section | None:
     A network without a convolution that sees the image has none.
     """
     try:
-        before, after = (
+        initial, final = (
             first_kernels(context.run.model, state)
             for state in (context.run.first, context.run.last)
         )
     except ArgumentError:
         return None
-    (h, w, c, k), steps = after.shape, int(context.run.last.step)
+    (h, w, c, k), steps = final.shape, int(context.run.last.step)
     text = (
         f"The first convolution has {k} filters of {h}x{w} pixels and {c} channel{'s' * (c > 1)}. "
-        f"{_change_text(before, after)}"
+        f"{_change_text(initial, final)}"
     )
     rows = [
-        {"filters": "at the start", **filter_statistics(before)},
-        {"filters": f"at step {steps:,}", **filter_statistics(after)},
+        {"filters": "at the start", **filter_statistics(initial)},
+        {"filters": f"at step {steps:,}", **filter_statistics(final)},
     ]
     color_key = (
         "Grey is 0, and each colour the weights of that colour."
@@ -139,9 +139,9 @@ def first_filters_section(context: RunContext) -> Section | None:
     )
     alt = (
         f"{min(k, MAX_FILTERS)} filters of {h}x{w} pixels at the start and after training. "
-        f"{_change_text(before, after)}"
+        f"{_change_text(initial, final)}"
     )
-    figure = _filters_figure(before, after)
+    figure = _filters_figure(initial, final)
     return Section(
         "First filters",
         text,
@@ -151,15 +151,15 @@ def first_filters_section(context: RunContext) -> Section | None:
                 "filters",
                 figure,
                 alt,
-                FILTERS_CAPTION.format(colours=color_key) + _truncation_note(k),
+                FILTERS_CAPTION.format(colors=color_key) + _truncation_note(k),
             )
         ],
     )
 
 
-def _change_text(before: np.ndarray, after: np.ndarray) -> str:
+def _change_text(initial: np.ndarray, final: np.ndarray) -> str:
     """Return how far training has moved the filters, in words."""
-    similarity = filter_similarity(before, after)
+    similarity = filter_similarity(initial, final)
     return (
         "Training has moved them: the correlation of a filter with its own start is "
         f"{np.median(similarity):.2f} at the median, from {similarity.min():.2f} to "
@@ -167,18 +167,18 @@ def _change_text(before: np.ndarray, after: np.ndarray) -> str:
     )
 
 
-def filter_similarity(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def filter_similarity(initial: np.ndarray, final: np.ndarray) -> np.ndarray:
     """Return the cosine of each filter with its start, [k].
 
     Args:
-      before: kernels at the start, [h, w, c, k].
-      after: trained kernels, of the same shape.
+      initial: kernels at the start, [h, w, c, k].
+      final: trained kernels, of the same shape.
 
     Returns:
       float64 [k]; 0 where one of the two filters is 0.
     """
     start, end = (
-        kernels.reshape(-1, kernels.shape[-1]).astype(np.float64) for kernels in (before, after)
+        kernels.reshape(-1, kernels.shape[-1]).astype(np.float64) for kernels in (initial, final)
     )
     norms = np.linalg.norm(start, axis=0) * np.linalg.norm(end, axis=0)
     return (start * end).sum(0) / np.where(norms > 0, norms, 1)
@@ -228,9 +228,9 @@ def _truncation_note(k: int) -> str:
     return f" The first {MAX_FILTERS} of {k} are drawn." if k > MAX_FILTERS else ""
 
 
-def _filters_figure(before: np.ndarray, after: np.ndarray) -> Any:
+def _filters_figure(initial: np.ndarray, final: np.ndarray) -> Any:
     """Return rows in pairs, the filters before training above those after."""
-    count = min(after.shape[-1], MAX_FILTERS)
+    count = min(final.shape[-1], MAX_FILTERS)
     columns = FILTER_COLUMNS if count <= 32 else 2 * FILTER_COLUMNS
     strips = []
     for start in range(0, count, columns):
@@ -238,7 +238,7 @@ def _filters_figure(before: np.ndarray, after: np.ndarray) -> Any:
         suffix = f" {start}-{indices[-1]}" if count > columns else ""
         strips += [
             _filters_strip(kernels, indices, label + suffix)
-            for kernels, label in ((before, "before"), (after, "after"))
+            for kernels, label in ((initial, "before"), (final, "after"))
         ]
     return mosaic(
         strips,
@@ -250,6 +250,7 @@ def _filters_figure(before: np.ndarray, after: np.ndarray) -> Any:
 
 def _filters_strip(kernels: np.ndarray, indices: range, label: str) -> Strip:
     """Return some filters, each scaled by its own greatest weight."""
+    # A filter of zeros would otherwise be divided by 0.
     scaled = [kernels[..., i] / max(float(np.abs(kernels[..., i]).max()), 1e-12) for i in indices]
     if kernels.shape[2] == 3:
         return Strip([0.5 + 0.5 * kernel for kernel in scaled], label)

@@ -57,11 +57,13 @@ def draw(options: Options, parts: dict[str, ModuleType]) -> None:
 
     Parts that an earlier command has left are drawn as well.
     """
-    drawn = [name for name in PARTS if name in parts or any((options.out / name).glob("*.npz"))]
-    columns = [PARTS[name].draw(options) for name in drawn]
+    part_names = [
+        name for name in PARTS if name in parts or any((options.out / name).glob("*.npz"))
+    ]
+    columns = [PARTS[name].draw(options) for name in part_names]
     paths = {
         measurements.network_name(path.stem): path
-        for name in drawn
+        for name in part_names
         for path in (options.out / name).glob("*.npz")
     }
     rows = [
@@ -78,7 +80,10 @@ def draw(options: Options, parts: dict[str, ModuleType]) -> None:
     ]
     tables.write_table(options.out, table, notes)
     print(tables.markdown(table))
-    print(f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}")
+    print(
+        f"wrote {options.out}/table.md, table.csv, and tables and figures in "
+        f"{', '.join(part_names)}"
+    )
 
 
 def _table_row(

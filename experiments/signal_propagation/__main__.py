@@ -33,16 +33,19 @@ def main(args: list[str] | None = None) -> int:
         # keeps them.
         existing = {name for name in PARTS if any((options.out / name).glob("*.jsonl"))}
         requested = set(parts) if not options.plot_only or not existing else set()
-        drawn = [name for name in PARTS if name in requested | existing]
+        part_names = [name for name in PARTS if name in requested | existing]
         with cli.reading(options.out):
-            rows = [{"part": name} | row for name in drawn for row in PARTS[name].draw(options)]
+            rows = [
+                {"part": name} | row for name in part_names for row in PARTS[name].draw(options)
+            ]
         if rows:
             tables.write_table(
                 options.out, rows, ["Columns are explained below the tables of start and end."]
             )
             print(tables.markdown(rows))
         print(
-            f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}"
+            f"wrote {options.out}/table.md, table.csv, and tables and figures in "
+            f"{', '.join(part_names)}"
         )
     return 0
 
