@@ -95,6 +95,7 @@ def train(options: Options, run_recipe: jc.Recipe, data: jc.Dataset, stop: Any) 
     """
     strategy = jc.strategy(options.strategy)
     model, tx = runs.model_and_optimizer(run_recipe, len(data.classes))
+    # Weights are read before the folder is claimed, so that an unreadable file claims nothing.
     initialize = make_initializer(options, model)
     claim_folder(options, data)
     with Progress(run_recipe.steps) as progress:

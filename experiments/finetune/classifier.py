@@ -82,6 +82,7 @@ def load_classifier(out: Path) -> Classifier:
             f"{out} holds no {WEIGHTS_FILE}; write --run with the folder of a finished finetune, "
             "its --out"
         )
+    # The file may come from anybody, so every value of the header is checked.
     header = weights.read_metadata(path)
     try:
         facts = {

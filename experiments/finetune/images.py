@@ -74,6 +74,7 @@ def data_digest(data: jc.Dataset) -> str:
     hasher = hashlib.sha256(json.dumps(data.classes).encode())
     for split in (data.train, data.validation, data.test):
         hasher.update(split.labels.tobytes())
+    # The mean image stands for the pixels, which may be on disk only.
     hasher.update(data.mean.tobytes())
     return hasher.hexdigest()
 

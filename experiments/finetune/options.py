@@ -200,6 +200,7 @@ def stage_rates(options: Options, base: jc.Recipe, num_classes: int) -> dict[str
     if options.weights is None:
         return {}
     names = parameter_names(runs.model_and_optimizer(base, num_classes)[0], options.size)
+    # The first part of a module's name is its stage.
     stages = dict.fromkeys(name.split("_")[0] for name in names)
     backbone_rate = 0.0 if options.train == "head" else options.backbone_rate
     rates = {stage: backbone_rate for stage in stages if stage not in HEADS and backbone_rate != 1}

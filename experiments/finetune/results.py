@@ -102,6 +102,7 @@ def worst_mistakes(
     wrong = np.flatnonzero(predicted != labels)
     ranked = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
     pair_counts: Counter[tuple[int, int]] = Counter()
+    # Many mistakes of one pair of classes would hide the others.
     selected = []
     for i in ranked:
         pair_counts[pair := (int(labels[i]), int(predicted[i]))] += 1

@@ -48,6 +48,7 @@ def main(args: list[str] | None = None) -> int:
         check(options)
         cli.enable_compilation_cache()
         context = load_context(options)
+        # The user's image comes first, whichever parts are requested.
         parts = ["own"] * (context.user_image is not None) + [
             part for part in PARTS if part in options.parts
         ]
@@ -89,6 +90,7 @@ def write_page(out: Path, context: RunContext, sections: Sequence[Section]) -> N
     """Write the figures, and the page that holds them."""
     figures = [figure for section in sections for figure in section.figures]
     names = [figure.name for figure in figures]
+    # Names become file names, so they must be distinct and plain.
     if len(set(names)) < len(names) or not all(re.fullmatch(r"[a-z0-9-]+", name) for name in names):
         raise ValueError(
             f"pictures are named {names}; expected different names of small letters, digits and "

@@ -81,6 +81,7 @@ def attribution_section(context: RunContext) -> Section | None:
             group for group in (_correct_group(context), _wrong_group(context)) if len(group.images)
         ]
     )
+    # All groups go through at once, so that each method is compiled once.
     images, classes, labels = (
         np.concatenate(arrays)
         for arrays in zip(
@@ -131,6 +132,7 @@ def _misalignment_note(context: RunContext) -> list[str]:
     name, shape = context.stages[-1], context.images.shape[1:]
     field = receptive_fields(context.run.model, shape)[name]
     map_shape = stage_shapes(context.run.model, shape)[name]
+    # Distance of the receptive field's center from where the place's heat is drawn.
     offset = max(
         abs(
             field.start[i]

@@ -53,6 +53,7 @@ def channels_section(context: RunContext) -> Section | None:
     stages = select_stages(context.stages, map_shapes(run.model, shape))
     # A model may have no layer with multiply-adds.
     macs = max(summary(run.model, shape).macs, 1)
+    # An eighth of the budget is for images, one forward pass each.
     images = np.asarray(
         run.data.train.images[: int(np.clip(MAX_MULTIPLY_ADDS / (8 * macs), 50, MAX_IMAGES))]
     )
@@ -63,6 +64,7 @@ def channels_section(context: RunContext) -> Section | None:
         stage: active_channels(top_images[stage], 2 if macs > 1e9 else CHANNELS_PER_STAGE)
         for stage in stages
     }
+    # A step of the ascent is a forward and a backward pass, about three forward passes.
     steps = int(
         np.clip(MAX_MULTIPLY_ADDS / (3 * macs * sum(map(len, channels.values()))), 16, MAX_STEPS)
     )

@@ -95,6 +95,7 @@ def _confusion_figure(context: RunContext) -> PageFigure:
     """Return the confusion matrix."""
     counts = metrics.confusion(context.labels, context.predictions, len(context.classes))
     wrong = counts - np.diag(np.diag(counts))
+    # The three most frequent pairs of different classes.
     order = np.argsort(-wrong, axis=None, kind="stable")[:3]
     pairs = [tuple(map(int, np.unravel_index(i, wrong.shape))) for i in order if wrong.flat[i]]
     pairs_text = "; ".join(
@@ -187,9 +188,11 @@ def chance_calibration_error(
       (0.0, 0.0)
     """
     confidence, rng = probabilities.max(1), np.random.default_rng(seed)
+    # Bins are open below and closed above, as in `calibration`.
     bin_index = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     errors = []
     for _ in range(draws):
+        # Sum of (correct - confidence) in each bin, for labels drawn by the confidences.
         gaps = np.bincount(bin_index, (rng.random(len(confidence)) < confidence) - confidence, BINS)
         errors.append(np.abs(gaps).sum() / len(confidence))
     return float(np.mean(errors)), float(np.quantile(errors, 0.95))

@@ -215,6 +215,7 @@ def low_frequency_share(kernels: np.ndarray, points: int = 64) -> float:
       >>> [round(low_frequency_share(kernels), 2) for kernels in checked]
       [0.19, 0.92]
     """
+    # Zero padding to `points` interpolates the spectrum.
     power = np.square(np.abs(np.fft.fft2(kernels, (points, points), axes=(0, 1)))).sum((2, 3))
     freq = np.fft.fftfreq(points)
     return float(
@@ -253,5 +254,6 @@ def _filters_strip(kernels: np.ndarray, indices: range, label: str) -> Strip:
     # A filter of zeros would otherwise be divided by 0.
     scaled = [kernels[..., i] / max(float(np.abs(kernels[..., i]).max()), 1e-12) for i in indices]
     if kernels.shape[2] == 3:
+        # Weights of 0 become gray.
         return Strip([0.5 + 0.5 * kernel for kernel in scaled], label)
     return Strip([kernel.mean(2) for kernel in scaled], label, cmap="RdBu_r", limits=(-1.0, 1.0))

@@ -47,6 +47,7 @@ def render_page(
       KeyError: a figure has no file.
     """
     anchors = section_anchors([section.title for section in sections])
+    # Figures are numbered through all sections.
     numbers = iter(range(1, 1 + sum(len(section.figures) for section in sections)))
     rendered = [
         _section_html(*item, files, numbers) for item in zip(anchors, sections, strict=True)
@@ -137,6 +138,7 @@ def _figure_html(figure: PageFigure, png: bytes, number: int) -> str:
     width, height = (
         round(PAGE_SCALE * int.from_bytes(png[offset : offset + 4], "big")) for offset in (16, 20)
     )
+    # Embedded images keep the page a single file.
     data = base64.b64encode(png).decode()
     size = f'width="{width}" height="{height}"'
     image = f'<img src="data:image/png;base64,{data}" alt="{escape(figure.alt)}" {size}>'

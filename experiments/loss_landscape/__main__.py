@@ -16,9 +16,9 @@ from jaxcnn import cli, tables
 PARTS: dict[str, ModuleType] = {"line": line, "plane": plane, "path": path, "sharpness": sharpness}
 """Name -> module of each part.
 
-Each has `check(options)`, called before anything is measured; `run(options, stop)`, which returns
-True when all of it is measured; and `draw(options)`, which writes its table and figures and
-returns columns of the common table by network.
+`check(options)` is called before anything is measured. `run(options, stop)` returns True when all
+of it is measured. `draw(options)` writes the part's table and figures, and returns
+columns of the common table by network.
 """
 
 

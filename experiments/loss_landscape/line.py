@@ -65,6 +65,7 @@ def jobs(options: Options) -> list[Job]:
     x = np.linspace(-line.reach, line.reach, line.points)
 
     def job(network: str, index: int) -> Job:
+        # The number of directions is not part of a request: more can be added later.
         settings = {key: value for key, value in asdict(line).items() if key != "directions"}
         settings |= {"direction": index}
         path = options.out / "line" / f"{network}-direction{index}.npz"

@@ -87,6 +87,7 @@ def read_matching(path: Path, request: dict[str, Any]) -> Measurement | None:
 
     It is None if there is no file, or if it answers another request.
     """
+    # A round trip through JSON makes lists of tuples, as in the file.
     measurement = read(path) if path.exists() else None
     return (
         measurement

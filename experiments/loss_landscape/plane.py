@@ -57,6 +57,7 @@ def run(options: Options, stop: Any) -> bool:
             directions = [make_direction(options, network, index) for index in (0, 1)]
             return directions, {"x": x, "y": x, "cosine": np.array(cosine_similarity(*directions))}
 
+        # These two only affect table and figures.
         settings = {
             key: value for key, value in asdict(plane).items() if key not in ("multiple", "most")
         }

@@ -47,6 +47,7 @@ def sweep(options: Options, jobs: list[Job], stop: Any) -> bool:
     Returns:
       False if it was stopped on the way.
     """
+    # Time is about proportional to points and parameters.
     costs = [job.num_points * jc.count_parameters(*_model_and_shape(options, job)) for job in jobs]
     with Progress(max(1, sum(costs))) as progress:
         for job, cost in zip(jobs, costs, strict=True):

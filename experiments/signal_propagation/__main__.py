@@ -15,9 +15,9 @@ from jaxcnn import cli, tables
 PARTS: dict[str, ModuleType] = {"start": start, "end": end, "path": path}
 """Name -> module of each part.
 
-Each has `check(options)`, called before anything is trained; `run(options, stop)`, which returns
-True when all of it is measured; and `draw(options)`, which writes its table and figures and
-returns its rows of the common table.
+`check(options)` is called before anything is trained. `run(options, stop)` returns True when all
+of it is measured. `draw(options)` writes the part's table and figures, and returns
+its rows of the common table.
 """
 
 

@@ -103,6 +103,7 @@ def layer_panels(networks: Sequence[NetworkRows], key: str, label: str, title: s
                     "dashed": True,
                     "width": 1.2,
                 }
+                # The theory lies behind the measurements.
                 lines.insert(0, plots.Line(x, head["theory"], **style))
             lines.append(
                 plots.Line(x, nonzero_values(rows, key), label=name, color=color, width=1.6)

@@ -165,6 +165,7 @@ def measure_runs(
             "mode": options.mode,
         }
         request |= {"states": options.states} if path else {}
+        # A run and its counterpart without BN have one folder name.
         suffix = "" if recipe.options.get("batch_norm", True) else "-without"
         file = options.out / part / f"{folder.name}{suffix}.jsonl"
         if is_measured(file, request):

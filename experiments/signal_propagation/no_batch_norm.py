@@ -94,6 +94,7 @@ def best_rates(folder: Path) -> dict[str, float]:
         name: min(network_runs, key=lambda run: run.recipe.lr)
         for name, network_runs in by_network.items()
     }
+    # Where all trials diverged, the smallest rate is the most careful choice.
     best = {
         name: min(converged[name], key=lambda run: run.result["train_loss"], default=smallest[name])
         for name in by_network

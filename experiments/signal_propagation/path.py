@@ -42,6 +42,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
         _step_map(head, rows)
         for head, rows in sorted(first_seeds, key=lambda item: not item[0]["net"]["batch_norm"])
     ]
+    # Networks with BN fill the first row, their counterparts the second.
     columns = sum(item[0]["net"]["batch_norm"] for item in first_seeds)
     plots.save(
         step_maps(panels, columns=columns, label="gradient norm", title=title),
