@@ -149,22 +149,14 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
         base_recipe(options), steps=options.first_steps, every=max(1, options.first_steps // 10)
     )
     kwargs: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop}
-    if (
-        runs.run(
-            first_recipe,
-            animals,
-            options.out / "animals",
-            watch=StepProgress(progress, first_recipe.steps),
-            **kwargs,
-        )
-        is None
-    ):
+    watch = StepProgress(progress, first_recipe.steps)
+    result = runs.run(first_recipe, animals, options.out / "animals", watch=watch, **kwargs)
+    if result is None:
         return False
     weights_file = export_animals(options, first_recipe, animals)
     vehicles = class_subset(data, VEHICLES, max(options.pictures), options.held)
-    variables = load_weights(
-        runs.model_and_optimizer(base_recipe(options), len(VEHICLES))[0], weights_file, (32, 32, 3)
-    )
+    model = runs.model_and_optimizer(base_recipe(options), len(VEHICLES))[0]
+    variables = load_weights(model, weights_file, (32, 32, 3))
     for name, (recipe, n) in run_recipes(options).items():
         subset = jc.subset(vehicles, n * len(VEHICLES), seed=recipe.seed)
         initialize = (
@@ -173,10 +165,8 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
             else (lambda state: with_variables(state, variables))
         )
         watch = StepProgress(progress, recipe.steps, f"{name}  ")
-        if (
-            runs.run(recipe, subset, options.out / name, watch=watch, begin=initialize, **kwargs)
-            is None
-        ):
+        folder = options.out / name
+        if runs.run(recipe, subset, folder, watch=watch, begin=initialize, **kwargs) is None:
             return False
     return True
 
