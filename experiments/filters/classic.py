@@ -74,12 +74,10 @@ def lrn_figure(image: jax.Array) -> Any:
     channels = list(range(1, NUM_CHANNELS + 1))
     panels = []
     for title, alpha in (("AlexNet's alpha, 0.0001", 1e-4), ("alpha 0.01, to see it", 1e-2)):
-        outputs = np.asarray(ops.local_response_norm(jnp.asarray(inputs)[None, None], alpha=alpha))[
-            0, 0
-        ]
-        quiet_output = np.asarray(
-            ops.local_response_norm(jnp.full((1, 1, NUM_CHANNELS), 3.0), alpha=alpha)
-        )[0, 0, NUM_CHANNELS // 2]
+        normalized = ops.local_response_norm(jnp.asarray(inputs)[None, None], alpha=alpha)
+        outputs = np.asarray(normalized)[0, 0]
+        quiet = ops.local_response_norm(jnp.full((1, 1, NUM_CHANNELS), 3.0), alpha=alpha)
+        quiet_output = np.asarray(quiet)[0, 0, NUM_CHANNELS // 2]
         lines = [
             plots.Line(channels, inputs / 3, label="before", color="0.6", marker="o"),
             plots.Line(

@@ -19,7 +19,7 @@ def wilson_interval(num_correct: int, n: int) -> tuple[float, float]:
     """Return the 95% interval of a share, in percent (Wilson 1927).
 
     Example:
-      >>> [round(x, 1) for x in wilson_interval(9, 10)]
+      >>> [round(float(x), 1) for x in wilson_interval(9, 10)]
       [59.6, 98.2]
     """
     interval = stats.binomtest(num_correct, n).proportion_ci(0.95, "wilson")

@@ -74,13 +74,11 @@ def attribution_section(context: RunContext) -> Section | None:
 
     The predictions are correct ones and the most confident mistakes, or that of the user's image.
     """
-    groups = (
-        [_user_group(context)]
-        if context.user_image is not None
-        else [
-            group for group in (_correct_group(context), _wrong_group(context)) if len(group.images)
-        ]
-    )
+    if context.user_image is not None:
+        groups = [_user_group(context)]
+    else:
+        groups = [_correct_group(context), _wrong_group(context)]
+        groups = [group for group in groups if len(group.images)]
     # All groups go through at once, so that each method is compiled once.
     images, classes, labels = (
         np.concatenate(arrays)
@@ -109,10 +107,8 @@ def attribution_section(context: RunContext) -> Section | None:
         else "each of the classes that it holds likeliest"
     )
     text = [
-        (
-            f"How much each place of a picture speaks for {question}, by "
-            f"{len(METHOD_TEXTS.keys() & heats)} methods."
-        ),
+        f"How much each place of a picture speaks for {question}, by "
+        f"{len(METHOD_TEXTS.keys() & heats)} methods.",
         meanings,
     ]
     return Section(
@@ -175,8 +171,9 @@ def _wrong_group(context: RunContext) -> ImageGroup:
     """Return the most confident mistakes."""
     indices = worst_mistakes(context.labels, context.probabilities, NUM_WRONG, max_per_pair=2)
     notes = [
-        f"image {i}\nsaid {_class_text(context, i, context.predictions)}\nis "
-        f"{_class_text(context, i, context.labels)}"
+        f"image {i}\n"
+        f"said {_class_text(context, i, context.predictions)}\n"
+        f"is {_class_text(context, i, context.labels)}"
         for i in map(int, indices)
     ]
     title = "The surest mistakes: what speaks for the class that was said"

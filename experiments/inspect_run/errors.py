@@ -124,8 +124,8 @@ def _mistakes_figures(context: RunContext, indices: np.ndarray) -> list[PageFigu
         return []
     captions = [
         f"said {context.classes[context.predictions[i]]}, "
-        f"{100 * context.probabilities[i, context.predictions[i]]:.0f}%\nis "
-        f"{context.classes[context.labels[i]]}, "
+        f"{100 * context.probabilities[i, context.predictions[i]]:.0f}%\n"
+        f"is {context.classes[context.labels[i]]}, "
         f"{100 * context.probabilities[i, context.labels[i]]:.0f}%"
         for i in indices
     ]
