@@ -25,7 +25,7 @@ class Options:
     run: Path = RUN
     """Folder of one run, with config.json and checkpoints."""
     images: int | None = None
-    """Number of images to evaluate, from the split that the run reports.
+    """Number of images to evaluate, the first of the reported split.
 
     None is 500, or all if there are fewer.
     """
