@@ -90,8 +90,9 @@ class Options:
     every: int | None = 25
     """Steps between rows, tests and checkpoints; None is an epoch."""
     keep_every: int = 25
-    """Keep the checkpoints at multiples of this for experiments.signals and landscape (quick: 110
-    MB); 0 keeps none of them."""
+    """Keep the checkpoints at multiples of this (quick: 110 MB); 0 keeps none of them.
+
+    They are for signal_propagation and loss_landscape."""
     strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
     coordinator: str | None = None

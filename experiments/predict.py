@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 import jaxcnn as jc
-from experiments.finetune.saved import Saved, heat, probabilities, read
+from experiments.finetune.classifier import Classifier, gradcam_heat, load_classifier, probabilities
 from jaxcnn import cli, plots, tables
 from jaxcnn.data import load_images
 
@@ -40,7 +40,7 @@ class Options:
 
 
 def lines(
-    saved: Saved, paths: tuple[Path, ...], shares: np.ndarray, top: int
+    saved: Classifier, paths: tuple[Path, ...], shares: np.ndarray, top: int
 ) -> list[dict[str, Any]]:
     """Return a row for each image: its path, then the likeliest classes.
 
@@ -62,7 +62,7 @@ def lines(
 
 
 def draw(
-    saved: Saved, paths: tuple[Path, ...], images: np.ndarray, shares: np.ndarray, out: Path
+    saved: Classifier, paths: tuple[Path, ...], images: np.ndarray, shares: np.ndarray, out: Path
 ) -> None:
     """Write a figure of the images next to their Grad-CAM maps.
 
@@ -77,7 +77,7 @@ def draw(
       ArgumentError: if the network has no maps for Grad-CAM.
     """
     predictions = shares.argmax(1)
-    maps = heat(saved, images, predictions)
+    maps = gradcam_heat(saved, images, predictions)
     if maps is None:
         raise jc.ArgumentError(
             f"{saved.name} keeps no maps for Grad-CAM to look at; leave out --heat"
@@ -101,7 +101,7 @@ def main(args: list[str] | None = None) -> int:
             )
         if options.top < 1:
             raise jc.ArgumentError(f"top is {options.top}; expected at least 1: write --top 3")
-        saved = read(options.run)
+        saved = load_classifier(options.run)
         images = load_images(options.images, saved.size, saved.resize)
         shares = probabilities(saved, images)
         print(tables.markdown(lines(saved, options.images, shares, options.top)), end="")

@@ -11,8 +11,8 @@ import pytest
 from test_plots_panels import overlapping
 
 import jaxcnn as jc
-from experiments.look import channels, features, filters
-from experiments.look.seen import Seen
+from experiments.inspect_run import channels, features
+from experiments.inspect_run.context import RunContext
 from jaxcnn import plots, runs
 from jaxcnn.data.types import assemble
 from jaxcnn.interpret.activations import feature_maps, first_kernels, map_shapes, top_activations
@@ -24,6 +24,7 @@ from jaxcnn.plots.mosaic import Strip, mosaic
 from jaxcnn.state import State, init_state
 
 RNG = np.random.default_rng(0)
+PARTS = features.first_filters_section, features.feature_maps_section, channels.channels_section
 
 
 class Small(nn.Module):
@@ -317,42 +318,42 @@ def seen(data, model, first):
     """A network at its start and after steps that double the parameters."""
     last = first._replace(step=np.int32(5), params=jax.tree.map(lambda x: np.float32(2) * x, first.params))
     run: Any = runs.TrainedModel(Path("own"), jc.Recipe(), data, model, {0: first, 5: last}, [])
-    return Seen(run, data.test.images, data.test.labels, np.full((7, 3), 1 / 3), ("first", "second"), None)
+    return RunContext(run, data.test.images, data.test.labels, np.full((7, 3), 1 / 3), ("first", "second"), None)
 
 
 def test_the_parts_of_the_page_show_what_they_say(small, tmp_path):
     model, state, images = small
     what = seen(own_data(images), model, state)
-    first, maps, wanted = (part.section(what) for part in (filters, features, channels))
+    first, maps, wanted = (part(what) for part in PARTS)
     assert first and maps and wanted  # noqa: PT018
     assert "correlation of a filter with its own start is 1.00 at the median" in first.text
     norms = [float(row["norm, median"]) for row in first.table]
     assert norms[1] == pytest.approx(2 * norms[0], rel=0.01)
-    assert [picture.name for picture in maps.pictures] == ["features-0", "features-1"]
+    assert [picture.name for picture in maps.figures] == ["features-0", "features-1"]
     names = ["channels", *(f"channels-{stage}" for stage in what.stages)]
-    assert [picture.name for picture in wanted.pictures] == names
+    assert [picture.name for picture in wanted.figures] == names
     assert [row["stage"] for row in wanted.table] == list(what.stages)
-    for picture in (*first.pictures, *maps.pictures, *wanted.pictures):
+    for picture in (*first.figures, *maps.figures, *wanted.figures):
         plots.save(picture.figure, tmp_path / f"{picture.name}.png")
         assert not overlapping(picture.figure), picture.name
         assert picture.alt
-    own = features.section(what._replace(own=what.images[3]))
+    own = features.feature_maps_section(what._replace(user_image=what.images[3]))
     assert own
-    assert [picture.name for picture in own.pictures] == ["features-own"]
+    assert [picture.name for picture in own.figures] == ["features-own"]
 
 
 def test_a_network_without_maps_has_no_such_parts(small):
     _, state, images = small
     what = seen(own_data(images), jc.create_model("mlp", 3), state)._replace(stages=())
-    assert [part.section(what) for part in (filters, features, channels)] == [None] * 3
+    assert [part(what) for part in PARTS] == [None] * 3
 
 
 def test_the_numbers_of_filters_are_what_they_are_called():
     rng = np.random.default_rng(1)
     noise = rng.normal(size=(5, 5, 3, 400))
-    assert filters.low(noise) == pytest.approx(np.pi / 16, abs=0.01)  # the disc's share of all frequencies
-    assert filters.measured(noise)["energy that is grey"] == "33%"
-    assert filters.measured(np.repeat(noise[:, :, :1], 3, 2))["energy that is grey"] == "100%"
+    assert features.low_frequency_share(noise) == pytest.approx(np.pi / 16, abs=0.01)  # the disc's share of all frequencies
+    assert features.filter_statistics(noise)["energy that is grey"] == "33%"
+    assert features.filter_statistics(np.repeat(noise[:, :, :1], 3, 2))["energy that is grey"] == "100%"
     checks = np.where(np.indices((6, 6)).sum(0) % 2, 1.0, -1.0)[..., None, None]
-    assert filters.low(checks) < 0.01
-    np.testing.assert_allclose(filters.likeness(noise, -2 * noise), -1)
+    assert features.low_frequency_share(checks) < 0.01
+    np.testing.assert_allclose(features.filter_similarity(noise, -2 * noise), -1)

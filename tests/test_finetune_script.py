@@ -17,12 +17,12 @@ from scripts import refuses
 import jaxcnn as jc
 from experiments import predict
 from experiments.finetune import __main__ as script
-from experiments.finetune import results, samples, transfer
+from experiments.finetune import images, results, transfer
+from experiments.finetune.classifier import load_classifier
 from experiments.finetune.options import PRESETS
-from experiments.finetune.saved import read
-from experiments.look import __main__ as look_script
-from experiments.look import options as look
-from experiments.look.reading import see
+from experiments.inspect_run import __main__ as look_script
+from experiments.inspect_run import options as look
+from experiments.inspect_run.context import load_context
 from jaxcnn import metrics
 from jaxcnn.data import image_folder_with_paths, load_images
 from jaxcnn.weights import read_metadata
@@ -81,7 +81,7 @@ def test_what_is_kept_is_what_was_trained(run, sweets):
     """The last row's error came from the run's own state; the table and `predict` come from the file."""
     last = jc.read_metrics(run / "run")[-1]
     assert float(table(run)["all"]["recall"]) == pytest.approx(100 - last["eval_error"], abs=1e-3)
-    saved = read(run)
+    saved = load_classifier(run)
     data, _ = image_folder_with_paths(sweets, 16)
     sums = jc.evaluate(saved.model, saved.state, data.test)
     assert sums.error_percent == pytest.approx(last["eval_error"], abs=1e-4)
@@ -96,7 +96,7 @@ def test_new_pictures_are_classified(run, sweets, tmp_path, capsys):
         predict.main(["--run", str(run), *map(str, shown), "--heat", str(tmp_path / "a/heat.png"), "--top", "2"]) == 0
     )
     out = capsys.readouterr().out.splitlines()
-    saved = read(run)
+    saved = load_classifier(run)
     logits = jc.predict(saved.model, saved.state, load_images(shown, 16)).astype(np.float64)
     for line, path, row in zip(out[2:4], shown, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -177,7 +177,7 @@ def test_a_file_name_tells_the_terminal_nothing(run, sweets, tmp_path, capsys):
 
 def test_a_fine_tuned_run_can_be_looked_at(run, sweets, tmp_path, capsys, monkeypatch):
     options = look.Options(run=run / "run", parts=("errors",), out=tmp_path / "page")
-    seen = see(options)
+    seen = load_context(options)
     data, _ = image_folder_with_paths(sweets, 16)
     np.testing.assert_array_equal(seen.images, data.test.images)
     assert seen.classes == CLASSES
@@ -258,17 +258,17 @@ def test_beginning_from_weights(run, tmp_path, caplog):
 def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
     data, _ = image_folder_with_paths(sweets, 16)
     options = replace(PRESETS["own"], model="resnet8", width=2, size=16, weights=run / "weights.safetensors")
-    head = script.recipe(replace(options, train="head"), data)
+    head = script.make_recipe(replace(options, train="head"), data)
     assert head.stage_rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.0)
-    whole = script.recipe(options, data)
+    whole = script.make_recipe(options, data)
     assert whole.stage_rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.1)
     assert (whole.mean, whole.std, whole.crop, whole.pad, whole.flip) == ("imagenet", True, "resized", 0, True)
     assert (whole.steps, whole.batch) == (round(10 * 39 / 32), 32)
-    assert script.recipe(replace(options, weights=None, crop="shift"), data).pad == 2
-    part = script.recipe(replace(options, freeze=("stage1_block1",)), data)
+    assert script.make_recipe(replace(options, weights=None, crop="shift"), data).pad == 2
+    part = script.make_recipe(replace(options, freeze=("stage1_block1",)), data)
     assert part.stage_rates["stage1_block1"] == 0
     few, _ = image_folder_with_paths(sweets, 16, validation=0.3, test=0)
-    assert (script.recipe(options, few).report, script.recipe(options, few).validation) == ("validation", 15)
+    assert (script.make_recipe(options, few).report, script.make_recipe(options, few).validation) == ("validation", 15)
 
 
 def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, capsys):
@@ -338,29 +338,29 @@ def test_a_mistake_is_one_line_before_anything_is_trained(args, says, run, sweet
 
 
 def test_the_preset_follows_from_the_pictures():
-    assert script.chosen([]) == ["--preset", "photographs"]
-    assert script.chosen(["--images=x"]) == ["--preset", "own", "--images=x"]
-    assert script.chosen(["--preset", "cifar10", "--images", "x"]) == ["--preset", "cifar10", "--images", "x"]
+    assert script.add_preset([]) == ["--preset", "photographs"]
+    assert script.add_preset(["--images=x"]) == ["--preset", "own", "--images=x"]
+    assert script.add_preset(["--preset", "cifar10", "--images", "x"]) == ["--preset", "cifar10", "--images", "x"]
 
 
 # The folders of the presets
 
 
 def test_no_pixel_of_a_photograph_is_in_both_parts(tmp_path):
-    samples.photographs(tmp_path / "images")
-    data, names = image_folder_with_paths(tmp_path / "images", samples.SIDE, samples.SIDE)
+    images.write_photographs(tmp_path / "images")
+    data, names = image_folder_with_paths(tmp_path / "images", images.SIDE, images.SIDE)
     assert data.classes == ("china", "flower", "hopper")
     spans = {part: {} for part in ("train", "test")}
     for part in spans:
         for name in names[part]:
             _, label, place = name.split("/")
             left = int(place.split(".")[0].split("-")[1])
-            spans[part].setdefault(label, []).append((left, left + samples.SIDE))
+            spans[part].setdefault(label, []).append((left, left + images.SIDE))
     for label in data.classes:
         assert max(right for _, right in spans["train"][label]) <= min(left for left, _ in spans["test"][label])
     assert np.bincount(data.test.labels).min() >= 40
     before = (tmp_path / "images").stat().st_mtime_ns
-    samples.photographs(tmp_path / "images")  # there already
+    images.write_photographs(tmp_path / "images")  # there already
     assert (tmp_path / "images").stat().st_mtime_ns == before
 
 
@@ -378,8 +378,8 @@ def fake_cifar(n=24):
 
 def test_cifar10_as_files(tmp_path, monkeypatch):
     monkeypatch.setattr(jc, "load_dataset", lambda *a: fake_cifar())
-    monkeypatch.setattr(samples, "CIFAR", (5, 3))
-    samples.cifar10(tmp_path / "images")
+    monkeypatch.setattr(images, "CIFAR_COUNTS", (5, 3))
+    images.write_cifar10(tmp_path / "images")
     data, names = image_folder_with_paths(tmp_path / "images", 32, 32)
     truth = fake_cifar()
     assert data.classes == truth.classes
@@ -408,7 +408,7 @@ def test_the_transfer_study(tmp_path, monkeypatch):
     ]
     args += ["--seeds", "1", "--steps", "2", "--batch", "16", "--out", str(tmp_path)]
     assert transfer.main(args) == 0
-    runs = transfer.named(tmp_path)
+    runs = transfer.runs_by_name(tmp_path)
     assert set(runs) == {"scratch-4-seed0", "head-4-seed0", "all-4-seed0"}
     assert set(runs["head-4-seed0"].recipe.stage_rates.values()) == {0}
     assert "head" not in runs["head-4-seed0"].recipe.stage_rates
@@ -422,7 +422,7 @@ def test_the_transfer_study(tmp_path, monkeypatch):
 
 def test_a_part_of_a_data_set():
     data = fake_cifar()
-    vehicles = transfer.part(data, transfer.VEHICLES, 6, 3)
+    vehicles = transfer.class_subset(data, transfer.VEHICLES, 6, 3)
     assert vehicles.train.images.shape == (24, 32, 32, 3)
     for label, name in enumerate(transfer.VEHICLES):
         old = data.classes.index(name)
@@ -438,12 +438,12 @@ def test_the_table_counts_recall_and_precision():
     labels, said = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 2])
     counts = metrics.confusion(labels, said, 3)
     assert counts.tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 1]]
-    first, second, third, every = results.table(counts, "abc", np.array([5, 6, 7]), "test")
+    first, second, third, every = results.class_table(counts, "abc", np.array([5, 6, 7]), "test")
     assert first == {"class": "a", "train": 5, "test": 3, "recall": 100 / 3, "precision": 50, "taken for": "b (2)"}
     assert second == {"class": "b", "train": 6, "test": 2, "recall": 50, "precision": 100 / 3, "taken for": "a (1)"}
     assert (third["class"], third["recall"], third["taken for"]) == ("c", 100, None)
     assert (every["recall"], every["test"], every["train"]) == (50, 6, 18)
-    held_out = results.table(counts, "abc", np.array([5, 6, 7]), "validation")
+    held_out = results.class_table(counts, "abc", np.array([5, 6, 7]), "validation")
     assert [line["validation"] for line in held_out] == [3, 2, 1, 6]
     assert not [line for line in held_out if "test" in line]
 
@@ -451,7 +451,7 @@ def test_the_table_counts_recall_and_precision():
 @pytest.mark.parametrize(("right", "n"), [(0, 9), (9, 9), (3, 10), (91, 128)])
 def test_wilsons_interval_solves_its_equation(right, n):
     """Its ends are the p for which |share - p| is 1.96 standard errors sqrt(p (1 - p) / n)."""
-    for end in results.wilson(right, n):
+    for end in results.wilson_interval(right, n):
         p = end / 100
         assert abs(right / n - p) == pytest.approx(
             NormalDist().inv_cdf(0.975) * math.sqrt(max(p * (1 - p), 0) / n), abs=1e-9
@@ -463,6 +463,6 @@ def test_the_worst_mistakes_are_the_surest_and_not_all_alike():
     labels[7] = 2
     sure = [0.9, 0.8, 0.7, 0.6, 0.95, 0.0, 0.55]
     shares = np.array([[1 - s, s, 0] for s in sure] + [[0.5, 0.2, 0.3]])
-    assert results.worst(labels, shares, 9).tolist() == [4, 0, 1, 2, 7]
-    assert results.worst(labels, shares, 2).tolist() == [4, 0]
-    assert results.worst(labels, shares, 9, alike=1).tolist() == [4, 7]
+    assert results.worst_mistakes(labels, shares, 9).tolist() == [4, 0, 1, 2, 7]
+    assert results.worst_mistakes(labels, shares, 2).tolist() == [4, 0]
+    assert results.worst_mistakes(labels, shares, 9, max_per_pair=1).tolist() == [4, 7]

@@ -27,8 +27,8 @@ DRAWN = {
     "optimizers": "optimizers-digits",
     "segmentation": "segmentation-digits",
     "learning_rate.__main__": "learning-rate-digits",
-    "signals.__main__": "signals-digits",
-    "landscape.__main__": "landscape-digits",
+    "signal_propagation.__main__": "signals-digits",
+    "loss_landscape.__main__": "landscape-digits",
     "speedrun.__main__": "speedrun-short",
     "scaling.__main__": "scaling",  # without its arithmetic, which reads no records and takes half a minute
     "stress.soak": "soak",
@@ -129,7 +129,7 @@ def test_damaged_records_are_drawn_or_refused_in_one_line(script, tmp_path, caps
         without_arithmetic(monkeypatch)
     source = RESULTS / DRAWN[script]
     seed = int(os.environ.get("JAXCNN_SEED", 0))
-    few = 1 if script.startswith(("learning_rate", "landscape", "signals")) else 3  # those draw for seconds
+    few = 1 if script.startswith(("learning_rate", "loss_landscape", "signal_propagation")) else 3  # those draw for seconds
     for case in range(seed, seed + (CASES or few)):
         rng, out = random.Random(f"{script} {case}"), tmp_path / str(case)
         shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.png", "*.csv", "*.md"))

@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import jaxcnn as jc
-from experiments.signals import theory
+from experiments.signal_propagation import theory
 from jaxcnn.augment import normalize
 from jaxcnn.evaluation import loss_fn
 from jaxcnn.interpret.signal_propagation import (

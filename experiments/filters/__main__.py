@@ -18,15 +18,18 @@ from jaxcnn.data import load_image
 from jaxcnn.recipe import check_choice
 
 FIGURES = {
-    "filters": classic.filters,
-    "convolution": windows.steps,
-    "im2col": windows.product,
-    "sizes": windows.sizes,
-    "pooling": resizing.pooling,
-    "upsampling": resizing.upsampling,
-    "lrn": classic.competition,
+    "filters": classic.filters_figure,
+    "convolution": windows.steps_figure,
+    "im2col": windows.product_figure,
+    "sizes": windows.sizes_figure,
+    "pooling": resizing.pooling_figure,
+    "upsampling": resizing.upsampling_figure,
+    "lrn": classic.lrn_figure,
 }
-"""name -> what draws it from a photograph, float32 [size, size, 3] in 0..1."""
+"""Name -> function that draws it from a photograph.
+
+The photograph is float32 [size, size, 3] in 0..1.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,20 @@ class Options:
 
     preset: Literal["photograph"] = "photograph"
     image: Path | None = None
-    """A picture file; None is scikit-learn's china.jpg."""
+    """Image file; None is scikit-learn's china.jpg."""
     size: int = 320
-    """Its side in pixels: a square is cut out of the middle. A multiple of 8."""
+    """Side in pixels of the middle square; a multiple of 8."""
     figures: tuple[str, ...] = tuple(FIGURES)
-    """Which are drawn."""
+    """Figures to draw."""
     out: Path = Path("runs/filters")
 
 
-def photograph(options: Options) -> jax.Array:
-    """The picture, float32 [size, size, 3] in 0..1; DataError where it cannot be read."""
+def load_photograph(options: Options) -> jax.Array:
+    """Return the photograph, float32 [size, size, 3] in 0..1.
+
+    Raises:
+      DataError: it cannot be read.
+    """
     import sklearn.datasets
 
     path = options.image or Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
@@ -52,13 +59,15 @@ def photograph(options: Options) -> jax.Array:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Draw the figures; returns the exit code."""
+    """Draw the figures, and return the exit code."""
     with cli.cli_errors():
         options = cli.parse({"photograph": Options()}, args, about=about.__doc__)
         names = [check_choice("figure", name, FIGURES) for name in options.figures]
         if options.size % 8 or options.size < 64:
-            raise jc.ArgumentError(f"size is {options.size}; expected a multiple of 8 of at least 64: write --size 320")
-        image = photograph(options)
+            raise jc.ArgumentError(
+                f"size is {options.size}; expected a multiple of 8 of at least 64: write --size 320"
+            )
+        image = load_photograph(options)
         options.out.mkdir(parents=True, exist_ok=True)
         for name in names:
             plots.save(FIGURES[name](image), options.out / f"{name}.png")

@@ -1,4 +1,4 @@
-"""`python -m experiments.finetune`: read the pictures, train, keep the classifier, and show what it gets wrong."""
+"""`python -m experiments.finetune`: read the images, train, save the classifier, show mistakes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from typing import Any
 
 import experiments.finetune as about
 import jaxcnn as jc
-from experiments.finetune import samples
-from experiments.finetune.opening import START, digest, opened, remember
-from experiments.finetune.options import PRESETS, Options, check, recipe
-from experiments.finetune.results import draw
-from experiments.finetune.saved import FILE, read, save
-from experiments.finetune.watch import Watch
+from experiments.finetune.classifier import WEIGHTS_FILE, load_classifier, save_classifier
+from experiments.finetune.images import (
+    START_FILE,
+    data_digest,
+    load_images,
+    record_images,
+    write_cifar10,
+    write_photographs,
+)
+from experiments.finetune.options import PRESETS, Options, check, make_recipe
+from experiments.finetune.progress import StepProgress
+from experiments.finetune.results import write_results
 from jaxcnn import cli, runs
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.progress import Progress
@@ -25,106 +31,141 @@ from jaxcnn.weights import load_weights
 
 
 def main(args: list[str] | None = None) -> int:
-    """Train what is missing, then draw; returns the exit code."""
+    """Train what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, chosen(sys.argv[1:] if args is None else args), about=about.__doc__)
+        options = cli.parse(
+            PRESETS, add_preset(sys.argv[1:] if args is None else args), about=about.__doc__
+        )
         check(options)
-        data, names = pictures(options)
-        made = recipe(options, data)
+        data, names = load_data(options)
+        run_recipe = make_recipe(options, data)
         cli.enable_compilation_cache()
-        if not options.plot_only and not train(options, made, data, stop):
+        if not options.plot_only and not train(options, run_recipe, data, stop):
             print("stopped and saved; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
-        remember(options.images or options.out / "images", options)
+        record_images(options.images or options.out / "images", options)
         with cli.reading(options.out):
             (run,) = runs.finished_runs(options.out)
             source = options.weights and options.weights.name
-            own = names[run.recipe.report]
-            draw(options.out, read(options.out), data, own, run, weights=source, most=options.worst)
+            split_names = names[run.recipe.report]
+            write_results(
+                options.out,
+                load_classifier(options.out),
+                data,
+                split_names,
+                run,
+                weights=source,
+                max_mistakes=options.worst,
+            )
         print(f"python -m experiments.predict --run {options.out} picture.jpg    classifies others")
     return 0
 
 
-def chosen(args: Sequence[str]) -> list[str]:
-    """The arguments with the preset that they mean: `own` if there are pictures of one's own, else the first."""
+def add_preset(args: Sequence[str]) -> list[str]:
+    """Return the arguments with the preset that they imply.
+
+    It is `own` if there are images of one's own, else the first.
+    """
     if any(arg.split("=")[0] == "--preset" for arg in args):
         return list(args)
-    own = any(arg.split("=")[0] == "--images" for arg in args)
-    return ["--preset", "own" if own else "photographs", *args]
+    has_images = any(arg.split("=")[0] == "--images" for arg in args)
+    return ["--preset", "own" if has_images else "photographs", *args]
 
 
-def pictures(options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]:
-    """The pictures and their names, those of a preset written first."""
+def load_data(options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]:
+    """Return the images and their names.
+
+    Those of a preset are written first.
+    """
     root = options.images or options.out / "images"
     if options.images is None:
         options.out.mkdir(parents=True, exist_ok=True)
         if options.preset == "photographs":
-            samples.photographs(root)
+            write_photographs(root)
         else:
-            samples.cifar10(root, options.data_dir)
-    return opened(root, options)
+            write_cifar10(root, options.data_dir)
+    return load_images(root, options)
 
 
-def train(options: Options, made: jc.Recipe, data: jc.Dataset, stop: Any) -> bool:
-    """Train in OUT/run and keep the classifier in OUT; False if it was stopped."""
+def train(options: Options, run_recipe: jc.Recipe, data: jc.Dataset, stop: Any) -> bool:
+    """Train in OUT/run and save the classifier in OUT.
+
+    Returns:
+      False if it was stopped.
+    """
     strategy = jc.strategy(options.strategy)
-    model, tx = runs.model_and_optimizer(made, len(data.classes))
-    begin = started(options, model)
-    claim(options, data)
-    with Progress(made.steps) as progress:
+    model, tx = runs.model_and_optimizer(run_recipe, len(data.classes))
+    # Weights are read before the folder is claimed, so that an unreadable file claims nothing.
+    initialize = make_initializer(options, model)
+    claim_folder(options, data)
+    with Progress(run_recipe.steps) as progress:
         result = runs.run(
-            made,
+            run_recipe,
             data,
             options.out / "run",
             strategy=strategy,
             stop=stop,
-            watch=Watch(progress, made.steps),
-            begin=begin,
+            watch=StepProgress(progress, run_recipe.steps),
+            begin=initialize,
         )
     if result is None:
         return False
-    if not (options.out / FILE).is_file():
-        with Checkpoints(options.out / "run" / "checkpoints") as saved:
-            state = saved.restore(jc.init_state(model, tx, made, data))
+    if not (options.out / WEIGHTS_FILE).is_file():
+        with Checkpoints(options.out / "run" / "checkpoints") as checkpoints:
+            state = checkpoints.restore(jc.init_state(model, tx, run_recipe, data))
         if state is None:
-            raise jc.ArgumentError(lost(options, result))
+            raise jc.ArgumentError(missing_state_text(options, result))
         resize = options.resize or round(options.size * 256 / 224)
-        save(options.out, made, model, state, data.classes, options.size, resize)
+        save_classifier(options.out, run_recipe, model, state, data.classes, options.size, resize)
     return True
 
 
-def lost(options: Options, result: Any) -> str:
-    """Why a run that is over has kept no state, and what to write instead."""
+def missing_state_text(options: Options, result: Any) -> str:
+    """Return why a finished run has no state, and what to do."""
     if result["status"] != "diverged":
         return f"{options.out}/run is over, but has no checkpoints; write another --out"
     return (
-        f"training diverged at step {result['step']}, before anything was saved: {result['why']}; expected a loss that falls: "
-        f"write a smaller rate, such as --lr {options.lr / 10:g}, and another --out than {options.out}"
+        f"training diverged at step {result['step']}, before anything was saved: {result['why']}; "
+        f"expected a loss that falls: write a smaller rate, such as --lr {options.lr / 10:g}, and "
+        f"another --out than {options.out}"
     )
 
 
-def started(options: Options, model: Any) -> Any:
-    """What turns the state of step 0 into the one to begin with; the weights are read now, so that a mistake costs nothing."""
+def make_initializer(options: Options, model: Any) -> Any:
+    """Return a function from the first state to the initial one.
+
+    The first state is that of step 0. The weights are read now, before any work, so that mistakes
+    are found early.
+    """
     if options.weights is None:
         return lambda state: state
     variables = load_weights(model, options.weights, (options.size, options.size, 3))
     return lambda state: with_variables(state, variables)
 
 
-def claim(options: Options, data: jc.Dataset) -> None:
-    """ArgumentError if OUT holds a run that began elsewhere: a recipe knows neither its pictures nor its weights."""
-    now = {"pictures": digest(data), "weights": None}
+def claim_folder(options: Options, data: jc.Dataset) -> None:
+    """Check that the run in OUT began with these images and weights.
+
+    The recipe stores neither. They are recorded on the first call.
+
+    Raises:
+      ArgumentError: OUT holds a run that began with others.
+    """
+    current = {"pictures": data_digest(data), "weights": None}
     if options.weights is not None:
         with options.weights.open("rb") as file:
-            now["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
-    path = options.out / START
+            current["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+    path = options.out / START_FILE
     if path.exists():
-        before = read_json(path)
-        if other := [what for what, value in now.items() if before.get(what) != value]:
-            raise jc.ArgumentError(f"{options.out} holds a run from other {' and '.join(other)}; write another --out")
+        previous = read_json(path)
+        if differences := [name for name, value in current.items() if previous.get(name) != value]:
+            raise jc.ArgumentError(
+                f"{options.out} holds a run from other {' and '.join(differences)}; write another "
+                "--out"
+            )
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(now) + "\n")
+    write_text(path, json.dumps(current) + "\n")
 
 
 if __name__ == "__main__":

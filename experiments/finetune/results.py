@@ -1,4 +1,4 @@
-"""What a classifier gets right, as tables and figures."""
+"""Results of a classifier, as tables and figures."""
 
 from __future__ import annotations
 
@@ -11,111 +11,167 @@ import numpy as np
 from scipy import stats
 
 import jaxcnn as jc
-from experiments.finetune.saved import Saved, heat, probabilities
+from experiments.finetune.classifier import Classifier, gradcam_heat, probabilities
 from jaxcnn import metrics, plots, tables
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95% interval of a share, in percent (Wilson 1927).
+def wilson_interval(num_correct: int, n: int) -> tuple[float, float]:
+    """Return the 95% interval of a share, in percent (Wilson 1927).
 
     Example:
-      >>> [round(x, 1) for x in wilson(9, 10)]
+      >>> [round(float(x), 1) for x in wilson_interval(9, 10)]
       [59.6, 98.2]
     """
-    found = stats.binomtest(right, n).proportion_ci(0.95, "wilson")
-    return 100 * found.low, 100 * found.high
+    interval = stats.binomtest(num_correct, n).proportion_ci(0.95, "wilson")
+    return 100 * interval.low, 100 * interval.high
 
 
-def table(counts: np.ndarray, classes: Sequence[str], trained: np.ndarray, split: str) -> list[dict[str, Any]]:
-    """A row for each class, the worst first, and one for all: pictures in train and in `split`, recall, precision (percent)."""
-    lines = []
+def class_table(
+    counts: np.ndarray, classes: Sequence[str], train_counts: np.ndarray, split: str
+) -> list[dict[str, Any]]:
+    """Return a row for each class, the worst first, and a total.
+
+    A row has the number of images in train and in `split`, recall and precision in percent.
+    """
+    rows = []
     for label, name in enumerate(classes):
-        right, n, said = int(counts[label, label]), int(counts[label].sum()), int(counts[:, label].sum())
-        others = np.where(np.arange(len(classes)) == label, 0, counts[label])
-        lines.append(
+        num_correct = int(counts[label, label])
+        n = int(counts[label].sum())
+        num_predicted = int(counts[:, label].sum())
+        mistakes = np.where(np.arange(len(classes)) == label, 0, counts[label])
+        rows.append(
             {
                 "class": name,
-                "train": int(trained[label]),
+                "train": int(train_counts[label]),
                 split: n,
-                "recall": 100 * right / n if n else None,
-                "precision": 100 * right / said if said else None,
-                "taken for": f"{classes[int(others.argmax())]} ({others.max()})" if others.max() else None,
+                "recall": 100 * num_correct / n if n else None,
+                "precision": 100 * num_correct / num_predicted if num_predicted else None,
+                "taken for": f"{classes[int(mistakes.argmax())]} ({mistakes.max()})"
+                if mistakes.max()
+                else None,
             }
         )
-    lines.sort(key=lambda line: (line["recall"] is None, line["recall"], line["class"]))
-    share = 100 * float(np.trace(counts) / counts.sum())
-    every = {"class": "all", "train": int(trained.sum()), split: int(counts.sum()), "recall": share}
-    return [*lines, every | {"precision": share, "taken for": None}]
+    rows.sort(key=lambda row: (row["recall"] is None, row["recall"], row["class"]))
+    accuracy = 100 * float(np.trace(counts) / counts.sum())
+    total = {
+        "class": "all",
+        "train": int(train_counts.sum()),
+        split: int(counts.sum()),
+        "recall": accuracy,
+    }
+    return [*rows, total | {"precision": accuracy, "taken for": None}]
 
 
-def note(counts: np.ndarray, trained: np.ndarray, recipe: jc.Recipe, weights: str | None) -> str:
-    """The protocol, below the table."""
-    right, n, most = int(np.trace(counts)), int(counts.sum()), int(trained.argmax())
-    low, high = wilson(right, n)
-    began = f"from {weights}" if weights else "from random numbers"
-    slow = ", ".join(f"{stage} {rate:g}" for stage, rate in recipe.stage_rates.items())
+def protocol_note(
+    counts: np.ndarray, train_counts: np.ndarray, recipe: jc.Recipe, weights: str | None
+) -> str:
+    """Return the protocol, the note below the table."""
+    num_correct, n, majority = int(np.trace(counts)), int(counts.sum()), int(train_counts.argmax())
+    lower, upper = wilson_interval(num_correct, n)
+    source = f"from {weights}" if weights else "from random numbers"
+    rates_text = ", ".join(f"{stage} {rate:g}" for stage, rate in recipe.stage_rates.items())
     return (
-        f"{recipe.model} {began}, {recipe.steps} steps of {recipe.batch} pictures by {recipe.optimizer} at rate {recipe.lr:g}"
-        + (f" (times {slow})" if slow else "")
-        + f". {right} of {n} {recipe.report} pictures are right: {100 * right / n:.1f}%, 95% interval {low:.1f} to {high:.1f} "
-        f"(Wilson). Always saying the class with the most training pictures is right for {100 * counts[most].sum() / n:.1f}%. "
-        "Recall and precision in percent, at the last step; in brackets how many were taken for that class."
+        f"{recipe.model} {source}, {recipe.steps} steps of {recipe.batch} pictures by "
+        f"{recipe.optimizer} at rate {recipe.lr:g}"
+        + (f" (times {rates_text})" if rates_text else "")
+        + f". {num_correct} of {n} {recipe.report} pictures are right: "
+        f"{100 * num_correct / n:.1f}%, 95% interval {lower:.1f} to {upper:.1f} "
+        "(Wilson). Always saying the class with the most training pictures is right for "
+        f"{100 * counts[majority].sum() / n:.1f}%. Recall and precision in percent, at the last "
+        "step; in brackets how many were taken for that class."
     )
 
 
-def worst(labels: np.ndarray, shares: np.ndarray, most: int, alike: int = 4) -> np.ndarray:
-    """The indices of the mistakes, those that the network was most sure of first, at most `alike` of the same two classes.
+def worst_mistakes(
+    labels: np.ndarray, probabilities: np.ndarray, max_count: int, max_per_pair: int = 4
+) -> np.ndarray:
+    """Return the indices of the most confident mistakes, in that order.
+
+    Args:
+      labels: int [n].
+      probabilities: float [n, classes].
+      max_count: most indices.
+      max_per_pair: most mistakes of the same two classes.
 
     Example:
-      >>> worst(np.array([0, 0, 1]), np.array([[0.4, 0.6], [0.1, 0.9], [0.2, 0.8]]), 5).tolist()
+      >>> probabilities = np.array([[0.4, 0.6], [0.1, 0.9], [0.2, 0.8]])
+      >>> worst_mistakes(np.array([0, 0, 1]), probabilities, 5).tolist()
       [1, 0]
     """
-    said = shares.argmax(1)
-    wrong = np.flatnonzero(said != labels)
-    ranked = wrong[np.argsort(-shares[wrong, said[wrong]], kind="stable")]
-    seen: Counter[tuple[int, int]] = Counter()
-    kept = []
+    predicted = probabilities.argmax(1)
+    wrong = np.flatnonzero(predicted != labels)
+    ranked = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+    pair_counts: Counter[tuple[int, int]] = Counter()
+    # Many mistakes of one pair of classes would hide the others.
+    selected = []
     for i in ranked:
-        seen[pair := (int(labels[i]), int(said[i]))] += 1
-        if seen[pair] <= alike:
-            kept.append(int(i))
-    return np.array(kept[:most], np.int64)
+        pair_counts[pair := (int(labels[i]), int(predicted[i]))] += 1
+        if pair_counts[pair] <= max_per_pair:
+            selected.append(int(i))
+    return np.array(selected[:max_count], np.int64)
 
 
-def mistakes(saved: Saved, split: jc.Split, names: Sequence[str], shares: np.ndarray, most: int) -> Any:
-    """The figure of the worst mistakes, with what speaks for the class that was said beside; None if there is none."""
-    shown = worst(split.labels, shares, most)
-    if not len(shown):
+def mistakes_figure(
+    classifier: Classifier,
+    split: jc.Split,
+    names: Sequence[str],
+    probabilities: np.ndarray,
+    max_count: int,
+) -> Any:
+    """Return the worst mistakes next to their Grad-CAM, or None.
+
+    Grad-CAM is of the predicted class.
+    """
+    indices = worst_mistakes(split.labels, probabilities, max_count)
+    if not len(indices):
         return None
-    said, images = shares.argmax(1)[shown], np.asarray(split.images[shown])
+    predicted, images = probabilities.argmax(1)[indices], np.asarray(split.images[indices])
     captions = [
-        f"{saved.classes[split.labels[i]]}, taken for {saved.classes[c]} ({100 * shares[i, c]:.0f}%)\n{names[i]}"
-        for i, c in zip(shown, said, strict=True)
+        f"{classifier.classes[split.labels[i]]}, taken for {classifier.classes[label]} "
+        f"({100 * probabilities[i, label]:.0f}%)\n{names[i]}"
+        for i, label in zip(indices, predicted, strict=True)
     ]
-    looked = heat(saved, images, said)
-    title = f"The surest of {(shares.argmax(1) != split.labels).sum()} mistakes"
-    title += ", and where the network looked (Grad-CAM)" if looked is not None else ""
-    return plots.image_grid(images, captions, heat=looked, columns=3, title=title)
+    heat = gradcam_heat(classifier, images, predicted)
+    title = f"The surest of {(probabilities.argmax(1) != split.labels).sum()} mistakes"
+    title += ", and where the network looked (Grad-CAM)" if heat is not None else ""
+    return plots.image_grid(images, captions, heat=heat, columns=3, title=title)
 
 
-def draw(
-    out: Path, saved: Saved, data: jc.Dataset, names: Sequence[str], run: Any, *, weights: str | None, most: int
+def write_results(
+    out: Path,
+    classifier: Classifier,
+    data: jc.Dataset,
+    names: Sequence[str],
+    run: Any,
+    *,
+    weights: str | None,
+    max_mistakes: int,
 ) -> None:
-    """Tables and figures in OUT, and the table on the screen."""
+    """Write tables and figures to OUT, and print the table."""
     recipe, split = run.recipe, getattr(data, run.recipe.report)
-    shares = probabilities(saved, split.images)
-    counts = metrics.confusion(split.labels, shares.argmax(1), len(saved.classes))
-    trained = np.bincount(data.train.labels, minlength=len(saved.classes))
-    lines = table(counts, saved.classes, trained, recipe.report)
-    said = [note(counts, trained, recipe, weights), *filter(None, [run.divergence])]
-    tables.write_table(out, lines, said)
+    class_probabilities = probabilities(classifier, split.images)
+    counts = metrics.confusion(split.labels, class_probabilities.argmax(1), len(classifier.classes))
+    train_counts = np.bincount(data.train.labels, minlength=len(classifier.classes))
+    rows = class_table(counts, classifier.classes, train_counts, recipe.report)
+    notes = [protocol_note(counts, train_counts, recipe, weights), *filter(None, [run.divergence])]
+    tables.write_table(out, rows, notes)
     title = f"{recipe.model}, {counts.sum()} {recipe.report} pictures"
-    plots.save(plots.confusion(counts, saved.classes, title=title), out / "confusion.png")
-    figure = plots.curves({title: {recipe.model: [run.rows]}}, dashed="train_error", solid="eval_error")
+    plots.save(plots.confusion(counts, classifier.classes, title=title), out / "confusion.png")
+    figure = plots.curves(
+        {title: {recipe.model: [run.rows]}}, dashed="train_error", solid="eval_error"
+    )
     plots.save(figure, out / "curves.png")
-    figure = mistakes(saved, split, names, shares, most) if most else None
-    (out / "mistakes.png").unlink(missing_ok=True)  # of another run
+    figure = (
+        mistakes_figure(classifier, split, names, class_probabilities, max_mistakes)
+        if max_mistakes
+        else None
+    )
+    # It may be of another run.
+    (out / "mistakes.png").unlink(missing_ok=True)
     if figure is not None:
         plots.save(figure, out / "mistakes.png")
-    drawn = ", mistakes.png" if figure is not None else ""
-    print(f"{tables.markdown(lines)}\n{said[0]}\n\nwrote {out}/table.md, table.csv, confusion.png, curves.png{drawn}")
+    suffix = ", mistakes.png" if figure is not None else ""
+    print(
+        f"{tables.markdown(rows)}\n{notes[0]}\n\nwrote {out}/table.md, table.csv, confusion.png, "
+        f"curves.png{suffix}"
+    )

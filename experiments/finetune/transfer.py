@@ -1,16 +1,21 @@
-"""Does it help a classifier of a few pictures to begin with a network that has seen others?
+"""Transfer from other classes, where images are few.
 
     python -m experiments.finetune.transfer
 
-A network learns CIFAR-10's six animals. Then the four vehicles are learnt from a few pictures each: from that network, all of
-it or the last layer alone, and from random numbers, with the same steps and rate. Which pictures these are changes with the
-seed. It writes OUT/table.md, table.csv, errors.png, the network of the animals (OUT/animals/weights.safetensors) and a folder
-for each run, and goes on where it was stopped. 20 minutes on two busy CPU cores.
+A network is trained on CIFAR-10's six animals. Then it is trained on the four vehicles, with a few
+images each. It starts from that network, with all layers or the last layer trained, or from random
+numbers. Steps and rate are the same. The seed selects the images.
 
-Expected (3 seeds): no help that is told from chance. With 10 pictures of each vehicle 56.7 +- 5.8% of the test pictures are
-wrong from random numbers and 59.1 +- 15.2% from the animals; with 100, 46.8 +- 4.9% and 42.9 +- 8.4%. The last layer alone is
-worse with 100 (57.7 +- 1.6%). The network of the animals is wrong for 48.0% of them after its 1,200 steps, so this is no
-measure of what networks give that were trained on ImageNet.
+The script writes OUT/table.md, table.csv and errors.png, the network of the animals
+(OUT/animals/weights.safetensors), and a folder for each run. The same command resumes where it was
+stopped. 20 minutes on two busy CPU cores.
+
+Expected (3 seeds): no help that is distinct from chance. With 10 images of each vehicle, 56.7 +-
+5.8% of the test images are wrong from random numbers and 59.1 +- 15.2% from the animals. With 100,
+they are 46.8 +- 4.9% and 42.9 +- 8.4%. The last layer alone is worse with 100 (57.7 +- 1.6%).
+
+The network of the animals is wrong for 48.0% of them after its 1,200 steps. This is therefore no
+measure of networks that were trained on ImageNet.
 """
 
 from __future__ import annotations
@@ -24,9 +29,9 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
-from experiments.finetune.options import HEADS, parameters
-from experiments.finetune.saved import save
-from experiments.finetune.watch import Watch
+from experiments.finetune.classifier import save_classifier
+from experiments.finetune.options import HEADS, parameter_names
+from experiments.finetune.progress import StepProgress
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.checkpoint import Checkpoints, lock_folder
 from jaxcnn.data import channel_statistics
@@ -37,7 +42,12 @@ from jaxcnn.weights import load_weights
 
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 VEHICLES = ("airplane", "automobile", "ship", "truck")
-STARTS = {"scratch": "from random numbers", "head": "animals, last layer", "all": "animals, all layers"}
+STARTS = {
+    "scratch": "from random numbers",
+    "head": "animals, last layer",
+    "all": "animals, all layers",
+}
+"""Start of a run -> its text in the table."""
 
 
 @dataclass(frozen=True)
@@ -49,52 +59,77 @@ class Options:
     width: int = 8
     """Filters of its first stage."""
     animals: int = 1000
-    """Pictures of each animal to begin with."""
+    """Number of images of each animal."""
     first_steps: int = 1200
-    """Steps of learning the animals."""
+    """Steps of training on the animals."""
     pictures: tuple[int, ...] = (10, 100)
-    """Pictures of each vehicle to learn from."""
+    """Numbers of training images of each vehicle."""
     held: int = 250
-    """Pictures of each class to test on."""
+    """Number of test images of each class."""
     seeds: int = 3
     steps: int = 150
     batch: int = 32
     lr: float = 0.05
-    """Of all layers; falls to 0 as a cosine. Not searched."""
+    """Learning rate of all layers; it falls to 0 as a cosine.
+
+    It was not searched.
+    """
     strategy: Literal["auto", "pmap", "jit"] = "auto"
     data_dir: Path | None = None
-    """Where to look for data first."""
+    """Folder where data are looked for first."""
     out: Path = Path("runs/transfer")
     plot_only: bool = False
 
 
-def part(data: jc.Dataset, names: tuple[str, ...], train: int, held: int) -> jc.Dataset:
-    """The classes `names` of a data set, with the first `train` and `held` pictures of each."""
+def class_subset(
+    data: jc.Dataset, names: tuple[str, ...], num_train: int, num_test: int
+) -> jc.Dataset:
+    """Return some classes of a data set, and their first images.
 
-    def some(split: jc.Split, n: int) -> jc.Split:
-        at = [np.flatnonzero(split.labels == data.classes.index(name))[:n] for name in names]
-        labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(one) for one in at])
-        return jc.Split(split.images[np.concatenate(at)], labels)
+    Args:
+      data: the data set.
+      names: of the classes.
+      num_train: training images of each class.
+      num_test: test images of each class.
+    """
 
-    kept = some(data.train, train)
-    mean, std = channel_statistics(kept.images)
-    return data._replace(train=kept, test=some(data.test, held), classes=names, mean=mean, std=std)
+    def take(split: jc.Split, n: int) -> jc.Split:
+        indices = [np.flatnonzero(split.labels == data.classes.index(name))[:n] for name in names]
+        labels = np.repeat(
+            np.arange(len(names), dtype=np.int32), [len(class_indices) for class_indices in indices]
+        )
+        return jc.Split(split.images[np.concatenate(indices)], labels)
+
+    train_split = take(data.train, num_train)
+    mean, std = channel_statistics(train_split.images)
+    return data._replace(
+        train=train_split, test=take(data.test, num_test), classes=names, mean=mean, std=std
+    )
 
 
-def base(options: Options) -> jc.Recipe:
-    """What all runs share."""
+def base_recipe(options: Options) -> jc.Recipe:
+    """Return the recipe that all runs share."""
     return jc.Recipe(
-        dataset="cifar10", model=options.model, options={"width": options.width}, schedule="cosine", lr=options.lr,
-        steps=options.steps, batch=options.batch, every=options.steps, mean="imagenet", std=True,
-        pad=4, flip=True,
-    )  # fmt: skip
+        dataset="cifar10",
+        model=options.model,
+        options={"width": options.width},
+        schedule="cosine",
+        lr=options.lr,
+        steps=options.steps,
+        batch=options.batch,
+        every=options.steps,
+        mean="imagenet",
+        std=True,
+        pad=4,
+        flip=True,
+    )
 
 
-def recipes(options: Options) -> dict[str, tuple[jc.Recipe, int]]:
-    """Run's name -> its recipe, and pictures of each class."""
-    shared = base(options)
-    made = runs.model_and_optimizer(shared, len(VEHICLES))[0]
-    stages = dict.fromkeys(name.split("_")[0] for name in parameters(made, 32))
+def run_recipes(options: Options) -> dict[str, tuple[jc.Recipe, int]]:
+    """Return name of a run -> recipe, and images per class."""
+    shared = base_recipe(options)
+    model = runs.model_and_optimizer(shared, len(VEHICLES))[0]
+    stages = dict.fromkeys(name.split("_")[0] for name in parameter_names(model, 32))
     frozen = {stage: 0.0 for stage in stages if stage not in HEADS}
     rates = {"scratch": {}, "head": frozen, "all": {}}
     return {
@@ -103,50 +138,67 @@ def recipes(options: Options) -> dict[str, tuple[jc.Recipe, int]]:
     }
 
 
-def learn(options: Options, data: jc.Dataset, progress: Progress, stop: Any) -> bool:
-    """Every run that is missing; False if it was stopped."""
-    animals = part(data, ANIMALS, options.animals, options.held)
-    first = replace(base(options), steps=options.first_steps, every=max(1, options.first_steps // 10))
-    more: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop}
-    if runs.run(first, animals, options.out / "animals", watch=Watch(progress, first.steps), **more) is None:
+def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: Any) -> bool:
+    """Train every missing run.
+
+    Returns:
+      False if it was stopped.
+    """
+    animals = class_subset(data, ANIMALS, options.animals, options.held)
+    first_recipe = replace(
+        base_recipe(options), steps=options.first_steps, every=max(1, options.first_steps // 10)
+    )
+    kwargs: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop}
+    watch = StepProgress(progress, first_recipe.steps)
+    result = runs.run(first_recipe, animals, options.out / "animals", watch=watch, **kwargs)
+    if result is None:
         return False
-    file = keep(options, first, animals)
-    vehicles = part(data, VEHICLES, max(options.pictures), options.held)
-    known = load_weights(runs.model_and_optimizer(base(options), len(VEHICLES))[0], file, (32, 32, 3))
-    for name, (recipe, n) in recipes(options).items():
-        few = jc.subset(vehicles, n * len(VEHICLES), seed=recipe.seed)
-        begin = (lambda state: state) if name.startswith("scratch") else (lambda state: with_variables(state, known))
-        watch = Watch(progress, recipe.steps, f"{name}  ")
-        if runs.run(recipe, few, options.out / name, watch=watch, begin=begin, **more) is None:
+    weights_file = export_animals(options, first_recipe, animals)
+    vehicles = class_subset(data, VEHICLES, max(options.pictures), options.held)
+    model = runs.model_and_optimizer(base_recipe(options), len(VEHICLES))[0]
+    variables = load_weights(model, weights_file, (32, 32, 3))
+    for name, (recipe, n) in run_recipes(options).items():
+        subset = jc.subset(vehicles, n * len(VEHICLES), seed=recipe.seed)
+        initialize = (
+            (lambda state: state)
+            if name.startswith("scratch")
+            else (lambda state: with_variables(state, variables))
+        )
+        watch = StepProgress(progress, recipe.steps, f"{name}  ")
+        folder = options.out / name
+        if runs.run(recipe, subset, folder, watch=watch, begin=initialize, **kwargs) is None:
             return False
     return True
 
 
-def keep(options: Options, recipe: jc.Recipe, data: jc.Dataset) -> Path:
-    """The animals' network as OUT/animals/weights.safetensors."""
+def export_animals(options: Options, recipe: jc.Recipe, data: jc.Dataset) -> Path:
+    """Write the animals' network to OUT/animals/weights.safetensors."""
     folder = options.out / "animals"
     if not (folder / "weights.safetensors").is_file():
         model, tx = runs.model_and_optimizer(recipe, len(data.classes))
-        with Checkpoints(folder / "checkpoints") as saved:
-            state = saved.restore(jc.init_state(model, tx, recipe, data))
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            state = checkpoints.restore(jc.init_state(model, tx, recipe, data))
         assert state is not None, folder
-        save(folder, recipe, model, state, data.classes, 32, 32)
+        save_classifier(folder, recipe, model, state, data.classes, 32, 32)
     return folder / "weights.safetensors"
 
 
 def draw(options: Options) -> None:
-    """Table and figure from the runs in OUT that are over."""
+    """Write the table and figure from the finished runs in OUT."""
     groups: dict[tuple[int, str], list[runs.Run]] = {}
-    for name, run in named(options.out).items():
+    for name, run in runs_by_name(options.out).items():
         start, n, _ = name.rsplit("-", 2)
         groups.setdefault((int(n), start), []).append(run)
     order = sorted(groups, key=lambda key: (key[0], list(STARTS).index(key[1])))
-    table = [{"begins": STARTS[start], "pictures": n} | runs.aggregate_seeds(groups[n, start]) for n, start in order]
-    tables.write_table(options.out, table, [protocol(groups[order[0]][0].recipe)])
+    table = [
+        {"begins": STARTS[start], "pictures": n} | runs.aggregate_seeds(groups[n, start])
+        for n, start in order
+    ]
+    tables.write_table(options.out, table, [protocol_note(groups[order[0]][0].recipe)])
     title = "Vehicles, by a network that begins with animals"
     figure = plots.bars(
-        heights(table, "eval_error"),
-        errors=heights(table, "eval_error_ci95"),
+        bar_heights(table, "eval_error"),
+        errors=bar_heights(table, "eval_error_ci95"),
         ylabel=f"{table[0]['eval_split']} error (%)",
         title=title,
         fmt=".1f",
@@ -155,43 +207,46 @@ def draw(options: Options) -> None:
     print(f"{tables.markdown(table)}\nwrote {options.out}/table.md, table.csv and errors.png")
 
 
-def heights(table: list[dict[str, Any]], key: str) -> dict[str, dict[str, float]]:
-    """Bars: pictures -> how it begins -> a column of the table."""
-    found: dict[str, dict[str, float]] = {}
-    for line in table:
-        found.setdefault(f"{line['pictures']} pictures a class", {})[line["begins"]] = line[key]
-    return found
+def bar_heights(table: list[dict[str, Any]], key: str) -> dict[str, dict[str, float]]:
+    """Return bars: images -> start -> a column of the table."""
+    bars: dict[str, dict[str, float]] = {}
+    for row in table:
+        bars.setdefault(f"{row['pictures']} pictures a class", {})[row["begins"]] = row[key]
+    return bars
 
 
-def protocol(recipe: jc.Recipe) -> str:
-    """The note below the table."""
+def protocol_note(recipe: jc.Recipe) -> str:
+    """Return the note below the table."""
     return (
-        f"CIFAR-10's {len(VEHICLES)} vehicles, {recipe.model} of width {recipe.options['width']}, {recipe.steps} steps of "
-        f"{recipe.batch} pictures at rate {recipe.lr:g} (cosine, not searched). `pictures` of each class, others for each "
-        "seed. Errors in percent at the last step, with the half width of the mean's 95% interval over seeds."
+        f"CIFAR-10's {len(VEHICLES)} vehicles, {recipe.model} of width {recipe.options['width']}, "
+        f"{recipe.steps} steps of {recipe.batch} pictures at rate {recipe.lr:g} (cosine, not "
+        "searched). `pictures` of each class, others for each seed. Errors in percent at the last "
+        "step, with the half width of the mean's 95% interval over seeds."
     )
 
 
-def named(out: Path) -> dict[str, runs.Run]:
-    """Run's name -> run, without the animals'."""
+def runs_by_name(out: Path) -> dict[str, runs.Run]:
+    """Return name -> run, without the animals'."""
     all_runs, packed = runs.finished_runs(out), out / "runs.jsonl"
     names = {path.parent.name for path in out.glob("*/result.json")}
     if packed.is_file():
         names |= {line["name"] for line in read_lines(packed)}
-    return {name: run for name, run in zip(sorted(names), all_runs, strict=True) if name != "animals"}
+    return {
+        name: run for name, run in zip(sorted(names), all_runs, strict=True) if name != "animals"
+    }
 
 
 def main(args: list[str] | None = None) -> int:
-    """Train what is missing, then draw; returns the exit code."""
+    """Train what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
         options = cli.parse({"cifar10": Options()}, args, about=__doc__)
         if not options.plot_only:
             cli.enable_compilation_cache()
             data = jc.load_dataset("cifar10", options.data_dir)
-            total = options.first_steps + options.steps * len(recipes(options))
+            total = options.first_steps + options.steps * len(run_recipes(options))
             with lock_folder(options.out), Progress(total) as progress:
-                done = learn(options, data, progress, stop)
-            if not done:
+                is_finished = train_missing(options, data, progress, stop)
+            if not is_finished:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
         with cli.reading(options.out):

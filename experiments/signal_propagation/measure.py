@@ -1,0 +1,228 @@
+"""Measurement of signals by layer, and its files."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxcnn as jc
+from experiments.signal_propagation import no_batch_norm
+from experiments.signal_propagation.options import Options, load_data, parse_network, run_recipes
+from jaxcnn import runs
+from jaxcnn.interpret.signal_propagation import (
+    effective_rank,
+    gradient_norms,
+    kernel_norms,
+    map_responses,
+    similarity,
+)
+from jaxcnn.run_log import read_json, read_lines, write_text
+
+Row = dict[str, Any]
+
+
+def layer_gradients(model: Any, state: jc.State, split: jc.Split, loss: str) -> list[Row]:
+    """Return the gradient's and kernel's norm of each convolution.
+
+    The gradient is that of the loss by the kernel. There is a row for each 3x3 convolution, first
+    layer first.
+    """
+    norms = gradient_norms(model, state, split.images, split.labels, loss=loss)
+    kernels = kernel_norms(state.params)
+    layers = [name for name in norms if is_plotted_layer(name)]
+    rows = [{"layer": name, "gradient": norms[name], "kernel": kernels[name]} for name in layers]
+    return [{"step": int(state.step), "index": i} | row for i, row in enumerate(rows, 1)]
+
+
+def layer_signals(
+    model: Any, state: jc.State, split: jc.Split, loss: str, train: bool
+) -> list[Row]:
+    """Return `layer_gradients` with statistics of the responses.
+
+    They are the std, the effective rank and the mean cosine.
+    """
+    statistics = map_responses(_response_statistics, model, state, split.images, train=train)
+    return [row | statistics[row["layer"]] for row in layer_gradients(model, state, split, loss)]
+
+
+def _response_statistics(response: np.ndarray) -> Row:
+    std = float(response.std(dtype=np.float64))
+    return {"std": std, "rank": effective_rank(response), "similarity": similarity(response)}
+
+
+def is_plotted_layer(layer: str) -> bool:
+    """Return whether a layer is in the paper's figure 7.
+
+    These are the 3x3 convolutions: neither shortcuts nor the layer of logits.
+    """
+    return not layer.endswith(("project", "head"))
+
+
+def write_rows(path: Path, request: Row, head: Row, rows: list[Row]) -> None:
+    """Write a file of JSON lines: the head, then the rows.
+
+    Args:
+      path: of the file.
+      request: what was measured, and how.
+      head: facts on the network.
+      rows: of its layers; a value that is not finite becomes null.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {"asked": request} | head,
+        *({key: _finite(value) for key, value in row.items()} for row in rows),
+    ]
+    write_text(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_measured(path: Path, request: Row) -> bool:
+    """Return whether the file exists and answers the request."""
+    return path.exists() and read_rows(path)[0]["asked"] == request
+
+
+def read_rows(path: Path) -> tuple[Row, list[Row]]:
+    """Return the head and the rows of a file of `write_rows`.
+
+    Raises:
+      ArgumentError: the file holds something else.
+    """
+    try:
+        head, *rows = read_lines(path, "line of signals")
+        if not head["asked"] or not all(row["index"] for row in rows):
+            raise ValueError
+        return head, rows
+    except (ValueError, KeyError, TypeError) as error:
+        raise jc.ArgumentError(
+            f"{path} holds no signals; delete it, and give the command again ({error!r})"
+        ) from None
+
+
+def read_all(folder: Path) -> dict[str, tuple[Row, list[Row]]]:
+    """Return name -> head and rows of every network in a folder.
+
+    Plain networks come first, then by depth.
+
+    Raises:
+      ArgumentError: there is none.
+    """
+    networks = {path.stem: read_rows(path) for path in sorted(folder.glob("*.jsonl"))}
+    if not networks:
+        raise jc.ArgumentError(f"{folder} holds no signals; leave out --plot-only")
+    return dict(sorted(networks.items(), key=lambda item: tuple(item[1][0]["net"].values())))
+
+
+MeasureState = Callable[[Any, jc.State, jc.Split, str], list[Row]]
+"""Function of (model, state, split, loss) that returns rows."""
+
+
+def check_runs(options: Options) -> None:
+    """Check that there are runs, and that their counterparts can be trained.
+
+    Raises:
+      ArgumentError: there are none, or they cannot.
+    """
+    run_recipes(options)
+    if options.counterparts:
+        no_batch_norm.check(options)
+
+
+def measure_runs(
+    options: Options, stop: Any, part: str, measure_state: MeasureState, path: bool
+) -> bool:
+    """Train the missing runs without BN, then measure every run.
+
+    Args:
+      options: of the script.
+      stop: called after each run; True ends the work.
+      part: name of the folder in OUT.
+      measure_state: returns the rows of a state.
+      path: whether to measure all saved states, not only the first and the last.
+
+    Returns:
+      False if it was stopped on the way.
+    """
+    if options.counterparts and not no_batch_norm.run(options, stop):
+        return False
+    for folder in [*run_recipes(options), *no_batch_norm.finished_folders(options)]:
+        recipe = jc.Recipe.load(folder)
+        steps = sorted(
+            int(step.name) for step in (folder / "checkpoints").iterdir() if step.name.isdigit()
+        )
+        request = {
+            "recipe": recipe.to_json(),
+            "steps": steps,
+            "images": options.images,
+            "mode": options.mode,
+        }
+        request |= {"states": options.states} if path else {}
+        # A run and its counterpart without BN have one folder name.
+        suffix = "" if recipe.options.get("batch_norm", True) else "-without"
+        file = options.out / part / f"{folder.name}{suffix}.jsonl"
+        if is_measured(file, request):
+            continue
+        print(f"{part}: {file.stem}", file=sys.stderr)
+        model, states, split = _load_states(options, folder, recipe, bool(steps), path)
+        spaced = evenly_spaced(states, options.states)
+        measured = [
+            row for state in spaced for row in measure_state(model, state, split, recipe.loss)
+        ]
+        write_rows(file, request, network_head(recipe, folder), measured)
+        if stop():
+            return False
+    return True
+
+
+def evenly_spaced(states: list[Any], max_count: int) -> list[Any]:
+    """Return at most `max_count` states, evenly spaced.
+
+    The first and the last are among them.
+
+    Example:
+      >>> evenly_spaced(list(range(13)), 7), evenly_spaced([0, 1], 7)
+      ([0, 2, 4, 6, 8, 10, 12], [0, 1])
+    """
+    count = min(len(states), max_count)
+    return [states[round(i * (len(states) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def _load_states(
+    options: Options, folder: Path, recipe: jc.Recipe, states: bool, path: bool
+) -> tuple[Any, list[jc.State], jc.Split]:
+    """Return model, states and images of a run.
+
+    A run that diverged before its first checkpoint has only its start.
+    """
+    data = runs.subset_for(recipe, load_data(recipe.dataset, options.data_dir, recipe.validation))
+    split = jc.Split(*(array[: options.images] for array in data.train))
+    if not states:
+        model, tx = runs.model_and_optimizer(recipe, len(data.classes))
+        return model, [jc.init_state(model, tx, recipe, data)], split
+    run = runs.load_trained_model(folder, data=data, path=path)
+    return run.model, list(run.states.values()), split
+
+
+def network_head(recipe: jc.Recipe, folder: Path | None = None) -> Row:
+    """Return the facts on a network, the first line of its file."""
+    network = parse_network(recipe)
+    width = recipe.options.get("width", 16)
+    head: Row = {
+        "net": network._asdict() if network else {},
+        "what": f"{recipe.dataset}, width {width}",
+    }
+    if folder is None:
+        return head
+    result = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
+    diverged = result["step"] if result.get("status") == "diverged" else None
+    head["what"] += f", {recipe.steps} steps of {recipe.batch} images"
+    head |= {key: result.get(key) for key in ("eval_error", "eval_split")}
+    return head | {"rate": recipe.lr, "diverged": diverged}

@@ -1,0 +1,135 @@
+"""Runs without BN next to those of the depth study.
+
+They have the same recipe, at the best of a few rates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jaxcnn as jc
+from experiments.signal_propagation.options import (
+    Options,
+    load_data,
+    parse_network,
+    run_recipes,
+    without_batch_norm,
+)
+from jaxcnn import runs, training
+
+
+def trial_recipes(options: Options) -> dict[str, jc.Recipe]:
+    """Return name of a run -> recipe, for all trials.
+
+    Each network is tried with one seed at every rate.
+    """
+    labels, recipes = set(), {}
+    for folder, recipe in run_recipes(options).items():
+        network = parse_network(recipe)
+        if network and network.label not in labels:
+            labels.add(network.label)
+            changes: dict[str, Any] = {
+                "steps": options.trial_steps,
+                "every": max(1, options.trial_steps // 2),
+            }
+            for rate in options.rates:
+                recipes[f"{folder.name}-rate{rate:g}"] = replace(
+                    without_batch_norm(recipe, rate), **changes
+                )
+    return recipes
+
+
+def check(options: Options) -> None:
+    """Check the rates and the steps of the trials.
+
+    Raises:
+      ArgumentError: one of them is invalid.
+    """
+    if not options.rates:
+        raise jc.ArgumentError("rates is empty; write --rates 0.05 0.005, or --no-counterparts")
+    for recipe in trial_recipes(options).values():
+        dataset = runs.subset_for(recipe, _load_data(options, recipe))
+        training.check_config(recipe, dataset, jc.strategy(options.strategy))
+
+
+def run(options: Options, stop: Any) -> bool:
+    """Find the rates, then train the missing runs.
+
+    Returns:
+      False if it was stopped on the way.
+    """
+    recipes = trial_recipes(options)
+    dataset = _load_data(options, next(iter(recipes.values())))
+    kwargs = {"strategy": jc.strategy(options.strategy), "stop": stop}
+    if runs.sweep(recipes, dataset, options.out / "trials", brief=True, **kwargs) is None:
+        return False
+    rates = best_rates(options.out / "trials")
+    final_recipes = {
+        folder.name: without_batch_norm(recipe, rates[_network_name(recipe)])
+        for folder, recipe in run_recipes(options).items()
+    }
+    sweep_kwargs: dict[str, Any] = {"keep_every": options.keep_every, "brief": True}
+    return (
+        runs.sweep(final_recipes, dataset, options.out / "without", **sweep_kwargs, **kwargs)
+        is not None
+    )
+
+
+def best_rates(folder: Path) -> dict[str, float]:
+    """Return network -> its best rate.
+
+    It is that of the least training loss, among trials that did not diverge. If all diverged, it is
+    the smallest.
+    """
+    by_network: dict[str, list[runs.Run]] = {}
+    for run in runs.finished_runs(folder):
+        by_network.setdefault(_network_name(run.recipe), []).append(run)
+    converged = {
+        name: [run for run in network_runs if run.divergence is None]
+        for name, network_runs in by_network.items()
+    }
+    smallest = {
+        name: min(network_runs, key=lambda run: run.recipe.lr)
+        for name, network_runs in by_network.items()
+    }
+    # Where all trials diverged, the smallest rate is the most careful choice.
+    best = {
+        name: min(converged[name], key=lambda run: run.result["train_loss"], default=smallest[name])
+        for name in by_network
+    }
+    return {name: run.recipe.lr for name, run in best.items()}
+
+
+def rate_note(folder: Path) -> list[str]:
+    """Return a sentence on the choice of rates, if there were trials."""
+    try:
+        trial_runs = sorted(runs.finished_runs(folder), key=lambda run: -run.recipe.lr)
+    except jc.ArgumentError:
+        return []
+    losses: dict[str, list[str]] = {}
+    for run in trial_runs:
+        loss = "diverged" if run.divergence else f"{run.result['train_loss']:.4g}"
+        losses.setdefault(_network_name(run.recipe), []).append(f"{run.recipe.lr:g}: {loss}")
+    losses_text = "; ".join(f"{name} {', '.join(texts)}" for name, texts in sorted(losses.items()))
+    half, steps = trial_runs[0].recipe.every, trial_runs[0].recipe.steps
+    return [
+        f"Without BN the rate is that of the least training loss in the last {half} of {steps} "
+        f"steps: {losses_text}."
+    ]
+
+
+def finished_folders(options: Options) -> list[Path]:
+    """Return the finished runs without BN of the measured networks."""
+    paths = [options.out / "without" / folder.name for folder in run_recipes(options)]
+    return [path for path in paths if options.counterparts and (path / "result.json").exists()]
+
+
+def _load_data(options: Options, recipe: jc.Recipe) -> jc.Dataset:
+    return load_data(recipe.dataset, options.data_dir, recipe.validation)
+
+
+def _network_name(recipe: jc.Recipe) -> str:
+    network = parse_network(recipe)
+    return network.label if network else recipe.model

@@ -1,0 +1,204 @@
+"""Options of all parts, their presets, and the networks that are measured."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jaxcnn as jc
+from experiments.depth import MAKES
+
+Part = Literal["start", "end", "path"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every setting; `--preset` chooses the defaults."""
+
+    preset: Literal["quick", "mnist", "cifar10"] = "quick"
+    parts: tuple[Part, ...] = ("start", "end", "path")
+    runs: Path = Path("runs/depth")
+    """For end and path: the folder that the depth study left."""
+    depths: tuple[int, ...] = ()
+    """Depths of the runs; none given is all that are available."""
+    seeds: int = 1
+    """Number of runs, or untrained networks, of each kind.
+
+    Figures show the first.
+    """
+    images: int = 128
+    """Number of training images (not augmented), one batch."""
+    mode: Literal["train", "test"] = "train"
+    """BN mode for std and rank in end: train or test.
+
+    BN goes by the moments of these images, or by its moving averages.
+    Gradients are in training mode.
+    """
+    counterparts: bool = True
+    """Train a run without BN next to each of the runs."""
+    rates: tuple[float, ...] = (0.05, 0.005)
+    """Learning rates to try without BN; the best is used."""
+    trial_steps: int = 30
+    """Steps of a trial; the loss of the second half decides."""
+    states: int = 6
+    """Most states of each run in path, evenly spaced."""
+    keep_every: int = 25
+    """Without BN: keep the states at multiples of this.
+
+    The depth study's own value is right.
+    """
+    start_depths: tuple[int, ...] = (20, 32, 44, 56, 110)
+    """Depths in start, which trains nothing."""
+    dataset: str = "digits"
+    """Data set of start."""
+    width: int = 8
+    """Filters of the first stage in start."""
+    strategy: Literal["auto", "pmap", "jit"] = "auto"
+    data_dir: Path | None = None
+    """Folder where data are looked for first."""
+    out: Path = Path("runs/signals")
+    plot_only: bool = False
+    """Draw from what OUT holds; train and measure nothing."""
+
+
+PRESETS = {
+    "quick": Options(),
+    "mnist": Options(
+        preset="mnist",
+        dataset="mnist",
+        runs=Path("runs/depth-mnist"),
+        rates=(0.05, 0.005, 0.0005),
+        trial_steps=100,
+        keep_every=50,
+        out=Path("runs/signals-mnist"),
+    ),
+    "cifar10": Options(
+        preset="cifar10",
+        dataset="cifar10",
+        width=16,
+        runs=Path("runs/depth-paper"),
+        rates=(0.1, 0.01, 0.001),
+        trial_steps=1000,
+        keep_every=7_820,
+        out=Path("runs/signals-cifar10"),
+    ),
+}
+
+
+@lru_cache(maxsize=4)
+def load_data(name: str, data_dir: Path | None, validation: int) -> jc.Dataset:
+    """Return the data set, with `validation` training images held out."""
+    return jc.load_dataset(name, data_dir, validation=validation)
+
+
+class Network(NamedTuple):
+    """Plain or residual network, ordered as in legends."""
+
+    residual: bool
+    depth: int
+    batch_norm: bool
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Return its name in the paper."""
+        return f"{'ResNet' if self.residual else 'plain'}-{self.depth}"
+
+    @property
+    def kind(self) -> str:
+        """Return what networks of all depths have in common."""
+        return (
+            f"{'residual' if self.residual else 'plain'}, "
+            f"{'with' if self.batch_norm else 'without'} BN"
+        )
+
+
+def parse_network(recipe: jc.Recipe) -> Network | None:
+    """Return the network of a recipe, or None for another architecture.
+
+    It is a plain or residual network of section 4.2 of He et al. 2015.
+    """
+    match = re.fullmatch(r"(?:cifar-)?(plain|resnet)(\d+)", recipe.model)
+    if not match or not hasattr(jc.create_model(recipe.model, 2), "blocks"):
+        return None
+    return Network(
+        match[1] == "resnet", int(match[2]), recipe.options.get("batch_norm", True), recipe.seed
+    )
+
+
+def untrained_recipes(options: Options) -> dict[str, jc.Recipe]:
+    """Return name -> recipe of every network to measure before training."""
+    recipes = {}
+    for depth in options.start_depths:
+        for family in ("plain", "resnet"):
+            for batch_norm in (True, False):
+                for seed in range(options.seeds):
+                    model_kwargs: dict[str, Any] = {
+                        "width": options.width,
+                        "batch_norm": batch_norm,
+                    }
+                    name = f"{family}{depth}{'' if batch_norm else '-without'}-seed{seed}"
+                    fields = {
+                        "model": f"cifar-{family}{depth}",
+                        "options": model_kwargs,
+                        "seed": seed,
+                    }
+                    recipes[name] = jc.Recipe(dataset=options.dataset, pad=4, flip=True, **fields)
+    return recipes
+
+
+def run_recipes(options: Options) -> dict[Path, jc.Recipe]:
+    """Return folder -> recipe of every run to measure.
+
+    These are the requested depths, and the first seeds.
+
+    Raises:
+      ArgumentError: there is none. The message has the command that makes them.
+    """
+    command = f"{MAKES[options.preset]} --out {options.runs}"
+    folders = [
+        path.parent
+        for path in options.runs.glob("*/config.json")
+        if (path.parent / "checkpoints").is_dir()
+    ]
+    recipes = {folder: jc.Recipe.load(folder) for folder in folders}
+    networks = {
+        folder: network
+        for folder, recipe in recipes.items()
+        if (network := parse_network(recipe)) and network.batch_norm
+    }
+    if not networks:
+        raise jc.ArgumentError(
+            f"{options.runs} holds no run of a plain or residual network; make them: {command}"
+        )
+    depths = sorted({network.depth for network in networks.values()})
+    for depth in set(options.depths) - set(depths):
+        available = ", ".join(map(str, depths))
+        raise jc.ArgumentError(
+            f"{options.runs} has depths {available}, not {depth}; make it: {command} --depths "
+            f"{depth}"
+        )
+    seeds: dict[Any, list[int]] = {}
+    for network in sorted(networks.values()):
+        seeds.setdefault(network.label, []).append(network.seed)
+    return {
+        folder: recipes[folder]
+        for folder, network in sorted(networks.items(), key=lambda item: item[1])
+        if network.depth in (options.depths or depths)
+        and network.seed in seeds[network.label][: options.seeds]
+    }
+
+
+def without_batch_norm(recipe: jc.Recipe, rate: float) -> jc.Recipe:
+    """Return the recipe of the same run without BN, at another rate.
+
+    The rate holds from the first step on.
+    """
+    changes: dict[str, Any] = {
+        "options": dict(recipe.options) | {"batch_norm": False},
+        "precise_bn": 0,
+    }
+    return replace(recipe, **changes, lr=rate, warmup_lr=None)
