@@ -59,10 +59,14 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
         return value
     nearest = difflib.get_close_matches(format_value(value).strip("'"), choices, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise ArgumentError(f"{name} is {format_value(value)}; expected one of {', '.join(choices)}{hint}")
+    raise ArgumentError(
+        f"{name} is {format_value(value)}; expected one of {', '.join(choices)}{hint}"
+    )
 
 
-def check_integer(name: str, value: Any, low: int = 1, high: int | None = None, *, example: Any = None) -> int:
+def check_integer(
+    name: str, value: Any, low: int = 1, high: int | None = None, *, example: Any = None
+) -> int:
     """Return `value` as an int.
 
     NumPy's integers are allowed, but neither bools nor floats.
@@ -86,7 +90,12 @@ def check_integer(name: str, value: Any, low: int = 1, high: int | None = None, 
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, (bool, np.bool_)) or number < low or (high is not None and number > high):
+    if (
+        number is None
+        or isinstance(value, (bool, np.bool_))
+        or number < low
+        or (high is not None and number > high)
+    ):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ArgumentError(
             f"{name} is {format_value(value)}; expected a whole number {bounds}. "
@@ -106,7 +115,9 @@ def check_positive(name: str, value: Any, *, example: Any) -> float:
     Raises:
         ArgumentError: `value` is not a finite number above 0.
     """
-    is_real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    is_real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, bool
+    )
     if not is_real or not value > 0 or not _is_finite(value):
         raise ArgumentError(
             f"{name} is {format_value(value)}; expected a finite number above 0. Write {name}={example}."
@@ -193,7 +204,10 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
         (32, 32, 3)
     """
     sizes = tuple(shape) if isinstance(shape, (tuple, list)) else ()
-    valid = [isinstance(size, (int, np.integer)) and not isinstance(size, bool) and 1 <= size < 2**31 for size in sizes]
+    valid = [
+        isinstance(size, (int, np.integer)) and not isinstance(size, bool) and 1 <= size < 2**31
+        for size in sizes
+    ]
     if len(sizes) != 3 or not all(valid) or math.prod(map(int, sizes)) >= 2**31:
         raise ArgumentError(
             f"shape is {format_value(shape)}; expected the height, width and channels of an image. Write (32, 32, 3)."
@@ -222,7 +236,9 @@ def check_callable(name: str, value: Any, example: str) -> Any:
     else:
         valid = callable(value)
     if not valid:
-        raise ArgumentError(f"{name} is {format_value(value)}; expected a function. Write {name}={example}.")
+        raise ArgumentError(
+            f"{name} is {format_value(value)}; expected a function. Write {name}={example}."
+        )
     return value
 
 
@@ -243,7 +259,9 @@ def check_mapping(name: str, value: Any, example: str) -> dict[str, Any]:
         jaxcnn.arguments.ArgumentError: facts is None; expected values by name. ...
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ArgumentError(f"{name} is {format_value(value)}; expected values by name. Write {name}={example}.")
+        raise ArgumentError(
+            f"{name} is {format_value(value)}; expected values by name. Write {name}={example}."
+        )
     return dict(value)
 
 
@@ -264,4 +282,6 @@ def check_random_key(name: str, key: Any) -> Any:
             return key
         if dtype == np.uint32 and key.ndim == 1 and key.shape[0] in (2, 4):
             return key
-    raise ArgumentError(f"{name} is {format_value(key)}; expected one random key. Write {name}=jax.random.key(0).")
+    raise ArgumentError(
+        f"{name} is {format_value(key)}; expected one random key. Write {name}=jax.random.key(0)."
+    )

@@ -85,7 +85,9 @@ def make_normalizer(
         center = choices[str(subtract)]
     if isinstance(divide, tuple):
         channels = pixel.shape[-1]
-        return Normalizer(center, jnp.broadcast_to(_constants("std", divide, channels), (channels,)))
+        return Normalizer(
+            center, jnp.broadcast_to(_constants("std", divide, channels), (channels,))
+        )
     return Normalizer(center, scale if divide else jnp.ones_like(scale))
 
 
@@ -190,7 +192,9 @@ class AugmentConfig(NamedTuple):
     least_area: float | None = None
 
 
-def augment(key: jax.Array, image: jax.Array, normalizer: Normalizer, config: AugmentConfig) -> jax.Array:
+def augment(
+    key: jax.Array, image: jax.Array, normalizer: Normalizer, config: AugmentConfig
+) -> jax.Array:
     """Augment one normalized image, [h, w, c] -> the same shape.
 
     Padding follows the subtraction of the mean, so that zeros are the mean color (the protocol of

@@ -78,13 +78,19 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
     """
     confidence, correct = _confidence(np.asarray(probabilities, np.float64), np.asarray(labels))
     if type(bins) is not int or bins < 1:
-        raise ValueError(f"bins is {format_value(bins)}; expected a whole number of at least 1: write bins=15")
+        raise ValueError(
+            f"bins is {format_value(bins)}; expected a whole number of at least 1: write bins=15"
+        )
     edges = np.arange(bins + 1) / bins
     index = np.maximum(np.searchsorted(edges, np.minimum(confidence, 1.0)) - 1, 0)
-    counts, confidence_sums, hits = (np.bincount(index, weights, bins) for weights in (None, confidence, correct))
+    counts, confidence_sums, hits = (
+        np.bincount(index, weights, bins) for weights in (None, confidence, correct)
+    )
     # 0 / 0 of empty bins is NaN.
     with np.errstate(invalid="ignore"):
-        return Calibration(edges, counts, confidence_sums / counts, hits / counts, *_wilson(hits, counts))
+        return Calibration(
+            edges, counts, confidence_sums / counts, hits / counts, *_wilson(hits, counts)
+        )
 
 
 def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +101,9 @@ def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarr
     """
     shape = probabilities.shape
     if probabilities.ndim != 2 or not probabilities.size or labels.shape != shape[:1]:
-        raise ValueError(f"shares are {shape} and labels {labels.shape}; expected [n, classes] and [n], n > 0")
+        raise ValueError(
+            f"shares are {shape} and labels {labels.shape}; expected [n, classes] and [n], n > 0"
+        )
     if labels.min() < 0 or labels.max() >= shape[1]:
         raise ValueError(f"labels span {labels.min()}..{labels.max()}; expected 0..{shape[1] - 1}")
     # The comparison is false for NaN.

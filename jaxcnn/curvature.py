@@ -85,7 +85,9 @@ def _product(loss, params, flat, *args):
     return ravel_pytree(hessian_vector(loss, params, unravel(flat), *args))[0]
 
 
-def eigenvalues(loss: Loss, params: Any, *args: Any, key: jax.Array, iterations: int = 30) -> RitzValues:
+def eigenvalues(
+    loss: Loss, params: Any, *args: Any, key: jax.Array, iterations: int = 30
+) -> RitzValues:
     """Return both ends of the Hessian's spectrum by Lanczos.
 
     The method is that of Golub & Van Loan, section 10.1.
@@ -110,7 +112,9 @@ def eigenvalues(loss: Loss, params: Any, *args: Any, key: jax.Array, iterations:
       >>> eigenvalues(loss, np.zeros(3, np.float32), key=jax.random.key(0)).values.round(4).tolist()
       [-2.0, 1.0, 3.0]
     """
-    *_, last = _lanczos(loss, params, args, key, check_integer("iterations", iterations, example=30))
+    *_, last = _lanczos(
+        loss, params, args, key, check_integer("iterations", iterations, example=30)
+    )
     return last
 
 
@@ -174,7 +178,9 @@ def _lanczos(loss, params, args, key, max_iterations) -> Iterator[RitzValues]:
     residual = np.asarray(jax.random.normal(key, (size,), "float32"), np.float64)
     for k in range(len(basis)):
         basis[k] = residual / np.linalg.norm(residual)
-        residual = np.asarray(_product(loss, params, basis[k].astype(np.float32), *args), np.float64)
+        residual = np.asarray(
+            _product(loss, params, basis[k].astype(np.float32), *args), np.float64
+        )
         if not np.isfinite(residual).all():
             yield RitzValues(np.array([np.nan]), np.array([np.nan]))
             return
@@ -191,7 +197,9 @@ def _lanczos(loss, params, args, key, max_iterations) -> Iterator[RitzValues]:
             return
 
 
-def noise_scale(gradient: Callable[[Any, Any], Any], params: Any, batches: Iterable[Any]) -> NoiseScale:
+def noise_scale(
+    gradient: Callable[[Any, Any], Any], params: Any, batches: Iterable[Any]
+) -> NoiseScale:
     """Return the simple noise scale, tr(Sigma) / |G|^2.
 
     It is that of McCandlish et al. 2018 (arXiv:1812.06162, section 2.2, eq. 2.9). The mean gradient
@@ -223,7 +231,9 @@ def noise_scale(gradient: Callable[[Any, Any], Any], params: Any, batches: Itera
     check_callable("gradient", gradient, "jax.grad(loss)")
     _count_values(params)
     if not isinstance(batches, Iterable) or getattr(batches, "shape", None) == ():
-        raise ArgumentError(f"batches is {format_value(batches)}; expected several. Write batches=[first, second].")
+        raise ArgumentError(
+            f"batches is {format_value(batches)}; expected several. Write batches=[first, second]."
+        )
     for batch in batches:
         sizes.append(_batch_size(batch))
         if sizes[0] != sizes[-1]:
@@ -246,7 +256,8 @@ def noise_scale(gradient: Callable[[Any, Any], Any], params: Any, batches: Itera
 def _batch_size(batch) -> int:
     leaves = jax.tree.leaves(batch)
     are_arrays = [
-        isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim and _is_numeric(leaf.dtype) for leaf in leaves
+        isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim and _is_numeric(leaf.dtype)
+        for leaf in leaves
     ]
     if not leaves or not all(are_arrays) or len({len(leaf) for leaf in leaves}) > 1:
         raise ArgumentError(
@@ -279,7 +290,9 @@ def _count_values(tree, name: str = "params") -> int:
     kinds = {_kind(leaf) for leaf in leaves}
     if kinds != {"float32"}:
         content = format_value(", ".join(sorted(kinds)) or "nothing").strip("'")
-        raise ArgumentError(f"{name} holds {content}; expected float32 arrays alone: hand anything else over in args")
+        raise ArgumentError(
+            f"{name} holds {content}; expected float32 arrays alone: hand anything else over in args"
+        )
     return sum(leaf.size for leaf in leaves)
 
 

@@ -56,11 +56,15 @@ def random_direction(key: jax.Array, params: Any) -> Any:
     leaves, tree = jax.tree.flatten(params)
     sizes = [np.size(leaf) if np.ndim(leaf) > 1 else 0 for leaf in leaves]
     if not any(sizes):
-        raise ArgumentError("params holds no kernel; expected at least one array [..., out] of two axes or more")
+        raise ArgumentError(
+            "params holds no kernel; expected at least one array [..., out] of two axes or more"
+        )
     # One draw for all leaves needs one compilation, not one for every shape.
     noise = np.asarray(jax.random.normal(key, (sum(sizes),), "float32"), np.float64)
     parts = np.split(noise, np.cumsum(sizes)[:-1])
-    return tree.unflatten([_scale_filters(part, np.asarray(leaf)) for part, leaf in zip(parts, leaves, strict=True)])
+    return tree.unflatten(
+        [_scale_filters(part, np.asarray(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
+    )
 
 
 def _scale_filters(noise: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -71,7 +75,9 @@ def _scale_filters(noise: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if not noise.size:
         return np.zeros(weights.shape, np.float32)
     noise, axes = noise.reshape(weights.shape), tuple(range(weights.ndim - 1))
-    weight_norms, noise_norms = (np.sqrt(np.square(array, dtype=np.float64).sum(axes)) for array in (weights, noise))
+    weight_norms, noise_norms = (
+        np.sqrt(np.square(array, dtype=np.float64).sum(axes)) for array in (weights, noise)
+    )
     return (noise * (weight_norms / noise_norms)).astype(np.float32)
 
 
@@ -150,7 +156,9 @@ def pca_plane(states: Sequence[State]) -> PCAPlane:
       4.0
     """
     if len(states) < 3:
-        raise ArgumentError(f"there are {len(states)} states; expected at least three, of which two steps make a plane")
+        raise ArgumentError(
+            f"there are {len(states)} states; expected at least three, of which two steps make a plane"
+        )
     trees = [jax.tree.leaves(eval_state(state).params) for state in states]
     differences = [_differences(leaves) for leaves in zip(*trees, strict=True)]
     # [t, t], which is all that is needed of millions of parameters.
@@ -161,7 +169,9 @@ def pca_plane(states: Sequence[State]) -> PCAPlane:
     variances, vectors = variances[:-3:-1], vectors[:, :-3:-1]
     total = np.trace(center @ inner @ center)
     if not variances[1] > MIN_VARIANCE_SHARE * total:
-        raise ArgumentError("the states lie on one line; expected a path that turns: give more of them")
+        raise ArgumentError(
+            "the states lie on one line; expected a path that turns: give more of them"
+        )
     # [t, 2], the directions as sums of differences.
     mix = center @ vectors / np.sqrt(variances)
     mix *= np.where((inner @ mix)[0] < 0, -1, 1)
@@ -277,9 +287,13 @@ def evaluate_along(
     values = _initial_values(resume, tuple(map(len, multiples)))
     batch_size = batch if statistics == "moving" else None
     measure = _make_measure(model, split, strategy, loss, batch_size)
-    center, replicated = strategy.replicate((state._replace(opt_state=(), metrics=()), tuple(directions)))
+    center, replicated = strategy.replicate(
+        (state._replace(opt_state=(), metrics=()), tuple(directions))
+    )
     for index in itertools.islice(np.ndindex(values.loss.shape), values.done, None):
-        coefficients = np.array([part[i] for part, i in zip(multiples, index, strict=True)], np.float32)
+        coefficients = np.array(
+            [part[i] for part, i in zip(multiples, index, strict=True)], np.float32
+        )
         params = _move(center.params, replicated, coefficients)
         sums = measure(center._replace(params=params))
         values.loss[index], values.error_percent[index] = sums.mean_loss, sums.error_percent
@@ -325,7 +339,9 @@ def _make_measure(model, split, strategy, loss, batch_size) -> Callable[[Any], m
 def _single_batch_program(model, strategy, loss):
     # BN takes the moments of all images, also where several devices share them.
     settings = {"axis": strategy.axis, "bn_group": 0}
-    global_model = model.clone(**{name: value for name, value in settings.items() if hasattr(model, name)})
+    global_model = model.clone(
+        **{name: value for name, value in settings.items() if hasattr(model, name)}
+    )
 
     def step(sums, fixed, index):
         state, split = fixed
@@ -333,7 +349,9 @@ def _single_batch_program(model, strategy, loss):
         inputs = normalize(images, state.normalizer)
         rngs = {"dropout": jax.random.PRNGKey(0)}
         variables = {"params": state.params, **state.model_state}
-        outputs, _ = global_model.apply(variables, inputs, train=True, mutable=list(state.model_state), rngs=rngs)
+        outputs, _ = global_model.apply(
+            variables, inputs, train=True, mutable=list(state.model_state), rngs=rngs
+        )
         outputs, target = outputs_and_targets(outputs, inputs, labels, loss)
         new = metrics.count(outputs, target, numbers >= 0, loss)
         return metrics.add(sums, jax.lax.psum(new, strategy.axis) if strategy.axis else new)
@@ -343,7 +361,9 @@ def _single_batch_program(model, strategy, loss):
 
 def _check_directions(params: Any, directions: Sequence[Any]) -> None:
     if len(directions) not in (1, 2):
-        raise ArgumentError(f"there are {len(directions)} directions; expected one (a line) or two (a plane)")
+        raise ArgumentError(
+            f"there are {len(directions)} directions; expected one (a line) or two (a plane)"
+        )
     shapes = jax.tree.map(np.shape, params, is_leaf=lambda x: hasattr(x, "shape"))
     for i, direction in enumerate(directions):
         if jax.tree.map(np.shape, direction, is_leaf=lambda x: hasattr(x, "shape")) != shapes:

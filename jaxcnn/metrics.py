@@ -146,7 +146,9 @@ def mismatch(loss: str, outputs: tuple[int, ...], target: tuple[int, ...]) -> st
     return f"{problem}, and its label needs logits of ({shape}): {fix}"
 
 
-def count(logits: jax.Array, labels: jax.Array, valid: jax.Array, loss: str = "cross-entropy") -> Metrics:
+def count(
+    logits: jax.Array, labels: jax.Array, valid: jax.Array, loss: str = "cross-entropy"
+) -> Metrics:
     """Return the sums over one batch.
 
     Args:

@@ -42,7 +42,9 @@ class MultihostError(ValueError):
     """An error of process 0, raised on the others; one line."""
 
 
-def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+def initialize(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
     """Make this process one of a job of several.
 
     This must run before JAX is first used. It starts JAX's own distributed runtime. Without
@@ -66,7 +68,9 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
         "num_processes": num_processes,
         "process_id": process_id,
     }
-    if coordinator == "auto" or (all(value is None for value in arguments.values()) and _is_in_cluster()):
+    if coordinator == "auto" or (
+        all(value is None for value in arguments.values()) and _is_in_cluster()
+    ):
         arguments = {}
     elif all(value is None for value in arguments.values()):
         return
@@ -117,11 +121,17 @@ def _check(coordinator, num_processes, process_id):
             )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ArgumentError(f"coordinator is {coordinator!r}; expected HOST:PORT: write --coordinator 10.0.0.1:9876")
+        raise ArgumentError(
+            f"coordinator is {coordinator!r}; expected HOST:PORT: write --coordinator 10.0.0.1:9876"
+        )
     if num_processes < 1:
-        raise ArgumentError(f"num_processes is {num_processes}; expected at least 1: write --num-processes 2")
+        raise ArgumentError(
+            f"num_processes is {num_processes}; expected at least 1: write --num-processes 2"
+        )
     if not 0 <= process_id < num_processes:
-        raise ArgumentError(f"process_id is {process_id}; expected 0 to {num_processes - 1}, each of them once")
+        raise ArgumentError(
+            f"process_id is {process_id}; expected 0 to {num_processes - 1}, each of them once"
+        )
     if process_id == 0:
         _check_port(int(port))
 
@@ -191,7 +201,9 @@ def all_equal(text: str) -> bool:
         return True
     from jax.experimental import multihost_utils
 
-    digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
+    digests = multihost_utils.process_allgather(
+        np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    )
     return bool((digests == digests[0]).all())
 
 
@@ -293,7 +305,11 @@ def abort_all_on_error() -> Iterator[None]:
     except BaseException as error:
         # Not only JaxRuntimeError. The same words may come in another type, which depends on where
         # the end of the other process is detected.
-        if is_multihost() and isinstance(error, Exception) and any(word in str(error) for word in _PEER_ERRORS):
+        if (
+            is_multihost()
+            and isinstance(error, Exception)
+            and any(word in str(error) for word in _PEER_ERRORS)
+        ):
             reason = to_one_line(error, 200)
             abort(
                 _DEAD,

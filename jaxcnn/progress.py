@@ -85,7 +85,9 @@ class Progress:
         True
     """
 
-    def __init__(self, total: float, file: TextIO | None = None, every: float = 15.0, quiet: bool = False):
+    def __init__(
+        self, total: float, file: TextIO | None = None, every: float = 15.0, quiet: bool = False
+    ):
         self.file: Any = SafeStream(file or sys.stderr)
         self.total, self.done, self.skipped = total, 0.0, 0.0
         self.quiet = quiet
@@ -140,7 +142,9 @@ class Progress:
             return
         self.last_line_time = time.monotonic()
         percent = 100 * self.done / self.total
-        print(f"{percent:3.0f}%  {self.remaining_time():>8} left  {line}", file=self.file, flush=True)
+        print(
+            f"{percent:3.0f}%  {self.remaining_time():>8} left  {line}", file=self.file, flush=True
+        )
 
     def remaining_time(self) -> str:
         """Return the remaining time at the rate so far.

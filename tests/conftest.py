@@ -25,7 +25,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--cases", type=int, default=0, help="random cases that each property test tries; 0: as many as it says"
+        "--cases",
+        type=int,
+        default=0,
+        help="random cases that each property test tries; 0: as many as it says",
     )
 
 
@@ -42,7 +45,11 @@ def pytest_collection_modifyitems(items):
     gpu = jax.default_backend() == "gpu"
     for item in items:
         if "real" in item.keywords and not real:
-            item.add_marker(pytest.mark.skip(reason="needs real data: set TFDS_DATA_DIR to a prepared TFDS folder"))
+            item.add_marker(
+                pytest.mark.skip(
+                    reason="needs real data: set TFDS_DATA_DIR to a prepared TFDS folder"
+                )
+            )
         if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 

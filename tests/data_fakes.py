@@ -23,7 +23,15 @@ def bare_machine(tmp_path, monkeypatch):
     """A machine without a home, a prepared data set or a network; `REACH` is the check of the real one."""
     monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("TFDS_DATA_DIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+    for name in (
+        "TFDS_DATA_DIR",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(archives, "unreachable_reason", lambda url: "no network in this test")
 
@@ -36,7 +44,8 @@ def fake(name, seed=0):
     rng, facts = np.random.default_rng(seed), DATASETS[name]
     return [
         Split(
-            rng.integers(0, 256, (n, *facts.shape), dtype=np.uint8), np.arange(n, dtype=np.int32) % len(facts.classes)
+            rng.integers(0, 256, (n, *facts.shape), dtype=np.uint8),
+            np.arange(n, dtype=np.int32) % len(facts.classes),
         )
         for n in (20, 10)
     ]
@@ -44,7 +53,9 @@ def fake(name, seed=0):
 
 def write_idx(path, array):
     sizes = struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(gzip.compress(bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()))
+    path.write_bytes(
+        gzip.compress(bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes())
+    )
 
 
 def write_tar(path, members):
@@ -57,7 +68,9 @@ def write_tar(path, members):
 
 def cifar_bytes(split, coarse=b""):
     rows = zip(split.labels, split.images, strict=True)
-    return b"".join(coarse + bytes([label]) + image.transpose(2, 0, 1).tobytes() for label, image in rows)
+    return b"".join(
+        coarse + bytes([label]) + image.transpose(2, 0, 1).tobytes() for label, image in rows
+    )
 
 
 def write_archives(folder, name, train, test):
@@ -69,11 +82,24 @@ def write_archives(folder, name, train, test):
             write_idx(path, array[..., 0] if array.ndim == 4 else array)
     elif name == "cifar10":
         chunks = [Split(train.images[i : i + 4], train.labels[i : i + 4]) for i in range(0, 20, 4)]
-        parts = {f"cifar-10-batches-bin/data_batch_{i + 1}.bin": cifar_bytes(chunks[i]) for i in (4, 3, 2, 1, 0)}
-        write_tar(paths[0], parts | {"cifar-10-batches-bin/test_batch.bin": cifar_bytes(test), "x/readme": b"hello"})
+        parts = {
+            f"cifar-10-batches-bin/data_batch_{i + 1}.bin": cifar_bytes(chunks[i])
+            for i in (4, 3, 2, 1, 0)
+        }
+        write_tar(
+            paths[0],
+            parts
+            | {"cifar-10-batches-bin/test_batch.bin": cifar_bytes(test), "x/readme": b"hello"},
+        )
     elif name == "cifar100":
         splits = {"train": train, "test": test}
-        write_tar(paths[0], {f"cifar-100-binary/{k}.bin": cifar_bytes(s, coarse=b"\x13") for k, s in splits.items()})
+        write_tar(
+            paths[0],
+            {
+                f"cifar-100-binary/{k}.bin": cifar_bytes(s, coarse=b"\x13")
+                for k, s in splits.items()
+            },
+        )
     else:
         for path, split in zip(paths, (train, test), strict=True):
             labels = np.where(split.labels == 0, 10, split.labels).astype(np.uint8)[:, None]
@@ -86,7 +112,10 @@ def register(monkeypatch, folder, url="http://127.0.0.1:9/"):
 
     def registered(name, filenames):
         contents = [(file, (folder / file).read_bytes()) for file in filenames]
-        return [archives.Source(url + f, f, len(data), hashlib.sha256(data).hexdigest()) for f, data in contents]
+        return [
+            archives.Source(url + f, f, len(data), hashlib.sha256(data).hexdigest())
+            for f, data in contents
+        ]
 
     monkeypatch.setattr(archives, "registered_sources", registered)
 
@@ -108,7 +137,9 @@ def example(image, label):
         b"image": field(1, field(1, png.getvalue())),
         b"label": field(3, field(1, varint(int(label)))),
     }
-    return field(1, b"".join(field(1, field(1, key) + field(2, value)) for key, value in features.items()))
+    return field(
+        1, b"".join(field(1, field(1, key) + field(2, value)) for key, value in features.items())
+    )
 
 
 def slow_crc32c(data):
@@ -128,7 +159,9 @@ def write_tfrecord(path, records):
 
     lengths = [struct.pack("<Q", len(record)) for record in records]
     parts = zip(lengths, records, strict=True)
-    path.write_bytes(b"".join(length + masked(length) + record + masked(record) for length, record in parts))
+    path.write_bytes(
+        b"".join(length + masked(length) + record + masked(record) for length, record in parts)
+    )
 
 
 def write_array_record(path, records):

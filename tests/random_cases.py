@@ -19,5 +19,7 @@ def tried(test, one, count, together=1):
         phases=[Phase.generate],
         suppress_health_check=checks,
     )
-    several = st.randoms(use_true_random=True).map(lambda random: [one(random) for _ in range(together)])
+    several = st.randoms(use_true_random=True).map(
+        lambda random: [one(random) for _ in range(together)]
+    )
     options(given(several)(test))()

@@ -23,7 +23,10 @@ from jaxcnn.recipe import ArgumentError
 
 RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (6, 8, 6, 3), dtype=np.uint8)
-MEAN, STD = RNG.uniform(0.2, 0.8, (8, 6, 3)).astype(np.float32), np.array([0.2, 0.3, 0.4], np.float32)
+MEAN, STD = (
+    RNG.uniform(0.2, 0.8, (8, 6, 3)).astype(np.float32),
+    np.array([0.2, 0.3, 0.4], np.float32),
+)
 PLAIN = Normalizer(jnp.zeros((1, 1, 1)), jnp.ones(1))
 
 
@@ -40,8 +43,13 @@ def views(images, norm, **options):
 def test_the_81_crops_and_two_flips_are_equally_likely_and_independent():
     n, side = 16_200, 17
     image = jnp.arange(side**2, dtype=jnp.float32).reshape(side, side, 1)
-    seen = views(jnp.broadcast_to(image, (n, *image.shape)), PLAIN, pad=4, flip=True)[..., 0].astype(int)
-    middle, right = seen[:, 8, 8], seen[:, 8, 9]  # never padding: the pixel 4 + y, 4 + x of the image and its neighbour
+    seen = views(jnp.broadcast_to(image, (n, *image.shape)), PLAIN, pad=4, flip=True)[
+        ..., 0
+    ].astype(int)
+    middle, right = (
+        seen[:, 8, 8],
+        seen[:, 8, 9],
+    )  # never padding: the pixel 4 + y, 4 + x of the image and its neighbour
     y, x, flipped = middle // side - 4, middle % side - 4, (middle - right + 1) // 2
     counts = np.zeros((9, 9, 2), int)
     np.add.at(counts, (y, x, flipped), 1)
@@ -59,11 +67,15 @@ def test_a_view_is_numpys_slice_of_the_padded_image(fill, subtract, pad):
     around = ((pad, pad), (pad, pad), (0, 0))
     if fill == "black":  # a zero byte, where the mean image is its mean over pixels
         zero = -(MEAN * (subtract != "none")).mean((0, 1)) / STD
-        padded = np.stack([np.pad(images[0, ..., c], pad, constant_values=zero[c]) for c in range(3)], -1)
+        padded = np.stack(
+            [np.pad(images[0, ..., c], pad, constant_values=zero[c]) for c in range(3)], -1
+        )
     else:
         padded = np.pad(images[0], around, mode="constant" if fill == "mean" else "reflect")
     slices = [padded[y : y + 8, x : x + 6] for y in range(2 * pad + 1) for x in range(2 * pad + 1)]
-    far = np.abs(views(images, scale, pad=pad, fill=fill)[:, None] - np.stack(slices)).max((2, 3, 4))
+    far = np.abs(views(images, scale, pad=pad, fill=fill)[:, None] - np.stack(slices)).max(
+        (2, 3, 4)
+    )
     assert far.min(1).max() < 1e-6 * np.abs(padded).max()
     assert set(far.argmin(1)) == set(range(len(slices)))  # all of them within 400 draws
 
@@ -86,13 +98,17 @@ def test_a_batch_is_the_same_as_its_images_one_by_one():
     images = normalize(jnp.asarray(BYTES), scale)
     view = jax.jit(partial(augment, config=AugmentConfig(pad=2, fill="black", flip=True)))
     alone = [view(key, image, scale) for key, image in zip(keys(len(images)), images, strict=True)]
-    np.testing.assert_array_equal(views(images, scale, pad=2, fill="black", flip=True), np.stack(alone))
+    np.testing.assert_array_equal(
+        views(images, scale, pad=2, fill="black", flip=True), np.stack(alone)
+    )
 
 
 def test_without_crop_and_flip_the_view_is_the_image():
     images = normalize(jnp.asarray(BYTES), PLAIN)
     np.testing.assert_array_equal(views(images, PLAIN), images)
-    np.testing.assert_array_equal(random_crop(jax.random.key(0), images[0], 0, jnp.zeros(3)), images[0])
+    np.testing.assert_array_equal(
+        random_crop(jax.random.key(0), images[0], 0, jnp.zeros(3)), images[0]
+    )
 
 
 def test_flip_mirrors_left_and_right_half_of_the_time():
@@ -127,8 +143,12 @@ def test_imagenets_means_are_the_published_ones_and_need_three_channels():
     scale = make_normalizer(MEAN, STD, subtract="imagenet", divide=True)
     want = (BYTES / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(normalize(jnp.asarray(BYTES), scale), want, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(IMAGENET_NORMALIZER.mean, np.array([0.485, 0.456, 0.406], np.float32))
-    with pytest.raises(ArgumentError, match=r"of 3 channels, but images have 1; write mean='channel'"):
+    np.testing.assert_array_equal(
+        IMAGENET_NORMALIZER.mean, np.array([0.485, 0.456, 0.406], np.float32)
+    )
+    with pytest.raises(
+        ArgumentError, match=r"of 3 channels, but images have 1; write mean='channel'"
+    ):
         make_normalizer(MEAN[..., :1], STD[:1], subtract="imagenet")
 
 
@@ -136,9 +156,13 @@ def parts(n, least, h=60, w=40):
     """(y, x, height, width) in pixels of `n` resized crops: on two ramps they are straight lines to read off."""
     y, x = np.mgrid[:h, :w].astype(np.float32)
     ramps = jnp.broadcast_to(jnp.stack([jnp.asarray(y), jnp.asarray(x)], -1), (n, h, w, 2))
-    seen = np.asarray(jax.jit(jax.vmap(partial(random_resized_crop, min_area=least)))(keys(n), ramps))
+    seen = np.asarray(
+        jax.jit(jax.vmap(partial(random_resized_crop, min_area=least)))(keys(n), ramps)
+    )
     down, across = seen[:, :, w // 2, 0], seen[:, h // 2, :, 1]
-    height = (down[:, h // 2 + 5] - down[:, h // 2 - 5]) / 10 * h  # the middle, far from the image's own borders
+    height = (
+        (down[:, h // 2 + 5] - down[:, h // 2 - 5]) / 10 * h
+    )  # the middle, far from the image's own borders
     width = (across[:, w // 2 + 5] - across[:, w // 2 - 5]) / 10 * w
     # Pixel i of a view is at corner + (i + 1/2) part/whole - 1/2 of the image.
     top = down[:, h // 2] + 0.5 - (h // 2 + 0.5) * height / h
@@ -182,17 +206,30 @@ def test_channel_constants_of_the_users_own():
     np.testing.assert_allclose(got, (BYTES / 255 - 0.5) / 0.25, rtol=0, atol=1e-5)
     got = normalize(jnp.asarray(BYTES), make_normalizer(MEAN, STD, subtract=own, divide=True))
     np.testing.assert_allclose(got, (BYTES / 255 - own) / STD, rtol=0, atol=1e-5)
-    got = normalize(jnp.asarray(BYTES), make_normalizer(MEAN, STD, subtract="channel", divide=scales))
-    np.testing.assert_allclose(got, (BYTES / 255 - MEAN.mean((0, 1))) / np.array(scales), rtol=0, atol=1e-5)
+    got = normalize(
+        jnp.asarray(BYTES), make_normalizer(MEAN, STD, subtract="channel", divide=scales)
+    )
+    np.testing.assert_allclose(
+        got, (BYTES / 255 - MEAN.mean((0, 1))) / np.array(scales), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"subtract": (0.5, 0.5)}, r"mean has 2 numbers, but images have 3 channels.*Use mean=\(0.5, 0.5, 0.5\)"),
+        (
+            {"subtract": (0.5, 0.5)},
+            r"mean has 2 numbers, but images have 3 channels.*Use mean=\(0.5, 0.5, 0.5\)",
+        ),
         ({"divide": (0.5, 0.5, 0.5, 0.5)}, r"std has 4 numbers, but images have 3 channels"),
-        ({"subtract": (125.3, 123.0, 113.9)}, r"mean is \(125.3, 123.0, 113.9\); .*Divide them by 255\."),
-        ({"divide": (0.2, 0.0, 0.2)}, r"std is \(0.2, 0.0, 0.2\); expected True, False or numbers above 0"),
+        (
+            {"subtract": (125.3, 123.0, 113.9)},
+            r"mean is \(125.3, 123.0, 113.9\); .*Divide them by 255\.",
+        ),
+        (
+            {"divide": (0.2, 0.0, 0.2)},
+            r"std is \(0.2, 0.0, 0.2\); expected True, False or numbers above 0",
+        ),
         ({"subtract": (0.5, float("nan"), 0.5)}, r"mean is .*Use mean="),
         ({"subtract": ()}, r"mean is \(\)"),
     ],

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from data_fakes import bare_machine, fake, flip, register, write_archives, write_prepared  # noqa: F401
+from data_fakes import bare_machine, fake, flip, register, write_archives, write_prepared
 
 import jaxcnn as jc
 from jaxcnn import runs
@@ -37,7 +37,15 @@ IMAGES = RNG.integers(0, 256, (40, 8, 10, 3), dtype=np.uint8)
 LABELS = (np.arange(40) % 4).astype(np.int32)
 TEST = Split(IMAGES[:20], LABELS[:20])
 MEAN, STD = channel_statistics(IMAGES)
-GOOD = Dataset("mine", Split(IMAGES, LABELS), Split(IMAGES[:0], LABELS[:0]), TEST, ("a", "b", "c", "d"), MEAN, STD)
+GOOD = Dataset(
+    "mine",
+    Split(IMAGES, LABELS),
+    Split(IMAGES[:0], LABELS[:0]),
+    TEST,
+    ("a", "b", "c", "d"),
+    MEAN,
+    STD,
+)
 RECIPE = Recipe(dataset="mine", model="mlp", options={"hidden": [4]}, batch=8, steps=5, drops=())
 
 
@@ -474,7 +482,15 @@ def test_only_what_matters_is_asked_of_images():
         mean, std = channel_statistics(images)
         test = Split(images[:5], LABELS[:5])
         verify_dataset(
-            Dataset("mine", Split(images, LABELS), Split(images[:0], LABELS[:0]), test, ("a",) * 4, mean, std)
+            Dataset(
+                "mine",
+                Split(images, LABELS),
+                Split(images[:0], LABELS[:0]),
+                test,
+                ("a",) * 4,
+                mean,
+                std,
+            )
         )
 
 

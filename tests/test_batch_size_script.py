@@ -84,10 +84,16 @@ def test_the_table_holds_what_the_rows_hold(out):
     rows = [jc.read_metrics(out / f"full-batch-seed{seed}") for seed in (0, 1)]
     at = [next(row for row in run if row["step"] == 2) for run in rows]
     line = table(out)["full-batch"]
-    for column, key in (("train_loss", "all_loss"), ("eval_loss", "eval_loss"), ("eval_error", "eval_error")):
+    for column, key in (
+        ("train_loss", "all_loss"),
+        ("eval_loss", "eval_loss"),
+        ("eval_error", "eval_error"),
+    ):
         values = [row[key] for row in at]
         assert float(line[f"{column}_at_epoch"]) == pytest.approx(np.mean(values), rel=5e-3)
-        assert float(line[f"{column}_at_epoch_std"]) == pytest.approx(np.std(values, ddof=1), rel=5e-3)
+        assert float(line[f"{column}_at_epoch_std"]) == pytest.approx(
+            np.std(values, ddof=1), rel=5e-3
+        )
     jumps = [np.median([row["loss_std"] for row in run[len(run) // 2 :]]) for run in rows]
     assert float(line["loss_std"]) == pytest.approx(np.mean(jumps), rel=5e-3)
     assert table(out)["online-sorted"]["eval_error_at_time"] == ""
@@ -110,7 +116,9 @@ def test_training_figures_are_of_all_the_images_at_that_step(out):
 def test_the_noise_scale_is_written_and_noted(out):
     noise = json.loads((out / "noise.json").read_text())
     assert noise["start"]["trace"] > 0
-    assert noise["start"]["scale"] == pytest.approx(noise["start"]["trace"] / noise["start"]["squared_norm"])
+    assert noise["start"]["scale"] == pytest.approx(
+        noise["start"]["trace"] / noise["start"]["squared_norm"]
+    )
     assert noise["draws"] >= 100
     assert noise["end"] != noise["start"]
     assert f"{noise['start']['scale']:.3g} at the start" in (out / "table.md").read_text()
@@ -124,7 +132,9 @@ def test_the_noise_scale_at_the_start_is_that_of_every_images_gradient(out):
     state = jc.init_state(model, tx, recipe, data)
     slope = jax.grad(jc.loss_fn(model))
     inputs = data.train.images / np.float32(255) - state.normalizer.mean
-    grads = jax.jit(jax.vmap(lambda x, y: slope(state.params, {}, x[None], y[None])))(inputs, data.train.labels)
+    grads = jax.jit(jax.vmap(lambda x, y: slope(state.params, {}, x[None], y[None])))(
+        inputs, data.train.labels
+    )
     flat = np.concatenate([np.reshape(g, (64, -1)) for g in jax.tree.leaves(grads)], axis=1)
     exact = ((flat - flat.mean(0)) ** 2).sum() / 64 / (flat.mean(0) ** 2).sum()
     found = json.loads((out / "noise.json").read_text())["start"]["scale"]
@@ -133,7 +143,12 @@ def test_the_noise_scale_at_the_start_is_that_of_every_images_gradient(out):
 
 def run(batch, order, rows, examples=64):
     recipe = jc.Recipe(
-        dataset="digits", model="mlp", batch=batch, order=order, examples=examples, steps=rows[-1]["step"]
+        dataset="digits",
+        model="mlp",
+        batch=batch,
+        order=order,
+        examples=examples,
+        steps=rows[-1]["step"],
     )
     return runs.Run(recipe, {"status": "finished"}, rows)
 
@@ -156,7 +171,8 @@ def test_a_rows_time_leaves_out_compiling_and_is_the_same_for_all_seeds():
 
 
 @pytest.mark.parametrize(
-    ("epoch", "time", "steps"), [(2, 1.6, (8, 8)), (1, 2.39, (4, 8)), (3, 99, (12, 12)), (2.9, 0.8, (8, 4))]
+    ("epoch", "time", "steps"),
+    [(2, 1.6, (8, 8)), (1, 2.39, (4, 8)), (3, 99, (12, 12)), (2.9, 0.8, (8, 4))],
 )
 def test_equal_epochs_and_equal_time_choose_the_last_row_within_the_limit(epoch, time, steps):
     all_runs = [run(16, "shuffled", made((9, 0.2, 0.2)))] * 2
@@ -168,7 +184,9 @@ def test_equal_epochs_and_equal_time_choose_the_last_row_within_the_limit(epoch,
 
 
 def test_a_sorted_run_has_no_row_at_equal_time():
-    line = budget.table_row("mini-batch-sorted", [run(16, "sorted", made((9, 1, 1)))], {"epoch": 3, "time": 99}, {})
+    line = budget.table_row(
+        "mini-batch-sorted", [run(16, "sorted", made((9, 1, 1)))], {"epoch": 3, "time": 99}, {}
+    )
     assert line["eval_error_at_epoch"] == 12
     assert line["eval_error_at_time"] is line["seconds_per_epoch"] is line["memory_mib"] is None
 
@@ -179,7 +197,12 @@ def test_settings_differ_in_batch_order_rate_and_epochs_alone():
     same = {"batch": 1, "order": "sorted", "lr": 0.5, "steps": 10, "every": 1}
     assert len({replace(r, **same).to_json() for r in recipes}) == 1
     assert recipes[0].optimizer == "sgd"
-    assert (recipes[0].pad, recipes[0].flip, recipes[0].decay, recipes[0].schedule) == (0, False, 0.0, "constant")
+    assert (recipes[0].pad, recipes[0].flip, recipes[0].decay, recipes[0].schedule) == (
+        0,
+        False,
+        0.0,
+        "constant",
+    )
 
 
 @pytest.mark.parametrize("preset", list(batch_size.PRESETS))
@@ -206,8 +229,12 @@ def test_full_batch_is_gradient_descent_on_all_the_images(out):
         logits = model.apply({"params": params}, inputs)
         return -jax.nn.log_softmax(logits)[np.arange(64), data.train.labels].mean()
 
-    by_hand = jax.tree.map(lambda p, g: p - np.float32(recipe.lr) * g, begun.params, jax.grad(loss)(begun.params))
-    for mine, theirs, before in zip(*map(jax.tree.leaves, (by_hand, state.params, begun.params)), strict=True):
+    by_hand = jax.tree.map(
+        lambda p, g: p - np.float32(recipe.lr) * g, begun.params, jax.grad(loss)(begun.params)
+    )
+    for mine, theirs, before in zip(
+        *map(jax.tree.leaves, (by_hand, state.params, begun.params)), strict=True
+    ):
         assert np.abs(mine - theirs).max() < 1e-6
         assert np.abs(mine - before).max() > 1e-4
 
@@ -219,7 +246,9 @@ def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
         recipe = jc.Recipe.load(out / f"{name}-sorted-seed0")
         fed = data.train.labels[_order_function(recipe, data)(key, 0, 64 // recipe.batch)].ravel()
         assert fed.tolist() == sorted(data.train.labels.tolist())
-        fed = data.train.labels[_order_function(replace(recipe, order="shuffled"), data)(key, 0, 64 // recipe.batch)].ravel()
+        fed = data.train.labels[
+            _order_function(replace(recipe, order="shuffled"), data)(key, 0, 64 // recipe.batch)
+        ].ravel()
         assert (np.diff(fed) < 0).sum() > 10
 
 
@@ -241,7 +270,9 @@ def test_it_goes_on_where_it_was_stopped(out, tmp_path, monkeypatch, capsys):
     asked = iter(range(10_000))
     with monkeypatch.context() as patched:
         patched.setattr("jaxcnn.cli.GracefulShutdown.__call__", lambda self: next(asked) > 40)
-        assert batch_size.main([*TINY, "--out", str(tmp_path)]) == 0  # no signal came, so 128 + nothing
+        assert (
+            batch_size.main([*TINY, "--out", str(tmp_path)]) == 0
+        )  # no signal came, so 128 + nothing
     assert "goes on from here" in capsys.readouterr().err
     assert not (tmp_path / "online-seed0" / "result.json").exists()
     assert not (tmp_path / "table.md").exists()
@@ -277,7 +308,10 @@ MISTAKES = [
         "examples is 1280; expected a multiple of --batch, and not --batch itself: write --examples 2560",
     ),
     (["--examples", "12800"], "cannot keep 12800 training images"),
-    (["--epochs", "10", "60", "9"], "epochs is (10, 60, 9), less than the common 10: write --epochs 10 60 10"),
+    (
+        ["--epochs", "10", "60", "9"],
+        "epochs is (10, 60, 9), less than the common 10: write --epochs 10 60 10",
+    ),
     (["--epochs", "0", "60", "600"], "epochs is (0, 60, 600)"),
     (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
     (["--plot-only", "--out", "/nowhere"], "/nowhere holds no run"),

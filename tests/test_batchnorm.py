@@ -25,7 +25,11 @@ VARIABLES = jax.tree.map(
 
 def close(got, want, tolerance=1e-6):
     """Every leaf equal up to `tolerance` of its largest value."""
-    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=0, atol=tolerance * np.abs(w).max()), got, want)
+    jax.tree.map(
+        lambda g, w: np.testing.assert_allclose(g, w, rtol=0, atol=tolerance * np.abs(w).max()),
+        got,
+        want,
+    )
 
 
 def trained(x, **options):
@@ -36,7 +40,9 @@ def trained(x, **options):
 
 def mapped(x, devices, **options):
     """The same with the batch split over devices: outputs put together, and each device's moving averages."""
-    step = jax.pmap(lambda x: trained(x, axis="batch", **options), "batch", devices=jax.devices()[:devices])
+    step = jax.pmap(
+        lambda x: trained(x, axis="batch", **options), "batch", devices=jax.devices()[:devices]
+    )
     y, stats = step(x.reshape(devices, -1, *x.shape[1:]))
     return y.reshape(x.shape), stats
 
@@ -95,7 +101,9 @@ def test_momentum_is_the_share_of_the_old_and_the_variance_the_biased_one():
 
 
 def test_bfloat16_results_come_from_float32_moments():
-    offset = (X / 16 + 100).astype(jnp.bfloat16)  # sums of 240 such numbers lose all digits in bfloat16
+    offset = (X / 16 + 100).astype(
+        jnp.bfloat16
+    )  # sums of 240 such numbers lose all digits in bfloat16
     y, new = trained(offset, dtype=jnp.bfloat16)
     whole, expected = trained(offset.astype(jnp.float32))
     close(new, expected)
@@ -121,13 +129,16 @@ def test_groups_differ_from_the_whole_batch():
 def test_bn_group_and_momentum_of_a_network_reach_every_layer():
     images = jnp.asarray(RNG.normal(size=(8, 8, 8, 3)), jnp.float32)
     whole, grouped = (
-        create_model("resnet8", 10, width=2, shortcut="B", **o) for o in ({}, {"bn_group": 4, "bn_momentum": 0.25})
+        create_model("resnet8", 10, width=2, shortcut="B", **o)
+        for o in ({}, {"bn_group": 4, "bn_momentum": 0.25})
     )
     variables = jax.tree.map(
         lambda leaf: jnp.asarray(RNG.normal(size=leaf.shape), leaf.dtype),
         jax.eval_shape(whole.init, jax.random.key(0), images),
     )
-    step = jax.jit(lambda model, x: model.apply(variables, x, True, mutable=["batch_stats"]), static_argnums=0)
+    step = jax.jit(
+        lambda model, x: model.apply(variables, x, True, mutable=["batch_stats"]), static_argnums=0
+    )
     logits, new = step(grouped, images)
     (one, a), (two, b) = step(whole, images[:4]), step(whole, images[4:])
     close(logits, np.concatenate([one, two]), 1e-5)
@@ -155,7 +166,9 @@ def test_gradients_under_pmap_are_those_of_one_device(group):
         y, _ = BatchNorm(group, **options).apply(VARIABLES, x, True, mutable=["batch_stats"])
         return (weights * y).sum()
 
-    share = jax.pmap(jax.grad(lambda x, w: loss(x, w, axis="batch")), "batch", devices=jax.devices()[:4])
+    share = jax.pmap(
+        jax.grad(lambda x, w: loss(x, w, axis="batch")), "batch", devices=jax.devices()[:4]
+    )
     shares = share(X.reshape(4, -1, *X.shape[1:]), WEIGHTS.reshape(4, -1, *X.shape[1:]))
     close(shares.reshape(X.shape), jax.grad(loss)(X, WEIGHTS))
 
@@ -172,9 +185,13 @@ def test_a_group_that_does_not_divide_is_refused_in_one_line(devices, batch, gro
     }
     layer = BatchNorm(group, "batch")
     step = jax.pmap(
-        lambda x: layer.apply(ones, x, True, mutable=["batch_stats"]), "batch", devices=jax.devices()[:devices]
+        lambda x: layer.apply(ones, x, True, mutable=["batch_stats"]),
+        "batch",
+        devices=jax.devices()[:devices],
     )
     with pytest.raises(ArgumentError) as error:
         step(x.reshape(devices, -1, 2))
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith(f"bn_group is {group}, which does not divide the batch of {batch} on {devices}")
+    assert str(error.value).startswith(
+        f"bn_group is {group}, which does not divide the batch of {batch} on {devices}"
+    )

@@ -21,8 +21,25 @@ from jaxcnn.augment import AugmentConfig, augment, normalize
 from jaxcnn.state import AUGMENT, fold_in
 from jaxcnn.training import epoch_order
 
-FEW = ["--networks", "lenet5-relu", "--batch", "4", "--devices", "1", "--seconds", "0.01", "--rounds", "2"]
-BEGAN = {"imports_s": 1.0, "initialise_s": 0.5, "first_step_cold_s": 4.0, "first_step_warm_s": 1.0, "peak_mib": None}
+FEW = [
+    "--networks",
+    "lenet5-relu",
+    "--batch",
+    "4",
+    "--devices",
+    "1",
+    "--seconds",
+    "0.01",
+    "--rounds",
+    "2",
+]
+BEGAN = {
+    "imports_s": 1.0,
+    "initialise_s": 0.5,
+    "first_step_cold_s": 4.0,
+    "first_step_warm_s": 1.0,
+    "peak_mib": None,
+}
 KNOWN = BEGAN | {"later_step_s": 0.005, "plan": {"memory": 3 << 20, "traffic": 4e6}}
 PEAK = roofline.Peak(gflops=100.0, bandwidth=10.0)
 COUNTS = report.StepCounts(batch=10, steps=2, devices=1, flop=10**9, memory=2 << 20, traffic=5e9)
@@ -47,15 +64,33 @@ def table(folder):
 def test_the_script_leaves_its_tables_and_figure(quick, tmp_path, capsys):
     assert main([*FEW, "--no-torch", "--out", str(tmp_path)]) == 0
     (row,) = table(tmp_path)
-    found = {name: float(row[name]) for name in row if name.endswith(("_second", "flops", "percent", "an_image", "_s"))}
-    assert (row["network"], row["image"], row["parameters"], row["rounds"]) == ("lenet5-relu", "28x28x1", "61706", "2")
-    assert (row["batch"], row["steps_a_round"], row["strategy"], row["devices"]) == ("4", "2", "jit", "1")
+    found = {
+        name: float(row[name])
+        for name in row
+        if name.endswith(("_second", "flops", "percent", "an_image", "_s"))
+    }
+    assert (row["network"], row["image"], row["parameters"], row["rounds"]) == (
+        "lenet5-relu",
+        "28x28x1",
+        "61706",
+        "2",
+    )
+    assert (row["batch"], row["steps_a_round"], row["strategy"], row["devices"]) == (
+        "4",
+        "2",
+        "jit",
+        "1",
+    )
     assert found["gflop_an_image"] == pytest.approx(6e-9 * 416_520, rel=1e-5)
-    assert found["gflops"] == pytest.approx(found["images_per_second"] * found["gflop_an_image"], rel=1e-5)
+    assert found["gflops"] == pytest.approx(
+        found["images_per_second"] * found["gflop_an_image"], rel=1e-5
+    )
     assert found["peak_percent"] == pytest.approx(found["gflops"], rel=1e-5)
     assert float(row["q25"]) <= found["images_per_second"] <= float(row["q75"])
     assert 0 < found["inputs_percent"] < 100
-    assert {name: row[name] for name in BEGAN} == {name: f"{v:g}" if v else "" for name, v in BEGAN.items()}
+    assert {name: row[name] for name in BEGAN} == {
+        name: f"{v:g}" if v else "" for name, v in BEGAN.items()
+    }
     assert not [name for name in row if "torch" in name]
     assert "later_step_s" not in row
     said = report.describe_machine(jc.strategy("jit", 1))
@@ -104,20 +139,31 @@ def test_the_presets_are_sound():
     for options in PRESETS.values():
         check_options(options, jc.strategy("jit", 1))
     assert PRESETS["full"].networks == tuple(NETWORKS)
-    assert [batch_size(Options(), name, jc.strategy("jit", 1)) for name in ("resnet20", "resnet50")] == [128, 16]
+    assert [
+        batch_size(Options(), name, jc.strategy("jit", 1)) for name in ("resnet20", "resnet50")
+    ] == [128, 16]
     assert batch_size(Options(batch=8), "resnet50", jc.strategy("jit", 1)) == 8
 
 
 def test_a_line_is_the_arithmetic_of_its_seconds():
     """Two rounds of 2 steps of 10 images: 20 images in so many seconds."""
-    took = {"fit": [2.0, 4.0], "bare": [1.0, 4.0], "inputs": [0.1, 0.2], "eager": [4.0, 4.0], "compile": [1.0, 3.0]}
+    took = {
+        "fit": [2.0, 4.0],
+        "bare": [1.0, 4.0],
+        "inputs": [0.1, 0.2],
+        "eager": [4.0, 4.0],
+        "compile": [1.0, 3.0],
+    }
     row = report.timing_columns(took, COUNTS, PEAK)
     assert (row["images_per_second"], row["q25"], row["q75"]) == (7.5, 6.25, 8.75)
     assert row["bare_images_per_second"] == 12.5
     assert row["overhead_percent"] == pytest.approx((100 + 0) / 2)
     assert row["inputs_percent"] == pytest.approx((10 + 5) / 2)
     assert (row["pytorch_eager"], row["pytorch_compile"]) == pytest.approx((5.0, (20 + 20 / 3) / 2))
-    assert (row["best_form"], row["over_pytorch"]) == ("compile", (1 / 2 + 3 / 4) / 2)  # eager: (4/2 + 4/4) / 2
+    assert (row["best_form"], row["over_pytorch"]) == (
+        "compile",
+        (1 / 2 + 3 / 4) / 2,
+    )  # eager: (4/2 + 4/4) / 2
     assert row["gflops"] == 7.5
     assert row["peak_percent"] == 7.5
     assert row["flop_a_byte"] == 2.0  # so that the copy allows 20
@@ -132,14 +178,20 @@ def test_the_flat_roof_holds_beyond_the_ridge_and_what_nobody_tells_is_none():
         report.timing_columns(took, COUNTS._replace(devices=2), PEAK)["flop_a_byte"] == 1.0
     )  # traffic is each device's
     row = report.timing_columns(took, COUNTS._replace(traffic=None, memory=None), PEAK)
-    assert [row[name] for name in ("flop_a_byte", "roof_percent", "traffic_mib", "planned_mib")] == [None] * 4
+    assert [
+        row[name] for name in ("flop_a_byte", "roof_percent", "traffic_mib", "planned_mib")
+    ] == [None] * 4
     assert not [name for name in row if "pytorch" in name]
 
 
 def test_rounds_are_in_turns_and_the_first_does_not_count():
     calls = []
-    works = {name: lambda k, name=name: calls.append((name, k)) or float(len(calls)) for name in "ab"}
-    settle = {name: lambda k, name=name: calls.append(("settle " + name, k)) or 0.0 for name in "ab"}
+    works = {
+        name: lambda k, name=name: calls.append((name, k)) or float(len(calls)) for name in "ab"
+    }
+    settle = {
+        name: lambda k, name=name: calls.append(("settle " + name, k)) or 0.0 for name in "ab"
+    }
     took = timing.time_alternately(works, 3, 2, settle)
     once = [("settle a", 1), ("a", 3), ("settle b", 1), ("b", 3)]
     assert calls == [("a", 3), ("b", 3), *once, *once]
@@ -169,7 +221,9 @@ def test_the_bare_step_is_the_step_that_fit_takes():
     index = epoch_order(jnp.asarray(state.rng), 0, 1, 4, 8)
     run = given.strategy.compile_steps(workload.train_step(given), workload.should_optimize(given))
     after = run(placed, given.strategy.replicate(given.data.train), index)
-    for one, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
+    for one, other in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -178,12 +232,20 @@ def test_the_inputs_are_those_of_a_step(kind, devices):
     """Without crop and flip: bytes less the mean image. With them: what `augment` makes of each."""
     given = job(kind=kind, devices=devices)
     plain = given._replace(recipe=replace(given.recipe, pad=0, flip=False))
-    images, strategy, index = given.data.train.images, given.strategy, np.arange(8, dtype=np.int32)[None]
+    images, strategy, index = (
+        given.data.train.images,
+        given.strategy,
+        np.arange(8, dtype=np.int32)[None],
+    )
     less = images.astype(np.float64) / 255 - given.data.mean
     for one, expected in ((plain, less.sum()), (given, float(views(given).sum()))):
-        carry = strategy.replicate((jnp.int32(0), workload.initial_state(given).normalizer, jnp.float32(0)))
+        carry = strategy.replicate(
+            (jnp.int32(0), workload.initial_state(given).normalizer, jnp.float32(0))
+        )
         number, _, total = strategy.fetch(
-            strategy.compile_steps(timing.input_step(one))(carry, strategy.replicate(given.data.train), index)
+            strategy.compile_steps(timing.input_step(one))(
+                carry, strategy.replicate(given.data.train), index
+            )
         )
         assert number == 1
         np.testing.assert_allclose(total, expected, rtol=1e-4, atol=0.02)
@@ -205,7 +267,14 @@ def views(given):
 
 def test_a_process_of_its_own_tells_and_leaves_its_programs(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "other"))
-    settings = {"name": "lenet5-relu", "batch": 8, "dtype": "float32", "strategy": "jit", "devices": 1, "plan": True}
+    settings = {
+        "name": "lenet5-relu",
+        "batch": 8,
+        "dtype": "float32",
+        "strategy": "jit",
+        "devices": 1,
+        "plan": True,
+    }
     found = timing._run_startup_process(settings, str(tmp_path / "cache"))
     assert list((tmp_path / "cache" / "programs").iterdir())
     assert not (tmp_path / "other").exists()
@@ -213,7 +282,9 @@ def test_a_process_of_its_own_tells_and_leaves_its_programs(tmp_path, monkeypatc
     assert 0 < found["initialise"] < found["first"]
     assert 0 < found["later"] < found["first"]
     assert found["peak"] is None  # CPUs do not tell
-    least = 8 * 4 * (28 * 28 * 6 + 14 * 14 * 6 + 10 * 10 * 16) + 2 * 4 * 61_706  # maps, parameters and momentum
+    least = (
+        8 * 4 * (28 * 28 * 6 + 14 * 14 * 6 + 10 * 10 * 16) + 2 * 4 * 61_706
+    )  # maps, parameters and momentum
     assert least / 4 < found["plan"]["memory"] < 100 * least
     assert found["plan"]["traffic"] > 4 * 61_706
 
@@ -225,13 +296,24 @@ def test_cold_is_the_first_process_and_warm_the_second(monkeypatch):
         folders.append(cache)
         n = len(folders)
         assert settings == {"name": "resnet20", "plan": n == 2}
-        return {"imports": n, "initialise": 10 * n, "first": 100 * n, "later": n, "peak": n, "plan": n}
+        return {
+            "imports": n,
+            "initialise": 10 * n,
+            "first": 100 * n,
+            "later": n,
+            "peak": n,
+            "plan": n,
+        }
 
     monkeypatch.setattr(timing, "_run_startup_process", told)
     found = timing.measure_startup(name="resnet20")
     assert folders[0] == folders[1]
     assert not os.path.exists(folders[0])
-    assert (found["initialise_s"], found["first_step_cold_s"], found["first_step_warm_s"]) == (10, 100, 200)
+    assert (found["initialise_s"], found["first_step_cold_s"], found["first_step_warm_s"]) == (
+        10,
+        100,
+        200,
+    )
 
 
 def test_flop_are_six_a_multiply_add():
@@ -244,8 +326,12 @@ def test_a_peak_is_the_fastest(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(roofline, "REPEAT_SECONDS", 0.01)
         patch.setattr(roofline, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-        assert roofline.min_seconds(lambda: now.append(now.pop() + next(waits))) == pytest.approx(0.002)
-        assert next(waits) == 0.02  # one call to compile and three, though the time is over after the first of these
+        assert roofline.min_seconds(lambda: now.append(now.pop() + next(waits))) == pytest.approx(
+            0.002
+        )
+        assert (
+            next(waits) == 0.02
+        )  # one call to compile and three, though the time is over after the first of these
         assert len(list(waits)) == 99
     monkeypatch.setattr(roofline, "min_seconds", lambda call: call() is None or 0.5)
     assert roofline.matmul_gflops(10, "bfloat16") == pytest.approx(2e-9 * 1000 / 0.5)
@@ -300,7 +386,10 @@ def test_pytorch_is_timed_and_a_form_that_fails_is_a_line(quick, monkeypatch, tm
     assert row["best_form"] in ("eager", "channels_last")
     assert float(row["pytorch_eager"]) > 0
     assert "pytorch_compile" not in row
-    assert "lenet5-relu in PyTorch's form compile failed: no compiler at all" in (tmp_path / "table.md").read_text()
+    assert (
+        "lenet5-relu in PyTorch's form compile failed: no compiler at all"
+        in (tmp_path / "table.md").read_text()
+    )
 
 
 def test_pytorch_trains():
@@ -308,6 +397,8 @@ def test_pytorch_trains():
     torch.manual_seed(0)
     model = pytorch_model("lenet5-relu")
     before = [p.detach().clone() for p in model.parameters()]
-    run = pytorch.time_training(model, "channels_last", 4, "bfloat16", NETWORKS["lenet5-relu"], "cpu")
+    run = pytorch.time_training(
+        model, "channels_last", 4, "bfloat16", NETWORKS["lenet5-relu"], "cpu"
+    )
     assert run(2) > 0
     assert all(bool((p != old).any()) for p, old in zip(model.parameters(), before, strict=True))

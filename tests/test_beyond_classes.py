@@ -12,7 +12,20 @@ from jaxcnn import metrics
 
 pytestmark = pytest.mark.usefixtures("one_device")
 TINY = ["--held-out", "1", "8", "--seeds", "2", "--steps", "8", "--width", "4", "--code", "3"]
-SCENES = ["--scenes", "60", "--width", "2", "--depth", "1", "--seeds", "1", "--steps", "6", "--batch", "8"]
+SCENES = [
+    "--scenes",
+    "60",
+    "--width",
+    "2",
+    "--depth",
+    "1",
+    "--seeds",
+    "1",
+    "--steps",
+    "6",
+    "--batch",
+    "8",
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +52,12 @@ def test_linear_codes_are_those_of_the_singular_vectors(digits):
     _, _, vectors = np.linalg.svd(flat - centre, full_matrices=False)
     asked = digits.test.images[:50].reshape(50, -1) / 255 - centre
     rest = asked - asked @ vectors[:5].T @ vectors[:5]
-    np.testing.assert_allclose(anomaly.linear(images, 5, digits.test.images[:50]), np.square(rest).mean(1), rtol=1e-3)
-    np.testing.assert_allclose(anomaly.linear(images, 0, digits.test.images[:50]), np.square(asked).mean(1), rtol=1e-4)
+    np.testing.assert_allclose(
+        anomaly.linear(images, 5, digits.test.images[:50]), np.square(rest).mean(1), rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        anomaly.linear(images, 0, digits.test.images[:50]), np.square(asked).mean(1), rtol=1e-4
+    )
 
 
 def test_the_area_counts_pairs():
@@ -78,7 +95,9 @@ def test_anomalies_leave_a_table_figures_and_runs(anomalies, capsys):
 
 
 def test_more_linear_numbers_reconstruct_strangers_no_worse(digits):
-    few, more = (anomaly.linear(digits.train.images[:200], n, digits.test.images[:20]) for n in (2, 8))
+    few, more = (
+        anomaly.linear(digits.train.images[:200], n, digits.test.images[:20]) for n in (2, 8)
+    )
     assert (more <= few + 1e-6).all()
 
 
@@ -104,8 +123,15 @@ def test_a_scenes_mask_is_exact():
     rng = np.random.default_rng(0)
     for label in (0, 7):
         image, mask = segmentation.scene(digit, label, textures, rng)
-        assert (image.shape, image.dtype, mask.shape, mask.dtype) == ((32, 32, 3), np.uint8, (32, 32), np.int32)
-        np.testing.assert_array_equal(image == 255, np.broadcast_to((mask == label + 1)[..., None], image.shape))
+        assert (image.shape, image.dtype, mask.shape, mask.dtype) == (
+            (32, 32, 3),
+            np.uint8,
+            (32, 32),
+            np.int32,
+        )
+        np.testing.assert_array_equal(
+            image == 255, np.broadcast_to((mask == label + 1)[..., None], image.shape)
+        )
         assert set(np.unique(mask)) == {0, label + 1}
 
 
@@ -125,7 +151,10 @@ def test_intersection_over_union_is_that_of_the_sets():
     labels, predicted = rng.integers(0, 4, (2, 5, 6, 6))
     found = metrics.iou(metrics.confusion(labels, predicted, 5))
     for k in range(4):
-        both, either = ((labels == k) & (predicted == k)).sum(), ((labels == k) | (predicted == k)).sum()
+        both, either = (
+            ((labels == k) & (predicted == k)).sum(),
+            ((labels == k) | (predicted == k)).sum(),
+        )
         assert found[k] == pytest.approx(both / either)
     assert np.isnan(found[4])
 

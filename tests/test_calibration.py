@@ -27,12 +27,18 @@ def reference(shares, labels, bins):
     held = [[] for _ in range(bins)]
     for share, label in zip(shares, labels, strict=True):
         best = max(range(len(share)), key=lambda c: share[c])
-        held[next(m for m in range(bins) if share[best] <= (m + 1) / bins)].append((share[best], best == label))
+        held[next(m for m in range(bins) if share[best] <= (m + 1) / bins)].append(
+            (share[best], best == label)
+        )
     means = [
-        (math.fsum(p for p, _ in part) / len(part), sum(r for _, r in part) / len(part)) if part else None
+        (math.fsum(p for p, _ in part) / len(part), sum(r for _, r in part) / len(part))
+        if part
+        else None
         for part in held
     ]
-    error = math.fsum(len(p) * abs(m[1] - m[0]) for p, m in zip(held, means, strict=True) if m) / len(labels)
+    error = math.fsum(
+        len(p) * abs(m[1] - m[0]) for p, m in zip(held, means, strict=True) if m
+    ) / len(labels)
     return [len(part) for part in held], means, error
 
 
@@ -46,7 +52,9 @@ def test_bins_are_those_of_a_loop_over_images(n, bins):
     assert found.expected_calibration_error == pytest.approx(error, abs=1e-12)
     for i, mean in enumerate(means):
         if mean is None:
-            assert np.isnan([found.confidence[i], found.accuracy[i], found.low[i], found.high[i]]).all()
+            assert np.isnan(
+                [found.confidence[i], found.accuracy[i], found.low[i], found.high[i]]
+            ).all()
         else:
             assert (found.confidence[i], found.accuracy[i]) == pytest.approx(mean, abs=1e-12)
     assert found.edges.tolist() == [i / bins for i in range(bins + 1)]
@@ -56,7 +64,9 @@ def test_intervals_are_wilsons():
     shares, labels = drawn(400, sharp=1.0)
     found = calibration(shares, labels, bins=10)
     assert 0 in found.counts
-    for n, share, low, high in zip(found.counts, found.accuracy, found.low, found.high, strict=True):
+    for n, share, low, high in zip(
+        found.counts, found.accuracy, found.low, found.high, strict=True
+    ):
         if n:
             expected = stats.binomtest(round(n * share), int(n)).proportion_ci(0.95, "wilson")
             assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
@@ -68,11 +78,17 @@ def test_known_cases():
     assert calibration(sure, labels).expected_calibration_error == 0
     assert calibration(sure, (labels + 1) % 3).expected_calibration_error == 1
     shares = np.tile([0.8, 0.2], (10, 1))
-    assert calibration(shares, np.array([0] * 8 + [1] * 2)).expected_calibration_error == pytest.approx(0, abs=1e-15)
-    assert calibration(shares, np.array([0] * 5 + [1] * 5)).expected_calibration_error == pytest.approx(0.3)
+    assert calibration(
+        shares, np.array([0] * 8 + [1] * 2)
+    ).expected_calibration_error == pytest.approx(0, abs=1e-15)
+    assert calibration(
+        shares, np.array([0] * 5 + [1] * 5)
+    ).expected_calibration_error == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(("p", "bin"), [(0.5, 4), (0.6, 5), (np.nextafter(0.6, 1), 6), (0.7, 6), (1.0, 9)])
+@pytest.mark.parametrize(
+    ("p", "bin"), [(0.5, 4), (0.6, 5), (np.nextafter(0.6, 1), 6), (0.7, 6), (1.0, 9)]
+)
 def test_a_confidence_on_an_edge_belongs_below(p, bin):
     found = calibration(np.array([[p, 1 - p]]), np.array([0]), bins=10)
     assert found.counts.argmax() == bin
@@ -88,7 +104,10 @@ def test_more_bins_find_no_less():
     shares, _ = drawn(300, seed=3)
     right = np.random.default_rng(4).random(300) < 0.5
     labels = np.where(right, shares.argmax(1), (shares.argmax(1) + 1) % 10)
-    errors = [calibration(shares, labels, bins=bins).expected_calibration_error for bins in (1, 2, 4, 8, 16)]
+    errors = [
+        calibration(shares, labels, bins=bins).expected_calibration_error
+        for bins in (1, 2, 4, 8, 16)
+    ]
     assert all(more > less - 1e-12 for less, more in pairwise(errors))
     assert errors[-1] > 1.5 * errors[0]
 
@@ -118,13 +137,19 @@ def test_the_diagram_shows_the_bins_and_their_counts():
     upper, lower = figure.axes
     (bars,) = [c for c in upper.containers if isinstance(c, ErrorbarContainer)]
     there = found.counts > 0
-    np.testing.assert_allclose(bars[0].get_xydata(), 100 * np.c_[found.confidence, found.accuracy][there])
+    np.testing.assert_allclose(
+        bars[0].get_xydata(), 100 * np.c_[found.confidence, found.accuracy][there]
+    )
     ends = np.array([piece[:, 1] for piece in bars[2][0].get_segments()])  # pyright: ignore[reportAttributeAccessIssue]
     np.testing.assert_allclose(ends, 100 * np.c_[found.low, found.high][there], atol=1e-9)
     assert [patch.get_height() for patch in lower.patches] == found.counts.tolist()  # pyright: ignore[reportAttributeAccessIssue]
     assert [text.get_text() for text in lower.texts] == [str(n) for n in found.counts]
     assert labels(figure) == ["bin with 95% interval", "as often right as sure"]
-    assert (upper.get_ylabel(), lower.get_xlabel(), lower.get_ylabel()) == ("accuracy (%)", "confidence (%)", "images")
+    assert (upper.get_ylabel(), lower.get_xlabel(), lower.get_ylabel()) == (
+        "accuracy (%)",
+        "confidence (%)",
+        "images",
+    )
     assert not overlapping(figure)
 
 

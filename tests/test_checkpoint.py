@@ -38,11 +38,22 @@ def state_at(step: int, width: int = 8) -> State:
     rng = np.random.default_rng(step)
     params = {
         "conv1": {"kernel": rng.standard_normal((3, 3, 3, width), np.float32)},
-        "head": {"kernel": rng.standard_normal((width, 10)).astype(jnp.bfloat16), "scale": np.array(step, np.float32)},
+        "head": {
+            "kernel": rng.standard_normal((width, 10)).astype(jnp.bfloat16),
+            "scale": np.array(step, np.float32),
+        },
     }
-    stats = {"mean": rng.standard_normal(width, np.float32), "seen": np.array(True), "mask": rng.random(5) < 0.5}
-    tx = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(optax.constant_schedule(0.1), momentum=0.9))
-    opt = jax.tree.map(lambda leaf: np.asarray(leaf) + np.asarray(leaf.dtype.type(step)), tx.init(params))
+    stats = {
+        "mean": rng.standard_normal(width, np.float32),
+        "seen": np.array(True),
+        "mask": rng.random(5) < 0.5,
+    }
+    tx = optax.chain(
+        optax.add_decayed_weights(1e-4), optax.sgd(optax.constant_schedule(0.1), momentum=0.9)
+    )
+    opt = jax.tree.map(
+        lambda leaf: np.asarray(leaf) + np.asarray(leaf.dtype.type(step)), tx.init(params)
+    )
     key = np.array([step, 2**32 - 1 - step], np.uint32)
     return State(np.asarray(step, np.int32), params, stats, opt, key)
 
@@ -83,7 +94,11 @@ def test_steps_on_the_way_stay_where_asked_for_and_each_is_found_again(tmp_path)
 
 def test_a_damaged_step_that_was_asked_for_is_not_replaced_by_another(tmp_path):
     with Checkpoints(saved_at(tmp_path, 3, 6)) as saved:
-        next(path for path in (tmp_path / "3").rglob("*") if path.is_file() and "manifest" in path.parts).unlink()
+        next(
+            path
+            for path in (tmp_path / "3").rglob("*")
+            if path.is_file() and "manifest" in path.parts
+        ).unlink()
         with pytest.raises(CheckpointError, match=r"damaged \[3\]"):
             saved.restore(state_at(0), 3)
 
@@ -99,7 +114,13 @@ def test_a_state_comes_back_bit_for_bit_with_its_types(tmp_path):
     assert bits(found) != bits(state_at(4))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
     assert isinstance(found, State)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {"int32", "float32", "bfloat16", "uint32", "bool"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {
+        "int32",
+        "float32",
+        "bfloat16",
+        "uint32",
+        "bool",
+    }
 
 
 def test_the_state_may_be_overwritten_while_it_is_saved(tmp_path):
@@ -111,7 +132,9 @@ def test_the_state_may_be_overwritten_while_it_is_saved(tmp_path):
 
 
 def test_eight_devices_to_one_and_back(tmp_path):
-    everywhere = NamedSharding(Mesh(np.array(jax.devices()), "d", axis_types=(AxisType.Auto,)), PartitionSpec())
+    everywhere = NamedSharding(
+        Mesh(np.array(jax.devices()), "d", axis_types=(AxisType.Auto,)), PartitionSpec()
+    )
     with Checkpoints(tmp_path) as saved:
         for step, place in [(1, everywhere), (2, jax.devices()[0]), (3, everywhere)]:
             state = jax.device_put(state_at(step), place)
@@ -119,12 +142,17 @@ def test_eight_devices_to_one_and_back(tmp_path):
             saved.save(state)
             assert bits(jax.device_put(saved.restore(state), place)) == bits(state_at(step))
     with Checkpoints(tmp_path) as saved:
-        assert bits(saved.restore(jax.device_put(state_at(0), jax.devices()[0]))) == bits(state_at(3))
+        assert bits(saved.restore(jax.device_put(state_at(0), jax.devices()[0]))) == bits(
+            state_at(3)
+        )
 
 
 def test_a_state_with_a_device_axis_is_refused(tmp_path):
     stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 8), state_at(1))
-    with Checkpoints(tmp_path) as saved, pytest.raises(CheckpointError, match="unreplicate") as error:
+    with (
+        Checkpoints(tmp_path) as saved,
+        pytest.raises(CheckpointError, match="unreplicate") as error,
+    ):
         saved.save(stacked)
     assert "(8,)" in one_line(error)
 
@@ -188,7 +216,9 @@ def remove(file: Path, rng: np.random.Generator) -> None:
 def test_a_damaged_file_is_named_and_the_step_before_it_used(tmp_path, caplog, damage, times):
     """Each file of the newest step in turn. Of them all only the record may be missing."""
     clean, rng, count = saved_at(tmp_path / "clean", 1, 2, width=WIDE), np.random.default_rng(0), 0
-    for file in sorted(file.relative_to(clean) for file in (clean / "2").rglob("*") if file.is_file()):
+    for file in sorted(
+        file.relative_to(clean) for file in (clean / "2").rglob("*") if file.is_file()
+    ):
         for _ in range(times):
             folder = tmp_path / f"{count}"
             shutil.copytree(clean, folder)
@@ -200,9 +230,10 @@ def test_a_damaged_file_is_named_and_the_step_before_it_used(tmp_path, caplog, d
             assert (folder / "2.damaged").is_dir() == damaged, file
             assert found == bits(state_at(1 if damaged else 2, WIDE)), file
             messages = [record.getMessage() for record in caplog.records]
-            assert [f"{folder / '2'} is damaged ({file.relative_to('2')} " in message for message in messages] == [
-                True
-            ] * damaged
+            assert [
+                f"{folder / '2'} is damaged ({file.relative_to('2')} " in message
+                for message in messages
+            ] == [True] * damaged
             assert "\n" not in "".join(messages)
             count += 1
             shutil.rmtree(folder)
@@ -232,15 +263,24 @@ def test_a_step_whose_process_died_before_it_recorded_the_files_is_good(tmp_path
 
 def test_a_record_tells_the_bytes_of_every_file(tmp_path):
     step = saved_at(tmp_path, 1) / "1"
-    files = {path.relative_to(step).as_posix(): path.read_bytes() for path in step.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(step).as_posix(): path.read_bytes()
+        for path in step.rglob("*")
+        if path.is_file()
+    }
     record = json.loads(files.pop("files.json"))["files"]
-    assert record == {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in files.items()}
+    assert record == {
+        name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in files.items()
+    }
 
 
 def test_a_flip_that_orbax_restores_without_a_word_is_caught(tmp_path, caplog):
     """By the digests of the values, where there is no record of the files."""
     (saved_at(tmp_path, 1, 2, width=WIDE) / "2" / "files.json").unlink()
-    data = max((item for item in (tmp_path / "2").rglob("*") if item.is_file()), key=lambda item: item.stat().st_size)
+    data = max(
+        (item for item in (tmp_path / "2").rglob("*") if item.is_file()),
+        key=lambda item: item.stat().st_size,
+    )
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
@@ -272,7 +312,9 @@ def test_a_manifest_that_is_not_the_steps_own_is_damage(tmp_path, forge, record)
     elif forge == "digest":
         (file,) = (item for item in manifest.iterdir() if item.read_text().startswith('{"'))
         body = json.loads(file.read_text())
-        body["specs"][".key"] = "uint32[4]"  # valid, but unsealed: not to be taken for another model
+        body["specs"][".key"] = (
+            "uint32[4]"  # valid, but unsealed: not to be taken for another model
+        )
         file.write_text(json.dumps(body))
     else:
         shutil.rmtree(tmp_path / "2")
@@ -287,7 +329,10 @@ def test_no_good_step_is_an_error_and_nothing_is_moved(tmp_path):
     for step in "12":
         shutil.rmtree(tmp_path / step / "state")
     for _ in range(2):  # a second start is not to find an empty folder and begin again
-        with Checkpoints(tmp_path) as saved, pytest.raises(CheckpointError, match="damaged") as error:
+        with (
+            Checkpoints(tmp_path) as saved,
+            pytest.raises(CheckpointError, match="damaged") as error,
+        ):
             saved.restore(state_at(0))
         assert str(tmp_path) in one_line(error)
     assert saved.steps() == [1, 2]
@@ -320,8 +365,14 @@ def test_another_model_is_an_error_that_names_the_leaves(tmp_path):
     half = state._replace(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params))
     more, fewer = state._replace(stats=state.stats | {"new": state.key}), state._replace(stats={})
     for like, message in [
-        (wide, r".params\['conv1'\]\['kernel'\] is float32\[3, 3, 3, 8\], expected float32\[3, 3, 3, 16\]"),
-        (half, r".params\['conv1'\]\['kernel'\] is float32\[3, 3, 3, 8\], expected bfloat16\[3, 3, 3, 8\]"),
+        (
+            wide,
+            r".params\['conv1'\]\['kernel'\] is float32\[3, 3, 3, 8\], expected float32\[3, 3, 3, 16\]",
+        ),
+        (
+            half,
+            r".params\['conv1'\]\['kernel'\] is float32\[3, 3, 3, 8\], expected bfloat16\[3, 3, 3, 8\]",
+        ),
         (more, r".stats\['new'\] is missing, expected uint32\[2\]"),
         (fewer, r".stats\['mean'\] is float32\[8\], expected none"),
     ]:
@@ -372,10 +423,17 @@ def test_a_folder_that_goes_away_under_a_run_is_one_line(tmp_path, after, saving
     saved.save(state_at(1, width=4000))
     if not saving:
         saved.wait()
-    shutil.rmtree(folder, ignore_errors=True) if after == "deleted" else folder.rename(tmp_path / "away")
+    shutil.rmtree(folder, ignore_errors=True) if after == "deleted" else folder.rename(
+        tmp_path / "away"
+    )
     if after == "another's":
         other = Checkpoints(folder)
-    for call in (lambda: saved.save(state_at(2)), saved.wait, lambda: saved.restore(state_at(0)), saved.close):
+    for call in (
+        lambda: saved.save(state_at(2)),
+        saved.wait,
+        lambda: saved.restore(state_at(0)),
+        saved.close,
+    ):
         with pytest.raises(
             CheckpointError, match="was deleted or moved while in use, put it back or start again"
         ) as error:
@@ -421,11 +479,14 @@ def test_a_folder_has_one_owner_until_it_closes_or_dies(tmp_path):
     with Checkpoints(tmp_path), pytest.raises(CheckpointError, match=here):
         Checkpoints(tmp_path)
     with start(
-        tmp_path, "saved = Checkpoints(folder)\nprint('ready', flush=True)\nimport time\ntime.sleep(60)"
+        tmp_path,
+        "saved = Checkpoints(folder)\nprint('ready', flush=True)\nimport time\ntime.sleep(60)",
     ) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "ready\n"
-        with pytest.raises(CheckpointError, match=f"in use by process {owner.pid} on {host}$") as error:
+        with pytest.raises(
+            CheckpointError, match=f"in use by process {owner.pid} on {host}$"
+        ) as error:
             Checkpoints(tmp_path)
         one_line(error)
         owner.kill()
@@ -435,16 +496,17 @@ def test_a_folder_has_one_owner_until_it_closes_or_dies(tmp_path):
 def test_a_save_still_running_at_the_end_of_the_process_is_finished_or_told(tmp_path):
     """From Python 3.12 on no thread can be begun by then, and Orbax needs some to finish."""
     process = start(
-        tmp_path, "saved = Checkpoints(folder)\nfor step in 1, 2, 3: saved.save(state_at(step, width=4000))"
+        tmp_path,
+        "saved = Checkpoints(folder)\nfor step in 1, 2, 3: saved.save(state_at(step, width=4000))",
     )
     out, said = process.communicate(timeout=60)
     last = 3 if not said else 2
     if sys.version_info < (3, 12):
         assert last == 3
     assert out == ""
-    assert said == "" or (said.count("\n") == 1 and f"ended before Checkpoints.close: a save in {tmp_path}" in said), (
-        said
-    )
+    assert said == "" or (
+        said.count("\n") == 1 and f"ended before Checkpoints.close: a save in {tmp_path}" in said
+    ), said
     with Checkpoints(tmp_path) as saved:
         assert saved.steps() == [last - 1, last]
         assert bits(saved.restore(state_at(0, width=4000))) == bits(state_at(last, width=4000))

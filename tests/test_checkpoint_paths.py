@@ -15,8 +15,36 @@ from test_checkpoint import bits, one_line, state_at
 from jaxcnn.checkpoint import CheckpointError, Checkpoints, checkpoints, lock_folder
 
 SPECIAL = [
-    *("my runs [1]", "[!a]", "**", "a*b", "a?b", "a\\b", "\\", "[", "]", "{a,b}", "~", "%20", "#", ":", "gs:", "s3:"),
-    *("日本 ünï", "💥", "a'b", 'a"b', "$HOME", "x.orbax-checkpoint-tmp-5", "7", "state", "3.damaged", "é" * 120),
+    *(
+        "my runs [1]",
+        "[!a]",
+        "**",
+        "a*b",
+        "a?b",
+        "a\\b",
+        "\\",
+        "[",
+        "]",
+        "{a,b}",
+        "~",
+        "%20",
+        "#",
+        ":",
+        "gs:",
+        "s3:",
+    ),
+    *(
+        "日本 ünï",
+        "💥",
+        "a'b",
+        'a"b',
+        "$HOME",
+        "x.orbax-checkpoint-tmp-5",
+        "7",
+        "state",
+        "3.damaged",
+        "é" * 120,
+    ),
 ]
 
 
@@ -30,7 +58,9 @@ def comes_back(folder: Path) -> None:
         assert saved.steps() == [1, 2, 3]
         assert bits(saved.restore(state_at(0))) == bits(state_at(3))
         assert bits(saved.best(state_at(0))) == bits(state_at(1))
-    assert not [item.name for item in folder.iterdir() if "damaged" in item.name or "tmp" in item.name]
+    assert not [
+        item.name for item in folder.iterdir() if "damaged" in item.name or "tmp" in item.name
+    ]
 
 
 @pytest.mark.parametrize("name", SPECIAL)
@@ -69,7 +99,9 @@ def test_a_save_comes_back_or_the_folder_is_refused_before_anything_is_saved(nam
 
 def test_a_long_path_works_up_to_a_limit_and_is_refused_beyond(tmp_path):
     comes_back(tmp_path.joinpath(*["x" * 250] * 8))
-    with pytest.raises(CheckpointError, match=r"expected at most 3896. Write a shorter path") as error:
+    with pytest.raises(
+        CheckpointError, match=r"expected at most 3896. Write a shorter path"
+    ) as error:
         Checkpoints(tmp_path.joinpath(*["x" * 250] * 16))
     one_line(error)
     assert not (tmp_path / ("x" * 250) / "checkpoints").exists()
@@ -79,7 +111,9 @@ def test_a_long_path_works_up_to_a_limit_and_is_refused_beyond(tmp_path):
 def test_an_address_is_refused_and_no_folder_is_made(tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
     for take in (lock_folder, Checkpoints):
-        with pytest.raises(CheckpointError, match=r"an address; expected a local folder. Write") as error:
+        with pytest.raises(
+            CheckpointError, match=r"an address; expected a local folder. Write"
+        ) as error:
             take(folder)
         one_line(error)
     assert not list(tmp_path.iterdir())
@@ -98,10 +132,14 @@ def test_what_cannot_be_a_folder_is_one_line(tmp_path, monkeypatch, folder):
 def no_proc(monkeypatch):
     """A system where the files of a process are not under /proc, such as macOS."""
     really = Path.is_dir
-    monkeypatch.setattr(Path, "is_dir", lambda path: not str(path).startswith("/proc/") and really(path))
+    monkeypatch.setattr(
+        Path, "is_dir", lambda path: not str(path).startswith("/proc/") and really(path)
+    )
 
 
-def test_where_proc_is_missing_a_link_in_the_temporary_folder_serves(tmp_path, monkeypatch, no_proc):
+def test_where_proc_is_missing_a_link_in_the_temporary_folder_serves(
+    tmp_path, monkeypatch, no_proc
+):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     saved = Checkpoints(tmp_path / "[1]")
@@ -134,7 +172,9 @@ def test_a_save_that_cannot_be_read_back_is_not_sealed(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "plain_alias", unaliased)
     saved = Checkpoints(tmp_path / "[1]")
     saved.save(state_at(1))
-    with pytest.raises(CheckpointError, match=r"step 1 .*cannot be read back.* it is now 1.damaged") as error:
+    with pytest.raises(
+        CheckpointError, match=r"step 1 .*cannot be read back.* it is now 1.damaged"
+    ) as error:
         saved.save(state_at(2))
     one_line(error)
     assert saved.steps() == []
@@ -143,7 +183,9 @@ def test_a_save_that_cannot_be_read_back_is_not_sealed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", [".params['conv1']['kernel']", ".key", ".stats['mask']"])
-def test_a_later_save_whose_bits_differ_is_not_sealed_and_the_one_before_stays(tmp_path, monkeypatch, path):
+def test_a_later_save_whose_bits_differ_is_not_sealed_and_the_one_before_stays(
+    tmp_path, monkeypatch, path
+):
     write = checkpoints.Checkpoints._write
 
     def flipped(self, step, leaves, metric):
@@ -181,13 +223,17 @@ def test_later_saves_are_verified_without_restoring_them(tmp_path, monkeypatch):
     """The quick way knows the layout that Orbax writes: otherwise every save would be restored, which takes longer."""
     restored, read = [], checkpoints.Checkpoints._read
     monkeypatch.setattr(
-        checkpoints.Checkpoints, "_read", lambda self, step, like: restored.append(step) or read(self, step, like)
+        checkpoints.Checkpoints,
+        "_read",
+        lambda self, step, like: restored.append(step) or read(self, step, like),
     )
     with Checkpoints(tmp_path) as saved:
         for step in (1, 2, 3):
             saved.save(state_at(step))
     assert restored == [1]
-    monkeypatch.setattr(checkpoints, "is_bitwise_equal", lambda state, leaves: False)  # another layout
+    monkeypatch.setattr(
+        checkpoints, "is_bitwise_equal", lambda state, leaves: False
+    )  # another layout
     with Checkpoints(tmp_path) as saved:
         for step in (4, 5):
             saved.save(state_at(step))
@@ -219,7 +265,10 @@ def test_a_lock_of_any_bytes_is_read_as_far_as_a_line_needs(tmp_path):
         (state_at(1)._replace(step=np.int32(-1)), "expected an integer of at least 0"),
         (state_at(1)._replace(step="1"), "expected an integer of at least 0"),
         (state_at(1)._replace(key=jax.random.key(0)), "Use jax.random.key_data"),
-        (state_at(1)._replace(key="key"), r"\.key of the state is 'key'; expected an array of numbers"),
+        (
+            state_at(1)._replace(key="key"),
+            r"\.key of the state is 'key'; expected an array of numbers",
+        ),
         (state_at(1)._replace(key=object()), r"\.key of the state is <object"),
         (state_at(1)._replace(key=[[1], [1, 2]]), None),
     ],
@@ -237,7 +286,10 @@ def test_a_state_that_cannot_be_saved_is_one_line_and_nothing_is_written(tmp_pat
 
 @pytest.mark.parametrize("metric", ["0.5", [1.0], object(), 1j])
 def test_a_metric_that_is_no_number_is_one_line(tmp_path, metric):
-    with Checkpoints(tmp_path) as saved, pytest.raises(CheckpointError, match=r"metric is .*expected a number or None"):
+    with (
+        Checkpoints(tmp_path) as saved,
+        pytest.raises(CheckpointError, match=r"metric is .*expected a number or None"),
+    ):
         saved.save(state_at(1), metric)
 
 
@@ -245,20 +297,27 @@ def test_a_tree_without_shapes_is_one_line(tmp_path):
     with Checkpoints(tmp_path) as saved:
         saved.save(state_at(1))
         for restore in (saved.restore, saved.best):
-            with pytest.raises(CheckpointError, match=r"\.key of like is 3; expected an array") as error:
+            with pytest.raises(
+                CheckpointError, match=r"\.key of like is 3; expected an array"
+            ) as error:
                 restore(state_at(1)._replace(key=3))
             one_line(error)
 
 
 @pytest.mark.parametrize("keep_every", [-1, 1.5, True, "2", None])
 def test_a_wrong_keep_every_is_one_line(tmp_path, keep_every):
-    with pytest.raises(CheckpointError, match=r"keep_every is .*expected an integer of at least 0. Use keep_every=0"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"keep_every is .*expected an integer of at least 0. Use keep_every=0",
+    ):
         Checkpoints(tmp_path, keep_every)
 
 
 def test_the_same_cell_twice_says_that_it_is_this_process_and_how_to_close(tmp_path):
     first = Checkpoints(tmp_path)
-    with pytest.raises(CheckpointError, match=r"which is this process: .*Call close\(\).*with Checkpoints") as error:
+    with pytest.raises(
+        CheckpointError, match=r"which is this process: .*Call close\(\).*with Checkpoints"
+    ) as error:
         Checkpoints(tmp_path)
     one_line(error)
     first.close()

@@ -101,15 +101,21 @@ with cli.GracefulShutdown() as stop:
         ((signal.SIGINT, signal.SIGTERM), 3 * 10**6, 130, "stopping after this step"),
     ],
 )
-def test_the_first_signal_is_answered_at_once_and_a_second_ctrl_c_obeyed_at_once(signals, rounds, code, says):
+def test_the_first_signal_is_answered_at_once_and_a_second_ctrl_c_obeyed_at_once(
+    signals, rounds, code, says
+):
     """2 10^9 rounds take some ten minutes, 3 10^6 some seconds."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", LONG, str(rounds)], stdout=pipe, stderr=pipe, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG, str(rounds)], stdout=pipe, stderr=pipe, text=True
+    )
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signals[0])
-    heard = process.stderr.readline() + process.stderr.readline()  # the first is answered while the work goes on
+    heard = (
+        process.stderr.readline() + process.stderr.readline()
+    )  # the first is answered while the work goes on
     assert process.poll() is None
     for number in signals[1:]:
         process.send_signal(number)
@@ -145,7 +151,9 @@ def test_ctrl_c_after_all_is_saved_changes_no_exit_code():
         "os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.exit(stop.exit_code)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (ended.returncode, ended.stderr.count("Traceback")) == (130, 0)
 
 
@@ -171,7 +179,9 @@ def test_a_recipe_error_is_exit_code_two(capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library's settings are of Linux")
 @pytest.mark.parametrize(("asked", "kept"), [(None, True), ("glibc.malloc.check=0", False)])
-def test_scripts_keep_freed_memory_and_run_steps_in_their_thread_unless_the_user_says_otherwise(asked, kept):
+def test_scripts_keep_freed_memory_and_run_steps_in_their_thread_unless_the_user_says_otherwise(
+    asked, kept
+):
     code = """
 import os, sys
 sys.argv = ["-m"]
@@ -181,5 +191,9 @@ print(os.environ["GLIBC_TUNABLES"] == experiments.MALLOC_TUNABLES, jax.config.va
 """
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     environment |= {"GLIBC_TUNABLES": asked} if asked else {}
-    said = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert said.stdout.split() == (["again"] if kept else []) + [str(kept), str(not kept)], said.stderr
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert said.stdout.split() == (["again"] if kept else []) + [str(kept), str(not kept)], (
+        said.stderr
+    )

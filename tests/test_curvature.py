@@ -35,7 +35,9 @@ def tanh_loss(params, x, labels):
 
 def conv_loss(params, images, labels):
     dims = ("NHWC", "HWIO", "NHWC")
-    maps = jax.lax.conv_general_dilated(images, params["kernel"], (2, 2), "SAME", dimension_numbers=dims)
+    maps = jax.lax.conv_general_dilated(
+        images, params["kernel"], (2, 2), "SAME", dimension_numbers=dims
+    )
     return cross_entropy(jnp.tanh(maps).reshape(len(images), -1) @ params["dense"], labels)
 
 
@@ -68,9 +70,13 @@ def test_products_are_the_dense_hessians(name):
     loss, params, x = NETWORKS[name]
     vector = jax.tree.map(lambda leaf: drawn(*leaf.shape), params)
     got = jax.jit(partial(hessian_vector, loss))(params, vector, x, LABELS)
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), got) == jax.tree.map(lambda a: (a.shape, a.dtype), params)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), got) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), params
+    )
     flat = [np.asarray(ravel_pytree(tree)[0], np.float64) for tree in (vector, got)]
-    np.testing.assert_allclose(flat[1], dense(loss, params, x, LABELS) @ flat[0], atol=2e-6 * abs(flat[1]).max())
+    np.testing.assert_allclose(
+        flat[1], dense(loss, params, x, LABELS) @ flat[0], atol=2e-6 * abs(flat[1]).max()
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -79,7 +85,9 @@ def test_the_sharpness_of_a_network_is_its_hessians_largest_eigenvalue(name):
     truth = np.linalg.eigvalsh(dense(loss, params, x, LABELS))
     assert truth[0] < 0 < truth[-1]
     assert sharpness(loss, params, x, LABELS) == pytest.approx(truth[-1], rel=1e-5)
-    assert sharpness(loss, params, x, LABELS, key=KEY, tolerance=1e-5) == pytest.approx(truth[-1], rel=3e-6)
+    assert sharpness(loss, params, x, LABELS, key=KEY, tolerance=1e-5) == pytest.approx(
+        truth[-1], rel=3e-6
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -97,13 +105,17 @@ def test_all_iterations_give_the_whole_spectrum_of_a_network(name):
 
 
 def test_the_largest_is_the_most_positive_not_the_longest():
-    assert sharpness(quadratic([-50, *np.linspace(-3, 3, 40), 7]), zeros(42)) == pytest.approx(7, rel=1e-5)
+    assert sharpness(quadratic([-50, *np.linspace(-3, 3, 40), 7]), zeros(42)) == pytest.approx(
+        7, rel=1e-5
+    )
     assert sharpness(quadratic(-np.arange(1.0, 9.0)), zeros(8)) == pytest.approx(-1, rel=1e-4)
 
 
 def test_a_chosen_spectrum_comes_back_and_each_bound_holds():
     spectrum = np.array([-4, -1, 0.5, 2, 3, 10.0])
-    np.testing.assert_allclose(eigenvalues(quadratic(spectrum), zeros(6), key=KEY).values, spectrum, atol=1e-5)
+    np.testing.assert_allclose(
+        eigenvalues(quadratic(spectrum), zeros(6), key=KEY).values, spectrum, atol=1e-5
+    )
     wide = np.append(np.linspace(-1, 1, 200) ** 3, 4)
     values, bounds = eigenvalues(quadratic(wide), zeros(201), key=KEY, iterations=12)
     away = abs(values[:, None] - wide[None]).min(1)
@@ -118,7 +130,9 @@ def test_fewer_parameters_than_iterations_and_an_invariant_subspace_end_it():
     assert linear.values.tolist() == linear.bounds.tolist() == [0.0]
     assert sharpness(lambda w: w.sum(), zeros(5)) == 0
     scales = jnp.asarray(np.repeat([-2.0, 1, 4], 50), jnp.float32)
-    values = eigenvalues(lambda w: (scales * w * w).sum() / 2, zeros(150), key=KEY, iterations=40).values
+    values = eigenvalues(
+        lambda w: (scales * w * w).sum() / 2, zeros(150), key=KEY, iterations=40
+    ).values
     assert abs(values[:, None] - np.array([[-2.0, 1, 4]])).min(1).max() < 1e-5
     assert values[[0, -1]] == pytest.approx([-2, 4], rel=1e-6)
 
@@ -190,14 +204,21 @@ def test_noise_of_single_examples_is_the_sample_covariance():
 
 def test_both_estimates_are_unbiased():
     """Their means over every way of drawing two batches of two from three examples are the population's own."""
-    draws = [noise_scale(linear, WEIGHTS, batches(rows, 2)) for rows in itertools.product(range(3), repeat=4)]
+    draws = [
+        noise_scale(linear, WEIGHTS, batches(rows, 2))
+        for rows in itertools.product(range(3), repeat=4)
+    ]
     mean = EACH[:3].mean(0)
     assert np.mean([d.squared_norm for d in draws]) == pytest.approx(mean @ mean, rel=1e-5)
-    assert np.mean([d.trace for d in draws]) == pytest.approx(((EACH[:3] - mean) ** 2).sum() / 3, rel=1e-5)
+    assert np.mean([d.trace for d in draws]) == pytest.approx(
+        ((EACH[:3] - mean) ** 2).sum() / 3, rel=1e-5
+    )
     drowned = [d for d in draws if d.squared_norm <= 0]
     assert drowned
     assert all(d.scale == math.inf for d in drowned)
-    assert all(d.scale == pytest.approx(d.trace / d.squared_norm) for d in draws if d.squared_norm > 0)
+    assert all(
+        d.scale == pytest.approx(d.trace / d.squared_norm) for d in draws if d.squared_norm > 0
+    )
 
 
 def test_equal_batches_have_no_noise():
@@ -209,7 +230,10 @@ def test_equal_batches_have_no_noise():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sharpness(jnp.sum, zeros(2), tolerance=0), "tolerance is 0; expected a finite number above 0"),
+        (
+            lambda: sharpness(jnp.sum, zeros(2), tolerance=0),
+            "tolerance is 0; expected a finite number above 0",
+        ),
         (lambda: sharpness(jnp.sum, zeros(2), tolerance=math.nan), "tolerance is nan"),
         (
             lambda: sharpness(jnp.sum, zeros(2), max_iterations=0),
@@ -221,8 +245,14 @@ def test_equal_batches_have_no_noise():
         (lambda: sharpness(jnp.sum, {}), "params holds nothing"),
         (lambda: sharpness(jnp.sum, zeros(0)), "params holds nothing"),
         (lambda: noise_scale(linear, WEIGHTS, []), "batches holds 0; expected at least two"),
-        (lambda: noise_scale(linear, WEIGHTS, batches([0, 1], 2)), "batches holds 1; expected at least two"),
-        (lambda: noise_scale(jnp.add, zeros(()), [zeros(2), zeros(3)]), "batches hold 2 and 3 examples"),
+        (
+            lambda: noise_scale(linear, WEIGHTS, batches([0, 1], 2)),
+            "batches holds 1; expected at least two",
+        ),
+        (
+            lambda: noise_scale(jnp.add, zeros(()), [zeros(2), zeros(3)]),
+            "batches hold 2 and 3 examples",
+        ),
     ],
 )
 def test_errors_are_one_line_with_the_mend(call, message):

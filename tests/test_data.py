@@ -43,7 +43,9 @@ def test_digits_are_those_of_scikit_learn_split_by_class():
     levels = np.round(images / (255 / 16)).astype(int)
     assert (images == np.floor(levels * 255 / 16 + 0.5)).all()
     assert (images.min(), images.max(), len(np.unique(images))) == (0, 255, 17)
-    found = sorted((level.tobytes(), label) for level, label in zip(levels[..., 0], labels, strict=True))
+    found = sorted(
+        (level.tobytes(), label) for level, label in zip(levels[..., 0], labels, strict=True)
+    )
     pairs = zip(source.images.astype(int), source.target, strict=True)
     assert found == sorted((level.tobytes(), label) for level, label in pairs)
 
@@ -72,7 +74,9 @@ def test_std_is_not_the_mean_of_the_images_own_deviations():
 
 
 def test_statistics_count_exactly_over_many_images():
-    images = np.full((3000, 1, 1, 1), 255, np.uint8)  # more than one chunk of the sum; 3000 * 255**2 is past 2**24
+    images = np.full(
+        (3000, 1, 1, 1), 255, np.uint8
+    )  # more than one chunk of the sum; 3000 * 255**2 is past 2**24
     images[-1] = 254
     mean, std = channel_statistics(images)
     np.testing.assert_allclose(mean, 1 - 1 / 3000 / 255, rtol=1e-7)
@@ -91,25 +95,39 @@ def test_hold_out_moves_images_and_recomputes_the_statistics():
         np.testing.assert_array_equal(part.images, data.train.images[ids])
         np.testing.assert_array_equal(part.labels, data.train.labels[ids])
     np.testing.assert_allclose(split.mean, (split.train.images / 255.0).mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(split.std, (split.train.images / 255.0).std(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(
+        split.std, (split.train.images / 255.0).std(axis=(0, 1, 2)), rtol=1e-6
+    )
     assert split.test is data.test
 
 
 def test_hold_out_is_seeded():
-    chosen = [tuple(hold_out(numbered(), 15, seed).validation.images[:, 0, 0, 0].tolist()) for seed in (0, 0, 1)]
+    chosen = [
+        tuple(hold_out(numbered(), 15, seed).validation.images[:, 0, 0, 0].tolist())
+        for seed in (0, 0, 1)
+    ]
     assert chosen[0] == chosen[1] != chosen[2]
     assert chosen[0] != tuple(range(15))
 
 
 def test_load_holds_out_what_it_is_asked_to():
-    data, same = load_dataset("digits", validation=137, seed=4), hold_out(load_dataset("digits"), 137, seed=4)
-    assert (len(data.train.labels), len(data.validation.labels), len(data.test.labels)) == (1300, 137, 360)
+    data, same = (
+        load_dataset("digits", validation=137, seed=4),
+        hold_out(load_dataset("digits"), 137, seed=4),
+    )
+    assert (len(data.train.labels), len(data.validation.labels), len(data.test.labels)) == (
+        1300,
+        137,
+        360,
+    )
     np.testing.assert_array_equal(data.validation.images, same.validation.images)
 
 
 @pytest.mark.parametrize("n", [-1, 40, 41, 0.1, True])
 def test_hold_out_refuses_a_wrong_number(n):
-    with pytest.raises(DataError, match=rf"^cannot hold out {re.escape(repr(n))} images; expected .* 0\.\.39.*$"):
+    with pytest.raises(
+        DataError, match=rf"^cannot hold out {re.escape(repr(n))} images; expected .* 0\.\.39.*$"
+    ):
         hold_out(numbered(), n, seed=0)
 
 
@@ -160,16 +178,23 @@ def test_a_subset_of_what_is_not_held_out_leaves_that_alone():
 
 @pytest.mark.parametrize("n", [0, -1, 41, 0.1, 3.0, True, "3", None])
 def test_a_subset_refuses_a_wrong_number(n):
-    with pytest.raises(DataError, match=rf"^cannot keep {re.escape(repr(n))} training images; expected .* 1\.\.40.*$"):
+    with pytest.raises(
+        DataError,
+        match=rf"^cannot keep {re.escape(repr(n))} training images; expected .* 1\.\.40.*$",
+    ):
         subset(numbered(), n, seed=0)
 
 
 def test_a_subset_refuses_a_class_with_too_few_images():
     data = numbered()
-    rare = np.where(np.arange(40) < 2, 2, np.arange(40) % 2).astype(np.int32)  # two images of class 2
+    rare = np.where(np.arange(40) < 2, 2, np.arange(40) % 2).astype(
+        np.int32
+    )  # two images of class 2
     data = data._replace(train=Split(data.train.images, rare))
     assert np.bincount(subset(data, 6, 0).train.labels).tolist() == [2, 2, 2]
-    with pytest.raises(DataError, match=r"^a class has only 2 images, fewer than its share of 9; keep 6$"):
+    with pytest.raises(
+        DataError, match=r"^a class has only 2 images, fewer than its share of 9; keep 6$"
+    ):
         subset(data, 9, 0)
     assert len(subset(data, 40, 0).train.labels) == 40
 
@@ -178,7 +203,11 @@ def test_a_subset_refuses_a_class_with_too_few_images():
     ("images", "labels", "message"),
     [
         (np.zeros((2, 4, 5, 3), np.float32), [0, 1], "train images are float32"),
-        (np.zeros((2, 5, 4, 3), np.uint8), [0, 1], r"train images are uint8 \(2, 5, 4, 3\); expected .*4, 5, 3"),
+        (
+            np.zeros((2, 5, 4, 3), np.uint8),
+            [0, 1],
+            r"train images are uint8 \(2, 5, 4, 3\); expected .*4, 5, 3",
+        ),
         (np.zeros((0, 4, 5, 3), np.uint8), [], "n > 0"),
         (np.zeros((2, 4, 5, 3), np.uint8), [0], r"train labels are int32 \(1,\)"),
         (np.zeros((2, 4, 5, 3), np.uint8), [-1, 0], r"train labels span -1\.\.0; expected 0\.\.2"),
@@ -193,12 +222,22 @@ def test_wrong_arrays_are_refused_in_one_line(images, labels, message):
 
 def test_unknown_name_gives_the_nearest_and_the_list():
     with pytest.raises(
-        DataError, match=r"^'folder' is for images of your own.*data=jaxcnn\.image_folder\(PATH, size=\.\.\.\)$"
+        DataError,
+        match=r"^'folder' is for images of your own.*data=jaxcnn\.image_folder\(PATH, size=\.\.\.\)$",
     ):
         load_dataset("folder")
-    with pytest.raises(DataError, match=r"^no data set is named 'CIFAR-10'; did you mean 'cifar10'\?.*digits.*$"):
+    with pytest.raises(
+        DataError, match=r"^no data set is named 'CIFAR-10'; did you mean 'cifar10'\?.*digits.*$"
+    ):
         load_dataset("CIFAR-10")
-    assert list(DATASETS) == ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped"]
+    assert list(DATASETS) == [
+        "digits",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "svhn_cropped",
+    ]
 
 
 def test_class_names_are_in_label_order():
@@ -208,7 +247,10 @@ def test_class_names_are_in_label_order():
     assert list(DATASETS["cifar100"].classes) == sorted(
         set(DATASETS["cifar100"].classes)
     )  # label order is alphabetical
-    assert (DATASETS["fashion_mnist"].classes[0], DATASETS["fashion_mnist"].classes[9]) == ("T-shirt/top", "Ankle boot")
+    assert (DATASETS["fashion_mnist"].classes[0], DATASETS["fashion_mnist"].classes[9]) == (
+        "T-shirt/top",
+        "Ankle boot",
+    )
 
 
 @pytest.mark.real
@@ -216,12 +258,17 @@ def test_real_cifar10():
     import tensorflow_datasets as tfds
 
     data = load_dataset("cifar10")
-    assert (data.train.images.shape, data.test.images.shape) == ((50_000, 32, 32, 3), (10_000, 32, 32, 3))
+    assert (data.train.images.shape, data.test.images.shape) == (
+        (50_000, 32, 32, 3),
+        (10_000, 32, 32, 3),
+    )
     assert set(np.bincount(data.train.labels)) == {5_000}
     assert set(np.bincount(data.test.labels)) == {1_000}
     np.testing.assert_allclose(data.mean.mean(axis=(0, 1)), [0.49140, 0.48216, 0.44653], atol=1e-4)
     np.testing.assert_allclose(data.std, [0.2470, 0.2435, 0.2616], atol=1e-4)
-    theirs: Any = tfds.data_source("cifar10", split="test", data_dir=os.environ["TFDS_DATA_DIR"], download=False)
+    theirs: Any = tfds.data_source(
+        "cifar10", split="test", data_dir=os.environ["TFDS_DATA_DIR"], download=False
+    )
     for i in (0, 1, 9_999):
         np.testing.assert_array_equal(data.test.images[i], theirs[i]["image"])
         assert data.test.labels[i] == theirs[i]["label"]
@@ -230,7 +277,11 @@ def test_real_cifar10():
 @pytest.mark.real
 def test_real_mnist():
     data = load_dataset("mnist", validation=10_000)
-    assert [len(part.labels) for part in (data.train, data.validation, data.test)] == [50_000, 10_000, 10_000]
+    assert [len(part.labels) for part in (data.train, data.validation, data.test)] == [
+        50_000,
+        10_000,
+        10_000,
+    ]
     data = load_dataset("mnist")
     np.testing.assert_allclose(data.mean.mean(), 0.1307, atol=1e-4)
     np.testing.assert_allclose(data.std, 0.3081, atol=1e-4)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from data_fakes import (
     assert_same,
-    bare_machine,  # noqa: F401
+    bare_machine,
     fake,
     flip,
     one_line,
@@ -40,7 +40,9 @@ def test_cache_is_read_without_the_source_and_without_its_readers(tmp_path, monk
         "import sys, jaxcnn.data; print(len(jaxcnn.data.load_dataset('cifar10').train.labels),"
         "{'tensorflow', 'tensorflow_datasets', 'array_record', 'sklearn'} & set(sys.modules))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert run.stdout.split("\n")[0] == "20 set()"
 
 
@@ -74,7 +76,9 @@ def damage_truncated(place):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("damage", [damage_bytes, damage_labels, damage_missing, damage_json, damage_truncated])
+@pytest.mark.parametrize(
+    "damage", [damage_bytes, damage_labels, damage_missing, damage_json, damage_truncated]
+)
 def test_damaged_cache_is_rebuilt_with_a_message(damage, tmp_path, monkeypatch, caplog):
     splits = fake("mnist")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
@@ -106,11 +110,16 @@ def test_cache_runs_no_pickle(tmp_path):
     place = cache.dataset_folder("mnist")
     cache.write(place, "mnist", "here", DATASETS["mnist"].classes, *fake("mnist"))
     evil = np.array([_Payload()], dtype=object)
-    for write in (lambda file: np.save(file, evil, allow_pickle=True), lambda file: pickle.dump(_Payload(), file)):
+    for write in (
+        lambda file: np.save(file, evil, allow_pickle=True),
+        lambda file: pickle.dump(_Payload(), file),
+    ):
         with (place / "train_images.npy").open("wb") as file:
             write(file)
         about = json.loads((place / "dataset.json").read_text())
-        about["files"]["train_images"]["sha256"] = hashlib.sha256((place / "train_images.npy").read_bytes()).hexdigest()
+        about["files"]["train_images"]["sha256"] = hashlib.sha256(
+            (place / "train_images.npy").read_bytes()
+        ).hexdigest()
         (place / "dataset.json").write_text(json.dumps(about))
         with pytest.raises(DataError, match=r"is damaged: .*pickle"):
             cache.read(place)
@@ -154,7 +163,9 @@ def test_own_data_dir_is_neither_hidden_nor_shared(tmp_path, monkeypatch, caplog
         assert_same([load_dataset("mnist", tmp_path / "own").train], own[:1])
     assert not caplog.messages
     assert_same([load_dataset("mnist", tmp_path / "empty").train], usual[:1])
-    assert caplog.messages == [f"{tmp_path / 'empty'} holds no mnist: looking where load_dataset('mnist') looks"]
+    assert caplog.messages == [
+        f"{tmp_path / 'empty'} holds no mnist: looking where load_dataset('mnist') looks"
+    ]
     write_prepared(tmp_path / "empty", "mnist", own)
     assert_same([load_dataset("mnist", tmp_path / "empty").train], own[:1])
 

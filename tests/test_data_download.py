@@ -13,7 +13,7 @@ from data_fakes import (
     NAMES,
     REACH,
     assert_same,
-    bare_machine,  # noqa: F401
+    bare_machine,
     fake,
     flip,
     one_line,
@@ -80,7 +80,9 @@ def test_download_is_kept_for_the_next_time(name, server, tmp_path, monkeypatch)
     register(monkeypatch, served, url)
     data = load_dataset(name, tmp_path / "own")
     assert_same((data.train, data.test), splits)
-    assert sorted(path.name for path in (tmp_path / "own/manual" / name).iterdir()) == sorted(DATASETS[name].archives)
+    assert sorted(path.name for path in (tmp_path / "own/manual" / name).iterdir()) == sorted(
+        DATASETS[name].archives
+    )
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(archives, "unreachable_reason", None)  # not even asked
     data = load_dataset(name, tmp_path / "own")
@@ -105,7 +107,9 @@ def test_download_with_wrong_checksum_is_refused_and_removed(server, tmp_path, m
     expected = archives.registered_sources("cifar100", DATASETS["cifar100"].archives)
     monkeypatch.setattr(archives, "registered_sources", lambda name, files: expected)
     flip(served / expected[0].filename, 100)
-    with pytest.raises(DataError, match=r"^cifar100: the download failed: .*wrong checksum") as caught:
+    with pytest.raises(
+        DataError, match=r"^cifar100: the download failed: .*wrong checksum"
+    ) as caught:
         load_dataset("cifar100", tmp_path / "own")
     found = hashlib.sha256((served / expected[0].filename).read_bytes()).hexdigest()
     message = one_line(caught)
@@ -133,7 +137,10 @@ def test_registered_archives_are_those_of_tfds():
             assert source.url.endswith("/" + source.filename)
             assert len(source.sha256) == 64
             if name != "svhn_cropped":  # registered with its builder, not in the common table
-                assert (infos[source.url].size, infos[source.url].checksum) == (source.size, source.sha256)
+                assert (infos[source.url].size, infos[source.url].checksum) == (
+                    source.size,
+                    source.sha256,
+                )
     with pytest.raises(DataError, match=r"registers no checksum of x\.zip for mnist"):
         archives.registered_sources("mnist", ("x.zip",))
 
@@ -167,7 +174,9 @@ def test_without_data_and_network_one_error_says_all(network, tmp_path, monkeypa
     message = one_line(caught)
     home = tmp_path / "home/tensorflow_datasets"
     places = [
-        root / part for root in (tmp_path / "own", tmp_path / "tfds", home) for part in ("svhn_cropped", "manual/")
+        root / part
+        for root in (tmp_path / "own", tmp_path / "tfds", home)
+        for part in ("svhn_cropped", "manual/")
     ]
     for text in (
         *map(str, places),

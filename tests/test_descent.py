@@ -47,7 +47,10 @@ def test_a_few_steps_are_those_by_hand(momentum, nesterov):
 def test_long_trajectories_are_the_closed_form(part, momentum, nesterov):
     """In every direction, from slow to stiff, below the limit and above."""
     c, start = np.array([0.05, 1.0, 4.0]), np.array([1.0, -2.0, 0.5])
-    rate, options = part * limit(4.0, momentum, nesterov=nesterov), {"momentum": momentum, "nesterov": nesterov}
+    rate, options = (
+        part * limit(4.0, momentum, nesterov=nesterov),
+        {"momentum": momentum, "nesterov": nesterov},
+    )
     got = np.asarray(descend(quadratic(c), start, rate, 40, **options), np.float64)
     for i in range(3):
         want = closed_form_path(c[i], rate, 40, start[i], **options)
@@ -56,12 +59,16 @@ def test_long_trajectories_are_the_closed_form(part, momentum, nesterov):
 
 
 def test_the_closed_form_without_momentum_is_a_power_and_overflows_quietly():
-    assert closed_form_path(2.0, 0.3, 50, -3.0) == pytest.approx(-3 * 0.4 ** np.arange(51), rel=1e-12)
+    assert closed_form_path(2.0, 0.3, 50, -3.0) == pytest.approx(
+        -3 * 0.4 ** np.arange(51), rel=1e-12
+    )
     assert not np.isfinite(closed_form_path(1.0, 1e6, 100, 1.0)).all()
     assert not np.isfinite(descend(quadratic([1.0]), [1.0], 1e6, 100)).all()
 
 
-@pytest.mark.parametrize(("times", "says"), [(0.5, "monotone"), (1.5, "oscillating"), (2.5, "diverging")])
+@pytest.mark.parametrize(
+    ("times", "says"), [(0.5, "monotone"), (1.5, "oscillating"), (2.5, "diverging")]
+)
 def test_the_three_behaviours_are_measured(times, says):
     c = 8.0
     path = np.asarray(descend(quadratic([c]), [1.0], times / c, 30))[:, 0]
@@ -87,7 +94,9 @@ def test_behaviours_with_momentum_are_those_of_long_trajectories(momentum, neste
 
 def test_the_edges_of_each_behaviour():
     assert behavior(1.0, 1.0) == "monotone"  # there in one step
-    assert behavior(1.0, 0.25, 0.25) == "monotone"  # critically damped: a = (1 - sqrt m)^2, a double root
+    assert (
+        behavior(1.0, 0.25, 0.25) == "monotone"
+    )  # critically damped: a = (1 - sqrt m)^2, a double root
     assert behavior(1.0, 0.26, 0.25) == "oscillating"
     for momentum in MOMENTA:
         assert behavior(10.0, limit(10.0, momentum), momentum) == "oscillating"  # for ever
@@ -111,22 +120,32 @@ def test_measured_limits_are_the_formulas(momentum, nesterov):
     losses += [(LINE, [0.0, 0.0], 3 + math.sqrt(5))]
     for loss, start, top in losses:
         want = limit(top, momentum, nesterov=nesterov)
-        got = measured_limit(loss, start, momentum=momentum, nesterov=nesterov, low=want / 30, high=want * 50)
+        got = measured_limit(
+            loss, start, momentum=momentum, nesterov=nesterov, low=want / 30, high=want * 50
+        )
         assert got == pytest.approx(want, rel=2e-3)
 
 
 def test_a_limit_is_found_to_the_precision_asked_for_and_above_a_floor():
     loss = quadratic([1.0, 10.0])
-    assert measured_limit(loss, [1, 1], low=0.1, high=0.9, relative=0.3) == pytest.approx(0.2, rel=0.3)
-    assert measured_limit(loss, [1, 1], low=0.1, high=0.9, relative=1e-5, steps=20_000) == pytest.approx(0.2, rel=3e-5)
+    assert measured_limit(loss, [1, 1], low=0.1, high=0.9, relative=0.3) == pytest.approx(
+        0.2, rel=0.3
+    )
+    assert measured_limit(
+        loss, [1, 1], low=0.1, high=0.9, relative=1e-5, steps=20_000
+    ) == pytest.approx(0.2, rel=3e-5)
     # The minimum need not be zero.
-    assert measured_limit(lambda w: loss(w) + 5, [1, 1], low=0.01, high=0.9) == pytest.approx(0.2, rel=2e-3)
+    assert measured_limit(lambda w: loss(w) + 5, [1, 1], low=0.01, high=0.9) == pytest.approx(
+        0.2, rel=2e-3
+    )
 
 
 def test_a_straight_line_is_learnt_and_its_curvatures_are_those_of_its_moments():
     np.testing.assert_allclose(descend(LINE, [0, 0], 0.3, 200)[-1], [2, 1], atol=1e-5)
     np.testing.assert_allclose(descend(LINE, [0, 0], 0.1, 400, momentum=0.9)[-1], [2, 1], atol=1e-5)
-    np.testing.assert_allclose(curvatures(LINE, [5, -3]), [3 + math.sqrt(5), 3 - math.sqrt(5)], rtol=1e-6)
+    np.testing.assert_allclose(
+        curvatures(LINE, [5, -3]), [3 + math.sqrt(5), 3 - math.sqrt(5)], rtol=1e-6
+    )
     x = np.array([-1.0, 0.5, 4])
     other = straight_line(x, slope=-1, intercept=3)
     assert other(jnp.array([-1.0, 3.0])) == 0
@@ -170,7 +189,9 @@ def test_impossible_rates_are_refused(rate):
         lambda: roots(1.0, rate),
         lambda: behavior(1.0, rate),
     ):
-        with pytest.raises(ArgumentError, match=r"rate is .*; expected a finite number above 0: write rate=0.1"):
+        with pytest.raises(
+            ArgumentError, match=r"rate is .*; expected a finite number above 0: write rate=0.1"
+        ):
             call()
     for call in (
         lambda: measured_limit(ONE, [1], low=rate, high=9.0),
@@ -206,8 +227,14 @@ def test_impossible_momenta_are_refused(momentum):
         (lambda: limit(0.0), "curvature is 0.0; expected a finite number above 0"),
         (lambda: behavior(math.nan, 0.1), "curvature is nan; expected a finite number"),
         (lambda: measured_limit(ONE, [1], low=3.0, high=9.0), "low is 3.0, which diverges"),
-        (lambda: measured_limit(ONE, [1], low=0.1, high=1.0), "high is 1.0, which does not diverge"),
-        (lambda: measured_limit(ONE, [1], low=0.1, high=9.0, relative=0), "relative is 0; expected at least 1e-6"),
+        (
+            lambda: measured_limit(ONE, [1], low=0.1, high=1.0),
+            "high is 1.0, which does not diverge",
+        ),
+        (
+            lambda: measured_limit(ONE, [1], low=0.1, high=9.0, relative=0),
+            "relative is 0; expected at least 1e-6",
+        ),
     ],
 )
 def test_errors_are_one_line_with_the_mend(call, message):

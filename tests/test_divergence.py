@@ -15,7 +15,16 @@ from jaxcnn import divergence, parallel, runs
 from jaxcnn.metrics import zeros
 
 RECIPE = jc.Recipe(
-    dataset="digits", model="mlp", batch=64, steps=400, every=400, lr=1e-3, drops=(), pad=0, flip=False, decay=0.0
+    dataset="digits",
+    model="mlp",
+    batch=64,
+    steps=400,
+    every=400,
+    lr=1e-3,
+    drops=(),
+    pad=0,
+    flip=False,
+    decay=0.0,
 )
 
 
@@ -42,7 +51,9 @@ def spoiled(tx, step, harm):
         worse = jax.tree.map(lambda u: jnp.where(state[0] >= step, harm(u), u), new)
         return worse, (state[0] + 1, inner)
 
-    return optax.GradientTransformationExtraArgs(lambda params: (jnp.int32(0), tx.init(params)), update)
+    return optax.GradientTransformationExtraArgs(
+        lambda params: (jnp.int32(0), tx.init(params)), update
+    )
 
 
 def rows(tx, data, strategy, recipe=RECIPE):
@@ -65,7 +76,9 @@ def test_it_is_noticed_within_a_bounded_number_of_steps(data, kind, harm, why, m
     first, *later = rows(spoiled(optax.sgd(1e-3), 120, harm), data, DRIVERS[kind]())
     assert 120 < first["step"] <= 120 + 50
     assert why in first["diverged"]
-    assert [row["step"] for row in later] == [400]  # whoever goes on is not told again before the next row
+    assert [row["step"] for row in later] == [
+        400
+    ]  # whoever goes on is not told again before the next row
 
 
 def test_the_bounds_are_those_that_are_promised():
@@ -74,15 +87,22 @@ def test_the_bounds_are_those_that_are_promised():
 
 def test_parameters_lost_at_the_last_step_are_seen_though_no_loss_is(data, monkeypatch):
     """Nothing is computed with them any more, and a test loss may hide it: a ReLU can turn NaN to 0."""
-    monkeypatch.setattr("jaxcnn.training.make_eval_step", lambda *a: lambda *b: jax.tree.map(jnp.ones_like, zeros()))
+    monkeypatch.setattr(
+        "jaxcnn.training.make_eval_step", lambda *a: lambda *b: jax.tree.map(jnp.ones_like, zeros())
+    )
     (row,) = rows(
-        spoiled(optax.sgd(1e-3), 39, lambda u: u * jnp.nan), data, DRIVERS["loop"](), replace(RECIPE, steps=40)
+        spoiled(optax.sgd(1e-3), 39, lambda u: u * jnp.nan),
+        data,
+        DRIVERS["loop"](),
+        replace(RECIPE, steps=40),
     )
     assert row["diverged"] == "the parameters ['head']['bias'] are not finite"
     assert np.isfinite([row["train_loss"], row["grad_norm"], row["eval_loss"]]).all()
 
 
-def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_one(data, monkeypatch):
+def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_one(
+    data, monkeypatch
+):
     looks = []
 
     def noticed(*args):
@@ -105,10 +125,15 @@ def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
     all_runs = {"wild": replace(RECIPE, lr=1e30), "tame": replace(RECIPE, steps=2)}
     results = runs.sweep(all_runs, data, tmp_path, strategy=DRIVERS["loop"]())
     assert results is not None
-    assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 250)  # of the 400 of its row
+    assert (results["wild"]["status"], results["wild"]["step"]) == (
+        "diverged",
+        250,
+    )  # of the 400 of its row
     assert results["tame"]["status"] == "finished"
     for path in (*tmp_path.glob("*/*.json"), *tmp_path.glob("*/*.jsonl")):
-        for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+        for text in (
+            path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        ):
             json.loads(text, parse_constant=pytest.fail)
 
 

@@ -28,7 +28,9 @@ def test_examples_run(name):
 
 
 def test_the_readmes_table_has_the_columns_that_the_command_prints():
-    printed = (README.parent / "experiments/results/depth-digits/table.md").read_text().splitlines()[0]
+    printed = (
+        (README.parent / "experiments/results/depth-digits/table.md").read_text().splitlines()[0]
+    )
     assert printed in README.read_text().splitlines()
 
 
@@ -37,7 +39,10 @@ def test_the_readmes_hours_of_the_paper_preset_follow_from_its_speeds():
     from experiments import depth
 
     text, about = README.read_text(), depth.__doc__ or ""
-    speed = {name: int(re.findall(rf"^\| {name} \| ([\d,]+) \|", text, re.M)[0]) for name in ("ResNet-20", "ResNet-56")}
+    speed = {
+        name: int(re.findall(rf"^\| {name} \| ([\d,]+) \|", text, re.M)[0])
+        for name in ("ResNet-20", "ResNet-56")
+    }
     hours = [64_000 * 128 / each / 3600 for each in speed.values()]
     assert f"{hours[0]:.0f} to {hours[1]:.0f} hours a run" in about
     paper = depth.PRESETS["paper"]
@@ -52,30 +57,45 @@ def test_public_names_are_documented(name):
 
 def test_the_readmes_example_runs(tmp_path, monkeypatch):
     """As printed, but for the data set and the number of steps."""
-    (code,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "import jaxcnn" in c]
+    (code,) = [
+        c
+        for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+        if "import jaxcnn" in c
+    ]
     assert len(code.splitlines()) <= 25
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert int(names["state"].step) == names["recipe"].steps
     assert jaxcnn.read_metrics("runs/r20")[-1]["step"] == names["recipe"].steps
-    (more,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "lr_finder" in c]
+    (more,) = [
+        c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "lr_finder" in c
+    ]
     exec(compile(more, "README.md", "exec"), names)
     assert names["tuned"].lr == names["found"].suggested
     assert names["top"] > 0
-    (look,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "load_weights" in c]
+    (look,) = [
+        c
+        for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+        if "load_weights" in c
+    ]
     _fruit(tmp_path / "fruit")
     net = jaxcnn.create_model("resnet18", 1000)
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     variables = jax.tree.map(
-        lambda x: np.zeros(x.shape, x.dtype), dict(jax.eval_shape(net.init, jax.random.key(0), image))
+        lambda x: np.zeros(x.shape, x.dtype),
+        dict(jax.eval_shape(net.init, jax.random.key(0), image)),
     )
     jaxcnn.export_weights(net, variables, "resnet18.safetensors")
     exec(compile(look, "README.md", "exec"), names)
     assert names["heat"].shape == (8, 8, 8)
     assert names["fruit"].classes == ("apple", "pear")
     assert jax.tree.map(np.shape, names["variables"]) == jax.tree.map(np.shape, variables)
-    (seeing,) = [c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "import interpret" in c]
+    (seeing,) = [
+        c
+        for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+        if "import interpret" in c
+    ]
     exec(compile(seeing, "README.md", "exec"), names)
     assert names["heat"].shape == (8, 8, 8)
     assert [len(maps) for maps in names["maps"].values()] == [8] * 4

@@ -27,10 +27,14 @@ def logits(run):
     """Logits of the training images by the model itself, in one batch."""
     model, state, data = run
     inputs = normalize(jnp.asarray(data.train.images[:100]), state.normalizer)
-    return np.asarray(model.apply({"params": state.params, **state.model_state}, inputs, train=False))
+    return np.asarray(
+        model.apply({"params": state.params, **state.model_state}, inputs, train=False)
+    )
 
 
-@pytest.mark.parametrize("n", [1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH - 1, 3 * BATCH, 3 * BATCH + 1])
+@pytest.mark.parametrize(
+    "n", [1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH - 1, 3 * BATCH, 3 * BATCH + 1]
+)
 @pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("jit", 8), ("pmap", 8)])
 def test_every_example_counts_once(run, logits, n, kind, devices):
     model, state, data = run
@@ -70,7 +74,9 @@ def test_filled_names_each_index_once():
 def test_precise_statistics_are_those_of_all_images_at_once(run, kind, devices):
     """In the first layer, where nothing is normalised before, four batches average to the moments of the whole."""
     model, state, data = run
-    exact = jc.recompute_batch_stats(model, state, data.train, 256, batch=64, strategy=jc.strategy(kind, devices))
+    exact = jc.recompute_batch_stats(
+        model, state, data.train, 256, batch=64, strategy=jc.strategy(kind, devices)
+    )
     inputs = normalize(jnp.asarray(data.train.images[:256]), state.normalizer)
     kernel = jnp.asarray(state.params["stem"]["kernel"])
     maps = jax.lax.conv_general_dilated(
@@ -82,7 +88,8 @@ def test_precise_statistics_are_those_of_all_images_at_once(run, kind, devices):
 
 
 @pytest.mark.parametrize(
-    ("n", "message"), [(10, "precise_bn is 10; expected 64"), (5000, "expected 64 .one batch. to 1437 images")]
+    ("n", "message"),
+    [(10, "precise_bn is 10; expected 64"), (5000, "expected 64 .one batch. to 1437 images")],
 )
 def test_precise_refuses_what_it_cannot_average(run, n, message):
     model, state, data = run

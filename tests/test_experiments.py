@@ -17,7 +17,21 @@ import jaxcnn as jc
 from experiments import depth
 
 ROOT = Path(depth.__file__).parent.parent
-TINY = ["--depths", "8", "14", "--width", "4", "--steps", "6", "--every", "3", "--batch", "32", "--seeds", "2"]
+TINY = [
+    "--depths",
+    "8",
+    "14",
+    "--width",
+    "4",
+    "--steps",
+    "6",
+    "--every",
+    "3",
+    "--batch",
+    "32",
+    "--seeds",
+    "2",
+]
 COLUMNS = (
     "family,depth,params,seeds,eval_split,train_error,train_error_std,train_error_ci95,"
     "eval_error,eval_error_std,eval_error_ci95,seconds,paper_test_error"
@@ -42,20 +56,28 @@ def test_the_study_leaves_table_figure_and_runs(study):
     assert [(line["family"], line["depth"], line["seeds"]) for line in lines] == [
         (family, depth, "2") for family in ("plain", "residual") for depth in ("8", "14")
     ]
-    assert lines[0]["params"] == str(jc.count_parameters(jc.create_model("plain8", 10, width=4), (8, 8, 1)))
+    assert lines[0]["params"] == str(
+        jc.count_parameters(jc.create_model("plain8", 10, width=4), (8, 8, 1))
+    )
     assert (study / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "| plain | 8 |" in (study / "table.md").read_text()
     for name in ("plain8-seed0", "plain14-seed1", "resnet8-seed0", "resnet14-seed1"):
-        assert {"config.json", "env.json", "metrics.jsonl", "result.json"} <= {p.name for p in (study / name).iterdir()}
+        assert {"config.json", "env.json", "metrics.jsonl", "result.json"} <= {
+            p.name for p in (study / name).iterdir()
+        }
 
 
 def test_the_tables_numbers_are_those_of_the_last_rows(study):
     finals = [jc.read_metrics(study / f"resnet14-seed{seed}")[-1]["eval_error"] for seed in (0, 1)]
-    (line,) = [line for line in table(study) if (line["family"], line["depth"]) == ("residual", "14")]
+    (line,) = [
+        line for line in table(study) if (line["family"], line["depth"]) == ("residual", "14")
+    ]
     assert float(line["eval_error"]) == pytest.approx(np.mean(finals), abs=0.005)
     assert float(line["eval_error_std"]) == pytest.approx(np.std(finals, ddof=1), abs=0.005)
     # Student's t for one degree of freedom is 12.706
-    assert float(line["eval_error_ci95"]) == pytest.approx(12.7062 * np.std(finals, ddof=1) / 2**0.5, abs=0.005)
+    assert float(line["eval_error_ci95"]) == pytest.approx(
+        12.7062 * np.std(finals, ddof=1) / 2**0.5, abs=0.005
+    )
 
 
 def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, monkeypatch):
@@ -74,7 +96,10 @@ def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, mon
 
 
 MISTAKES = [
-    (["--depths", "21"], "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 or 26"),
+    (
+        ["--depths", "21"],
+        "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 or 26",
+    ),
     (["--depths"], "depths is empty"),
     (["--lr", "nan"], "--lr is nan; expected a finite number"),
     (["--steps", "-5"], "--steps is -5; expected a whole number of 1 to 100000000"),
@@ -112,8 +137,23 @@ def test_presets_are_the_papers_numbers():
     options = depth.PRESETS["paper"]
     recipe = next(iter(depth.recipes(options).values()))
     default = jc.Recipe()
-    assert (recipe.dataset, recipe.steps, recipe.batch, recipe.drops) == ("cifar10", 64_000, 128, (32_000, 48_000))
-    for name in ("lr", "factor", "momentum", "decay", "decay_on", "mean", "std", "fill", "optimizer"):
+    assert (recipe.dataset, recipe.steps, recipe.batch, recipe.drops) == (
+        "cifar10",
+        64_000,
+        128,
+        (32_000, 48_000),
+    )
+    for name in (
+        "lr",
+        "factor",
+        "momentum",
+        "decay",
+        "decay_on",
+        "mean",
+        "std",
+        "fill",
+        "optimizer",
+    ):
         assert getattr(recipe, name) == getattr(default, name), name
     assert (recipe.pad, recipe.flip) == (4, True)  # which the default recipe leaves out
     assert recipe.options == {"width": 16, "bn_group": 64, "kernel_init": "he", "dtype": "float32"}
@@ -122,7 +162,12 @@ def test_presets_are_the_papers_numbers():
 def test_warm_up_is_for_the_110_layer_residual_network_alone():
     options = depth.Options(depths=(56, 110), seeds=1)
     rates = {name: recipe.warmup_lr for name, recipe in depth.recipes(options).items()}
-    assert rates == {"plain56-seed0": None, "resnet56-seed0": None, "plain110-seed0": None, "resnet110-seed0": 0.01}
+    assert rates == {
+        "plain56-seed0": None,
+        "resnet56-seed0": None,
+        "plain110-seed0": None,
+        "resnet110-seed0": 0.01,
+    }
 
 
 def test_one_seed_of_everything_comes_first():
@@ -133,21 +178,50 @@ def test_one_seed_of_everything_comes_first():
 
 def test_depth_hurts_the_plain_network_and_not_the_residual_one(tmp_path):
     """The effect on a case smaller than the quick preset; on one device, for which 44 layers compile in a third of the time."""
-    args = ["--depths", "8", "44", "--width", "4", "--steps", "100", "--drops", "60", "--every", "50", "--seeds", "1"]
+    args = [
+        "--depths",
+        "8",
+        "44",
+        "--width",
+        "4",
+        "--steps",
+        "100",
+        "--drops",
+        "60",
+        "--every",
+        "50",
+        "--seeds",
+        "1",
+    ]
     with on_one_device():
         assert depth.main([*args, "--batch", "64", "--out", str(tmp_path)]) == 0
-    error = {(line["family"], line["depth"]): float(line["train_error"]) for line in table(tmp_path)}
+    error = {
+        (line["family"], line["depth"]): float(line["train_error"]) for line in table(tmp_path)
+    }
     assert error["plain", "44"] > error["plain", "8"] + 20
     assert error["plain", "44"] > error["residual", "44"] + 20
 
 
 def start(out, cache, extra=()):
     """The script in a fresh process on one device, with a row every 80 steps."""
-    args = ["--depths", "8", "--families", "residual", "--width", "4", "--batch", "256", "--seeds", "1"]
+    args = [
+        "--depths",
+        "8",
+        "--families",
+        "residual",
+        "--width",
+        "4",
+        "--batch",
+        "256",
+        "--seeds",
+        "1",
+    ]
     args += ["--steps", "560", "--every", "80", "--drops", "280", "--out", str(out), *extra]
     env = {**os.environ, "XLA_FLAGS": "", "JAXCNN_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "experiments.depth", *args]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
 
 
 def ended(out):
@@ -158,7 +232,8 @@ def ended(out):
     with jc.Checkpoints(folder / "checkpoints") as saved:
         state = saved.restore(jc.init_state(model, jc.create_optimizer(recipe), recipe, data))
     rows = [
-        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_metrics(folder)
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+        for row in jc.read_metrics(folder)
     ]
     return state, rows
 
@@ -199,7 +274,20 @@ def test_a_killed_study_ends_with_the_bits_of_one_that_never_stopped(unstopped, 
 
 @pytest.mark.real
 def test_cifar10_trains(tmp_path):
-    args = ["--preset", "paper", "--depths", "8", "--seeds", "1", "--steps", "40", "--every", "40", "--width", "8"]
+    args = [
+        "--preset",
+        "paper",
+        "--depths",
+        "8",
+        "--seeds",
+        "1",
+        "--steps",
+        "40",
+        "--every",
+        "40",
+        "--width",
+        "8",
+    ]
     with on_one_device():
         assert depth.main([*args, "--families", "residual", "--out", str(tmp_path)]) == 0
     line = table(tmp_path)[0]

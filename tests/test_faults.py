@@ -37,7 +37,9 @@ def test_kill_in_mid_save_loses_at_most_one_save(tmp_path):
     assert [trial["broken"] for trial in trials] == [None] * 3
     assert sum(trial["landed"] for trial in trials) >= 1
     assert all(trial["restored"] and trial["saves_lost"] <= 1 for trial in trials)
-    assert trials[0]["begun"] < trials[1]["begun"] < trials[2]["begun"]  # each went on from what the last had left
+    assert (
+        trials[0]["begun"] < trials[1]["begun"] < trials[2]["begun"]
+    )  # each went on from what the last had left
 
 
 def test_what_a_kill_leaves_is_judged(tmp_path):
@@ -45,7 +47,12 @@ def test_what_a_kill_leaves_is_judged(tmp_path):
         saved.save(state_at(7, 0.1))
     (tmp_path / "9.orbax-checkpoint-tmp").mkdir()
     seen = kills.inspect_folder(tmp_path, 0.1, [8])
-    assert (seen["landed"], seen["restored"], seen["saves_lost"], seen["broken"]) == (True, True, 2, "2 saves are lost")
+    assert (seen["landed"], seen["restored"], seen["saves_lost"], seen["broken"]) == (
+        True,
+        True,
+        2,
+        "2 saves are lost",
+    )
     assert kills.inspect_folder(tmp_path, 0.1, [8]) | {"broken": 0} == {
         "landed": False, "restored": True, "saves_lost": 1, "begun": 8, "broken": 0,
     }  # fmt: skip
@@ -54,7 +61,10 @@ def test_what_a_kill_leaves_is_judged(tmp_path):
     assert not is_intact(wrong, 0.1)
     with Checkpoints(tmp_path) as saved:
         saved.save(wrong)
-    assert kills.inspect_folder(tmp_path, 0.1, [8])["broken"] == "what was restored is not what was saved"
+    assert (
+        kills.inspect_folder(tmp_path, 0.1, [8])["broken"]
+        == "what was restored is not what was saved"
+    )
     shutil.rmtree(tmp_path)
     assert "nothing can be restored" in str(kills.inspect_folder(tmp_path, 0.1, [8])["broken"])
 
@@ -80,7 +90,9 @@ def test_a_signal_loses_no_step(stopped, fault, code):
     assert trial["restored"]
     assert (trial["code"], trial["steps_lost"]) == (code, 0)
     assert trial["at"] <= trial["saved"] < interrupts.STEPS
-    assert (trial["at"] > 1) == (fault == "SIGTERM")  # the other came before the first step had ended
+    assert (trial["at"] > 1) == (
+        fault == "SIGTERM"
+    )  # the other came before the first step had ended
     assert trial["saved"] >= 1
 
 
@@ -234,9 +246,15 @@ def disks(tmp_path_factory):
         not shutil.which("unshare")
         or subprocess.run([*alone, "sh", "-c", trial], cwd=folder, capture_output=True).returncode
     ):
-        pytest.skip("needs a kernel that lets an ordinary user mount a tmpfs in a namespace of his own")
+        pytest.skip(
+            "needs a kernel that lets an ordinary user mount a tmpfs in a namespace of his own"
+        )
     process = subprocess.run(
-        [*alone, sys.executable, "-c", DISKS, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=100
+        [*alone, sys.executable, "-c", DISKS, str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert process.stderr == ""  # no traceback, and nothing in the way of its end
     assert process.returncode == 0
@@ -244,7 +262,12 @@ def disks(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"), [("full", "No space left"), ("inodes", "No space left"), ("read-only", "Read-only file system")]
+    ("fault", "says"),
+    [
+        ("full", "No space left"),
+        ("inodes", "No space left"),
+        ("read-only", "Read-only file system"),
+    ],
 )
 def test_a_disk_that_cannot_be_written_is_told_in_one_line_and_harms_no_step(disks, fault, says):
     said = [line.removeprefix(f"{fault} ") for line in disks if line.startswith(f"{fault} ")]
@@ -254,19 +277,31 @@ def test_a_disk_that_cannot_be_written_is_told_in_one_line_and_harms_no_step(dis
         assert "free or repair the disk" in line
         assert says in line
     assert said[3].startswith(
-        "opened 1" if fault != "read-only" else f"refused cannot write in {said[0].split()[5].rstrip(',')}"
+        "opened 1"
+        if fault != "read-only"
+        else f"refused cannot write in {said[0].split()[5].rstrip(',')}"
     ), said
     assert said[4:] == ["restored 1 True [1]", "went on [1, 2]"]
 
 
-def test_a_second_run_is_refused_and_a_deleted_folder_is_one_line(home, tmp_path, capsys, monkeypatch):
+def test_a_second_run_is_refused_and_a_deleted_folder_is_one_line(
+    home, tmp_path, capsys, monkeypatch
+):
     """The script itself: while one study runs a second is refused, naming the first, whose folder is then deleted."""
     folder = tmp_path / "study"
     with interrupts.start_study(folder, home / "signals" / "cache", "--steps", "100000") as process:
         # The save at 160 begins when that at 80 is on disk, which ten more steps do not tell: under load it takes longer.
-        assert wait_until(lambda: interrupts.recorded_steps(folder)[-1:] > [160], process, every=0.05)
+        assert wait_until(
+            lambda: interrupts.recorded_steps(folder)[-1:] > [160], process, every=0.05
+        )
         owner = f"in use by process {process.pid} on {socket.gethostname()}"
-        refuses(depth.main, [*interrupts.STUDY, "--steps", "100000", "--out", str(folder)], owner, capsys, monkeypatch)
+        refuses(
+            depth.main,
+            [*interrupts.STUDY, "--steps", "100000", "--out", str(folder)],
+            owner,
+            capsys,
+            monkeypatch,
+        )
         assert process.poll() is None
         shutil.move(folder, tmp_path / "away")
         began = time.monotonic()

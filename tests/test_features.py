@@ -14,6 +14,7 @@ import jaxcnn as jc
 from experiments.inspect_run import channels, features
 from experiments.inspect_run.context import RunContext
 from jaxcnn import plots, runs
+from jaxcnn.augment import Normalizer
 from jaxcnn.data.types import assemble
 from jaxcnn.interpret.activations import feature_maps, first_kernels, map_shapes, top_activations
 from jaxcnn.interpret.feature_visualization import maximize_activation
@@ -40,7 +41,12 @@ class Small(nn.Module):
         act = (lambda x: x) if self.linear else nn.relu
         first = nn.Conv(4, (3, 3), 2, padding=((1, 1), (1, 1)), use_bias=False, name="one")
         x = stage(self, seen, "first", act(first(x)))
-        x = stage(self, seen, "second", act(nn.Conv(3, (3, 2), padding="VALID", name="two")(pool_2x2(x, jnp.max))))
+        x = stage(
+            self,
+            seen,
+            "second",
+            act(nn.Conv(3, (3, 2), padding="VALID", name="two")(pool_2x2(x, jnp.max))),
+        )
         x = stage(self, seen, "pool", x.mean((1, 2)))
         logits = nn.Dense(self.classes, name="head")(x)
         return (logits, seen) if stages else logits
@@ -80,7 +86,9 @@ def convolved(x, kernel, stride=1, padding=0):
     a, b, _, k = kernel.shape
     out = np.zeros(((len(x) - a) // stride + 1, (x.shape[1] - b) // stride + 1, k))
     for i, j in np.ndindex(out.shape[:2]):
-        out[i, j] = np.tensordot(x[i * stride : i * stride + a, j * stride : j * stride + b], kernel, 3)
+        out[i, j] = np.tensordot(
+            x[i * stride : i * stride + a, j * stride : j * stride + b], kernel, 3
+        )
     return out
 
 
@@ -111,14 +119,25 @@ def square(size, stride, first):
 
 def test_fields_are_those_of_the_papers():
     """LeNet's by the formula; plain-20: 3, + 6 of 2, then of 4 and of 8; Araujo et al. 2019 have ResNet-50 at 483."""
-    lenet = receptive_fields(jc.create_model("lenet5", 10), (28, 28, 1))  # two pixels of zeros around
-    assert lenet == {"c1": square(5, 1, -2), "c3": square(5 + 1 + 4 * 2, 2, -2), "c5": square(16 + 4 * 4, 4, -2)}
+    lenet = receptive_fields(
+        jc.create_model("lenet5", 10), (28, 28, 1)
+    )  # two pixels of zeros around
+    assert lenet == {
+        "c1": square(5, 1, -2),
+        "c3": square(5 + 1 + 4 * 2, 2, -2),
+        "c5": square(16 + 4 * 4, 4, -2),
+    }
     sizes = 3, 3 + 6 * 2, 15 + 2 + 5 * 4, 37 + 4 + 5 * 8
-    expected = [square(size, stride, -(size // 2)) for size, stride in zip(sizes, (1, 1, 2, 4), strict=True)]
+    expected = [
+        square(size, stride, -(size // 2)) for size, stride in zip(sizes, (1, 1, 2, 4), strict=True)
+    ]
     for name in ("plain20", "resnet20"):  # shortcuts see less than what they pass
         found = receptive_fields(jc.create_model(name, 10), (32, 32, 3))
         assert found == dict(zip(("stem", "stage1", "stage2", "stage3"), expected, strict=True))
-    assert receptive_fields(jc.create_model("resnet50", 10), (224, 224, 3))["stage4"].size == (483, 483)
+    assert receptive_fields(jc.create_model("resnet50", 10), (224, 224, 3))["stage4"].size == (
+        483,
+        483,
+    )
     assert receptive_fields(jc.create_model("vgg16", 10), (224, 224, 3))["stage5"].size == (
         196,
         196,
@@ -126,7 +145,9 @@ def test_fields_are_those_of_the_papers():
     assert receptive_fields(jc.create_model("mlp", 10), (8, 8, 1)) == {}
 
 
-@pytest.mark.parametrize(("model", "shape"), [(Small(linear=True), (16, 12, 2)), (Odd(), (11, 19, 2))])
+@pytest.mark.parametrize(
+    ("model", "shape"), [(Small(linear=True), (16, 12, 2)), (Odd(), (11, 19, 2))]
+)
 def test_fields_are_what_a_spike_reaches(model, shape):
     """A row far above or far below all others, one of which wins every maximum, changes the places that depend on it alone."""
     variables = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
@@ -143,7 +164,9 @@ def test_fields_are_what_a_spike_reaches(model, shape):
         values = np.asarray(seen[name])
         changed = (np.abs(values[:-1] - values[-1]) > 1e-4).any(3)
         maps = changed[:lines] | changed[lines:]
-        for axis, reached in enumerate((maps[: shape[0]].any(2), maps[shape[0] :].any(1))):  # [pixels, places]
+        for axis, reached in enumerate(
+            (maps[: shape[0]].any(2), maps[shape[0] :].any(1))
+        ):  # [pixels, places]
             for place in range(reached.shape[1]):
                 first = field.start[axis] + field.stride[axis] * place
                 within = list(range(max(first, 0), min(first + field.size[axis], shape[axis])))
@@ -151,11 +174,16 @@ def test_fields_are_what_a_spike_reaches(model, shape):
 
 
 def test_patches_are_cut_and_filled_with_grey():
-    image, field = RNG.integers(0, 256, (6, 7, 3), dtype=np.uint8), ReceptiveField((3, 5), (2, 1), (-1, -4))
+    image, field = (
+        RNG.integers(0, 256, (6, 7, 3), dtype=np.uint8),
+        ReceptiveField((3, 5), (2, 1), (-1, -4)),
+    )
     around = np.pad(image, ((9, 9), (9, 9), (0, 0)), constant_values=128)
     for place in np.ndindex(4, 11):
         y, x = 9 - 1 + 2 * place[0], 9 - 4 + place[1]
-        np.testing.assert_array_equal(receptive_patch(image, field, place), around[y : y + 3, x : x + 5])
+        np.testing.assert_array_equal(
+            receptive_patch(image, field, place), around[y : y + 3, x : x + 5]
+        )
     tall = receptive_patch(image, ReceptiveField((8, 3), (1, 1), (-4, 0)), (2, 1))
     np.testing.assert_array_equal(tall, image[:, 1:4])
 
@@ -170,13 +198,18 @@ def test_the_maximiser_of_a_linear_unit_is_its_kernels_sign(small):
     for image, channel in zip(made, (0, 3), strict=True):
         kernel = np.asarray(state.params["one"]["kernel"])[..., channel]
         clear = np.abs(kernel) > 0.02
-        np.testing.assert_allclose(image[y : y + 3, x : x + 3][clear], (kernel > 0)[clear], atol=0.05)
+        np.testing.assert_allclose(
+            image[y : y + 3, x : x + 3][clear], (kernel > 0)[clear], atol=0.05
+        )
 
 
 def test_ascent_beats_all_images_keeps_to_its_seed_and_is_smoother_where_asked(small):
     model, state, images = small
     asked = {"second": [2, 1], "first": [2]}
-    made, again, calm = (maximize_activation(model, state, asked, smooth=weight, seed=3) for weight in (0.1, 0.1, 8.0))
+    made, again, calm = (
+        maximize_activation(model, state, asked, smooth=weight, seed=3)
+        for weight in (0.1, 0.1, 8.0)
+    )
     assert list(made) == ["second", "first"]
     for name, numbers in asked.items():
         assert made[name].shape == (len(numbers), 16, 12, 2)
@@ -188,7 +221,10 @@ def test_ascent_beats_all_images_keeps_to_its_seed_and_is_smoother_where_asked(s
             own = feature_maps(model, state, pictures, [name])[name][..., channel].mean()
             others = feature_maps(model, state, images, [name])[name][..., channel].mean((1, 2))
             assert own > 1.3 * others.max()
-        assert np.abs(np.diff(calm[name], axis=1)).mean() < 0.5 * np.abs(np.diff(made[name], axis=1)).mean()
+        assert (
+            np.abs(np.diff(calm[name], axis=1)).mean()
+            < 0.5 * np.abs(np.diff(made[name], axis=1)).mean()
+        )
 
 
 def test_the_strongest_are_those_of_brute_force(small):
@@ -219,7 +255,9 @@ def test_the_first_kernels_are_found_in_every_family(name):
     model = jc.create_model(name, 10)
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     shapes: Any = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
-    params = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, np.float32), dict(shapes["params"]))
+    params = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, np.nan, np.float32), dict(shapes["params"])
+    )
     params[layer]["kernel"][:] = 7
     state: Any = blank(params, shape)
     kernels = first_kernels(model, state)
@@ -228,7 +266,7 @@ def test_the_first_kernels_are_found_in_every_family(name):
 
 
 def blank(params, shape) -> Any:
-    norm = jc.augment.Normalizer(np.zeros(shape, np.float32), np.ones(shape[-1], np.float32))
+    norm = Normalizer(np.zeros(shape, np.float32), np.ones(shape[-1], np.float32))
     none: Any = ()
     return State(np.int32(0), params, {}, (), np.zeros(2, np.uint32), norm, none)
 
@@ -252,18 +290,36 @@ def test_mistakes_are_named_in_one_line(small):
     model, state, images = small
     mlp = jc.create_model("mlp", 3)
     tries = [
-        (lambda: feature_maps(model, state, images, ["frist"]), "stage is 'frist'; expected one of first, second"),
+        (
+            lambda: feature_maps(model, state, images, ["frist"]),
+            "stage is 'frist'; expected one of first, second",
+        ),
         (lambda: feature_maps(model, state, images, ["pool"]), "expected one of first, second"),
-        (lambda: maximize_activation(model, state, {"third": [0]}), "expected one of first, second"),
+        (
+            lambda: maximize_activation(model, state, {"third": [0]}),
+            "expected one of first, second",
+        ),
         (
             lambda: maximize_activation(model, state, {"second": [3]}),
             r"channels of second are \[3\]; expected one or more of 0 to 2",
         ),
-        (lambda: maximize_activation(model, state, {"second": []}), "expected one or more of 0 to 2"),
+        (
+            lambda: maximize_activation(model, state, {"second": []}),
+            "expected one or more of 0 to 2",
+        ),
         (lambda: maximize_activation(model, state, {}), "no channels are asked for"),
-        (lambda: maximize_activation(model, state, {"first": [0]}, aim="middle"), "expected one of centre, mean"),
-        (lambda: top_activations(model, state, images, 8), "n is 8; expected a whole number from 1 to 7"),
-        (lambda: top_activations(model, state, images, 2, ["third"]), "expected one of first, second"),
+        (
+            lambda: maximize_activation(model, state, {"first": [0]}, aim="middle"),
+            "expected one of centre, mean",
+        ),
+        (
+            lambda: top_activations(model, state, images, 8),
+            "n is 8; expected a whole number from 1 to 7",
+        ),
+        (
+            lambda: top_activations(model, state, images, 2, ["third"]),
+            "expected one of first, second",
+        ),
         (lambda: feature_maps(mlp, state, images), "MLP has no stage whose output is maps"),
         (lambda: first_kernels(mlp, state), "MLP has no convolution that sees the image"),
     ]
@@ -285,7 +341,9 @@ def test_a_mosaic_has_its_images_at_their_places_and_its_texts_apart():
         Strip([colour, colour], "a picture", ["channel 1", "channel 2"]),
         Strip([map_], "stage1\n2x2x1", limits=(0.0, 4.0), marks=[(1, 0)]),
     ]
-    figure = mosaic(strips, heads=["left", "right"], title="Maps", note="Every map by its own range. " * 6)
+    figure = mosaic(
+        strips, heads=["left", "right"], title="Maps", note="Every map by its own range. " * 6
+    )
     axis = figure.axes[0]
     assert len(axis.images) == 3
     np.testing.assert_allclose(np.asarray(axis.images[1].get_array(), float), colour)
@@ -316,16 +374,20 @@ def test_a_mosaic_of_nothing_or_of_other_things_is_refused(strips, options):
 
 def seen(data, model, first):
     """A network at its start and after steps that double the parameters."""
-    last = first._replace(step=np.int32(5), params=jax.tree.map(lambda x: np.float32(2) * x, first.params))
+    last = first._replace(
+        step=np.int32(5), params=jax.tree.map(lambda x: np.float32(2) * x, first.params)
+    )
     run: Any = runs.TrainedModel(Path("own"), jc.Recipe(), data, model, {0: first, 5: last}, [])
-    return RunContext(run, data.test.images, data.test.labels, np.full((7, 3), 1 / 3), ("first", "second"), None)
+    return RunContext(
+        run, data.test.images, data.test.labels, np.full((7, 3), 1 / 3), ("first", "second"), None
+    )
 
 
 def test_the_parts_of_the_page_show_what_they_say(small, tmp_path):
     model, state, images = small
     what = seen(own_data(images), model, state)
     first, maps, wanted = (part(what) for part in PARTS)
-    assert first and maps and wanted  # noqa: PT018
+    assert first and maps and wanted
     assert "correlation of a filter with its own start is 1.00 at the median" in first.text
     norms = [float(row["norm, median"]) for row in first.table]
     assert norms[1] == pytest.approx(2 * norms[0], rel=0.01)
@@ -351,9 +413,14 @@ def test_a_network_without_maps_has_no_such_parts(small):
 def test_the_numbers_of_filters_are_what_they_are_called():
     rng = np.random.default_rng(1)
     noise = rng.normal(size=(5, 5, 3, 400))
-    assert features.low_frequency_share(noise) == pytest.approx(np.pi / 16, abs=0.01)  # the disc's share of all frequencies
+    assert features.low_frequency_share(noise) == pytest.approx(
+        np.pi / 16, abs=0.01
+    )  # the disc's share of all frequencies
     assert features.filter_statistics(noise)["energy that is grey"] == "33%"
-    assert features.filter_statistics(np.repeat(noise[:, :, :1], 3, 2))["energy that is grey"] == "100%"
+    assert (
+        features.filter_statistics(np.repeat(noise[:, :, :1], 3, 2))["energy that is grey"]
+        == "100%"
+    )
     checks = np.where(np.indices((6, 6)).sum(0) % 2, 1.0, -1.0)[..., None, None]
     assert features.low_frequency_share(checks) < 0.01
     np.testing.assert_allclose(features.filter_similarity(noise, -2 * noise), -1)

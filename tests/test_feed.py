@@ -43,13 +43,18 @@ def streamed(data, tmp_path_factory):
         return split._replace(images=np.load(path, mmap_mode="r"))
 
     folder = tmp_path_factory.mktemp("data")
-    return data._replace(train=on_disk(data.train, folder / "train.npy"), test=on_disk(data.test, folder / "test.npy"))
+    return data._replace(
+        train=on_disk(data.train, folder / "train.npy"),
+        test=on_disk(data.test, folder / "test.npy"),
+    )
 
 
 def fitted(data, strategy, recipe=RECIPE):
     recipe = replace(recipe, examples=len(data.train.labels))
     pairs = list(jc.train(*model_and_optimizer(recipe, 10), data, recipe, strategy=strategy))
-    return pairs[-1][0], [{k: v for k, v in row.items() if k not in TIMES} for _, row in pairs if row]
+    return pairs[-1][0], [
+        {k: v for k, v in row.items() if k not in TIMES} for _, row in pairs if row
+    ]
 
 
 @pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2)])
@@ -57,7 +62,10 @@ def test_a_streamed_run_has_the_bits_of_one_in_memory(data, streamed, kind, devi
     strategy = jc.strategy(kind, devices)
     assert input_pipeline(streamed.train, strategy).split is None
     (state, rows), (there, told) = fitted(data, strategy), fitted(streamed, strategy)
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(there), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(there), strict=True)
+    )
     assert rows == told
     assert "precise_eval_error" in rows[-1]
 
@@ -66,9 +74,12 @@ def test_streamed_data_are_evaluated_and_predicted_like_others(data, streamed):
     model, tx = model_and_optimizer(RECIPE, 10)
     state = init_state(model, tx, RECIPE, data)
     np.testing.assert_array_equal(
-        jc.predict(model, state, streamed.test.images[:70]), jc.predict(model, state, data.test.images[:70])
+        jc.predict(model, state, streamed.test.images[:70]),
+        jc.predict(model, state, data.test.images[:70]),
     )
-    assert jc.evaluate(model, state, streamed.test, batch=64) == jc.evaluate(model, state, data.test, batch=64)
+    assert jc.evaluate(model, state, streamed.test, batch=64) == jc.evaluate(
+        model, state, data.test, batch=64
+    )
 
 
 def test_a_scan_is_given_no_more_than_it_can_hold(monkeypatch):
@@ -109,7 +120,9 @@ def masks(n=40):
     labels = np.zeros((n, 8, 8), np.int32)
     for mask, (y, x) in zip(labels, rng.integers(0, 5, (n, 2)), strict=True):
         mask[y : y + 3, x : x + 3] = rng.integers(1, 3)
-    images = np.clip(labels * 100 + rng.normal(30, 5, labels.shape), 0, 255).astype(np.uint8)[..., None]
+    images = np.clip(labels * 100 + rng.normal(30, 5, labels.shape), 0, 255).astype(np.uint8)[
+        ..., None
+    ]
     return jc.Split(images, labels)
 
 
@@ -119,7 +132,17 @@ def dense_data():
     return assemble("squares", *part, (8, 8, 1), ("ground", "grey", "white"))
 
 
-DENSE = jc.Recipe(dataset="squares", model="own", batch=10, steps=120, every=60, pad=0, flip=False, lr=0.1, std=True)
+DENSE = jc.Recipe(
+    dataset="squares",
+    model="own",
+    batch=10,
+    steps=120,
+    every=60,
+    pad=0,
+    flip=False,
+    lr=0.1,
+    std=True,
+)
 
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
@@ -135,14 +158,18 @@ def test_masks_are_learnt_and_counted_by_the_pixel(kind):
     assert row["eval_error"] == pytest.approx(100 * wrong)
     shifted = logits - logits.max(-1, keepdims=True)
     right = np.take_along_axis(shifted, data.test.labels[..., None], -1)[..., 0]
-    assert row["eval_loss"] == pytest.approx((np.log(np.exp(shifted).sum(-1)) - right).mean(), rel=1e-5)
+    assert row["eval_loss"] == pytest.approx(
+        (np.log(np.exp(shifted).sum(-1)) - right).mean(), rel=1e-5
+    )
     assert row["eval_error"] < 5 < 100 * (data.test.labels != 0).mean()
 
 
 def test_a_reconstruction_is_judged_against_the_normalised_image():
     recipe = replace(DENSE, loss="reconstruction", steps=40, every=40, lr=0.02, flip=True)
     data, model = dense_data(), Dense(channels=1)
-    state, row = list(jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1)))[-1]
+    state, row = list(
+        jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1))
+    )[-1]
     assert row is not None
     inputs = (data.test.images / 255 - data.mean) / data.std
     outputs = jc.predict(model, state, data.test.images)
@@ -156,7 +183,11 @@ def test_a_reconstruction_is_judged_against_the_normalised_image():
     [
         ({"pad": 4}, None, "labels are masks.*write pad=0 and flip=False"),
         ({"flip": True}, None, "labels are masks.*write pad=0 and flip=False"),
-        ({"loss": "reconstruction"}, 2, r"the model gives \(8, 8, 2\) for an image.*compares with \(8, 8, 1\)"),
+        (
+            {"loss": "reconstruction"},
+            2,
+            r"the model gives \(8, 8, 2\) for an image.*compares with \(8, 8, 1\)",
+        ),
         ({"every": 2**31 // 640 + 1}, None, "more than 2\\^31; write every="),
     ],
 )
@@ -189,8 +220,14 @@ def test_a_classifier_is_refused_masks_and_an_image_network_labels():
             )
         )
     data, recipe = jc.load_dataset("digits"), replace(DENSE, dataset="digits")
-    with pytest.raises(jc.ArgumentError, match=r"its label needs logits of \(classes\): build a classifier"):
-        next(jc.train(Dense(10), jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1)))
+    with pytest.raises(
+        jc.ArgumentError, match=r"its label needs logits of \(classes\): build a classifier"
+    ):
+        next(
+            jc.train(
+                Dense(10), jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1)
+            )
+        )
 
 
 class WithAux(nn.Module):
@@ -211,7 +248,16 @@ class WithAux(nn.Module):
 
 def test_an_auxiliary_head_adds_its_loss_with_the_papers_weight(data):
     recipe = replace(
-        RECIPE, optimizer="sgd", decay=0.0, lr=1.0, pad=0, flip=False, steps=1, every=1, precise_bn=0, examples=100
+        RECIPE,
+        optimizer="sgd",
+        decay=0.0,
+        lr=1.0,
+        pad=0,
+        flip=False,
+        steps=1,
+        every=1,
+        precise_bn=0,
+        examples=100,
     )
     model = WithAux()
     tx = jc.create_optimizer(recipe)
@@ -224,11 +270,18 @@ def test_an_auxiliary_head_adds_its_loss_with_the_papers_weight(data):
     for name, weight in (("head", 1.0), ("aux1", 0.3)):
         before, after = begin.params[name], state.params[name]
         logits = x @ before["kernel"] + before["bias"]
-        share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) - np.eye(10)[data.train.labels[index]]
-        np.testing.assert_allclose(after["kernel"], before["kernel"] - weight * x.T @ share / 32, rtol=0, atol=1e-5)
+        share = (
+            np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+            - np.eye(10)[data.train.labels[index]]
+        )
+        np.testing.assert_allclose(
+            after["kernel"], before["kernel"] - weight * x.T @ share / 32, rtol=0, atol=1e-5
+        )
         if name == "head":  # the loss in the row is the head's own
             own = -np.log(
-                (np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[np.arange(32), data.train.labels[index]]
+                (np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[
+                    np.arange(32), data.train.labels[index]
+                ]
             )
             assert row is not None
             assert row["train_loss"] == pytest.approx(own.mean(), rel=1e-5)

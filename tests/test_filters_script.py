@@ -31,9 +31,9 @@ def test_figures_of_a_picture_of_the_users_own(tmp_path, capsys):
 
 
 def test_the_script_says_what_every_figure_is():
-    assert [line.split(".png")[0] for line in (filters.__doc__ or "").splitlines() if ".png " in line] == list(
-        script.FIGURES
-    )
+    assert [
+        line.split(".png")[0] for line in (filters.__doc__ or "").splitlines() if ".png " in line
+    ] == list(script.FIGURES)
 
 
 def test_each_filter_stands_above_what_it_makes(drawn):
@@ -46,7 +46,10 @@ def test_each_filter_stands_above_what_it_makes(drawn):
     }
     assert list(found) == list(ops.FILTERS)
     np.testing.assert_array_equal(found["identity"], image[16:48, 16:48])
-    assert all(pixels.shape == (32, 32, 3) and 0 <= pixels.min() <= pixels.max() <= 1 for pixels in found.values())
+    assert all(
+        pixels.shape == (32, 32, 3) and 0 <= pixels.min() <= pixels.max() <= 1
+        for pixels in found.values()
+    )
 
 
 def test_the_photograph_is_there_without_a_download():
@@ -63,7 +66,10 @@ def test_a_step_is_the_patch_times_the_kernel_and_its_sum(drawn):
         np.testing.assert_array_equal(patch.pixels, windows.PICTURE[y : y + 3, x : x + 3])
         np.testing.assert_array_equal(products.pixels, patch.pixels * kernel.pixels)
         assert (
-            int(text.split("=")[1].strip(" →\u2007")) == products.pixels.sum() == expected[y, x] == output.pixels[y, x]
+            int(text.split("=")[1].strip(" →\u2007"))
+            == products.pixels.sum()
+            == expected[y, x]
+            == output.pixels[y, x]
         )
         known = np.isfinite(output.pixels)
         assert known.sum() == 3 * y + x + 1
@@ -74,7 +80,9 @@ def test_the_matrix_product_is_one(drawn):
     windows.product_figure(jnp.zeros(()))
     ((picture, _, matrix, _, kernels, _, result, _, first, second),) = drawn
     np.testing.assert_array_equal(matrix.pixels @ kernels.pixels, result.pixels)
-    np.testing.assert_array_equal(first.pixels, ndimage.correlate(picture.pixels, ops.FILTERS["Sobel x"])[1:-1, 1:-1])
+    np.testing.assert_array_equal(
+        first.pixels, ndimage.correlate(picture.pixels, ops.FILTERS["Sobel x"])[1:-1, 1:-1]
+    )
     np.testing.assert_array_equal(second.pixels, ndimage.laplace(picture.pixels)[1:-1, 1:-1])
 
 
@@ -101,7 +109,9 @@ def test_pooling_and_upsampling_show_what_their_titles_say(drawn):
     resizing.upsampling_figure(image)
     (small, nearest, bilinear), stamps, (two, three, four) = drawn
     np.testing.assert_array_equal(nearest.pixels, small.pixels.repeat(4, 0).repeat(4, 1))
-    np.testing.assert_allclose(two.pixels, nearest.pixels, atol=1e-6)  # windows that do not overlap repeat the pixel
+    np.testing.assert_allclose(
+        two.pixels, nearest.pixels, atol=1e-6
+    )  # windows that do not overlap repeat the pixel
     assert [tile.pixels.max() for tile in stamps] == [1, 4, 4]
     inner = lambda tile: tile.pixels[8:24, 8:24]  # noqa: E731
     rough = [np.abs(np.diff(inner(tile), axis=0)).mean() for tile in (bilinear, three, four)]
@@ -114,11 +124,15 @@ def test_edges_are_grey_where_nothing_is_and_bright_to_the_brighter_side():
     shown = classic.filtered_image("Sobel x", step)
     assert (shown[:, [0, 7]] == 0.5).all()
     assert (shown[:, 3:5] == 1).all()
-    np.testing.assert_allclose(classic.filtered_image("box blur", step)[4, 3:5, 0], [1 / 3, 2 / 3], atol=1e-6)
+    np.testing.assert_allclose(
+        classic.filtered_image("box blur", step)[4, 3:5, 0], [1 / 3, 2 / 3], atol=1e-6
+    )
 
 
 def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
-    refuses(script.main, ["--size", "100"], "size is 100; expected a multiple of 8", capsys, monkeypatch)
+    refuses(
+        script.main, ["--size", "100"], "size is 100; expected a multiple of 8", capsys, monkeypatch
+    )
     refuses(script.main, ["--figures", "poolin"], "did you mean 'pooling'?", capsys, monkeypatch)
     (tmp_path / "x.jpg").write_bytes(b"no picture")
     given = ["--image", str(tmp_path / "x.jpg"), "--out", str(tmp_path / "out")]

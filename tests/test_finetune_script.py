@@ -32,7 +32,20 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 CLASSES = ("crème", "mint", "plum")
 COLOURS = ((230, 220, 180), (150, 230, 190), (110, 50, 110))
-TINY = ["--model", "resnet8", "--width", "2", "--size", "16", "--epochs", "3", "--batch", "8", "--lr", "0.05"]
+TINY = [
+    "--model",
+    "resnet8",
+    "--width",
+    "2",
+    "--size",
+    "16",
+    "--epochs",
+    "3",
+    "--batch",
+    "8",
+    "--lr",
+    "0.05",
+]
 
 
 def paint(root, classes=CLASSES, n=16, seed=0):
@@ -93,12 +106,25 @@ def test_what_is_kept_is_what_was_trained(run, sweets):
 def test_new_pictures_are_classified(run, sweets, tmp_path, capsys):
     shown = [sweets / "plum" / "0.jpg", sweets / "mint" / "2.webp"]
     assert (
-        predict.main(["--run", str(run), *map(str, shown), "--heat", str(tmp_path / "a/heat.png"), "--top", "2"]) == 0
+        predict.main(
+            [
+                "--run",
+                str(run),
+                *map(str, shown),
+                "--heat",
+                str(tmp_path / "a/heat.png"),
+                "--top",
+                "2",
+            ]
+        )
+        == 0
     )
     out = capsys.readouterr().out.splitlines()
     saved = load_classifier(run)
     logits = jc.predict(saved.model, saved.state, load_images(shown, 16)).astype(np.float64)
-    for line, path, row in zip(out[2:4], shown, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), strict=True):
+    for line, path, row in zip(
+        out[2:4], shown, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), strict=True
+    ):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         best = np.argsort(-row)[:2]
         assert cells == [str(path), *(f"{CLASSES[c]} {100 * row[c]:.1f}%" for c in best)]
@@ -113,7 +139,10 @@ def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeyp
     for args, says in (
         ([], "no picture is named"),
         (["--run", str(tmp_path / "none"), good], "holds no weights.safetensors; write --run"),
-        ([good, *broken], f"2 files are no pictures that can be read: {broken[0]} (empty), {broken[1]} (no such file)"),
+        (
+            [good, *broken],
+            f"2 files are no pictures that can be read: {broken[0]} (empty), {broken[1]} (no such file)",
+        ),
         ([good, "--top", "0"], "top is 0"),
         ([str(sweets)], "a folder"),
         ([good, "--tpo", "2"], "--tpo"),
@@ -121,7 +150,11 @@ def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeyp
         refuses(predict.main, ["--run", str(run), *args], says, capsys, monkeypatch)
     (tmp_path / "weights.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}              ")
     refuses(
-        predict.main, ["--run", str(tmp_path), good], "was not written by experiments.finetune", capsys, monkeypatch
+        predict.main,
+        ["--run", str(tmp_path), good],
+        "was not written by experiments.finetune",
+        capsys,
+        monkeypatch,
     )
 
 
@@ -134,7 +167,10 @@ HOSTILE = [
     ({"resize": '"x"'}, "resize is 'x'"),
     ({"classes": "null"}, "classes is None"),
     ({"classes": '"abc"'}, "classes is 'abc'"),
-    ({"classes": '["a", "b\\u001b[31m", "c"]'}, r"a class is called 'b\x1b[31m', which cannot be printed"),
+    (
+        {"classes": '["a", "b\\u001b[31m", "c"]'},
+        r"a class is called 'b\x1b[31m', which cannot be printed",
+    ),
     ({"mean": "[NaN, 0, 0]"}, "mean is [nan, 0, 0]; expected three finite numbers"),
     ({"std": "[0, 1, 1]"}, "std is [0, 1, 1]; expected three finite positive numbers"),
     ({"std": "null"}, "std is None"),
@@ -162,9 +198,17 @@ def test_weights_that_are_no_numbers_are_one_line(run, sweets, tmp_path, capsys,
     path = tmp_path / "weights.safetensors"
     tensors = load_file(run / path.name)
     save_file(
-        {name: np.full_like(array, np.nan) for name, array in tensors.items()}, path, read_metadata(run / path.name)
+        {name: np.full_like(array, np.nan) for name, array in tensors.items()},
+        path,
+        read_metadata(run / path.name),
     )
-    refuses(predict.main, ["--run", str(tmp_path), str(sweets / "plum/0.jpg")], "nan", capsys, monkeypatch)
+    refuses(
+        predict.main,
+        ["--run", str(tmp_path), str(sweets / "plum/0.jpg")],
+        "nan",
+        capsys,
+        monkeypatch,
+    )
 
 
 def test_a_file_name_tells_the_terminal_nothing(run, sweets, tmp_path, capsys):
@@ -191,8 +235,16 @@ def test_a_fine_tuned_run_can_be_looked_at(run, sweets, tmp_path, capsys, monkey
     ):
         copy = tmp_path / f"copy{says[:3]}"
         shutil.copytree(run, copy)
-        (copy / "images.json").unlink() if text is None else (copy / "images.json").write_text(text, "utf-8")
-        refuses(look_script.main, ["--run", str(copy / "run"), "--out", str(tmp_path / "p")], says, capsys, monkeypatch)
+        (copy / "images.json").unlink() if text is None else (copy / "images.json").write_text(
+            text, "utf-8"
+        )
+        refuses(
+            look_script.main,
+            ["--run", str(copy / "run"), "--out", str(tmp_path / "p")],
+            says,
+            capsys,
+            monkeypatch,
+        )
 
 
 def test_training_that_diverges_says_where_why_and_what_to_do(sweets, tmp_path, capsys):
@@ -203,7 +255,8 @@ def test_training_that_diverges_says_where_why_and_what_to_do(sweets, tmp_path, 
         assert exit.value.code == 2
         line = capsys.readouterr().err.splitlines()[-1]
         assert re.match(
-            r"error: training diverged at step \d+, .*: .*(nan|inf).*; .* --lr 1e\+29, and another --out", line
+            r"error: training diverged at step \d+, .*: .*(nan|inf).*; .* --lr 1e\+29, and another --out",
+            line,
         ), line
 
 
@@ -211,7 +264,12 @@ def test_val_is_what_is_tested_on(sweets, tmp_path, caplog):
     for at, seed in (("train", 1), ("val", 2)):
         paint(tmp_path / "parts" / at, n=8 if at == "train" else 4, seed=seed)
     out = tmp_path / "out"
-    assert script.main(["--images", str(tmp_path / "parts"), *TINY, "--epochs", "1", "--out", str(out)]) == 0
+    assert (
+        script.main(
+            ["--images", str(tmp_path / "parts"), *TINY, "--epochs", "1", "--out", str(out)]
+        )
+        == 0
+    )
     lines = table(out)
     assert (lines["all"]["train"], lines["all"]["validation"]) == ("24", "12")
     assert "has no test folder: evaluate on val" in caplog.text
@@ -222,8 +280,13 @@ def test_class_names_are_text(tmp_path):
     names = ("a $ b^{", "x|y *z*", "猫")
     paint(tmp_path / "odd", names, n=6)
     out = tmp_path / "out"
-    assert script.main(["--images", str(tmp_path / "odd"), *TINY, "--epochs", "1", "--out", str(out)]) == 0
-    rows = [line for line in (out / "table.md").read_text("utf-8").splitlines() if line.startswith("|")]
+    assert (
+        script.main(["--images", str(tmp_path / "odd"), *TINY, "--epochs", "1", "--out", str(out)])
+        == 0
+    )
+    rows = [
+        line for line in (out / "table.md").read_text("utf-8").splitlines() if line.startswith("|")
+    ]
     assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {8}
     assert set(table(out)) == {*names, "all"}
 
@@ -250,25 +313,41 @@ def test_beginning_from_weights(run, tmp_path, caplog):
         same = before[name].shape == after[name].shape and np.array_equal(before[name], after[name])
         frozen = name.startswith(("stem", "stage2"))
         assert same == (frozen or name.endswith("num_batches_tracked")), name
-    assert jc.Recipe.load(out / "run").stage_rates == {"stem": 0, "stage1": 0.1, "stage2": 0, "stage3": 0.1}
+    assert jc.Recipe.load(out / "run").stage_rates == {
+        "stem": 0,
+        "stage1": 0.1,
+        "stage2": 0,
+        "stage3": 0.1,
+    }
     assert json.loads(read_metadata(out / "weights.safetensors")["classes"]) == ["fig", "kiwi"]
     assert "from weights.safetensors" in (out / "table.md").read_text("utf-8")
 
 
 def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
     data, _ = image_folder_with_paths(sweets, 16)
-    options = replace(PRESETS["own"], model="resnet8", width=2, size=16, weights=run / "weights.safetensors")
+    options = replace(
+        PRESETS["own"], model="resnet8", width=2, size=16, weights=run / "weights.safetensors"
+    )
     head = script.make_recipe(replace(options, train="head"), data)
     assert head.stage_rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.0)
     whole = script.make_recipe(options, data)
     assert whole.stage_rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.1)
-    assert (whole.mean, whole.std, whole.crop, whole.pad, whole.flip) == ("imagenet", True, "resized", 0, True)
+    assert (whole.mean, whole.std, whole.crop, whole.pad, whole.flip) == (
+        "imagenet",
+        True,
+        "resized",
+        0,
+        True,
+    )
     assert (whole.steps, whole.batch) == (round(10 * 39 / 32), 32)
     assert script.make_recipe(replace(options, weights=None, crop="shift"), data).pad == 2
     part = script.make_recipe(replace(options, freeze=("stage1_block1",)), data)
     assert part.stage_rates["stage1_block1"] == 0
     few, _ = image_folder_with_paths(sweets, 16, validation=0.3, test=0)
-    assert (script.make_recipe(options, few).report, script.make_recipe(options, few).validation) == ("validation", 15)
+    assert (
+        script.make_recipe(options, few).report,
+        script.make_recipe(options, few).validation,
+    ) == ("validation", 15)
 
 
 def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, capsys):
@@ -281,7 +360,9 @@ def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, caps
     assert "the same command goes on from here" in capsys.readouterr().err
     assert not (tmp_path / "out/weights.safetensors").exists()
     assert script.main(args) == 0
-    first, second = (read_weights(out / "weights.safetensors")[0] for out in (run, tmp_path / "out"))
+    first, second = (
+        read_weights(out / "weights.safetensors")[0] for out in (run, tmp_path / "out")
+    )
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], name)
     times = ("seconds", "images_per_second")
@@ -292,7 +373,9 @@ def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, caps
     assert rows[0] == rows[1]
 
 
-def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(run, sweets, tmp_path, capsys, monkeypatch):
+def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(
+    run, sweets, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     before = (run / "table.csv").read_text("utf-8")
     (run / "table.csv").unlink()
@@ -302,7 +385,10 @@ def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(run, swee
     other = paint(tmp_path / "other", n=16, seed=9)
     for args, says in (
         (["--images", str(other), *TINY], "holds a run from other pictures; write another --out"),
-        (["--images", str(sweets), *TINY, "--weights", str(run / "weights.safetensors")], "from other weights"),
+        (
+            ["--images", str(sweets), *TINY, "--weights", str(run / "weights.safetensors")],
+            "from other weights",
+        ),
         (["--images", str(sweets), *TINY, "--lr", "0.1"], "lr"),
     ):
         refuses(script.main, [*args, "--out", str(run)], says, capsys, monkeypatch)
@@ -312,14 +398,20 @@ MISTAKES = [
     (["--preset", "own"], "--images is missing; write --images"),
     (["--images", "nowhere"], "is not there; expected a folder of pictures"),
     (["--images", "SWEETS", "--model", "resnet21x"], "model is 'resnet21x'"),
-    (["--images", "SWEETS", "--train", "head"], "--train head would keep random numbers as they are; write --weights"),
+    (
+        ["--images", "SWEETS", "--train", "head"],
+        "--train head would keep random numbers as they are; write --weights",
+    ),
     (["--images", "SWEETS", "--freeze", "stem"], "--freeze would keep random numbers"),
     (["--images", "SWEETS", "--weights", "gone.pth"], "gone.pth is refused: there is no such file"),
     (
         ["--images", "SWEETS", "--weights", "WEIGHTS", "--freeze", "stage9"],
         "freeze has 'stage9', of which resnet8 has nothing; it has",
     ),
-    (["--images", "nowhere", "--model", "resnet21x"], "model is 'resnet21x'"),  # before the pictures are read
+    (
+        ["--images", "nowhere", "--model", "resnet21x"],
+        "model is 'resnet21x'",
+    ),  # before the pictures are read
     (["--images", "nowhere", "--optimizer", "momentun"], "did you mean 'momentum'"),
     (["--images", "SWEETS", "--epochs", "0"], "epochs is 0"),
     (["--images", "SWEETS", "--test", "0"], "there are no pictures to test on; write --test 0.2"),
@@ -330,17 +422,30 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES)
-def test_a_mistake_is_one_line_before_anything_is_trained(args, says, run, sweets, tmp_path, capsys, monkeypatch):
+def test_a_mistake_is_one_line_before_anything_is_trained(
+    args, says, run, sweets, tmp_path, capsys, monkeypatch
+):
     weights = str(run / "weights.safetensors")
     args = [arg.replace("SWEETS", str(sweets)).replace("WEIGHTS", weights) for arg in args]
     options = [pair for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] not in args]
-    refuses(script.main, [*sum(options, ()), *args, "--out", str(tmp_path / "out")], says, capsys, monkeypatch)
+    refuses(
+        script.main,
+        [*sum(options, ()), *args, "--out", str(tmp_path / "out")],
+        says,
+        capsys,
+        monkeypatch,
+    )
 
 
 def test_the_preset_follows_from_the_pictures():
     assert script.add_preset([]) == ["--preset", "photographs"]
     assert script.add_preset(["--images=x"]) == ["--preset", "own", "--images=x"]
-    assert script.add_preset(["--preset", "cifar10", "--images", "x"]) == ["--preset", "cifar10", "--images", "x"]
+    assert script.add_preset(["--preset", "cifar10", "--images", "x"]) == [
+        "--preset",
+        "cifar10",
+        "--images",
+        "x",
+    ]
 
 
 # The folders of the presets
@@ -357,7 +462,9 @@ def test_no_pixel_of_a_photograph_is_in_both_parts(tmp_path):
             left = int(place.split(".")[0].split("-")[1])
             spans[part].setdefault(label, []).append((left, left + images.SIDE))
     for label in data.classes:
-        assert max(right for _, right in spans["train"][label]) <= min(left for left, _ in spans["test"][label])
+        assert max(right for _, right in spans["train"][label]) <= min(
+            left for left, _ in spans["test"][label]
+        )
     assert np.bincount(data.test.labels).min() >= 40
     before = (tmp_path / "images").stat().st_mtime_ns
     images.write_photographs(tmp_path / "images")  # there already
@@ -366,9 +473,23 @@ def test_no_pixel_of_a_photograph_is_in_both_parts(tmp_path):
 
 def fake_cifar(n=24):
     rng = np.random.default_rng(0)
-    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    names = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     splits = [
-        jc.Split(rng.integers(0, 256, (m, 32, 32, 3), dtype=np.uint8), (np.arange(m) % 10).astype(np.int32))
+        jc.Split(
+            rng.integers(0, 256, (m, 32, 32, 3), dtype=np.uint8),
+            (np.arange(m) % 10).astype(np.int32),
+        )
         for m in (10 * n, 80)
     ]
     mean, std = np.full((32, 32, 3), 0.5, np.float32), np.full(3, 0.2, np.float32)
@@ -427,7 +548,8 @@ def test_a_part_of_a_data_set():
     for label, name in enumerate(transfer.VEHICLES):
         old = data.classes.index(name)
         np.testing.assert_array_equal(
-            vehicles.test.images[vehicles.test.labels == label], data.test.images[data.test.labels == old][:3]
+            vehicles.test.images[vehicles.test.labels == label],
+            data.test.images[data.test.labels == old][:3],
         )
 
 
@@ -439,8 +561,22 @@ def test_the_table_counts_recall_and_precision():
     counts = metrics.confusion(labels, said, 3)
     assert counts.tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 1]]
     first, second, third, every = results.class_table(counts, "abc", np.array([5, 6, 7]), "test")
-    assert first == {"class": "a", "train": 5, "test": 3, "recall": 100 / 3, "precision": 50, "taken for": "b (2)"}
-    assert second == {"class": "b", "train": 6, "test": 2, "recall": 50, "precision": 100 / 3, "taken for": "a (1)"}
+    assert first == {
+        "class": "a",
+        "train": 5,
+        "test": 3,
+        "recall": 100 / 3,
+        "precision": 50,
+        "taken for": "b (2)",
+    }
+    assert second == {
+        "class": "b",
+        "train": 6,
+        "test": 2,
+        "recall": 50,
+        "precision": 100 / 3,
+        "taken for": "a (1)",
+    }
     assert (third["class"], third["recall"], third["taken for"]) == ("c", 100, None)
     assert (every["recall"], every["test"], every["train"]) == (50, 6, 18)
     held_out = results.class_table(counts, "abc", np.array([5, 6, 7]), "validation")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_fakes import bare_machine, flip, one_line  # noqa: F401
+from data_fakes import bare_machine, flip, one_line
 from PIL import Image
 
 from jaxcnn.data import (
@@ -38,7 +38,11 @@ pytestmark = pytest.mark.usefixtures("bare_machine")
 
 def drawing(height=6, width=9, channels=3, seed=0):
     """An image no axis of which is symmetric."""
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8).squeeze()
+    return (
+        np.random.default_rng(seed)
+        .integers(0, 256, (height, width, channels), dtype=np.uint8)
+        .squeeze()
+    )
 
 
 def saved(array, path, **options):
@@ -79,13 +83,17 @@ def triangle(n_in, n_out):
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 41), (37, 90), (20, 20), (10, 13)])
-def test_the_shorter_side_is_resized_and_the_middle_cut_out_as_torchvision_does(height, width, tmp_path):
+def test_the_shorter_side_is_resized_and_the_middle_cut_out_as_torchvision_does(
+    height, width, tmp_path
+):
     image = drawing(height, width)
     found = load_image(saved(image, tmp_path / "a.png"), size=21)
     resize = 24  # 21 * 256 / 224
     # Resize: the longer side rounds down; CenterCrop: the corner rounds to even.
     high, wide = (int(resize * side / min(height, width)) for side in (height, width))
-    scaled = np.einsum("yi,xj,ijc->yxc", triangle(height, high), triangle(width, wide), image.astype(float))
+    scaled = np.einsum(
+        "yi,xj,ijc->yxc", triangle(height, high), triangle(width, wide), image.astype(float)
+    )
     top, left = round((high - 21) / 2), round((wide - 21) / 2)
     expected = scaled[top : top + 21, left : left + 21]
     assert found.shape == (21, 21, 3)
@@ -96,7 +104,9 @@ def test_a_picture_of_the_right_size_is_left_as_it_is(tmp_path):
     image = drawing(8, 8)
     np.testing.assert_array_equal(whole(saved(image, tmp_path / "a.png"), 8), image)
     wide = drawing(8, 11)
-    np.testing.assert_array_equal(whole(saved(wide, tmp_path / "b.png"), 8), wide[:, 2:10])  # 1.5 rounds to even
+    np.testing.assert_array_equal(
+        whole(saved(wide, tmp_path / "b.png"), 8), wide[:, 2:10]
+    )  # 1.5 rounds to even
 
 
 STORED = {  # EXIF: which side of the picture the first stored row and the first stored column are
@@ -136,10 +146,14 @@ def over_white(colour, alpha):
 
 def test_grey_palette_and_one_bit_pictures(tmp_path):
     grey = drawing(8, 8, 1)
-    np.testing.assert_array_equal(whole(saved(grey, tmp_path / "l.png"), 8), np.repeat(grey[..., None], 3, 2))
+    np.testing.assert_array_equal(
+        whole(saved(grey, tmp_path / "l.png"), 8), np.repeat(grey[..., None], 3, 2)
+    )
     bits = grey > 127
     Image.fromarray(bits).save(tmp_path / "1.png")
-    np.testing.assert_array_equal(whole(tmp_path / "1.png", 8), np.repeat(bits[..., None] * np.uint8(255), 3, 2))
+    np.testing.assert_array_equal(
+        whole(tmp_path / "1.png", 8), np.repeat(bits[..., None] * np.uint8(255), 3, 2)
+    )
     colours, index = drawing(1, 64), np.arange(64, dtype=np.uint8).reshape(8, 8)
     palette = Image.frombytes("P", (8, 8), index.tobytes())
     palette.putpalette(colours.tobytes())
@@ -153,7 +167,11 @@ def test_grey_palette_and_one_bit_pictures(tmp_path):
 
 def test_what_is_transparent_lies_on_white(tmp_path):
     rgba, la = drawing(8, 8, 4), drawing(8, 8, 2)
-    cases: list[tuple[str, dict[str, Any]]] = [("png", {}), ("webp", {"lossless": True, "exact": True}), ("tiff", {})]
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("png", {}),
+        ("webp", {"lossless": True, "exact": True}),
+        ("tiff", {}),
+    ]
     for kind, options in cases:
         found = whole(saved(rgba, tmp_path / f"a.{kind}", **options), 8)
         assert np.abs(found - over_white(rgba[..., :3], rgba[..., 3])).max() <= 1
@@ -167,7 +185,9 @@ def png(array):
     colour = {2: 0, 3: 2}[array.ndim]
 
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
     parts = (
@@ -201,7 +221,9 @@ def test_cmyk_with_and_without_adobes_marker(tmp_path):
     ink[..., 1], ink[..., 2] = 255, 255  # magenta and yellow make red
     Image.frombytes("CMYK", (16, 16), ink.tobytes()).save(tmp_path / "a.jpg", quality=100)
     assert np.abs(whole(tmp_path / "a.jpg", 16) - np.array([255.0, 0, 0])).max() <= 4
-    file = io.BytesIO()  # Pillow inverts what it writes; given the inverse, the file holds the ink itself
+    file = (
+        io.BytesIO()
+    )  # Pillow inverts what it writes; given the inverse, the file holds the ink itself
     Image.frombytes("CMYK", (16, 16), (255 - ink).tobytes()).save(file, "JPEG", quality=100)
     (tmp_path / "b.jpg").write_bytes(without_adobe(file.getvalue()))
     assert np.abs(whole(tmp_path / "b.jpg", 16) - np.array([255.0, 0, 0])).max() <= 4
@@ -214,7 +236,9 @@ def test_of_a_film_the_first_frame(tmp_path):
     for kind in ("gif", "webp", "png", "tiff"):
         options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
         frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:], **options)
-        np.testing.assert_array_equal(whole(tmp_path / f"a.{kind}", 8), np.full((8, 8, 3), [255, 0, 0]), kind)
+        np.testing.assert_array_equal(
+            whole(tmp_path / f"a.{kind}", 8), np.full((8, 8, 3), [255, 0, 0]), kind
+        )
 
 
 def test_a_file_is_told_by_its_bytes_and_not_by_its_name(tmp_path):
@@ -432,7 +456,8 @@ def test_the_same_bytes_in_two_parts_are_told_each_time(fruit, tmp_path, caplog)
             image_folder(tmp_path / "both", 8, 8)
         (line,) = caplog.messages
         assert (
-            "1 picture is in two parts with the same bytes, the first train/cat/train.png and test/cat/copy.png" in line
+            "1 picture is in two parts with the same bytes, the first train/cat/train.png and test/cat/copy.png"
+            in line
         )
 
 
@@ -526,7 +551,10 @@ def test_a_folder_that_is_none_is_one_line(make, says, tmp_path):
     [
         ({"size": 0}, "size is 0"),
         ({"size": 8.0}, "size is 8.0"),
-        ({"resize": 7}, "resize is 7, the shorter side before size=8 is cut out; expected a whole number in 8..8192"),
+        (
+            {"resize": 7},
+            "resize is 7, the shorter side before size=8 is cut out; expected a whole number in 8..8192",
+        ),
         ({"test": 1}, "test is 1; expected a share"),
         ({"test": 0.5, "validation": 0.5}, "which leaves nothing"),
         ({"validation": True}, "validation is True"),
@@ -608,7 +636,9 @@ def test_a_damaged_cache_is_made_anew_with_a_message(damage, fruit, tmp_path, ca
     np.testing.assert_array_equal(again.train.images, first.train.images)
 
 
-def test_a_cache_that_cannot_be_written_costs_a_note_or_where_it_must_be_an_error(fruit, tmp_path, monkeypatch, caplog):
+def test_a_cache_that_cannot_be_written_costs_a_note_or_where_it_must_be_an_error(
+    fruit, tmp_path, monkeypatch, caplog
+):
     (tmp_path / "plain").write_text("a file")
     monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "plain"))
     with caplog.at_level(logging.WARNING):
@@ -625,11 +655,14 @@ def full(*arguments):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_space_for_large_folders_is_reserved_before_anything_is_decoded(fruit, tmp_path, monkeypatch):
+def test_space_for_large_folders_is_reserved_before_anything_is_decoded(
+    fruit, tmp_path, monkeypatch
+):
     no_decoding(monkeypatch)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(
-        DataError, match=r"15 pictures .* cannot be kept in .*: No space left on device; set JAXCNN_CACHE"
+        DataError,
+        match=r"15 pictures .* cannot be kept in .*: No space left on device; set JAXCNN_CACHE",
     ) as caught:
         image_folder(fruit, 8, 8, memory=100)
     one_line(caught)
@@ -691,7 +724,10 @@ def test_pictures_of_few_levels_in_16_bits_are_warned_of(fruit, tmp_path, caplog
         with caplog.at_level(logging.WARNING):
             image_folder(fruit, 8, 8)
         (line,) = caplog.messages
-        assert "2 pictures of 16 bits with no level above 4095 of 65535, the first apple/12.png" in line
+        assert (
+            "2 pictures of 16 bits with no level above 4095 of 65535, the first apple/12.png"
+            in line
+        )
         assert "multiply them by 16" in line
     caplog.clear()
     Image.fromarray(grey // 4).save(tmp_path / "ten.tiff")
@@ -703,7 +739,9 @@ def test_pictures_of_few_levels_in_16_bits_are_warned_of(fruit, tmp_path, caplog
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "CMYK", "L", "I;16"])
 def test_large_pictures_are_converted_in_strips_to_the_same_pixels(kind, tmp_path, monkeypatch):
     if kind == "I;16":
-        (tmp_path / "a.png").write_bytes(png(np.random.default_rng(0).integers(0, 65536, (13, 9), dtype=np.uint16)))
+        (tmp_path / "a.png").write_bytes(
+            png(np.random.default_rng(0).integers(0, 65536, (13, 9), dtype=np.uint16))
+        )
     else:
         image = Image.fromarray(drawing(13, 9, 4), "RGBA").convert(kind)
         options: dict[str, Any] = {"transparency": 3} if kind == "P" else {}

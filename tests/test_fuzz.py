@@ -28,7 +28,16 @@ PACKAGE = str(Path(jc.__file__).parent)
 SECONDS = 60
 """After which a call hangs. None of them trains for more than a few steps."""
 
-CONSTRUCTORS = {"Dataset", "Split", "State", "Metrics", "CheckpointError", "DataError", "ArgumentError", "WeightsError"}
+CONSTRUCTORS = {
+    "Dataset",
+    "Split",
+    "State",
+    "Metrics",
+    "CheckpointError",
+    "DataError",
+    "ArgumentError",
+    "WeightsError",
+}
 """Tuples and errors, which take anything; what uses them is what checks them."""
 
 FUNCTIONS = {"loss", "gradient", "resume", "pause", "names"}
@@ -108,23 +117,47 @@ def changed(value: Any, rng: random.Random) -> Any:
         name = rng.choice([field.name for field in dataclasses.fields(value)])
         return dataclasses.replace(value, **{name: changed(getattr(value, name), rng)})
     if isinstance(value, (np.ndarray, jax.Array)):
-        plain = isinstance(value, np.ndarray) or not jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        plain = isinstance(value, np.ndarray) or not jnp.issubdtype(
+            value.dtype, jax.dtypes.prng_key
+        )
         return changed_array(np.asarray(value), rng) if plain else rng.choice(ANYTHING)()
     if isinstance(value, bool):
         return rng.choice([0, 1, not value, "yes", None])
     if isinstance(value, int):
         return rng.choice(
-            [value + 1, value - 1, -value, value * 1000, float(value), str(value), value == 1, [value], 0]
+            [
+                value + 1,
+                value - 1,
+                -value,
+                value * 1000,
+                float(value),
+                str(value),
+                value == 1,
+                [value],
+                0,
+            ]
         )
     if isinstance(value, float):
         return rng.choice([-value, 0.0, value * 1e6, int(value), str(value), float("nan"), [value]])
     if isinstance(value, str):
-        return rng.choice([value.upper(), value + "x", value[:-1], f" {value}", [value], value.encode(), Path(value)])
+        return rng.choice(
+            [
+                value.upper(),
+                value + "x",
+                value[:-1],
+                f" {value}",
+                [value],
+                value.encode(),
+                Path(value),
+            ]
+        )
     if isinstance(value, Path):
         file = value.parent / "file.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("text")
-        return rng.choice([value / "missing", str(value), value.parent, file, [value], str(value).encode()])
+        return rng.choice(
+            [value / "missing", str(value), value.parent, file, [value], str(value).encode()]
+        )
     if isinstance(value, tuple) and getattr(value, "_fields", ()):
         names: Any = value
         name = rng.choice(names._fields)
@@ -135,7 +168,11 @@ def changed(value: Any, rng: random.Random) -> Any:
         return names._replace(**{name: part})
     if isinstance(value, (tuple, list)) and value:
         spot = rng.randrange(len(value))
-        ways = [value[:spot], [*value, value[spot]], [*value[:spot], changed(value[spot], rng), *value[spot + 1 :]]]
+        ways = [
+            value[:spot],
+            [*value, value[spot]],
+            [*value[:spot], changed(value[spot], rng), *value[spot + 1 :]],
+        ]
         return type(value)(rng.choice(ways))
     if isinstance(value, dict) and value:
         name = rng.choice(list(value))
@@ -152,13 +189,24 @@ def things(tmp_path_factory):
 
 def made(folder: Path) -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (24, 8, 8, 1), np.uint8), (np.arange(24) % 3).astype(np.int32)
+    images, labels = (
+        rng.integers(0, 256, (24, 8, 8, 1), np.uint8),
+        (np.arange(24) % 3).astype(np.int32),
+    )
     train, validation, test = (jc.Split(images[:n], labels[:n]) for n in (24, 6, 9))
     mean, std = np.full((8, 8, 1), 0.5, np.float32), np.ones(1, np.float32)
     data = jc.Dataset("own", train, validation, test, ("a", "b", "c"), mean, std)
     options = {"width": 2, "hidden": 3}
     recipe = jc.Recipe(
-        "own", "convnet", options=options, steps=2, batch=4, every=1, drops=(1,), mean="none", validation=6
+        "own",
+        "convnet",
+        options=options,
+        steps=2,
+        batch=4,
+        every=1,
+        drops=(1,),
+        mean="none",
+        validation=6,
     )
     model, tx = jc.create_model("convnet", 3, **options), jc.create_optimizer(recipe)
     normed = jc.create_model("convnet", 3, batch_norm=True, **options)
@@ -179,7 +227,9 @@ def quadratic(params, *args) -> Any:
     return sum((leaf**2).sum() for leaf in jax.tree.leaves(params))
 
 
-def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+def calls(
+    things: tuple[Any, ...], out: Path
+) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """A good call of each public function: the function and its arguments by name."""
     folder, data, recipe, model, tx, state, normed, other = things
     params, one, key = {"a": jnp.ones(3)}, jc.strategy("jit", devices=1), jax.random.key(0)
@@ -216,13 +266,27 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
             | {"model": model, "tx": tx, "data": data},
         ),
         "with_variables": (jc.with_variables, {"state": state, "variables": variables}),
-        "create_model": (built, {"name": "convnet", "classes": 3, "width": 2, "hidden": 3, "batch_norm": False}),
+        "create_model": (
+            built,
+            {"name": "convnet", "classes": 3, "width": 2, "hidden": 3, "batch_norm": False},
+        ),
         "strategy": (jc.strategy, {"kind": "jit", "devices": 1}),
-        "eigenvalues": (jc.eigenvalues, {"loss": quadratic, "params": params, "key": key, "iterations": 3}),
-        "evaluate": (jc.evaluate, {**common, "split": data.test, "batch": 4, "strategy": one, "loss": "cross-entropy"}),
+        "eigenvalues": (
+            jc.eigenvalues,
+            {"loss": quadratic, "params": params, "key": key, "iterations": 3},
+        ),
+        "evaluate": (
+            jc.evaluate,
+            {**common, "split": data.test, "batch": 4, "strategy": one, "loss": "cross-entropy"},
+        ),
         "export_weights": (
             jc.export_weights,
-            {"model": model, "variables": variables, "file": out / "w.safetensors", "metadata": {"by": "us"}},
+            {
+                "model": model,
+                "variables": variables,
+                "file": out / "w.safetensors",
+                "metadata": {"by": "us"},
+            },
         ),
         "train": (
             lambda **given: next(iter(jc.train(**given))),
@@ -231,47 +295,101 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
         ),
         "image_folder": (
             jc.image_folder,
-            {"path": folder / "pictures", "size": 8, "resize": 10, "validation": 0.2, "test": 0.2, "seed": 0}
+            {
+                "path": folder / "pictures",
+                "size": 8,
+                "resize": 10,
+                "validation": 0.2,
+                "test": 0.2,
+                "seed": 0,
+            }
             | {"skip_broken": False, "memory": 2**31},
         ),
         "gradcam": (
             jc.gradcam,
-            {**common, "images": data.test.images[:2], "classes": np.zeros(2, np.int32), "stage": None, "batch": 2},
+            {
+                **common,
+                "images": data.test.images[:2],
+                "classes": np.zeros(2, np.int32),
+                "stage": None,
+                "batch": 2,
+            },
         ),
         "hold_out": (
             jc.hold_out,
             {"data": data._replace(validation=nothing), "n": 3, "seed": 0},
         ),
-        "load_dataset": (jc.load_dataset, {"name": "digits", "data_dir": None, "validation": 3, "seed": 0}),
+        "load_dataset": (
+            jc.load_dataset,
+            {"name": "digits", "data_dir": None, "validation": 3, "seed": 0},
+        ),
         "lr_finder": (
             jc.lr_finder,
-            {"model": model, "data": data, "recipe": recipe, "low": 1e-3, "high": 1.0, "steps": 10, "strategy": one},
+            {
+                "model": model,
+                "data": data,
+                "recipe": recipe,
+                "low": 1e-3,
+                "high": 1.0,
+                "steps": 10,
+                "strategy": one,
+            },
         ),
         "make_train_step": (
             stepped,
-            {"model": model, "tx": tx, "loss": "cross-entropy", "freeze": ("stem",), "axis": None, "pad": 1},
+            {
+                "model": model,
+                "tx": tx,
+                "loss": "cross-entropy",
+                "freeze": ("stem",),
+                "axis": None,
+                "pad": 1,
+            },
         ),
         "noise_scale": (
             jc.noise_scale,
-            {"gradient": lambda params, batch: params, "params": params, "batches": [jnp.ones(3), jnp.zeros(3)]},
+            {
+                "gradient": lambda params, batch: params,
+                "params": params,
+                "batches": [jnp.ones(3), jnp.zeros(3)],
+            },
         ),
         "loss_fn": (differentiated, {"model": model, "loss": "cross-entropy"}),
         "create_optimizer": (jc.create_optimizer, {"recipe": recipe}),
         "count_parameters": (jc.count_parameters, {"model": model, "shape": (8, 8, 1)}),
         "recompute_batch_stats": (
             jc.recompute_batch_stats,
-            {"model": normed, "state": other, "split": data.train, "n": 8, "batch": 4, "strategy": one},
+            {
+                "model": normed,
+                "state": other,
+                "split": data.train,
+                "n": 8,
+                "batch": 4,
+                "strategy": one,
+            },
         ),
         "predict": (jc.predict, {**common, "images": data.test.images, "batch": 4}),
         "load_weights": (
             jc.load_weights,
-            {"model": model, "file": folder / "weights.safetensors", "shape": (8, 8, 1), "seed": 0, "names": None}
+            {
+                "model": model,
+                "file": folder / "weights.safetensors",
+                "shape": (8, 8, 1),
+                "seed": 0,
+                "names": None,
+            }
             | {"entry": None, "shortcut_padding": None, "stride_in_3x3": None},
         ),
         "read_metrics": (jc.read_metrics, {"folder": folder / "run"}),
         "sharpness": (
             jc.sharpness,
-            {"loss": quadratic, "params": params, "key": key, "tolerance": 1e-2, "max_iterations": 5},
+            {
+                "loss": quadratic,
+                "params": params,
+                "key": key,
+                "tolerance": 1e-2,
+                "max_iterations": 5,
+            },
         ),
         "init_state": (jc.init_state, {"model": model, "tx": tx, "recipe": recipe, "data": data}),
         "subset": (jc.subset, {"data": data, "n": 6, "seed": 0}),
@@ -279,7 +397,9 @@ def calls(things: tuple[Any, ...], out: Path) -> dict[str, tuple[Callable[..., A
     }
 
 
-NAMES = sorted({name for name in dir(jc) if name[0] != "_" and callable(getattr(jc, name))} - CONSTRUCTORS)
+NAMES = sorted(
+    {name for name in dir(jc) if name[0] != "_" and callable(getattr(jc, name))} - CONSTRUCTORS
+)
 
 
 def fault(call: Callable[[], Any]) -> str | None:
@@ -296,7 +416,12 @@ def fault(call: Callable[[], Any]) -> str | None:
         frames = traceback.extract_tb(error.__traceback__)
         last, said = frames[-1], f"{type(error).__name__}: {error}"
         ours = next(
-            (f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames) if f.filename.startswith(PACKAGE)), "?"
+            (
+                f"{Path(f.filename).name}:{f.lineno}"
+                for f in reversed(frames)
+                if f.filename.startswith(PACKAGE)
+            ),
+            "?",
         )
         if last.name in ("fails", "changed", "changed_array"):
             return None
@@ -330,7 +455,10 @@ def faults(name: str, things: tuple[Any, ...], out: Path, cases: int) -> dict[st
             continue
         if type(given.get("steps")) is int and given["steps"] > 100:  # takes as long as it says
             continue
-        if any(key in FUNCTIONS and callable(given[key]) and given[key] is not arguments[key] for key in spots):
+        if any(
+            key in FUNCTIONS and callable(given[key]) and given[key] is not arguments[key]
+            for key in spots
+        ):
             continue
         if wrong := fault(lambda function=function, given=given: function(**given)):
             found.setdefault(" ".join(wrong.split(": ")[:2])[:80], f"case {case}, {spots}: {wrong}")
@@ -343,7 +471,11 @@ def test_every_public_function_is_tried(things, tmp_path):
         function(**arguments)
         if name not in ("Checkpoints", "make_train_step", "loss_fn"):
             kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-            named = {p.name for p in inspect.signature(getattr(jc, name)).parameters.values() if p.kind not in kinds}
+            named = {
+                p.name
+                for p in inspect.signature(getattr(jc, name)).parameters.values()
+                if p.kind not in kinds
+            }
             assert named <= set(arguments), name
 
 
@@ -370,15 +502,23 @@ def test_what_hundreds_of_calls_found(things, tmp_path):
     """Rare values of the fuzzer, each with the function in which it gave a raw error."""
     _, data, recipe, model, _, state, normed, other = things
     params, images = {**state.params, "conv1": jnp.ones(3)}, data.test.images
-    stats = {"batch_stats": {"other": {"mean": np.zeros(2, np.float32), "var": np.ones(2, np.float32)}}}
-    keyed, other_stats = state.normalizer._replace(mean=jax.random.key(0)), other._replace(model_state=stats)
+    stats = {
+        "batch_stats": {"other": {"mean": np.zeros(2, np.float32), "var": np.ones(2, np.float32)}}
+    }
+    keyed, other_stats = (
+        state.normalizer._replace(mean=jax.random.key(0)),
+        other._replace(model_state=stats),
+    )
     found: list[tuple[Callable[[], Any], str]] = [
         (
             lambda: jc.with_variables(state._replace(params={"a": iter([1])}), {}),
             r"params has .*list_iterator.* at \['a'\]",
         ),
         (lambda: jc.evaluate(model, state._replace(normalizer=keyed), data.test), "normalizer is "),
-        (lambda: jc.gradcam(model, state._replace(params=params), images), "variables are not of this ConvNet"),
+        (
+            lambda: jc.gradcam(model, state._replace(params=params), images),
+            "variables are not of this ConvNet",
+        ),
         (
             lambda: jc.recompute_batch_stats(normed, other_stats, data.train, 8, batch=8),
             "of this ConvNet",
@@ -389,8 +529,16 @@ def test_what_hundreds_of_calls_found(things, tmp_path):
         ),
         (lambda: jc.sharpness(quadratic, iter([1, 2])), "params holds list_iterator"),
         (lambda: jc.noise_scale(quadratic, iter([1, 2]), [1, 2]), "params holds list_iterator"),
-        (lambda: jc.lr_finder(model, data._replace(name=np.zeros((2, 3))), recipe), "name is of type ndarray"),
-        (lambda: jc.RunLog(tmp_path / "a", recipe, data=data._replace(test=jc.Split(images, "x"))), "test labels"),  # pyright: ignore[reportArgumentType]
+        (
+            lambda: jc.lr_finder(model, data._replace(name=np.zeros((2, 3))), recipe),
+            "name is of type ndarray",
+        ),
+        (
+            lambda: jc.RunLog(
+                tmp_path / "a", recipe, data=data._replace(test=jc.Split(images, "x"))
+            ),
+            "test labels",
+        ),  # pyright: ignore[reportArgumentType]
         (lambda: jc.export_weights(model, state, "x" * 5000), "names of at most 255 bytes"),
         (lambda: jc.export_weights(model, state, "\ud800"), "a path that this system can write"),
     ]
@@ -399,5 +547,8 @@ def test_what_hundreds_of_calls_found(things, tmp_path):
             call()
         assert "\n" not in str(error.value)
         assert type(error.value).__module__.startswith("jaxcnn.")
-    with jc.Checkpoints(tmp_path / "b") as saved, pytest.raises(jc.CheckpointError, match="list_iterator"):
+    with (
+        jc.Checkpoints(tmp_path / "b") as saved,
+        pytest.raises(jc.CheckpointError, match="list_iterator"),
+    ):
         saved.save(state._replace(params={"a": iter([1])}))

@@ -46,7 +46,9 @@ def run():
 def by_hand(model, state, images, classes, squares):
     """Equations 1 and 2 with the derivatives on paper: d logit_c / d pooled_k = W_kc, of squares 2 x / (h w)."""
     outputs: Any = model.apply(
-        {"params": state.params}, jnp.asarray(images / 255 - state.normalizer.mean, jnp.float32), stages=True
+        {"params": state.params},
+        jnp.asarray(images / 255 - state.normalizer.mean, jnp.float32),
+        stages=True,
     )
     maps, weights = np.asarray(outputs[1]["maps"]), np.asarray(state.params["head"]["kernel"])
     heats = []
@@ -63,14 +65,18 @@ def test_heat_is_the_papers_equations(run, name):
     model, state, images = run
     classes = np.array([2, 0, 1, 1, 0])
     got = gradcam(model, state, images, classes, stage=name, batch=2)
-    np.testing.assert_allclose(got, by_hand(model, state, images, classes, name == "squares"), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        got, by_hand(model, state, images, classes, name == "squares"), rtol=0, atol=1e-5
+    )
     assert got.dtype == np.float32
 
 
 def test_without_classes_it_asks_about_the_predicted_ones_at_the_last_map(run):
     model, state, images = run
     predicted = jc.predict(model, state, images).argmax(1)
-    np.testing.assert_array_equal(gradcam(model, state, images), gradcam(model, state, images, predicted, "squares"))
+    np.testing.assert_array_equal(
+        gradcam(model, state, images), gradcam(model, state, images, predicted, "squares")
+    )
 
 
 def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
@@ -83,14 +89,20 @@ def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
         image[y : y + 4, x : x + 4] = (250, 40, 40) if label else (40, 250, 40)
     split = jc.Split(images, labels)
     data = assemble("patches", split, split, (16, 16, 3), ("green", "red"))
-    recipe = jc.Recipe(dataset="patches", model="own", steps=60, batch=50, pad=0, flip=False, lr=0.3, every=60)
+    recipe = jc.Recipe(
+        dataset="patches", model="own", steps=60, batch=50, pad=0, flip=False, lr=0.3, every=60
+    )
     model = Two(classes=2)
-    state, row = list(jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1)))[-1]
+    state, row = list(
+        jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1))
+    )[-1]
     assert row is not None
     assert row["eval_error"] == 0
     heat = gradcam(model, state, images[:50], labels[:50], "maps")
     inside = [
-        h[y - 1 : y + 5, x - 1 : x + 5].sum() / h.sum() for h, (y, x) in zip(heat, corners, strict=False) if h.sum()
+        h[y - 1 : y + 5, x - 1 : x + 5].sum() / h.sum()
+        for h, (y, x) in zip(heat, corners, strict=False)
+        if h.sum()
     ]
     assert len(inside) > 45
     assert np.median(inside) > 0.8  # of 36 pixels in 256, which by chance hold 0.14
@@ -100,7 +112,10 @@ def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
 def test_every_stage_is_in_the_path_of_the_logits(network):
     model, shape = jc.create_model(network, 10), (28, 28, 1)
     variables = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    image, there = jnp.asarray(RNG.normal(size=(1, *shape)), jnp.float32), stage_shapes(model, shape)
+    image, there = (
+        jnp.asarray(RNG.normal(size=(1, *shape)), jnp.float32),
+        stage_shapes(model, shape),
+    )
 
     def total(nudges):
         logits: Any = model.apply({**variables, "nudges": nudges}, image)
@@ -112,7 +127,8 @@ def test_every_stage_is_in_the_path_of_the_logits(network):
 
 
 @pytest.mark.parametrize(
-    ("stage", "said"), [("pool", "expected one of maps, squares"), ("map", "did you mean 'maps'"), ("stage9", "maps")]
+    ("stage", "said"),
+    [("pool", "expected one of maps, squares"), ("map", "did you mean 'maps'"), ("stage9", "maps")],
 )
 def test_a_stage_that_cannot_be_asked_is_refused_with_those_that_can(run, stage, said):
     model, state, images = run
@@ -132,7 +148,9 @@ def test_other_mistakes_are_named(run):
 
 def test_where_nothing_speaks_for_the_class_there_is_no_heat(run):
     model, state, images = run
-    params = state.params | {"head": {"kernel": -np.ones((4, 3), np.float32), "bias": np.zeros(3, np.float32)}}
+    params = state.params | {
+        "head": {"kernel": -np.ones((4, 3), np.float32), "bias": np.zeros(3, np.float32)}
+    }
     heat = gradcam(
         model,
         state._replace(params=params, normalizer=make_normalizer(np.zeros((6, 8, 2)), np.ones(2))),

@@ -68,7 +68,9 @@ def case_of_a_small_network(random):
     side = pick([8, 12 if name == "unet" else 40])
     h, w = (factor * between(1, max(1, side // factor)) for _ in range(2))
     devices = pick([1, 1, 1, 5])
-    batch = devices * between(1, max(1, min(70, (2**10 if name == "unet" else 2**13) // (h * w)) // devices))
+    batch = devices * between(
+        1, max(1, min(70, (2**10 if name == "unet" else 2**13) // (h * w)) // devices)
+    )
     normalized = options.get("batch_norm", name not in ("mlp", "autoencoder"))
     group = pick([0, *divisors(batch // devices)]) if normalized else 0
     return Case(name, options, (batch, h, w, pick([1, 3])), group, devices, between(0, 99))
@@ -89,7 +91,9 @@ def gradients(case: Case, seed: int):
 
     def mean_loss(model, params, x, weights):
         rngs = {"dropout": jax.random.key(1)}
-        outputs, _ = model.apply({"params": params, **variables}, x, train=True, mutable=[*variables, "aux"], rngs=rngs)
+        outputs, _ = model.apply(
+            {"params": params, **variables}, x, train=True, mutable=[*variables, "aux"], rngs=rngs
+        )
         return (outputs * weights).mean() + jnp.square(outputs).mean()
 
     shape = jax.eval_shape(lambda x: model.apply({"params": params, **variables}, x), x).shape
@@ -101,7 +105,9 @@ def gradients(case: Case, seed: int):
     mapped = model.clone(axis="batch") if hasattr(model, "axis") else model
 
     def share(params, x, weights):
-        return jax.lax.pmean(jax.value_and_grad(lambda *args: mean_loss(mapped, *args))(params, x, weights), "batch")
+        return jax.lax.pmean(
+            jax.value_and_grad(lambda *args: mean_loss(mapped, *args))(params, x, weights), "batch"
+        )
 
     split = [array.reshape(case.devices, -1, *array.shape[1:]) for array in (x, weights)]
     run = jax.pmap(share, "batch", in_axes=(None, 0, 0), devices=jax.devices()[: case.devices])
@@ -111,7 +117,9 @@ def gradients(case: Case, seed: int):
 def distance(case: Case, seed: int) -> float:
     """The largest difference of a leaf from the reference's, as a share of the whole gradient."""
     (loss, got), (expected_loss, expected) = gradients(case, seed)
-    return max(apart(got, expected), abs(float(loss - expected_loss)) / (abs(float(expected_loss)) + 1e-6))
+    return max(
+        apart(got, expected), abs(float(loss - expected_loss)) / (abs(float(expected_loss)) + 1e-6)
+    )
 
 
 def apart(got, expected) -> float:
@@ -128,7 +136,9 @@ def check(case: Case) -> None:
         distances.append(distance(case, seed))
         if distances[-1] <= 1e-3:
             return
-    raise AssertionError(f"{case}: the gradient is {min(distances):.2g} of its size off in three draws of its values")
+    raise AssertionError(
+        f"{case}: the gradient is {min(distances):.2g} of its size off in three draws of its values"
+    )
 
 
 def test_gradients_of_small_networks_of_random_sizes(cases):
@@ -149,7 +159,11 @@ class Pooled(nn.Module):
     def __call__(self, x):
         """[b, h, w, c] -> [b, h', w', c or width]."""
         for block in range(self.times):
-            x = conv3x3(self.width, kernel_init="he", dtype=jnp.float32)(x) if self.convolved or block else x
+            x = (
+                conv3x3(self.width, kernel_init="he", dtype=jnp.float32)(x)
+                if self.convolved or block
+                else x
+            )
             x = activation(self.activation)[0](BatchNorm(self.group)(x, True))
             x = POOLINGS[self.pooling](x)
         return x
@@ -170,7 +184,9 @@ def case_of_pooling(random):
     h, w = (2**times * between(1, pick([3, 10])) for _ in range(2))
     b = between(1, max(1, min(64, 2**12 // (h * w))))
     pooling = pick(["max", "max", "max", *POOLINGS])
-    parts = Pooled(between(1, 9), pick([True, False]), times, pick([0, *divisors(b)]), pick(UNITS), pooling)
+    parts = Pooled(
+        between(1, 9), pick([True, False]), times, pick([0, *divisors(b)]), pick(UNITS), pooling
+    )
     return parts, (b, h, w, pick([1, 3])), between(0, 99)
 
 
@@ -180,9 +196,12 @@ def check_pooled(some):
     for parts, shape, seed in some:
         normal = np.random.default_rng(seed).normal
         x = jnp.asarray(normal(size=shape), jnp.float32)
-        maps, variables = jax.eval_shape(lambda x, parts=parts: parts.init_with_output(jax.random.key(0), x), x)
+        maps, variables = jax.eval_shape(
+            lambda x, parts=parts: parts.init_with_output(jax.random.key(0), x), x
+        )
         params = jax.tree.map(
-            lambda leaf, normal=normal: normal(size=leaf.shape).astype(np.float32), variables["params"]
+            lambda leaf, normal=normal: normal(size=leaf.shape).astype(np.float32),
+            variables["params"],
         )
         given.append((x, params, normal(size=maps.shape).astype(np.float32)))
 
@@ -190,9 +209,14 @@ def check_pooled(some):
         def total(parts, x, params, weights):
             return (parts.apply({"params": params}, x, mutable=True)[0] * weights).sum()
 
-        return [jax.grad(partial(total, parts), (0, 1))(*one) for (parts, *_), one in zip(some, given, strict=True)]
+        return [
+            jax.grad(partial(total, parts), (0, 1))(*one)
+            for (parts, *_), one in zip(some, given, strict=True)
+        ]
 
-    got, expected = (jax.jit(gradients, compiler_options=how)(given) for how in (QUICK, QUICK | REFERENCE))
+    got, expected = (
+        jax.jit(gradients, compiler_options=how)(given) for how in (QUICK, QUICK | REFERENCE)
+    )
     for case, *pair in zip(some, got, expected, strict=True):
         off = apart(*pair)
         assert off <= 1e-4, f"{case}: the gradient is {off:.2g} of its size off"

@@ -35,7 +35,18 @@ from jaxcnn.run_log import read_metrics
 from jaxcnn.runs import sweep, sweeps
 
 ROOT = Path(cli.__file__).parent.parent
-SMALL = ["--depths", "8", "--families", "plain", "--seeds", "1", "--width", "2", "--keep-every", "0"]
+SMALL = [
+    "--depths",
+    "8",
+    "--families",
+    "plain",
+    "--seeds",
+    "1",
+    "--width",
+    "2",
+    "--keep-every",
+    "0",
+]
 
 
 def scripts():
@@ -43,7 +54,8 @@ def scripts():
     files = [
         path
         for path in Path(experiments.__file__).parent.rglob("*.py")
-        if path.name != "_common.py" and any(call in path.read_text() for call in ("cli.parse(", "run_study(PRESETS"))
+        if path.name != "_common.py"
+        and any(call in path.read_text() for call in ("cli.parse(", "run_study(PRESETS"))
     ]
     for path in sorted(files):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -79,7 +91,9 @@ def test_every_integer_option_of_every_script_has_bounds(script, capsys, tmp_pat
                 script.main([cli.flag_name(name), *values, *out])
             line = capsys.readouterr().err
             assert (exit.value.code, line.count("\n")) == (2, 1), line
-            assert line.startswith(f"error: {cli.flag_name(name)} is {value}; expected a whole number of ")
+            assert line.startswith(
+                f"error: {cli.flag_name(name)} is {value}; expected a whole number of "
+            )
             assert time.monotonic() - began < 5
     assert not (tmp_path / "out").exists()
 
@@ -92,7 +106,11 @@ def has_out(script):
 def test_an_empty_path_is_no_folder(name, capsys):
     from experiments import depth
 
-    for args in ([cli.flag_name(name), ""], [f"{cli.flag_name(name)}="], [cli.flag_name(name), "  "]):
+    for args in (
+        [cli.flag_name(name), ""],
+        [f"{cli.flag_name(name)}="],
+        [cli.flag_name(name), "  "],
+    ):
         with pytest.raises(SystemExit) as exit:
             depth.main(args)
         assert exit.value.code == 2
@@ -108,10 +126,22 @@ def test_an_empty_path_is_no_folder(name, capsys):
         (["--steps", "many"], "--steps is 'many'; expected a whole number. Use --steps 300"),
         (["--lr", "fast"], "--lr is 'fast'; expected a number. Use --lr 0.05"),
         (["--lr", "nan"], "--lr is nan; expected a finite number. Use --lr 0.05"),
-        (["--keep-every", "-1"], "--keep-every is -1; expected a whole number of 0 to 100000000. Use --keep-every 25"),
-        (["--depths", "-4"], "--depths is -4; expected a whole number of 8 to 1202. Use --depths 20 56"),
-        (["--depths", "21"], "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 or 26"),
-        (["--batch", "5000"], "--batch is 5000, more than the 1437 training images; write --batch 128"),
+        (
+            ["--keep-every", "-1"],
+            "--keep-every is -1; expected a whole number of 0 to 100000000. Use --keep-every 25",
+        ),
+        (
+            ["--depths", "-4"],
+            "--depths is -4; expected a whole number of 8 to 1202. Use --depths 20 56",
+        ),
+        (
+            ["--depths", "21"],
+            "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 or 26",
+        ),
+        (
+            ["--batch", "5000"],
+            "--batch is 5000, more than the 1437 training images; write --batch 128",
+        ),
     ],
 )
 def test_messages_name_the_flag_that_was_typed(args, says, capsys, tmp_path):
@@ -145,7 +175,11 @@ def test_a_stream_without_a_character_gets_a_plain_one(encoding, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
     with cli.cli_errors():
         print("3.4 ± 0.2 \u732b \udcff ┐")
-    expected = {"ascii": "3.4 +/- 0.2 ? ? +", "latin-1": "3.4 ± 0.2 ? ? +", "utf-8": "3.4 ± 0.2 \u732b ? ┐"}
+    expected = {
+        "ascii": "3.4 +/- 0.2 ? ? +",
+        "latin-1": "3.4 ± 0.2 ? ? +",
+        "utf-8": "3.4 ± 0.2 \u732b ? ┐",
+    }
     assert raw.getvalue().decode(encoding) == expected[encoding] + "\n"
     assert sys.stdout.errors == "strict"
 
@@ -156,7 +190,10 @@ def test_a_stream_without_a_character_gets_a_plain_one(encoding, monkeypatch):
         ({"MPLBACKEND": "bad"}, "'bad' is not a valid value for backend"),
         ({"JAX_PLATFORMS": "cuda"}, "JAX_PLATFORMS is 'cuda'"),
         ({"JAX_PLATFORMS": "foo"}, "JAX_PLATFORMS is 'foo'"),
-        ({"JAX_ENABLE_X64": "maybe"}, "invalid truth value 'maybe' for environment 'JAX_ENABLE_X64'"),
+        (
+            {"JAX_ENABLE_X64": "maybe"},
+            "invalid truth value 'maybe' for environment 'JAX_ENABLE_X64'",
+        ),
     ],
 )
 def test_a_bad_environment_is_one_line(setting, says, tmp_path):
@@ -164,7 +201,12 @@ def test_a_bad_environment_is_one_line(setting, says, tmp_path):
         pytest.skip("a GPU is there")
     command_line = [sys.executable, "-m", "experiments.depth", *SMALL, "--out", str(tmp_path)]
     ended = subprocess.run(
-        command_line, env=os.environ | setting, cwd=ROOT, capture_output=True, text=True, timeout=120
+        command_line,
+        env=os.environ | setting,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert ended.stderr.startswith("error: ")
@@ -174,19 +216,28 @@ def test_a_bad_environment_is_one_line(setting, says, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux")
 def test_too_little_address_space_is_said_before_it_is_needed():
     ended = subprocess.run(
-        ["sh", "-c", f"ulimit -v {2 << 20}; exec {shlex.quote(sys.executable)} -m experiments.depth"],
+        [
+            "sh",
+            "-c",
+            f"ulimit -v {2 << 20}; exec {shlex.quote(sys.executable)} -m experiments.depth",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
-    assert ended.stderr.startswith("error: memory is limited to 2.0 GiB (ulimit -v); expected at least ")
+    assert ended.stderr.startswith(
+        "error: memory is limited to 2.0 GiB (ulimit -v); expected at least "
+    )
 
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating\n 7 bytes")],
+    [
+        MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating\n 7 bytes"),
+    ],
     ids=["host", "device"],
 )
 def test_out_of_memory_is_one_line_that_says_what_to_reduce(error, capsys):
@@ -210,7 +261,9 @@ def test_other_errors_of_jax_keep_their_traceback():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
-def test_a_network_beyond_this_machine_is_refused_before_its_parameters_are_made(monkeypatch, tmp_path):
+def test_a_network_beyond_this_machine_is_refused_before_its_parameters_are_made(
+    monkeypatch, tmp_path
+):
     there = sweeps.machine_memory()
     assert there is None or 1 << 26 < there < 1 << 50
     monkeypatch.setattr(sweeps, "machine_memory", lambda: 1 << 20)
@@ -234,7 +287,11 @@ def test_a_closed_terminal_leaves_a_saved_run(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code, *args], cwd=ROOT)
     folder, until = tmp_path / "plain8-seed0", time.monotonic() + 300
     try:
-        while not (folder / "metrics.jsonl").exists() and time.monotonic() < until and process.poll() is None:
+        while (
+            not (folder / "metrics.jsonl").exists()
+            and time.monotonic() < until
+            and process.poll() is None
+        ):
             time.sleep(0.1)
         assert process.poll() is None
         process.send_signal(signal.SIGHUP)
@@ -263,13 +320,17 @@ def test_a_program_that_sigterm_does_not_stop_is_ended():
         "import time; from jaxcnn import cli; cli.GRACE_SECONDS = 1.0\n"
         "with cli.GracefulShutdown(): print('ready', flush=True); time.sleep(100); print('slept')"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, cwd=ROOT
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.terminate()
     out, error = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, "")
-    assert error.endswith("ended 1 s after signal 15; the same command goes on from the last saved state\n")
+    assert error.endswith(
+        "ended 1 s after signal 15; the same command goes on from the last saved state\n"
+    )
 
 
 def test_two_interrupts_in_a_notebook_raise_keyboard_interrupt(monkeypatch):
@@ -312,7 +373,9 @@ class Broken(io.StringIO):
         self.write()
 
 
-@pytest.mark.parametrize("stream", [Broken(), io.StringIO(), None], ids=["broken", "closed", "none"])
+@pytest.mark.parametrize(
+    "stream", [Broken(), io.StringIO(), None], ids=["broken", "closed", "none"]
+)
 def test_progress_that_cannot_be_written_ends_nothing(stream, monkeypatch):
     if isinstance(stream, io.StringIO) and not isinstance(stream, Broken):
         stream.close()
@@ -351,7 +414,9 @@ def test_a_save_that_never_ends_is_an_error(monkeypatch, tmp_path):
     saved = Checkpoints(tmp_path)
     try:
         saved.save(State(np.int32(1)))
-        with pytest.raises(CheckpointError, match=r"has not ended within 0.2 s; expected a disk that answers"):
+        with pytest.raises(
+            CheckpointError, match=r"has not ended within 0.2 s; expected a disk that answers"
+        ):
             saved.wait()
     finally:
         ends.set()
@@ -382,9 +447,17 @@ print(len(files), cli.remove_damaged_programs(folder), len(list(folder.glob("*-c
 
 
 def test_cut_programs_are_told_once_and_made_again(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("JAX_COMPILATION_CACHE")
+    }
     ended = subprocess.run(
-        [sys.executable, "-c", CACHE, str(tmp_path)], env=environment, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", CACHE, str(tmp_path)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 0, ended.stderr
     count, damaged, whole = ended.stdout.split()
@@ -397,7 +470,13 @@ def test_cut_programs_are_told_once_and_made_again(tmp_path):
 
 def test_a_program_in_part_is_damaged_and_others_stay(tmp_path):
     whole = zlib.compress(b"program" * 99)
-    for name, data in {"a": whole, "b": whole[:-3], "c": b"", "d": b"junk", "e": b"\x28\xb5\x2f\xfd\x00"}.items():
+    for name, data in {
+        "a": whole,
+        "b": whole[:-3],
+        "c": b"",
+        "d": b"junk",
+        "e": b"\x28\xb5\x2f\xfd\x00",
+    }.items():
         (tmp_path / f"{name}-cache").write_bytes(data)
     assert cli.remove_damaged_programs(tmp_path) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["a-cache"]
@@ -442,7 +521,9 @@ def test_a_container_without_a_home_directory_needs_only_a_cache(monkeypatch, tm
     assert loading._roots() == [tmp_path / "tfds"]
     for name in ("JAXCNN_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(DataError, match=r"no home directory; expected .* Set JAXCNN_CACHE") as error:
+    with pytest.raises(
+        DataError, match=r"no home directory; expected .* Set JAXCNN_CACHE"
+    ) as error:
         cache.cache_root()
     assert said(error)
     before = jax.config.values["jax_compilation_cache_dir"]
@@ -500,7 +581,9 @@ def test_the_mappings_of_a_recipe_cannot_be_changed(name):
 
 
 def test_a_frozen_recipe_is_copied_compared_and_written_as_before():
-    recipe: Any = Recipe(options={"hidden": [4, 3], "width": 8}, method={"b2": 0.99}, stage_rates={"stem": 0.5})
+    recipe: Any = Recipe(
+        options={"hidden": [4, 3], "width": 8}, method={"b2": 0.99}, stage_rates={"stem": 0.5}
+    )
     again: Any
     for again in (
         pickle.loads(pickle.dumps(recipe)), copy.deepcopy(recipe), copy.copy(recipe), dataclasses.replace(recipe),
@@ -509,10 +592,16 @@ def test_a_frozen_recipe_is_copied_compared_and_written_as_before():
         assert again == recipe
         with pytest.raises(TypeError, match="cannot be changed"):
             again.options["width"] = 9
-    assert json.loads(recipe.to_json())["options"] == {"hidden": [4, 3], "width": 8} == recipe.options
+    assert (
+        json.loads(recipe.to_json())["options"] == {"hidden": [4, 3], "width": 8} == recipe.options
+    )
     assert dataclasses.replace(recipe, seed=1) != recipe
     assert repr(recipe.options) == "{'hidden': [4, 3], 'width': 8}"
-    assert {**recipe.options, "width": 9} == recipe.options | {"width": 9} == {"hidden": [4, 3], "width": 9}
+    assert (
+        {**recipe.options, "width": 9}
+        == recipe.options | {"width": 9}
+        == {"hidden": [4, 3], "width": 9}
+    )
     mine = recipe.options.copy()
     mine["width"] = 1
     with pytest.raises(TypeError, match="unhashable"):

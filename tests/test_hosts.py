@@ -33,8 +33,28 @@ model = jc.create_model("resnet8", 10, width=4)
 rows = [row for _, row in jc.train(model, jc.create_optimizer(recipe), data, recipe)]
 print(json.dumps([[row[k] for k in ("train_loss", "eval_loss", "eval_error", "grad_norm")] for row in rows]))
 """
-STUDY = ["--depths", "8", "--families", "residual", "--width", "4", "--batch", "256", "--seeds", "1", "--lr", "0.001"]
-STUDY += ["--steps", "560", "--every", "80", "--drops", "280"]  # the last 400 give the test time to kill it
+STUDY = [
+    "--depths",
+    "8",
+    "--families",
+    "residual",
+    "--width",
+    "4",
+    "--batch",
+    "256",
+    "--seeds",
+    "1",
+    "--lr",
+    "0.001",
+]
+STUDY += [
+    "--steps",
+    "560",
+    "--every",
+    "80",
+    "--drops",
+    "280",
+]  # the last 400 give the test time to kill it
 
 
 def free_port():
@@ -47,13 +67,18 @@ def start(command, devices: int = 1, **env: str):
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", **env}
     env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def losses(processes):
     """What each of `processes` processes, with four devices together, says of the same run."""
     port = free_port()
-    running = [start(["-c", SCRIPT, str(port), str(processes), str(i)], 4 // processes) for i in range(processes)]
+    running = [
+        start(["-c", SCRIPT, str(port), str(processes), str(i)], 4 // processes)
+        for i in range(processes)
+    ]
     said = [process.communicate(timeout=180) for process in running]
     assert all(process.returncode == 0 for process in running), said[0][1][-2000:]
     return [json.loads(out.splitlines()[-1]) for out, _ in said]
@@ -70,7 +95,10 @@ def test_two_processes_say_what_one_says():
 def job(out, *more):
     """The depth study as two processes; `more` has the options that only one of them is given."""
     port, ours = free_port(), ["-m", "experiments.depth", *STUDY]
-    which = [["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(i)] for i in (0, 1)]
+    which = [
+        ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(i)]
+        for i in (0, 1)
+    ]
     outs = [["--out", str(out)], ["--out", str(out) + "-of-the-other"]]
     extra = more or ([], [])
     return [start([*ours, *which[i], *outs[i], *extra[i]]) for i in (0, 1)]
@@ -118,10 +146,15 @@ def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_
     whole = start(["-m", "experiments.depth", *STUDY, "--out", str(tmp_path / "whole")])
     assert ended([whole], 120)[0] == [0]
     assert not list(tmp_path.glob("*-of-the-other"))  # process 1 wrote nothing
-    rows, expected = (jc.read_metrics(folder / "resnet8-seed0") for folder in (out, tmp_path / "whole"))
+    rows, expected = (
+        jc.read_metrics(folder / "resnet8-seed0") for folder in (out, tmp_path / "whole")
+    )
     assert [row["step"] for row in rows] == list(range(80, 561, 80))
     for mine, theirs in zip(rows, expected, strict=True):
-        for name in ("train_loss", "eval_loss"):  # at a low rate, so that rounding does not grow to more than that
+        for name in (
+            "train_loss",
+            "eval_loss",
+        ):  # at a low rate, so that rounding does not grow to more than that
             assert mine[name] == pytest.approx(theirs[name], rel=1e-4), name
     layouts = json.loads((out / "resnet8-seed0" / "env.json").read_text())
     assert [(facts["processes"], facts["devices"]) for facts in layouts] == [(2, 2), (1, 1)]
@@ -131,7 +164,9 @@ def test_a_mistake_of_the_first_and_different_options_end_all_with_one_line(tmp_
     both = job(tmp_path / "a", [], ["--seeds", "2"])
     codes, said = ended(both)
     assert codes == [2, 2], said
-    assert all("error: the processes of this job have different options or data" in text for text in said)
+    assert all(
+        "error: the processes of this job have different options or data" in text for text in said
+    )
     (tmp_path / "file").write_text("")
     codes, said = ended(job(tmp_path / "file" / "in-the-way"))
     assert codes == [2, 2], said
@@ -156,7 +191,12 @@ def test_in_a_cluster_no_option_is_needed():
     both = []
     for i in (0, 1):
         env = {"SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
-        env |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": str(i), "SLURM_LOCALID": "0"}
+        env |= {
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_STEP_NUM_NODES": "1",
+            "SLURM_PROCID": str(i),
+            "SLURM_LOCALID": "0",
+        }
         both.append(start(["-c", SLURM], 1, **env))
     said = [process.communicate(timeout=60) for process in both]
     lines = [[line for line in out.splitlines() if "Gloo" not in line] for out, _ in said]
@@ -175,7 +215,9 @@ def test_a_process_that_finds_no_other_ends_with_one_line():
         process = start(["-c", code.format(port, me)])
         _, said = process.communicate(timeout=60)
         assert process.returncode == 2
-        assert said.splitlines()[-1].startswith(f"error: the processes did not find each other at 127.0.0.1:{port}")
+        assert said.splitlines()[-1].startswith(
+            f"error: the processes did not find each other at 127.0.0.1:{port}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -209,7 +251,12 @@ def test_one_process_tells_itself():
     state = {"a": np.arange(3.0)}
     assert multihost.broadcast_from_primary(lambda: state) is state
     assert multihost.broadcast_arrays_from_primary(lambda: state, state) is state
-    assert (multihost.is_multihost(), multihost.is_primary(), multihost.global_max(7), multihost.all_equal("x")) == (
+    assert (
+        multihost.is_multihost(),
+        multihost.is_primary(),
+        multihost.global_max(7),
+        multihost.all_equal("x"),
+    ) == (
         False,
         True,
         7,

@@ -27,7 +27,12 @@ from jaxcnn.recipe import ArgumentError
 RESNETS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
 COUNTS = {f"resnet{depth}": count for depth, count in RESNETS.items()}
 COUNTS |= {f"resnet{depth}-v1.5": RESNETS[depth] for depth in (50, 101, 152)}
-COUNTS |= {"alexnet": 61_100_840, "alexnet-groups": 60_965_224, "googlenet": 6_998_552, "googlenet-bn": 6_624_904}
+COUNTS |= {
+    "alexnet": 61_100_840,
+    "alexnet-groups": 60_965_224,
+    "googlenet": 6_998_552,
+    "googlenet-bn": 6_624_904,
+}
 # A copy with published weights (pytorchcv 0.0.67) normalises once more, 64 channels, before the first block.
 PREACT = {18: 11_687_848, 34: 21_796_008, 50: 25_549_480, 101: 44_541_608, 152: 60_185_256}
 COUNTS |= {f"preresnet{depth}": count - 2 * 64 for depth, count in PREACT.items()}
@@ -35,19 +40,32 @@ COUNTS |= {f"preresnet{depth}": count - 2 * 64 for depth, count in PREACT.items(
 PROJECTIONS = sum(c * 2 * c + 2 * 2 * c for c in (64, 128, 256))
 COUNTS |= {f"plain{depth}": RESNETS[depth] - PROJECTIONS for depth in (18, 34)}
 CIFAR_COUNTS = {20: 269_722, 110: 1_727_962, 164: 1_703_258, 1001: 10_327_706}
-NAMES = ["resnet18", "resnet50", "resnet50-v1.5", "preresnet34", "preresnet50", "alexnet", "googlenet", "googlenet-bn"]
+NAMES = [
+    "resnet18",
+    "resnet50",
+    "resnet50-v1.5",
+    "preresnet34",
+    "preresnet50",
+    "alexnet",
+    "googlenet",
+    "googlenet-bn",
+]
 EXACT: Any = {"kernel_init": "he", "dtype": jnp.float32}
 CONV, NORM = partial(conv, **EXACT), BatchNorm
 
 
 def abstract(model, shape=(224, 224, 3), batch=1):
-    return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((batch, *shape), "float32"))
+    return jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((batch, *shape), "float32")
+    )
 
 
 def shapes(name, side, **options):
     """The shapes of a network's stages; nothing is computed."""
     model, x = create_model(name, 7, **options), jax.ShapeDtypeStruct((2, side, side, 3), "float32")
-    (logits, seen), _ = jax.eval_shape(partial(model.init_with_output, stages=True), jax.random.key(0), x)
+    (logits, seen), _ = jax.eval_shape(
+        partial(model.init_with_output, stages=True), jax.random.key(0), x
+    )
     assert logits.shape == (2, 7)
     return {key: maps.shape[1:] for key, maps in seen.items()}
 
@@ -55,7 +73,9 @@ def shapes(name, side, **options):
 def weights(module, x):
     """Random variables, none negative, of a module called with an input and `train`."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
-    return dict(jax.tree.map(lambda leaf: np.abs(images(leaf.shape, 1)[0]) / math.sqrt(leaf.size), shapes))
+    return dict(
+        jax.tree.map(lambda leaf: np.abs(images(leaf.shape, 1)[0]) / math.sqrt(leaf.size), shapes)
+    )
 
 
 def relu(x):
@@ -74,26 +94,38 @@ def test_parameters_are_the_published(name, count):
     assert count_parameters(create_model(name, 1000), (224, 224, 3)) == count
 
 
-@pytest.mark.parametrize(("name", "count"), [("googlenet", 13_378_280), ("googlenet-bn", 13_004_888)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("googlenet", 13_378_280), ("googlenet-bn", 13_004_888)]
+)
 def test_auxiliary_heads_have_the_published_parameters(name, count):
     assert count_parameters(create_model(name, 1000, aux=True), (224, 224, 3)) == count
 
 
 @pytest.mark.parametrize("depth", [20, 164])
 def test_preactivation_for_cifar_has_the_published_parameters(depth):
-    assert count_parameters(create_model(f"cifar-preresnet{depth}", 10), (32, 32, 3)) == CIFAR_COUNTS[depth]
+    assert (
+        count_parameters(create_model(f"cifar-preresnet{depth}", 10), (32, 32, 3))
+        == CIFAR_COUNTS[depth]
+    )
 
 
 @pytest.mark.parametrize(("depth", "small"), [(110, (8, 14)), (1001, (29, 47))])
 def test_deep_preactivation_for_cifar_has_the_published_parameters(depth, small):
-    a, b = (count_parameters(create_model(f"cifar-preresnet{depth}", 10), (32, 32, 3)) for depth in small)
+    a, b = (
+        count_parameters(create_model(f"cifar-preresnet{depth}", 10), (32, 32, 3))
+        for depth in small
+    )
     assert a + (b - a) * (depth - small[0]) // (small[1] - small[0]) == CIFAR_COUNTS[depth]
     model = create_model(f"cifar-preresnet{depth}", 10)
     assert isinstance(model, PreActResNet)
-    assert (model.blocks, model.shortcut) == (((18,) * 3, "A") if depth == 110 else ((111,) * 3, "B"))
+    assert (model.blocks, model.shortcut) == (
+        ((18,) * 3, "A") if depth == 110 else ((111,) * 3, "B")
+    )
 
 
-@pytest.mark.parametrize("name", ["resnet18", "plain34", "resnet50", "preresnet34", "preresnet50", "resnet101-v1.5"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "plain34", "resnet50", "preresnet34", "preresnet50", "resnet101-v1.5"]
+)
 def test_depth_counts_convolutions_and_the_dense_layer_but_no_projections(name):
     paths = jax.tree_util.tree_leaves_with_path(abstract(create_model(name, 10))["params"])
     kernels = [path for path, leaf in paths if leaf.ndim > 1 and path[-2].key != "project"]
@@ -109,7 +141,10 @@ def test_depth_counts_convolutions_and_the_dense_layer_but_no_projections(name):
         ("resnet18-v1.5", "write resnet"),
         ("googlenet-v1", "write googlenet"),
         ("alexnet-group", "write alexnet-groups"),
-        ("preresnet21", "depth is 21; expected 6 n + 2 or 9 n + 2 for a whole n >= 1: write 20 or 26"),
+        (
+            "preresnet21",
+            "depth is 21; expected 6 n + 2 or 9 n + 2 for a whole n >= 1: write 20 or 26",
+        ),
         ("cifar-preresnet2", "write 8 or 14"),
         ("cifar-resnet34", "depth is 34; expected 6 n + 2"),
     ],
@@ -146,7 +181,9 @@ def ceiled(side, times):
 
 
 @pytest.mark.parametrize("side", [28, 32, 64, 224])
-@pytest.mark.parametrize(("name", "widening"), [("resnet18", 1), ("resnet50", 4), ("preresnet50", 4), ("plain34", 1)])
+@pytest.mark.parametrize(
+    ("name", "widening"), [("resnet18", 1), ("resnet50", 4), ("preresnet50", 4), ("plain34", 1)]
+)
 def test_residual_networks_halve_five_times(name, widening, side):
     expected = {"stem": (ceiled(side, 1),) * 2 + (64,), "pool": (512 * widening,)}
     for stage in (1, 2, 3, 4):
@@ -188,7 +225,10 @@ def test_googlenet_has_the_maps_of_its_table_1(name, side):
 def test_alexnet_has_the_maps_of_its_figure_2(name, side, maps):
     filters = (96, 256, 384, 384, 256) if "groups" in name else (64, 192, 384, 256, 256)
     sides = (*maps, maps[2], maps[2])
-    expected = {f"conv{i}": (side, side, c) for i, (side, c) in enumerate(zip(sides, filters, strict=True), 1)}
+    expected = {
+        f"conv{i}": (side, side, c)
+        for i, (side, c) in enumerate(zip(sides, filters, strict=True), 1)
+    }
     assert shapes(name, side) == expected | {"dense1": (4096,), "dense2": (4096,)}
 
 
@@ -203,7 +243,12 @@ def test_the_large_vgg_takes_small_images(side):
     ("name", "options", "shape", "hint"),
     [
         ("alexnet", {}, (62, 64, 3), "images of 62x64 pixels; expected at least 63x63"),
-        ("alexnet-groups", {}, (200, 200, 3), "images of 200x200 pixels; expected 224x224 or 227x227"),
+        (
+            "alexnet-groups",
+            {},
+            (200, 200, 3),
+            "images of 200x200 pixels; expected 224x224 or 227x227",
+        ),
         ("googlenet", {}, (32, 31, 3), "images of 32x31 pixels; expected at least 32x32"),
         ("googlenet", {"aux": True}, (78, 78, 3), "write aux=False, or images of at least 79x79"),
     ],
@@ -234,24 +279,40 @@ def starts(side, size, stride, padding, ceil):
 
 @pytest.mark.parametrize("ceil", [False, True])
 @pytest.mark.parametrize(
-    ("size", "stride", "padding"), [(3, 2, 1), (3, 2, 0), (2, 2, 0), (3, 1, 1), (2, 3, 1), (2, 2, 1)]
+    ("size", "stride", "padding"),
+    [(3, 2, 1), (3, 2, 0), (2, 2, 0), (3, 1, 1), (2, 3, 1), (2, 2, 1)],
 )
 def test_max_pooling_takes_the_maximum_of_the_pixels_in_each_window(size, stride, padding, ceil):
     for h, w in ((7, 8), (9, 6)):
         x = -1 - np.abs(images((h, w, 2)))  # a border of zeros would win
-        rows, columns = ([slice(max(0, a), a + size) for a in starts(n, size, stride, padding, ceil)] for n in (h, w))
-        expected = np.stack([np.stack([x[:, i, j].max((1, 2)) for j in columns], 1) for i in rows], 1)
-        np.testing.assert_array_equal(max_pool(jnp.asarray(x), size, stride, padding, ceil), expected)
+        rows, columns = (
+            [slice(max(0, a), a + size) for a in starts(n, size, stride, padding, ceil)]
+            for n in (h, w)
+        )
+        expected = np.stack(
+            [np.stack([x[:, i, j].max((1, 2)) for j in columns], 1) for i in rows], 1
+        )
+        np.testing.assert_array_equal(
+            max_pool(jnp.asarray(x), size, stride, padding, ceil), expected
+        )
 
 
-@pytest.mark.parametrize(("h", "w", "size"), [(7, 13, 6), (12, 6, 6), (1, 2, 7), (14, 10, 4), (5, 3, 1)])
+@pytest.mark.parametrize(
+    ("h", "w", "size"), [(7, 13, 6), (12, 6, 6), (1, 2, 7), (14, 10, 4), (5, 3, 1)]
+)
 def test_adaptive_averages_cover_the_pixels_that_their_share_touches(h, w, size):
     def shares(side):
-        touched = [[(j + 1) * size > i * side and j * size < (i + 1) * side for j in range(side)] for i in range(size)]
+        touched = [
+            [(j + 1) * size > i * side and j * size < (i + 1) * side for j in range(side)]
+            for i in range(size)
+        ]
         return np.array(touched) / np.sum(touched, 1, keepdims=True)
 
     x = images((h, w, 3))
-    close(adaptive_average(jnp.asarray(x), size), np.einsum("ih,jw,bhwc->bijc", shares(h), shares(w), x))
+    close(
+        adaptive_average(jnp.asarray(x), size),
+        np.einsum("ih,jw,bhwc->bijc", shares(h), shares(w), x),
+    )
 
 
 def test_average_pooling_keeps_to_the_windows_that_fit():
@@ -263,26 +324,38 @@ def test_average_pooling_keeps_to_the_windows_that_fit():
 @pytest.mark.parametrize("constants", [{}, {"size": 3, "k": 1.0, "alpha": 0.5, "beta": 0.6}])
 def test_local_response_norm_divides_by_the_neighbouring_channels(constants):
     x = 30 * images((2, 3, 9))
-    size, k, alpha, beta = (constants | {"size": 5, "k": 2, "alpha": 1e-4, "beta": 0.75} | constants).values()
+    size, k, alpha, beta = (
+        constants | {"size": 5, "k": 2, "alpha": 1e-4, "beta": 0.75} | constants
+    ).values()
     total = size * uniform_filter1d(np.square(x.astype(np.float64)), size, axis=-1, mode="constant")
     close(local_response_norm(jnp.asarray(x), **constants), x / (k + alpha * total) ** beta)
     assert local_response_norm(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize(("size", "stride", "padding", "groups"), [(3, 1, None, 2), (5, 2, 2, 1), (3, 2, 0, 3)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "groups"), [(3, 1, None, 2), (5, 2, 2, 1), (3, 2, 0, 3)]
+)
 def test_a_convolution_correlates_each_group_of_channels(size, stride, padding, groups):
     layer = conv(6, size, stride, groups=groups, padding=padding, bias=True, **EXACT)
     x, around = images((7, 8, 6), batch=2), (size - 1) // 2 if padding is None else padding
     params = double(drawn(layer, x.shape[1:])["params"])
     # In float64 as the kernels: given two dtypes, SciPy casts memory that nobody wrote, and NumPy warns of what may lie in it.
-    wide, share = np.pad(np.float64(x), ((0, 0), (around, around), (around, around), (0, 0))), 6 // groups
+    wide, share = (
+        np.pad(np.float64(x), ((0, 0), (around, around), (around, around), (0, 0))),
+        6 // groups,
+    )
     expected = np.zeros((2, *np.array(wide.shape[1:3]) - size + 1, 6))
     for filter_ in range(6):
         first = filter_ // share * share
         for image in range(2):
             seen, kernel = wide[image, ..., first : first + share], params["kernel"][..., filter_]
-            expected[image, ..., filter_] = correlate(seen, kernel, "valid")[..., 0] + params["bias"][filter_]
-    close(layer.apply({"params": jax.tree.map(jnp.float32, params)}, x), expected[:, ::stride, ::stride])
+            expected[image, ..., filter_] = (
+                correlate(seen, kernel, "valid")[..., 0] + params["bias"][filter_]
+            )
+    close(
+        layer.apply({"params": jax.tree.map(jnp.float32, params)}, x),
+        expected[:, ::stride, ::stride],
+    )
 
 
 def test_halving_drops_an_odd_last_line():
@@ -299,7 +372,10 @@ def np_norm(x, p, s, train, epsilon=1e-5):
 
 
 def np_pool(x, size, stride, padding, ceil):
-    rows, columns = ([slice(max(0, a), a + size) for a in starts(n, size, stride, padding, ceil)] for n in x.shape[1:3])
+    rows, columns = (
+        [slice(max(0, a), a + size) for a in starts(n, size, stride, padding, ceil)]
+        for n in x.shape[1:3]
+    )
     return np.stack([np.stack([x[:, i, j].max((1, 2)) for j in columns], 1) for i in rows], 1)
 
 
@@ -307,7 +383,9 @@ def np_shortcut(x, y, p, s, stride, kind, train):
     if kind is None or x.shape == y.shape:
         return x if kind else 0
     if kind == "A":
-        return np.concatenate([x[:, ::stride, ::stride], np.zeros((*y.shape[:3], y.shape[3] - x.shape[3]))], -1)
+        return np.concatenate(
+            [x[:, ::stride, ::stride], np.zeros((*y.shape[:3], y.shape[3] - x.shape[3]))], -1
+        )
     x = np_conv(x, p["project"]["kernel"], stride, 0)
     return np_norm(x, p["project_norm"], s["project_norm"], train) if "project_norm" in p else x
 
@@ -377,13 +455,17 @@ def test_residual_networks_are_what_numpy_computes(network, options, train):
 def np_unit(x, params, stats, name, stride=1):
     kernel = params[name]["kernel"]
     y = np_conv(x, kernel, stride, len(kernel) // 2) + params[name].get("bias", 0)
-    return relu(np_norm(y, params[f"{name}_norm"], stats[f"{name}_norm"], False, 1e-3) if stats else y)
+    return relu(
+        np_norm(y, params[f"{name}_norm"], stats[f"{name}_norm"], False, 1e-3) if stats else y
+    )
 
 
 def np_inception(x, params, stats):
     unit = lambda x, name: np_unit(x, params, stats, name)  # noqa: E731
     twice = [unit(unit(x, f"branch{i}_reduce"), f"branch{i}") for i in (2, 3)]
-    return np.concatenate([unit(x, "branch1"), *twice, unit(np_pool(x, 3, 1, 1, False), "branch4")], -1)
+    return np.concatenate(
+        [unit(x, "branch1"), *twice, unit(np_pool(x, 3, 1, 1, False), "branch4")], -1
+    )
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -393,7 +475,11 @@ def test_an_inception_module_is_four_branches_of_which_the_third_is_5x5_and_with
     variables = weights(module, x)
     params, stats = double(variables["params"]), double(variables.get("batch_stats", {}))
     assert params["branch3"]["kernel"].shape == ((3, 3, 1, 2) if norm else (5, 5, 1, 2))
-    close(jax.jit(module.apply, static_argnums=2)(variables, x, False), np_inception(x, params, stats), 1e-5)
+    close(
+        jax.jit(module.apply, static_argnums=2)(variables, x, False),
+        np_inception(x, params, stats),
+        1e-5,
+    )
 
 
 def np_lrn(x):
@@ -417,23 +503,42 @@ def test_googlenet_as_printed_is_what_numpy_computes(monkeypatch):
 
 @pytest.mark.parametrize(("name", "side"), [("alexnet", 63), ("alexnet-groups", 224)])
 def test_alexnets_are_what_numpy_computes_up_to_the_first_dense_layer(name, side):
-    model, x, towers = create_model(name, 2), images((side, side, 3), batch=1), name == "alexnet-groups"
+    model, x, towers = (
+        create_model(name, 2),
+        images((side, side, 3), batch=1),
+        name == "alexnet-groups",
+    )
     rng, shapes = np.random.default_rng(0), abstract(model, (side, side, 3))["params"]
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     for key, layer in params.items():  # of the dense layers' 54 million weights, 8 units'
-        part = layer["kernel"][..., :8] if "dense1" in key else layer["kernel"] if "conv" in key else np.zeros(0)
+        part = (
+            layer["kernel"][..., :8]
+            if "dense1" in key
+            else layer["kernel"]
+            if "conv" in key
+            else np.zeros(0)
+        )
         part[...] = rng.normal(size=part.shape) / math.sqrt(max(1, np.prod(part.shape[:-1])))
         layer["bias"][...] = rng.normal(size=layer["bias"].shape)
     _, seen = run(model, {"params": params}, x, stages=True)
     y = np.pad(x, ((0, 0), (2, 1 if towers else 2), (2, 1 if towers else 2), (0, 0)))
     for number, groups in enumerate((1, 2, 1, 2, 2) if towers else (1,) * 5, 1):
-        layer, stride, pad = params[f"conv{number}"], 4 if number == 1 else 1, {1: 0, 2: 2}.get(number, 1)
+        layer, stride, pad = (
+            params[f"conv{number}"],
+            4 if number == 1 else 1,
+            {1: 0, 2: 2}.get(number, 1),
+        )
         halves = zip(np.split(y, groups, -1), np.split(layer["kernel"], groups, -1), strict=True)
-        y = relu(np.concatenate([np_conv(part, kernel, stride, pad) for part, kernel in halves], -1) + layer["bias"])
+        y = relu(
+            np.concatenate([np_conv(part, kernel, stride, pad) for part, kernel in halves], -1)
+            + layer["bias"]
+        )
         close(seen[f"conv{number}"], y, 1e-5)
         y = np_lrn(y) if towers and number < 3 else y
         y = np_pool(y, 3, 2, 0, False) if number in (1, 2, 5) else y
-    y = np.repeat(np.repeat(y, 6, 1), 6, 2) if len(y[0]) == 1 else y  # pixels of 1x1 maps repeated 6x6 times
+    y = (
+        np.repeat(np.repeat(y, 6, 1), 6, 2) if len(y[0]) == 1 else y
+    )  # pixels of 1x1 maps repeated 6x6 times
     close(
         seen["dense1"][:, :8],
         relu(y.reshape(1, -1) @ params["dense1"]["kernel"][:, :8] + params["dense1"]["bias"][:8]),
@@ -452,8 +557,13 @@ def test_auxiliary_heads_average_5x5_windows_and_with_bn_4x4_shares(norm):
     params, stats = double(variables["params"]), double(variables.get("batch_stats", {}))
     _, new = head.apply(variables, x, False, mutable=["aux"])
     edges = [(0, 4), (3, 7), (7, 11), (10, 14)] if norm else [(i, i + 5) for i in (0, 3, 6, 9)]
-    y = np.stack([np.stack([x[:, a:b, c:d].mean((1, 2)) for c, d in edges], 1) for a, b in edges], 1)
-    y = relu(np_unit(y, params, stats, "conv").reshape(3, -1) @ params["dense"]["kernel"] + params["dense"]["bias"])
+    y = np.stack(
+        [np.stack([x[:, a:b, c:d].mean((1, 2)) for c, d in edges], 1) for a, b in edges], 1
+    )
+    y = relu(
+        np_unit(y, params, stats, "conv").reshape(3, -1) @ params["dense"]["kernel"]
+        + params["dense"]["bias"]
+    )
     close(new["aux"]["logits"][0], y @ params["head"]["kernel"] + params["head"]["bias"], 1e-5)
 
 
@@ -477,16 +587,22 @@ def test_v1_and_v1_5_have_the_same_parameters():
 def silent(tree, kind="conv"):
     """Variables whose last layer of a kind gives 0."""
     last = max(key for key in tree["params"] if key.startswith(kind))
-    return tree | {"params": tree["params"] | {last: jax.tree.map(jnp.zeros_like, tree["params"][last])}}
+    return tree | {
+        "params": tree["params"] | {last: jax.tree.map(jnp.zeros_like, tree["params"][last])}
+    }
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
-def test_a_preactivated_block_that_computes_nothing_is_the_identity_for_negative_numbers_and_gradients_too(bottleneck):
+def test_a_preactivated_block_that_computes_nothing_is_the_identity_for_negative_numbers_and_gradients_too(
+    bottleneck,
+):
     channels = 8 if bottleneck else 2
     block = PreActBlock(2, 1, bottleneck, False, False, "B", CONV, NORM)
     x = jnp.asarray(images((4, 4, channels), batch=2))
     variables = silent(weights(block, x))
-    y, pulled = jax.jit(lambda x: jax.jvp(lambda x: block.apply(variables, x, False), (x,), (x**2,)))(x)
+    y, pulled = jax.jit(
+        lambda x: jax.jvp(lambda x: block.apply(variables, x, False), (x,), (x**2,))
+    )(x)
     assert x.min() < 0
     np.testing.assert_array_equal(y, x)
     np.testing.assert_array_equal(pulled, x**2)
@@ -503,7 +619,12 @@ def heads(name, train, **options):
     """What a network of 5 classes sows in "aux", as shapes, and the collections of its variables."""
     model, x = create_model(name, 5, **options), jax.ShapeDtypeStruct((2, 96, 96, 3), "float32")
     variables = abstract(model, (96, 96, 3))
-    apply = partial(model.apply, train=train, mutable=["aux", "batch_stats"], rngs={"dropout": jax.random.key(0)})
+    apply = partial(
+        model.apply,
+        train=train,
+        mutable=["aux", "batch_stats"],
+        rngs={"dropout": jax.random.key(0)},
+    )
     _, new = jax.eval_shape(apply, variables, x)
     return jax.tree.leaves(new.get("aux", {})), variables
 
@@ -529,14 +650,24 @@ def called(model, x, **options):
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        jax.eval_shape(partial(model.init, **options), {"params": jax.random.key(0), "dropout": jax.random.key(0)}, x)
+        jax.eval_shape(
+            partial(model.init, **options),
+            {"params": jax.random.key(0), "dropout": jax.random.key(0)},
+            x,
+        )
     return modules
 
 
-@pytest.mark.parametrize(("name", "side", "first"), [("alexnet", 63, "Dropout"), ("alexnet-groups", 224, "dense")])
-def test_alexnet_of_2012_drops_what_hidden_layers_give_and_the_one_tower_what_they_get(name, side, first):
+@pytest.mark.parametrize(
+    ("name", "side", "first"), [("alexnet", 63, "Dropout"), ("alexnet-groups", 224, "dense")]
+)
+def test_alexnet_of_2012_drops_what_hidden_layers_give_and_the_one_tower_what_they_get(
+    name, side, first
+):
     model, x = create_model(name, 2), jax.ShapeDtypeStruct((1, side, side, 3), "float32")
-    order = [str(module.name).strip("_012") for module in called(model, x, train=True)][6:]  # after itself and conv5
+    order = [str(module.name).strip("_012") for module in called(model, x, train=True)][
+        6:
+    ]  # after itself and conv5
     assert order == [first, "Dropout" if first == "dense" else "dense"] * 2 + ["head"]
     with pytest.raises(flax.errors.InvalidRngError):
         jax.eval_shape(partial(model.apply, train=True), abstract(model, (side, side, 3)), x)
@@ -547,7 +678,10 @@ def test_transform_input_turns_imagenets_normalisation_into_halves():
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     close(_imagenet_to_half(jnp.asarray((bytes_ - mean) / std, jnp.float32)), 2 * bytes_ - 1)
     plain, turned = (create_model("googlenet-bn", 2, transform_input=on) for on in (False, True))
-    text = [str(jax.make_jaxpr(m.apply)(abstract(m, (32, 32, 3)), jnp.zeros((1, 32, 32, 3)))) for m in (plain, turned)]
+    text = [
+        str(jax.make_jaxpr(m.apply)(abstract(m, (32, 32, 3)), jnp.zeros((1, 32, 32, 3))))
+        for m in (plain, turned)
+    ]
     assert text[1].count(" mul ") == text[0].count(" mul ") + 1
 
 
@@ -558,11 +692,18 @@ def test_transform_input_turns_imagenets_normalisation_into_halves():
 def test_options_reach_every_layer(name):
     options: dict[str, Any] = {"dtype": "bfloat16", "kernel_init": "lecun"}
     options |= (
-        {} if "bn" not in name and name[:3] != "res" and name[:3] != "pre" else {"bn_group": 2, "bn_momentum": 0.5}
+        {}
+        if "bn" not in name and name[:3] != "res" and name[:3] != "pre"
+        else {"bn_group": 2, "bn_momentum": 0.5}
     )
-    model, x = create_model(name, 10, **options).clone(axis="batch"), jax.ShapeDtypeStruct((2, 224, 224, 3), "float32")
+    model, x = (
+        create_model(name, 10, **options).clone(axis="batch"),
+        jax.ShapeDtypeStruct((2, 224, 224, 3), "float32"),
+    )
     layers = called(model, x)
-    (logits, seen), variables = jax.eval_shape(partial(model.init_with_output, stages=True), jax.random.key(0), x)
+    (logits, seen), variables = jax.eval_shape(
+        partial(model.init_with_output, stages=True), jax.random.key(0), x
+    )
     assert logits.dtype == jnp.float32
     assert {maps.dtype for key, maps in seen.items() if key != "pool"} == {jnp.dtype("bfloat16")}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -583,10 +724,14 @@ def test_a_small_residual_network_learns_its_batch():
         def loss(params):
             variables_ = variables | {"params": params}
             logits, new = model.apply(variables_, x, train=True, mutable=["batch_stats"])
-            return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), new
+            return optax.losses.softmax_cross_entropy_with_integer_labels(
+                logits, labels
+            ).mean(), new
 
         (value, new), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        return value, {"params": jax.tree.map(lambda p, g: p - 0.05 * g, variables["params"], grads)} | dict(new)
+        return value, {
+            "params": jax.tree.map(lambda p, g: p - 0.05 * g, variables["params"], grads)
+        } | dict(new)
 
     variables, losses = dict(drawn(model, x.shape[1:])), []
     for _ in range(5):
@@ -596,4 +741,6 @@ def test_a_small_residual_network_learns_its_batch():
     assert losses[-1] < losses[0]
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, variables)
     assert all(jax.tree.leaves(moved["batch_stats"]))
-    assert all(layer["kernel"] for layer in moved["params"]["stage1_block1"].values() if "kernel" in layer)
+    assert all(
+        layer["kernel"] for layer in moved["params"]["stage1_block1"].values() if "kernel" in layer
+    )

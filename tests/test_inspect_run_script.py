@@ -26,7 +26,9 @@ from jaxcnn import runs
 from jaxcnn.calibration import calibration
 
 pytestmark = pytest.mark.usefixtures("one_device")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 RECIPE = jc.Recipe(
     dataset="digits",
     model="convnet",
@@ -55,7 +57,18 @@ def run(tmp_path_factory):
 def out(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages") / "small"
     parts = ["heat", "channels", "features", "filters", "errors", "about", "curves"]
-    args = ["--run", str(run), "--images", "200", "--parts", *parts, "--stages", "conv2", "--out", str(folder)]
+    args = [
+        "--run",
+        str(run),
+        "--images",
+        "200",
+        "--parts",
+        *parts,
+        "--stages",
+        "conv2",
+        "--out",
+        str(folder),
+    ]
     assert script.main(args) == 0
     return folder
 
@@ -110,18 +123,32 @@ def test_every_picture_is_in_the_page_and_beside_it(out, read):
     files = {path.read_bytes(): path for path in out.glob("*.png")}
     assert len(files) == len(images)
     names = {path.stem for path in files.values()}
-    assert names > {"curves", "confusion", "mistakes", "calibration", "filters", "features-0", "channels", "heat-right"}
+    assert names > {
+        "curves",
+        "confusion",
+        "mistakes",
+        "calibration",
+        "filters",
+        "features-0",
+        "channels",
+        "heat-right",
+    }
     for image in images:
         assert len(image["alt"]) > 20
         data = decoded(image)
         assert data in files
         width, height = Image.open(io.BytesIO(data)).size
         # 160 dots an inch are shown at the 96 of a page, so that letters of 10 points are letters of 10 points
-        assert (int(image["width"]), int(image["height"])) == (round(width * 0.6), round(height * 0.6))
+        assert (int(image["width"]), int(image["height"])) == (
+            round(width * 0.6),
+            round(height * 0.6),
+        )
 
 
 def test_the_page_needs_nothing_else_and_its_anchors_resolve(out, read):
-    assert {tag for tag, _ in read.tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
+    assert {tag for tag, _ in read.tags}.isdisjoint(
+        {"script", "link", "iframe", "object", "embed", "base"}
+    )
     ids = [attrs["id"] for _, attrs in read.tags if "id" in attrs]
     assert len(set(ids)) == len(ids)
     targets = [a["href"] for a in read.all("a")]
@@ -138,7 +165,12 @@ def test_the_page_needs_nothing_else_and_its_anchors_resolve(out, read):
 
 def test_the_parts_stand_in_the_pages_order_whatever_was_asked(read):
     names = [section["id"] for section in read.all("section")]
-    assert names[:4] == ["1-the-network-layer-by-layer", "2-learning-curves", "3-errors", "4-first-filters"]
+    assert names[:4] == [
+        "1-the-network-layer-by-layer",
+        "2-learning-curves",
+        "3-errors",
+        "4-first-filters",
+    ]
     assert names[4:] == ["5-feature-maps", "6-what-channels-look-for", "7-where-the-network-looks"]
 
 
@@ -174,7 +206,11 @@ def test_the_table_of_mistakes_is_numpys(seen):
 
 def test_no_mistakes_are_told(seen):
     right = np.flatnonzero(seen.is_correct)[:30]
-    perfect = seen._replace(images=seen.images[right], labels=seen.labels[right], probabilities=seen.probabilities[right])
+    perfect = seen._replace(
+        images=seen.images[right],
+        labels=seen.labels[right],
+        probabilities=seen.probabilities[right],
+    )
     made = errors.errors_section(perfect)
     assert "There are no mistakes to show: all 30 images are right" in made.text
     assert list(made.table) == []
@@ -192,7 +228,10 @@ def test_chance_gives_the_calibration_error_that_it_gives():
 def rows(losses, train=None):
     train = train or [0.1] * len(losses)
     pairs = enumerate(zip(losses, train, strict=True), 1)
-    return [{"step": i, "eval_loss": a, "train_loss": b, "eval_error": 5.0, "train_error": 1.0} for i, (a, b) in pairs]
+    return [
+        {"step": i, "eval_loss": a, "train_loss": b, "eval_error": 5.0, "train_error": 1.0}
+        for i, (a, b) in pairs
+    ]
 
 
 def marks(seen, found):
@@ -212,8 +251,12 @@ def test_a_turn_is_marked_where_there_is_one_and_not_invented(seen):
     assert "so it is not overfitting" in made.text
     made, at = marks(seen, rows([2.0, 1.0, 0.5, 0.4, 0.35, 0.3]))
     assert at == []
-    assert marks(seen, rows([2.0, 1.0, 0.5, 0.4, 0.3, 0.31]))[1] == []  # higher by less than the rule's 5%
-    assert "The test loss does not turn: over 6 rows its lowest is 0.3 and its last 0.3" in made.text
+    assert (
+        marks(seen, rows([2.0, 1.0, 0.5, 0.4, 0.3, 0.31]))[1] == []
+    )  # higher by less than the rule's 5%
+    assert (
+        "The test loss does not turn: over 6 rows its lowest is 0.3 and its last 0.3" in made.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,7 +278,9 @@ def test_rows_that_lack_things_are_borne(seen, found, says):
 
 def test_the_curves_name_the_split_of_the_rows(seen):
     recipe = replace(seen.run.recipe, report="validation", validation=5)
-    made = run_summary.curves_section(seen._replace(run=seen.run._replace(recipe=recipe, rows=rows([2.0, 1.0]))))
+    made = run_summary.curves_section(
+        seen._replace(run=seen.run._replace(recipe=recipe, rows=rows([2.0, 1.0])))
+    )
     (picture,) = made.figures
     labels = [text.get_text() for legend in picture.figure.legends for text in legend.get_texts()]
     words = [made.text, picture.alt, picture.caption, *labels]
@@ -251,7 +296,9 @@ def blank(name):
 def test_words_from_files_stay_words():
     buffer = io.BytesIO()
     Image.new("RGB", (16, 10)).save(buffer, "png")
-    section = Section(HOSTILE, f"{HOSTILE}\n\nSee arXiv:1512.03385.", [{HOSTILE: HOSTILE, "n": 3}], [blank("a")])
+    section = Section(
+        HOSTILE, f"{HOSTILE}\n\nSee arXiv:1512.03385.", [{HOSTILE: HOSTILE, "n": 3}], [blank("a")]
+    )
     text = page.render_page(HOSTILE, {HOSTILE: HOSTILE}, [section], {"a": buffer.getvalue()})
     read = Read(text)
     assert [image["alt"] for image in read.all("img")] == [HOSTILE]
@@ -283,7 +330,9 @@ def test_an_own_picture_is_cut_and_turned_grey_by_luminance(tmp_path):
     path = paint(tmp_path / "own.png")
     grey = context.load_user_image(path, (8, 8, 1))
     assert (grey.shape, grey.dtype) == ((8, 8, 1), np.uint8)
-    assert np.unique(grey[:, 2:6]).tolist() == [round(0.2126 * 200 + 0.7152 * 100 + 0.0722 * 50)]  # ITU-R BT.709
+    assert np.unique(grey[:, 2:6]).tolist() == [
+        round(0.2126 * 200 + 0.7152 * 100 + 0.0722 * 50)
+    ]  # ITU-R BT.709
     same = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(same).save(tmp_path / "same.png")
     np.testing.assert_array_equal(context.load_user_image(tmp_path / "same.png", (8, 8, 3)), same)
@@ -300,12 +349,17 @@ def test_an_own_picture_comes_first_with_its_probabilities(run, tmp_path):
     shares = np.exp(logits) / np.exp(logits).sum()
     best = np.argsort(-shares)
     assert [row["class"] for row in made.table] == [str(c) for c in best]
-    assert [row["probability (%)"] for row in made.table] == [f"{100 * shares[c]:.1f}" for c in best]
+    assert [row["probability (%)"] for row in made.table] == [
+        f"{100 * shares[c]:.1f}" for c in best
+    ]
     assert len(seen.labels) == 360
     assert "These are far apart" not in made.text
     dark = user_image_section(seen._replace(user_image=np.full((8, 8, 1), 250, np.uint8)))
     assert dark is not None
-    assert "Its mean brightness is 98%, that of the training images 31%. These are far apart" in dark.text
+    assert (
+        "Its mean brightness is 98%, that of the training images 31%. These are far apart"
+        in dark.text
+    )
     args = [
         "--run",
         str(run),
@@ -317,7 +371,10 @@ def test_an_own_picture_comes_first_with_its_probabilities(run, tmp_path):
         str(tmp_path / "page"),
     ]
     assert script.main(args) == 0
-    ids = [section["id"] for section in Read((tmp_path / "page" / "index.html").read_text()).all("section")]
+    ids = [
+        section["id"]
+        for section in Read((tmp_path / "page" / "index.html").read_text()).all("section")
+    ]
     assert ids == ["1-your-picture", "2-the-network-layer-by-layer"]
 
 
@@ -339,7 +396,13 @@ MISTAKES = [
 @pytest.mark.parametrize(("args", "says"), MISTAKES)
 def test_mistakes_are_one_line(args, says, run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jc, "predict", lambda *a, **k: pytest.fail("it compiled"))
-    refuses(script.main, ["--run", str(run), "--out", str(tmp_path / "page"), *args], says, capsys, monkeypatch)
+    refuses(
+        script.main,
+        ["--run", str(run), "--out", str(tmp_path / "page"), *args],
+        says,
+        capsys,
+        monkeypatch,
+    )
     assert not (tmp_path / "page").exists()
 
 
@@ -348,12 +411,17 @@ def test_more_mistakes_are_one_line(run, tmp_path, capsys, monkeypatch):
         refuses(script.main, [*args, "--out", str(tmp_path / "page")], says, capsys, monkeypatch)
 
     (tmp_path / "broken.png").write_bytes(paint(tmp_path / "own.png").read_bytes()[:60])
-    told(["--run", str(run), "--image", str(tmp_path / "broken.png")], "1 file is no picture that can be read")
+    told(
+        ["--run", str(run), "--image", str(tmp_path / "broken.png")],
+        "1 file is no picture that can be read",
+    )
     (tmp_path / "words.txt").write_text("words")
     told(["--run", str(run), "--image", str(tmp_path / "words.txt")], "none of JPEG, PNG")
     monkeypatch.chdir(tmp_path)
     told([], "runs/depth/resnet20-seed0 is not there: make it with python -m experiments.depth")
-    for i, recipe in enumerate((jc.Recipe(model="unet"), jc.Recipe(model="autoencoder", loss="reconstruction"))):
+    for i, recipe in enumerate(
+        (jc.Recipe(model="unet"), jc.Recipe(model="autoencoder", loss="reconstruction"))
+    ):
         (tmp_path / str(i)).mkdir()
         (tmp_path / str(i) / "config.json").write_text(recipe.to_json())
         told(["--run", str(tmp_path / str(i))], "does not sort images into classes")
@@ -361,7 +429,13 @@ def test_more_mistakes_are_one_line(run, tmp_path, capsys, monkeypatch):
     told(["--run", str(run)], "page is a file; write --out with a folder")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "table.csv").write_text("a,b")
-    refuses(script.main, ["--run", str(run), "--out", str(tmp_path / "other")], "something else", capsys, monkeypatch)
+    refuses(
+        script.main,
+        ["--run", str(run), "--out", str(tmp_path / "other")],
+        "something else",
+        capsys,
+        monkeypatch,
+    )
 
 
 def test_a_network_of_nan_is_told(seen, monkeypatch):
@@ -375,10 +449,15 @@ def test_a_network_without_maps_has_a_page_too(seen):
     assert context.choose_stages(model, (8, 8, 1), ()) == ()
     with pytest.raises(jc.ArgumentError, match="MLP keeps no maps"):
         context.choose_stages(model, (8, 8, 1), ("hidden1",))
-    assert context.choose_stages(jc.create_model("resnet8", 10), (8, 8, 1), ("stage2", "stem")) == ("stem", "stage2")
+    assert context.choose_stages(jc.create_model("resnet8", 10), (8, 8, 1), ("stage2", "stem")) == (
+        "stem",
+        "stage2",
+    )
 
 
-@pytest.mark.parametrize("module", [errors, options, page, run_summary], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [errors, options, page, run_summary], ids=lambda module: module.__name__
+)
 def test_examples_run(module):
     assert doctest.testmod(module).failed == 0
 
@@ -394,12 +473,18 @@ def shown(path, to, size):
     ]
     flags += [f"--screenshot={to}", f"--window-size={size[0]},{size[1]}", path.as_uri()]
     subprocess.run(
-        [str(BROWSER), *flags], capture_output=True, timeout=120, check=True, env=os.environ | {"HOME": str(to.parent)}
+        [str(BROWSER), *flags],
+        capture_output=True,
+        timeout=120,
+        check=True,
+        env=os.environ | {"HOME": str(to.parent)},
     )
     return np.asarray(Image.open(to).convert("RGB")).astype(float)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium, chromium-browser or google-chrome on PATH")
+@pytest.mark.skipif(
+    BROWSER is None, reason="needs chromium, chromium-browser or google-chrome on PATH"
+)
 def test_a_browser_shows_every_figure(out, read, tmp_path):
     """The pixels of every file, shrunk as the page shrinks them, are in the screenshot, in their order from above."""
     page = shown(out / "index.html", tmp_path / "page.png", (1200, 9000))
@@ -410,7 +495,11 @@ def test_a_browser_shows_every_figure(out, read, tmp_path):
     for image in read.all("img"):
         width, height = int(image["width"]), int(image["height"])
         width, height = (width, height) if width <= WIDE else (WIDE, round(height * WIDE / width))
-        small = Image.open(io.BytesIO(decoded(image))).convert("RGB").resize((width, height), Image.Resampling.BOX)
+        small = (
+            Image.open(io.BytesIO(decoded(image)))
+            .convert("RGB")
+            .resize((width, height), Image.Resampling.BOX)
+        )
         top = found(page, np.asarray(small).astype(float), top) + height
 
 
@@ -419,10 +508,14 @@ def found(page, figure, top):
     left = (page.shape[1] - WIDE) // 2
     width, rows = figure.shape[1], figure.mean((1, 2))
     dark = page[:, left : left + width].mean((1, 2))
-    away = [np.abs(dark[y : y + len(rows)] - rows).mean() for y in range(top, len(dark) - len(rows))]
+    away = [
+        np.abs(dark[y : y + len(rows)] - rows).mean() for y in range(top, len(dark) - len(rows))
+    ]
     best = top + int(np.argmin(away))
     there = page[best : best + len(rows), left : left + width]
     off, mirrored = (np.abs(there - shown).mean() for shown in (figure, figure[:, ::-1]))
-    assert off < 5, f"nothing below {top} is like the figure of {figure.shape}: {off:.1f} of 255 away"
+    assert off < 5, (
+        f"nothing below {top} is like the figure of {figure.shape}: {off:.1f} of 255 away"
+    )
     assert off < mirrored / 3
     return best

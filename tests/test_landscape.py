@@ -18,7 +18,10 @@ ALONE = jc.strategy("jit", 1)
 
 def started(name, **options):
     """A network, its state at the start, and 40 images."""
-    data, recipe = jc.load_dataset("digits"), jc.Recipe(dataset="digits", model=name, options=options)
+    data, recipe = (
+        jc.load_dataset("digits"),
+        jc.Recipe(dataset="digits", model=name, options=options),
+    )
     model = jc.create_model(name, 10, **options)
     split = jc.Split(data.train.images[:40], data.train.labels[:40])
     return model, jc.init_state(model, jc.create_optimizer(recipe), recipe, data), split
@@ -52,7 +55,9 @@ def test_every_filter_of_a_direction_is_as_long_as_the_networks(plain):
             continue
         for i in range(weights.shape[-1]):
             length = np.linalg.norm(np.float64(weights[..., i]).ravel())
-            assert np.linalg.norm(np.float64(moved[..., i]).ravel()) == pytest.approx(length, rel=1e-6)
+            assert np.linalg.norm(np.float64(moved[..., i]).ravel()) == pytest.approx(
+                length, rel=1e-6
+            )
         assert abs(cosine_similarity(moved, weights)) < 5 / math.sqrt(weights.size)
     assert kinds == {"kernel", "bias", "scale"}
 
@@ -107,7 +112,9 @@ def test_a_linear_networks_loss_is_the_quadratic_that_it_is(linear, kind, device
     for i, a in enumerate(x):
         for j, b in enumerate(y):
             expected = closed_form(state, split, zip((a, b), pair, strict=True))
-            assert (plane.loss[i, j], plane.error_percent[i, j]) == pytest.approx(expected, rel=2e-5)
+            assert (plane.loss[i, j], plane.error_percent[i, j]) == pytest.approx(
+                expected, rel=2e-5
+            )
     for j, b in enumerate(y):
         assert (line.loss[j], line.error_percent[j]) == pytest.approx(
             closed_form(state, split, [(b, pair[1])]), rel=2e-5
@@ -132,12 +139,16 @@ def test_with_the_images_statistics_a_scaled_kernel_changes_nothing(plain):
     moves = evaluate_along(model, state, split, [own], steps, strategy=ALONE)
     inputs = normalize(jnp.asarray(split.images), state.normalizer)
     variables = {"params": state.params, **state.model_state}
-    logits = np.asarray(model.apply(variables, inputs, train=True, mutable=["batch_stats"])[0], np.float64)
+    logits = np.asarray(
+        model.apply(variables, inputs, train=True, mutable=["batch_stats"])[0], np.float64
+    )
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), split.labels]
     assert still.loss[0] == pytest.approx(losses.mean(), rel=1e-5)
     assert still.loss[1] == pytest.approx(still.loss[0], rel=5e-4)
     assert abs(moves.loss[1] / moves.loss[0] - 1) > 0.01  # the logits of a start are small
-    many = evaluate_along(model, state, split, [own], steps, statistics="images", strategy=jc.strategy("jit", 8))
+    many = evaluate_along(
+        model, state, split, [own], steps, statistics="images", strategy=jc.strategy("jit", 8)
+    )
     np.testing.assert_allclose(many.loss, still.loss, rtol=1e-4)
 
 
@@ -151,7 +162,9 @@ def test_it_goes_on_where_it_was_stopped(linear):
 
     args = (model, state, split, ways(state), [[-1.0, 1.0], [0.0, 2.0]])
     whole = evaluate_along(*args, strategy=ALONE)
-    part = evaluate_along(*args, strategy=ALONE, stop=stop, watch=lambda values: seen.append(values.done))
+    part = evaluate_along(
+        *args, strategy=ALONE, stop=stop, watch=lambda values: seen.append(values.done)
+    )
     assert (part.done, seen) == (2, [1, 2])
     assert np.isnan(part.loss[1]).all()
     rest = evaluate_along(*args, strategy=ALONE, resume=part)
@@ -163,7 +176,9 @@ def test_it_goes_on_where_it_was_stopped(linear):
 
 def test_what_is_not_finite_is_kept(linear):
     model, state, split = linear
-    far = evaluate_along(model, state, split, ways(state, 1), [[0.0, 1e38]], strategy=ALONE, loss="squared")
+    far = evaluate_along(
+        model, state, split, ways(state, 1), [[0.0, 1e38]], strategy=ALONE, loss="squared"
+    )
     assert np.isfinite(far.loss[0])
     assert not np.isfinite(far.loss[1])
 
@@ -211,21 +226,43 @@ STRAIGHT = (np.float32(8), np.float32(2), np.float32(0))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, s, x, w: evaluate_along(m, s, x, [], []), "there are 0 directions; expected one"),
+        (
+            lambda m, s, x, w: evaluate_along(m, s, x, [], []),
+            "there are 0 directions; expected one",
+        ),
         (lambda m, s, x, w: evaluate_along(m, s, x, w * 2, LINE), "there are 4 directions"),
         (
             lambda m, s, x, w: evaluate_along(m, s, x, [{"head": 1}], LINE),
             r"directions\[0\] is not like the parameters",
         ),
-        (lambda m, s, x, w: evaluate_along(m, s, x, w, LINE), "steps has shapes .* for each of 2 directions"),
+        (
+            lambda m, s, x, w: evaluate_along(m, s, x, w, LINE),
+            "steps has shapes .* for each of 2 directions",
+        ),
         (lambda m, s, x, w: evaluate_along(m, s, x, w[:1], [[]]), "steps has shapes"),
-        (lambda m, s, x, w: evaluate_along(m, s, x, w[:1], [[0.0, math.nan]]), "expected a list of finite numbers"),
-        (lambda m, s, x, w: evaluate_along(m, s, x, w[:1], LINE, statistics="batch"), "statistics is 'batch'"),
+        (
+            lambda m, s, x, w: evaluate_along(m, s, x, w[:1], [[0.0, math.nan]]),
+            "expected a list of finite numbers",
+        ),
+        (
+            lambda m, s, x, w: evaluate_along(m, s, x, w[:1], LINE, statistics="batch"),
+            "statistics is 'batch'",
+        ),
         (lambda m, s, x, w: evaluate_along(m, s, x, w[:1], LINE, loss="l2"), "loss is 'l2'"),
-        (lambda m, s, x, w: evaluate_along(m, s, jc.Split(x.images[:0], x.labels[:0]), w[:1], LINE), "split"),
         (
             lambda m, s, x, w: evaluate_along(
-                m, s, x, w[:1], LINE, resume=evaluate_along(m, s, x, w[:1], [[0.0]], stop=lambda: True, strategy=ALONE)
+                m, s, jc.Split(x.images[:0], x.labels[:0]), w[:1], LINE
+            ),
+            "split",
+        ),
+        (
+            lambda m, s, x, w: evaluate_along(
+                m,
+                s,
+                x,
+                w[:1],
+                LINE,
+                resume=evaluate_along(m, s, x, w[:1], [[0.0]], stop=lambda: True, strategy=ALONE),
             ),
             r"resume has shape \(1,\)",
         ),
@@ -235,11 +272,16 @@ STRAIGHT = (np.float32(8), np.float32(2), np.float32(0))
             ),
             "batch is 9",
         ),
-        (lambda m, s, x, w: random_direction(jax.random.key(0), {"bias": np.ones(3)}), "params holds no kernel"),
+        (
+            lambda m, s, x, w: random_direction(jax.random.key(0), {"bias": np.ones(3)}),
+            "params holds no kernel",
+        ),
         (lambda m, s, x, w: pca_plane([s, s]), "there are 2 states; expected at least three"),
         (lambda m, s, x, w: pca_plane([s, s, s]), "the states lie on one line"),
         (
-            lambda m, s, x, w: pca_plane([s._replace(params=jax.tree.map(i.__add__, s.params)) for i in STRAIGHT]),
+            lambda m, s, x, w: pca_plane(
+                [s._replace(params=jax.tree.map(i.__add__, s.params)) for i in STRAIGHT]
+            ),
             "the states lie on one line",
         ),
     ],

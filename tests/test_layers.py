@@ -63,8 +63,20 @@ def test_outside_libraries_keep_to_their_rooms(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_parallel_knows_devices(path):
     """Only parallel.py lists devices or places arrays on them."""
-    asked = {"devices", "local_devices", "device_put", "pmap", "make_mesh", "NamedSharding", "default_backend"}
-    used = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    asked = {
+        "devices",
+        "local_devices",
+        "device_put",
+        "pmap",
+        "make_mesh",
+        "NamedSharding",
+        "default_backend",
+    }
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
     if room(path) != "parallel":
         assert not {name for name in used & asked if f"jax.{name}" in path.read_text()}
 
@@ -73,20 +85,41 @@ def test_only_parallel_knows_devices(path):
 def test_only_multihost_knows_other_processes(path):
     """Only multihost.py joins them or talks to them; parallel.py tells how many there are, and Orbax is told to be alone."""
     text, mine = path.read_text(), room(path)
-    assert mine == "multihost" or not any(name in text for name in ("multihost_utils", "jax.distributed."))
+    assert mine == "multihost" or not any(
+        name in text for name in ("multihost_utils", "jax.distributed.")
+    )
     assert mine in ("multihost", "parallel", "checkpoint") or "jax.process_" not in text
 
 
 def test_the_top_level_is_fixed():
     top = {path.name for path in ROOT.parent.iterdir() if not path.name.startswith(".")}
     made = {"build", "dist", "runs", "jaxcnn.egg-info", "__pycache__"}
-    fixed = {"jaxcnn", "experiments", "tests", "pyproject.toml", "README.md", "LICENSE", "CONTRIBUTING.md"}
+    fixed = {
+        "jaxcnn",
+        "experiments",
+        "tests",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "CONTRIBUTING.md",
+    }
     assert top - made <= fixed
 
 
 def test_importing_the_library_is_light():
     """What one task needs is imported when it is asked for: a machine without it can do the others."""
-    heavy = ["matplotlib", "orbax", "tensorflow_datasets", "array_record", "sklearn", "scipy.stats", "tyro", "tqdm"]
+    heavy = [
+        "matplotlib",
+        "orbax",
+        "tensorflow_datasets",
+        "array_record",
+        "sklearn",
+        "scipy.stats",
+        "tyro",
+        "tqdm",
+    ]
     code = f"import jaxcnn, sys; print([name for name in {heavy} if name in sys.modules])"
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True
+    )
     assert said.stdout.strip() == "[]"

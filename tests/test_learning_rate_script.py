@@ -19,8 +19,26 @@ pytestmark = pytest.mark.usefixtures("one_device")
 TINY = ["--model", "mlp", "--batch", "64", "--seeds", "1", "--validation", "237"]
 TINY += ["--sweep.rates", "0.1", "1000", "--sweep.batches", "64", "256", "--sweep.epochs", "1"]
 TINY += ["--finder.optimizers", "sgd", "--finder.steps", "40"]
-TINY += ["--schedules.names", "constant", "cosine", "--schedules.rates", "0.03", "0.1", "--schedules.steps", "8"]
-TINY += ["--edge.rates", "0.2", "--edge.momentum-rates", "0.1", "--edge.steps", "6", "--edge.every", "3"]
+TINY += [
+    "--schedules.names",
+    "constant",
+    "cosine",
+    "--schedules.rates",
+    "0.03",
+    "0.1",
+    "--schedules.steps",
+    "8",
+]
+TINY += [
+    "--edge.rates",
+    "0.2",
+    "--edge.momentum-rates",
+    "0.1",
+    "--edge.steps",
+    "6",
+    "--edge.every",
+    "3",
+]
 TINY += ["--edge.examples", "64", "--edge.hidden", "8"]
 FIGURES = {
     "theory": ["line", "quadratic", "directions", "limit"],
@@ -53,7 +71,9 @@ def test_every_part_leaves_its_table_and_figures(out):
 
 
 def test_measured_limits_are_those_of_theory(out):
-    line = np.linalg.eigvalsh(np.array([[5.0, 1.0], [1.0, 1.0]]))[-1]  # moments of x = -2 .. 4: mean 1, mean square 5
+    line = np.linalg.eigvalsh(np.array([[5.0, 1.0], [1.0, 1.0]]))[
+        -1
+    ]  # moments of x = -2 .. 4: mean 1, mean square 5
     problems = itertools.product((line, 20.0), theory.MOMENTA)
     for line, (top, momentum) in zip(table(out / "theory"), problems, strict=True):
         assert float(line["predicted"]) == pytest.approx(2 * (1 + momentum) / top, rel=1e-5)
@@ -62,9 +82,17 @@ def test_measured_limits_are_those_of_theory(out):
 
 def test_a_rate_beyond_sense_is_a_result(out):
     lines = {(line["batch"], line["rate"]): line["too_large"] for line in table(out / "sweep")}
-    assert lines == {("64", "0.1"): "-", ("64", "1000"): "yes", ("256", "0.1"): "-", ("256", "1000"): "yes"}
+    assert lines == {
+        ("64", "0.1"): "-",
+        ("64", "1000"): "yes",
+        ("256", "0.1"): "-",
+        ("256", "1000"): "yes",
+    }
     limits = {line["what"]: line["measured"] for line in table(out) if line["part"] == "sweep"}
-    assert limits == {"largest stable rate, batch 64": "0.1", "largest stable rate, batch 256": "0.1"}
+    assert limits == {
+        "largest stable rate, batch 64": "0.1",
+        "largest stable rate, batch 256": "0.1",
+    }
     assert "diverged at step" in (out / "sweep" / "table.md").read_text()
 
 
@@ -74,7 +102,12 @@ def run(rate, loss, status="finished"):
 
 
 def test_slow_is_not_too_large_and_dead_is():
-    all_runs = {0.001: run(0.001, 2.31), 0.1: run(0.1, 0.5), 1.0: run(1.0, 0.9), 3.0: run(3.0, 2.29)}
+    all_runs = {
+        0.001: run(0.001, 2.31),
+        0.1: run(0.1, 0.5),
+        1.0: run(1.0, 0.9),
+        3.0: run(3.0, 2.29),
+    }
     all_runs[10.0] = run(10.0, None, "diverged")
     assert sweep.broken(all_runs, 10) == {3.0, 10.0}
     assert sweep.stable(all_runs, 10) == 1.0
@@ -84,7 +117,14 @@ def test_slow_is_not_too_large_and_dead_is():
 def test_the_finders_numbers_are_the_functions(out):
     found = json.loads((out / "finder" / "sgd.json").read_text())
     recipe = jc.Recipe.from_json(json.dumps(found["asked"]["recipe"]))
-    again = jc.lr_finder(jc.create_model("mlp", 10), jc.load_dataset("digits"), recipe, low=1e-5, high=100.0, steps=40)
+    again = jc.lr_finder(
+        jc.create_model("mlp", 10),
+        jc.load_dataset("digits"),
+        recipe,
+        low=1e-5,
+        high=100.0,
+        steps=40,
+    )
     assert found["suggested"] == again.suggested
     assert found["losses"] == pytest.approx(again.losses.tolist())
 
@@ -92,9 +132,13 @@ def test_the_finders_numbers_are_the_functions(out):
 def test_the_chosen_peak_rate_has_the_least_validation_error(out):
     all_runs = runs.finished_runs(out / "schedules")
     for line in table(out / "schedules"):
-        mine = {run.recipe.lr: run.result for run in all_runs if run.recipe.schedule == line["schedule"]}
+        mine = {
+            run.recipe.lr: run.result for run in all_runs if run.recipe.schedule == line["schedule"]
+        }
         assert len(mine) == 2
-        assert float(line["rate"]) == min(mine, key=lambda rate: (mine[rate]["eval_error"], mine[rate]["eval_loss"]))
+        assert float(line["rate"]) == min(
+            mine, key=lambda rate: (mine[rate]["eval_error"], mine[rate]["eval_loss"])
+        )
         best = mine[float(line["rate"])]
         assert float(line["validation_error"]) == pytest.approx(best["eval_error"], abs=0.005)
         assert float(line["test_error"]) == pytest.approx(best["heldout_error"], abs=0.005)
@@ -108,7 +152,10 @@ def test_heldout_figures_are_the_test_splits(out):
     with jc.Checkpoints(folder / "checkpoints") as saved:
         state = saved.restore(jc.init_state(model, tx, recipe, data))
     assert state is not None
-    assert jc.read_metrics(folder)[-1]["heldout_error"] == jc.evaluate(model, state, data.test).error_percent
+    assert (
+        jc.read_metrics(folder)[-1]["heldout_error"]
+        == jc.evaluate(model, state, data.test).error_percent
+    )
 
 
 def test_a_diverged_rate_is_not_chosen():
@@ -132,10 +179,17 @@ def test_the_sharpness_of_the_rows_is_the_top_of_the_dense_hessian(out):
         state = saved.restore(jc.init_state(model, tx, recipe, data))
     assert state is not None
     flat, unravel = ravel_pytree(state.params)
-    inputs, targets = normalize(data.train.images, state.normalizer), np.eye(10, dtype=np.float32)[data.train.labels]
+    inputs, targets = (
+        normalize(data.train.images, state.normalizer),
+        np.eye(10, dtype=np.float32)[data.train.labels],
+    )
 
     def loss(flat):  # the squared loss, written again
-        return 0.5 * ((model.apply({"params": unravel(flat)}, inputs, train=True) - targets) ** 2).sum() / len(targets)
+        return (
+            0.5
+            * ((model.apply({"params": unravel(flat)}, inputs, train=True) - targets) ** 2).sum()
+            / len(targets)
+        )
 
     top = np.linalg.eigvalsh(np.asarray(jax.hessian(loss)(flat), np.float64))[-1]
     assert jc.read_metrics(folder)[-1]["sharpness"] == pytest.approx(top, rel=1e-3)
@@ -143,13 +197,27 @@ def test_the_sharpness_of_the_rows_is_the_top_of_the_dense_hessian(out):
 
 def test_full_batch_descent_settles_at_the_edge(tmp_path):
     """Cohen et al.'s effect, on a case smaller than the quick one: sharpness at 2 / rate, where it was below at the start."""
-    args = ["--parts", "edge", "--edge.rates", "0.4", "--edge.momentum-rates", "0.3", "--edge.steps", "600"]
-    assert main([*args, "--edge.every", "60", "--edge.examples", "300", "--out", str(tmp_path)]) == 0
+    args = [
+        "--parts",
+        "edge",
+        "--edge.rates",
+        "0.4",
+        "--edge.momentum-rates",
+        "0.3",
+        "--edge.steps",
+        "600",
+    ]
+    assert (
+        main([*args, "--edge.every", "60", "--edge.examples", "300", "--out", str(tmp_path)]) == 0
+    )
     for line in table(tmp_path / "edge"):
         assert 0.9 < float(line["ratio"]) < 1.15, line
     options = Options(edge=PRESETS["quick"].edge)
     assert len(edge.recipes(options)) == 6
-    assert all(recipe.batch == 1437 and recipe.loss == "squared" for recipe in edge.recipes(options).values())
+    assert all(
+        recipe.batch == 1437 and recipe.loss == "squared"
+        for recipe in edge.recipes(options).values()
+    )
 
 
 def test_nothing_is_done_twice_and_a_part_by_itself_keeps_the_others(out, monkeypatch):

@@ -25,7 +25,13 @@ def test_a_folder_is_enough_to_have_the_recipe_back(tmp_path):
 def test_what_is_no_number_becomes_null(tmp_path):
     log = jc.RunLog(tmp_path, RECIPE)
     log.write(
-        step=1, n=np.int32(3), a=float("nan"), b=jnp.float32(jnp.inf), c=np.float32(0.5), d=None, e=[1.0, float("-inf")]
+        step=1,
+        n=np.int32(3),
+        a=float("nan"),
+        b=jnp.float32(jnp.inf),
+        c=np.float32(0.5),
+        d=None,
+        e=[1.0, float("-inf")],
     )
     text = log.path.read_text()
     plain = {"step": 1, "n": 3, "a": None, "b": None, "c": 0.5, "d": None, "e": [1.0, None]}
@@ -71,12 +77,17 @@ def test_a_torn_line_in_the_middle_is_damage_and_said(tmp_path):
 def test_going_on_elsewhere_is_recorded(tmp_path):
     for device in ("cpu", "cpu", "gpu"):
         jc.RunLog(tmp_path, RECIPE, {"device": device})
-    assert [facts["device"] for facts in json.loads((tmp_path / "env.json").read_text())] == ["cpu", "gpu"]
+    assert [facts["device"] for facts in json.loads((tmp_path / "env.json").read_text())] == [
+        "cpu",
+        "gpu",
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(jc.ArgumentError, match=r"cannot write in .*file/run: Not a directory") as error:
+    with pytest.raises(
+        jc.ArgumentError, match=r"cannot write in .*file/run: Not a directory"
+    ) as error:
         jc.RunLog(tmp_path / "file" / "run", RECIPE)
     assert "\n" not in str(error.value)
 
@@ -115,7 +126,9 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
     log = jc.RunLog(tmp_path / "run", RECIPE)
     shutil.rmtree(tmp_path / "run")
     for write in (lambda: log.write(step=1), lambda: log.finish(status="finished")):
-        with pytest.raises(LogError, match="No such file or directory; mend that and give the same command") as error:
+        with pytest.raises(
+            LogError, match="No such file or directory; mend that and give the same command"
+        ) as error:
             write()
         assert "\n" not in str(error.value)
 
@@ -134,7 +147,9 @@ def test_a_closed_log_writes_no_more_and_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["gs://bucket/run", "a\nb", "a\0b", "\ud800"])
-def test_an_address_and_what_is_no_path_are_refused_and_no_folder_is_made(tmp_path, monkeypatch, folder):
+def test_an_address_and_what_is_no_path_are_refused_and_no_folder_is_made(
+    tmp_path, monkeypatch, folder
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(jc.ArgumentError, match=r"expected a (local folder|path)") as error:
         jc.RunLog(folder, RECIPE)

@@ -19,9 +19,25 @@ from jaxcnn.augment import normalize
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
-TINY = ["--networks", "mlp", "mlp2", "--images", "40", "--line.directions", "2", "--line.points", "5"]
+TINY = [
+    "--networks",
+    "mlp",
+    "mlp2",
+    "--images",
+    "40",
+    "--line.directions",
+    "2",
+    "--line.points",
+    "5",
+]
 TINY += ["--plane.points", "3", "--path.points", "3", "--sharpness.tolerance", "1e-4"]
-FIGURES = ["line/lines.png", "plane/planes.png", "plane/terrain.png", "path/path.png", "sharpness/sharpness.png"]
+FIGURES = [
+    "line/lines.png",
+    "plane/planes.png",
+    "plane/terrain.png",
+    "path/path.png",
+    "sharpness/sharpness.png",
+]
 PLAIN = {"dataset": "digits", "batch": 64, "drops": (), "flip": False, "pad": 0, "lr": 0.1}
 
 
@@ -38,10 +54,18 @@ def all_runs(tmp_path_factory):
         state = jc.init_state(*runs.model_and_optimizer(recipe, 10), recipe, data)
         with jc.Checkpoints(log.folder / "checkpoints", keep_every=1) as saved:
             for step in range(1, 5):
-                params = jax.tree.map(lambda w, rng=rng: w + np.float32(0.1 * rng.normal(size=w.shape)), state.params)
+                params = jax.tree.map(
+                    lambda w, rng=rng: w + np.float32(0.1 * rng.normal(size=w.shape)), state.params
+                )
                 state = state._replace(step=np.int32(step), params=params)
                 saved.save(state, 90.0 - step)
-                log.write(step=step, train_loss=2.0, train_error=80.0, eval_error=90.0 - step, eval_split="test")
+                log.write(
+                    step=step,
+                    train_loss=2.0,
+                    train_error=80.0,
+                    eval_error=90.0 - step,
+                    eval_split="test",
+                )
     return folder
 
 
@@ -49,7 +73,10 @@ def all_runs(tmp_path_factory):
 def out(all_runs, tmp_path_factory):
     """The sharpness is of one network alone: a Hessian's product takes long to compile."""
     args = [*TINY, "--runs", str(all_runs), "--out", str(tmp_path_factory.mktemp("landscape"))]
-    for parts in (["--networks", "mlp", "--parts", "sharpness"], ["--parts", "line", "plane", "path"]):
+    for parts in (
+        ["--networks", "mlp", "--parts", "sharpness"],
+        ["--parts", "line", "plane", "path"],
+    ):
         assert main([*args, *parts]) == 0
     return Path(args[-1])
 
@@ -63,7 +90,9 @@ def test_every_part_leaves_its_table_and_figures(out):
     for name in FIGURES:
         assert (out / name).read_bytes().startswith(b"\x89PNG"), name
     for part in script.PARTS:
-        assert set(table(out / part)) == {"mlp", "mlp2"} - ({"mlp2"} if part == "sharpness" else set())
+        assert set(table(out / part)) == {"mlp", "mlp2"} - (
+            {"mlp2"} if part == "sharpness" else set()
+        )
     assert set(table(out)) == {"mlp", "mlp2"}
     assert "" not in table(out)["mlp"].values()
 
@@ -82,20 +111,32 @@ def test_the_middle_is_the_last_state_on_these_images(all_runs, out):
             == measurements.read(out / "line" / f"{name}-direction0.npz").arrays["loss"][2]
             == sums.mean_loss
         )
-        lines = [measurements.read(out / "line" / f"{name}-direction{i}.npz").arrays["loss"] for i in (0, 1)]
-        np.testing.assert_array_equal(plane["loss"][:, 1], lines[0][::2])  # the plane's axes are the first two lines
+        lines = [
+            measurements.read(out / "line" / f"{name}-direction{i}.npz").arrays["loss"]
+            for i in (0, 1)
+        ]
+        np.testing.assert_array_equal(
+            plane["loss"][:, 1], lines[0][::2]
+        )  # the plane's axes are the first two lines
         np.testing.assert_array_equal(plane["loss"][1], lines[1][::2])
 
 
 def test_the_table_is_of_all_directions_and_sides(out):
     for name, line in table(out).items():
-        lines = np.array([measurements.read(out / "line" / f"{name}-direction{i}.npz").arrays["loss"] for i in (0, 1)])
+        lines = np.array(
+            [
+                measurements.read(out / "line" / f"{name}-direction{i}.npz").arrays["loss"]
+                for i in (0, 1)
+            ]
+        )
         for column, there in (("loss_at_0.5", lines[:, [1, 3]]), ("loss_at_1", lines[:, [0, 4]])):
             assert float(line[column]) == pytest.approx(there.mean(), rel=1e-5)
             assert line[f"{column}_range"] == f"{there.min():.3g} to {there.max():.3g}"
         plane = measurements.read(out / "plane" / f"{name}.npz").arrays["loss"]
         below = [100 * (plane < level).mean() for level in (2 * plane[1, 1], np.log(10))]
-        assert [float(line[f"area_below_{what}"]) for what in ("2x", "guessing")] == pytest.approx(below, rel=1e-5)
+        assert [float(line[f"area_below_{what}"]) for what in ("2x", "guessing")] == pytest.approx(
+            below, rel=1e-5
+        )
 
 
 def test_the_path_ends_in_the_middle_of_its_plane_and_its_states_are_the_runs(all_runs, out):
@@ -115,7 +156,10 @@ def test_sharpness_is_the_top_of_the_dense_hessian(all_runs, out):
     run = runs.load_trained_model(all_runs / "mlp-seed0")
     split = jc.subset(run.data, 40, seed=0).train
     flat, unravel = ravel_pytree(run.last.params)
-    inputs, targets = normalize(split.images, run.last.normalizer), np.eye(10, dtype=np.float32)[split.labels]
+    inputs, targets = (
+        normalize(split.images, run.last.normalizer),
+        np.eye(10, dtype=np.float32)[split.labels],
+    )
 
     def loss(flat):  # the cross-entropy, written again
         logits = run.model.apply({"params": unravel(flat)}, inputs, train=True)
@@ -132,16 +176,25 @@ def test_nothing_is_done_twice_and_drawing_needs_no_runs(all_runs, out, tmp_path
     monkeypatch.setattr("experiments.loss_landscape.sweep.evaluate_along", measures)
     monkeypatch.setattr("jaxcnn.sharpness", measures)
     before = (out / "table.csv").read_text()
-    assert main([*TINY, "--parts", "line", "plane", "path", "--runs", str(all_runs), "--out", str(out)]) == 0
+    assert (
+        main(
+            [*TINY, "--parts", "line", "plane", "path", "--runs", str(all_runs), "--out", str(out)]
+        )
+        == 0
+    )
     assert (out / "table.csv").read_text() == before
     for name in ("mlp-direction0", "mlp-direction1"):
         (tmp_path / "line").mkdir(exist_ok=True)
         shutil.copy(out / "line" / f"{name}.npz", tmp_path / "line")
-    assert main(["--plot-only", "--parts", "line", "--runs", "nowhere", "--out", str(tmp_path)]) == 0
+    assert (
+        main(["--plot-only", "--parts", "line", "--runs", "nowhere", "--out", str(tmp_path)]) == 0
+    )
     assert table(tmp_path / "line")["mlp"] == table(out / "line")["mlp"]
 
 
-def test_it_goes_on_where_it_was_stopped_with_the_same_bits(all_runs, out, tmp_path, monkeypatch, capsys):
+def test_it_goes_on_where_it_was_stopped_with_the_same_bits(
+    all_runs, out, tmp_path, monkeypatch, capsys
+):
     asked = []
 
     class Stopping(script.cli.GracefulShutdown):
@@ -150,7 +203,18 @@ def test_it_goes_on_where_it_was_stopped_with_the_same_bits(all_runs, out, tmp_p
             self.signal = 2 if len(asked) > 7 else 0
             return super().__call__()
 
-    args = [*TINY, "--networks", "mlp", "--parts", "line", "plane", "--runs", str(all_runs), "--out", str(tmp_path)]
+    args = [
+        *TINY,
+        "--networks",
+        "mlp",
+        "--parts",
+        "line",
+        "plane",
+        "--runs",
+        str(all_runs),
+        "--out",
+        str(tmp_path),
+    ]
     with monkeypatch.context() as patch:
         patch.setattr("jaxcnn.cli.GracefulShutdown", Stopping)
         assert main(args) == 130
@@ -195,7 +259,8 @@ def test_a_run_without_states_on_the_way_has_no_path_and_the_rest(all_runs, tmp_
     assert main([*args, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().err
     assert (
-        "has 2 states from step 0 on, and a path takes 4; left out (python -m experiments.depth --keep-every 25" in said
+        "has 2 states from step 0 on, and a path takes 4; left out (python -m experiments.depth --keep-every 25"
+        in said
     )
     assert "explained" not in table(tmp_path / "out")["mlp"]
     assert not (tmp_path / "out" / "path").exists()
@@ -224,9 +289,20 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
-def test_mistakes_are_one_line_before_anything_is_measured(all_runs, tmp_path, args, says, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.loss_landscape.sweep.evaluate_along", lambda *a, **k: pytest.fail("it measured"))
-    refuses(main, [*TINY, "--runs", str(all_runs), *args, "--out", str(tmp_path)], says, capsys, monkeypatch)
+def test_mistakes_are_one_line_before_anything_is_measured(
+    all_runs, tmp_path, args, says, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "experiments.loss_landscape.sweep.evaluate_along",
+        lambda *a, **k: pytest.fail("it measured"),
+    )
+    refuses(
+        main,
+        [*TINY, "--runs", str(all_runs), *args, "--out", str(tmp_path)],
+        says,
+        capsys,
+        monkeypatch,
+    )
 
 
 def test_a_file_that_is_broken_is_named(all_runs, out, tmp_path, capsys, monkeypatch):

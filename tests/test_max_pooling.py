@@ -25,10 +25,14 @@ def theirs(x):
     return nn.max_pool(x, (2, 2), (2, 2))
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 4, 3), (1, 7, 5, 2), (3, 2, 2, 1), (2, 1, 4, 3), (2, 4, 6, 0), (0, 4, 4, 2)])
+@pytest.mark.parametrize(
+    "shape", [(2, 6, 4, 3), (1, 7, 5, 2), (3, 2, 2, 1), (2, 1, 4, 3), (2, 4, 6, 0), (0, 4, 4, 2)]
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_values_and_gradients_are_those_of_flax_ties_included(shape, dtype):
-    x = jnp.round(drawn(*shape, dtype=dtype))  # integers: many windows hold their maximum several times
+    x = jnp.round(
+        drawn(*shape, dtype=dtype)
+    )  # integers: many windows hold their maximum several times
     y, back = jax.vjp(max_pool_2x2, x)
     slope = drawn(*y.shape, dtype=dtype)
     expected, their_back = jax.vjp(theirs, x) if x.size else (y, lambda slope: (jnp.zeros_like(x),))
@@ -54,7 +58,9 @@ def test_forward_mode_second_derivatives_vmap_and_remat_agree():
     slope = jax.grad(height)(x)
     np.testing.assert_allclose(jax.jvp(height, (x,), (v,))[1], (slope * v).sum(), rtol=1e-5)
     np.testing.assert_allclose(jax.grad(jax.checkpoint(height))(x), slope, rtol=1e-6)
-    mapped = jax.vmap(jax.grad(lambda x, k: (k * max_pool_2x2(jnp.tanh(x)[None])[0] ** 2).sum()))(x, kernel)
+    mapped = jax.vmap(jax.grad(lambda x, k: (k * max_pool_2x2(jnp.tanh(x)[None])[0] ** 2).sum()))(
+        x, kernel
+    )
     np.testing.assert_allclose(mapped, slope, rtol=1e-6)
 
     def plain(x):  # evaluated one operation at a time, where nothing is computed twice
@@ -65,7 +71,8 @@ def test_forward_mode_second_derivatives_vmap_and_remat_agree():
 
 
 @pytest.mark.parametrize(
-    ("options", "shape"), [({"width": 4, "bn_group": 3}, (15, 8, 8, 1)), ({"width": 8}, (12, 4, 16, 1))]
+    ("options", "shape"),
+    [({"width": 4, "bn_group": 3}, (15, 8, 8, 1)), ({"width": 8}, (12, 4, 16, 1))],
 )
 def test_no_window_loses_its_gradient_behind_batch_norm(options, shape):
     """With `jnp.max` some kernels' gradients are 7 to 75% off, since XLA computes BN twice with different rounding."""
@@ -74,7 +81,9 @@ def test_no_window_loses_its_gradient_behind_batch_norm(options, shape):
     params = variables.pop("params")
 
     def loss(params):
-        logits, _ = model.apply({"params": params, **variables}, x, train=True, mutable=list(variables))
+        logits, _ = model.apply(
+            {"params": params, **variables}, x, train=True, mutable=list(variables)
+        )
         return jnp.square(logits).mean()
 
     got = jax.jit(jax.grad(loss))(params)
@@ -90,7 +99,9 @@ def test_the_pooling_of_the_operations_keeps_its_gradient_too():
         y = jax.lax.conv_general_dilated(
             image[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        y = (y - y.mean((0, 1, 2), keepdims=True)) * jax.lax.rsqrt(y.var((0, 1, 2), keepdims=True) + 1e-5)
+        y = (y - y.mean((0, 1, 2), keepdims=True)) * jax.lax.rsqrt(
+            y.var((0, 1, 2), keepdims=True) + 1e-5
+        )
         return (ops.max_pool(jax.nn.relu(y[0] * scale[None, None]), 2) ** 2).sum()
 
     for side in (4, 8, 12):
@@ -104,7 +115,9 @@ def test_pmap_and_sharding_give_the_same_gradient():
     x = drawn(8, 4, 4, 2)
     slope = jax.grad(lambda x: (max_pool_2x2(x) ** 2).sum())
     expected = slope(x)
-    np.testing.assert_array_equal(jax.pmap(slope)(x.reshape(4, 2, 4, 4, 2)).reshape(x.shape), expected)
+    np.testing.assert_array_equal(
+        jax.pmap(slope)(x.reshape(4, 2, 4, 4, 2)).reshape(x.shape), expected
+    )
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P("batch"))
     np.testing.assert_array_equal(jax.jit(partial(slope), in_shardings=sharding)(x), expected)

@@ -69,7 +69,9 @@ def compiled(update: Any, shape: tuple[int, ...], decay: float) -> Any:
         loss, grads = jax.value_and_grad(bowl.value)(params)
         again = lambda tree, _: jax.tree.map(lambda g: tilt * g, jax.grad(bowl.value)(tree))  # noqa: E731
         with jax.numpy_dtype_promotion("standard"):  # as make_step does
-            updates, state = update(grads, state, params, value=worth * loss, error=loss * 0, grad_fn=again)
+            updates, state = update(
+                grads, state, params, value=worth * loss, error=loss * 0, grad_fn=again
+            )
         return optax.apply_updates(params, updates), state
 
     return jax.jit(step, donate_argnums=(0, 1))
@@ -121,7 +123,9 @@ def sign(f, w, rates):
 
 
 def polyak(f, w, rates, f_min=0.0):
-    for lr in rates:  # SPS_max; the value is the loss without its L2 penalty, as the step reports it
+    for (
+        lr
+    ) in rates:  # SPS_max; the value is the loss without its L2 penalty, as the step reports it
         g = f.coupled(w)
         yield (w := w - min((f.loss(w) - f_min) / (g @ g), lr) * g)
 
@@ -193,7 +197,9 @@ def nadam(f, w, rates, b1=0.9, b2=0.999):
 
 def amsgrad(f, w, rates, b1=0.9, b2=0.999):
     send, largest = sent(b1, b2), 0 * w
-    for lr in rates:  # the paper corrects neither moment; optax both, and takes the largest corrected one
+    for lr in (
+        rates
+    ):  # the paper corrects neither moment; optax both, and takes the largest corrected one
         _, m, v, _ = send(f.coupled(w))
         largest = np.maximum(largest, v)
         yield (w := w - lr * m / (np.sqrt(largest) + 1e-8))
@@ -262,7 +268,9 @@ def schedule_free(f, w, rates, b1=0.9):
     for lr in rates:
         y = (1 - b1) * z + b1 * x
         z = z - lr * f.coupled(y)
-        largest = max(largest, lr)  # the weights of the authors' code: the largest rate so far, squared
+        largest = max(
+            largest, lr
+        )  # the weights of the authors' code: the largest rate so far, squared
         total += largest**2
         x = x + largest**2 / total * (z - x)
         yield (1 - b1) * z + b1 * x, x
@@ -348,18 +356,32 @@ def test_every_method_is_compared():
 
 
 @pytest.mark.parametrize(("name", "loop", "lr", "given", "shape"), CASES)
-def test_twelve_steps_with_drops_and_decay_are_those_of_a_loop_in_numpy(name, loop, lr, given, shape):
+def test_twelve_steps_with_drops_and_decay_are_those_of_a_loop_in_numpy(
+    name, loop, lr, given, shape
+):
     bowl = Bowl(shape)
-    recipe = Recipe(optimizer=name, method=given, lr=lr, drops=(4, 9), factor=0.3, momentum=0.8, decay=bowl.decay)
+    recipe = Recipe(
+        optimizer=name,
+        method=given,
+        lr=lr,
+        drops=(4, 9),
+        factor=0.3,
+        momentum=0.8,
+        decay=bowl.decay,
+    )
     rates = [lr * 0.3 ** ((step >= 4) + (step >= 9)) for step in range(12)]
     moved = bowl.begin
-    for (params, state), expected in zip(walk(bowl, recipe, 12), loop(bowl, bowl.begin, rates, **given), strict=True):
+    for (params, state), expected in zip(
+        walk(bowl, recipe, 12), loop(bowl, bowl.begin, rates, **given), strict=True
+    ):
         expected, judged = expected if isinstance(expected, tuple) else (expected, expected)
         tolerance = 1e-6 * max(
             1, np.abs(expected).max(), np.abs(judged).max()
         )  # float32 rounds in proportion to the value
         np.testing.assert_allclose(bowl.flat(params), expected, rtol=0, atol=tolerance)
-        np.testing.assert_allclose(bowl.flat(eval_params(state, params)), judged, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(
+            bowl.flat(eval_params(state, params)), judged, rtol=0, atol=tolerance
+        )
         moved = judged
     assert np.abs(moved - bowl.begin).min() > 1e-3  # each parameter went far beyond the tolerance
 
@@ -371,19 +393,30 @@ def test_radam_goes_by_momentum_until_it_knows_the_variance(b2):
     recipe = Recipe(optimizer="radam", method={"b2": b2}, lr=0.001, drops=(), decay=0.0)
     states = [bowl.begin, *(bowl.flat(params) for params, _ in walk(bowl, recipe, 9))]
     sizes, longest = np.abs(np.diff(states, axis=0)) / 0.001, 2 / (1 - b2) - 1
-    np.testing.assert_allclose(sizes[:4], np.broadcast_to(np.abs(bowl.grad(bowl.begin)), (4, 9)), rtol=0.05)
+    np.testing.assert_allclose(
+        sizes[:4], np.broadcast_to(np.abs(bowl.grad(bowl.begin)), (4, 9)), rtol=0.05
+    )
     for t in (7, 8, 9):  # then all go equally far, whatever their gradient
         length = longest - 2 * t * b2**t / (1 - b2**t)
-        r = math.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
+        r = math.sqrt(
+            (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+        )
         np.testing.assert_allclose(sizes[t - 1], r, rtol=0.05)
 
 
 def test_schedule_free_weighs_where_it_went_by_the_square_of_the_rate():
     """Defazio et al. 2024, section 4: steps of a warm-up count for less."""
     bowl = Bowl()
-    recipe = Recipe(optimizer="schedule-free", lr=0.1, schedule="warmup", steps=60, decay=bowl.decay)
-    walked, rates = list(walk(bowl, recipe, 9))[1:], 0.1 * np.minimum(np.arange(1, 9) / 6, 1)  # after a first rate of 0
-    for (params, state), (at, judged) in zip(walked, schedule_free(bowl, bowl.begin, rates), strict=True):
+    recipe = Recipe(
+        optimizer="schedule-free", lr=0.1, schedule="warmup", steps=60, decay=bowl.decay
+    )
+    walked, rates = (
+        list(walk(bowl, recipe, 9))[1:],
+        0.1 * np.minimum(np.arange(1, 9) / 6, 1),
+    )  # after a first rate of 0
+    for (params, state), (at, judged) in zip(
+        walked, schedule_free(bowl, bowl.begin, rates), strict=True
+    ):
         np.testing.assert_allclose(bowl.flat(params), at, rtol=0, atol=1e-6)
         np.testing.assert_allclose(bowl.flat(eval_params(state, params)), judged, rtol=0, atol=1e-6)
 
@@ -403,7 +436,9 @@ def test_muon_steps_are_nearly_orthogonal_matrices_of_windows_by_channels():
     singular = np.linalg.svd(matrix / (0.02 * 0.2 * np.sqrt(72)), compute_uv=False)
     assert 0.6 < singular.min() < singular.max() < 1.3
     assert np.linalg.cond(ragged.reshape(72, 16)) > 5  # which the gradient is not
-    assert np.sqrt((matrix**2).mean()) == pytest.approx(0.2 * 0.02, rel=0.3)  # as large as AdamW's, whatever the shape
+    assert np.sqrt((matrix**2).mean()) == pytest.approx(
+        0.2 * 0.02, rel=0.3
+    )  # as large as AdamW's, whatever the shape
 
 
 # Noise.
@@ -412,7 +447,10 @@ def test_muon_steps_are_nearly_orthogonal_matrices_of_windows_by_channels():
 def noise(seed: int, n=20_000, steps=4, **given) -> ARRAY:
     """The first steps of "noisy" at rate 1 without a gradient."""
     params = {"kernel": jnp.zeros(n)}
-    tx, grads = create_optimizer(Recipe(optimizer="noisy", method=given, lr=1.0, decay=0.0, seed=seed)), params
+    tx, grads = (
+        create_optimizer(Recipe(optimizer="noisy", method=given, lr=1.0, decay=0.0, seed=seed)),
+        params,
+    )
     state, taken = tx.init(params), []
     updates: Any
     for _ in range(steps):
@@ -426,7 +464,9 @@ def test_noise_has_the_papers_variance_and_is_new_at_every_step():
     """Neelakantan et al. 2015, eq. 2: the variance at step t is eta / (1 + t)^gamma."""
     taken = noise(0, eta=0.3, gamma=0.7)
     # The deviation of 20,000 numbers is known to 1 / sqrt(40,000) = 0.5%, their mean and correlations to 0.7%.
-    np.testing.assert_allclose(taken.std(axis=1), np.sqrt(0.3 / (1 + np.arange(4)) ** 0.7), rtol=0.02)
+    np.testing.assert_allclose(
+        taken.std(axis=1), np.sqrt(0.3 / (1 + np.arange(4)) ** 0.7), rtol=0.02
+    )
     np.testing.assert_allclose(taken.mean(axis=1) / taken.std(axis=1), 0, atol=0.03)
     np.testing.assert_allclose(np.corrcoef(taken), np.eye(4), atol=0.03)
 
@@ -462,7 +502,11 @@ def test_a_method_uses_what_it_says_it_needs_and_nothing_else(name):
     other = replace(recipe, seed=7)
     assert create_optimizer(other).update is create_optimizer(recipe).update
     # Values this small take Polyak's step below its largest.
-    for need, again in (("value", end(worth=1e-3)), ("gradient", end(tilt=0.5)), ("key", end(other))):
+    for need, again in (
+        ("value", end(worth=1e-3)),
+        ("gradient", end(tilt=0.5)),
+        ("key", end(other)),
+    ):
         same = np.array_equal(plain, again[0])
         assert same == (need not in needs), need
     assert np.array_equal(plain, judged) == ("test parameters" not in needs)
@@ -485,10 +529,16 @@ def test_the_rates_of_the_grid_lower_the_loss_of_a_bowl(name):
 
 @pytest.mark.parametrize("name", [name for name, method in OPTIMIZERS.items() if method.decays])
 def test_methods_that_decay_by_themselves_decay_these_leaves_only(name):
-    shapes = {"conv": {"kernel": (3, 3, 2, 2), "bias": (2,)}, "dense": {"kernel": (2, 4), "bias": (4,)}}
+    shapes = {
+        "conv": {"kernel": (3, 3, 2, 2), "bias": (2,)},
+        "dense": {"kernel": (2, 4), "bias": (4,)},
+    }
     rng = np.random.default_rng(1)
     params, grads = (
-        {at: {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in part.items()} for at, part in shapes.items()}
+        {
+            at: {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in part.items()}
+            for at, part in shapes.items()
+        }
         for _ in range(2)
     )
 
@@ -498,22 +548,32 @@ def test_methods_that_decay_by_themselves_decay_these_leaves_only(name):
             return tx.update(grads, tx.init(params), params, grad_fn=lambda *_: grads)[0]
 
     kernels = {"conv.kernel", "dense.kernel"}
-    expected = {"convs": {"conv.kernel"}, "kernels": kernels, "all": kernels | {"conv.bias", "dense.bias"}}
+    expected = {
+        "convs": {"conv.kernel"},
+        "kernels": kernels,
+        "all": kernels | {"conv.bias", "dense.bias"},
+    }
     for on, leaves in expected.items():
         same = jax.tree.map(lambda a, b: bool((a == b).all()), update(0.0, on), update(0.5, on))
-        assert {f"{at}.{k}" for at, part in same.items() for k, unmoved in part.items() if not unmoved} == leaves
+        assert {
+            f"{at}.{k}" for at, part in same.items() for k, unmoved in part.items() if not unmoved
+        } == leaves
 
 
 @pytest.mark.parametrize("name", ["prodigy", "sam", "muon", "lamb", "schedule-free"])
 def test_quotients_without_a_gradient_or_a_rate_are_no_nan(name):
     bowl = Bowl()
-    recipe = Recipe(optimizer=name, schedule="warmup", steps=20, lr=OPTIMIZERS[name].grid[2])  # whose first rate is 0
+    recipe = Recipe(
+        optimizer=name, schedule="warmup", steps=20, lr=OPTIMIZERS[name].grid[2]
+    )  # whose first rate is 0
     states = [bowl.flat(params) for params, _ in walk(bowl, recipe, 4)]
     np.testing.assert_allclose(states[0], bowl.begin, rtol=1e-6)
     assert np.isfinite(states).all()
     assert np.abs(states[-1] - bowl.begin).min() > 0
     bowl.begin = 0 * bowl.begin
-    assert not any(bowl.flat(params).any() for params, _ in walk(bowl, replace(recipe, schedule="constant"), 2))
+    assert not any(
+        bowl.flat(params).any() for params, _ in walk(bowl, replace(recipe, schedule="constant"), 2)
+    )
 
 
 # Through the step, on digits.
@@ -568,7 +628,9 @@ def test_the_loss_falls_over_forty_steps_at_the_middle_rate(ran):
 
 
 def test_another_rate_or_seed_compiles_nothing(ran, data, strategy):
-    for _ in range(2):  # so that all are among the programs that are kept: at their bound one may drop another
+    for _ in range(
+        2
+    ):  # so that all are among the programs that are kept: at their bound one may drop another
         fit(replace(ran[0], steps=3, every=2), data, strategy)
     before = Small.traces
     fit(replace(ran[0], lr=ran[0].lr / 7, seed=5, steps=3, every=2), data, strategy)
@@ -576,14 +638,24 @@ def test_another_rate_or_seed_compiles_nothing(ran, data, strategy):
 
 
 def test_a_run_saved_and_resumed_has_the_same_bits(ran, data, strategy, tmp_path):
-    recipe, (whole, row) = ran[0], ran[1][0]  # at step 10, where every method has done all that it does
+    recipe, (whole, row) = (
+        ran[0],
+        ran[1][0],
+    )  # at step 10, where every method has done all that it does
     with jc.Checkpoints(tmp_path) as saved:
         ((half, none),) = fit(recipe, data, strategy, pause=lambda step: step == 3)
         assert (int(half.step), none) == (3, None)
         saved.save(half)
     with jc.Checkpoints(tmp_path) as saved:
         again, same = next(
-            jc.train(MODEL, create_optimizer(recipe), data, recipe, strategy=strategy, resume=saved.restore)
+            jc.train(
+                MODEL,
+                create_optimizer(recipe),
+                data,
+                recipe,
+                strategy=strategy,
+                resume=saved.restore,
+            )
         )
     assert same is not None
     pairs = zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(again), strict=True)
@@ -613,9 +685,14 @@ SHARED |= {"muon": {}}
 @pytest.mark.parametrize("name", SHARED)
 def test_two_devices_take_the_steps_of_one(name, data, strategy):
     recipe = recipe_of(name, steps=3, every=3, method=SHARED[name])
-    ((one, _),), ((two, _),) = fit(recipe, data, strategy), fit(recipe, data, jc.strategy("pmap", 2))
+    ((one, _),), ((two, _),) = (
+        fit(recipe, data, strategy),
+        fit(recipe, data, jc.strategy("pmap", 2)),
+    )
     begun = init_state(MODEL, create_optimizer(recipe), recipe, data)
-    for a, b, c in zip(*(jax.tree.leaves(eval_state(state).params) for state in (one, two, begun)), strict=True):
+    for a, b, c in zip(
+        *(jax.tree.leaves(eval_state(state).params) for state in (one, two, begun)), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
         assert np.abs(a - c).max() > 1e-3
 
@@ -632,7 +709,9 @@ def judged_by(params: Any, measured: Any, data, strategy) -> None:
     np.testing.assert_allclose(jc.predict(MODEL, state, data.test.images), expected, atol=2e-5)
     shifted = expected - expected.max(1, keepdims=True)
     loss = (np.log(np.exp(shifted).sum(1)) - shifted[np.arange(360), data.test.labels]).mean()
-    assert jc.evaluate(MODEL, state, data.test, strategy=strategy).mean_loss == pytest.approx(loss, rel=1e-5)
+    assert jc.evaluate(MODEL, state, data.test, strategy=strategy).mean_loss == pytest.approx(
+        loss, rel=1e-5
+    )
     assert row["eval_loss"] == pytest.approx(loss, rel=1e-5)
     assert np.abs(logits(state.params, data) - expected).max() > 0.01  # not those it trains at
 
@@ -654,9 +733,13 @@ def test_schedule_free_is_judged_at_the_mean_of_where_sgd_went(data, strategy):
 def test_clean_training_figures_are_of_the_parameters_judged(data, strategy):
     recipe = recipe_of("schedule-free", steps=5, every=5, train_error="clean")
     ((state, row),) = fit(recipe, data, strategy)
-    assert row["train_loss"] == jc.evaluate(MODEL, eval_state(state), data.train, strategy=strategy).mean_loss
     assert (
-        row["train_loss"] != jc.evaluate(MODEL, state._replace(opt_state=()), data.train, strategy=strategy).mean_loss
+        row["train_loss"]
+        == jc.evaluate(MODEL, eval_state(state), data.train, strategy=strategy).mean_loss
+    )
+    assert (
+        row["train_loss"]
+        != jc.evaluate(MODEL, state._replace(opt_state=()), data.train, strategy=strategy).mean_loss
     )
 
 
@@ -675,10 +758,14 @@ def test_sam_takes_its_second_gradient_on_the_same_batch(data):
         return optax.softmax_cross_entropy_with_integer_labels(out, data.train.labels[index]).mean()
 
     first = grad(state.params)
-    norm = np.sqrt(sum(float((np.asarray(g, np.float64) ** 2).sum()) for g in jax.tree.leaves(first)))
+    norm = np.sqrt(
+        sum(float((np.asarray(g, np.float64) ** 2).sum()) for g in jax.tree.leaves(first))
+    )
     second = grad(jax.tree.map(lambda w, g: w + np.float32(0.5 / norm) * g, state.params, first))
     after = jax.jit(make_train_step(MODEL, tx, pad=0, flip=False))(state, data.train, index)
-    for w, a, b, new in zip(*map(jax.tree.leaves, (state.params, first, second, after.params)), strict=True):
+    for w, a, b, new in zip(
+        *map(jax.tree.leaves, (state.params, first, second, after.params)), strict=True
+    ):
         np.testing.assert_allclose(new, w - recipe.lr * b, rtol=0, atol=1e-6)
         assert np.abs(recipe.lr * (a - b)).max() > 1e-4
 
@@ -689,26 +776,65 @@ def test_sam_takes_its_second_gradient_on_the_same_batch(data):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"optimizer": "adamm"}, "optimizer is 'adamm'; expected one of adagrad, adam, .*did you mean 'adam'"),
+        (
+            {"optimizer": "adamm"},
+            "optimizer is 'adamm'; expected one of adagrad, adam, .*did you mean 'adam'",
+        ),
         ({"optimizer": "prodigi"}, "did you mean 'prodigy'"),
-        ({"schedule": "cosin"}, "schedule is 'cosin'; expected one of constant, cosine, .*did you mean 'cosine'"),
+        (
+            {"schedule": "cosin"},
+            "schedule is 'cosin'; expected one of constant, cosine, .*did you mean 'cosine'",
+        ),
         (
             {"optimizer": "adam", "method": {"b3": 0.9}},
             "method of adam is 'b3'; expected one of b1, b2; did you mean 'b2'",
         ),
-        ({"optimizer": "sgd", "method": {"b1": 0.9}}, "method of sgd is 'b1'; it has no numbers of its own"),
-        ({"optimizer": "adam", "method": {"b1": "0.9"}}, "method b1 is '0.9'; expected a number .*: write 0.9$"),
+        (
+            {"optimizer": "sgd", "method": {"b1": 0.9}},
+            "method of sgd is 'b1'; it has no numbers of its own",
+        ),
+        (
+            {"optimizer": "adam", "method": {"b1": "0.9"}},
+            "method b1 is '0.9'; expected a number .*: write 0.9$",
+        ),
         ({"optimizer": "adam", "method": {"b1": True}}, "method b1 is True; expected a number"),
         ({"optimizer": "adam", "method": {"b1": None}}, "method b1 is None; expected a number"),
-        ({"optimizer": "adam", "method": {"b1": [0.9]}}, r"method b1 is \[0.9\]; expected a number"),
-        ({"optimizer": "adam", "method": {"b2": 1}}, "method b2 is 1; expected a number of at least 0 and below 1"),
-        ({"optimizer": "rmsprop", "method": {"decay": -0.1}}, "method decay is -0.1; expected a number of at least 0"),
-        ({"optimizer": "lookahead", "method": {"period": 2.5}}, "period is 2.5; expected a whole number of at least 1"),
-        ({"optimizer": "lookahead", "method": {"period": 0}}, "period is 0; expected a whole number .*: write 5$"),
-        ({"optimizer": "lookahead", "method": {"share": 0}}, "method share is 0; expected a number above 0"),
-        ({"optimizer": "schedule-free", "method": {"b1": 0}}, "method b1 is 0; expected a number above 0 and below 1"),
-        ({"optimizer": "clipped", "method": {"norm": 0.0}}, "method norm is 0.0; expected a number above 0"),
-        ({"optimizer": "prodigy", "method": {"d0": 0}}, "method d0 is 0; expected a number above 0: write 1e-06"),
+        (
+            {"optimizer": "adam", "method": {"b1": [0.9]}},
+            r"method b1 is \[0.9\]; expected a number",
+        ),
+        (
+            {"optimizer": "adam", "method": {"b2": 1}},
+            "method b2 is 1; expected a number of at least 0 and below 1",
+        ),
+        (
+            {"optimizer": "rmsprop", "method": {"decay": -0.1}},
+            "method decay is -0.1; expected a number of at least 0",
+        ),
+        (
+            {"optimizer": "lookahead", "method": {"period": 2.5}},
+            "period is 2.5; expected a whole number of at least 1",
+        ),
+        (
+            {"optimizer": "lookahead", "method": {"period": 0}},
+            "period is 0; expected a whole number .*: write 5$",
+        ),
+        (
+            {"optimizer": "lookahead", "method": {"share": 0}},
+            "method share is 0; expected a number above 0",
+        ),
+        (
+            {"optimizer": "schedule-free", "method": {"b1": 0}},
+            "method b1 is 0; expected a number above 0 and below 1",
+        ),
+        (
+            {"optimizer": "clipped", "method": {"norm": 0.0}},
+            "method norm is 0.0; expected a number above 0",
+        ),
+        (
+            {"optimizer": "prodigy", "method": {"d0": 0}},
+            "method d0 is 0; expected a number above 0: write 1e-06",
+        ),
         ({"method": {"b1": math.nan}}, "method is {'b1': nan}; expected plain values by name"),
         ({"method": 0.9}, "method is 0.9; expected plain values by name: write"),
         ({"lr": math.nan}, "lr is nan; expected a finite number above 0"),
@@ -725,10 +851,15 @@ def test_a_recipe_that_cannot_be_meant_is_refused_in_one_line(change, says):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_options_at_their_defaults_change_nothing_and_survive_json(name):
-    recipe = Recipe(optimizer=name, method=optimizer_options(name), schedule=[*SCHEDULES][len(name) % 8])
+    recipe = Recipe(
+        optimizer=name, method=optimizer_options(name), schedule=[*SCHEDULES][len(name) % 8]
+    )
     again = Recipe.from_json(recipe.to_json())
     assert again == recipe
     assert create_optimizer(again).update is create_optimizer(recipe).update
     plain, bowl = replace(recipe, method={}), Bowl()
-    same = [jax.tree.leaves(create_optimizer(each).init(bowl.tree(bowl.begin))) for each in (plain, again)]
+    same = [
+        jax.tree.leaves(create_optimizer(each).init(bowl.tree(bowl.begin)))
+        for each in (plain, again)
+    ]
     assert all(np.array_equal(a, b) for a, b in zip(*same, strict=True))

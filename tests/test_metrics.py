@@ -32,7 +32,9 @@ def test_batches_of_any_size_add_up_to_the_whole_set():
     assert (total.num_examples, total.num_wrong, total.error_percent) == (10, 3, 30.0)
     assert total.mean_loss == pytest.approx(losses.mean(), rel=1e-6)
     means = [counted(LOGITS[part], LABELS[part]) for part in parts]
-    assert np.mean([m.error_percent for m in means]) == pytest.approx(200 / 3)  # what the mean of batch means would say
+    assert np.mean([m.error_percent for m in means]) == pytest.approx(
+        200 / 3
+    )  # what the mean of batch means would say
     assert np.mean([m.mean_loss for m in means]) > 1.5 * losses.mean()
 
 
@@ -60,7 +62,9 @@ def test_counts_are_whole_numbers_and_the_loss_float32():
 
 
 def test_a_uniform_guess_costs_the_logarithm_of_the_classes():
-    assert counted(np.zeros((3, 10), np.float32), [0, 4, 9]).mean_loss == pytest.approx(np.log(10), rel=1e-6)
+    assert counted(np.zeros((3, 10), np.float32), [0, 4, 9]).mean_loss == pytest.approx(
+        np.log(10), rel=1e-6
+    )
 
 
 def test_norms_average_over_examples():
@@ -75,19 +79,25 @@ def steps(losses, n=32):
     """The sums of training steps of n examples with these mean losses."""
     total = zeros()
     for loss in np.asarray(losses, np.float32):
-        total = add(total, Metrics(jnp.int32(n), n * loss, jnp.int32(0), jnp.float32(0), n * loss**2))
+        total = add(
+            total, Metrics(jnp.int32(n), n * loss, jnp.int32(0), jnp.float32(0), n * loss**2)
+        )
     return total
 
 
 def test_the_deviation_of_the_loss_is_that_of_the_steps():
     losses = RNG.uniform(0.5, 2.5, 50)
     assert steps(losses).loss_std == pytest.approx(losses.std(), rel=1e-4)
-    assert steps(losses, n=1).loss_std == pytest.approx(losses.std(), rel=1e-4)  # of steps, whatever their batch
+    assert steps(losses, n=1).loss_std == pytest.approx(
+        losses.std(), rel=1e-4
+    )  # of steps, whatever their batch
 
 
 def test_steps_of_one_loss_have_no_deviation_and_rounding_does_not_make_it_imaginary():
     for loss in RNG.uniform(0.1, 5, 50):
-        assert 0 <= steps([loss] * 7).loss_std <= loss * 1e-3  # the root of float32's 1e-7, three times over
+        assert (
+            0 <= steps([loss] * 7).loss_std <= loss * 1e-3
+        )  # the root of float32's 1e-7, three times over
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -96,6 +106,9 @@ def test_the_deviation_of_losses_that_are_no_numbers_is_none(bad):
 
 
 def test_counting_is_the_same_under_jit():
-    plain, jitted = counted(LOGITS, LABELS), jax.jit(count)(LOGITS, jnp.asarray(LABELS, jnp.int32), np.ones(10, bool))
+    plain, jitted = (
+        counted(LOGITS, LABELS),
+        jax.jit(count)(LOGITS, jnp.asarray(LABELS, jnp.int32), np.ones(10, bool)),
+    )
     assert (plain.num_examples, plain.num_wrong) == (jitted.num_examples, jitted.num_wrong)
     np.testing.assert_allclose(plain.loss, jitted.loss, rtol=1e-6)

@@ -17,7 +17,20 @@ from jaxcnn.data import verify_dataset
 pytestmark = pytest.mark.usefixtures("one_device")
 
 NAMES = ["perceptron", "mlp-step"]
-TINY = ["--networks", *NAMES, "--steps", "6", "--every", "3", "--batch", "8", "--seeds", "2", "--drops", "4"]
+TINY = [
+    "--networks",
+    *NAMES,
+    "--steps",
+    "6",
+    "--every",
+    "3",
+    "--batch",
+    "8",
+    "--seeds",
+    "2",
+    "--drops",
+    "4",
+]
 RECORDS = Path(mnist.__file__).parent / "results"
 
 
@@ -37,14 +50,24 @@ def test_the_study_leaves_table_figure_and_runs(study):
     lines = table(study)
     assert list(lines) == NAMES
     columns = ["network", "params", "macs", "eval_split", "digits_seeds"]
-    columns += [f"digits_{part}_error{tail}" for part in ("train", "eval") for tail in ("", "_std", "_ci95")]
+    columns += [
+        f"digits_{part}_error{tail}" for part in ("train", "eval") for tail in ("", "_std", "_ci95")
+    ]
     assert list(lines["perceptron"]) == [*columns, "digits_seconds"]
-    assert {(line["params"], line["macs"]) for line in lines.values()} == {("7850", "7840"), ("55050", "54912")}
+    assert {(line["params"], line["macs"]) for line in lines.values()} == {
+        ("7850", "7840"),
+        ("55050", "54912"),
+    }
     assert (study / "curves.png").read_bytes().startswith(b"\x89PNG")
     folders = {path.parent.name for path in study.glob("digits/*/result.json")}
     assert folders == {f"{name}-seed{seed}" for name in NAMES for seed in (0, 1)}
     text = (study / "table.md").read_text()
-    for said in ("6 steps of 8 images", "rate 0.05,", "enlarged from 8x8", "| perceptron | 7850 | 7840 | test | 2 |"):
+    for said in (
+        "6 steps of 8 images",
+        "rate 0.05,",
+        "enlarged from 8x8",
+        "| perceptron | 7850 | 7840 | test | 2 |",
+    ):
         assert said in text
 
 
@@ -53,7 +76,9 @@ def test_the_tables_numbers_are_those_of_the_last_rows(study):
         ends = [jc.read_metrics(study / "digits" / f"{name}-seed{seed}")[-1] for seed in (0, 1)]
         finals = [end["eval_error"] for end in ends]
         assert [end["step"] for end in ends] == [6, 6]
-        assert float(table(study)[name]["digits_eval_error"]) == pytest.approx(np.mean(finals), abs=1e-3)
+        assert float(table(study)[name]["digits_eval_error"]) == pytest.approx(
+            np.mean(finals), abs=1e-3
+        )
         # Student's t for one degree of freedom is 12.706
         half = 12.7062 * np.std(finals, ddof=1) / 2**0.5
         assert float(table(study)[name]["digits_eval_error_ci95"]) == pytest.approx(half, abs=1e-2)
@@ -71,7 +96,9 @@ def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_
         assert (tmp_path / "out" / "curves.png").exists()
 
 
-def test_two_data_sets_share_a_table_and_a_network_may_lack_one(study, tmp_path, monkeypatch, bare_machine):
+def test_two_data_sets_share_a_table_and_a_network_may_lack_one(
+    study, tmp_path, monkeypatch, bare_machine
+):
     """Archives as users have them, of random images; a data set beside another, packed or not."""
     train, test = fake("fashion_mnist")
     write_archives(tmp_path / "data" / "manual" / "fashion_mnist", "fashion_mnist", train, test)
@@ -90,18 +117,29 @@ def test_two_data_sets_share_a_table_and_a_network_may_lack_one(study, tmp_path,
     ]
     assert mnist.main([*args, "--data-dir", str(tmp_path / "data")]) == 0
     lines = table(tmp_path / "out")
-    assert lines["perceptron"]["digits_eval_error"] == table(study)["perceptron"]["digits_eval_error"]
+    assert (
+        lines["perceptron"]["digits_eval_error"] == table(study)["perceptron"]["digits_eval_error"]
+    )
     end = jc.read_metrics(tmp_path / "out" / "fashion_mnist" / "perceptron-seed0")[-1]
-    assert float(lines["perceptron"]["fashion_mnist_eval_error"]) == pytest.approx(end["eval_error"], abs=1e-3)
-    assert (lines["perceptron"]["fashion_mnist_seeds"], lines["mlp-step"]["fashion_mnist_seeds"]) == ("1", "0")
+    assert float(lines["perceptron"]["fashion_mnist_eval_error"]) == pytest.approx(
+        end["eval_error"], abs=1e-3
+    )
+    assert (
+        lines["perceptron"]["fashion_mnist_seeds"],
+        lines["mlp-step"]["fashion_mnist_seeds"],
+    ) == ("1", "0")
     assert lines["mlp-step"]["fashion_mnist_eval_error"] == ""
     assert mnist.runs.pack(tmp_path / "out" / "digits", tmp_path / "packed" / "digits") == 4
     assert mnist.main(["--plot-only", "--out", str(tmp_path / "packed")]) == 0
-    packed, before = (float(table(out)["mlp-step"]["digits_eval_error"]) for out in (tmp_path / "packed", study))
+    packed, before = (
+        float(table(out)["mlp-step"]["digits_eval_error"]) for out in (tmp_path / "packed", study)
+    )
     assert packed == pytest.approx(before, rel=1e-5)  # of 6 digits
 
 
-def test_data_that_is_not_there_is_said_before_anything_is_trained(tmp_path, capsys, monkeypatch, bare_machine):
+def test_data_that_is_not_there_is_said_before_anything_is_trained(
+    tmp_path, capsys, monkeypatch, bare_machine
+):
     args = [*TINY, "--datasets", "digits", "fashion_mnist", "--out", str(tmp_path / "out")]
     refuses(mnist.main, args, "fashion_mnist", capsys, monkeypatch)
     assert not (tmp_path / "out").exists()
@@ -144,7 +182,9 @@ def test_the_committed_result_is_of_these_recipes_and_lenet_is_99_percent_right(
     runs = mnist.groups(RECORDS / "mnist")["mnist"]
     assert set(runs) == set(mnist.NETWORKS)
     for name, group in runs.items():
-        assert [run.recipe for run in group] == [made[f"{name}-seed{seed}"] for seed in range(len(group))]
+        assert [run.recipe for run in group] == [
+            made[f"{name}-seed{seed}"] for seed in range(len(group))
+        ]
     for name in ("lenet5", "lenet5-relu"):
         assert len(runs[name]) == 3
         assert np.mean([run.result["eval_error"] for run in runs[name]]) <= 1.0
@@ -172,6 +212,17 @@ def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, m
 @pytest.mark.real
 def test_lenet_learns_mnist(tmp_path):
     """Two epochs of one seed; the whole experiment is `python -m experiments.mnist --preset mnist`."""
-    args = ["--preset", "mnist", "--datasets", "mnist", "--networks", "lenet5-relu", "--seeds", "1", "--steps", "938"]
+    args = [
+        "--preset",
+        "mnist",
+        "--datasets",
+        "mnist",
+        "--networks",
+        "lenet5-relu",
+        "--seeds",
+        "1",
+        "--steps",
+        "938",
+    ]
     assert mnist.main([*args, "--drops", "700", "--out", str(tmp_path)]) == 0
     assert float(table(tmp_path)["lenet5-relu"]["mnist_eval_error"]) < 2

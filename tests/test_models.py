@@ -40,7 +40,9 @@ def size(name):
 
 def abstract(model, shape, batch=1):
     """The shapes of the variables; nothing is computed."""
-    return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((batch, *shape), "float32"))
+    return jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((batch, *shape), "float32")
+    )
 
 
 def drawn(model, shape, seed=0):
@@ -83,15 +85,21 @@ def test_plain_and_residual_networks_have_the_published_parameters(family, depth
 
 @pytest.mark.parametrize("family", ["plain", "resnet"])
 def test_depth_1202_has_the_published_parameters(family):
-    eight, fourteen = (count_parameters(create_model(f"{family}{depth}", 10), CIFAR) for depth in (8, 14))
-    assert eight + (fourteen - eight) * (1202 - 8) // 6 == 19_421_274  # six more layers cost the same at any depth
+    eight, fourteen = (
+        count_parameters(create_model(f"{family}{depth}", 10), CIFAR) for depth in (8, 14)
+    )
+    assert (
+        eight + (fourteen - eight) * (1202 - 8) // 6 == 19_421_274
+    )  # six more layers cost the same at any depth
     model = MODELS[f"{family}1202"](classes=10)
     assert (model.blocks, model.residual) == (200, family == "resnet")
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_option_b_adds_2752_parameters_at_any_depth(depth):
-    a, b = (count_parameters(create_model(f"resnet{depth}", 10, shortcut=kind), CIFAR) for kind in "AB")
+    a, b = (
+        count_parameters(create_model(f"resnet{depth}", 10, shortcut=kind), CIFAR) for kind in "AB"
+    )
     assert b - a == 2_752
 
 
@@ -114,15 +122,25 @@ def test_small_vgg_has_the_same_convolutions_and_one_dense_layer(name):
 
 @pytest.mark.parametrize(
     ("name", "shape", "depth"),
-    [("plain20", CIFAR, 20), ("resnet44", CIFAR, 44), ("cifar-resnet50", CIFAR, 50), ("lenet5", MNIST, 5)]
+    [
+        ("plain20", CIFAR, 20),
+        ("resnet44", CIFAR, 44),
+        ("cifar-resnet50", CIFAR, 50),
+        ("lenet5", MNIST, 5),
+    ]
     + [(f"vgg{depth}", IMAGENET, depth) for depth in LAYERS],
 )
 def test_depth_counts_convolutions_and_dense_layers(name, shape, depth):
-    assert sum(leaf.ndim > 1 for leaf in jax.tree.leaves(abstract(create_model(name, 10), shape))) == depth
+    assert (
+        sum(leaf.ndim > 1 for leaf in jax.tree.leaves(abstract(create_model(name, 10), shape)))
+        == depth
+    )
 
 
 def test_plain_and_residual_networks_have_the_same_tree():
-    assert abstract(create_model("plain20", 10), CIFAR) == abstract(create_model("resnet20", 10), CIFAR)
+    assert abstract(create_model("plain20", 10), CIFAR) == abstract(
+        create_model("resnet20", 10), CIFAR
+    )
 
 
 def test_no_convolution_of_the_cifar_networks_has_a_bias():
@@ -190,7 +208,10 @@ def test_a_depth_of_two_papers_is_the_imagenet_network_and_with_a_prefix_the_cif
 
 @pytest.mark.parametrize(
     ("name", "options", "hint"),
-    [("resnet8", {"kernel_init": "hee"}, "did you mean 'he'?"), ("resnet8", {"shortcut": "C"}, "expected one of A, B")],
+    [
+        ("resnet8", {"kernel_init": "hee"}, "did you mean 'he'?"),
+        ("resnet8", {"shortcut": "C"}, "expected one of A, B"),
+    ],
 )
 def test_an_impossible_option_value_is_one_line_before_anything_is_computed(name, options, hint):
     with pytest.raises(ArgumentError) as error:
@@ -223,12 +244,24 @@ def test_images_of_another_size_are_refused_in_one_line(name, shape, hint):
         (
             "resnet20",
             CIFAR,
-            {"stem": (32, 32, 16), "stage1": (32, 32, 16), "stage2": (16, 16, 32), "stage3": (8, 8, 64), "pool": (64,)},
+            {
+                "stem": (32, 32, 16),
+                "stage1": (32, 32, 16),
+                "stage2": (16, 16, 32),
+                "stage3": (8, 8, 64),
+                "pool": (64,),
+            },
         ),
         (
             "plain14",
             (9, 7, 1),
-            {"stem": (9, 7, 16), "stage1": (9, 7, 16), "stage2": (5, 4, 32), "stage3": (3, 2, 64), "pool": (64,)},
+            {
+                "stem": (9, 7, 16),
+                "stage1": (9, 7, 16),
+                "stage2": (5, 4, 32),
+                "stage3": (3, 2, 64),
+                "pool": (64,),
+            },
         ),
         ("lenet5", MNIST, {"c1": (28, 28, 6), "c3": (10, 10, 16), "c5": (1, 1, 120), "f6": (84,)}),
         (
@@ -237,15 +270,23 @@ def test_images_of_another_size_are_refused_in_one_line(name, shape, hint):
             {f"stage{i + 1}": (224 >> i, 224 >> i, min(64 << i, 512)) for i in range(5)}
             | {"dense1": (4096,), "dense2": (4096,)},
         ),
-        ("vgg19-bn-32", CIFAR, {f"stage{i + 1}": (32 >> i, 32 >> i, min(64 << i, 512)) for i in range(5)}),
+        (
+            "vgg19-bn-32",
+            CIFAR,
+            {f"stage{i + 1}": (32 >> i, 32 >> i, min(64 << i, 512)) for i in range(5)},
+        ),
     ],
 )
 def test_stages_have_these_names_and_shapes(name, shape, stages):
     model = create_model(name, 7)
     x = jax.ShapeDtypeStruct((2, *shape), "float32")
-    logits, seen = jax.eval_shape(lambda v, x: model.apply(v, x, stages=True), abstract(model, shape), x)
+    logits, seen = jax.eval_shape(
+        lambda v, x: model.apply(v, x, stages=True), abstract(model, shape), x
+    )
     assert logits.shape == (2, 7)
-    assert {key: maps.shape for key, maps in seen.items()} == {key: (2, *maps) for key, maps in stages.items()}
+    assert {key: maps.shape for key, maps in seen.items()} == {
+        key: (2, *maps) for key, maps in stages.items()
+    }
 
 
 @pytest.mark.parametrize(("name", "options"), TINY.items())
@@ -260,10 +301,17 @@ def test_logits_are_the_same_with_and_without_stages(name, options):
 
 def np_conv(x, kernel, stride=1, pad=1):
     """Sum over kernel positions of shifted images: torch's convention, windows centred on 0, stride, 2 stride..."""
-    x, (kh, kw) = np.pad(np.asarray(x, np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0))), kernel.shape[:2]
+    x, (kh, kw) = (
+        np.pad(np.asarray(x, np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0))),
+        kernel.shape[:2],
+    )
     h, w = x.shape[1] - kh + 1, x.shape[2] - kw + 1
     kernel = np.asarray(kernel, np.float64)
-    return sum(x[:, i : i + h : stride, j : j + w : stride] @ kernel[i, j] for i in range(kh) for j in range(kw))
+    return sum(
+        x[:, i : i + h : stride, j : j + w : stride] @ kernel[i, j]
+        for i in range(kh)
+        for j in range(kw)
+    )
 
 
 def np_norm(x, params, stats, train):
@@ -277,17 +325,30 @@ def np_pool(x, reduce):
 
 def np_cifar(variables, x, blocks, shortcut, train):
     """conv-BN-ReLU, then conv-BN-ReLU-conv-BN-(+ shortcut)-ReLU blocks, then the mean over pixels and a dense layer."""
-    params, stats = (jax.tree.map(np.asarray, variables[kind]) for kind in ("params", "batch_stats"))
+    params, stats = (
+        jax.tree.map(np.asarray, variables[kind]) for kind in ("params", "batch_stats")
+    )
     relu = lambda y: np.maximum(y, 0)  # noqa: E731
-    x = relu(np_norm(np_conv(x, params["stem"]["kernel"]), params["stem_norm"], stats["stem_norm"], train))
+    x = relu(
+        np_norm(
+            np_conv(x, params["stem"]["kernel"]), params["stem_norm"], stats["stem_norm"], train
+        )
+    )
     for stage in (1, 2, 3):
         for block in range(1, blocks + 1):
             p, s = params[f"stage{stage}_block{block}"], stats[f"stage{stage}_block{block}"]
             stride = 2 if stage > 1 and block == 1 else 1
-            y = relu(np_norm(np_conv(x, p["conv1"]["kernel"], stride), p["norm1"], s["norm1"], train))
+            y = relu(
+                np_norm(np_conv(x, p["conv1"]["kernel"], stride), p["norm1"], s["norm1"], train)
+            )
             y = np_norm(np_conv(y, p["conv2"]["kernel"]), p["norm2"], s["norm2"], train)
             if shortcut == "B" and stride == 2:
-                y += np_norm(np_conv(x, p["project"]["kernel"], 2, pad=0), p["project_norm"], s["project_norm"], train)
+                y += np_norm(
+                    np_conv(x, p["project"]["kernel"], 2, pad=0),
+                    p["project_norm"],
+                    s["project_norm"],
+                    train,
+                )
             elif shortcut:
                 y[..., : x.shape[-1]] += x[:, ::stride, ::stride]
             x = relu(y)
@@ -298,7 +359,10 @@ def np_cifar(variables, x, blocks, shortcut, train):
 @pytest.mark.parametrize("shortcut", [None, "A", "B"])
 def test_cifar_networks_are_what_numpy_computes(shortcut, train):
     options = {"shortcut": shortcut} if shortcut else {}
-    model, x = create_model("resnet14" if shortcut else "plain14", 5, width=2, **options), images((8, 8, 3))
+    model, x = (
+        create_model("resnet14" if shortcut else "plain14", 5, width=2, **options),
+        images((8, 8, 3)),
+    )
     variables = drawn(model, x.shape[1:])
     mutable = ["batch_stats"] if train else []
     logits, _ = run(model, variables, x, train=train, mutable=mutable)
@@ -312,7 +376,9 @@ def test_cifar_networks_are_what_numpy_computes(shortcut, train):
         ("lenet5-relu", lambda x: np.maximum(x, 0), np.max),
     ],
 )
-def test_lenet_of_1998_squashes_and_averages_and_todays_rectifies_and_takes_the_maximum(name, act, pool):
+def test_lenet_of_1998_squashes_and_averages_and_todays_rectifies_and_takes_the_maximum(
+    name, act, pool
+):
     model, x = create_model(name, 10), images((28, 28, 1))
     variables = drawn(model, x.shape[1:])
     params = jax.tree.map(np.asarray, variables["params"])
@@ -325,20 +391,28 @@ def test_lenet_of_1998_squashes_and_averages_and_todays_rectifies_and_takes_the_
 
 
 def test_scaled_tanh_maps_one_to_one():
-    np.testing.assert_allclose(scaled_tanh(jnp.array([1.0, -1.0, 0.0])), [1, -1, 0], atol=1e-4)  # 1.7159 has 5 digits
+    np.testing.assert_allclose(
+        scaled_tanh(jnp.array([1.0, -1.0, 0.0])), [1, -1, 0], atol=1e-4
+    )  # 1.7159 has 5 digits
 
 
 @pytest.mark.parametrize("name", ["vgg11-32", "vgg11-bn-32"])
 def test_vgg_is_convolutions_with_bias_and_max_pooling(name):
     model, x = create_model(name, 10), images(CIFAR, batch=1)
     variables = drawn(model, CIFAR)
-    params, stats = (jax.tree.map(np.asarray, variables.get(kind, {})) for kind in ("params", "batch_stats"))
+    params, stats = (
+        jax.tree.map(np.asarray, variables.get(kind, {})) for kind in ("params", "batch_stats")
+    )
     y = x
     for stage, layers in enumerate(LAYERS[11], 1):
         for layer in range(1, layers + 1):
             key = f"stage{stage}_conv{layer}"
             y = np_conv(y, params[key]["kernel"]) + params[key]["bias"]
-            y = np_norm(y, params[f"{key}_norm"], stats[f"{key}_norm"], False) if "bn" in name else y
+            y = (
+                np_norm(y, params[f"{key}_norm"], stats[f"{key}_norm"], False)
+                if "bn" in name
+                else y
+            )
             y = np.maximum(y, 0)
         y = np_pool(y, np.max)
     logits, seen = run(model, variables, x, stages=True)
@@ -350,7 +424,9 @@ def test_vgg_is_convolutions_with_bias_and_max_pooling(name):
 def test_halved_pools_disjoint_squares(reduce):
     x = images((6, 4, 3))
     expected = np_pool(np.float64(x), getattr(np, reduce.__name__))
-    rounding = 0 if reduce is jnp.max else 3 * 2.0**-24 * np.abs(x).max()  # three additions, in any order
+    rounding = (
+        0 if reduce is jnp.max else 3 * 2.0**-24 * np.abs(x).max()
+    )  # three additions, in any order
     np.testing.assert_allclose(pool_2x2(jnp.asarray(x), reduce), expected, rtol=0, atol=rounding)
 
 
@@ -381,7 +457,9 @@ def test_shortcut_a_is_not_average_pooling():
 
 
 @pytest.mark.parametrize("name", ["plain14", "resnet14"])
-def test_blocks_whose_second_norm_is_zero_pass_a_residual_networks_input_and_stop_a_plain_ones(name):
+def test_blocks_whose_second_norm_is_zero_pass_a_residual_networks_input_and_stop_a_plain_ones(
+    name,
+):
     model, x = create_model(name, 10, width=4), images((8, 8, 3))
     variables = drawn(model, x.shape[1:])
     for key, block in variables["params"].items():
@@ -402,7 +480,9 @@ def test_blocks_whose_second_norm_is_zero_pass_a_residual_networks_input_and_sto
 # Initialisers. N = 36,864 weights of one 3x3x64x64 kernel: a standard deviation is known to 1/sqrt(2 N) of itself.
 
 KERNEL = (3, 3, 64, 64)
-FAR = 2 / 0.87962566103423978  # where JAX cuts its truncated normal, in standard deviations of the result
+FAR = (
+    2 / 0.87962566103423978
+)  # where JAX cuts its truncated normal, in standard deviations of the result
 
 
 def standard(name, shape=KERNEL, fan=9 * 64):
@@ -474,7 +554,9 @@ def test_kernels_of_other_keys_and_dtypes_and_within_jit_are_jaxs():
     ours, plain, shape = INITS["he"], jaxs(INITS["he"]), (3, 3, 3, 16)
     for key in jax.random.key(5), jax.random.key(7, impl="rbg"):
         close_to_the_last_bits(ours(key, shape), plain(key, shape))
-        np.testing.assert_array_equal(*(jax.jit(init, static_argnums=1)(key, shape) for init in (ours, plain)))
+        np.testing.assert_array_equal(
+            *(jax.jit(init, static_argnums=1)(key, shape) for init in (ours, plain))
+        )
     low = ours(jax.random.key(5), shape, jnp.bfloat16)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_array_equal(low, plain(jax.random.key(5), shape, jnp.bfloat16))
@@ -486,7 +568,9 @@ def test_two_programs_draw_all_kernels_of_a_deep_network():
     drawn: Any = initializers._draw
     drawn.clear_cache()
     image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    kernels = create_model("resnet110", 10).lazy_init(jax.random.key(0), image, train=False)["params"]
+    kernels = create_model("resnet110", 10).lazy_init(jax.random.key(0), image, train=False)[
+        "params"
+    ]
     assert len({leaf.shape for leaf in jax.tree.leaves(kernels) if leaf.ndim > 1}) == 7
     assert drawn._cache_size() == 2
 
@@ -515,7 +599,9 @@ def test_he_truncated_ends_where_jax_cuts():
         ("lenet5-relu", {}, "c5", 2 / 400, True),
     ],
 )
-def test_the_networks_draw_their_kernels_by_he_and_fan_in_unless_told_otherwise(name, options, layer, variance, far):
+def test_the_networks_draw_their_kernels_by_he_and_fan_in_unless_told_otherwise(
+    name, options, layer, variance, far
+):
     model = create_model(name, 10, **options)
 
     @jax.jit  # XLA drops all that the one kernel does not need
@@ -533,17 +619,23 @@ def test_the_networks_draw_their_kernels_by_he_and_fan_in_unless_told_otherwise(
 # bfloat16.
 
 
-@pytest.mark.parametrize(("name", "options"), [(n, o) for n, o in TINY.items() if not n.startswith("vgg")])
+@pytest.mark.parametrize(
+    ("name", "options"), [(n, o) for n, o in TINY.items() if not n.startswith("vgg")]
+)
 def test_bfloat16_rounds_activations_and_nothing_else(name, options):
     model, x = create_model(name, 10, **options), images(size(name), batch=4)
     half = create_model(name, 10, dtype="bfloat16", **options)
     variables = drawn(model, size(name))
-    assert {leaf.dtype for leaf in jax.tree.leaves(abstract(half, size(name)))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(abstract(half, size(name)))} == {
+        jnp.dtype("float32")
+    }
     (whole, _), (rounded, seen) = (run(m, variables, x, stages=True) for m in (model, half))
     assert rounded.dtype == jnp.float32
     assert {maps.dtype for key, maps in seen.items() if key != "pool"} == {jnp.dtype("bfloat16")}
     if "pool" in seen:
-        close(seen["pool"], np.asarray(seen["stage3"], np.float32).mean((1, 2)))  # summed in float32
+        close(
+            seen["pool"], np.asarray(seen["stage3"], np.float32).mean((1, 2))
+        )  # summed in float32
     # A layer rounds its weights, its sum, a gain and an offset to 8 bits, each an error of at most 2^-9 of the value;
     # eight layers of four such errors that all add up would move the logits by 1/16 of their size.
     error = np.linalg.norm(rounded - whole) / np.linalg.norm(whole)
@@ -573,7 +665,9 @@ def test_dropout_masks_do_not_depend_on_the_layout(devices):
     x, rngs = jnp.ones((16, 5, 3)), {"dropout": jax.random.key(3)}
     alone = Dropout(0.5).apply({}, x, True, rngs=rngs)
     share = jax.pmap(
-        lambda x: Dropout(0.5, "batch").apply({}, x, True, rngs=rngs), "batch", devices=jax.devices()[:devices]
+        lambda x: Dropout(0.5, "batch").apply({}, x, True, rngs=rngs),
+        "batch",
+        devices=jax.devices()[:devices],
     )
     np.testing.assert_array_equal(share(x.reshape(devices, -1, 5, 3)).reshape(x.shape), alone)
 
@@ -610,10 +704,13 @@ def test_without_bn_it_is_the_network_whose_bn_only_shifts(name):
         )
     }
     logits = run(whole, {"params": unflatten_dict(theirs), **fresh}, x)
-    np.testing.assert_allclose(run(bare, {"params": unflatten_dict(mine)}, x), logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        run(bare, {"params": unflatten_dict(mine)}, x), logits, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_without_bn_depth_20_has_its_parameters_but_the_scales():
     assert (
-        count_parameters(create_model("resnet20", 10, batch_norm=False), CIFAR) == DEPTHS[20] - 7 * 16 - 6 * 32 - 6 * 64
+        count_parameters(create_model("resnet20", 10, batch_norm=False), CIFAR)
+        == DEPTHS[20] - 7 * 16 - 6 * 32 - 6 * 64
     )

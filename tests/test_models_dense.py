@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_models_small import close, dense, double, drawn, images, np_convolved, np_norm, refused, run, shapes
+from test_models_small import (
+    close,
+    dense,
+    double,
+    drawn,
+    images,
+    np_convolved,
+    np_norm,
+    refused,
+    run,
+    shapes,
+)
 
 import jaxcnn as jc
 from jaxcnn.models import count_parameters, create_model
@@ -27,10 +38,20 @@ def test_an_autoencoder_has_these_parameters_and_gives_an_image_of_the_same_shap
     h, w, c = shape
     model, maps = create_model("autoencoder", 10, width=6, code=5, up=up), h // 4 * (w // 4) * 12
     side = 9 if up == "upsample" else 4
-    layers = [(9 * c, 6), (9 * 6, 12), (maps, 5), (5, maps), (side * 12, 6), (side * 6, 6), (9 * 6, c)]
+    layers = [
+        (9 * c, 6),
+        (9 * 6, 12),
+        (maps, 5),
+        (5, maps),
+        (side * 12, 6),
+        (side * 6, 6),
+        (9 * 6, c),
+    ]
     assert count_parameters(model, shape) == sum((fan_in + 1) * units for fan_in, units in layers)
     x = jax.ShapeDtypeStruct((2, *shape), "float32")
-    image, seen = jax.eval_shape(lambda v, x: model.apply(v, x, stages=True), shapes(model, shape), x)
+    image, seen = jax.eval_shape(
+        lambda v, x: model.apply(v, x, stages=True), shapes(model, shape), x
+    )
     assert (image.shape, image.dtype) == ((2, *shape), jnp.float32)
     assert {name: maps.shape[1:] for name, maps in seen.items()} == {
         "conv1": (h // 2, w // 2, 6),
@@ -50,32 +71,44 @@ def unet_count(width, depth, classes, channels, up, norm):
         return (9 * fan_in + each) * filters + (9 * filters + each) * filters
 
     filters = [width * 2**i for i in range(depth + 1)]
-    down = sum(level(fan_in, out) for fan_in, out in zip([channels, *filters], filters, strict=False))
+    down = sum(
+        level(fan_in, out) for fan_in, out in zip([channels, *filters], filters, strict=False)
+    )
     side = 4 if up == "transpose" else 9
     ups = sum((side * 2 * out + 1) * out + level(2 * out, out) for out in filters[:-1])
     return down + ups + (width + 1) * classes
 
 
 @pytest.mark.parametrize("up", UPSAMPLINGS)
-@pytest.mark.parametrize(("shape", "options"), [((64, 64, 1), {}), ((8, 24, 3), {"width": 6, "depth": 3})])
+@pytest.mark.parametrize(
+    ("shape", "options"), [((64, 64, 1), {}), ((8, 24, 3), {"width": 6, "depth": 3})]
+)
 def test_a_unet_has_these_parameters_and_logits_for_every_pixel(shape, options, up):
     for norm in (False, True):
         model = create_model("unet", 2, up=up, batch_norm=norm, **options)
-        expected = unet_count(options.get("width", 64), options.get("depth", 4), 2, shape[-1], up, norm)
+        expected = unet_count(
+            options.get("width", 64), options.get("depth", 4), 2, shape[-1], up, norm
+        )
         assert count_parameters(model, shape) == expected
         if not options and up == "transpose" and not norm:
             assert expected == 31_030_658
-    logits = jax.eval_shape(model.apply, shapes(model, shape), jax.ShapeDtypeStruct((3, *shape), "float32"))
+    logits = jax.eval_shape(
+        model.apply, shapes(model, shape), jax.ShapeDtypeStruct((3, *shape), "float32")
+    )
     assert (logits.shape, logits.dtype) == ((3, *shape[:2], 2), jnp.float32)
 
 
-@pytest.mark.parametrize("name", ["perceptron", "mlp", "cnn", "convnet", "lenet5-1998", "autoencoder", "unet"])
+@pytest.mark.parametrize(
+    "name", ["perceptron", "mlp", "cnn", "convnet", "lenet5-1998", "autoencoder", "unet"]
+)
 def test_parameters_are_named_after_the_stage_they_belong_to(name):
     model, shape = create_model(name, 10), (32, 32, 1)
     variables, x = shapes(model, shape), jax.ShapeDtypeStruct((1, *shape), "float32")
     _, seen = jax.eval_shape(lambda v, x: model.apply(v, x, stages=True), variables, x)
     for key in variables["params"]:
-        assert key == "head" or sum(key == name or key.startswith(name + "_") for name in seen) == 1, key
+        assert (
+            key == "head" or sum(key == name or key.startswith(name + "_") for name in seen) == 1
+        ), key
 
 
 # What the layers compute, in float64.
@@ -99,7 +132,10 @@ def np_doubled(x, layer):
 @pytest.mark.parametrize("up", UPSAMPLINGS)
 def test_a_doubling_keeps_the_variance_with_the_initialiser_named_for_it(up):
     """Inputs of second moment 1, N(0, 2/fan_in): 2. For the transposed convolution fan_in is one pixel's channels."""
-    layer, x = upsampling_layer(256, up, kernel_init="he", dtype=jnp.float32, name="up"), images((6, 6, 128))
+    layer, x = (
+        upsampling_layer(256, up, kernel_init="he", dtype=jnp.float32, name="up"),
+        images((6, 6, 128)),
+    )
     flax = layer if up == "transpose" else layer.__closure__[0].cell_contents
     variables = flax.init(jax.random.key(0), jnp.asarray(x))
     fan_in = 128 if up == "transpose" else 9 * 128
@@ -109,7 +145,9 @@ def test_a_doubling_keeps_the_variance_with_the_initialiser_named_for_it(up):
 
 def np_autoencoder(params, x):
     for name in ("conv1", "conv2"):
-        x = np.maximum(np_convolved(x, params[name]["kernel"])[:, ::2, ::2] + params[name]["bias"], 0)
+        x = np.maximum(
+            np_convolved(x, params[name]["kernel"])[:, ::2, ::2] + params[name]["bias"], 0
+        )
     shape = x.shape
     x = dense(x.reshape(len(x), -1), params["code"])
     x = np.maximum(dense(x, params["decode"]), 0).reshape(shape)
@@ -123,7 +161,9 @@ def test_an_autoencoder_is_what_scipy_computes(up):
     shape = (12, 8, 2)
     model, x = create_model("autoencoder", 5, up=up, **AUTOENCODER), images(shape)
     variables = drawn(model, shape)
-    close(run(model, variables, x), np_autoencoder(double(variables["params"]), x.astype(np.float64)))
+    close(
+        run(model, variables, x), np_autoencoder(double(variables["params"]), x.astype(np.float64))
+    )
 
 
 def np_unet(variables, x, depth, train):
@@ -148,7 +188,9 @@ def np_unet(variables, x, depth, train):
     return x @ params["head"]["kernel"][0, 0] + params["head"]["bias"]
 
 
-@pytest.mark.parametrize(("up", "norm", "train"), [("transpose", False, True), ("upsample", True, True)])
+@pytest.mark.parametrize(
+    ("up", "norm", "train"), [("transpose", False, True), ("upsample", True, True)]
+)
 def test_a_unet_is_what_scipy_computes(up, norm, train):
     shape = (12, 8, 2)
     model, x = create_model("unet", 3, up=up, batch_norm=norm, **UNET), images(shape)
@@ -162,7 +204,9 @@ def test_a_unet_is_what_scipy_computes(up, norm, train):
 
 def jacobian(model, variables, x):
     """[outputs, inputs] of the one image x."""
-    inputs = jax.jit(jax.jacrev(lambda x: model.apply(variables, x[None]).reshape(-1)))(jnp.asarray(x))
+    inputs = jax.jit(jax.jacrev(lambda x: model.apply(variables, x[None]).reshape(-1)))(
+        jnp.asarray(x)
+    )
     return np.asarray(inputs, np.float64).reshape(len(inputs), -1)
 
 
@@ -206,15 +250,22 @@ def test_a_unet_split_over_devices_is_the_same():
     alone, _ = run(model, variables, x, train=True, mutable=["batch_stats"])
     mapped = model.clone(axis="batch")
     share = jax.pmap(
-        lambda x: mapped.apply(variables, x, train=True, mutable=["batch_stats"])[0], "batch", devices=jax.devices()[:2]
+        lambda x: mapped.apply(variables, x, train=True, mutable=["batch_stats"])[0],
+        "batch",
+        devices=jax.devices()[:2],
     )
     close(np.asarray(share(x.reshape(2, 2, *shape))).reshape(alone.shape), np.asarray(alone))
 
 
-@pytest.mark.parametrize(("name", "options"), [("autoencoder", AUTOENCODER), ("unet", UNET | {"batch_norm": True})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("autoencoder", AUTOENCODER), ("unet", UNET | {"batch_norm": True})]
+)
 def test_bfloat16_rounds_activations_and_nothing_else(name, options):
     shape = (8, 8, 1)
-    whole, half = create_model(name, 2, **options), create_model(name, 2, dtype="bfloat16", **options)
+    whole, half = (
+        create_model(name, 2, **options),
+        create_model(name, 2, dtype="bfloat16", **options),
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes(half, shape))} == {jnp.dtype("float32")}
     variables, x = drawn(whole, shape), images(shape)
     (exact, _), (rounded, seen) = (run(model, variables, x, stages=True) for model in (whole, half))
@@ -233,7 +284,11 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
     [
         ("autoencoder", {"up": "transposed"}, "did you mean 'transpose'?"),
         ("autoencoder", {"code": 0}, "code is 0; expected a whole number of at least 1"),
-        ("autoencoder", {"depth": 2}, "expected one of activation, code, dtype, kernel_init, name, up, width"),
+        (
+            "autoencoder",
+            {"depth": 2},
+            "expected one of activation, code, dtype, kernel_init, name, up, width",
+        ),
         ("unet", {"depth": 0}, "depth is 0"),
         ("unet", {"up": "nearest"}, "up is 'nearest'; expected one of transpose, upsample"),
         ("u-net", {}, "write unet"),
@@ -253,7 +308,11 @@ def test_what_cannot_be_meant_is_refused_in_one_line(name, options, hint):
             (30, 28, 1),
             "Autoencoder got images of 30x28 pixels, which it halves twice; expected multiples of 4",
         ),
-        ("unet", (28, 28, 1), "U-Net got images of 28x28 pixels, which it halves 4 times; expected multiples of 16"),
+        (
+            "unet",
+            (28, 28, 1),
+            "U-Net got images of 28x28 pixels, which it halves 4 times; expected multiples of 16",
+        ),
     ],
 )
 def test_sizes_that_cannot_be_halved_are_refused(name, shape, says):
@@ -267,7 +326,9 @@ def test_sizes_that_cannot_be_halved_are_refused(name, shape, says):
 def trained(model, x, loss, steps, rate):
     """The loss at the start and after steps of Adam, plain."""
     start = drawn(model, x.shape[1:])["params"]  # quicker than to compile `init`
-    params = jax.tree.map(lambda leaf: math.sqrt(2) * leaf if leaf.ndim > 1 else jnp.zeros_like(leaf), start)
+    params = jax.tree.map(
+        lambda leaf: math.sqrt(2) * leaf if leaf.ndim > 1 else jnp.zeros_like(leaf), start
+    )
     tx = optax.adam(rate)
 
     @jax.jit
@@ -296,12 +357,20 @@ def test_a_unet_learns_to_find_squares_in_noise():
 
     _, last = trained(create_model("unet", 2, width=8, depth=1), jnp.asarray(x), loss, 60, 0.01)
     share = masks.mean()
-    assert last < 0.4 * -(share * math.log(share) + (1 - share) * math.log(1 - share))  # of knowing the share alone
+    assert last < 0.4 * -(
+        share * math.log(share) + (1 - share) * math.log(1 - share)
+    )  # of knowing the share alone
 
 
 def test_an_autoencoder_learns_more_of_the_digits_than_their_mean():
     data = jc.load_dataset("digits")
     x = data.train.images[:256].astype(np.float32) / 255
     x = jnp.asarray(x - x.mean(0))
-    _, last = trained(create_model("autoencoder", 10, code=8), x, lambda image: jnp.square(image - x).mean(), 60, 0.003)
+    _, last = trained(
+        create_model("autoencoder", 10, code=8),
+        x,
+        lambda image: jnp.square(image - x).mean(),
+        60,
+        0.003,
+    )
     assert last < 0.6 * float(jnp.square(x).mean())

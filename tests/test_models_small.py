@@ -20,7 +20,11 @@ from jaxcnn.recipe import ArgumentError
 
 DIGITS, MNIST, CIFAR = (8, 8, 1), (28, 28, 1), (32, 32, 3)
 SHAPES = [DIGITS, MNIST, CIFAR]
-NP = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+NP = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+}
 NP["step"] = lambda x: np.heaviside(x, 0)
 POOL = {"max": np.max, "average": np.mean}
 
@@ -30,7 +34,9 @@ def images(shape, batch=3, seed=1):
 
 
 def shapes(model, shape):
-    return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), "float32"))
+    return jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), "float32")
+    )
 
 
 def drawn(model, shape, seed=0):
@@ -82,7 +88,9 @@ def test_an_mlp_has_one_more_parameter_than_inputs_for_each_unit(shape, hidden):
 @pytest.mark.parametrize("shape", [*SHAPES, (4, 12, 2)])
 @pytest.mark.parametrize(("width", "hidden"), [(8, 32), (3, 5)])
 @pytest.mark.parametrize("norm", [False, True])
-def test_a_convnet_has_its_kernels_and_one_bias_or_a_gain_and_an_offset_for_each_filter(shape, width, hidden, norm):
+def test_a_convnet_has_its_kernels_and_one_bias_or_a_gain_and_an_offset_for_each_filter(
+    shape, width, hidden, norm
+):
     h, w, c = shape
     kernels = 9 * c * width + 9 * width * 2 * width
     each = 2 if norm else 1
@@ -91,16 +99,25 @@ def test_a_convnet_has_its_kernels_and_one_bias_or_a_gain_and_an_offset_for_each
     assert count_parameters(model, shape) == kernels + each * 3 * width + tail
 
 
-@pytest.mark.parametrize(("shape", "convolutions"), [(DIGITS, 1), (CIFAR, 1), (DIGITS, 3), ((24, 16, 2), 3)])
-def test_a_convnet_has_as_many_convolutions_as_asked_for_and_each_has_twice_the_filters(shape, convolutions):
+@pytest.mark.parametrize(
+    ("shape", "convolutions"), [(DIGITS, 1), (CIFAR, 1), (DIGITS, 3), ((24, 16, 2), 3)]
+)
+def test_a_convnet_has_as_many_convolutions_as_asked_for_and_each_has_twice_the_filters(
+    shape, convolutions
+):
     h, w, c = shape
     filters = [c, *(5 * 2**i for i in range(convolutions))]
     kernels = sum((9 * fan_in + 1) * out for fan_in, out in pairwise(filters))
     pixels = (h >> convolutions) * (w >> convolutions)
     expected = kernels + (pixels * filters[-1] + 1) * 32 + 33 * 10
-    assert count_parameters(create_model("convnet", 10, width=5, convolutions=convolutions), shape) == expected
+    assert (
+        count_parameters(create_model("convnet", 10, width=5, convolutions=convolutions), shape)
+        == expected
+    )
     if convolutions == 1:
-        assert create_model("cnn", 10, width=5) == create_model("convnet", 10, width=5, convolutions=1)
+        assert create_model("cnn", 10, width=5) == create_model(
+            "convnet", 10, width=5, convolutions=1
+        )
 
 
 @pytest.mark.parametrize("shape", [MNIST, (32, 32, 1)])
@@ -124,8 +141,16 @@ def test_stages_have_these_names_and_shapes(shape):
         "convnet": {"conv1": (2, h, h, 8), "conv2": (2, h // 2, h // 2, 16), "dense": (2, 32)},
     }
     if shape == MNIST:
-        maps = {"c1": (28, 28, 6), "s2": (14, 14, 6), "c3": (10, 10, 16), "s4": (5, 5, 16), "c5": (1, 1, 120)}
-        expected["lenet5-1998"] = {name: (2, *size) for name, size in maps.items()} | {"f6": (2, 84)}
+        maps = {
+            "c1": (28, 28, 6),
+            "s2": (14, 14, 6),
+            "c3": (10, 10, 16),
+            "s4": (5, 5, 16),
+            "c5": (1, 1, 120),
+        }
+        expected["lenet5-1998"] = {name: (2, *size) for name, size in maps.items()} | {
+            "f6": (2, 84)
+        }
     for name, stages in expected.items():
         model = create_model(name, 7, **({"hidden": [6, 4]} if name == "mlp" else {}))
         both = lambda v, x, m=model: (m.apply(v, x), m.apply(v, x, stages=True))  # noqa: E731
@@ -178,7 +203,10 @@ def test_rosenblatts_rule_is_descent_on_the_perceptrons_mistakes():
         def softmax(v, label=label):
             return cross_entropy(model.apply(v, x), jnp.array([label])).sum()
 
-        rule, descent = (-np.asarray(jax.grad(f)(variables)["params"]["head"]["kernel"]) for f in (mistake, softmax))
+        rule, descent = (
+            -np.asarray(jax.grad(f)(variables)["params"]["head"]["kernel"])
+            for f in (mistake, softmax)
+        )
         image, expected = x.reshape(-1), np.zeros_like(rule)
         expected[:, label] += image
         expected[:, ranks[-1]] -= image
@@ -196,7 +224,9 @@ def test_a_step_is_heavisides_and_lets_the_gradient_straight_through_near_its_th
     model: Any = create_model("mlp", 10, hidden=[6], activation="step")
     x = images(DIGITS)
     variables, labels = drawn(model, DIGITS), np.array([1, 0, 7])
-    grads = jax.grad(lambda v: cross_entropy(model.apply(v, x), jnp.asarray(labels)).sum())(variables)["params"]
+    grads = jax.grad(lambda v: cross_entropy(model.apply(v, x), jnp.asarray(labels)).sum())(
+        variables
+    )["params"]
     params, flat = double(variables["params"]), x.reshape(3, -1).astype(np.float64)
     sums = dense(flat, params["hidden1"])
     on, near = (sums > 0).astype(np.float64), np.abs(sums) <= 1
@@ -211,8 +241,16 @@ def test_a_step_is_heavisides_and_lets_the_gradient_straight_through_near_its_th
 
 def np_convolved(x, kernel):
     """Zeros around, and SciPy's correlation of every plane with every kernel's plane."""
-    planes = lambda image, k: sum(correlate2d(image[..., i], k[..., i], "same") for i in range(k.shape[-1]))  # noqa: E731
-    return np.stack([np.stack([planes(image, kernel[..., f]) for f in range(kernel.shape[-1])], -1) for image in x])
+
+    def planes(image, k):
+        return sum(correlate2d(image[..., i], k[..., i], "same") for i in range(k.shape[-1]))
+
+    return np.stack(
+        [
+            np.stack([planes(image, kernel[..., f]) for f in range(kernel.shape[-1])], -1)
+            for image in x
+        ]
+    )
 
 
 def np_norm(x, params, stats, train):
@@ -224,7 +262,11 @@ def np_convnet(variables, x, act, pool, train):
     params, stats = (double(variables.get(kind, {})) for kind in ("params", "batch_stats"))
     for name in (f"conv{i}" for i in (1, 2, 3) if f"conv{i}" in params):
         x = np_convolved(x, params[name]["kernel"])
-        x = np_norm(x, params[f"{name}_norm"], stats[f"{name}_norm"], train) if stats else x + params[name]["bias"]
+        x = (
+            np_norm(x, params[f"{name}_norm"], stats[f"{name}_norm"], train)
+            if stats
+            else x + params[name]["bias"]
+        )
         x = pool([act(x)[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
     return dense(act(dense(x.reshape(len(x), -1), params["dense"])), params["head"])
 
@@ -240,7 +282,12 @@ def np_convnet(variables, x, act, pool, train):
     ],
 )
 def test_a_convnet_is_what_scipy_computes(activation, pooling, norm, train, shape, convolutions):
-    options = {"activation": activation, "pooling": pooling, "batch_norm": norm, "convolutions": convolutions}
+    options = {
+        "activation": activation,
+        "pooling": pooling,
+        "batch_norm": norm,
+        "convolutions": convolutions,
+    }
     model, x = create_model("convnet", 5, width=3, hidden=7, **options), images(shape)
     variables = drawn(model, shape)
     assert ("batch_stats" in variables) == norm
@@ -253,17 +300,28 @@ def test_bn_of_a_convnet_takes_its_group_and_its_momentum():
     model = create_model("convnet", 5, width=3, batch_norm=True, bn_group=2, bn_momentum=0.75)
     variables, x = drawn(model, DIGITS), images(DIGITS, batch=4)
     whole, kept = run(model, variables, x, train=True, mutable=["batch_stats"])
-    halves = [run(model, variables, part, train=True, mutable=["batch_stats"])[0] for part in (x[:2], x[2:])]
+    halves = [
+        run(model, variables, part, train=True, mutable=["batch_stats"])[0]
+        for part in (x[:2], x[2:])
+    ]
     close(whole, np.concatenate(halves))
-    first = np_convolved(x.astype(np.float64), double(variables["params"]["conv1"]["kernel"])).mean((0, 1, 2))
+    first = np_convolved(x.astype(np.float64), double(variables["params"]["conv1"]["kernel"])).mean(
+        (0, 1, 2)
+    )
     old = double(variables["batch_stats"]["conv1_norm"]["mean"])
     close(kept["batch_stats"]["conv1_norm"]["mean"], 0.75 * old + 0.25 * first)
 
 
-@pytest.mark.parametrize("options", [{"batch_norm": True, "dropout": 0.4}, {"batch_norm": True, "bn_group": 4}])
+@pytest.mark.parametrize(
+    "options", [{"batch_norm": True, "dropout": 0.4}, {"batch_norm": True, "bn_group": 4}]
+)
 def test_a_convnet_split_over_devices_is_the_same(options):
     model = create_model("convnet", 5, width=3, **options)
-    variables, x, rngs = drawn(model, DIGITS), images(DIGITS, batch=8), {"dropout": jax.random.key(3)}
+    variables, x, rngs = (
+        drawn(model, DIGITS),
+        images(DIGITS, batch=8),
+        {"dropout": jax.random.key(3)},
+    )
     alone, _ = run(model, variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
     mapped = model.clone(axis="batch")
     share = jax.pmap(
@@ -303,11 +361,22 @@ def np_subsampled(x, layer):
 
 def np_lenet1998(params, x):
     x = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))[..., 0]
-    c1 = np.stack([np_valid(x, params["c1"]["kernel"][:, :, 0, k]) + params["c1"]["bias"][k] for k in range(6)], -1)
+    c1 = np.stack(
+        [
+            np_valid(x, params["c1"]["kernel"][:, :, 0, k]) + params["c1"]["bias"][k]
+            for k in range(6)
+        ],
+        -1,
+    )
     s2 = np_subsampled(squashed(c1), params["s2"])
-    planes = iter(np.moveaxis(params["c3"]["kernel"][:, :, 0], -1, 0))  # in the order of C3's maps, then of S2's
+    planes = iter(
+        np.moveaxis(params["c3"]["kernel"][:, :, 0], -1, 0)
+    )  # in the order of C3's maps, then of S2's
     table = np.array([list(line) for line in C3.split()]) == "x"
-    c3 = [sum(np_valid(s2[..., i], next(planes)) for i in np.flatnonzero(column)) for column in table.T]
+    c3 = [
+        sum(np_valid(s2[..., i], next(planes)) for i in np.flatnonzero(column))
+        for column in table.T
+    ]
     assert next(planes, None) is None
     s4 = np_subsampled(squashed(np.stack(c3, -1) + params["c3"]["bias"]), params["s4"])
     c5 = squashed(np.einsum("bhwc,hwck->bk", s4, params["c5"]["kernel"]) + params["c5"]["bias"])
@@ -348,7 +417,9 @@ def test_codes_are_fixed_signs_and_differ():
         assert apart.min() >= 15
         np.testing.assert_array_equal(centres, output_codes(classes))
     np.testing.assert_array_equal(output_codes(3), output_codes(10)[:3])
-    ring = (output_codes(10)[0] > 0).reshape(12, 7)  # a nought: nothing inside it, something all around
+    ring = (output_codes(10)[0] > 0).reshape(
+        12, 7
+    )  # a nought: nothing inside it, something all around
     assert ring.any(0).all()
     assert ring.any(1).all()
     assert not ring[3:9, 2:5].any()
@@ -358,13 +429,16 @@ def test_weights_start_within_the_papers_bounds():
     model = create_model("lenet5-1998", 10)
     # Compiled as one program, of which the forward pass, being unused, is no part: a tenth of the time.
     params = jax.tree.map(
-        np.asarray, jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, *MNIST))))()["params"]
+        np.asarray,
+        jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, *MNIST))))()["params"],
     )
     for name, fan_in in {"c1": 25, "c5": 400, "f6": 120}.items():
         bound, weights = 2.4 / fan_in, np.abs(params[name]["kernel"])
         assert 0.95 * bound < weights.max() <= bound
         assert weights.mean() == pytest.approx(bound / 2, rel=4 / math.sqrt(3 * weights.size))
-    planes = np.abs(params["c3"]["kernel"][:, :, 0])  # maps of C3 see 3, 4 or 6 maps, and units 25 pixels of each
+    planes = np.abs(
+        params["c3"]["kernel"][:, :, 0]
+    )  # maps of C3 see 3, 4 or 6 maps, and units 25 pixels of each
     for first, last, maps in ((0, 18, 3), (18, 54, 4), (54, 60, 6)):
         assert 0.9 * 2.4 / (25 * maps) < planes[..., first:last].max() <= 2.4 / (25 * maps)
     assert np.abs(params["s4"]["gain"]).max() <= 0.6
@@ -392,12 +466,18 @@ def test_weights_start_within_the_papers_bounds():
         ("convnet", {"kernel_init": "lecun"}, "conv2", 1 / (9 * 32)),
     ],
 )
-def test_kernels_have_the_variance_that_suits_the_activation_and_biases_are_zero(name, options, layer, variance):
+def test_kernels_have_the_variance_that_suits_the_activation_and_biases_are_zero(
+    name, options, layer, variance
+):
     sizes = {"hidden": [400, 300]} if name == "mlp" else {"width": 32}
     model = create_model(name, 10, **(sizes | options))
-    params = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *MNIST), "float32"))["params"]
+    params = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *MNIST), "float32"))[
+        "params"
+    ]
     weights, bias = (np.asarray(params[layer][key]) for key in ("kernel", "bias"))
-    assert weights.std() / math.sqrt(variance) == pytest.approx(1, abs=4 / math.sqrt(2 * weights.size))
+    assert weights.std() / math.sqrt(variance) == pytest.approx(
+        1, abs=4 / math.sqrt(2 * weights.size)
+    )
     assert abs(weights.mean()) < 4 * math.sqrt(variance / weights.size)
     assert not np.any(bias)
 
@@ -407,11 +487,16 @@ def test_kernels_have_the_variance_that_suits_the_activation_and_biases_are_zero
 
 def test_dropout_silences_dense_units_in_training_alone():
     options = {"hidden": 300, "activation": "tanh"}  # of tanh's outputs none is 0
-    plain, drops = create_model("convnet", 10, **options), create_model("convnet", 10, dropout=0.25, **options)
+    plain, drops = (
+        create_model("convnet", 10, **options),
+        create_model("convnet", 10, dropout=0.25, **options),
+    )
     variables, x = drawn(plain, DIGITS), images(DIGITS, batch=16)
     (logits, seen), (same, _) = (run(model, variables, x, stages=True) for model in (plain, drops))
     np.testing.assert_array_equal(same, logits)
-    logits, dropped = run(drops, variables, x, train=True, stages=True, rngs={"dropout": jax.random.key(0)})
+    logits, dropped = run(
+        drops, variables, x, train=True, stages=True, rngs={"dropout": jax.random.key(0)}
+    )
     kept = np.asarray(dropped["dense"]) != 0
     close(dropped["dense"], np.where(kept, np.asarray(seen["dense"]) / 0.75, 0), 1e-6)
     assert kept.mean() == pytest.approx(0.75, abs=4 * math.sqrt(0.25 * 0.75 / kept.size))
@@ -422,7 +507,9 @@ def test_dropout_silences_dense_units_in_training_alone():
 def test_only_dropout_asks_for_a_stream_of_randomness():
     x = jax.ShapeDtypeStruct((1, *DIGITS), "float32")
     for model in (create_model("mlp", 10), create_model("convnet", 10)):
-        train = jax.eval_shape(lambda v, x, m=model: m.apply(v, x, train=True), shapes(model, DIGITS), x)
+        train = jax.eval_shape(
+            lambda v, x, m=model: m.apply(v, x, train=True), shapes(model, DIGITS), x
+        )
         assert train.shape == (1, 10)
     model = create_model("convnet", 10, dropout=0.5)
     with pytest.raises(flax.errors.InvalidRngError):
@@ -432,9 +519,14 @@ def test_only_dropout_asks_for_a_stream_of_randomness():
 # bfloat16.
 
 
-@pytest.mark.parametrize(("name", "options"), [("mlp", {}), ("convnet", {"batch_norm": True, "activation": "tanh"})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("mlp", {}), ("convnet", {"batch_norm": True, "activation": "tanh"})]
+)
 def test_bfloat16_rounds_activations_and_nothing_else(name, options):
-    whole, half = create_model(name, 10, **options), create_model(name, 10, dtype="bfloat16", **options)
+    whole, half = (
+        create_model(name, 10, **options),
+        create_model(name, 10, dtype="bfloat16", **options),
+    )
     variables, x = drawn(whole, DIGITS), images(DIGITS)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes(half, DIGITS))} == {jnp.dtype("float32")}
     (exact, _), (rounded, seen) = (run(model, variables, x, stages=True) for model in (whole, half))
@@ -452,8 +544,16 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
     ("name", "options", "hint"),
     [
         ("mlp", {"activation": "tahn"}, "did you mean 'tanh'?"),
-        ("mlp", {"activation": "gelu"}, "activation is 'gelu'; expected one of relu, sigmoid, step, tanh"),
-        ("mlp", {"hidden": 32}, "hidden is 32; expected a list of whole numbers of at least 1: write [64, 64]"),
+        (
+            "mlp",
+            {"activation": "gelu"},
+            "activation is 'gelu'; expected one of relu, sigmoid, step, tanh",
+        ),
+        (
+            "mlp",
+            {"hidden": 32},
+            "hidden is 32; expected a list of whole numbers of at least 1: write [64, 64]",
+        ),
         ("mlp", {"hidden": "32"}, "hidden is '32'"),
         ("mlp", {"hidden": [32, 0]}, "hidden is [32, 0]"),
         ("mlp", {"hidden": [32.0]}, "hidden is [32.0]"),
@@ -465,14 +565,22 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
         ("convnet", {"hidden": 0}, "hidden is 0"),
         ("convnet", {"width": 0}, "width is 0"),
         ("convnet", {"convolutions": 0}, "convolutions is 0"),
-        ("lenet5-1998", {"kernel_init": "he"}, "option of lenet5-1998 is 'kernel_init'; expected one of dtype"),
+        (
+            "lenet5-1998",
+            {"kernel_init": "he"},
+            "option of lenet5-1998 is 'kernel_init'; expected one of dtype",
+        ),
         ("lenet-1998", {}, "write lenet5-1998"),
         ("perceptrons", {}, "write perceptron"),
         ("convnet", {"pooling": "mean"}, "pooling is 'mean'; expected one of average, max"),
         ("convnet", {"batch_norm": 1}, "batch_norm is 1; expected True or False"),
         ("convnet", {"dropout": 1}, "dropout is 1; expected at least 0 and below 1: write 0.5"),
         ("convnet", {"dropout": "0.5"}, "dropout is '0.5'"),
-        ("convnet", {"bn_momentum": 1.0}, "bn_momentum is 1.0; expected at least 0 and below 1: write 0.9"),
+        (
+            "convnet",
+            {"bn_momentum": 1.0},
+            "bn_momentum is 1.0; expected at least 0 and below 1: write 0.9",
+        ),
         ("convnets", {}, "write convnet"),
     ],
 )
@@ -492,7 +600,10 @@ def test_a_name_that_build_never_saw_is_refused_before_anything_is_computed(mode
 def test_a_convnet_refuses_sizes_that_it_cannot_halve_twice(shape):
     with pytest.raises(ArgumentError) as error:
         shapes(create_model("convnet", 10), shape)
-    assert f"images of {shape[0]}x{shape[1]} pixels, which it halves twice; expected multiples of 4" in str(error.value)
+    assert (
+        f"images of {shape[0]}x{shape[1]} pixels, which it halves twice; expected multiples of 4"
+        in str(error.value)
+    )
     assert "\n" not in str(error.value)
     if shape == (30, 30, 1):
         shapes(create_model("cnn", 10), shape)
@@ -521,14 +632,24 @@ def test_a_list_from_json_makes_a_module_that_can_be_a_key():
 )
 def test_thirty_steps_on_the_digits_lower_the_loss(name, options):
     recipe = jc.Recipe(
-        dataset="digits", model=name, options=options, steps=30, every=15, batch=64, pad=0, flip=False, drops=()
+        dataset="digits",
+        model=name,
+        options=options,
+        steps=30,
+        every=15,
+        batch=64,
+        pad=0,
+        flip=False,
+        drops=(),
     )
     recipe = jc.Recipe.from_json(recipe.to_json())
     model = create_model(recipe.model, 10, **recipe.options)
     strategy = jc.strategy("jit", devices=1)
     rows: list = [
         row
-        for _, row in jc.train(model, jc.create_optimizer(recipe), jc.load_dataset("digits"), recipe, strategy=strategy)
+        for _, row in jc.train(
+            model, jc.create_optimizer(recipe), jc.load_dataset("digits"), recipe, strategy=strategy
+        )
     ]
     assert [row["step"] for row in rows] == [15, 30]
     assert rows[1]["train_loss"] < rows[0]["train_loss"]

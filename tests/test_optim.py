@@ -8,7 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcnn.optim import create_optimizer, current_learning_rate, decay_mask, scale_by_scheduled_rate
+from jaxcnn.optim import (
+    create_optimizer,
+    current_learning_rate,
+    decay_mask,
+    scale_by_scheduled_rate,
+)
 from jaxcnn.recipe import ArgumentError, Recipe
 
 ONE = {"kernel": jnp.float32(1)}
@@ -63,7 +68,9 @@ def test_twelve_steps_with_drops_are_those_of_a_loop_in_numpy(name, decay):
     for step in range(12):
         rate = 0.1 * 0.3 ** ((step >= 4) + (step >= 9))
         v, taken = METHODS[name](v, curvature * w + decay * w, rate, 0.8)
-        updates, state = tx.update({"kernel": jnp.float32(curvature) * kernel(params)}, state, params)
+        updates, state = tx.update(
+            {"kernel": jnp.float32(curvature) * kernel(params)}, state, params
+        )
         params, w = optax.apply_updates(params, updates), w - taken
         np.testing.assert_allclose(kernel(params), w, rtol=0, atol=1e-6)
 
@@ -72,7 +79,9 @@ def test_twelve_steps_with_drops_are_those_of_a_loop_in_numpy(name, decay):
 def test_caffe_momentum_keeps_the_old_rates_steps(name, after):
     recipe = Recipe(optimizer=name, lr=0.1, drops=(3,), factor=0.1, momentum=0.9, decay=0.0)
     taken = steps(create_optimizer(recipe), ONE, ONE, 4)
-    np.testing.assert_allclose(taken[:3], [0.1, 0.19, 0.271], rtol=1e-6)  # the same until the rate drops
+    np.testing.assert_allclose(
+        taken[:3], [0.1, 0.19, 0.271], rtol=1e-6
+    )  # the same until the rate drops
     assert round(float(taken[3]), 3) == after
 
 
@@ -89,7 +98,9 @@ def test_an_unknown_optimiser_is_refused_with_the_nearest_in_one_line():
 def test_decay_is_the_gradient_of_half_its_square():
     recipe = Recipe(optimizer="sgd", lr=1.0, drops=(), decay=0.25)
     params = {"kernel": jnp.array([2.0, -4.0])}
-    updates, _ = (tx := create_optimizer(recipe)).update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    updates, _ = (tx := create_optimizer(recipe)).update(
+        jax.tree.map(jnp.zeros_like, params), tx.init(params), params
+    )
     penalty = jax.grad(lambda p: 0.25 / 2 * (p["kernel"] ** 2).sum())(params)
     np.testing.assert_array_equal(kernel(updates), -kernel(penalty))
     np.testing.assert_array_equal(kernel(updates), [-0.5, 1.0])  # neither doubled nor halved
@@ -100,7 +111,10 @@ def test_decay_is_the_gradient_of_half_its_square():
     [
         ("convs", {"conv.kernel"}),
         ("kernels", {"conv.kernel", "dense.kernel"}),
-        ("all", {"conv.kernel", "conv.bias", "dense.kernel", "dense.bias", "norm.scale", "norm.bias"}),
+        (
+            "all",
+            {"conv.kernel", "conv.bias", "dense.kernel", "dense.bias", "norm.scale", "norm.bias"},
+        ),
     ],
 )
 def test_only_these_leaves_decay(on, decayed):
@@ -113,7 +127,9 @@ def test_only_these_leaves_decay(on, decayed):
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     for tree in (updates, decay_mask(params, on)):
         moved = {
-            f"{path[0].key}.{path[1].key}" for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if np.any(leaf)
+            f"{path[0].key}.{path[1].key}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+            if np.any(leaf)
         }
         assert moved == decayed
 
@@ -184,7 +200,9 @@ def test_the_rate_is_known_before_the_first_step(warmup_lr, first):
 
 
 def test_the_rate_of_optax_is_read_where_it_is_kept():
-    injected = optax.inject_hyperparams(optax.sgd)(learning_rate=lambda count: jnp.where(count < 1, 0.3, 0.15))
+    injected = optax.inject_hyperparams(optax.sgd)(
+        learning_rate=lambda count: jnp.where(count < 1, 0.3, 0.15)
+    )
     _, state = injected.update(ONE, injected.init(ONE), ONE)
     assert current_learning_rate(state) == 0.3
     _, state = injected.update(ONE, state, ONE)
@@ -199,4 +217,6 @@ def test_the_rate_is_found_beside_parameters_of_that_name():
 
 def test_any_schedule_can_be_wrapped():
     tx = scale_by_scheduled_rate(optax.sgd, 0.5, optax.cosine_decay_schedule(1.0, 10))
-    np.testing.assert_allclose(steps(tx, ONE, ONE, 10), (1 + np.cos(np.pi * np.arange(10) / 10)) / 4, atol=1e-6)
+    np.testing.assert_allclose(
+        steps(tx, ONE, ONE, 10), (1 + np.cos(np.pi * np.arange(10) / 10)) / 4, atol=1e-6
+    )

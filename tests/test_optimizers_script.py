@@ -46,12 +46,24 @@ def lines(out):
 
 
 def made(
-    method="sgd", lr=0.1, seed=0, *, error=50.0, loss: float | None = 1.0, errors=(), status="finished", speeds=()
+    method="sgd",
+    lr=0.1,
+    seed=0,
+    *,
+    error=50.0,
+    loss: float | None = 1.0,
+    errors=(),
+    status="finished",
+    speeds=(),
 ):
     """A run that is over, as if read from its folder; `errors` are those of its rows, `speeds` their images a second."""
     recipe = jc.Recipe(optimizer=method, lr=lr, seed=seed, batch=10)
     why = {} if status == "finished" else {"why": "train_loss is inf"}
-    result = dict.fromkeys(search.KEYS, loss) | {"status": status, "eval_error": error, "step": 1, "seconds": 1.0} | why
+    result = (
+        dict.fromkeys(search.KEYS, loss)
+        | {"status": status, "eval_error": error, "step": 1, "seconds": 1.0}
+        | why
+    )
     rows = [{"step": 5 * i, "eval_error": e} for i, e in enumerate(errors, 1)]
     rows = rows or [{"images_per_second": speed} for speed in speeds]
     return runs.Run(recipe, result, rows)
@@ -62,10 +74,15 @@ def test_the_study_leaves_tables_figures_and_runs(out):
     for name in ("sensitivity.png", "curves.png", "ranking.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG"), name
     trials = {
-        f"{method}-{rate}-seed{seed}" for method in METHODS for rate in ("0.01", "10000") for seed in (1000, 1001)
+        f"{method}-{rate}-seed{seed}"
+        for method in METHODS
+        for rate in ("0.01", "10000")
+        for seed in (1000, 1001)
     }
     assert {path.name for path in (out / "tune").iterdir()} == trials
-    assert {path.name for path in (out / "final").iterdir()} == {f"{m}-seed{seed}" for m in METHODS for seed in (0, 1)}
+    assert {path.name for path in (out / "final").iterdir()} == {
+        f"{m}-seed{seed}" for m in METHODS for seed in (0, 1)
+    }
     text = (out / "table.md").read_text()
     assert "mlp on digits, 6 steps of 32 images" in text
     assert "4 trials a method" in text
@@ -74,11 +91,16 @@ def test_the_study_leaves_tables_figures_and_runs(out):
 
 
 def test_tuning_sees_the_validation_split_and_the_final_runs_the_test_split_from_other_seeds(out):
-    tuning, final = ([jc.Recipe.load(folder) for folder in (out / stage).iterdir()] for stage in ("tune", "final"))
+    tuning, final = (
+        [jc.Recipe.load(folder) for folder in (out / stage).iterdir()]
+        for stage in ("tune", "final")
+    )
     assert {recipe.report for recipe in tuning} == {"validation"}
     assert {recipe.report for recipe in final} == {"test"}
     assert not {recipe.seed for recipe in tuning} & {recipe.seed for recipe in final}
-    assert {recipe.validation for recipe in tuning + final} == {237}  # nobody trains on what chose the rates
+    assert {recipe.validation for recipe in tuning + final} == {
+        237
+    }  # nobody trains on what chose the rates
 
 
 def test_every_method_has_the_same_budget_and_setting():
@@ -87,22 +109,35 @@ def test_every_method_has_the_same_budget_and_setting():
     names = [recipe.optimizer for recipe in trials.values()]
     assert set(names) == set(jc.OPTIMIZERS)
     assert {names.count(name) for name in names} == {5}
-    shared = {(r.model, r.steps, r.batch, r.pad, r.flip, r.momentum, r.validation) for r in trials.values()}
+    shared = {
+        (r.model, r.steps, r.batch, r.pad, r.flip, r.momentum, r.validation)
+        for r in trials.values()
+    }
     assert len(shared) == 1
     assert {r.optimizer for r in trials.values() if r.schedule != "cosine"} == {"schedule-free"}
     decoupled = {r.optimizer for r in trials.values() if r.decay != options.decay}
     assert decoupled == {"adamw", "lion", "lamb", "prodigy", "muon"}
-    assert {r.decay for r in trials.values() if r.optimizer in decoupled} == {options.decoupled_decay}
+    assert {r.decay for r in trials.values() if r.optimizer in decoupled} == {
+        options.decoupled_decay
+    }
     grid = [recipe.lr for recipe in trials.values() if recipe.optimizer == "adam"]
     assert tuple(grid) == jc.OPTIMIZERS["adam"].grid
 
 
 def test_presets_differ_in_data_and_network():
     recipe = next(iter(optimizers.trials(optimizers.PRESETS["mnist"]).values()))
-    assert (recipe.dataset, recipe.model, recipe.batch, recipe.validation) == ("mnist", "lenet5-relu", 128, 5000)
+    assert (recipe.dataset, recipe.model, recipe.batch, recipe.validation) == (
+        "mnist",
+        "lenet5-relu",
+        128,
+        5000,
+    )
     options = {model: optimizers.Options(model=model, hidden=4) for model in ("convnet", "mlp")}
     nets = {model: optimizers.recipe(of, "sgd").options for model, of in options.items()}
-    assert nets == {"convnet": {"hidden": 4, "dtype": "float32"}, "mlp": {"hidden": [4, 4], "dtype": "float32"}}
+    assert nets == {
+        "convnet": {"hidden": 4, "dtype": "float32"},
+        "mlp": {"hidden": [4, 4], "dtype": "float32"},
+    }
 
 
 def test_diverged_trials_are_results_and_do_not_stop_the_study(out):
@@ -111,7 +146,9 @@ def test_diverged_trials_are_results_and_do_not_stop_the_study(out):
         assert result["status"] == "diverged"
         assert lines(out)[method]["diverged_trials"] == "2 of 4"
         assert lines(out)[method]["best_lr"] == "0.01"
-        assert f"{method} at 10000: mlp seed 1000 diverged at step 2" in (out / "table.md").read_text()
+        assert (
+            f"{method} at 10000: mlp seed 1000 diverged at step 2" in (out / "table.md").read_text()
+        )
 
 
 def test_the_tables_numbers_are_those_of_the_rows(out):
@@ -133,9 +170,15 @@ def test_the_tables_numbers_are_those_of_the_rows(out):
 
 
 def test_the_best_rate_has_the_least_validation_error_of_equals_the_least_loss():
-    trials = [made(lr=0.1, error=9.0, loss=0.2), made(lr=0.3, error=5.0, loss=0.9), made(lr=1.0, error=5.0, loss=0.8)]
+    trials = [
+        made(lr=0.1, error=9.0, loss=0.2),
+        made(lr=0.3, error=5.0, loss=0.9),
+        made(lr=1.0, error=5.0, loss=0.8),
+    ]
     assert search.best(trials) == 1.0
-    assert search.best([*trials, made(lr=1.0, seed=1, error=7.0, loss=0.1)]) == 0.3  # the mean over seeds counts
+    assert (
+        search.best([*trials, made(lr=1.0, seed=1, error=7.0, loss=0.1)]) == 0.3
+    )  # the mean over seeds counts
     line = search.row("sgd", trials, [made(lr=1.0, error=2.0)], target=5)
     assert (line["best_lr"], line["edge"], line["diverged_trials"]) == ("1", "yes", "0 of 3")
     inner = search.row("sgd", [*trials[1:], made(lr=3.0, error=8.0)], [made(lr=1.0)], target=5)
@@ -144,7 +187,11 @@ def test_the_best_rate_has_the_least_validation_error_of_equals_the_least_loss()
 
 @pytest.mark.parametrize("lost", [{"status": "diverged"}, {"loss": None}])
 def test_a_rate_with_a_lost_trial_is_never_chosen(lost):
-    trials = [made(lr=0.1, error=9.0), made(lr=0.3, error=1.0), made(lr=0.3, seed=1, error=1.0, **lost)]
+    trials = [
+        made(lr=0.1, error=9.0),
+        made(lr=0.3, error=1.0),
+        made(lr=0.3, seed=1, error=1.0, **lost),
+    ]
     assert search.best(trials) == 0.1
     assert search.scores(trials)[0.3] is None
 
@@ -156,14 +203,20 @@ def test_a_method_that_never_trained_has_no_final_run_and_the_last_row():
     assert list(optimizers.finals(options, rates)) == ["final/sgd-seed0"]
     first, last = search.table(trials, {"sgd": [made("sgd", errors=[50.0])]}, target=60)
     assert (first["method"], first["steps_to_target"], last["method"]) == ("sgd", 5.0, "adam")
-    assert [last[key] for key in ("best_lr", "edge", "eval_error", "steps_to_target", "ms_per_step")] == [None] * 5
+    assert [
+        last[key] for key in ("best_lr", "edge", "eval_error", "steps_to_target", "ms_per_step")
+    ] == [None] * 5
     panel = search.ranking(["sgd", "adam"], {"sgd": [made("sgd")]})
     assert [y for _, y in panel.crosses] == [1]
     assert search.sensitivity(trials)[0].crosses == [(0.1, None)]
 
 
 def test_steps_to_the_target_are_of_the_first_row_below_it():
-    slow, fast, never = made(errors=[30.0, 5.1, 5.0]), made(errors=[5.0, 40.0, 3.0]), made(errors=[30.0, 20.0])
+    slow, fast, never = (
+        made(errors=[30.0, 5.1, 5.0]),
+        made(errors=[5.0, 40.0, 3.0]),
+        made(errors=[30.0, 20.0]),
+    )
     assert search.steps_to(5.0, [slow]) == 15
     assert search.steps_to(5.0, [slow, fast]) == 10
     assert search.steps_to(5.0, [slow, fast, never]) is None

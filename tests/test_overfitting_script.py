@@ -15,7 +15,20 @@ from jaxcnn import tables
 pytestmark = pytest.mark.usefixtures("one_device")
 
 NAMES = ["all", "few", "together"]
-TINY = ["--settings", *NAMES, "--examples", "32", "--width", "2", "--hidden", "8", "--steps", "40", "--every", "4"]
+TINY = [
+    "--settings",
+    *NAMES,
+    "--examples",
+    "32",
+    "--width",
+    "2",
+    "--hidden",
+    "8",
+    "--steps",
+    "40",
+    "--every",
+    "4",
+]
 TINY += ["--seeds", "2", "--lr", "0.03"]
 SPREAD = ("train_loss", "validation_loss", "loss_gap", "test_loss")
 SPREAD += ("train_error", "validation_error", "error_gap", "test_error")
@@ -57,8 +70,14 @@ def test_the_table_for_readers_has_intervals_and_the_protocol(study):
     assert "_ci95" not in header
     few = table(study)["few images"]
     mean, half = float(few["validation_loss"]), float(few["validation_loss_ci95"])
-    assert any(f"{mean:.{places}f} ± {half:.{places}f}" in text for places in (2, 3))  # three digits
-    for said in ("437 images for validation and 360 for the test", "the test split chose nothing", "one clean pass"):
+    assert any(
+        f"{mean:.{places}f} ± {half:.{places}f}" in text for places in (2, 3)
+    )  # three digits
+    for said in (
+        "437 images for validation and 360 for the test",
+        "the test split chose nothing",
+        "one clean pass",
+    ):
         assert said in text
 
 
@@ -70,7 +89,9 @@ CHANGES = {
     "dropout": {"options.dropout": (None, 0.5)},
     "batch-norm": {"options.batch_norm": (None, True)},
 }
-CHANGES["together"] = {key: value for name in list(CHANGES)[2:] for key, value in CHANGES[name].items()}
+CHANGES["together"] = {
+    key: value for name in list(CHANGES)[2:] for key, value in CHANGES[name].items()
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -99,7 +120,9 @@ def test_the_tables_numbers_are_those_of_the_last_rows_by_their_right_names(stud
         line = table(study)[overfitting.TITLES[name]]
         ends = [jc.read_metrics(study / f"{name}-seed{seed}")[-1] for seed in (0, 1)]
         for what in ("loss", "error"):
-            train, validation, test = ([end[f"{part}_{what}"] for end in ends] for part in ("train", "eval", "heldout"))
+            train, validation, test = (
+                [end[f"{part}_{what}"] for end in ends] for part in ("train", "eval", "heldout")
+            )
             assert float(line[f"train_{what}"]) == pytest.approx(np.mean(train), abs=1e-4)
             assert float(line[f"validation_{what}"]) == pytest.approx(np.mean(validation), abs=1e-4)
             assert float(line[f"test_{what}"]) == pytest.approx(np.mean(test), abs=1e-4)
@@ -112,7 +135,9 @@ def test_the_tables_numbers_are_those_of_the_last_rows_by_their_right_names(stud
 
 def test_changes_are_against_few_images_paired_by_seed(study):
     def ends(name):
-        return np.array([jc.read_metrics(study / f"{name}-seed{seed}")[-1]["heldout_loss"] for seed in (0, 1)])
+        return np.array(
+            [jc.read_metrics(study / f"{name}-seed{seed}")[-1]["heldout_loss"] for seed in (0, 1)]
+        )
 
     for name in ("all", "together"):
         change, line = ends(name) - ends("few"), table(study)[overfitting.TITLES[name]]
@@ -157,9 +182,13 @@ def test_held_out_figures_are_those_of_the_last_state_on_the_test_split(study):
 
 def test_curves_mark_the_turn_and_stop_early(study):
     found = overfitting.groups(overfitting.runs.finished_runs(study))
-    few, early = (overfitting.panel(name, found[name], found["few"]) for name in ("few", "early-stopping"))
+    few, early = (
+        overfitting.panel(name, found[name], found["few"]) for name in ("few", "early-stopping")
+    )
     turn = float(table(study)["few images"]["turn_step"])
-    assert [(mark.at, mark.axis, mark.label) for mark in few.marks] == [(turn, "x", f"turns at epoch {turn:.0f}")]
+    assert [(mark.at, mark.axis, mark.label) for mark in few.marks] == [
+        (turn, "x", f"turns at epoch {turn:.0f}")
+    ]
     assert early.marks[0].label == f"stops at epoch {turn:.0f}"
     validation = next(line for line in early.lines if line.label == "validation")
     assert list(validation.x) == [x for x in few.lines[0].x if x is not None and x <= turn]
@@ -181,7 +210,9 @@ def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_
     assert left["few images"]["validation_loss_ci95"] == ""
     for folder in ("all-seed0", "all-seed1", "few-seed0"):
         shutil.rmtree(tmp_path / "out" / folder)
-    assert overfitting.main(["--plot-only", "--out", str(tmp_path / "out")]) == 0  # without `few` there is no change
+    assert (
+        overfitting.main(["--plot-only", "--out", str(tmp_path / "out")]) == 0
+    )  # without `few` there is no change
     assert [(name, line["test_loss_change"]) for name, line in table(tmp_path / "out").items()] == [
         ("all four together", "")
     ]
@@ -204,7 +235,10 @@ def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, 
     assert not (tmp_path / "together-seed0" / "result.json").exists()
     assert overfitting.main(args) == 0
     rows, whole = (
-        [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_metrics(path)]
+        [
+            {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+            for row in jc.read_metrics(path)
+        ]
         for path in (tmp_path / "together-seed0", study / "together-seed0")
     )
     assert rows == whole
@@ -212,7 +246,19 @@ def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, 
 
 def test_few_images_open_a_gap_that_all_images_do_not(tmp_path):
     """The effect on a case smaller than the quick preset."""
-    args = ["--settings", "all", "few", "--steps", "200", "--every", "50", "--seeds", "1", "--hidden", "32"]
+    args = [
+        "--settings",
+        "all",
+        "few",
+        "--steps",
+        "200",
+        "--every",
+        "50",
+        "--seeds",
+        "1",
+        "--hidden",
+        "32",
+    ]
     assert overfitting.main([*args, "--out", str(tmp_path)]) == 0
     few, every = table(tmp_path)["few images"], table(tmp_path)["all images"]
     assert float(few["train_error"]) == 0
@@ -223,7 +269,19 @@ def test_few_images_open_a_gap_that_all_images_do_not(tmp_path):
 
 def test_diverged_runs_are_left_out_and_told(study, tmp_path, capsys):
     shutil.copytree(study / "few-seed0", tmp_path / "few-seed0")
-    args = [*TINY, "--settings", "all", "--seeds", "1", "--optimizer", "sgd", "--lr", "1e30", "--out", str(tmp_path)]
+    args = [
+        *TINY,
+        "--settings",
+        "all",
+        "--seeds",
+        "1",
+        "--optimizer",
+        "sgd",
+        "--lr",
+        "1e30",
+        "--out",
+        str(tmp_path),
+    ]
     assert overfitting.main(args) == 0
     assert list(table(tmp_path)) == ["few images", "early stopping"]
     assert "seed 0 diverged at step 4" in (tmp_path / "table.md").read_text()
@@ -278,6 +336,7 @@ def test_presets_are_told_apart_by_their_folders_and_take_equal_steps():
     for options in overfitting.PRESETS.values():
         made = overfitting.recipes(options)
         assert {
-            (recipe.steps, recipe.batch, recipe.lr, recipe.optimizer, recipe.schedule) for recipe in made.values()
+            (recipe.steps, recipe.batch, recipe.lr, recipe.optimizer, recipe.schedule)
+            for recipe in made.values()
         } == {(options.steps, options.batch, options.lr, options.optimizer, "constant")}
         assert list(made)[:7] == [f"{name}-seed0" for name in CHANGES]

@@ -29,7 +29,9 @@ IMAGES = RNG.integers(0, 256, (48, 4, 4, 1), dtype=np.uint8)
 LABELS = (np.arange(48) % 4).astype(np.int32)
 NONE = jc.Split(IMAGES[:0], LABELS[:0])
 TEST = jc.Split(IMAGES[:21], LABELS[:21])
-DATA = jc.Dataset("mine", jc.Split(IMAGES, LABELS), NONE, TEST, ("a", "b", "c", "d"), *channel_statistics(IMAGES))
+DATA = jc.Dataset(
+    "mine", jc.Split(IMAGES, LABELS), NONE, TEST, ("a", "b", "c", "d"), *channel_statistics(IMAGES)
+)
 RECIPE = jc.Recipe(dataset="mine", batch=8, steps=4, every=2, drops=())
 IMAGE = jax.ShapeDtypeStruct((2, 4, 4, 1), jnp.float32)
 
@@ -49,7 +51,11 @@ class Net(nn.Module):
         for width in self.widths:
             x = nn.Conv(width, (3, 3))(x)
         if self.norm:
-            fields = {"use_running_average": not train, "momentum": self.momentum, "axis_name": self.axis}
+            fields = {
+                "use_running_average": not train,
+                "momentum": self.momentum,
+                "axis_name": self.axis,
+            }
             x = nn.BatchNorm(**fields, name="stem_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
         return nn.Dense(self.outputs, name="head")(x.reshape(len(x), -1))
@@ -66,7 +72,15 @@ class Changed(nn.Module):
 
 
 def fit(model, tx=None, recipe=RECIPE, devices=1, kind="jit") -> list[Any]:
-    return list(jc.train(model, tx or jc.create_optimizer(recipe), DATA, recipe, strategy=jc.strategy(kind, devices)))
+    return list(
+        jc.train(
+            model,
+            tx or jc.create_optimizer(recipe),
+            DATA,
+            recipe,
+            strategy=jc.strategy(kind, devices),
+        )
+    )
 
 
 def started(model, tx=None, recipe=RECIPE):
@@ -124,11 +138,17 @@ def test_outputs_that_do_not_fit_are_one_line_before_compiling(kind, use, uncomp
     elif use == "fit":
         refused(lambda: fit(model), words)
     else:
-        refused(lambda: jc.lr_finder(model, DATA, RECIPE, steps=10, strategy=jc.strategy(devices=1)), words)
+        refused(
+            lambda: jc.lr_finder(model, DATA, RECIPE, steps=10, strategy=jc.strategy(devices=1)),
+            words,
+        )
 
 
 def test_the_range_test_refuses_other_classes_of_our_networks(uncompiled):
-    refused(lambda: jc.lr_finder(jc.create_model("mlp", 5), DATA, RECIPE, steps=10), "5 classes and the data 4")
+    refused(
+        lambda: jc.lr_finder(jc.create_model("mlp", 5), DATA, RECIPE, steps=10),
+        "5 classes and the data 4",
+    )
 
 
 def test_outputs_that_change_in_training_are_seen(uncompiled):
@@ -195,10 +215,15 @@ class Train(Flagged):
         return self.mode(x, train)
 
 
-@pytest.mark.parametrize("model", [Training(), Deterministic(), Field()], ids=["training", "deterministic", "field"])
+@pytest.mark.parametrize(
+    "model", [Training(), Deterministic(), Field()], ids=["training", "deterministic", "field"]
+)
 def test_every_flag_gives_the_numbers_of_train(model):
     def figures(model):
-        return [{k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k} for _, row in fit(model)]
+        return [
+            {k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k}
+            for _, row in fit(model)
+        ]
 
     assert figures(model) == figures(Train())
 
@@ -209,11 +234,16 @@ def test_a_model_without_a_flag_and_a_sequence_train():
         def __call__(self, x):
             return nn.Dense(4)(x.reshape(len(x), -1))
 
-    for model in (Plain(), nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(8), nn.relu, nn.Dense(4)])):
+    for model in (
+        Plain(),
+        nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(8), nn.relu, nn.Dense(4)]),
+    ):
         states = fit(model)
         before, after = started(model).params, states[-1][0].params
         assert all(
-            (a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True) if a.ndim > 1
+            (a != b).any()
+            for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+            if a.ndim > 1
         )
         assert jc.evaluate(model, states[-1][0], TEST).num_examples == 21
 
@@ -233,7 +263,9 @@ def test_streams_of_any_name_are_drawn_and_differ():
     model = Noisy()
     variables = init_variables(model, jax.random.PRNGKey(0), IMAGE)
     keys = [jax.random.PRNGKey(key) for key in (1, 2)]
-    one, two = (call(model, variables, jnp.zeros((2, 4, 4, 1)), train=True, key=key)[1] for key in keys)
+    one, two = (
+        call(model, variables, jnp.zeros((2, 4, 4, 1)), train=True, key=key)[1] for key in keys
+    )
     assert len(np.unique(np.concatenate([one, two]))) == 24
 
 
@@ -249,7 +281,9 @@ def test_one_line_for_a_model_that_is_random_or_moves_in_test(uncompiled):
             return nn.Dense(4)(nn.BatchNorm(use_running_average=False)(x.reshape(len(x), -1)))
 
     refused(lambda: fit(Random()), "draws random numbers in test mode", "deterministic=not train")
-    refused(lambda: fit(Moving()), "changes its variables in test mode", "use_running_average=not train")
+    refused(
+        lambda: fit(Moving()), "changes its variables in test mode", "use_running_average=not train"
+    )
 
 
 def test_what_is_sown_is_no_state():
@@ -331,7 +365,12 @@ def test_an_nnx_module_trains_through_flax_s_bridge():
 
 # Modules that cannot be hashed (C3).
 
-FIELDS = {"list": [6, 5], "array": np.array([6, 5]), "nested": ([6], 5), "dict": {6: [1], 5: {"x": np.ones(2)}}}
+FIELDS = {
+    "list": [6, 5],
+    "array": np.array([6, 5]),
+    "nested": ([6], 5),
+    "dict": {6: [1], 5: {"x": np.ones(2)}},
+}
 
 
 class Odd(nn.Module):
@@ -352,7 +391,10 @@ def test_modules_with_unhashable_fields_work(kind):
     state, row = fit(model)[-1]
     plain = fit(Odd((6, 5)))[-1]
     assert row["eval_loss"] == plain[1]["eval_loss"]
-    assert jc.evaluate(model, state, TEST, strategy=jc.strategy(devices=1)).mean_loss == row["eval_loss"]
+    assert (
+        jc.evaluate(model, state, TEST, strategy=jc.strategy(devices=1)).mean_loss
+        == row["eval_loss"]
+    )
     assert jc.predict(model, state, IMAGES).shape == (48, 4)
 
 
@@ -374,7 +416,11 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         x = nn.Conv(3, (3, 3))(x)
-        return nn.BatchNorm()(x, not train) if self.late else nn.BatchNorm(use_running_average=not train)(x)
+        return (
+            nn.BatchNorm()(x, not train)
+            if self.late
+            else nn.BatchNorm(use_running_average=not train)(x)
+        )
 
 
 class Staged(nn.Module):
@@ -436,7 +482,8 @@ def test_a_frozen_stage_with_other_statistics_is_refused(uncompiled):
     recipe = replace(RECIPE, stage_rates={"stem": 0})
     refused(lambda: fit(Model(), recipe=recipe), "batch_stats.stem.centre is not of a BatchNorm")
     refused(
-        lambda: jc.recompute_batch_stats(Model(), started(Model()), DATA.train, 16, batch=8), "batch_stats.stem.centre"
+        lambda: jc.recompute_batch_stats(Model(), started(Model()), DATA.train, 16, batch=8),
+        "batch_stats.stem.centre",
     )
 
 
@@ -448,7 +495,9 @@ def test_precise_bn_of_flax_s_bn_is_the_average_over_batches(kind):
     kernel, bias = (state.params["Conv_0"][name] for name in ("kernel", "bias"))
     inputs = augment.normalize(IMAGES[:24], state.normalizer)
     maps = np.asarray(
-        jax.lax.conv_general_dilated(inputs, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        jax.lax.conv_general_dilated(
+            inputs, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
     )
     maps = maps.astype(np.float64) + bias
     found = exact.model_state["batch_stats"]["stem_norm"]
@@ -474,13 +523,22 @@ def injected(rate):
 
 
 TXS = {
-    "two rates": (lambda: optax.partition({"head": injected(0.1), "rest": injected(0.2)}, labels), None),
-    "one rate twice": (lambda: optax.partition({"head": injected(0.1), "rest": injected(0.1)}, labels), 0.1),
+    "two rates": (
+        lambda: optax.partition({"head": injected(0.1), "rest": injected(0.2)}, labels),
+        None,
+    ),
+    "one rate twice": (
+        lambda: optax.partition({"head": injected(0.1), "rest": injected(0.1)}, labels),
+        0.1,
+    ),
     "rate in a chain": (lambda: optax.chain(optax.clip(1.0), injected(0.1)), 0.1),
     "MultiSteps": (lambda: optax.MultiSteps(optax.adam(1e-2), 2), None),
     "MultiSteps of a rate": (lambda: optax.MultiSteps(injected(0.1), 2), 0.1),
     "lbfgs": (lambda: optax.lbfgs(), None),
-    "backtracking": (lambda: optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(5)), None),
+    "backtracking": (
+        lambda: optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(5)),
+        None,
+    ),
     "masked": (lambda: optax.masked(optax.adam(0.1), {"Conv_0": True, "head": False}), None),
     "ema": (lambda: optax.chain(optax.adam(0.1), optax.ema(0.9)), None),
     "schedule": (lambda: optax.sgd(optax.cosine_decay_schedule(0.1, 4), 0.9), None),
@@ -497,27 +555,38 @@ def test_own_optimizers_train_and_their_states_come_back(name, tmp_path):
     assert row["rate"] == rate == current_learning_rate(state.opt_state)
     assert any(
         (a != b).any()
-        for a, b in zip(jax.tree.leaves(started(Net()).params), jax.tree.leaves(last.params), strict=True)
+        for a, b in zip(
+            jax.tree.leaves(started(Net()).params), jax.tree.leaves(last.params), strict=True
+        )
     )
     with jc.Checkpoints(tmp_path / "run") as saved:
         saved.save(state)
         back = saved.restore(started(Net(), tx))
     assert back is not None
     jax.tree.map(np.testing.assert_array_equal, state, back)
-    again = list(jc.train(Net(), tx, DATA, RECIPE, resume=lambda _: back, strategy=jc.strategy(devices=1)))
+    again = list(
+        jc.train(Net(), tx, DATA, RECIPE, resume=lambda _: back, strategy=jc.strategy(devices=1))
+    )
     jax.tree.map(np.testing.assert_array_equal, last, again[-1][0])
 
 
 def test_multisteps_is_one_step_on_the_averaged_gradient():
     model = Net()
-    state, tx = started(model, optax.MultiSteps(optax.sgd(0.1), 2)), optax.MultiSteps(optax.sgd(0.1), 2)
+    state, tx = (
+        started(model, optax.MultiSteps(optax.sgd(0.1), 2)),
+        optax.MultiSteps(optax.sgd(0.1), 2),
+    )
     step = jax.jit(jc.make_train_step(model, tx))
     half = step(state, DATA.train, jnp.arange(8))
     jax.tree.map(np.testing.assert_array_equal, half.params, state.params)
     both = step(half, DATA.train, jnp.arange(8, 16))
     plain = started(model, optax.sgd(0.1))
     whole = jax.jit(jc.make_train_step(model, optax.sgd(0.1)))(plain, DATA.train, jnp.arange(16))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), both.params, whole.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        both.params,
+        whole.params,
+    )
 
 
 def test_lbfgs_lowers_the_loss_of_its_batch():
@@ -569,7 +638,9 @@ def test_evaluation_wants_a_state_and_export_takes_one(tmp_path):
     for given in (state.params, 3):
         with pytest.raises(jc.WeightsError, match="expected a State, or the collections"):
             jc.export_weights(model, given, tmp_path / "none")
-    jax.tree.map(np.testing.assert_array_equal, jc.with_variables(started(model), state).params, state.params)
+    jax.tree.map(
+        np.testing.assert_array_equal, jc.with_variables(started(model), state).params, state.params
+    )
 
 
 def test_an_exported_state_is_the_one_that_is_judged(tmp_path):
@@ -579,14 +650,20 @@ def test_an_exported_state_is_the_one_that_is_judged(tmp_path):
     jc.export_weights(Net(), state, tmp_path / "a")
     jc.export_weights(Net(), {"params": slow.params}, tmp_path / "b")
     jc.export_weights(Net(), {"params": state.params}, tmp_path / "c")
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
+    assert (
+        (tmp_path / "a").read_bytes()
+        == (tmp_path / "b").read_bytes()
+        != (tmp_path / "c").read_bytes()
+    )
 
 
 def test_a_network_has_the_name_it_is_given():
     class Around(nn.Module):
         @nn.compact
         def __call__(self, x, train):
-            return nn.Dense(4, name="head")(jc.create_model("plain8", 5, width=2, name="backbone")(x, train))
+            return nn.Dense(4, name="head")(
+                jc.create_model("plain8", 5, width=2, name="backbone")(x, train)
+            )
 
     assert set(started(Around()).params) == {"backbone", "head"}
     for name in (3, "", "a/b"):
@@ -594,13 +671,20 @@ def test_a_network_has_the_name_it_is_given():
 
 
 def test_batches_of_large_images_are_small():
-    sides = [default_batch_size(np.empty((1, side, side, 3), np.uint8)) for side in (8, 32, 64, 224, 4000)]
+    sides = [
+        default_batch_size(np.empty((1, side, side, 3), np.uint8))
+        for side in (8, 32, 64, 224, 4000)
+    ]
     assert sides == [500, 500, 500, 40, 1]
     state = started(Net())
     for batch in (0, -1, 2.5, "x", True):
         use: Any = batch
-        refused(lambda use=use: jc.predict(Net(), state, IMAGES, batch=use), "batch is", "Write batch=")
-        refused(lambda use=use: jc.evaluate(Net(), state, TEST, batch=use), "batch is", "Write batch=")
+        refused(
+            lambda use=use: jc.predict(Net(), state, IMAGES, batch=use), "batch is", "Write batch="
+        )
+        refused(
+            lambda use=use: jc.evaluate(Net(), state, TEST, batch=use), "batch is", "Write batch="
+        )
 
 
 def test_evaluation_and_prediction_take_the_default_batch(monkeypatch):
@@ -608,7 +692,9 @@ def test_evaluation_and_prediction_take_the_default_batch(monkeypatch):
     filled = parallel.padded_batches
     monkeypatch.setattr(sys.modules["jaxcnn.evaluation"], "MAX_PIXELS", 5 * 16)
     monkeypatch.setattr(
-        parallel, "padded_batches", lambda n, batch, devices: asked.append(batch) or filled(n, batch, devices)
+        parallel,
+        "padded_batches",
+        lambda n, batch, devices: asked.append(batch) or filled(n, batch, devices),
     )
     state = started(Net())
     jc.evaluate(Net(), state, TEST, strategy=jc.strategy(devices=1))
@@ -651,6 +737,10 @@ def test_states_keep_their_dtypes_in_x64(tmp_path):
     names = ["momentum", "noisy", "schedule-free", "muon"]
     env = os.environ | {"JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "standard"}
     done = subprocess.run(
-        [sys.executable, "-c", WIDE, str(tmp_path), *names], env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", WIDE, str(tmp_path), *names],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.stdout.strip() == "kept", done.stderr[-2000:]

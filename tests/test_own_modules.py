@@ -60,7 +60,10 @@ class Scanned(nn.Module):
     def __call__(self, x, train=False):
         x = nn.Conv(4, (3, 3), name="first")(x)
         body = nn.scan(
-            lambda block, x, _: (block(x), None), variable_axes={"params": 0}, split_rngs={"params": True}, length=2
+            lambda block, x, _: (block(x), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=2,
         )
         x, _ = body(Block(name="block"), x, None)
         return nn.Dense(3)(x.mean((1, 2)))
@@ -89,7 +92,8 @@ def test_modules_are_listed_by_their_paths_in_the_order_of_their_calls():
 
 
 @pytest.mark.parametrize(
-    ("method", "lifted"), [(gradcam, ""), (gradcam, "remat"), (gradcam, "jit"), (gradcam_plus_plus, "")]
+    ("method", "lifted"),
+    [(gradcam, ""), (gradcam, "remat"), (gradcam, "jit"), (gradcam_plus_plus, "")],
 )
 def test_heat_is_that_of_stages(method, lifted, state):
     for name in NAMES if (method, lifted) == (gradcam, "") else ["block"]:
@@ -100,19 +104,26 @@ def test_heat_is_that_of_stages(method, lifted, state):
 
 
 def test_the_last_maps_are_asked_by_default(state):
-    np.testing.assert_array_equal(gradcam(Own(), state, IMAGES), gradcam(Own(), state, IMAGES, stage="block#2"))
+    np.testing.assert_array_equal(
+        gradcam(Own(), state, IMAGES), gradcam(Own(), state, IMAGES, stage="block#2")
+    )
 
 
 def test_maps_and_what_excites_them_are_those_of_stages(state):
     def responses(model, state, images, names):
-        return {name: found.responses for name, found in top_activations(model, state, images, 2, names).items()}
+        return {
+            name: found.responses
+            for name, found in top_activations(model, state, images, 2, names).items()
+        }
 
     for function in (feature_maps, responses):
         found, expected = (function(model, state, IMAGES, NAMES) for model in (Own(), Staged()))
         for name in NAMES:
             np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
     channels = {"block": [0, 3], "first": [1]}
-    found, expected = (maximize_activation(model, state, channels, steps=2) for model in (Own(), Staged()))
+    found, expected = (
+        maximize_activation(model, state, channels, steps=2) for model in (Own(), Staged())
+    )
     for name in channels:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
     fields = receptive_fields(Own(), (8, 8, 2))
@@ -120,7 +131,9 @@ def test_maps_and_what_excites_them_are_those_of_stages(state):
 
 
 def test_what_cannot_be_asked_is_one_line(state):
-    with pytest.raises(jc.ArgumentError, match=r"stage is 'blok'; expected one of block, .*; did you mean 'block'"):
+    with pytest.raises(
+        jc.ArgumentError, match=r"stage is 'blok'; expected one of block, .*; did you mean 'block'"
+    ):
         gradcam(Own(), state, IMAGES, stage="blok")
     scanned = Scanned()
     assert set(stage_shapes(scanned, (8, 8, 2))) == {"first", "Dense_0"}

@@ -13,7 +13,9 @@ from jaxcnn import parallel, runs
 from jaxcnn.state import init_state
 from jaxcnn.training import epoch_order, make_train_step
 
-RECIPE = jc.Recipe(dataset="digits", model="resnet8", options={"width": 4}, batch=32, pad=1, flip=True, steps=5)
+RECIPE = jc.Recipe(
+    dataset="digits", model="resnet8", options={"width": 4}, batch=32, pad=1, flip=True, steps=5
+)
 
 
 @cache
@@ -24,7 +26,9 @@ def trained(strategy, group=0, seed=0):
     model = jc.create_model(recipe.model, 10, **recipe.options)
     tx = jc.create_optimizer(recipe)
     state = init_state(model, tx, recipe, data)
-    run = strategy.compile_steps(make_train_step(model, tx, pad=recipe.pad, flip=recipe.flip, axis=strategy.axis))
+    run = strategy.compile_steps(
+        make_train_step(model, tx, pad=recipe.pad, flip=recipe.flip, axis=strategy.axis)
+    )
     carry, split = strategy.replicate(state), strategy.replicate(data.train)
     first = None
     for row in epoch_order(state.rng, 0, recipe.steps, recipe.batch, len(data.train.labels)):
@@ -63,13 +67,17 @@ def test_groups_of_bn_are_the_same_examples_on_eight_devices(kind, group):
     assert largest_difference(state.params, alone.params) < 1e-6
     assert largest_difference(state.model_state, alone.model_state) < 1e-6
     whole, _ = trained(jc.strategy("jit", devices=1), seed=1)
-    assert largest_difference(state.params, whole.params) > 1e-4  # another algorithm than BN over the batch
+    assert (
+        largest_difference(state.params, whole.params) > 1e-4
+    )  # another algorithm than BN over the batch
 
 
 def pairs(total, x, index):
     """Of b rows, it makes a [b, b] table that is neither its argument nor its result."""
     rows = x[index]
-    return total + jax.lax.pmean(jax.numpy.sort(rows @ rows.T)[0, 0], "batch")  # nothing but the whole can be sorted
+    return total + jax.lax.pmean(
+        jax.numpy.sort(rows @ rows.T)[0, 0], "batch"
+    )  # nothing but the whole can be sorted
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -88,9 +96,14 @@ def test_memory_of_a_real_step_grows_with_the_batch_and_leaves_the_state_alone()
     strategy, data = jc.strategy("jit", devices=1), jc.load_dataset("digits")
     recipe = replace(RECIPE, model="mlp", options={})
     model, tx = jc.create_model("mlp", 10), jc.create_optimizer(recipe)
-    carry, fixed = strategy.replicate(init_state(model, tx, recipe, data)), strategy.replicate(data.train)
+    carry, fixed = (
+        strategy.replicate(init_state(model, tx, recipe, data)),
+        strategy.replicate(data.train),
+    )
     step = make_train_step(model, tx, pad=0, flip=False)
-    few, many = (strategy.memory(step, carry, fixed, np.arange(b, dtype=np.int32)) for b in (1, 1024))
+    few, many = (
+        strategy.memory(step, carry, fixed, np.arange(b, dtype=np.int32)) for b in (1, 1024)
+    )
     assert few is not None
     assert many is not None
     assert few + 4 * 1023 * (64 + 64) < many  # both hidden layers' outputs wait for the gradient
@@ -101,7 +114,10 @@ def test_memory_is_none_where_xla_does_not_tell(monkeypatch):
     monkeypatch.setattr("jax.stages.Compiled.memory_analysis", lambda self: None)
     strategy = jc.strategy("jit", devices=1)
     step = lambda total, x, index: total + x[index].sum()  # noqa: E731
-    assert strategy.memory(step, np.float32(0), np.ones(9, np.float32), np.arange(3, dtype=np.int32)) is None
+    assert (
+        strategy.memory(step, np.float32(0), np.ones(9, np.float32), np.arange(3, dtype=np.int32))
+        is None
+    )
 
 
 def test_programs_are_kept_within_a_bound_and_made_again(monkeypatch):

@@ -16,7 +16,10 @@ from jaxcnn.plots import COLORS, curves, save
 
 def rows(train, test, steps=(10, 20, 30), split="test"):
     keys = ("step", "train_error", "eval_error")
-    return [dict(zip(keys, row, strict=True)) | {"eval_split": split} for row in zip(steps, train, test, strict=True)]
+    return [
+        dict(zip(keys, row, strict=True)) | {"eval_split": split}
+        for row in zip(steps, train, test, strict=True)
+    ]
 
 
 SEEDS = [
@@ -25,7 +28,10 @@ SEEDS = [
     rows([8.0, 3.0, 2.0], [9.0, 8.0, 3.0]),
 ]
 ALONE = [rows([4.0, 3.0, 2.0], [6.0, 5.0, 4.0])]
-PANELS = {"plain": {"20 layers": SEEDS, "56 layers": ALONE}, "residual": {"56 layers": ALONE, "20 layers": ALONE}}
+PANELS = {
+    "plain": {"20 layers": SEEDS, "56 layers": ALONE},
+    "residual": {"56 layers": ALONE, "20 layers": ALONE},
+}
 
 
 def drawn(panels=PANELS):
@@ -65,7 +71,9 @@ def test_there_is_one_axis_a_panel_and_they_share_their_scale():
 def test_training_is_dashed_and_thin_and_testing_solid_and_bold():
     lines = drawn().axes[0].lines
     assert [line.get_linestyle() for line in lines] == ["--", "-", "--", "-"]
-    for line, key, seeds in zip(lines, ["train_error", "eval_error"] * 2, [SEEDS, SEEDS, ALONE, ALONE], strict=True):
+    for line, key, seeds in zip(
+        lines, ["train_error", "eval_error"] * 2, [SEEDS, SEEDS, ALONE, ALONE], strict=True
+    ):
         steps, means = points(line)
         assert steps == [10, 20, 30]
         np.testing.assert_allclose(means, values(key, seeds).mean(0), rtol=1e-12)
@@ -75,8 +83,14 @@ def test_training_is_dashed_and_thin_and_testing_solid_and_bold():
 def test_a_label_has_one_colour_in_all_panels():
     plain, residual = drawn().axes
     twenty, fifty_six = COLORS[:2]
-    for axis, colours in ((plain, [twenty, twenty, fifty_six, fifty_six]), (residual, [fifty_six] * 2 + [twenty] * 2)):
-        assert all(same_color(line.get_color(), colour) for line, colour in zip(axis.lines, colours, strict=True))
+    for axis, colours in (
+        (plain, [twenty, twenty, fifty_six, fifty_six]),
+        (residual, [fifty_six] * 2 + [twenty] * 2),
+    ):
+        assert all(
+            same_color(line.get_color(), colour)
+            for line, colour in zip(axis.lines, colours, strict=True)
+        )
 
 
 def test_the_band_reaches_from_the_least_to_the_greatest_and_one_seed_has_none():
@@ -106,7 +120,11 @@ def test_a_run_with_no_numbers_at_all_still_makes_a_figure():
     ("train", "test", "top"),
     [
         ([9.0, 5.0, 4.0], [8.0, 6.0, 5.0], 1.05 * 9),  # all of it
-        ([90.0, 20.0, 4.0], [95.0, 20.0, 10.0], 2.5 * 10),  # the first descent is left out, as in the paper's figure
+        (
+            [90.0, 20.0, 4.0],
+            [95.0, 20.0, 10.0],
+            2.5 * 10,
+        ),  # the first descent is left out, as in the paper's figure
         ([90.0, 20.0, None], [95.0, None, None], 1.05 * 95),  # nothing at the end to measure by
     ],
 )
@@ -122,12 +140,21 @@ def test_one_legend_names_the_lines_and_says_what_a_band_is():
 
     note = ", mean and range of 3 seeds"
     assert said(PANELS) == ["20 layers", "56 layers", f"test error{note}", f"train error{note}"]
-    assert said({"residual": PANELS["residual"]}) == ["56 layers", "20 layers", "test error", "train error"]
+    assert said({"residual": PANELS["residual"]}) == [
+        "56 layers",
+        "20 layers",
+        "test error",
+        "train error",
+    ]
 
 
 @pytest.mark.parametrize(
     ("splits", "label"),
-    [(("validation",), "validation error"), (("test", "validation"), "eval error"), ((None,), "eval error")],
+    [
+        (("validation",), "validation error"),
+        (("test", "validation"), "eval error"),
+        ((None,), "eval error"),
+    ],
 )
 def test_the_legend_names_the_split_that_all_rows_are_of(splits, label):
     seeds = [rows([4.0, 3.0, 2.0], [6.0, 5.0, 4.0], split=split) for split in splits]
@@ -147,7 +174,9 @@ def test_a_saved_figure_is_a_png_of_160_dots_an_inch(tmp_path):
 def test_pyplot_and_its_windows_are_never_imported():
     program = "import sys, jaxcnn.plots as p; p.curves({'': {'': [[]]}}, dashed='a', solid='b'); print(*sys.modules)"
     root = Path(jaxcnn.__file__).parents[1]
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root
+    )
     loaded = ran.stdout.split()
     assert "matplotlib.figure" in loaded
     assert "matplotlib.pyplot" not in loaded

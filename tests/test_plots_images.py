@@ -11,7 +11,10 @@ TABLE = np.array([[0.0, 1.0, 2.0], [3.0, np.nan, 10.0]])
 
 
 def written(axis):
-    return {tuple(int(at) for at in reversed(text.get_position())): text.get_text() for text in axis.texts}
+    return {
+        tuple(int(at) for at in reversed(text.get_position())): text.get_text()
+        for text in axis.texts
+    }
 
 
 def test_numbers_stand_in_their_cells_and_nan_is_blank():
@@ -23,7 +26,9 @@ def test_numbers_stand_in_their_cells_and_nan_is_blank():
 
 
 def test_colours_go_from_the_lowest_to_the_greatest_or_as_asked():
-    grey = lambda **more: np.asarray(tiles([[Tile(TABLE, **more)]]).axes[0].images[0].get_array())[..., 0]  # noqa: E731
+    def grey(**more):
+        return np.asarray(tiles([[Tile(TABLE, **more)]]).axes[0].images[0].get_array())[..., 0]
+
     np.testing.assert_allclose(grey()[[0, 1], [0, 2]], [0, 1])
     np.testing.assert_allclose(grey(limits=(-10, 10))[[0, 1], [0, 2]], [0.5, 1], atol=0.01)
     assert not tiles([[Tile(TABLE)]]).axes[0].texts
@@ -49,7 +54,10 @@ def test_frames_lie_around_their_cells():
     boxes = [patch.get_extents().transformed(axis.transData.inverted()) for patch in axis.patches]
     np.testing.assert_allclose(boxes[0].get_points(), [[0.54, 1.46], [2.46, -0.46]], atol=1e-6)
     np.testing.assert_allclose(boxes[1].get_points(), [[-0.5, 1.5], [0.5, 0.5]], atol=1e-6)
-    assert [same_color(p.get_edgecolor(), c) for p, c in zip(axis.patches, (COLORS[1], COLORS[2]), strict=True)] == [
+    assert [
+        same_color(p.get_edgecolor(), c)
+        for p, c in zip(axis.patches, (COLORS[1], COLORS[2]), strict=True)
+    ] == [
         True,
         True,
     ]
@@ -70,11 +78,17 @@ def test_tiles_are_square_pixels_in_columns_and_no_text_lies_over_other_text():
         if axis.images:
             box = axis.get_window_extent(renderer)
             assert box.width / box.height == pytest.approx(3 / 2, rel=0.01)
-    texts = [t for axis in figure.axes for t in (axis.title, axis.xaxis.label, *axis.texts)] + figure.texts
+    texts = [
+        t for axis in figure.axes for t in (axis.title, axis.xaxis.label, *axis.texts)
+    ] + figure.texts
     boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_text()]
-    assert not [(a, b) for i, (a, one) in enumerate(boxes) for b, two in boxes[i + 1 :] if one.overlaps(two)]
+    assert not [
+        (a, b) for i, (a, one) in enumerate(boxes) for b, two in boxes[i + 1 :] if one.overlaps(two)
+    ]
     assert all(box.x0 >= 0 <= box.y0 and box.x1 <= figure.bbox.x1 for _, box in boxes)
-    left = [[axis.get_window_extent(renderer).x0 for axis in figure.axes[i : i + 5 : 2]] for i in (0, 5)]
+    left = [
+        [axis.get_window_extent(renderer).x0 for axis in figure.axes[i : i + 5 : 2]] for i in (0, 5)
+    ]
     assert left[0] != left[1]  # heights differ, and so do the widths
     assert len({round(axis.get_window_extent(renderer).height) for axis in figure.axes[:5:2]}) == 1
 
@@ -85,7 +99,11 @@ def test_tiles_are_square_pixels_in_columns_and_no_text_lies_over_other_text():
         ([], 1, "0 tiles in 0 rows"),
         ([["="]], 1, "0 tiles in 1 rows"),
         ([[Tile(TABLE)]], [1, 2], "1 rows with 2 heights"),
-        ([[Tile(np.zeros((2, 2, 4)), "four")]], 1, r"'four' has pixels of shape \(2, 2, 4\); expected \[h, w\]"),
+        (
+            [[Tile(np.zeros((2, 2, 4)), "four")]],
+            1,
+            r"'four' has pixels of shape \(2, 2, 4\); expected \[h, w\]",
+        ),
     ],
 )
 def test_what_cannot_be_drawn(rows, heights, says):

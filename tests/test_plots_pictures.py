@@ -22,16 +22,18 @@ def shown(axis):
 
 def test_pictures_are_in_their_order_with_their_captions_and_heat():
     heat = np.random.default_rng(1).random((5, 8, 8))
-    captions = [f"apple, taken for a lime ({i}%)\nsome/long/name/of/a/file/{i}.jpg" for i in range(5)]
+    captions = [
+        f"apple, taken for a lime ({i}%)\nsome/long/name/of/a/file/{i}.jpg" for i in range(5)
+    ]
     figure = image_grid(images(), captions, heat=heat, columns=2, title="The surest of 5 mistakes")
     axes = [axis for axis in figure.axes if axis.images]
     assert len(axes) == 10
     for i in range(5):
         np.testing.assert_array_equal(shown(axes[2 * i]), images()[i])
         np.testing.assert_array_equal(shown(axes[2 * i + 1]), overlay(images()[i], heat[i]))
-        assert axes[2 * i].get_xlabel().replace("\n", "").replace(" ", "") == captions[i].replace("\n", "").replace(
-            " ", ""
-        )
+        assert axes[2 * i].get_xlabel().replace("\n", "").replace(" ", "") == captions[i].replace(
+            "\n", ""
+        ).replace(" ", "")
     assert not overlapping(figure)
     assert len([axis for axis in image_grid(images(), captions).axes if axis.images]) == 5
 
@@ -46,7 +48,11 @@ def test_names_are_drawn_as_they_are():
     assert [text.replace("\n", " ") for text in drawn] == [*NAMES[:3], "\\x1b[31mred", NAMES[4]]
     figure.savefig(io.BytesIO())
     matrix = confusion(np.eye(5, dtype=int), NAMES)
-    assert [text.get_text() for text in matrix.axes[0].get_yticklabels()] == [*NAMES[:3], "\\x1b[31mred", NAMES[4]]
+    assert [text.get_text() for text in matrix.axes[0].get_yticklabels()] == [
+        *NAMES[:3],
+        "\\x1b[31mred",
+        NAMES[4],
+    ]
     matrix.savefig(io.BytesIO())
     tile = Tile(np.zeros((4, 4)), title="$a$ {", note="$^")
     tiles([[tile]]).savefig(io.BytesIO())
@@ -58,7 +64,9 @@ def test_other_scripts_use_the_fonts_that_are_there(monkeypatch, caplog):
     style._fallback_families.cache_clear()
     default = style._covered(style.findfont(style.FontProperties(family=["DejaVu Sans"])))
     monkeypatch.setattr(
-        style, "_covered", lambda path: default | ({"猫"} if path.endswith("DejaVuSerif.ttf") else set())
+        style,
+        "_covered",
+        lambda path: default | ({"猫"} if path.endswith("DejaVuSerif.ttf") else set()),
     )
     assert style.plain_text_style("猫 a")["fontfamily"] == ["sans-serif", "DejaVu Serif"]
     assert style.printable("猫 a") == "猫 a"
@@ -71,13 +79,17 @@ def test_other_scripts_use_the_fonts_that_are_there(monkeypatch, caplog):
 
 def test_grey_pictures_are_grey():
     grey = images()[..., :1]
-    np.testing.assert_array_equal(shown(image_grid(grey, list("abcde")).axes[0]), np.repeat(grey[0], 3, -1))
+    np.testing.assert_array_equal(
+        shown(image_grid(grey, list("abcde")).axes[0]), np.repeat(grey[0], 3, -1)
+    )
 
 
 def test_no_heat_leaves_the_grey_picture_and_the_hottest_place_the_maps_colour():
     image = images(1)[0]
     grey = np.round(image @ np.array([0.2126, 0.7152, 0.0722]))
-    np.testing.assert_array_equal(overlay(image, np.zeros((8, 8))), np.repeat(grey[..., None], 3, -1))
+    np.testing.assert_array_equal(
+        overlay(image, np.zeros((8, 8))), np.repeat(grey[..., None], 3, -1)
+    )
     heat = np.zeros((8, 8))
     heat[2, 3] = 1
     changed = overlay(image, heat) != overlay(image, np.zeros((8, 8)))
@@ -85,7 +97,9 @@ def test_no_heat_leaves_the_grey_picture_and_the_hottest_place_the_maps_colour()
     assert changed.any(-1).sum() == 1
 
 
-@pytest.mark.parametrize("wrong", [{"images": images(0), "captions": []}, {"images": images(), "captions": ["a"]}])
+@pytest.mark.parametrize(
+    "wrong", [{"images": images(0), "captions": []}, {"images": images(), "captions": ["a"]}]
+)
 def test_pictures_and_captions_are_as_many(wrong):
     with pytest.raises(ValueError, match="expected as many of each, and some"):
         image_grid(**wrong)
@@ -96,7 +110,9 @@ def test_the_confusion_matrix_is_of_shares_of_the_true_class():
     figure = confusion(counts, ["cat", "a dog", "the owl"], title="resnet20, 14 test pictures")
     axis = figure.axes[0]
     (mesh,) = (part for part in axis.collections if isinstance(part, QuadMesh))
-    np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(3, 3), [[80, 20, 0], [0, 0, 0], [25, 25, 50]])
+    np.testing.assert_allclose(
+        np.asarray(mesh.get_array()).reshape(3, 3), [[80, 20, 0], [0, 0, 0], [25, 25, 50]]
+    )
     found = {tuple(map(int, text.get_position()))[::-1]: text.get_text() for text in axis.texts}
     assert found == {(0, 0): "8", (0, 1): "2", (2, 0): "1", (2, 1): "1", (2, 2): "2"}
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("taken for", "true class")

@@ -38,7 +38,9 @@ def test_every_panel_has_the_same_round_levels_and_the_bar_names_them():
     assert levels[-2] < 3000 * 5.02 <= levels[-1]
     (bar,) = (axis for axis in figure.axes if not axis.get_title())
     assert bar.get_ylabel() == "loss (nats)"
-    assert [text.get_text() for text in bar.get_yticklabels()] == [format_level(level) for level in levels]
+    assert [text.get_text() for text in bar.get_yticklabels()] == [
+        format_level(level) for level in levels
+    ]
 
 
 def test_contours_lie_where_the_values_are_theirs():
@@ -57,7 +59,9 @@ def test_contours_lie_where_the_values_are_theirs():
 def test_above_the_highest_contour_all_is_one_colour():
     levels = of(axes_of(contours([STEEP], label="loss", max_level=100.0))[0].collections[0])
     assert levels[-1] == 100
-    assert log_values([STEEP], 1e-9)[1][-1] == 100  # nothing is below 60: the least level spans one step
+    assert (
+        log_values([STEEP], 1e-9)[1][-1] == 100
+    )  # nothing is below 60: the least level spans one step
 
 
 def test_a_path_and_its_two_ends_stand_on_the_plane():
@@ -98,9 +102,20 @@ def test_no_text_lies_over_other_text(columns):
     figure.draw(renderer)
     axes: list[Any] = figure.axes
     texts = [t for axis in axes for t in (axis.title, axis.xaxis.label, axis.yaxis.label)]
-    texts += [t.label1 for axis in axes for one in (axis.xaxis, axis.yaxis) for t in one._update_ticks()]
-    texts += [note for axis in axes_of(figure) for note in axis.texts if note.get_text().startswith("steps")]
-    found = [t.get_window_extent(renderer) for t in [*texts, *figure.texts] if t.get_text() and t.get_visible()]
+    texts += [
+        t.label1 for axis in axes for one in (axis.xaxis, axis.yaxis) for t in one._update_ticks()
+    ]
+    texts += [
+        note
+        for axis in axes_of(figure)
+        for note in axis.texts
+        if note.get_text().startswith("steps")
+    ]
+    found = [
+        t.get_window_extent(renderer)
+        for t in [*texts, *figure.texts]
+        if t.get_text() and t.get_visible()
+    ]
     found += [legend.get_window_extent(renderer) for legend in figure.legends]
     assert not [(a, b) for i, a in enumerate(found) for b in found[i + 1 :] if a.overlaps(b)]
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in found)
@@ -131,7 +146,10 @@ def test_a_terrain_is_cut_off_where_asked_and_has_holes():
     [
         ([], "there are no fields"),
         ([BOWL._replace(values=BOWL.values.T)], r"have shape \(11, 9\); expected \(9, 11\)"),
-        ([BOWL._replace(values=np.full((9, 11), np.nan))], "no value of the fields is finite and positive"),
+        (
+            [BOWL._replace(values=np.full((9, 11), np.nan))],
+            "no value of the fields is finite and positive",
+        ),
     ],
 )
 def test_mistakes_are_told(draw, fields, message):

@@ -35,15 +35,28 @@ WINDOW = ((-3.0, 3.0), (-2.0, 2.0))
 
 
 def surface(rate, **fields):
-    return Surface(f"rate {rate}", bowl, path(rate), "$w_1$", "$w_2$", note=f"η = {rate}", minimum=(0, 0), **fields)
+    return Surface(
+        f"rate {rate}",
+        bowl,
+        path(rate),
+        "$w_1$",
+        "$w_2$",
+        note=f"η = {rate}",
+        minimum=(0, 0),
+        **fields,
+    )
 
 
 def marked(axis):
-    return {line.get_label(): drawn(line) for line in axis.lines if not line.get_label().startswith("_")}
+    return {
+        line.get_label(): drawn(line) for line in axis.lines if not line.get_label().startswith("_")
+    }
 
 
 def test_a_surface_shows_its_path_start_end_and_minimum():
-    figure = optimizer_paths([surface(0.02, window=WINDOW), surface(0.09, window=WINDOW)], title="bowl")
+    figure = optimizer_paths(
+        [surface(0.02, window=WINDOW), surface(0.09, window=WINDOW)], title="bowl"
+    )
     for axis, rate in zip(figure.axes, (0.02, 0.09), strict=True):
         walked = path(rate)
         np.testing.assert_array_equal(axis.lines[0].get_xydata(), walked)
@@ -83,17 +96,23 @@ def test_the_limits_fit_the_path_where_there_is_no_window():
 
 
 def test_the_contours_are_evenly_spaced_in_the_logarithm_of_the_height_above_the_least():
-    lifted = Surface("", lambda w: bowl(w) - 7, [[-1.0, 1.0], [1.0, -1.0]], "", "", window=((-1, 1), (-1, 1)))
+    lifted = Surface(
+        "", lambda w: bowl(w) - 7, [[-1.0, 1.0], [1.0, -1.0]], "", "", window=((-1, 1), (-1, 1))
+    )
     (axis,) = optimizer_paths([lifted]).axes
     fill = next(c for c in axis.collections if isinstance(c, QuadContourSet))
     np.testing.assert_allclose(np.diff(np.log(np.array(fill.levels))), np.log(1e4) / 12)
-    assert np.array(fill.levels)[-1] == pytest.approx(11)  # 1 + 10 in the corners, above 0 in the middle
+    assert np.array(fill.levels)[-1] == pytest.approx(
+        11
+    )  # 1 + 10 in the corners, above 0 in the middle
     assert optimizer_paths([Surface("flat", lambda w: 0 * w[:, 0], [[0, 0], [1, 1]], "", "")]).axes
 
 
 def test_leaving_counts_only_the_last_time_and_needs_a_start_within():
     box = ((-1.0, 1.0), (-1.0, 1.0))
-    assert exit_point(np.array([[0, 0], [3, 0], [0.5, 0.5], [0.5, 4.5]]), box) == pytest.approx([0.5, 1])
+    assert exit_point(np.array([[0, 0], [3, 0], [0.5, 0.5], [0.5, 4.5]]), box) == pytest.approx(
+        [0.5, 1]
+    )
     assert exit_point(np.array([[0, 0], [3, 0], [0.5, 0.5]]), box) is None
     assert exit_point(np.array([[5, 5], [3, 0]]), box) is None
 
@@ -129,15 +148,25 @@ def test_a_heat_map_writes_its_values_and_crosses_what_diverged():
     assert [t.get_text() for t in axis.get_yticklabels()] == ["SGD", "Adam"]
     assert axis.yaxis_inverted()
     (mesh,) = (c for c in axis.collections if isinstance(c, QuadMesh))
-    assert (mesh.norm.vmin, mesh.norm.vmax) == (6, 9)  # a diverged run's number does not stretch the colours
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (
+        6,
+        9,
+    )  # a diverged run's number does not stretch the colours
     assert not overlapping(figure)
 
 
 @pytest.mark.parametrize(("best", "cells"), [("min", [1, 2]), ("max", [0, 0]), (None, [])])
 def test_the_best_of_each_row_is_framed(best, cells):
     axis = heatmap(VALUES, crosses=np.array([[0, 0, 1], [0, 0, 0]]), best=best, **NAMES).axes[0]
-    framed = [p for p in rectangles(axis) if not p.get_hatch() and same_color(p.get_edgecolor(), FRAME["edgecolor"])]
-    centres = [(round(p.get_x() + p.get_width() / 2), round(p.get_y() + p.get_height() / 2)) for p in framed]
+    framed = [
+        p
+        for p in rectangles(axis)
+        if not p.get_hatch() and same_color(p.get_edgecolor(), FRAME["edgecolor"])
+    ]
+    centres = [
+        (round(p.get_x() + p.get_width() / 2), round(p.get_y() + p.get_height() / 2))
+        for p in framed
+    ]
     assert centres == [(column, row) for row, column in enumerate(cells)]
 
 
@@ -154,7 +183,9 @@ def test_dark_cells_have_white_letters_and_a_map_without_numbers_is_drawn(tmp_pa
     names: dict[str, Any] = NAMES | {"rows": ["a"], "columns": [1, 2]}
     dark, bright = heatmap([[0.0, 1.0]], **names).axes[0].texts
     assert (dark.get_color(), bright.get_color()) == ("white", "black")
-    heatmap(VALUES * np.nan, crosses=np.ones((2, 3)), best="min", **NAMES).savefig(tmp_path / "figure.png")
+    heatmap(VALUES * np.nan, crosses=np.ones((2, 3)), best="min", **NAMES).savefig(
+        tmp_path / "figure.png"
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,10 +203,18 @@ def test_a_heat_map_says_which_shapes_differ(more, words):
 
 
 def test_bars_stand_in_groups_with_their_values_above_their_errors():
-    groups = {"none": {"training": 1.0, "test": 9.0}, "weight decay": {"training": None, "test": 8.0, "gap": -2.0}}
-    figure = bars(groups, ylabel="error (%)", errors={"none": {"test": 0.5}}, fmt=".1f", title="regularisers")
+    groups = {
+        "none": {"training": 1.0, "test": 9.0},
+        "weight decay": {"training": None, "test": 8.0, "gap": -2.0},
+    }
+    figure = bars(
+        groups, ylabel="error (%)", errors={"none": {"test": 0.5}}, fmt=".1f", title="regularisers"
+    )
     (axis,) = figure.axes
-    colours = [COLORS.index(next(c for c in COLORS if same_color(c, bar.get_facecolor()))) for bar in rectangles(axis)]
+    colours = [
+        COLORS.index(next(c for c in COLORS if same_color(c, bar.get_facecolor())))
+        for bar in rectangles(axis)
+    ]
     heights = [bar.get_height() for bar in rectangles(axis)]
     assert sorted(zip(colours, heights, strict=True)) == [(0, 1), (1, 8), (1, 9), (2, -2)]
     places = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in rectangles(axis))
@@ -193,7 +232,10 @@ def test_bars_stand_in_groups_with_their_values_above_their_errors():
 
 
 def test_many_bars_with_long_names_do_not_write_over_each_other():
-    groups = {f"a regulariser with a long name {i}": {f"seed {j}": 88.888 - i for j in range(4)} for i in range(9)}
+    groups = {
+        f"a regulariser with a long name {i}": {f"seed {j}": 88.888 - i for j in range(4)}
+        for i in range(9)
+    }
     assert not overlapping(bars(groups, ylabel="error (%)", fmt=".3f", title="many " * 60))
     with pytest.raises(ValueError, match="there are no bars"):
         bars({}, ylabel="")

@@ -12,7 +12,16 @@ import pytest
 from jax import lax
 from scipy.signal import correlate
 
-from jaxcnn import Recipe, cpu, create_model, create_optimizer, evaluate, load_dataset, parallel, train
+from jaxcnn import (
+    Recipe,
+    cpu,
+    create_model,
+    create_optimizer,
+    evaluate,
+    load_dataset,
+    parallel,
+    train,
+)
 from jaxcnn.cpu import onednn, pooling
 from jaxcnn.cpu.convolution import rule
 from jaxcnn.cpu.onednn import Geometry, proven
@@ -35,7 +44,13 @@ SHAPES = [
     ((2, 12, 10, 8), (3, 2, 8, 5), (2, 1), ((2, 0), (1, 3)), (1, 1)),
     ((2, 12, 10, 8), (3, 2, 8, 5), (1, 1), ((2, 0), (1, 3)), (1, 2)),
     ((2, 9, 9, 9), (11, 11, 9, 7), (4, 4), ((2, 2), (2, 2)), (1, 1)),
-    ((50, 32, 32, 8), (3, 3, 8, 24), (1, 1), "SAME", (1, 1)),  # 50 images: too many for one part of the weight gradient
+    (
+        (50, 32, 32, 8),
+        (3, 3, 8, 24),
+        (1, 1),
+        "SAME",
+        (1, 1),
+    ),  # 50 images: too many for one part of the weight gradient
 ]
 needed = pytest.mark.skipif(not cpu.available(), reason="oneDNN cannot be called here")
 
@@ -74,8 +89,13 @@ def close(got, expected, tolerance=1e-5):
 
 @needed
 @pytest.mark.parametrize(("images", "kernel", "stride", "padding", "dilation"), SHAPES)
-def test_convolutions_and_their_gradients_are_those_of_jax(images, kernel, stride, padding, dilation):
-    run, given = gradients(convolution(stride, padding, dilation)), (drawn(images, 1), drawn(kernel, 2))
+def test_convolutions_and_their_gradients_are_those_of_jax(
+    images, kernel, stride, padding, dilation
+):
+    run, given = (
+        gradients(convolution(stride, padding, dilation)),
+        (drawn(images, 1), drawn(kernel, 2)),
+    )
     one_place = jax.eval_shape(convolution(stride, padding, dilation), *given).shape[1:3] == (1, 1)
     left = images[-1] < 6 or dilation != (1, 1) or one_place  # JAX's weight gradient stays
     assert count_matches(jax.make_jaxpr(run)(*given), rule) == 3 - left
@@ -84,12 +104,17 @@ def test_convolutions_and_their_gradients_are_those_of_jax(images, kernel, strid
 
 @pytest.mark.skipif(not cpu.available("bfloat16"), reason="oneDNN has no bfloat16 on this CPU")
 def test_convolutions_of_bfloat16_are_those_of_float32_within_its_eight_bits():
-    run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((4, 8, 8, 16), 1), drawn((3, 3, 16, 16), 2))
+    run, given = (
+        gradients(convolution((1, 1), "SAME", (1, 1))),
+        (drawn((4, 8, 8, 16), 1), drawn((3, 3, 16, 16), 2)),
+    )
     given = [jnp.asarray(x, jnp.bfloat16) for x in given]
     program = jax.jit(cpu.optimized(lambda x, kernel: run(x, kernel)[0]))
     got, expected = program(*given), run(*(x.astype(jnp.float32) for x in given))[0]
     assert got.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.float32(got), expected, rtol=2**-8, atol=2**-8 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        np.float32(got), expected, rtol=2**-8, atol=2**-8 * np.abs(expected).max()
+    )
 
 
 @needed
@@ -174,9 +199,13 @@ def test_training_on_narrow_images_of_one_channel_is_that_of_jax():
         Geometry(1, (9, 9), (3, 3), ((2, 2), (2, 2)), (1, 1), (2, 2)),  # no dilation
         Geometry(1, (9, 6), (3, 3), ((1, 1), (0, 0))),  # no result of four pixels
         Geometry(1, (9, 9), (1, 3), ((0, 0), (1, 1))),  # no kernel one pixel high
-        Geometry(16, (9, 2), (1, 1), ((0, 0), (0, 0)), (1, 2)),  # a 1x1 kernel, strides and a result one pixel wide
+        Geometry(
+            16, (9, 2), (1, 1), ((0, 0), (0, 0)), (1, 2)
+        ),  # a 1x1 kernel, strides and a result one pixel wide
         Geometry(1, (9, 2), (3, 3), ((1, 1), (1, 1))),  # no image smaller than the kernel
-        Geometry(3, (9, 3), (3, 3), ((1, 1), (0, 0)), (1, 2)),  # few channels, strides and a result one pixel wide
+        Geometry(
+            3, (9, 3), (3, 3), ((1, 1), (0, 0)), (1, 2)
+        ),  # few channels, strides and a result one pixel wide
         Geometry(16, (9, 9), (2, 2), ((0, 0), (0, 0)), (3, 3)),  # strides larger than the kernel
         Geometry(16, (9, 9), (3, 3), ((1, 1), (1, 1)), (2, 2), (2, 2)),  # strides and dilation
         Geometry(16, (9, 9), (3, 3), ((3, 0), (1, 1))),  # padding as wide as the kernel
@@ -214,7 +243,11 @@ def test_bfloat16_needs_a_cpu_with_its_instructions(monkeypatch, tmp_path):
     with_it.write_text("processor : 0\nflags : fpu avx2 " + " ".join(onednn.BFLOAT16) + "\n")
     without.write_text("processor : 0\nflags : fpu avx2 avx512f\n")
     read = onednn._has_bfloat16
-    assert [read(str(path)) for path in (with_it, without, tmp_path / "missing")] == [True, False, False]
+    assert [read(str(path)) for path in (with_it, without, tmp_path / "missing")] == [
+        True,
+        False,
+        False,
+    ]
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert not read(str(with_it))
     monkeypatch.setattr(onednn, "_has_bfloat16", lambda: False)
@@ -223,7 +256,10 @@ def test_bfloat16_needs_a_cpu_with_its_instructions(monkeypatch, tmp_path):
 
 @needed
 def test_one_image_that_is_left_over_is_no_part_of_its_own():
-    run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((33, 32, 32, 8), 1), drawn((3, 3, 8, 24), 2))
+    run, given = (
+        gradients(convolution((1, 1), "SAME", (1, 1))),
+        (drawn((33, 32, 32, 8), 1), drawn((3, 3, 8, 24), 2)),
+    )
     program = str(jax.make_jaxpr(cpu.optimized(run))(*given))
     assert "f32[1,64,128,16]" in program
     assert "f32[1,64,128,17]" in program
@@ -242,12 +278,16 @@ POOLS = [
 
 def pooled(window, strides, padding):
     edges = ((0, 0), *padding, (0, 0))
-    return lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), edges)
+    return lambda x: lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), edges
+    )
 
 
 @pytest.mark.parametrize(("images", "window", "strides", "padding"), POOLS)
 def test_gradients_of_max_pooling_are_those_of_jax_to_the_bit(images, window, strides, padding):
-    x = np.round(2 * np.maximum(drawn(images, 1), 0)) / 2  # zeros and other ties, as after ReLU in few bits
+    x = (
+        np.round(2 * np.maximum(drawn(images, 1), 0)) / 2
+    )  # zeros and other ties, as after ReLU in few bits
     function = pooled(window, strides, padding)
     slope = drawn(jax.eval_shape(function, x).shape, 2)
 
@@ -289,9 +329,20 @@ def test_poolings_across_images_wide_or_empty_ones_are_left_alone():
 
 def test_gradients_of_other_poolings_are_left_alone():
     x = drawn((2, 8, 8, 4), 1)
-    across = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 1, 3), (1, 1, 1, 1), "SAME").sum()  # noqa: E731
-    least = lambda x: lax.reduce_window(x, jnp.inf, lax.min, (1, 3, 3, 1), (1, 2, 2, 1), "SAME").sum()  # noqa: E731
-    low = lambda x: pooled((3, 3), (2, 2), ((1, 1), (1, 1)))(x.astype(jnp.bfloat16)).astype(jnp.float32).sum()  # noqa: E731
+
+    def across(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 1, 3), (1, 1, 1, 1), "SAME").sum()
+
+    def least(x):
+        return lax.reduce_window(x, jnp.inf, lax.min, (1, 3, 3, 1), (1, 2, 2, 1), "SAME").sum()
+
+    def low(x):
+        return (
+            pooled((3, 3), (2, 2), ((1, 1), (1, 1)))(x.astype(jnp.bfloat16))
+            .astype(jnp.float32)
+            .sum()
+        )
+
     for function in (across, least, low):
         assert count_matches(jax.make_jaxpr(jax.grad(function))(x), pooling.rule) == 0
 
@@ -302,7 +353,11 @@ def test_in_a_loop_weight_gradients_of_few_channels_are_replaced_too():
     gradient = jax.grad(lambda kernel: convolution((1, 1), "SAME", (1, 1))(x, kernel).sum())
 
     def scanned(kernels):
-        return lax.scan(lambda total, kernel: (total + gradient(kernel), None), jnp.zeros_like(kernels[0]), kernels)[0]
+        return lax.scan(
+            lambda total, kernel: (total + gradient(kernel), None),
+            jnp.zeros_like(kernels[0]),
+            kernels,
+        )[0]
 
     def left(function, *args):
         return str(jax.make_jaxpr(cpu.optimized(function))(*args)).count("conv_general_dilated")
@@ -318,7 +373,9 @@ def test_convolutions_within_other_operations_are_found(around):
     one, kernel = convolution((1, 1), "SAME", (1, 1)), drawn((3, 3, 4, 4), 1)
     loops = {
         "jit": lambda x: jax.jit(one)(x, kernel),
-        "scan": lambda x: lax.scan(lambda x, k: (one(x, k), k.sum()), x, jnp.stack([kernel, 2 * kernel])),
+        "scan": lambda x: lax.scan(
+            lambda x, k: (one(x, k), k.sum()), x, jnp.stack([kernel, 2 * kernel])
+        ),
         "cond": lambda x: lax.cond(x.sum() > 0, lambda x: one(x, kernel), jnp.negative, x),
         "checkpoint": lambda x: jax.checkpoint(one)(x, kernel),
         "vmap": lambda x: jax.vmap(lambda image: one(image[None], kernel))(x),
@@ -331,7 +388,10 @@ def test_convolutions_within_other_operations_are_found(around):
 
 @needed
 def test_the_same_program_gives_the_same_bits():
-    run, given = gradients(convolution((1, 1), "SAME", (1, 1))), (drawn((64, 16, 16, 16), 1), drawn((3, 3, 16, 16), 2))
+    run, given = (
+        gradients(convolution((1, 1), "SAME", (1, 1))),
+        (drawn((64, 16, 16, 16), 1), drawn((3, 3, 16, 16), 2)),
+    )
     first, second = (jax.jit(cpu.optimized(run))(*given) for _ in range(2))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -341,7 +401,10 @@ def test_other_convolutions_are_left_alone():
     grouped = lambda x, k: lax.conv_general_dilated(  # noqa: E731
         x, k, (1, 1), "SAME", dimension_numbers=NHWC, feature_group_count=2
     )
-    line = lambda x, k: lax.conv_general_dilated(x, k, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))  # noqa: E731
+
+    def line(x, k):
+        return lax.conv_general_dilated(x, k, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+
     for run, x, k in ((grouped, (2, 4, 4, 4), (3, 3, 2, 4)), (line, (2, 4, 4), (3, 4, 4))):
         assert count_matches(jax.make_jaxpr(run)(drawn(x, 1), drawn(k, 2)), rule) == 0
     whole = jax.make_jaxpr(convolution((1, 1), "SAME", (1, 1)))(
@@ -381,7 +444,8 @@ def test_replaced_gives_back_trees_and_keeps_constants():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(onednn.PLAIN, "1"), ("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")]
+    ("name", "value"),
+    [(onednn.PLAIN, "1"), ("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")],
 )
 def test_a_user_who_wants_it_otherwise_is_asked_for_nothing(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
@@ -403,20 +467,25 @@ def test_only_long_runs_on_one_cpu_are_tuned():
 
 @needed
 def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
-    recipe = Recipe(dataset="digits", model="resnet8", steps=6, every=3, batch=32, lr=0.01, pad=1, flip=True)
+    recipe = Recipe(
+        dataset="digits", model="resnet8", steps=6, every=3, batch=32, lr=0.01, pad=1, flip=True
+    )
     data, model, tx = load_dataset("digits"), create_model("resnet8", 10), create_optimizer(recipe)
     runs = []
     for long in (MIN_OPTIMIZED_VALUES, 0):
         monkeypatch.setattr(parallel, "MIN_OPTIMIZED_VALUES", long)
         runs.append(list(train(model, tx, data, recipe, strategy=strategy("jit", devices=1))))
-        assert evaluate(model, runs[-1][-1][0], data.test, strategy=strategy("jit", devices=1)).num_examples == len(
-            data.test.labels
-        )
+        assert evaluate(
+            model, runs[-1][-1][0], data.test, strategy=strategy("jit", devices=1)
+        ).num_examples == len(data.test.labels)
     for (plain, before), (state, row) in zip(*runs, strict=True):
         close(state.params, plain.params, 1e-3)
         assert row["train_loss"] == pytest.approx(before["train_loss"], rel=1e-4)
         assert row["eval_loss"] == pytest.approx(before["eval_loss"], rel=1e-3)
-    different = [(a != b).any() for a, b in zip(*(jax.tree.leaves(run[-1][0].params) for run in runs), strict=True)]
+    different = [
+        (a != b).any()
+        for a, b in zip(*(jax.tree.leaves(run[-1][0].params) for run in runs), strict=True)
+    ]
     assert any(different)  # else nothing was tuned
 
 
@@ -449,7 +518,9 @@ def test_blocks_that_are_computed_again_need_less_memory():
         variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
         def loss(variables, model=model):
-            return jnp.square(model.apply(variables, images, train=True, mutable=["batch_stats"])[0]).sum()
+            return jnp.square(
+                model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
+            ).sum()
 
         program = jax.jit(cpu.optimized(jax.grad(loss)), compiler_options=cpu.OPTIONS)
         plan: Any = program.lower(variables).compile().memory_analysis()
@@ -461,14 +532,20 @@ def test_blocks_that_are_computed_again_need_less_memory():
 def test_gradients_of_wide_padding_are_right_in_short_runs_too(backend):
     """With padding as wide as the kernel or wider, gradients by images have negative padding (wrong in jaxlib 0.10.2)."""
     rng = np.random.default_rng(0)
-    x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in [(2, 8, 4, 8), (3, 2, 8, 16)])
+    x, kernel = (
+        rng.normal(size=shape).astype(np.float32) for shape in [(2, 8, 4, 8), (3, 2, 8, 16)]
+    )
     slope = rng.normal(size=(2, 12, 6, 16)).astype(np.float32)
 
     def step(images, fixed, index):
         kernel, slope = fixed
         layout, padding = ("NHWC", "HWIO", "NHWC"), ((3, 3), (3, 0))
         run = partial(
-            lax.conv_general_dilated, rhs=kernel, window_strides=(1, 1), padding=padding, dimension_numbers=layout
+            lax.conv_general_dilated,
+            rhs=kernel,
+            window_strides=(1, 1),
+            padding=padding,
+            dimension_numbers=layout,
         )
         return jax.vjp(run, images)[1](slope)[0]
 
@@ -479,4 +556,6 @@ def test_gradients_of_wide_padding_are_right_in_short_runs_too(backend):
     expected = np.zeros((2, 14, 7, 8))
     for i, j in np.ndindex(3, 2):
         expected[:, i : i + 12, j : j + 6] += slope.astype(np.float64) @ kernel[i, j].T
-    np.testing.assert_allclose(np.reshape(jax.device_get(got), x.shape), expected[:, 3:11, 3:7], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        np.reshape(jax.device_get(got), x.shape), expected[:, 3:11, 3:7], rtol=0, atol=1e-4
+    )

@@ -80,7 +80,10 @@ def case_of_convolution(random):
         work = work // max(channels) * (max(channels) // 2)
         channels[channels.index(max(channels))] //= 2
     sizes, kernel, strides, spread, apart, padding, _ = zip(*axes, strict=True)
-    images, kernel = (batch, *sizes, channels[0] * groups), (*kernel, channels[0], channels[1] * groups)
+    images, kernel = (
+        (batch, *sizes, channels[0] * groups),
+        (*kernel, channels[0], channels[1] * groups),
+    )
     dtype = pick(["float32"] * 4 + ["bfloat16"])
     return Case(images, kernel, strides, padding, spread, apart, groups, dtype, pick(FORMS))
 
@@ -116,7 +119,9 @@ def formed(case):
         def step(total, kernel):
             return jax.tree.map(jnp.add, total, gradients(x, kernel)), None
 
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradients, x, kernel))
+        zeros = jax.tree.map(
+            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradients, x, kernel)
+        )
         return lax.scan(step, zeros, jnp.stack([kernel, dkernel]))[0]
 
     def second(x, kernel, dx, dkernel):
@@ -125,8 +130,12 @@ def formed(case):
     forms = {
         "jit": lambda x, kernel, dx, dkernel: gradients(x, kernel),
         "scan": scanned,
-        "vmap": lambda x, kernel, dx, dkernel: jax.vmap(gradients, (0, None))(jnp.stack([x, dx]), kernel),
-        "remat": lambda x, kernel, dx, dkernel: gradients(x, kernel, jax.checkpoint(lambda x, k: f(jnp.tanh(x), k))),
+        "vmap": lambda x, kernel, dx, dkernel: jax.vmap(gradients, (0, None))(
+            jnp.stack([x, dx]), kernel
+        ),
+        "remat": lambda x, kernel, dx, dkernel: gradients(
+            x, kernel, jax.checkpoint(lambda x, k: f(jnp.tanh(x), k))
+        ),
         "second": second,
         "jvp": lambda x, kernel, dx, dkernel: jax.jvp(f, (x, kernel), (dx, dkernel)),
     }
@@ -146,7 +155,9 @@ def same(got, expected, case):
         assert a.shape == b.shape
         assert a.dtype == case.dtype
         a, b = np.asarray(a).astype(np.float64), np.asarray(b).astype(np.float64)
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max(initial=0), err_msg=str(case))
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=tolerance * np.abs(b).max(initial=0), err_msg=str(case)
+        )
 
 
 def compared(some):
@@ -161,7 +172,11 @@ def compared(some):
         changed.append(
             count_matches(jax.make_jaxpr(run)(*args), partial(convolution.rule, min_channels=1)) > 0
         )  # else it is the same
-    rows = [row for row, kept in zip(zip(some, some_runs, given, strict=True), changed, strict=True) if kept]
+    rows = [
+        row
+        for row, kept in zip(zip(some, some_runs, given, strict=True), changed, strict=True)
+        if kept
+    ]
     if not rows:
         return 0
     some, some_runs, given = zip(*rows, strict=True)
@@ -189,22 +204,45 @@ def case_of_padding(random):
     groups = pick([1, 1, 1, 2])
     while True:
         sizes, window = [[between(1, most) for _ in range(2)] for most in (14, 3)]
-        strides, padding = [between(1, 3) for _ in range(2)], [(between(-4, 3), between(-4, 3)) for _ in range(2)]
+        strides, padding = (
+            [between(1, 3) for _ in range(2)],
+            [(between(-4, 3), between(-4, 3)) for _ in range(2)],
+        )
         spread, dilation = [[pick([1, 1, 2]) for _ in range(2)] for _ in range(2)]
         axes = zip(sizes, spread, padding, window, dilation, strict=True)
-        fits = all((n - 1) * gap + sum(sides) >= (k - 1) * apart for n, gap, sides, k, apart in axes)
+        fits = all(
+            (n - 1) * gap + sum(sides) >= (k - 1) * apart for n, gap, sides, k, apart in axes
+        )
         if fits and min(map(min, padding)) < 0:
             break
-    images, kernel = (between(1, 3), *sizes, groups * pick([1, 2, 4, 8])), (*window, groups * pick([1, 2, 8]))
-    options = {"window_strides": strides, "padding": padding, "lhs_dilation": spread, "rhs_dilation": dilation}
-    return images, (*window, images[3] // groups, kernel[2]), options | {"feature_group_count": groups}
+    images, kernel = (
+        (between(1, 3), *sizes, groups * pick([1, 2, 4, 8])),
+        (*window, groups * pick([1, 2, 8])),
+    )
+    options = {
+        "window_strides": strides,
+        "padding": padding,
+        "lhs_dilation": spread,
+        "rhs_dilation": dilation,
+    }
+    return (
+        images,
+        (*window, images[3] // groups, kernel[2]),
+        options | {"feature_group_count": groups},
+    )
 
 
-def summed(x, kernel, shape, window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count):
+def summed(
+    x, kernel, shape, window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count
+):
     """The same convolution in NumPy, in float64: each result the sum over its window of an image amid endless zeros."""
     b, h, w, c = x.shape
     endless = np.zeros((b, 120, 120, c))
-    endless[:, 40 : 40 + h * lhs_dilation[0] : lhs_dilation[0], 40 : 40 + w * lhs_dilation[1] : lhs_dilation[1]] = x
+    endless[
+        :,
+        40 : 40 + h * lhs_dilation[0] : lhs_dilation[0],
+        40 : 40 + w * lhs_dilation[1] : lhs_dilation[1],
+    ] = x
     total = np.zeros(shape)
     for place, window in itertools.product(np.ndindex(*shape[1:3]), np.ndindex(*kernel.shape[:2])):
         axes = zip(place, window_strides, window, rhs_dilation, padding, strict=True)
@@ -213,7 +251,9 @@ def summed(x, kernel, shape, window_strides, padding, lhs_dilation, rhs_dilation
             np.split(endless[:, i, j], feature_group_count, 1),
             np.split(kernel[window], feature_group_count, 1),
         )
-        total[:, place[0], place[1]] += np.concatenate([a @ b for a, b in zip(pixels, weights, strict=True)], 1)
+        total[:, place[0], place[1]] += np.concatenate(
+            [a @ b for a, b in zip(pixels, weights, strict=True)], 1
+        )
     return total
 
 
@@ -222,7 +262,8 @@ def test_convolutions_of_random_padding(cases):
 
     def compare(some):
         drawn = [
-            [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in case[:2]] for case in some
+            [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in case[:2]]
+            for case in some
         ]
         layout = ("NHWC", "HWIO", "NHWC")
 
@@ -238,7 +279,11 @@ def test_convolutions_of_random_padding(cases):
         for case, (x, kernel), result in zip(some, drawn, got, strict=True):
             expected = summed(x, kernel, result.shape, **case[2])
             np.testing.assert_allclose(
-                result, expected, rtol=0, atol=1e-5 * (1 + np.abs(expected).max()), err_msg=str(case)
+                result,
+                expected,
+                rtol=0,
+                atol=1e-5 * (1 + np.abs(expected).max()),
+                err_msg=str(case),
             )
 
     tried(compare, case_of_padding, cases(120), together=12)
@@ -249,7 +294,10 @@ def case_of_pooling(random):
     axes = []
     for _ in range(2):
         n, k = random.randint(1, 14), random.randint(1, random.choice([2, 3, 4]))
-        sides = random.randint(0, k), random.randint(0, k)  # JAX's own gradient has no negative padding
+        sides = (
+            random.randint(0, k),
+            random.randint(0, k),
+        )  # JAX's own gradient has no negative padding
         sides = sides[0], sides[1] + max(k - n - sum(sides), 0)
         axes.append((n, k, random.randint(1, 4), sides))
     sizes, window, strides, padding = zip(*axes, strict=True)
@@ -280,7 +328,9 @@ def pooled(images, window, strides, padding, pixels):
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), edges)
 
     x = pixels_of(images, pixels)
-    slope = np.random.default_rng(2).normal(size=jax.eval_shape(function, x).shape).astype(np.float32)
+    slope = (
+        np.random.default_rng(2).normal(size=jax.eval_shape(function, x).shape).astype(np.float32)
+    )
     return lambda x, slope: jax.vjp(function, x)[1](slope)[0], (x, slope)
 
 
@@ -290,10 +340,13 @@ def test_gradients_of_random_max_poolings_are_those_of_jax_to_the_bit(cases):
     def compare(some):
         runs, given = zip(*(pooled(*case) for case in some), strict=True)
         rewritten.extend(
-            count_matches(jax.make_jaxpr(run)(*args), pooling.rule) for run, args in zip(runs, given, strict=True)
+            count_matches(jax.make_jaxpr(run)(*args), pooling.rule)
+            for run, args in zip(runs, given, strict=True)
         )
         every = lambda given: [run(*args) for run, args in zip(runs, given, strict=True)]  # noqa: E731
-        got, expected = (jax.jit(run, compiler_options=QUICK)(given) for run in (cpu.optimized(every), every))
+        got, expected = (
+            jax.jit(run, compiler_options=QUICK)(given) for run in (cpu.optimized(every), every)
+        )
         for case, a, b in zip(some, got, expected, strict=True):
             np.testing.assert_array_equal(a, b, err_msg=str(case))
 

@@ -29,7 +29,10 @@ def test_plain_lines_say_the_share_and_the_time_left_at_the_rate_so_far(clock):
         clock.seconds += 50
         progress.advance(50, "quarter")
         progress.write("row")
-    assert out.getvalue() == "  0%         ? left  starting\n 25%     02:30 left  quarter\n 25%     02:30 left  row\n"
+    assert (
+        out.getvalue()
+        == "  0%         ? left  starting\n 25%     02:30 left  quarter\n 25%     02:30 left  row\n"
+    )
 
 
 def test_work_done_before_does_not_count_in_the_rate(clock):

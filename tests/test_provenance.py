@@ -17,7 +17,9 @@ import pytest
 import jaxcnn as jc
 from jaxcnn import provenance, runs
 
-RECIPE = jc.Recipe(dataset="digits", model="mlp", options={"hidden": [4]}, batch=64, steps=1, every=1)
+RECIPE = jc.Recipe(
+    dataset="digits", model="mlp", options={"hidden": [4]}, batch=64, steps=1, every=1
+)
 
 
 class Net(nn.Module):
@@ -55,7 +57,9 @@ def read(folder, name):
 def own(tmp_path_factory, data):
     """The folder of a run of an own model and an own optimizer, with a recipe that names neither."""
     folder = tmp_path_factory.mktemp("own")
-    trained(folder, Net(), optax.adam(0.01), data, recipe=replace(RECIPE, model="resnet20", options={}))
+    trained(
+        folder, Net(), optax.adam(0.01), data, recipe=replace(RECIPE, model="resnet20", options={})
+    )
     return folder
 
 
@@ -70,13 +74,17 @@ def test_an_own_model_and_optimizer_are_recorded_and_the_recipes_are_not(own):
     for name in ("config.json", "run.json"):
         assert "resnet20" not in (own / name).read_text()
         assert "momentum" not in (own / name).read_text()
-    assert jc.Recipe.load(own).dataset == "digits"  # still a recipe, for those who read what else was set
+    assert (
+        jc.Recipe.load(own).dataset == "digits"
+    )  # still a recipe, for those who read what else was set
     assert set(read(own, "run.json")["arrays"]) == {"params", "optimizer"}
 
 
 def test_the_same_pieces_go_on_in_their_folder(own, data):
     before = [(own / name).read_bytes() for name in ("config.json", "run.json")]
-    log = trained(own, Net(), optax.adam(0.01), data, recipe=replace(RECIPE, model="resnet20", options={}))
+    log = trained(
+        own, Net(), optax.adam(0.01), data, recipe=replace(RECIPE, model="resnet20", options={})
+    )
     assert len(log.rows()) == 1
     assert before == [(own / name).read_bytes() for name in ("config.json", "run.json")]
 
@@ -88,20 +96,40 @@ NET = f"{__name__}.Net"
     ("model", "tx", "says"),
     [
         (Net(), optax.adam(0.02), ["scale(step_size=-0.01) there", "scale(step_size=-0.02) here"]),
-        (Net(), optax.adam(0.01, b1=0.8), ["scale_by_adam(b1=0.9) there", "scale_by_adam(b1=0.8) here"]),
-        (Net(), optax.sgd(0.01), ["scale_by_adam(b1=0.9", "there and identity() + scale(step_size=-0.01) here"]),
-        (Net(features=5), optax.adam(0.01), [f"{NET}(features=4) there", f"{NET}(features=5) here"]),
+        (
+            Net(),
+            optax.adam(0.01, b1=0.8),
+            ["scale_by_adam(b1=0.9) there", "scale_by_adam(b1=0.8) here"],
+        ),
+        (
+            Net(),
+            optax.sgd(0.01),
+            ["scale_by_adam(b1=0.9", "there and identity() + scale(step_size=-0.01) here"],
+        ),
+        (
+            Net(features=5),
+            optax.adam(0.01),
+            [f"{NET}(features=4) there", f"{NET}(features=5) here"],
+        ),
         (Net(activation=nn.tanh), optax.adam(0.01), ["relu) there", "tanh) here"]),
-        (jc.create_model("mlp", 10), optax.adam(0.01), [f"{NET}(features=4", "jaxcnn.models.mlp.MLP(classes=10"]),
+        (
+            jc.create_model("mlp", 10),
+            optax.adam(0.01),
+            [f"{NET}(features=4", "jaxcnn.models.mlp.MLP(classes=10"],
+        ),
         (Net(), jc.create_optimizer(RECIPE), ["scale_by_adam(b1=0.9", "momentum(lr=0.1) here"]),
     ],
 )
 @pytest.mark.parametrize("at", ["start", "row"])
-def test_another_model_optimizer_or_rate_is_refused_with_both_values(own, data, model, tx, says, at):
+def test_another_model_optimizer_or_rate_is_refused_with_both_values(
+    own, data, model, tx, says, at
+):
     recipe = replace(RECIPE, model="resnet20", options={})
     rows = (own / "metrics.jsonl").read_bytes()
     row = {"step": 1, "seconds": float(np.random.default_rng().random()), "train_loss": 0.0}
-    provenance.store_facts(row, provenance.run_facts(model, tx, recipe, data, {}, ()))  # as `train` does
+    provenance.store_facts(
+        row, provenance.run_facts(model, tx, recipe, data, {}, ())
+    )  # as `train` does
     pieces = {"model": model, "tx": tx} if at == "start" else {}
     with pytest.raises(jc.ArgumentError, match="holds another run") as error:
         jc.RunLog(own, recipe, **pieces).write(**row)
@@ -113,8 +141,12 @@ def test_another_model_optimizer_or_rate_is_refused_with_both_values(own, data, 
 
 
 def test_an_own_optimizer_is_refused_by_the_loop_as_it_is_written(own, data):
-    with pytest.raises(jc.ArgumentError, match=r"scale\(step_size=-0.01\) there and scale\(step_size=-0.5\) here"):
-        trained(own, Net(), optax.adam(0.5), data, recipe=replace(RECIPE, model="resnet20", options={}))
+    with pytest.raises(
+        jc.ArgumentError, match=r"scale\(step_size=-0.01\) there and scale\(step_size=-0.5\) here"
+    ):
+        trained(
+            own, Net(), optax.adam(0.5), data, recipe=replace(RECIPE, model="resnet20", options={})
+        )
 
 
 def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
@@ -126,14 +158,21 @@ def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
     with pytest.raises(jc.ArgumentError, match=rf"model is mlp\(hidden=\[4\]\) there and {NET}"):
         jc.RunLog(tmp_path, RECIPE, model=Net())
     other = jc.create_optimizer(replace(RECIPE, lr=0.5))  # of the same name, with another rate
-    with pytest.raises(jc.ArgumentError, match=r"optimizer is momentum\(lr=0.1\) there and momentum\(lr=0.5\) here;"):
+    with pytest.raises(
+        jc.ArgumentError,
+        match=r"optimizer is momentum\(lr=0.1\) there and momentum\(lr=0.5\) here;",
+    ):
         jc.RunLog(tmp_path, RECIPE, tx=other)
-    assert provenance.model_facts(jc.create_model("mlp", 10, hidden=[5]), RECIPE)["fields"]["hidden"] == [5]  # type: ignore[index]
+    assert provenance.model_facts(jc.create_model("mlp", 10, hidden=[5]), RECIPE)["fields"][
+        "hidden"
+    ] == [5]  # type: ignore[index]
 
 
 def test_a_row_of_another_recipe_than_the_logs_is_refused(tmp_path, data):
     model, tx = runs.model_and_optimizer(RECIPE, 10)
-    with pytest.raises(jc.ArgumentError, match=r"the row is of another recipe .*steps \(7 there, 1 trained\)"):
+    with pytest.raises(
+        jc.ArgumentError, match=r"the row is of another recipe .*steps \(7 there, 1 trained\)"
+    ):
         trained(tmp_path, model, tx, data, log_recipe=replace(RECIPE, steps=7))
     assert jc.read_metrics(tmp_path) == []
 
@@ -146,7 +185,9 @@ def test_rows_of_two_runs_at_once_are_told_apart(tmp_path, data):
     for name, (_, row) in zip(all_runs, [next(fit) for fit in fits], strict=True):
         jc.RunLog(tmp_path / name, RECIPE).write(**row)
     for name, rate in (("a", -0.1), ("b", -0.2)):
-        assert {"name": "scale", "step_size": rate} in read(tmp_path / name, "run.json")["optimizer"]["parts"]
+        assert {"name": "scale", "step_size": rate} in read(tmp_path / name, "run.json")[
+            "optimizer"
+        ]["parts"]
 
 
 RATE = 0.25
@@ -155,7 +196,10 @@ RATE = 0.25
 @pytest.mark.parametrize(
     ("tx", "words"),
     [
-        (optax.sgd(0.1, momentum=0.9), ["trace(accumulator_dtype=None, decay=0.9", "scale(step_size=-0.1)"]),
+        (
+            optax.sgd(0.1, momentum=0.9),
+            ["trace(accumulator_dtype=None, decay=0.9", "scale(step_size=-0.1)"],
+        ),
         (optax.sgd(optax.cosine_decay_schedule(0.3, 100)), ["decay_steps=100", "init_value=0.3"]),
         (optax.sgd(lambda step: RATE * 0.5**step), ["constants=[0.5]", "RATE=0.25"]),
         (optax.inject_hyperparams(optax.sgd)(0.3), ['"learning_rate": 0.3']),
@@ -165,7 +209,10 @@ RATE = 0.25
             ["step_size=-0.3", "step_size=-0.2"],
         ),
         (optax.masked(optax.sgd(0.3), {"x": True}), ["scale(step_size=-0.3)"]),
-        (optax.chain(optax.clip(0.7), jc.create_optimizer(jc.Recipe(lr=0.6))), ["clip(max_delta=0.7)", "lr=0.6"]),
+        (
+            optax.chain(optax.clip(0.7), jc.create_optimizer(jc.Recipe(lr=0.6))),
+            ["clip(max_delta=0.7)", "lr=0.6"],
+        ),
         (optax.contrib.muon(0.02), ["step_size=-0.02"]),
         (optax.lbfgs(0.3), ["memory_size=10", "step_size=-0.3"]),
     ],
@@ -179,10 +226,18 @@ def test_the_numbers_of_any_optax_transformation_are_read(tx, words):
 
 
 def test_numbers_that_one_version_alone_has_do_not_count():
-    old, new = {"name": "scale_by_adam", "b1": 0.9}, {"name": "scale_by_adam", "b1": 0.9, "nesterov": False}
-    assert provenance.differences({"optimizer": {"parts": [old]}}, {"optimizer": {"parts": [new]}}) == []
+    old, new = (
+        {"name": "scale_by_adam", "b1": 0.9},
+        {"name": "scale_by_adam", "b1": 0.9, "nesterov": False},
+    )
+    assert (
+        provenance.differences({"optimizer": {"parts": [old]}}, {"optimizer": {"parts": [new]}})
+        == []
+    )
     slow, fast = ({"optimizer": {"parts": [old], "rate": rate}} for rate in (0.1, 0.2))
-    assert provenance.differences(slow, fast) == ["optimizer is at rate 0.1 there and at rate 0.2 here"]
+    assert provenance.differences(slow, fast) == [
+        "optimizer is at rate 0.1 there and at rate 0.2 here"
+    ]
 
 
 def test_fields_of_any_kind_become_plain_values_without_addresses():
@@ -199,7 +254,14 @@ def test_fields_of_any_kind_become_plain_values_without_addresses():
         object(),
         nn.Dense(3),
     ]
-    fields += [lambda x: 3 * x, nn.initializers.he_normal(), {1, 2}, float("inf"), jnp.bfloat16, np.dtype("int8")]
+    fields += [
+        lambda x: 3 * x,
+        nn.initializers.he_normal(),
+        {1, 2},
+        float("inf"),
+        jnp.bfloat16,
+        np.dtype("int8"),
+    ]
     model = Odd(parts=fields)
     facts: Any = provenance.model_facts(model, RECIPE)
     text = json.dumps(facts, allow_nan=False)
@@ -221,11 +283,15 @@ def test_fields_of_any_kind_become_plain_values_without_addresses():
 @pytest.mark.parametrize("change", ["labels", "image", "test labels", "names"])
 def test_other_data_in_the_folder_of_a_run_are_refused(tmp_path, data, change, large, monkeypatch):
     if large:  # so that arrays count as those that are read once and in part
-        repeated = jc.Split(np.repeat(data.train.images, 16, 0), np.repeat(data.train.labels, 16, 0))
+        repeated = jc.Split(
+            np.repeat(data.train.images, 16, 0), np.repeat(data.train.labels, 16, 0)
+        )
         data = data._replace(train=repeated)
         monkeypatch.setattr(provenance, "MAX_DIGEST_BYTES", 1 << 18)
     jc.RunLog(tmp_path, RECIPE, data=data)
-    jc.RunLog(tmp_path, RECIPE, data=data._replace(train=jc.Split(*(np.array(a) for a in data.train))))  # equal
+    jc.RunLog(
+        tmp_path, RECIPE, data=data._replace(train=jc.Split(*(np.array(a) for a in data.train)))
+    )  # equal
     labels, images = data.train.labels.copy(), data.train.images.copy()
     labels[7] = (labels[7] + 1) % 10
     images[0] = 255 - images[0]
@@ -253,7 +319,9 @@ def test_a_study_refuses_other_labels_before_it_trains(tmp_path, data, monkeypat
         lambda: runs.run(RECIPE, other, tmp_path / "run", strategy=strategy),
         lambda: runs.sweep({"run": RECIPE}, other, tmp_path, strategy=strategy),
     ):
-        with pytest.raises(jc.ArgumentError, match="holds another run: the data's images or labels"):
+        with pytest.raises(
+            jc.ArgumentError, match="holds another run: the data's images or labels"
+        ):
             again()
 
 
@@ -280,10 +348,18 @@ except jc.ArgumentError as error:
 """
 SETTINGS = [
     ("jax_enable_x64", True, "jax_enable_x64 is False there and True here"),
-    ("jax_threefry_partitionable", False, "jax_threefry_partitionable is True there and False here"),
+    (
+        "jax_threefry_partitionable",
+        False,
+        "jax_threefry_partitionable is True there and False here",
+    ),
     ("jax_default_prng_impl", "rbg", "jax_default_prng_impl is threefry2x32 there and rbg here"),
     ("jax_random_seed_offset", 3, "jax_random_seed_offset is 0 there and 3 here"),
-    ("jax_default_matmul_precision", "highest", "jax_default_matmul_precision is None there and highest here"),
+    (
+        "jax_default_matmul_precision",
+        "highest",
+        "jax_default_matmul_precision is None there and highest here",
+    ),
 ]
 
 
@@ -293,7 +369,9 @@ def test_settings_of_jax_that_change_numbers_are_recorded_and_refused(tmp_path, 
     before = read(tmp_path, "run.json")["jax"][name]
     try:
         jax.config.update(name, value)
-        with pytest.raises(jc.ArgumentError, match=f"holds another run: {says}; write another --out") as error:
+        with pytest.raises(
+            jc.ArgumentError, match=f"holds another run: {says}; write another --out"
+        ) as error:
             jc.RunLog(tmp_path, jc.Recipe())
     finally:
         jax.config.update(name, before)
@@ -305,7 +383,11 @@ def test_settings_are_those_of_the_environment_too(tmp_path):
     jc.RunLog(tmp_path, jc.Recipe())
     env = os.environ | {"JAX_ENABLE_X64": "1", "JAX_THREEFRY_PARTITIONABLE": "0"}
     said = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], env=env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert f"{SETTINGS[0][2]}; {SETTINGS[1][2]}" in said.stdout
     assert said.stdout.count("\n") == 1
@@ -317,17 +399,28 @@ def test_the_machine_and_the_commit_are_recorded(tmp_path, monkeypatch):
     assert facts["cores"] == provenance.cores() >= 1
     assert facts["cpu"] == provenance.processor() != ""
     root = os.path.dirname(os.path.dirname(jc.__file__))
-    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    head = subprocess.run(
+        ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
     checkout = os.path.exists(os.path.join(root, ".git")) and head.returncode == 0
-    assert facts["commit"].removesuffix("-dirty") == head.stdout.strip() if checkout else facts["commit"] is None
+    assert (
+        facts["commit"].removesuffix("-dirty") == head.stdout.strip()
+        if checkout
+        else facts["commit"] is None
+    )
     monkeypatch.setattr(provenance, "cores", lambda: facts["cores"] + 1)
     jc.RunLog(tmp_path, jc.Recipe())
-    assert [line["cores"] for line in read(tmp_path, "env.json")] == [facts["cores"], facts["cores"] + 1]
+    assert [line["cores"] for line in read(tmp_path, "env.json")] == [
+        facts["cores"],
+        facts["cores"] + 1,
+    ]
 
 
 def test_a_package_outside_a_checkout_has_no_commit(tmp_path, monkeypatch):
     """Also where some other repository surrounds it, as a project does its virtual environment."""
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "site-packages" / "jaxcnn" / "provenance.py"))
+    monkeypatch.setattr(
+        provenance, "__file__", str(tmp_path / "site-packages" / "jaxcnn" / "provenance.py")
+    )
     (tmp_path / ".git").mkdir()
     assert provenance._commit.__wrapped__() is None
     (tmp_path / "site-packages" / ".git").mkdir(parents=True)  # no repository: git fails
@@ -364,7 +457,8 @@ def test_fields_of_extreme_values_can_be_read_back(tmp_path):
 def test_a_dictionary_is_no_recipe_and_says_so(tmp_path):
     wrong: Any = {"lr": 0.1}
     with pytest.raises(
-        jc.ArgumentError, match=r"recipe is a dict, \{'lr': 0.1\}; expected a Recipe. Use jaxcnn.Recipe"
+        jc.ArgumentError,
+        match=r"recipe is a dict, \{'lr': 0.1\}; expected a Recipe. Use jaxcnn.Recipe",
     ):
         jc.RunLog(tmp_path / "run", wrong)
     assert not (tmp_path / "run").exists()

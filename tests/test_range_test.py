@@ -27,11 +27,18 @@ def descent(curvatures, momentum=0.0):
     return step, (np.ones(len(c)), np.zeros(len(c)))
 
 
-SPECTRA = {"one": [8.0], "two": [1.0, 8.0], "wide": [0.03, 0.3, 3.0, 30.0], "dense": np.geomspace(1e-3, 50, 200)}
+SPECTRA = {
+    "one": [8.0],
+    "two": [1.0, 8.0],
+    "wide": [0.03, 0.3, 3.0, 30.0],
+    "dense": np.geomspace(1e-3, 50, 200),
+}
 
 
 @pytest.mark.parametrize("window", [1, 5])
-@pytest.mark.parametrize(("momentum", "steps"), [(m, n) for m in (0.0, 0.5, 0.9) for n in (50, 100, 300) if n > 60 * m])
+@pytest.mark.parametrize(
+    ("momentum", "steps"), [(m, n) for m in (0.0, 0.5, 0.9) for n in (50, 100, 300) if n > 60 * m]
+)
 @pytest.mark.parametrize("name", SPECTRA)
 def test_on_quadratics_the_limit_is_within_two_of_the_truth(name, momentum, steps, window):
     step, start = descent(SPECTRA[name], momentum)
@@ -64,7 +71,10 @@ def test_a_loss_that_only_falls_has_no_limit():
 
 
 def test_a_loss_that_only_rises_suggests_nothing():
-    assert range_test(lambda t, rate: (t + 1, 1 + t / 100), 0, low=1e-3, high=1.0, steps=30).suggested is None
+    assert (
+        range_test(lambda t, rate: (t + 1, 1 + t / 100), 0, low=1e-3, high=1.0, steps=30).suggested
+        is None
+    )
 
 
 def test_the_suggestion_is_where_the_loss_falls_most():
@@ -72,12 +82,16 @@ def test_the_suggestion_is_where_the_loss_falls_most():
     losses = 2 - 1 / (1 + (1e-2 / rates) ** 2)  # steepest in log rate at 0.01
     found = read(rates, losses)
     assert found.suggested == pytest.approx(1e-2, rel=0.1)
-    np.testing.assert_allclose(found.smooth[2:-2], np.convolve(losses, np.ones(5) / 5, "valid"), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.smooth[2:-2], np.convolve(losses, np.ones(5) / 5, "valid"), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_ends_the_test(bad):
-    found = range_test(lambda t, rate: (t + 1, 2 - 0.1 * t if t < 12 else bad), 0, low=1e-3, high=1.0, steps=30)
+    found = range_test(
+        lambda t, rate: (t + 1, 2 - 0.1 * t if t < 12 else bad), 0, low=1e-3, high=1.0, steps=30
+    )
     assert len(found.losses) == 13
     assert found.diverged == found.rates[12]
     assert found.limit == found.rates[11]
@@ -107,7 +121,9 @@ def test_what_falls_above_the_ceiling_suggests_nothing():
         ([math.inf, 1.0, 0.5], math.inf, 0),
     ],
 )
-def test_a_range_in_which_nothing_is_learnt_has_no_limit_and_no_suggestion(losses, ceiling, diverged):
+def test_a_range_in_which_nothing_is_learnt_has_no_limit_and_no_suggestion(
+    losses, ceiling, diverged
+):
     rates = np.geomspace(1e-3, 1e-2, len(losses))
     found = read(rates, losses, ceiling=ceiling)
     assert (found.suggested, found.limit) == (None, None)
@@ -125,7 +141,9 @@ def test_a_divergence_within_the_first_window_is_seen():
 
 
 CURVES = st.lists(
-    st.one_of(st.floats(0, 10), st.floats(), st.sampled_from([0.0, 2.3, 1e308, -1.0, 5e-324])), min_size=1, max_size=60
+    st.one_of(st.floats(0, 10), st.floats(), st.sampled_from([0.0, 2.3, 1e308, -1.0, 5e-324])),
+    min_size=1,
+    max_size=60,
 )
 
 
@@ -138,7 +156,11 @@ def first_blown(losses, window):
 
 
 @settings(max_examples=int(os.environ.get("JAXCNN_CASES", 0)) or 300, deadline=None)
-@given(CURVES, st.integers(1, 9), st.one_of(st.just(math.inf), st.floats(0, 5), st.floats(allow_nan=False)))
+@given(
+    CURVES,
+    st.integers(1, 9),
+    st.one_of(st.just(math.inf), st.floats(0, 5), st.floats(allow_nan=False)),
+)
 @example([math.nan], 5, 2.3)
 @example([3.0, 2.9], 5, 2.3)
 def test_any_curve_is_read_and_what_it_gives_lies_within_the_range(losses, window, ceiling):
@@ -182,7 +204,9 @@ def test_what_cannot_be_read_is_one_line(rates, losses, more):
     assert "\n" not in str(error.value)
 
 
-NETWORK = jc.Recipe(dataset="digits", model="mlp", optimizer="sgd", batch=64, pad=0, flip=False, decay=0.0)
+NETWORK = jc.Recipe(
+    dataset="digits", model="mlp", optimizer="sgd", batch=64, pad=0, flip=False, decay=0.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +224,11 @@ def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data
 
     def ends(rate):
         recipe = replace(NETWORK, lr=rate, schedule="constant", drops=(), steps=60, every=60)
-        return [row["train_loss"] for _, row in jc.train(model, jc.create_optimizer(recipe), data, recipe) if row][-1]
+        return [
+            row["train_loss"]
+            for _, row in jc.train(model, jc.create_optimizer(recipe), data, recipe)
+            if row
+        ][-1]
 
     assert ends(found.suggested) < 1.0
     assert ends(4 * found.limit) > 2.3  # worse than guessing
@@ -241,9 +269,13 @@ def test_it_is_compiled_once_and_repeats_itself(data, monkeypatch):
         return lambda *arrays: traces.append(1) or step(*arrays)
 
     monkeypatch.setattr(module, "make_train_step", counted)
-    one = jc.lr_finder(jc.create_model("mlp", 10), data, NETWORK, steps=20, strategy=jc.strategy(devices=1))
+    one = jc.lr_finder(
+        jc.create_model("mlp", 10), data, NETWORK, steps=20, strategy=jc.strategy(devices=1)
+    )
     assert len(traces) == 1
-    again = jc.lr_finder(jc.create_model("mlp", 10), data, NETWORK, steps=20, strategy=jc.strategy(devices=1))
+    again = jc.lr_finder(
+        jc.create_model("mlp", 10), data, NETWORK, steps=20, strategy=jc.strategy(devices=1)
+    )
     np.testing.assert_array_equal(one.losses, again.losses)
 
 
@@ -251,7 +283,9 @@ def test_its_first_loss_is_that_of_the_first_batch(data):
     recipe = replace(NETWORK, lr=1e-5, schedule="constant", drops=(), steps=1, every=1)
     model = jc.create_model("mlp", 10)
     (row,) = [row for _, row in jc.train(model, jc.create_optimizer(recipe), data, recipe) if row]
-    assert jc.lr_finder(model, data, NETWORK, steps=10).losses[0] == pytest.approx(row["train_loss"], rel=1e-6)
+    assert jc.lr_finder(model, data, NETWORK, steps=10).losses[0] == pytest.approx(
+        row["train_loss"], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(

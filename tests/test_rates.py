@@ -15,7 +15,14 @@ from jaxcnn.state import init_state, with_variables
 from jaxcnn.training import make_train_step, step_kwargs
 
 RECIPE = jc.Recipe(
-    dataset="digits", model="convnet", options={"batch_norm": True}, batch=32, pad=0, flip=False, lr=0.05, steps=6
+    dataset="digits",
+    model="convnet",
+    options={"batch_norm": True},
+    batch=32,
+    pad=0,
+    flip=False,
+    lr=0.05,
+    steps=6,
 )
 INDEX = np.arange(32, dtype=np.int32)
 FROZEN = ("conv1", "conv1_norm", "dense")
@@ -40,21 +47,35 @@ def moves(before, after):
     return jax.tree.map(lambda a, b: b - a, before.params, after.params)
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "adam", "schedule-free", "lookahead", "sam", "muon"])
+@pytest.mark.parametrize(
+    "optimizer", ["momentum", "adam", "schedule-free", "lookahead", "sam", "muon"]
+)
 def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
     recipe = replace(
-        RECIPE, optimizer=optimizer, lr=0.01, stage_rates={"conv1": 0, "dense": 0}, decay=0.1, decay_on="all"
+        RECIPE,
+        optimizer=optimizer,
+        lr=0.01,
+        stage_rates={"conv1": 0, "dense": 0},
+        decay=0.1,
+        decay_on="all",
     )
     before, after = stepped(data, recipe, steps=6)
     judged = eval_params(after.opt_state, after.params)
     for name, part in before.params.items():
-        pairs = list(zip(*map(jax.tree.leaves, (part, after.params[name], judged[name])), strict=True))
+        pairs = list(
+            zip(*map(jax.tree.leaves, (part, after.params[name], judged[name])), strict=True)
+        )
         assert all(np.array_equal(a, b) for a, b, _ in pairs) == (name in FROZEN), name
         # Schedule-free recovers what it is judged at by a division.
-        assert all(np.allclose(a, c, rtol=1e-6, atol=0) for a, _, c in pairs) == (name in FROZEN), name
+        assert all(np.allclose(a, c, rtol=1e-6, atol=0) for a, _, c in pairs) == (name in FROZEN), (
+            name
+        )
     stats = before.model_state["batch_stats"], after.model_state["batch_stats"]
     for name in stats[0]:
-        same = all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (s[name] for s in stats)), strict=True))
+        same = all(
+            np.array_equal(a, b)
+            for a, b in zip(*map(jax.tree.leaves, (s[name] for s in stats)), strict=True)
+        )
         assert same == (name in FROZEN), name
 
 
@@ -80,7 +101,8 @@ def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
         return str(step.lower(state, data.train, INDEX).compile().as_text()).count(" convolution(")
 
     whole, first, both = (
-        convolutions(replace(RECIPE, stage_rates=rates)) for rates in ({}, {"conv1": 0}, {"conv1": 0, "conv2": 0})
+        convolutions(replace(RECIPE, stage_rates=rates))
+        for rates in ({}, {"conv1": 0}, {"conv1": 0, "conv2": 0})
     )
     forward = 2
     assert whole == forward + 3  # both kernels' gradients, and one with respect to a map
@@ -92,7 +114,9 @@ def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
     recipe = replace(RECIPE, stage_rates={"conv1": 0, "conv2": 0, "dense": 0})
     model, _ = model_and_optimizer(recipe, 10)
     before, after = stepped(data, recipe)
-    tested = jc.evaluate(model, before, jc.Split(data.train.images[:32], data.train.labels[:32]), batch=32)
+    tested = jc.evaluate(
+        model, before, jc.Split(data.train.images[:32], data.train.labels[:32]), batch=32
+    )
     assert float(after.metrics.loss) == pytest.approx(float(tested.loss), rel=1e-5)
     assert not np.array_equal(before.params["head"]["kernel"], after.params["head"]["kernel"])
 
@@ -104,7 +128,10 @@ def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
             {"stage_rates": {"stage9": 0}},
             r"'stage9', of which the model has no parameters; it has conv1, conv2, dense, head",
         ),
-        ({"stage_rates": {"conv1": 0.5}, "optimizer": "schedule-free"}, "takes rates of 0 and 1 only"),
+        (
+            {"stage_rates": {"conv1": 0.5}, "optimizer": "schedule-free"},
+            "takes rates of 0 and 1 only",
+        ),
     ],
 )
 def test_rates_that_cannot_be_are_refused_before_a_step(data, changes, said, tmp_path):
@@ -146,7 +173,8 @@ def test_variables_of_another_network_are_refused(data):
         with_variables(
             state,
             {
-                "params": state.params | {"head": {"kernel": jnp.ones((32, 5)), "bias": jnp.ones(5)}},
+                "params": state.params
+                | {"head": {"kernel": jnp.ones((32, 5)), "bias": jnp.ones(5)}},
                 **state.model_state,
             },
         )

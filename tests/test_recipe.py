@@ -246,7 +246,10 @@ def test_reporting_on_validation_needs_images_held_out():
 
 @pytest.mark.parametrize(
     ("value", "hint"),
-    [("momentun", "'momentun'; expected one of caffe, momentum; did you mean 'momentum'?"), ("xyz", "momentum")],
+    [
+        ("momentun", "'momentun'; expected one of caffe, momentum; did you mean 'momentum'?"),
+        ("xyz", "momentum"),
+    ],
 )
 def test_one_of_names_the_choices_and_the_nearest(value, hint):
     with pytest.raises(ArgumentError) as error:
@@ -257,7 +260,10 @@ def test_one_of_names_the_choices_and_the_nearest(value, hint):
 
 @pytest.mark.parametrize(
     ("values", "mend"),
-    [({"crop": "resized", "pad": 4}, "write pad=0"), ({"least_area": 0.5}, "write crop='resized' and pad=0")],
+    [
+        ({"crop": "resized", "pad": 4}, "write pad=0"),
+        ({"least_area": 0.5}, "write crop='resized' and pad=0"),
+    ],
 )
 def test_the_two_crops_have_settings_of_their_own(values, mend):
     with pytest.raises(ArgumentError, match=mend):

@@ -36,7 +36,24 @@ DRAWN = {
 }
 """Script -> its committed results."""
 RECORDS = (".json", ".jsonl", ".npz")
-WRONG = [None, True, -1, 0, 1e99, 1e308, 10**30, "text", "\x1b[31m", "", [], {}, [None], {"a": []}, [[1]], 0.5]
+WRONG = [
+    None,
+    True,
+    -1,
+    0,
+    1e99,
+    1e308,
+    10**30,
+    "text",
+    "\x1b[31m",
+    "",
+    [],
+    {},
+    [None],
+    {"a": []},
+    [[1]],
+    0.5,
+]
 
 
 def files(folder):
@@ -63,7 +80,19 @@ def mutate(path, rng):
     """Damage a record; returns how."""
     data = path.read_bytes()
     how = rng.choice(
-        ["cut", "flip", "value", "value", "value", "value", "constant", "bytes", "empty", "folder", "twice"]
+        [
+            "cut",
+            "flip",
+            "value",
+            "value",
+            "value",
+            "value",
+            "constant",
+            "bytes",
+            "empty",
+            "folder",
+            "twice",
+        ]
     )
     if how == "cut":
         path.write_bytes(data[: rng.randrange(len(data))])
@@ -81,7 +110,18 @@ def mutate(path, rng):
         path.mkdir()
     elif how == "constant":
         path.write_bytes(
-            rng.choice([b"NaN", b"[" * 10**5, b"1" * 5000, b"null", b"[1]", b'{"step": Infinity}', b"[]", b"{}"])
+            rng.choice(
+                [
+                    b"NaN",
+                    b"[" * 10**5,
+                    b"1" * 5000,
+                    b"null",
+                    b"[1]",
+                    b'{"step": Infinity}',
+                    b"[]",
+                    b"{}",
+                ]
+            )
         )
     elif path.suffix == ".json":
         path.write_text(json.dumps(change(json.loads(data), rng)))
@@ -97,7 +137,9 @@ def mutate(path, rng):
 def drawn(script, out, capsys):
     """Runs the script with --plot-only; asserts that it ends well, or with one line."""
     capsys.readouterr()
-    code = exit_code(importlib.import_module(f"experiments.{script}").main, ["--plot-only", "--out", str(out)])
+    code = exit_code(
+        importlib.import_module(f"experiments.{script}").main, ["--plot-only", "--out", str(out)]
+    )
     said = capsys.readouterr()
     assert "\x1b" not in said.out + said.err
     if code == 2:
@@ -129,7 +171,9 @@ def test_damaged_records_are_drawn_or_refused_in_one_line(script, tmp_path, caps
         without_arithmetic(monkeypatch)
     source = RESULTS / DRAWN[script]
     seed = int(os.environ.get("JAXCNN_SEED", 0))
-    few = 1 if script.startswith(("learning_rate", "loss_landscape", "signal_propagation")) else 3  # those draw for seconds
+    few = (
+        1 if script.startswith(("learning_rate", "loss_landscape", "signal_propagation")) else 3
+    )  # those draw for seconds
     for case in range(seed, seed + (CASES or few)):
         rng, out = random.Random(f"{script} {case}"), tmp_path / str(case)
         shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.png", "*.csv", "*.md"))
@@ -138,7 +182,9 @@ def test_damaged_records_are_drawn_or_refused_in_one_line(script, tmp_path, caps
         try:
             drawn(script, out, capsys)
         except BaseException as error:
-            raise AssertionError(f"case {case} of {script}: {path.relative_to(out)}, {how}") from error
+            raise AssertionError(
+                f"case {case} of {script}: {path.relative_to(out)}, {how}"
+            ) from error
         shutil.rmtree(out)
 
 
@@ -210,7 +256,10 @@ def test_what_is_no_file_is_one_line_and_is_not_waited_for(run, name, kind):
     for read in reads:
         error = ends(read)
         if error is None:
-            assert (kind, name) in [("nowhere", "config.json"), ("nowhere", "env.json")], (kind, name)
+            assert (kind, name) in [("nowhere", "config.json"), ("nowhere", "env.json")], (
+                kind,
+                name,
+            )
             continue
         if (kind, name) == ("nowhere", "result.json") and "holds no run that is over" in str(error):
             continue
@@ -228,7 +277,15 @@ def test_packed_runs_that_are_no_file_are_one_line(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "torn", [b'{"step": 8, "a": "\xff', b"\xff", b"\x00\x00\x00", b'{"step": 8}\xe2\x82', b'{"step": \n', b"\n"]
+    "torn",
+    [
+        b'{"step": 8, "a": "\xff',
+        b"\xff",
+        b"\x00\x00\x00",
+        b'{"step": 8}\xe2\x82',
+        b'{"step": \n',
+        b"\n",
+    ],
 )
 def test_a_torn_last_line_of_any_bytes_is_passed_over_and_mended(run, torn):
     path = run / "metrics.jsonl"
@@ -253,7 +310,9 @@ def test_a_torn_last_line_of_any_bytes_is_passed_over_and_mended(run, torn):
 def test_a_line_that_no_run_writes_is_named_with_its_number(run, line):
     path = run / "metrics.jsonl"
     path.write_bytes(line + b"\n" + path.read_bytes())
-    with pytest.raises(LogError, match=r"metrics\.jsonl, line 1, is no row of a run: .*delete that line") as error:
+    with pytest.raises(
+        LogError, match=r"metrics\.jsonl, line 1, is no row of a run: .*delete that line"
+    ) as error:
         read_metrics(run)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600 + len(str(path))
@@ -270,7 +329,9 @@ def test_a_line_that_no_run_writes_is_named_with_its_number(run, line):
 def test_a_result_that_no_run_leaves_is_named(run, change):
     result = json.loads((run / "result.json").read_text()) | change
     (run / "result.json").write_text(json.dumps(result))
-    with pytest.raises(LogError, match=r"study/a holds no result of a run: .*delete that run") as error:
+    with pytest.raises(
+        LogError, match=r"study/a holds no result of a run: .*delete that run"
+    ) as error:
         runs.finished_runs(run.parent)
     assert "\n" not in str(error.value)
 
@@ -284,7 +345,9 @@ def test_a_figure_that_was_no_number_has_no_mean(run):
 
 def test_errors_that_are_not_of_records_keep_their_kind():
     with (
-        pytest.raises(LogError, match=r"runs/a holds records that cannot be used: KeyError 'b'; expected") as error,
+        pytest.raises(
+            LogError, match=r"runs/a holds records that cannot be used: KeyError 'b'; expected"
+        ) as error,
         run_log.reading("runs/a"),
     ):
         {"a": 1}["b"]

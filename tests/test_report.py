@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxcnn.tables import SeedStatistics, compact, markdown, seed_statistics, turning_point, write_table
+from jaxcnn.tables import (
+    SeedStatistics,
+    compact,
+    markdown,
+    seed_statistics,
+    turning_point,
+    write_table,
+)
 
 ROWS = [
     {"depth": 20, "error": 8.754, "ci95": None, "kind": "plain, option A"},
@@ -38,12 +45,15 @@ def test_three_seeds_leave_04_points_and_five_02_at_a_deviation_of_016(n, quanti
     values = np.arange(n) - (n - 1) / 2
     values *= 0.16 / values.std(ddof=1)
     _, _, ci95 = numbers(values)
-    assert ci95 == pytest.approx(quantile * 0.16 / math.sqrt(n), rel=2e-4)  # quantiles of the printed tables
+    assert ci95 == pytest.approx(
+        quantile * 0.16 / math.sqrt(n), rel=2e-4
+    )  # quantiles of the printed tables
     assert round(ci95, 2) == half
 
 
 @pytest.mark.parametrize(
-    ("values", "summary"), [([], (None, None, None)), ([7.5], (7.5, None, None)), ([3, 3], (3, 0, 0))]
+    ("values", "summary"),
+    [([], (None, None, None)), ([7.5], (7.5, None, None)), ([3, 3], (3, 0, 0))],
 )
 def test_what_a_sample_is_too_small_for_is_none(values, summary):
     assert seed_statistics(values) == SeedStatistics(*summary)
@@ -89,7 +99,10 @@ def test_a_cell_has_three_digits_and_its_interval_as_many_places(mean, half, cel
 
 def turn(values, **how):
     """The step of the turning point of a curve with a row every 10 steps, or None."""
-    rows = [{"step": 10 * (i + 1), "eval_loss": value, "eval_error": 1.0} for i, value in enumerate(values)]
+    rows = [
+        {"step": 10 * (i + 1), "eval_loss": value, "eval_error": 1.0}
+        for i, value in enumerate(values)
+    ]
     found = turning_point(rows, **how)
     assert found is None or found in rows
     return found and found["step"]
@@ -123,7 +136,9 @@ def test_a_single_low_row_is_not_the_turning_point_of_a_noisy_curve():
     values[30] = values.min() - 0.1  # luck
     assert turn(values.tolist(), window=1) == 310
     assert turn(values.tolist(), window=7) in range(130, 200, 10)
-    smooth = [values[max(0, i - 3) : i + 4].mean() for i in range(40)]  # as written in the docstring, by NumPy
+    smooth = [
+        values[max(0, i - 3) : i + 4].mean() for i in range(40)
+    ]  # as written in the docstring, by NumPy
     assert turn(values.tolist(), window=7) == 10 * (int(np.argmin(smooth)) + 1)
 
 
@@ -135,7 +150,9 @@ def test_the_margin_is_a_share_of_the_lowest_and_the_key_is_free():
         turn([3, 1, 3], key="no such")
 
 
-@pytest.mark.parametrize("how", [{"window": 2}, {"window": 0}, {"window": -1}, {"margin": -0.1}, {"margin": math.nan}])
+@pytest.mark.parametrize(
+    "how", [{"window": 2}, {"window": 0}, {"window": -1}, {"margin": -0.1}, {"margin": math.nan}]
+)
 def test_windows_have_a_middle_and_margins_are_shares(how):
     with pytest.raises(ValueError, match="expected an odd number of rows and at least 0"):
         turn([3, 1, 3], **how)

@@ -13,7 +13,14 @@ import jaxcnn as jc
 from jaxcnn.state import init_state
 
 RECIPE = jc.Recipe(
-    dataset="digits", model="mlp", options={"hidden": [4]}, batch=64, steps=4, every=2, lr=0.05, drops=()
+    dataset="digits",
+    model="mlp",
+    options={"hidden": [4]},
+    batch=64,
+    steps=4,
+    every=2,
+    lr=0.05,
+    drops=(),
 )
 MODEL = jc.create_model("mlp", 10, hidden=[4])
 
@@ -47,18 +54,32 @@ def bits(state):
             {"mean": (0.5,), "std": (0.25,)},
             "mean is 'pixel' (0.3055 on average) in the state and (0.5,) with std (0.25,) (0.5",
         ),
-        ({"mean": "none"}, "mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the recipe"),
+        (
+            {"mean": "none"},
+            "mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the recipe",
+        ),
         (
             {"std": True, "mean": "channel"},
             "mean is 'pixel' (0.3055 on average) in the state and 'channel' with std True (0.3055",
         ),
     ],
 )
-def test_a_state_of_other_numbers_is_refused_with_both_values(data, strategy, half, change, says, monkeypatch):
+def test_a_state_of_other_numbers_is_refused_with_both_values(
+    data, strategy, half, change, says, monkeypatch
+):
     recipe = replace(RECIPE, **change)
     monkeypatch.setattr("jaxcnn.training._trainer", lambda *a: pytest.fail("it compiled"))
     with pytest.raises(jc.ArgumentError) as error:
-        next(jc.train(MODEL, jc.create_optimizer(recipe), data, recipe, strategy=strategy, resume=lambda like: half))
+        next(
+            jc.train(
+                MODEL,
+                jc.create_optimizer(recipe),
+                data,
+                recipe,
+                strategy=strategy,
+                resume=lambda like: half,
+            )
+        )
     assert says in str(error.value)
     assert "warm_start=True" in str(error.value)
     assert "\n" not in str(error.value)
@@ -67,15 +88,34 @@ def test_a_state_of_other_numbers_is_refused_with_both_values(data, strategy, ha
 def test_all_that_differs_is_named_at_once(data, strategy, half):
     recipe = replace(RECIPE, lr=0.1, seed=3, mean="none")
     with pytest.raises(jc.ArgumentError, match=r"lr is 0.05 .*, seed is 0 .*, mean is 'pixel' "):
-        next(jc.train(MODEL, jc.create_optimizer(recipe), data, recipe, strategy=strategy, resume=lambda like: half))
+        next(
+            jc.train(
+                MODEL,
+                jc.create_optimizer(recipe),
+                data,
+                recipe,
+                strategy=strategy,
+                resume=lambda like: half,
+            )
+        )
 
 
 def test_data_of_another_mean_are_refused(data, strategy, half):
     other = data._replace(mean=data.mean / 2)
     with pytest.raises(
-        jc.ArgumentError, match=r"mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)"
+        jc.ArgumentError,
+        match=r"mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)",
     ):
-        next(jc.train(MODEL, jc.create_optimizer(RECIPE), other, RECIPE, strategy=strategy, resume=lambda like: half))
+        next(
+            jc.train(
+                MODEL,
+                jc.create_optimizer(RECIPE),
+                other,
+                RECIPE,
+                strategy=strategy,
+                resume=lambda like: half,
+            )
+        )
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -85,7 +125,14 @@ def test_more_steps_and_another_end_of_the_schedule_are_fine(data, strategy, sch
     middle = next(jc.train(MODEL, jc.create_optimizer(recipe), data, recipe, strategy=strategy))[0]
     longer = replace(recipe, steps=6)
     rest = list(
-        jc.train(MODEL, jc.create_optimizer(longer), data, longer, strategy=strategy, resume=lambda like: middle)
+        jc.train(
+            MODEL,
+            jc.create_optimizer(longer),
+            data,
+            longer,
+            strategy=strategy,
+            resume=lambda like: middle,
+        )
     )
     assert [row["step"] for _, row in rest if row] == [4, 6]
 
@@ -122,7 +169,9 @@ def test_a_warm_start_from_the_recipes_own_state_changes_nothing(data, strategy,
     tx = jc.create_optimizer(RECIPE)
     ends = []
     for warm in (False, True):
-        *_, (state, _) = jc.train(MODEL, tx, data, RECIPE, strategy=strategy, resume=lambda like: half, warm_start=warm)
+        *_, (state, _) = jc.train(
+            MODEL, tx, data, RECIPE, strategy=strategy, resume=lambda like: half, warm_start=warm
+        )
         ends.append(bits(state))
     assert ends[0] == ends[1]
 
@@ -134,10 +183,24 @@ def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy,
         return optax.chain(optax.clip(1.0), tx) if wrapped else tx
 
     before = init_state(MODEL, made(0.05), RECIPE, data)
-    with pytest.raises(jc.ArgumentError, match=r"learning_rate is 0.05 in the state and 0.0005 in the recipe"):
-        next(jc.train(MODEL, made(0.0005), data, RECIPE, strategy=strategy, resume=lambda like: before))
+    with pytest.raises(
+        jc.ArgumentError, match=r"learning_rate is 0.05 in the state and 0.0005 in the recipe"
+    ):
+        next(
+            jc.train(
+                MODEL, made(0.0005), data, RECIPE, strategy=strategy, resume=lambda like: before
+            )
+        )
     _, row = next(
-        jc.train(MODEL, made(0.0005), data, RECIPE, strategy=strategy, resume=lambda like: before, warm_start=True)
+        jc.train(
+            MODEL,
+            made(0.0005),
+            data,
+            RECIPE,
+            strategy=strategy,
+            resume=lambda like: before,
+            warm_start=True,
+        )
     )
     assert row is not None
     assert row["rate"] == 0.0005
@@ -146,7 +209,9 @@ def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy,
         return made(optax.exponential_decay(rate, 1, 0.5))
 
     middle = next(jc.train(MODEL, falling(0.05), data, RECIPE, strategy=strategy))[0]
-    _, row = next(jc.train(MODEL, falling(0.05), data, RECIPE, strategy=strategy, resume=lambda like: middle))
+    _, row = next(
+        jc.train(MODEL, falling(0.05), data, RECIPE, strategy=strategy, resume=lambda like: middle)
+    )
     assert row is not None
     assert row["rate"] == 0.05 / 8
 
@@ -161,4 +226,13 @@ def test_the_state_of_another_model_or_optimizer_is_one_line(data, strategy, hal
         assert "\n" not in str(error.value)
     wide = jc.create_model("mlp", 10, hidden=[5])
     with pytest.raises(jc.ArgumentError, match=r"has params.*of shape \(.*4.*expected \(.*5"):
-        next(jc.train(wide, jc.create_optimizer(RECIPE), data, RECIPE, strategy=strategy, resume=lambda like: half))
+        next(
+            jc.train(
+                wide,
+                jc.create_optimizer(RECIPE),
+                data,
+                RECIPE,
+                strategy=strategy,
+                resume=lambda like: half,
+            )
+        )

@@ -32,7 +32,8 @@ def test_every_network_is_a_dot_with_its_name():
     figure = roofline(CLOSE, peak=100.0, bandwidth=10.0, title="Roofs", note="a machine")
     dots = {line.get_label(): line for line in figure.axes[0].lines if line.get_label() != "roofs"}
     assert {
-        name: (np.asarray(line.get_xdata())[0], np.asarray(line.get_ydata())[0]) for name, line in dots.items()
+        name: (np.asarray(line.get_xdata())[0], np.asarray(line.get_ydata())[0])
+        for name, line in dots.items()
     } == CLOSE
     assert len({(line.get_color(), line.get_marker()) for line in dots.values()}) == len(CLOSE)
     assert [text.get_text() for text in figure.axes[0].texts][2:] == list(CLOSE)
@@ -44,13 +45,18 @@ def test_names_do_not_overlap_and_stay_in_the_axes():
     figure = roofline(CLOSE, peak=100.0, bandwidth=10.0)
     FigureCanvasAgg(figure).draw()
     axis = figure.axes[0]
-    edges = [(box.x0, box.y0, box.x1, box.y1) for box in (axis.get_window_extent(), *map(words, axis.texts[2:]))]
+    edges = [
+        (box.x0, box.y0, box.x1, box.y1)
+        for box in (axis.get_window_extent(), *map(words, axis.texts[2:]))
+    ]
     (left, low, right, high), *names = edges
     assert len(names) == len(CLOSE)
     for i, (x0, y0, x1, y1) in enumerate(names):
         assert left < x0 < x1 < right
         assert low < y0 < y1 < high
-        assert not [b for b in names[i + 1 :] if x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1]
+        assert not [
+            b for b in names[i + 1 :] if x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1
+        ]
 
 
 def test_names_are_moved_no_further_than_they_must():
@@ -60,7 +66,9 @@ def test_names_are_moved_no_further_than_they_must():
 
 
 def test_names_stand_off_dots_which_stay():
-    found = spread_labels({"a": (0.0, 1.0, 1.0), "b": (0.0, 1.2, 1.0), "c": (2.0, 1.0, 1.0)}, 0.5, dots=[(0.5, 1.1)])
+    found = spread_labels(
+        {"a": (0.0, 1.0, 1.0), "b": (0.0, 1.2, 1.0), "c": (2.0, 1.0, 1.0)}, 0.5, dots=[(0.5, 1.1)]
+    )
     assert found == pytest.approx({"a": 0.6, "b": 1.6, "c": 1.0})
 
 

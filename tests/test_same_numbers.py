@@ -45,7 +45,9 @@ def run(source, out, last=1000):
     """The run in a fresh process, until after step `last`: the steps at which it began and ended, and whether it is over."""
     command = [sys.executable, "-c", SCRIPT, str(source), str(out), str(last)]
     env = {**os.environ, "XLA_FLAGS": ""}
-    said = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    said = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
     assert said.returncode == 0, said.stderr
     return said.stdout.split()
 
@@ -57,7 +59,8 @@ def ended(folder):
         state = saved.restore(init_state(model, jc.create_optimizer(RECIPE), RECIPE, data))
     assert state is not None
     rows = [
-        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in jc.read_metrics(folder)
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+        for row in jc.read_metrics(folder)
     ]
     return [leaf.tobytes() for leaf in jax.tree.leaves(state)], rows
 
@@ -89,10 +92,14 @@ def trained(strategy, **changes):
 
 
 def gap(a, b):
-    return max(float(np.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+    return max(
+        float(np.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    )
 
 
-@pytest.mark.parametrize(("kind", "devices"), [("jit", 2), ("jit", 8), ("pmap", 1), ("pmap", 4), ("pmap", 8)])
+@pytest.mark.parametrize(
+    ("kind", "devices"), [("jit", 2), ("jit", 8), ("pmap", 1), ("pmap", 4), ("pmap", 8)]
+)
 def test_crops_flips_and_dropout_are_the_same_on_any_devices(kind, devices):
     """Another mask or crop of one of the 320 images would show: another seed of dropout alone moves the parameters far."""
     alone, other = trained(jc.strategy("jit", 1)), trained(jc.strategy(kind, devices))
@@ -105,7 +112,11 @@ def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
     """Stopped twice and continued on other devices, it has the rows of a run that stayed on one."""
     data, recipe = jc.load_dataset("digits"), replace(RECIPE, steps=6, every=3, drops=())
     whole = runs.run(recipe, data, tmp_path / "whole", strategy=jc.strategy("jit", 1))
-    for last, strategy in ((2, jc.strategy("pmap", 8)), (4, jc.strategy("jit", 1)), (99, jc.strategy("jit", 8))):
+    for last, strategy in (
+        (2, jc.strategy("pmap", 8)),
+        (4, jc.strategy("jit", 1)),
+        (99, jc.strategy("jit", 8)),
+    ):
         seen: list[int] = []
         result = runs.run(
             recipe,
@@ -118,6 +129,8 @@ def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
         assert seen[-1] == min(last, 6)
     assert whole is not None
     assert result is not None
-    for mine, theirs in zip(*map(jc.read_metrics, (tmp_path / "moved", tmp_path / "whole")), strict=True):
+    for mine, theirs in zip(
+        *map(jc.read_metrics, (tmp_path / "moved", tmp_path / "whole")), strict=True
+    ):
         for name in ("train_loss", "train_error", "eval_loss", "eval_error", "grad_norm"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-5), name

@@ -63,7 +63,9 @@ def test_every_kind_of_collective_is_read():
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 def test_a_ring_sums_with_the_bytes_of_the_formula(devices):
     """Every device sends a part to the next N - 1 times, adding, and N - 1 times, copying."""
-    held = np.random.default_rng(0).normal(size=(devices, devices, 5)).astype(np.float32)  # device, part, numbers
+    held = (
+        np.random.default_rng(0).normal(size=(devices, devices, 5)).astype(np.float32)
+    )  # device, part, numbers
     total, sent = held.sum(0), np.zeros(devices, int)
     for turn in range(2 * (devices - 1)):
         before = held.copy()
@@ -85,14 +87,19 @@ def test_gloo_cuts_tensors_as_counted(devices):
         whole += sum(i * each < 4 * size for i in range(2 * devices))
     assert traffic.num_messages(sizes, devices) == 2 * (devices - 1) * whole
     carried = 2 * (devices - 1) * 4 * sum(sizes)
-    assert traffic.expected_bytes(sizes, devices) == carried + 144 * traffic.num_messages(sizes, devices)
+    assert traffic.expected_bytes(sizes, devices) == carried + 144 * traffic.num_messages(
+        sizes, devices
+    )
 
 
 @pytest.mark.parametrize("depth", PUBLISHED)
 def test_multiply_adds_are_the_published(depth):
     model, n = jc.create_model(f"cifar-resnet{depth}", 10), (depth - 2) // 6
     assert multiply_adds(model) == pytest.approx(PUBLISHED[depth], rel=4e-3)
-    stages = [(32 >> s) ** 2 * 9 * c * (2 * n * c - (c // 2 if s else 0)) for s, c in enumerate((16, 32, 64))]
+    stages = [
+        (32 >> s) ** 2 * 9 * c * (2 * n * c - (c // 2 if s else 0))
+        for s, c in enumerate((16, 32, 64))
+    ]
     assert multiply_adds(model) == 32**2 * 9 * 3 * 16 + sum(stages) + 640
 
 
@@ -114,7 +121,9 @@ def test_bytes_are_those_of_parameters_and_channels():
 def test_a_step_is_the_sum_of_its_parts():
     link = Link("", 1e9, 3e-6, 2e-6, "")
     assert all_reduce_latency(link, 1) == 0
-    assert [all_reduce_latency(link, n) for n in (2, 5, 1024)] == pytest.approx([7e-6, 15e-6, 43e-6])
+    assert [all_reduce_latency(link, n) for n in (2, 5, 1024)] == pytest.approx(
+        [7e-6, 15e-6, 43e-6]
+    )
     found = step_time(link, 4, size=10**6, collectives=10, flops=1e9, rate=1e12)
     assert found == pytest.approx(StepTime(1e-3, 110e-6, 1.5e-3))
     assert found.communication_share == pytest.approx(1.61 / 2.61)
@@ -140,14 +149,41 @@ def readings():
     """Rows as `traffic.measure` gives them, made so that paper and counters agree and a step takes what is predicted."""
     model, rows = jc.create_model("resnet8", 10, width=4), []
     for turn in range(3):
-        rows.append({"round": turn, "devices": 1, "work": "batch", "seconds": 0.002, "bytes": 0, "packets": 0})
+        rows.append(
+            {
+                "round": turn,
+                "devices": 1,
+                "work": "batch",
+                "seconds": 0.002,
+                "bytes": 0,
+                "packets": 0,
+            }
+        )
         for norm in ("batch", "device"):
             sent = communication_volume(model, (8, 8, 1), "jit", norm)
             size = traffic.expected_bytes(sent.tensors, 2) + 52 * 100
             seconds = 0.002 + len(sent.tensors) * 1e-4 + sent.bytes * 1e-9 + 1e-3 * (turn - 1)
-            rows.append({"round": turn, "devices": 2, "work": norm, "seconds": seconds, "bytes": size, "packets": 100})
+            rows.append(
+                {
+                    "round": turn,
+                    "devices": 2,
+                    "work": norm,
+                    "seconds": seconds,
+                    "bytes": size,
+                    "packets": 100,
+                }
+            )
         for name, seconds in (("small", 32 * 1e-4), ("large", 1e-4 + 2**20 * 1e-9)):
-            rows.append({"round": turn, "devices": 2, "work": name, "seconds": seconds, "bytes": 0, "packets": 0})
+            rows.append(
+                {
+                    "round": turn,
+                    "devices": 2,
+                    "work": name,
+                    "seconds": seconds,
+                    "bytes": 0,
+                    "packets": 0,
+                }
+            )
     return rows
 
 
@@ -157,9 +193,23 @@ def table(path):
 
 
 def test_the_script_leaves_tables_and_figures(tmp_path):
-    settings = {"network": "resnet8", "width": 4, "batch": 32, "devices": [1, 2], "steps": 1, "rounds": 3}
-    (tmp_path / "wire.json").write_text(json.dumps({"settings": settings, "own_loopback": True, "rows": readings()}))
-    assert main(["--parts", "arithmetic", "--depths", "8", "20", "--most", "4", "--out", str(tmp_path)]) == 0
+    settings = {
+        "network": "resnet8",
+        "width": 4,
+        "batch": 32,
+        "devices": [1, 2],
+        "steps": 1,
+        "rounds": 3,
+    }
+    (tmp_path / "wire.json").write_text(
+        json.dumps({"settings": settings, "own_loopback": True, "rows": readings()})
+    )
+    assert (
+        main(
+            ["--parts", "arithmetic", "--depths", "8", "20", "--most", "4", "--out", str(tmp_path)]
+        )
+        == 0
+    )
     for name in ("share.png", "bytes.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert {line["network"] for line in table(tmp_path / "table.csv")} == {"ResNet-8", "ResNet-20"}

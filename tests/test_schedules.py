@@ -44,7 +44,10 @@ def one_cycle(t):
 
 def restarts(t):
     """Loshchilov and Hutter 2017, eq. 5, with T_0 = 20 and T_mult = 2."""
-    begin, length = np.select([t < 20, t < 60], [0, 20], 60), np.select([t < 20, t < 60], [20, 40], 80)
+    begin, length = (
+        np.select([t < 20, t < 60], [0, 20], 60),
+        np.select([t < 20, t < 60], [20, 40], 80),
+    )
     return half_cosine((t - begin) / length)
 
 
@@ -57,7 +60,14 @@ FORMULAS |= {"one-cycle": one_cycle, "restarts": restarts, "warmup": warmup, "pl
 
 
 def recipe_of(schedule: str, **more: Any) -> Recipe:
-    given = {"optimizer": "sgd", "decay": 0.0, "lr": 0.2, "steps": 140, "drops": (30, 90), "factor": 0.5}
+    given = {
+        "optimizer": "sgd",
+        "decay": 0.0,
+        "lr": 0.2,
+        "steps": 140,
+        "drops": (30, 90),
+        "factor": 0.5,
+    }
     return Recipe(schedule=schedule, **(given | more))
 
 
@@ -80,7 +90,9 @@ def test_every_schedule_is_compared():
 
 @pytest.mark.parametrize("name", [name for name in FORMULAS if name != "plateau"])
 def test_a_schedule_is_its_formula_at_every_step(name):
-    np.testing.assert_allclose(rates(recipe_of(name)), 0.2 * FORMULAS[name](AT), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        rates(recipe_of(name)), 0.2 * FORMULAS[name](AT), rtol=1e-5, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,22 +146,32 @@ def test_the_shortest_runs_have_a_rate_too(name, steps):
 def test_on_a_plateau_the_rate_falls_after_three_windows_again_and_again():
     taken = rates(recipe_of("plateau", steps=80), np.full(80, 1.7))
     falls = np.flatnonzero(np.diff(taken) < 0) + 1
-    assert falls.tolist() == list(range(7, 80, 6))  # the last step of windows 4, 7, ..., whose mean it completes
-    np.testing.assert_allclose(taken[[0, *falls]], 0.2 * 0.5 ** np.arange(len(falls) + 1), rtol=1e-6)
+    assert falls.tolist() == list(
+        range(7, 80, 6)
+    )  # the last step of windows 4, 7, ..., whose mean it completes
+    np.testing.assert_allclose(
+        taken[[0, *falls]], 0.2 * 0.5 ** np.arange(len(falls) + 1), rtol=1e-6
+    )
 
 
 def test_while_the_loss_falls_the_rate_stays():
-    np.testing.assert_allclose(rates(recipe_of("plateau", steps=80), 0.99 ** np.arange(80)), 0.2, rtol=1e-6)
+    np.testing.assert_allclose(
+        rates(recipe_of("plateau", steps=80), 0.99 ** np.arange(80)), 0.2, rtol=1e-6
+    )
 
 
 def test_a_fall_of_less_than_a_thousandth_is_a_plateau():
-    slow, quick = (rates(recipe_of("plateau", steps=80), (1 - fall) ** np.arange(80)) for fall in (1e-4, 1e-3))
+    slow, quick = (
+        rates(recipe_of("plateau", steps=80), (1 - fall) ** np.arange(80)) for fall in (1e-4, 1e-3)
+    )
     assert slow[-1] < 0.2 / 100
     np.testing.assert_allclose(quick, 0.2, rtol=1e-6)
 
 
 def test_one_good_window_starts_the_count_again():
-    losses = np.repeat([2.0, 2, 2, 1, 1, 1, 1, 1], 2)  # means of windows: two without a better one, then a better one
+    losses = np.repeat(
+        [2.0, 2, 2, 1, 1, 1, 1, 1], 2
+    )  # means of windows: two without a better one, then a better one
     taken = rates(recipe_of("plateau", steps=80), losses)
     assert (np.flatnonzero(np.diff(taken)) + 1).tolist() == [13]
 
@@ -176,15 +198,21 @@ def test_a_plateau_lowers_the_rate_of_any_schedule():
 @pytest.mark.parametrize("name", ["step", "cosine", "warmup", "one-cycle"])
 def test_the_rows_of_a_run_report_the_rate_of_their_last_step(name):
     data = jc.load_dataset("digits")
-    recipe = recipe_of(name, dataset="digits", batch=32, steps=20, drops=(6, 12), every=4, pad=0, flip=False)
+    recipe = recipe_of(
+        name, dataset="digits", batch=32, steps=20, drops=(6, 12), every=4, pad=0, flip=False
+    )
     model, strategy = jc.create_model("mlp", 10, hidden=[]), jc.strategy("jit", devices=1)
-    rows = [row for _, row in jc.train(model, create_optimizer(recipe), data, recipe, strategy=strategy)]
+    rows = [
+        row for _, row in jc.train(model, create_optimizer(recipe), data, recipe, strategy=strategy)
+    ]
     t = np.array([3, 7, 11, 15, 19])
     expected = {
         "step": 0.5 ** ((t >= 6) + 1.0 * (t >= 12)),
         "cosine": half_cosine(t / 20),
         "warmup": np.ones(5),
-        "one-cycle": np.where(t < 6, 1 - 0.96 * half_cosine(t / 6), 4e-6 + (1 - 4e-6) * half_cosine((t - 6) / 14)),
+        "one-cycle": np.where(
+            t < 6, 1 - 0.96 * half_cosine(t / 6), 4e-6 + (1 - 4e-6) * half_cosine((t - 6) / 14)
+        ),
     }[name]
     np.testing.assert_allclose([row["rate"] for row in rows if row], 0.2 * expected, rtol=1e-5)
 

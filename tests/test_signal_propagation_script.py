@@ -16,8 +16,23 @@ from jaxcnn.run_log import write_text
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
-FEW = ["--images", "32", "--start-depths", "8", "--width", "4", "--trial-steps", "2", "--keep-every", "2"]
-FIGURES = {"start": ["std", "gradient", "rank"], "end": ["std", "gradient", "rank"], "path": ["gradient"]}
+FEW = [
+    "--images",
+    "32",
+    "--start-depths",
+    "8",
+    "--width",
+    "4",
+    "--trial-steps",
+    "2",
+    "--keep-every",
+    "2",
+]
+FIGURES = {
+    "start": ["std", "gradient", "rank"],
+    "end": ["std", "gradient", "rank"],
+    "path": ["gradient"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +90,15 @@ def test_numbers_are_those_of_the_library(all_runs, out):
     std = response_std(run.model, run.last, images, train=True)
     norms = gradient_norms(run.model, run.last, images, labels)
     assert [row["layer"] for row in rows] == [name for name in std if name != "head"]
-    assert [row["std"] for row in rows] == pytest.approx([std[row["layer"]] for row in rows], rel=1e-5)
-    assert [row["gradient"] for row in rows] == pytest.approx([norms[row["layer"]] for row in rows], rel=1e-4)
-    (line,) = (line for line in table(out / "end") if (line["network"], line["bn"]) == ("ResNet-8", "yes"))
+    assert [row["std"] for row in rows] == pytest.approx(
+        [std[row["layer"]] for row in rows], rel=1e-5
+    )
+    assert [row["gradient"] for row in rows] == pytest.approx(
+        [norms[row["layer"]] for row in rows], rel=1e-4
+    )
+    (line,) = (
+        line for line in table(out / "end") if (line["network"], line["bn"]) == ("ResNet-8", "yes")
+    )
     assert float(line["gradient_first"]) == pytest.approx(norms["stem"], rel=1e-4)
     assert float(line["eval_error"]) == pytest.approx(run.rows[-1]["eval_error"], rel=1e-5)
 
@@ -91,7 +112,9 @@ def test_the_path_has_every_state_that_was_kept(out):
 
 
 def test_counterparts_differ_in_bn_and_rate_alone(all_runs, out):
-    recipe, other = (jc.Recipe.load(folder / "resnet8-seed0") for folder in (all_runs, out / "without"))
+    recipe, other = (
+        jc.Recipe.load(folder / "resnet8-seed0") for folder in (all_runs, out / "without")
+    )
     assert no_batch_norm.best_rates(out / "trials") == {"ResNet-8": 0.001}
     changed = {name for name, value in vars(recipe).items() if value != getattr(other, name)}
     assert changed == {"options", "lr"}
@@ -99,9 +122,22 @@ def test_counterparts_differ_in_bn_and_rate_alone(all_runs, out):
 
 
 def test_runs_that_all_diverge_are_a_result(all_runs, tmp_path):
-    args = [*FEW, "--parts", "end", "path", "--rates", "1e30", "--runs", str(all_runs), "--out", str(tmp_path)]
+    args = [
+        *FEW,
+        "--parts",
+        "end",
+        "path",
+        "--rates",
+        "1e30",
+        "--runs",
+        str(all_runs),
+        "--out",
+        str(tmp_path),
+    ]
     assert main(args) == 0
-    diverged = {(line["network"], line["bn"]): line["diverged_at"] for line in table(tmp_path / "end")}
+    diverged = {
+        (line["network"], line["bn"]): line["diverged_at"] for line in table(tmp_path / "end")
+    }
     assert diverged == {("ResNet-8", "no"): "2", ("ResNet-8", "yes"): ""}
     assert "ResNet-8 without BN diverged at step 2" in (tmp_path / "end" / "table.md").read_text()
     assert (tmp_path / "path" / "gradient.png").exists()
@@ -130,25 +166,38 @@ def head(residual, depth, norm=True, **more):
 
 def layers(*stds, gradients=(8.0, 2.0)):
     each = enumerate(zip(stds, gradients, strict=True), 1)
-    return [{"index": i, "step": 0, "std": s, "gradient": g, "rank": 2.0, "similarity": 0.5} for i, (s, g) in each]
+    return [
+        {"index": i, "step": 0, "std": s, "gradient": g, "rank": 2.0, "similarity": 0.5}
+        for i, (s, g) in each
+    ]
 
 
 def test_what_is_said_of_the_paper_follows_the_numbers():
-    ends = [(head(False, 20), layers(1.0, 2.0)), (head(True, 20), layers(1.0, 1.0)), (head(True, 56), layers(2.0, 2.0))]
+    ends = [
+        (head(False, 20), layers(1.0, 2.0)),
+        (head(True, 20), layers(1.0, 1.0)),
+        (head(True, 56), layers(2.0, 2.0)),
+    ]
     smaller, deeper = end.findings(ends)
-    assert smaller.endswith("plain 1.500, residual 1.000; smaller in the residual network, as in the paper: yes.")
+    assert smaller.endswith(
+        "plain 1.500, residual 1.000; smaller in the residual network, as in the paper: yes."
+    )
     assert deeper.endswith("(2.000 at depth 56, 1.000 at depth 20): no.")
     assert end.findings([(head(True, 20, norm=False, diverged=3), layers(None, None))]) == [
         "ResNet-20 without BN diverged at step 3."
     ]
-    words = start.findings([(head(False, 20), layers(1.0, 1.001)), (head(False, 20, norm=False), layers(0.5, None))])
+    words = start.findings(
+        [(head(False, 20), layers(1.0, 1.001)), (head(False, 20, norm=False), layers(0.5, None))]
+    )
     assert words[0].endswith("the largest distance from it is 0.001.")
     assert "grows 4-fold, 4.000 a layer" in words[1]
     assert "from 0.5 to no finite number" in words[2]
 
 
 def test_growth_and_colours_survive_what_is_not_finite():
-    assert figures.gradient_growth(layers(1.0, 1.0, 1.0, gradients=(8.0, 4.0, 2.0))) == pytest.approx(2)
+    assert figures.gradient_growth(
+        layers(1.0, 1.0, 1.0, gradients=(8.0, 4.0, 2.0))
+    ) == pytest.approx(2)
     assert figures.gradient_growth(layers(1.0, 1.0, gradients=(None, 2.0))) is None
     assert path.color_limits([np.full((2, 2), np.nan)]) == (0.1, 1.0)
     low, high = path.color_limits([np.array([[0.0, 1e-30, 1.0, np.inf]])])
@@ -169,14 +218,19 @@ MISTAKES = [
     (["--trial-steps", "0"], "steps is 0"),
     (["--depths", "26"], "make it: python -m experiments.depth --out"),
     (["--runs", "/nowhere"], "make them: python -m experiments.depth --out /nowhere"),
-    (["--preset", "cifar10", "--parts", "end", "--runs", "/nowhere"], "python -m experiments.depth --preset paper"),
+    (
+        ["--preset", "cifar10", "--parts", "end", "--runs", "/nowhere"],
+        "python -m experiments.depth --preset paper",
+    ),
     (["--dataset", "mnits"], "did you mean 'mnist'"),
     (["--plot-only", "--out", "/nowhere"], "holds no signals; leave out --plot-only"),
 ]
 
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
-def test_mistakes_are_one_line_and_exit_code_two(args, says, all_runs, tmp_path, capsys, monkeypatch):
+def test_mistakes_are_one_line_and_exit_code_two(
+    args, says, all_runs, tmp_path, capsys, monkeypatch
+):
     args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
     args = args if "--runs" in args else [*args, "--runs", str(all_runs)]
     refuses(main, args, says, capsys, monkeypatch)

@@ -26,7 +26,10 @@ from jaxcnn.models.norm import BatchNorm
 
 RNG = np.random.default_rng(0)
 DATA = jc.load_dataset("digits")
-IMAGES, LABELS = DATA.train.images[:32], DATA.train.labels[:32]  # of one shape, so that operations are compiled once
+IMAGES, LABELS = (
+    DATA.train.images[:32],
+    DATA.train.labels[:32],
+)  # of one shape, so that operations are compiled once
 
 
 def begun(model, seed=0, data=DATA):
@@ -42,9 +45,13 @@ def by_svd(matrix):
 
 @pytest.mark.parametrize(("n", "d", "rank"), [(7, 40, 7), (40, 7, 7), (30, 30, 3)])
 def test_effective_rank_is_that_of_the_singular_values(n, d, rank):
-    matrix = (RNG.standard_normal((n, rank)) * 3.0 ** -np.arange(rank)) @ RNG.standard_normal((rank, d))
+    matrix = (RNG.standard_normal((n, rank)) * 3.0 ** -np.arange(rank)) @ RNG.standard_normal(
+        (rank, d)
+    )
     assert effective_rank(matrix.astype(np.float32)) == pytest.approx(by_svd(matrix), rel=1e-5)
-    assert effective_rank(1e-30 * matrix.reshape(n, -1, 1)) == pytest.approx(by_svd(matrix), rel=1e-6)
+    assert effective_rank(1e-30 * matrix.reshape(n, -1, 1)) == pytest.approx(
+        by_svd(matrix), rel=1e-6
+    )
 
 
 def test_features_that_are_nothing_have_no_rank():
@@ -57,7 +64,10 @@ def test_similarity_is_the_mean_cosine_of_pairs():
     x = RNG.standard_normal((5, 2, 3)) + 1
     flat = x.reshape(5, -1)
     pairs = [
-        a @ b / np.linalg.norm(a) / np.linalg.norm(b) for i, a in enumerate(flat) for j, b in enumerate(flat) if i != j
+        a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        for i, a in enumerate(flat)
+        for j, b in enumerate(flat)
+        if i != j
     ]
     assert similarity(x) == pytest.approx(np.mean(pairs), rel=1e-9)
     assert similarity(1e-200 * x) == pytest.approx(np.mean(pairs), rel=1e-9)
@@ -66,7 +76,11 @@ def test_similarity_is_the_mean_cosine_of_pairs():
 FIRST = {"stem": "stem_norm", "stage1_block1/conv1": "stage1_block1/norm1"}
 FOLLOWS: dict[str, dict[str, str | None]] = {
     "resnet8": {**FIRST, "stage2_block1/conv2": "stage2_block1/norm2"},
-    "cifar-preresnet8": {**FIRST, "stage1_block1/conv1": "stage1_block1/norm2", "stage2_block1/conv2": None},
+    "cifar-preresnet8": {
+        **FIRST,
+        "stage1_block1/conv1": "stage1_block1/norm2",
+        "stage2_block1/conv2": None,
+    },
 }
 """Layer -> the BN that takes its output as it is."""
 
@@ -76,7 +90,10 @@ FOLLOWS: dict[str, dict[str, str | None]] = {
 def test_responses_come_after_bn_where_there_is_one_and_before_all_else(name, train):
     model: Any = jc.create_model(name, 10, width=4)
     state = begun(model)
-    inputs, variables = normalize(IMAGES, state.normalizer), {"params": state.params, **state.model_state}
+    inputs, variables = (
+        normalize(IMAGES, state.normalizer),
+        {"params": state.params, **state.model_state},
+    )
     found = responses(model, variables, inputs, train=train)
     _, kept = model.apply(variables, inputs, train=train, capture_intermediates=True, mutable=True)
     record: Any = flatten_dict(kept["intermediates"], sep="/")
@@ -106,7 +123,9 @@ def test_every_kernel_of_every_network_has_its_response(name):
     image = jax.ShapeDtypeStruct((2, size, size, 1 if size == 28 else 3), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     found = jax.eval_shape(lambda v, x: responses(model, v, x, train=True), variables, image)
-    kernels = {"/".join(path[:-1]) for path in flatten_dict(variables["params"]) if path[-1] == "kernel"}
+    kernels = {
+        "/".join(path[:-1]) for path in flatten_dict(variables["params"]) if path[-1] == "kernel"
+    }
     assert set(found) == kernels
 
 
@@ -152,7 +171,9 @@ def test_gradient_of_softmax_regression_is_the_formula():
     x = np.asarray(normalize(IMAGES, state.normalizer)).reshape(32, -1)
     expected = regression(x, x @ state.params["head"]["kernel"])
     for train in (True, False):
-        assert gradient_norms(model, state, IMAGES, LABELS, train=train) == pytest.approx({"head": expected}, rel=1e-5)
+        assert gradient_norms(model, state, IMAGES, LABELS, train=train) == pytest.approx(
+            {"head": expected}, rel=1e-5
+        )
 
 
 def regression(x, logits):
@@ -195,10 +216,15 @@ def test_without_bn_mean_squares_are_those_of_theory(name):
     states = [begun(model, seed) for seed in range(seeds)]
     runs = [map_responses(lambda y: np.square(y).mean(), model, state, images) for state in states]
     squares = np.array([[value for layer, value in run.items() if layer != "head"] for run in runs])
-    expected = theory.mean_squares(np.asarray(normalize(images, states[0].normalizer)), 14, name == "resnet14", 4000)
+    expected = theory.mean_squares(
+        np.asarray(normalize(images, states[0].normalizer)), 14, name == "resnet14", 4000
+    )
     mean, error = squares.mean(0), squares.std(0, ddof=1) / np.sqrt(seeds)
     assert (error < 0.2 * mean).all()
-    assert (np.abs(mean - expected) < 4 * error + 0.01 * expected).all(), (mean / expected, error / mean)
+    assert (np.abs(mean - expected) < 4 * error + 0.01 * expected).all(), (
+        mean / expected,
+        error / mean,
+    )
     if name == "resnet14":
         assert expected[4] > 2 * expected[2]
     else:
@@ -215,20 +241,28 @@ class Wide(nn.Module):
     def __call__(self, x, train=False):
         x = x.reshape(len(x), -1)
         for layer in range(self.depth):
-            x = nn.relu(BatchNorm(name=f"norm{layer}")(nn.Dense(256, name=f"dense{layer}")(x), train))
+            x = nn.relu(
+                BatchNorm(name=f"norm{layer}")(nn.Dense(256, name=f"dense{layer}")(x), train)
+            )
         return nn.Dense(self.classes, name="head")(x)
 
 
 def test_with_bn_gradients_grow_from_layer_to_layer_as_in_theory():
     """Yang et al. 2019 (arXiv:1902.08129): by the root of pi / (pi - 1), towards the first layer."""
     images = RNG.integers(0, 256, (256, 8, 8, 1), dtype=np.uint8)
-    norms = list(gradient_norms(Wide(), begun(Wide()), images, RNG.integers(0, 10, 256).astype(np.int32)).values())
+    norms = list(
+        gradient_norms(
+            Wide(), begun(Wide()), images, RNG.integers(0, 10, 256).astype(np.int32)
+        ).values()
+    )
     assert (norms[4] / norms[18]) ** (1 / 14) == pytest.approx(theory.GROWTH, rel=0.02)
 
 
 def test_ranks_collapse_without_bn_and_not_with_it():
     """Daneshmand et al. 2020 (arXiv:2003.01652), at depth 56."""
-    with_bn, without = (jc.create_model("plain56", 10, width=4, batch_norm=norm) for norm in (True, False))
+    with_bn, without = (
+        jc.create_model("plain56", 10, width=4, batch_norm=norm) for norm in (True, False)
+    )
     kept = list(effective_ranks(with_bn, begun(with_bn), IMAGES, train=True).values())[-2]
     lost = list(effective_ranks(without, begun(without), IMAGES, train=True).values())[-2]
     assert lost < 5 < 12 < kept, (lost, kept)

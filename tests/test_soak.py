@@ -45,8 +45,13 @@ def lines(tmp_path_factory, own_programs):
 
 def test_every_kind_of_run_is_made(lines):
     out, rows = lines
-    assert [row["kind"] for row in rows] == ["whole"] * 4 + ["diverged"] + ["whole"] * 2 + ["continued"] + ["whole"] * 4
-    status = {run: json.loads((out / f"shared-{run:03}" / "result.json").read_text())["status"] for run in (4, 7)}
+    assert [row["kind"] for row in rows] == ["whole"] * 4 + ["diverged"] + ["whole"] * 2 + [
+        "continued"
+    ] + ["whole"] * 4
+    status = {
+        run: json.loads((out / f"shared-{run:03}" / "result.json").read_text())["status"]
+        for run in (4, 7)
+    }
     assert status == {4: "diverged", 7: "finished"}
     assert [row["step"] for row in jc.read_metrics(out / "shared-007")] == [2, 4]
 
@@ -96,9 +101,17 @@ def mapped():
 @pytest.mark.parametrize(
     ("key", "leak", "release"),
     [
-        ("handles", lambda: [open(__file__) for _ in range(200)], lambda held: [file.close() for file in held]),  # noqa: SIM115
+        (
+            "handles",
+            lambda: [open(__file__) for _ in range(200)],  # noqa: SIM115
+            lambda held: [file.close() for file in held],
+        ),
         ("threads", threads, ended),
-        ("arrays", lambda: [jnp.ones(3) for _ in range(200)], lambda held: [array.delete() for array in held]),
+        (
+            "arrays",
+            lambda: [jnp.ones(3) for _ in range(200)],
+            lambda held: [array.delete() for array in held],
+        ),
         ("blocks", lambda: [object() for _ in range(10_000)], list.clear),
         ("memory_mib", mapped, lambda held: None),
     ],
@@ -110,7 +123,9 @@ def test_the_probe_sees_a_leak(key, leak, release, tmp_path):
     after = soak.probe(tmp_path, tmp_path)[key]
     release(held)
     del held
-    expected = {"handles": 200, "threads": 200, "arrays": 200, "blocks": 10_000, "memory_mib": 64}[key]
+    expected = {"handles": 200, "threads": 200, "arrays": 200, "blocks": 10_000, "memory_mib": 64}[
+        key
+    ]
     assert after - before == pytest.approx(expected, abs=0.2 * expected)
 
 
@@ -129,11 +144,15 @@ def test_the_slope_is_that_of_the_least_squares_of_the_second_half():
     change, half = soak.slope(values)
     fit, covariance = np.polyfit(np.arange(20), values[20:], 1, cov=True)
     assert change == pytest.approx(fit[0])
-    assert half == pytest.approx(2.10092 * covariance[0, 0] ** 0.5, rel=1e-5)  # Student's t for 18 degrees of freedom
+    assert half == pytest.approx(
+        2.10092 * covariance[0, 0] ** 0.5, rel=1e-5
+    )  # Student's t for 18 degrees of freedom
     assert soak.slope(np.full(40, 7.0)) == (0, 0)
 
 
-STEADY = {"series": "shared", "kind": "whole", "peak_mib": 500.0} | dict.fromkeys(soak.QUANTITIES, 100.0)
+STEADY = {"series": "shared", "kind": "whole", "peak_mib": 500.0} | dict.fromkeys(
+    soak.QUANTITIES, 100.0
+)
 
 
 def made(folder, runs=40, **grown):
@@ -160,7 +179,9 @@ def made(folder, runs=40, **grown):
         ("maps", 300, ["shared", "new"]),
     ],
 )
-def test_what_grows_is_named_in_one_line_with_exit_code_one(key, by, series, tmp_path, capsys, monkeypatch):
+def test_what_grows_is_named_in_one_line_with_exit_code_one(
+    key, by, series, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(soak.plots, "save", lambda figure, path: None)
     made(tmp_path, **{key: by})
     assert soak.main(["--plot-only", "--out", str(tmp_path)]) == 1
@@ -218,7 +239,7 @@ def test_leaking_runs_are_found_and_one_is_stopped_and_continued(tmp_path, monke
     sweep = soak.runs.sweep
 
     def leaking(runs, **how):
-        kept.append((open(__file__), [object() for _ in range(1000)]))  # noqa: SIM115
+        kept.append((open(__file__), [object() for _ in range(1000)]))
         result = sweep(runs, **how)
         ended.append((*runs, result is not None))
         return result
@@ -231,5 +252,8 @@ def test_leaking_runs_are_found_and_one_is_stopped_and_continued(tmp_path, monke
         file.close()
     assert [name for name, over in ended if not over] == ["shared-007"]
     assert [over for name, over in ended if name == "shared-007"] == [False, True]
-    assert soak.row("shared", "handles", np.array([row["handles"] for row in rows]))["verdict"] == "grows"
+    assert (
+        soak.row("shared", "handles", np.array([row["handles"] for row in rows]))["verdict"]
+        == "grows"
+    )
     assert soak.row("shared", "blocks", np.array([row["blocks"] for row in rows]))["slope"] > 1000

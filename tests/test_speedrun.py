@@ -47,20 +47,30 @@ def run(data):
 
 def test_whitening_is_the_inverse_root_of_the_patches_covariance():
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(40, 9, 7, 3)).cumsum(1).cumsum(2).astype(np.float32)  # neighbours alike, as in pictures
+    images = (
+        rng.normal(size=(40, 9, 7, 3)).cumsum(1).cumsum(2).astype(np.float32)
+    )  # neighbours alike, as in pictures
     kernel = np.asarray(network.whitening_kernel(jnp.asarray(images)), np.float64)
     assert kernel.shape == (2, 2, 3, 24)
     np.testing.assert_array_equal(kernel[..., 12:], -kernel[..., :12])
     windows = np.lib.stride_tricks.sliding_window_view(images.astype(np.float64), (2, 2), (1, 2))
-    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 12)  # in the kernel's order: row, column, channel
+    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(
+        -1, 12
+    )  # in the kernel's order: row, column, channel
     variances, vectors = np.linalg.eigh(np.cov(patches.T, bias=True))
     filters = kernel.reshape(12, 24)[:, :12]
     # Eigenvectors have no sign, so what is compared is F F^T = V (variances + epsilon)^-1 V^T.
     wanted = vectors / (variances + 5e-4) @ vectors.T
-    np.testing.assert_allclose(filters @ filters.T, wanted, rtol=2e-3, atol=2e-3 * abs(wanted).max())
+    np.testing.assert_allclose(
+        filters @ filters.T, wanted, rtol=2e-3, atol=2e-3 * abs(wanted).max()
+    )
     sizes = ("NHWC", "HWIO", "NHWC")
     seen = jax.lax.conv_general_dilated(
-        jnp.asarray(images), jnp.asarray(kernel, jnp.float32), (1, 1), "VALID", dimension_numbers=sizes
+        jnp.asarray(images),
+        jnp.asarray(kernel, jnp.float32),
+        (1, 1),
+        "VALID",
+        dimension_numbers=sizes,
     )
     covariance = np.cov(np.asarray(seen, np.float64)[..., :12].reshape(-1, 12).T, bias=True)
     np.testing.assert_allclose(covariance, np.diag(variances / (variances + 5e-4)), atol=5e-3)
@@ -68,7 +78,9 @@ def test_whitening_is_the_inverse_root_of_the_patches_covariance():
 
 @pytest.mark.parametrize(("channels", "filters"), [(5, 5), (3, 7), (7, 3)])
 def test_a_convolution_begins_as_the_identity(channels, filters):
-    kernel = jax.jit(network.partial_identity, static_argnums=1)(jax.random.key(0), (3, 3, channels, filters))
+    kernel = jax.jit(network.partial_identity, static_argnums=1)(
+        jax.random.key(0), (3, 3, channels, filters)
+    )
     x = np.random.default_rng(1).normal(size=(2, 6, 6, channels)).astype(np.float32)
     layer, same = nn.Conv(filters, (3, 3), padding=1, use_bias=False), min(channels, filters)
     y = np.asarray(jax.jit(layer.apply)({"params": {"kernel": kernel}}, x))
@@ -83,7 +95,10 @@ def test_the_network_is_the_papers():
     model = network.Net(10)
     image, kernel = jnp.zeros((1, 32, 32, 3)), jnp.zeros((2, 2, 3, 24))
     params = jax.eval_shape(model.init, jax.random.key(0), image, kernel)["params"]
-    sizes = {"/".join(k.key for k in path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    sizes = {
+        "/".join(k.key for k in path): leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
     trained = sum(size for name, size in sizes.items() if not name.endswith("scale"))
     convolutions = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
     assert trained == 24 + convolutions + 2 * (64 + 256 + 256) + 2560 == 1_971_352
@@ -94,7 +109,9 @@ def test_the_network_against_its_equations():
     rng = np.random.default_rng(0)
     images, kernel = rng.normal(size=(3, 8, 7, 2)), rng.normal(size=(2, 2, 2, 16))
     model = network.Net(5, (4,))
-    params = jax.eval_shape(model.init, jax.random.key(0), images.astype(np.float32), kernel.astype(np.float32))
+    params = jax.eval_shape(
+        model.init, jax.random.key(0), images.astype(np.float32), kernel.astype(np.float32)
+    )
     params = jax.tree.map(lambda x: rng.normal(size=x.shape), params["params"])
 
     def conv(x, kernel):
@@ -112,14 +129,21 @@ def test_the_network_against_its_equations():
         return (x - x.mean((0, 1, 2))) / spread * params[name]["scale"] + params[name]["bias"]
 
     x = gelu(conv(images, kernel) + params["whitening_bias"])
-    x = same_size(x, "block1_conv1")[:, :6, :6].reshape(3, 3, 2, 3, 2, 4).max((2, 4))  # 7 x 6: a row is dropped
+    x = (
+        same_size(x, "block1_conv1")[:, :6, :6].reshape(3, 3, 2, 3, 2, 4).max((2, 4))
+    )  # 7 x 6: a row is dropped
     x = gelu(norm(x, "block1_norm1"))
     x = gelu(norm(same_size(x, "block1_conv2"), "block1_norm2"))
     wanted = x.max((1, 2)) @ params["head"]["kernel"] / 9
     small = jax.tree.map(np.float32, (params, images, kernel))
-    stats = {f"block1_norm{i}": {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)} for i in (1, 2)}
+    stats = {
+        f"block1_norm{i}": {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)}
+        for i in (1, 2)
+    }
     forward = jax.jit(
-        lambda p, x, k: model.apply({"params": p, "batch_stats": stats}, x, k, True, mutable=["batch_stats"])
+        lambda p, x, k: model.apply(
+            {"params": p, "batch_stats": stats}, x, k, True, mutable=["batch_stats"]
+        )
     )
     found, new = forward(*small)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
@@ -131,7 +155,9 @@ def test_the_network_against_its_equations():
 def test_every_image_is_mirrored_every_other_epoch():
     numbers, epochs = jnp.arange(400), jnp.arange(6)
     every = jax.jit(jax.vmap(jax.vmap(inputs.is_mirrored, (None, None, 0)), (None, 0, None)))
-    seen, other = (np.asarray(every(jax.random.PRNGKey(seed), numbers, epochs)) for seed in (3, 4))  # [400, 6]
+    seen, other = (
+        np.asarray(every(jax.random.PRNGKey(seed), numbers, epochs)) for seed in (3, 4)
+    )  # [400, 6]
     assert (seen[:, 1:] != seen[:, :-1]).all()
     assert 150 < seen[:, 0].sum() < 250
     assert 100 < (seen[:, 0] != other[:, 0]).sum() < 300
@@ -144,7 +170,9 @@ def test_training_views_are_crops_of_the_mirrored_border():
     assert len(crops) == 25
     view = jax.vmap(inputs.train_view, (None, 0, 0, None, None, None))
     key, ones, many = jax.random.PRNGKey(0), jnp.ones(300, jnp.int32), jnp.arange(300)
-    moved: Any = jax.jit(lambda number, epoch: view(key, number, epoch, jnp.asarray(image), 2, False))
+    moved: Any = jax.jit(
+        lambda number, epoch: view(key, number, epoch, jnp.asarray(image), 2, False)
+    )
     for numbers, epochs in ((many, ones), (ones, many)):
         assert len({crops[each.tobytes()] for each in np.asarray(moved(numbers, epochs))}) == 25
     still = np.asarray(jax.jit(lambda: view(key, ones, many, jnp.asarray(image), 0, True))())
@@ -163,7 +191,9 @@ def test_averaged_logits_are_those_of_six_views():
 
     def found(*how):
         table = jnp.asarray(weights, jnp.float32)
-        return inputs.average_logits(lambda x: x.reshape(3, -1) @ table, jnp.asarray(images, jnp.float32), *how)
+        return inputs.average_logits(
+            lambda x: x.reshape(3, -1) @ table, jnp.asarray(images, jnp.float32), *how
+        )
 
     centre, corners = (1, 1), ((0, 0), (2, 2))
     wanted = {
@@ -180,7 +210,9 @@ def test_averaged_logits_are_those_of_six_views():
 def test_the_schedules_corners():
     share = training.triangular_schedule(1000)
     at = {0: 0.2, 115: 0.6, 230: 1.0, 615: 0.535, 1000: 0.07}
-    assert [np.asarray(share(step)).item() for step in at] == pytest.approx(list(at.values()), abs=1e-6)
+    assert [np.asarray(share(step)).item() for step in at] == pytest.approx(
+        list(at.values()), abs=1e-6
+    )
 
 
 def test_smoothed_labels_against_the_formula():
@@ -188,7 +220,9 @@ def test_smoothed_labels_against_the_formula():
     logits, labels, share = rng.normal(size=(5, 7)) * 3, rng.integers(0, 7, 5), 0.2
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     wanted = -(1 - share) * logs[np.arange(5), labels] - share * logs.mean(1)
-    found = training.smoothed_cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.int32), share)
+    found = training.smoothed_cross_entropy(
+        jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.int32), share
+    )
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -206,7 +240,10 @@ def test_the_optimizer_against_its_equations():
     unit = 0.5 / (1 + 1 / 0.15)
     for step in range(total):
         slopes = dict(zip(mine, rng.normal(size=4), strict=True))
-        grads = {"conv": {"kernel": slopes["kernel"]}, "norm": {"bias": slopes["bias"], "scale": slopes["scale"]}}
+        grads = {
+            "conv": {"kernel": slopes["kernel"]},
+            "norm": {"bias": slopes["bias"], "scale": slopes["scale"]},
+        }
         grads = jax.tree.map(jnp.float32, grads | {"whitening_bias": slopes["whitening"]})
         with jax.numpy_dtype_promotion("standard"):
             moves, state = tx.update(grads, state, tree)
@@ -242,7 +279,10 @@ def test_each_epoch_shows_every_image_once():
 
 
 def test_the_count_is_of_each_test_image_once(data):
-    model, split = network.Net(10, ()), jc.Split(data.test.images[:50], data.test.labels[:50].copy())
+    model, split = (
+        network.Net(10, ()),
+        jc.Split(data.test.images[:50], data.test.labels[:50].copy()),
+    )
     norm = augment.make_normalizer(data.mean, data.std, subtract="channel", divide=True)
     inputs = np.asarray(augment.normalize(split.images, norm))
     kernel = np.random.default_rng(0).normal(size=(2, 2, 1, 8)).astype(np.float32)
@@ -251,7 +291,10 @@ def test_the_count_is_of_each_test_image_once(data):
     split.labels[-1] = guess[-1]  # where an index of -1 would lead
     setting = replace(TINY, views=0, test_batch=16)
     strategy = jc.strategy(devices=1)
-    count, right = strategy.compile_steps(training.make_eval_step(model, setting)), strategy.replicate(np.int32(0))
+    count, right = (
+        strategy.compile_steps(training.make_eval_step(model, setting)),
+        strategy.replicate(np.int32(0)),
+    )
     fixed = strategy.replicate((variables, training.Fixed(split, norm, kernel, np.uint32(0))))
     for piece in strategy.chunks(parallel.padded_batches(50, 16, 1)):
         right = count(right, fixed, piece)
@@ -266,7 +309,9 @@ def test_a_run_learns_and_its_warm_up_leaves_nothing_to_compile(run, caplog):
         assert caplog.records  # or nothing would have been heard
     assert len(first.train_loss) == 3
     assert first.train_loss[-1] < first.train_loss[0] - 0.3 < 2.3
-    assert first.accuracy < 20  # or it was not the test set, whose labels are wrong, that was counted
+    assert (
+        first.accuracy < 20
+    )  # or it was not the test set, whose labels are wrong, that was counted
     assert 0 < first.train_seconds < first.seconds
     assert (first.accuracy, first.train_loss) == (again.accuracy, again.train_loss)
     assert first.train_loss != other.train_loss
@@ -299,7 +344,10 @@ def test_one_program_for_all_steps_does_what_the_loop_does(data):
     assert same(seen[4].slow, seen[4].variables)
     assert same(seen[4].slow, seen[5].slow)
     assert not same(seen[4].slow, seen[5].variables)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *(end.slow for end in ends))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        *(end.slow for end in ends),
+    )
     np.testing.assert_allclose(ends[0].losses, ends[1].losses, rtol=1e-4)
 
 
@@ -322,7 +370,9 @@ def test_it_leaves_a_table_a_figure_and_a_line_for_each_run(out):
     for name in ("seconds", "train_seconds", "accuracy"):
         values = [line[name] for line in found]
         assert float(row[name]) == pytest.approx(np.mean(values), rel=1e-5)
-        assert float(row[f"{name}_std"]) == pytest.approx(np.std(values, ddof=1), rel=1e-5, abs=1e-12)
+        assert float(row[f"{name}_std"]) == pytest.approx(
+            np.std(values, ddof=1), rel=1e-5, abs=1e-12
+        )
     assert (row["n"], row["target"], row["reached"]) == ("2", "", "")
     assert f"jax {jax.__version__}" in row["versions"]
     assert (out / "runs.png").read_bytes().startswith(b"\x89PNG")
@@ -346,7 +396,9 @@ def test_the_mean_decides_whether_the_target_is_reached():
     assert records.summary_row(hand_made(94.25, 93.5), config)["reached"] == "no"
     config |= {"examples": None, "epochs": 9.9, "batch": 1024, "widths": [64], "dtype": "float32"}
     few = " ".join(
-        records.table_notes(hand_made(94.25, 93.75), records.summary_row(hand_made(94.25, 93.75), config), config)
+        records.table_notes(
+            hand_made(94.25, 93.75), records.summary_row(hand_made(94.25, 93.75), config), config
+        )
     )
     assert "94% in the mean of at least 50 runs" in few
     lost = hand_made(94.0, *[10.0] * 49)
@@ -357,7 +409,9 @@ def test_the_mean_decides_whether_the_target_is_reached():
 
 
 def test_nothing_is_done_twice_and_plot_only_trains_nothing(out, monkeypatch):
-    monkeypatch.setattr("experiments.speedrun.__main__.make_runner", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr(
+        "experiments.speedrun.__main__.make_runner", lambda *a, **k: pytest.fail("it trained")
+    )
     before = (out / "table.csv").read_text()
     (out / "runs.png").unlink()
     assert main([*ARGS, "--out", str(out)]) == 0
@@ -371,7 +425,9 @@ def test_a_stopped_command_keeps_its_runs_and_goes_on(out, tmp_path):
 
     def stop():
         asked[0] += 1
-        return asked[0] > 1 + steps + 5  # the warm-up's only step, the first run, and a bit of the second
+        return (
+            asked[0] > 1 + steps + 5
+        )  # the warm-up's only step, the first run, and a bit of the second
 
     setting = replace(TINY, out=tmp_path)
     assert train_missing_runs(setting, stop) is False
@@ -404,21 +460,31 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
 def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.speedrun.__main__.make_runner", lambda *a, **k: pytest.fail("it trained"))
+    monkeypatch.setattr(
+        "experiments.speedrun.__main__.make_runner", lambda *a, **k: pytest.fail("it trained")
+    )
     args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
     args = args if "--preset" in args else ["--preset", "digits", *args]
     refuses(main, args, says, capsys, monkeypatch)
 
 
 def test_runs_of_other_settings_or_another_machine_are_refused(out, tmp_path, capsys, monkeypatch):
-    refuses(main, [*ARGS, "--lr", "5", "--out", str(out)], "lr (100.0 there, 5.0 asked)", capsys, monkeypatch)
+    refuses(
+        main,
+        [*ARGS, "--lr", "5", "--out", str(out)],
+        "lr (100.0 there, 5.0 asked)",
+        capsys,
+        monkeypatch,
+    )
     moved = tmp_path / "moved"
     moved.mkdir()
     there = json.loads((out / "config.json").read_text()) | {"device": "another card"}
     (moved / "config.json").write_text(json.dumps(there))
     refuses(main, [*ARGS, "--out", str(moved)], "device ('another card' there", capsys, monkeypatch)
     (moved / "runs.jsonl").write_text('{"seed": 0\n')
-    refuses(main, ["--plot-only", "--out", str(moved)], "is not what was written", capsys, monkeypatch)
+    refuses(
+        main, ["--plot-only", "--out", str(moved)], "is not what was written", capsys, monkeypatch
+    )
 
 
 @pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(package.__path__)])

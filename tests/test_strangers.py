@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from data_fakes import (
     assert_same,
-    bare_machine,  # noqa: F401
+    bare_machine,
     cifar_bytes,
     fake,
     field,
@@ -62,7 +62,9 @@ def room(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "victim").write_text("mine")
-    there = SimpleNamespace(path=tmp_path, marker=tmp_path / "marker", outside=outside, pickled=None)
+    there = SimpleNamespace(
+        path=tmp_path, marker=tmp_path / "marker", outside=outside, pickled=None
+    )
     there.pickled = pickle.dumps(Evil(there.marker))
     yield there
     assert not there.marker.exists()
@@ -125,7 +127,9 @@ def bare_pickle(room, file):
 
 
 def object_field(room, file):
-    np.save(file, np.array([(Evil(room.marker), 1)], [("x", object), ("y", int)]), allow_pickle=True)
+    np.save(
+        file, np.array([(Evil(room.marker), 1)], [("x", object), ("y", int)]), allow_pickle=True
+    )
 
 
 def open_unsafely(path):
@@ -149,14 +153,23 @@ def test_objects_in_the_cache(payload, name, room, kept):
 
 def test_arrays_of_another_kind_in_the_cache(room, kept, caplog):
     """They are no objects, so NumPy reads them gladly; what they hold is checked by `load_dataset`."""
-    for array in (np.zeros((20, 28, 28, 1)), np.zeros((20, 9), np.uint8), np.array("x"), np.zeros(20, "V999")):
+    for array in (
+        np.zeros((20, 28, 28, 1)),
+        np.zeros((20, 9), np.uint8),
+        np.array("x"),
+        np.zeros(20, "V999"),
+    ):
         np.save(kept / "train_images.npy", array)
         sign(kept)
-        refused(DataError, lambda: load_dataset("mnist"), "train images are", "load_dataset('digits')")
+        refused(
+            DataError, lambda: load_dataset("mnist"), "train images are", "load_dataset('digits')"
+        )
     np.savez(kept / "train_images", x=np.zeros(3))
     (kept / "train_images.npz").rename(kept / "train_images.npy")
     sign(kept)
-    refused(DataError, lambda: load_dataset("mnist"), "train_images.npy is an archive, not one array")
+    refused(
+        DataError, lambda: load_dataset("mnist"), "train_images.npy is an archive, not one array"
+    )
 
 
 def header(text):
@@ -184,7 +197,13 @@ def test_headers_that_lie(data, kept, monkeypatch, room):
 
 
 DEEP = "[" * 100_000
-HOSTILE_JSON = {"deep": DEEP, "digits": "9" * 5000, "list": "[[1]]", "null": "null", "nan": '{"format": NaN}'}
+HOSTILE_JSON = {
+    "deep": DEEP,
+    "digits": "9" * 5000,
+    "list": "[[1]]",
+    "null": "null",
+    "nan": '{"format": NaN}',
+}
 HOSTILE_JSON |= {"empty": "", "types": '{"format": 1, "files": [3]}', "binary": "\x00\x01"}
 
 
@@ -257,11 +276,17 @@ def through_a_link(room):
 
 
 def over_a_link(room):
-    return [member("door", tarfile.SYMTYPE, link=room.outside / "climbed"), member("door", data=b"x")]
+    return [
+        member("door", tarfile.SYMTYPE, link=room.outside / "climbed"),
+        member("door", data=b"x"),
+    ]
 
 
 def hard_link(room):
-    return [member("same", tarfile.LNKTYPE, link="../outside/victim"), member("same", data=b"overwritten")]
+    return [
+        member("same", tarfile.LNKTYPE, link="../outside/victim"),
+        member("same", data=b"overwritten"),
+    ]
 
 
 def write_members(path, members):
@@ -273,7 +298,10 @@ def write_members(path, members):
 def cifar_members():
     train, test = fake("cifar100")
     parts = {"train": train, "test": test}
-    return [member(f"cifar-100-binary/{k}.bin", data=cifar_bytes(s, coarse=b"\x13")) for k, s in parts.items()]
+    return [
+        member(f"cifar-100-binary/{k}.bin", data=cifar_bytes(s, coarse=b"\x13"))
+        for k, s in parts.items()
+    ]
 
 
 def extract_unsafely(room, path):
@@ -293,19 +321,29 @@ def test_archives_that_climb_out(payload, complete, room):
         (room.outside / "climbed").unlink(missing_ok=True)
         (room.outside / "victim").write_text("mine")
     else:
-        assert payload is hard_link  # Python removes the link before it writes: a copy of the secret is the harm
+        assert (
+            payload is hard_link
+        )  # Python removes the link before it writes: a copy of the secret is the harm
         assert (room.path / "scratch/same").read_bytes() == b"overwritten"
     if complete:
         assert_same(archives.parse("cifar100", [path]), fake("cifar100"))
     else:
-        refused(DataError, lambda: archives.parse("cifar100", [path]), "it lacks cifar-100-binary/train.bin")
+        refused(
+            DataError,
+            lambda: archives.parse("cifar100", [path]),
+            "it lacks cifar-100-binary/train.bin",
+        )
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+)
 def test_members_of_the_right_name_that_are_no_files(kind, room):
     """As a link they would give a stranger's archive the text of a file of the user's."""
     path, secret = room.path / "cifar-100-binary.tar.gz", room.outside / "victim"
-    members = [member(f"cifar-100-binary/{part}.bin", kind, link=secret) for part in ("train", "test")]
+    members = [
+        member(f"cifar-100-binary/{part}.bin", kind, link=secret) for part in ("train", "test")
+    ]
     write_members(path, members)
     if kind == tarfile.SYMTYPE:
         extract_unsafely(room, path)
@@ -340,7 +378,9 @@ def test_a_tar_whose_header_is_a_bomb(room):
 def test_an_idx_file_that_announces_a_terabyte(sizes, room):
     paths = write_archives(room.path, "mnist", *fake("mnist"))
     assert math.prod(sizes) not in range(1, 2**39)
-    paths[0].write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", *sizes) + bytes(99)))
+    paths[0].write_bytes(
+        gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", *sizes) + bytes(99))
+    )
     refused(DataError, lambda: archives.parse("mnist", paths), "cannot be parsed")
 
 
@@ -349,7 +389,12 @@ def test_matlab_files_with_objects(room):
     cell = np.empty(2, object)
     cell[:] = ["__import__('os').mkdir('marker')", np.zeros(3)]
     labels = np.ones((2, 1), np.uint8)
-    for x, y in ((cell, labels), ({"f": "@() system('mkdir marker')"}, labels), ("text", labels), (labels, cell)):
+    for x, y in (
+        (cell, labels),
+        ({"f": "@() system('mkdir marker')"}, labels),
+        ("text", labels),
+        (labels, cell),
+    ):
         for path in paths:
             savemat(path, {"X": x, "y": y})
         try:
@@ -370,7 +415,9 @@ def test_pickles_in_place_of_every_archive(room):
             for data in (room.pickled, gzip.compress(room.pickled)):
                 paths = write_archives(room.path, name, *fake(name))
                 paths[at].write_bytes(data)
-                refused(DataError, lambda name=name, paths=paths: archives.parse(name, paths), str(path))
+                refused(
+                    DataError, lambda name=name, paths=paths: archives.parse(name, paths), str(path)
+                )
 
 
 # Directories prepared by TFDS
@@ -381,7 +428,9 @@ def evil_module(room, monkeypatch):
     """A module that makes the marker when it is imported."""
     folder = room.path / "modules"
     folder.mkdir()
-    (folder / "evil_module.py").write_text(f"import os\nos.mkdir({str(room.marker)!r})\nclass Thing: pass\n")
+    (folder / "evil_module.py").write_text(
+        f"import os\nos.mkdir({str(room.marker)!r})\nclass Thing: pass\n"
+    )
     monkeypatch.syspath_prepend(folder)
 
     def forget():
@@ -396,7 +445,9 @@ def test_features_that_name_a_module(room, evil_module):
     import tensorflow_datasets as tfds
 
     folder = write_prepared(room.path / "tfds", "mnist", fake("mnist"), suffix="tfrecord")
-    (folder / "features.json").write_text(json.dumps({"pythonClassName": "evil_module.Thing", "featuresDict": {}}))
+    (folder / "features.json").write_text(
+        json.dumps({"pythonClassName": "evil_module.Thing", "featuresDict": {}})
+    )
 
     def unsafe():
         with pytest.raises(ValueError, match="Thing"):  # too late: it was imported to look for it
@@ -423,13 +474,19 @@ def infos():
     yield "no number", info(["__import__('os')"]), "cannot be read"
     yield "a million files", info([0] * 1_000_000), "lacks mnist-train.tfrecord-00000-of-1000000"
     yield "climbing split", info([7, 13], name="../../outside/train"), "lacks the train split"
-    yield "climbing format", info([7, 13], suffix="../../outside/victim"), "expected array_record or tfrecord"
+    yield (
+        "climbing format",
+        info([7, 13], suffix="../../outside/victim"),
+        "expected array_record or tfrecord",
+    )
     yield "long format", info([7, 13], suffix="x" * 10**6), "expected array_record or tfrecord"
     for name, text in HOSTILE_JSON.items():
         yield name, text, "cannot be read"
 
 
-@pytest.mark.parametrize(("info", "says"), [row[1:] for row in infos()], ids=[row[0] for row in infos()])
+@pytest.mark.parametrize(
+    ("info", "says"), [row[1:] for row in infos()], ids=[row[0] for row in infos()]
+)
 def test_hostile_dataset_info(info, says, room):
     folder = write_prepared(room.path / "tfds", "mnist", fake("mnist"), suffix="tfrecord")
     (folder / "dataset_info.json").write_text(info if isinstance(info, str) else json.dumps(info))
@@ -454,7 +511,9 @@ def png(width, height):
     """A PNG of one bit a pixel: 81 million black ones in 10 kB."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     rows = zlib.compress(bytes((1 + (width + 7) // 8) * height), 9)
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
@@ -463,7 +522,9 @@ def png(width, height):
 
 def record(encoded, label=b"\x05"):
     features = {b"image": field(1, field(1, encoded)), b"label": field(3, field(1, label))}
-    return field(1, b"".join(field(1, field(1, key) + field(2, value)) for key, value in features.items()))
+    return field(
+        1, b"".join(field(1, field(1, key) + field(2, value)) for key, value in features.items())
+    )
 
 
 def one_record(room, data):
@@ -489,7 +550,9 @@ def test_an_image_bomb(room):
     assert decoded == []
 
 
-@pytest.mark.parametrize("encoded", [b"", b"GIF89a" + bytes(50), b"%!PS (os) run", b"<svg/>", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize(
+    "encoded", [b"", b"GIF89a" + bytes(50), b"%!PS (os) run", b"<svg/>", b"\x89PNG\r\n\x1a\n"]
+)
 def test_images_of_other_kinds_reach_no_other_decoder(encoded, room):
     refused(DataError, one_record(room, record(encoded)), "record 0 of", "is no labelled")
 
@@ -507,7 +570,11 @@ def test_a_record_too_long_for_an_image(room):
     path = next(room.path.glob("tfds/mnist/*/mnist-train.tfrecord-00000*"))
     for length in (1 << 17, 1 << 62):
         path.write_bytes(struct.pack("<Q", length) + bytes(8 + (1 << 17)))
-        refused(DataError, load_it, "a small image has at most" if length == 1 << 17 else "cut short or damaged")
+        refused(
+            DataError,
+            load_it,
+            "a small image has at most" if length == 1 << 17 else "cut short or damaged",
+        )
 
 
 @pytest.mark.parametrize("data", ["pickle", "zeros", "nothing"])
@@ -515,7 +582,11 @@ def test_files_that_are_no_array_record(data, room):
     folder = write_prepared(room.path / "tfds", "mnist", fake("mnist"))
     contents = {"pickle": room.pickled * 99, "zeros": bytes(1 << 17), "nothing": b""}[data]
     (folder / "mnist-train.array_record-00000-of-00002").write_bytes(contents)
-    refused(DataError, lambda: load_dataset("mnist", room.path / "tfds"), "mnist-train.array_record-00000-of-00002")
+    refused(
+        DataError,
+        lambda: load_dataset("mnist", room.path / "tfds"),
+        "mnist-train.array_record-00000-of-00002",
+    )
 
 
 # Checkpoints
@@ -538,7 +609,9 @@ def good(tmp_path_factory):
 
 
 def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in (folder / "1").rglob("*") if path.is_file())
+    return sorted(
+        str(path.relative_to(folder)) for path in (folder / "1").rglob("*") if path.is_file()
+    )
 
 
 def seal(body):
@@ -598,7 +671,10 @@ def test_metadata_of_a_checkpoint_that_names_a_module(room, good, evil_module):
 
 @pytest.mark.parametrize("text", HOSTILE_JSON.values(), ids=HOSTILE_JSON)
 def test_hostile_json_in_a_checkpoint(text, room, good):
-    for name in [*(name for name in files(good) if name.endswith(("METADATA", "metadata"))), "1/files.json"]:
+    for name in [
+        *(name for name in files(good) if name.endswith(("METADATA", "metadata"))),
+        "1/files.json",
+    ]:
         restored(tampered(room, good, name, text))
 
 
@@ -618,7 +694,10 @@ def test_manifests_that_are_sealed_nonsense(change, room, good):
     body = json.loads((good / "1/manifest/metadata").read_text())
     body.pop("seal")
     assert seal(body) == json.loads((good / "1/manifest/metadata").read_text())  # the seal is known
-    assert restored(tampered(room, good, "1/manifest/metadata", json.dumps(seal(body | change)))) or "metric" in change
+    assert (
+        restored(tampered(room, good, "1/manifest/metadata", json.dumps(seal(body | change))))
+        or "metric" in change
+    )
 
 
 RECORDS = {
@@ -633,7 +712,10 @@ RECORDS = {
 @pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
 def test_records_of_files_that_are_sealed_nonsense(record, room, good, monkeypatch):
     """Nothing outside the step is read, were it without end."""
-    folder, digest = tampered(room, good, "1/files.json", json.dumps(seal(record))), hashlib.file_digest
+    folder, digest = (
+        tampered(room, good, "1/files.json", json.dumps(seal(record))),
+        hashlib.file_digest,
+    )
 
     def guarded(file, kind):
         if folder not in Path(file.name).resolve().parents:

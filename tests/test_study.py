@@ -52,9 +52,13 @@ def untimed(folder):
 def test_a_finished_run_says_so_and_is_not_run_again(whole, data, strategy, monkeypatch):
     folder, result = whole
     assert result["status"] == "finished"
-    assert result["params"] == jc.count_parameters(jc.create_model("plain8", 10, width=4), (8, 8, 1))
+    assert result["params"] == jc.count_parameters(
+        jc.create_model("plain8", 10, width=4), (8, 8, 1)
+    )
     assert result["eval_error"] == jc.read_metrics(folder)[-1]["eval_error"]
-    assert result["seconds"] == pytest.approx(sum(row["seconds"] for row in jc.read_metrics(folder)))
+    assert result["seconds"] == pytest.approx(
+        sum(row["seconds"] for row in jc.read_metrics(folder))
+    )
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained again"))
     assert runs.run(RECIPE, data, folder, strategy=strategy) == result
 
@@ -80,7 +84,9 @@ def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at)
     assert max(steps) == at
     assert not (tmp_path / "result.json").exists()
     seen = []
-    result = runs.run(RECIPE, data, tmp_path, strategy=strategy, watch=lambda step, row: seen.append(step))
+    result = runs.run(
+        RECIPE, data, tmp_path, strategy=strategy, watch=lambda step, row: seen.append(step)
+    )
     assert seen[0] == at  # no step is done twice
     assert untimed(tmp_path) == untimed(whole[0])
     assert result is not None
@@ -122,9 +128,14 @@ def test_divergence_is_a_result_and_the_study_goes_on(data, strategy, tmp_path):
     assert results["tame"]["status"] == "finished"
     for path in tmp_path.rglob("*.json*"):
         if "checkpoints" not in path.parts:
-            for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            for text in (
+                path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+            ):
                 json.loads(text, parse_constant=pytest.fail)
-    wild, tame = {run.recipe.lr: run for run in runs.finished_runs(tmp_path)}[1e30], runs.finished_runs(tmp_path)[0]
+    wild, tame = (
+        {run.recipe.lr: run for run in runs.finished_runs(tmp_path)}[1e30],
+        runs.finished_runs(tmp_path)[0],
+    )
     assert wild.divergence is not None
     assert "diverged at step 5" in wild.divergence
     assert runs.aggregate_seeds([wild, tame])["seeds"] == 1
@@ -150,7 +161,9 @@ def test_columns_over_seeds_name_their_split_and_never_average_two():
 
 def test_progress_and_result_name_the_split(strategy, tmp_path, capsys):
     recipe = replace(RECIPE, steps=2, every=2, drops=(), validation=300, report="validation")
-    results = runs.sweep({"one": recipe}, jc.load_dataset("digits", validation=300), tmp_path, strategy=strategy)
+    results = runs.sweep(
+        {"one": recipe}, jc.load_dataset("digits", validation=300), tmp_path, strategy=strategy
+    )
     assert results is not None
     assert results["one"]["eval_split"] == "validation"
     assert not [key for key in results["one"] if "test" in key]
@@ -160,7 +173,11 @@ def test_progress_and_result_name_the_split(strategy, tmp_path, capsys):
 def test_a_mistake_in_the_last_recipe_costs_no_training(data, strategy, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     good = RECIPE
-    for bad in (replace(RECIPE, model="plain9"), replace(RECIPE, batch=4000), replace(RECIPE, options={"widht": 3})):
+    for bad in (
+        replace(RECIPE, model="plain9"),
+        replace(RECIPE, batch=4000),
+        replace(RECIPE, options={"widht": 3}),
+    ):
         with pytest.raises(jc.ArgumentError):
             runs.sweep({"good": good, "bad": bad}, data, tmp_path, strategy=strategy)
     jc.RunLog(tmp_path / "bad", replace(good, lr=0.5))
@@ -173,8 +190,13 @@ def test_a_study_has_one_owner_and_a_run_too(data, strategy, tmp_path):
     own_pid = f"in use by process {os.getpid()}"
     with lock_folder(tmp_path / "out"), pytest.raises(jc.CheckpointError, match=own_pid):
         runs.sweep({"a": RECIPE}, data, tmp_path / "out", strategy=strategy)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["lock"]  # the second changed nothing
-    with jc.Checkpoints(tmp_path / "run" / "checkpoints"), pytest.raises(jc.CheckpointError, match=own_pid):
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [
+        "lock"
+    ]  # the second changed nothing
+    with (
+        jc.Checkpoints(tmp_path / "run" / "checkpoints"),
+        pytest.raises(jc.CheckpointError, match=own_pid),
+    ):
         runs.run(RECIPE, data, tmp_path / "run", strategy=strategy)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
 
@@ -202,7 +224,9 @@ def test_seeds_share_what_is_compiled():
         {"schedule": "constant"},
         {"warmup_lr": 0.01},
     ):
-        assert runs.model_and_optimizer(replace(RECIPE, **change), 10)[1].update != tx.update, change
+        assert runs.model_and_optimizer(replace(RECIPE, **change), 10)[1].update != tx.update, (
+            change
+        )
     assert runs.model_and_optimizer(replace(RECIPE, options={"width": 8}), 10)[0] != model
 
 
@@ -212,14 +236,18 @@ def test_a_schedule_that_reads_the_number_of_steps_does_not_share_it():
 
     for schedule in ("exponential", "cosine", "one-cycle", "restarts", "warmup", "plateau"):
         assert update(schedule=schedule, steps=99) != update(schedule=schedule)
-        assert update(schedule=schedule, drops=(3,)) == update(schedule=schedule)  # which only "step" reads
+        assert update(schedule=schedule, drops=(3,)) == update(
+            schedule=schedule
+        )  # which only "step" reads
     adam = {"optimizer": "adam", "method": {"b2": 0.99}}
     assert update(**adam) == update(**adam) != update(optimizer="adam")
 
 
 def test_progress_counts_what_was_done_before_as_done(whole, data, strategy, tmp_path, capsys):
     runs.run(RECIPE, data, tmp_path / "a", strategy=strategy)
-    assert runs.sweep({"a": RECIPE, "b": replace(RECIPE, seed=1)}, data, tmp_path, strategy=strategy)
+    assert runs.sweep(
+        {"a": RECIPE, "b": replace(RECIPE, seed=1)}, data, tmp_path, strategy=strategy
+    )
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("100%")
     assert "b  step 12/12" in lines[-1]
@@ -234,25 +262,40 @@ def test_a_folder_without_runs_is_one_line(tmp_path):
 
 
 def test_packed_runs_are_the_runs_to_six_digits(data, strategy, tmp_path):
-    all_runs = {"one": replace(RECIPE, steps=2, drops=()), "two": replace(RECIPE, steps=2, lr=1e30, decay=0.0)}
+    all_runs = {
+        "one": replace(RECIPE, steps=2, drops=()),
+        "two": replace(RECIPE, steps=2, lr=1e30, decay=0.0),
+    }
     runs.sweep(all_runs, data, tmp_path / "out", strategy=strategy)
     assert runs.pack(tmp_path / "out", tmp_path / "kept") == 2
-    for packed, run in zip(runs.finished_runs(tmp_path / "kept"), runs.finished_runs(tmp_path / "out"), strict=True):
+    for packed, run in zip(
+        runs.finished_runs(tmp_path / "kept"), runs.finished_runs(tmp_path / "out"), strict=True
+    ):
         assert packed.recipe == run.recipe
         assert packed.divergence == run.divergence
-        for mine, theirs in zip([packed.result, *packed.rows], [run.result, *run.rows], strict=True):
+        for mine, theirs in zip(
+            [packed.result, *packed.rows], [run.result, *run.rows], strict=True
+        ):
             assert mine.keys() == theirs.keys()
             for key, value in mine.items():
-                assert value == (pytest.approx(theirs[key], rel=1e-5) if isinstance(value, float) else theirs[key])
+                assert value == (
+                    pytest.approx(theirs[key], rel=1e-5)
+                    if isinstance(value, float)
+                    else theirs[key]
+                )
     for line in (tmp_path / "kept" / "runs.jsonl").read_text().splitlines():
         told = json.loads(line, parse_constant=pytest.fail)
-        assert told["recipe"].keys() == asdict(jc.Recipe()).keys()  # none is left to the defaults of the reader
+        assert (
+            told["recipe"].keys() == asdict(jc.Recipe()).keys()
+        )  # none is left to the defaults of the reader
 
 
 def test_a_run_packed_when_augmentation_was_the_default_keeps_it(tmp_path):
     """Older files hold only what a recipe changed from the defaults of then."""
     line = {"name": "run", "result": {"status": "finished"}, "rows": []}
-    text = [json.dumps(line | {"recipe": recipe}) for recipe in ({"lr": 0.5}, {"pad": 0, "flip": False})]
+    text = [
+        json.dumps(line | {"recipe": recipe}) for recipe in ({"lr": 0.5}, {"pad": 0, "flip": False})
+    ]
     (tmp_path / "runs.jsonl").write_text(text[0])
     (run,) = runs.finished_runs(tmp_path)
     assert run.recipe == jc.Recipe(lr=0.5, pad=4, flip=True)
@@ -274,15 +317,20 @@ def test_a_run_is_read_back_from_its_start_to_its_end(data, strategy, tmp_path):
     run = runs.load_trained_model(tmp_path, path=True)
     assert list(run.states) == [0, 5, 10, 12]
     for step, state in seen.items():
-        for mine, told in zip(jax.tree.leaves(run.states[step]), jax.tree.leaves(state), strict=True):
+        for mine, told in zip(
+            jax.tree.leaves(run.states[step]), jax.tree.leaves(state), strict=True
+        ):
             np.testing.assert_array_equal(mine, told)
     model, tx = runs.model_and_optimizer(RECIPE, 10)
     for mine, told in zip(
-        jax.tree.leaves(run.first), jax.tree.leaves(jc.init_state(model, tx, RECIPE, data)), strict=True
+        jax.tree.leaves(run.first),
+        jax.tree.leaves(jc.init_state(model, tx, RECIPE, data)),
+        strict=True,
     ):
         np.testing.assert_array_equal(mine, told)
     assert (
-        jc.evaluate(run.model, run.last, run.data.test, strategy=strategy).error_percent == run.rows[-1]["eval_error"]
+        jc.evaluate(run.model, run.last, run.data.test, strategy=strategy).error_percent
+        == run.rows[-1]["eval_error"]
     )
     assert list(runs.load_trained_model(tmp_path, data=data).states) == [0, 12]
 
@@ -292,7 +340,10 @@ def test_a_run_is_read_back_from_its_start_to_its_end(data, strategy, tmp_path):
     [
         ([], "holds no run; write a run's folder"),
         (["config.json"], "has the records of a run, but no checkpoints"),
-        (["plain20-seed0/checkpoints/lock", "resnet20-seed0/checkpoints/lock"], "holds 2 runs; write one of them: "),
+        (
+            ["plain20-seed0/checkpoints/lock", "resnet20-seed0/checkpoints/lock"],
+            "holds 2 runs; write one of them: ",
+        ),
     ],
 )
 def test_a_folder_that_is_no_run_says_what_to_write(tmp_path, made, says):
@@ -322,7 +373,11 @@ def test_a_config_of_another_width_is_compared_with_the_checkpoint_before_anythi
     shutil.copytree(whole[0], folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"options": {"width": width}}))
-    monkeypatch.setattr(sys.modules["jaxcnn.runs.trained_model"], "init_state", lambda *a: pytest.fail("it allocated"))
+    monkeypatch.setattr(
+        sys.modules["jaxcnn.runs.trained_model"],
+        "init_state",
+        lambda *a: pytest.fail("it allocated"),
+    )
     for path in (False, True):
         with pytest.raises(jc.CheckpointError, match="is of another model") as error:
             runs.load_trained_model(folder, data=data, path=path)

@@ -30,7 +30,9 @@ def compiled():
 
 
 # He et al. 2015, section 4.2, convolutions and the dense layer; shortcut A multiplies nothing.
-@pytest.mark.parametrize(("depth", "millions"), [(20, 40.55), (32, 68.86), (44, 97.17), (56, 125.49), (110, 252.89)])
+@pytest.mark.parametrize(
+    ("depth", "millions"), [(20, 40.55), (32, 68.86), (44, 97.17), (56, 125.49), (110, 252.89)]
+)
 def test_multiply_adds_of_the_cifar_networks(depth, millions):
     blocks = (depth - 2) // 6
     widths, pixels = (16, 32, 64), (1024, 256, 64)
@@ -61,7 +63,11 @@ def test_multiply_adds_are_the_published_ones(name, compiled):
     found = summary(model, (224, 224, 3))
     assert not compiled
     assert round(found.macs / 1e9, 3) == PUBLISHED[name]
-    assert found.params == count_parameters(model, (224, 224, 3)) == sum(row.params for row in found.rows)
+    assert (
+        found.params
+        == count_parameters(model, (224, 224, 3))
+        == sum(row.params for row in found.rows)
+    )
 
 
 def test_the_residual_papers_table_1():
@@ -69,23 +75,27 @@ def test_the_residual_papers_table_1():
     assert summary(jc.create_model("resnet50", 1000), (224, 224, 3)).macs == 3_857_973_248
 
 
-SMALL = (
-    "perceptron mlp cnn convnet lenet5 lenet5-relu lenet5-1998 autoencoder unet vgg11-bn-32 cifar-preresnet20 plain20"
-)
+SMALL = "perceptron mlp cnn convnet lenet5 lenet5-relu lenet5-1998 autoencoder unet vgg11-bn-32 cifar-preresnet20 plain20"
 
 
 @pytest.mark.parametrize("name", SMALL.split())
 def test_every_small_network_has_a_summary(name):
     model, shape = jc.create_model(name, 10), (32, 32, 1)
     found = summary(model, shape)
-    assert (found.params, found.macs) == (count_parameters(model, shape), sum(row.macs for row in found.rows))
+    assert (found.params, found.macs) == (
+        count_parameters(model, shape),
+        sum(row.macs for row in found.rows),
+    )
     assert all(row.shape for row in found.rows)
     assert len({row.name for row in found.rows}) == len(found.rows)
 
 
 def test_every_layer_of_a_residual_network():
     found = summary(jc.create_model("resnet8", 10, shortcut="B", width=4), (16, 8, 3))
-    first = [("stem", "Conv 3x3", (16, 8, 4), 108, 0, 13824), ("stem_norm", "BatchNorm", (16, 8, 4), 8, 8, 0)]
+    first = [
+        ("stem", "Conv 3x3", (16, 8, 4), 108, 0, 13824),
+        ("stem_norm", "BatchNorm", (16, 8, 4), 8, 8, 0),
+    ]
     assert found.rows[:4] == (
         LayerSummary("image", "Input", (16, 8, 3), 0, 0, 0),
         *(LayerSummary(*row) for row in first),
@@ -110,7 +120,9 @@ def test_every_layer_of_a_residual_network():
 
 
 def test_shortcut_a_and_a_plain_network():
-    residual, plain = (kinds(summary(jc.create_model(name, 10), (32, 32, 3))) for name in ("resnet8", "plain8"))
+    residual, plain = (
+        kinds(summary(jc.create_model(name, 10), (32, 32, 3))) for name in ("resnet8", "plain8")
+    )
     more = [("pick", "Pixels picked /2"), ("padding", "Padding"), ("add", "Add")]
     here = [(f"stage2_block1/{name}", kind) for name, kind in more]
     assert [row for row in residual if row not in plain] == [
@@ -121,14 +133,25 @@ def test_shortcut_a_and_a_plain_network():
 @pytest.mark.parametrize(
     ("name", "shape", "between"),
     [
-        ("lenet5", (28, 28, 1), "Padding, Tanh, Average pooling 2x2, Tanh, Average pooling 2x2, Tanh, Flatten, Tanh"),
+        (
+            "lenet5",
+            (28, 28, 1),
+            "Padding, Tanh, Average pooling 2x2, Tanh, Average pooling 2x2, Tanh, Flatten, Tanh",
+        ),
         ("convnet", (28, 28, 1), "ReLU, Max pooling 2x2, ReLU, Max pooling 2x2, Flatten, ReLU"),
         (
             "alexnet",
             (224, 224, 3),
-            "Padding, " + "ReLU, Max pooling 3x3 /2, " * 2 + "ReLU, " * 3 + "Max pooling 3x3 /2, Flatten, ReLU, ReLU",
+            "Padding, "
+            + "ReLU, Max pooling 3x3 /2, " * 2
+            + "ReLU, " * 3
+            + "Max pooling 3x3 /2, Flatten, ReLU, ReLU",
         ),
-        ("autoencoder", (28, 28, 1), "ReLU, ReLU, Flatten, ReLU, Upsampling 2x2, ReLU, Upsampling 2x2, ReLU"),
+        (
+            "autoencoder",
+            (28, 28, 1),
+            "ReLU, ReLU, Flatten, ReLU, Upsampling 2x2, ReLU, Upsampling 2x2, ReLU",
+        ),
     ],
 )
 def test_what_lies_between_the_layers(name, shape, between):
@@ -138,17 +161,29 @@ def test_what_lies_between_the_layers(name, shape, between):
 
 
 def test_groups_and_local_response_norm():
-    rows = {row.name: row for row in summary(jc.create_model("alexnet-groups", 1000), (227, 227, 3)).rows}
-    assert (rows["conv2"].kind, rows["conv2"].macs) == ("Conv 5x5, 2 groups", 27 * 27 * 256 * 25 * 48)
-    assert [name for name, row in rows.items() if row.kind == "Local response norm"] == ["lrn", "lrn_2"]
+    rows = {
+        row.name: row
+        for row in summary(jc.create_model("alexnet-groups", 1000), (227, 227, 3)).rows
+    }
+    assert (rows["conv2"].kind, rows["conv2"].macs) == (
+        "Conv 5x5, 2 groups",
+        27 * 27 * 256 * 25 * 48,
+    )
+    assert [name for name, row in rows.items() if row.kind == "Local response norm"] == [
+        "lrn",
+        "lrn_2",
+    ]
 
 
 def test_branches_and_auxiliary_heads():
     without = summary(jc.create_model("googlenet", 1000), (224, 224, 3))
     with_heads = summary(jc.create_model("googlenet", 1000, aux=True), (224, 224, 3))
-    heads = [128 * (channels + 1) + 1024 * (2048 + 1) + 1000 * (1024 + 1) for channels in (512, 528)]
+    heads = [
+        128 * (channels + 1) + 1024 * (2048 + 1) + 1000 * (1024 + 1) for channels in (512, 528)
+    ]
     assert [row for row in with_heads.rows if row not in without.rows] == [
-        LayerSummary(f"aux{i}", "not used in test mode", (), params, 0, 0) for i, params in enumerate(heads, 1)
+        LayerSummary(f"aux{i}", "not used in test mode", (), params, 0, 0)
+        for i, params in enumerate(heads, 1)
     ]
     assert (with_heads.params, with_heads.macs) == (13_378_280, without.macs)
     rows = dict(kinds(without))
@@ -195,7 +230,10 @@ def test_a_model_of_the_users_own(compiled):
     found = summary(Mine(), (20, 20, 3))
     assert [f"{name} {kind}" for name, kind in kinds(found)] == MINE.replace("\n", "|").split("|")
     rows = {row.name: row for row in found.rows}
-    assert (rows["shared"].params, rows["shared_2"].params) == (156, 0)  # weights that are used twice
+    assert (rows["shared"].params, rows["shared_2"].params) == (
+        156,
+        0,
+    )  # weights that are used twice
     assert rows["shared"].macs == rows["shared_2"].macs == 144
     assert rows["up"].macs == 12 * 6 * 16 * 8 * 4  # the kernel at every pixel of the input
     assert rows["block/Conv_0"].macs == 400 * 9 * 8
@@ -214,7 +252,10 @@ class Bare(nn.Module):
             self.param("b", nn.initializers.ones, (4,)),
         )
         layout = ("NHWC", "HWIO", "NHWC")
-        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout) + bias[None, None, None]
+        x = (
+            jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+            + bias[None, None, None]
+        )
         if self.is_initializing():
             nn.Dense(3, name="aux")(x)
         x = jnp.maximum(x, 0.0).max((1, 2))
@@ -239,7 +280,10 @@ def test_the_printed_table():
     table = lines[: 3 + len(found.rows)]
     assert lines[0].split() == ["layer", "kind", "output", "parameters", "multiply-adds"]
     assert {len(line) for line in table} == {len(lines[0])}  # numbers end in one column
-    assert "stage1_block1/conv1    Conv 3x3                32x32x16       2,304      2,359,296" in lines
+    assert (
+        "stage1_block1/conv1    Conv 3x3                32x32x16       2,304      2,359,296"
+        in lines
+    )
     assert lines[-4:] == [
         "parameters, trainable       75,290",
         "not trainable (averages)    480",
@@ -251,7 +295,8 @@ def test_the_printed_table():
 @pytest.mark.parametrize("shape", [(32, 32), (32, 32, 0), (32, 32.0, 3), "abc"])
 def test_a_shape_that_is_none(shape, compiled):
     with pytest.raises(
-        jc.ArgumentError, match=r"shape is .*; expected the height, width and channels .*Write \(32, 32, 3\)"
+        jc.ArgumentError,
+        match=r"shape is .*; expected the height, width and channels .*Write \(32, 32, 3\)",
     ):
         summary(jc.create_model("resnet8", 10), shape)
     assert not compiled

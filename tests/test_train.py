@@ -54,7 +54,9 @@ def strategy():
 
 
 def trained(recipe, data, strategy, **more) -> Any:
-    model, tx = model_and_optimizer(recipe, 10)  # the same objects for every seed, so that they are compiled once
+    model, tx = model_and_optimizer(
+        recipe, 10
+    )  # the same objects for every seed, so that they are compiled once
     return list(jc.train(model, tx, data, recipe, strategy=strategy, **more))
 
 
@@ -64,7 +66,11 @@ def whole(data, strategy):
 
 
 def same_bits(a, b):
-    return all(jax.tree.leaves(jax.tree.map(lambda x, y: x.dtype == y.dtype and bool((x == y).all()), a, b)))
+    return all(
+        jax.tree.leaves(
+            jax.tree.map(lambda x, y: x.dtype == y.dtype and bool((x == y).all()), a, b)
+        )
+    )
 
 
 def untimed(rows):
@@ -88,13 +94,17 @@ def test_images_are_trained_on_as_they_are_unless_augmentation_is_asked_for(data
     """Mirrored and shifted by up to half their width, digits are other digits or none."""
     recipe = jc.Recipe(dataset="digits", model="own", batch=64, steps=3, every=3)
     plain, off, mirrored = (
-        next(jc.train(Linear(), optax.sgd(0.1), data, replace(recipe, **change), strategy=strategy))[0]
+        next(
+            jc.train(Linear(), optax.sgd(0.1), data, replace(recipe, **change), strategy=strategy)
+        )[0]
         for change in ({}, {"pad": 0, "flip": False}, {"flip": True})
     )
     assert same_bits(plain.params, off.params)
     assert not same_bits(plain.params, mirrored.params)
     state = init_state(Linear(), optax.sgd(0.1), recipe, data)
-    step = jax.jit(make_train_step(Linear(), optax.sgd(0.1)))  # the step alone has the same defaults
+    step = jax.jit(
+        make_train_step(Linear(), optax.sgd(0.1))
+    )  # the step alone has the same defaults
     for index in epoch_order(state.rng, 0, 3, 64, len(data.train.labels)):
         state = step(state, data.train, index)
     kernels = (one.params["Dense_0"]["kernel"] for one in (state, plain))
@@ -168,13 +178,17 @@ def test_the_step_is_that_of_numpy(data):
     model, tx = Linear(), jc.create_optimizer(recipe)
     state = begun = init_state(model, tx, recipe, data)
     step = jax.jit(make_train_step(model, tx, pad=0, flip=False))
-    for count, index in enumerate(epoch_order(state.rng, 0, 40, 50, len(data.train.labels))):  # past the first epoch
+    for count, index in enumerate(
+        epoch_order(state.rng, 0, 40, 50, len(data.train.labels))
+    ):  # past the first epoch
         before, state = state, step(state, data.train, index)
         assert int(state.step) == count + 1
     kernel, bias, norm = by_hand(data, begun, recipe, 40)
     np.testing.assert_allclose(state.params["Dense_0"]["kernel"], kernel, atol=2e-6)
     np.testing.assert_allclose(state.params["Dense_0"]["bias"], bias, atol=2e-6)
-    assert float(state.metrics.grad_norm - before.metrics.grad_norm) / 50 == pytest.approx(norm, rel=1e-3)
+    assert float(state.metrics.grad_norm - before.metrics.grad_norm) / 50 == pytest.approx(
+        norm, rel=1e-3
+    )
     assert int(state.metrics.num_examples) == 40 * 50
 
 
@@ -185,17 +199,25 @@ def test_nothing_is_compiled_twice(data, strategy):
     list(jc.train(model, tx, data, replace(recipe, steps=4), strategy=strategy))
     once = Linear.traces
     list(jc.train(model, tx, data, replace(recipe, seed=1), strategy=strategy))
-    assert Linear.traces == once + 1  # the initialiser's alone: three more rows and another seed share the programs
+    assert (
+        Linear.traces == once + 1
+    )  # the initialiser's alone: three more rows and another seed share the programs
 
 
 def test_each_example_comes_once_an_epoch_and_batches_run_on():
     key, n, batch = jax.random.PRNGKey(5), 50, 8
-    flat = epoch_order(key, 0, 25, batch, n).ravel()  # 200 examples: four epochs, which batches straddle
+    flat = epoch_order(
+        key, 0, 25, batch, n
+    ).ravel()  # 200 examples: four epochs, which batches straddle
     for epoch in range(4):
         assert sorted(flat[epoch * n : (epoch + 1) * n]) == list(range(n))
     assert not np.array_equal(flat[:n], flat[n : 2 * n])
-    np.testing.assert_array_equal(epoch_order(key, 0, 25, batch, n)[9:17], epoch_order(key, 9, 17, batch, n))
-    assert not np.array_equal(epoch_order(jax.random.PRNGKey(6), 0, 5, batch, n), epoch_order(key, 0, 5, batch, n))
+    np.testing.assert_array_equal(
+        epoch_order(key, 0, 25, batch, n)[9:17], epoch_order(key, 9, 17, batch, n)
+    )
+    assert not np.array_equal(
+        epoch_order(jax.random.PRNGKey(6), 0, 5, batch, n), epoch_order(key, 0, 5, batch, n)
+    )
 
 
 class Recording(parallel.Strategy):
@@ -212,7 +234,9 @@ class Recording(parallel.Strategy):
 
 
 def test_sorted_batches_go_through_the_labels_in_order(data):
-    recipe = jc.Recipe(dataset="digits", batch=64, steps=50, every=20, pad=0, flip=False, order="sorted")
+    recipe = jc.Recipe(
+        dataset="digits", batch=64, steps=50, every=20, pad=0, flip=False, order="sorted"
+    )
     recording = Recording()
     list(jc.train(Linear(), jc.create_optimizer(recipe), data, recipe, strategy=recording))
     flat, n = np.concatenate(recording.seen), len(data.train.labels)
@@ -224,17 +248,26 @@ def test_sorted_batches_go_through_the_labels_in_order(data):
 
 
 def test_a_sorted_run_stopped_in_mid_epoch_goes_on_there(data):
-    recipe = jc.Recipe(dataset="digits", batch=64, steps=25, every=10, pad=0, flip=False, order="sorted")
+    recipe = jc.Recipe(
+        dataset="digits", batch=64, steps=25, every=10, pad=0, flip=False, order="sorted"
+    )
     whole, parts, model, tx = Recording(), Recording(), Linear(), jc.create_optimizer(recipe)
     end: Any = list(jc.train(model, tx, data, recipe, strategy=whole))[-1]
-    half: Any = list(jc.train(model, tx, data, recipe, strategy=parts, pause=lambda step: step == 7))[-1]
-    rest: Any = list(jc.train(model, tx, data, recipe, strategy=parts, resume=lambda like: half[0]))[-1]
+    half: Any = list(
+        jc.train(model, tx, data, recipe, strategy=parts, pause=lambda step: step == 7)
+    )[-1]
+    rest: Any = list(
+        jc.train(model, tx, data, recipe, strategy=parts, resume=lambda like: half[0])
+    )[-1]
     np.testing.assert_array_equal(whole.seen, parts.seen)
     assert same_bits(end[0], rest[0])
 
 
 def test_shuffled_is_not_sorted(data):
-    recipe, recording = jc.Recipe(dataset="digits", batch=64, steps=5, every=5, pad=0, flip=False), Recording()
+    recipe, recording = (
+        jc.Recipe(dataset="digits", batch=64, steps=5, every=5, pad=0, flip=False),
+        Recording(),
+    )
     list(jc.train(Linear(), jc.create_optimizer(recipe), data, recipe, strategy=recording))
     labels = data.train.labels[np.concatenate(recording.seen)]
     assert 0.3 < (np.diff(labels) < 0).mean() < 0.6  # 0.45 for ten even classes
@@ -244,17 +277,25 @@ def test_shuffled_is_not_sorted(data):
 def test_the_deviation_of_the_loss_is_that_of_the_rows_batches(data, strategy, every):
     recipe = jc.Recipe(dataset="digits", batch=32, steps=15, pad=0, flip=False, lr=0.01, drops=())
     model, tx = Linear(), jc.create_optimizer(recipe)
-    single: Any = [row for _, row in jc.train(model, tx, data, replace(recipe, every=1), strategy=strategy)]
-    rows: Any = [row for _, row in jc.train(model, tx, data, replace(recipe, every=every), strategy=strategy)]
+    single: Any = [
+        row for _, row in jc.train(model, tx, data, replace(recipe, every=1), strategy=strategy)
+    ]
+    rows: Any = [
+        row for _, row in jc.train(model, tx, data, replace(recipe, every=every), strategy=strategy)
+    ]
     losses = np.array([row["train_loss"] for row in single]).reshape(-1, every)
     np.testing.assert_allclose([row["loss_std"] for row in rows], losses.std(axis=1), rtol=1e-3)
     np.testing.assert_allclose([row["train_loss"] for row in rows], losses.mean(axis=1), rtol=1e-5)
     assert losses.std(axis=1).min() > 0.01
-    assert max(row["loss_std"] for row in single) < 2e-3  # one batch has none, but for the root of float32's 1e-7
+    assert (
+        max(row["loss_std"] for row in single) < 2e-3
+    )  # one batch has none, but for the root of float32's 1e-7
 
 
 def test_the_deviation_of_the_loss_is_the_same_on_devices(data, strategy):
-    recipe = jc.Recipe(dataset="digits", model="mlp", batch=32, steps=6, every=6, pad=0, flip=False, lr=0.01)
+    recipe = jc.Recipe(
+        dataset="digits", model="mlp", batch=32, steps=6, every=6, pad=0, flip=False, lr=0.01
+    )
     model, tx = jc.create_model("mlp", 10, hidden=[]), jc.create_optimizer(recipe)
     one: Any
     two: Any
@@ -265,7 +306,12 @@ def test_the_deviation_of_the_loss_is_the_same_on_devices(data, strategy):
 
 
 def test_streams_are_separate():
-    keys = [fold_in(jax.random.PRNGKey(s), which, at) for s in range(3) for which in range(4) for at in range(5)]
+    keys = [
+        fold_in(jax.random.PRNGKey(s), which, at)
+        for s in range(3)
+        for which in range(4)
+        for at in range(5)
+    ]
     assert len({tuple(np.asarray(key).tolist()) for key in keys}) == len(keys)
     assert {INIT, ORDER, AUGMENT, DROPOUT} == set(range(4))
 
@@ -285,17 +331,29 @@ def test_any_optax_optimiser_will_do(data, strategy):
 def test_clean_training_figures_are_those_of_evaluate(data, strategy):
     recipe = replace(RECIPE, train_error="clean")
     (state, row), *_ = trained(recipe, data, strategy)
-    sums = jc.evaluate(jc.create_model(recipe.model, 10, width=4), state, data.train, strategy=strategy)
-    assert (row["train_error"], row["train_loss"]) == (sums.error_percent, pytest.approx(sums.mean_loss, rel=1e-6))
+    sums = jc.evaluate(
+        jc.create_model(recipe.model, 10, width=4), state, data.train, strategy=strategy
+    )
+    assert (row["train_error"], row["train_loss"]) == (
+        sums.error_percent,
+        pytest.approx(sums.mean_loss, rel=1e-6),
+    )
 
 
 def test_precise_statistics_are_reported_beside_the_moving_ones(data, strategy, whole):
     recipe = replace(RECIPE, steps=10, precise_bn=640)
     ((state, row),) = trained(recipe, data, strategy)
     exact = jc.recompute_batch_stats(
-        jc.create_model(recipe.model, 10, width=4), state, data.train, 640, batch=64, strategy=strategy
+        jc.create_model(recipe.model, 10, width=4),
+        state,
+        data.train,
+        640,
+        batch=64,
+        strategy=strategy,
     )
-    sums = jc.evaluate(jc.create_model(recipe.model, 10, width=4), exact, data.test, strategy=strategy)
+    sums = jc.evaluate(
+        jc.create_model(recipe.model, 10, width=4), exact, data.test, strategy=strategy
+    )
     assert (row["precise_eval_error"], row["precise_eval_loss"]) == (
         sums.error_percent,
         pytest.approx(sums.mean_loss, rel=1e-6),
@@ -307,7 +365,9 @@ def test_validation_is_reported_when_asked(strategy):
     data = jc.load_dataset("digits", validation=300, seed=1)
     recipe = replace(RECIPE, steps=10, validation=300, report="validation")
     ((state, row),) = trained(recipe, data, strategy)
-    sums = jc.evaluate(jc.create_model(recipe.model, 10, width=4), state, data.validation, strategy=strategy)
+    sums = jc.evaluate(
+        jc.create_model(recipe.model, 10, width=4), state, data.validation, strategy=strategy
+    )
     assert row["eval_error"] == sums.error_percent
     assert row["eval_loss"] == pytest.approx(sums.mean_loss, rel=1e-6)
     assert row["eval_split"] == "validation"
@@ -318,10 +378,17 @@ def test_validation_is_reported_when_asked(strategy):
 def test_a_batch_that_devices_cannot_share_is_refused_before_compiling(data, kind):
     Linear.traces = 0
     with pytest.raises(
-        jc.ArgumentError, match=r"batch is 60, which 8 devices cannot share equally; write batch=56 or 64"
+        jc.ArgumentError,
+        match=r"batch is 60, which 8 devices cannot share equally; write batch=56 or 64",
     ) as e:
         next(
-            jc.train(Linear(), optax.sgd(0.1), data, jc.Recipe(dataset="digits", batch=60), strategy=jc.strategy(kind))
+            jc.train(
+                Linear(),
+                optax.sgd(0.1),
+                data,
+                jc.Recipe(dataset="digits", batch=60),
+                strategy=jc.strategy(kind),
+            )
         )
     assert "\n" not in str(e.value)
     assert Linear.traces == 0
@@ -329,14 +396,26 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_compiling(data, kin
 
 def test_a_batch_larger_than_the_data_is_refused(data, strategy):
     with pytest.raises(jc.ArgumentError, match="batch is 2000, more than the 1437 training images"):
-        next(jc.train(Linear(), optax.sgd(0.1), data, jc.Recipe(dataset="digits", batch=2000), strategy=strategy))
+        next(
+            jc.train(
+                Linear(),
+                optax.sgd(0.1),
+                data,
+                jc.Recipe(dataset="digits", batch=2000),
+                strategy=strategy,
+            )
+        )
 
 
 def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
     with pytest.raises(jc.ArgumentError, match="Linear has no field `axis`"):
         next(
             jc.train(
-                Linear(), optax.sgd(0.1), data, jc.Recipe(dataset="digits", batch=64), strategy=jc.strategy("pmap", 2)
+                Linear(),
+                optax.sgd(0.1),
+                data,
+                jc.Recipe(dataset="digits", batch=64),
+                strategy=jc.strategy("pmap", 2),
             )
         )
 
@@ -346,7 +425,10 @@ def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
     [
         ({"validation": 5}, "validation is 5, but the data holds out 0"),
         ({"dataset": "mnist"}, "dataset is 'mnist', but the data is 'digits'"),
-        ({"examples": 100}, r"^examples is 100, but the data has 1437 training images; write subset\(data, 100\)$"),
+        (
+            {"examples": 100},
+            r"^examples is 100, but the data has 1437 training images; write subset\(data, 100\)$",
+        ),
     ],
 )
 def test_a_recipe_of_other_data_is_refused(data, strategy, change, says):

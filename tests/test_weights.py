@@ -20,7 +20,14 @@ from safetensors.numpy import load_file, save_file
 
 from jaxcnn.models import create_model
 from jaxcnn.models.googlenet import AuxiliaryHead
-from jaxcnn.weights import WeightsError, export_weights, load, load_weights, read_metadata, read_weights
+from jaxcnn.weights import (
+    WeightsError,
+    export_weights,
+    load,
+    load_weights,
+    read_metadata,
+    read_weights,
+)
 from jaxcnn.weights._networks import published_name, trace
 from jaxcnn.weights.layouts import Leaf, from_file_layout, layouts, locate_leaves, to_file_layout
 
@@ -40,7 +47,15 @@ NETWORKS = {
     "resnet101": ("resnet101-v1.5", {}),
     "resnet152": ("resnet152-v1.5", {}),
 }
-QUICK = ["alexnet", "vgg11", "timm-vgg11_bn", "googlenet", "googlenet-shifted", "resnet18", "resnet50"]
+QUICK = [
+    "alexnet",
+    "vgg11",
+    "timm-vgg11_bn",
+    "googlenet",
+    "googlenet-shifted",
+    "resnet18",
+    "resnet50",
+]
 SLOW = [name for name in NETWORKS if name not in QUICK]
 """Their names and shapes are compared always, their numbers where PyTorch is installed (`pip install -e ".[parity]"`)."""
 
@@ -73,11 +88,17 @@ def compare(name, folder, monkeypatch):
     assert np.abs(there.logits).max() > 0.5
     if getattr(model, "aux", False):
         stages |= auxiliary(model, variables, stages)
-    compared = {stage: value for stage, value in there.stages.items() if "aux" not in stage or stage in stages}
+    compared = {
+        stage: value
+        for stage, value in there.stages.items()
+        if "aux" not in stage or stage in stages
+    }
     assert compared.keys() == stages.keys()
     for stage, (shape, values) in compared.items():
         assert stages[stage].shape == shape, stage
-        np.testing.assert_allclose(known.sample(stage, stages[stage]), values, rtol=0, atol=1e-3, err_msg=stage)
+        np.testing.assert_allclose(
+            known.sample(stage, stages[stage]), values, rtol=0, atol=1e-3, err_msg=stage
+        )
 
 
 def auxiliary(model, variables, stages):
@@ -86,7 +107,9 @@ def auxiliary(model, variables, stages):
     for name, on in (("aux1", "inception4a"), ("aux2", "inception4d")):
         head = AuxiliaryHead(model._make(), nn.Dense, CLASSES, None)
         own = {kind: tree[name] for kind, tree in variables.items()}
-        _, sown = jax.jit(lambda own, maps, head=head: head.apply(own, maps, False, mutable=["aux"]))(own, stages[on])
+        _, sown = jax.jit(
+            lambda own, maps, head=head: head.apply(own, maps, False, mutable=["aux"])
+        )(own, stages[on])
         (found[name],) = sown["aux"]["logits"]
     return found
 
@@ -99,7 +122,9 @@ def test_parity_with_pytorch(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", SLOW)
 def test_parity_with_pytorch_of_the_others(name, tmp_path, monkeypatch):
-    pytest.importorskip("torch", reason="takes a minute; runs where the extra `parity` is installed")
+    pytest.importorskip(
+        "torch", reason="takes a minute; runs where the extra `parity` is installed"
+    )
     compare(name, tmp_path, monkeypatch)
 
 
@@ -108,7 +133,9 @@ def test_names_and_shapes_are_those_of_pytorch(name):
     """Key for key and shape for shape, in the layout of the file."""
     there, model = case(name), network(name)
     specs, *_ = trace(model, there.image[1:])
-    shapes = {key: shape for key, shape in there.shapes.items() if not key.endswith("num_batches_tracked")}
+    shapes = {
+        key: shape for key, shape in there.shapes.items() if not key.endswith("num_batches_tracked")
+    }
     if not getattr(model, "aux", True):
         shapes = {key: shape for key, shape in shapes.items() if not key.startswith("aux")}
     layout = layouts(model)[1 if name == "timm-vgg11_bn" else 0]
@@ -131,7 +158,10 @@ def test_timm_names_its_resnets_as_torchvision_does():
 
 def test_a_dense_layer_after_maps_takes_them_in_our_order():
     """Applied to the same maps, in torch's order channel, row, column and in ours, it gives the same."""
-    maps, weight = np.random.default_rng(0).normal(size=(5, 3, 4)), np.random.default_rng(1).normal(size=(2, 60))
+    maps, weight = (
+        np.random.default_rng(0).normal(size=(5, 3, 4)),
+        np.random.default_rng(1).normal(size=(2, 60)),
+    )
     leaf = Leaf("x.weight", (60, 2), (3, 4))
     for form in (weight, weight.reshape(2, 5, 3, 4)):
         np.testing.assert_allclose(
@@ -154,7 +184,9 @@ def random_variables(model, shape, seed=0):
     """Variables of the right shapes, filled without initialising anything."""
     specs, *_ = trace(model, shape)
     draw = np.random.default_rng(seed)
-    return unflatten_dict({path: draw.standard_normal(spec.shape, np.float32) for path, spec in specs.items()})
+    return unflatten_dict(
+        {path: draw.standard_normal(spec.shape, np.float32) for path, spec in specs.items()}
+    )
 
 
 def same(a: Any, b: Any):
@@ -165,14 +197,27 @@ def same(a: Any, b: Any):
         np.testing.assert_array_equal(a[path], b[path], err_msg=str(path))
 
 
-OWN = ["preresnet18", "plain18", "resnet20", "lenet5", "unet", "perceptron", "resnet50", "resnet50-v1.5", "googlenet"]
+OWN = [
+    "preresnet18",
+    "plain18",
+    "resnet20",
+    "lenet5",
+    "unet",
+    "perceptron",
+    "resnet50",
+    "resnet50-v1.5",
+    "googlenet",
+]
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_export_and_back(name, tmp_path):
     """Every network, in torchvision's layout or in our own; the header keeps what one writes, and v1 apart from v1.5."""
     options = {"width": 4} if "resnet" in name or "plain" in name else {}
-    model, shape = create_model(name, 5, **options), (28, 28, 1) if name in ("lenet5", "perceptron") else (32, 32, 3)
+    model, shape = (
+        create_model(name, 5, **options),
+        (28, 28, 1) if name in ("lenet5", "perceptron") else (32, 32, 3),
+    )
     variables = random_variables(model, shape)
     export_weights(model, variables, tmp_path / "out.safetensors", {"note": "three words here"})
     same(variables, load_weights(model, tmp_path / "out.safetensors", shape))
@@ -192,7 +237,10 @@ def test_what_is_exported_is_what_was_read(name, tmp_path, monkeypatch):
     for key, array in arrays.items():
         assert back[key].dtype == array.dtype
         np.testing.assert_array_equal(back[key], array, err_msg=key)
-    assert read_metadata(tmp_path / "back.safetensors") == {"model": published_name(model), "format": "pt"}
+    assert read_metadata(tmp_path / "back.safetensors") == {
+        "model": published_name(model),
+        "format": "pt",
+    }
 
 
 def test_an_export_that_cannot_be_written(tmp_path):
@@ -200,7 +248,10 @@ def test_an_export_that_cannot_be_written(tmp_path):
     variables = random_variables(model, (2, 2, 1))
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    for name in ("out.safetensors", "out.safetensors.part"):  # links are replaced, never written through
+    for name in (
+        "out.safetensors",
+        "out.safetensors.part",
+    ):  # links are replaced, never written through
         (tmp_path / name).unlink(missing_ok=True)
         (tmp_path / name).symlink_to(victim)
     export_weights(model, variables, tmp_path / "out.safetensors")
@@ -219,7 +270,10 @@ def test_an_export_that_cannot_be_written(tmp_path):
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
     """A ResNet-18 of width 4 and 5 classes, and its arrays as torch has them."""
-    model, file = create_model("resnet18", 5, width=4), tmp_path_factory.mktemp("narrow") / "r.safetensors"
+    model, file = (
+        create_model("resnet18", 5, width=4),
+        tmp_path_factory.mktemp("narrow") / "r.safetensors",
+    )
     export_weights(model, random_variables(model, (32, 32, 3)), file)
     return model, load_file(file)
 
@@ -235,8 +289,15 @@ def refusal(model, arrays, folder, metadata=None):
 
 def test_all_that_does_not_fit_is_told_at_once(narrow, tmp_path):
     model, arrays = narrow
-    wrong = {key: array for key, array in arrays.items() if key not in ("bn1.bias", "layer4.1.bn2.running_var")}
-    wrong |= {"extra.weight": np.zeros(3, np.float32), "conv1.weight": np.zeros((4, 1, 7, 7), np.float32)}
+    wrong = {
+        key: array
+        for key, array in arrays.items()
+        if key not in ("bn1.bias", "layer4.1.bn2.running_var")
+    }
+    wrong |= {
+        "extra.weight": np.zeros(3, np.float32),
+        "conv1.weight": np.zeros((4, 1, 7, 7), np.float32),
+    }
     error = refusal(model, wrong | {"bn1.weight": np.zeros(4, np.int64)}, tmp_path)
     assert set(error.missing) == {"bn1.bias", "layer4.1.bn2.running_var"}
     assert error.unexpected == ("extra.weight",)
@@ -252,7 +313,9 @@ def test_a_file_of_another_network(narrow, tmp_path):
     """Hundreds of names: the line has the first few and how many, the error all."""
     _, arrays = narrow
     error = refusal(create_model("resnet34", 5, width=4), arrays, tmp_path)
-    assert len(error.missing) == 2 * (34 - 18) * 5 // 2  # a layer more is a kernel and four arrays of its BN
+    assert (
+        len(error.missing) == 2 * (34 - 18) * 5 // 2
+    )  # a layer more is a kernel and four arrays of its BN
     assert re.search(r"80 missing \((\S+, ){2}\S+ and 77 more\)", str(error))
     error = refusal(create_model("vgg11-32", 5), arrays, tmp_path)
     assert len(error.unexpected) == 100  # all but "fc", which is a usual name for a head
@@ -265,7 +328,10 @@ def test_another_number_of_classes_begins_the_head_anew(narrow, tmp_path, caplog
     save_file(arrays, tmp_path / "x.safetensors")
     wider = create_model("resnet18", 7, width=4)
     with caplog.at_level(logging.WARNING, "jaxcnn.weights"):
-        found = [load_weights(wider, tmp_path / "x.safetensors", (32, 32, 3), seed=seed) for seed in (0, 0, 1)]
+        found = [
+            load_weights(wider, tmp_path / "x.safetensors", (32, 32, 3), seed=seed)
+            for seed in (0, 0, 1)
+        ]
     assert "number of classes: head begins anew (seed 0)" in caplog.text
     heads = [variables["params"].pop("head") for variables in found]
     for other in found[1:]:
@@ -273,7 +339,9 @@ def test_another_number_of_classes_begins_the_head_anew(narrow, tmp_path, caplog
     assert heads[0]["kernel"].shape == (32, 7)
     np.testing.assert_array_equal(heads[0]["kernel"], heads[1]["kernel"])
     assert np.abs(heads[0]["kernel"] - heads[2]["kernel"]).max() > 0.1
-    assert heads[0]["kernel"].std() == pytest.approx(np.sqrt(2 / 32), rel=0.2)  # "he", the network's own
+    assert heads[0]["kernel"].std() == pytest.approx(
+        np.sqrt(2 / 32), rel=0.2
+    )  # "he", the network's own
     assert not heads[0]["bias"].any()
     whole = load_weights(model, tmp_path / "x.safetensors", (32, 32, 3))
     whole["params"].pop("head")
@@ -295,11 +363,15 @@ def test_auxiliary_heads_of_googlenet(tmp_path, monkeypatch, caplog):
     there = case("googlenet")
     without = from_file(there, network("googlenet", aux=False), tmp_path, monkeypatch)
     assert "aux1" not in without["params"]
-    both = load_weights(network("googlenet", classes=3), tmp_path / "there.safetensors", (64, 64, 3))
+    both = load_weights(
+        network("googlenet", classes=3), tmp_path / "there.safetensors", (64, 64, 3)
+    )
     assert "aux1.head, aux2.head, head begins anew" in caplog.text
     assert both["params"]["aux1"]["head"]["kernel"].shape == (1024, 3)
     assert both["params"]["aux1"]["dense"]["kernel"].shape == (2048, 1024)
-    arrays = {key: array for key, array in known.state_dict(there).items() if not key.startswith("aux")}
+    arrays = {
+        key: array for key, array in known.state_dict(there).items() if not key.startswith("aux")
+    }
     error = refusal(network("googlenet"), arrays, tmp_path)
     assert len(error.missing) == 2 * 9
 
@@ -309,12 +381,18 @@ def test_bottlenecks_of_the_other_version_are_refused(tmp_path):
     old, new = create_model("resnet50", 5, width=4), create_model("resnet50-v1.5", 5, width=4)
     export_weights(new, random_variables(new, (32, 32, 3)), tmp_path / "new.safetensors")
     arrays = load_file(tmp_path / "new.safetensors")
-    assert "resnet50 would compute something else with it; write 'resnet50-v1.5'" in str(refusal(old, arrays, tmp_path))
-    assert "write 'resnet50-v1.5'" in str(refusal(old, arrays, tmp_path, {"model": "resnet50-v1.5"}))
+    assert "resnet50 would compute something else with it; write 'resnet50-v1.5'" in str(
+        refusal(old, arrays, tmp_path)
+    )
+    assert "write 'resnet50-v1.5'" in str(
+        refusal(old, arrays, tmp_path, {"model": "resnet50-v1.5"})
+    )
     assert "write 'resnet50'" in str(refusal(new, arrays, tmp_path, {"model": "resnet50"}))
     load_weights(new, tmp_path / "new.safetensors", (32, 32, 3))
     with pytest.raises(WeightsError, match="leave it out"):
-        export_weights(old, random_variables(old, (32, 32, 3)), tmp_path / "x", {"model": "resnet50-v1.5"})
+        export_weights(
+            old, random_variables(old, (32, 32, 3)), tmp_path / "x", {"model": "resnet50-v1.5"}
+        )
 
 
 def test_half_precision_is_widened_exactly(narrow, tmp_path):
@@ -325,7 +403,8 @@ def test_half_precision_is_widened_exactly(narrow, tmp_path):
         found = load_weights(model, tmp_path / "x.safetensors", (32, 32, 3))
         assert found["params"]["stem"]["kernel"].dtype == np.float32
         np.testing.assert_array_equal(
-            found["params"]["stem"]["kernel"], short["conv1.weight"].transpose(2, 3, 1, 0).astype(np.float32)
+            found["params"]["stem"]["kernel"],
+            short["conv1.weight"].transpose(2, 3, 1, 0).astype(np.float32),
         )
 
 
@@ -372,15 +451,22 @@ def test_torchvision_loads_what_is_exported(name, tmp_path, monkeypatch):
     there, model = case(name), network(name)
     arrays = {key: torch.from_numpy(array) for key, array in known.state_dict(there).items()}
     for new in (False, True):
-        torch.save({"state_dict": arrays}, tmp_path / f"{new}.pth", _use_new_zipfile_serialization=new)
+        torch.save(
+            {"state_dict": arrays}, tmp_path / f"{new}.pth", _use_new_zipfile_serialization=new
+        )
     variables = load_weights(model, tmp_path / "True.pth", there.image[1:])
     same(variables, load_weights(model, tmp_path / "False.pth", there.image[1:]))
     export_weights(model, variables, tmp_path / "back.safetensors")
     network_there, _, _ = make.networks(name)
-    back = {key: torch.from_numpy(array) for key, array in load_file(tmp_path / "back.safetensors").items()}
+    back = {
+        key: torch.from_numpy(array)
+        for key, array in load_file(tmp_path / "back.safetensors").items()
+    }
     network_there.load_state_dict(back, strict=True)
     with torch.no_grad():
-        logits = network_there.eval()(torch.from_numpy(known.image(there.image).transpose(0, 3, 1, 2).copy()))
+        logits = network_there.eval()(
+            torch.from_numpy(known.image(there.image).transpose(0, 3, 1, 2).copy())
+        )
     np.testing.assert_allclose(logits.numpy(), there.logits, rtol=0, atol=1e-5)
 
 

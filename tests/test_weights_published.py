@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
-from test_weights_strangers import SIX, WRITERS, Call, a_tensor, dumped, refused, torch, write_zip  # noqa: F401
+from test_weights_strangers import SIX, WRITERS, Call, a_tensor, dumped, refused, torch, write_zip
 
 from jaxcnn import Recipe, create_optimizer, evaluate, load_dataset
 from jaxcnn.models import create_model
@@ -39,7 +39,9 @@ class File(dict):
 
     def get_array(self, name, shape):
         if name not in self:
-            values = self.draw.normal(size=shape) * (np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.3)
+            values = self.draw.normal(size=shape) * (
+                np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.3
+            )
             if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
                 values = self.draw.uniform(0.5, 1.5, shape)
             self[name] = values.astype(np.float32)
@@ -50,8 +52,12 @@ class File(dict):
 def conv(file, name, x, filters, size=3, stride=1, padding=None, bias=False):
     weight = file.get_array(f"{name}.weight", (filters, x.shape[1], size, size))
     around = size // 2 if padding is None else padding
-    y = jax.lax.conv_general_dilated(x, weight, (stride, stride), [(around, around)] * 2, precision="highest")
-    return np.asarray(y) + (file.get_array(f"{name}.bias", (filters,)).reshape(1, -1, 1, 1) if bias else np.float32(0))
+    y = jax.lax.conv_general_dilated(
+        x, weight, (stride, stride), [(around, around)] * 2, precision="highest"
+    )
+    return np.asarray(y) + (
+        file.get_array(f"{name}.bias", (filters,)).reshape(1, -1, 1, 1) if bias else np.float32(0)
+    )
 
 
 def bn(file, name, x):
@@ -64,7 +70,10 @@ def bn(file, name, x):
 
 
 def dense(file, name, x, features):
-    weight, bias = file.get_array(f"{name}.weight", (features, x.shape[1])), file.get_array(f"{name}.bias", (features,))
+    weight, bias = (
+        file.get_array(f"{name}.weight", (features, x.shape[1])),
+        file.get_array(f"{name}.bias", (features,)),
+    )
     return x @ weight.T + bias
 
 
@@ -93,7 +102,11 @@ def resnet(x, names, kind, project=None, blocks=2):
             filters, stride = WIDTH * 2 ** (stage - 1), 2 if stage > 1 and block == 0 else 1
             y = conv(file, names("conv1", stage, block), x, filters, stride=stride)
             y = relu(bn(file, names("bn1", stage, block), y))
-            y = bn(file, names("bn2", stage, block), conv(file, names("conv2", stage, block), y, filters))
+            y = bn(
+                file,
+                names("bn2", stage, block),
+                conv(file, names("conv2", stage, block), y, filters),
+            )
             if kind and stride == 1:
                 y = y + x
             elif kind == "B":
@@ -114,7 +127,11 @@ def stacked(layer, stage=0, block=0):
     """a-martyn/resnet."""
     if not stage:
         return {"stem": "convIn", "stem_norm": "bnIn", "head": "fcOut"}[layer]
-    return f"stack1.{block}.{layer}" if stage == 1 else f"stack{stage}{f'b.{block - 1}' if block else 'a'}.{layer}"
+    return (
+        f"stack1.{block}.{layer}"
+        if stage == 1
+        else f"stack{stage}{f'b.{block - 1}' if block else 'a'}.{layer}"
+    )
 
 
 def lettered(layer, stage=0, block=0):
@@ -129,7 +146,10 @@ def images(*shape):
 
 
 def store(file, folder, prefix=""):
-    save_file({prefix + key: np.ascontiguousarray(value) for key, value in file.items()}, folder / "x.safetensors")
+    save_file(
+        {prefix + key: np.ascontiguousarray(value) for key, value in file.items()},
+        folder / "x.safetensors",
+    )
     return folder / "x.safetensors"
 
 
@@ -166,9 +186,18 @@ def test_networks_of_section_4_2(name, tmp_path):
 
 def test_networks_as_pytorchcv_names_them(tmp_path):
     file, want = resnet(X, usual("output"), "B", "identity_conv")
-    parts = {"conv1": "body.conv1.conv", "conv2": "body.conv2.conv", "bn1": "body.conv1.bn", "bn2": "body.conv2.bn"}
+    parts = {
+        "conv1": "body.conv1.conv",
+        "conv2": "body.conv2.conv",
+        "bn1": "body.conv1.bn",
+        "bn2": "body.conv2.bn",
+    }
     parts |= {"identity_conv.0": "identity_conv.conv", "identity_conv.1": "identity_conv.bn"}
-    starts = {"conv1": "features.init_block.conv", "bn1": "features.init_block.bn", "output": "output"}
+    starts = {
+        "conv1": "features.init_block.conv",
+        "bn1": "features.init_block.bn",
+        "output": "output",
+    }
     arrays = {}
     for key, value in file.items():
         layer, leaf = key.rsplit(".", 1)
@@ -185,15 +214,22 @@ def test_the_side_of_the_zeros_matters(tmp_path):
     file, want = resnet(X, usual("linear"), "both")
     model = create_model("resnet14", CLASSES, width=WIDTH)
     path = store(file, tmp_path)
-    wrong = model.apply(load_weights(model, path, shortcut_padding="end"), jnp.asarray(X.transpose(0, 2, 3, 1)))
+    wrong = model.apply(
+        load_weights(model, path, shortcut_padding="end"), jnp.asarray(X.transpose(0, 2, 3, 1))
+    )
     assert np.abs(np.asarray(wrong) - want).max() > 0.05
 
 
 def test_where_zeros_are_is_asked_or_told(tmp_path, caplog):
     file, _ = resnet(X, usual("fc"), "end")
-    model, plain = create_model("resnet14", CLASSES, width=WIDTH), create_model("plain14", CLASSES, width=WIDTH)
+    model, plain = (
+        create_model("resnet14", CLASSES, width=WIDTH),
+        create_model("plain14", CLASSES, width=WIDTH),
+    )
     path = store(file, tmp_path)
-    with pytest.raises(WeightsError, match=r"does not say where.*expected shortcut_padding='end'.*or 'both'"):
+    with pytest.raises(
+        WeightsError, match=r"does not say where.*expected shortcut_padding='end'.*or 'both'"
+    ):
         load_weights(model, path)
     with pytest.raises(WeightsError, match="expected 'end', 'both' or None"):
         load_weights(model, path, shortcut_padding="left")
@@ -229,7 +265,14 @@ def preact(x, stem_norm, project=None, final="bn", head="fc", raw=False, bottlen
             layers = ((1, 1), (3, 1), (1, 4)) if bottleneck else ((3, 1), (3, 1))
             for number, (size, times) in enumerate(layers, 1):
                 y = relu(bn(file, f"{name}.bn{number}", y)) if number > 1 else y
-                y = conv(file, f"{name}.conv{number}", y, filters * times, size, stride if number == 1 else 1)
+                y = conv(
+                    file,
+                    f"{name}.conv{number}",
+                    y,
+                    filters * times,
+                    size,
+                    stride if number == 1 else 1,
+                )
             x = x + y
     x = relu(bn(file, final, x)).mean((2, 3))
     return file, dense(file, head, x, CLASSES)
@@ -241,7 +284,10 @@ def preact(x, stem_norm, project=None, final="bn", head="fc", raw=False, bottlen
         ({"stem_norm": "bn1", "project": "shortcut.0"}, {}),
         ({"stem_norm": "bn1", "project": "shortcut", "final": "bn2", "head": "linear"}, {}),
         ({"stem_norm": "layer1.0.bn1", "project": "shortcut.0", "raw": True}, {"stem_norm": False}),
-        ({"stem_norm": "layer1.0.bn1", "project": "shortcut.0", "final": "bn1", "raw": True}, {"stem_norm": False}),
+        (
+            {"stem_norm": "layer1.0.bn1", "project": "shortcut.0", "final": "bn1", "raw": True},
+            {"stem_norm": False},
+        ),
         ({"stem_norm": "layer1.0.bn1", "project": "downsample.0", "bottleneck": True}, {}),
     ],
 )
@@ -264,7 +310,12 @@ def test_shortcut_a_before_weights_on_both_sides(tmp_path):
     where = {4: np.arange(4), 8: None, 16: None}
     where[8] = np.r_[where[4] + 2, 0, 1, 6, 7]
     where[16] = np.r_[where[8] + 4, 0:4, 12:16]
-    for key, array in file.items():  # the same network, with each stage's channels where padding on both sides has them
+    for (
+        key,
+        array,
+    ) in (
+        file.items()
+    ):  # the same network, with each stage's channels where padding on both sides has them
         shifted["both"][key] = array
         if key in ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"):
             shifted["both"][key] = array[np.argsort(where[16])]
@@ -287,7 +338,9 @@ def test_shortcut_a_before_weights_on_both_sides(tmp_path):
 def test_the_first_blocks_own_norm_needs_the_switch(tmp_path):
     file, _ = preact(X, "layer1.0.bn1", project="shortcut.0", raw=True)
     model = create_model("cifar-preresnet14", CLASSES, width=WIDTH, shortcut="B")
-    with pytest.raises(WeightsError, match=r"layer1.0.bn1.weight.*Use build\(\.\.\., stem_norm=False\)"):
+    with pytest.raises(
+        WeightsError, match=r"layer1.0.bn1.weight.*Use build\(\.\.\., stem_norm=False\)"
+    ):
         load_weights(model, store(file, tmp_path))
 
 
@@ -323,14 +376,18 @@ def test_lenet5_by_any_names(names, flat, tmp_path):
     compare(model, load_weights(model, store(file, tmp_path), (32, 32, 3)), x, want)
 
 
-@pytest.mark.parametrize(("start", "head"), [("features.", "classifier"), ("layers.", "linear"), ("features.", "fc")])
+@pytest.mark.parametrize(
+    ("start", "head"), [("features.", "classifier"), ("layers.", "linear"), ("features.", "fc")]
+)
 def test_vgg_of_32_pixels(start, head, tmp_path):
     """Convolutions numbered as torchvision's, and the layer of logits alone."""
     file, x, at = File(), images(3, 32, 32), 0
     want = x
     for filters, layers in ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)):
         for _ in range(layers):
-            want = relu(bn(file, f"{start}{at + 1}", conv(file, f"{start}{at}", want, filters, bias=True)))
+            want = relu(
+                bn(file, f"{start}{at + 1}", conv(file, f"{start}{at}", want, filters, bias=True))
+            )
             at += 3
         want, at = pooled(want), at + 1
     want = dense(file, head, want.reshape(len(x), -1), 10)
@@ -345,7 +402,10 @@ def test_timms_vgg_is_refused_where_its_dense_layers_slide(tmp_path, monkeypatch
     from jaxcnn.weights import load
     from jaxcnn.weights.layouts import locate_leaves
 
-    arrays = {leaf.key: np.zeros(leaf.forms()[0], np.float16) for leaf in locate_leaves(layout, specs).values()}
+    arrays = {
+        leaf.key: np.zeros(leaf.forms()[0], np.float16)
+        for leaf in locate_leaves(layout, specs).values()
+    }
     monkeypatch.setattr(load, "read_weights", lambda _: (arrays, {}))
     for shape in ((256, 256, 3), (224, 320, 3)):
         with pytest.raises(WeightsError, match=r"timm's VGG.*Use shape=\(224, 224, 3\)"):
@@ -365,9 +425,16 @@ def test_names_of_the_users_own(how, tmp_path):
     for stage in (1, 2, 3):
         for block in range(2):
             there, here = f"b{stage}{block}_", f"stage{stage}_block{block + 1}."
-            ours |= {f"{there}{a}": f"{here}{b}" for a, b in (("conv1", "conv1"), ("conv2", "conv2"), ("bn1", "norm1"))}
+            ours |= {
+                f"{there}{a}": f"{here}{b}"
+                for a, b in (("conv1", "conv1"), ("conv2", "conv2"), ("bn1", "norm1"))
+            }
             ours[f"{there}bn2"] = f"{here}norm2"
-    mapped = ours if how == "mapping" else lambda key: ours[key.rpartition(".")[0]] + "." + key.rpartition(".")[2]
+    mapped = (
+        ours
+        if how == "mapping"
+        else lambda key: ours[key.rpartition(".")[0]] + "." + key.rpartition(".")[2]
+    )
     model = create_model("resnet14", CLASSES, width=WIDTH)
     variables = load_weights(model, store(file, tmp_path), names=mapped, shortcut_padding="both")
     compare(model, variables, X, want)
@@ -379,7 +446,9 @@ def test_names_for_some_layers_alone(tmp_path):
     model = create_model("plain14", CLASSES, width=WIDTH)
     path = store(file | {"criterion.weight": np.zeros(3, np.float32)}, tmp_path)
     compare(model, load_weights(model, path, names={"top": "head", "criterion": None}), X, want)
-    with pytest.raises(WeightsError, match=r"names={'criterion': 'head', \.\.\.}|names={'top': 'head', \.\.\.}"):
+    with pytest.raises(
+        WeightsError, match=r"names={'criterion': 'head', \.\.\.}|names={'top': 'head', \.\.\.}"
+    ):
         load_weights(model, path)
     for names, says in (
         ({"topp": "head"}, "names has 'topp'.*such as 'top'"),
@@ -424,7 +493,9 @@ class Unusual(nn.Module):
 
 def test_a_module_that_cannot_be_called_with_images_alone(tmp_path):
     save_file({"head.kernel": np.zeros((4, CLASSES), np.float32)}, tmp_path / "x")
-    with pytest.raises(ArgumentError, match=r"Unusual.__call__ cannot be called with images alone") as caught:
+    with pytest.raises(
+        ArgumentError, match=r"Unusual.__call__ cannot be called with images alone"
+    ) as caught:
         load_weights(Unusual(), tmp_path / "x", (2, 2, 1))
     assert "\n" not in str(caught.value)
 
@@ -432,19 +503,31 @@ def test_a_module_that_cannot_be_called_with_images_alone(tmp_path):
 class Odd(nn.Module):
     @nn.compact
     def __call__(self, x):
-        x = nn.ConvTranspose(4, (3, 3), name="a")(x) if x.shape[1] == 8 else nn.Conv(4, (3, 3), name="a")(x)
+        x = (
+            nn.ConvTranspose(4, (3, 3), name="a")(x)
+            if x.shape[1] == 8
+            else nn.Conv(4, (3, 3), name="a")(x)
+        )
         return nn.Dense(CLASSES, name="z")(x[:, : x.shape[1] // 2].reshape(len(x), -1))
 
 
 def test_modules_whose_arrays_cannot_be_turned_are_refused(tmp_path):
     """Square kernels of as many inputs as outputs, and flattened maps of unknown height: the shapes alone would fit."""
     draw = np.random.default_rng(0)
-    arrays = {"c.weight": draw.standard_normal((4, 4, 3, 3), np.float32), "c.bias": np.zeros(4, np.float32)}
+    arrays = {
+        "c.weight": draw.standard_normal((4, 4, 3, 3), np.float32),
+        "c.bias": np.zeros(4, np.float32),
+    }
     arrays |= {"f.bias": np.zeros(CLASSES, np.float32)}
-    for size, says in ((8, "transposed convolution for 'a'"), (6, "flattened maps of unknown height")):
+    for size, says in (
+        (8, "transposed convolution for 'a'"),
+        (6, "flattened maps of unknown height"),
+    ):
         arrays["f.weight"] = np.zeros((CLASSES, 4 * size * (size // 2)), np.float32)
         with pytest.raises(WeightsError, match=says):
-            load_weights(Odd(), store(arrays, tmp_path), (size, size, 4), names={"c": "a", "f": "z"})
+            load_weights(
+                Odd(), store(arrays, tmp_path), (size, size, 4), names={"c": "a", "f": "z"}
+            )
 
 
 def test_own_module_exports_and_reads_back(tmp_path):
@@ -463,22 +546,31 @@ def test_own_module_exports_and_reads_back(tmp_path):
 @pytest.mark.parametrize(
     "wrap",
     [
-        *(lambda t, n=n: {n: t, "epoch": 3} for n in ("net", "params", "weights", "model_state", "teacher", "module")),
-        lambda t: {"checkpoint": {"model": t}, "optimizer": {"state": {0: {"momentum_buffer": t["a"]}}}},
+        *(
+            lambda t, n=n: {n: t, "epoch": 3}
+            for n in ("net", "params", "weights", "model_state", "teacher", "module")
+        ),
+        lambda t: {
+            "checkpoint": {"model": t},
+            "optimizer": {"state": {0: {"momentum_buffer": t["a"]}}},
+        },
         lambda t: {"state_dict": t, "best": t["a"]},
     ],
 )
-def test_wrappers(wrap, kind, torch, tmp_path, caplog):  # noqa: F811
+def test_wrappers(wrap, kind, torch, tmp_path, caplog):
     tree = {"a": a_tensor(torch, legacy=kind == "legacy")}
     found, _ = read_weights(WRITERS[kind](tmp_path / "x.ckpt", wrap(tree), {"0": SIX.tobytes()}))
     np.testing.assert_array_equal(found["a"], SIX.reshape(2, 3))
     assert not caplog.records
 
 
-def test_several_sets_of_weights(torch, tmp_path, caplog):  # noqa: F811
+def test_several_sets_of_weights(torch, tmp_path, caplog):
     """Which one was taken is said, and the user can choose."""
     plain, ema = {"a": a_tensor(torch)}, {"a": a_tensor(torch, (2,), (1,), 4)}
-    for tree in ({"state_dict_ema": ema, "state_dict": plain}, {"state_dict": plain, "state_dict_ema": ema}):
+    for tree in (
+        {"state_dict_ema": ema, "state_dict": plain},
+        {"state_dict": plain, "state_dict_ema": ema},
+    ):
         file = write_zip(tmp_path / "x.pth", tree, {"0": SIX.tobytes()})
         caplog.clear()
         np.testing.assert_array_equal(read_weights(file)[0]["a"], SIX.reshape(2, 3))
@@ -508,7 +600,7 @@ OBJECTS = {
 
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("name", OBJECTS)
-def test_objects_next_to_the_weights_are_skipped(name, protocol, torch, tmp_path, monkeypatch):  # noqa: F811
+def test_objects_next_to_the_weights_are_skipped(name, protocol, torch, tmp_path, monkeypatch):
     """Python's unpickler would make each of them; here the type is not even looked up."""
     data = dumped({"state_dict": {"a": a_tensor(torch)}, "more": [OBJECTS[name], 1]}, protocol)
     with monkeypatch.context() as patch:
@@ -518,19 +610,39 @@ def test_objects_next_to_the_weights_are_skipped(name, protocol, torch, tmp_path
     np.testing.assert_array_equal(found["a"], SIX.reshape(2, 3))
 
 
-def test_torchs_own_objects_are_skipped_and_others_refused(torch, tmp_path):  # noqa: F811
+def test_torchs_own_objects_are_skipped_and_others_refused(torch, tmp_path):
     weights = dumped({"state_dict": {"a": a_tensor(torch)}})
     assert weights.endswith(b"s.") or weights.endswith(b".")
-    size, device, dtype = "ctorch\nSize\n((I1\nI2\nttR", "ctorch\ndevice\n(Vcpu\ntR", "ctorch\nfloat32\n"
+    size, device, dtype = (
+        "ctorch\nSize\n((I1\nI2\nttR",
+        "ctorch\ndevice\n(Vcpu\ntR",
+        "ctorch\nfloat32\n",
+    )
     for text in (size, device, dtype):
-        text = text.replace("I1\n", "K\x01").replace("I2\n", "K\x02").replace("Vcpu\n", "X\x03\0\0\0cpu")
+        text = (
+            text.replace("I1\n", "K\x01")
+            .replace("I2\n", "K\x02")
+            .replace("Vcpu\n", "X\x03\0\0\0cpu")
+        )
         data = weights[:-1] + b"X\x01\0\0\0x" + text.encode("latin-1") + b"s."
-        assert read_weights(write_zip(tmp_path / "x.pth", data, {"0": SIX.tobytes()}))[0].keys() == {"a"}
-    data = dumped({"state_dict": {"a": a_tensor(torch)}, "args": Call(pathlib.Path.mkdir, (pathlib.Path("x"),))}, 4)
-    refused(write_zip(tmp_path / "x.pth", data), "nothing of it was run", "torch.save(model.state_dict(), file)")
+        assert read_weights(write_zip(tmp_path / "x.pth", data, {"0": SIX.tobytes()}))[
+            0
+        ].keys() == {"a"}
+    data = dumped(
+        {
+            "state_dict": {"a": a_tensor(torch)},
+            "args": Call(pathlib.Path.mkdir, (pathlib.Path("x"),)),
+        },
+        4,
+    )
+    refused(
+        write_zip(tmp_path / "x.pth", data),
+        "nothing of it was run",
+        "torch.save(model.state_dict(), file)",
+    )
 
 
-def test_a_skipped_object_is_no_weight(torch, tmp_path):  # noqa: F811
+def test_a_skipped_object_is_no_weight(torch, tmp_path):
     tree = {"state_dict": {"a": a_tensor(torch), "b": argparse.Namespace(x=1)}}
     refused(write_zip(tmp_path / "x.pth", tree, {"0": SIX.tobytes()}), "'b' in it is no tensor")
 
@@ -569,7 +681,11 @@ def test_a_file_without_a_head(tmp_path, caplog):
     assert np.abs(found["params"]["head"]["kernel"]).max() > 0
     np.testing.assert_array_equal(found["params"]["stem_norm"]["scale"], file["bn1.weight"])
     for stray in ({"other.weight": np.zeros((CLASSES, 4 * WIDTH), np.float32)}, None):
-        short = body | stray if stray else {key: value for key, value in body.items() if key != "bn1.bias"}
+        short = (
+            body | stray
+            if stray
+            else {key: value for key, value in body.items() if key != "bn1.bias"}
+        )
         with pytest.raises(WeightsError, match=r"missing"):
             load_weights(model, store(short, tmp_path))
 
@@ -579,9 +695,15 @@ def test_version_1_in_a_file_that_does_not_say(tmp_path):
     specs = trace(new, (32, 32, 3)).specs
     from jaxcnn.weights.layouts import locate_leaves
 
-    arrays = {leaf.key: np.ones(leaf.forms()[0], np.float32) for leaf in locate_leaves(layouts(new)[0], specs).values()}
+    arrays = {
+        leaf.key: np.ones(leaf.forms()[0], np.float32)
+        for leaf in locate_leaves(layouts(new)[0], specs).values()
+    }
     path = store(arrays, tmp_path)
-    with pytest.raises(WeightsError, match=r"does not say where.*write 'resnet50-v1.5', or stride_in_3x3=False here"):
+    with pytest.raises(
+        WeightsError,
+        match=r"does not say where.*write 'resnet50-v1.5', or stride_in_3x3=False here",
+    ):
         load_weights(old, path)
     assert load_weights(old, path, stride_in_3x3=False)
     with pytest.raises(WeightsError, match=r"write 'resnet50'$"):
@@ -596,7 +718,11 @@ def test_version_1_in_a_file_that_does_not_say(tmp_path):
 @pytest.mark.parametrize(
     ("name", "model", "says"),
     [
-        ("resnet14", "resnet20", "a network of 14 layers for 32x32 images: create_model('resnet14', 5, width=4)"),
+        (
+            "resnet14",
+            "resnet20",
+            "a network of 14 layers for 32x32 images: create_model('resnet14', 5, width=4)",
+        ),
         ("plain14", "lenet5", "create_model('plain14', 5, width=4)"),
     ],
 )
@@ -610,7 +736,11 @@ def test_what_a_file_looks_like(name, model, says, tmp_path):
 
 @pytest.mark.parametrize(
     ("start", "says"),
-    [(b"\x89HDF\r\n", "Keras"), (b"<!DOCTYPE html>", "web page"), (b"version https://git-lfs", "Git LFS")],
+    [
+        (b"\x89HDF\r\n", "Keras"),
+        (b"<!DOCTYPE html>", "web page"),
+        (b"version https://git-lfs", "Git LFS"),
+    ],
 )
 def test_files_that_look_like_something_else(start, says, tmp_path):
     (tmp_path / "x.bin").write_bytes(start + bytes(50))
@@ -633,5 +763,8 @@ def test_evaluation_with_the_constants_of_others(tmp_path):
     assert int(evaluate(model, state, data.test).num_wrong) == wrong
     with pytest.raises(ArgumentError, match="mean has 3 numbers, but images have 1 channel"):
         init_state(
-            model, create_optimizer(recipe), Recipe(dataset="digits", model="plain8", mean=(0.3, 0.3, 0.3)), data
+            model,
+            create_optimizer(recipe),
+            Recipe(dataset="digits", model="plain8", mean=(0.3, 0.3, 0.3)),
+            data,
         )

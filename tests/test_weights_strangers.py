@@ -25,7 +25,11 @@ from jaxcnn.weights import WeightsError, load_weights, read_metadata, read_weigh
 from jaxcnn.weights._torch_pickle import DTYPES, MAX_PICKLE_BYTES, Storage, load_pickle, make_tensor
 
 MAGIC = 0x1950A86A20F9469CFC6C
-SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+SYSTEM = {
+    "protocol_version": 1001,
+    "little_endian": True,
+    "type_sizes": {"short": 2, "int": 4, "long": 4},
+}
 
 
 @pytest.fixture
@@ -77,7 +81,13 @@ def torch(monkeypatch):
 
     def define(module, name):
         made = type(
-            name, (), {"__module__": module, "__qualname__": name, "__new__": lambda cls, *a: object.__new__(cls)}
+            name,
+            (),
+            {
+                "__module__": module,
+                "__qualname__": name,
+                "__new__": lambda cls, *a: object.__new__(cls),
+            },
         )
         setattr(sys.modules[module], name, made)
         return made
@@ -106,13 +116,31 @@ def dumped(obj, protocol=2):
 
 
 def a_tensor(
-    torch, shape=(2, 3), stride=(3, 1), offset=0, size=6, key="0", kind="FloatStorage", legacy=False, view=None
+    torch,
+    shape=(2, 3),
+    stride=(3, 1),
+    offset=0,
+    size=6,
+    key="0",
+    kind="FloatStorage",
+    legacy=False,
+    view=None,
 ):
     pid = Pid("storage", getattr(torch, kind), key, "cpu", size, *([view] if legacy else []))
-    return Call(torch._utils._rebuild_tensor_v2, (pid, offset, shape, stride, False, collections.OrderedDict()))
+    return Call(
+        torch._utils._rebuild_tensor_v2,
+        (pid, offset, shape, stride, False, collections.OrderedDict()),
+    )
 
 
-def write_zip(file, tree, storages=None, compression=zipfile.ZIP_STORED, name="archive/data.pkl", byteorder=b"little"):
+def write_zip(
+    file,
+    tree,
+    storages=None,
+    compression=zipfile.ZIP_STORED,
+    name="archive/data.pkl",
+    byteorder=b"little",
+):
     with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr(name, tree if isinstance(tree, bytes) else dumped(tree))
         archive.writestr("archive/byteorder", byteorder)
@@ -139,7 +167,11 @@ def test_the_fakes_are_read(kind, torch, tmp_path):
     """Or else all that follows would prove nothing."""
     legacy = kind == "legacy"
     tree = {"a": a_tensor(torch, legacy=legacy), "b": a_tensor(torch, (2,), (2,), 1, legacy=legacy)}
-    for wrapped in (tree, {"state_dict": tree, "epoch": 3}, {"model": {f"module.{k}": v for k, v in tree.items()}}):
+    for wrapped in (
+        tree,
+        {"state_dict": tree, "epoch": 3},
+        {"model": {f"module.{k}": v for k, v in tree.items()}},
+    ):
         found, _ = read_weights(WRITERS[kind](tmp_path / "x.pth", wrapped, {"0": SIX.tobytes()}))
         np.testing.assert_array_equal(found["a"], SIX.reshape(2, 3))
         np.testing.assert_array_equal(found["b"], [1, 3])
@@ -170,8 +202,14 @@ def payloads(marker):
         "in a list": ([1, [make]], "posix.mkdir"),
         "as a key": ({Call(os.mkdir, (str(marker),)): 1}, "posix.mkdir"),
         "state of an allowed class": (state, "posix.mkdir"),
-        "items of an allowed class": (Call(collections.OrderedDict, (), None, None, [("a", make)]), "posix.mkdir"),
-        "argument of an allowed class": (Call(collections.OrderedDict, ([["a", make]],)), "posix.mkdir"),
+        "items of an allowed class": (
+            Call(collections.OrderedDict, (), None, None, [("a", make)]),
+            "posix.mkdir",
+        ),
+        "argument of an allowed class": (
+            Call(collections.OrderedDict, ([["a", make]],)),
+            "posix.mkdir",
+        ),
     }
 
 
@@ -247,7 +285,9 @@ def greedy():
         "a key of 2^60 parts": bytes_of(b"\x80\x02})q\x00", doubled, b"K\x01s."),
         "a key in itself": bytes_of(b"\x80\x02}", b")", b"\x85" * 50_000, b"K\x01s."),
         "lists in lists": bytes_of(b"\x80\x02", b"]" * 50_000, b"a" * 49_999, b"."),
-        "one list, a thousand dicts": bytes_of(b"\x80\x02]", pairs, ordered, b"h\x01h\x00\x85R" * 5000, b"."),
+        "one list, a thousand dicts": bytes_of(
+            b"\x80\x02]", pairs, ordered, b"h\x01h\x00\x85R" * 5000, b"."
+        ),
         "what weights do not need": b"\x80\x02" + b"N0" * MAX_PICKLE_BYTES + b"N.",
         "digits": b"\x80\x02L" + b"9" * 500_000 + b"L\n.",
         "no end": b"\x80\x02Nq\x00",
@@ -325,11 +365,19 @@ def test_what_fits_fits_exactly():
 def test_storages_that_lie_in_the_legacy_format(torch, tmp_path):
     tree = {"a": a_tensor(torch, legacy=True)}
     for size in (5, 7, -1, 2**62):
-        refused(write_legacy(tmp_path / "x.pth", tree, {"0": SIX.tobytes()}, sizes={"0": size}), "as long as")
+        refused(
+            write_legacy(tmp_path / "x.pth", tree, {"0": SIX.tobytes()}, sizes={"0": size}),
+            "as long as",
+        )
     refused(write_legacy(tmp_path / "x.pth", tree, {}), "damaged")
     refused(write_legacy(tmp_path / "x.pth", tree, {"1": SIX.tobytes()}), "damaged")
-    refused(write_legacy(tmp_path / "x.pth", tree, {"0": SIX.tobytes()[:-1]}, sizes={"0": 6}), "damaged")
-    refused(write_legacy(tmp_path / "x.pth", tree, system=SYSTEM | {"little_endian": False}), "big-endian")
+    refused(
+        write_legacy(tmp_path / "x.pth", tree, {"0": SIX.tobytes()[:-1]}, sizes={"0": 6}), "damaged"
+    )
+    refused(
+        write_legacy(tmp_path / "x.pth", tree, system=SYSTEM | {"little_endian": False}),
+        "big-endian",
+    )
     refused(write_legacy(tmp_path / "x.pth", tree, system=3), "big-endian")
 
 
@@ -354,9 +402,19 @@ def test_a_flipped_byte_of_a_zip_is_found(torch, tmp_path):
 @pytest.mark.parametrize("kind", WRITERS)
 def test_files_that_hold_something_else(kind, torch, tmp_path):
     legacy = kind == "legacy"
-    for tree in ([1, 2], 3, {}, {"epoch": 3}, {"state_dict": {}}, {"model": a_tensor(torch, legacy=legacy), "x": 3}):
+    for tree in (
+        [1, 2],
+        3,
+        {},
+        {"epoch": 3},
+        {"state_dict": {}},
+        {"model": a_tensor(torch, legacy=legacy), "x": 3},
+    ):
         refused(WRITERS[kind](tmp_path / "x.pth", tree, {"0": SIX.tobytes()}))
-    refused(WRITERS[kind](tmp_path / "x.pth", {"a": a_tensor(torch, legacy=legacy), 3: None}), "is no tensor")
+    refused(
+        WRITERS[kind](tmp_path / "x.pth", {"a": a_tensor(torch, legacy=legacy), 3: None}),
+        "is no tensor",
+    )
 
 
 # Archives
@@ -380,7 +438,9 @@ def test_zip_bombs(torch, tmp_path):
 def test_a_member_read_a_thousand_times(torch, tmp_path):
     """Many names of one piece of the file: together they may not be larger than it is."""
     data, count = bytes(1 << 20), 200
-    tree = {f"a{i}": a_tensor(torch, (1 << 18,), (1,), size=1 << 18, key=str(i)) for i in range(count)}
+    tree = {
+        f"a{i}": a_tensor(torch, (1 << 18,), (1,), size=1 << 18, key=str(i)) for i in range(count)
+    }
     file = write_zip(tmp_path / "x.pth", tree, {"0": data})
     with zipfile.ZipFile(file, "a") as archive:
         first = archive.getinfo("archive/data/0")
@@ -395,7 +455,12 @@ def test_a_member_read_a_thousand_times(torch, tmp_path):
 
 def test_a_list_of_a_million_members(tmp_path):
     file = tmp_path / "x.pth"
-    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    entry = (
+        struct.pack(
+            "<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0
+        )
+        + b"a"
+    )
     count = 1_000_000
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, len(entry) * count, 4, 0)
     file.write_bytes(b"PK\3\4" + entry * count + end)
@@ -472,7 +537,9 @@ def refused_soon(file):
 # What is no file of weights
 
 
-@pytest.mark.parametrize("data", [b"", b"\x80", b"PK\x03\x04", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"{}", bytes(99)])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80", b"PK\x03\x04", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"{}", bytes(99)]
+)
 def test_other_files(data, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(data)
     refused(tmp_path / "x.safetensors")

@@ -8,9 +8,9 @@ from typing import Any
 
 import experiments.loss_landscape as about
 import jaxcnn as jc
+from experiments._common import run_parts
 from experiments.loss_landscape import line, measurements, path, plane, sharpness
 from experiments.loss_landscape.options import PRESETS, Options, check_runs
-from experiments._common import run_parts
 from jaxcnn import cli, tables
 
 PARTS: dict[str, ModuleType] = {"line": line, "plane": plane, "path": path, "sharpness": sharpness}

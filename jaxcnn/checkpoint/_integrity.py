@@ -40,7 +40,9 @@ class Damaged(Exception):
 
 def join_first(items: list[str], limit: int = 3) -> str:
     """Join the first of many items, with the number of the others."""
-    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
+    return ", ".join(items[:limit]) + (
+        f" and {len(items) - limit} more" if len(items) > limit else ""
+    )
 
 
 def describe_error(error: Exception) -> str:
@@ -89,7 +91,9 @@ def step_of(state: Any) -> int:
     """
     step: Any = getattr(state, "step", None)
     if np.shape(step):
-        raise CheckpointError(f"state.step has shape {np.shape(step)}, expected []: unreplicate the state")
+        raise CheckpointError(
+            f"state.step has shape {np.shape(step)}, expected []: unreplicate the state"
+        )
     if np.asarray(step).dtype.kind not in "iu" or np.asarray(step) < 0:
         raise CheckpointError(
             f"state.step is {format_value(step)}; expected an integer of at least 0. "
@@ -106,7 +110,9 @@ def leaves_like(like: Any) -> Leaves:
     """
     leaves = leaves_by_path(like)
     for path, leaf in leaves.items():
-        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape") and isinstance(leaf.dtype, np.dtype)):
+        if not (
+            hasattr(leaf, "dtype") and hasattr(leaf, "shape") and isinstance(leaf.dtype, np.dtype)
+        ):
             raise CheckpointError(
                 f"{path} of like is {format_value(leaf)}; "
                 "expected an array or jax.ShapeDtypeStruct. Use like=jaxcnn.init_state(...)"
@@ -122,7 +128,10 @@ def leaf_specs(leaves: Leaves) -> dict[str, str]:
 def leaf_digests(leaves: Leaves) -> dict[str, str]:
     """Return the SHA-256 of dtype, shape and bytes of each leaf."""
     specs = leaf_specs(leaves)
-    return {path: hashlib.sha256(specs[path].encode() + leaf.tobytes()).hexdigest() for path, leaf in leaves.items()}
+    return {
+        path: hashlib.sha256(specs[path].encode() + leaf.tobytes()).hexdigest()
+        for path, leaf in leaves.items()
+    }
 
 
 # The manifest.
@@ -146,7 +155,11 @@ def open_manifest(manifest: Any, step: int) -> dict[str, Any]:
         Damaged: it is not what `make_manifest` returned for this step.
     """
     body = dict(manifest) if isinstance(manifest, dict) else {}
-    if body.pop("seal", None) != json_digest(body) or body.get("step") != step or not _is_complete(body):
+    if (
+        body.pop("seal", None) != json_digest(body)
+        or body.get("step") != step
+        or not _is_complete(body)
+    ):
         raise Damaged("its manifest is not what was saved")
     return body
 
@@ -180,10 +193,13 @@ def check_same_model(step: Path, saved: dict[str, str], expected: dict[str, str]
     paths = [path for path in expected | saved if saved.get(path) != expected.get(path)]
     if paths:
         differences = [
-            f"{path} is {saved.get(path, 'missing')}, expected {expected.get(path, 'none')}" for path in paths
+            f"{path} is {saved.get(path, 'missing')}, expected {expected.get(path, 'none')}"
+            for path in paths
         ]
         first = join_first([text[:200] for text in differences])
-        raise CheckpointError(f"{step} is of another model, build that one or name another folder: {first}")
+        raise CheckpointError(
+            f"{step} is of another model, build that one or name another folder: {first}"
+        )
 
 
 # The record of files.
@@ -194,7 +210,11 @@ def seal_files(step: Path) -> None:
 
     It is written completely or not at all.
     """
-    body = {"files": {name: [(step / name).stat().st_size, file_sha256(step / name)] for name in _files(step)}}
+    body = {
+        "files": {
+            name: [(step / name).stat().st_size, file_sha256(step / name)] for name in _files(step)
+        }
+    }
     temporary = step / f"{FILES_RECORD}.part"
     with temporary.open("w") as file:
         json.dump(body | {"seal": json_digest(body)}, file, indent=1)
@@ -230,7 +250,9 @@ def check_files(step: Path) -> None:
         problem
         for name, (size, digest) in record.items()
         if (
-            problem := _file_problem(step / name, name, size, digest) if name in present else f"{name[:200]} is missing"
+            problem := _file_problem(step / name, name, size, digest)
+            if name in present
+            else f"{name[:200]} is missing"
         )
     ]
     if problems:
@@ -252,7 +274,9 @@ def _file_problem(path: Path, name: str, size: int, digest: str) -> str | None:
 def _files(step: Path) -> list[str]:
     """Return the sorted paths of a step's files, without the record itself."""
     return sorted(
-        path.relative_to(step).as_posix() for path in step.rglob("*") if path.is_file() and path.name != FILES_RECORD
+        path.relative_to(step).as_posix()
+        for path in step.rglob("*")
+        if path.is_file() and path.name != FILES_RECORD
     )
 
 
@@ -272,7 +296,9 @@ def is_bitwise_equal(state: Path, leaves: Leaves) -> bool:
     except Exception:
         return False
     return all(
-        saved[path].dtype == leaf.dtype and saved[path].shape == leaf.shape and saved[path].tobytes() == leaf.tobytes()
+        saved[path].dtype == leaf.dtype
+        and saved[path].shape == leaf.shape
+        and saved[path].tobytes() == leaf.tobytes()
         for path, leaf in leaves.items()
     )
 

@@ -151,11 +151,11 @@ def lock_folder(folder: str | Path) -> IO[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Not in a `with` block, since the file stays open.
-        lock = open(  # noqa: SIM115
-            folder / "lock", "a+", encoding="ascii", errors="replace", opener=_open_regular
-        )
+        lock = open(folder / "lock", "a+", encoding="ascii", errors="replace", opener=_open_regular)
     except OSError as error:
-        raise CheckpointError(f"cannot write in {folder}, name another folder: {describe_error(error)}") from None
+        raise CheckpointError(
+            f"cannot write in {folder}, name another folder: {describe_error(error)}"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -178,7 +178,10 @@ def _lock_failure(folder: Path, lock: IO[str], error: OSError) -> str:
     if not isinstance(error, BlockingIOError):
         return f"{folder} cannot be locked, wait or name another folder: {describe_error(error)}"
     owner, status = f"in use by process {_owner(lock)}", os.fstat(lock.fileno())
-    if any(not other.closed and os.path.samestat(os.fstat(other.fileno()), status) for other in list(_locks)):
+    if any(
+        not other.closed and os.path.samestat(os.fstat(other.fileno()), status)
+        for other in list(_locks)
+    ):
         return (
             f"{folder} is {owner}, which is this process: "
             "an earlier Checkpoints object or run still has it open. "
@@ -214,7 +217,9 @@ def check_lock(folder: Path, lock: IO[str]) -> None:
         reason = "its file lock is another run's"
     except OSError as error:
         reason = describe_error(error)
-    raise CheckpointError(f"{folder} was deleted or moved while in use, put it back or start again: {reason}")
+    raise CheckpointError(
+        f"{folder} was deleted or moved while in use, put it back or start again: {reason}"
+    )
 
 
 # The end of the process.

@@ -148,10 +148,14 @@ class Checkpoints:
                 self._read(step, leaves)
                 return
         except Damaged as error:
-            log.warning("checkpoint %s is damaged (%s): it is saved again", self.folder / str(step), error)
+            log.warning(
+                "checkpoint %s is damaged (%s): it is saved again", self.folder / str(step), error
+            )
             self._set_aside([step])
         if (newest := max(self.steps(), default=step)) > step:
-            raise CheckpointError(f"{self.folder} is at step {newest}, past {step}: restore it, or name another folder")
+            raise CheckpointError(
+                f"{self.folder} is at step {newest}, past {step}: restore it, or name another folder"
+            )
         self._write(step, leaves, self._best.set(step, metric))
 
     def restore(self, like: T, step: int | None = None) -> T | None:
@@ -201,7 +205,11 @@ class Checkpoints:
             CheckpointError: the folder cannot be read.
         """
         try:
-            return sorted(int(item.name) for item in self.folder.iterdir() if _is_step(item.name) and item.is_dir())
+            return sorted(
+                int(item.name)
+                for item in self.folder.iterdir()
+                if _is_step(item.name) and item.is_dir()
+            )
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder} cannot be read, put it back or repair it: {describe_error(error)}"
@@ -214,7 +222,9 @@ class Checkpoints:
             CheckpointError: the save failed, or the folder was deleted.
         """
         if self._orbax is None:
-            raise CheckpointError(f"the checkpoints in {self.folder} are closed: make a new Checkpoints to go on")
+            raise CheckpointError(
+                f"the checkpoints in {self.folder} are closed: make a new Checkpoints to go on"
+            )
         if self._sealing is not None:
             self._sealing.join(SAVE_TIMEOUT)
             if self._is_stuck():
@@ -274,7 +284,9 @@ class Checkpoints:
             self._orbax.save(step, args=items, force=True)
         except Exception as error:
             raise self._failure(error) from error
-        self._sealing = threading.Thread(target=self._seal, args=(step, leaves), name="seal", daemon=True)
+        self._sealing = threading.Thread(
+            target=self._seal, args=(step, leaves), name="seal", daemon=True
+        )
         self._sealing.start()
 
     def _seal(self, step: int, leaves: Leaves) -> None:
@@ -320,15 +332,21 @@ class Checkpoints:
             try:
                 saved = self._read(step, leaves)
             except Damaged as error:
-                log.warning("checkpoint %s is damaged (%s): trying another", self.folder / str(step), error)
+                log.warning(
+                    "checkpoint %s is damaged (%s): trying another", self.folder / str(step), error
+                )
                 damaged.append(step)
             else:
                 # Only now. If all steps were moved, the next start would find nothing and would
                 # train from scratch without a message.
                 self._set_aside(damaged)
-                return jax.tree.unflatten(jax.tree.structure(like), [saved[path] for path in leaves])
+                return jax.tree.unflatten(
+                    jax.tree.structure(like), [saved[path] for path in leaves]
+                )
         if damaged:
-            raise CheckpointError(f"all checkpoints in {self.folder} are damaged {damaged}: move it away to start anew")
+            raise CheckpointError(
+                f"all checkpoints in {self.folder} are damaged {damaged}: move it away to start anew"
+            )
         return None
 
     def _read(self, step: int, like: Leaves) -> Leaves:
@@ -409,7 +427,9 @@ class Checkpoints:
                 f"{describe_error(error)}; it is now {step}.damaged. "
                 "Repair the disk or name another folder"
             )
-        return CheckpointError(f"a save in {self.folder} failed, free or repair the disk: {describe_error(error)}")
+        return CheckpointError(
+            f"a save in {self.folder} failed, free or repair the disk: {describe_error(error)}"
+        )
 
 
 def _is_step(name: str) -> bool:
@@ -418,7 +438,11 @@ def _is_step(name: str) -> bool:
 
 def _is_number(value: Any) -> bool:
     try:
-        return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iufb" and isinstance(float(value), float)
+        return (
+            np.ndim(value) == 0
+            and np.asarray(value).dtype.kind in "iufb"
+            and isinstance(float(value), float)
+        )
     except (TypeError, ValueError, OverflowError):
         return False
 
@@ -518,4 +542,6 @@ def _silence_orbax() -> None:
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return "orbax" not in record.pathname and not any(word in message for word in ("tensorstore", "OCDBT", "orbax"))
+    return "orbax" not in record.pathname and not any(
+        word in message for word in ("tensorstore", "OCDBT", "orbax")
+    )

@@ -67,7 +67,9 @@ def optimized(function: Callable[..., Any]) -> Callable[..., Any]:
     return rewrite(
         function,
         lambda eqn: convolution.rule(eqn) or convolution.crop_rule(eqn) or pooling.rule(eqn),
-        loop_rule=lambda eqn: convolution.rule(eqn, min_channels=1) or convolution.crop_rule(eqn) or pooling.rule(eqn),
+        loop_rule=lambda eqn: (
+            convolution.rule(eqn, min_channels=1) or convolution.crop_rule(eqn) or pooling.rule(eqn)
+        ),
     )
 
 

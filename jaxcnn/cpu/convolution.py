@@ -87,7 +87,10 @@ def crop_rule(eqn: JaxprEqn) -> Replacement | None:
     gradient with respect to images has negative padding if a convolution is padded by the size of
     its kernel or more.
     """
-    if eqn.primitive.name != "conv_general_dilated" or min(map(min, eqn.params["padding"]), default=0) >= 0:
+    if (
+        eqn.primitive.name != "conv_general_dilated"
+        or min(map(min, eqn.params["padding"]), default=0) >= 0
+    ):
         return None
     return Replacement(partial(crop_and_convolve, eqn.params))
 
@@ -111,12 +114,18 @@ def crop_and_convolve(params: dict[str, Any], x: jax.Array, kernel: jax.Array) -
         # If the image is smaller than its crop, the rest is taken off the padding of the other side.
         missing = min(0, size + min(0, sides[0]) + min(0, sides[1]))
         padding.append(tuple(max(0, side + missing * (side > 0)) for side in sides))
-    dilated = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, gap) for gap in gaps]) if any(gaps) else x
+    dilated = (
+        jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, gap) for gap in gaps]) if any(gaps) else x
+    )
     options = params | {"padding": tuple(padding), "lhs_dilation": tuple(dilation)}
-    return jax.lax.conv_general_dilated_p.bind(jax.lax.slice(dilated, start, stop), kernel, **options)
+    return jax.lax.conv_general_dilated_p.bind(
+        jax.lax.slice(dilated, start, stop), kernel, **options
+    )
 
 
-def forward(params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def forward(
+    params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
     """Convolve images.
 
     The gradient with respect to images is such a convolution too. It convolves the dilated slope
@@ -134,7 +143,9 @@ def forward(params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Array, ker
     return convolution(x, kernel, out, layout, geometry.padding, geometry.stride, geometry.dilation)
 
 
-def weight_gradient(params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Array, slope: jax.Array) -> jax.Array:
+def weight_gradient(
+    params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Array, slope: jax.Array
+) -> jax.Array:
     """Return the gradient with respect to the kernel, [kh, kw, c, f].
 
     It is the sum over examples and positions of products of images and slopes. It is computed as a
@@ -152,7 +163,8 @@ def weight_gradient(params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Ar
     (kh, kw, c, f), b = out.shape, len(x)
     geometry, (high, wide) = _weight_geometry(params, x.shape, slope.shape), _channel_split(c)
     onednn_padding = [
-        (before // step, after // step) for (before, after), step in zip(geometry.padding, (high, wide), strict=True)
+        (before // step, after // step)
+        for (before, after), step in zip(geometry.padding, (high, wide), strict=True)
     ]
     x = _dilate_and_pad(x, params["padding"], onednn_padding, (1, 1))
     h, w = x.shape[1:3]
@@ -162,14 +174,18 @@ def weight_gradient(params: dict[str, Any], out: jax.ShapeDtypeStruct, x: jax.Ar
         image = x.reshape(n, h, w, high, wide).transpose(1, 3, 2, 4, 0)
         image = image.reshape(1, h * high, w * wide, n)
         shape = jax.ShapeDtypeStruct((1, kh * high, kw * wide, f), out.dtype)
-        return convolution(image, slope, shape, (3, 0, 1, 2), geometry.padding, dilation=geometry.dilation)
+        return convolution(
+            image, slope, shape, (3, 0, 1, 2), geometry.padding, dilation=geometry.dilation
+        )
 
     images_in_cache = 2 ** int(math.log2(PART_BYTES * b / (x.nbytes + slope.nbytes)))
     size = max(images_in_cache, MIN_IMAGES, MIN_POSITIONS // (h * w))
     # A single remaining image belongs to the last part.
     starts = range(0, b - 1, size)
     ends = [*starts[1:], b]
-    parts = [part(x[i:j], slope[i:j]).astype(jnp.float32) for i, j in zip(starts, ends, strict=True)]
+    parts = [
+        part(x[i:j], slope[i:j]).astype(jnp.float32) for i, j in zip(starts, ends, strict=True)
+    ]
     total = sum(parts[1:], parts[0]).astype(out.dtype).reshape(kh, high, kw, wide, f)
     return total.transpose(0, 2, 1, 3, 4).reshape(out.shape)
 
@@ -178,7 +194,9 @@ def _image_geometry(params, x, kernel) -> Geometry:
     """Return oneDNN's arguments for a convolution of images."""
     layout, dilation = params["dimension_numbers"].rhs_spec, params["rhs_dilation"]
     size = kernel[layout[2]], kernel[layout[3]]
-    (h, rows), (w, columns) = map(_axis_geometry, x[1:3], params["padding"], params["lhs_dilation"], size, dilation)
+    (h, rows), (w, columns) = map(
+        _axis_geometry, x[1:3], params["padding"], params["lhs_dilation"], size, dilation
+    )
     return Geometry(x[3], (h, w), size, (rows, columns), params["window_strides"], dilation)
 
 
@@ -188,8 +206,12 @@ def _weight_geometry(params, x, slope) -> Geometry:
     Its channels are the batch. A part has two or more examples.
     """
     high, wide = _channel_split(x[3])
-    (h, rows), (w, columns) = map(_axis_geometry, x[1:3], params["padding"], (1, 1), slope[1:3], params["rhs_dilation"])
-    padding = [(before * step, after * step) for (before, after), step in ((rows, high), (columns, wide))]
+    (h, rows), (w, columns) = map(
+        _axis_geometry, x[1:3], params["padding"], (1, 1), slope[1:3], params["rhs_dilation"]
+    )
+    padding = [
+        (before * step, after * step) for (before, after), step in ((rows, high), (columns, wide))
+    ]
     down, across = params["rhs_dilation"]
     dilation = (down * high, across * wide)
     return Geometry(x[0], (h * high, w * wide), slope[1:3], padding, (1, 1), dilation)

@@ -82,7 +82,9 @@ class Geometry(NamedTuple):
     def out(self) -> tuple[int, ...]:
         """Return the size of the result."""
         axes = zip(self.image, self.padding, self.reach, self.stride, strict=True)
-        return tuple((n + before + after - reach) // step + 1 for n, (before, after), reach, step in axes)
+        return tuple(
+            (n + before + after - reach) // step + 1 for n, (before, after), reach, step in axes
+        )
 
 
 def proven(geometry: Geometry) -> bool:
@@ -240,12 +242,16 @@ def _probes_are_correct(dtype: str) -> bool:
     for batch, geometry, features in PROBES:
         image_shape = (batch, *geometry.image, geometry.channels)
         shapes = image_shape, (*geometry.kernel, geometry.channels, features)
-        operands.append([np.asarray(jnp.asarray(rng.normal(size=shape), dtype)) for shape in shapes])
+        operands.append(
+            [np.asarray(jnp.asarray(rng.normal(size=shape), dtype)) for shape in shapes]
+        )
         calls.append((geometry, jax.ShapeDtypeStruct((batch, *geometry.out, features), dtype)))
 
     def run(operands):
         return [
-            convolution(x, kernel, out, (3, 2, 0, 1), geometry.padding, geometry.stride, geometry.dilation)
+            convolution(
+                x, kernel, out, (3, 2, 0, 1), geometry.padding, geometry.stride, geometry.dilation
+            )
             for (geometry, out), (x, kernel) in zip(calls, operands, strict=True)
         ]
 
@@ -256,7 +262,10 @@ def _probes_are_correct(dtype: str) -> bool:
             runs = [jax.device_get(program(operands)) for _ in range(2)]
     except Exception:
         return False
-    expected = [_reference(geometry, x, kernel) for (geometry, _), (x, kernel) in zip(calls, operands, strict=True)]
+    expected = [
+        _reference(geometry, x, kernel)
+        for (geometry, _), (x, kernel) in zip(calls, operands, strict=True)
+    ]
     tolerance = 1e-5 if dtype == "float32" else 2**-7
     return all(
         np.allclose(np.float64(a), b, rtol=0, atol=tolerance * np.abs(b).max())

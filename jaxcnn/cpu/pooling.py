@@ -40,7 +40,9 @@ def rule(eqn: JaxprEqn) -> Replacement | None:
         return None
     if {str(aval.dtype) for aval in avals} != {"float32"}:
         return None
-    is_spatial = all((window[axis], strides[axis], *padding[axis]) == (1, 1, 0, 0) for axis in (0, 3))
+    is_spatial = all(
+        (window[axis], strides[axis], *padding[axis]) == (1, 1, 0, 0) for axis in (0, 3)
+    )
     no_crop = all(edge >= 0 for sides in padding for edge in sides)
     if not is_spatial or not no_crop or math.prod(window) > MAX_WINDOW:
         return None
@@ -101,7 +103,8 @@ def _argmax(x, offsets, strides, shape) -> jax.Array:
     """Return the index of each maximum's offset, int16 [b, h', w', c]."""
     (down, across), (_, rows, columns, _) = strides, shape
     views = [
-        x[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across] for i, j in offsets
+        x[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across]
+        for i, j in offsets
     ]
     best, index = views[0], jnp.zeros(shape, jnp.int16)
     for number, view in enumerate(views[1:], 1):

@@ -35,7 +35,9 @@ None leaves the operation as it is.
 """
 
 
-def rewrite(function: Callable[..., Any], rule: Rule, loop_rule: Rule | None = None) -> Callable[..., Any]:
+def rewrite(
+    function: Callable[..., Any], rule: Rule, loop_rule: Rule | None = None
+) -> Callable[..., Any]:
     """Return `function` with the operations that match `rule` replaced.
 
     The program is read after all transformations. That of a gradient contains the operations of its
@@ -98,7 +100,11 @@ def evaluate_jaxpr(program: Any, values: Sequence[Any], rule: Rule, loop_rule: R
         inputs = [read(v) for v in eqn.invars]
         # The context has the operation's compiler metadata, such as not to be inlined.
         with eqn.ctx.manager:
-            outs = [replacement.function(*inputs)] if replacement else _evaluate_equation(eqn, inputs, rule, loop_rule)
+            outs = (
+                [replacement.function(*inputs)]
+                if replacement
+                else _evaluate_equation(eqn, inputs, rule, loop_rule)
+            )
         env |= zip(eqn.outvars, outs, strict=True)
     return [read(v) for v in program.outvars]
 

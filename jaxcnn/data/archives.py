@@ -62,15 +62,24 @@ def registered_sources(name: str, filenames: tuple[str, ...]) -> list[Source]:
     """
     package = importlib.util.find_spec("tensorflow_datasets")
     if package is None or package.origin is None:
-        raise DataError("the checksums come with tensorflow-datasets: `pip install tensorflow-datasets`")
+        raise DataError(
+            "the checksums come with tensorflow-datasets: `pip install tensorflow-datasets`"
+        )
     home = Path(package.origin).parent
     tables = (home / "url_checksums" / f"{name}.txt", home / "datasets" / name / "checksums.tsv")
-    lines = [line for table in tables if table.is_file() for line in table.read_text("utf-8").splitlines()]
+    lines = [
+        line
+        for table in tables
+        if table.is_file()
+        for line in table.read_text("utf-8").splitlines()
+    ]
     # URL, size, SHA-256, file name.
     rows = [line.split("\t") for line in lines if line.count("\t") == 3]
     sources = {row[3]: Source(row[0], row[3], int(row[1]), row[2]) for row in rows}
     if missing := [filename for filename in filenames if filename not in sources]:
-        raise DataError(f"the installed tensorflow-datasets registers no checksum of {', '.join(missing)} for {name}")
+        raise DataError(
+            f"the installed tensorflow-datasets registers no checksum of {', '.join(missing)} for {name}"
+        )
     return [sources[filename] for filename in filenames]
 
 
@@ -81,10 +90,14 @@ def verify(path: Path, source: Source) -> None:
         DataError: either differs.
     """
     if (size := path.stat().st_size) != source.size:
-        raise DataError(f"{path} has {size} bytes; expected {source.size}: fetch {source.url} again")
+        raise DataError(
+            f"{path} has {size} bytes; expected {source.size}: fetch {source.url} again"
+        )
     digest = file_sha256(path)
     if digest != source.sha256:
-        raise DataError(f"{path} has SHA-256 {digest}; expected {source.sha256}: fetch {source.url} again")
+        raise DataError(
+            f"{path} has SHA-256 {digest}; expected {source.sha256}: fetch {source.url} again"
+        )
 
 
 def unreachable_reason(url: str, seconds: float = 3.0) -> str:
@@ -155,7 +168,9 @@ def _fetch(sources: list[Source], folder: Path) -> dict[str, Path]:
 
     if not (sys.stderr and sys.stderr.isatty()):
         tfds.disable_progress_bar()
-    infos = {source.url: UrlInfo(Size(source.size), source.sha256, source.filename) for source in sources}
+    infos = {
+        source.url: UrlInfo(Size(source.size), source.sha256, source.filename) for source in sources
+    }
     manager = tfds.download.DownloadManager(download_dir=folder, url_infos=infos)
     files = manager.download({source.filename: source.url for source in sources})
     return {filename: Path(path) for filename, path in files.items()}
@@ -195,7 +210,9 @@ def parse(name: str, paths: list[Path]) -> tuple[Split, Split]:
         return _PARSERS[name](paths)
     # tarfile, gzip, zlib, NumPy and SciPy raise errors of many types for invalid bytes.
     except Exception as error:
-        raise DataError(f"{name}: {', '.join(map(str, paths))} cannot be parsed: {one_line(error)}") from error
+        raise DataError(
+            f"{name}: {', '.join(map(str, paths))} cannot be parsed: {one_line(error)}"
+        ) from error
 
 
 def _read_bounded(file: IO[bytes]) -> bytes:
@@ -264,7 +281,9 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
 
 def _parse_mnist(paths: list[Path]) -> tuple[Split, Split]:
     pairs = (paths[:2], paths[2:])
-    train, test = (Split(_read_idx(x, 3)[..., None].copy(), _read_idx(y, 1).astype(np.int32)) for x, y in pairs)
+    train, test = (
+        Split(_read_idx(x, 3)[..., None].copy(), _read_idx(y, 1).astype(np.int32)) for x, y in pairs
+    )
     return train, test
 
 

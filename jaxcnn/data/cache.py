@@ -35,7 +35,9 @@ def dataset_folder(name: str, data_dir: Path | None = None) -> Path:
         name: of the data set.
         data_dir: a folder of the user's choice.
     """
-    suffix = f"-{hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]}" if data_dir else ""
+    suffix = (
+        f"-{hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]}" if data_dir else ""
+    )
     return cache_root() / "data" / (name + suffix)
 
 
@@ -48,7 +50,9 @@ def cache_root() -> Path:
         DataError: it is below the home directory, and there is none. An example is a container
             whose user has no entry.
     """
-    base = os.environ.get("JAXCNN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxcnn")
+    base = os.environ.get("JAXCNN_CACHE") or Path(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "jaxcnn"
+    )
     try:
         return Path(base).expanduser()
     except RuntimeError:
@@ -76,7 +80,11 @@ def read(folder: Path) -> tuple[Split, Split] | None:
         return None
     try:
         # Reading a pipe or a device may never end.
-        if special := [path.name for path in map(folder.joinpath, _FILES) if path.exists() and not path.is_file()]:
+        if special := [
+            path.name
+            for path in map(folder.joinpath, _FILES)
+            if path.exists() and not path.is_file()
+        ]:
             raise DataError(f"{special[0]} is no plain file")
         index = json.loads((folder / _INDEX).read_text("utf-8"))
         if index["format"] != _FORMAT:
@@ -92,7 +100,9 @@ def read(folder: Path) -> tuple[Split, Split] | None:
     return Split(*arrays[:2]), Split(*arrays[2:])
 
 
-def write(folder: Path, name: str, source: str, classes: tuple[str, ...], train: Split, test: Split) -> None:
+def write(
+    folder: Path, name: str, source: str, classes: tuple[str, ...], train: Split, test: Split
+) -> None:
     """Write both splits to `folder`, completely or not at all.
 
     The files are written to a new folder, which then replaces the old one. A link in the old

@@ -31,7 +31,9 @@ def verify_dataset(data: Dataset) -> None:
         jaxcnn.data.types.DataError: classes is ('zero',); expected two names or more: write ...
     """
     if not isinstance(data, Dataset):
-        raise DataError(f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load_dataset() returns it")
+        raise DataError(
+            f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load_dataset() returns it"
+        )
     _check_name(data.name)
     classes = _count_classes(data.classes)
     verify_split("train", data.train, classes)
@@ -40,7 +42,9 @@ def verify_dataset(data: Dataset) -> None:
     verify_split("test", data.test, classes, shape, may_be_empty=True)
     labels = data.train.labels
     if (labels == labels[0]).all():
-        raise DataError(f"train labels are all {labels[0]}; expected two classes or more: shuffle before you cut")
+        raise DataError(
+            f"train labels are all {labels[0]}; expected two classes or more: shuffle before you cut"
+        )
     _check_statistic("mean", data.mean, shape)
     _check_statistic("std", data.std, shape[-1:])
 
@@ -54,15 +58,21 @@ def verify_inputs(data: Any) -> None:
         DataError: `data` is no Dataset, or one of these is invalid.
     """
     if not isinstance(data, Dataset):
-        raise DataError(f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load_dataset() returns it")
+        raise DataError(
+            f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load_dataset() returns it"
+        )
     if not isinstance(data.train, Split):
-        raise DataError(f"train is a {type(data.train).__name__}; expected two arrays: write Split(images, labels)")
+        raise DataError(
+            f"train is a {type(data.train).__name__}; expected two arrays: write Split(images, labels)"
+        )
     _check_name(data.name)
     verify_images("train images", data.train.images)
     _count_classes(data.classes)
     for name, split in (("validation", data.validation), ("test", data.test)):
         if not isinstance(split, Split):
-            raise DataError(f"{name} is a {type(split).__name__}; expected two arrays: write Split(images, labels)")
+            raise DataError(
+                f"{name} is a {type(split).__name__}; expected two arrays: write Split(images, labels)"
+            )
     shape = data.train.images.shape[1:]
     _check_statistic("mean", data.mean, shape)
     _check_statistic("std", data.std, shape[-1:])
@@ -70,7 +80,9 @@ def verify_inputs(data: Any) -> None:
 
 def _check_name(name: Any) -> None:
     if not isinstance(name, str):
-        raise DataError(f"name is of type {type(name).__name__}; expected text: write name='fruit', say")
+        raise DataError(
+            f"name is of type {type(name).__name__}; expected text: write name='fruit', say"
+        )
 
 
 def verify_split(
@@ -95,12 +107,16 @@ def verify_split(
             [n, h, w], in 0 .. classes - 1.
     """
     if not isinstance(split, Split):
-        raise DataError(f"{name} is a {type(split).__name__}; expected two arrays: write Split(images, labels)")
+        raise DataError(
+            f"{name} is a {type(split).__name__}; expected two arrays: write Split(images, labels)"
+        )
     verify_images(f"{name} images", split.images, shape, may_be_empty=may_be_empty)
     _check_labels(f"{name} labels", split.labels, split.images.shape[:3], classes)
 
 
-def verify_images(name: str, images: Any, shape: Shape | None = None, *, may_be_empty: bool = False) -> None:
+def verify_images(
+    name: str, images: Any, shape: Shape | None = None, *, may_be_empty: bool = False
+) -> None:
     """Check that `images` is a NumPy array uint8 [n, h, w, c].
 
     Args:
@@ -129,10 +145,16 @@ def verify_images(name: str, images: Any, shape: Shape | None = None, *, may_be_
 
 def _check_array(name: str, value: Any, dtype: str) -> None:
     if not isinstance(value, np.ndarray):
-        code = f"np.array(..., np.{dtype})" if isinstance(value, (list, tuple)) else "np.asarray(...)"
-        raise DataError(f"{name} are of type {type(value).__name__}; expected a NumPy array: write {code}")
+        code = (
+            f"np.array(..., np.{dtype})" if isinstance(value, (list, tuple)) else "np.asarray(...)"
+        )
+        raise DataError(
+            f"{name} are of type {type(value).__name__}; expected a NumPy array: write {code}"
+        )
     if value.dtype.hasobject:
-        raise DataError(f"{name} are an array of objects; expected {dtype}: make all of one shape, then np.stack them")
+        raise DataError(
+            f"{name} are an array of objects; expected {dtype}: make all of one shape, then np.stack them"
+        )
 
 
 def _layout_fix(shape: Shape) -> str:
@@ -221,7 +243,9 @@ def _check_range(name: str, low: int, high: int, classes: int | None) -> None:
         return
     expected = f"0..{classes - 1}, for there are {classes} classes" if classes else "0 and above"
     one_based = low == 1 and high == classes
-    fix = "write labels - 1" if one_based else "number the classes from 0, and name all in `classes`"
+    fix = (
+        "write labels - 1" if one_based else "number the classes from 0, and name all in `classes`"
+    )
     raise DataError(f"{name} span {low}..{high}; expected {expected}: {fix}")
 
 
@@ -229,7 +253,9 @@ def _count_classes(classes: Any) -> int:
     """Check class names and return their number."""
     valid = isinstance(classes, (tuple, list)) and all(isinstance(name, str) for name in classes)
     if not valid or len(classes) < 2:
-        raise DataError(f"classes is {format_value(classes)}; expected two names or more: write ('cat', 'dog'), say")
+        raise DataError(
+            f"classes is {format_value(classes)}; expected two names or more: write ('cat', 'dog'), say"
+        )
     return len(classes)
 
 
@@ -237,8 +263,14 @@ def _check_statistic(name: str, value: Any, shape: Shape) -> None:
     """Check that a statistic is float32 of this shape, in 0..1."""
     fix = "write mean, std = jaxcnn.data.channel_statistics(train.images)"
     if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.shape != shape:
-        actual = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+        actual = (
+            f"{value.dtype} {value.shape}"
+            if isinstance(value, np.ndarray)
+            else f"a {type(value).__name__}"
+        )
         raise DataError(f"{name} is {actual}; expected float32 {shape}, of the train images: {fix}")
     # The comparison is false for NaN.
     if not ((value >= 0) & (value <= 1)).all():
-        raise DataError(f"{name} spans {value.min():.4g}..{value.max():.4g}; expected 0..1, of images / 255: {fix}")
+        raise DataError(
+            f"{name} spans {value.min():.4g}..{value.max():.4g}; expected 0..1, of images / 255: {fix}"
+        )

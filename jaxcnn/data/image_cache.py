@@ -96,7 +96,9 @@ def load_cached_images(options: ReadOptions) -> CachedImages:
         cached = _read(folder, stamp, options.memory)
     # The json module and NumPy raise errors of many types for invalid bytes.
     except Exception as error:
-        log.warning("the cache %s is damaged: %s; reading the pictures again", folder, one_line(error))
+        log.warning(
+            "the cache %s is damaged: %s; reading the pictures again", folder, one_line(error)
+        )
         cached = None
     return cached or _create(options, folder, stamp)
 
@@ -133,7 +135,11 @@ def _read(folder: Path, stamp: str, memory: int) -> CachedImages | None:
     images = np.load(folder / _IMAGES, mmap_mode="r" if is_large else None, allow_pickle=False)
     mean = np.load(folder / _MEAN, allow_pickle=False)
     labels, counts = np.array(index["labels"], np.int32), tuple(index["counts"])
-    if images.dtype != np.uint8 or images.shape != (sum(counts), *mean.shape) or labels.shape != (sum(counts),):
+    if (
+        images.dtype != np.uint8
+        or images.shape != (sum(counts), *mean.shape)
+        or labels.shape != (sum(counts),)
+    ):
         raise DataError(f"{_IMAGES} is {images.dtype} {images.shape}, not what {_INDEX} says")
     for message in index["warnings"]:
         log.warning("%s", message)
@@ -213,7 +219,9 @@ def _decode_to_disk(
     (new / _INDEX).write_text(json.dumps(index), "utf-8")
     is_large = (new / _IMAGES).stat().st_size > options.memory
     # Opened before the folder gets its final name. From then on, another process may replace it.
-    result = result._replace(images=np.load(new / _IMAGES, mmap_mode="r" if is_large else None, allow_pickle=False))
+    result = result._replace(
+        images=np.load(new / _IMAGES, mmap_mode="r" if is_large else None, allow_pickle=False)
+    )
     _move_into_place(new, folder, temporary)
     return result
 
@@ -231,7 +239,10 @@ def _move_into_place(new: Path, folder: Path, temporary: Path, attempts: int = 1
             return
         # Another process moved or replaced `folder` between these two lines.
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) or attempt == attempts - 1:
+            if (
+                error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+                or attempt == attempts - 1
+            ):
                 raise
 
 
@@ -261,11 +272,15 @@ def _decode_files(
         leave=False,
     ) as bar:
         digests, undecodable, dark = decode(paths, images, options.scale, bar.update)
-    reasons = unsupported | {files[rows[index]].name: reason for index, reason in undecodable.items()}
+    reasons = unsupported | {
+        files[rows[index]].name: reason for index, reason in undecodable.items()
+    }
     broken = dict(sorted(reasons.items()))
     if broken and not options.skip_broken:
         fix = "mend or delete what is named, or leave it out by skip_broken=True (--skip-broken)"
-        raise ImageError([(str(options.root / name), reason) for name, reason in broken.items()], fix)
+        raise ImageError(
+            [(str(options.root / name), reason) for name, reason in broken.items()], fix
+        )
     dark_files = [(files[rows[index]].name, level) for index, level in sorted(dark.items())]
     return digests, broken, dark_files
 

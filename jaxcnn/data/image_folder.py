@@ -82,7 +82,9 @@ def image_folder(
         (('apple', 'lime'), (8, 8, 8, 3), [0, 1])
     """
     options: dict[str, Any] = {"validation": validation, "test": test, "seed": seed}
-    return image_folder_with_paths(path, size, resize, **options, skip_broken=skip_broken, memory=memory)[0]
+    return image_folder_with_paths(
+        path, size, resize, **options, skip_broken=skip_broken, memory=memory
+    )[0]
 
 
 def image_folder_with_paths(
@@ -108,12 +110,18 @@ def image_folder_with_paths(
     scale = check_sizes(size, resize)
     fractions = check_fractions(validation, 0.2 if test is None else test, seed)
     if type(memory) is not int or memory < 0:
-        raise DataError(f"memory is {format_value(memory)}; expected bytes, an integer >= 0: write memory=2 << 30")
+        raise DataError(
+            f"memory is {format_value(memory)}; expected bytes, an integer >= 0: write memory=2 << 30"
+        )
     if not isinstance(skip_broken, bool):
-        raise DataError(f"skip_broken is {format_value(skip_broken)}; expected True or False: write skip_broken=True")
+        raise DataError(
+            f"skip_broken is {format_value(skip_broken)}; expected True or False: write skip_broken=True"
+        )
     classes, files = list_images(root)
     fractions = _with_test_fraction(root, fractions, {file.split for file in files}, test is None)
-    cached = load_cached_images(ReadOptions(root, classes, files, scale, fractions, skip_broken, memory))
+    cached = load_cached_images(
+        ReadOptions(root, classes, files, scale, fractions, skip_broken, memory)
+    )
     splits, paths, start = {}, {}, 0
     for split, n in zip(SPLITS, cached.counts, strict=True):
         splits[split] = Split(cached.images[start : start + n], cached.labels[start : start + n])
@@ -134,7 +142,9 @@ def _with_test_fraction(
     """
     if "validation" not in directories or "test" in directories or not fractions.test:
         return fractions
-    name = next(path.name for path in root.iterdir() if path.name.lower() in SPLIT_DIRECTORIES["validation"])
+    name = next(
+        path.name for path in root.iterdir() if path.name.lower() in SPLIT_DIRECTORIES["validation"]
+    )
     if is_default:
         log.warning(
             "%s has no test folder: evaluate on %s (the validation split); test=0.2 takes some of train",
@@ -156,7 +166,9 @@ def _resolve_root(path: str | os.PathLike[str]) -> Path:
     # Not a path, a NUL, no such ~user, or a cycle of links.
     except (TypeError, ValueError, RuntimeError, OSError) as error:
         value = format_value(path)
-        raise DataError(f"path is {value}; expected the path of a folder: {one_line(error)}") from None
+        raise DataError(
+            f"path is {value}; expected the path of a folder: {one_line(error)}"
+        ) from None
 
 
 # The files of a folder. Nothing below opens a file.
@@ -178,7 +190,9 @@ def list_images(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     """
     try:
         if not root.is_dir():
-            raise DataError(f"{root} is {'a file' if root.exists() else 'not there'}; expected a folder of pictures")
+            raise DataError(
+                f"{root} is {'a file' if root.exists() else 'not there'}; expected a folder of pictures"
+            )
         return _list_files(root)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}; mend that") from None
@@ -220,7 +234,8 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     """
     folders = [path for path in _entries(root) if path.is_dir()]
     by_split = {
-        split: [path for path in folders if path.name.lower() in names] for split, names in SPLIT_DIRECTORIES.items()
+        split: [path for path in folders if path.name.lower() in names]
+        for split, names in SPLIT_DIRECTORIES.items()
     }
     split_folders = [path for paths in by_split.values() for path in paths]
     if not split_folders:
@@ -232,18 +247,26 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     for split, paths in by_split.items():
         if len(paths) > 1:
             both = " and ".join(path.name for path in paths)
-            raise DataError(f"{root} has {both}, two folders for {split}; expected one: delete or rename the other")
+            raise DataError(
+                f"{root} has {both}, two folders for {split}; expected one: delete or rename the other"
+            )
     if by_split["train"]:
         if others:
-            _check_unambiguous(root, by_split["train"][0], by_split["test"] + by_split["validation"], others)
+            _check_unambiguous(
+                root, by_split["train"][0], by_split["test"] + by_split["validation"], others
+            )
         return {split: paths[0] for split, paths in by_split.items() if paths}
     if folders and len(split_folders) == len(folders):
         names = " and ".join(path.name for path in folders)
-        raise DataError(f"{root} has {names}, but no train; expected train/CLASS/... beside it, or CLASS/... alone")
+        raise DataError(
+            f"{root} has {names}, but no train; expected train/CLASS/... beside it, or CLASS/... alone"
+        )
     return {"": root}
 
 
-def _check_unambiguous(root: Path, train: Path, split_folders: Sequence[Path], others: Sequence[Path]) -> None:
+def _check_unambiguous(
+    root: Path, train: Path, split_folders: Sequence[Path], others: Sequence[Path]
+) -> None:
     """Check that `train` cannot be a class as well.
 
     It is a split if another split has the same folders inside.
@@ -255,7 +278,8 @@ def _check_unambiguous(root: Path, train: Path, split_folders: Sequence[Path], o
     if any(_subfolders(folder) == class_names for folder in split_folders):
         return
     siblings, classes = (
-        short(", ".join(sorted(names)), 120) for names in ({path.name for path in others}, class_names)
+        short(", ".join(sorted(names)), 120)
+        for names in ({path.name for path in others}, class_names)
     )
     raise DataError(
         f"{root} can be read in two ways: {train.name} is a class beside {siblings}, "
@@ -281,7 +305,9 @@ def _class_names(root: Path, split_folders: dict[str, Path]) -> tuple[str, ...]:
     if len(set(classes)) < 2:
         count = f"one folder of a class, {classes[0]}" if classes else "no folders of classes"
         root = split_folders.get("train", root)
-        raise DataError(f"{root} has {count}; expected two or more, each with its pictures: {root}/apple/1.jpg, say")
+        raise DataError(
+            f"{root} has {count}; expected two or more, each with its pictures: {root}/apple/1.jpg, say"
+        )
     for split, names in by_split.items():
         for missing, place in (
             (set(names) - set(classes), "train"),
@@ -289,7 +315,9 @@ def _class_names(root: Path, split_folders: dict[str, Path]) -> tuple[str, ...]:
         ):
             if missing:
                 listed = short(", ".join(sorted(missing)), 120)
-                raise DataError(f"{root}: {place} lacks the classes {listed}; expected the same in train and {split}")
+                raise DataError(
+                    f"{root}: {place} lacks the classes {listed}; expected the same in train and {split}"
+                )
     return tuple(classes)
 
 
@@ -301,12 +329,18 @@ def _class_name(path: Path) -> str:
     name = unicodedata.normalize("NFC", path.name)
     # Among these are names that are not UTF-8.
     if not name.isprintable():
-        raise DataError(f"a class is called {format_value(name)}, which cannot be printed; rename its folder")
+        raise DataError(
+            f"a class is called {format_value(name)}, which cannot be printed; rename its folder"
+        )
     return name
 
 
 def _entries(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.name[0] != "." and path.name.lower() not in _SYSTEM_FILES]
+    return [
+        path
+        for path in folder.iterdir()
+        if path.name[0] != "." and path.name.lower() not in _SYSTEM_FILES
+    ]
 
 
 def _walk(folder: Path, ancestors: tuple[Path, ...] = ()) -> Iterator[Path]:
@@ -327,7 +361,10 @@ def _walk(folder: Path, ancestors: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 def _warn_of_skipped(root: Path, skipped: Sequence[Path]) -> None:
     if skipped:
-        names = [printable(path.relative_to(root).as_posix()) + "/" * path.is_dir() for path in sorted(skipped)]
+        names = [
+            printable(path.relative_to(root).as_posix()) + "/" * path.is_dir()
+            for path in sorted(skipped)
+        ]
         ellipsis = ", ..." if len(names) > 3 else ""
         log.warning(
             "%s: passed over, for no picture's name: %d, %s%s",
@@ -338,10 +375,14 @@ def _warn_of_skipped(root: Path, skipped: Sequence[Path]) -> None:
         )
 
 
-def _check_class_sizes(root: Path, classes: tuple[str, ...], files: Iterable[ImageFile], split: str) -> None:
+def _check_class_sizes(
+    root: Path, classes: tuple[str, ...], files: Iterable[ImageFile], split: str
+) -> None:
     """Check that every class has an image in `split`."""
     count = Counter(file.label for file in files if file.split == split)
     if empty := [name for label, name in enumerate(classes) if not count[label]]:
         names, folder = short(", ".join(empty), 120), root / split if split else root
         suffixes = ", ".join(suffix[1:] for suffix in SUFFIXES)
-        raise DataError(f"{folder}: no picture in {names}; expected some ({suffixes}): add them, or delete the folder")
+        raise DataError(
+            f"{folder}: no picture in {names}; expected some ({suffixes}): add them, or delete the folder"
+        )

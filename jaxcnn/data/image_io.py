@@ -70,7 +70,9 @@ class ImageError(DataError):
         broken: all files, as (name, reason).
     """
 
-    def __init__(self, broken: Sequence[tuple[str, str]], fix: str = "mend or delete what is named"):
+    def __init__(
+        self, broken: Sequence[tuple[str, str]], fix: str = "mend or delete what is named"
+    ):
         self.broken = tuple(broken)
         hint = " (the error's .broken has all)" if len(self.broken) > 3 else ""
         super().__init__(f"{format_broken(self.broken)}{hint}: {fix}")
@@ -88,17 +90,27 @@ def format_broken(broken: Sequence[tuple[str, str]], limit: int = 3) -> str:
         '2 files are no pictures that can be read: a.jpg (empty), and 1 more'
     """
     count = "1 file is no picture" if len(broken) == 1 else f"{len(broken)} files are no pictures"
-    first = ", ".join(f"{short(printable(name), 200)} ({printable(reason)})" for name, reason in broken[:limit])
-    return f"{count} that can be read: {first}" + (f", and {len(broken) - limit} more" if len(broken) > limit else "")
+    first = ", ".join(
+        f"{short(printable(name), 200)} ({printable(reason)})" for name, reason in broken[:limit]
+    )
+    return f"{count} that can be read: {first}" + (
+        f", and {len(broken) - limit} more" if len(broken) > limit else ""
+    )
 
 
 def unsupported_reason(name: str) -> str | None:
     """Return why an image of this filename is not read, or None."""
     suffix = os.path.splitext(name)[1].lower()
-    return f"{suffix[1:]} is not read here; convert it to JPEG" if suffix in UNSUPPORTED_SUFFIXES else None
+    return (
+        f"{suffix[1:]} is not read here; convert it to JPEG"
+        if suffix in UNSUPPORTED_SUFFIXES
+        else None
+    )
 
 
-def load_image(path: str | os.PathLike[str], size: int = 224, resize: int | None = None) -> np.ndarray:
+def load_image(
+    path: str | os.PathLike[str], size: int = 224, resize: int | None = None
+) -> np.ndarray:
     """Load an image as published networks are tested on it.
 
     The shorter side is resized, then the center is cropped. JPEG, PNG, WebP, GIF, BMP and TIFF are
@@ -133,7 +145,9 @@ def load_image(path: str | os.PathLike[str], size: int = 224, resize: int | None
     return load_images([path], size, resize)[0]
 
 
-def load_images(paths: Sequence[str | os.PathLike[str]], size: int = 224, resize: int | None = None) -> np.ndarray:
+def load_images(
+    paths: Sequence[str | os.PathLike[str]], size: int = 224, resize: int | None = None
+) -> np.ndarray:
     """Load several images as `load_image` does.
 
     Args:
@@ -188,11 +202,17 @@ def check_sizes(size: Any, resize: Any) -> tuple[int, int]:
         DataError: either is not an integer in its range, or `resize` is smaller than `size`.
     """
     if type(size) is not int or not 1 <= size <= 4096:
-        raise DataError(f"size is {format_value(size)}; expected a whole number of pixels in 1..4096: write size=224")
+        raise DataError(
+            f"size is {format_value(size)}; expected a whole number of pixels in 1..4096: write size=224"
+        )
     resize = round(size * 256 / 224) if resize is None else resize
     if type(resize) is not int or not size <= resize <= 8192:
-        problem = f"resize is {format_value(resize)}, the shorter side before size={size} is cut out"
-        raise DataError(f"{problem}; expected a whole number in {size}..8192: write resize={size} to cut out nothing")
+        problem = (
+            f"resize is {format_value(resize)}, the shorter side before size={size} is cut out"
+        )
+        raise DataError(
+            f"{problem}; expected a whole number in {size}..8192: write resize={size} to cut out nothing"
+        )
     return size, resize
 
 
@@ -224,7 +244,9 @@ def decode(
             with large_file_lock if status.st_size > _LARGE_FILE else nullcontext():
                 data = _read_bytes(paths[index], status)
                 digests[index] = hashlib.sha256(data).hexdigest()
-                images[index] = decode_square(data, *scale, lambda highest: dark.update({index: highest}))
+                images[index] = decode_square(
+                    data, *scale, lambda highest: dark.update({index: highest})
+                )
         # Pillow raises errors of many types for invalid bytes.
         except Exception as error:
             broken[index] = _reason(error)
@@ -348,7 +370,9 @@ def decode_square(
                     # Frees the original pixels, which are no longer needed.
                     image.close()
                 return np.asarray(
-                    _resize_and_crop(pixels if transpose is None else pixels.transpose(transpose), size, resize)
+                    _resize_and_crop(
+                        pixels if transpose is None else pixels.transpose(transpose), size, resize
+                    )
                 )
     except Image.DecompressionBombError:
         raise ValueError(f"more than {MAX_PIXELS:,} pixels") from None

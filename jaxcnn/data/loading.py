@@ -105,7 +105,9 @@ def _resolve_data_dir(data_dir: str | os.PathLike[str]) -> Path:
     # Not a path, a NUL, no such ~user, or a cycle of links.
     except (TypeError, ValueError, RuntimeError, OSError) as error:
         value = format_value(data_dir)
-        raise DataError(f"data_dir is {value}; expected the path of a folder: {one_line(error)}") from None
+        raise DataError(
+            f"data_dir is {value}; expected the path of a folder: {one_line(error)}"
+        ) from None
 
 
 def _load_splits(name: str, info: DatasetInfo, data_dir: Path | None) -> tuple[Split, Split]:

@@ -76,4 +76,6 @@ def dataset_info(name: str) -> DatasetInfo:
     # Cut first: the comparison of a name of megabytes would take too long.
     unknown = short(str(name))
     nearest = difflib.get_close_matches(unknown.lower(), DATASETS, n=1, cutoff=0.0)[0]
-    raise DataError(f"no data set is named {unknown!r}; did you mean {nearest!r}? There are {', '.join(DATASETS)}")
+    raise DataError(
+        f"no data set is named {unknown!r}; did you mean {nearest!r}? There are {', '.join(DATASETS)}"
+    )

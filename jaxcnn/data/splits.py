@@ -60,7 +60,9 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
         )
     selected = np.zeros(total, bool)
     selected[np.random.default_rng(seed).permutation(total)[:n]] = True
-    validation, train = (Split(data.train.images[mask], data.train.labels[mask]) for mask in (selected, ~selected))
+    validation, train = (
+        Split(data.train.images[mask], data.train.labels[mask]) for mask in (selected, ~selected)
+    )
     mean, std = channel_statistics(train.images)
     return data._replace(train=train, validation=validation, mean=mean, std=std)
 
@@ -105,9 +107,9 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
         members = order[labels[order] == label]
         rank[members] = np.arange(len(members))
     indices = np.sort(order[np.argsort(rank[order], kind="stable")][:n])
-    if n < total and (smallest := np.bincount(labels[indices], minlength=len(data.classes)).min()) < n // len(
-        data.classes
-    ):
+    if n < total and (
+        smallest := np.bincount(labels[indices], minlength=len(data.classes)).min()
+    ) < n // len(data.classes):
         raise DataError(
             f"a class has only {smallest} images, fewer than its share of {n}; keep {smallest * len(data.classes)}"
         )
@@ -159,13 +161,17 @@ def check_fractions(validation: Any, test: Any, seed: Any) -> SplitFractions:
             expected = "expected a share of each class, at least 0 and below 1"
             raise DataError(f"{name} is {format_value(value)}; {expected}: write {name}=0.2")
     if validation + test >= 1:
-        raise DataError(f"validation and test are {validation} and {test}, which leaves nothing; expected less than 1")
+        raise DataError(
+            f"validation and test are {validation} and {test}, which leaves nothing; expected less than 1"
+        )
     if type(seed) is not int or seed < 0:
         raise DataError(f"seed is {format_value(seed)}; expected an integer >= 0: write seed=0")
     return SplitFractions(float(validation), float(test), seed)
 
 
-def assign_splits(files: Sequence[ImageFile], classes: Sequence[str], fractions: SplitFractions) -> list[ImageFile]:
+def assign_splits(
+    files: Sequence[ImageFile], classes: Sequence[str], fractions: SplitFractions
+) -> list[ImageFile]:
     """Assign a split to every file, and sort by split and name.
 
     A fraction is not used where the folder has a directory for that split. Files are selected in
@@ -176,7 +182,11 @@ def assign_splits(files: Sequence[ImageFile], classes: Sequence[str], fractions:
         DataError: a class has too few images for one in each split.
     """
     directories = {file.split for file in files}
-    missing = {split: getattr(fractions, split) for split in ("test", "validation") if split not in directories}
+    missing = {
+        split: getattr(fractions, split)
+        for split in ("test", "validation")
+        if split not in directories
+    }
     by_label: dict[int, list[ImageFile]] = defaultdict(list)
     for file in files:
         if file.split in ("", "train"):
@@ -185,7 +195,11 @@ def assign_splits(files: Sequence[ImageFile], classes: Sequence[str], fractions:
     too_small = {}
     for label in range(len(classes)):
         remaining = sorted(by_label[label], key=lambda file: _hash_rank(fractions.seed, file.name))
-        counts = {split: max(1, round(fraction * len(remaining))) for split, fraction in missing.items() if fraction}
+        counts = {
+            split: max(1, round(fraction * len(remaining)))
+            for split, fraction in missing.items()
+            if fraction
+        }
         if len(remaining) <= sum(counts.values()):
             too_small[classes[label]] = len(remaining), 1 + len(counts)
         for split, count in counts.items():
@@ -194,7 +208,9 @@ def assign_splits(files: Sequence[ImageFile], classes: Sequence[str], fractions:
         assigned += remaining
     if too_small:
         name, (n, minimum) = next(iter(too_small.items()))
-        others = f", and {len(too_small) - 1} more classes have too few" if len(too_small) > 1 else ""
+        others = (
+            f", and {len(too_small) - 1} more classes have too few" if len(too_small) > 1 else ""
+        )
         raise DataError(
             f"class {name} has {n} picture{'s' * (n != 1)} to train on{others}; "
             f"expected at least {minimum}, to give one to each part: "
@@ -222,7 +238,11 @@ def duplicate_warnings(files: Sequence[ImageFile], digests: Sequence[str]) -> li
         ("in two parts", "split", "what is measured there is no surprise to the network"),
         ("in two classes", "label", "one of them is wrong"),
     ):
-        duplicates = [group for group in by_digest.values() if len({getattr(file, field) for file in group}) > 1]
+        duplicates = [
+            group
+            for group in by_digest.values()
+            if len({getattr(file, field) for file in group}) > 1
+        ]
         if duplicates:
             names = " and ".join(printable(file.name) for file in duplicates[0][:3])
             count = f"{len(duplicates)} picture{'s are' if len(duplicates) > 1 else ' is'}"

@@ -135,7 +135,9 @@ def reserved_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """
     size = int(np.prod(shape, dtype=np.int64))
     with path.open("wb") as file:
-        np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_2_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
         file.flush()
         _reserve(file.fileno(), file.tell(), size)
     return np.lib.format.open_memmap(path, "r+")

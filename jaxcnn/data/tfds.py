@@ -60,8 +60,13 @@ def read(folder: Path, name: str, info: DatasetInfo) -> tuple[Split, Split]:
     """
     # TFDS does not write this file for classes that are only numbers.
     path = folder / "label.labels.txt"
-    if path.is_file() and (classes := tuple(path.read_text("utf-8", "replace").splitlines())) != info.classes:
-        raise DataError(f"{path} names the classes {short(str(classes))}; expected {short(str(info.classes))}")
+    if (
+        path.is_file()
+        and (classes := tuple(path.read_text("utf-8", "replace").splitlines())) != info.classes
+    ):
+        raise DataError(
+            f"{path} names the classes {short(str(classes))}; expected {short(str(info.classes))}"
+        )
     train, test = (_read_split(folder, name, split, info) for split in ("train", "test"))
     return train, test
 
@@ -72,7 +77,9 @@ def _read_split(folder: Path, name: str, split: str, info: DatasetInfo) -> Split
     shards = _shards(folder, name, split)
     total = sum(count for _, count in shards)
     images, labels = np.empty((total, *info.shape), np.uint8), np.empty(total, np.int32)
-    progress = tqdm(_examples(shards, info), f"decoding {name} {split}", total, disable=None, leave=False)
+    progress = tqdm(
+        _examples(shards, info), f"decoding {name} {split}", total, disable=None, leave=False
+    )
     for index, (image, label) in enumerate(progress):
         images[index], labels[index] = image, label
     return Split(images, labels)
@@ -85,15 +92,21 @@ def _shards(folder: Path, name: str, split: str) -> list[tuple[Path, int]]:
     """
     try:
         info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
-        counts = [int(n) for part in info["splits"] if part["name"] == split for n in part["shardLengths"]]
+        counts = [
+            int(n) for part in info["splits"] if part["name"] == split for n in part["shardLengths"]
+        ]
         # Old versions of TFDS do not write the format.
         suffix = info.get("fileFormat", "tfrecord")
     # The file may be any JSON, or none, or a thousand brackets.
     except Exception as error:
-        raise DataError(f"{folder / 'dataset_info.json'} cannot be read: {short(repr(error), 200)}") from error
+        raise DataError(
+            f"{folder / 'dataset_info.json'} cannot be read: {short(repr(error), 200)}"
+        ) from error
     if suffix not in ("array_record", "tfrecord"):
         unknown = short(repr(suffix))
-        raise DataError(f"{folder} is prepared as {unknown}; expected array_record or tfrecord, so prepare it as one")
+        raise DataError(
+            f"{folder} is prepared as {unknown}; expected array_record or tfrecord, so prepare it as one"
+        )
     shards = []
     for index, count in enumerate(counts):
         file = folder / f"{name}-{split}.{suffix}-{index:05d}-of-{len(counts):05d}"
@@ -111,22 +124,30 @@ def _shards(folder: Path, name: str, split: str) -> list[tuple[Path, int]]:
     return shards
 
 
-def _examples(shards: list[tuple[Path, int]], info: DatasetInfo) -> Iterator[tuple[np.ndarray, np.int32]]:
+def _examples(
+    shards: list[tuple[Path, int]], info: DatasetInfo
+) -> Iterator[tuple[np.ndarray, np.int32]]:
     """Yield the image and the label of each record."""
     import tensorflow_datasets as tfds
 
     # The features are built here, so that a features.json cannot name modules to import.
     classes = tfds.features.ClassLabel(num_classes=len(info.classes))
-    features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=info.shape), "label": classes})
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=info.shape), "label": classes}
+    )
     # Images are decoded here, so that there is one decoder, with or without OpenCV.
     decoders = {"image": tfds.decode.SkipDecoding()}
     for file, count in shards:
         records = _read_records(file)
         if len(records) != count:
-            raise DataError(f"{file} holds {len(records)} records; expected {count}, as dataset_info.json says")
+            raise DataError(
+                f"{file} holds {len(records)} records; expected {count}, as dataset_info.json says"
+            )
         for index, record in enumerate(records):
             try:
-                example = cast(dict[str, Any], features.deserialize_example_np(record, decoders=decoders))
+                example = cast(
+                    dict[str, Any], features.deserialize_example_np(record, decoders=decoders)
+                )
                 image = _decode_image(example["image"], info.shape)
                 label = np.int32(example["label"])
             # TFDS, protobuf and Pillow raise errors of many types for invalid bytes.
@@ -159,7 +180,9 @@ def _decode_image(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         mode = {1: "L", 3: "RGB"}[channels]
         # The header has both, so that no pixel is decoded before this check.
         if (image.size, image.mode) != ((width, height), mode):
-            raise ValueError(f"it is {image.size[0]}x{image.size[1]} in mode {image.mode}, expected {mode}")
+            raise ValueError(
+                f"it is {image.size[0]}x{image.size[1]} in mode {image.mode}, expected {mode}"
+            )
         return np.asarray(image).reshape(shape)
 
 
@@ -177,7 +200,9 @@ def read_tfrecord(path: Path) -> list[bytes]:
     while at < len(data):
         length = struct.unpack_from("<Q", data, at)[0] if at + 12 <= len(data) else len(data)
         if at + length + 16 > len(data):
-            raise DataError(f"{path} is cut short or damaged: the record at byte {at} runs past the end, {len(data)}")
+            raise DataError(
+                f"{path} is cut short or damaged: the record at byte {at} runs past the end, {len(data)}"
+            )
         if length > _MAX_RECORD:
             raise DataError(
                 f"{path} has a record of {length} bytes at byte {at}; a small image has at most {_MAX_RECORD}"
@@ -189,7 +214,9 @@ def read_tfrecord(path: Path) -> list[bytes]:
     return [data[at + 12 : at + 12 + length] for at, length in spans]
 
 
-def _verify_checksums(path: Path, data: bytes, spans: list[tuple[int, int]], batch: int = 4096) -> None:
+def _verify_checksums(
+    path: Path, data: bytes, spans: list[tuple[int, int]], batch: int = 4096
+) -> None:
     """Check the checksum that follows each span (start, stop) of `data`."""
     for first in range(0, len(spans), batch):
         part = spans[first : first + batch]
@@ -199,7 +226,9 @@ def _verify_checksums(path: Path, data: bytes, spans: list[tuple[int, int]], bat
         stored = np.array([struct.unpack_from("<I", data, stop)[0] for _, stop in part], np.uint32)
         if (masked != stored).any():
             at = part[int(np.argmax(masked != stored))][0]
-            raise DataError(f"{path} is damaged: the checksum of the record part at byte {at} is wrong")
+            raise DataError(
+                f"{path} is damaged: the checksum of the record part at byte {at} is wrong"
+            )
 
 
 def _crc_table() -> np.ndarray:

@@ -125,14 +125,22 @@ def check(name: str, split: Split, shape: tuple[int, int, int], classes: int) ->
     """
     images, labels = split
     if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
-        raise DataError(f"{name} images are {images.dtype} {images.shape}; expected uint8 (n, *{shape}), n > 0")
+        raise DataError(
+            f"{name} images are {images.dtype} {images.shape}; expected uint8 (n, *{shape}), n > 0"
+        )
     if labels.dtype != np.int32 or labels.shape not in ((len(images),), images.shape[:3]):
-        raise DataError(f"{name} labels are {labels.dtype} {labels.shape}; expected int32 ({len(images)},)")
+        raise DataError(
+            f"{name} labels are {labels.dtype} {labels.shape}; expected int32 ({len(images)},)"
+        )
     if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"{name} labels span {labels.min()}..{labels.max()}; expected 0..{classes - 1}")
+        raise DataError(
+            f"{name} labels span {labels.min()}..{labels.max()}; expected 0..{classes - 1}"
+        )
 
 
-def assemble(name: str, train: Split, test: Split, shape: tuple[int, int, int], classes: tuple[str, ...]) -> Dataset:
+def assemble(
+    name: str, train: Split, test: Split, shape: tuple[int, int, int], classes: tuple[str, ...]
+) -> Dataset:
     """Check both splits and add the statistics and an empty validation split.
 
     Raises:

@@ -69,7 +69,9 @@ def prepare_arguments(
             f"classes has shape {labels.shape}; expected one class for each of the {len(images)} images"
         )
     if labels.dtype.kind not in "iu":
-        raise ArgumentError(f"classes are {labels.dtype}; expected integers: write np.array([3, 5]), say")
+        raise ArgumentError(
+            f"classes are {labels.dtype}; expected integers: write np.array([3, 5]), say"
+        )
     if labels.min() < 0 or labels.max() >= count:
         raise ArgumentError(
             f"classes are {labels.min()} to {labels.max()}; expected 0 to {count - 1}, of the model's {count} classes"
@@ -142,7 +144,9 @@ def run_in_batches(
     test_state = eval_state(state)._replace(opt_state=(), metrics=())
     batch_size = batch or default_batch_size(images)
     for padded in parallel.padded_batches(len(image_index), batch_size, 1):
-        outputs = program(test_state, images[image_index[padded]], *(extra[padded] for extra in extras))
+        outputs = program(
+            test_state, images[image_index[padded]], *(extra[padded] for extra in extras)
+        )
         index = padded[padded >= 0]
         yield index, np.asarray(outputs)[: len(index)]
 

@@ -169,7 +169,10 @@ def _flatten(jaxpr: Any, ids: dict[Any, Any], path: str = "", times: int = 1) ->
         body_ins = ins[len(ins) - len(body.invars) :]
         body_ids = {v: x.id or object() for v, x in zip(body.invars, body_ins, strict=True)}
         yield from _flatten(body, body_ids, op_path, times * repeats)
-        out_ids = (object() if hasattr(v, "val") else body_ids.setdefault(v, object()) for v in body.outvars)
+        out_ids = (
+            object() if hasattr(v, "val") else body_ids.setdefault(v, object())
+            for v in body.outvars
+        )
         ids |= zip(eqn.outvars, out_ids, strict=True)
 
 
@@ -181,12 +184,16 @@ def _read_equation(eqn: Any) -> tuple[str, Any, int]:
     kind, params = eqn.primitive.name, eqn.params
     bodies = [params.get(key) for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr")]
     bodies += list(params.get("branches", ()))[-1:]
-    body = next((getattr(b, "jaxpr", b) for b in bodies if hasattr(b, "jaxpr") or hasattr(b, "eqns")), None)
+    body = next(
+        (getattr(b, "jaxpr", b) for b in bodies if hasattr(b, "jaxpr") or hasattr(b, "eqns")), None
+    )
     if body is None:
         return kind, None, 1
     name = str(params.get("name") or _function_name(body))
     is_whole = kind.startswith("custom_") or name == "_resize" or hasattr(jax.nn, name)
-    if is_whole and not any(e.primitive.name in ("conv_general_dilated", "dot_general") for e in body.eqns):
+    if is_whole and not any(
+        e.primitive.name in ("conv_general_dilated", "dot_general") for e in body.eqns
+    ):
         return name, None, 1
     # The products of a resize with interpolation weights are no layer's.
     if name == "_resize":

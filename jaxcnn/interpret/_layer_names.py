@@ -185,7 +185,9 @@ def count_macs(op: Op) -> int:
         return 0
     spec = op.params["dimension_numbers"]
     is_transposed = math.prod(op.params["lhs_dilation"]) > 1
-    shape, axes = (op.ins[0].shape, spec.lhs_spec) if is_transposed else (op.outs[0].shape, spec.out_spec)
+    shape, axes = (
+        (op.ins[0].shape, spec.lhs_spec) if is_transposed else (op.outs[0].shape, spec.out_spec)
+    )
     pixels = shape[axes[0]] * math.prod(shape[axis] for axis in axes[2:])
     # The kernel already has inputs / groups input channels, not all inputs.
     return op.times * pixels * math.prod(op.ins[1].shape)
@@ -275,7 +277,11 @@ def _reduce_sum(op: Op, flow: Dataflow) -> LayerName | None:
     square = flow.producer.get(value.id)
     if square and square.name in SQUARES and axes == (len(value.shape) - 1,):
         difference = flow.producer.get(square.ins[0].id)
-        is_distance = difference and difference.name == "sub" and any(v.id not in flow.source for v in difference.ins)
+        is_distance = (
+            difference
+            and difference.name == "sub"
+            and any(v.id not in flow.source for v in difference.ins)
+        )
         return ("distance", "Squared distance") if is_distance else None
     return _pooling_by_reduction(sum_or_average(op, flow), op, flow)
 

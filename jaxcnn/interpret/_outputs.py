@@ -73,7 +73,9 @@ def output_kind(model: nn.Module) -> str:
     return "stage" if has_stages(model) else "module"
 
 
-def outputs(model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array) -> dict[str, jax.Array]:
+def outputs(
+    model: nn.Module, variables: Mapping[str, Any], inputs: jax.Array
+) -> dict[str, jax.Array]:
     """Return every named output in test mode, for use while tracing.
 
     Args:

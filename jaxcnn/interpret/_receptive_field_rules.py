@@ -97,7 +97,9 @@ def _union(extents: Extents) -> Extent | None:
     if len({extent.steps for extent in present}) > 1:
         return None
     start = min(extent.start for extent in present)
-    return Extent(start, max(extent.start + extent.size for extent in present) - start, present[0].steps)
+    return Extent(
+        start, max(extent.start + extent.size for extent in present) - start, present[0].steps
+    )
 
 
 def _elementwise(eqn: Any, ins: Extents) -> Extent | None:
@@ -147,13 +149,18 @@ def _reshape(eqn: Any, ins: Extents) -> Extent | None:
     for group, parts in _groups(before, after):
         old = [extent.steps[axis] for axis in group]
         # The step of the innermost axis with more than one index.
-        inner = next((step for step, a in zip(old[::-1], group[::-1], strict=True) if before[a] > 1), 0)
+        inner = next(
+            (step for step, a in zip(old[::-1], group[::-1], strict=True) if before[a] > 1), 0
+        )
         counts = [math.prod(before[a] for a in group[i + 1 :]) for i in range(len(group))]
         is_even = all(
-            step == inner * count or before[a] == 1 for step, count, a in zip(old, counts, group, strict=True)
+            step == inner * count or before[a] == 1
+            for step, count, a in zip(old, counts, group, strict=True)
         )
         extent = extent if is_even else _merge(extent, before, group)
-        steps += [inner * is_even * math.prod(after[b] for b in parts[i + 1 :]) for i in range(len(parts))]
+        steps += [
+            inner * is_even * math.prod(after[b] for b in parts[i + 1 :]) for i in range(len(parts))
+        ]
     return extent._replace(steps=tuple(steps))
 
 
@@ -169,7 +176,9 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
     while i < len(before) or j < len(after):
         left, right = [i] if i < len(before) else [], [j] if j < len(after) else []
         i, j = i + len(left), j + len(right)
-        while (old := math.prod(before[a] for a in left)) != (new := math.prod(after[b] for b in right)):
+        while (old := math.prod(before[a] for a in left)) != (
+            new := math.prod(after[b] for b in right)
+        ):
             if old < new:
                 left, i = [*left, i], i + 1
             else:
@@ -191,7 +200,9 @@ def _pooling(eqn: Any, ins: Extents) -> Extent | None:
     if ins[0] is None or math.prod(p["base_dilation"]) > 1:
         return None
     before = [pair[0] for pair in p["padding"]]
-    settings = zip(p["window_dimensions"], p["window_dilation"], p["window_strides"], before, strict=True)
+    settings = zip(
+        p["window_dimensions"], p["window_dilation"], p["window_strides"], before, strict=True
+    )
     return _windows(ins[0], dict(enumerate(settings)))
 
 
@@ -237,5 +248,7 @@ _RULES: dict[str, Callable[[Any, Extents], Extent | None]] = {
     "squeeze": _squeeze,
     "transpose": lambda eqn, ins: ins[0] and _select_axes(ins[0], eqn.params["permutation"]),
 }
-_RULES |= dict.fromkeys(("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax"), _reduction)
+_RULES |= dict.fromkeys(
+    ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax"), _reduction
+)
 _RULES |= dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _pooling)

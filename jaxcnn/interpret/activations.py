@@ -64,11 +64,14 @@ def feature_maps(
     program = _maps_program(model, names)
     parts = [jax.tree.map(np.asarray, program(test_state, images[index])) for index in rows]
     return {
-        name: np.concatenate(maps)[: len(images)] for name, maps in zip(names, zip(*parts, strict=True), strict=True)
+        name: np.concatenate(maps)[: len(images)]
+        for name, maps in zip(names, zip(*parts, strict=True), strict=True)
     }
 
 
-def _check_stages(stages: Sequence[str] | None, maps: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+def _check_stages(
+    stages: Sequence[str] | None, maps: dict[str, tuple[int, ...]]
+) -> tuple[str, ...]:
     """Return the valid names of stages, all of them for None."""
     if stages is None:
         return tuple(maps)
@@ -90,7 +93,11 @@ def map_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int,
       >>> map_shapes(create_model("lenet5", 10), (28, 28, 1))
       {'c1': (28, 28, 6), 'c3': (10, 10, 16), 'c5': (1, 1, 120)}
     """
-    maps = {name: output_shape for name, output_shape in stage_shapes(model, shape).items() if len(output_shape) == 3}
+    maps = {
+        name: output_shape
+        for name, output_shape in stage_shapes(model, shape).items()
+        if len(output_shape) == 3
+    }
     if not maps:
         raise ArgumentError(
             f"{type(model).__name__} has no {output_kind(model)} whose output is maps; "
@@ -192,7 +199,10 @@ def top_activations(
     parts = [jax.tree.map(np.asarray, program(test_state, images[index])) for index in rows]
     # [k, m] each.
     peaks = jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(images)].T, *parts)
-    return {name: _select_top(*peak, n=n, width=maps[name][1]) for name, peak in zip(names, peaks, strict=True)}
+    return {
+        name: _select_top(*peak, n=n, width=maps[name][1])
+        for name, peak in zip(names, peaks, strict=True)
+    }
 
 
 def _select_top(values: np.ndarray, positions: np.ndarray, *, n: int, width: int) -> TopActivations:
@@ -215,7 +225,8 @@ def _peaks_program(model, names):
     def run(state, images):
         stages = stage_outputs(model, state, normalize(images, state.normalizer))
         flat_maps = [
-            stages[name].astype(jnp.float32).reshape(len(images), -1, stages[name].shape[-1]) for name in names
+            stages[name].astype(jnp.float32).reshape(len(images), -1, stages[name].shape[-1])
+            for name in names
         ]
         return [(maps.max(1), maps.argmax(1)) for maps in flat_maps]
 

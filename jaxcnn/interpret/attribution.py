@@ -224,7 +224,9 @@ def _occluded_logits(model, size):
     return jax.jit(jax.vmap(occluded_logit, (None, None, 0, 0, 0)))
 
 
-def _mean_over_squares(falls: np.ndarray, corners: np.ndarray, size: int, shape: tuple[int, int]) -> np.ndarray:
+def _mean_over_squares(
+    falls: np.ndarray, corners: np.ndarray, size: int, shape: tuple[int, int]
+) -> np.ndarray:
     """Return the mean fall at each pixel, float32 [n, h, w].
 
     The mean is over the squares that cover the pixel.
@@ -235,7 +237,9 @@ def _mean_over_squares(falls: np.ndarray, corners: np.ndarray, size: int, shape:
       size: side of the squares, in pixels.
       shape: (h, w).
     """
-    y, x = (_is_covered(corners[:, i], np.arange(shape[i]), size).astype(np.float64) for i in (0, 1))
+    y, x = (
+        _is_covered(corners[:, i], np.arange(shape[i]), size).astype(np.float64) for i in (0, 1)
+    )
     return (np.einsum("np,py,px->nyx", falls, y, x) / (y.T @ x)).astype(np.float32)
 
 

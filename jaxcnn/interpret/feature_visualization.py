@@ -90,7 +90,9 @@ def maximize_activation(
     jitter = min(h, w) // 8 if jitter is None else jitter
     test_state, key = eval_state(state)._replace(opt_state=(), metrics=()), jax.random.key(seed)
     # The margin leaves room for the shifts.
-    starts = _pink_noise(jax.random.fold_in(key, 0), (NUM_STARTS, h + 2 * jitter, w + 2 * jitter, c))
+    starts = _pink_noise(
+        jax.random.fold_in(key, 0), (NUM_STARTS, h + 2 * jitter, w + 2 * jitter, c)
+    )
     begin, climb, to_pixels = _ascent(model, tuple(channels), aim, jitter)
     carry, spread = begin(test_state, starts, indices)
     # A loop of programs, not a program with a loop. On a CPU, gradients of convolutions are about
@@ -103,7 +105,9 @@ def maximize_activation(
     return dict(zip(channels, parts, strict=True))
 
 
-def _flat_channels(maps: Mapping[str, tuple[int, ...]], channels: Mapping[str, Sequence[int]]) -> np.ndarray:
+def _flat_channels(
+    maps: Mapping[str, tuple[int, ...]], channels: Mapping[str, Sequence[int]]
+) -> np.ndarray:
     """Return indices into the concatenated channels of all stages, int32 [k].
 
     Raises:
@@ -120,7 +124,9 @@ def _flat_channels(maps: Mapping[str, tuple[int, ...]], channels: Mapping[str, S
         indices += [offset + channel for channel in stage_channels]
         offset += count
     if not indices:
-        raise ArgumentError(f"no channels are asked for; write {{stage: [0, 1]}} with a stage of {', '.join(maps)}")
+        raise ArgumentError(
+            f"no channels are asked for; write {{stage: [0, 1]}} with a stage of {', '.join(maps)}"
+        )
     return np.asarray(indices, np.int32)
 
 
@@ -151,7 +157,9 @@ def _ascent(model, stages, aim, jitter) -> Any:
         size = image_shape_of(model, state)
         image = jax.lax.dynamic_slice(jax.nn.sigmoid(logits), (shift[0], shift[1], 0), size)
         maps = stage_outputs(model, state, normalize(255 * image[None], state.normalizer))
-        return jnp.concatenate([_reduce_map(maps[stage][0].astype(jnp.float32), aim) for stage in stages])
+        return jnp.concatenate(
+            [_reduce_map(maps[stage][0].astype(jnp.float32), aim) for stage in stages]
+        )
 
     def begin(state, starts, indices):
         middle = jnp.full(2, jitter)

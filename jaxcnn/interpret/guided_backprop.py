@@ -65,7 +65,9 @@ def guided_backprop(
     program = jax.make_jaxpr(lambda state, x: logits(model, state, x))(state, inputs)
     if not count_relus(program):
         name = type(model).__name__
-        raise ArgumentError(f"{name} has no ReLU to guide a gradient at; use integrated_gradients, which needs none")
+        raise ArgumentError(
+            f"{name} has no ReLU to guide a gradient at; use integrated_gradients, which needs none"
+        )
     image_index = np.arange(len(images))
     parts = run_in_batches(_guided_gradients(model), state, images, image_index, batch, labels)
     return np.concatenate([part for _, part in parts])

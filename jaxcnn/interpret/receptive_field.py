@@ -88,7 +88,9 @@ def receptive_fields(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Rece
         )
         for axis in (1, 2)
     )
-    return {name: _field(row, column) for name, row, column in zip(names, rows, columns, strict=True)}
+    return {
+        name: _field(row, column) for name, row, column in zip(names, rows, columns, strict=True)
+    }
 
 
 def _field(row: Extent | None, column: Extent | None) -> ReceptiveField:
@@ -98,7 +100,9 @@ def _field(row: Extent | None, column: Extent | None) -> ReceptiveField:
     return ReceptiveField(*((int(down), int(right)) for down, right in pairs))
 
 
-def receptive_patch(image: np.ndarray, field: ReceptiveField, place: tuple[int, int], fill: int = 128) -> np.ndarray:
+def receptive_patch(
+    image: np.ndarray, field: ReceptiveField, place: tuple[int, int], fill: int = 128
+) -> np.ndarray:
     """Return the part of an image that one position sees.
 
     It is [h', w', c].

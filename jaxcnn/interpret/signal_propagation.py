@@ -74,7 +74,9 @@ def _run(model, variables, inputs, train) -> tuple[Any, dict[str, Any]]:
             recorded[_call_name(module, recorded)] = out
         elif module.has_variable("batch_stats", "mean"):
             # BN replaces the response that it takes as its input.
-            replaced = {name: out for name, response in recorded.items() if args and response is args[0]}
+            replaced = {
+                name: out for name, response in recorded.items() if args and response is args[0]
+            }
             recorded.update(replaced)
         return out
 
@@ -252,7 +254,8 @@ def kernel_norms(params: Any) -> dict[str, float]:
     leaves = flatten_dict(params).items()
     kernels = {path[:-1]: leaf for path, leaf in leaves if path[-1] == "kernel"}
     return {
-        "/".join(path): float(np.linalg.norm(np.asarray(leaf, np.float64).ravel())) for path, leaf in kernels.items()
+        "/".join(path): float(np.linalg.norm(np.asarray(leaf, np.float64).ravel()))
+        for path, leaf in kernels.items()
     }
 
 
@@ -322,7 +325,9 @@ def _matrix(features: np.ndarray) -> np.ndarray:
     return np.asarray(features, np.float64).reshape(len(features), -1)
 
 
-def effective_ranks(model: nn.Module, state: State, images: np.ndarray, *, train: bool = False) -> dict[str, float]:
+def effective_ranks(
+    model: nn.Module, state: State, images: np.ndarray, *, train: bool = False
+) -> dict[str, float]:
     """Return the effective rank of each layer's response to the images.
 
     It is at most n, the number of images. Layers are in the network's order. Arguments and errors

@@ -51,7 +51,8 @@ class ModelSummary(NamedTuple):
     def __str__(self) -> str:
         cells = [("layer", "kind", "output", "parameters", "multiply-adds")]
         cells += [
-            (r.name, r.kind, _format_shape(r.shape), _format_count(r.params), _format_count(r.macs)) for r in self.rows
+            (r.name, r.kind, _format_shape(r.shape), _format_count(r.params), _format_count(r.macs))
+            for r in self.rows
         ]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(map(_align, line, widths, "<<>>>")).rstrip() for line in cells]

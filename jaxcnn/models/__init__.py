@@ -125,7 +125,9 @@ def create_model(name: str, /, classes: int, **options: Any) -> nn.Module:
       8
     """
     if type(classes) is not int or classes < 2:
-        raise ArgumentError(f"classes is {format_value(classes)}; expected a whole number of at least 2")
+        raise ArgumentError(
+            f"classes is {format_value(classes)}; expected a whole number of at least 2"
+        )
     # Inside another module's setup only the final clone may be registered as a submodule.
     model = _constructor(str(name))(classes=classes, parent=None)
     checks = OPTIONS | MODEL_OPTIONS.get(type(model), {})
@@ -146,7 +148,9 @@ def _constructor(name):
     if not match:
         nearest = difflib.get_close_matches(name[:80], MODELS, n=3)
         hint = " or ".join(nearest) if nearest else "one of " + ", ".join(sorted(MODELS))
-        raise ArgumentError(f"model is {format_value(name)}, which no network here is called; write {hint}")
+        raise ArgumentError(
+            f"model is {format_value(name)}, which no network here is called; write {hint}"
+        )
     return partial(CIFAR_FAMILIES[match.group(1)], int(match.group(2)))
 
 

@@ -111,7 +111,9 @@ class AlexNet(nn.Module):
                 "write alexnet, from 63x63 on"
             )
         if min(h, w) < 63:
-            raise ArgumentError(f"AlexNet got images of {h}x{w} pixels; expected at least 63x63: its maps would vanish")
+            raise ArgumentError(
+                f"AlexNet got images of {h}x{w} pixels; expected at least 63x63: its maps would vanish"
+            )
         # The 2012 form of 224 pixels is padded to 227, and the 2014 form by 2 on every side.
         before, after = (0, 0) if h == 227 and self.towers else (2, 1) if self.towers else (2, 2)
         return jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))

@@ -53,7 +53,9 @@ def upsampling_layer(filters: int, up: str, *, kernel_init: str, dtype: Any, nam
         conv = conv3x3(filters, kernel_init=kernel_init, dtype=dtype, bias=True, name=name)
         return lambda x: conv(upsample_nearest(x))
     init = _single_pixel_init(initializer(kernel_init))
-    return nn.ConvTranspose(filters, (2, 2), (2, 2), "VALID", dtype=dtype, kernel_init=init, name=name)
+    return nn.ConvTranspose(
+        filters, (2, 2), (2, 2), "VALID", dtype=dtype, kernel_init=init, name=name
+    )
 
 
 def _single_pixel_init(init: Any) -> Any:
@@ -61,7 +63,9 @@ def _single_pixel_init(init: Any) -> Any:
     # [h, w, c, filters].
     def draw(key, shape, dtype=jnp.float32):
         h, w, c, filters = shape
-        return init(key, (c, h * w * filters), dtype).reshape(c, h, w, filters).transpose(1, 2, 0, 3)
+        return (
+            init(key, (c, h * w * filters), dtype).reshape(c, h, w, filters).transpose(1, 2, 0, 3)
+        )
 
     return draw
 

@@ -53,17 +53,23 @@ def verify_model(model: Any) -> None:
         name = model.__name__
         is_linen = issubclass(model, nn.Module)
         correction = f"{name}(...), an instance" if is_linen else _to_linen(name)
-        raise ArgumentError(f"model is the class {name}; expected a flax.linen Module. Write {correction}.")
+        raise ArgumentError(
+            f"model is the class {name}; expected a flax.linen Module. Write {correction}."
+        )
     name = type(model).__name__
     if any(base.__module__.startswith("flax.nnx") for base in type(model).__mro__):
-        raise ArgumentError(f"model is {name}, an nnx module; expected a flax.linen Module. Write {_to_linen(name)}.")
+        raise ArgumentError(
+            f"model is {name}, an nnx module; expected a flax.linen Module. Write {_to_linen(name)}."
+        )
     description = format_value(model) if isinstance(model, str) else f"of type {name}"
     correction = (
         f"jaxcnn.create_model({format_value(model)}, classes)"
         if isinstance(model, str)
         else "jaxcnn.create_model('resnet20', 10), say"
     )
-    raise ArgumentError(f"model is {description}; expected a flax.linen Module. Write {correction}.")
+    raise ArgumentError(
+        f"model is {description}; expected a flax.linen Module. Write {correction}."
+    )
 
 
 def _to_linen(name):
@@ -99,10 +105,16 @@ def set_mode(model: nn.Module, train: bool) -> tuple[nn.Module, dict[str, bool]]
     values = dict.fromkeys(TRAINING, train) | dict.fromkeys(TESTING, not train)
     parameters = inspect.signature(call).parameters
     by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    flags = {name: flag for name, flag in values.items() if name in parameters and parameters[name].kind in by_name}
+    flags = {
+        name: flag
+        for name, flag in values.items()
+        if name in parameters and parameters[name].kind in by_name
+    }
     if flags or wrapped is not None:
         return model, flags
-    fields: dict[str, Any] = {name: flag for name, flag in values.items() if name in type(model).__dataclass_fields__}
+    fields: dict[str, Any] = {
+        name: flag for name, flag in values.items() if name in type(model).__dataclass_fields__
+    }
     if fields:
         return model.clone(**fields), {}
     accepts_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -171,7 +183,8 @@ def _first_mismatch(model: nn.Module, variables: Mapping[str, Any], inputs: Any)
         shapes = variable_shapes(model, jax.ShapeDtypeStruct(inputs.shape, inputs.dtype))
         trees = (shapes, {name: variables.get(name) for name in shapes})
         expected, actual = (
-            {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree)} for tree in trees
+            {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree)}
+            for tree in trees
         )
         return min(expected ^ actual, default="")
     return ""
@@ -248,7 +261,9 @@ def init_variables(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct
         if not _equal(variables, {name: from_values[name] for name in variables}):
             raise _depends_on_values(model)
     if not jax.tree.leaves(variables.get("params")):
-        raise ArgumentError(f"{type(model).__name__} has no parameters; expected some to train. Write nn.Dense, say.")
+        raise ArgumentError(
+            f"{type(model).__name__} has no parameters; expected some to train. Write nn.Dense, say."
+        )
     return variables
 
 
@@ -305,7 +320,9 @@ def variable_shapes(
     verify_model(model)
     module, flags = set_mode(model, False)
     kwargs: dict[str, Any] = dict(flags)
-    shapes: Any = dict(jax.eval_shape(lambda x: module.init(jax.random.PRNGKey(0), x, **kwargs), image))
+    shapes: Any = dict(
+        jax.eval_shape(lambda x: module.init(jax.random.PRNGKey(0), x, **kwargs), image)
+    )
     excluded = () if include_written_only else _written_only(model, shapes, image)
     return {name: tree for name, tree in shapes.items() if name not in excluded}
 
@@ -321,7 +338,9 @@ def _works_without(name, model, shapes, image) -> bool:
     key = jax.random.PRNGKey(0)
     try:
         for mode in (False, True):
-            jax.eval_shape(lambda v, x, train=mode: _apply(model, v, x, train, list(v), key), remaining, image)
+            jax.eval_shape(
+                lambda v, x, train=mode: _apply(model, v, x, train, list(v), key), remaining, image
+            )
     except (errors.ScopeVariableNotFoundError, errors.ScopeCollectionNotFound):
         return False
     return True

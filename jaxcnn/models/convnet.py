@@ -131,6 +131,8 @@ class ConvNet(nn.Module):
         bias = not self.batch_norm
         x = conv3x3(filters, kernel_init=init, dtype=self.dtype, bias=bias, name=name)(x)
         if self.batch_norm:
-            norm = BatchNorm(self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm")
+            norm = BatchNorm(
+                self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm"
+            )
             x = norm(x, train)
         return x

@@ -189,7 +189,9 @@ class GoogLeNet(nn.Module):
         With `stages`, return a dict of outputs too.
         """
         if min(x.shape[1:3]) < 32:
-            raise ArgumentError(f"GoogLeNet got images of {x.shape[1]}x{x.shape[2]} pixels; expected at least 32x32")
+            raise ArgumentError(
+                f"GoogLeNet got images of {x.shape[1]}x{x.shape[2]} pixels; expected at least 32x32"
+            )
         make, outputs = self._make(), {}
         dense = partial(nn.Dense, kernel_init=initializer(self.kernel_init))
         x = self._stem(make, _imagenet_to_half(x) if self.transform_input else x, outputs, train)

@@ -59,7 +59,9 @@ class VarianceScaling:
     mode: str
     distribution: str
 
-    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    def __call__(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+    ) -> jax.Array:
         """Return a kernel [..., c_in, c_out] of `dtype`.
 
         Args:
@@ -85,7 +87,9 @@ class VarianceScaling:
         variance = np.float32(self.scale / fans.get(self.mode, sum(fans.values()) / 2))
         if self.distribution == "uniform":
             return np.sqrt(np.float32(3) * variance)
-        return np.sqrt(variance) / np.float32(TRUNCATED_STD if self.distribution == "truncated_normal" else 1)
+        return np.sqrt(variance) / np.float32(
+            TRUNCATED_STD if self.distribution == "truncated_normal" else 1
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

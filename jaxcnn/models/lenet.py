@@ -36,7 +36,9 @@ def pad_to_32(x: jax.Array) -> jax.Array:
       ArgumentError: for any other size.
     """
     if x.shape[1:3] not in ((28, 28), (32, 32)):
-        raise ArgumentError(f"LeNet-5 got images of {x.shape[1]}x{x.shape[2]} pixels; expected 28x28 or 32x32")
+        raise ArgumentError(
+            f"LeNet-5 got images of {x.shape[1]}x{x.shape[2]} pixels; expected 28x28 or 32x32"
+        )
     margin = (32 - x.shape[1]) // 2
     return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
@@ -83,7 +85,9 @@ class LeNet5(nn.Module):
         init = initializer(self.kernel_init or ("he" if self.modern else "lecun"))
         outputs: dict[str, jax.Array] = {}
         for name, filters in (("c1", 6), ("c3", 16), ("c5", 120)):
-            conv = nn.Conv(filters, (5, 5), padding="VALID", dtype=self.dtype, kernel_init=init, name=name)
+            conv = nn.Conv(
+                filters, (5, 5), padding="VALID", dtype=self.dtype, kernel_init=init, name=name
+            )
             x = stage(self, outputs, name, act(conv(x)))
             if name != "c5":
                 # [b, 14, 14, 6], then [b, 5, 5, 16]
@@ -208,7 +212,9 @@ class SparseConv(nn.Module):
         kernel = jnp.zeros((5, 5, 6, len(CONNECTIONS)))
         kernel = kernel.at[:, :, INPUT_MAPS, OUTPUT_MAPS].set(planes[:, :, 0])
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
         return y + bias.astype(self.dtype)[None, None, None]
 
 
@@ -272,5 +278,7 @@ class LeNet1998(nn.Module):
             init = fan_in_uniform(x.shape[-1])
             return scaled_tanh(nn.Dense(84, dtype=self.dtype, kernel_init=init, name=name)(x))
         filters, init = {"c1": 6, "c5": 120}[name], fan_in_uniform(25 * x.shape[-1])
-        conv = nn.Conv(filters, (5, 5), padding="VALID", dtype=self.dtype, kernel_init=init, name=name)
+        conv = nn.Conv(
+            filters, (5, 5), padding="VALID", dtype=self.dtype, kernel_init=init, name=name
+        )
         return scaled_tanh(conv(x))

@@ -139,7 +139,9 @@ class BatchNorm(nn.Module):
             y = centered * gain.reshape(*ones, -1)
             return (y + bias.reshape(*ones, -1)).astype(self.dtype)
         groups, shared = self._layout(len(x))
-        normalized: Any = batch_normalize(x.reshape(groups, -1, *x.shape[1:]), scale, bias, self.epsilon, shared)
+        normalized: Any = batch_normalize(
+            x.reshape(groups, -1, *x.shape[1:]), scale, bias, self.epsilon, shared
+        )
         y, mean, var = normalized
         if not self.is_initializing():
             self._move(moving_mean, mean)
@@ -179,7 +181,9 @@ Path = tuple[str, ...]
 
 
 @contextlib.contextmanager
-def frozen_batch_norm(is_frozen: Callable[[str], bool], paths: set[Path] | None = None) -> Iterator[None]:
+def frozen_batch_norm(
+    is_frozen: Callable[[str], bool], paths: set[Path] | None = None
+) -> Iterator[None]:
     """Make frozen top-level modules use and keep BN's moving averages.
 
     Without it a frozen stage trained on few images is normalized by the batch in training and by
@@ -236,7 +240,9 @@ def batch_moments(paths: set[Path] | None = None) -> Iterator[None]:
 def _intercept_norms(
     intercept: Callable[..., Any], paths: set[Path] | None, is_recorded: Callable[[str], bool]
 ) -> Iterator[None]:
-    def interceptor(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def interceptor(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         norm = context.module
         if not isinstance(norm, NORMS) or context.method_name != "__call__" or not norm.path:
             return call(*args, **kwargs)

@@ -19,7 +19,9 @@ from jaxcnn.recipe import ArgumentError, check_choice, format_value
 def _integer(minimum: int) -> Callable[[str, Any], int]:
     def check(option: str, value: Any) -> int:
         if type(value) is not int or value < minimum:
-            raise ArgumentError(f"{option} is {format_value(value)}; expected a whole number of at least {minimum}")
+            raise ArgumentError(
+                f"{option} is {format_value(value)}; expected a whole number of at least {minimum}"
+            )
         return value
 
     return check
@@ -37,7 +39,9 @@ def _units(option: str, value: Any) -> tuple[int, ...]:
 def _share(example: float) -> Callable[[str, Any], float]:
     def check(option: str, value: Any) -> float:
         if not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise ArgumentError(f"{option} is {format_value(value)}; expected at least 0 and below 1: write {example}")
+            raise ArgumentError(
+                f"{option} is {format_value(value)}; expected at least 0 and below 1: write {example}"
+            )
         return value
 
     return check

@@ -11,7 +11,9 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
 
-def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False) -> jax.Array:
+def max_pool(
+    x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False
+) -> jax.Array:
     """Return the maximum of each size x size window.
 
     It maps [b, h, w, c] to [b, h', w', c] with h' = (h + 2 padding - size) // stride + 1. The
@@ -30,7 +32,10 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool 
       >>> [max_pool(line, 3, 2, ceil=ceil)[0, :, 0, 0].tolist() for ceil in (False, True)]
       [[2.0, 4.0], [2.0, 4.0, 5.0]]
     """
-    borders: Any = [(padding, padding + _ceil_padding(side, size, stride, padding) * ceil) for side in x.shape[1:3]]
+    borders: Any = [
+        (padding, padding + _ceil_padding(side, size, stride, padding) * ceil)
+        for side in x.shape[1:3]
+    ]
     return nn.max_pool(x, (size, size), (stride, stride), borders)
 
 
@@ -140,7 +145,9 @@ def adaptive_average(x: jax.Array, size: int) -> jax.Array:
         side = x.shape[axis]
         if side != size:
             edges = [(i * side // size, -(-(i + 1) * side // size)) for i in range(size)]
-            means = [jax.lax.slice_in_dim(x, start, stop, axis=axis).mean(axis) for start, stop in edges]
+            means = [
+                jax.lax.slice_in_dim(x, start, stop, axis=axis).mean(axis) for start, stop in edges
+            ]
             x = jnp.stack(means, axis)
     return x
 

@@ -51,7 +51,9 @@ def zero_pad_shortcut(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, shape[-1] - x.shape[-1])))
 
 
-def shortcut(kind: str, x: jax.Array, shape: tuple[int, ...], conv: Any, norm: Any, train: bool) -> jax.Array:
+def shortcut(
+    kind: str, x: jax.Array, shape: tuple[int, ...], conv: Any, norm: Any, train: bool
+) -> jax.Array:
     """Return a block's input in the shape of its output.
 
     The two are then added.
@@ -74,7 +76,9 @@ def shortcut(kind: str, x: jax.Array, shape: tuple[int, ...], conv: Any, norm: A
 
 
 def _stride(x, shape):
-    return max(math.ceil(before / after) for before, after in zip(x.shape[1:3], shape[1:3], strict=True))
+    return max(
+        math.ceil(before / after) for before, after in zip(x.shape[1:3], shape[1:3], strict=True)
+    )
 
 
 def identity_norm(name: str) -> Any:
@@ -233,7 +237,9 @@ class CifarResNet(nn.Module):
 
         With `stages`, return the dict of each stage's output too.
         """
-        make_conv = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype, bias=not self.batch_norm)
+        make_conv = partial(
+            conv, kernel_init=self.kernel_init, dtype=self.dtype, bias=not self.batch_norm
+        )
         make_norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)
         make_norm = make_norm if self.batch_norm else identity_norm
         kind = check_choice("shortcut", self.shortcut, "AB") if self.residual else None
@@ -324,7 +330,9 @@ class ResNet(nn.Module):
             for block in range(blocks):
                 stride = 2 if number and not block else 1
                 name = f"stage{number + 1}_block{block + 1}"
-                block_module = self._block(self.width * 2**number, stride, make_conv, make_norm, name)
+                block_module = self._block(
+                    self.width * 2**number, stride, make_conv, make_norm, name
+                )
                 x = block_module(x, train)
             x = stage(self, outputs, f"stage{number + 1}", x)
         x = stage(self, outputs, "pool", x.astype(jnp.float32).mean((1, 2)))
@@ -341,7 +349,9 @@ class ResNet(nn.Module):
                 "a plain network of bottlenecks is in no paper; expected residual=True or bottleneck=False"
             )
         make_block = maybe_remat(Bottleneck, self.remat)
-        return make_block(filters, stride, kind, make_conv, make_norm, self.stride_in_3x3, name=name)
+        return make_block(
+            filters, stride, kind, make_conv, make_norm, self.stride_in_3x3, name=name
+        )
 
 
 class PreActResNet(nn.Module):
@@ -427,7 +437,9 @@ class PreActResNet(nn.Module):
             first = first and self.bottleneck
         filters = self.width * 2**number
         make_block = maybe_remat(PreActBlock, self.remat)
-        return make_block(filters, stride, self.bottleneck, first, active, kind, make_conv, make_norm, name=name)
+        return make_block(
+            filters, stride, self.bottleneck, first, active, kind, make_conv, make_norm, name=name
+        )
 
 
 # Networks by depth
@@ -442,7 +454,9 @@ def cifar_resnet(depth: int, classes: int, **options: Any) -> CifarResNet:
     blocks, remainder = divmod(depth - 2, 6)
     if remainder or blocks < 1:
         below = max(8, depth - (depth - 2) % 6)
-        raise ArgumentError(f"depth is {depth}; expected 6 n + 2 for a whole n >= 1: write {below} or {below + 6}")
+        raise ArgumentError(
+            f"depth is {depth}; expected 6 n + 2 for a whole n >= 1: write {below} or {below + 6}"
+        )
     return CifarResNet(blocks, classes, **options)
 
 

@@ -107,7 +107,9 @@ class UNet(nn.Module):
 
         They map [b, h, w, c] to [b, h, w, width 2^(level - 1)].
         """
-        conv = partial(conv3x3, self.width * 2 ** (level - 1), kernel_init=self.kernel_init, dtype=self.dtype)
+        conv = partial(
+            conv3x3, self.width * 2 ** (level - 1), kernel_init=self.kernel_init, dtype=self.dtype
+        )
         for layer in ("conv1", "conv2"):
             x = conv(bias=not self.batch_norm, name=f"{name}_{layer}")(x)
             if self.batch_norm:

@@ -91,8 +91,12 @@ class VGG(nn.Module):
             )
 
     def _layer(self, x, filters, name, train):
-        x = conv3x3(filters, kernel_init=self.kernel_init, dtype=self.dtype, bias=True, name=name)(x)
+        x = conv3x3(filters, kernel_init=self.kernel_init, dtype=self.dtype, bias=True, name=name)(
+            x
+        )
         if self.norm:
-            norm = BatchNorm(self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm")
+            norm = BatchNorm(
+                self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm"
+            )
             x = norm(x, train)
         return nn.relu(x)

@@ -122,7 +122,9 @@ def _masked(recipe):
 
 def _lars(recipe, rate, *, trust=0.02):
     mask: Any = lambda params: decay_mask(params, recipe.decay_on)  # noqa: E731
-    return optax.lars(rate, recipe.decay, mask, trust, trust_ratio_mask=mask, momentum=recipe.momentum)
+    return optax.lars(
+        rate, recipe.decay, mask, trust, trust_ratio_mask=mask, momentum=recipe.momentum
+    )
 
 
 def _prodigy(recipe, rate, *, d0=1e-6):
@@ -197,7 +199,10 @@ def l2_decay(recipe: Recipe) -> optax.GradientTransformation:
         if not frozen:
             return mask
         moves = {name: not any(in_stage(name, stage) for stage in frozen) for name in mask}
-        return {name: jax.tree.map(lambda on, name=name: on and moves[name], subtree) for name, subtree in mask.items()}
+        return {
+            name: jax.tree.map(lambda on, name=name: on and moves[name], subtree)
+            for name, subtree in mask.items()
+        }
 
     return optax.add_decayed_weights(recipe.decay, decays)
 
@@ -321,7 +326,9 @@ def check_optimizer(recipe: Recipe) -> OptimizerSpec:
         is_valid, expected = _bounds(recipe.optimizer, name, options[name])
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not is_valid(value):
-            raise ArgumentError(f"method {name} is {format_value(value)}; expected {expected}: write {options[name]}")
+            raise ArgumentError(
+                f"method {name} is {format_value(value)}; expected {expected}: write {options[name]}"
+            )
     return OPTIMIZERS[recipe.optimizer]
 
 

@@ -31,7 +31,8 @@ def _restarts(recipe: Recipe) -> optax.Schedule:
     first = recipe.steps / (2**CYCLES - 1)
     ends = [round(first * (2 ** (k + 1) - 1)) for k in range(CYCLES)]
     cycles = [
-        optax.cosine_decay_schedule(1.0, max(1, end - start)) for start, end in zip([0, *ends], ends, strict=False)
+        optax.cosine_decay_schedule(1.0, max(1, end - start))
+        for start, end in zip([0, *ends], ends, strict=False)
     ]
     return optax.join_schedules(cycles, ends[:-1])
 
@@ -45,12 +46,16 @@ def _one_cycle(recipe: Recipe) -> optax.Schedule:
 
 SCHEDULES: dict[str, Callable[[Recipe], optax.Schedule]] = {
     "constant": lambda recipe: optax.constant_schedule(1.0),
-    "step": lambda recipe: optax.piecewise_constant_schedule(1.0, dict.fromkeys(recipe.drops, recipe.factor)),
+    "step": lambda recipe: optax.piecewise_constant_schedule(
+        1.0, dict.fromkeys(recipe.drops, recipe.factor)
+    ),
     "exponential": lambda recipe: optax.exponential_decay(1.0, recipe.steps, END_FACTOR),
     "cosine": lambda recipe: optax.cosine_decay_schedule(1.0, recipe.steps),
     "one-cycle": _one_cycle,
     "restarts": _restarts,
-    "warmup": lambda recipe: optax.warmup_constant_schedule(0.0, 1.0, max(1, round(WARMUP_SHARE * recipe.steps))),
+    "warmup": lambda recipe: optax.warmup_constant_schedule(
+        0.0, 1.0, max(1, round(WARMUP_SHARE * recipe.steps))
+    ),
     "plateau": lambda recipe: optax.constant_schedule(1.0),
 }
 """Schedules: name -> recipe -> (step -> factor).
@@ -77,4 +82,6 @@ def plateau(recipe: Recipe) -> optax.GradientTransformationExtraArgs | None:
     if recipe.schedule != "plateau" or recipe.factor == 1:
         return None
     window = max(1, recipe.steps // WINDOWS)
-    return optax.contrib.reduce_on_plateau(recipe.factor, patience=PATIENCE, rtol=1e-3, accumulation_size=window)
+    return optax.contrib.reduce_on_plateau(
+        recipe.factor, patience=PATIENCE, rtol=1e-3, accumulation_size=window
+    )

@@ -23,7 +23,9 @@ from jaxcnn.recipe import ArgumentError, format_value
 # Adapters
 
 
-def select_extra_args(tx: optax.GradientTransformationExtraArgs, *names: str) -> optax.GradientTransformationExtraArgs:
+def select_extra_args(
+    tx: optax.GradientTransformationExtraArgs, *names: str
+) -> optax.GradientTransformationExtraArgs:
     """Return `tx` with only the extra arguments `names`.
 
     It is for methods that refuse others.
@@ -83,7 +85,9 @@ def as_transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
         is_text = isinstance(tx, str)
         description = format_value(tx) if is_text else f"of type {type(tx).__name__}"
         correction = "optax.adam(1e-3), say"
-    raise ArgumentError(f"tx is {description}; expected an optax transformation. Write {correction}.")
+    raise ArgumentError(
+        f"tx is {description}; expected an optax transformation. Write {correction}."
+    )
 
 
 class LookaheadState(NamedTuple):
@@ -95,7 +99,9 @@ class LookaheadState(NamedTuple):
     """State of optax's transformation."""
 
 
-def lookahead(fast: optax.GradientTransformation, period: int, share: float) -> optax.GradientTransformation:
+def lookahead(
+    fast: optax.GradientTransformation, period: int, share: float
+) -> optax.GradientTransformation:
     """Return `optax.lookahead` with the slow parameters in its state.
 
     The network's parameters are then the fast ones only.
@@ -121,7 +127,9 @@ def lookahead(fast: optax.GradientTransformation, period: int, share: float) -> 
     return optax.GradientTransformation(init, update)
 
 
-def prodigy(rate: jax.Array, d0: float, decay: float, decays: Callable[[Any], Any]) -> optax.GradientTransformation:
+def prodigy(
+    rate: jax.Array, d0: float, decay: float, decays: Callable[[Any], Any]
+) -> optax.GradientTransformation:
     """Return `optax.contrib.prodigy` with a decay mask, safe for a rate of 0.
 
     Its estimate is a quotient of sums over the steps weighted by the rate. With the rate 0 of a
@@ -136,7 +144,9 @@ def prodigy(rate: jax.Array, d0: float, decay: float, decays: Callable[[Any], An
     """
     plain: Any
     decayed: Any
-    plain, decayed = (contrib.prodigy(rate, estim_lr0=d0, weight_decay=strength) for strength in (0.0, decay))
+    plain, decayed = (
+        contrib.prodigy(rate, estim_lr0=d0, weight_decay=strength) for strength in (0.0, decay)
+    )
 
     def update(updates: Any, state: Any, params: Any = None):
         plain_steps, _ = plain.update(updates, state, params)
@@ -152,7 +162,9 @@ def prodigy(rate: jax.Array, d0: float, decay: float, decays: Callable[[Any], An
         return steps, new._replace(estim_lr=jnp.where(waits, state.estim_lr, new.estim_lr))
 
     # Copies: optax's state is the parameters themselves, and one buffer cannot be donated twice.
-    return optax.GradientTransformation(lambda params: plain.init(jax.tree.map(jnp.array, params)), update)
+    return optax.GradientTransformation(
+        lambda params: plain.init(jax.tree.map(jnp.array, params)), update
+    )
 
 
 _AVERAGES = (LookaheadState, contrib.ScheduleFreeState)
@@ -277,7 +289,9 @@ def scale_by_scheduled_rate(
         warm, running = state.warm, state.error_rate
         if warmup_lr is not None:
             if error is None:
-                raise ValueError("the warm-up waits for the training error: call tx.update(..., error=...)")
+                raise ValueError(
+                    "the warm-up waits for the training error: call tx.update(..., error=...)"
+                )
             running = memory * running + (1 - memory) * error
             warm = warm | (running < warmup_error)
             rate = jnp.where(warm, rate, warmup_lr)
@@ -285,8 +299,12 @@ def scale_by_scheduled_rate(
         factor, plateau_state = plateau.update(jnp.ones_like(rate), state.plateau, value=value)
         rate = rate * jnp.asarray(factor, jnp.float32)
         tx = optax.with_extra_args_support(method(rate))
-        updates, method_state = tx.update(updates, state.method, params, value=value, error=error, **extra)
-        return updates, RateState(state.count + 1, state.lr, rate, running, warm, plateau_state, method_state)
+        updates, method_state = tx.update(
+            updates, state.method, params, value=value, error=error, **extra
+        )
+        return updates, RateState(
+            state.count + 1, state.lr, rate, running, warm, plateau_state, method_state
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -398,7 +416,9 @@ def _scale_stages(tree: Any, rates: Mapping[str, float]) -> Any:
     def scale(name, subtree):
         for rate in (rate for stage, rate in rates.items() if in_stage(name, stage)):
             # At rate 0 zeros, not x * 0, which is NaN where x is not finite.
-            subtree = jax.tree.map(lambda x, rate=rate: x * rate if rate else jnp.zeros_like(x), subtree)
+            subtree = jax.tree.map(
+                lambda x, rate=rate: x * rate if rate else jnp.zeros_like(x), subtree
+            )
         return subtree
 
     return {name: scale(name, subtree) for name, subtree in tree.items()}

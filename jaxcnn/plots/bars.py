@@ -77,7 +77,9 @@ def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _draw_series(axis: Axes, groups: Groups, errors: Groups, name: str, color: str, shift: float, fmt: str) -> None:
+def _draw_series(
+    axis: Axes, groups: Groups, errors: Groups, name: str, color: str, shift: float, fmt: str
+) -> None:
     """Draw the bars of one series, `shift` from their groups' centers.
 
     The unit is the width of a group and its gap.

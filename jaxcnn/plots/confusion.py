@@ -45,7 +45,9 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
     """
     k = len(classes)
     if np.shape(counts) != (k, k):
-        raise ValueError(f"counts are {np.shape(counts)}; expected [classes, classes], which is {(k, k)}")
+        raise ValueError(
+            f"counts are {np.shape(counts)}; expected [classes, classes], which is {(k, k)}"
+        )
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros((k, k)), where=total > 0)
     has_numbers = k <= MAX_NUMBERED_CLASSES

@@ -116,7 +116,9 @@ def contours(
     return figure
 
 
-def log_values(fields: Sequence[Field], max_level: float | None = None) -> tuple[list[np.ndarray], np.ndarray]:
+def log_values(
+    fields: Sequence[Field], max_level: float | None = None
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Return log10 of each field's values, and the levels of all.
 
     The levels span all values.
@@ -138,10 +140,15 @@ def log_values(fields: Sequence[Field], max_level: float | None = None) -> tuple
                 f"the values of {field.title!r} have shape {np.shape(field.values)}; "
                 f"expected {(len(field.x), len(field.y))}, as many as x and y"
             )
-    values = [np.where(np.isfinite(field.values), field.values, np.nan).astype(np.float64) for field in fields]
+    values = [
+        np.where(np.isfinite(field.values), field.values, np.nan).astype(np.float64)
+        for field in fields
+    ]
     positive = np.concatenate([array[array > 0] for array in values])
     if not positive.size:
-        raise ValueError("no value of the fields is finite and positive; expected some, as a loss is")
+        raise ValueError(
+            "no value of the fields is finite and positive; expected some, as a loss is"
+        )
     low, high = float(positive.min()), float(positive.max())
     with np.errstate(divide="ignore"):
         heights = [np.log10(np.maximum(array, low)) for array in values]
@@ -155,7 +162,9 @@ def _levels(low: float, high: float) -> np.ndarray:
     """
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     for leading in STEPS:
-        numbers = np.array([lead * 10.0**power for power, lead in itertools.product(decades, leading)])
+        numbers = np.array(
+            [lead * 10.0**power for power, lead in itertools.product(decades, leading)]
+        )
         first = np.flatnonzero(numbers <= low * (1 + 1e-9))[-1]
         last = max(first + 1, np.flatnonzero(numbers >= high * (1 - 1e-9))[0])
         if last - first < MAX_LEVELS:
@@ -164,7 +173,9 @@ def _levels(low: float, high: float) -> np.ndarray:
     return numbers[:: math.ceil(len(numbers) / MAX_LEVELS)]
 
 
-def _draw_contours(axis: Axes, field: Field, height: np.ndarray, levels: np.ndarray, extend: Any, width: float) -> Any:
+def _draw_contours(
+    axis: Axes, field: Field, height: np.ndarray, levels: np.ndarray, extend: Any, width: float
+) -> Any:
     style_axes(axis, field.title, width=width, pad=24 if field.note else 8)
     axis.grid(False)
     axis.set_facecolor(GAP_COLOR)
@@ -226,7 +237,9 @@ def _draw_path(axis: Axes, field: Field) -> None:
     outline = [Stroke(linewidth=3.6, foreground="white"), Normal()]
     axis.plot(*path.T, path_effects=outline, zorder=4, **LINE)
     for point, style in ((path[0], START), (path[-1], END)):
-        axis.plot(*point[:, None], color="black", markeredgewidth=1.3, clip_on=False, zorder=5, **style)
+        axis.plot(
+            *point[:, None], color="black", markeredgewidth=1.3, clip_on=False, zorder=5, **style
+        )
 
 
 def _legend(fields: Sequence[Field], heights: Sequence[np.ndarray]) -> list[Any]:
@@ -240,7 +253,9 @@ def _legend(fields: Sequence[Field], heights: Sequence[np.ndarray]) -> list[Any]
     return handles
 
 
-def _draw_color_bar(figure: Figure, filled: Any, axes: Any, levels: np.ndarray, label: str, *, at_side: bool) -> None:
+def _draw_color_bar(
+    figure: Figure, filled: Any, axes: Any, levels: np.ndarray, label: str, *, at_side: bool
+) -> None:
     """Draw the color bar, at the side or below a single row."""
     location: dict[str, Any] = {"location": "right", "aspect": 25}
     if not at_side:

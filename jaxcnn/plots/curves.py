@@ -85,7 +85,9 @@ def _upper_limit(panels, keys) -> float:
 
 def _legend(panels, colors, dashed, solid):
     """Return the handles of one legend for all panels."""
-    handles = [Line2D([], [], color=color, linewidth=2.2, label=label) for label, color in colors.items()]
+    handles = [
+        Line2D([], [], color=color, linewidth=2.2, label=label) for label, color in colors.items()
+    ]
     seeds = max(len(runs) for lines in panels.values() for runs in lines.values())
     note = f", mean and range of {seeds} seeds" if seeds > 1 else ""
     kinds: list[tuple[str, Any, float]] = [(solid, "-", 2.2), (dashed, "--", 1.1)]
@@ -100,7 +102,9 @@ def _key_as_words(panels, key: str) -> str:
 
     The split's name replaces "eval" where all rows agree on it.
     """
-    rows = [row for lines in panels.values() for runs in lines.values() for run in runs for row in run]
+    rows = [
+        row for lines in panels.values() for runs in lines.values() for run in runs for row in run
+    ]
     splits = {row.get("eval_split") for row in rows}
     split = splits.pop() if len(splits) == 1 else None
     if split and key.startswith("eval_"):

@@ -101,7 +101,9 @@ def _check(table, diverged, shape, best, stairs) -> None:
             f"values are {table.shape} and crosses {diverged.shape}; expected [rows, columns], which is {shape}"
         )
     if stairs is not None and len(stairs) != shape[0]:
-        raise ValueError(f"there are {len(stairs)} stairs; expected one for each of {shape[0]} rows")
+        raise ValueError(
+            f"there are {len(stairs)} stairs; expected one for each of {shape[0]} rows"
+        )
     if best not in (None, "min", "max"):
         raise ValueError(f"best is {best!r}; expected 'min', 'max' or None")
 
@@ -116,7 +118,9 @@ def _set_ticks(axis: Axes, rows: Sequence[Any], columns: Sequence[Any]) -> None:
     axis.set_ylim(len(rows) - 0.5, -0.5)
 
 
-def _draw_cells(axis: Axes, visible: np.ndarray, diverged: np.ndarray, label: str, fmt: str) -> None:
+def _draw_cells(
+    axis: Axes, visible: np.ndarray, diverged: np.ndarray, label: str, fmt: str
+) -> None:
     finite = visible[np.isfinite(visible)]
     norm = Normalize(*((finite.min(), finite.max()) if finite.size else (0, 1)))
     # pcolormesh leaves nan cells white; imshow would smooth the edges.
@@ -165,7 +169,9 @@ def _draw_stairs(axis: Axes, stairs: Sequence[int | None]) -> None:
         axis.plot(x, y, clip_on=False, zorder=3, **STEP)
 
 
-def _legend(diverged: np.ndarray, best: str | None, stairs: Sequence[int | None] | None) -> list[Any]:
+def _legend(
+    diverged: np.ndarray, best: str | None, stairs: Sequence[int | None] | None
+) -> list[Any]:
     handles: list[Any] = [Patch(**FRAME, label="best of the row")] if best else []
     if diverged.any():
         handles.append(Patch(**HATCH, label="× diverged"))

@@ -66,7 +66,9 @@ def image_grid(
     """
     n = len(images)
     if not n or len(captions) != n or (heat is not None and len(heat) != n):
-        raise ValueError(f"there are {n} images and {len(captions)} captions; expected as many of each, and some")
+        raise ValueError(
+            f"there are {n} images and {len(captions)} captions; expected as many of each, and some"
+        )
     cells_per_image = 1 if heat is None else 2
     columns = min(columns, n)
     rows = -(-n // columns)

@@ -152,7 +152,9 @@ def mosaic(
     return figure
 
 
-def _new_page(width: float, height: float, title: str, note: str, bar: str, strip: Strip) -> tuple[Figure, Axes]:
+def _new_page(
+    width: float, height: float, title: str, note: str, bar: str, strip: Strip
+) -> tuple[Figure, Axes]:
     """Return the figure and its single axes.
 
     The axes are in inches from the upper left corner.
@@ -169,7 +171,9 @@ def _new_page(width: float, height: float, title: str, note: str, bar: str, stri
     if bar:
         low, high = strip.limits or (0.0, 1.0)
         scale = ScalarMappable(Normalize(low, high), colormaps[strip.cmap])
-        colorbar = figure.colorbar(scale, ax=axis, shrink=min(1.0, 3.0 / height), aspect=14, pad=0.02)
+        colorbar = figure.colorbar(
+            scale, ax=axis, shrink=min(1.0, 3.0 / height), aspect=14, pad=0.02
+        )
         colorbar.set_label(bar, fontsize=LABEL)
         colorbar.ax.tick_params(labelsize=TICK)
     return figure, axis
@@ -188,7 +192,11 @@ def _to_colors(image: np.ndarray, strip: Strip) -> np.ndarray:
 
 def _check(strips: Sequence[Strip], bar: str) -> None:
     shapes = [np.shape(image) for strip in strips for image in strip.images]
-    invalid = [shape for shape in shapes if len(shape) not in (2, 3) or 0 in shape or shape[2:] not in ((), (3,))]
+    invalid = [
+        shape
+        for shape in shapes
+        if len(shape) not in (2, 3) or 0 in shape or shape[2:] not in ((), (3,))
+    ]
     if not shapes or invalid:
         raise ValueError(
             f"the images have shapes {invalid[:3]}; expected at least one, and each [h, w] or [h, w, 3], none empty"
@@ -197,6 +205,8 @@ def _check(strips: Sequence[Strip], bar: str) -> None:
         n = len(strip.images)
         for field, items in (("captions", strip.captions), ("marks", strip.marks)):
             if len(items) not in (0, n):
-                raise ValueError(f"{strip.label!r} has {len(items)} {field}; expected none or {n}, one for each image")
+                raise ValueError(
+                    f"{strip.label!r} has {len(items)} {field}; expected none or {n}, one for each image"
+                )
     if bar and strips[0].limits is None:
         raise ValueError("a colour bar needs limits; write Strip(..., limits=(low, high))")

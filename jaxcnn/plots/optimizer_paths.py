@@ -75,7 +75,9 @@ _EXIT = _Marker(
 )
 
 
-def optimizer_paths(surfaces: Sequence[Surface], *, title: str = "", columns: int | None = None) -> Figure:
+def optimizer_paths(
+    surfaces: Sequence[Surface], *, title: str = "", columns: int | None = None
+) -> Figure:
     """Draw contours of each loss, with the optimizer's path on them.
 
     The contours are evenly spaced in the logarithm of the height above the least loss.
@@ -109,7 +111,9 @@ def optimizer_paths(surfaces: Sequence[Surface], *, title: str = "", columns: in
         axis.grid(False)
         if surface.note:
             style: Any = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center"}
-            axis.annotate(surface.note, (0.5, 1), xycoords="axes fraction", fontsize=SMALL + 1, **style)
+            axis.annotate(
+                surface.note, (0.5, 1), xycoords="axes fraction", fontsize=SMALL + 1, **style
+            )
         _draw_contours(axis, surface, path)
         _draw_path(axis, surface, path)
     return figure
@@ -131,7 +135,9 @@ def finite_path(surface: Surface) -> np.ndarray:
     path = np.asarray(surface.path, np.float64)
     has_shape = path.ndim == 2 and path.shape[1] == 2 and len(path)
     if not has_shape or not np.isfinite(path[0]).all():
-        raise ValueError(f"the path of {surface.title!r} has shape {path.shape}; expected [t, 2] from a finite start")
+        raise ValueError(
+            f"the path of {surface.title!r} has shape {path.shape}; expected [t, 2] from a finite start"
+        )
     is_finite = np.isfinite(path).all(1)
     return path if is_finite.all() else path[: int(is_finite.argmin())]
 

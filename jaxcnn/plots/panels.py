@@ -154,9 +154,13 @@ def with_background(panels: Sequence[Panel]) -> list[Panel]:
         "marker": "",
     }
     gray = [[line._replace(width=0.9, **style) for line in panel.lines[:1]] for panel in panels]
-    backgrounds = [[line for j, lines in enumerate(gray) if j != i for line in lines] for i in range(len(panels))]
+    backgrounds = [
+        [line for j, lines in enumerate(gray) if j != i for line in lines]
+        for i in range(len(panels))
+    ]
     return [
-        panel._replace(lines=[*background, *panel.lines]) for panel, background in zip(panels, backgrounds, strict=True)
+        panel._replace(lines=[*background, *panel.lines])
+        for panel, background in zip(panels, backgrounds, strict=True)
     ]
 
 
@@ -237,12 +241,16 @@ def _shared_axes(panels: Sequence[Panel], share: str) -> str:
         raise ValueError("there are no panels; expected at least one")
     for line in (line for panel in panels for line in panel.lines):
         if len(line.x) != len(line.y):
-            raise ValueError(f"the line {line.label!r} has {len(line.x)} x and {len(line.y)} y; expected as many")
+            raise ValueError(
+                f"the line {line.label!r} has {len(line.x)} x and {len(line.y)} y; expected as many"
+            )
     for name in names[share]:
         for field in (f"{name}log", f"{name}lim", f"{name}label"):
             values = {getattr(panel, field) for panel in panels}
             if len(values) > 1:
-                raise ValueError(f"panels that share {name} differ in {field}: {values}; write share='none' or another")
+                raise ValueError(
+                    f"panels that share {name} differ in {field}: {values}; write share='none' or another"
+                )
     return names[share]
 
 
@@ -265,7 +273,10 @@ def _label_styles(panels: Sequence[Panel]) -> dict[str, _Style]:
     fixed = {line.label: line.color for line in reversed(lines) if line.color}
     free = [color for color in COLORS if color not in fixed.values()] or list(COLORS)
     unstyled = dict.fromkeys(line.label for line in lines if line.label not in fixed)
-    assigned = {label: _Style(free[i % len(free)], i // len(free) % len(DASHES)) for i, label in enumerate(unstyled)}
+    assigned = {
+        label: _Style(free[i % len(free)], i // len(free) % len(DASHES))
+        for i, label in enumerate(unstyled)
+    }
     return {line.label: assigned.get(line.label) or _Style(fixed[line.label]) for line in lines}
 
 
@@ -281,7 +292,10 @@ def _line_style(line: Line, styles: Mapping[str, _Style]) -> dict:
 
 def _legend(panels: Sequence[Panel], styles: Mapping[str, _Style]) -> list[Line2D]:
     lines = {line.label: line for panel in reversed(panels) for line in reversed(panel.lines)}
-    handles = [Line2D([], [], label=label, markersize=5, **_line_style(lines[label], styles)) for label in styles]
+    handles = [
+        Line2D([], [], label=label, markersize=5, **_line_style(lines[label], styles))
+        for label in styles
+    ]
     if any(panel.crosses for panel in panels):
         style: dict[str, Any] = {"linestyle": "none", "marker": "x", "markeredgewidth": 2}
         handles.append(Line2D([], [], label="diverged", color=RED, **style))
@@ -397,7 +411,10 @@ def _name_marks(axis: Axes, marks: Sequence[Mark], size: tuple[float, float]) ->
     # Reading the limits completes the scaling that the transforms depend on.
     corner = axis.get_xlim()[0], axis.get_ylim()[0]
     to_fractions = axis.transData + axis.transAxes.inverted()
-    paths = [line.get_path().transformed(line.get_transform() + axis.transAxes.inverted()) for line in axis.lines]
+    paths = [
+        line.get_path().transformed(line.get_transform() + axis.transAxes.inverted())
+        for line in axis.lines
+    ]
     occupied: list[Bbox] = []
     for mark in (mark for mark in marks if mark.label):
         across = "xy".index(mark.axis)

@@ -62,14 +62,18 @@ def reliability(
     """
     shapes = {np.shape(values) for values in (counts, confidence, accuracy, low, high)}
     if shapes != {(len(edges) - 1,)}:
-        raise ValueError(f"{len(edges)} edges bound {len(edges) - 1} bins, but the other arrays are {sorted(shapes)}")
+        raise ValueError(
+            f"{len(edges)} edges bound {len(edges) - 1} bins, but the other arrays are {sorted(shapes)}"
+        )
     figure = new_figure(WIDTH, 5.6, title=title, handles=_legend())
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     style_axes(upper, "", width=WIDTH)
     style_axes(lower, "", width=WIDTH)
     upper.plot([0, 100], [0, 100], color="0.35", linestyle="--", linewidth=1.2)
     is_filled = np.asarray(counts) > 0
-    x, y, ends = (100 * np.asarray(values)[..., is_filled] for values in (confidence, accuracy, [low, high]))
+    x, y, ends = (
+        100 * np.asarray(values)[..., is_filled] for values in (confidence, accuracy, [low, high])
+    )
     # Rounding may put an end beyond the accuracy, which `errorbar` refuses.
     upper.errorbar(x, y, np.maximum([y - ends[0], ends[1] - y], 0), **POINT_STYLE)
     upper.set(ylabel="accuracy (%)", xlim=(-2, 102), ylim=(-2, 104))

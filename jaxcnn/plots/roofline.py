@@ -83,7 +83,9 @@ def roofline(
     return figure
 
 
-def _set_limits(axis: Axes, points: Mapping[str, tuple[float, float]], peak: float, bandwidth: float) -> None:
+def _set_limits(
+    axis: Axes, points: Mapping[str, tuple[float, float]], peak: float, bandwidth: float
+) -> None:
     xs, ys = zip(*points.values(), strict=True)
     ridge = peak / bandwidth
     axis.set_xlim(min(*xs, ridge) / 3, max(*xs, ridge) * 8)
@@ -129,7 +131,8 @@ def _write_names(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     widths = {name: text_width(name, SMALL) + 0.15 for name in points}
     on_left = {name for name in points if _covers_dot(dots, name, widths[name])}
     edges = {
-        name: dots[name][0] - offset - widths[name] if name in on_left else dots[name][0] + offset for name in points
+        name: dots[name][0] - offset - widths[name] if name in on_left else dots[name][0] + offset
+        for name in points
     }
     boxes = {name: (edges[name], y, widths[name]) for name, (_, y) in dots.items()}
     heights = spread_labels(boxes, LINE_HEIGHT, list(dots.values()))
@@ -161,10 +164,14 @@ def _covers_dot(dots: Mapping[str, tuple[float, float]], name: str, width: float
     """
     x, y = dots[name]
     start, stop = x + NAME_OFFSET / 72, x + NAME_OFFSET / 72 + width
-    return any(start < dot_x < stop and abs(dot_y - y) < LINE_HEIGHT for dot_x, dot_y in dots.values())
+    return any(
+        start < dot_x < stop and abs(dot_y - y) < LINE_HEIGHT for dot_x, dot_y in dots.values()
+    )
 
 
-def _positions_in_inches(axis: Axes, points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+def _positions_in_inches(
+    axis: Axes, points: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
     """Return approximate positions of the dots in the axes.
 
     The layout that decides them comes later.

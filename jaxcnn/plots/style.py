@@ -48,7 +48,9 @@ def save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, dpi=160)
 
 
-def new_figure(width: float, height: float, *, title: str = "", handles: Sequence[Artist] = ()) -> Figure:
+def new_figure(
+    width: float, height: float, *, title: str = "", handles: Sequence[Artist] = ()
+) -> Figure:
     """Return a figure with its title and its legend.
 
     Both add to `height`, and so take nothing from the axes. Sizes are in inches.
@@ -78,7 +80,9 @@ def _legend_columns(width: float, handles: Sequence[Artist]) -> int:
     Matplotlib fills the columns one after another.
     """
     size = LABEL - 1
-    widths = np.array([text_width(str(handle.get_label()), size) + 5.6 * size / 72 for handle in handles])
+    widths = np.array(
+        [text_width(str(handle.get_label()), size) + 5.6 * size / 72 for handle in handles]
+    )
     for n in range(len(handles), 1, -1):
         if sum(part.max() for part in np.array_split(widths, n)) <= width:
             return n
@@ -202,7 +206,9 @@ def _families(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
 
 
 @lru_cache(1000)
-def _fallback_families(default: tuple[str, ...], characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+def _fallback_families(
+    default: tuple[str, ...], characters: frozenset[str]
+) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return further families for characters, and those that no installed font has."""
     missing = characters
     for family in default:
@@ -217,7 +223,9 @@ def _fallback_families(default: tuple[str, ...], characters: frozenset[str]) -> 
                 break
     if missing:
         examples = "".join(sorted(missing)[:20])
-        log.warning("no installed font has the characters %s; install one, such as Noto Sans CJK", examples)
+        log.warning(
+            "no installed font has the characters %s; install one, such as Noto Sans CJK", examples
+        )
     return tuple(families), missing
 
 
@@ -266,13 +274,17 @@ def set_ticks(axis: Axis, *, log: bool, width: float, whole: bool = False) -> No
         powers = LogFormatterMathtext()
         powers.set_axis(axis)
         axis.set_major_locator(LogLocator(numticks=max(3, int(1.6 * width))))
-        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if _decades(axis) < FEW_DECADES else powers(v)))
+        axis.set_major_formatter(
+            FuncFormatter(lambda v, _: f"{v:g}" if _decades(axis) < FEW_DECADES else powers(v))
+        )
         axis.set_minor_formatter(FuncFormatter(lambda v, _: minor_label(v, _decades(axis))))
         return
     count = min(6, max(3, int(1.3 * width)))
     axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole))
     if axis.axis_name == "x":  # pyright: ignore[reportAttributeAccessIssue]
-        axis.set_major_formatter(FuncFormatter(lambda v, _: tick_label(v, max(map(abs, axis.get_view_interval())))))
+        axis.set_major_formatter(
+            FuncFormatter(lambda v, _: tick_label(v, max(map(abs, axis.get_view_interval()))))
+        )
 
 
 def _decades(axis: Axis) -> float:

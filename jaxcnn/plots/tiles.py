@@ -82,7 +82,9 @@ SIGN_WIDTH = 0.45
 Row = Sequence[Tile | str]
 
 
-def tiles(rows: Sequence[Row], *, title: str = "", heights: float | Sequence[float] = 2.2) -> Figure:
+def tiles(
+    rows: Sequence[Row], *, title: str = "", heights: float | Sequence[float] = 2.2
+) -> Figure:
     """Draw rows of tiles with signs such as "=" between them.
 
     Args:
@@ -132,7 +134,9 @@ def _check(rows: Sequence[Row], heights: Sequence[float]) -> None:
     for tile in cells:
         shape = np.shape(tile.pixels)
         if len(shape) not in (2, 3) or 0 in shape or shape[2:] not in ((), (3,)):
-            raise ValueError(f"the tile {tile.title!r} has pixels of shape {shape}; expected [h, w] or [h, w, 3]")
+            raise ValueError(
+                f"the tile {tile.title!r} has pixels of shape {shape}; expected [h, w] or [h, w, 3]"
+            )
 
 
 def _width(cell: Tile | str, height: float) -> float:
@@ -215,14 +219,18 @@ def _draw_table(axis: Axes, tile: Tile, cell: float) -> None:
         _write_numbers(axis, tile, colors, is_margin, cell)
 
 
-def _write_numbers(axis: Axes, tile: Tile, colors: np.ndarray, is_margin: np.ndarray, cell: float) -> None:
+def _write_numbers(
+    axis: Axes, tile: Tile, colors: np.ndarray, is_margin: np.ndarray, cell: float
+) -> None:
     """Write the numbers in the cells.
 
     The font has a size at which the longest number fits. It is dark on bright cells and bright on
     dark ones.
     """
     texts = [
-        (*index, format(value, tile.fmt or "")) for index, value in np.ndenumerate(tile.pixels) if np.isfinite(value)
+        (*index, format(value, tile.fmt or ""))
+        for index, value in np.ndenumerate(tile.pixels)
+        if np.isfinite(value)
     ]
     longest = max((text_width(text, 10) for *_, text in texts), default=0.1)
     size = min(SMALL + 4, 0.62 * cell, 10 * 0.82 * cell / 72 / longest)

@@ -81,7 +81,9 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
         image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         module, flags = set_mode(model, train=False)
         kwargs: dict[str, Any] = dict(flags)
-        variables: Any = jax.eval_shape(lambda key, x: module.init(key, x, **kwargs), jax.random.key(0), image)
+        variables: Any = jax.eval_shape(
+            lambda key, x: module.init(key, x, **kwargs), jax.random.key(0), image
+        )
     heads = {name: layer for name, layer in dense.items() if name.split(".")[-1] == "head"}
     specs: Any = flatten_dict(variables)
     return Traced(dict(specs), heads, grids, tuple(transposed))
@@ -192,7 +194,9 @@ def describe_network(arrays: Mapping[str, Any]) -> str:
     if first[-1] == 7:
         return _describe_imagenet(len(kernels), first[0], classes)
     if first[-1] == 5 and len(kernels) + len(dense) == 5:
-        return f"LeNet-5: create_model('lenet5-relu', {classes}) or create_model('lenet5', {classes})"
+        return (
+            f"LeNet-5: create_model('lenet5-relu', {classes}) or create_model('lenet5', {classes})"
+        )
     is_cifar_depth = (len(convolutions) - 1) % 6 == 0 and projections in (0, 2)
     if first[-1] == 3 and len(dense) == 1 and is_cifar_depth:
         return _describe_cifar(len(convolutions) + 1, first[0], projections, classes)
@@ -250,9 +254,15 @@ def reorder_channels(model: nn.Module, arrays: Mapping[Path, np.ndarray]) -> dic
     """
     # The BN of a pre-activation block acts on the shortcut's channels, not on the block's.
     is_preact = isinstance(model, PreActResNet)
-    kernels = {".".join(path[1:-1]): array for path, array in arrays.items() if path[-1] == "kernel"}
+    kernels = {
+        ".".join(path[1:-1]): array for path, array in arrays.items() if path[-1] == "kernel"
+    }
     blocks = sorted(
-        {tuple(map(int, numbers)) for name in kernels for numbers in re.findall(r"^stage(\d+)_block(\d+)", name)}
+        {
+            tuple(map(int, numbers))
+            for name in kernels
+            for numbers in re.findall(r"^stage(\d+)_block(\d+)", name)
+        }
     )
     order = np.arange(kernels["stem"].shape[-1])
     # The orders of a layer's input and output channels, by its name.

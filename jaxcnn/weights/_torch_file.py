@@ -48,13 +48,19 @@ def read_zip(path: Path, entry: str | None = None) -> dict[str, np.ndarray]:
     """
     with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise WeightsError(f"it looks like a program of TorchScript (torch.jit.save), not like weights; {REMEDY}")
+            raise WeightsError(
+                f"it looks like a program of TorchScript (torch.jit.save), not like weights; {REMEDY}"
+            )
         if all(name.endswith(".npy") for name in archive.namelist()):
-            raise WeightsError("it looks like arrays of NumPy (.npz); write them with safetensors.numpy.save_file")
+            raise WeightsError(
+                "it looks like arrays of NumPy (.npz); write them with safetensors.numpy.save_file"
+            )
         names = archive.namelist()
         roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise WeightsError("it is a zip archive, but not one of torch.save; expected a file of weights")
+            raise WeightsError(
+                "it is a zip archive, but not one of torch.save; expected a file of weights"
+            )
         order = f"{roots[0]}byteorder"
         if order in archive.namelist() and _read_member(archive, order, 6) != b"little":
             raise WeightsError("it has big-endian numbers; write it again on a usual machine")
@@ -76,7 +82,9 @@ def read_legacy(path: Path, entry: str | None = None) -> dict[str, np.ndarray]:
     """
     with path.open("rb") as file:
         if (_next_pickle(file), _next_pickle(file)) != (_MAGIC, _PROTOCOL):
-            raise WeightsError("it is a pickle, but not one of torch.save; expected a file of weights")
+            raise WeightsError(
+                "it is a pickle, but not one of torch.save; expected a file of weights"
+            )
         system = _next_pickle(file)
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise WeightsError("it has big-endian numbers; write it again on a usual machine")
@@ -114,7 +122,9 @@ def _read_member(archive: zipfile.ZipFile, name: str, size: int | None = None) -
     """
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise ValueError(f"member {format_value(name)} is compressed or encrypted, which torch.save never does")
+        raise ValueError(
+            f"member {format_value(name)} is compressed or encrypted, which torch.save never does"
+        )
     if info.file_size > MAX_PICKLE_BYTES if size is None else info.file_size != size:
         raise ValueError(
             f"member {format_value(name)} has {info.file_size} bytes; expected {size or f'at most {MAX_PICKLE_BYTES}'}"
@@ -141,7 +151,9 @@ def _num_bytes(storage: Storage, remaining: int) -> int:
       ValueError: it is more than the file can hold. No memory has been allocated for it yet.
     """
     if (size := storage.size * storage.dtype.itemsize) > remaining:
-        raise ValueError(f"storage {format_value(storage.key)} announces {size} bytes, which are not in the file")
+        raise ValueError(
+            f"storage {format_value(storage.key)} announces {size} bytes, which are not in the file"
+        )
     return size
 
 
@@ -157,7 +169,10 @@ def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
     if len(raw) < (storage.first + storage.size) * size:
         raise ValueError(f"storage {format_value(storage.key)} is cut short")
     offset = (storage.first + tensor.offset) * size if all(tensor.shape) else 0
-    strides = [step * size if length > 1 else 0 for length, step in zip(tensor.shape, tensor.stride, strict=True)]
+    strides = [
+        step * size if length > 1 else 0
+        for length, step in zip(tensor.shape, tensor.stride, strict=True)
+    ]
     return np.ndarray(tensor.shape, storage.dtype, raw, offset, strides)
 
 
@@ -191,7 +206,11 @@ def state_dict(tree: Any, file: Path, entry: str | None = None) -> dict[str, Ten
     elif not (tensors := entries.get(entry) or _with_prefix(whole, entry)):
         names = [name for name in entries if name] or _first_parts(whole)
         raise WeightsError(_no_entry_message(entry, names))
-    invalid = [key for key, value in tensors.items() if not (isinstance(value, Tensor) and isinstance(key, str))]
+    invalid = [
+        key
+        for key, value in tensors.items()
+        if not (isinstance(value, Tensor) and isinstance(key, str))
+    ]
     if invalid:
         raise WeightsError(
             f"{format_value(invalid[0])} in it is no tensor (nor are {len(invalid) - 1} others); "
@@ -212,7 +231,9 @@ def _usual_entry(tree: Any, entries: dict[str, Any], file: Path) -> str:
             f"expected names with tensors, or such a dict under {names}: "
             "torch.save(model.state_dict(), file)"
         )
-    has_tensors_only = isinstance(tree, dict) and all(isinstance(value, Tensor) for value in tree.values())
+    has_tensors_only = isinstance(tree, dict) and all(
+        isinstance(value, Tensor) for value in tree.values()
+    )
     name = "" if has_tensors_only else min(entries, key=_rank)
     unused = [entry for entry in entries if entry not in ("", name)]
     if unused:
@@ -246,7 +267,9 @@ def _rank(name: str) -> tuple[bool, bool, int, int]:
     tensors, comes last.
     """
     parts = name.lower().split(".")
-    position = min(_USUAL_NAMES.index(part) if part in _USUAL_NAMES else len(_USUAL_NAMES) for part in parts)
+    position = min(
+        _USUAL_NAMES.index(part) if part in _USUAL_NAMES else len(_USUAL_NAMES) for part in parts
+    )
     return name == "", is_average(name), position, len(parts)
 
 

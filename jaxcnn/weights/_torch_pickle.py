@@ -93,7 +93,9 @@ def make_tensor(storage: object, offset: object, shape: object, stride: object) 
         last = start + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     count = math.prod(shape)
     if last >= max(storage.size, 1) or count > storage.size:
-        raise ValueError(f"a tensor of {count:.3g} elements that does not fit into its storage of {storage.size}")
+        raise ValueError(
+            f"a tensor of {count:.3g} elements that does not fit into its storage of {storage.size}"
+        )
     return Tensor(storage, start, shape, stride)
 
 
@@ -104,7 +106,11 @@ def _check_sizes(value: object) -> tuple[int, ...]:
 
     An integer of 63 bits or more is refused too, since no file has such a size.
     """
-    if not isinstance(value, tuple) or len(value) > 8 or not all(type(n) is int and 0 <= n < 2**63 for n in value):
+    if (
+        not isinstance(value, tuple)
+        or len(value) > 8
+        or not all(type(n) is int and 0 <= n < 2**63 for n in value)
+    ):
         raise ValueError("a tensor whose offset, sizes or strides are no whole numbers from 0 up")
     return value
 
@@ -135,7 +141,9 @@ def check_name(module: str, name: str) -> Name:
     """
     full = f"{module}.{name}"
     if full not in CALLS and full not in DTYPES and full not in SKIPPED_TYPES:
-        raise WeightsError(f"it names {format_value(full)}, which weights do not need: nothing of it was run; {REMEDY}")
+        raise WeightsError(
+            f"it names {format_value(full)}, which weights do not need: nothing of it was run; {REMEDY}"
+        )
     return Name(full)
 
 
@@ -155,7 +163,12 @@ def add_storage(persistent_id: Any, storages: dict[str, Storage]) -> Storage:
     ):
         raise ValueError("it refers to what is no storage")
     kind, dtype, key, _device, size, *view = persistent_id
-    if kind != "storage" or dtype.name not in DTYPES or type(size) is not int or not 0 <= size < 2**63:
+    if (
+        kind != "storage"
+        or dtype.name not in DTYPES
+        or type(size) is not int
+        or not 0 <= size < 2**63
+    ):
         raise ValueError("it refers to what is no storage")
     whole = Storage(key, DTYPES[dtype.name], size)
     if storages.setdefault(key, whole) != whole:
@@ -167,7 +180,12 @@ def _view(whole: Storage, view=None) -> Storage:
     if view is None:
         return whole
     _, first, size = view
-    if type(first) is not int or type(size) is not int or min(first, size) < 0 or first + size > whole.size:
+    if (
+        type(first) is not int
+        or type(size) is not int
+        or min(first, size) < 0
+        or first + size > whole.size
+    ):
         raise ValueError(f"a view does not fit into its storage {format_value(whole.key)}")
     return whole._replace(first=first, size=size)
 
@@ -211,7 +229,9 @@ CALLS: dict[str, Callable[..., Any]] = {
 Their further arguments, which are ignored, are of gradients and hooks.
 """
 
-_BUILTINS = "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple"
+_BUILTINS = (
+    "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple"
+)
 _TORCH = (
     "Size device bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64"
     " complex64 complex128 half float double short int long"
@@ -237,7 +257,9 @@ _SKIPPED_TYPES = {
     "copy_reg": "_reconstructor",
     "copyreg": "_reconstructor",
 }
-SKIPPED_TYPES = {f"{module}.{name}" for module, names in _SKIPPED_TYPES.items() for name in names.split()}
+SKIPPED_TYPES = {
+    f"{module}.{name}" for module, names in _SKIPPED_TYPES.items() for name in names.split()
+}
 """Types that training scripts store next to weights.
 
 Their objects are skipped as data.

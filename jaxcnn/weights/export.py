@@ -70,7 +70,10 @@ def export_weights(
     flat = {key: np.asarray(leaf, np.float32) for key, leaf in flatten_dict(exported).items()}
     layout = layouts(model)[0]
     leaves = locate_leaves(layout, flat)
-    arrays = {leaf.key: np.ascontiguousarray(to_file_layout(flat[key], leaf)) for key, leaf in leaves.items()}
+    arrays = {
+        leaf.key: np.ascontiguousarray(to_file_layout(flat[key], leaf))
+        for key, leaf in leaves.items()
+    }
     header = _header(model, texts)
     if layout.layers is not None:
         # PyTorch's state dict has a count for each BN, and `strict=True` expects every key.
@@ -105,12 +108,18 @@ def _check_variables(value: Any) -> Mapping[str, Any]:
 
 
 def _header(model: nn.Module, metadata: dict[str, str]) -> dict[str, str]:
-    invalid = [name for name, value in metadata.items() if not (isinstance(name, str) and isinstance(value, str))]
+    invalid = [
+        name
+        for name, value in metadata.items()
+        if not (isinstance(name, str) and isinstance(value, str))
+    ]
     if invalid:
         raise WeightsError(f"metadata {invalid[0]!r} is no text; write json.dumps of it")
     name = published_name(model)
     if name and metadata.get("model", name) != name:
-        raise WeightsError(f"metadata says model {metadata['model']!r}, and the network is {name!r}; leave it out")
+        raise WeightsError(
+            f"metadata says model {metadata['model']!r}, and the network is {name!r}; leave it out"
+        )
     return metadata | ({"model": name} if name else {})
 
 
@@ -118,4 +127,6 @@ def _write(file: Path, data: bytes) -> None:
     try:
         write_atomically(file, data)
     except OSError as error:
-        raise WeightsError(f"cannot write {file}: {error.strerror}; name a file in a folder of yours") from error
+        raise WeightsError(
+            f"cannot write {file}: {error.strerror}; name a file in a folder of yours"
+        ) from error

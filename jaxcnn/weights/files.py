@@ -37,7 +37,9 @@ _OTHER_FORMATS = {
 _EXPECTED = "expected .safetensors, or .pth / .pt as torch.save writes them"
 
 
-def read_weights(file: str | Path, entry: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_weights(
+    file: str | Path, entry: str | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the arrays and the metadata of a file of weights.
 
     Nothing in the file is executed. Neither PyTorch nor Python's pickle is used.
@@ -95,7 +97,9 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     except WeightsError as error:
         raise WeightsError(f"{path} is refused: {error}") from None
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or describe_error(error)}") from error
+        raise WeightsError(
+            f"{path} cannot be read: {error.strerror or describe_error(error)}"
+        ) from error
     except Exception as error:
         raise WeightsError(
             f"{path} is damaged, or no file of weights: {describe_error(error)}; fetch it again"
@@ -122,7 +126,9 @@ def _detect_reader(path: Path) -> Callable[[Path, str | None], dict[str, np.ndar
     for magic, description in _OTHER_FORMATS.items():
         if start.startswith(magic):
             raise WeightsError(f"it looks like {description}; {_EXPECTED}")
-    raise WeightsError(f"it is no file of weights (it begins with {start.hex(' ') or 'nothing'}); {_EXPECTED}")
+    raise WeightsError(
+        f"it is no file of weights (it begins with {start.hex(' ') or 'nothing'}); {_EXPECTED}"
+    )
 
 
 def _open_safetensors(path: Path) -> Any:

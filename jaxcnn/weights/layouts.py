@@ -141,7 +141,10 @@ def locate_leaves(
       KeyError: a layer is not in the table.
     """
     if layout.layers is None:
-        return {path: Leaf(".".join(path[1:]), tuple(spec.shape), torch=False) for path, spec in specs.items()}
+        return {
+            path: Leaf(".".join(path[1:]), tuple(spec.shape), torch=False)
+            for path, spec in specs.items()
+        }
     chosen: dict[str, str] = {}
     file_layers = {key.rpartition(".")[0] for key in shapes}
     located: dict[Path, Leaf] = {}
@@ -175,7 +178,9 @@ def _choose_name(
     matches = [key for key in names if shapes.get(f"{key}.{name}") in forms]
     if not matches and "*" in names:
         same_shape = [
-            key.removesuffix(f".{name}") for key, shape in shapes.items() if key.endswith(f".{name}") and shape in forms
+            key.removesuffix(f".{name}")
+            for key, shape in shapes.items()
+            if key.endswith(f".{name}") and shape in forms
         ]
         matches = same_shape if len(same_shape) == 1 else []
     return next(iter([*matches, *(key for key in names if key in file_layers)]), names[0])

@@ -136,10 +136,14 @@ def load_weights(
     shape = default_image_shape(model) if shape is None else check_image_shape(shape)
     seed = check_integer("seed", seed, 0)
     if entry is not None and not isinstance(entry, str):
-        raise WeightsError(f"entry is {format_value(entry)}; expected a name or None. Write entry='state_dict_ema'.")
+        raise WeightsError(
+            f"entry is {format_value(entry)}; expected a name or None. Write entry='state_dict_ema'."
+        )
     arrays, metadata = read_weights(file) if entry is None else read_weights(file, entry)
     traced = trace(model, shape)
-    arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
+    arrays = {
+        key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")
+    }
     if names is not None:
         arrays = rename_arrays(arrays, names, {".".join(path[1:-1]) for path in traced.specs})
     candidates = layouts(model) if names is None else _renamed_layouts(model, traced)
@@ -189,7 +193,11 @@ def match_layout(
     ties: list[str] = []
     for layout in layouts:
         for prefix in _common_prefixes(arrays, len(specs)):
-            inside = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+            inside = {
+                key.removeprefix(prefix): array
+                for key, array in arrays.items()
+                if key.startswith(prefix)
+            }
             shapes = {key: array.shape for key, array in inside.items()}
             leaves = locate_leaves(layout, specs, shapes)
             count = sum(leaf.key in inside for leaf in leaves.values())
@@ -253,7 +261,9 @@ def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
 # ---------------------------------------------------------------- the user's name map
 
 
-def rename_arrays(arrays: Mapping[str, np.ndarray], names: NameMap, layers: Collection[str]) -> dict[str, np.ndarray]:
+def rename_arrays(
+    arrays: Mapping[str, np.ndarray], names: NameMap, layers: Collection[str]
+) -> dict[str, np.ndarray]:
     """Return the arrays under the names that `names` maps them to.
 
     A mapping leaves the names of other layers unchanged.
@@ -322,7 +332,9 @@ def _with_torch_suffix(key: str, new: str) -> str:
     return new
 
 
-def _check_name_map(names: Mapping[str, str | None], arrays: Mapping[str, np.ndarray], layers: Collection[str]) -> None:
+def _check_name_map(
+    names: Mapping[str, str | None], arrays: Mapping[str, np.ndarray], layers: Collection[str]
+) -> None:
     for file_layer, layer in names.items():
         if not isinstance(file_layer, str) or not (layer is None or isinstance(layer, str)):
             raise WeightsError(
@@ -336,7 +348,8 @@ def _check_name_map(names: Mapping[str, str | None], arrays: Mapping[str, np.nda
                 f"{_suggest(file_layer, file_layers)}"
             )
         if layer and not any(
-            own == layer or own.startswith(f"{layer}.") or layer.startswith(f"{own}.") for own in layers
+            own == layer or own.startswith(f"{layer}.") or layer.startswith(f"{own}.")
+            for own in layers
         ):
             raise WeightsError(
                 f"names maps {format_value(file_layer)} to {format_value(layer)}, "
@@ -352,19 +365,25 @@ def _suggest(name: str, candidates: Collection[str]) -> str:
 # ---------------------------------------------------------------- layers of logits
 
 
-def _leaves_to_initialize(model: nn.Module, file: Any, match: Match, traced: Traced, seed: int) -> set[Path]:
+def _leaves_to_initialize(
+    model: nn.Module, file: Any, match: Match, traced: Traced, seed: int
+) -> set[Path]:
     """Return the leaves of layers of logits that cannot be loaded.
 
     A warning is logged.
 
     The file has them for other classes. Or it lacks them, and all other leaves fit.
     """
-    heads = {path: leaf for path, leaf in match.leaves.items() if ".".join(path[1:-1]) in traced.heads}
+    heads = {
+        path: leaf for path, leaf in match.leaves.items() if ".".join(path[1:-1]) in traced.heads
+    }
     resized = {path for path, leaf in heads.items() if _has_other_classes(leaf, match.arrays)}
     missing = {path for path, leaf in match.leaves.items() if leaf.key not in match.arrays}
     keys = {leaf.key for leaf in match.leaves.values()}
     unknown = [key for key in match.arrays if key not in keys and not _is_auxiliary(model, key)]
-    only_heads_missing = missing <= heads.keys() and not unknown and len(missing) < len(match.leaves)
+    only_heads_missing = (
+        missing <= heads.keys() and not unknown and len(missing) < len(match.leaves)
+    )
     absent = missing if only_heads_missing else set()
     reasons = (
         (resized, "is of another number of classes"),
@@ -383,12 +402,16 @@ def _has_other_classes(leaf: Leaf, arrays: Mapping[str, np.ndarray]) -> bool:
         return False
     shape, axis = arrays[leaf.key].shape, 0 if leaf.torch else -1
     return any(
-        len(shape) == len(form) and shape != form and np.delete(shape, axis).tolist() == np.delete(form, axis).tolist()
+        len(shape) == len(form)
+        and shape != form
+        and np.delete(shape, axis).tolist() == np.delete(form, axis).tolist()
         for form in leaf.forms()
     )
 
 
-def _initialize(path: Path, spec: jax.ShapeDtypeStruct, heads: Mapping[str, nn.Dense], seed: int) -> np.ndarray:
+def _initialize(
+    path: Path, spec: jax.ShapeDtypeStruct, heads: Mapping[str, nn.Dense], seed: int
+) -> np.ndarray:
     """Return a leaf of a layer of logits, from its own initializer."""
     layer = ".".join(path[1:-1])
     init = heads[layer].kernel_init if path[-1] == "kernel" else heads[layer].bias_init
@@ -409,7 +432,8 @@ def _check_arrays(model: nn.Module, file: Any, needed: Mapping[Path, Leaf], matc
     misshapen = [
         f"{leaf.key} is {arrays[leaf.key].dtype}{list(arrays[leaf.key].shape)}, expected {list(leaf.forms()[0])}"
         for leaf in needed.values()
-        if leaf.key in arrays and (arrays[leaf.key].shape not in leaf.forms() or not _is_float(arrays[leaf.key]))
+        if leaf.key in arrays
+        and (arrays[leaf.key].shape not in leaf.forms() or not _is_float(arrays[leaf.key]))
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     if not (missing or unexpected or misshapen):
@@ -448,7 +472,9 @@ def _is_auxiliary(model: nn.Module, key: str) -> bool:
     return not getattr(model, "aux", True) and key.startswith(("aux1.", "aux2."))
 
 
-def _check_arithmetic(model: nn.Module, file: Any, match: Match, traced: Traced, shape: tuple[int, ...]) -> None:
+def _check_arithmetic(
+    model: nn.Module, file: Any, match: Match, traced: Traced, shape: tuple[int, ...]
+) -> None:
     """Check that the file's network computes the same from the same arrays.
 
     It is checked as far as the names show it.
@@ -465,7 +491,9 @@ def _check_arithmetic(model: nn.Module, file: Any, match: Match, traced: Traced,
         )
     if match.layout.layers is None:
         return
-    kernels = {".".join(path[1:-1]): leaf for path, leaf in match.leaves.items() if path[-1] == "kernel"}
+    kernels = {
+        ".".join(path[1:-1]): leaf for path, leaf in match.leaves.items() if path[-1] == "kernel"
+    }
     if transposed := [name for name in traced.transposed if name in kernels]:
         raise WeightsError(
             f"{file} has a transposed convolution for {transposed[0]!r}, "
@@ -513,9 +541,13 @@ def _padding(model: nn.Module, file: Any, match: Match, shortcut_padding: str | 
     if not pads_channels(model) or match.layout.layers is None:
         if shortcut_padding is not None:
             reason = (
-                "the file has this library's own layout" if pads_channels(model) else "the network has no shortcut 'A'"
+                "the file has this library's own layout"
+                if pads_channels(model)
+                else "the network has no shortcut 'A'"
             )
-            raise WeightsError(f"shortcut_padding is {shortcut_padding!r}, but {reason}; expected None. Leave it out.")
+            raise WeightsError(
+                f"shortcut_padding is {shortcut_padding!r}, but {reason}; expected None. Leave it out."
+            )
         return None
     if shortcut_padding or match.layout.padding:
         return shortcut_padding or match.layout.padding
@@ -557,12 +589,18 @@ def _check_version(
     if header:
         is_v15 = header.endswith("-v1.5")
     if header and stride_in_3x3 is not None and stride_in_3x3 != is_v15:
-        raise WeightsError(f"stride_in_3x3 is {stride_in_3x3}, but {file} says that it is of {header!r}; leave it out")
+        raise WeightsError(
+            f"stride_in_3x3 is {stride_in_3x3}, but {file} says that it is of {header!r}; leave it out"
+        )
     if is_v15 == model.stride_in_3x3:
         return
     name = published_name(model) or "this network"
     expected = f"{name}-v1.5" if is_v15 else name.removesuffix("-v1.5")
-    reason = "has its stride in the 3x3 convolutions" if is_v15 else "has its stride in the first 1x1 convolutions"
+    reason = (
+        "has its stride in the 3x3 convolutions"
+        if is_v15
+        else "has its stride in the first 1x1 convolutions"
+    )
     alternative = ""
     if not header and stride_in_3x3 is None:
         reason = (

@@ -65,6 +65,8 @@ def store(file: Path, case: Case) -> None:
 def load(file: Path) -> Case:
     with np.load(file) as stored:
         about = json.loads(str(stored["about"]))
-        stages = {name: (tuple(shape), stored[f"stage_{name}"]) for name, shape in about["stages"].items()}
+        stages = {
+            name: (tuple(shape), stored[f"stage_{name}"]) for name, shape in about["stages"].items()
+        }
         shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
         return Case(shapes, about["gain"], tuple(about["image"]), stored["logits"], stages)

@@ -18,7 +18,11 @@ import torchvision
 
 HERE = Path(__file__).parent
 CLASSES = 20
-PLAIN, INCEPTION, RESIDUAL = 2.0, 1.2, 0.6  # variance of kernels times fan_in: activations stay of order 1
+PLAIN, INCEPTION, RESIDUAL = (
+    2.0,
+    1.2,
+    0.6,
+)  # variance of kernels times fan_in: activations stay of order 1
 ALEXNET = {f"conv{i}": (f"features.{at}", "out") for i, at in enumerate((1, 4, 7, 9, 11), 1)}
 ALEXNET |= {"dense1": ("classifier.2", "out"), "dense2": ("classifier.5", "out")}
 RESNET = {"stem": ("maxpool", "in"), "pool": ("avgpool", "out")} | {
@@ -26,12 +30,18 @@ RESNET = {"stem": ("maxpool", "in"), "pool": ("avgpool", "out")} | {
 }
 TIMM_RESNET = RESNET | {"pool": ("global_pool", "out")}
 MODULES = [f"inception{name}" for name in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")]
-GOOGLENET = {name: (name, "out") for name in ("conv1", "conv2", "conv3", *MODULES)} | {"pool": ("avgpool", "out")}
+GOOGLENET = {name: (name, "out") for name in ("conv1", "conv2", "conv3", *MODULES)} | {
+    "pool": ("avgpool", "out")
+}
 GOOGLENET |= {"aux1": ("aux1", "out"), "aux2": ("aux2", "out")}
 
 
 def vgg(model: Any, dense: tuple[str, str]) -> dict[str, tuple[str, str]]:
-    pools = [name for name, layer in model.features.named_children() if isinstance(layer, torch.nn.MaxPool2d)]
+    pools = [
+        name
+        for name, layer in model.features.named_children()
+        if isinstance(layer, torch.nn.MaxPool2d)
+    ]
     stages = {f"stage{i}": (f"features.{at}", "in") for i, at in enumerate(pools, 1)}
     return stages | {"dense1": (dense[0], "out"), "dense2": (dense[1], "out")}
 
@@ -42,10 +52,14 @@ def last(maps: torch.Tensor) -> np.ndarray:
     return (maps.permute(0, 2, 3, 1) if maps.ndim == 4 else maps).numpy().copy()
 
 
-def made(model: Any, places: dict[str, tuple[str, str]], gain: float, image: tuple[int, ...]) -> known.Case:
+def made(
+    model: Any, places: dict[str, tuple[str, str]], gain: float, image: tuple[int, ...]
+) -> known.Case:
     """Run `model` on [b, h, w, c] pixels, with weights made from their names, and keep what goes by at `places`."""
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    model.load_state_dict({name: torch.from_numpy(known.array(name, shape, gain)) for name, shape in shapes.items()})
+    model.load_state_dict(
+        {name: torch.from_numpy(known.array(name, shape, gain)) for name, shape in shapes.items()}
+    )
     seen, layers = {}, dict(model.eval().named_modules())
     for name, (layer, side) in places.items():
 
@@ -78,7 +92,9 @@ def networks(name: str) -> tuple[Any, dict[str, tuple[str, str]], float]:
     if name.startswith("resnet"):
         return model, RESNET, RESIDUAL
     return (
-        (model, ALEXNET, PLAIN) if name == "alexnet" else (model, vgg(model, ("classifier.1", "classifier.4")), PLAIN)
+        (model, ALEXNET, PLAIN)
+        if name == "alexnet"
+        else (model, vgg(model, ("classifier.1", "classifier.4")), PLAIN)
     )
 
 
@@ -104,9 +120,17 @@ def case(name: str) -> known.Case:
 def write_torch_files() -> None:
     """A tiny state dict in both formats: a transposed tensor, two that share a storage, half precisions, a count."""
     base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
-    tensors = {"whole": base, "turned": base.t(), "part": base[1:3, ::2], "scalar": torch.tensor(2.5)}
+    tensors = {
+        "whole": base,
+        "turned": base.t(),
+        "part": base[1:3, ::2],
+        "scalar": torch.tensor(2.5),
+    }
     tensors |= {"half": base[0].half(), "brain": base[0].bfloat16(), "empty": torch.zeros(0, 3)}
-    tensors |= {"parameter": torch.nn.Parameter(base[3].clone()), "bn.num_batches_tracked": torch.tensor(7)}
+    tensors |= {
+        "parameter": torch.nn.Parameter(base[3].clone()),
+        "bn.num_batches_tracked": torch.tensor(7),
+    }
     tree = torch.nn.Module().state_dict() | tensors
     torch.save(tree, HERE / "tiny-zip.pth")
     torch.save(tree, HERE / "tiny-legacy.pth", _use_new_zipfile_serialization=False)
