@@ -50,7 +50,7 @@ def _open_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             # Open for as long as the process lasts.
-            setattr(sys, name, open(number, mode, closefd=False))
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def _check_memory() -> None:
@@ -98,7 +98,7 @@ if sys.argv[:1] == ["-m"]:
 
         if "MPLBACKEND" in os.environ:
             # The variable is read here.
-            import matplotlib
+            import matplotlib  # noqa: F401
     except ValueError as error:
         # An environment variable such as JAX_ENABLE_X64 or MPLBACKEND has an invalid value.
         _refuse(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from data_fakes import bare_machine, fake, flip, register, write_archives, write_prepared
+from data_fakes import bare_machine, fake, flip, register, write_archives, write_prepared  # noqa: F401
 
 import jaxcnn as jc
 from jaxcnn import runs

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from data_fakes import (
     assert_same,
-    bare_machine,
+    bare_machine,  # noqa: F401
     fake,
     flip,
     one_line,

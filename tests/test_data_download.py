@@ -13,7 +13,7 @@ from data_fakes import (
     NAMES,
     REACH,
     assert_same,
-    bare_machine,
+    bare_machine,  # noqa: F401
     fake,
     flip,
     one_line,

@@ -7,7 +7,7 @@ import pytest
 from data_fakes import (
     NAMES,
     assert_same,
-    bare_machine,
+    bare_machine,  # noqa: F401
     fake,
     flip,
     one_line,

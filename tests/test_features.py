@@ -266,7 +266,7 @@ def test_the_first_kernels_are_found_in_every_family(name):
 
 
 def blank(params, shape) -> Any:
-    norm = Normalizer(np.zeros(shape, np.float32), np.ones(shape[-1], np.float32))
+    norm = Normalizer(jnp.zeros(shape, jnp.float32), jnp.ones(shape[-1], jnp.float32))
     none: Any = ()
     return State(np.int32(0), params, {}, (), np.zeros(2, np.uint32), norm, none)
 
@@ -387,7 +387,7 @@ def test_the_parts_of_the_page_show_what_they_say(small, tmp_path):
     model, state, images = small
     what = seen(own_data(images), model, state)
     first, maps, wanted = (part(what) for part in PARTS)
-    assert first and maps and wanted
+    assert first and maps and wanted  # noqa: PT018
     assert "correlation of a filter with its own start is 1.00 at the median" in first.text
     norms = [float(row["norm, median"]) for row in first.table]
     assert norms[1] == pytest.approx(2 * norms[0], rel=0.01)

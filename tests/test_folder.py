@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_fakes import bare_machine, flip, one_line
+from data_fakes import bare_machine, flip, one_line  # noqa: F401
 from PIL import Image
 
 from jaxcnn.data import (

@@ -12,7 +12,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -535,7 +535,7 @@ def test_what_hundreds_of_calls_found(things, tmp_path):
         ),
         (
             lambda: jc.RunLog(
-                tmp_path / "a", recipe, data=data._replace(test=jc.Split(images, "x"))
+                tmp_path / "a", recipe, data=data._replace(test=jc.Split(images, cast(Any, "x")))
             ),
             "test labels",
         ),  # pyright: ignore[reportArgumentType]

@@ -163,9 +163,8 @@ def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
         match=r"optimizer is momentum\(lr=0.1\) there and momentum\(lr=0.5\) here;",
     ):
         jc.RunLog(tmp_path, RECIPE, tx=other)
-    assert provenance.model_facts(jc.create_model("mlp", 10, hidden=[5]), RECIPE)["fields"][
-        "hidden"
-    ] == [5]  # type: ignore[index]
+    facts: Any = provenance.model_facts(jc.create_model("mlp", 10, hidden=[5]), RECIPE)
+    assert facts["fields"]["hidden"] == [5]
 
 
 def test_a_row_of_another_recipe_than_the_logs_is_refused(tmp_path, data):

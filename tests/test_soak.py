@@ -239,7 +239,7 @@ def test_leaking_runs_are_found_and_one_is_stopped_and_continued(tmp_path, monke
     sweep = soak.runs.sweep
 
     def leaking(runs, **how):
-        kept.append((open(__file__), [object() for _ in range(1000)]))
+        kept.append((open(__file__), [object() for _ in range(1000)]))  # noqa: SIM115
         result = sweep(runs, **how)
         ended.append((*runs, result is not None))
         return result

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
-from test_weights_strangers import SIX, WRITERS, Call, a_tensor, dumped, refused, torch, write_zip
+from test_weights_strangers import SIX, WRITERS, Call, a_tensor, dumped, refused, torch, write_zip  # noqa: F401
 
 from jaxcnn import Recipe, create_optimizer, evaluate, load_dataset
 from jaxcnn.models import create_model
@@ -557,14 +557,14 @@ def test_own_module_exports_and_reads_back(tmp_path):
         lambda t: {"state_dict": t, "best": t["a"]},
     ],
 )
-def test_wrappers(wrap, kind, torch, tmp_path, caplog):
+def test_wrappers(wrap, kind, torch, tmp_path, caplog):  # noqa: F811
     tree = {"a": a_tensor(torch, legacy=kind == "legacy")}
     found, _ = read_weights(WRITERS[kind](tmp_path / "x.ckpt", wrap(tree), {"0": SIX.tobytes()}))
     np.testing.assert_array_equal(found["a"], SIX.reshape(2, 3))
     assert not caplog.records
 
 
-def test_several_sets_of_weights(torch, tmp_path, caplog):
+def test_several_sets_of_weights(torch, tmp_path, caplog):  # noqa: F811
     """Which one was taken is said, and the user can choose."""
     plain, ema = {"a": a_tensor(torch)}, {"a": a_tensor(torch, (2,), (1,), 4)}
     for tree in (
@@ -600,7 +600,7 @@ OBJECTS = {
 
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("name", OBJECTS)
-def test_objects_next_to_the_weights_are_skipped(name, protocol, torch, tmp_path, monkeypatch):
+def test_objects_next_to_the_weights_are_skipped(name, protocol, torch, tmp_path, monkeypatch):  # noqa: F811
     """Python's unpickler would make each of them; here the type is not even looked up."""
     data = dumped({"state_dict": {"a": a_tensor(torch)}, "more": [OBJECTS[name], 1]}, protocol)
     with monkeypatch.context() as patch:
@@ -610,7 +610,7 @@ def test_objects_next_to_the_weights_are_skipped(name, protocol, torch, tmp_path
     np.testing.assert_array_equal(found["a"], SIX.reshape(2, 3))
 
 
-def test_torchs_own_objects_are_skipped_and_others_refused(torch, tmp_path):
+def test_torchs_own_objects_are_skipped_and_others_refused(torch, tmp_path):  # noqa: F811
     weights = dumped({"state_dict": {"a": a_tensor(torch)}})
     assert weights.endswith(b"s.") or weights.endswith(b".")
     size, device, dtype = (
@@ -642,7 +642,7 @@ def test_torchs_own_objects_are_skipped_and_others_refused(torch, tmp_path):
     )
 
 
-def test_a_skipped_object_is_no_weight(torch, tmp_path):
+def test_a_skipped_object_is_no_weight(torch, tmp_path):  # noqa: F811
     tree = {"state_dict": {"a": a_tensor(torch), "b": argparse.Namespace(x=1)}}
     refused(write_zip(tmp_path / "x.pth", tree, {"0": SIX.tobytes()}), "'b' in it is no tensor")
 

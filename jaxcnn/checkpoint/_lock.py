@@ -151,7 +151,7 @@ def lock_folder(folder: str | Path) -> IO[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Not in a `with` block, since the file stays open.
-        lock = open(folder / "lock", "a+", encoding="ascii", errors="replace", opener=_open_regular)
+        lock = open(folder / "lock", "a+", encoding="ascii", errors="replace", opener=_open_regular)  # noqa: SIM115
     except OSError as error:
         raise CheckpointError(
             f"cannot write in {folder}, name another folder: {describe_error(error)}"
