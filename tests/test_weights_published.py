@@ -339,7 +339,7 @@ def test_the_first_blocks_own_norm_needs_the_switch(tmp_path):
     file, _ = preact(X, "layer1.0.bn1", project="shortcut.0", raw=True)
     model = create_model("cifar-preresnet14", CLASSES, width=WIDTH, shortcut="B")
     with pytest.raises(
-        WeightsError, match=r"layer1.0.bn1.weight.*Use build\(\.\.\., stem_norm=False\)"
+        WeightsError, match=r"layer1.0.bn1.weight.*Use create_model\(\.\.\., stem_norm=False\)"
     ):
         load_weights(model, store(file, tmp_path))
 
