@@ -628,13 +628,17 @@ def test_the_loss_falls_over_forty_steps_at_the_middle_rate(ran):
 
 
 def test_another_rate_or_seed_compiles_nothing(ran, data, strategy):
-    for _ in range(
-        2
-    ):  # so that all are among the programs that are kept: at their bound one may drop another
+    # Twice, so that all are among the programs that are kept: at their bound one may drop another.
+    for _ in range(2):
         fit(replace(ran[0], steps=3, every=2), data, strategy)
+    other = replace(ran[0], lr=ran[0].lr / 7, seed=5, steps=3, every=2)
     before = Small.traces
-    fit(replace(ran[0], lr=ran[0].lr / 7, seed=5, steps=3, every=2), data, strategy)
-    assert Small.traces == before + 1  # the initialiser's alone
+    init_state(MODEL, create_optimizer(other), other, data)
+    # Newer Flax traces the initialization of a user's model twice.
+    initialization = Small.traces - before
+    before = Small.traces
+    fit(other, data, strategy)
+    assert Small.traces == before + initialization
 
 
 def test_a_run_saved_and_resumed_has_the_same_bits(ran, data, strategy, tmp_path):
