@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jaxcnn import cpu
 from jaxcnn.arguments import (
     ArgumentError,
     check_callable,
@@ -81,8 +82,11 @@ def hessian_vector(loss: Loss, params: Any, vector: Any, *args: Any) -> Any:
 
 @partial(jax.jit, static_argnums=0)
 def _product(loss, params, flat, *args):
-    unravel = ravel_pytree(params)[1]
-    return ravel_pytree(hessian_vector(loss, params, unravel(flat), *args))[0]
+    def product(params, flat, *args):
+        unravel = ravel_pytree(params)[1]
+        return ravel_pytree(hessian_vector(loss, params, unravel(flat), *args))[0]
+
+    return cpu.crop_negative_padding(product)(params, flat, *args)
 
 
 def eigenvalues(
@@ -270,9 +274,12 @@ def _batch_size(batch) -> int:
 
 @partial(jax.jit, static_argnums=0)
 def _gradient(gradient, params, batch):
-    tree = gradient(params, batch)
-    _count_values(tree, "the gradient")
-    return ravel_pytree(tree)[0]
+    def flat_gradient(params, batch):
+        tree = gradient(params, batch)
+        _count_values(tree, "the gradient")
+        return ravel_pytree(tree)[0]
+
+    return cpu.crop_negative_padding(flat_gradient)(params, batch)
 
 
 def _is_numeric(dtype) -> bool:

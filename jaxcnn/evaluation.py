@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import metrics, parallel
+from jaxcnn import cpu, metrics, parallel
 from jaxcnn.arguments import ArgumentError, check_choice, check_integer
 from jaxcnn.augment import normalize
 from jaxcnn.data import Split, verify_images, verify_split
@@ -260,7 +260,7 @@ def _predictor(model):
         check_single_output(outputs)
         return outputs
 
-    return jax.jit(single_output)
+    return jax.jit(cpu.crop_negative_padding(single_output))
 
 
 def predict(

@@ -161,22 +161,12 @@ class Strategy:
         compiled_shapes = set()
 
         def run(carry: Any, fixed: Any, order: Any) -> Any:
-            nonlocal program
             placed = jax.tree.map(place, order)
-            if jax.tree.leaves(order)[0].shape in compiled_shapes:
+            if not optimize or jax.tree.leaves(order)[0].shape in compiled_shapes:
                 return self._wait_if_shared(program(carry, fixed, placed))
             compiled_shapes.add(jax.tree.leaves(order)[0].shape)
-            if optimize:
-                with cpu.without_persistent_cache():
-                    return program(carry, fixed, placed)
-            # The call uses what `trace` traced, from JAX's cache. Programs of `pmap` have no
-            # `trace`.
-            trace = getattr(program, "trace", jax.make_jaxpr(program))
-            if self.devices[0].platform == "cpu" and cpu.has_negative_padding(
-                trace(carry, fixed, placed).jaxpr
-            ):
-                program, _ = self._program(cpu.crop_negative_padding(step), optimize)
-            return self._wait_if_shared(program(carry, fixed, placed))
+            with cpu.without_persistent_cache():
+                return program(carry, fixed, placed)
 
         return run
 
@@ -233,10 +223,13 @@ class Strategy:
                 return step(carry, fixed, jax.tree.map(lambda x: x[0], order))
             return jax.lax.scan(lambda c, index: (step(c, fixed, index), None), carry, order)[0]
 
+        is_cpu = self.devices[0].platform == "cpu"
+        if is_cpu and not optimize:
+            run = cpu.crop_negative_padding(run)
         if self.kind == "pmap":
             return jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0), self._split_batch
         replicated = NamedSharding(self.mesh, PartitionSpec())
-        options = cpu_options() if self.devices[0].platform == "cpu" else None
+        options = cpu_options() if is_cpu else None
         if optimize:
             run, options = cpu.optimized(run), (options or {}) | cpu.OPTIONS
         jitted = jax.jit(run, donate_argnums=0, out_shardings=replicated, compiler_options=options)

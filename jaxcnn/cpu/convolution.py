@@ -82,10 +82,7 @@ def rule(eqn: JaxprEqn, min_channels: int = MIN_CHANNELS) -> Replacement | None:
 def crop_rule(eqn: JaxprEqn) -> Replacement | None:
     """Return a convolution with negative padding as one of cropped images, or None.
 
-    The results are the same by definition. XLA for CPUs of jaxlib 0.10 reads beyond the image for
-    some of these convolutions, and their results are then arbitrary. Version 0.12 does not. The
-    gradient with respect to images has negative padding if a convolution is padded by the size of
-    its kernel or more.
+    `jaxcnn.cpu.crop_negative_padding` has the reason.
     """
     if (
         eqn.primitive.name != "conv_general_dilated"

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import parallel
+from jaxcnn import cpu, parallel
 from jaxcnn.augment import normalize
 from jaxcnn.data import verify_images
 from jaxcnn.interpret._jaxpr import Op, trace
@@ -123,7 +123,7 @@ def _maps_program(model, names):
         stages = stage_outputs(model, state, normalize(images, state.normalizer))
         return [stages[name].astype(jnp.float32) for name in names]
 
-    return jax.jit(run)
+    return jax.jit(cpu.crop_negative_padding(run))
 
 
 # ---------------------------------------------------------------- top activations
@@ -230,7 +230,7 @@ def _peaks_program(model, names):
         ]
         return [(maps.max(1), maps.argmax(1)) for maps in flat_maps]
 
-    return jax.jit(run)
+    return jax.jit(cpu.crop_negative_padding(run))
 
 
 # ---------------------------------------------------------------- first kernels

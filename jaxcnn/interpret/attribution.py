@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import parallel
+from jaxcnn import cpu, parallel
 from jaxcnn.arguments import check_integer
 from jaxcnn.augment import normalize
 from jaxcnn.interpret._arguments import logits, prepare_arguments, run_in_batches
@@ -111,7 +111,7 @@ def _path_gradients(model):
 
         return (last - first) * jax.grad(logit)(first + fraction * (last - first))
 
-    return jax.jit(jax.vmap(path_gradient, (None, None, 0, 0, 0)))
+    return jax.jit(cpu.crop_negative_padding(jax.vmap(path_gradient, (None, None, 0, 0, 0))))
 
 
 # ---------------------------------------------------------------- occlusion
@@ -221,7 +221,7 @@ def _occluded_logits(model, size):
         occluded = jnp.where(mask, color, image.astype(jnp.float32))
         return logits(model, state, normalize(occluded, state.normalizer)[None])[0, label]
 
-    return jax.jit(jax.vmap(occluded_logit, (None, None, 0, 0, 0)))
+    return jax.jit(cpu.crop_negative_padding(jax.vmap(occluded_logit, (None, None, 0, 0, 0))))
 
 
 def _mean_over_squares(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn import parallel
+from jaxcnn import cpu, parallel
 from jaxcnn.augment import normalize
 from jaxcnn.interpret.activations import map_shapes, stage_outputs
 from jaxcnn.recipe import ArgumentError, check_choice, format_value
@@ -195,6 +195,7 @@ def _ascent(model, stages, aim, jitter) -> Any:
         h, w = logits.shape[1:3]
         return jax.nn.sigmoid(logits[:, jitter : h - jitter, jitter : w - jitter])
 
+    begin, climb = cpu.crop_negative_padding(begin), cpu.crop_negative_padding(climb)
     return jax.jit(begin), jax.jit(climb), jax.jit(to_pixels)
 
 

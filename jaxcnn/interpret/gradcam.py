@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import parallel
+from jaxcnn import cpu, parallel
 from jaxcnn.augment import normalize
 from jaxcnn.interpret._arguments import prepare_arguments, run_in_batches
 from jaxcnn.interpret._outputs import output_kind, outputs, perturbed_output, stage_shapes
@@ -150,7 +150,7 @@ def _heatmap_program(model, stage, weight_function):
         gradients = jax.grad(logit)(jnp.zeros_like(output))[0].astype(jnp.float32)
         return weighted_heatmap(maps, weight_function(maps, gradients), image.shape[:2])
 
-    return jax.jit(jax.vmap(heatmap, (None, 0, 0)))
+    return jax.jit(cpu.crop_negative_padding(jax.vmap(heatmap, (None, 0, 0))))
 
 
 def gradcam_weights(maps: jax.Array, gradients: jax.Array) -> jax.Array:

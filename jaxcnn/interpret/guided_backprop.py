@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
-from jaxcnn import parallel
+from jaxcnn import cpu, parallel
 from jaxcnn.augment import normalize
 from jaxcnn.cpu.rewriting import Replacement, count_matches, rewrite
 from jaxcnn.interpret._arguments import logits, prepare_arguments, run_in_batches
@@ -81,7 +81,7 @@ def _guided_gradients(model):
 
         return jax.grad(logit)(normalize(image, state.normalizer))
 
-    return jax.jit(jax.vmap(guided_gradient, (None, 0, 0)))
+    return jax.jit(cpu.crop_negative_padding(jax.vmap(guided_gradient, (None, 0, 0))))
 
 
 def with_guided_relus(
