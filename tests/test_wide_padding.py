@@ -26,7 +26,8 @@ from jaxcnn.state import init_state
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (8, 17, 5, 3), dtype=np.uint8)
 SPLIT = jc.Split(IMAGES, (np.arange(8) % 4).astype(np.int32))
-DATA = jc.Dataset("mine", SPLIT, SPLIT, SPLIT, tuple("abcd"), *channel_statistics(IMAGES))
+NONE = jc.Split(IMAGES[:0], SPLIT.labels[:0])
+DATA = jc.Dataset("mine", SPLIT, NONE, SPLIT, tuple("abcd"), *channel_statistics(IMAGES))
 RECIPE = jc.Recipe(
     dataset="mine", model="mine", batch=8, steps=3, every=3, drops=(), pad=0, flip=False, lr=0.01
 )
@@ -59,7 +60,7 @@ def initial(explicit):
 
 
 def loss(explicit, params, images, labels):
-    logits = initial(explicit)[0].apply({"params": params}, images / 255)
+    logits: Any = initial(explicit)[0].apply({"params": params}, images / 255)
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
 
 
