@@ -114,20 +114,20 @@ def recipes(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.Reci
             dataset=f"{data.name}-without-{label}",
             model="autoencoder",
             options={"width": options.width, "code": options.code, "dtype": options.dtype},
-            loss="reconstruction",
-            examples=fewest * (len(data.classes) - 1),
-            steps=options.steps,
-            batch=options.batch,
-            optimizer="adam",
-            lr=options.lr,
-            schedule="cosine",
-            decay=0.0,
-            mean="channel",
-            std=True,
-            pad=0,
-            flip=False,
-            every=-(-options.steps // 4),
-            seed=seed,
+            train.loss="reconstruction",
+            max_train_examples=fewest * (len(data.classes) - 1),
+            train.num_steps=options.steps,
+            train.batch_size=options.batch,
+            optimizer.name="adam",
+            optimizer.learning_rate=options.lr,
+            optimizer.schedule="cosine",
+            optimizer.weight_decay=0.0,
+            train.subtract_mean="channel",
+            train.divide_std=True,
+            train.augment.padding=0,
+            train.augment.flip=False,
+            train.eval_every=-(-options.steps // 4),
+            train.seed=seed,
         )
         for seed in range(options.seeds)
     }
@@ -241,7 +241,7 @@ def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> Non
     They are of the class held out and of the others.
     """
     name, recipe = next(iter(recipes(options, data, label).items()))
-    remaining = jc.subset(without(data, label), recipe.examples or 0, seed=0)
+    remaining = jc.subset(without(data, label), recipe.max_train_examples or 0, seed=0)
     model, tx = runs.model_and_optimizer(recipe, len(remaining.classes))
     with jc.Checkpoints(options.out / name / "checkpoints") as checkpoints:
         state = checkpoints.restore(init_state(model, tx, recipe, remaining))
@@ -309,8 +309,8 @@ def draw(options: Options) -> None:
     recipe = all_runs[0].recipe
     name, code = recipe.dataset.rsplit("-without-", 1)[0], recipe.options["code"]
     protocol = (
-        f"{name}: {recipe.examples} training images of the other classes, "
-        f"{recipe.steps} steps of {recipe.batch}, "
+        f"{name}: {recipe.max_train_examples} training images of the other classes, "
+        f"{recipe.train.num_steps} steps of {recipe.train.batch_size}, "
     )
     protocol += (
         f"codes of {code} numbers. Areas under the ROC curve, mean over seeds and its 95% interval."

@@ -136,19 +136,19 @@ def setting_recipe(options: Options, batch: int, order: str, lr: float, epochs: 
     return jc.Recipe(
         dataset=options.dataset,
         model=options.model,
-        examples=options.examples,
-        steps=updates,
+        max_train_examples=options.examples,
+        train.num_steps=updates,
         # A divisor, so that a row falls on the common epoch.
-        every=max(k for k in range(1, max(1, most) + 1) if common % k == 0),
-        batch=batch,
-        order=order,
-        optimizer="sgd",
-        lr=lr,
-        schedule="constant",
-        momentum=0.0,
-        decay=0.0,
-        pad=0,
-        flip=False,
+        train.eval_every=max(k for k in range(1, max(1, most) + 1) if common % k == 0),
+        train.batch_size=batch,
+        train.order=order,
+        optimizer.name="sgd",
+        optimizer.learning_rate=lr,
+        optimizer.schedule="constant",
+        optimizer.momentum=0.0,
+        optimizer.weight_decay=0.0,
+        train.augment.padding=0,
+        train.augment.flip=False,
     )
 
 
@@ -210,12 +210,12 @@ def step_memory(recipes: Iterable[jc.Recipe], data: jc.Dataset) -> dict[str, flo
     It is None where XLA does not report it.
     """
     strategy, sizes = jc.strategy(devices=1), {}
-    for recipe in {recipe.batch: recipe for recipe in recipes}.values():
+    for recipe in {recipe.train.batch_size: recipe for recipe in recipes}.values():
         model, tx, state, train = initialize(recipe, data)
         step = jc.make_train_step(model, tx, pad=0, flip=False)
-        index = np.arange(recipe.batch, dtype=np.int32)
+        index = np.arange(recipe.train.batch_size, dtype=np.int32)
         size = strategy.memory(step, strategy.replicate(state), strategy.replicate(train), index)
-        sizes[str(recipe.batch)] = None if size is None else size / 2**20
+        sizes[str(recipe.train.batch_size)] = None if size is None else size / 2**20
     return sizes
 
 
@@ -287,7 +287,7 @@ def draw(options: Options) -> None:
     """Write the table and the figures of the finished runs in `options.out`."""
     out = options.out
     all_runs = runs.finished_runs(out)
-    converged = [run for run in all_runs if run.divergence is None and run.recipe.examples]
+    converged = [run for run in all_runs if run.divergence is None and run.recipe.max_train_examples]
     groups = {
         name: group
         for name in SETTINGS
@@ -302,7 +302,7 @@ def draw(options: Options) -> None:
             "write smaller --rates, another --out"
         )
     common = min(
-        run.recipe.steps * run.recipe.batch / (run.recipe.examples or math.nan) for run in converged
+        run.recipe.train.num_steps * run.recipe.train.batch_size / (run.recipe.max_train_examples or math.nan) for run in converged
     )
     limits = {"epoch": common, "time": min(end["time"] for end in ends)}
     memory = out / "memory.json"
@@ -310,7 +310,7 @@ def draw(options: Options) -> None:
         budget.table_row(name, group, limits, cached_json(memory)) for name, group in groups.items()
     ]
     recipe = all_runs[0].recipe
-    title = f"{recipe.dataset}, {recipe.examples} training images, {recipe.model}"
+    title = f"{recipe.dataset}, {recipe.max_train_examples} training images, {recipe.model}"
     noise = cached_json(out / "noise.json")
     notes = [
         f"{title}. Equal epochs: {limits['epoch']:g}; equal time: {limits['time']:.3g} s. "

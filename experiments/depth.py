@@ -179,7 +179,7 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
             for family in options.families:
                 name = f"{'plain' if family == 'plain' else 'resnet'}{depth}"
                 model_kwargs = _model_kwargs(options, family)
-                recipe = jc.Recipe(**shared, model=f"cifar-{name}", options=model_kwargs, seed=seed)
+                recipe = jc.Recipe(**shared, model=f"cifar-{name}", options=model_kwargs, train.seed=seed)
                 # Section 4.2: 0.1 is slightly too large for ResNet-110 to start converging.
                 if family == "residual" and 0 < options.warmup_depth <= depth:
                     recipe = replace(recipe, warmup_lr=options.warmup_lr)
@@ -223,11 +223,11 @@ def draw(out: Path) -> None:
         panels.setdefault(family, {})[f"{depth} layers"] = [run.rows for run in group]
     recipe = all_runs[0].recipe
     training = (
-        "one clean pass" if recipe.train_error == "clean" else "running mean over augmented batches"
+        "one clean pass" if recipe.train.train_metrics == "clean" else "running mean over augmented batches"
     )
     protocol = (
         f"{recipe.dataset}, width {recipe.options['width']}, "
-        f"{recipe.steps} steps of {recipe.batch} images"
+        f"{recipe.train.num_steps} steps of {recipe.train.batch_size} images"
     )
     notes = [
         f"{protocol}. Errors in percent at the last step (training error: {training}); "

@@ -141,7 +141,7 @@ def recipes(options: Options, dataset: str) -> dict[str, jc.Recipe]:
             lr = options.lr_1998 if name == "lenet5-1998" else options.lr
             model_kwargs = model_kwargs | {"dtype": options.dtype}
             all_runs[f"{name}-seed{seed}"] = jc.Recipe(
-                dataset=dataset, model=model, options=model_kwargs, lr=lr, seed=seed, **shared
+                dataset=dataset, model=model, options=model_kwargs, optimizer.learning_rate=lr, train.seed=seed, **shared
             )
     return all_runs
 
@@ -230,10 +230,10 @@ def protocol(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> str:
         name: next(iter(networks.values()))[0].recipe for name, networks in by_dataset.items()
     }
     steps = ", ".join(
-        f"{name} {recipe.steps} steps of {recipe.batch}" for name, recipe in recipes.items()
+        f"{name} {recipe.train.num_steps} steps of {recipe.train.batch_size}" for name, recipe in recipes.items()
     )
     # The printed form of LeNet-5 has a rate of its own, which comes last.
-    rates = sorted({(run.recipe.model == "lenet5-1998", run.recipe.lr) for run in all_runs})
+    rates = sorted({(run.recipe.model == "lenet5-1998", run.recipe.optimizer.learning_rate) for run in all_runs})
     rate = " and ".join(f"{lr:g}" + " (lenet5-1998)" * is_printed for is_printed, lr in rates)
     enlarged = (
         " Digits are enlarged from 8x8 to 24x24 and padded to 28x28."
@@ -241,7 +241,7 @@ def protocol(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> str:
         else ""
     )
     return (
-        f"{steps} images, momentum at rate {rate}, crops of {all_runs[0].recipe.pad} pixel. "
+        f"{steps} images, momentum at rate {rate}, crops of {all_runs[0].recipe.train.augment.padding} pixel. "
         "Errors in percent at the last step, mean over seeds and half width of its 95% interval "
         "(training error: running mean over augmented batches); seconds a run. Multiply-adds of "
         "one image; the zeros of lenet5-1998's C3 (150,000 of 240,000 are not) are counted."

@@ -204,15 +204,15 @@ def notes(title: str, recipe: jc.Recipe, target: float, trials: search.Runs) -> 
     counts = " or ".join(str(n) for n in sorted({len(group) for group in trials.values()}))
     return [
         f"{title}; the same batch, network and schedule for all "
-        f"({recipe.schedule}; {CONSTANT[0]}: constant).",
+        f"({recipe.optimizer.schedule}; {CONSTANT[0]}: constant).",
         f"Tuning: {counts} trials a method, from seeds {TUNING}, ..., measured on "
-        f"{recipe.validation} training images held out. The rate of the least validation error "
+        f"{recipe.num_validation} training images held out. The rate of the least validation error "
         "then ran from fresh seeds and was measured on the test set. Edge: it is the first or the "
         "last rate tried, and the method could be better beyond.",
         "Losses in nats, errors in percent at the last step (training: running means); over the "
         "seeds that did not diverge, ± the half width of the mean's 95% interval: of seeds alone, "
         "not of tuning.",
-        f"steps_to_target: of the first row, one every {recipe.every or 'epoch'}, with a test "
+        f"steps_to_target: of the first row, one every {recipe.train.eval_every or 'epoch'}, with a test "
         f"error of at most {target:g}%, mean over seeds; a dash where a seed has none. "
         "ms_per_step: the median over rows but the first of each run.",
     ]
@@ -241,7 +241,7 @@ def draw(options: Options) -> None:
     tuning, final = search.methods(out / "tune"), search.methods(out / "final")
     table = search.table(tuning, final, target)
     recipe = next(all_runs[0].recipe for all_runs in final.values())
-    title = f"{recipe.model} on {recipe.dataset}, {recipe.steps} steps of {recipe.batch} images"
+    title = f"{recipe.model} on {recipe.dataset}, {recipe.train.num_steps} steps of {recipe.train.batch_size} images"
     divergences = search.divergences(tuning, final)
     tables.write_table(out, table, notes(title, recipe, target, tuning) + divergences)
     search.write_figures(out, title, [line["method"] for line in table], tuning, final)

@@ -166,7 +166,7 @@ def variants(options: Options) -> dict[str, jc.Recipe]:
     }
     net = {name: getattr(options, name) for name in ("width", "hidden", "dtype")}
     few = jc.Recipe(
-        **shared, model="convnet", options=net, report="validation", train_error="clean"
+        **shared, model="convnet", options=net, train.eval_split="validation", train.train_metrics="clean"
     )
     dropout, norm = {"dropout": options.dropout}, {"batch_norm": True}
     return {
@@ -186,14 +186,14 @@ def setting(recipe: jc.Recipe) -> str:
     """Return the name in `TRAINED` of a recipe's setting."""
     net = recipe.options
     remedies = {
-        "augmentation": recipe.pad,
-        "weight-decay": recipe.decay,
+        "augmentation": recipe.train.augment.padding,
+        "weight-decay": recipe.optimizer.weight_decay,
         "dropout": net.get("dropout"),
     }
     active = [
         name for name, value in (remedies | {"batch-norm": net.get("batch_norm")}).items() if value
     ]
-    if recipe.examples is None:
+    if recipe.max_train_examples is None:
         return "all"
     return "together" if len(active) > 1 else active[0] if active else "few"
 
@@ -262,18 +262,18 @@ def row(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> dict[str, A
     """
     line = {"setting": TITLES[name], "images": all_runs[0].result["images"]}
     line = line | runs.aggregate_seeds(all_runs, COLUMNS)
-    baseline = {run.recipe.seed: run.result for run in few}
+    baseline = {run.recipe.train.seed: run.result for run in few}
     for key in ("test_loss", "test_error"):
         changes = [
-            run.result[key] - baseline[run.recipe.seed][key]
+            run.result[key] - baseline[run.recipe.train.seed][key]
             for run in all_runs
-            if run.recipe.seed in baseline
+            if run.recipe.train.seed in baseline
         ]
         names = (f"{key}_change{suffix}" for suffix in ("", "_std", "_ci95"))
         line |= dict(zip(names, tables.seed_statistics(changes), strict=True))
     turns = [float(run.result["turn_step"]) for run in all_runs if run.result["turn_step"]]
     turn = tables.seed_statistics(turns).mean
-    epoch = turn and turn * all_runs[0].recipe.batch / line["images"]
+    epoch = turn and turn * all_runs[0].recipe.train.batch_size / line["images"]
     return line | {"turned": len(turns), "turn_step": turn, "turn_epoch": epoch}
 
 
@@ -282,8 +282,8 @@ def protocol(run: runs.Run) -> str:
     recipe, net = run.recipe, run.recipe.options
     return (
         f"{recipe.dataset}, convnet of width {net['width']} with {net['hidden']} hidden units, "
-        f"{recipe.steps} steps of {recipe.batch} images by {recipe.optimizer} at rate "
-        f"{recipe.lr:g} ({recipe.schedule}), {recipe.validation} images for validation and "
+        f"{recipe.train.num_steps} steps of {recipe.train.batch_size} images by {recipe.optimizer.name} at rate "
+        f"{recipe.optimizer.learning_rate:g} ({recipe.optimizer.schedule}), {recipe.num_validation} images for validation and "
         f"{run.result['heldout_images']} for the test. Losses in nats, errors in percent, at the "
         "last step, with the half width of the mean's 95% interval over seeds; training figures "
         "are one clean pass, without crops and dropout; a gap is validation minus training; a "
@@ -334,7 +334,7 @@ def write_figures(
     """Write `curves.png` and `gap.png`."""
     recipe = next(iter(by_setting.values()))[0].recipe
     seeds = max(line["seeds"] for line in table)
-    title = f"{recipe.dataset}, {recipe.steps} steps of {recipe.batch} images; "
+    title = f"{recipe.dataset}, {recipe.train.num_steps} steps of {recipe.train.batch_size} images; "
     title += f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     # Without a limit, the high losses of the first steps would flatten the curves.
     top = 2 * max(line["validation_loss"] for line in table)

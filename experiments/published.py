@@ -166,7 +166,7 @@ def evaluate_file(
     name = f"{'plain' if published.family == 'plain' else 'resnet'}{published.depth}"
     source = published.source
     mean, std = (source.mean, source.std) if source else (options.mean, options.std)
-    recipe = jc.Recipe(dataset=data.name, model=name, mean=mean, std=std)
+    recipe = jc.Recipe(dataset=data.name, model=name, train.subtract_mean=mean, train.divide_std=std)
     model = jc.create_model(name, len(data.classes))
     padding = source.shortcut_padding if source else options.shortcut_padding
     variables = jc.load_weights(

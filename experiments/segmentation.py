@@ -191,17 +191,17 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
                 "skips": skips,
                 "dtype": options.dtype,
             },
-            steps=options.steps,
-            batch=options.batch,
-            optimizer="adam",
-            lr=options.lr,
-            schedule="cosine",
-            mean="channel",
-            std=True,
-            pad=0,
-            flip=False,
-            every=-(-options.steps // 5),
-            seed=seed,
+            train.num_steps=options.steps,
+            train.batch_size=options.batch,
+            optimizer.name="adam",
+            optimizer.learning_rate=options.lr,
+            optimizer.schedule="cosine",
+            train.subtract_mean="channel",
+            train.divide_std=True,
+            train.augment.padding=0,
+            train.augment.flip=False,
+            train.eval_every=-(-options.steps // 5),
+            train.seed=seed,
         )
         for seed in range(options.seeds)
         for skips in TITLES
@@ -225,7 +225,7 @@ def paired_change(forms: Mapping[bool, list[runs.Run]]) -> str:
     It is empty where there are not two seeds of both.
     """
     with_skips, without = (
-        {run.recipe.seed: run.result["mean_iou"] for run in forms.get(key, [])} for key in TITLES
+        {run.recipe.train.seed: run.result["mean_iou"] for run in forms.get(key, [])} for key in TITLES
     )
     change = tables.seed_statistics(
         [with_skips[seed] - without[seed] for seed in with_skips.keys() & without.keys()]
@@ -289,7 +289,7 @@ def draw(options: Options) -> None:
     ]
     recipe = all_runs[0].recipe
     protocol = (
-        f"{recipe.dataset}, {recipe.steps} steps of {recipe.batch} scenes of {SIDE}x{SIDE}. "
+        f"{recipe.dataset}, {recipe.train.num_steps} steps of {recipe.train.batch_size} scenes of {SIDE}x{SIDE}. "
         "Intersection over union, "
     )
     protocol += (

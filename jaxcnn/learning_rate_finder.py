@@ -322,7 +322,7 @@ def lr_finder(
     train_step = make_train_step(model, tx, **step_kwargs(recipe), axis=strategy.axis)
     run = strategy.compile_steps(train_step)
     pipeline = input_pipeline(data.train, strategy)
-    batches = iter(epoch_order(state.rng, 0, steps, recipe.batch, len(data.train.labels)))
+    batches = iter(epoch_order(state.rng, 0, steps, recipe.train.batch_size, len(data.train.labels)))
 
     def step(placed, rate):
         # The rate is state, so nothing is compiled again.
@@ -333,7 +333,7 @@ def lr_finder(
         placed = run(placed, pipeline.split, chunk)
         return placed, strategy.fetch(placed.metrics).mean_loss
 
-    is_classifier = recipe.loss == "cross-entropy"
+    is_classifier = recipe.train.loss == "cross-entropy"
     ceiling = math.log(len(data.classes)) if is_classifier else math.inf
     return range_test(
         step, strategy.replicate(state), low=low, high=high, steps=steps, ceiling=ceiling

@@ -140,9 +140,9 @@ def optimizer_facts(tx: Any, recipe: Recipe) -> Facts | None:
         default = create_optimizer(recipe)
         # Recipes that differ only in the rate share their update.
         if default.update is tx.update:
-            rate = next((part["lr"] for part in _parts(tx.init) if "lr" in part), recipe.lr)
+            rate = next((part["lr"] for part in _parts(tx.init) if "lr" in part), recipe.optimizer.learning_rate)
             is_same = _parts(default.init) == _parts(tx.init)
-            return None if is_same else {"parts": [{"name": recipe.optimizer, "lr": rate}]}
+            return None if is_same else {"parts": [{"name": recipe.optimizer.name, "lr": rate}]}
     except ArgumentError:
         pass
     # Only `init` holds some numbers, such as an injected rate.
@@ -172,7 +172,7 @@ def describe(facts: Mapping[str, Any] | None, key: str, recipe: Recipe | None = 
     if facts is None and recipe is not None:
         if key == "model":
             return _format_call(recipe.model, recipe.options)
-        return _format_call(recipe.optimizer, {"lr": recipe.lr})
+        return _format_call(recipe.optimizer.name, {"lr": recipe.optimizer.learning_rate})
     if facts is None:
         return f"the recipe's {key}"
     if key == "model":

@@ -38,79 +38,79 @@ class Recipe:
 
     dataset: str = "cifar10"
     model: str = "resnet20"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Constructor options of the model.
 
     Such as `{"width": 8, "shortcut": "B", "dtype": "bfloat16"}`.
     """
-    validation: int = 0
+    num_validation: int = 0
     """Number of training images held out.
 
     The paper chose its schedule on a 45k/5k split: 5000.
     """
-    examples: int | None = None
+    max_train_examples: int | None = None
     """Number of training images that `jaxcnn.subset` keeps.
 
     None is all that are not held out.
     """
-    report: str = "test"
+    train.eval_split: str = "test"
     """Split that is evaluated in every row.
 
     It is "test", or "validation" while a recipe is chosen.
     """
 
-    loss: str = "cross-entropy"
+    train.loss: str = "cross-entropy"
     """Loss that is minimized.
 
     - "cross-entropy", for masks that of every pixel.
     - "squared": half the squared distance of the logits from the one-hot label.
     - "reconstruction": the squared distance of the output from the normalized image.
     """
-    steps: int = 64_000
-    batch: int = 128
+    train.num_steps: int = 64_000
+    train.batch_size: int = 128
     """Images in a step, over all devices."""
-    order: str = "shuffled"
+    train.order: str = "shuffled"
     """Order of the examples.
 
     It is "shuffled" again every epoch, or "sorted" by label, which shows why examples are shuffled.
     """
-    optimizer: str = "momentum"
+    optimizer.name: str = "momentum"
     """Name in `jaxcnn.OPTIMIZERS`."""
-    method: Mapping[str, Any] = field(default_factory=dict)
+    optimizer.optimizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Numbers of the optimizer other than rate and momentum.
 
     Such as `{"b2": 0.99}` for Adam.
     """
-    lr: float = 0.1
+    optimizer.learning_rate: float = 0.1
     """Learning rate."""
-    schedule: str = "step"
+    optimizer.schedule: str = "step"
     """Schedule of the rate, a name in `jaxcnn.SCHEDULES`."""
-    stage_rates: Mapping[str, float] = field(default_factory=dict)
+    optimizer.lr_multipliers: Mapping[str, float] = field(default_factory=dict)
     """Factors of the steps of stages' parameters.
 
     They are such as `{"stem": 0, "stage1": 0.1}`. The default of each is 1. With 0 a stage is
     frozen: its parameters do not change, and its BN works as in test mode. `stem` are the
     parameters `stem` and `stem_...`.
     """
-    drops: tuple[int, ...] = (32_000, 48_000)
+    optimizer.milestones: tuple[int, ...] = (32_000, 48_000)
     """Steps at which the "step" schedule multiplies the rate by `factor`.
 
     They are iterations, never epochs.
     """
-    factor: float = 0.1
-    warmup_lr: float | None = None
+    optimizer.gamma: float = 0.1
+    optimizer.warmup_lr: float | None = None
     """Rate until the training error first falls below `warmup_error`.
 
     The paper uses 0.01, at depth 110 only.
     """
-    warmup_error: float = 0.8
-    momentum: float = 0.9
-    decay: float = 1e-4
+    optimizer.warmup_error: float = 0.8
+    optimizer.momentum: float = 0.9
+    optimizer.weight_decay: float = 1e-4
     """L2 coefficient.
 
     `decay * w` is added to the gradient, so the penalty is decay/2 |w|^2.
     """
-    decay_on: str = "kernels"
+    optimizer.decay_mask: str = "kernels"
     """Parameters that are decayed.
 
     - "convs": kernels of convolutions.
@@ -118,7 +118,7 @@ class Recipe:
     - "all": biases and BN too.
     """
 
-    mean: str | tuple[float, ...] = "pixel"
+    train.subtract_mean: str | tuple[float, ...] = "pixel"
     """Mean that is subtracted.
 
     - "pixel": the mean image of the training images.
@@ -128,62 +128,62 @@ class Recipe:
     - Constants for images in 0..1, such as `(0.4914, 0.4822, 0.4465)`: a number for each channel,
       or one for all.
     """
-    std: bool | tuple[float, ...] = False
+    train.divide_std: bool | tuple[float, ...] = False
     """Standard deviation that is divided by.
 
     True is that of each channel, or with mean="imagenet" ImageNet's. Constants are such as
     `(0.247, 0.243, 0.262)`. The paper divides by nothing.
     """
-    crop: str = "shift"
+    train.augment.crop: str = "shift"
     """Random crop.
 
     - "shift": by up to `pad` pixels.
     - "resized": a part of the image of another size and shape, resized to the whole (Szegedy et al.
       2014, arXiv:1409.4842, section 6). Networks are trained on ImageNet so.
     """
-    least_area: float | None = None
+    train.augment.min_area: float | None = None
     """Minimum fraction of the image's area with crop="resized".
 
     None is the paper's 0.08.
     """
-    pad: int = 0
+    train.augment.padding: int = 0
     """Pixels padded on each side before the random crop.
 
     There are 2 pad + 1 offsets an axis. 0 is no crop, 4 is the paper's.
     """
-    fill: str = "mean"
+    train.augment.pad_value: str = "mean"
     """Content of the padding.
 
     It is "mean" (zeros after the subtraction, the paper's), "black" or "reflect".
     """
-    flip: bool = False
+    train.augment.flip: bool = False
     """Mirror each image left to right with probability one half.
 
     The paper does so. Digits and letters lose their class.
     """
 
-    precise_bn: int = 0
+    train.recompute_batch_stats: int = 0
     """Training images over which BN's statistics are also averaged exactly.
 
     Rows have the results too. 0 is off.
     """
-    train_error: str = "running"
+    train.train_metrics: str = "running"
     """Training figures of a row.
 
     They are "running" (of the augmented batches) or "clean" (of a pass in test mode).
     """
-    every: int | None = None
+    train.eval_every: int | None = None
     """Steps between rows, evaluations and checkpoints.
 
     None is one pass over the training images.
     """
-    seed: int = 0
+    train.seed: int = 0
 
     def __post_init__(self):
         self._check_types()
         for name in ("mean", "std"):
             object.__setattr__(self, name, channel_constants(name, getattr(self, name)))
-        object.__setattr__(self, "drops", tuple(self.drops))
+        object.__setattr__(self, "drops", tuple(self.optimizer.milestones))
         for name in ("options", "method", "stage_rates"):
             object.__setattr__(self, name, _freeze(dict(getattr(self, name))))
         for name, low in _INTEGERS.items():
@@ -192,31 +192,31 @@ class Recipe:
             _check_number(name, getattr(self, name), low, high)
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        if self.warmup_lr is not None:
-            _check_number("warmup_lr", self.warmup_lr, 0, _HUGE)
-        are_steps = all(type(step) is int and step >= 1 for step in self.drops)
-        if not are_steps or sorted(set(self.drops)) != list(self.drops):
+        if self.optimizer.warmup_lr is not None:
+            _check_number("warmup_lr", self.optimizer.warmup_lr, 0, _HUGE)
+        are_steps = all(type(step) is int and step >= 1 for step in self.optimizer.milestones)
+        if not are_steps or sorted(set(self.optimizer.milestones)) != list(self.optimizer.milestones):
             raise ArgumentError(
-                f"drops is {format_value(self.drops)}; "
+                f"drops is {format_value(self.optimizer.milestones)}; "
                 "expected increasing steps from 1 up: write drops=(32000, 48000)"
             )
-        for stage, rate in self.stage_rates.items():
+        for stage, rate in self.optimizer.lr_multipliers.items():
             _check_number(f"stage_rates of {stage}", rate, -_TINY, _HUGE)
-        if self.least_area is not None:
-            _check_number("least_area", self.least_area, 0, 1)
+        if self.train.augment.min_area is not None:
+            _check_number("least_area", self.train.augment.min_area, 0, 1)
         self._check_combinations()
 
     def _check_combinations(self):
-        if self.crop == "resized" and self.pad:
+        if self.train.augment.crop == "resized" and self.train.augment.padding:
             raise ArgumentError(
-                f"pad is {self.pad}, but crop is 'resized', which pads nothing; write pad=0"
+                f"pad is {self.train.augment.padding}, but crop is 'resized', which pads nothing; write pad=0"
             )
-        if self.crop != "resized" and self.least_area is not None:
+        if self.train.augment.crop != "resized" and self.train.augment.min_area is not None:
             raise ArgumentError(
-                f"least_area is {self.least_area}, but crop is 'shift'; "
+                f"least_area is {self.train.augment.min_area}, but crop is 'shift'; "
                 "write crop='resized' and pad=0"
             )
-        if self.report == "validation" and not self.validation:
+        if self.train.eval_split == "validation" and not self.num_validation:
             raise ArgumentError(
                 "report is 'validation' but none is held out: write validation=5000 as well"
             )
@@ -226,11 +226,11 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise ArgumentError(f"{name} is {format_value(value)}; expected a name in quotes")
-        if not isinstance(self.flip, bool):
-            raise ArgumentError(f"flip is {format_value(self.flip)}; expected True or False")
-        if not isinstance(self.drops, (tuple, list)):
+        if not isinstance(self.train.augment.flip, bool):
+            raise ArgumentError(f"flip is {format_value(self.train.augment.flip)}; expected True or False")
+        if not isinstance(self.optimizer.milestones, (tuple, list)):
             raise ArgumentError(
-                f"drops is {format_value(self.drops)}; "
+                f"drops is {format_value(self.optimizer.milestones)}; "
                 "expected steps in a tuple: write drops=(32000, 48000)"
             )
         for name, example in (

@@ -52,7 +52,7 @@ def resume_state(
         if not np.allclose(np.float32(old), np.float32(new), rtol=1e-6, atol=0, equal_nan=True):
             changes[name] = _number(old), _number(new)
     if not np.array_equal(restored.rng, initial.rng):
-        changes["seed"] = _seed(restored.rng), recipe.seed
+        changes["seed"] = _seed(restored.rng), recipe.train.seed
     if not all(
         np.allclose(old, new, rtol=1e-5, atol=1e-6)
         for old, new in zip(restored.normalizer, initial.normalizer, strict=True)
@@ -159,7 +159,7 @@ def _describe_normalizer(normalizer: augment.Normalizer, data: Dataset, recipe: 
     names = ["pixel", "channel", "none"]
     names += ["imagenet"] * (np.shape(normalizer.mean)[-1] == 3)
     for subtract, divide in [
-        (recipe.mean, recipe.std),
+        (recipe.train.subtract_mean, recipe.train.divide_std),
         *((name, divide) for name in names for divide in (False, True)),
     ]:
         candidate = augment.make_normalizer(data.mean, data.std, subtract=subtract, divide=divide)

@@ -212,7 +212,7 @@ def init_state(
     """
     verify_recipe(recipe)
     verify_inputs(data)
-    key = jax.random.PRNGKey(recipe.seed)
+    key = jax.random.PRNGKey(recipe.train.seed)
     image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
     tx = as_transformation(tx)
     variables = init_variables(model, fold_in(key, INIT), image)
@@ -220,7 +220,7 @@ def init_state(
     # One program, because there are hundreds of parameters of dozens of shapes.
     opt_state = jax.jit(tx.init)(params)
     normalizer = augment.make_normalizer(
-        data.mean, data.std, subtract=recipe.mean, divide=recipe.std
+        data.mean, data.std, subtract=recipe.train.subtract_mean, divide=recipe.train.divide_std
     )
     state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, metrics.zeros())
     _check_raw_keys("model's variables", (params, variables))
@@ -259,7 +259,7 @@ def state_shapes(
     variables = variable_shapes(model, image)
     params = variables.pop("params")
     normalizer = augment.make_normalizer(
-        data.mean, data.std, subtract=recipe.mean, divide=recipe.std
+        data.mean, data.std, subtract=recipe.train.subtract_mean, divide=recipe.train.divide_std
     )
     opt_state = jax.eval_shape(as_transformation(tx).init, params)
     state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, metrics.zeros())

@@ -223,7 +223,7 @@ def _trainer(model, tx, step_items, strategy, optimize):
 def step_kwargs(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe's keyword arguments of `make_train_step`."""
     augment_kwargs = {name: getattr(recipe, name) for name in AugmentConfig._fields}
-    return augment_kwargs | {"loss": recipe.loss, "freeze": frozen_stages(recipe.stage_rates)}
+    return augment_kwargs | {"loss": recipe.train.loss, "freeze": frozen_stages(recipe.optimizer.lr_multipliers)}
 
 
 def _order_function(recipe, data) -> Callable[[Any, int, int], np.ndarray]:
@@ -314,22 +314,22 @@ def train(
         state, changes = resume_state(restored, state, recipe, data, warm_start)
         if changes:
             run_facts["warm_start"] = {"step": int(state.step), "changed": changes}
-    num_values = recipe.steps * recipe.batch * math.prod(data.train.images.shape[1:])
+    num_values = recipe.train.num_steps * recipe.train.batch_size * math.prod(data.train.images.shape[1:])
     optimize = strategy.should_optimize(num_values)
     # What is compiled depends on the update alone, so `init` is left out of the key of the cache.
     # Optimizers that only start in another state share a program.
     update_only = tx._replace(init=init_state)
     run = _trainer(model, update_only, tuple(step_kwargs(recipe).items()), strategy, optimize)
     placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
-    test = input_pipeline(getattr(data, recipe.report), strategy)
+    test = input_pipeline(getattr(data, recipe.train.eval_split), strategy)
     step, order = int(state.step), _order_function(recipe, data)
     has_diverged, num_classes = False, len(data.classes)
-    every = recipe.every or math.ceil(len(data.train.labels) / recipe.batch)
-    if step >= recipe.steps:
+    every = recipe.train.eval_every or math.ceil(len(data.train.labels) / recipe.train.batch_size)
+    if step >= recipe.train.num_steps:
         yield state, None
-    while step < recipe.steps:
+    while step < recipe.train.num_steps:
         start_time, first = time.perf_counter(), step
-        due = min(recipe.steps, (step // every + 1) * every)
+        due = min(recipe.train.num_steps, (step // every + 1) * every)
         for chunk in train.chunks(order(state.rng, step, due)):
             placed = run(placed, train.split, chunk)
             step += len(jax.tree.leaves(chunk)[0])
@@ -345,7 +345,7 @@ def train(
             ):
                 break
         state = strategy.fetch(placed)
-        images_per_second = recipe.batch * (step - first) / (time.perf_counter() - start_time)
+        images_per_second = recipe.train.batch_size * (step - first) / (time.perf_counter() - start_time)
         row = _metrics_row(model, placed, state, train, test, data, recipe, strategy)
         reason = divergence.reason(row, num_classes) or divergence.nonfinite_parameter(state.params)
         has_diverged, row = reason is not None, row | ({"diverged": reason} if reason else {})
@@ -370,21 +370,21 @@ def check_config(recipe: Recipe, data: Dataset, strategy: parallel.Strategy) -> 
     """
     verify_dataset(data)
     n = len(data.train.labels)
-    strategy.check(recipe.batch)
-    if recipe.batch > n:
+    strategy.check(recipe.train.batch_size)
+    if recipe.train.batch_size > n:
         raise ArgumentError(
-            f"batch is {recipe.batch}, more than the {n} training images; write batch={min(128, n)}"
+            f"batch is {recipe.train.batch_size}, more than the {n} training images; write batch={min(128, n)}"
         )
     num_validation = len(data.validation.labels)
-    if recipe.validation != num_validation:
+    if recipe.num_validation != num_validation:
         raise ArgumentError(
-            f"validation is {recipe.validation}, but the data holds out {num_validation}; "
-            f"write load_dataset(..., validation={recipe.validation})"
+            f"validation is {recipe.num_validation}, but the data holds out {num_validation}; "
+            f"write load_dataset(..., validation={recipe.num_validation})"
         )
-    if recipe.examples not in (None, n):
+    if recipe.max_train_examples not in (None, n):
         raise ArgumentError(
-            f"examples is {recipe.examples}, but the data has {n} training images; "
-            f"write subset(data, {recipe.examples})"
+            f"examples is {recipe.max_train_examples}, but the data has {n} training images; "
+            f"write subset(data, {recipe.max_train_examples})"
         )
     _check_counts_and_masks(recipe, data)
     if recipe.dataset != data.name:
@@ -392,14 +392,14 @@ def check_config(recipe: Recipe, data: Dataset, strategy: parallel.Strategy) -> 
             f"dataset is {recipe.dataset!r}, but the data is {data.name!r}; "
             f"write dataset={data.name!r}"
         )
-    if not len(getattr(data, recipe.report).labels):
-        raise ArgumentError(f"the {recipe.report} split is empty; expected at least one image")
-    if recipe.precise_bn and not recipe.batch <= recipe.precise_bn <= n:
+    if not len(getattr(data, recipe.train.eval_split).labels):
+        raise ArgumentError(f"the {recipe.train.eval_split} split is empty; expected at least one image")
+    if recipe.train.recompute_batch_stats and not recipe.train.batch_size <= recipe.train.recompute_batch_stats <= n:
         raise ArgumentError(
-            f"precise_bn is {recipe.precise_bn}; "
-            f"expected {recipe.batch} (one batch) to {n} images, or 0"
+            f"precise_bn is {recipe.train.recompute_batch_stats}; "
+            f"expected {recipe.train.batch_size} (one batch) to {n} images, or 0"
         )
-    if recipe.std is True and not data.std.all():
+    if recipe.train.divide_std is True and not data.std.all():
         raise ArgumentError(
             "std is True, but a channel of the training images never changes; write std=False"
         )
@@ -425,8 +425,8 @@ def check_model(
     if is_library_model(model):
         return
     variables = {"params": state.params, **state.model_state}
-    frozen = frozen_stages(recipe.stage_rates)
-    local_batch = recipe.batch // (len(strategy.devices) if strategy.axis else 1)
+    frozen = frozen_stages(recipe.optimizer.lr_multipliers)
+    local_batch = recipe.train.batch_size // (len(strategy.devices) if strategy.axis else 1)
     shapes = data.train.images.shape[1:], data.train.labels.shape[1:]
 
     def is_frozen(name: str) -> bool:
@@ -448,14 +448,14 @@ def check_model(
                     variables,
                     images,
                     labels,
-                    recipe.loss,
+                    recipe.train.loss,
                     num_classes,
                     train=train,
                     axis=axis,
                 )
         return non_batch_norm_statistic(state.model_state, norms, is_frozen)
 
-    key = ("fit", model, frozen, local_batch, shapes, recipe.loss, num_classes, strategy.axis)
+    key = ("fit", model, frozen, local_batch, shapes, recipe.train.loss, num_classes, strategy.axis)
     if statistic := check_once(key, variables, trace):
         raise ArgumentError(
             f"stage_rates freezes {', '.join(frozen)}, but {statistic} is not of a BatchNorm, "

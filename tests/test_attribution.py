@@ -46,7 +46,7 @@ class Small(nn.Module):
 def starting(model, images, labels, names, **recipe):
     split = jc.Split(images, labels)
     data = assemble("own", split, split, images.shape[1:], names)
-    given = jc.Recipe(dataset="own", model="own", pad=0, flip=False, drops=(), **recipe)
+    given = jc.Recipe(dataset="own", model="own", train.augment.padding=0, train.augment.flip=False, optimizer.milestones=(), **recipe)
     return data, given, init_state(model, jc.create_optimizer(given), given, data)
 
 

@@ -46,7 +46,7 @@ GOOD = Dataset(
     MEAN,
     STD,
 )
-RECIPE = Recipe(dataset="mine", model="mlp", options={"hidden": [4]}, batch=8, steps=5, drops=())
+RECIPE = Recipe(dataset="mine", model="mlp", options={"hidden": [4]}, train.batch_size=8, train.num_steps=5, optimizer.milestones=())
 
 
 def of(values: Any) -> Any:
@@ -325,28 +325,28 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "schedule is 'cosin'", "did you mean 'cosine'?"),
     ("an unknown number of a method", lambda r: fit(optimizer="adam", method={"b3": 0.9}),
      ArgumentError, "b3", "b1, b2"),
-    ("an unknown loss", lambda r: Recipe(loss="squarred"),
+    ("an unknown loss", lambda r: Recipe(train.loss="squarred"),
      ArgumentError, "loss is 'squarred'", "did you mean 'squared'?"),
-    ("an unknown split", lambda r: Recipe(report="tests"),
+    ("an unknown split", lambda r: Recipe(train.eval_split="tests"),
      ArgumentError, "report is 'tests'", "did you mean 'test'?"),
     ("an unknown strategy", lambda r: jc.strategy("pmapp"),
      ArgumentError, "strategy is 'pmapp'", "did you mean 'pmap'?"),
     ("an unknown field", lambda r: config(r, '{"stepz": 3}'),
      ArgumentError, "recipe field is 'stepz'", "did you mean 'steps'?"),
     # numbers
-    ("a rate that is NaN", lambda r: Recipe(lr=float("nan")),
+    ("a rate that is NaN", lambda r: Recipe(optimizer.learning_rate=float("nan")),
      ArgumentError, "lr is nan", "expected a finite number above 0"),
-    ("an infinite rate", lambda r: Recipe(lr=float("inf")),
+    ("an infinite rate", lambda r: Recipe(optimizer.learning_rate=float("inf")),
      ArgumentError, "lr is inf", "expected a finite number above 0"),
-    ("a rate of 0", lambda r: Recipe(lr=0),
+    ("a rate of 0", lambda r: Recipe(optimizer.learning_rate=0),
      ArgumentError, "lr is 0", "expected a finite number above 0"),
-    ("a negative rate", lambda r: Recipe(lr=-0.1),
+    ("a negative rate", lambda r: Recipe(optimizer.learning_rate=-0.1),
      ArgumentError, "lr is -0.1", "expected a finite number above 0"),
-    ("a rate of 5,001 digits", lambda r: Recipe(lr=10**5000),
+    ("a rate of 5,001 digits", lambda r: Recipe(optimizer.learning_rate=10**5000),
      ArgumentError, "lr is a int that cannot be written", "expected a finite number above 0"),
-    ("drops out of order", lambda r: Recipe(drops=(9, 5)),
+    ("drops out of order", lambda r: Recipe(optimizer.milestones=(9, 5)),
      ArgumentError, "drops is (9, 5)", "write drops=(32000, 48000)"),
-    ("a seed past 32 bits", lambda r: Recipe(seed=2**32),
+    ("a seed past 32 bits", lambda r: Recipe(train.seed=2**32),
      ArgumentError, "seed is 4294967296", "below 2^32"),
     ("options that are no names", lambda r: Recipe(options=of({1: 2})),
      ArgumentError, "options is {1: 2}", 'write {"width": 8}'),

@@ -145,10 +145,10 @@ def run(batch, order, rows, examples=64):
     recipe = jc.Recipe(
         dataset="digits",
         model="mlp",
-        batch=batch,
-        order=order,
-        examples=examples,
-        steps=rows[-1]["step"],
+        train.batch_size=batch,
+        train.order=order,
+        max_train_examples=examples,
+        train.num_steps=rows[-1]["step"],
     )
     return runs.Run(recipe, {"status": "finished"}, rows)
 
@@ -193,11 +193,11 @@ def test_a_sorted_run_has_no_row_at_equal_time():
 
 def test_settings_differ_in_batch_order_rate_and_epochs_alone():
     recipes = [first(name) for name in SETTINGS]
-    assert [r.batch for r in recipes] == [1, 32, 1280, 32, 1]
+    assert [r.train.batch_size for r in recipes] == [1, 32, 1280, 32, 1]
     same = {"batch": 1, "order": "sorted", "lr": 0.5, "steps": 10, "every": 1}
     assert len({replace(r, **same).to_json() for r in recipes}) == 1
-    assert recipes[0].optimizer == "sgd"
-    assert (recipes[0].pad, recipes[0].flip, recipes[0].decay, recipes[0].schedule) == (
+    assert recipes[0].optimizer.name == "sgd"
+    assert (recipes[0].train.augment.padding, recipes[0].train.augment.flip, recipes[0].optimizer.weight_decay, recipes[0].optimizer.schedule) == (
         0,
         False,
         0.0,
@@ -211,9 +211,9 @@ def test_every_setting_has_a_row_at_the_common_epoch_and_enough_of_them(preset, 
     monkeypatch.setattr(batch_size, "SORTED_ROWS", 10)
     options = batch_size.PRESETS[preset]
     for recipe in batch_size.recipes(options).values():
-        assert recipe.every is not None
-        assert options.common * options.examples // recipe.batch % recipe.every == 0
-        assert 40 <= recipe.steps / recipe.every <= 120
+        assert recipe.train.eval_every is not None
+        assert options.common * options.examples // recipe.train.batch_size % recipe.train.eval_every == 0
+        assert 40 <= recipe.train.num_steps / recipe.train.eval_every <= 120
 
 
 def test_full_batch_is_gradient_descent_on_all_the_images(out):
@@ -230,7 +230,7 @@ def test_full_batch_is_gradient_descent_on_all_the_images(out):
         return -jax.nn.log_softmax(logits)[np.arange(64), data.train.labels].mean()
 
     by_hand = jax.tree.map(
-        lambda p, g: p - np.float32(recipe.lr) * g, begun.params, jax.grad(loss)(begun.params)
+        lambda p, g: p - np.float32(recipe.optimizer.learning_rate) * g, begun.params, jax.grad(loss)(begun.params)
     )
     for mine, theirs, before in zip(
         *map(jax.tree.leaves, (by_hand, state.params, begun.params)), strict=True
@@ -244,10 +244,10 @@ def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
     key = jax.random.PRNGKey(0)
     for name in ("online", "mini-batch"):
         recipe = jc.Recipe.load(out / f"{name}-sorted-seed0")
-        fed = data.train.labels[_order_function(recipe, data)(key, 0, 64 // recipe.batch)].ravel()
+        fed = data.train.labels[_order_function(recipe, data)(key, 0, 64 // recipe.train.batch_size)].ravel()
         assert fed.tolist() == sorted(data.train.labels.tolist())
         fed = data.train.labels[
-            _order_function(replace(recipe, order="shuffled"), data)(key, 0, 64 // recipe.batch)
+            _order_function(replace(recipe, order="shuffled"), data)(key, 0, 64 // recipe.train.batch_size)
         ].ravel()
         assert (np.diff(fed) < 0).sum() > 10
 

@@ -211,7 +211,7 @@ def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypat
     monkeypatch.setattr(jc, "train", fake)
     run = timing.time_train(given, 3)
     assert [run(3), run(3)] == [2.0, 1.0]
-    assert asked == {"steps": jc.Recipe().steps, "every": 3, "n": 24}
+    assert asked == {"steps": jc.Recipe().train.num_steps, "every": 3, "n": 24}
 
 
 def test_the_bare_step_is_the_step_that_fit_takes():

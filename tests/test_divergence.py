@@ -17,14 +17,14 @@ from jaxcnn.metrics import zeros
 RECIPE = jc.Recipe(
     dataset="digits",
     model="mlp",
-    batch=64,
-    steps=400,
-    every=400,
-    lr=1e-3,
-    drops=(),
-    pad=0,
-    flip=False,
-    decay=0.0,
+    train.batch_size=64,
+    train.num_steps=400,
+    train.eval_every=400,
+    optimizer.learning_rate=1e-3,
+    optimizer.milestones=(),
+    train.augment.padding=0,
+    train.augment.flip=False,
+    optimizer.weight_decay=0.0,
 )
 
 

@@ -137,7 +137,7 @@ def test_presets_are_the_papers_numbers():
     options = depth.PRESETS["paper"]
     recipe = next(iter(depth.recipes(options).values()))
     default = jc.Recipe()
-    assert (recipe.dataset, recipe.steps, recipe.batch, recipe.drops) == (
+    assert (recipe.dataset, recipe.train.num_steps, recipe.train.batch_size, recipe.optimizer.milestones) == (
         "cifar10",
         64_000,
         128,
@@ -155,13 +155,13 @@ def test_presets_are_the_papers_numbers():
         "optimizer",
     ):
         assert getattr(recipe, name) == getattr(default, name), name
-    assert (recipe.pad, recipe.flip) == (4, True)  # which the default recipe leaves out
+    assert (recipe.train.augment.padding, recipe.train.augment.flip) == (4, True)  # which the default recipe leaves out
     assert recipe.options == {"width": 16, "bn_group": 64, "kernel_init": "he", "dtype": "float32"}
 
 
 def test_warm_up_is_for_the_110_layer_residual_network_alone():
     options = depth.Options(depths=(56, 110), seeds=1)
-    rates = {name: recipe.warmup_lr for name, recipe in depth.recipes(options).items()}
+    rates = {name: recipe.optimizer.warmup_lr for name, recipe in depth.recipes(options).items()}
     assert rates == {
         "plain56-seed0": None,
         "resnet56-seed0": None,

@@ -21,12 +21,12 @@ RECIPE = jc.Recipe(
     dataset="digits",
     model="convnet",
     options={"batch_norm": True},
-    batch=32,
-    steps=20,
-    every=12,
-    precise_bn=64,
-    pad=1,
-    flip=True,
+    train.batch_size=32,
+    train.num_steps=20,
+    train.eval_every=12,
+    train.recompute_batch_stats=64,
+    train.augment.padding=1,
+    train.augment.flip=True,
 )
 TIMES = ("seconds", "images_per_second")
 
@@ -135,13 +135,13 @@ def dense_data():
 DENSE = jc.Recipe(
     dataset="squares",
     model="own",
-    batch=10,
-    steps=120,
-    every=60,
-    pad=0,
-    flip=False,
-    lr=0.1,
-    std=True,
+    train.batch_size=10,
+    train.num_steps=120,
+    train.eval_every=60,
+    train.augment.padding=0,
+    train.augment.flip=False,
+    optimizer.learning_rate=0.1,
+    train.divide_std=True,
 )
 
 

@@ -313,7 +313,7 @@ def test_beginning_from_weights(run, tmp_path, caplog):
         same = before[name].shape == after[name].shape and np.array_equal(before[name], after[name])
         frozen = name.startswith(("stem", "stage2"))
         assert same == (frozen or name.endswith("num_batches_tracked")), name
-    assert jc.Recipe.load(out / "run").stage_rates == {
+    assert jc.Recipe.load(out / "run").optimizer.lr_multipliers == {
         "stem": 0,
         "stage1": 0.1,
         "stage2": 0,
@@ -329,24 +329,24 @@ def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
         PRESETS["own"], model="resnet8", width=2, size=16, weights=run / "weights.safetensors"
     )
     head = script.make_recipe(replace(options, train="head"), data)
-    assert head.stage_rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.0)
+    assert head.optimizer.lr_multipliers == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.0)
     whole = script.make_recipe(options, data)
-    assert whole.stage_rates == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.1)
-    assert (whole.mean, whole.std, whole.crop, whole.pad, whole.flip) == (
+    assert whole.optimizer.lr_multipliers == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.1)
+    assert (whole.train.subtract_mean, whole.train.divide_std, whole.train.augment.crop, whole.train.augment.padding, whole.train.augment.flip) == (
         "imagenet",
         True,
         "resized",
         0,
         True,
     )
-    assert (whole.steps, whole.batch) == (round(10 * 39 / 32), 32)
-    assert script.make_recipe(replace(options, weights=None, crop="shift"), data).pad == 2
+    assert (whole.train.num_steps, whole.train.batch_size) == (round(10 * 39 / 32), 32)
+    assert script.make_recipe(replace(options, weights=None, crop="shift"), data).train.augment.padding == 2
     part = script.make_recipe(replace(options, freeze=("stage1_block1",)), data)
-    assert part.stage_rates["stage1_block1"] == 0
+    assert part.optimizer.lr_multipliers["stage1_block1"] == 0
     few, _ = image_folder_with_paths(sweets, 16, validation=0.3, test=0)
     assert (
-        script.make_recipe(options, few).report,
-        script.make_recipe(options, few).validation,
+        script.make_recipe(options, few).train.eval_split,
+        script.make_recipe(options, few).num_validation,
     ) == ("validation", 15)
 
 
@@ -531,9 +531,9 @@ def test_the_transfer_study(tmp_path, monkeypatch):
     assert transfer.main(args) == 0
     runs = transfer.runs_by_name(tmp_path)
     assert set(runs) == {"scratch-4-seed0", "head-4-seed0", "all-4-seed0"}
-    assert set(runs["head-4-seed0"].recipe.stage_rates.values()) == {0}
-    assert "head" not in runs["head-4-seed0"].recipe.stage_rates
-    assert all(run.recipe.stage_rates == {} for name, run in runs.items() if "head" not in name)
+    assert set(runs["head-4-seed0"].recipe.optimizer.lr_multipliers.values()) == {0}
+    assert "head" not in runs["head-4-seed0"].recipe.optimizer.lr_multipliers
+    assert all(run.recipe.optimizer.lr_multipliers == {} for name, run in runs.items() if "head" not in name)
     with (tmp_path / "table.csv").open() as file:
         assert [line["begins"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))

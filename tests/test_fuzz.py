@@ -201,12 +201,12 @@ def made(folder: Path) -> tuple[Any, ...]:
         "own",
         "convnet",
         options=options,
-        steps=2,
-        batch=4,
-        every=1,
-        drops=(1,),
-        mean="none",
-        validation=6,
+        train.num_steps=2,
+        train.batch_size=4,
+        train.eval_every=1,
+        optimizer.milestones=(1,),
+        train.subtract_mean="none",
+        num_validation=6,
     )
     model, tx = jc.create_model("convnet", 3, **options), jc.create_optimizer(recipe)
     normed = jc.create_model("convnet", 3, batch_norm=True, **options)

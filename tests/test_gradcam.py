@@ -90,7 +90,7 @@ def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
     split = jc.Split(images, labels)
     data = assemble("patches", split, split, (16, 16, 3), ("green", "red"))
     recipe = jc.Recipe(
-        dataset="patches", model="own", steps=60, batch=50, pad=0, flip=False, lr=0.3, every=60
+        dataset="patches", model="own", train.num_steps=60, train.batch_size=50, train.augment.padding=0, train.augment.flip=False, optimizer.learning_rate=0.3, train.eval_every=60
     )
     model = Two(classes=2)
     state, row = list(

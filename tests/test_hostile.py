@@ -267,7 +267,7 @@ def test_a_network_beyond_this_machine_is_refused_before_its_parameters_are_made
     there = sweeps.machine_memory()
     assert there is None or 1 << 26 < there < 1 << 50
     monkeypatch.setattr(sweeps, "machine_memory", lambda: 1 << 20)
-    recipe = Recipe(dataset="digits", model="plain8", options={"width": 64}, steps=1, drops=())
+    recipe = Recipe(dataset="digits", model="plain8", options={"width": 64}, train.num_steps=1, optimizer.milestones=())
     with pytest.raises(ArgumentError, match=r"a has 1,\d+,\d+ parameters.*Write a smaller width"):
         sweep({"a": recipe}, load_dataset("digits"), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -582,7 +582,7 @@ def test_the_mappings_of_a_recipe_cannot_be_changed(name):
 
 def test_a_frozen_recipe_is_copied_compared_and_written_as_before():
     recipe: Any = Recipe(
-        options={"hidden": [4, 3], "width": 8}, method={"b2": 0.99}, stage_rates={"stem": 0.5}
+        options={"hidden": [4, 3], "width": 8}, optimizer.optimizer_kwargs={"b2": 0.99}, optimizer.lr_multipliers={"stem": 0.5}
     )
     again: Any
     for again in (

@@ -33,13 +33,13 @@ RECIPE = jc.Recipe(
     dataset="digits",
     model="convnet",
     options={"width": 4},
-    steps=40,
-    batch=64,
-    lr=0.05,
-    drops=(),
-    pad=0,
-    flip=False,
-    every=10,
+    train.num_steps=40,
+    train.batch_size=64,
+    optimizer.learning_rate=0.05,
+    optimizer.milestones=(),
+    train.augment.padding=0,
+    train.augment.flip=False,
+    train.eval_every=10,
 )
 WIDE = 66 * 16 - 2 * 20
 """The width of the page's body in pixels: 66 rem but for 1.25 of padding on both sides."""
@@ -420,7 +420,7 @@ def test_more_mistakes_are_one_line(run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told([], "runs/depth/resnet20-seed0 is not there: make it with python -m experiments.depth")
     for i, recipe in enumerate(
-        (jc.Recipe(model="unet"), jc.Recipe(model="autoencoder", loss="reconstruction"))
+        (jc.Recipe(model="unet"), jc.Recipe(model="autoencoder", train.loss="reconstruction"))
     ):
         (tmp_path / str(i)).mkdir()
         (tmp_path / str(i) / "config.json").write_text(recipe.to_json())

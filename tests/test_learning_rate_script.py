@@ -97,7 +97,7 @@ def test_a_rate_beyond_sense_is_a_result(out):
 
 
 def run(rate, loss, status="finished"):
-    recipe = jc.Recipe(dataset="digits", model="mlp", lr=rate)
+    recipe = jc.Recipe(dataset="digits", model="mlp", optimizer.learning_rate=rate)
     return runs.Run(recipe, {"status": status, "why": "", "step": 1, "train_loss": loss}, [])
 
 
@@ -133,7 +133,7 @@ def test_the_chosen_peak_rate_has_the_least_validation_error(out):
     all_runs = runs.finished_runs(out / "schedules")
     for line in table(out / "schedules"):
         mine = {
-            run.recipe.lr: run.result for run in all_runs if run.recipe.schedule == line["schedule"]
+            run.recipe.optimizer.learning_rate: run.result for run in all_runs if run.recipe.optimizer.schedule == line["schedule"]
         }
         assert len(mine) == 2
         assert float(line["rate"]) == min(
@@ -142,7 +142,7 @@ def test_the_chosen_peak_rate_has_the_least_validation_error(out):
         best = mine[float(line["rate"])]
         assert float(line["validation_error"]) == pytest.approx(best["eval_error"], abs=0.005)
         assert float(line["test_error"]) == pytest.approx(best["heldout_error"], abs=0.005)
-    assert all(run.recipe.report == "validation" for run in all_runs)
+    assert all(run.recipe.train.eval_split == "validation" for run in all_runs)
 
 
 def test_heldout_figures_are_the_test_splits(out):
@@ -215,7 +215,7 @@ def test_full_batch_descent_settles_at_the_edge(tmp_path):
     options = Options(edge=PRESETS["quick"].edge)
     assert len(edge.recipes(options)) == 6
     assert all(
-        recipe.batch == 1437 and recipe.loss == "squared"
+        recipe.train.batch_size == 1437 and recipe.train.loss == "squared"
         for recipe in edge.recipes(options).values()
     )
 

@@ -11,7 +11,7 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.run_log import LogError, read_json, write_text
 
-RECIPE = jc.Recipe(model="resnet20", options={"width": 8}, drops=(5, 9))
+RECIPE = jc.Recipe(model="resnet20", options={"width": 8}, optimizer.milestones=(5, 9))
 
 
 def test_a_folder_is_enough_to_have_the_recipe_back(tmp_path):

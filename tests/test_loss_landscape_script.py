@@ -47,7 +47,7 @@ def all_runs(tmp_path_factory):
     folder, data = tmp_path_factory.mktemp("runs"), jc.load_dataset("digits")
     for name, hidden in (("mlp", [3]), ("mlp2", [4])):
         recipe, rng = (
-            jc.Recipe(model="mlp", options={"hidden": hidden}, steps=4, every=1, **PLAIN),
+            jc.Recipe(model="mlp", options={"hidden": hidden}, train.num_steps=4, train.eval_every=1, **PLAIN),
             np.random.default_rng(0),
         )
         log = jc.RunLog(folder / f"{name}-seed0", recipe)

@@ -361,13 +361,13 @@ def test_twelve_steps_with_drops_and_decay_are_those_of_a_loop_in_numpy(
 ):
     bowl = Bowl(shape)
     recipe = Recipe(
-        optimizer=name,
-        method=given,
-        lr=lr,
-        drops=(4, 9),
-        factor=0.3,
-        momentum=0.8,
-        decay=bowl.decay,
+        optimizer.name=name,
+        optimizer.optimizer_kwargs=given,
+        optimizer.learning_rate=lr,
+        optimizer.milestones=(4, 9),
+        optimizer.gamma=0.3,
+        optimizer.momentum=0.8,
+        optimizer.weight_decay=bowl.decay,
     )
     rates = [lr * 0.3 ** ((step >= 4) + (step >= 9)) for step in range(12)]
     moved = bowl.begin
@@ -390,7 +390,7 @@ def test_twelve_steps_with_drops_and_decay_are_those_of_a_loop_in_numpy(
 def test_radam_goes_by_momentum_until_it_knows_the_variance(b2):
     """Liu et al. 2020, section 4: the first steps are not divided by the root, so they scale with the gradient."""
     bowl = Bowl(decay=0.0)
-    recipe = Recipe(optimizer="radam", method={"b2": b2}, lr=0.001, drops=(), decay=0.0)
+    recipe = Recipe(optimizer.name="radam", optimizer.optimizer_kwargs={"b2": b2}, optimizer.learning_rate=0.001, optimizer.milestones=(), optimizer.weight_decay=0.0)
     states = [bowl.begin, *(bowl.flat(params) for params, _ in walk(bowl, recipe, 9))]
     sizes, longest = np.abs(np.diff(states, axis=0)) / 0.001, 2 / (1 - b2) - 1
     np.testing.assert_allclose(
@@ -408,7 +408,7 @@ def test_schedule_free_weighs_where_it_went_by_the_square_of_the_rate():
     """Defazio et al. 2024, section 4: steps of a warm-up count for less."""
     bowl = Bowl()
     recipe = Recipe(
-        optimizer="schedule-free", lr=0.1, schedule="warmup", steps=60, decay=bowl.decay
+        optimizer.name="schedule-free", optimizer.learning_rate=0.1, optimizer.schedule="warmup", train.num_steps=60, optimizer.weight_decay=bowl.decay
     )
     walked, rates = (
         list(walk(bowl, recipe, 9))[1:],
@@ -428,7 +428,7 @@ def test_muon_steps_are_nearly_orthogonal_matrices_of_windows_by_channels():
     ragged = np.random.default_rng(0).normal(size=(3, 3, 8, 16)) * np.linspace(0.2, 1, 16)
     grads = {"kernel": jnp.asarray(ragged, jnp.float32)}
     params = jax.tree.map(jnp.ones_like, grads)
-    tx = create_optimizer(Recipe(optimizer="muon", lr=0.02, decay=0.0))
+    tx = create_optimizer(Recipe(optimizer.name="muon", optimizer.learning_rate=0.02, optimizer.weight_decay=0.0))
     updates: Any
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = tx.update(grads, tx.init(params), params)
@@ -448,7 +448,7 @@ def noise(seed: int, n=20_000, steps=4, **given) -> ARRAY:
     """The first steps of "noisy" at rate 1 without a gradient."""
     params = {"kernel": jnp.zeros(n)}
     tx, grads = (
-        create_optimizer(Recipe(optimizer="noisy", method=given, lr=1.0, decay=0.0, seed=seed)),
+        create_optimizer(Recipe(optimizer.name="noisy", optimizer.optimizer_kwargs=given, optimizer.learning_rate=1.0, optimizer.weight_decay=0.0, train.seed=seed)),
         params,
     )
     state, taken = tx.init(params), []
@@ -492,7 +492,7 @@ def test_an_entry_has_a_source_and_five_rates_half_a_decade_apart(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_method_uses_what_it_says_it_needs_and_nothing_else(name):
     bowl, needs = Bowl(decay=0.0), OPTIMIZERS[name].needs
-    recipe = Recipe(optimizer=name, lr=OPTIMIZERS[name].grid[2], drops=(), decay=0.0)
+    recipe = Recipe(optimizer.name=name, optimizer.learning_rate=OPTIMIZERS[name].grid[2], optimizer.milestones=(), optimizer.weight_decay=0.0)
 
     def end(recipe=recipe, **given):
         *_, (params, state) = walk(bowl, recipe, 3, **given)
@@ -517,7 +517,7 @@ def test_the_rates_of_the_grid_lower_the_loss_of_a_bowl(name):
     bowl = Bowl(decay=0.0)
     if name == "lars":  # its biases take the bare rate, up to 30: they stay at their minimum here
         bowl.begin[bowl.parts[1]] = 0
-    recipes = [Recipe(optimizer=name, lr=lr, drops=(), decay=0.0) for lr in OPTIMIZERS[name].grid]
+    recipes = [Recipe(optimizer.name=name, optimizer.learning_rate=lr, optimizer.milestones=(), optimizer.weight_decay=0.0) for lr in OPTIMIZERS[name].grid]
     assert len({create_optimizer(recipe).update for recipe in recipes}) == 1
     ends = []
     for recipe in recipes:
@@ -543,7 +543,7 @@ def test_methods_that_decay_by_themselves_decay_these_leaves_only(name):
     )
 
     def update(decay, on):
-        tx = create_optimizer(Recipe(optimizer=name, decay=decay, decay_on=on))
+        tx = create_optimizer(Recipe(optimizer.name=name, optimizer.weight_decay=decay, optimizer.decay_mask=on))
         with jax.numpy_dtype_promotion("standard"):
             return tx.update(grads, tx.init(params), params, grad_fn=lambda *_: grads)[0]
 
@@ -564,7 +564,7 @@ def test_methods_that_decay_by_themselves_decay_these_leaves_only(name):
 def test_quotients_without_a_gradient_or_a_rate_are_no_nan(name):
     bowl = Bowl()
     recipe = Recipe(
-        optimizer=name, schedule="warmup", steps=20, lr=OPTIMIZERS[name].grid[2]
+        optimizer.name=name, optimizer.schedule="warmup", train.num_steps=20, optimizer.learning_rate=OPTIMIZERS[name].grid[2]
     )  # whose first rate is 0
     states = [bowl.flat(params) for params, _ in walk(bowl, recipe, 4)]
     np.testing.assert_allclose(states[0], bowl.begin, rtol=1e-6)
@@ -593,7 +593,7 @@ class Small(nn.Module):
 
 
 MODEL = Small()
-DIGITS = Recipe(dataset="digits", batch=64, steps=40, every=10, drops=(), pad=0, flip=False)
+DIGITS = Recipe(dataset="digits", train.batch_size=64, train.num_steps=40, train.eval_every=10, optimizer.milestones=(), train.augment.padding=0, train.augment.flip=False)
 
 
 @pytest.fixture(scope="module")
@@ -770,8 +770,8 @@ def test_sam_takes_its_second_gradient_on_the_same_batch(data):
     for w, a, b, new in zip(
         *map(jax.tree.leaves, (state.params, first, second, after.params)), strict=True
     ):
-        np.testing.assert_allclose(new, w - recipe.lr * b, rtol=0, atol=1e-6)
-        assert np.abs(recipe.lr * (a - b)).max() > 1e-4
+        np.testing.assert_allclose(new, w - recipe.optimizer.learning_rate * b, rtol=0, atol=1e-6)
+        assert np.abs(recipe.optimizer.learning_rate * (a - b)).max() > 1e-4
 
 
 # What is refused, in one line.
@@ -856,7 +856,7 @@ def test_a_recipe_that_cannot_be_meant_is_refused_in_one_line(change, says):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_options_at_their_defaults_change_nothing_and_survive_json(name):
     recipe = Recipe(
-        optimizer=name, method=optimizer_options(name), schedule=[*SCHEDULES][len(name) % 8]
+        optimizer.name=name, optimizer.optimizer_kwargs=optimizer_options(name), optimizer.schedule=[*SCHEDULES][len(name) % 8]
     )
     again = Recipe.from_json(recipe.to_json())
     assert again == recipe

@@ -165,15 +165,15 @@ def test_all_networks_have_one_recipe_but_for_the_rate_of_the_printed_lenet():
     assert list(made)[:2] == ["perceptron-seed0", "mlp-step-seed0"]  # one seed of everything first
     assert len(made) == 3 * len(mnist.NETWORKS)
     for name, recipe in made.items():
-        assert name == f"{mnist.network(recipe)}-seed{recipe.seed}"
-        assert (recipe.steps, recipe.batch, recipe.drops, recipe.pad, recipe.flip) == (
+        assert name == f"{mnist.network(recipe)}-seed{recipe.train.seed}"
+        assert (recipe.train.num_steps, recipe.train.batch_size, recipe.optimizer.milestones, recipe.train.augment.padding, recipe.train.augment.flip) == (
             9380,
             128,
             (5600, 7600),
             1,
             False,
         )
-        assert recipe.lr == (0.005 if recipe.model == "lenet5-1998" else 0.05)
+        assert recipe.optimizer.learning_rate == (0.005 if recipe.model == "lenet5-1998" else 0.05)
         jc.create_model(recipe.model, 10, **recipe.options)
 
 

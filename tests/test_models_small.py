@@ -635,12 +635,12 @@ def test_thirty_steps_on_the_digits_lower_the_loss(name, options):
         dataset="digits",
         model=name,
         options=options,
-        steps=30,
-        every=15,
-        batch=64,
-        pad=0,
-        flip=False,
-        drops=(),
+        train.num_steps=30,
+        train.eval_every=15,
+        train.batch_size=64,
+        train.augment.padding=0,
+        train.augment.flip=False,
+        optimizer.milestones=(),
     )
     recipe = jc.Recipe.from_json(recipe.to_json())
     model = create_model(recipe.model, 10, **recipe.options)

@@ -57,7 +57,7 @@ def made(
     speeds=(),
 ):
     """A run that is over, as if read from its folder; `errors` are those of its rows, `speeds` their images a second."""
-    recipe = jc.Recipe(optimizer=method, lr=lr, seed=seed, batch=10)
+    recipe = jc.Recipe(optimizer.name=method, optimizer.learning_rate=lr, train.seed=seed, train.batch_size=10)
     why = {} if status == "finished" else {"why": "train_loss is inf"}
     result = (
         dict.fromkeys(search.KEYS, loss)
@@ -95,10 +95,10 @@ def test_tuning_sees_the_validation_split_and_the_final_runs_the_test_split_from
         [jc.Recipe.load(folder) for folder in (out / stage).iterdir()]
         for stage in ("tune", "final")
     )
-    assert {recipe.report for recipe in tuning} == {"validation"}
-    assert {recipe.report for recipe in final} == {"test"}
-    assert not {recipe.seed for recipe in tuning} & {recipe.seed for recipe in final}
-    assert {recipe.validation for recipe in tuning + final} == {
+    assert {recipe.train.eval_split for recipe in tuning} == {"validation"}
+    assert {recipe.train.eval_split for recipe in final} == {"test"}
+    assert not {recipe.train.seed for recipe in tuning} & {recipe.train.seed for recipe in final}
+    assert {recipe.num_validation for recipe in tuning + final} == {
         237
     }  # nobody trains on what chose the rates
 
@@ -106,27 +106,27 @@ def test_tuning_sees_the_validation_split_and_the_final_runs_the_test_split_from
 def test_every_method_has_the_same_budget_and_setting():
     options = optimizers.Options()
     trials = optimizers.trials(options)
-    names = [recipe.optimizer for recipe in trials.values()]
+    names = [recipe.optimizer.name for recipe in trials.values()]
     assert set(names) == set(jc.OPTIMIZERS)
     assert {names.count(name) for name in names} == {5}
     shared = {
-        (r.model, r.steps, r.batch, r.pad, r.flip, r.momentum, r.validation)
+        (r.model, r.train.num_steps, r.train.batch_size, r.train.augment.padding, r.train.augment.flip, r.optimizer.momentum, r.num_validation)
         for r in trials.values()
     }
     assert len(shared) == 1
-    assert {r.optimizer for r in trials.values() if r.schedule != "cosine"} == {"schedule-free"}
-    decoupled = {r.optimizer for r in trials.values() if r.decay != options.decay}
+    assert {r.optimizer.name for r in trials.values() if r.optimizer.schedule != "cosine"} == {"schedule-free"}
+    decoupled = {r.optimizer.name for r in trials.values() if r.optimizer.weight_decay != options.decay}
     assert decoupled == {"adamw", "lion", "lamb", "prodigy", "muon"}
-    assert {r.decay for r in trials.values() if r.optimizer in decoupled} == {
+    assert {r.optimizer.weight_decay for r in trials.values() if r.optimizer.name in decoupled} == {
         options.decoupled_decay
     }
-    grid = [recipe.lr for recipe in trials.values() if recipe.optimizer == "adam"]
+    grid = [recipe.optimizer.learning_rate for recipe in trials.values() if recipe.optimizer.name == "adam"]
     assert tuple(grid) == jc.OPTIMIZERS["adam"].grid
 
 
 def test_presets_differ_in_data_and_network():
     recipe = next(iter(optimizers.trials(optimizers.PRESETS["mnist"]).values()))
-    assert (recipe.dataset, recipe.model, recipe.batch, recipe.validation) == (
+    assert (recipe.dataset, recipe.model, recipe.train.batch_size, recipe.num_validation) == (
         "mnist",
         "lenet5-relu",
         128,

@@ -336,7 +336,7 @@ def test_presets_are_told_apart_by_their_folders_and_take_equal_steps():
     for options in overfitting.PRESETS.values():
         made = overfitting.recipes(options)
         assert {
-            (recipe.steps, recipe.batch, recipe.lr, recipe.optimizer, recipe.schedule)
+            (recipe.train.num_steps, recipe.train.batch_size, recipe.optimizer.learning_rate, recipe.optimizer.name, recipe.optimizer.schedule)
             for recipe in made.values()
         } == {(options.steps, options.batch, options.lr, options.optimizer, "constant")}
         assert list(made)[:7] == [f"{name}-seed0" for name in CHANGES]

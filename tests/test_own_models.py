@@ -32,7 +32,7 @@ TEST = jc.Split(IMAGES[:21], LABELS[:21])
 DATA = jc.Dataset(
     "mine", jc.Split(IMAGES, LABELS), NONE, TEST, ("a", "b", "c", "d"), *channel_statistics(IMAGES)
 )
-RECIPE = jc.Recipe(dataset="mine", batch=8, steps=4, every=2, drops=())
+RECIPE = jc.Recipe(dataset="mine", train.batch_size=8, train.num_steps=4, train.eval_every=2, optimizer.milestones=())
 IMAGE = jax.ShapeDtypeStruct((2, 4, 4, 1), jnp.float32)
 
 

@@ -14,7 +14,7 @@ from jaxcnn.state import init_state
 from jaxcnn.training import epoch_order, make_train_step
 
 RECIPE = jc.Recipe(
-    dataset="digits", model="resnet8", options={"width": 4}, batch=32, pad=1, flip=True, steps=5
+    dataset="digits", model="resnet8", options={"width": 4}, train.batch_size=32, train.augment.padding=1, train.augment.flip=True, train.num_steps=5
 )
 
 
@@ -27,11 +27,11 @@ def trained(strategy, group=0, seed=0):
     tx = jc.create_optimizer(recipe)
     state = init_state(model, tx, recipe, data)
     run = strategy.compile_steps(
-        make_train_step(model, tx, pad=recipe.pad, flip=recipe.flip, axis=strategy.axis)
+        make_train_step(model, tx, pad=recipe.train.augment.padding, flip=recipe.train.augment.flip, axis=strategy.axis)
     )
     carry, split = strategy.replicate(state), strategy.replicate(data.train)
     first = None
-    for row in epoch_order(state.rng, 0, recipe.steps, recipe.batch, len(data.train.labels)):
+    for row in epoch_order(state.rng, 0, recipe.train.num_steps, recipe.train.batch_size, len(data.train.labels)):
         carry = run(carry, split, row[None])
         first = first if first is not None else strategy.fetch(carry).metrics.mean_grad_norm
     return strategy.fetch(carry), first
@@ -53,7 +53,7 @@ def test_layouts_agree(alone, kind, devices):
     assert largest_difference(state.params, alone[0].params) < 1e-6
     assert largest_difference(state.model_state, alone[0].model_state) < 1e-6
     assert norm / alone[1] == pytest.approx(1, abs=1e-5)
-    assert state.metrics.num_examples == 5 * RECIPE.batch
+    assert state.metrics.num_examples == 5 * RECIPE.train.batch_size
     assert state.metrics.num_wrong == alone[0].metrics.num_wrong
 
 
@@ -144,7 +144,7 @@ def test_programs_are_kept_within_a_bound_and_made_again(monkeypatch):
 
 
 def test_a_study_of_more_networks_than_are_kept_has_the_same_numbers(tmp_path, monkeypatch):
-    recipe = jc.Recipe(dataset="digits", model="mlp", steps=4, every=2, batch=32, drops=(), pad=0)
+    recipe = jc.Recipe(dataset="digits", model="mlp", train.num_steps=4, train.eval_every=2, train.batch_size=32, optimizer.milestones=(), train.augment.padding=0)
     all_runs = {f"{width}": replace(recipe, options={"hidden": [width]}) for width in (4, 5, 6)}
     all_runs["4 again"] = all_runs["4"]
     data, strategy = jc.load_dataset("digits"), jc.strategy("jit", devices=1)

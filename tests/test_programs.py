@@ -468,7 +468,7 @@ def test_only_long_runs_on_one_cpu_are_tuned():
 @needed
 def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
     recipe = Recipe(
-        dataset="digits", model="resnet8", steps=6, every=3, batch=32, lr=0.01, pad=1, flip=True
+        dataset="digits", model="resnet8", train.num_steps=6, train.eval_every=3, train.batch_size=32, optimizer.learning_rate=0.01, train.augment.padding=1, train.augment.flip=True
     )
     data, model, tx = load_dataset("digits"), create_model("resnet8", 10), create_optimizer(recipe)
     runs = []

@@ -18,7 +18,7 @@ import jaxcnn as jc
 from jaxcnn import provenance, runs
 
 RECIPE = jc.Recipe(
-    dataset="digits", model="mlp", options={"hidden": [4]}, batch=64, steps=1, every=1
+    dataset="digits", model="mlp", options={"hidden": [4]}, train.batch_size=64, train.num_steps=1, train.eval_every=1
 )
 
 
@@ -209,7 +209,7 @@ RATE = 0.25
         ),
         (optax.masked(optax.sgd(0.3), {"x": True}), ["scale(step_size=-0.3)"]),
         (
-            optax.chain(optax.clip(0.7), jc.create_optimizer(jc.Recipe(lr=0.6))),
+            optax.chain(optax.clip(0.7), jc.create_optimizer(jc.Recipe(optimizer.learning_rate=0.6))),
             ["clip(max_delta=0.7)", "lr=0.6"],
         ),
         (optax.contrib.muon(0.02), ["step_size=-0.02"]),
@@ -333,7 +333,7 @@ def test_a_packed_run_keeps_what_it_was_made_from(tmp_path, own, data):
     mine, named = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
     assert named["run"]["data"] == mine["run"]["data"] == provenance.data_digest(data)
     assert "lr" not in mine["recipe"]
-    assert named["recipe"]["lr"] == RECIPE.lr
+    assert named["recipe"]["lr"] == RECIPE.optimizer.learning_rate
     (own / "result.json").unlink()
 
 

@@ -205,7 +205,7 @@ def test_what_cannot_be_read_is_one_line(rates, losses, more):
 
 
 NETWORK = jc.Recipe(
-    dataset="digits", model="mlp", optimizer="sgd", batch=64, pad=0, flip=False, decay=0.0
+    dataset="digits", model="mlp", optimizer.name="sgd", train.batch_size=64, train.augment.padding=0, train.augment.flip=False, optimizer.weight_decay=0.0
 )
 
 

@@ -18,11 +18,11 @@ RECIPE = jc.Recipe(
     dataset="digits",
     model="convnet",
     options={"batch_norm": True},
-    batch=32,
-    pad=0,
-    flip=False,
-    lr=0.05,
-    steps=6,
+    train.batch_size=32,
+    train.augment.padding=0,
+    train.augment.flip=False,
+    optimizer.learning_rate=0.05,
+    train.num_steps=6,
 )
 INDEX = np.arange(32, dtype=np.int32)
 FROZEN = ("conv1", "conv1_norm", "dense")

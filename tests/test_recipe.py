@@ -48,32 +48,32 @@ OTHER = Recipe(
     dataset="digits",
     model="resnet110",
     options={"width": 8, "shortcut": "B", "dtype": "bfloat16"},
-    validation=5000,
-    examples=1000,
-    report="validation",
-    order="sorted",
-    optimizer="adam",
-    method={"b1": 0.8, "b2": 0.99},
-    schedule="cosine",
-    drops=(1, 2, 3),
-    warmup_lr=0.01,
-    momentum=0.0,
-    decay=0.0,
-    stage_rates={"stem": 0, "stage1": 0.1},
-    std=True,
-    crop="resized",
-    least_area=0.5,
-    pad=0,
-    flip=True,
-    every=391,
-    seed=2**32 - 1,
+    num_validation=5000,
+    max_train_examples=1000,
+    train.eval_split="validation",
+    train.order="sorted",
+    optimizer.name="adam",
+    optimizer.optimizer_kwargs={"b1": 0.8, "b2": 0.99},
+    optimizer.schedule="cosine",
+    optimizer.milestones=(1, 2, 3),
+    optimizer.warmup_lr=0.01,
+    optimizer.momentum=0.0,
+    optimizer.weight_decay=0.0,
+    optimizer.lr_multipliers={"stem": 0, "stage1": 0.1},
+    train.divide_std=True,
+    train.augment.crop="resized",
+    train.augment.min_area=0.5,
+    train.augment.padding=0,
+    train.augment.flip=True,
+    train.eval_every=391,
+    train.seed=2**32 - 1,
 )
 
 
 def test_the_defaults_are_the_papers_without_its_augmentation():
     assert asdict(Recipe()) == PAPER
     assert AugmentConfig() == AugmentConfig(pad=0, flip=False)
-    assert Recipe().steps * Recipe().batch == 8_192_000  # images
+    assert Recipe().train.num_steps * Recipe().train.batch_size == 8_192_000  # images
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), OTHER], ids=["default", "other"])
@@ -88,14 +88,14 @@ def test_json_gives_back_the_same_recipe(recipe, tmp_path):
 
 
 def test_channel_constants_are_stored_as_tuples():
-    recipe = Recipe(mean=[0.4914, 0.4822, 0.4465], std=0.5)  # type: ignore[arg-type]
-    assert (recipe.mean, recipe.std) == ((0.4914, 0.4822, 0.4465), (0.5,))
+    recipe = Recipe(train.subtract_mean=[0.4914, 0.4822, 0.4465], train.divide_std=0.5)  # type: ignore[arg-type]
+    assert (recipe.train.subtract_mean, recipe.train.divide_std) == ((0.4914, 0.4822, 0.4465), (0.5,))
     assert Recipe.from_json(recipe.to_json()) == recipe
-    assert hash(recipe.mean) == hash((0.4914, 0.4822, 0.4465))
+    assert hash(recipe.train.subtract_mean) == hash((0.4914, 0.4822, 0.4465))
 
 
 def test_json_of_some_fields_leaves_the_others_at_their_defaults():
-    assert Recipe.from_json('{"lr": 0.5, "drops": [7]}') == Recipe(lr=0.5, drops=(7,))
+    assert Recipe.from_json('{"lr": 0.5, "drops": [7]}') == Recipe(optimizer.learning_rate=0.5, optimizer.milestones=(7,))
 
 
 def test_an_unknown_field_is_named_with_the_nearest():
@@ -108,11 +108,11 @@ def test_an_unknown_field_is_named_with_the_nearest():
 
 def test_a_recipe_cannot_be_changed_and_does_not_share_its_options():
     options, method = {"width": 8}, {"b2": 0.99}
-    recipe = Recipe(options=options, method=method)
+    recipe = Recipe(options=options, optimizer.optimizer_kwargs=method)
     options["width"], method["b2"] = 9, 0.9
-    assert (recipe.options, recipe.method) == ({"width": 8}, {"b2": 0.99})
+    assert (recipe.options, recipe.optimizer.optimizer_kwargs) == ({"width": 8}, {"b2": 0.99})
     with pytest.raises(FrozenInstanceError):
-        recipe.lr = 1.0  # type: ignore[reportAttributeAccessIssue]
+        recipe.optimizer.learning_rate = 1.0  # type: ignore[reportAttributeAccessIssue]
     assert replace(recipe, seed=1).options == {"width": 8}
 
 
@@ -241,7 +241,7 @@ def test_values_at_the_edge_are_accepted(values):
 
 def test_reporting_on_validation_needs_images_held_out():
     with pytest.raises(ArgumentError, match=r"report is 'validation'.*validation=5000"):
-        Recipe(report="validation")
+        Recipe(train.eval_split="validation")
 
 
 @pytest.mark.parametrize(

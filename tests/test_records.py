@@ -235,7 +235,7 @@ def ends(work):
 
 
 KINDS = ["pipe", "folder", "sparse", "socket", "/dev/zero", "/dev/full", "nowhere"]
-RECIPE = jc.Recipe(model="plain8", options={"width": 2}, steps=4, drops=())
+RECIPE = jc.Recipe(model="plain8", options={"width": 2}, train.num_steps=4, optimizer.milestones=())
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ RECIPE = jc.Recipe(
     dataset="digits",
     model="mlp",
     options={"hidden": [4]},
-    batch=64,
-    steps=4,
-    every=2,
-    lr=0.05,
-    drops=(),
+    train.batch_size=64,
+    train.num_steps=4,
+    train.eval_every=2,
+    optimizer.learning_rate=0.05,
+    optimizer.milestones=(),
 )
 MODEL = jc.create_model("mlp", 10, hidden=[4])
 

@@ -20,12 +20,12 @@ RECIPE = jc.Recipe(
     dataset="digits",
     model="convnet",
     options={"width": 4, "hidden": 16, "dropout": 0.5, "batch_norm": True},
-    batch=64,
-    steps=60,
-    every=23,  # a row's 23 steps are about an epoch's
-    drops=(40,),
-    pad=1,
-    flip=True,
+    train.batch_size=64,
+    train.num_steps=60,
+    train.eval_every=23,  # a row's 23 steps are about an epoch's
+    optimizer.milestones=(40,),
+    train.augment.padding=1,
+    train.augment.flip=True,
 )
 SCRIPT = """
 import sys

@@ -68,7 +68,7 @@ def recipe_of(schedule: str, **more: Any) -> Recipe:
         "drops": (30, 90),
         "factor": 0.5,
     }
-    return Recipe(schedule=schedule, **(given | more))
+    return Recipe(optimizer.schedule=schedule, **(given | more))
 
 
 def rates(recipe: Recipe, values=None, n=None) -> np.ndarray:
@@ -76,7 +76,7 @@ def rates(recipe: Recipe, values=None, n=None) -> np.ndarray:
     tx = create_optimizer(recipe)
     state, taken = tx.init(ONE), []
     update: Any = jax.jit(lambda state, value: tx.update(ONE, state, ONE, value=value))
-    for value in np.ones(n or recipe.steps) if values is None else values:
+    for value in np.ones(n or recipe.train.num_steps) if values is None else values:
         with jax.numpy_dtype_promotion("standard"):  # as make_step does
             updates, state = update(state, jnp.float32(value))
         taken.append(-float(updates["kernel"]))

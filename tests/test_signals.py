@@ -33,7 +33,7 @@ IMAGES, LABELS = (
 
 
 def begun(model, seed=0, data=DATA):
-    recipe = jc.Recipe(dataset="digits", model="own", seed=seed)
+    recipe = jc.Recipe(dataset="digits", model="own", train.seed=seed)
     return jc.init_state(model, jc.create_optimizer(recipe), recipe, data)
 
 

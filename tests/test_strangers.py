@@ -728,7 +728,7 @@ def test_records_of_files_that_are_sealed_nonsense(record, room, good, monkeypat
 
 # Folders of runs
 
-RECIPE = Recipe(dataset="digits", model="mlp", options={"hidden": [4]}, steps=1, drops=(), batch=64)
+RECIPE = Recipe(dataset="digits", model="mlp", options={"hidden": [4]}, train.num_steps=1, optimizer.milestones=(), train.batch_size=64)
 TEXTS = {name: text for name, text in HOSTILE_JSON.items() if name not in ("types", "nan")} | {
     "yaml": "!!python/object/apply:os.mkdir [marker]\n",
     "not a number": '{"lr": NaN}',

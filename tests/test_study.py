@@ -19,12 +19,12 @@ RECIPE = jc.Recipe(
     dataset="digits",
     model="plain8",
     options={"width": 4},
-    batch=64,
-    steps=12,
-    every=5,
-    drops=(8,),
-    pad=1,
-    flip=True,
+    train.batch_size=64,
+    train.num_steps=12,
+    train.eval_every=5,
+    optimizer.milestones=(8,),
+    train.augment.padding=1,
+    train.augment.flip=True,
 )
 TIMES = ("seconds", "images_per_second")
 
@@ -105,7 +105,7 @@ def test_a_run_whose_last_save_fails_is_not_over(whole, data, strategy, tmp_path
     verify = checkpoints.Checkpoints._verify
 
     def fails_at_the_end(self, step, leaves):
-        if step == RECIPE.steps:
+        if step == RECIPE.train.num_steps:
             raise OSError("the disk is full")
         verify(self, step, leaves)
 
@@ -133,7 +133,7 @@ def test_divergence_is_a_result_and_the_study_goes_on(data, strategy, tmp_path):
             ):
                 json.loads(text, parse_constant=pytest.fail)
     wild, tame = (
-        {run.recipe.lr: run for run in runs.finished_runs(tmp_path)}[1e30],
+        {run.recipe.optimizer.learning_rate: run for run in runs.finished_runs(tmp_path)}[1e30],
         runs.finished_runs(tmp_path)[0],
     )
     assert wild.divergence is not None
@@ -298,7 +298,7 @@ def test_a_run_packed_when_augmentation_was_the_default_keeps_it(tmp_path):
     ]
     (tmp_path / "runs.jsonl").write_text(text[0])
     (run,) = runs.finished_runs(tmp_path)
-    assert run.recipe == jc.Recipe(lr=0.5, pad=4, flip=True)
+    assert run.recipe == jc.Recipe(optimizer.learning_rate=0.5, train.augment.padding=4, train.augment.flip=True)
     (tmp_path / "runs.jsonl").write_text(text[1])
     (run,) = runs.finished_runs(tmp_path)
     assert run.recipe == jc.Recipe()

@@ -19,13 +19,13 @@ RECIPE = jc.Recipe(
     dataset="digits",
     model="resnet8",
     options={"width": 4},
-    batch=64,
-    steps=25,
-    every=10,
-    drops=(12, 20),
-    seed=3,
-    pad=1,
-    flip=True,
+    train.batch_size=64,
+    train.num_steps=25,
+    train.eval_every=10,
+    optimizer.milestones=(12, 20),
+    train.seed=3,
+    train.augment.padding=1,
+    train.augment.flip=True,
 )
 KEYS = [
     "step",
@@ -92,7 +92,7 @@ def test_the_same_recipe_gives_the_same_bits(whole, data, strategy):
 
 def test_images_are_trained_on_as_they_are_unless_augmentation_is_asked_for(data, strategy):
     """Mirrored and shifted by up to half their width, digits are other digits or none."""
-    recipe = jc.Recipe(dataset="digits", model="own", batch=64, steps=3, every=3)
+    recipe = jc.Recipe(dataset="digits", model="own", train.batch_size=64, train.num_steps=3, train.eval_every=3)
     plain, off, mirrored = (
         next(
             jc.train(Linear(), optax.sgd(0.1), data, replace(recipe, **change), strategy=strategy)
@@ -174,7 +174,7 @@ def by_hand(data, state, recipe, steps):
 
 
 def test_the_step_is_that_of_numpy(data):
-    recipe = jc.Recipe(dataset="digits", batch=50, lr=0.2, decay=0.01, pad=0, flip=False)
+    recipe = jc.Recipe(dataset="digits", train.batch_size=50, optimizer.learning_rate=0.2, optimizer.weight_decay=0.01, train.augment.padding=0, train.augment.flip=False)
     model, tx = Linear(), jc.create_optimizer(recipe)
     state = begun = init_state(model, tx, recipe, data)
     step = jax.jit(make_train_step(model, tx, pad=0, flip=False))
@@ -193,7 +193,7 @@ def test_the_step_is_that_of_numpy(data):
 
 
 def test_nothing_is_compiled_twice(data, strategy):
-    recipe = jc.Recipe(dataset="digits", batch=64, steps=12, every=4, pad=0)
+    recipe = jc.Recipe(dataset="digits", train.batch_size=64, train.num_steps=12, train.eval_every=4, train.augment.padding=0)
     model, tx = Linear(), jc.create_optimizer(recipe)
     parallel.clear_program_cache()  # were as many programs kept as may be, those of the first run would be dropped during it
     list(jc.train(model, tx, data, replace(recipe, steps=4), strategy=strategy))
@@ -235,7 +235,7 @@ class Recording(parallel.Strategy):
 
 def test_sorted_batches_go_through_the_labels_in_order(data):
     recipe = jc.Recipe(
-        dataset="digits", batch=64, steps=50, every=20, pad=0, flip=False, order="sorted"
+        dataset="digits", train.batch_size=64, train.num_steps=50, train.eval_every=20, train.augment.padding=0, train.augment.flip=False, train.order="sorted"
     )
     recording = Recording()
     list(jc.train(Linear(), jc.create_optimizer(recipe), data, recipe, strategy=recording))
@@ -249,7 +249,7 @@ def test_sorted_batches_go_through_the_labels_in_order(data):
 
 def test_a_sorted_run_stopped_in_mid_epoch_goes_on_there(data):
     recipe = jc.Recipe(
-        dataset="digits", batch=64, steps=25, every=10, pad=0, flip=False, order="sorted"
+        dataset="digits", train.batch_size=64, train.num_steps=25, train.eval_every=10, train.augment.padding=0, train.augment.flip=False, train.order="sorted"
     )
     whole, parts, model, tx = Recording(), Recording(), Linear(), jc.create_optimizer(recipe)
     end: Any = list(jc.train(model, tx, data, recipe, strategy=whole))[-1]
@@ -265,7 +265,7 @@ def test_a_sorted_run_stopped_in_mid_epoch_goes_on_there(data):
 
 def test_shuffled_is_not_sorted(data):
     recipe, recording = (
-        jc.Recipe(dataset="digits", batch=64, steps=5, every=5, pad=0, flip=False),
+        jc.Recipe(dataset="digits", train.batch_size=64, train.num_steps=5, train.eval_every=5, train.augment.padding=0, train.augment.flip=False),
         Recording(),
     )
     list(jc.train(Linear(), jc.create_optimizer(recipe), data, recipe, strategy=recording))
@@ -275,7 +275,7 @@ def test_shuffled_is_not_sorted(data):
 
 @pytest.mark.parametrize("every", [5, 15])
 def test_the_deviation_of_the_loss_is_that_of_the_rows_batches(data, strategy, every):
-    recipe = jc.Recipe(dataset="digits", batch=32, steps=15, pad=0, flip=False, lr=0.01, drops=())
+    recipe = jc.Recipe(dataset="digits", train.batch_size=32, train.num_steps=15, train.augment.padding=0, train.augment.flip=False, optimizer.learning_rate=0.01, optimizer.milestones=())
     model, tx = Linear(), jc.create_optimizer(recipe)
     single: Any = [
         row for _, row in jc.train(model, tx, data, replace(recipe, every=1), strategy=strategy)
@@ -294,7 +294,7 @@ def test_the_deviation_of_the_loss_is_that_of_the_rows_batches(data, strategy, e
 
 def test_the_deviation_of_the_loss_is_the_same_on_devices(data, strategy):
     recipe = jc.Recipe(
-        dataset="digits", model="mlp", batch=32, steps=6, every=6, pad=0, flip=False, lr=0.01
+        dataset="digits", model="mlp", train.batch_size=32, train.num_steps=6, train.eval_every=6, train.augment.padding=0, train.augment.flip=False, optimizer.learning_rate=0.01
     )
     model, tx = jc.create_model("mlp", 10, hidden=[]), jc.create_optimizer(recipe)
     one: Any
@@ -386,7 +386,7 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_compiling(data, kin
                 Linear(),
                 optax.sgd(0.1),
                 data,
-                jc.Recipe(dataset="digits", batch=60),
+                jc.Recipe(dataset="digits", train.batch_size=60),
                 strategy=jc.strategy(kind),
             )
         )
@@ -401,7 +401,7 @@ def test_a_batch_larger_than_the_data_is_refused(data, strategy):
                 Linear(),
                 optax.sgd(0.1),
                 data,
-                jc.Recipe(dataset="digits", batch=2000),
+                jc.Recipe(dataset="digits", train.batch_size=2000),
                 strategy=strategy,
             )
         )
@@ -414,7 +414,7 @@ def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
                 Linear(),
                 optax.sgd(0.1),
                 data,
-                jc.Recipe(dataset="digits", batch=64),
+                jc.Recipe(dataset="digits", train.batch_size=64),
                 strategy=jc.strategy("pmap", 2),
             )
         )

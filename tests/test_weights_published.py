@@ -753,7 +753,7 @@ def test_files_that_look_like_something_else(start, says, tmp_path):
 def test_evaluation_with_the_constants_of_others(tmp_path):
     """The recipe's own mean and standard deviation reach the inputs of weights that were read."""
     data, model = load_dataset("digits"), create_model("plain8", 10, width=2)
-    recipe = Recipe(dataset="digits", model="plain8", mean=(0.3,), std=(0.4,))
+    recipe = Recipe(dataset="digits", model="plain8", train.subtract_mean=(0.3,), train.divide_std=(0.4,))
     state = init_state(model, create_optimizer(recipe), recipe, data)
     export_weights(model, {"params": state.params, **state.model_state}, tmp_path / "x.safetensors")
     state = with_variables(state, load_weights(model, tmp_path / "x.safetensors", (8, 8, 1)))
@@ -765,6 +765,6 @@ def test_evaluation_with_the_constants_of_others(tmp_path):
         init_state(
             model,
             create_optimizer(recipe),
-            Recipe(dataset="digits", model="plain8", mean=(0.3, 0.3, 0.3)),
+            Recipe(dataset="digits", model="plain8", train.subtract_mean=(0.3, 0.3, 0.3)),
             data,
         )

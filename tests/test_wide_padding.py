@@ -29,7 +29,7 @@ SPLIT = jc.Split(IMAGES, (np.arange(8) % 4).astype(np.int32))
 NONE = jc.Split(IMAGES[:0], SPLIT.labels[:0])
 DATA = jc.Dataset("mine", SPLIT, NONE, SPLIT, tuple("abcd"), *channel_statistics(IMAGES))
 RECIPE = jc.Recipe(
-    dataset="mine", model="mine", batch=8, steps=3, every=3, drops=(), pad=0, flip=False, lr=0.01
+    dataset="mine", model="mine", train.batch_size=8, train.num_steps=3, train.eval_every=3, optimizer.milestones=(), train.augment.padding=0, train.augment.flip=False, optimizer.learning_rate=0.01
 )
 CLASSES = np.full(8, 2)
 PADDING = ((3, 2), (3, 0))

@@ -259,7 +259,7 @@ def _time_pytorch(
     device = "cpu" if workload.strategy.devices[0].platform == "cpu" else "cuda"
     recipe = workload.recipe
     return pytorch.time_forms(
-        recipe.model, recipe.batch, options.dtype, options.forms, device, parameters
+        recipe.model, recipe.train.batch_size, options.dtype, options.forms, device, parameters
     )
 
 

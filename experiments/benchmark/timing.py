@@ -71,7 +71,7 @@ def time_train(workload: Workload, steps: int) -> TimedRun:
     def run(k: int) -> float:
         assert k == steps, "fit's rows are of as many steps as were said at its start"
         row = next(rows)[1] or {}
-        return recipe.batch * k / row["images_per_second"]
+        return recipe.train.batch_size * k / row["images_per_second"]
 
     return run
 
@@ -140,7 +140,7 @@ def time_steps(workload: Workload, step: Any, carry: Any, optimize: bool = False
     # A list, because the carry is donated and replaced in every call.
     state = [strategy.replicate(carry)]
     train = input_pipeline(workload.data.train, strategy)
-    index = np.random.default_rng(0).permutation(n)[: workload.recipe.batch].astype(np.int32)
+    index = np.random.default_rng(0).permutation(n)[: workload.recipe.train.batch_size].astype(np.int32)
 
     def run(k: int) -> float:
         chunks = list(train.chunks(np.repeat(index[None], k, 0)))

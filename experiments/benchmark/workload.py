@@ -63,9 +63,9 @@ def create_workload(
     recipe = jc.Recipe(
         dataset=data.name,
         model=name,
-        batch=batch,
-        decay_on="all",
-        lr=0.01,
+        train.batch_size=batch,
+        optimizer.decay_mask="all",
+        optimizer.learning_rate=0.01,
         **kwargs,
         **augmentation,
     )
@@ -101,7 +101,7 @@ def train_step(workload: Workload) -> Any:
 def should_optimize(workload: Workload) -> bool:
     """Return whether `train` has this step compiled by `jaxcnn.cpu`."""
     recipe, shape = workload.recipe, workload.data.train.images.shape[1:]
-    return workload.strategy.should_optimize(recipe.steps * recipe.batch * math.prod(shape))
+    return workload.strategy.should_optimize(recipe.train.num_steps * recipe.train.batch_size * math.prod(shape))
 
 
 def initial_state(workload: Workload) -> State:

@@ -47,7 +47,7 @@ def main(args: list[str] | None = None) -> int:
         with cli.reading(options.out):
             (run,) = runs.finished_runs(options.out)
             source = options.weights and options.weights.name
-            split_names = names[run.recipe.report]
+            split_names = names[run.recipe.train.eval_split]
             write_results(
                 options.out,
                 load_classifier(options.out),
@@ -98,14 +98,14 @@ def train(options: Options, run_recipe: jc.Recipe, data: jc.Dataset, stop: Any) 
     # Weights are read before the folder is claimed, so that an unreadable file claims nothing.
     initialize = make_initializer(options, model)
     claim_folder(options, data)
-    with Progress(run_recipe.steps) as progress:
+    with Progress(run_recipe.train.num_steps) as progress:
         result = runs.run(
             run_recipe,
             data,
             options.out / "run",
             strategy=strategy,
             stop=stop,
-            watch=StepProgress(progress, run_recipe.steps),
+            watch=StepProgress(progress, run_recipe.train.num_steps),
             begin=initialize,
         )
     if result is None:

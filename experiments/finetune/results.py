@@ -69,12 +69,12 @@ def protocol_note(
     num_correct, n, majority = int(np.trace(counts)), int(counts.sum()), int(train_counts.argmax())
     lower, upper = wilson_interval(num_correct, n)
     source = f"from {weights}" if weights else "from random numbers"
-    rates_text = ", ".join(f"{stage} {rate:g}" for stage, rate in recipe.stage_rates.items())
+    rates_text = ", ".join(f"{stage} {rate:g}" for stage, rate in recipe.optimizer.lr_multipliers.items())
     return (
-        f"{recipe.model} {source}, {recipe.steps} steps of {recipe.batch} pictures by "
-        f"{recipe.optimizer} at rate {recipe.lr:g}"
+        f"{recipe.model} {source}, {recipe.train.num_steps} steps of {recipe.train.batch_size} pictures by "
+        f"{recipe.optimizer.name} at rate {recipe.optimizer.learning_rate:g}"
         + (f" (times {rates_text})" if rates_text else "")
-        + f". {num_correct} of {n} {recipe.report} pictures are right: "
+        + f". {num_correct} of {n} {recipe.train.eval_split} pictures are right: "
         f"{100 * num_correct / n:.1f}%, 95% interval {lower:.1f} to {upper:.1f} "
         "(Wilson). Always saying the class with the most training pictures is right for "
         f"{100 * counts[majority].sum() / n:.1f}%. Recall and precision in percent, at the last "

@@ -113,15 +113,15 @@ def base_recipe(options: Options) -> jc.Recipe:
         dataset="cifar10",
         model=options.model,
         options={"width": options.width},
-        schedule="cosine",
-        lr=options.lr,
-        steps=options.steps,
-        batch=options.batch,
-        every=options.steps,
-        mean="imagenet",
-        std=True,
-        pad=4,
-        flip=True,
+        optimizer.schedule="cosine",
+        optimizer.learning_rate=options.lr,
+        train.num_steps=options.steps,
+        train.batch_size=options.batch,
+        train.eval_every=options.steps,
+        train.subtract_mean="imagenet",
+        train.divide_std=True,
+        train.augment.padding=4,
+        train.augment.flip=True,
     )
 
 
@@ -149,7 +149,7 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
         base_recipe(options), steps=options.first_steps, every=max(1, options.first_steps // 10)
     )
     kwargs: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop}
-    watch = StepProgress(progress, first_recipe.steps)
+    watch = StepProgress(progress, first_recipe.train.num_steps)
     result = runs.run(first_recipe, animals, options.out / "animals", watch=watch, **kwargs)
     if result is None:
         return False
@@ -158,13 +158,13 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
     model = runs.model_and_optimizer(base_recipe(options), len(VEHICLES))[0]
     variables = load_weights(model, weights_file, (32, 32, 3))
     for name, (recipe, n) in run_recipes(options).items():
-        subset = jc.subset(vehicles, n * len(VEHICLES), seed=recipe.seed)
+        subset = jc.subset(vehicles, n * len(VEHICLES), seed=recipe.train.seed)
         initialize = (
             (lambda state: state)
             if name.startswith("scratch")
             else (lambda state: with_variables(state, variables))
         )
-        watch = StepProgress(progress, recipe.steps, f"{name}  ")
+        watch = StepProgress(progress, recipe.train.num_steps, f"{name}  ")
         folder = options.out / name
         if runs.run(recipe, subset, folder, watch=watch, begin=initialize, **kwargs) is None:
             return False
@@ -219,7 +219,7 @@ def protocol_note(recipe: jc.Recipe) -> str:
     """Return the note below the table."""
     return (
         f"CIFAR-10's {len(VEHICLES)} vehicles, {recipe.model} of width {recipe.options['width']}, "
-        f"{recipe.steps} steps of {recipe.batch} pictures at rate {recipe.lr:g} (cosine, not "
+        f"{recipe.train.num_steps} steps of {recipe.train.batch_size} pictures at rate {recipe.optimizer.learning_rate:g} (cosine, not "
         "searched). `pictures` of each class, others for each seed. Errors in percent at the last "
         "step, with the half width of the mean's 95% interval over seeds."
     )

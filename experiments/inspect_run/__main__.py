@@ -120,7 +120,7 @@ def table_row(context: RunContext) -> dict[str, Any]:
         "run": context.run.folder.name,
         "model": recipe.model,
         "dataset": recipe.dataset,
-        "split": recipe.report,
+        "split": recipe.train.eval_split,
         "step": int(context.run.last.step),
         "n": num_images,
         "error": 100 * float((~context.is_correct).mean()),

@@ -97,8 +97,8 @@ def load_context(options: Options) -> RunContext:
     """
     data, model = _open_data_and_model(options)
     recipe = jc.Recipe.load(options.run)
-    split = getattr(data, recipe.report)
-    count = _image_count(options.images, len(split.labels), recipe.report)
+    split = getattr(data, recipe.train.eval_split)
+    count = _image_count(options.images, len(split.labels), recipe.train.eval_split)
     shape = split.images.shape[1:]
     stages = choose_stages(model, shape, options.stages)
     user_image = None if options.image is None else load_user_image(options.image, shape)
@@ -117,7 +117,7 @@ def _open_data_and_model(options: Options) -> tuple[jc.Dataset, Any]:
         # Raises an error that describes what the folder holds instead.
         runs.load_trained_model(options.run)
     recipe = jc.Recipe.load(options.run)
-    if recipe.loss == "reconstruction" or recipe.model in ("autoencoder", "unet"):
+    if recipe.train.loss == "reconstruction" or recipe.model in ("autoencoder", "unet"):
         problem = f"{options.run} holds {recipe.model!r}, which does not sort images into classes"
         raise jc.ArgumentError(
             f"{problem}; write --run with a classifier's run, such as runs/depth/resnet20-seed0"
@@ -125,7 +125,7 @@ def _open_data_and_model(options: Options) -> tuple[jc.Dataset, Any]:
     if recipe.dataset == "folder":
         data = reload_images(options.run)
     else:
-        data = jc.load_dataset(recipe.dataset, options.data_dir, validation=recipe.validation)
+        data = jc.load_dataset(recipe.dataset, options.data_dir, validation=recipe.num_validation)
     return data, runs.model_and_optimizer(recipe, len(data.classes))[0]
 
 

@@ -51,7 +51,7 @@ def run_facts(context: RunContext) -> dict[str, str]:
     size = "×".join(map(str, context.images.shape[1:]))
     splits = (
         f"{len(run.data.train.labels):,} training and "
-        f"{len(getattr(run.data, recipe.report).labels):,} {recipe.report}"
+        f"{len(getattr(run.data, recipe.train.eval_split).labels):,} {recipe.train.eval_split}"
     )
     return {
         "Run": str(run.folder),
@@ -62,7 +62,7 @@ def run_facts(context: RunContext) -> dict[str, str]:
         "Took": _machine_text(context),
         "Looked at": (
             f"the state of step {int(run.last.step):,}, by the first {len(context.labels):,} "
-            f"{recipe.report} images"
+            f"{recipe.train.eval_split} images"
         ),
     }
 
@@ -77,22 +77,22 @@ def _training_text(recipe: Recipe) -> str:
       >>> text.partition(" (")[2]
       'times 0.1 at steps 150, 225), decay 0.0001, seed 0'
     """
-    decay_text = f" (schedule {recipe.schedule})"
-    if recipe.schedule == "step":
-        milestones = ", ".join(map(str, recipe.drops))
-        decay_text = f" (times {recipe.factor:g} at steps {milestones})" if milestones else ""
+    decay_text = f" (schedule {recipe.optimizer.schedule})"
+    if recipe.optimizer.schedule == "step":
+        milestones = ", ".join(map(str, recipe.optimizer.milestones))
+        decay_text = f" (times {recipe.optimizer.gamma:g} at steps {milestones})" if milestones else ""
     text = (
-        f"{recipe.steps:,} steps of {recipe.batch} images by {recipe.optimizer} at rate "
-        f"{recipe.lr:g}{decay_text}"
+        f"{recipe.train.num_steps:,} steps of {recipe.train.batch_size} images by {recipe.optimizer.name} at rate "
+        f"{recipe.optimizer.learning_rate:g}{decay_text}"
     )
-    return f"{text}, decay {recipe.decay:g}, seed {recipe.seed}"
+    return f"{text}, decay {recipe.optimizer.weight_decay:g}, seed {recipe.train.seed}"
 
 
 def _last_row_text(context: RunContext) -> str:
     """Return the errors of the newest row, and any divergence."""
     if not context.run.rows:
         return "none was written"
-    row, report = context.run.rows[-1], context.run.recipe.report
+    row, report = context.run.rows[-1], context.run.recipe.train.eval_split
     values = {"training": row.get("train_error"), report: row.get("eval_error")}
     errors = [
         f"{name} error {value:.3g}%"
@@ -147,21 +147,21 @@ def curves_section(context: RunContext) -> Section:
     turn = tables.turning_point(rows, window=TURN_WINDOW, margin=TURN_MARGIN)
     averaging = (
         "one clean pass"
-        if recipe.train_error == "clean"
+        if recipe.train.train_metrics == "clean"
         else "a running mean over the batches that were trained on"
     )
     text = (
-        f"{_overfitting_text(rows, turn, recipe.report)}\n\n"
+        f"{_overfitting_text(rows, turn, recipe.train.eval_split)}\n\n"
         f"The training figures are {averaging}. {_divergence_text(context.run.rows)}"
     ).strip()
     figure = plots.panels(
-        _panels(rows, turn, recipe.report, recipe.loss), share="x", size=(5.0, 3.6)
+        _panels(rows, turn, recipe.train.eval_split, recipe.train.loss), share="x", size=(5.0, 3.6)
     )
     alt = (
-        f"Training and {recipe.report} loss and error against steps. "
-        f"{_overfitting_text(rows, turn, recipe.report)}"
+        f"Training and {recipe.train.eval_split} loss and error against steps. "
+        f"{_overfitting_text(rows, turn, recipe.train.eval_split)}"
     )
-    caption = CAPTION.format(split=recipe.report) + _truncation_note(rows)
+    caption = CAPTION.format(split=recipe.train.eval_split) + _truncation_note(rows)
     return Section("Learning curves", text, figures=[PageFigure("curves", figure, alt, caption)])
 
 

@@ -90,7 +90,7 @@ def run(options: Options, stop: Any) -> bool:
 
 def predicted_edge(run: runs.Run) -> float:
     """Return the predicted sharpness, 2 (1 + m) / rate."""
-    return descent.limit(1.0, run.recipe.momentum) / run.recipe.lr
+    return descent.limit(1.0, run.recipe.optimizer.momentum) / run.recipe.optimizer.learning_rate
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
@@ -102,18 +102,18 @@ def draw(options: Options) -> list[dict[str, Any]]:
       Lines of the common table.
     """
     out = options.out / "edge"
-    all_runs = sorted(runs.finished_runs(out), key=lambda run: (run.recipe.momentum, run.recipe.lr))
+    all_runs = sorted(runs.finished_runs(out), key=lambda run: (run.recipe.optimizer.momentum, run.recipe.optimizer.learning_rate))
     lines = [_line(run) for run in all_runs]
     setting = all_runs[0].recipe
     protocol = (
-        f"tanh network {setting.options['hidden']} on {setting.batch} images of {setting.dataset}"
+        f"tanh network {setting.options['hidden']} on {setting.train.batch_size} images of {setting.dataset}"
     )
     notes = [
-        f"{protocol}, squared loss, {setting.steps} full-batch steps, 1 seed. "
+        f"{protocol}, squared loss, {setting.train.num_steps} full-batch steps, 1 seed. "
         "measured: the sharpness, median of the last quarter."
     ]
     tables.write_table(out, lines, notes + [run.divergence for run in all_runs if run.divergence])
-    for momentum, group in itertools.groupby(all_runs, key=lambda run: run.recipe.momentum):
+    for momentum, group in itertools.groupby(all_runs, key=lambda run: run.recipe.optimizer.momentum):
         name = f"momentum {momentum:g}" if momentum else "gradient descent"
         path = out / ("momentum.png" if momentum else "edge.png")
         _draw_sharpness(list(group), f"{name}: {protocol}", path)
@@ -133,8 +133,8 @@ def _line(run: runs.Run) -> dict[str, Any]:
         (row["step"] for row in run.rows if (row.get("sharpness") or 0) >= edge), None
     )
     line = {
-        "momentum": label(run.recipe.momentum),
-        "rate": label(run.recipe.lr),
+        "momentum": label(run.recipe.optimizer.momentum),
+        "rate": label(run.recipe.optimizer.learning_rate),
         "at_first_row": values[0] if values else None,
     }
     line |= {
@@ -161,8 +161,8 @@ def _draw_sharpness(all_runs: list[runs.Run], title: str, path: Any) -> None:
         steps = [row["step"] for row in run.rows]
         values = [row.get("sharpness") for row in run.rows]
         sharpness = plots.Line(steps, values, color=plots.COLORS[0])
-        edge = plots.Mark(predicted_edge(run), "y", f"{2 * (1 + run.recipe.momentum):g} / rate")
-        name = f"rate {label(run.recipe.lr)}"
+        edge = plots.Mark(predicted_edge(run), "y", f"{2 * (1 + run.recipe.optimizer.momentum):g} / rate")
+        name = f"rate {label(run.recipe.optimizer.learning_rate)}"
         panel = plots.Panel(name, (sharpness,), (edge,), "step", "sharpness")
         above.append(panel._replace(ylim=(0, ceiling)))
         loss = plots.Line(steps, [row["train_loss"] for row in run.rows], color=plots.COLORS[1])

@@ -91,7 +91,7 @@ def best(all_runs: list[runs.Run]) -> tuple[float, list[runs.Run]]:
     """
     by_rate: dict[float, list[runs.Run]] = {}
     for run in all_runs:
-        by_rate.setdefault(run.recipe.lr, []).append(run)
+        by_rate.setdefault(run.recipe.optimizer.learning_rate, []).append(run)
     candidates = {
         rate: group for rate, group in by_rate.items() if not any(run.divergence for run in group)
     } or by_rate
@@ -113,7 +113,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     out = options.out / "schedules"
     all_runs = runs.finished_runs(out)
     by_name = {
-        name: [run for run in all_runs if run.recipe.schedule == name] for name in jc.SCHEDULES
+        name: [run for run in all_runs if run.recipe.optimizer.schedule == name] for name in jc.SCHEDULES
     }
     best_runs = {name: best(group) for name, group in by_name.items() if group}
     lines = []
@@ -129,9 +129,9 @@ def draw(options: Options) -> list[dict[str, Any]]:
     setting = all_runs[0].recipe
     protocol = (
         f"{setting.model} on {setting.dataset}, momentum 0.9, "
-        f"{setting.steps} steps of {setting.batch}"
+        f"{setting.train.num_steps} steps of {setting.train.batch_size}"
     )
-    num_rates = len({run.recipe.lr for run in all_runs})
+    num_rates = len({run.recipe.optimizer.learning_rate for run in all_runs})
     trials = f"peak rate the best of {num_rates} by validation error"
     tables.write_table(
         out,

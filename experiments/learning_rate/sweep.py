@@ -101,9 +101,9 @@ def draw(options: Options) -> list[dict[str, Any]]:
     out = options.out / "sweep"
     all_runs = runs.finished_runs(out)
     num_classes = len(jc.DATASETS[all_runs[0].recipe.dataset].classes)
-    batches = sorted({run.recipe.batch for run in all_runs})
+    batches = sorted({run.recipe.train.batch_size for run in all_runs})
     by_batch = {
-        batch: {run.recipe.lr: run for run in all_runs if run.recipe.batch == batch}
+        batch: {run.recipe.optimizer.learning_rate: run for run in all_runs if run.recipe.train.batch_size == batch}
         for batch in batches
     }
     lines = [
@@ -113,8 +113,8 @@ def draw(options: Options) -> list[dict[str, Any]]:
     ]
     first = all_runs[0].recipe
     protocol = (
-        f"{first.model} on {first.dataset}, {first.optimizer}, "
-        f"{first.steps * first.batch:,} images a run, 1 seed"
+        f"{first.model} on {first.dataset}, {first.optimizer.name}, "
+        f"{first.train.num_steps * first.train.batch_size:,} images a run, 1 seed"
     )
     notes = [
         f"{protocol}; errors in percent, losses in nats, after the last step; "
@@ -139,7 +139,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
 def _line(run: runs.Run) -> dict[str, Any]:
     """Return the table's row of a run."""
     keys = ("eval_split", "train_loss", "eval_loss", "train_error", "eval_error")
-    line = {"batch": run.recipe.batch, "rate": label(run.recipe.lr)}
+    line = {"batch": run.recipe.train.batch_size, "rate": label(run.recipe.optimizer.learning_rate)}
     return line | {key: run.result[key] for key in keys}
 
 

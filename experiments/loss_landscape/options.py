@@ -157,7 +157,7 @@ def _load_data(name: str, validation: int, data_dir: Path | None) -> jc.Dataset:
 def load_data(options: Options, network: str) -> jc.Dataset:
     """Return the data set of the network's run."""
     recipe = jc.Recipe.load(run_folder(options, network))
-    return _load_data(recipe.dataset, recipe.validation, options.data_dir)
+    return _load_data(recipe.dataset, recipe.num_validation, options.data_dir)
 
 
 @lru_cache(maxsize=8)

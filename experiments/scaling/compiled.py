@@ -64,7 +64,7 @@ def create_workload(
       devices: number of devices whose shares are BN's groups, where the scope is a device.
     """
     data = jc.load_dataset("digits")
-    recipe = jc.Recipe(dataset="digits", model=name, batch=batch, pad=1, flip=True)
+    recipe = jc.Recipe(dataset="digits", model=name, train.batch_size=batch, train.augment.padding=1, train.augment.flip=True)
     group = batch // devices if norm == "device" else 0
     model = jc.create_model(name, 10, width=width, bn_group=group)
     tx = jc.create_optimizer(recipe)

@@ -174,7 +174,7 @@ def measure_runs(
         model, states, split = _load_states(options, folder, recipe, bool(steps), path)
         spaced = evenly_spaced(states, options.states)
         measured = [
-            row for state in spaced for row in measure_state(model, state, split, recipe.loss)
+            row for state in spaced for row in measure_state(model, state, split, recipe.train.loss)
         ]
         write_rows(file, request, network_head(recipe, folder), measured)
         if stop():
@@ -202,7 +202,7 @@ def _load_states(
 
     A run that diverged before its first checkpoint has only its start.
     """
-    data = runs.subset_for(recipe, load_data(recipe.dataset, options.data_dir, recipe.validation))
+    data = runs.subset_for(recipe, load_data(recipe.dataset, options.data_dir, recipe.num_validation))
     split = jc.Split(*(array[: options.images] for array in data.train))
     if not states:
         model, tx = runs.model_and_optimizer(recipe, len(data.classes))
@@ -223,6 +223,6 @@ def network_head(recipe: jc.Recipe, folder: Path | None = None) -> Row:
         return head
     result = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
     diverged = result["step"] if result.get("status") == "diverged" else None
-    head["what"] += f", {recipe.steps} steps of {recipe.batch} images"
+    head["what"] += f", {recipe.train.num_steps} steps of {recipe.train.batch_size} images"
     head |= {key: result.get(key) for key in ("eval_error", "eval_split")}
-    return head | {"rate": recipe.lr, "diverged": diverged}
+    return head | {"rate": recipe.optimizer.learning_rate, "diverged": diverged}

@@ -91,7 +91,7 @@ def best_rates(folder: Path) -> dict[str, float]:
         for name, network_runs in by_network.items()
     }
     smallest = {
-        name: min(network_runs, key=lambda run: run.recipe.lr)
+        name: min(network_runs, key=lambda run: run.recipe.optimizer.learning_rate)
         for name, network_runs in by_network.items()
     }
     # Where all trials diverged, the smallest rate is the most careful choice.
@@ -99,21 +99,21 @@ def best_rates(folder: Path) -> dict[str, float]:
         name: min(converged[name], key=lambda run: run.result["train_loss"], default=smallest[name])
         for name in by_network
     }
-    return {name: run.recipe.lr for name, run in best.items()}
+    return {name: run.recipe.optimizer.learning_rate for name, run in best.items()}
 
 
 def rate_note(folder: Path) -> list[str]:
     """Return a sentence on the choice of rates, if there were trials."""
     try:
-        trial_runs = sorted(runs.finished_runs(folder), key=lambda run: -run.recipe.lr)
+        trial_runs = sorted(runs.finished_runs(folder), key=lambda run: -run.recipe.optimizer.learning_rate)
     except jc.ArgumentError:
         return []
     losses: dict[str, list[str]] = {}
     for run in trial_runs:
         loss = "diverged" if run.divergence else f"{run.result['train_loss']:.4g}"
-        losses.setdefault(_network_name(run.recipe), []).append(f"{run.recipe.lr:g}: {loss}")
+        losses.setdefault(_network_name(run.recipe), []).append(f"{run.recipe.optimizer.learning_rate:g}: {loss}")
     losses_text = "; ".join(f"{name} {', '.join(texts)}" for name, texts in sorted(losses.items()))
-    half, steps = trial_runs[0].recipe.every, trial_runs[0].recipe.steps
+    half, steps = trial_runs[0].recipe.train.eval_every, trial_runs[0].recipe.train.num_steps
     return [
         f"Without BN the rate is that of the least training loss in the last {half} of {steps} "
         f"steps: {losses_text}."
@@ -127,7 +127,7 @@ def finished_folders(options: Options) -> list[Path]:
 
 
 def _load_data(options: Options, recipe: jc.Recipe) -> jc.Dataset:
-    return load_data(recipe.dataset, options.data_dir, recipe.validation)
+    return load_data(recipe.dataset, options.data_dir, recipe.num_validation)
 
 
 def _network_name(recipe: jc.Recipe) -> str:

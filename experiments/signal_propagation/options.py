@@ -125,7 +125,7 @@ def parse_network(recipe: jc.Recipe) -> Network | None:
     if not match or not hasattr(jc.create_model(recipe.model, 2), "blocks"):
         return None
     return Network(
-        match[1] == "resnet", int(match[2]), recipe.options.get("batch_norm", True), recipe.seed
+        match[1] == "resnet", int(match[2]), recipe.options.get("batch_norm", True), recipe.train.seed
     )
 
 
@@ -146,7 +146,7 @@ def untrained_recipes(options: Options) -> dict[str, jc.Recipe]:
                         "options": model_kwargs,
                         "seed": seed,
                     }
-                    recipes[name] = jc.Recipe(dataset=options.dataset, pad=4, flip=True, **fields)
+                    recipes[name] = jc.Recipe(dataset=options.dataset, train.augment.padding=4, train.augment.flip=True, **fields)
     return recipes
 
 

@@ -50,7 +50,7 @@ def run(options: Options, stop: Any) -> bool:
                     file,
                     request,
                     head,
-                    measure.layer_signals(model, state, split, recipe.loss, train=True),
+                    measure.layer_signals(model, state, split, recipe.train.loss, train=True),
                 )
             progress.advance(_depth(recipe), f"start: {name}")
             if stop():

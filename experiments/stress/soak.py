@@ -144,7 +144,7 @@ def recipe(series: str, run: int, options: Options) -> jc.Recipe:
         "lr": lr,
         "steps": options.steps,
     }
-    return jc.Recipe(**shared, **fields, batch=options.batch)
+    return jc.Recipe(**shared, **fields, train.batch_size=options.batch)
 
 
 def probe(cache: Path, folder: Path) -> Row:

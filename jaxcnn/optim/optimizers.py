@@ -192,10 +192,10 @@ def l2_decay(recipe: Recipe) -> optax.GradientTransformation:
 
     It acts on the leaves that decay, and never on frozen ones.
     """
-    frozen = frozen_stages(recipe.stage_rates)
+    frozen = frozen_stages(recipe.optimizer.lr_multipliers)
 
     def decays(params: Any) -> Any:
-        mask = decay_mask(params, recipe.decay_on)
+        mask = decay_mask(params, recipe.optimizer.decay_mask)
         if not frozen:
             return mask
         moves = {name: not any(in_stage(name, stage) for stage in frozen) for name in mask}
@@ -204,7 +204,7 @@ def l2_decay(recipe: Recipe) -> optax.GradientTransformation:
             for name, subtree in mask.items()
         }
 
-    return optax.add_decayed_weights(recipe.decay, decays)
+    return optax.add_decayed_weights(recipe.optimizer.weight_decay, decays)
 
 
 def decay_mask(params: Any, on: str) -> Any:
@@ -261,8 +261,8 @@ def create_optimizer(recipe: Recipe) -> optax.GradientTransformationExtraArgs:
       -0.5
     """
     check_optimizer(recipe)
-    check_choice("schedule", recipe.schedule, schedules.SCHEDULES)
-    names = (*_FIELDS, *_SCHEDULE_FIELDS.get(recipe.schedule, ("steps",)))
+    check_choice("schedule", recipe.optimizer.schedule, schedules.SCHEDULES)
+    names = (*_FIELDS, *_SCHEDULE_FIELDS.get(recipe.optimizer.schedule, ("steps",)))
     # The rate is state, and the seed enters `init` only: the cached update does without them.
     fields: dict[str, Any] = {"drops": ()} | {name: getattr(recipe, name) for name in names}
     update = _cached_update(Recipe(**fields).to_json())
@@ -310,26 +310,26 @@ def check_optimizer(recipe: Recipe) -> OptimizerSpec:
       ArgumentError: for a name or an option that does not exist, or a value out of bounds.
     """
     verify_recipe(recipe)
-    options = optimizer_options(check_choice("optimizer", recipe.optimizer, OPTIMIZERS))
-    averages = "test parameters" in OPTIMIZERS[recipe.optimizer].needs
-    if averages and set(recipe.stage_rates.values()) - {0, 1}:
+    options = optimizer_options(check_choice("optimizer", recipe.optimizer.name, OPTIMIZERS))
+    averages = "test parameters" in OPTIMIZERS[recipe.optimizer.name].needs
+    if averages and set(recipe.optimizer.lr_multipliers.values()) - {0, 1}:
         raise ArgumentError(
-            f"stage_rates is {format_value(recipe.stage_rates)}; {recipe.optimizer} averages its "
+            f"stage_rates is {format_value(recipe.optimizer.lr_multipliers)}; {recipe.optimizer.name} averages its "
             "steps and takes rates of 0 and 1 only: write optimizer='momentum', say"
         )
-    for name, value in recipe.method.items():
+    for name, value in recipe.optimizer.optimizer_kwargs.items():
         if not options:
             raise ArgumentError(
-                f"method of {recipe.optimizer} is {format_value(name)}; it has no numbers of its own: write method={{}}"
+                f"method of {recipe.optimizer.name} is {format_value(name)}; it has no numbers of its own: write method={{}}"
             )
-        check_choice(f"method of {recipe.optimizer}", name, options)
-        is_valid, expected = _bounds(recipe.optimizer, name, options[name])
+        check_choice(f"method of {recipe.optimizer.name}", name, options)
+        is_valid, expected = _bounds(recipe.optimizer.name, name, options[name])
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not is_valid(value):
             raise ArgumentError(
                 f"method {name} is {format_value(value)}; expected {expected}: write {options[name]}"
             )
-    return OPTIMIZERS[recipe.optimizer]
+    return OPTIMIZERS[recipe.optimizer.name]
 
 
 def _bounds(method, name, default):

@@ -28,7 +28,7 @@ The loss is averaged over 1/40 of the steps. After 3 such means without a better
 
 
 def _restarts(recipe: Recipe) -> optax.Schedule:
-    first = recipe.steps / (2**CYCLES - 1)
+    first = recipe.train.num_steps / (2**CYCLES - 1)
     ends = [round(first * (2 ** (k + 1) - 1)) for k in range(CYCLES)]
     cycles = [
         optax.cosine_decay_schedule(1.0, max(1, end - start))
@@ -39,22 +39,22 @@ def _restarts(recipe: Recipe) -> optax.Schedule:
 
 def _one_cycle(recipe: Recipe) -> optax.Schedule:
     # Below 4 steps the rise of optax's schedule has no length.
-    if recipe.steps <= 3:
+    if recipe.train.num_steps <= 3:
         return optax.constant_schedule(1.0)
-    return optax.cosine_onecycle_schedule(recipe.steps, 1.0)
+    return optax.cosine_onecycle_schedule(recipe.train.num_steps, 1.0)
 
 
 SCHEDULES: dict[str, Callable[[Recipe], optax.Schedule]] = {
     "constant": lambda recipe: optax.constant_schedule(1.0),
     "step": lambda recipe: optax.piecewise_constant_schedule(
-        1.0, dict.fromkeys(recipe.drops, recipe.factor)
+        1.0, dict.fromkeys(recipe.optimizer.milestones, recipe.optimizer.gamma)
     ),
-    "exponential": lambda recipe: optax.exponential_decay(1.0, recipe.steps, END_FACTOR),
-    "cosine": lambda recipe: optax.cosine_decay_schedule(1.0, recipe.steps),
+    "exponential": lambda recipe: optax.exponential_decay(1.0, recipe.train.num_steps, END_FACTOR),
+    "cosine": lambda recipe: optax.cosine_decay_schedule(1.0, recipe.train.num_steps),
     "one-cycle": _one_cycle,
     "restarts": _restarts,
     "warmup": lambda recipe: optax.warmup_constant_schedule(
-        0.0, 1.0, max(1, round(WARMUP_SHARE * recipe.steps))
+        0.0, 1.0, max(1, round(WARMUP_SHARE * recipe.train.num_steps))
     ),
     "plateau": lambda recipe: optax.constant_schedule(1.0),
 }
@@ -79,9 +79,9 @@ def plateau(recipe: Recipe) -> optax.GradientTransformationExtraArgs | None:
 
     It is None for the other schedules, and for a factor of 1.
     """
-    if recipe.schedule != "plateau" or recipe.factor == 1:
+    if recipe.optimizer.schedule != "plateau" or recipe.optimizer.gamma == 1:
         return None
-    window = max(1, recipe.steps // WINDOWS)
+    window = max(1, recipe.train.num_steps // WINDOWS)
     return optax.contrib.reduce_on_plateau(
-        recipe.factor, patience=PATIENCE, rtol=1e-3, accumulation_size=window
+        recipe.optimizer.gamma, patience=PATIENCE, rtol=1e-3, accumulation_size=window
     )

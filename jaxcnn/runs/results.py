@@ -32,7 +32,7 @@ class Run(NamedTuple):
         if self.result["status"] == "finished":
             return None
         return (
-            f"{self.recipe.model} seed {self.recipe.seed} diverged at step {self.result['step']}: "
+            f"{self.recipe.model} seed {self.recipe.train.seed} diverged at step {self.result['step']}: "
             f"{self.result['why']}."
         )
 
@@ -162,7 +162,7 @@ def eval_split(runs: Sequence[Run]) -> str | None:
       ArgumentError: some are of the test split and some of the validation split. They are not a
         sample of one quantity.
     """
-    splits = sorted({run.recipe.report for run in runs})
+    splits = sorted({run.recipe.train.eval_split for run in runs})
     if len(splits) > 1:
         raise ArgumentError(
             f"the runs report {' and '.join(splits)}; expected one split. "

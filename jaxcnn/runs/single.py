@@ -41,9 +41,9 @@ def subset_for(recipe: Recipe, data: Dataset) -> Dataset:
 
     Every run of a study gets the same ones.
     """
-    if recipe.examples is None or recipe.examples == len(data.train.labels):
+    if recipe.max_train_examples is None or recipe.max_train_examples == len(data.train.labels):
         return data
-    return subset(data, recipe.examples, seed=0)
+    return subset(data, recipe.max_train_examples, seed=0)
 
 
 def run(
@@ -106,7 +106,7 @@ def run(
         ):
             if row is None:
                 records.save(state)
-                if state.step < recipe.steps:
+                if state.step < recipe.train.num_steps:
                     return None
                 break
             reason = row.get("diverged")
@@ -116,9 +116,9 @@ def run(
             watch(int(state.step), row)
             if reason:
                 break
-            metric = "eval_loss" if recipe.loss == "reconstruction" else "eval_error"
+            metric = "eval_loss" if recipe.train.loss == "reconstruction" else "eval_error"
             records.save(state, row[metric])
-            if stop() and state.step < recipe.steps:
+            if stop() and state.step < recipe.train.num_steps:
                 return None
         num_params = count_parameters(model, data.train.images.shape[1:])
         return records.finish(num_params, reason)

@@ -39,7 +39,7 @@ class _ProgressWatch:
         self.step: int | None = None
 
     def __call__(self, step: int, row: Mapping[str, Any] | None) -> None:
-        position = f"{self.name}  step {step}/{self.recipe.steps}"
+        position = f"{self.name}  step {step}/{self.recipe.train.num_steps}"
         if self.step is None:
             self.progress.skip(self.weight * step)
         else:
@@ -53,7 +53,7 @@ class _ProgressWatch:
 
     def close(self) -> None:
         """Count the run as finished, also if it ended early."""
-        self.progress.skip(self.weight * (self.recipe.steps - (self.step or 0)))
+        self.progress.skip(self.weight * (self.recipe.train.num_steps - (self.step or 0)))
 
 
 def sweep(
@@ -94,15 +94,15 @@ def sweep(
     strategy = parallel.check_strategy(strategy)
     shape = data.train.images.shape[1:]
     weights = _weights(runs, len(data.classes), shape)
-    subsets = {recipe.examples: subset_for(recipe, data) for recipe in runs.values()}
+    subsets = {recipe.max_train_examples: subset_for(recipe, data) for recipe in runs.values()}
     for name, recipe in runs.items():
         # A study may sort its runs into folders.
         for part in name.split("/"):
             file_name(part)
-        check_config(recipe, subsets[recipe.examples], strategy)
+        check_config(recipe, subsets[recipe.max_train_examples], strategy)
     _check_equal_on_all_processes(runs, data)
     _check_memory(runs, weights)
-    total = sum(weights[name] * recipe.steps for name, recipe in runs.items())
+    total = sum(weights[name] * recipe.train.num_steps for name, recipe in runs.items())
     results = {}
     with (
         _open_study(runs, Path(out), strategy, subsets),
@@ -112,7 +112,7 @@ def sweep(
             watch = _ProgressWatch(progress, name, recipe, weights[name], brief)
             result = run(
                 recipe,
-                subsets[recipe.examples],
+                subsets[recipe.max_train_examples],
                 Path(out, name),
                 watch=watch,
                 strategy=strategy,
@@ -146,7 +146,7 @@ def _weight(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> int:
     The names of `recipe.stage_rates` are checked too.
     """
     model, tx = model_and_optimizer(recipe, classes)
-    if recipe.stage_rates:
+    if recipe.optimizer.lr_multipliers:
         image = jax.ShapeDtypeStruct((1, *shape), np.float32)
         jax.eval_shape(tx.init, jax.eval_shape(model.init, jax.random.key(0), image)["params"])
     return count_parameters(model, shape)
@@ -224,7 +224,7 @@ def _open_study(
         def lock_and_open() -> None:
             stack.enter_context(lock_folder(out))
             for name, recipe in runs.items():
-                open_run_dir(recipe, out / name, strategy, subsets[recipe.examples])
+                open_run_dir(recipe, out / name, strategy, subsets[recipe.max_train_examples])
 
         multihost.broadcast_from_primary(lock_and_open)
         yield

@@ -81,7 +81,7 @@ def load_trained_model(
         raise ArgumentError(_missing_run_message(folder))
     recipe = Recipe.load(folder)
     if data is None:
-        data = load_dataset(recipe.dataset, data_dir, validation=recipe.validation)
+        data = load_dataset(recipe.dataset, data_dir, validation=recipe.num_validation)
     data = subset_for(recipe, data)
     model, tx = model_and_optimizer(recipe, len(data.classes))
     # Shapes are compared first: a stranger's recipe may have a network that no memory can hold.
