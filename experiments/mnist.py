@@ -47,7 +47,7 @@ from experiments._common import DtypeName, StrategyName, run_study
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.data import channel_statistics
 from jaxcnn.interpret import summary
-from jaxcnn.recipe import check_choice
+from jaxcnn.config import check_choice
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "perceptron": ("perceptron", {}),

@@ -34,7 +34,7 @@ import jaxcnn as jc
 from experiments import hyperparameter_search as search
 from experiments._common import DtypeName, StrategyName, run_study
 from jaxcnn import cli, runs, tables
-from jaxcnn.recipe import check_choice
+from jaxcnn.config import check_choice
 
 TUNING = 1000
 """First seed of tuning, beyond all those of the final runs."""

@@ -34,7 +34,7 @@ from typing import Any, Literal
 import jaxcnn as jc
 from experiments._common import DtypeName, StrategyName, run_study
 from jaxcnn import cli, parallel, plots, runs, tables
-from jaxcnn.recipe import check_choice
+from jaxcnn.config import check_choice
 
 TITLES = {
     "all": "all images",

@@ -5,9 +5,9 @@ State is arrays, functions are arguments, and the training loop is the caller's.
 Example:
   >>> import jaxcnn as jc
   >>> data = jc.load_dataset("digits")
-  >>> recipe = jc.Recipe(dataset="digits", model="mlp", steps=2, drops=())
-  >>> model, tx = jc.create_model("mlp", len(data.classes)), jc.create_optimizer(recipe)
-  >>> for state, metrics in jc.train(model, tx, data, recipe):
+  >>> model = jc.create_model("mlp", len(data.classes))
+  >>> tx = jc.create_optimizer(jc.OptimizerConfig("momentum", learning_rate=0.1))
+  >>> for state, metrics in jc.train(model, tx, data, jc.TrainConfig(num_steps=2)):
   ...     print(metrics["step"], metrics["eval_split"])
   2 test
   >>> jc.predict(model, state, data.test.images[:8]).shape
@@ -16,6 +16,12 @@ Example:
 
 from jaxcnn.checkpoint import CheckpointError as CheckpointError
 from jaxcnn.checkpoint import Checkpoints as Checkpoints
+from jaxcnn.config import ArgumentError as ArgumentError
+from jaxcnn.config import AugmentConfig as AugmentConfig
+from jaxcnn.config import ExperimentConfig as ExperimentConfig
+from jaxcnn.config import OptimizerConfig as OptimizerConfig
+from jaxcnn.config import TrainConfig as TrainConfig
+from jaxcnn.config import override as override
 from jaxcnn.curvature import eigenvalues as eigenvalues
 from jaxcnn.curvature import noise_scale as noise_scale
 from jaxcnn.curvature import sharpness as sharpness
@@ -42,8 +48,6 @@ from jaxcnn.optim import OPTIMIZERS as OPTIMIZERS
 from jaxcnn.optim import SCHEDULES as SCHEDULES
 from jaxcnn.optim import create_optimizer as create_optimizer
 from jaxcnn.parallel import strategy as strategy
-from jaxcnn.recipe import ArgumentError as ArgumentError
-from jaxcnn.recipe import Recipe as Recipe
 from jaxcnn.run_log import RunLog as RunLog
 from jaxcnn.run_log import read_metrics as read_metrics
 from jaxcnn.state import State as State

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.recipe import ArgumentError, channel_constants
+from jaxcnn.config import ArgumentError, AugmentConfig, channel_constants
 
 
 class Normalizer(NamedTuple):
@@ -69,16 +69,22 @@ def make_normalizer(
       [0.5, 0.25, 0.125]
     """
     pixel, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    subtract, divide = channel_constants("mean", subtract), channel_constants("std", divide)
+    subtract, divide = (
+        channel_constants("subtract_mean", subtract),
+        channel_constants("divide_std", divide),
+    )
     if isinstance(subtract, tuple):
-        center = jnp.broadcast_to(_constants("mean", subtract, pixel.shape[-1]), pixel.shape)
+        center = jnp.broadcast_to(
+            _constants("subtract_mean", subtract, pixel.shape[-1]), pixel.shape
+        )
     else:
         channel = jnp.broadcast_to(pixel.mean((0, 1)), pixel.shape)
         choices = {"pixel": pixel, "channel": channel, "none": 0 * pixel}
         if subtract == "imagenet":
             if pixel.shape[-1] != 3:
                 raise ArgumentError(
-                    f"mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; write mean='channel'"
+                    f"subtract_mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; "
+                    "write subtract_mean='channel'"
                 )
             choices["imagenet"] = jnp.broadcast_to(IMAGENET_NORMALIZER.mean, pixel.shape)
             scale = jnp.asarray(IMAGENET_NORMALIZER.std)
@@ -86,7 +92,7 @@ def make_normalizer(
     if isinstance(divide, tuple):
         channels = pixel.shape[-1]
         return Normalizer(
-            center, jnp.broadcast_to(_constants("std", divide, channels), (channels,))
+            center, jnp.broadcast_to(_constants("divide_std", divide, channels), (channels,))
         )
     return Normalizer(center, scale if divide else jnp.ones_like(scale))
 
@@ -121,27 +127,30 @@ def normalize(images: jax.Array | np.ndarray, normalizer: Normalizer) -> jax.Arr
     return (x - mean) / normalizer.std.reshape(*leading, 1, 1, -1)
 
 
-def random_crop(key: jax.Array, image: jax.Array, pad: int, fill: jax.Array | None) -> jax.Array:
+def random_crop(
+    key: jax.Array, image: jax.Array, padding: int, pad_value: jax.Array | None
+) -> jax.Array:
     """Crop a padded image to its own size at a random offset.
 
-    The (2 pad + 1)^2 offsets are equally likely.
+    The (2 padding + 1)^2 offsets are equally likely.
 
     Args:
       key: of this image.
       image: [h, w, c].
-      pad: pixels added on each side; 4 gives the paper's 9 offsets per axis.
-      fill: [c], the padding's value; None reflects the image instead.
+      padding: pixels added on each side; 4 gives the paper's 9 offsets per axis.
+      pad_value: [c], the padding's value; None reflects the image instead.
 
     Returns:
       [h, w, c].
     """
-    widths = ((pad, pad), (pad, pad), (0, 0))
-    if fill is None:
+    widths = ((padding, padding), (padding, padding), (0, 0))
+    if pad_value is None:
         padded_image = jnp.pad(image, widths, mode="reflect")
     else:
-        # The image minus `fill` is padded with zeros.
-        padded_image = jnp.pad(image - fill.reshape(1, 1, -1), widths) + fill.reshape(1, 1, -1)
-    y, x = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+        # The image minus the value is padded with zeros.
+        value = pad_value.reshape(1, 1, -1)
+        padded_image = jnp.pad(image - value, widths) + value
+    y, x = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     return jax.lax.dynamic_slice(padded_image, (y, x, jnp.zeros_like(y)), image.shape)
 
 
@@ -179,26 +188,13 @@ def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-class AugmentConfig(NamedTuple):
-    """Distribution of augmented images, by default the image itself.
-
-    The names are those of the `Recipe`.
-    """
-
-    pad: int = 0
-    fill: str = "mean"
-    flip: bool = False
-    crop: str = "shift"
-    least_area: float | None = None
-
-
 def augment(
     key: jax.Array, image: jax.Array, normalizer: Normalizer, config: AugmentConfig
 ) -> jax.Array:
     """Augment one normalized image, [h, w, c] -> the same shape.
 
     Padding follows the subtraction of the mean, so that zeros are the mean color (the protocol of
-    He et al. 2015). `fill="black"` pads with the normalized value of a black pixel instead, and
+    He et al. 2015). `pad_value="black"` pads with the normalized value of a black pixel instead, and
     "reflect" mirrors the image.
 
     Args:
@@ -209,9 +205,11 @@ def augment(
     """
     crop_key, flip_key = jax.random.split(key)
     if config.crop == "resized":
-        image = random_resized_crop(crop_key, image, config.least_area or 0.08)
-    elif config.pad:
+        image = random_resized_crop(crop_key, image, config.min_area or 0.08)
+    elif config.padding:
         black = -normalizer.mean.mean((0, 1)) / normalizer.std
-        fill = {"mean": jnp.zeros_like(black), "black": black, "reflect": None}[config.fill]
-        image = random_crop(crop_key, image, config.pad, fill)
+        pad_value = {"mean": jnp.zeros_like(black), "black": black, "reflect": None}[
+            config.pad_value
+        ]
+        image = random_crop(crop_key, image, config.padding, pad_value)
     return random_flip(flip_key, image) if config.flip else image

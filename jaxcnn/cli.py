@@ -35,11 +35,11 @@ import jax
 from jaxcnn import multihost
 from jaxcnn._util import to_one_line
 from jaxcnn.checkpoint import CheckpointError
+from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.data import DataError
 from jaxcnn.data.cache import cache_root
 from jaxcnn.data.types import printable
 from jaxcnn.progress import SafeStream
-from jaxcnn.recipe import ArgumentError, check_choice, format_value
 from jaxcnn.run_log import LogError
 from jaxcnn.run_log import reading as reading
 from jaxcnn.weights import WeightsError

@@ -190,11 +190,12 @@ def evaluate(
       DataError: the arrays have another shape or type.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
-      >>> data, recipe = load_dataset("digits"), Recipe(model="plain8")
+      >>> data, tx, config = load_dataset("digits"), optax.sgd(0.1), TrainConfig()
       >>> model = create_model("plain8", 10)
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> state = init_state(model, tx, config, data)
       >>> int(evaluate(model, state, data.test).num_examples)
       360
     """
@@ -231,10 +232,12 @@ def loss_fn(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., jax.
       ArgumentError: an argument is invalid.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer, sharpness
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset, sharpness
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("mlp", 10), Recipe(model="mlp")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> data, model = load_dataset("digits"), create_model("mlp", 10)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> inputs = normalize(data.train.images[:100], state.normalizer)
       >>> variables = state.params, state.model_state
       >>> sharpness(loss_fn(model), *variables, inputs, data.train.labels[:100]) > 0

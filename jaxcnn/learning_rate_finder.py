@@ -17,11 +17,11 @@ import numpy as np
 
 from jaxcnn import metrics, parallel
 from jaxcnn.arguments import format_value
+from jaxcnn.config import ArgumentError, OptimizerConfig, TrainConfig, verify_config
 from jaxcnn.data import Dataset
 from jaxcnn.input_pipeline import input_pipeline
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import create_optimizer
-from jaxcnn.recipe import ArgumentError, Recipe, verify_recipe
 from jaxcnn.state import init_state
 from jaxcnn.training import check_config, check_model, epoch_order, make_train_step, step_kwargs
 
@@ -281,20 +281,22 @@ def _limit_from_growth(rates, losses) -> float:
 
 def lr_finder(
     model: nn.Module,
+    optimizer: OptimizerConfig,
     data: Dataset,
-    recipe: Recipe,
+    config: TrainConfig,
     *,
     low: float = 1e-5,
     high: float = 10.0,
     steps: int = 100,
     strategy: parallel.Strategy | None = None,
 ) -> LRFinderResult:
-    """Run the range test of the recipe's optimizer on a new network.
+    """Run the range test of an optimizer on a new network.
 
     Args:
       model: the network, which is initialized.
+      optimizer: its rate and schedule are not used.
       data: only the training part is used.
-      recipe: optimizer, batch, augmentation and seed. Its rate, schedule and length are not used.
+      config: its length is not used.
       low: as in `range_test`.
       high: as in `range_test`.
       steps: as in `range_test`.
@@ -305,24 +307,25 @@ def lr_finder(
 
     Example:
       >>> from jaxcnn import create_model, load_dataset
-      >>> recipe = Recipe(dataset="digits", model="mlp", optimizer="sgd", pad=0, flip=False)
-      >>> result = lr_finder(create_model("mlp", 10), load_dataset("digits"), recipe, steps=40)
+      >>> optimizer, data = OptimizerConfig("sgd"), load_dataset("digits")
+      >>> result = lr_finder(create_model("mlp", 10), optimizer, data, TrainConfig(), steps=40)
       >>> result.suggested < result.limit
       True
     """
     _check_range(low, high, steps)
     strategy = parallel.check_strategy(strategy)
     verify_model(model)
-    verify_recipe(recipe)
-    recipe = replace(recipe, schedule="constant", lr=low, warmup_lr=None)
-    check_config(recipe, data, strategy)
-    tx = create_optimizer(recipe)
-    state = init_state(model, tx, recipe, data)
-    check_model(model, state, data, recipe, strategy)
-    train_step = make_train_step(model, tx, **step_kwargs(recipe), axis=strategy.axis)
+    verify_config(optimizer, OptimizerConfig)
+    verify_config(config, TrainConfig)
+    optimizer = replace(optimizer, schedule="constant", learning_rate=low, warmup_lr=None)
+    check_config(config, data, strategy)
+    tx = create_optimizer(optimizer, seed=config.seed)
+    state = init_state(model, tx, config, data)
+    check_model(model, state, data, config, strategy)
+    train_step = make_train_step(model, tx, **step_kwargs(config), axis_name=strategy.axis)
     run = strategy.compile_steps(train_step)
     pipeline = input_pipeline(data.train, strategy)
-    batches = iter(epoch_order(state.rng, 0, steps, recipe.train.batch_size, len(data.train.labels)))
+    batches = iter(epoch_order(state.rng, 0, steps, config.batch_size, len(data.train.labels)))
 
     def step(placed, rate):
         # The rate is state, so nothing is compiled again.
@@ -333,7 +336,7 @@ def lr_finder(
         placed = run(placed, pipeline.split, chunk)
         return placed, strategy.fetch(placed.metrics).mean_loss
 
-    is_classifier = recipe.train.loss == "cross-entropy"
+    is_classifier = config.loss == "cross-entropy"
     ceiling = math.log(len(data.classes)) if is_classifier else math.inf
     return range_test(
         step, strategy.replicate(state), low=low, high=high, steps=steps, ceiling=ceiling

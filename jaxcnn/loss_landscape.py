@@ -17,10 +17,10 @@ import numpy as np
 
 from jaxcnn import metrics, parallel
 from jaxcnn.augment import normalize
+from jaxcnn.config import ArgumentError, check_choice
 from jaxcnn.data import Split, verify_split
 from jaxcnn.evaluation import make_eval_step, outputs_and_targets
 from jaxcnn.input_pipeline import gather_batch, input_pipeline
-from jaxcnn.recipe import ArgumentError, check_choice
 from jaxcnn.state import State, eval_state
 
 # ---------------------------------------------------------------- random directions
@@ -140,10 +140,11 @@ def pca_plane(states: Sequence[State]) -> PCAPlane:
         plane.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
-      >>> recipe, data = Recipe(model="mlp"), load_dataset("digits")
-      >>> state = init_state(create_model("mlp", 10), create_optimizer(recipe), recipe, data)
+      >>> tx, config, data = optax.sgd(0.1), TrainConfig(), load_dataset("digits")
+      >>> state = init_state(create_model("mlp", 10), tx, config, data)
       >>> def moved(x, y):
       ...     kernel = state.params["head"]["kernel"].copy()
       ...     kernel[0, :2] += np.float32([x, y])
@@ -268,11 +269,13 @@ def evaluate_along(
       DataError: as in `evaluate`.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.loss_landscape import random_direction
       >>> from jaxcnn.state import init_state
-      >>> data, model, recipe = load_dataset("digits"), create_model("mlp", 10), Recipe(model="mlp")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> data, model = load_dataset("digits"), create_model("mlp", 10)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> direction = random_direction(jax.random.key(0), state.params)
       >>> evaluate_along(model, state, data.test, [direction], [[-1, 0, 1]]).loss.shape
       (3,)

@@ -23,7 +23,7 @@ import numpy as np
 from flax import serialization
 
 from jaxcnn._util import to_one_line
-from jaxcnn.recipe import ArgumentError
+from jaxcnn.config import ArgumentError
 
 T = TypeVar("T")
 CONNECT_TIMEOUT = 120

@@ -1,6 +1,6 @@
 """Facts about what a run is made from.
 
-They are plain values, which the run's records hold and compare when it is resumed. A recipe names a
+They are plain values, which the run's records hold and compare when it is resumed. A config names a
 model, an optimizer and a data set, but a run may use others. `run_facts` describes those that it
 uses. `train` stores them for each row that it yields, and `RunLog.write` looks them up. So a loop
 that only writes its rows records the truth.
@@ -8,6 +8,7 @@ that only writes its rows records the truth.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -27,10 +28,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.config import (
+    ArgumentError,
+    ExperimentConfig,
+    OptimizerConfig,
+    TrainConfig,
+    as_dict,
+)
 from jaxcnn.data import Dataset
 from jaxcnn.models import create_model
-from jaxcnn.optim import create_optimizer, current_learning_rate
-from jaxcnn.recipe import ArgumentError, Recipe
+from jaxcnn.optim import config_of, create_optimizer, current_learning_rate
 
 Facts = dict[str, Any]
 JAX_FLAGS = (
@@ -41,11 +48,6 @@ JAX_FLAGS = (
     "jax_default_matmul_precision",
 )
 """Settings of JAX that change a run's numbers by more than rounding."""
-OPTIMIZER_FIELDS = (
-    *("optimizer", "method", "lr", "schedule", "drops", "factor", "warmup_lr", "warmup_error"),
-    *("momentum", "decay", "decay_on"),
-)
-"""Fields of a recipe that only its optimizer reads."""
 MAX_DIGEST_BYTES = 1 << 26
 """Maximum bytes of an array that its digest reads.
 
@@ -61,13 +63,15 @@ _MAX_DEPTH = 6
 _MAX_TEXT = 300
 
 
-def run_facts(model: Any, tx: Any, recipe: Recipe, data: Dataset, params: Any, opt: Any) -> Facts:
+def run_facts(
+    model: Any, tx: Any, config: TrainConfig, data: Dataset, params: Any, opt: Any
+) -> Facts:
     """Return the facts of a run.
 
     Args:
       model: as in `jaxcnn.train`.
       tx: as in `jaxcnn.train`.
-      recipe: as in `jaxcnn.train`.
+      config: as in `jaxcnn.train`.
       data: as in `jaxcnn.train`.
       params: the parameters at step 0. Their shapes enter the digest, their values do not.
       opt: the optimizer's state at step 0, likewise.
@@ -75,80 +79,91 @@ def run_facts(model: Any, tx: Any, recipe: Recipe, data: Dataset, params: Any, o
     Returns:
       A dict with these keys:
 
-      - "recipe": its fields.
-      - "model" and "optimizer": None where they are those of the recipe.
-      - "arrays": digests of names, shapes and dtypes; None if both are those of the recipe.
+      - "train": the fields of `config`.
+      - "dataset" and "num_classes".
+      - "model" and "optimizer": see `model_facts` and `optimizer_facts`.
+      - "arrays": digests of names, shapes and dtypes.
       - "data": a digest of labels and images.
     """
-    facts = {
-        "model": model_facts(model, recipe, len(data.classes)),
-        "optimizer": optimizer_facts(tx, recipe),
+    optimizer = optimizer_facts(tx)
+    if config_of(tx) is None and (rate := current_learning_rate(opt)) is not None:
+        optimizer["rate"] = rate
+    return {
+        "train": as_dict(config),
+        "dataset": data.name,
+        "num_classes": len(data.classes),
+        "model": model_facts(model),
+        "optimizer": optimizer,
+        "arrays": {"params": shapes_digest(params), "optimizer": shapes_digest(opt)},
+        "data": data_digest(data),
     }
-    if facts["optimizer"] is not None and (rate := current_learning_rate(opt)) is not None:
-        facts["optimizer"]["rate"] = rate
-    arrays = None
-    if facts["model"] is not None or facts["optimizer"] is not None:
-        arrays = {"params": shapes_digest(params), "optimizer": shapes_digest(opt)}
-    fields = dataclasses.asdict(recipe)
-    return {"recipe": fields, **facts, "arrays": arrays, "data": data_digest(data)}
 
 
-def model_facts(model: Any, recipe: Recipe, classes: int | None = None) -> Facts | None:
+def model_facts(model: Any) -> Facts:
     """Return the class and the fields of a model.
-
-    Args:
-      model: a module.
-      recipe: of the run.
-      classes: number of classes; None is the model's.
-
-    Returns:
-      {"class": ..., "fields": ...}, or None if it is the model of `recipe`.
 
     Example:
       >>> import flax.linen as nn
-      >>> model_facts(nn.Dense(3), Recipe())["class"]
+      >>> model_facts(nn.Dense(3))["class"]
       'flax.linen.linear.Dense'
-      >>> model_facts(create_model("resnet20", 10), Recipe()) is None
-      True
     """
-    try:
-        num_classes = classes or getattr(model, "classes", 2)
-        default = create_model(recipe.model, num_classes, **recipe.options)
-        if type(default) is type(model) and _fields(default) == _fields(model):
-            return None
-    # The recipe's name is the user's own word for this model.
-    except (ArgumentError, AttributeError, TypeError):
-        pass
     return {"class": _qualified_name(type(model)), "fields": _fields(model)}
 
 
-def optimizer_facts(tx: Any, recipe: Recipe) -> Facts | None:
+def optimizer_facts(tx: Any) -> Facts:
     """Return the parts of an optimizer with their numbers.
 
-    Optax's transformations are functions whose closures hold their numbers. The parts have the
-    names of these functions.
+    The result of `jaxcnn.create_optimizer` is one part, with the fields of its config. Other
+    transformations are functions whose closures hold their numbers. Their parts have the names of
+    these functions.
 
     Returns:
-      {"parts": [...]}, or None if it is the optimizer of `recipe`.
+      {"parts": [{"name": ..., ...}, ...]}.
 
     Example:
       >>> import optax
-      >>> optimizer_facts(optax.sgd(0.5), Recipe())["parts"]
+      >>> optimizer_facts(optax.sgd(0.5))["parts"]
       [{'name': 'identity'}, {'name': 'scale', 'step_size': -0.5}]
     """
-    try:
-        default = create_optimizer(recipe)
-        # Recipes that differ only in the rate share their update.
-        if default.update is tx.update:
-            rate = next((part["lr"] for part in _parts(tx.init) if "lr" in part), recipe.optimizer.learning_rate)
-            is_same = _parts(default.init) == _parts(tx.init)
-            return None if is_same else {"parts": [{"name": recipe.optimizer.name, "lr": rate}]}
-    except ArgumentError:
-        pass
+    if (made_from := config_of(tx)) is not None:
+        config, arguments = made_from
+        return {"parts": [as_dict(config) | arguments]}
     # Only `init` holds some numbers, such as an injected rate.
     parts = _parts(tx.update) + [part for part in _parts(tx.init) if len(part) > 1]
     largest = [part for part in parts if not any(_is_part_of(part, whole) for whole in parts)]
     return {"parts": [part for i, part in enumerate(largest) if part not in largest[:i]]}
+
+
+def without_those_of(config: ExperimentConfig, facts: Mapping[str, Any], num_classes: int) -> Facts:
+    """Return facts with None for a model or an optimizer that is the config's own.
+
+    Args:
+      config: of the run.
+      facts: some of those of `run_facts`.
+      num_classes: of the data.
+
+    Returns:
+      The facts. "arrays" is None as well if both are the config's.
+
+    Example:
+      >>> facts = {"optimizer": optimizer_facts(create_optimizer(OptimizerConfig()))}
+      >>> without_those_of(ExperimentConfig(), facts, 10)
+      {'optimizer': None}
+    """
+    facts = dict(facts)
+    # The config may have the user's own words for a model or an optimizer.
+    with contextlib.suppress(ArgumentError, AttributeError, TypeError):
+        model = create_model(config.model, num_classes, **config.model_kwargs)
+        if facts.get("model") == model_facts(model):
+            facts["model"] = None
+    with contextlib.suppress(ArgumentError):
+        train = config.train
+        tx = create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+        if facts.get("optimizer") == optimizer_facts(tx):
+            facts["optimizer"] = None
+    if "arrays" in facts and facts["model"] is None and facts["optimizer"] is None:
+        facts["arrays"] = None
+    return facts
 
 
 def _is_part_of(part: Facts, whole: Facts) -> bool:
@@ -157,36 +172,47 @@ def _is_part_of(part: Facts, whole: Facts) -> bool:
     return len(part) < len(whole) and has_all
 
 
-def describe(facts: Mapping[str, Any] | None, key: str, recipe: Recipe | None = None) -> str:
+def describe(
+    facts: Mapping[str, Any] | None, key: str, config: ExperimentConfig | None = None
+) -> str:
     """Describe a model or an optimizer on one line.
 
     Args:
-      facts: of the model or optimizer; None is that of `recipe`.
+      facts: of the model or optimizer; None is that of `config`.
       key: "model" or "optimizer".
-      recipe: of the run, if known.
+      config: of the run, if known.
 
     Example:
       >>> describe({"parts": [{"name": "scale", "step_size": -0.5}], "rate": 0.5}, "optimizer")
       'scale(step_size=-0.5) at rate 0.5'
     """
-    if facts is None and recipe is not None:
+    if facts is None and config is not None:
         if key == "model":
-            return _format_call(recipe.model, recipe.options)
-        return _format_call(recipe.optimizer.name, {"lr": recipe.optimizer.learning_rate})
+            return _format_call(config.model, config.model_kwargs)
+        return _format_part(as_dict(config.optimizer))
     if facts is None:
-        return f"the recipe's {key}"
+        return f"the config's {key}"
     if key == "model":
         return _format_call(facts["class"], facts["fields"])
     rate = f" at rate {facts['rate']:g}" if "rate" in facts else ""
-    calls = [
-        _format_call(part["name"], {k: v for k, v in part.items() if k != "name"})
-        for part in facts["parts"]
-    ]
-    return " + ".join(calls) + rate
+    return " + ".join(map(_format_part, facts["parts"])) + rate
+
+
+def _format_part(part: Mapping[str, Any]) -> str:
+    """Describe a part; of an `OptimizerConfig` only the rate and what is not the default."""
+    values = {key: value for key, value in part.items() if key != "name"}
+    defaults = as_dict(OptimizerConfig())
+    if defaults.keys() <= part.keys():
+        values = {
+            key: value
+            for key, value in values.items()
+            if key == "learning_rate" or value != defaults.get(key)
+        }
+    return _format_call(part["name"], values)
 
 
 def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], recipe: Recipe | None = None
+    old: Mapping[str, Any], new: Mapping[str, Any], config: ExperimentConfig | None = None
 ) -> list[str]:
     """Describe the differences between the facts of two runs.
 
@@ -195,7 +221,7 @@ def differences(
     Args:
       old: facts of the recorded run ("there").
       new: facts of the current run ("here").
-      recipe: of both. It describes a model or an optimizer that is its own.
+      config: of both. It describes a model or an optimizer that is its own.
 
     Example:
       >>> old = {"data": "aa", "jax": {"jax_enable_x64": False}}
@@ -204,7 +230,7 @@ def differences(
     """
     messages = []
     for key in ("model", "optimizer"):
-        if key in old and key in new and (pair := _difference(old[key], new[key], key, recipe)):
+        if key in old and key in new and (pair := _difference(old[key], new[key], key, config)):
             messages.append(f"{key} is {_shorten(pair[0])} there and {_shorten(pair[1])} here")
     # Another model or optimizer has other arrays.
     for key in ("jax",) if messages else ("arrays", "jax"):
@@ -232,7 +258,7 @@ def differences(
 
 
 def _difference(
-    old: Facts | None, new: Facts | None, key: str, recipe: Recipe | None
+    old: Facts | None, new: Facts | None, key: str, config: ExperimentConfig | None
 ) -> tuple[str, str] | None:
     """Describe both values if they differ.
 
@@ -240,7 +266,7 @@ def _difference(
     """
     if old == new:
         return None
-    descriptions = describe(old, key, recipe), describe(new, key, recipe)
+    descriptions = describe(old, key, config), describe(new, key, config)
     if old is None or new is None:
         return descriptions
     if key == "model":
@@ -556,9 +582,9 @@ def _contents(value: Any) -> tuple[str, Facts, list[Any]] | None:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         values = vars(value) if hasattr(value, "__dict__") else {}
         name = type(value).__qualname__
-        # The result of `jaxcnn.create_optimizer` holds a recipe. There, the rate is state.
-        if isinstance(value, Recipe):
-            values = {field: values[field] for field in OPTIMIZER_FIELDS if field != "lr"}
+        # The result of `jaxcnn.create_optimizer` holds a config. There, the rate is state.
+        if isinstance(value, OptimizerConfig):
+            values = {name: item for name, item in values.items() if name != "learning_rate"}
     else:
         return None
     plain = {key: item for key, item in values.items() if _is_plain(item)}

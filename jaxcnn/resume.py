@@ -1,7 +1,7 @@
 """Checks and changes of a state that is resumed.
 
-A state carries numbers that training uses: its rate, seed and normalizer. They must be the
-recipe's, or a warm start makes them so.
+A state carries numbers that training uses: its rate, seed and normalizer. They must be
+those of the run, or a warm start makes them so.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import jax
 import numpy as np
 
 from jaxcnn import augment
+from jaxcnn.config import ArgumentError, TrainConfig
 from jaxcnn.data import Dataset
 from jaxcnn.optim import RateState
-from jaxcnn.recipe import ArgumentError, Recipe
 from jaxcnn.state import State
 
 Change = tuple[Any, Any]
 
 
 def resume_state(
-    restored: State, initial: State, recipe: Recipe, data: Dataset, warm_start: bool
+    restored: State, initial: State, config: TrainConfig, data: Dataset, warm_start: bool
 ) -> tuple[State, dict[str, Change]]:
     """Return the state to resume, and the changes of a warm start.
 
     A state carries its rate (if the optimizer keeps it as state), its seed and its normalizer.
-    Training uses these, not the recipe's. Step, parameters, statistics and the optimizer's moments
+    Training uses these, not the config's. Step, parameters, statistics and the optimizer's moments
     are always those of `restored`.
 
     Args:
       restored: the state to resume.
-      initial: the recipe's state at step 0.
-      recipe: as in `train`, for the message.
+      initial: the run's state at step 0.
+      config: as in `train`, for the message.
       data: as in `train`, for the message.
-      warm_start: replace numbers that differ by the recipe's.
+      warm_start: replace numbers that differ by those of `initial`.
 
     Returns:
       The state, and (before, after) of each changed number by its name.
@@ -52,24 +52,23 @@ def resume_state(
         if not np.allclose(np.float32(old), np.float32(new), rtol=1e-6, atol=0, equal_nan=True):
             changes[name] = _number(old), _number(new)
     if not np.array_equal(restored.rng, initial.rng):
-        changes["seed"] = _seed(restored.rng), recipe.train.seed
+        changes["seed"] = _seed(restored.rng), config.seed
     if not all(
         np.allclose(old, new, rtol=1e-5, atol=1e-6)
         for old, new in zip(restored.normalizer, initial.normalizer, strict=True)
     ):
-        changes["mean"] = (
-            _describe_normalizer(restored.normalizer, data, recipe),
-            _describe_normalizer(initial.normalizer, data, recipe),
+        changes["subtract_mean"] = (
+            _describe_normalizer(restored.normalizer, data, config),
+            _describe_normalizer(initial.normalizer, data, config),
         )
     if changes and not warm_start:
         differences = ", ".join(
-            f"{name} is {old} in the state and {new} in the recipe"
+            f"{name} is {old} in the state and {new} in the run"
             for name, (old, new) in changes.items()
         )
         raise ArgumentError(
             f"the state to resume was trained otherwise: {differences}; expected the same. "
-            "Use the state's numbers in the recipe, "
-            "or warm_start=True to continue with the recipe's."
+            "Use the state's numbers, or warm_start=True to continue with the new ones."
         )
     if not changes:
         return restored, {}
@@ -109,7 +108,7 @@ def _constants(node: Any) -> dict[str, Any]:
     Those that a schedule computes at each step are left out.
     """
     if isinstance(node, RateState):
-        return {"lr": node.lr}
+        return {"learning_rate": node.lr}
     scheduled = getattr(node, "hyperparams_states", {})
     return {name: value for name, value in node.hyperparams.items() if name not in scheduled}
 
@@ -150,16 +149,16 @@ def _seed(key: Any) -> Any:
     return words[1] if len(words) == 2 and words[0] == 0 else words
 
 
-def _describe_normalizer(normalizer: augment.Normalizer, data: Dataset, recipe: Recipe) -> str:
+def _describe_normalizer(normalizer: augment.Normalizer, data: Dataset, config: TrainConfig) -> str:
     """Describe a normalizer by its averages and its name, if any.
 
-    Names are the recipe's and those of this data set's constants.
+    Names are the config's and those of this data set's constants.
     """
     mean, std = (f"{float(np.mean(array)):.4g}" for array in normalizer)
     names = ["pixel", "channel", "none"]
     names += ["imagenet"] * (np.shape(normalizer.mean)[-1] == 3)
     for subtract, divide in [
-        (recipe.train.subtract_mean, recipe.train.divide_std),
+        (config.subtract_mean, config.divide_std),
         *((name, divide) for name in names for divide in (False, True)),
     ]:
         candidate = augment.make_normalizer(data.mean, data.std, subtract=subtract, divide=divide)

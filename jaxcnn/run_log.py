@@ -14,7 +14,6 @@ import stat
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,10 @@ from jaxcnn._util import to_one_line, write_atomically
 from jaxcnn.arguments import check_integer, check_mapping, check_path
 from jaxcnn.checkpoint._integrity import CheckpointError
 from jaxcnn.checkpoint._lock import check_writable_path
+from jaxcnn.config import ArgumentError, ExperimentConfig, as_dict, format_value, verify_config
 from jaxcnn.data import Dataset, verify_dataset
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import as_transformation
-from jaxcnn.recipe import ArgumentError, Recipe, format_value, verify_recipe
 
 
 class LogError(ValueError):
@@ -49,13 +48,13 @@ class RunLog:
 
     Rows are appended to them, also after the run is resumed.
 
-    `run.json` holds what must stay the same when a run is resumed, as far as no recipe has it:
+    `run.json` holds what must stay the same when a run is resumed, as far as no config has it:
 
     - digests of the data and of the arrays' shapes,
     - JAX's settings that change numbers,
-    - a model or an optimizer other than that of the recipe.
+    - a model or an optimizer other than that of the config.
 
-    With such a model or optimizer, `config.json` has its name. It leaves out the recipe's numbers
+    With such a model or optimizer, `config.json` has its name. It leaves out the config's numbers
     of an optimizer that was not used.
 
     In a `with` block, it writes nothing after the block. In a notebook, an object of an earlier
@@ -63,7 +62,7 @@ class RunLog:
 
     Args:
       folder: of the run; created if it does not exist.
-      recipe: written to `config.json`. A folder with the run of another recipe is an error.
+      config: written to `config.json`. A folder with the run of another config is an error.
       facts: such as devices and precision. `env.json` has them, the packages' versions, the CPU,
         its cores and the library's commit. If a run is resumed with other facts, they are appended,
         so `env.json` is a list in the order of use.
@@ -80,7 +79,7 @@ class RunLog:
 
     Example:
       >>> import tempfile
-      >>> log = RunLog(tempfile.mkdtemp(), Recipe())
+      >>> log = RunLog(tempfile.mkdtemp(), ExperimentConfig())
       >>> log.write(step=1, train_loss=float("nan"))
       >>> log.rows()
       [{'step': 1, 'train_loss': None}]
@@ -89,15 +88,15 @@ class RunLog:
     def __init__(
         self,
         folder: str | Path,
-        recipe: Recipe,
+        config: ExperimentConfig,
         facts: Mapping[str, Any] | None = None,
         *,
         model: Any = None,
         tx: Any = None,
         data: Dataset | None = None,
     ):
-        verify_recipe(recipe)
-        self.folder, self.recipe = check_path("folder", folder), recipe
+        verify_config(config, ExperimentConfig)
+        self.folder, self.config = check_path("folder", folder), config
         example = "{'note': 'baseline'}"
         facts = _to_json({} if facts is None else check_mapping("facts", facts, example))
         if model is not None:
@@ -108,10 +107,11 @@ class RunLog:
             verify_dataset(data)
         run_facts: dict[str, Any] = {"jax": provenance.jax_settings()}
         if model is not None:
-            num_classes = None if data is None else len(data.classes)
-            run_facts["model"] = provenance.model_facts(model, recipe, num_classes)
+            run_facts["model"] = provenance.model_facts(model)
         if tx is not None:
-            run_facts["optimizer"] = provenance.optimizer_facts(tx, recipe)
+            run_facts["optimizer"] = provenance.optimizer_facts(tx)
+        num_classes = getattr(model, "classes", 2) if data is None else len(data.classes)
+        run_facts = provenance.without_those_of(config, run_facts, num_classes)
         if data is not None:
             run_facts["data"] = provenance.data_digest(data)
         _create_folder(self.folder)
@@ -132,7 +132,7 @@ class RunLog:
           row: its other columns.
 
         Raises:
-          ArgumentError: it is a row of `train`, whose recipe, model, optimizer or data are not the
+          ArgumentError: it is a row of `train`, whose config, model, optimizer or data are not the
             folder's.
         """
         self._check_open()
@@ -218,15 +218,15 @@ class RunLog:
             )
         config = self.folder / "config.json"
         if config.exists():
-            # `config.json` has other values in these fields than the recipe.
-            replaced = {"model", "options"} if self._run.get("model") else set()
-            replaced |= set(provenance.OPTIMIZER_FIELDS) if self._run.get("optimizer") else set()
-            fields = asdict(self.recipe)
+            # `config.json` has other values in these fields than the config.
+            replaced = {"model", "model_kwargs"} if self._run.get("model") else set()
+            replaced |= {"optimizer"} if self._run.get("optimizer") else set()
+            fields = as_dict(self.config)
             expected = {name: value for name, value in fields.items() if name not in replaced}
-            recorded = asdict(Recipe.load(self.folder))
-            if differences := _differences(recorded, expected, "asked"):
+            recorded = as_dict(ExperimentConfig.load(self.folder))
+            if differences := _differences(recorded, expected, "here"):
                 raise ArgumentError(
-                    f"{self.folder} holds a run of another recipe: {differences}; "
+                    f"{self.folder} holds a run of another config: {differences}; "
                     "write another --out, or delete that folder"
                 )
         self._add_facts(run_facts)
@@ -239,13 +239,15 @@ class RunLog:
         Raises:
           ArgumentError: it is not.
         """
-        if differences := _differences(asdict(self.recipe), facts["recipe"], "trained"):
+        config, own = self.config, {key: facts[key] for key in ("train", "dataset")}
+        expected = {"train": as_dict(config.train), "dataset": config.dataset}
+        if differences := _differences(expected, own, "trained"):
             raise ArgumentError(
-                f"the row is of another recipe than {self.folder}: {differences}; "
-                "expected the same. Use RunLog(folder, recipe) with the recipe that train is given."
+                f"the row is of another config than {self.folder}: {differences}; "
+                "expected the same. Use RunLog(folder, config) and train(..., config.train)."
             )
-        fixed = {key: value for key, value in facts.items() if key not in ("recipe", "warm_start")}
-        self._add_facts(fixed)
+        fixed = {key: facts[key] for key in ("model", "optimizer", "arrays", "data")}
+        self._add_facts(provenance.without_those_of(config, fixed, facts["num_classes"]))
         warm_starts = self._run.get("warm_starts", [])
         if "warm_start" in facts and facts["warm_start"] not in warm_starts:
             self._save_run(self._run | {"warm_starts": [*warm_starts, facts["warm_start"]]})
@@ -256,7 +258,7 @@ class RunLog:
         Raises:
           ArgumentError: the file is of another run.
         """
-        if differences := provenance.differences(self._run, facts, self.recipe):
+        if differences := provenance.differences(self._run, facts, self.config):
             raise ArgumentError(
                 f"{self.folder} holds another run: {'; '.join(differences)}; "
                 "write another --out, or delete that folder"
@@ -274,20 +276,18 @@ class RunLog:
             self._write_config()
 
     def _write_config(self):
-        """Write the recipe, with the model and optimizer of the run."""
-        values = json.loads(self.recipe.to_json())
+        """Write the config, with the model and optimizer of the run."""
+        values = as_dict(self.config)
         model, tx = self._run.get("model"), self._run.get("optimizer")
         if model:
-            values |= {"model": model["class"], "options": model["fields"]}
+            values |= {"model": model["class"], "model_kwargs": model["fields"]}
         if tx:
-            fields = provenance.OPTIMIZER_FIELDS
-            values = {name: value for name, value in values.items() if name not in fields}
-            values["optimizer"] = provenance.describe(tx, "optimizer")
+            values["optimizer"] = {"name": provenance.describe(tx, "optimizer")}
         try:
-            Recipe(**values)
-        # Fields of a module may be nested too deeply for a recipe. `run.json` has them.
+            ExperimentConfig.from_dict(values)
+        # Fields of a module may be nested too deeply for a config. `run.json` has them.
         except ArgumentError:
-            values["options"] = {}
+            values["model_kwargs"] = {}
         text = json.dumps(values, indent=2, allow_nan=False) + "\n"
         write_text(self.folder / "config.json", text)
 
@@ -305,8 +305,11 @@ class RunLog:
 
 
 def _differences(recorded: Mapping[str, Any], expected: Mapping[str, Any], verb: str) -> str:
+    """Describe fields of `expected`, at every depth, with another value in `recorded`."""
     return ", ".join(
-        f"{name} ({recorded[name]!r} there, {expected[name]!r} {verb})"
+        _differences(recorded[name], expected[name], verb)
+        if name in ("optimizer", "train", "augment")
+        else f"{name} ({recorded[name]!r} there, {expected[name]!r} {verb})"
         for name in expected
         if recorded[name] != expected[name]
     )

@@ -16,10 +16,10 @@ import optax
 
 from jaxcnn import augment, metrics
 from jaxcnn.arguments import is_iterator
+from jaxcnn.config import ArgumentError, TrainConfig, format_value, verify_config
 from jaxcnn.data import Dataset, verify_inputs
 from jaxcnn.models.calling import init_variables, variable_shapes, verify_model
-from jaxcnn.optim import as_transformation, eval_params
-from jaxcnn.recipe import ArgumentError, Recipe, format_value, verify_recipe
+from jaxcnn.optim import as_transformation, check_stages, eval_params, trainable_params
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
 """Streams of a run's random numbers, each folded into its key."""
@@ -67,7 +67,7 @@ def verify_state(state: Any) -> None:
         raise ArgumentError(
             "state is a dict of variables; "
             "expected a State, which also has what normalizes images. "
-            "Write with_variables(init_state(model, create_optimizer(recipe), recipe, data), variables)."
+            "Write with_variables(init_state(model, tx, config, data), variables)."
         )
     raise ArgumentError(
         f"state is of type {type(state).__name__}; expected a State. Write what train or init_state returns."
@@ -185,7 +185,7 @@ def eval_state(state: State) -> State:
 def init_state(
     model: nn.Module,
     tx: optax.GradientTransformation | optax.MultiSteps,
-    recipe: Recipe,
+    config: TrainConfig,
     data: Dataset,
 ) -> State:
     """Return the state at step 0, as arrays on the host.
@@ -195,7 +195,7 @@ def init_state(
     Args:
       model: maps float32 [b, h, w, c] to logits, in test mode as `jaxcnn.models.calling` sets it.
       tx: the optimizer.
-      recipe: its seed and the constants of its normalizer are used.
+      config: its seed, its normalization and its frozen stages are used.
       data: its image shape, means and standard deviations are used, but not its images.
 
     Raises:
@@ -203,24 +203,24 @@ def init_state(
         random keys.
 
     Example:
-      >>> from jaxcnn import create_model, load_dataset, create_optimizer
-      >>> recipe = Recipe(dataset="digits", model="plain8")
-      >>> model, tx = create_model("plain8", 10), create_optimizer(recipe)
-      >>> state = init_state(model, tx, recipe, load_dataset("digits"))
+      >>> from jaxcnn import OptimizerConfig, create_model, create_optimizer, load_dataset
+      >>> model, tx = create_model("plain8", 10), create_optimizer(OptimizerConfig())
+      >>> state = init_state(model, tx, TrainConfig(), load_dataset("digits"))
       >>> int(state.step), state.normalizer.mean.shape
       (0, (8, 8, 1))
     """
-    verify_recipe(recipe)
+    verify_config(config, TrainConfig)
     verify_inputs(data)
-    key = jax.random.PRNGKey(recipe.train.seed)
+    key = jax.random.PRNGKey(config.seed)
     image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
     tx = as_transformation(tx)
     variables = init_variables(model, fold_in(key, INIT), image)
     params = variables.pop("params")
     # One program, because there are hundreds of parameters of dozens of shapes.
-    opt_state = jax.jit(tx.init)(params)
+    check_stages("freeze", params, config.freeze)
+    opt_state = jax.jit(tx.init)(trainable_params(params, config.freeze))
     normalizer = augment.make_normalizer(
-        data.mean, data.std, subtract=recipe.train.subtract_mean, divide=recipe.train.divide_std
+        data.mean, data.std, subtract=config.subtract_mean, divide=config.divide_std
     )
     state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, metrics.zeros())
     _check_raw_keys("model's variables", (params, variables))
@@ -237,7 +237,7 @@ def init_state(
 def state_shapes(
     model: nn.Module,
     tx: optax.GradientTransformation | optax.MultiSteps,
-    recipe: Recipe,
+    config: TrainConfig,
     data: Dataset,
 ) -> State:
     """Return the state of `init_state` as `jax.ShapeDtypeStruct`s.
@@ -245,23 +245,22 @@ def state_shapes(
     Nothing of the network's size is allocated.
 
     Example:
-      >>> from jaxcnn import create_model, load_dataset, create_optimizer
-      >>> recipe = Recipe(dataset="digits", model="plain8")
+      >>> from jaxcnn import create_model, load_dataset
       >>> model = create_model("plain8", 10, width=100_000)
-      >>> shapes = state_shapes(model, create_optimizer(recipe), recipe, load_dataset("digits"))
+      >>> shapes = state_shapes(model, optax.sgd(0.1), TrainConfig(), load_dataset("digits"))
       >>> shapes.params["head"]["kernel"].shape
       (400000, 10)
     """
-    verify_recipe(recipe)
+    verify_config(config, TrainConfig)
     verify_inputs(data)
     image = jax.ShapeDtypeStruct((2, *data.train.images.shape[1:]), jnp.float32)
     key = jax.eval_shape(jax.random.PRNGKey, 0)
     variables = variable_shapes(model, image)
     params = variables.pop("params")
     normalizer = augment.make_normalizer(
-        data.mean, data.std, subtract=recipe.train.subtract_mean, divide=recipe.train.divide_std
+        data.mean, data.std, subtract=config.subtract_mean, divide=config.divide_std
     )
-    opt_state = jax.eval_shape(as_transformation(tx).init, params)
+    opt_state = jax.eval_shape(as_transformation(tx).init, trainable_params(params, config.freeze))
     state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, metrics.zeros())
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), state)
 
@@ -282,13 +281,10 @@ def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
         own. The message has the number of the variables that do not fit, and the first of them.
 
     Example:
-      >>> from dataclasses import replace
-      >>> from jaxcnn import create_model, load_dataset, create_optimizer
-      >>> model, data = create_model("plain8", 10), load_dataset("digits")
-      >>> recipe = Recipe(dataset="digits", model="plain8")
-      >>> tx = create_optimizer(recipe)
-      >>> state = init_state(model, tx, recipe, data)
-      >>> source = init_state(model, tx, replace(recipe, seed=1), data)
+      >>> from jaxcnn import create_model, load_dataset
+      >>> model, data, tx = create_model("plain8", 10), load_dataset("digits"), optax.sgd(0.1)
+      >>> state = init_state(model, tx, TrainConfig(), data)
+      >>> source = init_state(model, tx, TrainConfig(seed=1), data)
       >>> copy = with_variables(state, {"params": source.params, **source.model_state})
       >>> bool((copy.params["head"]["kernel"] == source.params["head"]["kernel"]).all())
       True
@@ -303,7 +299,7 @@ def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
         )
     if eval_params(state.opt_state, state.params) is not state.params:
         raise ArgumentError(
-            "the optimiser keeps parameters of its own beside the model's; "
+            "the optimizer keeps parameters of its own next to the model's; "
             "write optimizer='momentum', say"
         )
     old = {"params": state.params, **state.model_state}

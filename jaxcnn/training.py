@@ -19,7 +19,9 @@ import optax
 
 from jaxcnn import divergence, metrics, parallel, provenance
 from jaxcnn.arguments import check_callable, check_choice, format_value
-from jaxcnn.augment import AugmentConfig, augment, normalize
+from jaxcnn.augment import augment as augment_image
+from jaxcnn.augment import normalize
+from jaxcnn.config import ArgumentError, AugmentConfig, TrainConfig, verify_config
 from jaxcnn.data import Dataset, Split, verify_dataset
 from jaxcnn.evaluation import (
     check_once,
@@ -32,14 +34,7 @@ from jaxcnn.evaluation import (
 from jaxcnn.input_pipeline import gather_batch, input_pipeline
 from jaxcnn.models.calling import call, check_outputs, outputs_and_targets, verify_model
 from jaxcnn.models.norm import frozen_batch_norm, non_batch_norm_statistic
-from jaxcnn.optim import (
-    as_transformation,
-    current_learning_rate,
-    frozen_stages,
-    in_stage,
-    stop_gradients,
-)
-from jaxcnn.recipe import ArgumentError, Recipe, verify_recipe
+from jaxcnn.optim import as_transformation, current_learning_rate, in_stage, trainable_params
 from jaxcnn.resume import resume_state
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, eval_state, fold_in, init_state
 
@@ -57,8 +52,8 @@ def make_train_step(
     *,
     loss: str = "cross-entropy",
     freeze: tuple[str, ...] = (),
-    axis: str | None = None,
-    **augment_kwargs: Any,
+    augment: AugmentConfig = AugmentConfig(),  # noqa: B008
+    axis_name: str | None = None,
 ) -> Callable[[State, Split | None, Any], State]:
     """Return the training step, a pure function.
 
@@ -67,16 +62,16 @@ def make_train_step(
     layout changes it.
 
     Args:
-      model: the network. Under an `axis` it needs a field `axis` if it has state such as BN's.
+      model: the network. With an `axis_name` it needs a field `axis` if it has state such as BN's.
       tx: the optimizer. Its `update` receives those of these extra arguments that it takes. They
         are `value` (the loss), `error` (0..1), `grad`, `value_fn` and `grad_fn`. `value_fn` returns
         the loss of params on the same batch. `grad_fn` returns the gradient of (params, any) there.
       loss: a name in `jaxcnn.metrics.LOSSES`.
-      freeze: stages without a gradient, whose BN works as in test mode. It is `tx` that takes no
-        step for them.
-      axis: the mapped axis that splits the batch (`jax.pmap`). None is one device or sharding. An
-        axis adds the averages over devices and nothing else.
-      augment_kwargs: fields of `jaxcnn.augment.AugmentConfig`, named as in `Recipe`.
+      freeze: stages whose parameters do not change, and whose BN works as in test mode. `tx` gets
+        the other parameters only.
+      augment: the distribution of crops and flips.
+      axis_name: the mapped axis that splits the batch (`jax.pmap`). None is one device or sharding.
+        An axis adds the averages over devices and nothing else.
 
     Returns:
       `step(state, split, index) -> state`. `index` is int32 [b], the examples of the batch or of
@@ -87,29 +82,31 @@ def make_train_step(
       ArgumentError: an argument is invalid.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
-      >>> data, recipe = load_dataset("digits"), Recipe(model="plain8")
-      >>> model, tx = create_model("plain8", 10), create_optimizer(recipe)
-      >>> state = init_state(model, tx, recipe, data)
-      >>> step = jax.jit(make_train_step(model, tx, pad=1))
+      >>> from jaxcnn import create_model, load_dataset
+      >>> data, model, tx = load_dataset("digits"), create_model("plain8", 10), optax.sgd(0.1)
+      >>> state = init_state(model, tx, TrainConfig(), data)
+      >>> step = jax.jit(make_train_step(model, tx, augment=AugmentConfig(padding=1)))
       >>> int(step(state, data.train, jnp.arange(32)).step)
       1
     """
     tx = as_transformation(tx)
     verify_model(model)
     check_choice("loss", loss, metrics.LOSSES)
-    if axis is not None and not isinstance(axis, str):
+    if axis_name is not None and not isinstance(axis_name, str):
         raise ArgumentError(
-            f"axis is {format_value(axis)}; expected a name or None. Write axis='batch'."
+            f"axis_name is {format_value(axis_name)}; expected a name or None. "
+            "Write axis_name='batch'."
         )
-    model = with_axis_name(model, axis)
-    average = (lambda tree: jax.lax.pmean(tree, axis)) if axis else (lambda tree: tree)
-    add_up = (lambda tree: jax.lax.psum(tree, axis)) if axis else (lambda tree: tree)
-
-    config = AugmentConfig(**augment_kwargs)
+    verify_config(augment, AugmentConfig)
+    model = with_axis_name(model, axis_name)
+    average = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
+    add_up = (lambda tree: jax.lax.psum(tree, axis_name)) if axis_name else (lambda tree: tree)
 
     def is_frozen(name: str) -> bool:
         return any(in_stage(name, stage) for stage in freeze)
+
+    def with_frozen(trained: Any, params: Any) -> Any:
+        return {**params, **trained} if freeze else trained
 
     def step(state: State, split: Split | None, index: Any) -> State:
         # [b], [b, h, w, c], [b] or [b, h, w]
@@ -117,11 +114,13 @@ def make_train_step(
         augment_key = fold_in(state.rng, AUGMENT, state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(augment_key, numbers)
         inputs = normalize(images, state.normalizer)
-        inputs = jax.vmap(augment, (0, 0, None, None))(keys, inputs, state.normalizer, config)
+        inputs = jax.vmap(augment_image, (0, 0, None, None))(
+            keys, inputs, state.normalizer, augment
+        )
 
         def mean_loss(params):
             key = fold_in(state.rng, DROPOUT, state.step)
-            variables = {"params": stop_gradients(params, freeze), **state.model_state}
+            variables = {"params": with_frozen(params, state.params), **state.model_state}
             mutable = [*state.model_state, "aux"]
             with frozen_batch_norm(is_frozen):
                 outputs, collections = call(
@@ -142,9 +141,10 @@ def make_train_step(
         def value_fn(params, error=None, grad_fn=None):
             return average(mean_loss(params)[0])
 
+        trained = trainable_params(state.params, freeze)
         (value, (main, outputs, target, stats)), grads = jax.value_and_grad(
             mean_loss, has_aux=True
-        )(state.params)
+        )(trained)
         value, main, grads = average((value, main, grads))
         sums = add_up(metrics.count(outputs, target, jnp.ones(len(inputs), bool), loss))
         size = sums.num_examples.astype(jnp.float32)
@@ -158,8 +158,8 @@ def make_train_step(
                 "grad": grads,
                 "value_fn": value_fn,
             }
-            updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra_args)
-            params = optax.apply_updates(state.params, updates)
+            updates, opt_state = tx.update(grads, state.opt_state, trained, **extra_args)
+            params = with_frozen(optax.apply_updates(trained, updates), state.params)
         sums = sums._replace(grad_norm=size * optax.tree.norm(grads), squared_loss=size * main**2)
         return state._replace(
             step=state.step + 1,
@@ -216,27 +216,26 @@ def epoch_order(
 
 @parallel.cached_program
 def _trainer(model, tx, step_items, strategy, optimize):
-    step = make_train_step(model, tx, **dict(step_items), axis=strategy.axis)
+    step = make_train_step(model, tx, **dict(step_items), axis_name=strategy.axis)
     return strategy.compile_steps(step, optimize)
 
 
-def step_kwargs(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe's keyword arguments of `make_train_step`."""
-    augment_kwargs = {name: getattr(recipe, name) for name in AugmentConfig._fields}
-    return augment_kwargs | {"loss": recipe.train.loss, "freeze": frozen_stages(recipe.optimizer.lr_multipliers)}
+def step_kwargs(config: TrainConfig) -> dict[str, Any]:
+    """Return the config's keyword arguments of `make_train_step`."""
+    return {"loss": config.loss, "freeze": config.freeze, "augment": config.augment}
 
 
-def _order_function(recipe, data) -> Callable[[Any, int, int], np.ndarray]:
+def _order_function(config, data) -> Callable[[Any, int, int], np.ndarray]:
     """Return `order(key, first, last)`, the examples of these steps.
 
-    They are in the recipe's order of the training images.
+    They are in the config's order of the training images.
     """
     labels, n = data.train.labels, len(data.train.labels)
-    if recipe.order == "shuffled":
-        return lambda key, first, last: epoch_order(key, first, last, recipe.batch, n)
+    if config.order == "shuffled":
+        return lambda key, first, last: epoch_order(key, first, last, config.batch_size, n)
     by_label = np.argsort(labels, kind="stable").astype(np.int32)
     return lambda key, first, last: by_label[
-        epoch_order(key, first, last, recipe.batch, n, shuffle=False)
+        epoch_order(key, first, last, config.batch_size, n, shuffle=False)
     ]
 
 
@@ -244,29 +243,29 @@ def train(
     model: nn.Module,
     tx: optax.GradientTransformation | optax.MultiSteps,
     data: Dataset,
-    recipe: Recipe,
+    config: TrainConfig,
     *,
     resume: Callable[[State], State | None] | None = None,
     warm_start: bool = False,
     strategy: parallel.Strategy | None = None,
     pause: Callable[[int], Any] | None = None,
 ) -> Iterator[tuple[State, Row | None]]:
-    """Train, and yield `(state, row)` every `recipe.every` steps.
+    """Train, and yield `(state, row)` every `config.eval_every` steps.
 
     The loop, and what is done in it, is the caller's.
 
-    The rows of a recipe have the same bits on one machine. This needs the same number of usable
+    The rows of a run have the same bits on one machine. This needs the same number of usable
     cores and the same versions of Python's packages. Elsewhere they are equal to rounding.
 
     A row has these keys:
 
     - `step`, and `rate`, the learning rate.
     - `train_loss` and `train_error`: running means over the row's augmented batches, or with
-      `recipe.train_error` "clean" those of a pass in test mode.
-    - `eval_loss`, `eval_error` and `eval_split`, the name of their split (`recipe.report`).
+      `config.train_metrics` "clean" those of a pass in test mode.
+    - `eval_loss`, `eval_error` and `eval_split`, the name of their split (`config.eval_split`).
     - `grad_norm`, and `loss_std` over the row's batches.
     - `seconds` and `images_per_second`.
-    - With `recipe.precise_bn`, `precise_eval_loss` and `precise_eval_error`.
+    - With `config.recompute_batch_stats`, `precise_eval_loss` and `precise_eval_error`.
     - With a run that has diverged (`jaxcnn.divergence`), `diverged`, the reason.
 
     Cross-entropies are in nats, errors in percent. A run that has diverged gets a row at once, not
@@ -275,15 +274,15 @@ def train(
     Args:
       model: a flax.linen Module called with images and, if it takes one, a flag: `train`,
         `training`, `is_training`, or its opposite, `deterministic`.
-      tx: any optax transformation, or `optax.MultiSteps`. `jaxcnn.create_optimizer(recipe)` is the
-        recipe's.
+      tx: any optax transformation, or `optax.MultiSteps`. `jaxcnn.create_optimizer` makes those of
+        `jaxcnn.OPTIMIZERS`.
       data: images and labels. The training part is moved whole to every device, as bytes.
-      recipe: the numbers.
+      config: the numbers.
       resume: a function of the state at step 0. It returns the state to resume, or None, as
         `Checkpoints.restore` does. A state that was trained with another rate, seed or normalizer
-        than the recipe's is an error. More `steps` than it was trained with are allowed.
+        than the config's is an error. More `num_steps` than it was trained with are allowed.
       warm_start: allow such a state, with its step, parameters, statistics and the optimizer's
-        moments. Training continues with the recipe's rate, seed and normalizer, and `RunLog`
+        moments. Training continues with the new rate, seed and normalizer, and `RunLog`
         records the changes.
       strategy: devices, such as `jaxcnn.strategy("pmap")`; by default "jit" over all devices.
       pause: called with the step number after every step (on accelerators, after every scan). When
@@ -300,36 +299,42 @@ def train(
     """
     strategy = parallel.check_strategy(strategy)
     verify_model(model)
-    verify_recipe(recipe)
-    check_config(recipe, data, strategy)
+    verify_config(config, TrainConfig)
+    check_config(config, data, strategy)
     tx = as_transformation(tx)
     for name, function in (("resume", resume), ("pause", pause)):
         if function is not None:
             example = "checkpoints.restore" if name == "resume" else "stop"
             check_callable(name, function, example)
-    state = init_state(model, tx, recipe, data)
-    check_model(model, state, data, recipe, strategy)
-    run_facts = provenance.run_facts(model, tx, recipe, data, state.params, state.opt_state)
+    state = init_state(model, tx, config, data)
+    check_model(model, state, data, config, strategy)
+    run_facts = provenance.run_facts(model, tx, config, data, state.params, state.opt_state)
     if resume is not None and (restored := resume(state)) is not None:
-        state, changes = resume_state(restored, state, recipe, data, warm_start)
+        state, changes = resume_state(restored, state, config, data, warm_start)
         if changes:
             run_facts["warm_start"] = {"step": int(state.step), "changed": changes}
-    num_values = recipe.train.num_steps * recipe.train.batch_size * math.prod(data.train.images.shape[1:])
+    num_values = config.num_steps * config.batch_size * math.prod(data.train.images.shape[1:])
     optimize = strategy.should_optimize(num_values)
     # What is compiled depends on the update alone, so `init` is left out of the key of the cache.
     # Optimizers that only start in another state share a program.
     update_only = tx._replace(init=init_state)
-    run = _trainer(model, update_only, tuple(step_kwargs(recipe).items()), strategy, optimize)
+    run = _trainer(model, update_only, tuple(step_kwargs(config).items()), strategy, optimize)
+    return _train_loop(model, run, state, data, config, strategy, pause, run_facts)
+
+
+def _train_loop(
+    model, run, state, data, config, strategy, pause, run_facts
+) -> Iterator[tuple[State, Row | None]]:
     placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
-    test = input_pipeline(getattr(data, recipe.train.eval_split), strategy)
-    step, order = int(state.step), _order_function(recipe, data)
+    test = input_pipeline(getattr(data, config.eval_split), strategy)
+    step, order = int(state.step), _order_function(config, data)
     has_diverged, num_classes = False, len(data.classes)
-    every = recipe.train.eval_every or math.ceil(len(data.train.labels) / recipe.train.batch_size)
-    if step >= recipe.train.num_steps:
+    every = config.eval_every or math.ceil(len(data.train.labels) / config.batch_size)
+    if step >= config.num_steps:
         yield state, None
-    while step < recipe.train.num_steps:
+    while step < config.num_steps:
         start_time, first = time.perf_counter(), step
-        due = min(recipe.train.num_steps, (step // every + 1) * every)
+        due = min(config.num_steps, (step // every + 1) * every)
         for chunk in train.chunks(order(state.rng, step, due)):
             placed = run(placed, train.split, chunk)
             step += len(jax.tree.leaves(chunk)[0])
@@ -345,8 +350,8 @@ def train(
             ):
                 break
         state = strategy.fetch(placed)
-        images_per_second = recipe.train.batch_size * (step - first) / (time.perf_counter() - start_time)
-        row = _metrics_row(model, placed, state, train, test, data, recipe, strategy)
+        images_per_second = config.batch_size * (step - first) / (time.perf_counter() - start_time)
+        row = _metrics_row(model, placed, state, train, test, data, config, strategy)
         reason = divergence.reason(row, num_classes) or divergence.nonfinite_parameter(state.params)
         has_diverged, row = reason is not None, row | ({"diverged": reason} if reason else {})
         state = state._replace(metrics=jax.tree.map(np.zeros_like, state.metrics))
@@ -359,61 +364,47 @@ def train(
         yield state, row
 
 
-def check_config(recipe: Recipe, data: Dataset, strategy: parallel.Strategy) -> None:
-    """Check that `recipe` can be trained on `data` with `strategy`.
+def check_config(config: TrainConfig, data: Dataset, strategy: parallel.Strategy) -> None:
+    """Check that `config` can be trained on `data` with `strategy`.
 
     Nothing is compiled.
 
     Raises:
-      ArgumentError: the recipe does not fit the data or the devices.
+      ArgumentError: the config does not fit the data or the devices.
       DataError: the data are invalid.
     """
     verify_dataset(data)
     n = len(data.train.labels)
-    strategy.check(recipe.train.batch_size)
-    if recipe.train.batch_size > n:
+    strategy.check(config.batch_size)
+    if config.batch_size > n:
         raise ArgumentError(
-            f"batch is {recipe.train.batch_size}, more than the {n} training images; write batch={min(128, n)}"
+            f"batch_size is {config.batch_size}, more than the {n} training images; "
+            f"write batch_size={min(128, n)}"
         )
-    num_validation = len(data.validation.labels)
-    if recipe.num_validation != num_validation:
+    _check_counts_and_masks(config, data)
+    if not len(getattr(data, config.eval_split).labels):
+        raise ArgumentError(f"the {config.eval_split} split is empty; expected at least one image")
+    if config.recompute_batch_stats and not config.batch_size <= config.recompute_batch_stats <= n:
         raise ArgumentError(
-            f"validation is {recipe.num_validation}, but the data holds out {num_validation}; "
-            f"write load_dataset(..., validation={recipe.num_validation})"
+            f"recompute_batch_stats is {config.recompute_batch_stats}; "
+            f"expected {config.batch_size} (one batch) to {n} images, or 0"
         )
-    if recipe.max_train_examples not in (None, n):
+    if config.divide_std is True and not data.std.all():
         raise ArgumentError(
-            f"examples is {recipe.max_train_examples}, but the data has {n} training images; "
-            f"write subset(data, {recipe.max_train_examples})"
-        )
-    _check_counts_and_masks(recipe, data)
-    if recipe.dataset != data.name:
-        raise ArgumentError(
-            f"dataset is {recipe.dataset!r}, but the data is {data.name!r}; "
-            f"write dataset={data.name!r}"
-        )
-    if not len(getattr(data, recipe.train.eval_split).labels):
-        raise ArgumentError(f"the {recipe.train.eval_split} split is empty; expected at least one image")
-    if recipe.train.recompute_batch_stats and not recipe.train.batch_size <= recipe.train.recompute_batch_stats <= n:
-        raise ArgumentError(
-            f"precise_bn is {recipe.train.recompute_batch_stats}; "
-            f"expected {recipe.train.batch_size} (one batch) to {n} images, or 0"
-        )
-    if recipe.train.divide_std is True and not data.std.all():
-        raise ArgumentError(
-            "std is True, but a channel of the training images never changes; write std=False"
+            "divide_std is True, but a channel of the training images never changes; "
+            "write divide_std=False"
         )
 
 
 def check_model(
-    model: nn.Module, state: State, data: Dataset, recipe: Recipe, strategy: parallel.Strategy
+    model: nn.Module, state: State, data: Dataset, config: TrainConfig, strategy: parallel.Strategy
 ) -> None:
     """Check that the outputs of `model` fit the data.
 
     Training and test mode are both checked. Nothing is compiled.
 
     Raises:
-      ArgumentError: they do not, or `recipe.stage_rates` freezes statistics that are not of a BN.
+      ArgumentError: they do not, or `config.freeze` freezes statistics that are not of a BN.
     """
     num_classes = len(data.classes)
     if getattr(model, "classes", num_classes) != num_classes:
@@ -425,8 +416,8 @@ def check_model(
     if is_library_model(model):
         return
     variables = {"params": state.params, **state.model_state}
-    frozen = frozen_stages(recipe.optimizer.lr_multipliers)
-    local_batch = recipe.train.batch_size // (len(strategy.devices) if strategy.axis else 1)
+    frozen = config.freeze
+    local_batch = config.batch_size // (len(strategy.devices) if strategy.axis else 1)
     shapes = data.train.images.shape[1:], data.train.labels.shape[1:]
 
     def is_frozen(name: str) -> bool:
@@ -448,60 +439,62 @@ def check_model(
                     variables,
                     images,
                     labels,
-                    recipe.train.loss,
+                    config.loss,
                     num_classes,
                     train=train,
                     axis=axis,
                 )
         return non_batch_norm_statistic(state.model_state, norms, is_frozen)
 
-    key = ("fit", model, frozen, local_batch, shapes, recipe.train.loss, num_classes, strategy.axis)
+    key = ("fit", model, frozen, local_batch, shapes, config.loss, num_classes, strategy.axis)
     if statistic := check_once(key, variables, trace):
         raise ArgumentError(
-            f"stage_rates freezes {', '.join(frozen)}, but {statistic} is not of a BatchNorm, "
+            f"freeze has {', '.join(frozen)}, but {statistic} is not of a BatchNorm, "
             "and would go on moving; expected flax.linen.BatchNorm or a subclass there. "
-            "Write a rate above 0."
+            "Leave the stage out of freeze."
         )
 
 
-def _check_counts_and_masks(recipe, data) -> None:
+def _check_counts_and_masks(config, data) -> None:
     """Check what holds where each pixel has a label or a target.
 
     Changes of an image would have to be those of its mask, and counts must fit into int32.
     """
     images, labels = data.train
-    has_masks = recipe.loss != "reconstruction" and labels.ndim == 3
-    if has_masks and (recipe.pad or recipe.flip or recipe.crop != "shift"):
+    has_masks = config.loss != "reconstruction" and labels.ndim == 3
+    if has_masks and (
+        config.augment.padding or config.augment.flip or config.augment.crop != "shift"
+    ):
         raise ArgumentError(
             "labels are masks, which augmentation would leave where they are; "
-            "write pad=0 and flip=False"
+            "write padding=0 and flip=False"
         )
-    shape = images.shape[1:] if recipe.loss == "reconstruction" else labels.shape[1:]
+    shape = images.shape[1:] if config.loss == "reconstruction" else labels.shape[1:]
     per_image = math.prod(shape)
     max_images = max(
-        recipe.batch * (recipe.every or 0),
-        len(labels) + recipe.batch,
-        len(getattr(data, recipe.report).labels),
+        config.batch_size * (config.eval_every or 0),
+        len(labels) + config.batch_size,
+        len(getattr(data, config.eval_split).labels),
     )
     if per_image * max_images >= 2**31:
-        every = max(1, 2**31 // per_image // recipe.batch // 2)
+        every = max(1, 2**31 // per_image // config.batch_size // 2)
         raise ArgumentError(
             f"a row would count {per_image} answers of {max_images} images, more than 2^31; "
-            f"write every={every}"
+            f"write eval_every={every}"
         )
 
 
-def _metrics_row(model, placed, state, train, test, data, recipe, strategy) -> Row:
+def _metrics_row(model, placed, state, train, test, data, config, strategy) -> Row:
     def measure(placed, pipeline, split):
         optimize = strategy.should_optimize(split.images.size)
-        count = make_eval_step(model, strategy, recipe.loss, optimize)
+        count = make_eval_step(model, strategy, config.loss, optimize)
         return count(placed, pipeline, len(split.labels), default_batch_size(split.images))
 
-    eval_split = getattr(data, recipe.report)
+    eval_split = getattr(data, config.eval_split)
     evaluated = eval_state(state)
     if evaluated is not state:
         placed = strategy.replicate(evaluated)
-    is_clean = recipe.train_error == "clean"
+    is_clean = config.train_metrics == "clean"
     train_metrics = measure(placed, train, data.train) if is_clean else state.metrics
     eval_metrics = measure(placed, test, eval_split)
     row = {
@@ -511,13 +504,18 @@ def _metrics_row(model, placed, state, train, test, data, recipe, strategy) -> R
         "train_error": train_metrics.error_percent,
         "eval_loss": eval_metrics.mean_loss,
         "eval_error": eval_metrics.error_percent,
-        "eval_split": recipe.report,
+        "eval_split": config.eval_split,
         "grad_norm": state.metrics.mean_grad_norm,
         "loss_std": state.metrics.loss_std,
     }
-    if recipe.precise_bn:
+    if config.recompute_batch_stats:
         exact = recompute_batch_stats(
-            model, state, data.train, recipe.precise_bn, batch=recipe.batch, strategy=strategy
+            model,
+            state,
+            data.train,
+            config.recompute_batch_stats,
+            batch=config.batch_size,
+            strategy=strategy,
         )
         exact_metrics = measure(strategy.replicate(exact), test, eval_split)
         row |= {

@@ -19,7 +19,7 @@ from jaxcnn.augment import (
     random_flip,
     random_resized_crop,
 )
-from jaxcnn.recipe import ArgumentError
+from jaxcnn.config import ArgumentError
 
 RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (6, 8, 6, 3), dtype=np.uint8)

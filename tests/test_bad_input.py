@@ -27,7 +27,7 @@ from jaxcnn.data import (
     subset,
     verify_dataset,
 )
-from jaxcnn.recipe import ArgumentError, Recipe, file_name
+from jaxcnn.config import ArgumentError, Recipe, file_name
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 

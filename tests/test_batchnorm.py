@@ -8,7 +8,7 @@ import pytest
 
 from jaxcnn.models import create_model
 from jaxcnn.models.norm import BatchNorm
-from jaxcnn.recipe import ArgumentError
+from jaxcnn.config import ArgumentError
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(1, 2, (16, 3, 5, 4)), jnp.float32)

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from jaxcnn import cli
-from jaxcnn.recipe import ArgumentError
+from jaxcnn.config import ArgumentError
 
 ROOT = Path(cli.__file__).parent.parent
 

@@ -12,7 +12,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxcnn.curvature import eigenvalues, hessian_vector, noise_scale, sharpness
-from jaxcnn.recipe import ArgumentError
+from jaxcnn.config import ArgumentError
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(1)

@@ -20,7 +20,7 @@ from experiments.learning_rate.descent import (
     roots,
     straight_line,
 )
-from jaxcnn.recipe import ArgumentError
+from jaxcnn.config import ArgumentError
 
 MOMENTA = [0.0, 0.5, 0.9]
 LINE = straight_line()

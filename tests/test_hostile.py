@@ -30,7 +30,7 @@ from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.cpu import without_persistent_cache
 from jaxcnn.data import DataError, cache, load_dataset, loading
 from jaxcnn.progress import Progress, SafeStream
-from jaxcnn.recipe import ArgumentError, Recipe
+from jaxcnn.config import ArgumentError, Recipe
 from jaxcnn.run_log import read_metrics
 from jaxcnn.runs import sweep, sweeps
 

@@ -16,7 +16,7 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.optim import OPTIMIZERS, SCHEDULES, create_optimizer, eval_params
 from jaxcnn.optim.optimizers import optimizer_options
-from jaxcnn.recipe import ArgumentError, Recipe
+from jaxcnn.config import ArgumentError, Recipe
 from jaxcnn.state import eval_state, init_state
 from jaxcnn.training import epoch_order, make_train_step
 

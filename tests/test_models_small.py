@@ -16,7 +16,7 @@ from jaxcnn.metrics import cross_entropy
 from jaxcnn.models import MLP, ConvNet, count_parameters, create_model
 from jaxcnn.models.lenet import output_codes
 from jaxcnn.models.mlp import step
-from jaxcnn.recipe import ArgumentError
+from jaxcnn.config import ArgumentError
 
 DIGITS, MNIST, CIFAR = (8, 8, 1), (28, 28, 1), (32, 32, 3)
 SHAPES = [DIGITS, MNIST, CIFAR]

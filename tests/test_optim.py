@@ -14,7 +14,7 @@ from jaxcnn.optim import (
     decay_mask,
     scale_by_scheduled_rate,
 )
-from jaxcnn.recipe import ArgumentError, Recipe
+from jaxcnn.config import ArgumentError, Recipe
 
 ONE = {"kernel": jnp.float32(1)}
 

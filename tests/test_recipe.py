@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, asdict, fields, replace
 import pytest
 
 from jaxcnn.augment import AugmentConfig
-from jaxcnn.recipe import ArgumentError, Recipe, check_choice
+from jaxcnn.config import ArgumentError, Recipe, check_choice
 
 # He et al. 2015, section 4.2: 32k and 48k of 64k steps of 128 images, 45k/5k only while choosing, no division by std.
 PAPER = {

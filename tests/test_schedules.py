@@ -10,7 +10,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.optim import SCHEDULES, create_optimizer, current_learning_rate, scale_by_scheduled_rate
-from jaxcnn.recipe import Recipe
+from jaxcnn.config import Recipe
 
 ONE = {"kernel": jnp.float32(1)}
 AT = np.arange(140)  # of 140 steps: cycles of 20, 40 and 80; a warm-up of 14; a peak at 42

@@ -40,7 +40,7 @@ import jaxcnn as jc
 from jaxcnn import runs
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.data import DATASETS, DataError, archives, cache, load_dataset
-from jaxcnn.recipe import ArgumentError, Recipe
+from jaxcnn.config import ArgumentError, Recipe
 from jaxcnn.run_log import write_text
 
 pytestmark = pytest.mark.usefixtures("bare_machine")

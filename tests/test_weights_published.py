@@ -21,7 +21,7 @@ from test_weights_strangers import SIX, WRITERS, Call, a_tensor, dumped, refused
 
 from jaxcnn import Recipe, create_optimizer, evaluate, load_dataset
 from jaxcnn.models import create_model
-from jaxcnn.recipe import ArgumentError
+from jaxcnn.config import ArgumentError
 from jaxcnn.state import init_state, with_variables
 from jaxcnn.weights import WeightsError, export_weights, load_weights, read_weights
 from jaxcnn.weights._networks import trace

@@ -15,7 +15,7 @@ from experiments.benchmark import pytorch, report, roofline, timing
 from experiments.benchmark.workload import IMAGENET, NETWORKS, Workload, create_workload
 from jaxcnn import cli, parallel
 from jaxcnn.progress import Progress
-from jaxcnn.recipe import check_choice
+from jaxcnn.config import check_choice
 
 Form = Literal["eager", "channels_last", "compile", "max-autotune"]
 BATCH = 128

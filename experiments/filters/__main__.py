@@ -15,7 +15,7 @@ import jaxcnn as jc
 from experiments.filters import classic, resizing, windows
 from jaxcnn import cli, plots
 from jaxcnn.data import load_image
-from jaxcnn.recipe import check_choice
+from jaxcnn.config import check_choice
 
 FIGURES = {
     "filters": classic.filters_figure,

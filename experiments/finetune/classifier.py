@@ -18,7 +18,7 @@ from jaxcnn import metrics, weights
 from jaxcnn.augment import Normalizer
 from jaxcnn.data.image_io import check_sizes
 from jaxcnn.data.types import printable
-from jaxcnn.recipe import format_value
+from jaxcnn.config import format_value
 from jaxcnn.run_log import write_text
 from jaxcnn.state import eval_state
 

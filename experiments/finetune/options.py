@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jaxcnn as jc
 from jaxcnn import runs, weights
 from jaxcnn.optim import in_stage
-from jaxcnn.recipe import check_choice
+from jaxcnn.config import check_choice
 
 HEADS = ("head", "aux1", "aux2")
 """Modules that are new for new classes."""

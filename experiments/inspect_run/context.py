@@ -15,7 +15,7 @@ from experiments.inspect_run.options import Options
 from jaxcnn import runs
 from jaxcnn.data import load_images
 from jaxcnn.interpret import stage_shapes
-from jaxcnn.recipe import check_choice
+from jaxcnn.config import check_choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import jaxcnn as jc
-from jaxcnn.recipe import check_choice
+from jaxcnn.config import check_choice
 
 PARTS = ("about", "curves", "errors", "filters", "features", "channels", "heat")
 """Parts in the order of the page, as in `__main__.SECTIONS`."""

@@ -10,7 +10,7 @@ from experiments.inspect_run.context import PageFigure, RunContext, Section
 from jaxcnn import plots, tables
 from jaxcnn.interpret import summary
 from jaxcnn.interpret.summary import LayerSummary
-from jaxcnn.recipe import Recipe
+from jaxcnn.config import Recipe
 from jaxcnn.run_log import read_json
 
 

@@ -201,7 +201,7 @@ def _dtype_fix(images: np.ndarray) -> tuple[str, str]:
     if low < 0:
         return (
             value_range,
-            "give them as they were before they were normalised; the recipe says what is subtracted",
+            "give them as they were before they were normalised; the config says what is subtracted",
         )
     return value_range, "scale them to 0..255, then write images.round().astype(np.uint8)"
 

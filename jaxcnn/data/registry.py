@@ -68,7 +68,7 @@ def dataset_info(name: str) -> DatasetInfo:
     """
     if isinstance(name, str) and name in DATASETS:
         return DATASETS[name]
-    # `image_folder` gives its data sets this name, and so do the recipes of their runs.
+    # `image_folder` gives its data sets this name, and so do the configs of their runs.
     if isinstance(name, str) and name == "folder":
         raise DataError(
             "'folder' is for images of your own, which have no name; pass data=jaxcnn.image_folder(PATH, size=...)"

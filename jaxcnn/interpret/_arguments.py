@@ -14,10 +14,10 @@ import numpy as np
 
 from jaxcnn import parallel
 from jaxcnn.arguments import check_integer
+from jaxcnn.config import ArgumentError
 from jaxcnn.data import verify_images
 from jaxcnn.evaluation import predict
 from jaxcnn.models.calling import call
-from jaxcnn.recipe import ArgumentError
 from jaxcnn.state import State, eval_state, image_shape_of
 
 PIXELS_PER_BATCH = 100 * 32 * 32
@@ -46,11 +46,12 @@ def prepare_arguments(
         the model does not return logits.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data, model = load_dataset("digits"), create_model("mlp", 10)
-      >>> recipe = Recipe(dataset="digits", model="mlp")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> images = data.test.images[:2]
       >>> prepare_arguments(model, state, images, np.array([3, 12]))  # doctest: +ELLIPSIS
       Traceback (most recent call last):
@@ -131,11 +132,12 @@ def run_in_batches(
       *extras: arrays [m, ...].
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data, model = load_dataset("digits"), create_model("mlp", 10)
-      >>> recipe = Recipe(dataset="digits", model="mlp")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> brightest, index = lambda state, images: images.max((1, 2, 3)), np.array([0, 0, 1])
       >>> batches = run_in_batches(brightest, state, data.test.images, index, 2)
       >>> [(i.tolist(), outputs.shape) for i, outputs in batches]

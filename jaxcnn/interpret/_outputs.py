@@ -14,9 +14,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxcnn.config import ArgumentError
 from jaxcnn.models.calling import call, set_mode, verify_model
 from jaxcnn.models.layers import NUDGES
-from jaxcnn.recipe import ArgumentError
 
 
 def has_stages(model: nn.Module) -> bool:

@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxcnn import cpu, parallel
 from jaxcnn.augment import normalize
+from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.data import verify_images
 from jaxcnn.interpret._jaxpr import Op, trace
 from jaxcnn.interpret._outputs import output_kind, outputs, stage_shapes
-from jaxcnn.recipe import ArgumentError, check_choice, format_value
 from jaxcnn.state import State, eval_state, image_shape_of
 
 # ---------------------------------------------------------------- feature maps
@@ -47,12 +47,13 @@ def feature_maps(
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data = load_dataset("digits")
       >>> model = create_model("resnet8", 10, width=4)
-      >>> recipe = Recipe(dataset="digits", model="resnet8")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> maps = feature_maps(model, state, data.test.images[:3])
       >>> maps["stem"].shape, maps["stage1"].shape, maps["stage2"].shape, maps["stage3"].shape
       ((3, 8, 8, 4), (3, 8, 8, 4), (3, 4, 4, 8), (3, 2, 2, 16))
@@ -174,12 +175,13 @@ def top_activations(
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data = load_dataset("digits")
       >>> model = create_model("resnet8", 10, width=4)
-      >>> recipe = Recipe(dataset="digits", model="resnet8")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> top = top_activations(model, state, data.test.images[:50], 3)["stage2"]
       >>> top.images.shape, top.places.shape
       ((8, 3), (8, 3, 2))
@@ -251,12 +253,13 @@ def first_kernels(model: nn.Module, state: State) -> np.ndarray:
       ArgumentError: no convolution sees the image.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data = load_dataset("digits")
       >>> model = create_model("resnet8", 10, width=4)
-      >>> recipe = Recipe(dataset="digits", model="resnet8")
-      >>> first_kernels(model, init_state(model, create_optimizer(recipe), recipe, data)).shape
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> first_kernels(model, init_state(model, tx, config, data)).shape
       (3, 3, 1, 4)
     """
     names = _first_kernel_path(model, image_shape_of(model, state))

@@ -18,10 +18,10 @@ import numpy as np
 from jaxcnn import cpu, parallel
 from jaxcnn.arguments import check_integer
 from jaxcnn.augment import normalize
+from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.interpret._arguments import logits, prepare_arguments, run_in_batches
 from jaxcnn.interpret.gradcam import gradcam, gradcam_plus_plus
 from jaxcnn.interpret.guided_backprop import guided_backprop
-from jaxcnn.recipe import ArgumentError, check_choice, format_value
 from jaxcnn.state import State, image_shape_of
 
 # ---------------------------------------------------------------- integrated gradients
@@ -64,11 +64,12 @@ def integrated_gradients(
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer, predict
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset, predict
       >>> from jaxcnn.state import init_state
       >>> data, model = load_dataset("digits"), create_model("mlp", 10)
-      >>> recipe = Recipe(dataset="digits", model="mlp")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> images = data.test.images[:1]
       >>> shares = integrated_gradients(model, state, images, np.array([3]))
       >>> rise = predict(model, state, images)[0, 3] - predict(model, state, 0 * images)[0, 3]
@@ -155,11 +156,12 @@ def occlusion(
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data, model = load_dataset("digits"), create_model("mlp", 10)
-      >>> recipe = Recipe(dataset="digits", model="mlp")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> occlusion(model, state, data.test.images[:3]).shape
       (3, 8, 8)
     """
@@ -300,11 +302,12 @@ def attribution(
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data, model = load_dataset("digits"), create_model("convnet", 10)
-      >>> recipe = Recipe(dataset="digits", model="convnet")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> images = data.test.images[:3]
       >>> heat = attribution("integrated_gradients", model, state, images, steps=8)
       >>> heat.shape, heat.max((1, 2)).tolist()

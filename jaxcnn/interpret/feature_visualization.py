@@ -16,8 +16,8 @@ import optax
 
 from jaxcnn import cpu, parallel
 from jaxcnn.augment import normalize
+from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.interpret.activations import map_shapes, stage_outputs
-from jaxcnn.recipe import ArgumentError, check_choice, format_value
 from jaxcnn.state import State, eval_state, image_shape_of
 
 NUM_STARTS = 64
@@ -74,12 +74,13 @@ def maximize_activation(
       ArgumentError: a stage, a channel or the aim is unknown.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data = load_dataset("digits")
       >>> model = create_model("resnet8", 10, width=4)
-      >>> recipe = Recipe(dataset="digits", model="resnet8")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> images = maximize_activation(model, state, {"stem": [0, 2], "stage1": [1]}, steps=2)
       >>> {stage: array.shape for stage, array in images.items()}
       {'stem': (2, 8, 8, 1), 'stage1': (1, 8, 8, 1)}

@@ -14,9 +14,9 @@ import numpy as np
 
 from jaxcnn import cpu, parallel
 from jaxcnn.augment import normalize
+from jaxcnn.config import ArgumentError, check_choice
 from jaxcnn.interpret._arguments import prepare_arguments, run_in_batches
 from jaxcnn.interpret._outputs import output_kind, outputs, perturbed_output, stage_shapes
-from jaxcnn.recipe import ArgumentError, check_choice
 from jaxcnn.state import State, image_shape_of
 
 WeightFunction = Callable[[jax.Array, jax.Array], jax.Array]
@@ -63,12 +63,13 @@ def gradcam(
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data = load_dataset("digits")
       >>> model = create_model("resnet8", 10, width=4)
-      >>> recipe = Recipe(dataset="digits", model="resnet8")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> heat = gradcam(model, state, data.test.images[:3])
       >>> heat.shape, float(heat.max()) <= 1
       ((3, 8, 8), True)
@@ -96,11 +97,12 @@ def gradcam_plus_plus(
     lets the largest win. Arguments, result and errors are those of `gradcam`.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data, model = load_dataset("digits"), create_model("convnet", 10)
-      >>> recipe = Recipe(dataset="digits", model="convnet")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> gradcam_plus_plus(model, state, data.test.images[:3], stage="conv1").shape
       (3, 8, 8)
     """

@@ -16,9 +16,9 @@ from jax.extend.core import JaxprEqn, Literal
 
 from jaxcnn import cpu, parallel
 from jaxcnn.augment import normalize
+from jaxcnn.config import ArgumentError
 from jaxcnn.cpu.rewriting import Replacement, count_matches, rewrite
 from jaxcnn.interpret._arguments import logits, prepare_arguments, run_in_batches
-from jaxcnn.recipe import ArgumentError
 from jaxcnn.state import State
 
 
@@ -52,11 +52,12 @@ def guided_backprop(
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data, model = load_dataset("digits"), create_model("convnet", 10)
-      >>> recipe = Recipe(dataset="digits", model="convnet")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> guided_backprop(model, state, data.test.images[:3]).shape
       (3, 8, 8, 1)
     """

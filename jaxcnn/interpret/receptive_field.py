@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxcnn.config import ArgumentError
 from jaxcnn.interpret._outputs import outputs
 from jaxcnn.interpret._receptive_field_rules import Extent, trace_extents
 from jaxcnn.models.calling import variable_shapes
-from jaxcnn.recipe import ArgumentError
 
 
 class ReceptiveField(NamedTuple):

@@ -18,9 +18,9 @@ from flax.traverse_util import flatten_dict
 
 from jaxcnn import metrics
 from jaxcnn.augment import normalize
+from jaxcnn.config import check_choice
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.evaluation import outputs_and_targets
-from jaxcnn.recipe import check_choice
 from jaxcnn.state import State, eval_state, image_shape_of
 
 T = TypeVar("T")
@@ -120,12 +120,13 @@ def map_responses(
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data = load_dataset("digits")
       >>> model = create_model("plain8", 10, width=4)
-      >>> recipe = Recipe(dataset="digits", model="plain8")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> shapes = map_responses(np.shape, model, state, data.test.images[:5])
       >>> shapes["stem"], shapes["stage3_block1/conv2"], shapes["head"]
       ((5, 8, 8, 4), (5, 2, 2, 16), (5, 10))
@@ -153,12 +154,13 @@ def response_std(
     smaller. Arguments and errors are those of `map_responses`.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data = load_dataset("digits")
       >>> model = create_model("plain8", 10, width=4)
-      >>> recipe = Recipe(dataset="digits", model="plain8")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> std = response_std(model, state, data.test.images[:100], train=True)
       >>> bool(abs(std["stage3_block1/conv2"] - 1) < 1e-3)  # BN makes it so
       True
@@ -216,11 +218,12 @@ def gradient_norms(
       DataError: an array has another shape or dtype.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data, model = load_dataset("digits"), create_model("mlp", 10)
-      >>> recipe = Recipe(dataset="digits", model="mlp")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> list(gradient_norms(model, state, data.train.images[:64], data.train.labels[:64]))
       ['hidden1', 'hidden2', 'head']
     """
@@ -334,12 +337,13 @@ def effective_ranks(
     are those of `map_responses`.
 
     Example:
-      >>> from jaxcnn import Recipe, create_model, load_dataset, create_optimizer
+      >>> import optax
+      >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data = load_dataset("digits")
       >>> model = create_model("plain8", 10, width=4)
-      >>> recipe = Recipe(dataset="digits", model="plain8")
-      >>> state = init_state(model, create_optimizer(recipe), recipe, data)
+      >>> tx, config = optax.sgd(0.1), TrainConfig()
+      >>> state = init_state(model, tx, config, data)
       >>> ranks = effective_ranks(model, state, data.test.images[:20], train=True)
       >>> all(1 <= rank <= 20 for rank in ranks.values())
       True

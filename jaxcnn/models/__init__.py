@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn.arguments import check_image_shape
+from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models import resnet, vgg
 from jaxcnn.models.alexnet import AlexNet
 from jaxcnn.models.autoencoder import Autoencoder
@@ -37,7 +38,6 @@ from jaxcnn.models.resnet import (
 )
 from jaxcnn.models.unet import UNet
 from jaxcnn.models.vgg import VGG
-from jaxcnn.recipe import ArgumentError, check_choice, format_value
 
 __all__ = [
     "MLP",

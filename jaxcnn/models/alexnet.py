@@ -13,10 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.config import ArgumentError
 from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import Dropout, conv, stage
 from jaxcnn.models.pooling import adaptive_average, local_response_norm, max_pool
-from jaxcnn.recipe import ArgumentError
 
 TWO_TOWERS = ((96, 1), (256, 2), (384, 1), (384, 2), (256, 2))
 """Filters and groups of the convolutions of 2012 (figure 2).

@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.config import check_choice
 from jaxcnn.models.convnet import check_divisible
 from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import conv3x3, stage
 from jaxcnn.models.mlp import activation
-from jaxcnn.recipe import check_choice
 
 UPSAMPLINGS = ("upsample", "transpose")
 """Names of the layers that double the size of a map.

@@ -16,7 +16,7 @@ from flax import errors
 
 from jaxcnn import metrics
 from jaxcnn._util import to_one_line
-from jaxcnn.recipe import ArgumentError, format_value
+from jaxcnn.config import ArgumentError, format_value
 
 TRAINING = ("train", "training", "is_training")
 """Names of a flag that is true in training mode."""

@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.config import ArgumentError, check_choice
 from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import Dropout, conv3x3, pool_2x2, stage
 from jaxcnn.models.mlp import activation
 from jaxcnn.models.norm import BatchNorm
-from jaxcnn.recipe import ArgumentError, check_choice
 
 POOLINGS = {"max": jnp.max, "average": jnp.mean}
 """Reductions of a 2x2 window to one number, by name."""

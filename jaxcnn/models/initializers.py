@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxcnn.recipe import check_choice
+from jaxcnn.config import check_choice
 
 DISTRIBUTIONS: dict[str, Callable[..., jax.Array]] = {
     "normal": jax.random.normal,

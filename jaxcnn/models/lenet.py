@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.config import ArgumentError
 from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import pool_2x2, stage
-from jaxcnn.recipe import ArgumentError
 
 
 def scaled_tanh(x: jax.Array) -> jax.Array:
@@ -233,7 +233,7 @@ class LeNet1998(nn.Module):
     therefore a linear layer whose weights are twice the codes. Gradients are large, and learning
     rates are below those of `LeNet5`.
 
-    Other differences from the paper: offsets start at 0. The network is trained as the recipe says,
+    Other differences from the paper: offsets start at 0. The network is trained as the config says,
     not by the stochastic diagonal Levenberg-Marquardt method of appendix C. `output_codes` are not
     the paper's pixels.
 

@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.config import check_choice
 from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import stage
-from jaxcnn.recipe import check_choice
 
 
 @jax.custom_jvp

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.recipe import ArgumentError
+from jaxcnn.config import ArgumentError
 
 DeviceGroups = tuple[str, tuple[tuple[int, ...], ...]]
 """Mapped axis, and its groups of devices that share moments."""

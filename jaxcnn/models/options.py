@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models.autoencoder import UPSAMPLINGS
 from jaxcnn.models.convnet import POOLINGS, ConvNet
 from jaxcnn.models.initializers import INITS
 from jaxcnn.models.mlp import ACTIVATIONS, MLP
 from jaxcnn.models.unet import UNet
-from jaxcnn.recipe import ArgumentError, check_choice, format_value
 
 
 def _integer(minimum: int) -> Callable[[str, Any], int]:

@@ -1,6 +1,6 @@
-"""Optimizers as a table, and `create_optimizer`, which makes one from a Recipe.
+"""Optimizers as a table, and `create_optimizer`, which makes one from a config.
 
-The table has, for each name, optax's constructor from a Recipe and a rate, a grid of rates, needs
+The table has, for each name, optax's constructor from an `OptimizerConfig` and a rate, a grid of rates, needs
 and paper. `create_optimizer` combines the method, decay, schedule and warm-up into one optax
 transformation.
 """
@@ -11,32 +11,39 @@ import inspect
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
 import optax
 from optax import contrib
 
+from jaxcnn.arguments import check_integer
+from jaxcnn.config import (
+    ArgumentError,
+    OptimizerConfig,
+    check_choice,
+    format_value,
+    override,
+    verify_config,
+)
 from jaxcnn.optim import schedules
 from jaxcnn.optim.transforms import (
     add_noise,
-    frozen_stages,
-    in_stage,
     lookahead,
     prodigy,
     scale_by_scheduled_rate,
     scale_by_stage,
     select_extra_args,
 )
-from jaxcnn.recipe import ArgumentError, Recipe, check_choice, format_value, verify_recipe
 
 
 class OptimizerSpec(NamedTuple):
     """Optimizer of the table."""
 
     make: Callable[..., optax.GradientTransformation]
-    """Constructor, called as `make(recipe, rate, **recipe.method)`.
+    """Constructor, called as `make(config, rate, **config.optimizer_kwargs)`.
 
-    The rate is a float32 [] array, traced.
+    The rate is a float32 [] array, traced. With need of a "key", the seed follows the rate.
     """
     grid: tuple[float, ...]
     """Five rates to tune over, half a decade apart."""
@@ -49,10 +56,10 @@ class OptimizerSpec(NamedTuple):
     "test parameters" (it is evaluated at other parameters than it trains at).
     """
     decays: bool = False
-    """True if it applies `recipe.decay` itself.
+    """True if it applies `weight_decay` itself.
 
-    It does so decoupled from the gradient or inside the method. Otherwise decay is L2: `decay * w`
-    is added to the gradient before the method.
+    It does so decoupled from the gradient or inside the method. Otherwise decay is L2: `weight_decay
+    * w` is added to the gradient before the method.
     """
 
 
@@ -63,36 +70,36 @@ NOISE = 0x4E
 """
 
 
-def _noisy(recipe, rate, *, eta=0.01, gamma=0.55):
+def _noisy(config, rate, seed, *, eta=0.01, gamma=0.55):
     # A stream of its own: the noise joins the averaged gradient, the same on every device.
-    key = jax.random.fold_in(jax.random.PRNGKey(recipe.seed), NOISE)
+    key = jax.random.fold_in(jax.random.PRNGKey(seed), NOISE)
     return optax.chain(add_noise(eta, gamma, key), optax.sgd(rate))
 
 
-def _clipped(recipe, rate, *, norm=1.0):
-    return optax.chain(optax.clip_by_global_norm(norm), optax.sgd(rate, recipe.momentum))
+def _clipped(config, rate, *, norm=1.0):
+    return optax.chain(optax.clip_by_global_norm(norm), optax.sgd(rate, config.momentum))
 
 
-def _caffe(recipe, rate):
-    return optax.chain(optax.scale_by_learning_rate(rate), optax.trace(recipe.momentum))
+def _caffe(config, rate):
+    return optax.chain(optax.scale_by_learning_rate(rate), optax.trace(config.momentum))
 
 
-def _sam(recipe, rate, *, rho=0.05):
-    descent = optax.chain(l2_decay(recipe), optax.sgd(rate, recipe.momentum))
+def _sam(config, rate, *, rho=0.05):
+    descent = optax.chain(l2_decay(config), optax.sgd(rate, config.momentum))
     # Not contrib.normalize, which makes a gradient of 0 into NaN.
     ascent = optax.chain(optax.normalize_by_update_norm(eps=1e-12), optax.sgd(rho))
     return select_extra_args(contrib.sam(descent, ascent, opaque_mode=True), "grad_fn")
 
 
-def _muon(recipe, rate, *, beta=0.95):
+def _muon(config, rate, *, beta=0.95):
     # consistent_rms makes an orthogonalized step as large as AdamW's, so that one rate serves both
     # (arXiv:2502.16982, 2.2).
     return contrib.muon(
         rate,
         beta=beta,
-        weight_decay=recipe.decay,
-        weight_decay_mask=lambda params: decay_mask(params, recipe.decay_on),
-        adam_weight_decay=recipe.decay if recipe.decay_on == "all" else 0.0,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=lambda params: decay_mask(params, config.decay_mask),
+        adam_weight_decay=config.weight_decay if config.decay_mask == "all" else 0.0,
         muon_weight_dimension_numbers=_matrix_dimensions,
         consistent_rms=0.2,
     )
@@ -113,25 +120,27 @@ def _matrix_dimensions(params):
     return jax.tree_util.tree_map_with_path(dimensions, params)
 
 
-def _masked(recipe):
+def _masked(config):
     return {
-        "weight_decay": recipe.decay,
-        "mask": lambda params: decay_mask(params, recipe.decay_on),
+        "weight_decay": config.weight_decay,
+        "mask": lambda params: decay_mask(params, config.decay_mask),
     }
 
 
-def _lars(recipe, rate, *, trust=0.02):
-    mask: Any = lambda params: decay_mask(params, recipe.decay_on)  # noqa: E731
+def _lars(config, rate, *, trust=0.02):
+    mask: Any = lambda params: decay_mask(params, config.decay_mask)  # noqa: E731
     return optax.lars(
-        rate, recipe.decay, mask, trust, trust_ratio_mask=mask, momentum=recipe.momentum
+        rate, config.weight_decay, mask, trust, trust_ratio_mask=mask, momentum=config.momentum
     )
 
 
-def _prodigy(recipe, rate, *, d0=1e-6):
-    return prodigy(rate, d0, recipe.decay, lambda params: decay_mask(params, recipe.decay_on))
+def _prodigy(config, rate, *, d0=1e-6):
+    return prodigy(
+        rate, d0, config.weight_decay, lambda params: decay_mask(params, config.decay_mask)
+    )
 
 
-def _schedule_free(recipe, rate, *, b1=0.9):
+def _schedule_free(config, rate, *, b1=0.9):
     return contrib.schedule_free(optax.sgd(rate), rate, b1=b1)
 
 
@@ -187,24 +196,14 @@ old one.
 """
 
 
-def l2_decay(recipe: Recipe) -> optax.GradientTransformation:
-    """Return a transformation that adds `decay * w` to the gradient.
+def l2_decay(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Return a transformation that adds `weight_decay * w` to the gradient.
 
-    It acts on the leaves that decay, and never on frozen ones.
+    It acts on the leaves that decay.
     """
-    frozen = frozen_stages(recipe.optimizer.lr_multipliers)
-
-    def decays(params: Any) -> Any:
-        mask = decay_mask(params, recipe.optimizer.decay_mask)
-        if not frozen:
-            return mask
-        moves = {name: not any(in_stage(name, stage) for stage in frozen) for name in mask}
-        return {
-            name: jax.tree.map(lambda on, name=name: on and moves[name], subtree)
-            for name, subtree in mask.items()
-        }
-
-    return optax.add_decayed_weights(recipe.optimizer.weight_decay, decays)
+    return optax.add_decayed_weights(
+        config.weight_decay, lambda params: decay_mask(params, config.decay_mask)
+    )
 
 
 def decay_mask(params: Any, on: str) -> Any:
@@ -222,78 +221,96 @@ def decay_mask(params: Any, on: str) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-# From a Recipe
+# From a config
 
-_FIELDS = (
-    "optimizer",
-    "method",
-    "momentum",
-    "decay",
-    "decay_on",
-    "schedule",
-    "factor",
-    "warmup_lr",
-    "warmup_error",
-    "stage_rates",
-)
-"""Fields of a Recipe that every update depends on."""
-_SCHEDULE_FIELDS = {"step": ("drops",), "constant": ()}
-"""Further fields by schedule; schedules that are not listed depend on `steps`."""
+_SHARED_RATE = 0.1
+_CONFIGS: WeakKeyDictionary[Any, tuple[OptimizerConfig, dict[str, int]]] = WeakKeyDictionary()
+"""`init` of an optimizer -> the arguments of `create_optimizer` that it depends on."""
 
 
-def create_optimizer(recipe: Recipe) -> optax.GradientTransformationExtraArgs:
-    """Return the recipe's optimizer as one optax transformation.
+def create_optimizer(
+    config: OptimizerConfig, num_steps: int | None = None, *, seed: int = 0
+) -> optax.GradientTransformationExtraArgs:
+    """Return an optimizer as one optax transformation.
 
     It adds L2 decay to the gradient, applies the method, and sets the rate by schedule and warm-up.
-    Recipes that differ in the rate or the seed only have the same `update`, so a sweep over them
-    compiles once.
+    Configs that differ only in the rate, or in the seed, have the same `update`, so a sweep over
+    them compiles once.
+
+    Args:
+      config: the optimizer's numbers.
+      num_steps: length of the run. The schedules "step" and "constant" do not need it.
+      seed: of the noise of "noisy".
 
     Raises:
-      ArgumentError: for a name not in `OPTIMIZERS` or `SCHEDULES` (the message has the nearest), or
-        an option that the method lacks.
+      ArgumentError: for a name not in `OPTIMIZERS` or `SCHEDULES` (the message has the nearest), an
+        option that the method lacks, or a schedule that needs `num_steps` and lacks it.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> tx = create_optimizer(Recipe(optimizer="sgd", lr=0.5, decay=0.0))
+      >>> tx = create_optimizer(OptimizerConfig("sgd", learning_rate=0.5, weight_decay=0.0))
       >>> params = {"kernel": jnp.ones(())}
       >>> updates, _ = tx.update(params, tx.init(params), params)
       >>> float(updates["kernel"])
       -0.5
     """
-    check_optimizer(recipe)
-    check_choice("schedule", recipe.optimizer.schedule, schedules.SCHEDULES)
-    names = (*_FIELDS, *_SCHEDULE_FIELDS.get(recipe.optimizer.schedule, ("steps",)))
+    spec = check_optimizer(config)
+    check_choice("schedule", config.schedule, schedules.SCHEDULES)
+    if config.schedule in schedules.NEED_NO_LENGTH:
+        num_steps = 1
+    elif num_steps is None:
+        raise ArgumentError(
+            f"the schedule {config.schedule!r} depends on the length of the run, which is missing; "
+            "expected the number of steps. Use create_optimizer(config, num_steps=1000)."
+        )
+    else:
+        num_steps = check_integer("num_steps", num_steps, example=1000)
     # The rate is state, and the seed enters `init` only: the cached update does without them.
-    fields: dict[str, Any] = {"drops": ()} | {name: getattr(recipe, name) for name in names}
-    update = _cached_update(Recipe(**fields).to_json())
-    return optax.GradientTransformationExtraArgs(_transformation(recipe).init, update)
+    shared = override(config, learning_rate=_SHARED_RATE)
+    if config.schedule != "step":
+        shared = override(shared, milestones=())
+    update = _cached_update(shared.to_json(), num_steps)
+    init = _transformation(config, num_steps, seed).init
+    needs_length = config.schedule not in schedules.NEED_NO_LENGTH
+    arguments = {"num_steps": num_steps} if needs_length else {}
+    _CONFIGS[init] = config, arguments | ({"seed": seed} if "key" in spec.needs else {})
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def config_of(tx: Any) -> tuple[OptimizerConfig, dict[str, int]] | None:
+    """Return the config of `tx`, and the other arguments of `create_optimizer` that matter.
+
+    It is None for a transformation that `create_optimizer` did not make.
+    """
+    return _CONFIGS.get(tx.init)
 
 
 @lru_cache(maxsize=256)
-def _cached_update(text):
-    return _transformation(Recipe.from_json(text)).update
+def _cached_update(text, num_steps):
+    return _transformation(OptimizerConfig.from_json(text), num_steps, seed=0).update
 
 
-def _transformation(recipe):
-    spec = check_optimizer(recipe)
+def _transformation(config, num_steps, seed):
+    spec = check_optimizer(config)
 
     def method(rate: jax.Array) -> optax.GradientTransformation:
-        tx = spec.make(recipe, rate, **recipe.method)
-        return tx if spec.decays else optax.chain(l2_decay(recipe), tx)
+        seeds = (seed,) if "key" in spec.needs else ()
+        tx = spec.make(config, rate, *seeds, **config.optimizer_kwargs)
+        return tx if spec.decays else optax.chain(l2_decay(config), tx)
 
     tx = scale_by_scheduled_rate(
         method,
-        recipe.lr,
-        schedules.SCHEDULES[recipe.schedule](recipe),
-        warmup_lr=recipe.warmup_lr,
-        warmup_error=recipe.warmup_error,
-        plateau=schedules.plateau(recipe),
+        config.learning_rate,
+        schedules.SCHEDULES[config.schedule](config, num_steps),
+        warmup_lr=config.warmup_lr,
+        warmup_error=config.warmup_error,
+        plateau=schedules.plateau(config, num_steps),
     )
-    return scale_by_stage(tx, recipe.stage_rates)
+    return scale_by_stage(tx, config.lr_multipliers)
 
 
 def optimizer_options(name: str) -> dict[str, Any]:
-    """Return the options of `recipe.method` for the optimizer `name`, with defaults.
+    """Return the options in `optimizer_kwargs` of the optimizer `name`, with defaults.
 
     Example:
       >>> optimizer_options("adam")
@@ -303,33 +320,35 @@ def optimizer_options(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def check_optimizer(recipe: Recipe) -> OptimizerSpec:
-    """Check the recipe's optimizer and its options, and return its spec.
+def check_optimizer(config: OptimizerConfig) -> OptimizerSpec:
+    """Check the config's optimizer and its options, and return its spec.
 
     Raises:
       ArgumentError: for a name or an option that does not exist, or a value out of bounds.
     """
-    verify_recipe(recipe)
-    options = optimizer_options(check_choice("optimizer", recipe.optimizer.name, OPTIMIZERS))
-    averages = "test parameters" in OPTIMIZERS[recipe.optimizer.name].needs
-    if averages and set(recipe.optimizer.lr_multipliers.values()) - {0, 1}:
+    verify_config(config, OptimizerConfig)
+    options = optimizer_options(check_choice("optimizer", config.name, OPTIMIZERS))
+    averages = "test parameters" in OPTIMIZERS[config.name].needs
+    if averages and set(config.lr_multipliers.values()) - {1}:
         raise ArgumentError(
-            f"stage_rates is {format_value(recipe.optimizer.lr_multipliers)}; {recipe.optimizer.name} averages its "
-            "steps and takes rates of 0 and 1 only: write optimizer='momentum', say"
+            f"lr_multipliers is {format_value(config.lr_multipliers)}; {config.name} averages its "
+            "steps, so expected one rate for all. Use the optimizer 'momentum', say."
         )
-    for name, value in recipe.optimizer.optimizer_kwargs.items():
+    for name, value in config.optimizer_kwargs.items():
         if not options:
             raise ArgumentError(
-                f"method of {recipe.optimizer.name} is {format_value(name)}; it has no numbers of its own: write method={{}}"
+                f"optimizer_kwargs of {config.name} has {format_value(name)}; "
+                "expected none, since it has no numbers of its own. Use optimizer_kwargs={}."
             )
-        check_choice(f"method of {recipe.optimizer.name}", name, options)
-        is_valid, expected = _bounds(recipe.optimizer.name, name, options[name])
+        check_choice(f"optimizer_kwargs of {config.name}", name, options)
+        is_valid, expected = _bounds(config.name, name, options[name])
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not is_valid(value):
             raise ArgumentError(
-                f"method {name} is {format_value(value)}; expected {expected}: write {options[name]}"
+                f"{name} in optimizer_kwargs is {format_value(value)}; expected {expected}: "
+                f"write {options[name]}"
             )
-    return OPTIMIZERS[recipe.optimizer.name]
+    return OPTIMIZERS[config.name]
 
 
 def _bounds(method, name, default):

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from optax import contrib
 
-from jaxcnn.recipe import ArgumentError, format_value
+from jaxcnn.config import ArgumentError, format_value
 
 # Adapters
 
@@ -181,10 +181,17 @@ def eval_params(opt_state: Any, params: Any) -> Any:
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, _AVERAGES))
     for state in nodes:
         if isinstance(state, LookaheadState):
-            return state.slow
+            return _replace_params(params, state.slow)
         if isinstance(state, contrib.ScheduleFreeState):
-            return contrib.schedule_free_eval_params(state, params)
+            averaged: Any = state.z
+            trained = {name: params[name] for name in averaged}
+            return _replace_params(params, contrib.schedule_free_eval_params(state, trained))
     return params
+
+
+def _replace_params(params: Any, trained: Any) -> Any:
+    """Return `params` with the trained ones, which are all but those of frozen stages."""
+    return {**params, **trained} if isinstance(params, Mapping) else trained
 
 
 # The learning rate
@@ -345,80 +352,78 @@ def in_stage(name: str, stage: str) -> bool:
     return name == stage or name.startswith(stage + "_")
 
 
-def frozen_stages(rates: Mapping[str, float]) -> tuple[str, ...]:
-    """Return the stages whose rate is 0."""
-    return tuple(stage for stage, rate in rates.items() if rate == 0)
+def check_stages(argument: str, params: Any, names: Iterable[str]) -> None:
+    """Check that every stage in `names` has parameters.
 
-
-def check_stages(params: Any, rates: Iterable[str]) -> None:
-    """Check that every stage in `rates` has parameters.
+    Args:
+      argument: where the names come from, for the message.
+      params: parameters of a network.
+      names: of stages.
 
     Raises:
       ArgumentError: for a stage without parameters; the message lists the model's stages.
     """
     stages = list(dict.fromkeys(name.split("_")[0] for name in params))
-    for stage in rates:
+    for stage in names:
         if not any(in_stage(name, stage) for name in params):
             raise ArgumentError(
-                f"stage_rates has {stage!r}, of which the model has no parameters; it has {', '.join(stages)}"
+                f"{argument} has {stage!r}, of which the model has no parameters; "
+                f"expected some of {', '.join(stages)}"
             )
 
 
-def stop_gradients(params: Any, stages: Collection[str]) -> Any:
-    """Return `params` with those of `stages` as constants.
+def trainable_params(params: Any, freeze: Collection[str]) -> Any:
+    """Return `params` without those of the frozen stages.
 
-    No gradient is computed for them, nor for the layers before them.
+    Example:
+      >>> trainable_params({"stem": 1, "stem_norm": 2, "stage1": 3}, ("stem",))
+      {'stage1': 3}
     """
-
-    def freeze(name, tree):
-        is_frozen = any(in_stage(name, stage) for stage in stages)
-        return jax.lax.stop_gradient(tree) if is_frozen else tree
-
-    return {name: freeze(name, tree) for name, tree in params.items()} if stages else params
+    if not freeze:
+        return params
+    return {
+        name: tree
+        for name, tree in params.items()
+        if not any(in_stage(name, stage) for stage in freeze)
+    }
 
 
 def scale_by_stage(
-    tx: optax.GradientTransformationExtraArgs, rates: Mapping[str, float]
+    tx: optax.GradientTransformationExtraArgs, multipliers: Mapping[str, float]
 ) -> optax.GradientTransformationExtraArgs:
-    """Return `tx` with the steps of each stage multiplied by its rate.
-
-    Frozen stages contribute no gradient and take no step.
+    """Return `tx` with the updates of each stage multiplied by a factor.
 
     Args:
       tx: a transformation.
-      rates: stage -> factor of its steps; 0 freezes the stage.
+      multipliers: stage -> factor of its updates.
 
     Example:
       >>> sgd = optax.with_extra_args_support(optax.sgd(1.0))
-      >>> tx = scale_by_stage(sgd, {"stem": 0, "head": 0.5})
+      >>> tx = scale_by_stage(sgd, {"stem": 0.25, "head": 0.5})
       >>> params = {"stem": jnp.ones(()), "stage1": jnp.ones(()), "head": jnp.ones(())}
       >>> updates, _ = tx.update(params, tx.init(params), params)
       >>> {name: float(step) for name, step in updates.items()}
-      {'head': -0.5, 'stage1': -1.0, 'stem': 0.0}
+      {'head': -0.5, 'stage1': -1.0, 'stem': -0.25}
     """
-    if not rates:
+    if not multipliers:
         return tx
 
     def init(params: Any) -> Any:
-        check_stages(params, rates)
+        check_stages("lr_multipliers", params, multipliers)
         return tx.init(params)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any):
-        # Before the method too: a frozen gradient must not enter norms over all parameters.
-        updates = _scale_stages(updates, dict.fromkeys(frozen_stages(rates), 0.0))
         updates, state = tx.update(updates, state, params, **extra)
-        return _scale_stages(updates, rates), state
+        return _scale_stages(updates, multipliers), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _scale_stages(tree: Any, rates: Mapping[str, float]) -> Any:
+def _scale_stages(tree: Any, multipliers: Mapping[str, float]) -> Any:
     def scale(name, subtree):
-        for rate in (rate for stage, rate in rates.items() if in_stage(name, stage)):
-            # At rate 0 zeros, not x * 0, which is NaN where x is not finite.
-            subtree = jax.tree.map(
-                lambda x, rate=rate: x * rate if rate else jnp.zeros_like(x), subtree
-            )
+        for stage, factor in multipliers.items():
+            if in_stage(name, stage):
+                subtree = jax.tree.map(lambda x, factor=factor: x * factor, subtree)
         return subtree
 
     return {name: scale(name, subtree) for name, subtree in tree.items()}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn import tables
 from jaxcnn._util import to_one_line
-from jaxcnn.provenance import OPTIMIZER_FIELDS
-from jaxcnn.recipe import ArgumentError, Recipe, format_value
+from jaxcnn.config import ArgumentError, ExperimentConfig, as_dict, format_value
 from jaxcnn.run_log import LogError, read_json, read_lines, read_metrics, write_text
 
 Result = dict[str, Any]
@@ -20,7 +18,7 @@ Result = dict[str, Any]
 class Run(NamedTuple):
     """A finished run, as its folder holds it."""
 
-    recipe: Recipe
+    config: ExperimentConfig
     result: Result
     """Contents of `result.json`."""
     rows: list[Result]
@@ -32,7 +30,7 @@ class Run(NamedTuple):
         if self.result["status"] == "finished":
             return None
         return (
-            f"{self.recipe.model} seed {self.recipe.train.seed} diverged at step {self.result['step']}: "
+            f"{self.config.model} seed {self.config.train.seed} diverged at step {self.result['step']}: "
             f"{self.result['why']}."
         )
 
@@ -53,11 +51,11 @@ def finished_runs(out: str | Path) -> list[Run]:
     )
     for folder in (path.parent for path in Path(out).glob("*/result.json")):
         result = read_json(folder / "result.json")
-        run = Run(Recipe.load(folder), result, read_metrics(folder))
+        run = Run(ExperimentConfig.load(folder), result, read_metrics(folder))
         runs[folder.name] = _check_run(folder, run)
     if not runs:
         raise ArgumentError(
-            f"{out} holds no run that is over; "
+            f"{out} holds no finished run; "
             "write --out with a study's folder, or leave out --plot-only"
         )
     return [runs[name] for name in sorted(runs)]
@@ -84,7 +82,7 @@ def _check_run(location: Path | str, run: Run) -> Run:
         )
     if not all(isinstance(row, dict) and _is_valid(row.get("step"), int) for row in run.rows):
         raise LogError(
-            f"{location} holds no rows of a run that is over; delete that run, or train it again"
+            f"{location} holds no rows of a finished run; delete that run, or train it again"
         )
     return run
 
@@ -96,8 +94,8 @@ def _is_valid(value: Any, kind: Any) -> bool:
 
 def _unpack(path: Path, number: int, line: dict[str, Any]) -> tuple[str, Run]:
     try:
-        recipe = Recipe(**(_OLD_DEFAULTS | line["recipe"]))
-        run = Run(recipe, dict(line["result"]), list(line["rows"]))
+        config = ExperimentConfig.from_dict(line["config"])
+        run = Run(config, dict(line["result"]), list(line["rows"]))
         return str(line["name"]), _check_run(f"{path}, line {number},", run)
     except LogError:
         raise
@@ -108,19 +106,14 @@ def _unpack(path: Path, number: int, line: dict[str, Any]) -> tuple[str, Run]:
 
 PACKED = "runs.jsonl"
 """Name of the file that `pack` writes."""
-_OLD_DEFAULTS = {"pad": 4, "flip": True}
-"""Values that older files leave out.
-
-They hold only what a recipe changed from the defaults of their day.
-"""
 
 
 def pack(source: str | Path, target: str | Path) -> int:
     """Write the finished runs of a folder to one file.
 
     A study of hundreds of short runs thereby becomes one small file, `target`/runs.jsonl, which
-    `finished_runs` reads. A line of it has a run's name, recipe, `run.json`, environment, result
-    and rows, numbers with 6 digits. The recipe is complete, so that no later default changes it.
+    `finished_runs` reads. A line of it has a run's name, config, `run.json`, environment, result
+    and rows, numbers with 6 digits. The config is complete, so that no later default changes it.
     Checkpoints are left out.
 
     Returns:
@@ -128,16 +121,15 @@ def pack(source: str | Path, target: str | Path) -> int:
     """
     lines = []
     for folder in sorted(path.parent for path in Path(source).glob("*/result.json")):
-        recipe = asdict(Recipe.load(folder))
+        config = as_dict(ExperimentConfig.load(folder))
         kinds = {"env": list, "result": dict}
         if (folder / "run.json").exists():
             kinds["run"] = dict
         files = {name: read_json(folder / f"{name}.json", kind) for name, kind in kinds.items()}
-        # The run had another optimizer, so the recipe's numbers were not used.
+        # The run had another optimizer, so the config's numbers were not used.
         if files.get("run", {}).get("optimizer"):
-            unused = OPTIMIZER_FIELDS[1:]
-            recipe = {name: value for name, value in recipe.items() if name not in unused}
-        line = {"name": folder.name, "recipe": recipe} | files | {"rows": read_metrics(folder)}
+            config["optimizer"] = {"name": config["optimizer"]["name"]}
+        line = {"name": folder.name, "config": config} | files | {"rows": read_metrics(folder)}
         lines.append(json.dumps(_round_floats(line), separators=(",", ":")) + "\n")
     Path(target).mkdir(parents=True, exist_ok=True)
     write_text(Path(target, PACKED), "".join(lines))
@@ -162,7 +154,7 @@ def eval_split(runs: Sequence[Run]) -> str | None:
       ArgumentError: some are of the test split and some of the validation split. They are not a
         sample of one quantity.
     """
-    splits = sorted({run.recipe.train.eval_split for run in runs})
+    splits = sorted({run.config.train.eval_split for run in runs})
     if len(splits) > 1:
         raise ArgumentError(
             f"the runs report {' and '.join(splits)}; expected one split. "

@@ -12,10 +12,10 @@ from typing import Any
 
 from jaxcnn import multihost, parallel
 from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.config import ArgumentError, ExperimentConfig, verify_config
 from jaxcnn.data import Dataset, subset, verify_dataset
 from jaxcnn.models import count_parameters, create_model
 from jaxcnn.optim import create_optimizer
-from jaxcnn.recipe import Recipe
 from jaxcnn.run_log import RunLog
 from jaxcnn.runs.results import Result
 from jaxcnn.state import State
@@ -28,26 +28,50 @@ The columns are plain numbers by name.
 """
 
 
-def model_and_optimizer(recipe: Recipe, classes: int) -> tuple[Any, Any]:
-    """Return the recipe's model and optimizer.
+def model_and_optimizer(config: ExperimentConfig, classes: int) -> tuple[Any, Any]:
+    """Return the config's model and optimizer.
 
     What is compiled for them serves every seed and rate.
     """
-    return create_model(recipe.model, classes, **recipe.options), create_optimizer(recipe)
+    model = create_model(config.model, classes, **config.model_kwargs)
+    train = config.train
+    return model, create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
 
 
-def subset_for(recipe: Recipe, data: Dataset) -> Dataset:
-    """Return `data` with the recipe's number of training images.
+def subset_for(config: ExperimentConfig, data: Dataset) -> Dataset:
+    """Return `data` with the config's number of training images.
 
     Every run of a study gets the same ones.
     """
-    if recipe.max_train_examples is None or recipe.max_train_examples == len(data.train.labels):
+    if config.max_train_examples is None or config.max_train_examples == len(data.train.labels):
         return data
-    return subset(data, recipe.max_train_examples, seed=0)
+    return subset(data, config.max_train_examples, seed=0)
+
+
+def verify_data_of(config: ExperimentConfig, data: Dataset) -> None:
+    """Check that the data are those that a config names.
+
+    Raises:
+      ArgumentError: they are of another name, or have another number of validation images.
+      DataError: the data are invalid.
+    """
+    verify_config(config, ExperimentConfig)
+    verify_dataset(data)
+    if config.dataset != data.name:
+        raise ArgumentError(
+            f"dataset is {config.dataset!r}, but the data is {data.name!r}; "
+            f"write dataset={data.name!r}"
+        )
+    num_validation = len(data.validation.labels)
+    if config.num_validation != num_validation:
+        raise ArgumentError(
+            f"num_validation is {config.num_validation}, but the data holds out {num_validation}; "
+            f"write load_dataset(..., validation={config.num_validation})"
+        )
 
 
 def run(
-    recipe: Recipe,
+    config: ExperimentConfig,
     data: Dataset,
     folder: str | Path,
     *,
@@ -58,14 +82,14 @@ def run(
     begin: Callable[[State], State] = lambda state: state,
     keep_every: int = 0,
 ) -> Result | None:
-    """Train a recipe in a folder.
+    """Train a config in a folder.
 
     A run resumes from its last checkpoint if it has one. A finished run is not repeated.
 
     Args:
-      recipe: the numbers. A folder with the run of another recipe, or on other data, is an error.
-      data: that of `load_dataset(recipe.dataset, validation=recipe.validation)`.
-        `recipe.examples` of its training images are used.
+      config: the run's. A folder with the run of another config, or on other data, is an error.
+      data: that of `load_dataset(config.dataset, validation=config.num_validation)`.
+        `config.max_train_examples` of its training images are used.
       folder: of `config.json`, `run.json`, `env.json`, `metrics.jsonl`, `checkpoints/`, and
         `result.json` once the run is finished.
       strategy: devices, all by default.
@@ -81,13 +105,13 @@ def run(
       The contents of `result.json`, or None if the run was stopped. They are `status` ("finished",
       or "diverged" with `why`), `params`, the last row's figures and the run's `seconds`.
     """
-    verify_dataset(data)
     strategy = parallel.check_strategy(strategy)
-    data = subset_for(recipe, data)
     # Mistakes come before anything is written in the folder.
-    check_config(recipe, data, strategy)
-    model, tx = model_and_optimizer(recipe, len(data.classes))
-    with _SharedRecords(recipe, folder, strategy, keep_every, data) as records:
+    verify_data_of(config, data)
+    data = subset_for(config, data)
+    check_config(config.train, data, strategy)
+    model, tx = model_and_optimizer(config, len(data.classes))
+    with _SharedRecords(config, folder, strategy, keep_every, data) as records:
         if records.result is not None:
             return records.result
 
@@ -102,11 +126,11 @@ def run(
 
         reason = None
         for state, row in train(
-            model, tx, data, recipe, resume=resume, strategy=strategy, pause=pause
+            model, tx, data, config.train, resume=resume, strategy=strategy, pause=pause
         ):
             if row is None:
                 records.save(state)
-                if state.step < recipe.train.num_steps:
+                if state.step < config.train.num_steps:
                     return None
                 break
             reason = row.get("diverged")
@@ -116,24 +140,27 @@ def run(
             watch(int(state.step), row)
             if reason:
                 break
-            metric = "eval_loss" if recipe.train.loss == "reconstruction" else "eval_error"
+            metric = "eval_loss" if config.train.loss == "reconstruction" else "eval_error"
             records.save(state, row[metric])
-            if stop() and state.step < recipe.train.num_steps:
+            if stop() and state.step < config.train.num_steps:
                 return None
         num_params = count_parameters(model, data.train.images.shape[1:])
         return records.finish(num_params, reason)
 
 
 def open_run_dir(
-    recipe: Recipe, folder: str | Path, strategy: parallel.Strategy, data: Dataset | None = None
+    config: ExperimentConfig,
+    folder: str | Path,
+    strategy: parallel.Strategy,
+    data: Dataset | None = None,
 ) -> RunLog:
-    """Return the `RunLog` of a run of `recipe` on `data`.
+    """Return the `RunLog` of a run of `config` on `data`.
 
     Raises:
       ArgumentError: the folder has another run.
     """
-    facts = parallel.describe(strategy) | {"dtype": recipe.options.get("dtype", "float32")}
-    return RunLog(folder, recipe, facts, data=data)
+    facts = parallel.describe(strategy) | {"dtype": config.model_kwargs.get("dtype", "float32")}
+    return RunLog(folder, config, facts, data=data)
 
 
 class _SharedRecords:
@@ -144,13 +171,13 @@ class _SharedRecords:
 
     def __init__(
         self,
-        recipe: Recipe,
+        config: ExperimentConfig,
         folder: str | Path,
         strategy: parallel.Strategy,
         keep_every: int,
         data: Dataset,
     ):
-        self.recipe, self.folder, self.data = recipe, Path(folder), data
+        self.config, self.folder, self.data = config, Path(folder), data
         self.strategy, self.keep_every = strategy, keep_every
         self.log: Any = None
         self.checkpoints: Any = None
@@ -182,11 +209,11 @@ class _SharedRecords:
 
     def _open(self):
         if Path(self.folder, "result.json").exists():
-            return open_run_dir(self.recipe, self.folder, self.strategy, self.data).result()
+            return open_run_dir(self.config, self.folder, self.strategy, self.data).result()
         # Its lock comes first: of two processes that start in a folder, the second changes nothing.
         self.checkpoints = Checkpoints(self.folder / "checkpoints", self.keep_every)
         try:
-            self.log = open_run_dir(self.recipe, self.folder, self.strategy, self.data)
+            self.log = open_run_dir(self.config, self.folder, self.strategy, self.data)
         except BaseException:
             # Else a notebook that continues would find the folder in use by itself.
             self._close()

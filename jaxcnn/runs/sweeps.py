@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,20 @@ import numpy as np
 
 from jaxcnn import multihost, parallel
 from jaxcnn.checkpoint import lock_folder
+from jaxcnn.config import ArgumentError, ExperimentConfig, file_name, override
 from jaxcnn.data import Dataset, verify_dataset
 from jaxcnn.models import count_parameters
+from jaxcnn.optim import check_stages, trainable_params
 from jaxcnn.progress import Progress
-from jaxcnn.recipe import ArgumentError, Recipe, file_name
 from jaxcnn.runs.results import Result
-from jaxcnn.runs.single import Measure, model_and_optimizer, open_run_dir, run, subset_for
+from jaxcnn.runs.single import (
+    Measure,
+    model_and_optimizer,
+    open_run_dir,
+    run,
+    subset_for,
+    verify_data_of,
+)
 from jaxcnn.training import check_config
 
 
@@ -33,13 +40,15 @@ class _ProgressWatch:
     The first step that it is called with is the one that the run starts from.
     """
 
-    def __init__(self, progress: Progress, name: str, recipe: Recipe, weight: float, brief: bool):
-        self.progress, self.name, self.recipe = progress, name, recipe
+    def __init__(
+        self, progress: Progress, name: str, config: ExperimentConfig, weight: float, brief: bool
+    ):
+        self.progress, self.name, self.config = progress, name, config
         self.weight, self.brief = weight, brief
         self.step: int | None = None
 
     def __call__(self, step: int, row: Mapping[str, Any] | None) -> None:
-        position = f"{self.name}  step {step}/{self.recipe.train.num_steps}"
+        position = f"{self.name}  step {step}/{self.config.train.num_steps}"
         if self.step is None:
             self.progress.skip(self.weight * step)
         else:
@@ -53,11 +62,11 @@ class _ProgressWatch:
 
     def close(self) -> None:
         """Count the run as finished, also if it ended early."""
-        self.progress.skip(self.weight * (self.recipe.train.num_steps - (self.step or 0)))
+        self.progress.skip(self.weight * (self.config.train.num_steps - (self.step or 0)))
 
 
 def sweep(
-    runs: Mapping[str, Recipe],
+    runs: Mapping[str, ExperimentConfig],
     data: Dataset,
     out: str | Path,
     *,
@@ -67,14 +76,14 @@ def sweep(
     brief: bool = False,
     keep_every: int = 0,
 ) -> dict[str, Result] | None:
-    """Run every recipe in a folder of its name, with progress.
+    """Run every config in a folder of its name, with progress.
 
-    Every recipe and every folder is checked before the first step, so a mistake costs no training.
+    Every config and every folder is checked before the first step, so a mistake costs no training.
     `out` belongs to one sweep at a time.
 
     Args:
-      runs: recipes by name.
-      data: that of the recipes' data set.
+      runs: configs by name.
+      data: that of the configs' data set.
       out: folder of the runs' folders.
       strategy: devices, all by default.
       stop: as in `run`.
@@ -86,7 +95,7 @@ def sweep(
       Results by name, or None if the sweep was stopped.
 
     Raises:
-      ArgumentError: a recipe cannot be trained on these data, or a folder has another run.
+      ArgumentError: a config cannot be trained on these data, or a folder has another run.
       DataError: the data are invalid.
       CheckpointError: another process runs a sweep in `out`. The message names it.
     """
@@ -94,25 +103,26 @@ def sweep(
     strategy = parallel.check_strategy(strategy)
     shape = data.train.images.shape[1:]
     weights = _weights(runs, len(data.classes), shape)
-    subsets = {recipe.max_train_examples: subset_for(recipe, data) for recipe in runs.values()}
-    for name, recipe in runs.items():
+    subsets = {config.max_train_examples: subset_for(config, data) for config in runs.values()}
+    for name, config in runs.items():
         # A study may sort its runs into folders.
         for part in name.split("/"):
             file_name(part)
-        check_config(recipe, subsets[recipe.max_train_examples], strategy)
+        verify_data_of(config, data)
+        check_config(config.train, subsets[config.max_train_examples], strategy)
     _check_equal_on_all_processes(runs, data)
     _check_memory(runs, weights)
-    total = sum(weights[name] * recipe.train.num_steps for name, recipe in runs.items())
+    total = sum(weights[name] * config.train.num_steps for name, config in runs.items())
     results = {}
     with (
         _open_study(runs, Path(out), strategy, subsets),
         Progress(total, quiet=not multihost.is_primary()) as progress,
     ):
-        for name, recipe in runs.items():
-            watch = _ProgressWatch(progress, name, recipe, weights[name], brief)
+        for name, config in runs.items():
+            watch = _ProgressWatch(progress, name, config, weights[name], brief)
             result = run(
-                recipe,
-                subsets[recipe.max_train_examples],
+                config,
+                subsets[config.max_train_examples],
                 Path(out, name),
                 watch=watch,
                 strategy=strategy,
@@ -127,12 +137,14 @@ def sweep(
     return results
 
 
-def _weights(runs: Mapping[str, Recipe], classes: int, shape: tuple[int, ...]) -> dict[str, int]:
+def _weights(
+    runs: Mapping[str, ExperimentConfig], classes: int, shape: tuple[int, ...]
+) -> dict[str, int]:
     """Return `_weight` of every run.
 
     Runs that differ only in their seeds share it, because it takes a trace of the network.
     """
-    kinds = {name: repr(replace(recipe, seed=0)) for name, recipe in runs.items()}
+    kinds = {name: repr(override(config, seed=0)) for name, config in runs.items()}
     weights = {}
     for name, kind in kinds.items():
         if kind not in weights:
@@ -140,19 +152,22 @@ def _weights(runs: Mapping[str, Recipe], classes: int, shape: tuple[int, ...]) -
     return {name: weights[kind] for name, kind in kinds.items()}
 
 
-def _weight(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> int:
+def _weight(config: ExperimentConfig, classes: int, shape: tuple[int, ...]) -> int:
     """Return the relative cost of a step, the number of parameters.
 
-    The names of `recipe.stage_rates` are checked too.
+    The names of `lr_multipliers` and `freeze` are checked too.
     """
-    model, tx = model_and_optimizer(recipe, classes)
-    if recipe.optimizer.lr_multipliers:
+    model, tx = model_and_optimizer(config, classes)
+    freeze = config.train.freeze
+    if config.optimizer.lr_multipliers or freeze:
         image = jax.ShapeDtypeStruct((1, *shape), np.float32)
-        jax.eval_shape(tx.init, jax.eval_shape(model.init, jax.random.key(0), image)["params"])
+        params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+        check_stages("freeze", params, freeze)
+        jax.eval_shape(tx.init, trainable_params(params, freeze))
     return count_parameters(model, shape)
 
 
-def _check_memory(runs: Mapping[str, Recipe], weights: Mapping[str, int]) -> None:
+def _check_memory(runs: Mapping[str, ExperimentConfig], weights: Mapping[str, int]) -> None:
     """Check that the largest network fits into memory.
 
     Linux would end the process without a message instead.
@@ -187,8 +202,8 @@ def machine_memory() -> int | None:
     return min(sizes)
 
 
-def _check_equal_on_all_processes(runs: Mapping[str, Recipe], data: Dataset) -> None:
-    """Check that all processes have the same recipes and data.
+def _check_equal_on_all_processes(runs: Mapping[str, ExperimentConfig], data: Dataset) -> None:
+    """Check that all processes have the same configs and data.
 
     The losses would not show a difference.
 
@@ -200,8 +215,8 @@ def _check_equal_on_all_processes(runs: Mapping[str, Recipe], data: Dataset) -> 
     digest = hashlib.sha256()
     for array in jax.tree.leaves(data._replace(name=(), classes=())):
         digest.update(np.ascontiguousarray(array).data)
-    recipes = [(name, recipe.to_json()) for name, recipe in runs.items()]
-    if not multihost.all_equal(f"{recipes} {digest.hexdigest()}"):
+    configs = [(name, config.to_json()) for name, config in runs.items()]
+    if not multihost.all_equal(f"{configs} {digest.hexdigest()}"):
         raise ArgumentError(
             "the processes of this job have different options or data; "
             "start all with the same but --process-id"
@@ -210,7 +225,7 @@ def _check_equal_on_all_processes(runs: Mapping[str, Recipe], data: Dataset) -> 
 
 @contextlib.contextmanager
 def _open_study(
-    runs: Mapping[str, Recipe],
+    runs: Mapping[str, ExperimentConfig],
     out: Path,
     strategy: parallel.Strategy,
     subsets: Mapping[int | None, Dataset],
@@ -223,8 +238,8 @@ def _open_study(
 
         def lock_and_open() -> None:
             stack.enter_context(lock_folder(out))
-            for name, recipe in runs.items():
-                open_run_dir(recipe, out / name, strategy, subsets[recipe.max_train_examples])
+            for name, config in runs.items():
+                open_run_dir(config, out / name, strategy, subsets[config.max_train_examples])
 
         multihost.broadcast_from_primary(lock_and_open)
         yield

@@ -1,4 +1,4 @@
-"""A run as a trained model: its recipe, data, network and states."""
+"""A run as a trained model: its config, data, network and states."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.data import Dataset, load_dataset
-from jaxcnn.recipe import ArgumentError, Recipe
 from jaxcnn.run_log import read_metrics
 from jaxcnn.runs.single import model_and_optimizer, subset_for
 from jaxcnn.state import State, init_state, state_shapes
@@ -19,7 +19,7 @@ class TrainedModel(NamedTuple):
     """A run with states on disk, as `load_trained_model` reads it."""
 
     folder: Path
-    recipe: Recipe
+    config: ExperimentConfig
     data: Dataset
     """Data set that the run used."""
     model: Any
@@ -55,7 +55,7 @@ def load_trained_model(
     Args:
       folder: of a run, with `config.json` and `checkpoints`. The run need not be finished, but no
         process may train there now.
-      data: that it was trained on. None loads `recipe.dataset` from `data_dir` (see
+      data: that it was trained on. None loads `config.dataset` from `data_dir` (see
         `jaxcnn.load_dataset`).
       data_dir: folder that is searched for data first.
       path: load all checkpoints, oldest first, and not only the newest.
@@ -69,27 +69,29 @@ def load_trained_model(
     Example:
       >>> import tempfile
       >>> from jaxcnn import runs
-      >>> recipe = Recipe(dataset="digits", model="mlp", steps=2, drops=(), flip=False, pad=0)
+      >>> from jaxcnn import TrainConfig
+      >>> train = TrainConfig(num_steps=2)
+      >>> config = ExperimentConfig(dataset="digits", model="mlp", train=train)
       >>> folder = tempfile.mkdtemp()
-      >>> result = runs.run(recipe, load_dataset("digits"), folder)
+      >>> result = runs.run(config, load_dataset("digits"), folder)
       >>> run = load_trained_model(folder)
-      >>> run.recipe.model, list(run.states), run.data.classes[-1]
+      >>> run.config.model, list(run.states), run.data.classes[-1]
       ('mlp', [0, 2], '9')
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file() or not (folder / "checkpoints").is_dir():
         raise ArgumentError(_missing_run_message(folder))
-    recipe = Recipe.load(folder)
+    config = ExperimentConfig.load(folder)
     if data is None:
-        data = load_dataset(recipe.dataset, data_dir, validation=recipe.num_validation)
-    data = subset_for(recipe, data)
-    model, tx = model_and_optimizer(recipe, len(data.classes))
-    # Shapes are compared first: a stranger's recipe may have a network that no memory can hold.
-    like = state_shapes(model, tx, recipe, data)
+        data = load_dataset(config.dataset, data_dir, validation=config.num_validation)
+    data = subset_for(config, data)
+    model, tx = model_and_optimizer(config, len(data.classes))
+    # Shapes are compared first: a stranger's config may have a network that no memory can hold.
+    like = state_shapes(model, tx, config.train, data)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         steps = checkpoints.steps() if path else [None]
         restored = [checkpoints.restore(like, step) for step in steps]
-    states = {0: init_state(model, tx, recipe, data)} if any(restored) else {}
+    states = {0: init_state(model, tx, config.train, data)} if any(restored) else {}
     for state in filter(None, restored):
         states[int(state.step)] = state
     if not set(states) - {0}:
@@ -97,7 +99,7 @@ def load_trained_model(
             f"{folder} has no checkpoint of a step yet; "
             "let it train on, or write another run's folder"
         )
-    return TrainedModel(folder, recipe, data, model, states, read_metrics(folder))
+    return TrainedModel(folder, config, data, model, states, read_metrics(folder))
 
 
 def _missing_run_message(folder: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxcnn.recipe import format_value
+from jaxcnn.config import format_value
 from jaxcnn.weights._errors import WeightsError
 from jaxcnn.weights._torch_pickle import (
     MAX_PICKLE_BYTES,

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.recipe import format_value
+from jaxcnn.config import format_value
 from jaxcnn.weights._errors import WeightsError
 
 MAX_PICKLE_BYTES = 1 << 21

@@ -17,9 +17,9 @@ from flax.traverse_util import unflatten_dict
 
 from jaxcnn.arguments import check_image_shape, check_integer
 from jaxcnn.checkpoint._integrity import join_first
+from jaxcnn.config import format_value
 from jaxcnn.models import PreActResNet, ResNet
 from jaxcnn.models.calling import verify_model
-from jaxcnn.recipe import format_value
 from jaxcnn.weights._errors import WeightsError
 from jaxcnn.weights._networks import (
     PADDINGS,
