@@ -102,32 +102,33 @@ def without(data: jc.Dataset, label: int) -> jc.Dataset:
     return jc.Dataset(name, train, others(data.validation), others(data.test), names, mean, std)
 
 
-def recipes(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.Recipe]:
-    """Return the runs that hold out a class: name -> recipe.
+def configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.ExperimentConfig]:
+    """Return the runs that hold out a class: name -> config.
 
     The number of training images is the same for all classes, so that their runs share one
     program.
     """
     fewest = int(np.bincount(data.train.labels).min())
     return {
-        f"without-{label}-seed{seed}": jc.Recipe(
+        f"without-{label}-seed{seed}": jc.override(
+            jc.ExperimentConfig(),
             dataset=f"{data.name}-without-{label}",
             model="autoencoder",
             options={"width": options.width, "code": options.code, "dtype": options.dtype},
-            train.loss="reconstruction",
+            loss="reconstruction",
             max_train_examples=fewest * (len(data.classes) - 1),
-            train.num_steps=options.steps,
-            train.batch_size=options.batch,
-            optimizer.name="adam",
-            optimizer.learning_rate=options.lr,
-            optimizer.schedule="cosine",
-            optimizer.weight_decay=0.0,
-            train.subtract_mean="channel",
-            train.divide_std=True,
-            train.augment.padding=0,
-            train.augment.flip=False,
-            train.eval_every=-(-options.steps // 4),
-            train.seed=seed,
+            num_steps=options.steps,
+            batch_size=options.batch,
+            optimizer="adam",
+            learning_rate=options.lr,
+            schedule="cosine",
+            weight_decay=0.0,
+            subtract_mean="channel",
+            divide_std=True,
+            padding=0,
+            flip=False,
+            eval_every=-(-options.steps // 4),
+            seed=seed,
         )
         for seed in range(options.seeds)
     }
@@ -212,7 +213,7 @@ def area_measure(
 def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs, class by class; return False if stopped."""
     for label in options.held_out:
-        all_runs, remaining = recipes(options, data, label), without(data, label)
+        all_runs, remaining = configs(options, data, label), without(data, label)
         sweep_kwargs: dict[str, Any] = {
             "measure": area_measure(data, label, options.code),
             "strategy": jc.strategy(options.strategy),
@@ -240,11 +241,11 @@ def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> Non
 
     They are of the class held out and of the others.
     """
-    name, recipe = next(iter(recipes(options, data, label).items()))
-    remaining = jc.subset(without(data, label), recipe.max_train_examples or 0, seed=0)
-    model, tx = runs.model_and_optimizer(recipe, len(remaining.classes))
+    name, config = next(iter(configs(options, data, label).items()))
+    remaining = jc.subset(without(data, label), config.max_train_examples or 0, seed=0)
+    model, tx = runs.model_and_optimizer(config, len(remaining.classes))
     with jc.Checkpoints(options.out / name / "checkpoints") as checkpoints:
-        state = checkpoints.restore(init_state(model, tx, recipe, remaining))
+        state = checkpoints.restore(init_state(model, tx, config.train, remaining))
     if state is None:
         return
     held_out = data.test.images[data.test.labels == label][:4]
@@ -293,9 +294,9 @@ def draw(options: Options) -> None:
     """Write the table and the bars of the finished runs in `options.out`."""
     out = options.out
     all_runs = runs.finished_runs(out)
-    labels = sorted({int(run.recipe.dataset.rsplit("-", 1)[1]) for run in all_runs})
+    labels = sorted({int(run.config.dataset.rsplit("-", 1)[1]) for run in all_runs})
     groups = {
-        str(label): [run for run in all_runs if run.recipe.dataset.endswith(f"-without-{label}")]
+        str(label): [run for run in all_runs if run.config.dataset.endswith(f"-without-{label}")]
         for label in labels
     }
     table: list[dict[str, Any]] = [
@@ -306,11 +307,11 @@ def draw(options: Options) -> None:
         values = [float(line[key]) for line in table if line[key] is not None]
         mean_line |= {key: sum(values) / len(values) if values else None}
     lines = [*table, mean_line]
-    recipe = all_runs[0].recipe
-    name, code = recipe.dataset.rsplit("-without-", 1)[0], recipe.options["code"]
+    config = all_runs[0].config
+    name, code = config.dataset.rsplit("-without-", 1)[0], config.model_kwargs["code"]
     protocol = (
-        f"{name}: {recipe.max_train_examples} training images of the other classes, "
-        f"{recipe.train.num_steps} steps of {recipe.train.batch_size}, "
+        f"{name}: {config.max_train_examples} training images of the other classes, "
+        f"{config.train.num_steps} steps of {config.train.batch_size}, "
     )
     protocol += (
         f"codes of {code} numbers. Areas under the ROC curve, mean over seeds and its 95% interval."

@@ -108,8 +108,8 @@ PRESETS = {
 }
 
 
-def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Return the study's runs: name -> recipe.
+def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the study's runs: name -> config.
 
     One seed of every setting comes first.
     """
@@ -120,40 +120,43 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
     sorted_by_label = [(batch, "sorted", lr, options.common) for batch, _, lr, _ in shuffled[:2]]
     settings = [setting_recipe(options, *numbers) for numbers in (*shuffled, *sorted_by_label)]
     return {
-        f"{budget.setting(recipe)}-seed{seed}": replace(recipe, seed=seed)
+        f"{budget.setting(config)}-seed{seed}": jc.override(config, seed=seed)
         for seed in range(options.seeds)
-        for recipe in settings
+        for config in settings
     }
 
 
-def setting_recipe(options: Options, batch: int, order: str, lr: float, epochs: int) -> jc.Recipe:
-    """Return the recipe of a setting.
+def setting_recipe(
+    options: Options, batch: int, order: str, lr: float, epochs: int
+) -> jc.ExperimentConfig:
+    """Return the config of a setting.
 
     It is plain gradient descent at a constant rate, so that settings differ by their batch alone.
     """
     updates, common = (e * options.examples // batch for e in (epochs, options.common))
     most = updates // (SORTED_ROWS * epochs if order == "sorted" else ROWS)
-    return jc.Recipe(
+    return jc.override(
+        jc.ExperimentConfig(),
         dataset=options.dataset,
         model=options.model,
         max_train_examples=options.examples,
-        train.num_steps=updates,
+        num_steps=updates,
         # A divisor, so that a row falls on the common epoch.
-        train.eval_every=max(k for k in range(1, max(1, most) + 1) if common % k == 0),
-        train.batch_size=batch,
-        train.order=order,
-        optimizer.name="sgd",
-        optimizer.learning_rate=lr,
-        optimizer.schedule="constant",
-        optimizer.momentum=0.0,
-        optimizer.weight_decay=0.0,
-        train.augment.padding=0,
-        train.augment.flip=False,
+        eval_every=max(k for k in range(1, max(1, most) + 1) if common % k == 0),
+        batch_size=batch,
+        order=order,
+        optimizer="sgd",
+        learning_rate=lr,
+        schedule="constant",
+        momentum=0.0,
+        weight_decay=0.0,
+        padding=0,
+        flip=False,
     )
 
 
 def check(options: Options) -> None:
-    """Check what no recipe checks.
+    """Check what no config checks.
 
     Raises:
       ArgumentError: for a number that is too small, or batches and epochs that do not fit.
@@ -197,33 +200,37 @@ def cached_json(path: Path, make: Callable[[], Mapping[str, Any]] = dict) -> Map
     return content
 
 
-def initialize(recipe: jc.Recipe, data: jc.Dataset) -> tuple[Any, Any, jc.State, jc.Split]:
+def initialize(
+    config: jc.ExperimentConfig, data: jc.Dataset
+) -> tuple[Any, Any, jc.State, jc.Split]:
     """Return a run's model, optimizer, state at step 0 and training images."""
-    subset = runs.subset_for(recipe, data)
-    model, tx = runs.model_and_optimizer(recipe, len(data.classes))
-    return model, tx, jc.init_state(model, tx, recipe, subset), subset.train
+    subset = runs.subset_for(config, data)
+    model, tx = runs.model_and_optimizer(config, len(data.classes))
+    return model, tx, jc.init_state(model, tx, config.train, subset), subset.train
 
 
-def step_memory(recipes: Iterable[jc.Recipe], data: jc.Dataset) -> dict[str, float | None]:
+def step_memory(
+    configs: Iterable[jc.ExperimentConfig], data: jc.Dataset
+) -> dict[str, float | None]:
     """Return the memory of a step: batch -> MiB that XLA allocates.
 
     It is None where XLA does not report it.
     """
     strategy, sizes = jc.strategy(devices=1), {}
-    for recipe in {recipe.train.batch_size: recipe for recipe in recipes}.values():
-        model, tx, state, train = initialize(recipe, data)
+    for config in {config.train.batch_size: config for config in configs}.values():
+        model, tx, state, train = initialize(config, data)
         step = jc.make_train_step(model, tx, pad=0, flip=False)
-        index = np.arange(recipe.train.batch_size, dtype=np.int32)
+        index = np.arange(config.train.batch_size, dtype=np.int32)
         size = strategy.memory(step, strategy.replicate(state), strategy.replicate(train), index)
-        sizes[str(recipe.train.batch_size)] = None if size is None else size / 2**20
+        sizes[str(config.train.batch_size)] = None if size is None else size / 2**20
     return sizes
 
 
-def measure_noise(recipe: jc.Recipe, data: jc.Dataset, folder: Path) -> dict[str, Any]:
+def measure_noise(config: jc.ExperimentConfig, data: jc.Dataset, folder: Path) -> dict[str, Any]:
     """Measure the gradient noise scale at both ends of a run.
 
     Args:
-      recipe: of the run.
+      config: of the run.
       data: images are drawn from its training split with replacement.
       folder: of the run; without a checkpoint there, the end is the start.
 
@@ -231,7 +238,7 @@ def measure_noise(recipe: jc.Recipe, data: jc.Dataset, folder: Path) -> dict[str
       "start" and "end" -> the fields of `jaxcnn.noise_scale`, None for one that is not finite:
       there the noise hides the gradient. "draws" and "of" are batches and images of a batch.
     """
-    model, _, start, train = initialize(recipe, data)
+    model, _, start, train = initialize(config, data)
     with jc.Checkpoints(folder / "checkpoints") as checkpoints:
         states = {"start": start, "end": checkpoints.restore(start) or start}
     loss_gradient = jax.grad(jc.loss_fn(model))
@@ -264,7 +271,7 @@ def noise_note(noise: Mapping[str, Any]) -> str:
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs, measure memory and noise; False if stopped."""
-    all_runs = recipes(options)
+    all_runs = configs(options)
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir)
     # One device: a batch of one image cannot be split.
@@ -287,11 +294,13 @@ def draw(options: Options) -> None:
     """Write the table and the figures of the finished runs in `options.out`."""
     out = options.out
     all_runs = runs.finished_runs(out)
-    converged = [run for run in all_runs if run.divergence is None and run.recipe.max_train_examples]
+    converged = [
+        run for run in all_runs if run.divergence is None and run.config.max_train_examples
+    ]
     groups = {
         name: group
         for name in SETTINGS
-        if (group := [run for run in converged if budget.setting(run.recipe) == name])
+        if (group := [run for run in converged if budget.setting(run.config) == name])
     }
     ends = [
         budget.timed(group)[0][-1] for name, group in groups.items() if not name.endswith("sorted")
@@ -302,15 +311,18 @@ def draw(options: Options) -> None:
             "write smaller --rates, another --out"
         )
     common = min(
-        run.recipe.train.num_steps * run.recipe.train.batch_size / (run.recipe.max_train_examples or math.nan) for run in converged
+        run.config.train.num_steps
+        * run.config.train.batch_size
+        / (run.config.max_train_examples or math.nan)
+        for run in converged
     )
     limits = {"epoch": common, "time": min(end["time"] for end in ends)}
     memory = out / "memory.json"
     table = [
         budget.table_row(name, group, limits, cached_json(memory)) for name, group in groups.items()
     ]
-    recipe = all_runs[0].recipe
-    title = f"{recipe.dataset}, {recipe.max_train_examples} training images, {recipe.model}"
+    config = all_runs[0].config
+    title = f"{config.dataset}, {config.max_train_examples} training images, {config.model}"
     noise = cached_json(out / "noise.json")
     notes = [
         f"{title}. Equal epochs: {limits['epoch']:g}; equal time: {limits['time']:.3g} s. "

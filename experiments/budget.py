@@ -15,10 +15,12 @@ Groups = Mapping[str, Sequence[runs.Run]]
 """Runs of each setting."""
 
 
-def setting(recipe: jc.Recipe) -> str:
-    """Return the name of a recipe's setting, such as `mini-batch-sorted`."""
-    name = {1: "online", recipe.max_train_examples: "full-batch"}.get(recipe.train.batch_size, "mini-batch")
-    return name if recipe.train.order == "shuffled" else f"{name}-sorted"
+def setting(config: jc.ExperimentConfig) -> str:
+    """Return the name of a config's setting, such as `mini-batch-sorted`."""
+    name = {1: "online", config.max_train_examples: "full-batch"}.get(
+        config.train.batch_size, "mini-batch"
+    )
+    return name if config.train.order == "shuffled" else f"{name}-sorted"
 
 
 def timed(all_runs: Sequence[runs.Run]) -> list[list[dict[str, Any]]]:
@@ -26,7 +28,7 @@ def timed(all_runs: Sequence[runs.Run]) -> list[list[dict[str, Any]]]:
 
     They are `epoch` and `time`, the seconds of training up to the row.
     """
-    batch, n = all_runs[0].recipe.train.batch_size, all_runs[0].recipe.max_train_examples
+    batch, n = all_runs[0].config.train.batch_size, all_runs[0].config.max_train_examples
     # One pace for all seeds, so that rows of one step have one time. The first row of a run
     # includes compilation and counts only where there is no other.
     pace = statistics.median(
@@ -67,23 +69,23 @@ def table_row(
       limits: "epoch" and "time" -> the value at which settings are compared.
       memory: batch -> MiB of a step.
     """
-    recipe, rows = all_runs[0].recipe, timed(all_runs)
-    updates = (recipe.max_train_examples or 0) // recipe.train.batch_size
+    config, rows = all_runs[0].config, timed(all_runs)
+    updates = (config.max_train_examples or 0) // config.train.batch_size
     # Only the second half of the rows: the loss of early ones falls, which is a spread too.
     spreads = [statistics.median(row["loss_std"] for row in run[len(run) // 2 :]) for run in rows]
     cells: dict[str, Any] = {
         "setting": name,
-        "batch": recipe.train.batch_size,
-        "order": recipe.train.order,
-        "lr": recipe.optimizer.learning_rate,
+        "batch": config.train.batch_size,
+        "order": config.train.order,
+        "lr": config.optimizer.learning_rate,
     }
-    is_timed, end = recipe.train.order == "shuffled", rows[0][-1]
+    is_timed, end = config.train.order == "shuffled", rows[0][-1]
     cells |= {
         "updates_per_epoch": updates,
         "seconds_per_epoch": end["time"] / end["epoch"] if is_timed else None,
     }
     cells |= {
-        "memory_mib": memory.get(str(recipe.train.batch_size)),
+        "memory_mib": memory.get(str(config.train.batch_size)),
         "loss_std": tables.seed_statistics(spreads).mean,
         "seeds": len(all_runs),
     }

@@ -147,8 +147,8 @@ MAKES = {
 """Preset of a script that reads these runs -> the command that makes them."""
 
 
-def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Return the study's runs: name -> recipe.
+def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the study's runs: name -> config.
 
     One seed of every network comes first, so that a study that was stopped has a usable table.
 
@@ -169,9 +169,11 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
         )
     if options.seeds < 1:
         raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
-    # Options and recipes share the names of their fields.
+    # Options and configs share the names of their fields.
     shared: dict[str, Any] = {
-        f.name: getattr(options, f.name) for f in fields(jc.Recipe) if hasattr(options, f.name)
+        f.name: getattr(options, f.name)
+        for f in fields(jc.ExperimentConfig)
+        if hasattr(options, f.name)
     } | {"warmup_lr": None}
     all_runs = {}
     for seed in range(options.seeds):
@@ -179,11 +181,17 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
             for family in options.families:
                 name = f"{'plain' if family == 'plain' else 'resnet'}{depth}"
                 model_kwargs = _model_kwargs(options, family)
-                recipe = jc.Recipe(**shared, model=f"cifar-{name}", options=model_kwargs, train.seed=seed)
+                config = jc.override(
+                    jc.ExperimentConfig(),
+                    **shared,
+                    model=f"cifar-{name}",
+                    options=model_kwargs,
+                    seed=seed,
+                )
                 # Section 4.2: 0.1 is slightly too large for ResNet-110 to start converging.
                 if family == "residual" and 0 < options.warmup_depth <= depth:
-                    recipe = replace(recipe, warmup_lr=options.warmup_lr)
-                all_runs[f"{name}-seed{seed}"] = recipe
+                    config = jc.override(config, warmup_lr=options.warmup_lr)
+                all_runs[f"{name}-seed{seed}"] = config
     return all_runs
 
 
@@ -197,8 +205,8 @@ def _model_kwargs(options: Options, family: str) -> dict[str, Any]:
 
 def network(run: runs.Run) -> tuple[str, int]:
     """Return the family and the depth of a run's network."""
-    family = "plain" if "plain" in run.recipe.model else "residual"
-    return family, int(re.sub(r"\D", "", run.recipe.model))
+    family = "plain" if "plain" in run.config.model else "residual"
+    return family, int(re.sub(r"\D", "", run.config.model))
 
 
 def row(family: str, depth: int, all_runs: list[runs.Run]) -> dict[str, Any]:
@@ -208,7 +216,7 @@ def row(family: str, depth: int, all_runs: list[runs.Run]) -> dict[str, Any]:
         "depth": depth,
         "params": all_runs[0].result["params"],
     } | runs.aggregate_seeds(all_runs)
-    on_cifar10 = all_runs[0].recipe.dataset == "cifar10"
+    on_cifar10 = all_runs[0].config.dataset == "cifar10"
     published = PAPER.get((family, depth)) if on_cifar10 else None
     return line | {"paper_test_error": published}
 
@@ -221,13 +229,15 @@ def draw(out: Path) -> None:
     panels: dict[str, dict[str, list[Any]]] = {}
     for (family, depth), group in networks.items():
         panels.setdefault(family, {})[f"{depth} layers"] = [run.rows for run in group]
-    recipe = all_runs[0].recipe
+    config = all_runs[0].config
     training = (
-        "one clean pass" if recipe.train.train_metrics == "clean" else "running mean over augmented batches"
+        "one clean pass"
+        if config.train.train_metrics == "clean"
+        else "running mean over augmented batches"
     )
     protocol = (
-        f"{recipe.dataset}, width {recipe.options['width']}, "
-        f"{recipe.train.num_steps} steps of {recipe.train.batch_size} images"
+        f"{config.dataset}, width {config.model_kwargs['width']}, "
+        f"{config.train.num_steps} steps of {config.train.batch_size} images"
     )
     notes = [
         f"{protocol}. Errors in percent at the last step (training error: {training}); "
@@ -250,7 +260,7 @@ def main(args: list[str] | None = None) -> int:
         options = cli.parse(PRESETS, args, about=__doc__)
         multihost.initialize(options.coordinator, options.num_processes, options.process_id)
         if not options.plot_only:
-            all_runs = recipes(options)
+            all_runs = configs(options)
             cli.enable_compilation_cache()
             data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
             strategy = jc.strategy(options.strategy)

@@ -35,7 +35,7 @@ def group_by(
 
 def methods(folder: Path) -> Runs:
     """Return the finished runs in a folder, by method."""
-    return group_by(lambda run: run.recipe.optimizer.name, runs.finished_runs(folder))
+    return group_by(lambda run: run.config.optimizer.name, runs.finished_runs(folder))
 
 
 def scores(trials: Sequence[runs.Run]) -> dict[float, tuple[float, float] | None]:
@@ -59,7 +59,7 @@ def scores(trials: Sequence[runs.Run]) -> dict[float, tuple[float, float] | None
             return None
         return math.fsum(errors) / len(all_runs), math.fsum(losses) / len(all_runs)
 
-    by_rate = group_by(lambda run: run.recipe.optimizer.learning_rate, trials)
+    by_rate = group_by(lambda run: run.config.optimizer.learning_rate, trials)
     return {rate: score(all_runs) for rate, all_runs in by_rate.items()}
 
 
@@ -96,7 +96,7 @@ def step_time(all_runs: Sequence[runs.Run]) -> float | None:
     The first row of each run is left out, because its time includes compilation.
     """
     times = [
-        1000 * run.recipe.train.batch_size / row["images_per_second"]
+        1000 * run.config.train.batch_size / row["images_per_second"]
         for run in all_runs
         for row in run.rows[1:]
     ]
@@ -145,7 +145,10 @@ def divergences(*stages: Runs) -> list[str]:
     all_runs = [
         run for stage in stages for group in stage.values() for run in group if run.divergence
     ]
-    return [f"{run.recipe.optimizer.name} at {run.recipe.optimizer.learning_rate:g}: {run.divergence}" for run in all_runs]
+    return [
+        f"{run.config.optimizer.name} at {run.config.optimizer.learning_rate:g}: {run.divergence}"
+        for run in all_runs
+    ]
 
 
 def sensitivity(trials: Runs) -> list[plots.Panel]:
@@ -191,7 +194,7 @@ def training(final: Runs) -> list[plots.Panel]:
         rows = [run.rows for run in all_runs]
         label = "this method, mean and range of seeds"
         line = plots.band(rows, "step", "train_loss", label=label)
-        title = f"{name}, {all_runs[0].recipe.optimizer.learning_rate:g}"
+        title = f"{name}, {all_runs[0].config.optimizer.learning_rate:g}"
         panels.append(plots.Panel(title, [line], xlabel="step", ylabel="loss (nats)", ylog=True))
     return plots.with_background(panels)
 

@@ -1,6 +1,6 @@
 """Ten networks on MNIST, from the perceptron to LeNet-5.
 
-All have one recipe and one table, on MNIST and Fashion-MNIST.
+All have one config and one table, on MNIST and Fashion-MNIST.
 
     python -m experiments.mnist                     digits, no download: under 3 minutes on two CPU
                                                     cores
@@ -114,7 +114,7 @@ PRESETS = {
 
 
 def check(options: Options) -> None:
-    """Check what no recipe checks.
+    """Check what no config checks.
 
     Raises:
       ArgumentError: for no networks, no data sets, or no seeds.
@@ -127,8 +127,8 @@ def check(options: Options) -> None:
         raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 3")
 
 
-def recipes(options: Options, dataset: str) -> dict[str, jc.Recipe]:
-    """Return the runs of a data set: name -> recipe.
+def configs(options: Options, dataset: str) -> dict[str, jc.ExperimentConfig]:
+    """Return the runs of a data set: name -> config.
 
     One seed of every network comes first, so that a study that was stopped has a usable table.
     """
@@ -140,20 +140,26 @@ def recipes(options: Options, dataset: str) -> dict[str, jc.Recipe]:
             model, model_kwargs = NETWORKS[check_choice("network", name, NETWORKS)]
             lr = options.lr_1998 if name == "lenet5-1998" else options.lr
             model_kwargs = model_kwargs | {"dtype": options.dtype}
-            all_runs[f"{name}-seed{seed}"] = jc.Recipe(
-                dataset=dataset, model=model, options=model_kwargs, optimizer.learning_rate=lr, train.seed=seed, **shared
+            all_runs[f"{name}-seed{seed}"] = jc.override(
+                jc.ExperimentConfig(),
+                dataset=dataset,
+                model=model,
+                options=model_kwargs,
+                learning_rate=lr,
+                seed=seed,
+                **shared,
             )
     return all_runs
 
 
-def network(recipe: jc.Recipe) -> str:
-    """Return the name in `NETWORKS` of a recipe's network.
+def network(config: jc.ExperimentConfig) -> str:
+    """Return the name in `NETWORKS` of a config's network.
 
     For another network it is the model's name.
     """
-    if recipe.model == "mlp":
-        return f"mlp-{recipe.options.get('activation', 'tanh')}"
-    return recipe.model
+    if config.model == "mlp":
+        return f"mlp-{config.model_kwargs.get('activation', 'tanh')}"
+    return config.model
 
 
 def images(name: str, folder: Path | None) -> jc.Dataset:
@@ -185,7 +191,7 @@ def groups(out: Path) -> dict[str, dict[str, list[runs.Run]]]:
     for dataset in SETS:
         if any(out.glob(f"{dataset}/*/result.json")) or (out / dataset / "runs.jsonl").exists():
             for run in runs.finished_runs(out / dataset):
-                if (name := network(run.recipe)) in NETWORKS:
+                if (name := network(run.config)) in NETWORKS:
                     by_dataset.setdefault(dataset, {}).setdefault(name, []).append(run)
     if not by_dataset:
         raise jc.ArgumentError(
@@ -226,14 +232,20 @@ def protocol(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> str:
     all_runs = [
         run for networks in by_dataset.values() for group in networks.values() for run in group
     ]
-    recipes = {
-        name: next(iter(networks.values()))[0].recipe for name, networks in by_dataset.items()
+    configs = {
+        name: next(iter(networks.values()))[0].config for name, networks in by_dataset.items()
     }
     steps = ", ".join(
-        f"{name} {recipe.train.num_steps} steps of {recipe.train.batch_size}" for name, recipe in recipes.items()
+        f"{name} {config.train.num_steps} steps of {config.train.batch_size}"
+        for name, config in configs.items()
     )
     # The printed form of LeNet-5 has a rate of its own, which comes last.
-    rates = sorted({(run.recipe.model == "lenet5-1998", run.recipe.optimizer.learning_rate) for run in all_runs})
+    rates = sorted(
+        {
+            (run.config.model == "lenet5-1998", run.config.optimizer.learning_rate)
+            for run in all_runs
+        }
+    )
     rate = " and ".join(f"{lr:g}" + " (lenet5-1998)" * is_printed for is_printed, lr in rates)
     enlarged = (
         " Digits are enlarged from 8x8 to 24x24 and padded to 28x28."
@@ -241,7 +253,7 @@ def protocol(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> str:
         else ""
     )
     return (
-        f"{steps} images, momentum at rate {rate}, crops of {all_runs[0].recipe.train.augment.padding} pixel. "
+        f"{steps} images, momentum at rate {rate}, crops of {all_runs[0].config.train.augment.padding} pixel. "
         "Errors in percent at the last step, mean over seeds and half width of its 95% interval "
         "(training error: running mean over augmented batches); seconds a run. Multiply-adds of "
         "one image; the zeros of lenet5-1998's C3 (150,000 of 240,000 are not) are counted."
@@ -277,7 +289,7 @@ def panels(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> list[plots
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs; return False if stopped."""
     check(options)
-    all_runs = {name: recipes(options, name) for name in options.datasets}
+    all_runs = {name: configs(options, name) for name in options.datasets}
     cli.enable_compilation_cache()
     # All data sets are loaded before any is trained on: a missing one is reported at once.
     datasets = {name: images(name, options.data_dir) for name in options.datasets}

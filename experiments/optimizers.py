@@ -113,8 +113,8 @@ PRESETS = {
 }
 
 
-def recipe(options: Options, method: str, **overrides: Any) -> jc.Recipe:
-    """Return the recipe of a method.
+def config(options: Options, method: str, **overrides: Any) -> jc.ExperimentConfig:
+    """Return the config of a method.
 
     `overrides` are other fields of it, such as rate, seed and split.
     """
@@ -126,18 +126,20 @@ def recipe(options: Options, method: str, **overrides: Any) -> jc.Recipe:
     }
     if options.model == "mlp" and "hidden" in model_kwargs:
         model_kwargs["hidden"] = [options.hidden] * 2
-    # Options and recipes share the names of their fields.
+    # Options and configs share the names of their fields.
     shared: dict[str, Any] = {
-        f.name: getattr(options, f.name) for f in fields(jc.Recipe) if hasattr(options, f.name)
+        f.name: getattr(options, f.name)
+        for f in fields(jc.ExperimentConfig)
+        if hasattr(options, f.name)
     }
     shared |= {"optimizer": method, "options": model_kwargs, "drops": (), "flip": False}
     shared |= {"schedule": "constant" if method in CONSTANT else options.schedule}
     shared |= {"decay": options.decoupled_decay if is_decoupled else options.decay}
-    return jc.Recipe(**shared | overrides)
+    return jc.override(jc.ExperimentConfig(), **shared | overrides)
 
 
 def check(options: Options) -> None:
-    """Check what no recipe checks.
+    """Check what no config checks.
 
     Raises:
       ArgumentError: for an unknown method or none, a number of seeds outside 1 to `TUNING`, or a
@@ -159,13 +161,13 @@ def check(options: Options) -> None:
         )
 
 
-def trials(options: Options) -> dict[str, jc.Recipe]:
-    """Return the runs of tuning: name -> recipe.
+def trials(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the runs of tuning: name -> config.
 
     They are measured on the validation split.
     """
     return {
-        f"tune/{method}-{rate:g}-seed{seed}": recipe(
+        f"tune/{method}-{rate:g}-seed{seed}": config(
             options, method, lr=rate, seed=seed, report="validation"
         )
         for seed in range(TUNING, TUNING + options.tune_seeds)
@@ -174,8 +176,8 @@ def trials(options: Options) -> dict[str, jc.Recipe]:
     }
 
 
-def finals(options: Options, rates: Mapping[str, float | None]) -> dict[str, jc.Recipe]:
-    """Return the final runs: name -> recipe.
+def finals(options: Options, rates: Mapping[str, float | None]) -> dict[str, jc.ExperimentConfig]:
+    """Return the final runs: name -> config.
 
     They are measured on the test split.
 
@@ -185,34 +187,34 @@ def finals(options: Options, rates: Mapping[str, float | None]) -> dict[str, jc.
     """
     # One seed of everything comes first, so that a method is timed at several moments.
     return {
-        f"final/{method}-seed{seed}": recipe(options, method, lr=rate, seed=seed)
+        f"final/{method}-seed{seed}": config(options, method, lr=rate, seed=seed)
         for seed in range(options.seeds)
         for method in options.methods
         if (rate := rates[method]) is not None
     }
 
 
-def notes(title: str, recipe: jc.Recipe, target: float, trials: search.Runs) -> list[str]:
+def notes(title: str, config: jc.ExperimentConfig, target: float, trials: search.Runs) -> list[str]:
     """Return the notes below the table.
 
     Args:
       title: model, data set and number of steps.
-      recipe: that of any final run.
+      config: that of any final run.
       target: test error in percent, as in `Options`.
       trials: runs of tuning, by method.
     """
     counts = " or ".join(str(n) for n in sorted({len(group) for group in trials.values()}))
     return [
         f"{title}; the same batch, network and schedule for all "
-        f"({recipe.optimizer.schedule}; {CONSTANT[0]}: constant).",
+        f"({config.optimizer.schedule}; {CONSTANT[0]}: constant).",
         f"Tuning: {counts} trials a method, from seeds {TUNING}, ..., measured on "
-        f"{recipe.num_validation} training images held out. The rate of the least validation error "
+        f"{config.num_validation} training images held out. The rate of the least validation error "
         "then ran from fresh seeds and was measured on the test set. Edge: it is the first or the "
         "last rate tried, and the method could be better beyond.",
         "Losses in nats, errors in percent at the last step (training: running means); over the "
         "seeds that did not diverge, ± the half width of the mean's 95% interval: of seeds alone, "
         "not of tuning.",
-        f"steps_to_target: of the first row, one every {recipe.train.eval_every or 'epoch'}, with a test "
+        f"steps_to_target: of the first row, one every {config.train.eval_every or 'epoch'}, with a test "
         f"error of at most {target:g}%, mean over seeds; a dash where a seed has none. "
         "ms_per_step: the median over rows but the first of each run.",
     ]
@@ -240,10 +242,10 @@ def draw(options: Options) -> None:
     out, target = options.out, options.target
     tuning, final = search.methods(out / "tune"), search.methods(out / "final")
     table = search.table(tuning, final, target)
-    recipe = next(all_runs[0].recipe for all_runs in final.values())
-    title = f"{recipe.model} on {recipe.dataset}, {recipe.train.num_steps} steps of {recipe.train.batch_size} images"
+    config = next(all_runs[0].config for all_runs in final.values())
+    title = f"{config.model} on {config.dataset}, {config.train.num_steps} steps of {config.train.batch_size} images"
     divergences = search.divergences(tuning, final)
-    tables.write_table(out, table, notes(title, recipe, target, tuning) + divergences)
+    tables.write_table(out, table, notes(title, config, target, tuning) + divergences)
     search.write_figures(out, title, [line["method"] for line in table], tuning, final)
     print(tables.markdown(table))
     print(f"wrote {out}/table.md, table.csv, sensitivity.png, curves.png and ranking.png")

@@ -118,8 +118,8 @@ PRESETS = {
 # fmt: on
 
 
-def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Return the study's runs: name -> recipe.
+def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the study's runs: name -> config.
 
     One seed of every setting comes first, so that a study that was stopped has a usable table.
 
@@ -145,8 +145,8 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
     }
 
 
-def variants(options: Options) -> dict[str, jc.Recipe]:
-    """Return the recipe of each setting.
+def variants(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the config of each setting.
 
     They are `few`, variants of it with one change, and one with all the remedies together.
     """
@@ -165,8 +165,13 @@ def variants(options: Options) -> dict[str, jc.Recipe]:
         "fill": "black",
     }
     net = {name: getattr(options, name) for name in ("width", "hidden", "dtype")}
-    few = jc.Recipe(
-        **shared, model="convnet", options=net, train.eval_split="validation", train.train_metrics="clean"
+    few = jc.override(
+        jc.ExperimentConfig(),
+        **shared,
+        model="convnet",
+        options=net,
+        eval_split="validation",
+        train_metrics="clean",
     )
     dropout, norm = {"dropout": options.dropout}, {"batch_norm": True}
     return {
@@ -182,18 +187,18 @@ def variants(options: Options) -> dict[str, jc.Recipe]:
     }
 
 
-def setting(recipe: jc.Recipe) -> str:
-    """Return the name in `TRAINED` of a recipe's setting."""
-    net = recipe.options
+def setting(config: jc.ExperimentConfig) -> str:
+    """Return the name in `TRAINED` of a config's setting."""
+    net = config.model_kwargs
     remedies = {
-        "augmentation": recipe.train.augment.padding,
-        "weight-decay": recipe.optimizer.weight_decay,
+        "augmentation": config.train.augment.padding,
+        "weight-decay": config.optimizer.weight_decay,
         "dropout": net.get("dropout"),
     }
     active = [
         name for name, value in (remedies | {"batch-norm": net.get("batch_norm")}).items() if value
     ]
-    if recipe.max_train_examples is None:
+    if config.max_train_examples is None:
         return "all"
     return "together" if len(active) > 1 else active[0] if active else "few"
 
@@ -245,8 +250,8 @@ def groups(all_runs: list[runs.Run]) -> dict[str, list[runs.Run]]:
     """
     by_setting: dict[str, list[runs.Run]] = {name: [] for name in TITLES}
     for run in (run for run in all_runs if run.divergence is None):
-        by_setting[setting(run.recipe)].append(with_figures(run))
-        if setting(run.recipe) == "few":
+        by_setting[setting(run.config)].append(with_figures(run))
+        if setting(run.config) == "few":
             by_setting["early-stopping"].append(with_figures(run, stop_early=True))
     if not any(by_setting.values()):
         raise jc.ArgumentError(
@@ -262,28 +267,28 @@ def row(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> dict[str, A
     """
     line = {"setting": TITLES[name], "images": all_runs[0].result["images"]}
     line = line | runs.aggregate_seeds(all_runs, COLUMNS)
-    baseline = {run.recipe.train.seed: run.result for run in few}
+    baseline = {run.config.train.seed: run.result for run in few}
     for key in ("test_loss", "test_error"):
         changes = [
-            run.result[key] - baseline[run.recipe.train.seed][key]
+            run.result[key] - baseline[run.config.train.seed][key]
             for run in all_runs
-            if run.recipe.train.seed in baseline
+            if run.config.train.seed in baseline
         ]
         names = (f"{key}_change{suffix}" for suffix in ("", "_std", "_ci95"))
         line |= dict(zip(names, tables.seed_statistics(changes), strict=True))
     turns = [float(run.result["turn_step"]) for run in all_runs if run.result["turn_step"]]
     turn = tables.seed_statistics(turns).mean
-    epoch = turn and turn * all_runs[0].recipe.train.batch_size / line["images"]
+    epoch = turn and turn * all_runs[0].config.train.batch_size / line["images"]
     return line | {"turned": len(turns), "turn_step": turn, "turn_epoch": epoch}
 
 
 def protocol(run: runs.Run) -> str:
     """Return the note below the table."""
-    recipe, net = run.recipe, run.recipe.options
+    config, net = run.config, run.config.model_kwargs
     return (
-        f"{recipe.dataset}, convnet of width {net['width']} with {net['hidden']} hidden units, "
-        f"{recipe.train.num_steps} steps of {recipe.train.batch_size} images by {recipe.optimizer.name} at rate "
-        f"{recipe.optimizer.learning_rate:g} ({recipe.optimizer.schedule}), {recipe.num_validation} images for validation and "
+        f"{config.dataset}, convnet of width {net['width']} with {net['hidden']} hidden units, "
+        f"{config.train.num_steps} steps of {config.train.batch_size} images by {config.optimizer.name} at rate "
+        f"{config.optimizer.learning_rate:g} ({config.optimizer.schedule}), {config.num_validation} images for validation and "
         f"{run.result['heldout_images']} for the test. Losses in nats, errors in percent, at the "
         "last step, with the half width of the mean's 95% interval over seeds; training figures "
         "are one clean pass, without crops and dropout; a gap is validation minus training; a "
@@ -332,9 +337,11 @@ def write_figures(
     by_setting: Mapping[str, list[runs.Run]], table: list[dict[str, Any]], out: Path
 ) -> None:
     """Write `curves.png` and `gap.png`."""
-    recipe = next(iter(by_setting.values()))[0].recipe
+    config = next(iter(by_setting.values()))[0].config
     seeds = max(line["seeds"] for line in table)
-    title = f"{recipe.dataset}, {recipe.train.num_steps} steps of {recipe.train.batch_size} images; "
+    title = (
+        f"{config.dataset}, {config.train.num_steps} steps of {config.train.batch_size} images; "
+    )
     title += f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     # Without a limit, the high losses of the first steps would flatten the curves.
     top = 2 * max(line["validation_loss"] for line in table)
@@ -359,7 +366,7 @@ def write_figures(
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs; return False if stopped."""
-    all_runs = recipes(options)
+    all_runs = configs(options)
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
     strategy = jc.strategy(options.strategy)

@@ -166,13 +166,17 @@ def evaluate_file(
     name = f"{'plain' if published.family == 'plain' else 'resnet'}{published.depth}"
     source = published.source
     mean, std = (source.mean, source.std) if source else (options.mean, options.std)
-    recipe = jc.Recipe(dataset=data.name, model=name, train.subtract_mean=mean, train.divide_std=std)
+    config = jc.override(
+        jc.ExperimentConfig(), dataset=data.name, model=name, subtract_mean=mean, divide_std=std
+    )
     model = jc.create_model(name, len(data.classes))
     padding = source.shortcut_padding if source else options.shortcut_padding
     variables = jc.load_weights(
         model, path, shortcut_padding=padding if published.family == "residual" else None
     )
-    state = jc.init_state(model, jc.create_optimizer(recipe), recipe, data)
+    state = jc.init_state(
+        model, jc.create_optimizer(config.optimizer, config.train.num_steps), config.train, data
+    )
     metrics = jc.evaluate(model, jc.with_variables(state, variables), data.test)
     wrong, count = int(metrics.num_wrong), int(metrics.num_examples)
     interval = stats.binomtest(wrong, count).proportion_ci(0.95, "wilson")

@@ -174,14 +174,15 @@ def compose_all(options: Options) -> jc.Dataset:
 
 
 def dataset_name(options: Options) -> str:
-    """Return the name of the data set of scenes, also in recipes."""
+    """Return the name of the data set of scenes, also in configs."""
     return f"{options.dataset}-scenes-{options.name}"
 
 
-def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Return the study's runs: name -> recipe."""
+def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the study's runs: name -> config."""
     return {
-        f"{'skips' if skips else 'none'}-seed{seed}": jc.Recipe(
+        f"{'skips' if skips else 'none'}-seed{seed}": jc.override(
+            jc.ExperimentConfig(),
             dataset=dataset_name(options),
             model="unet",
             options={
@@ -191,17 +192,17 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
                 "skips": skips,
                 "dtype": options.dtype,
             },
-            train.num_steps=options.steps,
-            train.batch_size=options.batch,
-            optimizer.name="adam",
-            optimizer.learning_rate=options.lr,
-            optimizer.schedule="cosine",
-            train.subtract_mean="channel",
-            train.divide_std=True,
-            train.augment.padding=0,
-            train.augment.flip=False,
-            train.eval_every=-(-options.steps // 5),
-            train.seed=seed,
+            num_steps=options.steps,
+            batch_size=options.batch,
+            optimizer="adam",
+            learning_rate=options.lr,
+            schedule="cosine",
+            subtract_mean="channel",
+            divide_std=True,
+            padding=0,
+            flip=False,
+            eval_every=-(-options.steps // 5),
+            seed=seed,
         )
         for seed in range(options.seeds)
         for skips in TITLES
@@ -225,7 +226,8 @@ def paired_change(forms: Mapping[bool, list[runs.Run]]) -> str:
     It is empty where there are not two seeds of both.
     """
     with_skips, without = (
-        {run.recipe.train.seed: run.result["mean_iou"] for run in forms.get(key, [])} for key in TITLES
+        {run.config.train.seed: run.result["mean_iou"] for run in forms.get(key, [])}
+        for key in TITLES
     )
     change = tables.seed_statistics(
         [with_skips[seed] - without[seed] for seed in with_skips.keys() & without.keys()]
@@ -242,14 +244,14 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
     """Write OUT/pictures.png: test scenes, their masks, and both networks' predictions."""
     columns = [("scene", data.test.images[:n]), ("its mask", COLORS[data.test.labels[:n]])]
     # The first seed of both networks.
-    for name, recipe in list(recipes(options).items())[:2]:
-        model, tx = runs.model_and_optimizer(recipe, len(data.classes))
+    for name, config in list(configs(options).items())[:2]:
+        model, tx = runs.model_and_optimizer(config, len(data.classes))
         with jc.Checkpoints(options.out / name / "checkpoints") as checkpoints:
-            state = checkpoints.restore(init_state(model, tx, recipe, data))
+            state = checkpoints.restore(init_state(model, tx, config.train, data))
         if state is None:
             return
         predictions = jc.predict(model, state, data.test.images[:n]).argmax(-1)
-        columns.append((f"U-Net {TITLES[recipe.options['skips']]}", COLORS[predictions]))
+        columns.append((f"U-Net {TITLES[config.model_kwargs['skips']]}", COLORS[predictions]))
     images = np.stack([images for _, images in columns]).reshape(-1, SIDE, SIDE, 3)
     captions = [title if i == 0 else "" for title, _ in columns for i in range(n)]
     title = "Test scenes: " + (
@@ -261,7 +263,7 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs and draw predictions; return False if stopped."""
-    all_runs = recipes(options)
+    all_runs = configs(options)
     cli.enable_compilation_cache()
     data = compose_all(options)
     strategy = jc.strategy(options.strategy)
@@ -276,7 +278,7 @@ def draw(options: Options) -> None:
     """Write the table and the curves of the finished runs in `options.out`."""
 
     def skips(run: runs.Run) -> bool:
-        return run.recipe.options["skips"]
+        return run.config.model_kwargs["skips"]
 
     out = options.out
     all_runs = sorted(runs.finished_runs(out), key=skips, reverse=True)
@@ -287,9 +289,9 @@ def draw(options: Options) -> None:
         | runs.aggregate_seeds(group, keys)
         for key, group in forms.items()
     ]
-    recipe = all_runs[0].recipe
+    config = all_runs[0].config
     protocol = (
-        f"{recipe.dataset}, {recipe.train.num_steps} steps of {recipe.train.batch_size} scenes of {SIDE}x{SIDE}. "
+        f"{config.dataset}, {config.train.num_steps} steps of {config.train.batch_size} scenes of {SIDE}x{SIDE}. "
         "Intersection over union, "
     )
     protocol += (
@@ -302,7 +304,7 @@ def draw(options: Options) -> None:
         plots.band([run.rows for run in group], "step", "mean_iou", label=TITLES[key])
         for key, group in forms.items()
     ]
-    panel = plots.Panel(recipe.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")
+    panel = plots.Panel(config.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")
     plots.save(plots.panels([panel]), out / "curves.png")
     print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 

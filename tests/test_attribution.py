@@ -43,11 +43,25 @@ class Small(nn.Module):
         return (logits, seen) if stages else logits
 
 
-def starting(model, images, labels, names, **recipe):
+def starting(model, images, labels, names, **config):
     split = jc.Split(images, labels)
     data = assemble("own", split, split, images.shape[1:], names)
-    given = jc.Recipe(dataset="own", model="own", train.augment.padding=0, train.augment.flip=False, optimizer.milestones=(), **recipe)
-    return data, given, init_state(model, jc.create_optimizer(given), given, data)
+    given = jc.override(
+        jc.ExperimentConfig(),
+        dataset="own",
+        model="own",
+        padding=0,
+        flip=False,
+        milestones=(),
+        **config,
+    )
+    return (
+        data,
+        given,
+        init_state(
+            model, jc.create_optimizer(given.optimizer, given.train.num_steps), given.train, data
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -377,11 +391,17 @@ def eyes():
     """The network, its state before and after training, and images that it has not seen, all of which it gets right."""
     model, (images, labels, _) = Eyes(), pasted(600, 1)
     names = ("rows", "columns", "chess")
-    data, recipe, first = starting(
+    data, config, first = starting(
         model, images, labels[:, 0], names, steps=150, batch=50, lr=0.1, every=150
     )
     state, _ = list(
-        jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1))
+        jc.train(
+            model,
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            data,
+            config.train,
+            strategy=jc.strategy("jit", 1),
+        )
     )[-1]
     unseen, classes, inside = pasted(60, 2)
     assert (jc.predict(model, state, unseen).argmax(1) == classes[:, 0]).mean() > 0.97

@@ -27,7 +27,7 @@ from jaxcnn.data import (
     subset,
     verify_dataset,
 )
-from jaxcnn.config import ArgumentError, Recipe, file_name
+from jaxcnn.config import ArgumentError, ExperimentConfig, file_name
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -46,7 +46,15 @@ GOOD = Dataset(
     MEAN,
     STD,
 )
-RECIPE = Recipe(dataset="mine", model="mlp", options={"hidden": [4]}, train.batch_size=8, train.num_steps=5, optimizer.milestones=())
+CONFIG = override(
+    ExperimentConfig(),
+    dataset="mine",
+    model="mlp",
+    options={"hidden": [4]},
+    batch_size=8,
+    num_steps=5,
+    milestones=(),
+)
 
 
 def of(values: Any) -> Any:
@@ -55,14 +63,14 @@ def of(values: Any) -> Any:
 
 
 def fit(data=GOOD, devices=1, **changes):
-    recipe = replace(RECIPE, **changes)
+    config = jc.override(CONFIG, **changes)
     strategy = jc.strategy("jit", devices)
     return next(
         jc.train(
-            jc.create_model(recipe.model, 4, **recipe.options),
-            jc.create_optimizer(recipe),
+            jc.create_model(config.model, 4, **config.model_kwargs),
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
             data,
-            recipe,
+            config,
             strategy=strategy,
         )
     )
@@ -155,13 +163,13 @@ def lacking_shard(room):
 
 
 def other_recipe(room):
-    jc.RunLog(room.path / "out/a", replace(RECIPE, lr=0.5))
-    return sweep({"a": RECIPE}, room)
+    jc.RunLog(room.path / "out/a", jc.override(CONFIG, lr=0.5))
+    return sweep({"a": CONFIG}, room)
 
 
 def config(room, text):
     (room.path / "config.json").write_text(text)
-    return Recipe.load(room.path)
+    return ExperimentConfig.load(room.path)
 
 
 UINT8, INT32 = "expected uint8 [n, h, w, c]", "expected int32"
@@ -281,7 +289,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      DataError, "seed is 'one'", "expected an integer >= 0"),
     ("more held out than there are", lambda r: hold_out(GOOD, 40, 0),
      DataError, "cannot hold out 40 images", "expected an integer in 0..39"),
-    ("float images in a study", lambda r: sweep({"a": RECIPE}, r, fit_data(IMAGES / 255)),
+    ("float images in a study", lambda r: sweep({"a": CONFIG}, r, fit_data(IMAGES / 255)),
      DataError, "train images are float64", "write (images * 255)"),
     # batches and devices
     ("a batch larger than the data", lambda r: fit(batch=48),
@@ -292,7 +300,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "devices is 9", "expected 1 to 8"),
     ("nothing held out to report on", lambda r: fit(report="validation", validation=5),
      ArgumentError, "validation is 5", "write load_dataset(..., validation=5)"),
-    ("fewer images than the recipe says", lambda r: fit(examples=30),
+    ("fewer images than the config says", lambda r: fit(examples=30),
      ArgumentError, "examples is 30", "write subset(data, 30)"),
     ("precise BN over too few", lambda r: fit(precise_bn=7),
      ArgumentError, "precise_bn is 7; expected 8 (one batch) to 40", "or 0"),
@@ -325,32 +333,32 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "schedule is 'cosin'", "did you mean 'cosine'?"),
     ("an unknown number of a method", lambda r: fit(optimizer="adam", method={"b3": 0.9}),
      ArgumentError, "b3", "b1, b2"),
-    ("an unknown loss", lambda r: Recipe(train.loss="squarred"),
+    ("an unknown loss", lambda r: override(ExperimentConfig(), loss="squarred"),
      ArgumentError, "loss is 'squarred'", "did you mean 'squared'?"),
-    ("an unknown split", lambda r: Recipe(train.eval_split="tests"),
+    ("an unknown split", lambda r: override(ExperimentConfig(), eval_split="tests"),
      ArgumentError, "report is 'tests'", "did you mean 'test'?"),
     ("an unknown strategy", lambda r: jc.strategy("pmapp"),
      ArgumentError, "strategy is 'pmapp'", "did you mean 'pmap'?"),
     ("an unknown field", lambda r: config(r, '{"stepz": 3}'),
-     ArgumentError, "recipe field is 'stepz'", "did you mean 'steps'?"),
+     ArgumentError, "config field is 'stepz'", "did you mean 'steps'?"),
     # numbers
-    ("a rate that is NaN", lambda r: Recipe(optimizer.learning_rate=float("nan")),
+    ("a rate that is NaN", lambda r: override(ExperimentConfig(), learning_rate=float("nan")),
      ArgumentError, "lr is nan", "expected a finite number above 0"),
-    ("an infinite rate", lambda r: Recipe(optimizer.learning_rate=float("inf")),
+    ("an infinite rate", lambda r: override(ExperimentConfig(), learning_rate=float("inf")),
      ArgumentError, "lr is inf", "expected a finite number above 0"),
-    ("a rate of 0", lambda r: Recipe(optimizer.learning_rate=0),
+    ("a rate of 0", lambda r: override(ExperimentConfig(), learning_rate=0),
      ArgumentError, "lr is 0", "expected a finite number above 0"),
-    ("a negative rate", lambda r: Recipe(optimizer.learning_rate=-0.1),
+    ("a negative rate", lambda r: override(ExperimentConfig(), learning_rate=-0.1),
      ArgumentError, "lr is -0.1", "expected a finite number above 0"),
-    ("a rate of 5,001 digits", lambda r: Recipe(optimizer.learning_rate=10**5000),
+    ("a rate of 5,001 digits", lambda r: override(ExperimentConfig(), learning_rate=10**5000),
      ArgumentError, "lr is a int that cannot be written", "expected a finite number above 0"),
-    ("drops out of order", lambda r: Recipe(optimizer.milestones=(9, 5)),
+    ("drops out of order", lambda r: override(ExperimentConfig(), milestones=(9, 5)),
      ArgumentError, "drops is (9, 5)", "write drops=(32000, 48000)"),
-    ("a seed past 32 bits", lambda r: Recipe(train.seed=2**32),
+    ("a seed past 32 bits", lambda r: override(ExperimentConfig(), seed=2**32),
      ArgumentError, "seed is 4294967296", "below 2^32"),
-    ("options that are no names", lambda r: Recipe(options=of({1: 2})),
+    ("options that are no names", lambda r: override(ExperimentConfig(), options=of({1: 2})),
      ArgumentError, "options is {1: 2}", 'write {"width": 8}'),
-    ("options nested without end", lambda r: Recipe(options={"a": nested(200)}),
+    ("options nested without end", lambda r: override(ExperimentConfig(), options={"a": nested(200)}),
      ArgumentError, "options is {'a': [[[", 'write {"width": 8}'),
     # files
     ("a checkpoint of another model", lambda r: other_checkpoint(r, width=4),
@@ -369,11 +377,11 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      DataError, "lacks mnist-test.array_record-00001-of-00002", "prepare it again, or delete it"),
     ("no network", lambda r: load_dataset("svhn_cropped"),
      DataError, "cannot be downloaded (no network in this test)", "load_dataset('digits')"),
-    ("the folder of no run", lambda r: Recipe.load(r.path / "no"),
+    ("the folder of no run", lambda r: ExperimentConfig.load(r.path / "no"),
      ArgumentError, "no/config.json is no file", "expected the folder of a run"),
-    ("a recipe that is no JSON", lambda r: config(r, "lr = 3"),
-     ArgumentError, "the recipe is not JSON", "write one with Recipe(...).to_json()"),
-    ("a folder of another recipe", other_recipe,
+    ("a config that is no JSON", lambda r: config(r, "lr = 3"),
+     ArgumentError, "the config is not JSON", "write one with override(ExperimentConfig(), ...).to_json()"),
+    ("a folder of another config", other_recipe,
      ArgumentError, "lr (0.5 there, 0.1 asked)", "write another --out"),
     ("a folder without runs", lambda r: runs.finished_runs(r.path),
      ArgumentError, "holds no run that is over", "write --out"),
@@ -411,7 +419,9 @@ def ready():
     jc.strategy("jit", 1)
     return {
         "model": model,
-        "state": jc.init_state(model, jc.create_optimizer(RECIPE), RECIPE, GOOD),
+        "state": jc.init_state(
+            model, jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps), CONFIG.train, GOOD
+        ),
         "array": jax.numpy.asarray(IMAGES),
     }
 

@@ -57,8 +57,8 @@ def table(out):
 
 
 def first(setting):
-    """The recipe of the quick preset's first run of a setting."""
-    return batch_size.recipes(batch_size.PRESETS["quick"])[f"{setting}-seed0"]
+    """The config of the quick preset's first run of a setting."""
+    return batch_size.configs(batch_size.PRESETS["quick"])[f"{setting}-seed0"]
 
 
 def test_it_leaves_tables_figures_and_a_folder_for_every_run(out):
@@ -101,11 +101,11 @@ def test_the_table_holds_what_the_rows_hold(out):
 
 def test_training_figures_are_of_all_the_images_at_that_step(out):
     folder = out / "mini-batch-seed1"
-    recipe = jc.Recipe.load(folder)
-    data = runs.subset_for(recipe, jc.load_dataset("digits"))
-    model, tx = runs.model_and_optimizer(recipe, 10)
+    config = jc.ExperimentConfig.load(folder)
+    data = runs.subset_for(config, jc.load_dataset("digits"))
+    model, tx = runs.model_and_optimizer(config, 10)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(jc.init_state(model, tx, recipe, data))
+        state = saved.restore(jc.init_state(model, tx, config.train, data))
     assert state is not None
     sums, row = jc.evaluate(model, state, data.train), jc.read_metrics(folder)[-1]
     assert sums.num_examples == 64
@@ -126,10 +126,10 @@ def test_the_noise_scale_is_written_and_noted(out):
 
 def test_the_noise_scale_at_the_start_is_that_of_every_images_gradient(out):
     """The covariance of the 64 gradients, which can be had exactly: 8000 draws come within a tenth of it."""
-    recipe = jc.Recipe.load(out / "mini-batch-seed0")
-    data = runs.subset_for(recipe, jc.load_dataset("digits"))
-    model, tx = runs.model_and_optimizer(recipe, 10)
-    state = jc.init_state(model, tx, recipe, data)
+    config = jc.ExperimentConfig.load(out / "mini-batch-seed0")
+    data = runs.subset_for(config, jc.load_dataset("digits"))
+    model, tx = runs.model_and_optimizer(config, 10)
+    state = jc.init_state(model, tx, config.train, data)
     slope = jax.grad(jc.loss_fn(model))
     inputs = data.train.images / np.float32(255) - state.normalizer.mean
     grads = jax.jit(jax.vmap(lambda x, y: slope(state.params, {}, x[None], y[None])))(
@@ -142,15 +142,16 @@ def test_the_noise_scale_at_the_start_is_that_of_every_images_gradient(out):
 
 
 def run(batch, order, rows, examples=64):
-    recipe = jc.Recipe(
+    config = jc.override(
+        jc.ExperimentConfig(),
         dataset="digits",
         model="mlp",
-        train.batch_size=batch,
-        train.order=order,
+        batch_size=batch,
+        order=order,
         max_train_examples=examples,
-        train.num_steps=rows[-1]["step"],
+        num_steps=rows[-1]["step"],
     )
-    return runs.Run(recipe, {"status": "finished"}, rows)
+    return runs.Run(config, {"status": "finished"}, rows)
 
 
 def made(paces, every=4, batch=16):
@@ -192,12 +193,17 @@ def test_a_sorted_run_has_no_row_at_equal_time():
 
 
 def test_settings_differ_in_batch_order_rate_and_epochs_alone():
-    recipes = [first(name) for name in SETTINGS]
-    assert [r.train.batch_size for r in recipes] == [1, 32, 1280, 32, 1]
+    configs = [first(name) for name in SETTINGS]
+    assert [r.train.batch_size for r in configs] == [1, 32, 1280, 32, 1]
     same = {"batch": 1, "order": "sorted", "lr": 0.5, "steps": 10, "every": 1}
-    assert len({replace(r, **same).to_json() for r in recipes}) == 1
-    assert recipes[0].optimizer.name == "sgd"
-    assert (recipes[0].train.augment.padding, recipes[0].train.augment.flip, recipes[0].optimizer.weight_decay, recipes[0].optimizer.schedule) == (
+    assert len({replace(r, **same).to_json() for r in configs}) == 1
+    assert configs[0].optimizer.name == "sgd"
+    assert (
+        configs[0].train.augment.padding,
+        configs[0].train.augment.flip,
+        configs[0].optimizer.weight_decay,
+        configs[0].optimizer.schedule,
+    ) == (
         0,
         False,
         0.0,
@@ -210,19 +216,22 @@ def test_every_setting_has_a_row_at_the_common_epoch_and_enough_of_them(preset, 
     monkeypatch.setattr(batch_size, "ROWS", 60)
     monkeypatch.setattr(batch_size, "SORTED_ROWS", 10)
     options = batch_size.PRESETS[preset]
-    for recipe in batch_size.recipes(options).values():
-        assert recipe.train.eval_every is not None
-        assert options.common * options.examples // recipe.train.batch_size % recipe.train.eval_every == 0
-        assert 40 <= recipe.train.num_steps / recipe.train.eval_every <= 120
+    for config in batch_size.configs(options).values():
+        assert config.train.eval_every is not None
+        assert (
+            options.common * options.examples // config.train.batch_size % config.train.eval_every
+            == 0
+        )
+        assert 40 <= config.train.num_steps / config.train.eval_every <= 120
 
 
 def test_full_batch_is_gradient_descent_on_all_the_images(out):
     """One step of `train` against jax.grad of the mean loss over all 64 images, written out anew."""
-    recipe = replace(jc.Recipe.load(out / "full-batch-seed0"), steps=1, every=1)
-    data = runs.subset_for(recipe, jc.load_dataset("digits"))
-    model, tx = runs.model_and_optimizer(recipe, 10)
-    begun = jc.init_state(model, tx, recipe, data)
-    ((state, _),) = jc.train(model, tx, data, recipe, strategy=jc.strategy(devices=1))
+    config = replace(jc.ExperimentConfig.load(out / "full-batch-seed0"), steps=1, every=1)
+    data = runs.subset_for(config, jc.load_dataset("digits"))
+    model, tx = runs.model_and_optimizer(config, 10)
+    begun = jc.init_state(model, tx, config.train, data)
+    ((state, _),) = jc.train(model, tx, data, config.train, strategy=jc.strategy(devices=1))
     inputs = data.train.images / np.float32(255) - data.mean
 
     def loss(params):
@@ -230,7 +239,9 @@ def test_full_batch_is_gradient_descent_on_all_the_images(out):
         return -jax.nn.log_softmax(logits)[np.arange(64), data.train.labels].mean()
 
     by_hand = jax.tree.map(
-        lambda p, g: p - np.float32(recipe.optimizer.learning_rate) * g, begun.params, jax.grad(loss)(begun.params)
+        lambda p, g: p - np.float32(config.optimizer.learning_rate) * g,
+        begun.params,
+        jax.grad(loss)(begun.params),
     )
     for mine, theirs, before in zip(
         *map(jax.tree.leaves, (by_hand, state.params, begun.params)), strict=True
@@ -240,14 +251,20 @@ def test_full_batch_is_gradient_descent_on_all_the_images(out):
 
 
 def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
-    data = runs.subset_for(jc.Recipe.load(out / "online-seed0"), jc.load_dataset("digits"))
+    data = runs.subset_for(
+        jc.ExperimentConfig.load(out / "online-seed0"), jc.load_dataset("digits")
+    )
     key = jax.random.PRNGKey(0)
     for name in ("online", "mini-batch"):
-        recipe = jc.Recipe.load(out / f"{name}-sorted-seed0")
-        fed = data.train.labels[_order_function(recipe, data)(key, 0, 64 // recipe.train.batch_size)].ravel()
+        config = jc.ExperimentConfig.load(out / f"{name}-sorted-seed0")
+        fed = data.train.labels[
+            _order_function(config, data)(key, 0, 64 // config.train.batch_size)
+        ].ravel()
         assert fed.tolist() == sorted(data.train.labels.tolist())
         fed = data.train.labels[
-            _order_function(replace(recipe, order="shuffled"), data)(key, 0, 64 // recipe.train.batch_size)
+            _order_function(jc.override(config, order="shuffled"), data)(
+                key, 0, 64 // config.train.batch_size
+            )
         ].ravel()
         assert (np.diff(fed) < 0).sum() > 10
 

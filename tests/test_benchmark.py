@@ -204,14 +204,16 @@ def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypat
     assert len(given.data.train.labels) == 3 * 8
     asked = {}
 
-    def fake(model, tx, data, recipe, strategy):
-        asked.update(steps=recipe.steps, every=recipe.every, n=len(data.train.labels))
+    def fake(model, tx, data, config, strategy):
+        asked.update(
+            steps=config.train.num_steps, every=config.train.eval_every, n=len(data.train.labels)
+        )
         yield from ((None, {"images_per_second": rate}) for rate in (12.0, 24.0))
 
     monkeypatch.setattr(jc, "train", fake)
     run = timing.time_train(given, 3)
     assert [run(3), run(3)] == [2.0, 1.0]
-    assert asked == {"steps": jc.Recipe().train.num_steps, "every": 3, "n": 24}
+    assert asked == {"steps": jc.ExperimentConfig().train.num_steps, "every": 3, "n": 24}
 
 
 def test_the_bare_step_is_the_step_that_fit_takes():
@@ -231,7 +233,7 @@ def test_the_bare_step_is_the_step_that_fit_takes():
 def test_the_inputs_are_those_of_a_step(kind, devices):
     """Without crop and flip: bytes less the mean image. With them: what `augment` makes of each."""
     given = job(kind=kind, devices=devices)
-    plain = given._replace(recipe=replace(given.recipe, pad=0, flip=False))
+    plain = given._replace(config=jc.override(given.config, pad=0, flip=False))
     images, strategy, index = (
         given.data.train.images,
         given.strategy,

@@ -14,17 +14,18 @@ import jaxcnn as jc
 from jaxcnn import divergence, parallel, runs
 from jaxcnn.metrics import zeros
 
-RECIPE = jc.Recipe(
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
     dataset="digits",
     model="mlp",
-    train.batch_size=64,
-    train.num_steps=400,
-    train.eval_every=400,
-    optimizer.learning_rate=1e-3,
-    optimizer.milestones=(),
-    train.augment.padding=0,
-    train.augment.flip=False,
-    optimizer.weight_decay=0.0,
+    batch_size=64,
+    num_steps=400,
+    eval_every=400,
+    learning_rate=1e-3,
+    milestones=(),
+    padding=0,
+    flip=False,
+    weight_decay=0.0,
 )
 
 
@@ -56,9 +57,9 @@ def spoiled(tx, step, harm):
     )
 
 
-def rows(tx, data, strategy, recipe=RECIPE):
+def rows(tx, data, strategy, config=CONFIG):
     model = jc.create_model("mlp", 10)
-    return [row for _, row in jc.train(model, tx, data, recipe, strategy=strategy) if row]
+    return [row for _, row in jc.train(model, tx, data, config.train, strategy=strategy) if row]
 
 
 @pytest.mark.parametrize("kind", DRIVERS)
@@ -94,7 +95,7 @@ def test_parameters_lost_at_the_last_step_are_seen_though_no_loss_is(data, monke
         spoiled(optax.sgd(1e-3), 39, lambda u: u * jnp.nan),
         data,
         DRIVERS["loop"](),
-        replace(RECIPE, steps=40),
+        jc.override(CONFIG, steps=40),
     )
     assert row["diverged"] == "the parameters ['head']['bias'] are not finite"
     assert np.isfinite([row["train_loss"], row["grad_norm"], row["eval_loss"]]).all()
@@ -112,7 +113,7 @@ def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_on
     real = divergence.find_divergence
     monkeypatch.setattr(divergence, "find_divergence", noticed)
     monkeypatch.setattr(divergence, "CHECK_EVERY", 50)
-    short = replace(RECIPE, steps=120, every=100)
+    short = jc.override(CONFIG, steps=120, every=100)
     watched = rows(jc.create_optimizer(short), data, DRIVERS["loop"](), short)
     assert looks == [50, 100]
     assert not any("diverged" in row for row in watched)
@@ -122,7 +123,7 @@ def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_on
 
 
 def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
-    all_runs = {"wild": replace(RECIPE, lr=1e30), "tame": replace(RECIPE, steps=2)}
+    all_runs = {"wild": jc.override(CONFIG, lr=1e30), "tame": jc.override(CONFIG, steps=2)}
     results = runs.sweep(all_runs, data, tmp_path, strategy=DRIVERS["loop"]())
     assert results is not None
     assert (results["wild"]["status"], results["wild"]["step"]) == (

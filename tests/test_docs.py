@@ -66,8 +66,8 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(code, "README.md", "exec"), names)
-    assert int(names["state"].step) == names["recipe"].steps
-    assert jaxcnn.read_metrics("runs/r20")[-1]["step"] == names["recipe"].steps
+    assert int(names["state"].step) == names["config"].steps
+    assert jaxcnn.read_metrics("runs/r20")[-1]["step"] == names["config"].steps
     (more,) = [
         c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "lr_finder" in c
     ]

@@ -10,7 +10,7 @@ from jaxcnn.augment import normalize
 from jaxcnn.parallel import padded_batches
 from jaxcnn.state import init_state
 
-RECIPE = jc.Recipe(dataset="digits", model="resnet8", options={"width": 4})
+CONFIG = jc.override(jc.ExperimentConfig(), dataset="digits", model="resnet8", options={"width": 4})
 BATCH = 32
 
 
@@ -19,7 +19,13 @@ def run():
     """A model, a state of random weights, and images of random labels: about nine tenths are wrong."""
     data = jc.load_dataset("digits")
     model = jc.create_model("resnet8", 10, width=4)
-    return model, init_state(model, jc.create_optimizer(RECIPE), RECIPE, data), data
+    return (
+        model,
+        init_state(
+            model, jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps), CONFIG.train, data
+        ),
+        data,
+    )
 
 
 @pytest.fixture(scope="module")

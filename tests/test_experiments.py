@@ -129,15 +129,20 @@ def test_a_folder_of_another_recipe_is_refused(study, capsys):
         depth.main([*TINY, "--lr", "0.2", "--out", str(study)])
     assert exit.value.code == 2
     error = capsys.readouterr().err
-    assert "holds a run of another recipe: lr (0.05 there, 0.2 asked)" in error
+    assert "holds a run of another config: lr (0.05 there, 0.2 asked)" in error
     assert error.count("\n") == 1
 
 
 def test_presets_are_the_papers_numbers():
     options = depth.PRESETS["paper"]
-    recipe = next(iter(depth.recipes(options).values()))
-    default = jc.Recipe()
-    assert (recipe.dataset, recipe.train.num_steps, recipe.train.batch_size, recipe.optimizer.milestones) == (
+    config = next(iter(depth.configs(options).values()))
+    default = jc.ExperimentConfig()
+    assert (
+        config.dataset,
+        config.train.num_steps,
+        config.train.batch_size,
+        config.optimizer.milestones,
+    ) == (
         "cifar10",
         64_000,
         128,
@@ -154,14 +159,22 @@ def test_presets_are_the_papers_numbers():
         "fill",
         "optimizer",
     ):
-        assert getattr(recipe, name) == getattr(default, name), name
-    assert (recipe.train.augment.padding, recipe.train.augment.flip) == (4, True)  # which the default recipe leaves out
-    assert recipe.options == {"width": 16, "bn_group": 64, "kernel_init": "he", "dtype": "float32"}
+        assert getattr(config, name) == getattr(default, name), name
+    assert (config.train.augment.padding, config.train.augment.flip) == (
+        4,
+        True,
+    )  # which the default config leaves out
+    assert config.model_kwargs == {
+        "width": 16,
+        "bn_group": 64,
+        "kernel_init": "he",
+        "dtype": "float32",
+    }
 
 
 def test_warm_up_is_for_the_110_layer_residual_network_alone():
     options = depth.Options(depths=(56, 110), seeds=1)
-    rates = {name: recipe.optimizer.warmup_lr for name, recipe in depth.recipes(options).items()}
+    rates = {name: config.optimizer.warmup_lr for name, config in depth.configs(options).items()}
     assert rates == {
         "plain56-seed0": None,
         "resnet56-seed0": None,
@@ -171,7 +184,7 @@ def test_warm_up_is_for_the_110_layer_residual_network_alone():
 
 
 def test_one_seed_of_everything_comes_first():
-    names = list(depth.recipes(depth.Options()))
+    names = list(depth.configs(depth.Options()))
     assert names[:4] == ["plain20-seed0", "resnet20-seed0", "plain56-seed0", "resnet56-seed0"]
     assert len(names) == 8
 
@@ -227,10 +240,17 @@ def start(out, cache, extra=()):
 def ended(out):
     """The last state's bits, and the rows without their times."""
     folder = out / "resnet8-seed0"
-    recipe, data = jc.Recipe.load(folder), jc.load_dataset("digits")
+    config, data = jc.ExperimentConfig.load(folder), jc.load_dataset("digits")
     model = jc.create_model("resnet8", 10, width=4)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(jc.init_state(model, jc.create_optimizer(recipe), recipe, data))
+        state = saved.restore(
+            jc.init_state(
+                model,
+                jc.create_optimizer(config.optimizer, config.train.num_steps),
+                config.train,
+                data,
+            )
+        )
     rows = [
         {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
         for row in jc.read_metrics(folder)

@@ -71,8 +71,17 @@ class Odd(nn.Module):
 @pytest.fixture(scope="module")
 def small():
     images = np.random.default_rng(7).integers(0, 256, (7, 16, 12, 2), dtype=np.uint8)
-    recipe, model = jc.Recipe(dataset="own", model="own"), Small()
-    return model, init_state(model, jc.create_optimizer(recipe), recipe, own_data(images)), images
+    config, model = jc.override(jc.ExperimentConfig(), dataset="own", model="own"), Small()
+    return (
+        model,
+        init_state(
+            model,
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            config.train,
+            own_data(images),
+        ),
+        images,
+    )
 
 
 def own_data(images):
@@ -377,7 +386,9 @@ def seen(data, model, first):
     last = first._replace(
         step=np.int32(5), params=jax.tree.map(lambda x: np.float32(2) * x, first.params)
     )
-    run: Any = runs.TrainedModel(Path("own"), jc.Recipe(), data, model, {0: first, 5: last}, [])
+    run: Any = runs.TrainedModel(
+        Path("own"), jc.ExperimentConfig(), data, model, {0: first, 5: last}, []
+    )
     return RunContext(
         run, data.test.images, data.test.labels, np.full((7, 3), 1 / 3), ("first", "second"), None
     )

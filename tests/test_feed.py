@@ -17,16 +17,17 @@ from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import init_state
 from jaxcnn.training import epoch_order
 
-RECIPE = jc.Recipe(
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
     dataset="digits",
     model="convnet",
     options={"batch_norm": True},
-    train.batch_size=32,
-    train.num_steps=20,
-    train.eval_every=12,
-    train.recompute_batch_stats=64,
-    train.augment.padding=1,
-    train.augment.flip=True,
+    batch_size=32,
+    num_steps=20,
+    eval_every=12,
+    recompute_batch_stats=64,
+    padding=1,
+    flip=True,
 )
 TIMES = ("seconds", "images_per_second")
 
@@ -49,9 +50,9 @@ def streamed(data, tmp_path_factory):
     )
 
 
-def fitted(data, strategy, recipe=RECIPE):
-    recipe = replace(recipe, examples=len(data.train.labels))
-    pairs = list(jc.train(*model_and_optimizer(recipe, 10), data, recipe, strategy=strategy))
+def fitted(data, strategy, config=CONFIG):
+    config = jc.override(config, examples=len(data.train.labels))
+    pairs = list(jc.train(*model_and_optimizer(config, 10), data, config, strategy=strategy))
     return pairs[-1][0], [
         {k: v for k, v in row.items() if k not in TIMES} for _, row in pairs if row
     ]
@@ -71,8 +72,8 @@ def test_a_streamed_run_has_the_bits_of_one_in_memory(data, streamed, kind, devi
 
 
 def test_streamed_data_are_evaluated_and_predicted_like_others(data, streamed):
-    model, tx = model_and_optimizer(RECIPE, 10)
-    state = init_state(model, tx, RECIPE, data)
+    model, tx = model_and_optimizer(CONFIG, 10)
+    state = init_state(model, tx, CONFIG.train, data)
     np.testing.assert_array_equal(
         jc.predict(model, state, streamed.test.images[:70]),
         jc.predict(model, state, data.test.images[:70]),
@@ -132,16 +133,17 @@ def dense_data():
     return assemble("squares", *part, (8, 8, 1), ("ground", "grey", "white"))
 
 
-DENSE = jc.Recipe(
+DENSE = jc.override(
+    jc.ExperimentConfig(),
     dataset="squares",
     model="own",
-    train.batch_size=10,
-    train.num_steps=120,
-    train.eval_every=60,
-    train.augment.padding=0,
-    train.augment.flip=False,
-    optimizer.learning_rate=0.1,
-    train.divide_std=True,
+    batch_size=10,
+    num_steps=120,
+    eval_every=60,
+    padding=0,
+    flip=False,
+    learning_rate=0.1,
+    divide_std=True,
 )
 
 
@@ -165,10 +167,16 @@ def test_masks_are_learnt_and_counted_by_the_pixel(kind):
 
 
 def test_a_reconstruction_is_judged_against_the_normalised_image():
-    recipe = replace(DENSE, loss="reconstruction", steps=40, every=40, lr=0.02, flip=True)
+    config = replace(DENSE, loss="reconstruction", steps=40, every=40, lr=0.02, flip=True)
     data, model = dense_data(), Dense(channels=1)
     state, row = list(
-        jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1))
+        jc.train(
+            model,
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            data,
+            config.train,
+            strategy=jc.strategy("jit", 1),
+        )
     )[-1]
     assert row is not None
     inputs = (data.test.images / 255 - data.mean) / data.std
@@ -192,14 +200,14 @@ def test_a_reconstruction_is_judged_against_the_normalised_image():
     ],
 )
 def test_what_does_not_fit_masks_is_refused(changes, channels, said):
-    recipe = replace(DENSE, **changes)
+    config = replace(DENSE, **changes)
     with pytest.raises(jc.ArgumentError, match=said):
         next(
             jc.train(
                 Dense(channels=channels),
-                jc.create_optimizer(recipe),
+                jc.create_optimizer(config.optimizer, config.train.num_steps),
                 dense_data(),
-                recipe,
+                config,
                 strategy=jc.strategy("jit", 1),
             )
         )
@@ -219,13 +227,17 @@ def test_a_classifier_is_refused_masks_and_an_image_network_labels():
                 strategy=jc.strategy("jit", 1),
             )
         )
-    data, recipe = jc.load_dataset("digits"), replace(DENSE, dataset="digits")
+    data, config = jc.load_dataset("digits"), replace(DENSE, dataset="digits")
     with pytest.raises(
         jc.ArgumentError, match=r"its label needs logits of \(classes\): build a classifier"
     ):
         next(
             jc.train(
-                Dense(10), jc.create_optimizer(recipe), data, recipe, strategy=jc.strategy("jit", 1)
+                Dense(10),
+                jc.create_optimizer(config.optimizer, config.train.num_steps),
+                data,
+                config,
+                strategy=jc.strategy("jit", 1),
             )
         )
 
@@ -247,8 +259,8 @@ class WithAux(nn.Module):
 
 
 def test_an_auxiliary_head_adds_its_loss_with_the_papers_weight(data):
-    recipe = replace(
-        RECIPE,
+    config = jc.override(
+        CONFIG,
         optimizer="sgd",
         decay=0.0,
         lr=1.0,
@@ -260,11 +272,11 @@ def test_an_auxiliary_head_adds_its_loss_with_the_papers_weight(data):
         examples=100,
     )
     model = WithAux()
-    tx = jc.create_optimizer(recipe)
-    begin = init_state(model, tx, recipe, data)
+    tx = jc.create_optimizer(config.optimizer, config.train.num_steps)
+    begin = init_state(model, tx, config.train, data)
     assert set(begin.params) == {"aux1", "head"}
     assert begin.model_state == {}
-    state, row = next(jc.train(model, tx, data, recipe, strategy=jc.strategy("jit", 1)))
+    state, row = next(jc.train(model, tx, data, config.train, strategy=jc.strategy("jit", 1)))
     index = epoch_order(jnp.asarray(begin.rng), 0, 1, 32, 100)[0]
     x = (data.train.images[index] / 255 - data.mean).reshape(32, -1)
     for name, weight in (("head", 1.0), ("aux1", 0.3)):

@@ -313,7 +313,7 @@ def test_beginning_from_weights(run, tmp_path, caplog):
         same = before[name].shape == after[name].shape and np.array_equal(before[name], after[name])
         frozen = name.startswith(("stem", "stage2"))
         assert same == (frozen or name.endswith("num_batches_tracked")), name
-    assert jc.Recipe.load(out / "run").optimizer.lr_multipliers == {
+    assert jc.ExperimentConfig.load(out / "run").optimizer.lr_multipliers == {
         "stem": 0,
         "stage1": 0.1,
         "stage2": 0,
@@ -329,10 +329,20 @@ def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
         PRESETS["own"], model="resnet8", width=2, size=16, weights=run / "weights.safetensors"
     )
     head = script.make_recipe(replace(options, train="head"), data)
-    assert head.optimizer.lr_multipliers == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.0)
+    assert head.optimizer.lr_multipliers == dict.fromkeys(
+        ("stem", "stage1", "stage2", "stage3"), 0.0
+    )
     whole = script.make_recipe(options, data)
-    assert whole.optimizer.lr_multipliers == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0.1)
-    assert (whole.train.subtract_mean, whole.train.divide_std, whole.train.augment.crop, whole.train.augment.padding, whole.train.augment.flip) == (
+    assert whole.optimizer.lr_multipliers == dict.fromkeys(
+        ("stem", "stage1", "stage2", "stage3"), 0.1
+    )
+    assert (
+        whole.train.subtract_mean,
+        whole.train.divide_std,
+        whole.train.augment.crop,
+        whole.train.augment.padding,
+        whole.train.augment.flip,
+    ) == (
         "imagenet",
         True,
         "resized",
@@ -340,7 +350,10 @@ def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
         True,
     )
     assert (whole.train.num_steps, whole.train.batch_size) == (round(10 * 39 / 32), 32)
-    assert script.make_recipe(replace(options, weights=None, crop="shift"), data).train.augment.padding == 2
+    assert (
+        script.make_recipe(replace(options, weights=None, crop="shift"), data).train.augment.padding
+        == 2
+    )
     part = script.make_recipe(replace(options, freeze=("stage1_block1",)), data)
     assert part.optimizer.lr_multipliers["stage1_block1"] == 0
     few, _ = image_folder_with_paths(sweets, 16, validation=0.3, test=0)
@@ -531,9 +544,13 @@ def test_the_transfer_study(tmp_path, monkeypatch):
     assert transfer.main(args) == 0
     runs = transfer.runs_by_name(tmp_path)
     assert set(runs) == {"scratch-4-seed0", "head-4-seed0", "all-4-seed0"}
-    assert set(runs["head-4-seed0"].recipe.optimizer.lr_multipliers.values()) == {0}
-    assert "head" not in runs["head-4-seed0"].recipe.optimizer.lr_multipliers
-    assert all(run.recipe.optimizer.lr_multipliers == {} for name, run in runs.items() if "head" not in name)
+    assert set(runs["head-4-seed0"].config.optimizer.lr_multipliers.values()) == {0}
+    assert "head" not in runs["head-4-seed0"].config.optimizer.lr_multipliers
+    assert all(
+        run.config.optimizer.lr_multipliers == {}
+        for name, run in runs.items()
+        if "head" not in name
+    )
     with (tmp_path / "table.csv").open() as file:
         assert [line["begins"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))

@@ -113,7 +113,7 @@ def changed(value: Any, rng: random.Random) -> Any:
     """Something near `value`, or something else."""
     if rng.random() < 0.35:
         return rng.choice(ANYTHING)()
-    if isinstance(value, jc.Recipe):
+    if isinstance(value, jc.ExperimentConfig):
         name = rng.choice([field.name for field in dataclasses.fields(value)])
         return dataclasses.replace(value, **{name: changed(getattr(value, name), rng)})
     if isinstance(value, (np.ndarray, jax.Array)):
@@ -197,20 +197,24 @@ def made(folder: Path) -> tuple[Any, ...]:
     mean, std = np.full((8, 8, 1), 0.5, np.float32), np.ones(1, np.float32)
     data = jc.Dataset("own", train, validation, test, ("a", "b", "c"), mean, std)
     options = {"width": 2, "hidden": 3}
-    recipe = jc.Recipe(
+    config = jc.override(
+        jc.ExperimentConfig(),
         "own",
         "convnet",
         options=options,
-        train.num_steps=2,
-        train.batch_size=4,
-        train.eval_every=1,
-        optimizer.milestones=(1,),
-        train.subtract_mean="none",
+        num_steps=2,
+        batch_size=4,
+        eval_every=1,
+        milestones=(1,),
+        subtract_mean="none",
         num_validation=6,
     )
-    model, tx = jc.create_model("convnet", 3, **options), jc.create_optimizer(recipe)
+    model, tx = (
+        jc.create_model("convnet", 3, **options),
+        jc.create_optimizer(config.optimizer, config.train.num_steps),
+    )
     normed = jc.create_model("convnet", 3, batch_norm=True, **options)
-    state, other = (jc.init_state(network, tx, recipe, data) for network in (model, normed))
+    state, other = (jc.init_state(network, tx, config.train, data) for network in (model, normed))
     jc.export_weights(model, state, folder / "weights.safetensors")
     (folder / "run").mkdir()
     (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "rate": 0.1}\n')
@@ -220,7 +224,7 @@ def made(folder: Path) -> tuple[Any, ...]:
             Image.fromarray(images[number + 5 * (part == "b"), :, :, 0]).save(
                 folder / "pictures" / part / f"{number}.png"
             )
-    return folder, data, recipe, model, tx, state, normed, other
+    return folder, data, config, model, tx, state, normed, other
 
 
 def quadratic(params, *args) -> Any:
@@ -231,7 +235,7 @@ def calls(
     things: tuple[Any, ...], out: Path
 ) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """A good call of each public function: the function and its arguments by name."""
-    folder, data, recipe, model, tx, state, normed, other = things
+    folder, data, config, model, tx, state, normed, other = things
     params, one, key = {"a": jnp.ones(3)}, jc.strategy("jit", devices=1), jax.random.key(0)
     variables = {"params": state.params, **state.model_state}
 
@@ -241,8 +245,8 @@ def calls(
             checkpoints.wait()
             return checkpoints.restore(state)
 
-    def logged(folder, recipe, facts, step, row, model, tx, data):
-        with jc.RunLog(folder, recipe, facts, model=model, tx=tx, data=data) as log:
+    def logged(folder, config, facts, step, row, model, tx, data):
+        with jc.RunLog(folder, config, facts, model=model, tx=tx, data=data) as log:
             log.write(step=step, train_loss=row)
 
     def built(name, classes, **options):
@@ -259,10 +263,10 @@ def calls(
     common, nothing = {"model": model, "state": state}, jc.Split(*(part[:0] for part in data.train))
     return {
         "Checkpoints": (saved, {"folder": out / "checkpoints", "keep_every": 0, "state": state}),
-        "Recipe": (jc.Recipe, dataclasses.asdict(recipe)),
+        "ExperimentConfig": (jc.ExperimentConfig, dataclasses.asdict(config)),
         "RunLog": (
             logged,
-            {"folder": out / "log", "recipe": recipe, "facts": {"a": 1}, "step": 1, "row": 0.5}
+            {"folder": out / "log", "config": config, "facts": {"a": 1}, "step": 1, "row": 0.5}
             | {"model": model, "tx": tx, "data": data},
         ),
         "with_variables": (jc.with_variables, {"state": state, "variables": variables}),
@@ -290,7 +294,7 @@ def calls(
         ),
         "train": (
             lambda **given: next(iter(jc.train(**given))),
-            {"model": model, "tx": tx, "data": data, "recipe": recipe, "resume": lambda state: None}
+            {"model": model, "tx": tx, "data": data, "config": config, "resume": lambda state: None}
             | {"warm_start": False, "strategy": one, "pause": lambda step: step},
         ),
         "image_folder": (
@@ -328,7 +332,7 @@ def calls(
             {
                 "model": model,
                 "data": data,
-                "recipe": recipe,
+                "config": config,
                 "low": 1e-3,
                 "high": 1.0,
                 "steps": 10,
@@ -355,7 +359,7 @@ def calls(
             },
         ),
         "loss_fn": (differentiated, {"model": model, "loss": "cross-entropy"}),
-        "create_optimizer": (jc.create_optimizer, {"recipe": recipe}),
+        "create_optimizer": (jc.create_optimizer, {"config": config}),
         "count_parameters": (jc.count_parameters, {"model": model, "shape": (8, 8, 1)}),
         "recompute_batch_stats": (
             jc.recompute_batch_stats,
@@ -391,7 +395,7 @@ def calls(
                 "max_iterations": 5,
             },
         ),
-        "init_state": (jc.init_state, {"model": model, "tx": tx, "recipe": recipe, "data": data}),
+        "init_state": (jc.init_state, {"model": model, "tx": tx, "config": config, "data": data}),
         "subset": (jc.subset, {"data": data, "n": 6, "seed": 0}),
         "summary": (jc.summary, {"model": model, "shape": (8, 8, 1)}),
     }
@@ -451,7 +455,7 @@ def faults(name: str, things: tuple[Any, ...], out: Path, cases: int) -> dict[st
         except (
             ValueError,
             TypeError,
-        ):  # an array that cannot be changed in that way, or a recipe that refuses the value
+        ):  # an array that cannot be changed in that way, or a config that refuses the value
             continue
         if type(given.get("steps")) is int and given["steps"] > 100:  # takes as long as it says
             continue
@@ -500,7 +504,7 @@ def test_wrong_arguments_give_one_line_or_a_result(name, things, cases, tmp_path
 
 def test_what_hundreds_of_calls_found(things, tmp_path):
     """Rare values of the fuzzer, each with the function in which it gave a raw error."""
-    _, data, recipe, model, _, state, normed, other = things
+    _, data, config, model, _, state, normed, other = things
     params, images = {**state.params, "conv1": jnp.ones(3)}, data.test.images
     stats = {
         "batch_stats": {"other": {"mean": np.zeros(2, np.float32), "var": np.ones(2, np.float32)}}
@@ -530,12 +534,12 @@ def test_what_hundreds_of_calls_found(things, tmp_path):
         (lambda: jc.sharpness(quadratic, iter([1, 2])), "params holds list_iterator"),
         (lambda: jc.noise_scale(quadratic, iter([1, 2]), [1, 2]), "params holds list_iterator"),
         (
-            lambda: jc.lr_finder(model, data._replace(name=np.zeros((2, 3))), recipe),
+            lambda: jc.lr_finder(model, data._replace(name=np.zeros((2, 3))), config),
             "name is of type ndarray",
         ),
         (
             lambda: jc.RunLog(
-                tmp_path / "a", recipe, data=data._replace(test=jc.Split(images, cast(Any, "x")))
+                tmp_path / "a", config, data=data._replace(test=jc.Split(images, cast(Any, "x")))
             ),
             "test labels",
         ),  # pyright: ignore[reportArgumentType]

@@ -30,7 +30,7 @@ from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.cpu import without_persistent_cache
 from jaxcnn.data import DataError, cache, load_dataset, loading
 from jaxcnn.progress import Progress, SafeStream
-from jaxcnn.config import ArgumentError, Recipe
+from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.run_log import read_metrics
 from jaxcnn.runs import sweep, sweeps
 
@@ -267,9 +267,16 @@ def test_a_network_beyond_this_machine_is_refused_before_its_parameters_are_made
     there = sweeps.machine_memory()
     assert there is None or 1 << 26 < there < 1 << 50
     monkeypatch.setattr(sweeps, "machine_memory", lambda: 1 << 20)
-    recipe = Recipe(dataset="digits", model="plain8", options={"width": 64}, train.num_steps=1, optimizer.milestones=())
+    config = override(
+        ExperimentConfig(),
+        dataset="digits",
+        model="plain8",
+        options={"width": 64},
+        num_steps=1,
+        milestones=(),
+    )
     with pytest.raises(ArgumentError, match=r"a has 1,\d+,\d+ parameters.*Write a smaller width"):
-        sweep({"a": recipe}, load_dataset("digits"), tmp_path)
+        sweep({"a": config}, load_dataset("digits"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -556,15 +563,15 @@ def test_unkept_of_several_threads_leaves_the_setting_as_it_was():
     assert setting() == before
 
 
-# A recipe is a value.
+# A config is a value.
 
 
 @pytest.mark.parametrize("name", ["options", "method", "stage_rates"])
 def test_the_mappings_of_a_recipe_cannot_be_changed(name):
     given: Any = {"a": 0.5} if name != "options" else {"hidden": [4, {"b": [1]}], "width": 8}
     fields: Any = {name: given}
-    recipe = Recipe(**fields)
-    mapping = getattr(recipe, name)
+    config = override(ExperimentConfig(), **fields)
+    mapping = getattr(config, name)
     expected = copy.deepcopy(given)
     changes = [
         lambda: mapping.__setitem__("a", 1), lambda: mapping.pop("a"), lambda: mapping.clear(), lambda: mapping.popitem(),
@@ -581,28 +588,33 @@ def test_the_mappings_of_a_recipe_cannot_be_changed(name):
 
 
 def test_a_frozen_recipe_is_copied_compared_and_written_as_before():
-    recipe: Any = Recipe(
-        options={"hidden": [4, 3], "width": 8}, optimizer.optimizer_kwargs={"b2": 0.99}, optimizer.lr_multipliers={"stem": 0.5}
+    config: Any = override(
+        ExperimentConfig(),
+        options={"hidden": [4, 3], "width": 8},
+        optimizer_kwargs={"b2": 0.99},
+        lr_multipliers={"stem": 0.5},
     )
     again: Any
     for again in (
-        pickle.loads(pickle.dumps(recipe)), copy.deepcopy(recipe), copy.copy(recipe), dataclasses.replace(recipe),
-        Recipe.from_json(recipe.to_json()), Recipe(**dataclasses.asdict(recipe)),
+        pickle.loads(pickle.dumps(config)), copy.deepcopy(config), copy.copy(config), jc.override(config),
+        ExperimentConfig.from_json(config.to_json()), override(ExperimentConfig(), **dataclasses.asdict(config)),
     ):  # fmt: skip
-        assert again == recipe
+        assert again == config
         with pytest.raises(TypeError, match="cannot be changed"):
             again.options["width"] = 9
     assert (
-        json.loads(recipe.to_json())["options"] == {"hidden": [4, 3], "width": 8} == recipe.options
+        json.loads(config.to_json())["options"]
+        == {"hidden": [4, 3], "width": 8}
+        == config.model_kwargs
     )
-    assert dataclasses.replace(recipe, seed=1) != recipe
-    assert repr(recipe.options) == "{'hidden': [4, 3], 'width': 8}"
+    assert jc.override(config, seed=1) != config
+    assert repr(config.model_kwargs) == "{'hidden': [4, 3], 'width': 8}"
     assert (
-        {**recipe.options, "width": 9}
-        == recipe.options | {"width": 9}
+        {**config.model_kwargs, "width": 9}
+        == config.model_kwargs | {"width": 9}
         == {"hidden": [4, 3], "width": 9}
     )
-    mine = recipe.options.copy()
+    mine = config.model_kwargs.copy()
     mine["width"] = 1
     with pytest.raises(TypeError, match="unhashable"):
-        hash(recipe)
+        hash(config)

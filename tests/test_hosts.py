@@ -28,9 +28,9 @@ if count > 1:
 import jaxcnn as jc
 assert jax.process_count() == count and len(jax.devices()) == 4
 data = jc.load_dataset("digits")
-recipe = jc.Recipe(dataset="digits", model="resnet8", batch=32, steps=4, every=2, pad=1, flip=True)
+config = jc.override(jc.ExperimentConfig(), dataset="digits", model="resnet8", batch=32, steps=4, every=2, pad=1, flip=True)
 model = jc.create_model("resnet8", 10, width=4)
-rows = [row for _, row in jc.train(model, jc.create_optimizer(recipe), data, recipe)]
+rows = [row for _, row in jc.train(model, jc.create_optimizer(config.optimizer, config.train.num_steps), data, config.train)]
 print(json.dumps([[row[k] for k in ("train_loss", "eval_loss", "eval_error", "grad_norm")] for row in rows]))
 """
 STUDY = [

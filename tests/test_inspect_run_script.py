@@ -29,17 +29,18 @@ pytestmark = pytest.mark.usefixtures("one_device")
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-RECIPE = jc.Recipe(
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
     dataset="digits",
     model="convnet",
     options={"width": 4},
-    train.num_steps=40,
-    train.batch_size=64,
-    optimizer.learning_rate=0.05,
-    optimizer.milestones=(),
-    train.augment.padding=0,
-    train.augment.flip=False,
-    train.eval_every=10,
+    num_steps=40,
+    batch_size=64,
+    learning_rate=0.05,
+    milestones=(),
+    padding=0,
+    flip=False,
+    eval_every=10,
 )
 WIDE = 66 * 16 - 2 * 20
 """The width of the page's body in pixels: 66 rem but for 1.25 of padding on both sides."""
@@ -49,7 +50,7 @@ HOSTILE = '<script>alert("1")</script> & \'"><img src=http://x.example/a.png>'
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "small-seed0"
-    assert runs.run(RECIPE, jc.load_dataset("digits"), folder) is not None
+    assert runs.run(CONFIG, jc.load_dataset("digits"), folder) is not None
     return folder
 
 
@@ -277,9 +278,9 @@ def test_rows_that_lack_things_are_borne(seen, found, says):
 
 
 def test_the_curves_name_the_split_of_the_rows(seen):
-    recipe = replace(seen.run.recipe, report="validation", validation=5)
+    config = replace(seen.run.config, report="validation", validation=5)
     made = run_summary.curves_section(
-        seen._replace(run=seen.run._replace(recipe=recipe, rows=rows([2.0, 1.0])))
+        seen._replace(run=seen.run._replace(config=config, rows=rows([2.0, 1.0])))
     )
     (picture,) = made.figures
     labels = [text.get_text() for legend in picture.figure.legends for text in legend.get_texts()]
@@ -419,11 +420,14 @@ def test_more_mistakes_are_one_line(run, tmp_path, capsys, monkeypatch):
     told(["--run", str(run), "--image", str(tmp_path / "words.txt")], "none of JPEG, PNG")
     monkeypatch.chdir(tmp_path)
     told([], "runs/depth/resnet20-seed0 is not there: make it with python -m experiments.depth")
-    for i, recipe in enumerate(
-        (jc.Recipe(model="unet"), jc.Recipe(model="autoencoder", train.loss="reconstruction"))
+    for i, config in enumerate(
+        (
+            jc.override(jc.ExperimentConfig(), model="unet"),
+            jc.override(jc.ExperimentConfig(), model="autoencoder", loss="reconstruction"),
+        )
     ):
         (tmp_path / str(i)).mkdir()
-        (tmp_path / str(i) / "config.json").write_text(recipe.to_json())
+        (tmp_path / str(i) / "config.json").write_text(config.to_json())
         told(["--run", str(tmp_path / str(i))], "does not sort images into classes")
     (tmp_path / "page").write_text("a file")
     told(["--run", str(run)], "page is a file; write --out with a folder")

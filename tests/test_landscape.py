@@ -18,13 +18,19 @@ ALONE = jc.strategy("jit", 1)
 
 def started(name, **options):
     """A network, its state at the start, and 40 images."""
-    data, recipe = (
+    data, config = (
         jc.load_dataset("digits"),
-        jc.Recipe(dataset="digits", model=name, options=options),
+        jc.override(jc.ExperimentConfig(), dataset="digits", model=name, options=options),
     )
     model = jc.create_model(name, 10, **options)
     split = jc.Split(data.train.images[:40], data.train.labels[:40])
-    return model, jc.init_state(model, jc.create_optimizer(recipe), recipe, data), split
+    return (
+        model,
+        jc.init_state(
+            model, jc.create_optimizer(config.optimizer, config.train.num_steps), config.train, data
+        ),
+        split,
+    )
 
 
 @pytest.fixture(scope="module")

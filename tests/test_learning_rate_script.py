@@ -97,8 +97,8 @@ def test_a_rate_beyond_sense_is_a_result(out):
 
 
 def run(rate, loss, status="finished"):
-    recipe = jc.Recipe(dataset="digits", model="mlp", optimizer.learning_rate=rate)
-    return runs.Run(recipe, {"status": status, "why": "", "step": 1, "train_loss": loss}, [])
+    config = jc.override(jc.ExperimentConfig(), dataset="digits", model="mlp", learning_rate=rate)
+    return runs.Run(config, {"status": status, "why": "", "step": 1, "train_loss": loss}, [])
 
 
 def test_slow_is_not_too_large_and_dead_is():
@@ -116,11 +116,11 @@ def test_slow_is_not_too_large_and_dead_is():
 
 def test_the_finders_numbers_are_the_functions(out):
     found = json.loads((out / "finder" / "sgd.json").read_text())
-    recipe = jc.Recipe.from_json(json.dumps(found["asked"]["recipe"]))
+    config = jc.ExperimentConfig.from_json(json.dumps(found["asked"]["config"]))
     again = jc.lr_finder(
         jc.create_model("mlp", 10),
         jc.load_dataset("digits"),
-        recipe,
+        config,
         low=1e-5,
         high=100.0,
         steps=40,
@@ -133,7 +133,9 @@ def test_the_chosen_peak_rate_has_the_least_validation_error(out):
     all_runs = runs.finished_runs(out / "schedules")
     for line in table(out / "schedules"):
         mine = {
-            run.recipe.optimizer.learning_rate: run.result for run in all_runs if run.recipe.optimizer.schedule == line["schedule"]
+            run.config.optimizer.learning_rate: run.result
+            for run in all_runs
+            if run.config.optimizer.schedule == line["schedule"]
         }
         assert len(mine) == 2
         assert float(line["rate"]) == min(
@@ -142,15 +144,15 @@ def test_the_chosen_peak_rate_has_the_least_validation_error(out):
         best = mine[float(line["rate"])]
         assert float(line["validation_error"]) == pytest.approx(best["eval_error"], abs=0.005)
         assert float(line["test_error"]) == pytest.approx(best["heldout_error"], abs=0.005)
-    assert all(run.recipe.train.eval_split == "validation" for run in all_runs)
+    assert all(run.config.train.eval_split == "validation" for run in all_runs)
 
 
 def test_heldout_figures_are_the_test_splits(out):
     folder = out / "schedules" / "cosine-rate0.1-seed0"
-    recipe, data = jc.Recipe.load(folder), jc.load_dataset("digits", validation=237)
-    model, tx = runs.model_and_optimizer(recipe, 10)
+    config, data = jc.ExperimentConfig.load(folder), jc.load_dataset("digits", validation=237)
+    model, tx = runs.model_and_optimizer(config, 10)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(jc.init_state(model, tx, recipe, data))
+        state = saved.restore(jc.init_state(model, tx, config.train, data))
     assert state is not None
     assert (
         jc.read_metrics(folder)[-1]["heldout_error"]
@@ -172,11 +174,11 @@ def test_the_sharpness_of_the_rows_is_the_top_of_the_dense_hessian(out):
     from jaxcnn.augment import normalize
 
     folder = out / "edge" / "momentum0-rate0.2"
-    recipe = jc.Recipe.load(folder)
-    data = runs.subset_for(recipe, jc.load_dataset("digits"))
-    model, tx = runs.model_and_optimizer(recipe, 10)
+    config = jc.ExperimentConfig.load(folder)
+    data = runs.subset_for(config, jc.load_dataset("digits"))
+    model, tx = runs.model_and_optimizer(config, 10)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(jc.init_state(model, tx, recipe, data))
+        state = saved.restore(jc.init_state(model, tx, config.train, data))
     assert state is not None
     flat, unravel = ravel_pytree(state.params)
     inputs, targets = (
@@ -213,10 +215,10 @@ def test_full_batch_descent_settles_at_the_edge(tmp_path):
     for line in table(tmp_path / "edge"):
         assert 0.9 < float(line["ratio"]) < 1.15, line
     options = Options(edge=PRESETS["quick"].edge)
-    assert len(edge.recipes(options)) == 6
+    assert len(edge.configs(options)) == 6
     assert all(
-        recipe.train.batch_size == 1437 and recipe.train.loss == "squared"
-        for recipe in edge.recipes(options).values()
+        config.train.batch_size == 1437 and config.train.loss == "squared"
+        for config in edge.configs(options).values()
     )
 
 

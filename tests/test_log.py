@@ -11,19 +11,21 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.run_log import LogError, read_json, write_text
 
-RECIPE = jc.Recipe(model="resnet20", options={"width": 8}, optimizer.milestones=(5, 9))
+CONFIG = jc.override(
+    jc.ExperimentConfig(), model="resnet20", options={"width": 8}, milestones=(5, 9)
+)
 
 
 def test_a_folder_is_enough_to_have_the_recipe_back(tmp_path):
-    jc.RunLog(tmp_path / "run", RECIPE, {"device": "cpu"})
-    assert jc.Recipe.load(tmp_path / "run") == RECIPE
+    jc.RunLog(tmp_path / "run", CONFIG, {"device": "cpu"})
+    assert jc.ExperimentConfig.load(tmp_path / "run") == CONFIG
     (facts,) = json.loads((tmp_path / "run" / "env.json").read_text())
     assert facts["device"] == "cpu"
     assert facts["packages"]["jax"]
 
 
 def test_what_is_no_number_becomes_null(tmp_path):
-    log = jc.RunLog(tmp_path, RECIPE)
+    log = jc.RunLog(tmp_path, CONFIG)
     log.write(
         step=1,
         n=np.int32(3),
@@ -39,36 +41,36 @@ def test_what_is_no_number_becomes_null(tmp_path):
 
 
 def test_another_recipes_folder_is_refused_and_the_fields_are_named(tmp_path):
-    jc.RunLog(tmp_path, RECIPE)
+    jc.RunLog(tmp_path, CONFIG)
     with pytest.raises(
-        jc.ArgumentError, match=r"another recipe: lr \(0.1 there, 0.2 asked\), seed \(0 there, 7"
+        jc.ArgumentError, match=r"another config: lr \(0.1 there, 0.2 asked\), seed \(0 there, 7"
     ) as error:
-        jc.RunLog(tmp_path, replace(RECIPE, lr=0.2, seed=7))
+        jc.RunLog(tmp_path, jc.override(CONFIG, lr=0.2, seed=7))
     assert "\n" not in str(error.value)
-    assert jc.Recipe.load(tmp_path) == RECIPE
+    assert jc.ExperimentConfig.load(tmp_path) == CONFIG
 
 
 def test_a_row_made_again_replaces_itself_and_what_followed(tmp_path):
-    log = jc.RunLog(tmp_path, RECIPE)
+    log = jc.RunLog(tmp_path, CONFIG)
     for step in (10, 20, 30):
         log.write(step=step, loss=1.0)
-    again = jc.RunLog(tmp_path, RECIPE)
+    again = jc.RunLog(tmp_path, CONFIG)
     again.write(step=20, loss=2.0)
     assert again.rows() == [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 2.0}]
 
 
 def test_a_torn_last_line_is_passed_over_and_mended(tmp_path):
-    log = jc.RunLog(tmp_path, RECIPE)
+    log = jc.RunLog(tmp_path, CONFIG)
     log.write(step=10)
     with log.path.open("a") as file:
         file.write('{"step": 20, "tra')
     assert jc.read_metrics(tmp_path) == [{"step": 10}]
-    jc.RunLog(tmp_path, RECIPE).write(step=20)
+    jc.RunLog(tmp_path, CONFIG).write(step=20)
     assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [10, 20]
 
 
 def test_a_torn_line_in_the_middle_is_damage_and_said(tmp_path):
-    log = jc.RunLog(tmp_path, RECIPE)
+    log = jc.RunLog(tmp_path, CONFIG)
     log.path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(LogError, match=r"line 2, is no row of a run.*delete that line"):
         log.rows()
@@ -76,7 +78,7 @@ def test_a_torn_line_in_the_middle_is_damage_and_said(tmp_path):
 
 def test_going_on_elsewhere_is_recorded(tmp_path):
     for device in ("cpu", "cpu", "gpu"):
-        jc.RunLog(tmp_path, RECIPE, {"device": device})
+        jc.RunLog(tmp_path, CONFIG, {"device": device})
     assert [facts["device"] for facts in json.loads((tmp_path / "env.json").read_text())] == [
         "cpu",
         "gpu",
@@ -88,15 +90,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(
         jc.ArgumentError, match=r"cannot write in .*file/run: Not a directory"
     ) as error:
-        jc.RunLog(tmp_path / "file" / "run", RECIPE)
+        jc.RunLog(tmp_path / "file" / "run", CONFIG)
     assert "\n" not in str(error.value)
 
 
 def test_a_result_marks_the_end(tmp_path):
-    log = jc.RunLog(tmp_path, RECIPE)
+    log = jc.RunLog(tmp_path, CONFIG)
     assert log.result() is None
     assert log.finish(status="finished", loss=float("nan")) == {"status": "finished", "loss": None}
-    assert jc.RunLog(tmp_path, RECIPE).result() == {"status": "finished", "loss": None}
+    assert jc.RunLog(tmp_path, CONFIG).result() == {"status": "finished", "loss": None}
 
 
 def test_a_link_in_a_strangers_folder_leads_nothing_elsewhere(tmp_path):
@@ -109,7 +111,7 @@ def test_a_link_in_a_strangers_folder_leads_nothing_elsewhere(tmp_path):
     (folder / "metrics.jsonl").symlink_to(elsewhere)
     (folder / "config.json").unlink()
     with pytest.raises(LogError, match="cannot write"):
-        jc.RunLog(folder, RECIPE).write(step=1, train_loss=0.0)
+        jc.RunLog(folder, CONFIG).write(step=1, train_loss=0.0)
     assert elsewhere.read_text() == '{"step": 0}\n'
 
 
@@ -123,7 +125,7 @@ def test_what_is_no_json_is_one_line_that_names_the_file(tmp_path, text):
 
 
 def test_a_folder_that_is_gone_is_one_line(tmp_path):
-    log = jc.RunLog(tmp_path / "run", RECIPE)
+    log = jc.RunLog(tmp_path / "run", CONFIG)
     shutil.rmtree(tmp_path / "run")
     for write in (lambda: log.write(step=1), lambda: log.finish(status="finished")):
         with pytest.raises(
@@ -134,7 +136,7 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
 
 
 def test_a_closed_log_writes_no_more_and_can_be_read(tmp_path):
-    with jc.RunLog(tmp_path, RECIPE) as log:
+    with jc.RunLog(tmp_path, CONFIG) as log:
         log.write(step=1)
     log.close()
     for write in (lambda: log.write(step=2), lambda: log.finish(status="finished")):
@@ -142,7 +144,7 @@ def test_a_closed_log_writes_no_more_and_can_be_read(tmp_path):
             write()
     assert log.rows() == [{"step": 1}]
     assert log.result() is None
-    jc.RunLog(tmp_path, RECIPE).write(step=2)
+    jc.RunLog(tmp_path, CONFIG).write(step=2)
     assert [row["step"] for row in jc.read_metrics(tmp_path)] == [1, 2]
 
 
@@ -152,6 +154,6 @@ def test_an_address_and_what_is_no_path_are_refused_and_no_folder_is_made(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(jc.ArgumentError, match=r"expected a (local folder|path)") as error:
-        jc.RunLog(folder, RECIPE)
+        jc.RunLog(folder, CONFIG)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())

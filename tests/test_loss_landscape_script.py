@@ -46,12 +46,19 @@ def all_runs(tmp_path_factory):
     """Runs as a study leaves them, of networks with a small dense Hessian; their states are drawn."""
     folder, data = tmp_path_factory.mktemp("runs"), jc.load_dataset("digits")
     for name, hidden in (("mlp", [3]), ("mlp2", [4])):
-        recipe, rng = (
-            jc.Recipe(model="mlp", options={"hidden": hidden}, train.num_steps=4, train.eval_every=1, **PLAIN),
+        config, rng = (
+            jc.override(
+                jc.ExperimentConfig(),
+                model="mlp",
+                options={"hidden": hidden},
+                num_steps=4,
+                eval_every=1,
+                **PLAIN,
+            ),
             np.random.default_rng(0),
         )
-        log = jc.RunLog(folder / f"{name}-seed0", recipe)
-        state = jc.init_state(*runs.model_and_optimizer(recipe, 10), recipe, data)
+        log = jc.RunLog(folder / f"{name}-seed0", config)
+        state = jc.init_state(*runs.model_and_optimizer(config, 10), config, data)
         with jc.Checkpoints(log.folder / "checkpoints", keep_every=1) as saved:
             for step in range(1, 5):
                 params = jax.tree.map(

@@ -1,4 +1,4 @@
-"""The table of networks as a user runs it: mistakes, the same images and recipe for all, numbers where they belong."""
+"""The table of networks as a user runs it: mistakes, the same images and config for all, numbers where they belong."""
 
 import csv
 import shutil
@@ -161,28 +161,34 @@ def test_digits_are_enlarged_and_nothing_is_lost():
 
 def test_all_networks_have_one_recipe_but_for_the_rate_of_the_printed_lenet():
     options = mnist.PRESETS["mnist"]
-    made = mnist.recipes(options, "mnist")
+    made = mnist.configs(options, "mnist")
     assert list(made)[:2] == ["perceptron-seed0", "mlp-step-seed0"]  # one seed of everything first
     assert len(made) == 3 * len(mnist.NETWORKS)
-    for name, recipe in made.items():
-        assert name == f"{mnist.network(recipe)}-seed{recipe.train.seed}"
-        assert (recipe.train.num_steps, recipe.train.batch_size, recipe.optimizer.milestones, recipe.train.augment.padding, recipe.train.augment.flip) == (
+    for name, config in made.items():
+        assert name == f"{mnist.network(config)}-seed{config.train.seed}"
+        assert (
+            config.train.num_steps,
+            config.train.batch_size,
+            config.optimizer.milestones,
+            config.train.augment.padding,
+            config.train.augment.flip,
+        ) == (
             9380,
             128,
             (5600, 7600),
             1,
             False,
         )
-        assert recipe.optimizer.learning_rate == (0.005 if recipe.model == "lenet5-1998" else 0.05)
-        jc.create_model(recipe.model, 10, **recipe.options)
+        assert config.optimizer.learning_rate == (0.005 if config.model == "lenet5-1998" else 0.05)
+        jc.create_model(config.model, 10, **config.model_kwargs)
 
 
 def test_the_committed_result_is_of_these_recipes_and_lenet_is_99_percent_right():
-    made = mnist.recipes(mnist.PRESETS["mnist"], "mnist")
+    made = mnist.configs(mnist.PRESETS["mnist"], "mnist")
     runs = mnist.groups(RECORDS / "mnist")["mnist"]
     assert set(runs) == set(mnist.NETWORKS)
     for name, group in runs.items():
-        assert [run.recipe for run in group] == [
+        assert [run.config for run in group] == [
             made[f"{name}-seed{seed}"] for seed in range(len(group))
         ]
     for name in ("lenet5", "lenet5-relu"):

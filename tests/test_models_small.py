@@ -631,24 +631,29 @@ def test_a_list_from_json_makes_a_module_that_can_be_a_key():
     ],
 )
 def test_thirty_steps_on_the_digits_lower_the_loss(name, options):
-    recipe = jc.Recipe(
+    config = jc.override(
+        jc.ExperimentConfig(),
         dataset="digits",
         model=name,
         options=options,
-        train.num_steps=30,
-        train.eval_every=15,
-        train.batch_size=64,
-        train.augment.padding=0,
-        train.augment.flip=False,
-        optimizer.milestones=(),
+        num_steps=30,
+        eval_every=15,
+        batch_size=64,
+        padding=0,
+        flip=False,
+        milestones=(),
     )
-    recipe = jc.Recipe.from_json(recipe.to_json())
-    model = create_model(recipe.model, 10, **recipe.options)
+    config = jc.ExperimentConfig.from_json(config.to_json())
+    model = create_model(config.model, 10, **config.model_kwargs)
     strategy = jc.strategy("jit", devices=1)
     rows: list = [
         row
         for _, row in jc.train(
-            model, jc.create_optimizer(recipe), jc.load_dataset("digits"), recipe, strategy=strategy
+            model,
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            jc.load_dataset("digits"),
+            config,
+            strategy=strategy,
         )
     ]
     assert [row["step"] for row in rows] == [15, 30]

@@ -57,7 +57,9 @@ def made(
     speeds=(),
 ):
     """A run that is over, as if read from its folder; `errors` are those of its rows, `speeds` their images a second."""
-    recipe = jc.Recipe(optimizer.name=method, optimizer.learning_rate=lr, train.seed=seed, train.batch_size=10)
+    config = jc.override(
+        jc.ExperimentConfig(), optimizer=method, learning_rate=lr, seed=seed, batch_size=10
+    )
     why = {} if status == "finished" else {"why": "train_loss is inf"}
     result = (
         dict.fromkeys(search.KEYS, loss)
@@ -66,7 +68,7 @@ def made(
     )
     rows = [{"step": 5 * i, "eval_error": e} for i, e in enumerate(errors, 1)]
     rows = rows or [{"images_per_second": speed} for speed in speeds]
-    return runs.Run(recipe, result, rows)
+    return runs.Run(config, result, rows)
 
 
 def test_the_study_leaves_tables_figures_and_runs(out):
@@ -92,13 +94,13 @@ def test_the_study_leaves_tables_figures_and_runs(out):
 
 def test_tuning_sees_the_validation_split_and_the_final_runs_the_test_split_from_other_seeds(out):
     tuning, final = (
-        [jc.Recipe.load(folder) for folder in (out / stage).iterdir()]
+        [jc.ExperimentConfig.load(folder) for folder in (out / stage).iterdir()]
         for stage in ("tune", "final")
     )
-    assert {recipe.train.eval_split for recipe in tuning} == {"validation"}
-    assert {recipe.train.eval_split for recipe in final} == {"test"}
-    assert not {recipe.train.seed for recipe in tuning} & {recipe.train.seed for recipe in final}
-    assert {recipe.num_validation for recipe in tuning + final} == {
+    assert {config.train.eval_split for config in tuning} == {"validation"}
+    assert {config.train.eval_split for config in final} == {"test"}
+    assert not {config.train.seed for config in tuning} & {config.train.seed for config in final}
+    assert {config.num_validation for config in tuning + final} == {
         237
     }  # nobody trains on what chose the rates
 
@@ -106,34 +108,50 @@ def test_tuning_sees_the_validation_split_and_the_final_runs_the_test_split_from
 def test_every_method_has_the_same_budget_and_setting():
     options = optimizers.Options()
     trials = optimizers.trials(options)
-    names = [recipe.optimizer.name for recipe in trials.values()]
+    names = [config.optimizer.name for config in trials.values()]
     assert set(names) == set(jc.OPTIMIZERS)
     assert {names.count(name) for name in names} == {5}
     shared = {
-        (r.model, r.train.num_steps, r.train.batch_size, r.train.augment.padding, r.train.augment.flip, r.optimizer.momentum, r.num_validation)
+        (
+            r.model,
+            r.train.num_steps,
+            r.train.batch_size,
+            r.train.augment.padding,
+            r.train.augment.flip,
+            r.optimizer.momentum,
+            r.num_validation,
+        )
         for r in trials.values()
     }
     assert len(shared) == 1
-    assert {r.optimizer.name for r in trials.values() if r.optimizer.schedule != "cosine"} == {"schedule-free"}
-    decoupled = {r.optimizer.name for r in trials.values() if r.optimizer.weight_decay != options.decay}
+    assert {r.optimizer.name for r in trials.values() if r.optimizer.schedule != "cosine"} == {
+        "schedule-free"
+    }
+    decoupled = {
+        r.optimizer.name for r in trials.values() if r.optimizer.weight_decay != options.decay
+    }
     assert decoupled == {"adamw", "lion", "lamb", "prodigy", "muon"}
     assert {r.optimizer.weight_decay for r in trials.values() if r.optimizer.name in decoupled} == {
         options.decoupled_decay
     }
-    grid = [recipe.optimizer.learning_rate for recipe in trials.values() if recipe.optimizer.name == "adam"]
+    grid = [
+        config.optimizer.learning_rate
+        for config in trials.values()
+        if config.optimizer.name == "adam"
+    ]
     assert tuple(grid) == jc.OPTIMIZERS["adam"].grid
 
 
 def test_presets_differ_in_data_and_network():
-    recipe = next(iter(optimizers.trials(optimizers.PRESETS["mnist"]).values()))
-    assert (recipe.dataset, recipe.model, recipe.train.batch_size, recipe.num_validation) == (
+    config = next(iter(optimizers.trials(optimizers.PRESETS["mnist"]).values()))
+    assert (config.dataset, config.model, config.train.batch_size, config.num_validation) == (
         "mnist",
         "lenet5-relu",
         128,
         5000,
     )
     options = {model: optimizers.Options(model=model, hidden=4) for model in ("convnet", "mlp")}
-    nets = {model: optimizers.recipe(of, "sgd").options for model, of in options.items()}
+    nets = {model: optimizers.config(of, "sgd").options for model, of in options.items()}
     assert nets == {
         "convnet": {"hidden": 4, "dtype": "float32"},
         "mlp": {"hidden": [4, 4], "dtype": "float32"},

@@ -96,7 +96,7 @@ CHANGES["together"] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_setting_is_one_change(name):
-    made = overfitting.recipes(overfitting.Options())
+    made = overfitting.configs(overfitting.Options())
     few, other = flat(made["few-seed1"]), flat(made[f"{name}-seed1"])
     differ = {key for key in few | other if few.get(key) != other.get(key)}
     assert {key: (few.get(key), other.get(key)) for key in differ} == CHANGES[name]
@@ -109,9 +109,9 @@ def test_a_setting_is_one_change(name):
     )
 
 
-def flat(recipe):
-    """The recipe's fields, those of the network beside the others."""
-    fields = asdict(recipe)
+def flat(config):
+    """The config's fields, those of the network beside the others."""
+    fields = asdict(config)
     return {f"options.{key}": value for key, value in fields.pop("options").items()} | fields
 
 
@@ -165,11 +165,18 @@ def test_early_stopping_is_few_images_read_at_the_turning_point(study):
 
 def test_held_out_figures_are_those_of_the_last_state_on_the_test_split(study):
     folder = study / "together-seed1"
-    recipe, data = jc.Recipe.load(folder), jc.load_dataset("digits", validation=437)
-    model = jc.create_model("convnet", 10, **recipe.options)
+    config, data = jc.ExperimentConfig.load(folder), jc.load_dataset("digits", validation=437)
+    model = jc.create_model("convnet", 10, **config.model_kwargs)
     few = jc.subset(data, 32, seed=0)
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(jc.init_state(model, jc.create_optimizer(recipe), recipe, few))
+        state = saved.restore(
+            jc.init_state(
+                model,
+                jc.create_optimizer(config.optimizer, config.train.num_steps),
+                config.train,
+                few,
+            )
+        )
     assert state is not None
     last = jc.read_metrics(folder)[-1]
     assert int(state.step) == last["step"] == 40
@@ -334,9 +341,15 @@ def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, m
 def test_presets_are_told_apart_by_their_folders_and_take_equal_steps():
     assert overfitting.PRESETS["quick"].out != overfitting.PRESETS["mnist"].out
     for options in overfitting.PRESETS.values():
-        made = overfitting.recipes(options)
+        made = overfitting.configs(options)
         assert {
-            (recipe.train.num_steps, recipe.train.batch_size, recipe.optimizer.learning_rate, recipe.optimizer.name, recipe.optimizer.schedule)
-            for recipe in made.values()
+            (
+                config.train.num_steps,
+                config.train.batch_size,
+                config.optimizer.learning_rate,
+                config.optimizer.name,
+                config.optimizer.schedule,
+            )
+            for config in made.values()
         } == {(options.steps, options.batch, options.lr, options.optimizer, "constant")}
         assert list(made)[:7] == [f"{name}-seed0" for name in CHANGES]

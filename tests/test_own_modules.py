@@ -72,8 +72,10 @@ class Scanned(nn.Module):
 def started(model):
     split = jc.Split(IMAGES, np.arange(5, dtype=np.int32) % 3)
     data = assemble("own", split, split, IMAGES.shape[1:], ("a", "b", "c"))
-    recipe = jc.Recipe(dataset="own", model="own")
-    return init_state(model, jc.create_optimizer(recipe), recipe, data)
+    config = jc.override(jc.ExperimentConfig(), dataset="own", model="own")
+    return init_state(
+        model, jc.create_optimizer(config.optimizer, config.train.num_steps), config.train, data
+    )
 
 
 @pytest.fixture(scope="module")

@@ -13,25 +13,40 @@ from jaxcnn import parallel, runs
 from jaxcnn.state import init_state
 from jaxcnn.training import epoch_order, make_train_step
 
-RECIPE = jc.Recipe(
-    dataset="digits", model="resnet8", options={"width": 4}, train.batch_size=32, train.augment.padding=1, train.augment.flip=True, train.num_steps=5
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
+    dataset="digits",
+    model="resnet8",
+    options={"width": 4},
+    batch_size=32,
+    padding=1,
+    flip=True,
+    num_steps=5,
 )
 
 
 @cache
 def trained(strategy, group=0, seed=0):
     """The state after 5 steps, and the gradient's norm at the first."""
-    recipe = replace(RECIPE, options={"width": 4, "bn_group": group}, seed=seed)
+    config = jc.override(CONFIG, options={"width": 4, "bn_group": group}, seed=seed)
     data = jc.load_dataset("digits")
-    model = jc.create_model(recipe.model, 10, **recipe.options)
-    tx = jc.create_optimizer(recipe)
-    state = init_state(model, tx, recipe, data)
+    model = jc.create_model(config.model, 10, **config.model_kwargs)
+    tx = jc.create_optimizer(config.optimizer, config.train.num_steps)
+    state = init_state(model, tx, config.train, data)
     run = strategy.compile_steps(
-        make_train_step(model, tx, pad=recipe.train.augment.padding, flip=recipe.train.augment.flip, axis=strategy.axis)
+        make_train_step(
+            model,
+            tx,
+            pad=config.train.augment.padding,
+            flip=config.train.augment.flip,
+            axis=strategy.axis,
+        )
     )
     carry, split = strategy.replicate(state), strategy.replicate(data.train)
     first = None
-    for row in epoch_order(state.rng, 0, recipe.train.num_steps, recipe.train.batch_size, len(data.train.labels)):
+    for row in epoch_order(
+        state.rng, 0, config.train.num_steps, config.train.batch_size, len(data.train.labels)
+    ):
         carry = run(carry, split, row[None])
         first = first if first is not None else strategy.fetch(carry).metrics.mean_grad_norm
     return strategy.fetch(carry), first
@@ -53,7 +68,7 @@ def test_layouts_agree(alone, kind, devices):
     assert largest_difference(state.params, alone[0].params) < 1e-6
     assert largest_difference(state.model_state, alone[0].model_state) < 1e-6
     assert norm / alone[1] == pytest.approx(1, abs=1e-5)
-    assert state.metrics.num_examples == 5 * RECIPE.train.batch_size
+    assert state.metrics.num_examples == 5 * CONFIG.train.batch_size
     assert state.metrics.num_wrong == alone[0].metrics.num_wrong
 
 
@@ -94,10 +109,13 @@ def test_memory_is_what_a_step_makes_on_each_device_and_drops(devices):
 
 def test_memory_of_a_real_step_grows_with_the_batch_and_leaves_the_state_alone():
     strategy, data = jc.strategy("jit", devices=1), jc.load_dataset("digits")
-    recipe = replace(RECIPE, model="mlp", options={})
-    model, tx = jc.create_model("mlp", 10), jc.create_optimizer(recipe)
+    config = jc.override(CONFIG, model="mlp", options={})
+    model, tx = (
+        jc.create_model("mlp", 10),
+        jc.create_optimizer(config.optimizer, config.train.num_steps),
+    )
     carry, fixed = (
-        strategy.replicate(init_state(model, tx, recipe, data)),
+        strategy.replicate(init_state(model, tx, config.train, data)),
         strategy.replicate(data.train),
     )
     step = make_train_step(model, tx, pad=0, flip=False)
@@ -144,8 +162,17 @@ def test_programs_are_kept_within_a_bound_and_made_again(monkeypatch):
 
 
 def test_a_study_of_more_networks_than_are_kept_has_the_same_numbers(tmp_path, monkeypatch):
-    recipe = jc.Recipe(dataset="digits", model="mlp", train.num_steps=4, train.eval_every=2, train.batch_size=32, optimizer.milestones=(), train.augment.padding=0)
-    all_runs = {f"{width}": replace(recipe, options={"hidden": [width]}) for width in (4, 5, 6)}
+    config = jc.override(
+        jc.ExperimentConfig(),
+        dataset="digits",
+        model="mlp",
+        num_steps=4,
+        eval_every=2,
+        batch_size=32,
+        milestones=(),
+        padding=0,
+    )
+    all_runs = {f"{width}": jc.override(config, options={"hidden": [width]}) for width in (4, 5, 6)}
     all_runs["4 again"] = all_runs["4"]
     data, strategy = jc.load_dataset("digits"), jc.strategy("jit", devices=1)
     monkeypatch.setattr(parallel, "MAX_PROGRAMS", 2)  # one network

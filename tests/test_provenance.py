@@ -1,4 +1,4 @@
-"""Records say what ran, also where that is not what the recipe names, and a folder holds one run alone."""
+"""Records say what ran, also where that is not what the config names, and a folder holds one run alone."""
 
 import json
 import os
@@ -17,8 +17,14 @@ import pytest
 import jaxcnn as jc
 from jaxcnn import provenance, runs
 
-RECIPE = jc.Recipe(
-    dataset="digits", model="mlp", options={"hidden": [4]}, train.batch_size=64, train.num_steps=1, train.eval_every=1
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
+    dataset="digits",
+    model="mlp",
+    options={"hidden": [4]},
+    batch_size=64,
+    num_steps=1,
+    eval_every=1,
 )
 
 
@@ -40,11 +46,11 @@ def data():
     return jc.load_dataset("digits")
 
 
-def trained(folder, model, tx, data, recipe=RECIPE, log_recipe=None, pieces=None):
+def trained(folder, model, tx, data, config=CONFIG, log_recipe=None, pieces=None):
     """What the README's loop does."""
-    log = jc.RunLog(folder, log_recipe or recipe, **pieces or {})
+    log = jc.RunLog(folder, log_recipe or config, **pieces or {})
     row: Any
-    for _, row in jc.train(model, tx, data, recipe, strategy=jc.strategy("jit", devices=1)):
+    for _, row in jc.train(model, tx, data, config.train, strategy=jc.strategy("jit", devices=1)):
         log.write(**row)
     return log
 
@@ -55,10 +61,14 @@ def read(folder, name):
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory, data):
-    """The folder of a run of an own model and an own optimizer, with a recipe that names neither."""
+    """The folder of a run of an own model and an own optimizer, with a config that names neither."""
     folder = tmp_path_factory.mktemp("own")
     trained(
-        folder, Net(), optax.adam(0.01), data, recipe=replace(RECIPE, model="resnet20", options={})
+        folder,
+        Net(),
+        optax.adam(0.01),
+        data,
+        config=jc.override(CONFIG, model="resnet20", options={}),
     )
     return folder
 
@@ -75,15 +85,15 @@ def test_an_own_model_and_optimizer_are_recorded_and_the_recipes_are_not(own):
         assert "resnet20" not in (own / name).read_text()
         assert "momentum" not in (own / name).read_text()
     assert (
-        jc.Recipe.load(own).dataset == "digits"
-    )  # still a recipe, for those who read what else was set
+        jc.ExperimentConfig.load(own).dataset == "digits"
+    )  # still a config, for those who read what else was set
     assert set(read(own, "run.json")["arrays"]) == {"params", "optimizer"}
 
 
 def test_the_same_pieces_go_on_in_their_folder(own, data):
     before = [(own / name).read_bytes() for name in ("config.json", "run.json")]
     log = trained(
-        own, Net(), optax.adam(0.01), data, recipe=replace(RECIPE, model="resnet20", options={})
+        own, Net(), optax.adam(0.01), data, config=jc.override(CONFIG, model="resnet20", options={})
     )
     assert len(log.rows()) == 1
     assert before == [(own / name).read_bytes() for name in ("config.json", "run.json")]
@@ -117,22 +127,26 @@ NET = f"{__name__}.Net"
             optax.adam(0.01),
             [f"{NET}(features=4", "jaxcnn.models.mlp.MLP(classes=10"],
         ),
-        (Net(), jc.create_optimizer(RECIPE), ["scale_by_adam(b1=0.9", "momentum(lr=0.1) here"]),
+        (
+            Net(),
+            jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
+            ["scale_by_adam(b1=0.9", "momentum(lr=0.1) here"],
+        ),
     ],
 )
 @pytest.mark.parametrize("at", ["start", "row"])
 def test_another_model_optimizer_or_rate_is_refused_with_both_values(
     own, data, model, tx, says, at
 ):
-    recipe = replace(RECIPE, model="resnet20", options={})
+    config = jc.override(CONFIG, model="resnet20", options={})
     rows = (own / "metrics.jsonl").read_bytes()
     row = {"step": 1, "seconds": float(np.random.default_rng().random()), "train_loss": 0.0}
     provenance.store_facts(
-        row, provenance.run_facts(model, tx, recipe, data, {}, ())
+        row, provenance.run_facts(model, tx, config, data, {}, ())
     )  # as `train` does
     pieces = {"model": model, "tx": tx} if at == "start" else {}
     with pytest.raises(jc.ArgumentError, match="holds another run") as error:
-        jc.RunLog(own, recipe, **pieces).write(**row)
+        jc.RunLog(own, config, **pieces).write(**row)
     for words in says:
         assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -145,44 +159,48 @@ def test_an_own_optimizer_is_refused_by_the_loop_as_it_is_written(own, data):
         jc.ArgumentError, match=r"scale\(step_size=-0.01\) there and scale\(step_size=-0.5\) here"
     ):
         trained(
-            own, Net(), optax.adam(0.5), data, recipe=replace(RECIPE, model="resnet20", options={})
+            own,
+            Net(),
+            optax.adam(0.5),
+            data,
+            config=jc.override(CONFIG, model="resnet20", options={}),
         )
 
 
 def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
-    model, tx = runs.model_and_optimizer(RECIPE, 10)
+    model, tx = runs.model_and_optimizer(CONFIG, 10)
     trained(tmp_path, model, tx, data, pieces={"model": model, "tx": tx, "data": data})
-    assert jc.Recipe.load(tmp_path) == RECIPE
+    assert jc.ExperimentConfig.load(tmp_path) == CONFIG
     run = read(tmp_path, "run.json")
     assert (run["model"], run["optimizer"], run["arrays"]) == (None, None, None)
     with pytest.raises(jc.ArgumentError, match=rf"model is mlp\(hidden=\[4\]\) there and {NET}"):
-        jc.RunLog(tmp_path, RECIPE, model=Net())
-    other = jc.create_optimizer(replace(RECIPE, lr=0.5))  # of the same name, with another rate
+        jc.RunLog(tmp_path, CONFIG, model=Net())
+    other = jc.create_optimizer(jc.override(CONFIG, lr=0.5))  # of the same name, with another rate
     with pytest.raises(
         jc.ArgumentError,
         match=r"optimizer is momentum\(lr=0.1\) there and momentum\(lr=0.5\) here;",
     ):
-        jc.RunLog(tmp_path, RECIPE, tx=other)
-    facts: Any = provenance.model_facts(jc.create_model("mlp", 10, hidden=[5]), RECIPE)
+        jc.RunLog(tmp_path, CONFIG, tx=other)
+    facts: Any = provenance.model_facts(jc.create_model("mlp", 10, hidden=[5]), CONFIG)
     assert facts["fields"]["hidden"] == [5]
 
 
 def test_a_row_of_another_recipe_than_the_logs_is_refused(tmp_path, data):
-    model, tx = runs.model_and_optimizer(RECIPE, 10)
+    model, tx = runs.model_and_optimizer(CONFIG, 10)
     with pytest.raises(
-        jc.ArgumentError, match=r"the row is of another recipe .*steps \(7 there, 1 trained\)"
+        jc.ArgumentError, match=r"the row is of another config .*steps \(7 there, 1 trained\)"
     ):
-        trained(tmp_path, model, tx, data, log_recipe=replace(RECIPE, steps=7))
+        trained(tmp_path, model, tx, data, log_recipe=jc.override(CONFIG, steps=7))
     assert jc.read_metrics(tmp_path) == []
 
 
 def test_rows_of_two_runs_at_once_are_told_apart(tmp_path, data):
     all_runs = {"a": optax.sgd(0.1), "b": optax.sgd(0.2)}
     strategy = jc.strategy("jit", devices=1)
-    fits = [jc.train(Net(), tx, data, RECIPE, strategy=strategy) for tx in all_runs.values()]
+    fits = [jc.train(Net(), tx, data, CONFIG.train, strategy=strategy) for tx in all_runs.values()]
     row: Any
     for name, (_, row) in zip(all_runs, [next(fit) for fit in fits], strict=True):
-        jc.RunLog(tmp_path / name, RECIPE).write(**row)
+        jc.RunLog(tmp_path / name, CONFIG).write(**row)
     for name, rate in (("a", -0.1), ("b", -0.2)):
         assert {"name": "scale", "step_size": rate} in read(tmp_path / name, "run.json")[
             "optimizer"
@@ -209,7 +227,10 @@ RATE = 0.25
         ),
         (optax.masked(optax.sgd(0.3), {"x": True}), ["scale(step_size=-0.3)"]),
         (
-            optax.chain(optax.clip(0.7), jc.create_optimizer(jc.Recipe(optimizer.learning_rate=0.6))),
+            optax.chain(
+                optax.clip(0.7),
+                jc.create_optimizer(jc.override(jc.ExperimentConfig(), learning_rate=0.6)),
+            ),
             ["clip(max_delta=0.7)", "lr=0.6"],
         ),
         (optax.contrib.muon(0.02), ["step_size=-0.02"]),
@@ -217,7 +238,7 @@ RATE = 0.25
     ],
 )
 def test_the_numbers_of_any_optax_transformation_are_read(tx, words):
-    facts: Any = provenance.optimizer_facts(tx, jc.Recipe())
+    facts: Any = provenance.optimizer_facts(tx, jc.ExperimentConfig())
     said = provenance.describe(facts, "optimizer")
     assert all(word in said for word in words), said
     assert json.loads(json.dumps(facts)) == facts  # as a file gives it back
@@ -262,7 +283,7 @@ def test_fields_of_any_kind_become_plain_values_without_addresses():
         np.dtype("int8"),
     ]
     model = Odd(parts=fields)
-    facts: Any = provenance.model_facts(model, RECIPE)
+    facts: Any = provenance.model_facts(model, CONFIG)
     text = json.dumps(facts, allow_nan=False)
     assert " at 0x" not in text
     for word in (
@@ -287,9 +308,9 @@ def test_other_data_in_the_folder_of_a_run_are_refused(tmp_path, data, change, l
         )
         data = data._replace(train=repeated)
         monkeypatch.setattr(provenance, "MAX_DIGEST_BYTES", 1 << 18)
-    jc.RunLog(tmp_path, RECIPE, data=data)
+    jc.RunLog(tmp_path, CONFIG, data=data)
     jc.RunLog(
-        tmp_path, RECIPE, data=data._replace(train=jc.Split(*(np.array(a) for a in data.train)))
+        tmp_path, CONFIG, data=data._replace(train=jc.Split(*(np.array(a) for a in data.train)))
     )  # equal
     labels, images = data.train.labels.copy(), data.train.images.copy()
     labels[7] = (labels[7] + 1) % 10
@@ -305,18 +326,18 @@ def test_other_data_in_the_folder_of_a_run_are_refused(tmp_path, data, change, l
     with pytest.raises(
         jc.ArgumentError, match=f"images or labels .* {digests[0]} there and {digests[1]} here"
     ) as error:
-        jc.RunLog(tmp_path, RECIPE, data=other)
+        jc.RunLog(tmp_path, CONFIG, data=other)
     assert "\n" not in str(error.value)
 
 
 def test_a_study_refuses_other_labels_before_it_trains(tmp_path, data, monkeypatch):
     strategy = jc.strategy("jit", devices=1)
-    runs.run(RECIPE, data, tmp_path / "run", strategy=strategy, stop=lambda: True)
+    runs.run(CONFIG, data, tmp_path / "run", strategy=strategy, stop=lambda: True)
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     other = data._replace(train=data.train._replace(labels=data.train.labels[::-1].copy()))
     for again in (
-        lambda: runs.run(RECIPE, other, tmp_path / "run", strategy=strategy),
-        lambda: runs.sweep({"run": RECIPE}, other, tmp_path, strategy=strategy),
+        lambda: runs.run(CONFIG, other, tmp_path / "run", strategy=strategy),
+        lambda: runs.sweep({"run": CONFIG}, other, tmp_path, strategy=strategy),
     ):
         with pytest.raises(
             jc.ArgumentError, match="holds another run: the data's images or labels"
@@ -325,15 +346,15 @@ def test_a_study_refuses_other_labels_before_it_trains(tmp_path, data, monkeypat
 
 
 def test_a_packed_run_keeps_what_it_was_made_from(tmp_path, own, data):
-    runs.run(RECIPE, data, tmp_path / "out" / "run", strategy=jc.strategy("jit", devices=1))
-    log = jc.RunLog(own, replace(RECIPE, model="resnet20", options={}))
+    runs.run(CONFIG, data, tmp_path / "out" / "run", strategy=jc.strategy("jit", devices=1))
+    log = jc.RunLog(own, jc.override(CONFIG, model="resnet20", options={}))
     log.finish(status="finished")
     (tmp_path / "out" / "own").symlink_to(own)
     runs.pack(tmp_path / "out", tmp_path)
     mine, named = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
     assert named["run"]["data"] == mine["run"]["data"] == provenance.data_digest(data)
-    assert "lr" not in mine["recipe"]
-    assert named["recipe"]["lr"] == RECIPE.optimizer.learning_rate
+    assert "lr" not in mine["config"]
+    assert named["config"]["lr"] == CONFIG.optimizer.learning_rate
     (own / "result.json").unlink()
 
 
@@ -341,7 +362,7 @@ SCRIPT = """
 import sys
 import jaxcnn as jc
 try:
-    jc.RunLog(sys.argv[1], jc.Recipe())
+    jc.RunLog(sys.argv[1], jc.ExperimentConfig())
 except jc.ArgumentError as error:
     print(error)
 """
@@ -364,14 +385,14 @@ SETTINGS = [
 
 @pytest.mark.parametrize(("name", "value", "says"), SETTINGS)
 def test_settings_of_jax_that_change_numbers_are_recorded_and_refused(tmp_path, name, value, says):
-    jc.RunLog(tmp_path, jc.Recipe())
+    jc.RunLog(tmp_path, jc.ExperimentConfig())
     before = read(tmp_path, "run.json")["jax"][name]
     try:
         jax.config.update(name, value)
         with pytest.raises(
             jc.ArgumentError, match=f"holds another run: {says}; write another --out"
         ) as error:
-            jc.RunLog(tmp_path, jc.Recipe())
+            jc.RunLog(tmp_path, jc.ExperimentConfig())
     finally:
         jax.config.update(name, before)
     assert "\n" not in str(error.value)
@@ -379,7 +400,7 @@ def test_settings_of_jax_that_change_numbers_are_recorded_and_refused(tmp_path, 
 
 def test_settings_are_those_of_the_environment_too(tmp_path):
     """In a process of its own, as a user sets them; all that differ are named."""
-    jc.RunLog(tmp_path, jc.Recipe())
+    jc.RunLog(tmp_path, jc.ExperimentConfig())
     env = os.environ | {"JAX_ENABLE_X64": "1", "JAX_THREEFRY_PARTITIONABLE": "0"}
     said = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
@@ -393,7 +414,7 @@ def test_settings_are_those_of_the_environment_too(tmp_path):
 
 
 def test_the_machine_and_the_commit_are_recorded(tmp_path, monkeypatch):
-    jc.RunLog(tmp_path, jc.Recipe())
+    jc.RunLog(tmp_path, jc.ExperimentConfig())
     (facts,) = read(tmp_path, "env.json")
     assert facts["cores"] == provenance.cores() >= 1
     assert facts["cpu"] == provenance.processor() != ""
@@ -408,7 +429,7 @@ def test_the_machine_and_the_commit_are_recorded(tmp_path, monkeypatch):
         else facts["commit"] is None
     )
     monkeypatch.setattr(provenance, "cores", lambda: facts["cores"] + 1)
-    jc.RunLog(tmp_path, jc.Recipe())
+    jc.RunLog(tmp_path, jc.ExperimentConfig())
     assert [line["cores"] for line in read(tmp_path, "env.json")] == [
         facts["cores"],
         facts["cores"] + 1,
@@ -440,24 +461,24 @@ def test_a_package_outside_a_checkout_has_no_commit(tmp_path, monkeypatch):
     ],
 )
 def test_a_damaged_record_is_one_line_that_names_the_file(tmp_path, changed):
-    jc.RunLog(tmp_path, RECIPE)
+    jc.RunLog(tmp_path, CONFIG)
     (tmp_path / "run.json").write_text(json.dumps(read(tmp_path, "run.json") | changed))
     with pytest.raises(ValueError, match=r"run\.json says not what a run was made from") as error:
-        jc.RunLog(tmp_path, RECIPE)
+        jc.RunLog(tmp_path, CONFIG)
     assert "\n" not in str(error.value)
 
 
 def test_fields_of_extreme_values_can_be_read_back(tmp_path):
     model = Net(scales=(1e300, 10**400, "tab\t", float("nan")))
     for _ in range(2):  # what is written is read again
-        jc.RunLog(tmp_path, RECIPE, model=model)
+        jc.RunLog(tmp_path, CONFIG, model=model)
 
 
 def test_a_dictionary_is_no_recipe_and_says_so(tmp_path):
     wrong: Any = {"lr": 0.1}
     with pytest.raises(
         jc.ArgumentError,
-        match=r"recipe is a dict, \{'lr': 0.1\}; expected a Recipe. Use jaxcnn.Recipe",
+        match=r"config is a dict, \{'lr': 0.1\}; expected a ExperimentConfig. Use jaxcnn.Recipe",
     ):
         jc.RunLog(tmp_path / "run", wrong)
     assert not (tmp_path / "run").exists()

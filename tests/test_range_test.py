@@ -204,8 +204,15 @@ def test_what_cannot_be_read_is_one_line(rates, losses, more):
     assert "\n" not in str(error.value)
 
 
-NETWORK = jc.Recipe(
-    dataset="digits", model="mlp", optimizer.name="sgd", train.batch_size=64, train.augment.padding=0, train.augment.flip=False, optimizer.weight_decay=0.0
+NETWORK = jc.override(
+    jc.ExperimentConfig(),
+    dataset="digits",
+    model="mlp",
+    optimizer="sgd",
+    batch_size=64,
+    padding=0,
+    flip=False,
+    weight_decay=0.0,
 )
 
 
@@ -223,10 +230,15 @@ def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data
     assert found.suggested < found.limit < found.diverged
 
     def ends(rate):
-        recipe = replace(NETWORK, lr=rate, schedule="constant", drops=(), steps=60, every=60)
+        config = replace(NETWORK, lr=rate, schedule="constant", drops=(), steps=60, every=60)
         return [
             row["train_loss"]
-            for _, row in jc.train(model, jc.create_optimizer(recipe), data, recipe)
+            for _, row in jc.train(
+                model,
+                jc.create_optimizer(config.optimizer, config.train.num_steps),
+                data,
+                config.train,
+            )
             if row
         ][-1]
 
@@ -280,9 +292,15 @@ def test_it_is_compiled_once_and_repeats_itself(data, monkeypatch):
 
 
 def test_its_first_loss_is_that_of_the_first_batch(data):
-    recipe = replace(NETWORK, lr=1e-5, schedule="constant", drops=(), steps=1, every=1)
+    config = replace(NETWORK, lr=1e-5, schedule="constant", drops=(), steps=1, every=1)
     model = jc.create_model("mlp", 10)
-    (row,) = [row for _, row in jc.train(model, jc.create_optimizer(recipe), data, recipe) if row]
+    (row,) = [
+        row
+        for _, row in jc.train(
+            model, jc.create_optimizer(config.optimizer, config.train.num_steps), data, config.train
+        )
+        if row
+    ]
     assert jc.lr_finder(model, data, NETWORK, steps=10).losses[0] == pytest.approx(
         row["train_loss"], rel=1e-6
     )

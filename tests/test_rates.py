@@ -14,15 +14,16 @@ from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import init_state, with_variables
 from jaxcnn.training import make_train_step, step_kwargs
 
-RECIPE = jc.Recipe(
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
     dataset="digits",
     model="convnet",
     options={"batch_norm": True},
-    train.batch_size=32,
-    train.augment.padding=0,
-    train.augment.flip=False,
-    optimizer.learning_rate=0.05,
-    train.num_steps=6,
+    batch_size=32,
+    padding=0,
+    flip=False,
+    learning_rate=0.05,
+    num_steps=6,
 )
 INDEX = np.arange(32, dtype=np.int32)
 FROZEN = ("conv1", "conv1_norm", "dense")
@@ -33,11 +34,11 @@ def data():
     return jc.load_dataset("digits")
 
 
-def stepped(data, recipe, steps=1):
+def stepped(data, config, steps=1):
     """(the state at step 0, the state after), by a bare jitted step."""
-    model, tx = model_and_optimizer(recipe, 10)
-    state = before = init_state(model, tx, recipe, data)
-    step = jax.jit(make_train_step(model, tx, **step_kwargs(recipe)))
+    model, tx = model_and_optimizer(config, 10)
+    state = before = init_state(model, tx, config.train, data)
+    step = jax.jit(make_train_step(model, tx, **step_kwargs(config)))
     for _ in range(steps):
         state = step(state, data.train, INDEX)
     return before, jax.tree.map(np.asarray, state)
@@ -51,15 +52,15 @@ def moves(before, after):
     "optimizer", ["momentum", "adam", "schedule-free", "lookahead", "sam", "muon"]
 )
 def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
-    recipe = replace(
-        RECIPE,
+    config = jc.override(
+        CONFIG,
         optimizer=optimizer,
         lr=0.01,
         stage_rates={"conv1": 0, "dense": 0},
         decay=0.1,
         decay_on="all",
     )
-    before, after = stepped(data, recipe, steps=6)
+    before, after = stepped(data, config, steps=6)
     judged = eval_params(after.opt_state, after.params)
     for name, part in before.params.items():
         pairs = list(
@@ -80,8 +81,8 @@ def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
 
 
 def test_a_rate_scales_the_step_of_its_stage_alone(data):
-    before, whole = stepped(data, RECIPE)
-    _, scaled = stepped(data, replace(RECIPE, stage_rates={"conv2": 0.25, "head": 2}))
+    before, whole = stepped(data, CONFIG)
+    _, scaled = stepped(data, jc.override(CONFIG, stage_rates={"conv2": 0.25, "head": 2}))
     for name, part in moves(before, whole).items():
         factor = {"conv2": 0.25, "conv2_norm": 0.25, "head": 2}.get(name, 1)
         jax.tree.map(
@@ -94,14 +95,14 @@ def test_a_rate_scales_the_step_of_its_stage_alone(data):
 def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
     """The gradients of the frozen stages' convolutions are not computed at all."""
 
-    def convolutions(recipe) -> int:
-        model, tx = model_and_optimizer(recipe, 10)
-        state = init_state(model, tx, recipe, data)
-        step = jax.jit(make_train_step(model, tx, **step_kwargs(recipe)))
+    def convolutions(config) -> int:
+        model, tx = model_and_optimizer(config, 10)
+        state = init_state(model, tx, config.train, data)
+        step = jax.jit(make_train_step(model, tx, **step_kwargs(config)))
         return str(step.lower(state, data.train, INDEX).compile().as_text()).count(" convolution(")
 
     whole, first, both = (
-        convolutions(replace(RECIPE, stage_rates=rates))
+        convolutions(jc.override(CONFIG, stage_rates=rates))
         for rates in ({}, {"conv1": 0}, {"conv1": 0, "conv2": 0})
     )
     forward = 2
@@ -111,9 +112,9 @@ def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
 
 
 def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
-    recipe = replace(RECIPE, stage_rates={"conv1": 0, "conv2": 0, "dense": 0})
-    model, _ = model_and_optimizer(recipe, 10)
-    before, after = stepped(data, recipe)
+    config = jc.override(CONFIG, stage_rates={"conv1": 0, "conv2": 0, "dense": 0})
+    model, _ = model_and_optimizer(config, 10)
+    before, after = stepped(data, config)
     tested = jc.evaluate(
         model, before, jc.Split(data.train.images[:32], data.train.labels[:32]), batch=32
     )
@@ -136,12 +137,12 @@ def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
 )
 def test_rates_that_cannot_be_are_refused_before_a_step(data, changes, said, tmp_path):
     with pytest.raises(jc.ArgumentError, match=said):
-        runs.sweep({"good": RECIPE, "bad": replace(RECIPE, **changes)}, data, tmp_path)
+        runs.sweep({"good": CONFIG, "bad": jc.override(CONFIG, **changes)}, data, tmp_path)
     assert not (tmp_path / "good").exists()
 
 
 def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(data, tmp_path):
-    other = replace(RECIPE, seed=7)
+    other = jc.override(CONFIG, seed=7)
     model, tx = model_and_optimizer(other, 10)
     theirs = init_state(model, tx, other, data)
     asked = []
@@ -151,21 +152,21 @@ def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(da
         return with_variables(state, {"params": theirs.params, **theirs.model_state})
 
     rates = dict.fromkeys(("conv1", "conv2", "dense"), 0.0)
-    recipe = replace(RECIPE, stage_rates=rates, every=3)
+    config = jc.override(CONFIG, stage_rates=rates, every=3)
     stops = iter([False] * 3 + [True] * 100)
-    assert runs.run(recipe, data, tmp_path, begin=begin, stop=lambda: next(stops)) is None
-    assert runs.run(recipe, data, tmp_path, begin=begin)
+    assert runs.run(config, data, tmp_path, begin=begin, stop=lambda: next(stops)) is None
+    assert runs.run(config, data, tmp_path, begin=begin)
     assert asked == [0]
     with jc.Checkpoints(tmp_path / "checkpoints") as saved:
-        model, tx = model_and_optimizer(recipe, 10)
-        state = saved.restore(init_state(model, tx, recipe, data))
+        model, tx = model_and_optimizer(config, 10)
+        state = saved.restore(init_state(model, tx, config.train, data))
     assert state is not None
     np.testing.assert_array_equal(state.params["conv2"]["kernel"], theirs.params["conv2"]["kernel"])
 
 
 def test_variables_of_another_network_are_refused(data):
-    model, tx = model_and_optimizer(RECIPE, 10)
-    state = init_state(model, tx, RECIPE, data)
+    model, tx = model_and_optimizer(CONFIG, 10)
+    state = init_state(model, tx, CONFIG.train, data)
     with pytest.raises(
         jc.ArgumentError,
         match=r"2 of the variables do not fit the model; the first, \['params'\]\['head'\]\['bias'\], is \(5,\)",
@@ -178,6 +179,6 @@ def test_variables_of_another_network_are_refused(data):
                 **state.model_state,
             },
         )
-    tx = jc.create_optimizer(replace(RECIPE, optimizer="lookahead"))
+    tx = jc.create_optimizer(jc.override(CONFIG, optimizer="lookahead"))
     with pytest.raises(jc.ArgumentError, match="keeps parameters of its own"):
-        with_variables(init_state(model, tx, RECIPE, data), {})
+        with_variables(init_state(model, tx, CONFIG.train, data), {})

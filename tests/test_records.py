@@ -235,13 +235,15 @@ def ends(work):
 
 
 KINDS = ["pipe", "folder", "sparse", "socket", "/dev/zero", "/dev/full", "nowhere"]
-RECIPE = jc.Recipe(model="plain8", options={"width": 2}, train.num_steps=4, optimizer.milestones=())
+CONFIG = jc.override(
+    jc.ExperimentConfig(), model="plain8", options={"width": 2}, num_steps=4, milestones=()
+)
 
 
 @pytest.fixture
 def run(tmp_path):
     """The folder of a run that is over."""
-    made = RunLog(tmp_path / "study" / "a", RECIPE)
+    made = RunLog(tmp_path / "study" / "a", CONFIG)
     made.write(step=4, seconds=1.0, train_error=1.0)
     made.finish(status="finished", step=4, params=10, seconds=1.0, train_error=1.0)
     return tmp_path / "study" / "a"
@@ -251,7 +253,7 @@ def run(tmp_path):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "env.json", "config.json", "result.json"])
 def test_what_is_no_file_is_one_line_and_is_not_waited_for(run, name, kind):
     unreadable(run / name, kind)
-    reads = [lambda: RunLog(run, RECIPE).result()]
+    reads = [lambda: RunLog(run, CONFIG).result()]
     reads += [lambda: runs.finished_runs(run.parent)] if name != "env.json" else []
     for read in reads:
         error = ends(read)
@@ -292,7 +294,7 @@ def test_a_torn_last_line_of_any_bytes_is_passed_over_and_mended(run, torn):
     path.write_bytes(path.read_bytes() + torn)
     before = read_metrics(run)
     assert [row["step"] for row in before] == [4]
-    RunLog(run, RECIPE).write(step=8)
+    RunLog(run, CONFIG).write(step=8)
     assert [row["step"] for row in read_metrics(run)] == [4, 8]
     for line in path.read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)

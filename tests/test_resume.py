@@ -1,4 +1,4 @@
-"""A state is resumed under the recipe's rate, seed and normaliser: others are refused, or replaced on purpose."""
+"""A state is resumed under the config's rate, seed and normaliser: others are refused, or replaced on purpose."""
 
 import json
 from dataclasses import replace
@@ -12,15 +12,16 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.state import init_state
 
-RECIPE = jc.Recipe(
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
     dataset="digits",
     model="mlp",
     options={"hidden": [4]},
-    train.batch_size=64,
-    train.num_steps=4,
-    train.eval_every=2,
-    optimizer.learning_rate=0.05,
-    optimizer.milestones=(),
+    batch_size=64,
+    num_steps=4,
+    eval_every=2,
+    learning_rate=0.05,
+    milestones=(),
 )
 MODEL = jc.create_model("mlp", 10, hidden=[4])
 
@@ -38,7 +39,15 @@ def strategy():
 @pytest.fixture(scope="module")
 def half(data, strategy):
     """The state after two of four steps."""
-    return next(jc.train(MODEL, jc.create_optimizer(RECIPE), data, RECIPE, strategy=strategy))[0]
+    return next(
+        jc.train(
+            MODEL,
+            jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
+            data,
+            CONFIG.train,
+            strategy=strategy,
+        )
+    )[0]
 
 
 def bits(state):
@@ -48,15 +57,15 @@ def bits(state):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"lr": 0.0005, "steps": 8}, "lr is 0.05 in the state and 0.0005 in the recipe"),
-        ({"seed": 3}, "seed is 0 in the state and 3 in the recipe"),
+        ({"lr": 0.0005, "steps": 8}, "lr is 0.05 in the state and 0.0005 in the config"),
+        ({"seed": 3}, "seed is 0 in the state and 3 in the config"),
         (
             {"mean": (0.5,), "std": (0.25,)},
             "mean is 'pixel' (0.3055 on average) in the state and (0.5,) with std (0.25,) (0.5",
         ),
         (
             {"mean": "none"},
-            "mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the recipe",
+            "mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the config",
         ),
         (
             {"std": True, "mean": "channel"},
@@ -67,15 +76,15 @@ def bits(state):
 def test_a_state_of_other_numbers_is_refused_with_both_values(
     data, strategy, half, change, says, monkeypatch
 ):
-    recipe = replace(RECIPE, **change)
+    config = jc.override(CONFIG, **change)
     monkeypatch.setattr("jaxcnn.training._trainer", lambda *a: pytest.fail("it compiled"))
     with pytest.raises(jc.ArgumentError) as error:
         next(
             jc.train(
                 MODEL,
-                jc.create_optimizer(recipe),
+                jc.create_optimizer(config.optimizer, config.train.num_steps),
                 data,
-                recipe,
+                config,
                 strategy=strategy,
                 resume=lambda like: half,
             )
@@ -86,14 +95,14 @@ def test_a_state_of_other_numbers_is_refused_with_both_values(
 
 
 def test_all_that_differs_is_named_at_once(data, strategy, half):
-    recipe = replace(RECIPE, lr=0.1, seed=3, mean="none")
+    config = jc.override(CONFIG, lr=0.1, seed=3, mean="none")
     with pytest.raises(jc.ArgumentError, match=r"lr is 0.05 .*, seed is 0 .*, mean is 'pixel' "):
         next(
             jc.train(
                 MODEL,
-                jc.create_optimizer(recipe),
+                jc.create_optimizer(config.optimizer, config.train.num_steps),
                 data,
-                recipe,
+                config,
                 strategy=strategy,
                 resume=lambda like: half,
             )
@@ -109,9 +118,9 @@ def test_data_of_another_mean_are_refused(data, strategy, half):
         next(
             jc.train(
                 MODEL,
-                jc.create_optimizer(RECIPE),
+                jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
                 other,
-                RECIPE,
+                CONFIG,
                 strategy=strategy,
                 resume=lambda like: half,
             )
@@ -120,10 +129,18 @@ def test_data_of_another_mean_are_refused(data, strategy, half):
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_more_steps_and_another_end_of_the_schedule_are_fine(data, strategy, schedule):
-    """The rate falls with the steps; what the schedule multiplies is what must be the recipe's."""
-    recipe = replace(RECIPE, schedule=schedule)
-    middle = next(jc.train(MODEL, jc.create_optimizer(recipe), data, recipe, strategy=strategy))[0]
-    longer = replace(recipe, steps=6)
+    """The rate falls with the steps; what the schedule multiplies is what must be the config's."""
+    config = jc.override(CONFIG, schedule=schedule)
+    middle = next(
+        jc.train(
+            MODEL,
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            data,
+            config.train,
+            strategy=strategy,
+        )
+    )[0]
+    longer = jc.override(config, steps=6)
     rest = list(
         jc.train(
             MODEL,
@@ -138,39 +155,42 @@ def test_more_steps_and_another_end_of_the_schedule_are_fine(data, strategy, sch
 
 
 def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, strategy, half, tmp_path):
-    recipe = replace(RECIPE, lr=0.0005, seed=3, mean="none", steps=6)
-    tx, log = jc.create_optimizer(recipe), jc.RunLog(tmp_path, recipe)
+    config = jc.override(CONFIG, lr=0.0005, seed=3, mean="none", steps=6)
+    tx, log = (
+        jc.create_optimizer(config.optimizer, config.train.num_steps),
+        jc.RunLog(tmp_path, config),
+    )
     how: dict[str, Any] = {"strategy": strategy, "resume": lambda like: half, "warm_start": True}
-    stopped, _ = next(jc.train(MODEL, tx, data, recipe, pause=lambda step: True, **how))
+    stopped, _ = next(jc.train(MODEL, tx, data, config.train, pause=lambda step: True, **how))
     assert int(stopped.step) == 3
     rows = []
     ends = []
-    for state, row in jc.train(MODEL, tx, data, recipe, **how):
+    for state, row in jc.train(MODEL, tx, data, config.train, **how):
         assert row is not None
         ends.append(bits(state))
         rows.append(row)
         log.write(**row)
     assert [(row["step"], row["rate"]) for row in rows] == [(4, 0.0005), (6, 0.0005)]
-    fresh = init_state(MODEL, tx, recipe, data)
+    fresh = init_state(MODEL, tx, config.train, data)
     assert bits((stopped.rng, stopped.normalizer)) == bits((fresh.rng, fresh.normalizer))
     changed = {"lr": [0.05, 0.0005], "seed": [0, 3]}
     (record,) = json.loads((tmp_path / "run.json").read_text())["warm_starts"]
     assert record["step"] == 2
     assert record["changed"].items() >= changed.items()
     assert record["changed"]["mean"][1] == "'none' (0 on average)"
-    # What it made is the recipe's own now, and goes on exactly, whether or not it is started so again.
+    # What it made is the config's own now, and goes on exactly, whether or not it is started so again.
     for warm in (False, True):
         how = {"strategy": strategy, "resume": lambda like: stopped, "warm_start": warm}
-        *_, (again, _) = jc.train(MODEL, tx, data, recipe, **how)
+        *_, (again, _) = jc.train(MODEL, tx, data, config.train, **how)
         assert bits(again) == ends[-1]
 
 
 def test_a_warm_start_from_the_recipes_own_state_changes_nothing(data, strategy, half):
-    tx = jc.create_optimizer(RECIPE)
+    tx = jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps)
     ends = []
     for warm in (False, True):
         *_, (state, _) = jc.train(
-            MODEL, tx, data, RECIPE, strategy=strategy, resume=lambda like: half, warm_start=warm
+            MODEL, tx, data, CONFIG, strategy=strategy, resume=lambda like: half, warm_start=warm
         )
         ends.append(bits(state))
     assert ends[0] == ends[1]
@@ -182,13 +202,13 @@ def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy,
         tx = optax.inject_hyperparams(optax.sgd)(rate)
         return optax.chain(optax.clip(1.0), tx) if wrapped else tx
 
-    before = init_state(MODEL, made(0.05), RECIPE, data)
+    before = init_state(MODEL, made(0.05), CONFIG.train, data)
     with pytest.raises(
-        jc.ArgumentError, match=r"learning_rate is 0.05 in the state and 0.0005 in the recipe"
+        jc.ArgumentError, match=r"learning_rate is 0.05 in the state and 0.0005 in the config"
     ):
         next(
             jc.train(
-                MODEL, made(0.0005), data, RECIPE, strategy=strategy, resume=lambda like: before
+                MODEL, made(0.0005), data, CONFIG, strategy=strategy, resume=lambda like: before
             )
         )
     _, row = next(
@@ -196,7 +216,7 @@ def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy,
             MODEL,
             made(0.0005),
             data,
-            RECIPE,
+            CONFIG,
             strategy=strategy,
             resume=lambda like: before,
             warm_start=True,
@@ -208,9 +228,11 @@ def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy,
     def falling(rate):
         return made(optax.exponential_decay(rate, 1, 0.5))
 
-    middle = next(jc.train(MODEL, falling(0.05), data, RECIPE, strategy=strategy))[0]
+    middle = next(jc.train(MODEL, falling(0.05), data, CONFIG.train, strategy=strategy))[0]
     _, row = next(
-        jc.train(MODEL, falling(0.05), data, RECIPE, strategy=strategy, resume=lambda like: middle)
+        jc.train(
+            MODEL, falling(0.05), data, CONFIG.train, strategy=strategy, resume=lambda like: middle
+        )
     )
     assert row is not None
     assert row["rate"] == 0.05 / 8
@@ -219,19 +241,21 @@ def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy,
 def test_the_state_of_another_model_or_optimizer_is_one_line(data, strategy, half):
     for tx, says in (
         (optax.adam(0.1), r"has opt.*expected"),
-        (jc.create_optimizer(replace(RECIPE, optimizer="adam")), "has opt"),
+        (jc.create_optimizer(jc.override(CONFIG, optimizer="adam")), "has opt"),
     ):
         with pytest.raises(jc.ArgumentError, match=f"the state to resume {says}") as error:
-            next(jc.train(MODEL, tx, data, RECIPE, strategy=strategy, resume=lambda like: half))
+            next(
+                jc.train(MODEL, tx, data, CONFIG.train, strategy=strategy, resume=lambda like: half)
+            )
         assert "\n" not in str(error.value)
     wide = jc.create_model("mlp", 10, hidden=[5])
     with pytest.raises(jc.ArgumentError, match=r"has params.*of shape \(.*4.*expected \(.*5"):
         next(
             jc.train(
                 wide,
-                jc.create_optimizer(RECIPE),
+                jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
                 data,
-                RECIPE,
+                CONFIG,
                 strategy=strategy,
                 resume=lambda like: half,
             )

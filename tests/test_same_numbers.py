@@ -16,16 +16,17 @@ from jaxcnn import runs
 from jaxcnn.state import init_state
 
 # Everything random at once: crops, flips, dropout, the order of the examples; and BN, whose averages are state too.
-RECIPE = jc.Recipe(
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
     dataset="digits",
     model="convnet",
     options={"width": 4, "hidden": 16, "dropout": 0.5, "batch_norm": True},
-    train.batch_size=64,
-    train.num_steps=60,
-    train.eval_every=23,  # a row's 23 steps are about an epoch's
-    optimizer.milestones=(40,),
-    train.augment.padding=1,
-    train.augment.flip=True,
+    batch_size=64,
+    num_steps=60,
+    eval_every=23,  # a row's 23 steps are about an epoch's
+    milestones=(40,),
+    padding=1,
+    flip=True,
 )
 SCRIPT = """
 import sys
@@ -33,9 +34,9 @@ import jaxcnn as jc
 from jaxcnn import cli, runs
 cli.enable_compilation_cache()
 source, out, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
-recipe, seen = jc.Recipe.load(source), []
+config, seen = jc.ExperimentConfig.load(source), []
 over = runs.run(
-    recipe, jc.load_dataset("digits"), out, stop=lambda: seen[-1] >= last, watch=lambda step, row: seen.append(step)
+    config, jc.load_dataset("digits"), out, stop=lambda: seen[-1] >= last, watch=lambda step, row: seen.append(step)
 )
 print(seen[0], seen[-1], over is not None)
 """
@@ -54,9 +55,19 @@ def run(source, out, last=1000):
 
 def ended(folder):
     """The last state's bytes, and the rows without their times."""
-    data, model = jc.load_dataset("digits"), jc.create_model(RECIPE.model, 10, **RECIPE.options)
+    data, model = (
+        jc.load_dataset("digits"),
+        jc.create_model(CONFIG.model, 10, **CONFIG.model_kwargs),
+    )
     with jc.Checkpoints(folder / "checkpoints") as saved:
-        state = saved.restore(init_state(model, jc.create_optimizer(RECIPE), RECIPE, data))
+        state = saved.restore(
+            init_state(
+                model,
+                jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
+                CONFIG.train,
+                data,
+            )
+        )
     assert state is not None
     rows = [
         {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
@@ -66,7 +77,7 @@ def ended(folder):
 
 
 def test_the_same_bits_twice_and_after_five_stops_in_fresh_processes(tmp_path):
-    Path(tmp_path, "config.json").write_text(RECIPE.to_json())
+    Path(tmp_path, "config.json").write_text(CONFIG.to_json())
     stops = sorted(np.random.default_rng(0).choice(np.arange(1, 60), 5, replace=False).tolist())
     assert any(step % 23 for step in stops)  # in the middle of an epoch
     for name in ("once", "twice"):
@@ -85,9 +96,18 @@ def test_the_same_bits_twice_and_after_five_stops_in_fresh_processes(tmp_path):
 @cache
 def trained(strategy, **changes):
     """The state after 5 steps."""
-    recipe, data = replace(RECIPE, steps=5, drops=(), every=5, **changes), jc.load_dataset("digits")
-    model = jc.create_model(recipe.model, 10, **recipe.options)
-    ((state, _),) = jc.train(model, jc.create_optimizer(recipe), data, recipe, strategy=strategy)
+    config, data = (
+        jc.override(CONFIG, steps=5, drops=(), every=5, **changes),
+        jc.load_dataset("digits"),
+    )
+    model = jc.create_model(config.model, 10, **config.model_kwargs)
+    ((state, _),) = jc.train(
+        model,
+        jc.create_optimizer(config.optimizer, config.train.num_steps),
+        data,
+        config.train,
+        strategy=strategy,
+    )
     return state
 
 
@@ -110,8 +130,8 @@ def test_crops_flips_and_dropout_are_the_same_on_any_devices(kind, devices):
 
 def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
     """Stopped twice and continued on other devices, it has the rows of a run that stayed on one."""
-    data, recipe = jc.load_dataset("digits"), replace(RECIPE, steps=6, every=3, drops=())
-    whole = runs.run(recipe, data, tmp_path / "whole", strategy=jc.strategy("jit", 1))
+    data, config = jc.load_dataset("digits"), jc.override(CONFIG, steps=6, every=3, drops=())
+    whole = runs.run(config, data, tmp_path / "whole", strategy=jc.strategy("jit", 1))
     for last, strategy in (
         (2, jc.strategy("pmap", 8)),
         (4, jc.strategy("jit", 1)),
@@ -119,7 +139,7 @@ def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
     ):
         seen: list[int] = []
         result = runs.run(
-            recipe,
+            config,
             data,
             tmp_path / "moved",
             strategy=strategy,

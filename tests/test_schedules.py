@@ -10,7 +10,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.optim import SCHEDULES, create_optimizer, current_learning_rate, scale_by_scheduled_rate
-from jaxcnn.config import Recipe
+from jaxcnn.config import ExperimentConfig
 
 ONE = {"kernel": jnp.float32(1)}
 AT = np.arange(140)  # of 140 steps: cycles of 20, 40 and 80; a warm-up of 14; a peak at 42
@@ -59,7 +59,7 @@ FORMULAS = {"constant": constant, "step": step, "exponential": exponential, "cos
 FORMULAS |= {"one-cycle": one_cycle, "restarts": restarts, "warmup": warmup, "plateau": constant}
 
 
-def recipe_of(schedule: str, **more: Any) -> Recipe:
+def recipe_of(schedule: str, **more: Any) -> ExperimentConfig:
     given = {
         "optimizer": "sgd",
         "decay": 0.0,
@@ -68,15 +68,15 @@ def recipe_of(schedule: str, **more: Any) -> Recipe:
         "drops": (30, 90),
         "factor": 0.5,
     }
-    return Recipe(optimizer.schedule=schedule, **(given | more))
+    return override(ExperimentConfig(), schedule=schedule, **(given | more))
 
 
-def rates(recipe: Recipe, values=None, n=None) -> np.ndarray:
-    """The rates at which the recipe steps, as its updates show them and as its state reports them."""
-    tx = create_optimizer(recipe)
+def rates(config: ExperimentConfig, values=None, n=None) -> np.ndarray:
+    """The rates at which the config steps, as its updates show them and as its state reports them."""
+    tx = create_optimizer(config.optimizer, config.train.num_steps)
     state, taken = tx.init(ONE), []
     update: Any = jax.jit(lambda state, value: tx.update(ONE, state, ONE, value=value))
-    for value in np.ones(n or recipe.train.num_steps) if values is None else values:
+    for value in np.ones(n or config.train.num_steps) if values is None else values:
         with jax.numpy_dtype_promotion("standard"):  # as make_step does
             updates, state = update(state, jnp.float32(value))
         taken.append(-float(updates["kernel"]))
@@ -198,12 +198,19 @@ def test_a_plateau_lowers_the_rate_of_any_schedule():
 @pytest.mark.parametrize("name", ["step", "cosine", "warmup", "one-cycle"])
 def test_the_rows_of_a_run_report_the_rate_of_their_last_step(name):
     data = jc.load_dataset("digits")
-    recipe = recipe_of(
+    config = recipe_of(
         name, dataset="digits", batch=32, steps=20, drops=(6, 12), every=4, pad=0, flip=False
     )
     model, strategy = jc.create_model("mlp", 10, hidden=[]), jc.strategy("jit", devices=1)
     rows = [
-        row for _, row in jc.train(model, create_optimizer(recipe), data, recipe, strategy=strategy)
+        row
+        for _, row in jc.train(
+            model,
+            create_optimizer(config.optimizer, config.train.num_steps),
+            data,
+            config.train,
+            strategy=strategy,
+        )
     ]
     t = np.array([3, 7, 11, 15, 19])
     expected = {

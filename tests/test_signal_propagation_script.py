@@ -112,13 +112,13 @@ def test_the_path_has_every_state_that_was_kept(out):
 
 
 def test_counterparts_differ_in_bn_and_rate_alone(all_runs, out):
-    recipe, other = (
-        jc.Recipe.load(folder / "resnet8-seed0") for folder in (all_runs, out / "without")
+    config, other = (
+        jc.ExperimentConfig.load(folder / "resnet8-seed0") for folder in (all_runs, out / "without")
     )
     assert no_batch_norm.best_rates(out / "trials") == {"ResNet-8": 0.001}
-    changed = {name for name, value in vars(recipe).items() if value != getattr(other, name)}
+    changed = {name for name, value in vars(config).items() if value != getattr(other, name)}
     assert changed == {"options", "lr"}
-    assert other.options == {**recipe.options, "batch_norm": False}
+    assert other.options == {**config.model_kwargs, "batch_norm": False}
 
 
 def test_runs_that_all_diverge_are_a_result(all_runs, tmp_path):

@@ -33,8 +33,10 @@ IMAGES, LABELS = (
 
 
 def begun(model, seed=0, data=DATA):
-    recipe = jc.Recipe(dataset="digits", model="own", train.seed=seed)
-    return jc.init_state(model, jc.create_optimizer(recipe), recipe, data)
+    config = jc.override(jc.ExperimentConfig(), dataset="digits", model="own", seed=seed)
+    return jc.init_state(
+        model, jc.create_optimizer(config.optimizer, config.train.num_steps), config.train, data
+    )
 
 
 def by_svd(matrix):

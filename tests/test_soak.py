@@ -204,7 +204,7 @@ def test_what_is_flat_or_only_held_for_a_while_passes(tmp_path, capsys):
 def test_every_new_run_is_another_network_and_shared_ones_are_four():
     options = soak.Options()
     for series, count in (("shared", 4), ("new", 40)):
-        made = [soak.recipe(series, run, options) for run in range(40)]
+        made = [soak.config(series, run, options) for run in range(40)]
         networks = {(made.model, str(made.options), made.optimizer.name) for made in made}
         assert len(networks) == count
         assert len({made.train.seed for made in made}) == 40

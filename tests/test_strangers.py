@@ -40,7 +40,7 @@ import jaxcnn as jc
 from jaxcnn import runs
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.data import DATASETS, DataError, archives, cache, load_dataset
-from jaxcnn.config import ArgumentError, Recipe
+from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.run_log import write_text
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -728,7 +728,15 @@ def test_records_of_files_that_are_sealed_nonsense(record, room, good, monkeypat
 
 # Folders of runs
 
-RECIPE = Recipe(dataset="digits", model="mlp", options={"hidden": [4]}, train.num_steps=1, optimizer.milestones=(), train.batch_size=64)
+CONFIG = override(
+    ExperimentConfig(),
+    dataset="digits",
+    model="mlp",
+    options={"hidden": [4]},
+    num_steps=1,
+    milestones=(),
+    batch_size=64,
+)
 TEXTS = {name: text for name, text in HOSTILE_JSON.items() if name not in ("types", "nan")} | {
     "yaml": "!!python/object/apply:os.mkdir [marker]\n",
     "not a number": '{"lr": NaN}',
@@ -745,16 +753,16 @@ TEXTS = {name: text for name, text in HOSTILE_JSON.items() if name not in ("type
 def test_hostile_recipes(text, room, monkeypatch):
     monkeypatch.chdir(room.path)
     (room.path / "config.json").write_text(text)
-    refused(ArgumentError, lambda: Recipe.load(room.path), str(room.path / "config.json"))
+    refused(ArgumentError, lambda: ExperimentConfig.load(room.path), str(room.path / "config.json"))
 
 
 def test_a_recipe_that_is_a_pipe_or_no_text(room):
     path = room.path / "config.json"
     path.write_bytes(b"\xff\xfe\x00")
-    refused(ArgumentError, lambda: Recipe.load(room.path), "cannot be read")
+    refused(ArgumentError, lambda: ExperimentConfig.load(room.path), "cannot be read")
     path.unlink()
     os.mkfifo(path)
-    refused(ArgumentError, lambda: Recipe.load(room.path), "is no file")
+    refused(ArgumentError, lambda: ExperimentConfig.load(room.path), "is no file")
 
 
 ROWS = {
@@ -770,18 +778,18 @@ ROWS = {
 @pytest.mark.parametrize("text", ROWS.values(), ids=ROWS)
 def test_hostile_records_of_a_run(text, room):
     run = room.path / "runs/a"
-    jc.RunLog(run, RECIPE).write(step=1, train_loss=1.0)
+    jc.RunLog(run, CONFIG).write(step=1, train_loss=1.0)
     (run / "metrics.jsonl").write_text(f"{text}\n{text}\n")
     (run / "result.json").write_text("{}")
     refused(ValueError, lambda: runs.finished_runs(run.parent), "metrics.jsonl")
-    refused(ValueError, lambda: jc.RunLog(run, RECIPE), "metrics.jsonl")
+    refused(ValueError, lambda: jc.RunLog(run, CONFIG), "metrics.jsonl")
     (run / "metrics.jsonl").unlink()
     (run / "result.json").write_text(text)
     if text not in (ROWS["list"], ROWS["null"], ROWS["words"]):
         refused(ValueError, lambda: runs.finished_runs(run.parent), "result.json")
     (run / "env.json").write_text(text)
     if text != ROWS["list"]:
-        refused(ValueError, lambda: jc.RunLog(run, RECIPE), "env.json")
+        refused(ValueError, lambda: jc.RunLog(run, CONFIG), "env.json")
 
 
 @pytest.mark.parametrize("text", ROWS.values(), ids=ROWS)
@@ -807,7 +815,7 @@ def test_links_that_wait_for_what_is_written(room):
     (run / ".probe").symlink_to(room.outside / "made")
     (run / "metrics.jsonl").symlink_to(room.outside / "rows")
     try:
-        log = jc.RunLog(run, RECIPE)
+        log = jc.RunLog(run, CONFIG)
         log.write(step=1)
         log.finish(status="finished")
     except ValueError as error:

@@ -15,16 +15,17 @@ from jaxcnn import runs
 from jaxcnn.checkpoint import checkpoints, lock_folder
 from jaxcnn.state import state_shapes
 
-RECIPE = jc.Recipe(
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
     dataset="digits",
     model="plain8",
     options={"width": 4},
-    train.batch_size=64,
-    train.num_steps=12,
-    train.eval_every=5,
-    optimizer.milestones=(8,),
-    train.augment.padding=1,
-    train.augment.flip=True,
+    batch_size=64,
+    num_steps=12,
+    eval_every=5,
+    milestones=(8,),
+    padding=1,
+    flip=True,
 )
 TIMES = ("seconds", "images_per_second")
 
@@ -42,7 +43,7 @@ def strategy():
 @pytest.fixture(scope="module")
 def whole(data, strategy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return folder, runs.run(RECIPE, data, folder, strategy=strategy)
+    return folder, runs.run(CONFIG, data, folder, strategy=strategy)
 
 
 def untimed(folder):
@@ -60,12 +61,12 @@ def test_a_finished_run_says_so_and_is_not_run_again(whole, data, strategy, monk
         sum(row["seconds"] for row in jc.read_metrics(folder))
     )
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained again"))
-    assert runs.run(RECIPE, data, folder, strategy=strategy) == result
+    assert runs.run(CONFIG, data, folder, strategy=strategy) == result
 
 
 def test_the_folder_is_enough_to_run_it_again(whole, data, strategy, tmp_path):
-    recipe = jc.Recipe.load(whole[0])
-    runs.run(recipe, jc.load_dataset(recipe.dataset), tmp_path, strategy=strategy)
+    config = jc.ExperimentConfig.load(whole[0])
+    runs.run(config, jc.load_dataset(config.dataset), tmp_path, strategy=strategy)
     assert untimed(tmp_path) == untimed(whole[0])
 
 
@@ -73,7 +74,7 @@ def test_the_folder_is_enough_to_run_it_again(whole, data, strategy, tmp_path):
 def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at):
     steps = []
     stopped = runs.run(
-        RECIPE,
+        CONFIG,
         data,
         tmp_path,
         strategy=strategy,
@@ -85,7 +86,7 @@ def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at)
     assert not (tmp_path / "result.json").exists()
     seen = []
     result = runs.run(
-        RECIPE, data, tmp_path, strategy=strategy, watch=lambda step, row: seen.append(step)
+        CONFIG, data, tmp_path, strategy=strategy, watch=lambda step, row: seen.append(step)
     )
     assert seen[0] == at  # no step is done twice
     assert untimed(tmp_path) == untimed(whole[0])
@@ -95,9 +96,9 @@ def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at)
 
 def test_rows_past_the_checkpoint_are_made_again_not_twice(whole, data, strategy, tmp_path):
     """A run killed after writing a row and before saving its state."""
-    runs.run(RECIPE, data, tmp_path, strategy=strategy, stop=lambda: True)
-    jc.RunLog(tmp_path, RECIPE).write(step=5, train_loss=123.0)
-    runs.run(RECIPE, data, tmp_path, strategy=strategy)
+    runs.run(CONFIG, data, tmp_path, strategy=strategy, stop=lambda: True)
+    jc.RunLog(tmp_path, CONFIG).write(step=5, train_loss=123.0)
+    runs.run(CONFIG, data, tmp_path, strategy=strategy)
     assert untimed(tmp_path) == untimed(whole[0])
 
 
@@ -105,21 +106,24 @@ def test_a_run_whose_last_save_fails_is_not_over(whole, data, strategy, tmp_path
     verify = checkpoints.Checkpoints._verify
 
     def fails_at_the_end(self, step, leaves):
-        if step == RECIPE.train.num_steps:
+        if step == CONFIG.train.num_steps:
             raise OSError("the disk is full")
         verify(self, step, leaves)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.Checkpoints, "_verify", fails_at_the_end)
         with pytest.raises(jc.CheckpointError, match="the disk is full"):
-            runs.run(RECIPE, data, tmp_path, strategy=strategy)
+            runs.run(CONFIG, data, tmp_path, strategy=strategy)
     assert not (tmp_path / "result.json").exists()
-    assert runs.run(RECIPE, data, tmp_path, strategy=strategy)
+    assert runs.run(CONFIG, data, tmp_path, strategy=strategy)
     assert untimed(tmp_path) == untimed(whole[0])
 
 
 def test_divergence_is_a_result_and_the_study_goes_on(data, strategy, tmp_path):
-    all_runs = {"wild": replace(RECIPE, lr=1e30, decay=0.0), "tame": replace(RECIPE, steps=2)}
+    all_runs = {
+        "wild": jc.override(CONFIG, lr=1e30, decay=0.0),
+        "tame": jc.override(CONFIG, steps=2),
+    }
     results = runs.sweep(all_runs, data, tmp_path, strategy=strategy)
     assert results is not None
     assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 5)
@@ -133,7 +137,7 @@ def test_divergence_is_a_result_and_the_study_goes_on(data, strategy, tmp_path):
             ):
                 json.loads(text, parse_constant=pytest.fail)
     wild, tame = (
-        {run.recipe.optimizer.learning_rate: run for run in runs.finished_runs(tmp_path)}[1e30],
+        {run.config.optimizer.learning_rate: run for run in runs.finished_runs(tmp_path)}[1e30],
         runs.finished_runs(tmp_path)[0],
     )
     assert wild.divergence is not None
@@ -145,9 +149,9 @@ def test_columns_over_seeds_name_their_split_and_never_average_two():
     """A later seed may be trained with another `report` into the same study."""
 
     def run(report, error, seed):
-        recipe = replace(RECIPE, report=report, validation=300, seed=seed)
+        config = jc.override(CONFIG, report=report, validation=300, seed=seed)
         figures = {"train_error": 1.0, "eval_error": error, "eval_split": report, "seconds": 1.0}
-        return runs.Run(recipe, {"status": "finished"} | figures, [])
+        return runs.Run(config, {"status": "finished"} | figures, [])
 
     for split in ("test", "validation"):
         line = runs.aggregate_seeds([run(split, 4.0, 0), run(split, 6.0, 1)])
@@ -160,9 +164,9 @@ def test_columns_over_seeds_name_their_split_and_never_average_two():
 
 
 def test_progress_and_result_name_the_split(strategy, tmp_path, capsys):
-    recipe = replace(RECIPE, steps=2, every=2, drops=(), validation=300, report="validation")
+    config = jc.override(CONFIG, steps=2, every=2, drops=(), validation=300, report="validation")
     results = runs.sweep(
-        {"one": recipe}, jc.load_dataset("digits", validation=300), tmp_path, strategy=strategy
+        {"one": config}, jc.load_dataset("digits", validation=300), tmp_path, strategy=strategy
     )
     assert results is not None
     assert results["one"]["eval_split"] == "validation"
@@ -172,16 +176,16 @@ def test_progress_and_result_name_the_split(strategy, tmp_path, capsys):
 
 def test_a_mistake_in_the_last_recipe_costs_no_training(data, strategy, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
-    good = RECIPE
+    good = CONFIG
     for bad in (
-        replace(RECIPE, model="plain9"),
-        replace(RECIPE, batch=4000),
-        replace(RECIPE, options={"widht": 3}),
+        jc.override(CONFIG, model="plain9"),
+        jc.override(CONFIG, batch=4000),
+        jc.override(CONFIG, options={"widht": 3}),
     ):
         with pytest.raises(jc.ArgumentError):
             runs.sweep({"good": good, "bad": bad}, data, tmp_path, strategy=strategy)
     jc.RunLog(tmp_path / "bad", replace(good, lr=0.5))
-    with pytest.raises(jc.ArgumentError, match="another recipe"):
+    with pytest.raises(jc.ArgumentError, match="another config"):
         runs.sweep({"good": good, "bad": good}, data, tmp_path, strategy=strategy)
 
 
@@ -189,7 +193,7 @@ def test_a_study_has_one_owner_and_a_run_too(data, strategy, tmp_path):
     """flock is between open files, so that one process will do for two."""
     own_pid = f"in use by process {os.getpid()}"
     with lock_folder(tmp_path / "out"), pytest.raises(jc.CheckpointError, match=own_pid):
-        runs.sweep({"a": RECIPE}, data, tmp_path / "out", strategy=strategy)
+        runs.sweep({"a": CONFIG}, data, tmp_path / "out", strategy=strategy)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [
         "lock"
     ]  # the second changed nothing
@@ -197,21 +201,21 @@ def test_a_study_has_one_owner_and_a_run_too(data, strategy, tmp_path):
         jc.Checkpoints(tmp_path / "run" / "checkpoints"),
         pytest.raises(jc.CheckpointError, match=own_pid),
     ):
-        runs.run(RECIPE, data, tmp_path / "run", strategy=strategy)
+        runs.run(CONFIG, data, tmp_path / "run", strategy=strategy)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
 
 
 @pytest.mark.parametrize("name", ["../climbs", "/absolute", "", "a//b", "a/../../b", "nul\0"])
 def test_a_run_stays_in_the_folder_of_its_study(data, strategy, tmp_path, name):
     with pytest.raises(jc.ArgumentError, match="run name is"):
-        runs.sweep({name: RECIPE}, data, tmp_path / "out", strategy=strategy)
+        runs.sweep({name: CONFIG}, data, tmp_path / "out", strategy=strategy)
     assert not list(tmp_path.iterdir())
 
 
 def test_seeds_share_what_is_compiled():
-    model, tx = runs.model_and_optimizer(RECIPE, 10)
+    model, tx = runs.model_and_optimizer(CONFIG, 10)
     for same in ({"seed": 9}, {"steps": 99}, {"lr": 0.3}, {"every": 1, "batch": 32}):
-        other, again = runs.model_and_optimizer(replace(RECIPE, **same), 10)
+        other, again = runs.model_and_optimizer(jc.override(CONFIG, **same), 10)
         assert (other, again.update) == (model, tx.update), same
     for change in (
         {"optimizer": "adam"},
@@ -224,15 +228,15 @@ def test_seeds_share_what_is_compiled():
         {"schedule": "constant"},
         {"warmup_lr": 0.01},
     ):
-        assert runs.model_and_optimizer(replace(RECIPE, **change), 10)[1].update != tx.update, (
+        assert runs.model_and_optimizer(jc.override(CONFIG, **change), 10)[1].update != tx.update, (
             change
         )
-    assert runs.model_and_optimizer(replace(RECIPE, options={"width": 8}), 10)[0] != model
+    assert runs.model_and_optimizer(jc.override(CONFIG, options={"width": 8}), 10)[0] != model
 
 
 def test_a_schedule_that_reads_the_number_of_steps_does_not_share_it():
     def update(**changes):
-        return runs.model_and_optimizer(replace(RECIPE, **changes), 10)[1].update
+        return runs.model_and_optimizer(jc.override(CONFIG, **changes), 10)[1].update
 
     for schedule in ("exponential", "cosine", "one-cycle", "restarts", "warmup", "plateau"):
         assert update(schedule=schedule, steps=99) != update(schedule=schedule)
@@ -244,9 +248,9 @@ def test_a_schedule_that_reads_the_number_of_steps_does_not_share_it():
 
 
 def test_progress_counts_what_was_done_before_as_done(whole, data, strategy, tmp_path, capsys):
-    runs.run(RECIPE, data, tmp_path / "a", strategy=strategy)
+    runs.run(CONFIG, data, tmp_path / "a", strategy=strategy)
     assert runs.sweep(
-        {"a": RECIPE, "b": replace(RECIPE, seed=1)}, data, tmp_path, strategy=strategy
+        {"a": CONFIG, "b": jc.override(CONFIG, seed=1)}, data, tmp_path, strategy=strategy
     )
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("100%")
@@ -263,15 +267,15 @@ def test_a_folder_without_runs_is_one_line(tmp_path):
 
 def test_packed_runs_are_the_runs_to_six_digits(data, strategy, tmp_path):
     all_runs = {
-        "one": replace(RECIPE, steps=2, drops=()),
-        "two": replace(RECIPE, steps=2, lr=1e30, decay=0.0),
+        "one": jc.override(CONFIG, steps=2, drops=()),
+        "two": jc.override(CONFIG, steps=2, lr=1e30, decay=0.0),
     }
     runs.sweep(all_runs, data, tmp_path / "out", strategy=strategy)
     assert runs.pack(tmp_path / "out", tmp_path / "kept") == 2
     for packed, run in zip(
         runs.finished_runs(tmp_path / "kept"), runs.finished_runs(tmp_path / "out"), strict=True
     ):
-        assert packed.recipe == run.recipe
+        assert packed.config == run.config
         assert packed.divergence == run.divergence
         for mine, theirs in zip(
             [packed.result, *packed.rows], [run.result, *run.rows], strict=True
@@ -286,28 +290,28 @@ def test_packed_runs_are_the_runs_to_six_digits(data, strategy, tmp_path):
     for line in (tmp_path / "kept" / "runs.jsonl").read_text().splitlines():
         told = json.loads(line, parse_constant=pytest.fail)
         assert (
-            told["recipe"].keys() == asdict(jc.Recipe()).keys()
+            told["config"].keys() == asdict(jc.ExperimentConfig()).keys()
         )  # none is left to the defaults of the reader
 
 
 def test_a_run_packed_when_augmentation_was_the_default_keeps_it(tmp_path):
-    """Older files hold only what a recipe changed from the defaults of then."""
+    """Older files hold only what a config changed from the defaults of then."""
     line = {"name": "run", "result": {"status": "finished"}, "rows": []}
     text = [
-        json.dumps(line | {"recipe": recipe}) for recipe in ({"lr": 0.5}, {"pad": 0, "flip": False})
+        json.dumps(line | {"config": config}) for config in ({"lr": 0.5}, {"pad": 0, "flip": False})
     ]
     (tmp_path / "runs.jsonl").write_text(text[0])
     (run,) = runs.finished_runs(tmp_path)
-    assert run.recipe == jc.Recipe(optimizer.learning_rate=0.5, train.augment.padding=4, train.augment.flip=True)
+    assert run.config == jc.override(jc.ExperimentConfig(), learning_rate=0.5, padding=4, flip=True)
     (tmp_path / "runs.jsonl").write_text(text[1])
     (run,) = runs.finished_runs(tmp_path)
-    assert run.recipe == jc.Recipe()
+    assert run.config == jc.ExperimentConfig()
 
 
 def test_a_run_is_read_back_from_its_start_to_its_end(data, strategy, tmp_path):
     seen = {}
     runs.run(
-        RECIPE,
+        CONFIG,
         data,
         tmp_path,
         strategy=strategy,
@@ -321,10 +325,10 @@ def test_a_run_is_read_back_from_its_start_to_its_end(data, strategy, tmp_path):
             jax.tree.leaves(run.states[step]), jax.tree.leaves(state), strict=True
         ):
             np.testing.assert_array_equal(mine, told)
-    model, tx = runs.model_and_optimizer(RECIPE, 10)
+    model, tx = runs.model_and_optimizer(CONFIG, 10)
     for mine, told in zip(
         jax.tree.leaves(run.first),
-        jax.tree.leaves(jc.init_state(model, tx, RECIPE, data)),
+        jax.tree.leaves(jc.init_state(model, tx, CONFIG.train, data)),
         strict=True,
     ):
         np.testing.assert_array_equal(mine, told)
@@ -356,7 +360,7 @@ def test_a_folder_that_is_no_run_says_what_to_write(tmp_path, made, says):
 
 
 def test_a_run_without_a_step_yet_is_not_taken_for_a_trained_one(data, strategy, tmp_path):
-    runs.run(RECIPE, data, tmp_path, strategy=strategy, stop=lambda: True)
+    runs.run(CONFIG, data, tmp_path, strategy=strategy, stop=lambda: True)
     for step in (tmp_path / "checkpoints").iterdir():
         if step.is_dir():
             shutil.rmtree(step)
@@ -392,9 +396,12 @@ def test_shapes_are_those_of_the_start(data):
         {"optimizer": "lookahead", "mean": "none", "std": True},
         {"model": "mlp", "options": {}},
     ):
-        recipe = replace(RECIPE, **changes)
-        model, tx = runs.model_and_optimizer(recipe, 10)
-        made, found = jc.init_state(model, tx, recipe, data), state_shapes(model, tx, recipe, data)
+        config = jc.override(CONFIG, **changes)
+        model, tx = runs.model_and_optimizer(config, 10)
+        made, found = (
+            jc.init_state(model, tx, config.train, data),
+            state_shapes(model, tx, config, data),
+        )
         assert jax.tree.structure(made) == jax.tree.structure(found)
         for mine, told in zip(jax.tree.leaves(made), jax.tree.leaves(found), strict=True):
             assert (mine.shape, mine.dtype) == (told.shape, told.dtype)
@@ -402,10 +409,10 @@ def test_shapes_are_those_of_the_start(data):
 
 def test_a_refused_run_leaves_its_folder_free(data, strategy, tmp_path):
     """In a notebook a cell that was refused once is run again, by the same process."""
-    jc.RunLog(tmp_path, replace(RECIPE, lr=0.5))
+    jc.RunLog(tmp_path, jc.override(CONFIG, lr=0.5))
     for _ in range(2):
-        with pytest.raises(jc.ArgumentError, match="another recipe") as refused:
-            runs.run(RECIPE, data, tmp_path, strategy=strategy)
+        with pytest.raises(jc.ArgumentError, match="another config") as refused:
+            runs.run(CONFIG, data, tmp_path, strategy=strategy)
         kept = refused  # as a notebook keeps the last traceback, and all that it refers to
     assert kept
     jc.Checkpoints(tmp_path / "checkpoints").close()

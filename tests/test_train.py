@@ -15,17 +15,18 @@ from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import AUGMENT, DROPOUT, INIT, ORDER, fold_in, init_state
 from jaxcnn.training import epoch_order, make_train_step
 
-RECIPE = jc.Recipe(
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
     dataset="digits",
     model="resnet8",
     options={"width": 4},
-    train.batch_size=64,
-    train.num_steps=25,
-    train.eval_every=10,
-    optimizer.milestones=(12, 20),
-    train.seed=3,
-    train.augment.padding=1,
-    train.augment.flip=True,
+    batch_size=64,
+    num_steps=25,
+    eval_every=10,
+    milestones=(12, 20),
+    seed=3,
+    padding=1,
+    flip=True,
 )
 KEYS = [
     "step",
@@ -53,16 +54,16 @@ def strategy():
     return jc.strategy("jit", devices=1)
 
 
-def trained(recipe, data, strategy, **more) -> Any:
+def trained(config, data, strategy, **more) -> Any:
     model, tx = model_and_optimizer(
-        recipe, 10
+        config, 10
     )  # the same objects for every seed, so that they are compiled once
-    return list(jc.train(model, tx, data, recipe, strategy=strategy, **more))
+    return list(jc.train(model, tx, data, config.train, strategy=strategy, **more))
 
 
 @pytest.fixture(scope="module")
 def whole(data, strategy):
-    return trained(RECIPE, data, strategy)
+    return trained(CONFIG, data, strategy)
 
 
 def same_bits(a, b):
@@ -85,23 +86,32 @@ def test_rows_come_every_so_many_steps_and_at_the_end(whole):
 
 
 def test_the_same_recipe_gives_the_same_bits(whole, data, strategy):
-    again = trained(RECIPE, data, strategy)
+    again = trained(CONFIG, data, strategy)
     assert same_bits(whole[-1][0], again[-1][0])
     assert untimed(row for _, row in whole) == untimed(row for _, row in again)
 
 
 def test_images_are_trained_on_as_they_are_unless_augmentation_is_asked_for(data, strategy):
     """Mirrored and shifted by up to half their width, digits are other digits or none."""
-    recipe = jc.Recipe(dataset="digits", model="own", train.batch_size=64, train.num_steps=3, train.eval_every=3)
+    config = jc.override(
+        jc.ExperimentConfig(),
+        dataset="digits",
+        model="own",
+        batch_size=64,
+        num_steps=3,
+        eval_every=3,
+    )
     plain, off, mirrored = (
         next(
-            jc.train(Linear(), optax.sgd(0.1), data, replace(recipe, **change), strategy=strategy)
+            jc.train(
+                Linear(), optax.sgd(0.1), data, jc.override(config, **change), strategy=strategy
+            )
         )[0]
         for change in ({}, {"pad": 0, "flip": False}, {"flip": True})
     )
     assert same_bits(plain.params, off.params)
     assert not same_bits(plain.params, mirrored.params)
-    state = init_state(Linear(), optax.sgd(0.1), recipe, data)
+    state = init_state(Linear(), optax.sgd(0.1), config.train, data)
     step = jax.jit(
         make_train_step(Linear(), optax.sgd(0.1))
     )  # the step alone has the same defaults
@@ -113,33 +123,33 @@ def test_images_are_trained_on_as_they_are_unless_augmentation_is_asked_for(data
 
 @pytest.mark.parametrize("stop", [1, 7, 10, 13, 24])
 def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(whole, data, strategy, stop):
-    first = trained(RECIPE, data, strategy, pause=lambda step: step == stop)
+    first = trained(CONFIG, data, strategy, pause=lambda step: step == stop)
     kept = [row for _, row in first if row is not None]
     if stop in (10,):  # a row is due: it is handed out, and stopping is the caller's
         first, kept = first[:1], kept[:1]
     else:
         assert first[-1][1] is None
     assert int(first[-1][0].step) == stop
-    rest = trained(RECIPE, data, strategy, resume=lambda like: first[-1][0])
+    rest = trained(CONFIG, data, strategy, resume=lambda like: first[-1][0])
     assert same_bits(whole[-1][0], rest[-1][0])
     assert untimed([*kept, *(row for _, row in rest)]) == untimed(row for _, row in whole)
 
 
 def test_a_run_that_is_over_gives_its_state_and_no_row(whole, data, strategy):
-    ((state, row),) = trained(RECIPE, data, strategy, resume=lambda like: whole[-1][0])
+    ((state, row),) = trained(CONFIG, data, strategy, resume=lambda like: whole[-1][0])
     assert row is None
     assert same_bits(state, whole[-1][0])
 
 
 def test_seeds_differ(whole, data, strategy):
-    other = trained(replace(RECIPE, seed=4), data, strategy)
+    other = trained(jc.override(CONFIG, seed=4), data, strategy)
     assert not same_bits(whole[-1][0].params, other[-1][0].params)
 
 
 def test_a_scanned_epoch_is_the_loop_to_rounding(whole, data):
     scanning = parallel.Strategy("jit", jax.devices()[:1])
     scanning.scans = True
-    state = trained(replace(RECIPE, steps=10), data, scanning)[-1][0]
+    state = trained(jc.override(CONFIG, steps=10), data, scanning)[-1][0]
     gaps = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), state.params, whole[0][0].params)
     assert max(jax.tree.leaves(gaps)) < 1e-5
 
@@ -155,35 +165,46 @@ class Linear(nn.Module):
         return nn.Dense(10)(x.reshape(len(x), -1))
 
 
-def by_hand(data, state, recipe, steps):
+def by_hand(data, state, config, steps):
     """Heavy ball with L2 on softmax regression, in float64 NumPy: (kernel, bias, last gradient's norm)."""
     kernel = np.asarray(state.params["Dense_0"]["kernel"], np.float64)
     bias, speed, norm = np.zeros(10), [0.0, 0.0], 0.0
     inputs = (data.train.images / 255 - data.mean).reshape(len(data.train.labels), -1)
-    for index in epoch_order(state.rng, 0, steps, recipe.batch, len(inputs)):
+    for index in epoch_order(state.rng, 0, steps, config.train.batch_size, len(inputs)):
         x, y = inputs[index], np.eye(10)[data.train.labels[index]]
         logits = x @ kernel + bias
         p = np.exp(logits - logits.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)
         grads = [x.T @ (p - y) / len(x), (p - y).mean(0)]
         norm = np.sqrt(sum((g**2).sum() for g in grads))
-        grads[0] = grads[0] + recipe.decay * kernel
-        speed = [recipe.momentum * v + g for v, g in zip(speed, grads, strict=True)]
-        kernel, bias = kernel - recipe.lr * speed[0], bias - recipe.lr * speed[1]
+        grads[0] = grads[0] + config.optimizer.weight_decay * kernel
+        speed = [config.optimizer.momentum * v + g for v, g in zip(speed, grads, strict=True)]
+        kernel, bias = (
+            kernel - config.optimizer.learning_rate * speed[0],
+            bias - config.optimizer.learning_rate * speed[1],
+        )
     return kernel, bias, norm
 
 
 def test_the_step_is_that_of_numpy(data):
-    recipe = jc.Recipe(dataset="digits", train.batch_size=50, optimizer.learning_rate=0.2, optimizer.weight_decay=0.01, train.augment.padding=0, train.augment.flip=False)
-    model, tx = Linear(), jc.create_optimizer(recipe)
-    state = begun = init_state(model, tx, recipe, data)
+    config = jc.override(
+        jc.ExperimentConfig(),
+        dataset="digits",
+        batch_size=50,
+        learning_rate=0.2,
+        weight_decay=0.01,
+        padding=0,
+        flip=False,
+    )
+    model, tx = Linear(), jc.create_optimizer(config.optimizer, config.train.num_steps)
+    state = begun = init_state(model, tx, config.train, data)
     step = jax.jit(make_train_step(model, tx, pad=0, flip=False))
     for count, index in enumerate(
         epoch_order(state.rng, 0, 40, 50, len(data.train.labels))
     ):  # past the first epoch
         before, state = state, step(state, data.train, index)
         assert int(state.step) == count + 1
-    kernel, bias, norm = by_hand(data, begun, recipe, 40)
+    kernel, bias, norm = by_hand(data, begun, config, 40)
     np.testing.assert_allclose(state.params["Dense_0"]["kernel"], kernel, atol=2e-6)
     np.testing.assert_allclose(state.params["Dense_0"]["bias"], bias, atol=2e-6)
     assert float(state.metrics.grad_norm - before.metrics.grad_norm) / 50 == pytest.approx(
@@ -193,12 +214,19 @@ def test_the_step_is_that_of_numpy(data):
 
 
 def test_nothing_is_compiled_twice(data, strategy):
-    recipe = jc.Recipe(dataset="digits", train.batch_size=64, train.num_steps=12, train.eval_every=4, train.augment.padding=0)
-    model, tx = Linear(), jc.create_optimizer(recipe)
+    config = jc.override(
+        jc.ExperimentConfig(),
+        dataset="digits",
+        batch_size=64,
+        num_steps=12,
+        eval_every=4,
+        padding=0,
+    )
+    model, tx = Linear(), jc.create_optimizer(config.optimizer, config.train.num_steps)
     parallel.clear_program_cache()  # were as many programs kept as may be, those of the first run would be dropped during it
-    list(jc.train(model, tx, data, replace(recipe, steps=4), strategy=strategy))
+    list(jc.train(model, tx, data, jc.override(config, steps=4), strategy=strategy))
     once = Linear.traces
-    list(jc.train(model, tx, data, replace(recipe, seed=1), strategy=strategy))
+    list(jc.train(model, tx, data, jc.override(config, seed=1), strategy=strategy))
     assert (
         Linear.traces == once + 1
     )  # the initialiser's alone: three more rows and another seed share the programs
@@ -234,11 +262,26 @@ class Recording(parallel.Strategy):
 
 
 def test_sorted_batches_go_through_the_labels_in_order(data):
-    recipe = jc.Recipe(
-        dataset="digits", train.batch_size=64, train.num_steps=50, train.eval_every=20, train.augment.padding=0, train.augment.flip=False, train.order="sorted"
+    config = jc.override(
+        jc.ExperimentConfig(),
+        dataset="digits",
+        batch_size=64,
+        num_steps=50,
+        eval_every=20,
+        padding=0,
+        flip=False,
+        order="sorted",
     )
     recording = Recording()
-    list(jc.train(Linear(), jc.create_optimizer(recipe), data, recipe, strategy=recording))
+    list(
+        jc.train(
+            Linear(),
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            data,
+            config.train,
+            strategy=recording,
+        )
+    )
     flat, n = np.concatenate(recording.seen), len(data.train.labels)
     assert len(flat) == 50 * 64  # two epochs and more, which batches straddle
     for epoch in (flat[:n], flat[n : 2 * n]):
@@ -248,40 +291,78 @@ def test_sorted_batches_go_through_the_labels_in_order(data):
 
 
 def test_a_sorted_run_stopped_in_mid_epoch_goes_on_there(data):
-    recipe = jc.Recipe(
-        dataset="digits", train.batch_size=64, train.num_steps=25, train.eval_every=10, train.augment.padding=0, train.augment.flip=False, train.order="sorted"
+    config = jc.override(
+        jc.ExperimentConfig(),
+        dataset="digits",
+        batch_size=64,
+        num_steps=25,
+        eval_every=10,
+        padding=0,
+        flip=False,
+        order="sorted",
     )
-    whole, parts, model, tx = Recording(), Recording(), Linear(), jc.create_optimizer(recipe)
-    end: Any = list(jc.train(model, tx, data, recipe, strategy=whole))[-1]
+    whole, parts, model, tx = (
+        Recording(),
+        Recording(),
+        Linear(),
+        jc.create_optimizer(config.optimizer, config.train.num_steps),
+    )
+    end: Any = list(jc.train(model, tx, data, config.train, strategy=whole))[-1]
     half: Any = list(
-        jc.train(model, tx, data, recipe, strategy=parts, pause=lambda step: step == 7)
+        jc.train(model, tx, data, config.train, strategy=parts, pause=lambda step: step == 7)
     )[-1]
     rest: Any = list(
-        jc.train(model, tx, data, recipe, strategy=parts, resume=lambda like: half[0])
+        jc.train(model, tx, data, config.train, strategy=parts, resume=lambda like: half[0])
     )[-1]
     np.testing.assert_array_equal(whole.seen, parts.seen)
     assert same_bits(end[0], rest[0])
 
 
 def test_shuffled_is_not_sorted(data):
-    recipe, recording = (
-        jc.Recipe(dataset="digits", train.batch_size=64, train.num_steps=5, train.eval_every=5, train.augment.padding=0, train.augment.flip=False),
+    config, recording = (
+        jc.override(
+            jc.ExperimentConfig(),
+            dataset="digits",
+            batch_size=64,
+            num_steps=5,
+            eval_every=5,
+            padding=0,
+            flip=False,
+        ),
         Recording(),
     )
-    list(jc.train(Linear(), jc.create_optimizer(recipe), data, recipe, strategy=recording))
+    list(
+        jc.train(
+            Linear(),
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            data,
+            config.train,
+            strategy=recording,
+        )
+    )
     labels = data.train.labels[np.concatenate(recording.seen)]
     assert 0.3 < (np.diff(labels) < 0).mean() < 0.6  # 0.45 for ten even classes
 
 
 @pytest.mark.parametrize("every", [5, 15])
 def test_the_deviation_of_the_loss_is_that_of_the_rows_batches(data, strategy, every):
-    recipe = jc.Recipe(dataset="digits", train.batch_size=32, train.num_steps=15, train.augment.padding=0, train.augment.flip=False, optimizer.learning_rate=0.01, optimizer.milestones=())
-    model, tx = Linear(), jc.create_optimizer(recipe)
+    config = jc.override(
+        jc.ExperimentConfig(),
+        dataset="digits",
+        batch_size=32,
+        num_steps=15,
+        padding=0,
+        flip=False,
+        learning_rate=0.01,
+        milestones=(),
+    )
+    model, tx = Linear(), jc.create_optimizer(config.optimizer, config.train.num_steps)
     single: Any = [
-        row for _, row in jc.train(model, tx, data, replace(recipe, every=1), strategy=strategy)
+        row for _, row in jc.train(model, tx, data, jc.override(config, every=1), strategy=strategy)
     ]
     rows: Any = [
-        row for _, row in jc.train(model, tx, data, replace(recipe, every=every), strategy=strategy)
+        row
+        for _, row in jc.train(model, tx, data, jc.override(config, every=every), strategy=strategy)
     ]
     losses = np.array([row["train_loss"] for row in single]).reshape(-1, every)
     np.testing.assert_allclose([row["loss_std"] for row in rows], losses.std(axis=1), rtol=1e-3)
@@ -293,14 +374,26 @@ def test_the_deviation_of_the_loss_is_that_of_the_rows_batches(data, strategy, e
 
 
 def test_the_deviation_of_the_loss_is_the_same_on_devices(data, strategy):
-    recipe = jc.Recipe(
-        dataset="digits", model="mlp", train.batch_size=32, train.num_steps=6, train.eval_every=6, train.augment.padding=0, train.augment.flip=False, optimizer.learning_rate=0.01
+    config = jc.override(
+        jc.ExperimentConfig(),
+        dataset="digits",
+        model="mlp",
+        batch_size=32,
+        num_steps=6,
+        eval_every=6,
+        padding=0,
+        flip=False,
+        learning_rate=0.01,
     )
-    model, tx = jc.create_model("mlp", 10, hidden=[]), jc.create_optimizer(recipe)
+    model, tx = (
+        jc.create_model("mlp", 10, hidden=[]),
+        jc.create_optimizer(config.optimizer, config.train.num_steps),
+    )
     one: Any
     two: Any
     ((_, one),), ((_, two),) = (
-        jc.train(model, tx, data, recipe, strategy=d) for d in (strategy, jc.strategy("pmap", 2))
+        jc.train(model, tx, data, config.train, strategy=d)
+        for d in (strategy, jc.strategy("pmap", 2))
     )
     assert two["loss_std"] == pytest.approx(one["loss_std"], rel=1e-3)
 
@@ -317,22 +410,22 @@ def test_streams_are_separate():
 
 
 def test_any_optax_optimiser_will_do(data, strategy):
-    model, recipe = jc.create_model("plain8", 10, width=4), replace(RECIPE, steps=10)
+    model, config = jc.create_model("plain8", 10, width=4), jc.override(CONFIG, steps=10)
     plain: Any
-    ((_, plain),) = jc.train(model, optax.adam(1e-3), data, recipe, strategy=strategy)
+    ((_, plain),) = jc.train(model, optax.adam(1e-3), data, config.train, strategy=strategy)
     assert plain["rate"] is None
     injected = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)
     told: Any
-    ((_, told),) = jc.train(model, injected, data, recipe, strategy=strategy)
+    ((_, told),) = jc.train(model, injected, data, config.train, strategy=strategy)
     assert told["rate"] == 0.001
     assert told["train_loss"] == plain["train_loss"]
 
 
 def test_clean_training_figures_are_those_of_evaluate(data, strategy):
-    recipe = replace(RECIPE, train_error="clean")
-    (state, row), *_ = trained(recipe, data, strategy)
+    config = jc.override(CONFIG, train_error="clean")
+    (state, row), *_ = trained(config, data, strategy)
     sums = jc.evaluate(
-        jc.create_model(recipe.model, 10, width=4), state, data.train, strategy=strategy
+        jc.create_model(config.model, 10, width=4), state, data.train, strategy=strategy
     )
     assert (row["train_error"], row["train_loss"]) == (
         sums.error_percent,
@@ -341,10 +434,10 @@ def test_clean_training_figures_are_those_of_evaluate(data, strategy):
 
 
 def test_precise_statistics_are_reported_beside_the_moving_ones(data, strategy, whole):
-    recipe = replace(RECIPE, steps=10, precise_bn=640)
-    ((state, row),) = trained(recipe, data, strategy)
+    config = jc.override(CONFIG, steps=10, precise_bn=640)
+    ((state, row),) = trained(config, data, strategy)
     exact = jc.recompute_batch_stats(
-        jc.create_model(recipe.model, 10, width=4),
+        jc.create_model(config.model, 10, width=4),
         state,
         data.train,
         640,
@@ -352,7 +445,7 @@ def test_precise_statistics_are_reported_beside_the_moving_ones(data, strategy, 
         strategy=strategy,
     )
     sums = jc.evaluate(
-        jc.create_model(recipe.model, 10, width=4), exact, data.test, strategy=strategy
+        jc.create_model(config.model, 10, width=4), exact, data.test, strategy=strategy
     )
     assert (row["precise_eval_error"], row["precise_eval_loss"]) == (
         sums.error_percent,
@@ -363,10 +456,10 @@ def test_precise_statistics_are_reported_beside_the_moving_ones(data, strategy, 
 
 def test_validation_is_reported_when_asked(strategy):
     data = jc.load_dataset("digits", validation=300, seed=1)
-    recipe = replace(RECIPE, steps=10, validation=300, report="validation")
-    ((state, row),) = trained(recipe, data, strategy)
+    config = jc.override(CONFIG, steps=10, validation=300, report="validation")
+    ((state, row),) = trained(config, data, strategy)
     sums = jc.evaluate(
-        jc.create_model(recipe.model, 10, width=4), state, data.validation, strategy=strategy
+        jc.create_model(config.model, 10, width=4), state, data.validation, strategy=strategy
     )
     assert row["eval_error"] == sums.error_percent
     assert row["eval_loss"] == pytest.approx(sums.mean_loss, rel=1e-6)
@@ -386,7 +479,7 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_compiling(data, kin
                 Linear(),
                 optax.sgd(0.1),
                 data,
-                jc.Recipe(dataset="digits", train.batch_size=60),
+                jc.override(jc.ExperimentConfig(), dataset="digits", batch_size=60),
                 strategy=jc.strategy(kind),
             )
         )
@@ -401,7 +494,7 @@ def test_a_batch_larger_than_the_data_is_refused(data, strategy):
                 Linear(),
                 optax.sgd(0.1),
                 data,
-                jc.Recipe(dataset="digits", train.batch_size=2000),
+                jc.override(jc.ExperimentConfig(), dataset="digits", batch_size=2000),
                 strategy=strategy,
             )
         )
@@ -414,7 +507,7 @@ def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
                 Linear(),
                 optax.sgd(0.1),
                 data,
-                jc.Recipe(dataset="digits", train.batch_size=64),
+                jc.override(jc.ExperimentConfig(), dataset="digits", batch_size=64),
                 strategy=jc.strategy("pmap", 2),
             )
         )
@@ -433,10 +526,14 @@ def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
 )
 def test_a_recipe_of_other_data_is_refused(data, strategy, change, says):
     with pytest.raises(jc.ArgumentError, match=says):
-        next(jc.train(Linear(), optax.sgd(0.1), data, replace(RECIPE, **change), strategy=strategy))
+        next(
+            jc.train(
+                Linear(), optax.sgd(0.1), data, jc.override(CONFIG, **change), strategy=strategy
+            )
+        )
 
 
 def test_an_empty_test_split_is_refused(data, strategy):
     empty = data._replace(test=data.validation)
     with pytest.raises(jc.ArgumentError, match="the test split is empty"):
-        next(jc.train(Linear(), optax.sgd(0.1), empty, RECIPE, strategy=strategy))
+        next(jc.train(Linear(), optax.sgd(0.1), empty, CONFIG.train, strategy=strategy))

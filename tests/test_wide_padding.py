@@ -28,8 +28,17 @@ IMAGES = RNG.integers(0, 256, (8, 17, 5, 3), dtype=np.uint8)
 SPLIT = jc.Split(IMAGES, (np.arange(8) % 4).astype(np.int32))
 NONE = jc.Split(IMAGES[:0], SPLIT.labels[:0])
 DATA = jc.Dataset("mine", SPLIT, NONE, SPLIT, tuple("abcd"), *channel_statistics(IMAGES))
-RECIPE = jc.Recipe(
-    dataset="mine", model="mine", train.batch_size=8, train.num_steps=3, train.eval_every=3, optimizer.milestones=(), train.augment.padding=0, train.augment.flip=False, optimizer.learning_rate=0.01
+CONFIG = jc.override(
+    jc.ExperimentConfig(),
+    dataset="mine",
+    model="mine",
+    batch_size=8,
+    num_steps=3,
+    eval_every=3,
+    milestones=(),
+    padding=0,
+    flip=False,
+    learning_rate=0.01,
 )
 CLASSES = np.full(8, 2)
 PADDING = ((3, 2), (3, 0))
@@ -56,7 +65,9 @@ class Wide(nn.Module):
 @cache
 def initial(explicit):
     model = Wide(explicit)
-    return model, init_state(model, jc.create_optimizer(RECIPE), RECIPE, DATA)
+    return model, init_state(
+        model, jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps), CONFIG.train, DATA
+    )
 
 
 def loss(explicit, params, images, labels):
@@ -81,7 +92,9 @@ def noise_scale(explicit):
 
 def trained(explicit):
     model, _ = initial(explicit)
-    *_, (state, _) = jc.train(model, jc.create_optimizer(RECIPE), DATA, RECIPE)
+    *_, (state, _) = jc.train(
+        model, jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps), DATA, CONFIG.train
+    )
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
 
 

@@ -257,9 +257,9 @@ def _time_pytorch(
 ) -> tuple[dict[str, timing.TimedRun], list[str]]:
     """Return the timers of PyTorch's forms, and a line for each failure."""
     device = "cpu" if workload.strategy.devices[0].platform == "cpu" else "cuda"
-    recipe = workload.recipe
+    config = workload.config
     return pytorch.time_forms(
-        recipe.model, recipe.train.batch_size, options.dtype, options.forms, device, parameters
+        config.model, config.train.batch_size, options.dtype, options.forms, device, parameters
     )
 
 

@@ -121,7 +121,7 @@ def compiled_cost(workload: Workload) -> dict[str, Any]:
     """
     strategy, split = workload.strategy, workload.data.train
     carry, fixed = strategy.replicate(initial_state(workload)), strategy.replicate(split)
-    index = np.arange(workload.recipe.train.batch_size, dtype=np.int32)
+    index = np.arange(workload.config.train.batch_size, dtype=np.int32)
     program = strategy.compile(train_step(workload), carry, fixed, index, should_optimize(workload))
     plan, cost = program.memory_analysis(), program.cost_analysis()
     memory = None

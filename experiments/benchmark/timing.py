@@ -65,13 +65,15 @@ def time_train(workload: Workload, steps: int) -> TimedRun:
       workload: passed to `train`.
       steps: between two rows. Each call must be of as many.
     """
-    recipe = replace(workload.recipe, every=steps)
-    rows = jc.train(workload.model, workload.tx, workload.data, recipe, strategy=workload.strategy)
+    config = jc.override(workload.config, every=steps)
+    rows = jc.train(
+        workload.model, workload.tx, workload.data, config.train, strategy=workload.strategy
+    )
 
     def run(k: int) -> float:
         assert k == steps, "fit's rows are of as many steps as were said at its start"
         row = next(rows)[1] or {}
-        return recipe.train.batch_size * k / row["images_per_second"]
+        return config.train.batch_size * k / row["images_per_second"]
 
     return run
 
@@ -106,7 +108,7 @@ def input_step(workload: Workload) -> Any:
     Its carry is (steps taken, `jaxcnn.augment.Normalizer`, sum of all inputs so far). Its arguments
     are (carry, split, index), and it returns the carry after one more step.
     """
-    fields = {name: getattr(workload.recipe, name) for name in AugmentConfig._fields}
+    fields = {name: getattr(workload.config, name) for name in AugmentConfig._fields}
     config = AugmentConfig(**fields)
     key = initial_state(workload).rng
 
@@ -140,7 +142,9 @@ def time_steps(workload: Workload, step: Any, carry: Any, optimize: bool = False
     # A list, because the carry is donated and replaced in every call.
     state = [strategy.replicate(carry)]
     train = input_pipeline(workload.data.train, strategy)
-    index = np.random.default_rng(0).permutation(n)[: workload.recipe.train.batch_size].astype(np.int32)
+    index = (
+        np.random.default_rng(0).permutation(n)[: workload.config.train.batch_size].astype(np.int32)
+    )
 
     def run(k: int) -> float:
         chunks = list(train.chunks(np.repeat(index[None], k, 0)))

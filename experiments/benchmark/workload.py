@@ -33,7 +33,7 @@ class Workload(NamedTuple):
     model: nn.Module
     tx: Any
     data: Dataset
-    recipe: jc.Recipe
+    config: jc.ExperimentConfig
     strategy: parallel.Strategy
 
 
@@ -60,17 +60,20 @@ def create_workload(
     kwargs: dict[str, Any] = {"options": {"dtype": dtype}, "schedule": "constant", "drops": ()}
     data = noise_dataset(shape, steps * batch, 1000 if shape == IMAGENET else 10)
     # Decay is on all parameters, as in PyTorch's SGD.
-    recipe = jc.Recipe(
+    config = jc.override(
+        jc.ExperimentConfig(),
         dataset=data.name,
         model=name,
-        train.batch_size=batch,
-        optimizer.decay_mask="all",
-        optimizer.learning_rate=0.01,
+        batch_size=batch,
+        decay_mask="all",
+        learning_rate=0.01,
         **kwargs,
         **augmentation,
     )
     model = jc.create_model(name, len(data.classes), dtype=dtype)
-    return Workload(model, jc.create_optimizer(recipe), data, recipe, strategy)
+    return Workload(
+        model, jc.create_optimizer(config.optimizer, config.train.num_steps), data, config, strategy
+    )
 
 
 def noise_dataset(shape: Shape, n: int, classes: int) -> Dataset:
@@ -94,16 +97,18 @@ def noise_dataset(shape: Shape, n: int, classes: int) -> Dataset:
 
 def train_step(workload: Workload) -> Any:
     """Return the step that `train` trains with."""
-    kwargs = step_kwargs(workload.recipe)
+    kwargs = step_kwargs(workload.config)
     return make_train_step(workload.model, workload.tx, **kwargs, axis=workload.strategy.axis)
 
 
 def should_optimize(workload: Workload) -> bool:
     """Return whether `train` has this step compiled by `jaxcnn.cpu`."""
-    recipe, shape = workload.recipe, workload.data.train.images.shape[1:]
-    return workload.strategy.should_optimize(recipe.train.num_steps * recipe.train.batch_size * math.prod(shape))
+    config, shape = workload.config, workload.data.train.images.shape[1:]
+    return workload.strategy.should_optimize(
+        config.train.num_steps * config.train.batch_size * math.prod(shape)
+    )
 
 
 def initial_state(workload: Workload) -> State:
     """Return the state at step 0, on the host."""
-    return init_state(workload.model, workload.tx, workload.recipe, workload.data)
+    return init_state(workload.model, workload.tx, workload.config, workload.data)

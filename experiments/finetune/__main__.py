@@ -47,7 +47,7 @@ def main(args: list[str] | None = None) -> int:
         with cli.reading(options.out):
             (run,) = runs.finished_runs(options.out)
             source = options.weights and options.weights.name
-            split_names = names[run.recipe.train.eval_split]
+            split_names = names[run.config.train.eval_split]
             write_results(
                 options.out,
                 load_classifier(options.out),
@@ -87,7 +87,7 @@ def load_data(options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]
     return load_images(root, options)
 
 
-def train(options: Options, run_recipe: jc.Recipe, data: jc.Dataset, stop: Any) -> bool:
+def train(options: Options, run_recipe: jc.ExperimentConfig, data: jc.Dataset, stop: Any) -> bool:
     """Train in OUT/run and save the classifier in OUT.
 
     Returns:
@@ -146,7 +146,7 @@ def make_initializer(options: Options, model: Any) -> Any:
 def claim_folder(options: Options, data: jc.Dataset) -> None:
     """Check that the run in OUT began with these images and weights.
 
-    The recipe stores neither. They are recorded on the first call.
+    The config stores neither. They are recorded on the first call.
 
     Raises:
       ArgumentError: OUT holds a run that began with others.

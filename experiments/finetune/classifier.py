@@ -49,7 +49,7 @@ class Classifier(NamedTuple):
 
 def save_classifier(
     out: Path,
-    recipe: jc.Recipe,
+    config: jc.ExperimentConfig,
     model: Any,
     state: jc.State,
     classes: Sequence[str],
@@ -58,12 +58,17 @@ def save_classifier(
 ) -> None:
     """Write OUT/weights.safetensors and OUT/classes.json."""
     state = eval_state(state)
-    facts = {"options": recipe.options, "classes": list(classes), "size": size, "resize": resize}
+    facts = {
+        "options": config.model_kwargs,
+        "classes": list(classes),
+        "size": size,
+        "resize": resize,
+    }
     facts |= {
         "mean": np.asarray(state.normalizer.mean)[0, 0].tolist(),
         "std": np.asarray(state.normalizer.std).tolist(),
     }
-    header = {"network": recipe.model} | {name: json.dumps(value) for name, value in facts.items()}
+    header = {"network": config.model} | {name: json.dumps(value) for name, value in facts.items()}
     weights.export_weights(
         model, {"params": state.params, **state.model_state}, out / WEIGHTS_FILE, header
     )

@@ -1,4 +1,4 @@
-"""Options, and the recipe that follows from them."""
+"""Options, and the config that follows from them."""
 
 from __future__ import annotations
 
@@ -161,38 +161,39 @@ def model_kwargs(options: Options) -> dict[str, Any]:
     return kwargs
 
 
-def make_recipe(options: Options, data: jc.Dataset) -> jc.Recipe:
-    """Return the run's recipe for the available images."""
+def make_recipe(options: Options, data: jc.Dataset) -> jc.ExperimentConfig:
+    """Return the run's config for the available images."""
     num_images, num_validation = len(data.train.labels), len(data.validation.labels)
     if not num_validation and not len(data.test.labels):
         raise jc.ArgumentError("there are no pictures to test on; write --test 0.2")
     batch = min(options.batch, num_images)
-    result = jc.Recipe(
+    result = jc.override(
+        jc.ExperimentConfig(),
         dataset=data.name,
         model=options.model,
         options=model_kwargs(options),
         num_validation=num_validation,
-        train.eval_split="test" if len(data.test.labels) else "validation",
-        train.num_steps=max(1, round(options.epochs * num_images / batch)),
-        train.batch_size=batch,
-        optimizer.name=options.optimizer,
-        optimizer.learning_rate=options.lr,
-        optimizer.schedule="cosine",
-        optimizer.weight_decay=options.decay,
+        eval_split="test" if len(data.test.labels) else "validation",
+        num_steps=max(1, round(options.epochs * num_images / batch)),
+        batch_size=batch,
+        optimizer=options.optimizer,
+        learning_rate=options.lr,
+        schedule="cosine",
+        weight_decay=options.decay,
         # As published weights expect. From random numbers any will do.
-        train.subtract_mean="imagenet",
-        train.divide_std=True,
-        train.augment.flip=options.flip,
-        train.augment.crop="resized" if options.crop == "resized" else "shift",
-        train.augment.min_area=options.least_area if options.crop == "resized" else None,
-        train.augment.padding=max(1, options.size // 8) if options.crop == "shift" else 0,
-        train.eval_every=options.every,
-        train.seed=options.seed,
+        subtract_mean="imagenet",
+        divide_std=True,
+        flip=options.flip,
+        crop="resized" if options.crop == "resized" else "shift",
+        min_area=options.least_area if options.crop == "resized" else None,
+        padding=max(1, options.size // 8) if options.crop == "shift" else 0,
+        eval_every=options.every,
+        seed=options.seed,
     )
     return replace(result, stage_rates=stage_rates(options, result, len(data.classes)))
 
 
-def stage_rates(options: Options, base: jc.Recipe, num_classes: int) -> dict[str, float]:
+def stage_rates(options: Options, base: jc.ExperimentConfig, num_classes: int) -> dict[str, float]:
     """Return stage -> factor on its rate.
 
     The backbone is slower than the head. A frozen stage has 0.

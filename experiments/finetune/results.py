@@ -63,18 +63,20 @@ def class_table(
 
 
 def protocol_note(
-    counts: np.ndarray, train_counts: np.ndarray, recipe: jc.Recipe, weights: str | None
+    counts: np.ndarray, train_counts: np.ndarray, config: jc.ExperimentConfig, weights: str | None
 ) -> str:
     """Return the protocol, the note below the table."""
     num_correct, n, majority = int(np.trace(counts)), int(counts.sum()), int(train_counts.argmax())
     lower, upper = wilson_interval(num_correct, n)
     source = f"from {weights}" if weights else "from random numbers"
-    rates_text = ", ".join(f"{stage} {rate:g}" for stage, rate in recipe.optimizer.lr_multipliers.items())
+    rates_text = ", ".join(
+        f"{stage} {rate:g}" for stage, rate in config.optimizer.lr_multipliers.items()
+    )
     return (
-        f"{recipe.model} {source}, {recipe.train.num_steps} steps of {recipe.train.batch_size} pictures by "
-        f"{recipe.optimizer.name} at rate {recipe.optimizer.learning_rate:g}"
+        f"{config.model} {source}, {config.train.num_steps} steps of {config.train.batch_size} pictures by "
+        f"{config.optimizer.name} at rate {config.optimizer.learning_rate:g}"
         + (f" (times {rates_text})" if rates_text else "")
-        + f". {num_correct} of {n} {recipe.train.eval_split} pictures are right: "
+        + f". {num_correct} of {n} {config.train.eval_split} pictures are right: "
         f"{100 * num_correct / n:.1f}%, 95% interval {lower:.1f} to {upper:.1f} "
         "(Wilson). Always saying the class with the most training pictures is right for "
         f"{100 * counts[majority].sum() / n:.1f}%. Recall and precision in percent, at the last "
@@ -148,17 +150,17 @@ def write_results(
     max_mistakes: int,
 ) -> None:
     """Write tables and figures to OUT, and print the table."""
-    recipe, split = run.recipe, getattr(data, run.recipe.report)
+    config, split = run.config, getattr(data, run.config.train.eval_split)
     class_probabilities = probabilities(classifier, split.images)
     counts = metrics.confusion(split.labels, class_probabilities.argmax(1), len(classifier.classes))
     train_counts = np.bincount(data.train.labels, minlength=len(classifier.classes))
-    rows = class_table(counts, classifier.classes, train_counts, recipe.report)
-    notes = [protocol_note(counts, train_counts, recipe, weights), *filter(None, [run.divergence])]
+    rows = class_table(counts, classifier.classes, train_counts, config.train.eval_split)
+    notes = [protocol_note(counts, train_counts, config, weights), *filter(None, [run.divergence])]
     tables.write_table(out, rows, notes)
-    title = f"{recipe.model}, {counts.sum()} {recipe.report} pictures"
+    title = f"{config.model}, {counts.sum()} {config.train.eval_split} pictures"
     plots.save(plots.confusion(counts, classifier.classes, title=title), out / "confusion.png")
     figure = plots.curves(
-        {title: {recipe.model: [run.rows]}}, dashed="train_error", solid="eval_error"
+        {title: {config.model: [run.rows]}}, dashed="train_error", solid="eval_error"
     )
     plots.save(figure, out / "curves.png")
     figure = (

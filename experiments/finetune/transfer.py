@@ -107,26 +107,27 @@ def class_subset(
     )
 
 
-def base_recipe(options: Options) -> jc.Recipe:
-    """Return the recipe that all runs share."""
-    return jc.Recipe(
+def base_recipe(options: Options) -> jc.ExperimentConfig:
+    """Return the config that all runs share."""
+    return jc.override(
+        jc.ExperimentConfig(),
         dataset="cifar10",
         model=options.model,
         options={"width": options.width},
-        optimizer.schedule="cosine",
-        optimizer.learning_rate=options.lr,
-        train.num_steps=options.steps,
-        train.batch_size=options.batch,
-        train.eval_every=options.steps,
-        train.subtract_mean="imagenet",
-        train.divide_std=True,
-        train.augment.padding=4,
-        train.augment.flip=True,
+        schedule="cosine",
+        learning_rate=options.lr,
+        num_steps=options.steps,
+        batch_size=options.batch,
+        eval_every=options.steps,
+        subtract_mean="imagenet",
+        divide_std=True,
+        padding=4,
+        flip=True,
     )
 
 
-def run_recipes(options: Options) -> dict[str, tuple[jc.Recipe, int]]:
-    """Return name of a run -> recipe, and images per class."""
+def run_recipes(options: Options) -> dict[str, tuple[jc.ExperimentConfig, int]]:
+    """Return name of a run -> config, and images per class."""
     shared = base_recipe(options)
     model = runs.model_and_optimizer(shared, len(VEHICLES))[0]
     stages = dict.fromkeys(name.split("_")[0] for name in parameter_names(model, 32))
@@ -157,29 +158,29 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
     vehicles = class_subset(data, VEHICLES, max(options.pictures), options.held)
     model = runs.model_and_optimizer(base_recipe(options), len(VEHICLES))[0]
     variables = load_weights(model, weights_file, (32, 32, 3))
-    for name, (recipe, n) in run_recipes(options).items():
-        subset = jc.subset(vehicles, n * len(VEHICLES), seed=recipe.train.seed)
+    for name, (config, n) in run_recipes(options).items():
+        subset = jc.subset(vehicles, n * len(VEHICLES), seed=config.train.seed)
         initialize = (
             (lambda state: state)
             if name.startswith("scratch")
             else (lambda state: with_variables(state, variables))
         )
-        watch = StepProgress(progress, recipe.train.num_steps, f"{name}  ")
+        watch = StepProgress(progress, config.train.num_steps, f"{name}  ")
         folder = options.out / name
-        if runs.run(recipe, subset, folder, watch=watch, begin=initialize, **kwargs) is None:
+        if runs.run(config, subset, folder, watch=watch, begin=initialize, **kwargs) is None:
             return False
     return True
 
 
-def export_animals(options: Options, recipe: jc.Recipe, data: jc.Dataset) -> Path:
+def export_animals(options: Options, config: jc.ExperimentConfig, data: jc.Dataset) -> Path:
     """Write the animals' network to OUT/animals/weights.safetensors."""
     folder = options.out / "animals"
     if not (folder / "weights.safetensors").is_file():
-        model, tx = runs.model_and_optimizer(recipe, len(data.classes))
+        model, tx = runs.model_and_optimizer(config, len(data.classes))
         with Checkpoints(folder / "checkpoints") as checkpoints:
-            state = checkpoints.restore(jc.init_state(model, tx, recipe, data))
+            state = checkpoints.restore(jc.init_state(model, tx, config.train, data))
         assert state is not None, folder
-        save_classifier(folder, recipe, model, state, data.classes, 32, 32)
+        save_classifier(folder, config, model, state, data.classes, 32, 32)
     return folder / "weights.safetensors"
 
 
@@ -194,7 +195,7 @@ def draw(options: Options) -> None:
         {"begins": STARTS[start], "pictures": n} | runs.aggregate_seeds(groups[n, start])
         for n, start in order
     ]
-    tables.write_table(options.out, table, [protocol_note(groups[order[0]][0].recipe)])
+    tables.write_table(options.out, table, [protocol_note(groups[order[0]][0].config)])
     title = "Vehicles, by a network that begins with animals"
     figure = plots.bars(
         bar_heights(table, "eval_error"),
@@ -215,11 +216,11 @@ def bar_heights(table: list[dict[str, Any]], key: str) -> dict[str, dict[str, fl
     return bars
 
 
-def protocol_note(recipe: jc.Recipe) -> str:
+def protocol_note(config: jc.ExperimentConfig) -> str:
     """Return the note below the table."""
     return (
-        f"CIFAR-10's {len(VEHICLES)} vehicles, {recipe.model} of width {recipe.options['width']}, "
-        f"{recipe.train.num_steps} steps of {recipe.train.batch_size} pictures at rate {recipe.optimizer.learning_rate:g} (cosine, not "
+        f"CIFAR-10's {len(VEHICLES)} vehicles, {config.model} of width {config.model_kwargs['width']}, "
+        f"{config.train.num_steps} steps of {config.train.batch_size} pictures at rate {config.optimizer.learning_rate:g} (cosine, not "
         "searched). `pictures` of each class, others for each seed. Errors in percent at the last "
         "step, with the half width of the mean's 95% interval over seeds."
     )

@@ -100,11 +100,11 @@ def write_page(out: Path, context: RunContext, sections: Sequence[Section]) -> N
     for figure in figures:
         plots.save(figure.figure, out / f"{figure.name}.png")
     files = {name: (out / f"{name}.png").read_bytes() for name in names}
-    recipe = context.run.recipe
+    config = context.run.config
     write_text(
         out / FILE,
         render_page(
-            f"What {recipe.model} has learnt from {recipe.dataset}",
+            f"What {config.model} has learnt from {config.dataset}",
             run_facts(context),
             sections,
             files,
@@ -115,12 +115,12 @@ def write_page(out: Path, context: RunContext, sections: Sequence[Section]) -> N
 def table_row(context: RunContext) -> dict[str, Any]:
     """Return the row of the table; errors are in percent."""
     report = calibration(context.probabilities, context.labels, bins=BINS)
-    recipe, num_images = context.run.recipe, len(context.labels)
+    config, num_images = context.run.config, len(context.labels)
     return {
         "run": context.run.folder.name,
-        "model": recipe.model,
-        "dataset": recipe.dataset,
-        "split": recipe.train.eval_split,
+        "model": config.model,
+        "dataset": config.dataset,
+        "split": config.train.eval_split,
         "step": int(context.run.last.step),
         "n": num_images,
         "error": 100 * float((~context.is_correct).mean()),

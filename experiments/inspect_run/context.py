@@ -28,7 +28,7 @@ class RunContext(NamedTuple):
     images: np.ndarray
     """Evaluated images, uint8 [n, h, w, c].
 
-    They are the first n of the split that the recipe reports, test or validation.
+    They are the first n of the split that the config reports, test or validation.
     """
     labels: np.ndarray
     """True classes, int32 [n]."""
@@ -96,9 +96,9 @@ def load_context(options: Options) -> RunContext:
       CheckpointError: no checkpoint can be restored.
     """
     data, model = _open_data_and_model(options)
-    recipe = jc.Recipe.load(options.run)
-    split = getattr(data, recipe.train.eval_split)
-    count = _image_count(options.images, len(split.labels), recipe.train.eval_split)
+    config = jc.ExperimentConfig.load(options.run)
+    split = getattr(data, config.train.eval_split)
+    count = _image_count(options.images, len(split.labels), config.train.eval_split)
     shape = split.images.shape[1:]
     stages = choose_stages(model, shape, options.stages)
     user_image = None if options.image is None else load_user_image(options.image, shape)
@@ -116,17 +116,17 @@ def _open_data_and_model(options: Options) -> tuple[jc.Dataset, Any]:
     if not (options.run / "config.json").is_file():
         # Raises an error that describes what the folder holds instead.
         runs.load_trained_model(options.run)
-    recipe = jc.Recipe.load(options.run)
-    if recipe.train.loss == "reconstruction" or recipe.model in ("autoencoder", "unet"):
-        problem = f"{options.run} holds {recipe.model!r}, which does not sort images into classes"
+    config = jc.ExperimentConfig.load(options.run)
+    if config.train.loss == "reconstruction" or config.model in ("autoencoder", "unet"):
+        problem = f"{options.run} holds {config.model!r}, which does not sort images into classes"
         raise jc.ArgumentError(
             f"{problem}; write --run with a classifier's run, such as runs/depth/resnet20-seed0"
         )
-    if recipe.dataset == "folder":
+    if config.dataset == "folder":
         data = reload_images(options.run)
     else:
-        data = jc.load_dataset(recipe.dataset, options.data_dir, validation=recipe.num_validation)
-    return data, runs.model_and_optimizer(recipe, len(data.classes))[0]
+        data = jc.load_dataset(config.dataset, options.data_dir, validation=config.num_validation)
+    return data, runs.model_and_optimizer(config, len(data.classes))[0]
 
 
 def _image_count(requested: int | None, available: int, split: str) -> int:

@@ -10,7 +10,7 @@ from experiments.inspect_run.context import PageFigure, RunContext, Section
 from jaxcnn import plots, tables
 from jaxcnn.interpret import summary
 from jaxcnn.interpret.summary import LayerSummary
-from jaxcnn.config import Recipe
+from jaxcnn.config import ExperimentConfig
 from jaxcnn.run_log import read_json
 
 
@@ -46,53 +46,55 @@ def _layer_row(row: LayerSummary) -> dict[str, Any]:
 
 def run_facts(context: RunContext) -> dict[str, str]:
     """Return label -> text, for the head of the page."""
-    run, recipe = context.run, context.run.recipe
-    options = ", ".join(f"{name} {value}" for name, value in recipe.options.items())
+    run, config = context.run, context.run.config
+    options = ", ".join(f"{name} {value}" for name, value in config.model_kwargs.items())
     size = "×".join(map(str, context.images.shape[1:]))
     splits = (
         f"{len(run.data.train.labels):,} training and "
-        f"{len(getattr(run.data, recipe.train.eval_split).labels):,} {recipe.train.eval_split}"
+        f"{len(getattr(run.data, config.train.eval_split).labels):,} {config.train.eval_split}"
     )
     return {
         "Run": str(run.folder),
-        "Network": f"{recipe.model}: {options}" if options else recipe.model,
-        "Data": f"{recipe.dataset}: {splits} images of {size}, {len(context.classes)} classes",
-        "Training": _training_text(recipe),
+        "Network": f"{config.model}: {options}" if options else config.model,
+        "Data": f"{config.dataset}: {splits} images of {size}, {len(context.classes)} classes",
+        "Training": _training_text(config),
         "Last row": _last_row_text(context),
         "Took": _machine_text(context),
         "Looked at": (
             f"the state of step {int(run.last.step):,}, by the first {len(context.labels):,} "
-            f"{recipe.train.eval_split} images"
+            f"{config.train.eval_split} images"
         ),
     }
 
 
-def _training_text(recipe: Recipe) -> str:
-    """Return the main numbers of the recipe.
+def _training_text(config: ExperimentConfig) -> str:
+    """Return the main numbers of the config.
 
     Example:
-      >>> text = _training_text(Recipe(steps=300, drops=(150, 225), lr=0.05))
+      >>> text = _training_text(override(ExperimentConfig(), steps=300, drops=(150, 225), lr=0.05))
       >>> text.partition(" (")[0]
       '300 steps of 128 images by momentum at rate 0.05'
       >>> text.partition(" (")[2]
       'times 0.1 at steps 150, 225), decay 0.0001, seed 0'
     """
-    decay_text = f" (schedule {recipe.optimizer.schedule})"
-    if recipe.optimizer.schedule == "step":
-        milestones = ", ".join(map(str, recipe.optimizer.milestones))
-        decay_text = f" (times {recipe.optimizer.gamma:g} at steps {milestones})" if milestones else ""
+    decay_text = f" (schedule {config.optimizer.schedule})"
+    if config.optimizer.schedule == "step":
+        milestones = ", ".join(map(str, config.optimizer.milestones))
+        decay_text = (
+            f" (times {config.optimizer.gamma:g} at steps {milestones})" if milestones else ""
+        )
     text = (
-        f"{recipe.train.num_steps:,} steps of {recipe.train.batch_size} images by {recipe.optimizer.name} at rate "
-        f"{recipe.optimizer.learning_rate:g}{decay_text}"
+        f"{config.train.num_steps:,} steps of {config.train.batch_size} images by {config.optimizer.name} at rate "
+        f"{config.optimizer.learning_rate:g}{decay_text}"
     )
-    return f"{text}, decay {recipe.optimizer.weight_decay:g}, seed {recipe.train.seed}"
+    return f"{text}, decay {config.optimizer.weight_decay:g}, seed {config.train.seed}"
 
 
 def _last_row_text(context: RunContext) -> str:
     """Return the errors of the newest row, and any divergence."""
     if not context.run.rows:
         return "none was written"
-    row, report = context.run.rows[-1], context.run.recipe.train.eval_split
+    row, report = context.run.rows[-1], context.run.config.train.eval_split
     values = {"training": row.get("train_error"), report: row.get("eval_error")}
     errors = [
         f"{name} error {value:.3g}%"
@@ -140,28 +142,28 @@ CAPTION = "Loss and error in training and on the {split} images, at every row th
 
 def curves_section(context: RunContext) -> Section:
     """Return loss and error against steps, in training and evaluation."""
-    recipe = context.run.recipe
+    config = context.run.config
     rows = _with_all_keys(context.run.rows)
     if not rows:
         return Section("Learning curves", "The run wrote no rows.")
     turn = tables.turning_point(rows, window=TURN_WINDOW, margin=TURN_MARGIN)
     averaging = (
         "one clean pass"
-        if recipe.train.train_metrics == "clean"
+        if config.train.train_metrics == "clean"
         else "a running mean over the batches that were trained on"
     )
     text = (
-        f"{_overfitting_text(rows, turn, recipe.train.eval_split)}\n\n"
+        f"{_overfitting_text(rows, turn, config.train.eval_split)}\n\n"
         f"The training figures are {averaging}. {_divergence_text(context.run.rows)}"
     ).strip()
     figure = plots.panels(
-        _panels(rows, turn, recipe.train.eval_split, recipe.train.loss), share="x", size=(5.0, 3.6)
+        _panels(rows, turn, config.train.eval_split, config.train.loss), share="x", size=(5.0, 3.6)
     )
     alt = (
-        f"Training and {recipe.train.eval_split} loss and error against steps. "
-        f"{_overfitting_text(rows, turn, recipe.train.eval_split)}"
+        f"Training and {config.train.eval_split} loss and error against steps. "
+        f"{_overfitting_text(rows, turn, config.train.eval_split)}"
     )
-    caption = CAPTION.format(split=recipe.train.eval_split) + _truncation_note(rows)
+    caption = CAPTION.format(split=config.train.eval_split) + _truncation_note(rows)
     return Section("Learning curves", text, figures=[PageFigure("curves", figure, alt, caption)])
 
 

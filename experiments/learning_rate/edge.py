@@ -15,13 +15,13 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.learning_rate import descent
-from experiments.learning_rate.options import Options, check_rates, data, label, recipe
+from experiments.learning_rate.options import Options, check_rates, data, label, config
 from jaxcnn import plots, runs, tables, training
 from jaxcnn.augment import normalize
 
 
-def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Return the runs: name -> recipe.
+def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the runs: name -> config.
 
     Those of plain gradient descent come first, then those with momentum.
     """
@@ -42,7 +42,7 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
             optimizer = "momentum" if momentum else "sgd"
             fields |= {"optimizer": optimizer, "momentum": momentum, "lr": rate}
             name = f"momentum{label(momentum)}-rate{label(rate)}"
-            all_runs[name] = recipe(options, **fields)
+            all_runs[name] = config(options, **fields)
     return all_runs
 
 
@@ -59,7 +59,7 @@ def check(options: Options) -> None:
             "edge.hidden is empty; a linear network has a fixed curvature: "
             "write --edge.hidden 64 64 64"
         )
-    for run_recipe in recipes(options).values():
+    for run_recipe in configs(options).values():
         subset = runs.subset_for(run_recipe, data(options))
         runs.model_and_optimizer(run_recipe, len(subset.classes))
         training.check_config(run_recipe, subset, jc.strategy("jit", 1))
@@ -85,12 +85,12 @@ def run(options: Options, stop: Any) -> bool:
         "measure": measure_sharpness,
         "brief": True,
     }
-    return runs.sweep(recipes(options), dataset, out, **sweep_kwargs) is not None
+    return runs.sweep(configs(options), dataset, out, **sweep_kwargs) is not None
 
 
 def predicted_edge(run: runs.Run) -> float:
     """Return the predicted sharpness, 2 (1 + m) / rate."""
-    return descent.limit(1.0, run.recipe.optimizer.momentum) / run.recipe.optimizer.learning_rate
+    return descent.limit(1.0, run.config.optimizer.momentum) / run.config.optimizer.learning_rate
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
@@ -102,18 +102,24 @@ def draw(options: Options) -> list[dict[str, Any]]:
       Lines of the common table.
     """
     out = options.out / "edge"
-    all_runs = sorted(runs.finished_runs(out), key=lambda run: (run.recipe.optimizer.momentum, run.recipe.optimizer.learning_rate))
-    lines = [_line(run) for run in all_runs]
-    setting = all_runs[0].recipe
-    protocol = (
-        f"tanh network {setting.options['hidden']} on {setting.train.batch_size} images of {setting.dataset}"
+    all_runs = sorted(
+        runs.finished_runs(out),
+        key=lambda run: (
+            run.config.optimizer.momentum,
+            run.config.optimizer.learning_rate,
+        ),
     )
+    lines = [_line(run) for run in all_runs]
+    setting = all_runs[0].config
+    protocol = f"tanh network {setting.options['hidden']} on {setting.train.batch_size} images of {setting.dataset}"
     notes = [
         f"{protocol}, squared loss, {setting.train.num_steps} full-batch steps, 1 seed. "
         "measured: the sharpness, median of the last quarter."
     ]
     tables.write_table(out, lines, notes + [run.divergence for run in all_runs if run.divergence])
-    for momentum, group in itertools.groupby(all_runs, key=lambda run: run.recipe.optimizer.momentum):
+    for momentum, group in itertools.groupby(
+        all_runs, key=lambda run: run.config.optimizer.momentum
+    ):
         name = f"momentum {momentum:g}" if momentum else "gradient descent"
         path = out / ("momentum.png" if momentum else "edge.png")
         _draw_sharpness(list(group), f"{name}: {protocol}", path)
@@ -133,8 +139,8 @@ def _line(run: runs.Run) -> dict[str, Any]:
         (row["step"] for row in run.rows if (row.get("sharpness") or 0) >= edge), None
     )
     line = {
-        "momentum": label(run.recipe.optimizer.momentum),
-        "rate": label(run.recipe.optimizer.learning_rate),
+        "momentum": label(run.config.optimizer.momentum),
+        "rate": label(run.config.optimizer.learning_rate),
         "at_first_row": values[0] if values else None,
     }
     line |= {
@@ -161,8 +167,10 @@ def _draw_sharpness(all_runs: list[runs.Run], title: str, path: Any) -> None:
         steps = [row["step"] for row in run.rows]
         values = [row.get("sharpness") for row in run.rows]
         sharpness = plots.Line(steps, values, color=plots.COLORS[0])
-        edge = plots.Mark(predicted_edge(run), "y", f"{2 * (1 + run.recipe.optimizer.momentum):g} / rate")
-        name = f"rate {label(run.recipe.optimizer.learning_rate)}"
+        edge = plots.Mark(
+            predicted_edge(run), "y", f"{2 * (1 + run.config.optimizer.momentum):g} / rate"
+        )
+        name = f"rate {label(run.config.optimizer.learning_rate)}"
         panel = plots.Panel(name, (sharpness,), (edge,), "step", "sharpness")
         above.append(panel._replace(ylim=(0, ceiling)))
         loss = plots.Line(steps, [row["train_loss"] for row in run.rows], color=plots.COLORS[1])

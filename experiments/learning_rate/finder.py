@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 import jaxcnn as jc
-from experiments.learning_rate.options import Options, data, recipe
+from experiments.learning_rate.options import Options, data, config
 from jaxcnn import plots, runs, tables, training
 from jaxcnn.run_log import read_json, write_text
 
 
-def _recipe(options: Options, name: str) -> jc.Recipe:
-    """Return the recipe of an optimizer's range test."""
-    return recipe(options, optimizer=name, batch=options.batch)
+def _recipe(options: Options, name: str) -> jc.ExperimentConfig:
+    """Return the config of an optimizer's range test."""
+    return config(options, optimizer=name, batch=options.batch)
 
 
 def check(options: Options) -> None:
@@ -46,7 +46,7 @@ def check(options: Options) -> None:
 def _settings(options: Options, name: str) -> dict[str, Any]:
     """Return the settings of an optimizer's test, as JSON has them."""
     return {
-        "recipe": json.loads(_recipe(options, name).to_json()),
+        "config": json.loads(_recipe(options, name).to_json()),
         "finder": asdict(options.finder) | {"optimizers": None},
     }
 
@@ -92,7 +92,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     tests = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
     if not tests:
         raise jc.ArgumentError(f"{folder} holds no range test; leave out --plot-only")
-    setting = next(iter(tests.values()))["asked"]["recipe"]
+    setting = next(iter(tests.values()))["asked"]["config"]
     protocol = f"{setting['model']} on {setting['dataset']}, batch {setting['batch']}, 1 seed"
     keys = ("suggested", "limit", "diverged")
     lines = [

@@ -124,8 +124,8 @@ PRESETS = {
 }
 
 
-def recipe(options: Options, /, **overrides: Any) -> jc.Recipe:
-    """Return the recipe of a run, with `overrides` of its fields.
+def config(options: Options, /, **overrides: Any) -> jc.ExperimentConfig:
+    """Return the config of a run, with `overrides` of its fields.
 
     There is no augmentation and no decay, so that nothing but the rate has an effect.
     """
@@ -137,7 +137,7 @@ def recipe(options: Options, /, **overrides: Any) -> jc.Recipe:
         "schedule": "constant",
     }
     fields |= {"dataset": options.dataset, "model": options.model}
-    return jc.Recipe(**(fields | overrides))
+    return jc.override(jc.ExperimentConfig(), **(fields | overrides))
 
 
 @lru_cache(maxsize=4)

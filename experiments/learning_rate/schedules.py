@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments.learning_rate.options import Options, check_rates, data, label, recipe
+from experiments.learning_rate.options import Options, check_rates, data, label, config
 from jaxcnn import plots, runs, tables, training
 
 LAST = ("train_loss", "eval_loss", "eval_error", "heldout_error")
@@ -21,8 +21,8 @@ LAST = ("train_loss", "eval_loss", "eval_error", "heldout_error")
 """
 
 
-def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Return the runs: name -> recipe."""
+def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the runs: name -> config."""
     all_runs = {}
     for seed in range(options.seeds):
         for name in options.schedules.names:
@@ -39,7 +39,7 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
                 every = max(1, steps // 20)
                 fields |= {"batch": options.batch, "every": every, "optimizer": "momentum"}
                 fields |= {"validation": options.validation, "report": "validation"}
-                all_runs[f"{name}-rate{label(rate)}-seed{seed}"] = recipe(options, **fields)
+                all_runs[f"{name}-rate{label(rate)}-seed{seed}"] = config(options, **fields)
     return all_runs
 
 
@@ -55,7 +55,7 @@ def check(options: Options) -> None:
             f"schedules.names is empty; write --schedules.names {' '.join(list(jc.SCHEDULES)[:3])}"
         )
     dataset = data(options, options.validation)
-    for run_recipe in recipes(options).values():
+    for run_recipe in configs(options).values():
         runs.model_and_optimizer(run_recipe, len(dataset.classes))
         training.check_config(run_recipe, dataset, jc.strategy(options.strategy))
 
@@ -81,7 +81,7 @@ def run(options: Options, stop: Any) -> bool:
         "brief": True,
     }
     out = options.out / "schedules"
-    return runs.sweep(recipes(options), dataset, out, **sweep_kwargs) is not None
+    return runs.sweep(configs(options), dataset, out, **sweep_kwargs) is not None
 
 
 def best(all_runs: list[runs.Run]) -> tuple[float, list[runs.Run]]:
@@ -91,7 +91,7 @@ def best(all_runs: list[runs.Run]) -> tuple[float, list[runs.Run]]:
     """
     by_rate: dict[float, list[runs.Run]] = {}
     for run in all_runs:
-        by_rate.setdefault(run.recipe.optimizer.learning_rate, []).append(run)
+        by_rate.setdefault(run.config.optimizer.learning_rate, []).append(run)
     candidates = {
         rate: group for rate, group in by_rate.items() if not any(run.divergence for run in group)
     } or by_rate
@@ -113,7 +113,8 @@ def draw(options: Options) -> list[dict[str, Any]]:
     out = options.out / "schedules"
     all_runs = runs.finished_runs(out)
     by_name = {
-        name: [run for run in all_runs if run.recipe.optimizer.schedule == name] for name in jc.SCHEDULES
+        name: [run for run in all_runs if run.config.optimizer.schedule == name]
+        for name in jc.SCHEDULES
     }
     best_runs = {name: best(group) for name, group in by_name.items() if group}
     lines = []
@@ -126,12 +127,12 @@ def draw(options: Options) -> list[dict[str, Any]]:
             for key, value in line.items()
         }
         lines.append({"schedule": name, "rate": label(rate)} | columns)
-    setting = all_runs[0].recipe
+    setting = all_runs[0].config
     protocol = (
         f"{setting.model} on {setting.dataset}, momentum 0.9, "
         f"{setting.train.num_steps} steps of {setting.train.batch_size}"
     )
-    num_rates = len({run.recipe.optimizer.learning_rate for run in all_runs})
+    num_rates = len({run.config.optimizer.learning_rate for run in all_runs})
     trials = f"peak rate the best of {num_rates} by validation error"
     tables.write_table(
         out,

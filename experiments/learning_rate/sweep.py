@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments.learning_rate.options import Options, check_rates, data, label, recipe
+from experiments.learning_rate.options import Options, check_rates, data, label, config
 from jaxcnn import plots, runs, tables, training
 
 GUESSING = 0.98
@@ -24,8 +24,8 @@ Group = dict[float, runs.Run]
 """Runs of one batch size, by rate."""
 
 
-def recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Return the runs: name -> recipe."""
+def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the runs: name -> config."""
     n, sweep = len(data(options).train.labels), options.sweep
     all_runs = {}
     for batch in sweep.batches:
@@ -36,7 +36,7 @@ def recipes(options: Options) -> dict[str, jc.Recipe]:
                 "steps": steps,
                 "every": math.ceil(steps / 10),
             }
-            all_runs[f"batch{batch}-rate{label(rate)}"] = recipe(
+            all_runs[f"batch{batch}-rate{label(rate)}"] = config(
                 options, lr=rate, optimizer=options.optimizer, **fields
             )
     return all_runs
@@ -54,7 +54,7 @@ def check(options: Options) -> None:
             "sweep.batches is empty or sweep.epochs below 1; "
             "write --sweep.batches 16 64 --sweep.epochs 10"
         )
-    for run_recipe in recipes(options).values():
+    for run_recipe in configs(options).values():
         runs.model_and_optimizer(run_recipe, len(data(options).classes))
         training.check_config(run_recipe, data(options), jc.strategy(options.strategy))
 
@@ -63,7 +63,7 @@ def run(options: Options, stop: Any) -> bool:
     """Train the missing runs; return False if stopped."""
     out, strategy = options.out / "sweep", jc.strategy(options.strategy)
     sweep_kwargs: dict[str, Any] = {"strategy": strategy, "stop": stop, "brief": True}
-    return runs.sweep(recipes(options), data(options), out, **sweep_kwargs) is not None
+    return runs.sweep(configs(options), data(options), out, **sweep_kwargs) is not None
 
 
 def broken(group: Group, num_classes: int) -> set[float]:
@@ -100,10 +100,14 @@ def draw(options: Options) -> list[dict[str, Any]]:
     """
     out = options.out / "sweep"
     all_runs = runs.finished_runs(out)
-    num_classes = len(jc.DATASETS[all_runs[0].recipe.dataset].classes)
-    batches = sorted({run.recipe.train.batch_size for run in all_runs})
+    num_classes = len(jc.DATASETS[all_runs[0].config.dataset].classes)
+    batches = sorted({run.config.train.batch_size for run in all_runs})
     by_batch = {
-        batch: {run.recipe.optimizer.learning_rate: run for run in all_runs if run.recipe.train.batch_size == batch}
+        batch: {
+            run.config.optimizer.learning_rate: run
+            for run in all_runs
+            if run.config.train.batch_size == batch
+        }
         for batch in batches
     }
     lines = [
@@ -111,7 +115,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
         for group in by_batch.values()
         for rate, run in sorted(group.items())
     ]
-    first = all_runs[0].recipe
+    first = all_runs[0].config
     protocol = (
         f"{first.model} on {first.dataset}, {first.optimizer.name}, "
         f"{first.train.num_steps * first.train.batch_size:,} images a run, 1 seed"
@@ -139,7 +143,10 @@ def draw(options: Options) -> list[dict[str, Any]]:
 def _line(run: runs.Run) -> dict[str, Any]:
     """Return the table's row of a run."""
     keys = ("eval_split", "train_loss", "eval_loss", "train_error", "eval_error")
-    line = {"batch": run.recipe.train.batch_size, "rate": label(run.recipe.optimizer.learning_rate)}
+    line = {
+        "batch": run.config.train.batch_size,
+        "rate": label(run.config.optimizer.learning_rate),
+    }
     return line | {key: run.result[key] for key in keys}
 
 

@@ -26,9 +26,9 @@ class Measurement(NamedTuple):
     """Name -> array."""
 
     @property
-    def recipe(self) -> jc.Recipe:
-        """Return the recipe of the run."""
-        return jc.Recipe.from_json(self.request["recipe"])
+    def config(self) -> jc.ExperimentConfig:
+        """Return the config of the run."""
+        return jc.ExperimentConfig.from_json(self.request["config"])
 
     @property
     def is_complete(self) -> bool:
@@ -145,9 +145,9 @@ def display_title(name: str) -> str:
 
 def setting_text(measurement: Measurement) -> str:
     """Return one line on what was trained and measured."""
-    recipe, settings = measurement.recipe, measurement.request["settings"]
-    width = f", width {recipe.options['width']}" if "width" in recipe.options else ""
+    config, settings = measurement.config, measurement.request["settings"]
+    width = f", width {config.model_kwargs['width']}" if "width" in config.model_kwargs else ""
     return (
-        f"{recipe.dataset}{width}, step {measurement.request['row']['step']}, {settings['images']} "
+        f"{config.dataset}{width}, step {measurement.request['row']['step']}, {settings['images']} "
         "training images"
     )

@@ -156,8 +156,8 @@ def _load_data(name: str, validation: int, data_dir: Path | None) -> jc.Dataset:
 
 def load_data(options: Options, network: str) -> jc.Dataset:
     """Return the data set of the network's run."""
-    recipe = jc.Recipe.load(run_folder(options, network))
-    return _load_data(recipe.dataset, recipe.num_validation, options.data_dir)
+    config = jc.ExperimentConfig.load(run_folder(options, network))
+    return _load_data(config.dataset, config.num_validation, options.data_dir)
 
 
 @lru_cache(maxsize=8)
@@ -166,7 +166,9 @@ def loss_images(options: Options, network: str) -> jc.Split:
 
     They are uint8 [n, h, w, c], not augmented.
     """
-    dataset = subset_for(jc.Recipe.load(run_folder(options, network)), load_data(options, network))
+    dataset = subset_for(
+        jc.ExperimentConfig.load(run_folder(options, network)), load_data(options, network)
+    )
     return jc.subset(dataset, options.images, seed=options.draw_seed).train
 
 
@@ -186,11 +188,11 @@ def measurement_request(options: Options, network: str, settings: dict[str, Any]
         key: row.get(key)
         for key in ("step", "train_loss", "train_error", "eval_error", "eval_split")
     }
-    recipe = jc.Recipe.load(run_folder(options, network))
+    config = jc.ExperimentConfig.load(run_folder(options, network))
     common = {"images": options.images, "draw_seed": options.draw_seed}
     classes = len(load_data(options, network).classes)
     return {
-        "recipe": recipe.to_json(),
+        "config": config.to_json(),
         "classes": classes,
         "row": row_values,
         "settings": common | settings,

@@ -76,7 +76,7 @@ def largest_eigenvalue(options: Options, network: str) -> float:
     """
     trained, split = load_model(options, network), loss_images(options, network)
     state = eval_state(trained.last)
-    loss = jc.loss_fn(trained.model, trained.recipe.train.loss)
+    loss = jc.loss_fn(trained.model, trained.config.train.loss)
     inputs = normalize(split.images, state.normalizer)
     limits: dict[str, Any] = {
         "tolerance": options.sharpness.tolerance,

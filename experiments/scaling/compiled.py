@@ -64,11 +64,13 @@ def create_workload(
       devices: number of devices whose shares are BN's groups, where the scope is a device.
     """
     data = jc.load_dataset("digits")
-    recipe = jc.Recipe(dataset="digits", model=name, train.batch_size=batch, train.augment.padding=1, train.augment.flip=True)
+    config = jc.override(
+        jc.ExperimentConfig(), dataset="digits", model=name, batch_size=batch, padding=1, flip=True
+    )
     group = batch // devices if norm == "device" else 0
     model = jc.create_model(name, 10, width=width, bn_group=group)
-    tx = jc.create_optimizer(recipe)
-    carry = strategy.replicate(init_state(model, tx, recipe, data))
+    tx = jc.create_optimizer(config.optimizer, config.train.num_steps)
+    carry = strategy.replicate(init_state(model, tx, config.train, data))
     step = make_train_step(model, tx, pad=1, flip=True, axis=strategy.axis)
     return Workload(strategy, step, carry, strategy.replicate(data.train))
 

@@ -19,7 +19,7 @@ first layers of plain networks. After training, the responses of residual networ
 those of plain ones. OUT/table.md has the measurements.
 
 The depth study has no runs without BN. `end` and `path` therefore train one next to each of its
-runs, with the same recipe except for BN and the rate. The rate is that of --rates with the least
+runs, with the same config except for BN and the rate. The rate is that of --rates with the least
 training loss in the second half of --trial-steps.
 
 The script writes OUT/table.md and table.csv. Each part has figures, and a JSON line of every layer

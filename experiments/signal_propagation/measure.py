@@ -154,29 +154,29 @@ def measure_runs(
     if options.counterparts and not no_batch_norm.run(options, stop):
         return False
     for folder in [*run_recipes(options), *no_batch_norm.finished_folders(options)]:
-        recipe = jc.Recipe.load(folder)
+        config = jc.ExperimentConfig.load(folder)
         steps = sorted(
             int(step.name) for step in (folder / "checkpoints").iterdir() if step.name.isdigit()
         )
         request = {
-            "recipe": recipe.to_json(),
+            "config": config.to_json(),
             "steps": steps,
             "images": options.images,
             "mode": options.mode,
         }
         request |= {"states": options.states} if path else {}
         # A run and its counterpart without BN have one folder name.
-        suffix = "" if recipe.options.get("batch_norm", True) else "-without"
+        suffix = "" if config.model_kwargs.get("batch_norm", True) else "-without"
         file = options.out / part / f"{folder.name}{suffix}.jsonl"
         if is_measured(file, request):
             continue
         print(f"{part}: {file.stem}", file=sys.stderr)
-        model, states, split = _load_states(options, folder, recipe, bool(steps), path)
+        model, states, split = _load_states(options, folder, config, bool(steps), path)
         spaced = evenly_spaced(states, options.states)
         measured = [
-            row for state in spaced for row in measure_state(model, state, split, recipe.train.loss)
+            row for state in spaced for row in measure_state(model, state, split, config.train.loss)
         ]
-        write_rows(file, request, network_head(recipe, folder), measured)
+        write_rows(file, request, network_head(config, folder), measured)
         if stop():
             return False
     return True
@@ -196,33 +196,35 @@ def evenly_spaced(states: list[Any], max_count: int) -> list[Any]:
 
 
 def _load_states(
-    options: Options, folder: Path, recipe: jc.Recipe, states: bool, path: bool
+    options: Options, folder: Path, config: jc.ExperimentConfig, states: bool, path: bool
 ) -> tuple[Any, list[jc.State], jc.Split]:
     """Return model, states and images of a run.
 
     A run that diverged before its first checkpoint has only its start.
     """
-    data = runs.subset_for(recipe, load_data(recipe.dataset, options.data_dir, recipe.num_validation))
+    data = runs.subset_for(
+        config, load_data(config.dataset, options.data_dir, config.num_validation)
+    )
     split = jc.Split(*(array[: options.images] for array in data.train))
     if not states:
-        model, tx = runs.model_and_optimizer(recipe, len(data.classes))
-        return model, [jc.init_state(model, tx, recipe, data)], split
+        model, tx = runs.model_and_optimizer(config, len(data.classes))
+        return model, [jc.init_state(model, tx, config.train, data)], split
     run = runs.load_trained_model(folder, data=data, path=path)
     return run.model, list(run.states.values()), split
 
 
-def network_head(recipe: jc.Recipe, folder: Path | None = None) -> Row:
+def network_head(config: jc.ExperimentConfig, folder: Path | None = None) -> Row:
     """Return the facts on a network, the first line of its file."""
-    network = parse_network(recipe)
-    width = recipe.options.get("width", 16)
+    network = parse_network(config)
+    width = config.model_kwargs.get("width", 16)
     head: Row = {
         "net": network._asdict() if network else {},
-        "what": f"{recipe.dataset}, width {width}",
+        "what": f"{config.dataset}, width {width}",
     }
     if folder is None:
         return head
     result = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
     diverged = result["step"] if result.get("status") == "diverged" else None
-    head["what"] += f", {recipe.train.num_steps} steps of {recipe.train.batch_size} images"
+    head["what"] += f", {config.train.num_steps} steps of {config.train.batch_size} images"
     head |= {key: result.get(key) for key in ("eval_error", "eval_split")}
-    return head | {"rate": recipe.optimizer.learning_rate, "diverged": diverged}
+    return head | {"rate": config.optimizer.learning_rate, "diverged": diverged}

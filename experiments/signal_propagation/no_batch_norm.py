@@ -1,6 +1,6 @@
 """Runs without BN next to those of the depth study.
 
-They have the same recipe, at the best of a few rates.
+They have the same config, at the best of a few rates.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from experiments.signal_propagation.options import (
 from jaxcnn import runs, training
 
 
-def trial_recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Return name of a run -> recipe, for all trials.
+def trial_recipes(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return name of a run -> config, for all trials.
 
     Each network is tried with one seed at every rate.
     """
-    labels, recipes = set(), {}
-    for folder, recipe in run_recipes(options).items():
-        network = parse_network(recipe)
+    labels, configs = set(), {}
+    for folder, config in run_recipes(options).items():
+        network = parse_network(config)
         if network and network.label not in labels:
             labels.add(network.label)
             changes: dict[str, Any] = {
@@ -35,10 +35,10 @@ def trial_recipes(options: Options) -> dict[str, jc.Recipe]:
                 "every": max(1, options.trial_steps // 2),
             }
             for rate in options.rates:
-                recipes[f"{folder.name}-rate{rate:g}"] = replace(
-                    without_batch_norm(recipe, rate), **changes
+                configs[f"{folder.name}-rate{rate:g}"] = replace(
+                    without_batch_norm(config, rate), **changes
                 )
-    return recipes
+    return configs
 
 
 def check(options: Options) -> None:
@@ -49,9 +49,9 @@ def check(options: Options) -> None:
     """
     if not options.rates:
         raise jc.ArgumentError("rates is empty; write --rates 0.05 0.005, or --no-counterparts")
-    for recipe in trial_recipes(options).values():
-        dataset = runs.subset_for(recipe, _load_data(options, recipe))
-        training.check_config(recipe, dataset, jc.strategy(options.strategy))
+    for config in trial_recipes(options).values():
+        dataset = runs.subset_for(config, _load_data(options, config))
+        training.check_config(config, dataset, jc.strategy(options.strategy))
 
 
 def run(options: Options, stop: Any) -> bool:
@@ -60,15 +60,15 @@ def run(options: Options, stop: Any) -> bool:
     Returns:
       False if it was stopped on the way.
     """
-    recipes = trial_recipes(options)
-    dataset = _load_data(options, next(iter(recipes.values())))
+    configs = trial_recipes(options)
+    dataset = _load_data(options, next(iter(configs.values())))
     kwargs = {"strategy": jc.strategy(options.strategy), "stop": stop}
-    if runs.sweep(recipes, dataset, options.out / "trials", brief=True, **kwargs) is None:
+    if runs.sweep(configs, dataset, options.out / "trials", brief=True, **kwargs) is None:
         return False
     rates = best_rates(options.out / "trials")
     final_recipes = {
-        folder.name: without_batch_norm(recipe, rates[_network_name(recipe)])
-        for folder, recipe in run_recipes(options).items()
+        folder.name: without_batch_norm(config, rates[_network_name(config)])
+        for folder, config in run_recipes(options).items()
     }
     sweep_kwargs: dict[str, Any] = {"keep_every": options.keep_every, "brief": True}
     return (
@@ -85,13 +85,13 @@ def best_rates(folder: Path) -> dict[str, float]:
     """
     by_network: dict[str, list[runs.Run]] = {}
     for run in runs.finished_runs(folder):
-        by_network.setdefault(_network_name(run.recipe), []).append(run)
+        by_network.setdefault(_network_name(run.config), []).append(run)
     converged = {
         name: [run for run in network_runs if run.divergence is None]
         for name, network_runs in by_network.items()
     }
     smallest = {
-        name: min(network_runs, key=lambda run: run.recipe.optimizer.learning_rate)
+        name: min(network_runs, key=lambda run: run.config.optimizer.learning_rate)
         for name, network_runs in by_network.items()
     }
     # Where all trials diverged, the smallest rate is the most careful choice.
@@ -99,21 +99,25 @@ def best_rates(folder: Path) -> dict[str, float]:
         name: min(converged[name], key=lambda run: run.result["train_loss"], default=smallest[name])
         for name in by_network
     }
-    return {name: run.recipe.optimizer.learning_rate for name, run in best.items()}
+    return {name: run.config.optimizer.learning_rate for name, run in best.items()}
 
 
 def rate_note(folder: Path) -> list[str]:
     """Return a sentence on the choice of rates, if there were trials."""
     try:
-        trial_runs = sorted(runs.finished_runs(folder), key=lambda run: -run.recipe.optimizer.learning_rate)
+        trial_runs = sorted(
+            runs.finished_runs(folder), key=lambda run: -run.config.optimizer.learning_rate
+        )
     except jc.ArgumentError:
         return []
     losses: dict[str, list[str]] = {}
     for run in trial_runs:
         loss = "diverged" if run.divergence else f"{run.result['train_loss']:.4g}"
-        losses.setdefault(_network_name(run.recipe), []).append(f"{run.recipe.optimizer.learning_rate:g}: {loss}")
+        losses.setdefault(_network_name(run.config), []).append(
+            f"{run.config.optimizer.learning_rate:g}: {loss}"
+        )
     losses_text = "; ".join(f"{name} {', '.join(texts)}" for name, texts in sorted(losses.items()))
-    half, steps = trial_runs[0].recipe.train.eval_every, trial_runs[0].recipe.train.num_steps
+    half, steps = trial_runs[0].config.train.eval_every, trial_runs[0].config.train.num_steps
     return [
         f"Without BN the rate is that of the least training loss in the last {half} of {steps} "
         f"steps: {losses_text}."
@@ -126,10 +130,10 @@ def finished_folders(options: Options) -> list[Path]:
     return [path for path in paths if options.counterparts and (path / "result.json").exists()]
 
 
-def _load_data(options: Options, recipe: jc.Recipe) -> jc.Dataset:
-    return load_data(recipe.dataset, options.data_dir, recipe.num_validation)
+def _load_data(options: Options, config: jc.ExperimentConfig) -> jc.Dataset:
+    return load_data(config.dataset, options.data_dir, config.num_validation)
 
 
-def _network_name(recipe: jc.Recipe) -> str:
-    network = parse_network(recipe)
-    return network.label if network else recipe.model
+def _network_name(config: jc.ExperimentConfig) -> str:
+    network = parse_network(config)
+    return network.label if network else config.model

@@ -116,22 +116,25 @@ class Network(NamedTuple):
         )
 
 
-def parse_network(recipe: jc.Recipe) -> Network | None:
-    """Return the network of a recipe, or None for another architecture.
+def parse_network(config: jc.ExperimentConfig) -> Network | None:
+    """Return the network of a config, or None for another architecture.
 
     It is a plain or residual network of section 4.2 of He et al. 2015.
     """
-    match = re.fullmatch(r"(?:cifar-)?(plain|resnet)(\d+)", recipe.model)
-    if not match or not hasattr(jc.create_model(recipe.model, 2), "blocks"):
+    match = re.fullmatch(r"(?:cifar-)?(plain|resnet)(\d+)", config.model)
+    if not match or not hasattr(jc.create_model(config.model, 2), "blocks"):
         return None
     return Network(
-        match[1] == "resnet", int(match[2]), recipe.options.get("batch_norm", True), recipe.train.seed
+        match[1] == "resnet",
+        int(match[2]),
+        config.model_kwargs.get("batch_norm", True),
+        config.train.seed,
     )
 
 
-def untrained_recipes(options: Options) -> dict[str, jc.Recipe]:
-    """Return name -> recipe of every network to measure before training."""
-    recipes = {}
+def untrained_recipes(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return name -> config of every network to measure before training."""
+    configs = {}
     for depth in options.start_depths:
         for family in ("plain", "resnet"):
             for batch_norm in (True, False):
@@ -146,12 +149,18 @@ def untrained_recipes(options: Options) -> dict[str, jc.Recipe]:
                         "options": model_kwargs,
                         "seed": seed,
                     }
-                    recipes[name] = jc.Recipe(dataset=options.dataset, train.augment.padding=4, train.augment.flip=True, **fields)
-    return recipes
+                    configs[name] = jc.override(
+                        jc.ExperimentConfig(),
+                        dataset=options.dataset,
+                        padding=4,
+                        flip=True,
+                        **fields,
+                    )
+    return configs
 
 
-def run_recipes(options: Options) -> dict[Path, jc.Recipe]:
-    """Return folder -> recipe of every run to measure.
+def run_recipes(options: Options) -> dict[Path, jc.ExperimentConfig]:
+    """Return folder -> config of every run to measure.
 
     These are the requested depths, and the first seeds.
 
@@ -164,11 +173,11 @@ def run_recipes(options: Options) -> dict[Path, jc.Recipe]:
         for path in options.runs.glob("*/config.json")
         if (path.parent / "checkpoints").is_dir()
     ]
-    recipes = {folder: jc.Recipe.load(folder) for folder in folders}
+    configs = {folder: jc.ExperimentConfig.load(folder) for folder in folders}
     networks = {
         folder: network
-        for folder, recipe in recipes.items()
-        if (network := parse_network(recipe)) and network.batch_norm
+        for folder, config in configs.items()
+        if (network := parse_network(config)) and network.batch_norm
     }
     if not networks:
         raise jc.ArgumentError(
@@ -185,20 +194,20 @@ def run_recipes(options: Options) -> dict[Path, jc.Recipe]:
     for network in sorted(networks.values()):
         seeds.setdefault(network.label, []).append(network.seed)
     return {
-        folder: recipes[folder]
+        folder: configs[folder]
         for folder, network in sorted(networks.items(), key=lambda item: item[1])
         if network.depth in (options.depths or depths)
         and network.seed in seeds[network.label][: options.seeds]
     }
 
 
-def without_batch_norm(recipe: jc.Recipe, rate: float) -> jc.Recipe:
-    """Return the recipe of the same run without BN, at another rate.
+def without_batch_norm(config: jc.ExperimentConfig, rate: float) -> jc.ExperimentConfig:
+    """Return the config of the same run without BN, at another rate.
 
     The rate holds from the first step on.
     """
     changes: dict[str, Any] = {
-        "options": dict(recipe.options) | {"batch_norm": False},
+        "options": dict(config.model_kwargs) | {"batch_norm": False},
         "precise_bn": 0,
     }
-    return replace(recipe, **changes, lr=rate, warmup_lr=None)
+    return jc.override(config, **changes, lr=rate, warmup_lr=None)

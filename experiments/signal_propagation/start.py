@@ -24,8 +24,8 @@ def check(options: Options) -> None:
     if not options.start_depths:
         raise jc.ArgumentError("start-depths is empty; write --start-depths 20 56")
     dataset = load_data(options.dataset, options.data_dir, 0)
-    for recipe in untrained_recipes(options).values():
-        jc.create_model(recipe.model, len(dataset.classes), **recipe.options)
+    for config in untrained_recipes(options).values():
+        jc.create_model(config.model, len(dataset.classes), **config.model_kwargs)
 
 
 def run(options: Options, stop: Any) -> bool:
@@ -34,43 +34,45 @@ def run(options: Options, stop: Any) -> bool:
     Returns:
       False if it was stopped on the way.
     """
-    dataset, recipes = load_data(options.dataset, options.data_dir, 0), untrained_recipes(options)
-    with Progress(sum(_depth(recipe) for recipe in recipes.values())) as progress:
-        for name, recipe in recipes.items():
-            request = {"recipe": recipe.to_json(), "images": options.images}
+    dataset, configs = load_data(options.dataset, options.data_dir, 0), untrained_recipes(options)
+    with Progress(sum(_depth(config) for config in configs.values())) as progress:
+        for name, config in configs.items():
+            request = {"config": config.to_json(), "images": options.images}
             file = options.out / "start" / f"{name}.jsonl"
             if not measure.is_measured(file, request):
                 split = jc.Split(*(array[: options.images] for array in dataset.train))
-                model, tx = runs.model_and_optimizer(recipe, len(dataset.classes))
-                state = jc.init_state(model, tx, recipe, dataset)
-                head = measure.network_head(recipe) | {
-                    "theory": _theoretical_std(recipe, state, split.images)
+                model, tx = runs.model_and_optimizer(config, len(dataset.classes))
+                state = jc.init_state(model, tx, config.train, dataset)
+                head = measure.network_head(config) | {
+                    "theory": _theoretical_std(config, state, split.images)
                 }
                 measure.write_rows(
                     file,
                     request,
                     head,
-                    measure.layer_signals(model, state, split, recipe.train.loss, train=True),
+                    measure.layer_signals(model, state, split, config.train.loss, train=True),
                 )
-            progress.advance(_depth(recipe), f"start: {name}")
+            progress.advance(_depth(config), f"start: {name}")
             if stop():
                 return False
     return True
 
 
-def _depth(recipe: jc.Recipe) -> int:
-    return int("".join(filter(str.isdigit, recipe.model)))
+def _depth(config: jc.ExperimentConfig) -> int:
+    return int("".join(filter(str.isdigit, config.model)))
 
 
-def _theoretical_std(recipe: jc.Recipe, state: jc.State, images: np.ndarray) -> list[float] | None:
+def _theoretical_std(
+    config: jc.ExperimentConfig, state: jc.State, images: np.ndarray
+) -> list[float] | None:
     """Return the std of every response in wide layers without BN.
 
     With BN it is 1, and the result is None.
     """
-    if recipe.options["batch_norm"]:
+    if config.model_kwargs["batch_norm"]:
         return None
     inputs = np.asarray(normalize(images[:16], state.normalizer))
-    squares = theory.mean_squares(inputs, _depth(recipe), "resnet" in recipe.model, samples=250)
+    squares = theory.mean_squares(inputs, _depth(config), "resnet" in config.model, samples=250)
     return np.sqrt(squares).tolist()
 
 

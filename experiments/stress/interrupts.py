@@ -229,9 +229,14 @@ def final_state(folder: Path) -> tuple[Any, Sequence[Any]]:
 @lru_cache(maxsize=1)
 def initial_state(config: str) -> jc.State:
     """Return the state at step 0, from the text of `config.json`."""
-    recipe = jc.Recipe.from_json(config)
-    model = jc.create_model(recipe.model, 10, **recipe.options)
-    return jc.init_state(model, jc.create_optimizer(recipe), recipe, jc.load_dataset("digits"))
+    config = jc.ExperimentConfig.from_json(config)
+    model = jc.create_model(config.model, 10, **config.model_kwargs)
+    return jc.init_state(
+        model,
+        jc.create_optimizer(config.optimizer, config.train.num_steps),
+        config.train,
+        jc.load_dataset("digits"),
+    )
 
 
 def equal_ends(a: tuple[Any, Sequence[Any]], b: tuple[Any, Sequence[Any]]) -> bool:

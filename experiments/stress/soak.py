@@ -118,8 +118,8 @@ def kind(run: int) -> str:
     return {4: "diverged", 7: "continued"}.get(run % 10, "whole")
 
 
-def recipe(series: str, run: int, options: Options) -> jc.Recipe:
-    """Return the recipe of a run.
+def config(series: str, run: int, options: Options) -> jc.ExperimentConfig:
+    """Return the config of a run.
 
     Its rate is not compiled, so a run that diverges shares its network's programs.
     """
@@ -144,7 +144,7 @@ def recipe(series: str, run: int, options: Options) -> jc.Recipe:
         "lr": lr,
         "steps": options.steps,
     }
-    return jc.Recipe(**shared, **fields, train.batch_size=options.batch)
+    return jc.override(jc.ExperimentConfig(), **shared, **fields, batch_size=options.batch)
 
 
 def probe(cache: Path, folder: Path) -> Row:
@@ -185,7 +185,7 @@ def file_sizes(folder: Path) -> list[int]:
 
 def train(
     name: str,
-    recipe: jc.Recipe,
+    config: jc.ExperimentConfig,
     is_continued: bool,
     stop: Callable[[], bool],
     **sweep_kwargs: Any,
@@ -194,7 +194,7 @@ def train(
 
     Args:
       name: of the run.
-      recipe: of the run.
+      config: of the run.
       is_continued: True to stop it as soon as possible, and to resume it.
       stop: returns True to stop the run.
       sweep_kwargs: other arguments of `jaxcnn.runs.sweep`.
@@ -203,11 +203,11 @@ def train(
     with contextlib.redirect_stderr(io.StringIO()):
         if (
             is_continued
-            and runs.sweep({name: recipe}, **sweep_kwargs, stop=lambda: True, brief=True)
+            and runs.sweep({name: config}, **sweep_kwargs, stop=lambda: True, brief=True)
             is not None
         ):
             raise AssertionError(f"{name} was to be stopped, and ended")
-        return runs.sweep({name: recipe}, **sweep_kwargs, stop=stop, brief=True) is not None
+        return runs.sweep({name: config}, **sweep_kwargs, stop=stop, brief=True) is not None
 
 
 def soak(
@@ -222,7 +222,7 @@ def soak(
             name, start = f"{series}-{run:03}", time.perf_counter()
             sweep_kwargs: dict[str, Any] = {"data": data, "out": out, "strategy": strategy}
             is_continued = kind(run) == "continued"
-            if not train(name, recipe(series, run, options), is_continued, stop, **sweep_kwargs):
+            if not train(name, config(series, run, options), is_continued, stop, **sweep_kwargs):
                 return False
             seconds = time.perf_counter() - start
             line = {"series": series, "run": run, "kind": kind(run), "seconds": seconds}
@@ -384,9 +384,9 @@ def main(args: list[str] | None = None) -> int:
         if not options.plot_only:
             check(options)
             strategy, data = jc.strategy(options.strategy), jc.load_dataset("digits")
-            # All recipes are alike, so one is checked before the first run.
-            check_config(recipe("shared", 0, options), data, strategy)
-            runs.open_run_dir(recipe("shared", 0, options), options.out / "shared-000", strategy)
+            # All configs are alike, so one is checked before the first run.
+            check_config(config("shared", 0, options), data, strategy)
+            runs.open_run_dir(config("shared", 0, options), options.out / "shared-000", strategy)
             cli.enable_compilation_cache(options.out / "programs")
             if not soak(options, data, strategy, stop):
                 print(

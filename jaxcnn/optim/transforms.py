@@ -184,7 +184,9 @@ def eval_params(opt_state: Any, params: Any) -> Any:
             return _replace_params(params, state.slow)
         if isinstance(state, contrib.ScheduleFreeState):
             averaged: Any = state.z
-            trained = {name: params[name] for name in averaged}
+            trained = params
+            if isinstance(params, Mapping):
+                trained = {name: params[name] for name in averaged}
             return _replace_params(params, contrib.schedule_free_eval_params(state, trained))
     return params
 
