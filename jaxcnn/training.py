@@ -6,9 +6,11 @@ every evaluation.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -35,6 +37,7 @@ from jaxcnn.input_pipeline import gather_batch, input_pipeline
 from jaxcnn.models.calling import call, check_outputs, outputs_and_targets, verify_model
 from jaxcnn.models.norm import frozen_batch_norm, non_batch_norm_statistic
 from jaxcnn.optim import as_transformation, current_learning_rate, in_stage, trainable_params
+from jaxcnn.records import RunRecords, experiment_config, selection_metric
 from jaxcnn.resume import resume_state
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, eval_state, fold_in, init_state
 
@@ -245,6 +248,7 @@ def train(
     data: Dataset,
     config: TrainConfig,
     *,
+    run_dir: str | Path | None = None,
     resume: Callable[[State], State | None] | None = None,
     warm_start: bool = False,
     strategy: parallel.Strategy | None = None,
@@ -278,6 +282,8 @@ def train(
         `jaxcnn.OPTIMIZERS`.
       data: images and labels. The training part is moved whole to every device, as bytes.
       config: the numbers.
+      run_dir: folder of the run's records and checkpoints (`RunLog`, `Checkpoints`), from which it
+        resumes. Rows and states are saved before they are yielded. None saves nothing.
       resume: a function of the state at step 0. It returns the state to resume, or None, as
         `Checkpoints.restore` does. A state that was trained with another rate, seed or normalizer
         than the config's is an error. More `num_steps` than it was trained with are allowed.
@@ -291,7 +297,8 @@ def train(
 
     Yields:
       The state as NumPy arrays on the host, and its row. A run that is already finished yields its
-      state, and None for the row.
+      state, and None for the row. With `run_dir` it yields its last
+      row, and a run that has diverged ends with that row.
 
     Raises:
       ArgumentError: before anything is compiled. Such as a batch that does not divide by the
@@ -306,20 +313,63 @@ def train(
         if function is not None:
             example = "checkpoints.restore" if name == "resume" else "stop"
             check_callable(name, function, example)
+    if run_dir is not None and resume is not None:
+        raise ArgumentError(
+            "resume and run_dir are both there; expected one of them, as a run resumes from its "
+            "run_dir. Leave out resume."
+        )
     state = init_state(model, tx, config, data)
     check_model(model, state, data, config, strategy)
     run_facts = provenance.run_facts(model, tx, config, data, state.params, state.opt_state)
-    if resume is not None and (restored := resume(state)) is not None:
-        state, changes = resume_state(restored, state, config, data, warm_start)
-        if changes:
-            run_facts["warm_start"] = {"step": int(state.step), "changed": changes}
-    num_values = config.num_steps * config.batch_size * math.prod(data.train.images.shape[1:])
-    optimize = strategy.should_optimize(num_values)
-    # What is compiled depends on the update alone, so `init` is left out of the key of the cache.
-    # Optimizers that only start in another state share a program.
-    update_only = tx._replace(init=init_state)
-    run = _trainer(model, update_only, tuple(step_kwargs(config).items()), strategy, optimize)
-    return _train_loop(model, run, state, data, config, strategy, pause, run_facts)
+    with contextlib.ExitStack() as stack:
+        records = None
+        if run_dir is not None:
+            experiment = experiment_config(model, tx, data, config)
+            records = RunRecords(
+                experiment, run_dir, strategy, data, model=model, tx=tx, reopen=True
+            )
+            resume = stack.enter_context(records).restore
+        if resume is not None and (restored := resume(state)) is not None:
+            state, changes = resume_state(restored, state, config, data, warm_start)
+            if changes:
+                run_facts["warm_start"] = {"step": int(state.step), "changed": changes}
+        num_values = config.num_steps * config.batch_size * math.prod(data.train.images.shape[1:])
+        optimize = strategy.should_optimize(num_values)
+        # What is compiled depends on the update alone, so `init` is left out of the key of the
+        # cache. Optimizers that only start in another state share a program.
+        update_only = tx._replace(init=init_state)
+        run = _trainer(model, update_only, tuple(step_kwargs(config).items()), strategy, optimize)
+        loop = _train_loop(model, run, state, data, config, strategy, pause, run_facts)
+        return loop if records is None else _saved(loop, records, config, stack.pop_all())
+
+
+def _saved(
+    loop: Iterator[tuple[State, Row | None]],
+    records: RunRecords,
+    config: TrainConfig,
+    stack: contextlib.ExitStack,
+) -> Iterator[tuple[State, Row | None]]:
+    """Yield the loop's states and rows, each saved before.
+
+    The last row is followed by the result, because the caller may leave the loop at once.
+    """
+    with stack:
+        for state, row in loop:
+            is_last = state.step >= config.num_steps
+            if row is None:
+                row = records.last_row() if is_last else None
+                records.save(state)
+            else:
+                records.write(row)
+                if "diverged" not in row:
+                    records.save(state, selection_metric(config, row))
+            reason = row.get("diverged") if row else None
+            if records.result is None and (is_last or reason):
+                num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+                records.finish(num_params, reason)
+            yield state, row
+            if reason:
+                return
 
 
 def _train_loop(

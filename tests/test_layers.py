@@ -16,8 +16,9 @@ LAYER = {
     "augment": 2, "models": 2, "optim": 2, "parallel": 2, "multihost": 2, "curvature": 2,
     "input_pipeline": 3, "state": 3, "divergence": 3, "provenance": 3, "weights": 3,
     "evaluation": 4, "run_log": 4, "resume": 4,
-    "training": 5, "tables": 5, "cli": 5,
-    "runs": 6, "interpret": 6, "learning_rate_finder": 6, "loss_landscape": 6,
+    "records": 5, "tables": 5, "cli": 5,
+    "training": 6,
+    "runs": 7, "interpret": 7, "learning_rate_finder": 7, "loss_landscape": 7,
 }  # fmt: skip
 ONLY_IN = {
     "matplotlib": "plots",

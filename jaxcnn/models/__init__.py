@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -55,6 +56,7 @@ __all__ = [
     "UNet",
     "count_parameters",
     "create_model",
+    "model_call",
 ]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -152,6 +154,41 @@ def _constructor(name):
             f"model is {format_value(name)}, which no network here is called; write {hint}"
         )
     return partial(CIFAR_FAMILIES[match.group(1)], int(match.group(2)))
+
+
+def model_call(model: nn.Module) -> tuple[str, dict[str, Any]] | None:
+    """Return the name and the options with which `create_model` makes `model`.
+
+    Returns:
+      The call with the fewest options, or None for a module that is not the library's.
+
+    Example:
+      >>> model_call(create_model("resnet20", 10, width=8))
+      ('resnet20', {'width': 8})
+    """
+    names = list(MODELS)
+    if isinstance(model, (CifarResNet, PreActResNet)):
+        names += [f"{family}{depth}" for family in CIFAR_FAMILIES for depth in range(8, 1203, 6)]
+        names += [f"cifar-{name}" for name in names if name.startswith(tuple(CIFAR_FAMILIES))]
+    calls = []
+    for name in names:
+        with suppress(ArgumentError, AttributeError, TypeError):
+            constructor: Any = _constructor(name)
+            default = constructor(classes=model.classes, parent=None)  # type: ignore[attr-defined]
+            if type(default) is not type(model):
+                continue
+            options = {
+                field.name: getattr(model, field.name)
+                for field in fields(type(model))
+                if field.name not in ("parent", "name")
+                and getattr(model, field.name) != getattr(default, field.name)
+            }
+            # An option that a name stands for is left to another name.
+            if options.keys() & getattr(constructor, "keywords", {}).keys():
+                continue
+            if create_model(name, model.classes, **options) == model:  # type: ignore[attr-defined]
+                calls.append((name, options))
+    return min(calls, key=lambda call: len(call[1]), default=None)
 
 
 def count_parameters(model: nn.Module, shape: tuple[int, ...]) -> int:

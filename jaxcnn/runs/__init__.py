@@ -3,6 +3,7 @@
 They can be stopped at any moment. The same command resumes them.
 """
 
+from jaxcnn.records import open_run_dir as open_run_dir
 from jaxcnn.runs.results import Run as Run
 from jaxcnn.runs.results import aggregate_seeds as aggregate_seeds
 from jaxcnn.runs.results import eval_split as eval_split
@@ -10,7 +11,6 @@ from jaxcnn.runs.results import finished_runs as finished_runs
 from jaxcnn.runs.results import pack as pack
 from jaxcnn.runs.single import Measure as Measure
 from jaxcnn.runs.single import model_and_optimizer as model_and_optimizer
-from jaxcnn.runs.single import open_run_dir as open_run_dir
 from jaxcnn.runs.single import run as run
 from jaxcnn.runs.single import subset_for as subset_for
 from jaxcnn.runs.sweeps import sweep as sweep

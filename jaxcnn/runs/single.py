@@ -5,18 +5,16 @@ It can be stopped at any moment, and the same command resumes it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxcnn import multihost, parallel
-from jaxcnn.checkpoint import Checkpoints
+from jaxcnn import parallel
 from jaxcnn.config import ArgumentError, ExperimentConfig, verify_config
 from jaxcnn.data import Dataset, subset, verify_dataset
 from jaxcnn.models import count_parameters, create_model
 from jaxcnn.optim import create_optimizer
-from jaxcnn.run_log import RunLog
+from jaxcnn.records import RunRecords, selection_metric
 from jaxcnn.runs.results import Result
 from jaxcnn.state import State
 from jaxcnn.training import check_config, train
@@ -111,7 +109,7 @@ def run(
     data = subset_for(config, data)
     check_config(config.train, data, strategy)
     model, tx = model_and_optimizer(config, len(data.classes))
-    with _SharedRecords(config, folder, strategy, keep_every, data) as records:
+    with RunRecords(config, folder, strategy, data, keep_every=keep_every) as records:
         if records.result is not None:
             return records.result
 
@@ -140,101 +138,8 @@ def run(
             watch(int(state.step), row)
             if reason:
                 break
-            metric = "eval_loss" if config.train.loss == "reconstruction" else "eval_error"
-            records.save(state, row[metric])
+            records.save(state, selection_metric(config.train, row))
             if stop() and state.step < config.train.num_steps:
                 return None
         num_params = count_parameters(model, data.train.images.shape[1:])
         return records.finish(num_params, reason)
-
-
-def open_run_dir(
-    config: ExperimentConfig,
-    folder: str | Path,
-    strategy: parallel.Strategy,
-    data: Dataset | None = None,
-) -> RunLog:
-    """Return the `RunLog` of a run of `config` on `data`.
-
-    Raises:
-      ArgumentError: the folder has another run.
-    """
-    facts = parallel.describe(strategy) | {"dtype": config.model_kwargs.get("dtype", "float32")}
-    return RunLog(folder, config, facts, data=data)
-
-
-class _SharedRecords:
-    """Records of a run for all processes of a job.
-
-    The primary process reads and writes them, and broadcasts the results to the others.
-    """
-
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        folder: str | Path,
-        strategy: parallel.Strategy,
-        keep_every: int,
-        data: Dataset,
-    ):
-        self.config, self.folder, self.data = config, Path(folder), data
-        self.strategy, self.keep_every = strategy, keep_every
-        self.log: Any = None
-        self.checkpoints: Any = None
-
-    def __enter__(self) -> _SharedRecords:
-        self.result = multihost.broadcast_from_primary(self._open)
-        return self
-
-    def __exit__(self, kind: Any, *error: Any) -> None:
-        if kind is None:
-            multihost.broadcast_from_primary(self._close)
-        # The other processes may not reach a broadcast after an error.
-        else:
-            self._close()
-
-    def restore(self, initial: State) -> State | None:
-        return multihost.broadcast_arrays_from_primary(
-            lambda: self.checkpoints.restore(initial), initial
-        )
-
-    def save(self, state: State, metric: float | None = None) -> None:
-        multihost.broadcast_from_primary(lambda: self.checkpoints.save(state, metric))
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        multihost.broadcast_from_primary(lambda: self.log.write(**row))
-
-    def finish(self, num_params: int, reason: str | None) -> Result:
-        return multihost.broadcast_from_primary(lambda: self._finish(num_params, reason))
-
-    def _open(self):
-        if Path(self.folder, "result.json").exists():
-            return open_run_dir(self.config, self.folder, self.strategy, self.data).result()
-        # Its lock comes first: of two processes that start in a folder, the second changes nothing.
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.keep_every)
-        try:
-            self.log = open_run_dir(self.config, self.folder, self.strategy, self.data)
-        except BaseException:
-            # Else a notebook that continues would find the folder in use by itself.
-            self._close()
-            raise
-        return None
-
-    def _finish(self, num_params, reason):
-        # A run whose last state cannot be read is not finished, and the same command repeats it.
-        self.checkpoints.wait()
-        return _write_result(self.log, num_params, reason)
-
-    def _close(self):
-        if self.checkpoints is not None:
-            self.checkpoints.close()
-
-
-def _write_result(log: RunLog, num_params: int, reason: str | None) -> Result:
-    rows = log.rows()
-    result: Result = {"status": "finished" if reason is None else "diverged"}
-    if reason:
-        result["why"] = reason
-    last = {name: value for name, value in rows[-1].items() if name != "diverged"}
-    last["seconds"] = math.fsum(row["seconds"] for row in rows)
-    return log.finish(**result, params=num_params, **last)

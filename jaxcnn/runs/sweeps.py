@@ -22,11 +22,11 @@ from jaxcnn.data import Dataset, verify_dataset
 from jaxcnn.models import count_parameters
 from jaxcnn.optim import check_stages, trainable_params
 from jaxcnn.progress import Progress
+from jaxcnn.records import open_run_dir
 from jaxcnn.runs.results import Result
 from jaxcnn.runs.single import (
     Measure,
     model_and_optimizer,
-    open_run_dir,
     run,
     subset_for,
     verify_data_of,

@@ -1,0 +1,189 @@
+"""Records of a run: its log and its checkpoints, opened, written and finished together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import multihost, parallel
+from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.config import ExperimentConfig, OptimizerConfig, TrainConfig
+from jaxcnn.data import Dataset
+from jaxcnn.models import model_call
+from jaxcnn.optim import config_of
+from jaxcnn.provenance import describe, model_facts, optimizer_facts
+from jaxcnn.run_log import RunLog
+from jaxcnn.state import State
+
+
+def experiment_config(model: Any, tx: Any, data: Dataset, config: TrainConfig) -> ExperimentConfig:
+    """Return the config of a run of these pieces.
+
+    A model or an optimizer that is not the library's has a description in place of a name.
+
+    Args:
+      model: as in `jaxcnn.train`.
+      tx: as in `jaxcnn.train`.
+      data: as in `jaxcnn.train`.
+      config: as in `jaxcnn.train`.
+
+    Example:
+      >>> from jaxcnn import create_model, create_optimizer, load_dataset
+      >>> model, tx = create_model("mlp", 10), create_optimizer(OptimizerConfig("adam"))
+      >>> config = experiment_config(model, tx, load_dataset("digits"), TrainConfig())
+      >>> config.dataset, config.model, config.optimizer.name
+      ('digits', 'mlp', 'adam')
+    """
+    facts, made_from = model_facts(model), config_of(tx)
+    name, kwargs = model_call(model) or (facts["class"], {})
+    optimizer = OptimizerConfig(describe(optimizer_facts(tx), "optimizer"))
+    return ExperimentConfig(
+        dataset=data.name,
+        model=name,
+        model_kwargs={key: value for key, value in facts["fields"].items() if key in kwargs},
+        num_validation=len(data.validation.labels),
+        optimizer=optimizer if made_from is None else made_from[0],
+        train=config,
+    )
+
+
+def selection_metric(config: TrainConfig, row: Mapping[str, Any]) -> float:
+    """Return the figure of a row by which the best checkpoint is chosen."""
+    return row["eval_loss" if config.loss == "reconstruction" else "eval_error"]
+
+
+def open_run_dir(
+    config: ExperimentConfig,
+    folder: str | Path,
+    strategy: parallel.Strategy,
+    data: Dataset | None = None,
+    **pieces: Any,
+) -> RunLog:
+    """Return the `RunLog` of a run.
+
+    Args:
+      config: of the run.
+      folder: of the run.
+      strategy: its devices, which `env.json` has.
+      data: its data.
+      pieces: `model` and `tx`, as in `RunLog`.
+
+    Raises:
+      ArgumentError: the folder has another run.
+    """
+    facts = parallel.describe(strategy) | {"dtype": config.model_kwargs.get("dtype", "float32")}
+    return RunLog(folder, config, facts, data=data, **pieces)
+
+
+class RunRecords:
+    """Records of a run for all processes of a job: its log and its checkpoints.
+
+    The primary process reads and writes them, and broadcasts the results to the others. They are
+    opened by `with`, which locks the folder.
+
+    Args:
+      config: of the run.
+      folder: of the run.
+      strategy: its devices.
+      data: its data.
+      model: if it may be another than the config's, as in `RunLog`.
+      tx: likewise.
+      keep_every: as in `Checkpoints`.
+      reopen: open the checkpoints of a finished run too.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        folder: str | Path,
+        strategy: parallel.Strategy,
+        data: Dataset,
+        *,
+        model: Any = None,
+        tx: Any = None,
+        keep_every: int = 0,
+        reopen: bool = False,
+    ):
+        self.config, self.folder, self.data = config, Path(folder), data
+        self.strategy, self.keep_every = strategy, keep_every
+        self.model, self.tx, self.reopen = model, tx, reopen
+        self.log: Any = None
+        self.checkpoints: Any = None
+
+    def __enter__(self) -> RunRecords:
+        self.result = multihost.broadcast_from_primary(self._open)
+        return self
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        if kind is None:
+            multihost.broadcast_from_primary(self._close)
+        # The other processes may not reach a broadcast after an error.
+        else:
+            self._close()
+
+    def last_row(self) -> dict[str, Any] | None:
+        """Return the last row; None before the first."""
+        rows = multihost.broadcast_from_primary(lambda: self.log.rows()[-1:])
+        return rows[0] if rows else None
+
+    def restore(self, initial: State) -> State | None:
+        """Return the newest good state that was saved, or None."""
+        return multihost.broadcast_arrays_from_primary(
+            lambda: self.checkpoints.restore(initial), initial
+        )
+
+    def save(self, state: State, metric: float | None = None) -> None:
+        """Save a state, with the figure by which the best one is chosen."""
+        multihost.broadcast_from_primary(lambda: self.checkpoints.save(state, metric))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a row to the log."""
+        multihost.broadcast_from_primary(lambda: self.log.write(**row))
+
+    def finish(self, num_params: int, reason: str | None) -> dict[str, Any]:
+        """Write `result.json`, once the last state can be read back.
+
+        Args:
+          num_params: parameters of the model.
+          reason: why the run has diverged; None if it has not.
+        """
+        return multihost.broadcast_from_primary(lambda: self._finish(num_params, reason))
+
+    def _open(self):
+        is_finished = Path(self.folder, "result.json").exists()
+        if is_finished and not self.reopen:
+            return self._open_log().result()
+        # Its lock comes first: of two processes that start in a folder, the second changes nothing.
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.keep_every)
+        try:
+            self.log = self._open_log()
+        except BaseException:
+            # Else a notebook that continues would find the folder in use by itself.
+            self._close()
+            raise
+        return self.log.result()
+
+    def _open_log(self):
+        pieces = {"model": self.model, "tx": self.tx, "data": self.data}
+        return open_run_dir(self.config, self.folder, self.strategy, **pieces)
+
+    def _finish(self, num_params, reason):
+        # A run whose last state cannot be read is not finished, and the same command repeats it.
+        self.checkpoints.wait()
+        return _write_result(self.log, num_params, reason)
+
+    def _close(self):
+        if self.checkpoints is not None:
+            self.checkpoints.close()
+
+
+def _write_result(log: RunLog, num_params: int, reason: str | None) -> dict[str, Any]:
+    rows = log.rows()
+    result: dict[str, Any] = {"status": "finished" if reason is None else "diverged"}
+    if reason:
+        result["why"] = reason
+    last = {name: value for name, value in rows[-1].items() if name != "diverged"}
+    last["seconds"] = math.fsum(row["seconds"] for row in rows)
+    return log.finish(**result, params=num_params, **last)
