@@ -463,7 +463,7 @@ def _check_counts_and_masks(config, data) -> None:
     images, labels = data.train
     has_masks = config.loss != "reconstruction" and labels.ndim == 3
     if has_masks and (
-        config.augment.padding or config.augment.flip or config.augment.crop != "shift"
+        config.augment.padding or config.augment.flip or config.augment.crop != "pad"
     ):
         raise ArgumentError(
             "labels are masks, which augmentation would leave where they are; "
