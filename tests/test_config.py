@@ -617,8 +617,8 @@ def test_only_schedules_that_need_the_length_of_the_run_ask_for_it(schedule):
 def test_a_whole_config_where_a_section_belongs_is_told_which(kind, hint):
     with pytest.raises(ArgumentError) as error:
         verify_config(ExperimentConfig(), kind)
-    assert str(error.value).startswith("config is a ExperimentConfig, ExperimentConfig(")
-    assert f"expected a {kind.__name__}. {hint}" in str(error.value)
+    assert str(error.value).startswith("config is an ExperimentConfig, ExperimentConfig(")
+    assert f"{kind.__name__}. {hint}" in str(error.value)
 
 
 def test_the_hint_of_a_section_is_where_it_is():
@@ -641,5 +641,5 @@ def test_functions_that_take_a_section_say_so_of_a_whole_config():
     ):
         with pytest.raises(ArgumentError, match=r"expected a TrainConfig\. Use config\.train\."):
             call()
-    with pytest.raises(ArgumentError, match=r"expected a OptimizerConfig\. Use config\.optimizer"):
+    with pytest.raises(ArgumentError, match=r"expected an OptimizerConfig\. Use config\.optimizer"):
         jc.create_optimizer(wrong)
