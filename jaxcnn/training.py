@@ -375,7 +375,7 @@ def check_config(config: TrainConfig, data: Dataset, strategy: parallel.Strategy
     """
     verify_dataset(data)
     n = len(data.train.labels)
-    strategy.check(config.batch_size)
+    strategy.check(config.batch_size, "batch_size")
     if config.batch_size > n:
         raise ArgumentError(
             f"batch_size is {config.batch_size}, more than the {n} training images; "
