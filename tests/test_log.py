@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,7 @@ import jaxcnn as jc
 from jaxcnn.run_log import LogError, read_json, write_text
 
 CONFIG = jc.override(
-    jc.ExperimentConfig(), model="resnet20", options={"width": 8}, milestones=(5, 9)
+    jc.ExperimentConfig(), model="resnet20", model_kwargs={"width": 8}, milestones=(5, 9)
 )
 
 
@@ -45,7 +44,7 @@ def test_another_recipes_folder_is_refused_and_the_fields_are_named(tmp_path):
     with pytest.raises(
         jc.ArgumentError, match=r"another config: lr \(0.1 there, 0.2 asked\), seed \(0 there, 7"
     ) as error:
-        jc.RunLog(tmp_path, jc.override(CONFIG, lr=0.2, seed=7))
+        jc.RunLog(tmp_path, jc.override(CONFIG, learning_rate=0.2, seed=7))
     assert "\n" not in str(error.value)
     assert jc.ExperimentConfig.load(tmp_path) == CONFIG
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -21,7 +20,7 @@ CONFIG = jc.override(
     jc.ExperimentConfig(),
     dataset="digits",
     model="mlp",
-    options={"hidden": [4]},
+    model_kwargs={"hidden": [4]},
     batch_size=64,
     num_steps=1,
     eval_every=1,
@@ -68,7 +67,7 @@ def own(tmp_path_factory, data):
         Net(),
         optax.adam(0.01),
         data,
-        config=jc.override(CONFIG, model="resnet20", options={}),
+        config=jc.override(CONFIG, model="resnet20", model_kwargs={}),
     )
     return folder
 
@@ -93,7 +92,11 @@ def test_an_own_model_and_optimizer_are_recorded_and_the_recipes_are_not(own):
 def test_the_same_pieces_go_on_in_their_folder(own, data):
     before = [(own / name).read_bytes() for name in ("config.json", "run.json")]
     log = trained(
-        own, Net(), optax.adam(0.01), data, config=jc.override(CONFIG, model="resnet20", options={})
+        own,
+        Net(),
+        optax.adam(0.01),
+        data,
+        config=jc.override(CONFIG, model="resnet20", model_kwargs={}),
     )
     assert len(log.rows()) == 1
     assert before == [(own / name).read_bytes() for name in ("config.json", "run.json")]
@@ -138,11 +141,11 @@ NET = f"{__name__}.Net"
 def test_another_model_optimizer_or_rate_is_refused_with_both_values(
     own, data, model, tx, says, at
 ):
-    config = jc.override(CONFIG, model="resnet20", options={})
+    config = jc.override(CONFIG, model="resnet20", model_kwargs={})
     rows = (own / "metrics.jsonl").read_bytes()
     row = {"step": 1, "seconds": float(np.random.default_rng().random()), "train_loss": 0.0}
     provenance.store_facts(
-        row, provenance.run_facts(model, tx, config, data, {}, ())
+        row, provenance.run_facts(model, tx, config.train, data, {}, ())
     )  # as `train` does
     pieces = {"model": model, "tx": tx} if at == "start" else {}
     with pytest.raises(jc.ArgumentError, match="holds another run") as error:
@@ -163,7 +166,7 @@ def test_an_own_optimizer_is_refused_by_the_loop_as_it_is_written(own, data):
             Net(),
             optax.adam(0.5),
             data,
-            config=jc.override(CONFIG, model="resnet20", options={}),
+            config=jc.override(CONFIG, model="resnet20", model_kwargs={}),
         )
 
 
@@ -175,7 +178,9 @@ def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
     assert (run["model"], run["optimizer"], run["arrays"]) == (None, None, None)
     with pytest.raises(jc.ArgumentError, match=rf"model is mlp\(hidden=\[4\]\) there and {NET}"):
         jc.RunLog(tmp_path, CONFIG, model=Net())
-    other = jc.create_optimizer(jc.override(CONFIG, lr=0.5))  # of the same name, with another rate
+    other = jc.create_optimizer(
+        jc.override(CONFIG, learning_rate=0.5).optimizer
+    )  # of the same name, with another rate
     with pytest.raises(
         jc.ArgumentError,
         match=r"optimizer is momentum\(lr=0.1\) there and momentum\(lr=0.5\) here;",
@@ -190,7 +195,7 @@ def test_a_row_of_another_recipe_than_the_logs_is_refused(tmp_path, data):
     with pytest.raises(
         jc.ArgumentError, match=r"the row is of another config .*steps \(7 there, 1 trained\)"
     ):
-        trained(tmp_path, model, tx, data, log_recipe=jc.override(CONFIG, steps=7))
+        trained(tmp_path, model, tx, data, log_recipe=jc.override(CONFIG, num_steps=7))
     assert jc.read_metrics(tmp_path) == []
 
 
@@ -229,7 +234,9 @@ RATE = 0.25
         (
             optax.chain(
                 optax.clip(0.7),
-                jc.create_optimizer(jc.override(jc.ExperimentConfig(), learning_rate=0.6)),
+                jc.create_optimizer(
+                    jc.override(jc.ExperimentConfig(), learning_rate=0.6).optimizer
+                ),
             ),
             ["clip(max_delta=0.7)", "lr=0.6"],
         ),
@@ -347,7 +354,7 @@ def test_a_study_refuses_other_labels_before_it_trains(tmp_path, data, monkeypat
 
 def test_a_packed_run_keeps_what_it_was_made_from(tmp_path, own, data):
     runs.run(CONFIG, data, tmp_path / "out" / "run", strategy=jc.strategy("jit", devices=1))
-    log = jc.RunLog(own, jc.override(CONFIG, model="resnet20", options={}))
+    log = jc.RunLog(own, jc.override(CONFIG, model="resnet20", model_kwargs={}))
     log.finish(status="finished")
     (tmp_path / "out" / "own").symlink_to(own)
     runs.pack(tmp_path / "out", tmp_path)
