@@ -137,7 +137,7 @@ def test_normalise_subtracts_and_divides_what_it_is_told(subtract, mean, divide)
 
 
 def test_an_unknown_mean_is_refused():
-    with pytest.raises(ArgumentError, match=r"mean is 'pixels'.*did you mean 'pixel'"):
+    with pytest.raises(ArgumentError, match=r"subtract_mean is 'pixels'.*did you mean 'pixel'"):
         make_normalizer(MEAN, STD, subtract="pixels")
 
 
@@ -149,7 +149,7 @@ def test_imagenets_means_are_the_published_ones_and_need_three_channels():
         IMAGENET_NORMALIZER.mean, np.array([0.485, 0.456, 0.406], np.float32)
     )
     with pytest.raises(
-        ArgumentError, match=r"of 3 channels, but images have 1; write mean='channel'"
+        ArgumentError, match=r"of 3 channels, but images have 1; write subtract_mean='channel'"
     ):
         make_normalizer(MEAN[..., :1], STD[:1], subtract="imagenet")
 
@@ -221,7 +221,7 @@ def test_channel_constants_of_the_users_own():
     [
         (
             {"subtract": (0.5, 0.5)},
-            r"mean has 2 numbers, but images have 3 channels.*Use mean=\(0.5, 0.5, 0.5\)",
+            r"subtract_mean has 2 numbers, but images have 3 channels.*Use subtract_mean=\(0.5, 0.5, 0.5\)",
         ),
         ({"divide": (0.5, 0.5, 0.5, 0.5)}, r"std has 4 numbers, but images have 3 channels"),
         (
@@ -232,7 +232,7 @@ def test_channel_constants_of_the_users_own():
             {"divide": (0.2, 0.0, 0.2)},
             r"std is \(0.2, 0.0, 0.2\); expected True, False or numbers above 0",
         ),
-        ({"subtract": (0.5, float("nan"), 0.5)}, r"mean is .*Use mean="),
+        ({"subtract": (0.5, float("nan"), 0.5)}, r"subtract_mean is .*Use subtract_mean="),
         ({"subtract": ()}, r"mean is \(\)"),
     ],
 )
