@@ -166,7 +166,9 @@ def test_masks_are_learnt_and_counted_by_the_pixel(kind):
 
 
 def test_a_reconstruction_is_judged_against_the_normalised_image():
-    config = jc.override(DENSE, loss="reconstruction", steps=40, every=40, lr=0.02, flip=True)
+    config = jc.override(
+        DENSE, loss="reconstruction", num_steps=40, eval_every=40, learning_rate=0.02, flip=True
+    )
     data, model = dense_data(), Dense(channels=1)
     state, row = list(
         jc.train(
@@ -188,14 +190,14 @@ def test_a_reconstruction_is_judged_against_the_normalised_image():
 @pytest.mark.parametrize(
     ("changes", "channels", "said"),
     [
-        ({"pad": 4}, None, "labels are masks.*write pad=0 and flip=False"),
-        ({"flip": True}, None, "labels are masks.*write pad=0 and flip=False"),
+        ({"padding": 4}, None, "labels are masks.*write padding=0 and flip=False"),
+        ({"flip": True}, None, "labels are masks.*write padding=0 and flip=False"),
         (
             {"loss": "reconstruction"},
             2,
             r"the model gives \(8, 8, 2\) for an image.*compares with \(8, 8, 1\)",
         ),
-        ({"every": 2**31 // 640 + 1}, None, "more than 2\\^31; write every="),
+        ({"eval_every": 2**31 // 640 + 1}, None, "more than 2\\^31; write eval_every="),
     ],
 )
 def test_what_does_not_fit_masks_is_refused(changes, channels, said):

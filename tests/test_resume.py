@@ -56,19 +56,22 @@ def bits(state):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"lr": 0.0005, "steps": 8}, "lr is 0.05 in the state and 0.0005 in the config"),
-        ({"seed": 3}, "seed is 0 in the state and 3 in the config"),
         (
-            {"mean": (0.5,), "std": (0.25,)},
-            "mean is 'pixel' (0.3055 on average) in the state and (0.5,) with std (0.25,) (0.5",
+            {"learning_rate": 0.0005, "num_steps": 8},
+            "learning_rate is 0.05 in the state and 0.0005 in the run",
+        ),
+        ({"seed": 3}, "seed is 0 in the state and 3 in the run"),
+        (
+            {"subtract_mean": (0.5,), "divide_std": (0.25,)},
+            "subtract_mean is 'pixel' (0.3055 on average) in the state and (0.5,) with std (0.25,) (0.5",
         ),
         (
-            {"mean": "none"},
-            "mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the config",
+            {"subtract_mean": "none"},
+            "subtract_mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the run",
         ),
         (
-            {"std": True, "mean": "channel"},
-            "mean is 'pixel' (0.3055 on average) in the state and 'channel' with std True (0.3055",
+            {"divide_std": True, "subtract_mean": "channel"},
+            "subtract_mean is 'pixel' (0.3055 on average) in the state and 'channel' with std True (0.3055",
         ),
     ],
 )
@@ -93,7 +96,9 @@ def test_a_state_of_other_numbers_is_refused_with_both_values(
 
 def test_all_that_differs_is_named_at_once(data, strategy, half):
     config = jc.override(CONFIG, learning_rate=0.1, seed=3, subtract_mean="none")
-    with pytest.raises(jc.ArgumentError, match=r"lr is 0.05 .*, seed is 0 .*, mean is 'pixel' "):
+    with pytest.raises(
+        jc.ArgumentError, match=r"learning_rate is 0.05 .*, seed is 0 .*, subtract_mean is 'pixel' "
+    ):
         jc.train(
             MODEL,
             jc.create_optimizer(config.optimizer, config.train.num_steps),
@@ -108,7 +113,7 @@ def test_data_of_another_mean_are_refused(data, strategy, half):
     other = data._replace(mean=data.mean / 2)
     with pytest.raises(
         jc.ArgumentError,
-        match=r"mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)",
+        match=r"subtract_mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)",
     ):
         jc.train(
             MODEL,
@@ -147,7 +152,7 @@ def test_more_steps_and_another_end_of_the_schedule_are_fine(data, strategy, sch
     assert [row["step"] for _, row in rest if row] == [4, 6]
 
 
-def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, strategy, half, tmp_path):
+def test_a_warm_start_takes_the_configs_numbers_and_keeps_the_rest(data, strategy, half, tmp_path):
     config = jc.override(CONFIG, learning_rate=0.0005, seed=3, subtract_mean="none", num_steps=6)
     tx, log = (
         jc.create_optimizer(config.optimizer, config.train.num_steps),
@@ -166,11 +171,11 @@ def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, strateg
     assert [(row["step"], row["rate"]) for row in rows] == [(4, 0.0005), (6, 0.0005)]
     fresh = init_state(MODEL, tx, config.train, data)
     assert bits((stopped.rng, stopped.normalizer)) == bits((fresh.rng, fresh.normalizer))
-    changed = {"lr": [0.05, 0.0005], "seed": [0, 3]}
+    changed = {"learning_rate": [0.05, 0.0005], "seed": [0, 3]}
     (record,) = json.loads((tmp_path / "run.json").read_text())["warm_starts"]
     assert record["step"] == 2
     assert record["changed"].items() >= changed.items()
-    assert record["changed"]["mean"][1] == "'none' (0 on average)"
+    assert record["changed"]["subtract_mean"][1] == "'none' (0 on average)"
     # What it made is the config's own now, and goes on exactly, whether or not it is started so again.
     for warm in (False, True):
         how = {"strategy": strategy, "resume": lambda like: stopped, "warm_start": warm}
@@ -178,7 +183,7 @@ def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, strateg
         assert bits(again) == ends[-1]
 
 
-def test_a_warm_start_from_the_recipes_own_state_changes_nothing(data, strategy, half):
+def test_a_warm_start_from_the_configs_own_state_changes_nothing(data, strategy, half):
     tx = jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps)
     ends = []
     for warm in (False, True):
@@ -203,7 +208,7 @@ def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy,
 
     before = init_state(MODEL, made(0.05), CONFIG.train, data)
     with pytest.raises(
-        jc.ArgumentError, match=r"learning_rate is 0.05 in the state and 0.0005 in the config"
+        jc.ArgumentError, match=r"learning_rate is 0.05 in the state and 0.0005 in the run"
     ):
         jc.train(
             MODEL, made(0.0005), data, CONFIG.train, strategy=strategy, resume=lambda like: before

@@ -10,6 +10,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import parallel
+from jaxcnn.optim.transforms import lookahead
 from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import AUGMENT, DROPOUT, INIT, ORDER, fold_in, init_state
 from jaxcnn.training import epoch_order, make_train_step
@@ -521,3 +522,181 @@ def test_an_empty_test_split_is_refused(data, strategy):
     empty = data._replace(test=data.validation)
     with pytest.raises(jc.ArgumentError, match="the test split is empty"):
         jc.train(Linear(), optax.sgd(0.1), empty, CONFIG.train, strategy=strategy)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"model": 3}, "model is 3"),
+    ({"model": jc.create_model("mlp", 7)}, "the model has 7 classes and the data 10"),
+    ({"tx": "adam"}, "adam"),
+    ({"tx": jc.OptimizerConfig()}, "OptimizerConfig"),
+    ({"data": None}, "data"),
+    ({"config": CONFIG}, r"config is an ExperimentConfig.*Use config\.train\."),
+    ({"config": CONFIG.optimizer}, "config is an OptimizerConfig.*expected a TrainConfig"),
+    ({"config": {"num_steps": 3}}, r"config is a dict.*Use jaxcnn\.TrainConfig\(\.\.\.\)"),
+    ({"config": None}, "config is a NoneType"),
+    ({"config": jc.TrainConfig(batch_size=2000)}, "batch_size is 2000"),
+    ({"config": jc.TrainConfig(eval_split="validation")}, "the validation split is empty"),
+    ({"config": jc.TrainConfig(recompute_batch_stats=3)}, "recompute_batch_stats is 3"),
+    ({"config": jc.TrainConfig(divide_std=(0.5, 0.5))}, "divide_std"),
+    ({"config": jc.TrainConfig(freeze=("stem",))}, "freeze has 'stem', of which the model has no"),
+    ({"strategy": "jit"}, "strategy is 'jit'"),
+    ({"resume": 3}, "resume is 3"),
+    ({"resume": lambda like: like._replace(params={})}, "the state to resume has params"),
+    ({"pause": True}, "pause is True"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), WRONG)
+def test_a_wrong_argument_is_an_error_of_the_call_and_not_of_the_first_row(data, change, says):
+    arguments: dict[str, Any] = {
+        "model": jc.create_model("mlp", 10),
+        "tx": optax.sgd(0.1),
+        "data": data,
+        "config": jc.TrainConfig(batch_size=64),
+        "strategy": jc.strategy("jit", 1),
+    }
+    with pytest.raises(ValueError, match=says) as error:
+        jc.train(**arguments | change)
+    assert "\n" not in str(error.value)
+
+
+def test_the_state_to_resume_is_asked_for_once_and_by_the_call(data, strategy):
+    asked: list[Any] = []
+
+    def resume(like):
+        asked.append(like)
+
+    rows = jc.train(
+        jc.create_model("mlp", 10),
+        optax.sgd(0.1),
+        data,
+        jc.TrainConfig(batch_size=64, num_steps=1),
+        strategy=strategy,
+        resume=resume,
+    )
+    assert len(asked) == 1
+    assert [int(state.step) for state, _ in rows] == [1]
+    assert len(asked) == 1
+
+
+class Stages(nn.Module):
+    """Two stages with BN, and a head."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for name in ("stem", "stage1"):
+            x = nn.Conv(4, (3, 3), name=name)(x)
+            x = nn.relu(nn.BatchNorm(not train, momentum=0.5, name=f"{name}_norm")(x))
+        return nn.Dense(10, name="head")(x.mean((1, 2)))
+
+
+def library(name):
+    config = jc.OptimizerConfig(
+        name, learning_rate=0.02, weight_decay=0.1, decay_mask="all", milestones=()
+    )
+    return jc.create_optimizer(config)
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "momentum": library("momentum"),
+    "adamw": library("adamw"),
+    "lookahead": library("lookahead"),
+    "schedule-free": library("schedule-free"),
+    "sam": library("sam"),
+    "clipped": library("clipped"),
+    "optax adam and decay": optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.02)),
+    "optax adamw": optax.adamw(0.02, weight_decay=0.1),
+    "optax lookahead": lookahead(optax.sgd(0.02, 0.9), 2, 0.5),
+    "optax schedule-free": optax.contrib.schedule_free_sgd(0.02, weight_decay=0.1),
+    "optax sam": optax.contrib.sam(optax.sgd(0.02), optax.sgd(0.05), opaque_mode=True),
+    "optax clip": optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.02, 0.9)),
+}
+FROZEN = ("stem", "stem_norm")
+
+
+def stepped(data, tx, freeze, steps=5) -> Any:
+    """The states before and after a few steps."""
+    config = jc.TrainConfig(batch_size=32, freeze=freeze)
+    before = state = init_state(Stages(), tx, config, data)
+    step = jax.jit(make_train_step(Stages(), tx, freeze=freeze))
+    for index in epoch_order(state.rng, 0, steps, 32, len(data.train.labels)):
+        state = step(state, data.train, index)
+    return before, jax.tree.map(np.asarray, state)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_frozen_parameters_and_their_statistics_keep_their_bits(data, name):
+    before, after = stepped(data, OPTIMIZERS[name], ("stem",))
+    assert set(before.params) == {"stem", "stem_norm", "stage1", "stage1_norm", "head"}
+    for stage in before.params:
+        same = same_bits(before.params[stage], after.params[stage])
+        assert same == (stage in FROZEN), stage
+    for stage, old in before.model_state["batch_stats"].items():
+        same = same_bits(old, after.model_state["batch_stats"][stage])
+        assert same == (stage in FROZEN), stage
+    shapes = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(after)]
+    assert any("opt_state" in path for path in shapes)
+    assert not any("opt_state" in path and "stem" in path for path in shapes)
+
+
+def zeroed(tx):
+    """What freezes with Optax alone: updates of zero, and no gradient of the frozen that others see."""
+
+    def labels(params):
+        return {name: "frozen" if name in FROZEN else "trained" for name in params}
+
+    return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["optax adam and decay", "optax adamw", "optax clip", "optax schedule-free", "optax sam"],
+)
+def test_freezing_is_what_updates_of_zero_and_fixed_statistics_make(data, name):
+    """The reference is written out: a network whose stem is a constant, in a loop of plain Optax."""
+    tx = OPTIMIZERS[name]
+    before, after = stepped(data, tx, ("stem",))
+    params = before.params
+    stats = before.model_state["batch_stats"]
+    reference = zeroed(tx)
+    opt_state = reference.init(params)
+
+    def loss(params, images, labels, stats):
+        frozen = nn.Conv(4, (3, 3)).apply({"params": params["stem"]}, images)
+        norm = nn.BatchNorm(use_running_average=True, momentum=0.5)
+        variables = {"params": params["stem_norm"], "batch_stats": stats["stem_norm"]}
+        x = nn.relu(norm.apply(variables, frozen))  # type: ignore[reportArgumentType]
+        x = nn.Conv(4, (3, 3)).apply({"params": params["stage1"]}, x)
+        norm = nn.BatchNorm(use_running_average=False, momentum=0.5)
+        variables = {"params": params["stage1_norm"], "batch_stats": stats["stage1_norm"]}
+        x, new = norm.apply(variables, x, mutable=["batch_stats"])  # type: ignore[reportArgumentType]
+        logits = nn.Dense(10).apply({"params": params["head"]}, nn.relu(x).mean((1, 2)))  # type: ignore[reportAttributeAccessIssue]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), stats | {"stage1_norm": new["batch_stats"]}
+
+    @jax.jit
+    def step(params, stats, opt_state, images, labels):
+        def grad_fn(params, _):
+            # `multi_transform` hides the frozen parameters from what it wraps.
+            whole = {n: old if n in FROZEN else params[n] for n, old in fixed.items()}
+            grads = jax.grad(loss, has_aux=True)(whole, images, labels, stats)[0]
+            return {n: params[n] if n in FROZEN else g for n, g in grads.items()}
+
+        fixed = params
+        grads, stats_after = jax.grad(loss, has_aux=True)(params, images, labels, stats)
+        with jax.numpy_dtype_promotion("standard"):
+            more = {"grad_fn": grad_fn} if "sam" in name else {}
+            updates, opt_state = reference.update(grads, opt_state, params, **more)
+            return optax.apply_updates(params, updates), stats_after, opt_state
+
+    for index in epoch_order(before.rng, 0, 5, 32, len(data.train.labels)):
+        images = (data.train.images[index] / 255 - data.mean).astype(np.float32)
+        params, stats, opt_state = step(params, stats, opt_state, images, data.train.labels[index])
+    for expected, got in ((params, after.params), (stats, after.model_state["batch_stats"])):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5), expected, got
+        )
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), before.params["stage1"], after.params["stage1"]
+    )
+    assert max(jax.tree.leaves(moved)) > 1e-3
