@@ -205,7 +205,7 @@ def test_every_new_run_is_another_network_and_shared_ones_are_four():
     options = soak.Options()
     for series, count in (("shared", 4), ("new", 40)):
         made = [soak.config(series, run, options) for run in range(40)]
-        networks = {(made.model, str(made.options), made.optimizer.name) for made in made}
+        networks = {(made.model, str(made.model_kwargs), made.optimizer.name) for made in made}
         assert len(networks) == count
         assert len({made.train.seed for made in made}) == 40
 

@@ -97,7 +97,7 @@ def check_options(options: Options, strategy: parallel.Strategy) -> None:
         raise jc.ArgumentError(
             f"seconds is {options.seconds}; expected a finite number above 0: write --seconds 1"
         )
-    if options.batch_size is not None and options.batch < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise jc.ArgumentError(
             f"batch_size is {options.batch_size}; expected at least 1: write --batch-size 128"
         )

@@ -69,7 +69,7 @@ def protocol_note(
     num_correct, n, majority = int(np.trace(counts)), int(counts.sum()), int(train_counts.argmax())
     lower, upper = wilson_interval(num_correct, n)
     source = f"from {weights}" if weights else "from random numbers"
-    rates = config.optimizer.lr_multipliers | dict.fromkeys(config.train.freeze, 0.0)
+    rates = dict(config.optimizer.lr_multipliers) | dict.fromkeys(config.train.freeze, 0.0)
     rates_text = ", ".join(f"{stage} {rate:g}" for stage, rate in rates.items())
     return (
         f"{config.model} {source}, {config.train.num_steps} steps of {config.train.batch_size} "
