@@ -122,10 +122,10 @@ def test_ctrl_c_ends_it_and_leaves_no_half_a_row(quick, monkeypatch, tmp_path, c
         (["--forms"], "forms is empty"),
         (["--rounds", "0"], "--rounds is 0; expected a whole number of 1 to 10000. Use --rounds 5"),
         (["--seconds", "nan"], "seconds is nan"),
-        (["--batch-size", "0"], "batch_size is 0"),
+        (["--batch-size", "0"], "--batch-size is 0"),
         (
             ["--batch-size", "7", "--devices", "2"],
-            "batch_size is 7, which 2 devices cannot share equally",
+            "--batch-size is 7, which 2 devices cannot share equally",
         ),
         (["--devices", "99"], "devices is 99"),
         (["--dtype", "float16"], "float16"),

@@ -213,7 +213,7 @@ def test_every_new_run_is_another_network_and_shared_ones_are_four():
 MISTAKES = [
     (["--shared", "3"], "shared is 3; expected at least 12"),
     (["--new", "0"], "new is 0; expected at least 12"),
-    (["--num-steps", "2"], "num_steps is 2; expected at least 3"),
+    (["--num-steps", "2"], "--num-steps is 2; expected at least 3"),
     (["--batch-size", "100"], "8 devices cannot share equally; write --batch-size 96 or 104"),
     (["--preset", "fll"], "did you mean 'full'?"),
     (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),

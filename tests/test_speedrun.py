@@ -463,10 +463,10 @@ MISTAKES = [
     (["--learning-rate", "nan"], "--learning-rate is nan; expected a finite number"),
     (["--epochs", "0"], "epochs is 0.0"),
     (["--momentum", "1"], "momentum is 1.0; expected at least 0 and less than 1"),
-    (["--weight-decay", "-1"], "weight_decay is -1.0"),
+    (["--weight-decay", "-1"], "--weight-decay is -1.0"),
     (
         ["--batch-size", "5000"],
-        "batch_size is 5000, more than the 1437 training images; write --batch-size 128",
+        "--batch-size is 5000, more than the 1437 training images; write --batch-size 128",
     ),
     (["--max-train-examples", "100000"], "cannot keep 100000 training images"),
     (["--translate", "8"], "translate is 8; expected less than the 8 pixels"),
