@@ -28,9 +28,11 @@ if count > 1:
 import jaxcnn as jc
 assert jax.process_count() == count and len(jax.devices()) == 4
 data = jc.load_dataset("digits")
-config = jc.override(jc.ExperimentConfig(), dataset="digits", model="resnet8", batch_size=32, num_steps=4, eval_every=2, padding=1, flip=True)
+config = jc.TrainConfig(
+    batch_size=32, num_steps=4, eval_every=2, augment=jc.AugmentConfig(padding=1, flip=True)
+)
 model = jc.create_model("resnet8", 10, width=4)
-rows = [row for _, row in jc.train(model, jc.create_optimizer(config.optimizer, config.train.num_steps), data, config.train)]
+rows = [row for _, row in jc.train(model, jc.create_optimizer(jc.OptimizerConfig()), data, config)]
 print(json.dumps([[row[k] for k in ("train_loss", "eval_loss", "eval_error", "grad_norm")] for row in rows]))
 """
 STUDY = [
