@@ -58,9 +58,9 @@ class Options:
     code: int = 8
     """Numbers of the code that an image passes through."""
     width: int = 16
-    steps: int = 1_300
-    batch: int = 64
-    lr: float = 3e-3
+    num_steps: int = 1_300
+    batch_size: int = 64
+    learning_rate: float = 3e-3
     """Of Adam, with a cosine schedule to 0."""
     strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
@@ -78,8 +78,8 @@ PRESETS = {
         seeds=1,
         code=16,
         width=8,
-        steps=600,
-        batch=128,
+        num_steps=600,
+        batch_size=128,
         out=Path("runs/anomaly-mnist"),
     ),
 }
@@ -110,25 +110,23 @@ def configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.Expe
     """
     fewest = int(np.bincount(data.train.labels).min())
     return {
-        f"without-{label}-seed{seed}": jc.override(
-            jc.ExperimentConfig(),
+        f"without-{label}-seed{seed}": jc.ExperimentConfig(
             dataset=f"{data.name}-without-{label}",
             model="autoencoder",
-            options={"width": options.width, "code": options.code, "dtype": options.dtype},
-            loss="reconstruction",
+            model_kwargs={"width": options.width, "code": options.code, "dtype": options.dtype},
             max_train_examples=fewest * (len(data.classes) - 1),
-            num_steps=options.steps,
-            batch_size=options.batch,
-            optimizer="adam",
-            learning_rate=options.lr,
-            schedule="cosine",
-            weight_decay=0.0,
-            subtract_mean="channel",
-            divide_std=True,
-            padding=0,
-            flip=False,
-            eval_every=-(-options.steps // 4),
-            seed=seed,
+            optimizer=jc.OptimizerConfig(
+                "adam", learning_rate=options.learning_rate, schedule="cosine", weight_decay=0.0
+            ),
+            train=jc.TrainConfig(
+                num_steps=options.num_steps,
+                batch_size=options.batch_size,
+                eval_every=-(-options.num_steps // 4),
+                subtract_mean="channel",
+                divide_std=True,
+                loss="reconstruction",
+                seed=seed,
+            ),
         )
         for seed in range(options.seeds)
     }

@@ -40,7 +40,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,10 +71,10 @@ class Options:
     """digits, mnist, fashion_mnist, cifar10, ..."""
     model: str = "convnet"
     """A network without BN, which one image at a time would leave without a variance."""
-    examples: int = 1280
-    """Training images, as many of each class: a multiple of --batch, so that every epoch has whole
-    batches."""
-    batch: int = 32
+    max_train_examples: int = 1280
+    """Training images, as many of each class: a multiple of --batch-size, so that every epoch has
+    whole batches."""
+    batch_size: int = 32
     """Images of a mini-batch."""
     seeds: int = 3
     rates: tuple[float, float, float] = (0.01, 0.1, 0.1)
@@ -98,7 +98,7 @@ PRESETS = {
         preset="mnist",
         dataset="mnist",
         model="lenet5-relu",
-        examples=5120,
+        max_train_examples=5120,
         seeds=2,
         # The best of 0.005 to 0.02 and of 0.05 to 0.2, one seed; the last was not searched.
         rates=(0.005, 0.2, 0.2),
@@ -114,11 +114,11 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     One seed of every setting comes first.
     """
     check(options)
-    batches = (1, options.batch, options.examples)
-    shuffled = list(zip(batches, ("shuffled",) * 3, options.rates, options.epochs, strict=True))
+    sizes = (1, options.batch_size, options.max_train_examples)
+    shuffled = list(zip(sizes, ("shuffled",) * 3, options.rates, options.epochs, strict=True))
     # Sorted full batches would be the same as shuffled ones.
-    sorted_by_label = [(batch, "sorted", lr, options.common) for batch, _, lr, _ in shuffled[:2]]
-    settings = [setting_recipe(options, *numbers) for numbers in (*shuffled, *sorted_by_label)]
+    sorted_by_label = [(size, "sorted", rate, options.common) for size, _, rate, _ in shuffled[:2]]
+    settings = [setting_config(options, *numbers) for numbers in (*shuffled, *sorted_by_label)]
     return {
         f"{budget.setting(config)}-seed{seed}": jc.override(config, seed=seed)
         for seed in range(options.seeds)
@@ -126,32 +126,35 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     }
 
 
-def setting_recipe(
-    options: Options, batch: int, order: str, lr: float, epochs: int
+def setting_config(
+    options: Options, batch_size: int, order: str, learning_rate: float, epochs: int
 ) -> jc.ExperimentConfig:
     """Return the config of a setting.
 
     It is plain gradient descent at a constant rate, so that settings differ by their batch alone.
     """
-    updates, common = (e * options.examples // batch for e in (epochs, options.common))
+    updates, common = (
+        e * options.max_train_examples // batch_size for e in (epochs, options.common)
+    )
     most = updates // (SORTED_ROWS * epochs if order == "sorted" else ROWS)
-    return jc.override(
-        jc.ExperimentConfig(),
+    return jc.ExperimentConfig(
         dataset=options.dataset,
         model=options.model,
-        max_train_examples=options.examples,
-        num_steps=updates,
-        # A divisor, so that a row falls on the common epoch.
-        eval_every=max(k for k in range(1, max(1, most) + 1) if common % k == 0),
-        batch_size=batch,
-        order=order,
-        optimizer="sgd",
-        learning_rate=lr,
-        schedule="constant",
-        momentum=0.0,
-        weight_decay=0.0,
-        padding=0,
-        flip=False,
+        max_train_examples=options.max_train_examples,
+        optimizer=jc.OptimizerConfig(
+            "sgd",
+            learning_rate=learning_rate,
+            schedule="constant",
+            momentum=0.0,
+            weight_decay=0.0,
+        ),
+        train=jc.TrainConfig(
+            num_steps=updates,
+            batch_size=batch_size,
+            # A divisor, so that a row falls on the common epoch.
+            eval_every=max(k for k in range(1, max(1, most) + 1) if common % k == 0),
+            order=order,
+        ),
     )
 
 
@@ -161,15 +164,22 @@ def check(options: Options) -> None:
     Raises:
       ArgumentError: for a number that is too small, or batches and epochs that do not fit.
     """
-    for name, least in (("seeds", 1), ("common", 1), ("batch", 2), ("examples", 4)):
+    for name, least in (
+        ("seeds", 1),
+        ("common", 1),
+        ("batch_size", 2),
+        ("max_train_examples", 4),
+    ):
         if getattr(options, name) < least:
             raise jc.ArgumentError(
                 f"{name} is {getattr(options, name)}; expected a whole number of at least {least}"
             )
-    n, batch, common = options.examples, options.batch, options.common
-    if batch >= n or n % batch:
-        near = f"and not --batch itself: write --examples {max(2, n // batch) * batch}"
-        raise jc.ArgumentError(f"examples is {n}; expected a multiple of --batch, {near}")
+    n, size, common = options.max_train_examples, options.batch_size, options.common
+    if size >= n or n % size:
+        raise jc.ArgumentError(
+            f"max_train_examples is {n}; expected a multiple of --batch-size, and not --batch-size "
+            f"itself: write --max-train-examples {max(2, n // size) * size}"
+        )
     if min(options.epochs) < common:
         enough = " ".join(str(max(epochs, common)) for epochs in options.epochs)
         raise jc.ArgumentError(
@@ -212,14 +222,14 @@ def initialize(
 def step_memory(
     configs: Iterable[jc.ExperimentConfig], data: jc.Dataset
 ) -> dict[str, float | None]:
-    """Return the memory of a step: batch -> MiB that XLA allocates.
+    """Return the memory of a step: batch size -> MiB that XLA allocates.
 
     It is None where XLA does not report it.
     """
     strategy, sizes = jc.strategy(devices=1), {}
     for config in {config.train.batch_size: config for config in configs}.values():
         model, tx, state, train = initialize(config, data)
-        step = jc.make_train_step(model, tx, pad=0, flip=False)
+        step = jc.make_train_step(model, tx)
         index = np.arange(config.train.batch_size, dtype=np.int32)
         size = strategy.memory(step, strategy.replicate(state), strategy.replicate(train), index)
         sizes[str(config.train.batch_size)] = None if size is None else size / 2**20
@@ -311,10 +321,8 @@ def draw(options: Options) -> None:
             "write smaller --rates, another --out"
         )
     common = min(
-        run.config.train.num_steps
-        * run.config.train.batch_size
-        / (run.config.max_train_examples or math.nan)
-        for run in converged
+        config.train.num_steps * config.train.batch_size / (config.max_train_examples or math.nan)
+        for config in (run.config for run in converged)
     )
     limits = {"epoch": common, "time": min(end["time"] for end in ends)}
     memory = out / "memory.json"

@@ -17,9 +17,8 @@ Groups = Mapping[str, Sequence[runs.Run]]
 
 def setting(config: jc.ExperimentConfig) -> str:
     """Return the name of a config's setting, such as `mini-batch-sorted`."""
-    name = {1: "online", config.max_train_examples: "full-batch"}.get(
-        config.train.batch_size, "mini-batch"
-    )
+    names = {1: "online", config.max_train_examples: "full-batch"}
+    name = names.get(config.train.batch_size, "mini-batch")
     return name if config.train.order == "shuffled" else f"{name}-sorted"
 
 
@@ -28,14 +27,17 @@ def timed(all_runs: Sequence[runs.Run]) -> list[list[dict[str, Any]]]:
 
     They are `epoch` and `time`, the seconds of training up to the row.
     """
-    batch, n = all_runs[0].config.train.batch_size, all_runs[0].config.max_train_examples
+    config = all_runs[0].config
+    batch_size, n = config.train.batch_size, config.max_train_examples
     # One pace for all seeds, so that rows of one step have one time. The first row of a run
     # includes compilation and counts only where there is no other.
     pace = statistics.median(
-        batch / row["images_per_second"] for run in all_runs for row in run.rows[1:] or run.rows
+        batch_size / row["images_per_second"]
+        for run in all_runs
+        for row in run.rows[1:] or run.rows
     )
     new_columns = [
-        [{"epoch": row["step"] * batch / n, "time": row["step"] * pace} for row in run.rows]
+        [{"epoch": row["step"] * batch_size / n, "time": row["step"] * pace} for row in run.rows]
         for run in all_runs
     ]
     return [
@@ -67,7 +69,7 @@ def table_row(
       name: of the setting.
       all_runs: its runs, one a seed.
       limits: "epoch" and "time" -> the value at which settings are compared.
-      memory: batch -> MiB of a step.
+      memory: batch size -> MiB of a step.
     """
     config, rows = all_runs[0].config, timed(all_runs)
     updates = (config.max_train_examples or 0) // config.train.batch_size
@@ -75,9 +77,9 @@ def table_row(
     spreads = [statistics.median(row["loss_std"] for row in run[len(run) // 2 :]) for run in rows]
     cells: dict[str, Any] = {
         "setting": name,
-        "batch": config.train.batch_size,
+        "batch_size": config.train.batch_size,
         "order": config.train.order,
-        "lr": config.optimizer.learning_rate,
+        "learning_rate": config.optimizer.learning_rate,
     }
     is_timed, end = config.train.order == "shuffled", rows[0][-1]
     cells |= {

@@ -21,13 +21,14 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
 from experiments._common import DtypeName, StrategyName, print_resume_hint
 from jaxcnn import cli, multihost, plots, runs, tables
+from jaxcnn.config import field_names
 
 # fmt: off
 PAPER = {
@@ -55,16 +56,16 @@ class Options:
     families: tuple[Literal["plain", "residual"], ...] = ("plain", "residual")
     seeds: int = 2
     """Runs of every network, from seeds 0, 1, ..."""
-    steps: int = 300
-    batch: int = 128
+    num_steps: int = 300
+    batch_size: int = 128
     width: int = 8
     """Filters of the first stage."""
     shortcut: Literal["A", "B"] = "A"
     bn_group: int = 0
     """Examples that BN averages over; 0 is the batch, 64 the paper's two GPUs."""
     kernel_init: str = "he"
-    lr: float = 0.05
-    drops: tuple[int, ...] = (150, 225)
+    learning_rate: float = 0.05
+    milestones: tuple[int, ...] = (150, 225)
     """Steps at which the rate falls tenfold."""
     warmup_depth: int = 110
     """From this depth on residual networks start at --warmup-lr; 0 is never."""
@@ -73,21 +74,21 @@ class Options:
     optimizer: str = "momentum"
     """momentum, caffe, nesterov or sgd."""
     momentum: float = 0.9
-    decay: float = 1e-4
-    decay_on: Literal["convs", "kernels", "all"] = "kernels"
-    mean: Literal["pixel", "channel", "none"] = "pixel"
-    std: bool = False
-    pad: int = 1
+    weight_decay: float = 1e-4
+    decay_mask: Literal["convs", "kernels", "all"] = "kernels"
+    subtract_mean: Literal["pixel", "channel", "none"] = "pixel"
+    divide_std: bool = False
+    padding: int = 1
     """Pixels of padding before the random crop; 0 is no crop."""
-    fill: Literal["mean", "black", "reflect"] = "mean"
+    pad_value: Literal["mean", "black", "reflect"] = "mean"
     flip: bool = False
-    validation: int = 0
+    num_validation: int = 0
     """Training images held out (the paper's split: 5000)."""
-    report: Literal["test", "validation"] = "test"
-    precise_bn: int = 0
+    eval_split: Literal["test", "validation"] = "test"
+    recompute_batch_stats: int = 0
     """Training images for exact BN statistics, tested next to the moving ones; 0 is off."""
-    train_error: Literal["running", "clean"] = "running"
-    every: int | None = 25
+    train_metrics: Literal["running", "clean"] = "running"
+    eval_every: int | None = 25
     """Steps between rows, tests and checkpoints; None is an epoch."""
     keep_every: int = 25
     """Keep the checkpoints at multiples of this (quick: 110 MB); 0 keeps none of them.
@@ -115,9 +116,9 @@ PRESETS = {
         preset="mnist",
         dataset="mnist",
         seeds=1,
-        steps=500,
-        drops=(300, 425),
-        every=50,
+        num_steps=500,
+        milestones=(300, 425),
+        eval_every=50,
         keep_every=50,
         out=Path("runs/depth-mnist"),
     ),
@@ -126,14 +127,14 @@ PRESETS = {
         dataset="cifar10",
         depths=(20, 32, 44, 56),
         seeds=5,
-        steps=64_000,
+        num_steps=64_000,
         width=16,
-        lr=0.1,
-        drops=(32_000, 48_000),
-        pad=4,
+        learning_rate=0.1,
+        milestones=(32_000, 48_000),
+        padding=4,
         flip=True,
         bn_group=64,
-        every=None,
+        eval_every=None,
         # 20 epochs.
         keep_every=7_820,
         out=Path("runs/depth-paper"),
@@ -170,22 +171,19 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     if options.seeds < 1:
         raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
     # Options and configs share the names of their fields.
-    shared: dict[str, Any] = {
-        f.name: getattr(options, f.name)
-        for f in fields(jc.ExperimentConfig)
-        if hasattr(options, f.name)
-    } | {"warmup_lr": None}
+    default = jc.ExperimentConfig()
+    names = [name for name in field_names(default) if hasattr(options, name)]
+    shared = {name: getattr(options, name) for name in names} | {"warmup_lr": None}
+    base = jc.override(default, **shared)
     all_runs = {}
     for seed in range(options.seeds):
         for depth in options.depths:
             for family in options.families:
                 name = f"{'plain' if family == 'plain' else 'resnet'}{depth}"
-                model_kwargs = _model_kwargs(options, family)
                 config = jc.override(
-                    jc.ExperimentConfig(),
-                    **shared,
+                    base,
                     model=f"cifar-{name}",
-                    options=model_kwargs,
+                    model_kwargs=_model_kwargs(options, family),
                     seed=seed,
                 )
                 # Section 4.2: 0.1 is slightly too large for ResNet-110 to start converging.
@@ -262,7 +260,9 @@ def main(args: list[str] | None = None) -> int:
         if not options.plot_only:
             all_runs = configs(options)
             cli.enable_compilation_cache()
-            data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
+            data = jc.load_dataset(
+                options.dataset, options.data_dir, validation=options.num_validation
+            )
             strategy = jc.strategy(options.strategy)
             sweep_kwargs: dict[str, Any] = {
                 "strategy": strategy,

@@ -45,9 +45,9 @@ import numpy as np
 import jaxcnn as jc
 from experiments._common import DtypeName, StrategyName, run_study
 from jaxcnn import cli, plots, runs, tables
+from jaxcnn.config import check_choice, field_names
 from jaxcnn.data import channel_statistics
 from jaxcnn.interpret import summary
-from jaxcnn.config import check_choice
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "perceptron": ("perceptron", {}),
@@ -79,18 +79,18 @@ class Options:
     lenet5-relu, lenet5-1998."""
     seeds: int = 3
     """Runs of every network, from seeds 0, 1, ..."""
-    steps: int = 500
-    batch: int = 64
-    lr: float = 0.05
+    num_steps: int = 500
+    batch_size: int = 64
+    learning_rate: float = 0.05
     lr_1998: float = 0.005
-    """Rate of lenet5-1998, instead of `lr`. Of 0.002, 0.005, 0.01, 0.02 the best on 5,000
-    validation images of MNIST, 4 epochs."""
-    drops: tuple[int, ...] = (300, 400)
+    """Rate of lenet5-1998, instead of `learning_rate`. Of 0.002, 0.005, 0.01, 0.02 the best on
+    5,000 validation images of MNIST, 4 epochs."""
+    milestones: tuple[int, ...] = (300, 400)
     """Steps at which the rate falls tenfold."""
-    decay: float = 1e-4
-    pad: int = 1
+    weight_decay: float = 1e-4
+    padding: int = 1
     """Pixels of padding before the random crop; 0 is no crop."""
-    every: int | None = 50
+    eval_every: int | None = 50
     """Steps between rows, tests and checkpoints; None is an epoch."""
     strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
@@ -106,8 +106,8 @@ PRESETS = {
     "quick": Options(),
     # 20 epochs at batch 128, as in the paper.
     "mnist": Options(
-        preset="mnist", datasets=("mnist", "fashion_mnist"), steps=9_380, batch=128,
-        drops=(5_600, 7_600), every=None, out=Path("runs/mnist"),
+        preset="mnist", datasets=("mnist", "fashion_mnist"), num_steps=9_380, batch_size=128,
+        milestones=(5_600, 7_600), eval_every=None, out=Path("runs/mnist"),
     ),
 }
 # fmt: on
@@ -132,22 +132,21 @@ def configs(options: Options, dataset: str) -> dict[str, jc.ExperimentConfig]:
 
     One seed of every network comes first, so that a study that was stopped has a usable table.
     """
-    names = ("steps", "batch", "drops", "decay", "pad", "every")
-    shared: dict[str, Any] = {name: getattr(options, name) for name in names} | {"flip": False}
+    # Options and configs share the names of their fields.
+    default = jc.ExperimentConfig()
+    names = [name for name in field_names(default) if hasattr(options, name)]
+    shared = {name: getattr(options, name) for name in names}
+    base = jc.override(default, **shared, dataset=dataset)
     all_runs = {}
     for seed in range(options.seeds):
         for name in options.networks:
             model, model_kwargs = NETWORKS[check_choice("network", name, NETWORKS)]
-            lr = options.lr_1998 if name == "lenet5-1998" else options.lr
-            model_kwargs = model_kwargs | {"dtype": options.dtype}
             all_runs[f"{name}-seed{seed}"] = jc.override(
-                jc.ExperimentConfig(),
-                dataset=dataset,
+                base,
                 model=model,
-                options=model_kwargs,
-                learning_rate=lr,
+                model_kwargs=model_kwargs | {"dtype": options.dtype},
+                learning_rate=options.lr_1998 if model == "lenet5-1998" else options.learning_rate,
                 seed=seed,
-                **shared,
             )
     return all_runs
 
@@ -247,13 +246,14 @@ def protocol(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> str:
         }
     )
     rate = " and ".join(f"{lr:g}" + " (lenet5-1998)" * is_printed for is_printed, lr in rates)
+    padding = all_runs[0].config.train.augment.padding
     enlarged = (
         " Digits are enlarged from 8x8 to 24x24 and padded to 28x28."
         if "digits" in by_dataset
         else ""
     )
     return (
-        f"{steps} images, momentum at rate {rate}, crops of {all_runs[0].config.train.augment.padding} pixel. "
+        f"{steps} images, momentum at rate {rate}, crops of {padding} pixel. "
         "Errors in percent at the last step, mean over seeds and half width of its 95% interval "
         "(training error: running mean over augmented batches); seconds a run. Multiply-adds of "
         "one image; the zeros of lenet5-1998's C3 (150,000 of 240,000 are not) are counted."

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +34,12 @@ import jaxcnn as jc
 from experiments import hyperparameter_search as search
 from experiments._common import DtypeName, StrategyName, run_study
 from jaxcnn import cli, runs, tables
-from jaxcnn.config import check_choice
+from jaxcnn.config import check_choice, field_names
 
 TUNING = 1000
 """First seed of tuning, beyond all those of the final runs."""
 L2_INSIDE = ("sam", "lars")
-"""Methods that add `decay * w` to the gradient themselves.
+"""Methods that add `weight_decay * w` to the gradient themselves.
 
 Their coefficient is that of L2. The decay of the other methods with one is decoupled.
 """
@@ -68,25 +68,25 @@ class Options:
     """Trials of every rate, from seeds 1000, 1001, ..."""
     seeds: int = 3
     """Final runs of every method, from seeds 0, 1, ..."""
-    steps: int = 200
-    batch: int = 64
+    num_steps: int = 200
+    batch_size: int = 64
     schedule: Literal[
         "constant", "cosine", "exponential", "one-cycle", "plateau", "restarts", "warmup"
     ] = "cosine"
     """Schedule of every method but schedule-free, whose rate is constant."""
     momentum: float = 0.9
-    decay: float = 1e-4
+    weight_decay: float = 1e-4
     """L2, where decay is part of the gradient."""
     decoupled_decay: float = 1e-2
     """Coefficient of adamw, lamb, lion, muon and prodigy, which decay apart from the gradient, by
     the rate times this."""
-    pad: int = 0
+    padding: int = 0
     """Pixels of padding before the random crop; 0 is no crop."""
-    validation: int = 237
+    num_validation: int = 237
     """Training images held out for tuning; no run trains on them."""
     target: float = 5.0
     """Test error, percent, at which `steps_to_target` is measured."""
-    every: int | None = 25
+    eval_every: int | None = 25
     """Steps between rows, tests and checkpoints; None is an epoch."""
     strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
@@ -103,10 +103,10 @@ PRESETS = {
         preset="mnist",
         dataset="mnist",
         model="lenet5-relu",
-        steps=400,
-        batch=128,
-        every=100,
-        validation=5000,
+        num_steps=400,
+        batch_size=128,
+        eval_every=100,
+        num_validation=5000,
         target=2.0,
         out=Path("runs/optimizers-mnist"),
     ),
@@ -127,15 +127,13 @@ def config(options: Options, method: str, **overrides: Any) -> jc.ExperimentConf
     if options.model == "mlp" and "hidden" in model_kwargs:
         model_kwargs["hidden"] = [options.hidden] * 2
     # Options and configs share the names of their fields.
-    shared: dict[str, Any] = {
-        f.name: getattr(options, f.name)
-        for f in fields(jc.ExperimentConfig)
-        if hasattr(options, f.name)
-    }
-    shared |= {"optimizer": method, "options": model_kwargs, "drops": (), "flip": False}
+    default = jc.ExperimentConfig()
+    names = [name for name in field_names(default) if hasattr(options, name)]
+    shared = {name: getattr(options, name) for name in names}
+    shared |= {"optimizer": method, "model_kwargs": model_kwargs, "milestones": ()}
     shared |= {"schedule": "constant" if method in CONSTANT else options.schedule}
-    shared |= {"decay": options.decoupled_decay if is_decoupled else options.decay}
-    return jc.override(jc.ExperimentConfig(), **shared | overrides)
+    shared |= {"weight_decay": options.decoupled_decay if is_decoupled else options.weight_decay}
+    return jc.override(default, **shared | overrides)
 
 
 def check(options: Options) -> None:
@@ -168,7 +166,7 @@ def trials(options: Options) -> dict[str, jc.ExperimentConfig]:
     """
     return {
         f"tune/{method}-{rate:g}-seed{seed}": config(
-            options, method, lr=rate, seed=seed, report="validation"
+            options, method, learning_rate=rate, seed=seed, eval_split="validation"
         )
         for seed in range(TUNING, TUNING + options.tune_seeds)
         for method in options.methods
@@ -187,7 +185,7 @@ def finals(options: Options, rates: Mapping[str, float | None]) -> dict[str, jc.
     """
     # One seed of everything comes first, so that a method is timed at several moments.
     return {
-        f"final/{method}-seed{seed}": config(options, method, lr=rate, seed=seed)
+        f"final/{method}-seed{seed}": config(options, method, learning_rate=rate, seed=seed)
         for seed in range(options.seeds)
         for method in options.methods
         if (rate := rates[method]) is not None
@@ -214,8 +212,8 @@ def notes(title: str, config: jc.ExperimentConfig, target: float, trials: search
         "Losses in nats, errors in percent at the last step (training: running means); over the "
         "seeds that did not diverge, ± the half width of the mean's 95% interval: of seeds alone, "
         "not of tuning.",
-        f"steps_to_target: of the first row, one every {config.train.eval_every or 'epoch'}, with a test "
-        f"error of at most {target:g}%, mean over seeds; a dash where a seed has none. "
+        f"steps_to_target: of the first row, one every {config.train.eval_every or 'epoch'}, with "
+        f"a test error of at most {target:g}%, mean over seeds; a dash where a seed has none. "
         "ms_per_step: the median over rows but the first of each run.",
     ]
 
@@ -225,7 +223,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     check(options)
     all_runs, strategy = trials(options), jc.strategy(options.strategy)
     cli.enable_compilation_cache()
-    data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
+    data = jc.load_dataset(options.dataset, options.data_dir, validation=options.num_validation)
     sweep_kwargs: dict[str, Any] = {"strategy": strategy, "stop": stop, "brief": True}
     for stage in ("tune", "final"):
         if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
@@ -243,7 +241,8 @@ def draw(options: Options) -> None:
     tuning, final = search.methods(out / "tune"), search.methods(out / "final")
     table = search.table(tuning, final, target)
     config = next(all_runs[0].config for all_runs in final.values())
-    title = f"{config.model} on {config.dataset}, {config.train.num_steps} steps of {config.train.batch_size} images"
+    size = f"{config.train.num_steps} steps of {config.train.batch_size} images"
+    title = f"{config.model} on {config.dataset}, {size}"
     divergences = search.divergences(tuning, final)
     tables.write_table(out, table, notes(title, config, target, tuning) + divergences)
     search.write_figures(out, title, [line["method"] for line in table], tuning, final)

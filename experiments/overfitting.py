@@ -27,14 +27,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
 from experiments._common import DtypeName, StrategyName, run_study
 from jaxcnn import cli, parallel, plots, runs, tables
-from jaxcnn.config import check_choice
+from jaxcnn.config import check_choice, field_names
 
 TITLES = {
     "all": "all images",
@@ -51,7 +51,7 @@ TITLES |= {
 """Setting -> its title in table and figures."""
 TRAINED = tuple(name for name in TITLES if name != "early-stopping")
 """Settings that have runs."""
-STRENGTHS = {"augmentation": "pad", "weight-decay": "decay", "dropout": "dropout"}
+STRENGTHS = {"augmentation": "padding", "weight-decay": "weight_decay", "dropout": "dropout"}
 """Setting -> the option that is its remedy's strength."""
 COLUMNS = [
     template.format(metric)
@@ -71,9 +71,9 @@ class Options:
     settings: tuple[str, ...] = TRAINED
     """Any of all, few, augmentation, weight-decay, dropout, batch-norm, together; early stopping
     comes with few."""
-    examples: int = 100
+    max_train_examples: int = 100
     """Training images of every setting but `all`."""
-    validation: int = 437
+    num_validation: int = 437
     """Training images held out: they draw the curves and choose early stopping's row."""
     width: int = 8
     """Filters of the first convolution."""
@@ -81,21 +81,21 @@ class Options:
     """Units of the dense layer."""
     seeds: int = 5
     """Runs of every setting, from seeds 0, 1, ..."""
-    steps: int = 1000
-    batch: int = 32
-    lr: float = 0.003
+    num_steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 0.003
     optimizer: str = "adam"
     """A name in `jaxcnn.OPTIMIZERS`."""
     schedule: str = "constant"
     """A name in `jaxcnn.SCHEDULES`."""
-    pad: int = 1
+    padding: int = 1
     """Pixels of padding before the random crop of `augmentation`."""
-    decay: float = 0.01
+    weight_decay: float = 0.01
     """L2 coefficient of `weight-decay`. Of 0.001, 0.003, 0.01 and 0.03 the best final validation
     loss in both presets."""
     dropout: float = 0.5
     """Share of the dense layer's outputs that `dropout` sets to 0; not searched."""
-    every: int | None = 20
+    eval_every: int | None = 20
     """Steps between rows, tests and checkpoints; None is an epoch, another number of steps for
     `all`."""
     strategy: StrategyName = "auto"
@@ -111,8 +111,8 @@ class Options:
 PRESETS = {
     "quick": Options(),
     "mnist": Options(
-        preset="mnist", dataset="mnist", examples=500, validation=2000, seeds=3, lr=0.001, pad=2,
-        every=50, out=Path("runs/overfitting-mnist"),
+        preset="mnist", dataset="mnist", max_train_examples=500, num_validation=2000, seeds=3,
+        learning_rate=0.001, padding=2, eval_every=50, out=Path("runs/overfitting-mnist"),
     ),
 }
 # fmt: on
@@ -135,11 +135,12 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
         if name in STRENGTHS and not getattr(options, strength := STRENGTHS[name]):
             usual = getattr(PRESETS[options.preset], strength)
             raise jc.ArgumentError(
-                f"{strength} is 0, so {name} would change nothing; write --{strength} {usual}"
+                f"{strength} is 0, so {name} would change nothing; "
+                f"write {cli.flag_name(strength)} {usual}"
             )
     by_setting, seeds = variants(options), range(options.seeds)
     return {
-        f"{name}-seed{seed}": replace(by_setting[name], seed=seed)
+        f"{name}-seed{seed}": jc.override(by_setting[name], seed=seed)
         for seed in seeds
         for name in options.settings
     }
@@ -150,41 +151,38 @@ def variants(options: Options) -> dict[str, jc.ExperimentConfig]:
 
     They are `few`, variants of it with one change, and one with all the remedies together.
     """
-    names = ["dataset", "validation", "examples", "steps", "batch"]
-    names += ["lr", "optimizer", "schedule", "every"]
-    shared: dict[str, Any] = {name: getattr(options, name) for name in names}
+    # Options and configs share the names of their fields.
+    default = jc.ExperimentConfig()
+    names = [name for name in field_names(default) if hasattr(options, name)]
+    shared = {name: getattr(options, name) for name in names}
     # The background of digits is black, and one mean for all pixels moves with them. So a crop is
     # a shift and nothing else.
-    shared |= {
-        "drops": (),
-        "decay": 0.0,
-        "pad": 0,
-        "flip": False,
-        "mean": "channel",
-        "std": True,
-        "fill": "black",
-    }
+    shared |= {"subtract_mean": "channel", "divide_std": True, "padding": 0, "pad_value": "black"}
+    shared |= {"milestones": (), "weight_decay": 0.0}
     net = {name: getattr(options, name) for name in ("width", "hidden", "dtype")}
     few = jc.override(
-        jc.ExperimentConfig(),
+        default,
         **shared,
         model="convnet",
-        options=net,
+        model_kwargs=net,
         eval_split="validation",
         train_metrics="clean",
     )
     dropout, norm = {"dropout": options.dropout}, {"batch_norm": True}
-    return {
-        "all": replace(few, examples=None),
-        "few": few,
-        "augmentation": replace(few, pad=options.pad),
-        "weight-decay": replace(few, decay=options.decay),
-        "dropout": replace(few, options=net | dropout),
-        "batch-norm": replace(few, options=net | norm),
-        "together": replace(
-            few, pad=options.pad, decay=options.decay, options=net | dropout | norm
-        ),
+    changes: dict[str, dict[str, Any]] = {
+        "all": {"max_train_examples": None},
+        "few": {},
+        "augmentation": {"padding": options.padding},
+        "weight-decay": {"weight_decay": options.weight_decay},
+        "dropout": {"model_kwargs": net | dropout},
+        "batch-norm": {"model_kwargs": net | norm},
+        "together": {
+            "padding": options.padding,
+            "weight_decay": options.weight_decay,
+            "model_kwargs": net | dropout | norm,
+        },
     }
+    return {name: jc.override(few, **change) for name, change in changes.items()}
 
 
 def setting(config: jc.ExperimentConfig) -> str:
@@ -255,7 +253,8 @@ def groups(all_runs: list[runs.Run]) -> dict[str, list[runs.Run]]:
             by_setting["early-stopping"].append(with_figures(run, stop_early=True))
     if not any(by_setting.values()):
         raise jc.ArgumentError(
-            f"{all_runs[0].divergence} So did every run; write another --out and a smaller --lr"
+            f"{all_runs[0].divergence} So did every run; write another --out and a smaller "
+            "--learning-rate"
         )
     return {name: group for name, group in by_setting.items() if group}
 
@@ -284,11 +283,12 @@ def row(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> dict[str, A
 
 def protocol(run: runs.Run) -> str:
     """Return the note below the table."""
-    config, net = run.config, run.config.model_kwargs
+    config, optimizer, net = run.config, run.config.optimizer, run.config.model_kwargs
     return (
         f"{config.dataset}, convnet of width {net['width']} with {net['hidden']} hidden units, "
-        f"{config.train.num_steps} steps of {config.train.batch_size} images by {config.optimizer.name} at rate "
-        f"{config.optimizer.learning_rate:g} ({config.optimizer.schedule}), {config.num_validation} images for validation and "
+        f"{config.train.num_steps} steps of {config.train.batch_size} images by {optimizer.name} "
+        f"at rate {optimizer.learning_rate:g} ({optimizer.schedule}), "
+        f"{config.num_validation} images for validation and "
         f"{run.result['heldout_images']} for the test. Losses in nats, errors in percent, at the "
         "last step, with the half width of the mean's 95% interval over seeds; training figures "
         "are one clean pass, without crops and dropout; a gap is validation minus training; a "
@@ -368,7 +368,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs; return False if stopped."""
     all_runs = configs(options)
     cli.enable_compilation_cache()
-    data = jc.load_dataset(options.dataset, options.data_dir, validation=options.validation)
+    data = jc.load_dataset(options.dataset, options.data_dir, validation=options.num_validation)
     strategy = jc.strategy(options.strategy)
     sweep_kwargs: dict[str, Any] = {
         "strategy": strategy,

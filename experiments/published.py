@@ -5,8 +5,8 @@
 DIR and the folders in it hold files of PyTorch weights or `.safetensors`. Files of two public
 repositories are recognized by their SHA-256, whatever their names: a-martyn/resnet and
 akamaster/pytorch_resnet_cifar10. Any other file needs a name with its family and depth, such as
-`plain20.pt` or `resnet56.safetensors`, and is evaluated with --mean, --std and
---shortcut-padding.
+`plain20.pt` or `resnet56.safetensors`, and is evaluated with --subtract-mean,
+--divide-std and --shortcut-padding.
 
 Expected: test errors within 0.4 points of the published ones. Plain-56 is worse than plain-20, and
 ResNet-56 better than ResNet-20, as in He et al. 2015 (arXiv:1512.03385), section 4.2.
@@ -104,13 +104,14 @@ class Options:
     weights: Path | None = None
     """Folder with the files; folders in it are searched too."""
     preset: Literal["published"] = "published"
-    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
+    subtract_mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
     """Of files that are not recognized: subtracted from images in 0..1, by channel."""
-    std: tuple[float, ...] = (0.247, 0.2435, 0.2616)
+    divide_std: tuple[float, ...] = (0.247, 0.2435, 0.2616)
     """Of files that are not recognized: divisor, by channel."""
     shortcut_padding: Literal["end", "both"] | None = None
-    """Of residual files that are not recognized: where shortcut A adds its zeros. "end" is behind the channels, "both" on
-    both sides; None takes it from the names in the file, where they tell."""
+    """Of residual files that are not recognized: where shortcut A adds its zeros. "end" is behind
+    the channels, "both" on both sides; None takes it from the names in the file, where they tell.
+    """
     data_dir: Path | None = None
     """Where to look for CIFAR-10 first."""
     out: Path = Path("runs/depth-published")
@@ -165,18 +166,16 @@ def evaluate_file(
     """
     name = f"{'plain' if published.family == 'plain' else 'resnet'}{published.depth}"
     source = published.source
-    mean, std = (source.mean, source.std) if source else (options.mean, options.std)
-    config = jc.override(
-        jc.ExperimentConfig(), dataset=data.name, model=name, subtract_mean=mean, divide_std=std
-    )
+    if source:
+        config = jc.TrainConfig(subtract_mean=source.mean, divide_std=source.std)
+    else:
+        config = jc.TrainConfig(subtract_mean=options.subtract_mean, divide_std=options.divide_std)
     model = jc.create_model(name, len(data.classes))
     padding = source.shortcut_padding if source else options.shortcut_padding
     variables = jc.load_weights(
         model, path, shortcut_padding=padding if published.family == "residual" else None
     )
-    state = jc.init_state(
-        model, jc.create_optimizer(config.optimizer, config.train.num_steps), config.train, data
-    )
+    state = jc.init_state(model, jc.create_optimizer(jc.OptimizerConfig()), config, data)
     metrics = jc.evaluate(model, jc.with_variables(state, variables), data.test)
     wrong, count = int(metrics.num_wrong), int(metrics.num_examples)
     interval = stats.binomtest(wrong, count).proportion_ci(0.95, "wilson")
@@ -252,10 +251,11 @@ def main(args: list[str] | None = None) -> int:
             published.source for published in files.values() if published.source
         )
         notes = [
-            f"{len(data.test.labels):,} test images of CIFAR-10. Errors in percent; low and high are "
-            "the 95% interval (Wilson). The paper's plain networks are read off its figure 6.",
+            f"{len(data.test.labels):,} test images of CIFAR-10. Errors in percent; low and high "
+            "are the 95% interval (Wilson). The paper's plain networks are read off its figure 6.",
             *(
-                f"{source.name}: mean {source.mean}, standard deviation {source.std}; {source.note}."
+                f"{source.name}: mean {source.mean}, standard deviation {source.std}; "
+                f"{source.note}."
                 for source in sources
             ),
         ]

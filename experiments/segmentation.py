@@ -66,9 +66,9 @@ class Options:
     seeds: int = 3
     width: int = 8
     depth: int = 3
-    steps: int = 300
-    batch: int = 32
-    lr: float = 3e-3
+    num_steps: int = 300
+    batch_size: int = 32
+    learning_rate: float = 3e-3
     """Of Adam, with a cosine schedule to 0."""
     strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
@@ -86,7 +86,7 @@ PRESETS = {
         name="digits",
         scenes=10_000,
         width=12,
-        steps=2_000,
+        num_steps=2_000,
         out=Path("runs/segmentation-mnist"),
     ),
 }
@@ -181,28 +181,27 @@ def dataset_name(options: Options) -> str:
 def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     """Return the study's runs: name -> config."""
     return {
-        f"{'skips' if skips else 'none'}-seed{seed}": jc.override(
-            jc.ExperimentConfig(),
+        f"{'skips' if skips else 'none'}-seed{seed}": jc.ExperimentConfig(
             dataset=dataset_name(options),
             model="unet",
-            options={
+            model_kwargs={
                 "width": options.width,
                 "depth": options.depth,
                 "batch_norm": True,
                 "skips": skips,
                 "dtype": options.dtype,
             },
-            num_steps=options.steps,
-            batch_size=options.batch,
-            optimizer="adam",
-            learning_rate=options.lr,
-            schedule="cosine",
-            subtract_mean="channel",
-            divide_std=True,
-            padding=0,
-            flip=False,
-            eval_every=-(-options.steps // 5),
-            seed=seed,
+            optimizer=jc.OptimizerConfig(
+                "adam", learning_rate=options.learning_rate, schedule="cosine"
+            ),
+            train=jc.TrainConfig(
+                num_steps=options.num_steps,
+                batch_size=options.batch_size,
+                eval_every=-(-options.num_steps // 5),
+                subtract_mean="channel",
+                divide_std=True,
+                seed=seed,
+            ),
         )
         for seed in range(options.seeds)
         for skips in TITLES
@@ -291,10 +290,8 @@ def draw(options: Options) -> None:
     ]
     config = all_runs[0].config
     protocol = (
-        f"{config.dataset}, {config.train.num_steps} steps of {config.train.batch_size} scenes of {SIDE}x{SIDE}. "
-        "Intersection over union, "
-    )
-    protocol += (
+        f"{config.dataset}, {config.train.num_steps} steps of {config.train.batch_size} scenes "
+        f"of {SIDE}x{SIDE}. Intersection over union, "
         "mean over classes, and errors of pixels, in percent of the test scenes at the last step."
     )
     protocol += paired_change(forms)

@@ -67,6 +67,7 @@ _COUNT = (1, 10**7)
 BOUNDS: dict[str, tuple[int, int]] = {
     "animals": _COUNT,
     "batch": (1, 2**20),
+    "batch_size": (1, 2**20),
     "batches": (1, 2**20),
     "bn_group": (0, 2**20),
     "code": (1, 2**16),
@@ -82,6 +83,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     # Some scripts allow a fraction.
     "epochs": (0, 10**5),
     # The order of the examples of so many steps is drawn at once.
+    "eval_every": (1, 10**5),
     "every": (1, 10**5),
     "examples": _COUNT,
     "first": (0, 10**8),
@@ -93,16 +95,22 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "images": _COUNT,
     "keep_every": (0, 10**8),
     "kills": (0, 10**4),
+    "max_train_examples": _COUNT,
     "megabytes": (0, 10**5),
     "memory": (1, 2**50),
+    "milestones": _STEPS,
     "most": (1, 10**6),
     "new": (0, 10**4),
     "num_processes": (1, 2**16),
+    "num_steps": _STEPS,
+    "num_validation": (0, 10**7),
     "pad": (0, 1024),
+    "padding": (0, 1024),
     "pictures": _COUNT,
     "points": (2, 1001),
     "precise_bn": (0, 10**7),
     "process_id": (0, 2**16),
+    "recompute_batch_stats": (0, 10**7),
     "resize": (1, 4096),
     "rounds": (1, 10**4),
     "runs": (1, 10**5),
@@ -380,7 +388,11 @@ def _memory_message(error: Exception) -> str | None:
     if not isinstance(error, MemoryError) and not is_device_error:
         return None
     options = _flags.get()
-    names = [name for name in ("width", "batch", "hidden", "size", "images") if name in options]
+    names = [
+        name
+        for name in ("width", "batch_size", "batch", "hidden", "size", "images")
+        if name in options
+    ]
     advice = " or ".join(f"a smaller {flag_name(name)}" for name in names[:3])
     advice = advice or "a smaller network or batch"
     return (

@@ -389,6 +389,13 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     "TrainConfig": {"augment": AugmentConfig},
 }
 """Class -> its fields that are configs -> their classes."""
+_PATHS: dict[tuple[type, type], str] = {
+    (ExperimentConfig, OptimizerConfig): "config.optimizer",
+    (ExperimentConfig, TrainConfig): "config.train",
+    (ExperimentConfig, AugmentConfig): "config.train.augment",
+    (TrainConfig, AugmentConfig): "config.augment",
+}
+"""Class of a config, class of a part -> the part."""
 ConfigT = TypeVar("ConfigT", AugmentConfig, OptimizerConfig, TrainConfig, ExperimentConfig)
 
 
@@ -408,16 +415,24 @@ def override(config: ConfigT, **changes: Any) -> ConfigT:
       >>> config.optimizer.learning_rate, config.train.augment.padding, config.train.seed
       (0.3, 4, 1)
     """
-    if isinstance(changes.get("optimizer"), str):
-        changes = {"name" if key == "optimizer" else key: v for key, v in changes.items()}
+    if not isinstance(config, _Config):
+        raise ArgumentError(
+            f"config is {format_value(config)}; expected a config. Use jaxcnn.ExperimentConfig()."
+        )
     names = field_names(config)
+    if "name" in names and isinstance(changes.get("optimizer"), str):
+        if "name" in changes:
+            raise ArgumentError("optimizer and name are the same field; expected one of them")
+        changes["name"] = changes.pop("optimizer")
     for name in changes:
         check_choice(f"{type(config).__name__} field", name, names)
     own = {field.name for field in dataclasses.fields(config)}
     kwargs = {name: value for name, value in changes.items() if name in own}
-    for section in _SECTIONS.get(type(config).__name__, {}):
-        part = kwargs.get(section, getattr(config, section))
-        if inner := {n: v for n, v in changes.items() if n not in own and n in field_names(part)}:
+    for section, kind in _SECTIONS.get(type(config).__name__, {}).items():
+        names = field_names(getattr(config, section))
+        if inner := {n: v for n, v in changes.items() if n not in own and n in names}:
+            part = kwargs.get(section, getattr(config, section))
+            _check_section(section, part, kind)
             kwargs[section] = override(part, **inner)
     return dataclasses.replace(config, **kwargs)
 
@@ -553,14 +568,15 @@ def verify_config(config: Any, kind: type) -> None:
     """
     if isinstance(config, kind):
         return
-    hint = f"Use jaxcnn.{kind.__name__}(...)."
-    if isinstance(config, ExperimentConfig):
-        section = "optimizer" if kind is OptimizerConfig else "train"
-        hint = f"Use config.{section}."
+    expression = _PATHS.get((type(config), kind), f"jaxcnn.{kind.__name__}(...)")
     raise ArgumentError(
-        f"config is a {type(config).__name__}, {format_value(config, 40)}; "
-        f"expected a {kind.__name__}. {hint}"
+        f"config is {_with_article(type(config).__name__)}, {format_value(config, 40)}; "
+        f"expected {_with_article(kind.__name__)}. Use {expression}."
     )
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'AEIOaeio' else 'a'} {noun}"
 
 
 def file_name(name: str) -> str:

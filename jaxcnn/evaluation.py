@@ -335,7 +335,8 @@ def _check_norms(model, state, shape) -> None:
     stats = {key: state.model_state[key] for key in ("batch_stats",) if key in state.model_state}
     if not jax.tree.leaves(stats):
         raise ArgumentError(
-            f"precise_bn is set, but {name} has no BN to average; write precise_bn=0"
+            f"recompute_batch_stats is set, but {name} has no BN to average; "
+            "write recompute_batch_stats=0"
         )
     if is_library_model(model):
         return
@@ -350,8 +351,8 @@ def _check_norms(model, state, shape) -> None:
     jax.eval_shape(run, variables, jax.ShapeDtypeStruct(shape, np.float32))
     if statistic := non_batch_norm_statistic(stats, norms, lambda _: True):
         raise ArgumentError(
-            f"precise_bn is set, but {statistic} of {name} is not of a BatchNorm; "
-            "expected none other. Write precise_bn=0."
+            f"recompute_batch_stats is set, but {statistic} of {name} is not of a BatchNorm; "
+            "expected none other. Write recompute_batch_stats=0."
         )
 
 
@@ -389,9 +390,7 @@ def recompute_batch_stats(
     strategy.check(batch)
     _check_norms(model, state, (batch, *split.images.shape[1:]))
     if not batch <= n <= len(split.labels):
-        raise ArgumentError(
-            f"precise_bn is {n}; expected {batch} (one batch) to {len(split.labels)} images, or 0"
-        )
+        raise ArgumentError(f"n is {n}; expected {batch} (one batch) to {len(split.labels)} images")
     state = eval_state(state)
     slim_state = strategy.replicate(state._replace(opt_state=(), metrics=()))
     zeros = jax.tree.map(np.zeros_like, dict(state.model_state["batch_stats"]))

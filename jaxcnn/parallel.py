@@ -84,8 +84,12 @@ class Strategy:
         """
         return self.devices[0].platform != "cpu"
 
-    def check(self, batch: int) -> None:
+    def check(self, batch: int, name: str = "batch") -> None:
         """Check that `batch` divides by the number of devices.
+
+        Args:
+          batch: images in a batch.
+          name: its name in the message.
 
         Raises:
           ArgumentError: it does not. The message has the nearest batches that do.
@@ -95,8 +99,8 @@ class Strategy:
             below, above = batch - batch % count, batch - batch % count + count
             nearest = f"{below} or {above}" if below else f"{above}"
             raise ArgumentError(
-                f"batch is {batch}, which {count} devices cannot share equally; "
-                f"write batch={nearest}"
+                f"{name} is {batch}, which {count} devices cannot share equally; "
+                f"write {name}={nearest}"
             )
 
     def replicate(self, tree: Any) -> Any:

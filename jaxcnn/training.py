@@ -425,7 +425,7 @@ def check_config(config: TrainConfig, data: Dataset, strategy: parallel.Strategy
     """
     verify_dataset(data)
     n = len(data.train.labels)
-    strategy.check(config.batch_size)
+    strategy.check(config.batch_size, "batch_size")
     if config.batch_size > n:
         raise ArgumentError(
             f"batch_size is {config.batch_size}, more than the {n} training images; "
@@ -513,7 +513,7 @@ def _check_counts_and_masks(config, data) -> None:
     images, labels = data.train
     has_masks = config.loss != "reconstruction" and labels.ndim == 3
     if has_masks and (
-        config.augment.padding or config.augment.flip or config.augment.crop != "shift"
+        config.augment.padding or config.augment.flip or config.augment.crop != "pad"
     ):
         raise ArgumentError(
             "labels are masks, which augmentation would leave where they are; "

@@ -43,25 +43,14 @@ class Small(nn.Module):
         return (logits, seen) if stages else logits
 
 
-def starting(model, images, labels, names, **config):
+CONFIG = jc.TrainConfig()
+
+
+def starting(model, images, labels, names, config=CONFIG):
     split = jc.Split(images, labels)
     data = assemble("own", split, split, images.shape[1:], names)
-    given = jc.override(
-        jc.ExperimentConfig(),
-        dataset="own",
-        model="own",
-        padding=0,
-        flip=False,
-        milestones=(),
-        **config,
-    )
-    return (
-        data,
-        given,
-        init_state(
-            model, jc.create_optimizer(given.optimizer, given.train.num_steps), given.train, data
-        ),
-    )
+    tx = jc.create_optimizer(jc.OptimizerConfig(milestones=()))
+    return data, tx, init_state(model, tx, config, data)
 
 
 @pytest.fixture(scope="module")
@@ -391,18 +380,9 @@ def eyes():
     """The network, its state before and after training, and images that it has not seen, all of which it gets right."""
     model, (images, labels, _) = Eyes(), pasted(600, 1)
     names = ("rows", "columns", "chess")
-    data, config, first = starting(
-        model, images, labels[:, 0], names, steps=150, batch=50, lr=0.1, every=150
-    )
-    state, _ = list(
-        jc.train(
-            model,
-            jc.create_optimizer(config.optimizer, config.train.num_steps),
-            data,
-            config.train,
-            strategy=jc.strategy("jit", 1),
-        )
-    )[-1]
+    config = jc.TrainConfig(num_steps=150, batch_size=50, eval_every=150)
+    data, tx, first = starting(model, images, labels[:, 0], names, config)
+    state, _ = list(jc.train(model, tx, data, config, strategy=jc.strategy("jit", 1)))[-1]
     unseen, classes, inside = pasted(60, 2)
     assert (jc.predict(model, state, unseen).argmax(1) == classes[:, 0]).mean() > 0.97
     return model, first, state, unseen, classes[:, 0], inside[:, 0]

@@ -36,14 +36,14 @@ def keys(n, seed=0):
 
 def views(images, norm, **options):
     """One view of every image, each with its own key."""
-    view = partial(augment, config=AugmentConfig(**{"pad": 0, "flip": False} | options))
+    view = partial(augment, config=AugmentConfig(**options))
     return np.asarray(jax.jit(jax.vmap(view, (0, 0, None)))(keys(len(images)), images, norm))
 
 
 def test_the_81_crops_and_two_flips_are_equally_likely_and_independent():
     n, side = 16_200, 17
     image = jnp.arange(side**2, dtype=jnp.float32).reshape(side, side, 1)
-    seen = views(jnp.broadcast_to(image, (n, *image.shape)), PLAIN, pad=4, flip=True)[
+    seen = views(jnp.broadcast_to(image, (n, *image.shape)), PLAIN, padding=4, flip=True)[
         ..., 0
     ].astype(int)
     middle, right = (
@@ -58,48 +58,50 @@ def test_the_81_crops_and_two_flips_are_equally_likely_and_independent():
     assert 0.001 < stats.chisquare(counts.ravel()).pvalue < 0.999
 
 
-@pytest.mark.parametrize("pad", [1, 2])
+@pytest.mark.parametrize("padding", [1, 2])
 @pytest.mark.parametrize("subtract", ["pixel", "channel", "none"])
-@pytest.mark.parametrize("fill", ["mean", "black", "reflect"])
-def test_a_view_is_numpys_slice_of_the_padded_image(fill, subtract, pad):
+@pytest.mark.parametrize("pad_value", ["mean", "black", "reflect"])
+def test_a_view_is_numpys_slice_of_the_padded_image(pad_value, subtract, padding):
     scale = make_normalizer(MEAN, STD, subtract=subtract, divide=True)
     images = normalize(jnp.asarray(np.repeat(BYTES[:1], 400, 0)), scale)
-    around = ((pad, pad), (pad, pad), (0, 0))
-    if fill == "black":  # a zero byte, where the mean image is its mean over pixels
+    around = ((padding, padding), (padding, padding), (0, 0))
+    if pad_value == "black":  # a zero byte, where the mean image is its mean over pixels
         zero = -(MEAN * (subtract != "none")).mean((0, 1)) / STD
         padded = np.stack(
-            [np.pad(images[0, ..., c], pad, constant_values=zero[c]) for c in range(3)], -1
+            [np.pad(images[0, ..., c], padding, constant_values=zero[c]) for c in range(3)], -1
         )
     else:
-        padded = np.pad(images[0], around, mode="constant" if fill == "mean" else "reflect")
-    slices = [padded[y : y + 8, x : x + 6] for y in range(2 * pad + 1) for x in range(2 * pad + 1)]
-    far = np.abs(views(images, scale, pad=pad, fill=fill)[:, None] - np.stack(slices)).max(
-        (2, 3, 4)
-    )
+        padded = np.pad(images[0], around, mode="constant" if pad_value == "mean" else "reflect")
+    slices = [
+        padded[y : y + 8, x : x + 6] for y in range(2 * padding + 1) for x in range(2 * padding + 1)
+    ]
+    far = np.abs(
+        views(images, scale, padding=padding, pad_value=pad_value)[:, None] - np.stack(slices)
+    ).max((2, 3, 4))
     assert far.min(1).max() < 1e-6 * np.abs(padded).max()
     assert set(far.argmin(1)) == set(range(len(slices)))  # all of them within 400 draws
 
 
 def test_padding_after_the_mean_is_subtracted_is_zero():
     white = normalize(jnp.full((50, 8, 6, 3), 255, jnp.uint8), make_normalizer(MEAN, STD))
-    seen = views(white, make_normalizer(MEAN, STD), pad=4, fill="mean")
+    seen = views(white, make_normalizer(MEAN, STD), padding=4, pad_value="mean")
     assert 0.2 < np.mean(seen == 0) < 0.8
     assert seen[seen != 0].min() == white.min() > 0  # nothing else is near
 
 
 def test_every_image_has_its_own_crop():
     image = jnp.arange(289, dtype=jnp.float32).reshape(17, 17, 1)
-    seen = views(jnp.broadcast_to(image, (40, 17, 17, 1)), PLAIN, pad=4)
+    seen = views(jnp.broadcast_to(image, (40, 17, 17, 1)), PLAIN, padding=4)
     assert len(np.unique(seen[:, 8, 8])) > 20
 
 
 def test_a_batch_is_the_same_as_its_images_one_by_one():
     scale = make_normalizer(MEAN, STD, divide=True)
     images = normalize(jnp.asarray(BYTES), scale)
-    view = jax.jit(partial(augment, config=AugmentConfig(pad=2, fill="black", flip=True)))
+    view = jax.jit(partial(augment, config=AugmentConfig(padding=2, pad_value="black", flip=True)))
     alone = [view(key, image, scale) for key, image in zip(keys(len(images)), images, strict=True)]
     np.testing.assert_array_equal(
-        views(images, scale, pad=2, fill="black", flip=True), np.stack(alone)
+        views(images, scale, padding=2, pad_value="black", flip=True), np.stack(alone)
     )
 
 
@@ -135,7 +137,7 @@ def test_normalise_subtracts_and_divides_what_it_is_told(subtract, mean, divide)
 
 
 def test_an_unknown_mean_is_refused():
-    with pytest.raises(ArgumentError, match=r"mean is 'pixels'.*did you mean 'pixel'"):
+    with pytest.raises(ArgumentError, match=r"subtract_mean is 'pixels'.*did you mean 'pixel'"):
         make_normalizer(MEAN, STD, subtract="pixels")
 
 
@@ -147,7 +149,7 @@ def test_imagenets_means_are_the_published_ones_and_need_three_channels():
         IMAGENET_NORMALIZER.mean, np.array([0.485, 0.456, 0.406], np.float32)
     )
     with pytest.raises(
-        ArgumentError, match=r"of 3 channels, but images have 1; write mean='channel'"
+        ArgumentError, match=r"of 3 channels, but images have 1; write subtract_mean='channel'"
     ):
         make_normalizer(MEAN[..., :1], STD[:1], subtract="imagenet")
 
@@ -219,7 +221,7 @@ def test_channel_constants_of_the_users_own():
     [
         (
             {"subtract": (0.5, 0.5)},
-            r"mean has 2 numbers, but images have 3 channels.*Use mean=\(0.5, 0.5, 0.5\)",
+            r"subtract_mean has 2 numbers, but images have 3 channels.*Use subtract_mean=\(0.5, 0.5, 0.5\)",
         ),
         ({"divide": (0.5, 0.5, 0.5, 0.5)}, r"std has 4 numbers, but images have 3 channels"),
         (
@@ -230,7 +232,7 @@ def test_channel_constants_of_the_users_own():
             {"divide": (0.2, 0.0, 0.2)},
             r"std is \(0.2, 0.0, 0.2\); expected True, False or numbers above 0",
         ),
-        ({"subtract": (0.5, float("nan"), 0.5)}, r"mean is .*Use mean="),
+        ({"subtract": (0.5, float("nan"), 0.5)}, r"subtract_mean is .*Use subtract_mean="),
         ({"subtract": ()}, r"mean is \(\)"),
     ],
 )

@@ -4,7 +4,6 @@ import hashlib
 import re
 import shutil
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from data_fakes import bare_machine, fake, flip, register, write_archives, write
 import jaxcnn as jc
 from jaxcnn import runs
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.config import ArgumentError, ExperimentConfig, file_name
 from jaxcnn.data import (
     DataError,
     Dataset,
@@ -27,7 +27,6 @@ from jaxcnn.data import (
     subset,
     verify_dataset,
 )
-from jaxcnn.config import ArgumentError, ExperimentConfig, file_name
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -46,14 +45,12 @@ GOOD = Dataset(
     MEAN,
     STD,
 )
-CONFIG = override(
-    ExperimentConfig(),
+CONFIG = ExperimentConfig(
     dataset="mine",
     model="mlp",
-    options={"hidden": [4]},
-    batch_size=8,
-    num_steps=5,
-    milestones=(),
+    model_kwargs={"hidden": [4]},
+    optimizer=jc.OptimizerConfig(milestones=()),
+    train=jc.TrainConfig(batch_size=8, num_steps=5),
 )
 
 
@@ -70,7 +67,7 @@ def fit(data=GOOD, devices=1, **changes):
             jc.create_model(config.model, 4, **config.model_kwargs),
             jc.create_optimizer(config.optimizer, config.train.num_steps),
             data,
-            config,
+            config.train,
             strategy=strategy,
         )
     )
@@ -102,6 +99,10 @@ def objects(images):
 
 def sweep(all_runs, room, data=GOOD):
     return runs.sweep(all_runs, data, room.path / "out", strategy=jc.strategy("jit", 1))
+
+
+def sweep_with(room, **changes):
+    return sweep({"a": jc.override(CONFIG, **changes)}, room)
 
 
 class Tiny(NamedTuple):
@@ -162,8 +163,8 @@ def lacking_shard(room):
     return load_dataset("mnist", room.path)
 
 
-def other_recipe(room):
-    jc.RunLog(room.path / "out/a", jc.override(CONFIG, lr=0.5))
+def other_config(room):
+    jc.RunLog(room.path / "out/a", jc.override(CONFIG, learning_rate=0.5))
     return sweep({"a": CONFIG}, room)
 
 
@@ -292,22 +293,24 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("float images in a study", lambda r: sweep({"a": CONFIG}, r, fit_data(IMAGES / 255)),
      DataError, "train images are float64", "write (images * 255)"),
     # batches and devices
-    ("a batch larger than the data", lambda r: fit(batch=48),
-     ArgumentError, "batch is 48, more than the 40 training images", "write batch=40"),
-    ("a batch that 8 devices cannot share", lambda r: fit(devices=8, batch=12),
-     ArgumentError, "batch is 12", "write batch=8 or 16"),
+    ("a batch larger than the data", lambda r: fit(batch_size=48),
+     ArgumentError, "batch_size is 48, more than the 40 training images", "write batch_size=40"),
+    ("a batch that 8 devices cannot share", lambda r: fit(devices=8, batch_size=12),
+     ArgumentError, "batch_size is 12", "write batch_size=8 or 16"),
     ("devices that are not there", lambda r: fit(devices=9),
      ArgumentError, "devices is 9", "expected 1 to 8"),
-    ("nothing held out to report on", lambda r: fit(report="validation", validation=5),
-     ArgumentError, "validation is 5", "write load_dataset(..., validation=5)"),
-    ("fewer images than the config says", lambda r: fit(examples=30),
-     ArgumentError, "examples is 30", "write subset(data, 30)"),
-    ("precise BN over too few", lambda r: fit(precise_bn=7),
-     ArgumentError, "precise_bn is 7; expected 8 (one batch) to 40", "or 0"),
-    ("a channel that never changes", lambda r: fit(flat_blue(), std=True),
-     ArgumentError, "std is True", "write std=False"),
+    ("nothing held out to report on", lambda r: sweep_with(r, eval_split="validation", num_validation=5),
+     ArgumentError, "num_validation is 5", "write load_dataset(..., validation=5)"),
+    ("nothing held out to evaluate on", lambda r: fit(eval_split="validation", num_validation=5),
+     ArgumentError, "the validation split is empty", "at least one image"),
+    ("more images than there are", lambda r: sweep_with(r, max_train_examples=50),
+     DataError, "cannot keep 50 training images", "an integer in 1..40"),
+    ("precise BN over too few", lambda r: fit(recompute_batch_stats=7),
+     ArgumentError, "recompute_batch_stats is 7; expected 8 (one batch) to 40", "or 0"),
+    ("a channel that never changes", lambda r: fit(flat_blue(), divide_std=True),
+     ArgumentError, "divide_std is True", "write divide_std=False"),
     # names
-    ("another data set", lambda r: fit(dataset="yours"),
+    ("another data set", lambda r: sweep_with(r, dataset="yours"),
      ArgumentError, "dataset is 'yours'", "write dataset='mine'"),
     ("an unknown data set", lambda r: load_dataset("cifar11"),
      DataError, "no data set is named 'cifar11'", "did you mean 'cifar10'?"),
@@ -331,35 +334,35 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "optimizer is 'momentun'", "did you mean 'momentum'?"),
     ("an unknown schedule", lambda r: fit(schedule="cosin"),
      ArgumentError, "schedule is 'cosin'", "did you mean 'cosine'?"),
-    ("an unknown number of a method", lambda r: fit(optimizer="adam", method={"b3": 0.9}),
+    ("an unknown number of a method", lambda r: fit(optimizer="adam", optimizer_kwargs={"b3": 0.9}),
      ArgumentError, "b3", "b1, b2"),
-    ("an unknown loss", lambda r: override(ExperimentConfig(), loss="squarred"),
+    ("an unknown loss", lambda r: jc.TrainConfig(loss="squarred"),
      ArgumentError, "loss is 'squarred'", "did you mean 'squared'?"),
-    ("an unknown split", lambda r: override(ExperimentConfig(), eval_split="tests"),
-     ArgumentError, "report is 'tests'", "did you mean 'test'?"),
+    ("an unknown split", lambda r: jc.TrainConfig(eval_split="tests"),
+     ArgumentError, "eval_split is 'tests'", "did you mean 'test'?"),
     ("an unknown strategy", lambda r: jc.strategy("pmapp"),
      ArgumentError, "strategy is 'pmapp'", "did you mean 'pmap'?"),
-    ("an unknown field", lambda r: config(r, '{"stepz": 3}'),
-     ArgumentError, "config field is 'stepz'", "did you mean 'steps'?"),
+    ("an unknown field", lambda r: config(r, '{"train": {"num_stepz": 3}}'),
+     ArgumentError, "TrainConfig field is 'num_stepz'", "did you mean 'num_steps'?"),
     # numbers
-    ("a rate that is NaN", lambda r: override(ExperimentConfig(), learning_rate=float("nan")),
-     ArgumentError, "lr is nan", "expected a finite number above 0"),
-    ("an infinite rate", lambda r: override(ExperimentConfig(), learning_rate=float("inf")),
-     ArgumentError, "lr is inf", "expected a finite number above 0"),
-    ("a rate of 0", lambda r: override(ExperimentConfig(), learning_rate=0),
-     ArgumentError, "lr is 0", "expected a finite number above 0"),
-    ("a negative rate", lambda r: override(ExperimentConfig(), learning_rate=-0.1),
-     ArgumentError, "lr is -0.1", "expected a finite number above 0"),
-    ("a rate of 5,001 digits", lambda r: override(ExperimentConfig(), learning_rate=10**5000),
-     ArgumentError, "lr is a int that cannot be written", "expected a finite number above 0"),
-    ("drops out of order", lambda r: override(ExperimentConfig(), milestones=(9, 5)),
-     ArgumentError, "drops is (9, 5)", "write drops=(32000, 48000)"),
-    ("a seed past 32 bits", lambda r: override(ExperimentConfig(), seed=2**32),
+    ("a rate that is NaN", lambda r: jc.OptimizerConfig(learning_rate=float("nan")),
+     ArgumentError, "learning_rate is nan", "expected a finite number above 0"),
+    ("an infinite rate", lambda r: jc.OptimizerConfig(learning_rate=float("inf")),
+     ArgumentError, "learning_rate is inf", "expected a finite number above 0"),
+    ("a rate of 0", lambda r: jc.OptimizerConfig(learning_rate=0),
+     ArgumentError, "learning_rate is 0", "expected a finite number above 0"),
+    ("a negative rate", lambda r: jc.OptimizerConfig(learning_rate=-0.1),
+     ArgumentError, "learning_rate is -0.1", "expected a finite number above 0"),
+    ("a rate of 5,001 digits", lambda r: jc.OptimizerConfig(learning_rate=10**5000),
+     ArgumentError, "learning_rate is a int that cannot be written", "expected a finite number above 0"),
+    ("milestones out of order", lambda r: jc.OptimizerConfig(milestones=(9, 5)),
+     ArgumentError, "milestones is (9, 5)", "write milestones=(32000, 48000)"),
+    ("a seed past 32 bits", lambda r: jc.TrainConfig(seed=2**32),
      ArgumentError, "seed is 4294967296", "below 2^32"),
-    ("options that are no names", lambda r: override(ExperimentConfig(), options=of({1: 2})),
-     ArgumentError, "options is {1: 2}", 'write {"width": 8}'),
-    ("options nested without end", lambda r: override(ExperimentConfig(), options={"a": nested(200)}),
-     ArgumentError, "options is {'a': [[[", 'write {"width": 8}'),
+    ("options that are no names", lambda r: ExperimentConfig(model_kwargs=of({1: 2})),
+     ArgumentError, "model_kwargs is {1: 2}", 'write {"width": 8}'),
+    ("options nested without end", lambda r: ExperimentConfig(model_kwargs={"a": nested(200)}),
+     ArgumentError, "model_kwargs is {'a': [[[", 'write {"width": 8}'),
     # files
     ("a checkpoint of another model", lambda r: other_checkpoint(r, width=4),
      CheckpointError, "is of another model, build that one", ".params['w'] is float32[3], expected float32[4]"),
@@ -379,12 +382,12 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      DataError, "cannot be downloaded (no network in this test)", "load_dataset('digits')"),
     ("the folder of no run", lambda r: ExperimentConfig.load(r.path / "no"),
      ArgumentError, "no/config.json is no file", "expected the folder of a run"),
-    ("a config that is no JSON", lambda r: config(r, "lr = 3"),
-     ArgumentError, "the config is not JSON", "write one with override(ExperimentConfig(), ...).to_json()"),
-    ("a folder of another config", other_recipe,
-     ArgumentError, "lr (0.5 there, 0.1 asked)", "write another --out"),
+    ("a config that is no JSON", lambda r: config(r, "learning_rate = 3"),
+     ArgumentError, "the config is not JSON", "write one with ExperimentConfig(...).to_json()"),
+    ("a folder of another config", other_config,
+     ArgumentError, "learning_rate (0.5 there, 0.1 here)", "write another --out"),
     ("a folder without runs", lambda r: runs.finished_runs(r.path),
-     ArgumentError, "holds no run that is over", "write --out"),
+     ArgumentError, "holds no finished run", "write --out"),
     # names of runs, which become folders
     *(
         (f"a run called {name[:12]!r}", lambda r, name=name: file_name(name),
@@ -470,7 +473,7 @@ def test_the_table_is_long_and_its_guard_awake(compiled):
     with pytest.raises(pytest.fail.Exception, match="it went on"):
         fit()
     with pytest.raises(pytest.fail.Exception, match="it went on"):
-        fit(GOOD._replace(validation=TEST), validation=20, report="validation")
+        fit(GOOD._replace(validation=TEST), num_validation=20, eval_split="validation")
     jax.jit(lambda x: x * 3 + 1)(np.float32(hashlib.sha256().digest_size))
     assert compiled
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.usefixtures("one_device")
 TINY = [
     "--model",
     "mlp",
-    "--examples",
+    "--max-train-examples",
     "64",
-    "--batch",
+    "--batch-size",
     "16",
     "--epochs",
     "2",
@@ -141,15 +141,12 @@ def test_the_noise_scale_at_the_start_is_that_of_every_images_gradient(out):
     assert found == pytest.approx(exact, rel=0.1)
 
 
-def run(batch, order, rows, examples=64):
-    config = jc.override(
-        jc.ExperimentConfig(),
+def run(batch_size, order, rows, examples=64):
+    config = jc.ExperimentConfig(
         dataset="digits",
         model="mlp",
-        batch_size=batch,
-        order=order,
         max_train_examples=examples,
-        num_steps=rows[-1]["step"],
+        train=jc.TrainConfig(num_steps=rows[-1]["step"], batch_size=batch_size, order=order),
     )
     return runs.Run(config, {"status": "finished"}, rows)
 
@@ -194,21 +191,13 @@ def test_a_sorted_run_has_no_row_at_equal_time():
 
 def test_settings_differ_in_batch_order_rate_and_epochs_alone():
     configs = [first(name) for name in SETTINGS]
-    assert [r.train.batch_size for r in configs] == [1, 32, 1280, 32, 1]
-    same = {"batch": 1, "order": "sorted", "lr": 0.5, "steps": 10, "every": 1}
-    assert len({replace(r, **same).to_json() for r in configs}) == 1
-    assert configs[0].optimizer.name == "sgd"
-    assert (
-        configs[0].train.augment.padding,
-        configs[0].train.augment.flip,
-        configs[0].optimizer.weight_decay,
-        configs[0].optimizer.schedule,
-    ) == (
-        0,
-        False,
-        0.0,
-        "constant",
-    )
+    assert [config.train.batch_size for config in configs] == [1, 32, 1280, 32, 1]
+    same: dict[str, Any] = {"batch_size": 1, "order": "sorted", "learning_rate": 0.5}
+    same |= {"num_steps": 10, "eval_every": 1}
+    assert len({jc.override(config, **same).to_json() for config in configs}) == 1
+    assert configs[0].train.augment == jc.AugmentConfig()
+    optimizer = configs[0].optimizer
+    assert (optimizer.name, optimizer.weight_decay, optimizer.schedule) == ("sgd", 0.0, "constant")
 
 
 @pytest.mark.parametrize("preset", list(batch_size.PRESETS))
@@ -218,16 +207,15 @@ def test_every_setting_has_a_row_at_the_common_epoch_and_enough_of_them(preset, 
     options = batch_size.PRESETS[preset]
     for config in batch_size.configs(options).values():
         assert config.train.eval_every is not None
-        assert (
-            options.common * options.examples // config.train.batch_size % config.train.eval_every
-            == 0
-        )
+        common = options.common * options.max_train_examples // config.train.batch_size
+        assert common % config.train.eval_every == 0
         assert 40 <= config.train.num_steps / config.train.eval_every <= 120
 
 
 def test_full_batch_is_gradient_descent_on_all_the_images(out):
     """One step of `train` against jax.grad of the mean loss over all 64 images, written out anew."""
-    config = replace(jc.ExperimentConfig.load(out / "full-batch-seed0"), steps=1, every=1)
+    config = jc.ExperimentConfig.load(out / "full-batch-seed0")
+    config = jc.override(config, num_steps=1, eval_every=1)
     data = runs.subset_for(config, jc.load_dataset("digits"))
     model, tx = runs.model_and_optimizer(config, 10)
     begun = jc.init_state(model, tx, config.train, data)
@@ -256,16 +244,12 @@ def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
     )
     key = jax.random.PRNGKey(0)
     for name in ("online", "mini-batch"):
-        config = jc.ExperimentConfig.load(out / f"{name}-sorted-seed0")
-        fed = data.train.labels[
-            _order_function(config, data)(key, 0, 64 // config.train.batch_size)
-        ].ravel()
+        config = jc.ExperimentConfig.load(out / f"{name}-sorted-seed0").train
+        num_steps = 64 // config.batch_size
+        fed = data.train.labels[_order_function(config, data)(key, 0, num_steps)].ravel()
         assert fed.tolist() == sorted(data.train.labels.tolist())
-        fed = data.train.labels[
-            _order_function(jc.override(config, order="shuffled"), data)(
-                key, 0, 64 // config.train.batch_size
-            )
-        ].ravel()
+        shuffled = jc.override(config, order="shuffled")
+        fed = data.train.labels[_order_function(shuffled, data)(key, 0, num_steps)].ravel()
         assert (np.diff(fed) < 0).sum() > 10
 
 
@@ -308,30 +292,32 @@ MISTAKES = [
     (["--seeds", "0"], "--seeds is 0; expected a whole number of 1 to 1000"),
     (["--common", "0"], "common is 0; expected"),
     (["--rates", "nan", "0.1", "0.2"], "--rates is nan; expected a finite number"),
-    (["--rates", "0.1", "0", "0.2"], "lr is 0"),
-    (["--rates", "0.1", "0.1", "-2"], "lr is -2"),
+    (["--rates", "0.1", "0", "0.2"], "learning_rate is 0"),
+    (["--rates", "0.1", "0.1", "-2"], "learning_rate is -2"),
     (["--rates", "inf", "0.1", "0.2"], "--rates is inf"),
     (["--rates", "0.1"], "rates"),
     (["--dataset", "digitz"], "digits"),
     (["--model", "convnett"], "model is 'convnett'"),
     (["--preset", "mnits"], "did you mean 'mnist'"),
-    (["--batch", "1"], "batch is 1; expected a whole number of at least 2"),
+    (["--batch-size", "1"], "--batch-size is 1; expected a whole number of at least 2"),
     (
-        ["--batch", "50"],
-        "examples is 1280; expected a multiple of --batch, and not --batch itself: write --examples 1250",
+        ["--batch-size", "50"],
+        "--max-train-examples is 1280; expected a multiple of --batch-size, "
+        "and not --batch-size itself: write --max-train-examples 1250",
     ),
     (
-        ["--batch", "1280"],
-        "examples is 1280; expected a multiple of --batch, and not --batch itself: write --examples 2560",
+        ["--batch-size", "1280"],
+        "--max-train-examples is 1280; expected a multiple of --batch-size, "
+        "and not --batch-size itself: write --max-train-examples 2560",
     ),
-    (["--examples", "12800"], "cannot keep 12800 training images"),
+    (["--max-train-examples", "12800"], "cannot keep 12800 training images"),
     (
         ["--epochs", "10", "60", "9"],
         "epochs is (10, 60, 9), less than the common 10: write --epochs 10 60 10",
     ),
     (["--epochs", "0", "60", "600"], "epochs is (0, 60, 600)"),
     (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
-    (["--plot-only", "--out", "/nowhere"], "/nowhere holds no run"),
+    (["--plot-only", "--out", "/nowhere"], "/nowhere holds no finished run"),
     (["--ratse", "1"], "--rates"),
 ]
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcnn.config import ArgumentError
 from jaxcnn.models import create_model
 from jaxcnn.models.norm import BatchNorm
-from jaxcnn.config import ArgumentError
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(1, 2, (16, 3, 5, 4)), jnp.float32)

@@ -3,7 +3,6 @@
 import csv
 import os
 import signal
-from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -24,7 +23,7 @@ from jaxcnn.training import epoch_order
 FEW = [
     "--networks",
     "lenet5-relu",
-    "--batch",
+    "--batch-size",
     "4",
     "--devices",
     "1",
@@ -75,7 +74,7 @@ def test_the_script_leaves_its_tables_and_figure(quick, tmp_path, capsys):
         "61706",
         "2",
     )
-    assert (row["batch"], row["steps_a_round"], row["strategy"], row["devices"]) == (
+    assert (row["batch_size"], row["steps_a_round"], row["strategy"], row["devices"]) == (
         "4",
         "2",
         "jit",
@@ -123,8 +122,11 @@ def test_ctrl_c_ends_it_and_leaves_no_half_a_row(quick, monkeypatch, tmp_path, c
         (["--forms"], "forms is empty"),
         (["--rounds", "0"], "--rounds is 0; expected a whole number of 1 to 10000. Use --rounds 5"),
         (["--seconds", "nan"], "seconds is nan"),
-        (["--batch", "0"], "batch is 0"),
-        (["--batch", "7", "--devices", "2"], "batch is 7, which 2 devices cannot share equally"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (
+            ["--batch-size", "7", "--devices", "2"],
+            "--batch-size is 7, which 2 devices cannot share equally",
+        ),
         (["--devices", "99"], "devices is 99"),
         (["--dtype", "float16"], "float16"),
     ],
@@ -142,7 +144,7 @@ def test_the_presets_are_sound():
     assert [
         batch_size(Options(), name, jc.strategy("jit", 1)) for name in ("resnet20", "resnet50")
     ] == [128, 16]
-    assert batch_size(Options(batch=8), "resnet50", jc.strategy("jit", 1)) == 8
+    assert batch_size(Options(batch_size=8), "resnet50", jc.strategy("jit", 1)) == 8
 
 
 def test_a_line_is_the_arithmetic_of_its_seconds():
@@ -206,19 +208,21 @@ def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypat
 
     def fake(model, tx, data, config, strategy):
         asked.update(
-            steps=config.train.num_steps, every=config.train.eval_every, n=len(data.train.labels)
+            num_steps=config.num_steps, eval_every=config.eval_every, n=len(data.train.labels)
         )
         yield from ((None, {"images_per_second": rate}) for rate in (12.0, 24.0))
 
     monkeypatch.setattr(jc, "train", fake)
     run = timing.time_train(given, 3)
     assert [run(3), run(3)] == [2.0, 1.0]
-    assert asked == {"steps": jc.ExperimentConfig().train.num_steps, "every": 3, "n": 24}
+    assert asked == {"num_steps": jc.TrainConfig().num_steps, "eval_every": 3, "n": 24}
 
 
 def test_the_bare_step_is_the_step_that_fit_takes():
     given = job(batch=4, steps=2)
-    state, _ = next(jc.train(*given[:4], strategy=given.strategy, pause=lambda step: True))
+    state, _ = next(
+        jc.train(*given[:3], given.config.train, strategy=given.strategy, pause=lambda step: True)
+    )
     placed = given.strategy.replicate(workload.initial_state(given))
     index = epoch_order(jnp.asarray(state.rng), 0, 1, 4, 8)
     run = given.strategy.compile_steps(workload.train_step(given), workload.should_optimize(given))
@@ -233,7 +237,7 @@ def test_the_bare_step_is_the_step_that_fit_takes():
 def test_the_inputs_are_those_of_a_step(kind, devices):
     """Without crop and flip: bytes less the mean image. With them: what `augment` makes of each."""
     given = job(kind=kind, devices=devices)
-    plain = given._replace(config=jc.override(given.config, pad=0, flip=False))
+    plain = given._replace(config=jc.override(given.config, padding=0, flip=False))
     images, strategy, index = (
         given.data.train.images,
         given.strategy,
@@ -261,7 +265,7 @@ def views(given):
     keys = [jax.random.fold_in(fold_in(jnp.asarray(state.rng), AUGMENT, 0), i) for i in range(8)]
     return np.stack(
         [
-            augment(key, x, state.normalizer, AugmentConfig(pad=4, flip=True))
+            augment(key, x, state.normalizer, AugmentConfig(padding=4, flip=True))
             for key, x in zip(keys, inputs, strict=True)
         ]
     )

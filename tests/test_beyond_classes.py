@@ -11,7 +11,7 @@ from experiments import anomaly, segmentation
 from jaxcnn import metrics
 
 pytestmark = pytest.mark.usefixtures("one_device")
-TINY = ["--held-out", "1", "8", "--seeds", "2", "--steps", "8", "--width", "4", "--code", "3"]
+TINY = ["--held-out", "1", "8", "--seeds", "2", "--num-steps", "8", "--width", "4", "--code", "3"]
 SCENES = [
     "--scenes",
     "60",
@@ -21,9 +21,9 @@ SCENES = [
     "1",
     "--seeds",
     "1",
-    "--steps",
+    "--num-steps",
     "6",
-    "--batch",
+    "--batch-size",
     "8",
 ]
 
@@ -106,7 +106,7 @@ def test_more_linear_numbers_reconstruct_strangers_no_worse(digits):
     [
         (["--held-out", "10"], "--held-out is 10; expected classes of digits, 0..9"),
         (["--code", "0"], "--code is 0; expected a whole number of 1 to "),
-        (["--lr", "-1"], "lr is -1.0"),
+        (["--learning-rate", "-1"], "--learning-rate is -1.0"),
         (["--dataset", "digit"], "digits"),
     ],
 )
@@ -177,7 +177,7 @@ def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
     [
         (["--depth", "6"], "32x32"),
         (["--width", "0"], "width is 0"),
-        (["--scenes", "5"], "batch is 32, more than the 5"),
+        (["--scenes", "5"], "--batch-size is 32, more than the 5"),
     ],
 )
 def test_mistakes_about_segmentation(args, says, capsys, monkeypatch, tmp_path):

@@ -170,11 +170,11 @@ def test_programs_are_kept_where_the_user_says(tmp_path, monkeypatch):
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_a_recipe_error_is_exit_code_two(capsys):
+def test_a_config_error_is_exit_code_two(capsys):
     with pytest.raises(SystemExit) as exit, cli.cli_errors():
-        raise ArgumentError("lr is nan; write another")
+        raise ArgumentError("learning_rate is nan; write another")
     assert exit.value.code == 2
-    assert capsys.readouterr().err == "error: lr is nan; write another\n"
+    assert capsys.readouterr().err == "error: learning_rate is nan; write another\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library's settings are of Linux")

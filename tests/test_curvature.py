@@ -11,8 +11,8 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxcnn.curvature import eigenvalues, hessian_vector, noise_scale, sharpness
 from jaxcnn.config import ArgumentError
+from jaxcnn.curvature import eigenvalues, hessian_vector, noise_scale, sharpness
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(1)

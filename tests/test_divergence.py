@@ -1,7 +1,6 @@
 """Divergence is noticed within a bounded number of steps, recorded with its step, and costs the step nothing."""
 
 import json
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -95,7 +94,7 @@ def test_parameters_lost_at_the_last_step_are_seen_though_no_loss_is(data, monke
         spoiled(optax.sgd(1e-3), 39, lambda u: u * jnp.nan),
         data,
         DRIVERS["loop"](),
-        jc.override(CONFIG, steps=40),
+        jc.override(CONFIG, num_steps=40),
     )
     assert row["diverged"] == "the parameters ['head']['bias'] are not finite"
     assert np.isfinite([row["train_loss"], row["grad_norm"], row["eval_loss"]]).all()
@@ -113,17 +112,24 @@ def test_a_healthy_run_says_nothing_and_its_numbers_are_those_of_an_unwatched_on
     real = divergence.find_divergence
     monkeypatch.setattr(divergence, "find_divergence", noticed)
     monkeypatch.setattr(divergence, "CHECK_EVERY", 50)
-    short = jc.override(CONFIG, steps=120, every=100)
-    watched = rows(jc.create_optimizer(short), data, DRIVERS["loop"](), short)
+    short = jc.override(CONFIG, num_steps=120, eval_every=100)
+    watched = rows(
+        jc.create_optimizer(short.optimizer, short.train.num_steps), data, DRIVERS["loop"](), short
+    )
     assert looks == [50, 100]
     assert not any("diverged" in row for row in watched)
     monkeypatch.setattr(divergence, "CHECK_EVERY", 10**9)
-    alone = rows(jc.create_optimizer(short), data, DRIVERS["loop"](), short)
+    alone = rows(
+        jc.create_optimizer(short.optimizer, short.train.num_steps), data, DRIVERS["loop"](), short
+    )
     assert [row["eval_loss"] for row in watched] == [row["eval_loss"] for row in alone]
 
 
 def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
-    all_runs = {"wild": jc.override(CONFIG, lr=1e30), "tame": jc.override(CONFIG, steps=2)}
+    all_runs = {
+        "wild": jc.override(CONFIG, learning_rate=1e30),
+        "tame": jc.override(CONFIG, num_steps=2),
+    }
     results = runs.sweep(all_runs, data, tmp_path, strategy=DRIVERS["loop"]())
     assert results is not None
     assert (results["wild"]["status"], results["wild"]["step"]) == (

@@ -10,7 +10,6 @@ from jaxcnn.augment import normalize
 from jaxcnn.parallel import padded_batches
 from jaxcnn.state import init_state
 
-CONFIG = jc.override(jc.ExperimentConfig(), dataset="digits", model="resnet8", options={"width": 4})
 BATCH = 32
 
 
@@ -21,9 +20,7 @@ def run():
     model = jc.create_model("resnet8", 10, width=4)
     return (
         model,
-        init_state(
-            model, jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps), CONFIG.train, data
-        ),
+        init_state(model, jc.create_optimizer(jc.OptimizerConfig()), jc.TrainConfig(), data),
         data,
     )
 
@@ -95,7 +92,7 @@ def test_precise_statistics_are_those_of_all_images_at_once(run, kind, devices):
 
 @pytest.mark.parametrize(
     ("n", "message"),
-    [(10, "precise_bn is 10; expected 64"), (5000, "expected 64 .one batch. to 1437 images")],
+    [(10, "n is 10; expected 64"), (5000, "expected 64 .one batch. to 1437 images")],
 )
 def test_precise_refuses_what_it_cannot_average(run, n, message):
     model, state, data = run

@@ -23,11 +23,11 @@ TINY = [
     "14",
     "--width",
     "4",
-    "--steps",
+    "--num-steps",
     "6",
-    "--every",
+    "--eval-every",
     "3",
-    "--batch",
+    "--batch-size",
     "32",
     "--seeds",
     "2",
@@ -101,20 +101,20 @@ MISTAKES = [
         "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 or 26",
     ),
     (["--depths"], "depths is empty"),
-    (["--lr", "nan"], "--lr is nan; expected a finite number"),
-    (["--steps", "-5"], "--steps is -5; expected a whole number of 1 to 100000000"),
+    (["--learning-rate", "nan"], "--learning-rate is nan; expected a finite number"),
+    (["--num-steps", "-5"], "--num-steps is -5; expected a whole number of 1 to 100000000"),
     (["--dataset", "cifar11"], "cifar10"),
-    (["--drops", "50", "20"], "expected increasing steps"),
+    (["--milestones", "50", "20"], "expected increasing steps"),
     (["--seeds", "0"], "seeds is 0"),
     (["--width", "0"], "width is 0"),
-    (["--batch", "5000"], "batch is 5000, more than the 1437 training images"),
-    (["--batch", "100"], "8 devices cannot share equally; write --batch 96 or 104"),
+    (["--batch-size", "5000"], "--batch-size is 5000, more than the 1437 training images"),
+    (["--batch-size", "100"], "8 devices cannot share equally; write --batch-size 96 or 104"),
     (["--optimizer", "adma"], "optimizer is 'adma'"),
     (["--families", "plane"], "plane"),
     (["--dpeths", "20"], "--depths"),
     (["--preset", "papr"], "did you mean 'paper'"),
     (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
-    (["--plot-only", "--out", "/nowhere"], "/nowhere holds no run"),
+    (["--plot-only", "--out", "/nowhere"], "/nowhere holds no finished run"),
 ]
 
 
@@ -124,12 +124,12 @@ def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, m
     refuses(depth.main, args, says, capsys, monkeypatch)
 
 
-def test_a_folder_of_another_recipe_is_refused(study, capsys):
+def test_a_folder_of_another_config_is_refused(study, capsys):
     with pytest.raises(SystemExit) as exit:
-        depth.main([*TINY, "--lr", "0.2", "--out", str(study)])
+        depth.main([*TINY, "--learning-rate", "0.2", "--out", str(study)])
     assert exit.value.code == 2
     error = capsys.readouterr().err
-    assert "holds a run of another config: lr (0.05 there, 0.2 asked)" in error
+    assert "holds a run of another config: learning_rate (0.05 there, 0.2 here)" in error
     assert error.count("\n") == 1
 
 
@@ -137,33 +137,14 @@ def test_presets_are_the_papers_numbers():
     options = depth.PRESETS["paper"]
     config = next(iter(depth.configs(options).values()))
     default = jc.ExperimentConfig()
-    assert (
-        config.dataset,
-        config.train.num_steps,
-        config.train.batch_size,
-        config.optimizer.milestones,
-    ) == (
-        "cifar10",
-        64_000,
-        128,
-        (32_000, 48_000),
-    )
-    for name in (
-        "lr",
-        "factor",
-        "momentum",
-        "decay",
-        "decay_on",
-        "mean",
-        "std",
-        "fill",
-        "optimizer",
-    ):
-        assert getattr(config, name) == getattr(default, name), name
-    assert (config.train.augment.padding, config.train.augment.flip) == (
-        4,
-        True,
-    )  # which the default config leaves out
+    assert config.dataset == "cifar10"
+    assert (config.train.num_steps, config.train.batch_size) == (64_000, 128)
+    assert config.optimizer.milestones == (32_000, 48_000)
+    assert config.optimizer == default.optimizer
+    for name in ("subtract_mean", "divide_std"):
+        assert getattr(config.train, name) == getattr(default.train, name), name
+    # which the default config leaves out
+    assert config.train.augment == jc.AugmentConfig(padding=4, flip=True)
     assert config.model_kwargs == {
         "width": 16,
         "bn_group": 64,
@@ -197,17 +178,17 @@ def test_depth_hurts_the_plain_network_and_not_the_residual_one(tmp_path):
         "44",
         "--width",
         "4",
-        "--steps",
+        "--num-steps",
         "100",
-        "--drops",
+        "--milestones",
         "60",
-        "--every",
+        "--eval-every",
         "50",
         "--seeds",
         "1",
     ]
     with on_one_device():
-        assert depth.main([*args, "--batch", "64", "--out", str(tmp_path)]) == 0
+        assert depth.main([*args, "--batch-size", "64", "--out", str(tmp_path)]) == 0
     error = {
         (line["family"], line["depth"]): float(line["train_error"]) for line in table(tmp_path)
     }
@@ -224,12 +205,22 @@ def start(out, cache, extra=()):
         "residual",
         "--width",
         "4",
-        "--batch",
+        "--batch-size",
         "256",
         "--seeds",
         "1",
     ]
-    args += ["--steps", "560", "--every", "80", "--drops", "280", "--out", str(out), *extra]
+    args += [
+        "--num-steps",
+        "560",
+        "--eval-every",
+        "80",
+        "--milestones",
+        "280",
+        "--out",
+        str(out),
+        *extra,
+    ]
     env = {**os.environ, "XLA_FLAGS": "", "JAXCNN_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "experiments.depth", *args]
     return subprocess.Popen(
@@ -244,12 +235,7 @@ def ended(out):
     model = jc.create_model("resnet8", 10, width=4)
     with jc.Checkpoints(folder / "checkpoints") as saved:
         state = saved.restore(
-            jc.init_state(
-                model,
-                jc.create_optimizer(config.optimizer, config.train.num_steps),
-                config.train,
-                data,
-            )
+            jc.init_state(model, jc.create_optimizer(config.optimizer), config.train, data)
         )
     rows = [
         {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
@@ -301,9 +287,9 @@ def test_cifar10_trains(tmp_path):
         "8",
         "--seeds",
         "1",
-        "--steps",
+        "--num-steps",
         "40",
-        "--every",
+        "--eval-every",
         "40",
         "--width",
         "8",

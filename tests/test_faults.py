@@ -289,7 +289,9 @@ def test_a_second_run_is_refused_and_a_deleted_folder_is_one_line(
 ):
     """The script itself: while one study runs a second is refused, naming the first, whose folder is then deleted."""
     folder = tmp_path / "study"
-    with interrupts.start_study(folder, home / "signals" / "cache", "--steps", "100000") as process:
+    with interrupts.start_study(
+        folder, home / "signals" / "cache", "--num-steps", "100000"
+    ) as process:
         # The save at 160 begins when that at 80 is on disk, which ten more steps do not tell: under load it takes longer.
         assert wait_until(
             lambda: interrupts.recorded_steps(folder)[-1:] > [160], process, every=0.05
@@ -297,7 +299,7 @@ def test_a_second_run_is_refused_and_a_deleted_folder_is_one_line(
         owner = f"in use by process {process.pid} on {socket.gethostname()}"
         refuses(
             depth.main,
-            [*interrupts.STUDY, "--steps", "100000", "--out", str(folder)],
+            [*interrupts.STUDY, "--num-steps", "100000", "--out", str(folder)],
             owner,
             capsys,
             monkeypatch,

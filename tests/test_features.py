@@ -71,17 +71,8 @@ class Odd(nn.Module):
 @pytest.fixture(scope="module")
 def small():
     images = np.random.default_rng(7).integers(0, 256, (7, 16, 12, 2), dtype=np.uint8)
-    config, model = jc.override(jc.ExperimentConfig(), dataset="own", model="own"), Small()
-    return (
-        model,
-        init_state(
-            model,
-            jc.create_optimizer(config.optimizer, config.train.num_steps),
-            config.train,
-            own_data(images),
-        ),
-        images,
-    )
+    model, tx = Small(), jc.create_optimizer(jc.OptimizerConfig())
+    return model, init_state(model, tx, jc.TrainConfig(), own_data(images)), images
 
 
 def own_data(images):

@@ -1,7 +1,6 @@
 """Data streamed from disk give the bits that data in memory give; masks and reconstructions are counted value by value."""
 
 import math
-from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -21,7 +20,7 @@ CONFIG = jc.override(
     jc.ExperimentConfig(),
     dataset="digits",
     model="convnet",
-    options={"batch_norm": True},
+    model_kwargs={"batch_norm": True},
     batch_size=32,
     num_steps=20,
     eval_every=12,
@@ -51,8 +50,8 @@ def streamed(data, tmp_path_factory):
 
 
 def fitted(data, strategy, config=CONFIG):
-    config = jc.override(config, examples=len(data.train.labels))
-    pairs = list(jc.train(*model_and_optimizer(config, 10), data, config, strategy=strategy))
+    config = jc.override(config, max_train_examples=len(data.train.labels))
+    pairs = list(jc.train(*model_and_optimizer(config, 10), data, config.train, strategy=strategy))
     return pairs[-1][0], [
         {k: v for k, v in row.items() if k not in TIMES} for _, row in pairs if row
     ]
@@ -150,8 +149,8 @@ DENSE = jc.override(
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_masks_are_learnt_and_counted_by_the_pixel(kind):
     data, strategy = dense_data(), jc.strategy(kind, 2)
-    model, tx = Dense(), jc.create_optimizer(DENSE)
-    pairs = list(jc.train(model, tx, data, DENSE, strategy=strategy))
+    model, tx = Dense(), jc.create_optimizer(DENSE.optimizer, DENSE.train.num_steps)
+    pairs = list(jc.train(model, tx, data, DENSE.train, strategy=strategy))
     state, row = pairs[-1]
     logits = jc.predict(model, state, data.test.images)
     assert logits.shape == (10, 8, 8, 3)
@@ -167,7 +166,9 @@ def test_masks_are_learnt_and_counted_by_the_pixel(kind):
 
 
 def test_a_reconstruction_is_judged_against_the_normalised_image():
-    config = replace(DENSE, loss="reconstruction", steps=40, every=40, lr=0.02, flip=True)
+    config = jc.override(
+        DENSE, loss="reconstruction", num_steps=40, eval_every=40, learning_rate=0.02, flip=True
+    )
     data, model = dense_data(), Dense(channels=1)
     state, row = list(
         jc.train(
@@ -189,27 +190,25 @@ def test_a_reconstruction_is_judged_against_the_normalised_image():
 @pytest.mark.parametrize(
     ("changes", "channels", "said"),
     [
-        ({"pad": 4}, None, "labels are masks.*write pad=0 and flip=False"),
-        ({"flip": True}, None, "labels are masks.*write pad=0 and flip=False"),
+        ({"padding": 4}, None, "labels are masks.*write padding=0 and flip=False"),
+        ({"flip": True}, None, "labels are masks.*write padding=0 and flip=False"),
         (
             {"loss": "reconstruction"},
             2,
             r"the model gives \(8, 8, 2\) for an image.*compares with \(8, 8, 1\)",
         ),
-        ({"every": 2**31 // 640 + 1}, None, "more than 2\\^31; write every="),
+        ({"eval_every": 2**31 // 640 + 1}, None, "more than 2\\^31; write eval_every="),
     ],
 )
 def test_what_does_not_fit_masks_is_refused(changes, channels, said):
-    config = replace(DENSE, **changes)
+    config = jc.override(DENSE, **changes)
     with pytest.raises(jc.ArgumentError, match=said):
-        next(
-            jc.train(
-                Dense(channels=channels),
-                jc.create_optimizer(config.optimizer, config.train.num_steps),
-                dense_data(),
-                config,
-                strategy=jc.strategy("jit", 1),
-            )
+        jc.train(
+            Dense(channels=channels),
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            dense_data(),
+            config.train,
+            strategy=jc.strategy("jit", 1),
         )
 
 
@@ -218,27 +217,23 @@ def test_a_classifier_is_refused_masks_and_an_image_network_labels():
         jc.ArgumentError,
         match=r"the model gives \(3,\) for an image, and its label needs logits of \(8, 8, classes\): build 'unet'",
     ):
-        next(
-            jc.train(
-                jc.create_model("mlp", 3),
-                jc.create_optimizer(DENSE),
-                dense_data(),
-                DENSE,
-                strategy=jc.strategy("jit", 1),
-            )
+        jc.train(
+            jc.create_model("mlp", 3),
+            jc.create_optimizer(DENSE.optimizer, DENSE.train.num_steps),
+            dense_data(),
+            DENSE.train,
+            strategy=jc.strategy("jit", 1),
         )
-    data, config = jc.load_dataset("digits"), replace(DENSE, dataset="digits")
+    data, config = jc.load_dataset("digits"), jc.override(DENSE, dataset="digits")
     with pytest.raises(
         jc.ArgumentError, match=r"its label needs logits of \(classes\): build a classifier"
     ):
-        next(
-            jc.train(
-                Dense(10),
-                jc.create_optimizer(config.optimizer, config.train.num_steps),
-                data,
-                config,
-                strategy=jc.strategy("jit", 1),
-            )
+        jc.train(
+            Dense(10),
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            data,
+            config.train,
+            strategy=jc.strategy("jit", 1),
         )
 
 
@@ -262,14 +257,14 @@ def test_an_auxiliary_head_adds_its_loss_with_the_papers_weight(data):
     config = jc.override(
         CONFIG,
         optimizer="sgd",
-        decay=0.0,
-        lr=1.0,
-        pad=0,
+        weight_decay=0.0,
+        learning_rate=1.0,
+        padding=0,
         flip=False,
-        steps=1,
-        every=1,
-        precise_bn=0,
-        examples=100,
+        num_steps=1,
+        eval_every=1,
+        recompute_batch_stats=0,
+        max_train_examples=100,
     )
     model = WithAux()
     tx = jc.create_optimizer(config.optimizer, config.train.num_steps)

@@ -41,9 +41,9 @@ TINY = [
     "16",
     "--epochs",
     "3",
-    "--batch",
+    "--batch-size",
     "8",
-    "--lr",
+    "--learning-rate",
     "0.05",
 ]
 
@@ -248,14 +248,22 @@ def test_a_fine_tuned_run_can_be_looked_at(run, sweets, tmp_path, capsys, monkey
 
 
 def test_training_that_diverges_says_where_why_and_what_to_do(sweets, tmp_path, capsys):
-    args = ["--images", str(sweets), *TINY, "--lr", "1e30", "--out", str(tmp_path / "out")]
+    args = [
+        "--images",
+        str(sweets),
+        *TINY,
+        "--learning-rate",
+        "1e30",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     for _ in range(2):  # the second time from the records
         with pytest.raises(SystemExit) as exit:
             script.main(args)
         assert exit.value.code == 2
         line = capsys.readouterr().err.splitlines()[-1]
         assert re.match(
-            r"error: training diverged at step \d+, .*: .*(nan|inf).*; .* --lr 1e\+29, and another --out",
+            r"error: training diverged at step \d+, .*: .*(nan|inf).*; .* --learning-rate 1e\+29, and another --out",
             line,
         ), line
 
@@ -313,26 +321,22 @@ def test_beginning_from_weights(run, tmp_path, caplog):
         same = before[name].shape == after[name].shape and np.array_equal(before[name], after[name])
         frozen = name.startswith(("stem", "stage2"))
         assert same == (frozen or name.endswith("num_batches_tracked")), name
-    assert jc.ExperimentConfig.load(out / "run").optimizer.lr_multipliers == {
-        "stem": 0,
-        "stage1": 0.1,
-        "stage2": 0,
-        "stage3": 0.1,
-    }
+    config = jc.ExperimentConfig.load(out / "run")
+    assert config.train.freeze == ("stem", "stage2")
+    assert config.optimizer.lr_multipliers == {"stage1": 0.1, "stage3": 0.1}
     assert json.loads(read_metadata(out / "weights.safetensors")["classes"]) == ["fig", "kiwi"]
     assert "from weights.safetensors" in (out / "table.md").read_text("utf-8")
 
 
-def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
+def test_the_config_for_a_head_alone_and_for_all(run, sweets):
     data, _ = image_folder_with_paths(sweets, 16)
     options = replace(
         PRESETS["own"], model="resnet8", width=2, size=16, weights=run / "weights.safetensors"
     )
-    head = script.make_recipe(replace(options, train="head"), data)
-    assert head.optimizer.lr_multipliers == dict.fromkeys(
-        ("stem", "stage1", "stage2", "stage3"), 0.0
-    )
-    whole = script.make_recipe(options, data)
+    head = script.make_config(replace(options, train="head"), data)
+    assert head.train.freeze == ("stem", "stage1", "stage2", "stage3")
+    assert head.optimizer.lr_multipliers == {}
+    whole = script.make_config(options, data)
     assert whole.optimizer.lr_multipliers == dict.fromkeys(
         ("stem", "stage1", "stage2", "stage3"), 0.1
     )
@@ -351,15 +355,15 @@ def test_the_recipe_for_a_head_alone_and_for_all(run, sweets):
     )
     assert (whole.train.num_steps, whole.train.batch_size) == (round(10 * 39 / 32), 32)
     assert (
-        script.make_recipe(replace(options, weights=None, crop="shift"), data).train.augment.padding
+        script.make_config(replace(options, weights=None, crop="pad"), data).train.augment.padding
         == 2
     )
-    part = script.make_recipe(replace(options, freeze=("stage1_block1",)), data)
-    assert part.optimizer.lr_multipliers["stage1_block1"] == 0
+    part = script.make_config(replace(options, freeze=("stage1_block1",)), data)
+    assert part.train.freeze == ("stage1_block1",)
     few, _ = image_folder_with_paths(sweets, 16, validation=0.3, test=0)
     assert (
-        script.make_recipe(options, few).train.eval_split,
-        script.make_recipe(options, few).num_validation,
+        script.make_config(options, few).train.eval_split,
+        script.make_config(options, few).num_validation,
     ) == ("validation", 15)
 
 
@@ -402,7 +406,7 @@ def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(
             ["--images", str(sweets), *TINY, "--weights", str(run / "weights.safetensors")],
             "from other weights",
         ),
-        (["--images", str(sweets), *TINY, "--lr", "0.1"], "lr"),
+        (["--images", str(sweets), *TINY, "--learning-rate", "0.1"], "learning_rate"),
     ):
         refuses(script.main, [*args, "--out", str(run)], says, capsys, monkeypatch)
 
@@ -540,17 +544,14 @@ def test_the_transfer_study(tmp_path, monkeypatch):
         "--held",
         "4",
     ]
-    args += ["--seeds", "1", "--steps", "2", "--batch", "16", "--out", str(tmp_path)]
+    args += ["--seeds", "1", "--num-steps", "2", "--batch-size", "16", "--out", str(tmp_path)]
     assert transfer.main(args) == 0
     runs = transfer.runs_by_name(tmp_path)
     assert set(runs) == {"scratch-4-seed0", "head-4-seed0", "all-4-seed0"}
-    assert set(runs["head-4-seed0"].config.optimizer.lr_multipliers.values()) == {0}
-    assert "head" not in runs["head-4-seed0"].config.optimizer.lr_multipliers
-    assert all(
-        run.config.optimizer.lr_multipliers == {}
-        for name, run in runs.items()
-        if "head" not in name
-    )
+    assert runs["head-4-seed0"].config.train.freeze
+    assert "head" not in runs["head-4-seed0"].config.train.freeze
+    assert all(run.config.train.freeze == () for name, run in runs.items() if "head" not in name)
+    assert all(run.config.optimizer.lr_multipliers == {} for run in runs.values())
     with (tmp_path / "table.csv").open() as file:
         assert [line["begins"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))

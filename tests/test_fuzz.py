@@ -40,6 +40,7 @@ CONSTRUCTORS = {
 }
 """Tuples and errors, which take anything; what uses them is what checks them."""
 
+CONFIGS = (jc.ExperimentConfig, jc.OptimizerConfig, jc.TrainConfig, jc.AugmentConfig)
 FUNCTIONS = {"loss", "gradient", "resume", "pause", "names"}
 """Arguments that are functions of the user's own, whose errors are the user's."""
 
@@ -113,7 +114,7 @@ def changed(value: Any, rng: random.Random) -> Any:
     """Something near `value`, or something else."""
     if rng.random() < 0.35:
         return rng.choice(ANYTHING)()
-    if isinstance(value, jc.ExperimentConfig):
+    if isinstance(value, CONFIGS):
         name = rng.choice([field.name for field in dataclasses.fields(value)])
         return dataclasses.replace(value, **{name: changed(getattr(value, name), rng)})
     if isinstance(value, (np.ndarray, jax.Array)):
@@ -197,22 +198,16 @@ def made(folder: Path) -> tuple[Any, ...]:
     mean, std = np.full((8, 8, 1), 0.5, np.float32), np.ones(1, np.float32)
     data = jc.Dataset("own", train, validation, test, ("a", "b", "c"), mean, std)
     options = {"width": 2, "hidden": 3}
-    config = jc.override(
-        jc.ExperimentConfig(),
+    config = jc.ExperimentConfig(
         "own",
         "convnet",
-        options=options,
-        num_steps=2,
-        batch_size=4,
-        eval_every=1,
-        milestones=(1,),
-        subtract_mean="none",
+        model_kwargs=options,
         num_validation=6,
+        optimizer=jc.OptimizerConfig(milestones=(1,)),
+        train=jc.TrainConfig(num_steps=2, batch_size=4, eval_every=1, subtract_mean="none"),
     )
-    model, tx = (
-        jc.create_model("convnet", 3, **options),
-        jc.create_optimizer(config.optimizer, config.train.num_steps),
-    )
+    model = jc.create_model("convnet", 3, **options)
+    tx = jc.create_optimizer(config.optimizer)
     normed = jc.create_model("convnet", 3, batch_norm=True, **options)
     state, other = (jc.init_state(network, tx, config.train, data) for network in (model, normed))
     jc.export_weights(model, state, folder / "weights.safetensors")
@@ -257,13 +252,20 @@ def calls(
             state.params, state.model_state, data.train.images / np.float32(255), data.train.labels
         )
 
-    def stepped(model, tx, loss, freeze, axis, pad):
-        return jc.make_train_step(model, tx, loss=loss, freeze=freeze, axis=axis, pad=pad)
+    def fields(config):
+        return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+    def overridden(config, learning_rate, padding):
+        return jc.override(config, learning_rate=learning_rate, padding=padding)
 
     common, nothing = {"model": model, "state": state}, jc.Split(*(part[:0] for part in data.train))
     return {
         "Checkpoints": (saved, {"folder": out / "checkpoints", "keep_every": 0, "state": state}),
-        "ExperimentConfig": (jc.ExperimentConfig, dataclasses.asdict(config)),
+        "ExperimentConfig": (jc.ExperimentConfig, fields(config)),
+        "OptimizerConfig": (jc.OptimizerConfig, fields(config.optimizer)),
+        "TrainConfig": (jc.TrainConfig, fields(config.train)),
+        "AugmentConfig": (jc.AugmentConfig, fields(config.train.augment)),
+        "override": (overridden, {"config": config, "learning_rate": 0.3, "padding": 1}),
         "RunLog": (
             logged,
             {"folder": out / "log", "config": config, "facts": {"a": 1}, "step": 1, "row": 0.5}
@@ -294,7 +296,13 @@ def calls(
         ),
         "train": (
             lambda **given: next(iter(jc.train(**given))),
-            {"model": model, "tx": tx, "data": data, "config": config, "resume": lambda state: None}
+            {
+                "model": model,
+                "tx": tx,
+                "data": data,
+                "config": config.train,
+                "resume": lambda state: None,
+            }
             | {"warm_start": False, "strategy": one, "pause": lambda step: step},
         ),
         "image_folder": (
@@ -331,8 +339,9 @@ def calls(
             jc.lr_finder,
             {
                 "model": model,
+                "optimizer": config.optimizer,
                 "data": data,
-                "config": config,
+                "config": config.train,
                 "low": 1e-3,
                 "high": 1.0,
                 "steps": 10,
@@ -340,14 +349,14 @@ def calls(
             },
         ),
         "make_train_step": (
-            stepped,
+            jc.make_train_step,
             {
                 "model": model,
                 "tx": tx,
                 "loss": "cross-entropy",
                 "freeze": ("stem",),
-                "axis": None,
-                "pad": 1,
+                "augment": jc.AugmentConfig(padding=1),
+                "axis_name": None,
             },
         ),
         "noise_scale": (
@@ -359,7 +368,10 @@ def calls(
             },
         ),
         "loss_fn": (differentiated, {"model": model, "loss": "cross-entropy"}),
-        "create_optimizer": (jc.create_optimizer, {"config": config}),
+        "create_optimizer": (
+            jc.create_optimizer,
+            {"config": config.optimizer, "num_steps": 2, "seed": 0},
+        ),
         "count_parameters": (jc.count_parameters, {"model": model, "shape": (8, 8, 1)}),
         "recompute_batch_stats": (
             jc.recompute_batch_stats,
@@ -395,7 +407,10 @@ def calls(
                 "max_iterations": 5,
             },
         ),
-        "init_state": (jc.init_state, {"model": model, "tx": tx, "config": config, "data": data}),
+        "init_state": (
+            jc.init_state,
+            {"model": model, "tx": tx, "config": config.train, "data": data},
+        ),
         "subset": (jc.subset, {"data": data, "n": 6, "seed": 0}),
         "summary": (jc.summary, {"model": model, "shape": (8, 8, 1)}),
     }
@@ -473,7 +488,7 @@ def test_every_public_function_is_tried(things, tmp_path):
     assert sorted(calls(things, tmp_path)) == NAMES
     for name, (function, arguments) in calls(things, tmp_path).items():
         function(**arguments)
-        if name not in ("Checkpoints", "make_train_step", "loss_fn"):
+        if name not in ("Checkpoints", "loss_fn"):
             kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
             named = {
                 p.name
@@ -534,7 +549,9 @@ def test_what_hundreds_of_calls_found(things, tmp_path):
         (lambda: jc.sharpness(quadratic, iter([1, 2])), "params holds list_iterator"),
         (lambda: jc.noise_scale(quadratic, iter([1, 2]), [1, 2]), "params holds list_iterator"),
         (
-            lambda: jc.lr_finder(model, data._replace(name=np.zeros((2, 3))), config),
+            lambda: jc.lr_finder(
+                model, config.optimizer, data._replace(name=np.zeros((2, 3))), config.train
+            ),
             "name is of type ndarray",
         ),
         (

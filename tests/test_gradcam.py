@@ -39,14 +39,8 @@ def run():
     images = RNG.integers(0, 256, (5, 6, 8, 2), dtype=np.uint8)
     split = jc.Split(images, np.arange(5, dtype=np.int32) % 3)
     data = assemble("own", split, split, (6, 8, 2), ("a", "b", "c"))
-    config, model = jc.override(jc.ExperimentConfig(), dataset="own", model="own"), Two()
-    return (
-        model,
-        init_state(
-            model, jc.create_optimizer(config.optimizer, config.train.num_steps), config.train, data
-        ),
-        images,
-    )
+    model, tx = Two(), jc.create_optimizer(jc.OptimizerConfig())
+    return model, init_state(model, tx, jc.TrainConfig(), data), images
 
 
 def by_hand(model, state, images, classes, squares):
@@ -95,24 +89,14 @@ def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
         image[y : y + 4, x : x + 4] = (250, 40, 40) if label else (40, 250, 40)
     split = jc.Split(images, labels)
     data = assemble("patches", split, split, (16, 16, 3), ("green", "red"))
-    config = jc.override(
-        jc.ExperimentConfig(),
-        dataset="patches",
-        model="own",
-        num_steps=60,
-        batch_size=50,
-        padding=0,
-        flip=False,
-        learning_rate=0.3,
-        eval_every=60,
-    )
+    config = jc.TrainConfig(num_steps=60, batch_size=50, eval_every=60)
     model = Two(classes=2)
     state, row = list(
         jc.train(
             model,
-            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            jc.create_optimizer(jc.OptimizerConfig(learning_rate=0.3)),
             data,
-            config.train,
+            config,
             strategy=jc.strategy("jit", 1),
         )
     )[-1]

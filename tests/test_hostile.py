@@ -27,10 +27,17 @@ import pytest
 import experiments
 from jaxcnn import cli
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.config import (
+    ArgumentError,
+    ExperimentConfig,
+    OptimizerConfig,
+    TrainConfig,
+    as_dict,
+    override,
+)
 from jaxcnn.cpu import without_persistent_cache
 from jaxcnn.data import DataError, cache, load_dataset, loading
 from jaxcnn.progress import Progress, SafeStream
-from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.run_log import read_metrics
 from jaxcnn.runs import sweep, sweeps
 
@@ -122,10 +129,22 @@ def test_an_empty_path_is_no_folder(name, capsys):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--steps", "1e6"], "--steps is '1e6'; expected a whole number. Use --steps 1000000"),
-        (["--steps", "many"], "--steps is 'many'; expected a whole number. Use --steps 300"),
-        (["--lr", "fast"], "--lr is 'fast'; expected a number. Use --lr 0.05"),
-        (["--lr", "nan"], "--lr is nan; expected a finite number. Use --lr 0.05"),
+        (
+            ["--num-steps", "1e6"],
+            "--num-steps is '1e6'; expected a whole number. Use --num-steps 1000000",
+        ),
+        (
+            ["--num-steps", "many"],
+            "--num-steps is 'many'; expected a whole number. Use --num-steps 300",
+        ),
+        (
+            ["--learning-rate", "fast"],
+            "--learning-rate is 'fast'; expected a number. Use --learning-rate 0.05",
+        ),
+        (
+            ["--learning-rate", "nan"],
+            "--learning-rate is nan; expected a finite number. Use --learning-rate 0.05",
+        ),
         (
             ["--keep-every", "-1"],
             "--keep-every is -1; expected a whole number of 0 to 100000000. Use --keep-every 25",
@@ -139,8 +158,8 @@ def test_an_empty_path_is_no_folder(name, capsys):
             "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 or 26",
         ),
         (
-            ["--batch", "5000"],
-            "--batch is 5000, more than the 1437 training images; write --batch 128",
+            ["--batch-size", "5000"],
+            "--batch-size is 5000, more than the 1437 training images; write --batch-size 128",
         ),
     ],
 )
@@ -150,7 +169,7 @@ def test_messages_name_the_flag_that_was_typed(args, says, capsys, tmp_path):
     with pytest.raises(SystemExit):
         depth.main(
             [*args, "--strategy", "pmap", "--out", str(tmp_path)]
-            if args[0] != "--batch"
+            if args[0] != "--batch-size"
             else [*args, "--out", str(tmp_path)]
         )
     assert capsys.readouterr().err == f"error: {says}\n"
@@ -253,7 +272,7 @@ def test_out_of_memory_is_one_line_that_says_what_to_reduce(error, capsys):
     line = capsys.readouterr().err
     assert (exit.value.code, line.count("\n")) == (2, 1)
     assert line.startswith("error: out of memory (")
-    assert line.endswith("Write a smaller --width or a smaller --batch\n")
+    assert line.endswith("Write a smaller --width or a smaller --batch-size\n")
 
 
 def test_other_errors_of_jax_keep_their_traceback():
@@ -267,13 +286,12 @@ def test_a_network_beyond_this_machine_is_refused_before_its_parameters_are_made
     there = sweeps.machine_memory()
     assert there is None or 1 << 26 < there < 1 << 50
     monkeypatch.setattr(sweeps, "machine_memory", lambda: 1 << 20)
-    config = override(
-        ExperimentConfig(),
+    config = ExperimentConfig(
         dataset="digits",
         model="plain8",
-        options={"width": 64},
-        num_steps=1,
-        milestones=(),
+        model_kwargs={"width": 64},
+        optimizer=OptimizerConfig(milestones=()),
+        train=TrainConfig(num_steps=1),
     )
     with pytest.raises(ArgumentError, match=r"a has 1,\d+,\d+ parameters.*Write a smaller width"):
         sweep({"a": config}, load_dataset("digits"), tmp_path)
@@ -290,7 +308,7 @@ def test_a_closed_terminal_leaves_a_saved_run(tmp_path):
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # the tests themselves may run under nohup
         "os.execv(sys.executable, [sys.executable, '-m', 'experiments.depth', *sys.argv[1:]])"
     )
-    args = [*SMALL, "--steps", "1000000", "--every", "10", "--out", str(tmp_path)]
+    args = [*SMALL, "--num-steps", "1000000", "--eval-every", "10", "--out", str(tmp_path)]
     process = subprocess.Popen([sys.executable, "-c", code, *args], cwd=ROOT)
     folder, until = tmp_path / "plain8-seed0", time.monotonic() + 300
     try:
@@ -359,7 +377,7 @@ def test_a_script_runs_in_a_thread(tmp_path):
     from experiments import depth
 
     answers = []
-    args = [*SMALL, "--steps", "1", "--batch", "8", "--out", str(tmp_path)]
+    args = [*SMALL, "--num-steps", "1", "--batch-size", "8", "--out", str(tmp_path)]
     thread = threading.Thread(target=lambda: answers.append(depth.main(args)))
     thread.start()
     thread.join(120)
@@ -566,19 +584,19 @@ def test_unkept_of_several_threads_leaves_the_setting_as_it_was():
 # A config is a value.
 
 
-@pytest.mark.parametrize("name", ["options", "method", "stage_rates"])
-def test_the_mappings_of_a_recipe_cannot_be_changed(name):
-    given: Any = {"a": 0.5} if name != "options" else {"hidden": [4, {"b": [1]}], "width": 8}
+@pytest.mark.parametrize("name", ["model_kwargs", "optimizer_kwargs", "lr_multipliers"])
+def test_the_mappings_of_a_config_cannot_be_changed(name):
+    given: Any = {"a": 0.5} if name != "model_kwargs" else {"hidden": [4, {"b": [1]}], "width": 8}
     fields: Any = {name: given}
     config = override(ExperimentConfig(), **fields)
-    mapping = getattr(config, name)
+    mapping = getattr(config if name == "model_kwargs" else config.optimizer, name)
     expected = copy.deepcopy(given)
     changes = [
         lambda: mapping.__setitem__("a", 1), lambda: mapping.pop("a"), lambda: mapping.clear(), lambda: mapping.popitem(),
         lambda: mapping.update(a=1), lambda: mapping.setdefault("z", 1), lambda: mapping.__delitem__("a"),
         lambda: mapping.__ior__({"a": 1}),
     ]  # fmt: skip
-    if name == "options":
+    if name == "model_kwargs":
         changes += [lambda: mapping["hidden"].append(1), lambda: mapping["hidden"][1]["b"].sort()]
         given["hidden"].append(5)  # the caller's own list
     for change in changes:
@@ -587,27 +605,27 @@ def test_the_mappings_of_a_recipe_cannot_be_changed(name):
     assert mapping == expected
 
 
-def test_a_frozen_recipe_is_copied_compared_and_written_as_before():
+def test_a_frozen_config_is_copied_compared_and_written_as_before():
     config: Any = override(
         ExperimentConfig(),
-        options={"hidden": [4, 3], "width": 8},
+        model_kwargs={"hidden": [4, 3], "width": 8},
         optimizer_kwargs={"b2": 0.99},
         lr_multipliers={"stem": 0.5},
     )
     again: Any
     for again in (
-        pickle.loads(pickle.dumps(config)), copy.deepcopy(config), copy.copy(config), jc.override(config),
-        ExperimentConfig.from_json(config.to_json()), override(ExperimentConfig(), **dataclasses.asdict(config)),
+        pickle.loads(pickle.dumps(config)), copy.deepcopy(config), copy.copy(config), override(config),
+        ExperimentConfig.from_json(config.to_json()), ExperimentConfig.from_dict(as_dict(config)),
     ):  # fmt: skip
         assert again == config
         with pytest.raises(TypeError, match="cannot be changed"):
-            again.options["width"] = 9
+            again.model_kwargs["width"] = 9
     assert (
-        json.loads(config.to_json())["options"]
+        json.loads(config.to_json())["model_kwargs"]
         == {"hidden": [4, 3], "width": 8}
         == config.model_kwargs
     )
-    assert jc.override(config, seed=1) != config
+    assert override(config, seed=1) != config
     assert repr(config.model_kwargs) == "{'hidden': [4, 3], 'width': 8}"
     assert (
         {**config.model_kwargs, "width": 9}

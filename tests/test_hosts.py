@@ -28,9 +28,11 @@ if count > 1:
 import jaxcnn as jc
 assert jax.process_count() == count and len(jax.devices()) == 4
 data = jc.load_dataset("digits")
-config = jc.override(jc.ExperimentConfig(), dataset="digits", model="resnet8", batch=32, steps=4, every=2, pad=1, flip=True)
+config = jc.TrainConfig(
+    batch_size=32, num_steps=4, eval_every=2, augment=jc.AugmentConfig(padding=1, flip=True)
+)
 model = jc.create_model("resnet8", 10, width=4)
-rows = [row for _, row in jc.train(model, jc.create_optimizer(config.optimizer, config.train.num_steps), data, config.train)]
+rows = [row for _, row in jc.train(model, jc.create_optimizer(jc.OptimizerConfig()), data, config)]
 print(json.dumps([[row[k] for k in ("train_loss", "eval_loss", "eval_error", "grad_norm")] for row in rows]))
 """
 STUDY = [
@@ -40,19 +42,19 @@ STUDY = [
     "residual",
     "--width",
     "4",
-    "--batch",
+    "--batch-size",
     "256",
     "--seeds",
     "1",
-    "--lr",
+    "--learning-rate",
     "0.001",
 ]
 STUDY += [
-    "--steps",
+    "--num-steps",
     "560",
-    "--every",
+    "--eval-every",
     "80",
-    "--drops",
+    "--milestones",
     "280",
 ]  # the last 400 give the test time to kill it
 

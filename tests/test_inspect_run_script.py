@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -29,18 +28,12 @@ pytestmark = pytest.mark.usefixtures("one_device")
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-CONFIG = jc.override(
-    jc.ExperimentConfig(),
+CONFIG = jc.ExperimentConfig(
     dataset="digits",
     model="convnet",
-    options={"width": 4},
-    num_steps=40,
-    batch_size=64,
-    learning_rate=0.05,
-    milestones=(),
-    padding=0,
-    flip=False,
-    eval_every=10,
+    model_kwargs={"width": 4},
+    optimizer=jc.OptimizerConfig(learning_rate=0.05, milestones=()),
+    train=jc.TrainConfig(num_steps=40, batch_size=64, eval_every=10),
 )
 WIDE = 66 * 16 - 2 * 20
 """The width of the page's body in pixels: 66 rem but for 1.25 of padding on both sides."""
@@ -278,7 +271,7 @@ def test_rows_that_lack_things_are_borne(seen, found, says):
 
 
 def test_the_curves_name_the_split_of_the_rows(seen):
-    config = replace(seen.run.config, report="validation", validation=5)
+    config = jc.override(seen.run.config, eval_split="validation", num_validation=5)
     made = run_summary.curves_section(
         seen._replace(run=seen.run._replace(config=config, rows=rows([2.0, 1.0])))
     )
@@ -422,8 +415,8 @@ def test_more_mistakes_are_one_line(run, tmp_path, capsys, monkeypatch):
     told([], "runs/depth/resnet20-seed0 is not there: make it with python -m experiments.depth")
     for i, config in enumerate(
         (
-            jc.override(jc.ExperimentConfig(), model="unet"),
-            jc.override(jc.ExperimentConfig(), model="autoencoder", loss="reconstruction"),
+            jc.ExperimentConfig(model="unet"),
+            jc.ExperimentConfig(model="autoencoder", train=jc.TrainConfig(loss="reconstruction")),
         )
     ):
         (tmp_path / str(i)).mkdir()

@@ -18,19 +18,10 @@ ALONE = jc.strategy("jit", 1)
 
 def started(name, **options):
     """A network, its state at the start, and 40 images."""
-    data, config = (
-        jc.load_dataset("digits"),
-        jc.override(jc.ExperimentConfig(), dataset="digits", model=name, options=options),
-    )
+    data, tx = jc.load_dataset("digits"), jc.create_optimizer(jc.OptimizerConfig())
     model = jc.create_model(name, 10, **options)
     split = jc.Split(data.train.images[:40], data.train.labels[:40])
-    return (
-        model,
-        jc.init_state(
-            model, jc.create_optimizer(config.optimizer, config.train.num_steps), config.train, data
-        ),
-        split,
-    )
+    return model, jc.init_state(model, tx, jc.TrainConfig(), data), split
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from jaxcnn import runs
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
-TINY = ["--model", "mlp", "--batch", "64", "--seeds", "1", "--validation", "237"]
+TINY = ["--model", "mlp", "--batch-size", "64", "--seeds", "1", "--num-validation", "237"]
 TINY += ["--sweep.rates", "0.1", "1000", "--sweep.batches", "64", "256", "--sweep.epochs", "1"]
 TINY += ["--finder.optimizers", "sgd", "--finder.steps", "40"]
 TINY += [
@@ -26,7 +26,7 @@ TINY += [
     "--schedules.rates",
     "0.03",
     "0.1",
-    "--schedules.steps",
+    "--schedules.num-steps",
     "8",
 ]
 TINY += [
@@ -34,12 +34,12 @@ TINY += [
     "0.2",
     "--edge.momentum-rates",
     "0.1",
-    "--edge.steps",
+    "--edge.num-steps",
     "6",
-    "--edge.every",
+    "--edge.eval-every",
     "3",
 ]
-TINY += ["--edge.examples", "64", "--edge.hidden", "8"]
+TINY += ["--edge.max-train-examples", "64", "--edge.hidden", "8"]
 FIGURES = {
     "theory": ["line", "quadratic", "directions", "limit"],
     "sweep": ["curves", "map"],
@@ -81,7 +81,7 @@ def test_measured_limits_are_those_of_theory(out):
 
 
 def test_a_rate_beyond_sense_is_a_result(out):
-    lines = {(line["batch"], line["rate"]): line["too_large"] for line in table(out / "sweep")}
+    lines = {(line["batch_size"], line["rate"]): line["too_large"] for line in table(out / "sweep")}
     assert lines == {
         ("64", "0.1"): "-",
         ("64", "1000"): "yes",
@@ -119,8 +119,9 @@ def test_the_finders_numbers_are_the_functions(out):
     config = jc.ExperimentConfig.from_json(json.dumps(found["asked"]["config"]))
     again = jc.lr_finder(
         jc.create_model("mlp", 10),
+        config.optimizer,
         jc.load_dataset("digits"),
-        config,
+        config.train,
         low=1e-5,
         high=100.0,
         steps=40,
@@ -206,11 +207,22 @@ def test_full_batch_descent_settles_at_the_edge(tmp_path):
         "0.4",
         "--edge.momentum-rates",
         "0.3",
-        "--edge.steps",
+        "--edge.num-steps",
         "600",
     ]
     assert (
-        main([*args, "--edge.every", "60", "--edge.examples", "300", "--out", str(tmp_path)]) == 0
+        main(
+            [
+                *args,
+                "--edge.eval-every",
+                "60",
+                "--edge.max-train-examples",
+                "300",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
     )
     for line in table(tmp_path / "edge"):
         assert 0.9 < float(line["ratio"]) < 1.15, line
@@ -248,7 +260,7 @@ MISTAKES = [
     (["--sweep.rates", "0.1", "0"], "sweep.rates has 0.0"),
     (["--sweep.rates", "-1"], "sweep.rates has -1.0"),
     (["--sweep.rates", "inf"], "--sweep.rates is inf"),
-    (["--sweep.batches", "5000"], "batch is 5000, more than the 1437 training images"),
+    (["--sweep.batches", "5000"], "batch_size is 5000, more than the 1437 training images"),
     (["--sweep.batches"], "sweep.batches is empty"),
     (["--optimizer", "adma"], "did you mean 'adam'"),
     (["--finder.optimizers", "momentun"], "did you mean 'momentum'"),
@@ -261,7 +273,7 @@ MISTAKES = [
     (["--edge.rates", "-0.1"], "edge.rates has -0.1"),
     (["--edge.hidden"], "edge.hidden is empty"),
     (["--edge.momentum", "1.5"], "momentum is 1.5"),
-    (["--edge.examples", "100000"], "cannot keep 100000 training images"),
+    (["--edge.max-train-examples", "100000"], "cannot keep 100000 training images"),
     (["--model", "convnt"], "convnet"),
     (["--dataset", "mnits"], "did you mean 'mnist'"),
     (["--plot-only", "--out", "/nowhere"], "/nowhere"),

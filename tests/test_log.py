@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +11,11 @@ import jaxcnn as jc
 from jaxcnn.run_log import LogError, read_json, write_text
 
 CONFIG = jc.override(
-    jc.ExperimentConfig(), model="resnet20", options={"width": 8}, milestones=(5, 9)
+    jc.ExperimentConfig(), model="resnet20", model_kwargs={"width": 8}, milestones=(5, 9)
 )
 
 
-def test_a_folder_is_enough_to_have_the_recipe_back(tmp_path):
+def test_a_folder_is_enough_to_have_the_config_back(tmp_path):
     jc.RunLog(tmp_path / "run", CONFIG, {"device": "cpu"})
     assert jc.ExperimentConfig.load(tmp_path / "run") == CONFIG
     (facts,) = json.loads((tmp_path / "run" / "env.json").read_text())
@@ -40,12 +39,13 @@ def test_what_is_no_number_becomes_null(tmp_path):
     assert json.loads(text, parse_constant=pytest.fail) == plain
 
 
-def test_another_recipes_folder_is_refused_and_the_fields_are_named(tmp_path):
+def test_another_configs_folder_is_refused_and_the_fields_are_named(tmp_path):
     jc.RunLog(tmp_path, CONFIG)
     with pytest.raises(
-        jc.ArgumentError, match=r"another config: lr \(0.1 there, 0.2 asked\), seed \(0 there, 7"
+        jc.ArgumentError,
+        match=r"another config: learning_rate \(0.1 there, 0.2 here\), seed \(0 there, 7",
     ) as error:
-        jc.RunLog(tmp_path, jc.override(CONFIG, lr=0.2, seed=7))
+        jc.RunLog(tmp_path, jc.override(CONFIG, learning_rate=0.2, seed=7))
     assert "\n" not in str(error.value)
     assert jc.ExperimentConfig.load(tmp_path) == CONFIG
 

@@ -38,7 +38,12 @@ FIGURES = [
     "path/path.png",
     "sharpness/sharpness.png",
 ]
-PLAIN = {"dataset": "digits", "batch": 64, "drops": (), "flip": False, "pad": 0, "lr": 0.1}
+CONFIG = jc.ExperimentConfig(
+    dataset="digits",
+    model="mlp",
+    optimizer=jc.OptimizerConfig(learning_rate=0.1, milestones=()),
+    train=jc.TrainConfig(num_steps=4, batch_size=64, eval_every=1),
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +52,11 @@ def all_runs(tmp_path_factory):
     folder, data = tmp_path_factory.mktemp("runs"), jc.load_dataset("digits")
     for name, hidden in (("mlp", [3]), ("mlp2", [4])):
         config, rng = (
-            jc.override(
-                jc.ExperimentConfig(),
-                model="mlp",
-                options={"hidden": hidden},
-                num_steps=4,
-                eval_every=1,
-                **PLAIN,
-            ),
+            jc.override(CONFIG, model_kwargs={"hidden": hidden}),
             np.random.default_rng(0),
         )
         log = jc.RunLog(folder / f"{name}-seed0", config)
-        state = jc.init_state(*runs.model_and_optimizer(config, 10), config, data)
+        state = jc.init_state(*runs.model_and_optimizer(config, 10), config.train, data)
         with jc.Checkpoints(log.folder / "checkpoints", keep_every=1) as saved:
             for step in range(1, 5):
                 params = jax.tree.map(

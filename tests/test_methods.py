@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,9 +13,9 @@ import optax
 import pytest
 
 import jaxcnn as jc
+from jaxcnn.config import ArgumentError, ExperimentConfig, OptimizerConfig
 from jaxcnn.optim import OPTIMIZERS, SCHEDULES, create_optimizer, eval_params
 from jaxcnn.optim.optimizers import optimizer_options
-from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.state import eval_state, init_state
 from jaxcnn.training import epoch_order, make_train_step
 
@@ -55,12 +54,10 @@ class Bowl:
         return sum((c * tree[name] ** 2).sum() / 2 for name, c in self.tree(self.curve).items())
 
 
-def stepper(bowl: Bowl, config: ExperimentConfig) -> Any:
+def stepper(bowl: Bowl, tx: optax.GradientTransformationExtraArgs) -> Any:
     """`step(params, state, worth, tilt)`, given what `make_train_step` gives: the loss times `worth`, the second gradient times
     `tilt`. It gives its memory away, as `train` does, which no two arrays of a state may share."""
-    return compiled(
-        create_optimizer(config.optimizer, config.train.num_steps).update, bowl.shape, bowl.decay
-    )
+    return compiled(tx.update, bowl.shape, bowl.decay)
 
 
 @lru_cache
@@ -80,11 +77,11 @@ def compiled(update: Any, shape: tuple[int, ...], decay: float) -> Any:
 
 
 def walk(
-    bowl: Bowl, config: ExperimentConfig, steps: int, worth=1.0, tilt=1.0
+    bowl: Bowl, tx: optax.GradientTransformationExtraArgs, steps: int, worth=1.0, tilt=1.0
 ) -> Iterator[tuple[Any, Any]]:
-    """(parameters, optimiser's state) after each step of the config on the bowl."""
-    params, step = bowl.tree(bowl.begin), stepper(bowl, config)
-    state = create_optimizer(config.optimizer, config.train.num_steps).init(params)
+    """(parameters, optimiser's state) after each step of the optimiser on the bowl."""
+    params, step = bowl.tree(bowl.begin), stepper(bowl, tx)
+    state = tx.init(params)
     for _ in range(steps):
         params, state = step(params, state, jnp.float32(worth), jnp.float32(tilt))
         yield jax.tree.map(np.array, (params, state))
@@ -364,9 +361,8 @@ def test_twelve_steps_with_drops_and_decay_are_those_of_a_loop_in_numpy(
     name, loop, lr, given, shape
 ):
     bowl = Bowl(shape)
-    config = override(
-        ExperimentConfig(),
-        optimizer=name,
+    config = OptimizerConfig(
+        name,
         optimizer_kwargs=given,
         learning_rate=lr,
         milestones=(4, 9),
@@ -377,7 +373,9 @@ def test_twelve_steps_with_drops_and_decay_are_those_of_a_loop_in_numpy(
     rates = [lr * 0.3 ** ((step >= 4) + (step >= 9)) for step in range(12)]
     moved = bowl.begin
     for (params, state), expected in zip(
-        walk(bowl, config, 12), loop(bowl, bowl.begin, rates, **given), strict=True
+        walk(bowl, create_optimizer(config), 12),
+        loop(bowl, bowl.begin, rates, **given),
+        strict=True,
     ):
         expected, judged = expected if isinstance(expected, tuple) else (expected, expected)
         tolerance = 1e-6 * max(
@@ -395,15 +393,17 @@ def test_twelve_steps_with_drops_and_decay_are_those_of_a_loop_in_numpy(
 def test_radam_goes_by_momentum_until_it_knows_the_variance(b2):
     """Liu et al. 2020, section 4: the first steps are not divided by the root, so they scale with the gradient."""
     bowl = Bowl(decay=0.0)
-    config = override(
-        ExperimentConfig(),
-        optimizer="radam",
+    config = OptimizerConfig(
+        "radam",
         optimizer_kwargs={"b2": b2},
         learning_rate=0.001,
         milestones=(),
         weight_decay=0.0,
     )
-    states = [bowl.begin, *(bowl.flat(params) for params, _ in walk(bowl, config, 9))]
+    states = [
+        bowl.begin,
+        *(bowl.flat(params) for params, _ in walk(bowl, create_optimizer(config), 9)),
+    ]
     sizes, longest = np.abs(np.diff(states, axis=0)) / 0.001, 2 / (1 - b2) - 1
     np.testing.assert_allclose(
         sizes[:4], np.broadcast_to(np.abs(bowl.grad(bowl.begin)), (4, 9)), rtol=0.05
@@ -419,16 +419,14 @@ def test_radam_goes_by_momentum_until_it_knows_the_variance(b2):
 def test_schedule_free_weighs_where_it_went_by_the_square_of_the_rate():
     """Defazio et al. 2024, section 4: steps of a warm-up count for less."""
     bowl = Bowl()
-    config = override(
-        ExperimentConfig(),
-        optimizer="schedule-free",
+    config = OptimizerConfig(
+        "schedule-free",
         learning_rate=0.1,
         schedule="warmup",
-        num_steps=60,
         weight_decay=bowl.decay,
     )
     walked, rates = (
-        list(walk(bowl, config, 9))[1:],
+        list(walk(bowl, create_optimizer(config, num_steps=60), 9))[1:],
         0.1 * np.minimum(np.arange(1, 9) / 6, 1),
     )  # after a first rate of 0
     for (params, state), (at, judged) in zip(
@@ -445,9 +443,7 @@ def test_muon_steps_are_nearly_orthogonal_matrices_of_windows_by_channels():
     ragged = np.random.default_rng(0).normal(size=(3, 3, 8, 16)) * np.linspace(0.2, 1, 16)
     grads = {"kernel": jnp.asarray(ragged, jnp.float32)}
     params = jax.tree.map(jnp.ones_like, grads)
-    tx = create_optimizer(
-        override(ExperimentConfig(), optimizer="muon", learning_rate=0.02, weight_decay=0.0)
-    )
+    tx = create_optimizer(OptimizerConfig("muon", learning_rate=0.02, weight_decay=0.0))
     updates: Any
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = tx.update(grads, tx.init(params), params)
@@ -466,19 +462,8 @@ def test_muon_steps_are_nearly_orthogonal_matrices_of_windows_by_channels():
 def noise(seed: int, n=20_000, steps=4, **given) -> ARRAY:
     """The first steps of "noisy" at rate 1 without a gradient."""
     params = {"kernel": jnp.zeros(n)}
-    tx, grads = (
-        create_optimizer(
-            override(
-                ExperimentConfig(),
-                optimizer="noisy",
-                optimizer_kwargs=given,
-                learning_rate=1.0,
-                weight_decay=0.0,
-                seed=seed,
-            )
-        ),
-        params,
-    )
+    config = OptimizerConfig("noisy", learning_rate=1.0, weight_decay=0.0, optimizer_kwargs=given)
+    tx, grads = create_optimizer(config, seed=seed), params
     state, taken = tx.init(params), []
     updates: Any
     for _ in range(steps):
@@ -520,24 +505,21 @@ def test_an_entry_has_a_source_and_five_rates_half_a_decade_apart(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_method_uses_what_it_says_it_needs_and_nothing_else(name):
     bowl, needs = Bowl(decay=0.0), OPTIMIZERS[name].needs
-    config = override(
-        ExperimentConfig(),
-        optimizer=name,
+    config = OptimizerConfig(
+        name,
         learning_rate=OPTIMIZERS[name].grid[2],
         milestones=(),
         weight_decay=0.0,
     )
 
-    def end(config=config, **given):
-        *_, (params, state) = walk(bowl, config, 3, **given)
+    tx, other = create_optimizer(config), create_optimizer(config, seed=7)
+
+    def end(tx=tx, **given):
+        *_, (params, state) = walk(bowl, tx, 3, **given)
         return bowl.flat(params), bowl.flat(eval_params(state, params))
 
     plain, judged = end()
-    other = jc.override(config, seed=7)
-    assert (
-        create_optimizer(other).update
-        is create_optimizer(config.optimizer, config.train.num_steps).update
-    )
+    assert other.update is tx.update
     # Values this small take Polyak's step below its largest.
     for need, again in (
         ("value", end(worth=1e-3)),
@@ -554,24 +536,12 @@ def test_the_rates_of_the_grid_lower_the_loss_of_a_bowl(name):
     bowl = Bowl(decay=0.0)
     if name == "lars":  # its biases take the bare rate, up to 30: they stay at their minimum here
         bowl.begin[bowl.parts[1]] = 0
-    configs = [
-        override(
-            ExperimentConfig(), optimizer=name, learning_rate=lr, milestones=(), weight_decay=0.0
-        )
-        for lr in OPTIMIZERS[name].grid
-    ]
-    assert (
-        len(
-            {
-                create_optimizer(config.optimizer, config.train.num_steps).update
-                for config in configs
-            }
-        )
-        == 1
-    )
+    config = OptimizerConfig(name, milestones=(), weight_decay=0.0)
+    txs = [create_optimizer(jc.override(config, learning_rate=lr)) for lr in OPTIMIZERS[name].grid]
+    assert len({tx.update for tx in txs}) == 1
     ends = []
-    for config in configs:
-        *_, (params, state) = walk(bowl, config, 60)
+    for tx in txs:
+        *_, (params, state) = walk(bowl, tx, 60)
         ends.append(bowl.loss(bowl.flat(eval_params(state, params))) / bowl.loss(bowl.begin))
     assert ends[2] < 0.96
     assert min(ends) < 0.7
@@ -593,9 +563,7 @@ def test_methods_that_decay_by_themselves_decay_these_leaves_only(name):
     )
 
     def update(decay, on):
-        tx = create_optimizer(
-            override(ExperimentConfig(), optimizer=name, weight_decay=decay, decay_mask=on)
-        )
+        tx = create_optimizer(OptimizerConfig(name, weight_decay=decay, decay_mask=on))
         with jax.numpy_dtype_promotion("standard"):
             return tx.update(grads, tx.init(params), params, grad_fn=lambda *_: grads)[0]
 
@@ -615,21 +583,21 @@ def test_methods_that_decay_by_themselves_decay_these_leaves_only(name):
 @pytest.mark.parametrize("name", ["prodigy", "sam", "muon", "lamb", "schedule-free"])
 def test_quotients_without_a_gradient_or_a_rate_are_no_nan(name):
     bowl = Bowl()
-    config = override(
-        ExperimentConfig(),
-        optimizer=name,
+    config = OptimizerConfig(
+        name,
         schedule="warmup",
-        num_steps=20,
         learning_rate=OPTIMIZERS[name].grid[2],
     )  # whose first rate is 0
-    states = [bowl.flat(params) for params, _ in walk(bowl, config, 4)]
+    states = [
+        bowl.flat(params) for params, _ in walk(bowl, create_optimizer(config, num_steps=20), 4)
+    ]
     np.testing.assert_allclose(states[0], bowl.begin, rtol=1e-6)
     assert np.isfinite(states).all()
     assert np.abs(states[-1] - bowl.begin).min() > 0
     bowl.begin = 0 * bowl.begin
     assert not any(
         bowl.flat(params).any()
-        for params, _ in walk(bowl, jc.override(config, schedule="constant"), 2)
+        for params, _ in walk(bowl, create_optimizer(jc.override(config, schedule="constant")), 2)
     )
 
 
@@ -650,15 +618,10 @@ class Small(nn.Module):
 
 
 MODEL = Small()
-DIGITS = override(
-    ExperimentConfig(),
+DIGITS = ExperimentConfig(
     dataset="digits",
-    batch_size=64,
-    num_steps=40,
-    eval_every=10,
-    milestones=(),
-    padding=0,
-    flip=False,
+    optimizer=OptimizerConfig(milestones=()),
+    train=jc.TrainConfig(batch_size=64, num_steps=40, eval_every=10),
 )
 
 
@@ -672,15 +635,19 @@ def strategy():
     return jc.strategy("jit", devices=1)
 
 
-def recipe_of(name: str, **more: Any) -> ExperimentConfig:
-    return replace(DIGITS, optimizer=name, lr=OPTIMIZERS[name].grid[2], **more)
+def config_of(name: str, **changes: Any) -> ExperimentConfig:
+    return jc.override(DIGITS, optimizer=name, learning_rate=OPTIMIZERS[name].grid[2], **changes)
+
+
+def optimizer_of(config: ExperimentConfig) -> optax.GradientTransformationExtraArgs:
+    return create_optimizer(config.optimizer, config.train.num_steps, seed=config.train.seed)
 
 
 def fit(config: ExperimentConfig, data, strategy, **more: Any) -> list[Any]:
     return list(
         jc.train(
             MODEL,
-            create_optimizer(config.optimizer, config.train.num_steps),
+            optimizer_of(config),
             data,
             config.train,
             strategy=strategy,
@@ -691,7 +658,7 @@ def fit(config: ExperimentConfig, data, strategy, **more: Any) -> list[Any]:
 
 @pytest.fixture(scope="module", params=OPTIMIZERS)
 def ran(request, data, strategy):
-    config = recipe_of(request.param)
+    config = config_of(request.param)
     return config, fit(config, data, strategy)
 
 
@@ -699,16 +666,18 @@ def test_the_loss_falls_over_forty_steps_at_the_middle_rate(ran):
     first, *_, last = (row for _, row in ran[1])
     assert last["train_loss"] < first["train_loss"] - 0.05
     assert last["eval_loss"] < first["eval_loss"] - 0.05
-    assert last["rate"] == ran[0].lr
+    assert last["rate"] == ran[0].optimizer.learning_rate
 
 
 def test_another_rate_or_seed_compiles_nothing(ran, data, strategy):
     # Twice, so that all are among the programs that are kept: at their bound one may drop another.
     for _ in range(2):
-        fit(replace(ran[0], steps=3, every=2), data, strategy)
-    other = replace(ran[0], lr=ran[0].lr / 7, seed=5, steps=3, every=2)
+        fit(jc.override(ran[0], num_steps=3, eval_every=2), data, strategy)
+    other = jc.override(
+        ran[0], learning_rate=ran[0].optimizer.learning_rate / 7, seed=5, num_steps=3, eval_every=2
+    )
     before = Small.traces
-    init_state(MODEL, create_optimizer(other), other, data)
+    init_state(MODEL, optimizer_of(other), other.train, data)
     # Newer Flax traces the initialization of a user's model twice.
     initialization = Small.traces - before
     before = Small.traces
@@ -729,9 +698,9 @@ def test_a_run_saved_and_resumed_has_the_same_bits(ran, data, strategy, tmp_path
         again, same = next(
             jc.train(
                 MODEL,
-                create_optimizer(config.optimizer, config.train.num_steps),
+                optimizer_of(config),
                 data,
-                config,
+                config.train,
                 strategy=strategy,
                 resume=saved.restore,
             )
@@ -763,14 +732,12 @@ SHARED |= {"muon": {}}
 
 @pytest.mark.parametrize("name", SHARED)
 def test_two_devices_take_the_steps_of_one(name, data, strategy):
-    config = recipe_of(name, steps=3, every=3, method=SHARED[name])
+    config = config_of(name, num_steps=3, eval_every=3, optimizer_kwargs=SHARED[name])
     ((one, _),), ((two, _),) = (
         fit(config, data, strategy),
         fit(config, data, jc.strategy("pmap", 2)),
     )
-    begun = init_state(
-        MODEL, create_optimizer(config.optimizer, config.train.num_steps), config.train, data
-    )
+    begun = init_state(MODEL, optimizer_of(config), config.train, data)
     for a, b, c in zip(
         *(jax.tree.leaves(eval_state(state).params) for state in (one, two, begun)), strict=True
     ):
@@ -798,23 +765,21 @@ def judged_by(params: Any, measured: Any, data, strategy) -> None:
 
 
 def test_lookahead_is_judged_at_its_slow_parameters(data, strategy):
-    config = recipe_of("lookahead", steps=6, every=1)
+    config = config_of("lookahead", num_steps=6, eval_every=1)
     states = fit(config, data, strategy)
-    begun = init_state(
-        MODEL, create_optimizer(config.optimizer, config.train.num_steps), config.train, data
-    )
+    begun = init_state(MODEL, optimizer_of(config), config.train, data)
     judged_by(begun.params, states[3], data, strategy)  # it has not looked yet
     judged_by(states[4][0].params, states[5], data, strategy)  # at the fifth step both met
 
 
 def test_schedule_free_is_judged_at_the_mean_of_where_sgd_went(data, strategy):
-    states = fit(recipe_of("schedule-free", steps=5, every=1), data, strategy)
+    states = fit(config_of("schedule-free", num_steps=5, eval_every=1), data, strategy)
     went = [optax.tree.get(state.opt_state, "z") for state, _ in states]
     judged_by(jax.tree.map(lambda *z: np.mean(z, axis=0), *went), states[-1], data, strategy)
 
 
 def test_clean_training_figures_are_of_the_parameters_judged(data, strategy):
-    config = recipe_of("schedule-free", steps=5, every=5, train_error="clean")
+    config = config_of("schedule-free", num_steps=5, eval_every=5, train_metrics="clean")
     ((state, row),) = fit(config, data, strategy)
     assert (
         row["train_loss"]
@@ -828,8 +793,8 @@ def test_clean_training_figures_are_of_the_parameters_judged(data, strategy):
 
 def test_sam_takes_its_second_gradient_on_the_same_batch(data):
     """One step of SAM from two calls of jax.grad on the batch of that step."""
-    config = recipe_of("sam", decay=0.0, method={"rho": 0.5})
-    tx = create_optimizer(config.optimizer, config.train.num_steps)
+    config = config_of("sam", weight_decay=0.0, optimizer_kwargs={"rho": 0.5})
+    tx = optimizer_of(config)
     state = init_state(MODEL, tx, config.train, data)
     index = epoch_order(state.rng, 0, 1, 64, len(data.train.labels))[0]
     images = jnp.asarray(data.train.images[index] / 255 - data.mean, jnp.float32)
@@ -845,7 +810,9 @@ def test_sam_takes_its_second_gradient_on_the_same_batch(data):
         sum(float((np.asarray(g, np.float64) ** 2).sum()) for g in jax.tree.leaves(first))
     )
     second = grad(jax.tree.map(lambda w, g: w + np.float32(0.5 / norm) * g, state.params, first))
-    after = jax.jit(make_train_step(MODEL, tx, pad=0, flip=False))(state, data.train, index)
+    after = jax.jit(make_train_step(MODEL, tx, augment=jc.AugmentConfig()))(
+        state, data.train, index
+    )
     for w, a, b, new in zip(
         *map(jax.tree.leaves, (state.params, first, second, after.params)), strict=True
     ):
@@ -860,95 +827,103 @@ def test_sam_takes_its_second_gradient_on_the_same_batch(data):
     ("change", "says"),
     [
         (
-            {"optimizer": "adamm"},
+            {"name": "adamm"},
             "optimizer is 'adamm'; expected one of adagrad, adam, .*did you mean 'adam'",
         ),
-        ({"optimizer": "prodigi"}, "did you mean 'prodigy'"),
+        ({"name": "prodigi"}, "did you mean 'prodigy'"),
         (
             {"schedule": "cosin"},
             "schedule is 'cosin'; expected one of constant, cosine, .*did you mean 'cosine'",
         ),
         (
-            {"optimizer": "adam", "method": {"b3": 0.9}},
-            "method of adam is 'b3'; expected one of b1, b2; did you mean 'b2'",
+            {"name": "adam", "optimizer_kwargs": {"b3": 0.9}},
+            "optimizer_kwargs of adam is 'b3'; expected one of b1, b2; did you mean 'b2'",
         ),
         (
-            {"optimizer": "sgd", "method": {"b1": 0.9}},
-            "method of sgd is 'b1'; it has no numbers of its own",
+            {"name": "sgd", "optimizer_kwargs": {"b1": 0.9}},
+            "optimizer_kwargs of sgd has 'b1'; expected none, since it has no numbers of its own",
         ),
         (
-            {"optimizer": "adam", "method": {"b1": "0.9"}},
-            "method b1 is '0.9'; expected a number .*: write 0.9$",
-        ),
-        ({"optimizer": "adam", "method": {"b1": True}}, "method b1 is True; expected a number"),
-        ({"optimizer": "adam", "method": {"b1": None}}, "method b1 is None; expected a number"),
-        (
-            {"optimizer": "adam", "method": {"b1": [0.9]}},
-            r"method b1 is \[0.9\]; expected a number",
+            {"name": "adam", "optimizer_kwargs": {"b1": "0.9"}},
+            "b1 in optimizer_kwargs is '0.9'; expected a number .*: write 0.9$",
         ),
         (
-            {"optimizer": "adam", "method": {"b2": 1}},
-            "method b2 is 1; expected a number of at least 0 and below 1",
+            {"name": "adam", "optimizer_kwargs": {"b1": True}},
+            "b1 in optimizer_kwargs is True; expected a number",
         ),
         (
-            {"optimizer": "rmsprop", "method": {"decay": -0.1}},
-            "method decay is -0.1; expected a number of at least 0",
+            {"name": "adam", "optimizer_kwargs": {"b1": None}},
+            "b1 in optimizer_kwargs is None; expected a number",
         ),
         (
-            {"optimizer": "lookahead", "method": {"period": 2.5}},
-            "period is 2.5; expected a whole number of at least 1",
+            {"name": "adam", "optimizer_kwargs": {"b1": [0.9]}},
+            r"b1 in optimizer_kwargs is \[0.9\]; expected a number",
         ),
         (
-            {"optimizer": "lookahead", "method": {"period": 0}},
-            "period is 0; expected a whole number .*: write 5$",
+            {"name": "adam", "optimizer_kwargs": {"b2": 1}},
+            "b2 in optimizer_kwargs is 1; expected a number of at least 0 and below 1",
         ),
         (
-            {"optimizer": "lookahead", "method": {"share": 0}},
-            "method share is 0; expected a number above 0",
+            {"name": "rmsprop", "optimizer_kwargs": {"decay": -0.1}},
+            "decay in optimizer_kwargs is -0.1; expected a number of at least 0",
         ),
         (
-            {"optimizer": "schedule-free", "method": {"b1": 0}},
-            "method b1 is 0; expected a number above 0 and below 1",
+            {"name": "lookahead", "optimizer_kwargs": {"period": 2.5}},
+            "period in optimizer_kwargs is 2.5; expected a whole number of at least 1",
         ),
         (
-            {"optimizer": "clipped", "method": {"norm": 0.0}},
-            "method norm is 0.0; expected a number above 0",
+            {"name": "lookahead", "optimizer_kwargs": {"period": 0}},
+            "period in optimizer_kwargs is 0; expected a whole number .*: write 5$",
         ),
         (
-            {"optimizer": "prodigy", "method": {"d0": 0}},
-            "method d0 is 0; expected a number above 0: write 1e-06",
+            {"name": "lookahead", "optimizer_kwargs": {"share": 0}},
+            "share in optimizer_kwargs is 0; expected a number above 0",
         ),
-        ({"method": {"b1": math.nan}}, "method is {'b1': nan}; expected plain values by name"),
-        ({"method": 0.9}, "method is 0.9; expected plain values by name: write"),
-        ({"lr": math.nan}, "lr is nan; expected a finite number above 0"),
-        ({"lr": math.inf}, "lr is inf; expected a finite number above 0"),
-        ({"lr": 0}, "lr is 0; expected a finite number above 0"),
-        ({"lr": -0.1}, "lr is -0.1; expected a finite number above 0"),
+        (
+            {"name": "schedule-free", "optimizer_kwargs": {"b1": 0}},
+            "b1 in optimizer_kwargs is 0; expected a number above 0 and below 1",
+        ),
+        (
+            {"name": "clipped", "optimizer_kwargs": {"norm": 0.0}},
+            "norm in optimizer_kwargs is 0.0; expected a number above 0",
+        ),
+        (
+            {"name": "prodigy", "optimizer_kwargs": {"d0": 0}},
+            "d0 in optimizer_kwargs is 0; expected a number above 0: write 1e-06",
+        ),
+        (
+            {"optimizer_kwargs": {"b1": math.nan}},
+            "optimizer_kwargs is {'b1': nan}; expected plain values by name",
+        ),
+        (
+            {"optimizer_kwargs": 0.9},
+            "optimizer_kwargs is 0.9; expected plain values by name: write",
+        ),
+        ({"learning_rate": math.nan}, "learning_rate is nan; expected a finite number above 0"),
+        ({"learning_rate": math.inf}, "learning_rate is inf; expected a finite number above 0"),
+        ({"learning_rate": 0}, "learning_rate is 0; expected a finite number above 0"),
+        ({"learning_rate": -0.1}, "learning_rate is -0.1; expected a finite number above 0"),
     ],
 )
-def test_a_recipe_that_cannot_be_meant_is_refused_in_one_line(change, says):
+def test_a_config_that_cannot_be_meant_is_refused_in_one_line(change, says):
     with pytest.raises(ArgumentError, match=says) as error:
-        create_optimizer(override(ExperimentConfig(), **change))
+        create_optimizer(jc.override(OptimizerConfig(), **change))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_options_at_their_defaults_change_nothing_and_survive_json(name):
-    config = override(
-        ExperimentConfig(),
-        optimizer=name,
+    config = OptimizerConfig(
+        name,
         optimizer_kwargs=optimizer_options(name),
         schedule=[*SCHEDULES][len(name) % 8],
     )
-    again = ExperimentConfig.from_json(config.to_json())
+    again = OptimizerConfig.from_json(config.to_json())
     assert again == config
-    assert (
-        create_optimizer(again).update
-        is create_optimizer(config.optimizer, config.train.num_steps).update
-    )
-    plain, bowl = jc.override(config, method={}), Bowl()
+    assert create_optimizer(again, 60).update is create_optimizer(config, 60).update
+    plain, bowl = jc.override(config, optimizer_kwargs={}), Bowl()
     same = [
-        jax.tree.leaves(create_optimizer(each).init(bowl.tree(bowl.begin)))
+        jax.tree.leaves(create_optimizer(each, 60).init(bowl.tree(bowl.begin)))
         for each in (plain, again)
     ]
     assert all(np.array_equal(a, b) for a, b in zip(*same, strict=True))

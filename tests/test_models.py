@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxcnn.config import ArgumentError
 from jaxcnn.models import MODELS, CifarResNet, ResNet, count_parameters, create_model
 from jaxcnn.models.initializers import INITS
 from jaxcnn.models.layers import Dropout, conv3x3, pool_2x2
 from jaxcnn.models.lenet import scaled_tanh
 from jaxcnn.models.resnet import zero_pad_shortcut
 from jaxcnn.models.vgg import LAYERS
-from jaxcnn.config import ArgumentError
 
 CIFAR, MNIST, IMAGENET = (32, 32, 3), (32, 32, 1), (224, 224, 3)
 DEPTHS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}

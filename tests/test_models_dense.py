@@ -21,9 +21,9 @@ from test_models_small import (
 )
 
 import jaxcnn as jc
+from jaxcnn.config import ArgumentError
 from jaxcnn.models import count_parameters, create_model
 from jaxcnn.models.autoencoder import UPSAMPLINGS, upsample_nearest, upsampling_layer
-from jaxcnn.config import ArgumentError
 
 AUTOENCODER = {"width": 3, "code": 4}
 UNET = {"width": 2, "depth": 2}

@@ -12,11 +12,11 @@ import pytest
 from scipy.signal import correlate2d
 
 import jaxcnn as jc
+from jaxcnn.config import ArgumentError
 from jaxcnn.metrics import cross_entropy
 from jaxcnn.models import MLP, ConvNet, count_parameters, create_model
 from jaxcnn.models.lenet import output_codes
 from jaxcnn.models.mlp import step
-from jaxcnn.config import ArgumentError
 
 DIGITS, MNIST, CIFAR = (8, 8, 1), (28, 28, 1), (32, 32, 3)
 SHAPES = [DIGITS, MNIST, CIFAR]
@@ -631,17 +631,12 @@ def test_a_list_from_json_makes_a_module_that_can_be_a_key():
     ],
 )
 def test_thirty_steps_on_the_digits_lower_the_loss(name, options):
-    config = jc.override(
-        jc.ExperimentConfig(),
+    config = jc.ExperimentConfig(
         dataset="digits",
         model=name,
-        options=options,
-        num_steps=30,
-        eval_every=15,
-        batch_size=64,
-        padding=0,
-        flip=False,
-        milestones=(),
+        model_kwargs=options,
+        optimizer=jc.OptimizerConfig(milestones=()),
+        train=jc.TrainConfig(num_steps=30, eval_every=15, batch_size=64),
     )
     config = jc.ExperimentConfig.from_json(config.to_json())
     model = create_model(config.model, 10, **config.model_kwargs)
@@ -652,7 +647,7 @@ def test_thirty_steps_on_the_digits_lower_the_loss(name, options):
             model,
             jc.create_optimizer(config.optimizer, config.train.num_steps),
             jc.load_dataset("digits"),
-            config,
+            config.train,
             strategy=strategy,
         )
     ]

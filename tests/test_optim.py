@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from jaxcnn.config import ArgumentError, OptimizerConfig
 from jaxcnn.optim import (
     create_optimizer,
     current_learning_rate,
     decay_mask,
     scale_by_scheduled_rate,
 )
-from jaxcnn.config import ArgumentError, ExperimentConfig
 
 ONE = {"kernel": jnp.float32(1)}
 
@@ -61,9 +61,8 @@ METHODS = {"momentum": heavy_ball, "caffe": caffe, "nesterov": nesterov, "sgd": 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize("name", METHODS)
 def test_twelve_steps_with_drops_are_those_of_a_loop_in_numpy(name, decay):
-    config = override(
-        ExperimentConfig(),
-        optimizer=name,
+    config = OptimizerConfig(
+        name,
         learning_rate=0.1,
         milestones=(4, 9),
         gamma=0.3,
@@ -71,10 +70,7 @@ def test_twelve_steps_with_drops_are_those_of_a_loop_in_numpy(name, decay):
         weight_decay=decay,
     )
     curvature, w = np.array([0.5, 2.0, 6.0]), np.array([1.0, -2.0, 3.0])
-    tx, params = (
-        create_optimizer(config.optimizer, config.train.num_steps),
-        {"kernel": jnp.asarray(w, jnp.float32)},
-    )
+    tx, params = create_optimizer(config), {"kernel": jnp.asarray(w, jnp.float32)}
     state, v = tx.init(params), np.zeros(3)
     for step in range(12):
         rate = 0.1 * 0.3 ** ((step >= 4) + (step >= 9))
@@ -88,16 +84,15 @@ def test_twelve_steps_with_drops_are_those_of_a_loop_in_numpy(name, decay):
 
 @pytest.mark.parametrize(("name", "after"), [("caffe", 0.254), ("momentum", 0.034)])
 def test_caffe_momentum_keeps_the_old_rates_steps(name, after):
-    config = override(
-        ExperimentConfig(),
-        optimizer=name,
+    config = OptimizerConfig(
+        name,
         learning_rate=0.1,
         milestones=(3,),
         gamma=0.1,
         momentum=0.9,
         weight_decay=0.0,
     )
-    taken = steps(create_optimizer(config.optimizer, config.train.num_steps), ONE, ONE, 4)
+    taken = steps(create_optimizer(config), ONE, ONE, 4)
     np.testing.assert_allclose(
         taken[:3], [0.1, 0.19, 0.271], rtol=1e-6
     )  # the same until the rate drops
@@ -106,7 +101,7 @@ def test_caffe_momentum_keeps_the_old_rates_steps(name, after):
 
 def test_an_unknown_optimiser_is_refused_with_the_nearest_in_one_line():
     with pytest.raises(ArgumentError) as error:
-        create_optimizer(override(ExperimentConfig(), optimizer="nestorov"))
+        create_optimizer(OptimizerConfig("nestorov"))
     assert str(error.value).endswith("did you mean 'nesterov'?")
     assert "\n" not in str(error.value)
 
@@ -115,11 +110,9 @@ def test_an_unknown_optimiser_is_refused_with_the_nearest_in_one_line():
 
 
 def test_decay_is_the_gradient_of_half_its_square():
-    config = override(
-        ExperimentConfig(), optimizer="sgd", learning_rate=1.0, milestones=(), weight_decay=0.25
-    )
+    config = OptimizerConfig("sgd", learning_rate=1.0, milestones=(), weight_decay=0.25)
     params = {"kernel": jnp.array([2.0, -4.0])}
-    updates, _ = (tx := create_optimizer(config.optimizer, config.train.num_steps)).update(
+    updates, _ = (tx := create_optimizer(config)).update(
         jax.tree.map(jnp.zeros_like, params), tx.init(params), params
     )
     penalty = jax.grad(lambda p: 0.25 / 2 * (p["kernel"] ** 2).sum())(params)
@@ -144,7 +137,7 @@ def test_only_these_leaves_decay(on, decayed):
         "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
         "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
     }
-    tx = create_optimizer(override(ExperimentConfig(), decay_mask=on))
+    tx = create_optimizer(OptimizerConfig(decay_mask=on))
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     for tree in (updates, decay_mask(params, on)):
         moved = {
@@ -164,7 +157,7 @@ def test_only_these_leaves_decay(on, decayed):
 )
 @pytest.mark.parametrize("name", ["momentum", "sgd"])
 def test_the_rate_drops_at_exactly_these_iterations(name, step, rate):
-    tx = create_optimizer(override(ExperimentConfig(), optimizer=name, weight_decay=0.0))
+    tx = create_optimizer(OptimizerConfig(name, weight_decay=0.0))
     state = optax.tree.set(tx.init(ONE), count=jnp.int32(step))
     updates, state = tx.update(ONE, state, ONE)
     np.testing.assert_allclose(kernel(updates), -rate, rtol=1e-6)
@@ -174,9 +167,7 @@ def test_the_rate_drops_at_exactly_these_iterations(name, step, rate):
 
 def warmed(errors, **options):
     """The rates of steps whose batches have these errors."""
-    tx = create_optimizer(
-        override(ExperimentConfig(), optimizer="sgd", warmup_lr=0.01, weight_decay=0.0, **options)
-    )
+    tx = create_optimizer(OptimizerConfig("sgd", warmup_lr=0.01, weight_decay=0.0, **options))
     state, rates = tx.init(ONE), []
     update = jax.jit(lambda state, error: tx.update(ONE, state, ONE, error=error))
     for error in errors:
@@ -206,12 +197,14 @@ def test_one_good_batch_does_not_end_the_warm_up():
 
 
 def test_drops_count_from_the_first_step_with_a_warm_up_too():
-    rates = warmed([0.0] * 10, drops=(3, 7), factor=0.5)  # the drop at 3 passes during the warm-up
+    rates = warmed(
+        [0.0] * 10, milestones=(3, 7), gamma=0.5
+    )  # the drop at 3 passes during the warm-up
     np.testing.assert_allclose(rates, [0.01] * 4 + [0.05] * 3 + [0.025] * 3, rtol=1e-6)
 
 
 def test_warm_up_without_the_error_says_what_to_write():
-    tx = create_optimizer(override(ExperimentConfig(), warmup_lr=0.01))
+    tx = create_optimizer(OptimizerConfig(warmup_lr=0.01))
     with pytest.raises(ValueError, match=r"call tx.update\(..., error=...\)") as error:
         tx.update(ONE, tx.init(ONE), ONE)
     assert "\n" not in str(error.value)
@@ -219,12 +212,8 @@ def test_warm_up_without_the_error_says_what_to_write():
 
 @pytest.mark.parametrize(("warmup_lr", "first"), [(None, 0.1), (0.01, 0.01)])
 def test_the_rate_is_known_before_the_first_step(warmup_lr, first):
-    assert (
-        current_learning_rate(
-            create_optimizer(override(ExperimentConfig(), warmup_lr=warmup_lr)).init(ONE)
-        )
-        == first
-    )
+    tx = create_optimizer(OptimizerConfig(warmup_lr=warmup_lr))
+    assert current_learning_rate(tx.init(ONE)) == first
 
 
 def test_the_rate_of_optax_is_read_where_it_is_kept():
@@ -240,16 +229,7 @@ def test_the_rate_of_optax_is_read_where_it_is_kept():
 
 def test_the_rate_is_found_beside_parameters_of_that_name():
     params = {"rate": {"kernel": jnp.ones(2)}, "hyperparams": {"kernel": jnp.ones(2)}}
-    assert (
-        current_learning_rate(
-            create_optimizer(
-                override(
-                    ExperimentConfig(),
-                )
-            ).init(params)
-        )
-        == 0.1
-    )
+    assert current_learning_rate(create_optimizer(OptimizerConfig()).init(params)) == 0.1
 
 
 def test_any_schedule_can_be_wrapped():

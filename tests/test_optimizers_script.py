@@ -24,12 +24,12 @@ TINY = [
     *METHODS,
     "--rates",
     *RATES,
-    "--steps",
+    "--num-steps",
     str(STEPS),
-    "--every",
+    "--eval-every",
     "2",
 ]
-TINY += ["--batch", "32", "--tune-seeds", "2", "--seeds", "2", "--target", "99"]
+TINY += ["--batch-size", "32", "--tune-seeds", "2", "--seeds", "2", "--target", "99"]
 
 
 @pytest.fixture(scope="module")
@@ -113,32 +113,23 @@ def test_every_method_has_the_same_budget_and_setting():
     assert {names.count(name) for name in names} == {5}
     shared = {
         (
-            r.model,
-            r.train.num_steps,
-            r.train.batch_size,
-            r.train.augment.padding,
-            r.train.augment.flip,
-            r.optimizer.momentum,
-            r.num_validation,
+            config.model,
+            config.train.num_steps,
+            config.train.batch_size,
+            config.train.augment,
+            config.optimizer.momentum,
+            config.num_validation,
         )
-        for r in trials.values()
+        for config in trials.values()
     }
     assert len(shared) == 1
-    assert {r.optimizer.name for r in trials.values() if r.optimizer.schedule != "cosine"} == {
-        "schedule-free"
-    }
-    decoupled = {
-        r.optimizer.name for r in trials.values() if r.optimizer.weight_decay != options.decay
-    }
+    tuned = [config.optimizer for config in trials.values()]
+    assert {tx.name for tx in tuned if tx.schedule != "cosine"} == {"schedule-free"}
+    decoupled = {tx.name for tx in tuned if tx.weight_decay != options.weight_decay}
     assert decoupled == {"adamw", "lion", "lamb", "prodigy", "muon"}
-    assert {r.optimizer.weight_decay for r in trials.values() if r.optimizer.name in decoupled} == {
-        options.decoupled_decay
-    }
-    grid = [
-        config.optimizer.learning_rate
-        for config in trials.values()
-        if config.optimizer.name == "adam"
-    ]
+    decays = {tx.weight_decay for tx in tuned if tx.name in decoupled}
+    assert decays == {options.decoupled_decay}
+    grid = [tx.learning_rate for tx in tuned if tx.name == "adam"]
     assert tuple(grid) == jc.OPTIMIZERS["adam"].grid
 
 
@@ -151,7 +142,7 @@ def test_presets_differ_in_data_and_network():
         5000,
     )
     options = {model: optimizers.Options(model=model, hidden=4) for model in ("convnet", "mlp")}
-    nets = {model: optimizers.config(of, "sgd").options for model, of in options.items()}
+    nets = {model: optimizers.config(of, "sgd").model_kwargs for model, of in options.items()}
     assert nets == {
         "convnet": {"hidden": 4, "dtype": "float32"},
         "mlp": {"hidden": [4, 4], "dtype": "float32"},
@@ -264,26 +255,26 @@ MISTAKES = [
     (["--methods"], "methods is empty"),
     (["--rates", "nan"], "--rates is nan; expected a finite number"),
     (["--rates", "0.1", "inf"], "--rates is inf"),
-    (["--rates", "0"], "lr is 0"),
+    (["--rates", "0"], "learning_rate is 0"),
     (["--rates", "-0.1"], "-0.1"),
     (["--seeds", "0"], "seeds is 0"),
     (["--seeds", "1001"], "--seeds is 1001; expected a whole number of 1 to 1000"),
     (["--tune-seeds", "0"], "--tune-seeds is 0; expected a whole number of 1 to 1000"),
-    (["--validation", "0"], "none is held out"),
-    (["--validation", "1437"], "cannot hold out 1437 images"),
-    (["--batch", "4096"], "batch is 4096, more than the 1200 training images"),
-    (["--batch", "100"], "8 devices cannot share equally"),
-    (["--steps", "0"], "steps is 0"),
-    (["--every", "0"], "every is 0"),
+    (["--num-validation", "0"], "none is held out"),
+    (["--num-validation", "1437"], "cannot hold out 1437 images"),
+    (["--batch-size", "4096"], "--batch-size is 4096, more than the 1200 training images"),
+    (["--batch-size", "100"], "8 devices cannot share equally"),
+    (["--num-steps", "0"], "--num-steps is 0"),
+    (["--eval-every", "0"], "--eval-every is 0"),
     (["--momentum", "1"], "momentum is 1"),
-    (["--decoupled-decay", "-1"], "decay is -1"),
+    (["--decoupled-decay", "-1"], "--weight-decay is -1"),
     (["--target", "nan"], "target is nan"),
     (["--schedule", "cosin"], "cosin"),
     (["--model", "lenet5", "--width", "4"], "option of lenet5"),
     (["--model", "covnet"], "convnet"),
     (["--dataset", "digitz"], "digits"),
     (["--preset", "fast"], "preset is 'fast'"),
-    (["--plot-only", "--out", "/nowhere"], "holds no run"),
+    (["--plot-only", "--out", "/nowhere"], "holds no finished run"),
     (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
 ]
 

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from scripts import refuses
 import jaxcnn as jc
 from experiments import overfitting
 from jaxcnn import tables
+from jaxcnn.config import as_dict
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -18,18 +18,18 @@ NAMES = ["all", "few", "together"]
 TINY = [
     "--settings",
     *NAMES,
-    "--examples",
+    "--max-train-examples",
     "32",
     "--width",
     "2",
     "--hidden",
     "8",
-    "--steps",
+    "--num-steps",
     "40",
-    "--every",
+    "--eval-every",
     "4",
 ]
-TINY += ["--seeds", "2", "--lr", "0.03"]
+TINY += ["--seeds", "2", "--learning-rate", "0.03"]
 SPREAD = ("train_loss", "validation_loss", "loss_gap", "test_loss")
 SPREAD += ("train_error", "validation_error", "error_gap", "test_error")
 
@@ -82,12 +82,12 @@ def test_the_table_for_readers_has_intervals_and_the_protocol(study):
 
 
 CHANGES = {
-    "all": {"examples": (100, None)},
+    "all": {"max_train_examples": (100, None)},
     "few": {},
-    "augmentation": {"pad": (0, 1)},
-    "weight-decay": {"decay": (0.0, 0.01)},
-    "dropout": {"options.dropout": (None, 0.5)},
-    "batch-norm": {"options.batch_norm": (None, True)},
+    "augmentation": {"train.augment.padding": (0, 1)},
+    "weight-decay": {"optimizer.weight_decay": (0.0, 0.01)},
+    "dropout": {"model_kwargs.dropout": (None, 0.5)},
+    "batch-norm": {"model_kwargs.batch_norm": (None, True)},
 }
 CHANGES["together"] = {
     key: value for name in list(CHANGES)[2:] for key, value in CHANGES[name].items()
@@ -101,18 +101,21 @@ def test_a_setting_is_one_change(name):
     differ = {key for key in few | other if few.get(key) != other.get(key)}
     assert {key: (few.get(key), other.get(key)) for key in differ} == CHANGES[name]
     assert overfitting.setting(made[f"{name}-seed1"]) == name
-    assert (few["train_error"], few["report"], few["flip"], few["schedule"]) == (
-        "clean",
-        "validation",
-        False,
-        "constant",
-    )
+    assert (few["train.train_metrics"], few["train.eval_split"]) == ("clean", "validation")
+    assert (few["train.augment.flip"], few["optimizer.schedule"]) == (False, "constant")
 
 
 def flat(config):
-    """The config's fields, those of the network beside the others."""
-    fields = asdict(config)
-    return {f"options.{key}": value for key, value in fields.pop("options").items()} | fields
+    """The config's values by their dotted names."""
+
+    def items(values, prefix):
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from items(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    return dict(items(as_dict(config), ""))
 
 
 def test_the_tables_numbers_are_those_of_the_last_rows_by_their_right_names(study):
@@ -170,12 +173,7 @@ def test_held_out_figures_are_those_of_the_last_state_on_the_test_split(study):
     few = jc.subset(data, 32, seed=0)
     with jc.Checkpoints(folder / "checkpoints") as saved:
         state = saved.restore(
-            jc.init_state(
-                model,
-                jc.create_optimizer(config.optimizer, config.train.num_steps),
-                config.train,
-                few,
-            )
+            jc.init_state(model, jc.create_optimizer(config.optimizer), config.train, few)
         )
     assert state is not None
     last = jc.read_metrics(folder)[-1]
@@ -257,9 +255,9 @@ def test_few_images_open_a_gap_that_all_images_do_not(tmp_path):
         "--settings",
         "all",
         "few",
-        "--steps",
+        "--num-steps",
         "200",
-        "--every",
+        "--eval-every",
         "50",
         "--seeds",
         "1",
@@ -284,7 +282,7 @@ def test_diverged_runs_are_left_out_and_told(study, tmp_path, capsys):
         "1",
         "--optimizer",
         "sgd",
-        "--lr",
+        "--learning-rate",
         "1e30",
         "--out",
         str(tmp_path),
@@ -304,31 +302,37 @@ MISTAKES = [
     (["--settings", "dropuot"], "did you mean 'dropout'?"),
     (["--settings"], "settings is empty; write --settings all few"),
     (["--seeds", "0"], "--seeds is 0; expected a whole number of 1 to 1000"),
-    (["--examples", "5000"], "cannot keep 5000 training images; expected an integer in 1..1000"),
-    (["--examples", "0"], "examples is 0"),
-    (["--examples", "16"], "batch is 32, more than the 16 training images"),
-    (["--validation", "0"], "report is 'validation' but none is held out"),
-    (["--validation", "1437"], "1437"),
+    (
+        ["--max-train-examples", "5000"],
+        "cannot keep 5000 training images; expected an integer in 1..1000",
+    ),
+    (["--max-train-examples", "0"], "--max-train-examples is 0"),
+    (["--max-train-examples", "16"], "--batch-size is 32, more than the 16 training images"),
+    (["--num-validation", "0"], "eval_split is 'validation' but none is held out"),
+    (["--num-validation", "1437"], "1437"),
     (["--dropout", "1"], "dropout is 1.0; expected at least 0 and below 1"),
     (["--dropout", "-0.5"], "dropout is -0.5; expected at least 0 and below 1"),
     (["--dropout", "nan"], "--dropout is nan; expected a finite number"),
     (["--dropout", "0"], "dropout is 0, so dropout would change nothing; write --dropout 0.5"),
-    (["--decay", "0"], "decay is 0, so weight-decay would change nothing; write --decay 0.01"),
-    (["--decay", "-1"], "decay is -1.0; expected a finite number of at least 0"),
-    (["--pad", "0"], "pad is 0, so augmentation would change nothing; write --pad 1"),
-    (["--lr", "nan"], "--lr is nan; expected a finite number"),
-    (["--lr", "inf"], "lr is inf"),
-    (["--lr", "0"], "lr is 0.0"),
-    (["--lr", "-0.1"], "lr is -0.1"),
-    (["--steps", "0"], "steps is 0"),
-    (["--every", "0"], "every is 0"),
+    (
+        ["--weight-decay", "0"],
+        "--weight-decay is 0, so weight-decay would change nothing; write --weight-decay 0.01",
+    ),
+    (["--weight-decay", "-1"], "--weight-decay is -1.0; expected a finite number of at least 0"),
+    (["--padding", "0"], "padding is 0, so augmentation would change nothing; write --padding 1"),
+    (["--learning-rate", "nan"], "--learning-rate is nan; expected a finite number"),
+    (["--learning-rate", "inf"], "--learning-rate is inf"),
+    (["--learning-rate", "0"], "--learning-rate is 0.0"),
+    (["--learning-rate", "-0.1"], "--learning-rate is -0.1"),
+    (["--num-steps", "0"], "--num-steps is 0"),
+    (["--eval-every", "0"], "--eval-every is 0"),
     (["--width", "0"], "width is 0"),
     (["--hidden", "0"], "hidden is 0"),
     (["--optimizer", "adma"], "optimizer is 'adma'"),
     (["--schedule", "constnat"], "did you mean 'constant'?"),
     (["--dataset", "digit"], "digits"),
     (["--preset", "quik"], "did you mean 'quick'?"),
-    (["--plot-only", "--out", "/nowhere"], "/nowhere holds no run"),
+    (["--plot-only", "--out", "/nowhere"], "/nowhere holds no finished run"),
 ]
 
 
@@ -351,5 +355,13 @@ def test_presets_are_told_apart_by_their_folders_and_take_equal_steps():
                 config.optimizer.schedule,
             )
             for config in made.values()
-        } == {(options.steps, options.batch, options.lr, options.optimizer, "constant")}
+        } == {
+            (
+                options.num_steps,
+                options.batch_size,
+                options.learning_rate,
+                options.optimizer,
+                "constant",
+            )
+        }
         assert list(made)[:7] == [f"{name}-seed0" for name in CHANGES]

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -32,9 +31,8 @@ TEST = jc.Split(IMAGES[:21], LABELS[:21])
 DATA = jc.Dataset(
     "mine", jc.Split(IMAGES, LABELS), NONE, TEST, ("a", "b", "c", "d"), *channel_statistics(IMAGES)
 )
-CONFIG = jc.override(
-    jc.ExperimentConfig(), dataset="mine", batch_size=8, num_steps=4, eval_every=2, milestones=()
-)
+OPTIMIZER = jc.OptimizerConfig(milestones=())
+CONFIG = jc.TrainConfig(batch_size=8, num_steps=4, eval_every=2)
 IMAGE = jax.ShapeDtypeStruct((2, 4, 4, 1), jnp.float32)
 
 
@@ -77,7 +75,7 @@ def fit(model, tx=None, config=CONFIG, devices=1, kind="jit") -> list[Any]:
     return list(
         jc.train(
             model,
-            tx or jc.create_optimizer(config.optimizer, config.train.num_steps),
+            tx or jc.create_optimizer(OPTIMIZER),
             DATA,
             config,
             strategy=jc.strategy(kind, devices),
@@ -86,9 +84,7 @@ def fit(model, tx=None, config=CONFIG, devices=1, kind="jit") -> list[Any]:
 
 
 def started(model, tx=None, config=CONFIG):
-    return jc.init_state(
-        model, tx or jc.create_optimizer(config.optimizer, config.train.num_steps), config, DATA
-    )
+    return jc.init_state(model, tx or jc.create_optimizer(OPTIMIZER), config, DATA)
 
 
 @pytest.fixture
@@ -143,14 +139,16 @@ def test_outputs_that_do_not_fit_are_one_line_before_compiling(kind, use, uncomp
         refused(lambda: fit(model), words)
     else:
         refused(
-            lambda: jc.lr_finder(model, DATA, CONFIG, steps=10, strategy=jc.strategy(devices=1)),
+            lambda: jc.lr_finder(
+                model, OPTIMIZER, DATA, CONFIG, steps=10, strategy=jc.strategy(devices=1)
+            ),
             words,
         )
 
 
 def test_the_range_test_refuses_other_classes_of_our_networks(uncompiled):
     refused(
-        lambda: jc.lr_finder(jc.create_model("mlp", 5), DATA, CONFIG, steps=10),
+        lambda: jc.lr_finder(jc.create_model("mlp", 5), OPTIMIZER, DATA, CONFIG, steps=10),
         "5 classes and the data 4",
     )
 
@@ -305,9 +303,7 @@ def test_what_is_sown_is_no_state():
     assert list(state.model_state) == ["counts"]
     assert int(state.model_state["counts"]["steps"]) == 4
     assert state.model_state["counts"]["steps"].dtype == np.int32
-    found = state_shapes(
-        Sowing(), jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps), CONFIG, DATA
-    )
+    found = state_shapes(Sowing(), jc.create_optimizer(OPTIMIZER), CONFIG, DATA)
     assert jax.tree.map(lambda x: x.shape, found) == jax.tree.map(np.shape, state)
 
 
@@ -333,7 +329,7 @@ def test_one_line_for_what_is_no_linen_module(uncompiled):
             first = self.param("first", lambda _: x.mean(0))
             return nn.Dense(4)((x - first[None]).reshape(len(x), -1))
 
-    tx, model = jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps), Net()
+    tx, model = jc.create_optimizer(OPTIMIZER), Net()
     state = started(model)
     values: list[tuple[Any, str]] = [
         (Theirs(nnx.Rngs(0)), "flax.nnx.bridge.to_linen(Theirs, ...)"),
@@ -345,11 +341,11 @@ def test_one_line_for_what_is_no_linen_module(uncompiled):
     ]
     for value, words in values:
         for use in (
-            lambda value=value: next(jc.train(value, tx, DATA, CONFIG.train)),
-            lambda value=value: jc.init_state(value, tx, CONFIG.train, DATA),
+            lambda value=value: next(jc.train(value, tx, DATA, CONFIG)),
+            lambda value=value: jc.init_state(value, tx, CONFIG, DATA),
             lambda value=value: jc.evaluate(value, state, TEST),
             lambda value=value: jc.predict(value, state, IMAGES),
-            lambda value=value: jc.lr_finder(value, DATA, CONFIG),
+            lambda value=value: jc.lr_finder(value, OPTIMIZER, DATA, CONFIG),
         ):
             refused(use, words)
     refused(lambda: fit(Empty()), "has no parameters")
@@ -443,7 +439,7 @@ class Staged(nn.Module):
 
 @pytest.mark.parametrize(("late", "remat"), [(False, False), (True, False), (False, True)])
 def test_a_frozen_stage_keeps_the_statistics_of_flax_s_bn(late, remat):
-    config, model = jc.override(CONFIG, stage_rates={"stem": 0}), Staged(late, remat)
+    config, model = jc.override(CONFIG, freeze=("stem",)), Staged(late, remat)
     before, after = started(model, config=config), fit(model, config=config)[-1][0]
     for part in ("params", "model_state"):
         old, new = (getattr(state, part) for state in (before, after))
@@ -457,21 +453,21 @@ def test_a_frozen_stage_keeps_the_statistics_of_flax_s_bn(late, remat):
 
 def test_a_frozen_stage_of_flax_s_bn_normalizes_by_its_moving_averages():
     """The whole network frozen but for its head has in training the outputs of test."""
-    config = jc.override(CONFIG, stage_rates={"stem": 0, "stage1": 0}, steps=1, every=1)
+    config = jc.override(CONFIG, freeze=("stem", "stage1"), num_steps=1, eval_every=1)
     model = Staged()
     state = started(model, config=config)
     moved = jax.tree.map(lambda x: x + np.float32(0.5), state.model_state)
     step = jc.make_train_step(
         model,
-        jc.create_optimizer(config.optimizer, config.train.num_steps),
+        jc.create_optimizer(OPTIMIZER),
         freeze=("stem", "stage1"),
     )
     one = jax.jit(step)(state._replace(model_state=moved), DATA.train, jnp.arange(21))
     tested = jc.evaluate(model, state._replace(model_state=moved), TEST)
     np.testing.assert_allclose(float(one.metrics.loss), float(tested.loss), rtol=1e-6)
-    free = jax.jit(
-        jc.make_train_step(model, jc.create_optimizer(config.optimizer, config.train.num_steps))
-    )(state._replace(model_state=moved), DATA.train, jnp.arange(21))
+    unfrozen = started(model)._replace(model_state=moved)
+    step = jc.make_train_step(model, jc.create_optimizer(OPTIMIZER))
+    free = jax.jit(step)(unfrozen, DATA.train, jnp.arange(21))
     assert abs(float(free.metrics.loss) / float(tested.loss) - 1) > 1e-3
 
 
@@ -489,7 +485,7 @@ def test_a_frozen_stage_with_other_statistics_is_refused(uncompiled):
         def __call__(self, x, train):
             return nn.Dense(4, name="head")(Centred(name="stem")(x, train).reshape(len(x), -1))
 
-    config = jc.override(CONFIG, stage_rates={"stem": 0})
+    config = jc.override(CONFIG, freeze=("stem",))
     refused(lambda: fit(Model(), config=config), "batch_stats.stem.centre is not of a BatchNorm")
     refused(
         lambda: jc.recompute_batch_stats(Model(), started(Model()), DATA.train, 16, batch=8),
@@ -515,8 +511,8 @@ def test_precise_bn_of_flax_s_bn_is_the_average_over_batches(kind):
     np.testing.assert_allclose(found["var"], maps.var((0, 1, 2)), rtol=1e-4)
 
 
-def test_precise_bn_of_a_recipe_works_with_flax_s_bn_and_refuses_none():
-    config = jc.override(CONFIG, precise_bn=16)
+def test_precise_bn_of_a_config_works_with_flax_s_bn_and_refuses_none():
+    config = jc.override(CONFIG, recompute_batch_stats=16)
     assert np.isfinite(fit(Net(norm=True), config=config)[-1][1]["precise_eval_loss"])
     refused(lambda: fit(Net(), config=config), "Net has no BN to average")
 
@@ -559,7 +555,7 @@ TXS = {
 def test_own_optimizers_train_and_their_states_come_back(name, tmp_path):
     make, rate = TXS[name]
     tx = make()
-    run = jc.train(Net(), tx, DATA, CONFIG.train, strategy=jc.strategy(devices=1))
+    run = jc.train(Net(), tx, DATA, CONFIG, strategy=jc.strategy(devices=1))
     (state, row), (last, _) = run
     assert row is not None
     assert row["rate"] == rate == current_learning_rate(state.opt_state)
@@ -575,9 +571,7 @@ def test_own_optimizers_train_and_their_states_come_back(name, tmp_path):
     assert back is not None
     jax.tree.map(np.testing.assert_array_equal, state, back)
     again = list(
-        jc.train(
-            Net(), tx, DATA, CONFIG.train, resume=lambda _: back, strategy=jc.strategy(devices=1)
-        )
+        jc.train(Net(), tx, DATA, CONFIG, resume=lambda _: back, strategy=jc.strategy(devices=1))
     )
     jax.tree.map(np.testing.assert_array_equal, last, again[-1][0])
 
@@ -656,8 +650,8 @@ def test_evaluation_wants_a_state_and_export_takes_one(tmp_path):
 
 
 def test_an_exported_state_is_the_one_that_is_judged(tmp_path):
-    config = jc.override(CONFIG, optimizer="lookahead")
-    state = fit(Net(), config=config)[-1][0]
+    tx = jc.create_optimizer(jc.override(OPTIMIZER, name="lookahead"))
+    state = fit(Net(), tx)[-1][0]
     slow = eval_state(state)
     jc.export_weights(Net(), state, tmp_path / "a")
     jc.export_weights(Net(), {"params": slow.params}, tmp_path / "b")
@@ -716,7 +710,6 @@ def test_evaluation_and_prediction_take_the_default_batch(monkeypatch):
 
 WIDE = """
 import sys, jax, numpy as np, optax, jaxcnn as jc
-from dataclasses import replace
 import flax.linen as nn
 assert jax.config.jax_enable_x64
 class Net(nn.Module):
@@ -724,18 +717,18 @@ class Net(nn.Module):
     def __call__(self, x, train):
         return nn.Dense(10)(nn.BatchNorm(use_running_average=not train)(x.reshape(len(x), -1)))
 data, strategy = jc.load_dataset("digits"), jc.strategy(devices=1)
-base = jc.override(jc.ExperimentConfig(), dataset="digits", model="mlp", options={"hidden": [4]}, batch=8, steps=2, every=1, drops=(),
-    crop="resized", least_area=0.5)
+optimizer = jc.OptimizerConfig(milestones=())
+config = jc.TrainConfig(batch_size=8, num_steps=2, eval_every=1, augment=jc.AugmentConfig(crop="resized", min_area=0.5))
 def dtypes(state):
     return {jax.tree_util.keystr(path): str(leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 mlp = jc.create_model("mlp", 10, hidden=[4])
-runs = [(name, mlp, jc.create_optimizer(jc.override(base, optimizer=name)), base) for name in sys.argv[2:]]
-runs += [("own", Net(), optax.chain(optax.adam(0.1), optax.ema(0.9)), base)]
-runs += [("injected", Net(), optax.inject_hyperparams(optax.adamw)(learning_rate=0.1), base)]
-for name, model, tx, config in runs:
-    first = jc.init_state(model, tx, config.train, data)
+runs = [(name, mlp, jc.create_optimizer(jc.override(optimizer, name=name))) for name in sys.argv[2:]]
+runs += [("own", Net(), optax.chain(optax.adam(0.1), optax.ema(0.9)))]
+runs += [("injected", Net(), optax.inject_hyperparams(optax.adamw)(learning_rate=0.1))]
+for name, model, tx in runs:
+    first = jc.init_state(model, tx, config, data)
     assert not [path for path, kind in dtypes(first).items() if kind == "float64"], name
-    for state, _ in jc.train(model, tx, data, config.train, strategy=strategy):
+    for state, _ in jc.train(model, tx, data, config, strategy=strategy):
         assert dtypes(state) == dtypes(first), (name, dtypes(state), dtypes(first))
     with jc.Checkpoints(sys.argv[1] + "/" + name) as saved:
         saved.save(state)

@@ -72,10 +72,8 @@ class Scanned(nn.Module):
 def started(model):
     split = jc.Split(IMAGES, np.arange(5, dtype=np.int32) % 3)
     data = assemble("own", split, split, IMAGES.shape[1:], ("a", "b", "c"))
-    config = jc.override(jc.ExperimentConfig(), dataset="own", model="own")
-    return init_state(
-        model, jc.create_optimizer(config.optimizer, config.train.num_steps), config.train, data
-    )
+    tx = jc.create_optimizer(jc.OptimizerConfig())
+    return init_state(model, tx, jc.TrainConfig(), data)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """One step, any layout: one device, pmap and sharding must move the parameters alike."""
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +16,7 @@ CONFIG = jc.override(
     jc.ExperimentConfig(),
     dataset="digits",
     model="resnet8",
-    options={"width": 4},
+    model_kwargs={"width": 4},
     batch_size=32,
     padding=1,
     flip=True,
@@ -28,7 +27,7 @@ CONFIG = jc.override(
 @cache
 def trained(strategy, group=0, seed=0):
     """The state after 5 steps, and the gradient's norm at the first."""
-    config = jc.override(CONFIG, options={"width": 4, "bn_group": group}, seed=seed)
+    config = jc.override(CONFIG, model_kwargs={"width": 4, "bn_group": group}, seed=seed)
     data = jc.load_dataset("digits")
     model = jc.create_model(config.model, 10, **config.model_kwargs)
     tx = jc.create_optimizer(config.optimizer, config.train.num_steps)
@@ -37,9 +36,8 @@ def trained(strategy, group=0, seed=0):
         make_train_step(
             model,
             tx,
-            pad=config.train.augment.padding,
-            flip=config.train.augment.flip,
-            axis=strategy.axis,
+            augment=config.train.augment,
+            axis_name=strategy.axis,
         )
     )
     carry, split = strategy.replicate(state), strategy.replicate(data.train)
@@ -109,7 +107,7 @@ def test_memory_is_what_a_step_makes_on_each_device_and_drops(devices):
 
 def test_memory_of_a_real_step_grows_with_the_batch_and_leaves_the_state_alone():
     strategy, data = jc.strategy("jit", devices=1), jc.load_dataset("digits")
-    config = jc.override(CONFIG, model="mlp", options={})
+    config = jc.override(CONFIG, model="mlp", model_kwargs={})
     model, tx = (
         jc.create_model("mlp", 10),
         jc.create_optimizer(config.optimizer, config.train.num_steps),
@@ -118,7 +116,7 @@ def test_memory_of_a_real_step_grows_with_the_batch_and_leaves_the_state_alone()
         strategy.replicate(init_state(model, tx, config.train, data)),
         strategy.replicate(data.train),
     )
-    step = make_train_step(model, tx, pad=0, flip=False)
+    step = make_train_step(model, tx)
     few, many = (
         strategy.memory(step, carry, fixed, np.arange(b, dtype=np.int32)) for b in (1, 1024)
     )
@@ -172,7 +170,9 @@ def test_a_study_of_more_networks_than_are_kept_has_the_same_numbers(tmp_path, m
         milestones=(),
         padding=0,
     )
-    all_runs = {f"{width}": jc.override(config, options={"hidden": [width]}) for width in (4, 5, 6)}
+    all_runs = {
+        f"{width}": jc.override(config, model_kwargs={"hidden": [width]}) for width in (4, 5, 6)
+    }
     all_runs["4 again"] = all_runs["4"]
     data, strategy = jc.load_dataset("digits"), jc.strategy("jit", devices=1)
     monkeypatch.setattr(parallel, "MAX_PROGRAMS", 2)  # one network

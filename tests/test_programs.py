@@ -13,7 +13,9 @@ from jax import lax
 from scipy.signal import correlate
 
 from jaxcnn import (
-    ExperimentConfig,
+    AugmentConfig,
+    OptimizerConfig,
+    TrainConfig,
     cpu,
     create_model,
     create_optimizer,
@@ -467,26 +469,18 @@ def test_only_long_runs_on_one_cpu_are_tuned():
 
 @needed
 def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
-    config = override(
-        ExperimentConfig(),
-        dataset="digits",
-        model="resnet8",
-        num_steps=6,
-        eval_every=3,
-        batch_size=32,
-        learning_rate=0.01,
-        padding=1,
-        flip=True,
+    config = TrainConfig(
+        num_steps=6, eval_every=3, batch_size=32, augment=AugmentConfig(padding=1, flip=True)
     )
     data, model, tx = (
         load_dataset("digits"),
         create_model("resnet8", 10),
-        create_optimizer(config.optimizer, config.train.num_steps),
+        create_optimizer(OptimizerConfig(learning_rate=0.01)),
     )
     runs = []
     for long in (MIN_OPTIMIZED_VALUES, 0):
         monkeypatch.setattr(parallel, "MIN_OPTIMIZED_VALUES", long)
-        runs.append(list(train(model, tx, data, config.train, strategy=strategy("jit", devices=1))))
+        runs.append(list(train(model, tx, data, config, strategy=strategy("jit", devices=1))))
         assert evaluate(
             model, runs[-1][-1][0], data.test, strategy=strategy("jit", devices=1)
         ).num_examples == len(data.test.labels)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -21,7 +20,7 @@ CONFIG = jc.override(
     jc.ExperimentConfig(),
     dataset="digits",
     model="mlp",
-    options={"hidden": [4]},
+    model_kwargs={"hidden": [4]},
     batch_size=64,
     num_steps=1,
     eval_every=1,
@@ -46,9 +45,9 @@ def data():
     return jc.load_dataset("digits")
 
 
-def trained(folder, model, tx, data, config=CONFIG, log_recipe=None, pieces=None):
+def trained(folder, model, tx, data, config=CONFIG, log_config=None, pieces=None):
     """What the README's loop does."""
-    log = jc.RunLog(folder, log_recipe or config, **pieces or {})
+    log = jc.RunLog(folder, log_config or config, **pieces or {})
     row: Any
     for _, row in jc.train(model, tx, data, config.train, strategy=jc.strategy("jit", devices=1)):
         log.write(**row)
@@ -68,18 +67,18 @@ def own(tmp_path_factory, data):
         Net(),
         optax.adam(0.01),
         data,
-        config=jc.override(CONFIG, model="resnet20", options={}),
+        config=jc.override(CONFIG, model="resnet20", model_kwargs={}),
     )
     return folder
 
 
-def test_an_own_model_and_optimizer_are_recorded_and_the_recipes_are_not(own):
+def test_an_own_model_and_optimizer_are_recorded_and_the_configs_are_not(own):
     config, run = read(own, "config.json"), read(own, "run.json")
     assert config["model"] == run["model"]["class"] == f"{__name__}.Net"
-    assert config["options"]["features"] == 4
-    assert config["optimizer"].startswith("scale_by_adam(b1=0.9, b2=0.999")
-    assert config["optimizer"].endswith("scale(step_size=-0.01)")
-    assert not config.keys() & {"lr", "momentum", "schedule", "decay", "drops"}
+    assert config["model_kwargs"]["features"] == 4
+    assert config["optimizer"].keys() == {"name"}
+    assert config["optimizer"]["name"].startswith("scale_by_adam(b1=0.9, b2=0.999")
+    assert config["optimizer"]["name"].endswith("scale(step_size=-0.01)")
     assert {"name": "scale", "step_size": -0.01} in run["optimizer"]["parts"]
     for name in ("config.json", "run.json"):
         assert "resnet20" not in (own / name).read_text()
@@ -93,7 +92,11 @@ def test_an_own_model_and_optimizer_are_recorded_and_the_recipes_are_not(own):
 def test_the_same_pieces_go_on_in_their_folder(own, data):
     before = [(own / name).read_bytes() for name in ("config.json", "run.json")]
     log = trained(
-        own, Net(), optax.adam(0.01), data, config=jc.override(CONFIG, model="resnet20", options={})
+        own,
+        Net(),
+        optax.adam(0.01),
+        data,
+        config=jc.override(CONFIG, model="resnet20", model_kwargs={}),
     )
     assert len(log.rows()) == 1
     assert before == [(own / name).read_bytes() for name in ("config.json", "run.json")]
@@ -130,7 +133,7 @@ NET = f"{__name__}.Net"
         (
             Net(),
             jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
-            ["scale_by_adam(b1=0.9", "momentum(lr=0.1) here"],
+            ["scale_by_adam(b1=0.9", "momentum(learning_rate=0.1) here"],
         ),
     ],
 )
@@ -138,11 +141,11 @@ NET = f"{__name__}.Net"
 def test_another_model_optimizer_or_rate_is_refused_with_both_values(
     own, data, model, tx, says, at
 ):
-    config = jc.override(CONFIG, model="resnet20", options={})
+    config = jc.override(CONFIG, model="resnet20", model_kwargs={})
     rows = (own / "metrics.jsonl").read_bytes()
     row = {"step": 1, "seconds": float(np.random.default_rng().random()), "train_loss": 0.0}
     provenance.store_facts(
-        row, provenance.run_facts(model, tx, config, data, {}, ())
+        row, provenance.run_facts(model, tx, config.train, data, {}, ())
     )  # as `train` does
     pieces = {"model": model, "tx": tx} if at == "start" else {}
     with pytest.raises(jc.ArgumentError, match="holds another run") as error:
@@ -163,11 +166,11 @@ def test_an_own_optimizer_is_refused_by_the_loop_as_it_is_written(own, data):
             Net(),
             optax.adam(0.5),
             data,
-            config=jc.override(CONFIG, model="resnet20", options={}),
+            config=jc.override(CONFIG, model="resnet20", model_kwargs={}),
         )
 
 
-def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
+def test_the_configs_own_pieces_are_recorded_as_its_own(tmp_path, data):
     model, tx = runs.model_and_optimizer(CONFIG, 10)
     trained(tmp_path, model, tx, data, pieces={"model": model, "tx": tx, "data": data})
     assert jc.ExperimentConfig.load(tmp_path) == CONFIG
@@ -175,22 +178,24 @@ def test_the_recipes_own_pieces_are_recorded_as_its_own(tmp_path, data):
     assert (run["model"], run["optimizer"], run["arrays"]) == (None, None, None)
     with pytest.raises(jc.ArgumentError, match=rf"model is mlp\(hidden=\[4\]\) there and {NET}"):
         jc.RunLog(tmp_path, CONFIG, model=Net())
-    other = jc.create_optimizer(jc.override(CONFIG, lr=0.5))  # of the same name, with another rate
+    other = jc.create_optimizer(
+        jc.override(CONFIG, learning_rate=0.5).optimizer
+    )  # of the same name, with another rate
     with pytest.raises(
         jc.ArgumentError,
-        match=r"optimizer is momentum\(lr=0.1\) there and momentum\(lr=0.5\) here;",
+        match=r"optimizer is momentum\(learning_rate=0.1\) there and momentum\(learning_rate=0.5\) here;",
     ):
         jc.RunLog(tmp_path, CONFIG, tx=other)
-    facts: Any = provenance.model_facts(jc.create_model("mlp", 10, hidden=[5]), CONFIG)
+    facts: Any = provenance.model_facts(jc.create_model("mlp", 10, hidden=[5]))
     assert facts["fields"]["hidden"] == [5]
 
 
-def test_a_row_of_another_recipe_than_the_logs_is_refused(tmp_path, data):
+def test_a_row_of_another_config_than_the_logs_is_refused(tmp_path, data):
     model, tx = runs.model_and_optimizer(CONFIG, 10)
     with pytest.raises(
-        jc.ArgumentError, match=r"the row is of another config .*steps \(7 there, 1 trained\)"
+        jc.ArgumentError, match=r"the row is of another config .*num_steps \(7 there, 1 trained\)"
     ):
-        trained(tmp_path, model, tx, data, log_recipe=jc.override(CONFIG, steps=7))
+        trained(tmp_path, model, tx, data, log_config=jc.override(CONFIG, num_steps=7))
     assert jc.read_metrics(tmp_path) == []
 
 
@@ -229,7 +234,9 @@ RATE = 0.25
         (
             optax.chain(
                 optax.clip(0.7),
-                jc.create_optimizer(jc.override(jc.ExperimentConfig(), learning_rate=0.6)),
+                jc.create_optimizer(
+                    jc.override(jc.ExperimentConfig(), learning_rate=0.6).optimizer
+                ),
             ),
             ["clip(max_delta=0.7)", "lr=0.6"],
         ),
@@ -238,7 +245,7 @@ RATE = 0.25
     ],
 )
 def test_the_numbers_of_any_optax_transformation_are_read(tx, words):
-    facts: Any = provenance.optimizer_facts(tx, jc.ExperimentConfig())
+    facts: Any = provenance.optimizer_facts(tx)
     said = provenance.describe(facts, "optimizer")
     assert all(word in said for word in words), said
     assert json.loads(json.dumps(facts)) == facts  # as a file gives it back
@@ -283,7 +290,7 @@ def test_fields_of_any_kind_become_plain_values_without_addresses():
         np.dtype("int8"),
     ]
     model = Odd(parts=fields)
-    facts: Any = provenance.model_facts(model, CONFIG)
+    facts: Any = provenance.model_facts(model)
     text = json.dumps(facts, allow_nan=False)
     assert " at 0x" not in text
     for word in (
@@ -347,14 +354,14 @@ def test_a_study_refuses_other_labels_before_it_trains(tmp_path, data, monkeypat
 
 def test_a_packed_run_keeps_what_it_was_made_from(tmp_path, own, data):
     runs.run(CONFIG, data, tmp_path / "out" / "run", strategy=jc.strategy("jit", devices=1))
-    log = jc.RunLog(own, jc.override(CONFIG, model="resnet20", options={}))
+    log = jc.RunLog(own, jc.override(CONFIG, model="resnet20", model_kwargs={}))
     log.finish(status="finished")
     (tmp_path / "out" / "own").symlink_to(own)
     runs.pack(tmp_path / "out", tmp_path)
     mine, named = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
     assert named["run"]["data"] == mine["run"]["data"] == provenance.data_digest(data)
-    assert "lr" not in mine["config"]
-    assert named["config"]["lr"] == CONFIG.optimizer.learning_rate
+    assert mine["config"]["optimizer"].keys() == {"name"}
+    assert named["config"]["optimizer"]["learning_rate"] == CONFIG.optimizer.learning_rate
     (own / "result.json").unlink()
 
 
@@ -474,11 +481,11 @@ def test_fields_of_extreme_values_can_be_read_back(tmp_path):
         jc.RunLog(tmp_path, CONFIG, model=model)
 
 
-def test_a_dictionary_is_no_recipe_and_says_so(tmp_path):
-    wrong: Any = {"lr": 0.1}
+def test_a_dictionary_is_no_config_and_says_so(tmp_path):
+    wrong: Any = {"learning_rate": 0.1}
     with pytest.raises(
         jc.ArgumentError,
-        match=r"config is a dict, \{'lr': 0.1\}; expected a ExperimentConfig. Use jaxcnn.Recipe",
+        match=r"config is a dict, \{'learning_rate': 0.1\}; expected an ExperimentConfig. Use jaxcnn.Exp",
     ):
         jc.RunLog(tmp_path / "run", wrong)
     assert not (tmp_path / "run").exists()

@@ -60,7 +60,7 @@ def test_a_file_is_evaluated_with_the_constants_of_its_source_or_of_the_flags(
     )
     digest = hashlib.sha256(known.read_bytes()).hexdigest()[:16]
     monkeypatch.setitem(published.KNOWN, digest, published.Published("plain", 8, 12.5, source))
-    flags = ["--mean", "0.3", "0.4", "0.5", "--std", "0.2", "0.3", "0.1"]
+    flags = ["--subtract-mean", "0.3", "0.4", "0.5", "--divide-std", "0.2", "0.3", "0.1"]
     assert (
         published.main(
             ["--weights", str(tmp_path / "weights"), "--out", str(tmp_path / "out"), *flags]

@@ -2,7 +2,6 @@
 
 import math
 import os
-from dataclasses import replace
 
 import flax.linen as nn
 import numpy as np
@@ -204,16 +203,8 @@ def test_what_cannot_be_read_is_one_line(rates, losses, more):
     assert "\n" not in str(error.value)
 
 
-NETWORK = jc.override(
-    jc.ExperimentConfig(),
-    dataset="digits",
-    model="mlp",
-    optimizer="sgd",
-    batch_size=64,
-    padding=0,
-    flip=False,
-    weight_decay=0.0,
-)
+OPTIMIZER = jc.OptimizerConfig("sgd", weight_decay=0.0)
+CONFIG = jc.TrainConfig(batch_size=64)
 
 
 @pytest.fixture(scope="module")
@@ -223,31 +214,27 @@ def data():
 
 def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data):
     model = jc.create_model("mlp", 10)
-    found = jc.lr_finder(model, data, NETWORK, steps=100)
+    found = jc.lr_finder(model, OPTIMIZER, data, CONFIG, steps=100)
     assert found.suggested
     assert found.limit
     assert found.diverged
     assert found.suggested < found.limit < found.diverged
 
     def ends(rate):
-        config = replace(NETWORK, lr=rate, schedule="constant", drops=(), steps=60, every=60)
-        return [
-            row["train_loss"]
-            for _, row in jc.train(
-                model,
-                jc.create_optimizer(config.optimizer, config.train.num_steps),
-                data,
-                config.train,
-            )
-            if row
-        ][-1]
+        config = jc.override(CONFIG, num_steps=60, eval_every=60)
+        tx = jc.create_optimizer(
+            jc.override(OPTIMIZER, learning_rate=rate, schedule="constant", milestones=())
+        )
+        return [row["train_loss"] for _, row in jc.train(model, tx, data, config) if row][-1]
 
     assert ends(found.suggested) < 1.0
     assert ends(4 * found.limit) > 2.3  # worse than guessing
 
 
 def test_a_range_far_too_high_for_a_network_diverges_and_has_no_limit(data):
-    found = jc.lr_finder(jc.create_model("mlp", 10), data, NETWORK, low=1e5, high=1e9, steps=10)
+    found = jc.lr_finder(
+        jc.create_model("mlp", 10), OPTIMIZER, data, CONFIG, low=1e5, high=1e9, steps=10
+    )
     assert (found.suggested, found.limit) == (None, None)
     assert found.diverged is not None
 
@@ -268,7 +255,7 @@ class Deaf(nn.Module):
 
 @pytest.mark.parametrize(("model", "diverged"), [(Broken(), 1e-5), (Deaf(), None)])
 def test_a_network_without_a_loss_or_without_a_slope_has_no_limit(data, model, diverged):
-    found = jc.lr_finder(model, data, NETWORK, steps=10)
+    found = jc.lr_finder(model, OPTIMIZER, data, CONFIG, steps=10)
     assert (found.suggested, found.limit, found.diverged) == (None, None, diverged)
 
 
@@ -282,26 +269,33 @@ def test_it_is_compiled_once_and_repeats_itself(data, monkeypatch):
 
     monkeypatch.setattr(module, "make_train_step", counted)
     one = jc.lr_finder(
-        jc.create_model("mlp", 10), data, NETWORK, steps=20, strategy=jc.strategy(devices=1)
+        jc.create_model("mlp", 10),
+        OPTIMIZER,
+        data,
+        CONFIG,
+        steps=20,
+        strategy=jc.strategy(devices=1),
     )
     assert len(traces) == 1
     again = jc.lr_finder(
-        jc.create_model("mlp", 10), data, NETWORK, steps=20, strategy=jc.strategy(devices=1)
+        jc.create_model("mlp", 10),
+        OPTIMIZER,
+        data,
+        CONFIG,
+        steps=20,
+        strategy=jc.strategy(devices=1),
     )
     np.testing.assert_array_equal(one.losses, again.losses)
 
 
 def test_its_first_loss_is_that_of_the_first_batch(data):
-    config = replace(NETWORK, lr=1e-5, schedule="constant", drops=(), steps=1, every=1)
+    config = jc.override(CONFIG, num_steps=1, eval_every=1)
+    tx = jc.create_optimizer(
+        jc.override(OPTIMIZER, learning_rate=1e-5, schedule="constant", milestones=())
+    )
     model = jc.create_model("mlp", 10)
-    (row,) = [
-        row
-        for _, row in jc.train(
-            model, jc.create_optimizer(config.optimizer, config.train.num_steps), data, config.train
-        )
-        if row
-    ]
-    assert jc.lr_finder(model, data, NETWORK, steps=10).losses[0] == pytest.approx(
+    (row,) = [row for _, row in jc.train(model, tx, data, config) if row]
+    assert jc.lr_finder(model, OPTIMIZER, data, CONFIG, steps=10).losses[0] == pytest.approx(
         row["train_loss"], rel=1e-6
     )
 
@@ -323,6 +317,6 @@ def test_its_first_loss_is_that_of_the_first_batch(data):
 )
 def test_mistakes_are_one_line(data, change, says):
     with pytest.raises(jc.ArgumentError) as error:
-        jc.lr_finder(jc.create_model("mlp", 10), data, NETWORK, **change)
+        jc.lr_finder(jc.create_model("mlp", 10), OPTIMIZER, data, CONFIG, **change)
     assert says in str(error.value)
     assert "\n" not in str(error.value)

@@ -1,7 +1,5 @@
 """Rates by stage, frozen stages, and runs that start from other variables."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,16 +12,12 @@ from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import init_state, with_variables
 from jaxcnn.training import make_train_step, step_kwargs
 
-CONFIG = jc.override(
-    jc.ExperimentConfig(),
+CONFIG = jc.ExperimentConfig(
     dataset="digits",
     model="convnet",
-    options={"batch_norm": True},
-    batch_size=32,
-    padding=0,
-    flip=False,
-    learning_rate=0.05,
-    num_steps=6,
+    model_kwargs={"batch_norm": True},
+    optimizer=jc.OptimizerConfig(learning_rate=0.05),
+    train=jc.TrainConfig(batch_size=32, num_steps=6),
 )
 INDEX = np.arange(32, dtype=np.int32)
 FROZEN = ("conv1", "conv1_norm", "dense")
@@ -38,7 +32,7 @@ def stepped(data, config, steps=1):
     """(the state at step 0, the state after), by a bare jitted step."""
     model, tx = model_and_optimizer(config, 10)
     state = before = init_state(model, tx, config.train, data)
-    step = jax.jit(make_train_step(model, tx, **step_kwargs(config)))
+    step = jax.jit(make_train_step(model, tx, **step_kwargs(config.train)))
     for _ in range(steps):
         state = step(state, data.train, INDEX)
     return before, jax.tree.map(np.asarray, state)
@@ -55,10 +49,10 @@ def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
     config = jc.override(
         CONFIG,
         optimizer=optimizer,
-        lr=0.01,
-        stage_rates={"conv1": 0, "dense": 0},
-        decay=0.1,
-        decay_on="all",
+        learning_rate=0.01,
+        freeze=("conv1", "dense"),
+        weight_decay=0.1,
+        decay_mask="all",
     )
     before, after = stepped(data, config, steps=6)
     judged = eval_params(after.opt_state, after.params)
@@ -82,7 +76,7 @@ def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
 
 def test_a_rate_scales_the_step_of_its_stage_alone(data):
     before, whole = stepped(data, CONFIG)
-    _, scaled = stepped(data, jc.override(CONFIG, stage_rates={"conv2": 0.25, "head": 2}))
+    _, scaled = stepped(data, jc.override(CONFIG, lr_multipliers={"conv2": 0.25, "head": 2}))
     for name, part in moves(before, whole).items():
         factor = {"conv2": 0.25, "conv2_norm": 0.25, "head": 2}.get(name, 1)
         jax.tree.map(
@@ -98,12 +92,12 @@ def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
     def convolutions(config) -> int:
         model, tx = model_and_optimizer(config, 10)
         state = init_state(model, tx, config.train, data)
-        step = jax.jit(make_train_step(model, tx, **step_kwargs(config)))
+        step = jax.jit(make_train_step(model, tx, **step_kwargs(config.train)))
         return str(step.lower(state, data.train, INDEX).compile().as_text()).count(" convolution(")
 
     whole, first, both = (
-        convolutions(jc.override(CONFIG, stage_rates=rates))
-        for rates in ({}, {"conv1": 0}, {"conv1": 0, "conv2": 0})
+        convolutions(jc.override(CONFIG, freeze=stages))
+        for stages in ((), ("conv1",), ("conv1", "conv2"))
     )
     forward = 2
     assert whole == forward + 3  # both kernels' gradients, and one with respect to a map
@@ -112,7 +106,7 @@ def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
 
 
 def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
-    config = jc.override(CONFIG, stage_rates={"conv1": 0, "conv2": 0, "dense": 0})
+    config = jc.override(CONFIG, freeze=("conv1", "conv2", "dense"))
     model, _ = model_and_optimizer(config, 10)
     before, after = stepped(data, config)
     tested = jc.evaluate(
@@ -126,12 +120,12 @@ def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
     ("changes", "said"),
     [
         (
-            {"stage_rates": {"stage9": 0}},
-            r"'stage9', of which the model has no parameters; it has conv1, conv2, dense, head",
+            {"freeze": ("stage9",)},
+            r"'stage9', of which the model has no parameters; expected some of conv1, conv2, dense, head",
         ),
         (
-            {"stage_rates": {"conv1": 0.5}, "optimizer": "schedule-free"},
-            "takes rates of 0 and 1 only",
+            {"lr_multipliers": {"conv1": 0.5}, "optimizer": "schedule-free"},
+            "schedule-free averages its steps, so expected one rate for all",
         ),
     ],
 )
@@ -144,15 +138,14 @@ def test_rates_that_cannot_be_are_refused_before_a_step(data, changes, said, tmp
 def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(data, tmp_path):
     other = jc.override(CONFIG, seed=7)
     model, tx = model_and_optimizer(other, 10)
-    theirs = init_state(model, tx, other, data)
+    theirs = init_state(model, tx, other.train, data)
     asked = []
 
     def begin(state):
         asked.append(int(state.step))
         return with_variables(state, {"params": theirs.params, **theirs.model_state})
 
-    rates = dict.fromkeys(("conv1", "conv2", "dense"), 0.0)
-    config = jc.override(CONFIG, stage_rates=rates, every=3)
+    config = jc.override(CONFIG, freeze=("conv1", "conv2", "dense"), eval_every=3)
     stops = iter([False] * 3 + [True] * 100)
     assert runs.run(config, data, tmp_path, begin=begin, stop=lambda: next(stops)) is None
     assert runs.run(config, data, tmp_path, begin=begin)
@@ -179,6 +172,6 @@ def test_variables_of_another_network_are_refused(data):
                 **state.model_state,
             },
         )
-    tx = jc.create_optimizer(jc.override(CONFIG, optimizer="lookahead"))
+    tx = jc.create_optimizer(jc.OptimizerConfig("lookahead", learning_rate=0.05))
     with pytest.raises(jc.ArgumentError, match="keeps parameters of its own"):
         with_variables(init_state(model, tx, CONFIG.train, data), {})

@@ -236,7 +236,7 @@ def ends(work):
 
 KINDS = ["pipe", "folder", "sparse", "socket", "/dev/zero", "/dev/full", "nowhere"]
 CONFIG = jc.override(
-    jc.ExperimentConfig(), model="plain8", options={"width": 2}, num_steps=4, milestones=()
+    jc.ExperimentConfig(), model="plain8", model_kwargs={"width": 2}, num_steps=4, milestones=()
 )
 
 

@@ -1,7 +1,6 @@
 """A state is resumed under the config's rate, seed and normaliser: others are refused, or replaced on purpose."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ CONFIG = jc.override(
     jc.ExperimentConfig(),
     dataset="digits",
     model="mlp",
-    options={"hidden": [4]},
+    model_kwargs={"hidden": [4]},
     batch_size=64,
     num_steps=4,
     eval_every=2,
@@ -57,19 +56,22 @@ def bits(state):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"lr": 0.0005, "steps": 8}, "lr is 0.05 in the state and 0.0005 in the config"),
-        ({"seed": 3}, "seed is 0 in the state and 3 in the config"),
         (
-            {"mean": (0.5,), "std": (0.25,)},
-            "mean is 'pixel' (0.3055 on average) in the state and (0.5,) with std (0.25,) (0.5",
+            {"learning_rate": 0.0005, "num_steps": 8},
+            "learning_rate is 0.05 in the state and 0.0005 in the run",
+        ),
+        ({"seed": 3}, "seed is 0 in the state and 3 in the run"),
+        (
+            {"subtract_mean": (0.5,), "divide_std": (0.25,)},
+            "subtract_mean is 'pixel' (0.3055 on average) in the state and (0.5,) with std (0.25,) (0.5",
         ),
         (
-            {"mean": "none"},
-            "mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the config",
+            {"subtract_mean": "none"},
+            "subtract_mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the run",
         ),
         (
-            {"std": True, "mean": "channel"},
-            "mean is 'pixel' (0.3055 on average) in the state and 'channel' with std True (0.3055",
+            {"divide_std": True, "subtract_mean": "channel"},
+            "subtract_mean is 'pixel' (0.3055 on average) in the state and 'channel' with std True (0.3055",
         ),
     ],
 )
@@ -79,15 +81,13 @@ def test_a_state_of_other_numbers_is_refused_with_both_values(
     config = jc.override(CONFIG, **change)
     monkeypatch.setattr("jaxcnn.training._trainer", lambda *a: pytest.fail("it compiled"))
     with pytest.raises(jc.ArgumentError) as error:
-        next(
-            jc.train(
-                MODEL,
-                jc.create_optimizer(config.optimizer, config.train.num_steps),
-                data,
-                config,
-                strategy=strategy,
-                resume=lambda like: half,
-            )
+        jc.train(
+            MODEL,
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            data,
+            config.train,
+            strategy=strategy,
+            resume=lambda like: half,
         )
     assert says in str(error.value)
     assert "warm_start=True" in str(error.value)
@@ -95,17 +95,17 @@ def test_a_state_of_other_numbers_is_refused_with_both_values(
 
 
 def test_all_that_differs_is_named_at_once(data, strategy, half):
-    config = jc.override(CONFIG, lr=0.1, seed=3, mean="none")
-    with pytest.raises(jc.ArgumentError, match=r"lr is 0.05 .*, seed is 0 .*, mean is 'pixel' "):
-        next(
-            jc.train(
-                MODEL,
-                jc.create_optimizer(config.optimizer, config.train.num_steps),
-                data,
-                config,
-                strategy=strategy,
-                resume=lambda like: half,
-            )
+    config = jc.override(CONFIG, learning_rate=0.1, seed=3, subtract_mean="none")
+    with pytest.raises(
+        jc.ArgumentError, match=r"learning_rate is 0.05 .*, seed is 0 .*, subtract_mean is 'pixel' "
+    ):
+        jc.train(
+            MODEL,
+            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            data,
+            config.train,
+            strategy=strategy,
+            resume=lambda like: half,
         )
 
 
@@ -113,17 +113,15 @@ def test_data_of_another_mean_are_refused(data, strategy, half):
     other = data._replace(mean=data.mean / 2)
     with pytest.raises(
         jc.ArgumentError,
-        match=r"mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)",
+        match=r"subtract_mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)",
     ):
-        next(
-            jc.train(
-                MODEL,
-                jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
-                other,
-                CONFIG,
-                strategy=strategy,
-                resume=lambda like: half,
-            )
+        jc.train(
+            MODEL,
+            jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
+            other,
+            CONFIG.train,
+            strategy=strategy,
+            resume=lambda like: half,
         )
 
 
@@ -140,13 +138,13 @@ def test_more_steps_and_another_end_of_the_schedule_are_fine(data, strategy, sch
             strategy=strategy,
         )
     )[0]
-    longer = jc.override(config, steps=6)
+    longer = jc.override(config, num_steps=6)
     rest = list(
         jc.train(
             MODEL,
-            jc.create_optimizer(longer),
+            jc.create_optimizer(longer.optimizer, longer.train.num_steps),
             data,
-            longer,
+            longer.train,
             strategy=strategy,
             resume=lambda like: middle,
         )
@@ -154,8 +152,8 @@ def test_more_steps_and_another_end_of_the_schedule_are_fine(data, strategy, sch
     assert [row["step"] for _, row in rest if row] == [4, 6]
 
 
-def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, strategy, half, tmp_path):
-    config = jc.override(CONFIG, lr=0.0005, seed=3, mean="none", steps=6)
+def test_a_warm_start_takes_the_configs_numbers_and_keeps_the_rest(data, strategy, half, tmp_path):
+    config = jc.override(CONFIG, learning_rate=0.0005, seed=3, subtract_mean="none", num_steps=6)
     tx, log = (
         jc.create_optimizer(config.optimizer, config.train.num_steps),
         jc.RunLog(tmp_path, config),
@@ -173,11 +171,11 @@ def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, strateg
     assert [(row["step"], row["rate"]) for row in rows] == [(4, 0.0005), (6, 0.0005)]
     fresh = init_state(MODEL, tx, config.train, data)
     assert bits((stopped.rng, stopped.normalizer)) == bits((fresh.rng, fresh.normalizer))
-    changed = {"lr": [0.05, 0.0005], "seed": [0, 3]}
+    changed = {"learning_rate": [0.05, 0.0005], "seed": [0, 3]}
     (record,) = json.loads((tmp_path / "run.json").read_text())["warm_starts"]
     assert record["step"] == 2
     assert record["changed"].items() >= changed.items()
-    assert record["changed"]["mean"][1] == "'none' (0 on average)"
+    assert record["changed"]["subtract_mean"][1] == "'none' (0 on average)"
     # What it made is the config's own now, and goes on exactly, whether or not it is started so again.
     for warm in (False, True):
         how = {"strategy": strategy, "resume": lambda like: stopped, "warm_start": warm}
@@ -185,12 +183,18 @@ def test_a_warm_start_takes_the_recipes_numbers_and_keeps_the_rest(data, strateg
         assert bits(again) == ends[-1]
 
 
-def test_a_warm_start_from_the_recipes_own_state_changes_nothing(data, strategy, half):
+def test_a_warm_start_from_the_configs_own_state_changes_nothing(data, strategy, half):
     tx = jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps)
     ends = []
     for warm in (False, True):
         *_, (state, _) = jc.train(
-            MODEL, tx, data, CONFIG, strategy=strategy, resume=lambda like: half, warm_start=warm
+            MODEL,
+            tx,
+            data,
+            CONFIG.train,
+            strategy=strategy,
+            resume=lambda like: half,
+            warm_start=warm,
         )
         ends.append(bits(state))
     assert ends[0] == ends[1]
@@ -204,19 +208,17 @@ def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy,
 
     before = init_state(MODEL, made(0.05), CONFIG.train, data)
     with pytest.raises(
-        jc.ArgumentError, match=r"learning_rate is 0.05 in the state and 0.0005 in the config"
+        jc.ArgumentError, match=r"learning_rate is 0.05 in the state and 0.0005 in the run"
     ):
-        next(
-            jc.train(
-                MODEL, made(0.0005), data, CONFIG, strategy=strategy, resume=lambda like: before
-            )
+        jc.train(
+            MODEL, made(0.0005), data, CONFIG.train, strategy=strategy, resume=lambda like: before
         )
     _, row = next(
         jc.train(
             MODEL,
             made(0.0005),
             data,
-            CONFIG,
+            CONFIG.train,
             strategy=strategy,
             resume=lambda like: before,
             warm_start=True,
@@ -241,22 +243,18 @@ def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy,
 def test_the_state_of_another_model_or_optimizer_is_one_line(data, strategy, half):
     for tx, says in (
         (optax.adam(0.1), r"has opt.*expected"),
-        (jc.create_optimizer(jc.override(CONFIG, optimizer="adam")), "has opt"),
+        (jc.create_optimizer(jc.override(CONFIG, optimizer="adam").optimizer), "has opt"),
     ):
         with pytest.raises(jc.ArgumentError, match=f"the state to resume {says}") as error:
-            next(
-                jc.train(MODEL, tx, data, CONFIG.train, strategy=strategy, resume=lambda like: half)
-            )
+            jc.train(MODEL, tx, data, CONFIG.train, strategy=strategy, resume=lambda like: half)
         assert "\n" not in str(error.value)
     wide = jc.create_model("mlp", 10, hidden=[5])
     with pytest.raises(jc.ArgumentError, match=r"has params.*of shape \(.*4.*expected \(.*5"):
-        next(
-            jc.train(
-                wide,
-                jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
-                data,
-                CONFIG,
-                strategy=strategy,
-                resume=lambda like: half,
-            )
+        jc.train(
+            wide,
+            jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
+            data,
+            CONFIG.train,
+            strategy=strategy,
+            resume=lambda like: half,
         )

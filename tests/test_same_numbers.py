@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +19,7 @@ CONFIG = jc.override(
     jc.ExperimentConfig(),
     dataset="digits",
     model="convnet",
-    options={"width": 4, "hidden": 16, "dropout": 0.5, "batch_norm": True},
+    model_kwargs={"width": 4, "hidden": 16, "dropout": 0.5, "batch_norm": True},
     batch_size=64,
     num_steps=60,
     eval_every=23,  # a row's 23 steps are about an epoch's
@@ -97,7 +96,7 @@ def test_the_same_bits_twice_and_after_five_stops_in_fresh_processes(tmp_path):
 def trained(strategy, **changes):
     """The state after 5 steps."""
     config, data = (
-        jc.override(CONFIG, steps=5, drops=(), every=5, **changes),
+        jc.override(CONFIG, num_steps=5, milestones=(), eval_every=5, **changes),
         jc.load_dataset("digits"),
     )
     model = jc.create_model(config.model, 10, **config.model_kwargs)
@@ -130,7 +129,10 @@ def test_crops_flips_and_dropout_are_the_same_on_any_devices(kind, devices):
 
 def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
     """Stopped twice and continued on other devices, it has the rows of a run that stayed on one."""
-    data, config = jc.load_dataset("digits"), jc.override(CONFIG, steps=6, every=3, drops=())
+    data, config = (
+        jc.load_dataset("digits"),
+        jc.override(CONFIG, num_steps=6, eval_every=3, milestones=()),
+    )
     whole = runs.run(config, data, tmp_path / "whole", strategy=jc.strategy("jit", 1))
     for last, strategy in (
         (2, jc.strategy("pmap", 8)),

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import jaxcnn as jc
+from jaxcnn.config import OptimizerConfig
 from jaxcnn.optim import SCHEDULES, create_optimizer, current_learning_rate, scale_by_scheduled_rate
-from jaxcnn.config import ExperimentConfig
 
 ONE = {"kernel": jnp.float32(1)}
 AT = np.arange(140)  # of 140 steps: cycles of 20, 40 and 80; a warm-up of 14; a peak at 42
@@ -59,24 +59,24 @@ FORMULAS = {"constant": constant, "step": step, "exponential": exponential, "cos
 FORMULAS |= {"one-cycle": one_cycle, "restarts": restarts, "warmup": warmup, "plateau": constant}
 
 
-def recipe_of(schedule: str, **more: Any) -> ExperimentConfig:
-    given = {
-        "optimizer": "sgd",
-        "decay": 0.0,
-        "lr": 0.2,
-        "steps": 140,
-        "drops": (30, 90),
-        "factor": 0.5,
-    }
-    return override(ExperimentConfig(), schedule=schedule, **(given | more))
+def config_of(schedule: str, **changes: Any) -> OptimizerConfig:
+    config = OptimizerConfig(
+        "sgd",
+        schedule=schedule,
+        weight_decay=0.0,
+        learning_rate=0.2,
+        milestones=(30, 90),
+        gamma=0.5,
+    )
+    return jc.override(config, **changes)
 
 
-def rates(config: ExperimentConfig, values=None, n=None) -> np.ndarray:
+def rates(config: OptimizerConfig, values=None, num_steps=140) -> np.ndarray:
     """The rates at which the config steps, as its updates show them and as its state reports them."""
-    tx = create_optimizer(config.optimizer, config.train.num_steps)
+    tx = create_optimizer(config, num_steps)
     state, taken = tx.init(ONE), []
     update: Any = jax.jit(lambda state, value: tx.update(ONE, state, ONE, value=value))
-    for value in np.ones(n or config.train.num_steps) if values is None else values:
+    for value in np.ones(num_steps) if values is None else values:
         with jax.numpy_dtype_promotion("standard"):  # as make_step does
             updates, state = update(state, jnp.float32(value))
         taken.append(-float(updates["kernel"]))
@@ -91,7 +91,7 @@ def test_every_schedule_is_compared():
 @pytest.mark.parametrize("name", [name for name in FORMULAS if name != "plateau"])
 def test_a_schedule_is_its_formula_at_every_step(name):
     np.testing.assert_allclose(
-        rates(recipe_of(name)), 0.2 * FORMULAS[name](AT), rtol=1e-5, atol=1e-7
+        rates(config_of(name)), 0.2 * FORMULAS[name](AT), rtol=1e-5, atol=1e-7
     )
 
 
@@ -109,7 +109,7 @@ def test_a_schedule_is_its_formula_at_every_step(name):
     ],
 )
 def test_where_a_schedule_begins_and_ends(name, begin, middle, last):
-    factor = SCHEDULES[name](recipe_of(name))
+    factor = SCHEDULES[name](config_of(name), 140)
     with jax.numpy_dtype_promotion("standard"):
         found = [np.asarray(factor(jnp.float32(t))).item() for t in (0, 70, 140)]
     for share, expected in zip(found, (begin, middle, last), strict=True):
@@ -117,7 +117,7 @@ def test_where_a_schedule_begins_and_ends(name, begin, middle, last):
 
 
 def test_one_cycle_has_its_peak_at_thirty_percent():
-    taken = rates(recipe_of("one-cycle"))
+    taken = rates(config_of("one-cycle"))
     assert taken.argmax() == 42
     assert taken.max() == pytest.approx(0.2, rel=1e-6)
     assert (np.diff(taken[:43]) > 0).all()
@@ -125,7 +125,7 @@ def test_one_cycle_has_its_peak_at_thirty_percent():
 
 
 def test_restarts_are_three_cycles_each_twice_as_long():
-    taken = rates(recipe_of("restarts"))
+    taken = rates(config_of("restarts"))
     begins = [0, *(np.flatnonzero(np.diff(taken) > 0) + 1)]
     assert np.diff([*begins, 140]).tolist() == [20, 40, 80]
     np.testing.assert_allclose(taken[begins], 0.2, rtol=1e-6)
@@ -134,7 +134,7 @@ def test_restarts_are_three_cycles_each_twice_as_long():
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 11])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_shortest_runs_have_a_rate_too(name, steps):
-    taken = rates(recipe_of(name, steps=steps, drops=(1,)))
+    taken = rates(config_of(name, milestones=(1,)), num_steps=steps)
     assert np.isfinite(taken).all()
     assert (taken >= 0).all()
     assert taken.max() > 0 or (name, steps) == ("warmup", 1)  # whose only rate is its first
@@ -144,7 +144,7 @@ def test_the_shortest_runs_have_a_rate_too(name, steps):
 
 
 def test_on_a_plateau_the_rate_falls_after_three_windows_again_and_again():
-    taken = rates(recipe_of("plateau", steps=80), np.full(80, 1.7))
+    taken = rates(config_of("plateau"), np.full(80, 1.7), num_steps=80)
     falls = np.flatnonzero(np.diff(taken) < 0) + 1
     assert falls.tolist() == list(
         range(7, 80, 6)
@@ -156,13 +156,14 @@ def test_on_a_plateau_the_rate_falls_after_three_windows_again_and_again():
 
 def test_while_the_loss_falls_the_rate_stays():
     np.testing.assert_allclose(
-        rates(recipe_of("plateau", steps=80), 0.99 ** np.arange(80)), 0.2, rtol=1e-6
+        rates(config_of("plateau"), 0.99 ** np.arange(80), num_steps=80), 0.2, rtol=1e-6
     )
 
 
 def test_a_fall_of_less_than_a_thousandth_is_a_plateau():
     slow, quick = (
-        rates(recipe_of("plateau", steps=80), (1 - fall) ** np.arange(80)) for fall in (1e-4, 1e-3)
+        rates(config_of("plateau"), (1 - fall) ** np.arange(80), num_steps=80)
+        for fall in (1e-4, 1e-3)
     )
     assert slow[-1] < 0.2 / 100
     np.testing.assert_allclose(quick, 0.2, rtol=1e-6)
@@ -172,12 +173,12 @@ def test_one_good_window_starts_the_count_again():
     losses = np.repeat(
         [2.0, 2, 2, 1, 1, 1, 1, 1], 2
     )  # means of windows: two without a better one, then a better one
-    taken = rates(recipe_of("plateau", steps=80), losses)
+    taken = rates(config_of("plateau"), losses, num_steps=80)
     assert (np.flatnonzero(np.diff(taken)) + 1).tolist() == [13]
 
 
 def test_a_plateau_that_lowers_by_nothing_is_constant():
-    np.testing.assert_allclose(rates(recipe_of("plateau", factor=1), n=20), 0.2, rtol=1e-6)
+    np.testing.assert_allclose(rates(config_of("plateau", gamma=1), np.ones(20)), 0.2, rtol=1e-6)
 
 
 def test_a_plateau_lowers_the_rate_of_any_schedule():
@@ -198,20 +199,10 @@ def test_a_plateau_lowers_the_rate_of_any_schedule():
 @pytest.mark.parametrize("name", ["step", "cosine", "warmup", "one-cycle"])
 def test_the_rows_of_a_run_report_the_rate_of_their_last_step(name):
     data = jc.load_dataset("digits")
-    config = recipe_of(
-        name, dataset="digits", batch=32, steps=20, drops=(6, 12), every=4, pad=0, flip=False
-    )
+    config = jc.TrainConfig(batch_size=32, num_steps=20, eval_every=4)
+    tx = create_optimizer(config_of(name, milestones=(6, 12)), config.num_steps)
     model, strategy = jc.create_model("mlp", 10, hidden=[]), jc.strategy("jit", devices=1)
-    rows = [
-        row
-        for _, row in jc.train(
-            model,
-            create_optimizer(config.optimizer, config.train.num_steps),
-            data,
-            config.train,
-            strategy=strategy,
-        )
-    ]
+    rows = [row for _, row in jc.train(model, tx, data, config, strategy=strategy)]
     t = np.array([3, 7, 11, 15, 19])
     expected = {
         "step": 0.5 ** ((t >= 6) + 1.0 * (t >= 12)),
@@ -226,6 +217,5 @@ def test_the_rows_of_a_run_report_the_rate_of_their_last_step(name):
 
 def test_the_rate_before_the_first_step_is_the_schedules():
     for name, formula in FORMULAS.items():
-        assert current_learning_rate(create_optimizer(recipe_of(name)).init(ONE)) == pytest.approx(
-            0.2 * formula(AT[:1])[0], rel=1e-6
-        )
+        state = create_optimizer(config_of(name), 140).init(ONE)
+        assert current_learning_rate(state) == pytest.approx(0.2 * formula(AT[:1])[0], rel=1e-6)

@@ -48,14 +48,14 @@ def all_runs(tmp_path_factory):
         "1",
         "--width",
         "4",
-        "--steps",
+        "--num-steps",
         "4",
-        "--batch",
+        "--batch-size",
         "32",
-        "--drops",
+        "--milestones",
         "3",
     ]
-    assert depth.main([*args, "--every", "2", "--keep-every", "2", "--out", str(out)]) == 0
+    assert depth.main([*args, "--eval-every", "2", "--keep-every", "2", "--out", str(out)]) == 0
     return out
 
 
@@ -116,9 +116,13 @@ def test_counterparts_differ_in_bn_and_rate_alone(all_runs, out):
         jc.ExperimentConfig.load(folder / "resnet8-seed0") for folder in (all_runs, out / "without")
     )
     assert no_batch_norm.best_rates(out / "trials") == {"ResNet-8": 0.001}
-    changed = {name for name, value in vars(config).items() if value != getattr(other, name)}
-    assert changed == {"options", "lr"}
-    assert other.options == {**config.model_kwargs, "batch_norm": False}
+    assert config.optimizer.learning_rate != other.optimizer.learning_rate
+    assert config.model_kwargs != other.model_kwargs
+    changes = {
+        "learning_rate": other.optimizer.learning_rate,
+        "model_kwargs": {**config.model_kwargs, "batch_norm": False},
+    }
+    assert other == jc.override(config, **changes)
 
 
 def test_runs_that_all_diverge_are_a_result(all_runs, tmp_path):

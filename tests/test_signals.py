@@ -33,10 +33,8 @@ IMAGES, LABELS = (
 
 
 def begun(model, seed=0, data=DATA):
-    config = jc.override(jc.ExperimentConfig(), dataset="digits", model="own", seed=seed)
-    return jc.init_state(
-        model, jc.create_optimizer(config.optimizer, config.train.num_steps), config.train, data
-    )
+    tx = jc.create_optimizer(jc.OptimizerConfig())
+    return jc.init_state(model, tx, jc.TrainConfig(seed=seed), data)
 
 
 def by_svd(matrix):

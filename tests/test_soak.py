@@ -205,7 +205,7 @@ def test_every_new_run_is_another_network_and_shared_ones_are_four():
     options = soak.Options()
     for series, count in (("shared", 4), ("new", 40)):
         made = [soak.config(series, run, options) for run in range(40)]
-        networks = {(made.model, str(made.options), made.optimizer.name) for made in made}
+        networks = {(made.model, str(made.model_kwargs), made.optimizer.name) for made in made}
         assert len(networks) == count
         assert len({made.train.seed for made in made}) == 40
 
@@ -213,8 +213,8 @@ def test_every_new_run_is_another_network_and_shared_ones_are_four():
 MISTAKES = [
     (["--shared", "3"], "shared is 3; expected at least 12"),
     (["--new", "0"], "new is 0; expected at least 12"),
-    (["--steps", "2"], "steps is 2; expected at least 3"),
-    (["--batch", "100"], "8 devices cannot share equally; write --batch 96 or 104"),
+    (["--num-steps", "2"], "--num-steps is 2; expected at least 3"),
+    (["--batch-size", "100"], "8 devices cannot share equally; write --batch-size 96 or 104"),
     (["--preset", "fll"], "did you mean 'full'?"),
     (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
     (["--plot-only", "--out", "/nowhere"], "/nowhere holds no soak"),

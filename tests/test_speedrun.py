@@ -23,8 +23,19 @@ from experiments.speedrun import inputs, network, options, records, training
 from experiments.speedrun.__main__ import main, train_missing_runs
 from jaxcnn import augment, parallel
 
-TINY = replace(options.PRESETS["digits"], widths=(8,), epochs=3.0, lr=100.0, runs=2)
-ARGS = ["--preset", "digits", "--widths", "8", "--epochs", "3", "--lr", "100", "--runs", "2"]
+TINY = replace(options.PRESETS["digits"], widths=(8,), epochs=3.0, learning_rate=100.0, runs=2)
+ARGS = [
+    "--preset",
+    "digits",
+    "--widths",
+    "8",
+    "--epochs",
+    "3",
+    "--learning-rate",
+    "100",
+    "--runs",
+    "2",
+]
 COLUMNS = (
     "dataset,n,seconds,seconds_std,seconds_ci95,train_seconds,train_seconds_std,train_seconds_ci95,"
     "accuracy,accuracy_std,accuracy_ci95,target,reached,device,versions,date"
@@ -227,7 +238,7 @@ def test_smoothed_labels_against_the_formula():
 
 
 def test_the_optimizer_against_its_equations():
-    setting = replace(options.PRESETS["cifar10"], batch=512, epochs=8.0, whitening_epochs=3.0)
+    setting = replace(options.PRESETS["cifar10"], batch_size=512, epochs=8.0, whitening_epochs=3.0)
     n, total = 1024, 16  # 2 steps an epoch
     tx, rng = training.make_optimizer(setting, n), np.random.default_rng(0)
     assert training.num_steps(setting, n) == total
@@ -329,7 +340,7 @@ def test_one_program_for_all_steps_does_what_the_loop_does(data):
     norm = augment.make_normalizer(data.mean, data.std, subtract="channel", divide=True)
     begin = jax.jit(training.make_begin(model, tx, TINY, training.num_steps(TINY, n)))
     carry, kernel = begin(key, data.train.images, norm)
-    order, ends, seen = inputs.batch_indices(0, 6, TINY.batch, n), [], []
+    order, ends, seen = inputs.batch_indices(0, 6, TINY.batch_size, n), [], []
     for strategy, programs in ((loop, 6), (scan, 1)):
         fold = strategy.compile_steps(training.make_step(model, tx, TINY, n))
         placed, fixed = strategy.replicate((carry, training.Fixed(data.train, norm, kernel, key)))
@@ -394,7 +405,13 @@ def test_the_mean_decides_whether_the_target_is_reached():
     config = {"dataset": "cifar10", "device": "a card", "versions": "jax"}
     assert records.summary_row(hand_made(94.25, 93.75), config)["reached"] == "yes"
     assert records.summary_row(hand_made(94.25, 93.5), config)["reached"] == "no"
-    config |= {"examples": None, "epochs": 9.9, "batch": 1024, "widths": [64], "dtype": "float32"}
+    config |= {
+        "max_train_examples": None,
+        "epochs": 9.9,
+        "batch_size": 1024,
+        "widths": [64],
+        "dtype": "float32",
+    }
     few = " ".join(
         records.table_notes(
             hand_made(94.25, 93.75), records.summary_row(hand_made(94.25, 93.75), config), config
@@ -443,12 +460,15 @@ MISTAKES = [
     (["--runs", "0"], "--runs is 0; expected a whole number of 1 to 100000"),
     (["--widths"], "widths is ()"),
     (["--widths", "4", "8", "8"], "8 x 8 pixels allow 2; write --widths 4 8"),
-    (["--lr", "nan"], "--lr is nan; expected a finite number"),
+    (["--learning-rate", "nan"], "--learning-rate is nan; expected a finite number"),
     (["--epochs", "0"], "epochs is 0.0"),
     (["--momentum", "1"], "momentum is 1.0; expected at least 0 and less than 1"),
-    (["--decay", "-1"], "decay is -1.0"),
-    (["--batch", "5000"], "batch is 5000, more than the 1437 training images; write --batch 128"),
-    (["--examples", "100000"], "cannot keep 100000 training images"),
+    (["--weight-decay", "-1"], "--weight-decay is -1.0"),
+    (
+        ["--batch-size", "5000"],
+        "--batch-size is 5000, more than the 1437 training images; write --batch-size 128",
+    ),
+    (["--max-train-examples", "100000"], "cannot keep 100000 training images"),
     (["--translate", "8"], "translate is 8; expected less than the 8 pixels"),
     (["--views", "3"], "views"),
     (["--dataset", "digts"], "did you mean 'digits'"),
@@ -471,7 +491,7 @@ def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, m
 def test_runs_of_other_settings_or_another_machine_are_refused(out, tmp_path, capsys, monkeypatch):
     refuses(
         main,
-        [*ARGS, "--lr", "5", "--out", str(out)],
+        [*ARGS, "--learning-rate", "5", "--out", str(out)],
         "lr (100.0 there, 5.0 asked)",
         capsys,
         monkeypatch,

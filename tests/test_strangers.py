@@ -39,8 +39,8 @@ from scipy.io import savemat
 import jaxcnn as jc
 from jaxcnn import runs
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
-from jaxcnn.data import DATASETS, DataError, archives, cache, load_dataset
 from jaxcnn.config import ArgumentError, ExperimentConfig
+from jaxcnn.data import DATASETS, DataError, archives, cache, load_dataset
 from jaxcnn.run_log import write_text
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -728,35 +728,33 @@ def test_records_of_files_that_are_sealed_nonsense(record, room, good, monkeypat
 
 # Folders of runs
 
-CONFIG = override(
-    ExperimentConfig(),
+CONFIG = ExperimentConfig(
     dataset="digits",
     model="mlp",
-    options={"hidden": [4]},
-    num_steps=1,
-    milestones=(),
-    batch_size=64,
+    model_kwargs={"hidden": [4]},
+    optimizer=jc.OptimizerConfig(milestones=()),
+    train=jc.TrainConfig(num_steps=1, batch_size=64),
 )
 TEXTS = {name: text for name, text in HOSTILE_JSON.items() if name not in ("types", "nan")} | {
     "yaml": "!!python/object/apply:os.mkdir [marker]\n",
-    "not a number": '{"lr": NaN}',
-    "infinite": '{"lr": 1e999}',
-    "type": '{"drops": {"a": 1}}',
+    "not a number": '{"optimizer": {"learning_rate": NaN}}',
+    "infinite": '{"optimizer": {"learning_rate": 1e999}}',
+    "type": '{"optimizer": {"milestones": {"a": 1}}}',
     "long name": json.dumps({"x" * 10**6: 1}),
-    "long model": json.dumps({"lr": "x" * 10**6}),
-    "nested options": '{"options": {"a": ' + "[" * 900 + "]" * 900 + "}}",
-    "class": '{"options": {"__class__": 3}, "__class__": 3}',
+    "long model": json.dumps({"model": ["x" * 10**6]}),
+    "nested options": '{"model_kwargs": {"a": ' + "[" * 900 + "]" * 900 + "}}",
+    "class": '{"model_kwargs": {"__class__": 3}, "__class__": 3}',
 }
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_hostile_recipes(text, room, monkeypatch):
+def test_hostile_configs(text, room, monkeypatch):
     monkeypatch.chdir(room.path)
     (room.path / "config.json").write_text(text)
     refused(ArgumentError, lambda: ExperimentConfig.load(room.path), str(room.path / "config.json"))
 
 
-def test_a_recipe_that_is_a_pipe_or_no_text(room):
+def test_a_config_that_is_a_pipe_or_no_text(room):
     path = room.path / "config.json"
     path.write_bytes(b"\xff\xfe\x00")
     refused(ArgumentError, lambda: ExperimentConfig.load(room.path), "cannot be read")

@@ -19,9 +19,9 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 from test_weights_strangers import SIX, WRITERS, Call, a_tensor, dumped, refused, torch, write_zip  # noqa: F401
 
-from jaxcnn import ExperimentConfig, create_optimizer, evaluate, load_dataset
-from jaxcnn.models import create_model
+from jaxcnn import OptimizerConfig, TrainConfig, create_optimizer, evaluate, load_dataset, override
 from jaxcnn.config import ArgumentError
+from jaxcnn.models import create_model
 from jaxcnn.state import init_state, with_variables
 from jaxcnn.weights import WeightsError, export_weights, load_weights, read_weights
 from jaxcnn.weights._networks import trace
@@ -753,28 +753,16 @@ def test_files_that_look_like_something_else(start, says, tmp_path):
 def test_evaluation_with_the_constants_of_others(tmp_path):
     """The config's own mean and standard deviation reach the inputs of weights that were read."""
     data, model = load_dataset("digits"), create_model("plain8", 10, width=2)
-    config = override(
-        ExperimentConfig(),
-        dataset="digits",
-        model="plain8",
-        subtract_mean=(0.3,),
-        divide_std=(0.4,),
-    )
-    state = init_state(
-        model, create_optimizer(config.optimizer, config.train.num_steps), config.train, data
-    )
+    tx = create_optimizer(OptimizerConfig())
+    config = TrainConfig(subtract_mean=(0.3,), divide_std=(0.4,))
+    state = init_state(model, tx, config, data)
     export_weights(model, {"params": state.params, **state.model_state}, tmp_path / "x.safetensors")
     state = with_variables(state, load_weights(model, tmp_path / "x.safetensors", (8, 8, 1)))
     inputs = (data.test.images.astype(np.float32) / 255 - 0.3) / 0.4
     logits = model.apply({"params": state.params, **state.model_state}, jnp.asarray(inputs))
     wrong = int((np.argmax(np.asarray(logits), 1) != data.test.labels).sum())
     assert int(evaluate(model, state, data.test).num_wrong) == wrong
-    with pytest.raises(ArgumentError, match="mean has 3 numbers, but images have 1 channel"):
-        init_state(
-            model,
-            create_optimizer(config.optimizer, config.train.num_steps),
-            override(
-                ExperimentConfig(), dataset="digits", model="plain8", subtract_mean=(0.3, 0.3, 0.3)
-            ),
-            data,
-        )
+    with pytest.raises(
+        ArgumentError, match="subtract_mean has 3 numbers, but images have 1 channel"
+    ):
+        init_state(model, tx, override(config, subtract_mean=(0.3, 0.3, 0.3)), data)

@@ -28,18 +28,8 @@ IMAGES = RNG.integers(0, 256, (8, 17, 5, 3), dtype=np.uint8)
 SPLIT = jc.Split(IMAGES, (np.arange(8) % 4).astype(np.int32))
 NONE = jc.Split(IMAGES[:0], SPLIT.labels[:0])
 DATA = jc.Dataset("mine", SPLIT, NONE, SPLIT, tuple("abcd"), *channel_statistics(IMAGES))
-CONFIG = jc.override(
-    jc.ExperimentConfig(),
-    dataset="mine",
-    model="mine",
-    batch_size=8,
-    num_steps=3,
-    eval_every=3,
-    milestones=(),
-    padding=0,
-    flip=False,
-    learning_rate=0.01,
-)
+TX = jc.create_optimizer(jc.OptimizerConfig(learning_rate=0.01, milestones=()))
+CONFIG = jc.TrainConfig(batch_size=8, num_steps=3, eval_every=3)
 CLASSES = np.full(8, 2)
 PADDING = ((3, 2), (3, 0))
 
@@ -65,9 +55,7 @@ class Wide(nn.Module):
 @cache
 def initial(explicit):
     model = Wide(explicit)
-    return model, init_state(
-        model, jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps), CONFIG.train, DATA
-    )
+    return model, init_state(model, TX, CONFIG, DATA)
 
 
 def loss(explicit, params, images, labels):
@@ -92,9 +80,7 @@ def noise_scale(explicit):
 
 def trained(explicit):
     model, _ = initial(explicit)
-    *_, (state, _) = jc.train(
-        model, jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps), DATA, CONFIG.train
-    )
+    *_, (state, _) = jc.train(model, TX, DATA, CONFIG)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
 
 

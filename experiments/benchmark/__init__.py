@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark                 four small networks, no download
     python -m experiments.benchmark --preset full   eleven networks
-    python -m experiments.benchmark --networks resnet20 --batch 64 --dtype bfloat16
+    python -m experiments.benchmark --networks resnet20 --batch-size 64 --dtype bfloat16
 
 The first command takes 5 minutes 29 on two busy cores. The full preset goes up to ResNet-110 and,
 at 224x224, ResNet-50. All measurements of one run are made in turns.

@@ -14,8 +14,8 @@ import jaxcnn as jc
 from experiments.benchmark import pytorch, report, roofline, timing
 from experiments.benchmark.workload import IMAGENET, NETWORKS, Workload, create_workload
 from jaxcnn import cli, parallel
-from jaxcnn.progress import Progress
 from jaxcnn.config import check_choice
+from jaxcnn.progress import Progress
 
 Form = Literal["eager", "channels_last", "compile", "max-autotune"]
 BATCH = 128
@@ -33,7 +33,7 @@ class Options:
     networks: tuple[str, ...] = ("lenet5-relu", "resnet20", "plain20", "vgg11-32")
     """Networks to measure. They are lenet5-relu, plain20, plain56, plain110, resnet20, resnet56,
     resnet110, vgg11-32, vgg16-32, resnet18 and resnet50."""
-    batch: int | None = None
+    batch_size: int | None = None
     """Images a step, over all devices. None is 128, and 16 of 224x224 pixels on a CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of activations."""
@@ -97,16 +97,18 @@ def check_options(options: Options, strategy: parallel.Strategy) -> None:
         raise jc.ArgumentError(
             f"seconds is {options.seconds}; expected a finite number above 0: write --seconds 1"
         )
-    if options.batch is not None and options.batch < 1:
-        raise jc.ArgumentError(f"batch is {options.batch}; expected at least 1: write --batch 128")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise jc.ArgumentError(
+            f"batch_size is {options.batch_size}; expected at least 1: write --batch-size 128"
+        )
     for name in options.networks:
-        strategy.check(batch_size(options, name, strategy))
+        strategy.check(batch_size(options, name, strategy), "batch_size")
 
 
 def batch_size(options: Options, name: str, strategy: parallel.Strategy) -> int:
     """Return the images a step of a network."""
-    if options.batch is not None:
-        return options.batch
+    if options.batch_size is not None:
+        return options.batch_size
     is_cpu = strategy.devices[0].platform == "cpu"
     return LARGE_IMAGE_BATCH if NETWORKS[name] == IMAGENET and is_cpu else BATCH
 
@@ -214,7 +216,7 @@ def measure_network(
     """
     size = batch_size(options, name, strategy)
     settings = {
-        "batch": size,
+        "batch_size": size,
         "dtype": options.dtype,
         "strategy": strategy.kind,
         "devices": len(strategy.devices),

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -36,7 +35,7 @@ from experiments.benchmark.workload import (
     train_step,
 )
 from jaxcnn import cli, parallel
-from jaxcnn.augment import AugmentConfig, augment, normalize
+from jaxcnn.augment import augment, normalize
 from jaxcnn.input_pipeline import gather_batch, input_pipeline
 from jaxcnn.state import AUGMENT, fold_in
 
@@ -65,15 +64,13 @@ def time_train(workload: Workload, steps: int) -> TimedRun:
       workload: passed to `train`.
       steps: between two rows. Each call must be of as many.
     """
-    config = jc.override(workload.config, every=steps)
-    rows = jc.train(
-        workload.model, workload.tx, workload.data, config.train, strategy=workload.strategy
-    )
+    config = jc.override(workload.config.train, eval_every=steps)
+    rows = jc.train(workload.model, workload.tx, workload.data, config, strategy=workload.strategy)
 
     def run(k: int) -> float:
         assert k == steps, "fit's rows are of as many steps as were said at its start"
         row = next(rows)[1] or {}
-        return config.train.batch_size * k / row["images_per_second"]
+        return config.batch_size * k / row["images_per_second"]
 
     return run
 
@@ -108,8 +105,7 @@ def input_step(workload: Workload) -> Any:
     Its carry is (steps taken, `jaxcnn.augment.Normalizer`, sum of all inputs so far). Its arguments
     are (carry, split, index), and it returns the carry after one more step.
     """
-    fields = {name: getattr(workload.config, name) for name in AugmentConfig._fields}
-    config = AugmentConfig(**fields)
+    config = workload.config.train.augment
     key = initial_state(workload).rng
 
     def step(carry: Any, split: Any, index: Any) -> Any:

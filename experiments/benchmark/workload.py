@@ -53,22 +53,23 @@ def create_workload(
       steps: steps of a pass over the data.
     """
     shape = NETWORKS[name]
-    augmentation: dict[str, Any] = {"pad": 4, "flip": True}
+    augment = jc.AugmentConfig(padding=4, flip=True)
     if shape == IMAGENET:
-        augmentation = {"crop": "resized", "flip": True}
-    # The rate is low, since labels of noise and a rate of 0.1 would diverge.
-    kwargs: dict[str, Any] = {"options": {"dtype": dtype}, "schedule": "constant", "drops": ()}
+        augment = jc.AugmentConfig(crop="resized", flip=True)
     data = noise_dataset(shape, steps * batch, 1000 if shape == IMAGENET else 10)
-    # Decay is on all parameters, as in PyTorch's SGD.
-    config = jc.override(
-        jc.ExperimentConfig(),
+    config = jc.ExperimentConfig(
         dataset=data.name,
         model=name,
-        batch_size=batch,
-        decay_mask="all",
-        learning_rate=0.01,
-        **kwargs,
-        **augmentation,
+        model_kwargs={"dtype": dtype},
+        optimizer=jc.OptimizerConfig(
+            # The rate is low, since labels of noise and a rate of 0.1 would diverge.
+            learning_rate=0.01,
+            schedule="constant",
+            milestones=(),
+            # Decay is on all parameters, as in PyTorch's SGD.
+            decay_mask="all",
+        ),
+        train=jc.TrainConfig(batch_size=batch, augment=augment),
     )
     model = jc.create_model(name, len(data.classes), dtype=dtype)
     return Workload(
@@ -97,8 +98,8 @@ def noise_dataset(shape: Shape, n: int, classes: int) -> Dataset:
 
 def train_step(workload: Workload) -> Any:
     """Return the step that `train` trains with."""
-    kwargs = step_kwargs(workload.config)
-    return make_train_step(workload.model, workload.tx, **kwargs, axis=workload.strategy.axis)
+    kwargs = step_kwargs(workload.config.train)
+    return make_train_step(workload.model, workload.tx, **kwargs, axis_name=workload.strategy.axis)
 
 
 def should_optimize(workload: Workload) -> bool:
@@ -111,4 +112,4 @@ def should_optimize(workload: Workload) -> bool:
 
 def initial_state(workload: Workload) -> State:
     """Return the state at step 0, on the host."""
-    return init_state(workload.model, workload.tx, workload.config, workload.data)
+    return init_state(workload.model, workload.tx, workload.config.train, workload.data)

@@ -14,8 +14,8 @@ import experiments.filters as about
 import jaxcnn as jc
 from experiments.filters import classic, resizing, windows
 from jaxcnn import cli, plots
-from jaxcnn.data import load_image
 from jaxcnn.config import check_choice
+from jaxcnn.data import load_image
 
 FIGURES = {
     "filters": classic.filters_figure,

@@ -19,7 +19,7 @@ from experiments.finetune.images import (
     write_cifar10,
     write_photographs,
 )
-from experiments.finetune.options import PRESETS, Options, check, make_recipe
+from experiments.finetune.options import PRESETS, Options, check, make_config
 from experiments.finetune.progress import StepProgress
 from experiments.finetune.results import write_results
 from jaxcnn import cli, runs
@@ -38,9 +38,9 @@ def main(args: list[str] | None = None) -> int:
         )
         check(options)
         data, names = load_data(options)
-        run_recipe = make_recipe(options, data)
+        run_config = make_config(options, data)
         cli.enable_compilation_cache()
-        if not options.plot_only and not train(options, run_recipe, data, stop):
+        if not options.plot_only and not train(options, run_config, data, stop):
             print("stopped and saved; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
         record_images(options.images or options.out / "images", options)
@@ -87,36 +87,36 @@ def load_data(options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]
     return load_images(root, options)
 
 
-def train(options: Options, run_recipe: jc.ExperimentConfig, data: jc.Dataset, stop: Any) -> bool:
+def train(options: Options, run_config: jc.ExperimentConfig, data: jc.Dataset, stop: Any) -> bool:
     """Train in OUT/run and save the classifier in OUT.
 
     Returns:
       False if it was stopped.
     """
     strategy = jc.strategy(options.strategy)
-    model, tx = runs.model_and_optimizer(run_recipe, len(data.classes))
+    model, tx = runs.model_and_optimizer(run_config, len(data.classes))
     # Weights are read before the folder is claimed, so that an unreadable file claims nothing.
     initialize = make_initializer(options, model)
     claim_folder(options, data)
-    with Progress(run_recipe.train.num_steps) as progress:
+    with Progress(run_config.train.num_steps) as progress:
         result = runs.run(
-            run_recipe,
+            run_config,
             data,
             options.out / "run",
             strategy=strategy,
             stop=stop,
-            watch=StepProgress(progress, run_recipe.train.num_steps),
+            watch=StepProgress(progress, run_config.train.num_steps),
             begin=initialize,
         )
     if result is None:
         return False
     if not (options.out / WEIGHTS_FILE).is_file():
         with Checkpoints(options.out / "run" / "checkpoints") as checkpoints:
-            state = checkpoints.restore(jc.init_state(model, tx, run_recipe, data))
+            state = checkpoints.restore(jc.init_state(model, tx, run_config.train, data))
         if state is None:
             raise jc.ArgumentError(missing_state_text(options, result))
         resize = options.resize or round(options.size * 256 / 224)
-        save_classifier(options.out, run_recipe, model, state, data.classes, options.size, resize)
+        save_classifier(options.out, run_config, model, state, data.classes, options.size, resize)
     return True
 
 
@@ -126,8 +126,8 @@ def missing_state_text(options: Options, result: Any) -> str:
         return f"{options.out}/run is over, but has no checkpoints; write another --out"
     return (
         f"training diverged at step {result['step']}, before anything was saved: {result['why']}; "
-        f"expected a loss that falls: write a smaller rate, such as --lr {options.lr / 10:g}, and "
-        f"another --out than {options.out}"
+        f"expected a loss that falls: write a smaller rate, such as "
+        f"--learning-rate {options.learning_rate / 10:g}, and another --out than {options.out}"
     )
 
 

@@ -16,9 +16,9 @@ from scipy.special import softmax
 import jaxcnn as jc
 from jaxcnn import metrics, weights
 from jaxcnn.augment import Normalizer
+from jaxcnn.config import format_value
 from jaxcnn.data.image_io import check_sizes
 from jaxcnn.data.types import printable
-from jaxcnn.config import format_value
 from jaxcnn.run_log import write_text
 from jaxcnn.state import eval_state
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
 from jaxcnn import runs, weights
-from jaxcnn.optim import in_stage
 from jaxcnn.config import check_choice
+from jaxcnn.optim import in_stage
 
 HEADS = ("head", "aux1", "aux2")
 """Modules that are new for new classes."""
@@ -39,7 +39,7 @@ class Options:
     freeze: tuple[str, ...] = ()
     """Stages that are not trained, such as stem stage1."""
     backbone_rate: float = 0.1
-    """With weights: factor on `lr` for everything but the head."""
+    """With weights: factor on `learning_rate` for everything but the head."""
     size: int = 224
     """Side of the network's square input, in pixels."""
     resize: int | None = None
@@ -60,25 +60,25 @@ class Options:
     skip_broken: bool = False
     """Skip images that cannot be read, instead of refusing the folder."""
     epochs: float = 10
-    batch: int = 32
-    lr: float = 0.01
+    batch_size: int = 32
+    learning_rate: float = 0.01
     """Learning rate of the head; it falls to 0 as a cosine."""
     optimizer: str = "momentum"
     """Name in `jaxcnn.OPTIMIZERS`."""
-    decay: float = 1e-4
-    crop: Literal["resized", "shift", "none"] = "resized"
+    weight_decay: float = 1e-4
+    crop: Literal["resized", "pad", "none"] = "resized"
     """Crop of training images.
 
-    It is a part of any size and shape, resized; a shift by `size` / 8; or none.
+    It is a part of any size and shape, resized; that of an image padded by `size` / 8; or none.
     """
-    least_area: float = 0.25
+    min_area: float = 0.25
     """Smallest part that `resized` takes.
 
     ImageNet is trained with 0.08, which is too little for a few hundred images.
     """
     flip: bool = True
     """Mirror every other training image: not for letters and signs."""
-    every: int | None = None
+    eval_every: int | None = None
     """Steps between rows, tests and checkpoints; None is an epoch."""
     seed: int = 0
     """Seed of the split, the new layers and the order."""
@@ -103,7 +103,7 @@ PRESETS = {
         size=48,
         resize=48,
         epochs=6,
-        lr=0.1,
+        learning_rate=0.1,
         out=Path("runs/finetune"),
     ),
     "cifar10": Options(
@@ -113,8 +113,8 @@ PRESETS = {
         size=32,
         resize=32,
         epochs=20,
-        lr=0.1,
-        least_area=0.4,
+        learning_rate=0.1,
+        min_area=0.4,
         out=Path("runs/finetune-cifar10"),
     ),
     "own": Options(out=Path("runs/finetune-own")),
@@ -161,57 +161,70 @@ def model_kwargs(options: Options) -> dict[str, Any]:
     return kwargs
 
 
-def make_recipe(options: Options, data: jc.Dataset) -> jc.ExperimentConfig:
+def make_config(options: Options, data: jc.Dataset) -> jc.ExperimentConfig:
     """Return the run's config for the available images."""
     num_images, num_validation = len(data.train.labels), len(data.validation.labels)
     if not num_validation and not len(data.test.labels):
         raise jc.ArgumentError("there are no pictures to test on; write --test 0.2")
-    batch = min(options.batch, num_images)
-    result = jc.override(
-        jc.ExperimentConfig(),
+    batch_size = min(options.batch_size, num_images)
+    config = jc.ExperimentConfig(
         dataset=data.name,
         model=options.model,
-        options=model_kwargs(options),
+        model_kwargs=model_kwargs(options),
         num_validation=num_validation,
-        eval_split="test" if len(data.test.labels) else "validation",
-        num_steps=max(1, round(options.epochs * num_images / batch)),
-        batch_size=batch,
-        optimizer=options.optimizer,
-        learning_rate=options.lr,
-        schedule="cosine",
-        weight_decay=options.decay,
-        # As published weights expect. From random numbers any will do.
-        subtract_mean="imagenet",
-        divide_std=True,
-        flip=options.flip,
-        crop="resized" if options.crop == "resized" else "shift",
-        min_area=options.least_area if options.crop == "resized" else None,
-        padding=max(1, options.size // 8) if options.crop == "shift" else 0,
-        eval_every=options.every,
-        seed=options.seed,
+        optimizer=jc.OptimizerConfig(
+            options.optimizer,
+            learning_rate=options.learning_rate,
+            schedule="cosine",
+            weight_decay=options.weight_decay,
+        ),
+        train=jc.TrainConfig(
+            num_steps=max(1, round(options.epochs * num_images / batch_size)),
+            batch_size=batch_size,
+            eval_every=options.eval_every,
+            eval_split="test" if len(data.test.labels) else "validation",
+            augment=jc.AugmentConfig(
+                padding=max(1, options.size // 8) if options.crop == "pad" else 0,
+                flip=options.flip,
+                crop="resized" if options.crop == "resized" else "pad",
+                min_area=options.min_area if options.crop == "resized" else None,
+            ),
+            # As published weights expect. From random numbers any will do.
+            subtract_mean="imagenet",
+            divide_std=True,
+            seed=options.seed,
+        ),
     )
-    return replace(result, stage_rates=stage_rates(options, result, len(data.classes)))
+    freeze, lr_multipliers = stages(options, config, len(data.classes))
+    return jc.override(config, freeze=freeze, lr_multipliers=lr_multipliers)
 
 
-def stage_rates(options: Options, base: jc.ExperimentConfig, num_classes: int) -> dict[str, float]:
-    """Return stage -> factor on its rate.
+def stages(
+    options: Options, config: jc.ExperimentConfig, num_classes: int
+) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Return the frozen stages, and stage -> factor on its rate.
 
-    The backbone is slower than the head. A frozen stage has 0.
+    The backbone is slower than the head.
     """
     if options.weights is None:
-        return {}
-    names = parameter_names(runs.model_and_optimizer(base, num_classes)[0], options.size)
+        return (), {}
+    names = parameter_names(runs.model_and_optimizer(config, num_classes)[0], options.size)
     # The first part of a module's name is its stage.
-    stages = dict.fromkeys(name.split("_")[0] for name in names)
-    backbone_rate = 0.0 if options.train == "head" else options.backbone_rate
-    rates = {stage: backbone_rate for stage in stages if stage not in HEADS and backbone_rate != 1}
+    all_stages = dict.fromkeys(name.split("_")[0] for name in names)
     for stage in options.freeze:
         if not any(in_stage(name, stage) for name in names):
             raise jc.ArgumentError(
-                f"freeze has {stage!r}, of which {base.model} has nothing; it has "
-                f"{', '.join(stages)}"
+                f"freeze has {stage!r}, of which {config.model} has nothing; it has "
+                f"{', '.join(all_stages)}"
             )
-    return rates | dict.fromkeys(options.freeze, 0.0)
+    backbone = [stage for stage in all_stages if stage not in HEADS]
+    is_frozen = options.train == "head" or options.backbone_rate == 0
+    freeze = dict.fromkeys([*(backbone if is_frozen else ()), *options.freeze])
+    if options.backbone_rate == 1:
+        return tuple(freeze), {}
+    trained = [name for name in names if not any(in_stage(name, stage) for stage in freeze)]
+    slow = [stage for stage in backbone if any(in_stage(name, stage) for name in trained)]
+    return tuple(freeze), dict.fromkeys(slow, options.backbone_rate)
 
 
 def parameter_names(model: Any, size: int) -> list[str]:

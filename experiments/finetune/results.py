@@ -69,12 +69,11 @@ def protocol_note(
     num_correct, n, majority = int(np.trace(counts)), int(counts.sum()), int(train_counts.argmax())
     lower, upper = wilson_interval(num_correct, n)
     source = f"from {weights}" if weights else "from random numbers"
-    rates_text = ", ".join(
-        f"{stage} {rate:g}" for stage, rate in config.optimizer.lr_multipliers.items()
-    )
+    rates = dict(config.optimizer.lr_multipliers) | dict.fromkeys(config.train.freeze, 0.0)
+    rates_text = ", ".join(f"{stage} {rate:g}" for stage, rate in rates.items())
     return (
-        f"{config.model} {source}, {config.train.num_steps} steps of {config.train.batch_size} pictures by "
-        f"{config.optimizer.name} at rate {config.optimizer.learning_rate:g}"
+        f"{config.model} {source}, {config.train.num_steps} steps of {config.train.batch_size} "
+        f"pictures by {config.optimizer.name} at rate {config.optimizer.learning_rate:g}"
         + (f" (times {rates_text})" if rates_text else "")
         + f". {num_correct} of {n} {config.train.eval_split} pictures are right: "
         f"{100 * num_correct / n:.1f}%, 95% interval {lower:.1f} to {upper:.1f} "

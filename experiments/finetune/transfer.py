@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,9 +67,9 @@ class Options:
     held: int = 250
     """Number of test images of each class."""
     seeds: int = 3
-    steps: int = 150
-    batch: int = 32
-    lr: float = 0.05
+    num_steps: int = 150
+    batch_size: int = 32
+    learning_rate: float = 0.05
     """Learning rate of all layers; it falls to 0 as a cosine.
 
     It was not searched.
@@ -107,34 +107,33 @@ def class_subset(
     )
 
 
-def base_recipe(options: Options) -> jc.ExperimentConfig:
+def base_config(options: Options) -> jc.ExperimentConfig:
     """Return the config that all runs share."""
-    return jc.override(
-        jc.ExperimentConfig(),
+    return jc.ExperimentConfig(
         dataset="cifar10",
         model=options.model,
-        options={"width": options.width},
-        schedule="cosine",
-        learning_rate=options.lr,
-        num_steps=options.steps,
-        batch_size=options.batch,
-        eval_every=options.steps,
-        subtract_mean="imagenet",
-        divide_std=True,
-        padding=4,
-        flip=True,
+        model_kwargs={"width": options.width},
+        optimizer=jc.OptimizerConfig(learning_rate=options.learning_rate, schedule="cosine"),
+        train=jc.TrainConfig(
+            num_steps=options.num_steps,
+            batch_size=options.batch_size,
+            eval_every=options.num_steps,
+            augment=jc.AugmentConfig(padding=4, flip=True),
+            subtract_mean="imagenet",
+            divide_std=True,
+        ),
     )
 
 
-def run_recipes(options: Options) -> dict[str, tuple[jc.ExperimentConfig, int]]:
+def run_configs(options: Options) -> dict[str, tuple[jc.ExperimentConfig, int]]:
     """Return name of a run -> config, and images per class."""
-    shared = base_recipe(options)
+    shared = base_config(options)
     model = runs.model_and_optimizer(shared, len(VEHICLES))[0]
     stages = dict.fromkeys(name.split("_")[0] for name in parameter_names(model, 32))
-    frozen = {stage: 0.0 for stage in stages if stage not in HEADS}
-    rates = {"scratch": {}, "head": frozen, "all": {}}
+    backbone = tuple(stage for stage in stages if stage not in HEADS)
+    freeze = {"scratch": (), "head": backbone, "all": ()}
     return {
-        f"{start}-{n}-seed{seed}": (replace(shared, stage_rates=rates[start], seed=seed), n)
+        f"{start}-{n}-seed{seed}": (jc.override(shared, freeze=freeze[start], seed=seed), n)
         for seed, n, start in itertools.product(range(options.seeds), options.pictures, STARTS)
     }
 
@@ -146,19 +145,21 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
       False if it was stopped.
     """
     animals = class_subset(data, ANIMALS, options.animals, options.held)
-    first_recipe = replace(
-        base_recipe(options), steps=options.first_steps, every=max(1, options.first_steps // 10)
+    first_config = jc.override(
+        base_config(options),
+        num_steps=options.first_steps,
+        eval_every=max(1, options.first_steps // 10),
     )
     kwargs: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop}
-    watch = StepProgress(progress, first_recipe.train.num_steps)
-    result = runs.run(first_recipe, animals, options.out / "animals", watch=watch, **kwargs)
+    watch = StepProgress(progress, first_config.train.num_steps)
+    result = runs.run(first_config, animals, options.out / "animals", watch=watch, **kwargs)
     if result is None:
         return False
-    weights_file = export_animals(options, first_recipe, animals)
+    weights_file = export_animals(options, first_config, animals)
     vehicles = class_subset(data, VEHICLES, max(options.pictures), options.held)
-    model = runs.model_and_optimizer(base_recipe(options), len(VEHICLES))[0]
+    model = runs.model_and_optimizer(base_config(options), len(VEHICLES))[0]
     variables = load_weights(model, weights_file, (32, 32, 3))
-    for name, (config, n) in run_recipes(options).items():
+    for name, (config, n) in run_configs(options).items():
         subset = jc.subset(vehicles, n * len(VEHICLES), seed=config.train.seed)
         initialize = (
             (lambda state: state)
@@ -219,9 +220,10 @@ def bar_heights(table: list[dict[str, Any]], key: str) -> dict[str, dict[str, fl
 def protocol_note(config: jc.ExperimentConfig) -> str:
     """Return the note below the table."""
     return (
-        f"CIFAR-10's {len(VEHICLES)} vehicles, {config.model} of width {config.model_kwargs['width']}, "
-        f"{config.train.num_steps} steps of {config.train.batch_size} pictures at rate {config.optimizer.learning_rate:g} (cosine, not "
-        "searched). `pictures` of each class, others for each seed. Errors in percent at the last "
+        f"CIFAR-10's {len(VEHICLES)} vehicles, {config.model} of width "
+        f"{config.model_kwargs['width']}, {config.train.num_steps} steps of "
+        f"{config.train.batch_size} pictures at rate {config.optimizer.learning_rate:g} "
+        "(cosine, not searched). `pictures` of each class, others for each seed. Errors in percent at the last "
         "step, with the half width of the mean's 95% interval over seeds."
     )
 
@@ -244,7 +246,7 @@ def main(args: list[str] | None = None) -> int:
         if not options.plot_only:
             cli.enable_compilation_cache()
             data = jc.load_dataset("cifar10", options.data_dir)
-            total = options.first_steps + options.steps * len(run_recipes(options))
+            total = options.first_steps + options.num_steps * len(run_configs(options))
             with lock_folder(options.out), Progress(total) as progress:
                 is_finished = train_missing(options, data, progress, stop)
             if not is_finished:

@@ -13,9 +13,9 @@ import jaxcnn as jc
 from experiments.finetune.images import reload_images
 from experiments.inspect_run.options import Options
 from jaxcnn import runs
+from jaxcnn.config import check_choice
 from jaxcnn.data import load_images
 from jaxcnn.interpret import stage_shapes
-from jaxcnn.config import check_choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

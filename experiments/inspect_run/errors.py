@@ -42,7 +42,8 @@ def error_rate_text(context: RunContext) -> str:
     n, num_correct = len(context.labels), int(context.is_correct.sum())
     lower, upper = wilson_interval(n - num_correct, n)
     return (
-        f"{n - num_correct} of the first {n:,} {context.run.config.train.eval_split} images are wrong: "
+        f"{n - num_correct} of the first {n:,} {context.run.config.train.eval_split} images "
+        "are wrong: "
         f"{100 * (n - num_correct) / n:.2f}%, 95% interval {lower:.2f} to {upper:.2f}% (Wilson)."
     )
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from experiments.inspect_run.context import PageFigure, RunContext, Section
 from jaxcnn import plots, tables
+from jaxcnn.config import ExperimentConfig
 from jaxcnn.interpret import summary
 from jaxcnn.interpret.summary import LayerSummary
-from jaxcnn.config import ExperimentConfig
 from jaxcnn.run_log import read_json
 
 
@@ -71,7 +71,8 @@ def _training_text(config: ExperimentConfig) -> str:
     """Return the main numbers of the config.
 
     Example:
-      >>> text = _training_text(override(ExperimentConfig(), steps=300, drops=(150, 225), lr=0.05))
+      >>> config = override(ExperimentConfig(), num_steps=300, milestones=(150, 225))
+      >>> text = _training_text(override(config, learning_rate=0.05))
       >>> text.partition(" (")[0]
       '300 steps of 128 images by momentum at rate 0.05'
       >>> text.partition(" (")[2]
@@ -84,8 +85,8 @@ def _training_text(config: ExperimentConfig) -> str:
             f" (times {config.optimizer.gamma:g} at steps {milestones})" if milestones else ""
         )
     text = (
-        f"{config.train.num_steps:,} steps of {config.train.batch_size} images by {config.optimizer.name} at rate "
-        f"{config.optimizer.learning_rate:g}{decay_text}"
+        f"{config.train.num_steps:,} steps of {config.train.batch_size} images by "
+        f"{config.optimizer.name} at rate {config.optimizer.learning_rate:g}{decay_text}"
     )
     return f"{text}, decay {config.optimizer.weight_decay:g}, seed {config.train.seed}"
 
@@ -94,8 +95,8 @@ def _last_row_text(context: RunContext) -> str:
     """Return the errors of the newest row, and any divergence."""
     if not context.run.rows:
         return "none was written"
-    row, report = context.run.rows[-1], context.run.config.train.eval_split
-    values = {"training": row.get("train_error"), report: row.get("eval_error")}
+    row, split = context.run.rows[-1], context.run.config.train.eval_split
+    values = {"training": row.get("train_error"), split: row.get("eval_error")}
     errors = [
         f"{name} error {value:.3g}%"
         for name, value in values.items()

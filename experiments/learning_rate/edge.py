@@ -15,7 +15,7 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.learning_rate import descent
-from experiments.learning_rate.options import Options, check_rates, data, label, config
+from experiments.learning_rate.options import Options, check_rates, config, data, label
 from jaxcnn import plots, runs, tables, training
 from jaxcnn.augment import normalize
 
@@ -26,23 +26,23 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     Those of plain gradient descent come first, then those with momentum.
     """
     edge, dataset = options.edge, data(options)
-    n = edge.examples or len(dataset.train.labels)
+    n = edge.max_train_examples or len(dataset.train.labels)
     all_runs = {}
     for momentum, rates in ((0.0, edge.rates), (edge.momentum, edge.momentum_rates)):
         for rate in rates:
-            model_kwargs = {"hidden": list(edge.hidden), "activation": "tanh"}
-            fields: dict[str, Any] = {"model": "mlp", "options": model_kwargs}
-            fields |= {
-                "loss": "squared",
-                "batch": n,
-                "examples": edge.examples,
-                "steps": edge.steps,
-                "every": edge.every,
-            }
-            optimizer = "momentum" if momentum else "sgd"
-            fields |= {"optimizer": optimizer, "momentum": momentum, "lr": rate}
-            name = f"momentum{label(momentum)}-rate{label(rate)}"
-            all_runs[name] = config(options, **fields)
+            all_runs[f"momentum{label(momentum)}-rate{label(rate)}"] = config(
+                options,
+                model="mlp",
+                model_kwargs={"hidden": list(edge.hidden), "activation": "tanh"},
+                max_train_examples=edge.max_train_examples,
+                optimizer="momentum" if momentum else "sgd",
+                momentum=momentum,
+                learning_rate=rate,
+                loss="squared",
+                num_steps=edge.num_steps,
+                batch_size=n,
+                eval_every=edge.eval_every,
+            )
     return all_runs
 
 
@@ -59,10 +59,10 @@ def check(options: Options) -> None:
             "edge.hidden is empty; a linear network has a fixed curvature: "
             "write --edge.hidden 64 64 64"
         )
-    for run_recipe in configs(options).values():
-        subset = runs.subset_for(run_recipe, data(options))
-        runs.model_and_optimizer(run_recipe, len(subset.classes))
-        training.check_config(run_recipe, subset, jc.strategy("jit", 1))
+    for run_config in configs(options).values():
+        subset = runs.subset_for(run_config, data(options))
+        runs.model_and_optimizer(run_config, len(subset.classes))
+        training.check_config(run_config.train, subset, jc.strategy("jit", 1))
 
 
 def measure_sharpness(model: Any, state: jc.State, dataset: jc.Dataset) -> dict[str, float]:
@@ -104,14 +104,14 @@ def draw(options: Options) -> list[dict[str, Any]]:
     out = options.out / "edge"
     all_runs = sorted(
         runs.finished_runs(out),
-        key=lambda run: (
-            run.config.optimizer.momentum,
-            run.config.optimizer.learning_rate,
-        ),
+        key=lambda run: (run.config.optimizer.momentum, run.config.optimizer.learning_rate),
     )
     lines = [_line(run) for run in all_runs]
     setting = all_runs[0].config
-    protocol = f"tanh network {setting.options['hidden']} on {setting.train.batch_size} images of {setting.dataset}"
+    protocol = (
+        f"tanh network {setting.model_kwargs['hidden']} "
+        f"on {setting.train.batch_size} images of {setting.dataset}"
+    )
     notes = [
         f"{protocol}, squared loss, {setting.train.num_steps} full-batch steps, 1 seed. "
         "measured: the sharpness, median of the last quarter."

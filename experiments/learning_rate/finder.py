@@ -7,14 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 import jaxcnn as jc
-from experiments.learning_rate.options import Options, data, config
+from experiments.learning_rate.options import Options, config, data
 from jaxcnn import plots, runs, tables, training
+from jaxcnn.config import as_dict
 from jaxcnn.run_log import read_json, write_text
 
 
-def _recipe(options: Options, name: str) -> jc.ExperimentConfig:
+def _config(options: Options, name: str) -> jc.ExperimentConfig:
     """Return the config of an optimizer's range test."""
-    return config(options, optimizer=name, batch=options.batch)
+    return config(options, optimizer=name, batch_size=options.batch_size)
 
 
 def check(options: Options) -> None:
@@ -38,15 +39,15 @@ def check(options: Options) -> None:
             f"finder.steps is {finder.steps}; expected at least 10: write --finder.steps 150"
         )
     for name in finder.optimizers:
-        runs.model_and_optimizer(_recipe(options, name), 10)
+        runs.model_and_optimizer(_config(options, name), 10)
         strategy = jc.strategy(options.strategy)
-        training.check_config(_recipe(options, name), data(options), strategy)
+        training.check_config(_config(options, name).train, data(options), strategy)
 
 
 def _settings(options: Options, name: str) -> dict[str, Any]:
     """Return the settings of an optimizer's test, as JSON has them."""
     return {
-        "config": json.loads(_recipe(options, name).to_json()),
+        "config": as_dict(_config(options, name)),
         "finder": asdict(options.finder) | {"optimizers": None},
     }
 
@@ -59,12 +60,20 @@ def run(options: Options, stop: Any) -> bool:
         path, settings = folder / f"{name}.json", _settings(options, name)
         if path.exists() and read_json(path).get("asked") == settings:
             continue
-        test_recipe, dataset, finder = _recipe(options, name), data(options), options.finder
-        model = jc.create_model(test_recipe.model, len(dataset.classes), **test_recipe.options)
-        finder_kwargs = {"low": finder.low, "high": finder.high, "steps": finder.steps}
-        strategy = jc.strategy(options.strategy)
-        test = jc.lr_finder(model, dataset, test_recipe, **finder_kwargs, strategy=strategy)
-        numbers = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in test._asdict().items()}
+        test, dataset, finder = _config(options, name), data(options), options.finder
+        result = jc.lr_finder(
+            jc.create_model(test.model, len(dataset.classes), **test.model_kwargs),
+            test.optimizer,
+            dataset,
+            test.train,
+            low=finder.low,
+            high=finder.high,
+            steps=finder.steps,
+            strategy=jc.strategy(options.strategy),
+        )
+        numbers = {
+            k: v.tolist() if hasattr(v, "tolist") else v for k, v in result._asdict().items()
+        }
         content = {"asked": settings} | {k: _finite(v) for k, v in numbers.items()}
         write_text(path, json.dumps(content) + "\n")
         if stop():
@@ -93,7 +102,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     if not tests:
         raise jc.ArgumentError(f"{folder} holds no range test; leave out --plot-only")
     setting = next(iter(tests.values()))["asked"]["config"]
-    protocol = f"{setting['model']} on {setting['dataset']}, batch {setting['batch']}, 1 seed"
+    protocol = f"{setting['model']} on {setting['dataset']}, batch {setting['train']['batch_size']}, 1 seed"
     keys = ("suggested", "limit", "diverged")
     lines = [
         {"optimizer": name}

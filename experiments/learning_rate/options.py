@@ -50,7 +50,7 @@ class Schedules:
     names: tuple[str, ...] = tuple(jc.SCHEDULES)
     rates: tuple[float, ...] = (0.02, 0.06, 0.2)
     """Peak rates that every schedule is tuned over, on the validation images."""
-    steps: int = 200
+    num_steps: int = 200
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Edge:
     rates: tuple[float, ...] = (0.2, 0.25, 0.35)
     momentum_rates: tuple[float, ...] = (0.25, 0.3, 0.4)
     momentum: float = 0.9
-    steps: int = 2000
-    every: int = 40
+    num_steps: int = 2000
+    eval_every: int = 40
     """Steps between measurements of the sharpness."""
     hidden: tuple[int, ...] = (64, 64, 64)
-    examples: int | None = None
+    max_train_examples: int | None = None
     """Training images; None is all."""
 
 
@@ -77,13 +77,13 @@ class Options:
     dataset: str = "digits"
     model: str = "convnet"
     """Network of sweep, finder and schedules; the edge has its own."""
-    batch: int = 64
+    batch_size: int = 64
     """Batch of finder and schedules."""
     optimizer: str = "sgd"
     """Optimizer of the sweep."""
     seeds: int = 2
     """Seeds of every rate of schedules."""
-    validation: int = 237
+    num_validation: int = 237
     """Training images held out in schedules, to choose each one's rate."""
     theory: Theory = field(default_factory=Theory)
     sweep: Sweep = field(default_factory=Sweep)
@@ -102,11 +102,11 @@ _MNIST = Options(
     preset="mnist",
     dataset="mnist",
     model="lenet5-relu",
-    batch=128,
-    validation=5000,
+    batch_size=128,
+    num_validation=5000,
     parts=("sweep", "finder", "schedules"),
     sweep=Sweep(rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), batches=(32, 128, 512), epochs=1),
-    schedules=Schedules(steps=300),
+    schedules=Schedules(num_steps=300),
     out=Path("runs/learning-rate-mnist"),
 )
 PRESETS = {
@@ -129,15 +129,12 @@ def config(options: Options, /, **overrides: Any) -> jc.ExperimentConfig:
 
     There is no augmentation and no decay, so that nothing but the rate has an effect.
     """
-    fields: dict[str, Any] = {
-        "decay": 0.0,
-        "pad": 0,
-        "flip": False,
-        "drops": (),
-        "schedule": "constant",
-    }
-    fields |= {"dataset": options.dataset, "model": options.model}
-    return jc.override(jc.ExperimentConfig(), **(fields | overrides))
+    base = jc.ExperimentConfig(
+        dataset=options.dataset,
+        model=options.model,
+        optimizer=jc.OptimizerConfig(schedule="constant", milestones=(), weight_decay=0.0),
+    )
+    return jc.override(base, **overrides)
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments.learning_rate.options import Options, check_rates, data, label, config
+from experiments.learning_rate.options import Options, check_rates, config, data, label
 from jaxcnn import plots, runs, tables, training
 
 LAST = ("train_loss", "eval_loss", "eval_error", "heldout_error")
@@ -27,19 +27,21 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     for seed in range(options.seeds):
         for name in options.schedules.names:
             for rate in options.schedules.rates:
-                steps = options.schedules.steps
-                drops = (max(1, steps // 2), max(2, steps * 3 // 4)) if name == "step" else ()
-                fields: dict[str, Any] = {
-                    "schedule": name,
-                    "lr": rate,
-                    "drops": drops,
-                    "seed": seed,
-                    "steps": steps,
-                }
-                every = max(1, steps // 20)
-                fields |= {"batch": options.batch, "every": every, "optimizer": "momentum"}
-                fields |= {"validation": options.validation, "report": "validation"}
-                all_runs[f"{name}-rate{label(rate)}-seed{seed}"] = config(options, **fields)
+                steps = options.schedules.num_steps
+                milestones = (max(1, steps // 2), max(2, steps * 3 // 4))
+                all_runs[f"{name}-rate{label(rate)}-seed{seed}"] = config(
+                    options,
+                    optimizer="momentum",
+                    schedule=name,
+                    learning_rate=rate,
+                    milestones=milestones if name == "step" else (),
+                    num_steps=steps,
+                    batch_size=options.batch_size,
+                    eval_every=max(1, steps // 20),
+                    num_validation=options.num_validation,
+                    eval_split="validation",
+                    seed=seed,
+                )
     return all_runs
 
 
@@ -54,10 +56,10 @@ def check(options: Options) -> None:
         raise jc.ArgumentError(
             f"schedules.names is empty; write --schedules.names {' '.join(list(jc.SCHEDULES)[:3])}"
         )
-    dataset = data(options, options.validation)
-    for run_recipe in configs(options).values():
-        runs.model_and_optimizer(run_recipe, len(dataset.classes))
-        training.check_config(run_recipe, dataset, jc.strategy(options.strategy))
+    dataset = data(options, options.num_validation)
+    for run_config in configs(options).values():
+        runs.model_and_optimizer(run_config, len(dataset.classes))
+        training.check_config(run_config.train, dataset, jc.strategy(options.strategy))
 
 
 def heldout(steps: int, model: Any, state: jc.State, dataset: jc.Dataset) -> dict[str, float]:
@@ -73,11 +75,11 @@ def heldout(steps: int, model: Any, state: jc.State, dataset: jc.Dataset) -> dic
 
 def run(options: Options, stop: Any) -> bool:
     """Train the missing runs; return False if stopped."""
-    dataset, strategy = data(options, options.validation), jc.strategy(options.strategy)
+    dataset, strategy = data(options, options.num_validation), jc.strategy(options.strategy)
     sweep_kwargs: dict[str, Any] = {
         "strategy": strategy,
         "stop": stop,
-        "measure": partial(heldout, options.schedules.steps),
+        "measure": partial(heldout, options.schedules.num_steps),
         "brief": True,
     }
     out = options.out / "schedules"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments.learning_rate.options import Options, check_rates, data, label, config
+from experiments.learning_rate.options import Options, check_rates, config, data, label
 from jaxcnn import plots, runs, tables, training
 
 GUESSING = 0.98
@@ -32,12 +32,12 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
         steps = math.ceil(sweep.epochs * n / batch)
         for rate in sweep.rates:
             fields: dict[str, Any] = {
-                "batch": batch,
-                "steps": steps,
-                "every": math.ceil(steps / 10),
+                "batch_size": batch,
+                "num_steps": steps,
+                "eval_every": math.ceil(steps / 10),
             }
             all_runs[f"batch{batch}-rate{label(rate)}"] = config(
-                options, lr=rate, optimizer=options.optimizer, **fields
+                options, learning_rate=rate, optimizer=options.optimizer, **fields
             )
     return all_runs
 
@@ -54,9 +54,9 @@ def check(options: Options) -> None:
             "sweep.batches is empty or sweep.epochs below 1; "
             "write --sweep.batches 16 64 --sweep.epochs 10"
         )
-    for run_recipe in configs(options).values():
-        runs.model_and_optimizer(run_recipe, len(data(options).classes))
-        training.check_config(run_recipe, data(options), jc.strategy(options.strategy))
+    for run_config in configs(options).values():
+        runs.model_and_optimizer(run_config, len(data(options).classes))
+        training.check_config(run_config.train, data(options), jc.strategy(options.strategy))
 
 
 def run(options: Options, stop: Any) -> bool:
@@ -144,7 +144,7 @@ def _line(run: runs.Run) -> dict[str, Any]:
     """Return the table's row of a run."""
     keys = ("eval_split", "train_loss", "eval_loss", "train_error", "eval_error")
     line = {
-        "batch": run.config.train.batch_size,
+        "batch_size": run.config.train.batch_size,
         "rate": label(run.config.optimizer.learning_rate),
     }
     return line | {key: run.result[key] for key in keys}

@@ -19,7 +19,7 @@ from experiments.scaling.analytic import (
 from jaxcnn import parallel
 from jaxcnn.progress import Progress
 from jaxcnn.state import init_state
-from jaxcnn.training import make_train_step
+from jaxcnn.training import make_train_step, step_kwargs
 
 _TENSOR = re.compile(r"(\w+)\[([\d,]*)\]")
 _COLLECTIVE = re.compile(
@@ -64,14 +64,12 @@ def create_workload(
       devices: number of devices whose shares are BN's groups, where the scope is a device.
     """
     data = jc.load_dataset("digits")
-    config = jc.override(
-        jc.ExperimentConfig(), dataset="digits", model=name, batch_size=batch, padding=1, flip=True
-    )
+    config = jc.TrainConfig(batch_size=batch, augment=jc.AugmentConfig(padding=1, flip=True))
     group = batch // devices if norm == "device" else 0
     model = jc.create_model(name, 10, width=width, bn_group=group)
-    tx = jc.create_optimizer(config.optimizer, config.train.num_steps)
-    carry = strategy.replicate(init_state(model, tx, config.train, data))
-    step = make_train_step(model, tx, pad=1, flip=True, axis=strategy.axis)
+    tx = jc.create_optimizer(jc.OptimizerConfig())
+    carry = strategy.replicate(init_state(model, tx, config, data))
+    step = make_train_step(model, tx, **step_kwargs(config), axis_name=strategy.axis)
     return Workload(strategy, step, carry, strategy.replicate(data.train))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.signal_propagation import no_batch_norm
-from experiments.signal_propagation.options import Options, load_data, parse_network, run_recipes
+from experiments.signal_propagation.options import Options, load_data, parse_network, run_configs
 from jaxcnn import runs
 from jaxcnn.interpret.signal_propagation import (
     effective_rank,
@@ -131,7 +131,7 @@ def check_runs(options: Options) -> None:
     Raises:
       ArgumentError: there are none, or they cannot.
     """
-    run_recipes(options)
+    run_configs(options)
     if options.counterparts:
         no_batch_norm.check(options)
 
@@ -153,7 +153,7 @@ def measure_runs(
     """
     if options.counterparts and not no_batch_norm.run(options, stop):
         return False
-    for folder in [*run_recipes(options), *no_batch_norm.finished_folders(options)]:
+    for folder in [*run_configs(options), *no_batch_norm.finished_folders(options)]:
         config = jc.ExperimentConfig.load(folder)
         steps = sorted(
             int(step.name) for step in (folder / "checkpoints").iterdir() if step.name.isdigit()

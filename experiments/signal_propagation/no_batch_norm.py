@@ -5,7 +5,6 @@ They have the same config, at the best of a few rates.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,27 @@ from experiments.signal_propagation.options import (
     Options,
     load_data,
     parse_network,
-    run_recipes,
+    run_configs,
     without_batch_norm,
 )
 from jaxcnn import runs, training
 
 
-def trial_recipes(options: Options) -> dict[str, jc.ExperimentConfig]:
+def trial_configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     """Return name of a run -> config, for all trials.
 
     Each network is tried with one seed at every rate.
     """
     labels, configs = set(), {}
-    for folder, config in run_recipes(options).items():
+    for folder, config in run_configs(options).items():
         network = parse_network(config)
         if network and network.label not in labels:
             labels.add(network.label)
-            changes: dict[str, Any] = {
-                "steps": options.trial_steps,
-                "every": max(1, options.trial_steps // 2),
-            }
             for rate in options.rates:
-                configs[f"{folder.name}-rate{rate:g}"] = replace(
-                    without_batch_norm(config, rate), **changes
+                configs[f"{folder.name}-rate{rate:g}"] = jc.override(
+                    without_batch_norm(config, rate),
+                    num_steps=options.trial_steps,
+                    eval_every=max(1, options.trial_steps // 2),
                 )
     return configs
 
@@ -49,9 +46,9 @@ def check(options: Options) -> None:
     """
     if not options.rates:
         raise jc.ArgumentError("rates is empty; write --rates 0.05 0.005, or --no-counterparts")
-    for config in trial_recipes(options).values():
+    for config in trial_configs(options).values():
         dataset = runs.subset_for(config, _load_data(options, config))
-        training.check_config(config, dataset, jc.strategy(options.strategy))
+        training.check_config(config.train, dataset, jc.strategy(options.strategy))
 
 
 def run(options: Options, stop: Any) -> bool:
@@ -60,19 +57,19 @@ def run(options: Options, stop: Any) -> bool:
     Returns:
       False if it was stopped on the way.
     """
-    configs = trial_recipes(options)
+    configs = trial_configs(options)
     dataset = _load_data(options, next(iter(configs.values())))
     kwargs = {"strategy": jc.strategy(options.strategy), "stop": stop}
     if runs.sweep(configs, dataset, options.out / "trials", brief=True, **kwargs) is None:
         return False
     rates = best_rates(options.out / "trials")
-    final_recipes = {
+    final_configs = {
         folder.name: without_batch_norm(config, rates[_network_name(config)])
-        for folder, config in run_recipes(options).items()
+        for folder, config in run_configs(options).items()
     }
     sweep_kwargs: dict[str, Any] = {"keep_every": options.keep_every, "brief": True}
     return (
-        runs.sweep(final_recipes, dataset, options.out / "without", **sweep_kwargs, **kwargs)
+        runs.sweep(final_configs, dataset, options.out / "without", **sweep_kwargs, **kwargs)
         is not None
     )
 
@@ -126,7 +123,7 @@ def rate_note(folder: Path) -> list[str]:
 
 def finished_folders(options: Options) -> list[Path]:
     """Return the finished runs without BN of the measured networks."""
-    paths = [options.out / "without" / folder.name for folder in run_recipes(options)]
+    paths = [options.out / "without" / folder.name for folder in run_configs(options)]
     return [path for path in paths if options.counterparts and (path / "result.json").exists()]
 
 

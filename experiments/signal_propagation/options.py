@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -132,34 +132,25 @@ def parse_network(config: jc.ExperimentConfig) -> Network | None:
     )
 
 
-def untrained_recipes(options: Options) -> dict[str, jc.ExperimentConfig]:
+def untrained_configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     """Return name -> config of every network to measure before training."""
     configs = {}
     for depth in options.start_depths:
         for family in ("plain", "resnet"):
             for batch_norm in (True, False):
                 for seed in range(options.seeds):
-                    model_kwargs: dict[str, Any] = {
-                        "width": options.width,
-                        "batch_norm": batch_norm,
-                    }
                     name = f"{family}{depth}{'' if batch_norm else '-without'}-seed{seed}"
-                    fields = {
-                        "model": f"cifar-{family}{depth}",
-                        "options": model_kwargs,
-                        "seed": seed,
-                    }
-                    configs[name] = jc.override(
-                        jc.ExperimentConfig(),
+                    augment = jc.AugmentConfig(padding=4, flip=True)
+                    configs[name] = jc.ExperimentConfig(
                         dataset=options.dataset,
-                        padding=4,
-                        flip=True,
-                        **fields,
+                        model=f"cifar-{family}{depth}",
+                        model_kwargs={"width": options.width, "batch_norm": batch_norm},
+                        train=jc.TrainConfig(augment=augment, seed=seed),
                     )
     return configs
 
 
-def run_recipes(options: Options) -> dict[Path, jc.ExperimentConfig]:
+def run_configs(options: Options) -> dict[Path, jc.ExperimentConfig]:
     """Return folder -> config of every run to measure.
 
     These are the requested depths, and the first seeds.
@@ -206,8 +197,10 @@ def without_batch_norm(config: jc.ExperimentConfig, rate: float) -> jc.Experimen
 
     The rate holds from the first step on.
     """
-    changes: dict[str, Any] = {
-        "options": dict(config.model_kwargs) | {"batch_norm": False},
-        "precise_bn": 0,
-    }
-    return jc.override(config, **changes, lr=rate, warmup_lr=None)
+    return jc.override(
+        config,
+        model_kwargs=dict(config.model_kwargs) | {"batch_norm": False},
+        learning_rate=rate,
+        warmup_lr=None,
+        recompute_batch_stats=0,
+    )

@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.signal_propagation import figures, measure, theory
-from experiments.signal_propagation.options import Network, Options, load_data, untrained_recipes
+from experiments.signal_propagation.options import Network, Options, load_data, untrained_configs
 from jaxcnn import plots, runs, tables
 from jaxcnn.augment import normalize
 from jaxcnn.progress import Progress
@@ -24,7 +24,7 @@ def check(options: Options) -> None:
     if not options.start_depths:
         raise jc.ArgumentError("start-depths is empty; write --start-depths 20 56")
     dataset = load_data(options.dataset, options.data_dir, 0)
-    for config in untrained_recipes(options).values():
+    for config in untrained_configs(options).values():
         jc.create_model(config.model, len(dataset.classes), **config.model_kwargs)
 
 
@@ -34,7 +34,7 @@ def run(options: Options, stop: Any) -> bool:
     Returns:
       False if it was stopped on the way.
     """
-    dataset, configs = load_data(options.dataset, options.data_dir, 0), untrained_recipes(options)
+    dataset, configs = load_data(options.dataset, options.data_dir, 0), untrained_configs(options)
     with Progress(sum(_depth(config) for config in configs.values())) as progress:
         for name, config in configs.items():
             request = {"config": config.to_json(), "images": options.images}

@@ -32,8 +32,8 @@ def train_missing_runs(options: Options, should_stop: Callable[[], bool]) -> boo
     """
     data = jc.load_dataset(options.dataset, options.data_dir)
     strategy = jc.strategy(devices=1)
-    if options.examples is not None:
-        data = jc.subset(data, options.examples, 0)
+    if options.max_train_examples is not None:
+        data = jc.subset(data, options.max_train_examples, 0)
     check_dataset(options, data)
     records.open_run_dir(options, strategy)
     finished = {record["seed"] for record in records.read_runs(options.out)}

@@ -31,19 +31,19 @@ class Options:
     seed: int = 0
     """Seed of the first run. The next is one more."""
     epochs: float = 9.9
-    examples: int | None = None
+    max_train_examples: int | None = None
     """Number of training images. None is all."""
-    batch: int = 1024
+    batch_size: int = 1024
     widths: tuple[int, ...] = (64, 256, 256)
     """Channels of each block. Every block halves the image."""
-    lr: float = 11.5
+    learning_rate: float = 11.5
     """Learning rate for 1024 images, with the momentum included. The rate on the mean loss is
-    lr * batch / 1024 / (1 + 1 / (1 - momentum))."""
+    learning_rate * batch_size / 1024 / (1 + 1 / (1 - momentum))."""
     momentum: float = 0.85
-    decay: float = 0.0153
+    weight_decay: float = 0.0153
     """Decay of the weights, in the same units. It does not grow with the rate."""
     bias_rate: float = 64.0
-    """Learning rate of BN's biases, as a multiple of --lr."""
+    """Learning rate of BN's biases, as a multiple of --learning-rate."""
     smoothing: float = 0.2
     """Share of a label that is spread over all classes."""
     whitening_epochs: float = 3.0
@@ -76,7 +76,7 @@ PRESETS = {
         preset="short",
         runs=2,
         epochs=2.0,
-        batch=256,
+        batch_size=256,
         widths=(16, 64, 64),
         views=1,
         test_batch=500,
@@ -88,7 +88,7 @@ PRESETS = {
         dataset="digits",
         runs=5,
         epochs=20.0,
-        batch=64,
+        batch_size=64,
         widths=(16, 32),
         translate=1,
         # A mirrored digit is another one, or none.
@@ -119,12 +119,12 @@ def check_options(options: Options) -> None:
     Raises:
       ArgumentError: an option is invalid.
     """
-    for name in ("runs", "batch", "test_batch", "whitening_images"):
+    for name in ("runs", "batch_size", "test_batch", "whitening_images"):
         if getattr(options, name) < 1:
             raise jc.ArgumentError(
                 f"{name} is {getattr(options, name)}; expected a whole number of at least 1"
             )
-    for name in ("lr", "epochs", "bias_rate"):
+    for name in ("learning_rate", "epochs", "bias_rate"):
         if not 0 < getattr(options, name) < math.inf:
             raise jc.ArgumentError(
                 f"{name} is {getattr(options, name)}; expected a finite number above 0"
@@ -134,7 +134,7 @@ def check_options(options: Options) -> None:
             raise jc.ArgumentError(
                 f"{name} is {getattr(options, name)}; expected at least 0 and less than 1"
             )
-    for name in ("seed", "translate", "decay", "whitening_epochs"):
+    for name in ("seed", "translate", "weight_decay", "whitening_epochs"):
         if not 0 <= getattr(options, name) < math.inf:
             raise jc.ArgumentError(
                 f"{name} is {getattr(options, name)}; expected a finite number of at least 0"
@@ -153,10 +153,10 @@ def check_dataset(options: Options, data: jc.Dataset) -> None:
       ArgumentError: an option is invalid for these images.
     """
     (n, height, width, _), blocks = data.train.images.shape, len(options.widths)
-    if options.batch > n:
+    if options.batch_size > n:
         raise jc.ArgumentError(
-            f"batch is {options.batch}, more than the {n} training images; "
-            f"write --batch {min(128, n)}"
+            f"batch_size is {options.batch_size}, more than the {n} training images; "
+            f"write --batch-size {min(128, n)}"
         )
     # The whitening takes one pixel of a side, and each block leaves half of it, rounded down.
     side = min(height, width)

@@ -144,11 +144,11 @@ def table_notes(runs: Sequence[Record], row: Record, config: Record) -> list[str
         )
     if diverged := sum(run["train_loss"][-1] is None for run in runs):
         sentences.append(f"{diverged} of the runs diverged.")
-    images, warm_up = config["examples"] or "all", max(run["warm_up"] for run in runs)
+    images, warm_up = config["max_train_examples"] or "all", max(run["warm_up"] for run in runs)
     network = f"widths {' '.join(map(str, config['widths']))}, {config['dtype']}"
     return [
         " ".join(sentences),
-        f"Training images: {images}; {config['epochs']:g} epochs of batches of {config['batch']}, "
+        f"Training images: {images}; {config['epochs']:g} epochs of batches of {config['batch_size']}, "
         f"{network}.",
         "Seconds of a run: start, whitening, training and test, from images that lie on the device "
         f"as bytes; compiling and warming up are apart ({warm_up:.1f} s at most). "

@@ -57,7 +57,7 @@ def num_steps(options: Options, n: int) -> int:
       >>> num_steps(Options(), 50_000)
       484
     """
-    return math.ceil(options.epochs * n / options.batch)
+    return math.ceil(options.epochs * n / options.batch_size)
 
 
 def triangular_schedule(steps: int) -> optax.Schedule:
@@ -91,7 +91,7 @@ def make_optimizer(options: Options, n: int) -> optax.GradientTransformation:
       n: number of training images.
     """
     steps = num_steps(options, n)
-    unit = options.batch / 1024 / (1 + 1 / (1 - options.momentum))
+    unit = options.batch_size / 1024 / (1 + 1 / (1 - options.momentum))
     schedule = triangular_schedule(steps)
 
     def momentum(scale: float = 1.0, end: float = math.inf) -> optax.GradientTransformation:
@@ -99,8 +99,8 @@ def make_optimizer(options: Options, n: int) -> optax.GradientTransformation:
             return jnp.where(jnp.asarray(step) < end, -jnp.asarray(schedule(step)), 0.0)
 
         return optax.chain(
-            optax.scale(options.lr * unit * scale),
-            optax.add_decayed_weights(options.decay * unit),
+            optax.scale(options.learning_rate * unit * scale),
+            optax.add_decayed_weights(options.weight_decay * unit),
             optax.trace(options.momentum, nesterov=True),
             optax.scale_by_schedule(negative_rate),
         )
@@ -109,7 +109,7 @@ def make_optimizer(options: Options, n: int) -> optax.GradientTransformation:
         "kernel": momentum(),
         "bias": momentum(options.bias_rate),
         "scale": optax.set_to_zero(),
-        "whitening": momentum(end=options.whitening_epochs * n / options.batch),
+        "whitening": momentum(end=options.whitening_epochs * n / options.batch_size),
     }
     return optax.partition(groups, parameter_groups)
 
@@ -209,7 +209,7 @@ def make_step(
     steps = num_steps(options, n)
 
     def step(carry: Carry, fixed: Fixed, index: jax.Array) -> Carry:
-        epoch = example_epochs(carry.step, options.batch, n)
+        epoch = example_epochs(carry.step, options.batch_size, n)
         images, labels = (jnp.asarray(x)[index] for x in fixed.split)
         views = jax.vmap(train_view, (None, 0, 0, 0, None, None))
         view_key = fold_in(fixed.key, VIEW_STREAM)
@@ -299,20 +299,20 @@ def make_runner(
     train, test, normalizer = strategy.replicate((data.train, data.test, normalizer))
     replicated = NamedSharding(strategy.mesh, PartitionSpec())
     begin = jax.jit(make_begin(model, tx, options, steps), out_shardings=replicated)
-    num_values = steps * options.batch * math.prod(data.train.images.shape[1:])
+    num_values = steps * options.batch_size * math.prod(data.train.images.shape[1:])
     optimize = strategy.should_optimize(num_values)
     train_steps = strategy.compile_steps(make_step(model, tx, options, n), optimize)
     eval_steps = strategy.compile_steps(make_eval_step(model, options), optimize)
     test_batches = parallel.padded_batches(
         len(data.test.labels), options.test_batch, len(strategy.devices)
     )
-    epoch_ends = epoch_end_steps(steps, options.batch, n)
+    epoch_ends = epoch_end_steps(steps, options.batch_size, n)
 
     def run(seed: int, warm_up: bool = False) -> Run | None:
         start, key = time.perf_counter(), jax.random.PRNGKey(seed)
         carry, kernel = begin(key, train.images, normalizer)
         fixed = Fixed(train, normalizer, kernel, key)
-        order = batch_indices(seed, steps, options.batch, n)
+        order = batch_indices(seed, steps, options.batch_size, n)
         for i, chunk in enumerate(program_chunks(strategy, order, warm_up)):
             if i and i % MAX_STEPS_AHEAD == 0:
                 jax.block_until_ready(carry)

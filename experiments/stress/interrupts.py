@@ -29,6 +29,7 @@ import numpy as np
 import jaxcnn as jc
 from experiments import depth
 from experiments.stress.options import Options, Trial, first_failure, start_process, wait_until
+from jaxcnn import runs
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import write_text
 
@@ -49,12 +50,12 @@ STUDY = [
     "residual",
     "--width",
     "4",
-    "--batch",
+    "--batch-size",
     "256",
     "--seeds",
     "1",
 ]
-STUDY += ["--steps", str(STEPS), "--every", "80", "--drops", "120"]
+STUDY += ["--num-steps", str(STEPS), "--eval-every", "80", "--milestones", "120"]
 """Arguments of the study."""
 AT_ONCE = 1.0
 """Most seconds from the second Ctrl-C to the end."""
@@ -227,16 +228,11 @@ def final_state(folder: Path) -> tuple[Any, Sequence[Any]]:
 
 
 @lru_cache(maxsize=1)
-def initial_state(config: str) -> jc.State:
+def initial_state(text: str) -> jc.State:
     """Return the state at step 0, from the text of `config.json`."""
-    config = jc.ExperimentConfig.from_json(config)
-    model = jc.create_model(config.model, 10, **config.model_kwargs)
-    return jc.init_state(
-        model,
-        jc.create_optimizer(config.optimizer, config.train.num_steps),
-        config.train,
-        jc.load_dataset("digits"),
-    )
+    config = jc.ExperimentConfig.from_json(text)
+    model, tx = runs.model_and_optimizer(config, 10)
+    return jc.init_state(model, tx, config.train, jc.load_dataset("digits"))
 
 
 def equal_ends(a: tuple[Any, Sequence[Any]], b: tuple[Any, Sequence[Any]]) -> bool:

@@ -94,9 +94,9 @@ class Options:
     """Runs that share four networks."""
     new: int = 36
     """Runs with a network each."""
-    steps: int = 4
+    num_steps: int = 4
     """Steps of every run, with a row and a checkpoint at every other one."""
-    batch: int = 64
+    batch_size: int = 64
     strategy: StrategyName = "auto"
     out: Path = Path("runs/soak")
     plot_only: bool = False
@@ -128,23 +128,23 @@ def config(series: str, run: int, options: Options) -> jc.ExperimentConfig:
         model_kwargs = (
             {"width": 2, "hidden": 16 + run} if model == "convnet" else {"hidden": [16 + run]}
         )
-    shared: dict[str, Any] = {
-        "dataset": "digits",
-        "drops": (),
-        "pad": 1,
-        "flip": False,
-        "every": 2,
-        "seed": run,
-    }
-    lr = 1e30 if kind(run) == "diverged" else 0.01
-    fields = {
-        "model": model,
-        "options": model_kwargs,
-        "optimizer": optimizer,
-        "lr": lr,
-        "steps": options.steps,
-    }
-    return jc.override(jc.ExperimentConfig(), **shared, **fields, batch_size=options.batch)
+    return jc.ExperimentConfig(
+        dataset="digits",
+        model=model,
+        model_kwargs=model_kwargs,
+        optimizer=jc.OptimizerConfig(
+            optimizer,
+            learning_rate=1e30 if kind(run) == "diverged" else 0.01,
+            milestones=(),
+        ),
+        train=jc.TrainConfig(
+            num_steps=options.num_steps,
+            batch_size=options.batch_size,
+            eval_every=2,
+            augment=jc.AugmentConfig(padding=1),
+            seed=run,
+        ),
+    )
 
 
 def probe(cache: Path, folder: Path) -> Row:
@@ -359,10 +359,10 @@ def check(options: Options) -> None:
                 f"{name} is {num_runs}; expected at least 12 runs, for its halves: "
                 f"write --{name} 40"
             )
-    if options.steps < 3:
+    if options.num_steps < 3:
         raise jc.ArgumentError(
-            f"steps is {options.steps}; expected at least 3, so that a run can be stopped: "
-            "write --steps 4"
+            f"num_steps is {options.num_steps}; expected at least 3, so that a run can be stopped: "
+            "write --num-steps 4"
         )
     if not Path("/proc/self/fd").exists():
         raise jc.ArgumentError("a soak reads /proc/self, which this system lacks; run it on Linux")
@@ -385,7 +385,7 @@ def main(args: list[str] | None = None) -> int:
             check(options)
             strategy, data = jc.strategy(options.strategy), jc.load_dataset("digits")
             # All configs are alike, so one is checked before the first run.
-            check_config(config("shared", 0, options), data, strategy)
+            check_config(config("shared", 0, options).train, data, strategy)
             runs.open_run_dir(config("shared", 0, options), options.out / "shared-000", strategy)
             cli.enable_compilation_cache(options.out / "programs")
             if not soak(options, data, strategy, stop):
