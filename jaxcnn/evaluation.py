@@ -96,7 +96,7 @@ def with_axis_name(model: nn.Module, axis: str | None) -> nn.Module:
     raise ArgumentError(
         f"{type(model).__name__} has no field `axis`, "
         "so under pmap its BN would see one device's share only; "
-        "add the field and pass it to BN's axis_name, or write strategy='jit'"
+        "add the field and pass it to BN's axis_name, or write strategy=jaxcnn.strategy('jit')"
     )
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import metrics, parallel
-from jaxcnn.arguments import format_value
+from jaxcnn.arguments import check_callable, format_value
 from jaxcnn.data import Dataset
 from jaxcnn.input_pipeline import input_pipeline
 from jaxcnn.models.calling import verify_model
@@ -93,7 +93,8 @@ def range_test(
         that is at first sure of wrong answers loses that at any rate, and has learned nothing yet.
 
     Raises:
-      ArgumentError: unless 0 < low < high are finite and there are enough steps.
+      ArgumentError: unless 0 < low < high are finite and there are enough steps, or if `step`
+        returns anything but a pair.
 
     Example:
       >>> # Curvature 8, which is stable below 2 / 8.
@@ -102,15 +103,26 @@ def range_test(
       >>> 0.125 < result.limit < 0.5
       True
     """
+    check_callable("step", step, "lambda carry, rate: (carry, loss)", num_args=2)
     _check_range(low, high, steps)
     _check_smoothing(window, ceiling)
     rates, losses = np.geomspace(low, high, steps), []
     for rate in rates:
-        carry, loss = step(carry, float(rate))
-        losses.append(float(loss))
+        carry, loss = _check_pair(step(carry, float(rate)))
+        losses.append(loss)
         if _has_diverged(losses, window):
             break
     return read(rates[: len(losses)], losses, window, ceiling)
+
+
+def _check_pair(result: Any) -> tuple[Any, float]:
+    """Return what a step returned, with the loss as a float."""
+    if not isinstance(result, tuple) or len(result) != 2 or np.shape(result[1]) != ():
+        raise ArgumentError(
+            f"step returned {format_value(result)}; "
+            "expected the new carry and the loss, a number. Return (carry, loss)."
+        )
+    return result[0], float(result[1])
 
 
 def _check_range(low, high, steps) -> None:

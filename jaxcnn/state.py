@@ -19,6 +19,7 @@ from jaxcnn.arguments import is_iterator
 from jaxcnn.data import Dataset, verify_inputs
 from jaxcnn.models.calling import init_variables, variable_shapes, verify_model
 from jaxcnn.optim import as_transformation, eval_params
+from jaxcnn.optim.transforms import needs_two_copies
 from jaxcnn.recipe import ArgumentError, Recipe, format_value, verify_recipe
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
@@ -219,6 +220,11 @@ def init_state(
     params = variables.pop("params")
     # One program, because there are hundreds of parameters of dozens of shapes.
     opt_state = jax.jit(tx.init)(params)
+    if needs_two_copies(opt_state):
+        raise ArgumentError(
+            "tx has optax.lookahead, which trains two copies of the parameters; expected one copy. "
+            "Use jaxcnn.optim.transforms.lookahead(fast, period, share)."
+        )
     normalizer = augment.make_normalizer(
         data.mean, data.std, subtract=recipe.mean, divide=recipe.std
     )

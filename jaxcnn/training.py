@@ -306,11 +306,16 @@ def train(
     for name, function in (("resume", resume), ("pause", pause)):
         if function is not None:
             example = "checkpoints.restore" if name == "resume" else "stop"
-            check_callable(name, function, example)
+            check_callable(name, function, example, num_args=1)
     state = init_state(model, tx, recipe, data)
     check_model(model, state, data, recipe, strategy)
     run_facts = provenance.run_facts(model, tx, recipe, data, state.params, state.opt_state)
     if resume is not None and (restored := resume(state)) is not None:
+        if not isinstance(restored, State):
+            raise ArgumentError(
+                f"resume returned {format_value(restored)}; expected a State, or None to start at "
+                "step 0. Write resume=checkpoints.restore."
+            )
         state, changes = resume_state(restored, state, recipe, data, warm_start)
         if changes:
             run_facts["warm_start"] = {"step": int(state.step), "changed": changes}
@@ -377,14 +382,23 @@ def check_config(recipe: Recipe, data: Dataset, strategy: parallel.Strategy) -> 
         )
     num_validation = len(data.validation.labels)
     if recipe.validation != num_validation:
+        can_be_held_out = recipe.validation < n + num_validation
         raise ArgumentError(
             f"validation is {recipe.validation}, but the data holds out {num_validation}; "
-            f"write load_dataset(..., validation={recipe.validation})"
+            + (
+                f"write load_dataset(..., validation={recipe.validation})"
+                if can_be_held_out
+                else f"write validation={num_validation}"
+            )
         )
     if recipe.examples not in (None, n):
         raise ArgumentError(
             f"examples is {recipe.examples}, but the data has {n} training images; "
-            f"write subset(data, {recipe.examples})"
+            + (
+                f"write subset(data, {recipe.examples}, seed=0)"
+                if recipe.examples < n
+                else f"write examples={n}"
+            )
         )
     _check_counts_and_masks(recipe, data)
     if recipe.dataset != data.name:

@@ -127,6 +127,13 @@ def lookahead(
     return optax.GradientTransformation(init, update)
 
 
+def needs_two_copies(opt_state: Any) -> bool:
+    """Check if a state is that of `optax.lookahead` itself."""
+    kinds = (LookaheadState, optax.LookaheadState)
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kinds))
+    return any(isinstance(node, optax.LookaheadState) for node in nodes)
+
+
 def prodigy(
     rate: jax.Array, d0: float, decay: float, decays: Callable[[Any], Any]
 ) -> optax.GradientTransformation:
@@ -181,10 +188,25 @@ def eval_params(opt_state: Any, params: Any) -> Any:
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, _AVERAGES))
     for state in nodes:
         if isinstance(state, LookaheadState):
-            return state.slow
+            params = _replace_unmasked(params, state.slow)
         if isinstance(state, contrib.ScheduleFreeState):
-            return contrib.schedule_free_eval_params(state, params)
+            own_params = jax.tree.map(
+                lambda z, leaf: z if _is_masked(z) else leaf, state.z, params, is_leaf=_is_masked
+            )
+            averages = contrib.schedule_free_eval_params(state, own_params)
+            params = _replace_unmasked(params, averages)
     return params
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _replace_unmasked(params: Any, trained: Any) -> Any:
+    """Return `params` with the leaves of `trained`, which lacks those of other partitions."""
+    return jax.tree.map(
+        lambda new, leaf: leaf if _is_masked(new) else new, trained, params, is_leaf=_is_masked
+    )
 
 
 # The learning rate
