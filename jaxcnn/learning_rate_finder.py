@@ -247,6 +247,9 @@ def _suggestion_and_limit(rates, raw, smooth, ceiling) -> tuple[float | None, fl
 
     `smooth` are the smoothed losses before the divergence.
     """
+    # No loss lies below, and differences of infinities are not numbers.
+    if ceiling == -math.inf:
+        return None, None
     falling = np.minimum(smooth[: smooth.argmin() + 1], ceiling)
     suggested = _steepest_rate(np.log(rates[: len(falling)]), falling)
     highest, lowest = min(smooth[0], ceiling), smooth.min()

@@ -137,8 +137,8 @@ def test_a_step_that_returns_no_pair_is_one_line(result):
 
 
 def test_a_step_of_one_argument_is_one_line():
+    step: Any = lambda carry: (carry, 1.0)  # noqa: E731
     with pytest.raises(jc.ArgumentError, match="cannot be called with 2 arguments"):
-        step: Any = lambda carry: (carry, 1.0)  # noqa: E731
         range_test(step, 1.0, low=1e-3, high=10)
 
 
