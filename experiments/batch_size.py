@@ -165,8 +165,14 @@ def check(options: Options) -> None:
             )
     n, batch, common = options.examples, options.batch, options.common
     if batch >= n or n % batch:
-        near = f"and not --batch itself: write --examples {max(2, n // batch) * batch}"
-        raise jc.ArgumentError(f"examples is {n}; expected a multiple of --batch, {near}")
+        if n // batch >= 2:
+            near = f"--examples {n // batch * batch}"
+        # The data may have no more images, so the batch is made smaller.
+        else:
+            near = f"--batch {n // 2}" if n % 2 == 0 else f"--examples {n - 1} --batch {n // 2}"
+        raise jc.ArgumentError(
+            f"examples is {n}; expected a multiple of --batch, and not --batch itself: write {near}"
+        )
     if min(options.epochs) < common:
         enough = " ".join(str(max(epochs, common)) for epochs in options.epochs)
         raise jc.ArgumentError(

@@ -218,7 +218,7 @@ class Recipe:
             )
         if self.report == "validation" and not self.validation:
             raise ArgumentError(
-                "report is 'validation' but none is held out: write validation=5000 as well"
+                "report is 'validation' but none is held out: write validation=100 as well"
             )
 
     def _check_types(self):

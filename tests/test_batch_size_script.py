@@ -305,14 +305,14 @@ MISTAKES = [
     ),
     (
         ["--batch", "1280"],
-        "examples is 1280; expected a multiple of --batch, and not --batch itself: write --examples 2560",
+        "examples is 1280; expected a multiple of --batch, and not --batch itself: write --batch 640",
     ),
     (["--examples", "12800"], "cannot keep 12800 training images"),
     (
         ["--epochs", "10", "60", "9"],
-        "epochs is (10, 60, 9), less than the common 10: write --epochs 10 60 10",
+        "epochs is 10 60 9, less than the common 10: write --epochs 10 60 10",
     ),
-    (["--epochs", "0", "60", "600"], "epochs is (0, 60, 600)"),
+    (["--epochs", "0", "60", "600"], "epochs is 0 60 600"),
     (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
     (["--plot-only", "--out", "/nowhere"], "/nowhere holds no run"),
     (["--ratse", "1"], "--rates"),

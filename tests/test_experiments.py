@@ -98,13 +98,20 @@ def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, mon
 MISTAKES = [
     (
         ["--depths", "21"],
-        "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 or 26",
+        "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 26",
     ),
     (["--depths"], "depths is empty"),
     (["--lr", "nan"], "--lr is nan; expected a finite number"),
     (["--steps", "-5"], "--steps is -5; expected a whole number of 1 to 100000000"),
     (["--dataset", "cifar11"], "cifar10"),
-    (["--drops", "50", "20"], "expected increasing steps"),
+    (
+        ["--drops", "50", "20"],
+        "--drops is 50 20; expected increasing steps from 1 up: write --drops 150 225",
+    ),
+    (
+        ["--report", "validation"],
+        "--report is 'validation' but none is held out: write --validation 100 as well",
+    ),
     (["--seeds", "0"], "seeds is 0"),
     (["--width", "0"], "width is 0"),
     (["--batch", "5000"], "batch is 5000, more than the 1437 training images"),

@@ -240,7 +240,7 @@ def test_values_at_the_edge_are_accepted(values):
 
 
 def test_reporting_on_validation_needs_images_held_out():
-    with pytest.raises(ArgumentError, match=r"report is 'validation'.*validation=5000"):
+    with pytest.raises(ArgumentError, match=r"report is 'validation'.*validation=100 as well"):
         Recipe(report="validation")
 
 
