@@ -102,6 +102,11 @@ def make_train_step(
         raise ArgumentError(
             f"axis is {format_value(axis)}; expected a name or None. Write axis='batch'."
         )
+    if isinstance(freeze, str) or not all(isinstance(stage, str) for stage in freeze):
+        raise ArgumentError(
+            f"freeze is {format_value(freeze)}; expected names of stages in a tuple. "
+            "Write freeze=('stem',)."
+        )
     model = with_axis_name(model, axis)
     average = (lambda tree: jax.lax.pmean(tree, axis)) if axis else (lambda tree: tree)
     add_up = (lambda tree: jax.lax.psum(tree, axis)) if axis else (lambda tree: tree)

@@ -158,3 +158,21 @@ def test_a_checkpoint_of_another_optimizer_names_the_optimizer(data, tmp_path):
                     resume=checkpoints.restore,
                 )
             )
+
+
+def test_sam_of_optax_trains(data):
+    """Its update takes `grad_fn` only, of the extra arguments that a step has."""
+
+    def sam(opaque):
+        ascent = optax.chain(contrib.normalize(), optax.sgd(0.05))
+        return contrib.sam(optax.sgd(0.1), ascent, sync_period=2, opaque_mode=opaque)
+
+    for opaque in (False, True):
+        first, last = (rows[1]["train_loss"] for rows in trained(data, sam(opaque)))
+        assert last < first
+
+
+@pytest.mark.parametrize("freeze", ["stem", ("stem", 1)])
+def test_stages_to_freeze_are_names_in_a_tuple(freeze):
+    with pytest.raises(jc.ArgumentError, match=r"Write freeze=\('stem',\)"):
+        jc.make_train_step(jc.create_model("resnet8", 10), optax.sgd(0.1), freeze=freeze)

@@ -9,6 +9,7 @@ the same batch at other parameters. Two methods train at one point and are evalu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,7 +33,8 @@ def select_extra_args(
     """
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any):
-        return tx.update(updates, state, params, **{name: extra[name] for name in names})
+        accepted = {name: extra[name] for name in names if name in extra}
+        return tx.update(updates, state, params, **accepted)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
@@ -77,7 +79,7 @@ def as_transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
     if has_functions and not isinstance(tx, type):
         if not isinstance(tx, optax.GradientTransformation):
             tx = optax.GradientTransformation(tx.init, tx.update)
-        return optax.with_extra_args_support(tx)
+        return _pass_accepted(optax.with_extra_args_support(tx))
     if callable(tx):
         name = getattr(tx, "__name__", type(tx).__name__)
         description, correction = f"the function {name}", f"{name}(1e-3), its result"
@@ -88,6 +90,22 @@ def as_transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
     raise ArgumentError(
         f"tx is {description}; expected an optax transformation. Write {correction}."
     )
+
+
+def _pass_accepted(tx: Any) -> optax.GradientTransformationExtraArgs:
+    """Return `tx` with only the extra arguments that its update has parameters for.
+
+    Most updates take any, but that of `optax.contrib.sam` takes `grad_fn` only.
+    """
+    try:
+        parameters = inspect.signature(tx.update).parameters.values()
+    # Some functions of C have no signature.
+    except ValueError:
+        return tx
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return tx
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return select_extra_args(tx, *names)
 
 
 class LookaheadState(NamedTuple):
