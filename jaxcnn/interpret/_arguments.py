@@ -17,7 +17,7 @@ from jaxcnn.arguments import check_integer
 from jaxcnn.data import verify_images
 from jaxcnn.evaluation import predict
 from jaxcnn.models.calling import call
-from jaxcnn.recipe import ArgumentError
+from jaxcnn.recipe import ArgumentError, format_value
 from jaxcnn.state import State, eval_state, image_shape_of
 
 PIXELS_PER_BATCH = 100 * 32 * 32
@@ -63,7 +63,14 @@ def prepare_arguments(
     if classes is None:
         outputs = predict(model, state, images, batch=batch or default_batch_size(images))
         return outputs.argmax(1).astype(np.int32)
-    labels = np.asarray(classes)
+    try:
+        labels = np.asarray(classes)
+    # A list of lists of different lengths.
+    except ValueError:
+        raise ArgumentError(
+            f"classes is {format_value(classes)}; expected one class for each of the {len(images)} "
+            "images. Write np.array([3, 5]), say."
+        ) from None
     if labels.shape != (len(images),):
         raise ArgumentError(
             f"classes has shape {labels.shape}; expected one class for each of the {len(images)} images"
