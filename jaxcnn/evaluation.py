@@ -332,7 +332,8 @@ def _check_norms(model, state, shape) -> None:
     stats = {key: state.model_state[key] for key in ("batch_stats",) if key in state.model_state}
     if not jax.tree.leaves(stats):
         raise ArgumentError(
-            f"precise_bn is set, but {name} has no BN to average; write precise_bn=0"
+            f"{name} has no BN to average; expected a model with BN. "
+            "Leave this out, or write precise_bn=0 in a recipe."
         )
     if is_library_model(model):
         return
@@ -347,8 +348,8 @@ def _check_norms(model, state, shape) -> None:
     jax.eval_shape(run, variables, jax.ShapeDtypeStruct(shape, np.float32))
     if statistic := non_batch_norm_statistic(stats, norms, lambda _: True):
         raise ArgumentError(
-            f"precise_bn is set, but {statistic} of {name} is not of a BatchNorm; "
-            "expected none other. Write precise_bn=0."
+            f"{statistic} of {name} is not of a BatchNorm; expected none other. "
+            "Leave this out, or write precise_bn=0 in a recipe."
         )
 
 
@@ -376,8 +377,8 @@ def recompute_batch_stats(
       strategy: devices, all by default.
 
     Raises:
-      ArgumentError: the model has no BN, the devices cannot share a batch equally, or n is smaller
-        than a batch or larger than the split.
+      ArgumentError: the model has no BN, the devices cannot share a batch equally, a batch is
+        larger than the split, or n is smaller than a batch or larger than the split.
     """
     strategy = parallel.check_strategy(strategy)
     verify_split("split", split, getattr(model, "classes", None), image_shape_of(model, state))
@@ -385,9 +386,19 @@ def recompute_batch_stats(
     n = check_integer("n", n, example=5000)
     strategy.check(batch)
     _check_norms(model, state, (batch, *split.images.shape[1:]))
-    if not batch <= n <= len(split.labels):
+    num_images, num_devices = len(split.labels), len(strategy.devices)
+    if batch > num_images:
+        # The advice is a batch that the devices can share.
+        largest = num_images // num_devices * num_devices
+        advice = (
+            f"Write batch={largest}." if largest else "Write strategy=jaxcnn.strategy('jit', 1)."
+        )
         raise ArgumentError(
-            f"precise_bn is {n}; expected {batch} (one batch) to {len(split.labels)} images, or 0"
+            f"batch is {batch}; expected at most the split's {num_images} images. {advice}"
+        )
+    if not batch <= n <= num_images:
+        raise ArgumentError(
+            f"n is {n}; expected {batch} (one batch) to {num_images} images. Write n={num_images}."
         )
     state = eval_state(state)
     slim_state = strategy.replicate(state._replace(opt_state=(), metrics=()))
