@@ -264,6 +264,27 @@ def test_an_export_that_cannot_be_written(tmp_path):
         export_weights(model, variables, tmp_path / "x", {"classes": 3})  # type: ignore[dict-item]
 
 
+@pytest.mark.parametrize(
+    ("other", "width", "problem"),
+    [("resnet18", 64, "missing"), ("plain8", 8, "misshapen"), ("resnet14", 4, "missing")],
+)
+def test_variables_of_another_network_are_not_exported(other, width, problem, tmp_path):
+    variables = random_variables(create_model("plain8", 10, width=4), (8, 8, 1))
+    with pytest.raises(WeightsError, match="variables are not of") as error:
+        export_weights(create_model(other, 10, width=width), variables, tmp_path / "x")
+    assert getattr(error.value, problem)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+    export_weights(create_model("plain8", 10, width=4), variables, tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet5-1998", "cnn", "autoencoder"])
+def test_variables_for_images_of_any_shape_are_exported(name, tmp_path):
+    shape = (28, 28, 1) if "lenet" in name else (16, 16, 2)
+    model = create_model(name, 10)
+    export_weights(model, random_variables(model, shape), tmp_path / "x")
+
+
 # What is told when a file and a network do not fit
 
 
