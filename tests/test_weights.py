@@ -285,6 +285,28 @@ def test_variables_for_images_of_any_shape_are_exported(name, tmp_path):
     export_weights(model, random_variables(model, shape), tmp_path / "x")
 
 
+@pytest.mark.parametrize("name", ["resnet8", "mlp"])
+def test_images_of_another_shape_are_named_and_the_advice_works(name, tmp_path):
+    model = create_model(name, 10, width=4) if name == "resnet8" else create_model(name, 10)
+    variables, file = random_variables(model, (8, 8, 1)), tmp_path / "x.safetensors"
+    export_weights(model, variables, file)
+    with pytest.raises(WeightsError, match=r"Use shape=\(\d+, \d+, 1\)\.$") as error:
+        load_weights(model, file)
+    shape = tuple(map(int, re.findall(r"\d+", str(error.value).rpartition("shape=")[2])))
+    same(variables, load_weights(model, file, shape))
+
+
+def test_a_layer_is_no_entry(tmp_path):
+    model, file = create_model("resnet8", 10, width=4), tmp_path / "x.safetensors"
+    variables = random_variables(model, (8, 8, 3))
+    export_weights(model, variables, file)
+    with pytest.raises(WeightsError, match=r"entry is 'head', .* Use entry=None\.$"):
+        load_weights(model, file, entry="head")
+    with pytest.raises(WeightsError, match=r"entry is 'model', .* no entries.* Use entry=None\.$"):
+        load_weights(model, file, entry="model")
+    same(variables, load_weights(model, file, entry=None))
+
+
 # What is told when a file and a network do not fit
 
 
