@@ -275,6 +275,15 @@ def test_a_kernel_of_the_model_itself_has_the_name_of_its_class():
     assert found == pytest.approx(np.linalg.norm(kernel), rel=1e-6)
 
 
+@pytest.mark.parametrize("lift", [nn.remat, nn.jit])
+def test_a_lifted_model_keeps_the_gradient_of_its_own_kernel(lift):
+    state, lifted = begun(OwnKernel()), lift(OwnKernel)()
+    expected = list(gradient_norms(OwnKernel(), state, IMAGES, LABELS).values())
+    found = gradient_norms(lifted, state, IMAGES, LABELS)
+    assert list(found.values()) == pytest.approx(expected, rel=1e-5)
+    assert set(found) == set(kernel_norms(state.params, lifted))
+
+
 @pytest.mark.parametrize("batch", [0, -1, 2.5, True, "all"])
 def test_a_wrong_batch_is_refused(batch):
     state = begun(NoFlag())

@@ -257,7 +257,9 @@ def gradient_norms(
         return metrics.LOSSES[loss](*outputs_and_targets(outputs, inputs, target, loss)).mean()
 
     norms = kernel_norms(jax.grad(mean_loss)(state.params), model)
-    return {name: norms[name] for name in order if name in norms}
+    # The model within nn.remat or nn.jit is called by the name of another class.
+    own_kernel = [type(model).__name__] if "kernel" in state.params else []
+    return {name: norms[name] for name in [*order, *own_kernel] if name in norms}
 
 
 def kernel_norms(params: Any, model: nn.Module | None = None) -> dict[str, float]:
