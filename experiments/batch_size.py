@@ -176,9 +176,16 @@ def check(options: Options) -> None:
             )
     n, size, common = options.max_train_examples, options.batch_size, options.common
     if size >= n or n % size:
+        if n // size >= 2:
+            near = f"--max-train-examples {n // size * size}"
+        # The data may have no more images, so the batch is made smaller.
+        elif n % 2 == 0:
+            near = f"--batch-size {n // 2}"
+        else:
+            near = f"--max-train-examples {n - 1} --batch-size {n // 2}"
         raise jc.ArgumentError(
             f"max_train_examples is {n}; expected a multiple of --batch-size, and not --batch-size "
-            f"itself: write --max-train-examples {max(2, n // size) * size}"
+            f"itself: write {near}"
         )
     if min(options.epochs) < common:
         enough = " ".join(str(max(epochs, common)) for epochs in options.epochs)

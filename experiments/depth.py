@@ -166,7 +166,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
         near = max(1, (invalid[0] - 2) // 6)
         raise jc.ArgumentError(
             f"depths is {invalid[0]}; expected 6 n + 2 for whole n >= 1: "
-            f"write --depths {6 * near + 2} or {6 * near + 8}"
+            f"write --depths {6 * near + 2} {6 * near + 8}"
         )
     if options.seeds < 1:
         raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")

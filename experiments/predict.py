@@ -10,17 +10,23 @@ that it was trained on.
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 import tyro
+from matplotlib.backend_bases import FigureCanvasBase
 
 import jaxcnn as jc
 from experiments.finetune.classifier import Classifier, gradcam_heat, load_classifier, probabilities
 from jaxcnn import cli, plots, tables
+from jaxcnn.config import format_value
 from jaxcnn.data import load_images
 
 
@@ -91,6 +97,40 @@ def draw(
     print(f"wrote {out}")
 
 
+def check_figure(path: Path) -> Path:
+    """Return the file that a figure is written to; create nothing.
+
+    Args:
+      path: value of --heat. Without an extension it is a PNG.
+
+    Raises:
+      ArgumentError: the format is unknown, or no such file can be written.
+    """
+    if path.is_dir():
+        raise jc.ArgumentError(
+            f"heat is {format_value(str(path))}, a folder; expected a file: "
+            f"write --heat {shlex.quote(str(path / 'heat.png'))}"
+        )
+    formats = set(FigureCanvasBase.get_supported_filetypes())
+    if shutil.which(matplotlib.rcParams["pgf.texsystem"]) is None:
+        formats -= {"pgf"}
+    extension = path.suffix[1:].lower()
+    if extension and extension not in formats:
+        raise jc.ArgumentError(
+            f"heat is {format_value(str(path))}; expected a file of {', '.join(sorted(formats))}: "
+            f"write --heat {shlex.quote(str(path.with_suffix('.png')))}"
+        )
+    if not extension:
+        path = path.with_name(f"{path.name.rstrip('.')}.png")
+    cli.check_output_folder(path.parent, "--heat", "a file in a folder")
+    if path.exists() and (path.is_dir() or not os.access(path, os.W_OK)):
+        raise jc.ArgumentError(
+            f"heat is {format_value(str(path))}, which cannot be written; expected a file: "
+            "write --heat with another name"
+        )
+    return path
+
+
 def main(args: list[str] | None = None) -> int:
     """Print the table; return the exit code."""
     with cli.cli_errors():
@@ -101,12 +141,13 @@ def main(args: list[str] | None = None) -> int:
             )
         if options.top < 1:
             raise jc.ArgumentError(f"top is {options.top}; expected at least 1: write --top 3")
+        heat = None if options.heat is None else check_figure(options.heat)
         saved = load_classifier(options.run)
         images = load_images(options.images, saved.size, saved.resize)
         shares = probabilities(saved, images)
         print(tables.markdown(lines(saved, options.images, shares, options.top)), end="")
-        if options.heat is not None:
-            draw(saved, options.images, images, shares, options.heat)
+        if heat is not None:
+            draw(saved, options.images, images, shares, heat)
     return 0
 
 

@@ -7,6 +7,7 @@ what to write instead.
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import operator
 import os
@@ -216,7 +217,7 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def check_callable(name: str, value: Any, example: str) -> Any:
+def check_callable(name: str, value: Any, example: str, num_args: int | None = None) -> Any:
     """Return `value`, which must be callable and hashable.
 
     Compiled programs are cached by the function, so it must be hashable.
@@ -225,9 +226,10 @@ def check_callable(name: str, value: Any, example: str) -> Any:
         name: of the argument.
         value: its value.
         example: Python code of a valid value, for the message.
+        num_args: with how many arguments it is called. None does not check it.
 
     Raises:
-        ArgumentError: `value` cannot be called or hashed.
+        ArgumentError: `value` cannot be called or hashed, or takes another number of arguments.
     """
     try:
         hash(value)
@@ -239,7 +241,25 @@ def check_callable(name: str, value: Any, example: str) -> Any:
         raise ArgumentError(
             f"{name} is {format_value(value)}; expected a function. Write {name}={example}."
         )
+    if num_args is not None and not _accepts(value, num_args):
+        plural = "s" * (num_args != 1)
+        raise ArgumentError(
+            f"{name} is {format_value(value)}, which cannot be called with {num_args} "
+            f"argument{plural}; expected a function of {num_args}. Write {name}={example}."
+        )
     return value
+
+
+def _accepts(function: Any, num_args: int) -> bool:
+    """Check if a function can be called with so many positional arguments."""
+    try:
+        inspect.signature(function).bind(*[None] * num_args)
+    except TypeError:
+        return False
+    # Some functions of C have no signature.
+    except ValueError:
+        return True
+    return True
 
 
 def check_mapping(name: str, value: Any, example: str) -> dict[str, Any]:

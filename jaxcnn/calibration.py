@@ -7,7 +7,7 @@ References:
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,8 +61,8 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
         The number of images, the confidence and the accuracy of each bin.
 
     Raises:
-        ValueError: the shapes do not match, a label is no class, the probabilities are invalid, or
-            there are no bins.
+        ValueError: the shapes do not match, a label is no integer or no class, the probabilities
+            are invalid, or there are no bins.
 
     Example:
         >>> probabilities = np.array([[0.8, 0.2], [0.9, 0.1], [0.3, 0.7]])
@@ -76,7 +76,10 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
         Guo et al. 2017, "On calibration of modern neural networks", section 2
         (https://arxiv.org/abs/1706.04599).
     """
-    confidence, correct = _confidence(np.asarray(probabilities, np.float64), np.asarray(labels))
+    confidence, correct = _confidence(
+        _to_array("probabilities", probabilities, "iubf", "float").astype(np.float64),
+        _to_array("labels", labels, "iub", "int"),
+    )
     if type(bins) is not int or bins < 1:
         raise ValueError(
             f"bins is {format_value(bins)}; expected a whole number of at least 1: write bins=15"
@@ -91,6 +94,34 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
         return Calibration(
             edges, counts, confidence_sums / counts, hits / counts, *_wilson(hits, counts)
         )
+
+
+def _to_array(name: str, values: Any, kinds: str, expected: str) -> np.ndarray:
+    """Return `values` as an array.
+
+    Args:
+        name: of the argument.
+        values: an array or nested lists.
+        kinds: NumPy's letters of the kinds of type that are allowed. No type is checked of an
+            empty array.
+        expected: the type, for the message.
+
+    Raises:
+        ValueError: it has another type, or rows of different lengths.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        array = None
+    # Of bfloat16, which is not NumPy's own type, the kind is "V".
+    is_float = array is not None and array.dtype.name in ("bfloat16", "float8_e4m3fn")
+    if array is None or (
+        array.size and array.dtype.kind not in kinds and not (is_float and "f" in kinds)
+    ):
+        found = "of rows that differ" if array is None else f"of type {array.dtype}"
+        advice = {"float": "the softmax of logits", "int": "numbers of classes"}[expected]
+        raise ValueError(f"{name} are {found}; expected {expected}: write {advice}")
+    return array
 
 
 def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

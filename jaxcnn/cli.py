@@ -5,6 +5,7 @@ They need options, errors of one line, stop signals and a compilation cache.
 
 from __future__ import annotations
 
+import ast
 import codecs
 import contextlib
 import contextvars
@@ -17,9 +18,11 @@ import math
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -34,6 +37,7 @@ import jax
 
 from jaxcnn import multihost
 from jaxcnn._util import to_one_line
+from jaxcnn.arguments import check_path
 from jaxcnn.checkpoint import CheckpointError
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.data import DataError
@@ -50,6 +54,8 @@ EXIT_USAGE_ERROR = 2
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.EIO),
+    # A file where a folder is needed, and the reverse.
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
 )
 _STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -165,8 +171,9 @@ def parse(
       about: text at the start of `--help`.
 
     Raises:
-      ArgumentError: an option is invalid or empty, an integer is beyond `BOUNDS`, or a number is
-        not finite. In `cli_errors` it becomes one line on stderr and exit code 2.
+      ArgumentError: an option is invalid or empty, an integer is beyond `BOUNDS`, a number is not
+        finite, or the folder `out` cannot be written. In `cli_errors` it becomes one line on stderr
+        and exit code 2.
     """
     import tyro
 
@@ -187,7 +194,42 @@ def parse(
         raise
     for (name, value), (_, default_value) in zip(_fields(options), _fields(default), strict=True):
         _check_bounds(name, value, default_value)
+        # What only draws has its own message for a folder that is missing.
+        only_draws = getattr(options, "plot_only", False)
+        if name == "out" and isinstance(value, Path) and not (only_draws and not value.exists()):
+            check_output_folder(value)
     return options
+
+
+def check_output_folder(folder: Path, flag: str = "--out", kind: str = "a folder") -> None:
+    """Check that a folder can be created and written; create nothing.
+
+    Args:
+      folder: of a script's files.
+      flag: option that names the folder or a file in it, for the message.
+      kind: what the option expects, for the message.
+
+    Raises:
+      ArgumentError: the folder is a file or is in one, or it cannot be written.
+    """
+    name = flag.lstrip("-").replace("-", "_")
+    # A name of too many bytes, for which nothing exists either.
+    check_path(name, str(folder), example=shlex.quote("runs/new"))
+    try:
+        candidates = (folder, *folder.absolute().parents)
+        existing = next(path for path in candidates if os.path.lexists(path))
+        if not existing.is_dir():
+            raise ArgumentError(f"{existing} is a file; write {flag} with {kind}")
+        # Permissions alone do not tell: nobody can write in /proc.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        # There is room for no file, which is an error of its own.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
+        raise ArgumentError(
+            f"cannot write in {folder}: {error.strerror}; write {flag} with {kind} of yours"
+        ) from None
 
 
 def _check_not_empty(args: list[str]) -> None:
@@ -286,26 +328,67 @@ def _tyro_error(box: str) -> str:
                 advice = f"Use --{name} {int(float(value))}"
         article = "whole " if kind == "int" else ""
         return f"--{name} is {format_value(value)}; expected a {article}number. {advice}"
+    match = re.match(r"Error parsing --(\S+): Could not find valid parse .*?: (\[.*?\])", text)
+    if match:
+        name, values = match.groups()
+        default = _flags.get().get(name.replace("-", "_"))
+        items = default if isinstance(default, tuple) else (default,)
+        kinds = {int: "whole numbers", float: "numbers"}
+        expected = kinds.get(type(items[0]), "other values") if items else "other values"
+        words = " ".join(re.findall(r"'(.*?)'", values)) or values
+        return f"--{name} is {words}; expected {expected}. {_advice(name, default)}"
+    choices = r"Expected one of \((.*?),?\)"
+    text = re.sub(choices, lambda match: "Expected one of " + match[1].replace("'", ""), text)
     text = re.sub(r"\s*Argument helptext:.*?(?=For full helptext|$)", ". ", text)
     return re.sub(r"[.\s]*For full helptext.*", "; --help lists the options", text)
 
 
 def _name_flags(message: str) -> str:
-    """Replace the names of fields in a message by flags.
+    """Replace the names of fields and Python's values in a message by flags.
 
-    So it has `--keep-every is -1` and `write --batch 40`.
+    So it has `--keep-every is -1`, `write --batch 40` and `write --drops 150 225`.
     """
     options = _flags.get()
-    subject = re.match(r"(\w+(?:\.\w+)*) (?:is|spans) ", message)
+    subject = re.match(r"(\w+(?:\.\w+)*) (is|spans) (\([^()]*\))?", message)
     if subject and subject[1] in options:
-        end = len(subject[1])
-        message = flag_name(message)[: end + 2].replace("_", "-") + message[end:]
+        name, verb, value = subject.groups()
+        rest = message[subject.end() :]
+        if value is not None:
+            value = _command_line_text(value) or "empty"
+        message = f"{flag_name(name)} {verb} {value or ''}{rest}"
 
     def to_flag(match: re.Match[str]) -> str:
         verb, name, value = match.groups()
-        return f"{verb}{flag_name(name)} {value}" if name in options else match[0]
+        if name not in options:
+            return match[0]
+        flag = flag_name(name)
+        if value in ("True", "False"):
+            return verb + (flag if value == "True" else f"--no-{flag[2:]}")
+        default = options[name]
+        # The default suits the preset, where a config's example may not.
+        if value.startswith("(") and isinstance(default, tuple) and default:
+            return f"{verb}{flag} {' '.join(map(str, default))}"
+        return f"{verb}{flag} {_command_line_text(value)}"
 
-    return re.sub(r"((?:write|Write|Use|use) )(\w+)=(\w[\w.-]*)(?![\w(\[=])", to_flag, message)
+    value_pattern = r"""'[^']*'|"[^"]*"|\([^()]*\)|\w[\w.-]*(?![\w(\[=])"""
+    return re.sub(rf"(\b(?:write|Write|Use|use|and|or) )(\w+)=({value_pattern})", to_flag, message)
+
+
+def _command_line_text(value: str) -> str:
+    """Return a value of Python as words of a command line.
+
+    Example:
+      >>> _command_line_text("(32000, 48000)"), _command_line_text("'adam'")
+      ('32000 48000', 'adam')
+    """
+    if value[0] not in "('\"":
+        return value
+    try:
+        parsed = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+    words = parsed if isinstance(parsed, tuple) else (parsed,)
+    return " ".join(shlex.quote(str(word)) for word in words)
 
 
 def _fail(message: str) -> NoReturn:

@@ -307,12 +307,7 @@ class TrainConfig(_Config):
         _check_section("augment", self.augment, AugmentConfig)
         for name in ("subtract_mean", "divide_std"):
             _set(self, name, channel_constants(name, getattr(self, name)))
-        is_sequence = isinstance(self.freeze, (tuple, list))
-        if not is_sequence or not all(isinstance(stage, str) for stage in self.freeze):
-            raise ArgumentError(
-                f"freeze is {format_value(self.freeze)}; "
-                "expected names of stages in a tuple: write freeze=('stem',)"
-            )
+        check_freeze(self.freeze)
         _set(self, "freeze", tuple(self.freeze))
 
 
@@ -360,7 +355,7 @@ class ExperimentConfig(_Config):
         _check_section("train", self.train, TrainConfig)
         if self.train.eval_split == "validation" and not self.num_validation:
             raise ArgumentError(
-                "eval_split is 'validation' but none is held out: write num_validation=5000 as well"
+                "eval_split is 'validation' but none is held out: write num_validation=100 as well"
             )
 
     @classmethod
@@ -553,6 +548,20 @@ def _freeze(value: Any) -> Any:
     if isinstance(value, Mapping):
         return FrozenDict({name: _freeze(item) for name, item in value.items()})
     return FrozenList(map(_freeze, value)) if isinstance(value, list) else value
+
+
+def check_freeze(freeze: Any) -> None:
+    """Check that `freeze` is a sequence of names of stages.
+
+    Raises:
+      ArgumentError: it is not.
+    """
+    is_sequence = isinstance(freeze, (tuple, list))
+    if not is_sequence or not all(isinstance(stage, str) for stage in freeze):
+        raise ArgumentError(
+            f"freeze is {format_value(freeze)}; "
+            "expected names of stages in a tuple: write freeze=('stem',)"
+        )
 
 
 def verify_config(config: Any, kind: type) -> None:

@@ -73,11 +73,25 @@ def hessian_vector(loss: Loss, params: Any, vector: Any, *args: Any) -> Any:
       vector: a tree like `params`, as is the result.
       args: passed to `loss`.
 
+    Raises:
+      ArgumentError: `loss` returns anything but one number.
+
     Example:
       >>> hessian_vector(lambda w: (w**3).sum(), np.float32([1, 2]), np.float32([1, 1])).tolist()
       [6.0, 12.0]
     """
-    return jax.jvp(lambda point: jax.grad(loss)(point, *args), (params,), (vector,))[1]
+    check_callable("loss", loss, "lambda params, *args: ...")
+
+    def checked_loss(point):
+        value = loss(point, *args)
+        if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise ArgumentError(
+                f"loss returns {jnp.result_type(value)}{list(jnp.shape(value))}; expected one number, "
+                "float32[]. Return the mean over the examples."
+            )
+        return value
+
+    return jax.jvp(jax.grad(checked_loss), (params,), (vector,))[1]
 
 
 @partial(jax.jit, static_argnums=0)

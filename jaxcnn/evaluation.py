@@ -96,7 +96,7 @@ def with_axis_name(model: nn.Module, axis: str | None) -> nn.Module:
     raise ArgumentError(
         f"{type(model).__name__} has no field `axis`, "
         "so under pmap its BN would see one device's share only; "
-        "add the field and pass it to BN's axis_name, or write strategy='jit'"
+        "add the field and pass it to BN's axis_name, or write strategy=jaxcnn.strategy('jit')"
     )
 
 
@@ -335,8 +335,8 @@ def _check_norms(model, state, shape) -> None:
     stats = {key: state.model_state[key] for key in ("batch_stats",) if key in state.model_state}
     if not jax.tree.leaves(stats):
         raise ArgumentError(
-            f"recompute_batch_stats is set, but {name} has no BN to average; "
-            "write recompute_batch_stats=0"
+            f"{name} has no BN to average; expected a model with BN. "
+            "Leave this out, or write recompute_batch_stats=0 in a TrainConfig."
         )
     if is_library_model(model):
         return
@@ -351,8 +351,8 @@ def _check_norms(model, state, shape) -> None:
     jax.eval_shape(run, variables, jax.ShapeDtypeStruct(shape, np.float32))
     if statistic := non_batch_norm_statistic(stats, norms, lambda _: True):
         raise ArgumentError(
-            f"recompute_batch_stats is set, but {statistic} of {name} is not of a BatchNorm; "
-            "expected none other. Write recompute_batch_stats=0."
+            f"{statistic} of {name} is not of a BatchNorm; expected none other. "
+            "Leave this out, or write recompute_batch_stats=0 in a TrainConfig."
         )
 
 
@@ -380,8 +380,8 @@ def recompute_batch_stats(
       strategy: devices, all by default.
 
     Raises:
-      ArgumentError: the model has no BN, the devices cannot share a batch equally, or n is smaller
-        than a batch or larger than the split.
+      ArgumentError: the model has no BN, the devices cannot share a batch equally, a batch is
+        larger than the split, or n is smaller than a batch or larger than the split.
     """
     strategy = parallel.check_strategy(strategy)
     verify_split("split", split, getattr(model, "classes", None), image_shape_of(model, state))
@@ -389,8 +389,20 @@ def recompute_batch_stats(
     n = check_integer("n", n, example=5000)
     strategy.check(batch)
     _check_norms(model, state, (batch, *split.images.shape[1:]))
-    if not batch <= n <= len(split.labels):
-        raise ArgumentError(f"n is {n}; expected {batch} (one batch) to {len(split.labels)} images")
+    num_images, num_devices = len(split.labels), len(strategy.devices)
+    if batch > num_images:
+        # The advice is a batch that the devices can share.
+        largest = num_images // num_devices * num_devices
+        advice = (
+            f"Write batch={largest}." if largest else "Write strategy=jaxcnn.strategy('jit', 1)."
+        )
+        raise ArgumentError(
+            f"batch is {batch}; expected at most the split's {num_images} images. {advice}"
+        )
+    if not batch <= n <= num_images:
+        raise ArgumentError(
+            f"n is {n}; expected {batch} (one batch) to {num_images} images. Write n={num_images}."
+        )
     state = eval_state(state)
     slim_state = strategy.replicate(state._replace(opt_state=(), metrics=()))
     zeros = jax.tree.map(np.zeros_like, dict(state.model_state["batch_stats"]))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import metrics, parallel
-from jaxcnn.arguments import format_value
+from jaxcnn.arguments import check_callable, format_value
 from jaxcnn.config import ArgumentError, OptimizerConfig, TrainConfig, verify_config
 from jaxcnn.data import Dataset
 from jaxcnn.input_pipeline import input_pipeline
@@ -93,7 +93,8 @@ def range_test(
         that is at first sure of wrong answers loses that at any rate, and has learned nothing yet.
 
     Raises:
-      ArgumentError: unless 0 < low < high are finite and there are enough steps.
+      ArgumentError: unless 0 < low < high are finite and there are enough steps, or if `step`
+        returns anything but a pair.
 
     Example:
       >>> # Curvature 8, which is stable below 2 / 8.
@@ -102,15 +103,26 @@ def range_test(
       >>> 0.125 < result.limit < 0.5
       True
     """
+    check_callable("step", step, "lambda carry, rate: (carry, loss)", num_args=2)
     _check_range(low, high, steps)
     _check_smoothing(window, ceiling)
     rates, losses = np.geomspace(low, high, steps), []
     for rate in rates:
-        carry, loss = step(carry, float(rate))
-        losses.append(float(loss))
+        carry, loss = _check_pair(step(carry, float(rate)))
+        losses.append(loss)
         if _has_diverged(losses, window):
             break
     return read(rates[: len(losses)], losses, window, ceiling)
+
+
+def _check_pair(result: Any) -> tuple[Any, float]:
+    """Return what a step returned, with the loss as a float."""
+    if not isinstance(result, tuple) or len(result) != 2 or np.shape(result[1]) != ():
+        raise ArgumentError(
+            f"step returned {format_value(result)}; "
+            "expected the new carry and the loss, a number. Return (carry, loss)."
+        )
+    return result[0], float(result[1])
 
 
 def _check_range(low, high, steps) -> None:
@@ -235,6 +247,9 @@ def _suggestion_and_limit(rates, raw, smooth, ceiling) -> tuple[float | None, fl
 
     `smooth` are the smoothed losses before the divergence.
     """
+    # No loss lies below, and differences of infinities are not numbers.
+    if ceiling == -math.inf:
+        return None, None
     falling = np.minimum(smooth[: smooth.argmin() + 1], ceiling)
     suggested = _steepest_rate(np.log(rates[: len(falling)]), falling)
     highest, lowest = min(smooth[0], ceiling), smooth.min()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from jaxcnn.arguments import ArgumentError, check_integer, format_value
 
 
 class Metrics(NamedTuple):
@@ -195,12 +197,48 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
     Returns:
         int64 [classes, classes]: rows are labels, columns are predictions.
 
+    Raises:
+        ArgumentError: they are not arrays of integers from 0 to classes - 1, or differ in shape.
+
     Example:
         >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
         [[1, 1], [0, 1]]
     """
-    pairs = labels.ravel().astype(np.int64) * classes + predicted.ravel()
+    classes = check_integer("classes", classes, example=10)
+    _check_class_numbers("labels", labels, classes)
+    _check_class_numbers("predicted", predicted, classes)
+    if labels.shape != predicted.shape:
+        raise ArgumentError(
+            f"labels are of shape {labels.shape} and predicted of shape {predicted.shape}; "
+            "expected one prediction for each label. Write predicted=outputs.argmax(-1)."
+        )
+    pairs = np.ravel(labels).astype(np.int64) * classes + np.ravel(predicted).astype(np.int64)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def _check_class_numbers(name: str, values: Any, classes: int) -> None:
+    """Check that `values` is an array of numbers of classes.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if not isinstance(values, (np.ndarray, np.generic, jax.Array)):
+        raise ArgumentError(
+            f"{name} is {format_value(values)}; expected an array of integers. "
+            f"Write {name}=np.array([0, 1])."
+        )
+    # A comparison of an output and a threshold, of type bool, has two classes.
+    if np.dtype(values.dtype).kind not in "iub":
+        raise ArgumentError(
+            f"{name} is an array of {values.dtype}; expected one of integers. "
+            f"Write {name}=outputs.argmax(-1)."
+        )
+    if values.size and (values.min() < 0 or values.max() >= classes):
+        raise ArgumentError(
+            f"{name} span {int(values.min())}..{int(values.max())}; expected 0..{classes - 1}. "
+            f"Leave out the others, or write classes={max(int(values.max()), 0) + 1} "
+            "if none is below 0."
+        )
 
 
 def iou(counts: np.ndarray) -> np.ndarray:
@@ -212,10 +250,24 @@ def iou(counts: np.ndarray) -> np.ndarray:
     Returns:
         float64 [classes] in 0..1; NaN for a class that occurs neither as label nor as prediction.
 
+    Raises:
+        ArgumentError: `counts` is not a square matrix of numbers from 0.
+
     Example:
         >>> iou(np.array([[2, 1], [1, 4]])).round(3).tolist()
         [0.5, 0.667]
     """
+    is_matrix = isinstance(counts, (np.ndarray, jax.Array)) and counts.ndim == 2
+    if (
+        not is_matrix
+        or counts.shape[0] != counts.shape[1]
+        or np.dtype(counts.dtype).kind not in "iuf"
+        or not (counts >= 0).all()
+    ):
+        raise ArgumentError(
+            f"counts is {format_value(counts)}; expected a square matrix of numbers from 0. "
+            "Write counts=confusion(labels, predicted, classes)."
+        )
     intersection = np.diag(counts)
     union = counts.sum(0) + counts.sum(1) - intersection
     return np.divide(intersection, union, out=np.full(len(counts), np.nan), where=union > 0)

@@ -378,7 +378,7 @@ def strategy(kind: str = "auto", devices: int | None = None) -> Strategy:
     if kind == "pmap" and jax.process_count() > 1:
         raise ArgumentError(
             "strategy 'pmap' covers one host's devices and this job has several hosts; "
-            "write strategy='jit'"
+            "write jaxcnn.strategy('jit')"
         )
     return _cached_strategy("jit" if kind == "auto" else kind, tuple(all_devices[:devices]))
 

@@ -326,13 +326,16 @@ def _differences(recorded: Mapping[str, Any], expected: Mapping[str, Any], verb:
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """Return the rows of a run's folder.
 
-    A last line that a killed run left unfinished is skipped.
+    A last line that a killed run left unfinished is skipped. A folder without rows yet has none.
 
     Raises:
-      LogError: the file cannot be read, or another line is not a row.
+      LogError: there is no such folder, the file cannot be read, or another line is not a row.
     """
-    path = check_path("folder", folder, LogError) / "metrics.jsonl"
-    return read_lines(path, "row of a run", _is_row, skip_unfinished=True)
+    path = check_path("folder", folder, LogError)
+    if not os.path.isdir(path):
+        problem = "is no folder" if os.path.lexists(path) else "does not exist"
+        raise LogError(f"{path} {problem}; expected a run's folder. Write the one of its RunLog.")
+    return read_lines(path / "metrics.jsonl", "row of a run", _is_row, skip_unfinished=True)
 
 
 def _is_row(row: dict[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from jaxcnn.config import ArgumentError, TrainConfig, format_value, verify_confi
 from jaxcnn.data import Dataset, verify_inputs
 from jaxcnn.models.calling import init_variables, variable_shapes, verify_model
 from jaxcnn.optim import as_transformation, check_stages, eval_params, trainable_params
+from jaxcnn.optim.transforms import needs_two_copies
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
 """Streams of a run's random numbers, each folded into its key."""
@@ -219,6 +220,11 @@ def init_state(
     # One program, because there are hundreds of parameters of dozens of shapes.
     check_stages("freeze", params, config.freeze)
     opt_state = jax.jit(tx.init)(trainable_params(params, config.freeze))
+    if needs_two_copies(opt_state):
+        raise ArgumentError(
+            "tx has optax.lookahead, which trains two copies of the parameters; expected one copy. "
+            "Use jaxcnn.optim.transforms.lookahead(fast, period, share)."
+        )
     normalizer = augment.make_normalizer(
         data.mean, data.std, subtract=config.subtract_mean, divide=config.divide_std
     )

@@ -23,7 +23,7 @@ from jaxcnn import divergence, metrics, parallel, provenance
 from jaxcnn.arguments import check_callable, check_choice, format_value
 from jaxcnn.augment import augment as augment_image
 from jaxcnn.augment import normalize
-from jaxcnn.config import ArgumentError, AugmentConfig, TrainConfig, verify_config
+from jaxcnn.config import ArgumentError, AugmentConfig, TrainConfig, check_freeze, verify_config
 from jaxcnn.data import Dataset, Split, verify_dataset
 from jaxcnn.evaluation import (
     check_once,
@@ -100,6 +100,7 @@ def make_train_step(
             f"axis_name is {format_value(axis_name)}; expected a name or None. "
             "Write axis_name='batch'."
         )
+    check_freeze(freeze)
     verify_config(augment, AugmentConfig)
     model = with_axis_name(model, axis_name)
     average = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
@@ -312,7 +313,7 @@ def train(
     for name, function in (("resume", resume), ("pause", pause)):
         if function is not None:
             example = "checkpoints.restore" if name == "resume" else "stop"
-            check_callable(name, function, example)
+            check_callable(name, function, example, num_args=1)
     if run_dir is not None and resume is not None:
         raise ArgumentError(
             "resume and run_dir are both there; expected one of them, as a run resumes from its "
@@ -330,6 +331,11 @@ def train(
             )
             resume = stack.enter_context(records).restore
         if resume is not None and (restored := resume(state)) is not None:
+            if not isinstance(restored, State):
+                raise ArgumentError(
+                    f"resume returned {format_value(restored)}; expected a State, or None to start "
+                    "at step 0. Write resume=checkpoints.restore."
+                )
             state, changes = resume_state(restored, state, config, data, warm_start)
             if changes:
                 run_facts["warm_start"] = {"step": int(state.step), "changed": changes}

@@ -487,6 +487,13 @@ def test_classes_that_there_are_not_are_refused(run, method, classes, said):
             {"baseline": np.zeros((8, 8, 2))},
             "expected that of one image, .8, 6, 2.",
         ),
+        (
+            "integrated_gradients",
+            {"baseline": "black"},
+            r"baseline is 'black'; .* Write baseline=np.full\(\(8, 6, 2\), 128\)\.$",
+        ),
+        ("integrated_gradients", {"baseline": [[1], [2, 3]]}, r"baseline is \[\[1\], \[2, 3\]\]; "),
+        ("integrated_gradients", {"classes": [[1], [2, 3]]}, r"classes is \[\[1\], \[2, 3\]\]; "),
         ("guided_backprop", {"batch": 2.5}, "batch is 2.5; expected a whole number"),
         ("gradcam_plus", {"stage": "maps3"}, "expected one of maps1, maps2"),
     ],

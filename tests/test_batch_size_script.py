@@ -308,14 +308,14 @@ MISTAKES = [
     (
         ["--batch-size", "1280"],
         "--max-train-examples is 1280; expected a multiple of --batch-size, "
-        "and not --batch-size itself: write --max-train-examples 2560",
+        "and not --batch-size itself: write --batch-size 640",
     ),
     (["--max-train-examples", "12800"], "cannot keep 12800 training images"),
     (
         ["--epochs", "10", "60", "9"],
-        "epochs is (10, 60, 9), less than the common 10: write --epochs 10 60 10",
+        "epochs is 10 60 9, less than the common 10: write --epochs 10 60 10",
     ),
-    (["--epochs", "0", "60", "600"], "epochs is (0, 60, 600)"),
+    (["--epochs", "0", "60", "600"], "epochs is 0 60 600"),
     (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
     (["--plot-only", "--out", "/nowhere"], "/nowhere holds no finished run"),
     (["--ratse", "1"], "--rates"),

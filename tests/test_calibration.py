@@ -120,6 +120,12 @@ MISTAKES: list[tuple[Any, Any, dict[str, Any], str]] = [
     (np.array([[np.nan, np.nan]]), np.array([0]), {}, "take the softmax"),
     (np.array([[3.0, 1.0]]), np.array([0]), {}, "take the softmax"),
     (np.ones((1, 2)) / 2, np.array([0]), {"bins": 0}, "bins is 0"),
+    (np.ones((1, 2)) / 2, np.array([0.5]), {}, "labels are of type float64; expected int"),
+    (np.ones((1, 2)) / 2, ["cat"], {}, "labels are of type <U3; expected int"),
+    (np.ones((2, 2)) / 2, [[0], [0, 1]], {}, "labels are of rows that differ"),
+    ([["a", "b"]], np.array([0]), {}, "probabilities are of type <U1; expected float"),
+    (np.ones((1, 2)) / 2 + 0j, np.array([0]), {}, "probabilities are of type complex128"),
+    ([[0.5, 0.5], [1.0]], np.array([0, 0]), {}, "probabilities are of rows that differ"),
 ]
 
 

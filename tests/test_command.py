@@ -48,6 +48,8 @@ def test_a_preset_gives_defaults_and_options_override_them():
         (["--preset", "lagre"], "did you mean 'large'"),
         (["--depths", "20", "x"], "--depths"),
         (["extra"], "extra"),
+        (["--depths", "x"], "--depths is x; expected whole numbers. Use --depths 20 56"),
+        (["--preset"], "--preset"),
     ],
 )
 def test_mistakes_are_one_line(args, says, capsys):
@@ -175,6 +177,42 @@ def test_a_config_error_is_exit_code_two(capsys):
         raise ArgumentError("learning_rate is nan; write another")
     assert exit.value.code == 2
     assert capsys.readouterr().err == "error: learning_rate is nan; write another\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ("depths is (3, 2); write depths=(1, 2)", "--depths is 3 2; write --depths 20 56"),
+        ("depths is (); write depths=(1,)", "--depths is empty; write --depths 20 56"),
+        ("steps is 0; Use steps=5.", "--steps is 0; Use --steps 5."),
+        ("x is 1; write preset='large' and steps=3", "x is 1; write --preset large and --steps 3"),
+        ("x is 1; write plot_only=False", "x is 1; write --no-plot-only"),
+        ("x is 1; write other=(1, 2)", "x is 1; write other=(1, 2)"),
+    ],
+)
+def test_advice_is_written_as_on_a_command_line(message, says, capsys):
+    def main():
+        with cli.cli_errors():
+            cli.parse(PRESETS, [])
+            raise ArgumentError(message)
+
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == f"error: {says}\n"
+
+
+def test_an_output_folder_is_checked_and_not_created(tmp_path):
+    cli.check_output_folder(tmp_path / "a/b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for name in ("file", "file/a/b", "link", "link/a"):
+        with pytest.raises(ArgumentError, match="is a file; write --out with a folder"):
+            cli.check_output_folder(tmp_path / name)
+    with pytest.raises(ArgumentError, match=r"^cannot write in /proc/a: .*; write --out with"):
+        cli.check_output_folder(Path("/proc/a"))
+    with pytest.raises(ArgumentError, match="at most 255 bytes"):
+        cli.check_output_folder(tmp_path / ("a" * 256))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library's settings are of Linux")

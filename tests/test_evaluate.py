@@ -92,17 +92,31 @@ def test_precise_statistics_are_those_of_all_images_at_once(run, kind, devices):
 
 @pytest.mark.parametrize(
     ("n", "message"),
-    [(10, "n is 10; expected 64"), (5000, "expected 64 .one batch. to 1437 images")],
+    [
+        (10, "^n is 10; expected 64 .one batch. to 1437 images. Write n=1437.$"),
+        (5000, "^n is 5000; expected 64 .one batch. to 1437 images. Write n=1437.$"),
+    ],
 )
 def test_precise_refuses_what_it_cannot_average(run, n, message):
     model, state, data = run
     with pytest.raises(jc.ArgumentError, match=message):
         jc.recompute_batch_stats(model, state, data.train, n, batch=64)
+    jc.recompute_batch_stats(model, state, data.train, 1437, batch=64)
+
+
+def test_precise_refuses_a_batch_above_the_split_and_its_advice_works(run):
+    model, state, data = run
+    few = jc.Split(data.train.images[:43], data.train.labels[:43])
+    strategy = jc.strategy("jit", 4)
+    message = "^batch is 128; expected at most the split's 43 images. Write batch=40.$"
+    with pytest.raises(jc.ArgumentError, match=message):
+        jc.recompute_batch_stats(model, state, few, 43, strategy=strategy)
+    jc.recompute_batch_stats(model, state, few, 43, batch=40, strategy=strategy)
 
 
 def test_precise_refuses_a_model_without_bn(run):
     _, state, data = run
-    with pytest.raises(jc.ArgumentError, match="LeNet5 has no BN"):
+    with pytest.raises(jc.ArgumentError, match="LeNet5 has no BN to average"):
         jc.recompute_batch_stats(
             jc.create_model("lenet5", 10), state._replace(model_state={}), data.train, 64, batch=64
         )

@@ -98,13 +98,20 @@ def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, mon
 MISTAKES = [
     (
         ["--depths", "21"],
-        "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 or 26",
+        "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 26",
     ),
     (["--depths"], "depths is empty"),
     (["--learning-rate", "nan"], "--learning-rate is nan; expected a finite number"),
     (["--num-steps", "-5"], "--num-steps is -5; expected a whole number of 1 to 100000000"),
     (["--dataset", "cifar11"], "cifar10"),
-    (["--milestones", "50", "20"], "expected increasing steps"),
+    (
+        ["--milestones", "50", "20"],
+        "--milestones is 50 20; expected increasing steps from 1 up: write --milestones 150 225",
+    ),
+    (
+        ["--eval-split", "validation"],
+        "--eval-split is 'validation' but none is held out: write --num-validation 100 as well",
+    ),
     (["--seeds", "0"], "seeds is 0"),
     (["--width", "0"], "width is 0"),
     (["--batch-size", "5000"], "--batch-size is 5000, more than the 1437 training images"),

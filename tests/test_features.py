@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from test_plots_panels import overlapping
 
@@ -16,6 +17,7 @@ from experiments.inspect_run.context import RunContext
 from jaxcnn import plots, runs
 from jaxcnn.augment import Normalizer
 from jaxcnn.data.types import assemble
+from jaxcnn.interpret import gradcam, stage_shapes
 from jaxcnn.interpret.activations import feature_maps, first_kernels, map_shapes, top_activations
 from jaxcnn.interpret.feature_visualization import maximize_activation
 from jaxcnn.interpret.receptive_field import ReceptiveField, receptive_fields, receptive_patch
@@ -333,6 +335,113 @@ def test_mistakes_are_named_in_one_line(small):
     ):
         with pytest.raises(jc.DataError):
             call()
+
+
+WRONG_LISTS = [
+    ("first", r"stages is 'first'; expected a list of names. Write stages=\['first'\]\.$"),
+    ("fisrt", r"stages is 'fisrt'; expected a list of names. Write stages=\['first'\]\.$"),
+    (3, r"stages is 3; expected a list of names. Write stages=\['first'\]\.$"),
+]
+WRONG_CHANNELS = [
+    (
+        "second",
+        r"channels is 'second'; expected values by name. Write channels={'second': \[0\]}\.$",
+    ),
+    (None, r"channels is None; .* Write channels={'first': \[0\]}\.$"),
+    ({"second": 0}, r"channels of second are 0; .* 0 to 2. Write channels={'second': \[0\]}\.$"),
+    ({"second": "0"}, r"channels of second are '0'; .* Write channels={'second': \[0\]}\.$"),
+    ({"second": np.zeros((1, 1), int)}, r"Write channels={'second': \[0\]}\.$"),
+    ({"second": [0.5]}, r"channels of second are \[0.5\]; expected one or more of 0 to 2"),
+    ({"second": [True]}, r"channels of second are \[True\]; expected one or more of 0 to 2"),
+    ({"second": ["0"]}, r"channels of second are \['0'\]; expected one or more of 0 to 2"),
+]
+WRONG_NUMBERS = [
+    ({"steps": 2.5}, r"steps is 2.5; .* Write steps=64\.$"),
+    ({"steps": -1}, r"steps is -1; .* at least 0. Write steps=64\.$"),
+    ({"jitter": 0.5}, r"jitter is 0.5; .* Write jitter=0\.$"),
+    ({"jitter": -1}, r"jitter is -1; .* Write jitter=0\.$"),
+    ({"smooth": "much"}, r"smooth is 'much'; .* Write smooth=3.0\.$"),
+    ({"smooth": float("nan")}, r"smooth is nan; expected a finite number."),
+    ({"seed": 0.5}, r"seed is 0.5; .* Write seed=0\.$"),
+    ({"seed": 2**64}, r"seed is 18446744073709551616; .* Write seed=0\.$"),
+]
+
+
+@pytest.mark.parametrize(("stages", "said"), WRONG_LISTS)
+def test_stages_that_are_no_list_are_refused(small, stages, said):
+    model, state, images = small
+    with pytest.raises(jc.ArgumentError, match=said):
+        feature_maps(model, state, images, stages)
+    with pytest.raises(jc.ArgumentError, match=said):
+        top_activations(model, state, images, 1, stages)
+
+
+@pytest.mark.parametrize("batch", [0, -3, 2.5, "all"])
+def test_a_batch_of_no_images_is_refused(small, batch):
+    model, state, images = small
+    said = r"batch is .*; expected a whole number of at least 1. Write batch=100\.$"
+    with pytest.raises(jc.ArgumentError, match=said):
+        feature_maps(model, state, images, batch=batch)
+    with pytest.raises(jc.ArgumentError, match=said):
+        top_activations(model, state, images, 1, batch=batch)
+
+
+@pytest.mark.parametrize(("channels", "said"), WRONG_CHANNELS)
+def test_channels_that_are_no_lists_are_refused(small, channels, said):
+    model, state, _ = small
+    with pytest.raises(jc.ArgumentError, match=said) as error:
+        maximize_activation(model, state, channels)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("options", "said"), WRONG_NUMBERS)
+def test_wrong_numbers_of_the_ascent_are_refused(small, options, said):
+    model, state, _ = small
+    with pytest.raises(jc.ArgumentError, match=said):
+        maximize_activation(model, state, {"second": [0]}, **options)
+
+
+@pytest.mark.parametrize("shape", [(16, 12), (16, 12, 2.0), (16, 12, 0), 16, (1, 16, 12, 2)])
+def test_a_shape_of_no_image_is_refused(shape):
+    for function in (receptive_fields, stage_shapes, map_shapes):
+        with pytest.raises(jc.ArgumentError, match="expected the height, width and channels"):
+            function(Small(), shape)
+
+
+def staged(module, x, stages):
+    seen: dict[str, jax.Array] = {}
+    x = stage(module, seen, "first", nn.relu(nn.Conv(4, (3, 3), name="one")(x)))
+    logits = nn.Dense(3, name="head")(x.mean((1, 2)))
+    return (logits, seen) if stages else logits
+
+
+class FlagOfTraining(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False, stages=False):
+        return staged(self, x, stages)
+
+
+class FlagOfTestMode(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic, stages=False):
+        return staged(self, x, stages)
+
+
+class NoFlag(nn.Module):
+    @nn.compact
+    def __call__(self, x, stages=False):
+        return staged(self, x, stages)
+
+
+@pytest.mark.parametrize("other", [FlagOfTestMode(), NoFlag()])
+def test_stages_of_a_model_are_the_same_whatever_its_flag_is_called(small, other):
+    _, _, images = small
+    model = FlagOfTraining()
+    state = init_state(model, optax.sgd(0.1), jc.TrainConfig(), own_data(images))
+    for method in (feature_maps, gradcam):
+        found, expected = (method(m, state, images) for m in (other, model))
+        assert jax.tree.all(jax.tree.map(np.array_equal, found, expected))
+    assert receptive_fields(other, (16, 12, 2)) == receptive_fields(model, (16, 12, 2))
 
 
 def test_a_mosaic_has_its_images_at_their_places_and_its_texts_apart():

@@ -138,3 +138,20 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
     given = ["--image", str(tmp_path / "x.jpg"), "--out", str(tmp_path / "out")]
     refuses(script.main, given, "x.jpg", capsys, monkeypatch)
     assert not (tmp_path / "out").exists()
+    for out in ("x.jpg", "x.jpg/figures"):
+        given = ["--out", str(tmp_path / out)]
+        says = "x.jpg is a file; write --out with a folder"
+        refuses(script.main, given, says, capsys, monkeypatch)
+    refuses(
+        script.main,
+        ["--out", "/proc/figures"],
+        "cannot write in /proc/figures: No such file or directory; write --out",
+        capsys,
+        monkeypatch,
+    )
+
+
+def test_a_folder_in_the_place_of_a_figure_is_one_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "pooling.png").mkdir()
+    args = ["--figures", "pooling", "--size", "64", "--out", str(tmp_path)]
+    refuses(script.main, args, "pooling.png: Is a directory; mend that", capsys, monkeypatch)

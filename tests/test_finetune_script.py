@@ -148,6 +148,18 @@ def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeyp
         ([good, "--tpo", "2"], "--tpo"),
     ):
         refuses(predict.main, ["--run", str(run), *args], says, capsys, monkeypatch)
+    (tmp_path / "folder").mkdir()
+    for heat, says in (
+        ("h.xyz", f"webp: write --heat {tmp_path / 'h.png'}"),
+        ("folder", f"a folder; expected a file: write --heat {tmp_path / 'folder/heat.png'}"),
+        ("empty.jpg/h.png", "empty.jpg is a file; write --heat with a file in a folder"),
+        ("/proc/none/h.png", "cannot write in /proc/none"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(predict, "load_classifier", lambda run: pytest.fail("it began"))
+            refuses(predict.main, ["--heat", str(tmp_path / heat), good], says, capsys, patch)
+    assert predict.check_figure(tmp_path / "h.pdf") == tmp_path / "h.pdf"
+    assert predict.check_figure(tmp_path / "heat") == tmp_path / "heat.png"
     (tmp_path / "weights.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}              ")
     refuses(
         predict.main,

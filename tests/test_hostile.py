@@ -155,7 +155,7 @@ def test_an_empty_path_is_no_folder(name, capsys):
         ),
         (
             ["--depths", "21"],
-            "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 or 26",
+            "--depths is 21; expected 6 n + 2 for whole n >= 1: write --depths 20 26",
         ),
         (
             ["--batch-size", "5000"],

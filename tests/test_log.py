@@ -135,6 +135,24 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_rows_of_no_folder_are_an_error_and_of_a_new_run_none(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name, problem in (
+        ("gone", "does not exist"),
+        ("file", "is no folder"),
+        ("link", "is no folder"),
+    ):
+        with pytest.raises(LogError, match=f"{name} {problem}; expected a run's folder") as error:
+            jc.read_metrics(tmp_path / name)
+        assert "\n" not in str(error.value)
+    log = jc.RunLog(tmp_path / "run", CONFIG)
+    assert log.rows() == jc.read_metrics(log.folder) == []
+    shutil.rmtree(log.folder)
+    with pytest.raises(LogError, match="does not exist"):
+        log.rows()
+
+
 def test_a_closed_log_writes_no_more_and_can_be_read(tmp_path):
     with jc.RunLog(tmp_path, CONFIG) as log:
         log.write(step=1)

@@ -1,11 +1,14 @@
 """Sums add up to the whole whatever the parts, and count only real rows."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.metrics import Metrics, add, count, zeros
+from jaxcnn.arguments import ArgumentError
+from jaxcnn.metrics import Metrics, add, confusion, count, iou, zeros
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(10) % 4
@@ -112,3 +115,53 @@ def test_counting_is_the_same_under_jit():
     )
     assert (plain.num_examples, plain.num_wrong) == (jitted.num_examples, jitted.num_wrong)
     np.testing.assert_allclose(plain.loss, jitted.loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind", [np.int64, np.int32, np.uint8, np.uint64, np.bool_, jnp.int32, jnp.uint8]
+)
+def test_confusions_are_those_of_a_loop_over_pairs(kind):
+    labels, predicted = RNG.integers(0, 2, (2, 5, 6))
+    expected = np.zeros((2, 2), int)
+    for pair in zip(labels.ravel(), predicted.ravel(), strict=True):
+        expected[pair] += 1
+    cast: Any = jnp.asarray if kind in (jnp.int32, jnp.uint8) else np.asarray
+    found = confusion(cast(labels, kind), cast(predicted, kind), 2)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.int64
+    empty = np.zeros(0, int)
+    np.testing.assert_array_equal(confusion(empty, empty, 2), np.zeros((2, 2)))
+
+
+PAIR = np.array([0, 1])
+CONFUSION_MISTAKES: list[tuple[Any, Any, Any, str]] = [
+    (PAIR, np.array([2, 0]), 2, "predicted span 0..2; expected 0..1"),
+    (PAIR + 1, np.array([-1, 0]), 3, "predicted span -1..0; expected 0..2"),
+    (PAIR - 1, PAIR, 2, "labels span -1..0"),
+    (PAIR, np.array([9, 0]), 2, "predicted span 0..9"),
+    (PAIR, PAIR[:1], 2, "labels are of shape (2,) and predicted of shape (1,)"),
+    ([0, 1], PAIR, 2, "labels is [0, 1]; expected an array of integers. Write labels=np.array("),
+    (PAIR, [0, 1], 2, "predicted is [0, 1]"),
+    (PAIR, PAIR / 2, 2, "predicted is an array of float64; expected one of integers"),
+    (PAIR / 2, PAIR, 2, "labels is an array of float64"),
+    (np.array(["a", "b"]), PAIR, 2, "labels is an array of <U1"),
+    (PAIR, PAIR, 2.0, "classes is 2.0; expected a whole number of at least 1"),
+    (PAIR, PAIR, 0, "classes is 0"),
+]
+
+
+@pytest.mark.parametrize(("labels", "predicted", "classes", "message"), CONFUSION_MISTAKES)
+def test_confusions_refuse_what_they_cannot_count(labels, predicted, classes, message):
+    with pytest.raises(ArgumentError) as error:
+        confusion(labels, predicted, classes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "counts", [[[1, 0], [0, 1]], np.ones((2, 3)), np.ones(4), -np.eye(2), np.array([["a"]]), None]
+)
+def test_iou_refuses_what_is_no_confusion(counts):
+    with pytest.raises(ArgumentError, match="expected a square matrix of numbers from 0") as error:
+        iou(counts)
+    assert "\n" not in str(error.value)

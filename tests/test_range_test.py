@@ -162,6 +162,7 @@ def first_blown(losses, window):
 )
 @example([math.nan], 5, 2.3)
 @example([3.0, 2.9], 5, 2.3)
+@example([1.0, 0.0, 0.0], 2, -math.inf)
 def test_any_curve_is_read_and_what_it_gives_lies_within_the_range(losses, window, ceiling):
     rates = np.geomspace(1e-5, 10, len(losses) + 1)[: len(losses)]
     found = read(rates, losses, window, ceiling)

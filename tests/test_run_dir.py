@@ -1,6 +1,8 @@
 """`train(run_dir=...)`: records, checkpoints and resuming of a loop of the user's own."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,13 +28,17 @@ def model():
     return jc.create_model("mlp", 10, hidden=(8,))
 
 
+def train(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    return jc.train(*args, **kwargs)
+
+
 def equal(a, b):
     return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
 def test_records_are_those_of_the_loop(data, model, tmp_path):
-    items = list(jc.train(model, TX, data, CONFIG, run_dir=tmp_path))
-    plain = list(jc.train(model, TX, data, CONFIG))
+    items = list(train(model, TX, data, CONFIG, run_dir=tmp_path))
+    plain = list(train(model, TX, data, CONFIG))
     assert [row["step"] for _, row in items] == [2, 4, 6]
     assert all(equal(a, b) for (a, _), (b, _) in zip(items, plain, strict=True))
     timed = ("seconds", "images_per_second")
@@ -50,28 +56,28 @@ def test_records_are_those_of_the_loop(data, model, tmp_path):
 
 
 def test_a_loop_that_was_left_is_resumed_with_the_same_bits(data, model, tmp_path):
-    for _, row in jc.train(model, TX, data, CONFIG, run_dir=tmp_path):
+    for _, row in train(model, TX, data, CONFIG, run_dir=tmp_path):
         assert row["step"] == 2
         break
-    resumed = list(jc.train(model, TX, data, CONFIG, run_dir=tmp_path))
+    resumed = list(train(model, TX, data, CONFIG, run_dir=tmp_path))
     assert [row["step"] for _, row in resumed] == [4, 6]
-    assert equal(resumed[-1][0], list(jc.train(model, TX, data, CONFIG))[-1][0])
+    assert equal(resumed[-1][0], list(train(model, TX, data, CONFIG))[-1][0])
     assert [row["step"] for row in jc.read_metrics(tmp_path)] == [2, 4, 6]
 
 
 def test_a_pause_is_saved_and_resumed(data, model, tmp_path):
-    *_, (state, row) = jc.train(
+    *_, (state, row) = train(
         model, TX, data, CONFIG, run_dir=tmp_path, pause=lambda step: step == 3
     )
     assert (int(state.step), row) == (3, None)
     assert not (tmp_path / "result.json").exists()
-    resumed = list(jc.train(model, TX, data, CONFIG, run_dir=tmp_path))
-    assert equal(resumed[-1][0], list(jc.train(model, TX, data, CONFIG))[-1][0])
+    resumed = list(train(model, TX, data, CONFIG, run_dir=tmp_path))
+    assert equal(resumed[-1][0], list(train(model, TX, data, CONFIG))[-1][0])
 
 
 def test_a_finished_run_yields_its_last_state_and_row(data, model, tmp_path):
-    first = list(jc.train(model, TX, data, CONFIG, run_dir=tmp_path))[-1]
-    [(state, row)] = jc.train(model, TX, data, CONFIG, run_dir=tmp_path)
+    first = list(train(model, TX, data, CONFIG, run_dir=tmp_path))[-1]
+    [(state, row)] = train(model, TX, data, CONFIG, run_dir=tmp_path)
     assert equal(state, first[0])
     assert row == jc.read_metrics(tmp_path)[-1]
 
@@ -91,22 +97,22 @@ def test_a_finished_run_yields_its_last_state_and_row(data, model, tmp_path):
     ],
 )
 def test_another_run_is_refused_when_train_is_called(data, model, tmp_path, change, message):
-    next(jc.train(model, TX, data, CONFIG, run_dir=tmp_path))
+    next(train(model, TX, data, CONFIG, run_dir=tmp_path))
     arguments = {"model": model, "tx": TX, "data": data, "config": CONFIG} | change
     with pytest.raises(jc.ArgumentError, match=message) as error:
-        jc.train(**arguments, run_dir=tmp_path)
+        train(**arguments, run_dir=tmp_path)
     assert "\n" not in str(error.value)
-    list(jc.train(model, TX, data, CONFIG, run_dir=tmp_path))  # No lock is left.
+    list(train(model, TX, data, CONFIG, run_dir=tmp_path))  # No lock is left.
 
 
 def test_run_dir_and_resume_exclude_each_other(data, model, tmp_path):
     with pytest.raises(jc.ArgumentError, match="Leave out resume"):
-        jc.train(model, TX, data, CONFIG, run_dir=tmp_path, resume=lambda state: None)
+        train(model, TX, data, CONFIG, run_dir=tmp_path, resume=lambda state: None)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_that_diverges_ends_and_is_recorded(data, model, tmp_path):
-    rows = [row for _, row in jc.train(model, optax.sgd(1e30), data, CONFIG, run_dir=tmp_path)]
+    rows = [row for _, row in train(model, optax.sgd(1e30), data, CONFIG, run_dir=tmp_path)]
     assert "diverged" in rows[-1]
     assert json.loads((tmp_path / "result.json").read_text())["status"] == "diverged"
 
@@ -114,7 +120,7 @@ def test_a_run_that_diverges_ends_and_is_recorded(data, model, tmp_path):
 def test_an_own_optimizer_is_described(data, model, tmp_path):
     config = experiment_config(model, optax.sgd(0.5), data, CONFIG)
     assert config.optimizer.name == "identity() + scale(step_size=-0.5)"
-    list(jc.train(model, optax.sgd(0.5), data, CONFIG, run_dir=tmp_path))
+    list(train(model, optax.sgd(0.5), data, CONFIG, run_dir=tmp_path))
     facts = json.loads((tmp_path / "run.json").read_text())
     assert facts["optimizer"]["parts"][-1] == {"name": "scale", "step_size": -0.5}
 

@@ -149,6 +149,154 @@ def test_a_layer_used_twice_has_two_responses_and_the_norm_of_a_sum_is_not_its_o
     np.testing.assert_allclose(found["dense#2"], once @ kernel, rtol=1e-4, atol=1e-5)
 
 
+def normed(x, test):
+    x = nn.BatchNorm(use_running_average=test, name="norm")(nn.Conv(4, (3, 3), name="conv")(x))
+    x = nn.Dropout(0.5, deterministic=test)(nn.relu(x).mean((1, 2)))
+    return nn.Dense(10, name="head")(x)
+
+
+class Train(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return normed(x, not train)
+
+
+class Training(nn.Module):
+    @nn.compact
+    def __call__(self, x, training):
+        return normed(x, not training)
+
+
+class IsTraining(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, is_training):
+        return normed(x, not is_training)
+
+
+class Deterministic(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        return normed(x, deterministic)
+
+
+class Field(nn.Module):
+    training: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        return normed(x, not self.training)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("model", [Training(), IsTraining(), Deterministic(), Field()])
+def test_signals_are_the_same_whatever_the_flag_of_training_is_called(model, train):
+    state = begun(Train())
+    for measure in (response_std, effective_ranks):
+        found, expected = (measure(m, state, IMAGES, train=train) for m in (model, Train()))
+        assert found == expected
+    found, expected = (
+        gradient_norms(m, state, IMAGES, LABELS, train=train) for m in (model, Train())
+    )
+    assert found == expected
+    assert list(found) == ["conv", "head"]
+
+
+class NoFlag(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10, name="head")(nn.relu(nn.Conv(4, (3, 3), name="conv")(x)).mean((1, 2)))
+
+
+class OtherStream(nn.Module):
+    """Noise from a stream of its own in training."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = x.reshape(len(x), -1)
+        if train:
+            x = x + jax.random.normal(self.make_rng("noise"), x.shape)
+        return nn.Dense(10, name="head")(x)
+
+
+class Noisy(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dropout(0.5, deterministic=False)(x.reshape(len(x), -1))
+        return nn.Dense(10, name="head")(x)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_a_model_without_a_flag_has_the_signals_of_its_own_record(train):
+    state = begun(NoFlag())
+    x = normalize(IMAGES, state.normalizer)
+    record: Any = NoFlag().apply({"params": state.params}, x, capture_intermediates=True)[1]
+    found = map_responses(np.asarray, NoFlag(), state, IMAGES, train=train)
+    for name in ("conv", "head"):
+        expected = record["intermediates"][name]["__call__"][0]
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6)
+    std = response_std(NoFlag(), state, IMAGES, train=train)
+    assert std == pytest.approx({name: y.std(dtype=np.float64) for name, y in found.items()})
+    assert list(gradient_norms(NoFlag(), state, IMAGES, LABELS, train=train)) == list(std)
+
+
+def test_any_stream_of_random_numbers_is_given_in_training_and_none_in_test_mode():
+    state = begun(OtherStream())
+    plain, noisy = (response_std(OtherStream(), state, IMAGES, train=t) for t in (False, True))
+    assert noisy["head"] > plain["head"]
+    with pytest.raises(jc.ArgumentError, match="Noisy draws random numbers in test mode"):
+        response_std(Noisy(), state, IMAGES)
+
+
+class OwnKernel(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3))(x)).mean((1, 2))
+        return x @ self.param("kernel", nn.initializers.lecun_normal(), (4, 10))
+
+
+def test_a_kernel_of_the_model_itself_has_the_name_of_its_class():
+    model = OwnKernel()
+    state = begun(model)
+    names = ["Conv_0", "OwnKernel"]
+    assert list(response_std(model, state, IMAGES)) == names
+    norms = gradient_norms(model, state, IMAGES, LABELS)
+    assert list(norms) == names
+    assert set(kernel_norms(state.params, model)) == set(names)
+    assert set(kernel_norms(state.params)) == {"Conv_0", ""}
+    # The gradient of softmax regression on the features before the kernel.
+    x = normalize(IMAGES, state.normalizer)
+    conv = nn.Conv(4, (3, 3)).apply({"params": state.params["Conv_0"]}, x)
+    features = np.maximum(np.asarray(conv, np.float64), 0).mean((1, 2))
+    exp = np.exp(features @ np.asarray(state.params["kernel"], np.float64))
+    gradient = features.T @ (exp / exp.sum(1, keepdims=True) - np.eye(10)[LABELS]) / len(x)
+    assert norms["OwnKernel"] == pytest.approx(np.linalg.norm(gradient), rel=1e-4)
+    kernel = np.asarray(state.params["kernel"], np.float64)
+    found = kernel_norms(state.params, model)["OwnKernel"]
+    assert found == pytest.approx(np.linalg.norm(kernel), rel=1e-6)
+
+
+@pytest.mark.parametrize("lift", [nn.remat, nn.jit])
+def test_a_lifted_model_keeps_the_gradient_of_its_own_kernel(lift):
+    state, lifted = begun(OwnKernel()), lift(OwnKernel)()
+    expected = list(gradient_norms(OwnKernel(), state, IMAGES, LABELS).values())
+    found = gradient_norms(lifted, state, IMAGES, LABELS)
+    assert list(found.values()) == pytest.approx(expected, rel=1e-5)
+    assert set(found) == set(kernel_norms(state.params, lifted))
+
+
+@pytest.mark.parametrize("batch", [0, -1, 2.5, True, "all"])
+def test_a_wrong_batch_is_refused(batch):
+    state = begun(NoFlag())
+    with pytest.raises(jc.ArgumentError, match=r"at least 1\. Write batch=500\.$"):
+        response_std(NoFlag(), state, IMAGES, batch=batch)
+
+
+def test_a_measure_that_is_no_function_is_refused():
+    measure: Any = "std"
+    with pytest.raises(jc.ArgumentError, match=r"measure is 'std'; .* Write measure=np.std\.$"):
+        map_responses(measure, NoFlag(), begun(NoFlag()), IMAGES)
+
+
 def test_std_is_of_the_whole_response_whatever_the_batch():
     model = jc.create_model("convnet", 10, width=4)
     state = begun(model)

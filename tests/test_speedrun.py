@@ -458,7 +458,7 @@ def test_a_stopped_command_keeps_its_runs_and_goes_on(out, tmp_path):
 
 MISTAKES = [
     (["--runs", "0"], "--runs is 0; expected a whole number of 1 to 100000"),
-    (["--widths"], "widths is ()"),
+    (["--widths"], "--widths is empty"),
     (["--widths", "4", "8", "8"], "8 x 8 pixels allow 2; write --widths 4 8"),
     (["--learning-rate", "nan"], "--learning-rate is nan; expected a finite number"),
     (["--epochs", "0"], "epochs is 0.0"),

@@ -264,6 +264,49 @@ def test_an_export_that_cannot_be_written(tmp_path):
         export_weights(model, variables, tmp_path / "x", {"classes": 3})  # type: ignore[dict-item]
 
 
+@pytest.mark.parametrize(
+    ("other", "width", "problem"),
+    [("resnet18", 64, "missing"), ("plain8", 8, "misshapen"), ("resnet14", 4, "missing")],
+)
+def test_variables_of_another_network_are_not_exported(other, width, problem, tmp_path):
+    variables = random_variables(create_model("plain8", 10, width=4), (8, 8, 1))
+    with pytest.raises(WeightsError, match="variables are not of") as error:
+        export_weights(create_model(other, 10, width=width), variables, tmp_path / "x")
+    assert getattr(error.value, problem)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+    export_weights(create_model("plain8", 10, width=4), variables, tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet5-1998", "cnn", "autoencoder"])
+def test_variables_for_images_of_any_shape_are_exported(name, tmp_path):
+    shape = (28, 28, 1) if "lenet" in name else (16, 16, 2)
+    model = create_model(name, 10)
+    export_weights(model, random_variables(model, shape), tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mlp"])
+def test_images_of_another_shape_are_named_and_the_advice_works(name, tmp_path):
+    model = create_model(name, 10, width=4) if name == "resnet8" else create_model(name, 10)
+    variables, file = random_variables(model, (8, 8, 1)), tmp_path / "x.safetensors"
+    export_weights(model, variables, file)
+    with pytest.raises(WeightsError, match=r"Use shape=\(\d+, \d+, 1\)\.$") as error:
+        load_weights(model, file)
+    shape = tuple(map(int, re.findall(r"\d+", str(error.value).rpartition("shape=")[2])))
+    same(variables, load_weights(model, file, shape))
+
+
+def test_a_layer_is_no_entry(tmp_path):
+    model, file = create_model("resnet8", 10, width=4), tmp_path / "x.safetensors"
+    variables = random_variables(model, (8, 8, 3))
+    export_weights(model, variables, file)
+    with pytest.raises(WeightsError, match=r"entry is 'head', .* Use entry=None\.$"):
+        load_weights(model, file, entry="head")
+    with pytest.raises(WeightsError, match=r"entry is 'model', .* no entries.* Use entry=None\.$"):
+        load_weights(model, file, entry="model")
+    same(variables, load_weights(model, file, entry=None))
+
+
 # What is told when a file and a network do not fit
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import jaxcnn as jc
+from jaxcnn import cli
 from jaxcnn.config import check_choice
 
 PARTS = ("about", "curves", "errors", "filters", "features", "channels", "heat")
@@ -77,9 +78,7 @@ def _check_folder(out: Path) -> None:
     Raises:
       ArgumentError: it cannot be made, or holds tables of another script.
     """
-    existing = next(path for path in (out, *out.parents) if path.exists())
-    if not existing.is_dir():
-        raise jc.ArgumentError(f"{existing} is a file; write --out with a folder")
+    cli.check_output_folder(out)
     names = [name for name in ("config.json", "table.csv") if (out / name).exists()]
     if names and not (out / FILE).exists():
         raise jc.ArgumentError(

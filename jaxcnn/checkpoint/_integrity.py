@@ -196,9 +196,11 @@ def check_same_model(step: Path, saved: dict[str, str], expected: dict[str, str]
             f"{path} is {saved.get(path, 'missing')}, expected {expected.get(path, 'none')}"
             for path in paths
         ]
+        of_optimizer = all(path.startswith(".opt_state") for path in paths)
+        part = "optimizer" if of_optimizer else "model"
         first = join_first([text[:200] for text in differences])
         raise CheckpointError(
-            f"{step} is of another model, build that one or name another folder: {first}"
+            f"{step} is of another {part}, build that one or name another folder: {first}"
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcnn import parallel
 from jaxcnn.arguments import check_integer
-from jaxcnn.config import ArgumentError
+from jaxcnn.config import ArgumentError, format_value
 from jaxcnn.data import verify_images
 from jaxcnn.evaluation import predict
 from jaxcnn.models.calling import call
@@ -64,7 +64,14 @@ def prepare_arguments(
     if classes is None:
         outputs = predict(model, state, images, batch=batch or default_batch_size(images))
         return outputs.argmax(1).astype(np.int32)
-    labels = np.asarray(classes)
+    try:
+        labels = np.asarray(classes)
+    # A list of lists of different lengths.
+    except ValueError:
+        raise ArgumentError(
+            f"classes is {format_value(classes)}; expected one class for each of the {len(images)} "
+            "images. Write np.array([3, 5]), say."
+        ) from None
     if labels.shape != (len(images),):
         raise ArgumentError(
             f"classes has shape {labels.shape}; expected one class for each of the {len(images)} images"

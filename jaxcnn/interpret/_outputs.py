@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxcnn.arguments import check_image_shape
 from jaxcnn.config import ArgumentError
 from jaxcnn.models.calling import call, set_mode, verify_model
 from jaxcnn.models.layers import NUDGES
@@ -43,6 +44,9 @@ def stage_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[in
       model: any network.
       shape: of one image, [h, w, c].
 
+    Raises:
+      ArgumentError: the shape is not three whole numbers above 0.
+
     Example:
       >>> from jaxcnn import create_model
       >>> stage_shapes(create_model("resnet8", 10), (32, 32, 3))  # doctest: +NORMALIZE_WHITESPACE
@@ -64,6 +68,7 @@ def stage_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[in
         return list(named.values())
 
     verify_model(model)
+    shape = check_image_shape(shape)
     arrays = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *shape), "float32"))
     return {name: array.shape[1:] for name, array in zip(names, arrays, strict=True)}
 
@@ -84,7 +89,9 @@ def outputs(
       inputs: normalized images [b, h, w, c].
     """
     if has_stages(model):
-        result: Any = model.apply(variables, inputs, train=False, stages=True)
+        module, flags = set_mode(model, train=False)
+        options: dict[str, Any] = {**flags, "stages": True}
+        result: Any = module.apply(variables, inputs, **options)
         return dict(result[1])
     calls: list[tuple[str, tuple[str, ...], int]] = []
 
@@ -127,7 +134,7 @@ def perturbed_output(
     """
     if has_stages(model):
         variables = {**variables, NUDGES: {name: perturbation}}
-        return model.apply(variables, inputs, train=False)  # type: ignore[return-value]
+        return call(model, variables, inputs, train=False)
     perturbed = []
 
     def add(path, out, output_name, count):

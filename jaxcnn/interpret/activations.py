@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import cpu, parallel
+from jaxcnn.arguments import check_integer
 from jaxcnn.augment import normalize
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.data import verify_images
@@ -44,6 +45,7 @@ def feature_maps(
 
     Raises:
       ArgumentError: the model lacks a stage, or its output is no map; the valid ones are listed.
+        Also where `stages` is no list, or `batch` not a whole number above 0.
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
@@ -58,6 +60,7 @@ def feature_maps(
       >>> maps["stem"].shape, maps["stage1"].shape, maps["stage2"].shape, maps["stage3"].shape
       ((3, 8, 8, 4), (3, 8, 8, 4), (3, 4, 4, 8), (3, 2, 2, 16))
     """
+    batch = check_integer("batch", batch, example=100)
     verify_images("images", images, image_shape_of(model, state))
     names = _check_stages(stages, map_shapes(model, images.shape[1:]))
     test_state = eval_state(state)._replace(opt_state=(), metrics=())
@@ -76,6 +79,11 @@ def _check_stages(
     """Return the valid names of stages, all of them for None."""
     if stages is None:
         return tuple(maps)
+    if isinstance(stages, str) or not isinstance(stages, Iterable):
+        example = [stages] if isinstance(stages, str) and stages in maps else list(maps)[:1]
+        raise ArgumentError(
+            f"stages is {format_value(stages)}; expected a list of names. Write stages={example}."
+        )
     return tuple(check_choice("stage", name, maps) for name in stages)
 
 
@@ -171,7 +179,8 @@ def top_activations(
       batch: images at a time.
 
     Raises:
-      ArgumentError: a stage is unknown, or n exceeds the number of images.
+      ArgumentError: a stage is unknown, n exceeds the number of images, `stages` is no list, or
+        `batch` is not a whole number above 0.
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
@@ -188,6 +197,7 @@ def top_activations(
       >>> bool((top.responses[:, 0] >= top.responses[:, 1]).all())
       True
     """
+    batch = check_integer("batch", batch, example=100)
     verify_images("images", images, image_shape_of(model, state))
     maps = map_shapes(model, images.shape[1:])
     names = _check_stages(stages, maps)

@@ -59,8 +59,8 @@ def integrated_gradients(
       batch: gradients at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
 
     Raises:
-      ArgumentError: the baseline has another shape, there is less than one step, or the classes
-        are invalid (see `gradcam`).
+      ArgumentError: the baseline is no array of numbers or has another shape, there is less than
+        one step, or the classes are invalid (see `gradcam`).
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
@@ -78,11 +78,7 @@ def integrated_gradients(
     """
     check_integer("steps", steps)
     shape = image_shape_of(model, state)
-    start = np.zeros(shape, np.float32) if baseline is None else np.asarray(baseline, np.float32)
-    if start.shape != shape:
-        raise ArgumentError(
-            f"baseline has shape {start.shape}; expected that of one image, {np.shape(state.normalizer.mean)}"
-        )
+    start = np.zeros(shape, np.float32) if baseline is None else _baseline_array(baseline, shape)
     labels = prepare_arguments(model, state, images, classes, batch)
     image_index = np.repeat(np.arange(len(images)), steps)
     fractions = np.tile((np.arange(steps, dtype=np.float32) + 0.5) / steps, len(images))
@@ -100,6 +96,23 @@ def integrated_gradients(
         # `add.at`, since an image occurs several times in a batch.
         np.add.at(total, image_index[index], part)
     return (total / steps).astype(np.float32)
+
+
+def _baseline_array(baseline: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the baseline as float32 of `shape`."""
+    try:
+        start = np.asarray(baseline, np.float32)
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"baseline is {format_value(baseline)}; expected an image of numbers in 0..255. "
+            f"Write baseline=np.full({shape}, 128)."
+        ) from None
+    if start.shape != shape:
+        raise ArgumentError(
+            f"baseline has shape {start.shape}; expected that of one image, {shape}. "
+            f"Write baseline=np.full({shape}, 128)."
+        )
+    return start
 
 
 @parallel.cached_program

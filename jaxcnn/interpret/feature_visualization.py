@@ -5,7 +5,9 @@ The images are found by gradient ascent, which is known as activation maximizati
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +17,7 @@ import numpy as np
 import optax
 
 from jaxcnn import cpu, parallel
+from jaxcnn.arguments import check_integer, check_mapping
 from jaxcnn.augment import normalize
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.interpret.activations import map_shapes, stage_outputs
@@ -71,7 +74,8 @@ def maximize_activation(
       For each stage float32 [k, h, w, c] in 0..1, an image for each of its k channels.
 
     Raises:
-      ArgumentError: a stage, a channel or the aim is unknown.
+      ArgumentError: a stage, a channel or the aim is unknown, `channels` is no dict of lists, or a
+        number is invalid.
 
     Example:
       >>> import optax
@@ -88,7 +92,10 @@ def maximize_activation(
     h, w, c = image_shape_of(model, state)
     indices = _flat_channels(map_shapes(model, (h, w, c)), channels)
     check_choice("aim", aim, AIMS)
-    jitter = min(h, w) // 8 if jitter is None else jitter
+    steps = check_integer("steps", steps, 0, example=64)
+    jitter = min(h, w) // 8 if jitter is None else check_integer("jitter", jitter, 0)
+    smooth = _check_smooth(smooth)
+    seed = check_integer("seed", seed, -(2**63), 2**63 - 1, example=0)
     test_state, key = eval_state(state)._replace(opt_state=(), metrics=()), jax.random.key(seed)
     # The margin leaves room for the shifts.
     starts = _pink_noise(
@@ -106,6 +113,18 @@ def maximize_activation(
     return dict(zip(channels, parts, strict=True))
 
 
+def _check_smooth(smooth: Any) -> float:
+    try:
+        number = math.nan if isinstance(smooth, str) else float(smooth)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ArgumentError(
+            f"smooth is {format_value(smooth)}; expected a finite number. Write smooth=3.0."
+        )
+    return number
+
+
 def _flat_channels(
     maps: Mapping[str, tuple[int, ...]], channels: Mapping[str, Sequence[int]]
 ) -> np.ndarray:
@@ -114,10 +133,24 @@ def _flat_channels(
     Raises:
       ArgumentError: a stage or a channel does not exist, or there are no channels.
     """
+    first = str(channels) if isinstance(channels, str) and channels in maps else next(iter(maps))
+    check_mapping("channels", channels, f"{{{first!r}: [0]}}")
     indices, offset = [], 0
     for stage, stage_channels in channels.items():
         count = maps[check_choice("stage", stage, maps)][-1]
-        if not len(stage_channels) or not all(0 <= channel < count for channel in stage_channels):
+        is_list = isinstance(stage_channels, Sized) and isinstance(stage_channels, Iterable)
+        if (
+            not is_list
+            or isinstance(stage_channels, str)
+            or getattr(stage_channels, "ndim", 1) != 1
+        ):
+            raise ArgumentError(
+                f"channels of {stage} are {format_value(stage_channels)}; expected a list of "
+                f"numbers from 0 to {count - 1}. Write channels={{{stage!r}: [0]}}."
+            )
+        if not len(stage_channels) or not all(
+            _is_index(channel, count) for channel in stage_channels
+        ):
             raise ArgumentError(
                 f"channels of {stage} are {format_value(list(stage_channels))}; "
                 f"expected one or more of 0 to {count - 1}"
@@ -129,6 +162,13 @@ def _flat_channels(
             f"no channels are asked for; write {{stage: [0, 1]}} with a stage of {', '.join(maps)}"
         )
     return np.asarray(indices, np.int32)
+
+
+def _is_index(value: Any, count: int) -> bool:
+    try:
+        return not isinstance(value, (bool, np.bool_)) and 0 <= operator.index(value) < count
+    except TypeError:
+        return False
 
 
 def _pink_noise(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:

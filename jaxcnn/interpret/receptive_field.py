@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxcnn.arguments import check_image_shape
 from jaxcnn.config import ArgumentError
 from jaxcnn.interpret._outputs import outputs
 from jaxcnn.interpret._receptive_field_rules import Extent, trace_extents
@@ -56,7 +57,8 @@ def receptive_fields(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Rece
       The fields by stage, in the network's order.
 
     Raises:
-      ArgumentError: raised by the network, for images that it does not accept.
+      ArgumentError: the shape is not three whole numbers above 0, or the network does not accept
+        such images.
 
     Example:
       >>> from jaxcnn.models import create_model
@@ -67,6 +69,7 @@ def receptive_fields(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Rece
       c3 (14, 14) (2, 2) (-2, -2)
       c5 (32, 32) (4, 4) (-2, -2)
     """
+    shape = check_image_shape(shape)
     # A dict would come back from tracing in alphabetical order.
     names: list[str] = []
 

@@ -17,10 +17,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxcnn import metrics
+from jaxcnn.arguments import check_integer
 from jaxcnn.augment import normalize
-from jaxcnn.config import check_choice
+from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.evaluation import outputs_and_targets
+from jaxcnn.models.calling import call
 from jaxcnn.state import State, eval_state, image_shape_of
 
 T = TypeVar("T")
@@ -37,15 +39,19 @@ def responses(
     response is the output of the BN that directly takes its output. Without such a BN it is the
     layer's own output. Nonlinearity and addition come later (He et al. 2015, arXiv:1512.03385,
     section 4.2, "Analysis of Layer Responses"). The second call of a layer has the name "name#2".
+    A kernel of the network itself has the name of its class.
 
     Args:
-      model: the network.
+      model: any network, with or without a flag for training.
       variables: {"params": ...} and its other collections.
       inputs: float32 [b, h, w, c], normalized.
       train: BN takes the moments of `inputs` instead of the moving averages, and dropout is active.
 
     Returns:
       The responses, in the order in which the network computes them.
+
+    Raises:
+      ArgumentError: the variables are of another model, or test mode draws random numbers.
 
     Example:
       >>> from jaxcnn import create_model
@@ -62,12 +68,12 @@ def _run(model, variables, inputs, train) -> tuple[Any, dict[str, Any]]:
     recorded: dict[str, Any] = {}
 
     def record(
-        call: Callable[..., Any],
+        run_method: Callable[..., Any],
         args: Any,
         kwargs: Any,
         context: nn.module.InterceptorContext,
     ) -> Any:
-        out, module = call(*args, **kwargs), context.module
+        out, module = run_method(*args, **kwargs), context.module
         if context.method_name != "__call__":
             return out
         if module.has_variable("params", "kernel"):
@@ -82,11 +88,12 @@ def _run(model, variables, inputs, train) -> tuple[Any, dict[str, Any]]:
 
     with nn.intercept_methods(record):
         if not train:
-            return model.apply(variables, inputs, train=False), recorded
+            return call(model, variables, inputs, train=False), recorded
         mutable = [name for name in variables if name != "params"]
-        rngs = {"dropout": jax.random.PRNGKey(0)}
-        out, _ = model.apply(variables, inputs, train=True, mutable=mutable, rngs=rngs)
-        return out, recorded
+        key = jax.random.PRNGKey(0)
+        result = call(model, variables, inputs, train=True, mutable=mutable, key=key)
+        # Without collections to change, `call` returns the output alone.
+        return result[0] if mutable else result, recorded
 
 
 def _call_name(module, recorded):
@@ -117,6 +124,7 @@ def map_responses(
       The results by name, in the network's order.
 
     Raises:
+      ArgumentError: `measure` is no function, or an error of `responses`.
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
@@ -131,11 +139,20 @@ def map_responses(
       >>> shapes["stem"], shapes["stage3_block1/conv2"], shapes["head"]
       ((5, 8, 8, 4), (5, 2, 2, 16), (5, 10))
     """
+    _check_measure(measure)
     verify_images("images", images, image_shape_of(model, state))
     state = state if train else eval_state(state)
     variables = {"params": state.params, **state.model_state}
     by_layer = responses(model, variables, normalize(images, state.normalizer), train=train)
     return {name: measure(np.asarray(response, np.float32)) for name, response in by_layer.items()}
+
+
+def _check_measure(measure: Any) -> None:
+    if not callable(measure):
+        raise ArgumentError(
+            f"measure is {format_value(measure)}; expected a function of an array. "
+            "Write measure=np.std."
+        )
 
 
 def response_std(
@@ -153,6 +170,9 @@ def response_std(
     training mode BN takes the moments of each batch of consecutive images, of which the last may be
     smaller. Arguments and errors are those of `map_responses`.
 
+    Raises:
+      ArgumentError: `batch` is not a whole number above 0.
+
     Example:
       >>> import optax
       >>> from jaxcnn import TrainConfig, create_model, load_dataset
@@ -165,6 +185,7 @@ def response_std(
       >>> bool(abs(std["stage3_block1/conv2"] - 1) < 1e-3)  # BN makes it so
       True
     """
+    batch = check_integer("batch", batch, example=500)
     verify_images("images", images, image_shape_of(model, state))
     total: dict[str, np.ndarray] = {}
     for first in range(0, len(images), batch):
@@ -211,7 +232,7 @@ def gradient_norms(
       loss: a name in `jaxcnn.metrics.LOSSES`.
 
     Returns:
-      The norms by layer, in the network's order.
+      The norms by layer, in the network's order and by the names of `responses`.
 
     Raises:
       ArgumentError: the loss is unknown.
@@ -238,16 +259,22 @@ def gradient_norms(
         order.extend(by_layer)
         return metrics.LOSSES[loss](*outputs_and_targets(outputs, inputs, target, loss)).mean()
 
-    norms = kernel_norms(jax.grad(mean_loss)(state.params))
-    return {name: norms[name] for name in order if name in norms}
+    norms = kernel_norms(jax.grad(mean_loss)(state.params), model)
+    # The model within nn.remat or nn.jit is called by the name of another class.
+    own_kernel = [type(model).__name__] if "kernel" in state.params else []
+    return {name: norms[name] for name in [*order, *own_kernel] if name in norms}
 
 
-def kernel_norms(params: Any) -> dict[str, float]:
+def kernel_norms(params: Any, model: nn.Module | None = None) -> dict[str, float]:
     """Return the Euclidean norm of each layer's kernel.
 
-    The names are those of `responses`.
+    The names are those of `responses`. A tree of gradients gives the norms of the kernels'
+    gradients.
 
-    A tree of gradients gives the norms of the kernels' gradients.
+    Args:
+      params: the tree of parameters.
+      model: the network. It names a kernel that belongs to no submodule, which is the network's
+        own. Without it such a kernel has the name "".
 
     Example:
       >>> params = {"conv": {"kernel": np.float32([3, 4]), "bias": np.float32([9])}}
@@ -256,8 +283,9 @@ def kernel_norms(params: Any) -> dict[str, float]:
     """
     leaves = flatten_dict(params).items()
     kernels = {path[:-1]: leaf for path, leaf in leaves if path[-1] == "kernel"}
+    root = "" if model is None else type(model).__name__
     return {
-        "/".join(path): float(np.linalg.norm(np.asarray(leaf, np.float64).ravel()))
+        "/".join(path) or root: float(np.linalg.norm(np.asarray(leaf, np.float64).ravel()))
         for path, leaf in kernels.items()
     }
 

@@ -9,6 +9,7 @@ the same batch at other parameters. Two methods train at one point and are evalu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,7 +33,8 @@ def select_extra_args(
     """
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any):
-        return tx.update(updates, state, params, **{name: extra[name] for name in names})
+        accepted = {name: extra[name] for name in names if name in extra}
+        return tx.update(updates, state, params, **accepted)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
@@ -77,7 +79,7 @@ def as_transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
     if has_functions and not isinstance(tx, type):
         if not isinstance(tx, optax.GradientTransformation):
             tx = optax.GradientTransformation(tx.init, tx.update)
-        return optax.with_extra_args_support(tx)
+        return _pass_accepted(optax.with_extra_args_support(tx))
     if callable(tx):
         name = getattr(tx, "__name__", type(tx).__name__)
         description, correction = f"the function {name}", f"{name}(1e-3), its result"
@@ -88,6 +90,22 @@ def as_transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
     raise ArgumentError(
         f"tx is {description}; expected an optax transformation. Write {correction}."
     )
+
+
+def _pass_accepted(tx: Any) -> optax.GradientTransformationExtraArgs:
+    """Return `tx` with only the extra arguments that its update has parameters for.
+
+    Most updates take any, but that of `optax.contrib.sam` takes `grad_fn` only.
+    """
+    try:
+        parameters = inspect.signature(tx.update).parameters.values()
+    # Some functions of C have no signature.
+    except ValueError:
+        return tx
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return tx
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return select_extra_args(tx, *names)
 
 
 class LookaheadState(NamedTuple):
@@ -125,6 +143,13 @@ def lookahead(
         return steps.fast, LookaheadState(optax.apply_updates(state.slow, steps.slow), inner)
 
     return optax.GradientTransformation(init, update)
+
+
+def needs_two_copies(opt_state: Any) -> bool:
+    """Check if a state is that of `optax.lookahead` itself."""
+    kinds = (LookaheadState, optax.LookaheadState)
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kinds))
+    return any(isinstance(node, optax.LookaheadState) for node in nodes)
 
 
 def prodigy(
@@ -181,19 +206,40 @@ def eval_params(opt_state: Any, params: Any) -> Any:
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, _AVERAGES))
     for state in nodes:
         if isinstance(state, LookaheadState):
-            return _replace_params(params, state.slow)
+            params = _replace_trained(params, state.slow)
         if isinstance(state, contrib.ScheduleFreeState):
-            averaged: Any = state.z
-            trained = params
-            if isinstance(params, Mapping):
-                trained = {name: params[name] for name in averaged}
-            return _replace_params(params, contrib.schedule_free_eval_params(state, trained))
+            own_params = jax.tree.map(
+                lambda z, leaf: z if _is_masked(z) else leaf,
+                state.z,
+                _like(params, state.z),
+                is_leaf=_is_masked,
+            )
+            averages = contrib.schedule_free_eval_params(state, own_params)
+            params = _replace_trained(params, averages)
     return params
 
 
-def _replace_params(params: Any, trained: Any) -> Any:
-    """Return `params` with the trained ones, which are all but those of frozen stages."""
-    return {**params, **trained} if isinstance(params, Mapping) else trained
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _like(params: Any, trained: Any) -> Any:
+    """Return `params` without those of frozen stages, which `trained` lacks."""
+    return {name: params[name] for name in trained} if isinstance(params, Mapping) else params
+
+
+def _replace_trained(params: Any, trained: Any) -> Any:
+    """Return `params` with the leaves of `trained`.
+
+    It lacks frozen stages and the leaves of other partitions.
+    """
+    new_params = jax.tree.map(
+        lambda new, leaf: leaf if _is_masked(new) else new,
+        trained,
+        _like(params, trained),
+        is_leaf=_is_masked,
+    )
+    return {**params, **new_params} if isinstance(params, Mapping) else new_params
 
 
 # The learning rate

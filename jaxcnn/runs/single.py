@@ -62,9 +62,14 @@ def verify_data_of(config: ExperimentConfig, data: Dataset) -> None:
         )
     num_validation = len(data.validation.labels)
     if config.num_validation != num_validation:
+        can_be_held_out = config.num_validation < len(data.train.labels) + num_validation
         raise ArgumentError(
             f"num_validation is {config.num_validation}, but the data holds out {num_validation}; "
-            f"write load_dataset(..., validation={config.num_validation})"
+            + (
+                f"write load_dataset(..., validation={config.num_validation})"
+                if can_be_held_out
+                else f"write num_validation={num_validation}"
+            )
         )
 
 

@@ -27,3 +27,7 @@ class WeightsError(ValueError):
         self.missing = tuple(missing)
         self.unexpected = tuple(unexpected)
         self.misshapen = tuple(misshapen)
+
+
+class NoEntriesError(WeightsError):
+    """An entry is missing from a file that holds arrays only, without entries of a checkpoint."""

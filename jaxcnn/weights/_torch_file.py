@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxcnn.config import format_value
-from jaxcnn.weights._errors import WeightsError
+from jaxcnn.weights._errors import NoEntriesError, WeightsError
 from jaxcnn.weights._torch_pickle import (
     MAX_PICKLE_BYTES,
     REMEDY,
@@ -204,8 +204,9 @@ def state_dict(tree: Any, file: Path, entry: str | None = None) -> dict[str, Ten
     if entry is None:
         tensors = entries[_usual_entry(tree, entries, file)]
     elif not (tensors := entries.get(entry) or _with_prefix(whole, entry)):
-        names = [name for name in entries if name] or _first_parts(whole)
-        raise WeightsError(_no_entry_message(entry, names))
+        if names := [name for name in entries if name]:
+            raise WeightsError(_no_entry_message(entry, names))
+        raise NoEntriesError(_no_entry_message(entry, _first_parts(whole)))
     invalid = [
         key
         for key, value in tensors.items()
@@ -290,7 +291,7 @@ def select_entry(arrays: dict[str, Any], entry: str | None) -> dict[str, Any]:
         return arrays
     if selected := _with_prefix(arrays, entry):
         return selected
-    raise WeightsError(_no_entry_message(entry, _first_parts(arrays)))
+    raise NoEntriesError(_no_entry_message(entry, _first_parts(arrays)))
 
 
 def _with_prefix(flat: dict[Any, Any], entry: str) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from flax.traverse_util import flatten_dict
 
 from jaxcnn._util import write_atomically
 from jaxcnn.arguments import check_mapping, check_path, format_value
+from jaxcnn.checkpoint._integrity import join_first
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import eval_params
 from jaxcnn.weights._errors import WeightsError
-from jaxcnn.weights._networks import published_name
+from jaxcnn.weights._networks import default_image_shape, published_name, trace
 from jaxcnn.weights.layouts import layouts, locate_leaves, to_file_layout
 
 
@@ -41,8 +42,8 @@ def export_weights(
         the network. It distinguishes v1 from v1.5.
 
     Raises:
-      WeightsError: the file cannot be written, or metadata is no text or has another network's
-        name.
+      WeightsError: the file cannot be written, the variables are of another network, or metadata
+        is no text or has another network's name.
 
     Example:
       >>> import tempfile
@@ -68,6 +69,7 @@ def export_weights(
     variables = _check_variables(variables)
     exported = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
     flat = {key: np.asarray(leaf, np.float32) for key, leaf in flatten_dict(exported).items()}
+    _check_network(model, flat)
     layout = layouts(model)[0]
     leaves = locate_leaves(layout, flat)
     arrays = {
@@ -104,6 +106,64 @@ def _check_variables(value: Any) -> Mapping[str, Any]:
     problem = "has no params" if is_mapping else f"is of type {type(value).__name__}"
     raise WeightsError(
         f"variables {problem}; expected a State, or the collections of a network. Write {{'params': params, ...}}."
+    )
+
+
+def _check_network(model: nn.Module, arrays: Mapping[tuple[str, ...], np.ndarray]) -> None:
+    """Check that the arrays are of `model`, for images of some shape.
+
+    Sizes that differ between images of several shapes are not checked, nor is a module that is
+    built for images of one shape only.
+
+    Raises:
+      WeightsError: they are of another network.
+    """
+    height, width, channels = default_image_shape(model)
+    shapes = [(height, width, channels), (height, width, 4 - channels), (32, 32, 1), (28, 28, 3)]
+    traces: list[dict[tuple[str, ...], tuple[int, ...]]] = []
+    found = {path: array.shape for path, array in arrays.items()}
+    for shape in shapes:
+        # A module may refuse a shape in any way.
+        try:
+            specs = trace(model, shape).specs
+        except Exception:
+            continue
+        exported = {path for path in specs if path[0] in ("params", "batch_stats")}
+        traces.append({path: specs[path].shape for path in exported})
+        if traces[-1] == found:
+            return
+    if len(traces) < 2 or any(other.keys() != traces[0].keys() for other in traces):
+        return
+    names = {path: ".".join(path[1:]) for path in [*traces[0], *found]}
+    missing = sorted(names[path] for path in traces[0].keys() - found.keys())
+    unexpected = sorted(names[path] for path in found.keys() - traces[0].keys())
+    misshapen = [
+        f"{names[path]} is {list(found[path])}, expected {list(shape)}"
+        for path, shape in traces[0].items()
+        if path in found and not _fits(found[path], [other[path] for other in traces])
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    problems = [
+        f"{len(keys)} {kind} ({join_first([format_value(key, 120).strip(chr(39)) for key in keys])})"
+        for kind, keys in kinds.items()
+        if keys
+    ]
+    if problems:
+        name = published_name(model) or type(model).__name__
+        raise WeightsError(
+            f"variables are not of {name}: {'; '.join(problems)}; "
+            "expected those of this network. Write the model that they are of.",
+            **kinds,
+        )
+
+
+def _fits(shape: tuple[int, ...], expected: list[tuple[int, ...]]) -> bool:
+    """Return whether a shape equals those expected, where these agree."""
+    if any(len(other) != len(shape) for other in expected):
+        return False
+    return all(
+        len(set(sizes)) > 1 or size == sizes[0]
+        for size, *sizes in zip(shape, *expected, strict=True)
     )
 
 

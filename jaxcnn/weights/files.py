@@ -95,7 +95,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except WeightsError as error:
-        raise WeightsError(f"{path} is refused: {error}") from None
+        raise type(error)(f"{path} is refused: {error}") from None
     except OSError as error:
         raise WeightsError(
             f"{path} cannot be read: {error.strerror or describe_error(error)}"

@@ -20,7 +20,7 @@ from jaxcnn.checkpoint._integrity import join_first
 from jaxcnn.config import format_value
 from jaxcnn.models import PreActResNet, ResNet
 from jaxcnn.models.calling import verify_model
-from jaxcnn.weights._errors import WeightsError
+from jaxcnn.weights._errors import NoEntriesError, WeightsError
 from jaxcnn.weights._networks import (
     PADDINGS,
     Path,
@@ -139,8 +139,8 @@ def load_weights(
         raise WeightsError(
             f"entry is {format_value(entry)}; expected a name or None. Write entry='state_dict_ema'."
         )
-    arrays, metadata = read_weights(file) if entry is None else read_weights(file, entry)
     traced = trace(model, shape)
+    arrays, metadata = _read_entry(file, entry, len(traced.specs))
     arrays = {
         key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")
     }
@@ -150,7 +150,22 @@ def load_weights(
     match = match_layout(file, traced.specs, arrays, candidates)
     fresh = _leaves_to_initialize(model, file, match, traced, seed)
     needed = {path: leaf for path, leaf in match.leaves.items() if path not in fresh}
-    _check_arrays(model, file, needed, match)
+    try:
+        _check_arrays(model, file, needed, match)
+    except WeightsError as error:
+        if entry is not None and 2 * len(arrays) < len(traced.specs):
+            raise WeightsError(
+                f"entry is {format_value(entry)}, which has {len(arrays)} arrays in {file}, where "
+                f"the network has {len(traced.specs)}; expected a whole network's. Use entry=None."
+            ) from None
+        only_shapes = not (error.missing or error.unexpected)
+        if only_shapes and (fitting := _fitting_shape(model, shape, needed, match)):
+            raise WeightsError(
+                f"{file} is of the network for images of other shapes than {shape}: "
+                f"{error.misshapen[0]}; expected the shape of its images. Use shape={fitting}.",
+                misshapen=error.misshapen,
+            ) from None
+        raise
     _check_arithmetic(model, file, match, traced, shape)
     _check_version(model, file, match.layout, metadata, stride_in_3x3)
     result = {path: from_file_layout(match.arrays[leaf.key], leaf) for path, leaf in needed.items()}
@@ -158,6 +173,28 @@ def load_weights(
     if _padding(model, file, match, shortcut_padding) == "both":
         result = reorder_channels(model, result)
     return unflatten_dict({path: _float32(result[path]) for path in traced.specs})
+
+
+def _read_entry(
+    file: str | File, entry: str | None, num_leaves: int
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the arrays and metadata of an entry, as `read_weights` does.
+
+    Raises:
+      WeightsError: they cannot be read, or there is no such entry.
+    """
+    if entry is None:
+        return read_weights(file)
+    try:
+        return read_weights(file, entry)
+    except NoEntriesError:
+        whole, _ = read_weights(file)
+        if len(_common_prefixes(whole, num_leaves)) > 1:
+            raise
+        raise WeightsError(
+            f"entry is {format_value(entry)}, but {file} has no entries, only the arrays of one "
+            "network; expected None. Use entry=None."
+        ) from None
 
 
 # ---------------------------------------------------------------- layout and prefix
@@ -450,6 +487,38 @@ def _check_arrays(model: nn.Module, file: Any, needed: Mapping[Path, Leaf], matc
     )
 
 
+def _fitting_shape(
+    model: nn.Module, shape: tuple[int, ...], needed: Mapping[Path, Leaf], match: Match
+) -> tuple[int, int, int] | None:
+    """Return a shape of images for which the network has the file's arrays, or None."""
+    arrays = match.arrays
+    if not all(_is_float(arrays[leaf.key]) for leaf in needed.values()):
+        return None
+    differing = [leaf for leaf in needed.values() if arrays[leaf.key].shape not in leaf.forms()]
+    # The inputs of a convolution are the images' channels, or those of a multiple of them.
+    sizes = [
+        arrays[leaf.key].shape[1 if leaf.torch else -2]
+        for leaf in differing
+        if arrays[leaf.key].ndim == len(leaf.shape) == 4
+    ]
+    height, width, _ = shape
+    channels = dict.fromkeys(sizes or [shape[2], 1, 3])
+    sides = dict.fromkeys([(height, width), *((side, side) for side in (8, 28, 32, 64, 224))])
+    for candidate in [(*side, channel) for side in sides for channel in channels]:
+        # The network may refuse a shape in any way.
+        try:
+            specs = trace(model, candidate).specs
+        except Exception:
+            continue
+        if all(
+            path in specs
+            and arrays[leaf.key].shape in leaf._replace(shape=specs[path].shape).forms()
+            for path, leaf in needed.items()
+        ):
+            return candidate
+    return None
+
+
 def _advice(
     arrays: Mapping[str, Any],
     missing: list[str],
@@ -459,7 +528,7 @@ def _advice(
     """Return a description of the file, and a suggestion."""
     description = describe_network(arrays)
     advice = f"it looks like {description}" if description else "build the network that it is of"
-    if missing and unexpected:
+    if missing and unexpected and "." in unexpected[0]:
         path = next(path for path, leaf in needed.items() if leaf.key == missing[0])
         file_layer = format_value(unexpected[0].rpartition(".")[0], 60)
         layer = ".".join(path[1:-1])
