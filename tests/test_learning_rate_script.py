@@ -116,7 +116,7 @@ def test_slow_is_not_too_large_and_dead_is():
 
 def test_the_finders_numbers_are_the_functions(out):
     found = json.loads((out / "finder" / "sgd.json").read_text())
-    config = jc.ExperimentConfig.from_json(json.dumps(found["asked"]["config"]))
+    config = jc.ExperimentConfig.from_json(json.dumps(found["request"]["config"]))
     again = jc.lr_finder(
         jc.create_model("mlp", 10),
         config.optimizer,

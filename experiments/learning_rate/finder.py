@@ -58,7 +58,7 @@ def run(options: Options, stop: Any) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     for name in options.finder.optimizers:
         path, settings = folder / f"{name}.json", _settings(options, name)
-        if path.exists() and read_json(path).get("asked") == settings:
+        if path.exists() and read_json(path).get("request") == settings:
             continue
         test, dataset, finder = _config(options, name), data(options), options.finder
         result = jc.lr_finder(
@@ -74,7 +74,7 @@ def run(options: Options, stop: Any) -> bool:
         numbers = {
             k: v.tolist() if hasattr(v, "tolist") else v for k, v in result._asdict().items()
         }
-        content = {"asked": settings} | {k: _finite(v) for k, v in numbers.items()}
+        content = {"request": settings} | {k: _finite(v) for k, v in numbers.items()}
         write_text(path, json.dumps(content) + "\n")
         if stop():
             return False
@@ -101,7 +101,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     tests = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
     if not tests:
         raise jc.ArgumentError(f"{folder} holds no range test; leave out --plot-only")
-    setting = next(iter(tests.values()))["asked"]["config"]
+    setting = next(iter(tests.values()))["request"]["config"]
     protocol = f"{setting['model']} on {setting['dataset']}, batch {setting['train']['batch_size']}, 1 seed"
     keys = ("suggested", "limit", "diverged")
     lines = [

@@ -43,7 +43,7 @@ def write(path: Path, measurement: Measurement) -> None:
     np.savez(
         buffer,
         allow_pickle=False,
-        asked=np.array(json.dumps(measurement.request)),
+        request=np.array(json.dumps(measurement.request)),
         **measurement.arrays,
     )
     # A link with that name would write the bytes elsewhere.
@@ -62,7 +62,7 @@ def read(path: Path) -> Measurement:
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        return Measurement(dict(json.loads(str(arrays.pop("asked")))), arrays)
+        return Measurement(dict(json.loads(str(arrays.pop("request")))), arrays)
     except LogError:
         raise
     except (

@@ -43,7 +43,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
         if item[0]["net"]["seed"] == min(head["net"]["seed"] for head, _ in networks)
     ]
     first_seeds.sort(key=lambda item: not item[0]["net"]["batch_norm"])
-    request = networks[0][0]["asked"]
+    request = networks[0][0]["request"]
     bn_text = "their own moments" if request["mode"] == "train" else "moving averages"
     setting = networks[0][0]["what"]
     images_text = f"measured on {request['images']} training images, responses with BN by {bn_text}"

@@ -75,7 +75,7 @@ def write_rows(path: Path, request: Row, head: Row, rows: list[Row]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        {"asked": request} | head,
+        {"request": request} | head,
         *({key: _finite(value) for key, value in row.items()} for row in rows),
     ]
     write_text(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
@@ -87,7 +87,7 @@ def _finite(value: Any) -> Any:
 
 def is_measured(path: Path, request: Row) -> bool:
     """Return whether the file exists and answers the request."""
-    return path.exists() and read_rows(path)[0]["asked"] == request
+    return path.exists() and read_rows(path)[0]["request"] == request
 
 
 def read_rows(path: Path) -> tuple[Row, list[Row]]:
@@ -98,7 +98,7 @@ def read_rows(path: Path) -> tuple[Row, list[Row]]:
     """
     try:
         head, *rows = read_lines(path, "line of signals")
-        if not head["asked"] or not all(row["index"] for row in rows):
+        if not head["request"] or not all(row["index"] for row in rows):
             raise ValueError
         return head, rows
     except (ValueError, KeyError, TypeError) as error:

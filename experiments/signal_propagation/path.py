@@ -57,7 +57,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
         folder / "gradient.png",
     )
     table = [row for head, rows in networks for row in ratio_rows(head, rows)]
-    images_text = f"{head['asked']['images']} training images"
+    images_text = f"{head['request']['images']} training images"
     tables.write_table(
         folder,
         table,

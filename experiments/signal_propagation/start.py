@@ -86,7 +86,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     networks = measure.read_all(folder)
     first_seeds = [item for item in networks.values() if item[0]["net"]["seed"] == 0]
     head = first_seeds[0][0]
-    setting = f"Before training: {head['what']}, {head['asked']['images']} images"
+    setting = f"Before training: {head['what']}, {head['request']['images']} images"
     for key, label in figures.QUANTITIES.items():
         plots.save(figures.layer_panels(first_seeds, key, label, setting), folder / f"{key}.png")
     table = [figures.table_row(head, rows) for head, rows in networks.values()]
