@@ -121,7 +121,8 @@ def check_positive(name: str, value: Any, *, example: Any) -> float:
     )
     if not is_real or not value > 0 or not _is_finite(value):
         raise ArgumentError(
-            f"{name} is {format_value(value)}; expected a finite number above 0. Write {name}={example}."
+            f"{name} is {format_value(value)}; expected a finite number above 0. Write "
+            f"{name}={example}."
         )
     return float(value)
 
@@ -211,7 +212,8 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
     ]
     if len(sizes) != 3 or not all(valid) or math.prod(map(int, sizes)) >= 2**31:
         raise ArgumentError(
-            f"shape is {format_value(shape)}; expected the height, width and channels of an image. Write (32, 32, 3)."
+            f"shape is {format_value(shape)}; expected the height, width and channels of an image. "
+            "Write (32, 32, 3)."
         )
     height, width, channels = map(int, sizes)
     return height, width, channels

@@ -83,7 +83,8 @@ def make_normalizer(
         if subtract == "imagenet":
             if pixel.shape[-1] != 3:
                 raise ArgumentError(
-                    f"subtract_mean is 'imagenet', of 3 channels, but images have {pixel.shape[-1]}; "
+                    "subtract_mean is 'imagenet', of 3 channels, but images have "
+                    f"{pixel.shape[-1]}; "
                     "write subtract_mean='channel'"
                 )
             choices["imagenet"] = jnp.broadcast_to(IMAGENET_NORMALIZER.mean, pixel.shape)
@@ -194,8 +195,8 @@ def augment(
     """Augment one normalized image, [h, w, c] -> the same shape.
 
     Padding follows the subtraction of the mean, so that zeros are the mean color (the protocol of
-    He et al. 2015). `pad_value="black"` pads with the normalized value of a black pixel instead, and
-    "reflect" mirrors the image.
+    He et al. 2015). `pad_value="black"` pads with the normalized value of a black pixel
+    instead, and "reflect" mirrors the image.
 
     Args:
       key: of this image.

@@ -141,7 +141,8 @@ def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarr
     sums = probabilities.sum(1, keepdims=True)
     if not ((probabilities >= 0) & (np.abs(sums - 1) < 1e-3)).all():
         raise ValueError(
-            "shares are no probabilities; expected numbers from 0 that sum to 1 in each row: take the softmax"
+            "shares are no probabilities; expected numbers from 0 that sum to 1 in each row: take "
+            "the softmax"
         )
     return probabilities.max(1), (probabilities.argmax(1) == labels).astype(np.float64)
 

@@ -571,9 +571,9 @@ def verify_config(config: Any, kind: type) -> None:
       ArgumentError: it is not.
 
     Example:
-      >>> verify_config({"num_steps": 60}, TrainConfig)
+      >>> verify_config({"seed": 1}, TrainConfig)
       Traceback (most recent call last):
-      jaxcnn.arguments.ArgumentError: config is a dict, {'num_steps': 60}; expected a TrainConfig. ...
+      jaxcnn.arguments.ArgumentError: config is a dict, {'seed': 1}; expected a TrainConfig. ...
     """
     if isinstance(config, kind):
         return

@@ -86,7 +86,8 @@ def hessian_vector(loss: Loss, params: Any, vector: Any, *args: Any) -> Any:
         value = loss(point, *args)
         if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise ArgumentError(
-                f"loss returns {jnp.result_type(value)}{list(jnp.shape(value))}; expected one number, "
+                f"loss returns {jnp.result_type(value)}{list(jnp.shape(value))}; expected one "
+                "number, "
                 "float32[]. Return the mean over the examples."
             )
         return value
@@ -256,13 +257,15 @@ def noise_scale(
         sizes.append(_batch_size(batch))
         if sizes[0] != sizes[-1]:
             raise ArgumentError(
-                f"batches hold {sizes[0]} and {sizes[-1]} examples; expected one size: drop the odd one"
+                f"batches hold {sizes[0]} and {sizes[-1]} examples; expected one size: drop the "
+                "odd one"
             )
         flat = np.asarray(_gradient(gradient, params, batch), np.float64)
         total, squares = total + flat, squares + float(flat @ flat)
     if len(sizes) < 2:
         raise ArgumentError(
-            f"batches holds {len(sizes)}; expected at least two: write smaller ones, down to one example"
+            f"batches holds {len(sizes)}; expected at least two: write smaller ones, down to one "
+            "example"
         )
     # The mean of |g|^2 over batches, and |g|^2 of all of them together.
     n, small, large = len(sizes), squares / len(sizes), float(total @ total) / len(sizes) ** 2
@@ -312,7 +315,8 @@ def _count_values(tree, name: str = "params") -> int:
     if kinds != {"float32"}:
         content = format_value(", ".join(sorted(kinds)) or "nothing").strip("'")
         raise ArgumentError(
-            f"{name} holds {content}; expected float32 arrays alone: hand anything else over in args"
+            f"{name} holds {content}; expected float32 arrays alone: hand anything else over in "
+            "args"
         )
     return sum(leaf.size for leaf in leaves)
 

@@ -158,7 +158,8 @@ def pca_plane(states: Sequence[State]) -> PCAPlane:
     """
     if len(states) < 3:
         raise ArgumentError(
-            f"there are {len(states)} states; expected at least three, of which two steps make a plane"
+            f"there are {len(states)} states; expected at least three, of which two steps make a "
+            "plane"
         )
     trees = [jax.tree.leaves(eval_state(state).params) for state in states]
     differences = [_differences(leaves) for leaves in zip(*trees, strict=True)]
@@ -371,7 +372,8 @@ def _check_directions(params: Any, directions: Sequence[Any]) -> None:
     for i, direction in enumerate(directions):
         if jax.tree.map(np.shape, direction, is_leaf=lambda x: hasattr(x, "shape")) != shapes:
             raise ArgumentError(
-                f"directions[{i}] is not like the parameters; write random_direction(key, state.params)"
+                f"directions[{i}] is not like the parameters; write random_direction(key, "
+                "state.params)"
             )
 
 
@@ -382,7 +384,8 @@ def _check_steps(directions, steps) -> list[np.ndarray]:
         array.ndim == 1 and array.size and np.isfinite(array).all() for array in arrays
     ):
         raise ArgumentError(
-            f"steps has shapes {shapes}; expected a list of finite numbers for each of {len(directions)} directions"
+            f"steps has shapes {shapes}; expected a list of finite numbers for each of "
+            f"{len(directions)} directions"
         )
     return arrays
 
@@ -392,7 +395,8 @@ def _initial_values(resume: LandscapeValues | None, shape: tuple[int, ...]) -> L
         return LandscapeValues(np.full(shape, np.nan), np.full(shape, np.nan), 0)
     if resume.loss.shape != shape:
         raise ArgumentError(
-            f"resume has shape {resume.loss.shape} and steps ask for {shape}; give what the same steps left"
+            f"resume has shape {resume.loss.shape} and steps ask for {shape}; give what the same "
+            "steps left"
         )
     # The arrays are written to, so those of the caller are copied.
     return resume._replace(loss=resume.loss.copy(), error_percent=resume.error_percent.copy())

@@ -117,7 +117,8 @@ def _check(coordinator, num_processes, process_id):
         if value is None:
             examples = {"coordinator": "10.0.0.1:9876", "num_processes": 2, "process_id": 0}
             raise ArgumentError(
-                f"{name} is not given, but the job has several hosts: write --{_flag(name)} {examples[name]}"
+                f"{name} is not given, but the job has several hosts: write --{_flag(name)} "
+                f"{examples[name]}"
             )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -313,7 +314,8 @@ def abort_all_on_error() -> Iterator[None]:
             reason = to_one_line(error, 200)
             abort(
                 _DEAD,
-                f"another process of this job has ended, start all of them again to go on: {reason}",
+                "another process of this job has ended, start all of them again to go on: "
+                f"{reason}",
             )
         if is_multihost():
             sys.excepthook(type(error), error, error.__traceback__)

@@ -71,7 +71,8 @@ def verify_state(state: Any) -> None:
             "Write with_variables(init_state(model, tx, config, data), variables)."
         )
     raise ArgumentError(
-        f"state is of type {type(state).__name__}; expected a State. Write what train or init_state returns."
+        f"state is of type {type(state).__name__}; expected a State. Write what train or "
+        "init_state returns."
     )
 
 

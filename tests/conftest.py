@@ -9,7 +9,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Decoded data and compiled programs of the tests are theirs alone: made by the first process, shared by pytest-xdist's workers.
+# Decoded data and compiled programs of the tests are theirs alone: made by the first process,
+# shared by pytest-xdist's workers.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAXCNN_CACHE"] = tempfile.mkdtemp(prefix="jaxcnn-tests-")
     atexit.register(shutil.rmtree, os.environ["JAXCNN_CACHE"], ignore_errors=True)

@@ -24,7 +24,8 @@ from jaxcnn.config import (
     verify_config,
 )
 
-# He et al. 2015, section 4.2: 32k and 48k of 64k steps of 128 images, 45k/5k only while choosing, no division by std.
+# He et al. 2015, section 4.2: 32k and 48k of 64k steps of 128 images, 45k/5k only while choosing,
+# no division by std.
 PAPER = {
     "dataset": "cifar10",
     "model": "resnet20",

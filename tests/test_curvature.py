@@ -98,7 +98,8 @@ def test_all_iterations_give_the_whole_spectrum_of_a_network(name):
     assert values.dtype == bounds.dtype == np.float64
     assert (np.diff(values) >= 0).all()
     assert len(values) <= len(truth)
-    # The softmax does not see what is added to all logits: those zeros are many, and any number of them may be found.
+    # The softmax does not see what is added to all logits: those zeros are many, and any number of
+    # them may be found.
     outer = abs(truth) > 1e-4 * truth[-1]
     found = values[abs(values) > 1e-4 * truth[-1]]
     np.testing.assert_allclose(found, truth[outer], atol=3e-6 * truth[-1])

@@ -66,7 +66,8 @@ def test_statistics_are_those_of_all_pixels():
 
 
 def test_std_is_not_the_mean_of_the_images_own_deviations():
-    # Each image is flat, so its own deviation is 0: the widely copied "std" of CIFAR-10 would be 0 here.
+    # Each image is flat, so its own deviation is 0: the widely copied "std" of CIFAR-10 would be 0
+    # here.
     images = np.repeat(np.array([0, 51, 204, 255], np.uint8), 12).reshape(4, 2, 2, 3)
     mean, std = channel_statistics(images)
     np.testing.assert_allclose(mean, 0.5, rtol=1e-6)

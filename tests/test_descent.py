@@ -54,7 +54,8 @@ def test_long_trajectories_are_the_closed_form(part, momentum, nesterov):
     got = np.asarray(descend(quadratic(c), start, rate, 40, **options), np.float64)
     for i in range(3):
         want = closed_form_path(c[i], rate, 40, start[i], **options)
-        # Rounding enters at every step and travels on as the path does: it counts beside the largest so far.
+        # Rounding enters at every step and travels on as the path does: it counts beside the
+        # largest so far.
         assert (abs(got[:, i] - want) <= 1e-5 * np.maximum.accumulate(abs(want))).all()
 
 

@@ -292,7 +292,8 @@ def test_a_second_run_is_refused_and_a_deleted_folder_is_one_line(
     with interrupts.start_study(
         folder, home / "signals" / "cache", "--num-steps", "100000"
     ) as process:
-        # The save at 160 begins when that at 80 is on disk, which ten more steps do not tell: under load it takes longer.
+        # The save at 160 begins when that at 80 is on disk, which ten more steps do not tell: under
+        # load it takes longer.
         assert wait_until(
             lambda: interrupts.recorded_steps(folder)[-1:] > [160], process, every=0.05
         )

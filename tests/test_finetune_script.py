@@ -141,7 +141,8 @@ def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeyp
         (["--run", str(tmp_path / "none"), good], "holds no weights.safetensors; write --run"),
         (
             [good, *broken],
-            f"2 files are no pictures that can be read: {broken[0]} (empty), {broken[1]} (no such file)",
+            f"2 files are no pictures that can be read: {broken[0]} (empty), {broken[1]} (no such "
+            "file)",
         ),
         ([good, "--top", "0"], "top is 0"),
         ([str(sweets)], "a folder"),

@@ -456,8 +456,8 @@ def test_the_same_bytes_in_two_parts_are_told_each_time(fruit, tmp_path, caplog)
             image_folder(tmp_path / "both", 8, 8)
         (line,) = caplog.messages
         assert (
-            "1 picture is in two parts with the same bytes, the first train/cat/train.png and test/cat/copy.png"
-            in line
+            "1 picture is in two parts with the same bytes, the first train/cat/train.png and "
+            "test/cat/copy.png" in line
         )
 
 
@@ -553,7 +553,8 @@ def test_a_folder_that_is_none_is_one_line(make, says, tmp_path):
         ({"size": 8.0}, "size is 8.0"),
         (
             {"resize": 7},
-            "resize is 7, the shorter side before size=8 is cut out; expected a whole number in 8..8192",
+            "resize is 7, the shorter side before size=8 is cut out; expected a whole number in "
+            "8..8192",
         ),
         ({"test": 1}, "test is 1; expected a share"),
         ({"test": 0.5, "validation": 0.5}, "which leaves nothing"),

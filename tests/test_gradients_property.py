@@ -26,7 +26,8 @@ QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_p
 CLASSES = 3
 WIDE, NARROW, BOTH = range(1, 10), range(1, 5), (True, False)
 UNITS = ("relu", "relu", "relu", "tanh")
-# Networks, the options that change what is around a maximum or a ReLU, and what their sides are multiples of.
+# Networks, the options that change what is around a maximum or a ReLU, and what their sides are
+# multiples of.
 SMALL = {
     "cnn": ({"width": WIDE, "batch_norm": BOTH}, 2),
     "convnet": ({"width": WIDE, "batch_norm": (True,)}, 4),

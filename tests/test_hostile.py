@@ -122,7 +122,8 @@ def test_an_empty_path_is_no_folder(name, capsys):
             depth.main(args)
         assert exit.value.code == 2
         assert capsys.readouterr().err == (
-            f"error: {cli.flag_name(name)} is empty; expected a value. Leave it out, or write one after it\n"
+            f"error: {cli.flag_name(name)} is empty; expected a value. Leave it out, or write one "
+            "after it\n"
         )
 
 

@@ -33,7 +33,8 @@ COUNTS |= {
     "googlenet": 6_998_552,
     "googlenet-bn": 6_624_904,
 }
-# A copy with published weights (pytorchcv 0.0.67) normalises once more, 64 channels, before the first block.
+# A copy with published weights (pytorchcv 0.0.67) normalises once more, 64 channels, before the
+# first block.
 PREACT = {18: 11_687_848, 34: 21_796_008, 50: 25_549_480, 101: 44_541_608, 152: 60_185_256}
 COUNTS |= {f"preresnet{depth}": count - 2 * 64 for depth, count in PREACT.items()}
 # Depths 18 and 34 change their shape three times, by a 1x1 convolution and a BN each.
@@ -339,7 +340,8 @@ def test_a_convolution_correlates_each_group_of_channels(size, stride, padding, 
     layer = conv(6, size, stride, groups=groups, padding=padding, bias=True, **EXACT)
     x, around = images((7, 8, 6), batch=2), (size - 1) // 2 if padding is None else padding
     params = double(drawn(layer, x.shape[1:])["params"])
-    # In float64 as the kernels: given two dtypes, SciPy casts memory that nobody wrote, and NumPy warns of what may lie in it.
+    # In float64 as the kernels: given two dtypes, SciPy casts memory that nobody wrote, and NumPy
+    # warns of what may lie in it.
     wide, share = (
         np.pad(np.float64(x), ((0, 0), (around, around), (around, around), (0, 0))),
         6 // groups,

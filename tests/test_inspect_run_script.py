@@ -132,7 +132,8 @@ def test_every_picture_is_in_the_page_and_beside_it(out, read):
         data = decoded(image)
         assert data in files
         width, height = Image.open(io.BytesIO(data)).size
-        # 160 dots an inch are shown at the 96 of a page, so that letters of 10 points are letters of 10 points
+        # 160 dots an inch are shown at the 96 of a page, so that letters of 10 points are letters
+        # of 10 points
         assert (int(image["width"]), int(image["height"])) == (
             round(width * 0.6),
             round(height * 0.6),
@@ -380,7 +381,8 @@ MISTAKES = [
     (["--stages", "conv9"], "stage is 'conv9'; expected one of "),
     (
         ["--parts", "heart"],
-        "part is 'heart'; expected one of about, channels, curves, errors, features, filters, heat; did you",
+        "part is 'heart'; expected one of about, channels, curves, errors, features, filters, "
+        "heat; did you",
     ),
     (["--parts"], "parts is empty"),
     (["--run", "nowhere"], "nowhere holds no run"),

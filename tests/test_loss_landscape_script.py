@@ -264,8 +264,8 @@ def test_a_run_without_states_on_the_way_has_no_path_and_the_rest(all_runs, tmp_
     assert main([*args, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().err
     assert (
-        "has 2 states from step 0 on, and a path takes 4; left out (python -m experiments.depth --keep-every 25"
-        in said
+        "has 2 states from step 0 on, and a path takes 4; left out (python -m experiments.depth "
+        "--keep-every 25" in said
     )
     assert "explained" not in table(tmp_path / "out")["mlp"]
     assert not (tmp_path / "out" / "path").exists()

@@ -87,7 +87,8 @@ def walk(
         yield jax.tree.map(np.array, (params, state))
 
 
-# The methods from their papers, in float64: (bowl, w, rates, **options) -> the parameters after each step. Where a loop
+# The methods from their papers, in float64: (bowl, w, rates, **options) -> the parameters after
+# each step. Where a loop
 # departs from its paper, it follows the released code (or optax), and the comment says so.
 
 
@@ -303,7 +304,8 @@ def muon(f, w, rates, beta=0.95):
     for t, lr in enumerate(rates, 1):
         g, w = f.grad(w), w.copy()
         m = beta * m + (1 - beta) * g[kernel]
-        # Jordan et al. add beta m + (1 - beta) g; optax corrects both terms as Nadam does, which fades in 1/(1 - beta) steps.
+        # Jordan et al. add beta m + (1 - beta) g; optax corrects both terms as Nadam does, which
+        # fades in 1/(1 - beta) steps.
         x = newton_schulz(dozat(m, g[kernel], t, beta).reshape(-1, out))
         u = 0.2 * np.sqrt(max(x.shape)) * x.ravel()  # Liu et al. 2025, eq. 4
         w[kernel] -= lr * (u + f.decayed[kernel] * w[kernel])
@@ -327,7 +329,8 @@ CASES: list[tuple[str, Any, float, dict[str, Any], tuple[int, ...]]] = [
     ("adagrad", adagrad, 0.1, {}, (2, 3)),
     ("rmsprop", rmsprop, 0.03, {}, (2, 3)),
     ("rmsprop", rmsprop, 0.03, {"decay": 0.5}, (2, 3)),
-    # In float32, 1 - 0.999^t is known to 5e-5 at the first step, as is the step: it is made small beside 1e-6.
+    # In float32, 1 - 0.999^t is known to 5e-5 at the first step, as is the step: it is made small
+    # beside 1e-6.
     ("adam", adam, 0.003, {}, (2, 3)),
     ("adam", adam, 0.03, {"b1": 0.5, "b2": 0.9}, (2, 3)),
     ("adamw", adamw, 0.003, {}, (2, 3)),
@@ -476,7 +479,8 @@ def noise(seed: int, n=20_000, steps=4, **given) -> ARRAY:
 def test_noise_has_the_papers_variance_and_is_new_at_every_step():
     """Neelakantan et al. 2015, eq. 2: the variance at step t is eta / (1 + t)^gamma."""
     taken = noise(0, eta=0.3, gamma=0.7)
-    # The deviation of 20,000 numbers is known to 1 / sqrt(40,000) = 0.5%, their mean and correlations to 0.7%.
+    # The deviation of 20,000 numbers is known to 1 / sqrt(40,000) = 0.5%, their mean and
+    # correlations to 0.7%.
     np.testing.assert_allclose(
         taken.std(axis=1), np.sqrt(0.3 / (1 + np.arange(4)) ** 0.7), rtol=0.02
     )
@@ -718,7 +722,8 @@ def test_states_are_plain_arrays(ran):
         assert leaf.dtype in (np.float32, np.int32, np.uint32, np.bool_)
 
 
-# d0 so large that Prodigy moves at once. Noise comes after the average over devices, with one key for all.
+# d0 so large that Prodigy moves at once. Noise comes after the average over devices, with one key
+# for all.
 SHARED = {
     "sam": {},
     "polyak": {},

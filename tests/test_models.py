@@ -74,7 +74,8 @@ def one_line(error):
     return str(error.value)
 
 
-# Counts: paper.md section 3, that is He et al. table 6, LeCun et al. section II.B and torchvision's VGGs.
+# Counts: paper.md section 3, that is He et al. table 6, LeCun et al. section II.B and torchvision's
+# VGGs.
 
 
 @pytest.mark.parametrize("family", ["plain", "resnet"])
@@ -477,7 +478,8 @@ def test_blocks_whose_second_norm_is_zero_pass_a_residual_networks_input_and_sto
         np.testing.assert_array_equal(logits, jnp.tile(variables["params"]["head"]["bias"], (3, 1)))
 
 
-# Initialisers. N = 36,864 weights of one 3x3x64x64 kernel: a standard deviation is known to 1/sqrt(2 N) of itself.
+# Initialisers. N = 36,864 weights of one 3x3x64x64 kernel: a standard deviation is known to
+# 1/sqrt(2 N) of itself.
 
 KERNEL = (3, 3, 64, 64)
 FAR = (
@@ -636,7 +638,8 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
         close(
             seen["pool"], np.asarray(seen["stage3"], np.float32).mean((1, 2))
         )  # summed in float32
-    # A layer rounds its weights, its sum, a gain and an offset to 8 bits, each an error of at most 2^-9 of the value;
+    # A layer rounds its weights, its sum, a gain and an offset to 8 bits, each an error of at most
+    # 2^-9 of the value;
     # eight layers of four such errors that all add up would move the logits by 1/16 of their size.
     error = np.linalg.norm(rounded - whole) / np.linalg.norm(whole)
     assert 2**-14 < error < 8 * 4 * 2**-9

@@ -271,7 +271,8 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
     (exact, _), (rounded, seen) = (run(model, variables, x, stages=True) for model in (whole, half))
     assert rounded.dtype == jnp.float32
     assert {maps.dtype for maps in seen.values()} == {jnp.dtype("bfloat16")}
-    # Some ten layers of at most four roundings to 8 bits, each at most 2^-9 of the value, all in one direction.
+    # Some ten layers of at most four roundings to 8 bits, each at most 2^-9 of the value, all in
+    # one direction.
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 2**-14 < error < 10 * 4 * 2**-9
 
@@ -306,7 +307,8 @@ def test_what_cannot_be_meant_is_refused_in_one_line(name, options, hint):
         (
             "autoencoder",
             (30, 28, 1),
-            "Autoencoder got images of 30x28 pixels, which it halves twice; expected multiples of 4",
+            "Autoencoder got images of 30x28 pixels, which it halves twice; expected multiples of "
+            "4",
         ),
         (
             "unet",

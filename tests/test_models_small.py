@@ -170,7 +170,8 @@ def test_the_perceptron_is_an_mlp_without_hidden_layers_and_linear(shape):
     assert list(variables["params"]) == ["head"]
     weights, bias = (double(variables["params"]["head"])[key] for key in ("kernel", "bias"))
     flat = x.reshape(3, -1).astype(np.float64)
-    # Each partial sum of x·w is rounded to 2^-24 of itself; as a random walk these errors have at most this standard deviation.
+    # Each partial sum of x·w is rounded to 2^-24 of itself; as a random walk these errors have at
+    # most this standard deviation.
     rounding = 2**-24 * np.linalg.norm(flat, axis=1)[:, None] * np.linalg.norm(weights, axis=0)
     error = run(model, variables, x) - (flat @ weights + bias)
     assert np.all(np.abs(error) <= 5 * rounding + 1e-6)
@@ -427,7 +428,8 @@ def test_codes_are_fixed_signs_and_differ():
 
 def test_weights_start_within_the_papers_bounds():
     model = create_model("lenet5-1998", 10)
-    # Compiled as one program, of which the forward pass, being unused, is no part: a tenth of the time.
+    # Compiled as one program, of which the forward pass, being unused, is no part: a tenth of the
+    # time.
     params = jax.tree.map(
         np.asarray,
         jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, *MNIST))))()["params"],
@@ -532,7 +534,8 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
     (exact, _), (rounded, seen) = (run(model, variables, x, stages=True) for model in (whole, half))
     assert rounded.dtype == jnp.float32
     assert {maps.dtype for maps in seen.values()} == {jnp.dtype("bfloat16")}
-    # Three layers of at most four roundings to 8 bits, each at most 2^-9 of the value, all in one direction.
+    # Three layers of at most four roundings to 8 bits, each at most 2^-9 of the value, all in one
+    # direction.
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 2**-14 < error < 3 * 4 * 2**-9
 

@@ -178,7 +178,8 @@ def warmed(errors, **options):
 
 
 def test_warm_up_waits_for_the_running_error_and_jumps_once():
-    # From 1 towards 0.7: the running error is 0.7 + 0.3 * 0.95^k, below 0.8 from k = 22 (ln 3 / -ln 0.95 = 21.4) on.
+    # From 1 towards 0.7: the running error is 0.7 + 0.3 * 0.95^k, below 0.8 from k = 22 (ln 3 / -ln
+    # 0.95 = 21.4) on.
     rates = warmed([0.7] * 40)
     np.testing.assert_allclose(rates, [0.01] * 21 + [0.1] * 19, rtol=1e-6)
 

@@ -74,7 +74,8 @@ def test_layouts_agree(alone, kind, devices):
 @pytest.mark.parametrize("group", [2, 16])
 def test_groups_of_bn_are_the_same_examples_on_eight_devices(kind, group):
     """A device holds 4 of the 32 examples: two groups of 2, or a quarter of a group of 16."""
-    # Not seed 0, whose fourth step has a ReLU so near 0, of 2 images, that rounding decides: a jump of 0.001. Six others agree.
+    # Not seed 0, whose fourth step has a ReLU so near 0, of 2 images, that rounding decides: a jump
+    # of 0.001. Six others agree.
     alone, _ = trained(jc.strategy("jit", devices=1), group, seed=1)
     state, _ = trained(jc.strategy(kind, 8), group, seed=1)
     assert largest_difference(state.params, alone.params) < 1e-6

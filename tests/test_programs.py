@@ -130,7 +130,8 @@ def test_a_convolution_is_that_of_scipy():
 
 
 ODD = [
-    # images, kernel, stride, padding, dtype: oneDNN read beyond the image, or the rewriting raised an error
+    # images, kernel, stride, padding, dtype: oneDNN read beyond the image, or the rewriting raised
+    # an error
     ((2, 7, 4, 1), (1, 5, 1, 8), (1, 5), "SAME", "float32"),
     ((128, 16, 2, 1), (3, 3, 1, 8), (1, 2), "SAME", "float32"),
     ((3, 9, 3, 1), (3, 3, 1, 8), (1, 3), "VALID", "float32"),

@@ -63,15 +63,18 @@ def bits(state):
         ({"seed": 3}, "seed is 0 in the state and 3 in the run"),
         (
             {"subtract_mean": (0.5,), "divide_std": (0.25,)},
-            "subtract_mean is 'pixel' (0.3055 on average) in the state and (0.5,) with std (0.25,) (0.5",
+            "subtract_mean is 'pixel' (0.3055 on average) in the state and (0.5,) with std (0.25,) "
+            "(0.5",
         ),
         (
             {"subtract_mean": "none"},
-            "subtract_mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) in the run",
+            "subtract_mean is 'pixel' (0.3055 on average) in the state and 'none' (0 on average) "
+            "in the run",
         ),
         (
             {"divide_std": True, "subtract_mean": "channel"},
-            "subtract_mean is 'pixel' (0.3055 on average) in the state and 'channel' with std True (0.3055",
+            "subtract_mean is 'pixel' (0.3055 on average) in the state and 'channel' with std True "
+            "(0.3055",
         ),
     ],
 )
@@ -176,7 +179,8 @@ def test_a_warm_start_takes_the_configs_numbers_and_keeps_the_rest(data, strateg
     assert record["step"] == 2
     assert record["changed"].items() >= changed.items()
     assert record["changed"]["subtract_mean"][1] == "'none' (0 on average)"
-    # What it made is the config's own now, and goes on exactly, whether or not it is started so again.
+    # What it made is the config's own now, and goes on exactly, whether or not it is started so
+    # again.
     for warm in (False, True):
         how = {"strategy": strategy, "resume": lambda like: stopped, "warm_start": warm}
         *_, (again, _) = jc.train(MODEL, tx, data, config.train, **how)

@@ -14,7 +14,8 @@ import jaxcnn as jc
 from jaxcnn import runs
 from jaxcnn.state import init_state
 
-# Everything random at once: crops, flips, dropout, the order of the examples; and BN, whose averages are state too.
+# Everything random at once: crops, flips, dropout, the order of the examples; and BN, whose
+# averages are state too.
 CONFIG = jc.override(
     jc.ExperimentConfig(),
     dataset="digits",

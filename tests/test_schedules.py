@@ -140,7 +140,8 @@ def test_the_shortest_runs_have_a_rate_too(name, steps):
     assert taken.max() > 0 or (name, steps) == ("warmup", 1)  # whose only rate is its first
 
 
-# Plateau: of 80 steps, windows are 2 steps long. The first mean is the best so far; the third that is no better lowers.
+# Plateau: of 80 steps, windows are 2 steps long. The first mean is the best so far; the third that
+# is no better lowers.
 
 
 def test_on_a_plateau_the_rate_falls_after_three_windows_again_and_again():

@@ -23,7 +23,8 @@ def own_programs(tmp_path_factory):
     """A folder of compiled programs, of all that are compiled, that no other process of the tests adds to."""
     name, least = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
     before = jax.config.values[name], jax.config.values[least]
-    # Programs that earlier tests left in memory would be compiled, and added, only once the library drops them at its bound.
+    # Programs that earlier tests left in memory would be compiled, and added, only once the library
+    # drops them at its bound.
     parallel.clear_program_cache()
     # Which programs take longer to compile than a threshold depends on what else the machine does.
     for folder, seconds in ((str(tmp_path_factory.mktemp("programs")), 0.0), before):

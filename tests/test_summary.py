@@ -48,7 +48,8 @@ def test_multiply_adds_of_the_cifar_networks(depth, millions):
             break
 
 
-# torchvision's "GFLOPS" of each network (docs.pytorch.org/vision/stable/models.html), which are multiply-adds.
+# torchvision's "GFLOPS" of each network (docs.pytorch.org/vision/stable/models.html), which are
+# multiply-adds.
 PUBLISHED = {
     "alexnet": 0.714, "vgg11": 7.609, "vgg13": 11.308, "vgg16": 15.470, "vgg19": 19.632, "vgg16-bn": 15.470,
     "googlenet-bn": 1.498, "resnet18": 1.814, "resnet34": 3.664, "resnet50-v1.5": 4.089, "resnet101-v1.5": 7.801,

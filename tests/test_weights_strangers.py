@@ -57,7 +57,8 @@ def refused(file, *words):
         assert word in message, message
 
 
-# Pickles as torch writes them, without torch: the names are those of modules made here, and gone again
+# Pickles as torch writes them, without torch: the names are those of modules made here, and gone
+# again
 
 
 class Pid:

@@ -102,7 +102,8 @@ def draw(options: Options) -> list[dict[str, Any]]:
     if not tests:
         raise jc.ArgumentError(f"{folder} holds no range test; leave out --plot-only")
     setting = next(iter(tests.values()))["request"]["config"]
-    protocol = f"{setting['model']} on {setting['dataset']}, batch {setting['train']['batch_size']}, 1 seed"
+    batch_size = setting["train"]["batch_size"]
+    protocol = f"{setting['model']} on {setting['dataset']}, batch {batch_size}, 1 seed"
     keys = ("suggested", "limit", "diverged")
     lines = [
         {"optimizer": name}

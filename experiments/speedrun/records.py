@@ -148,7 +148,8 @@ def table_notes(runs: Sequence[Record], row: Record, config: Record) -> list[str
     network = f"widths {' '.join(map(str, config['widths']))}, {config['dtype']}"
     return [
         " ".join(sentences),
-        f"Training images: {images}; {config['epochs']:g} epochs of batches of {config['batch_size']}, "
+        f"Training images: {images}; {config['epochs']:g} epochs of batches of "
+        f"{config['batch_size']}, "
         f"{network}.",
         "Seconds of a run: start, whitening, training and test, from images that lie on the device "
         f"as bytes; compiling and warming up are apart ({warm_up:.1f} s at most). "

@@ -78,7 +78,8 @@ def copy_leaves(tree: Any) -> Leaves:
             ) from None
         if leaves[path].dtype.kind in "OUSmM":
             raise CheckpointError(
-                f"{path} of the state is {format_value(leaf)}; expected an array of numbers. Keep it outside the state"
+                f"{path} of the state is {format_value(leaf)}; expected an array of numbers. Keep "
+                "it outside the state"
             )
     return leaves
 

@@ -55,19 +55,23 @@ def check_writable_path(folder: str | Path) -> Path:
         path_bytes = len(os.fsencode(path.absolute()))
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"the folder is {_format_folder(folder)}; expected a path. Write 'runs/a': {describe_error(error)}"
+            f"the folder is {_format_folder(folder)}; expected a path. Write 'runs/a': "
+            f"{describe_error(error)}"
         ) from None
     if not path.is_absolute() and _SCHEME.fullmatch(path.parts[0] if path.parts else ""):
         raise CheckpointError(
-            f"the folder is {_format_folder(folder)}, an address; expected a local folder. Write 'runs/a'"
+            f"the folder is {_format_folder(folder)}, an address; expected a local folder. Write "
+            "'runs/a'"
         )
     if any(unicodedata.category(letter) in _UNWRITABLE for letter in str(path)):
         raise CheckpointError(
-            f"the folder is {_format_folder(folder)}; expected a path without control characters. Write 'runs/a'"
+            f"the folder is {_format_folder(folder)}; expected a path without control characters. "
+            "Write 'runs/a'"
         )
     if path_bytes > (limit := _MAX_PATH - _MAX_INSIDE):
         raise CheckpointError(
-            f"the folder's path has {path_bytes} bytes; expected at most {limit}. Write a shorter path"
+            f"the folder's path has {path_bytes} bytes; expected at most {limit}. Write a shorter "
+            "path"
         )
     return path
 
@@ -96,7 +100,8 @@ def plain_alias(folder: Path) -> tuple[Path, Callable[[], None]]:
         return _create_alias(folder)
     except OSError as error:
         raise CheckpointError(
-            f"{folder} needs an alias, which cannot be made; rename the folder: {describe_error(error)}"
+            f"{folder} needs an alias, which cannot be made; rename the folder: "
+            f"{describe_error(error)}"
         ) from None
 
 

@@ -93,7 +93,8 @@ class Checkpoints:
     def __init__(self, folder: str | Path, keep_every: int = 0):
         if type(keep_every) is not int or keep_every < 0:
             raise CheckpointError(
-                f"keep_every is {format_value(keep_every)}; expected an integer of at least 0. Use keep_every=0"
+                f"keep_every is {format_value(keep_every)}; expected an integer of at least 0. Use "
+                "keep_every=0"
             )
         self.folder = check_writable_path(folder).absolute()
         self._lock = lock_folder(self.folder)
@@ -141,7 +142,8 @@ class Checkpoints:
         step, leaves = step_of(state), copy_leaves(state)
         if metric is not None and not _is_number(metric):
             raise CheckpointError(
-                f"metric is {format_value(metric)}; expected a number or None. Use metric=row['eval_error']"
+                f"metric is {format_value(metric)}; expected a number or None. Use "
+                "metric=row['eval_error']"
             )
         try:
             if step in self.steps():
@@ -154,7 +156,8 @@ class Checkpoints:
             self._set_aside([step])
         if (newest := max(self.steps(), default=step)) > step:
             raise CheckpointError(
-                f"{self.folder} is at step {newest}, past {step}: restore it, or name another folder"
+                f"{self.folder} is at step {newest}, past {step}: restore it, or name another "
+                "folder"
             )
         self._write(step, leaves, self._best.set(step, metric))
 
@@ -180,7 +183,8 @@ class Checkpoints:
         steps = self.steps()
         if step is not None and step not in steps:
             raise CheckpointError(
-                f"{self.folder} has no step {step}; write one of {join_first([str(s) for s in steps])}"
+                f"{self.folder} has no step {step}; write one of "
+                f"{join_first([str(s) for s in steps])}"
             )
         return self._first_good(steps[::-1] if step is None else [step], like)
 
@@ -345,7 +349,8 @@ class Checkpoints:
                 )
         if damaged:
             raise CheckpointError(
-                f"all checkpoints in {self.folder} are damaged {damaged}: move it away to start anew"
+                f"all checkpoints in {self.folder} are damaged {damaged}: move it away to start "
+                "anew"
             )
         return None
 
@@ -406,7 +411,8 @@ class Checkpoints:
         # Orbax reads a file of every step that none of the digests covers.
         except Exception as error:
             raise CheckpointError(
-                f"{self.folder} cannot be read again, move it away to start anew: {describe_error(error)}"
+                f"{self.folder} cannot be read again, move it away to start anew: "
+                f"{describe_error(error)}"
             ) from None
 
     def _failure(self, error: Exception) -> CheckpointError:

@@ -76,10 +76,10 @@ def optimized(function: Callable[..., Any]) -> Callable[..., Any]:
 def crop_negative_padding(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` with negative padding of convolutions replaced by a crop.
 
-    The results are the same by definition. XLA for CPUs of jaxlib 0.10 reads memory beyond the image
-    for some of these convolutions, and their results are then arbitrary. Version 0.12 does not, and
-    the function is returned as it is. Apply it outside `jax.grad`: a gradient with respect to images
-    has negative padding if a convolution is padded by the size of its kernel or more.
+    The results are the same by definition. XLA for CPUs of jaxlib 0.10 reads memory beyond the
+    image for some of these convolutions, and their results are then arbitrary. Version 0.12 does
+    not, and the function is returned as it is. Apply it outside `jax.grad`: a gradient with respect
+    to images has negative padding if a convolution is padded by the size of its kernel or more.
 
     Args:
       function: of any arrays.

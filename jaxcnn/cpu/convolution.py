@@ -108,7 +108,8 @@ def crop_and_convolve(params: dict[str, Any], x: jax.Array, kernel: jax.Array) -
         size = max(0, stop[axis] + (stop[axis] - 1) * gaps[axis])
         start[axis] = min(max(0, -sides[0]), size)
         stop[axis] = max(start[axis], size - max(0, -sides[1]))
-        # If the image is smaller than its crop, the rest is taken off the padding of the other side.
+        # If the image is smaller than its crop, the rest is taken off the padding of the other
+        # side.
         missing = min(0, size + min(0, sides[0]) + min(0, sides[1]))
         padding.append(tuple(max(0, side + missing * (side > 0)) for side in sides))
     dilated = (

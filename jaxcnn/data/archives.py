@@ -78,7 +78,8 @@ def registered_sources(name: str, filenames: tuple[str, ...]) -> list[Source]:
     sources = {row[3]: Source(row[0], row[3], int(row[1]), row[2]) for row in rows}
     if missing := [filename for filename in filenames if filename not in sources]:
         raise DataError(
-            f"the installed tensorflow-datasets registers no checksum of {', '.join(missing)} for {name}"
+            f"the installed tensorflow-datasets registers no checksum of {', '.join(missing)} for "
+            f"{name}"
         )
     return [sources[filename] for filename in filenames]
 
@@ -273,7 +274,8 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
         data = _read_bounded(cast(IO[bytes], file))
     if data[:4] != bytes([0, 0, 8, rank]):
         raise ValueError(
-            f"{path.name} starts with {data[:4].hex()}; expected 0000080{rank}, an idx file of {rank} axes"
+            f"{path.name} starts with {data[:4].hex()}; expected 0000080{rank}, an idx file of "
+            f"{rank} axes"
         )
     sizes = np.frombuffer(data, ">u4", rank, offset=4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(sizes.tolist())

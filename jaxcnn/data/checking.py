@@ -32,7 +32,8 @@ def verify_dataset(data: Dataset) -> None:
     """
     if not isinstance(data, Dataset):
         raise DataError(
-            f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load_dataset() returns it"
+            f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load_dataset() "
+            "returns it"
         )
     _check_name(data.name)
     classes = _count_classes(data.classes)
@@ -43,7 +44,8 @@ def verify_dataset(data: Dataset) -> None:
     labels = data.train.labels
     if (labels == labels[0]).all():
         raise DataError(
-            f"train labels are all {labels[0]}; expected two classes or more: shuffle before you cut"
+            f"train labels are all {labels[0]}; expected two classes or more: shuffle before you "
+            "cut"
         )
     _check_statistic("mean", data.mean, shape)
     _check_statistic("std", data.std, shape[-1:])
@@ -59,11 +61,13 @@ def verify_inputs(data: Any) -> None:
     """
     if not isinstance(data, Dataset):
         raise DataError(
-            f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load_dataset() returns it"
+            f"data is a {type(data).__name__}; expected a jaxcnn.Dataset, as load_dataset() "
+            "returns it"
         )
     if not isinstance(data.train, Split):
         raise DataError(
-            f"train is a {type(data.train).__name__}; expected two arrays: write Split(images, labels)"
+            f"train is a {type(data.train).__name__}; expected two arrays: write Split(images, "
+            "labels)"
         )
     _check_name(data.name)
     verify_images("train images", data.train.images)
@@ -71,7 +75,8 @@ def verify_inputs(data: Any) -> None:
     for name, split in (("validation", data.validation), ("test", data.test)):
         if not isinstance(split, Split):
             raise DataError(
-                f"{name} is a {type(split).__name__}; expected two arrays: write Split(images, labels)"
+                f"{name} is a {type(split).__name__}; expected two arrays: write Split(images, "
+                "labels)"
             )
     shape = data.train.images.shape[1:]
     _check_statistic("mean", data.mean, shape)
@@ -139,7 +144,8 @@ def verify_images(
         raise DataError(f"{name} are none at all; {expected}, n > 0: give at least one image")
     if shape is not None and images.shape[1:] != shape:
         raise DataError(
-            f"{name} have shape {images.shape[1:]}; expected {shape}, as the train images: resize or crop them to that"
+            f"{name} have shape {images.shape[1:]}; expected {shape}, as the train images: resize "
+            "or crop them to that"
         )
 
 
@@ -153,7 +159,8 @@ def _check_array(name: str, value: Any, dtype: str) -> None:
         )
     if value.dtype.hasobject:
         raise DataError(
-            f"{name} are an array of objects; expected {dtype}: make all of one shape, then np.stack them"
+            f"{name} are an array of objects; expected {dtype}: make all of one shape, then "
+            "np.stack them"
         )
 
 
@@ -201,7 +208,8 @@ def _dtype_fix(images: np.ndarray) -> tuple[str, str]:
     if low < 0:
         return (
             value_range,
-            "give them as they were before they were normalised; the config says what is subtracted",
+            "give them as they were before they were normalised; the config says what is "
+            "subtracted",
         )
     return value_range, "scale them to 0..255, then write images.round().astype(np.uint8)"
 
@@ -212,7 +220,8 @@ def _check_labels(name: str, labels: Any, mask_shape: Shape, classes: int | None
     n = mask_shape[0]
     if labels.shape not in ((n,), mask_shape):
         raise DataError(
-            f"{name} have shape {labels.shape}; expected ({n},), one for each image: {_label_shape_fix(labels, n)}"
+            f"{name} have shape {labels.shape}; expected ({n},), one for each image: "
+            f"{_label_shape_fix(labels, n)}"
         )
     kind = labels.dtype.kind
     if kind in "iu" and n:
@@ -254,7 +263,8 @@ def _count_classes(classes: Any) -> int:
     valid = isinstance(classes, (tuple, list)) and all(isinstance(name, str) for name in classes)
     if not valid or len(classes) < 2:
         raise DataError(
-            f"classes is {format_value(classes)}; expected two names or more: write ('cat', 'dog'), say"
+            f"classes is {format_value(classes)}; expected two names or more: write ('cat', "
+            "'dog'), say"
         )
     return len(classes)
 
@@ -272,5 +282,6 @@ def _check_statistic(name: str, value: Any, shape: Shape) -> None:
     # The comparison is false for NaN.
     if not ((value >= 0) & (value <= 1)).all():
         raise DataError(
-            f"{name} spans {value.min():.4g}..{value.max():.4g}; expected 0..1, of images / 255: {fix}"
+            f"{name} spans {value.min():.4g}..{value.max():.4g}; expected 0..1, of images / 255: "
+            f"{fix}"
         )

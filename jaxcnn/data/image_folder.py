@@ -111,11 +111,13 @@ def image_folder_with_paths(
     fractions = check_fractions(validation, 0.2 if test is None else test, seed)
     if type(memory) is not int or memory < 0:
         raise DataError(
-            f"memory is {format_value(memory)}; expected bytes, an integer >= 0: write memory=2 << 30"
+            f"memory is {format_value(memory)}; expected bytes, an integer >= 0: write memory=2 << "
+            "30"
         )
     if not isinstance(skip_broken, bool):
         raise DataError(
-            f"skip_broken is {format_value(skip_broken)}; expected True or False: write skip_broken=True"
+            f"skip_broken is {format_value(skip_broken)}; expected True or False: write "
+            "skip_broken=True"
         )
     classes, files = list_images(root)
     fractions = _with_test_fraction(root, fractions, {file.split for file in files}, test is None)
@@ -147,7 +149,8 @@ def _with_test_fraction(
     )
     if is_default:
         log.warning(
-            "%s has no test folder: evaluate on %s (the validation split); test=0.2 takes some of train",
+            "%s has no test folder: evaluate on %s (the validation split); test=0.2 takes some of "
+            "train",
             root,
             name,
         )
@@ -191,7 +194,8 @@ def list_images(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     try:
         if not root.is_dir():
             raise DataError(
-                f"{root} is {'a file' if root.exists() else 'not there'}; expected a folder of pictures"
+                f"{root} is {'a file' if root.exists() else 'not there'}; expected a folder of "
+                "pictures"
             )
         return _list_files(root)
     except OSError as error:
@@ -248,7 +252,8 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
         if len(paths) > 1:
             both = " and ".join(path.name for path in paths)
             raise DataError(
-                f"{root} has {both}, two folders for {split}; expected one: delete or rename the other"
+                f"{root} has {both}, two folders for {split}; expected one: delete or rename the "
+                "other"
             )
     if by_split["train"]:
         if others:
@@ -259,7 +264,8 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     if folders and len(split_folders) == len(folders):
         names = " and ".join(path.name for path in folders)
         raise DataError(
-            f"{root} has {names}, but no train; expected train/CLASS/... beside it, or CLASS/... alone"
+            f"{root} has {names}, but no train; expected train/CLASS/... beside it, or CLASS/... "
+            "alone"
         )
     return {"": root}
 
@@ -306,7 +312,8 @@ def _class_names(root: Path, split_folders: dict[str, Path]) -> tuple[str, ...]:
         count = f"one folder of a class, {classes[0]}" if classes else "no folders of classes"
         root = split_folders.get("train", root)
         raise DataError(
-            f"{root} has {count}; expected two or more, each with its pictures: {root}/apple/1.jpg, say"
+            f"{root} has {count}; expected two or more, each with its pictures: "
+            f"{root}/apple/1.jpg, say"
         )
     for split, names in by_split.items():
         for missing, place in (
@@ -316,7 +323,8 @@ def _class_names(root: Path, split_folders: dict[str, Path]) -> tuple[str, ...]:
             if missing:
                 listed = short(", ".join(sorted(missing)), 120)
                 raise DataError(
-                    f"{root}: {place} lacks the classes {listed}; expected the same in train and {split}"
+                    f"{root}: {place} lacks the classes {listed}; expected the same in train and "
+                    f"{split}"
                 )
     return tuple(classes)
 
@@ -384,5 +392,6 @@ def _check_class_sizes(
         names, folder = short(", ".join(empty), 120), root / split if split else root
         suffixes = ", ".join(suffix[1:] for suffix in SUFFIXES)
         raise DataError(
-            f"{folder}: no picture in {names}; expected some ({suffixes}): add them, or delete the folder"
+            f"{folder}: no picture in {names}; expected some ({suffixes}): add them, or delete the "
+            "folder"
         )

@@ -203,7 +203,8 @@ def check_sizes(size: Any, resize: Any) -> tuple[int, int]:
     """
     if type(size) is not int or not 1 <= size <= 4096:
         raise DataError(
-            f"size is {format_value(size)}; expected a whole number of pixels in 1..4096: write size=224"
+            f"size is {format_value(size)}; expected a whole number of pixels in 1..4096: write "
+            "size=224"
         )
     resize = round(size * 256 / 224) if resize is None else resize
     if type(resize) is not int or not size <= resize <= 8192:
@@ -211,7 +212,8 @@ def check_sizes(size: Any, resize: Any) -> tuple[int, int]:
             f"resize is {format_value(resize)}, the shorter side before size={size} is cut out"
         )
         raise DataError(
-            f"{problem}; expected a whole number in {size}..8192: write resize={size} to cut out nothing"
+            f"{problem}; expected a whole number in {size}..8192: write resize={size} to cut out "
+            "nothing"
         )
     return size, resize
 

@@ -71,11 +71,13 @@ def dataset_info(name: str) -> DatasetInfo:
     # `image_folder` gives its data sets this name, and so do the configs of their runs.
     if isinstance(name, str) and name == "folder":
         raise DataError(
-            "'folder' is for images of your own, which have no name; pass data=jaxcnn.image_folder(PATH, size=...)"
+            "'folder' is for images of your own, which have no name; pass "
+            "data=jaxcnn.image_folder(PATH, size=...)"
         )
     # Cut first: the comparison of a name of megabytes would take too long.
     unknown = short(str(name))
     nearest = difflib.get_close_matches(unknown.lower(), DATASETS, n=1, cutoff=0.0)[0]
     raise DataError(
-        f"no data set is named {unknown!r}; did you mean {nearest!r}? There are {', '.join(DATASETS)}"
+        f"no data set is named {unknown!r}; did you mean {nearest!r}? There are "
+        f"{', '.join(DATASETS)}"
     )

@@ -49,14 +49,16 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
     total = len(data.train.labels)
     if not _is_integer(n) or not 0 <= n < total:
         raise DataError(
-            f"cannot hold out {format_value(n)} images; expected an integer in 0..{total - 1}, fewer than are in train"
+            f"cannot hold out {format_value(n)} images; expected an integer in 0..{total - 1}, "
+            "fewer than are in train"
         )
     _check_seed(seed)
     if n == 0:
         return data
     if num_validation := len(data.validation.labels):
         raise DataError(
-            f"{num_validation} images are held out already; hold out once, from the data set as load_dataset() returns it"
+            f"{num_validation} images are held out already; hold out once, from the data set as "
+            "load_dataset() returns it"
         )
     selected = np.zeros(total, bool)
     selected[np.random.default_rng(seed).permutation(total)[:n]] = True
@@ -96,7 +98,8 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
     labels, total = data.train.labels, len(data.train.labels)
     if not _is_integer(n) or not 1 <= n <= total:
         raise DataError(
-            f"cannot keep {format_value(n)} training images; expected an integer in 1..{total}, the images there are"
+            f"cannot keep {format_value(n)} training images; expected an integer in 1..{total}, "
+            "the images there are"
         )
     _check_seed(seed)
     order = np.random.default_rng(seed).permutation(total)
@@ -111,7 +114,8 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
         smallest := np.bincount(labels[indices], minlength=len(data.classes)).min()
     ) < n // len(data.classes):
         raise DataError(
-            f"a class has only {smallest} images, fewer than its share of {n}; keep {smallest * len(data.classes)}"
+            f"a class has only {smallest} images, fewer than its share of {n}; keep "
+            f"{smallest * len(data.classes)}"
         )
     train = Split(data.train.images[indices], labels[indices])
     mean, std = channel_statistics(train.images)
@@ -162,7 +166,8 @@ def check_fractions(validation: Any, test: Any, seed: Any) -> SplitFractions:
             raise DataError(f"{name} is {format_value(value)}; {expected}: write {name}=0.2")
     if validation + test >= 1:
         raise DataError(
-            f"validation and test are {validation} and {test}, which leaves nothing; expected less than 1"
+            f"validation and test are {validation} and {test}, which leaves nothing; expected less "
+            "than 1"
         )
     if type(seed) is not int or seed < 0:
         raise DataError(f"seed is {format_value(seed)}; expected an integer >= 0: write seed=0")

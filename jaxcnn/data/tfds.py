@@ -105,7 +105,8 @@ def _shards(folder: Path, name: str, split: str) -> list[tuple[Path, int]]:
     if suffix not in ("array_record", "tfrecord"):
         unknown = short(repr(suffix))
         raise DataError(
-            f"{folder} is prepared as {unknown}; expected array_record or tfrecord, so prepare it as one"
+            f"{folder} is prepared as {unknown}; expected array_record or tfrecord, so prepare it "
+            "as one"
         )
     shards = []
     for index, count in enumerate(counts):
@@ -116,7 +117,8 @@ def _shards(folder: Path, name: str, split: str) -> list[tuple[Path, int]]:
         # Checked before memory is allocated for so many.
         if not 0 <= count <= size:
             raise DataError(
-                f"{file} has {size} bytes, and {short(str(count))} records by dataset_info.json; prepare it again"
+                f"{file} has {size} bytes, and {short(str(count))} records by dataset_info.json; "
+                "prepare it again"
             )
         shards.append((file, count))
     if not shards:
@@ -201,11 +203,13 @@ def read_tfrecord(path: Path) -> list[bytes]:
         length = struct.unpack_from("<Q", data, at)[0] if at + 12 <= len(data) else len(data)
         if at + length + 16 > len(data):
             raise DataError(
-                f"{path} is cut short or damaged: the record at byte {at} runs past the end, {len(data)}"
+                f"{path} is cut short or damaged: the record at byte {at} runs past the end, "
+                f"{len(data)}"
             )
         if length > _MAX_RECORD:
             raise DataError(
-                f"{path} has a record of {length} bytes at byte {at}; a small image has at most {_MAX_RECORD}"
+                f"{path} has a record of {length} bytes at byte {at}; a small image has at most "
+                f"{_MAX_RECORD}"
             )
         spans.append((at, length))
         at += length + 16

@@ -74,7 +74,8 @@ def prepare_arguments(
         ) from None
     if labels.shape != (len(images),):
         raise ArgumentError(
-            f"classes has shape {labels.shape}; expected one class for each of the {len(images)} images"
+            f"classes has shape {labels.shape}; expected one class for each of the {len(images)} "
+            "images"
         )
     if labels.dtype.kind not in "iu":
         raise ArgumentError(
@@ -82,7 +83,8 @@ def prepare_arguments(
         )
     if labels.min() < 0 or labels.max() >= count:
         raise ArgumentError(
-            f"classes are {labels.min()} to {labels.max()}; expected 0 to {count - 1}, of the model's {count} classes"
+            f"classes are {labels.min()} to {labels.max()}; expected 0 to {count - 1}, of the "
+            f"model's {count} classes"
         )
     return labels.astype(np.int32)
 
@@ -100,7 +102,8 @@ def _num_logits(model: nn.Module, state: State, shape: tuple[int, ...]) -> int:
     if len(output_shape) != 1:
         name = type(model).__name__
         raise ArgumentError(
-            f"{name} gives {output_shape} for an image, no logits; expected a classifier, such as 'resnet20'"
+            f"{name} gives {output_shape} for an image, no logits; expected a classifier, such as "
+            "'resnet20'"
         )
     return output_shape[0]
 

@@ -147,7 +147,8 @@ def perturbed_output(
         result: Any = call(model, variables, inputs, train=False)
     if len(perturbed) != 1:
         raise ArgumentError(
-            f"{name} is inside nn.jit, nn.scan or the like; expected a module that is called once by itself"
+            f"{name} is inside nn.jit, nn.scan or the like; expected a module that is called once "
+            "by itself"
         )
     return result
 

@@ -203,7 +203,8 @@ def top_activations(
     names = _check_stages(stages, maps)
     if type(n) is not int or not 1 <= n <= len(images):
         raise ArgumentError(
-            f"n is {format_value(n)}; expected a whole number from 1 to {len(images)}, the images given"
+            f"n is {format_value(n)}; expected a whole number from 1 to {len(images)}, the images "
+            "given"
         )
     test_state = eval_state(state)._replace(opt_state=(), metrics=())
     rows = parallel.padded_batches(len(images), batch, 1)
@@ -293,7 +294,8 @@ def _first_kernel_path(model: nn.Module, shape: tuple[int, ...]) -> tuple[str, .
         elif not from_image and _is_copy(op) and op.ins[0].id in arrays:
             arrays[op.outs[0].id] = arrays[op.ins[0].id]
     raise ArgumentError(
-        f"{type(model).__name__} has no convolution that sees the image; write a network with convolutions"
+        f"{type(model).__name__} has no convolution that sees the image; write a network with "
+        "convolutions"
     )
 
 

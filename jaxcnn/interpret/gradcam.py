@@ -132,7 +132,8 @@ def check_stage(model: nn.Module, shape: tuple[int, ...], stage: str | None) -> 
     ]
     if not maps:
         raise ArgumentError(
-            f"{type(model).__name__} has no {output_kind(model)} whose output is maps; Grad-CAM needs a convolution's"
+            f"{type(model).__name__} has no {output_kind(model)} whose output is maps; Grad-CAM "
+            "needs a convolution's"
         )
     return check_choice("stage", stage, maps) if stage is not None else maps[-1]
 

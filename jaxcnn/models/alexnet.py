@@ -112,7 +112,8 @@ class AlexNet(nn.Module):
             )
         if min(h, w) < 63:
             raise ArgumentError(
-                f"AlexNet got images of {h}x{w} pixels; expected at least 63x63: its maps would vanish"
+                f"AlexNet got images of {h}x{w} pixels; expected at least 63x63: its maps would "
+                "vanish"
             )
         # The 2012 form of 224 pixels is padded to 227, and the 2014 form by 2 on every side.
         before, after = (0, 0) if h == 227 and self.towers else (2, 1) if self.towers else (2, 2)

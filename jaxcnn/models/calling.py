@@ -59,7 +59,8 @@ def verify_model(model: Any) -> None:
     name = type(model).__name__
     if any(base.__module__.startswith("flax.nnx") for base in type(model).__mro__):
         raise ArgumentError(
-            f"model is {name}, an nnx module; expected a flax.linen Module. Write {_to_linen(name)}."
+            f"model is {name}, an nnx module; expected a flax.linen Module. Write "
+            f"{_to_linen(name)}."
         )
     description = format_value(model) if isinstance(model, str) else f"of type {name}"
     correction = (
@@ -262,7 +263,8 @@ def init_variables(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct
             raise _depends_on_values(model)
     if not jax.tree.leaves(variables.get("params")):
         raise ArgumentError(
-            f"{type(model).__name__} has no parameters; expected some to train. Write nn.Dense, say."
+            f"{type(model).__name__} has no parameters; expected some to train. Write nn.Dense, "
+            "say."
         )
     return variables
 

@@ -41,7 +41,8 @@ def check_divisible(x: jax.Array, times: int, network: str) -> None:
     count = {1: "once", 2: "twice"}.get(times, f"{times} times")
     if h % 2**times or w % 2**times or not h * w:
         raise ArgumentError(
-            f"{network} got images of {h}x{w} pixels, which it halves {count}; expected multiples of {2**times}"
+            f"{network} got images of {h}x{w} pixels, which it halves {count}; expected multiples "
+            f"of {2**times}"
         )
 
 

@@ -31,7 +31,8 @@ def _units(option: str, value: Any) -> tuple[int, ...]:
     is_list = isinstance(value, (list, tuple))
     if not is_list or any(type(units) is not int or units < 1 for units in value):
         raise ArgumentError(
-            f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: write [64, 64]"
+            f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: "
+            "write [64, 64]"
         )
     return tuple(value)
 
@@ -40,7 +41,8 @@ def _share(example: float) -> Callable[[str, Any], float]:
     def check(option: str, value: Any) -> float:
         if not isinstance(value, (int, float)) or not 0 <= value < 1:
             raise ArgumentError(
-                f"{option} is {format_value(value)}; expected at least 0 and below 1: write {example}"
+                f"{option} is {format_value(value)}; expected at least 0 and below 1: write "
+                f"{example}"
             )
         return value
 
@@ -63,7 +65,8 @@ def _dtype(option: str, value: Any) -> str:
 def _name(option: str, value: Any) -> str:
     if not isinstance(value, str) or not value or "/" in value:
         raise ArgumentError(
-            f"{option} is {format_value(value)}; expected a text without '/'. Write {option}='backbone'."
+            f"{option} is {format_value(value)}; expected a text without '/'. Write "
+            f"{option}='backbone'."
         )
     return value
 

@@ -346,7 +346,8 @@ class ResNet(nn.Module):
             return make_block(filters, stride, kind, make_conv, make_norm, name=name)
         if kind is None:
             raise ArgumentError(
-                "a plain network of bottlenecks is in no paper; expected residual=True or bottleneck=False"
+                "a plain network of bottlenecks is in no paper; expected residual=True or "
+                "bottleneck=False"
             )
         make_block = maybe_remat(Bottleneck, self.remat)
         return make_block(
@@ -489,7 +490,8 @@ def cifar_preact_resnet(depth: int, classes: int, **options: Any) -> PreActResNe
     if depth < 8 or (depth - 2) % layers:
         below = max(8, depth - (depth - 2) % 6)
         raise ArgumentError(
-            f"depth is {depth}; expected 6 n + 2 or 9 n + 2 for a whole n >= 1: write {below} or {below + 6}"
+            f"depth is {depth}; expected 6 n + 2 or 9 n + 2 for a whole n >= 1: write {below} or "
+            f"{below + 6}"
         )
     options = {"shortcut": "B" if bottleneck else "A", "width": 16, "small": True} | options
     return PreActResNet(((depth - 2) // layers,) * 3, classes, bottleneck, **options)

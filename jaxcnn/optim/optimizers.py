@@ -1,8 +1,8 @@
 """Optimizers as a table, and `create_optimizer`, which makes one from a config.
 
-The table has, for each name, optax's constructor from an `OptimizerConfig` and a rate, a grid of rates, needs
-and paper. `create_optimizer` combines the method, decay, schedule and warm-up into one optax
-transformation.
+The table has, for each name, optax's constructor from an `OptimizerConfig` and a rate, a grid of
+rates, needs and paper. `create_optimizer` combines the method, decay, schedule and warm-up into one
+optax transformation.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class OptimizerSpec(NamedTuple):
     decays: bool = False
     """True if it applies `weight_decay` itself.
 
-    It does so decoupled from the gradient or inside the method. Otherwise decay is L2: `weight_decay
-    * w` is added to the gradient before the method.
+    It does so decoupled from the gradient or inside the method. Otherwise decay is L2:
+    `weight_decay * w` is added to the gradient before the method.
     """
 
 
@@ -152,43 +152,108 @@ LARGE = (0.003, 0.01, 0.03, 0.1, 0.3)
 PLAIN = (0.01, 0.03, 0.1, 0.3, 1.0)
 BOUND = (0.03, 0.1, 0.3, 1.0, 3.0)
 
-# fmt: off
 OPTIMIZERS: dict[str, OptimizerSpec] = {
-    "sgd": OptimizerSpec(lambda r, rate: optax.sgd(rate), PLAIN, "Robbins and Monro 1951"),
-    "momentum": OptimizerSpec(lambda r, rate: optax.sgd(rate, r.momentum), LARGE, "Polyak 1964; PyTorch's and optax's form"),
+    "sgd": OptimizerSpec(lambda config, rate: optax.sgd(rate), PLAIN, "Robbins and Monro 1951"),
+    "momentum": OptimizerSpec(
+        lambda config, rate: optax.sgd(rate, config.momentum),
+        LARGE,
+        "Polyak 1964; PyTorch's and optax's form",
+    ),
     "caffe": OptimizerSpec(_caffe, LARGE, "Polyak 1964; Caffe's form: v = m v + lr g, w -= v"),
-    "nesterov": OptimizerSpec(lambda r, rate: optax.sgd(rate, r.momentum, nesterov=True), LARGE, "Sutskever et al. 2013"),
+    "nesterov": OptimizerSpec(
+        lambda config, rate: optax.sgd(rate, config.momentum, nesterov=True),
+        LARGE,
+        "Sutskever et al. 2013",
+    ),
     "noisy": OptimizerSpec(_noisy, PLAIN, "Neelakantan et al. 2015, arXiv:1511.06807", ("key",)),
-    "sign": OptimizerSpec(lambda r, rate: optax.sign_sgd(rate), SMALL, "Bernstein et al. 2018, arXiv:1802.04434"),
-    "polyak": OptimizerSpec(lambda r, rate, *, f_min=0.0: optax.polyak_sgd(rate, f_min=f_min), BOUND,
-                     "Loizou et al. 2021, arXiv:2002.10542; the rate is the largest step", ("value",)),
-    "clipped": OptimizerSpec(_clipped, PLAIN, "Pascanu et al. 2013, arXiv:1211.5063; momentum after the clip"),
-    "adagrad": OptimizerSpec(lambda r, rate: optax.adagrad(rate), PLAIN, "Duchi et al. 2011"),
-    "rmsprop": OptimizerSpec(lambda r, rate, *, decay=0.9: optax.rmsprop(rate, decay), SMALL, "Tieleman and Hinton 2012"),
-    "adam": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.adam(rate, b1, b2), MIDDLE,
-                   "Kingma and Ba 2015, arXiv:1412.6980"),
-    "adamw": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.adamw(rate, b1, b2, **_masked(r)), MIDDLE,
-                    "Loshchilov and Hutter 2019, arXiv:1711.05101", decays=True),
-    "nadam": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.nadam(rate, b1, b2), MIDDLE, "Dozat 2016"),
-    "amsgrad": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.amsgrad(rate, b1, b2), MIDDLE,
-                      "Reddi et al. 2018, arXiv:1904.09237"),
-    "radam": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.radam(rate, b1, b2), MIDDLE,
-                    "Liu et al. 2020, arXiv:1908.03265"),
-    "lion": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.99: optax.lion(rate, b1, b2, **_masked(r)), TINY,
-                   "Chen et al. 2023, arXiv:2302.06675", decays=True),
-    "lars": OptimizerSpec(_lars, BOUND, "You et al. 2017, arXiv:1708.03888; trust 0.02", decays=True),
-    "lamb": OptimizerSpec(lambda r, rate, *, b1=0.9, b2=0.999: optax.lamb(rate, b1, b2, **_masked(r)), MIDDLE,
-                   "You et al. 2020, arXiv:1904.00962", decays=True),
-    "sam": OptimizerSpec(_sam, LARGE, "Foret et al. 2021, arXiv:2010.01412; around momentum", ("gradient",), decays=True),
-    "lookahead": OptimizerSpec(lambda r, rate, *, period=5, share=0.5: lookahead(optax.sgd(rate, r.momentum), period, share),
-                        LARGE, "Zhang et al. 2019, arXiv:1907.08610; around momentum", ("test parameters",)),
-    "schedule-free": OptimizerSpec(_schedule_free, BOUND, "Defazio et al. 2024, arXiv:2405.15682; around SGD",
-                            ("test parameters",)),
-    "prodigy": OptimizerSpec(_prodigy, (0.1, 0.3, 1.0, 3.0, 10.0),
-                      "Mishchenko and Defazio 2024, arXiv:2306.06101; the rate multiplies its own", decays=True),
-    "muon": OptimizerSpec(_muon, MIDDLE, "Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982", decays=True),
+    "sign": OptimizerSpec(
+        lambda config, rate: optax.sign_sgd(rate), SMALL, "Bernstein et al. 2018, arXiv:1802.04434"
+    ),
+    "polyak": OptimizerSpec(
+        lambda config, rate, *, f_min=0.0: optax.polyak_sgd(rate, f_min=f_min),
+        BOUND,
+        "Loizou et al. 2021, arXiv:2002.10542; the rate is the largest step",
+        ("value",),
+    ),
+    "clipped": OptimizerSpec(
+        _clipped, PLAIN, "Pascanu et al. 2013, arXiv:1211.5063; momentum after the clip"
+    ),
+    "adagrad": OptimizerSpec(lambda config, rate: optax.adagrad(rate), PLAIN, "Duchi et al. 2011"),
+    "rmsprop": OptimizerSpec(
+        lambda config, rate, *, decay=0.9: optax.rmsprop(rate, decay),
+        SMALL,
+        "Tieleman and Hinton 2012",
+    ),
+    "adam": OptimizerSpec(
+        lambda config, rate, *, b1=0.9, b2=0.999: optax.adam(rate, b1, b2),
+        MIDDLE,
+        "Kingma and Ba 2015, arXiv:1412.6980",
+    ),
+    "adamw": OptimizerSpec(
+        lambda config, rate, *, b1=0.9, b2=0.999: optax.adamw(rate, b1, b2, **_masked(config)),
+        MIDDLE,
+        "Loshchilov and Hutter 2019, arXiv:1711.05101",
+        decays=True,
+    ),
+    "nadam": OptimizerSpec(
+        lambda config, rate, *, b1=0.9, b2=0.999: optax.nadam(rate, b1, b2), MIDDLE, "Dozat 2016"
+    ),
+    "amsgrad": OptimizerSpec(
+        lambda config, rate, *, b1=0.9, b2=0.999: optax.amsgrad(rate, b1, b2),
+        MIDDLE,
+        "Reddi et al. 2018, arXiv:1904.09237",
+    ),
+    "radam": OptimizerSpec(
+        lambda config, rate, *, b1=0.9, b2=0.999: optax.radam(rate, b1, b2),
+        MIDDLE,
+        "Liu et al. 2020, arXiv:1908.03265",
+    ),
+    "lion": OptimizerSpec(
+        lambda config, rate, *, b1=0.9, b2=0.99: optax.lion(rate, b1, b2, **_masked(config)),
+        TINY,
+        "Chen et al. 2023, arXiv:2302.06675",
+        decays=True,
+    ),
+    "lars": OptimizerSpec(
+        _lars, BOUND, "You et al. 2017, arXiv:1708.03888; trust 0.02", decays=True
+    ),
+    "lamb": OptimizerSpec(
+        lambda config, rate, *, b1=0.9, b2=0.999: optax.lamb(rate, b1, b2, **_masked(config)),
+        MIDDLE,
+        "You et al. 2020, arXiv:1904.00962",
+        decays=True,
+    ),
+    "sam": OptimizerSpec(
+        _sam,
+        LARGE,
+        "Foret et al. 2021, arXiv:2010.01412; around momentum",
+        ("gradient",),
+        decays=True,
+    ),
+    "lookahead": OptimizerSpec(
+        lambda config, rate, *, period=5, share=0.5: lookahead(
+            optax.sgd(rate, config.momentum), period, share
+        ),
+        LARGE,
+        "Zhang et al. 2019, arXiv:1907.08610; around momentum",
+        ("test parameters",),
+    ),
+    "schedule-free": OptimizerSpec(
+        _schedule_free,
+        BOUND,
+        "Defazio et al. 2024, arXiv:2405.15682; around SGD",
+        ("test parameters",),
+    ),
+    "prodigy": OptimizerSpec(
+        _prodigy,
+        (0.1, 0.3, 1.0, 3.0, 10.0),
+        "Mishchenko and Defazio 2024, arXiv:2306.06101; the rate multiplies its own",
+        decays=True,
+    ),
+    "muon": OptimizerSpec(
+        _muon, MIDDLE, "Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982", decays=True
+    ),
 }
-# fmt: on
 """Optimizers: name -> `OptimizerSpec`.
 
 "momentum" and "caffe" differ after every change of the rate: the second still carries steps of the

@@ -1,6 +1,7 @@
-"""Schedules of the learning rate by name, as functions of an `OptimizerConfig` and a number of steps.
+"""Schedules of the learning rate by name.
 
-A schedule maps a step to a factor of `learning_rate`, so that the rate's size and its shape are separate.
+They are functions of an `OptimizerConfig` and a number of steps. A schedule maps a step to a factor
+of `learning_rate`, so that the rate's size and its shape are separate.
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ def heatmap(
 def _check(table, diverged, shape, best, stairs) -> None:
     if table.shape != shape or diverged.shape != shape:
         raise ValueError(
-            f"values are {table.shape} and crosses {diverged.shape}; expected [rows, columns], which is {shape}"
+            f"values are {table.shape} and crosses {diverged.shape}; expected [rows, columns], "
+            f"which is {shape}"
         )
     if stairs is not None and len(stairs) != shape[0]:
         raise ValueError(

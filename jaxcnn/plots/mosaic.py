@@ -199,14 +199,16 @@ def _check(strips: Sequence[Strip], bar: str) -> None:
     ]
     if not shapes or invalid:
         raise ValueError(
-            f"the images have shapes {invalid[:3]}; expected at least one, and each [h, w] or [h, w, 3], none empty"
+            f"the images have shapes {invalid[:3]}; expected at least one, and each [h, w] or [h, "
+            "w, 3], none empty"
         )
     for strip in strips:
         n = len(strip.images)
         for field, items in (("captions", strip.captions), ("marks", strip.marks)):
             if len(items) not in (0, n):
                 raise ValueError(
-                    f"{strip.label!r} has {len(items)} {field}; expected none or {n}, one for each image"
+                    f"{strip.label!r} has {len(items)} {field}; expected none or {n}, one for each "
+                    "image"
                 )
     if bar and strips[0].limits is None:
         raise ValueError("a colour bar needs limits; write Strip(..., limits=(low, high))")

@@ -136,7 +136,8 @@ def finite_path(surface: Surface) -> np.ndarray:
     has_shape = path.ndim == 2 and path.shape[1] == 2 and len(path)
     if not has_shape or not np.isfinite(path[0]).all():
         raise ValueError(
-            f"the path of {surface.title!r} has shape {path.shape}; expected [t, 2] from a finite start"
+            f"the path of {surface.title!r} has shape {path.shape}; expected [t, 2] from a finite "
+            "start"
         )
     is_finite = np.isfinite(path).all(1)
     return path if is_finite.all() else path[: int(is_finite.argmin())]

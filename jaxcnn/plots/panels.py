@@ -249,7 +249,8 @@ def _shared_axes(panels: Sequence[Panel], share: str) -> str:
             values = {getattr(panel, field) for panel in panels}
             if len(values) > 1:
                 raise ValueError(
-                    f"panels that share {name} differ in {field}: {values}; write share='none' or another"
+                    f"panels that share {name} differ in {field}: {values}; write share='none' or "
+                    "another"
                 )
     return names[share]
 

@@ -63,7 +63,8 @@ def reliability(
     shapes = {np.shape(values) for values in (counts, confidence, accuracy, low, high)}
     if shapes != {(len(edges) - 1,)}:
         raise ValueError(
-            f"{len(edges)} edges bound {len(edges) - 1} bins, but the other arrays are {sorted(shapes)}"
+            f"{len(edges)} edges bound {len(edges) - 1} bins, but the other arrays are "
+            f"{sorted(shapes)}"
         )
     figure = new_figure(WIDTH, 5.6, title=title, handles=_legend())
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

@@ -129,7 +129,8 @@ def _check(rows: Sequence[Row], heights: Sequence[float]) -> None:
     cells = [cell for row in rows for cell in row if isinstance(cell, Tile)]
     if not cells or len(heights) != len(rows) or not all(rows):
         raise ValueError(
-            f"there are {len(cells)} tiles in {len(rows)} rows with {len(heights)} heights; expected a height each"
+            f"there are {len(cells)} tiles in {len(rows)} rows with {len(heights)} heights; "
+            "expected a height each"
         )
     for tile in cells:
         shape = np.shape(tile.pixels)

@@ -30,7 +30,8 @@ class Run(NamedTuple):
         if self.result["status"] == "finished":
             return None
         return (
-            f"{self.config.model} seed {self.config.train.seed} diverged at step {self.result['step']}: "
+            f"{self.config.model} seed {self.config.train.seed} diverged at step "
+            f"{self.result['step']}: "
             f"{self.result['why']}."
         )
 

@@ -176,7 +176,8 @@ def describe_network(arrays: Mapping[str, Any]) -> str:
       >>> import numpy as np
       >>> kernels = {f"c{i}.weight": np.zeros((16, 16, 3, 3)) for i in range(19)}
       >>> describe_network(kernels | {"fc.weight": np.zeros((10, 16))})
-      "a network of 20 layers for 32x32 images: create_model('resnet20', 10) or create_model('plain20', 10)"
+      "a network of 20 layers for 32x32 images: create_model('resnet20', 10) or "
+      "create_model('plain20', 10)"
     """
     shapes = {key: array.shape for key, array in arrays.items() if array.dtype.kind != "i"}
     kernels = [shape for shape in shapes.values() if len(shape) == 4]
@@ -207,7 +208,10 @@ def _describe_vgg(count: int, norm: bool, classes: int, dense: list[tuple[int, .
     depth = next(depth for depth, counts in vgg.LAYERS.items() if sum(counts) == count)
     suffix = ("-bn" if norm else "") + ("-32" if len(dense) == 1 else "")
     if len(dense) > 1 and dense[0][1] == 512:
-        return f"VGG-{depth} with hidden layers of {dense[0][0]} for small images, which no network here has"
+        return (
+            f"VGG-{depth} with hidden layers of {dense[0][0]} for small images, "
+            "which no network here has"
+        )
     return f"VGG-{depth}: create_model('vgg{depth}{suffix}', {classes})"
 
 
@@ -224,7 +228,10 @@ def _describe_imagenet(count: int, width: int, classes: int) -> str:
 def _describe_cifar(depth: int, width: int, projections: int, classes: int) -> str:
     options = f", width={width}" if width != 16 else ""
     if projections:
-        return f"a residual network for 32x32 images: create_model('cifar-resnet{depth}', {classes}{options}, shortcut='B')"
+        return (
+            "a residual network for 32x32 images: "
+            f"create_model('cifar-resnet{depth}', {classes}{options}, shortcut='B')"
+        )
     calls = [f"create_model('{name}{depth}', {classes}{options})" for name in ("resnet", "plain")]
     return f"a network of {depth} layers for 32x32 images: {' or '.join(calls)}"
 

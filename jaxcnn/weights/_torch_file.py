@@ -49,7 +49,8 @@ def read_zip(path: Path, entry: str | None = None) -> dict[str, np.ndarray]:
     with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise WeightsError(
-                f"it looks like a program of TorchScript (torch.jit.save), not like weights; {REMEDY}"
+                "it looks like a program of TorchScript (torch.jit.save), not like weights; "
+                f"{REMEDY}"
             )
         if all(name.endswith(".npy") for name in archive.namelist()):
             raise WeightsError(
@@ -127,7 +128,8 @@ def _read_member(archive: zipfile.ZipFile, name: str, size: int | None = None) -
         )
     if info.file_size > MAX_PICKLE_BYTES if size is None else info.file_size != size:
         raise ValueError(
-            f"member {format_value(name)} has {info.file_size} bytes; expected {size or f'at most {MAX_PICKLE_BYTES}'}"
+            f"member {format_value(name)} has {info.file_size} bytes; expected "
+            f"{size or f'at most {MAX_PICKLE_BYTES}'}"
         )
     with archive.open(info) as file:
         data = b"".join(iter(lambda: file.read(_MAX_READ_BYTES), b""))
@@ -313,4 +315,7 @@ def _first_parts(flat: dict[Any, Any]) -> list[str]:
 
 def _no_entry_message(entry: str, names: list[str]) -> str:
     expected = ", ".join(format_value(name) for name in names[:6]) or "none"
-    return f"it has no entry {format_value(entry)}; expected one of {expected}. Use entry=None for the usual one."
+    return (
+        f"it has no entry {format_value(entry)}; expected one of {expected}. "
+        "Use entry=None for the usual one."
+    )

@@ -27,7 +27,10 @@ MAX_PICKLE_BYTES = 1 << 21
 
 That of a ResNet-152's weights has 130 thousand bytes, with an optimizer's state half a million.
 """
-REMEDY = "load it where it was made, write torch.save(model.state_dict(), file) there, and read that file"
+REMEDY = (
+    "load it where it was made, write torch.save(model.state_dict(), file) there, "
+    "and read that file"
+)
 
 # ---------------------------------------------------------------- tensors
 
@@ -142,7 +145,8 @@ def check_name(module: str, name: str) -> Name:
     full = f"{module}.{name}"
     if full not in CALLS and full not in DTYPES and full not in SKIPPED_TYPES:
         raise WeightsError(
-            f"it names {format_value(full)}, which weights do not need: nothing of it was run; {REMEDY}"
+            f"it names {format_value(full)}, which weights do not need: nothing of it was run; "
+            f"{REMEDY}"
         )
     return Name(full)
 
@@ -339,7 +343,8 @@ def load_pickle(data: bytes, storages: dict[str, Storage] | None = None) -> tupl
             return result, (position or 0) + 1
         if operation.name not in _OPERATIONS:
             raise WeightsError(
-                f"it has the operation {operation.name}, which weights do not need: nothing of it was run; {REMEDY}"
+                f"it has the operation {operation.name}, which weights do not need: nothing of it "
+                f"was run; {REMEDY}"
             )
         _OPERATIONS[operation.name](machine, argument)
     raise ValueError("it has no end")

@@ -63,7 +63,8 @@ def export_weights(
     path = check_path("file", file, WeightsError, example="'resnet20.safetensors'")
     if not path.name or path.is_dir():
         raise WeightsError(
-            f"file is {format_value(str(file))}, a folder; expected a file. Write 'resnet20.safetensors'."
+            f"file is {format_value(str(file))}, a folder; expected a file. Write "
+            "'resnet20.safetensors'."
         )
     texts = check_mapping("metadata", {} if metadata is None else metadata, "{'by': 'us'}")
     variables = _check_variables(variables)
@@ -105,7 +106,8 @@ def _check_variables(value: Any) -> Mapping[str, Any]:
     is_mapping = isinstance(value, Mapping)
     problem = "has no params" if is_mapping else f"is of type {type(value).__name__}"
     raise WeightsError(
-        f"variables {problem}; expected a State, or the collections of a network. Write {{'params': params, ...}}."
+        f"variables {problem}; expected a State, or the collections of a network. Write "
+        f"{{'params': params, ...}}."
     )
 
 
@@ -144,7 +146,8 @@ def _check_network(model: nn.Module, arrays: Mapping[tuple[str, ...], np.ndarray
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     problems = [
-        f"{len(keys)} {kind} ({join_first([format_value(key, 120).strip(chr(39)) for key in keys])})"
+        f"{len(keys)} {kind} "
+        f"({join_first([format_value(key, 120).strip(chr(39)) for key in keys])})"
         for kind, keys in kinds.items()
         if keys
     ]

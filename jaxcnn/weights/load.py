@@ -125,7 +125,8 @@ def load_weights(
     is_padding = isinstance(shortcut_padding, str) and shortcut_padding in PADDINGS
     if shortcut_padding is not None and not is_padding:
         raise WeightsError(
-            f"shortcut_padding is {format_value(shortcut_padding)}; expected 'end', 'both' or None. Use 'end'."
+            f"shortcut_padding is {format_value(shortcut_padding)}; expected 'end', 'both' or "
+            "None. Use 'end'."
         )
     if stride_in_3x3 is not None and not (isinstance(model, ResNet) and model.bottleneck):
         raise WeightsError(
@@ -137,7 +138,8 @@ def load_weights(
     seed = check_integer("seed", seed, 0)
     if entry is not None and not isinstance(entry, str):
         raise WeightsError(
-            f"entry is {format_value(entry)}; expected a name or None. Write entry='state_dict_ema'."
+            f"entry is {format_value(entry)}; expected a name or None. Write "
+            "entry='state_dict_ema'."
         )
     traced = trace(model, shape)
     arrays, metadata = _read_entry(file, entry, len(traced.specs))
@@ -321,7 +323,8 @@ def rename_arrays(
         rename = names
     else:
         raise WeightsError(
-            f"names is {format_value(names)}; expected a dict or a function. Use names={{'conv1': 'stem'}}."
+            f"names is {format_value(names)}; expected a dict or a function. Use "
+            f"names={{'conv1': 'stem'}}."
         )
     result: dict[str, np.ndarray] = {}
     for key, array in arrays.items():
@@ -330,7 +333,8 @@ def rename_arrays(
             continue
         if not isinstance(new, str):
             raise WeightsError(
-                f"names gives {format_value(new)} for {format_value(key)}; expected a name, or None to skip it"
+                f"names gives {format_value(new)} for {format_value(key)}; expected a name, or "
+                "None to skip it"
             )
         new = _with_torch_suffix(key, new)
         if new in result:
@@ -467,7 +471,8 @@ def _check_arrays(model: nn.Module, file: Any, needed: Mapping[Path, Leaf], matc
     missing = [leaf.key for leaf in needed.values() if leaf.key not in arrays]
     unexpected = [key for key in arrays if key not in expected]
     misshapen = [
-        f"{leaf.key} is {arrays[leaf.key].dtype}{list(arrays[leaf.key].shape)}, expected {list(leaf.forms()[0])}"
+        f"{leaf.key} is {arrays[leaf.key].dtype}{list(arrays[leaf.key].shape)}, expected "
+        f"{list(leaf.forms()[0])}"
         for leaf in needed.values()
         if leaf.key in arrays
         and (arrays[leaf.key].shape not in leaf.forms() or not _is_float(arrays[leaf.key]))
@@ -482,7 +487,8 @@ def _check_arrays(model: nn.Module, file: Any, needed: Mapping[Path, Leaf], matc
             problems.append(f"{len(keys)} {kind} ({join_first(texts)})")
     name = published_name(model) or type(model).__name__
     raise WeightsError(
-        f"{file} is not of {name}: {'; '.join(problems)}; {_advice(arrays, missing, unexpected, needed)}",
+        f"{file} is not of {name}: {'; '.join(problems)}; "
+        f"{_advice(arrays, missing, unexpected, needed)}",
         **kinds,
     )
 
@@ -615,7 +621,8 @@ def _padding(model: nn.Module, file: Any, match: Match, shortcut_padding: str | 
                 else "the network has no shortcut 'A'"
             )
             raise WeightsError(
-                f"shortcut_padding is {shortcut_padding!r}, but {reason}; expected None. Leave it out."
+                f"shortcut_padding is {shortcut_padding!r}, but {reason}; expected None. Leave it "
+                "out."
             )
         return None
     if shortcut_padding or match.layout.padding:
@@ -659,7 +666,8 @@ def _check_version(
         is_v15 = header.endswith("-v1.5")
     if header and stride_in_3x3 is not None and stride_in_3x3 != is_v15:
         raise WeightsError(
-            f"stride_in_3x3 is {stride_in_3x3}, but {file} says that it is of {header!r}; leave it out"
+            f"stride_in_3x3 is {stride_in_3x3}, but {file} says that it is of {header!r}; leave it "
+            "out"
         )
     if is_v15 == model.stride_in_3x3:
         return
@@ -678,7 +686,8 @@ def _check_version(
         )
         alternative = ", or stride_in_3x3=False here if you know that it is v1"
     raise WeightsError(
-        f"{file} {reason}, and {name} would compute something else with it; write {expected!r}{alternative}"
+        f"{file} {reason}, and {name} would compute something else with it; write "
+        f"{expected!r}{alternative}"
     )
 
 
