@@ -36,7 +36,7 @@ OptionsT = TypeVar("OptionsT", bound=StudyOptions)
 def run_study(
     presets: Mapping[str, OptionsT],
     args: list[str] | None,
-    about: str | None,
+    description: str | None,
     train: Callable[[OptionsT, cli.GracefulShutdown], bool],
     draw: Callable[[OptionsT], None],
 ) -> int:
@@ -45,7 +45,7 @@ def run_study(
     Args:
       presets: name -> the options with that preset's defaults; the first is the default.
       args: command-line arguments instead of `sys.argv[1:]`.
-      about: text at the head of `--help`.
+      description: text at the head of `--help`.
       train: `train(options, stop)` returns False if the user stopped it. Skipped by `--plot-only`.
       draw: `draw(options)` reads what `options.out` holds.
 
@@ -53,11 +53,11 @@ def run_study(
       The process's exit code: 0, or that of the signal that stopped it.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(presets, args, about=about)
+        options = cli.parse(presets, args, description=description)
         if not options.plot_only and not train(options, stop):
             print_resume_hint()
             return stop.exit_code
-        with cli.reading(options.out):
+        with cli.record_errors(options.out):
             draw(options)
     return 0
 

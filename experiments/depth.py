@@ -255,7 +255,7 @@ def main(args: list[str] | None = None) -> int:
     Unlike `run_study`, it joins the other hosts first, and only the primary one prints and draws.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=__doc__)
+        options = cli.parse(PRESETS, args, description=__doc__)
         multihost.initialize(options.coordinator, options.num_processes, options.process_id)
         if not options.plot_only:
             all_runs = configs(options)
@@ -273,7 +273,7 @@ def main(args: list[str] | None = None) -> int:
                 if multihost.is_primary():
                     print_resume_hint()
                 return stop.exit_code
-        with cli.reading(options.out):
+        with cli.record_errors(options.out):
             multihost.broadcast_from_primary(lambda: draw(options.out))
     return 0
 

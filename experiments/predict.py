@@ -134,7 +134,7 @@ def check_figure(path: Path) -> Path:
 def main(args: list[str] | None = None) -> int:
     """Print the table; return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"predict": Options()}, args, about=__doc__)
+        options = cli.parse({"predict": Options()}, args, description=__doc__)
         if not options.images:
             raise jc.ArgumentError(
                 "no picture is named; write python -m experiments.predict --run DIR picture.jpg"

@@ -45,7 +45,7 @@ from jaxcnn.data.cache import cache_root
 from jaxcnn.data.types import printable
 from jaxcnn.progress import SafeStream
 from jaxcnn.run_log import LogError
-from jaxcnn.run_log import reading as reading
+from jaxcnn.run_log import record_errors as record_errors
 from jaxcnn.weights import WeightsError
 
 T = TypeVar("T")
@@ -153,7 +153,7 @@ Messages about these options name the flag that the user types.
 
 
 def parse(
-    presets: Mapping[str, T], args: Sequence[str] | None = None, about: str | None = None
+    presets: Mapping[str, T], args: Sequence[str] | None = None, description: str | None = None
 ) -> T:
     """Parse the options of the command line.
 
@@ -163,7 +163,7 @@ def parse(
     Args:
       presets: instances by name; the first is the default. The dataclass has a field `preset`.
       args: arguments instead of `sys.argv[1:]`.
-      about: text at the start of `--help`.
+      description: text at the start of `--help`.
 
     Raises:
       ArgumentError: an option is invalid or empty, an integer is beyond `BOUNDS`, a number is not
@@ -182,7 +182,7 @@ def parse(
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr), _help_columns():
-            options = tyro.cli(type(default), default=default, args=args, description=about)
+            options = tyro.cli(type(default), default=default, args=args, description=description)
     except SystemExit as exit:
         if exit.code:
             raise ArgumentError(_tyro_error(stderr.getvalue())) from None

@@ -469,7 +469,7 @@ def _check_plausible(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def reading(folder: str | Path) -> Iterator[None]:
+def record_errors(folder: str | Path) -> Iterator[None]:
     """Raise a LogError for errors of code that uses records.
 
     Anybody may have changed the files. If a name is missing from them, or a text replaces a number,
@@ -479,7 +479,7 @@ def reading(folder: str | Path) -> Iterator[None]:
       folder: of the records, for the message.
 
     Example:
-      >>> with reading("runs/a"):
+      >>> with record_errors("runs/a"):
       ...     {"train_error": 3.0}["eval_error"]
       Traceback (most recent call last):
       jaxcnn.run_log.LogError: runs/a holds records that cannot be used: KeyError 'eval_error'; ...

@@ -350,12 +350,12 @@ def test_errors_that_are_not_of_records_keep_their_kind():
         pytest.raises(
             LogError, match=r"runs/a holds records that cannot be used: KeyError 'b'; expected"
         ) as error,
-        run_log.reading("runs/a"),
+        run_log.record_errors("runs/a"),
     ):
         {"a": 1}["b"]
     assert isinstance(error.value.__cause__, KeyError)
     for kind in (jc.ArgumentError, jc.DataError, jc.CheckpointError):
-        with pytest.raises(kind, match=r"^as it is$"), run_log.reading("runs/a"):
+        with pytest.raises(kind, match=r"^as it is$"), run_log.record_errors("runs/a"):
             raise kind("as it is")
-    with pytest.raises(AssertionError), run_log.reading("runs/a"):
+    with pytest.raises(AssertionError), run_log.record_errors("runs/a"):
         raise AssertionError

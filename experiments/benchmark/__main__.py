@@ -116,7 +116,7 @@ def batch_size(options: Options, name: str, strategy: parallel.Strategy) -> int:
 def main(args: list[str] | None = None) -> int:
     """Measure the networks of the command line, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=package.__doc__)
+        options = cli.parse(PRESETS, args, description=package.__doc__)
         strategy = jc.strategy(options.strategy, options.devices)
         check_options(options, strategy)
         options.out.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ def load_photograph(options: Options) -> jax.Array:
 def main(args: list[str] | None = None) -> int:
     """Draw the figures, and return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"photograph": Options()}, args, about=about.__doc__)
+        options = cli.parse({"photograph": Options()}, args, description=about.__doc__)
         names = [check_choice("figure", name, FIGURES) for name in options.figures]
         if options.size % 8 or options.size < 64:
             raise jc.ArgumentError(

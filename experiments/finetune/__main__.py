@@ -34,7 +34,7 @@ def main(args: list[str] | None = None) -> int:
     """Train what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
         options = cli.parse(
-            PRESETS, add_preset(sys.argv[1:] if args is None else args), about=about.__doc__
+            PRESETS, add_preset(sys.argv[1:] if args is None else args), description=about.__doc__
         )
         check(options)
         data, names = load_data(options)
@@ -44,7 +44,7 @@ def main(args: list[str] | None = None) -> int:
             print("stopped and saved; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
         record_images(options.images or options.out / "images", options)
-        with cli.reading(options.out):
+        with cli.record_errors(options.out):
             (run,) = runs.finished_runs(options.out)
             source = options.weights and options.weights.name
             split_names = names[run.config.train.eval_split]

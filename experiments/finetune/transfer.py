@@ -243,7 +243,7 @@ def runs_by_name(out: Path) -> dict[str, runs.Run]:
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse({"cifar10": Options()}, args, about=__doc__)
+        options = cli.parse({"cifar10": Options()}, args, description=__doc__)
         if not options.plot_only:
             cli.enable_compilation_cache()
             data = jc.load_dataset("cifar10", options.data_dir)
@@ -253,7 +253,7 @@ def main(args: list[str] | None = None) -> int:
             if not is_finished:
                 print("stopped and saved; the same command goes on from here", file=sys.stderr)
                 return stop.exit_code
-        with cli.reading(options.out):
+        with cli.record_errors(options.out):
             draw(options)
     return 0
 

@@ -44,7 +44,7 @@ The part `own` is made whenever there is a user's image.
 def main(args: list[str] | None = None) -> int:
     """Write the page, and return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"look": Options()}, args, about=about.__doc__)
+        options = cli.parse({"look": Options()}, args, description=about.__doc__)
         check(options)
         cli.enable_compilation_cache()
         context = load_context(options)

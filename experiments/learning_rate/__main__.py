@@ -30,7 +30,7 @@ table and figures and returns its lines of the common table.
 def main(args: list[str] | None = None) -> int:
     """Train the missing runs, then draw; return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=package.__doc__)
+        options = cli.parse(PRESETS, args, description=package.__doc__)
         parts = selected(options)
         cli.enable_compilation_cache()
         if not options.plot_only and not run_parts(parts, options, stop):
@@ -40,7 +40,7 @@ def main(args: list[str] | None = None) -> int:
         drawn = [
             name for name in PARTS if name in parts or (options.out / name / "table.csv").exists()
         ]
-        with cli.reading(options.out):
+        with cli.record_errors(options.out):
             lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
         note = "Predicted by theory (-: theory has no number), and measured."
         tables.write_table(options.out, lines, [note])

@@ -25,12 +25,12 @@ columns of the common table by network.
 def main(args: list[str] | None = None) -> int:
     """Measure what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=about.__doc__)
+        options = cli.parse(PRESETS, args, description=about.__doc__)
         parts = select_parts(options)
         cli.enable_compilation_cache()
         if not options.plot_only and not run_parts(parts, options, stop):
             return stop.exit_code
-        with cli.reading(options.out):
+        with cli.record_errors(options.out):
             draw(options, parts)
     return 0
 

@@ -84,7 +84,7 @@ def check_options(options: Options) -> None:
 def main(args: list[str] | None = None) -> int:
     """Measure the selected parts, then draw, and return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"quick": Options()}, args, about=package.__doc__)
+        options = cli.parse({"quick": Options()}, args, description=package.__doc__)
         check_options(options)
         options.out.mkdir(parents=True, exist_ok=True)
         if not options.plot_only:
@@ -97,7 +97,7 @@ def main(args: list[str] | None = None) -> int:
                 _write_json(options.out / "compiled.json", rows)
             if "wire" in options.parts:
                 _write_json(options.out / "wire.json", measure_traffic(options))
-        with cli.reading(options.out):
+        with cli.record_errors(options.out):
             draw(options)
     return 0
 

@@ -24,7 +24,7 @@ its rows of the common table.
 def main(args: list[str] | None = None) -> int:
     """Train and measure what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=about.__doc__)
+        options = cli.parse(PRESETS, args, description=about.__doc__)
         parts = select_parts(options)
         cli.enable_compilation_cache()
         if not options.plot_only and not run_parts(parts, options, stop):
@@ -34,7 +34,7 @@ def main(args: list[str] | None = None) -> int:
         existing = {name for name in PARTS if any((options.out / name).glob("*.jsonl"))}
         requested = set(parts) if not options.plot_only or not existing else set()
         part_names = [name for name in PARTS if name in requested | existing]
-        with cli.reading(options.out):
+        with cli.record_errors(options.out):
             rows = [
                 {"part": name} | row for name in part_names for row in PARTS[name].draw(options)
             ]

@@ -69,7 +69,7 @@ def train_missing_runs(options: Options, should_stop: Callable[[], bool]) -> boo
 def main(args: list[str] | None = None) -> int:
     """Train the missing runs, then draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(presets_for(jax.default_backend()), args, about=package.__doc__)
+        options = cli.parse(presets_for(jax.default_backend()), args, description=package.__doc__)
         if not options.plot_only:
             check_options(options)
             cli.enable_compilation_cache()
@@ -79,7 +79,7 @@ def main(args: list[str] | None = None) -> int:
                     file=sys.stderr,
                 )
                 return stop.exit_code
-        with cli.reading(options.out):
+        with cli.record_errors(options.out):
             records.draw(options.out)
     return 0
 

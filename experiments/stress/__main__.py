@@ -35,7 +35,7 @@ def main(args: list[str] | None = None) -> int:
       The exit code: 1 if a promise was broken.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=package.__doc__)
+        options = cli.parse(PRESETS, args, description=package.__doc__)
         check(options)
         with lock_folder(options.out):
             trials = run_trials(options, stop)

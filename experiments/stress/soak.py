@@ -380,7 +380,7 @@ def main(args: list[str] | None = None) -> int:
       The exit code: 1 if something grows.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, about=__doc__)
+        options = cli.parse(PRESETS, args, description=__doc__)
         if not options.plot_only:
             check(options)
             strategy, data = jc.strategy(options.strategy), jc.load_dataset("digits")
@@ -394,7 +394,7 @@ def main(args: list[str] | None = None) -> int:
                     file=sys.stderr,
                 )
                 return stop.exit_code
-        with cli.reading(options.out):
+        with cli.record_errors(options.out):
             grown = draw(options.out)
     if grown:
         names = ", ".join(f"{line['of']} ({line['series']})" for line in grown)
