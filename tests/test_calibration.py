@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from figures import labels, overlapping
 from matplotlib.container import ErrorbarContainer
 from scipy import stats
-from test_plots_panels import labels, overlapping
 
 from jaxcnn.calibration import calibration
 from jaxcnn.plots.reliability import reliability

@@ -14,8 +14,8 @@ It is worth having only while the numbers are XLA's up to rounding. Three checks
 - `onednn.proven` lists the geometries that are rewritten, and XLA keeps the others.
 - `available` computes ten of them, near the limits of the list, in each process before the first
   is rewritten.
-- `tests/test_programs_property.py` compares random programs, their gradients and second derivatives
-  with XLA's.
+- `tests/cpu/test_rewriting_property.py` compares random programs, their gradients and second
+  derivatives with XLA's.
 
 `JAXCNN_PLAIN=1` turns it off.
 """

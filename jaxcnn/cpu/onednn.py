@@ -91,7 +91,7 @@ def proven(geometry: Geometry) -> bool:
     """Return whether oneDNN is known to compute this convolution correctly.
 
     This is a list of what is allowed. It covers the networks of this library and their gradients.
-    All other convolutions are left to XLA. `tests/test_programs_property.py` compares random
+    All other convolutions are left to XLA. `tests/cpu/test_rewriting_property.py` compares random
     members with XLA. These are excluded:
 
     - One channel, unless it has no strides or dilation, the image is as large as the kernel and the

@@ -1,4 +1,4 @@
-"""Make the stored arrays of `tests/test_weights.py`: PyTorch's own outputs, from weights made of their names.
+"""Make the stored arrays of `tests/weights/test_weights.py`: PyTorch's own outputs, from weights made of their names.
 
     pip install -e ".[parity]" && python tests/parity/make.py          (1 minute; writes *.npz, *.pth beside itself)
 

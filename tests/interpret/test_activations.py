@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_plots_panels import overlapping
+from figures import overlapping
 
 import jaxcnn as jc
 from experiments.inspect_run import channels, features

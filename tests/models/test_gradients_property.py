@@ -1,7 +1,7 @@
 """Loss and gradient of networks at random small sizes, against the program in which XLA keeps one form of each value.
 
 XLA's simplifications may compute a value twice with different rounding. A gradient that compares such a value with itself
-(a maximum, say) is then far off, at some sizes only. `pytest tests/test_gradients_property.py --cases 2000` tries more.
+(a maximum, say) is then far off, at some sizes only. `pytest tests/models/test_gradients_property.py --cases 2000` tries more.
 """
 
 from functools import partial

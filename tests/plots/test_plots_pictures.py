@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 import pytest
+from figures import overlapping
 from matplotlib.collections import QuadMesh
-from test_plots_panels import overlapping
 
 from jaxcnn.plots import Tile, confusion, image_grid, overlay, style, tiles
 from jaxcnn.plots.mosaic import Strip, mosaic

@@ -461,9 +461,11 @@ def test_a_closed_one_refuses(tmp_path):
 def start(folder: Path, code: str) -> subprocess.Popen[str]:
     """A fresh process with this module, jaxcnn and `folder` at hand."""
     names = "Checkpoints, CheckpointError, state_at"
-    head = f"from pathlib import Path\nfrom test_checkpoint import {names}\nfolder = Path({str(folder)!r})\n"
+    head = f"from pathlib import Path\nfrom test_checkpoints import {names}\nfolder = Path({str(folder)!r})\n"
     here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(here), *map(str, here.parents[:2]), os.environ.get("PYTHONPATH", "")]
+    )
     return subprocess.Popen(
         [sys.executable, "-c", head + code],
         env=os.environ | {"PYTHONPATH": path},

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from figures import drawn, labels, overlapping
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import same_color
 from matplotlib.contour import QuadContourSet
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
-from test_plots_panels import drawn, labels, overlapping
 
 from jaxcnn.plots import COLORS, Surface, bars, heatmap, optimizer_paths
 from jaxcnn.plots.heatmap import FRAME

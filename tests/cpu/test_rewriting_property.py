@@ -1,6 +1,6 @@
 """Rewritten programs of random geometries against the same programs as JAX compiles them.
 
-`pytest tests/test_programs_property.py --cases 20000` tries more of them.
+`pytest tests/cpu/test_rewriting_property.py --cases 20000` tries more of them.
 """
 
 import itertools

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_checkpoint import bits, one_line, state_at
+from test_checkpoints import bits, one_line, state_at
 
 from jaxcnn.checkpoint import CheckpointError, Checkpoints, checkpoints, lock_folder
 
