@@ -168,7 +168,8 @@ def test_sam_of_optax_trains(data):
         return contrib.sam(optax.sgd(0.1), ascent, sync_period=2, opaque_mode=opaque)
 
     for opaque in (False, True):
-        first, last = (rows[1]["train_loss"] for rows in trained(data, sam(opaque)))
+        steps: Any = trained(data, sam(opaque))
+        first, last = (rows[1]["train_loss"] for rows in steps)
         assert last < first
 
 
