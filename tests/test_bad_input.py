@@ -293,7 +293,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("nothing held out to report on", lambda r: fit(report="validation", validation=5),
      ArgumentError, "validation is 5", "write load_dataset(..., validation=5)"),
     ("fewer images than the recipe says", lambda r: fit(examples=30),
-     ArgumentError, "examples is 30", "write subset(data, 30)"),
+     ArgumentError, "examples is 30", "write subset(data, 30, seed=0)"),
     ("precise BN over too few", lambda r: fit(precise_bn=7),
      ArgumentError, "precise_bn is 7; expected 8 (one batch) to 40", "or 0"),
     ("a channel that never changes", lambda r: fit(flat_blue(), std=True),
