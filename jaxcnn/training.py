@@ -102,7 +102,8 @@ def make_train_step(
         raise ArgumentError(
             f"axis is {format_value(axis)}; expected a name or None. Write axis='batch'."
         )
-    if isinstance(freeze, str) or not all(isinstance(stage, str) for stage in freeze):
+    is_sequence = isinstance(freeze, (tuple, list))
+    if not is_sequence or not all(isinstance(stage, str) for stage in freeze):
         raise ArgumentError(
             f"freeze is {format_value(freeze)}; expected names of stages in a tuple. "
             "Write freeze=('stem',)."

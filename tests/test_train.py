@@ -427,7 +427,7 @@ def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
         ({"dataset": "mnist"}, "dataset is 'mnist', but the data is 'digits'"),
         (
             {"examples": 100},
-            r"^examples is 100, but the data has 1437 training images; write subset\(data, 100\)$",
+            r"^examples is 100, but the data has 1437 training images; write subset\(data, 100, seed=0\)$",
         ),
     ],
 )
