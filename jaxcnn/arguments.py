@@ -258,9 +258,8 @@ def _accepts(function: Any, num_args: int) -> bool:
         inspect.signature(function).bind(*[None] * num_args)
     except TypeError:
         return False
-    # Some functions of C have no signature.
     except ValueError:
-        return True
+        pass  # Some functions of C have no signature.
     return True
 
 
