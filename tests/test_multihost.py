@@ -172,7 +172,7 @@ def test_a_mistake_of_the_first_and_different_options_end_all_with_one_line(tmp_
     (tmp_path / "file").write_text("")
     codes, said = ended(job(tmp_path / "file" / "in-the-way"))
     assert codes == [2, 2], said
-    assert all(text.count("error: ") == 1 and "in-the-way" in text for text in said)
+    assert all(text.count("error: ") == 1 and "file is a file; write" in text for text in said)
 
 
 SLURM = """
