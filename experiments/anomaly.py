@@ -216,7 +216,7 @@ def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> boo
             "measure": area_measure(data, label, options.code),
             "strategy": jc.strategy(options.strategy),
             "stop": stop,
-            "brief": True,
+            "quiet": True,
         }
         if runs.sweep(all_runs, remaining, options.out, **sweep_kwargs) is None:
             return False

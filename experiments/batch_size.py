@@ -296,7 +296,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
         "strategy": jc.strategy(devices=1),
         "stop": stop,
         "measure": evaluate_train,
-        "brief": True,
+        "quiet": True,
     }
     out = options.out
     if runs.sweep(all_runs, data, out, **sweep_kwargs) is None:

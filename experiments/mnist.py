@@ -297,7 +297,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
         sweep_kwargs: dict[str, Any] = {
             "strategy": jc.strategy(options.strategy),
             "stop": stop,
-            "brief": True,
+            "quiet": True,
         }
         if runs.sweep(all_runs[name], data, options.out / name, **sweep_kwargs) is None:
             return False

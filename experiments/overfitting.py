@@ -374,7 +374,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
         "strategy": strategy,
         "stop": stop,
         "measure": heldout(strategy),
-        "brief": True,
+        "quiet": True,
     }
     return runs.sweep(all_runs, data, options.out, **sweep_kwargs) is not None
 

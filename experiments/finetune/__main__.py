@@ -105,8 +105,8 @@ def train(options: Options, run_config: jc.ExperimentConfig, data: jc.Dataset, s
             options.out / "run",
             strategy=strategy,
             stop=stop,
-            watch=StepProgress(progress, run_config.train.num_steps),
-            begin=initialize,
+            on_step=StepProgress(progress, run_config.train.num_steps),
+            prepare_state=initialize,
         )
     if result is None:
         return False

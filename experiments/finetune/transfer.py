@@ -151,8 +151,10 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
         eval_every=max(1, options.first_steps // 10),
     )
     kwargs: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop}
-    watch = StepProgress(progress, first_config.train.num_steps)
-    result = runs.run(first_config, animals, options.out / "animals", watch=watch, **kwargs)
+    step_progress = StepProgress(progress, first_config.train.num_steps)
+    result = runs.run(
+        first_config, animals, options.out / "animals", on_step=step_progress, **kwargs
+    )
     if result is None:
         return False
     weights_file = export_animals(options, first_config, animals)
@@ -166,9 +168,14 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
             if name.startswith("scratch")
             else (lambda state: with_variables(state, variables))
         )
-        watch = StepProgress(progress, config.train.num_steps, f"{name}  ")
+        step_progress = StepProgress(progress, config.train.num_steps, f"{name}  ")
         folder = options.out / name
-        if runs.run(config, subset, folder, watch=watch, begin=initialize, **kwargs) is None:
+        if (
+            runs.run(
+                config, subset, folder, on_step=step_progress, prepare_state=initialize, **kwargs
+            )
+            is None
+        ):
             return False
     return True
 

@@ -83,7 +83,7 @@ def run(options: Options, stop: Any) -> bool:
         "strategy": jc.strategy("jit", 1),
         "stop": stop,
         "measure": measure_sharpness,
-        "brief": True,
+        "quiet": True,
     }
     return runs.sweep(configs(options), dataset, out, **sweep_kwargs) is not None
 

@@ -80,7 +80,7 @@ def run(options: Options, stop: Any) -> bool:
         "strategy": strategy,
         "stop": stop,
         "measure": partial(heldout, options.schedules.num_steps),
-        "brief": True,
+        "quiet": True,
     }
     out = options.out / "schedules"
     return runs.sweep(configs(options), dataset, out, **sweep_kwargs) is not None

@@ -60,14 +60,14 @@ def run(options: Options, stop: Any) -> bool:
     configs = trial_configs(options)
     dataset = _load_data(options, next(iter(configs.values())))
     kwargs = {"strategy": jc.strategy(options.strategy), "stop": stop}
-    if runs.sweep(configs, dataset, options.out / "trials", brief=True, **kwargs) is None:
+    if runs.sweep(configs, dataset, options.out / "trials", quiet=True, **kwargs) is None:
         return False
     rates = best_rates(options.out / "trials")
     final_configs = {
         folder.name: without_batch_norm(config, rates[_network_name(config)])
         for folder, config in run_configs(options).items()
     }
-    sweep_kwargs: dict[str, Any] = {"keep_every": options.keep_every, "brief": True}
+    sweep_kwargs: dict[str, Any] = {"keep_every": options.keep_every, "quiet": True}
     return (
         runs.sweep(final_configs, dataset, options.out / "without", **sweep_kwargs, **kwargs)
         is not None

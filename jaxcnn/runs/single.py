@@ -80,9 +80,9 @@ def run(
     *,
     strategy: parallel.Strategy | None = None,
     stop: Callable[[], Any] = lambda: False,
-    watch: Callable[[int, Mapping[str, Any] | None], None] = lambda step, row: None,
+    on_step: Callable[[int, Mapping[str, Any] | None], None] = lambda step, row: None,
     measure: Measure = lambda model, state, data: {},
-    begin: Callable[[State], State] = lambda state: state,
+    prepare_state: Callable[[State], State] = lambda state: state,
     keep_every: int = 0,
 ) -> Result | None:
     """Train a config in a folder.
@@ -97,10 +97,10 @@ def run(
         `result.json` once the run is finished.
       strategy: devices, all by default.
       stop: called after every step. When it returns true, the state is saved and training ends.
-      watch: called with the step and None after every step, and with the step and the row after
+      on_step: called with the step and None after every step, and with the step and the row after
         every row.
       measure: returns more columns of each row.
-      begin: a function of the state at step 0 that returns the state to start from, such as
+      prepare_state: a function of the state at step 0 that returns the state to start from, such as
         `lambda state: with_variables(state, variables)`.
       keep_every: as in `Checkpoints`.
 
@@ -119,12 +119,12 @@ def run(
             return records.result
 
         def resume(initial):
-            state = records.restore(initial) or begin(initial)
-            watch(int(state.step), None)
+            state = records.restore(initial) or prepare_state(initial)
+            on_step(int(state.step), None)
             return state
 
         def pause(step):
-            watch(step, None)
+            on_step(step, None)
             return stop()
 
         reason = None
@@ -140,7 +140,7 @@ def run(
             if reason is None:
                 row |= measure(model, state, data)
             records.write(row)
-            watch(int(state.step), row)
+            on_step(int(state.step), row)
             if reason:
                 break
             records.save(state, selection_metric(config.train, row))

@@ -34,17 +34,17 @@ from jaxcnn.runs.single import (
 from jaxcnn.training import check_config
 
 
-class _ProgressWatch:
+class _RunProgress:
     """Function of a run's steps that advances the progress of the sweep.
 
     The first step that it is called with is the one that the run starts from.
     """
 
     def __init__(
-        self, progress: Progress, name: str, config: ExperimentConfig, weight: float, brief: bool
+        self, progress: Progress, name: str, config: ExperimentConfig, weight: float, quiet: bool
     ):
         self.progress, self.name, self.config = progress, name, config
-        self.weight, self.brief = weight, brief
+        self.weight, self.quiet = weight, quiet
         self.step: int | None = None
 
     def __call__(self, step: int, row: Mapping[str, Any] | None) -> None:
@@ -54,7 +54,7 @@ class _ProgressWatch:
         else:
             self.progress.advance(self.weight * (step - self.step), position)
         self.step = step
-        if row is not None and not self.brief:
+        if row is not None and not self.quiet:
             train_error = f"train error {row['train_error']:5.2f}%"
             eval_error = f"{row['eval_split']} error {row['eval_error']:5.2f}%"
             speed = f"{row['images_per_second']:,.0f} images/s"
@@ -73,7 +73,7 @@ def sweep(
     strategy: parallel.Strategy | None = None,
     stop: Callable[[], Any] = lambda: False,
     measure: Measure = lambda model, state, data: {},
-    brief: bool = False,
+    quiet: bool = False,
     keep_every: int = 0,
 ) -> dict[str, Result] | None:
     """Run every config in a folder of its name, with progress.
@@ -88,7 +88,7 @@ def sweep(
       strategy: devices, all by default.
       stop: as in `run`.
       measure: as in `run`.
-      brief: print no lines for rows, for many short runs.
+      quiet: print no lines for rows, for many short runs.
       keep_every: as in `Checkpoints`. It keeps earlier states, for studies of how a run developed.
 
     Returns:
@@ -119,12 +119,12 @@ def sweep(
         Progress(total, quiet=not multihost.is_primary()) as progress,
     ):
         for name, config in runs.items():
-            watch = _ProgressWatch(progress, name, config, weights[name], brief)
+            run_progress = _RunProgress(progress, name, config, weights[name], quiet)
             result = run(
                 config,
                 subsets[config.max_train_examples],
                 Path(out, name),
-                watch=watch,
+                on_step=run_progress,
                 strategy=strategy,
                 stop=stop,
                 measure=measure,
@@ -132,7 +132,7 @@ def sweep(
             )
             if result is None:
                 return None
-            watch.close()
+            run_progress.close()
             results[name] = result
     return results
 

@@ -141,14 +141,14 @@ def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(da
     theirs = init_state(model, tx, other.train, data)
     asked = []
 
-    def begin(state):
+    def prepare(state):
         asked.append(int(state.step))
         return with_variables(state, {"params": theirs.params, **theirs.model_state})
 
     config = jc.override(CONFIG, freeze=("conv1", "conv2", "dense"), eval_every=3)
     stops = iter([False] * 3 + [True] * 100)
-    assert runs.run(config, data, tmp_path, begin=begin, stop=lambda: next(stops)) is None
-    assert runs.run(config, data, tmp_path, begin=begin)
+    assert runs.run(config, data, tmp_path, prepare_state=prepare, stop=lambda: next(stops)) is None
+    assert runs.run(config, data, tmp_path, prepare_state=prepare)
     assert asked == [0]
     with jc.Checkpoints(tmp_path / "checkpoints") as saved:
         model, tx = model_and_optimizer(config, 10)

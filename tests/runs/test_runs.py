@@ -79,14 +79,14 @@ def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at)
         tmp_path,
         strategy=strategy,
         stop=lambda: steps[-1] >= at,
-        watch=lambda step, row: steps.append(step),
+        on_step=lambda step, row: steps.append(step),
     )
     assert stopped is None
     assert max(steps) == at
     assert not (tmp_path / "result.json").exists()
     seen = []
     result = runs.run(
-        CONFIG, data, tmp_path, strategy=strategy, watch=lambda step, row: seen.append(step)
+        CONFIG, data, tmp_path, strategy=strategy, on_step=lambda step, row: seen.append(step)
     )
     assert seen[0] == at  # no step is done twice
     assert untimed(tmp_path) == untimed(whole[0])
