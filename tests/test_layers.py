@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import jaxcnn
+from jaxcnn import cpu
 
 ROOT = Path(jaxcnn.__file__).parent
 LAYER = {
@@ -59,6 +60,18 @@ def test_rooms_import_only_lower_ones(path):
 def test_outside_libraries_keep_to_their_rooms(path):
     for name in {name.split(".")[0] for name in imports(path)} & set(ONLY_IN):
         assert room(path) in ONLY_IN[name].split(), f"{name} belongs to {ONLY_IN[name]}"
+
+
+def test_cpu_has_one_seam():
+    """Others use what `jaxcnn/cpu/__init__.py` hands out, and none of its modules."""
+    users = [path for path in FILES if room(path) != "cpu"]
+    users += sorted(ROOT.parent.joinpath("experiments").rglob("*.py"))
+    for path in (path for path in users if "cpu" in path.read_text()):
+        used = {name.split(".")[2] for name in imports(path) if name.startswith("jaxcnn.cpu.")}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("cpu", "jaxcnn.cpu"):
+                used.add(node.attr)
+        assert used <= set(cpu.__all__), f"{path} uses {used - set(cpu.__all__)} of jaxcnn.cpu"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

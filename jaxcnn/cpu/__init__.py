@@ -1,10 +1,11 @@
 """Programs rewritten for an x86 CPU, behind one seam.
 
 A program (a jaxpr) is read after tracing and evaluated with other operations instead of some:
-oneDNN's fast convolutions, and gradients of max pooling that use all threads. `optimized` is the
-seam. It takes a function and returns one with the same results up to rounding, so that no other
-package needs to know which operations are replaced. `rewriting` has the general mechanism,
-`convolution` and `pooling` have the rules, and `onednn` has the calls.
+oneDNN's fast convolutions, and gradients of max pooling that use all threads. This module is the
+seam: other packages import from it alone. `optimized` takes a function and returns one with the
+same results up to rounding, so that no other package needs to know which operations are replaced.
+`rewriting` has the general mechanism, `convolution` and `pooling` have the rules, and `onednn` has
+the calls.
 
 `parallel` uses it by default for long runs on an x86 CPU. A step of ResNet-20 takes 0.56 of the
 time, one of VGG-11 at 32x32 0.12 (`experiments/results/benchmark/tried.md`).
@@ -26,12 +27,13 @@ from typing import Any
 
 from jaxcnn.cpu import convolution, pooling
 from jaxcnn.cpu.onednn import OPTIONS, available, without_persistent_cache
-from jaxcnn.cpu.rewriting import Replacement, rewrite
+from jaxcnn.cpu.rewriting import Replacement, count_matches, rewrite
 
 __all__ = [
     "OPTIONS",
     "Replacement",
     "available",
+    "count_matches",
     "crop_negative_padding",
     "optimized",
     "rewrite",

@@ -17,7 +17,7 @@ from jax.extend.core import JaxprEqn, Literal
 from jaxcnn import cpu, parallel
 from jaxcnn.augment import normalize
 from jaxcnn.config import ArgumentError
-from jaxcnn.cpu.rewriting import Replacement, count_matches, rewrite
+from jaxcnn.cpu import Replacement, count_matches, rewrite
 from jaxcnn.interpret._arguments import logits, prepare_arguments, run_in_batches
 from jaxcnn.state import State
 
