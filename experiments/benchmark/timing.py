@@ -1,8 +1,8 @@
 r"""Timing of training steps and of the start of training.
 
     python -m experiments.benchmark.timing \
-        '{"name": "resnet20", "batch": 128, "dtype": "float32", "strategy": "jit", "devices": 1,
-          "began": 0, "plan": true}'
+        '{"name": "resnet20", "batch_size": 128, "dtype": "float32", "strategy": "jit",
+          "devices": 1, "began": 0, "plan": true}'
 
 The command measures the seconds to the first step in its own process, and prints them as JSON.
 
@@ -210,7 +210,7 @@ def measure_startup(**settings: Any) -> dict[str, Any]:
     The first process has an empty cache of programs, and the second has it full.
 
     Args:
-      settings: name, batch, dtype, strategy (its kind) and devices.
+      settings: name, batch_size, dtype, strategy (its kind) and devices.
 
     Returns:
       Columns of the table: seconds of imports, of initialization and to the first step, cold and
@@ -267,7 +267,9 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
     """
     cli.enable_compilation_cache()
     strategy = jc.strategy(settings["strategy"], settings["devices"])
-    workload = create_workload(settings["name"], settings["batch"], settings["dtype"], strategy)
+    workload = create_workload(
+        settings["name"], settings["batch_size"], settings["dtype"], strategy
+    )
     start_time, start = time.time(), time.perf_counter()
     state = initial_state(workload)
     initialized = time.perf_counter()
@@ -275,7 +277,7 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
     carry = strategy.replicate(state)
     train = input_pipeline(workload.data.train, strategy)
     steps = 2 if strategy.scans else 1
-    order = np.tile(np.arange(settings["batch"], dtype=np.int32), (steps, 1))
+    order = np.tile(np.arange(settings["batch_size"], dtype=np.int32), (steps, 1))
     timings, ready = [], time.perf_counter() - start
     for _ in range(4):
         before = time.perf_counter()

@@ -275,7 +275,7 @@ def test_a_process_of_its_own_tells_and_leaves_its_programs(tmp_path, monkeypatc
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "other"))
     settings = {
         "name": "lenet5-relu",
-        "batch": 8,
+        "batch_size": 8,
         "dtype": "float32",
         "strategy": "jit",
         "devices": 1,
