@@ -17,7 +17,7 @@ def refuses(main, args, says, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
     assert error.startswith("error: ")
-    assert says in error
+    assert says in error, (says, error)
 
 
 @contextlib.contextmanager

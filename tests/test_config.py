@@ -559,7 +559,9 @@ def test_values_at_the_edge_are_accepted(values):
 
 
 def test_reporting_on_validation_needs_images_held_out():
-    with pytest.raises(ArgumentError, match=r"eval_split is 'validation'.*num_validation=5000"):
+    with pytest.raises(
+        ArgumentError, match=r"eval_split is 'validation'.*write num_validation=100"
+    ):
         override(ExperimentConfig(), eval_split="validation")
 
 

@@ -66,13 +66,13 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(code, "README.md", "exec"), names)
-    assert int(names["state"].step) == names["config"].steps
-    assert jaxcnn.read_metrics("runs/r20")[-1]["step"] == names["config"].steps
+    assert int(names["state"].step) == names["config"].num_steps
+    assert jaxcnn.read_metrics("runs/r20")[-1]["step"] == names["config"].num_steps
     (more,) = [
         c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "lr_finder" in c
     ]
     exec(compile(more, "README.md", "exec"), names)
-    assert names["tuned"].lr == names["found"].suggested
+    assert names["tuned"].learning_rate == names["result"].suggested
     assert names["top"] > 0
     (look,) = [
         c
@@ -113,7 +113,7 @@ def _fruit(folder):
 
 
 def test_every_promise_of_the_readme_has_its_test():
-    named = re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", README.read_text())
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", README.read_text())
     assert len(named) >= 12
     for file, test in named:
         text = README.parent.joinpath(file).read_text()

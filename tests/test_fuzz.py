@@ -301,6 +301,7 @@ def calls(
                 "tx": tx,
                 "data": data,
                 "config": config.train,
+                "run_dir": None,
                 "resume": lambda state: None,
             }
             | {"warm_start": False, "strategy": one, "pause": lambda step: step},

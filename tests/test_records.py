@@ -263,7 +263,7 @@ def test_what_is_no_file_is_one_line_and_is_not_waited_for(run, name, kind):
                 name,
             )
             continue
-        if (kind, name) == ("nowhere", "result.json") and "holds no run that is over" in str(error):
+        if (kind, name) == ("nowhere", "result.json") and "holds no finished run" in str(error):
             continue
         assert isinstance(error, (LogError, jc.ArgumentError)), error
         assert "\n" not in str(error)

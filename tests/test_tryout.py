@@ -174,5 +174,5 @@ def test_sam_of_optax_trains(data):
 
 @pytest.mark.parametrize("freeze", ["stem", ("stem", 1)])
 def test_stages_to_freeze_are_names_in_a_tuple(freeze):
-    with pytest.raises(jc.ArgumentError, match=r"Write freeze=\('stem',\)"):
+    with pytest.raises(jc.ArgumentError, match=r"write freeze=\('stem',\)"):
         jc.make_train_step(jc.create_model("resnet8", 10), optax.sgd(0.1), freeze=freeze)

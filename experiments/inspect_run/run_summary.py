@@ -71,6 +71,7 @@ def _training_text(config: ExperimentConfig) -> str:
     """Return the main numbers of the config.
 
     Example:
+      >>> from jaxcnn import override
       >>> config = override(ExperimentConfig(), num_steps=300, milestones=(150, 225))
       >>> text = _training_text(override(config, learning_rate=0.05))
       >>> text.partition(" (")[0]

@@ -176,8 +176,7 @@ def describe_network(arrays: Mapping[str, Any]) -> str:
       >>> import numpy as np
       >>> kernels = {f"c{i}.weight": np.zeros((16, 16, 3, 3)) for i in range(19)}
       >>> describe_network(kernels | {"fc.weight": np.zeros((10, 16))})
-      "a network of 20 layers for 32x32 images: create_model('resnet20', 10) or "
-      "create_model('plain20', 10)"
+      "a network of 20 layers for 32x32 images: create_model('resnet20', 10) or ..."
     """
     shapes = {key: array.shape for key, array in arrays.items() if array.dtype.kind != "i"}
     kernels = [shape for shape in shapes.values() if len(shape) == 4]

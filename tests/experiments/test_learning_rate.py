@@ -260,7 +260,7 @@ MISTAKES = [
     (["--sweep.rates", "0.1", "0"], "sweep.rates has 0.0"),
     (["--sweep.rates", "-1"], "sweep.rates has -1.0"),
     (["--sweep.rates", "inf"], "--sweep.rates is inf"),
-    (["--sweep.batches", "5000"], "batch_size is 5000, more than the 1437 training images"),
+    (["--sweep.batches", "5000"], "--batch-size is 5000, more than the 1437 training images"),
     (["--sweep.batches"], "sweep.batches is empty"),
     (["--optimizer", "adma"], "did you mean 'adam'"),
     (["--finder.optimizers", "momentun"], "did you mean 'momentum'"),

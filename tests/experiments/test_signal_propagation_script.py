@@ -219,7 +219,7 @@ MISTAKES = [
     (["--start-depths", "21"], "depth is 21; expected 6 n + 2"),
     (["--width", "0"], "width is 0"),
     (["--rates"], "rates is empty"),
-    (["--rates", "-1"], "lr is -1"),
+    (["--rates", "-1"], "learning_rate is -1"),
     (["--trial-steps", "0"], "steps is 0"),
     (["--depths", "26"], "make it: python -m experiments.depth --out"),
     (["--runs", "/nowhere"], "make them: python -m experiments.depth --out /nowhere"),

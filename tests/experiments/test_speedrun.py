@@ -492,7 +492,7 @@ def test_runs_of_other_settings_or_another_machine_are_refused(out, tmp_path, ca
     refuses(
         main,
         [*ARGS, "--learning-rate", "5", "--out", str(out)],
-        "lr (100.0 there, 5.0 asked)",
+        "learning_rate (100.0 there, 5.0 asked)",
         capsys,
         monkeypatch,
     )
