@@ -341,7 +341,7 @@ def _tyro_error(box: str) -> str:
 def _name_flags(message: str) -> str:
     """Replace the names of fields and Python's values in a message by flags.
 
-    So it has `--keep-every is -1`, `write --batch 40` and `write --drops 150 225`.
+    So it has `--keep-every is -1`, `write --batch-size 40` and `write --milestones 150 225`.
     """
     options = _flags.get()
     subject = re.match(r"(\w+(?:\.\w+)*) (is|spans) (\([^()]*\))?", message)
