@@ -183,7 +183,7 @@ def _write_result(log: RunLog, num_params: int, reason: str | None) -> dict[str,
     rows = log.rows()
     result: dict[str, Any] = {"status": "finished" if reason is None else "diverged"}
     if reason:
-        result["why"] = reason
+        result["reason"] = reason
     last = {name: value for name, value in rows[-1].items() if name != "diverged"}
     last["seconds"] = math.fsum(row["seconds"] for row in rows)
     return log.finish(**result, params=num_params, **last)

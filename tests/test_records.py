@@ -325,7 +325,7 @@ def test_a_line_that_no_run_writes_is_named_with_its_number(run, line):
     [
         {"status": "over"}, {"status": None}, {"status": []}, {"step": None}, {"step": "4"}, {"step": True}, {"params": None},
         {"params": [1]}, {"seconds": None}, {"seconds": "1"}, {"seconds": -1}, {"status": "diverged"},
-        {"status": "diverged", "why": 3},
+        {"status": "diverged", "reason": 3},
     ],
 )  # fmt: skip
 def test_a_result_that_no_run_leaves_is_named(run, change):

@@ -125,7 +125,7 @@ def missing_state_text(options: Options, result: Any) -> str:
     if result["status"] != "diverged":
         return f"{options.out}/run is over, but has no checkpoints; write another --out"
     return (
-        f"training diverged at step {result['step']}, before anything was saved: {result['why']}; "
+        f"training diverged at step {result['step']}, before anything was saved: {result['reason']}; "
         f"expected a loss that falls: write a smaller rate, such as "
         f"--learning-rate {options.learning_rate / 10:g}, and another --out than {options.out}"
     )

@@ -32,7 +32,7 @@ class Run(NamedTuple):
         return (
             f"{self.config.model} seed {self.config.train.seed} diverged at step "
             f"{self.result['step']}: "
-            f"{self.result['why']}."
+            f"{self.result['reason']}."
         )
 
 
@@ -69,7 +69,7 @@ def _check_run(location: Path | str, run: Run) -> Run:
       LogError: its result or rows have other types than those of a finished run.
     """
     kinds: dict[str, Any] = {"step": int, "params": int, "seconds": (int, float)}
-    required = {"step": int, "why": str} if run.result.get("status") == "diverged" else {}
+    required = {"step": int, "reason": str} if run.result.get("status") == "diverged" else {}
     kinds = {name: kind for name, kind in kinds.items() if name in run.result} | required
     invalid = [name for name, kind in kinds.items() if not _is_valid(run.result.get(name), kind)]
     if run.result.get("status") not in ("finished", "diverged"):

@@ -106,7 +106,7 @@ def run(
 
     Returns:
       The contents of `result.json`, or None if the run was stopped. They are `status` ("finished",
-      or "diverged" with `why`), `params`, the last row's figures and the run's `seconds`.
+      or "diverged" with `reason`), `params`, the last row's figures and the run's `seconds`.
     """
     strategy = parallel.check_strategy(strategy)
     # Mistakes come before anything is written in the folder.

@@ -98,7 +98,7 @@ def test_a_rate_beyond_sense_is_a_result(out):
 
 def run(rate, loss, status="finished"):
     config = jc.override(jc.ExperimentConfig(), dataset="digits", model="mlp", learning_rate=rate)
-    return runs.Run(config, {"status": status, "why": "", "step": 1, "train_loss": loss}, [])
+    return runs.Run(config, {"status": status, "reason": "", "step": 1, "train_loss": loss}, [])
 
 
 def test_slow_is_not_too_large_and_dead_is():

@@ -60,11 +60,11 @@ def made(
     config = jc.override(
         jc.ExperimentConfig(), optimizer=method, learning_rate=lr, seed=seed, batch_size=10
     )
-    why = {} if status == "finished" else {"why": "train_loss is inf"}
+    reason = {} if status == "finished" else {"reason": "train_loss is inf"}
     result = (
         dict.fromkeys(search.KEYS, loss)
         | {"status": status, "eval_error": error, "step": 1, "seconds": 1.0}
-        | why
+        | reason
     )
     rows = [{"step": 5 * i, "eval_error": e} for i, e in enumerate(errors, 1)]
     rows = rows or [{"images_per_second": speed} for speed in speeds]

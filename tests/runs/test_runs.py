@@ -127,8 +127,8 @@ def test_divergence_is_a_result_and_the_study_goes_on(data, strategy, tmp_path):
     results = runs.sweep(all_runs, data, tmp_path, strategy=strategy)
     assert results is not None
     assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 5)
-    assert jc.read_metrics(tmp_path / "wild")[-1]["diverged"] == results["wild"]["why"]
-    assert results["wild"]["why"] in ("grad_norm is nan", "train_loss is nan", "grad_norm is inf")
+    assert jc.read_metrics(tmp_path / "wild")[-1]["diverged"] == results["wild"]["reason"]
+    assert results["wild"]["reason"] in ("grad_norm is nan", "train_loss is nan", "grad_norm is inf")
     assert results["tame"]["status"] == "finished"
     for path in tmp_path.rglob("*.json*"):
         if "checkpoints" not in path.parts:
