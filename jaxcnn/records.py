@@ -49,7 +49,7 @@ def experiment_config(model: Any, tx: Any, data: Dataset, config: TrainConfig) -
     )
 
 
-def selection_metric(config: TrainConfig, row: Mapping[str, Any]) -> float:
+def _selection_metric(config: TrainConfig, row: Mapping[str, Any]) -> float:
     """Return the figure of a row by which the best checkpoint is chosen."""
     return row["eval_loss" if config.loss == "reconstruction" else "eval_error"]
 
@@ -138,9 +138,11 @@ class RunRecords:
         """Save a state, with the figure by which the best one is chosen."""
         multihost.broadcast_from_primary(lambda: self.checkpoints.save(state, metric))
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Append a row to the log."""
+    def record(self, state: State, row: Mapping[str, Any]) -> None:
+        """Append a row to the log, and save its state unless the run has diverged."""
         multihost.broadcast_from_primary(lambda: self.log.write(**row))
+        if "diverged" not in row:
+            self.save(state, _selection_metric(self.config.train, row))
 
     def finish(self, num_params: int, reason: str | None) -> dict[str, Any]:
         """Write `result.json`, once the last state can be read back.

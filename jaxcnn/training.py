@@ -34,11 +34,11 @@ from jaxcnn.evaluation import (
     with_axis_name,
 )
 from jaxcnn.input_pipeline import gather_batch, input_pipeline
-from jaxcnn.models import Autoencoder, UNet
+from jaxcnn.models import IMAGE_NETWORKS
 from jaxcnn.models.calling import call, check_outputs, outputs_and_targets, verify_model
 from jaxcnn.models.norm import frozen_batch_norm, non_batch_norm_statistic
 from jaxcnn.optim import as_transformation, current_learning_rate, in_stage, trainable_params
-from jaxcnn.records import RunRecords, experiment_config, selection_metric
+from jaxcnn.records import RunRecords, experiment_config
 from jaxcnn.resume import resume_state
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, eval_state, fold_in, init_state
 
@@ -367,9 +367,7 @@ def _saved(
                 row = records.last_row() if is_last else None
                 records.save(state)
             else:
-                records.write(row)
-                if "diverged" not in row:
-                    records.save(state, selection_metric(config, row))
+                records.record(state, row)
             reason = row.get("diverged") if row else None
             if records.result is None and (is_last or reason):
                 num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -471,7 +469,7 @@ def check_model(
         )
     # The library's models are tested to return what their fields say, and tracing takes seconds.
     # What remains is an answer for each image where the data has one for each pixel, or vice versa.
-    gives_images = isinstance(model, (Autoencoder, UNet))
+    gives_images = isinstance(model, IMAGE_NETWORKS)
     needs_images = config.loss == "reconstruction" or data.train.labels.ndim > 1
     if is_library_model(model) and gives_images == needs_images:
         return
@@ -510,7 +508,7 @@ def check_model(
     if statistic := check_once(key, variables, trace):
         raise ArgumentError(
             f"freeze has {', '.join(frozen)}, but {statistic} is not of a BatchNorm, "
-            "and would go on moving; expected flax.linen.BatchNorm or a subclass there. "
+            "and would keep moving; expected flax.linen.BatchNorm or a subclass there. "
             "Leave the stage out of freeze."
         )
 

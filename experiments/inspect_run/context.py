@@ -16,6 +16,7 @@ from jaxcnn import runs
 from jaxcnn.config import check_choice
 from jaxcnn.data import load_images
 from jaxcnn.interpret import stage_shapes
+from jaxcnn.models import IMAGE_NETWORKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,7 +118,7 @@ def _open_data_and_model(options: Options) -> tuple[jc.Dataset, Any]:
         # Raises an error that describes what the folder holds instead.
         runs.load_trained_model(options.run)
     config = jc.ExperimentConfig.load(options.run)
-    if config.train.loss == "reconstruction" or config.model in ("autoencoder", "unet"):
+    if config.train.loss == "reconstruction" or jc.MODELS.get(config.model) in IMAGE_NETWORKS:
         problem = f"{options.run} holds {config.model!r}, which does not sort images into classes"
         raise jc.ArgumentError(
             f"{problem}; write --run with a classifier's run, such as runs/depth/resnet20-seed0"
@@ -201,6 +202,6 @@ def probabilities(run: runs.TrainedModel, images: np.ndarray) -> np.ndarray:
     if not np.isfinite(logits).all():
         raise jc.ArgumentError(
             f"the network in {run.folder} gives nan or infinity, for its training diverged: train "
-            "it anew"
+            "it again"
         )
     return softmax(logits, axis=1)

@@ -41,6 +41,7 @@ from jaxcnn.models.unet import UNet
 from jaxcnn.models.vgg import VGG
 
 __all__ = [
+    "IMAGE_NETWORKS",
     "MLP",
     "MODELS",
     "VGG",
@@ -93,6 +94,8 @@ for _depth, (_, _bottleneck) in resnet.LAYERS.items():
         MODELS[f"resnet{_depth}-v1.5"] = partial(imagenet_resnet, _depth, stride_in_3x3=True)
     else:
         MODELS[f"plain{_depth}"] = partial(imagenet_resnet, _depth, residual=False)
+IMAGE_NETWORKS = (Autoencoder, UNet)
+"""Networks whose outputs are [b, h, w, c]. Those of all others are logits [b, classes]."""
 CIFAR_FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "plain": partial(cifar_resnet, residual=False),
     "resnet": partial(cifar_resnet, residual=True),

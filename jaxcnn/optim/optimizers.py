@@ -321,7 +321,8 @@ def create_optimizer(
     """
     spec = check_optimizer(config)
     check_choice("schedule", config.schedule, schedules.SCHEDULES)
-    if config.schedule in schedules.NEED_NO_LENGTH:
+    needs_length = config.schedule not in schedules.NEED_NO_LENGTH
+    if not needs_length:
         num_steps = 1
     elif num_steps is None:
         raise ArgumentError(
@@ -336,7 +337,6 @@ def create_optimizer(
         shared = override(shared, milestones=())
     update = _cached_update(shared.to_json(), num_steps)
     init = _transformation(config, num_steps, seed).init
-    needs_length = config.schedule not in schedules.NEED_NO_LENGTH
     arguments = {"num_steps": num_steps} if needs_length else {}
     _CONFIGS[init] = config, arguments | ({"seed": seed} if "key" in spec.needs else {})
     return optax.GradientTransformationExtraArgs(init, update)

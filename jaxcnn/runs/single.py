@@ -14,7 +14,7 @@ from jaxcnn.config import ArgumentError, ExperimentConfig, verify_config
 from jaxcnn.data import Dataset, subset, verify_dataset
 from jaxcnn.models import count_parameters, create_model
 from jaxcnn.optim import create_optimizer
-from jaxcnn.records import RunRecords, selection_metric
+from jaxcnn.records import RunRecords
 from jaxcnn.runs.results import Result
 from jaxcnn.state import State
 from jaxcnn.training import check_config, train
@@ -139,11 +139,10 @@ def run(
             reason = row.get("diverged")
             if reason is None:
                 row |= measure(model, state, data)
-            records.write(row)
+            records.record(state, row)
             on_step(int(state.step), row)
             if reason:
                 break
-            records.save(state, selection_metric(config.train, row))
             if stop() and state.step < config.train.num_steps:
                 return None
         num_params = count_parameters(model, data.train.images.shape[1:])
