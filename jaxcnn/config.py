@@ -588,26 +588,6 @@ def _with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'AEIOaeio' else 'a'} {noun}"
 
 
-def file_name(name: str) -> str:
-    """Return `name`, which must be valid for a run's folder.
-
-    Raises:
-      ArgumentError: it is not.
-
-    Example:
-      >>> file_name("resnet20-seed0")
-      'resnet20-seed0'
-    """
-    is_text = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\")
-    # Bytes are counted, because file systems allow up to 255 of them.
-    if not is_text or name[:1] in ("", ".", "~") or len(name.encode()) > 200:
-        raise ArgumentError(
-            f"run name is {format_value(name)}; "
-            "expected a plain name for a folder: write 'resnet20-seed0', say"
-        )
-    return name
-
-
 def _set(config: Any, name: str, value: Any) -> None:
     """Set a field of a frozen dataclass, in its `__post_init__`."""
     object.__setattr__(config, name, value)

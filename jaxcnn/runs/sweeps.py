@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxcnn import multihost, parallel
 from jaxcnn.checkpoint import lock_folder
-from jaxcnn.config import ArgumentError, ExperimentConfig, file_name, override
+from jaxcnn.config import ArgumentError, ExperimentConfig, format_value, override
 from jaxcnn.data import Dataset, verify_dataset
 from jaxcnn.models import count_parameters
 from jaxcnn.optim import check_stages, trainable_params
@@ -107,7 +107,7 @@ def sweep(
     for name, config in runs.items():
         # A study may sort its runs into folders.
         for part in name.split("/"):
-            file_name(part)
+            _check_run_name(part)
         verify_data_of(config, data)
         check_config(config.train, subsets[config.max_train_examples], strategy)
     _check_equal_on_all_processes(runs, data)
@@ -135,6 +135,26 @@ def sweep(
             run_progress.close()
             results[name] = result
     return results
+
+
+def _check_run_name(name: str) -> str:
+    """Return `name`, which must be valid for a run's folder.
+
+    Raises:
+      ArgumentError: it is not.
+
+    Example:
+      >>> _check_run_name("resnet20-seed0")
+      'resnet20-seed0'
+    """
+    is_text = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\")
+    # Bytes are counted, because file systems allow up to 255 of them.
+    if not is_text or name[:1] in ("", ".", "~") or len(name.encode()) > 200:
+        raise ArgumentError(
+            f"run name is {format_value(name)}; "
+            "expected a plain name for a folder: write 'resnet20-seed0', say"
+        )
+    return name
 
 
 def _weights(
