@@ -78,4 +78,4 @@ def run_parts(parts: Mapping[str, ModuleType], options: Any, stop: Any) -> bool:
 
 def print_resume_hint() -> None:
     """Print how to resume a study that was stopped and saved."""
-    print("stopped and saved; the same command goes on from here", file=sys.stderr)
+    print("stopped and saved; the same command resumes from here", file=sys.stderr)

@@ -248,7 +248,7 @@ def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> Non
         return
     held_out = data.test.images[data.test.labels == label][:4]
     kinds = {f"class {data.classes[label]}, never seen": held_out}
-    kinds["a class that was learnt"] = remaining.test.images[:4]
+    kinds["a class that was learned"] = remaining.test.images[:4]
     images, captions = [], []
     for kind, originals in kinds.items():
         mean, std = np.asarray(state.normalizer.mean), np.asarray(state.normalizer.std)

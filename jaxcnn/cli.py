@@ -430,7 +430,7 @@ def cli_errors() -> Iterator[None]:
                     "expected a pipe or file with room. Use another"
                 )
             fault = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-            _fail(f"{fault}; mend that, or write --out with another folder")
+            _fail(f"{fault}; fix that, or write --out with another folder")
         except Exception as error:
             if (reason := _memory_message(error) or _device_message(error)) is None:
                 raise
@@ -639,7 +639,7 @@ def _answer_signals(reader: int, interactive: bool) -> None:
         if seconds_left <= 0 or not poll.poll(timeout):
             _print_now(
                 f"\nended {GRACE_SECONDS:g} s after signal {first}; "
-                "the same command goes on from the last saved state\n"
+                "the same command resumes from the last saved state\n"
             )
             os._exit(128 + first)
         if not (received := os.read(reader, 1)):
@@ -649,7 +649,7 @@ def _answer_signals(reader: int, interactive: bool) -> None:
             continue
         if first and number == signal.SIGINT and not interactive:
             _print_now(
-                "\nended at once; the same command goes on from the last state that was saved\n"
+                "\nended at once; the same command resumes from the last state that was saved\n"
             )
             os._exit(128 + signal.SIGINT)
         if not first:

@@ -314,7 +314,7 @@ def abort_all_on_error() -> Iterator[None]:
             reason = to_one_line(error, 200)
             abort(
                 _DEAD,
-                "another process of this job has ended, start all of them again to go on: "
+                "another process of this job has ended, start all of them again to resume: "
                 f"{reason}",
             )
         if is_multihost():

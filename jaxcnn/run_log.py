@@ -187,7 +187,7 @@ class RunLog:
         if self._closed:
             raise LogError(
                 f"the RunLog of {self.folder} is closed; expected an open one. "
-                "Use a new RunLog to go on"
+                "Use a new RunLog to continue"
             )
 
     def _remove_unfinished_row(self):
@@ -528,7 +528,7 @@ def _write_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise LogError(
             f"cannot write {path}: {error.strerror}; "
-            "mend that and give the same command: it goes on from the last checkpoint"
+            "fix that and give the same command: it resumes from the last checkpoint"
         ) from error
 
 

@@ -1,11 +1,18 @@
-"""What the tests of all scripts ask alike."""
+"""Helpers of tests of scripts and of training."""
 
 import contextlib
 import functools
 
 import pytest
 
+import jaxcnn as jc
 from jaxcnn.parallel import strategy
+
+
+def train_config(model, config, data, **kwargs):
+    """`jaxcnn.train` with the optimizer and the numbers of an `ExperimentConfig`."""
+    tx = jc.create_optimizer(config.optimizer, config.train.num_steps)
+    return jc.train(model, tx, data, config.train, **kwargs)
 
 
 def refuses(main, args, says, capsys, monkeypatch):

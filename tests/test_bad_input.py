@@ -1,4 +1,4 @@
-"""One table of mistakes: each is one line that names the field and the mend, and it comes before anything is compiled."""
+"""One table of mistakes: each is one line that names the field and the fix, and it comes before anything is compiled."""
 
 import hashlib
 import re
@@ -11,11 +11,12 @@ import jax
 import numpy as np
 import pytest
 from data_fakes import bare_machine, fake, flip, register, write_archives, write_prepared  # noqa: F401
+from scripts import train_config
 
 import jaxcnn as jc
 from jaxcnn import runs
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
-from jaxcnn.config import ArgumentError, ExperimentConfig, file_name
+from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.data import (
     DataError,
     Dataset,
@@ -27,6 +28,7 @@ from jaxcnn.data import (
     subset,
     verify_dataset,
 )
+from jaxcnn.runs.sweeps import _check_run_name
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -63,11 +65,10 @@ def fit(data=GOOD, devices=1, **changes):
     config = jc.override(CONFIG, **changes)
     strategy = jc.strategy("jit", devices)
     return next(
-        jc.train(
+        train_config(
             jc.create_model(config.model, 4, **config.model_kwargs),
-            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            config,
             data,
-            config.train,
             strategy=strategy,
         )
     )
@@ -190,9 +191,9 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("images black or white", lambda r: fit_images(lambda x: x > 99),
      DataError, "train images are bool", "write images * np.uint8(255)"),
     ("a NaN pixel", lambda r: fit_images(lambda x: spoilt(x / 255, np.nan)),
-     DataError, "train images are float64 with NaN pixels or inf, the first in image 7", "mend that image, or leave it out"),
+     DataError, "train images are float64 with NaN pixels or inf, the first in image 7", "fix that image, or leave it out"),
     ("an infinite pixel", lambda r: fit_images(lambda x: spoilt(x / 255, -np.inf, 9)),
-     DataError, "the first in image 9", "mend that image, or leave it out"),
+     DataError, "the first in image 9", "fix that image, or leave it out"),
     ("channels first", lambda r: fit_images(lambda x: x.transpose(0, 3, 1, 2)),
      DataError, "train images have shape (40, 3, 8, 10)", "write images.transpose(0, 2, 3, 1)"),
     ("grey channel first", lambda r: fit_images(lambda x: x[:, None, :, :8, 0]),
@@ -369,7 +370,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("a checkpoint of another type", lambda r: other_checkpoint(r, dtype=np.float16),
      CheckpointError, "is of another model, build that one", ".params['w'] is float32[3], expected float16[3]"),
     ("no good checkpoint", damaged_checkpoint,
-     CheckpointError, "are damaged [1]", "move it away to start anew"),
+     CheckpointError, "are damaged [1]", "move it away to start from scratch"),
     ("a damaged archive", cut_archive,
      DataError, "cifar-10-binary.tar.gz cannot be parsed", "Compressed file ended"),
     ("an archive of other bytes", wrong_checksum,
@@ -390,7 +391,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "holds no finished run", "write --out"),
     # names of runs, which become folders
     *(
-        (f"a run called {name[:12]!r}", lambda r, name=name: file_name(name),
+        (f"a run called {name[:12]!r}", lambda r, name=name: _check_run_name(name),
          ArgumentError, "run name is ", "write 'resnet20-seed0'")
         for name in ("../../x", "/tmp/x", "", ".", "..", "a/b", "a\\b", "a\0b", "a\nb", "~", ".hidden", "x" * 201, "\udc80")
     ),
@@ -480,7 +481,7 @@ def test_the_table_is_long_and_its_guard_awake(compiled):
 
 def test_plain_names_of_runs_are_accepted():
     for name in ("resnet20-seed0", "lr=0.1, wd 1e-4", "läufe_3", "x" * 200):
-        assert file_name(name) == name
+        assert _check_run_name(name) == name
 
 
 def test_only_what_matters_is_asked_of_images():

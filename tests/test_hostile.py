@@ -355,7 +355,7 @@ def test_a_program_that_sigterm_does_not_stop_is_ended():
     out, error = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, "")
     assert error.endswith(
-        "ended 1 s after signal 15; the same command goes on from the last saved state\n"
+        "ended 1 s after signal 15; the same command resumes from the last saved state\n"
     )
 
 

@@ -128,7 +128,7 @@ def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_
     both[1].send_signal(signal.SIGTERM)
     codes, said = ended(both)
     assert codes == [143, 143], said
-    assert "goes on from here" in said[0]
+    assert "resumes from here" in said[0]
 
     both = job(out)
     after_row(both[0], 160)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from scripts import train_config
 
 import jaxcnn as jc
 from jaxcnn.state import init_state
@@ -39,11 +40,10 @@ def strategy():
 def half(data, strategy):
     """The state after two of four steps."""
     return next(
-        jc.train(
+        train_config(
             MODEL,
-            jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
+            CONFIG,
             data,
-            CONFIG.train,
             strategy=strategy,
         )
     )[0]
@@ -84,11 +84,10 @@ def test_a_state_of_other_numbers_is_refused_with_both_values(
     config = jc.override(CONFIG, **change)
     monkeypatch.setattr("jaxcnn.training._trainer", lambda *a: pytest.fail("it compiled"))
     with pytest.raises(jc.ArgumentError) as error:
-        jc.train(
+        train_config(
             MODEL,
-            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            config,
             data,
-            config.train,
             strategy=strategy,
             resume=lambda like: half,
         )
@@ -102,11 +101,10 @@ def test_all_that_differs_is_named_at_once(data, strategy, half):
     with pytest.raises(
         jc.ArgumentError, match=r"learning_rate is 0.05 .*, seed is 0 .*, subtract_mean is 'pixel' "
     ):
-        jc.train(
+        train_config(
             MODEL,
-            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            config,
             data,
-            config.train,
             strategy=strategy,
             resume=lambda like: half,
         )
@@ -118,11 +116,10 @@ def test_data_of_another_mean_are_refused(data, strategy, half):
         jc.ArgumentError,
         match=r"subtract_mean is of other data .*\(mean 0.3055 .* and 'pixel' \(0.1527 on average\)",
     ):
-        jc.train(
+        train_config(
             MODEL,
-            jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
+            CONFIG,
             other,
-            CONFIG.train,
             strategy=strategy,
             resume=lambda like: half,
         )
@@ -133,21 +130,19 @@ def test_more_steps_and_another_end_of_the_schedule_are_fine(data, strategy, sch
     """The rate falls with the steps; what the schedule multiplies is what must be the config's."""
     config = jc.override(CONFIG, schedule=schedule)
     middle = next(
-        jc.train(
+        train_config(
             MODEL,
-            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            config,
             data,
-            config.train,
             strategy=strategy,
         )
     )[0]
     longer = jc.override(config, num_steps=6)
     rest = list(
-        jc.train(
+        train_config(
             MODEL,
-            jc.create_optimizer(longer.optimizer, longer.train.num_steps),
+            longer,
             data,
-            longer.train,
             strategy=strategy,
             resume=lambda like: middle,
         )
@@ -254,11 +249,10 @@ def test_the_state_of_another_model_or_optimizer_is_one_line(data, strategy, hal
         assert "\n" not in str(error.value)
     wide = jc.create_model("mlp", 10, hidden=[5])
     with pytest.raises(jc.ArgumentError, match=r"has params.*of shape \(.*4.*expected \(.*5"):
-        jc.train(
+        train_config(
             wide,
-            jc.create_optimizer(CONFIG.optimizer, CONFIG.train.num_steps),
+            CONFIG,
             data,
-            CONFIG.train,
             strategy=strategy,
             resume=lambda like: half,
         )

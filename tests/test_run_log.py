@@ -129,7 +129,7 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
     shutil.rmtree(tmp_path / "run")
     for write in (lambda: log.write(step=1), lambda: log.finish(status="finished")):
         with pytest.raises(
-            LogError, match="No such file or directory; mend that and give the same command"
+            LogError, match="No such file or directory; fix that and give the same command"
         ) as error:
             write()
         assert "\n" not in str(error.value)

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from scripts import train_config
 
 import jaxcnn as jc
 from jaxcnn import runs
@@ -101,11 +102,10 @@ def trained(strategy, **changes):
         jc.load_dataset("digits"),
     )
     model = jc.create_model(config.model, 10, **config.model_kwargs)
-    ((state, _),) = jc.train(
+    ((state, _),) = train_config(
         model,
-        jc.create_optimizer(config.optimizer, config.train.num_steps),
+        config,
         data,
-        config.train,
         strategy=strategy,
     )
     return state

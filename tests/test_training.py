@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from scripts import train_config
 
 import jaxcnn as jc
 from jaxcnn import parallel
@@ -278,11 +279,10 @@ def test_sorted_batches_go_through_the_labels_in_order(data):
     )
     recording = Recording()
     list(
-        jc.train(
+        train_config(
             Linear(),
-            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            config,
             data,
-            config.train,
             strategy=recording,
         )
     )
@@ -336,11 +336,10 @@ def test_shuffled_is_not_sorted(data):
         Recording(),
     )
     list(
-        jc.train(
+        train_config(
             Linear(),
-            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            config,
             data,
-            config.train,
             strategy=recording,
         )
     )

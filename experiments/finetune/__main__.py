@@ -41,7 +41,7 @@ def main(args: list[str] | None = None) -> int:
         run_config = make_config(options, data)
         cli.enable_compilation_cache()
         if not options.plot_only and not train(options, run_config, data, stop):
-            print("stopped and saved; the same command goes on from here", file=sys.stderr)
+            print("stopped and saved; the same command resumes from here", file=sys.stderr)
             return stop.exit_code
         record_images(options.images or options.out / "images", options)
         with cli.record_errors(options.out):
@@ -125,8 +125,8 @@ def missing_state_text(options: Options, result: Any) -> str:
     if result["status"] != "diverged":
         return f"{options.out}/run is over, but has no checkpoints; write another --out"
     return (
-        f"training diverged at step {result['step']}, before anything was saved: {result['reason']}; "
-        f"expected a loss that falls: write a smaller rate, such as "
+        f"training diverged at step {result['step']}, before anything was saved: "
+        f"{result['reason']}; expected a loss that falls: write a smaller rate, such as "
         f"--learning-rate {options.learning_rate / 10:g}, and another --out than {options.out}"
     )
 

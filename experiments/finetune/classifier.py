@@ -172,7 +172,7 @@ def probabilities(classifier: Classifier, images: np.ndarray) -> np.ndarray:
     if not np.isfinite(logits).all():
         raise jc.ArgumentError(
             f"the classifier ({classifier.name}) gives nan or infinity: its training diverged, or "
-            "its file is damaged; train it anew"
+            "its file is damaged; train it again"
         )
     return softmax(logits, axis=1)
 

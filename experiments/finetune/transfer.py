@@ -258,7 +258,7 @@ def main(args: list[str] | None = None) -> int:
             with lock_folder(options.out), Progress(total) as progress:
                 is_finished = train_missing(options, data, progress, stop)
             if not is_finished:
-                print("stopped and saved; the same command goes on from here", file=sys.stderr)
+                print("stopped and saved; the same command resumes from here", file=sys.stderr)
                 return stop.exit_code
         with cli.record_errors(options.out):
             draw(options)

@@ -104,7 +104,7 @@ def write_page(out: Path, context: RunContext, sections: Sequence[Section]) -> N
     write_text(
         out / FILE,
         render_page(
-            f"What {config.model} has learnt from {config.dataset}",
+            f"What {config.model} has learned from {config.dataset}",
             run_facts(context),
             sections,
             files,

@@ -40,7 +40,7 @@ def main(args: list[str] | None = None) -> int:
         with lock_folder(options.out):
             trials = run_trials(options, stop)
         if trials is None:
-            print("stopped; the same command goes on from here", file=sys.stderr)
+            print("stopped; the same command resumes from here", file=sys.stderr)
             return stop.exit_code
     lines = table(trials)
     notes = [

@@ -390,7 +390,7 @@ def main(args: list[str] | None = None) -> int:
             cli.enable_compilation_cache(options.out / "programs")
             if not soak(options, data, strategy, stop):
                 print(
-                    "stopped; a soak is of one process: begin anew with another --out",
+                    "stopped; a soak is of one process: start from scratch with another --out",
                     file=sys.stderr,
                 )
                 return stop.exit_code

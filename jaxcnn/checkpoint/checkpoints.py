@@ -227,7 +227,7 @@ class Checkpoints:
         """
         if self._orbax is None:
             raise CheckpointError(
-                f"the checkpoints in {self.folder} are closed: make a new Checkpoints to go on"
+                f"the checkpoints in {self.folder} are closed: make a new Checkpoints to continue"
             )
         if self._sealing is not None:
             self._sealing.join(SAVE_TIMEOUT)
@@ -350,7 +350,7 @@ class Checkpoints:
         if damaged:
             raise CheckpointError(
                 f"all checkpoints in {self.folder} are damaged {damaged}: move it away to start "
-                "anew"
+                "from scratch"
             )
         return None
 
@@ -411,7 +411,7 @@ class Checkpoints:
         # Orbax reads a file of every step that none of the digests covers.
         except Exception as error:
             raise CheckpointError(
-                f"{self.folder} cannot be read again, move it away to start anew: "
+                f"{self.folder} cannot be read again, move it away to start from scratch: "
                 f"{describe_error(error)}"
             ) from None
 

@@ -198,7 +198,7 @@ def _dtype_fix(images: np.ndarray) -> tuple[str, str]:
         index = next(i for i, image in enumerate(images) if not np.isfinite(image).all())
         return (
             f" with NaN pixels or inf, the first in image {index}",
-            "mend that image, or leave it out",
+            "fix that image, or leave it out",
         )
     value_range = f" in {low:.5g}..{high:.5g}"
     if low >= 0 and high <= 1 and images.dtype.kind == "f":

@@ -277,7 +277,7 @@ def _decode_files(
     }
     broken = dict(sorted(reasons.items()))
     if broken and not options.skip_broken:
-        fix = "mend or delete what is named, or leave it out by skip_broken=True (--skip-broken)"
+        fix = "fix or delete what is named, or leave it out by skip_broken=True (--skip-broken)"
         raise ImageError(
             [(str(options.root / name), reason) for name, reason in broken.items()], fix
         )

@@ -199,7 +199,7 @@ def list_images(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
             )
         return _list_files(root)
     except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}; mend that") from None
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}; fix that") from None
 
 
 def _list_files(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:

@@ -70,9 +70,7 @@ class ImageError(DataError):
         broken: all files, as (name, reason).
     """
 
-    def __init__(
-        self, broken: Sequence[tuple[str, str]], fix: str = "mend or delete what is named"
-    ):
+    def __init__(self, broken: Sequence[tuple[str, str]], fix: str = "fix or delete what is named"):
         self.broken = tuple(broken)
         hint = " (the error's .broken has all)" if len(self.broken) > 3 else ""
         super().__init__(f"{format_broken(self.broken)}{hint}: {fix}")

@@ -31,8 +31,7 @@ class Run(NamedTuple):
             return None
         return (
             f"{self.config.model} seed {self.config.train.seed} diverged at step "
-            f"{self.result['step']}: "
-            f"{self.result['reason']}."
+            f"{self.result['step']}: {self.result['reason']}."
         )
 
 

@@ -433,7 +433,7 @@ def _leaves_to_initialize(
     for paths, reason in reasons:
         if paths:
             layers = ", ".join(sorted({".".join(path[1:-1]) for path in paths}))
-            log.warning("%s %s: %s begins anew (seed %d)", file, reason, layers, seed)
+            log.warning("%s %s: %s starts from scratch (seed %d)", file, reason, layers, seed)
     return resized | absent
 
 

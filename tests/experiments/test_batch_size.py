@@ -274,7 +274,7 @@ def test_it_goes_on_where_it_was_stopped(out, tmp_path, monkeypatch, capsys):
         assert (
             batch_size.main([*TINY, "--out", str(tmp_path)]) == 0
         )  # no signal came, so 128 + nothing
-    assert "goes on from here" in capsys.readouterr().err
+    assert "resumes from here" in capsys.readouterr().err
     assert not (tmp_path / "online-seed0" / "result.json").exists()
     assert not (tmp_path / "table.md").exists()
     assert batch_size.main([*TINY, "--seeds", "1", "--out", str(tmp_path)]) == 0

@@ -154,4 +154,4 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
 def test_a_folder_in_the_place_of_a_figure_is_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "pooling.png").mkdir()
     args = ["--figures", "pooling", "--size", "64", "--out", str(tmp_path)]
-    refuses(script.main, args, "pooling.png: Is a directory; mend that", capsys, monkeypatch)
+    refuses(script.main, args, "pooling.png: Is a directory; fix that", capsys, monkeypatch)

@@ -327,7 +327,7 @@ def test_beginning_from_weights(run, tmp_path, caplog):
         str(run / "weights.safetensors"),
     ]
     assert script.main([*args, "--freeze", "stem", "stage2"]) == 0
-    assert "begins anew" in caplog.text
+    assert "starts from scratch" in caplog.text
     before, after = (read_weights(where / "weights.safetensors")[0] for where in (run, out))
     assert before.keys() == after.keys()
     for name in before:
@@ -387,7 +387,7 @@ def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, caps
         patch.setattr("jaxcnn.cli.GracefulShutdown.__call__", lambda self: next(asked))
         patch.setattr("jaxcnn.cli.GracefulShutdown.exit_code", 130)
         assert script.main(args) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command resumes from here" in capsys.readouterr().err
     assert not (tmp_path / "out/weights.safetensors").exists()
     assert script.main(args) == 0
     first, second = (

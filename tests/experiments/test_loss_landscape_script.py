@@ -223,7 +223,7 @@ def test_it_goes_on_where_it_was_stopped_with_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr("jaxcnn.cli.GracefulShutdown", Stopping)
         assert main(args) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "resumes from here" in capsys.readouterr().err
     part = measurements.read(tmp_path / "line" / "mlp-direction1.npz")
     assert not part.is_complete
     assert int(part.arrays["done"]) == 3

@@ -236,7 +236,7 @@ def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr("jaxcnn.cli.GracefulShutdown", Stopping)
         assert overfitting.main(args) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "resumes from here" in capsys.readouterr().err
     assert not (tmp_path / "together-seed0" / "result.json").exists()
     assert overfitting.main(args) == 0
     rows, whole = (

@@ -62,7 +62,7 @@ def all_runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def out(all_runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("signals") / "out"
-    # Neither rate suits: at the first every loss is infinite, at the second nothing is learnt in
+    # Neither rate suits: at the first every loss is infinite, at the second nothing is learned in
     # four steps.
     assert main([*FEW, "--rates", "1e30", "0.001", "--runs", str(all_runs), "--out", str(out)]) == 0
     return out

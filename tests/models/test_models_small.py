@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.signal import correlate2d
+from scripts import train_config
 
 import jaxcnn as jc
 from jaxcnn.config import ArgumentError
@@ -646,11 +647,10 @@ def test_thirty_steps_on_the_digits_lower_the_loss(name, options):
     strategy = jc.strategy("jit", devices=1)
     rows: list = [
         row
-        for _, row in jc.train(
+        for _, row in train_config(
             model,
-            jc.create_optimizer(config.optimizer, config.train.num_steps),
+            config,
             jc.load_dataset("digits"),
-            config.train,
             strategy=strategy,
         )
     ]

@@ -128,7 +128,11 @@ def test_divergence_is_a_result_and_the_study_goes_on(data, strategy, tmp_path):
     assert results is not None
     assert (results["wild"]["status"], results["wild"]["step"]) == ("diverged", 5)
     assert jc.read_metrics(tmp_path / "wild")[-1]["diverged"] == results["wild"]["reason"]
-    assert results["wild"]["reason"] in ("grad_norm is nan", "train_loss is nan", "grad_norm is inf")
+    assert results["wild"]["reason"] in (
+        "grad_norm is nan",
+        "train_loss is nan",
+        "grad_norm is inf",
+    )
     assert results["tame"]["status"] == "finished"
     for path in tmp_path.rglob("*.json*"):
         if "checkpoints" not in path.parts:

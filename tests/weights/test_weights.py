@@ -375,7 +375,7 @@ def test_another_number_of_classes_begins_the_head_anew(narrow, tmp_path, caplog
             load_weights(wider, tmp_path / "x.safetensors", (32, 32, 3), seed=seed)
             for seed in (0, 0, 1)
         ]
-    assert "number of classes: head begins anew (seed 0)" in caplog.text
+    assert "number of classes: head starts from scratch (seed 0)" in caplog.text
     heads = [variables["params"].pop("head") for variables in found]
     for other in found[1:]:
         same(found[0], other)
@@ -402,14 +402,14 @@ def test_heads_of_another_depth_are_misshapen(narrow, tmp_path):
 
 
 def test_auxiliary_heads_of_googlenet(tmp_path, monkeypatch, caplog):
-    """Passed over where the model has none; with another number of classes their own logits begin anew too."""
+    """Passed over where the model has none; with another number of classes their own logits start from scratch too."""
     there = case("googlenet")
     without = from_file(there, network("googlenet", aux=False), tmp_path, monkeypatch)
     assert "aux1" not in without["params"]
     both = load_weights(
         network("googlenet", classes=3), tmp_path / "there.safetensors", (64, 64, 3)
     )
-    assert "aux1.head, aux2.head, head begins anew" in caplog.text
+    assert "aux1.head, aux2.head, head starts from scratch" in caplog.text
     assert both["params"]["aux1"]["head"]["kernel"].shape == (1024, 3)
     assert both["params"]["aux1"]["dense"]["kernel"].shape == (2048, 1024)
     arrays = {

@@ -676,7 +676,7 @@ def test_a_file_without_a_head(tmp_path, caplog):
     body = {key: value for key, value in file.items() if not key.startswith("fc.")}
     model = create_model("plain14", CLASSES, width=WIDTH)
     found = load_weights(model, store(body, tmp_path), seed=3)
-    assert "has no layer of logits: head begins anew (seed 3)" in caplog.text
+    assert "has no layer of logits: head starts from scratch (seed 3)" in caplog.text
     assert found["params"]["head"]["kernel"].shape == (4 * WIDTH, CLASSES)
     assert np.abs(found["params"]["head"]["kernel"]).max() > 0
     np.testing.assert_array_equal(found["params"]["stem_norm"]["scale"], file["bn1.weight"])
