@@ -114,7 +114,7 @@ def configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.Expe
             dataset=f"{data.name}-without-{label}",
             model="autoencoder",
             model_kwargs={"width": options.width, "code": options.code, "dtype": options.dtype},
-            max_train_examples=fewest * (len(data.classes) - 1),
+            max_train_examples=fewest * (data.num_classes - 1),
             optimizer=jc.OptimizerConfig(
                 "adam", learning_rate=options.learning_rate, schedule="cosine", weight_decay=0.0
             ),
@@ -241,7 +241,7 @@ def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> Non
     """
     name, config = next(iter(configs(options, data, label).items()))
     remaining = jc.subset(without(data, label), config.max_train_examples or 0, seed=0)
-    model, tx = runs.model_and_optimizer(config, len(remaining.classes))
+    model, tx = runs.model_and_optimizer(config, remaining.num_classes)
     with jc.Checkpoints(options.out / name / "checkpoints") as checkpoints:
         state = checkpoints.restore(init_state(model, tx, config.train, remaining))
     if state is None:
@@ -269,11 +269,11 @@ def check(options: Options, data: jc.Dataset) -> None:
     Raises:
       ArgumentError: for no classes, or one that the data set lacks.
     """
-    invalid = [label for label in options.held_out if not 0 <= label < len(data.classes)]
+    invalid = [label for label in options.held_out if not 0 <= label < data.num_classes]
     if invalid or not options.held_out:
         value = f"{invalid[0]}" if invalid else "empty"
         raise jc.ArgumentError(
-            f"held_out is {value}; expected classes of {data.name}, 0..{len(data.classes) - 1}"
+            f"held_out is {value}; expected classes of {data.name}, 0..{data.num_classes - 1}"
         )
 
 

@@ -222,7 +222,7 @@ def initialize(
 ) -> tuple[Any, Any, jc.State, jc.Split]:
     """Return a run's model, optimizer, state at step 0 and training images."""
     subset = runs.subset_for(config, data)
-    model, tx = runs.model_and_optimizer(config, len(data.classes))
+    model, tx = runs.model_and_optimizer(config, data.num_classes)
     return model, tx, jc.init_state(model, tx, config.train, subset), subset.train
 
 

@@ -118,7 +118,10 @@ def row(
     line = {"method": method, "needs": " and ".join(jc.OPTIMIZERS[method].needs) or None}
     # At an edge of the grid, a rate beyond it could be better.
     at_edge = rate in (min(rate_scores), max(rate_scores))
-    line |= {"best_lr": rate and f"{rate:g}", "edge": "yes" if at_edge else None}
+    line |= {
+        "best_learning_rate": rate and f"{rate:g}",
+        "best_at_grid_edge": "yes" if at_edge else None,
+    }
     num_diverged = sum(run.divergence is not None for run in trials)
     line |= {"diverged_trials": f"{num_diverged} of {len(trials)}"}
     statistics_over_seeds = runs.aggregate_seeds(all_runs, KEYS)

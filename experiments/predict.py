@@ -53,7 +53,7 @@ def lines(
     Args:
       saved: the network.
       paths: n files.
-      shares: probabilities, float [n, classes].
+      shares: probabilities, float [n, num_classes].
       top: number of classes.
     """
     table = []
@@ -76,7 +76,7 @@ def draw(
       saved: the network.
       paths: n files.
       images: their content, as `jaxcnn.data.load_images` returns it.
-      shares: probabilities, float [n, classes].
+      shares: probabilities, float [n, num_classes].
       out: file of the figure.
 
     Raises:

@@ -170,7 +170,7 @@ def evaluate_file(
         config = jc.TrainConfig(subtract_mean=source.mean, divide_std=source.std)
     else:
         config = jc.TrainConfig(subtract_mean=options.subtract_mean, divide_std=options.divide_std)
-    model = jc.create_model(name, len(data.classes))
+    model = jc.create_model(name, data.num_classes)
     padding = source.shortcut_padding if source else options.shortcut_padding
     variables = jc.load_weights(
         model, path, shortcut_padding=padding if published.family == "residual" else None

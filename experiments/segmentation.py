@@ -213,8 +213,8 @@ def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
 
     They are more columns of a row: the mean over classes, and that of the background.
     """
-    predictions = jc.predict(model, state, data.test.images, batch=100).argmax(-1)
-    confusion = metrics.confusion(data.test.labels, predictions, len(data.classes))
+    predictions = jc.predict(model, state, data.test.images, batch_size=100).argmax(-1)
+    confusion = metrics.confusion(data.test.labels, predictions, data.num_classes)
     ious = metrics.iou(confusion)
     return {"mean_iou": 100 * float(np.nanmean(ious)), "background_iou": 100 * float(ious[0])}
 
@@ -244,7 +244,7 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
     columns = [("scene", data.test.images[:n]), ("its mask", COLORS[data.test.labels[:n]])]
     # The first seed of both networks.
     for name, config in list(configs(options).items())[:2]:
-        model, tx = runs.model_and_optimizer(config, len(data.classes))
+        model, tx = runs.model_and_optimizer(config, data.num_classes)
         with jc.Checkpoints(options.out / name / "checkpoints") as checkpoints:
             state = checkpoints.restore(init_state(model, tx, config.train, data))
         if state is None:

@@ -5,7 +5,7 @@ State is arrays, functions are arguments, and the training loop is the caller's.
 Example:
   >>> import jaxcnn as jc
   >>> data = jc.load_dataset("digits")
-  >>> model = jc.create_model("mlp", len(data.classes))
+  >>> model = jc.create_model("mlp", data.num_classes)
   >>> tx = jc.create_optimizer(jc.OptimizerConfig("momentum", learning_rate=0.1))
   >>> for state, metrics in jc.train(model, tx, data, jc.TrainConfig(num_steps=2)):
   ...     print(metrics["step"], metrics["eval_split"])

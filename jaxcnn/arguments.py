@@ -83,9 +83,9 @@ def check_integer(
         ArgumentError: `value` is anything else.
 
     Example:
-        >>> check_integer("batch", 2.0)
+        >>> check_integer("batch_size", 2.0)
         Traceback (most recent call last):
-        jaxcnn.arguments.ArgumentError: batch is 2.0; expected a whole number of at least 1. ...
+        jaxcnn.arguments.ArgumentError: batch_size is 2.0; expected a whole number of ...
     """
     try:
         number = operator.index(value)

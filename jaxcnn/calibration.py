@@ -53,7 +53,7 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
     accuracy and confidence. More bins increase this bias.
 
     Args:
-        probabilities: float [n, classes], n > 0, such as the softmax of logits.
+        probabilities: float [n, num_classes], n > 0, such as the softmax of logits.
         labels: int [n].
         bins: number of bins; the paper has 15.
 
@@ -133,7 +133,8 @@ def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarr
     shape = probabilities.shape
     if probabilities.ndim != 2 or not probabilities.size or labels.shape != shape[:1]:
         raise ValueError(
-            f"shares are {shape} and labels {labels.shape}; expected [n, classes] and [n], n > 0"
+            f"shares are {shape} and labels {labels.shape}; "
+            "expected [n, num_classes] and [n], n > 0"
         )
     if labels.min() < 0 or labels.max() >= shape[1]:
         raise ValueError(f"labels span {labels.min()}..{labels.max()}; expected 0..{shape[1] - 1}")

@@ -13,7 +13,7 @@ from jaxcnn.metrics import Metrics
 from jaxcnn.parallel import Strategy
 
 LOSS_FACTOR = 10.0
-"""Ratio of a diverged mean training loss to that of guessing, log(classes).
+"""Ratio of a diverged mean training loss to that of guessing, log(num_classes).
 
 A loss above it is divergence, finite or not.
 """
@@ -27,7 +27,7 @@ interleaved; jax 0.10.2, 2026-11-21.)
 """
 
 
-def reason(row: Mapping[str, float], classes: int) -> str | None:
+def reason(row: Mapping[str, float], num_classes: int) -> str | None:
     """Return the reason why a row shows divergence, or None.
 
     The reason is a loss or a gradient that is not finite, or a training loss above `LOSS_FACTOR`
@@ -35,18 +35,18 @@ def reason(row: Mapping[str, float], classes: int) -> str | None:
 
     Args:
       row: metrics of a run, with "train_loss".
-      classes: number of classes.
+      num_classes: number of classes.
 
     Example:
-      >>> reason({"train_loss": 1.0, "grad_norm": float("inf")}, classes=10)
+      >>> reason({"train_loss": 1.0, "grad_norm": float("inf")}, num_classes=10)
       'grad_norm is inf'
-      >>> reason({"train_loss": 24.0, "grad_norm": 1.0}, classes=10)
+      >>> reason({"train_loss": 24.0, "grad_norm": 1.0}, num_classes=10)
       'train_loss is 24, above 23'
     """
     for name in ("train_loss", "grad_norm", "eval_loss"):
         if not math.isfinite(row.get(name, 0.0)):
             return f"{name} is {row[name]}"
-    limit = LOSS_FACTOR * math.log(classes)
+    limit = LOSS_FACTOR * math.log(num_classes)
     if row["train_loss"] <= limit:
         return None
     return f"train_loss is {row['train_loss']:.3g}, above {limit:.3g}"
@@ -71,7 +71,7 @@ def nonfinite_parameter(params: Any) -> str | None:
     return None
 
 
-def find_divergence(state: Any, strategy: Strategy, classes: int) -> str | None:
+def find_divergence(state: Any, strategy: Strategy, num_classes: int) -> str | None:
     """Return the reason why a run has diverged, or None.
 
     The check covers the steps since its last row.
@@ -82,8 +82,8 @@ def find_divergence(state: Any, strategy: Strategy, classes: int) -> str | None:
     Args:
       state: `State` of the run, on the devices.
       strategy: the strategy that placed it there.
-      classes: number of classes.
+      num_classes: number of classes.
     """
     metrics: Metrics = strategy.fetch(state.metrics)
     row = {"train_loss": metrics.mean_loss, "grad_norm": metrics.mean_grad_norm}
-    return reason(row, classes) or nonfinite_parameter(strategy.fetch(state.params))
+    return reason(row, num_classes) or nonfinite_parameter(strategy.fetch(state.params))

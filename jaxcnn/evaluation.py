@@ -73,10 +73,10 @@ def make_eval_step(
 
     run = strategy.compile_steps(step, optimize)
 
-    def measure(state, pipeline, n, batch):
+    def measure(state, pipeline, n, batch_size):
         sums = strategy.replicate(metrics.zeros())
         slim_state = state._replace(opt_state=(), metrics=())
-        for chunk in pipeline.chunks(parallel.padded_batches(n, batch, len(strategy.devices))):
+        for chunk in pipeline.chunks(parallel.padded_batches(n, batch_size, len(strategy.devices))):
             sums = run(sums, (slim_state, pipeline.split), chunk)
         return strategy.fetch(sums)
 
@@ -100,23 +100,23 @@ def with_axis_name(model: nn.Module, axis: str | None) -> nn.Module:
     )
 
 
-def default_batch_size(images: np.ndarray, batch: int | None = None) -> int:
-    """Return `batch`, or the default number of images in a batch.
+def resolve_batch_size(images: np.ndarray, batch_size: int | None = None) -> int:
+    """Return `batch_size`, or the default number of images in a batch.
 
     The default is at most `MAX_PIXELS` pixels and at most 500 images.
 
     Raises:
-      ArgumentError: `batch` is neither an integer of at least 1 nor None.
+      ArgumentError: `batch_size` is neither an integer of at least 1 nor None.
 
     Example:
-      >>> default_batch_size(np.zeros((1, 32, 32, 3)))
+      >>> resolve_batch_size(np.zeros((1, 32, 32, 3)))
       500
-      >>> default_batch_size(np.zeros((1, 224, 224, 3)))
+      >>> resolve_batch_size(np.zeros((1, 224, 224, 3)))
       40
     """
-    if batch is None:
+    if batch_size is None:
         return max(1, min(500, MAX_PIXELS // (images.shape[1] * images.shape[2])))
-    return check_integer("batch", batch, example=100)
+    return check_integer("batch_size", batch_size, example=100)
 
 
 _check_results: dict[Any, Any] = {}
@@ -168,7 +168,7 @@ def evaluate(
     state: State,
     split: Split,
     *,
-    batch: int | None = None,
+    batch_size: int | None = None,
     strategy: parallel.Strategy | None = None,
     loss: str = "cross-entropy",
 ) -> metrics.Metrics:
@@ -180,8 +180,8 @@ def evaluate(
       model: the network.
       state: as `train` yields it.
       split: uint8 images [n, h, w, c] and int32 labels [n], or masks [n, h, w].
-      batch: images in a batch, by default `default_batch_size(images)`. It changes speed and memory
-        only.
+      batch_size: images in a batch, by default `resolve_batch_size(images)`. It changes only speed
+        and memory.
       strategy: devices, all by default.
       loss: a name in `jaxcnn.metrics.LOSSES`.
 
@@ -202,17 +202,17 @@ def evaluate(
     strategy = parallel.check_strategy(strategy)
     shape = image_shape_of(model, state)
     check_choice("loss", loss, metrics.LOSSES)
-    classes = getattr(model, "classes", None)
+    classes = getattr(model, "num_classes", None)
     verify_split("split", split, classes, shape, may_be_empty=True)
     if not len(split.labels):
         raise ArgumentError("the split to evaluate is empty; expected at least one image")
-    batch = default_batch_size(split.images, batch)
+    batch_size = resolve_batch_size(split.images, batch_size)
     state = eval_state(state)
     if not is_library_model(model):
         _check_labels(model, state, split, loss)
     measure = make_eval_step(model, strategy, loss, strategy.should_optimize(split.images.size))
     placed, pipeline = strategy.replicate(state), input_pipeline(split, strategy)
-    return measure(placed, pipeline, len(split.labels), batch)
+    return measure(placed, pipeline, len(split.labels), batch_size)
 
 
 @parallel.cached_program
@@ -267,7 +267,7 @@ def _predictor(model):
 
 
 def predict(
-    model: nn.Module, state: State, images: np.ndarray, *, batch: int | None = None
+    model: nn.Module, state: State, images: np.ndarray, *, batch_size: int | None = None
 ) -> np.ndarray:
     """Return the model's outputs in test mode, such as logits.
 
@@ -275,11 +275,11 @@ def predict(
       model: the network.
       state: as `train` yields it.
       images: uint8 [n, h, w, c], n > 0.
-      batch: images in a batch, by default `default_batch_size(images)`. It changes speed and memory
-        only.
+      batch_size: images in a batch, by default `resolve_batch_size(images)`. It changes only speed
+        and memory.
 
     Returns:
-      float32 [n, classes] for a classifier.
+      float32 [n, num_classes] for a classifier.
 
     Raises:
       DataError: `images` are other arrays.
@@ -288,7 +288,7 @@ def predict(
     """
     verify_images("images", images, image_shape_of(model, state))
     slim_state = eval_state(state)._replace(opt_state=(), metrics=())
-    batches = parallel.padded_batches(len(images), default_batch_size(images, batch), 1)
+    batches = parallel.padded_batches(len(images), resolve_batch_size(images, batch_size), 1)
     outputs = [np.asarray(_predictor(model)(slim_state, images[index])) for index in batches]
     return np.concatenate(outputs)[: len(images)]
 
@@ -362,7 +362,7 @@ def recompute_batch_stats(
     split: Split,
     n: int,
     *,
-    batch: int = 128,
+    batch_size: int = 128,
     strategy: parallel.Strategy | None = None,
 ) -> State:
     """Return `state` with exact averages of BN's moments ("precise BN").
@@ -376,7 +376,7 @@ def recompute_batch_stats(
       state: as `train` yields it.
       split: uint8 images [n, h, w, c] and their labels.
       n: number of images.
-      batch: images in a batch.
+      batch_size: images in a batch.
       strategy: devices, all by default.
 
     Raises:
@@ -384,31 +384,35 @@ def recompute_batch_stats(
         larger than the split, or n is smaller than a batch or larger than the split.
     """
     strategy = parallel.check_strategy(strategy)
-    verify_split("split", split, getattr(model, "classes", None), image_shape_of(model, state))
-    batch = check_integer("batch", batch, example=128)
+    verify_split("split", split, getattr(model, "num_classes", None), image_shape_of(model, state))
+    batch_size = check_integer("batch_size", batch_size, example=128)
     n = check_integer("n", n, example=5000)
-    strategy.check(batch)
-    _check_norms(model, state, (batch, *split.images.shape[1:]))
+    strategy.check(batch_size)
+    _check_norms(model, state, (batch_size, *split.images.shape[1:]))
     num_images, num_devices = len(split.labels), len(strategy.devices)
-    if batch > num_images:
+    if batch_size > num_images:
         # The advice is a batch that the devices can share.
         largest = num_images // num_devices * num_devices
         advice = (
-            f"Write batch={largest}." if largest else "Write strategy=jaxcnn.strategy('jit', 1)."
+            f"Write batch_size={largest}."
+            if largest
+            else "Write strategy=jaxcnn.strategy('jit', 1)."
         )
         raise ArgumentError(
-            f"batch is {batch}; expected at most the split's {num_images} images. {advice}"
+            f"batch_size is {batch_size}; "
+            f"expected at most the split's {num_images} images. {advice}"
         )
-    if not batch <= n <= num_images:
+    if not batch_size <= n <= num_images:
         raise ArgumentError(
-            f"n is {n}; expected {batch} (one batch) to {num_images} images. Write n={num_images}."
+            f"n is {n}; expected {batch_size} (one batch) to {num_images} images. "
+            f"Write n={num_images}."
         )
     state = eval_state(state)
     slim_state = strategy.replicate(state._replace(opt_state=(), metrics=()))
     zeros = jax.tree.map(np.zeros_like, dict(state.model_state["batch_stats"]))
     carry = strategy.replicate((zeros, np.int32(0)))
     run = _moments(model, strategy)
-    order = np.arange(n // batch * batch, dtype=np.int32).reshape(-1, batch)
+    order = np.arange(n // batch_size * batch_size, dtype=np.int32).reshape(-1, batch_size)
     pipeline = input_pipeline(split, strategy)
     for chunk in pipeline.chunks(order):
         carry = run(carry, (slim_state, pipeline.split), chunk)

@@ -74,7 +74,7 @@ def range_test(
     *,
     low: float,
     high: float,
-    steps: int = 100,
+    num_steps: int = 100,
     window: int = 5,
     ceiling: float = math.inf,
 ) -> LRFinderResult:
@@ -87,7 +87,7 @@ def range_test(
       carry: state of `step`.
       low: the first rate.
       high: the last rate.
-      steps: number of steps, at least 10.
+      num_steps: number of steps, at least 10.
       window: steps in the mean that smooths the losses.
       ceiling: such as the loss of guessing. Losses above it do not count in `suggested`. A network
         that is at first sure of wrong answers loses that at any rate, and has learned nothing yet.
@@ -104,9 +104,9 @@ def range_test(
       True
     """
     check_callable("step", step, "lambda carry, rate: (carry, loss)", num_args=2)
-    _check_range(low, high, steps)
+    _check_range(low, high, num_steps)
     _check_smoothing(window, ceiling)
-    rates, losses = np.geomspace(low, high, steps), []
+    rates, losses = np.geomspace(low, high, num_steps), []
     for rate in rates:
         carry, loss = _check_pair(step(carry, float(rate)))
         losses.append(loss)
@@ -125,7 +125,7 @@ def _check_pair(result: Any) -> tuple[Any, float]:
     return result[0], float(result[1])
 
 
-def _check_range(low, high, steps) -> None:
+def _check_range(low, high, num_steps) -> None:
     are_numbers = all(
         isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool)
         for rate in (low, high)
@@ -135,14 +135,14 @@ def _check_range(low, high, steps) -> None:
             f"rates go from {format_value(low)} to {format_value(high)}; "
             "expected 0 < low < high, finite: write low=1e-4, high=10"
         )
-    if type(steps) is not int or steps < 10:
+    if type(num_steps) is not int or num_steps < 10:
         raise ArgumentError(
-            f"steps is {format_value(steps)}; "
-            "expected a whole number of at least 10: write steps=100"
+            f"num_steps is {format_value(num_steps)}; "
+            "expected a whole number of at least 10: write num_steps=100"
         )
-    if not high / low > 1 + steps * 1e-12:
+    if not high / low > 1 + num_steps * 1e-12:
         raise ArgumentError(
-            f"{steps} rates from {low} to {high} are not told apart; write low=1e-4, high=10"
+            f"{num_steps} rates from {low} to {high} are not told apart; write low=1e-4, high=10"
         )
 
 
@@ -302,7 +302,7 @@ def lr_finder(
     *,
     low: float = 1e-5,
     high: float = 10.0,
-    steps: int = 100,
+    num_steps: int = 100,
     strategy: parallel.Strategy | None = None,
 ) -> LRFinderResult:
     """Run the range test of an optimizer on a new network.
@@ -314,7 +314,7 @@ def lr_finder(
       config: its length is not used.
       low: as in `range_test`.
       high: as in `range_test`.
-      steps: as in `range_test`.
+      num_steps: as in `range_test`.
       strategy: devices, all by default.
 
     Raises:
@@ -323,11 +323,11 @@ def lr_finder(
     Example:
       >>> from jaxcnn import create_model, load_dataset
       >>> optimizer, data = OptimizerConfig("sgd"), load_dataset("digits")
-      >>> result = lr_finder(create_model("mlp", 10), optimizer, data, TrainConfig(), steps=40)
+      >>> result = lr_finder(create_model("mlp", 10), optimizer, data, TrainConfig(), num_steps=40)
       >>> result.suggested < result.limit
       True
     """
-    _check_range(low, high, steps)
+    _check_range(low, high, num_steps)
     strategy = parallel.check_strategy(strategy)
     verify_model(model)
     verify_config(optimizer, OptimizerConfig)
@@ -340,7 +340,7 @@ def lr_finder(
     train_step = make_train_step(model, tx, **step_kwargs(config), axis_name=strategy.axis)
     run = strategy.compile_steps(train_step)
     pipeline = input_pipeline(data.train, strategy)
-    batches = iter(epoch_order(state.rng, 0, steps, config.batch_size, len(data.train.labels)))
+    batches = iter(epoch_order(state.rng, 0, num_steps, config.batch_size, len(data.train.labels)))
 
     def step(placed, rate):
         # The rate is state, so nothing is compiled again.
@@ -352,7 +352,7 @@ def lr_finder(
         return placed, strategy.fetch(placed.metrics).mean_loss
 
     is_classifier = config.loss == "cross-entropy"
-    ceiling = math.log(len(data.classes)) if is_classifier else math.inf
+    ceiling = math.log(data.num_classes) if is_classifier else math.inf
     return range_test(
-        step, strategy.replicate(state), low=low, high=high, steps=steps, ceiling=ceiling
+        step, strategy.replicate(state), low=low, high=high, num_steps=num_steps, ceiling=ceiling
     )

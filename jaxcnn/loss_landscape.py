@@ -232,7 +232,7 @@ def evaluate_along(
     steps: Sequence[Sequence[float] | np.ndarray],
     *,
     statistics: str = "moving",
-    batch: int = 500,
+    batch_size: int = 500,
     strategy: parallel.Strategy | None = None,
     loss: str = "cross-entropy",
     resume: LandscapeValues | None = None,
@@ -253,9 +253,9 @@ def evaluate_along(
       steps: multiples of each direction, [m] or [m] and [m'].
       statistics: "moving" is BN by the state's moving averages, which do not move with the
         parameters. The authors' code does this. "images" is training mode on all of the split as
-        one batch, whatever `batch` is. BN then follows the parameters far from the state, but
+        one batch, whatever `batch_size` is. BN then follows the parameters far from the state, but
         differs from test mode, and dropout is active.
-      batch: as in `evaluate`.
+      batch_size: as in `evaluate`.
       strategy: as in `evaluate`.
       loss: as in `evaluate`.
       resume: result of an earlier call with the same arguments that was stopped; it is continued.
@@ -286,11 +286,12 @@ def evaluate_along(
     check_choice("loss", loss, metrics.LOSSES)
     _check_directions(state.params, directions)
     multiples = _check_steps(directions, steps)
-    num_classes, shape = getattr(model, "classes", None), np.shape(state.normalizer.mean)
+    num_classes, shape = getattr(model, "num_classes", None), np.shape(state.normalizer.mean)
     verify_split("split", split, num_classes, shape)
     values = _initial_values(resume, tuple(map(len, multiples)))
-    batch_size = batch if statistics == "moving" else None
-    measure = _make_measure(model, split, strategy, loss, batch_size)
+    measure = _make_measure(
+        model, split, strategy, loss, batch_size if statistics == "moving" else None
+    )
     center, replicated = strategy.replicate(
         (state._replace(opt_state=(), metrics=()), tuple(directions))
     )
@@ -327,7 +328,7 @@ def _make_measure(model, split, strategy, loss, batch_size) -> Callable[[Any], m
         should_optimize = strategy.should_optimize(split.images.size)
         eval_step = make_eval_step(model, strategy, loss, should_optimize)
         return lambda state: eval_step(state, pipeline, n, batch_size)
-    strategy.check(n)
+    strategy.check(n, "len(images)")
     program = _single_batch_program(model, strategy, loss)
     order = np.arange(n, dtype=np.int32)[None]
 

@@ -112,7 +112,7 @@ LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 }
 """Losses by name.
 
-Each maps logits float32 [b, ..., classes] and labels int32 [b, ...] to losses float32 [b, ...].
+Each maps logits float32 [b, ..., num_classes] and labels int32 [b, ...] to losses float32 [b, ...].
 "reconstruction" takes outputs and normalized images, both float32 [b, h, w, c].
 """
 
@@ -154,7 +154,7 @@ def count(
     """Return the sums over one batch.
 
     Args:
-        logits: float32 [b, classes], or [b, h, w, classes], or outputs [b, h, w, c].
+        logits: float32 [b, num_classes], or [b, h, w, num_classes], or outputs [b, h, w, c].
         labels: int32 [b], or [b, h, w], or images [b, h, w, c]: see `target`.
         valid: bool [b]; False marks rows that only pad the batch.
         loss: a name in `LOSSES`.
@@ -186,37 +186,38 @@ def add(a: Metrics, b: Metrics) -> Metrics:
     return jax.tree.map(jnp.add, a, b)
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """Count the predictions of each class for each label.
 
     Args:
         labels: integers of any shape.
         predicted: integers of the same shape.
-        classes: the number of classes.
+        num_classes: the number of classes.
 
     Returns:
-        int64 [classes, classes]: rows are labels, columns are predictions.
+        int64 [num_classes, num_classes]: rows are labels, columns are predictions.
 
     Raises:
-        ArgumentError: they are not arrays of integers from 0 to classes - 1, or differ in shape.
+        ArgumentError: they are not arrays of integers from 0 to num_classes - 1, or their shapes
+            differ.
 
     Example:
         >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
         [[1, 1], [0, 1]]
     """
-    classes = check_integer("classes", classes, example=10)
-    _check_class_numbers("labels", labels, classes)
-    _check_class_numbers("predicted", predicted, classes)
+    num_classes = check_integer("num_classes", num_classes, example=10)
+    _check_class_numbers("labels", labels, num_classes)
+    _check_class_numbers("predicted", predicted, num_classes)
     if labels.shape != predicted.shape:
         raise ArgumentError(
             f"labels are of shape {labels.shape} and predicted of shape {predicted.shape}; "
             "expected one prediction for each label. Write predicted=outputs.argmax(-1)."
         )
-    pairs = np.ravel(labels).astype(np.int64) * classes + np.ravel(predicted).astype(np.int64)
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    pairs = np.ravel(labels).astype(np.int64) * num_classes + np.ravel(predicted).astype(np.int64)
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def _check_class_numbers(name: str, values: Any, classes: int) -> None:
+def _check_class_numbers(name: str, values: Any, num_classes: int) -> None:
     """Check that `values` is an array of numbers of classes.
 
     Raises:
@@ -233,10 +234,10 @@ def _check_class_numbers(name: str, values: Any, classes: int) -> None:
             f"{name} is an array of {values.dtype}; expected one of integers. "
             f"Write {name}=outputs.argmax(-1)."
         )
-    if values.size and (values.min() < 0 or values.max() >= classes):
+    if values.size and (values.min() < 0 or values.max() >= num_classes):
         raise ArgumentError(
-            f"{name} span {int(values.min())}..{int(values.max())}; expected 0..{classes - 1}. "
-            f"Leave out the others, or write classes={max(int(values.max()), 0) + 1} "
+            f"{name} span {int(values.min())}..{int(values.max())}; expected 0..{num_classes - 1}. "
+            f"Leave out the others, or write num_classes={max(int(values.max()), 0) + 1} "
             "if none is below 0."
         )
 
@@ -248,7 +249,7 @@ def iou(counts: np.ndarray) -> np.ndarray:
         counts: as `confusion` returns them.
 
     Returns:
-        float64 [classes] in 0..1; NaN for a class that occurs neither as label nor as prediction.
+        float64 [num_classes] in 0..1; NaN for a class that is neither a label nor a prediction.
 
     Raises:
         ArgumentError: `counts` is not a square matrix of numbers from 0.
@@ -266,7 +267,7 @@ def iou(counts: np.ndarray) -> np.ndarray:
     ):
         raise ArgumentError(
             f"counts is {format_value(counts)}; expected a square matrix of numbers from 0. "
-            "Write counts=confusion(labels, predicted, classes)."
+            "Write counts=confusion(labels, predicted, num_classes)."
         )
     intersection = np.diag(counts)
     union = counts.sum(0) + counts.sum(1) - intersection

@@ -84,22 +84,22 @@ class Strategy:
         """
         return self.devices[0].platform != "cpu"
 
-    def check(self, batch: int, name: str = "batch") -> None:
-        """Check that `batch` divides by the number of devices.
+    def check(self, batch_size: int, name: str = "batch_size") -> None:
+        """Check that `batch_size` divides by the number of devices.
 
         Args:
-          batch: images in a batch.
+          batch_size: images in a batch.
           name: its name in the message.
 
         Raises:
           ArgumentError: it does not. The message has the nearest batches that do.
         """
         count = len(self.devices)
-        if batch % count:
-            below, above = batch - batch % count, batch - batch % count + count
+        if batch_size % count:
+            below, above = batch_size - batch_size % count, batch_size - batch_size % count + count
             nearest = f"{below} or {above}" if below else f"{above}"
             raise ArgumentError(
-                f"{name} is {batch}, which {count} devices cannot share equally; "
+                f"{name} is {batch_size}, which {count} devices cannot share equally; "
                 f"write {name}={nearest}"
             )
 
@@ -424,13 +424,13 @@ def describe(strategy: Strategy) -> dict[str, Any]:
     }
 
 
-def padded_batches(n: int, batch: int, devices: int) -> np.ndarray:
+def padded_batches(n: int, batch_size: int, devices: int) -> np.ndarray:
     """Return every index below `n` once, in batches.
 
     Args:
       n: number of examples.
-      batch: examples in a batch. It is rounded up to a multiple of `devices`, but is no larger than
-        `n` needs.
+      batch_size: examples in a batch. It is rounded up to a multiple of `devices`, but is no
+        larger than `n` needs.
       devices: number of devices.
 
     Returns:
@@ -440,10 +440,10 @@ def padded_batches(n: int, batch: int, devices: int) -> np.ndarray:
       >>> padded_batches(3, 2, 1).tolist()
       [[0, 1], [2, -1]]
     """
-    batch = devices * math.ceil(min(batch, n) / devices)
-    order = np.full(batch * math.ceil(n / batch), -1, np.int32)
+    batch_size = devices * math.ceil(min(batch_size, n) / devices)
+    order = np.full(batch_size * math.ceil(n / batch_size), -1, np.int32)
     order[:n] = np.arange(n)
-    return order.reshape(-1, batch)
+    return order.reshape(-1, batch_size)
 
 
 @lru_cache(maxsize=1)

@@ -91,7 +91,7 @@ def run_facts(
     return {
         "train": as_dict(config),
         "dataset": data.name,
-        "num_classes": len(data.classes),
+        "num_classes": data.num_classes,
         "model": model_facts(model),
         "optimizer": optimizer,
         "arrays": {"params": shapes_digest(params), "optimizer": shapes_digest(opt)},

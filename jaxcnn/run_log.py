@@ -110,7 +110,7 @@ class RunLog:
             run_facts["model"] = provenance.model_facts(model)
         if tx is not None:
             run_facts["optimizer"] = provenance.optimizer_facts(tx)
-        num_classes = getattr(model, "classes", 2) if data is None else len(data.classes)
+        num_classes = getattr(model, "num_classes", 2) if data is None else data.num_classes
         run_facts = provenance.without_those_of(config, run_facts, num_classes)
         if data is not None:
             run_facts["data"] = provenance.data_digest(data)

@@ -27,10 +27,10 @@ from jaxcnn.config import ArgumentError, AugmentConfig, TrainConfig, check_freez
 from jaxcnn.data import Dataset, Split, verify_dataset
 from jaxcnn.evaluation import (
     check_once,
-    default_batch_size,
     is_library_model,
     make_eval_step,
     recompute_batch_stats,
+    resolve_batch_size,
     with_axis_name,
 )
 from jaxcnn.input_pipeline import gather_batch, input_pipeline
@@ -188,7 +188,7 @@ def _with_dtypes_of(old: Any, new: Any) -> Any:
 
 
 def epoch_order(
-    key: jax.Array, first: int, last: int, batch: int, n: int, shuffle: bool = True
+    key: jax.Array, first: int, last: int, batch_size: int, n: int, shuffle: bool = True
 ) -> np.ndarray:
     """Return the examples of the steps from `first` to before `last`.
 
@@ -200,7 +200,7 @@ def epoch_order(
       key: the run's.
       first: the first step.
       last: the step after the last one.
-      batch: examples in a batch.
+      batch_size: examples in a batch.
       n: number of examples.
       shuffle: permute the examples; else they are in ascending order.
 
@@ -212,11 +212,11 @@ def epoch_order(
         order = jax.random.permutation(fold_in(key, ORDER, epoch), n) if shuffle else np.arange(n)
         return np.asarray(order, np.int32)
 
-    begin, end = first * batch, last * batch
+    begin, end = first * batch_size, last * batch_size
     epochs = range(begin // n, math.ceil(end / n))
     flat = np.concatenate([epoch_examples(epoch) for epoch in epochs])
     flat = flat[begin - epochs[0] * n :][: end - begin]
-    return flat.reshape(last - first, batch)
+    return flat.reshape(last - first, batch_size)
 
 
 @parallel.cached_program
@@ -383,7 +383,7 @@ def _train_loop(
     placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
     test = input_pipeline(getattr(data, config.eval_split), strategy)
     step, order = int(state.step), _order_function(config, data)
-    has_diverged, num_classes = False, len(data.classes)
+    has_diverged, num_classes = False, data.num_classes
     every = config.eval_every or math.ceil(len(data.train.labels) / config.batch_size)
     if step >= config.num_steps:
         yield state, None
@@ -430,7 +430,7 @@ def check_config(config: TrainConfig, data: Dataset, strategy: parallel.Strategy
     """
     verify_dataset(data)
     n = len(data.train.labels)
-    strategy.check(config.batch_size, "batch_size")
+    strategy.check(config.batch_size)
     if config.batch_size > n:
         raise ArgumentError(
             f"batch_size is {config.batch_size}, more than the {n} training images; "
@@ -461,10 +461,10 @@ def check_model(
     Raises:
       ArgumentError: they do not, or `config.freeze` freezes statistics that are not of a BN.
     """
-    num_classes = len(data.classes)
-    if getattr(model, "classes", num_classes) != num_classes:
+    num_classes = data.num_classes
+    if getattr(model, "num_classes", num_classes) != num_classes:
         raise ArgumentError(
-            f"the model has {model.classes} classes "  # pyright: ignore[reportAttributeAccessIssue]
+            f"the model has {model.num_classes} classes "  # pyright: ignore[reportAttributeAccessIssue]
             f"and the data {num_classes}; build it with as many"
         )
     # The library's models are tested to return what their fields say, and tracing takes seconds.
@@ -546,7 +546,7 @@ def _metrics_row(model, placed, state, train, test, data, config, strategy) -> R
     def measure(placed, pipeline, split):
         optimize = strategy.should_optimize(split.images.size)
         count = make_eval_step(model, strategy, config.loss, optimize)
-        return count(placed, pipeline, len(split.labels), default_batch_size(split.images))
+        return count(placed, pipeline, len(split.labels), resolve_batch_size(split.images))
 
     eval_split = getattr(data, config.eval_split)
     evaluated = eval_state(state)
@@ -572,7 +572,7 @@ def _metrics_row(model, placed, state, train, test, data, config, strategy) -> R
             state,
             data.train,
             config.recompute_batch_stats,
-            batch=config.batch_size,
+            batch_size=config.batch_size,
             strategy=strategy,
         )
         exact_metrics = measure(strategy.replicate(exact), test, eval_split)

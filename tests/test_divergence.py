@@ -155,5 +155,7 @@ def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
     ],
 )
 def test_divergence_is_no_number_or_far_beyond_guessing(loss, norm, test, why):
-    said = divergence.reason({"train_loss": loss, "grad_norm": norm, "eval_loss": test}, classes=10)
+    said = divergence.reason(
+        {"train_loss": loss, "grad_norm": norm, "eval_loss": test}, num_classes=10
+    )
     assert said is None if why is None else why in (said or "")

@@ -42,7 +42,7 @@ def logits(run):
 def test_every_example_counts_once(run, logits, n, kind, devices):
     model, state, data = run
     split = jc.Split(data.train.images[:n], data.train.labels[:n])
-    sums = jc.evaluate(model, state, split, batch=BATCH, strategy=jc.strategy(kind, devices))
+    sums = jc.evaluate(model, state, split, batch_size=BATCH, strategy=jc.strategy(kind, devices))
     wrong = (logits[:n].argmax(1) != split.labels).sum()
     assert (int(sums.num_examples), int(sums.num_wrong)) == (n, wrong)
     shifted = logits[:n] - logits[:n].max(1, keepdims=True)
@@ -59,7 +59,7 @@ def test_a_split_of_one_wrong_example_is_all_wrong(run, logits):
 @pytest.mark.parametrize("batch", [7, 100, 1000])
 def test_predict_gives_the_logits_in_order(run, logits, batch):
     model, state, data = run
-    mine = jc.predict(model, state, data.train.images[:100], batch=batch)
+    mine = jc.predict(model, state, data.train.images[:100], batch_size=batch)
     np.testing.assert_allclose(mine, logits, atol=2e-6)
 
 
@@ -78,7 +78,7 @@ def test_precise_statistics_are_those_of_all_images_at_once(run, kind, devices):
     """In the first layer, where nothing is normalised before, four batches average to the moments of the whole."""
     model, state, data = run
     exact = jc.recompute_batch_stats(
-        model, state, data.train, 256, batch=64, strategy=jc.strategy(kind, devices)
+        model, state, data.train, 256, batch_size=64, strategy=jc.strategy(kind, devices)
     )
     inputs = normalize(jnp.asarray(data.train.images[:256]), state.normalizer)
     kernel = jnp.asarray(state.params["stem"]["kernel"])
@@ -100,25 +100,29 @@ def test_precise_statistics_are_those_of_all_images_at_once(run, kind, devices):
 def test_precise_refuses_what_it_cannot_average(run, n, message):
     model, state, data = run
     with pytest.raises(jc.ArgumentError, match=message):
-        jc.recompute_batch_stats(model, state, data.train, n, batch=64)
-    jc.recompute_batch_stats(model, state, data.train, 1437, batch=64)
+        jc.recompute_batch_stats(model, state, data.train, n, batch_size=64)
+    jc.recompute_batch_stats(model, state, data.train, 1437, batch_size=64)
 
 
 def test_precise_refuses_a_batch_above_the_split_and_its_advice_works(run):
     model, state, data = run
     few = jc.Split(data.train.images[:43], data.train.labels[:43])
     strategy = jc.strategy("jit", 4)
-    message = "^batch is 128; expected at most the split's 43 images. Write batch=40.$"
+    message = "^batch_size is 128; expected at most the split's 43 images. Write batch_size=40.$"
     with pytest.raises(jc.ArgumentError, match=message):
         jc.recompute_batch_stats(model, state, few, 43, strategy=strategy)
-    jc.recompute_batch_stats(model, state, few, 43, batch=40, strategy=strategy)
+    jc.recompute_batch_stats(model, state, few, 43, batch_size=40, strategy=strategy)
 
 
 def test_precise_refuses_a_model_without_bn(run):
     _, state, data = run
     with pytest.raises(jc.ArgumentError, match="LeNet5 has no BN to average"):
         jc.recompute_batch_stats(
-            jc.create_model("lenet5", 10), state._replace(model_state={}), data.train, 64, batch=64
+            jc.create_model("lenet5", 10),
+            state._replace(model_state={}),
+            data.train,
+            64,
+            batch_size=64,
         )
 
 

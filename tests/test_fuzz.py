@@ -274,7 +274,7 @@ def calls(
         "with_variables": (jc.with_variables, {"state": state, "variables": variables}),
         "create_model": (
             built,
-            {"name": "convnet", "classes": 3, "width": 2, "hidden": 3, "batch_norm": False},
+            {"name": "convnet", "num_classes": 3, "width": 2, "hidden": 3, "batch_norm": False},
         ),
         "strategy": (jc.strategy, {"kind": "jit", "devices": 1}),
         "eigenvalues": (
@@ -283,7 +283,13 @@ def calls(
         ),
         "evaluate": (
             jc.evaluate,
-            {**common, "split": data.test, "batch": 4, "strategy": one, "loss": "cross-entropy"},
+            {
+                **common,
+                "split": data.test,
+                "batch_size": 4,
+                "strategy": one,
+                "loss": "cross-entropy",
+            },
         ),
         "export_weights": (
             jc.export_weights,
@@ -325,7 +331,7 @@ def calls(
                 "images": data.test.images[:2],
                 "classes": np.zeros(2, np.int32),
                 "stage": None,
-                "batch": 2,
+                "batch_size": 2,
             },
         ),
         "hold_out": (
@@ -345,7 +351,7 @@ def calls(
                 "config": config.train,
                 "low": 1e-3,
                 "high": 1.0,
-                "steps": 10,
+                "num_steps": 10,
                 "strategy": one,
             },
         ),
@@ -381,11 +387,11 @@ def calls(
                 "state": other,
                 "split": data.train,
                 "n": 8,
-                "batch": 4,
+                "batch_size": 4,
                 "strategy": one,
             },
         ),
-        "predict": (jc.predict, {**common, "images": data.test.images, "batch": 4}),
+        "predict": (jc.predict, {**common, "images": data.test.images, "batch_size": 4}),
         "load_weights": (
             jc.load_weights,
             {
@@ -473,7 +479,9 @@ def faults(name: str, things: tuple[Any, ...], out: Path, cases: int) -> dict[st
             TypeError,
         ):  # an array that cannot be changed in that way, or a config that refuses the value
             continue
-        if type(given.get("steps")) is int and given["steps"] > 100:  # takes as long as it says
+        if (
+            type(given.get("num_steps")) is int and given["num_steps"] > 100
+        ):  # takes as long as it says
             continue
         if any(
             key in FUNCTIONS and callable(given[key]) and given[key] is not arguments[key]
@@ -540,12 +548,12 @@ def test_what_hundreds_of_calls_found(things, tmp_path):
             "variables are not of this ConvNet",
         ),
         (
-            lambda: jc.recompute_batch_stats(normed, other_stats, data.train, 8, batch=8),
+            lambda: jc.recompute_batch_stats(normed, other_stats, data.train, 8, batch_size=8),
             "of this ConvNet",
         ),
         (
-            lambda: jc.recompute_batch_stats(normed, other, data.train, 8, batch=4),
-            "batch is 4, which 8 devices cannot share",
+            lambda: jc.recompute_batch_stats(normed, other, data.train, 8, batch_size=4),
+            "batch_size is 4, which 8 devices cannot share",
         ),
         (lambda: jc.sharpness(quadratic, iter([1, 2])), "params holds list_iterator"),
         (lambda: jc.noise_scale(quadratic, iter([1, 2]), [1, 2]), "params holds list_iterator"),

@@ -78,8 +78,8 @@ def test_streamed_data_are_evaluated_and_predicted_like_others(data, streamed):
         jc.predict(model, state, streamed.test.images[:70]),
         jc.predict(model, state, data.test.images[:70]),
     )
-    assert jc.evaluate(model, state, streamed.test, batch=64) == jc.evaluate(
-        model, state, data.test, batch=64
+    assert jc.evaluate(model, state, streamed.test, batch_size=64) == jc.evaluate(
+        model, state, data.test, batch_size=64
     )
 
 
@@ -112,7 +112,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        return nn.Conv(self.channels or self.classes, (3, 3), name="conv")(x)
+        return nn.Conv(self.channels or self.num_classes, (3, 3), name="conv")(x)
 
 
 def masks(n=40):
@@ -243,7 +243,7 @@ def test_a_network_of_the_library_for_other_targets_is_refused_when_train_is_cal
     config = jc.override(DENSE, loss=loss).train
     # 8x8 images can be halved three times, not the four of the default.
     model_kwargs = {"depth": 3} if name == "unet" else {}
-    model = jc.create_model(name, len(data.classes), **model_kwargs)
+    model = jc.create_model(name, data.num_classes, **model_kwargs)
     with pytest.raises(jc.ArgumentError, match=message):
         jc.train(
             model,
@@ -287,10 +287,10 @@ class WithAux(nn.Module):
     def __call__(self, x, train=False):
         x = x.reshape(len(x), -1)
         if train or self.is_initializing():
-            logits = nn.Dense(self.classes, name="aux1")(x)
+            logits = nn.Dense(self.num_classes, name="aux1")(x)
             if not self.is_initializing():
                 self.sow("aux", "aux1_logits", logits)
-        return nn.Dense(self.classes, name="head")(x)
+        return nn.Dense(self.num_classes, name="head")(x)
 
 
 def test_an_auxiliary_head_adds_its_loss_with_the_papers_weight(data):

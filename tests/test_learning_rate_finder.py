@@ -41,7 +41,7 @@ SPECTRA = {
 @pytest.mark.parametrize("name", SPECTRA)
 def test_on_quadratics_the_limit_is_within_two_of_the_truth(name, momentum, steps, window):
     step, start = descent(SPECTRA[name], momentum)
-    found = range_test(step, start, low=1e-5, high=37.0, steps=steps, window=window)
+    found = range_test(step, start, low=1e-5, high=37.0, num_steps=steps, window=window)
     truth = 2 * (1 + momentum) / max(SPECTRA[name])
     assert found.limit is not None
     assert found.suggested is not None
@@ -57,12 +57,12 @@ def test_on_quadratics_the_limit_is_within_two_of_the_truth(name, momentum, step
 def test_the_pace_of_the_divergence_gives_the_curvature(name):
     """On a quadratic without momentum it is nearly exact, however late the divergence shows."""
     step, start = descent(SPECTRA[name])
-    found = range_test(step, start, low=1e-5, high=37.0, steps=100)
+    found = range_test(step, start, low=1e-5, high=37.0, num_steps=100)
     assert found.limit == pytest.approx(2 / max(SPECTRA[name]), rel=0.15)
 
 
 def test_a_loss_that_only_falls_has_no_limit():
-    found = range_test(lambda t, rate: (t + 1, 1 / (1 + t)), 0, low=1e-3, high=1.0, steps=30)
+    found = range_test(lambda t, rate: (t + 1, 1 / (1 + t)), 0, low=1e-3, high=1.0, num_steps=30)
     assert (found.limit, found.diverged) == (None, None)
     assert found.suggested is not None
     assert len(found.rates) == 30
@@ -71,7 +71,9 @@ def test_a_loss_that_only_falls_has_no_limit():
 
 def test_a_loss_that_only_rises_suggests_nothing():
     assert (
-        range_test(lambda t, rate: (t + 1, 1 + t / 100), 0, low=1e-3, high=1.0, steps=30).suggested
+        range_test(
+            lambda t, rate: (t + 1, 1 + t / 100), 0, low=1e-3, high=1.0, num_steps=30
+        ).suggested
         is None
     )
 
@@ -89,7 +91,7 @@ def test_the_suggestion_is_where_the_loss_falls_most():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_ends_the_test(bad):
     found = range_test(
-        lambda t, rate: (t + 1, 2 - 0.1 * t if t < 12 else bad), 0, low=1e-3, high=1.0, steps=30
+        lambda t, rate: (t + 1, 2 - 0.1 * t if t < 12 else bad), 0, low=1e-3, high=1.0, num_steps=30
     )
     assert len(found.losses) == 13
     assert found.diverged == found.rates[12]
@@ -215,7 +217,7 @@ def data():
 
 def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data):
     model = jc.create_model("mlp", 10)
-    found = jc.lr_finder(model, OPTIMIZER, data, CONFIG, steps=100)
+    found = jc.lr_finder(model, OPTIMIZER, data, CONFIG, num_steps=100)
     assert found.suggested
     assert found.limit
     assert found.diverged
@@ -234,7 +236,7 @@ def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data
 
 def test_a_range_far_too_high_for_a_network_diverges_and_has_no_limit(data):
     found = jc.lr_finder(
-        jc.create_model("mlp", 10), OPTIMIZER, data, CONFIG, low=1e5, high=1e9, steps=10
+        jc.create_model("mlp", 10), OPTIMIZER, data, CONFIG, low=1e5, high=1e9, num_steps=10
     )
     assert (found.suggested, found.limit) == (None, None)
     assert found.diverged is not None
@@ -256,7 +258,7 @@ class Deaf(nn.Module):
 
 @pytest.mark.parametrize(("model", "diverged"), [(Broken(), 1e-5), (Deaf(), None)])
 def test_a_network_without_a_loss_or_without_a_slope_has_no_limit(data, model, diverged):
-    found = jc.lr_finder(model, OPTIMIZER, data, CONFIG, steps=10)
+    found = jc.lr_finder(model, OPTIMIZER, data, CONFIG, num_steps=10)
     assert (found.suggested, found.limit, found.diverged) == (None, None, diverged)
 
 
@@ -274,7 +276,7 @@ def test_it_is_compiled_once_and_repeats_itself(data, monkeypatch):
         OPTIMIZER,
         data,
         CONFIG,
-        steps=20,
+        num_steps=20,
         strategy=jc.strategy(devices=1),
     )
     assert len(traces) == 1
@@ -283,7 +285,7 @@ def test_it_is_compiled_once_and_repeats_itself(data, monkeypatch):
         OPTIMIZER,
         data,
         CONFIG,
-        steps=20,
+        num_steps=20,
         strategy=jc.strategy(devices=1),
     )
     np.testing.assert_array_equal(one.losses, again.losses)
@@ -296,7 +298,7 @@ def test_its_first_loss_is_that_of_the_first_batch(data):
     )
     model = jc.create_model("mlp", 10)
     (row,) = [row for _, row in jc.train(model, tx, data, config) if row]
-    assert jc.lr_finder(model, OPTIMIZER, data, CONFIG, steps=10).losses[0] == pytest.approx(
+    assert jc.lr_finder(model, OPTIMIZER, data, CONFIG, num_steps=10).losses[0] == pytest.approx(
         row["train_loss"], rel=1e-6
     )
 
@@ -312,8 +314,8 @@ def test_its_first_loss_is_that_of_the_first_batch(data):
         ({"low": "a"}, "expected 0 < low < high"),
         ({"high": None}, "expected 0 < low < high"),
         ({"low": 1.0, "high": 1.0 + 1e-15}, "are not told apart"),
-        ({"steps": 9}, "steps is 9; expected a whole number of at least 10"),
-        ({"steps": 20.0}, "steps is 20.0"),
+        ({"num_steps": 9}, "num_steps is 9; expected a whole number of at least 10"),
+        ({"num_steps": 20.0}, "num_steps is 20.0"),
     ],
 )
 def test_mistakes_are_one_line(data, change, says):

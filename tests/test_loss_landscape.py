@@ -98,7 +98,7 @@ def test_a_linear_networks_loss_is_the_quadratic_that_it_is(linear, kind, device
     how = {
         "strategy": jc.strategy(kind, devices),
         "loss": "squared",
-        "batch": 16,
+        "batch_size": 16,
     }  # 40 images: the last batch is not full
     plane, line = (
         evaluate_along(model, state, split, pair, [x, y], **how),
@@ -267,7 +267,7 @@ STRAIGHT = (np.float32(8), np.float32(2), np.float32(0))
             lambda m, s, x, w: evaluate_along(
                 m, s, jc.Split(x.images[:9], x.labels[:9]), w[:1], LINE, statistics="images"
             ),
-            "batch is 9",
+            "len(images) is 9",
         ),
         (
             lambda m, s, x, w: random_direction(jax.random.key(0), {"bias": np.ones(3)}),

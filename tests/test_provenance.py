@@ -128,7 +128,7 @@ NET = f"{__name__}.Net"
         (
             jc.create_model("mlp", 10),
             optax.adam(0.01),
-            [f"{NET}(features=4", "jaxcnn.models.mlp.MLP(classes=10"],
+            [f"{NET}(features=4", "jaxcnn.models.mlp.MLP(num_classes=10"],
         ),
         (
             Net(),

@@ -22,9 +22,11 @@ def bowl(w):
     return w[:, 0] ** 2 + 10 * w[:, 1] ** 2
 
 
-def path(rate, steps=30):
+def path(rate, num_steps=30):
     """Gradient descent on the bowl in closed form: w_t = (1 - rate * curvature)^t w_0."""
-    return np.array([-2.0, 1.0]) * (1 - rate * np.array([2.0, 20.0])) ** np.arange(steps)[:, None]
+    return (
+        np.array([-2.0, 1.0]) * (1 - rate * np.array([2.0, 20.0])) ** np.arange(num_steps)[:, None]
+    )
 
 
 def rectangles(axis):

@@ -449,7 +449,7 @@ def test_precise_statistics_are_reported_beside_the_moving_ones(data, strategy, 
         state,
         data.train,
         640,
-        batch=64,
+        batch_size=64,
         strategy=strategy,
     )
     sums = jc.evaluate(

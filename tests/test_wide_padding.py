@@ -87,10 +87,10 @@ def trained(explicit):
 
 OF_NETWORKS = {
     "integrated_gradients": lambda model, state: integrated_gradients(
-        model, state, IMAGES, classes=CLASSES, steps=8
+        model, state, IMAGES, classes=CLASSES, num_steps=8
     ),
     "maximize_activation": lambda model, state: maximize_activation(
-        model, state, {"maps1": [0, 1, 2, 3]}, steps=3
+        model, state, {"maps1": [0, 1, 2, 3]}, num_steps=3
     )["maps1"],
     "guided_backprop": lambda model, state: guided_backprop(model, state, IMAGES, classes=CLASSES),
     "gradcam": lambda model, state: gradcam(model, state, IMAGES, classes=CLASSES, stage="maps0"),

@@ -102,7 +102,7 @@ def check_options(options: Options, strategy: parallel.Strategy) -> None:
             f"batch_size is {options.batch_size}; expected at least 1: write --batch-size 128"
         )
     for name in options.networks:
-        strategy.check(batch_size(options, name, strategy), "batch_size")
+        strategy.check(batch_size(options, name, strategy))
 
 
 def batch_size(options: Options, name: str, strategy: parallel.Strategy) -> int:
@@ -232,8 +232,8 @@ def measure_network(
     row: dict[str, Any] = {"network": name, "image": "x".join(map(str, shape))} | settings
     row |= {"device": strategy.devices[0].device_kind, "parameters": parameters}
     counts = report.StepCounts(
-        batch=size,
-        steps=steps,
+        batch_size=size,
+        num_steps=steps,
         devices=len(strategy.devices),
         flop=roofline.training_flop(workload),
         memory=plan["memory"],
@@ -268,7 +268,7 @@ def _time_pytorch(
 def measure_rounds(
     workload: Workload,
     forms: dict[str, timing.TimedRun],
-    steps: int,
+    num_steps: int,
     rounds: int,
     should_stop: Callable[[], bool],
 ) -> dict[str, list[float]] | None:
@@ -278,17 +278,17 @@ def measure_rounds(
     """
     bare = timing.time_bare_step(workload)
     runs = {
-        "fit": timing.time_train(workload, steps),
+        "fit": timing.time_train(workload, num_steps),
         "bare": bare,
         "inputs": timing.time_inputs(workload),
     }
     runs |= forms
     # A scan of another length would be another program.
-    settle_steps = steps if workload.strategy.scans else 1
+    settle_steps = num_steps if workload.strategy.scans else 1
     settle = {
         name: (lambda _, run=run: run(settle_steps)) for name, run in (runs | {"fit": bare}).items()
     }
-    return timing.time_alternately(runs, steps, rounds, settle, should_stop)
+    return timing.time_alternately(runs, num_steps, rounds, settle, should_stop)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def lenet() -> Any:
 def pytorch_model(name: str) -> Any:
     """Build a network of the benchmark as a torch.nn.Module.
 
-    It takes images [b, c, h, w] and returns logits [b, classes].
+    It takes images [b, c, h, w] and returns logits [b, num_classes].
 
     Args:
       name: a key of `NETWORKS`. The module has as many parameters as the library's network.
@@ -173,13 +173,13 @@ def unavailable_reason(platform: str, devices: int) -> str | None:
 
 
 def time_forms(
-    name: str, batch: int, dtype: str, forms: Iterable[str], device: str, parameters: int
+    name: str, batch_size: int, dtype: str, forms: Iterable[str], device: str, parameters: int
 ) -> tuple[dict[str, TimedRun], list[str]]:
     """Return the timers of a network's forms, each run once.
 
     Args:
       name: a key of `NETWORKS`.
-      batch: images a step.
+      batch_size: images a step.
       dtype: "bfloat16" is automatic mixed precision.
       forms: eager, channels_last, compile, max-autotune.
       device: "cpu" or "cuda".
@@ -202,7 +202,7 @@ def time_forms(
         num_parameters = sum(p.numel() for p in model.parameters())
         assert num_parameters == parameters, f"{name} is another network in PyTorch"
         try:
-            run = time_training(model, form, batch, dtype, NETWORKS[name], device)
+            run = time_training(model, form, batch_size, dtype, NETWORKS[name], device)
             run(1)
             runs[form] = run
         # No compiler or no memory must not end the measurement of the other forms.
@@ -213,7 +213,7 @@ def time_forms(
 
 
 def time_training(
-    model: Any, form: str, batch: int, dtype: str, shape: tuple[int, ...], device: str
+    model: Any, form: str, batch_size: int, dtype: str, shape: tuple[int, ...], device: str
 ) -> TimedRun:
     """Return the timer of k training steps on one batch of noise.
 
@@ -223,7 +223,7 @@ def time_training(
     Args:
       model: moved to the device and trained.
       form: "eager" keeps the default memory layout; all others are in channels_last.
-      batch: images a step.
+      batch_size: images a step.
       dtype: "bfloat16" is automatic mixed precision.
       shape: of an image, [h, w, c].
       device: "cpu" or "cuda".
@@ -232,8 +232,8 @@ def time_training(
     layout = torch.contiguous_format if form == "eager" else torch.channels_last
     h, w, c = shape
     model = model.to(device=device, memory_format=layout).train()
-    x = torch.randn(batch, c, h, w).to(device=device, memory_format=layout)
-    y = torch.randint(0, model[-1].out_features, (batch,)).to(device)
+    x = torch.randn(batch_size, c, h, w).to(device=device, memory_format=layout)
+    y = torch.randint(0, model[-1].out_features, (batch_size,)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     network = _compile(model, form, device)
 

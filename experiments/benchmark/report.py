@@ -46,9 +46,9 @@ PRINTED_COLUMNS = {
 class StepCounts(NamedTuple):
     """Sizes of a step, by arithmetic and by the compiler."""
 
-    batch: int
+    batch_size: int
     """Images a step, over all devices."""
-    steps: int
+    num_steps: int
     """Steps of each measurement."""
     devices: int
     flop: int
@@ -83,7 +83,7 @@ def timing_columns(timings: Timings, counts: StepCounts, peak: Peak) -> dict[str
     Ratios are taken within a round, whose measurements are next to each other in time. Their median
     is reported.
     """
-    images = counts.batch * counts.steps
+    images = counts.batch_size * counts.num_steps
     train_rate, bare_rate = (
         quartiles([images / seconds for seconds in timings[name]]) for name in ("fit", "bare")
     )
@@ -94,7 +94,7 @@ def timing_columns(timings: Timings, counts: StepCounts, peak: Peak) -> dict[str
         "q25": train_rate.low,
         "q75": train_rate.high,
         "rounds": len(timings["fit"]),
-        "steps_a_round": counts.steps,
+        "steps_a_round": counts.num_steps,
         "bare_images_per_second": bare_rate.median,
         "overhead_percent": overhead.median,
         "overhead_q25": overhead.low,
@@ -127,7 +127,7 @@ def _roofline_columns(images_per_second: float, counts: StepCounts, peak: Peak) 
         "planned_mib": counts.memory / 2**20 if counts.memory else None,
     }
     if traffic:
-        intensity = counts.flop * counts.batch / counts.devices / traffic
+        intensity = counts.flop * counts.batch_size / counts.devices / traffic
         attainable = min(peak.gflops, peak.bandwidth * intensity)
         row |= {"flop_a_byte": intensity, "roof_percent": 100 * gflops / attainable}
     return row

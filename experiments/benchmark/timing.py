@@ -48,7 +48,7 @@ TimedRun = Callable[[int], float]
 """Function of a number of steps that runs them and returns seconds."""
 
 
-def time_train(workload: Workload, steps: int) -> TimedRun:
+def time_train(workload: Workload, num_steps: int) -> TimedRun:
     """Return the timer of `train`, by the rate in its rows.
 
     A row's clock covers everything that `train` does between two rows:
@@ -62,13 +62,13 @@ def time_train(workload: Workload, steps: int) -> TimedRun:
 
     Args:
       workload: passed to `train`.
-      steps: between two rows. Each call must be of as many.
+      num_steps: between two rows. Each call must be of as many.
     """
-    config = jc.override(workload.config.train, eval_every=steps)
+    config = jc.override(workload.config.train, eval_every=num_steps)
     rows = jc.train(workload.model, workload.tx, workload.data, config, strategy=workload.strategy)
 
     def run(k: int) -> float:
-        assert k == steps, "fit's rows are of as many steps as were said at its start"
+        assert k == num_steps, "fit's rows are of as many steps as were said at its start"
         row = next(rows)[1] or {}
         return config.batch_size * k / row["images_per_second"]
 
@@ -167,7 +167,7 @@ def steps_for_duration(step_seconds: float, seconds: float) -> int:
 
 def time_alternately(
     runs: Mapping[str, TimedRun],
-    steps: int,
+    num_steps: int,
     rounds: int,
     settle: Mapping[str, TimedRun] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -178,7 +178,7 @@ def time_alternately(
 
     Args:
       runs: timers by name.
-      steps: of each call.
+      num_steps: of each call.
       rounds: number of rounds.
       settle: timers by name that are called for one step just before, without being counted. State
         of caches and threads that another run left then does not count against the next one.
@@ -188,7 +188,7 @@ def time_alternately(
       Seconds of each round, by name. None once `should_stop` returns true.
 
     Example:
-      >>> time_alternately({"a": lambda k: 2.0 * k, "b": lambda k: 1.0}, steps=3, rounds=2)
+      >>> time_alternately({"a": lambda k: 2.0 * k, "b": lambda k: 1.0}, num_steps=3, rounds=2)
       {'a': [6.0, 6.0], 'b': [1.0, 1.0]}
     """
     timings: dict[str, list[float]] = {name: [] for name in runs}
@@ -196,7 +196,7 @@ def time_alternately(
         for name, run in runs.items():
             if settle and turn:
                 settle[name](1)
-            seconds = run(steps)
+            seconds = run(num_steps)
             if turn:
                 timings[name].append(seconds)
         if should_stop():

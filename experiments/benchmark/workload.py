@@ -38,25 +38,25 @@ class Workload(NamedTuple):
 
 
 def create_workload(
-    name: str, batch: int, dtype: str, strategy: parallel.Strategy, steps: int = 1
+    name: str, batch_size: int, dtype: str, strategy: parallel.Strategy, num_steps: int = 1
 ) -> Workload:
     """Create a network with images of noise, momentum, decay, crop and flip.
 
-    There are as many images as `steps` steps take. A row of `train` is then a pass over the data,
-    as by default. Work that is done once a pass has its usual share.
+    There are as many images as `num_steps` steps take. A row of `train` is then a pass over the
+    data, as by default. Work that is done once a pass has its usual share.
 
     Args:
       name: a key of `NETWORKS`. Images of 224x224 pixels have the resized crop.
-      batch: images a step, over all devices.
+      batch_size: images a step, over all devices.
       dtype: of activations.
       strategy: the devices.
-      steps: steps of a pass over the data.
+      num_steps: steps of a pass over the data.
     """
     shape = NETWORKS[name]
     augment = jc.AugmentConfig(padding=4, flip=True)
     if shape == IMAGENET:
         augment = jc.AugmentConfig(crop="resized", flip=True)
-    data = noise_dataset(shape, steps * batch, 1000 if shape == IMAGENET else 10)
+    data = noise_dataset(shape, num_steps * batch_size, 1000 if shape == IMAGENET else 10)
     config = jc.ExperimentConfig(
         dataset=data.name,
         model=name,
@@ -69,15 +69,15 @@ def create_workload(
             # Decay is on all parameters, as in PyTorch's SGD.
             decay_mask="all",
         ),
-        train=jc.TrainConfig(batch_size=batch, augment=augment),
+        train=jc.TrainConfig(batch_size=batch_size, augment=augment),
     )
-    model = jc.create_model(name, len(data.classes), dtype=dtype)
+    model = jc.create_model(name, data.num_classes, dtype=dtype)
     return Workload(
         model, jc.create_optimizer(config.optimizer, config.train.num_steps), data, config, strategy
     )
 
 
-def noise_dataset(shape: Shape, n: int, classes: int) -> Dataset:
+def noise_dataset(shape: Shape, n: int, num_classes: int) -> Dataset:
     """Create `n` training images of uniform bytes [n, *shape] with random labels.
 
     Example:
@@ -88,10 +88,10 @@ def noise_dataset(shape: Shape, n: int, classes: int) -> Dataset:
     rng = np.random.default_rng(0)
 
     def split(n: int) -> Split:
-        labels = rng.integers(0, classes, n).astype(np.int32)
+        labels = rng.integers(0, num_classes, n).astype(np.int32)
         return Split(rng.integers(0, 256, (n, *shape), np.uint8), labels)
 
-    train, names = split(n), tuple(f"class {i}" for i in range(classes))
+    train, names = split(n), tuple(f"class {i}" for i in range(num_classes))
     statistics = channel_statistics(train.images)
     return Dataset("noise", train, split(0), split(NUM_TEST_IMAGES), names, *statistics)
 

@@ -94,7 +94,7 @@ def train(options: Options, run_config: jc.ExperimentConfig, data: jc.Dataset, s
       False if it was stopped.
     """
     strategy = jc.strategy(options.strategy)
-    model, tx = runs.model_and_optimizer(run_config, len(data.classes))
+    model, tx = runs.model_and_optimizer(run_config, data.num_classes)
     # Weights are read before the folder is claimed, so that an unreadable file claims nothing.
     initialize = make_initializer(options, model)
     claim_folder(options, data)

@@ -158,7 +158,7 @@ def check_constants(name: str, values: Any) -> np.ndarray:
 
 
 def probabilities(classifier: Classifier, images: np.ndarray) -> np.ndarray:
-    """Return the softmax of the logits, float64 [n, classes].
+    """Return the softmax of the logits, float64 [n, num_classes].
 
     Args:
       classifier: from `load_classifier`.
@@ -168,7 +168,9 @@ def probabilities(classifier: Classifier, images: np.ndarray) -> np.ndarray:
       ArgumentError: a logit is not finite.
     """
     batch = max(1, min(64, BATCH_PIXELS // classifier.size**2))
-    logits = jc.predict(classifier.model, classifier.state, images, batch=batch).astype(np.float64)
+    logits = jc.predict(classifier.model, classifier.state, images, batch_size=batch).astype(
+        np.float64
+    )
     if not np.isfinite(logits).all():
         raise jc.ArgumentError(
             f"the classifier ({classifier.name}) gives nan or infinity: its training diverged, or "

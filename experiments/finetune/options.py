@@ -195,7 +195,7 @@ def make_config(options: Options, data: jc.Dataset) -> jc.ExperimentConfig:
             seed=options.seed,
         ),
     )
-    freeze, lr_multipliers = stages(options, config, len(data.classes))
+    freeze, lr_multipliers = stages(options, config, data.num_classes)
     return jc.override(config, freeze=freeze, lr_multipliers=lr_multipliers)
 
 

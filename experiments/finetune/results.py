@@ -90,7 +90,7 @@ def worst_mistakes(
 
     Args:
       labels: int [n].
-      probabilities: float [n, classes].
+      probabilities: float [n, num_classes].
       max_count: most indices.
       max_per_pair: most mistakes of the same two classes.
 

@@ -184,7 +184,7 @@ def export_animals(options: Options, config: jc.ExperimentConfig, data: jc.Datas
     """Write the animals' network to OUT/animals/weights.safetensors."""
     folder = options.out / "animals"
     if not (folder / "weights.safetensors").is_file():
-        model, tx = runs.model_and_optimizer(config, len(data.classes))
+        model, tx = runs.model_and_optimizer(config, data.num_classes)
         with Checkpoints(folder / "checkpoints") as checkpoints:
             state = checkpoints.restore(jc.init_state(model, tx, config.train, data))
         assert state is not None, folder

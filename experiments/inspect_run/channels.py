@@ -68,7 +68,7 @@ def channels_section(context: RunContext) -> Section | None:
     steps = int(
         np.clip(MAX_MULTIPLY_ADDS / (3 * macs * sum(map(len, channels.values()))), 16, MAX_STEPS)
     )
-    ascent = maximize_activation(run.model, run.last, channels, steps=steps)
+    ascent = maximize_activation(run.model, run.last, channels, num_steps=steps)
     fields = receptive_fields(run.model, shape)
     figures = [_overview_figure(channels, ascent)]
     figures += [

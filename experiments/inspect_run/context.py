@@ -34,7 +34,7 @@ class RunContext(NamedTuple):
     labels: np.ndarray
     """True classes, int32 [n]."""
     probabilities: np.ndarray
-    """Softmax of the logits, float64 [n, classes]."""
+    """Softmax of the logits, float64 [n, num_classes]."""
     stages: tuple[str, ...]
     """Requested stages whose maps [h', w', k] have several places.
 
@@ -127,7 +127,7 @@ def _open_data_and_model(options: Options) -> tuple[jc.Dataset, Any]:
         data = reload_images(options.run)
     else:
         data = jc.load_dataset(config.dataset, options.data_dir, validation=config.num_validation)
-    return data, runs.model_and_optimizer(config, len(data.classes))[0]
+    return data, runs.model_and_optimizer(config, data.num_classes)[0]
 
 
 def _image_count(requested: int | None, available: int, split: str) -> int:
@@ -193,7 +193,7 @@ def load_user_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def probabilities(run: runs.TrainedModel, images: np.ndarray) -> np.ndarray:
-    """Return the softmax of the newest state's logits, float64 [n, classes].
+    """Return the softmax of the newest state's logits, float64 [n, num_classes].
 
     Raises:
       ArgumentError: a logit is not finite.

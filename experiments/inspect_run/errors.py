@@ -177,7 +177,7 @@ def chance_calibration_error(
     Labels are drawn by its confidences (consistency resampling, Bröcker and Smith 2007).
 
     Args:
-      probabilities: float [n, classes].
+      probabilities: float [n, num_classes].
       draws: number of samples of n labels.
       seed: of the samples.
 

@@ -75,7 +75,7 @@ def descend(
     loss: Loss,
     start: Any,
     rate: float,
-    steps: int,
+    num_steps: int,
     *,
     momentum: float = 0.0,
     nesterov: bool = False,
@@ -89,7 +89,7 @@ def descend(
         whatever the rate.
       start: [d].
       rate: above 0, in units of 1 / curvature.
-      steps: number of steps, at least 1.
+      num_steps: number of steps, at least 1.
       momentum: in [0, 1).
       nesterov: step by g + m v instead (Sutskever et al. 2013, section 2).
 
@@ -103,17 +103,17 @@ def descend(
       >>> descend(quadratic([1]), [1], 0.5, 3).tolist()
       [[1.0], [0.5], [0.25], [0.125]]
     """
-    if type(steps) is not int or steps < 1:
+    if type(num_steps) is not int or num_steps < 1:
         raise ArgumentError(
-            f"steps is {format_value(steps)}; "
-            "expected a whole number of at least 1: write steps=100"
+            f"num_steps is {format_value(num_steps)}; "
+            "expected a whole number of at least 1: write num_steps=100"
         )
     scalars = np.float32(_check_positive("rate", rate)), np.float32(_check_momentum(momentum))
-    return _descend(loss, _vector("start", start), *scalars, steps, bool(nesterov))
+    return _descend(loss, _vector("start", start), *scalars, num_steps, bool(nesterov))
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5))
-def _descend(loss, start, rate, momentum, steps, nesterov):
+def _descend(loss, start, rate, momentum, num_steps, nesterov):
     # The rate is traced. As the optimizer is built in here, one program serves a whole sweep.
     tx = optax.sgd(rate, momentum, nesterov=nesterov)
 
@@ -122,7 +122,7 @@ def _descend(loss, start, rate, momentum, steps, nesterov):
         updates, state = tx.update(jax.grad(loss)(w), state, w)
         return (optax.apply_updates(w, updates), state), w
 
-    (last, _), path = jax.lax.scan(step, (start, tx.init(start)), length=steps)
+    (last, _), path = jax.lax.scan(step, (start, tx.init(start)), length=num_steps)
     return jnp.concatenate([path, last[None]])
 
 
@@ -169,7 +169,7 @@ def roots(
 def closed_form_path(
     curvature: float,
     rate: float,
-    steps: int,
+    num_steps: int,
     start: float,
     momentum: float = 0.0,
     *,
@@ -191,7 +191,7 @@ def closed_form_path(
     matrix = np.array([[1 - a * (1 + m), -m * m] if nesterov else [1 - a, -m], [a, m]])
     # A diverging path may overflow, as that of `descend` does.
     with np.errstate(over="ignore", invalid="ignore"):
-        powers = [np.linalg.matrix_power(matrix, t) for t in range(steps + 1)]
+        powers = [np.linalg.matrix_power(matrix, t) for t in range(num_steps + 1)]
         return np.array([power[0, 0] * start for power in powers])
 
 
@@ -222,7 +222,7 @@ def measured_limit(
     high: float,
     momentum: float = 0.0,
     nesterov: bool = False,
-    steps: int = 1000,
+    num_steps: int = 1000,
     relative: float = 1e-3,
 ) -> float:
     """Measure the largest stable rate by bisection of the rate's logarithm.
@@ -241,7 +241,7 @@ def measured_limit(
       high: a rate that diverges.
       momentum: as in `descend`.
       nesterov: as in `descend`.
-      steps: of each run, as in `descend`.
+      num_steps: of each run, as in `descend`.
       relative: width of the final bracket, at least 1e-6 (float32).
 
     Returns:
@@ -259,7 +259,7 @@ def measured_limit(
             f"relative is {format_value(relative)}; "
             "expected at least 1e-6, what float32 resolves: write 1e-3"
         )
-    diverges = partial(_diverges, loss, start, steps, momentum, nesterov)
+    diverges = partial(_diverges, loss, start, num_steps, momentum, nesterov)
     if diverges(low):
         raise ArgumentError(
             f"low is {format_value(low)}, which diverges; "
@@ -276,11 +276,11 @@ def measured_limit(
     return low
 
 
-def _diverges(loss, start, steps, momentum, nesterov, rate) -> bool:
-    path = descend(loss, start, rate, steps, momentum=momentum, nesterov=nesterov)
+def _diverges(loss, start, num_steps, momentum, nesterov, rate) -> bool:
+    path = descend(loss, start, rate, num_steps, momentum=momentum, nesterov=nesterov)
     losses = np.asarray(jax.vmap(loss)(path), np.float64)
-    second_quarter = losses[steps // 4 : steps // 2 + 1].max()
-    last_quarter = losses[-1 - steps // 4 :].max()
+    second_quarter = losses[num_steps // 4 : num_steps // 2 + 1].max()
+    last_quarter = losses[-1 - num_steps // 4 :].max()
     has_risen = bool(last_quarter > max(1.1 * second_quarter, 1e-6 * losses[0]))
     return not np.isfinite(losses).all() or has_risen
 

@@ -61,7 +61,7 @@ def check(options: Options) -> None:
         )
     for run_config in configs(options).values():
         subset = runs.subset_for(run_config, data(options))
-        runs.model_and_optimizer(run_config, len(subset.classes))
+        runs.model_and_optimizer(run_config, subset.num_classes)
         training.check_config(run_config.train, subset, jc.strategy("jit", 1))
 
 

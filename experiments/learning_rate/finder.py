@@ -34,9 +34,10 @@ def check(options: Options) -> None:
             f"finder goes from {finder.low} to {finder.high}; "
             "expected 0 < low < high: write --finder.low 1e-5"
         )
-    if finder.steps < 10:
+    if finder.num_steps < 10:
         raise jc.ArgumentError(
-            f"finder.steps is {finder.steps}; expected at least 10: write --finder.steps 150"
+            f"finder.num_steps is {finder.num_steps}; expected at least 10: "
+            "write --finder.num-steps 150"
         )
     for name in finder.optimizers:
         runs.model_and_optimizer(_config(options, name), 10)
@@ -62,13 +63,13 @@ def run(options: Options, stop: Any) -> bool:
             continue
         test, dataset, finder = _config(options, name), data(options), options.finder
         result = jc.lr_finder(
-            jc.create_model(test.model, len(dataset.classes), **test.model_kwargs),
+            jc.create_model(test.model, dataset.num_classes, **test.model_kwargs),
             test.optimizer,
             dataset,
             test.train,
             low=finder.low,
             high=finder.high,
-            steps=finder.steps,
+            num_steps=finder.num_steps,
             strategy=jc.strategy(options.strategy),
         )
         numbers = {

@@ -40,7 +40,7 @@ class Finder:
     optimizers: tuple[str, ...] = ("sgd", "momentum", "adam")
     low: float = 1e-5
     high: float = 100.0
-    steps: int = 150
+    num_steps: int = 150
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ PRESETS = {
         dataset="cifar10",
         model="resnet20",
         parts=("finder",),
-        finder=Finder(optimizers=("momentum", "adam"), low=1e-4, high=10.0, steps=300),
+        finder=Finder(optimizers=("momentum", "adam"), low=1e-4, high=10.0, num_steps=300),
         out=Path("runs/learning-rate-cifar10"),
     ),
 }

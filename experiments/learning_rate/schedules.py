@@ -58,16 +58,16 @@ def check(options: Options) -> None:
         )
     dataset = data(options, options.num_validation)
     for run_config in configs(options).values():
-        runs.model_and_optimizer(run_config, len(dataset.classes))
+        runs.model_and_optimizer(run_config, dataset.num_classes)
         training.check_config(run_config.train, dataset, jc.strategy(options.strategy))
 
 
-def heldout(steps: int, model: Any, state: jc.State, dataset: jc.Dataset) -> dict[str, float]:
+def heldout(num_steps: int, model: Any, state: jc.State, dataset: jc.Dataset) -> dict[str, float]:
     """Return the error on the test split after the last step.
 
-    Before step `steps` nothing is returned. The test split chooses nothing.
+    Before step `num_steps` nothing is returned. The test split chooses nothing.
     """
-    if state.step < steps:
+    if state.step < num_steps:
         return {}
     sums = jc.evaluate(model, state, dataset.test, strategy=jc.strategy(devices=1))
     return {"heldout_error": sums.error_percent}

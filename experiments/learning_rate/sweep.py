@@ -16,9 +16,9 @@ from experiments.learning_rate.options import Options, check_rates, config, data
 from jaxcnn import plots, runs, tables, training
 
 GUESSING = 0.98
-"""Loss of guessing, as a share of log(classes).
+"""Loss of guessing, as a share of log(num_classes).
 
-By the classes' own frequencies one guesses a little better than log(classes).
+By the classes' own frequencies one guesses a little better than log(num_classes).
 """
 Group = dict[float, runs.Run]
 """Runs of one batch size, by rate."""
@@ -55,7 +55,7 @@ def check(options: Options) -> None:
             "write --sweep.batches 16 64 --sweep.epochs 10"
         )
     for run_config in configs(options).values():
-        runs.model_and_optimizer(run_config, len(data(options).classes))
+        runs.model_and_optimizer(run_config, data(options).num_classes)
         training.check_config(run_config.train, data(options), jc.strategy(options.strategy))
 
 

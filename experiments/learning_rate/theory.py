@@ -57,10 +57,10 @@ class Problem:
         """L, the largest curvature, computed from the loss itself."""
         return float(descent.curvatures(self.loss, np.array(self.start, np.float32))[0])
 
-    def path(self, rate: float, steps: int, momentum: float = 0.0) -> np.ndarray:
+    def path(self, rate: float, num_steps: int, momentum: float = 0.0) -> np.ndarray:
         """Run gradient descent; return the parameters, [steps + 1, 2]."""
         start = np.array(self.start, np.float32)
-        return np.asarray(descent.descend(self.loss, start, rate, steps, momentum=momentum))
+        return np.asarray(descent.descend(self.loss, start, rate, num_steps, momentum=momentum))
 
 
 def problems(options: Options) -> list[Problem]:

@@ -190,7 +190,7 @@ def measurement_request(options: Options, network: str, settings: dict[str, Any]
     }
     config = jc.ExperimentConfig.load(run_folder(options, network))
     common = {"images": options.images, "draw_seed": options.draw_seed}
-    classes = len(load_data(options, network).classes)
+    classes = load_data(options, network).num_classes
     return {
         "config": config.to_json(),
         "classes": classes,

@@ -125,10 +125,9 @@ def table_row(measurement: measurements.Measurement, multiple: float) -> dict[st
     """Return the share of low loss, in percent, and the maximum."""
     loss = measurement.arrays["loss"]
     middle = float(loss[loss.shape[0] // 2, loss.shape[1] // 2])
-    classes = int(measurement.request["classes"])
     levels = {
         f"area_below_{multiple:g}x": multiple * middle,
-        "area_below_guessing": math.log(classes),
+        "area_below_guessing": math.log(int(measurement.request["classes"])),
     }
     areas = {name: 100 * float((loss < level).mean()) for name, level in levels.items()}
     greatest = float(np.where(np.isfinite(loss), loss, -np.inf).max())

@@ -37,12 +37,12 @@ class Options:
     """Network that is compiled and run."""
     width: int = 4
     """Filters of its first stage."""
-    batch: int = 32
+    batch_size: int = 32
     """Images in a step of it, over all devices."""
     devices: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of devices, divisors of the batch. They are simulated devices of the part "compiled",
     and processes of "wire"."""
-    steps: int = 10
+    num_steps: int = 10
     """Steps between two readings of the clock."""
     rounds: int = 5
     """Rounds of measurements. Each measures everything once, in turns."""
@@ -63,16 +63,17 @@ def check_options(options: Options) -> None:
         ("devices", "1 2 4 8"),
     ):
         if not getattr(options, name):
-            raise jc.ArgumentError(f"{name} is empty; write --{name} {example}")
-    for name, example in (("steps", 10), ("rounds", 5), ("batch", 32), ("most", 1024)):
+            raise jc.ArgumentError(f"{name} is empty; write {cli.flag_name(name)} {example}")
+    for name, example in (("num_steps", 10), ("rounds", 5), ("batch_size", 32), ("most", 1024)):
         if getattr(options, name) < 1:
             raise jc.ArgumentError(
-                f"{name} is {getattr(options, name)}; expected at least 1: write --{name} {example}"
+                f"{name} is {getattr(options, name)}; expected at least 1: "
+                f"write {cli.flag_name(name)} {example}"
             )
     for count in options.devices:
-        if count < 1 or options.batch % count:
+        if count < 1 or options.batch_size % count:
             raise jc.ArgumentError(
-                f"devices has {count}, which does not divide the batch of {options.batch}; "
+                f"devices has {count}, which does not divide the batch of {options.batch_size}; "
                 "write --devices 1 2 4 8"
             )
     # Creating a model checks its name, depth and width.
@@ -92,7 +93,7 @@ def main(args: list[str] | None = None) -> int:
                 simulate_devices(max(options.devices))
                 cli.enable_compilation_cache()
                 rows = compiled.compare_programs(
-                    options.network, options.width, options.batch, options.devices
+                    options.network, options.width, options.batch_size, options.devices
                 )
                 _write_json(options.out / "compiled.json", rows)
             if "wire" in options.parts:
@@ -125,7 +126,7 @@ def measure_traffic(options: Options) -> dict[str, Any]:
       "settings", "rows" of `traffic.measure`, and "own_loopback", whether the system permitted the
       namespace.
     """
-    names = ("network", "width", "batch", "devices", "steps", "rounds")
+    names = ("network", "width", "batch_size", "devices", "num_steps", "rounds")
     settings = {name: getattr(options, name) for name in names}
     prefix = traffic.namespace_prefix()
     command = [sys.executable, "-m", "experiments.scaling.traffic", json.dumps(settings)]
@@ -181,7 +182,7 @@ def traffic_tables(
     norms: tuple[NormScope, ...] = ("batch", "device")
     volumes = {norm: communication_volume(model, (8, 8, 1), "jit", norm) for norm in norms}
     description = (
-        f"{settings['network']}, width {settings['width']}, {settings['batch']} images; "
+        f"{settings['network']}, width {settings['width']}, {settings['batch_size']} images; "
         f"{settings['rounds']} rounds of {settings['steps']} steps. "
         f"Loopback was {'' if measurement['own_loopback'] else 'not '}the processes' own."
     )

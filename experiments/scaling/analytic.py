@@ -126,14 +126,14 @@ def ring_bytes(size: int, devices: int) -> float:
     return 2 * (devices - 1) / devices * size
 
 
-def steps_per_epoch(batch: int) -> int:
+def steps_per_epoch(batch_size: int) -> int:
     """Return the steps of an epoch of CIFAR-10.
 
     Example:
       >>> steps_per_epoch(128)
       391
     """
-    return math.ceil(NUM_TRAIN_IMAGES / batch)
+    return math.ceil(NUM_TRAIN_IMAGES / batch_size)
 
 
 def multiply_adds(model: Any, shape: tuple[int, int, int] = CIFAR_SHAPE) -> int:

@@ -48,7 +48,7 @@ class Workload(NamedTuple):
 def create_workload(
     name: str,
     width: int,
-    batch: int,
+    batch_size: int,
     strategy: parallel.Strategy,
     norm: NormScope,
     devices: int,
@@ -58,14 +58,14 @@ def create_workload(
     Args:
       name: of the network.
       width: filters of its first stage.
-      batch: images in a step, over all devices.
+      batch_size: images in a step, over all devices.
       strategy: the devices of the step.
       norm: the scope of BN's averages.
       devices: number of devices whose shares are BN's groups, where the scope is a device.
     """
     data = jc.load_dataset("digits")
-    config = jc.TrainConfig(batch_size=batch, augment=jc.AugmentConfig(padding=1, flip=True))
-    group = batch // devices if norm == "device" else 0
+    config = jc.TrainConfig(batch_size=batch_size, augment=jc.AugmentConfig(padding=1, flip=True))
+    group = batch_size // devices if norm == "device" else 0
     model = jc.create_model(name, 10, width=width, bn_group=group)
     tx = jc.create_optimizer(jc.OptimizerConfig())
     carry = strategy.replicate(init_state(model, tx, config, data))
@@ -73,10 +73,12 @@ def create_workload(
     return Workload(strategy, step, carry, strategy.replicate(data.train))
 
 
-def hlo_text(workload: Workload, batch: int) -> str:
+def hlo_text(workload: Workload, batch_size: int) -> str:
     """Compile the step, and return its program in XLA's language (HLO)."""
     strategy, step, carry, fixed = workload
-    return str(strategy.compile(step, carry, fixed, np.arange(batch, dtype=np.int32)).as_text())
+    return str(
+        strategy.compile(step, carry, fixed, np.arange(batch_size, dtype=np.int32)).as_text()
+    )
 
 
 def parse_collectives(text: str) -> list[Collective]:
@@ -122,7 +124,7 @@ def compare_program(
     kind: StrategyKind,
     norm: NormScope,
     devices: int,
-    batch: int = 32,
+    batch_size: int = 32,
 ) -> dict[str, Any]:
     """Compare a compiled step with the analytic model.
 
@@ -132,15 +134,15 @@ def compare_program(
       kind: the strategy.
       norm: the scope of BN's averages.
       devices: number of devices.
-      batch: images in a step, over all devices.
+      batch_size: images in a step, over all devices.
 
     Returns:
       A row of the table. "every_tensor_equal" is whether all collectives are all-reduces, and their
       number and the sizes of all tensors agree.
     """
     analytic = analytic_volume(jc.create_model(name, 10, width=width), kind, norm, devices)
-    workload = create_workload(name, width, batch, jc.strategy(kind, devices), norm, devices)
-    collectives = parse_collectives(hlo_text(workload, batch))
+    workload = create_workload(name, width, batch_size, jc.strategy(kind, devices), norm, devices)
+    collectives = parse_collectives(hlo_text(workload, batch_size))
     tensors = [size for collective in collectives for size in collective.tensors]
     only_all_reduces = {collective.name for collective in collectives} <= {"all-reduce"}
     equal = sorted(tensors) == sorted(analytic.tensors) and only_all_reduces
@@ -159,14 +161,14 @@ def compare_program(
 
 
 def compare_programs(
-    network: str, width: int, batch: int, devices: Sequence[int]
+    network: str, width: int, batch_size: int, devices: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Compare all strategies, scopes of BN and numbers of devices.
 
     Args:
       network: its name.
       width: filters of its first stage.
-      batch: images in a step, over all devices.
+      batch_size: images in a step, over all devices.
       devices: the numbers of devices.
     """
     kinds: tuple[StrategyKind, ...] = ("jit", "pmap")
@@ -182,6 +184,6 @@ def compare_programs(
     rows = []
     with Progress(len(cases)) as progress:
         for kind, norm, n in cases:
-            rows.append(compare_program(network, width, kind, norm, n, batch))
+            rows.append(compare_program(network, width, kind, norm, n, batch_size))
             progress.advance(1, f"compiled: {kind}, BN over the {norm}, {n} devices")
     return rows

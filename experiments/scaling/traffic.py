@@ -1,7 +1,8 @@
 r"""Loopback traffic of N processes against the analytic model.
 
     python -m experiments.scaling.traffic \
-        '{"network": "resnet8", "width": 4, "batch": 8, "devices": [2], "steps": 5, "rounds": 3}'
+        '{"network": "resnet8", "width": 4, "batch_size": 8, "devices": [2], "num_steps": 5,
+          "rounds": 3}'
 
 Processes of one device each train together. The command prints its measurements as JSON. The kernel
 counts bytes, and a clock the seconds. It is run in a network namespace of its own where the system
@@ -186,7 +187,7 @@ def measure(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     Other load on the machine then affects all of them alike.
 
     Args:
-      settings: network, width, batch, devices (a list), steps and rounds.
+      settings: network, width, batch_size, devices (a list), num_steps and rounds.
 
     Returns:
       A row for each measurement, with "round", "devices", "work" and the result of `measure_work`.
@@ -206,7 +207,7 @@ def measure(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
             measure_work(rings[n], work, 2)
         for turn in range(settings["rounds"]):
             for n, work in works:
-                measurement = measure_work(rings[n], work, settings["steps"])
+                measurement = measure_work(rings[n], work, settings["num_steps"])
                 rows.append({"round": turn, "devices": n, "work": work} | measurement)
             progress.advance(processes, f"wire: round {turn + 1}")
     return rows

@@ -1,7 +1,7 @@
 r"""Worker process, one of N that train together.
 
     python -m experiments.scaling.worker \
-        '{"processes": 1, "process_id": 0, "network": "resnet8", "width": 4, "batch": 32}'
+        '{"processes": 1, "process_id": 0, "network": "resnet8", "width": 4, "batch_size": 32}'
 
 It follows the lines of its input. It prints "ready" when it has compiled. Each line `WORK TIMES` of
 its input repeats a work so many times, and it prints "took" and the seconds. The first process
@@ -31,7 +31,7 @@ def main(settings: Mapping[str, Any]) -> None:
     """Join the other processes, compile, and answer the lines of the input.
 
     Args:
-      settings: processes, process_id, network, width, batch and, for several processes, port.
+      settings: processes, process_id, network, width, batch_size and, for several processes, port.
     """
     processes, process_id = settings["processes"], settings["process_id"]
     if processes > 1:
@@ -59,14 +59,15 @@ def create_works(settings: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
     and "large" are all-reduces alone. A single process has "batch" alone.
     """
     strategy, processes = jc.strategy("jit"), settings["processes"]
-    network, width, batch = settings["network"], settings["width"], settings["batch"]
+    network, width = settings["network"], settings["width"]
+    batch_size = settings["batch_size"]
     if processes == 1:
-        workload = create_workload(network, width, batch, strategy, "batch", 1)
-        return {"batch": training_work(workload, batch)}
+        workload = create_workload(network, width, batch_size, strategy, "batch", 1)
+        return {"batch": training_work(workload, batch_size)}
     norms: tuple[NormScope, ...] = ("batch", "device")
     works = {
         norm: training_work(
-            create_workload(network, width, batch, strategy, norm, processes), batch
+            create_workload(network, width, batch_size, strategy, norm, processes), batch_size
         )
         for norm in norms
     }
@@ -76,12 +77,12 @@ def create_works(settings: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
     }
 
 
-def training_work(workload: Workload, batch: int) -> Callable[[], Any]:
+def training_work(workload: Workload, batch_size: int) -> Callable[[], Any]:
     """Compile a step, and return a function that makes one step."""
     # Compiles now, so that the first call finds the program in the cache.
-    hlo_text(workload, batch)
+    hlo_text(workload, batch_size)
     program = workload.strategy.compile_steps(workload.step)
-    order = np.arange(batch, dtype=np.int32)[None]
+    order = np.arange(batch_size, dtype=np.int32)[None]
     # A list, because the carry is donated and replaced in every call.
     state = [workload.carry]
 

@@ -207,7 +207,7 @@ def _load_states(
     )
     split = jc.Split(*(array[: options.images] for array in data.train))
     if not states:
-        model, tx = runs.model_and_optimizer(config, len(data.classes))
+        model, tx = runs.model_and_optimizer(config, data.num_classes)
         return model, [jc.init_state(model, tx, config.train, data)], split
     run = runs.load_trained_model(folder, data=data, path=path)
     return run.model, list(run.states.values()), split

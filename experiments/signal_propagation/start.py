@@ -25,7 +25,7 @@ def check(options: Options) -> None:
         raise jc.ArgumentError("start-depths is empty; write --start-depths 20 56")
     dataset = load_data(options.dataset, options.data_dir, 0)
     for config in untrained_configs(options).values():
-        jc.create_model(config.model, len(dataset.classes), **config.model_kwargs)
+        jc.create_model(config.model, dataset.num_classes, **config.model_kwargs)
 
 
 def run(options: Options, stop: Any) -> bool:
@@ -41,7 +41,7 @@ def run(options: Options, stop: Any) -> bool:
             file = options.out / "start" / f"{name}.jsonl"
             if not measure.is_measured(file, request):
                 split = jc.Split(*(array[: options.images] for array in dataset.train))
-                model, tx = runs.model_and_optimizer(config, len(dataset.classes))
+                model, tx = runs.model_and_optimizer(config, dataset.num_classes)
                 state = jc.init_state(model, tx, config.train, dataset)
                 head = measure.network_head(config) | {
                     "theory": _theoretical_std(config, state, split.images)

@@ -19,7 +19,7 @@ FLIP_STREAM, CROP_STREAM = range(2)
 """Streams of randomness of the views."""
 
 
-def batch_indices(seed: int, steps: int, batch: int, n: int) -> np.ndarray:
+def batch_indices(seed: int, num_steps: int, batch_size: int, n: int) -> np.ndarray:
     """Return the images of every step, int32 [steps, batch].
 
     Each image occurs once an epoch, and no remainder is dropped. NumPy computes it, which needs no
@@ -27,20 +27,20 @@ def batch_indices(seed: int, steps: int, batch: int, n: int) -> np.ndarray:
 
     Args:
       seed: of the shuffles.
-      steps: number of steps.
-      batch: images a step.
+      num_steps: number of steps.
+      batch_size: images a step.
       n: number of images.
 
     Example:
       >>> sorted(batch_indices(0, 3, 2, 6).ravel().tolist())
       [0, 1, 2, 3, 4, 5]
     """
-    passes = np.tile(np.arange(n, dtype=np.int32), (math.ceil(steps * batch / n), 1))
+    passes = np.tile(np.arange(n, dtype=np.int32), (math.ceil(num_steps * batch_size / n), 1))
     stream = np.random.default_rng(seed).permuted(passes, axis=1).ravel()
-    return stream[: steps * batch].reshape(steps, batch)
+    return stream[: num_steps * batch_size].reshape(num_steps, batch_size)
 
 
-def example_epochs(step: jax.Array, batch: int, n: int) -> jax.Array:
+def example_epochs(step: jax.Array, batch_size: int, n: int) -> jax.Array:
     """Return the epoch of each image of a step's batch, int32 [batch].
 
     A batch may contain the end of one epoch and the start of the next.
@@ -49,10 +49,10 @@ def example_epochs(step: jax.Array, batch: int, n: int) -> jax.Array:
       >>> example_epochs(jnp.int32(2), 4, 10).tolist()
       [0, 0, 1, 1]
     """
-    return (step * batch + jnp.arange(batch)) // n
+    return (step * batch_size + jnp.arange(batch_size)) // n
 
 
-def epoch_end_steps(steps: int, batch: int, n: int) -> list[int]:
+def epoch_end_steps(num_steps: int, batch_size: int, n: int) -> list[int]:
     """Return the steps at which epochs end, without the last one.
 
     `np.split` splits the losses there.
@@ -61,9 +61,9 @@ def epoch_end_steps(steps: int, batch: int, n: int) -> list[int]:
       >>> epoch_end_steps(10, 2, 8)
       [4, 8]
     """
-    epochs = math.ceil(steps * batch / n)
-    ends = (math.ceil(epoch * n / batch) for epoch in range(1, epochs))
-    return [step for step in ends if step < steps]
+    epochs = math.ceil(num_steps * batch_size / n)
+    ends = (math.ceil(epoch * n / batch_size) for epoch in range(1, epochs))
+    return [step for step in ends if step < num_steps]
 
 
 def is_mirrored(key: jax.Array, number: jax.Array, epoch: jax.Array) -> jax.Array:
@@ -144,7 +144,7 @@ def average_logits(
     """Average the logits over views of the images (Jordan 2024, section 3.5).
 
     Args:
-      logits: function from images [b, h, w, c] to logits [b, classes].
+      logits: function from images [b, h, w, c] to logits [b, num_classes].
       images: [b, h, w, c].
       views: 0 is the image alone. 1 is the mean with its mirror image. 2 gives that mean half of
         the weight. The other half is for the same mean of the image shifted by a pixel up left and
@@ -152,7 +152,7 @@ def average_logits(
       flip: False leaves out the mirror images.
 
     Returns:
-      [b, classes].
+      [b, num_classes].
     """
 
     def mirror_average(images):

@@ -89,12 +89,12 @@ class Net(nn.Module):
     """Network from normalized images to logits.
 
     Attributes:
-      classes: number of classes.
+      num_classes: number of classes.
       widths: channels of each block. A block halves the image.
       dtype: of activations. Parameters, BN's moments and logits are float32.
     """
 
-    classes: int
+    num_classes: int
     widths: tuple[int, ...] = (64, 256, 256)
     dtype: Any = jnp.float32
 
@@ -108,7 +108,7 @@ class Net(nn.Module):
           train: whether BN uses the moments of the batch.
 
         Returns:
-          float32 [b, classes].
+          float32 [b, num_classes].
         """
         bias = self.param("whitening_bias", nn.initializers.zeros, kernel.shape[-1:])
         x, kernel = images.astype(self.dtype), kernel.astype(self.dtype)
@@ -120,7 +120,7 @@ class Net(nn.Module):
             x = self._norm_gelu(x, train, f"block{i}_norm1")
             x = self._norm_gelu(self._conv(x, width, f"block{i}_conv2"), train, f"block{i}_norm2")
         x = x.max((1, 2)).astype(jnp.float32)
-        head = nn.Dense(self.classes, use_bias=False, kernel_init=torch_uniform, name="head")
+        head = nn.Dense(self.num_classes, use_bias=False, kernel_init=torch_uniform, name="head")
         # The paper scales the logits by 1/9.
         return head(x) / 9
 

@@ -60,9 +60,9 @@ def num_steps(options: Options, n: int) -> int:
     return math.ceil(options.epochs * n / options.batch_size)
 
 
-def triangular_schedule(steps: int) -> optax.Schedule:
+def triangular_schedule(num_steps: int) -> optax.Schedule:
     """Return the schedule: a function from step to relative rate."""
-    positions = jnp.array([0.0, PEAK_POSITION * steps, steps])
+    positions = jnp.array([0.0, PEAK_POSITION * num_steps, num_steps])
     rates = jnp.array([START_RATE, 1.0, END_RATE])
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), positions, rates)
 
@@ -118,7 +118,7 @@ def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: floa
     """Return the cross-entropy with smoothed labels.
 
     Args:
-      logits: [b, classes].
+      logits: [b, num_classes].
       labels: integers [b].
       smoothing: share of a label that is spread over all classes.
 
@@ -175,7 +175,7 @@ class Fixed(NamedTuple):
 
 
 def make_begin(
-    model: Net, tx: optax.GradientTransformation, options: Options, steps: int
+    model: Net, tx: optax.GradientTransformation, options: Options, num_steps: int
 ) -> Callable[..., Any]:
     """Make the function that starts a run.
 
@@ -192,7 +192,7 @@ def make_begin(
             opt_state = tx.init(variables["params"])
         # Two copies, because the memory of a carry is donated.
         slow = jax.tree.map(jnp.copy, variables)
-        step, losses = jnp.int32(0), jnp.zeros(steps, jnp.float32)
+        step, losses = jnp.int32(0), jnp.zeros(num_steps, jnp.float32)
         return Carry(step, variables, slow, opt_state, losses), kernel
 
     return begin
@@ -291,7 +291,7 @@ def make_runner(
     """
     n = len(data.train.labels)
     steps = num_steps(options, n)
-    model = Net(len(data.classes), options.widths, jnp.dtype(options.dtype))
+    model = Net(data.num_classes, options.widths, jnp.dtype(options.dtype))
     tx = make_optimizer(options, n)
     normalizer = augment.make_normalizer(
         data.mean, data.std, subtract="channel", divide=bool(data.std.all())

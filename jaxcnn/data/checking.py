@@ -93,7 +93,7 @@ def _check_name(name: Any) -> None:
 def verify_split(
     name: str,
     split: Split,
-    classes: int | None = None,
+    num_classes: int | None = None,
     shape: Shape | None = None,
     *,
     may_be_empty: bool = False,
@@ -103,20 +103,20 @@ def verify_split(
     Args:
         name: of the split in the message, such as "train".
         split: images and labels.
-        classes: the number of classes, if it is known.
+        num_classes: the number of classes, if it is known.
         shape: (h, w, c) that the images must have, if it is known.
         may_be_empty: allow n = 0.
 
     Raises:
         DataError: the images are not uint8 [n, h, w, c], or the labels are not int32 [n], or masks
-            [n, h, w], in 0 .. classes - 1.
+            [n, h, w], in 0 .. num_classes - 1.
     """
     if not isinstance(split, Split):
         raise DataError(
             f"{name} is a {type(split).__name__}; expected two arrays: write Split(images, labels)"
         )
     verify_images(f"{name} images", split.images, shape, may_be_empty=may_be_empty)
-    _check_labels(f"{name} labels", split.labels, split.images.shape[:3], classes)
+    _check_labels(f"{name} labels", split.labels, split.images.shape[:3], num_classes)
 
 
 def verify_images(
@@ -214,7 +214,7 @@ def _dtype_fix(images: np.ndarray) -> tuple[str, str]:
     return value_range, "scale them to 0..255, then write images.round().astype(np.uint8)"
 
 
-def _check_labels(name: str, labels: Any, mask_shape: Shape, classes: int | None) -> None:
+def _check_labels(name: str, labels: Any, mask_shape: Shape, num_classes: int | None) -> None:
     """Check labels int32 [n], or masks of `mask_shape`, (n, h, w)."""
     _check_array(name, labels, "int32")
     n = mask_shape[0]
@@ -225,7 +225,7 @@ def _check_labels(name: str, labels: Any, mask_shape: Shape, classes: int | None
         )
     kind = labels.dtype.kind
     if kind in "iu" and n:
-        _check_range(name, int(labels.min()), int(labels.max()), classes)
+        _check_range(name, int(labels.min()), int(labels.max()), num_classes)
     if labels.dtype == np.int32:
         return
     fix = "write labels.astype(np.int32)"
@@ -246,12 +246,16 @@ def _label_shape_fix(labels: np.ndarray, n: int) -> str:
     return f"there are {n} images"
 
 
-def _check_range(name: str, low: int, high: int, classes: int | None) -> None:
-    """Check that labels span at most 0 .. classes - 1."""
-    if low >= 0 and (classes is None or high < classes):
+def _check_range(name: str, low: int, high: int, num_classes: int | None) -> None:
+    """Check that labels span at most 0 .. num_classes - 1."""
+    if low >= 0 and (num_classes is None or high < num_classes):
         return
-    expected = f"0..{classes - 1}, for there are {classes} classes" if classes else "0 and above"
-    one_based = low == 1 and high == classes
+    expected = (
+        f"0..{num_classes - 1}, for there are {num_classes} classes"
+        if num_classes
+        else "0 and above"
+    )
+    one_based = low == 1 and high == num_classes
     fix = (
         "write labels - 1" if one_based else "number the classes from 0, and name all in `classes`"
     )

@@ -106,16 +106,18 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
     # The k-th image of each class precedes the (k+1)-th of any class, so that every prefix of the
     # sorted order is as balanced as possible.
     rank = np.empty(total, np.int64)
-    for label in range(len(data.classes)):
+    for label in range(data.num_classes):
         members = order[labels[order] == label]
         rank[members] = np.arange(len(members))
     indices = np.sort(order[np.argsort(rank[order], kind="stable")][:n])
-    if n < total and (
-        smallest := np.bincount(labels[indices], minlength=len(data.classes)).min()
-    ) < n // len(data.classes):
+    if (
+        n < total
+        and (smallest := np.bincount(labels[indices], minlength=data.num_classes).min())
+        < n // data.num_classes
+    ):
         raise DataError(
             f"a class has only {smallest} images, fewer than its share of {n}; keep "
-            f"{smallest * len(data.classes)}"
+            f"{smallest * data.num_classes}"
         )
     train = Split(data.train.images[indices], labels[indices])
     mean, std = channel_statistics(train.images)

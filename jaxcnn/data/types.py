@@ -76,6 +76,11 @@ class Dataset(NamedTuple):
     std: np.ndarray
     """float32 [c]: standard deviation of each channel over all training pixels, in 0..1."""
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute the mean image and the standard deviation of each channel.
@@ -110,18 +115,18 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.array(std, np.float32)
 
 
-def check(name: str, split: Split, shape: tuple[int, int, int], classes: int) -> None:
+def check(name: str, split: Split, shape: tuple[int, int, int], num_classes: int) -> None:
     """Check types, shapes and label range of a loaded split.
 
     Args:
         name: of the split, as messages show it.
         split: images and labels.
         shape: (h, w, c) that the images must have.
-        classes: the number of classes.
+        num_classes: the number of classes.
 
     Raises:
         DataError: the images are not uint8 [n, *shape] with n > 0. Or the labels are not int32 [n]
-            or [n, h, w] in 0..classes-1.
+            or [n, h, w] in 0..num_classes-1.
     """
     images, labels = split
     if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
@@ -132,9 +137,9 @@ def check(name: str, split: Split, shape: tuple[int, int, int], classes: int) ->
         raise DataError(
             f"{name} labels are {labels.dtype} {labels.shape}; expected int32 ({len(images)},)"
         )
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.min() < 0 or labels.max() >= num_classes:
         raise DataError(
-            f"{name} labels span {labels.min()}..{labels.max()}; expected 0..{classes - 1}"
+            f"{name} labels span {labels.min()}..{labels.max()}; expected 0..{num_classes - 1}"
         )
 
 

@@ -33,7 +33,7 @@ def prepare_arguments(
     state: State,
     images: np.ndarray,
     classes: np.ndarray | None,
-    batch: int | None = None,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """Return the class to explain for each image, int32 [n].
 
@@ -58,11 +58,11 @@ def prepare_arguments(
       jaxcnn.arguments.ArgumentError: classes are 3 to 12; ...
     """
     verify_images("images", images, image_shape_of(model, state))
-    if batch is not None:
-        check_integer("batch", batch)
+    if batch_size is not None:
+        check_integer("batch_size", batch_size)
     count = _num_logits(model, state, images.shape[1:])
     if classes is None:
-        outputs = predict(model, state, images, batch=batch or default_batch_size(images))
+        outputs = predict(model, state, images, batch_size=batch_size or default_batch_size(images))
         return outputs.argmax(1).astype(np.int32)
     try:
         labels = np.asarray(classes)
@@ -109,7 +109,7 @@ def _num_logits(model: nn.Module, state: State, shape: tuple[int, ...]) -> int:
 
 
 def logits(model: nn.Module, state: State, inputs: jax.Array) -> jax.Array:
-    """Return the logits in test mode, float32 [b, classes].
+    """Return the logits in test mode, float32 [b, num_classes].
 
     Args:
       model: a classifier.
@@ -124,7 +124,7 @@ def run_in_batches(
     state: State,
     images: np.ndarray,
     image_index: np.ndarray,
-    batch: int | None,
+    batch_size: int | None,
     *extras: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (i [b], outputs of `program` for these examples [b, ...]).
@@ -138,7 +138,7 @@ def run_in_batches(
       state: reduced to what test mode needs before it is passed to `program`.
       images: uint8 [n, h, w, c].
       image_index: int [m], an image for each example.
-      batch: examples at a time; None is `default_batch_size`.
+      batch_size: examples at a time; None is `default_batch_size`.
       *extras: arrays [m, ...].
 
     Example:
@@ -154,7 +154,7 @@ def run_in_batches(
       [([0, 1], (2,)), ([2], (1,))]
     """
     test_state = eval_state(state)._replace(opt_state=(), metrics=())
-    batch_size = batch or default_batch_size(images)
+    batch_size = batch_size or default_batch_size(images)
     for padded in parallel.padded_batches(len(image_index), batch_size, 1):
         outputs = program(
             test_state, images[image_index[padded]], *(extra[padded] for extra in extras)

@@ -28,7 +28,7 @@ def feature_maps(
     images: np.ndarray,
     stages: Sequence[str] | None = None,
     *,
-    batch: int = 100,
+    batch_size: int = 100,
 ) -> dict[str, np.ndarray]:
     """Return the maps of the stages, float32 [n, h', w', k] each.
 
@@ -41,11 +41,11 @@ def feature_maps(
       images: uint8 [n, h, w, c], n > 0.
       stages: names of stages whose output is maps (one position is enough). None is all of them, in
         the network's order.
-      batch: images at a time.
+      batch_size: images at a time.
 
     Raises:
       ArgumentError: the model lacks a stage, or its output is no map; the valid ones are listed.
-        Also where `stages` is no list, or `batch` not a whole number above 0.
+        Also where `stages` is no list, or `batch_size` not a whole number above 0.
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
@@ -60,11 +60,11 @@ def feature_maps(
       >>> maps["stem"].shape, maps["stage1"].shape, maps["stage2"].shape, maps["stage3"].shape
       ((3, 8, 8, 4), (3, 8, 8, 4), (3, 4, 4, 8), (3, 2, 2, 16))
     """
-    batch = check_integer("batch", batch, example=100)
+    batch_size = check_integer("batch_size", batch_size, example=100)
     verify_images("images", images, image_shape_of(model, state))
     names = _check_stages(stages, map_shapes(model, images.shape[1:]))
     test_state = eval_state(state)._replace(opt_state=(), metrics=())
-    rows = parallel.padded_batches(len(images), batch, 1)
+    rows = parallel.padded_batches(len(images), batch_size, 1)
     program = _maps_program(model, names)
     parts = [jax.tree.map(np.asarray, program(test_state, images[index])) for index in rows]
     return {
@@ -159,7 +159,7 @@ def top_activations(
     n: int,
     stages: Sequence[str] | None = None,
     *,
-    batch: int = 100,
+    batch_size: int = 100,
 ) -> dict[str, TopActivations]:
     """Return the `n` images with the greatest response, for each channel.
 
@@ -176,11 +176,11 @@ def top_activations(
       images: uint8 [m, h, w, c].
       n: 1 to m.
       stages: names of stages whose output is maps; None is all of them.
-      batch: images at a time.
+      batch_size: images at a time.
 
     Raises:
       ArgumentError: a stage is unknown, n exceeds the number of images, `stages` is no list, or
-        `batch` is not a whole number above 0.
+        `batch_size` is not a whole number above 0.
       DataError: `images` do not have the shape or dtype that the state is for.
 
     Example:
@@ -197,7 +197,7 @@ def top_activations(
       >>> bool((top.responses[:, 0] >= top.responses[:, 1]).all())
       True
     """
-    batch = check_integer("batch", batch, example=100)
+    batch_size = check_integer("batch_size", batch_size, example=100)
     verify_images("images", images, image_shape_of(model, state))
     maps = map_shapes(model, images.shape[1:])
     names = _check_stages(stages, maps)
@@ -207,7 +207,7 @@ def top_activations(
             "given"
         )
     test_state = eval_state(state)._replace(opt_state=(), metrics=())
-    rows = parallel.padded_batches(len(images), batch, 1)
+    rows = parallel.padded_batches(len(images), batch_size, 1)
     program = _peaks_program(model, names)
     parts = [jax.tree.map(np.asarray, program(test_state, images[index])) for index in rows]
     # [k, m] each.

@@ -34,16 +34,16 @@ def integrated_gradients(
     classes: np.ndarray | None = None,
     baseline: np.ndarray | None = None,
     *,
-    steps: int = 32,
-    batch: int | None = None,
+    num_steps: int = 32,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """Return each value's contribution to a logit, float32 [n, h, w, c].
 
     Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365). The unit is that of the
     logit. The contribution is (x - x') times the mean gradient on the straight line from a baseline
     x' to the image x (equation 1). The sum over an image is logit(x) - logit(x') (completeness,
-    proposition 1), up to the error of the integral, which falls with `steps`. Any network that can
-    be differentiated will do.
+    proposition 1), up to the error of the integral, which falls with `num_steps`. Any network that
+    can be differentiated will do.
 
     The default baseline is black, as the paper takes it for images. A pixel as dark as the baseline
     then contributes nothing. The mean image would not be neutral. For MNIST it is a blurred digit,
@@ -55,8 +55,8 @@ def integrated_gradients(
       images: uint8 [n, h, w, c].
       classes: int [n], the classes to explain; None takes the predicted ones.
       baseline: [h, w, c] in 0..255; None is black.
-      steps: points on the line, those of the midpoint rule.
-      batch: gradients at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
+      num_steps: points on the line, those of the midpoint rule.
+      batch_size: gradients at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
 
     Raises:
       ArgumentError: the baseline is no array of numbers or has another shape, there is less than
@@ -76,26 +76,26 @@ def integrated_gradients(
       >>> shares.shape, bool(abs(shares.sum() - rise) < 1e-3)
       ((1, 8, 8, 1), True)
     """
-    check_integer("steps", steps)
+    check_integer("num_steps", num_steps)
     shape = image_shape_of(model, state)
     start = np.zeros(shape, np.float32) if baseline is None else _baseline_array(baseline, shape)
-    labels = prepare_arguments(model, state, images, classes, batch)
-    image_index = np.repeat(np.arange(len(images)), steps)
-    fractions = np.tile((np.arange(steps, dtype=np.float32) + 0.5) / steps, len(images))
+    labels = prepare_arguments(model, state, images, classes, batch_size)
+    image_index = np.repeat(np.arange(len(images)), num_steps)
+    fractions = np.tile((np.arange(num_steps, dtype=np.float32) + 0.5) / num_steps, len(images))
     program, total = _path_gradients(model), np.zeros(images.shape, np.float64)
     parts = run_in_batches(
         lambda state, *arrays: program(state, start, *arrays),
         state,
         images,
         image_index,
-        batch,
+        batch_size,
         labels[image_index],
         fractions,
     )
     for index, part in parts:
         # `add.at`, since an image occurs several times in a batch.
         np.add.at(total, image_index[index], part)
-    return (total / steps).astype(np.float32)
+    return (total / num_steps).astype(np.float32)
 
 
 def _baseline_array(baseline: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -140,7 +140,7 @@ def occlusion(
     size: int | None = None,
     stride: int | None = None,
     fill: Any = None,
-    batch: int | None = None,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """Return the fall of a logit under a covering square.
 
@@ -161,7 +161,7 @@ def occlusion(
       stride: in pixels, at most `size`; None is half of `size`.
       fill: the square's color, one number or [c], in 0..255. None is the mean color of the image
         that the state subtracts (the paper's is gray).
-      batch: covered images at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
+      batch_size: covered images at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
 
     Raises:
       ArgumentError: the size exceeds the image, the stride exceeds the size, `fill` is no color,
@@ -182,7 +182,7 @@ def occlusion(
     size = check_integer("size", max(1, min(h, w) // 4) if size is None else size, 1, min(h, w))
     stride = check_integer("stride", max(1, size // 2) if stride is None else stride, 1, size)
     color = _fill_color(fill, state)
-    labels = prepare_arguments(model, state, images, classes, batch)
+    labels = prepare_arguments(model, state, images, classes, batch_size)
     corners = _square_corners(h, w, size, stride)
     n, num_squares = len(images), len(corners)
     image_index = np.repeat(np.arange(n), num_squares)
@@ -192,7 +192,7 @@ def occlusion(
         state,
         images,
         image_index,
-        batch,
+        batch_size,
         np.repeat(labels, num_squares),
         np.tile(corners, (n, 1)),
     )
@@ -322,7 +322,7 @@ def attribution(
       >>> tx, config = optax.sgd(0.1), TrainConfig()
       >>> state = init_state(model, tx, config, data)
       >>> images = data.test.images[:3]
-      >>> heat = attribution("integrated_gradients", model, state, images, steps=8)
+      >>> heat = attribution("integrated_gradients", model, state, images, num_steps=8)
       >>> heat.shape, heat.max((1, 2)).tolist()
       ((3, 8, 8), [1.0, 1.0, 1.0])
     """

@@ -38,7 +38,7 @@ def maximize_activation(
     state: State,
     channels: Mapping[str, Sequence[int]],
     *,
-    steps: int = 64,
+    num_steps: int = 64,
     aim: str = "mean",
     smooth: float = 3.0,
     jitter: int | None = None,
@@ -62,7 +62,7 @@ def maximize_activation(
       model: any network, as in `feature_maps`.
       state: as `train` yields it.
       channels: indices of channels, by stages whose output is maps.
-      steps: of Adam.
+      num_steps: of Adam.
       aim: "mean" maximizes the mean of the channel's map, for the pattern that it responds to
         anywhere. "centre" maximizes its middle position, for a pattern within its receptive field.
       smooth: cost of one edge from black to white across the image, in standard deviations of the
@@ -85,14 +85,14 @@ def maximize_activation(
       >>> model = create_model("resnet8", 10, width=4)
       >>> tx, config = optax.sgd(0.1), TrainConfig()
       >>> state = init_state(model, tx, config, data)
-      >>> images = maximize_activation(model, state, {"stem": [0, 2], "stage1": [1]}, steps=2)
+      >>> images = maximize_activation(model, state, {"stem": [0, 2], "stage1": [1]}, num_steps=2)
       >>> {stage: array.shape for stage, array in images.items()}
       {'stem': (2, 8, 8, 1), 'stage1': (1, 8, 8, 1)}
     """
     h, w, c = image_shape_of(model, state)
     indices = _flat_channels(map_shapes(model, (h, w, c)), channels)
     check_choice("aim", aim, AIMS)
-    steps = check_integer("steps", steps, 0, example=64)
+    num_steps = check_integer("num_steps", num_steps, 0, example=64)
     jitter = min(h, w) // 8 if jitter is None else check_integer("jitter", jitter, 0)
     smooth = _check_smooth(smooth)
     seed = check_integer("seed", seed, -(2**63), 2**63 - 1, example=0)
@@ -105,7 +105,7 @@ def maximize_activation(
     carry, spread = begin(test_state, starts, indices)
     # A loop of programs, not a program with a loop. On a CPU, gradients of convolutions are about
     # 40 times slower inside a loop.
-    for step in range(1, steps + 1):
+    for step in range(1, num_steps + 1):
         settings = np.float32(smooth), jax.random.fold_in(key, step)
         carry = climb(test_state, carry, indices, spread, settings)
     bounds = np.cumsum([len(stage_channels) for stage_channels in channels.values()])[:-1]

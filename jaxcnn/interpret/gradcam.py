@@ -33,7 +33,7 @@ def gradcam(
     classes: np.ndarray | None = None,
     stage: str | None = None,
     *,
-    batch: int | None = None,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """Return heat maps of the evidence for a class.
 
@@ -55,7 +55,7 @@ def gradcam(
       classes: int [n], the classes to explain; None takes the predicted ones.
       stage: name of a stage whose output is maps. None is the last such one, which the paper found
         best.
-      batch: images at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
+      batch_size: images at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
 
     Raises:
       ArgumentError: the model lacks the stage, or its output is no map; the valid ones are listed.
@@ -74,7 +74,7 @@ def gradcam(
       >>> heat.shape, float(heat.max()) <= 1
       ((3, 8, 8), True)
     """
-    return _heatmaps(gradcam_weights, model, state, images, classes, stage, batch)
+    return _heatmaps(gradcam_weights, model, state, images, classes, stage, batch_size)
 
 
 def gradcam_plus_plus(
@@ -84,7 +84,7 @@ def gradcam_plus_plus(
     classes: np.ndarray | None = None,
     stage: str | None = None,
     *,
-    batch: int | None = None,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """Return Grad-CAM++ heat maps, float32 [n, h, w] in 0..1.
 
@@ -106,14 +106,14 @@ def gradcam_plus_plus(
       >>> gradcam_plus_plus(model, state, data.test.images[:3], stage="conv1").shape
       (3, 8, 8)
     """
-    return _heatmaps(gradcam_plus_plus_weights, model, state, images, classes, stage, batch)
+    return _heatmaps(gradcam_plus_plus_weights, model, state, images, classes, stage, batch_size)
 
 
-def _heatmaps(weight_function, model, state, images, classes, stage, batch) -> np.ndarray:
+def _heatmaps(weight_function, model, state, images, classes, stage, batch_size) -> np.ndarray:
     stage = check_stage(model, image_shape_of(model, state), stage)
-    labels = prepare_arguments(model, state, images, classes, batch)
+    labels = prepare_arguments(model, state, images, classes, batch_size)
     program = _heatmap_program(model, stage, weight_function)
-    parts = run_in_batches(program, state, images, np.arange(len(images)), batch, labels)
+    parts = run_in_batches(program, state, images, np.arange(len(images)), batch_size, labels)
     return np.concatenate([heat for _, heat in parts])
 
 

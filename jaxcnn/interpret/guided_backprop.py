@@ -28,7 +28,7 @@ def guided_backprop(
     images: np.ndarray,
     classes: np.ndarray | None = None,
     *,
-    batch: int | None = None,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """Return guided gradients of a class's logit, float32 [n, h, w, c].
 
@@ -45,7 +45,7 @@ def guided_backprop(
       state: as `train` yields it.
       images: uint8 [n, h, w, c].
       classes: int [n], the classes to explain; None takes the predicted ones.
-      batch: images at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
+      batch_size: images at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
 
     Raises:
       ArgumentError: the network has no ReLU, or the classes are invalid (see `gradcam`).
@@ -61,7 +61,7 @@ def guided_backprop(
       >>> guided_backprop(model, state, data.test.images[:3]).shape
       (3, 8, 8, 1)
     """
-    labels = prepare_arguments(model, state, images, classes, batch)
+    labels = prepare_arguments(model, state, images, classes, batch_size)
     inputs = jax.ShapeDtypeStruct((1, *images.shape[1:]), "float32")
     program = jax.make_jaxpr(lambda state, x: logits(model, state, x))(state, inputs)
     if not count_relus(program):
@@ -70,7 +70,7 @@ def guided_backprop(
             f"{name} has no ReLU to guide a gradient at; use integrated_gradients, which needs none"
         )
     image_index = np.arange(len(images))
-    parts = run_in_batches(_guided_gradients(model), state, images, image_index, batch, labels)
+    parts = run_in_batches(_guided_gradients(model), state, images, image_index, batch_size, labels)
     return np.concatenate([part for _, part in parts])
 
 

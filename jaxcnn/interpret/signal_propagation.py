@@ -161,17 +161,17 @@ def response_std(
     images: np.ndarray,
     *,
     train: bool = False,
-    batch: int = 500,
+    batch_size: int = 500,
 ) -> dict[str, float]:
     """Return the standard deviation of each layer's response.
 
     It is over all images, positions and units together (He et al. 2015, arXiv:1512.03385, figure
-    7). Sums over batches are divided once, so that in test mode `batch` changes memory alone. In
+    7). Sums over batches are divided once. In test mode `batch_size` changes only memory. In
     training mode BN takes the moments of each batch of consecutive images, of which the last may be
     smaller. Arguments and errors are those of `map_responses`.
 
     Raises:
-      ArgumentError: `batch` is not a whole number above 0.
+      ArgumentError: `batch_size` is not a whole number above 0.
 
     Example:
       >>> import optax
@@ -185,11 +185,11 @@ def response_std(
       >>> bool(abs(std["stage3_block1/conv2"] - 1) < 1e-3)  # BN makes it so
       True
     """
-    batch = check_integer("batch", batch, example=500)
+    batch_size = check_integer("batch_size", batch_size, example=500)
     verify_images("images", images, image_shape_of(model, state))
     total: dict[str, np.ndarray] = {}
-    for first in range(0, len(images), batch):
-        chunk = images[first : first + batch]
+    for first in range(0, len(images), batch_size):
+        chunk = images[first : first + batch_size]
         moments = map_responses(_moments, model, state, chunk, train=train)
         total = {name: sums + total.get(name, 0.0) for name, sums in moments.items()}
     return {name: _std(*sums) for name, sums in total.items()}
@@ -249,7 +249,7 @@ def gradient_norms(
       ['hidden1', 'hidden2', 'head']
     """
     check_choice("loss", loss, metrics.LOSSES)
-    num_classes, shape = getattr(model, "classes", None), image_shape_of(model, state)
+    num_classes, shape = getattr(model, "num_classes", None), image_shape_of(model, state)
     verify_split("images", Split(images, labels), num_classes, shape)
     inputs, target, order = normalize(images, state.normalizer), jnp.asarray(labels), []
 

@@ -1,7 +1,7 @@
 """Networks as flax.linen modules, and `create_model`, which makes one from its name.
 
-Every module maps float32 images [b, h, w, c] to float32 logits [b, classes]. `train` is explicit,
-and `stages=True` returns the named intermediate maps as well.
+Every module maps float32 images [b, h, w, c] to float32 logits [b, num_classes]. `train` is
+explicit, and `stages=True` returns the named intermediate maps as well.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "googlenet": GoogLeNet,
     "googlenet-bn": partial(GoogLeNet, norm=True, dropout=0.2),
 }
-"""Networks: name -> constructor taking `classes` and options.
+"""Networks: name -> constructor taking `num_classes` and options.
 
 `CIFAR_FAMILIES` has the names of more.
 """
@@ -95,7 +95,7 @@ for _depth, (_, _bottleneck) in resnet.LAYERS.items():
     else:
         MODELS[f"plain{_depth}"] = partial(imagenet_resnet, _depth, residual=False)
 IMAGE_NETWORKS = (Autoencoder, UNet)
-"""Networks whose outputs are [b, h, w, c]. Those of all others are logits [b, classes]."""
+"""Networks whose outputs are [b, h, w, c]. Those of all others are logits [b, num_classes]."""
 CIFAR_FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "plain": partial(cifar_resnet, residual=False),
     "resnet": partial(cifar_resnet, residual=True),
@@ -110,14 +110,14 @@ for _depth in (20, 56, 110, 164, 1001):
     MODELS[f"cifar-preresnet{_depth}"] = partial(cifar_preact_resnet, _depth)
 
 
-def create_model(name: str, /, classes: int, **options: Any) -> nn.Module:
-    """Return the network called `name`, with `classes` logits.
+def create_model(name: str, /, num_classes: int, **options: Any) -> nn.Module:
+    """Return the network called `name`, with `num_classes` logits.
 
     Args:
       name: a key of `MODELS`, or `plainD` / `resnetD` / `preresnetD` for any other D = 6 n + 2.
         `resnet50` and `resnet152` are the ImageNet networks. Write `cifar-resnet50` for that of
         He et al. 2015, section 4.2.
-      classes: number of logits, at least 2.
+      num_classes: number of logits, at least 2.
       options: fields of the module, such as `width=8`, `shortcut="B"`, `bn_group=64`,
         `dtype="bfloat16"`. `name="backbone"` is flax's name of the module inside another module.
 
@@ -126,15 +126,15 @@ def create_model(name: str, /, classes: int, **options: Any) -> nn.Module:
         is not 6 n + 2.
 
     Example:
-      >>> create_model("resnet20", classes=10, width=8).width
+      >>> create_model("resnet20", num_classes=10, width=8).width
       8
     """
-    if type(classes) is not int or classes < 2:
+    if type(num_classes) is not int or num_classes < 2:
         raise ArgumentError(
-            f"classes is {format_value(classes)}; expected a whole number of at least 2"
+            f"num_classes is {format_value(num_classes)}; expected a whole number of at least 2"
         )
     # Inside another module's setup only the final clone may be registered as a submodule.
-    model = _constructor(str(name))(classes=classes, parent=None)
+    model = _constructor(str(name))(num_classes=num_classes, parent=None)
     checks = OPTIONS | MODEL_OPTIONS.get(type(model), {})
     valid = {f.name for f in fields(type(model))} & set(checks)
     if not getattr(model, "residual", True):
@@ -177,7 +177,7 @@ def model_call(model: nn.Module) -> tuple[str, dict[str, Any]] | None:
     for name in names:
         with suppress(ArgumentError, AttributeError, TypeError):
             constructor: Any = _constructor(name)
-            default = constructor(classes=model.classes, parent=None)  # type: ignore[attr-defined]
+            default = constructor(num_classes=model.num_classes, parent=None)  # type: ignore[attr-defined]
             if type(default) is not type(model):
                 continue
             options = {
@@ -189,7 +189,7 @@ def model_call(model: nn.Module) -> tuple[str, dict[str, Any]] | None:
             # An option that a name stands for is left to another name.
             if options.keys() & getattr(constructor, "keywords", {}).keys():
                 continue
-            if create_model(name, model.classes, **options) == model:  # type: ignore[attr-defined]
+            if create_model(name, model.num_classes, **options) == model:  # type: ignore[attr-defined]
                 calls.append((name, options))
     return min(calls, key=lambda call: len(call[1]), default=None)
 

@@ -46,7 +46,7 @@ class AlexNet(nn.Module):
     dense ones. Here `kernel_init` draws the kernels, and biases are 0.
 
     Attributes:
-      classes: number of logits.
+      num_classes: number of logits.
       towers: the form of 2012.
       dropout: the share of inputs, or outputs, that training sets to 0. Above 0, `train` needs a
         "dropout" stream.
@@ -63,7 +63,7 @@ class AlexNet(nn.Module):
       61100840
     """
 
-    classes: int
+    num_classes: int
     towers: bool = False
     dropout: float = 0.5
     kernel_init: str = "he"
@@ -72,7 +72,7 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c] to float32 logits [b, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, num_classes].
 
         With `stages`, return a dict of outputs too.
         """
@@ -92,7 +92,7 @@ class AlexNet(nn.Module):
         x = adaptive_average(x, 6).reshape(len(x), -1)
         for name in ("dense1", "dense2"):
             x = stage(self, outputs, name, self._dense(x, name, train))
-        head = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")
+        head = nn.Dense(self.num_classes, kernel_init=initializer(self.kernel_init), name="head")
         logits = head(x.astype(jnp.float32))
         return (logits, outputs) if stages else logits
 

@@ -81,7 +81,7 @@ class Autoencoder(nn.Module):
     many other forms as authors.
 
     Attributes:
-      classes: an argument of every network in `create_model`; it has no effect here.
+      num_classes: an argument of every network in `create_model`; it has no effect here.
       width: filters of the first convolution.
       code: number of values in the code.
       up: the decoder's doubling layer, one of `UPSAMPLINGS`.
@@ -96,7 +96,7 @@ class Autoencoder(nn.Module):
         multiple of 4.
 
     Example:
-      >>> model = Autoencoder(classes=10)
+      >>> model = Autoencoder(num_classes=10)
       >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> image, stages = model.apply(variables, jnp.zeros((1, 28, 28, 1)), stages=True)
       >>> list(stages), stages["code"].shape
@@ -105,7 +105,7 @@ class Autoencoder(nn.Module):
       (1, 28, 28, 1)
     """
 
-    classes: int
+    num_classes: int
     width: int = 16
     code: int = 16
     up: str = "upsample"

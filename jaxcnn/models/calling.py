@@ -64,7 +64,7 @@ def verify_model(model: Any) -> None:
         )
     description = format_value(model) if isinstance(model, str) else f"of type {name}"
     correction = (
-        f"jaxcnn.create_model({format_value(model)}, classes)"
+        f"jaxcnn.create_model({format_value(model)}, num_classes)"
         if isinstance(model, str)
         else "jaxcnn.create_model('resnet20', 10), say"
     )
@@ -349,7 +349,7 @@ def _works_without(name, model, shapes, image) -> bool:
 
 
 def outputs_and_targets(
-    outputs: Any, inputs: Any, labels: Any, loss: str, classes: int | None = None
+    outputs: Any, inputs: Any, labels: Any, loss: str, num_classes: int | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Check that the outputs fit the targets of `loss`, and return both.
 
@@ -358,7 +358,7 @@ def outputs_and_targets(
       inputs: images float32 [b, h, w, c].
       labels: int32 [b] or [b, h, w].
       loss: a name in `jaxcnn.metrics.LOSSES`.
-      classes: the expected number of outputs, if it is known.
+      num_classes: the expected number of outputs, if it is known.
 
     Returns:
       The outputs, and the array that `loss` compares them with.
@@ -376,10 +376,10 @@ def outputs_and_targets(
         )
     if message := metrics.mismatch(loss, outputs.shape, target.shape):
         raise ArgumentError(message)
-    if classes is not None and loss != "reconstruction" and outputs.shape[-1] != classes:
+    if num_classes is not None and loss != "reconstruction" and outputs.shape[-1] != num_classes:
         raise ArgumentError(
-            f"the model gives {outputs.shape[-1]} outputs and the data has {classes} classes; "
-            f"expected as many. Build the model with {classes} outputs."
+            f"the model gives {outputs.shape[-1]} outputs and the data has {num_classes} classes; "
+            f"expected as many. Build the model with {num_classes} outputs."
         )
     return outputs, target
 
@@ -411,7 +411,7 @@ def check_outputs(
     images: jax.ShapeDtypeStruct,
     labels: jax.ShapeDtypeStruct,
     loss: str,
-    classes: int | None = None,
+    num_classes: int | None = None,
     *,
     train: bool = False,
     axis: str | None = None,
@@ -426,7 +426,7 @@ def check_outputs(
       images: the shape of a batch, [b, h, w, c].
       labels: the shape of its labels, [b] or [b, h, w].
       loss: a name in `jaxcnn.metrics.LOSSES`.
-      classes: the expected number of outputs, if it is known.
+      num_classes: the expected number of outputs, if it is known.
       train: the mode to check.
       axis: the mapped axis that training averages over, if any.
 
@@ -451,5 +451,5 @@ def check_outputs(
     else:
         outputs, aux = jax.eval_shape(outputs_and_aux, variables, images)
     for leaf in (outputs, *jax.tree.leaves(aux)):
-        outputs_and_targets(leaf, images, labels, loss, classes)
+        outputs_and_targets(leaf, images, labels, loss, num_classes)
     return outputs.shape

@@ -60,7 +60,7 @@ class ConvNet(nn.Module):
     courses have other numbers of filters and units.
 
     Attributes:
-      classes: number of logits.
+      num_classes: number of logits.
       width: filters of the first convolution.
       convolutions: number of convolutions, each followed by pooling. Each has twice the filters of
         the one before.
@@ -79,7 +79,7 @@ class ConvNet(nn.Module):
         convolution.
 
     Example:
-      >>> model = ConvNet(classes=10)
+      >>> model = ConvNet(num_classes=10)
       >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> logits, stages = model.apply(variables, jnp.zeros((1, 28, 28, 1)), stages=True)
       >>> {name: maps.shape[1:] for name, maps in stages.items()}
@@ -88,7 +88,7 @@ class ConvNet(nn.Module):
       26698
     """
 
-    classes: int
+    num_classes: int
     width: int = 8
     convolutions: int = 2
     hidden: int = 32
@@ -104,7 +104,7 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c] to float32 logits [b, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, num_classes].
 
         With two convolutions h and w are multiples of 4. With `stages`, return a dict of outputs
         too.
@@ -124,7 +124,7 @@ class ConvNet(nn.Module):
         dense = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=initializer(init), name="dense")
         x = act(dense(x))
         x = stage(self, outputs, "dense", Dropout(self.dropout, self.axis)(x, train))
-        head = nn.Dense(self.classes, kernel_init=initializer(init), name="head")
+        head = nn.Dense(self.num_classes, kernel_init=initializer(init), name="head")
         logits = head(x.astype(jnp.float32))
         return (logits, outputs) if stages else logits
 

@@ -97,20 +97,20 @@ class Inception(nn.Module):
 class AuxiliaryHead(nn.Module):
     """Classifier on maps in the middle of the network.
 
-    It sows its logits, float32 [b, classes], in the collection "aux". It averages over 5x5 windows
-    with stride 3 as printed, or to 4x4 with BN. 14x14 maps become 4x4 in both, of different
+    It sows its logits, float32 [b, num_classes], in the collection "aux". It averages over 5x5
+    windows with stride 3 as printed, or to 4x4 with BN. 14x14 maps become 4x4 in both, of different
     windows.
 
     Attributes:
       make: as in `conv_norm_relu`.
       dense: constructor of a dense layer.
-      classes: number of logits.
+      num_classes: number of logits.
       axis: the mapped axis that splits the batch, if any.
     """
 
     make: tuple[Any, Any]
     dense: Any
-    classes: int
+    num_classes: int
     axis: str | None
 
     @nn.compact
@@ -128,7 +128,7 @@ class AuxiliaryHead(nn.Module):
         x = conv_norm_relu(self.make, x, train, 128, 1, "conv")
         x = nn.relu(self.dense(1024, dtype=x.dtype, name="dense")(x.reshape(len(x), -1)))
         x = Dropout(0.7, self.axis)(x, train)
-        logits = self.dense(self.classes, name="head")(x.astype(jnp.float32))
+        logits = self.dense(self.num_classes, name="head")(x.astype(jnp.float32))
         if not self.is_initializing():
             self.sow("aux", "logits", logits)
 
@@ -150,7 +150,7 @@ class GoogLeNet(nn.Module):
     The paper does not state its initialization; torchvision draws from a truncated N(0, 0.01^2).
 
     Attributes:
-      classes: number of logits.
+      num_classes: number of logits.
       norm: torchvision's form.
       aux: the two auxiliary heads. They have parameters, run in training only, and sow their logits
         in "aux". The training step adds 0.3 times the loss of each (section 5).
@@ -171,7 +171,7 @@ class GoogLeNet(nn.Module):
       6998552
     """
 
-    classes: int
+    num_classes: int
     norm: bool = False
     aux: bool = False
     dropout: float = 0.4
@@ -184,7 +184,7 @@ class GoogLeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c] to float32 logits [b, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, num_classes].
 
         With `stages`, return a dict of outputs too.
         """
@@ -202,9 +202,9 @@ class GoogLeNet(nn.Module):
                 x = max_pool(x, size, 2, ceil=True)
             x = stage(self, outputs, name, Inception(filters, make, name=name)(x, train))
             if self.aux and name in AUX and (train or self.is_initializing()):
-                AuxiliaryHead(make, dense, self.classes, self.axis, name=AUX[name])(x, train)
+                AuxiliaryHead(make, dense, self.num_classes, self.axis, name=AUX[name])(x, train)
         x = stage(self, outputs, "pool", x.astype(jnp.float32).mean((1, 2)))
-        logits = dense(self.classes, name="head")(Dropout(self.dropout, self.axis)(x, train))
+        logits = dense(self.num_classes, name="head")(Dropout(self.dropout, self.axis)(x, train))
         return (logits, outputs) if stages else logits
 
     def _make(self):

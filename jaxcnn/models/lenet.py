@@ -55,7 +55,7 @@ class LeNet5(nn.Module):
     - `modern=True`: ReLU and max pooling, as it is taught today.
 
     Attributes:
-      classes: number of logits.
+      num_classes: number of logits.
       modern: ReLU and max pooling.
       kernel_init: a name in `initializers.INITS`; None is "he" for `modern`, else "lecun".
       dtype: of activations; parameters and the layer of logits are float32.
@@ -63,12 +63,12 @@ class LeNet5(nn.Module):
         one example.
 
     Example:
-      >>> variables = LeNet5(classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> variables = LeNet5(num_classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> sum(p.size for p in jax.tree.leaves(variables["params"]))
       61706
     """
 
-    classes: int
+    num_classes: int
     modern: bool = False
     kernel_init: str | None = None
     dtype: Any = jnp.float32
@@ -76,7 +76,7 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, 28 or 32, same, c] to float32 logits [b, classes].
+        """Map float32 [b, 28 or 32, same, c] to float32 logits [b, num_classes].
 
         With `stages`, return a dict of outputs too.
         """
@@ -96,7 +96,7 @@ class LeNet5(nn.Module):
         x = x.reshape(len(x), -1)
         dense = nn.Dense(84, dtype=self.dtype, kernel_init=init, name="f6")
         x = stage(self, outputs, "f6", act(dense(x)))
-        logits = nn.Dense(self.classes, kernel_init=init, name="head")(x.astype(jnp.float32))
+        logits = nn.Dense(self.num_classes, kernel_init=init, name="head")(x.astype(jnp.float32))
         return (logits, outputs) if stages else logits
 
 
@@ -133,7 +133,7 @@ They were drawn for this file in the manner of figure 3, and are not the paper's
 """
 
 
-def output_codes(classes: int) -> np.ndarray:
+def output_codes(num_classes: int) -> np.ndarray:
     """Return the fixed centers of the output units.
 
     A center is F6's target for a class. Up to ten classes have the digits' `BITMAPS`, whatever the
@@ -152,11 +152,13 @@ def output_codes(classes: int) -> np.ndarray:
            ##
            ##
     """
-    if classes > 10:
+    if num_classes > 10:
         signs = np.array([-1, 1], np.float32)
-        return np.random.default_rng(1998).choice(signs, (classes, 84))
+        return np.random.default_rng(1998).choice(signs, (num_classes, 84))
     rows = [line.split() for line in BITMAPS.split("\n")[1:-1]]
-    is_ink = [[pixel == "#" for row in rows for pixel in row[digit]] for digit in range(classes)]
+    is_ink = [
+        [pixel == "#" for row in rows for pixel in row[digit]] for digit in range(num_classes)
+    ]
     return np.where(is_ink, 1, -1).astype(np.float32)
 
 
@@ -238,32 +240,32 @@ class LeNet1998(nn.Module):
     the paper's pixels.
 
     Attributes:
-      classes: number of logits.
+      num_classes: number of logits.
       dtype: of activations; parameters and distances are float32.
       axis: the mapped axis that splits the batch, set by the strategies. No layer here looks past
         one example.
 
     Example:
-      >>> variables = LeNet1998(classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> variables = LeNet1998(num_classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> sum(p.size for p in jax.tree.leaves(variables["params"]))
       60000
     """
 
-    classes: int
+    num_classes: int
     dtype: Any = jnp.float32
     axis: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, 28 or 32, same, c] to float32 logits [b, classes].
+        """Map float32 [b, 28 or 32, same, c] to float32 logits [b, num_classes].
 
         With `stages`, return a dict of outputs too.
         """
         x, outputs = pad_to_32(x).astype(self.dtype), {}
         for name in ("c1", "s2", "c3", "s4", "c5", "f6"):
             x = stage(self, outputs, name, self._layer(name, x))
-        differences = x.astype(jnp.float32)[:, None] - output_codes(self.classes)[None]
-        # [b, classes]
+        differences = x.astype(jnp.float32)[:, None] - output_codes(self.num_classes)[None]
+        # [b, num_classes]
         distances = jnp.square(differences).sum(-1)
         return (-distances, outputs) if stages else -distances
 

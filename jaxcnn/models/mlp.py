@@ -87,7 +87,7 @@ class MLP(nn.Module):
     falls by gradient descent, after every image.
 
     Attributes:
-      classes: number of logits.
+      num_classes: number of logits.
       hidden: units of each hidden layer, first to last; a list becomes a tuple. () is the linear
         classifier, `perceptron`.
       activation: a name in `ACTIVATIONS`, after every hidden layer.
@@ -101,12 +101,12 @@ class MLP(nn.Module):
       ArgumentError: when called, for an unknown `activation` or `kernel_init`.
 
     Example:
-      >>> variables = MLP(classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> variables = MLP(num_classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> sum(p.size for p in jax.tree.leaves(variables["params"]))
       55050
     """
 
-    classes: int
+    num_classes: int
     hidden: Sequence[int] = (64, 64)
     activation: str = "tanh"
     kernel_init: str | None = None
@@ -120,7 +120,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c] to float32 logits [b, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, num_classes].
 
         With `stages`, return a dict of outputs too.
         """
@@ -131,5 +131,5 @@ class MLP(nn.Module):
             name = f"hidden{layer}"
             dense = nn.Dense(units, dtype=self.dtype, kernel_init=init, name=name)
             x = stage(self, outputs, name, act(dense(x)))
-        logits = nn.Dense(self.classes, kernel_init=init, name="head")(x.astype(jnp.float32))
+        logits = nn.Dense(self.num_classes, kernel_init=init, name="head")(x.astype(jnp.float32))
         return (logits, outputs) if stages else logits

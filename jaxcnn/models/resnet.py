@@ -191,7 +191,7 @@ class CifarResNet(nn.Module):
 
     Attributes:
       blocks: n, the number of blocks in a stage.
-      classes: number of logits.
+      num_classes: number of logits.
       residual: whether blocks add their input to their output.
       width: filters of the first stage.
       shortcut: at the two places where the shape changes, "A" (every second pixel and zeros; the
@@ -208,7 +208,7 @@ class CifarResNet(nn.Module):
       axis: the mapped axis that splits the batch, set by the strategies.
 
     Example:
-      >>> model = CifarResNet(blocks=3, classes=10)
+      >>> model = CifarResNet(blocks=3, num_classes=10)
       >>> image = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
       >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
       >>> _, stages = jax.eval_shape(partial(model.apply, stages=True), variables, image)
@@ -219,7 +219,7 @@ class CifarResNet(nn.Module):
     """
 
     blocks: int
-    classes: int
+    num_classes: int
     residual: bool = True
     width: int = 16
     shortcut: str = "A"
@@ -233,7 +233,7 @@ class CifarResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c] to float32 logits [b, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, num_classes].
 
         With `stages`, return the dict of each stage's output too.
         """
@@ -256,7 +256,9 @@ class CifarResNet(nn.Module):
                 x = make_block(filters, stride, kind, make_conv, make_norm, name=name)(x, train)
             x = stage(self, outputs, f"stage{number + 1}", x)
         x = stage(self, outputs, "pool", x.astype(jnp.float32).mean((1, 2)))
-        logits = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")(x)
+        logits = nn.Dense(self.num_classes, kernel_init=initializer(self.kernel_init), name="head")(
+            x
+        )
         return (logits, outputs) if stages else logits
 
 
@@ -283,7 +285,7 @@ class ResNet(nn.Module):
 
     Attributes:
       blocks: number of blocks in each stage.
-      classes: number of logits.
+      num_classes: number of logits.
       bottleneck: blocks of three layers instead of two.
       residual: whether blocks add their input to their output.
       stride_in_3x3: v1.5.
@@ -294,7 +296,7 @@ class ResNet(nn.Module):
         initialization is the default.
 
     Example:
-      >>> model = imagenet_resnet(50, classes=1000)
+      >>> model = imagenet_resnet(50, num_classes=1000)
       >>> image = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
       >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
       >>> sum(p.size for p in jax.tree.leaves(variables["params"]))
@@ -302,7 +304,7 @@ class ResNet(nn.Module):
     """
 
     blocks: Sequence[int]
-    classes: int
+    num_classes: int
     bottleneck: bool = False
     residual: bool = True
     stride_in_3x3: bool = False
@@ -317,7 +319,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c] to float32 logits [b, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, num_classes].
 
         Images have any size. With `stages`, return a dict of outputs too.
         """
@@ -336,7 +338,9 @@ class ResNet(nn.Module):
                 x = block_module(x, train)
             x = stage(self, outputs, f"stage{number + 1}", x)
         x = stage(self, outputs, "pool", x.astype(jnp.float32).mean((1, 2)))
-        logits = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")(x)
+        logits = nn.Dense(self.num_classes, kernel_init=initializer(self.kernel_init), name="head")(
+            x
+        )
         return (logits, outputs) if stages else logits
 
     def _block(self, filters, stride, make_conv, make_norm, name):
@@ -376,7 +380,7 @@ class PreActResNet(nn.Module):
 
     Attributes:
       blocks: number of blocks in each stage.
-      classes: number of logits.
+      num_classes: number of logits.
       bottleneck: blocks of three layers instead of two.
       small: the form for CIFAR.
       width: filters of the stem.
@@ -386,7 +390,7 @@ class PreActResNet(nn.Module):
       shortcut, bn_group, bn_momentum, remat, kernel_init, dtype, axis: as in `ResNet`.
 
     Example:
-      >>> model = cifar_preact_resnet(164, classes=10)
+      >>> model = cifar_preact_resnet(164, num_classes=10)
       >>> image = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
       >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
       >>> sum(p.size for p in jax.tree.leaves(variables["params"]))
@@ -394,7 +398,7 @@ class PreActResNet(nn.Module):
     """
 
     blocks: Sequence[int]
-    classes: int
+    num_classes: int
     bottleneck: bool = False
     small: bool = False
     width: int = 64
@@ -409,7 +413,7 @@ class PreActResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c] to float32 logits [b, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, num_classes].
 
         Images have any size. With `stages`, return a dict of outputs too.
         """
@@ -427,7 +431,9 @@ class PreActResNet(nn.Module):
             x = stage(self, outputs, f"stage{number + 1}", x)
         x = stage(self, outputs, "norm", nn.relu(make_norm(name="norm")(x, train)))
         x = stage(self, outputs, "pool", x.astype(jnp.float32).mean((1, 2)))
-        logits = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")(x)
+        logits = nn.Dense(self.num_classes, kernel_init=initializer(self.kernel_init), name="head")(
+            x
+        )
         return (logits, outputs) if stages else logits
 
     def _block(self, number, block, make_conv, make_norm, name):
@@ -446,7 +452,7 @@ class PreActResNet(nn.Module):
 # Networks by depth
 
 
-def cifar_resnet(depth: int, classes: int, **options: Any) -> CifarResNet:
+def cifar_resnet(depth: int, num_classes: int, **options: Any) -> CifarResNet:
     """Return the `CifarResNet` of `depth` layers, convolutions and the dense layer.
 
     Raises:
@@ -458,25 +464,25 @@ def cifar_resnet(depth: int, classes: int, **options: Any) -> CifarResNet:
         raise ArgumentError(
             f"depth is {depth}; expected 6 n + 2 for a whole n >= 1: write {below} or {below + 6}"
         )
-    return CifarResNet(blocks, classes, **options)
+    return CifarResNet(blocks, num_classes, **options)
 
 
-def imagenet_resnet(depth: int, classes: int, **options: Any) -> ResNet:
+def imagenet_resnet(depth: int, num_classes: int, **options: Any) -> ResNet:
     """Return the `ResNet` of `depth` layers, a key of `LAYERS`.
 
     With `residual=False`, 18 and 34 are plain networks.
     """
     blocks, bottleneck = LAYERS[depth]
-    return ResNet(blocks, classes, bottleneck, **options)
+    return ResNet(blocks, num_classes, bottleneck, **options)
 
 
-def imagenet_preact_resnet(depth: int, classes: int, **options: Any) -> PreActResNet:
+def imagenet_preact_resnet(depth: int, num_classes: int, **options: Any) -> PreActResNet:
     """Return the `PreActResNet` of `depth` layers for photographs, a key of `LAYERS`."""
     blocks, bottleneck = LAYERS[depth]
-    return PreActResNet(blocks, classes, bottleneck, **options)
+    return PreActResNet(blocks, num_classes, bottleneck, **options)
 
 
-def cifar_preact_resnet(depth: int, classes: int, **options: Any) -> PreActResNet:
+def cifar_preact_resnet(depth: int, num_classes: int, **options: Any) -> PreActResNet:
     """Return the `PreActResNet` of `depth` layers for CIFAR.
 
     A depth of 6 n + 2 has blocks of two layers. Any other, and the paper's 164, has the
@@ -494,4 +500,4 @@ def cifar_preact_resnet(depth: int, classes: int, **options: Any) -> PreActResNe
             f"{below + 6}"
         )
     options = {"shortcut": "B" if bottleneck else "A", "width": 16, "small": True} | options
-    return PreActResNet(((depth - 2) // layers,) * 3, classes, bottleneck, **options)
+    return PreActResNet(((depth - 2) // layers,) * 3, num_classes, bottleneck, **options)

@@ -33,7 +33,7 @@ class UNet(nn.Module):
     dropout at the end of the encoder (its rate is not stated) is not here.
 
     Attributes:
-      classes: number of logits of a pixel.
+      num_classes: number of logits of a pixel.
       width: filters of the first level.
       depth: number of halvings; height and width are multiples of 2^`depth`.
       up: the layer that doubles maps, one of `autoencoder.UPSAMPLINGS`. "transpose" is the paper's
@@ -47,7 +47,7 @@ class UNet(nn.Module):
         times.
 
     Example:
-      >>> model = UNet(classes=2, width=4, depth=2)
+      >>> model = UNet(num_classes=2, width=4, depth=2)
       >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 24, 1)))
       >>> logits, stages = model.apply(variables, jnp.zeros((1, 16, 24, 1)), stages=True)
       >>> {name: stages[name].shape[1:] for name in ("down1", "down2", "bottom")}
@@ -58,7 +58,7 @@ class UNet(nn.Module):
       (1, 16, 24, 2)
     """
 
-    classes: int
+    num_classes: int
     width: int = 64
     depth: int = 4
     up: str = "transpose"
@@ -72,7 +72,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c] to float32 logits [b, h, w, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, h, w, num_classes].
 
         With `stages`, return a dict of outputs too.
         """
@@ -88,7 +88,9 @@ class UNet(nn.Module):
                 # [b, h, w, 2 filters]
                 x = jnp.concatenate([outputs[f"down{level}"], x], axis=-1)
             x = stage(self, outputs, f"up{level}", self._level(x, level, f"up{level}", train))
-        head = nn.Conv(self.classes, (1, 1), kernel_init=initializer(self.kernel_init), name="head")
+        head = nn.Conv(
+            self.num_classes, (1, 1), kernel_init=initializer(self.kernel_init), name="head"
+        )
         logits = head(x.astype(jnp.float32))
         return (logits, outputs) if stages else logits
 

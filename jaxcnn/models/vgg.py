@@ -33,7 +33,7 @@ class VGG(nn.Module):
 
     Attributes:
       depth: 11, 13, 16 or 19.
-      classes: number of logits.
+      num_classes: number of logits.
       norm: BN after every convolution (not in the paper; as published weights have it).
       size: 224 or 32. 224 has two dense layers of 4096 and dropout 0.5. It averages the maps of
         images of other sizes, from 32 on, to 7x7, as torchvision does. The paper makes convolutions
@@ -48,7 +48,7 @@ class VGG(nn.Module):
     """
 
     depth: int
-    classes: int
+    num_classes: int
     norm: bool = False
     size: int = 224
     bn_group: int = 0
@@ -59,7 +59,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
-        """Map float32 [b, h, w, c] to float32 logits [b, classes].
+        """Map float32 [b, h, w, c] to float32 logits [b, num_classes].
 
         With `stages`, return a dict of outputs too.
         """
@@ -78,7 +78,7 @@ class VGG(nn.Module):
             init = initializer(self.kernel_init)
             x = nn.relu(nn.Dense(4096, dtype=self.dtype, kernel_init=init, name=name)(x))
             x = stage(self, outputs, name, Dropout(0.5, self.axis)(x, train))
-        head = nn.Dense(self.classes, kernel_init=initializer(self.kernel_init), name="head")
+        head = nn.Dense(self.num_classes, kernel_init=initializer(self.kernel_init), name="head")
         logits = head(x.astype(jnp.float32))
         return (logits, outputs) if stages else logits
 

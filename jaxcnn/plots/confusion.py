@@ -46,7 +46,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
     k = len(classes)
     if np.shape(counts) != (k, k):
         raise ValueError(
-            f"counts are {np.shape(counts)}; expected [classes, classes], which is {(k, k)}"
+            f"counts are {np.shape(counts)}; expected [num_classes, num_classes], which is {(k, k)}"
         )
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros((k, k)), where=total > 0)

@@ -26,12 +26,12 @@ The columns are plain numbers by name.
 """
 
 
-def model_and_optimizer(config: ExperimentConfig, classes: int) -> tuple[Any, Any]:
+def model_and_optimizer(config: ExperimentConfig, num_classes: int) -> tuple[Any, Any]:
     """Return the config's model and optimizer.
 
     What is compiled for them serves every seed and rate.
     """
-    model = create_model(config.model, classes, **config.model_kwargs)
+    model = create_model(config.model, num_classes, **config.model_kwargs)
     train = config.train
     return model, create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
 
@@ -113,7 +113,7 @@ def run(
     verify_data_of(config, data)
     data = subset_for(config, data)
     check_config(config.train, data, strategy)
-    model, tx = model_and_optimizer(config, len(data.classes))
+    model, tx = model_and_optimizer(config, data.num_classes)
     with RunRecords(config, folder, strategy, data, keep_every=keep_every) as records:
         if records.result is not None:
             return records.result

@@ -102,7 +102,7 @@ def sweep(
     verify_dataset(data)
     strategy = parallel.check_strategy(strategy)
     shape = data.train.images.shape[1:]
-    weights = _weights(runs, len(data.classes), shape)
+    weights = _weights(runs, data.num_classes, shape)
     subsets = {config.max_train_examples: subset_for(config, data) for config in runs.values()}
     for name, config in runs.items():
         # A study may sort its runs into folders.
@@ -158,7 +158,7 @@ def _check_run_name(name: str) -> str:
 
 
 def _weights(
-    runs: Mapping[str, ExperimentConfig], classes: int, shape: tuple[int, ...]
+    runs: Mapping[str, ExperimentConfig], num_classes: int, shape: tuple[int, ...]
 ) -> dict[str, int]:
     """Return `_weight` of every run.
 
@@ -168,16 +168,16 @@ def _weights(
     weights = {}
     for name, kind in kinds.items():
         if kind not in weights:
-            weights[kind] = _weight(runs[name], classes, shape)
+            weights[kind] = _weight(runs[name], num_classes, shape)
     return {name: weights[kind] for name, kind in kinds.items()}
 
 
-def _weight(config: ExperimentConfig, classes: int, shape: tuple[int, ...]) -> int:
+def _weight(config: ExperimentConfig, num_classes: int, shape: tuple[int, ...]) -> int:
     """Return the relative cost of a step, the number of parameters.
 
     The names of `lr_multipliers` and `freeze` are checked too.
     """
-    model, tx = model_and_optimizer(config, classes)
+    model, tx = model_and_optimizer(config, num_classes)
     freeze = config.train.freeze
     if config.optimizer.lr_multipliers or freeze:
         image = jax.ShapeDtypeStruct((1, *shape), np.float32)

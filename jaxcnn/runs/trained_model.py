@@ -85,7 +85,7 @@ def load_trained_model(
     if data is None:
         data = load_dataset(config.dataset, data_dir, validation=config.num_validation)
     data = subset_for(config, data)
-    model, tx = model_and_optimizer(config, len(data.classes))
+    model, tx = model_and_optimizer(config, data.num_classes)
     # Shapes are compared first: a stranger's config may have a network that no memory can hold.
     like = state_shapes(model, tx, config.train, data)
     with Checkpoints(folder / "checkpoints") as checkpoints:

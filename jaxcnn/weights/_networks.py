@@ -141,13 +141,14 @@ def published_name(model: nn.Module) -> str | None:
 
     Example:
       >>> from jaxcnn.models import create_model
-      >>> published_name(create_model("resnet50-v1.5", classes=3, width=8))
+      >>> published_name(create_model("resnet50-v1.5", num_classes=3, width=8))
       'resnet50-v1.5'
     """
     names = [
         name
         for name, make in MODELS.items()
-        if type(model) in _DISTINGUISHING_FIELDS and _identity(make(classes=2)) == _identity(model)
+        if type(model) in _DISTINGUISHING_FIELDS
+        and _identity(make(num_classes=2)) == _identity(model)
     ]
     # Bottleneck networks with unusual numbers of blocks still differ in their version.
     if not names and isinstance(model, ResNet) and model.bottleneck:
@@ -203,7 +204,7 @@ def describe_network(arrays: Mapping[str, Any]) -> str:
     return ""
 
 
-def _describe_vgg(count: int, norm: bool, classes: int, dense: list[tuple[int, ...]]) -> str:
+def _describe_vgg(count: int, norm: bool, num_classes: int, dense: list[tuple[int, ...]]) -> str:
     depth = next(depth for depth, counts in vgg.LAYERS.items() if sum(counts) == count)
     suffix = ("-bn" if norm else "") + ("-32" if len(dense) == 1 else "")
     if len(dense) > 1 and dense[0][1] == 512:
@@ -211,27 +212,29 @@ def _describe_vgg(count: int, norm: bool, classes: int, dense: list[tuple[int, .
             f"VGG-{depth} with hidden layers of {dense[0][0]} for small images, "
             "which no network here has"
         )
-    return f"VGG-{depth}: create_model('vgg{depth}{suffix}', {classes})"
+    return f"VGG-{depth}: create_model('vgg{depth}{suffix}', {num_classes})"
 
 
-def _describe_imagenet(count: int, width: int, classes: int) -> str:
+def _describe_imagenet(count: int, width: int, num_classes: int) -> str:
     options = f", width={width}" if width != 64 else ""
     for depth, (blocks, bottleneck) in resnet.LAYERS.items():
         layers = 1 + sum(blocks) * (3 if bottleneck else 2)
         if count in (layers, layers + 3, layers + 4):
             suffix = "-v1.5" if bottleneck else ""
-            return f"ResNet-{depth}: create_model('resnet{depth}{suffix}', {classes}{options})"
+            return f"ResNet-{depth}: create_model('resnet{depth}{suffix}', {num_classes}{options})"
     return ""
 
 
-def _describe_cifar(depth: int, width: int, projections: int, classes: int) -> str:
+def _describe_cifar(depth: int, width: int, projections: int, num_classes: int) -> str:
     options = f", width={width}" if width != 16 else ""
     if projections:
         return (
             "a residual network for 32x32 images: "
-            f"create_model('cifar-resnet{depth}', {classes}{options}, shortcut='B')"
+            f"create_model('cifar-resnet{depth}', {num_classes}{options}, shortcut='B')"
         )
-    calls = [f"create_model('{name}{depth}', {classes}{options})" for name in ("resnet", "plain")]
+    calls = [
+        f"create_model('{name}{depth}', {num_classes}{options})" for name in ("resnet", "plain")
+    ]
     return f"a network of {depth} layers for 32x32 images: {' or '.join(calls)}"
 
 

@@ -50,7 +50,7 @@ def export_weights(
       >>> import jax
       >>> from jaxcnn.models import create_model
       >>> from jaxcnn.weights import read_metadata
-      >>> model = create_model("perceptron", classes=3)
+      >>> model = create_model("perceptron", num_classes=3)
       >>> file = Path(tempfile.mkdtemp(), "small.safetensors")
       >>> variables = model.init(jax.random.key(0), np.zeros((1, 2, 2, 1), "float32"))
       >>> export_weights(model, variables, file, {"classes": "cat dog owl"})

@@ -114,7 +114,7 @@ def load_weights(
       >>> import tempfile
       >>> from jaxcnn.models import create_model
       >>> from jaxcnn.weights import export_weights
-      >>> model = create_model("perceptron", classes=3)
+      >>> model = create_model("perceptron", num_classes=3)
       >>> file = File(tempfile.mkdtemp(), "small.safetensors")
       >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
       >>> export_weights(model, variables, file)

@@ -41,7 +41,9 @@ BEGAN = {
 }
 KNOWN = BEGAN | {"later_step_s": 0.005, "plan": {"memory": 3 << 20, "traffic": 4e6}}
 PEAK = roofline.Peak(gflops=100.0, bandwidth=10.0)
-COUNTS = report.StepCounts(batch=10, steps=2, devices=1, flop=10**9, memory=2 << 20, traffic=5e9)
+COUNTS = report.StepCounts(
+    batch_size=10, num_steps=2, devices=1, flop=10**9, memory=2 << 20, traffic=5e9
+)
 
 
 @pytest.fixture

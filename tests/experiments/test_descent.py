@@ -133,7 +133,7 @@ def test_a_limit_is_found_to_the_precision_asked_for_and_above_a_floor():
         0.2, rel=0.3
     )
     assert measured_limit(
-        loss, [1, 1], low=0.1, high=0.9, relative=1e-5, steps=20_000
+        loss, [1, 1], low=0.1, high=0.9, relative=1e-5, num_steps=20_000
     ) == pytest.approx(0.2, rel=3e-5)
     # The minimum need not be zero.
     assert measured_limit(lambda w: loss(w) + 5, [1, 1], low=0.01, high=0.9) == pytest.approx(
@@ -224,7 +224,7 @@ def test_impossible_momenta_are_refused(momentum):
         (lambda: quadratic([1e300]), "curvatures is"),
         (lambda: straight_line([]), "x is"),
         (lambda: descend(ONE, 1.0, 0.1, 3), "start is 1.0; expected finite numbers in a row"),
-        (lambda: descend(ONE, [1], 0.1, 0), "steps is 0; expected a whole number"),
+        (lambda: descend(ONE, [1], 0.1, 0), "num_steps is 0; expected a whole number"),
         (lambda: limit(0.0), "curvature is 0.0; expected a finite number above 0"),
         (lambda: behavior(math.nan, 0.1), "curvature is nan; expected a finite number"),
         (lambda: measured_limit(ONE, [1], low=3.0, high=9.0), "low is 3.0, which diverges"),

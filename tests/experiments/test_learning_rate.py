@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 TINY = ["--model", "mlp", "--batch-size", "64", "--seeds", "1", "--num-validation", "237"]
 TINY += ["--sweep.rates", "0.1", "1000", "--sweep.batches", "64", "256", "--sweep.epochs", "1"]
-TINY += ["--finder.optimizers", "sgd", "--finder.steps", "40"]
+TINY += ["--finder.optimizers", "sgd", "--finder.num-steps", "40"]
 TINY += [
     "--schedules.names",
     "constant",
@@ -124,7 +124,7 @@ def test_the_finders_numbers_are_the_functions(out):
         config.train,
         low=1e-5,
         high=100.0,
-        steps=40,
+        num_steps=40,
     )
     assert found["suggested"] == again.suggested
     assert found["losses"] == pytest.approx(again.losses.tolist())
@@ -266,7 +266,7 @@ MISTAKES = [
     (["--finder.optimizers", "momentun"], "did you mean 'momentum'"),
     (["--finder.optimizers"], "finder.optimizers is empty"),
     (["--finder.low", "10", "--finder.high", "1"], "expected 0 < low < high"),
-    (["--finder.steps", "3"], "finder.steps is 3"),
+    (["--finder.num-steps", "3"], "finder.num_steps is 3"),
     (["--schedules.names", "cosin"], "did you mean 'cosine'"),
     (["--schedules.names"], "schedules.names is empty"),
     (["--schedules.rates", "0"], "schedules.rates has 0.0"),

@@ -154,7 +154,7 @@ def test_diverged_trials_are_results_and_do_not_stop_the_study(out):
         result = json.loads((out / "tune" / f"{method}-10000-seed1000" / "result.json").read_text())
         assert result["status"] == "diverged"
         assert lines(out)[method]["diverged_trials"] == "2 of 4"
-        assert lines(out)[method]["best_lr"] == "0.01"
+        assert lines(out)[method]["best_learning_rate"] == "0.01"
         assert (
             f"{method} at 10000: mlp seed 1000 diverged at step 2" in (out / "table.md").read_text()
         )
@@ -172,7 +172,7 @@ def test_the_tables_numbers_are_those_of_the_rows(out):
         times = [1000 * 32 / row["images_per_second"] for run in rows for row in run[1:]]
         assert float(line["ms_per_step"]) == pytest.approx(statistics.median(times), abs=0.006)
         assert line["steps_to_target"] == "2"
-        assert line["edge"] == "yes"
+        assert line["best_at_grid_edge"] == "yes"
         assert line["seeds"] == "2"
     errors = [float(line["eval_error"]) for line in lines(out).values()]
     assert errors == sorted(errors)
@@ -189,9 +189,13 @@ def test_the_best_rate_has_the_least_validation_error_of_equals_the_least_loss()
         search.best([*trials, made(lr=1.0, seed=1, error=7.0, loss=0.1)]) == 0.3
     )  # the mean over seeds counts
     line = search.row("sgd", trials, [made(lr=1.0, error=2.0)], target=5)
-    assert (line["best_lr"], line["edge"], line["diverged_trials"]) == ("1", "yes", "0 of 3")
+    assert (line["best_learning_rate"], line["best_at_grid_edge"], line["diverged_trials"]) == (
+        "1",
+        "yes",
+        "0 of 3",
+    )
     inner = search.row("sgd", [*trials[1:], made(lr=3.0, error=8.0)], [made(lr=1.0)], target=5)
-    assert (inner["best_lr"], inner["edge"]) == ("1", None)
+    assert (inner["best_learning_rate"], inner["best_at_grid_edge"]) == ("1", None)
 
 
 @pytest.mark.parametrize("lost", [{"status": "diverged"}, {"loss": None}])
@@ -213,7 +217,14 @@ def test_a_method_that_never_trained_has_no_final_run_and_the_last_row():
     first, last = search.table(trials, {"sgd": [made("sgd", errors=[50.0])]}, target=60)
     assert (first["method"], first["steps_to_target"], last["method"]) == ("sgd", 5.0, "adam")
     assert [
-        last[key] for key in ("best_lr", "edge", "eval_error", "steps_to_target", "ms_per_step")
+        last[key]
+        for key in (
+            "best_learning_rate",
+            "best_at_grid_edge",
+            "eval_error",
+            "steps_to_target",
+            "ms_per_step",
+        )
     ] == [None] * 5
     panel = search.ranking(["sgd", "adam"], {"sgd": [made("sgd")]})
     assert [y for _, y in panel.crosses] == [1]

@@ -196,9 +196,9 @@ def test_the_script_leaves_tables_and_figures(tmp_path):
     settings = {
         "network": "resnet8",
         "width": 4,
-        "batch": 32,
+        "batch_size": 32,
         "devices": [1, 2],
-        "steps": 1,
+        "num_steps": 1,
         "rounds": 3,
     }
     (tmp_path / "wire.json").write_text(

@@ -50,7 +50,7 @@ class Small(nn.Module):
             act(nn.Conv(3, (3, 2), padding="VALID", name="two")(pool_2x2(x, jnp.max))),
         )
         x = stage(self, seen, "pool", x.mean((1, 2)))
-        logits = nn.Dense(self.classes, name="head")(x)
+        logits = nn.Dense(self.num_classes, name="head")(x)
         return (logits, seen) if stages else logits
 
 
@@ -107,7 +107,7 @@ def by_hand(state, images):
 
 def test_feature_maps_are_those_of_an_independent_convolution(small):
     model, state, images = small
-    found = feature_maps(model, state, images, batch=3)
+    found = feature_maps(model, state, images, batch_size=3)
     assert list(found) == ["first", "second"]
     for name, maps in by_hand(state, images).items():
         assert found[name].dtype == np.float32
@@ -194,7 +194,7 @@ def test_the_maximiser_of_a_linear_unit_is_its_kernels_sign(small):
     """With pixels in 0..1 a weighted sum is greatest where pixels are 1 under positive weights, and 0 under negative ones."""
     _, state, _ = small
     (made,) = maximize_activation(
-        Small(linear=True), state, {"first": [0, 3]}, aim="centre", smooth=0, jitter=0, steps=80
+        Small(linear=True), state, {"first": [0, 3]}, aim="centre", smooth=0, jitter=0, num_steps=80
     ).values()
     y, x = receptive_fields(Small(), (16, 12, 2))["first"].corner((4, 3))
     for image, channel in zip(made, (0, 3), strict=True):
@@ -232,7 +232,7 @@ def test_ascent_beats_all_images_keeps_to_its_seed_and_is_smoother_where_asked(s
 def test_the_strongest_are_those_of_brute_force(small):
     model, state, images = small
     images = np.concatenate([images, images[2:4]])  # ties: the earlier counts
-    found = top_activations(model, state, images, 4, batch=4)
+    found = top_activations(model, state, images, 4, batch_size=4)
     for name, maps in by_hand(state, images).items():
         for channel in range(maps.shape[-1]):
             peaks = maps[..., channel].max((1, 2))
@@ -356,8 +356,8 @@ WRONG_CHANNELS = [
     ({"second": ["0"]}, r"channels of second are \['0'\]; expected one or more of 0 to 2"),
 ]
 WRONG_NUMBERS = [
-    ({"steps": 2.5}, r"steps is 2.5; .* Write steps=64\.$"),
-    ({"steps": -1}, r"steps is -1; .* at least 0. Write steps=64\.$"),
+    ({"num_steps": 2.5}, r"num_steps is 2.5; .* Write num_steps=64\.$"),
+    ({"num_steps": -1}, r"num_steps is -1; .* at least 0. Write num_steps=64\.$"),
     ({"jitter": 0.5}, r"jitter is 0.5; .* Write jitter=0\.$"),
     ({"jitter": -1}, r"jitter is -1; .* Write jitter=0\.$"),
     ({"smooth": "much"}, r"smooth is 'much'; .* Write smooth=3.0\.$"),
@@ -379,11 +379,11 @@ def test_stages_that_are_no_list_are_refused(small, stages, said):
 @pytest.mark.parametrize("batch", [0, -3, 2.5, "all"])
 def test_a_batch_of_no_images_is_refused(small, batch):
     model, state, images = small
-    said = r"batch is .*; expected a whole number of at least 1. Write batch=100\.$"
+    said = r"batch_size is .*; expected a whole number of at least 1. Write batch_size=100\.$"
     with pytest.raises(jc.ArgumentError, match=said):
-        feature_maps(model, state, images, batch=batch)
+        feature_maps(model, state, images, batch_size=batch)
     with pytest.raises(jc.ArgumentError, match=said):
-        top_activations(model, state, images, 1, batch=batch)
+        top_activations(model, state, images, 1, batch_size=batch)
 
 
 @pytest.mark.parametrize(("channels", "said"), WRONG_CHANNELS)

@@ -39,7 +39,7 @@ class Small(nn.Module):
         x = stage(self, seen, "maps1", nn.relu(nn.Conv(3, (3, 3), name="conv1")(x)))
         x = pool_2x2(x, jnp.max)
         x = stage(self, seen, "maps2", nn.relu(nn.Conv(4, (3, 3), name="conv2")(x)))
-        logits = nn.Dense(self.classes, name="head")(x.reshape(len(x), -1))
+        logits = nn.Dense(self.num_classes, name="head")(x.reshape(len(x), -1))
         return (logits, seen) if stages else logits
 
 
@@ -157,7 +157,7 @@ def test_grad_cams_are_their_papers_equations(run, method):
             weights = (alpha * np.maximum(top * slopes, 0)).sum((0, 1))
         found = np.maximum(maps @ weights, 0)
         expected.append(found / max(found.max(), 1e-30))
-    got = method(model, state, images, CLASSES, "maps1", batch=2)
+    got = method(model, state, images, CLASSES, "maps1", batch_size=2)
     assert max(map(np.max, expected)) == 1
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
     assert got.dtype == np.float32
@@ -171,7 +171,7 @@ def test_guided_gradients_are_those_written_by_hand(run):
     ]
     plain = [backward(params, x, label)[0] for x, label in zip(inputs, CLASSES, strict=True)]
     assert not np.allclose(expected, plain, atol=1e-2)
-    got = guided_backprop(model, state, images, CLASSES, batch=2)
+    got = guided_backprop(model, state, images, CLASSES, batch_size=2)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
     assert got.dtype == np.float32
 
@@ -185,7 +185,7 @@ def test_integrated_gradients_are_the_papers_sum(run):
     for x, label in zip(inputs, CLASSES, strict=True):
         line = [backward(params, first + (k + 0.5) / 7 * (x - first), label)[0] for k in range(7)]
         expected.append((x - first) * np.mean(line, 0))
-    got = integrated_gradients(model, state, images, CLASSES, baseline, steps=7, batch=4)
+    got = integrated_gradients(model, state, images, CLASSES, baseline, num_steps=7, batch_size=4)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
     assert got.dtype == np.float32
 
@@ -214,7 +214,7 @@ def test_occlusion_is_the_mean_fall_under_the_squares_over_a_pixel(run):
                         cell.append(fall)
         assert {len(cell) for row in falls for cell in row} == {4}
         expected[n] = [[np.mean(cell) for cell in row] for row in falls]
-    got = occlusion(model, state, images, CLASSES, size=4, stride=2, fill=[30, 200], batch=7)
+    got = occlusion(model, state, images, CLASSES, size=4, stride=2, fill=[30, 200], batch_size=7)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
     assert got.dtype == np.float32
 
@@ -228,7 +228,9 @@ def test_integrated_gradients_add_up_to_the_rise_of_the_logit(run):
         - jc.predict(model, state, 0 * images)[rows, CLASSES]
     )
     few, many = (
-        integrated_gradients(model, state, images, CLASSES, steps=steps, batch=640).sum((1, 2, 3))
+        integrated_gradients(model, state, images, CLASSES, num_steps=steps, batch_size=640).sum(
+            (1, 2, 3)
+        )
         - rise
         for steps in (4, 1024)
     )
@@ -246,7 +248,7 @@ def test_of_a_linear_network_one_step_gives_the_weights_times_the_difference():
     *_, state = starting(model, images, np.array([0, 1], np.int32), ("a", "b", "c"))
     weights = state.params["head"]["kernel"][:, [2, 0]].T.reshape(2, 3, 4, 1)
     expected = weights * images / np.float32(255)
-    got = integrated_gradients(model, state, images, np.array([2, 0]), steps=1)
+    got = integrated_gradients(model, state, images, np.array([2, 0]), num_steps=1)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
     falls = occlusion(model, state, images, np.array([2, 0]), size=1, fill=0)
     np.testing.assert_allclose(falls, expected[..., 0], rtol=0, atol=1e-6)
@@ -357,7 +359,7 @@ class Eyes(nn.Module):
         seen: dict[str, jax.Array] = {}
         for name in ("conv1", "conv2"):
             x = stage(self, seen, name, nn.relu(nn.Conv(8, (3, 3), name=name)(x)))
-        logits = nn.Dense(self.classes, name="head")(x.mean((1, 2)))
+        logits = nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
         return (logits, seen) if stages else logits
 
 
@@ -403,7 +405,7 @@ SHARE = {
 }
 UNTRAINED = 0.21
 OPTIONS: dict[str, Any] = {
-    "integrated_gradients": {"steps": 16},
+    "integrated_gradients": {"num_steps": 16},
     "occlusion": {"size": 4, "stride": 2},
 }
 
@@ -474,7 +476,7 @@ def test_classes_that_there_are_not_are_refused(run, method, classes, said):
         ("grad_cam", {}, "did you mean 'gradcam'"),
         (
             "occlusion",
-            {"steps": 3},
+            {"num_steps": 3},
             "option of occlusion is 'steps'; expected one of batch, fill, size, stride",
         ),
         ("occlusion", {"size": 7}, "size is 7; expected a whole number from 1 to 6"),
@@ -484,7 +486,11 @@ def test_classes_that_there_are_not_are_refused(run, method, classes, said):
             {"fill": [1, 2, 3]},
             "expected one number in 0..255, or one for each channel",
         ),
-        ("integrated_gradients", {"steps": 0}, "steps is 0; expected a whole number of at least 1"),
+        (
+            "integrated_gradients",
+            {"num_steps": 0},
+            "num_steps is 0; expected a whole number of at least 1",
+        ),
         (
             "integrated_gradients",
             {"baseline": np.zeros((8, 8, 2))},
@@ -497,7 +503,7 @@ def test_classes_that_there_are_not_are_refused(run, method, classes, said):
         ),
         ("integrated_gradients", {"baseline": [[1], [2, 3]]}, r"baseline is \[\[1\], \[2, 3\]\]; "),
         ("integrated_gradients", {"classes": [[1], [2, 3]]}, r"classes is \[\[1\], \[2, 3\]\]; "),
-        ("guided_backprop", {"batch": 2.5}, "batch is 2.5; expected a whole number"),
+        ("guided_backprop", {"batch_size": 2.5}, "batch_size is 2.5; expected a whole number"),
         ("gradcam_plus", {"stage": "maps3"}, "expected one of maps1, maps2"),
     ],
 )

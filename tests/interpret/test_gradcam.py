@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 class Two(nn.Module):
     """A convolution, ReLU, and a dense layer on the pooled maps: its gradients can be written down."""
 
-    classes: int = 3
+    num_classes: int = 3
     axis: str | None = None
 
     @nn.compact
@@ -30,7 +30,7 @@ class Two(nn.Module):
         x = stage(self, seen, "maps", nn.relu(nn.Conv(4, (3, 3), name="conv")(x)))
         x = stage(self, seen, "squares", jnp.square(x))
         x = stage(self, seen, "pool", x.mean((1, 2)))
-        logits = nn.Dense(self.classes, name="head")(x)
+        logits = nn.Dense(self.num_classes, name="head")(x)
         return (logits, seen) if stages else logits
 
 
@@ -64,7 +64,7 @@ def by_hand(model, state, images, classes, squares):
 def test_heat_is_the_papers_equations(run, name):
     model, state, images = run
     classes = np.array([2, 0, 1, 1, 0])
-    got = gradcam(model, state, images, classes, stage=name, batch=2)
+    got = gradcam(model, state, images, classes, stage=name, batch_size=2)
     np.testing.assert_allclose(
         got, by_hand(model, state, images, classes, name == "squares"), rtol=0, atol=1e-5
     )
@@ -90,7 +90,7 @@ def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
     split = jc.Split(images, labels)
     data = assemble("patches", split, split, (16, 16, 3), ("green", "red"))
     config = jc.TrainConfig(num_steps=60, batch_size=50, eval_every=60)
-    model = Two(classes=2)
+    model = Two(num_classes=2)
     state, row = list(
         jc.train(
             model,

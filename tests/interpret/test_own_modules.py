@@ -122,7 +122,7 @@ def test_maps_and_what_excites_them_are_those_of_stages(state):
             np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
     channels = {"block": [0, 3], "first": [1]}
     found, expected = (
-        maximize_activation(model, state, channels, steps=2) for model in (Own(), Staged())
+        maximize_activation(model, state, channels, num_steps=2) for model in (Own(), Staged())
     )
     for name in channels:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)

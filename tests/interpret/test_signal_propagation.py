@@ -287,8 +287,8 @@ def test_a_lifted_model_keeps_the_gradient_of_its_own_kernel(lift):
 @pytest.mark.parametrize("batch", [0, -1, 2.5, True, "all"])
 def test_a_wrong_batch_is_refused(batch):
     state = begun(NoFlag())
-    with pytest.raises(jc.ArgumentError, match=r"at least 1\. Write batch=500\.$"):
-        response_std(NoFlag(), state, IMAGES, batch=batch)
+    with pytest.raises(jc.ArgumentError, match=r"at least 1\. Write batch_size=500\.$"):
+        response_std(NoFlag(), state, IMAGES, batch_size=batch)
 
 
 def test_a_measure_that_is_no_function_is_refused():
@@ -302,7 +302,9 @@ def test_std_is_of_the_whole_response_whatever_the_batch():
     state = begun(model)
     whole = map_responses(lambda y: y.astype(np.float64).std(), model, state, IMAGES)
     for batch in (32, 12):
-        assert response_std(model, state, IMAGES, batch=batch) == pytest.approx(whole, rel=1e-5)
+        assert response_std(model, state, IMAGES, batch_size=batch) == pytest.approx(
+            whole, rel=1e-5
+        )
 
 
 def test_bn_makes_every_response_of_std_one_before_training():
@@ -392,7 +394,7 @@ class Wide(nn.Module):
             x = nn.relu(
                 BatchNorm(name=f"norm{layer}")(nn.Dense(256, name=f"dense{layer}")(x), train)
             )
-        return nn.Dense(self.classes, name="head")(x)
+        return nn.Dense(self.num_classes, name="head")(x)
 
 
 def test_with_bn_gradients_grow_from_layer_to_layer_as_in_theory():

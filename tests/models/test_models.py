@@ -92,7 +92,7 @@ def test_depth_1202_has_the_published_parameters(family):
     assert (
         eight + (fourteen - eight) * (1202 - 8) // 6 == 19_421_274
     )  # six more layers cost the same at any depth
-    model = MODELS[f"{family}1202"](classes=10)
+    model = MODELS[f"{family}1202"](num_classes=10)
     assert (model.blocks, model.residual) == (200, family == "resnet")
 
 
@@ -196,7 +196,7 @@ def test_what_is_unknown_is_refused_with_the_nearest_in_one_line(name, options, 
 def test_classes_are_a_whole_number_of_at_least_two(classes):
     with pytest.raises(ArgumentError) as error:
         create_model("resnet20", classes)
-    assert one_line(error).startswith(f"classes is {classes!r}")
+    assert one_line(error).startswith(f"num_classes is {classes!r}")
 
 
 @pytest.mark.parametrize("depth", [50, 152])

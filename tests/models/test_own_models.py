@@ -17,7 +17,7 @@ from flax.nnx import bridge
 import jaxcnn as jc
 from jaxcnn import augment, parallel
 from jaxcnn.data import channel_statistics
-from jaxcnn.evaluation import default_batch_size
+from jaxcnn.evaluation import resolve_batch_size
 from jaxcnn.models.calling import call, init_variables
 from jaxcnn.optim import current_learning_rate
 from jaxcnn.parallel import hashable
@@ -140,7 +140,7 @@ def test_outputs_that_do_not_fit_are_one_line_before_compiling(kind, use, uncomp
     else:
         refused(
             lambda: jc.lr_finder(
-                model, OPTIMIZER, DATA, CONFIG, steps=10, strategy=jc.strategy(devices=1)
+                model, OPTIMIZER, DATA, CONFIG, num_steps=10, strategy=jc.strategy(devices=1)
             ),
             words,
         )
@@ -148,7 +148,7 @@ def test_outputs_that_do_not_fit_are_one_line_before_compiling(kind, use, uncomp
 
 def test_the_range_test_refuses_other_classes_of_our_networks(uncompiled):
     refused(
-        lambda: jc.lr_finder(jc.create_model("mlp", 5), OPTIMIZER, DATA, CONFIG, steps=10),
+        lambda: jc.lr_finder(jc.create_model("mlp", 5), OPTIMIZER, DATA, CONFIG, num_steps=10),
         "5 classes and the data 4",
     )
 
@@ -488,7 +488,7 @@ def test_a_frozen_stage_with_other_statistics_is_refused(uncompiled):
     config = jc.override(CONFIG, freeze=("stem",))
     refused(lambda: fit(Model(), config=config), "batch_stats.stem.centre is not of a BatchNorm")
     refused(
-        lambda: jc.recompute_batch_stats(Model(), started(Model()), DATA.train, 16, batch=8),
+        lambda: jc.recompute_batch_stats(Model(), started(Model()), DATA.train, 16, batch_size=8),
         "batch_stats.stem.centre",
     )
 
@@ -497,7 +497,7 @@ def test_a_frozen_stage_with_other_statistics_is_refused(uncompiled):
 def test_precise_bn_of_flax_s_bn_is_the_average_over_batches(kind):
     model, strategy = Net(norm=True), jc.strategy(kind, 2)
     state = fit(model)[-1][0]
-    exact = jc.recompute_batch_stats(model, state, DATA.train, 24, batch=8, strategy=strategy)
+    exact = jc.recompute_batch_stats(model, state, DATA.train, 24, batch_size=8, strategy=strategy)
     kernel, bias = (state.params["Conv_0"][name] for name in ("kernel", "bias"))
     inputs = augment.normalize(IMAGES[:24], state.normalizer)
     maps = np.asarray(
@@ -632,7 +632,7 @@ def test_evaluation_wants_a_state_and_export_takes_one(tmp_path):
     for use in (
         lambda: jc.evaluate(model, variables, TEST),
         lambda: jc.predict(model, variables, IMAGES),
-        lambda: jc.recompute_batch_stats(model, variables, DATA.train, 16, batch=8),
+        lambda: jc.recompute_batch_stats(model, variables, DATA.train, 16, batch_size=8),
         lambda: jc.with_variables(variables, variables),
     ):
         refused(use, "state is a dict of variables", "with_variables(init_state(")
@@ -678,7 +678,7 @@ def test_a_network_has_the_name_it_is_given():
 
 def test_batches_of_large_images_are_small():
     sides = [
-        default_batch_size(np.empty((1, side, side, 3), np.uint8))
+        resolve_batch_size(np.empty((1, side, side, 3), np.uint8))
         for side in (8, 32, 64, 224, 4000)
     ]
     assert sides == [500, 500, 500, 40, 1]
@@ -686,10 +686,14 @@ def test_batches_of_large_images_are_small():
     for batch in (0, -1, 2.5, "x", True):
         use: Any = batch
         refused(
-            lambda use=use: jc.predict(Net(), state, IMAGES, batch=use), "batch is", "Write batch="
+            lambda use=use: jc.predict(Net(), state, IMAGES, batch_size=use),
+            "batch_size is",
+            "Write batch_size=",
         )
         refused(
-            lambda use=use: jc.evaluate(Net(), state, TEST, batch=use), "batch is", "Write batch="
+            lambda use=use: jc.evaluate(Net(), state, TEST, batch_size=use),
+            "batch_size is",
+            "Write batch_size=",
         )
 
 

@@ -110,7 +110,7 @@ def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
     model, _ = model_and_optimizer(config, 10)
     before, after = stepped(data, config)
     tested = jc.evaluate(
-        model, before, jc.Split(data.train.images[:32], data.train.labels[:32]), batch=32
+        model, before, jc.Split(data.train.images[:32], data.train.labels[:32]), batch_size=32
     )
     assert float(after.metrics.loss) == pytest.approx(float(tested.loss), rel=1e-5)
     assert not np.array_equal(before.params["head"]["kernel"], after.params["head"]["kernel"])

@@ -64,9 +64,9 @@ def case(name):
     return known.load(STORED / f"{name}.npz")
 
 
-def network(name, classes=CLASSES, **more):
+def network(name, num_classes=CLASSES, **more):
     ours, options = NETWORKS[name]
-    return create_model(ours, classes, **(options | more))
+    return create_model(ours, num_classes, **(options | more))
 
 
 def from_file(there, model, folder, monkeypatch):
@@ -407,7 +407,7 @@ def test_auxiliary_heads_of_googlenet(tmp_path, monkeypatch, caplog):
     without = from_file(there, network("googlenet", aux=False), tmp_path, monkeypatch)
     assert "aux1" not in without["params"]
     both = load_weights(
-        network("googlenet", classes=3), tmp_path / "there.safetensors", (64, 64, 3)
+        network("googlenet", num_classes=3), tmp_path / "there.safetensors", (64, 64, 3)
     )
     assert "aux1.head, aux2.head, head starts from scratch" in caplog.text
     assert both["params"]["aux1"]["head"]["kernel"].shape == (1024, 3)
