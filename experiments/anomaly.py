@@ -115,6 +115,7 @@ def configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.Expe
             model="autoencoder",
             model_kwargs={"width": options.width, "code": options.code, "dtype": options.dtype},
             max_train_examples=fewest * (data.num_classes - 1),
+            loss="reconstruction",
             optimizer=jc.OptimizerConfig(
                 "adam", learning_rate=options.learning_rate, schedule="cosine", weight_decay=0.0
             ),
@@ -124,7 +125,6 @@ def configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.Expe
                 eval_every=-(-options.num_steps // 4),
                 subtract_mean="channel",
                 divide_std=True,
-                loss="reconstruction",
                 seed=seed,
             ),
         )

@@ -40,6 +40,8 @@ from jaxcnn.evaluation import recompute_batch_stats as recompute_batch_stats
 from jaxcnn.interpret import gradcam as gradcam
 from jaxcnn.interpret import summary as summary
 from jaxcnn.learning_rate_finder import lr_finder as lr_finder
+from jaxcnn.losses import LOSSES as LOSSES
+from jaxcnn.losses import create_loss as create_loss
 from jaxcnn.metrics import Metrics as Metrics
 from jaxcnn.models import MODELS as MODELS
 from jaxcnn.models import count_parameters as count_parameters

@@ -1,11 +1,16 @@
-"""Small functions for text, digests and files."""
+"""Small functions for text, digests, files and keys of caches."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 
 def to_one_line(value: Any, max_length: int | None = None) -> str:
@@ -40,3 +45,51 @@ def write_atomically(path: Path, content: bytes) -> None:
     with temporary.open("xb") as file:
         file.write(content)
     os.replace(temporary, path)
+
+
+class _Identity:
+    """Wrapper of a value that equals only the same object.
+
+    It keeps the value alive, so that no other object gets its id.
+    """
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def hashable(value: Any) -> Any:
+    """Return `value`, or a hashable form of its contents.
+
+    The latter is for values such as a module with a list.
+
+    Example:
+      >>> narrow, wide = {"widths": [4, 8]}, {"widths": [4, 9]}
+      >>> hashable(narrow) == hashable(dict(narrow)) != hashable(wide)
+      True
+    """
+    try:
+        hash(value)
+    except TypeError:
+        pass
+    else:
+        return value
+    kind = type(value)
+    if isinstance(value, Mapping):
+        return kind, tuple((name, hashable(item)) for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return kind, tuple(hashable(item) for item in value)
+    if isinstance(value, set):
+        return kind, frozenset(value)
+    is_array = isinstance(value, (np.ndarray, jax.Array))
+    if is_array and getattr(value.dtype, "kind", "") in tuple("fiubcSU"):
+        return kind, str(value.dtype), value.shape, np.asarray(value).tobytes()
+    if dataclasses.is_dataclass(value):
+        fields = [field.name for field in dataclasses.fields(value) if field.compare]
+        return kind, tuple((name, hashable(getattr(value, name))) for name in fields)
+    return _Identity(value)

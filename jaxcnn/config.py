@@ -265,13 +265,6 @@ class TrainConfig(_Config):
     True is that of each channel, or with subtract_mean="imagenet" ImageNet's. Constants are such as
     `(0.247, 0.243, 0.262)`. The paper divides by nothing.
     """
-    loss: str = "cross-entropy"
-    """Loss that is minimized.
-
-    - "cross-entropy", for masks that of every pixel.
-    - "squared": half the squared distance of the logits from the one-hot label.
-    - "reconstruction": the squared distance of the output from the normalized image.
-    """
     order: str = "shuffled"
     """Order of the examples.
 
@@ -343,12 +336,26 @@ class ExperimentConfig(_Config):
 
     None is all that are not held out.
     """
+    loss: str = "cross-entropy"
+    """Name in `jaxcnn.LOSSES`.
+
+    - "cross-entropy", for masks that of every pixel.
+    - "squared": half the squared distance of the logits from the one-hot label.
+    - "binary-cross-entropy": that of each of an image's labels.
+    - "reconstruction": the squared distance of the output from the normalized image.
+    """
+    loss_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of `jaxcnn.create_loss`.
+
+    Such as `{"label_smoothing": 0.1}`.
+    """
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self):
-        _check_names(self, ("dataset", "model"))
+        _check_names(self, ("dataset", "model", "loss"))
         _freeze_mapping(self, "model_kwargs", '{"width": 8}')
+        _freeze_mapping(self, "loss_kwargs", '{"label_smoothing": 0.1}')
         _check_integer("num_validation", self.num_validation, 0)
         _check_integer("max_train_examples", self.max_train_examples, None)
         _check_section("optimizer", self.optimizer, OptimizerConfig)
@@ -459,7 +466,6 @@ _MAX_FILE_BYTES = 1 << 20
 _TINY, _HUGE = math.ulp(0.0), 3e38
 _CHOICES = {
     "eval_split": ("test", "validation"),
-    "loss": ("cross-entropy", "squared", "reconstruction"),
     "order": ("shuffled", "sorted"),
     "train_metrics": ("running", "clean"),
 }

@@ -27,7 +27,7 @@ interleaved; jax 0.10.2, 2026-11-21.)
 """
 
 
-def reason(row: Mapping[str, float], num_classes: int) -> str | None:
+def reason(row: Mapping[str, float], num_classes: int | None) -> str | None:
     """Return the reason why a row shows divergence, or None.
 
     The reason is a loss or a gradient that is not finite, or a training loss above `LOSS_FACTOR`
@@ -35,7 +35,7 @@ def reason(row: Mapping[str, float], num_classes: int) -> str | None:
 
     Args:
       row: metrics of a run, with "train_loss".
-      num_classes: number of classes.
+      num_classes: number of classes; None sets no limit to the loss.
 
     Example:
       >>> reason({"train_loss": 1.0, "grad_norm": float("inf")}, num_classes=10)
@@ -46,6 +46,8 @@ def reason(row: Mapping[str, float], num_classes: int) -> str | None:
     for name in ("train_loss", "grad_norm", "eval_loss"):
         if not math.isfinite(row.get(name, 0.0)):
             return f"{name} is {row[name]}"
+    if num_classes is None:
+        return None
     limit = LOSS_FACTOR * math.log(num_classes)
     if row["train_loss"] <= limit:
         return None
@@ -71,7 +73,7 @@ def nonfinite_parameter(params: Any) -> str | None:
     return None
 
 
-def find_divergence(state: Any, strategy: Strategy, num_classes: int) -> str | None:
+def find_divergence(state: Any, strategy: Strategy, num_classes: int | None) -> str | None:
     """Return the reason why a run has diverged, or None.
 
     The check covers the steps since its last row.
@@ -82,7 +84,7 @@ def find_divergence(state: Any, strategy: Strategy, num_classes: int) -> str | N
     Args:
       state: `State` of the run, on the devices.
       strategy: the strategy that placed it there.
-      num_classes: number of classes.
+      num_classes: as in `reason`.
     """
     metrics: Metrics = strategy.fetch(state.metrics)
     row = {"train_loss": metrics.mean_loss, "grad_norm": metrics.mean_grad_norm}

@@ -6,7 +6,7 @@ Every example counts exactly once, whatever the batch, the number of examples or
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,23 +14,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import cpu, metrics, parallel
-from jaxcnn.arguments import ArgumentError, check_choice, check_integer
+from jaxcnn.arguments import ArgumentError, check_integer
 from jaxcnn.augment import normalize
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.input_pipeline import InputPipeline, gather_batch, input_pipeline
-from jaxcnn.models.calling import (
-    call,
-    check_outputs,
+from jaxcnn.losses import (
+    Batch,
+    Loss,
+    as_loss,
     check_single_output,
+    compute_loss,
+    has_class_labels,
+)
+from jaxcnn.models.calling import (
+    batch_shapes,
+    call,
+    check_once,
+    check_outputs,
     foreign_variables_error,
     is_library_model,
+    loss_metric_dtypes,
     verify_model,
 )
-from jaxcnn.models.calling import outputs_and_targets as outputs_and_targets
 from jaxcnn.models.norm import batch_moments, non_batch_norm_statistic
 from jaxcnn.state import State, eval_state, image_shape_of
 
-T = TypeVar("T")
 MAX_PIXELS = 500 * 64 * 64
 """Maximum number of pixels in a batch of evaluation.
 
@@ -46,7 +54,8 @@ def _outputs(model, state, inputs) -> Any:
 def make_eval_step(
     model: nn.Module,
     strategy: parallel.Strategy,
-    loss: str = "cross-entropy",
+    loss: Loss,
+    dtypes: tuple[tuple[str, str], ...],
     optimize: bool = False,
 ) -> Callable[[Any, InputPipeline, int, int], metrics.Metrics]:
     """Return the function that computes a model's metrics.
@@ -54,7 +63,8 @@ def make_eval_step(
     Args:
       model: the network.
       strategy: devices.
-      loss: a name in `jaxcnn.metrics.LOSSES`.
+      loss: the loss.
+      dtypes: of its metrics' sums, as `loss_metric_dtypes` returns them.
       optimize: as in `Strategy.compile_steps`.
 
     Returns:
@@ -66,15 +76,16 @@ def make_eval_step(
         state, split = fixed
         numbers, images, labels = gather_batch(split, index)
         inputs = normalize(images, state.normalizer)
-        outputs, target = outputs_and_targets(_outputs(model, state, inputs), inputs, labels, loss)
+        outputs = _outputs(model, state, inputs)
+        losses, values = compute_loss(loss, outputs, Batch(inputs, labels))
         # Negative numbers fill the last batch.
-        new = metrics.count(outputs, target, numbers >= 0, loss)
+        new = metrics.count(losses, values, numbers >= 0)
         return metrics.add(sums, jax.lax.psum(new, strategy.axis) if strategy.axis else new)
 
     run = strategy.compile_steps(step, optimize)
 
     def measure(state, pipeline, n, batch_size):
-        sums = strategy.replicate(metrics.zeros())
+        sums = strategy.replicate(metrics.zeros(dtypes))
         slim_state = state._replace(opt_state=(), metrics=())
         for chunk in pipeline.chunks(parallel.padded_batches(n, batch_size, len(strategy.devices))):
             sums = run(sums, (slim_state, pipeline.split), chunk)
@@ -119,25 +130,6 @@ def resolve_batch_size(images: np.ndarray, batch_size: int | None = None) -> int
     return check_integer("batch_size", batch_size, example=100)
 
 
-_check_results: dict[Any, Any] = {}
-
-
-def check_once(key: tuple[Any, ...], variables: Any, check: Callable[[], T]) -> T:
-    """Return `check()`, cached by `key` and the shapes of `variables`.
-
-    The checks trace a network, which takes up to seconds.
-    """
-    leaves, tree = jax.tree.flatten(variables)
-    shapes = tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves)
-    full_key = (parallel.hashable(key), tree, shapes)
-    if full_key not in _check_results:
-        result = check()
-        if len(_check_results) >= 64:
-            _check_results.clear()
-        _check_results[full_key] = result
-    return _check_results[full_key]
-
-
 def _check_labels(model, state, split, loss) -> None:
     """Check that the outputs of a model fit the labels.
 
@@ -145,17 +137,17 @@ def _check_labels(model, state, split, loss) -> None:
       ArgumentError: they do not.
     """
     variables = {"params": state.params, **state.model_state}
-    image_shape, label_shape = split.images.shape[1:], split.labels.shape[1:]
+    # A batch of 97 differs from the usual numbers of outputs.
+    images, labels = batch_shapes(split, 97)
 
-    def count_outputs():
-        # A batch of 97 differs from the usual numbers of outputs.
-        images = jax.ShapeDtypeStruct((97, *image_shape), np.float32)
-        labels = jax.ShapeDtypeStruct((97, *label_shape), np.int32)
-        return check_outputs(model, variables, images, labels, loss)[-1]
+    def trace() -> Any:
+        return check_outputs(model, variables, images, labels, loss)[0]
 
-    key = ("evaluate", model, (image_shape, label_shape), loss)
-    num_outputs = check_once(key, variables, count_outputs)
-    if loss != "reconstruction" and (largest := int(split.labels.max())) >= num_outputs:
+    outputs = check_once(("evaluate", model, images, labels, loss), variables, trace)
+    if not has_class_labels(loss):
+        return
+    num_outputs = outputs.shape[-1]
+    if (largest := int(split.labels.max())) >= num_outputs:
         raise ArgumentError(
             f"the labels go up to {largest}, but the model gives {num_outputs} outputs; "
             "expected one for each class. Build the "
@@ -170,7 +162,7 @@ def evaluate(
     *,
     batch_size: int | None = None,
     strategy: parallel.Strategy | None = None,
-    loss: str = "cross-entropy",
+    loss: str | Loss = "cross-entropy",
 ) -> metrics.Metrics:
     """Return the metrics of `state` on `split`, in test mode.
 
@@ -179,14 +171,15 @@ def evaluate(
     Args:
       model: the network.
       state: as `train` yields it.
-      split: uint8 images [n, h, w, c] and int32 labels [n], or masks [n, h, w].
+      split: uint8 images [n, h, w, c] and the labels that the loss compares with. They are int32
+        [n] or masks [n, h, w] of classes, or any tree of arrays for a loss of the user's own.
       batch_size: images in a batch, by default `resolve_batch_size(images)`. It changes only speed
         and memory.
       strategy: devices, all by default.
-      loss: a name in `jaxcnn.metrics.LOSSES`.
+      loss: a name in `jaxcnn.LOSSES`, or a function (see `jaxcnn.losses`).
 
     Raises:
-      ArgumentError: the loss is unknown, or there are no images.
+      ArgumentError: the loss is unknown, the outputs do not fit the labels, or there are no images.
       DataError: the arrays have another shape or type.
 
     Example:
@@ -201,29 +194,39 @@ def evaluate(
     """
     strategy = parallel.check_strategy(strategy)
     shape = image_shape_of(model, state)
-    check_choice("loss", loss, metrics.LOSSES)
-    classes = getattr(model, "num_classes", None)
-    verify_split("split", split, classes, shape, may_be_empty=True)
-    if not len(split.labels):
+    loss = as_loss(loss)
+    is_classifier = has_class_labels(loss)
+    num_classes = getattr(model, "num_classes", None) if is_classifier else None
+    verify_split("split", split, num_classes, shape, may_be_empty=True, are_classes=is_classifier)
+    if not len(split.images):
         raise ArgumentError("the split to evaluate is empty; expected at least one image")
     batch_size = resolve_batch_size(split.images, batch_size)
     state = eval_state(state)
-    if not is_library_model(model):
+    if not is_library_model(model) or not is_classifier:
         _check_labels(model, state, split, loss)
-    measure = make_eval_step(model, strategy, loss, strategy.should_optimize(split.images.size))
+    dtypes = metrics_of(model, state, split, loss)
+    optimize = strategy.should_optimize(split.images.size)
+    measure = make_eval_step(model, strategy, loss, dtypes, optimize)
     placed, pipeline = strategy.replicate(state), input_pipeline(split, strategy)
-    return measure(placed, pipeline, len(split.labels), batch_size)
+    return measure(placed, pipeline, len(split.images), batch_size)
+
+
+def metrics_of(
+    model: nn.Module, state: State, split: Split, loss: Loss
+) -> tuple[tuple[str, str], ...]:
+    """Return the names and dtypes of a loss's metrics, as `metrics.zeros` takes them."""
+    return loss_metric_dtypes(model, {"params": state.params, **state.model_state}, split, loss)
 
 
 @parallel.cached_program
-def loss_fn(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., jax.Array]:
+def loss_fn(model: nn.Module, loss: str | Loss = "cross-entropy") -> Callable[..., jax.Array]:
     """Return the function of the mean loss in training mode.
 
     The same arguments give the same function object, so what is compiled for it is used again.
 
     Args:
       model: the network. BN normalizes by the inputs' own moments.
-      loss: a name in `jaxcnn.metrics.LOSSES`.
+      loss: a name in `jaxcnn.LOSSES`, or a function.
 
     Returns:
       `loss(params, model_state, inputs, labels) -> float32 []`.
@@ -244,14 +247,13 @@ def loss_fn(model: nn.Module, loss: str = "cross-entropy") -> Callable[..., jax.
       True
     """
     verify_model(model)
-    check_choice("loss", loss, metrics.LOSSES)
+    function = as_loss(loss)
 
     def mean(params, stats, inputs, labels):
         variables, key = {"params": params, **stats}, jax.random.PRNGKey(0)
         mutable = [*stats, "aux"]
         outputs, _ = call(model, variables, inputs, train=True, mutable=mutable, key=key)
-        outputs, target = outputs_and_targets(outputs, inputs, labels, loss)
-        return metrics.LOSSES[loss](outputs, target).mean()
+        return compute_loss(function, outputs, Batch(inputs, labels))[0].mean()
 
     return mean
 
@@ -384,12 +386,12 @@ def recompute_batch_stats(
         larger than the split, or n is smaller than a batch or larger than the split.
     """
     strategy = parallel.check_strategy(strategy)
-    verify_split("split", split, getattr(model, "num_classes", None), image_shape_of(model, state))
+    verify_split("split", split, None, image_shape_of(model, state), are_classes=False)
     batch_size = check_integer("batch_size", batch_size, example=128)
     n = check_integer("n", n, example=5000)
     strategy.check(batch_size)
     _check_norms(model, state, (batch_size, *split.images.shape[1:]))
-    num_images, num_devices = len(split.labels), len(strategy.devices)
+    num_images, num_devices = len(split.images), len(strategy.devices)
     if batch_size > num_images:
         # The advice is a batch that the devices can share.
         largest = num_images // num_devices * num_devices

@@ -59,7 +59,7 @@ def input_pipeline(split: Split, strategy: Strategy) -> InputPipeline:
         return InputPipeline(strategy.replicate(split), strategy.chunks)
 
     def read(index: np.ndarray) -> Any:
-        return index, Split(split.images[index], split.labels[index])
+        return index, split.take(index)
 
     bytes_per_image = split.images[:1].nbytes
     return InputPipeline(
@@ -67,7 +67,7 @@ def input_pipeline(split: Split, strategy: Strategy) -> InputPipeline:
     )
 
 
-def gather_batch(split: Split | None, index: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+def gather_batch(split: Split | None, index: Any) -> tuple[jax.Array, jax.Array, Any]:
     """Return the examples of a step.
 
     Args:
@@ -76,11 +76,12 @@ def gather_batch(split: Split | None, index: Any) -> tuple[jax.Array, jax.Array,
         examples.
 
     Returns:
-      Numbers int32 [b], images uint8 [b, h, w, c] and labels [b, ...].
+      Numbers int32 [b], images uint8 [b, h, w, c], and labels [b, ...] or a tree of them.
     """
     if split is None:
         return index[0], index[1].images, index[1].labels
-    return index, jnp.asarray(split.images)[index], jnp.asarray(split.labels)[index]
+    images, labels = jax.tree.map(lambda array: jnp.asarray(array)[index], split)
+    return index, images, labels
 
 
 def prefetch(make: Callable[[T], Any], items: Iterable[T]) -> Iterator[Any]:

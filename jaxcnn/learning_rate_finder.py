@@ -15,11 +15,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import metrics, parallel
+from jaxcnn import parallel
 from jaxcnn.arguments import check_callable, format_value
 from jaxcnn.config import ArgumentError, OptimizerConfig, TrainConfig, verify_config
 from jaxcnn.data import Dataset
 from jaxcnn.input_pipeline import input_pipeline
+from jaxcnn.losses import CrossEntropy, Loss, as_loss
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import create_optimizer
 from jaxcnn.state import init_state
@@ -303,6 +304,7 @@ def lr_finder(
     low: float = 1e-5,
     high: float = 10.0,
     num_steps: int = 100,
+    loss: str | Loss = "cross-entropy",
     strategy: parallel.Strategy | None = None,
 ) -> LRFinderResult:
     """Run the range test of an optimizer on a new network.
@@ -315,6 +317,7 @@ def lr_finder(
       low: as in `range_test`.
       high: as in `range_test`.
       num_steps: as in `range_test`.
+      loss: as in `train`.
       strategy: devices, all by default.
 
     Raises:
@@ -333,26 +336,27 @@ def lr_finder(
     verify_config(optimizer, OptimizerConfig)
     verify_config(config, TrainConfig)
     optimizer = replace(optimizer, schedule="constant", learning_rate=low, warmup_lr=None)
-    check_config(config, data, strategy)
+    loss = as_loss(loss)
+    check_config(config, data, strategy, loss)
     tx = create_optimizer(optimizer, seed=config.seed)
-    state = init_state(model, tx, config, data)
-    check_model(model, state, data, config, strategy)
-    train_step = make_train_step(model, tx, **step_kwargs(config), axis_name=strategy.axis)
+    state = init_state(model, tx, config, data, loss=loss)
+    check_model(model, state, data, config, strategy, loss)
+    train_step = make_train_step(
+        model, tx, loss=loss, **step_kwargs(config), axis_name=strategy.axis
+    )
     run = strategy.compile_steps(train_step)
     pipeline = input_pipeline(data.train, strategy)
-    batches = iter(epoch_order(state.rng, 0, num_steps, config.batch_size, len(data.train.labels)))
+    batches = iter(epoch_order(state.rng, 0, num_steps, config.batch_size, len(data.train.images)))
 
     def step(placed, rate):
         # The rate is state, so nothing is compiled again.
         opt_state = placed.opt_state._replace(lr=strategy.replicate(jnp.float32(rate)))
-        zeros = strategy.replicate(metrics.zeros())
-        placed = placed._replace(opt_state=opt_state, metrics=zeros)
+        placed = placed._replace(opt_state=opt_state, metrics=strategy.replicate(state.metrics))
         chunk = next(pipeline.chunks(next(batches)[None]))
         placed = run(placed, pipeline.split, chunk)
         return placed, strategy.fetch(placed.metrics).mean_loss
 
-    is_classifier = config.loss == "cross-entropy"
-    ceiling = math.log(data.num_classes) if is_classifier else math.inf
+    ceiling = math.log(data.num_classes) if isinstance(loss, CrossEntropy) else math.inf
     return range_test(
         step, strategy.replicate(state), low=low, high=high, num_steps=num_steps, ceiling=ceiling
     )

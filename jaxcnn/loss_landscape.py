@@ -19,8 +19,9 @@ from jaxcnn import metrics, parallel
 from jaxcnn.augment import normalize
 from jaxcnn.config import ArgumentError, check_choice
 from jaxcnn.data import Split, verify_split
-from jaxcnn.evaluation import make_eval_step, outputs_and_targets
+from jaxcnn.evaluation import make_eval_step, metrics_of
 from jaxcnn.input_pipeline import gather_batch, input_pipeline
+from jaxcnn.losses import Batch, Loss, as_loss, compute_loss, has_class_labels
 from jaxcnn.state import State, eval_state
 
 # ---------------------------------------------------------------- random directions
@@ -219,7 +220,10 @@ class LandscapeValues(NamedTuple):
     It may be inf or nan far from the network.
     """
     error_percent: np.ndarray
-    """Percent classified incorrectly, float64 of the same shape."""
+    """Percent classified incorrectly, float64 of the same shape.
+
+    It is NaN for a loss that counts no errors.
+    """
     done: int
     """Number of points measured; the last axis varies fastest."""
 
@@ -234,7 +238,7 @@ def evaluate_along(
     statistics: str = "moving",
     batch_size: int = 500,
     strategy: parallel.Strategy | None = None,
-    loss: str = "cross-entropy",
+    loss: str | Loss = "cross-entropy",
     resume: LandscapeValues | None = None,
     watch: Callable[[LandscapeValues], Any] = lambda values: None,
     stop: Callable[[], Any] = lambda: False,
@@ -283,15 +287,17 @@ def evaluate_along(
     """
     strategy, state = parallel.check_strategy(strategy), eval_state(state)
     check_choice("statistics", statistics, STATISTICS)
-    check_choice("loss", loss, metrics.LOSSES)
+    loss = as_loss(loss)
     _check_directions(state.params, directions)
     multiples = _check_steps(directions, steps)
-    num_classes, shape = getattr(model, "num_classes", None), np.shape(state.normalizer.mean)
-    verify_split("split", split, num_classes, shape)
+    is_classifier = has_class_labels(loss)
+    num_classes = getattr(model, "num_classes", None) if is_classifier else None
+    shape = np.shape(state.normalizer.mean)
+    verify_split("split", split, num_classes, shape, are_classes=is_classifier)
     values = _initial_values(resume, tuple(map(len, multiples)))
-    measure = _make_measure(
-        model, split, strategy, loss, batch_size if statistics == "moving" else None
-    )
+    batch = batch_size if statistics == "moving" else None
+    dtypes = metrics_of(model, state, split, loss)
+    measure = _make_measure(model, split, strategy, loss, dtypes, batch)
     center, replicated = strategy.replicate(
         (state._replace(opt_state=(), metrics=()), tuple(directions))
     )
@@ -301,7 +307,8 @@ def evaluate_along(
         )
         params = _move(center.params, replicated, coefficients)
         sums = measure(center._replace(params=params))
-        values.loss[index], values.error_percent[index] = sums.mean_loss, sums.error_percent
+        means = sums.means()
+        values.loss[index], values.error_percent[index] = means["loss"], means.get("error", np.nan)
         values = values._replace(done=values.done + 1)
         watch(values)
         if stop():
@@ -316,17 +323,19 @@ def _move(params, directions, coefficients):
     return params
 
 
-def _make_measure(model, split, strategy, loss, batch_size) -> Callable[[Any], metrics.Metrics]:
+def _make_measure(
+    model, split, strategy, loss, dtypes, batch_size
+) -> Callable[[Any], metrics.Metrics]:
     """Return a function of a state that sums metrics of the split.
 
     The state is on the devices.
 
     None for `batch_size` is training mode, with all images in one batch.
     """
-    n, pipeline = len(split.labels), input_pipeline(split, strategy)
+    n, pipeline = len(split.images), input_pipeline(split, strategy)
     if batch_size is not None:
         should_optimize = strategy.should_optimize(split.images.size)
-        eval_step = make_eval_step(model, strategy, loss, should_optimize)
+        eval_step = make_eval_step(model, strategy, loss, dtypes, should_optimize)
         return lambda state: eval_step(state, pipeline, n, batch_size)
     strategy.check(n, "len(images)")
     program = _single_batch_program(model, strategy, loss)
@@ -334,7 +343,7 @@ def _make_measure(model, split, strategy, loss, batch_size) -> Callable[[Any], m
 
     def measure(state):
         (chunk,) = pipeline.chunks(order)
-        zeros = strategy.replicate(metrics.zeros())
+        zeros = strategy.replicate(metrics.zeros(dtypes))
         return strategy.fetch(program(zeros, (state, pipeline.split), chunk))
 
     return measure
@@ -357,8 +366,8 @@ def _single_batch_program(model, strategy, loss):
         outputs, _ = global_model.apply(
             variables, inputs, train=True, mutable=list(state.model_state), rngs=rngs
         )
-        outputs, target = outputs_and_targets(outputs, inputs, labels, loss)
-        new = metrics.count(outputs, target, numbers >= 0, loss)
+        losses, values = compute_loss(loss, outputs, Batch(inputs, labels))
+        new = metrics.count(losses, values, numbers >= 0)
         return metrics.add(sums, jax.lax.psum(new, strategy.axis) if strategy.axis else new)
 
     return strategy.compile_steps(step)

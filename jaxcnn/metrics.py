@@ -1,19 +1,18 @@
 """Sums over examples that add over batches and devices, and their means.
 
-The only division comes at the end. An example is what has an answer of its own. It is an image, or
-a pixel where labels are masks, or a value of the image where the image itself is the answer.
+The only division comes at the end. An example is what has a loss of its own. It is an image, or a
+pixel where labels are masks, or a value of the image where the image itself is the target.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxcnn.arguments import ArgumentError, check_integer, format_value
 
@@ -27,26 +26,34 @@ class Metrics(NamedTuple):
     num_examples: jax.Array
     """int32 []: number of examples."""
     loss: jax.Array
-    """float32 []: sum of their losses.
-
-    They are cross-entropies in nats, or another of `LOSSES`.
-    """
-    num_wrong: jax.Array
-    """int32 []: number of wrong classifications; logits that are not numbers are wrong.
-
-    Of a reconstruction, these are the values on the other side of 0 than the true value. After
-    normalization, 0 is the mean.
-    """
+    """float32 []: sum of their losses."""
+    sums: Any
+    """Sums of the loss's metrics by name: int32 [] of bool metrics, float32 [] of others."""
     grad_norm: jax.Array
     """float32 []: in training, sum of the gradient's Euclidean norm at each example's step.
 
     It is 0 elsewhere.
     """
-    squared_loss: jax.Array
+    squared_batch_loss: jax.Array
     """float32 []: in training, sum of the squared mean loss of each example's batch.
 
     It is 0 elsewhere.
     """
+
+    @property
+    def num_wrong(self) -> Any:
+        """Number of examples with an error, int32 [].
+
+        Raises:
+            ArgumentError: the loss counts no errors. So does `error_percent`.
+        """
+        if "error" not in self.sums:
+            names = ", ".join(self.sums) or "no metrics"
+            raise ArgumentError(
+                f"the loss counts no errors, but {names}; expected a metric 'error'. "
+                "Use mean_loss or means()."
+            )
+        return self.sums["error"]
 
     @property
     def mean_loss(self) -> float:
@@ -62,6 +69,18 @@ class Metrics(NamedTuple):
         """Percentage of wrong classifications."""
         return 100 * int(self.num_wrong) / int(self.num_examples)
 
+    def means(self) -> dict[str, float]:
+        """Return the mean loss and the mean of each metric by name.
+
+        Those of bool metrics are in percent.
+        """
+        count = int(self.num_examples)
+        means = {
+            name: 100 * int(value) / count if value.dtype.kind == "i" else float(value) / count
+            for name, value in self.sums.items()
+        }
+        return {"loss": self.mean_loss} | means
+
     @property
     def mean_grad_norm(self) -> float:
         """Mean norm of the gradient over the steps."""
@@ -73,109 +92,46 @@ class Metrics(NamedTuple):
 
         It measures the noise of training.
         """
-        variance = float(self.squared_loss) / int(self.num_examples) - self.mean_loss**2
+        variance = float(self.squared_batch_loss) / int(self.num_examples) - self.mean_loss**2
         return math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan
 
 
-def zeros() -> Metrics:
-    """Return the sums over no examples."""
-    return Metrics(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0))
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return -log softmax(logits)[label], float32 [b], in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def squared_error(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return half the squared distance of logits and one-hot labels.
-
-    Returns:
-        float32 [b].
-
-    References:
-        Cohen et al. 2021, arXiv:2103.00065.
-    """
-    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return 0.5 * jnp.square(logits - one_hot).sum(-1)
-
-
-def reconstruction_error(outputs: jax.Array, images: jax.Array) -> jax.Array:
-    """Return (output - image)^2, of the shape of both."""
-    return jnp.square(outputs - images)
-
-
-LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "cross-entropy": cross_entropy,
-    "squared": squared_error,
-    "reconstruction": reconstruction_error,
-}
-"""Losses by name.
-
-Each maps logits float32 [b, ..., num_classes] and labels int32 [b, ...] to losses float32 [b, ...].
-"reconstruction" takes outputs and normalized images, both float32 [b, h, w, c].
-"""
-
-
-def target(loss: str, inputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the target of the outputs.
-
-    It is the labels, or the inputs themselves in a reconstruction.
-    """
-    return inputs if loss == "reconstruction" else labels
-
-
-def mismatch(loss: str, outputs: tuple[int, ...], target: tuple[int, ...]) -> str | None:
-    """Return why outputs and target cannot be compared, or None.
+def zeros(dtypes: Iterable[tuple[str, str]] = (("error", "int32"),)) -> Metrics:
+    """Return the sums over no examples.
 
     Args:
-        loss: a name in `LOSSES`.
-        outputs: shape of the outputs.
-        target: shape of the target.
-
-    Example:
-        >>> mismatch("reconstruction", (2, 10), (2, 8, 8, 1))
-        "the model gives (10,) for an image, and loss 'reconstruction' compares with (8, 8, 1): ..."
+        dtypes: names of the loss's metrics and dtypes of their sums, as
+            `jaxcnn.losses.metric_dtypes` returns them.
     """
-    is_reconstruction = loss == "reconstruction"
-    if (outputs if is_reconstruction else outputs[:-1]) == target:
-        return None
-    problem = f"the model gives {outputs[1:]} for an image"
-    if is_reconstruction:
-        return f"{problem}, and loss {loss!r} compares with {target[1:]}: build an autoencoder, say"
-    shape = ", ".join([*map(str, target[1:]), "classes"])
-    fix = "build 'unet', say" if len(target) == 3 else "build a classifier"
-    return f"{problem}, and its label needs logits of ({shape}): {fix}"
+    sums = {name: jnp.zeros((), dtype) for name, dtype in dtypes}
+    return Metrics(jnp.int32(0), jnp.float32(0), sums, jnp.float32(0), jnp.float32(0))
 
 
-def count(
-    logits: jax.Array, labels: jax.Array, valid: jax.Array, loss: str = "cross-entropy"
-) -> Metrics:
+def count(losses: jax.Array, values: Mapping[str, jax.Array], valid: jax.Array) -> Metrics:
     """Return the sums over one batch.
 
     Args:
-        logits: float32 [b, num_classes], or [b, h, w, num_classes], or outputs [b, h, w, c].
-        labels: int32 [b], or [b, h, w], or images [b, h, w, c]: see `target`.
+        losses: float32 [b, ...], as a loss returns them.
+        values: metrics by name, of the same shape: bool, integers or floats.
         valid: bool [b]; False marks rows that only pad the batch.
-        loss: a name in `LOSSES`.
 
     Example:
-        >>> logits = jnp.array([[9.0, 0.0], [9.0, 0.0]])
-        >>> sums = count(logits, jnp.array([0, 1]), jnp.array([True, True]))
-        >>> sums.error_percent
-        50.0
+        >>> losses, wrong = jnp.array([0.5, 2.5]), jnp.array([False, True])
+        >>> sums = count(losses, {"error": wrong}, jnp.array([True, True]))
+        >>> sums.mean_loss, sums.error_percent
+        (1.5, 50.0)
     """
-    losses = LOSSES[loss](logits, labels)
-    if loss == "reconstruction":
-        correct = ((logits > 0) == (labels > 0)) & jnp.isfinite(logits)
-    else:
-        # argmax returns class 0 for a row of NaN, which would be correct for a tenth of the images.
-        correct = (logits.argmax(-1) == labels) & jnp.isfinite(logits).all(-1)
     valid = jnp.broadcast_to(valid.reshape(-1, *(1,) * (losses.ndim - 1)), losses.shape)
+    sums = {
+        name: (valid & value).sum(dtype=jnp.int32)
+        if value.dtype == jnp.bool_
+        else jnp.where(valid, value, jnp.zeros_like(value)).sum(dtype=jnp.float32)
+        for name, value in values.items()
+    }
     return Metrics(
         valid.sum(dtype=jnp.int32),
         jnp.where(valid, losses, 0).sum(),
-        (valid & ~correct).sum(dtype=jnp.int32),
+        sums,
         jnp.float32(0),
         jnp.float32(0),
     )

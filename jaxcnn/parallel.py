@@ -12,11 +12,10 @@ on the host, each index comes with its examples. The strategies differ in what s
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxcnn import cpu
+from jaxcnn._util import hashable
 from jaxcnn.arguments import ArgumentError, check_choice, check_integer, format_value
 
 MAX_PROGRAMS = 32
@@ -295,54 +295,6 @@ def cached_program(make: Callable[P, T]) -> Callable[P, T]:
         return _program_cache[key]
 
     return cached
-
-
-class _Identity:
-    """Wrapper of a value that equals only the same object.
-
-    It keeps the value alive, so that no other object gets its id.
-    """
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
-def hashable(value: Any) -> Any:
-    """Return `value`, or a hashable form of its contents.
-
-    The latter is for values such as a module with a list.
-
-    Example:
-      >>> narrow, wide = {"widths": [4, 8]}, {"widths": [4, 9]}
-      >>> hashable(narrow) == hashable(dict(narrow)) != hashable(wide)
-      True
-    """
-    try:
-        hash(value)
-    except TypeError:
-        pass
-    else:
-        return value
-    kind = type(value)
-    if isinstance(value, Mapping):
-        return kind, tuple((name, hashable(item)) for name, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return kind, tuple(hashable(item) for item in value)
-    if isinstance(value, set):
-        return kind, frozenset(value)
-    is_array = isinstance(value, (np.ndarray, jax.Array))
-    if is_array and getattr(value.dtype, "kind", "") in tuple("fiubcSU"):
-        return kind, str(value.dtype), value.shape, np.asarray(value).tobytes()
-    if dataclasses.is_dataclass(value):
-        fields = [field.name for field in dataclasses.fields(value) if field.compare]
-        return kind, tuple((name, hashable(getattr(value, name))) for name in fields)
-    return _Identity(value)
 
 
 def clear_program_cache() -> None:

@@ -36,6 +36,8 @@ from jaxcnn.config import (
     as_dict,
 )
 from jaxcnn.data import Dataset
+from jaxcnn.data.types import label_arrays
+from jaxcnn.losses import as_loss, loss_call
 from jaxcnn.models import create_model
 from jaxcnn.optim import config_of, create_optimizer, current_learning_rate
 
@@ -64,7 +66,13 @@ _MAX_TEXT = 300
 
 
 def run_facts(
-    model: Any, tx: Any, config: TrainConfig, data: Dataset, params: Any, opt: Any
+    model: Any,
+    tx: Any,
+    config: TrainConfig,
+    data: Dataset,
+    params: Any,
+    opt: Any,
+    loss: Any = "cross-entropy",
 ) -> Facts:
     """Return the facts of a run.
 
@@ -75,11 +83,13 @@ def run_facts(
       data: as in `jaxcnn.train`.
       params: the parameters at step 0. Their shapes enter the digest, their values do not.
       opt: the optimizer's state at step 0, likewise.
+      loss: as in `jaxcnn.train`.
 
     Returns:
       A dict with these keys:
 
       - "train": the fields of `config`.
+      - "loss": the name of the loss, and its arguments.
       - "dataset" and "num_classes".
       - "model" and "optimizer": see `model_facts` and `optimizer_facts`.
       - "arrays": digests of names, shapes and dtypes.
@@ -90,6 +100,7 @@ def run_facts(
         optimizer["rate"] = rate
     return {
         "train": as_dict(config),
+        "loss": list(loss_call(as_loss(loss))),
         "dataset": data.name,
         "num_classes": data.num_classes,
         "model": model_facts(model),
@@ -343,8 +354,10 @@ def data_digest(data: Dataset) -> str:
     """
     digest = hashlib.sha256(json.dumps(list(data.classes)).encode())
     for split in (data.train, data.validation, data.test):
-        for array in split:
-            digest.update(f"{array.dtype} {array.shape}".encode() + _digest(array))
+        for path, array in [("images", split.images), *label_arrays(split.labels)]:
+            # The names of several arrays are part of the data.
+            name = "" if path in ("images", "labels") else path
+            digest.update(f"{name}{array.dtype} {array.shape}".encode() + _digest(array))
     # Statistics are of every training image, so they cover images that are not in a sample.
     for array in (data.mean, data.std):
         digest.update(np.ascontiguousarray(array).data)

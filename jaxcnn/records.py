@@ -11,6 +11,7 @@ from jaxcnn import multihost, parallel
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import ExperimentConfig, OptimizerConfig, TrainConfig
 from jaxcnn.data import Dataset
+from jaxcnn.losses import Loss, as_loss, loss_call
 from jaxcnn.models import model_call
 from jaxcnn.optim import config_of
 from jaxcnn.provenance import describe, model_facts, optimizer_facts
@@ -18,16 +19,23 @@ from jaxcnn.run_log import RunLog
 from jaxcnn.state import State
 
 
-def experiment_config(model: Any, tx: Any, data: Dataset, config: TrainConfig) -> ExperimentConfig:
+def experiment_config(
+    model: Any,
+    tx: Any,
+    data: Dataset,
+    config: TrainConfig,
+    loss: str | Loss = "cross-entropy",
+) -> ExperimentConfig:
     """Return the config of a run of these pieces.
 
-    A model or an optimizer that is not the library's has a description in place of a name.
+    A model, an optimizer or a loss that is not the library's has a description in place of a name.
 
     Args:
       model: as in `jaxcnn.train`.
       tx: as in `jaxcnn.train`.
       data: as in `jaxcnn.train`.
       config: as in `jaxcnn.train`.
+      loss: as in `jaxcnn.train`.
 
     Example:
       >>> from jaxcnn import create_model, create_optimizer, load_dataset
@@ -38,20 +46,24 @@ def experiment_config(model: Any, tx: Any, data: Dataset, config: TrainConfig) -
     """
     facts, made_from = model_facts(model), config_of(tx)
     name, kwargs = model_call(model) or (facts["class"], {})
+    loss_name, loss_kwargs = loss_call(as_loss(loss))
     optimizer = OptimizerConfig(describe(optimizer_facts(tx), "optimizer"))
     return ExperimentConfig(
         dataset=data.name,
         model=name,
         model_kwargs={key: value for key, value in facts["fields"].items() if key in kwargs},
-        num_validation=len(data.validation.labels),
+        num_validation=len(data.validation.images),
+        loss=loss_name,
+        loss_kwargs=loss_kwargs,
         optimizer=optimizer if made_from is None else made_from[0],
         train=config,
     )
 
 
-def _selection_metric(config: TrainConfig, row: Mapping[str, Any]) -> float:
+def _selection_metric(config: ExperimentConfig, row: Mapping[str, Any]) -> float:
     """Return the figure of a row by which the best checkpoint is chosen."""
-    return row["eval_loss" if config.loss == "reconstruction" else "eval_error"]
+    has_error = "eval_error" in row and config.loss != "reconstruction"
+    return row["eval_error" if has_error else "eval_loss"]
 
 
 def open_run_dir(
@@ -142,7 +154,7 @@ class RunRecords:
         """Append a row to the log, and save its state unless the run has diverged."""
         multihost.broadcast_from_primary(lambda: self.log.write(**row))
         if "diverged" not in row:
-            self.save(state, _selection_metric(self.config.train, row))
+            self.save(state, _selection_metric(self.config, row))
 
     def finish(self, num_params: int, reason: str | None) -> dict[str, Any]:
         """Write `result.json`, once the last state can be read back.

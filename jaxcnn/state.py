@@ -18,7 +18,13 @@ from jaxcnn import augment, metrics
 from jaxcnn.arguments import is_iterator
 from jaxcnn.config import ArgumentError, TrainConfig, format_value, verify_config
 from jaxcnn.data import Dataset, verify_inputs
-from jaxcnn.models.calling import init_variables, variable_shapes, verify_model
+from jaxcnn.losses import Loss, as_loss
+from jaxcnn.models.calling import (
+    init_variables,
+    loss_metric_dtypes,
+    variable_shapes,
+    verify_model,
+)
 from jaxcnn.optim import as_transformation, check_stages, eval_params, trainable_params
 from jaxcnn.optim.transforms import needs_two_copies
 
@@ -189,6 +195,8 @@ def init_state(
     tx: optax.GradientTransformation | optax.MultiSteps,
     config: TrainConfig,
     data: Dataset,
+    *,
+    loss: str | Loss = "cross-entropy",
 ) -> State:
     """Return the state at step 0, as arrays on the host.
 
@@ -199,6 +207,7 @@ def init_state(
       tx: the optimizer.
       config: its seed, its normalization and its frozen stages are used.
       data: its image shape, means and standard deviations are used, but not its images.
+      loss: that of `train` or `make_train_step`, whose metrics the state sums up.
 
     Raises:
       ArgumentError: an argument is invalid, or the variables or the optimizer's state have typed
@@ -229,7 +238,9 @@ def init_state(
     normalizer = augment.make_normalizer(
         data.mean, data.std, subtract=config.subtract_mean, divide=config.divide_std
     )
-    state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, metrics.zeros())
+    dtypes = loss_metric_dtypes(model, {"params": params, **variables}, data.train, as_loss(loss))
+    sums = metrics.zeros(dtypes)
+    state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, sums)
     _check_raw_keys("model's variables", (params, variables))
     _check_raw_keys("optimizer's state", opt_state)
     # With JAX_ENABLE_X64, optax's constants are wider than the parameters.

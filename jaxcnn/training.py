@@ -20,13 +20,13 @@ import numpy as np
 import optax
 
 from jaxcnn import divergence, metrics, parallel, provenance
-from jaxcnn.arguments import check_callable, check_choice, format_value
+from jaxcnn.arguments import check_callable, format_value
 from jaxcnn.augment import augment as augment_image
 from jaxcnn.augment import normalize
 from jaxcnn.config import ArgumentError, AugmentConfig, TrainConfig, check_freeze, verify_config
 from jaxcnn.data import Dataset, Split, verify_dataset
+from jaxcnn.data.types import label_arrays
 from jaxcnn.evaluation import (
-    check_once,
     is_library_model,
     make_eval_step,
     recompute_batch_stats,
@@ -34,10 +34,25 @@ from jaxcnn.evaluation import (
     with_axis_name,
 )
 from jaxcnn.input_pipeline import gather_batch, input_pipeline
+from jaxcnn.losses import (
+    Batch,
+    Loss,
+    Reconstruction,
+    as_loss,
+    compute_loss,
+    has_class_labels,
+    is_library_loss,
+)
 from jaxcnn.models import IMAGE_NETWORKS
-from jaxcnn.models.calling import call, check_outputs, outputs_and_targets, verify_model
+from jaxcnn.models.calling import batch_shapes, call, check_once, check_outputs, verify_model
 from jaxcnn.models.norm import frozen_batch_norm, non_batch_norm_statistic
-from jaxcnn.optim import as_transformation, current_learning_rate, in_stage, trainable_params
+from jaxcnn.optim import (
+    as_transformation,
+    config_of,
+    current_learning_rate,
+    in_stage,
+    trainable_params,
+)
 from jaxcnn.records import RunRecords, experiment_config
 from jaxcnn.resume import resume_state
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, eval_state, fold_in, init_state
@@ -54,7 +69,7 @@ def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation | optax.MultiSteps,
     *,
-    loss: str = "cross-entropy",
+    loss: str | Loss = "cross-entropy",
     freeze: tuple[str, ...] = (),
     augment: AugmentConfig = AugmentConfig(),  # noqa: B008
     axis_name: str | None = None,
@@ -68,9 +83,11 @@ def make_train_step(
     Args:
       model: the network. With an `axis_name` it needs a field `axis` if it has state such as BN's.
       tx: the optimizer. Its `update` receives those of these extra arguments that it takes. They
-        are `value` (the loss), `error` (0..1), `grad`, `value_fn` and `grad_fn`. `value_fn` returns
-        the loss of params on the same batch. `grad_fn` returns the gradient of (params, any) there.
-      loss: a name in `jaxcnn.metrics.LOSSES`.
+        are `value` (the loss), `error` (0..1, or None if the loss counts none), `grad`, `value_fn`
+        and `grad_fn`. `value_fn` returns the loss of params on the same batch. `grad_fn` returns
+        the gradient of (params, any) there.
+      loss: a name in `jaxcnn.LOSSES`, or a function (outputs, batch) -> (losses, metrics). See
+        `jaxcnn.losses`. Under `axis_name` it gets this device's part of the batch.
       freeze: stages whose parameters do not change, and whose BN works as in test mode. `tx` gets
         the other parameters only.
       augment: the distribution of crops and flips.
@@ -95,7 +112,7 @@ def make_train_step(
     """
     tx = as_transformation(tx)
     verify_model(model)
-    check_choice("loss", loss, metrics.LOSSES)
+    loss_function = as_loss(loss)
     if axis_name is not None and not isinstance(axis_name, str):
         raise ArgumentError(
             f"axis_name is {format_value(axis_name)}; expected a name or None. "
@@ -122,6 +139,7 @@ def make_train_step(
         inputs = jax.vmap(augment_image, (0, 0, None, None))(
             keys, inputs, state.normalizer, augment
         )
+        batch = Batch(inputs, labels)
 
         def mean_loss(params):
             key = fold_in(state.rng, DROPOUT, state.step)
@@ -131,12 +149,11 @@ def make_train_step(
                 outputs, collections = call(
                     model, variables, inputs, train=True, mutable=mutable, key=key
                 )
-            outputs, target = outputs_and_targets(outputs, inputs, labels, loss)
             heads = jax.tree.leaves(collections.get("aux", {}))
-            aux = sum(metrics.LOSSES[loss](head, target).mean() for head in heads)
+            aux = sum(compute_loss(loss_function, head, batch)[0].mean() for head in heads)
             stats = {name: collections[name] for name in state.model_state}
-            main = metrics.LOSSES[loss](outputs, target).mean()
-            return main + AUX * aux, (main, outputs, target, stats)
+            main = compute_loss(loss_function, outputs, batch)[0].mean()
+            return main + AUX * aux, (main, outputs, stats)
 
         # For methods that look at a second point.
         def grad_fn(params, _):
@@ -147,13 +164,16 @@ def make_train_step(
             return average(mean_loss(params)[0])
 
         trained = trainable_params(state.params, freeze)
-        (value, (main, outputs, target, stats)), grads = jax.value_and_grad(
-            mean_loss, has_aux=True
-        )(trained)
+        (value, (main, outputs, stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+            trained
+        )
         value, main, grads = average((value, main, grads))
-        sums = add_up(metrics.count(outputs, target, jnp.ones(len(inputs), bool), loss))
+        losses, values = compute_loss(loss_function, outputs, batch)
+        sums = add_up(metrics.count(losses, values, jnp.ones(len(inputs), bool)))
+        _check_metrics(state.metrics, sums)
         size = sums.num_examples.astype(jnp.float32)
-        error = sums.num_wrong.astype(jnp.float32) / size
+        num_wrong = sums.sums.get("error")
+        error = None if num_wrong is None else num_wrong.astype(jnp.float32) / size
         # Optax's arithmetic mixes counts with rates.
         with jax.numpy_dtype_promotion("standard"):
             extra_args = {
@@ -165,7 +185,9 @@ def make_train_step(
             }
             updates, opt_state = tx.update(grads, state.opt_state, trained, **extra_args)
             params = with_frozen(optax.apply_updates(trained, updates), state.params)
-        sums = sums._replace(grad_norm=size * optax.tree.norm(grads), squared_loss=size * main**2)
+        sums = sums._replace(
+            grad_norm=size * optax.tree.norm(grads), squared_batch_loss=size * main**2
+        )
         return state._replace(
             step=state.step + 1,
             params=params,
@@ -175,6 +197,20 @@ def make_train_step(
         )
 
     return step
+
+
+def _check_metrics(old: metrics.Metrics, new: metrics.Metrics) -> None:
+    """Check that a state sums up the metrics of this loss.
+
+    Raises:
+      ArgumentError: while tracing, if it does not.
+    """
+    if old.sums.keys() != new.sums.keys():
+        counted, needed = (", ".join(sums) or "no metrics" for sums in (old.sums, new.sums))
+        raise ArgumentError(
+            f"the state sums up {counted}, and the loss has {needed}; expected the same. "
+            "Write init_state(model, tx, config, data, loss=loss)."
+        )
 
 
 def _with_dtypes_of(old: Any, new: Any) -> Any:
@@ -227,7 +263,7 @@ def _trainer(model, tx, step_items, strategy, optimize):
 
 def step_kwargs(config: TrainConfig) -> dict[str, Any]:
     """Return the config's keyword arguments of `make_train_step`."""
-    return {"loss": config.loss, "freeze": config.freeze, "augment": config.augment}
+    return {"freeze": config.freeze, "augment": config.augment}
 
 
 def _order_function(config, data) -> Callable[[Any, int, int], np.ndarray]:
@@ -235,7 +271,7 @@ def _order_function(config, data) -> Callable[[Any, int, int], np.ndarray]:
 
     They are in the config's order of the training images.
     """
-    labels, n = data.train.labels, len(data.train.labels)
+    labels, n = data.train.labels, len(data.train.images)
     if config.order == "shuffled":
         return lambda key, first, last: epoch_order(key, first, last, config.batch_size, n)
     by_label = np.argsort(labels, kind="stable").astype(np.int32)
@@ -250,6 +286,7 @@ def train(
     data: Dataset,
     config: TrainConfig,
     *,
+    loss: str | Loss = "cross-entropy",
     run_dir: str | Path | None = None,
     resume: Callable[[State], State | None] | None = None,
     warm_start: bool = False,
@@ -269,6 +306,8 @@ def train(
     - `train_loss` and `train_error`: running means over the row's augmented batches, or with
       `config.train_metrics` "clean" those of a pass in test mode.
     - `eval_loss`, `eval_error` and `eval_split`, the name of their split (`config.eval_split`).
+    - For a loss of the user's own, `train_` and `eval_` with the names of its metrics in place of
+      the errors.
     - `grad_norm`, and `loss_std` over the row's batches.
     - `seconds` and `images_per_second`.
     - With `config.recompute_batch_stats`, `precise_eval_loss` and `precise_eval_error`.
@@ -284,6 +323,8 @@ def train(
         `jaxcnn.OPTIMIZERS`.
       data: images and labels. The training part is moved whole to every device, as bytes.
       config: the numbers.
+      loss: a name in `jaxcnn.LOSSES`, or a function (outputs, batch) -> (losses, metrics). See
+        `jaxcnn.losses`.
       run_dir: folder of the run's records and checkpoints (`RunLog`, `Checkpoints`), from which it
         resumes. Rows and states are saved before they are yielded. None saves nothing.
       resume: a function of the state at step 0. It returns the state to resume, or None, as
@@ -309,7 +350,8 @@ def train(
     strategy = parallel.check_strategy(strategy)
     verify_model(model)
     verify_config(config, TrainConfig)
-    check_config(config, data, strategy)
+    loss = as_loss(loss)
+    check_config(config, data, strategy, loss)
     tx = as_transformation(tx)
     for name, function in (("resume", resume), ("pause", pause)):
         if function is not None:
@@ -320,13 +362,16 @@ def train(
             "resume and run_dir are both there; expected one of them, as a run resumes from its "
             "run_dir. Leave out resume."
         )
-    state = init_state(model, tx, config, data)
-    check_model(model, state, data, config, strategy)
-    run_facts = provenance.run_facts(model, tx, config, data, state.params, state.opt_state)
+    state = init_state(model, tx, config, data, loss=loss)
+    check_model(model, state, data, config, strategy, loss)
+    _check_warmup(tx, state)
+    run_facts = provenance.run_facts(
+        model, tx, config, data, state.params, state.opt_state, loss=loss
+    )
     with contextlib.ExitStack() as stack:
         records = None
         if run_dir is not None:
-            experiment = experiment_config(model, tx, data, config)
+            experiment = experiment_config(model, tx, data, config, loss)
             records = RunRecords(
                 experiment, run_dir, strategy, data, model=model, tx=tx, reopen=True
             )
@@ -345,8 +390,9 @@ def train(
         # What is compiled depends on the update alone, so `init` is left out of the key of the
         # cache. Optimizers that only start in another state share a program.
         update_only = tx._replace(init=init_state)
-        run = _trainer(model, update_only, tuple(step_kwargs(config).items()), strategy, optimize)
-        loop = _train_loop(model, run, state, data, config, strategy, pause, run_facts)
+        options = tuple((step_kwargs(config) | {"loss": loss}).items())
+        run = _trainer(model, update_only, options, strategy, optimize)
+        loop = _train_loop(model, run, state, data, config, strategy, pause, run_facts, loss)
         return loop if records is None else _saved(loop, records, config, stack.pop_all())
 
 
@@ -378,13 +424,15 @@ def _saved(
 
 
 def _train_loop(
-    model, run, state, data, config, strategy, pause, run_facts
+    model, run, state, data, config, strategy, pause, run_facts, loss
 ) -> Iterator[tuple[State, Row | None]]:
     placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
     test = input_pipeline(getattr(data, config.eval_split), strategy)
     step, order = int(state.step), _order_function(config, data)
-    has_diverged, num_classes = False, data.num_classes
-    every = config.eval_every or math.ceil(len(data.train.labels) / config.batch_size)
+    # The scale of another loss is unknown.
+    has_limit = has_class_labels(loss) or isinstance(loss, Reconstruction)
+    has_diverged, num_classes = False, data.num_classes if has_limit else None
+    every = config.eval_every or math.ceil(len(data.train.images) / config.batch_size)
     if step >= config.num_steps:
         yield state, None
     while step < config.num_steps:
@@ -406,7 +454,7 @@ def _train_loop(
                 break
         state = strategy.fetch(placed)
         images_per_second = config.batch_size * (step - first) / (time.perf_counter() - start_time)
-        row = _metrics_row(model, placed, state, train, test, data, config, strategy)
+        row = _metrics_row(model, placed, state, train, test, data, config, strategy, loss)
         reason = divergence.reason(row, num_classes) or divergence.nonfinite_parameter(state.params)
         has_diverged, row = reason is not None, row | ({"diverged": reason} if reason else {})
         state = state._replace(metrics=jax.tree.map(np.zeros_like, state.metrics))
@@ -419,8 +467,13 @@ def _train_loop(
         yield state, row
 
 
-def check_config(config: TrainConfig, data: Dataset, strategy: parallel.Strategy) -> None:
-    """Check that `config` can be trained on `data` with `strategy`.
+def check_config(
+    config: TrainConfig,
+    data: Dataset,
+    strategy: parallel.Strategy,
+    loss: str | Loss = "cross-entropy",
+) -> None:
+    """Check that `config` can be trained on `data` with `strategy` and `loss`.
 
     Nothing is compiled.
 
@@ -428,16 +481,25 @@ def check_config(config: TrainConfig, data: Dataset, strategy: parallel.Strategy
       ArgumentError: the config does not fit the data or the devices.
       DataError: the data are invalid.
     """
-    verify_dataset(data)
-    n = len(data.train.labels)
+    loss = as_loss(loss)
+    verify_dataset(data, are_classes=has_class_labels(loss))
+    n = len(data.train.images)
     strategy.check(config.batch_size)
     if config.batch_size > n:
         raise ArgumentError(
             f"batch_size is {config.batch_size}, more than the {n} training images; "
             f"write batch_size={min(128, n)}"
         )
-    _check_counts_and_masks(config, data)
-    if not len(getattr(data, config.eval_split).labels):
+    _check_masks(config, data, loss)
+    if is_library_loss(loss):
+        shape = data.train.images.shape if isinstance(loss, Reconstruction) else None
+        _check_count(config, data, shape or data.train.labels.shape)
+    if config.order == "sorted" and not _have_one_class_each(data.train.labels):
+        raise ArgumentError(
+            "order is 'sorted', but the labels are not a class for each image; "
+            "write order='shuffled'"
+        )
+    if not len(getattr(data, config.eval_split).images):
         raise ArgumentError(f"the {config.eval_split} split is empty; expected at least one image")
     if config.recompute_batch_stats and not config.batch_size <= config.recompute_batch_stats <= n:
         raise ArgumentError(
@@ -451,18 +513,45 @@ def check_config(config: TrainConfig, data: Dataset, strategy: parallel.Strategy
         )
 
 
+def _have_one_class_each(labels: Any) -> bool:
+    return isinstance(labels, np.ndarray) and labels.ndim == 1 and labels.dtype.kind in "iu"
+
+
+def _check_warmup(tx: Any, state: State) -> None:
+    """Check that a warm-up by the training error has one.
+
+    Raises:
+      ArgumentError: it has none.
+    """
+    made_from = config_of(tx)
+    is_waiting = made_from is not None and made_from[0].warmup_lr is not None
+    if is_waiting and "error" not in state.metrics.sums:
+        raise ArgumentError(
+            "warmup_lr waits for the training error, which the loss does not count; expected a "
+            "bool metric 'error'. Write warmup_lr=None."
+        )
+
+
 def check_model(
-    model: nn.Module, state: State, data: Dataset, config: TrainConfig, strategy: parallel.Strategy
+    model: nn.Module,
+    state: State,
+    data: Dataset,
+    config: TrainConfig,
+    strategy: parallel.Strategy,
+    loss: str | Loss = "cross-entropy",
 ) -> None:
-    """Check that the outputs of `model` fit the data.
+    """Check that the outputs of `model` fit the data and the loss.
 
     Training and test mode are both checked. Nothing is compiled.
 
     Raises:
       ArgumentError: they do not, or `config.freeze` freezes statistics that are not of a BN.
     """
+    loss = as_loss(loss)
+    is_classifier, is_reconstruction = has_class_labels(loss), isinstance(loss, Reconstruction)
     num_classes = data.num_classes
-    if getattr(model, "num_classes", num_classes) != num_classes:
+    compares_classes = is_classifier or is_reconstruction
+    if compares_classes and getattr(model, "num_classes", num_classes) != num_classes:
         raise ArgumentError(
             f"the model has {model.num_classes} classes "  # pyright: ignore[reportAttributeAccessIssue]
             f"and the data {num_classes}; build it with as many"
@@ -470,42 +559,38 @@ def check_model(
     # The library's models are tested to return what their fields say, and tracing takes seconds.
     # What remains is an answer for each image where the data has one for each pixel, or vice versa.
     gives_images = isinstance(model, IMAGE_NETWORKS)
-    needs_images = config.loss == "reconstruction" or data.train.labels.ndim > 1
-    if is_library_model(model) and gives_images == needs_images:
+    needs_images = is_reconstruction or (is_classifier and data.train.labels.ndim > 1)
+    is_known = compares_classes and getattr(loss, "class_weights", None) is None
+    if is_known and is_library_model(model) and gives_images == needs_images:
         return
     variables = {"params": state.params, **state.model_state}
     frozen = config.freeze
     local_batch = config.batch_size // (len(strategy.devices) if strategy.axis else 1)
-    shapes = data.train.images.shape[1:], data.train.labels.shape[1:]
 
     def is_frozen(name: str) -> bool:
         return any(in_stage(name, stage) for stage in frozen)
 
-    def trace() -> str | None:
-        norms = set()
+    def trace() -> tuple[str | None, tuple[int, ...]]:
+        norms, losses = set(), None
         # The batch of test mode is a size that is not the number of classes.
         for train, n, axis in (
             (False, 97 + (num_classes == 97), None),
             (True, local_batch, strategy.axis),
         ):
-            images = jax.ShapeDtypeStruct((n, *shapes[0]), jnp.float32)
-            labels = jax.ShapeDtypeStruct((n, *shapes[1]), jnp.int32)
+            images, labels = batch_shapes(data.train, n)
             with frozen_batch_norm(is_frozen, norms):
                 network = with_axis_name(model, axis)
-                check_outputs(
-                    network,
-                    variables,
-                    images,
-                    labels,
-                    config.loss,
-                    num_classes,
-                    train=train,
-                    axis=axis,
+                _, losses, _ = check_outputs(
+                    network, variables, images, labels, loss, num_classes, train=train, axis=axis
                 )
-        return non_batch_norm_statistic(state.model_state, norms, is_frozen)
+        statistic = non_batch_norm_statistic(state.model_state, norms, is_frozen)
+        return statistic, np.shape(losses)
 
-    key = ("fit", model, frozen, local_batch, shapes, config.loss, num_classes, strategy.axis)
-    if statistic := check_once(key, variables, trace):
+    shapes = batch_shapes(data.train, 1)
+    key = ("fit", model, frozen, local_batch, shapes, loss, num_classes, strategy.axis)
+    statistic, losses_shape = check_once(key, variables, trace)
+    _check_count(config, data, losses_shape)
+    if statistic:
         raise ArgumentError(
             f"freeze has {', '.join(frozen)}, but {statistic} is not of a BatchNorm, "
             "and would keep moving; expected flax.linen.BatchNorm or a subclass there. "
@@ -513,26 +598,36 @@ def check_model(
         )
 
 
-def _check_counts_and_masks(config, data) -> None:
-    """Check what holds where each pixel has a label or a target.
+def _check_masks(config, data, loss) -> None:
+    """Check that images with a label for each pixel are not augmented.
 
-    Changes of an image would have to be those of its mask, and counts must fit into int32.
+    Changes of an image would have to be those of its mask.
     """
     images, labels = data.train
-    has_masks = config.loss != "reconstruction" and labels.ndim == 3
-    if has_masks and (
-        config.augment.padding or config.augment.flip or config.augment.crop != "pad"
-    ):
+    has_masks = not isinstance(loss, Reconstruction) and any(
+        array.shape[:3] == images.shape[:3] for _, array in label_arrays(labels)
+    )
+    augment = config.augment
+    if has_masks and (augment.padding or augment.flip or augment.crop != "pad"):
         raise ArgumentError(
             "labels are masks, which augmentation would leave where they are; "
             "write padding=0 and flip=False"
         )
-    shape = images.shape[1:] if config.loss == "reconstruction" else labels.shape[1:]
-    per_image = math.prod(shape)
+
+
+def _check_count(config, data, losses: tuple[int, ...]) -> None:
+    """Check that the number of losses in a row fits into int32.
+
+    Args:
+      config: of the run.
+      data: images and labels.
+      losses: shape [b, ...] of the losses of b images.
+    """
+    per_image = math.prod(losses[1:])
     max_images = max(
         config.batch_size * (config.eval_every or 0),
-        len(labels) + config.batch_size,
-        len(getattr(data, config.eval_split).labels),
+        len(data.train.images) + config.batch_size,
+        len(getattr(data, config.eval_split).images),
     )
     if per_image * max_images >= 2**31:
         every = max(1, 2**31 // per_image // config.batch_size // 2)
@@ -542,11 +637,13 @@ def _check_counts_and_masks(config, data) -> None:
         )
 
 
-def _metrics_row(model, placed, state, train, test, data, config, strategy) -> Row:
+def _metrics_row(model, placed, state, train, test, data, config, strategy, loss) -> Row:
+    dtypes = tuple((name, str(value.dtype)) for name, value in sorted(state.metrics.sums.items()))
+
     def measure(placed, pipeline, split):
         optimize = strategy.should_optimize(split.images.size)
-        count = make_eval_step(model, strategy, config.loss, optimize)
-        return count(placed, pipeline, len(split.labels), resolve_batch_size(split.images))
+        count = make_eval_step(model, strategy, loss, dtypes, optimize)
+        return count(placed, pipeline, len(split.images), resolve_batch_size(split.images))
 
     eval_split = getattr(data, config.eval_split)
     evaluated = eval_state(state)
@@ -558,10 +655,8 @@ def _metrics_row(model, placed, state, train, test, data, config, strategy) -> R
     row = {
         "step": int(state.step),
         "rate": current_learning_rate(state.opt_state),
-        "train_loss": train_metrics.mean_loss,
-        "train_error": train_metrics.error_percent,
-        "eval_loss": eval_metrics.mean_loss,
-        "eval_error": eval_metrics.error_percent,
+        **{f"train_{name}": mean for name, mean in train_metrics.means().items()},
+        **{f"eval_{name}": mean for name, mean in eval_metrics.means().items()},
         "eval_split": config.eval_split,
         "grad_norm": state.metrics.mean_grad_norm,
         "loss_std": state.metrics.loss_std,
@@ -576,8 +671,5 @@ def _metrics_row(model, placed, state, train, test, data, config, strategy) -> R
             strategy=strategy,
         )
         exact_metrics = measure(strategy.replicate(exact), test, eval_split)
-        row |= {
-            "precise_eval_loss": exact_metrics.mean_loss,
-            "precise_eval_error": exact_metrics.error_percent,
-        }
+        row |= {f"precise_eval_{name}": mean for name, mean in exact_metrics.means().items()}
     return row

@@ -12,7 +12,8 @@ from jaxcnn.parallel import strategy
 def train_config(model, config, data, **kwargs):
     """`jaxcnn.train` with the optimizer and the numbers of an `ExperimentConfig`."""
     tx = jc.create_optimizer(config.optimizer, config.train.num_steps)
-    return jc.train(model, tx, data, config.train, **kwargs)
+    loss = jc.create_loss(config.loss, **config.loss_kwargs)
+    return jc.train(model, tx, data, config.train, loss=loss, **kwargs)
 
 
 def refuses(main, args, says, capsys, monkeypatch):

@@ -32,6 +32,8 @@ PAPER = {
     "model_kwargs": {},
     "num_validation": 0,
     "max_train_examples": None,
+    "loss": "cross-entropy",
+    "loss_kwargs": {},
     "optimizer": {
         "name": "momentum",
         "learning_rate": 0.1,
@@ -60,7 +62,6 @@ PAPER = {
         },
         "subtract_mean": "pixel",
         "divide_std": False,
-        "loss": "cross-entropy",
         "order": "shuffled",
         "freeze": (),
         "recompute_batch_stats": 0,
@@ -74,6 +75,8 @@ OTHER = ExperimentConfig(
     model_kwargs={"width": 8, "shortcut": "B", "dtype": "bfloat16", "hidden": [[1], {"a": [2]}]},
     num_validation=5000,
     max_train_examples=1000,
+    loss="cross-entropy",
+    loss_kwargs={"label_smoothing": 0.1},
     optimizer=OptimizerConfig(
         name="adam",
         optimizer_kwargs={"b1": 0.8, "b2": 0.99},

@@ -244,8 +244,8 @@ def calls(
         with jc.RunLog(folder, config, facts, model=model, tx=tx, data=data) as log:
             log.write(step=step, train_loss=row)
 
-    def built(name, classes, **options):
-        return jc.create_model(name, classes, **options)
+    def built(name, num_classes, **options):
+        return jc.create_model(name, num_classes, **options)
 
     def differentiated(model, loss):
         jax.grad(jc.loss_fn(model, loss))(

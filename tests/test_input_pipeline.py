@@ -13,6 +13,7 @@ import jaxcnn as jc
 from jaxcnn import metrics, parallel
 from jaxcnn.data.types import assemble
 from jaxcnn.input_pipeline import input_pipeline, prefetch
+from jaxcnn.losses import Batch, Reconstruction
 from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import init_state
 from jaxcnn.training import epoch_order
@@ -106,7 +107,7 @@ def test_reading_ahead_stays_one_piece_ahead_and_passes_errors_on():
 class Dense(nn.Module):
     """One 3x3 convolution to `classes` channels: the least network whose output is an image."""
 
-    classes: int = 3
+    num_classes: int = 3
     channels: int | None = None
     axis: str | None = None
 
@@ -225,13 +226,13 @@ def test_what_does_not_fit_masks_is_refused(changes, channels, said):
             "unet",
             "labels",
             "cross-entropy",
-            r"its label needs logits of \(classes\): build a classifier",
+            r"its label needs logits of \(num_classes\): build a classifier",
         ),
         (
             "autoencoder",
             "labels",
             "squared",
-            r"its label needs logits of \(classes\): build a classifier",
+            r"its label needs logits of \(num_classes\): build a classifier",
         ),
     ],
 )
@@ -240,7 +241,6 @@ def test_a_network_of_the_library_for_other_targets_is_refused_when_train_is_cal
 ):
     """The call itself, not the first step: these networks are not traced where their kind fits."""
     data = dense_data() if data == "masks" else jc.load_dataset("digits")
-    config = jc.override(DENSE, loss=loss).train
     # 8x8 images can be halved three times, not the four of the default.
     model_kwargs = {"depth": 3} if name == "unet" else {}
     model = jc.create_model(name, data.num_classes, **model_kwargs)
@@ -249,7 +249,8 @@ def test_a_network_of_the_library_for_other_targets_is_refused_when_train_is_cal
             model,
             jc.create_optimizer(DENSE.optimizer),
             data,
-            config,
+            DENSE.train,
+            loss=loss,
             strategy=jc.strategy("jit", 1),
         )
 
@@ -257,7 +258,7 @@ def test_a_network_of_the_library_for_other_targets_is_refused_when_train_is_cal
 def test_a_classifier_is_refused_masks_and_an_image_network_labels():
     with pytest.raises(
         jc.ArgumentError,
-        match=r"the model gives \(3,\) for an image, and its label needs logits of \(8, 8, classes\): build 'unet'",
+        match=r"the model gives \(3,\) for an image, and its label needs logits of \(8, 8, num_classes\): build 'unet'",
     ):
         train_config(
             jc.create_model("mlp", 3),
@@ -267,7 +268,7 @@ def test_a_classifier_is_refused_masks_and_an_image_network_labels():
         )
     data, config = jc.load_dataset("digits"), jc.override(DENSE, dataset="digits")
     with pytest.raises(
-        jc.ArgumentError, match=r"its label needs logits of \(classes\): build a classifier"
+        jc.ArgumentError, match=r"its label needs logits of \(num_classes\): build a classifier"
     ):
         train_config(
             Dense(10),
@@ -280,7 +281,7 @@ def test_a_classifier_is_refused_masks_and_an_image_network_labels():
 class WithAux(nn.Module):
     """A linear classifier that sows a second one's logits in training."""
 
-    classes: int = 10
+    num_classes: int = 10
     axis: str | None = None
 
     @nn.compact
@@ -337,5 +338,6 @@ def test_an_auxiliary_head_adds_its_loss_with_the_papers_weight(data):
 def test_the_sign_that_counts_is_the_normalised_values():
     outputs = jnp.array([[[[0.5], [-0.5], [math.nan], [-1.0]]]])
     images = jnp.array([[[[0.1], [0.1], [0.1], [-3.0]]]])
-    sums = metrics.count(outputs, images, jnp.array([True]), "reconstruction")
+    judged = Reconstruction()(outputs, Batch(images, None))
+    sums = metrics.count(*judged, jnp.array([True]))
     assert (int(sums.num_examples), int(sums.num_wrong)) == (4, 2)

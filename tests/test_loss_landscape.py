@@ -267,7 +267,7 @@ STRAIGHT = (np.float32(8), np.float32(2), np.float32(0))
             lambda m, s, x, w: evaluate_along(
                 m, s, jc.Split(x.images[:9], x.labels[:9]), w[:1], LINE, statistics="images"
             ),
-            "len(images) is 9",
+            r"len\(images\) is 9",
         ),
         (
             lambda m, s, x, w: random_direction(jax.random.key(0), {"bias": np.ones(3)}),

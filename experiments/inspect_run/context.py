@@ -118,7 +118,7 @@ def _open_data_and_model(options: Options) -> tuple[jc.Dataset, Any]:
         # Raises an error that describes what the folder holds instead.
         runs.load_trained_model(options.run)
     config = jc.ExperimentConfig.load(options.run)
-    if config.train.loss == "reconstruction" or jc.MODELS.get(config.model) in IMAGE_NETWORKS:
+    if config.loss == "reconstruction" or jc.MODELS.get(config.model) in IMAGE_NETWORKS:
         problem = f"{options.run} holds {config.model!r}, which does not sort images into classes"
         raise jc.ArgumentError(
             f"{problem}; write --run with a classifier's run, such as runs/depth/resnet20-seed0"

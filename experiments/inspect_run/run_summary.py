@@ -159,7 +159,7 @@ def curves_section(context: RunContext) -> Section:
         f"The training figures are {averaging}. {_divergence_text(context.run.rows)}"
     ).strip()
     figure = plots.panels(
-        _panels(rows, turn, config.train.eval_split, config.train.loss), share="x", size=(5.0, 3.6)
+        _panels(rows, turn, config.train.eval_split, config.loss), share="x", size=(5.0, 3.6)
     )
     alt = (
         f"Training and {config.train.eval_split} loss and error against steps. "

@@ -76,7 +76,8 @@ def largest_eigenvalue(options: Options, network: str) -> float:
     """
     trained, split = load_model(options, network), loss_images(options, network)
     state = eval_state(trained.last)
-    loss = jc.loss_fn(trained.model, trained.config.train.loss)
+    config = trained.config
+    loss = jc.loss_fn(trained.model, jc.create_loss(config.loss, **config.loss_kwargs))
     inputs = normalize(split.images, state.normalizer)
     limits: dict[str, Any] = {
         "tolerance": options.sharpness.tolerance,

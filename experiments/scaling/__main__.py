@@ -183,7 +183,7 @@ def traffic_tables(
     volumes = {norm: communication_volume(model, (8, 8, 1), "jit", norm) for norm in norms}
     description = (
         f"{settings['network']}, width {settings['width']}, {settings['batch_size']} images; "
-        f"{settings['rounds']} rounds of {settings['steps']} steps. "
+        f"{settings['rounds']} rounds of {settings['num_steps']} steps. "
         f"Loopback was {'' if measurement['own_loopback'] else 'not '}the processes' own."
     )
     byte_notes = [

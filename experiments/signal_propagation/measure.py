@@ -174,7 +174,7 @@ def measure_runs(
         model, states, split = _load_states(options, folder, config, bool(steps), path)
         spaced = evenly_spaced(states, options.states)
         measured = [
-            row for state in spaced for row in measure_state(model, state, split, config.train.loss)
+            row for state in spaced for row in measure_state(model, state, split, config.loss)
         ]
         write_rows(file, request, network_head(config, folder), measured)
         if stop():

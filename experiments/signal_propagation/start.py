@@ -50,7 +50,7 @@ def run(options: Options, stop: Any) -> bool:
                     file,
                     request,
                     head,
-                    measure.layer_signals(model, state, split, config.train.loss, train=True),
+                    measure.layer_signals(model, state, split, config.loss, train=True),
                 )
             progress.advance(_depth(config), f"start: {name}")
             if stop():

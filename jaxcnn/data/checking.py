@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxcnn.arguments import format_value
-from jaxcnn.data.types import DataError, Dataset, Split
+from jaxcnn.data.types import DataError, Dataset, Split, label_arrays
 
 Shape = tuple[int, ...]
 
 
-def verify_dataset(data: Dataset) -> None:
+def verify_dataset(data: Dataset, *, are_classes: bool | None = None) -> None:
     """Check all splits, class names and statistics of a data set.
 
     Only the training split must have images. Labels are read once (0.1 ms for 50,000). Pixels are
     read only to explain an error.
+
+    Args:
+        data: any value.
+        are_classes: whether labels must be numbers of classes. Otherwise they are any arrays with
+            an entry for each image. None requires classes if the training labels are one integer
+            array of at most the images' first three axes.
 
     Raises:
         DataError: one line that names the array and the fix.
@@ -36,13 +43,16 @@ def verify_dataset(data: Dataset) -> None:
             "returns it"
         )
     _check_name(data.name)
-    classes = _count_classes(data.classes)
-    verify_split("train", data.train, classes)
+    if are_classes is None:
+        are_classes = not isinstance(data.train, Split) or look_like_classes(data.train.labels)
+    classes = _count_classes(data.classes) if are_classes else None
+    _check_names_of(data.classes)
+    verify_split("train", data.train, classes, are_classes=are_classes)
     shape = data.train.images.shape[1:]
-    verify_split("validation", data.validation, classes, shape, may_be_empty=True)
-    verify_split("test", data.test, classes, shape, may_be_empty=True)
+    for name, split in (("validation", data.validation), ("test", data.test)):
+        verify_split(name, split, classes, shape, may_be_empty=True, are_classes=are_classes)
     labels = data.train.labels
-    if (labels == labels[0]).all():
+    if are_classes and (labels == labels[0]).all():
         raise DataError(
             f"train labels are all {labels[0]}; expected two classes or more: shuffle before you "
             "cut"
@@ -71,7 +81,9 @@ def verify_inputs(data: Any) -> None:
         )
     _check_name(data.name)
     verify_images("train images", data.train.images)
-    _count_classes(data.classes)
+    if look_like_classes(data.train.labels):
+        _count_classes(data.classes)
+    _check_names_of(data.classes)
     for name, split in (("validation", data.validation), ("test", data.test)):
         if not isinstance(split, Split):
             raise DataError(
@@ -97,6 +109,7 @@ def verify_split(
     shape: Shape | None = None,
     *,
     may_be_empty: bool = False,
+    are_classes: bool = True,
 ) -> None:
     """Check the images and labels of one split.
 
@@ -106,6 +119,8 @@ def verify_split(
         num_classes: the number of classes, if it is known.
         shape: (h, w, c) that the images must have, if it is known.
         may_be_empty: allow n = 0.
+        are_classes: whether labels must be numbers of classes. Otherwise they are any arrays with
+            an entry for each image.
 
     Raises:
         DataError: the images are not uint8 [n, h, w, c], or the labels are not int32 [n], or masks
@@ -116,7 +131,51 @@ def verify_split(
             f"{name} is a {type(split).__name__}; expected two arrays: write Split(images, labels)"
         )
     verify_images(f"{name} images", split.images, shape, may_be_empty=may_be_empty)
-    _check_labels(f"{name} labels", split.labels, split.images.shape[:3], num_classes)
+    if are_classes:
+        _check_labels(f"{name} labels", split.labels, split.images.shape[:3], num_classes)
+    else:
+        _check_arrays(name, split.labels, len(split.images))
+
+
+def look_like_classes(labels: Any) -> bool:
+    """Check if labels are one array, list or other value that is not a tree of arrays.
+
+    Arrays of floating numbers, or with more axes than masks have, are targets of another kind.
+    """
+    if isinstance(labels, (Mapping, tuple)):
+        return False
+    return not isinstance(labels, np.ndarray) or (
+        labels.dtype.kind != "f" and labels.ndim in (1, 3)
+    )
+
+
+def _check_arrays(name: str, labels: Any, n: int) -> None:
+    """Check that labels are arrays of numbers, or a tree of them, for n images."""
+    arrays = list(label_arrays(labels))
+    if not arrays:
+        raise DataError(
+            f"{name} labels have no array; expected one with an entry for each image: "
+            "write Split(images, {'box': boxes})"
+        )
+    for path, array in arrays:
+        label = f"{name} {path}"
+        _check_array(label, array, "float32")
+        if array.dtype.kind not in "fiub" or array.dtype.itemsize > 4:
+            raise DataError(
+                f"{label} are {array.dtype}; expected numbers of at most 32 bits: "
+                f"write {path}.astype(np.int32) for classes, or {path}.astype(np.float32)"
+            )
+        if array.shape[:1] != (n,):
+            raise DataError(
+                f"{label} have shape {array.shape}; expected ({n}, ...), an entry for each of the "
+                f"{n} images"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            index = next(i for i, entry in enumerate(array) if not np.isfinite(entry).all())
+            raise DataError(
+                f"{label} have NaN or inf, the first in entry {index}; expected finite numbers: "
+                "leave that image out, or mask the entry with a label of its own"
+            )
 
 
 def verify_images(
@@ -216,6 +275,12 @@ def _dtype_fix(images: np.ndarray) -> tuple[str, str]:
 
 def _check_labels(name: str, labels: Any, mask_shape: Shape, num_classes: int | None) -> None:
     """Check labels int32 [n], or masks of `mask_shape`, (n, h, w)."""
+    if isinstance(labels, (Mapping, tuple)):
+        raise DataError(
+            f"{name} are a {type(labels).__name__} of {len(labels)}; expected int32 "
+            f"({mask_shape[0]},), one class for each image: write a loss of your own for them, "
+            "loss=lambda outputs, batch: (losses, {})"
+        )
     _check_array(name, labels, "int32")
     n = mask_shape[0]
     if labels.shape not in ((n,), mask_shape):
@@ -260,6 +325,16 @@ def _check_range(name: str, low: int, high: int, num_classes: int | None) -> Non
         "write labels - 1" if one_based else "number the classes from 0, and name all in `classes`"
     )
     raise DataError(f"{name} span {low}..{high}; expected {expected}: {fix}")
+
+
+def _check_names_of(classes: Any) -> None:
+    """Check that class names are text in a sequence, which may be empty."""
+    valid = isinstance(classes, (tuple, list)) and all(isinstance(name, str) for name in classes)
+    if not valid:
+        raise DataError(
+            f"classes is {format_value(classes)}; expected names: write ('cat', 'dog'), or () "
+            "where labels are not classes"
+        )
 
 
 def _count_classes(classes: Any) -> int:

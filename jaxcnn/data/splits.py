@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.arguments import format_value
-from jaxcnn.data.checking import verify_dataset
-from jaxcnn.data.types import DataError, Dataset, Split, channel_statistics, printable
+from jaxcnn.data.checking import look_like_classes, verify_dataset
+from jaxcnn.data.types import DataError, Dataset, channel_statistics, printable
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits of a `Dataset`, in order."""
@@ -46,7 +46,7 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
         split).
     """
     verify_dataset(data)
-    total = len(data.train.labels)
+    total = len(data.train.images)
     if not _is_integer(n) or not 0 <= n < total:
         raise DataError(
             f"cannot hold out {format_value(n)} images; expected an integer in 0..{total - 1}, "
@@ -55,16 +55,14 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
     _check_seed(seed)
     if n == 0:
         return data
-    if num_validation := len(data.validation.labels):
+    if num_validation := len(data.validation.images):
         raise DataError(
             f"{num_validation} images are held out already; hold out once, from the data set as "
             "load_dataset() returns it"
         )
     selected = np.zeros(total, bool)
     selected[np.random.default_rng(seed).permutation(total)[:n]] = True
-    validation, train = (
-        Split(data.train.images[mask], data.train.labels[mask]) for mask in (selected, ~selected)
-    )
+    validation, train = data.train.take(selected), data.train.take(~selected)
     mean, std = channel_statistics(train.images)
     return data._replace(train=train, validation=validation, mean=mean, std=std)
 
@@ -72,8 +70,9 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
 def subset(data: Dataset, n: int, seed: int) -> Dataset:
     """Select `n` random training images, balanced over the classes.
 
-    The numbers of images of any two classes differ by at most one. The images keep their order, and
-    the other splits do not change. The mean and the standard deviation become those of the subset.
+    The numbers of images of any two classes differ by at most one. If the labels are masks or no
+    classes, the images are random. The images keep their order, and the other splits do not change.
+    The mean and the standard deviation become those of the subset.
 
     Args:
         data: a data set.
@@ -95,7 +94,7 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
         [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
     """
     verify_dataset(data)
-    labels, total = data.train.labels, len(data.train.labels)
+    labels, total = data.train.labels, len(data.train.images)
     if not _is_integer(n) or not 1 <= n <= total:
         raise DataError(
             f"cannot keep {format_value(n)} training images; expected an integer in 1..{total}, "
@@ -103,6 +102,8 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
         )
     _check_seed(seed)
     order = np.random.default_rng(seed).permutation(total)
+    if not look_like_classes(labels) or labels.ndim > 1:
+        return _with_train(data, np.sort(order[:n]))
     # The k-th image of each class precedes the (k+1)-th of any class, so that every prefix of the
     # sorted order is as balanced as possible.
     rank = np.empty(total, np.int64)
@@ -119,7 +120,11 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
             f"a class has only {smallest} images, fewer than its share of {n}; keep "
             f"{smallest * data.num_classes}"
         )
-    train = Split(data.train.images[indices], labels[indices])
+    return _with_train(data, indices)
+
+
+def _with_train(data: Dataset, indices: np.ndarray) -> Dataset:
+    train = data.train.take(indices)
     mean, std = channel_statistics(train.images)
     return data._replace(train=train, mean=mean, std=std)
 

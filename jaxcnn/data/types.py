@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,13 +47,56 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def map_labels(function: Callable[[Any], Any], labels: Any) -> Any:
+    """Return labels with a function applied to each of their arrays."""
+    if isinstance(labels, Mapping):
+        return {name: map_labels(function, part) for name, part in labels.items()}
+    if isinstance(labels, tuple):
+        parts = [map_labels(function, part) for part in labels]
+        return type(labels)(*parts) if hasattr(labels, "_fields") else tuple(parts)
+    return function(labels)
+
+
+def label_arrays(labels: Any, path: str = "labels") -> Iterator[tuple[str, Any]]:
+    """Yield the arrays of labels, each with the expression that selects it.
+
+    Example:
+        >>> [path for path, _ in label_arrays({"box": 0, "heads": (1, 2)})]
+        ["labels['box']", "labels['heads'][0]", "labels['heads'][1]"]
+    """
+    if isinstance(labels, Mapping):
+        for name, part in labels.items():
+            yield from label_arrays(part, f"{path}[{name!r}]")
+    elif isinstance(labels, tuple):
+        for i, part in enumerate(labels):
+            yield from label_arrays(part, f"{path}[{i}]")
+    else:
+        yield path, labels
+
+
 class Split(NamedTuple):
     """Images and labels of one split, in the same order."""
 
     images: np.ndarray
     """uint8 [n, h, w, c]."""
-    labels: np.ndarray
-    """int32 [n], in 0 .. number of classes - 1; or masks [n, h, w], with a class for each pixel."""
+    labels: Any
+    """Labels of the images.
+
+    - int32 [n], in 0 .. number of classes - 1.
+    - Masks int32 [n, h, w], with a class for each pixel.
+    - For other losses than those of classes, an array of numbers [n, ...], or a dict or tuple of
+      such arrays (boxes, several heads).
+    """
+
+    def take(self, index: Any) -> Split:
+        """Return the examples of an index or a mask, as NumPy indexes arrays.
+
+        Example:
+            >>> split = Split(np.zeros((3, 1, 1, 1), np.uint8), {"x": np.arange(3)})
+            >>> split.take(np.array([2, 0])).labels
+            {'x': array([2, 0])}
+        """
+        return Split(self.images[index], map_labels(lambda array: array[index], self.labels))
 
 
 class Dataset(NamedTuple):

@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxcnn import metrics
 from jaxcnn.arguments import check_integer
 from jaxcnn.augment import normalize
-from jaxcnn.config import ArgumentError, check_choice, format_value
+from jaxcnn.config import ArgumentError, format_value
 from jaxcnn.data import Split, verify_images, verify_split
-from jaxcnn.evaluation import outputs_and_targets
+from jaxcnn.losses import Batch, Loss, as_loss, compute_loss, has_class_labels
 from jaxcnn.models.calling import call
 from jaxcnn.state import State, eval_state, image_shape_of
 
@@ -212,10 +211,10 @@ def gradient_norms(
     model: nn.Module,
     state: State,
     images: np.ndarray,
-    labels: np.ndarray,
+    labels: Any,
     *,
     train: bool = True,
-    loss: str = "cross-entropy",
+    loss: str | Loss = "cross-entropy",
 ) -> dict[str, float]:
     """Return the Euclidean norm of the mean loss's gradient by each kernel.
 
@@ -226,10 +225,10 @@ def gradient_norms(
       model: the network.
       state: as `train` yields it. The parameters are those that the optimizer steps, not averages.
       images: uint8 [n, h, w, c], not augmented.
-      labels: int32 [n], or masks [n, h, w].
+      labels: int32 [n], or masks [n, h, w], or what another loss compares with.
       train: True is the optimizer's gradient. BN normalizes by the moments of `images`, through
         which the gradient passes. False normalizes by the moving averages, which are constants.
-      loss: a name in `jaxcnn.metrics.LOSSES`.
+      loss: a name in `jaxcnn.LOSSES`, or a function.
 
     Returns:
       The norms by layer, in the network's order and by the names of `responses`.
@@ -248,16 +247,19 @@ def gradient_norms(
       >>> list(gradient_norms(model, state, data.train.images[:64], data.train.labels[:64]))
       ['hidden1', 'hidden2', 'head']
     """
-    check_choice("loss", loss, metrics.LOSSES)
-    num_classes, shape = getattr(model, "num_classes", None), image_shape_of(model, state)
-    verify_split("images", Split(images, labels), num_classes, shape)
-    inputs, target, order = normalize(images, state.normalizer), jnp.asarray(labels), []
+    function = as_loss(loss)
+    is_classifier = has_class_labels(function)
+    num_classes = getattr(model, "num_classes", None) if is_classifier else None
+    shape = image_shape_of(model, state)
+    verify_split("images", Split(images, labels), num_classes, shape, are_classes=is_classifier)
+    inputs = normalize(images, state.normalizer)
+    batch, order = Batch(inputs, jax.tree.map(jnp.asarray, labels)), []
 
     def mean_loss(params):
         variables = {"params": params, **state.model_state}
         outputs, by_layer = _run(model, variables, inputs, train)
         order.extend(by_layer)
-        return metrics.LOSSES[loss](*outputs_and_targets(outputs, inputs, target, loss)).mean()
+        return compute_loss(function, outputs, batch)[0].mean()
 
     norms = kernel_norms(jax.grad(mean_loss)(state.params), model)
     # The model within nn.remat or nn.jit is called by the name of another class.

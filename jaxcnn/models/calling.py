@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -14,9 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import errors
 
-from jaxcnn import metrics
-from jaxcnn._util import to_one_line
+from jaxcnn._util import hashable, to_one_line
 from jaxcnn.config import ArgumentError, format_value
+from jaxcnn.data import Split
+from jaxcnn.losses import (
+    Batch,
+    Loss,
+    compute_loss,
+    has_class_labels,
+    is_library_loss,
+    metric_dtypes,
+)
+
+T = TypeVar("T")
 
 TRAINING = ("train", "training", "is_training")
 """Names of a flag that is true in training mode."""
@@ -348,75 +359,18 @@ def _works_without(name, model, shapes, image) -> bool:
     return True
 
 
-def outputs_and_targets(
-    outputs: Any, inputs: Any, labels: Any, loss: str, num_classes: int | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Check that the outputs fit the targets of `loss`, and return both.
-
-    Args:
-      outputs: of the model, or their shapes.
-      inputs: images float32 [b, h, w, c].
-      labels: int32 [b] or [b, h, w].
-      loss: a name in `jaxcnn.metrics.LOSSES`.
-      num_classes: the expected number of outputs, if it is known.
-
-    Returns:
-      The outputs, and the array that `loss` compares them with.
-
-    Raises:
-      ArgumentError: while tracing, if they do not fit.
-    """
-    target = metrics.target(loss, inputs, labels)
-    check_single_output(outputs)
-    n = target.shape[0]
-    if outputs.ndim < 2 or outputs.shape[0] != n:
-        raise ArgumentError(
-            f"the model gives outputs of shape {outputs.shape} for {n} images; expected the "
-            f"images first, ({n}, ...). Keep the first axis of the images in __call__."
-        )
-    if message := metrics.mismatch(loss, outputs.shape, target.shape):
-        raise ArgumentError(message)
-    if num_classes is not None and loss != "reconstruction" and outputs.shape[-1] != num_classes:
-        raise ArgumentError(
-            f"the model gives {outputs.shape[-1]} outputs and the data has {num_classes} classes; "
-            f"expected as many. Build the model with {num_classes} outputs."
-        )
-    return outputs, target
-
-
-def check_single_output(outputs: Any) -> None:
-    """Check that `outputs` is one array of floating numbers.
-
-    A shape with a dtype is accepted too.
-
-    Raises:
-      ArgumentError: for anything else.
-    """
-    if not hasattr(outputs, "dtype") or not hasattr(outputs, "shape"):
-        length = f" of {len(outputs)}" if isinstance(outputs, (tuple, list, Mapping)) else ""
-        raise ArgumentError(
-            f"the model gives a {type(outputs).__name__}{length}; expected one array of outputs. "
-            "Write a wrapper module whose __call__ returns the array to train on."
-        )
-    if not jnp.issubdtype(outputs.dtype, jnp.floating):
-        raise ArgumentError(
-            f"the model gives outputs of {outputs.dtype}; expected floating numbers, such as "
-            "logits. Leave argmax and casts out of __call__."
-        )
-
-
 def check_outputs(
     model: nn.Module,
     variables: Mapping[str, Any],
     images: jax.ShapeDtypeStruct,
-    labels: jax.ShapeDtypeStruct,
-    loss: str,
+    labels: Any,
+    loss: Loss,
     num_classes: int | None = None,
     *,
     train: bool = False,
     axis: str | None = None,
-) -> tuple[int, ...]:
-    """Check that the model's outputs fit the labels, and return their shape.
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Check that the model's outputs fit the labels, and return the shapes of what is computed.
 
     Only shapes are traced; nothing is computed.
 
@@ -424,11 +378,14 @@ def check_outputs(
       model: the network.
       variables: its "params" and other collections.
       images: the shape of a batch, [b, h, w, c].
-      labels: the shape of its labels, [b] or [b, h, w].
-      loss: a name in `jaxcnn.metrics.LOSSES`.
-      num_classes: the expected number of outputs, if it is known.
+      labels: the shapes of its labels, [b, ...] each.
+      loss: the loss.
+      num_classes: the expected number of outputs, if the labels are classes.
       train: the mode to check.
       axis: the mapped axis that training averages over, if any.
+
+    Returns:
+      The shapes and dtypes of the outputs, of the losses and of the metrics.
 
     Raises:
       ArgumentError: if the outputs do not fit the labels.
@@ -450,6 +407,65 @@ def check_outputs(
         )
     else:
         outputs, aux = jax.eval_shape(outputs_and_aux, variables, images)
-    for leaf in (outputs, *jax.tree.leaves(aux)):
-        outputs_and_targets(leaf, images, labels, loss, num_classes)
-    return outputs.shape
+    losses, values = jax.eval_shape(partial(compute_loss, loss), outputs, Batch(images, labels))
+    for head in jax.tree.leaves(aux):
+        jax.eval_shape(partial(compute_loss, loss), head, Batch(images, labels))
+    if num_classes is not None and has_class_labels(loss) and outputs.shape[-1] != num_classes:
+        raise ArgumentError(
+            f"the model gives {outputs.shape[-1]} outputs and the data has {num_classes} classes; "
+            f"expected as many. Build the model with {num_classes} outputs."
+        )
+    return outputs, losses, values
+
+
+_check_results: dict[Any, Any] = {}
+
+
+def check_once(key: tuple[Any, ...], variables: Any, check: Callable[[], T]) -> T:
+    """Return `check()`, cached by `key` and the shapes of `variables`.
+
+    The checks trace a network, which takes up to seconds.
+    """
+    leaves, tree = jax.tree.flatten(variables)
+    shapes = tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves)
+    full_key = (hashable(key), tree, shapes)
+    if full_key not in _check_results:
+        result = check()
+        if len(_check_results) >= 64:
+            _check_results.clear()
+        _check_results[full_key] = result
+    return _check_results[full_key]
+
+
+def loss_metric_dtypes(
+    model: nn.Module, variables: Mapping[str, Any], split: Split, loss: Loss
+) -> tuple[tuple[str, str], ...]:
+    """Return the names of a loss's metrics and the dtypes of their sums.
+
+    Args:
+      model: the network.
+      variables: its "params" and other collections.
+      split: images and labels, of which only the shapes are used.
+      loss: the loss.
+
+    Raises:
+      ArgumentError: the outputs do not fit the labels. It is not raised for losses of the library,
+        whose metrics are known.
+    """
+    if is_library_loss(loss):
+        return (("error", "int32"),)
+    images, labels = batch_shapes(split, 2)
+
+    def trace() -> tuple[tuple[str, str], ...]:
+        return metric_dtypes(check_outputs(model, variables, images, labels, loss)[2])
+
+    return check_once(("metrics", model, images, labels, loss), variables, trace)
+
+
+def batch_shapes(split: Split, n: int) -> tuple[jax.ShapeDtypeStruct, Any]:
+    """Return the shapes of n inputs of a split, and of their labels."""
+    images = jax.ShapeDtypeStruct((n, *split.images.shape[1:]), jnp.float32)
+    labels = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct((n, *array.shape[1:]), array.dtype), split.labels
+    )
+    return images, labels

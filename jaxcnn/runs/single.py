@@ -12,6 +12,7 @@ from typing import Any
 from jaxcnn import parallel
 from jaxcnn.config import ArgumentError, ExperimentConfig, verify_config
 from jaxcnn.data import Dataset, subset, verify_dataset
+from jaxcnn.losses import create_loss
 from jaxcnn.models import count_parameters, create_model
 from jaxcnn.optim import create_optimizer
 from jaxcnn.records import RunRecords
@@ -41,7 +42,7 @@ def subset_for(config: ExperimentConfig, data: Dataset) -> Dataset:
 
     Every run of a study gets the same ones.
     """
-    if config.max_train_examples is None or config.max_train_examples == len(data.train.labels):
+    if config.max_train_examples is None or config.max_train_examples == len(data.train.images):
         return data
     return subset(data, config.max_train_examples, seed=0)
 
@@ -60,9 +61,9 @@ def verify_data_of(config: ExperimentConfig, data: Dataset) -> None:
             f"dataset is {config.dataset!r}, but the data is {data.name!r}; "
             f"write dataset={data.name!r}"
         )
-    num_validation = len(data.validation.labels)
+    num_validation = len(data.validation.images)
     if config.num_validation != num_validation:
-        can_be_held_out = config.num_validation < len(data.train.labels) + num_validation
+        can_be_held_out = config.num_validation < len(data.train.images) + num_validation
         raise ArgumentError(
             f"num_validation is {config.num_validation}, but the data holds out {num_validation}; "
             + (
@@ -112,7 +113,8 @@ def run(
     # Mistakes come before anything is written in the folder.
     verify_data_of(config, data)
     data = subset_for(config, data)
-    check_config(config.train, data, strategy)
+    loss = create_loss(config.loss, **config.loss_kwargs)
+    check_config(config.train, data, strategy, loss)
     model, tx = model_and_optimizer(config, data.num_classes)
     with RunRecords(config, folder, strategy, data, keep_every=keep_every) as records:
         if records.result is not None:
@@ -129,7 +131,14 @@ def run(
 
         reason = None
         for state, row in train(
-            model, tx, data, config.train, resume=resume, strategy=strategy, pause=pause
+            model,
+            tx,
+            data,
+            config.train,
+            loss=loss,
+            resume=resume,
+            strategy=strategy,
+            pause=pause,
         ):
             if row is None:
                 records.save(state)

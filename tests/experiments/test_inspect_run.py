@@ -418,7 +418,7 @@ def test_more_mistakes_are_one_line(run, tmp_path, capsys, monkeypatch):
     for i, config in enumerate(
         (
             jc.ExperimentConfig(model="unet"),
-            jc.ExperimentConfig(model="autoencoder", train=jc.TrainConfig(loss="reconstruction")),
+            jc.ExperimentConfig(model="autoencoder", loss="reconstruction"),
         )
     ):
         (tmp_path / str(i)).mkdir()

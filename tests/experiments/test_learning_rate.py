@@ -266,7 +266,7 @@ MISTAKES = [
     (["--finder.optimizers", "momentun"], "did you mean 'momentum'"),
     (["--finder.optimizers"], "finder.optimizers is empty"),
     (["--finder.low", "10", "--finder.high", "1"], "expected 0 < low < high"),
-    (["--finder.num-steps", "3"], "finder.num_steps is 3"),
+    (["--finder.num-steps", "3"], "finder.num-steps is 3"),
     (["--schedules.names", "cosin"], "did you mean 'cosine'"),
     (["--schedules.names"], "schedules.names is empty"),
     (["--schedules.rates", "0"], "schedules.rates has 0.0"),

@@ -30,7 +30,7 @@ SHAPE = (8, 6, 2)
 class Small(nn.Module):
     """Two convolutions with ReLU, max pooling between them, and a dense layer on the flattened maps."""
 
-    classes: int = 3
+    num_classes: int = 3
     axis: str | None = None
 
     @nn.compact
@@ -351,7 +351,7 @@ DARK, BRIGHT = np.uint8(40), np.uint8(210)
 class Eyes(nn.Module):
     """Two convolutions and the mean over places, which leaves the class to the maps and not to where in them it is."""
 
-    classes: int = 3
+    num_classes: int = 3
     axis: str | None = None
 
     @nn.compact

@@ -1,0 +1,420 @@
+"""Losses: functions of a model's outputs and a batch that give a loss for each example.
+
+A loss maps (outputs, batch) to losses and metrics. The losses are float32 [b, ...]: one for each
+image, or for each pixel or value of it. The metrics are arrays of the same shape by name. Training
+minimizes the mean of the losses. Rows and `evaluate` report the mean of the losses and of each
+metric, with each example counted once. Metrics of type bool are reported in percent.
+
+The losses here are frozen dataclasses. Equal ones share what is compiled for them.
+
+Example:
+  >>> def squared_distance(outputs, batch):
+  ...     distance = jnp.linalg.norm(outputs - batch.labels, axis=-1)
+  ...     return jnp.square(distance), {"distance": distance, "far": distance > 1}
+  >>> batch = Batch(inputs=jnp.zeros((2, 8, 8, 1)), labels=jnp.zeros((2, 2)))
+  >>> losses, metrics = compute_loss(squared_distance, jnp.array([[0.0, 3.0], [0.5, 0.0]]), batch)
+  >>> losses.tolist(), metrics["far"].tolist()
+  ([9.0, 0.25], [True, False])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcnn.arguments import ArgumentError, check_choice, check_mapping, format_value
+
+RESERVED_METRICS = ("loss",)
+"""Names that a metric cannot have, because a row has them already."""
+
+
+class Batch(NamedTuple):
+    """Examples that a loss compares the outputs with."""
+
+    inputs: Any
+    """float32 [b, h, w, c]: images as the model gets them, normalized and augmented."""
+    labels: Any
+    """Labels of these images, as in `jaxcnn.data.Split`: an array [b, ...] or a tree of them."""
+
+
+Loss = Callable[[Any, Batch], tuple[jax.Array, Mapping[str, jax.Array]]]
+"""Function of outputs and batch that returns losses and metrics."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy of softmax and class labels, in nats.
+
+    Outputs are logits float32 [b, ..., num_classes], labels int32 [b, ...]. Its metric is `error`:
+    whether the class of the largest logit is another than the label. Logits that are not numbers
+    are errors.
+
+    Attributes:
+      label_smoothing: fraction of each label, in 0..1, that is spread equally over all classes
+        (Szegedy et al. 2015, arXiv:1512.00567, section 7).
+      class_weights: factors of the losses of each class's examples, or None. The mean is over the
+        number of examples, not over the sum of their weights.
+
+    Raises:
+      ArgumentError: in the constructor, for an invalid value.
+
+    Example:
+      >>> batch = Batch(inputs=None, labels=jnp.array([0]))
+      >>> losses, _ = CrossEntropy(class_weights=(2.0, 1.0))(jnp.zeros((1, 2)), batch)
+      >>> round(float(losses[0] / math.log(2)), 5)
+      2.0
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        _check_number("label_smoothing", self.label_smoothing, 0, 1, example=0.1)
+        if self.class_weights is None:
+            return
+        weights = self.class_weights
+        if isinstance(weights, (np.ndarray, jax.Array)):
+            weights = np.asarray(weights).tolist()
+        if not isinstance(weights, (tuple, list)) or len(weights) < 2:
+            raise ArgumentError(
+                f"class_weights is {format_value(self.class_weights)}; "
+                "expected a number for each class: write class_weights=(1.0, 2.0)"
+            )
+        for weight in weights:
+            _check_number("class_weights", weight, 0, math.inf, example="(1.0, 2.0)")
+        object.__setattr__(self, "class_weights", tuple(map(float, weights)))
+
+    def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the losses float32 [b, ...] and {"error": bool [b, ...]}."""
+        labels = batch.labels
+        _check_logits(outputs, labels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+        if self.label_smoothing:
+            uniform = -jax.nn.log_softmax(outputs).mean(-1)
+            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * uniform
+        if self.class_weights is not None:
+            if len(self.class_weights) != outputs.shape[-1]:
+                raise ArgumentError(
+                    f"class_weights has {len(self.class_weights)} numbers and the model "
+                    f"{outputs.shape[-1]} outputs; expected one for each class"
+                )
+            losses = losses * jnp.asarray(self.class_weights, losses.dtype)[labels]
+        return losses, {"error": _is_wrong(outputs, labels)}
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Half the squared distance of logits and one-hot labels.
+
+    Outputs, labels and the metric are those of `CrossEntropy`.
+
+    References:
+      Cohen et al. 2021, arXiv:2103.00065.
+    """
+
+    def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the losses float32 [b, ...] and {"error": bool [b, ...]}."""
+        _check_logits(outputs, batch.labels)
+        one_hot = jax.nn.one_hot(batch.labels, outputs.shape[-1], dtype=outputs.dtype)
+        losses = 0.5 * jnp.square(outputs - one_hot).sum(-1)
+        return losses, {"error": _is_wrong(outputs, batch.labels)}
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy:
+    """Cross-entropy of each of several labels that an image can have together, in nats.
+
+    Outputs are logits float32 [b, k], labels [b, k] of any dtype, 0 or 1. Each label of each image
+    counts as an example. Its metric is `error`: whether the logit's sign is wrong.
+
+    Example:
+      >>> batch = Batch(inputs=None, labels=jnp.array([[1, 0, 0]]))
+      >>> losses, metrics = BinaryCrossEntropy()(jnp.array([[9.0, -9.0, 9.0]]), batch)
+      >>> metrics["error"].tolist()
+      [[False, False, True]]
+    """
+
+    def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the losses float32 [b, k] and {"error": bool [b, k]}."""
+        check_single_output(outputs)
+        shape = getattr(batch.labels, "shape", None)
+        if outputs.shape != shape:
+            raise ArgumentError(
+                f"the model gives {outputs.shape[1:]} for an image, and loss "
+                f"'binary-cross-entropy' needs a logit for each label, {shape and shape[1:]}: "
+                "build a classifier with as many outputs as an image has labels"
+            )
+        labels = batch.labels.astype(outputs.dtype)
+        losses = optax.sigmoid_binary_cross_entropy(outputs, labels)
+        is_right = ((outputs > 0) == (labels > 0.5)) & jnp.isfinite(outputs)
+        return losses, {"error": ~is_right}
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Squared distance of the outputs and the inputs, for each value.
+
+    Outputs and inputs are float32 [b, h, w, c]. Each value counts as an example. Its metric is
+    `error`: whether the output is on the other side of 0 than the input. After normalization, 0 is
+    the mean.
+    """
+
+    def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the losses float32 [b, h, w, c] and {"error": bool [b, h, w, c]}."""
+        inputs = batch.inputs
+        _check_batch_axis(outputs, inputs)
+        if outputs.shape != inputs.shape:
+            raise ArgumentError(
+                f"the model gives {outputs.shape[1:]} for an image, and loss 'reconstruction' "
+                f"compares with {inputs.shape[1:]}: build an autoencoder, say"
+            )
+        is_right = ((outputs > 0) == (inputs > 0)) & jnp.isfinite(outputs)
+        return jnp.square(outputs - inputs), {"error": ~is_right}
+
+
+LOSSES: dict[str, type] = {
+    "cross-entropy": CrossEntropy,
+    "squared": SquaredError,
+    "binary-cross-entropy": BinaryCrossEntropy,
+    "reconstruction": Reconstruction,
+}
+"""Classes of losses by name."""
+
+
+def create_loss(name: str, /, **kwargs: Any) -> Loss:
+    """Return the loss called `name`.
+
+    Args:
+      name: a key of `LOSSES`.
+      kwargs: fields of its class, such as `label_smoothing=0.1`.
+
+    Raises:
+      ArgumentError: for an unknown name or field (the message has the nearest), or an invalid
+        value.
+
+    Example:
+      >>> create_loss("cross-entropy", label_smoothing=0.1)
+      CrossEntropy(label_smoothing=0.1, class_weights=None)
+    """
+    kind = LOSSES[check_choice("loss", name, LOSSES)]
+    names = {field.name for field in dataclasses.fields(kind)}
+    for field in kwargs:
+        if not names:
+            raise ArgumentError(f"loss {name!r} takes no {field}; leave it out")
+        check_choice(f"field of loss {name!r}", field, names)
+    return kind(**kwargs)
+
+
+def as_loss(loss: str | Loss) -> Loss:
+    """Return a loss as a function.
+
+    Args:
+      loss: a key of `LOSSES`, or a function (outputs, batch) -> (losses, metrics).
+
+    Raises:
+      ArgumentError: it is neither.
+
+    Example:
+      >>> as_loss("squared")
+      SquaredError()
+    """
+    if isinstance(loss, str):
+        return create_loss(loss)
+    if isinstance(loss, type):
+        raise ArgumentError(
+            f"loss is the class {loss.__name__}; expected a loss. Write loss={loss.__name__}()."
+        )
+    if not callable(loss):
+        names = ", ".join(map(repr, LOSSES))
+        raise ArgumentError(
+            f"loss is {format_value(loss)}; expected {names} or a function. "
+            "Write loss=lambda outputs, batch: (losses, {})."
+        )
+    return loss
+
+
+def is_library_loss(loss: Loss) -> bool:
+    """Return whether a loss is one of `LOSSES`, whose metrics are known."""
+    return type(loss) in LOSSES.values()
+
+
+def has_class_labels(loss: Loss) -> bool:
+    """Return whether a loss compares logits with class labels, or masks of them."""
+    return isinstance(loss, (CrossEntropy, SquaredError))
+
+
+def loss_call(loss: Loss) -> tuple[str, dict[str, Any]]:
+    """Return the name and the arguments of a loss, as records have them.
+
+    A function that is not the library's has its qualified name, and no arguments.
+
+    Example:
+      >>> loss_call(CrossEntropy(label_smoothing=0.1))
+      ('cross-entropy', {'label_smoothing': 0.1})
+    """
+    for name, kind in LOSSES.items():
+        if type(loss) is kind:
+            values = {field: getattr(loss, field.name) for field in dataclasses.fields(kind)}
+            return name, {
+                field.name: list(value) if isinstance(value, tuple) else value
+                for field, value in values.items()
+                if value != field.default
+            }
+    named = loss if hasattr(loss, "__qualname__") else type(loss)
+    return f"{named.__module__}.{named.__qualname__}", {}
+
+
+def compute_loss(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Return the losses and the metrics of a batch, checked.
+
+    Args:
+      loss: the loss.
+      outputs: of the model.
+      batch: the examples.
+
+    Returns:
+      Losses float [b, ...] and metrics of the same shape by name.
+
+    Raises:
+      ArgumentError: the loss returned anything else. Errors inside a loss of the user's are raised
+        as they are.
+    """
+    result = loss(outputs, batch)
+    if is_library_loss(loss):
+        return result  # type: ignore[return-value]
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ArgumentError(
+            f"the loss returned {_describe(result)}; expected a pair of losses and metrics. "
+            "Write return losses, {}."
+        )
+    losses, metrics = result
+    count = len(batch.inputs)
+    if not _is_array(losses) or not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise ArgumentError(
+            f"the losses are {_describe(losses)}; expected an array of floating numbers, "
+            f"one for each image: ({count},)"
+        )
+    if losses.shape[:1] != (count,):
+        hint = "Leave out the mean over the batch." if not losses.shape else "Images come first."
+        raise ArgumentError(
+            f"the losses have shape {losses.shape} for {count} images; "
+            f"expected ({count},) or ({count}, ...). {hint}"
+        )
+    check_mapping("metrics", metrics, "{'error': outputs.argmax(-1) != batch.labels}")
+    for name, values in metrics.items():
+        if not isinstance(name, str) or name in RESERVED_METRICS:
+            raise ArgumentError(
+                f"a metric is called {format_value(name)}; expected another name in text, as rows "
+                "have the loss already"
+            )
+        if not _is_array(values) or values.shape != losses.shape:
+            raise ArgumentError(
+                f"metric {name!r} is {_describe(values)}; expected an array of the losses' shape, "
+                f"{losses.shape}"
+            )
+        if not _is_counted(values.dtype):
+            raise ArgumentError(
+                f"metric {name!r} is of {values.dtype}; expected bool, integers or floats"
+            )
+    return losses, dict(metrics)
+
+
+def metric_dtypes(metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the names of metrics and the dtypes of their sums, "int32" for bool ones."""
+    return tuple(
+        sorted(
+            (name, "int32" if values.dtype == jnp.bool_ else "float32")
+            for name, values in metrics.items()
+        )
+    )
+
+
+def check_single_output(outputs: Any) -> None:
+    """Check that `outputs` is one array of floating numbers.
+
+    A shape with a dtype is accepted too.
+
+    Raises:
+      ArgumentError: for anything else.
+    """
+    if not hasattr(outputs, "dtype") or not hasattr(outputs, "shape"):
+        length = f" of {len(outputs)}" if isinstance(outputs, (tuple, list, Mapping)) else ""
+        raise ArgumentError(
+            f"the model gives a {type(outputs).__name__}{length}; expected one array of outputs. "
+            "Write a wrapper module whose __call__ returns the array to train on, "
+            "or a loss that takes all of them."
+        )
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise ArgumentError(
+            f"the model gives outputs of {outputs.dtype}; expected floating numbers, such as "
+            "logits. Leave argmax and casts out of __call__."
+        )
+
+
+def _check_batch_axis(outputs: Any, target: Any) -> None:
+    check_single_output(outputs)
+    n = target.shape[0]
+    if outputs.ndim < 2 or outputs.shape[0] != n:
+        raise ArgumentError(
+            f"the model gives outputs of shape {outputs.shape} for {n} images; expected the "
+            f"images first, ({n}, ...). Keep the first axis of the images in __call__."
+        )
+
+
+def _check_logits(outputs: Any, labels: Any) -> None:
+    """Check that outputs are logits for each label."""
+    if not hasattr(labels, "shape") or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ArgumentError(
+            f"labels are {_describe(labels)}; expected the numbers of classes, int32. "
+            "Write a loss of your own for other labels: loss=lambda outputs, batch: (losses, {})."
+        )
+    _check_batch_axis(outputs, labels)
+    if outputs.shape[:-1] == labels.shape:
+        return
+    shape = ", ".join([*map(str, labels.shape[1:]), "num_classes"])
+    fix = "build 'unet', say" if labels.ndim == 3 else "build a classifier"
+    raise ArgumentError(
+        f"the model gives {outputs.shape[1:]} for an image, and its label needs logits of "
+        f"({shape}): {fix}"
+    )
+
+
+def _is_wrong(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    # argmax returns class 0 for a row of NaN, which would be correct for a tenth of the images.
+    return ~((logits.argmax(-1) == labels) & jnp.isfinite(logits).all(-1))
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _is_counted(dtype: Any) -> bool:
+    return dtype == jnp.bool_ or any(
+        jnp.issubdtype(dtype, kind) for kind in (jnp.integer, jnp.floating)
+    )
+
+
+def _describe(value: Any) -> str:
+    if _is_array(value):
+        return f"an array {value.dtype} {tuple(value.shape)}"
+    if isinstance(value, (tuple, list, Mapping)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return format_value(value)
+
+
+def _check_number(name: str, value: Any, low: float, high: float, *, example: Any) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or value == math.inf:
+        bound = f"in {low}..{high}" if high < math.inf else f"of at least {low}"
+        raise ArgumentError(
+            f"{name} is {format_value(value)}; expected a finite number {bound}: "
+            f"write {name}={example}"
+        )

@@ -1,0 +1,459 @@
+"""Losses against NumPy, and losses of a user's own in training, evaluation, records and the finder."""
+
+import dataclasses
+import json
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scripts import train_config
+
+import jaxcnn as jc
+from jaxcnn.evaluation import loss_fn
+from jaxcnn.interpret.signal_propagation import gradient_norms
+from jaxcnn.losses import (
+    LOSSES,
+    Batch,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Reconstruction,
+    SquaredError,
+    as_loss,
+    compute_loss,
+    loss_call,
+    metric_dtypes,
+)
+from jaxcnn.loss_landscape import evaluate_along, random_direction
+from jaxcnn.parallel import strategy
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(12, 5)).astype(np.float32) * 3
+LABELS = RNG.integers(0, 5, 12).astype(np.int32)
+ONE = strategy("jit", 1)
+
+
+def log_softmax(logits):
+    logits = np.asarray(logits, np.float64)
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def values(loss, outputs, labels=None, inputs=None):
+    losses, metrics = loss(jnp.asarray(outputs), Batch(inputs, labels))
+    return np.asarray(losses), {name: np.asarray(value) for name, value in metrics.items()}
+
+
+# ---------------------------------------------------------------- the library's, against NumPy
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weights", [None, (1.0, 0.5, 2.0, 0.0, 3.0)])
+@pytest.mark.parametrize("shape", [(12,), (2, 3, 2)])
+def test_cross_entropy_is_that_of_a_smoothed_distribution(smoothing, weights, shape):
+    """Label smoothing is the cross-entropy of (1 - s) one-hot + s / k (Szegedy et al. 2015, section 7)."""
+    loss = CrossEntropy(label_smoothing=smoothing, class_weights=weights)
+    target = (1 - smoothing) * np.eye(5)[LABELS] + smoothing / 5
+    expected = -(target * log_softmax(LOGITS)).sum(-1)
+    if weights is not None:
+        expected *= np.array(weights)[LABELS]
+    losses, metrics = values(loss, LOGITS.reshape(*shape, 5), jnp.asarray(LABELS.reshape(shape)))
+    np.testing.assert_allclose(losses, expected.reshape(shape), rtol=2e-6, atol=1e-6)
+    np.testing.assert_array_equal(metrics["error"], (LOGITS.argmax(-1) != LABELS).reshape(shape))
+
+
+def test_the_squared_error_is_half_the_distance_to_the_one_hot_label():
+    losses, metrics = values(SquaredError(), LOGITS, jnp.asarray(LABELS))
+    expected = 0.5 * ((LOGITS.astype(np.float64) - np.eye(5)[LABELS]) ** 2).sum(-1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    np.testing.assert_array_equal(metrics["error"], LOGITS.argmax(-1) != LABELS)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32, np.uint8, bool])
+def test_binary_cross_entropy_is_that_of_each_label(dtype):
+    labels = RNG.integers(0, 2, LOGITS.shape).astype(dtype)
+    losses, metrics = values(BinaryCrossEntropy(), LOGITS, jnp.asarray(labels))
+    share = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    expected = -np.where(labels.astype(bool), np.log(share), np.log(1 - share))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    np.testing.assert_array_equal(metrics["error"], (LOGITS > 0) != labels.astype(bool))
+
+
+def test_binary_logits_that_are_not_numbers_are_wrong():
+    _, metrics = values(BinaryCrossEntropy(), [[np.nan, -9.0]], jnp.zeros((1, 2)))
+    assert metrics["error"].tolist() == [[True, False]]
+
+
+def test_a_reconstruction_compares_with_the_inputs():
+    inputs, outputs = RNG.normal(size=(2, 3, 4, 4, 1)).astype(np.float32)
+    losses, metrics = values(Reconstruction(), outputs, inputs=jnp.asarray(inputs))
+    np.testing.assert_allclose(losses, (outputs - inputs) ** 2, rtol=1e-6)
+    np.testing.assert_array_equal(metrics["error"], (outputs > 0) != (inputs > 0))
+
+
+def test_the_gradient_of_smoothing_and_weights_is_that_of_a_finite_difference():
+    loss = CrossEntropy(label_smoothing=0.2, class_weights=(1.0, 2.0, 3.0, 4.0, 5.0))
+
+    def mean(logits):
+        return loss(logits, Batch(None, jnp.asarray(LABELS)))[0].mean()
+
+    direction = RNG.normal(size=LOGITS.shape).astype(np.float32)
+    slope = float((jax.grad(mean)(jnp.asarray(LOGITS)) * direction).sum())
+    step = 1e-2
+    ends = [float(mean(jnp.asarray(LOGITS + sign * step * direction))) for sign in (1, -1)]
+    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-3)
+
+
+# ---------------------------------------------------------------- names, arguments, records
+
+
+def test_each_name_makes_its_loss_and_a_loss_has_its_call():
+    for name, kind in LOSSES.items():
+        assert type(as_loss(name)) is kind
+        assert loss_call(as_loss(name)) == (name, {})
+        assert jc.create_loss(name) == as_loss(name)
+    loss = jc.create_loss("cross-entropy", class_weights=np.array([1, 2]))
+    name, kwargs = loss_call(loss)
+    assert kwargs == {"class_weights": [1.0, 2.0]}
+    assert jc.create_loss(name, **json.loads(json.dumps(kwargs))) == loss
+    assert hash(jc.create_loss(name, **kwargs)) == hash(loss)
+
+
+def test_every_library_loss_has_the_metric_that_states_expect():
+    """`init_state` takes the metrics of these without tracing a model."""
+    image = jnp.zeros((2, 4, 4, 1))
+    outputs = {Reconstruction: image, BinaryCrossEntropy: jnp.zeros((2, 3))}
+    labels = {BinaryCrossEntropy: jnp.zeros((2, 3))}
+    for kind in LOSSES.values():
+        batch = Batch(image, labels.get(kind, jnp.zeros(2, jnp.int32)))
+        _, metrics = compute_loss(kind(), outputs.get(kind, jnp.zeros((2, 3))), batch)
+        assert metric_dtypes(metrics) == (("error", "int32"),)
+
+
+def own(outputs, batch):
+    return outputs.sum(-1), {}
+
+
+MISTAKES = [
+    (lambda: as_loss("squarred"), "did you mean 'squared'?"),
+    (lambda: as_loss(CrossEntropy), "loss is the class CrossEntropy.*CrossEntropy()"),
+    (lambda: as_loss(None), "loss is None; expected .*or a function"),
+    (lambda: jc.create_loss("squared", label_smoothing=0.1), "takes no label_smoothing"),
+    (lambda: jc.create_loss("cross-entropy", label_smoothin=0.1), "mean 'label_smoothing'"),
+    (lambda: CrossEntropy(label_smoothing=1.5), "label_smoothing is 1.5; expected .*0..1"),
+    (lambda: CrossEntropy(label_smoothing=True), "label_smoothing is True"),
+    (lambda: CrossEntropy(class_weights=3.0), "class_weights is 3.0; expected a number for each"),
+    (lambda: CrossEntropy(class_weights=(1.0, -1.0)), "class_weights is -1.0"),
+    (lambda: CrossEntropy(class_weights=(1.0, np.inf)), "class_weights is inf"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), MISTAKES)
+def test_mistakes_are_one_line(call, message):
+    with pytest.raises(jc.ArgumentError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+RETURNS = [
+    (lambda o, b: o.mean(-1), "the loss returned an array float32 .*expected a pair"),
+    (lambda o, b: (o.mean(), {}), r"losses have shape \(\) for .*Leave out the mean"),
+    (lambda o, b: (o.sum(-1)[:1], {}), r"losses have shape \(1,\) for"),
+    (lambda o, b: (b.labels, {}), "losses are an array int32"),
+    (lambda o, b: (o.sum(-1), [1]), "metrics is .*expected values by name"),
+    (lambda o, b: (o.sum(-1), {"loss": o.sum(-1)}), "a metric is called 'loss'"),
+    (lambda o, b: (o.sum(-1), {"iou": 1.0}), "metric 'iou' is 1.0; expected an array"),
+    (lambda o, b: (o.sum(-1), {"iou": o}), "metric 'iou' is an array .*losses' shape"),
+    (
+        lambda o, b: (o.sum(-1), {"z": o.sum(-1).astype(jnp.complex64)}),
+        "metric 'z' is of complex64",
+    ),
+]
+
+
+@pytest.mark.parametrize(("loss", "message"), RETURNS)
+def test_what_a_loss_must_return_is_checked_when_train_is_called(loss, message):
+    data, model = jc.load_dataset("digits"), jc.create_model("perceptron", 10)
+    config = jc.TrainConfig(num_steps=2, batch_size=32)
+    with pytest.raises(jc.ArgumentError, match=message) as error:
+        jc.train(model, optax.sgd(0.1), data, config, loss=loss, strategy=ONE)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_inside_a_loss_stays_as_it_is():
+    def broken(outputs, batch):
+        raise LookupError("mine")
+
+    data, model = jc.load_dataset("digits"), jc.create_model("perceptron", 10)
+    with pytest.raises(LookupError, match="mine"):
+        jc.train(model, optax.sgd(0.1), data, jc.TrainConfig(), loss=broken, strategy=ONE)
+
+
+# ---------------------------------------------------------------- training
+
+
+class TwoHeads(nn.Module):
+    """Class and mean brightness of an image."""
+
+    axis: str | None = None
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.relu(nn.Dense(24, name="hidden")(images.reshape(len(images), -1)))
+        return {"class": nn.Dense(10, name="class")(x), "mean": nn.Dense(1, name="mean")(x)[:, 0]}
+
+
+def two_heads(outputs, batch):
+    distance = outputs["mean"] - batch.labels["mean"]
+    entropy = optax.softmax_cross_entropy_with_integer_labels(
+        outputs["class"], batch.labels["class"]
+    )
+    wrong = outputs["class"].argmax(-1) != batch.labels["class"]
+    return entropy + jnp.square(distance), {"error": wrong, "distance": jnp.abs(distance)}
+
+
+def with_brightness(split):
+    means = (split.images.mean((1, 2, 3)) / 255).astype(np.float32)
+    return jc.Split(split.images, {"class": split.labels, "mean": means})
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    data = jc.load_dataset("digits")
+    return data._replace(
+        train=with_brightness(data.train),
+        validation=with_brightness(data.validation),
+        test=with_brightness(data.test),
+    )
+
+
+CONFIG = jc.TrainConfig(num_steps=30, batch_size=64, eval_every=15)
+
+
+def test_outputs_and_labels_may_be_trees(pairs, tmp_path):
+    """Two heads are trained, judged, stopped and resumed; a row has each metric, in percent if it is bool."""
+    tx = optax.sgd(0.1, momentum=0.9)
+    whole = list(jc.train(TwoHeads(), tx, pairs, CONFIG, loss=two_heads, strategy=ONE))
+    state, row = whole[-1]
+    assert row is not None
+    outputs: Any = TwoHeads().apply(
+        {"params": state.params},
+        (pairs.test.images / np.float32(255) - pairs.mean),
+    )
+    labels = pairs.test.labels
+    distance = np.asarray(outputs["mean"], np.float64) - labels["mean"]
+    wrong = np.asarray(outputs["class"]).argmax(-1) != labels["class"]
+    entropy = -log_softmax(outputs["class"])[np.arange(len(wrong)), labels["class"]]
+    assert row["eval_error"] == pytest.approx(100 * wrong.mean())
+    assert row["eval_distance"] == pytest.approx(np.abs(distance).mean(), rel=1e-4)
+    assert row["eval_loss"] == pytest.approx((entropy + distance**2).mean(), rel=1e-4)
+    assert row["eval_error"] < 20
+    sums = jc.evaluate(TwoHeads(), state, pairs.test, loss=two_heads, strategy=ONE, batch_size=7)
+    assert sums.means()["distance"] == pytest.approx(row["eval_distance"], rel=1e-5)
+    assert sums.error_percent == row["eval_error"]
+
+    options: Any = {"loss": two_heads, "strategy": ONE, "run_dir": tmp_path / "run"}
+    first = jc.train(TwoHeads(), tx, pairs, CONFIG, **options)
+    next(first)
+    first.close()  # type: ignore[attr-defined]
+    resumed, last = list(jc.train(TwoHeads(), tx, pairs, CONFIG, **options))[-1]
+    assert last is not None
+    jax.tree.map(np.testing.assert_array_equal, state, resumed)
+    config = jc.ExperimentConfig.load(tmp_path / "run")
+    assert config.loss == f"{__name__}.two_heads"
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["eval_distance"] == row["eval_distance"]
+
+
+@pytest.mark.parametrize("kind", ["jit", "pmap"])
+def test_a_loss_of_ones_own_is_the_same_on_eight_devices(pairs, kind):
+    config = dataclasses.replace(CONFIG, num_steps=3, eval_every=3)
+    tx = optax.sgd(0.1)
+    (alone, row), *_ = jc.train(TwoHeads(), tx, pairs, config, loss=two_heads, strategy=ONE)
+    (shared, other), *_ = jc.train(
+        TwoHeads(), tx, pairs, config, loss=two_heads, strategy=strategy(kind)
+    )
+    assert row is not None
+    assert other is not None
+    for name in ("train_loss", "eval_loss", "eval_distance", "train_error"):
+        assert other[name] == pytest.approx(row[name], rel=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        alone.params,
+        shared.params,
+    )
+
+
+def test_a_data_set_on_disk_streams_every_label(pairs, tmp_path):
+    file = np.memmap(tmp_path / "images", np.uint8, "w+", shape=pairs.train.images.shape)
+    file[:] = pairs.train.images
+    streamed = pairs._replace(train=pairs.train._replace(images=file))
+    config = dataclasses.replace(CONFIG, num_steps=4, eval_every=4)
+    ends = [
+        list(jc.train(TwoHeads(), optax.sgd(0.1), data, config, loss=two_heads, strategy=ONE))[-1]
+        for data in (pairs, streamed)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, ends[0][0].params, ends[1][0].params)
+
+
+def test_splits_of_trees_keep_images_and_labels_together(pairs):
+    held = jc.hold_out(pairs, 100, seed=0)
+    small = jc.subset(held, 50, seed=0)
+    for split in (held.train, held.validation, small.train):
+        means = (split.images.mean((1, 2, 3)) / 255).astype(np.float32)
+        np.testing.assert_array_equal(split.labels["mean"], means)
+    assert len(small.train.labels["class"]) == 50
+
+
+def test_a_loss_without_errors_has_none_in_its_rows(tmp_path):
+    data = jc.load_dataset("digits")
+    config = dataclasses.replace(CONFIG, num_steps=4, eval_every=2)
+
+    def hinge(outputs, batch):
+        right = jnp.take_along_axis(outputs, batch.labels[:, None], 1)
+        return jnp.maximum(0, 1 + outputs - right).sum(-1), {}
+
+    model = jc.create_model("perceptron", 10)
+    tx = optax.sgd(0.01)
+    state, row = list(
+        jc.train(model, tx, data, config, loss=hinge, run_dir=tmp_path / "run", strategy=ONE)
+    )[-1]
+    assert row is not None
+    assert not [name for name in row if name.endswith("error")]
+    with pytest.raises(jc.ArgumentError, match="counts no errors, but no metrics"):
+        _ = state.metrics.error_percent
+    sums = jc.evaluate(model, state, data.test, loss=hinge, strategy=ONE)
+    assert sums.mean_loss == pytest.approx(row["eval_loss"], rel=1e-6)
+    warm = jc.create_optimizer(jc.OptimizerConfig("sgd", warmup_lr=0.01), 4)
+    with pytest.raises(jc.ArgumentError, match="warmup_lr waits for the training error"):
+        jc.train(model, warm, data, config, loss=hinge, strategy=ONE)
+    large = jc.train(model, tx, data, config, loss=lambda o, b: (1e6 + o.sum(-1), {}), strategy=ONE)
+    assert "diverged" not in (next(large)[1] or {})  # the scale of a user's loss is unknown
+
+
+def test_multi_label_training_learns_each_label():
+    data = jc.load_dataset("digits")
+
+    def two_labels(split):
+        labels = np.stack([split.labels % 2, split.labels > 4], 1).astype(np.int32)
+        return jc.Split(split.images, labels)
+
+    data = data._replace(
+        train=two_labels(data.train),
+        validation=two_labels(data.validation),
+        test=two_labels(data.test),
+        classes=("odd", "large"),
+    )
+    model, tx = jc.create_model("mlp", 2), optax.sgd(0.1, momentum=0.9)
+    config = dataclasses.replace(CONFIG, num_steps=150, eval_every=150)
+    options: Any = {"loss": "binary-cross-entropy", "strategy": ONE}
+    state, row = list(jc.train(model, tx, data, config, **options))[-1]
+    wrong = (jc.predict(model, state, data.test.images) > 0) != data.test.labels
+    assert row is not None
+    assert row["eval_error"] == pytest.approx(100 * wrong.mean())
+    assert row["eval_error"] < 10
+    with pytest.raises(jc.ArgumentError, match=r"gives \(10,\) for an image, .*each label, \(2,\)"):
+        jc.train(jc.create_model("mlp", 10), tx, data, config, **options)
+    with pytest.raises(jc.DataError, match="one-hot"):
+        jc.train(model, tx, data, config, strategy=ONE)
+
+
+def test_class_weights_move_errors_to_the_class_that_counts_less():
+    data = jc.load_dataset("digits")
+    binary = data._replace(
+        train=data.train._replace(labels=(data.train.labels == 8).astype(np.int32)),
+        test=data.test._replace(labels=(data.test.labels == 8).astype(np.int32)),
+        classes=("other", "eight"),
+    )
+    config = jc.ExperimentConfig(
+        dataset="digits",
+        loss="cross-entropy",
+        optimizer=jc.OptimizerConfig("momentum", learning_rate=0.1),
+        train=dataclasses.replace(CONFIG, num_steps=60, eval_every=60),
+    )
+    missed = []
+    for weights in ((1.0, 1.0), (1.0, 30.0)):
+        weighted = jc.override(config, loss_kwargs={"class_weights": list(weights)})
+        model = jc.create_model("perceptron", 2)
+        state, _ = list(train_config(model, weighted, binary, strategy=ONE))[-1]
+        predicted = jc.predict(model, state, binary.test.images).argmax(-1)
+        missed.append(int(((predicted == 0) & (binary.test.labels == 1)).sum()))
+    assert missed[1] < missed[0]
+    with pytest.raises(jc.ArgumentError, match="class_weights has 3 numbers and the model 2"):
+        three = jc.override(config, loss_kwargs={"class_weights": [1, 2, 3]})
+        train_config(jc.create_model("perceptron", 2), three, binary, strategy=ONE)
+
+
+def test_masks_among_several_labels_are_not_augmented(pairs):
+    masks = np.zeros(pairs.train.images.shape[:3], np.int32)
+    train = jc.Split(pairs.train.images, {**pairs.train.labels, "mask": masks})
+    augment = jc.AugmentConfig(padding=1)
+    config = dataclasses.replace(CONFIG, augment=augment)
+    options: Any = {"loss": two_heads, "strategy": ONE}
+    with pytest.raises(jc.ArgumentError, match="labels are masks"):
+        jc.train(TwoHeads(), optax.sgd(0.1), pairs._replace(train=train), config, **options)
+    ordered = dataclasses.replace(CONFIG, order="sorted")
+    with pytest.raises(jc.ArgumentError, match="order is 'sorted', but the labels are not"):
+        jc.train(TwoHeads(), optax.sgd(0.1), pairs, ordered, **options)
+
+
+LABEL_MISTAKES = [
+    ({}, "train labels have no array"),
+    ({"class": [1, 2]}, r"train labels\['class'\] are of type list"),
+    ({"class": np.zeros(3, np.float32)}, r"train labels\['class'\] have shape \(3,\); expected"),
+    (
+        {"mean": np.zeros(1437, np.float64)},
+        r"labels\['mean'\] are float64; .*'mean'\].astype\(np.float32",
+    ),
+    ({"name": np.array(["a"] * 1437)}, r"labels\['name'\] are <U1"),
+    ({"mean": np.full(1437, np.nan, np.float32)}, "NaN or inf, the first in entry 0"),
+]
+
+
+@pytest.mark.parametrize(("labels", "message"), LABEL_MISTAKES)
+def test_labels_that_are_not_arrays_of_numbers_are_refused(pairs, labels, message):
+    data = pairs._replace(train=pairs.train._replace(labels=labels))
+    with pytest.raises(jc.DataError, match=message):
+        jc.train(TwoHeads(), optax.sgd(0.1), data, CONFIG, loss=two_heads, strategy=ONE)
+
+
+def test_a_state_for_another_loss_is_refused_by_the_step(pairs):
+    tx = optax.sgd(0.1)
+    model = TwoHeads()
+    state = jc.init_state(model, tx, CONFIG, pairs)
+    step = jc.make_train_step(model, tx, loss=two_heads)
+    with pytest.raises(jc.ArgumentError, match=r"sums up error, and the loss has .*init_state"):
+        step(state, pairs.train, jnp.arange(8))
+    state = jc.init_state(model, tx, CONFIG, pairs, loss=two_heads)
+    sums = step(state, pairs.train, jnp.arange(8)).metrics
+    assert int(sums.num_examples) == 8
+    assert sorted(sums.sums) == ["distance", "error"]
+
+
+def test_the_finder_landscape_and_gradients_take_the_loss(pairs):
+    model, tx = TwoHeads(), optax.sgd(0.1)
+    config = dataclasses.replace(CONFIG, num_steps=20)
+    result = jc.lr_finder(
+        model, jc.OptimizerConfig("sgd"), pairs, config, loss=two_heads, num_steps=30, strategy=ONE
+    )
+    assert result.suggested < result.limit
+    state = jc.init_state(model, tx, config, pairs, loss=two_heads)
+    direction = random_direction(jax.random.key(0), state.params)
+    line = evaluate_along(
+        model, state, pairs.test, [direction], [[0.0]], loss=two_heads, strategy=ONE
+    )
+    sums = jc.evaluate(model, state, pairs.test, loss=two_heads, strategy=ONE)
+    assert line.loss[0] == sums.mean_loss
+    assert line.error_percent[0] == sums.error_percent
+    norms = gradient_norms(
+        model, state, pairs.test.images, pairs.test.labels, train=False, loss=two_heads
+    )
+    inputs = pairs.test.images / np.float32(255) - pairs.mean
+    gradient = jax.grad(loss_fn(model, two_heads))(
+        state.params, {}, jnp.asarray(inputs), jax.tree.map(jnp.asarray, pairs.test.labels)
+    )
+    expected = np.linalg.norm(gradient["hidden"]["kernel"])
+    assert norms["hidden"] == pytest.approx(float(expected), rel=1e-4)
