@@ -15,6 +15,7 @@ from scripts import train_config
 import jaxcnn as jc
 from jaxcnn.evaluation import loss_fn
 from jaxcnn.interpret.signal_propagation import gradient_norms
+from jaxcnn.loss_landscape import evaluate_along, random_direction
 from jaxcnn.losses import (
     LOSSES,
     Batch,
@@ -27,7 +28,6 @@ from jaxcnn.losses import (
     loss_call,
     metric_dtypes,
 )
-from jaxcnn.loss_landscape import evaluate_along, random_direction
 from jaxcnn.parallel import strategy
 
 RNG = np.random.default_rng(0)
@@ -140,12 +140,18 @@ def own(outputs, batch):
 MISTAKES = [
     (lambda: as_loss("squarred"), "did you mean 'squared'?"),
     (lambda: as_loss(CrossEntropy), "loss is the class CrossEntropy.*CrossEntropy()"),
-    (lambda: as_loss(None), "loss is None; expected .*or a function"),
+    (
+        lambda: as_loss(None),  # type: ignore[arg-type]
+        "loss is None; expected .*or a function",
+    ),
     (lambda: jc.create_loss("squared", label_smoothing=0.1), "takes no label_smoothing"),
     (lambda: jc.create_loss("cross-entropy", label_smoothin=0.1), "mean 'label_smoothing'"),
     (lambda: CrossEntropy(label_smoothing=1.5), "label_smoothing is 1.5; expected .*0..1"),
     (lambda: CrossEntropy(label_smoothing=True), "label_smoothing is True"),
-    (lambda: CrossEntropy(class_weights=3.0), "class_weights is 3.0; expected a number for each"),
+    (
+        lambda: CrossEntropy(class_weights=3.0),  # type: ignore[arg-type]
+        "class_weights is 3.0; expected a number for each",
+    ),
     (lambda: CrossEntropy(class_weights=(1.0, -1.0)), "class_weights is -1.0"),
     (lambda: CrossEntropy(class_weights=(1.0, np.inf)), "class_weights is inf"),
 ]
@@ -382,8 +388,8 @@ def test_class_weights_move_errors_to_the_class_that_counts_less():
         predicted = jc.predict(model, state, binary.test.images).argmax(-1)
         missed.append(int(((predicted == 0) & (binary.test.labels == 1)).sum()))
     assert missed[1] < missed[0]
+    three = jc.override(config, loss_kwargs={"class_weights": [1, 2, 3]})
     with pytest.raises(jc.ArgumentError, match="class_weights has 3 numbers and the model 2"):
-        three = jc.override(config, loss_kwargs={"class_weights": [1, 2, 3]})
         train_config(jc.create_model("perceptron", 2), three, binary, strategy=ONE)
 
 
@@ -439,6 +445,8 @@ def test_the_finder_landscape_and_gradients_take_the_loss(pairs):
     result = jc.lr_finder(
         model, jc.OptimizerConfig("sgd"), pairs, config, loss=two_heads, num_steps=30, strategy=ONE
     )
+    assert result.suggested is not None
+    assert result.limit is not None
     assert result.suggested < result.limit
     state = jc.init_state(model, tx, config, pairs, loss=two_heads)
     direction = random_direction(jax.random.key(0), state.params)
