@@ -385,7 +385,7 @@ class Wide(nn.Module):
     """Dense layers with BN and ReLU, as wide as theory wants."""
 
     depth: int = 20
-    classes: int = 10
+    num_classes: int = 10
 
     @nn.compact
     def __call__(self, x, train=False):
