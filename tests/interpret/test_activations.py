@@ -33,7 +33,7 @@ PARTS = features.first_filters_section, features.feature_maps_section, channels.
 class Small(nn.Module):
     """A convolution of stride 2, pooling, another convolution: what a place sees can be written down."""
 
-    classes: int = 3
+    num_classes: int = 3
     axis: str | None = None
     linear: bool = False
 
