@@ -24,16 +24,18 @@ was stopped.
 
 from __future__ import annotations
 
+import itertools
+import math
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
-from experiments import hyperparameter_search as search
 from experiments._common import DtypeName, StrategyName, run_study
-from jaxcnn import cli, runs, tables
+from jaxcnn import cli, plots, runs, tables
 from jaxcnn.config import check_choice, field_names
 
 TUNING = 1000
@@ -45,6 +47,12 @@ Their coefficient is that of L2. The decay of the other methods with one is deco
 """
 CONSTANT = ("schedule-free",)
 """Methods without a schedule: averaging takes its place (Defazio et al. 2024)."""
+PANEL_SIZE = (2.15, 2.4)
+"""Width and height of a panel, inches: 23 panels in three rows fill a slide."""
+KEYS = ("train_loss", "eval_loss", "train_error", "eval_error")
+"""Figures of a run's result that the table has."""
+MethodRuns = Mapping[str, Sequence[runs.Run]]
+"""Runs of each method."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ def check(options: Options) -> None:
         )
 
 
-def trials(options: Options) -> dict[str, jc.ExperimentConfig]:
+def trial_configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     """Return the runs of tuning: name -> config.
 
     They are measured on the validation split.
@@ -174,7 +182,9 @@ def trials(options: Options) -> dict[str, jc.ExperimentConfig]:
     }
 
 
-def finals(options: Options, rates: Mapping[str, float | None]) -> dict[str, jc.ExperimentConfig]:
+def final_configs(
+    options: Options, rates: Mapping[str, float | None]
+) -> dict[str, jc.ExperimentConfig]:
     """Return the final runs: name -> config.
 
     They are measured on the test split.
@@ -192,7 +202,7 @@ def finals(options: Options, rates: Mapping[str, float | None]) -> dict[str, jc.
     }
 
 
-def notes(title: str, config: jc.ExperimentConfig, target: float, trials: search.Runs) -> list[str]:
+def notes(title: str, config: jc.ExperimentConfig, target: float, trials: MethodRuns) -> list[str]:
     """Return the notes below the table.
 
     Args:
@@ -221,7 +231,7 @@ def notes(title: str, config: jc.ExperimentConfig, target: float, trials: search
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Tune all methods, then train at the best rates; False if stopped."""
     check(options)
-    all_runs, strategy = trials(options), jc.strategy(options.strategy)
+    all_runs, strategy = trial_configs(options), jc.strategy(options.strategy)
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir, validation=options.num_validation)
     sweep_kwargs: dict[str, Any] = {"strategy": strategy, "stop": stop, "quiet": True}
@@ -229,25 +239,271 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
         if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
             return False
         if stage == "tune":
-            tuning = search.methods(options.out / stage)
-            rates = {name: search.best(group) for name, group in tuning.items()}
-            all_runs = finals(options, rates)
+            tuning = runs_by_method(options.out / stage)
+            rates = {name: best_rate(group) for name, group in tuning.items()}
+            all_runs = final_configs(options, rates)
     return True
 
 
 def draw(options: Options) -> None:
     """Write the table and the figures of the finished runs in `options.out`."""
     out, target = options.out, options.target
-    tuning, final = search.methods(out / "tune"), search.methods(out / "final")
-    table = search.table(tuning, final, target)
+    tuning, final = runs_by_method(out / "tune"), runs_by_method(out / "final")
+    table = table_rows(tuning, final, target)
     config = next(all_runs[0].config for all_runs in final.values())
     size = f"{config.train.num_steps} steps of {config.train.batch_size} images"
     title = f"{config.model} on {config.dataset}, {size}"
-    divergences = search.divergences(tuning, final)
-    tables.write_table(out, table, notes(title, config, target, tuning) + divergences)
-    search.write_figures(out, title, [line["method"] for line in table], tuning, final)
+    tables.write_table(
+        out, table, [*notes(title, config, target, tuning), *divergence_notes(tuning, final)]
+    )
+    write_figures(out, title, [line["method"] for line in table], tuning, final)
     print(tables.markdown(table))
     print(f"wrote {out}/table.md, table.csv, sensitivity.png, curves.png and ranking.png")
+
+
+def group_by(
+    key: Callable[[runs.Run], Any], all_runs: Sequence[runs.Run]
+) -> dict[Any, list[runs.Run]]:
+    """Return the runs of each value of `key`, by increasing value."""
+    ordered = sorted(all_runs, key=key)
+    return {value: list(group) for value, group in itertools.groupby(ordered, key=key)}
+
+
+def runs_by_method(folder: Path) -> MethodRuns:
+    """Return the finished runs in a folder, by method."""
+    return group_by(lambda run: run.config.optimizer.name, runs.finished_runs(folder))
+
+
+def scores(trials: Sequence[runs.Run]) -> dict[float, tuple[float, float] | None]:
+    """Return the mean validation error and loss at each rate.
+
+    Args:
+      trials: runs of one method.
+
+    Returns:
+      Rate -> (error in percent, loss in nats), means over seeds; None if a seed diverged.
+    """
+
+    def score(all_runs: list[runs.Run]) -> tuple[float, float] | None:
+        errors, losses = (
+            [run.result[key] for run in all_runs] for key in ("eval_error", "eval_loss")
+        )
+        # The loss after the last step can be no number, and so None, although that step's own
+        # loss was still one.
+        has_diverged = any(run.divergence for run in all_runs) or None in losses
+        if has_diverged:
+            return None
+        return math.fsum(errors) / len(all_runs), math.fsum(losses) / len(all_runs)
+
+    by_rate = group_by(lambda run: run.config.optimizer.learning_rate, trials)
+    return {rate: score(all_runs) for rate, all_runs in by_rate.items()}
+
+
+def best_rate(trials: Sequence[runs.Run]) -> float | None:
+    """Return the rate with the least mean validation error.
+
+    Of rates with equal errors, that with the least loss is returned; None if all diverged.
+    """
+    valid = {rate: score for rate, score in scores(trials).items() if score}
+    return min(valid, key=lambda rate: valid[rate], default=None)
+
+
+def steps_to(target: float, all_runs: Sequence[runs.Run]) -> float | None:
+    """Return the mean over runs of the first step at the target.
+
+    Args:
+      target: test error in percent; a row is at the target if its error is at most this.
+      all_runs: runs of one method.
+
+    Returns:
+      None if a run never reaches it, or if there are no runs.
+    """
+    steps = [
+        next((row["step"] for row in run.rows if row["eval_error"] <= target), math.inf)
+        for run in all_runs
+    ]
+    return None if math.inf in steps else tables.seed_statistics(steps).mean
+
+
+def step_time(all_runs: Sequence[runs.Run]) -> float | None:
+    """Return the median milliseconds of a step, or None.
+
+    None means that there is no row to measure it by.
+    The first row of each run is left out, because its time includes compilation.
+    """
+    times = [
+        1000 * run.config.train.batch_size / row["images_per_second"]
+        for run in all_runs
+        for row in run.rows[1:]
+    ]
+    return statistics.median(times) if times else None
+
+
+def table_row(
+    method: str, trials: Sequence[runs.Run], all_runs: Sequence[runs.Run], target: float
+) -> dict[str, Any]:
+    """Return the table's row of a method.
+
+    Args:
+      method: name in `jaxcnn.OPTIMIZERS`.
+      trials: its runs of tuning.
+      all_runs: its final runs.
+      target: test error in percent for `steps_to_target`.
+    """
+    rate_scores, rate = scores(trials), best_rate(trials)
+    line = {"method": method, "needs": " and ".join(jc.OPTIMIZERS[method].needs) or None}
+    # At an edge of the grid, a rate beyond it could be better.
+    at_edge = rate in (min(rate_scores), max(rate_scores))
+    line |= {
+        "best_learning_rate": rate and f"{rate:g}",
+        "best_at_grid_edge": "yes" if at_edge else None,
+    }
+    num_diverged = sum(run.divergence is not None for run in trials)
+    line |= {"diverged_trials": f"{num_diverged} of {len(trials)}"}
+    statistics_over_seeds = runs.aggregate_seeds(all_runs, KEYS)
+    del statistics_over_seeds["seconds"]
+    return (
+        line
+        | statistics_over_seeds
+        | {"steps_to_target": steps_to(target, all_runs), "ms_per_step": step_time(all_runs)}
+    )
+
+
+def table_rows(trials: MethodRuns, final: MethodRuns, target: float) -> list[dict[str, Any]]:
+    """Return the rows of all methods, by increasing test error.
+
+    Methods that diverged are last.
+    """
+    lines = [table_row(method, trials[method], final.get(method, []), target) for method in trials]
+    lines.sort(key=lambda line: (line["eval_error"] is None, line["eval_error"], line["eval_loss"]))
+    return lines
+
+
+def divergence_notes(*stages: MethodRuns) -> list[str]:
+    """Return one sentence for every run that diverged."""
+    all_runs = [
+        run for stage in stages for group in stage.values() for run in group if run.divergence
+    ]
+    return [
+        f"{run.config.optimizer.name} at {run.config.optimizer.learning_rate:g}: {run.divergence}"
+        for run in all_runs
+    ]
+
+
+def sensitivity_panels(trials: MethodRuns) -> list[plots.Panel]:
+    """Return a panel for each method: validation error against the rate.
+
+    The best rate is marked, and rates that diverged are crosses.
+    """
+    lines, markers, crosses = [], [], []
+    for all_runs in trials.values():
+        errors = {rate: score[0] for rate, score in scores(all_runs).items() if score}
+        best_rates = [rate for rate in errors if rate == best_rate(all_runs)]
+        style: dict[str, Any] = {"label": "its best rate", "marker": "D", "color": plots.COLORS[1]}
+        lines.append(
+            plots.Line(list(errors), list(errors.values()), label="this method", marker="o")
+        )
+        markers.append(plots.Line(best_rates, [errors[rate] for rate in best_rates], **style))
+        crosses.append([(rate, None) for rate, score in scores(all_runs).items() if score is None])
+    axes: dict[str, Any] = {
+        "xlabel": "learning rate",
+        "ylabel": "error (%)",
+        "xlog": True,
+        "ylog": True,
+    }
+    panels = [
+        plots.Panel(*panel, **axes)
+        for panel in zip(trials, ([line] for line in lines), strict=True)
+    ]
+    # The markers are added after the background, which repeats every line of the other panels.
+    columns = zip(plots.with_background(panels), markers, crosses, strict=True)
+    return [
+        panel._replace(lines=[*panel.lines, marker], crosses=panel_crosses)
+        for panel, marker, panel_crosses in columns
+    ]
+
+
+def training_panels(final: MethodRuns) -> list[plots.Panel]:
+    """Return a panel for each method: training loss at the best rate.
+
+    The loss is drawn against the step. Bands are the range over the method's seeds.
+    """
+    panels = []
+    for name, all_runs in final.items():
+        rows = [run.rows for run in all_runs]
+        label = "this method, mean and range of seeds"
+        line = plots.band(rows, "step", "train_loss", label=label)
+        title = f"{name}, {all_runs[0].config.optimizer.learning_rate:g}"
+        panels.append(plots.Panel(title, [line], xlabel="step", ylabel="loss (nats)", ylog=True))
+    return plots.with_background(panels)
+
+
+def ranking_panel(names: Sequence[str], final: MethodRuns) -> plots.Panel:
+    """Return a panel of the test errors by method.
+
+    The first name is at the top. The panel has each seed, the mean and its 95% interval. Methods
+    that diverged are crosses.
+    """
+    converged = {name: [run for run in final.get(name, []) if not run.divergence] for name in names}
+    errors = {
+        name: [run.result["eval_error"] for run in all_runs] for name, all_runs in converged.items()
+    }
+    # An error of 0 has no place on a logarithmic axis.
+    positive = [error for values in errors.values() for error in values if error] or [100.0]
+    low, high, lines = 0.7 * min(positive), 1.2 * max(positive), []
+    for y, values in enumerate(errors.values()):
+        mean, _, half_width = tables.seed_statistics(values)
+        if mean is None:
+            continue
+        ends = [max(low, mean - (half_width or 0.0)), mean + (half_width or 0.0)]
+        lines.append(
+            plots.Line(ends, [y, y], label="95% interval of the mean", color=plots.COLORS[5])
+        )
+        lines += [plots.Line([x], [y], label="a seed", marker="|", color="0.2") for x in values]
+        lines.append(
+            plots.Line([mean], [y], label="mean of the seeds", marker="o", color=plots.COLORS[1])
+        )
+    crosses = [(high, y) for y, values in enumerate(errors.values()) if not values]
+    limits: dict[str, Any] = {"xlim": (low, high), "ylim": (len(names) - 0.5, -0.5)}
+    split = runs.eval_split([run for all_runs in final.values() for run in all_runs]) or "test"
+    return plots.Panel("", lines, xlabel=f"{split} error (%)", xlog=True, crosses=crosses, **limits)
+
+
+def write_figures(
+    out: Path, title: str, names: Sequence[str], trials: MethodRuns, final: MethodRuns
+) -> None:
+    """Write `sensitivity.png`, `curves.png` and `ranking.png`.
+
+    Args:
+      out: folder of the figures.
+      title: start of each figure's title.
+      names: methods in the figures' order.
+      trials: runs of tuning.
+      final: runs at the best rates.
+    """
+    trials, final = (
+        {name: all_runs[name] for name in names if name in all_runs} for all_runs in (trials, final)
+    )
+    legend = "(grey: the other methods)"
+    figure = plots.panels(
+        sensitivity_panels(trials),
+        columns=8,
+        size=PANEL_SIZE,
+        title=f"{title}: validation error at each rate {legend}",
+    )
+    plots.save(figure, out / "sensitivity.png")
+    figure = plots.panels(
+        training_panels(final),
+        columns=8,
+        size=PANEL_SIZE,
+        title=f"{title}: training loss at the best rate {legend}",
+    )
+    plots.save(figure, out / "curves.png")
+    figure = plots.panels(
+        [ranking_panel(names, final)], title=title, size=(9.0, 1.2 + 0.28 * len(names))
+    )
+    figure.axes[0].set_yticks(range(len(names)), names)
+    plots.save(figure, out / "ranking.png")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -11,8 +11,14 @@ from typing import Any, Literal
 
 import experiments.benchmark as package
 import jaxcnn as jc
-from experiments.benchmark import pytorch, report, roofline, timing
-from experiments.benchmark.workload import IMAGENET, NETWORKS, Workload, create_workload
+from experiments.benchmark import pytorch, report, timing
+from experiments.benchmark.workload import (
+    IMAGENET,
+    NETWORKS,
+    Workload,
+    create_workload,
+    training_flop,
+)
 from jaxcnn import cli, parallel
 from jaxcnn.config import check_choice
 from jaxcnn.progress import Progress
@@ -127,7 +133,7 @@ def main(args: list[str] | None = None) -> int:
             reason = pytorch.unavailable_reason(platform, len(strategy.devices))
         machine = report.describe_machine(strategy)
         print("\n".join(filter(None, (machine, reason))))
-        peak = roofline.measure_peak(strategy, options.dtype)
+        peak = timing.measure_peak(strategy, options.dtype)
         print(
             f"{options.dtype}: matrix product {peak.gflops:.4g} GFLOP/s, "
             f"copy {peak.bandwidth:.4g} GB/s"
@@ -139,7 +145,7 @@ def main(args: list[str] | None = None) -> int:
 def measure_networks(
     options: Options,
     strategy: parallel.Strategy,
-    peak: roofline.Peak,
+    peak: timing.Peak,
     machine: str,
     with_pytorch: bool,
     stop: cli.GracefulShutdown,
@@ -196,7 +202,7 @@ def measure_network(
     options: Options,
     name: str,
     strategy: parallel.Strategy,
-    peak: roofline.Peak,
+    peak: timing.Peak,
     with_pytorch: bool,
     advance: Callable[[str], bool],
 ) -> tuple[dict[str, Any] | None, list[str]]:
@@ -235,7 +241,7 @@ def measure_network(
         batch_size=size,
         num_steps=steps,
         devices=len(strategy.devices),
-        flop=roofline.training_flop(workload),
+        flop=training_flop(workload),
         memory=plan["memory"],
         traffic=plan["traffic"],
     )

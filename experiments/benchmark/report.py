@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.benchmark.roofline import Peak
+from experiments.benchmark.timing import Peak
 from jaxcnn import parallel, plots, tables
 from jaxcnn.plots.roofline import roofline
 from jaxcnn.provenance import cores, processor

@@ -1,4 +1,4 @@
-r"""Timing of training steps and of the start of training.
+r"""Timing of training steps, of the start of training, and of the machine's peaks.
 
     python -m experiments.benchmark.timing \
         '{"name": "resnet20", "batch_size": 128, "dtype": "float32", "strategy": "jit",
@@ -8,6 +8,8 @@ The command measures the seconds to the first step in its own process, and print
 
 The functions `time_*` return `run(k) -> seconds` of k steps: of `train`, of the bare jitted step,
 and of the part of a step that makes its inputs. The first call compiles, and must not be counted.
+
+The roofline's peaks are those of matrix products and of copying, compiled by the same compiler.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxcnn as jc
-from experiments.benchmark.roofline import compiled_cost
 from experiments.benchmark.workload import (
     Workload,
+    compiled_cost,
     create_workload,
     initial_state,
     should_optimize,
@@ -46,6 +48,12 @@ It is the number between two rows of CIFAR-10.
 """
 TimedRun = Callable[[int], float]
 """Function of a number of steps that runs them and returns seconds."""
+MATRIX_SIZES = {"cpu": (512, 1024, 2048), "gpu": (4096, 8192, 16384)}
+"""Rows of the square matrices, by platform."""
+COPY_BYTES = {"cpu": (1 << 29,), "gpu": (1 << 28, 1 << 30)}
+"""Bytes of the copied arrays, by platform. No cache holds that many."""
+REPEAT_SECONDS = 0.5
+"""Approximate time for which each size is repeated."""
 
 
 def time_train(workload: Workload, num_steps: int) -> TimedRun:
@@ -250,6 +258,69 @@ def _run_startup_process(settings: Mapping[str, Any], cache: str) -> dict[str, A
         start_new_session=True,
     )
     return json.loads(process.stdout.splitlines()[-1])
+
+
+class Peak(NamedTuple):
+    """Roofs of the roofline, of all devices together."""
+
+    gflops: float
+    """Of the fastest matrix product, in 10^9 FLOP/s."""
+    bandwidth: float
+    """Of the fastest copy, in GB/s. Each byte is a read and a write."""
+
+
+def measure_peak(strategy: parallel.Strategy, dtype: str) -> Peak:
+    """Measure both peaks on one device, and scale them to all devices.
+
+    Simulated devices that are parts of one CPU count as one.
+    """
+    platform = "cpu" if strategy.devices[0].platform == "cpu" else "gpu"
+    num_devices = 1 if platform == "cpu" else len(strategy.devices)
+    compilers = [None]
+    if platform == "cpu" and parallel.cpu_options():
+        compilers = [None, parallel.cpu_options()]
+    gflops = max(
+        matmul_gflops(n, dtype, options) for n in MATRIX_SIZES[platform] for options in compilers
+    )
+    bandwidth = max(map(copy_bandwidth, COPY_BYTES[platform]))
+    return Peak(num_devices * gflops, num_devices * bandwidth)
+
+
+def matmul_gflops(n: int, dtype: str, options: dict[str, str] | None = None) -> float:
+    """Return 10^9 FLOP/s of a product of two matrices [n, n]."""
+    a, b = (jax.random.normal(jax.random.key(i), (n, n), dtype) for i in range(2))
+    program = jax.jit(jnp.matmul, compiler_options=options)
+    return 2e-9 * n**3 / min_seconds(lambda: program(a, b))
+
+
+def copy_bandwidth(size: int) -> float:
+    """Return GB/s of adding 1 in place to `size` bytes of float32.
+
+    Each byte is read once and written once.
+    """
+    # A list, because the array is donated and replaced in every call.
+    buffer = [jnp.zeros(size // 4, jnp.float32)]
+    program = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def increment() -> jax.Array:
+        buffer[0] = program(buffer[0])
+        return buffer[0]
+
+    return 2e-9 * size / min_seconds(increment)
+
+
+def min_seconds(call: Callable[[], Any]) -> float:
+    """Return seconds of the fastest of several calls, at least three.
+
+    The first call compiles and does not count.
+    """
+    jax.block_until_ready(call())
+    seconds, deadline = [], time.perf_counter() + REPEAT_SECONDS
+    while len(seconds) < 3 or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def main(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Workloads of the benchmark: a network, its optimizer and synthetic images."""
+"""Workloads of the benchmark: a network, its optimizer, synthetic images, and their costs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import jaxcnn as jc
 from jaxcnn import parallel
 from jaxcnn.data import Dataset, Split, channel_statistics
+from jaxcnn.interpret import summary
 from jaxcnn.state import State, init_state
 from jaxcnn.training import make_train_step, step_kwargs
 
@@ -24,6 +25,13 @@ NUM_TEST_IMAGES = 10
 """Images of the test after each measurement.
 
 The clock of `train` has stopped before it.
+"""
+PASSES = 3
+"""Passes of a training step.
+
+They are the forward pass, the gradient of the inputs and the gradient of the weights. Each has as
+many multiply-adds, a little less in the first layer, whose inputs need no gradient. There are twice
+that many FLOP.
 """
 
 
@@ -113,3 +121,40 @@ def should_optimize(workload: Workload) -> bool:
 def initial_state(workload: Workload) -> State:
     """Return the state at step 0, on the host."""
     return init_state(workload.model, workload.tx, workload.config.train, workload.data)
+
+
+def training_flop(workload: Workload) -> int:
+    """Return FLOP of training on one image.
+
+    There are 6 for each multiply-add of the convolutions and matrix products.
+    """
+    return 2 * PASSES * summary(workload.model, workload.data.train.images.shape[1:]).macs
+
+
+def compiled_cost(workload: Workload) -> dict[str, Any]:
+    """Return memory and memory traffic of the step that `train` compiles.
+
+    Args:
+      workload: should have one batch alone, because the estimate of traffic counts the whole data
+        set.
+
+    Returns:
+      Bytes on each device, or None where XLA does not report them:
+
+      - `memory`: temporaries, arguments and results without the data set. Results in an argument's
+        place count once.
+      - `traffic`: XLA's estimate for the compiled program of bytes from and to memory. What fused
+        operations pass on is left out.
+    """
+    strategy, split = workload.strategy, workload.data.train
+    carry, fixed = strategy.replicate(initial_state(workload)), strategy.replicate(split)
+    index = np.arange(workload.config.train.batch_size, dtype=np.int32)
+    program = strategy.compile(train_step(workload), carry, fixed, index, should_optimize(workload))
+    plan, cost = program.memory_analysis(), program.cost_analysis()
+    memory = None
+    if plan is not None:
+        buffers = plan.argument_size_in_bytes + plan.output_size_in_bytes
+        buffers -= plan.alias_size_in_bytes
+        dataset_bytes = sum(array.nbytes for array in split)
+        memory = int(plan.temp_size_in_bytes + buffers - dataset_bytes)
+    return {"memory": memory, "traffic": (cost or {}).get("bytes accessed")}

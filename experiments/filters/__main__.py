@@ -12,19 +12,19 @@ import jax.numpy as jnp
 
 import experiments.filters as about
 import jaxcnn as jc
-from experiments.filters import classic, resizing, windows
+from experiments.filters import figures
 from jaxcnn import cli, plots
 from jaxcnn.config import check_choice
 from jaxcnn.data import load_image
 
 FIGURES = {
-    "filters": classic.filters_figure,
-    "convolution": windows.steps_figure,
-    "im2col": windows.product_figure,
-    "sizes": windows.sizes_figure,
-    "pooling": resizing.pooling_figure,
-    "upsampling": resizing.upsampling_figure,
-    "lrn": classic.lrn_figure,
+    "filters": figures.filters_figure,
+    "convolution": figures.steps_figure,
+    "im2col": figures.product_figure,
+    "sizes": figures.sizes_figure,
+    "pooling": figures.pooling_figure,
+    "upsampling": figures.upsampling_figure,
+    "lrn": figures.lrn_figure,
 }
 """Name -> function that draws it from a photograph.
 

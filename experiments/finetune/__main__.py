@@ -10,6 +10,7 @@ from typing import Any
 
 import experiments.finetune as about
 import jaxcnn as jc
+from experiments._common import StepProgress
 from experiments.finetune.classifier import WEIGHTS_FILE, load_classifier, save_classifier
 from experiments.finetune.images import (
     START_FILE,
@@ -20,7 +21,6 @@ from experiments.finetune.images import (
     write_photographs,
 )
 from experiments.finetune.options import PRESETS, Options, check, make_config
-from experiments.finetune.progress import StepProgress
 from experiments.finetune.results import write_results
 from jaxcnn import cli, runs
 from jaxcnn.checkpoint import Checkpoints

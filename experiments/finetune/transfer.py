@@ -29,9 +29,9 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import StepProgress
 from experiments.finetune.classifier import save_classifier
 from experiments.finetune.options import HEADS, parameter_names
-from experiments.finetune.progress import StepProgress
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.checkpoint import Checkpoints, lock_folder
 from jaxcnn.data import channel_statistics

@@ -13,13 +13,25 @@ from typing import Any
 import experiments.inspect_run as about
 from experiments.inspect_run.attribution import attribution_section
 from experiments.inspect_run.channels import channels_section
-from experiments.inspect_run.context import RunContext, Section, load_context
-from experiments.inspect_run.errors import BINS, error_rate_text, errors_section
+from experiments.inspect_run.context import (
+    FILE,
+    PARTS,
+    Options,
+    RunContext,
+    Section,
+    check,
+    load_context,
+    output_folder,
+)
 from experiments.inspect_run.features import feature_maps_section, first_filters_section
-from experiments.inspect_run.options import FILE, PARTS, Options, check, output_folder
 from experiments.inspect_run.page import render_page
+from experiments.inspect_run.predictions import (
+    BINS,
+    error_rate_text,
+    errors_section,
+    user_image_section,
+)
 from experiments.inspect_run.run_summary import curves_section, layers_section, run_facts
-from experiments.inspect_run.user_image import user_image_section
 from jaxcnn import cli, plots, tables
 from jaxcnn.calibration import calibration
 from jaxcnn.progress import Progress

@@ -11,8 +11,8 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.loss_landscape import measurements
+from experiments.loss_landscape.measurements import Job, sweep
 from experiments.loss_landscape.options import Options, load_model, measurement_request
-from experiments.loss_landscape.sweep import Job, sweep
 from jaxcnn import plots, tables
 from jaxcnn.loss_landscape import cosine_similarity, random_direction
 

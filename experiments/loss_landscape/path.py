@@ -13,8 +13,8 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.loss_landscape import measurements
+from experiments.loss_landscape.measurements import Job, sweep
 from experiments.loss_landscape.options import Options, load_data, measurement_request, run_folder
-from experiments.loss_landscape.sweep import Job, sweep
 from jaxcnn import plots, runs, tables
 from jaxcnn.loss_landscape import pca_plane
 

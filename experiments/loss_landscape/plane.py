@@ -14,8 +14,8 @@ import numpy as np
 import jaxcnn as jc
 from experiments.loss_landscape import measurements
 from experiments.loss_landscape.line import check_reach, make_direction
+from experiments.loss_landscape.measurements import Job, sweep
 from experiments.loss_landscape.options import Options, measurement_request
-from experiments.loss_landscape.sweep import Job, sweep
 from jaxcnn import plots, tables
 from jaxcnn.loss_landscape import cosine_similarity
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.signal_propagation import figures, measure, no_batch_norm
-from experiments.signal_propagation.figures import NetworkRows
+from experiments.signal_propagation import measure, no_batch_norm
+from experiments.signal_propagation.measure import NetworkRows
 from experiments.signal_propagation.options import Network, Options
 from jaxcnn import plots, tables
 
@@ -55,12 +55,12 @@ def draw(options: Options) -> list[dict[str, Any]]:
     )
     for key in ("gradient", "rank"):
         plots.save(change_figure(first_seeds, key, setting), folder / f"{key}.png")
-    table = [figures.table_row(head, rows) for head, rows in ends]
+    table = [measure.table_row(head, rows) for head, rows in ends]
     tables.write_table(
         folder,
         table,
         [
-            *figures.column_notes(f"{setting}; {images_text}"),
+            *measure.column_notes(f"{setting}; {images_text}"),
             *findings(ends),
             *no_batch_norm.rate_note(options.out / "trials"),
         ],
@@ -110,7 +110,7 @@ def _axis_scale(lines: Sequence[plots.Line]) -> dict[str, Any]:
 
 
 def _line(head: measure.Row, rows: Sequence[measure.Row], ranked: bool) -> plots.Line:
-    network, values = Network(**head["net"]), figures.nonzero_values(rows, "std")
+    network, values = Network(**head["net"]), measure.nonzero_values(rows, "std")
     values = sorted(values, key=lambda value: -(value or 0)) if ranked else values
     return plots.Line(
         range(1, len(values) + 1), values, label=network.label, dashed=not network.residual
@@ -139,9 +139,9 @@ def change_figure(networks: Sequence[NetworkRows], key: str, title: str) -> Any:
                     "dashed": is_start,
                     "color": plots.COLORS[0 if batch_norm else 1],
                 }
-                x, y = [row["index"] for row in part_rows], figures.nonzero_values(part_rows, key)
+                x, y = [row["index"] for row in part_rows], measure.nonzero_values(part_rows, key)
                 lines.append(plots.Line(x, y, label=label, **style))
-        panels.append(plots.Panel(name, lines, (), "layer", figures.QUANTITIES[key], ylog=True))
+        panels.append(plots.Panel(name, lines, (), "layer", measure.QUANTITIES[key], ylog=True))
     return plots.panels(panels, columns=2, share="y", size=(5.0, 3.2), title=title)
 
 

@@ -1,11 +1,11 @@
-"""Measurement of signals by layer, and its files."""
+"""Measurement of signals by layer, its files and its table rows."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,13 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.signal_propagation import no_batch_norm
-from experiments.signal_propagation.options import Options, load_data, parse_network, run_configs
+from experiments.signal_propagation.options import (
+    Network,
+    Options,
+    load_data,
+    parse_network,
+    run_configs,
+)
 from jaxcnn import runs
 from jaxcnn.interpret.signal_propagation import (
     effective_rank,
@@ -25,6 +31,14 @@ from jaxcnn.interpret.signal_propagation import (
 from jaxcnn.run_log import read_json, read_lines, write_text
 
 Row = dict[str, Any]
+NetworkRows = tuple[Row, list[Row]]
+"""Head of a network's file, and the rows of its layers."""
+QUANTITIES = {
+    "std": "std of responses",
+    "gradient": "gradient norm",
+    "rank": "effective rank",
+}
+"""Key of a row -> label of the axis."""
 
 
 def layer_gradients(model: Any, state: jc.State, split: jc.Split, loss: str) -> list[Row]:
@@ -228,3 +242,57 @@ def network_head(config: jc.ExperimentConfig, folder: Path | None = None) -> Row
     head["what"] += f", {config.train.num_steps} steps of {config.train.batch_size} images"
     head |= {key: result.get(key) for key in ("eval_error", "eval_split")}
     return head | {"rate": config.optimizer.learning_rate, "diverged": diverged}
+
+
+def table_row(head: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return a row of the table: a network's first and last convolution."""
+    network, first, last = Network(**head["net"]), rows[0], rows[-1]
+    row: dict[str, Any] = {
+        "network": network.label,
+        "bn": "yes" if network.batch_norm else "no",
+        "seed": network.seed,
+    }
+    row |= {"step": first["step"], "rate": head.get("rate")}
+    for key in ("std", "gradient"):
+        row |= {f"{key}_first": first[key], f"{key}_last": last[key]}
+    both_nonzero = first["gradient"] and last["gradient"]
+    row |= {
+        "gradient_ratio": first["gradient"] / last["gradient"] if both_nonzero else None,
+        "a_layer": gradient_growth(rows),
+    }
+    row |= {
+        "rank_first": first["rank"],
+        "rank_last": last["rank"],
+        "cosine_last": last["similarity"],
+    }
+    row |= {key: head.get(key) for key in ("eval_error", "eval_split")}
+    return row | {"diverged_at": head.get("diverged")}
+
+
+def column_notes(setting: str) -> list[str]:
+    """Return the explanation of the table's columns."""
+    return [
+        f"{setting}. First and last are 3x3 convolutions. std: of the response, after BN and "
+        "before ReLU or addition, over images, places and channels; gradient: Euclidean norm of "
+        "the training loss's gradient by the kernel, BN in training mode; ratio: first by last, "
+        "and its geometric mean a layer; rank: the effective rank of the responses to the images "
+        "(at most their number), not centred; cosine: the mean over pairs of images, 1 where all "
+        "responses point the same way; error in percent."
+    ]
+
+
+def gradient_growth(rows: Sequence[Row]) -> float | None:
+    """Return the growth of the gradient's norm per layer.
+
+    It is the geometric mean of the factor from a convolution to the one before it.
+    """
+    first, last = rows[0]["gradient"], rows[-1]["gradient"]
+    return (first / last) ** (1 / (len(rows) - 1)) if first and last and len(rows) > 1 else None
+
+
+def nonzero_values(rows: Sequence[Row], key: str) -> list[float | None]:
+    """Return a quantity by layer for a logarithmic axis.
+
+    A value of 0 becomes None, a gap.
+    """
+    return [row[key] or None for row in rows]

@@ -1,21 +1,25 @@
-"""Network of the speed run.
+"""Network of the speed run, and its views of images.
 
 It whitens patches, has blocks of two convolutions, and ends with a global maximum. The convolutions
 are initialized as the identity. The network is that of Jordan 2024 (arXiv:2404.00498), sections 3.1
-to 3.3. The whitening layer is from Page (2019, "How to train your ResNet").
+to 3.3. The whitening layer is from Page (2019, "How to train your ResNet"). Training shows it
+random views, and the test averages over several (sections 3.5 and 3.6).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.augment import random_crop
 from jaxcnn.models.layers import pool_2x2
 from jaxcnn.models.norm import BatchNorm
+from jaxcnn.state import fold_in
 
 PATCH_SIZE = 2
 """Height and width of the whitened patches, in pixels."""
@@ -24,6 +28,8 @@ WHITENING_EPSILON = 5e-4
 
 Without it noise would be amplified.
 """
+FLIP_STREAM, CROP_STREAM = range(2)
+"""Streams of randomness of the views."""
 
 
 def whitening_kernel(images: jax.Array, epsilon: float = WHITENING_EPSILON) -> jax.Array:
@@ -139,3 +145,104 @@ class Net(nn.Module):
     def _norm_gelu(self, x, train, name):
         x = BatchNorm(momentum=0.6, dtype=self.dtype, name=name)(x, train)
         return nn.gelu(x, approximate=False)
+
+
+def is_mirrored(key: jax.Array, number: jax.Array, epoch: jax.Array) -> jax.Array:
+    """Return whether an image is mirrored in an epoch.
+
+    It is decided at random in the first epoch, and alternates afterwards (Jordan 2024, section
+    3.6). Two epochs thus show every image both ways. Independent decisions do so for half of them
+    only.
+
+    Args:
+      key: of the run.
+      number: of the image, int32 [].
+      epoch: int32 [].
+
+    Returns:
+      bool [].
+
+    Example:
+      >>> key = jax.random.PRNGKey(0)
+      >>> a, b = (is_mirrored(key, jnp.int32(7), jnp.int32(epoch)) for epoch in (0, 1))
+      >>> bool(a != b)
+      True
+    """
+    return jax.random.bernoulli(fold_in(key, FLIP_STREAM, number)) ^ (epoch % 2 == 1)
+
+
+def train_view(
+    key: jax.Array,
+    number: jax.Array,
+    epoch: jax.Array,
+    image: jax.Array,
+    translate: int,
+    flip: bool,
+) -> jax.Array:
+    """Return the view of an image in one epoch.
+
+    It has the same shape and dtype.
+
+    Args:
+      key: of the run.
+      number: of the image, int32 [].
+      epoch: int32 [].
+      image: [h, w, c].
+      translate: largest shift along each axis, in pixels. The border is mirrored, so that no gap
+        appears.
+      flip: whether images are mirrored in every other epoch.
+    """
+    if flip:
+        image = jnp.where(is_mirrored(key, number, epoch), image[:, ::-1], image)
+    if not translate:
+        return image
+    return random_crop(fold_in(key, CROP_STREAM, number, epoch), image, translate, None)
+
+
+def shift(images: jax.Array, down: int, right: int) -> jax.Array:
+    """Shift images by at most one pixel along each axis.
+
+    The border is mirrored.
+
+    Args:
+      images: [b, h, w, c], of any dtype.
+      down: -1, 0 or 1.
+      right: -1, 0 or 1.
+
+    Example:
+      >>> images = jnp.arange(3).reshape(1, 1, 3, 1) * jnp.ones((1, 3, 3, 1), int)
+      >>> shift(images, 0, 1)[0, 0, :, 0].tolist()
+      [1, 0, 1]
+    """
+    height, width = images.shape[1:3]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    return padded[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+
+
+def average_logits(
+    logits: Callable[[jax.Array], jax.Array], images: jax.Array, views: int, flip: bool
+) -> jax.Array:
+    """Average the logits over views of the images (Jordan 2024, section 3.5).
+
+    Args:
+      logits: function from images [b, h, w, c] to logits [b, num_classes].
+      images: [b, h, w, c].
+      views: 0 is the image alone. 1 is the mean with its mirror image. 2 gives that mean half of
+        the weight. The other half is for the same mean of the image shifted by a pixel up left and
+        down right.
+      flip: False leaves out the mirror images.
+
+    Returns:
+      [b, num_classes].
+    """
+
+    def mirror_average(images):
+        if not (flip and views):
+            return logits(images)
+        return (logits(images) + logits(images[:, :, ::-1])) / 2
+
+    if views < 2:
+        return mirror_average(images)
+    original = mirror_average(images) / 2
+    up_left, down_right = (mirror_average(shift(images, i, i)) for i in (-1, 1))
+    return original + (up_left + down_right) / 4

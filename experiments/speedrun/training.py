@@ -1,8 +1,9 @@
-"""Training of the speed run: loss, schedule, optimizer, lookahead and runs.
+"""Training of the speed run: loss, schedule, optimizer, lookahead, runs and image order.
 
 The method is that of Jordan 2024 (arXiv:2404.00498), sections 3.1 and 3.4, with its numbers for
 94%. The start, the step and the test of a run are each compiled once for all runs. On an
-accelerator all steps are one program.
+accelerator all steps are one program. The order of the images is one stream of shuffled passes over
+all of them, split into batches.
 """
 
 from __future__ import annotations
@@ -19,14 +20,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxcnn as jc
-from experiments.speedrun.inputs import (
-    average_logits,
-    batch_indices,
-    epoch_end_steps,
-    example_epochs,
-    train_view,
-)
-from experiments.speedrun.network import Net, whitening_kernel
+from experiments.speedrun.network import Net, average_logits, train_view, whitening_kernel
 from experiments.speedrun.options import Options
 from jaxcnn import augment, parallel
 from jaxcnn.state import fold_in
@@ -341,3 +335,50 @@ def program_chunks(strategy: parallel.Strategy, order: np.ndarray, warm_up: bool
     """
     chunks = strategy.chunks(order)
     return {len(chunk): chunk for chunk in chunks}.values() if warm_up else chunks
+
+
+def batch_indices(seed: int, num_steps: int, batch_size: int, n: int) -> np.ndarray:
+    """Return the images of every step, int32 [steps, batch].
+
+    Each image occurs once an epoch, and no remainder is dropped. NumPy computes it, which needs no
+    device and so does not wait for one.
+
+    Args:
+      seed: of the shuffles.
+      num_steps: number of steps.
+      batch_size: images a step.
+      n: number of images.
+
+    Example:
+      >>> sorted(batch_indices(0, 3, 2, 6).ravel().tolist())
+      [0, 1, 2, 3, 4, 5]
+    """
+    passes = np.tile(np.arange(n, dtype=np.int32), (math.ceil(num_steps * batch_size / n), 1))
+    stream = np.random.default_rng(seed).permuted(passes, axis=1).ravel()
+    return stream[: num_steps * batch_size].reshape(num_steps, batch_size)
+
+
+def example_epochs(step: jax.Array, batch_size: int, n: int) -> jax.Array:
+    """Return the epoch of each image of a step's batch, int32 [batch].
+
+    A batch may contain the end of one epoch and the start of the next.
+
+    Example:
+      >>> example_epochs(jnp.int32(2), 4, 10).tolist()
+      [0, 0, 1, 1]
+    """
+    return (step * batch_size + jnp.arange(batch_size)) // n
+
+
+def epoch_end_steps(num_steps: int, batch_size: int, n: int) -> list[int]:
+    """Return the steps at which epochs end, without the last one.
+
+    `np.split` splits the losses there.
+
+    Example:
+      >>> epoch_end_steps(10, 2, 8)
+      [4, 8]
+    """
+    epochs = math.ceil(num_steps * batch_size / n)
+    ends = (math.ceil(epoch * n / batch_size) for epoch in range(1, epochs))
+    return [step for step in ends if step < num_steps]

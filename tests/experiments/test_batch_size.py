@@ -10,7 +10,7 @@ import pytest
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments import batch_size, budget
+from experiments import batch_size
 from jaxcnn import runs
 from jaxcnn.training import _order_function
 
@@ -163,7 +163,7 @@ def made(paces, every=4, batch=16):
 def test_a_rows_time_leaves_out_compiling_and_is_the_same_for_all_seeds():
     """The first rows took 9 s a step; of the others the median is 0.2."""
     all_runs = [run(16, "shuffled", made(paces)) for paces in ((9, 0.1, 0.2), (9, 0.2, 5.0))]
-    for rows in budget.timed(all_runs):
+    for rows in batch_size.timed(all_runs):
         assert [row["time"] for row in rows] == pytest.approx([0.8, 1.6, 2.4])
         assert [row["epoch"] for row in rows] == [1, 2, 3]
 
@@ -174,7 +174,7 @@ def test_a_rows_time_leaves_out_compiling_and_is_the_same_for_all_seeds():
 )
 def test_equal_epochs_and_equal_time_choose_the_last_row_within_the_limit(epoch, time, steps):
     all_runs = [run(16, "shuffled", made((9, 0.2, 0.2)))] * 2
-    line = budget.table_row("mini-batch", all_runs, {"epoch": epoch, "time": time}, {"16": 0.5})
+    line = batch_size.table_row("mini-batch", all_runs, {"epoch": epoch, "time": time}, {"16": 0.5})
     assert (float(line["eval_error_at_epoch"]), float(line["train_loss_at_time"])) == steps
     assert line["memory_mib"] == 0.5
     assert line["seconds_per_epoch"] == pytest.approx(0.8)  # four updates
@@ -182,7 +182,7 @@ def test_equal_epochs_and_equal_time_choose_the_last_row_within_the_limit(epoch,
 
 
 def test_a_sorted_run_has_no_row_at_equal_time():
-    line = budget.table_row(
+    line = batch_size.table_row(
         "mini-batch-sorted", [run(16, "sorted", made((9, 1, 1)))], {"epoch": 3, "time": 99}, {}
     )
     assert line["eval_error_at_epoch"] == 12

@@ -12,7 +12,7 @@ import pytest
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments.benchmark import pytorch, report, roofline, timing, workload
+from experiments.benchmark import pytorch, report, timing, workload
 from experiments.benchmark.__main__ import PRESETS, Options, batch_size, check_options, main
 from experiments.benchmark.pytorch import pytorch_model
 from experiments.benchmark.workload import NETWORKS
@@ -40,7 +40,7 @@ BEGAN = {
     "peak_mib": None,
 }
 KNOWN = BEGAN | {"later_step_s": 0.005, "plan": {"memory": 3 << 20, "traffic": 4e6}}
-PEAK = roofline.Peak(gflops=100.0, bandwidth=10.0)
+PEAK = timing.Peak(gflops=100.0, bandwidth=10.0)
 COUNTS = report.StepCounts(
     batch_size=10, num_steps=2, devices=1, flop=10**9, memory=2 << 20, traffic=5e9
 )
@@ -50,7 +50,7 @@ COUNTS = report.StepCounts(
 def quick(monkeypatch):
     """Nothing but the rounds takes time."""
     monkeypatch.setattr(timing, "measure_startup", lambda **settings: dict(KNOWN))
-    monkeypatch.setattr(roofline, "measure_peak", lambda strategy, dtype: PEAK)
+    monkeypatch.setattr(timing, "measure_peak", lambda strategy, dtype: PEAK)
 
 
 def job(name="lenet5-relu", kind="jit", devices=1, steps=1, batch=8):
@@ -134,7 +134,7 @@ def test_ctrl_c_ends_it_and_leaves_no_half_a_row(quick, monkeypatch, tmp_path, c
     ],
 )
 def test_mistakes_are_one_line(args, says, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(roofline, "measure_peak", lambda *a: pytest.fail("it measured"))
+    monkeypatch.setattr(timing, "measure_peak", lambda *a: pytest.fail("it measured"))
     refuses(main, [*args, "--out", str(tmp_path / "out")], says, capsys, monkeypatch)
     assert not (tmp_path / "out").exists()
 
@@ -325,28 +325,28 @@ def test_cold_is_the_first_process_and_warm_the_second(monkeypatch):
 
 
 def test_flop_are_six_a_multiply_add():
-    assert roofline.training_flop(job()) == 6 * 416_520
-    assert roofline.training_flop(job("resnet20", batch=2)) == pytest.approx(6 * 40.6e6, rel=4e-3)
+    assert workload.training_flop(job()) == 6 * 416_520
+    assert workload.training_flop(job("resnet20", batch=2)) == pytest.approx(6 * 40.6e6, rel=4e-3)
 
 
 def test_a_peak_is_the_fastest(monkeypatch):
     waits, now = iter([0.03, 0.02, 0.002, 0.02] + [0.02] * 100), [0.0]
     with monkeypatch.context() as patch:
-        patch.setattr(roofline, "REPEAT_SECONDS", 0.01)
-        patch.setattr(roofline, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-        assert roofline.min_seconds(lambda: now.append(now.pop() + next(waits))) == pytest.approx(
+        patch.setattr(timing, "REPEAT_SECONDS", 0.01)
+        patch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+        assert timing.min_seconds(lambda: now.append(now.pop() + next(waits))) == pytest.approx(
             0.002
         )
         assert (
             next(waits) == 0.02
         )  # one call to compile and three, though the time is over after the first of these
         assert len(list(waits)) == 99
-    monkeypatch.setattr(roofline, "min_seconds", lambda call: call() is None or 0.5)
-    assert roofline.matmul_gflops(10, "bfloat16") == pytest.approx(2e-9 * 1000 / 0.5)
-    assert roofline.copy_bandwidth(4000) == pytest.approx(2e-9 * 4000 / 0.5)
-    monkeypatch.setattr(roofline, "MATRIX_SIZES", {"cpu": (10, 20)})
-    monkeypatch.setattr(roofline, "COPY_BYTES", {"cpu": (4000, 400)})
-    assert roofline.measure_peak(jc.strategy("jit", 1), "float32") == pytest.approx(
+    monkeypatch.setattr(timing, "min_seconds", lambda call: call() is None or 0.5)
+    assert timing.matmul_gflops(10, "bfloat16") == pytest.approx(2e-9 * 1000 / 0.5)
+    assert timing.copy_bandwidth(4000) == pytest.approx(2e-9 * 4000 / 0.5)
+    monkeypatch.setattr(timing, "MATRIX_SIZES", {"cpu": (10, 20)})
+    monkeypatch.setattr(timing, "COPY_BYTES", {"cpu": (4000, 400)})
+    assert timing.measure_peak(jc.strategy("jit", 1), "float32") == pytest.approx(
         (2e-9 * 8000 / 0.5, 2e-9 * 4000 / 0.5)
     )
 

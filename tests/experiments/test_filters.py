@@ -9,7 +9,7 @@ from scripts import refuses
 
 from experiments import filters
 from experiments.filters import __main__ as script
-from experiments.filters import classic, ops, resizing, windows
+from experiments.filters import figures, ops
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
 
@@ -38,7 +38,7 @@ def test_the_script_says_what_every_figure_is():
 
 def test_each_filter_stands_above_what_it_makes(drawn):
     image = jnp.asarray(IMAGE[:64, :64], jnp.float32) / 255
-    classic.filters_figure(image)
+    figures.filters_figure(image)
     found = {
         kernel.title.split(" / ")[0]: picture.pixels
         for i in (0, 2)
@@ -59,11 +59,11 @@ def test_the_photograph_is_there_without_a_download():
 
 
 def test_a_step_is_the_patch_times_the_kernel_and_its_sum(drawn):
-    windows.steps_figure(jnp.zeros(()))
-    expected = ndimage.correlate(windows.PICTURE, ops.FILTERS["Sobel x"])[1:-1, 1:-1]
+    figures.steps_figure(jnp.zeros(()))
+    expected = ndimage.correlate(figures.PICTURE, ops.FILTERS["Sobel x"])[1:-1, 1:-1]
     for picture, _, patch, _, kernel, _, products, text, output in drawn:
         y, x = int(picture.frames[0].row), int(picture.frames[0].column)
-        np.testing.assert_array_equal(patch.pixels, windows.PICTURE[y : y + 3, x : x + 3])
+        np.testing.assert_array_equal(patch.pixels, figures.PICTURE[y : y + 3, x : x + 3])
         np.testing.assert_array_equal(products.pixels, patch.pixels * kernel.pixels)
         assert (
             int(text.split("=")[1].strip(" →\u2007"))
@@ -77,7 +77,7 @@ def test_a_step_is_the_patch_times_the_kernel_and_its_sum(drawn):
 
 
 def test_the_matrix_product_is_one(drawn):
-    windows.product_figure(jnp.zeros(()))
+    figures.product_figure(jnp.zeros(()))
     ((picture, _, matrix, _, kernels, _, result, _, first, second),) = drawn
     np.testing.assert_array_equal(matrix.pixels @ kernels.pixels, result.pixels)
     np.testing.assert_array_equal(
@@ -87,7 +87,7 @@ def test_the_matrix_product_is_one(drawn):
 
 
 def test_sizes_are_those_that_their_note_says(drawn):
-    windows.sizes_figure(jnp.zeros(()))
+    figures.sizes_figure(jnp.zeros(()))
     pairs = [(row[i], row[i + 2]) for row in drawn for i in (0, 4)]
     assert [made.pixels.shape[0] for _, made in pairs] == [3, 5, 2, 3]
     for given, made in pairs:
@@ -100,13 +100,13 @@ def test_sizes_are_those_that_their_note_says(drawn):
 
 def test_pooling_and_upsampling_show_what_their_titles_say(drawn):
     image = jnp.asarray(IMAGE[:64, :64], jnp.float32) / 255
-    resizing.pooling_figure(image)
+    figures.pooling_figure(image)
     (numbers, photographs) = drawn
     np.testing.assert_array_equal(numbers[1].pixels, [[5, 9], [8, 7]])
     np.testing.assert_array_equal(numbers[2].pixels, [[2.75, 3], [4, 4]])
     np.testing.assert_array_equal(photographs[1].pixels, image.reshape(8, 8, 8, 8, 3).max((1, 3)))
     drawn.clear()
-    resizing.upsampling_figure(image)
+    figures.upsampling_figure(image)
     (small, nearest, bilinear), stamps, (two, three, four) = drawn
     np.testing.assert_array_equal(nearest.pixels, small.pixels.repeat(4, 0).repeat(4, 1))
     np.testing.assert_allclose(
@@ -121,11 +121,11 @@ def test_pooling_and_upsampling_show_what_their_titles_say(drawn):
 
 def test_edges_are_grey_where_nothing_is_and_bright_to_the_brighter_side():
     step = (jnp.arange(8) >= 4).astype(jnp.float32)[None, :, None].repeat(8, 0).repeat(3, 2)
-    shown = classic.filtered_image("Sobel x", step)
+    shown = figures.filtered_image("Sobel x", step)
     assert (shown[:, [0, 7]] == 0.5).all()
     assert (shown[:, 3:5] == 1).all()
     np.testing.assert_allclose(
-        classic.filtered_image("box blur", step)[4, 3:5, 0], [1 / 3, 2 / 3], atol=1e-6
+        figures.filtered_image("box blur", step)[4, 3:5, 0], [1 / 3, 2 / 3], atol=1e-6
     )
 
 

@@ -21,8 +21,7 @@ from experiments.finetune import images, results, transfer
 from experiments.finetune.classifier import load_classifier
 from experiments.finetune.options import PRESETS
 from experiments.inspect_run import __main__ as look_script
-from experiments.inspect_run import options as look
-from experiments.inspect_run.context import load_context
+from experiments.inspect_run.context import Options, load_context
 from jaxcnn import metrics
 from jaxcnn.data import image_folder_with_paths, load_images
 from jaxcnn.weights import read_metadata
@@ -233,7 +232,7 @@ def test_a_file_name_tells_the_terminal_nothing(run, sweets, tmp_path, capsys):
 
 
 def test_a_fine_tuned_run_can_be_looked_at(run, sweets, tmp_path, capsys, monkeypatch):
-    options = look.Options(run=run / "run", parts=("errors",), out=tmp_path / "page")
+    options = Options(run=run / "run", parts=("errors",), out=tmp_path / "page")
     seen = load_context(options)
     data, _ = image_folder_with_paths(sweets, 16)
     np.testing.assert_array_equal(seen.images, data.test.images)

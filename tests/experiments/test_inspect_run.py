@@ -18,9 +18,8 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments.inspect_run import __main__ as script
-from experiments.inspect_run import context, errors, options, page, run_summary
+from experiments.inspect_run import context, page, predictions, run_summary
 from experiments.inspect_run.context import PageFigure, Section
-from experiments.inspect_run.user_image import user_image_section
 from jaxcnn import runs
 from jaxcnn.calibration import calibration
 
@@ -69,7 +68,7 @@ def out(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seen(run):
-    return context.load_context(options.Options(run=run, images=200))
+    return context.load_context(context.Options(run=run, images=200))
 
 
 class Read(HTMLParser):
@@ -185,7 +184,7 @@ def test_the_numbers_are_the_networks(run, out, capsys):
 
 
 def test_the_table_of_mistakes_is_numpys(seen):
-    made = errors.errors_section(seen)
+    made = predictions.errors_section(seen)
     wrong = np.flatnonzero(seen.probabilities.argmax(1) != seen.labels)
     assert len(wrong) > 10
     order = sorted(wrong, key=lambda i: -seen.probabilities[i].max())[:10]
@@ -206,7 +205,7 @@ def test_no_mistakes_are_told(seen):
         labels=seen.labels[right],
         probabilities=seen.probabilities[right],
     )
-    made = errors.errors_section(perfect)
+    made = predictions.errors_section(perfect)
     assert "There are no mistakes to show: all 30 images are right" in made.text
     assert list(made.table) == []
     assert [picture.name for picture in made.figures] == ["confusion", "calibration"]
@@ -214,7 +213,7 @@ def test_no_mistakes_are_told(seen):
 
 def test_chance_gives_the_calibration_error_that_it_gives():
     """One bin with all n images: |mean of n draws - p|, whose mean is about sqrt(2 p (1 - p) / (pi n))."""
-    mean, most = errors.chance_calibration_error(np.tile([0.75, 0.25], (1000, 1)))
+    mean, most = predictions.chance_calibration_error(np.tile([0.75, 0.25], (1000, 1)))
     expected = np.sqrt(0.75 * 0.25 / 1000)
     assert mean == pytest.approx(expected * np.sqrt(2 / np.pi), rel=0.1)
     assert most == pytest.approx(expected * 1.96, rel=0.1)
@@ -336,8 +335,8 @@ def test_an_own_picture_is_cut_and_turned_grey_by_luminance(tmp_path):
 
 
 def test_an_own_picture_comes_first_with_its_probabilities(run, tmp_path):
-    seen = context.load_context(options.Options(run=run, image=paint(tmp_path / "own.png")))
-    made = user_image_section(seen)
+    seen = context.load_context(context.Options(run=run, image=paint(tmp_path / "own.png")))
+    made = predictions.user_image_section(seen)
     assert made is not None
     assert seen.user_image is not None
     logits = jc.predict(seen.run.model, seen.run.last, seen.user_image[None])[0].astype(np.float64)
@@ -349,7 +348,9 @@ def test_an_own_picture_comes_first_with_its_probabilities(run, tmp_path):
     ]
     assert len(seen.labels) == 360
     assert "These are far apart" not in made.text
-    dark = user_image_section(seen._replace(user_image=np.full((8, 8, 1), 250, np.uint8)))
+    dark = predictions.user_image_section(
+        seen._replace(user_image=np.full((8, 8, 1), 250, np.uint8))
+    )
     assert dark is not None
     assert (
         "Its mean brightness is 98%, that of the training images 31%. These are far apart"
@@ -455,7 +456,7 @@ def test_a_network_without_maps_has_a_page_too(seen):
 
 
 @pytest.mark.parametrize(
-    "module", [errors, options, page, run_summary], ids=lambda module: module.__name__
+    "module", [predictions, context, page, run_summary], ids=lambda module: module.__name__
 )
 def test_examples_run(module):
     assert doctest.testmod(module).failed == 0

@@ -178,7 +178,7 @@ def test_nothing_is_done_twice_and_drawing_needs_no_runs(all_runs, out, tmp_path
     def measures(*a, **k):
         pytest.fail("it measured")
 
-    monkeypatch.setattr("experiments.loss_landscape.sweep.evaluate_along", measures)
+    monkeypatch.setattr("experiments.loss_landscape.measurements.evaluate_along", measures)
     monkeypatch.setattr("jaxcnn.sharpness", measures)
     before = (out / "table.csv").read_text()
     assert (
@@ -298,7 +298,7 @@ def test_mistakes_are_one_line_before_anything_is_measured(
     all_runs, tmp_path, args, says, capsys, monkeypatch
 ):
     monkeypatch.setattr(
-        "experiments.loss_landscape.sweep.evaluate_along",
+        "experiments.loss_landscape.measurements.evaluate_along",
         lambda *a, **k: pytest.fail("it measured"),
     )
     refuses(

@@ -10,7 +10,6 @@ import pytest
 from scripts import on_one_device, refuses
 
 import jaxcnn as jc
-from experiments import hyperparameter_search as search
 from experiments import optimizers
 from jaxcnn import runs
 
@@ -62,7 +61,7 @@ def made(
     )
     reason = {} if status == "finished" else {"reason": "train_loss is inf"}
     result = (
-        dict.fromkeys(search.KEYS, loss)
+        dict.fromkeys(optimizers.KEYS, loss)
         | {"status": status, "eval_error": error, "step": 1, "seconds": 1.0}
         | reason
     )
@@ -107,7 +106,7 @@ def test_tuning_sees_the_validation_split_and_the_final_runs_the_test_split_from
 
 def test_every_method_has_the_same_budget_and_setting():
     options = optimizers.Options()
-    trials = optimizers.trials(options)
+    trials = optimizers.trial_configs(options)
     names = [config.optimizer.name for config in trials.values()]
     assert set(names) == set(jc.OPTIMIZERS)
     assert {names.count(name) for name in names} == {5}
@@ -134,7 +133,7 @@ def test_every_method_has_the_same_budget_and_setting():
 
 
 def test_presets_differ_in_data_and_network():
-    config = next(iter(optimizers.trials(optimizers.PRESETS["mnist"]).values()))
+    config = next(iter(optimizers.trial_configs(optimizers.PRESETS["mnist"]).values()))
     assert (config.dataset, config.model, config.train.batch_size, config.num_validation) == (
         "mnist",
         "lenet5-relu",
@@ -163,7 +162,7 @@ def test_diverged_trials_are_results_and_do_not_stop_the_study(out):
 def test_the_tables_numbers_are_those_of_the_rows(out):
     for method, line in lines(out).items():
         rows = [jc.read_metrics(out / "final" / f"{method}-seed{seed}") for seed in (0, 1)]
-        for key in search.KEYS:
+        for key in optimizers.KEYS:
             last = [run[-1][key] for run in rows]
             assert float(line[key]) == pytest.approx(np.mean(last), abs=0.006), key
             # Student's t for one degree of freedom is 12.706
@@ -184,17 +183,19 @@ def test_the_best_rate_has_the_least_validation_error_of_equals_the_least_loss()
         made(lr=0.3, error=5.0, loss=0.9),
         made(lr=1.0, error=5.0, loss=0.8),
     ]
-    assert search.best(trials) == 1.0
+    assert optimizers.best_rate(trials) == 1.0
     assert (
-        search.best([*trials, made(lr=1.0, seed=1, error=7.0, loss=0.1)]) == 0.3
+        optimizers.best_rate([*trials, made(lr=1.0, seed=1, error=7.0, loss=0.1)]) == 0.3
     )  # the mean over seeds counts
-    line = search.row("sgd", trials, [made(lr=1.0, error=2.0)], target=5)
+    line = optimizers.table_row("sgd", trials, [made(lr=1.0, error=2.0)], target=5)
     assert (line["best_learning_rate"], line["best_at_grid_edge"], line["diverged_trials"]) == (
         "1",
         "yes",
         "0 of 3",
     )
-    inner = search.row("sgd", [*trials[1:], made(lr=3.0, error=8.0)], [made(lr=1.0)], target=5)
+    inner = optimizers.table_row(
+        "sgd", [*trials[1:], made(lr=3.0, error=8.0)], [made(lr=1.0)], target=5
+    )
     assert (inner["best_learning_rate"], inner["best_at_grid_edge"]) == ("1", None)
 
 
@@ -205,16 +206,16 @@ def test_a_rate_with_a_lost_trial_is_never_chosen(lost):
         made(lr=0.3, error=1.0),
         made(lr=0.3, seed=1, error=1.0, **lost),
     ]
-    assert search.best(trials) == 0.1
-    assert search.scores(trials)[0.3] is None
+    assert optimizers.best_rate(trials) == 0.1
+    assert optimizers.scores(trials)[0.3] is None
 
 
 def test_a_method_that_never_trained_has_no_final_run_and_the_last_row():
     trials = {"adam": [made("adam", status="diverged")], "sgd": [made("sgd")]}
-    rates = {name: search.best(all_runs) for name, all_runs in trials.items()}
+    rates = {name: optimizers.best_rate(all_runs) for name, all_runs in trials.items()}
     options = optimizers.Options(methods=("adam", "sgd"), seeds=1)
-    assert list(optimizers.finals(options, rates)) == ["final/sgd-seed0"]
-    first, last = search.table(trials, {"sgd": [made("sgd", errors=[50.0])]}, target=60)
+    assert list(optimizers.final_configs(options, rates)) == ["final/sgd-seed0"]
+    first, last = optimizers.table_rows(trials, {"sgd": [made("sgd", errors=[50.0])]}, target=60)
     assert (first["method"], first["steps_to_target"], last["method"]) == ("sgd", 5.0, "adam")
     assert [
         last[key]
@@ -226,9 +227,9 @@ def test_a_method_that_never_trained_has_no_final_run_and_the_last_row():
             "ms_per_step",
         )
     ] == [None] * 5
-    panel = search.ranking(["sgd", "adam"], {"sgd": [made("sgd")]})
+    panel = optimizers.ranking_panel(["sgd", "adam"], {"sgd": [made("sgd")]})
     assert [y for _, y in panel.crosses] == [1]
-    assert search.sensitivity(trials)[0].crosses == [(0.1, None)]
+    assert optimizers.sensitivity_panels(trials)[0].crosses == [(0.1, None)]
 
 
 def test_steps_to_the_target_are_of_the_first_row_below_it():
@@ -237,15 +238,15 @@ def test_steps_to_the_target_are_of_the_first_row_below_it():
         made(errors=[5.0, 40.0, 3.0]),
         made(errors=[30.0, 20.0]),
     )
-    assert search.steps_to(5.0, [slow]) == 15
-    assert search.steps_to(5.0, [slow, fast]) == 10
-    assert search.steps_to(5.0, [slow, fast, never]) is None
-    assert search.steps_to(5.0, []) is None
+    assert optimizers.steps_to(5.0, [slow]) == 15
+    assert optimizers.steps_to(5.0, [slow, fast]) == 10
+    assert optimizers.steps_to(5.0, [slow, fast, never]) is None
+    assert optimizers.steps_to(5.0, []) is None
 
 
 def test_step_times_leave_out_the_first_rows_of_every_run():
-    assert search.step_time([made(speeds=[1, 1000, 500]), made(speeds=[1, 250])]) == 20.0
-    assert search.step_time([made(speeds=[1])]) is None
+    assert optimizers.step_time([made(speeds=[1, 1000, 500]), made(speeds=[1, 250])]) == 20.0
+    assert optimizers.step_time([made(speeds=[1])]) is None
 
 
 def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):

@@ -8,7 +8,7 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments import depth
-from experiments.signal_propagation import end, figures, measure, no_batch_norm, path, start
+from experiments.signal_propagation import end, measure, no_batch_norm, path, start
 from experiments.signal_propagation.__main__ import PARTS, main
 from jaxcnn import runs
 from jaxcnn.interpret.signal_propagation import gradient_norms, response_std
@@ -200,10 +200,10 @@ def test_what_is_said_of_the_paper_follows_the_numbers():
 
 
 def test_growth_and_colours_survive_what_is_not_finite():
-    assert figures.gradient_growth(
+    assert measure.gradient_growth(
         layers(1.0, 1.0, 1.0, gradients=(8.0, 4.0, 2.0))
     ) == pytest.approx(2)
-    assert figures.gradient_growth(layers(1.0, 1.0, gradients=(None, 2.0))) is None
+    assert measure.gradient_growth(layers(1.0, 1.0, gradients=(None, 2.0))) is None
     assert path.color_limits([np.full((2, 2), np.nan)]) == (0.1, 1.0)
     low, high = path.color_limits([np.array([[0.0, 1e-30, 1.0, np.inf]])])
     assert 1e-9 < low < high <= 1

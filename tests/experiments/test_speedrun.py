@@ -19,7 +19,8 @@ from scripts import refuses
 
 import experiments.speedrun as package
 import jaxcnn as jc
-from experiments.speedrun import inputs, network, options, records, training
+from experiments.speedrun import __main__ as script
+from experiments.speedrun import network, options, training
 from experiments.speedrun.__main__ import main, train_missing_runs
 from jaxcnn import augment, parallel
 
@@ -165,7 +166,7 @@ def test_the_network_against_its_equations():
 
 def test_every_image_is_mirrored_every_other_epoch():
     numbers, epochs = jnp.arange(400), jnp.arange(6)
-    every = jax.jit(jax.vmap(jax.vmap(inputs.is_mirrored, (None, None, 0)), (None, 0, None)))
+    every = jax.jit(jax.vmap(jax.vmap(network.is_mirrored, (None, None, 0)), (None, 0, None)))
     seen, other = (
         np.asarray(every(jax.random.PRNGKey(seed), numbers, epochs)) for seed in (3, 4)
     )  # [400, 6]
@@ -179,7 +180,7 @@ def test_training_views_are_crops_of_the_mirrored_border():
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
     crops = {padded[i : i + 6, j : j + 5].tobytes(): (i, j) for i in range(5) for j in range(5)}
     assert len(crops) == 25
-    view = jax.vmap(inputs.train_view, (None, 0, 0, None, None, None))
+    view = jax.vmap(network.train_view, (None, 0, 0, None, None, None))
     key, ones, many = jax.random.PRNGKey(0), jnp.ones(300, jnp.int32), jnp.arange(300)
     moved: Any = jax.jit(
         lambda number, epoch: view(key, number, epoch, jnp.asarray(image), 2, False)
@@ -202,7 +203,7 @@ def test_averaged_logits_are_those_of_six_views():
 
     def found(*how):
         table = jnp.asarray(weights, jnp.float32)
-        return inputs.average_logits(
+        return network.average_logits(
             lambda x: x.reshape(3, -1) @ table, jnp.asarray(images, jnp.float32), *how
         )
 
@@ -282,11 +283,13 @@ def test_lookahead_against_its_equations():
 
 
 def test_each_epoch_shows_every_image_once():
-    found = inputs.batch_indices(1, 7, 3, 10)  # 21 places of two epochs of 10, and one of the third
+    found = training.batch_indices(
+        1, 7, 3, 10
+    )  # 21 places of two epochs of 10, and one of the third
     assert found.shape == (7, 3)
     assert sorted(found.ravel()[:10]) == sorted(found.ravel()[10:20]) == list(range(10))
     assert not np.array_equal(found.ravel()[:10], found.ravel()[10:20])
-    assert not np.array_equal(found, inputs.batch_indices(2, 7, 3, 10))
+    assert not np.array_equal(found, training.batch_indices(2, 7, 3, 10))
 
 
 def test_the_count_is_of_each_test_image_once(data):
@@ -340,7 +343,7 @@ def test_one_program_for_all_steps_does_what_the_loop_does(data):
     norm = augment.make_normalizer(data.mean, data.std, subtract="channel", divide=True)
     begin = jax.jit(training.make_begin(model, tx, TINY, training.num_steps(TINY, n)))
     carry, kernel = begin(key, data.train.images, norm)
-    order, ends, seen = inputs.batch_indices(0, 6, TINY.batch_size, n), [], []
+    order, ends, seen = training.batch_indices(0, 6, TINY.batch_size, n), [], []
     for strategy, programs in ((loop, 6), (scan, 1)):
         fold = strategy.compile_steps(training.make_step(model, tx, TINY, n))
         placed, fixed = strategy.replicate((carry, training.Fixed(data.train, norm, kernel, key)))
@@ -403,8 +406,8 @@ def hand_made(*accuracies):
 
 def test_the_mean_decides_whether_the_target_is_reached():
     config = {"dataset": "cifar10", "device": "a card", "versions": "jax"}
-    assert records.summary_row(hand_made(94.25, 93.75), config)["reached"] == "yes"
-    assert records.summary_row(hand_made(94.25, 93.5), config)["reached"] == "no"
+    assert script.summary_row(hand_made(94.25, 93.75), config)["reached"] == "yes"
+    assert script.summary_row(hand_made(94.25, 93.5), config)["reached"] == "no"
     config |= {
         "max_train_examples": None,
         "epochs": 9.9,
@@ -413,14 +416,14 @@ def test_the_mean_decides_whether_the_target_is_reached():
         "dtype": "float32",
     }
     few = " ".join(
-        records.table_notes(
-            hand_made(94.25, 93.75), records.summary_row(hand_made(94.25, 93.75), config), config
+        script.table_notes(
+            hand_made(94.25, 93.75), script.summary_row(hand_made(94.25, 93.75), config), config
         )
     )
     assert "94% in the mean of at least 50 runs" in few
     lost = hand_made(94.0, *[10.0] * 49)
     lost[7]["train_loss"] = [2.0, None]
-    many = " ".join(records.table_notes(lost, records.summary_row(lost, config), config))
+    many = " ".join(script.table_notes(lost, script.summary_row(lost, config), config))
     assert "at least 50" not in many
     assert "1 of the runs diverged" in many
 
@@ -452,7 +455,7 @@ def test_a_stopped_command_keeps_its_runs_and_goes_on(out, tmp_path):
     assert [json.loads(line)["seed"] for line in kept.splitlines()] == [0]
     assert main([*ARGS, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "runs.jsonl").read_text().startswith(kept)
-    both, whole = records.read_runs(tmp_path), records.read_runs(out)
+    both, whole = script.read_runs(tmp_path), script.read_runs(out)
     assert [line["train_loss"] for line in both] == [line["train_loss"] for line in whole]
 
 

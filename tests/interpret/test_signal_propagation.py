@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import jaxcnn as jc
-from experiments.signal_propagation import theory
+from experiments.signal_propagation import start
 from jaxcnn.augment import normalize
 from jaxcnn.evaluation import loss_fn
 from jaxcnn.interpret.signal_propagation import (
@@ -366,7 +366,7 @@ def test_without_bn_mean_squares_are_those_of_theory(name):
     states = [begun(model, seed) for seed in range(seeds)]
     runs = [map_responses(lambda y: np.square(y).mean(), model, state, images) for state in states]
     squares = np.array([[value for layer, value in run.items() if layer != "head"] for run in runs])
-    expected = theory.mean_squares(
+    expected = start.mean_squares(
         np.asarray(normalize(images, states[0].normalizer)), 14, name == "resnet14", 4000
     )
     mean, error = squares.mean(0), squares.std(0, ddof=1) / np.sqrt(seeds)
@@ -405,7 +405,7 @@ def test_with_bn_gradients_grow_from_layer_to_layer_as_in_theory():
             Wide(), begun(Wide()), images, RNG.integers(0, 10, 256).astype(np.int32)
         ).values()
     )
-    assert (norms[4] / norms[18]) ** (1 / 14) == pytest.approx(theory.GROWTH, rel=0.02)
+    assert (norms[4] / norms[18]) ** (1 / 14) == pytest.approx(start.GROWTH, rel=0.02)
 
 
 def test_ranks_collapse_without_bn_and_not_with_it():
