@@ -139,7 +139,10 @@ def own(outputs, batch):
 
 MISTAKES = [
     (lambda: as_loss("squarred"), "did you mean 'squared'?"),
-    (lambda: as_loss(CrossEntropy), "loss is the class CrossEntropy.*CrossEntropy()"),
+    (
+        lambda: as_loss(CrossEntropy),  # type: ignore[arg-type]
+        "loss is the class CrossEntropy.*CrossEntropy()",
+    ),
     (
         lambda: as_loss(None),  # type: ignore[arg-type]
         "loss is None; expected .*or a function",
