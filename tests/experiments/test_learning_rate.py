@@ -229,7 +229,7 @@ def test_full_batch_descent_settles_at_the_edge(tmp_path):
     options = Options(edge=PRESETS["quick"].edge)
     assert len(edge.configs(options)) == 6
     assert all(
-        config.train.batch_size == 1437 and config.train.loss == "squared"
+        config.train.batch_size == 1437 and config.loss == "squared"
         for config in edge.configs(options).values()
     )
 
