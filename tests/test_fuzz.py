@@ -231,6 +231,7 @@ def calls(
 ) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """A good call of each public function: the function and its arguments by name."""
     folder, data, config, model, tx, state, normed, other = things
+    smoothed = jc.create_loss("cross-entropy", label_smoothing=0.1)
     params, one, key = {"a": jnp.ones(3)}, jc.strategy("jit", devices=1), jax.random.key(0)
     variables = {"params": state.params, **state.model_state}
 
@@ -272,6 +273,10 @@ def calls(
             | {"model": model, "tx": tx, "data": data},
         ),
         "with_variables": (jc.with_variables, {"state": state, "variables": variables}),
+        "create_loss": (
+            lambda name, **kwargs: jc.create_loss(name, **kwargs),
+            {"name": "cross-entropy", "label_smoothing": 0.1, "class_weights": (1.0, 2.0, 3.0)},
+        ),
         "create_model": (
             built,
             {"name": "convnet", "num_classes": 3, "width": 2, "hidden": 3, "batch_norm": False},
@@ -307,6 +312,7 @@ def calls(
                 "tx": tx,
                 "data": data,
                 "config": config.train,
+                "loss": "cross-entropy",
                 "run_dir": None,
                 "resume": lambda state: None,
             }
@@ -352,6 +358,7 @@ def calls(
                 "low": 1e-3,
                 "high": 1.0,
                 "num_steps": 10,
+                "loss": "squared",
                 "strategy": one,
             },
         ),
@@ -416,7 +423,7 @@ def calls(
         ),
         "init_state": (
             jc.init_state,
-            {"model": model, "tx": tx, "config": config.train, "data": data},
+            {"model": model, "tx": tx, "config": config.train, "data": data, "loss": smoothed},
         ),
         "subset": (jc.subset, {"data": data, "n": 6, "seed": 0}),
         "summary": (jc.summary, {"model": model, "shape": (8, 8, 1)}),
