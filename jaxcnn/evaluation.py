@@ -69,7 +69,9 @@ def make_eval_step(
         outputs, target = outputs_and_targets(_outputs(model, state, inputs), inputs, labels, loss)
         # Negative numbers fill the last batch.
         new = metrics.count(outputs, target, numbers >= 0, loss)
-        return metrics.add(sums, jax.lax.psum(new, strategy.axis) if strategy.axis else new)
+        return metrics.add(
+            sums, jax.lax.psum(new, strategy.axis_name) if strategy.axis_name else new
+        )
 
     run = strategy.compile_steps(step, optimize)
 
@@ -83,18 +85,18 @@ def make_eval_step(
     return measure
 
 
-def with_axis_name(model: nn.Module, axis: str | None) -> nn.Module:
-    """Return `model` for a batch that `jax.pmap` splits over `axis`.
+def with_axis_name(model: nn.Module, axis_name: str | None) -> nn.Module:
+    """Return `model` for a batch that `jax.pmap` splits over `axis_name`.
 
     Raises:
       ArgumentError: the model has no field for the axis.
     """
-    if axis is None:
+    if axis_name is None:
         return model
-    if hasattr(model, "axis"):
-        return model.clone(axis=axis)
+    if hasattr(model, "axis_name"):
+        return model.clone(axis_name=axis_name)
     raise ArgumentError(
-        f"{type(model).__name__} has no field `axis`, "
+        f"{type(model).__name__} has no field `axis_name`, "
         "so under pmap its BN would see one device's share only; "
         "add the field and pass it to BN's axis_name, or write strategy=jaxcnn.strategy('jit')"
     )
@@ -297,7 +299,7 @@ def predict(
 def _moments(model, strategy):
     # At momentum 0 the library's BN takes the batch's own moments.
     fields: dict[str, Any] = {"bn_momentum": 0.0} if hasattr(model, "bn_momentum") else {}
-    batchwise = with_axis_name(model, strategy.axis).clone(**fields)
+    batchwise = with_axis_name(model, strategy.axis_name).clone(**fields)
 
     def step(carry, fixed, index):
         state, split = fixed

@@ -337,7 +337,7 @@ def lr_finder(
     tx = create_optimizer(optimizer, seed=config.seed)
     state = init_state(model, tx, config, data)
     check_model(model, state, data, config, strategy)
-    train_step = make_train_step(model, tx, **step_kwargs(config), axis_name=strategy.axis)
+    train_step = make_train_step(model, tx, **step_kwargs(config), axis_name=strategy.axis_name)
     run = strategy.compile_steps(train_step)
     pipeline = input_pipeline(data.train, strategy)
     batches = iter(epoch_order(state.rng, 0, num_steps, config.batch_size, len(data.train.labels)))

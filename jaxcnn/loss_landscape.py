@@ -343,7 +343,7 @@ def _make_measure(model, split, strategy, loss, batch_size) -> Callable[[Any], m
 @parallel.cached_program
 def _single_batch_program(model, strategy, loss):
     # BN takes the moments of all images, also where several devices share them.
-    settings = {"axis": strategy.axis, "bn_group": 0}
+    settings = {"axis_name": strategy.axis_name, "bn_group": 0}
     global_model = model.clone(
         **{name: value for name, value in settings.items() if hasattr(model, name)}
     )
@@ -359,7 +359,9 @@ def _single_batch_program(model, strategy, loss):
         )
         outputs, target = outputs_and_targets(outputs, inputs, labels, loss)
         new = metrics.count(outputs, target, numbers >= 0, loss)
-        return metrics.add(sums, jax.lax.psum(new, strategy.axis) if strategy.axis else new)
+        return metrics.add(
+            sums, jax.lax.psum(new, strategy.axis_name) if strategy.axis_name else new
+        )
 
     return strategy.compile_steps(step)
 

@@ -68,7 +68,7 @@ class Strategy:
         self.mesh = Mesh(np.array(self.devices), (AXIS,))
 
     @property
-    def axis(self) -> str | None:
+    def axis_name(self) -> str | None:
         """Name of the axis that a step must average over.
 
         It is None if XLA averages.
@@ -365,7 +365,7 @@ def strategy(kind: str = "auto", devices: int | None = None) -> Strategy:
       ArgumentError: the kind is unknown, there are fewer devices, or it is "pmap" on several hosts.
 
     Example:
-      >>> strategy("jit", devices=1).axis is None
+      >>> strategy("jit", devices=1).axis_name is None
       True
     """
     check_choice("strategy", kind, ("auto", "jit", "pmap"))

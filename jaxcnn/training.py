@@ -66,7 +66,7 @@ def make_train_step(
     layout changes it.
 
     Args:
-      model: the network. With an `axis_name` it needs a field `axis` if it has state such as BN's.
+      model: the network. With an `axis_name` it needs a field for it if it has state such as BN's.
       tx: the optimizer. Its `update` receives those of these extra arguments that it takes. They
         are `value` (the loss), `error` (0..1), `grad`, `value_fn` and `grad_fn`. `value_fn` returns
         the loss of params on the same batch. `grad_fn` returns the gradient of (params, any) there.
@@ -221,7 +221,7 @@ def epoch_order(
 
 @parallel.cached_program
 def _trainer(model, tx, step_items, strategy, optimize):
-    step = make_train_step(model, tx, **dict(step_items), axis_name=strategy.axis)
+    step = make_train_step(model, tx, **dict(step_items), axis_name=strategy.axis_name)
     return strategy.compile_steps(step, optimize)
 
 
@@ -475,7 +475,7 @@ def check_model(
         return
     variables = {"params": state.params, **state.model_state}
     frozen = config.freeze
-    local_batch = config.batch_size // (len(strategy.devices) if strategy.axis else 1)
+    local_batch = config.batch_size // (len(strategy.devices) if strategy.axis_name else 1)
     shapes = data.train.images.shape[1:], data.train.labels.shape[1:]
 
     def is_frozen(name: str) -> bool:
@@ -486,7 +486,7 @@ def check_model(
         # The batch of test mode is a size that is not the number of classes.
         for train, n, axis in (
             (False, 97 + (num_classes == 97), None),
-            (True, local_batch, strategy.axis),
+            (True, local_batch, strategy.axis_name),
         ):
             images = jax.ShapeDtypeStruct((n, *shapes[0]), jnp.float32)
             labels = jax.ShapeDtypeStruct((n, *shapes[1]), jnp.int32)
@@ -504,7 +504,7 @@ def check_model(
                 )
         return non_batch_norm_statistic(state.model_state, norms, is_frozen)
 
-    key = ("fit", model, frozen, local_batch, shapes, config.loss, num_classes, strategy.axis)
+    key = ("fit", model, frozen, local_batch, shapes, config.loss, num_classes, strategy.axis_name)
     if statistic := check_once(key, variables, trace):
         raise ArgumentError(
             f"freeze has {', '.join(frozen)}, but {statistic} is not of a BatchNorm, "

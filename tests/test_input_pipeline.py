@@ -108,7 +108,7 @@ class Dense(nn.Module):
 
     classes: int = 3
     channels: int | None = None
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -281,7 +281,7 @@ class WithAux(nn.Module):
     """A linear classifier that sows a second one's logits in training."""
 
     classes: int = 10
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False):

@@ -507,7 +507,7 @@ def test_a_batch_larger_than_the_data_is_refused(data, strategy):
 
 
 def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
-    with pytest.raises(jc.ArgumentError, match="Linear has no field `axis`"):
+    with pytest.raises(jc.ArgumentError, match="Linear has no field `axis_name`"):
         jc.train(
             Linear(),
             optax.sgd(0.1),

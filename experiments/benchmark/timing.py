@@ -115,8 +115,8 @@ def input_step(workload: Workload) -> Any:
         augment_batch = jax.vmap(augment, (0, 0, None, None))
         inputs = augment_batch(keys, normalize(images, normalizer), normalizer, config)
         batch_sum = inputs.sum()
-        if workload.strategy.axis:
-            batch_sum = jax.lax.psum(batch_sum, workload.strategy.axis)
+        if workload.strategy.axis_name:
+            batch_sum = jax.lax.psum(batch_sum, workload.strategy.axis_name)
         return count + 1, normalizer, total + batch_sum
 
     return step

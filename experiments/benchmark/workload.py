@@ -99,7 +99,9 @@ def noise_dataset(shape: Shape, n: int, num_classes: int) -> Dataset:
 def train_step(workload: Workload) -> Any:
     """Return the step that `train` trains with."""
     kwargs = step_kwargs(workload.config.train)
-    return make_train_step(workload.model, workload.tx, **kwargs, axis_name=workload.strategy.axis)
+    return make_train_step(
+        workload.model, workload.tx, **kwargs, axis_name=workload.strategy.axis_name
+    )
 
 
 def should_optimize(workload: Workload) -> bool:

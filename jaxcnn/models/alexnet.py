@@ -68,7 +68,7 @@ class AlexNet(nn.Module):
     dropout: float = 0.5
     kernel_init: str = "he"
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -97,7 +97,7 @@ class AlexNet(nn.Module):
         return (logits, outputs) if stages else logits
 
     def _dense(self, x, name, train):
-        dropout = Dropout(self.dropout, self.axis)
+        dropout = Dropout(self.dropout, self.axis_name)
         x = x if self.towers else dropout(x, train)
         init = initializer(self.kernel_init)
         x = nn.relu(nn.Dense(4096, dtype=self.dtype, kernel_init=init, name=name)(x))

@@ -72,7 +72,7 @@ class ConvNet(nn.Module):
         needs a "dropout" stream.
       kernel_init: a name in `initializers.INITS`; None is the activation's own (see
         `mlp.ACTIVATIONS`).
-      bn_group, bn_momentum, dtype, axis: as in `CifarResNet`.
+      bn_group, bn_momentum, dtype, axis_name: as in `CifarResNet`.
 
     Raises:
       ArgumentError: when called, for an unknown name, or images that cannot be halved once for each
@@ -100,7 +100,7 @@ class ConvNet(nn.Module):
     bn_momentum: float = 0.9
     kernel_init: str | None = None
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -123,7 +123,7 @@ class ConvNet(nn.Module):
         x = x.reshape(len(x), -1)
         dense = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=initializer(init), name="dense")
         x = act(dense(x))
-        x = stage(self, outputs, "dense", Dropout(self.dropout, self.axis)(x, train))
+        x = stage(self, outputs, "dense", Dropout(self.dropout, self.axis_name)(x, train))
         head = nn.Dense(self.num_classes, kernel_init=initializer(init), name="head")
         logits = head(x.astype(jnp.float32))
         return (logits, outputs) if stages else logits
@@ -133,7 +133,11 @@ class ConvNet(nn.Module):
         x = conv3x3(filters, kernel_init=init, dtype=self.dtype, bias=bias, name=name)(x)
         if self.batch_norm:
             norm = BatchNorm(
-                self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm"
+                self.bn_group,
+                self.axis_name,
+                self.bn_momentum,
+                dtype=self.dtype,
+                name=f"{name}_norm",
             )
             x = norm(x, train)
         return x

@@ -59,8 +59,8 @@ class LeNet5(nn.Module):
       modern: ReLU and max pooling.
       kernel_init: a name in `initializers.INITS`; None is "he" for `modern`, else "lecun".
       dtype: of activations; parameters and the layer of logits are float32.
-      axis: the mapped axis that splits the batch, set by the strategies. No layer here looks past
-        one example.
+      axis_name: the mapped axis that splits the batch, set by the strategies. No layer here looks
+        past one example.
 
     Example:
       >>> variables = LeNet5(num_classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -72,7 +72,7 @@ class LeNet5(nn.Module):
     modern: bool = False
     kernel_init: str | None = None
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -242,8 +242,8 @@ class LeNet1998(nn.Module):
     Attributes:
       num_classes: number of logits.
       dtype: of activations; parameters and distances are float32.
-      axis: the mapped axis that splits the batch, set by the strategies. No layer here looks past
-        one example.
+      axis_name: the mapped axis that splits the batch, set by the strategies. No layer here looks
+        past one example.
 
     Example:
       >>> variables = LeNet1998(num_classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -253,7 +253,7 @@ class LeNet1998(nn.Module):
 
     num_classes: int
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:

@@ -94,8 +94,8 @@ class MLP(nn.Module):
       kernel_init: a name in `initializers.INITS`; None is the activation's own, for the layer of
         logits as well.
       dtype: of activations; parameters and the layer of logits are float32.
-      axis: the mapped axis that splits the batch, set by the strategies. No layer here looks past
-        one example.
+      axis_name: the mapped axis that splits the batch, set by the strategies. No layer here looks
+        past one example.
 
     Raises:
       ArgumentError: when called, for an unknown `activation` or `kernel_init`.
@@ -111,7 +111,7 @@ class MLP(nn.Module):
     activation: str = "tanh"
     kernel_init: str | None = None
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     def __post_init__(self):
         # JSON has lists only, and a module is a key of `train`'s cache.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxcnn.config import ArgumentError
 
 DeviceGroups = tuple[str, tuple[tuple[int, ...], ...]]
-"""Mapped axis, and its groups of devices that share moments."""
+"""Name of the mapped axis, and its groups of devices that share moments."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -110,7 +110,7 @@ class BatchNorm(nn.Module):
     Attributes:
       group: number of examples that share one mean and variance; 0 is the whole batch, over all
         devices. He et al. 2015 train a batch of 128 on two GPUs, which is `group=64`.
-      axis: the mapped axis that splits the batch, if any. The result is that of one device,
+      axis_name: the mapped axis that splits the batch, if any. The result is that of one device,
         whatever the split.
       momentum: of the moving averages, `new = momentum * old + (1 - momentum) * batch`
         (PyTorch's is 1 - momentum).
@@ -119,7 +119,7 @@ class BatchNorm(nn.Module):
     """
 
     group: int = 0
-    axis: str | None = None
+    axis_name: str | None = None
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
@@ -153,7 +153,7 @@ class BatchNorm(nn.Module):
 
         The first is their number. The devices are None where no exchange is needed.
         """
-        devices = jax.lax.axis_size(self.axis) if self.axis else 1
+        devices = jax.lax.axis_size(self.axis_name) if self.axis_name else 1
         group = self.group or local * devices
         if local * devices % group or max(group, local) % min(group, local):
             raise ArgumentError(
@@ -169,8 +169,8 @@ class BatchNorm(nn.Module):
 
     def _move(self, moving, groups):
         batch = groups.mean(0)
-        if self.axis:
-            batch = jax.lax.pmean(batch, self.axis)
+        if self.axis_name:
+            batch = jax.lax.pmean(batch, self.axis_name)
         moving.value = self.momentum * moving.value + (1 - self.momentum) * batch
 
 

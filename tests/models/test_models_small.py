@@ -325,7 +325,7 @@ def test_a_convnet_split_over_devices_is_the_same(options):
         {"dropout": jax.random.key(3)},
     )
     alone, _ = run(model, variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
-    mapped = model.clone(axis="batch")
+    mapped = model.clone(axis_name="batch")
     share = jax.pmap(
         lambda x: mapped.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)[0],
         "batch",

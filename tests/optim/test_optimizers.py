@@ -611,7 +611,7 @@ def test_quotients_without_a_gradient_or_a_rate_are_no_nan(name):
 class Small(nn.Module):
     """A layer of 16 units; it counts its traces."""
 
-    axis: str | None = None
+    axis_name: str | None = None
     traces = 0
 
     @nn.compact
