@@ -326,7 +326,7 @@ def draw(options: Options) -> None:
         heights, ylabel="area under the ROC curve", title=title, errors=half_widths, fmt=".2f"
     )
     plots.save(figure, out / "auc.png")
-    print(f"{tables.markdown(lines)}\nwrote {out}/table.md, table.csv and auc.png")
+    print(f"{tables.compact_markdown(lines)}\nwrote {out}/table.md, table.csv and auc.png")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -350,7 +350,7 @@ def draw(options: Options) -> None:
     plots.save(budget.curves(groups, limits, title), out / "curves.png")
     plots.save(budget.orders(groups, limits["epoch"], title), out / "sorted.png")
     print(
-        tables.markdown(table),
+        tables.compact_markdown(table),
         *notes,
         f"wrote {out}/table.md, table.csv, curves.png and sorted.png",
         sep="\n",

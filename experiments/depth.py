@@ -245,7 +245,7 @@ def draw(out: Path) -> None:
     tables.write_table(out, table, notes)
     figure = plots.curves(panels, dashed="train_error", solid="eval_error", title=protocol)
     plots.save(figure, out / "curves.png")
-    print(tables.markdown(table))
+    print(tables.compact_markdown(table))
     print(f"wrote {out}/table.md, table.csv and curves.png")
 
 

@@ -246,7 +246,7 @@ def draw(options: Options) -> None:
     divergences = search.divergences(tuning, final)
     tables.write_table(out, table, notes(title, config, target, tuning) + divergences)
     search.write_figures(out, title, [line["method"] for line in table], tuning, final)
-    print(tables.markdown(table))
+    print(tables.compact_markdown(table))
     print(f"wrote {out}/table.md, table.csv, sensitivity.png, curves.png and ranking.png")
 
 

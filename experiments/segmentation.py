@@ -303,7 +303,7 @@ def draw(options: Options) -> None:
     ]
     panel = plots.Panel(config.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")
     plots.save(plots.panels([panel]), out / "curves.png")
-    print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
+    print(f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 
 
 def main(args: list[str] | None = None) -> int:

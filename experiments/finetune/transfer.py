@@ -213,7 +213,9 @@ def draw(options: Options) -> None:
         fmt=".1f",
     )
     plots.save(figure, options.out / "errors.png")
-    print(f"{tables.markdown(table)}\nwrote {options.out}/table.md, table.csv and errors.png")
+    print(
+        f"{tables.compact_markdown(table)}\nwrote {options.out}/table.md, table.csv and errors.png"
+    )
 
 
 def bar_heights(table: list[dict[str, Any]], key: str) -> dict[str, dict[str, float]]:

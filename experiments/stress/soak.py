@@ -303,7 +303,7 @@ def draw(out: Path) -> list[Row]:
     ]
     tables.write_table(out, table, [notes(by_series)])
     plots.save(figure(by_series), out / "soak.png")
-    print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and soak.png")
+    print(f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv and soak.png")
     return [line for line in table if line["verdict"] == "grows"]
 
 
