@@ -215,7 +215,7 @@ def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> boo
         sweep_kwargs: dict[str, Any] = {
             "measure": area_measure(data, label, options.code),
             "strategy": jc.strategy(options.strategy),
-            "stop": stop,
+            "should_stop": stop,
             "quiet": True,
         }
         if runs.sweep(all_runs, remaining, options.out, **sweep_kwargs) is None:

@@ -294,7 +294,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     # One device: a batch of one image cannot be split.
     sweep_kwargs: dict[str, Any] = {
         "strategy": jc.strategy(devices=1),
-        "stop": stop,
+        "should_stop": stop,
         "measure": evaluate_train,
         "quiet": True,
     }

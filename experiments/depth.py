@@ -266,7 +266,7 @@ def main(args: list[str] | None = None) -> int:
             strategy = jc.strategy(options.strategy)
             sweep_kwargs: dict[str, Any] = {
                 "strategy": strategy,
-                "stop": stop,
+                "should_stop": stop,
                 "keep_every": options.keep_every,
             }
             if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:

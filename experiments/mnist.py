@@ -296,7 +296,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     for name, data in datasets.items():
         sweep_kwargs: dict[str, Any] = {
             "strategy": jc.strategy(options.strategy),
-            "stop": stop,
+            "should_stop": stop,
             "quiet": True,
         }
         if runs.sweep(all_runs[name], data, options.out / name, **sweep_kwargs) is None:

@@ -224,7 +224,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     all_runs, strategy = trials(options), jc.strategy(options.strategy)
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir, validation=options.num_validation)
-    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "stop": stop, "quiet": True}
+    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "quiet": True}
     for stage in ("tune", "final"):
         if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
             return False

@@ -372,7 +372,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     strategy = jc.strategy(options.strategy)
     sweep_kwargs: dict[str, Any] = {
         "strategy": strategy,
-        "stop": stop,
+        "should_stop": stop,
         "measure": heldout(strategy),
         "quiet": True,
     }

@@ -237,7 +237,7 @@ def evaluate_along(
     loss: str = "cross-entropy",
     resume: LandscapeValues | None = None,
     watch: Callable[[LandscapeValues], Any] = lambda values: None,
-    stop: Callable[[], Any] = lambda: False,
+    should_stop: Callable[[], Any] = lambda: False,
 ) -> LandscapeValues:
     """Evaluate the loss along one direction or two from the parameters.
 
@@ -261,8 +261,8 @@ def evaluate_along(
       resume: result of an earlier call with the same arguments that was stopped; it is continued.
       watch: called after every point with the values so far. It must not keep the arrays, which
         change.
-      stop: called after every point. Once it returns true, the values so far are returned, with
-        their number in `done`.
+      should_stop: called after every point. Once it returns true, the values so far are returned,
+        with their number in `done`.
 
     Raises:
       ArgumentError: as in `evaluate`; directions differ from the parameters in shape, or steps are
@@ -304,7 +304,7 @@ def evaluate_along(
         values.loss[index], values.error_percent[index] = sums.mean_loss, sums.error_percent
         values = values._replace(done=values.done + 1)
         watch(values)
-        if stop():
+        if should_stop():
             break
     return values
 

@@ -254,7 +254,7 @@ def train(
     resume: Callable[[State], State | None] | None = None,
     warm_start: bool = False,
     strategy: parallel.Strategy | None = None,
-    pause: Callable[[int], Any] | None = None,
+    should_stop: Callable[[int], Any] | None = None,
 ) -> Iterator[tuple[State, Row | None]]:
     """Train, and yield `(state, row)` every `config.eval_every` steps.
 
@@ -293,9 +293,9 @@ def train(
         moments. Training continues with the new rate, seed and normalizer, and `RunLog`
         records the changes.
       strategy: devices, such as `jaxcnn.strategy("pmap")`; by default "jit" over all devices.
-      pause: called with the step number after every step (on accelerators, after every scan). When
-        it returns true before a row is due, `(state, None)` is yielded and training ends. A run
-        resumed from that state continues in the middle of the epoch, with the same bits.
+      should_stop: called with the step number after every step (on accelerators, after every scan).
+        When it returns true before a row is due, `(state, None)` is yielded and training ends. A
+        run resumed from that state continues in the middle of the epoch, with the same bits.
 
     Yields:
       The state as NumPy arrays on the host, and its row. A run that is already finished yields its
@@ -311,7 +311,7 @@ def train(
     verify_config(config, TrainConfig)
     check_config(config, data, strategy)
     tx = as_transformation(tx)
-    for name, function in (("resume", resume), ("pause", pause)):
+    for name, function in (("resume", resume), ("should_stop", should_stop)):
         if function is not None:
             example = "checkpoints.restore" if name == "resume" else "stop"
             check_callable(name, function, example, num_args=1)
@@ -346,7 +346,7 @@ def train(
         # cache. Optimizers that only start in another state share a program.
         update_only = tx._replace(init=init_state)
         run = _trainer(model, update_only, tuple(step_kwargs(config).items()), strategy, optimize)
-        loop = _train_loop(model, run, state, data, config, strategy, pause, run_facts)
+        loop = _train_loop(model, run, state, data, config, strategy, should_stop, run_facts)
         return loop if records is None else _saved(loop, records, config, stack.pop_all())
 
 
@@ -378,7 +378,7 @@ def _saved(
 
 
 def _train_loop(
-    model, run, state, data, config, strategy, pause, run_facts
+    model, run, state, data, config, strategy, should_stop, run_facts
 ) -> Iterator[tuple[State, Row | None]]:
     placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
     test = input_pipeline(getattr(data, config.eval_split), strategy)
@@ -393,7 +393,7 @@ def _train_loop(
         for chunk in train.chunks(order(state.rng, step, due)):
             placed = run(placed, train.split, chunk)
             step += len(jax.tree.leaves(chunk)[0])
-            if pause is not None and pause(step) and step < due:
+            if should_stop is not None and should_stop(step) and step < due:
                 yield strategy.fetch(placed), None
                 return
             is_checked = strategy.scans or step % divergence.CHECK_EVERY == 0

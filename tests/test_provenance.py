@@ -339,7 +339,7 @@ def test_other_data_in_the_folder_of_a_run_are_refused(tmp_path, data, change, l
 
 def test_a_study_refuses_other_labels_before_it_trains(tmp_path, data, monkeypatch):
     strategy = jc.strategy("jit", devices=1)
-    runs.run(CONFIG, data, tmp_path / "run", strategy=strategy, stop=lambda: True)
+    runs.run(CONFIG, data, tmp_path / "run", strategy=strategy, should_stop=lambda: True)
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     other = data._replace(train=data.train._replace(labels=data.train.labels[::-1].copy()))
     for again in (

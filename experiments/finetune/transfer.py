@@ -150,7 +150,7 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
         num_steps=options.first_steps,
         eval_every=max(1, options.first_steps // 10),
     )
-    kwargs: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop}
+    kwargs: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "should_stop": stop}
     step_progress = StepProgress(progress, first_config.train.num_steps)
     result = runs.run(
         first_config, animals, options.out / "animals", on_step=step_progress, **kwargs

@@ -203,11 +203,11 @@ def train(
     with contextlib.redirect_stderr(io.StringIO()):
         if (
             is_continued
-            and runs.sweep({name: config}, **sweep_kwargs, stop=lambda: True, quiet=True)
+            and runs.sweep({name: config}, **sweep_kwargs, should_stop=lambda: True, quiet=True)
             is not None
         ):
             raise AssertionError(f"{name} was to be stopped, and ended")
-        return runs.sweep({name: config}, **sweep_kwargs, stop=stop, quiet=True) is not None
+        return runs.sweep({name: config}, **sweep_kwargs, should_stop=stop, quiet=True) is not None
 
 
 def soak(

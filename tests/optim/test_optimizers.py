@@ -695,7 +695,7 @@ def test_a_run_saved_and_resumed_has_the_same_bits(ran, data, strategy, tmp_path
         ran[1][0],
     )  # at step 10, where every method has done all that it does
     with jc.Checkpoints(tmp_path) as saved:
-        ((half, none),) = fit(config, data, strategy, pause=lambda step: step == 3)
+        ((half, none),) = fit(config, data, strategy, should_stop=lambda step: step == 3)
         assert (int(half.step), none) == (3, None)
         saved.save(half)
     with jc.Checkpoints(tmp_path) as saved:
