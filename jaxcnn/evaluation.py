@@ -47,7 +47,7 @@ def make_eval_step(
     model: nn.Module,
     strategy: parallel.Strategy,
     loss: str = "cross-entropy",
-    optimize: bool = False,
+    rewrite_for_cpu: bool = False,
 ) -> Callable[[Any, InputPipeline, int, int], metrics.Metrics]:
     """Return the function that computes a model's metrics.
 
@@ -55,7 +55,7 @@ def make_eval_step(
       model: the network.
       strategy: devices.
       loss: a name in `jaxcnn.metrics.LOSSES`.
-      optimize: as in `Strategy.compile_steps`.
+      rewrite_for_cpu: as in `Strategy.compile_steps`.
 
     Returns:
       `measure(state, pipeline, n, batch) -> Metrics` over n examples. `strategy` must have
@@ -73,7 +73,7 @@ def make_eval_step(
             sums, jax.lax.psum(new, strategy.axis_name) if strategy.axis_name else new
         )
 
-    run = strategy.compile_steps(step, optimize)
+    run = strategy.compile_steps(step, rewrite_for_cpu)
 
     def measure(state, pipeline, n, batch_size):
         sums = strategy.replicate(metrics.zeros())
@@ -212,7 +212,9 @@ def evaluate(
     state = eval_state(state)
     if not is_library_model(model):
         _check_labels(model, state, split, loss)
-    measure = make_eval_step(model, strategy, loss, strategy.should_optimize(split.images.size))
+    measure = make_eval_step(
+        model, strategy, loss, strategy.should_rewrite_for_cpu(split.images.size)
+    )
     placed, pipeline = strategy.replicate(state), input_pipeline(split, strategy)
     return measure(placed, pipeline, len(split.labels), batch_size)
 

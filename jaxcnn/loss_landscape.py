@@ -325,7 +325,7 @@ def _make_measure(model, split, strategy, loss, batch_size) -> Callable[[Any], m
     """
     n, pipeline = len(split.labels), input_pipeline(split, strategy)
     if batch_size is not None:
-        should_optimize = strategy.should_optimize(split.images.size)
+        should_optimize = strategy.should_rewrite_for_cpu(split.images.size)
         eval_step = make_eval_step(model, strategy, loss, should_optimize)
         return lambda state: eval_step(state, pipeline, n, batch_size)
     strategy.check(n, "len(images)")

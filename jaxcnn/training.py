@@ -341,7 +341,7 @@ def train(
             if changes:
                 run_facts["warm_start"] = {"step": int(state.step), "changed": changes}
         num_values = config.num_steps * config.batch_size * math.prod(data.train.images.shape[1:])
-        optimize = strategy.should_optimize(num_values)
+        optimize = strategy.should_rewrite_for_cpu(num_values)
         # What is compiled depends on the update alone, so `init` is left out of the key of the
         # cache. Optimizers that only start in another state share a program.
         update_only = tx._replace(init=init_state)
@@ -544,7 +544,7 @@ def _check_counts_and_masks(config, data) -> None:
 
 def _metrics_row(model, placed, state, train, test, data, config, strategy) -> Row:
     def measure(placed, pipeline, split):
-        optimize = strategy.should_optimize(split.images.size)
+        optimize = strategy.should_rewrite_for_cpu(split.images.size)
         count = make_eval_step(model, strategy, config.loss, optimize)
         return count(placed, pipeline, len(split.labels), resolve_batch_size(split.images))
 

@@ -14,7 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark.workload import Workload, initial_state, should_optimize, train_step
+from experiments.benchmark.workload import (
+    Workload,
+    initial_state,
+    should_rewrite_for_cpu,
+    train_step,
+)
 from jaxcnn import parallel
 from jaxcnn.interpret import summary
 
@@ -122,7 +127,9 @@ def compiled_cost(workload: Workload) -> dict[str, Any]:
     strategy, split = workload.strategy, workload.data.train
     carry, fixed = strategy.replicate(initial_state(workload)), strategy.replicate(split)
     index = np.arange(workload.config.train.batch_size, dtype=np.int32)
-    program = strategy.compile(train_step(workload), carry, fixed, index, should_optimize(workload))
+    program = strategy.compile(
+        train_step(workload), carry, fixed, index, should_rewrite_for_cpu(workload)
+    )
     plan, cost = program.memory_analysis(), program.cost_analysis()
     memory = None
     if plan is not None:

@@ -104,10 +104,10 @@ def train_step(workload: Workload) -> Any:
     )
 
 
-def should_optimize(workload: Workload) -> bool:
+def should_rewrite_for_cpu(workload: Workload) -> bool:
     """Return whether `train` has this step compiled by `jaxcnn.cpu`."""
     config, shape = workload.config, workload.data.train.images.shape[1:]
-    return workload.strategy.should_optimize(
+    return workload.strategy.should_rewrite_for_cpu(
         config.train.num_steps * config.train.batch_size * math.prod(shape)
     )
 

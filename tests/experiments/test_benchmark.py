@@ -229,7 +229,9 @@ def test_the_bare_step_is_the_step_that_fit_takes():
     )
     placed = given.strategy.replicate(workload.initial_state(given))
     index = epoch_order(jnp.asarray(state.rng), 0, 1, 4, 8)
-    run = given.strategy.compile_steps(workload.train_step(given), workload.should_optimize(given))
+    run = given.strategy.compile_steps(
+        workload.train_step(given), workload.should_rewrite_for_cpu(given)
+    )
     after = run(placed, given.strategy.replicate(given.data.train), index)
     for one, other in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True
