@@ -415,7 +415,7 @@ def _train_loop(
             "seconds": time.perf_counter() - start_time,
             "images_per_second": images_per_second,
         }
-        provenance.store_facts(row, run_facts)
+        provenance.cache_run_facts(row, run_facts)
         yield state, row
 
 

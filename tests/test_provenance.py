@@ -144,7 +144,7 @@ def test_another_model_optimizer_or_rate_is_refused_with_both_values(
     config = jc.override(CONFIG, model="resnet20", model_kwargs={})
     rows = (own / "metrics.jsonl").read_bytes()
     row = {"step": 1, "seconds": float(np.random.default_rng().random()), "train_loss": 0.0}
-    provenance.store_facts(
+    provenance.cache_run_facts(
         row, provenance.run_facts(model, tx, config.train, data, {}, ())
     )  # as `train` does
     pieces = {"model": model, "tx": tx} if at == "start" else {}
