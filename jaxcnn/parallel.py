@@ -352,9 +352,11 @@ def hashable(value: Any) -> Any:
 def clear_program_cache() -> None:
     """Drop every compiled program that is not in use.
 
-    JAX's caches are cleared too. A program that is needed again is compiled again.
+    JAX's caches are cleared too, those of the caller's own functions among them. A program that is
+    needed again is compiled again.
     """
     _program_cache.clear()
+    # See "Surprises" in CONTRIBUTING.md.
     jax.clear_caches()
 
 

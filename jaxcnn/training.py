@@ -343,7 +343,8 @@ def train(
         num_values = config.num_steps * config.batch_size * math.prod(data.train.images.shape[1:])
         optimize = strategy.should_rewrite_for_cpu(num_values)
         # What is compiled depends on the update alone, so `init` is left out of the key of the
-        # cache. Optimizers that only start in another state share a program.
+        # cache. Optimizers that only start in another state share a program. See "Surprises" in
+        # CONTRIBUTING.md.
         update_only = tx._replace(init=init_state)
         run = _trainer(model, update_only, tuple(step_kwargs(config).items()), strategy, optimize)
         loop = _train_loop(model, run, state, data, config, strategy, should_stop, run_facts)
