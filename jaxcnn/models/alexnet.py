@@ -48,9 +48,9 @@ class AlexNet(nn.Module):
     Attributes:
       num_classes: number of logits.
       towers: the form of 2012.
-      dropout: the share of inputs, or outputs, that training sets to 0. Above 0, `train` needs a
-        "dropout" stream.
-      kernel_init, dtype, axis: as in `CifarResNet`.
+      dropout: the share of inputs, or outputs, that training sets to 0. Above 0, `train=True`
+        needs a "dropout" stream.
+      kernel_init, dtype, axis_name: as in `CifarResNet`.
 
     Raises:
       ArgumentError: when called, for images smaller than 63 pixels, or with `towers` of a size

@@ -47,29 +47,30 @@ def check_divisible(x: jax.Array, times: int, network: str) -> None:
 
 
 class ConvNet(nn.Module):
-    """Two stages of convolution and pooling, then two dense layers.
+    """Stages of convolution and pooling, by default two, then two dense layers.
 
     A stage is a 3x3 convolution, (BN,) an activation and 2x2 pooling. Dropout follows the first
-    dense layer, and the second computes the logits. The convolutions have `width` and 2 `width`
-    filters. On images of 28x28x1, with 10 classes, the default has 26,698 parameters. With BN it
+    dense layer, and the second computes the logits. The default's convolutions have `width` and
+    2 `width` filters. On images of 28x28x1, with 10 classes, it has 26,698 parameters. With BN it
     has 26,722. The convolutions' biases, which BN would subtract again, are then replaced by BN's
     offsets and gains.
 
-    `create_model("cnn", 10)` is the smallest form, with a single convolution, as courses write it
-    from scratch: convolution, ReLU, pooling, dense, ReLU, dense. It has 50,618 parameters. Other
-    courses have other numbers of filters and units.
+    `create_model("cnn", 10)` is the shallowest form, with a single convolution, as courses write it
+    from scratch: convolution, ReLU, pooling, dense, ReLU, dense. It has 50,618 parameters, more
+    than the default, as its dense layer sees larger maps. Other courses have other numbers of
+    filters and units.
 
     Attributes:
       num_classes: number of logits.
       width: filters of the first convolution.
       convolutions: number of convolutions, each followed by pooling. Each has twice the filters of
         the one before.
-      hidden: units of the dense layer.
-      activation: a name in `mlp.ACTIVATIONS`.
+      hidden: units of the first dense layer.
+      activation: a name in `mlp.ACTIVATIONS`, after each convolution and the first dense layer.
       pooling: a name in `POOLINGS`.
       batch_norm: BN between each convolution and its activation.
-      dropout: the share of the dense layer's outputs that training sets to 0. Above 0, `train`
-        needs a "dropout" stream.
+      dropout: the share of the first dense layer's outputs that training sets to 0. Above 0,
+        `train=True` needs a "dropout" stream.
       kernel_init: a name in `initializers.INITS`; None is the activation's own (see
         `mlp.ACTIVATIONS`).
       bn_group, bn_momentum, dtype, axis_name: as in `CifarResNet`.

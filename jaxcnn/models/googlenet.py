@@ -154,8 +154,8 @@ class GoogLeNet(nn.Module):
       norm: torchvision's form.
       aux: the two auxiliary heads. They have parameters, run in training only, and sow their logits
         in "aux". The training step adds 0.3 times the loss of each (section 5).
-      dropout: the share of the mean's channels that training sets to 0. Above 0, `train` needs a
-        "dropout" stream. The auxiliary heads have their own 70%.
+      dropout: the share of the mean's channels that training sets to 0. Above 0, `train=True`
+        needs a "dropout" stream. The auxiliary heads have their own 70%.
       transform_input: convert images normalized by ImageNet's means and standard deviations to
         (x - 0.5) / 0.5, which torchvision's weights expect.
       bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
