@@ -2,7 +2,8 @@
 
 A script is run as `python -m experiments.NAME`.
 
-Under `python -m` the import of this package may restart the process: see `MALLOC_TUNABLES`.
+Under `python -m` this package prepares the process before JAX is imported, and may restart it: see
+`_prepare_process`. Any other import of it does nothing.
 """
 
 import contextlib
@@ -83,7 +84,11 @@ def _check_memory() -> None:
                 )
 
 
-if sys.argv[:1] == ["-m"]:
+def _prepare_process() -> None:
+    """Prepare the process of a script, before JAX is imported.
+
+    On Linux it restarts with `MALLOC_TUNABLES`, unless the user sets GLIBC_TUNABLES.
+    """
     # There is nothing to save before the script handles signals, nor after. Ctrl-C then ends it
     # without a traceback out of some import.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
@@ -109,3 +114,9 @@ if sys.argv[:1] == ["-m"]:
         # Steps on a CPU run in Python's own thread: what other threads free goes back to Linux
         # in any case.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+# The first word is "-m" only while `python -m` looks for its module.
+# See "Surprises" in CONTRIBUTING.md.
+if sys.argv[:1] == ["-m"]:
+    _prepare_process()

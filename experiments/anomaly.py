@@ -215,7 +215,7 @@ def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> boo
         sweep_kwargs: dict[str, Any] = {
             "measure": area_measure(data, label, options.code),
             "strategy": jc.strategy(options.strategy),
-            "stop": stop,
+            "should_stop": stop,
             "quiet": True,
         }
         if runs.sweep(all_runs, remaining, options.out, **sweep_kwargs) is None:
@@ -326,7 +326,7 @@ def draw(options: Options) -> None:
         heights, ylabel="area under the ROC curve", title=title, errors=half_widths, fmt=".2f"
     )
     plots.save(figure, out / "auc.png")
-    print(f"{tables.markdown(lines)}\nwrote {out}/table.md, table.csv and auc.png")
+    print(f"{tables.compact_markdown(lines)}\nwrote {out}/table.md, table.csv and auc.png")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -298,7 +298,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     # One device: a batch of one image cannot be split.
     sweep_kwargs: dict[str, Any] = {
         "strategy": jc.strategy(devices=1),
-        "stop": stop,
+        "should_stop": stop,
         "measure": evaluate_train,
         "quiet": True,
     }
@@ -350,7 +350,7 @@ def draw(options: Options) -> None:
     plots.save(curves_figure(groups, limits, title), out / "curves.png")
     plots.save(orders_figure(groups, limits["epoch"], title), out / "sorted.png")
     print(
-        tables.markdown(table),
+        tables.compact_markdown(table),
         *notes,
         f"wrote {out}/table.md, table.csv, curves.png and sorted.png",
         sep="\n",

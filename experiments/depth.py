@@ -245,7 +245,7 @@ def draw(out: Path) -> None:
     tables.write_table(out, table, notes)
     figure = plots.curves(panels, dashed="train_error", solid="eval_error", title=protocol)
     plots.save(figure, out / "curves.png")
-    print(tables.markdown(table))
+    print(tables.compact_markdown(table))
     print(f"wrote {out}/table.md, table.csv and curves.png")
 
 
@@ -266,7 +266,7 @@ def main(args: list[str] | None = None) -> int:
             strategy = jc.strategy(options.strategy)
             sweep_kwargs: dict[str, Any] = {
                 "strategy": strategy,
-                "stop": stop,
+                "should_stop": stop,
                 "keep_every": options.keep_every,
             }
             if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:

@@ -296,7 +296,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     for name, data in datasets.items():
         sweep_kwargs: dict[str, Any] = {
             "strategy": jc.strategy(options.strategy),
-            "stop": stop,
+            "should_stop": stop,
             "quiet": True,
         }
         if runs.sweep(all_runs[name], data, options.out / name, **sweep_kwargs) is None:
@@ -318,7 +318,7 @@ def draw(options: Options) -> None:
     title = f"{runs.eval_split(all_runs)} error, mean and range of seeds"
     figure = plots.panels(panels(by_dataset), columns=2, title=title, share="y")
     plots.save(figure, out / "curves.png")
-    print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
+    print(f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -234,7 +234,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     all_runs, strategy = trial_configs(options), jc.strategy(options.strategy)
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir, validation=options.num_validation)
-    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "stop": stop, "quiet": True}
+    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "quiet": True}
     for stage in ("tune", "final"):
         if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
             return False
@@ -257,7 +257,7 @@ def draw(options: Options) -> None:
         out, table, [*notes(title, config, target, tuning), *divergence_notes(tuning, final)]
     )
     write_figures(out, title, [line["method"] for line in table], tuning, final)
-    print(tables.markdown(table))
+    print(tables.compact_markdown(table))
     print(f"wrote {out}/table.md, table.csv, sensitivity.png, curves.png and ranking.png")
 
 

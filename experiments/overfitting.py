@@ -372,7 +372,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     strategy = jc.strategy(options.strategy)
     sweep_kwargs: dict[str, Any] = {
         "strategy": strategy,
-        "stop": stop,
+        "should_stop": stop,
         "measure": heldout(strategy),
         "quiet": True,
     }
@@ -389,7 +389,9 @@ def draw(options: Options) -> None:
     notes = [protocol(next(iter(by_setting.values()))[0]), *divergences]
     tables.write_table(out, table, notes)
     write_figures(by_setting, table, out)
-    print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv, curves.png and gap.png")
+    print(
+        f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv, curves.png and gap.png"
+    )
 
 
 def main(args: list[str] | None = None) -> int:

@@ -145,7 +145,7 @@ def main(args: list[str] | None = None) -> int:
         saved = load_classifier(options.run)
         images = load_images(options.images, saved.size, saved.resize)
         shares = probabilities(saved, images)
-        print(tables.markdown(lines(saved, options.images, shares, options.top)), end="")
+        print(tables.compact_markdown(lines(saved, options.images, shares, options.top)), end="")
         if heat is not None:
             draw(saved, options.images, images, shares, heat)
     return 0

@@ -262,7 +262,7 @@ def main(args: list[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         tables.write_table(options.out, rows, notes)
         plots.save(draw(rows), options.out / "depth.png")
-        print(tables.markdown(rows), end="")
+        print(tables.compact_markdown(rows), end="")
         print(f"wrote {options.out}/table.md, table.csv and depth.png")
     return 0
 

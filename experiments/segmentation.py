@@ -266,7 +266,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     cli.enable_compilation_cache()
     data = compose_all(options)
     strategy = jc.strategy(options.strategy)
-    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "stop": stop, "measure": measure}
+    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "measure": measure}
     if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
         return False
     write_predictions(options, data)
@@ -303,7 +303,7 @@ def draw(options: Options) -> None:
     ]
     panel = plots.Panel(config.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")
     plots.save(plots.panels([panel]), out / "curves.png")
-    print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
+    print(f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -56,7 +56,7 @@ def make_eval_step(
     strategy: parallel.Strategy,
     loss: Loss,
     dtypes: tuple[tuple[str, str], ...],
-    optimize: bool = False,
+    rewrite_for_cpu: bool = False,
 ) -> Callable[[Any, InputPipeline, int, int], metrics.Metrics]:
     """Return the function that computes a model's metrics.
 
@@ -65,7 +65,7 @@ def make_eval_step(
       strategy: devices.
       loss: the loss.
       dtypes: of its metrics' sums, as `loss_metric_dtypes` returns them.
-      optimize: as in `Strategy.compile_steps`.
+      rewrite_for_cpu: as in `Strategy.compile_steps`.
 
     Returns:
       `measure(state, pipeline, n, batch) -> Metrics` over n examples. `strategy` must have
@@ -80,9 +80,11 @@ def make_eval_step(
         losses, values = compute_loss(loss, outputs, Batch(inputs, labels))
         # Negative numbers fill the last batch.
         new = metrics.count(losses, values, numbers >= 0)
-        return metrics.add(sums, jax.lax.psum(new, strategy.axis) if strategy.axis else new)
+        return metrics.add(
+            sums, jax.lax.psum(new, strategy.axis_name) if strategy.axis_name else new
+        )
 
-    run = strategy.compile_steps(step, optimize)
+    run = strategy.compile_steps(step, rewrite_for_cpu)
 
     def measure(state, pipeline, n, batch_size):
         sums = strategy.replicate(metrics.zeros(dtypes))
@@ -94,18 +96,18 @@ def make_eval_step(
     return measure
 
 
-def with_axis_name(model: nn.Module, axis: str | None) -> nn.Module:
-    """Return `model` for a batch that `jax.pmap` splits over `axis`.
+def with_axis_name(model: nn.Module, axis_name: str | None) -> nn.Module:
+    """Return `model` for a batch that `jax.pmap` splits over `axis_name`.
 
     Raises:
       ArgumentError: the model has no field for the axis.
     """
-    if axis is None:
+    if axis_name is None:
         return model
-    if hasattr(model, "axis"):
-        return model.clone(axis=axis)
+    if hasattr(model, "axis_name"):
+        return model.clone(axis_name=axis_name)
     raise ArgumentError(
-        f"{type(model).__name__} has no field `axis`, "
+        f"{type(model).__name__} has no field `axis_name`, "
         "so under pmap its BN would see one device's share only; "
         "add the field and pass it to BN's axis_name, or write strategy=jaxcnn.strategy('jit')"
     )
@@ -205,7 +207,7 @@ def evaluate(
     if not is_library_model(model) or not is_classifier:
         _check_labels(model, state, split, loss)
     dtypes = metrics_of(model, state, split, loss)
-    optimize = strategy.should_optimize(split.images.size)
+    optimize = strategy.should_rewrite_for_cpu(split.images.size)
     measure = make_eval_step(model, strategy, loss, dtypes, optimize)
     placed, pipeline = strategy.replicate(state), input_pipeline(split, strategy)
     return measure(placed, pipeline, len(split.images), batch_size)
@@ -299,7 +301,7 @@ def predict(
 def _moments(model, strategy):
     # At momentum 0 the library's BN takes the batch's own moments.
     fields: dict[str, Any] = {"bn_momentum": 0.0} if hasattr(model, "bn_momentum") else {}
-    batchwise = with_axis_name(model, strategy.axis).clone(**fields)
+    batchwise = with_axis_name(model, strategy.axis_name).clone(**fields)
 
     def step(carry, fixed, index):
         state, split = fixed

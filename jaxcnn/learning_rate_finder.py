@@ -342,7 +342,7 @@ def lr_finder(
     state = init_state(model, tx, config, data, loss=loss)
     check_model(model, state, data, config, strategy, loss)
     train_step = make_train_step(
-        model, tx, loss=loss, **step_kwargs(config), axis_name=strategy.axis
+        model, tx, loss=loss, **step_kwargs(config), axis_name=strategy.axis_name
     )
     run = strategy.compile_steps(train_step)
     pipeline = input_pipeline(data.train, strategy)

@@ -241,7 +241,7 @@ def evaluate_along(
     loss: str | Loss = "cross-entropy",
     resume: LandscapeValues | None = None,
     watch: Callable[[LandscapeValues], Any] = lambda values: None,
-    stop: Callable[[], Any] = lambda: False,
+    should_stop: Callable[[], Any] = lambda: False,
 ) -> LandscapeValues:
     """Evaluate the loss along one direction or two from the parameters.
 
@@ -265,8 +265,8 @@ def evaluate_along(
       resume: result of an earlier call with the same arguments that was stopped; it is continued.
       watch: called after every point with the values so far. It must not keep the arrays, which
         change.
-      stop: called after every point. Once it returns true, the values so far are returned, with
-        their number in `done`.
+      should_stop: called after every point. Once it returns true, the values so far are returned,
+        with their number in `done`.
 
     Raises:
       ArgumentError: as in `evaluate`; directions differ from the parameters in shape, or steps are
@@ -311,7 +311,7 @@ def evaluate_along(
         values.loss[index], values.error_percent[index] = means["loss"], means.get("error", np.nan)
         values = values._replace(done=values.done + 1)
         watch(values)
-        if stop():
+        if should_stop():
             break
     return values
 
@@ -334,8 +334,8 @@ def _make_measure(
     """
     n, pipeline = len(split.images), input_pipeline(split, strategy)
     if batch_size is not None:
-        should_optimize = strategy.should_optimize(split.images.size)
-        eval_step = make_eval_step(model, strategy, loss, dtypes, should_optimize)
+        rewrite_for_cpu = strategy.should_rewrite_for_cpu(split.images.size)
+        eval_step = make_eval_step(model, strategy, loss, dtypes, rewrite_for_cpu)
         return lambda state: eval_step(state, pipeline, n, batch_size)
     strategy.check(n, "len(images)")
     program = _single_batch_program(model, strategy, loss)
@@ -352,7 +352,7 @@ def _make_measure(
 @parallel.cached_program
 def _single_batch_program(model, strategy, loss):
     # BN takes the moments of all images, also where several devices share them.
-    settings = {"axis": strategy.axis, "bn_group": 0}
+    settings = {"axis_name": strategy.axis_name, "bn_group": 0}
     global_model = model.clone(
         **{name: value for name, value in settings.items() if hasattr(model, name)}
     )
@@ -368,7 +368,9 @@ def _single_batch_program(model, strategy, loss):
         )
         losses, values = compute_loss(loss, outputs, Batch(inputs, labels))
         new = metrics.count(losses, values, numbers >= 0)
-        return metrics.add(sums, jax.lax.psum(new, strategy.axis) if strategy.axis else new)
+        return metrics.add(
+            sums, jax.lax.psum(new, strategy.axis_name) if strategy.axis_name else new
+        )
 
     return strategy.compile_steps(step)
 

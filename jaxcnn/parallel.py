@@ -42,8 +42,8 @@ a fast device.
 """
 P = ParamSpec("P")
 T = TypeVar("T")
-MIN_OPTIMIZED_VALUES = 1 << 24
-"""Minimum number of values that an optimized program reads.
+MIN_REWRITE_VALUES = 1 << 24
+"""Minimum number of values read by the steps of a rewritten program.
 
 They are those of 5,461 images of 32x32x3. Below that, the compilation in every process takes more
 time than it saves.
@@ -68,7 +68,7 @@ class Strategy:
         self.mesh = Mesh(np.array(self.devices), (AXIS,))
 
     @property
-    def axis(self) -> str | None:
+    def axis_name(self) -> str | None:
         """Name of the axis that a step must average over.
 
         It is None if XLA averages.
@@ -133,10 +133,10 @@ class Strategy:
             max_steps = min(MAX_SCAN_STEPS, max(1, MAX_CHUNK_BYTES // bytes_per_step))
         yield from np.array_split(order, math.ceil(len(order) / max_steps))
 
-    def should_optimize(self, num_values: int) -> bool:
-        """Check if steps finish sooner when compiled with `optimize`.
+    def should_rewrite_for_cpu(self, num_values: int) -> bool:
+        """Check if steps finish sooner with `rewrite_for_cpu`.
 
-        That is so on one x86 CPU, from `MIN_OPTIMIZED_VALUES` values on. An optimized program is
+        That is so on one x86 CPU, from `MIN_REWRITE_VALUES` values on. A rewritten program is
         compiled again in every process.
 
         Args:
@@ -145,15 +145,17 @@ class Strategy:
         is_one_cpu = (
             self.kind == "jit" and len(self.devices) == 1 and self.devices[0].platform == "cpu"
         )
-        return is_one_cpu and num_values >= MIN_OPTIMIZED_VALUES and cpu.available()
+        return is_one_cpu and num_values >= MIN_REWRITE_VALUES and cpu.available()
 
-    def compile_steps(self, step: Step, optimize: bool = False) -> Callable[[Any, Any, Any], Any]:
+    def compile_steps(
+        self, step: Step, rewrite_for_cpu: bool = False
+    ) -> Callable[[Any, Any, Any], Any]:
         """Return a function that runs `step` over the rows of an order.
 
         Args:
           step: `(carry, fixed, index) -> carry`, a pure function.
-          optimize: compute convolutions by `jaxcnn.cpu`, the same up to rounding. See
-            `should_optimize`.
+          rewrite_for_cpu: rewrite the program by `jaxcnn.cpu.optimized`. The results are the same
+            up to rounding. See `should_rewrite_for_cpu`.
 
         Returns:
           `run(carry, fixed, order) -> carry`. `carry` and `fixed` are as `replicate` returns them.
@@ -161,12 +163,12 @@ class Strategy:
           whole data set. `order` is int32 [steps, batch] on the host, or a tree of arrays
           [steps, batch, ...].
         """
-        program, place = self._program(step, optimize)
+        program, place = self._program(step, rewrite_for_cpu)
         compiled_shapes = set()
 
         def run(carry: Any, fixed: Any, order: Any) -> Any:
             placed = jax.tree.map(place, order)
-            if not optimize or jax.tree.leaves(order)[0].shape in compiled_shapes:
+            if not rewrite_for_cpu or jax.tree.leaves(order)[0].shape in compiled_shapes:
                 return self._wait_if_shared(program(carry, fixed, placed))
             compiled_shapes.add(jax.tree.leaves(order)[0].shape)
             with cpu.without_persistent_cache():
@@ -202,7 +204,7 @@ class Strategy:
         return None if plan is None else int(plan.temp_size_in_bytes)
 
     def compile(
-        self, step: Step, carry: Any, fixed: Any, index: np.ndarray, optimize: bool = False
+        self, step: Step, carry: Any, fixed: Any, index: np.ndarray, rewrite_for_cpu: bool = False
     ) -> jax.stages.Compiled:
         """Return one step as XLA compiles it.
 
@@ -213,13 +215,15 @@ class Strategy:
           carry: as in `memory`.
           fixed: as in `compile_steps`.
           index: int32 [batch], on the host.
-          optimize: as in `compile_steps`.
+          rewrite_for_cpu: as in `compile_steps`.
         """
-        program, place = self._program(step, optimize)
-        with cpu.without_persistent_cache() if optimize else contextlib.nullcontext():
+        program, place = self._program(step, rewrite_for_cpu)
+        with cpu.without_persistent_cache() if rewrite_for_cpu else contextlib.nullcontext():
             return program.lower(carry, fixed, place(index[None])).compile()
 
-    def _program(self, step: Step, optimize: bool) -> tuple[Any, Callable[[np.ndarray], Any]]:
+    def _program(
+        self, step: Step, rewrite_for_cpu: bool
+    ) -> tuple[Any, Callable[[np.ndarray], Any]]:
         """Return the program of `compile_steps`, and the function that places an order."""
 
         def run(carry, fixed, order):
@@ -228,13 +232,13 @@ class Strategy:
             return jax.lax.scan(lambda c, index: (step(c, fixed, index), None), carry, order)[0]
 
         is_cpu = self.devices[0].platform == "cpu"
-        if is_cpu and not optimize:
+        if is_cpu and not rewrite_for_cpu:
             run = cpu.crop_negative_padding(run)
         if self.kind == "pmap":
             return jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0), self._split_batch
         replicated = NamedSharding(self.mesh, PartitionSpec())
         options = cpu_options() if is_cpu else None
-        if optimize:
+        if rewrite_for_cpu:
             run, options = cpu.optimized(run), (options or {}) | cpu.OPTIONS
         jitted = jax.jit(run, donate_argnums=0, out_shardings=replicated, compiler_options=options)
         return jitted, lambda order: self._place(order, PartitionSpec(None, AXIS))
@@ -300,9 +304,11 @@ def cached_program(make: Callable[P, T]) -> Callable[P, T]:
 def clear_program_cache() -> None:
     """Drop every compiled program that is not in use.
 
-    JAX's caches are cleared too. A program that is needed again is compiled again.
+    JAX's caches are cleared too, those of the caller's own functions among them. A program that is
+    needed again is compiled again.
     """
     _program_cache.clear()
+    # See "Surprises" in CONTRIBUTING.md.
     jax.clear_caches()
 
 
@@ -317,7 +323,7 @@ def strategy(kind: str = "auto", devices: int | None = None) -> Strategy:
       ArgumentError: the kind is unknown, there are fewer devices, or it is "pmap" on several hosts.
 
     Example:
-      >>> strategy("jit", devices=1).axis is None
+      >>> strategy("jit", devices=1).axis_name is None
       True
     """
     check_choice("strategy", kind, ("auto", "jit", "pmap"))

@@ -2,7 +2,7 @@
 
 They are plain values, which the run's records hold and compare when it is resumed. A config names a
 model, an optimizer and a data set, but a run may use others. `run_facts` describes those that it
-uses. `train` stores them for each row that it yields, and `RunLog.write` looks them up. So a loop
+uses. `train` caches them for each row that it yields, and `RunLog.write` looks them up. So a loop
 that only writes its rows records the truth.
 """
 
@@ -57,8 +57,8 @@ Of larger arrays it reads evenly spaced examples.
 """
 MAX_NUMBER = 1e100
 """Bound of numbers in records. Larger ones become text."""
-MAX_STORED_ROWS = 4096
-"""Maximum number of rows with stored facts."""
+MAX_CACHED_ROWS = 4096
+"""Maximum number of rows whose facts are cached."""
 _WRAPPERS = ("chain", "with_extra_args_support", "init_empty_state")
 """Functions of Optax that only contain other functions."""
 _MAX_DEPTH = 6
@@ -449,25 +449,26 @@ def _commit() -> str | None:
     return process.stdout.strip() or None
 
 
-_stored_facts: OrderedDict[tuple[Any, Any], Facts] = OrderedDict()
+_cached_facts: OrderedDict[tuple[Any, Any], Facts] = OrderedDict()
 
 
-def store_facts(row: Mapping[str, Any], facts: Facts) -> None:
-    """Store the facts of a row's run.
+def cache_run_facts(row: Mapping[str, Any], facts: Facts) -> None:
+    """Cache the facts of a row's run in this process.
 
-    The key is the row's step and seconds, which no other row has.
+    The key is the row's step and seconds, which no other row has. Nothing is written, and the
+    oldest of `MAX_CACHED_ROWS` entries is dropped.
     """
-    _stored_facts[row["step"], row["seconds"]] = facts
-    if len(_stored_facts) > MAX_STORED_ROWS:
-        _stored_facts.popitem(last=False)
+    _cached_facts[row["step"], row["seconds"]] = facts
+    if len(_cached_facts) > MAX_CACHED_ROWS:
+        _cached_facts.popitem(last=False)
 
 
-def stored_facts(row: Mapping[str, Any]) -> Facts | None:
-    """Return the stored facts of a row.
+def cached_run_facts(row: Mapping[str, Any]) -> Facts | None:
+    """Return the cached facts of a row's run.
 
-    They are None if it is not a row of `train`.
+    They are None if it is not a row of `train` in this process.
     """
-    return _stored_facts.get((row.get("step"), row.get("seconds")))
+    return _cached_facts.get((row.get("step"), row.get("seconds")))
 
 
 # ---------------------------------------------------------------- plain values

@@ -137,7 +137,7 @@ class RunLog:
         """
         self._check_open()
         row = {"step": check_integer("step", step, 0)} | row
-        facts = provenance.stored_facts(row)
+        facts = provenance.cached_run_facts(row)
         if facts is not None and facts is not self._row_facts:
             self._check_facts(facts)
             self._row_facts = facts

@@ -98,8 +98,8 @@ def turning_point(
 def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> None:
     """Write `table.csv` and `table.md` in a folder.
 
-    The former has every column to 6 digits. The latter is for reading (see `markdown`), with notes
-    below.
+    The former has every column to 6 digits. The latter is for reading (see `compact_markdown`),
+    with notes below.
     """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
@@ -107,16 +107,19 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], notes: Sequence
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     write_text(folder / "table.csv", buffer.getvalue())
-    write_text(folder / "table.md", markdown(rows) + "".join(f"\n{note}\n" for note in notes))
+    write_text(
+        folder / "table.md", compact_markdown(rows) + "".join(f"\n{note}\n" for note in notes)
+    )
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    r"""Return the rows as a Markdown table.
+def compact_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Return the rows as a Markdown table without standard deviations.
 
-    Each row is made `compact`. None is a dash. Markup in texts is escaped.
+    Each row is made `compact`: columns `*_std` are left out, and `*_ci95` joins the cell of its
+    mean. None is a dash. Markup in texts is escaped. `write_table` writes every column to a CSV.
 
     Example:
-      >>> print(markdown([{"class": "a|b", "n": 3}]), end="")
+      >>> print(compact_markdown([{"class": "a|b", "n": 3}]), end="")
       | class | n |
       | --- | --- |
       | a\|b | 3 |

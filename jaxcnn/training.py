@@ -81,7 +81,7 @@ def make_train_step(
     layout changes it.
 
     Args:
-      model: the network. With an `axis_name` it needs a field `axis` if it has state such as BN's.
+      model: the network. With an `axis_name` it needs a field for it if it has state such as BN's.
       tx: the optimizer. Its `update` receives those of these extra arguments that it takes. They
         are `value` (the loss), `error` (0..1, or None if the loss counts none), `grad`, `value_fn`
         and `grad_fn`. `value_fn` returns the loss of params on the same batch. `grad_fn` returns
@@ -257,7 +257,7 @@ def epoch_order(
 
 @parallel.cached_program
 def _trainer(model, tx, step_items, strategy, optimize):
-    step = make_train_step(model, tx, **dict(step_items), axis_name=strategy.axis)
+    step = make_train_step(model, tx, **dict(step_items), axis_name=strategy.axis_name)
     return strategy.compile_steps(step, optimize)
 
 
@@ -291,7 +291,7 @@ def train(
     resume: Callable[[State], State | None] | None = None,
     warm_start: bool = False,
     strategy: parallel.Strategy | None = None,
-    pause: Callable[[int], Any] | None = None,
+    should_stop: Callable[[int], Any] | None = None,
 ) -> Iterator[tuple[State, Row | None]]:
     """Train, and yield `(state, row)` every `config.eval_every` steps.
 
@@ -334,9 +334,9 @@ def train(
         moments. Training continues with the new rate, seed and normalizer, and `RunLog`
         records the changes.
       strategy: devices, such as `jaxcnn.strategy("pmap")`; by default "jit" over all devices.
-      pause: called with the step number after every step (on accelerators, after every scan). When
-        it returns true before a row is due, `(state, None)` is yielded and training ends. A run
-        resumed from that state continues in the middle of the epoch, with the same bits.
+      should_stop: called with the step number after every step (on accelerators, after every scan).
+        When it returns true before a row is due, `(state, None)` is yielded and training ends. A
+        run resumed from that state continues in the middle of the epoch, with the same bits.
 
     Yields:
       The state as NumPy arrays on the host, and its row. A run that is already finished yields its
@@ -353,7 +353,7 @@ def train(
     loss = as_loss(loss)
     check_config(config, data, strategy, loss)
     tx = as_transformation(tx)
-    for name, function in (("resume", resume), ("pause", pause)):
+    for name, function in (("resume", resume), ("should_stop", should_stop)):
         if function is not None:
             example = "checkpoints.restore" if name == "resume" else "stop"
             check_callable(name, function, example, num_args=1)
@@ -386,13 +386,14 @@ def train(
             if changes:
                 run_facts["warm_start"] = {"step": int(state.step), "changed": changes}
         num_values = config.num_steps * config.batch_size * math.prod(data.train.images.shape[1:])
-        optimize = strategy.should_optimize(num_values)
+        optimize = strategy.should_rewrite_for_cpu(num_values)
         # What is compiled depends on the update alone, so `init` is left out of the key of the
-        # cache. Optimizers that only start in another state share a program.
+        # cache. Optimizers that only start in another state share a program. See "Surprises" in
+        # CONTRIBUTING.md.
         update_only = tx._replace(init=init_state)
         options = tuple((step_kwargs(config) | {"loss": loss}).items())
         run = _trainer(model, update_only, options, strategy, optimize)
-        loop = _train_loop(model, run, state, data, config, strategy, pause, run_facts, loss)
+        loop = _train_loop(model, run, state, data, config, strategy, should_stop, run_facts, loss)
         return loop if records is None else _saved(loop, records, config, stack.pop_all())
 
 
@@ -424,7 +425,7 @@ def _saved(
 
 
 def _train_loop(
-    model, run, state, data, config, strategy, pause, run_facts, loss
+    model, run, state, data, config, strategy, should_stop, run_facts, loss
 ) -> Iterator[tuple[State, Row | None]]:
     placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
     test = input_pipeline(getattr(data, config.eval_split), strategy)
@@ -441,7 +442,7 @@ def _train_loop(
         for chunk in train.chunks(order(state.rng, step, due)):
             placed = run(placed, train.split, chunk)
             step += len(jax.tree.leaves(chunk)[0])
-            if pause is not None and pause(step) and step < due:
+            if should_stop is not None and should_stop(step) and step < due:
                 yield strategy.fetch(placed), None
                 return
             is_checked = strategy.scans or step % divergence.CHECK_EVERY == 0
@@ -463,7 +464,7 @@ def _train_loop(
             "seconds": time.perf_counter() - start_time,
             "images_per_second": images_per_second,
         }
-        provenance.store_facts(row, run_facts)
+        provenance.cache_run_facts(row, run_facts)
         yield state, row
 
 
@@ -565,7 +566,7 @@ def check_model(
         return
     variables = {"params": state.params, **state.model_state}
     frozen = config.freeze
-    local_batch = config.batch_size // (len(strategy.devices) if strategy.axis else 1)
+    local_batch = config.batch_size // (len(strategy.devices) if strategy.axis_name else 1)
 
     def is_frozen(name: str) -> bool:
         return any(in_stage(name, stage) for stage in frozen)
@@ -575,7 +576,7 @@ def check_model(
         # The batch of test mode is a size that is not the number of classes.
         for train, n, axis in (
             (False, 97 + (num_classes == 97), None),
-            (True, local_batch, strategy.axis),
+            (True, local_batch, strategy.axis_name),
         ):
             images, labels = batch_shapes(data.train, n)
             with frozen_batch_norm(is_frozen, norms):
@@ -587,7 +588,7 @@ def check_model(
         return statistic, np.shape(losses)
 
     shapes = batch_shapes(data.train, 1)
-    key = ("fit", model, frozen, local_batch, shapes, loss, num_classes, strategy.axis)
+    key = ("fit", model, frozen, local_batch, shapes, loss, num_classes, strategy.axis_name)
     statistic, losses_shape = check_once(key, variables, trace)
     _check_count(config, data, losses_shape)
     if statistic:
@@ -641,7 +642,7 @@ def _metrics_row(model, placed, state, train, test, data, config, strategy, loss
     dtypes = tuple((name, str(value.dtype)) for name, value in sorted(state.metrics.sums.items()))
 
     def measure(placed, pipeline, split):
-        optimize = strategy.should_optimize(split.images.size)
+        optimize = strategy.should_rewrite_for_cpu(split.images.size)
         count = make_eval_step(model, strategy, loss, dtypes, optimize)
         return count(placed, pipeline, len(split.images), resolve_batch_size(split.images))
 

@@ -41,7 +41,7 @@ CONSTRUCTORS = {
 """Tuples and errors, which take anything; what uses them is what checks them."""
 
 CONFIGS = (jc.ExperimentConfig, jc.OptimizerConfig, jc.TrainConfig, jc.AugmentConfig)
-FUNCTIONS = {"loss", "gradient", "resume", "pause", "names"}
+FUNCTIONS = {"loss", "gradient", "resume", "should_stop", "names"}
 """Arguments that are functions of the user's own, whose errors are the user's."""
 
 
@@ -316,7 +316,7 @@ def calls(
                 "run_dir": None,
                 "resume": lambda state: None,
             }
-            | {"warm_start": False, "strategy": one, "pause": lambda step: step},
+            | {"warm_start": False, "strategy": one, "should_stop": lambda step: step},
         ),
         "image_folder": (
             jc.image_folder,

@@ -109,7 +109,7 @@ class Dense(nn.Module):
 
     num_classes: int = 3
     channels: int | None = None
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -282,7 +282,7 @@ class WithAux(nn.Module):
     """A linear classifier that sows a second one's logits in training."""
 
     num_classes: int = 10
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False):

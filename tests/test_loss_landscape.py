@@ -160,7 +160,7 @@ def test_it_goes_on_where_it_was_stopped(linear):
     args = (model, state, split, ways(state), [[-1.0, 1.0], [0.0, 2.0]])
     whole = evaluate_along(*args, strategy=ALONE)
     part = evaluate_along(
-        *args, strategy=ALONE, stop=stop, watch=lambda values: seen.append(values.done)
+        *args, strategy=ALONE, should_stop=stop, watch=lambda values: seen.append(values.done)
     )
     assert (part.done, seen) == (2, [1, 2])
     assert np.isnan(part.loss[1]).all()
@@ -259,7 +259,9 @@ STRAIGHT = (np.float32(8), np.float32(2), np.float32(0))
                 x,
                 w[:1],
                 LINE,
-                resume=evaluate_along(m, s, x, w[:1], [[0.0]], stop=lambda: True, strategy=ALONE),
+                resume=evaluate_along(
+                    m, s, x, w[:1], [[0.0]], should_stop=lambda: True, strategy=ALONE
+                ),
             ),
             r"resume has shape \(1,\)",
         ),

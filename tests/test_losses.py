@@ -207,7 +207,7 @@ def test_an_error_inside_a_loss_stays_as_it_is():
 class TwoHeads(nn.Module):
     """Class and mean brightness of an image."""
 
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images, train=False):

@@ -37,7 +37,7 @@ def trained(strategy, group=0, seed=0):
             model,
             tx,
             augment=config.train.augment,
-            axis_name=strategy.axis,
+            axis_name=strategy.axis_name,
         )
     )
     carry, split = strategy.replicate(state), strategy.replicate(data.train)

@@ -144,7 +144,7 @@ def test_another_model_optimizer_or_rate_is_refused_with_both_values(
     config = jc.override(CONFIG, model="resnet20", model_kwargs={})
     rows = (own / "metrics.jsonl").read_bytes()
     row = {"step": 1, "seconds": float(np.random.default_rng().random()), "train_loss": 0.0}
-    provenance.store_facts(
+    provenance.cache_run_facts(
         row, provenance.run_facts(model, tx, config.train, data, {}, ())
     )  # as `train` does
     pieces = {"model": model, "tx": tx} if at == "start" else {}
@@ -339,7 +339,7 @@ def test_other_data_in_the_folder_of_a_run_are_refused(tmp_path, data, change, l
 
 def test_a_study_refuses_other_labels_before_it_trains(tmp_path, data, monkeypatch):
     strategy = jc.strategy("jit", devices=1)
-    runs.run(CONFIG, data, tmp_path / "run", strategy=strategy, stop=lambda: True)
+    runs.run(CONFIG, data, tmp_path / "run", strategy=strategy, should_stop=lambda: True)
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     other = data._replace(train=data.train._replace(labels=data.train.labels[::-1].copy()))
     for again in (

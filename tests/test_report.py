@@ -11,7 +11,7 @@ from scipy import stats
 from jaxcnn.tables import (
     SeedStatistics,
     compact,
-    markdown,
+    compact_markdown,
     seed_statistics,
     turning_point,
     write_table,
@@ -66,12 +66,14 @@ def test_tables_are_written_in_full_and_for_reading(tmp_path):
             {"depth": "20", "error": "8.754", "ci95": "", "kind": "plain, option A"},
             {"depth": "56", "error": "6", "ci95": "0.125", "kind": "residual"},
         ]
-    assert (tmp_path / "table.md").read_text() == markdown(ROWS) + "\n3 seeds.\n\nOne machine.\n"
+    assert (tmp_path / "table.md").read_text() == compact_markdown(
+        ROWS
+    ) + "\n3 seeds.\n\nOne machine.\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.md"]
 
 
 def test_markdown_has_a_rule_under_the_names_and_a_dash_for_none():
-    assert markdown(ROWS) == (
+    assert compact_markdown(ROWS) == (
         "| depth | error | ci95 | kind |\n"
         "| --- | --- | --- | --- |\n"
         "| 20 | 8.75 | - | plain, option A |\n"
@@ -160,7 +162,7 @@ def test_windows_have_a_middle_and_margins_are_shares(how):
 
 def test_names_do_not_break_a_table():
     name = "a|b $x$ *c* `d` <e> \\ \x1b[31m\n _f_ g_h"
-    lines = markdown([{"class|es": name, "n": 1}]).splitlines()
+    lines = compact_markdown([{"class|es": name, "n": 1}]).splitlines()
     assert len(lines) == 3
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
     assert [len(row) for row in cells] == [2, 2, 2]

@@ -157,7 +157,7 @@ def test_a_warm_start_takes_the_configs_numbers_and_keeps_the_rest(data, strateg
         jc.RunLog(tmp_path, config),
     )
     how: dict[str, Any] = {"strategy": strategy, "resume": lambda like: half, "warm_start": True}
-    stopped, _ = next(jc.train(MODEL, tx, data, config.train, pause=lambda step: True, **how))
+    stopped, _ = next(jc.train(MODEL, tx, data, config.train, should_stop=lambda step: True, **how))
     assert int(stopped.step) == 3
     rows = []
     ends = []

@@ -67,7 +67,7 @@ def test_a_loop_that_was_left_is_resumed_with_the_same_bits(data, model, tmp_pat
 
 def test_a_pause_is_saved_and_resumed(data, model, tmp_path):
     *_, (state, row) = train(
-        model, TX, data, CONFIG, run_dir=tmp_path, pause=lambda step: step == 3
+        model, TX, data, CONFIG, run_dir=tmp_path, should_stop=lambda step: step == 3
     )
     assert (int(state.step), row) == (3, None)
     assert not (tmp_path / "result.json").exists()

@@ -37,7 +37,7 @@ cli.enable_compilation_cache()
 source, out, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 config, seen = jc.ExperimentConfig.load(source), []
 over = runs.run(
-    config, jc.load_dataset("digits"), out, stop=lambda: seen[-1] >= last, on_step=lambda step, row: seen.append(step)
+    config, jc.load_dataset("digits"), out, should_stop=lambda: seen[-1] >= last, on_step=lambda step, row: seen.append(step)
 )
 print(seen[0], seen[-1], over is not None)
 """
@@ -146,7 +146,7 @@ def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
             data,
             tmp_path / "moved",
             strategy=strategy,
-            stop=lambda last=last, seen=seen: seen[-1] >= last,
+            should_stop=lambda last=last, seen=seen: seen[-1] >= last,
             on_step=lambda step, row, seen=seen: seen.append(step),
         )
         assert seen[-1] == min(last, 6)

@@ -14,7 +14,7 @@ from matplotlib.text import Annotation
 
 from jaxcnn.plots import COLORS, Surface, bars, heatmap, optimizer_paths
 from jaxcnn.plots.heatmap import FRAME
-from jaxcnn.plots.optimizer_paths import exit_point
+from jaxcnn.plots.optimizer_paths import last_exit_point
 
 
 def bowl(w):
@@ -112,11 +112,11 @@ def test_the_contours_are_evenly_spaced_in_the_logarithm_of_the_height_above_the
 
 def test_leaving_counts_only_the_last_time_and_needs_a_start_within():
     box = ((-1.0, 1.0), (-1.0, 1.0))
-    assert exit_point(np.array([[0, 0], [3, 0], [0.5, 0.5], [0.5, 4.5]]), box) == pytest.approx(
-        [0.5, 1]
-    )
-    assert exit_point(np.array([[0, 0], [3, 0], [0.5, 0.5]]), box) is None
-    assert exit_point(np.array([[5, 5], [3, 0]]), box) is None
+    assert last_exit_point(
+        np.array([[0, 0], [3, 0], [0.5, 0.5], [0.5, 4.5]]), box
+    ) == pytest.approx([0.5, 1])
+    assert last_exit_point(np.array([[0, 0], [3, 0], [0.5, 0.5]]), box) is None
+    assert last_exit_point(np.array([[5, 5], [3, 0]]), box) is None
 
 
 @pytest.mark.parametrize("bad", [[[0, 0, 0]], [], [[float("nan"), 0]]])

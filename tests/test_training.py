@@ -128,7 +128,7 @@ def test_images_are_trained_on_as_they_are_unless_augmentation_is_asked_for(data
 
 @pytest.mark.parametrize("stop", [1, 7, 10, 13, 24])
 def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(whole, data, strategy, stop):
-    first = trained(CONFIG, data, strategy, pause=lambda step: step == stop)
+    first = trained(CONFIG, data, strategy, should_stop=lambda step: step == stop)
     kept = [row for _, row in first if row is not None]
     if stop in (10,):  # a row is due: it is handed out, and stopping is the caller's
         first, kept = first[:1], kept[:1]
@@ -313,7 +313,7 @@ def test_a_sorted_run_stopped_in_mid_epoch_goes_on_there(data):
     )
     end: Any = list(jc.train(model, tx, data, config.train, strategy=whole))[-1]
     half: Any = list(
-        jc.train(model, tx, data, config.train, strategy=parts, pause=lambda step: step == 7)
+        jc.train(model, tx, data, config.train, strategy=parts, should_stop=lambda step: step == 7)
     )[-1]
     rest: Any = list(
         jc.train(model, tx, data, config.train, strategy=parts, resume=lambda like: half[0])
@@ -507,7 +507,7 @@ def test_a_batch_larger_than_the_data_is_refused(data, strategy):
 
 
 def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
-    with pytest.raises(jc.ArgumentError, match="Linear has no field `axis`"):
+    with pytest.raises(jc.ArgumentError, match="Linear has no field `axis_name`"):
         jc.train(
             Linear(),
             optax.sgd(0.1),
@@ -541,7 +541,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"strategy": "jit"}, "strategy is 'jit'"),
     ({"resume": 3}, "resume is 3"),
     ({"resume": lambda like: like._replace(params={})}, "the state to resume has params"),
-    ({"pause": True}, "pause is True"),
+    ({"should_stop": True}, "should_stop is True"),
 ]
 
 

@@ -89,8 +89,10 @@ def test_a_wrong_resume_is_one_line(data, resume, message):
 
 
 def test_a_wrong_pause_is_one_line(data):
-    with pytest.raises(jc.ArgumentError, match=r"pause is .* cannot be called with 1 argument"):
-        trained(data, optax.sgd(0.1), pause=lambda: True)
+    with pytest.raises(
+        jc.ArgumentError, match=r"should_stop is .* cannot be called with 1 argument"
+    ):
+        trained(data, optax.sgd(0.1), should_stop=lambda: True)
 
 
 def test_numbers_of_images_are_advised_only_where_the_data_have_them(data, tmp_path):

@@ -117,7 +117,7 @@ def vgg(depth: int) -> Any:
 
 
 def lenet() -> Any:
-    """Build `jaxcnn.models.LeNet5` in its modern form."""
+    """Build `jaxcnn.models.LeNet5` with ReLU and max pooling."""
     nn = _torch().nn
     convolutions = [
         *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),

@@ -195,7 +195,7 @@ def write_report(
     complete = [{name: row.get(name) for name in columns} for row in rows]
     tables.write_table(out, [row | {"machine": machine} for row in complete])
     footer = "".join(f"\n{note}\n" for note in (*notes, machine))
-    write_text(out / "table.md", tables.markdown(complete) + footer)
+    write_text(out / "table.md", tables.compact_markdown(complete) + footer)
     points = {
         row["network"]: (row["flop_a_byte"], row["gflops"]) for row in rows if row["flop_a_byte"]
     }

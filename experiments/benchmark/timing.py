@@ -33,7 +33,7 @@ from experiments.benchmark.workload import (
     compiled_cost,
     create_workload,
     initial_state,
-    should_optimize,
+    should_rewrite_for_cpu,
     train_step,
 )
 from jaxcnn import cli, parallel
@@ -90,7 +90,7 @@ def time_bare_step(workload: Workload) -> TimedRun:
     ready.
     """
     step = train_step(workload)
-    return time_steps(workload, step, initial_state(workload), should_optimize(workload))
+    return time_steps(workload, step, initial_state(workload), should_rewrite_for_cpu(workload))
 
 
 def time_inputs(workload: Workload) -> TimedRun:
@@ -123,14 +123,16 @@ def input_step(workload: Workload) -> Any:
         augment_batch = jax.vmap(augment, (0, 0, None, None))
         inputs = augment_batch(keys, normalize(images, normalizer), normalizer, config)
         batch_sum = inputs.sum()
-        if workload.strategy.axis:
-            batch_sum = jax.lax.psum(batch_sum, workload.strategy.axis)
+        if workload.strategy.axis_name:
+            batch_sum = jax.lax.psum(batch_sum, workload.strategy.axis_name)
         return count + 1, normalizer, total + batch_sum
 
     return step
 
 
-def time_steps(workload: Workload, step: Any, carry: Any, optimize: bool = False) -> TimedRun:
+def time_steps(
+    workload: Workload, step: Any, carry: Any, rewrite_for_cpu: bool = False
+) -> TimedRun:
     """Return the timer of a step on one batch of random examples.
 
     Its clock stops when the last result is ready.
@@ -139,10 +141,10 @@ def time_steps(workload: Workload, step: Any, carry: Any, optimize: bool = False
       workload: has the devices and the data.
       step: a pure step, as `Strategy.compile_steps` takes it.
       carry: the first one, on the host.
-      optimize: whether the step is compiled by `jaxcnn.cpu`.
+      rewrite_for_cpu: as in `Strategy.compile_steps`.
     """
     strategy, n = workload.strategy, len(workload.data.train.labels)
-    program = strategy.compile_steps(step, optimize)
+    program = strategy.compile_steps(step, rewrite_for_cpu)
     # A list, because the carry is donated and replaced in every call.
     state = [strategy.replicate(carry)]
     train = input_pipeline(workload.data.train, strategy)
@@ -344,7 +346,7 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
     start_time, start = time.time(), time.perf_counter()
     state = initial_state(workload)
     initialized = time.perf_counter()
-    program = strategy.compile_steps(train_step(workload), should_optimize(workload))
+    program = strategy.compile_steps(train_step(workload), should_rewrite_for_cpu(workload))
     carry = strategy.replicate(state)
     train = input_pipeline(workload.data.train, strategy)
     steps = 2 if strategy.scans else 1

@@ -107,13 +107,15 @@ def noise_dataset(shape: Shape, n: int, num_classes: int) -> Dataset:
 def train_step(workload: Workload) -> Any:
     """Return the step that `train` trains with."""
     kwargs = step_kwargs(workload.config.train)
-    return make_train_step(workload.model, workload.tx, **kwargs, axis_name=workload.strategy.axis)
+    return make_train_step(
+        workload.model, workload.tx, **kwargs, axis_name=workload.strategy.axis_name
+    )
 
 
-def should_optimize(workload: Workload) -> bool:
+def should_rewrite_for_cpu(workload: Workload) -> bool:
     """Return whether `train` has this step compiled by `jaxcnn.cpu`."""
     config, shape = workload.config, workload.data.train.images.shape[1:]
-    return workload.strategy.should_optimize(
+    return workload.strategy.should_rewrite_for_cpu(
         config.train.num_steps * config.train.batch_size * math.prod(shape)
     )
 
@@ -149,7 +151,9 @@ def compiled_cost(workload: Workload) -> dict[str, Any]:
     strategy, split = workload.strategy, workload.data.train
     carry, fixed = strategy.replicate(initial_state(workload)), strategy.replicate(split)
     index = np.arange(workload.config.train.batch_size, dtype=np.int32)
-    program = strategy.compile(train_step(workload), carry, fixed, index, should_optimize(workload))
+    program = strategy.compile(
+        train_step(workload), carry, fixed, index, should_rewrite_for_cpu(workload)
+    )
     plan, cost = program.memory_analysis(), program.cost_analysis()
     memory = None
     if plan is not None:

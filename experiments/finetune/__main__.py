@@ -104,7 +104,7 @@ def train(options: Options, run_config: jc.ExperimentConfig, data: jc.Dataset, s
             data,
             options.out / "run",
             strategy=strategy,
-            stop=stop,
+            should_stop=stop,
             on_step=StepProgress(progress, run_config.train.num_steps),
             prepare_state=initialize,
         )

@@ -173,6 +173,6 @@ def write_results(
         plots.save(figure, out / "mistakes.png")
     suffix = ", mistakes.png" if figure is not None else ""
     print(
-        f"{tables.markdown(rows)}\n{notes[0]}\n\nwrote {out}/table.md, table.csv, confusion.png, "
-        f"curves.png{suffix}"
+        f"{tables.compact_markdown(rows)}\n{notes[0]}\n\n"
+        f"wrote {out}/table.md, table.csv, confusion.png, curves.png{suffix}"
     )

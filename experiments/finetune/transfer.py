@@ -150,7 +150,7 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
         num_steps=options.first_steps,
         eval_every=max(1, options.first_steps // 10),
     )
-    kwargs: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "stop": stop}
+    kwargs: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "should_stop": stop}
     step_progress = StepProgress(progress, first_config.train.num_steps)
     result = runs.run(
         first_config, animals, options.out / "animals", on_step=step_progress, **kwargs
@@ -213,7 +213,9 @@ def draw(options: Options) -> None:
         fmt=".1f",
     )
     plots.save(figure, options.out / "errors.png")
-    print(f"{tables.markdown(table)}\nwrote {options.out}/table.md, table.csv and errors.png")
+    print(
+        f"{tables.compact_markdown(table)}\nwrote {options.out}/table.md, table.csv and errors.png"
+    )
 
 
 def bar_heights(table: list[dict[str, Any]], key: str) -> dict[str, dict[str, float]]:

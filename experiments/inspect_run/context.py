@@ -168,7 +168,7 @@ class Section(NamedTuple):
     text: str = ""
     """Plain paragraphs, separated by a blank line."""
     table: Sequence[Mapping[str, Any]] = ()
-    """Rows, as `tables.markdown` takes them."""
+    """Rows, as `tables.compact_markdown` takes them."""
     figures: Sequence[PageFigure] = ()
 
 

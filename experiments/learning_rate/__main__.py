@@ -44,7 +44,7 @@ def main(args: list[str] | None = None) -> int:
             lines = [{"part": name} | line for name in drawn for line in PARTS[name].draw(options)]
         note = "Predicted by theory (-: theory has no number), and measured."
         tables.write_table(options.out, lines, [note])
-        print(tables.markdown(lines))
+        print(tables.compact_markdown(lines))
         print(
             f"wrote {options.out}/table.md, table.csv, and tables and figures in {', '.join(drawn)}"
         )

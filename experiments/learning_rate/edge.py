@@ -81,7 +81,7 @@ def run(options: Options, stop: Any) -> bool:
     dataset, out = data(options), options.out / "edge"
     sweep_kwargs: dict[str, Any] = {
         "strategy": jc.strategy("jit", 1),
-        "stop": stop,
+        "should_stop": stop,
         "measure": measure_sharpness,
         "quiet": True,
     }

@@ -78,7 +78,7 @@ def run(options: Options, stop: Any) -> bool:
     dataset, strategy = data(options, options.num_validation), jc.strategy(options.strategy)
     sweep_kwargs: dict[str, Any] = {
         "strategy": strategy,
-        "stop": stop,
+        "should_stop": stop,
         "measure": partial(heldout, options.schedules.num_steps),
         "quiet": True,
     }

@@ -79,7 +79,7 @@ def draw(options: Options, parts: dict[str, ModuleType]) -> None:
         "plane; explained: percent of the path's variance in its plane."
     ]
     tables.write_table(options.out, table, notes)
-    print(tables.markdown(table))
+    print(tables.compact_markdown(table))
     print(
         f"wrote {options.out}/table.md, table.csv, and tables and figures in "
         f"{', '.join(part_names)}"

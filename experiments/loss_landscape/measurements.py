@@ -125,7 +125,7 @@ def _measure(options, job, partial, progress, point_cost, stop) -> bool:
     kwargs |= {
         "strategy": jc.strategy("jit", 1),
         "watch": watch,
-        "stop": stop,
+        "should_stop": stop,
     }
     values = evaluate_along(trained.model, trained.last, split, directions, steps, **kwargs)
     _save(job, arrays, values)

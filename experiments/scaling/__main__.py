@@ -163,7 +163,7 @@ def draw(options: Options) -> None:
         written.append(f"{name}/table")
     plots.save(projections.share_figure(depths, options.most), out / "share.png")
     plots.save(projections.volume_figure(depths), out / "bytes.png")
-    print(tables.markdown(limits))
+    print(tables.compact_markdown(limits))
     print(f"wrote {', '.join(written)} (.md and .csv), share.png and bytes.png in {out}")
 
 

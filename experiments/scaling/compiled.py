@@ -69,7 +69,7 @@ def create_workload(
     model = jc.create_model(name, 10, width=width, bn_group=group)
     tx = jc.create_optimizer(jc.OptimizerConfig())
     carry = strategy.replicate(init_state(model, tx, config, data))
-    step = make_train_step(model, tx, **step_kwargs(config), axis_name=strategy.axis)
+    step = make_train_step(model, tx, **step_kwargs(config), axis_name=strategy.axis_name)
     return Workload(strategy, step, carry, strategy.replicate(data.train))
 
 

@@ -42,7 +42,7 @@ def main(args: list[str] | None = None) -> int:
             tables.write_table(
                 options.out, rows, ["Columns are explained below the tables of start and end."]
             )
-            print(tables.markdown(rows))
+            print(tables.compact_markdown(rows))
         print(
             f"wrote {options.out}/table.md, table.csv, and tables and figures in "
             f"{', '.join(part_names)}"

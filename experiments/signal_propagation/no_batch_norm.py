@@ -59,7 +59,7 @@ def run(options: Options, stop: Any) -> bool:
     """
     configs = trial_configs(options)
     dataset = _load_data(options, next(iter(configs.values())))
-    kwargs = {"strategy": jc.strategy(options.strategy), "stop": stop}
+    kwargs = {"strategy": jc.strategy(options.strategy), "should_stop": stop}
     if runs.sweep(configs, dataset, options.out / "trials", quiet=True, **kwargs) is None:
         return False
     rates = best_rates(options.out / "trials")

@@ -172,7 +172,7 @@ def color_limits(values: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def _draw_map(axis: Any, panel: StepMap, width: float, lower: float, upper: float) -> Any:
-    style_axes(axis, panel.title, width=width)
+    style_axes(axis, panel.title, panel_width=width)
     axis.grid(False)
     centers = np.asarray(panel.steps, np.float64)
     edges = (centers[1:] + centers[:-1]) / 2

@@ -200,7 +200,7 @@ def draw(out: Path) -> None:
     tables.write_table(out, [row], notes)
     plots.save(runs_figure(runs, config), out / "runs.png")
     written = f"wrote {out}/table.md, table.csv and runs.png"
-    print(tables.markdown([row]), *notes, written, sep="\n")
+    print(tables.compact_markdown([row]), *notes, written, sep="\n")
 
 
 def summary_row(runs: Sequence[Record], config: Record) -> Record:

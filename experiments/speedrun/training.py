@@ -294,9 +294,9 @@ def make_runner(
     replicated = NamedSharding(strategy.mesh, PartitionSpec())
     begin = jax.jit(make_begin(model, tx, options, steps), out_shardings=replicated)
     num_values = steps * options.batch_size * math.prod(data.train.images.shape[1:])
-    optimize = strategy.should_optimize(num_values)
-    train_steps = strategy.compile_steps(make_step(model, tx, options, n), optimize)
-    eval_steps = strategy.compile_steps(make_eval_step(model, options), optimize)
+    rewrite_for_cpu = strategy.should_rewrite_for_cpu(num_values)
+    train_steps = strategy.compile_steps(make_step(model, tx, options, n), rewrite_for_cpu)
+    eval_steps = strategy.compile_steps(make_eval_step(model, options), rewrite_for_cpu)
     test_batches = parallel.padded_batches(
         len(data.test.labels), options.test_batch, len(strategy.devices)
     )

@@ -50,7 +50,7 @@ def main(args: list[str] | None = None) -> int:
         "worst trial. A removed files.json is the one damage that need not be detected."
     ]
     tables.write_table(options.out, lines, notes)
-    print(tables.markdown(lines))
+    print(tables.compact_markdown(lines))
     print(f"wrote {options.out}/table.md, table.csv and trials.jsonl")
     broken = [trial for trial in trials if trial["broken"]]
     if broken:

@@ -203,11 +203,11 @@ def train(
     with contextlib.redirect_stderr(io.StringIO()):
         if (
             is_continued
-            and runs.sweep({name: config}, **sweep_kwargs, stop=lambda: True, quiet=True)
+            and runs.sweep({name: config}, **sweep_kwargs, should_stop=lambda: True, quiet=True)
             is not None
         ):
             raise AssertionError(f"{name} was to be stopped, and ended")
-        return runs.sweep({name: config}, **sweep_kwargs, stop=stop, quiet=True) is not None
+        return runs.sweep({name: config}, **sweep_kwargs, should_stop=stop, quiet=True) is not None
 
 
 def soak(
@@ -303,7 +303,7 @@ def draw(out: Path) -> list[Row]:
     ]
     tables.write_table(out, table, [notes(by_series)])
     plots.save(figure(by_series), out / "soak.png")
-    print(f"{tables.markdown(table)}\nwrote {out}/table.md, table.csv and soak.png")
+    print(f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv and soak.png")
     return [line for line in table if line["verdict"] == "grows"]
 
 

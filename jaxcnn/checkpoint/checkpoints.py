@@ -537,10 +537,12 @@ def _silence_orbax() -> None:
     """
     for name in "absl", "asyncio":
         logging.getLogger(name).addFilter(_is_not_orbax)
+    # See "Surprises" in CONTRIBUTING.md.
     hook = sys.unraisablehook
 
     def without_closed_loop(failure: Any) -> None:
-        if str(failure.exc_value) != "Event loop is closed":
+        # TensorStore's threads name no object. The `__del__` of a user's class does.
+        if failure.object is not None or str(failure.exc_value) != "Event loop is closed":
             hook(failure)
 
     sys.unraisablehook = without_closed_loop

@@ -215,7 +215,7 @@ def _ascent(model, stages, aim, jitter) -> Any:
     def objective(logits, state, channel, spread, smooth, key):
         shift = jax.random.randint(key, (2,), 0, 2 * jitter + 1)
         response = responses(state, logits, shift)[channel] / spread
-        return response - smooth * total_variation(jax.nn.sigmoid(logits))
+        return response - smooth * normalized_total_variation(jax.nn.sigmoid(logits))
 
     def climb(state, carry, indices, spread, settings):
         smooth, key = settings
@@ -247,15 +247,18 @@ def _reduce_map(maps: jax.Array, aim: str) -> jax.Array:
     return maps[maps.shape[0] // 2, maps.shape[1] // 2]
 
 
-def total_variation(image: jax.Array) -> jax.Array:
-    """Return the total variation of an image, in edges.
+def normalized_total_variation(image: jax.Array) -> jax.Array:
+    """Return the total variation of an image, per line of pixels.
 
-    The image is [h, w, c].
+    It is the sum of absolute differences down a column, averaged over columns and channels, plus
+    the same along rows. So it counts edges, whatever the size: it is 1 for one straight edge from
+    black to white across the image. The usual total variation is the sum over all pixels.
 
-    It is 1 for one straight edge from black to white across a square.
+    Args:
+      image: [h, w, c], in 0..1.
 
     Example:
-      >>> total_variation(jnp.zeros((8, 8, 1)).at[3:].set(1)).item()
+      >>> normalized_total_variation(jnp.zeros((8, 8, 1)).at[3:].set(1)).item()
       1.0
     """
     down, right = jnp.abs(jnp.diff(image, axis=0)), jnp.abs(jnp.diff(image, axis=1))

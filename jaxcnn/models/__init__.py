@@ -66,7 +66,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": partial(ConvNet, convolutions=1),
     "convnet": ConvNet,
     "lenet5": LeNet5,
-    "lenet5-relu": partial(LeNet5, modern=True),
+    "lenet5-relu": partial(LeNet5, relu_max_pool=True),
     "lenet5-1998": LeNet1998,
     "autoencoder": Autoencoder,
     "unet": UNet,

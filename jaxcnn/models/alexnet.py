@@ -48,9 +48,9 @@ class AlexNet(nn.Module):
     Attributes:
       num_classes: number of logits.
       towers: the form of 2012.
-      dropout: the share of inputs, or outputs, that training sets to 0. Above 0, `train` needs a
-        "dropout" stream.
-      kernel_init, dtype, axis: as in `CifarResNet`.
+      dropout: the share of inputs, or outputs, that training sets to 0. Above 0, `train=True`
+        needs a "dropout" stream.
+      kernel_init, dtype, axis_name: as in `CifarResNet`.
 
     Raises:
       ArgumentError: when called, for images smaller than 63 pixels, or with `towers` of a size
@@ -68,7 +68,7 @@ class AlexNet(nn.Module):
     dropout: float = 0.5
     kernel_init: str = "he"
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -97,7 +97,7 @@ class AlexNet(nn.Module):
         return (logits, outputs) if stages else logits
 
     def _dense(self, x, name, train):
-        dropout = Dropout(self.dropout, self.axis)
+        dropout = Dropout(self.dropout, self.axis_name)
         x = x if self.towers else dropout(x, train)
         init = initializer(self.kernel_init)
         x = nn.relu(nn.Dense(4096, dtype=self.dtype, kernel_init=init, name=name)(x))

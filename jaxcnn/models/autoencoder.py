@@ -88,8 +88,8 @@ class Autoencoder(nn.Module):
       activation: a name in `mlp.ACTIVATIONS`, after every layer but the code and the last.
       kernel_init: a name in `initializers.INITS`; None is the activation's own.
       dtype: of activations; parameters and the last layer are float32.
-      axis: the mapped axis that splits the batch, set by the strategies. No layer here looks past
-        one example.
+      axis_name: the mapped axis that splits the batch, set by the strategies. No layer here looks
+        past one example.
 
     Raises:
       ArgumentError: when called, for an unknown name, or images whose height or width is not a
@@ -112,7 +112,7 @@ class Autoencoder(nn.Module):
     activation: str = "relu"
     kernel_init: str | None = None
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:

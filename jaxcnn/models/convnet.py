@@ -47,32 +47,33 @@ def check_divisible(x: jax.Array, times: int, network: str) -> None:
 
 
 class ConvNet(nn.Module):
-    """Two stages of convolution and pooling, then two dense layers.
+    """Stages of convolution and pooling, by default two, then two dense layers.
 
     A stage is a 3x3 convolution, (BN,) an activation and 2x2 pooling. Dropout follows the first
-    dense layer, and the second computes the logits. The convolutions have `width` and 2 `width`
-    filters. On images of 28x28x1, with 10 classes, the default has 26,698 parameters. With BN it
+    dense layer, and the second computes the logits. The default's convolutions have `width` and
+    2 `width` filters. On images of 28x28x1, with 10 classes, it has 26,698 parameters. With BN it
     has 26,722. The convolutions' biases, which BN would subtract again, are then replaced by BN's
     offsets and gains.
 
-    `create_model("cnn", 10)` is the smallest form, with a single convolution, as courses write it
-    from scratch: convolution, ReLU, pooling, dense, ReLU, dense. It has 50,618 parameters. Other
-    courses have other numbers of filters and units.
+    `create_model("cnn", 10)` is the shallowest form, with a single convolution, as courses write it
+    from scratch: convolution, ReLU, pooling, dense, ReLU, dense. It has 50,618 parameters, more
+    than the default, as its dense layer sees larger maps. Other courses have other numbers of
+    filters and units.
 
     Attributes:
       num_classes: number of logits.
       width: filters of the first convolution.
       convolutions: number of convolutions, each followed by pooling. Each has twice the filters of
         the one before.
-      hidden: units of the dense layer.
-      activation: a name in `mlp.ACTIVATIONS`.
+      hidden: units of the first dense layer.
+      activation: a name in `mlp.ACTIVATIONS`, after each convolution and the first dense layer.
       pooling: a name in `POOLINGS`.
       batch_norm: BN between each convolution and its activation.
-      dropout: the share of the dense layer's outputs that training sets to 0. Above 0, `train`
-        needs a "dropout" stream.
+      dropout: the share of the first dense layer's outputs that training sets to 0. Above 0,
+        `train=True` needs a "dropout" stream.
       kernel_init: a name in `initializers.INITS`; None is the activation's own (see
         `mlp.ACTIVATIONS`).
-      bn_group, bn_momentum, dtype, axis: as in `CifarResNet`.
+      bn_group, bn_momentum, dtype, axis_name: as in `CifarResNet`.
 
     Raises:
       ArgumentError: when called, for an unknown name, or images that cannot be halved once for each
@@ -100,7 +101,7 @@ class ConvNet(nn.Module):
     bn_momentum: float = 0.9
     kernel_init: str | None = None
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -123,7 +124,7 @@ class ConvNet(nn.Module):
         x = x.reshape(len(x), -1)
         dense = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=initializer(init), name="dense")
         x = act(dense(x))
-        x = stage(self, outputs, "dense", Dropout(self.dropout, self.axis)(x, train))
+        x = stage(self, outputs, "dense", Dropout(self.dropout, self.axis_name)(x, train))
         head = nn.Dense(self.num_classes, kernel_init=initializer(init), name="head")
         logits = head(x.astype(jnp.float32))
         return (logits, outputs) if stages else logits
@@ -133,7 +134,11 @@ class ConvNet(nn.Module):
         x = conv3x3(filters, kernel_init=init, dtype=self.dtype, bias=bias, name=name)(x)
         if self.batch_norm:
             norm = BatchNorm(
-                self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm"
+                self.bn_group,
+                self.axis_name,
+                self.bn_momentum,
+                dtype=self.dtype,
+                name=f"{name}_norm",
             )
             x = norm(x, train)
         return x

@@ -105,13 +105,13 @@ class AuxiliaryHead(nn.Module):
       make: as in `conv_norm_relu`.
       dense: constructor of a dense layer.
       num_classes: number of logits.
-      axis: the mapped axis that splits the batch, if any.
+      axis_name: the mapped axis that splits the batch, if any.
     """
 
     make: tuple[Any, Any]
     dense: Any
     num_classes: int
-    axis: str | None
+    axis_name: str | None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> None:
@@ -127,7 +127,7 @@ class AuxiliaryHead(nn.Module):
         x = adaptive_average(x, 4) if self.make[1] else average_pool(x, 5, 3)
         x = conv_norm_relu(self.make, x, train, 128, 1, "conv")
         x = nn.relu(self.dense(1024, dtype=x.dtype, name="dense")(x.reshape(len(x), -1)))
-        x = Dropout(0.7, self.axis)(x, train)
+        x = Dropout(0.7, self.axis_name)(x, train)
         logits = self.dense(self.num_classes, name="head")(x.astype(jnp.float32))
         if not self.is_initializing():
             self.sow("aux", "logits", logits)
@@ -154,11 +154,11 @@ class GoogLeNet(nn.Module):
       norm: torchvision's form.
       aux: the two auxiliary heads. They have parameters, run in training only, and sow their logits
         in "aux". The training step adds 0.3 times the loss of each (section 5).
-      dropout: the share of the mean's channels that training sets to 0. Above 0, `train` needs a
-        "dropout" stream. The auxiliary heads have their own 70%.
+      dropout: the share of the mean's channels that training sets to 0. Above 0, `train=True`
+        needs a "dropout" stream. The auxiliary heads have their own 70%.
       transform_input: convert images normalized by ImageNet's means and standard deviations to
         (x - 0.5) / 0.5, which torchvision's weights expect.
-      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarResNet`.
+      bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
 
     Raises:
       ArgumentError: when called, for images smaller than 32 pixels, or than 79 with `aux` and
@@ -180,7 +180,7 @@ class GoogLeNet(nn.Module):
     bn_momentum: float = 0.9
     kernel_init: str = "he"
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -202,15 +202,19 @@ class GoogLeNet(nn.Module):
                 x = max_pool(x, size, 2, ceil=True)
             x = stage(self, outputs, name, Inception(filters, make, name=name)(x, train))
             if self.aux and name in AUX and (train or self.is_initializing()):
-                AuxiliaryHead(make, dense, self.num_classes, self.axis, name=AUX[name])(x, train)
+                AuxiliaryHead(make, dense, self.num_classes, self.axis_name, name=AUX[name])(
+                    x, train
+                )
         x = stage(self, outputs, "pool", x.astype(jnp.float32).mean((1, 2)))
-        logits = dense(self.num_classes, name="head")(Dropout(self.dropout, self.axis)(x, train))
+        logits = dense(self.num_classes, name="head")(
+            Dropout(self.dropout, self.axis_name)(x, train)
+        )
         return (logits, outputs) if stages else logits
 
     def _make(self):
         """Return the constructors of a convolution and of BN (or None)."""
         options = {"momentum": self.bn_momentum, "epsilon": 1e-3, "dtype": self.dtype}
-        norm = partial(BatchNorm, self.bn_group, self.axis, **options) if self.norm else None
+        norm = partial(BatchNorm, self.bn_group, self.axis_name, **options) if self.norm else None
         return partial(conv, kernel_init=self.kernel_init, dtype=self.dtype), norm
 
     def _stem(self, make, x, outputs, train):

@@ -1,6 +1,6 @@
 """Layers that the networks share: convolutions, 2x2 pooling, rematerialization, stages, dropout.
 
-`Dropout` has an `axis`, the name of the mapped axis where `jax.pmap` splits the batch. Under
+`Dropout` has an `axis_name`, the name of the mapped axis where `jax.pmap` splits the batch. Under
 `jit` and sharding it is None.
 """
 
@@ -149,18 +149,18 @@ class Dropout(nn.Module):
 
     Attributes:
       rate: the share of values that are set to 0.
-      axis: the mapped axis that splits the batch, if any.
+      axis_name: the mapped axis that splits the batch, if any.
     """
 
     rate: float = 0.5
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Drop values of [b, ...], and divide the others by `1 - rate`."""
         if not train or self.rate == 0:
             return x
-        first = jax.lax.axis_index(self.axis) * len(x) if self.axis else 0
+        first = jax.lax.axis_index(self.axis_name) * len(x) if self.axis_name else 0
         key = self.make_rng("dropout")
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(len(x)))
         keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.rate, x.shape[1:]))(keys)

@@ -1,4 +1,4 @@
-"""LeNet-5 as printed in 1998, as commonly built, and modern.
+"""LeNet-5 as printed in 1998, as commonly built, and with ReLU.
 
 The paper is LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document
 recognition", section II.B.
@@ -49,18 +49,18 @@ class LeNet5(nn.Module):
     It has two 5x5 convolutions with 2x2 pooling, a third that sees its whole input, and two dense
     layers. Images of 28x28 are padded to the paper's 32x32. The two forms have the same parameters:
 
-    - `modern=False`, 1998: scaled tanh and average pooling. It differs from the paper. Every
+    - `relu_max_pool=False`, 1998: scaled tanh and average pooling. It differs from the paper. Every
       C3 map sees all six S2 maps, pooling has no trainable gain, and the last layer is dense
       instead of radial basis functions. The printed form has 60,000 parameters (`LeNet1998`).
-    - `modern=True`: ReLU and max pooling, as it is taught today.
+    - `relu_max_pool=True`: ReLU and max pooling, as it is taught today.
 
     Attributes:
       num_classes: number of logits.
-      modern: ReLU and max pooling.
-      kernel_init: a name in `initializers.INITS`; None is "he" for `modern`, else "lecun".
+      relu_max_pool: ReLU and max pooling in place of scaled tanh and average pooling.
+      kernel_init: a name in `initializers.INITS`; None is "he" with ReLU, else "lecun".
       dtype: of activations; parameters and the layer of logits are float32.
-      axis: the mapped axis that splits the batch, set by the strategies. No layer here looks past
-        one example.
+      axis_name: the mapped axis that splits the batch, set by the strategies. No layer here looks
+        past one example.
 
     Example:
       >>> variables = LeNet5(num_classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -69,10 +69,10 @@ class LeNet5(nn.Module):
     """
 
     num_classes: int
-    modern: bool = False
+    relu_max_pool: bool = False
     kernel_init: str | None = None
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -81,8 +81,8 @@ class LeNet5(nn.Module):
         With `stages`, return a dict of outputs too.
         """
         x = pad_to_32(x).astype(self.dtype)
-        act, pool = (nn.relu, jnp.max) if self.modern else (scaled_tanh, jnp.mean)
-        init = initializer(self.kernel_init or ("he" if self.modern else "lecun"))
+        act, pool = (nn.relu, jnp.max) if self.relu_max_pool else (scaled_tanh, jnp.mean)
+        init = initializer(self.kernel_init or ("he" if self.relu_max_pool else "lecun"))
         outputs: dict[str, jax.Array] = {}
         for name, filters in (("c1", 6), ("c3", 16), ("c5", 120)):
             conv = nn.Conv(
@@ -242,8 +242,8 @@ class LeNet1998(nn.Module):
     Attributes:
       num_classes: number of logits.
       dtype: of activations; parameters and distances are float32.
-      axis: the mapped axis that splits the batch, set by the strategies. No layer here looks past
-        one example.
+      axis_name: the mapped axis that splits the batch, set by the strategies. No layer here looks
+        past one example.
 
     Example:
       >>> variables = LeNet1998(num_classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -253,7 +253,7 @@ class LeNet1998(nn.Module):
 
     num_classes: int
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:

@@ -18,7 +18,7 @@ from jaxcnn.models.layers import stage
 
 
 @jax.custom_jvp
-def step(x: jax.Array) -> jax.Array:
+def heaviside(x: jax.Array) -> jax.Array:
     """Return Heaviside's step, 1 above 0, else 0, elementwise.
 
     It is the unit of McCulloch and Pitts 1943 and of Rosenblatt 1958. Its derivative is 0 wherever
@@ -31,20 +31,20 @@ def step(x: jax.Array) -> jax.Array:
 
     Example:
       >>> x = jnp.array([-2.0, 0.0, 0.5, 3.0])
-      >>> step(x).tolist(), jax.grad(lambda x: step(x).sum())(x).tolist()
+      >>> heaviside(x).tolist(), jax.grad(lambda x: heaviside(x).sum())(x).tolist()
       ([0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0])
     """
     return (x > 0).astype(x.dtype)
 
 
-@step.defjvp
+@heaviside.defjvp
 def _straight_through(primals, tangents):
     (x,), (tangent,) = primals, tangents
-    return step(x), jnp.where(jnp.abs(x) <= 1, tangent, 0)
+    return heaviside(x), jnp.where(jnp.abs(x) <= 1, tangent, 0)
 
 
 ACTIVATIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], str]] = {
-    "step": (step, "lecun"),
+    "step": (heaviside, "lecun"),
     "tanh": (jnp.tanh, "lecun"),
     "sigmoid": (nn.sigmoid, "lecun"),
     "relu": (nn.relu, "he"),
@@ -81,10 +81,10 @@ class MLP(nn.Module):
 
     `create_model("perceptron", 10)` is the one without `hidden`. It decides as a layer of
     Rosenblatt's perceptrons does ("The perceptron", Psychological Review 65, 1958), by the greatest
-    of the classes' linear sums. For two classes that is a `step` of their difference. The training
-    differs. Rosenblatt's rule acts after a mistake only: it adds the image to the weights of the
-    right class, and subtracts it from those of the wrong one. Here the cross-entropy of the softmax
-    falls by gradient descent, after every image.
+    of the classes' linear sums. For two classes that is `heaviside` of their difference. The
+    training differs. Rosenblatt's rule acts after a mistake only: it adds the image to the weights
+    of the right class, and subtracts it from those of the wrong one. Here the cross-entropy of the
+    softmax falls by gradient descent, after every image.
 
     Attributes:
       num_classes: number of logits.
@@ -94,8 +94,8 @@ class MLP(nn.Module):
       kernel_init: a name in `initializers.INITS`; None is the activation's own, for the layer of
         logits as well.
       dtype: of activations; parameters and the layer of logits are float32.
-      axis: the mapped axis that splits the batch, set by the strategies. No layer here looks past
-        one example.
+      axis_name: the mapped axis that splits the batch, set by the strategies. No layer here looks
+        past one example.
 
     Raises:
       ArgumentError: when called, for an unknown `activation` or `kernel_init`.
@@ -111,7 +111,7 @@ class MLP(nn.Module):
     activation: str = "tanh"
     kernel_init: str | None = None
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     def __post_init__(self):
         # JSON has lists only, and a module is a key of `train`'s cache.

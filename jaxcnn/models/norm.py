@@ -18,12 +18,16 @@ import jax.numpy as jnp
 from jaxcnn.config import ArgumentError
 
 DeviceGroups = tuple[str, tuple[tuple[int, ...], ...]]
-"""Mapped axis, and its groups of devices that share moments."""
+"""Name of the mapped axis, and its groups of devices that share moments."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def batch_normalize(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, shared: DeviceGroups | None
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    device_groups: DeviceGroups | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalize each group by its own moments, and return the moments too.
 
@@ -39,7 +43,8 @@ def batch_normalize(
       scale: float32 [c], multiplied.
       bias: float32 [c], added.
       epsilon: added to the variance.
-      shared: the devices that share a group, or None.
+      device_groups: the devices that share the moments of a group. None if each group lies on one
+        device.
 
     Returns:
       float32 [groups, n, ..., c], and the mean and variance, float32 [groups, c].
@@ -50,12 +55,12 @@ def batch_normalize(
       >>> y.ravel().tolist(), mean.item(), var.item()
       ([-1.0, 1.0], 2.0, 1.0)
     """
-    return _forward(x, scale, bias, epsilon, shared)[0]
+    return _forward(x, scale, bias, epsilon, device_groups)[0]
 
 
-def _forward(x, scale, bias, epsilon, shared) -> Any:
+def _forward(x, scale, bias, epsilon, device_groups) -> Any:
     y = x.astype(jnp.float32)
-    mean, square = _average((_flatten(y).mean(1), _flatten(jnp.square(y)).mean(1)), shared)
+    mean, square = _average((_flatten(y).mean(1), _flatten(jnp.square(y)).mean(1)), device_groups)
     var = jnp.maximum(square - jnp.square(mean), 0.0)
     inverse = jax.lax.rsqrt(var + epsilon)
     # Not x * gain + (bias - mean * gain): where a small group's variance is near 0 that cancels
@@ -64,7 +69,7 @@ def _forward(x, scale, bias, epsilon, shared) -> Any:
     return (y, mean, var), (x, mean, inverse, scale)
 
 
-def _backward(epsilon, shared, residuals, slopes) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _backward(epsilon, device_groups, residuals, slopes) -> tuple[jax.Array, jax.Array, jax.Array]:
     (x, mean, inverse, scale), (slope, mean_slope, var_slope) = residuals, slopes
     n = math.prod(x.shape[1:-1])
     centered = x.astype(jnp.float32) - _expand(mean, x)
@@ -75,7 +80,7 @@ def _backward(epsilon, shared, residuals, slopes) -> tuple[jax.Array, jax.Array,
     # the mean, through its variance.
     level, spread = _average(
         (mean_slope - gain * total, 2 * var_slope - gain * jnp.square(inverse) * projection),
-        shared,
+        device_groups,
     )
     x_slope = _expand(gain, x) * slope + _expand(level / n, x) + _expand(spread / n, x) * centered
     return x_slope.astype(x.dtype), (projection * inverse).sum(0), total.sum(0)
@@ -94,11 +99,11 @@ def _expand(moments, x):
     return moments.reshape(len(moments), *(1,) * (x.ndim - 2), -1)
 
 
-def _average(moments, shared):
-    if shared is None:
+def _average(moments, device_groups):
+    if device_groups is None:
         return moments
-    axis, device_groups = shared
-    return jax.lax.pmean(moments, axis, axis_index_groups=[list(group) for group in device_groups])
+    axis_name, groups = device_groups
+    return jax.lax.pmean(moments, axis_name, axis_index_groups=[list(group) for group in groups])
 
 
 batch_normalize.defvjp(_forward, _backward)
@@ -110,7 +115,7 @@ class BatchNorm(nn.Module):
     Attributes:
       group: number of examples that share one mean and variance; 0 is the whole batch, over all
         devices. He et al. 2015 train a batch of 128 on two GPUs, which is `group=64`.
-      axis: the mapped axis that splits the batch, if any. The result is that of one device,
+      axis_name: the mapped axis that splits the batch, if any. The result is that of one device,
         whatever the split.
       momentum: of the moving averages, `new = momentum * old + (1 - momentum) * batch`
         (PyTorch's is 1 - momentum).
@@ -119,7 +124,7 @@ class BatchNorm(nn.Module):
     """
 
     group: int = 0
-    axis: str | None = None
+    axis_name: str | None = None
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
@@ -138,9 +143,9 @@ class BatchNorm(nn.Module):
             centered = x.astype(jnp.float32) - moving_mean.value.reshape(*ones, -1)
             y = centered * gain.reshape(*ones, -1)
             return (y + bias.reshape(*ones, -1)).astype(self.dtype)
-        groups, shared = self._layout(len(x))
+        groups, device_groups = self._layout(len(x))
         normalized: Any = batch_normalize(
-            x.reshape(groups, -1, *x.shape[1:]), scale, bias, self.epsilon, shared
+            x.reshape(groups, -1, *x.shape[1:]), scale, bias, self.epsilon, device_groups
         )
         y, mean, var = normalized
         if not self.is_initializing():
@@ -153,7 +158,7 @@ class BatchNorm(nn.Module):
 
         The first is their number. The devices are None where no exchange is needed.
         """
-        devices = jax.lax.axis_size(self.axis) if self.axis else 1
+        devices = jax.lax.axis_size(self.axis_name) if self.axis_name else 1
         group = self.group or local * devices
         if local * devices % group or max(group, local) % min(group, local):
             raise ArgumentError(
@@ -164,13 +169,13 @@ class BatchNorm(nn.Module):
         if group <= local:
             return local // group, None
         span = group // local
-        device_groups = tuple(tuple(range(i, i + span)) for i in range(0, devices, span))
-        return 1, (str(self.axis), device_groups)
+        spans = tuple(tuple(range(i, i + span)) for i in range(0, devices, span))
+        return 1, (str(self.axis_name), spans)
 
     def _move(self, moving, groups):
         batch = groups.mean(0)
-        if self.axis:
-            batch = jax.lax.pmean(batch, self.axis)
+        if self.axis_name:
+            batch = jax.lax.pmean(batch, self.axis_name)
         moving.value = self.momentum * moving.value + (1 - self.momentum) * batch
 
 

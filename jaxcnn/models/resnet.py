@@ -205,7 +205,7 @@ class CifarResNet(nn.Module):
         memory and more time (see `maybe_remat`).
       kernel_init: a name in `initializers.INITS`.
       dtype: of activations; parameters and BN's moments are float32.
-      axis: the mapped axis that splits the batch, set by the strategies.
+      axis_name: the mapped axis that splits the batch, set by the strategies.
 
     Example:
       >>> model = CifarResNet(blocks=3, num_classes=10)
@@ -229,7 +229,7 @@ class CifarResNet(nn.Module):
     remat: bool = False
     kernel_init: str = "he"
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -240,7 +240,9 @@ class CifarResNet(nn.Module):
         make_conv = partial(
             conv, kernel_init=self.kernel_init, dtype=self.dtype, bias=not self.batch_norm
         )
-        make_norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)
+        make_norm = partial(
+            BatchNorm, self.bn_group, self.axis_name, self.bn_momentum, dtype=self.dtype
+        )
         make_norm = make_norm if self.batch_norm else identity_norm
         kind = check_choice("shortcut", self.shortcut, "AB") if self.residual else None
         make_block = maybe_remat(Block, self.remat)
@@ -292,7 +294,7 @@ class ResNet(nn.Module):
       width: filters of the first stage.
       shortcut: where shapes change, "B" (a 1x1 convolution and BN) or "A" (every second pixel and
         zeros).
-      bn_group, bn_momentum, remat, kernel_init, dtype, axis: as in `CifarResNet`. The paper's
+      bn_group, bn_momentum, remat, kernel_init, dtype, axis_name: as in `CifarResNet`. The paper's
         initialization is the default.
 
     Example:
@@ -315,7 +317,7 @@ class ResNet(nn.Module):
     remat: bool = False
     kernel_init: str = "he"
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -324,7 +326,9 @@ class ResNet(nn.Module):
         Images have any size. With `stages`, return a dict of outputs too.
         """
         make_conv = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
-        make_norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)
+        make_norm = partial(
+            BatchNorm, self.bn_group, self.axis_name, self.bn_momentum, dtype=self.dtype
+        )
         x, outputs = make_conv(self.width, 7, 2, name="stem")(x.astype(self.dtype)), {}
         x = stage(self, outputs, "stem", nn.relu(make_norm(name="stem_norm")(x, train)))
         x = max_pool(x, 3, 2, padding=1)
@@ -387,7 +391,7 @@ class PreActResNet(nn.Module):
       stem_norm: whether BN and ReLU stand between the stem and the first block, as in the paper.
         Without them the first block begins with its own, and adds the stem's output before BN
         (most copies in PyTorch). The number of parameters is the same.
-      shortcut, bn_group, bn_momentum, remat, kernel_init, dtype, axis: as in `ResNet`.
+      shortcut, bn_group, bn_momentum, remat, kernel_init, dtype, axis_name: as in `ResNet`.
 
     Example:
       >>> model = cifar_preact_resnet(164, num_classes=10)
@@ -409,7 +413,7 @@ class PreActResNet(nn.Module):
     remat: bool = False
     kernel_init: str = "he"
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -418,7 +422,9 @@ class PreActResNet(nn.Module):
         Images have any size. With `stages`, return a dict of outputs too.
         """
         make_conv = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
-        make_norm = partial(BatchNorm, self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype)
+        make_norm = partial(
+            BatchNorm, self.bn_group, self.axis_name, self.bn_momentum, dtype=self.dtype
+        )
         size, stride = (3, 1) if self.small else (7, 2)
         x, outputs = make_conv(self.width, size, stride, name="stem")(x.astype(self.dtype)), {}
         x = nn.relu(make_norm(name="stem_norm")(x, train)) if self.stem_norm else x

@@ -40,7 +40,7 @@ class UNet(nn.Module):
         2x2 up-convolution.
       batch_norm: BN before every ReLU, instead of the convolutions' biases.
       skips: concatenate the encoder's maps. Without them everything passes through the bottom.
-      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarResNet`.
+      bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
 
     Raises:
       ArgumentError: when called, for an unknown name, or images that cannot be halved `depth`
@@ -68,7 +68,7 @@ class UNet(nn.Module):
     bn_momentum: float = 0.9
     kernel_init: str = "he"
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -117,7 +117,7 @@ class UNet(nn.Module):
             if self.batch_norm:
                 norm = BatchNorm(
                     self.bn_group,
-                    self.axis,
+                    self.axis_name,
                     self.bn_momentum,
                     dtype=self.dtype,
                     name=f"{name}_{layer}_norm",

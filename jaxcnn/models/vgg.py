@@ -38,7 +38,7 @@ class VGG(nn.Module):
       size: 224 or 32. 224 has two dense layers of 4096 and dropout 0.5. It averages the maps of
         images of other sizes, from 32 on, to 7x7, as torchvision does. The paper makes convolutions
         of the dense layers instead (section 3.2). 32 has only the dense layer of logits.
-      bn_group, bn_momentum, kernel_init, dtype, axis: as in `CifarResNet`.
+      bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
 
     Example:
       >>> image = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
@@ -55,7 +55,7 @@ class VGG(nn.Module):
     bn_momentum: float = 0.9
     kernel_init: str = "he"
     dtype: Any = jnp.float32
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -77,7 +77,7 @@ class VGG(nn.Module):
         for name in ("dense1", "dense2") if self.size == 224 else ():
             init = initializer(self.kernel_init)
             x = nn.relu(nn.Dense(4096, dtype=self.dtype, kernel_init=init, name=name)(x))
-            x = stage(self, outputs, name, Dropout(0.5, self.axis)(x, train))
+            x = stage(self, outputs, name, Dropout(0.5, self.axis_name)(x, train))
         head = nn.Dense(self.num_classes, kernel_init=initializer(self.kernel_init), name="head")
         logits = head(x.astype(jnp.float32))
         return (logits, outputs) if stages else logits
@@ -96,7 +96,11 @@ class VGG(nn.Module):
         )
         if self.norm:
             norm = BatchNorm(
-                self.bn_group, self.axis, self.bn_momentum, dtype=self.dtype, name=f"{name}_norm"
+                self.bn_group,
+                self.axis_name,
+                self.bn_momentum,
+                dtype=self.dtype,
+                name=f"{name}_norm",
             )
             x = norm(x, train)
         return nn.relu(x)

@@ -59,7 +59,7 @@ def bars(
     handles = [Patch(facecolor=color, label=name) for name, color in colors.items()]
     figure = new_figure(width, 4.2, title=title, handles=handles)
     axis = figure.add_subplot()
-    style_axes(axis, "", width=width)
+    style_axes(axis, "", panel_width=width)
     axis.grid(False, axis="x")
     axis.set_ylabel(ylabel)
     label_width = (width - 1.1) / len(groups) - 0.1

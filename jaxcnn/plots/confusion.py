@@ -58,7 +58,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
     width, height = k * cell + names_width + 1.6, k * cell + names_width + 1.0
     figure = new_figure(max(4.6, width), max(3.4, height), title=title)
     axis = figure.add_subplot()
-    style_axes(axis, "", width=k * cell)
+    style_axes(axis, "", panel_width=k * cell)
     axis.grid(False)
     axis.spines[:].set_visible(False)
     edges = np.arange(k + 1) - 0.5

@@ -176,7 +176,7 @@ def _levels(low: float, high: float) -> np.ndarray:
 def _draw_contours(
     axis: Axes, field: Field, height: np.ndarray, levels: np.ndarray, extend: Any, width: float
 ) -> Any:
-    style_axes(axis, field.title, width=width, pad=24 if field.note else 8)
+    style_axes(axis, field.title, panel_width=width, pad=24 if field.note else 8)
     axis.grid(False)
     axis.set_facecolor(GAP_COLOR)
     axis.set_box_aspect(1)
@@ -190,8 +190,8 @@ def _draw_contours(
     lines = axis.contour(x, y, z, np.log10(levels), **style)
     labels = axis.clabel(lines, fmt=lambda v: format_level(10**v), fontsize=SMALL, inline=False)
     _select_labels(labels, (x, y))
-    set_ticks(axis.xaxis, log=False, width=width)
-    set_ticks(axis.yaxis, log=False, width=width)
+    set_ticks(axis.xaxis, log=False, panel_width=width)
+    set_ticks(axis.yaxis, log=False, panel_width=width)
     return filled
 
 

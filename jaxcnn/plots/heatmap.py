@@ -85,7 +85,7 @@ def heatmap(
     handles = _legend(diverged, best, stairs)
     figure = new_figure(width, 1.3 + 0.55 * shape[0], title=title, handles=handles)
     axis = figure.add_subplot()
-    style_axes(axis, "", width=width)
+    style_axes(axis, "", panel_width=width)
     _set_ticks(axis, rows, columns)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)

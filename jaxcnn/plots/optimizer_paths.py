@@ -107,7 +107,7 @@ def optimizer_paths(
     figure = new_figure(columns * width, 0.95 * rows * width, title=title, handles=handles)
     for i, (surface, path) in enumerate(pairs):
         axis = figure.add_subplot(rows, columns, i + 1)
-        style_axes(axis, surface.title, width=width, pad=29 if surface.note else 8)
+        style_axes(axis, surface.title, panel_width=width, pad=29 if surface.note else 8)
         axis.grid(False)
         if surface.note:
             style: Any = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center"}
@@ -175,7 +175,7 @@ def is_within(path: np.ndarray, box: Limits) -> np.ndarray:
     return ((path >= low) & (path <= high)).all(1)
 
 
-def exit_point(path: np.ndarray, box: Limits) -> np.ndarray | None:
+def last_exit_point(path: np.ndarray, box: Limits) -> np.ndarray | None:
     """Return the point [2] at which the path last leaves the box.
 
     The path is [t, 2].
@@ -183,7 +183,7 @@ def exit_point(path: np.ndarray, box: Limits) -> np.ndarray | None:
     It is None where the path ends within the box, or was never inside.
 
     Example:
-      >>> exit_point(np.array([[0.0, 0.0], [4.0, 2.0]]), ((-1, 1), (-1, 1)))
+      >>> last_exit_point(np.array([[0.0, 0.0], [4.0, 2.0]]), ((-1, 1), (-1, 1)))
       array([1. , 0.5])
     """
     low, high = np.transpose(np.asarray(box, np.float64))
@@ -218,7 +218,7 @@ def _draw_contours(axis: Axes, surface: Surface, path: np.ndarray) -> None:
 
 def _draw_path(axis: Axes, surface: Surface, path: np.ndarray) -> None:
     box = plot_limits(surface, path)
-    exit_at = exit_point(path, box)
+    exit_at = last_exit_point(path, box)
     if exit_at is not None:
         # Later points are outside, but the lines between them may cross the panel.
         path = path[: int(np.flatnonzero(is_within(path, box))[-1]) + 2]
@@ -246,7 +246,9 @@ def _draw_marker(axis: Axes, marker: _Marker, point: Any) -> None:
 
 
 def _legend(pairs: Sequence[tuple[Surface, np.ndarray]]) -> list[Any]:
-    leaves = [exit_point(path, plot_limits(surface, path)) is not None for surface, path in pairs]
+    leaves = [
+        last_exit_point(path, plot_limits(surface, path)) is not None for surface, path in pairs
+    ]
     markers = [_START]
     markers += [_END] if not all(leaves) else []
     markers += [_EXIT] if any(leaves) else []

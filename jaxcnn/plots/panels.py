@@ -319,10 +319,10 @@ def plottable(values: Numbers) -> np.ndarray:
 
 def _draw_panel(axis: Axes, panel: Panel, styles: Mapping[str, _Style], width: float) -> None:
     # The padding keeps the title clear of crosses on the upper edge.
-    style_axes(axis, panel.title, width=width, pad=12)
+    style_axes(axis, panel.title, panel_width=width, pad=12)
     is_whole = all(_is_whole(line.x) for line in panel.lines)
-    set_ticks(axis.xaxis, log=panel.xlog, width=width, whole=is_whole)
-    set_ticks(axis.yaxis, log=panel.ylog, width=width)
+    set_ticks(axis.xaxis, log=panel.xlog, panel_width=width, whole=is_whole)
+    set_ticks(axis.yaxis, log=panel.ylog, panel_width=width)
     for line in panel.lines:
         x, y = plottable(line.x), plottable(line.y)
         style = _line_style(line, styles)

@@ -68,8 +68,8 @@ def reliability(
         )
     figure = new_figure(WIDTH, 5.6, title=title, handles=_legend())
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    style_axes(upper, "", width=WIDTH)
-    style_axes(lower, "", width=WIDTH)
+    style_axes(upper, "", panel_width=WIDTH)
+    style_axes(lower, "", panel_width=WIDTH)
     upper.plot([0, 100], [0, 100], color="0.35", linestyle="--", linewidth=1.2)
     is_filled = np.asarray(counts) > 0
     x, y, ends = (

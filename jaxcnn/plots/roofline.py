@@ -66,7 +66,7 @@ def roofline(
     note_height = 0.16 * (1 + note.count("\n")) * bool(note)
     figure = new_figure(WIDTH, HEIGHT + note_height, title=title)
     axis = figure.add_subplot()
-    style_axes(axis, "", width=WIDTH)
+    style_axes(axis, "", panel_width=WIDTH)
     xlabel = "FLOP a byte of memory traffic"
     axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="GFLOP/s")
     _set_limits(axis, points, peak, bandwidth)

@@ -89,18 +89,18 @@ def _legend_columns(width: float, handles: Sequence[Artist]) -> int:
     return 1
 
 
-def style_axes(axis: Axes, title: str, *, width: float, pad: float = 8) -> None:
+def style_axes(axis: Axes, title: str, *, panel_width: float, pad: float = 8) -> None:
     """Set font sizes, a pale grid and an open frame.
 
     The frame has no lines above and on the right.
 
     Args:
       axis: the axes to change.
-      title: above it, broken into lines no wider than `width`.
-      width: of the panel, in inches.
+      title: above it, broken into lines no wider than the panel.
+      panel_width: in inches.
       pad: between the title and the axes, in points.
     """
-    axis.set_title(wrap(title, TITLE, width - 0.15), fontsize=TITLE, pad=pad)
+    axis.set_title(wrap(title, TITLE, panel_width - 0.15), fontsize=TITLE, pad=pad)
     axis.xaxis.label.set_fontsize(LABEL)
     axis.yaxis.label.set_fontsize(LABEL)
     axis.tick_params(labelsize=TICK)
@@ -259,27 +259,30 @@ them.
 """
 
 
-def set_ticks(axis: Axis, *, log: bool, width: float, whole: bool = False) -> None:
-    """Make an axis linear or logarithmic, with as many ticks as fit.
+def set_ticks(axis: Axis, *, log: bool, panel_width: float, whole: bool = False) -> None:
+    """Set the ticks of an axis, as many as fit, and a logarithmic scale.
+
+    A linear horizontal axis has the numbers of `tick_label`, a logarithmic one powers of ten, or
+    plain numbers if it spans less than `FEW_DECADES`.
 
     Args:
-      axis: the axis to change.
-      log: whether it is logarithmic.
-      width: of the panel, in inches.
-      whole: a linear axis has ticks at whole numbers alone, as for epochs.
+      axis: the axis to change, horizontal or vertical.
+      log: make it logarithmic; else its scale stays as it is, linear by default.
+      panel_width: in inches. It bounds the number of ticks of both axes.
+      whole: ticks at whole numbers alone, as for epochs. A logarithmic axis ignores it.
     """
     if log:
         name = axis.axis_name  # pyright: ignore[reportAttributeAccessIssue]
         axis.axes.set(**{f"{name}scale": "log"})
         powers = LogFormatterMathtext()
         powers.set_axis(axis)
-        axis.set_major_locator(LogLocator(numticks=max(3, int(1.6 * width))))
+        axis.set_major_locator(LogLocator(numticks=max(3, int(1.6 * panel_width))))
         axis.set_major_formatter(
             FuncFormatter(lambda v, _: f"{v:g}" if _decades(axis) < FEW_DECADES else powers(v))
         )
         axis.set_minor_formatter(FuncFormatter(lambda v, _: minor_label(v, _decades(axis))))
         return
-    count = min(6, max(3, int(1.3 * width)))
+    count = min(6, max(3, int(1.3 * panel_width)))
     axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole))
     if axis.axis_name == "x":  # pyright: ignore[reportAttributeAccessIssue]
         axis.set_major_formatter(

@@ -80,7 +80,7 @@ def run(
     folder: str | Path,
     *,
     strategy: parallel.Strategy | None = None,
-    stop: Callable[[], Any] = lambda: False,
+    should_stop: Callable[[], Any] = lambda: False,
     on_step: Callable[[int, Mapping[str, Any] | None], None] = lambda step, row: None,
     measure: Measure = lambda model, state, data: {},
     prepare_state: Callable[[State], State] = lambda state: state,
@@ -97,7 +97,8 @@ def run(
       folder: of `config.json`, `run.json`, `env.json`, `metrics.jsonl`, `checkpoints/`, and
         `result.json` once the run is finished.
       strategy: devices, all by default.
-      stop: called after every step. When it returns true, the state is saved and training ends.
+      should_stop: called after every step. When it returns true, the state is saved and training
+        ends.
       on_step: called with the step and None after every step, and with the step and the row after
         every row.
       measure: returns more columns of each row.
@@ -125,9 +126,9 @@ def run(
             on_step(int(state.step), None)
             return state
 
-        def pause(step):
+        def after_step(step):
             on_step(step, None)
-            return stop()
+            return should_stop()
 
         reason = None
         for state, row in train(
@@ -138,7 +139,7 @@ def run(
             loss=loss,
             resume=resume,
             strategy=strategy,
-            pause=pause,
+            should_stop=after_step,
         ):
             if row is None:
                 records.save(state)
@@ -152,7 +153,7 @@ def run(
             on_step(int(state.step), row)
             if reason:
                 break
-            if stop() and state.step < config.train.num_steps:
+            if should_stop() and state.step < config.train.num_steps:
                 return None
         num_params = count_parameters(model, data.train.images.shape[1:])
         return records.finish(num_params, reason)

@@ -71,7 +71,7 @@ def sweep(
     out: str | Path,
     *,
     strategy: parallel.Strategy | None = None,
-    stop: Callable[[], Any] = lambda: False,
+    should_stop: Callable[[], Any] = lambda: False,
     measure: Measure = lambda model, state, data: {},
     quiet: bool = False,
     keep_every: int = 0,
@@ -86,7 +86,7 @@ def sweep(
       data: that of the configs' data set.
       out: folder of the runs' folders.
       strategy: devices, all by default.
-      stop: as in `run`.
+      should_stop: as in `run`.
       measure: as in `run`.
       quiet: print no lines for rows, for many short runs.
       keep_every: as in `Checkpoints`. It keeps earlier states, for studies of how a run developed.
@@ -126,7 +126,7 @@ def sweep(
                 Path(out, name),
                 on_step=run_progress,
                 strategy=strategy,
-                stop=stop,
+                should_stop=should_stop,
                 measure=measure,
                 keep_every=keep_every,
             )

@@ -35,16 +35,16 @@ class Layout(NamedTuple):
         "stage1_block1.conv1". There may be several names to choose from. Layers that a network
         lacks are ignored. None is our own layout, with our names and our order of axes.
       grids: (h, w) of the maps that a dense layer takes, by our name of it.
-      slides: whether dense layers slide over maps larger than their grid. Ours average such maps to
-        the grid first.
-      padding: where shortcut A of this family adds channels of zeros: "end", "both" (sides), or
-        None if files differ.
+      has_sliding_dense: whether dense layers slide over maps larger than their grid. Ours average
+        such maps to the grid first.
+      shortcut_padding: where shortcut A of this family adds channels of zeros: "end", "both"
+        (sides), or None if files differ.
     """
 
     layers: LayerNames | None = None
     grids: Mapping[str, tuple[int, int]] = {}
-    slides: bool = False
-    padding: str | None = None
+    has_sliding_dense: bool = False
+    shortcut_padding: str | None = None
 
 
 class Leaf(NamedTuple):
@@ -200,7 +200,7 @@ def layouts(model: nn.Module) -> list[Layout]:
         grids = {"dense1": (7, 7)}
         return [
             Layout(_vgg_names(model, _TORCHVISION_DENSE), grids),
-            Layout(_vgg_names(model, _TIMM_DENSE), grids, slides=True),
+            Layout(_vgg_names(model, _TIMM_DENSE), grids, has_sliding_dense=True),
             own,
         ]
     if isinstance(model, AlexNet) and not model.towers:
@@ -214,8 +214,8 @@ def _other_layouts(model: nn.Module) -> list[Layout]:
     """Return the layouts of pre-activation networks and networks for small images."""
     if isinstance(model, CifarResNet):
         shortcut_a = [
-            Layout(_martyn_names(model), padding="end"),
-            Layout(_resnext_script_names(model), padding="end"),
+            Layout(_martyn_names(model), shortcut_padding="end"),
+            Layout(_resnext_script_names(model), shortcut_padding="end"),
         ]
         # These two families have shortcut A alone.
         has_shortcut_b = model.residual and model.shortcut == "B"

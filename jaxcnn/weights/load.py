@@ -557,7 +557,7 @@ def _check_arithmetic(
     Raises:
       WeightsError: it computes something else.
     """
-    if match.layout.slides and max(shape[:2]) >= 256:
+    if match.layout.has_sliding_dense and max(shape[:2]) >= 256:
         size = "x".join(map(str, shape[:2]))
         raise WeightsError(
             f"{file} is timm's VGG, whose dense layers slide over the maps of images of {size}, "
@@ -625,8 +625,8 @@ def _padding(model: nn.Module, file: Any, match: Match, shortcut_padding: str | 
                 "out."
             )
         return None
-    if shortcut_padding or match.layout.padding:
-        return shortcut_padding or match.layout.padding
+    if shortcut_padding or match.layout.shortcut_padding:
+        return shortcut_padding or match.layout.shortcut_padding
     head = match.leaves["params", "head", "kernel"].key
     # The name of akamaster/pytorch_resnet_cifar10, and scripts derived from it.
     if head == "linear.weight":

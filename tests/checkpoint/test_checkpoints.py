@@ -415,6 +415,21 @@ with Checkpoints(folder) as saved:
     assert saved.steps() == [1, 2]
 
 
+def test_a_closed_event_loop_of_the_users_is_still_reported(tmp_path):
+    """Only what no object names is hidden: the calls of TensorStore's threads."""
+    code = """
+class Own:
+    def __del__(self):
+        raise RuntimeError("Event loop is closed")
+Checkpoints(folder).close()
+Own()
+"""
+    out, said = start(tmp_path, code).communicate(timeout=60)
+    assert out == ""
+    assert "Own.__del__" in said
+    assert said.endswith("RuntimeError: Event loop is closed\n")
+
+
 @pytest.mark.parametrize("after", ["deleted", "moved", "another's"])
 @pytest.mark.parametrize("saving", [False, True])
 def test_a_folder_that_goes_away_under_a_run_is_one_line(tmp_path, after, saving):

@@ -28,7 +28,7 @@ from jaxcnn.cpu import onednn, pooling
 from jaxcnn.cpu.convolution import rule
 from jaxcnn.cpu.onednn import Geometry, proven
 from jaxcnn.cpu.rewriting import Replacement, count_matches, materialize, rewrite
-from jaxcnn.parallel import MIN_OPTIMIZED_VALUES, strategy
+from jaxcnn.parallel import MIN_REWRITE_VALUES, strategy
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 SHAPES = [
@@ -462,10 +462,10 @@ def test_an_unknown_jaxlib_is_not_trusted(monkeypatch):
 
 @needed
 def test_only_long_runs_on_one_cpu_are_tuned():
-    assert strategy("jit", devices=1).should_optimize(MIN_OPTIMIZED_VALUES)
-    assert not strategy("jit", devices=1).should_optimize(MIN_OPTIMIZED_VALUES - 1)
-    assert not strategy("jit", devices=2).should_optimize(MIN_OPTIMIZED_VALUES)
-    assert not strategy("pmap", devices=1).should_optimize(MIN_OPTIMIZED_VALUES)
+    assert strategy("jit", devices=1).should_rewrite_for_cpu(MIN_REWRITE_VALUES)
+    assert not strategy("jit", devices=1).should_rewrite_for_cpu(MIN_REWRITE_VALUES - 1)
+    assert not strategy("jit", devices=2).should_rewrite_for_cpu(MIN_REWRITE_VALUES)
+    assert not strategy("pmap", devices=1).should_rewrite_for_cpu(MIN_REWRITE_VALUES)
 
 
 @needed
@@ -479,8 +479,8 @@ def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
         create_optimizer(OptimizerConfig(learning_rate=0.01)),
     )
     runs = []
-    for long in (MIN_OPTIMIZED_VALUES, 0):
-        monkeypatch.setattr(parallel, "MIN_OPTIMIZED_VALUES", long)
+    for long in (MIN_REWRITE_VALUES, 0):
+        monkeypatch.setattr(parallel, "MIN_REWRITE_VALUES", long)
         runs.append(list(train(model, tx, data, config, strategy=strategy("jit", devices=1))))
         assert evaluate(
             model, runs[-1][-1][0], data.test, strategy=strategy("jit", devices=1)

@@ -223,11 +223,15 @@ def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypat
 def test_the_bare_step_is_the_step_that_fit_takes():
     given = job(batch=4, steps=2)
     state, _ = next(
-        jc.train(*given[:3], given.config.train, strategy=given.strategy, pause=lambda step: True)
+        jc.train(
+            *given[:3], given.config.train, strategy=given.strategy, should_stop=lambda step: True
+        )
     )
     placed = given.strategy.replicate(workload.initial_state(given))
     index = epoch_order(jnp.asarray(state.rng), 0, 1, 4, 8)
-    run = given.strategy.compile_steps(workload.train_step(given), workload.should_optimize(given))
+    run = given.strategy.compile_steps(
+        workload.train_step(given), workload.should_rewrite_for_cpu(given)
+    )
     after = run(placed, given.strategy.replicate(given.data.train), index)
     for one, other in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True

@@ -34,7 +34,7 @@ class Small(nn.Module):
     """A convolution of stride 2, pooling, another convolution: what a place sees can be written down."""
 
     num_classes: int = 3
-    axis: str | None = None
+    axis_name: str | None = None
     linear: bool = False
 
     @nn.compact

@@ -31,7 +31,7 @@ class Small(nn.Module):
     """Two convolutions with ReLU, max pooling between them, and a dense layer on the flattened maps."""
 
     num_classes: int = 3
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False, stages=False):
@@ -352,7 +352,7 @@ class Eyes(nn.Module):
     """Two convolutions and the mean over places, which leaves the class to the maps and not to where in them it is."""
 
     num_classes: int = 3
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False, stages=False):

@@ -22,7 +22,7 @@ class Two(nn.Module):
     """A convolution, ReLU, and a dense layer on the pooled maps: its gradients can be written down."""
 
     num_classes: int = 3
-    axis: str | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False, stages=False):

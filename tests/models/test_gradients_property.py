@@ -103,7 +103,7 @@ def gradients(case: Case, seed: int):
     expected = jax.jit(step, compiler_options=REFERENCE)(params, x, weights)
     if case.devices == 1:
         return jax.jit(step)(params, x, weights), expected
-    mapped = model.clone(axis="batch") if hasattr(model, "axis") else model
+    mapped = model.clone(axis_name="batch") if hasattr(model, "axis_name") else model
 
     def share(params, x, weights):
         return jax.lax.pmean(

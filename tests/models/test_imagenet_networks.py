@@ -699,7 +699,7 @@ def test_options_reach_every_layer(name):
         else {"bn_group": 2, "bn_momentum": 0.5}
     )
     model, x = (
-        create_model(name, 10, **options).clone(axis="batch"),
+        create_model(name, 10, **options).clone(axis_name="batch"),
         jax.ShapeDtypeStruct((2, 224, 224, 3), "float32"),
     )
     layers = called(model, x)
@@ -711,8 +711,10 @@ def test_options_reach_every_layer(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     norms = [layer for layer in layers if isinstance(layer, BatchNorm)]
     epsilon = 1e-3 if name == "googlenet-bn" else 1e-5
-    assert {(n.group, n.momentum, n.epsilon, n.axis) for n in norms} <= {(2, 0.5, epsilon, "batch")}
-    assert {layer.axis for layer in layers if isinstance(layer, Dropout)} <= {"batch"}
+    assert {(n.group, n.momentum, n.epsilon, n.axis_name) for n in norms} <= {
+        (2, 0.5, epsilon, "batch")
+    }
+    assert {layer.axis_name for layer in layers if isinstance(layer, Dropout)} <= {"batch"}
     weighted = [layer for layer in layers if isinstance(layer, (nn.Conv, nn.Dense))]
     assert {layer.kernel_init for layer in weighted} == {initializer("lecun")}
 

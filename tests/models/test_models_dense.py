@@ -248,7 +248,7 @@ def test_a_unet_split_over_devices_is_the_same():
     model = create_model("unet", 2, width=2, depth=1, batch_norm=True)
     variables, x = drawn(model, shape), images(shape, batch=4)
     alone, _ = run(model, variables, x, train=True, mutable=["batch_stats"])
-    mapped = model.clone(axis="batch")
+    mapped = model.clone(axis_name="batch")
     share = jax.pmap(
         lambda x: mapped.apply(variables, x, train=True, mutable=["batch_stats"])[0],
         "batch",

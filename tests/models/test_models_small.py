@@ -17,7 +17,7 @@ from jaxcnn.config import ArgumentError
 from jaxcnn.metrics import cross_entropy
 from jaxcnn.models import MLP, ConvNet, count_parameters, create_model
 from jaxcnn.models.lenet import output_codes
-from jaxcnn.models.mlp import step
+from jaxcnn.models.mlp import heaviside
 
 DIGITS, MNIST, CIFAR = (8, 8, 1), (28, 28, 1), (32, 32, 3)
 SHAPES = [DIGITS, MNIST, CIFAR]
@@ -220,9 +220,9 @@ def test_rosenblatts_rule_is_descent_on_the_perceptrons_mistakes():
 def test_a_step_is_heavisides_and_lets_the_gradient_straight_through_near_its_threshold():
     """Before one step: the gradients by the chain rule in NumPy, the step's derivative put as 1 or, far from 0, as 0."""
     x = jnp.array([-2.0, -1.0, -1e-30, 0.0, 1e-30, 1.0, 5.0])
-    np.testing.assert_array_equal(step(x), [0, 0, 0, 0, 1, 1, 1])
-    np.testing.assert_array_equal(jax.grad(lambda x: step(x).sum())(x), [0, 1, 1, 1, 1, 1, 0])
-    assert step(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(heaviside(x), [0, 0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(jax.grad(lambda x: heaviside(x).sum())(x), [0, 1, 1, 1, 1, 1, 0])
+    assert heaviside(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
     model: Any = create_model("mlp", 10, hidden=[6], activation="step")
     x = images(DIGITS)
     variables, labels = drawn(model, DIGITS), np.array([1, 0, 7])
@@ -325,7 +325,7 @@ def test_a_convnet_split_over_devices_is_the_same(options):
         {"dropout": jax.random.key(3)},
     )
     alone, _ = run(model, variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
-    mapped = model.clone(axis="batch")
+    mapped = model.clone(axis_name="batch")
     share = jax.pmap(
         lambda x: mapped.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)[0],
         "batch",

@@ -41,7 +41,7 @@ def trained(x, **options):
 def mapped(x, devices, **options):
     """The same with the batch split over devices: outputs put together, and each device's moving averages."""
     step = jax.pmap(
-        lambda x: trained(x, axis="batch", **options), "batch", devices=jax.devices()[:devices]
+        lambda x: trained(x, axis_name="batch", **options), "batch", devices=jax.devices()[:devices]
     )
     y, stats = step(x.reshape(devices, -1, *x.shape[1:]))
     return y.reshape(x.shape), stats
@@ -167,7 +167,7 @@ def test_gradients_under_pmap_are_those_of_one_device(group):
         return (weights * y).sum()
 
     share = jax.pmap(
-        jax.grad(lambda x, w: loss(x, w, axis="batch")), "batch", devices=jax.devices()[:4]
+        jax.grad(lambda x, w: loss(x, w, axis_name="batch")), "batch", devices=jax.devices()[:4]
     )
     shares = share(X.reshape(4, -1, *X.shape[1:]), WEIGHTS.reshape(4, -1, *X.shape[1:]))
     close(shares.reshape(X.shape), jax.grad(loss)(X, WEIGHTS))

@@ -44,7 +44,7 @@ class Net(nn.Module):
     norm: bool = False
     dropout: float = 0.0
     momentum: float = 0.9
-    axis: Any = None
+    axis_name: Any = None
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -54,7 +54,7 @@ class Net(nn.Module):
             fields = {
                 "use_running_average": not train,
                 "momentum": self.momentum,
-                "axis_name": self.axis,
+                "axis_name": self.axis_name,
             }
             x = nn.BatchNorm(**fields, name="stem_norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))

@@ -611,7 +611,7 @@ def test_quotients_without_a_gradient_or_a_rate_are_no_nan(name):
 class Small(nn.Module):
     """A layer of 16 units; it counts its traces."""
 
-    axis: str | None = None
+    axis_name: str | None = None
     traces = 0
 
     @nn.compact
@@ -695,7 +695,7 @@ def test_a_run_saved_and_resumed_has_the_same_bits(ran, data, strategy, tmp_path
         ran[1][0],
     )  # at step 10, where every method has done all that it does
     with jc.Checkpoints(tmp_path) as saved:
-        ((half, none),) = fit(config, data, strategy, pause=lambda step: step == 3)
+        ((half, none),) = fit(config, data, strategy, should_stop=lambda step: step == 3)
         assert (int(half.step), none) == (3, None)
         saved.save(half)
     with jc.Checkpoints(tmp_path) as saved:

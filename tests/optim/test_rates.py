@@ -147,7 +147,10 @@ def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(da
 
     config = jc.override(CONFIG, freeze=("conv1", "conv2", "dense"), eval_every=3)
     stops = iter([False] * 3 + [True] * 100)
-    assert runs.run(config, data, tmp_path, prepare_state=prepare, stop=lambda: next(stops)) is None
+    assert (
+        runs.run(config, data, tmp_path, prepare_state=prepare, should_stop=lambda: next(stops))
+        is None
+    )
     assert runs.run(config, data, tmp_path, prepare_state=prepare)
     assert asked == [0]
     with jc.Checkpoints(tmp_path / "checkpoints") as saved:

@@ -124,5 +124,5 @@ def test_many_classes_have_colours_alone():
     figure = confusion(np.eye(60, dtype=int) * 7, [f"class {i}" for i in range(60)])
     assert not figure.axes[0].texts
     assert max(figure.get_size_inches()) < 10
-    with pytest.raises(ValueError, match="expected \\[classes, classes\\]"):
+    with pytest.raises(ValueError, match="expected \\[num_classes, num_classes\\]"):
         confusion(np.eye(3), ["a"])

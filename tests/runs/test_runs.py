@@ -78,7 +78,7 @@ def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at)
         data,
         tmp_path,
         strategy=strategy,
-        stop=lambda: steps[-1] >= at,
+        should_stop=lambda: steps[-1] >= at,
         on_step=lambda step, row: steps.append(step),
     )
     assert stopped is None
@@ -96,7 +96,7 @@ def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at)
 
 def test_rows_past_the_checkpoint_are_made_again_not_twice(whole, data, strategy, tmp_path):
     """A run killed after writing a row and before saving its state."""
-    runs.run(CONFIG, data, tmp_path, strategy=strategy, stop=lambda: True)
+    runs.run(CONFIG, data, tmp_path, strategy=strategy, should_stop=lambda: True)
     jc.RunLog(tmp_path, CONFIG).write(step=5, train_loss=123.0)
     runs.run(CONFIG, data, tmp_path, strategy=strategy)
     assert untimed(tmp_path) == untimed(whole[0])
@@ -361,7 +361,7 @@ def test_a_folder_that_is_no_run_says_what_to_write(tmp_path, made, says):
 
 
 def test_a_run_without_a_step_yet_is_not_taken_for_a_trained_one(data, strategy, tmp_path):
-    runs.run(CONFIG, data, tmp_path, strategy=strategy, stop=lambda: True)
+    runs.run(CONFIG, data, tmp_path, strategy=strategy, should_stop=lambda: True)
     for step in (tmp_path / "checkpoints").iterdir():
         if step.is_dir():
             shutil.rmtree(step)
