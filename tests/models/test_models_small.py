@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 from scipy.signal import correlate2d
 from scripts import train_config
 
 import jaxcnn as jc
 from jaxcnn.config import ArgumentError
-from jaxcnn.metrics import cross_entropy
 from jaxcnn.models import MLP, ConvNet, count_parameters, create_model
 from jaxcnn.models.lenet import output_codes
 from jaxcnn.models.mlp import heaviside
