@@ -10,8 +10,8 @@ from figures import labels, overlapping
 from matplotlib.container import ErrorbarContainer
 from scipy import stats
 
-from jaxcnn.calibration import calibration
-from jaxcnn.plots.reliability import reliability
+from jaxcnn.metrics import calibration
+from jaxcnn.plots.evaluation import reliability
 
 
 def drawn(n, classes=10, seed=0, sharp=2.0):

@@ -33,7 +33,7 @@ from experiments.inspect_run.predictions import (
 )
 from experiments.inspect_run.run_summary import curves_section, layers_section, run_facts
 from jaxcnn import cli, plots, tables
-from jaxcnn.calibration import calibration
+from jaxcnn.metrics import calibration
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import write_text
 

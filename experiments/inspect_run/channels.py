@@ -12,7 +12,7 @@ from jaxcnn.interpret.activations import TopActivations, map_shapes, top_activat
 from jaxcnn.interpret.feature_visualization import maximize_activation
 from jaxcnn.interpret.receptive_field import ReceptiveField, receptive_fields, receptive_patch
 from jaxcnn.interpret.summary import summary
-from jaxcnn.plots.mosaic import Strip, mosaic, to_rgb
+from jaxcnn.plots.image_grid import Strip, mosaic, to_rgb
 
 CHANNELS_PER_STAGE, MAX_STAGES = 8, 5
 """Number of channels of a stage, and of stages, that are shown."""

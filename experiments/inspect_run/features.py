@@ -9,7 +9,7 @@ import numpy as np
 from experiments.inspect_run.context import PageFigure, RunContext, Section
 from jaxcnn.config import ArgumentError
 from jaxcnn.interpret.activations import feature_maps, first_kernels
-from jaxcnn.plots.mosaic import Strip, mosaic, to_rgb
+from jaxcnn.plots.image_grid import Strip, mosaic, to_rgb
 
 MAPS_PER_STAGE, NUM_IMAGES = 10, 2
 """Maps of each stage, and test images without a user's image."""

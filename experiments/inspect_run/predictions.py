@@ -13,8 +13,8 @@ import numpy as np
 from experiments.finetune.results import wilson_interval, worst_mistakes
 from experiments.inspect_run.context import PageFigure, RunContext, Section, probabilities
 from jaxcnn import metrics, plots
-from jaxcnn.calibration import calibration
-from jaxcnn.plots.reliability import reliability
+from jaxcnn.metrics import calibration
+from jaxcnn.plots.evaluation import reliability
 
 BINS = 10
 """Number of bins of confidence."""

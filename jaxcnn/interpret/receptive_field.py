@@ -1,8 +1,13 @@
-"""Receptive fields: the pixels that one position of a map depends on."""
+"""Receptive fields: the pixels that one position of a map depends on.
+
+There is one rule for each operation. Nothing is computed.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,7 +16,6 @@ import numpy as np
 from jaxcnn.arguments import check_image_shape
 from jaxcnn.config import ArgumentError
 from jaxcnn.interpret._outputs import outputs
-from jaxcnn.interpret._receptive_field_rules import Extent, trace_extents
 from jaxcnn.models.calling import variable_shapes
 
 
@@ -136,3 +140,247 @@ def receptive_patch(
     top, left = max(-y, 0), max(-x, 0)
     out[top : top + visible.shape[0], left : left + visible.shape[1]] = visible
     return out
+
+
+class Extent(NamedTuple):
+    """Pixels along one axis of the image that a value depends on.
+
+    Index i of the value depends on `size` pixels, from start + sum(steps * i).
+    """
+
+    start: int
+    """First pixel of index 0; below 0 it lies in the padding."""
+    size: int
+    steps: tuple[int, ...]
+    """Pixels from one index to the next, for each axis.
+
+    It is 0 along channels.
+    """
+
+
+Extents = Sequence[Extent | None]
+"""Extents of an operation's inputs.
+
+None is a value that does not depend on the image.
+"""
+
+
+def trace_extents(jaxpr: Any, extents: Extents, pixels: int) -> list[Extent | None]:
+    """Return the extents of a program's results along one image axis.
+
+    An operation without a rule (a transposed convolution, a gather) is taken to depend on all
+    `pixels`, which is an upper bound.
+
+    Args:
+      jaxpr: the program.
+      extents: of its inputs.
+      pixels: of the image along the axis.
+    """
+    env = dict(zip(jaxpr.invars, extents, strict=True))
+    for eqn in jaxpr.eqns:
+        ins = [None if hasattr(v, "val") else env.get(v) for v in eqn.invars]
+        env |= zip(eqn.outvars, _output_extents(eqn, ins, pixels), strict=True)
+    return [None if hasattr(v, "val") else env.get(v) for v in jaxpr.outvars]
+
+
+def _output_extents(eqn: Any, ins: Extents, pixels: int) -> list[Extent | None]:
+    if all(extent is None for extent in ins):
+        return [None] * len(eqn.outvars)
+    bodies = (eqn.params.get(key) for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
+    body = next((getattr(b, "jaxpr", b) for b in bodies if b is not None), None)
+    name, shapes = eqn.primitive.name, [v.aval.shape for v in eqn.outvars]
+    if body is not None and name not in ("scan", "while"):
+        return trace_extents(body, ins, pixels)
+    extent = _RULES.get(name, _elementwise)(eqn, ins)
+    return [Extent(0, pixels, (0,) * len(shape)) if extent is None else extent for shape in shapes]
+
+
+def _windows(extent: Extent, axes: dict[int, tuple[int, int, int, int]]) -> Extent:
+    """Return the extent of windows along some axes.
+
+    Args:
+      extent: of the values in the windows.
+      axes: (indices in a window, distance between them, stride, padding before), by axis.
+    """
+    start, size, steps = extent.start, extent.size, list(extent.steps)
+    for axis, (count, dilation, stride, before) in axes.items():
+        start -= before * steps[axis]
+        size += (count - 1) * dilation * steps[axis]
+        steps[axis] *= stride
+    return Extent(start, size, tuple(steps))
+
+
+def _merge(extent: Extent, sizes: Sequence[int], axes: Sequence[int]) -> Extent:
+    """Return the extent of all indices of some axes together.
+
+    The axes remain, with a step of 0.
+    """
+    return _windows(extent, {axis: (sizes[axis], 1, 0, 0) for axis in axes})
+
+
+def _select_axes(extent: Extent, axes: Sequence[int | None]) -> Extent:
+    """Return the extent of selected axes; None is a new axis."""
+    return extent._replace(steps=tuple(0 if axis is None else extent.steps[axis] for axis in axes))
+
+
+def _union(extents: Extents) -> Extent | None:
+    """Return the union of extents, or None where their steps differ."""
+    present = [extent for extent in extents if extent is not None]
+    if len({extent.steps for extent in present}) > 1:
+        return None
+    start = min(extent.start for extent in present)
+    return Extent(
+        start, max(extent.start + extent.size for extent in present) - start, present[0].steps
+    )
+
+
+def _elementwise(eqn: Any, ins: Extents) -> Extent | None:
+    name = eqn.primitive.name
+    # These keep the shape, but an output depends on other indices.
+    is_mixing = name.startswith("cum") or name in ("sort", "rev", "fft", "scan", "while")
+    shapes = {v.aval.shape for v, extent in zip(eqn.invars, ins, strict=True) if extent is not None}
+    keeps_shape = shapes == {eqn.outvars[0].aval.shape} and len(eqn.outvars) == 1
+    return _union(ins) if keeps_shape and not is_mixing else None
+
+
+def _convolution(eqn: Any, ins: Extents) -> Extent | None:
+    p, extent, spec = eqn.params, ins[0], eqn.params["dimension_numbers"]
+    if extent is None or ins[1] is not None or math.prod(p["lhs_dilation"]) > 1:
+        return None
+    image, kernel = (v.aval.shape for v in eqn.invars)
+    counts = [kernel[axis] for axis in spec.rhs_spec[2:]]
+    before = [pair[0] for pair in p["padding"]]
+    settings = zip(counts, p["rhs_dilation"], p["window_strides"], before, strict=True)
+    extent = _windows(extent, dict(zip(spec.lhs_spec[2:], settings, strict=True)))
+    extent = _merge(extent, image, spec.lhs_spec[1:2])
+    source_axes = dict(zip(spec.out_spec, spec.lhs_spec, strict=True))
+    return _select_axes(extent, [source_axes[axis] for axis in range(len(image))])
+
+
+def _product(eqn: Any, ins: Extents) -> Extent | None:
+    contracted, batch = eqn.params["dimension_numbers"]
+    side = 0 if ins[0] is not None else 1
+    extent, shapes = ins[side], [v.aval.shape for v in eqn.invars]
+    if extent is None or ins[1 - side] is not None:
+        return None
+    extent = _merge(extent, shapes[side], contracted[side])
+    free = [a for a in range(len(shapes[side])) if a not in (*contracted[side], *batch[side])]
+    new = [None] * (len(shapes[1 - side]) - len(contracted[1 - side]) - len(batch[1 - side]))
+    return _select_axes(extent, [*batch[side], *(free + new if side == 0 else new + free)])
+
+
+def _reshape(eqn: Any, ins: Extents) -> Extent | None:
+    """Return the extent after axes are split or merged.
+
+    Merged axes keep a step where their indices are evenly spaced, else their step is 0.
+    """
+    before, after, extent = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape, ins[0]
+    if extent is None:
+        return None
+    steps: list[int] = []
+    for group, parts in _groups(before, after):
+        old = [extent.steps[axis] for axis in group]
+        # The step of the innermost axis with more than one index.
+        inner = next(
+            (step for step, a in zip(old[::-1], group[::-1], strict=True) if before[a] > 1), 0
+        )
+        counts = [math.prod(before[a] for a in group[i + 1 :]) for i in range(len(group))]
+        is_even = all(
+            step == inner * count or before[a] == 1
+            for step, count, a in zip(old, counts, group, strict=True)
+        )
+        extent = extent if is_even else _merge(extent, before, group)
+        steps += [
+            inner * is_even * math.prod(after[b] for b in parts[i + 1 :]) for i in range(len(parts))
+        ]
+    return extent._replace(steps=tuple(steps))
+
+
+def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Return groups of axes that hold the same numbers after a reshape.
+
+    Example:
+      >>> _groups((2, 6, 3), (2, 3, 2, 3))
+      [([0], [0]), ([1], [1, 2]), ([2], [3])]
+    """
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left, right = [i] if i < len(before) else [], [j] if j < len(after) else []
+        i, j = i + len(left), j + len(right)
+        while (old := math.prod(before[a] for a in left)) != (
+            new := math.prod(after[b] for b in right)
+        ):
+            if old < new:
+                left, i = [*left, i], i + 1
+            else:
+                right, j = [*right, j], j + 1
+        groups.append((left, right))
+    return groups
+
+
+def _reduction(eqn: Any, ins: Extents) -> Extent | None:
+    if ins[0] is None:
+        return None
+    sizes, axes = eqn.invars[0].aval.shape, eqn.params["axes"]
+    remaining = [a for a in range(len(sizes)) if a not in axes]
+    return _select_axes(_merge(ins[0], sizes, axes), remaining)
+
+
+def _pooling(eqn: Any, ins: Extents) -> Extent | None:
+    p = eqn.params
+    if ins[0] is None or math.prod(p["base_dilation"]) > 1:
+        return None
+    before = [pair[0] for pair in p["padding"]]
+    settings = zip(
+        p["window_dimensions"], p["window_dilation"], p["window_strides"], before, strict=True
+    )
+    return _windows(ins[0], dict(enumerate(settings)))
+
+
+def _slice(eqn: Any, ins: Extents) -> Extent | None:
+    first, strides = eqn.params["start_indices"], eqn.params["strides"]
+    strides = strides or (1,) * len(first)
+    axes = {a: (1, 1, s, -f) for a, (f, s) in enumerate(zip(first, strides, strict=True))}
+    return ins[0] and _windows(ins[0], axes)
+
+
+def _pad(eqn: Any, ins: Extents) -> Extent | None:
+    edges = eqn.params["padding_config"]
+    if ins[0] is None or any(interior for _, _, interior in edges):
+        return None
+    return _windows(ins[0], {axis: (1, 1, 1, low) for axis, (low, _, _) in enumerate(edges)})
+
+
+def _broadcast(eqn: Any, ins: Extents) -> Extent | None:
+    sizes, shape = eqn.invars[0].aval.shape, eqn.params["shape"]
+    dims = eqn.params["broadcast_dimensions"]
+    source_axes = {d: a for a, d in enumerate(dims) if sizes[a] == shape[d]}
+    return ins[0] and _select_axes(ins[0], [source_axes.get(d) for d in range(len(shape))])
+
+
+def _concatenation(eqn: Any, ins: Extents) -> Extent | None:
+    axis = eqn.params["dimension"]
+    return None if any(extent and extent.steps[axis] for extent in ins) else _union(ins)
+
+
+def _squeeze(eqn: Any, ins: Extents) -> Extent | None:
+    axes = [a for a in range(eqn.invars[0].aval.ndim) if a not in eqn.params["dimensions"]]
+    return ins[0] and _select_axes(ins[0], axes)
+
+
+_RULES: dict[str, Callable[[Any, Extents], Extent | None]] = {
+    "conv_general_dilated": _convolution,
+    "dot_general": _product,
+    "reshape": _reshape,
+    "slice": _slice,
+    "pad": _pad,
+    "broadcast_in_dim": _broadcast,
+    "concatenate": _concatenation,
+    "squeeze": _squeeze,
+    "transpose": lambda eqn, ins: ins[0] and _select_axes(ins[0], eqn.params["permutation"]),
+}
+_RULES |= dict.fromkeys(
+    ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax"), _reduction
+)
+_RULES |= dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _pooling)

@@ -15,8 +15,14 @@ import jax.numpy as jnp
 
 from jaxcnn.config import ArgumentError
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import Dropout, conv, stage
-from jaxcnn.models.pooling import adaptive_average, local_response_norm, max_pool
+from jaxcnn.models.layers import (
+    Dropout,
+    adaptive_average,
+    conv,
+    local_response_norm,
+    max_pool,
+    stage,
+)
 
 TWO_TOWERS = ((96, 1), (256, 2), (384, 1), (384, 2), (256, 2))
 """Filters and groups of the convolutions of 2012 (figure 2).

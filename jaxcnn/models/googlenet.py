@@ -14,9 +14,16 @@ import jax.numpy as jnp
 
 from jaxcnn.config import ArgumentError
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import Dropout, conv, stage
+from jaxcnn.models.layers import (
+    Dropout,
+    adaptive_average,
+    average_pool,
+    conv,
+    local_response_norm,
+    max_pool,
+    stage,
+)
 from jaxcnn.models.norm import BatchNorm
-from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
 
 TABLE = {
     "inception3a": (64, 96, 128, 16, 32, 32),

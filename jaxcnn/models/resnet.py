@@ -17,9 +17,8 @@ import jax.numpy as jnp
 
 from jaxcnn.config import ArgumentError, check_choice
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import conv, maybe_remat, stage
+from jaxcnn.models.layers import conv, max_pool, maybe_remat, stage
 from jaxcnn.models.norm import BatchNorm
-from jaxcnn.models.pooling import max_pool
 
 LAYERS: dict[int, tuple[tuple[int, ...], bool]] = {
     18: ((2, 2, 2, 2), False),

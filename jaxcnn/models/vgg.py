@@ -13,9 +13,8 @@ import jax.numpy as jnp
 
 from jaxcnn.config import ArgumentError, check_choice
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import Dropout, conv3x3, pool_2x2, stage
+from jaxcnn.models.layers import Dropout, adaptive_average, conv3x3, pool_2x2, stage
 from jaxcnn.models.norm import BatchNorm
-from jaxcnn.models.pooling import adaptive_average
 
 LAYERS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Number of 3x3 convolutions in each of the five stages, by depth.

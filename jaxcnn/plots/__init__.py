@@ -1,16 +1,18 @@
 """Figures. Matplotlib is imported by this package alone."""
 
 from jaxcnn.plots.bars import bars as bars
-from jaxcnn.plots.confusion import confusion as confusion
 from jaxcnn.plots.contours import Field as Field
 from jaxcnn.plots.contours import contours as contours
+from jaxcnn.plots.contours import surfaces_3d as surfaces_3d
 from jaxcnn.plots.curves import curves as curves
+from jaxcnn.plots.evaluation import confusion as confusion
+from jaxcnn.plots.evaluation import reliability as reliability
 from jaxcnn.plots.heatmap import heatmap as heatmap
+from jaxcnn.plots.image_grid import Strip as Strip
 from jaxcnn.plots.image_grid import image_grid as image_grid
+from jaxcnn.plots.image_grid import mosaic as mosaic
 from jaxcnn.plots.image_grid import overlay as overlay
-from jaxcnn.plots.mosaic import Strip as Strip
-from jaxcnn.plots.mosaic import mosaic as mosaic
-from jaxcnn.plots.mosaic import to_rgb as to_rgb
+from jaxcnn.plots.image_grid import to_rgb as to_rgb
 from jaxcnn.plots.optimizer_paths import Surface as Surface
 from jaxcnn.plots.optimizer_paths import optimizer_paths as optimizer_paths
 from jaxcnn.plots.panels import Line as Line
@@ -19,10 +21,8 @@ from jaxcnn.plots.panels import Panel as Panel
 from jaxcnn.plots.panels import band as band
 from jaxcnn.plots.panels import panels as panels
 from jaxcnn.plots.panels import with_background as with_background
-from jaxcnn.plots.reliability import reliability as reliability
 from jaxcnn.plots.style import COLORS as COLORS
 from jaxcnn.plots.style import save as save
-from jaxcnn.plots.surfaces_3d import surfaces_3d as surfaces_3d
 from jaxcnn.plots.tiles import Frame as Frame
 from jaxcnn.plots.tiles import Tile as Tile
 from jaxcnn.plots.tiles import tiles as tiles

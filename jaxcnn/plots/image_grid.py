@@ -1,14 +1,27 @@
-"""Images in rows with captions, optionally with heat maps next to them."""
+"""Images in rows: with captions and heat maps, or many small ones as a mosaic."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from jaxcnn.plots.style import SMALL, new_figure, plain_text_style, printable, wrap
+from jaxcnn.plots.style import (
+    LABEL,
+    SMALL,
+    TICK,
+    new_figure,
+    plain_text_style,
+    printable,
+    text_width,
+    wrap,
+)
 
 HEAT_CMAP = colormaps["inferno"]
 SIDE = 1.7
@@ -90,3 +103,194 @@ def image_grid(
                 style = plain_text_style(texts[i])
                 axis.set_xlabel(texts[i], fontsize=SMALL, loc="left", **style)
     return figure
+
+
+MAX_LABEL_WIDTH = 1.5
+"""Maximal width of the rows' labels, in inches."""
+
+
+class Strip(NamedTuple):
+    """A row of images, all drawn at the same size.
+
+    Their numbers of pixels may differ.
+
+    Example:
+      >>> Strip([np.zeros((2, 2)), np.ones((3, 3))], "stem").limits is None
+      True
+    """
+
+    images: Sequence[np.ndarray]
+    """Values [h, w], or RGB images [h, w, 3] in 0..1 or uint8.
+
+    A nan is left white.
+    """
+    label: str = ""
+    """Text on the left."""
+    captions: Sequence[str] = ()
+    """Small text below each image; none, or as many as images."""
+    cmap: str = "viridis"
+    """Color map of matplotlib, for images [h, w].
+
+    "RdBu_r" is for numbers of both signs.
+    """
+    limits: tuple[float, float] | None = None
+    """Values with the outermost colors; None takes each image's range."""
+    marks: Sequence[tuple[float, float] | None] = ()
+    """Row and column of a pixel to mark in each image.
+
+    There are none at all, or as many as images.
+    """
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """Return an image as RGB [h, w, 3].
+
+    Channels are averaged unless there are 1 or 3 of them.
+
+    Args:
+      image: [h, w, c], uint8 or float in 0..1.
+
+    Example:
+      >>> to_rgb(np.zeros((2, 2, 1))).shape, to_rgb(np.zeros((2, 2, 4), np.uint8)).dtype
+      ((2, 2, 3), dtype('uint8'))
+    """
+    if image.shape[-1] not in (1, 3):
+        image = image.mean(-1, keepdims=True).astype(image.dtype)
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def mosaic(
+    strips: Sequence[Strip],
+    *,
+    title: str = "",
+    heads: Sequence[str] = (),
+    note: str = "",
+    bar: str = "",
+    side: float = 0.85,
+    gap: float = 0.05,
+) -> Figure:
+    """Draw rows of images, with labels on the left.
+
+    Args:
+      strips: the rows, from above; each begins at the left.
+      title: above the figure.
+      heads: titles of the columns.
+      note: below, in lines as wide as the figure; it may say how images are scaled.
+      bar: label, with its unit, of a color bar for the first strip's colors and limits; "" has no
+        bar.
+      side: of an image, in inches; images that are not square have this height.
+      gap: between images, in inches.
+
+    Raises:
+      ValueError: there are no images, an image has another shape, captions or marks differ in
+        number, or there is a bar without limits.
+
+    Example:
+      >>> strips = [Strip([np.eye(4), np.eye(4)], "stem"), Strip([np.eye(2)], "stage1")]
+      >>> figure = mosaic(strips, heads=["0", "1"])
+      >>> [text.get_text() for text in figure.axes[0].texts]
+      ['0', '1', 'stem', 'stage1']
+    """
+    _check(strips, bar)
+    first = next(image for strip in strips for image in strip.images)
+    image_width = side * first.shape[1] / first.shape[0]
+    captions = [printable(text) for strip in strips for text in strip.captions]
+    text_widths = [text_width(head, TICK) for head in heads]
+    text_widths += [text_width(text, SMALL, plain=True) for text in captions]
+    cell = max(image_width + gap, *(width + 0.1 for width in text_widths), 0.0)
+    labels = [wrap(printable(strip.label), LABEL, MAX_LABEL_WIDTH, plain=True) for strip in strips]
+    lines = [line for label in labels for line in label.split("\n")]
+    left = max(text_width(line, LABEL, plain=True) for line in lines) + 0.12
+    width = left + max(len(strip.images) for strip in strips) * cell
+    caption_heights = [1.5 * SMALL / 72 * bool(strip.captions) for strip in strips]
+    head_height = 1.6 * TICK / 72 * bool(heads)
+    height = head_height + sum(side + gap + space for space in caption_heights)
+    figure, axis = _new_page(width, height, title, note, bar, strips[0])
+    center: dict[str, Any] = {"ha": "center", "va": "center"}
+    for column, head in enumerate(heads):
+        x = left + (column + 0.5) * cell
+        axis.text(x, head_height / 2, head, fontsize=TICK, **center)
+    top = head_height
+    for strip, label, space in zip(strips, labels, caption_heights, strict=True):
+        style = plain_text_style(label) | {"fontsize": LABEL, "ha": "right", "va": "center"}
+        axis.text(left - 0.12, top + side / 2, label, **style)
+        for column, image in enumerate(strip.images):
+            x = left + (column + 0.5) * cell - image_width / 2
+            extent = (x, x + image_width, top + side, top)
+            axis.imshow(_to_colors(image, strip), extent=extent, interpolation="nearest")
+            if strip.marks and (mark := strip.marks[column]) is not None:
+                rows, columns = np.shape(image)[:2]
+                mark_x = x + (mark[1] + 0.5) / columns * image_width
+                mark_y = top + (mark[0] + 0.5) / rows * side
+                axis.plot(mark_x, mark_y, "o", ms=7, mfc="none", mec="black", mew=3.2)
+                axis.plot(mark_x, mark_y, "o", ms=7, mfc="none", mec="white", mew=1.4)
+        for column, text in enumerate(strip.captions):
+            x = left + (column + 0.5) * cell
+            style = plain_text_style(text) | {"fontsize": SMALL, "ha": "center", "va": "top"}
+            axis.text(x, top + side + 0.02, printable(text), **style)
+        top += side + gap + space
+    # imshow has changed the limits.
+    axis.set(xlim=(0, width), ylim=(height, 0))
+    return figure
+
+
+def _new_page(
+    width: float, height: float, title: str, note: str, bar: str, strip: Strip
+) -> tuple[Figure, Axes]:
+    """Return the figure and its single axes.
+
+    The axes are in inches from the upper left corner.
+    """
+    figure_width = max(width + 0.2, 4.0) + 0.95 * bool(bar)
+    note = wrap(note, TICK, figure_width - 0.3)
+    note_height = 1.45 * TICK / 72 * (note.count("\n") + 1) * bool(note)
+    figure = new_figure(figure_width, height + note_height + 0.2, title=title)
+    if note:
+        figure.supxlabel(note, fontsize=TICK, x=0.01, ha="left")
+    axis = figure.add_subplot()
+    axis.set_axis_off()
+    axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
+    if bar:
+        low, high = strip.limits or (0.0, 1.0)
+        scale = ScalarMappable(Normalize(low, high), colormaps[strip.cmap])
+        colorbar = figure.colorbar(
+            scale, ax=axis, shrink=min(1.0, 3.0 / height), aspect=14, pad=0.02
+        )
+        colorbar.set_label(bar, fontsize=LABEL)
+        colorbar.ax.tick_params(labelsize=TICK)
+    return figure, axis
+
+
+def _to_colors(image: np.ndarray, strip: Strip) -> np.ndarray:
+    """Return the colors [h, w, 3 or 4] of an image, in 0..1."""
+    if image.ndim == 3:
+        return image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+    finite = image[np.isfinite(image)]
+    low, high = strip.limits or ((finite.min(), finite.max()) if finite.size else (0.0, 1.0))
+    norm: Any = Normalize(low, high if high > low else low + 1)
+    cmap = colormaps[strip.cmap].with_extremes(bad="white")
+    return cmap(norm(np.ma.masked_invalid(image)))
+
+
+def _check(strips: Sequence[Strip], bar: str) -> None:
+    shapes = [np.shape(image) for strip in strips for image in strip.images]
+    invalid = [
+        shape
+        for shape in shapes
+        if len(shape) not in (2, 3) or 0 in shape or shape[2:] not in ((), (3,))
+    ]
+    if not shapes or invalid:
+        raise ValueError(
+            f"the images have shapes {invalid[:3]}; expected at least one, and each [h, w] or [h, "
+            "w, 3], none empty"
+        )
+    for strip in strips:
+        n = len(strip.images)
+        for field, items in (("captions", strip.captions), ("marks", strip.marks)):
+            if len(items) not in (0, n):
+                raise ValueError(
+                    f"{strip.label!r} has {len(items)} {field}; expected none or {n}, one for each "
+                    "image"
+                )
+    if bar and strips[0].limits is None:
+        raise ValueError("a colour bar needs limits; write Strip(..., limits=(low, high))")

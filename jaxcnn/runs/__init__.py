@@ -10,9 +10,9 @@ from jaxcnn.runs.results import eval_split as eval_split
 from jaxcnn.runs.results import finished_runs as finished_runs
 from jaxcnn.runs.results import pack as pack
 from jaxcnn.runs.single import Measure as Measure
+from jaxcnn.runs.single import TrainedModel as TrainedModel
+from jaxcnn.runs.single import load_trained_model as load_trained_model
 from jaxcnn.runs.single import model_and_optimizer as model_and_optimizer
 from jaxcnn.runs.single import run as run
 from jaxcnn.runs.single import subset_for as subset_for
 from jaxcnn.runs.sweeps import sweep as sweep
-from jaxcnn.runs.trained_model import TrainedModel as TrainedModel
-from jaxcnn.runs.trained_model import load_trained_model as load_trained_model

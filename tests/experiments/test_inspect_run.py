@@ -21,7 +21,7 @@ from experiments.inspect_run import __main__ as script
 from experiments.inspect_run import context, page, predictions, run_summary
 from experiments.inspect_run.context import PageFigure, Section
 from jaxcnn import runs
-from jaxcnn.calibration import calibration
+from jaxcnn.metrics import calibration
 
 pytestmark = pytest.mark.usefixtures("one_device")
 BROWSER = next(

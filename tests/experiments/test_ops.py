@@ -12,7 +12,7 @@ from jax import lax
 from scipy import ndimage
 
 from experiments.filters import ops
-from jaxcnn.models.pooling import local_response_norm as layer
+from jaxcnn.models.layers import local_response_norm as layer
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 

@@ -21,9 +21,8 @@ from jaxcnn.interpret import gradcam, stage_shapes
 from jaxcnn.interpret.activations import feature_maps, first_kernels, map_shapes, top_activations
 from jaxcnn.interpret.feature_visualization import maximize_activation
 from jaxcnn.interpret.receptive_field import ReceptiveField, receptive_fields, receptive_patch
-from jaxcnn.models.layers import pool_2x2, stage
-from jaxcnn.models.pooling import max_pool
-from jaxcnn.plots.mosaic import Strip, mosaic
+from jaxcnn.models.layers import max_pool, pool_2x2, stage
+from jaxcnn.plots.image_grid import Strip, mosaic
 from jaxcnn.state import State, init_state
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.interpret import LayerSummary, summary
 from jaxcnn.models import count_parameters
-from jaxcnn.models.pooling import adaptive_average, local_response_norm, max_pool
+from jaxcnn.models.layers import adaptive_average, local_response_norm, max_pool
 
 
 def kinds(found):

@@ -15,10 +15,9 @@ import pytest
 from random_cases import tried
 
 from jaxcnn.models import create_model
-from jaxcnn.models.layers import conv3x3, pool_2x2
+from jaxcnn.models.layers import conv3x3, max_pool, max_pool_2x2, pool_2x2
 from jaxcnn.models.mlp import activation
 from jaxcnn.models.norm import BatchNorm
-from jaxcnn.models.pooling import max_pool, max_pool_2x2
 
 REFERENCE: Any = {"xla_disable_hlo_passes": "algsimp"}
 QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

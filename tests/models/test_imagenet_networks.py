@@ -19,9 +19,16 @@ from jaxcnn.config import ArgumentError
 from jaxcnn.models import GoogLeNet, PreActResNet, ResNet, count_parameters, create_model, googlenet
 from jaxcnn.models.googlenet import AuxiliaryHead, Inception, _imagenet_to_half
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import Dropout, conv, pool_2x2
+from jaxcnn.models.layers import (
+    Dropout,
+    adaptive_average,
+    average_pool,
+    conv,
+    local_response_norm,
+    max_pool,
+    pool_2x2,
+)
 from jaxcnn.models.norm import BatchNorm
-from jaxcnn.models.pooling import adaptive_average, average_pool, local_response_norm, max_pool
 from jaxcnn.models.resnet import Block, Bottleneck, PreActBlock
 
 RESNETS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}

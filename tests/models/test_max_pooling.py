@@ -10,7 +10,7 @@ import pytest
 
 from experiments.filters import ops
 from jaxcnn.models import create_model
-from jaxcnn.models.pooling import max_pool_2x2
+from jaxcnn.models.layers import max_pool_2x2
 
 RNG = np.random.default_rng(0)
 REFERENCE = {"xla_disable_hlo_passes": "algsimp"}

@@ -8,7 +8,7 @@ from figures import overlapping
 from matplotlib.collections import QuadMesh
 
 from jaxcnn.plots import Tile, confusion, image_grid, overlay, style, tiles
-from jaxcnn.plots.mosaic import Strip, mosaic
+from jaxcnn.plots.image_grid import Strip, mosaic
 
 
 def images(n=5):

@@ -7,8 +7,15 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 
-from jaxcnn.plots.contours import GAP_COLOR, LINE, Field, contours, format_level, log_values
-from jaxcnn.plots.surfaces_3d import surfaces_3d
+from jaxcnn.plots.contours import (
+    GAP_COLOR,
+    LINE,
+    Field,
+    contours,
+    format_level,
+    log_values,
+    surfaces_3d,
+)
 
 X, Y = np.linspace(-1, 1, 9), np.linspace(-2, 2, 11)
 BOWL = Field("bowl", X, Y, 0.02 + X[:, None] ** 2 + Y**2, "across (units)", "up (units)")

@@ -379,7 +379,7 @@ def test_a_config_of_another_width_is_compared_with_the_checkpoint_before_anythi
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_kwargs": {"width": width}}))
     monkeypatch.setattr(
-        sys.modules["jaxcnn.runs.trained_model"],
+        sys.modules["jaxcnn.runs.single"],
         "init_state",
         lambda *a: pytest.fail("it allocated"),
     )
