@@ -207,8 +207,8 @@ def evaluate(
     if not is_library_model(model) or not is_classifier:
         _check_labels(model, state, split, loss)
     dtypes = metrics_of(model, state, split, loss)
-    optimize = strategy.should_rewrite_for_cpu(split.images.size)
-    measure = make_eval_step(model, strategy, loss, dtypes, optimize)
+    rewrite_for_cpu = strategy.should_rewrite_for_cpu(split.images.size)
+    measure = make_eval_step(model, strategy, loss, dtypes, rewrite_for_cpu)
     placed, pipeline = strategy.replicate(state), input_pipeline(split, strategy)
     return measure(placed, pipeline, len(split.images), batch_size)
 

@@ -256,9 +256,9 @@ def epoch_order(
 
 
 @parallel.cached_program
-def _trainer(model, tx, step_items, strategy, optimize):
+def _trainer(model, tx, step_items, strategy, rewrite_for_cpu):
     step = make_train_step(model, tx, **dict(step_items), axis_name=strategy.axis_name)
-    return strategy.compile_steps(step, optimize)
+    return strategy.compile_steps(step, rewrite_for_cpu)
 
 
 def step_kwargs(config: TrainConfig) -> dict[str, Any]:
@@ -386,13 +386,13 @@ def train(
             if changes:
                 run_facts["warm_start"] = {"step": int(state.step), "changed": changes}
         num_values = config.num_steps * config.batch_size * math.prod(data.train.images.shape[1:])
-        optimize = strategy.should_rewrite_for_cpu(num_values)
+        rewrite = strategy.should_rewrite_for_cpu(num_values)
         # What is compiled depends on the update alone, so `init` is left out of the key of the
         # cache. Optimizers that only start in another state share a program. See "Surprises" in
         # CONTRIBUTING.md.
         update_only = tx._replace(init=init_state)
         options = tuple((step_kwargs(config) | {"loss": loss}).items())
-        run = _trainer(model, update_only, options, strategy, optimize)
+        run = _trainer(model, update_only, options, strategy, rewrite)
         loop = _train_loop(model, run, state, data, config, strategy, should_stop, run_facts, loss)
         return loop if records is None else _saved(loop, records, config, stack.pop_all())
 
@@ -582,7 +582,14 @@ def check_model(
             with frozen_batch_norm(is_frozen, norms):
                 network = with_axis_name(model, axis)
                 _, losses, _ = check_outputs(
-                    network, variables, images, labels, loss, num_classes, train=train, axis=axis
+                    network,
+                    variables,
+                    images,
+                    labels,
+                    loss,
+                    num_classes,
+                    train=train,
+                    axis_name=axis,
                 )
         statistic = non_batch_norm_statistic(state.model_state, norms, is_frozen)
         return statistic, np.shape(losses)
@@ -642,8 +649,8 @@ def _metrics_row(model, placed, state, train, test, data, config, strategy, loss
     dtypes = tuple((name, str(value.dtype)) for name, value in sorted(state.metrics.sums.items()))
 
     def measure(placed, pipeline, split):
-        optimize = strategy.should_rewrite_for_cpu(split.images.size)
-        count = make_eval_step(model, strategy, loss, dtypes, optimize)
+        rewrite = strategy.should_rewrite_for_cpu(split.images.size)
+        count = make_eval_step(model, strategy, loss, dtypes, rewrite)
         return count(placed, pipeline, len(split.images), resolve_batch_size(split.images))
 
     eval_split = getattr(data, config.eval_split)

@@ -368,7 +368,7 @@ def check_outputs(
     num_classes: int | None = None,
     *,
     train: bool = False,
-    axis: str | None = None,
+    axis_name: str | None = None,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Check that the model's outputs fit the labels, and return the shapes of what is computed.
 
@@ -382,7 +382,7 @@ def check_outputs(
       loss: the loss.
       num_classes: the expected number of outputs, if the labels are classes.
       train: the mode to check.
-      axis: the mapped axis that training averages over, if any.
+      axis_name: the mapped axis that training averages over, if any.
 
     Returns:
       The shapes and dtypes of the outputs, of the losses and of the metrics.
@@ -397,9 +397,9 @@ def check_outputs(
         result = call(model, variables, inputs, train=train, mutable=mutable, key=key)
         return (result[0], result[1].get("aux", {})) if train else (result, {})
 
-    if axis:
+    if axis_name:
         # The batch of one device, under the mapped axis that the model averages over.
-        mapped = jax.vmap(outputs_and_aux, (None, 0), axis_name=axis, axis_size=1)
+        mapped = jax.vmap(outputs_and_aux, (None, 0), axis_name=axis_name, axis_size=1)
         per_device = jax.ShapeDtypeStruct((1, *images.shape), images.dtype)
         outputs, aux = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
