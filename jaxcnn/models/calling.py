@@ -432,7 +432,7 @@ def check_once(key: tuple[Any, ...], variables: Any, check: Callable[[], T]) -> 
     if full_key not in _check_results:
         result = check()
         if len(_check_results) >= 64:
-            _check_results.clear()
+            del _check_results[next(iter(_check_results))]
         _check_results[full_key] = result
     return _check_results[full_key]
 

@@ -121,7 +121,10 @@ WRONG = {
     "a number": (lambda: Changed(lambda y: y.mean()), "shape ()"),
     "no batch": (lambda: Changed(lambda y: y.mean(0)), "shape (4,)"),
     "batch last": (lambda: Changed(lambda y: y.T), "the images first"),
-    "maps": (lambda: Changed(lambda y: y[:, None, None]), "its label needs logits of (classes)"),
+    "maps": (
+        lambda: Changed(lambda y: y[:, None, None]),
+        "its label needs logits of (num_classes)",
+    ),
 }
 
 
@@ -335,7 +338,7 @@ def test_one_line_for_what_is_no_linen_module(uncompiled):
         (Theirs(nnx.Rngs(0)), "flax.nnx.bridge.to_linen(Theirs, ...)"),
         (Theirs, "flax.nnx.bridge.to_linen(Theirs, ...)"),
         (Net, "Write Net(...)"),
-        ("resnet20", "jaxcnn.create_model('resnet20', classes)"),
+        ("resnet20", "jaxcnn.create_model('resnet20', num_classes)"),
         (lambda x: x, "of type function"),
         (Two(), "mask"),
     ]
