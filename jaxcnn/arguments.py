@@ -243,7 +243,7 @@ def check_callable(name: str, value: Any, example: str, num_args: int | None = N
         raise ArgumentError(
             f"{name} is {format_value(value)}; expected a function. Write {name}={example}."
         )
-    if num_args is not None and not _accepts(value, num_args):
+    if num_args is not None and not accepts(value, num_args):
         plural = "s" * (num_args != 1)
         raise ArgumentError(
             f"{name} is {format_value(value)}, which cannot be called with {num_args} "
@@ -252,7 +252,7 @@ def check_callable(name: str, value: Any, example: str, num_args: int | None = N
     return value
 
 
-def _accepts(function: Any, num_args: int) -> bool:
+def accepts(function: Any, num_args: int) -> bool:
     """Check if a function can be called with so many positional arguments."""
     try:
         inspect.signature(function).bind(*[None] * num_args)

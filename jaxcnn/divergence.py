@@ -27,7 +27,7 @@ interleaved; jax 0.10.2, 2026-11-21.)
 """
 
 
-def reason(row: Mapping[str, float], num_classes: int | None) -> str | None:
+def reason(row: Mapping[str, float], guess: float | None) -> str | None:
     """Return the reason why a row shows divergence, or None.
 
     The reason is a loss or a gradient that is not finite, or a training loss above `LOSS_FACTOR`
@@ -35,20 +35,21 @@ def reason(row: Mapping[str, float], num_classes: int | None) -> str | None:
 
     Args:
       row: metrics of a run, with "train_loss".
-      num_classes: number of classes; None sets no limit to the loss.
+      guess: loss of guessing, as `jaxcnn.losses.guess_loss` returns it. None sets no limit to the
+        loss.
 
     Example:
-      >>> reason({"train_loss": 1.0, "grad_norm": float("inf")}, num_classes=10)
+      >>> reason({"train_loss": 1.0, "grad_norm": float("inf")}, guess=math.log(10))
       'grad_norm is inf'
-      >>> reason({"train_loss": 24.0, "grad_norm": 1.0}, num_classes=10)
+      >>> reason({"train_loss": 24.0, "grad_norm": 1.0}, guess=math.log(10))
       'train_loss is 24, above 23'
     """
     for name in ("train_loss", "grad_norm", "eval_loss"):
         if not math.isfinite(row.get(name, 0.0)):
             return f"{name} is {row[name]}"
-    if num_classes is None:
+    if guess is None:
         return None
-    limit = LOSS_FACTOR * math.log(num_classes)
+    limit = LOSS_FACTOR * guess
     if row["train_loss"] <= limit:
         return None
     return f"train_loss is {row['train_loss']:.3g}, above {limit:.3g}"
@@ -73,7 +74,7 @@ def nonfinite_parameter(params: Any) -> str | None:
     return None
 
 
-def find_divergence(state: Any, strategy: Strategy, num_classes: int | None) -> str | None:
+def find_divergence(state: Any, strategy: Strategy, guess: float | None) -> str | None:
     """Return the reason why a run has diverged, or None.
 
     The check covers the steps since its last row.
@@ -84,8 +85,8 @@ def find_divergence(state: Any, strategy: Strategy, num_classes: int | None) -> 
     Args:
       state: `State` of the run, on the devices.
       strategy: the strategy that placed it there.
-      num_classes: as in `reason`.
+      guess: as in `reason`.
     """
     metrics: Metrics = strategy.fetch(state.metrics)
     row = {"train_loss": metrics.mean_loss, "grad_norm": metrics.mean_grad_norm}
-    return reason(row, num_classes) or nonfinite_parameter(strategy.fetch(state.params))
+    return reason(row, guess) or nonfinite_parameter(strategy.fetch(state.params))

@@ -20,7 +20,7 @@ from jaxcnn.arguments import check_callable, format_value
 from jaxcnn.config import ArgumentError, OptimizerConfig, TrainConfig, verify_config
 from jaxcnn.data import Dataset
 from jaxcnn.input_pipeline import input_pipeline
-from jaxcnn.losses import CrossEntropy, Loss, as_loss
+from jaxcnn.losses import CrossEntropy, Loss, as_loss, guess_loss
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import create_optimizer
 from jaxcnn.state import init_state
@@ -356,7 +356,8 @@ def lr_finder(
         placed = run(placed, pipeline.split, chunk)
         return placed, strategy.fetch(placed.metrics).mean_loss
 
-    ceiling = math.log(data.num_classes) if isinstance(loss, CrossEntropy) else math.inf
+    guess = guess_loss(loss, data.num_classes) if type(loss) is CrossEntropy else None
+    ceiling = math.inf if guess is None else guess
     return range_test(
         step, strategy.replicate(state), low=low, high=high, num_steps=num_steps, ceiling=ceiling
     )

@@ -5,7 +5,10 @@ image, or for each pixel or value of it. The metrics are arrays of the same shap
 minimizes the mean of the losses. Rows and `evaluate` report the mean of the losses and of each
 metric, with each example counted once. Metrics of type bool are reported in percent.
 
-The losses here are frozen dataclasses. Equal ones share what is compiled for them.
+The losses here are frozen dataclasses. Equal ones share what is compiled for them. A loss is also
+called with each auxiliary head that a model sows in "aux". A loss object must not change: what is
+compiled for it would not. Nor may an example's loss depend on the others, because evaluation fills
+the last batch.
 
 Example:
   >>> def squared_distance(outputs, batch):
@@ -30,9 +33,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn.arguments import ArgumentError, check_choice, check_mapping, format_value
+from jaxcnn.arguments import (
+    ArgumentError,
+    accepts,
+    check_choice,
+    check_mapping,
+    format_value,
+)
 
-RESERVED_METRICS = ("loss",)
+RESERVED_METRICS = ("loss", "split")
 """Names that a metric cannot have, because a row has them already."""
 
 
@@ -77,7 +86,8 @@ class CrossEntropy:
     class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self):
-        _check_number("label_smoothing", self.label_smoothing, 0, 1, example=0.1)
+        smoothing = _check_number("label_smoothing", self.label_smoothing, 0, 1, example=0.1)
+        object.__setattr__(self, "label_smoothing", smoothing)
         if self.class_weights is None:
             return
         weights = self.class_weights
@@ -88,9 +98,15 @@ class CrossEntropy:
                 f"class_weights is {format_value(self.class_weights)}; "
                 "expected a number for each class: write class_weights=(1.0, 2.0)"
             )
-        for weight in weights:
+        weights = tuple(
             _check_number("class_weights", weight, 0, math.inf, example="(1.0, 2.0)")
-        object.__setattr__(self, "class_weights", tuple(map(float, weights)))
+            for weight in weights
+        )
+        if not any(weights):
+            raise ArgumentError(
+                "class_weights are all 0; expected one above 0: write class_weights=(1.0, 2.0)"
+            )
+        object.__setattr__(self, "class_weights", weights)
 
     def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return the losses float32 [b, ...] and {"error": bool [b, ...]}."""
@@ -187,6 +203,8 @@ LOSSES: dict[str, type] = {
     "reconstruction": Reconstruction,
 }
 """Classes of losses by name."""
+CLASS_LOSSES = ("cross-entropy", "squared")
+"""Names of the losses that compare logits with class labels."""
 
 
 def create_loss(name: str, /, **kwargs: Any) -> Loss:
@@ -238,6 +256,17 @@ def as_loss(loss: str | Loss) -> Loss:
             f"loss is {format_value(loss)}; expected {names} or a function. "
             "Write loss=lambda outputs, batch: (losses, {})."
         )
+    module, name = (getattr(loss, key, None) or "" for key in ("__module__", "__name__"))
+    if module.split(".")[0] == "optax":
+        raise ArgumentError(
+            f"loss is optax.{name}, a function of outputs and labels; expected one of outputs and "
+            f"batch. Write loss=lambda outputs, batch: (optax.{name}(outputs, batch.labels), {{}})."
+        )
+    if not accepts(loss, 2):
+        raise ArgumentError(
+            f"loss is {format_value(loss)}, which does not take two arguments; expected a function "
+            "of outputs and batch. Write loss=lambda outputs, batch: (losses, {})."
+        )
     return loss
 
 
@@ -251,25 +280,34 @@ def has_class_labels(loss: Loss) -> bool:
     return isinstance(loss, (CrossEntropy, SquaredError))
 
 
-def loss_call(loss: Loss) -> tuple[str, dict[str, Any]]:
-    """Return the name and the arguments of a loss, as records have them.
+def guess_loss(loss: Loss, num_classes: int) -> float | None:
+    """Return the loss of guessing, or None where its scale is unknown.
 
-    A function that is not the library's has its qualified name, and no arguments.
+    It is log(num_classes), times the largest class weight.
+
+    Example:
+      >>> guess_loss(CrossEntropy(class_weights=(1.0, 3.0)), 2) / math.log(2)
+      3.0
+    """
+    if type(loss) not in (CrossEntropy, SquaredError, Reconstruction):
+        return None
+    return math.log(num_classes) * max(getattr(loss, "class_weights", None) or (1.0,))
+
+
+def loss_call(loss: Loss) -> tuple[str, dict[str, Any]]:
+    """Return the name and the arguments of a library loss, as records have them.
 
     Example:
       >>> loss_call(CrossEntropy(label_smoothing=0.1))
       ('cross-entropy', {'label_smoothing': 0.1})
     """
-    for name, kind in LOSSES.items():
-        if type(loss) is kind:
-            values = {field: getattr(loss, field.name) for field in dataclasses.fields(kind)}
-            return name, {
-                field.name: list(value) if isinstance(value, tuple) else value
-                for field, value in values.items()
-                if value != field.default
-            }
-    named = loss if hasattr(loss, "__qualname__") else type(loss)
-    return f"{named.__module__}.{named.__qualname__}", {}
+    name = next(name for name, kind in LOSSES.items() if kind is type(loss))
+    values = {field: getattr(loss, field.name) for field in dataclasses.fields(type(loss))}  # type: ignore[arg-type]
+    return name, {
+        field.name: list(value) if isinstance(value, tuple) else value
+        for field, value in values.items()
+        if value != field.default
+    }
 
 
 def compute_loss(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -281,7 +319,7 @@ def compute_loss(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, dic
       batch: the examples.
 
     Returns:
-      Losses float [b, ...] and metrics of the same shape by name.
+      Losses float32 [b, ...] and metrics of the same shape by name.
 
     Raises:
       ArgumentError: the loss returned anything else. Errors inside a loss of the user's are raised
@@ -289,7 +327,7 @@ def compute_loss(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, dic
     """
     result = loss(outputs, batch)
     if is_library_loss(loss):
-        return result  # type: ignore[return-value]
+        return result[0].astype(jnp.float32), dict(result[1])
     if not isinstance(result, tuple) or len(result) != 2:
         raise ArgumentError(
             f"the loss returned {_describe(result)}; expected a pair of losses and metrics. "
@@ -308,6 +346,10 @@ def compute_loss(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, dic
             f"the losses have shape {losses.shape} for {count} images; "
             f"expected ({count},) or ({count}, ...). {hint}"
         )
+    if 0 in losses.shape:
+        raise ArgumentError(
+            f"the losses have shape {losses.shape}, no loss for an image; expected ({count},)"
+        )
     check_mapping("metrics", metrics, "{'error': outputs.argmax(-1) != batch.labels}")
     for name, values in metrics.items():
         if not isinstance(name, str) or name in RESERVED_METRICS:
@@ -324,7 +366,13 @@ def compute_loss(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, dic
             raise ArgumentError(
                 f"metric {name!r} is of {values.dtype}; expected bool, integers or floats"
             )
-    return losses, dict(metrics)
+        if name == "error" and values.dtype != jnp.bool_:
+            raise ArgumentError(
+                f"metric 'error' is of {values.dtype}; expected bool, whether an example is wrong. "
+                "Give other metrics another name."
+            )
+    # The sums of a run are float32, whatever a loss computes in.
+    return losses.astype(jnp.float32), dict(metrics)
 
 
 def metric_dtypes(metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -410,11 +458,12 @@ def _describe(value: Any) -> str:
     return format_value(value)
 
 
-def _check_number(name: str, value: Any, low: float, high: float, *, example: Any) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or value == math.inf:
+def _check_number(name: str, value: Any, low: float, high: float, *, example: Any) -> float:
+    is_number = isinstance(value, (int, float, np.floating, np.integer))
+    if not is_number or isinstance(value, bool) or not low <= value <= high or value == math.inf:
         bound = f"in {low}..{high}" if high < math.inf else f"of at least {low}"
         raise ArgumentError(
             f"{name} is {format_value(value)}; expected a finite number {bound}: "
             f"write {name}={example}"
         )
+    return float(value)

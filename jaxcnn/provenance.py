@@ -37,7 +37,7 @@ from jaxcnn.config import (
 )
 from jaxcnn.data import Dataset
 from jaxcnn.data.types import label_arrays
-from jaxcnn.losses import as_loss, loss_call
+from jaxcnn.losses import as_loss, is_library_loss, loss_call
 from jaxcnn.models import create_model
 from jaxcnn.optim import config_of, create_optimizer, current_learning_rate
 
@@ -89,7 +89,7 @@ def run_facts(
       A dict with these keys:
 
       - "train": the fields of `config`.
-      - "loss": the name of the loss, and its arguments.
+      - "loss": see `loss_facts`.
       - "dataset" and "num_classes".
       - "model" and "optimizer": see `model_facts` and `optimizer_facts`.
       - "arrays": digests of names, shapes and dtypes.
@@ -100,7 +100,7 @@ def run_facts(
         optimizer["rate"] = rate
     return {
         "train": as_dict(config),
-        "loss": list(loss_call(as_loss(loss))),
+        "loss": loss_facts(as_loss(loss)),
         "dataset": data.name,
         "num_classes": data.num_classes,
         "model": model_facts(model),
@@ -145,6 +145,47 @@ def optimizer_facts(tx: Any) -> Facts:
     return {"parts": [part for i, part in enumerate(largest) if part not in largest[:i]]}
 
 
+def loss_facts(loss: Any) -> list[Any]:
+    """Return the name and the arguments of a loss.
+
+    A loss that is not the library's has a description in place of a name: that of its function or
+    class, with the plain values in its closure, arguments or fields.
+
+    Example:
+      >>> from jaxcnn.losses import CrossEntropy
+      >>> loss_facts(CrossEntropy(label_smoothing=0.1))
+      ['cross-entropy', {'label_smoothing': 0.1}]
+      >>> loss_facts(functools.partial(max, default=2))
+      ['partial(default=2) of builtins.max', {}]
+    """
+    if is_library_loss(loss):
+        return list(loss_call(loss))
+    return [_shorten(_describe_function(loss)), {}]
+
+
+def _describe_function(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        values = {str(key): item for key, item in enumerate(function.args)} | function.keywords
+        plain = {key: _to_json(item) for key, item in values.items()}
+        return f"{_format_call('partial', plain)} of {_describe_function(function.func)}"
+    name = _qualified_name(function)
+    if isinstance(function, types.MethodType):
+        values = dict(getattr(function.__self__, "__dict__", {}))
+    elif isinstance(function, types.FunctionType):
+        values = dict(_closure(function))
+        # Functions without a name of their own are told apart by their code.
+        if function.__name__ == "<lambda>":
+            code = function.__code__
+            content = repr((code.co_code, code.co_names, code.co_freevars)).encode()
+            values["code"] = hashlib.sha256(content).hexdigest()[:8]
+    else:
+        values = dict(getattr(function, "__dict__", {}))
+    plain = {key: _to_json(item) for key, item in values.items() if _is_plain(item)}
+    inner = [item for item in values.values() if callable(item)]
+    described = _format_call(name, plain) if plain else name
+    return " of ".join([described, *map(_describe_function, inner[:4])])
+
+
 def without_those_of(config: ExperimentConfig, facts: Mapping[str, Any], num_classes: int) -> Facts:
     """Return facts with None for a model or an optimizer that is the config's own.
 
@@ -162,6 +203,8 @@ def without_those_of(config: ExperimentConfig, facts: Mapping[str, Any], num_cla
       {'optimizer': None}
     """
     facts = dict(facts)
+    if facts.get("loss") == [config.loss, dict(config.loss_kwargs)]:
+        facts["loss"] = None
     # The config may have the user's own words for a model or an optimizer.
     with contextlib.suppress(ArgumentError, AttributeError, TypeError):
         model = create_model(config.model, num_classes, **config.model_kwargs)
@@ -190,13 +233,16 @@ def describe(
 
     Args:
       facts: of the model or optimizer; None is that of `config`.
-      key: "model" or "optimizer".
+      key: "model", "optimizer" or "loss".
       config: of the run, if known.
 
     Example:
       >>> describe({"parts": [{"name": "scale", "step_size": -0.5}], "rate": 0.5}, "optimizer")
       'scale(step_size=-0.5) at rate 0.5'
     """
+    if key == "loss" and (facts is not None or config is not None):
+        call: Any = facts if facts is not None else (config.loss, config.loss_kwargs)  # type: ignore[union-attr]
+        return _format_call(*call) if call[1] else call[0]
     if facts is None and config is not None:
         if key == "model":
             return _format_call(config.model, config.model_kwargs)
@@ -240,7 +286,7 @@ def differences(
       ['jax_enable_x64 is False there and True here']
     """
     messages = []
-    for key in ("model", "optimizer"):
+    for key in ("model", "optimizer", "loss"):
         if key in old and key in new and (pair := _difference(old[key], new[key], key, config)):
             messages.append(f"{key} is {_shorten(pair[0])} there and {_shorten(pair[1])} here")
     # Another model or optimizer has other arrays.
@@ -278,7 +324,7 @@ def _difference(
     if old == new:
         return None
     descriptions = describe(old, key, config), describe(new, key, config)
-    if old is None or new is None:
+    if old is None or new is None or key == "loss":
         return descriptions
     if key == "model":
         old_parts = [{"name": old["class"]} | old["fields"]]

@@ -11,10 +11,10 @@ from jaxcnn import multihost, parallel
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import ExperimentConfig, OptimizerConfig, TrainConfig
 from jaxcnn.data import Dataset
-from jaxcnn.losses import Loss, as_loss, loss_call
+from jaxcnn.losses import Loss, as_loss
 from jaxcnn.models import model_call
 from jaxcnn.optim import config_of
-from jaxcnn.provenance import describe, model_facts, optimizer_facts
+from jaxcnn.provenance import describe, loss_facts, model_facts, optimizer_facts
 from jaxcnn.run_log import RunLog
 from jaxcnn.state import State
 
@@ -46,7 +46,7 @@ def experiment_config(
     """
     facts, made_from = model_facts(model), config_of(tx)
     name, kwargs = model_call(model) or (facts["class"], {})
-    loss_name, loss_kwargs = loss_call(as_loss(loss))
+    loss_name, loss_kwargs = loss_facts(as_loss(loss))
     optimizer = OptimizerConfig(describe(optimizer_facts(tx), "optimizer"))
     return ExperimentConfig(
         dataset=data.name,

@@ -45,6 +45,14 @@ def resume_state(
         optimizer.
     """
     _check_shapes(restored, initial)
+    if _shapes(restored.metrics) != _shapes(initial.metrics):
+        if not warm_start:
+            raise ArgumentError(
+                f"the state to resume sums up {_metric_names(restored)}, and the loss has "
+                f"{_metric_names(initial)}; expected those of one loss. "
+                "Use the loss that the state was trained with, or warm_start=True."
+            )
+        restored = restored._replace(metrics=initial.metrics)
     changes: dict[str, Change] = {}
     for (name, old), (_, new) in zip(
         _carried_numbers(restored.opt_state), _carried_numbers(initial.opt_state), strict=True
@@ -89,6 +97,10 @@ def _check_shapes(restored: State, initial: State) -> None:
                 f"expected {new.get(name, 'none')}. "
                 "Use the model and the optimizer that the state was trained with."
             )
+
+
+def _metric_names(state: State) -> str:
+    return ", ".join(sorted(state.metrics.sums)) or "no metrics"
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

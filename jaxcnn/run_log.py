@@ -28,6 +28,7 @@ from jaxcnn.checkpoint._integrity import CheckpointError
 from jaxcnn.checkpoint._lock import check_writable_path
 from jaxcnn.config import ArgumentError, ExperimentConfig, as_dict, format_value, verify_config
 from jaxcnn.data import Dataset, verify_dataset
+from jaxcnn.losses import CLASS_LOSSES
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import as_transformation
 
@@ -104,7 +105,7 @@ class RunLog:
         if tx is not None:
             tx = as_transformation(tx)
         if data is not None:
-            verify_dataset(data)
+            verify_dataset(data, are_classes=config.loss in CLASS_LOSSES)
         run_facts: dict[str, Any] = {"jax": provenance.jax_settings()}
         if model is not None:
             run_facts["model"] = provenance.model_facts(model)
@@ -246,7 +247,7 @@ class RunLog:
                 f"the row is of another config than {self.folder}: {differences}; "
                 "expected the same. Use RunLog(folder, config) and train(..., config.train)."
             )
-        fixed = {key: facts[key] for key in ("model", "optimizer", "arrays", "data")}
+        fixed = {key: facts[key] for key in ("model", "optimizer", "loss", "arrays", "data")}
         self._add_facts(provenance.without_those_of(config, fixed, facts["num_classes"]))
         warm_starts = self._run.get("warm_starts", [])
         if "warm_start" in facts and facts["warm_start"] not in warm_starts:

@@ -257,6 +257,8 @@ def state_shapes(
     tx: optax.GradientTransformation | optax.MultiSteps,
     config: TrainConfig,
     data: Dataset,
+    *,
+    loss: str | Loss = "cross-entropy",
 ) -> State:
     """Return the state of `init_state` as `jax.ShapeDtypeStruct`s.
 
@@ -279,7 +281,9 @@ def state_shapes(
         data.mean, data.std, subtract=config.subtract_mean, divide=config.divide_std
     )
     opt_state = jax.eval_shape(as_transformation(tx).init, trainable_params(params, config.freeze))
-    state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, metrics.zeros())
+    dtypes = loss_metric_dtypes(model, {"params": params, **variables}, data.train, as_loss(loss))
+    sums = metrics.zeros(dtypes)
+    state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, sums)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), state)
 
 

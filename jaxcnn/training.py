@@ -40,11 +40,19 @@ from jaxcnn.losses import (
     Reconstruction,
     as_loss,
     compute_loss,
+    guess_loss,
     has_class_labels,
     is_library_loss,
 )
 from jaxcnn.models import IMAGE_NETWORKS
-from jaxcnn.models.calling import batch_shapes, call, check_once, check_outputs, verify_model
+from jaxcnn.models.calling import (
+    batch_shapes,
+    call,
+    check_once,
+    check_outputs,
+    sown_values,
+    verify_model,
+)
 from jaxcnn.models.norm import frozen_batch_norm, non_batch_norm_statistic
 from jaxcnn.optim import (
     as_transformation,
@@ -149,7 +157,7 @@ def make_train_step(
                 outputs, collections = call(
                     model, variables, inputs, train=True, mutable=mutable, key=key
                 )
-            heads = jax.tree.leaves(collections.get("aux", {}))
+            heads = sown_values(collections.get("aux", {}))
             aux = sum(compute_loss(loss_function, head, batch)[0].mean() for head in heads)
             stats = {name: collections[name] for name in state.model_state}
             main = compute_loss(loss_function, outputs, batch)[0].mean()
@@ -324,7 +332,7 @@ def train(
       data: images and labels. The training part is moved whole to every device, as bytes.
       config: the numbers.
       loss: a name in `jaxcnn.LOSSES`, or a function (outputs, batch) -> (losses, metrics). See
-        `jaxcnn.losses`.
+        `jaxcnn.losses`. Augmentation changes the images alone, not labels such as boxes.
       run_dir: folder of the run's records and checkpoints (`RunLog`, `Checkpoints`), from which it
         resumes. Rows and states are saved before they are yielded. None saves nothing.
       resume: a function of the state at step 0. It returns the state to resume, or None, as
@@ -430,9 +438,7 @@ def _train_loop(
     placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
     test = input_pipeline(getattr(data, config.eval_split), strategy)
     step, order = int(state.step), _order_function(config, data)
-    # The scale of another loss is unknown.
-    has_limit = has_class_labels(loss) or isinstance(loss, Reconstruction)
-    has_diverged, num_classes = False, data.num_classes if has_limit else None
+    has_diverged, guess = False, guess_loss(loss, data.num_classes)
     every = config.eval_every or math.ceil(len(data.train.images) / config.batch_size)
     if step >= config.num_steps:
         yield state, None
@@ -450,13 +456,13 @@ def _train_loop(
             if (
                 not has_diverged
                 and is_checked
-                and divergence.find_divergence(placed, strategy, num_classes)
+                and divergence.find_divergence(placed, strategy, guess)
             ):
                 break
         state = strategy.fetch(placed)
         images_per_second = config.batch_size * (step - first) / (time.perf_counter() - start_time)
         row = _metrics_row(model, placed, state, train, test, data, config, strategy, loss)
-        reason = divergence.reason(row, num_classes) or divergence.nonfinite_parameter(state.params)
+        reason = divergence.reason(row, guess) or divergence.nonfinite_parameter(state.params)
         has_diverged, row = reason is not None, row | ({"diverged": reason} if reason else {})
         state = state._replace(metrics=jax.tree.map(np.zeros_like, state.metrics))
         placed = placed._replace(metrics=strategy.replicate(state.metrics))
@@ -492,9 +498,16 @@ def check_config(
             f"write batch_size={min(128, n)}"
         )
     _check_masks(config, data, loss)
-    if is_library_loss(loss):
-        shape = data.train.images.shape if isinstance(loss, Reconstruction) else None
-        _check_count(config, data, shape or data.train.labels.shape)
+    if isinstance(loss, Reconstruction):
+        _check_count(config, data, data.train.images.shape)
+    elif has_class_labels(loss):
+        _check_count(config, data, data.train.labels.shape)
+    weights = getattr(loss, "class_weights", None)
+    if weights is not None and is_library_loss(loss) and len(weights) != data.num_classes:
+        raise ArgumentError(
+            f"class_weights has {len(weights)} numbers and the data {data.num_classes} classes; "
+            "expected one for each class"
+        )
     if config.order == "sorted" and not _have_one_class_each(data.train.labels):
         raise ArgumentError(
             "order is 'sorted', but the labels are not a class for each image; "

@@ -1,6 +1,7 @@
 """Divergence is noticed within a bounded number of steps, recorded with its step, and costs the step nothing."""
 
 import json
+import math
 from functools import partial
 
 import jax
@@ -156,6 +157,6 @@ def test_it_is_a_result_with_its_step_and_the_study_goes_on(data, tmp_path):
 )
 def test_divergence_is_no_number_or_far_beyond_guessing(loss, norm, test, why):
     said = divergence.reason(
-        {"train_loss": loss, "grad_norm": norm, "eval_loss": test}, num_classes=10
+        {"train_loss": loss, "grad_norm": norm, "eval_loss": test}, guess=math.log(10)
     )
     assert said is None if why is None else why in (said or "")

@@ -1,7 +1,9 @@
 """Losses against NumPy, and losses of a user's own in training, evaluation, records and the finder."""
 
 import dataclasses
+import functools
 import json
+import types
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +31,7 @@ from jaxcnn.losses import (
     metric_dtypes,
 )
 from jaxcnn.parallel import strategy
+from jaxcnn.runs import load_trained_model, sweep
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(12, 5)).astype(np.float32) * 3
@@ -272,7 +275,7 @@ def test_outputs_and_labels_may_be_trees(pairs, tmp_path):
     assert last is not None
     jax.tree.map(np.testing.assert_array_equal, state, resumed)
     config = jc.ExperimentConfig.load(tmp_path / "run")
-    assert config.loss == f"{__name__}.two_heads"
+    assert config.loss.startswith(f"{__name__}.two_heads")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["eval_distance"] == row["eval_distance"]
 
@@ -392,18 +395,26 @@ def test_class_weights_move_errors_to_the_class_that_counts_less():
         missed.append(int(((predicted == 0) & (binary.test.labels == 1)).sum()))
     assert missed[1] < missed[0]
     three = jc.override(config, loss_kwargs={"class_weights": [1, 2, 3]})
-    with pytest.raises(jc.ArgumentError, match="class_weights has 3 numbers and the model 2"):
+    with pytest.raises(jc.ArgumentError, match="class_weights has 3 numbers and the data 2"):
         train_config(jc.create_model("perceptron", 2), three, binary, strategy=ONE)
 
 
 def test_masks_among_several_labels_are_not_augmented(pairs):
     masks = np.zeros(pairs.train.images.shape[:3], np.int32)
     train = jc.Split(pairs.train.images, {**pairs.train.labels, "mask": masks})
+    empty = pairs.validation._replace(labels=pairs.validation.labels | {"mask": masks[:0]})
+    test = pairs.test._replace(labels=pairs.test.labels | {"mask": masks[: len(pairs.test.images)]})
     augment = jc.AugmentConfig(padding=1)
     config = dataclasses.replace(CONFIG, augment=augment)
     options: Any = {"loss": two_heads, "strategy": ONE}
     with pytest.raises(jc.ArgumentError, match="labels are masks"):
-        jc.train(TwoHeads(), optax.sgd(0.1), pairs._replace(train=train), config, **options)
+        jc.train(
+            TwoHeads(),
+            optax.sgd(0.1),
+            pairs._replace(train=train, validation=empty, test=test),
+            config,
+            **options,
+        )
     ordered = dataclasses.replace(CONFIG, order="sorted")
     with pytest.raises(jc.ArgumentError, match="order is 'sorted', but the labels are not"):
         jc.train(TwoHeads(), optax.sgd(0.1), pairs, ordered, **options)
@@ -468,3 +479,265 @@ def test_the_finder_landscape_and_gradients_take_the_loss(pairs):
     )
     expected = np.linalg.norm(gradient["hidden"]["kernel"])
     assert norms["hidden"] == pytest.approx(float(expected), rel=1e-4)
+
+
+# ---------------------------------------------------------------- what a sceptic found
+
+
+def entropy_times(outputs, batch, factor=1.0):
+    losses, metrics = CrossEntropy()(outputs, batch)
+    return factor * losses, metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Focal:
+    factor: float = 1.0
+
+    def __call__(self, outputs, batch):
+        return entropy_times(outputs, batch, self.factor)
+
+
+class Scaled(CrossEntropy):
+    """A loss of the user's own that extends the library's."""
+
+    def __call__(self, outputs, batch):
+        return entropy_times(outputs, batch, 100.0)
+
+
+def closed(factor):
+    def loss(outputs, batch):
+        return entropy_times(outputs, batch, factor)
+
+    return loss
+
+
+OTHERS = {
+    "arguments": [functools.partial(entropy_times, factor=f) for f in (1.0, 2.0)],
+    "closures": [closed(1.0), closed(2.0)],
+    "fields": [Focal(1.0), Focal(2.0)],
+    "functions": [lambda o, b: (o.sum(-1), {}), lambda o, b: (o.mean(-1), {})],
+    "subclass": ["cross-entropy", Scaled()],
+    "library": [CrossEntropy(0.1), CrossEntropy(0.2)],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_folder_refuses_a_run_with_another_loss(name, tmp_path):
+    data, model, tx = jc.load_dataset("digits"), jc.create_model("perceptron", 10), optax.sgd(0.1)
+    config = dataclasses.replace(CONFIG, num_steps=2, eval_every=2)
+    first, second = OTHERS[name]
+    for _ in range(2):
+        list(jc.train(model, tx, data, config, loss=first, run_dir=tmp_path, strategy=ONE))
+    with pytest.raises(jc.ArgumentError, match="loss"):
+        list(jc.train(model, tx, data, config, loss=second, run_dir=tmp_path, strategy=ONE))
+
+
+def test_a_run_logged_by_hand_records_a_loss_of_ones_own(tmp_path):
+    data, model, tx = jc.load_dataset("digits"), jc.create_model("perceptron", 10), optax.sgd(0.1)
+    config = dataclasses.replace(CONFIG, num_steps=2, eval_every=2)
+    experiment = jc.ExperimentConfig(dataset="digits", train=config)
+    for loss in ("squared", "squared", Focal()):
+        log = jc.RunLog(tmp_path, experiment)
+        rows = [row for _, row in jc.train(model, tx, data, config, loss=loss, strategy=ONE)]
+        if loss == "squared":
+            log.write(**rows[0])  # type: ignore[arg-type]
+            assert json.loads((tmp_path / "run.json").read_text())["loss"] == ["squared", {}]
+        else:
+            with pytest.raises(jc.ArgumentError, match=r"loss is squared there and .*Focal"):
+                log.write(**rows[0])  # type: ignore[arg-type]
+
+
+def test_weights_do_not_make_a_healthy_run_diverge():
+    data, model = jc.load_dataset("digits"), jc.create_model("perceptron", 10)
+    weighted = CrossEntropy(class_weights=(20.0,) * 10)
+    config = dataclasses.replace(CONFIG, num_steps=4, eval_every=2)
+    for loss in (weighted, Scaled()):
+        rows = [row for _, row in jc.train(model, optax.sgd(0.01), data, config, loss=loss)]
+        assert all("diverged" not in (row or {}) for row in rows)
+    found = [
+        jc.lr_finder(model, jc.OptimizerConfig("sgd"), data, config, num_steps=30, loss=loss)
+        for loss in ("cross-entropy", weighted)
+    ]
+    assert all(result.suggested is not None for result in found)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_sums_are_float32_whatever_a_loss_computes_in(dtype):
+    def narrow(outputs, batch):
+        return jnp.full(len(outputs), 1.0078125, dtype), {}
+
+    data, model, tx = jc.load_dataset("digits"), jc.create_model("perceptron", 10), optax.sgd(0.1)
+    config = dataclasses.replace(CONFIG, num_steps=2, eval_every=2)
+    state, row = list(jc.train(model, tx, data, config, loss=narrow, strategy=ONE))[-1]
+    assert row is not None
+    assert row["eval_loss"] == row["train_loss"] == 1.0078125
+    assert state.metrics.loss.dtype == np.float32
+
+
+def test_an_error_is_bool():
+    def counted(outputs, batch):
+        return outputs.sum(-1), {"error": (outputs.argmax(-1) != batch.labels).astype(jnp.int32)}
+
+    data, model = jc.load_dataset("digits"), jc.create_model("perceptron", 10)
+    with pytest.raises(jc.ArgumentError, match="metric 'error' is of int32; expected bool"):
+        jc.train(model, optax.sgd(0.1), data, CONFIG, loss=counted, strategy=ONE)
+
+
+def relabeled(data, function):
+    splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    return data._replace(
+        **{name: split._replace(labels=function(split.labels)) for name, split in splits.items()}
+    )
+
+
+def test_the_labels_of_all_splits_are_of_one_kind(pairs):
+    for labels, message in (
+        ({"class": pairs.test.labels["class"]}, r"test labels\['mean'\] are missing, .*float32"),
+        (
+            {**pairs.test.labels, "mean": pairs.test.labels["mean"] > 0},
+            r"\['mean'\] are bool .*float32",
+        ),
+    ):
+        data = pairs._replace(test=pairs.test._replace(labels=labels))
+        with pytest.raises(jc.DataError, match=message):
+            jc.train(TwoHeads(), optax.sgd(0.1), data, CONFIG, loss=two_heads, strategy=ONE)
+
+
+NO_CLASSES = [
+    lambda labels: labels > 4,
+    lambda labels: labels.astype(np.uint8),
+    lambda labels: np.zeros_like(labels),
+    lambda labels: labels * 100 - 50,
+]
+
+
+@pytest.mark.parametrize("labels", NO_CLASSES)
+def test_a_folder_takes_the_labels_that_a_loss_of_ones_own_takes(labels, tmp_path):
+    def regression(outputs, batch):
+        return jnp.square(outputs[:, 0] - batch.labels.astype(jnp.float32)), {}
+
+    data = relabeled(jc.load_dataset("digits"), labels)._replace(classes=())
+    config = dataclasses.replace(CONFIG, num_steps=2, eval_every=2)
+    model, tx = jc.create_model("perceptron", 10), optax.sgd(1e-6)
+    options: Any = {"loss": regression, "strategy": ONE, "run_dir": tmp_path}
+    state, _ = list(jc.train(model, tx, data, config, **options))[-1]
+    assert int(state.step) == 2
+
+
+def test_a_run_with_own_metrics_is_loaded_with_its_loss(pairs, tmp_path):
+    data = relabeled(pairs, lambda labels: labels["class"])
+
+    def loss(outputs, batch):
+        return outputs.sum(-1), {"size": jnp.abs(outputs).sum(-1)}
+
+    model, tx = jc.create_model("mlp", 10), jc.create_optimizer(jc.OptimizerConfig("sgd"))
+    config = dataclasses.replace(CONFIG, num_steps=2, eval_every=2)
+    list(jc.train(model, tx, data, config, loss=loss, run_dir=tmp_path, strategy=ONE))
+    with pytest.raises(jc.ArgumentError, match=r"a loss of your own.*load_trained_model\(folder"):
+        load_trained_model(tmp_path)
+    assert sorted(load_trained_model(tmp_path, loss=loss).states) == [0, 2]
+
+
+def test_a_state_of_another_loss_starts_warm_or_is_refused_by_the_call(pairs):
+    data = relabeled(pairs, lambda labels: labels["class"])
+    model, tx = jc.create_model("perceptron", 10), optax.sgd(0.1)
+    config = dataclasses.replace(CONFIG, num_steps=2, eval_every=2)
+    old, _ = list(jc.train(model, tx, data, config, strategy=ONE))[-1]
+    more = dataclasses.replace(config, num_steps=4)
+    options: Any = {"loss": lambda o, b: (o.sum(-1), {}), "resume": lambda _: old, "strategy": ONE}
+    with pytest.raises(jc.ArgumentError, match="sums up error, and the loss has no metrics"):
+        jc.train(model, tx, data, more, **options)
+    state, row = list(jc.train(model, tx, data, more, warm_start=True, **options))[-1]
+    assert int(state.step) == 4
+    assert "eval_error" not in (row or {})
+
+
+class WithAux(nn.Module):
+    """Sows a tree like its outputs."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images.reshape(len(images), -1)
+        outputs = {"class": nn.Dense(10)(x), "mean": nn.Dense(1)(x)[:, 0]}
+        if train:
+            self.sow("aux", "early", outputs)
+        return outputs
+
+
+def test_an_auxiliary_head_is_given_to_the_loss_as_a_whole(pairs):
+    config = dataclasses.replace(CONFIG, num_steps=2, eval_every=2)
+    _, row = list(jc.train(WithAux(), optax.sgd(0.1), pairs, config, loss=two_heads, strategy=ONE))[
+        -1
+    ]
+    assert row is not None
+    assert np.isfinite(row["train_loss"])
+
+
+def test_a_sweep_checks_the_loss_of_every_config_first(tmp_path):
+    data = jc.load_dataset("digits")
+    config = jc.ExperimentConfig(
+        dataset="digits",
+        model="perceptron",
+        train=dataclasses.replace(CONFIG, num_steps=2, eval_every=2),
+    )
+    wrong = jc.override(config, loss_kwargs={"class_weights": [1.0, 2.0]})
+    for other, message in (
+        (wrong, "class_weights has 2 numbers and the data 10 classes"),
+        (jc.override(config, loss="sqared"), "did you mean 'squared'"),
+        (jc.override(config, loss_kwargs={"smooth": 1}), "field of loss"),
+    ):
+        with pytest.raises(jc.ArgumentError, match=message):
+            sweep({"a": config, "b": other}, data, tmp_path)
+        assert not list(tmp_path.iterdir())
+    multi = relabeled(data, lambda labels: np.eye(10, dtype=np.int32)[labels])
+    binary = jc.override(config, loss="binary-cross-entropy")
+    results = sweep({"a": binary}, multi, tmp_path, strategy=ONE)
+    assert results is not None
+    assert results["a"]["status"] == "finished"
+
+
+SCEPTIC = [
+    ({"loss": lambda o: o}, "does not take two arguments"),
+    (
+        {"loss": optax.l2_loss},
+        r"loss is optax.l2_loss.*optax.l2_loss\(outputs, batch.labels\), {}\)",
+    ),
+    ({"loss": lambda o, b: (o[:, :0], {})}, "no loss for an image"),
+    ({"loss": lambda o, b: (o.sum(-1), {"split": o.sum(-1)})}, "a metric is called 'split'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), SCEPTIC)
+def test_more_mistakes_are_one_line(options, message):
+    data, model = jc.load_dataset("digits"), jc.create_model("perceptron", 10)
+    with pytest.raises(jc.ArgumentError, match=message) as error:
+        jc.train(model, optax.sgd(0.1), data, CONFIG, strategy=ONE, **options)
+    assert "\n" not in str(error.value)
+
+
+MORE_LABELS = [
+    (None, "train labels are None; .*np.zeros"),
+    ({"a": np.ma.masked_array(np.zeros(1437, np.float32), True)}, "masked array"),
+    ({"a": np.zeros(1437, ">f4")}, "are >f4; expected bool, integers or floats"),
+    (types.MappingProxyType({"a": np.zeros(1437, np.float32)}), "of type mappingproxy"),
+]
+
+
+@pytest.mark.parametrize(("labels", "message"), MORE_LABELS)
+def test_more_labels_are_refused_in_one_line(pairs, labels, message):
+    data = pairs._replace(train=pairs.train._replace(labels=labels))
+    with pytest.raises(jc.DataError, match=message):
+        jc.train(TwoHeads(), optax.sgd(0.1), data, CONFIG, loss=two_heads, strategy=ONE)
+
+
+def test_binary_cross_entropy_of_a_tree_is_one_line(pairs):
+    model, tx = jc.create_model("perceptron", 10), optax.sgd(0.1)
+    with pytest.raises(jc.ArgumentError, match="'binary-cross-entropy' needs a logit for each"):
+        jc.train(model, tx, pairs, CONFIG, loss="binary-cross-entropy", strategy=ONE)
+
+
+def test_smoothing_and_weights_may_be_numpys():
+    loss = CrossEntropy(np.float32(0.5), (np.float32(1), np.int64(2)))  # type: ignore[arg-type]
+    assert loss == CrossEntropy(0.5, (1.0, 2.0))
+    with pytest.raises(jc.ArgumentError, match="class_weights are all 0"):
+        CrossEntropy(class_weights=(0.0, 0.0))

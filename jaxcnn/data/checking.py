@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,13 +43,17 @@ def verify_dataset(data: Dataset, *, are_classes: bool | None = None) -> None:
         )
     _check_name(data.name)
     if are_classes is None:
-        are_classes = not isinstance(data.train, Split) or look_like_classes(data.train.labels)
+        has_names = not isinstance(data.classes, tuple) or len(data.classes) > 0
+        is_split = isinstance(data.train, Split)
+        are_classes = has_names and (not is_split or look_like_classes(data.train.labels))
     classes = _count_classes(data.classes) if are_classes else None
     _check_names_of(data.classes)
     verify_split("train", data.train, classes, are_classes=are_classes)
     shape = data.train.images.shape[1:]
     for name, split in (("validation", data.validation), ("test", data.test)):
         verify_split(name, split, classes, shape, may_be_empty=True, are_classes=are_classes)
+    if not are_classes:
+        _check_equal_kinds(data)
     labels = data.train.labels
     if are_classes and (labels == labels[0]).all():
         raise DataError(
@@ -81,8 +84,6 @@ def verify_inputs(data: Any) -> None:
         )
     _check_name(data.name)
     verify_images("train images", data.train.images)
-    if look_like_classes(data.train.labels):
-        _count_classes(data.classes)
     _check_names_of(data.classes)
     for name, split in (("validation", data.validation), ("test", data.test)):
         if not isinstance(split, Split):
@@ -137,20 +138,54 @@ def verify_split(
         _check_arrays(name, split.labels, len(split.images))
 
 
+def _check_equal_kinds(data: Dataset) -> None:
+    """Check that the labels of all splits have the same names, shapes and dtypes."""
+    kinds = {}
+    for name in ("train", "validation", "test"):
+        split = getattr(data, name)
+        if name == "train" or len(split.images):
+            kinds[name] = {
+                path: (str(array.dtype), array.shape[1:])
+                for path, array in label_arrays(split.labels)
+            }
+    for name, found in kinds.items():
+        if found == kinds["train"]:
+            continue
+        path = min(
+            path
+            for path in found.keys() | kinds["train"].keys()
+            if found.get(path) != kinds["train"].get(path)
+        )
+        ours, theirs = (
+            f"{kind[0]} {kind[1]} for an image" if (kind := part.get(path)) else "missing"
+            for part in (found, kinds["train"])
+        )
+        raise DataError(
+            f"{name} {path} are {ours}, and those of train {theirs}; "
+            "expected the same in all splits"
+        )
+
+
 def look_like_classes(labels: Any) -> bool:
     """Check if labels are one array, list or other value that is not a tree of arrays.
 
     Arrays of floating numbers, or with more axes than masks have, are targets of another kind.
     """
-    if isinstance(labels, (Mapping, tuple)):
+    if labels is None or isinstance(labels, (dict, tuple)):
         return False
-    return not isinstance(labels, np.ndarray) or (
-        labels.dtype.kind != "f" and labels.ndim in (1, 3)
-    )
+    if not isinstance(labels, np.ndarray):
+        return True
+    is_small = labels.dtype.kind in "ub" and labels.dtype.itemsize == 1
+    return labels.dtype.kind != "f" and not is_small and labels.ndim in (1, 3)
 
 
 def _check_arrays(name: str, labels: Any, n: int) -> None:
     """Check that labels are arrays of numbers, or a tree of them, for n images."""
+    if labels is None:
+        raise DataError(
+            f"{name} labels are None; expected an entry for each image: write "
+            f"Split(images, np.zeros({n}, np.float32)) for a loss that uses none"
+        )
     arrays = list(label_arrays(labels))
     if not arrays:
         raise DataError(
@@ -160,7 +195,17 @@ def _check_arrays(name: str, labels: Any, n: int) -> None:
     for path, array in arrays:
         label = f"{name} {path}"
         _check_array(label, array, "float32")
-        if array.dtype.kind not in "fiub" or array.dtype.itemsize > 4:
+        if isinstance(array, np.ma.MaskedArray):
+            raise DataError(
+                f"{label} are a masked array; expected all entries: write {path}.filled(0), "
+                "and give the mask as another array"
+            )
+        if array.dtype.kind not in "fiub" or not array.dtype.isnative:
+            raise DataError(
+                f"{label} are {array.dtype}; expected bool, integers or floats: "
+                f"write {path}.astype(np.float32)"
+            )
+        if array.dtype.itemsize > 4:
             raise DataError(
                 f"{label} are {array.dtype}; expected numbers of at most 32 bits: "
                 f"write {path}.astype(np.int32) for classes, or {path}.astype(np.float32)"
@@ -275,7 +320,7 @@ def _dtype_fix(images: np.ndarray) -> tuple[str, str]:
 
 def _check_labels(name: str, labels: Any, mask_shape: Shape, num_classes: int | None) -> None:
     """Check labels int32 [n], or masks of `mask_shape`, (n, h, w)."""
-    if isinstance(labels, (Mapping, tuple)):
+    if isinstance(labels, (dict, tuple)):
         raise DataError(
             f"{name} are a {type(labels).__name__} of {len(labels)}; expected int32 "
             f"({mask_shape[0]},), one class for each image: write a loss of your own for them, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ def printable(text: str) -> str:
 
 def map_labels(function: Callable[[Any], Any], labels: Any) -> Any:
     """Return labels with a function applied to each of their arrays."""
-    if isinstance(labels, Mapping):
+    if isinstance(labels, dict):
         return {name: map_labels(function, part) for name, part in labels.items()}
     if isinstance(labels, tuple):
         parts = [map_labels(function, part) for part in labels]
@@ -64,8 +64,8 @@ def label_arrays(labels: Any, path: str = "labels") -> Iterator[tuple[str, Any]]
         >>> [path for path, _ in label_arrays({"box": 0, "heads": (1, 2)})]
         ["labels['box']", "labels['heads'][0]", "labels['heads'][1]"]
     """
-    if isinstance(labels, Mapping):
-        for name, part in labels.items():
+    if isinstance(labels, dict):
+        for name, part in sorted(labels.items(), key=lambda item: str(item[0])):
             yield from label_arrays(part, f"{path}[{name!r}]")
     elif isinstance(labels, tuple):
         for i, part in enumerate(labels):

@@ -17,6 +17,7 @@ from jaxcnn.arguments import check_integer
 from jaxcnn.config import ArgumentError, format_value
 from jaxcnn.data import verify_images
 from jaxcnn.evaluation import predict
+from jaxcnn.losses import check_single_output
 from jaxcnn.models.calling import call
 from jaxcnn.state import State, eval_state, image_shape_of
 
@@ -98,6 +99,7 @@ def _num_logits(model: nn.Module, state: State, shape: tuple[int, ...]) -> int:
     inputs = jax.ShapeDtypeStruct((1, *shape), "float32")
     test_state = eval_state(state)._replace(opt_state=(), metrics=())
     output = jax.eval_shape(lambda state, x: logits(model, state, x), test_state, inputs)
+    check_single_output(output)
     output_shape = output.shape[1:]
     if len(output_shape) != 1:
         name = type(model).__name__

@@ -408,7 +408,7 @@ def check_outputs(
     else:
         outputs, aux = jax.eval_shape(outputs_and_aux, variables, images)
     losses, values = jax.eval_shape(partial(compute_loss, loss), outputs, Batch(images, labels))
-    for head in jax.tree.leaves(aux):
+    for head in sown_values(aux):
         jax.eval_shape(partial(compute_loss, loss), head, Batch(images, labels))
     if num_classes is not None and has_class_labels(loss) and outputs.shape[-1] != num_classes:
         raise ArgumentError(
@@ -416,6 +416,18 @@ def check_outputs(
             f"expected as many. Build the model with {num_classes} outputs."
         )
     return outputs, losses, values
+
+
+def sown_values(collection: Any) -> list[Any]:
+    """Return the values that a model sowed, each as a whole.
+
+    Flax stores them in tuples. A value may be a tree itself.
+    """
+    stored = jax.tree.leaves(collection, is_leaf=lambda node: isinstance(node, tuple))
+    values = []
+    for node in stored:
+        values += node if isinstance(node, tuple) else [node]
+    return values
 
 
 _check_results: dict[Any, Any] = {}

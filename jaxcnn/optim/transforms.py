@@ -345,7 +345,8 @@ def scale_by_scheduled_rate(
         if warmup_lr is not None:
             if error is None:
                 raise ValueError(
-                    "the warm-up waits for the training error: call tx.update(..., error=...)"
+                    "the warm-up waits for the training error, and there is none; expected a loss "
+                    "with a bool metric 'error'. Use warmup_lr=None, or tx.update(..., error=...)."
                 )
             running = memory * running + (1 - memory) * error
             warm = warm | (running < warmup_error)

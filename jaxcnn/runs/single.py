@@ -13,7 +13,7 @@ from jaxcnn import parallel
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import ArgumentError, ExperimentConfig, verify_config
 from jaxcnn.data import Dataset, load_dataset, subset, verify_dataset
-from jaxcnn.losses import create_loss
+from jaxcnn.losses import CLASS_LOSSES, LOSSES, Loss, as_loss, create_loss
 from jaxcnn.models import count_parameters, create_model
 from jaxcnn.optim import create_optimizer
 from jaxcnn.records import RunRecords
@@ -57,7 +57,7 @@ def verify_data_of(config: ExperimentConfig, data: Dataset) -> None:
       DataError: the data are invalid.
     """
     verify_config(config, ExperimentConfig)
-    verify_dataset(data)
+    verify_dataset(data, are_classes=config.loss in CLASS_LOSSES)
     if config.dataset != data.name:
         raise ArgumentError(
             f"dataset is {config.dataset!r}, but the data is {data.name!r}; "
@@ -198,6 +198,7 @@ def load_trained_model(
     data: Dataset | None = None,
     data_dir: str | Path | None = None,
     path: bool = False,
+    loss: str | Loss | None = None,
 ) -> TrainedModel:
     """Load the run in a folder, with its start and newest checkpoint.
 
@@ -208,6 +209,7 @@ def load_trained_model(
         `jaxcnn.load_dataset`).
       data_dir: folder that is searched for data first.
       path: load all checkpoints, oldest first, and not only the newest.
+      loss: the loss that it was trained with, if that is not the library's. None is the config's.
 
     Raises:
       ArgumentError: the folder has no run, or a run without checkpoints. The message names runs in
@@ -234,13 +236,19 @@ def load_trained_model(
     if data is None:
         data = load_dataset(config.dataset, data_dir, validation=config.num_validation)
     data = subset_for(config, data)
+    if loss is None and config.loss not in LOSSES:
+        raise ArgumentError(
+            f"{folder} was trained with a loss of your own, {config.loss}; expected it here too. "
+            "Write load_trained_model(folder, loss=loss)."
+        )
+    loss = create_loss(config.loss, **config.loss_kwargs) if loss is None else as_loss(loss)
     model, tx = model_and_optimizer(config, data.num_classes)
     # Shapes are compared first: a stranger's config may have a network that no memory can hold.
-    like = state_shapes(model, tx, config.train, data)
+    like = state_shapes(model, tx, config.train, data, loss=loss)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         steps = checkpoints.steps() if path else [None]
         restored = [checkpoints.restore(like, step) for step in steps]
-    states = {0: init_state(model, tx, config.train, data)} if any(restored) else {}
+    states = {0: init_state(model, tx, config.train, data, loss=loss)} if any(restored) else {}
     for state in filter(None, restored):
         states[int(state.step)] = state
     if not set(states) - {0}:

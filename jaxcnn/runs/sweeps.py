@@ -18,7 +18,8 @@ import numpy as np
 from jaxcnn import multihost, parallel
 from jaxcnn.checkpoint import lock_folder
 from jaxcnn.config import ArgumentError, ExperimentConfig, format_value, override
-from jaxcnn.data import Dataset, verify_dataset
+from jaxcnn.data import Dataset
+from jaxcnn.losses import create_loss
 from jaxcnn.models import count_parameters
 from jaxcnn.optim import check_stages, trainable_params
 from jaxcnn.progress import Progress
@@ -99,8 +100,9 @@ def sweep(
       DataError: the data are invalid.
       CheckpointError: another process runs a sweep in `out`. The message names it.
     """
-    verify_dataset(data)
     strategy = parallel.check_strategy(strategy)
+    for config in runs.values():
+        verify_data_of(config, data)
     shape = data.train.images.shape[1:]
     weights = _weights(runs, data.num_classes, shape)
     subsets = {config.max_train_examples: subset_for(config, data) for config in runs.values()}
@@ -108,8 +110,8 @@ def sweep(
         # A study may sort its runs into folders.
         for part in name.split("/"):
             _check_run_name(part)
-        verify_data_of(config, data)
-        check_config(config.train, subsets[config.max_train_examples], strategy)
+        loss = create_loss(config.loss, **config.loss_kwargs)
+        check_config(config.train, subsets[config.max_train_examples], strategy, loss)
     _check_equal_on_all_processes(runs, data)
     _check_memory(runs, weights)
     total = sum(weights[name] * config.train.num_steps for name, config in runs.items())
