@@ -31,16 +31,33 @@ def pytest_addoption(parser):
         default=0,
         help="random cases that each property test tries; 0: as many as it says",
     )
+    parser.addoption(
+        "--slow",
+        action="store_true",
+        help="run the tests marked slow too, and property tests with all of their cases",
+    )
 
 
 @pytest.fixture(scope="session")
 def cases(pytestconfig):
-    """How many random cases a property test tries: those of `--cases`, or its own default."""
-    return lambda default: pytestconfig.getoption("--cases") or default
+    """How many random cases a property test tries: those of `--cases`, or its own default.
+
+    Without `--slow` it is a sixth of the default.
+    """
+    share = 1 if pytestconfig.getoption("--slow") else 6
+    return lambda default: pytestconfig.getoption("--cases") or -(-default // share)
 
 
-def pytest_collection_modifyitems(items):
-    """Skip the tests of data or hardware that this machine lacks, each saying what it lacks."""
+def pytest_collection_modifyitems(config, items):
+    """Leave out slow tests, and skip those of data or hardware that this machine lacks.
+
+    A slow test that is named (`file.py::test`) or selected by `-m` runs.
+    """
+    is_named = any("::" in argument for argument in config.args)
+    if not (config.getoption("--slow") or config.getoption("-m") or is_named):
+        slow = [item for item in items if "slow" in item.keywords]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if "slow" not in item.keywords]
     folder = os.environ.get("TFDS_DATA_DIR", "")
     real = bool(folder) and Path(folder, "cifar10").is_dir()
     gpu = jax.default_backend() == "gpu"

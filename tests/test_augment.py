@@ -40,6 +40,7 @@ def views(images, norm, **options):
     return np.asarray(jax.jit(jax.vmap(view, (0, 0, None)))(keys(len(images)), images, norm))
 
 
+@pytest.mark.slow
 def test_the_81_crops_and_two_flips_are_equally_likely_and_independent():
     n, side = 16_200, 17
     image = jnp.arange(side**2, dtype=jnp.float32).reshape(side, side, 1)
@@ -58,6 +59,7 @@ def test_the_81_crops_and_two_flips_are_equally_likely_and_independent():
     assert 0.001 < stats.chisquare(counts.ravel()).pvalue < 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [1, 2])
 @pytest.mark.parametrize("subtract", ["pixel", "channel", "none"])
 @pytest.mark.parametrize("pad_value", ["mean", "black", "reflect"])
@@ -82,6 +84,7 @@ def test_a_view_is_numpys_slice_of_the_padded_image(pad_value, subtract, padding
     assert set(far.argmin(1)) == set(range(len(slices)))  # all of them within 400 draws
 
 
+@pytest.mark.slow
 def test_padding_after_the_mean_is_subtracted_is_zero():
     white = normalize(jnp.full((50, 8, 6, 3), 255, jnp.uint8), make_normalizer(MEAN, STD))
     seen = views(white, make_normalizer(MEAN, STD), padding=4, pad_value="mean")
@@ -95,6 +98,7 @@ def test_every_image_has_its_own_crop():
     assert len(np.unique(seen[:, 8, 8])) > 20
 
 
+@pytest.mark.slow
 def test_a_batch_is_the_same_as_its_images_one_by_one():
     scale = make_normalizer(MEAN, STD, divide=True)
     images = normalize(jnp.asarray(BYTES), scale)
@@ -172,6 +176,7 @@ def parts(n, least, h=60, w=40):
     return top, left, height, width
 
 
+@pytest.mark.slow
 def test_resized_crops_have_the_papers_areas_and_ratios_and_lie_inside():
     n, least = 4000, 0.08
     y, x, height, width = parts(n, least)
@@ -190,6 +195,7 @@ def test_resized_crops_have_the_papers_areas_and_ratios_and_lie_inside():
     assert stats.kstest(np.log(ratio[small]) / np.log(4 / 3) / 2 + 0.5, "uniform").pvalue > 0.001
 
 
+@pytest.mark.slow
 def test_a_resized_crop_of_the_whole_is_the_image_and_keeps_constants():
     images = normalize(jnp.asarray(BYTES), PLAIN)
     square = jnp.asarray(RNG.uniform(size=(1, 9, 9, 1)).astype(np.float32))

@@ -94,6 +94,7 @@ with cli.GracefulShutdown() as stop:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signals", "rounds", "code", "says"),
     [
@@ -145,6 +146,7 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback():
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_ctrl_c_after_all_is_saved_changes_no_exit_code():
     """Between the end of `GracefulShutdown` and the end of the process."""
     code = (
@@ -215,6 +217,7 @@ def test_an_output_folder_is_checked_and_not_created(tmp_path):
         cli.check_output_folder(tmp_path / ("a" * 256))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library's settings are of Linux")
 @pytest.mark.parametrize(("asked", "kept"), [(None, True), ("glibc.malloc.check=0", False)])
 def test_scripts_keep_freed_memory_and_run_steps_in_their_thread_unless_the_user_says_otherwise(

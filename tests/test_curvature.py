@@ -65,6 +65,7 @@ def zeros(d):
     return jnp.zeros(d, jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_products_are_the_dense_hessians(name):
     loss, params, x = NETWORKS[name]
@@ -79,6 +80,7 @@ def test_products_are_the_dense_hessians(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_sharpness_of_a_network_is_its_hessians_largest_eigenvalue(name):
     loss, params, x = NETWORKS[name]

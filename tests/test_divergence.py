@@ -62,6 +62,7 @@ def rows(tx, data, strategy, config=CONFIG):
     return [row for _, row in jc.train(model, tx, data, config.train, strategy=strategy) if row]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DRIVERS)
 @pytest.mark.parametrize(
     ("harm", "why"),

@@ -55,6 +55,7 @@ def test_public_names_are_documented(name):
     assert getattr(jaxcnn, name).__doc__
 
 
+@pytest.mark.slow
 def test_the_readmes_example_runs(tmp_path, monkeypatch):
     """As printed, but for the data set and the number of steps."""
     (code,) = [

@@ -35,6 +35,7 @@ def logits(run):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "n", [1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH - 1, 3 * BATCH, 3 * BATCH + 1]
 )
@@ -73,6 +74,7 @@ def test_filled_names_each_index_once():
                 assert (rows.ravel()[:n] >= 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("jit", 4), ("pmap", 4)])
 def test_precise_statistics_are_those_of_all_images_at_once(run, kind, devices):
     """In the first layer, where nothing is normalised before, four batches average to the moments of the whole."""
@@ -90,6 +92,7 @@ def test_precise_statistics_are_those_of_all_images_at_once(run, kind, devices):
     np.testing.assert_allclose(stats["var"], maps.var((0, 1, 2)), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "message"),
     [

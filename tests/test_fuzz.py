@@ -500,6 +500,7 @@ def faults(name: str, things: tuple[Any, ...], out: Path, cases: int) -> dict[st
     return found
 
 
+@pytest.mark.slow
 def test_every_public_function_is_tried(things, tmp_path):
     assert sorted(calls(things, tmp_path)) == NAMES
     for name, (function, arguments) in calls(things, tmp_path).items():

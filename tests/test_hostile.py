@@ -204,6 +204,7 @@ def test_a_stream_without_a_character_gets_a_plain_one(encoding, monkeypatch):
     assert sys.stdout.errors == "strict"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
@@ -302,6 +303,7 @@ def test_a_network_beyond_this_machine_is_refused_before_its_parameters_are_made
 # Signals and streams.
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_leaves_a_saved_run(tmp_path):
     """SIGHUP with a stdout that is closed and a stderr that is full: the last step is saved, the exit code 129."""
     code = (
@@ -341,6 +343,7 @@ def test_nohup_keeps_a_hangup_from_stopping_anything():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_a_program_that_sigterm_does_not_stop_is_ended():
     code = (
         "import time; from jaxcnn import cli; cli.GRACE_SECONDS = 1.0\n"
@@ -374,6 +377,7 @@ def test_two_interrupts_in_a_notebook_raise_keyboard_interrupt(monkeypatch):
     time.sleep(0.2)  # in which the listening thread would end this process
 
 
+@pytest.mark.slow
 def test_a_script_runs_in_a_thread(tmp_path):
     from experiments import depth
 
@@ -472,6 +476,7 @@ print(len(files), cli.remove_damaged_programs(folder), len(list(folder.glob("*-c
 """
 
 
+@pytest.mark.slow
 def test_cut_programs_are_told_once_and_made_again(tmp_path):
     environment = {
         name: value

@@ -59,6 +59,7 @@ def fitted(data, strategy, config=CONFIG):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2)])
 def test_a_streamed_run_has_the_bits_of_one_in_memory(data, streamed, kind, devices):
     strategy = jc.strategy(kind, devices)
@@ -72,6 +73,7 @@ def test_a_streamed_run_has_the_bits_of_one_in_memory(data, streamed, kind, devi
     assert "precise_eval_error" in rows[-1]
 
 
+@pytest.mark.slow
 def test_streamed_data_are_evaluated_and_predicted_like_others(data, streamed):
     model, tx = model_and_optimizer(CONFIG, 10)
     state = init_state(model, tx, CONFIG.train, data)
@@ -167,6 +169,7 @@ def test_masks_are_learnt_and_counted_by_the_pixel(kind):
     assert row["eval_error"] < 5 < 100 * (data.test.labels != 0).mean()
 
 
+@pytest.mark.slow
 def test_a_reconstruction_is_judged_against_the_normalised_image():
     config = jc.override(
         DENSE, loss="reconstruction", num_steps=40, eval_every=40, learning_rate=0.02, flip=True
@@ -212,6 +215,7 @@ def test_what_does_not_fit_masks_is_refused(changes, channels, said):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "loss", "message"),
     [
@@ -255,6 +259,7 @@ def test_a_network_of_the_library_for_other_targets_is_refused_when_train_is_cal
         )
 
 
+@pytest.mark.slow
 def test_a_classifier_is_refused_masks_and_an_image_network_labels():
     with pytest.raises(
         jc.ArgumentError,
@@ -294,6 +299,7 @@ class WithAux(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x)
 
 
+@pytest.mark.slow
 def test_an_auxiliary_head_adds_its_loss_with_the_papers_weight(data):
     config = jc.override(
         CONFIG,

@@ -120,6 +120,7 @@ def test_the_top_level_is_fixed():
     assert top - made <= fixed
 
 
+@pytest.mark.slow
 def test_importing_the_library_is_light():
     """What one task needs is imported when it is asked for: a machine without it can do the others."""
     heavy = [

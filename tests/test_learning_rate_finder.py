@@ -215,6 +215,7 @@ def data():
     return jc.load_dataset("digits")
 
 
+@pytest.mark.slow
 def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data):
     model = jc.create_model("mlp", 10)
     found = jc.lr_finder(model, OPTIMIZER, data, CONFIG, num_steps=100)
@@ -256,12 +257,14 @@ class Deaf(nn.Module):
         return nn.Dense(10)(x.reshape(len(x), -1)) * np.float32(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "diverged"), [(Broken(), 1e-5), (Deaf(), None)])
 def test_a_network_without_a_loss_or_without_a_slope_has_no_limit(data, model, diverged):
     found = jc.lr_finder(model, OPTIMIZER, data, CONFIG, num_steps=10)
     assert (found.suggested, found.limit, found.diverged) == (None, None, diverged)
 
 
+@pytest.mark.slow
 def test_it_is_compiled_once_and_repeats_itself(data, monkeypatch):
     traces = []
     make = module.make_train_step

@@ -91,6 +91,7 @@ def closed_form(state, split, moves):
     return loss, 100 * (logits.argmax(1) != split.labels).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("jit", 8), ("pmap", 8)])
 def test_a_linear_networks_loss_is_the_quadratic_that_it_is(linear, kind, devices):
     model, state, split = linear
@@ -118,6 +119,7 @@ def test_a_linear_networks_loss_is_the_quadratic_that_it_is(linear, kind, device
         )
 
 
+@pytest.mark.slow
 def test_the_centre_is_what_evaluate_says(plain):
     model, state, split = plain
     sums = jc.evaluate(model, state, split, strategy=ALONE)
@@ -126,6 +128,7 @@ def test_the_centre_is_what_evaluate_says(plain):
     assert plane.loss[0, 1] != sums.mean_loss
 
 
+@pytest.mark.slow
 def test_with_the_images_statistics_a_scaled_kernel_changes_nothing(plain):
     """BN divides a layer's scale away (Ioffe & Szegedy 2015, section 3.3), but not by averages that stay behind."""
     model, state, split = plain

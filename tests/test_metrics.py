@@ -69,6 +69,7 @@ def test_counts_are_whole_numbers_and_the_loss_float32():
         )
 
 
+@pytest.mark.slow
 def test_a_uniform_guess_costs_the_logarithm_of_the_classes():
     assert counted(np.zeros((3, 10), np.float32), [0, 4, 9]).mean_loss == pytest.approx(
         np.log(10), rel=1e-6

@@ -86,6 +86,7 @@ def losses(processes):
     return [json.loads(out.splitlines()[-1]) for out, _ in said]
 
 
+@pytest.mark.slow
 def test_two_processes_say_what_one_says():
     (alone,) = losses(1)
     first, second = losses(2)
@@ -121,6 +122,7 @@ def ended(processes, seconds=60):
     return [process.returncode for process in processes], said
 
 
+@pytest.mark.slow
 def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_of_one(tmp_path):
     out = tmp_path / "job"
     both = job(out)
@@ -162,6 +164,7 @@ def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_
     assert [(facts["processes"], facts["devices"]) for facts in layouts] == [(2, 2), (1, 1)]
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_first_and_different_options_end_all_with_one_line(tmp_path):
     both = job(tmp_path / "a", [], ["--seeds", "2"])
     codes, said = ended(both)
@@ -188,6 +191,7 @@ except (OSError, multihost.MultihostError) as error:
 """
 
 
+@pytest.mark.slow
 def test_in_a_cluster_no_option_is_needed():
     port = free_port() % 4096
     both = []
@@ -210,6 +214,7 @@ def test_in_a_cluster_no_option_is_needed():
     assert lines[1][2].startswith("MultihostError [Errno 2]")
 
 
+@pytest.mark.slow
 def test_a_process_that_finds_no_other_ends_with_one_line():
     code = "from jaxcnn import multihost; multihost.CONNECT_TIMEOUT = 2; multihost.initialize('127.0.0.1:{}', 2, {})"
     port = free_port()

@@ -59,6 +59,7 @@ def alone():
     return trained(jc.strategy("jit", devices=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_layouts_agree(alone, kind, devices):
@@ -70,6 +71,7 @@ def test_layouts_agree(alone, kind, devices):
     assert state.metrics.num_wrong == alone[0].metrics.num_wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 @pytest.mark.parametrize("group", [2, 16])
 def test_groups_of_bn_are_the_same_examples_on_eight_devices(kind, group):
@@ -106,6 +108,7 @@ def test_memory_is_what_a_step_makes_on_each_device_and_drops(devices):
     assert float(strategy.fetch(carry)) == 0  # nothing ran, and the carry was not given away
 
 
+@pytest.mark.slow
 def test_memory_of_a_real_step_grows_with_the_batch_and_leaves_the_state_alone():
     strategy, data = jc.strategy("jit", devices=1), jc.load_dataset("digits")
     config = jc.override(CONFIG, model="mlp", model_kwargs={})
@@ -137,6 +140,7 @@ def test_memory_is_none_where_xla_does_not_tell(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_programs_are_kept_within_a_bound_and_made_again(monkeypatch):
     """What is asked for in turn stays; the first beyond the bound drops all, JAX's own too."""
     made = []
@@ -160,6 +164,7 @@ def test_programs_are_kept_within_a_bound_and_made_again(monkeypatch):
     assert made == [1, 2, 3, 4, 1]
 
 
+@pytest.mark.slow
 def test_a_study_of_more_networks_than_are_kept_has_the_same_numbers(tmp_path, monkeypatch):
     config = jc.override(
         jc.ExperimentConfig(),

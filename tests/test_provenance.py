@@ -72,6 +72,7 @@ def own(tmp_path_factory, data):
     return folder
 
 
+@pytest.mark.slow
 def test_an_own_model_and_optimizer_are_recorded_and_the_configs_are_not(own):
     config, run = read(own, "config.json"), read(own, "run.json")
     assert config["model"] == run["model"]["class"] == f"{__name__}.Net"
@@ -157,6 +158,7 @@ def test_another_model_optimizer_or_rate_is_refused_with_both_values(
     assert (own / "metrics.jsonl").read_bytes() == rows
 
 
+@pytest.mark.slow
 def test_an_own_optimizer_is_refused_by_the_loop_as_it_is_written(own, data):
     with pytest.raises(
         jc.ArgumentError, match=r"scale\(step_size=-0.01\) there and scale\(step_size=-0.5\) here"
@@ -170,6 +172,7 @@ def test_an_own_optimizer_is_refused_by_the_loop_as_it_is_written(own, data):
         )
 
 
+@pytest.mark.slow
 def test_the_configs_own_pieces_are_recorded_as_its_own(tmp_path, data):
     model, tx = runs.model_and_optimizer(CONFIG, 10)
     trained(tmp_path, model, tx, data, pieces={"model": model, "tx": tx, "data": data})
@@ -199,6 +202,7 @@ def test_a_row_of_another_config_than_the_logs_is_refused(tmp_path, data):
     assert jc.read_metrics(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_rows_of_two_runs_at_once_are_told_apart(tmp_path, data):
     all_runs = {"a": optax.sgd(0.1), "b": optax.sgd(0.2)}
     strategy = jc.strategy("jit", devices=1)
@@ -405,6 +409,7 @@ def test_settings_of_jax_that_change_numbers_are_recorded_and_refused(tmp_path, 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_settings_are_those_of_the_environment_too(tmp_path):
     """In a process of its own, as a user sets them; all that differ are named."""
     jc.RunLog(tmp_path, jc.ExperimentConfig())

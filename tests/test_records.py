@@ -165,6 +165,7 @@ def without_arithmetic(monkeypatch):
     monkeypatch.setattr(scaling.plots, "save", lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", DRAWN)
 def test_damaged_records_are_drawn_or_refused_in_one_line(script, tmp_path, capsys, monkeypatch):
     if script == "scaling.__main__":

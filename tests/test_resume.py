@@ -53,6 +53,7 @@ def bits(state):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -125,6 +126,7 @@ def test_data_of_another_mean_are_refused(data, strategy, half):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_more_steps_and_another_end_of_the_schedule_are_fine(data, strategy, schedule):
     """The rate falls with the steps; what the schedule multiplies is what must be the config's."""
@@ -199,6 +201,7 @@ def test_a_warm_start_from_the_configs_own_state_changes_nothing(data, strategy,
     assert ends[0] == ends[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_an_injected_rate_is_compared_and_a_scheduled_one_is_not(data, strategy, wrapped):
     def made(rate):

@@ -36,6 +36,7 @@ def equal(a, b):
     return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
+@pytest.mark.slow
 def test_records_are_those_of_the_loop(data, model, tmp_path):
     items = list(train(model, TX, data, CONFIG, run_dir=tmp_path))
     plain = list(train(model, TX, data, CONFIG))
@@ -82,6 +83,7 @@ def test_a_finished_run_yields_its_last_state_and_row(data, model, tmp_path):
     assert row == jc.read_metrics(tmp_path)[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -117,6 +119,7 @@ def test_a_run_that_diverges_ends_and_is_recorded(data, model, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["status"] == "diverged"
 
 
+@pytest.mark.slow
 def test_an_own_optimizer_is_described(data, model, tmp_path):
     config = experiment_config(model, optax.sgd(0.5), data, CONFIG)
     assert config.optimizer.name == "identity() + scale(step_size=-0.5)"

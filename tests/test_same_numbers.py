@@ -77,6 +77,7 @@ def ended(folder):
     return [leaf.tobytes() for leaf in jax.tree.leaves(state)], rows
 
 
+@pytest.mark.slow
 def test_the_same_bits_twice_and_after_five_stops_in_fresh_processes(tmp_path):
     Path(tmp_path, "config.json").write_text(CONFIG.to_json())
     stops = sorted(np.random.default_rng(0).choice(np.arange(1, 60), 5, replace=False).tolist())
@@ -117,6 +118,7 @@ def gap(a, b):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "devices"), [("jit", 2), ("jit", 8), ("pmap", 1), ("pmap", 4), ("pmap", 8)]
 )

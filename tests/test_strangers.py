@@ -356,6 +356,7 @@ def bomb(start=b""):
     return gzip.compress(start) + gzip.compress(bytes(1 << 20)) * 300
 
 
+@pytest.mark.slow
 def test_gzip_bombs(room):
     paths = write_archives(room.path, "mnist", *fake("mnist"))
     paths[0].write_bytes(bomb())

@@ -84,6 +84,7 @@ def test_a_path_that_diverges_leaves_the_picture_at_its_edge():
     np.testing.assert_array_equal(axis.lines[0].get_xydata(), walked[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [1e300, float("inf"), float("nan")])
 def test_numbers_beyond_all_bounds_do_not_harm_the_picture(last, tmp_path):
     wild = Surface("", bowl, [[-2.0, 1.0], [1.0, -1.0], [last, last]], "", "", window=WINDOW)
@@ -233,6 +234,7 @@ def test_bars_stand_in_groups_with_their_values_above_their_errors():
     assert not overlapping(figure)
 
 
+@pytest.mark.slow
 def test_many_bars_with_long_names_do_not_write_over_each_other():
     groups = {
         f"a regulariser with a long name {i}": {f"seed {j}": 88.888 - i for j in range(4)}

@@ -79,6 +79,7 @@ def untimed(rows):
     return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
+@pytest.mark.slow
 def test_rows_come_every_so_many_steps_and_at_the_end(whole):
     assert [row["step"] for _, row in whole] == [10, 20, 25]
     assert all(list(row) == KEYS for _, row in whole)
@@ -92,6 +93,7 @@ def test_the_same_config_gives_the_same_bits(whole, data, strategy):
     assert untimed(row for _, row in whole) == untimed(row for _, row in again)
 
 
+@pytest.mark.slow
 def test_images_are_trained_on_as_they_are_unless_augmentation_is_asked_for(data, strategy):
     """Mirrored and shifted by up to half their width, digits are other digits or none."""
     config = jc.override(
@@ -126,6 +128,7 @@ def test_images_are_trained_on_as_they_are_unless_augmentation_is_asked_for(data
     np.testing.assert_allclose(*kernels, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 7, 10, 13, 24])
 def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(whole, data, strategy, stop):
     first = trained(CONFIG, data, strategy, should_stop=lambda step: step == stop)
@@ -151,6 +154,7 @@ def test_seeds_differ(whole, data, strategy):
     assert not same_bits(whole[-1][0].params, other[-1][0].params)
 
 
+@pytest.mark.slow
 def test_a_scanned_epoch_is_the_loop_to_rounding(whole, data):
     scanning = parallel.Strategy("jit", jax.devices()[:1])
     scanning.scans = True
@@ -348,6 +352,7 @@ def test_shuffled_is_not_sorted(data):
     assert 0.3 < (np.diff(labels) < 0).mean() < 0.6  # 0.45 for ten even classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [5, 15])
 def test_the_deviation_of_the_loss_is_that_of_the_rows_batches(data, strategy, every):
     config = jc.override(
@@ -382,6 +387,7 @@ def test_the_deviation_of_the_loss_is_that_of_the_rows_batches(data, strategy, e
     )  # one batch has none, but for the root of float32's 1e-7
 
 
+@pytest.mark.slow
 def test_the_deviation_of_the_loss_is_the_same_on_devices(data, strategy):
     config = jc.override(
         jc.ExperimentConfig(),
@@ -418,6 +424,7 @@ def test_streams_are_separate():
     assert {INIT, ORDER, AUGMENT, DROPOUT} == set(range(4))
 
 
+@pytest.mark.slow
 def test_any_optax_optimiser_will_do(data, strategy):
     model, config = jc.create_model("plain8", 10, width=4), jc.override(CONFIG, num_steps=10)
     plain: Any
@@ -430,6 +437,7 @@ def test_any_optax_optimiser_will_do(data, strategy):
     assert reported["train_loss"] == plain["train_loss"]
 
 
+@pytest.mark.slow
 def test_clean_training_figures_are_those_of_evaluate(data, strategy):
     config = jc.override(CONFIG, train_metrics="clean")
     (state, row), *_ = trained(config, data, strategy)
@@ -442,6 +450,7 @@ def test_clean_training_figures_are_those_of_evaluate(data, strategy):
     )
 
 
+@pytest.mark.slow
 def test_precise_statistics_are_reported_beside_the_moving_ones(data, strategy, whole):
     config = jc.override(CONFIG, num_steps=10, recompute_batch_stats=640)
     ((state, row),) = trained(config, data, strategy)
@@ -463,6 +472,7 @@ def test_precise_statistics_are_reported_beside_the_moving_ones(data, strategy, 
     assert row["eval_error"] == whole[0][1]["eval_error"]
 
 
+@pytest.mark.slow
 def test_validation_is_reported_when_asked(strategy):
     data = jc.load_dataset("digits", validation=300, seed=1)
     config = jc.override(CONFIG, num_steps=10, num_validation=300, eval_split="validation")
@@ -560,6 +570,7 @@ def test_a_wrong_argument_is_an_error_of_the_call_and_not_of_the_first_row(data,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_state_to_resume_is_asked_for_once_and_by_the_call(data, strategy):
     asked: list[Any] = []
 
@@ -627,6 +638,7 @@ def stepped(data, tx, freeze, steps=5) -> Any:
     return before, jax.tree.map(np.asarray, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_frozen_parameters_and_their_statistics_keep_their_bits(data, name):
     before, after = stepped(data, OPTIMIZERS[name], ("stem",))
@@ -651,6 +663,7 @@ def zeroed(tx):
     return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["optax adam and decay", "optax adamw", "optax clip", "optax schedule-free", "optax sam"],

@@ -32,6 +32,7 @@ def by_head(head, rest):
     return optax.partition({"head": head, "rest": rest}, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "average",
     [lambda: contrib.schedule_free_sgd(0.5), lambda: lookahead(optax.sgd(0.1), 5, 0.5)],
@@ -143,6 +144,7 @@ def test_a_step_of_one_argument_is_one_line():
         range_test(step, 1.0, low=1e-3, high=10)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_optimizer_names_the_optimizer(data, tmp_path):
     with jc.Checkpoints(tmp_path) as checkpoints:
         for state, _ in trained(data, optax.sgd(0.1, 0.9)):
@@ -161,6 +163,7 @@ def test_a_checkpoint_of_another_optimizer_names_the_optimizer(data, tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_sam_of_optax_trains(data):
     """Its update takes `grad_fn` only, of the extra arguments that a step has."""
 

@@ -106,6 +106,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_with_a_gradient_is_cropped(name, monkeypatch):
     """The numbers alone do not show it: some programs are right by luck, and all are on jaxlib 0.12."""
@@ -124,6 +125,7 @@ def test_every_program_with_a_gradient_is_cropped(name, monkeypatch):
     assert any(cropped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_NETWORKS)
 def test_attributions_are_right(name):
     got, expected = (
@@ -132,11 +134,13 @@ def test_attributions_are_right(name):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [sharpness, noise_scale])
 def test_curvature_is_right(function):
     np.testing.assert_allclose(function(False), function(True), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_training_is_right():
     for got, expected in zip(trained(False), trained(True), strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

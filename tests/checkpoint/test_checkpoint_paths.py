@@ -63,6 +63,7 @@ def comes_back(folder: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECIAL)
 def test_a_folder_of_any_name_keeps_its_saves(tmp_path, name):
     comes_back(tmp_path / name / "checkpoints")
@@ -81,6 +82,7 @@ LETTERS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=int(os.environ.get("JAXCNN_CASES", 0)) or 25, deadline=None)
 @given(name=st.text(LETTERS, min_size=1, max_size=40))
 def test_a_save_comes_back_or_the_folder_is_refused_before_anything_is_saved(name):

@@ -75,6 +75,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_steps_on_the_way_stay_where_asked_for_and_each_is_found_again(tmp_path):
     with Checkpoints(tmp_path, keep_every=3) as saved:
         for step in range(1, 9):
@@ -157,6 +158,7 @@ def test_a_state_with_a_device_axis_is_refused(tmp_path):
     assert "(8,)" in one_line(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reopen", [False, True])
 def test_two_latest_and_the_best_are_kept(tmp_path, reopen):
     nan, saved = float("nan"), Checkpoints(tmp_path)
@@ -212,6 +214,7 @@ def remove(file: Path, rng: np.random.Generator) -> None:
     file.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "times"), [(flip, 4), (cut, 2), (remove, 1)])
 def test_a_damaged_file_is_named_and_the_step_before_it_used(tmp_path, caplog, damage, times):
     """Each file of the newest step in turn. Of them all only the record may be missing."""
@@ -300,6 +303,7 @@ def test_an_empty_newer_step_is_passed_over_and_set_aside(tmp_path, caplog, metr
     assert str(tmp_path / "2") in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forge", ["gone", "digest", "another step"])
 @pytest.mark.parametrize("record", [True, False])
 def test_a_manifest_that_is_not_the_steps_own_is_damage(tmp_path, forge, record):
@@ -390,6 +394,7 @@ def test_a_file_in_the_way_is_one_line(tmp_path):
         assert str(folder) in one_line(error)
 
 
+@pytest.mark.slow
 def test_a_failed_save_is_told_at_the_next_call_and_the_steps_stay(tmp_path):
     """A limit on the size of a file stands for a disk that fills."""
     code = """
@@ -490,6 +495,7 @@ def start(folder: Path, code: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_folder_has_one_owner_until_it_closes_or_dies(tmp_path):
     host = socket.gethostname()
     here = f"in use by process {os.getpid()} on {host}, which is this process: .*Call close"
@@ -510,6 +516,7 @@ def test_a_folder_has_one_owner_until_it_closes_or_dies(tmp_path):
     Checkpoints(tmp_path).close()
 
 
+@pytest.mark.slow
 def test_a_save_still_running_at_the_end_of_the_process_is_finished_or_told(tmp_path):
     """From Python 3.12 on no thread can be begun by then, and Orbax needs some to finish."""
     process = start(
@@ -529,6 +536,7 @@ def test_a_save_still_running_at_the_end_of_the_process_is_finished_or_told(tmp_
         assert bits(saved.restore(state_at(0, width=4000))) == bits(state_at(last, width=4000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.05])
 def test_kill_during_a_save_leaves_a_good_step(tmp_path, delay):
     code = """

@@ -89,6 +89,7 @@ def close(got, expected, tolerance=1e-5):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
+@pytest.mark.slow
 @needed
 @pytest.mark.parametrize(("images", "kernel", "stride", "padding", "dilation"), SHAPES)
 def test_convolutions_and_their_gradients_are_those_of_jax(
@@ -140,6 +141,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @needed
 @pytest.mark.parametrize(("images", "kernel", "stride", "padding", "dtype"), ODD)
 def test_images_narrower_than_the_kernel_are_left_to_xla(images, kernel, stride, padding, dtype):
@@ -166,6 +168,7 @@ def test_padding_that_leaves_nothing_of_an_image_is_left_to_xla():
     close(jax.jit(cpu.optimized(gradients(run)))(*given), jax.jit(gradients(run))(*given))
 
 
+@pytest.mark.slow
 @needed
 def test_training_on_narrow_images_of_one_channel_is_that_of_jax():
     class Small(nn.Module):
@@ -220,6 +223,7 @@ def test_geometries_that_are_not_proven_are_left_alone(geometry):
     assert not proven(geometry)
 
 
+@pytest.mark.slow
 @needed
 @pytest.mark.parametrize("wrong", ["value", "error", "unsteady"])
 def test_a_cpu_that_computes_one_geometry_wrongly_is_not_trusted(monkeypatch, wrong):
@@ -286,6 +290,7 @@ def pooled(window, strides, padding):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "window", "strides", "padding"), POOLS)
 def test_gradients_of_max_pooling_are_those_of_jax_to_the_bit(images, window, strides, padding):
     x = (
@@ -303,6 +308,7 @@ def test_gradients_of_max_pooling_are_those_of_jax_to_the_bit(images, window, st
     assert np.abs(got).sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [-np.inf, np.nan])
 def test_padding_counts_as_lowest_in_max_pooling_as_in_jax(value):
     """With -inf or NaN in every pixel the gradient of some windows goes to their padding, and is lost: so it is in JAX."""
@@ -370,6 +376,7 @@ def test_in_a_loop_weight_gradients_of_few_channels_are_replaced_too():
     close(jax.jit(cpu.optimized(scanned))(kernels), scanned(kernels))
 
 
+@pytest.mark.slow
 @needed
 @pytest.mark.parametrize("around", ["jit", "scan", "cond", "checkpoint", "vmap"])
 def test_convolutions_within_other_operations_are_found(around):
@@ -416,6 +423,7 @@ def test_other_convolutions_are_left_alone():
     assert count_matches(whole, rule) == 0
 
 
+@pytest.mark.slow
 def test_what_is_settled_is_not_computed_again():
     """Of ten sums, each of the one before, all of which are results: 55 additions of arrays unless each is kept."""
 
@@ -468,6 +476,7 @@ def test_only_long_runs_on_one_cpu_are_tuned():
     assert not strategy("pmap", devices=1).should_rewrite_for_cpu(MIN_REWRITE_VALUES)
 
 
+@pytest.mark.slow
 @needed
 def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
     config = TrainConfig(
@@ -496,6 +505,7 @@ def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
     assert any(different)  # else nothing was tuned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet8", "preresnet8"])
 def test_blocks_that_are_computed_again_give_the_same_numbers(name):
     images = drawn((4, 16, 16, 3), 1)
@@ -516,6 +526,7 @@ def test_blocks_that_are_computed_again_give_the_same_numbers(name):
     close(run(True), run(False), 1e-4)
 
 
+@pytest.mark.slow
 @needed
 def test_blocks_that_are_computed_again_need_less_memory():
     images = drawn((32, 16, 16, 3), 1)

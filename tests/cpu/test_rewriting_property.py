@@ -335,6 +335,7 @@ def pooled(images, window, strides, padding, pixels):
     return lambda x, slope: jax.vjp(function, x)[1](slope)[0], (x, slope)
 
 
+@pytest.mark.slow
 def test_gradients_of_random_max_poolings_are_those_of_jax_to_the_bit(cases):
     count, rewritten = cases(36), []
 

@@ -254,6 +254,7 @@ def test_class_names_are_in_label_order():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_cifar10():
     import tensorflow_datasets as tfds
@@ -275,6 +276,7 @@ def test_real_cifar10():
         assert data.test.labels[i] == theirs[i]["label"]
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_mnist():
     data = load_dataset("mnist", validation=10_000)

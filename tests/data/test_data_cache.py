@@ -23,6 +23,7 @@ from jaxcnn.data import DATASETS, DataError, cache, load_dataset
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
 
+@pytest.mark.slow
 def test_cache_is_read_without_the_source_and_without_its_readers(tmp_path, monkeypatch):
     splits = fake("cifar10")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))

@@ -145,6 +145,7 @@ def test_registered_archives_are_those_of_tfds():
         archives.registered_sources("mnist", ("x.zip",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["refused", "silent name server"])
 def test_without_data_and_network_one_error_says_all(network, tmp_path, monkeypatch):
     over = threading.Event()

@@ -681,6 +681,7 @@ def test_a_reserved_file_is_not_sparse(supported, tmp_path, monkeypatch):
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy").sum(1), [0, 0, 7 << 20])
 
 
+@pytest.mark.slow
 def test_folders_that_killed_processes_left_are_removed_and_others_kept(tmp_path):
     ready = "import sys, pathlib; from jaxcnn.data.temporary import temporary_folder as t\n"
     ready += "with t(pathlib.Path(sys.argv[1]), 'x') as f: print(f, flush=True); input()"

@@ -61,6 +61,7 @@ def first(setting):
     return batch_size.configs(batch_size.PRESETS["quick"])[f"{setting}-seed0"]
 
 
+@pytest.mark.slow
 def test_it_leaves_tables_figures_and_a_folder_for_every_run(out):
     lines = table(out)
     assert tuple(lines) == SETTINGS
@@ -212,6 +213,7 @@ def test_every_setting_has_a_row_at_the_common_epoch_and_enough_of_them(preset, 
         assert 40 <= config.train.num_steps / config.train.eval_every <= 120
 
 
+@pytest.mark.slow
 def test_full_batch_is_gradient_descent_on_all_the_images(out):
     """One step of `train` against jax.grad of the mean loss over all 64 images, written out anew."""
     config = jc.ExperimentConfig.load(out / "full-batch-seed0")
@@ -253,6 +255,7 @@ def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
         assert (np.diff(fed) < 0).sum() > 10
 
 
+@pytest.mark.slow
 def test_runs_that_are_over_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     monkeypatch.setattr("jaxcnn.noise_scale", lambda *a, **k: pytest.fail("it measured"))
@@ -266,6 +269,7 @@ def test_runs_that_are_over_are_not_run_again_and_plot_only_trains_nothing(out, 
         assert all((out / name).exists() for name in made)
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(out, tmp_path, monkeypatch, capsys):
     """Stopped in the middle of the first run; its rows are those of one that never stopped."""
     asked = iter(range(10_000))
@@ -327,6 +331,7 @@ def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, m
     refuses(batch_size.main, ["--out", str(tmp_path / "out"), *args], says, capsys, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_noted_and_left_out_of_the_table(out, tmp_path):
     args = [*TINY[:-1], "1", "--rates", "0.01", "0.1", "1e9", "--out", str(tmp_path)]
     assert batch_size.main(args) == 0

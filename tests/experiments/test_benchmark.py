@@ -62,6 +62,7 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_script_leaves_its_tables_and_figure(quick, tmp_path, capsys):
     assert main([*FEW, "--no-torch", "--out", str(tmp_path)]) == 0
     (row,) = table(tmp_path)
@@ -220,6 +221,7 @@ def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypat
     assert asked == {"num_steps": jc.TrainConfig().num_steps, "eval_every": 3, "n": 24}
 
 
+@pytest.mark.slow
 def test_the_bare_step_is_the_step_that_fit_takes():
     given = job(batch=4, steps=2)
     state, _ = next(
@@ -239,6 +241,7 @@ def test_the_bare_step_is_the_step_that_fit_takes():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2)])
 def test_the_inputs_are_those_of_a_step(kind, devices):
     """Without crop and flip: bytes less the mean image. With them: what `augment` makes of each."""
@@ -277,6 +280,7 @@ def views(given):
     )
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_tells_and_leaves_its_programs(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "other"))
     settings = {
@@ -333,6 +337,7 @@ def test_flop_are_six_a_multiply_add():
     assert workload.training_flop(job("resnet20", batch=2)) == pytest.approx(6 * 40.6e6, rel=4e-3)
 
 
+@pytest.mark.slow
 def test_a_peak_is_the_fastest(monkeypatch):
     waits, now = iter([0.03, 0.02, 0.002, 0.02] + [0.02] * 100), [0.0]
     with monkeypatch.context() as patch:

@@ -74,6 +74,7 @@ def anomalies(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_anomalies_leave_a_table_figures_and_runs(anomalies, capsys):
     with (anomalies / "table.csv").open() as file:
         lines = {line["held out"]: line for line in csv.DictReader(file)}
@@ -159,6 +160,7 @@ def test_intersection_over_union_is_that_of_the_sets():
     assert np.isnan(found[4])
 
 
+@pytest.mark.slow
 def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
     out = tmp_path / "runs"
     assert segmentation.main([*SCENES, "--out", str(out)]) == 0
@@ -172,6 +174,7 @@ def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
     assert (out / "skips-seed0" / "result.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "says"),
     [

@@ -50,6 +50,7 @@ def table(out):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_study_leaves_table_figure_and_runs(study):
     assert (study / "table.csv").read_text().splitlines()[0] == COLUMNS
     lines = table(study)
@@ -80,6 +81,7 @@ def test_the_tables_numbers_are_those_of_the_last_rows(study):
     )
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, monkeypatch):
     def trains(*a, **k):
         pytest.fail("it trained")
@@ -125,6 +127,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
 def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
     args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]
@@ -177,6 +180,7 @@ def test_one_seed_of_everything_comes_first():
     assert len(names) == 8
 
 
+@pytest.mark.slow
 def test_depth_hurts_the_plain_network_and_not_the_residual_one(tmp_path):
     """The effect on a case smaller than the quick preset; on one device, for which 44 layers compile in a third of the time."""
     args = [
@@ -260,6 +264,7 @@ def unstopped(tmp_path_factory):
     return folder / "cache", *ended(folder / "out")
 
 
+@pytest.mark.slow
 def test_a_killed_study_ends_with_the_bits_of_one_that_never_stopped(unstopped, tmp_path):
     """By -9. Signals that can be answered: test_faults.py."""
     cache, state, rows = unstopped
@@ -285,6 +290,7 @@ def test_a_killed_study_ends_with_the_bits_of_one_that_never_stopped(unstopped, 
     assert all(jax.tree.leaves(same)), same
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_cifar10_trains(tmp_path):
     args = [

@@ -80,6 +80,7 @@ def test_the_three_behaviours_are_measured(times, says):
     assert behavior(c, times / c) == measured == says
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("momentum", MOMENTA)
 def test_behaviours_with_momentum_are_those_of_long_trajectories(momentum, nesterov):
@@ -114,6 +115,7 @@ def test_roots_are_the_eigenvalues_of_the_companion_matrix(momentum):
         assert abs(got[0]) >= abs(got[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("momentum", "nesterov"), [*((m, False) for m in MOMENTA), (0.9, True)])
 def test_measured_limits_are_the_formulas(momentum, nesterov):
     assert limit(1.0, momentum) == 2 * (1 + momentum)
@@ -141,6 +143,7 @@ def test_a_limit_is_found_to_the_precision_asked_for_and_above_a_floor():
     )
 
 
+@pytest.mark.slow
 def test_a_straight_line_is_learnt_and_its_curvatures_are_those_of_its_moments():
     np.testing.assert_allclose(descend(LINE, [0, 0], 0.3, 200)[-1], [2, 1], atol=1e-5)
     np.testing.assert_allclose(descend(LINE, [0, 0], 0.1, 400, momentum=0.9)[-1], [2, 1], atol=1e-5)

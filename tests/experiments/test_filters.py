@@ -22,6 +22,7 @@ def drawn(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_figures_of_a_picture_of_the_users_own(tmp_path, capsys):
     Image.fromarray(IMAGE).save(tmp_path / "mine.png")
     given = ["--image", str(tmp_path / "mine.png"), "--size", "64", "--out", str(tmp_path / "out")]
@@ -36,6 +37,7 @@ def test_the_script_says_what_every_figure_is():
     ] == list(script.FIGURES)
 
 
+@pytest.mark.slow
 def test_each_filter_stands_above_what_it_makes(drawn):
     image = jnp.asarray(IMAGE[:64, :64], jnp.float32) / 255
     figures.filters_figure(image)
@@ -86,6 +88,7 @@ def test_the_matrix_product_is_one(drawn):
     np.testing.assert_array_equal(second.pixels, ndimage.laplace(picture.pixels)[1:-1, 1:-1])
 
 
+@pytest.mark.slow
 def test_sizes_are_those_that_their_note_says(drawn):
     figures.sizes_figure(jnp.zeros(()))
     pairs = [(row[i], row[i + 2]) for row in drawn for i in (0, 4)]
@@ -98,6 +101,7 @@ def test_sizes_are_those_that_their_note_says(drawn):
             assert made.pixels[cell.row, cell.column] == pytest.approx(mean, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_pooling_and_upsampling_show_what_their_titles_say(drawn):
     image = jnp.asarray(IMAGE[:64, :64], jnp.float32) / 255
     figures.pooling_figure(image)
@@ -119,6 +123,7 @@ def test_pooling_and_upsampling_show_what_their_titles_say(drawn):
     assert small.pixels.mean() == pytest.approx(two.pixels.mean(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_edges_are_grey_where_nothing_is_and_bright_to_the_brighter_side():
     step = (jnp.arange(8) >= 4).astype(jnp.float32)[None, :, None].repeat(8, 0).repeat(3, 2)
     shown = figures.filtered_image("Sobel x", step)

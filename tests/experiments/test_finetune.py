@@ -76,6 +76,7 @@ def table(out):
         return {line["class"]: line for line in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_a_classifier_with_tables_and_figures(run):
     lines = table(run)
     assert set(lines) == {*CLASSES, "all"}
@@ -102,6 +103,7 @@ def test_what_is_kept_is_what_was_trained(run, sweets):
     np.testing.assert_allclose(saved.state.normalizer.std, [0.229, 0.224, 0.225], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_new_pictures_are_classified(run, sweets, tmp_path, capsys):
     shown = [sweets / "plum" / "0.jpg", sweets / "mint" / "2.webp"]
     assert (
@@ -280,6 +282,7 @@ def test_training_that_diverges_says_where_why_and_what_to_do(sweets, tmp_path, 
         ), line
 
 
+@pytest.mark.slow
 def test_val_is_what_is_tested_on(sweets, tmp_path, caplog):
     for at, seed in (("train", 1), ("val", 2)):
         paint(tmp_path / "parts" / at, n=8 if at == "train" else 4, seed=seed)
@@ -296,6 +299,7 @@ def test_val_is_what_is_tested_on(sweets, tmp_path, caplog):
     assert jc.read_metrics(out / "run")[-1]["eval_split"] == "validation"
 
 
+@pytest.mark.slow
 def test_class_names_are_text(tmp_path):
     names = ("a $ b^{", "x|y *z*", "猫")
     paint(tmp_path / "odd", names, n=6)
@@ -311,6 +315,7 @@ def test_class_names_are_text(tmp_path):
     assert set(table(out)) == {*names, "all"}
 
 
+@pytest.mark.slow
 def test_beginning_from_weights(run, tmp_path, caplog):
     """Two other classes: the head is new, what is frozen stays bit for bit with its BN, the rest moves."""
     root, out = paint(tmp_path / "two", ("fig", "kiwi"), 8, seed=5), tmp_path / "out"
@@ -379,6 +384,7 @@ def test_the_config_for_a_head_alone_and_for_all(run, sweets):
     ) == ("validation", 15)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, capsys):
     args = ["--images", str(sweets), *TINY, "--out", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
@@ -402,6 +408,7 @@ def test_a_run_that_was_stopped_goes_on(run, sweets, tmp_path, monkeypatch, caps
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(
     run, sweets, tmp_path, capsys, monkeypatch
 ):
@@ -480,6 +487,7 @@ def test_the_preset_follows_from_the_pictures():
 # The folders of the presets
 
 
+@pytest.mark.slow
 def test_no_pixel_of_a_photograph_is_in_both_parts(tmp_path):
     images.write_photographs(tmp_path / "images")
     data, names = image_folder_with_paths(tmp_path / "images", images.SIDE, images.SIDE)
@@ -540,6 +548,7 @@ def test_cifar10_as_files(tmp_path, monkeypatch):
     np.testing.assert_array_equal(data.test.labels, truth.test.labels[at])
 
 
+@pytest.mark.slow
 def test_the_transfer_study(tmp_path, monkeypatch):
     monkeypatch.setattr(jc, "load_dataset", lambda *a: fake_cifar())
     args = [

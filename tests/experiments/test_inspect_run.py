@@ -111,6 +111,7 @@ def decoded(image):
     return base64.b64decode(image["src"].partition(",")[2], validate=True)
 
 
+@pytest.mark.slow
 def test_every_picture_is_in_the_page_and_beside_it(out, read):
     images = read.all("img")
     files = {path.read_bytes(): path for path in out.glob("*.png")}

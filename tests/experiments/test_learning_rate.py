@@ -61,6 +61,7 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_every_part_leaves_its_table_and_figures(out):
     assert set(FIGURES) == set(PARTS)
     for part, names in FIGURES.items():
@@ -168,6 +169,7 @@ def test_a_diverged_rate_is_not_chosen():
     assert schedules.best(all_runs)[0] == 0.1
 
 
+@pytest.mark.slow
 def test_the_sharpness_of_the_rows_is_the_top_of_the_dense_hessian(out):
     import jax
     from jax.flatten_util import ravel_pytree
@@ -198,6 +200,7 @@ def test_the_sharpness_of_the_rows_is_the_top_of_the_dense_hessian(out):
     assert jc.read_metrics(folder)[-1]["sharpness"] == pytest.approx(top, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_full_batch_descent_settles_at_the_edge(tmp_path):
     """Cohen et al.'s effect, on a case smaller than the quick one: sharpness at 2 / rate, where it was below at the start."""
     args = [
@@ -234,6 +237,7 @@ def test_full_batch_descent_settles_at_the_edge(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_done_twice_and_a_part_by_itself_keeps_the_others(out, monkeypatch):
     def trains(*a, **k):
         pytest.fail("it trained")
@@ -280,6 +284,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
 def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, monkeypatch):
     args = args if "--out" in args else [*args, "--out", str(tmp_path / "out")]

@@ -91,6 +91,7 @@ def table(folder):
         return {line["network"]: line for line in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_every_part_leaves_its_table_and_figures(out):
     for name in FIGURES:
         assert (out / name).read_bytes().startswith(b"\x89PNG"), name
@@ -174,6 +175,7 @@ def test_sharpness_is_the_top_of_the_dense_hessian(all_runs, out):
     assert float(table(out)["mlp"]["sharpness"]) == pytest.approx(top, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_nothing_is_done_twice_and_drawing_needs_no_runs(all_runs, out, tmp_path, monkeypatch):
     def measures(*a, **k):
         pytest.fail("it measured")
@@ -197,6 +199,7 @@ def test_nothing_is_done_twice_and_drawing_needs_no_runs(all_runs, out, tmp_path
     assert table(tmp_path / "line")["mlp"] == table(out / "line")["mlp"]
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped_with_the_same_bits(
     all_runs, out, tmp_path, monkeypatch, capsys
 ):
@@ -235,6 +238,7 @@ def test_it_goes_on_where_it_was_stopped_with_the_same_bits(
         assert all((mine.arrays[key] == whole.arrays[key]).all() for key in whole.arrays)
 
 
+@pytest.mark.slow
 def test_other_settings_are_measured_anew(all_runs, tmp_path):
     args = [
         "--networks",

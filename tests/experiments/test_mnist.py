@@ -84,6 +84,7 @@ def test_the_tables_numbers_are_those_of_the_last_rows(study):
         assert float(table(study)[name]["digits_eval_error_ci95"]) == pytest.approx(half, abs=1e-2)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_path, monkeypatch):
     shutil.copytree(study, tmp_path / "out")
     before = (study / "table.csv").read_text()
@@ -96,6 +97,7 @@ def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_
         assert (tmp_path / "out" / "curves.png").exists()
 
 
+@pytest.mark.slow
 def test_two_data_sets_share_a_table_and_a_network_may_lack_one(
     study, tmp_path, monkeypatch, bare_machine
 ):
@@ -205,6 +207,7 @@ def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, m
     refuses(mnist.main, args, says, capsys, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_lenet_learns_mnist(tmp_path):
     """Two epochs of one seed; the whole experiment is `python -m experiments.mnist --preset mnist`."""

@@ -65,6 +65,7 @@ CONVOLUTIONS = [  # height, width, channels, filters, kernel's height and width,
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("h", "w", "c", "f", "high", "wide", "stride", "padding"), CONVOLUTIONS)
 def test_convolution_is_the_librarys(h, w, c, f, high, wide, stride, padding):
     image, kernel = normal(h, w, c), normal(high, wide, c, f)
@@ -92,6 +93,7 @@ def test_patches_are_the_windows_row_by_row():
         np.testing.assert_array_equal(found[y, x], around[2 * y : 2 * y + 3, 2 * x : 2 * x + 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "window", "stride", "padding"),
     [(4, 3, 2, 0), (4, 4, 2, 1), (5, 3, 1, 1), (3, 5, 3, 2)],
@@ -128,6 +130,7 @@ def test_transposed_convolution_is_the_gradient_of_convolution_and_the_librarys(
 POOLS = [(6, 6, 3, 2, None, 0), (7, 8, 2, 3, 2, 1), (9, 9, 1, 3, 2, "same"), (8, 5, 2, 3, 1, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("h", "w", "c", "window", "stride", "padding"), POOLS)
 @pytest.mark.parametrize("kind", ["max", "average"])
 def test_pooling_is_the_librarys(kind, h, w, c, window, stride, padding):
@@ -143,6 +146,7 @@ def sums(image, shape, strides, around):
     return nn.pooling.pool(image, 0.0, lax.add, shape, strides, around) / (shape[0] * shape[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "numbers"),
     [(7, {}), (3, {}), (6, {"size": 3, "k": 1.0, "alpha": 0.5, "beta": 0.5})],
@@ -163,6 +167,7 @@ def test_local_response_norm_is_the_networks_and_the_papers_formula(channels, nu
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("method", ["nearest", "bilinear"])
 def test_upsampling_is_the_librarys(method, factor):
@@ -263,5 +268,6 @@ def test_filters_are_scipys_correlation_channel_by_channel_and_what_they_are_cal
     assert ops.FILTERS["Gaussian blur"].sum() == ops.FILTERS["emboss"].sum() == 1
 
 
+@pytest.mark.slow
 def test_examples_run():
     assert doctest.testmod(ops).failed == 0

@@ -70,6 +70,7 @@ def made(
     return runs.Run(config, result, rows)
 
 
+@pytest.mark.slow
 def test_the_study_leaves_tables_figures_and_runs(out):
     assert sorted(lines(out)) == sorted(METHODS)
     for name in ("sensitivity.png", "curves.png", "ranking.png"):
@@ -249,6 +250,7 @@ def test_step_times_leave_out_the_first_rows_of_every_run():
     assert optimizers.step_time([made(speeds=[1])]) is None
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(out, monkeypatch):
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     before = (out / "table.csv").read_text()

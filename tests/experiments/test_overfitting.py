@@ -46,6 +46,7 @@ def table(out):
         return {line["setting"]: line for line in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_the_study_leaves_tables_figures_and_runs(study):
     lines = table(study)
     assert list(lines) == ["all images", "few images", "early stopping", "all four together"]
@@ -166,6 +167,7 @@ def test_early_stopping_is_few_images_read_at_the_turning_point(study):
     assert float(line["validation_loss"]) < float(table(study)["few images"]["validation_loss"])
 
 
+@pytest.mark.slow
 def test_held_out_figures_are_those_of_the_last_state_on_the_test_split(study):
     folder = study / "together-seed1"
     config, data = jc.ExperimentConfig.load(folder), jc.load_dataset("digits", validation=437)
@@ -200,6 +202,7 @@ def test_curves_mark_the_turn_and_stop_early(study):
     assert [line.dashed for line in few.lines] == [False, True]
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_path, monkeypatch):
     shutil.copytree(study, tmp_path / "out")
     before = table(study)
@@ -223,6 +226,7 @@ def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_
     ]
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, capsys):
     asked = []
 
@@ -249,6 +253,7 @@ def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, 
     assert rows == whole
 
 
+@pytest.mark.slow
 def test_few_images_open_a_gap_that_all_images_do_not(tmp_path):
     """The effect on a case smaller than the quick preset."""
     args = [
@@ -272,6 +277,7 @@ def test_few_images_open_a_gap_that_all_images_do_not(tmp_path):
     assert float(few["test_error"]) > float(every["test_error"]) + 4
 
 
+@pytest.mark.slow
 def test_diverged_runs_are_left_out_and_told(study, tmp_path, capsys):
     shutil.copytree(study / "few-seed0", tmp_path / "few-seed0")
     args = [

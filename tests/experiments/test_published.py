@@ -50,6 +50,7 @@ def wrong_answers(model, variables, data, mean, std):
     return int((np.argmax(np.asarray(logits), 1) != data.test.labels).sum())
 
 
+@pytest.mark.slow
 def test_a_file_is_evaluated_with_the_constants_of_its_source_or_of_the_flags(
     tmp_path, data, monkeypatch, capsys
 ):

@@ -29,6 +29,7 @@ PUBLISHED = {20: 40.6e6, 56: 1.25e8, 110: 2.53e8}
 """Multiply-adds: 20 by hand from table 6 of He et al. 2015; 56 and 110 Li et al. 2017 (arXiv:1608.08710), table 1."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_the_program_sends_what_the_paper_says(kind, devices):
@@ -37,12 +38,14 @@ def test_the_program_sends_what_the_paper_says(kind, devices):
     assert line["bytes_in_program"] == line["bytes_on_paper"]
 
 
+@pytest.mark.slow
 def test_bn_within_a_device_leaves_two_collectives():
     line = compiled.compare_program("resnet8", 2, "jit", "device", 4)
     assert line["every_tensor_equal"], line
     assert line["collectives_in_program"] == 2
 
 
+@pytest.mark.slow
 def test_the_count_grows_with_depth_as_on_paper():
     line = compiled.compare_program("resnet20", 2, "jit", "batch", 2)
     assert line["every_tensor_equal"], line
@@ -92,6 +95,7 @@ def test_gloo_cuts_tensors_as_counted(devices):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", PUBLISHED)
 def test_multiply_adds_are_the_published(depth):
     model, n = jc.create_model(f"cifar-resnet{depth}", 10), (depth - 2) // 6

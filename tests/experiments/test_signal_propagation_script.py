@@ -73,6 +73,7 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_every_part_leaves_its_table_lines_and_figures(out):
     assert set(FIGURES) == set(PARTS)
     for part, names in FIGURES.items():
@@ -126,6 +127,7 @@ def test_counterparts_differ_in_bn_and_rate_alone(all_runs, out):
     assert other == jc.override(config, **changes)
 
 
+@pytest.mark.slow
 def test_runs_that_all_diverge_are_a_result(all_runs, tmp_path):
     args = [
         *FEW,
@@ -148,6 +150,7 @@ def test_runs_that_all_diverge_are_a_result(all_runs, tmp_path):
     assert (tmp_path / "path" / "gradient.png").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_done_twice_and_figures_are_drawn_again(all_runs, out, tmp_path, monkeypatch):
     for name in ("gradient_norms", "map_responses"):
         monkeypatch.setattr(measure, name, lambda *a, **k: pytest.fail("it measured"))

@@ -44,6 +44,7 @@ def lines(tmp_path_factory, own_programs):
     return out, [json.loads(line) for line in (out / "soak.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_kind_of_run_is_made(lines):
     out, rows = lines
     assert [row["kind"] for row in rows] == ["whole"] * 4 + ["diverged"] + ["whole"] * 2 + [
@@ -99,6 +100,7 @@ def mapped():
     return pages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "leak", "release"),
     [
@@ -167,6 +169,7 @@ def made(folder, runs=40, **grown):
     (folder / "soak.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "by", "series"),
     [
@@ -234,6 +237,7 @@ def test_a_second_soak_in_the_same_folder_is_refused(tmp_path, capsys, monkeypat
     refuses(soak.main, [*SMALL, "--out", str(tmp_path)], "holds a soak", capsys, monkeypatch)
 
 
+@pytest.mark.slow
 def test_leaking_runs_are_found_and_one_is_stopped_and_continued(tmp_path, monkeypatch):
     """The same runs with a file left open and a thousand objects kept by every one of them."""
     kept, ended = [], []

@@ -57,6 +57,7 @@ def run(data):
     return run
 
 
+@pytest.mark.slow
 def test_whitening_is_the_inverse_root_of_the_patches_covariance():
     rng = np.random.default_rng(0)
     images = (
@@ -88,6 +89,7 @@ def test_whitening_is_the_inverse_root_of_the_patches_covariance():
     np.testing.assert_allclose(covariance, np.diag(variances / (variances + 5e-4)), atol=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "filters"), [(5, 5), (3, 7), (7, 3)])
 def test_a_convolution_begins_as_the_identity(channels, filters):
     kernel = jax.jit(network.partial_identity, static_argnums=1)(
@@ -175,6 +177,7 @@ def test_every_image_is_mirrored_every_other_epoch():
     assert 100 < (seen[:, 0] != other[:, 0]).sum() < 300
 
 
+@pytest.mark.slow
 def test_training_views_are_crops_of_the_mirrored_border():
     image = np.random.default_rng(0).integers(0, 256, (6, 5, 2), np.uint8)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
@@ -292,6 +295,7 @@ def test_each_epoch_shows_every_image_once():
     assert not np.array_equal(found, training.batch_indices(2, 7, 3, 10))
 
 
+@pytest.mark.slow
 def test_the_count_is_of_each_test_image_once(data):
     model, split = (
         network.Net(10, ()),
@@ -315,6 +319,7 @@ def test_the_count_is_of_each_test_image_once(data):
     assert int(strategy.fetch(right)) == (guess == split.labels).sum()
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_its_warm_up_leaves_nothing_to_compile(run, caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         first, again, other = run(0), run(0), run(1)
@@ -335,6 +340,7 @@ def same(one, other):
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
 
 
+@pytest.mark.slow
 def test_one_program_for_all_steps_does_what_the_loop_does(data):
     loop, scan = (parallel.Strategy("jit", jax.devices()[:1]) for _ in range(2))
     scan.__dict__["scans"] = True  # as on an accelerator
@@ -372,6 +378,7 @@ def out(tmp_path_factory, run):
     return out
 
 
+@pytest.mark.slow
 def test_it_leaves_a_table_a_figure_and_a_line_for_each_run(out):
     head, *lines = (out / "table.csv").read_text().splitlines()
     assert head == COLUMNS
@@ -428,6 +435,7 @@ def test_the_mean_decides_whether_the_target_is_reached():
     assert "1 of the runs diverged" in many
 
 
+@pytest.mark.slow
 def test_nothing_is_done_twice_and_plot_only_trains_nothing(out, monkeypatch):
     monkeypatch.setattr(
         "experiments.speedrun.__main__.make_runner", lambda *a, **k: pytest.fail("it trained")
@@ -440,6 +448,7 @@ def test_nothing_is_done_twice_and_plot_only_trains_nothing(out, monkeypatch):
     assert (out / "runs.png").exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_command_keeps_its_runs_and_goes_on(out, tmp_path):
     asked, steps = [0], training.num_steps(TINY, 1437)
 
@@ -510,6 +519,7 @@ def test_runs_of_other_settings_or_another_machine_are_refused(out, tmp_path, ca
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(package.__path__)])
 def test_examples_run(name):
     failed, _ = doctest.testmod(importlib.import_module(f"experiments.speedrun.{name}"))

@@ -31,6 +31,7 @@ def test_the_full_preset_has_the_counts_that_were_promised():
     assert full.parts == ("kills", "signals", "damage")
 
 
+@pytest.mark.slow
 def test_kill_in_mid_save_loses_at_most_one_save(tmp_path):
     options = Options(kills=3, out=tmp_path)
     trials = [kills.trial(options, *key) for key in kills.plan(options)]
@@ -82,6 +83,7 @@ def stopped(home):
     return {fault: interrupts.trial(options, fault, number) for fault, number in keys}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "code"), [("Ctrl-C", 130), ("SIGTERM", 143)])
 def test_a_signal_loses_no_step(stopped, fault, code):
     trial = stopped[fault]
@@ -117,6 +119,7 @@ def test_complaints_about_signals():
     assert all(interrupts._end_failures(seen | {"seconds": 1.5}).values())
 
 
+@pytest.mark.slow
 def test_every_flip_and_cut_is_detected_and_the_file_named(tmp_path, capsys):
     assert main(["--parts", "damage", "--flips", "30", "--out", str(tmp_path)]) == 0
     files, found = len(damage._files(Options(out=tmp_path))), lines(tmp_path)
@@ -132,6 +135,7 @@ def test_every_flip_and_cut_is_detected_and_the_file_named(tmp_path, capsys):
     assert "byte flipped" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_broken_promise_is_one_line_and_exit_code_one(tmp_path, capsys, monkeypatch):
     """Without the record of files, a flip in one that Orbax does not read goes unseen; and what is there is not made again."""
     monkeypatch.setattr("jaxcnn.checkpoint.checkpoints.check_files", lambda step: None)
@@ -261,6 +265,7 @@ def disks(tmp_path_factory):
     return process.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
@@ -284,6 +289,7 @@ def test_a_disk_that_cannot_be_written_is_told_in_one_line_and_harms_no_step(dis
     assert said[4:] == ["restored 1 True [1]", "went on [1, 2]"]
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_and_a_deleted_folder_is_one_line(
     home, tmp_path, capsys, monkeypatch
 ):

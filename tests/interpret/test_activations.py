@@ -104,6 +104,7 @@ def by_hand(state, images):
     return {name: np.stack(maps) for name, maps in found.items()}
 
 
+@pytest.mark.slow
 def test_feature_maps_are_those_of_an_independent_convolution(small):
     model, state, images = small
     found = feature_maps(model, state, images, batch_size=3)
@@ -118,6 +119,7 @@ def square(size, stride, first):
     return ReceptiveField((size, size), (stride, stride), (first, first))
 
 
+@pytest.mark.slow
 def test_fields_are_those_of_the_papers():
     """LeNet's by the formula; plain-20: 3, + 6 of 2, then of 4 and of 8; Araujo et al. 2019 have ResNet-50 at 483."""
     lenet = receptive_fields(
@@ -146,6 +148,7 @@ def test_fields_are_those_of_the_papers():
     assert receptive_fields(jc.create_model("mlp", 10), (8, 8, 1)) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "shape"), [(Small(linear=True), (16, 12, 2)), (Odd(), (11, 19, 2))]
 )
@@ -189,6 +192,7 @@ def test_patches_are_cut_and_filled_with_grey():
     np.testing.assert_array_equal(tall, image[:, 1:4])
 
 
+@pytest.mark.slow
 def test_the_maximiser_of_a_linear_unit_is_its_kernels_sign(small):
     """With pixels in 0..1 a weighted sum is greatest where pixels are 1 under positive weights, and 0 under negative ones."""
     _, state, _ = small
@@ -204,6 +208,7 @@ def test_the_maximiser_of_a_linear_unit_is_its_kernels_sign(small):
         )
 
 
+@pytest.mark.slow
 def test_ascent_beats_all_images_keeps_to_its_seed_and_is_smoother_where_asked(small):
     model, state, images = small
     asked = {"second": [2, 1], "first": [2]}
@@ -250,6 +255,7 @@ KERNELS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_first_kernels_are_found_in_every_family(name):
     shape, layer = KERNELS[name]
@@ -272,6 +278,7 @@ def blank(params, shape) -> Any:
     return State(np.int32(0), params, {}, (), np.zeros(2, np.uint32), norm, none)
 
 
+@pytest.mark.slow
 def test_kernels_are_followed_through_casts_and_not_taken_from_what_meets_other_things():
     class Late(nn.Module):
         @nn.compact
@@ -432,6 +439,7 @@ class NoFlag(nn.Module):
         return staged(self, x, stages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [FlagOfTestMode(), NoFlag()])
 def test_stages_of_a_model_are_the_same_whatever_its_flag_is_called(small, other):
     _, _, images = small
@@ -443,6 +451,7 @@ def test_stages_of_a_model_are_the_same_whatever_its_flag_is_called(small, other
     assert receptive_fields(other, (16, 12, 2)) == receptive_fields(model, (16, 12, 2))
 
 
+@pytest.mark.slow
 def test_a_mosaic_has_its_images_at_their_places_and_its_texts_apart():
     colour, map_ = RNG.random((5, 5, 3)), np.array([[0.0, 2.0], [4.0, np.nan]])
     strips = [
@@ -493,6 +502,7 @@ def seen(data, model, first):
     )
 
 
+@pytest.mark.slow
 def test_the_parts_of_the_page_show_what_they_say(small, tmp_path):
     model, state, images = small
     what = seen(own_data(images), model, state)

@@ -140,6 +140,7 @@ def by_hand(state, images):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [gradcam, gradcam_plus_plus])
 def test_grad_cams_are_their_papers_equations(run, method):
     """At a stage of the image's size, so that nothing is enlarged; Y = exp(S), its derivatives as in equations 16 to 18."""
@@ -219,6 +220,7 @@ def test_occlusion_is_the_mean_fall_under_the_squares_over_a_pixel(run):
     assert got.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_integrated_gradients_add_up_to_the_rise_of_the_logit(run):
     """Proposition 1. ReLUs bend the line: the gradient jumps along it, and the rule errs by a share of a step at each jump."""
     model, state, images = run
@@ -239,6 +241,7 @@ def test_integrated_gradients_add_up_to_the_rise_of_the_logit(run):
     assert np.abs(few).max() > 10 * np.abs(many).max()
 
 
+@pytest.mark.slow
 def test_of_a_linear_network_one_step_gives_the_weights_times_the_difference():
     """And it is exact: the gradient is the same everywhere. Occlusion by single pixels then says the same, for grey images."""
     model, images = (
@@ -254,6 +257,7 @@ def test_of_a_linear_network_one_step_gives_the_weights_times_the_difference():
     np.testing.assert_allclose(falls, expected[..., 0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_only_speaks_against_a_class_has_no_guided_gradient(run):
     """Negative weights of the head alone: the gradient is not 0, the guided one is, and Grad-CAM++'s heat too."""
     model, state, images = run
@@ -410,6 +414,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
 def test_heat_lies_on_the_patch_that_decides_and_only_after_training(eyes, method):
     model, first, state, images, labels, inside = eyes
@@ -442,6 +447,7 @@ def test_of_two_patches_heat_lies_on_that_of_the_class_asked_about(eyes, method)
         assert (on[:, half] > on[:, 1 - half]).mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
 def test_none_asks_for_the_predicted_class(run, method):
     model, state, images = run
@@ -520,6 +526,7 @@ class Masks(nn.Module):
         return nn.Conv(3, (1, 1))(x)
 
 
+@pytest.mark.slow
 def test_networks_and_images_of_another_kind_are_refused(run):
     model, state, images = run
     for method in ATTRIBUTION_METHODS.values():

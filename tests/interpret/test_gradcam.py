@@ -60,6 +60,7 @@ def by_hand(model, state, images, classes, squares):
     return np.stack(heats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["maps", "squares"])
 def test_heat_is_the_papers_equations(run, name):
     model, state, images = run
@@ -79,6 +80,7 @@ def test_without_classes_it_asks_about_the_predicted_ones_at_the_last_map(run):
     )
 
 
+@pytest.mark.slow
 def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
     """A patch of one colour on noise decides the class; a network trained on it looks there."""
     n, rng = 300, np.random.default_rng(1)
@@ -112,6 +114,7 @@ def test_heat_is_enlarged_to_the_image_and_lies_on_what_decides():
     assert np.median(inside) > 0.8  # of 36 pixels in 256, which by chance hold 0.14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet8", "convnet", "lenet5"])
 def test_every_stage_is_in_the_path_of_the_logits(network):
     model, shape = jc.create_model(network, 10), (28, 28, 1)

@@ -91,6 +91,7 @@ def test_modules_are_listed_by_their_paths_in_the_order_of_their_calls():
     assert found["head"] == (3,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "lifted"),
     [(gradcam, ""), (gradcam, "remat"), (gradcam, "jit"), (gradcam_plus_plus, "")],
@@ -109,6 +110,7 @@ def test_the_last_maps_are_asked_by_default(state):
     )
 
 
+@pytest.mark.slow
 def test_maps_and_what_excites_them_are_those_of_stages(state):
     def responses(model, state, images, names):
         return {
@@ -130,6 +132,7 @@ def test_maps_and_what_excites_them_are_those_of_stages(state):
     assert {name: fields[name] for name in NAMES} == receptive_fields(Staged(), (8, 8, 2))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_one_line(state):
     with pytest.raises(
         jc.ArgumentError, match=r"stage is 'blok'; expected one of block, .*; did you mean 'block'"

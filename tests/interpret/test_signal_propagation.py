@@ -85,6 +85,7 @@ FOLLOWS: dict[str, dict[str, str | None]] = {
 """Layer -> the BN that takes its output as it is."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", list(FOLLOWS))
 def test_responses_come_after_bn_where_there_is_one_and_before_all_else(name, train):
@@ -116,6 +117,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kernel_of_every_network_has_its_response(name):
     model: Any = jc.create_model(name, 10)
@@ -139,6 +141,7 @@ class Again(nn.Module):
         return BatchNorm(name="norm")(y + 1, train)
 
 
+@pytest.mark.slow
 def test_a_layer_used_twice_has_two_responses_and_the_norm_of_a_sum_is_not_its_own():
     state = begun(Again())
     kernel = state.params["dense"]["kernel"]
@@ -187,6 +190,7 @@ class Field(nn.Module):
         return normed(x, not self.training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("model", [Training(), IsTraining(), Deterministic(), Field()])
 def test_signals_are_the_same_whatever_the_flag_of_training_is_called(model, train):
@@ -297,6 +301,7 @@ def test_a_measure_that_is_no_function_is_refused():
         map_responses(measure, NoFlag(), begun(NoFlag()), IMAGES)
 
 
+@pytest.mark.slow
 def test_std_is_of_the_whole_response_whatever_the_batch():
     model = jc.create_model("convnet", 10, width=4)
     state = begun(model)
@@ -333,6 +338,7 @@ def regression(x, logits):
     return np.linalg.norm(x.T @ (shares - np.eye(10)[LABELS]) / len(x))
 
 
+@pytest.mark.slow
 def test_gradients_are_of_the_loss_trained_on_and_mode_is_obeyed():
     model: Any = jc.create_model("resnet8", 10, width=4)
     state = begun(model)
@@ -359,6 +365,7 @@ def test_wrong_labels_and_losses_are_refused():
         response_std(model, state, images[:4] / np.float32(255))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain14", "resnet14"])
 def test_without_bn_mean_squares_are_those_of_theory(name):
     """The mean over seeds, within four of its standard errors, which are below a fifth: zeros make it fall, shortcuts grow."""
@@ -397,6 +404,7 @@ class Wide(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x)
 
 
+@pytest.mark.slow
 def test_with_bn_gradients_grow_from_layer_to_layer_as_in_theory():
     """Yang et al. 2019 (arXiv:1902.08129): by the root of pi / (pi - 1), towards the first layer."""
     images = RNG.integers(0, 256, (256, 8, 8, 1), dtype=np.uint8)
@@ -408,6 +416,7 @@ def test_with_bn_gradients_grow_from_layer_to_layer_as_in_theory():
     assert (norms[4] / norms[18]) ** (1 / 14) == pytest.approx(start.GROWTH, rel=0.02)
 
 
+@pytest.mark.slow
 def test_ranks_collapse_without_bn_and_not_with_it():
     """Daneshmand et al. 2020 (arXiv:2003.01652), at depth 56."""
     with_bn, without = (

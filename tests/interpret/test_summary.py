@@ -30,6 +30,7 @@ def compiled():
 
 
 # He et al. 2015, section 4.2, convolutions and the dense layer; shortcut A multiplies nothing.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "millions"), [(20, 40.55), (32, 68.86), (44, 97.17), (56, 125.49), (110, 252.89)]
 )
@@ -57,6 +58,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_multiply_adds_are_the_published_ones(name, compiled):
     """Resnet152 takes 1.1 s on one core of an Intel Xeon, resnet1202 at 32x32 takes 9 s, nearly all of it in flax's tracing."""
@@ -71,6 +73,7 @@ def test_multiply_adds_are_the_published_ones(name, compiled):
     )
 
 
+@pytest.mark.slow
 def test_the_residual_papers_table_1():
     """3.8 G for 50 layers, cut and not rounded. With the stride in the 3x3 they have 4.1."""
     assert summary(jc.create_model("resnet50", 1000), (224, 224, 3)).macs == 3_857_973_248
@@ -79,6 +82,7 @@ def test_the_residual_papers_table_1():
 SMALL = "perceptron mlp cnn convnet lenet5 lenet5-relu lenet5-1998 autoencoder unet vgg11-bn-32 cifar-preresnet20 plain20"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL.split())
 def test_every_small_network_has_a_summary(name):
     model, shape = jc.create_model(name, 10), (32, 32, 1)
@@ -176,6 +180,7 @@ def test_groups_and_local_response_norm():
     ]
 
 
+@pytest.mark.slow
 def test_branches_and_auxiliary_heads():
     without = summary(jc.create_model("googlenet", 1000), (224, 224, 3))
     with_heads = summary(jc.create_model("googlenet", 1000, aux=True), (224, 224, 3))

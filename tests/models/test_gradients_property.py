@@ -227,6 +227,7 @@ def test_gradients_of_pooling_after_normalization(cases):
     tried(check_pooled, case_of_pooling, cases(36), together=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_gradients_of_large_networks(name, pytestconfig):
     if name != "lenet5-relu" and not pytestconfig.getoption("--cases"):

@@ -97,6 +97,7 @@ def double(tree):
 # Counts: paper.md section 3, that is the papers' tables as PyTorch's networks have them.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
 def test_parameters_are_the_published(name, count):
     assert count_parameters(create_model(name, 1000), (224, 224, 3)) == count
@@ -188,6 +189,7 @@ def ceiled(side, times):
     return math.ceil(side / 2**times)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [28, 32, 64, 224])
 @pytest.mark.parametrize(
     ("name", "widening"), [("resnet18", 1), ("resnet50", 4), ("preresnet50", 4), ("plain34", 1)]
@@ -208,6 +210,7 @@ def test_preactivation_for_cifar_halves_twice(depth, channels):
     assert shapes(f"cifar-preresnet{depth}", 32) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [32, 64, 224])
 @pytest.mark.parametrize("name", ["googlenet", "googlenet-bn"])
 def test_googlenet_has_the_maps_of_its_table_1(name, side):
@@ -443,6 +446,7 @@ def np_resnet(model, variables, x, train):
     return np.mean(x, (1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "options", "train"),
     [
@@ -510,6 +514,7 @@ def test_googlenet_as_printed_is_what_numpy_computes(monkeypatch):
     close(run(model, variables, x), expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side"), [("alexnet", 63), ("alexnet-groups", 224)])
 def test_alexnets_are_what_numpy_computes_up_to_the_first_dense_layer(name, side):
     model, x, towers = (
@@ -555,6 +560,7 @@ def test_alexnets_are_what_numpy_computes_up_to_the_first_dense_layer(name, side
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [False, True])
 def test_auxiliary_heads_average_5x5_windows_and_with_bn_4x4_shares(norm):
     make, dense = (
@@ -579,6 +585,7 @@ def test_auxiliary_heads_average_5x5_windows_and_with_bn_4x4_shares(norm):
 # What the papers state.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True])
 def test_a_halving_bottleneck_of_v1_never_sees_three_pixels_in_four_and_that_of_v1_5_sees_all(late):
     block, x = Bottleneck(2, 2, "A", CONV, NORM, late), jnp.ones((1, 6, 6, 4))
@@ -638,6 +645,7 @@ def heads(name, train, **options):
     return jax.tree.leaves(new.get("aux", {})), variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "googlenet-bn"])
 def test_auxiliary_heads_speak_in_training_only(name):
     sown, variables = heads(name, True, aux=True)
@@ -682,6 +690,7 @@ def test_alexnet_of_2012_drops_what_hidden_layers_give_and_the_one_tower_what_th
         jax.eval_shape(partial(model.apply, train=True), abstract(model, (side, side, 3)), x)
 
 
+@pytest.mark.slow
 def test_transform_input_turns_imagenets_normalisation_into_halves():
     bytes_ = np.array([0, 0.25, 1]).reshape(1, 1, 3, 1) * np.ones((1, 1, 1, 3))
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -697,6 +706,7 @@ def test_transform_input_turns_imagenets_normalisation_into_halves():
 # Options reach every layer.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_options_reach_every_layer(name):
     options: dict[str, Any] = {"dtype": "bfloat16", "kernel_init": "lecun"}
@@ -726,6 +736,7 @@ def test_options_reach_every_layer(name):
     assert {layer.kernel_init for layer in weighted} == {initializer("lecun")}
 
 
+@pytest.mark.slow
 def test_a_small_residual_network_learns_its_batch():
     model, x = ResNet((1,), 3, bottleneck=True, width=4), images((16, 16, 3), batch=6)
     labels = jnp.arange(6) % 3

@@ -25,6 +25,7 @@ def theirs(x):
     return nn.max_pool(x, (2, 2), (2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [(2, 6, 4, 3), (1, 7, 5, 2), (3, 2, 2, 1), (2, 1, 4, 3), (2, 4, 6, 0), (0, 4, 4, 2)]
 )
@@ -49,6 +50,7 @@ def test_a_value_that_is_not_finite_is_treated_as_by_jnp_max_differentiated_or_n
         np.testing.assert_array_equal(jax.vjp(max_pool_2x2, x)[0], expected)
 
 
+@pytest.mark.slow
 def test_forward_mode_second_derivatives_vmap_and_remat_agree():
     x, v, kernel = drawn(2, 6, 4, 3), drawn(2, 6, 4, 3), drawn(2, 3, 2, 3)
 
@@ -70,6 +72,7 @@ def test_forward_mode_second_derivatives_vmap_and_remat_agree():
     np.testing.assert_allclose(along, expected, atol=1e-6 * float(jnp.abs(expected).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "shape"),
     [({"width": 4, "bn_group": 3}, (15, 8, 8, 1)), ({"width": 8}, (12, 4, 16, 1))],
@@ -92,6 +95,7 @@ def test_no_window_loses_its_gradient_behind_batch_norm(options, shape):
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
 
 
+@pytest.mark.slow
 def test_the_pooling_of_the_operations_keeps_its_gradient_too():
     kernel, scale = drawn(3, 3, 1, 4), drawn(4)
 

@@ -78,6 +78,7 @@ def one_line(error):
 # VGGs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["plain", "resnet"])
 @pytest.mark.parametrize(("depth", "count"), DEPTHS.items())
 def test_plain_and_residual_networks_have_the_published_parameters(family, depth, count):
@@ -96,6 +97,7 @@ def test_depth_1202_has_the_published_parameters(family):
     assert (model.blocks, model.residual) == (200, family == "resnet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_option_b_adds_2752_parameters_at_any_depth(depth):
     a, b = (
@@ -290,6 +292,7 @@ def test_stages_have_these_names_and_shapes(name, shape, stages):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), TINY.items())
 def test_logits_are_the_same_with_and_without_stages(name, options):
     model, x = create_model(name, 10, **options), images(size(name))
@@ -356,6 +359,7 @@ def np_cifar(variables, x, blocks, shortcut, train):
     return x.mean((1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("shortcut", [None, "A", "B"])
 def test_cifar_networks_are_what_numpy_computes(shortcut, train):
@@ -397,6 +401,7 @@ def test_scaled_tanh_maps_one_to_one():
     )  # 1.7159 has 5 digits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg11-32", "vgg11-bn-32"])
 def test_vgg_is_convolutions_with_bias_and_max_pooling(name):
     model, x = create_model(name, 10), images(CIFAR, batch=1)
@@ -519,6 +524,7 @@ def close_to_the_last_bits(got, want):
     np.testing.assert_array_max_ulp(np.asarray(got), np.asarray(want), maxulp=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INITS)
 @pytest.mark.parametrize("shape", [(3, 10), (3, 3, 64, 65)])
 def test_kernels_are_those_of_jax(name, shape):
@@ -528,6 +534,7 @@ def test_kernels_are_those_of_jax(name, shape):
     np.testing.assert_array_equal(ours(key, shape), ours(key, shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1 << 14, 1 << 16, 1 << 18])
 def test_random_bits_of_a_shorter_draw_begin_a_longer_one(length):
     """To the bit, on every version of JAX: this is what `VarianceScaling` relies on."""
@@ -536,6 +543,7 @@ def test_random_bits_of_a_shorter_draw_begin_a_longer_one(length):
         np.testing.assert_array_equal(jax.random.bits(jax.random.key(3), (size,)), bits[:size])
 
 
+@pytest.mark.slow
 def test_random_choices_are_the_same_on_every_version_of_jax():
     """The orders of examples and what augmentation draws; the digests are those of JAX 0.10.2 and 0.12.0.1."""
     from jaxcnn.training import epoch_order
@@ -552,6 +560,7 @@ def test_random_choices_are_the_same_on_every_version_of_jax():
         assert hashlib.sha256(np.asarray(values).tobytes()).hexdigest()[:12] == digest
 
 
+@pytest.mark.slow
 def test_kernels_of_other_keys_and_dtypes_and_within_jit_are_jaxs():
     ours, plain, shape = INITS["he"], jaxs(INITS["he"]), (3, 3, 3, 16)
     for key in jax.random.key(5), jax.random.key(7, impl="rbg"):
@@ -564,6 +573,7 @@ def test_kernels_of_other_keys_and_dtypes_and_within_jit_are_jaxs():
     np.testing.assert_array_equal(low, plain(jax.random.key(5), shape, jnp.bfloat16))
 
 
+@pytest.mark.slow
 def test_two_programs_draw_all_kernels_of_a_deep_network():
     from jaxcnn.models import initializers
 
@@ -588,6 +598,7 @@ def test_he_truncated_ends_where_jax_cuts():
     assert FAR * 0.99 < np.abs(standard("he_truncated")).max() <= FAR * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "layer", "variance", "far"),
     [
@@ -621,6 +632,7 @@ def test_the_networks_draw_their_kernels_by_he_and_fan_in_unless_told_otherwise(
 # bfloat16.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"), [(n, o) for n, o in TINY.items() if not n.startswith("vgg")]
 )
@@ -663,6 +675,7 @@ def test_dropout_is_the_identity_at_test_and_at_rate_zero(rate, train):
     np.testing.assert_array_equal(Dropout(rate).apply({}, x, train), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 8])
 def test_dropout_masks_do_not_depend_on_the_layout(devices):
     x, rngs = jnp.ones((16, 5, 3)), {"dropout": jax.random.key(3)}
@@ -688,6 +701,7 @@ def test_only_the_large_vgg_drops_out(name, drops):
         assert jax.eval_shape(train, abstract(model, shape), x).shape == (1, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain8", "resnet8"])
 def test_without_bn_it_is_the_network_whose_bn_only_shifts(name):
     whole, bare = (create_model(name, 10, width=4, batch_norm=on) for on in (True, False))

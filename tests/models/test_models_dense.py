@@ -32,6 +32,7 @@ UNET = {"width": 2, "depth": 2}
 # Counts and shapes.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (4, 12, 2)])
 @pytest.mark.parametrize("up", UPSAMPLINGS)
 def test_an_autoencoder_has_these_parameters_and_gives_an_image_of_the_same_shape(shape, up):
@@ -79,6 +80,7 @@ def unet_count(width, depth, classes, channels, up, norm):
     return down + ups + (width + 1) * classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("up", UPSAMPLINGS)
 @pytest.mark.parametrize(
     ("shape", "options"), [((64, 64, 1), {}), ((8, 24, 3), {"width": 6, "depth": 3})]
@@ -156,6 +158,7 @@ def np_autoencoder(params, x):
     return np_convolved(x, params["head"]["kernel"]) + params["head"]["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("up", UPSAMPLINGS)
 def test_an_autoencoder_is_what_scipy_computes(up):
     shape = (12, 8, 2)
@@ -188,6 +191,7 @@ def np_unet(variables, x, depth, train):
     return x @ params["head"]["kernel"][0, 0] + params["head"]["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("up", "norm", "train"), [("transpose", False, True), ("upsample", True, True)]
 )
@@ -219,6 +223,7 @@ def test_an_autoencoder_lets_through_as_many_directions_as_its_code_has_numbers(
     assert singular[3] < 1e-6 * singular[0]
 
 
+@pytest.mark.slow
 def test_a_unet_sees_far_through_its_bottom_and_sharply_through_its_skips():
     """Without the way through the bottom a logit sees the 9x9 pixels of four 3x3 convolutions, with it more."""
     shape = (16, 16, 1)
@@ -243,6 +248,7 @@ def test_a_unet_sees_far_through_its_bottom_and_sharply_through_its_skips():
             assert axis.max() > 12
 
 
+@pytest.mark.slow
 def test_a_unet_split_over_devices_is_the_same():
     shape = (4, 4, 1)
     model = create_model("unet", 2, width=2, depth=1, batch_norm=True)
@@ -257,6 +263,7 @@ def test_a_unet_split_over_devices_is_the_same():
     close(np.asarray(share(x.reshape(2, 2, *shape))).reshape(alone.shape), np.asarray(alone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"), [("autoencoder", AUTOENCODER), ("unet", UNET | {"batch_norm": True})]
 )
@@ -347,6 +354,7 @@ def trained(model, x, loss, steps, rate):
     return losses[0], losses[-1]
 
 
+@pytest.mark.slow
 def test_a_unet_learns_to_find_squares_in_noise():
     rng = np.random.default_rng(0)
     masks = np.zeros((16, 16, 16), np.int32)
@@ -364,6 +372,7 @@ def test_a_unet_learns_to_find_squares_in_noise():
     )  # of knowing the share alone
 
 
+@pytest.mark.slow
 def test_an_autoencoder_learns_more_of_the_digits_than_their_mean():
     data = jc.load_dataset("digits")
     x = data.train.images[:256].astype(np.float32) / 255

@@ -190,6 +190,7 @@ def test_an_mlp_is_what_numpy_computes(activation):
     close(logits, dense(y, params["head"]))
 
 
+@pytest.mark.slow
 def test_rosenblatts_rule_is_descent_on_the_perceptrons_mistakes():
     """What the docstring tells apart: +image, -image after a mistake alone; and the softmax's share, after every image."""
     model: Any = create_model("perceptron", 3)
@@ -217,6 +218,7 @@ def test_rosenblatts_rule_is_descent_on_the_perceptrons_mistakes():
         assert np.any(descent)
 
 
+@pytest.mark.slow
 def test_a_step_is_heavisides_and_lets_the_gradient_straight_through_near_its_threshold():
     """Before one step: the gradients by the chain rule in NumPy, the step's derivative put as 1 or, far from 0, as 0."""
     x = jnp.array([-2.0, -1.0, -1e-30, 0.0, 1e-30, 1.0, 5.0])
@@ -273,6 +275,7 @@ def np_convnet(variables, x, act, pool, train):
     return dense(act(dense(x.reshape(len(x), -1), params["dense"])), params["head"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "pooling", "norm", "train", "shape", "convolutions"),
     [
@@ -314,6 +317,7 @@ def test_bn_of_a_convnet_takes_its_group_and_its_momentum():
     close(kept["batch_stats"]["conv1_norm"]["mean"], 0.75 * old + 0.25 * first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"batch_norm": True, "dropout": 0.4}, {"batch_norm": True, "bn_group": 4}]
 )
@@ -427,6 +431,7 @@ def test_codes_are_fixed_signs_and_differ():
     assert not ring[3:9, 2:5].any()
 
 
+@pytest.mark.slow
 def test_weights_start_within_the_papers_bounds():
     model = create_model("lenet5-1998", 10)
     # Compiled as one program, of which the forward pass, being unused, is no part: a tenth of the
@@ -452,6 +457,7 @@ def test_weights_start_within_the_papers_bounds():
 # Initialisers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "layer", "variance"),
     [
@@ -522,6 +528,7 @@ def test_only_dropout_asks_for_a_stream_of_randomness():
 # bfloat16.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"), [("mlp", {}), ("convnet", {"batch_norm": True, "activation": "tanh"})]
 )
@@ -625,6 +632,7 @@ def test_a_list_from_json_makes_a_module_that_can_be_a_key():
 # Training.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -50,6 +50,7 @@ def mapped(x, devices, **options):
 # Against flax.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [np.s_[:], np.s_[:, 0, 0]], ids=["maps", "vectors"])
 @pytest.mark.parametrize("momentum", [0.9, 0.5])
 def test_training_equals_flax_in_output_moving_averages_and_gradients(part, momentum):
@@ -74,6 +75,7 @@ def test_testing_equals_flax():
     )
 
 
+@pytest.mark.slow
 def test_epsilon_is_added_to_the_variance():
     flat = jnp.full((4, 1), 3.0)
     variables = {
@@ -113,6 +115,7 @@ def test_bfloat16_results_come_from_float32_moments():
 # Groups.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [1, 2, 4, 8, 16])
 def test_a_group_is_normalised_as_if_it_were_alone(group):
     y, stats = trained(X, group=group)
@@ -126,6 +129,7 @@ def test_groups_differ_from_the_whole_batch():
     np.testing.assert_array_equal(trained(X, group=16)[0], trained(X)[0])
 
 
+@pytest.mark.slow
 def test_bn_group_and_momentum_of_a_network_reach_every_layer():
     images = jnp.asarray(RNG.normal(size=(8, 8, 8, 3)), jnp.float32)
     whole, grouped = (
@@ -150,6 +154,7 @@ def test_bn_group_and_momentum_of_a_network_reach_every_layer():
 # Many devices.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [0, 1, 2, 4, 8, 16])
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_devices_under_pmap_give_the_result_of_one(devices, group):
@@ -160,6 +165,7 @@ def test_devices_under_pmap_give_the_result_of_one(devices, group):
         close(jax.tree.map(lambda leaf, i=device: leaf[i], stats), moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [0, 2, 8])
 def test_gradients_under_pmap_are_those_of_one_device(group):
     def loss(x, weights, **options):

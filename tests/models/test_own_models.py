@@ -128,6 +128,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRONG)
 @pytest.mark.parametrize("use", ["fit", "evaluate", "lr_range_test"])
 def test_outputs_that_do_not_fit_are_one_line_before_compiling(kind, use, uncompiled):
@@ -166,6 +167,7 @@ def test_outputs_that_change_in_training_are_seen(uncompiled):
     refused(lambda: fit(Odd()), "a tuple of 2")
 
 
+@pytest.mark.slow
 def test_prediction_refuses_two_outputs_and_takes_other_ones():
     state = started(Net(7))
     assert jc.predict(Net(7), state, IMAGES).shape == (48, 7)
@@ -173,6 +175,7 @@ def test_prediction_refuses_two_outputs_and_takes_other_ones():
     refused(lambda: jc.predict(two, started(two), IMAGES), "a tuple of 2")
 
 
+@pytest.mark.slow
 def test_narrow_outputs_are_counted_in_float32():
     class Narrow(nn.Module):
         @nn.compact
@@ -220,6 +223,7 @@ class Train(Flagged):
         return self.mode(x, train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", [Training(), Deterministic(), Field()], ids=["training", "deterministic", "field"]
 )
@@ -233,6 +237,7 @@ def test_every_flag_gives_the_numbers_of_train(model):
     assert figures(model) == figures(Train())
 
 
+@pytest.mark.slow
 def test_a_model_without_a_flag_and_a_sequence_train():
     class Plain(nn.Module):
         @nn.compact
@@ -274,6 +279,7 @@ def test_streams_of_any_name_are_drawn_and_differ():
     assert len(np.unique(np.concatenate([one, two]))) == 24
 
 
+@pytest.mark.slow
 def test_one_line_for_a_model_that_is_random_or_moves_in_test(uncompiled):
     class Random(nn.Module):
         @nn.compact
@@ -291,6 +297,7 @@ def test_one_line_for_a_model_that_is_random_or_moves_in_test(uncompiled):
     )
 
 
+@pytest.mark.slow
 def test_what_is_sown_is_no_state():
     class Sowing(nn.Module):
         @nn.compact
@@ -355,6 +362,7 @@ def test_one_line_for_what_is_no_linen_module(uncompiled):
     refused(lambda: fit(Peeking()), "from the values of images")
 
 
+@pytest.mark.slow
 def test_an_nnx_module_trains_through_flax_s_bridge():
     class Theirs(nnx.Module):
         def __init__(self, width, rngs):
@@ -388,6 +396,7 @@ class Odd(nn.Module):
         return nn.Dense(4)(x.reshape(len(x), -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FIELDS)
 def test_modules_with_unhashable_fields_work(kind):
     model = Odd(FIELDS[kind])
@@ -440,6 +449,7 @@ class Staged(nn.Module):
         return nn.Dense(4, name="head")(x.reshape(len(x), -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("late", "remat"), [(False, False), (True, False), (False, True)])
 def test_a_frozen_stage_keeps_the_statistics_of_flax_s_bn(late, remat):
     config, model = jc.override(CONFIG, freeze=("stem",)), Staged(late, remat)
@@ -454,6 +464,7 @@ def test_a_frozen_stage_keeps_the_statistics_of_flax_s_bn(late, remat):
     ).all()
 
 
+@pytest.mark.slow
 def test_a_frozen_stage_of_flax_s_bn_normalizes_by_its_moving_averages():
     """The whole network frozen but for its head has in training the outputs of test."""
     config = jc.override(CONFIG, freeze=("stem", "stage1"), num_steps=1, eval_every=1)
@@ -474,6 +485,7 @@ def test_a_frozen_stage_of_flax_s_bn_normalizes_by_its_moving_averages():
     assert abs(float(free.metrics.loss) / float(tested.loss) - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_frozen_stage_with_other_statistics_is_refused(uncompiled):
     class Centred(nn.Module):
         @nn.compact
@@ -496,6 +508,7 @@ def test_a_frozen_stage_with_other_statistics_is_refused(uncompiled):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_precise_bn_of_flax_s_bn_is_the_average_over_batches(kind):
     model, strategy = Net(norm=True), jc.strategy(kind, 2)
@@ -514,6 +527,7 @@ def test_precise_bn_of_flax_s_bn_is_the_average_over_batches(kind):
     np.testing.assert_allclose(found["var"], maps.var((0, 1, 2)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_precise_bn_of_a_config_works_with_flax_s_bn_and_refuses_none():
     config = jc.override(CONFIG, recompute_batch_stats=16)
     assert np.isfinite(fit(Net(norm=True), config=config)[-1][1]["precise_eval_loss"])
@@ -554,6 +568,7 @@ TXS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TXS)
 def test_own_optimizers_train_and_their_states_come_back(name, tmp_path):
     make, rate = TXS[name]
@@ -579,6 +594,7 @@ def test_own_optimizers_train_and_their_states_come_back(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, last, again[-1][0])
 
 
+@pytest.mark.slow
 def test_multisteps_is_one_step_on_the_averaged_gradient():
     model = Net()
     state, tx = (
@@ -598,6 +614,7 @@ def test_multisteps_is_one_step_on_the_averaged_gradient():
     )
 
 
+@pytest.mark.slow
 def test_lbfgs_lowers_the_loss_of_its_batch():
     model, tx = Net(), optax.lbfgs()
     step, state = jax.jit(jc.make_train_step(model, tx)), started(Net(), optax.lbfgs())
@@ -628,6 +645,7 @@ def test_one_line_for_what_is_no_transformation(uncompiled):
 # States, exports, names, batches (C4, C12, C15).
 
 
+@pytest.mark.slow
 def test_evaluation_wants_a_state_and_export_takes_one(tmp_path):
     model = Net(norm=True)
     state = fit(model)[-1][0]
@@ -652,6 +670,7 @@ def test_evaluation_wants_a_state_and_export_takes_one(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_exported_state_is_the_one_that_is_judged(tmp_path):
     tx = jc.create_optimizer(jc.override(OPTIMIZER, name="lookahead"))
     state = fit(Net(), tx)[-1][0]
@@ -666,6 +685,7 @@ def test_an_exported_state_is_the_one_that_is_judged(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_network_has_the_name_it_is_given():
     class Around(nn.Module):
         @nn.compact
@@ -745,6 +765,7 @@ print("kept")
 """
 
 
+@pytest.mark.slow
 def test_states_keep_their_dtypes_in_x64(tmp_path):
     names = ["momentum", "noisy", "schedule-free", "muon"]
     env = os.environ | {"JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "standard"}

@@ -359,6 +359,7 @@ def test_every_method_is_compared():
     assert {name for name, *_ in CASES} == set(OPTIMIZERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "loop", "lr", "given", "shape"), CASES)
 def test_twelve_steps_with_drops_and_decay_are_those_of_a_loop_in_numpy(
     name, loop, lr, given, shape
@@ -551,6 +552,7 @@ def test_the_rates_of_the_grid_lower_the_loss_of_a_bowl(name):
     assert min(ends) < 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, method in OPTIMIZERS.items() if method.decays])
 def test_methods_that_decay_by_themselves_decay_these_leaves_only(name):
     shapes = {
@@ -584,6 +586,7 @@ def test_methods_that_decay_by_themselves_decay_these_leaves_only(name):
         } == leaves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prodigy", "sam", "muon", "lamb", "schedule-free"])
 def test_quotients_without_a_gradient_or_a_rate_are_no_nan(name):
     bowl = Bowl()
@@ -666,6 +669,7 @@ def ran(request, data, strategy):
     return config, fit(config, data, strategy)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_over_forty_steps_at_the_middle_rate(ran):
     first, *_, last = (row for _, row in ran[1])
     assert last["train_loss"] < first["train_loss"] - 0.05
@@ -673,6 +677,7 @@ def test_the_loss_falls_over_forty_steps_at_the_middle_rate(ran):
     assert last["rate"] == ran[0].optimizer.learning_rate
 
 
+@pytest.mark.slow
 def test_another_rate_or_seed_compiles_nothing(ran, data, strategy):
     # Twice, so that all are among the programs that are kept: at their bound one may drop another.
     for _ in range(2):
@@ -689,6 +694,7 @@ def test_another_rate_or_seed_compiles_nothing(ran, data, strategy):
     assert Small.traces == before + initialization
 
 
+@pytest.mark.slow
 def test_a_run_saved_and_resumed_has_the_same_bits(ran, data, strategy, tmp_path):
     config, (whole, row) = (
         ran[0],
@@ -735,6 +741,7 @@ SHARED = {
 SHARED |= {"muon": {}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARED)
 def test_two_devices_take_the_steps_of_one(name, data, strategy):
     config = config_of(name, num_steps=3, eval_every=3, optimizer_kwargs=SHARED[name])
@@ -796,6 +803,7 @@ def test_clean_training_figures_are_of_the_parameters_judged(data, strategy):
     )
 
 
+@pytest.mark.slow
 def test_sam_takes_its_second_gradient_on_the_same_batch(data):
     """One step of SAM from two calls of jax.grad on the batch of that step."""
     config = config_of("sam", weight_decay=0.0, optimizer_kwargs={"rho": 0.5})

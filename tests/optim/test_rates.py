@@ -42,6 +42,7 @@ def moves(before, after):
     return jax.tree.map(lambda a, b: b - a, before.params, after.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer", ["momentum", "adam", "schedule-free", "lookahead", "sam", "muon"]
 )
@@ -74,6 +75,7 @@ def test_frozen_stages_stay_and_the_others_go_on(data, optimizer):
         assert same == (name in FROZEN), name
 
 
+@pytest.mark.slow
 def test_a_rate_scales_the_step_of_its_stage_alone(data):
     before, whole = stepped(data, CONFIG)
     _, scaled = stepped(data, jc.override(CONFIG, lr_multipliers={"conv2": 0.25, "head": 2}))
@@ -86,6 +88,7 @@ def test_a_rate_scales_the_step_of_its_stage_alone(data):
         )
 
 
+@pytest.mark.slow
 def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
     """The gradients of the frozen stages' convolutions are not computed at all."""
 
@@ -105,6 +108,7 @@ def test_what_lies_before_the_last_frozen_stage_is_not_differentiated(data):
     assert both == forward
 
 
+@pytest.mark.slow
 def test_a_frozen_networks_answer_in_training_is_that_in_test(data):
     config = jc.override(CONFIG, freeze=("conv1", "conv2", "dense"))
     model, _ = model_and_optimizer(config, 10)
@@ -135,6 +139,7 @@ def test_rates_that_cannot_be_are_refused_before_a_step(data, changes, said, tmp
     assert not (tmp_path / "good").exists()
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_variables_it_is_given_and_goes_on_from_its_own(data, tmp_path):
     other = jc.override(CONFIG, seed=7)
     model, tx = model_and_optimizer(other, 10)

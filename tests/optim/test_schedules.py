@@ -88,6 +88,7 @@ def test_every_schedule_is_compared():
     assert set(FORMULAS) == set(SCHEDULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FORMULAS if name != "plateau"])
 def test_a_schedule_is_its_formula_at_every_step(name):
     np.testing.assert_allclose(
@@ -197,6 +198,7 @@ def test_a_plateau_lowers_the_rate_of_any_schedule():
 # In a run.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["step", "cosine", "warmup", "one-cycle"])
 def test_the_rows_of_a_run_report_the_rate_of_their_last_step(name):
     data = jc.load_dataset("digits")

@@ -171,6 +171,7 @@ def test_a_saved_figure_is_a_png_of_160_dots_an_inch(tmp_path):
         assert image.info["dpi"] == pytest.approx((160, 160), abs=0.01)
 
 
+@pytest.mark.slow
 def test_pyplot_and_its_windows_are_never_imported():
     program = "import sys, jaxcnn.plots as p; p.curves({'': {'': [[]]}}, dashed='a', solid='b'); print(*sys.modules)"
     root = Path(jaxcnn.__file__).parents[1]

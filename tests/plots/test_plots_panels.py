@@ -188,6 +188,7 @@ def test_marks_are_dotted_lines_named_inside_the_axes_away_from_each_other_and_f
         assert not box.count_contains(points), text.get_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ylog", [False, True])
 def test_no_text_lies_over_other_text(ylog):
     names = [f"optimiser {i} with a long name" for i in range(22)]
@@ -231,6 +232,7 @@ def test_a_run_that_blows_up_can_still_be_drawn(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("panels", "share", "words"),
     [

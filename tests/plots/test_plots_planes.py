@@ -101,6 +101,7 @@ def test_axes_are_labelled_on_the_outside_or_each_by_itself():
     assert all(axis.get_xlabel() == "across (units)" for axis in shared + apart)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [2, 4])
 def test_no_text_lies_over_other_text(columns):
     fields = [(BOWL, STEEP)[i % 2]._replace(path=PATH, note="steps 0 to 300") for i in range(4)]

@@ -50,6 +50,7 @@ def untimed(folder):
     return [{k: v for k, v in row.items() if k not in TIMES} for row in jc.read_metrics(folder)]
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_is_not_run_again(whole, data, strategy, monkeypatch):
     folder, result = whole
     assert result["status"] == "finished"
@@ -70,6 +71,7 @@ def test_the_folder_is_enough_to_run_it_again(whole, data, strategy, tmp_path):
     assert untimed(tmp_path) == untimed(whole[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [3, 5, 11])
 def test_a_stopped_run_goes_on_in_mid_epoch(whole, data, strategy, tmp_path, at):
     steps = []
@@ -119,6 +121,7 @@ def test_a_run_whose_last_save_fails_is_not_over(whole, data, strategy, tmp_path
     assert untimed(tmp_path) == untimed(whole[0])
 
 
+@pytest.mark.slow
 def test_divergence_is_a_result_and_the_study_goes_on(data, strategy, tmp_path):
     all_runs = {
         "wild": jc.override(CONFIG, learning_rate=1e30, weight_decay=0.0),
@@ -168,6 +171,7 @@ def test_columns_over_seeds_name_their_split_and_never_average_two():
     assert runs.eval_split([]) is None
 
 
+@pytest.mark.slow
 def test_progress_and_result_name_the_split(strategy, tmp_path, capsys):
     config = jc.override(CONFIG, num_steps=2, eval_every=2, milestones=())
     config = jc.override(config, num_validation=300, eval_split="validation")
@@ -257,6 +261,7 @@ def test_a_schedule_that_reads_the_number_of_steps_does_not_share_it():
     assert update(**adam) == update(**adam) != update(optimizer="adam")
 
 
+@pytest.mark.slow
 def test_progress_counts_what_was_done_before_as_done(whole, data, strategy, tmp_path, capsys):
     runs.run(CONFIG, data, tmp_path / "a", strategy=strategy)
     assert runs.sweep(
@@ -275,6 +280,7 @@ def test_a_folder_without_runs_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_packed_runs_are_the_runs_to_six_digits(data, strategy, tmp_path):
     all_runs = {
         "one": jc.override(CONFIG, num_steps=2, milestones=()),

@@ -114,6 +114,7 @@ def auxiliary(model, variables, stages):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_parity_with_pytorch(name, tmp_path, monkeypatch):
     """Logits within 1e-4 and every stage within 1e-3, in float32, with weights in torchvision's or timm's layout."""
@@ -128,6 +129,7 @@ def test_parity_with_pytorch_of_the_others(name, tmp_path, monkeypatch):
     compare(name, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_names_and_shapes_are_those_of_pytorch(name):
     """Key for key and shape for shape, in the layout of the file."""
@@ -210,6 +212,7 @@ OWN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_export_and_back(name, tmp_path):
     """Every network, in torchvision's layout or in our own; the header keeps what one writes, and v1 apart from v1.5."""
@@ -226,6 +229,7 @@ def test_export_and_back(name, tmp_path):
     assert said.get("model") == published_name(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "googlenet"])
 def test_what_is_exported_is_what_was_read(name, tmp_path, monkeypatch):
     """Torch's names, all of them, with torch's arrays: `load_state_dict(strict=True)` asks for no more."""
@@ -264,6 +268,7 @@ def test_an_export_that_cannot_be_written(tmp_path):
         export_weights(model, variables, tmp_path / "x", {"classes": 3})  # type: ignore[dict-item]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "width", "problem"),
     [("resnet18", 64, "missing"), ("plain8", 8, "misshapen"), ("resnet14", 4, "missing")],
@@ -278,6 +283,7 @@ def test_variables_of_another_network_are_not_exported(other, width, problem, tm
     export_weights(create_model("plain8", 10, width=4), variables, tmp_path / "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "lenet5-1998", "cnn", "autoencoder"])
 def test_variables_for_images_of_any_shape_are_exported(name, tmp_path):
     shape = (28, 28, 1) if "lenet" in name else (16, 16, 2)
@@ -285,6 +291,7 @@ def test_variables_for_images_of_any_shape_are_exported(name, tmp_path):
     export_weights(model, random_variables(model, shape), tmp_path / "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet8", "mlp"])
 def test_images_of_another_shape_are_named_and_the_advice_works(name, tmp_path):
     model = create_model(name, 10, width=4) if name == "resnet8" else create_model(name, 10)
@@ -330,6 +337,7 @@ def refusal(model, arrays, folder, metadata=None):
     return caught.value
 
 
+@pytest.mark.slow
 def test_all_that_does_not_fit_is_told_at_once(narrow, tmp_path):
     model, arrays = narrow
     wrong = {
@@ -366,6 +374,7 @@ def test_a_file_of_another_network(narrow, tmp_path):
     assert "it looks like ResNet-18: create_model('resnet18', 5, width=4)" in str(error)
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_begins_the_head_anew(narrow, tmp_path, caplog):
     model, arrays = narrow
     save_file(arrays, tmp_path / "x.safetensors")
@@ -394,6 +403,7 @@ def test_another_number_of_classes_begins_the_head_anew(narrow, tmp_path, caplog
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_heads_of_another_depth_are_misshapen(narrow, tmp_path):
     """Only the number of classes may differ."""
     model, arrays = narrow
@@ -401,6 +411,7 @@ def test_heads_of_another_depth_are_misshapen(narrow, tmp_path):
     assert error.misshapen == ("fc.weight is float32[5, 16], expected [5, 32]",)
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_of_googlenet(tmp_path, monkeypatch, caplog):
     """Passed over where the model has none; with another number of classes their own logits start from scratch too."""
     there = case("googlenet")
@@ -419,6 +430,7 @@ def test_auxiliary_heads_of_googlenet(tmp_path, monkeypatch, caplog):
     assert len(error.missing) == 2 * 9
 
 
+@pytest.mark.slow
 def test_bottlenecks_of_the_other_version_are_refused(tmp_path):
     """The names and shapes of v1 and v1.5 are the same; what they compute is not."""
     old, new = create_model("resnet50", 5, width=4), create_model("resnet50-v1.5", 5, width=4)

@@ -174,6 +174,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_networks_of_section_4_2(name, tmp_path):
     names, kind, project, options = CASES[name]
@@ -209,6 +210,7 @@ def test_networks_as_pytorchcv_names_them(tmp_path):
     compare(model, load_weights(model, store(arrays, tmp_path)), X, want)
 
 
+@pytest.mark.slow
 def test_the_side_of_the_zeros_matters(tmp_path):
     """Or else the tests above would prove nothing."""
     file, want = resnet(X, usual("linear"), "both")
@@ -278,6 +280,7 @@ def preact(x, stem_norm, project=None, final="bn", head="fc", raw=False, bottlen
     return file, dense(file, head, x, CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("there", "options"),
     [
@@ -300,6 +303,7 @@ def test_activation_before_weights(there, options, tmp_path, caplog):
     assert ("taken as behind" in caplog.text) == ("downsample" in there["project"])
 
 
+@pytest.mark.slow
 def test_shortcut_a_before_weights_on_both_sides(tmp_path):
     """The permutation reaches what acts on the sum: the first BN and kernel of a block, the last BN and the head."""
     file, want = preact(X, "bn1")
@@ -376,6 +380,7 @@ def test_lenet5_by_any_names(names, flat, tmp_path):
     compare(model, load_weights(model, store(file, tmp_path), (32, 32, 3)), x, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "head"), [("features.", "classifier"), ("layers.", "linear"), ("features.", "fc")]
 )
@@ -395,6 +400,7 @@ def test_vgg_of_32_pixels(start, head, tmp_path):
     compare(model, load_weights(model, store(file, tmp_path)), x, want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_timms_vgg_is_refused_where_its_dense_layers_slide(tmp_path, monkeypatch):
     model = create_model("vgg11", 5)
     specs = trace(model, (224, 224, 3)).specs
@@ -440,6 +446,7 @@ def test_names_of_the_users_own(how, tmp_path):
     compare(model, variables, X, want)
 
 
+@pytest.mark.slow
 def test_names_for_some_layers_alone(tmp_path):
     """The others keep the names of a known layout; None skips an array."""
     file, want = resnet(X, usual("top"), None)
@@ -530,6 +537,7 @@ def test_modules_whose_arrays_cannot_be_turned_are_refused(tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_own_module_exports_and_reads_back(tmp_path):
     model = Own()
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
@@ -647,6 +655,7 @@ def test_a_skipped_object_is_no_weight(torch, tmp_path):  # noqa: F811
     refused(write_zip(tmp_path / "x.pth", tree, {"0": SIX.tobytes()}), "'b' in it is no tensor")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["net.", "backbone.encoder.", "module.net."])
 @pytest.mark.parametrize("stranger", [False, True])
 def test_prefixes_with_and_without_a_stranger(prefix, stranger, tmp_path, caplog):
@@ -690,6 +699,7 @@ def test_a_file_without_a_head(tmp_path, caplog):
             load_weights(model, store(short, tmp_path))
 
 
+@pytest.mark.slow
 def test_version_1_in_a_file_that_does_not_say(tmp_path):
     old, new = create_model("resnet50", 5, width=4), create_model("resnet50-v1.5", 5, width=4)
     specs = trace(new, (32, 32, 3)).specs
@@ -750,6 +760,7 @@ def test_files_that_look_like_something_else(start, says, tmp_path):
 # With the constants that it was trained with
 
 
+@pytest.mark.slow
 def test_evaluation_with_the_constants_of_others(tmp_path):
     """The config's own mean and standard deviation reach the inputs of weights that were read."""
     data, model = load_dataset("digits"), create_model("plain8", 10, width=2)

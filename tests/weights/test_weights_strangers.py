@@ -382,6 +382,7 @@ def test_storages_that_lie_in_the_legacy_format(torch, tmp_path):
     refused(write_legacy(tmp_path / "x.pth", tree, system=3), "big-endian")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITERS)
 def test_files_cut_short_anywhere(kind, torch, tmp_path):
     tree = {"a": a_tensor(torch, legacy=kind == "legacy")}
@@ -421,6 +422,7 @@ def test_files_that_hold_something_else(kind, torch, tmp_path):
 # Archives
 
 
+@pytest.mark.slow
 def test_zip_bombs(torch, tmp_path):
     """300 MiB in 300 kB: what is compressed is not unpacked, be it a storage or the pickle."""
     file, size = tmp_path / "x.pth", 300 << 20
