@@ -280,6 +280,7 @@ def test_outputs_and_labels_may_be_trees(pairs, tmp_path):
     assert result["eval_distance"] == row["eval_distance"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_a_loss_of_ones_own_is_the_same_on_eight_devices(pairs, kind):
     config = dataclasses.replace(CONFIG, num_steps=3, eval_every=3)
@@ -299,6 +300,7 @@ def test_a_loss_of_ones_own_is_the_same_on_eight_devices(pairs, kind):
     )
 
 
+@pytest.mark.slow
 def test_a_data_set_on_disk_streams_every_label(pairs, tmp_path):
     file = np.memmap(tmp_path / "images", np.uint8, "w+", shape=pairs.train.images.shape)
     file[:] = pairs.train.images
@@ -346,6 +348,7 @@ def test_a_loss_without_errors_has_none_in_its_rows(tmp_path):
     assert "diverged" not in (next(large)[1] or {})  # the scale of a user's loss is unknown
 
 
+@pytest.mark.slow
 def test_multi_label_training_learns_each_label():
     data = jc.load_dataset("digits")
 
@@ -373,6 +376,7 @@ def test_multi_label_training_learns_each_label():
         jc.train(model, tx, data, config, strategy=ONE)
 
 
+@pytest.mark.slow
 def test_class_weights_move_errors_to_the_class_that_counts_less():
     data = jc.load_dataset("digits")
     binary = data._replace(
@@ -453,6 +457,7 @@ def test_a_state_for_another_loss_is_refused_by_the_step(pairs):
     assert sorted(sums.sums) == ["distance", "error"]
 
 
+@pytest.mark.slow
 def test_the_finder_landscape_and_gradients_take_the_loss(pairs):
     model, tx = TwoHeads(), optax.sgd(0.1)
     config = dataclasses.replace(CONFIG, num_steps=20)
@@ -547,6 +552,7 @@ def test_a_run_logged_by_hand_records_a_loss_of_ones_own(tmp_path):
                 log.write(**rows[0])  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_weights_do_not_make_a_healthy_run_diverge():
     data, model = jc.load_dataset("digits"), jc.create_model("perceptron", 10)
     weighted = CrossEntropy(class_weights=(20.0,) * 10)
