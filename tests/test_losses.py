@@ -526,6 +526,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_folder_refuses_a_run_with_another_loss(name, tmp_path):
     data, model, tx = jc.load_dataset("digits"), jc.create_model("perceptron", 10), optax.sgd(0.1)

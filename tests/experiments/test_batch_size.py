@@ -80,6 +80,7 @@ def test_it_leaves_tables_figures_and_a_folder_for_every_run(out):
             }
 
 
+@pytest.mark.slow
 def test_the_table_holds_what_the_rows_hold(out):
     """Equal epochs: two. Of full batch that is its second update."""
     rows = [jc.read_metrics(out / f"full-batch-seed{seed}") for seed in (0, 1)]
@@ -100,6 +101,7 @@ def test_the_table_holds_what_the_rows_hold(out):
     assert table(out)["online-sorted"]["eval_error_at_time"] == ""
 
 
+@pytest.mark.slow
 def test_training_figures_are_of_all_the_images_at_that_step(out):
     folder = out / "mini-batch-seed1"
     config = jc.ExperimentConfig.load(folder)
@@ -114,6 +116,7 @@ def test_training_figures_are_of_all_the_images_at_that_step(out):
     assert row["all_error"] == sums.error_percent
 
 
+@pytest.mark.slow
 def test_the_noise_scale_is_written_and_noted(out):
     noise = json.loads((out / "noise.json").read_text())
     assert noise["start"]["trace"] > 0
@@ -125,6 +128,7 @@ def test_the_noise_scale_is_written_and_noted(out):
     assert f"{noise['start']['scale']:.3g} at the start" in (out / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_noise_scale_at_the_start_is_that_of_every_images_gradient(out):
     """The covariance of the 64 gradients, which can be had exactly: 8000 draws come within a tenth of it."""
     config = jc.ExperimentConfig.load(out / "mini-batch-seed0")
@@ -240,6 +244,7 @@ def test_full_batch_is_gradient_descent_on_all_the_images(out):
         assert np.abs(mine - before).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_sorted_feeds_one_class_after_another_and_shuffled_does_not(out):
     data = runs.subset_for(
         jc.ExperimentConfig.load(out / "online-seed0"), jc.load_dataset("digits")

@@ -68,6 +68,7 @@ def test_the_study_leaves_table_figure_and_runs(study):
         }
 
 
+@pytest.mark.slow
 def test_the_tables_numbers_are_those_of_the_last_rows(study):
     finals = [jc.read_metrics(study / f"resnet14-seed{seed}")[-1]["eval_error"] for seed in (0, 1)]
     (line,) = [
@@ -134,6 +135,7 @@ def test_mistakes_are_one_line_and_exit_code_two(args, says, tmp_path, capsys, m
     refuses(depth.main, args, says, capsys, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_config_is_refused(study, capsys):
     with pytest.raises(SystemExit) as exit:
         depth.main([*TINY, "--learning-rate", "0.2", "--out", str(study)])

@@ -90,6 +90,7 @@ def test_a_folder_becomes_a_classifier_with_tables_and_figures(run):
     assert "is right for 33.3%" in text  # always the same class
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_what_was_trained(run, sweets):
     """The last row's error came from the run's own state; the table and `predict` come from the file."""
     last = jc.read_metrics(run / "run")[-1]
@@ -132,6 +133,7 @@ def test_new_pictures_are_classified(run, sweets, tmp_path, capsys):
     assert (tmp_path / "a/heat.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeypatch):
     good = str(sweets / "plum/0.jpg")
     (tmp_path / "empty.jpg").touch()
@@ -196,6 +198,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "says"), HOSTILE)
 def test_a_strangers_header_is_one_line(change, says, run, sweets, tmp_path, capsys, monkeypatch):
     path = tmp_path / "weights.safetensors"
@@ -208,6 +211,7 @@ def test_a_strangers_header_is_one_line(change, says, run, sweets, tmp_path, cap
         refuses(predict.main, args, says, capsys, monkeypatch)
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_one_line(run, sweets, tmp_path, capsys, monkeypatch):
     path = tmp_path / "weights.safetensors"
     tensors = load_file(run / path.name)
@@ -225,6 +229,7 @@ def test_weights_that_are_no_numbers_are_one_line(run, sweets, tmp_path, capsys,
     )
 
 
+@pytest.mark.slow
 def test_a_file_name_tells_the_terminal_nothing(run, sweets, tmp_path, capsys):
     path = tmp_path / "a\x1b[31m|b.jpg"
     shutil.copy(sweets / "plum/0.jpg", path)
@@ -233,6 +238,7 @@ def test_a_file_name_tells_the_terminal_nothing(run, sweets, tmp_path, capsys):
     assert "\x1b" not in out
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_can_be_looked_at(run, sweets, tmp_path, capsys, monkeypatch):
     options = Options(run=run / "run", parts=("errors",), out=tmp_path / "page")
     seen = load_context(options)
@@ -261,6 +267,7 @@ def test_a_fine_tuned_run_can_be_looked_at(run, sweets, tmp_path, capsys, monkey
         )
 
 
+@pytest.mark.slow
 def test_training_that_diverges_says_where_why_and_what_to_do(sweets, tmp_path, capsys):
     args = [
         "--images",
@@ -345,6 +352,7 @@ def test_beginning_from_weights(run, tmp_path, caplog):
     assert "from weights.safetensors" in (out / "table.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_config_for_a_head_alone_and_for_all(run, sweets):
     data, _ = image_folder_with_paths(sweets, 16)
     options = replace(
@@ -457,6 +465,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("args", "says"), MISTAKES)
 def test_a_mistake_is_one_line_before_anything_is_trained(
     args, says, run, sweets, tmp_path, capsys, monkeypatch

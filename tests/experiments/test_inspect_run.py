@@ -140,6 +140,7 @@ def test_every_picture_is_in_the_page_and_beside_it(out, read):
         )
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else_and_its_anchors_resolve(out, read):
     assert {tag for tag, _ in read.tags}.isdisjoint(
         {"script", "link", "iframe", "object", "embed", "base"}
@@ -158,6 +159,7 @@ def test_the_page_needs_nothing_else_and_its_anchors_resolve(out, read):
     assert read.open == []
 
 
+@pytest.mark.slow
 def test_the_parts_stand_in_the_pages_order_whatever_was_asked(read):
     names = [section["id"] for section in read.all("section")]
     assert names[:4] == [
@@ -169,6 +171,7 @@ def test_the_parts_stand_in_the_pages_order_whatever_was_asked(read):
     assert names[4:] == ["5-feature-maps", "6-what-channels-look-for", "7-where-the-network-looks"]
 
 
+@pytest.mark.slow
 def test_the_numbers_are_the_networks(run, out, capsys):
     data = jc.load_dataset("digits")
     found = runs.load_trained_model(run, data=data)
@@ -483,6 +486,7 @@ def shown(path, to, size):
     return np.asarray(Image.open(to).convert("RGB")).astype(float)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     BROWSER is None, reason="needs chromium, chromium-browser or google-chrome on PATH"
 )

@@ -71,6 +71,7 @@ def test_every_part_leaves_its_table_and_figures(out):
     assert {line["part"] for line in table(out)} == set(PARTS)
 
 
+@pytest.mark.slow
 def test_measured_limits_are_those_of_theory(out):
     line = np.linalg.eigvalsh(np.array([[5.0, 1.0], [1.0, 1.0]]))[
         -1
@@ -81,6 +82,7 @@ def test_measured_limits_are_those_of_theory(out):
         assert float(line["measured"]) == pytest.approx(2 * (1 + momentum) / top, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_rate_beyond_sense_is_a_result(out):
     lines = {(line["batch_size"], line["rate"]): line["too_large"] for line in table(out / "sweep")}
     assert lines == {
@@ -115,6 +117,7 @@ def test_slow_is_not_too_large_and_dead_is():
     assert sweep.stable({10.0: all_runs[10.0]}, 10) is None
 
 
+@pytest.mark.slow
 def test_the_finders_numbers_are_the_functions(out):
     found = json.loads((out / "finder" / "sgd.json").read_text())
     config = jc.ExperimentConfig.from_json(json.dumps(found["request"]["config"]))
@@ -131,6 +134,7 @@ def test_the_finders_numbers_are_the_functions(out):
     assert found["losses"] == pytest.approx(again.losses.tolist())
 
 
+@pytest.mark.slow
 def test_the_chosen_peak_rate_has_the_least_validation_error(out):
     all_runs = runs.finished_runs(out / "schedules")
     for line in table(out / "schedules"):
@@ -149,6 +153,7 @@ def test_the_chosen_peak_rate_has_the_least_validation_error(out):
     assert all(run.config.train.eval_split == "validation" for run in all_runs)
 
 
+@pytest.mark.slow
 def test_heldout_figures_are_the_test_splits(out):
     folder = out / "schedules" / "cosine-rate0.1-seed0"
     config, data = jc.ExperimentConfig.load(folder), jc.load_dataset("digits", validation=237)

@@ -103,6 +103,7 @@ def test_every_part_leaves_its_table_and_figures(out):
     assert "" not in table(out)["mlp"].values()
 
 
+@pytest.mark.slow
 def test_the_middle_is_the_last_state_on_these_images(all_runs, out):
     for name, line in table(out).items():
         run = runs.load_trained_model(all_runs / f"{name}-seed0")
@@ -127,6 +128,7 @@ def test_the_middle_is_the_last_state_on_these_images(all_runs, out):
         np.testing.assert_array_equal(plane["loss"][1], lines[1][::2])
 
 
+@pytest.mark.slow
 def test_the_table_is_of_all_directions_and_sides(out):
     for name, line in table(out).items():
         lines = np.array(
@@ -145,6 +147,7 @@ def test_the_table_is_of_all_directions_and_sides(out):
         )
 
 
+@pytest.mark.slow
 def test_the_path_ends_in_the_middle_of_its_plane_and_its_states_are_the_runs(all_runs, out):
     run = runs.load_trained_model(all_runs / "mlp-seed0", path=True)
     assert list(run.states) == [0, 1, 2, 3, 4]
@@ -158,6 +161,7 @@ def test_the_path_ends_in_the_middle_of_its_plane_and_its_states_are_the_runs(al
     assert there.request["settings"]["steps"] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_sharpness_is_the_top_of_the_dense_hessian(all_runs, out):
     run = runs.load_trained_model(all_runs / "mlp-seed0")
     split = jc.subset(run.data, 40, seed=0).train
@@ -260,6 +264,7 @@ def test_other_settings_are_measured_anew(all_runs, tmp_path):
     assert before.arrays["loss"][2] != after.arrays["loss"][4]
 
 
+@pytest.mark.slow
 def test_a_run_without_states_on_the_way_has_no_path_and_the_rest(all_runs, tmp_path, capsys):
     shutil.copytree(all_runs / "mlp-seed0", tmp_path / "runs" / "mlp-seed0")
     for step in (1, 2, 3):
@@ -297,6 +302,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
 def test_mistakes_are_one_line_before_anything_is_measured(
     all_runs, tmp_path, args, says, capsys, monkeypatch
@@ -314,6 +320,7 @@ def test_mistakes_are_one_line_before_anything_is_measured(
     )
 
 
+@pytest.mark.slow
 def test_a_file_that_is_broken_is_named(all_runs, out, tmp_path, capsys, monkeypatch):
     path = tmp_path / "line" / "mlp-direction0.npz"
     path.parent.mkdir()

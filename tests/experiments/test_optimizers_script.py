@@ -92,6 +92,7 @@ def test_the_study_leaves_tables_figures_and_runs(out):
     assert "schedule-free: constant" in text
 
 
+@pytest.mark.slow
 def test_tuning_sees_the_validation_split_and_the_final_runs_the_test_split_from_other_seeds(out):
     tuning, final = (
         [jc.ExperimentConfig.load(folder) for folder in (out / stage).iterdir()]
@@ -149,6 +150,7 @@ def test_presets_differ_in_data_and_network():
     }
 
 
+@pytest.mark.slow
 def test_diverged_trials_are_results_and_do_not_stop_the_study(out):
     for method in ("sgd", "schedule-free"):
         result = json.loads((out / "tune" / f"{method}-10000-seed1000" / "result.json").read_text())
@@ -160,6 +162,7 @@ def test_diverged_trials_are_results_and_do_not_stop_the_study(out):
         )
 
 
+@pytest.mark.slow
 def test_the_tables_numbers_are_those_of_the_rows(out):
     for method, line in lines(out).items():
         rows = [jc.read_metrics(out / "final" / f"{method}-seed{seed}") for seed in (0, 1)]

@@ -63,6 +63,7 @@ def test_the_study_leaves_tables_figures_and_runs(study):
     assert folders == {f"{name}-seed{seed}" for name in NAMES for seed in (0, 1)}
 
 
+@pytest.mark.slow
 def test_the_table_for_readers_has_intervals_and_the_protocol(study):
     text = (study / "table.md").read_text()
     header = text.splitlines()[0]
@@ -119,6 +120,7 @@ def flat(config):
     return dict(items(as_dict(config), ""))
 
 
+@pytest.mark.slow
 def test_the_tables_numbers_are_those_of_the_last_rows_by_their_right_names(study):
     for name in NAMES:
         line = table(study)[overfitting.TITLES[name]]
@@ -137,6 +139,7 @@ def test_the_tables_numbers_are_those_of_the_last_rows_by_their_right_names(stud
             assert float(line[f"{what}_gap_ci95"]) == pytest.approx(half, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_changes_are_against_few_images_paired_by_seed(study):
     def ends(name):
         return np.array(
@@ -150,6 +153,7 @@ def test_changes_are_against_few_images_paired_by_seed(study):
     assert float(table(study)["few images"]["test_loss_change"]) == 0
 
 
+@pytest.mark.slow
 def test_early_stopping_is_few_images_read_at_the_turning_point(study):
     runs = [jc.read_metrics(study / f"few-seed{seed}") for seed in (0, 1)]
     turns = [tables.turning_point(rows) for rows in runs]
@@ -187,6 +191,7 @@ def test_held_out_figures_are_those_of_the_last_state_on_the_test_split(study):
     assert (last["images"], last["heldout_images"]) == (32, 360)
 
 
+@pytest.mark.slow
 def test_curves_mark_the_turn_and_stop_early(study):
     found = overfitting.groups(overfitting.runs.finished_runs(study))
     few, early = (

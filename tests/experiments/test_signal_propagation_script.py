@@ -85,6 +85,7 @@ def test_every_part_leaves_its_table_lines_and_figures(out):
     assert [(line["network"], line["bn"]) for line in table(out / "end")] == names[2:]
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_library(all_runs, out):
     run = runs.load_trained_model(all_runs / "resnet8-seed0")
     images, labels = run.data.train.images[:32], run.data.train.labels[:32]
@@ -105,6 +106,7 @@ def test_numbers_are_those_of_the_library(all_runs, out):
     assert float(line["eval_error"]) == pytest.approx(run.rows[-1]["eval_error"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_path_has_every_state_that_was_kept(out):
     rows = measure.read_all(out / "path")["resnet8-seed0"][1]
     steps, values = path.gradient_table(rows)
@@ -113,6 +115,7 @@ def test_the_path_has_every_state_that_was_kept(out):
     assert np.isfinite(values).all()
 
 
+@pytest.mark.slow
 def test_counterparts_differ_in_bn_and_rate_alone(all_runs, out):
     config, other = (
         jc.ExperimentConfig.load(folder / "resnet8-seed0") for folder in (all_runs, out / "without")
@@ -235,6 +238,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
 def test_mistakes_are_one_line_and_exit_code_two(
     args, says, all_runs, tmp_path, capsys, monkeypatch

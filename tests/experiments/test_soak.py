@@ -58,6 +58,7 @@ def test_every_kind_of_run_is_made(lines):
     assert [row["step"] for row in jc.read_metrics(out / "shared-007")] == [2, 4]
 
 
+@pytest.mark.slow
 def test_runs_leave_no_handle_thread_array_or_callback(lines):
     """The first four runs compile, and start the pools of threads that all others use."""
     for key, most in {"handles": 0, "arrays": 0, "exits": 0, "threads": 4, "maps": 300}.items():
@@ -65,12 +66,14 @@ def test_runs_leave_no_handle_thread_array_or_callback(lines):
         assert max(values[8:]) - max(values[4:8]) <= most, (key, values)
 
 
+@pytest.mark.slow
 def test_runs_leave_few_python_objects(lines):
     """A run of two saves makes some 10^5 objects; Orbax's spec of every saved leaf leaks 4 strings in TensorStore 0.1.86."""
     values = [row["blocks"] for row in lines[1]]
     assert (values[-1] - values[5]) / 6 < 3000, values
 
 
+@pytest.mark.slow
 def test_the_compile_cache_grows_with_networks_not_with_runs(lines):
     """The first four runs compile all, and the fifth, which diverges, what its row needs."""
     values = [row["programs"] for row in lines[1]]

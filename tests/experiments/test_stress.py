@@ -98,6 +98,7 @@ def test_a_signal_loses_no_step(stopped, fault, code):
     assert trial["saved"] >= 1
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_it_at_once(stopped):
     trial = stopped["Ctrl-C twice"]
     assert trial["broken"] is None

@@ -722,6 +722,7 @@ def test_a_run_saved_and_resumed_has_the_same_bits(ran, data, strategy, tmp_path
     assert row["eval_loss"] == same["eval_loss"]
 
 
+@pytest.mark.slow
 def test_states_are_plain_arrays(ran):
     for leaf in jax.tree.leaves(ran[1][-1][0].opt_state):
         assert isinstance(leaf, np.ndarray)

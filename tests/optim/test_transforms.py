@@ -206,7 +206,7 @@ def test_drops_count_from_the_first_step_with_a_warm_up_too():
 
 def test_warm_up_without_the_error_says_what_to_write():
     tx = create_optimizer(OptimizerConfig(warmup_lr=0.01))
-    with pytest.raises(ValueError, match=r"call tx.update\(..., error=...\)") as error:
+    with pytest.raises(ValueError, match=r"or tx.update\(..., error=...\)") as error:
         tx.update(ONE, tx.init(ONE), ONE)
     assert "\n" not in str(error.value)
 
