@@ -14,7 +14,7 @@ from jaxcnn import cli
 
 ROOT = Path(experiments.__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("experiments/results/**/*.md")]
-OTHER_FLAGS = {"--cases", "--help", "--nodes", "--ntasks-per-node"}
+OTHER_FLAGS = {"--cases", "--help", "--nodes", "--ntasks-per-node", "--slow"}
 """Flags of pytest, of every script and of srun."""
 PLACEHOLDERS = {"N": "4", "I": "0"}
 """Numbers in place of the letters that stand for one."""
