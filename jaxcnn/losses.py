@@ -196,6 +196,7 @@ class Reconstruction:
         return jnp.square(outputs - inputs), {"error": ~is_right}
 
 
+_OF_CLASSES = (CrossEntropy, SquaredError)
 LOSSES: dict[str, type] = {
     "cross-entropy": CrossEntropy,
     "squared": SquaredError,
@@ -203,7 +204,7 @@ LOSSES: dict[str, type] = {
     "reconstruction": Reconstruction,
 }
 """Classes of losses by name."""
-CLASS_LOSSES = ("cross-entropy", "squared")
+CLASS_LOSSES = tuple(name for name in LOSSES if issubclass(LOSSES[name], _OF_CLASSES))
 """Names of the losses that compare logits with class labels."""
 
 
@@ -277,7 +278,7 @@ def is_library_loss(loss: Loss) -> bool:
 
 def has_class_labels(loss: Loss) -> bool:
     """Return whether a loss compares logits with class labels, or masks of them."""
-    return isinstance(loss, (CrossEntropy, SquaredError))
+    return isinstance(loss, _OF_CLASSES)
 
 
 def guess_loss(loss: Loss, num_classes: int) -> float | None:

@@ -156,7 +156,7 @@ def loss_facts(loss: Any) -> list[Any]:
       >>> loss_facts(CrossEntropy(label_smoothing=0.1))
       ['cross-entropy', {'label_smoothing': 0.1}]
       >>> loss_facts(functools.partial(max, default=2))
-      ['partial(default=2) of builtins.max', {}]
+      ['functools.partial(default=2) of builtins.max', {}]
     """
     if is_library_loss(loss):
         return list(loss_call(loss))
@@ -164,26 +164,21 @@ def loss_facts(loss: Any) -> list[Any]:
 
 
 def _describe_function(function: Any) -> str:
-    if isinstance(function, functools.partial):
-        values = {str(key): item for key, item in enumerate(function.args)} | function.keywords
-        plain = {key: _to_json(item) for key, item in values.items()}
-        return f"{_format_call('partial', plain)} of {_describe_function(function.func)}"
-    name = _qualified_name(function)
-    if isinstance(function, types.MethodType):
-        values = dict(getattr(function.__self__, "__dict__", {}))
-    elif isinstance(function, types.FunctionType):
-        values = dict(_closure(function))
-        # Functions without a name of their own are told apart by their code.
-        if function.__name__ == "<lambda>":
-            code = function.__code__
-            content = repr((code.co_code, code.co_names, code.co_freevars)).encode()
-            values["code"] = hashlib.sha256(content).hexdigest()[:8]
-    else:
-        values = dict(getattr(function, "__dict__", {}))
-    plain = {key: _to_json(item) for key, item in values.items() if _is_plain(item)}
-    inner = [item for item in values.values() if callable(item)]
+    contents = _contents(function)
+    # Of another object that can be called, the attributes are its numbers.
+    values = dict(getattr(function, "__dict__", {}))
+    plain = {key: _to_json(value) for key, value in values.items() if _is_plain(value)}
+    name, inner = _qualified_name(function), []
+    if contents is not None:
+        _, plain, inner = contents
+    # Functions without a name of their own are told apart by their code, of this Python's version.
+    if isinstance(function, types.FunctionType) and function.__name__ == "<lambda>":
+        code = function.__code__
+        content = repr((code.co_code, code.co_names, code.co_freevars)).encode()
+        plain = plain | {"code": hashlib.sha256(content).hexdigest()[:8]}
     described = _format_call(name, plain) if plain else name
-    return " of ".join([described, *map(_describe_function, inner[:4])])
+    functions = [value for value in inner if callable(value)]
+    return " of ".join([described, *map(_describe_function, functions[:4])])
 
 
 def without_those_of(config: ExperimentConfig, facts: Mapping[str, Any], num_classes: int) -> Facts:
