@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import dis
 import functools
 import hashlib
 import json
@@ -171,11 +172,6 @@ def _describe_function(function: Any) -> str:
     name, inner = _qualified_name(function), []
     if contents is not None:
         _, plain, inner = contents
-    # Functions without a name of their own are told apart by their code, of this Python's version.
-    if isinstance(function, types.FunctionType) and function.__name__ == "<lambda>":
-        code = function.__code__
-        content = repr((code.co_code, code.co_names, code.co_freevars)).encode()
-        plain = plain | {"code": hashlib.sha256(content).hexdigest()[:8]}
     described = _format_call(name, plain) if plain else name
     functions = [value for value in inner if callable(value)]
     return " of ".join([described, *map(_describe_function, functions[:4])])
@@ -672,6 +668,15 @@ def _closure(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     names = code.co_varnames[: code.co_argcount][::-1]
     yield from zip(names, (function.__defaults__ or ())[::-1], strict=False)
     yield from (function.__kwdefaults__ or {}).items()
+    # A function without a name is told apart by what it uses, which no version of Python changes.
+    if function.__name__ == "<lambda>":
+        operators = [
+            instruction.argrepr
+            for instruction in dis.get_instructions(function)
+            if instruction.opname == "BINARY_OP"
+        ]
+        content = repr((code.co_names, code.co_varnames, operators)).encode()
+        yield "code", hashlib.sha256(content).hexdigest()[:8]
     numbers = [
         value
         for value in code.co_consts

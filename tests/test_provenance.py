@@ -494,3 +494,18 @@ def test_a_dictionary_is_no_config_and_says_so(tmp_path):
     ):
         jc.RunLog(tmp_path / "run", wrong)
     assert not (tmp_path / "run").exists()
+
+
+def test_optimizers_of_lambdas_are_told_apart():
+    def facts(function):
+        return provenance.optimizer_facts(optax.stateless(function))
+
+    kinds = [
+        lambda updates, params: jax.tree.map(jnp.sign, updates),
+        lambda updates, params: jax.tree.map(jnp.tanh, updates),
+        lambda updates, params: jax.tree.map(jnp.add, updates, params),
+    ]
+    assert len({str(facts(function)) for function in kinds}) == len(kinds)
+    add, subtract = (lambda u, p: u + p), (lambda u, p: u - p)
+    assert facts(add) != facts(subtract)
+    assert facts(add) == facts(lambda u, p: u + p)
