@@ -562,7 +562,10 @@ class GracefulShutdown:
     """
 
     def __init__(self):
-        self.signal = 0
+        # Two numbers, because a signal may come while the processes exchange theirs. The result of
+        # the exchange must not overwrite it.
+        self._received = 0
+        self._agreed = 0
         self._interactive = _is_interactive()
         self._old_handlers: dict[Any, Any] | None = None
 
@@ -571,8 +574,13 @@ class GracefulShutdown:
 
         All processes of a job must call it at the same point.
         """
-        self.signal = multihost.global_max(self.signal)
-        return self.signal > 0
+        self._agreed = multihost.global_max(max(self._received, self._agreed))
+        return self._agreed > 0
+
+    @property
+    def signal(self) -> int:
+        """Number of the signal that has come to any process of the job, or 0."""
+        return self._agreed or self._received
 
     def __enter__(self) -> GracefulShutdown:
         if threading.current_thread() is not threading.main_thread():
@@ -601,7 +609,7 @@ class GracefulShutdown:
     def _handle(self, number: int, frame: Any) -> None:
         if self.signal and number == signal.SIGINT and self._interactive:
             raise KeyboardInterrupt
-        self.signal = self.signal or number
+        self._received = self._received or number
 
     @property
     def exit_code(self) -> int:

@@ -84,6 +84,24 @@ def test_a_signal_asks_and_says_its_exit_code(number, code):
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_during_the_exchange_of_a_job_is_kept(monkeypatch):
+    """One that came while the processes compared their numbers was overwritten by the result."""
+    exchanges = []
+
+    def exchange(number):
+        exchanges.append(number)
+        if len(exchanges) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return number
+
+    monkeypatch.setattr("jaxcnn.multihost.global_max", exchange)
+    with cli.GracefulShutdown() as stop:
+        assert not stop()  # the other processes have this answer too
+        assert stop()
+        assert stop.exit_code == 143
+    assert exchanges == [0, signal.SIGTERM]
+
+
 LONG = """
 import hashlib, sys
 from jaxcnn import cli

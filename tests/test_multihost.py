@@ -117,8 +117,14 @@ def after_row(process, step):
 
 
 def ended(processes, seconds=60):
-    """Exit codes and what was said on stderr."""
-    said = [process.communicate(timeout=seconds)[1] for process in processes]
+    """Exit codes and what was said on stderr. None of them runs on after a failure."""
+    try:
+        said = [process.communicate(timeout=seconds)[1] for process in processes]
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.kill()
+            process.communicate()
+        raise
     return [process.returncode for process in processes], said
 
 
