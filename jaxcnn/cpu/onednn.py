@@ -242,9 +242,8 @@ def _probes_are_correct(dtype: str) -> bool:
     for batch, geometry, features in PROBES:
         image_shape = (batch, *geometry.image, geometry.channels)
         shapes = image_shape, (*geometry.kernel, geometry.channels, features)
-        operands.append(
-            [np.asarray(jnp.asarray(rng.normal(size=shape), dtype)) for shape in shapes]
-        )
+        # Arrays of NumPy: those of JAX have no values while a program is traced.
+        operands.append([rng.normal(size=shape).astype(jnp.dtype(dtype)) for shape in shapes])
         calls.append((geometry, jax.ShapeDtypeStruct((batch, *geometry.out, features), dtype)))
 
     def run(operands):

@@ -105,6 +105,21 @@ def test_convolutions_and_their_gradients_are_those_of_jax(
     close(jax.jit(cpu.optimized(run))(*given), jax.jit(run)(*given))
 
 
+@needed
+@pytest.mark.parametrize("dtype", onednn.DTYPES)
+def test_the_answer_is_the_same_while_a_program_is_traced(dtype):
+    """In training the first to ask is the trace of the first step. It crashed for bfloat16."""
+    answers = []
+
+    def program(x):
+        answers.append(onednn.available.__wrapped__(dtype))
+        return x + 1
+
+    jax.jit(program)(jnp.zeros(3))
+    jax.eval_shape(jax.vmap(jax.grad(lambda x: program(x))), jnp.zeros(3))
+    assert answers == [onednn.available(dtype)] * 2
+
+
 @pytest.mark.skipif(not cpu.available("bfloat16"), reason="oneDNN has no bfloat16 on this CPU")
 def test_convolutions_of_bfloat16_are_those_of_float32_within_its_eight_bits():
     run, given = (
