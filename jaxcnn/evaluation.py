@@ -21,6 +21,7 @@ from jaxcnn.input_pipeline import InputPipeline, gather_batch, input_pipeline
 from jaxcnn.losses import (
     Batch,
     Loss,
+    are_soft,
     as_loss,
     check_single_output,
     compute_loss,
@@ -149,6 +150,8 @@ def _check_labels(model, state, split, loss) -> None:
     if not has_class_labels(loss):
         return
     num_outputs = outputs.shape[-1]
+    if are_soft(split.labels):
+        return
     if (largest := int(split.labels.max())) >= num_outputs:
         raise ArgumentError(
             f"the labels go up to {largest}, but the model gives {num_outputs} outputs; "
@@ -174,7 +177,8 @@ def evaluate(
       model: the network.
       state: as `train` yields it.
       split: uint8 images [n, h, w, c] and the labels that the loss compares with. They are int32
-        [n] or masks [n, h, w] of classes, or any tree of arrays for a loss of the user's own.
+        [n] or masks [n, h, w] of classes, shares of the classes, float32 [n, num_classes], or any
+        tree of arrays for a loss of the user's own.
       batch_size: images in a batch, by default `resolve_batch_size(images)`. It changes only speed
         and memory.
       strategy: devices, all by default.

@@ -63,6 +63,14 @@ def as_augmentation(augment: Any) -> AugmentConfig | Augmentation:
             f"augment is {format_value(augment)}; expected an AugmentConfig or a function of a "
             f"key, an image and its target. Write augment={_EXAMPLE}."
         )
+    module, name = (getattr(augment, key, None) or "" for key in ("__module__", "__name__"))
+    if module.startswith("jaxcnn.augment."):
+        if name and not name.startswith("_"):
+            raise ArgumentError(
+                f"augment is {name} itself, which makes an augmentation; expected its result. "
+                f"Write augment=jaxcnn.augment.{name}(...)."
+            )
+        return augment
     if not accepts(augment, 5 if needs_partner(augment) else 3):
         raise ArgumentError(
             f"augment is {format_value(augment)}, which does not take three arguments; expected a "
