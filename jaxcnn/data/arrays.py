@@ -323,6 +323,7 @@ def _convert_images(raw: dict[str, np.ndarray], changes: list[str]) -> dict[str,
             converted |= {part: arrays[part] for part in group}
             continue
         ranges = [_pixel_range(part, arrays[part]) for part in group]
+        _check_one_scale(dict(zip(group, ranges, strict=True)))
         total = _Range(
             min(each.low for each in ranges), max(each.high for each in ranges),
             all(each.is_whole for each in ranges),
@@ -331,6 +332,18 @@ def _convert_images(raw: dict[str, np.ndarray], changes: list[str]) -> dict[str,
         changes.append(f"images {kinds[group[0]]} became uint8 ({description})")
         converted |= {part: _scale(arrays[part], scale) for part in group}
     return {part: converted[part] for part in arrays}
+
+
+def _check_one_scale(ranges: dict[str, _Range]) -> None:
+    """Check that no part has fractions up to 1 where another has larger numbers."""
+    large = next((part for part, each in ranges.items() if each.high > 1), None)
+    for part, each in ranges.items():
+        if large is not None and each.high <= 1 and not each.is_whole:
+            raise DataError(
+                f"{part} images are in {each.low:.5g}..{each.high:.5g} and {large} images in "
+                f"{ranges[large].low:.5g}..{ranges[large].high:.5g}; expected one scale in all "
+                f"parts: write {large} images / 255"
+            )
 
 
 def _pixel_range(part: str, images: np.ndarray) -> _Range:
