@@ -6,7 +6,7 @@ Every example counts exactly once, whatever the batch, the number of examples or
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxcnn import cpu, metrics, parallel
 from jaxcnn.arguments import ArgumentError, check_integer
-from jaxcnn.augment import normalize
-from jaxcnn.data import Split, verify_images, verify_split
+from jaxcnn.augment import Normalizer, normalize
+from jaxcnn.data import Dataset, Split, verify_images, verify_split
 from jaxcnn.input_pipeline import InputPipeline, gather_batch, input_pipeline
 from jaxcnn.losses import (
     Batch,
@@ -38,13 +38,16 @@ from jaxcnn.models.calling import (
     verify_model,
 )
 from jaxcnn.models.norm import batch_moments, non_batch_norm_statistic
-from jaxcnn.state import State, eval_state, image_shape_of
+from jaxcnn.state import State, Variables, as_state, eval_state, image_shape_of
 
 MAX_PIXELS = 500 * 64 * 64
 """Maximum number of pixels in a batch of evaluation.
 
 That is 500 images of up to 64x64, or 40 of 224x224, of which more would not fit many memories.
 """
+
+
+StateT = TypeVar("StateT", State, Variables)
 
 
 def _outputs(model, state, inputs) -> Any:
@@ -162,12 +165,13 @@ def _check_labels(model, state, split, loss) -> None:
 
 def evaluate(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     split: Split,
     *,
     batch_size: int | None = None,
     strategy: parallel.Strategy | None = None,
     loss: str | Loss = "cross-entropy",
+    normalizer: Normalizer | Dataset | None = None,
 ) -> metrics.Metrics:
     """Return the metrics of `state` on `split`, in test mode.
 
@@ -175,7 +179,7 @@ def evaluate(
 
     Args:
       model: the network.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       split: uint8 images [n, h, w, c] and the labels that the loss compares with. They are int32
         [n] or masks [n, h, w] of classes, shares of the classes, float32 [n, num_classes], or any
         tree of arrays for a loss of the user's own.
@@ -183,6 +187,8 @@ def evaluate(
         and memory.
       strategy: devices, all by default.
       loss: a name in `jaxcnn.LOSSES`, or a function (see `jaxcnn.losses`).
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Raises:
       ArgumentError: the loss is unknown, the outputs do not fit the labels, or there are no images.
@@ -199,6 +205,7 @@ def evaluate(
       360
     """
     strategy = parallel.check_strategy(strategy)
+    state = as_state(model, state, normalizer, getattr(split, "images", None))
     shape = image_shape_of(model, state)
     loss = as_loss(loss)
     is_classifier = has_class_labels(loss)
@@ -275,16 +282,23 @@ def _predictor(model):
 
 
 def predict(
-    model: nn.Module, state: State, images: np.ndarray, *, batch_size: int | None = None
+    model: nn.Module,
+    state: State | Variables,
+    images: np.ndarray,
+    *,
+    batch_size: int | None = None,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> np.ndarray:
     """Return the model's outputs in test mode, such as logits.
 
     Args:
       model: the network.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       images: uint8 [n, h, w, c], n > 0.
       batch_size: images in a batch, by default `resolve_batch_size(images)`. It changes only speed
         and memory.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Returns:
       float32 [n, num_classes] for a classifier.
@@ -294,6 +308,7 @@ def predict(
       ArgumentError: `model` is not a model, `state` is not a state, or the model does not return
         one array.
     """
+    state = as_state(model, state, normalizer, images)
     verify_images("images", images, image_shape_of(model, state))
     slim_state = eval_state(state)._replace(opt_state=(), metrics=())
     batches = parallel.padded_batches(len(images), resolve_batch_size(images, batch_size), 1)
@@ -366,13 +381,14 @@ def _check_norms(model, state, shape) -> None:
 
 def recompute_batch_stats(
     model: nn.Module,
-    state: State,
+    state: StateT,
     split: Split,
     n: int,
     *,
     batch_size: int = 128,
     strategy: parallel.Strategy | None = None,
-) -> State:
+    normalizer: Normalizer | Dataset | None = None,
+) -> StateT:
     """Return `state` with exact averages of BN's moments ("precise BN").
 
     They replace the moving averages. The authors' released networks were tested so. The averages
@@ -381,17 +397,30 @@ def recompute_batch_stats(
 
     Args:
       model: the network.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables. The result is of the same kind.
       split: uint8 images [n, h, w, c] and their labels.
       n: number of images.
       batch_size: images in a batch.
       strategy: devices, all by default.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Raises:
       ArgumentError: the model has no BN, the devices cannot share a batch equally, a batch is
         larger than the split, or n is smaller than a batch or larger than the split.
     """
     strategy = parallel.check_strategy(strategy)
+    if not isinstance(state, State):
+        exact = recompute_batch_stats(
+            model,
+            as_state(model, state, normalizer, getattr(split, "images", None)),
+            split,
+            n,
+            batch_size=batch_size,
+            strategy=strategy,
+        )
+        return type(state)({"params": exact.params, **exact.model_state})  # type: ignore[call-arg]
+    state = as_state(model, state, normalizer)
     verify_split("split", split, None, image_shape_of(model, state), are_classes=False)
     batch_size = check_integer("batch_size", batch_size, example=128)
     n = check_integer("n", n, example=5000)
