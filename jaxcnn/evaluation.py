@@ -28,6 +28,7 @@ from jaxcnn.losses import (
     has_class_labels,
 )
 from jaxcnn.models.calling import (
+    activation_bytes,
     batch_shapes,
     call,
     check_once,
@@ -117,10 +118,29 @@ def with_axis_name(model: nn.Module, axis_name: str | None) -> nn.Module:
     )
 
 
-def resolve_batch_size(images: np.ndarray, batch_size: int | None = None) -> int:
+MAX_ACTIVATION_BYTES = 1 << 30
+"""Maximum bytes of the activations of a batch of evaluation, at their peak.
+
+A compiled program takes up to about twice as much, as it keeps some of them longer.
+"""
+
+
+def resolve_batch_size(
+    images: np.ndarray,
+    batch_size: int | None = None,
+    model: nn.Module | None = None,
+    state: State | None = None,
+) -> int:
     """Return `batch_size`, or the default number of images in a batch.
 
-    The default is at most `MAX_PIXELS` pixels and at most 500 images.
+    The default is at most `MAX_PIXELS` pixels and at most 500 images. With a model, its activations
+    are at most `MAX_ACTIVATION_BYTES` as well.
+
+    Args:
+      images: [n, h, w, c].
+      batch_size: as a caller wrote it; None is the default.
+      model: the network that sees the images.
+      state: its state.
 
     Raises:
       ArgumentError: `batch_size` is neither an integer of at least 1 nor None.
@@ -132,7 +152,24 @@ def resolve_batch_size(images: np.ndarray, batch_size: int | None = None) -> int
       40
     """
     if batch_size is None:
-        return max(1, min(500, MAX_PIXELS // (images.shape[1] * images.shape[2])))
+        num_pixels = images.shape[1] * images.shape[2]
+        default = max(1, min(500, MAX_PIXELS // num_pixels))
+        if model is None or state is None:
+            return default
+        # A layer's output has as many channels as a kernel, at most for every pixel. So most
+        # networks need not be traced: three such arrays, as around a shortcut, are small enough.
+        channels = [max(np.shape(leaf)[-2:]) for leaf in jax.tree.leaves(state.params) if np.ndim(leaf) > 1]
+        bound = 3 * 4 * num_pixels * max(channels, default=1)
+        if default * bound <= MAX_ACTIVATION_BYTES:
+            return default
+        variables = {"params": state.params, **state.model_state}
+        shape = images.shape[1:]
+        num_bytes = check_once(
+            ("activations", model, shape),
+            variables,
+            lambda: activation_bytes(model, variables, shape),
+        )
+        return max(1, min(default, MAX_ACTIVATION_BYTES // max(1, num_bytes)))
     return check_integer("batch_size", batch_size, example=100)
 
 
@@ -183,8 +220,8 @@ def evaluate(
       split: uint8 images [n, h, w, c] and the labels that the loss compares with. They are int32
         [n] or masks [n, h, w] of classes, shares of the classes, float32 [n, num_classes], or any
         tree of arrays for a loss of the user's own.
-      batch_size: images in a batch, by default `resolve_batch_size(images)`. It changes only speed
-        and memory.
+      batch_size: images in a batch. None is as many as `resolve_batch_size` allows. It changes
+        only speed and memory.
       strategy: devices, all by default.
       loss: a name in `jaxcnn.LOSSES`, or a function (see `jaxcnn.losses`).
       normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
@@ -213,11 +250,13 @@ def evaluate(
     verify_split("split", split, num_classes, shape, may_be_empty=True, are_classes=is_classifier)
     if not len(split.images):
         raise ArgumentError("the split to evaluate is empty; expected at least one image")
-    batch_size = resolve_batch_size(split.images, batch_size)
+    if batch_size is not None:
+        batch_size = resolve_batch_size(split.images, batch_size)
     state = eval_state(state)
     if not is_library_model(model) or not is_classifier:
         _check_labels(model, state, split, loss)
     dtypes = metrics_of(model, state, split, loss)
+    batch_size = resolve_batch_size(split.images, batch_size, model, state)
     rewrite_for_cpu = strategy.should_rewrite_for_cpu(split.images.size)
     measure = make_eval_step(model, strategy, loss, dtypes, rewrite_for_cpu)
     placed, pipeline = strategy.replicate(state), input_pipeline(split, strategy)
@@ -295,8 +334,8 @@ def predict(
       model: the network.
       state: as `train` yields it, or variables, as `load_weights` returns them.
       images: uint8 [n, h, w, c], n > 0.
-      batch_size: images in a batch, by default `resolve_batch_size(images)`. It changes only speed
-        and memory.
+      batch_size: images in a batch. None is as many as `resolve_batch_size` allows. It changes
+        only speed and memory.
       normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
         has its own.
 
@@ -311,7 +350,8 @@ def predict(
     state = as_state(model, state, normalizer, images)
     verify_images("images", images, image_shape_of(model, state))
     slim_state = eval_state(state)._replace(opt_state=(), metrics=())
-    batches = parallel.padded_batches(len(images), resolve_batch_size(images, batch_size), 1)
+    batch_size = resolve_batch_size(images, batch_size, model, slim_state)
+    batches = parallel.padded_batches(len(images), batch_size, 1)
     outputs = [np.asarray(_predictor(model)(slim_state, images[index])) for index in batches]
     return np.concatenate(outputs)[: len(images)]
 

@@ -19,7 +19,7 @@ from jaxcnn import metrics, parallel
 from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.config import ArgumentError, check_choice
 from jaxcnn.data import Dataset, Split, verify_split
-from jaxcnn.evaluation import make_eval_step, metrics_of
+from jaxcnn.evaluation import make_eval_step, metrics_of, resolve_batch_size
 from jaxcnn.input_pipeline import gather_batch, input_pipeline
 from jaxcnn.losses import Batch, Loss, as_loss, compute_loss, has_class_labels
 from jaxcnn.state import State, Variables, as_state, eval_state
@@ -236,7 +236,7 @@ def evaluate_along(
     steps: Sequence[Sequence[float] | np.ndarray],
     *,
     statistics: str = "moving",
-    batch_size: int = 500,
+    batch_size: int | None = None,
     strategy: parallel.Strategy | None = None,
     loss: str | Loss = "cross-entropy",
     normalizer: Normalizer | Dataset | None = None,
@@ -298,7 +298,9 @@ def evaluate_along(
     shape = np.shape(state.normalizer.mean)
     verify_split("split", split, num_classes, shape, are_classes=is_classifier)
     values = _initial_values(resume, tuple(map(len, multiples)))
-    batch = batch_size if statistics == "moving" else None
+    batch = None
+    if statistics == "moving":
+        batch = resolve_batch_size(split.images, batch_size, model, state)
     dtypes = metrics_of(model, state, split, loss)
     measure = _make_measure(model, split, strategy, loss, dtypes, batch)
     center, replicated = strategy.replicate(

@@ -762,7 +762,8 @@ def _metrics_row(model, placed, state, train, test, data, config, strategy, loss
     def measure(placed, pipeline, split):
         rewrite = strategy.should_rewrite_for_cpu(split.images.size)
         count = make_eval_step(model, strategy, loss, dtypes, rewrite)
-        return count(placed, pipeline, len(split.images), resolve_batch_size(split.images))
+        batch_size = resolve_batch_size(split.images, None, model, state)
+        return count(placed, pipeline, len(split.images), batch_size)
 
     eval_split = getattr(data, config.eval_split)
     evaluated = eval_state(state)
