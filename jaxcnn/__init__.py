@@ -29,6 +29,7 @@ from jaxcnn.data import DATASETS as DATASETS
 from jaxcnn.data import DataError as DataError
 from jaxcnn.data import Dataset as Dataset
 from jaxcnn.data import Split as Split
+from jaxcnn.data import dataset as dataset
 from jaxcnn.data import hold_out as hold_out
 from jaxcnn.data import image_folder as image_folder
 from jaxcnn.data import load_dataset as load_dataset

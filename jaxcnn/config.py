@@ -349,6 +349,11 @@ class ExperimentConfig(_Config):
 
     Such as `{"label_smoothing": 0.1}`.
     """
+    augmentation: str | None = None
+    """Description of a function that augments in place of `train.augment`, in records.
+
+    None is `train.augment`. A function itself is an argument of `jaxcnn.train`.
+    """
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -356,6 +361,8 @@ class ExperimentConfig(_Config):
         _check_names(self, ("dataset", "model", "loss"))
         _freeze_mapping(self, "model_kwargs", '{"width": 8}')
         _freeze_mapping(self, "loss_kwargs", '{"label_smoothing": 0.1}')
+        if self.augmentation is not None:
+            _check_names(self, ("augmentation",))
         _check_integer("num_validation", self.num_validation, 0)
         _check_integer("max_train_examples", self.max_train_examples, None)
         _check_section("optimizer", self.optimizer, OptimizerConfig)

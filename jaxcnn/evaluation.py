@@ -6,7 +6,7 @@ Every example counts exactly once, whatever the batch, the number of examples or
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -15,18 +15,20 @@ import numpy as np
 
 from jaxcnn import cpu, metrics, parallel
 from jaxcnn.arguments import ArgumentError, check_integer
-from jaxcnn.augment import normalize
-from jaxcnn.data import Split, verify_images, verify_split
+from jaxcnn.augment import Normalizer, normalize
+from jaxcnn.data import Dataset, Split, verify_images, verify_split
 from jaxcnn.input_pipeline import InputPipeline, gather_batch, input_pipeline
 from jaxcnn.losses import (
     Batch,
     Loss,
+    are_soft,
     as_loss,
     check_single_output,
     compute_loss,
     has_class_labels,
 )
 from jaxcnn.models.calling import (
+    activation_bytes,
     batch_shapes,
     call,
     check_once,
@@ -37,13 +39,16 @@ from jaxcnn.models.calling import (
     verify_model,
 )
 from jaxcnn.models.norm import batch_moments, non_batch_norm_statistic
-from jaxcnn.state import State, eval_state, image_shape_of
+from jaxcnn.state import State, Variables, as_state, eval_state, image_shape_of
 
 MAX_PIXELS = 500 * 64 * 64
 """Maximum number of pixels in a batch of evaluation.
 
 That is 500 images of up to 64x64, or 40 of 224x224, of which more would not fit many memories.
 """
+
+
+StateT = TypeVar("StateT", State, Variables)
 
 
 def _outputs(model, state, inputs) -> Any:
@@ -113,10 +118,29 @@ def with_axis_name(model: nn.Module, axis_name: str | None) -> nn.Module:
     )
 
 
-def resolve_batch_size(images: np.ndarray, batch_size: int | None = None) -> int:
+MAX_ACTIVATION_BYTES = 1 << 30
+"""Maximum bytes of the activations of a batch of evaluation, at their peak.
+
+A compiled program takes up to about twice as much, as it keeps some of them longer.
+"""
+
+
+def resolve_batch_size(
+    images: np.ndarray,
+    batch_size: int | None = None,
+    model: nn.Module | None = None,
+    state: State | None = None,
+) -> int:
     """Return `batch_size`, or the default number of images in a batch.
 
-    The default is at most `MAX_PIXELS` pixels and at most 500 images.
+    The default is at most `MAX_PIXELS` pixels and at most 500 images. With a model, its activations
+    are at most `MAX_ACTIVATION_BYTES` as well.
+
+    Args:
+      images: [n, h, w, c].
+      batch_size: as a caller wrote it; None is the default.
+      model: the network that sees the images.
+      state: its state.
 
     Raises:
       ArgumentError: `batch_size` is neither an integer of at least 1 nor None.
@@ -128,7 +152,24 @@ def resolve_batch_size(images: np.ndarray, batch_size: int | None = None) -> int
       40
     """
     if batch_size is None:
-        return max(1, min(500, MAX_PIXELS // (images.shape[1] * images.shape[2])))
+        num_pixels = images.shape[1] * images.shape[2]
+        default = max(1, min(500, MAX_PIXELS // num_pixels))
+        if model is None or state is None:
+            return default
+        # A layer's output has as many channels as a kernel, at most for every pixel. So most
+        # networks need not be traced: three such arrays, as around a shortcut, are small enough.
+        channels = [max(np.shape(leaf)[-2:]) for leaf in jax.tree.leaves(state.params) if np.ndim(leaf) > 1]
+        bound = 3 * 4 * num_pixels * max(channels, default=1)
+        if default * bound <= MAX_ACTIVATION_BYTES:
+            return default
+        variables = {"params": state.params, **state.model_state}
+        shape = images.shape[1:]
+        num_bytes = check_once(
+            ("activations", model, shape),
+            variables,
+            lambda: activation_bytes(model, variables, shape),
+        )
+        return max(1, min(default, MAX_ACTIVATION_BYTES // max(1, num_bytes)))
     return check_integer("batch_size", batch_size, example=100)
 
 
@@ -149,6 +190,8 @@ def _check_labels(model, state, split, loss) -> None:
     if not has_class_labels(loss):
         return
     num_outputs = outputs.shape[-1]
+    if are_soft(split.labels):
+        return
     if (largest := int(split.labels.max())) >= num_outputs:
         raise ArgumentError(
             f"the labels go up to {largest}, but the model gives {num_outputs} outputs; "
@@ -159,12 +202,13 @@ def _check_labels(model, state, split, loss) -> None:
 
 def evaluate(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     split: Split,
     *,
     batch_size: int | None = None,
     strategy: parallel.Strategy | None = None,
     loss: str | Loss = "cross-entropy",
+    normalizer: Normalizer | Dataset | None = None,
 ) -> metrics.Metrics:
     """Return the metrics of `state` on `split`, in test mode.
 
@@ -172,13 +216,16 @@ def evaluate(
 
     Args:
       model: the network.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       split: uint8 images [n, h, w, c] and the labels that the loss compares with. They are int32
-        [n] or masks [n, h, w] of classes, or any tree of arrays for a loss of the user's own.
-      batch_size: images in a batch, by default `resolve_batch_size(images)`. It changes only speed
-        and memory.
+        [n] or masks [n, h, w] of classes, shares of the classes, float32 [n, num_classes], or any
+        tree of arrays for a loss of the user's own.
+      batch_size: images in a batch. None is as many as `resolve_batch_size` allows. It changes
+        only speed and memory.
       strategy: devices, all by default.
       loss: a name in `jaxcnn.LOSSES`, or a function (see `jaxcnn.losses`).
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Raises:
       ArgumentError: the loss is unknown, the outputs do not fit the labels, or there are no images.
@@ -195,6 +242,7 @@ def evaluate(
       360
     """
     strategy = parallel.check_strategy(strategy)
+    state = as_state(model, state, normalizer, getattr(split, "images", None))
     shape = image_shape_of(model, state)
     loss = as_loss(loss)
     is_classifier = has_class_labels(loss)
@@ -202,11 +250,13 @@ def evaluate(
     verify_split("split", split, num_classes, shape, may_be_empty=True, are_classes=is_classifier)
     if not len(split.images):
         raise ArgumentError("the split to evaluate is empty; expected at least one image")
-    batch_size = resolve_batch_size(split.images, batch_size)
+    if batch_size is not None:
+        batch_size = resolve_batch_size(split.images, batch_size)
     state = eval_state(state)
     if not is_library_model(model) or not is_classifier:
         _check_labels(model, state, split, loss)
     dtypes = metrics_of(model, state, split, loss)
+    batch_size = resolve_batch_size(split.images, batch_size, model, state)
     rewrite_for_cpu = strategy.should_rewrite_for_cpu(split.images.size)
     measure = make_eval_step(model, strategy, loss, dtypes, rewrite_for_cpu)
     placed, pipeline = strategy.replicate(state), input_pipeline(split, strategy)
@@ -271,16 +321,23 @@ def _predictor(model):
 
 
 def predict(
-    model: nn.Module, state: State, images: np.ndarray, *, batch_size: int | None = None
+    model: nn.Module,
+    state: State | Variables,
+    images: np.ndarray,
+    *,
+    batch_size: int | None = None,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> np.ndarray:
     """Return the model's outputs in test mode, such as logits.
 
     Args:
       model: the network.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       images: uint8 [n, h, w, c], n > 0.
-      batch_size: images in a batch, by default `resolve_batch_size(images)`. It changes only speed
-        and memory.
+      batch_size: images in a batch. None is as many as `resolve_batch_size` allows. It changes
+        only speed and memory.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Returns:
       float32 [n, num_classes] for a classifier.
@@ -290,9 +347,11 @@ def predict(
       ArgumentError: `model` is not a model, `state` is not a state, or the model does not return
         one array.
     """
+    state = as_state(model, state, normalizer, images)
     verify_images("images", images, image_shape_of(model, state))
     slim_state = eval_state(state)._replace(opt_state=(), metrics=())
-    batches = parallel.padded_batches(len(images), resolve_batch_size(images, batch_size), 1)
+    batch_size = resolve_batch_size(images, batch_size, model, slim_state)
+    batches = parallel.padded_batches(len(images), batch_size, 1)
     outputs = [np.asarray(_predictor(model)(slim_state, images[index])) for index in batches]
     return np.concatenate(outputs)[: len(images)]
 
@@ -362,13 +421,14 @@ def _check_norms(model, state, shape) -> None:
 
 def recompute_batch_stats(
     model: nn.Module,
-    state: State,
+    state: StateT,
     split: Split,
     n: int,
     *,
     batch_size: int = 128,
     strategy: parallel.Strategy | None = None,
-) -> State:
+    normalizer: Normalizer | Dataset | None = None,
+) -> StateT:
     """Return `state` with exact averages of BN's moments ("precise BN").
 
     They replace the moving averages. The authors' released networks were tested so. The averages
@@ -377,17 +437,30 @@ def recompute_batch_stats(
 
     Args:
       model: the network.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables. The result is of the same kind.
       split: uint8 images [n, h, w, c] and their labels.
       n: number of images.
       batch_size: images in a batch.
       strategy: devices, all by default.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Raises:
       ArgumentError: the model has no BN, the devices cannot share a batch equally, a batch is
         larger than the split, or n is smaller than a batch or larger than the split.
     """
     strategy = parallel.check_strategy(strategy)
+    if not isinstance(state, State):
+        exact = recompute_batch_stats(
+            model,
+            as_state(model, state, normalizer, getattr(split, "images", None)),
+            split,
+            n,
+            batch_size=batch_size,
+            strategy=strategy,
+        )
+        return type(state)({"params": exact.params, **exact.model_state})  # type: ignore[call-arg]
+    state = as_state(model, state, normalizer)
     verify_split("split", split, None, image_shape_of(model, state), are_classes=False)
     batch_size = check_integer("batch_size", batch_size, example=128)
     n = check_integer("n", n, example=5000)

@@ -19,6 +19,15 @@ from jaxcnn.parallel import Strategy
 T = TypeVar("T")
 
 
+class Paired(NamedTuple):
+    """Examples of a step, each with another one that augmentation mixes it with."""
+
+    own: Any
+    """The row of a chunk, as `gather_batch` takes it."""
+    partner: Any
+    """The same for the partners, in the order of `own`."""
+
+
 class InputPipeline(NamedTuple):
     """A split in the form that a strategy's compiled steps take.
 
@@ -65,6 +74,27 @@ def input_pipeline(split: Split, strategy: Strategy) -> InputPipeline:
     return InputPipeline(
         None, lambda order: prefetch(read, strategy.chunks(order, bytes_per_image))
     )
+
+
+def pair(index: Any) -> Paired:
+    """Return a chunk with the partner of each example, the one before it in the batch.
+
+    It is the same on any devices, because the order is of the whole batch. The first example has
+    the last one as its partner.
+
+    Args:
+      index: int32 [steps, batch], or a tree of arrays [steps, batch, ...], on the host.
+
+    Example:
+      >>> pair(np.array([[3, 5, 4]])).partner.tolist()
+      [[4, 3, 5]]
+    """
+    return Paired(index, jax.tree.map(lambda array: np.roll(array, 1, axis=1), index))
+
+
+def paired(pipeline: InputPipeline) -> InputPipeline:
+    """Return a pipeline whose chunks have a partner for each example, as `pair` gives them."""
+    return pipeline._replace(chunks=lambda order: map(pair, pipeline.chunks(order)))
 
 
 def gather_batch(split: Split | None, index: Any) -> tuple[jax.Array, jax.Array, Any]:

@@ -17,14 +17,22 @@ import numpy as np
 
 from jaxcnn import parallel
 from jaxcnn.arguments import check_callable, format_value
+from jaxcnn.augment import Augmentation, needs_partner
 from jaxcnn.config import ArgumentError, OptimizerConfig, TrainConfig, verify_config
 from jaxcnn.data import Dataset
-from jaxcnn.input_pipeline import input_pipeline
+from jaxcnn.input_pipeline import input_pipeline, paired
 from jaxcnn.losses import CrossEntropy, Loss, as_loss, guess_loss
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import create_optimizer
 from jaxcnn.state import init_state
-from jaxcnn.training import check_config, check_model, epoch_order, make_train_step, step_kwargs
+from jaxcnn.training import (
+    check_augment,
+    check_config,
+    check_model,
+    epoch_order,
+    make_train_step,
+    step_kwargs,
+)
 
 DIVERGENCE_FACTOR = 4.0
 """Ratio of a diverged loss to that of the first steps."""
@@ -305,6 +313,7 @@ def lr_finder(
     high: float = 10.0,
     num_steps: int = 100,
     loss: str | Loss = "cross-entropy",
+    augment: Augmentation | None = None,
     strategy: parallel.Strategy | None = None,
 ) -> LRFinderResult:
     """Run the range test of an optimizer on a new network.
@@ -318,6 +327,7 @@ def lr_finder(
       high: as in `range_test`.
       num_steps: as in `range_test`.
       loss: as in `train`.
+      augment: as in `train`.
       strategy: devices, all by default.
 
     Raises:
@@ -338,14 +348,17 @@ def lr_finder(
     optimizer = replace(optimizer, schedule="constant", learning_rate=low, warmup_lr=None)
     loss = as_loss(loss)
     check_config(config, data, strategy, loss)
+    check_augment(augment, config, data, loss)
     tx = create_optimizer(optimizer, seed=config.seed)
     state = init_state(model, tx, config, data, loss=loss)
-    check_model(model, state, data, config, strategy, loss)
+    check_model(model, state, data, config, strategy, loss, augment)
     train_step = make_train_step(
-        model, tx, loss=loss, **step_kwargs(config), axis_name=strategy.axis_name
+        model, tx, loss=loss, **step_kwargs(config, augment), axis_name=strategy.axis_name
     )
     run = strategy.compile_steps(train_step)
     pipeline = input_pipeline(data.train, strategy)
+    if needs_partner(augment):
+        pipeline = paired(pipeline)
     batches = iter(epoch_order(state.rng, 0, num_steps, config.batch_size, len(data.train.images)))
 
     def step(placed, rate):

@@ -16,13 +16,13 @@ import jax
 import numpy as np
 
 from jaxcnn import metrics, parallel
-from jaxcnn.augment import normalize
+from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.config import ArgumentError, check_choice
-from jaxcnn.data import Split, verify_split
-from jaxcnn.evaluation import make_eval_step, metrics_of
+from jaxcnn.data import Dataset, Split, verify_split
+from jaxcnn.evaluation import make_eval_step, metrics_of, resolve_batch_size
 from jaxcnn.input_pipeline import gather_batch, input_pipeline
 from jaxcnn.losses import Batch, Loss, as_loss, compute_loss, has_class_labels
-from jaxcnn.state import State, eval_state
+from jaxcnn.state import State, Variables, as_state, eval_state
 
 # ---------------------------------------------------------------- random directions
 
@@ -230,15 +230,16 @@ class LandscapeValues(NamedTuple):
 
 def evaluate_along(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     split: Split,
     directions: Sequence[Any],
     steps: Sequence[Sequence[float] | np.ndarray],
     *,
     statistics: str = "moving",
-    batch_size: int = 500,
+    batch_size: int | None = None,
     strategy: parallel.Strategy | None = None,
     loss: str | Loss = "cross-entropy",
+    normalizer: Normalizer | Dataset | None = None,
     resume: LandscapeValues | None = None,
     watch: Callable[[LandscapeValues], Any] = lambda values: None,
     should_stop: Callable[[], Any] = lambda: False,
@@ -251,7 +252,7 @@ def evaluate_along(
 
     Args:
       model: as in `evaluate`.
-      state: the center. The parameters that are moved are those of `jaxcnn.state.eval_state`.
+      state: the center, or its variables. The parameters that are moved are those of `jaxcnn.state.eval_state`.
       split: as in `evaluate`.
       directions: one tree or two, like the parameters.
       steps: multiples of each direction, [m] or [m] and [m'].
@@ -262,6 +263,7 @@ def evaluate_along(
       batch_size: as in `evaluate`.
       strategy: as in `evaluate`.
       loss: as in `evaluate`.
+      normalizer: as in `evaluate`.
       resume: result of an earlier call with the same arguments that was stopped; it is continued.
       watch: called after every point with the values so far. It must not keep the arrays, which
         change.
@@ -285,7 +287,8 @@ def evaluate_along(
       >>> evaluate_along(model, state, data.test, [direction], [[-1, 0, 1]]).loss.shape
       (3,)
     """
-    strategy, state = parallel.check_strategy(strategy), eval_state(state)
+    strategy = parallel.check_strategy(strategy)
+    state = eval_state(as_state(model, state, normalizer, getattr(split, "images", None)))
     check_choice("statistics", statistics, STATISTICS)
     loss = as_loss(loss)
     _check_directions(state.params, directions)
@@ -295,7 +298,9 @@ def evaluate_along(
     shape = np.shape(state.normalizer.mean)
     verify_split("split", split, num_classes, shape, are_classes=is_classifier)
     values = _initial_values(resume, tuple(map(len, multiples)))
-    batch = batch_size if statistics == "moving" else None
+    batch = None
+    if statistics == "moving":
+        batch = resolve_batch_size(split.images, batch_size, model, state)
     dtypes = metrics_of(model, state, split, loss)
     measure = _make_measure(model, split, strategy, loss, dtypes, batch)
     center, replicated = strategy.replicate(

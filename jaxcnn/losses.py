@@ -66,6 +66,11 @@ class CrossEntropy:
     whether the class of the largest logit is another than the label. Logits that are not numbers
     are errors.
 
+    Labels may also be soft: shares of the classes, float32 [b, ..., num_classes] with a sum of 1.
+    The loss is then the mean of the losses of all classes, weighted by the shares, with smoothing
+    and class weights too. So a one-hot label has the loss of its integer. The error is against the
+    class of the largest share.
+
     Attributes:
       label_smoothing: fraction of each label, in 0..1, that is spread equally over all classes
         (Szegedy et al. 2015, arXiv:1512.00567, section 7).
@@ -112,25 +117,41 @@ class CrossEntropy:
         """Return the losses float32 [b, ...] and {"error": bool [b, ...]}."""
         labels = batch.labels
         _check_logits(outputs, labels)
+        weights = self.class_weights
+        if weights is not None and len(weights) != outputs.shape[-1]:
+            raise ArgumentError(
+                f"class_weights has {len(weights)} numbers and the model "
+                f"{outputs.shape[-1]} outputs; expected one for each class"
+            )
+        if are_soft(labels):
+            return self._soft_losses(outputs, labels), {"error": _is_wrong(outputs, labels)}
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
         if self.label_smoothing:
             uniform = -jax.nn.log_softmax(outputs).mean(-1)
             losses = (1 - self.label_smoothing) * losses + self.label_smoothing * uniform
-        if self.class_weights is not None:
-            if len(self.class_weights) != outputs.shape[-1]:
-                raise ArgumentError(
-                    f"class_weights has {len(self.class_weights)} numbers and the model "
-                    f"{outputs.shape[-1]} outputs; expected one for each class"
-                )
-            losses = losses * jnp.asarray(self.class_weights, losses.dtype)[labels]
+        if weights is not None:
+            losses = losses * jnp.asarray(weights, losses.dtype)[labels]
         return losses, {"error": _is_wrong(outputs, labels)}
+
+    def _soft_losses(self, outputs: jax.Array, shares: jax.Array) -> jax.Array:
+        """Return the mean loss of all classes, weighted by their shares."""
+        of_class = -jax.nn.log_softmax(outputs)
+        if self.label_smoothing:
+            uniform = of_class.mean(-1, keepdims=True)
+            of_class = (1 - self.label_smoothing) * of_class + self.label_smoothing * uniform
+        shares = shares.astype(of_class.dtype)
+        if self.class_weights is not None:
+            weights = jnp.asarray(self.class_weights, of_class.dtype)
+            shares = shares * weights.reshape((1,) * (shares.ndim - 1) + (-1,))
+        return (shares * of_class).sum(-1)
 
 
 @dataclass(frozen=True)
 class SquaredError:
     """Half the squared distance of logits and one-hot labels.
 
-    Outputs, labels and the metric are those of `CrossEntropy`.
+    Outputs, labels and the metric are those of `CrossEntropy`. Soft labels take the place of the
+    one-hot ones.
 
     References:
       Cohen et al. 2021, arXiv:2103.00065.
@@ -138,8 +159,12 @@ class SquaredError:
 
     def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return the losses float32 [b, ...] and {"error": bool [b, ...]}."""
-        _check_logits(outputs, batch.labels)
-        one_hot = jax.nn.one_hot(batch.labels, outputs.shape[-1], dtype=outputs.dtype)
+        labels = batch.labels
+        _check_logits(outputs, labels)
+        if are_soft(labels):
+            one_hot = labels.astype(outputs.dtype)
+        else:
+            one_hot = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
         losses = 0.5 * jnp.square(outputs - one_hot).sum(-1)
         return losses, {"error": _is_wrong(outputs, batch.labels)}
 
@@ -274,6 +299,17 @@ def as_loss(loss: str | Loss) -> Loss:
 def is_library_loss(loss: Loss) -> bool:
     """Return whether a loss is one of `LOSSES`, whose metrics are known."""
     return type(loss) in LOSSES.values()
+
+
+def are_soft(labels: Any) -> bool:
+    """Return whether labels are shares of classes in place of numbers of classes.
+
+    Example:
+      >>> are_soft(jnp.array([[0.5, 0.5]])), are_soft(jnp.array([1]))
+      (True, False)
+    """
+    dtype = getattr(labels, "dtype", None)
+    return dtype is not None and bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 def has_class_labels(loss: Loss) -> bool:
@@ -420,12 +456,22 @@ def _check_batch_axis(outputs: Any, target: Any) -> None:
 
 def _check_logits(outputs: Any, labels: Any) -> None:
     """Check that outputs are logits for each label."""
-    if not hasattr(labels, "shape") or not jnp.issubdtype(labels.dtype, jnp.integer):
+    is_number = hasattr(labels, "shape") and jnp.issubdtype(labels.dtype, jnp.integer)
+    if not is_number and not (are_soft(labels) and labels.ndim > 1):
         raise ArgumentError(
-            f"labels are {_describe(labels)}; expected the numbers of classes, int32. "
+            f"labels are {_describe(labels)}; expected the numbers of classes, int32, or shares of "
+            "the classes, float32 [b, num_classes]. "
             "Write a loss of your own for other labels: loss=lambda outputs, batch: (losses, {})."
         )
     _check_batch_axis(outputs, labels)
+    if are_soft(labels):
+        if outputs.shape == labels.shape:
+            return
+        raise ArgumentError(
+            f"the model gives {outputs.shape[1:]} for an image, and its soft label "
+            f"{labels.shape[1:]}; expected as many. "
+            f"Build a model with {labels.shape[-1]} outputs."
+        )
     if outputs.shape[:-1] == labels.shape:
         return
     shape = ", ".join([*map(str, labels.shape[1:]), "num_classes"])
@@ -437,6 +483,7 @@ def _check_logits(outputs: Any, labels: Any) -> None:
 
 
 def _is_wrong(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    labels = labels.argmax(-1) if are_soft(labels) else labels
     # argmax returns class 0 for a row of NaN, which would be correct for a tenth of the images.
     return ~((logits.argmax(-1) == labels) & jnp.isfinite(logits).all(-1))
 

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import types
 import weakref
@@ -74,6 +75,7 @@ def run_facts(
     params: Any,
     opt: Any,
     loss: Any = "cross-entropy",
+    augment: Any = None,
 ) -> Facts:
     """Return the facts of a run.
 
@@ -85,12 +87,14 @@ def run_facts(
       params: the parameters at step 0. Their shapes enter the digest, their values do not.
       opt: the optimizer's state at step 0, likewise.
       loss: as in `jaxcnn.train`.
+      augment: as in `jaxcnn.train`.
 
     Returns:
       A dict with these keys:
 
       - "train": the fields of `config`.
       - "loss": see `loss_facts`.
+      - "augmentation": see `augmentation_facts`.
       - "dataset" and "num_classes".
       - "model" and "optimizer": see `model_facts` and `optimizer_facts`.
       - "arrays": digests of names, shapes and dtypes.
@@ -102,6 +106,7 @@ def run_facts(
     return {
         "train": as_dict(config),
         "loss": loss_facts(as_loss(loss)),
+        "augmentation": augmentation_facts(augment),
         "dataset": data.name,
         "num_classes": data.num_classes,
         "model": model_facts(model),
@@ -164,6 +169,42 @@ def loss_facts(loss: Any) -> list[Any]:
     return [_shorten(_describe_function(loss)), {}]
 
 
+def augmentation_facts(augment: Any) -> str | None:
+    """Return the description of an augmentation that is a function, or None.
+
+    Those of the library have the names and numbers that make them. Another function has the
+    description of a loss.
+
+    Example:
+      >>> from jaxcnn.augment import chain, cutout, mixup
+      >>> augmentation_facts(chain(cutout(8), mixup(0.2, num_classes=10)))
+      'chain(cutout(size=8), mixup(alpha=0.2, num_classes=10))'
+    """
+    if augment is None:
+        return None
+    text = _describe_augmentation(augment)
+    if len(text) <= _MAX_TEXT:
+        return text
+    return f"{text[:_MAX_TEXT]}... {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _describe_augmentation(augment: Any) -> str:
+    kind = type(augment)
+    if not dataclasses.is_dataclass(augment) or not kind.__module__.startswith("jaxcnn.augment"):
+        return _describe_function(augment)
+    # Its class is called as the function that makes it, in another form: `_RandAugment`.
+    name = re.sub(r"(?<=[a-z])([A-Z])", r"_\1", kind.__name__.lstrip("_")).lower()
+    values = {field.name: getattr(augment, field.name) for field in dataclasses.fields(augment)}
+    if functions := values.pop("functions", None):
+        return f"{name}({', '.join(map(_describe_augmentation, functions))})"
+    parts = [
+        f"{key}={value if dataclasses.is_dataclass(value) else _format(_to_json(value))}"
+        for key, value in values.items()
+        if value is not None
+    ]
+    return f"{name}({', '.join(parts)})"
+
+
 def _describe_function(function: Any) -> str:
     contents = _contents(function)
     # Of another object that can be called, the attributes are its numbers.
@@ -194,6 +235,8 @@ def without_those_of(config: ExperimentConfig, facts: Mapping[str, Any], num_cla
       {'optimizer': None}
     """
     facts = dict(facts)
+    if "augmentation" in facts and facts["augmentation"] == config.augmentation:
+        facts["augmentation"] = None
     if facts.get("loss") == [config.loss, dict(config.loss_kwargs)]:
         facts["loss"] = None
     # The config may have the user's own words for a model or an optimizer.
@@ -224,7 +267,7 @@ def describe(
 
     Args:
       facts: of the model or optimizer; None is that of `config`.
-      key: "model", "optimizer" or "loss".
+      key: "model", "optimizer", "loss" or "augmentation".
       config: of the run, if known.
 
     Example:
@@ -234,6 +277,9 @@ def describe(
     if key == "loss" and (facts is not None or config is not None):
         call: Any = facts if facts is not None else (config.loss, config.loss_kwargs)  # type: ignore[union-attr]
         return _format_call(*call) if call[1] else call[0]
+    if key == "augmentation" and (facts is not None or config is not None):
+        own: Any = facts if facts is not None else config.augmentation  # type: ignore[union-attr]
+        return own or f"the config's {config.train.augment}"  # type: ignore[union-attr]
     if facts is None and config is not None:
         if key == "model":
             return _format_call(config.model, config.model_kwargs)
@@ -277,7 +323,10 @@ def differences(
       ['jax_enable_x64 is False there and True here']
     """
     messages = []
-    for key in ("model", "optimizer", "loss"):
+    # Rows of a run without one have no augmentation in records that are older than this fact.
+    if "arrays" in old and "augmentation" in new:
+        old = {"augmentation": None, **old}
+    for key in ("model", "optimizer", "loss", "augmentation"):
         if key in old and key in new and (pair := _difference(old[key], new[key], key, config)):
             messages.append(f"{key} is {_shorten(pair[0])} there and {_shorten(pair[1])} here")
     # Another model or optimizer has other arrays.
@@ -315,7 +364,7 @@ def _difference(
     if old == new:
         return None
     descriptions = describe(old, key, config), describe(new, key, config)
-    if old is None or new is None or key == "loss":
+    if old is None or new is None or key in ("loss", "augmentation"):
         return descriptions
     if key == "model":
         old_parts = [{"name": old["class"]} | old["fields"]]
@@ -350,6 +399,7 @@ def are_valid_facts(facts: Mapping[str, Any]) -> bool:
     """
     model, tx = facts.get("model"), facts.get("optimizer")
     kinds = {"arrays": (dict, type(None)), "jax": dict, "data": str, "warm_starts": list}
+    kinds["augmentation"] = (str, type(None))
     return (
         _have_types(facts, {key: kind for key, kind in kinds.items() if key in facts})
         and (

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import multihost, parallel
+from jaxcnn.augment import Augmentation
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import ExperimentConfig, OptimizerConfig, TrainConfig
 from jaxcnn.data import Dataset
 from jaxcnn.losses import Loss, as_loss
 from jaxcnn.models import model_call
 from jaxcnn.optim import config_of
-from jaxcnn.provenance import describe, loss_facts, model_facts, optimizer_facts
+from jaxcnn.provenance import (
+    augmentation_facts,
+    describe,
+    loss_facts,
+    model_facts,
+    optimizer_facts,
+)
 from jaxcnn.run_log import RunLog
 from jaxcnn.state import State
 
@@ -25,10 +32,12 @@ def experiment_config(
     data: Dataset,
     config: TrainConfig,
     loss: str | Loss = "cross-entropy",
+    augment: Augmentation | None = None,
 ) -> ExperimentConfig:
     """Return the config of a run of these pieces.
 
     A model, an optimizer or a loss that is not the library's has a description in place of a name.
+    So has an augmentation that is a function.
 
     Args:
       model: as in `jaxcnn.train`.
@@ -36,6 +45,7 @@ def experiment_config(
       data: as in `jaxcnn.train`.
       config: as in `jaxcnn.train`.
       loss: as in `jaxcnn.train`.
+      augment: as in `jaxcnn.train`.
 
     Example:
       >>> from jaxcnn import create_model, create_optimizer, load_dataset
@@ -55,6 +65,7 @@ def experiment_config(
         num_validation=len(data.validation.images),
         loss=loss_name,
         loss_kwargs=loss_kwargs,
+        augmentation=augmentation_facts(augment),
         optimizer=optimizer if made_from is None else made_from[0],
         train=config,
     )

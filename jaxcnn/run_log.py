@@ -247,7 +247,8 @@ class RunLog:
                 f"the row is of another config than {self.folder}: {differences}; "
                 "expected the same. Use RunLog(folder, config) and train(..., config.train)."
             )
-        fixed = {key: facts[key] for key in ("model", "optimizer", "loss", "arrays", "data")}
+        keys = ("model", "optimizer", "loss", "augmentation", "arrays", "data")
+        fixed = {key: facts[key] for key in keys}
         self._add_facts(provenance.without_those_of(config, fixed, facts["num_classes"]))
         warm_starts = self._run.get("warm_starts", [])
         if "warm_start" in facts and facts["warm_start"] not in warm_starts:

@@ -60,6 +60,101 @@ class State(NamedTuple):
     """
 
 
+Variables = Mapping[str, Any]
+"""Variables of a network by collection: `{"params": ..., "batch_stats": ...}`."""
+
+
+def as_state(
+    model: Any,
+    state: State | Variables,
+    normalizer: augment.Normalizer | Dataset | None = None,
+    images: Any = None,
+) -> State:
+    """Return a state, or plain variables as the state that evaluates them.
+
+    Every function that takes a state converts it here.
+
+    Args:
+      model: the network.
+      state: a State, or variables, `{"params": ..., "batch_stats": ...}`.
+      normalizer: constants that images are normalized by, for variables alone. They are a
+        `Normalizer`, or a `Dataset`, whose mean image is subtracted as with `TrainConfig()`.
+      images: array [n, h, w, c] whose shape constants of each channel [c] are for.
+
+    Returns:
+      A state at step 0 without an optimizer, or `state` itself.
+
+    Raises:
+      ArgumentError: `state` is neither, variables have no constants, a State has constants already,
+        or they do not fit the images.
+
+    Example:
+      >>> from jaxcnn import create_model, load_dataset
+      >>> model, data = create_model("mlp", 10), load_dataset("digits")
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+      >>> as_state(model, variables, normalizer=data).normalizer.mean.shape
+      (8, 8, 1)
+    """
+    verify_model(model)
+    if not isinstance(state, Mapping):
+        verify_state(state)
+        if normalizer is not None:
+            raise ArgumentError(
+                "the state has constants of normalization, and so has the call; expected one of "
+                "them. Leave out normalizer, or write state._replace(normalizer=normalizer)."
+            )
+        return state
+    if not isinstance(state.get("params"), Mapping):
+        raise ArgumentError(
+            f"variables have no params, but {', '.join(map(str, list(state)[:5])) or 'nothing'}; "
+            "expected a State, or the collections of a network. Write {'params': params, ...}."
+        )
+    if isinstance(normalizer, Dataset):
+        verify_inputs(normalizer)
+        config = TrainConfig()
+        normalizer = augment.make_normalizer(
+            normalizer.mean,
+            normalizer.std,
+            subtract=config.subtract_mean,
+            divide=config.divide_std,
+        )
+    elif normalizer is None:
+        raise ArgumentError(
+            "state is a dict of variables, which has no constants of normalization; expected them "
+            "too, or a State. Write normalizer=data for the mean of a Dataset, or "
+            "normalizer=jaxcnn.augment.IMAGENET_NORMALIZER."
+        )
+    model_state = {name: tree for name, tree in state.items() if name != "params"}
+    result = State(
+        np.int32(0),
+        state["params"],
+        model_state,
+        (),
+        np.zeros(2, np.uint32),
+        _with_image_shape(normalizer, images),
+        jax.tree.map(np.asarray, metrics.zeros()),
+    )
+    if fault := _first_fault(result):
+        raise ArgumentError(f"the variables' {fault}. Write what load_weights or model.init returns.")
+    return result
+
+
+def _with_image_shape(normalizer: Any, images: Any) -> Any:
+    """Return constants of each channel as those of each pixel of some images."""
+    shape = np.shape(images)[1:] if isinstance(images, np.ndarray) else ()
+    parts = isinstance(normalizer, augment.Normalizer) and all(map(_is_array, normalizer))
+    if not parts or len(shape) != 3:
+        return normalizer
+    mean, std = (np.asarray(part, np.float32) for part in normalizer)
+    fits = mean.shape in ((1,), (shape[2],), (1, 1, shape[2])) and std.shape in ((1,), (shape[2],))
+    if not fits:
+        return normalizer
+    return augment.Normalizer(
+        np.broadcast_to(mean, shape),  # type: ignore[arg-type]
+        np.broadcast_to(std, shape[2:]),  # type: ignore[arg-type]
+    )
+
+
 def verify_state(state: Any) -> None:
     """Check that `state` is a State with arrays of the right kinds.
 

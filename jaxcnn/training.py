@@ -21,8 +21,15 @@ import optax
 
 from jaxcnn import divergence, metrics, parallel, provenance
 from jaxcnn.arguments import check_callable, format_value
+from jaxcnn.augment import (
+    Augmentation,
+    as_augmentation,
+    augment_batch,
+    augmented_shapes,
+    needs_partner,
+    normalize,
+)
 from jaxcnn.augment import augment as augment_image
-from jaxcnn.augment import normalize
 from jaxcnn.config import ArgumentError, AugmentConfig, TrainConfig, check_freeze, verify_config
 from jaxcnn.data import Dataset, Split, verify_dataset
 from jaxcnn.data.types import label_arrays
@@ -33,11 +40,12 @@ from jaxcnn.evaluation import (
     resolve_batch_size,
     with_axis_name,
 )
-from jaxcnn.input_pipeline import gather_batch, input_pipeline
+from jaxcnn.input_pipeline import Paired, gather_batch, input_pipeline, paired
 from jaxcnn.losses import (
     Batch,
     Loss,
     Reconstruction,
+    are_soft,
     as_loss,
     compute_loss,
     guess_loss,
@@ -79,7 +87,7 @@ def make_train_step(
     *,
     loss: str | Loss = "cross-entropy",
     freeze: tuple[str, ...] = (),
-    augment: AugmentConfig = AugmentConfig(),  # noqa: B008
+    augment: AugmentConfig | Augmentation = AugmentConfig(),  # noqa: B008
     axis_name: str | None = None,
 ) -> Callable[[State, Split | None, Any], State]:
     """Return the training step, a pure function.
@@ -98,14 +106,18 @@ def make_train_step(
         `jaxcnn.losses`. Under `axis_name` it gets this device's part of the batch.
       freeze: stages whose parameters do not change, and whose BN works as in test mode. `tx` gets
         the other parameters only.
-      augment: the distribution of crops and flips.
+      augment: the distribution of crops and flips, or a function of one example, (rng, image,
+        target) -> (image, target). See `jaxcnn.augment`. `rng` comes from the seed, the step and
+        the example. One that mixes examples is called with (rng, image, target, other_image,
+        other_target).
       axis_name: the mapped axis that splits the batch (`jax.pmap`). None is one device or sharding.
         An axis adds the averages over devices and nothing else.
 
     Returns:
       `step(state, split, index) -> state`. `index` is int32 [b], the examples of the batch or of
       this device's part of it. With None for `split`, it is the pair of `index` and these examples
-      (see `jaxcnn.input_pipeline`).
+      (see `jaxcnn.input_pipeline`). If `augment` mixes examples, it is a `Paired` of two of them.
+      Without `axis_name`, int32 [b] will do, and the partner is the example before.
 
     Raises:
       ArgumentError: an argument is invalid.
@@ -127,7 +139,8 @@ def make_train_step(
             "Write axis_name='batch'."
         )
     check_freeze(freeze)
-    verify_config(augment, AugmentConfig)
+    augment = as_augmentation(augment)
+    is_paired = needs_partner(augment)
     model = with_axis_name(model, axis_name)
     average = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
     add_up = (lambda tree: jax.lax.psum(tree, axis_name)) if axis_name else (lambda tree: tree)
@@ -139,14 +152,23 @@ def make_train_step(
         return {**params, **trained} if freeze else trained
 
     def step(state: State, split: Split | None, index: Any) -> State:
+        if is_paired:
+            index, partner = _with_partner(index, axis_name)
         # [b], [b, h, w, c], [b] or [b, h, w]
         numbers, images, labels = gather_batch(split, index)
         augment_key = fold_in(state.rng, AUGMENT, state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(augment_key, numbers)
         inputs = normalize(images, state.normalizer)
-        inputs = jax.vmap(augment_image, (0, 0, None, None))(
-            keys, inputs, state.normalizer, augment
-        )
+        if isinstance(augment, AugmentConfig):
+            inputs = jax.vmap(augment_image, (0, 0, None, None))(
+                keys, inputs, state.normalizer, augment
+            )
+        else:
+            others = ()
+            if is_paired:
+                _, other_images, other_labels = gather_batch(split, partner)
+                others = normalize(other_images, state.normalizer), other_labels
+            inputs, labels = augment_batch(augment, keys, inputs, labels, *others)
         batch = Batch(inputs, labels)
 
         def mean_loss(params):
@@ -205,6 +227,22 @@ def make_train_step(
         )
 
     return step
+
+
+def _with_partner(index: Any, axis_name: str | None) -> Paired:
+    """Return the index of a batch and that of its partners.
+
+    Raises:
+      ArgumentError: while tracing, if it has no partners and is a device's part of the batch.
+    """
+    if isinstance(index, Paired):
+        return index
+    if axis_name is None:
+        return Paired(index, jax.tree.map(lambda array: jnp.roll(array, 1, axis=0), index))
+    raise ArgumentError(
+        "augment mixes examples, and the step has only those of one device; expected their "
+        "partners too. Write jaxcnn.input_pipeline.pair(index) before the batch is split."
+    )
 
 
 def _check_metrics(old: metrics.Metrics, new: metrics.Metrics) -> None:
@@ -269,9 +307,12 @@ def _trainer(model, tx, step_items, strategy, rewrite_for_cpu):
     return strategy.compile_steps(step, rewrite_for_cpu)
 
 
-def step_kwargs(config: TrainConfig) -> dict[str, Any]:
-    """Return the config's keyword arguments of `make_train_step`."""
-    return {"freeze": config.freeze, "augment": config.augment}
+def step_kwargs(config: TrainConfig, augment: Augmentation | None = None) -> dict[str, Any]:
+    """Return the config's keyword arguments of `make_train_step`.
+
+    `augment` takes the place of the config's.
+    """
+    return {"freeze": config.freeze, "augment": config.augment if augment is None else augment}
 
 
 def _order_function(config, data) -> Callable[[Any, int, int], np.ndarray]:
@@ -295,6 +336,7 @@ def train(
     config: TrainConfig,
     *,
     loss: str | Loss = "cross-entropy",
+    augment: Augmentation | None = None,
     run_dir: str | Path | None = None,
     resume: Callable[[State], State | None] | None = None,
     warm_start: bool = False,
@@ -332,7 +374,10 @@ def train(
       data: images and labels. The training part is moved whole to every device, as bytes.
       config: the numbers.
       loss: a name in `jaxcnn.LOSSES`, or a function (outputs, batch) -> (losses, metrics). See
-        `jaxcnn.losses`. Augmentation changes the images alone, not labels such as boxes.
+        `jaxcnn.losses`. `config.augment` changes the images alone, not labels such as boxes.
+      augment: a function of one example, in place of `config.augment`: (rng, image, target) ->
+        (image, target). See `jaxcnn.augment`. If it makes labels soft, `train_error` is against the
+        class of the largest share. It must not change, as what is compiled for it would not.
       run_dir: folder of the run's records and checkpoints (`RunLog`, `Checkpoints`), from which it
         resumes. Rows and states are saved before they are yielded. None saves nothing.
       resume: a function of the state at step 0. It returns the state to resume, or None, as
@@ -360,6 +405,7 @@ def train(
     verify_config(config, TrainConfig)
     loss = as_loss(loss)
     check_config(config, data, strategy, loss)
+    check_augment(augment, config, data, loss)
     tx = as_transformation(tx)
     for name, function in (("resume", resume), ("should_stop", should_stop)):
         if function is not None:
@@ -371,15 +417,15 @@ def train(
             "run_dir. Leave out resume."
         )
     state = init_state(model, tx, config, data, loss=loss)
-    check_model(model, state, data, config, strategy, loss)
+    check_model(model, state, data, config, strategy, loss, augment)
     _check_warmup(tx, state)
     run_facts = provenance.run_facts(
-        model, tx, config, data, state.params, state.opt_state, loss=loss
+        model, tx, config, data, state.params, state.opt_state, loss=loss, augment=augment
     )
     with contextlib.ExitStack() as stack:
         records = None
         if run_dir is not None:
-            experiment = experiment_config(model, tx, data, config, loss)
+            experiment = experiment_config(model, tx, data, config, loss, augment)
             records = RunRecords(
                 experiment, run_dir, strategy, data, model=model, tx=tx, reopen=True
             )
@@ -399,9 +445,12 @@ def train(
         # cache. Optimizers that only start in another state share a program. See "Surprises" in
         # CONTRIBUTING.md.
         update_only = tx._replace(init=init_state)
-        options = tuple((step_kwargs(config) | {"loss": loss}).items())
+        options = tuple((step_kwargs(config, augment) | {"loss": loss}).items())
         run = _trainer(model, update_only, options, strategy, rewrite)
-        loop = _train_loop(model, run, state, data, config, strategy, should_stop, run_facts, loss)
+        is_paired = needs_partner(augment)
+        loop = _train_loop(
+            model, run, state, data, config, strategy, should_stop, run_facts, loss, is_paired
+        )
         return loop if records is None else _saved(loop, records, config, stack.pop_all())
 
 
@@ -433,9 +482,10 @@ def _saved(
 
 
 def _train_loop(
-    model, run, state, data, config, strategy, should_stop, run_facts, loss
+    model, run, state, data, config, strategy, should_stop, run_facts, loss, is_paired
 ) -> Iterator[tuple[State, Row | None]]:
     placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
+    batches = paired(train) if is_paired else train
     test = input_pipeline(getattr(data, config.eval_split), strategy)
     step, order = int(state.step), _order_function(config, data)
     has_diverged, guess = False, guess_loss(loss, data.num_classes)
@@ -445,8 +495,8 @@ def _train_loop(
     while step < config.num_steps:
         start_time, first = time.perf_counter(), step
         due = min(config.num_steps, (step // every + 1) * every)
-        for chunk in train.chunks(order(state.rng, step, due)):
-            placed = run(placed, train.split, chunk)
+        for chunk in batches.chunks(order(state.rng, step, due)):
+            placed = run(placed, batches.split, chunk)
             step += len(jax.tree.leaves(chunk)[0])
             if should_stop is not None and should_stop(step) and step < due:
                 yield strategy.fetch(placed), None
@@ -501,7 +551,8 @@ def check_config(
     if isinstance(loss, Reconstruction):
         _check_count(config, data, data.train.images.shape)
     elif has_class_labels(loss):
-        _check_count(config, data, data.train.labels.shape)
+        labels = data.train.labels
+        _check_count(config, data, labels.shape[:1] if are_soft(labels) else labels.shape)
     weights = getattr(loss, "class_weights", None)
     if weights is not None and is_library_loss(loss) and len(weights) != data.num_classes:
         raise ArgumentError(
@@ -524,6 +575,48 @@ def check_config(
         raise ArgumentError(
             "divide_std is True, but a channel of the training images never changes; "
             "write divide_std=False"
+        )
+
+
+def check_augment(
+    augment: Any, config: TrainConfig, data: Dataset, loss: str | Loss = "cross-entropy"
+) -> None:
+    """Check that an augmentation can take the place of the config's.
+
+    Its result for an example of the data is traced. Nothing is compiled.
+
+    Raises:
+      ArgumentError: it is no function of an example, changes a shape or a dtype, or the config has
+        an augmentation of its own.
+    """
+    if augment is None:
+        return
+    if isinstance(augment, AugmentConfig):
+        raise ArgumentError(
+            "augment is an AugmentConfig; expected a function, or None. "
+            "Write jaxcnn.override(config, augment=...) for the config."
+        )
+    as_augmentation(augment)
+    if config.augment != AugmentConfig():
+        raise ArgumentError(
+            f"augment is a function, and the config has {config.augment}; expected one of them. "
+            "Write augment=jaxcnn.augment.chain(jaxcnn.augment.from_config(config.augment), "
+            "function), and leave augment out of the config."
+        )
+    if needs_partner(augment) and config.batch_size < 2:
+        raise ArgumentError(
+            "batch_size is 1, and augment mixes the examples of a batch; expected at least 2. "
+            "Write batch_size=128."
+        )
+    _, targets = augmented_shapes(augment, data.train, config.batch_size)
+    labels = data.train.labels
+    if not has_class_labels(as_loss(loss)) or not are_soft(targets):
+        return
+    num_outputs = targets.shape[-1]
+    if targets.ndim != labels.ndim + (not are_soft(labels)) or num_outputs != data.num_classes:
+        raise ArgumentError(
+            f"augment returns shares of {num_outputs} classes, and the data has "
+            f"{data.num_classes}; expected as many. Write num_classes=data.num_classes."
         )
 
 
@@ -553,6 +646,7 @@ def check_model(
     config: TrainConfig,
     strategy: parallel.Strategy,
     loss: str | Loss = "cross-entropy",
+    augment: Augmentation | None = None,
 ) -> None:
     """Check that the outputs of `model` fit the data and the loss.
 
@@ -573,7 +667,8 @@ def check_model(
     # The library's models are tested to return what their fields say, and tracing takes seconds.
     # What remains is an answer for each image where the data has one for each pixel, or vice versa.
     gives_images = isinstance(model, IMAGE_NETWORKS)
-    needs_images = is_reconstruction or (is_classifier and data.train.labels.ndim > 1)
+    has_masks = is_classifier and data.train.labels.ndim > 1 and not are_soft(data.train.labels)
+    needs_images = is_reconstruction or has_masks
     is_known = compares_classes and getattr(loss, "class_weights", None) is None
     if is_known and is_library_model(model) and gives_images == needs_images:
         return
@@ -592,6 +687,8 @@ def check_model(
             (True, local_batch, strategy.axis_name),
         ):
             images, labels = batch_shapes(data.train, n)
+            if train and augment is not None:
+                images, labels = augmented_shapes(augment, data.train, n)
             with frozen_batch_norm(is_frozen, norms):
                 network = with_axis_name(model, axis)
                 _, losses, _ = check_outputs(
@@ -609,6 +706,7 @@ def check_model(
 
     shapes = batch_shapes(data.train, 1)
     key = ("fit", model, frozen, local_batch, shapes, loss, num_classes, strategy.axis_name)
+    key += () if augment is None else (augment,)
     statistic, losses_shape = check_once(key, variables, trace)
     _check_count(config, data, losses_shape)
     if statistic:
@@ -664,7 +762,8 @@ def _metrics_row(model, placed, state, train, test, data, config, strategy, loss
     def measure(placed, pipeline, split):
         rewrite = strategy.should_rewrite_for_cpu(split.images.size)
         count = make_eval_step(model, strategy, loss, dtypes, rewrite)
-        return count(placed, pipeline, len(split.images), resolve_batch_size(split.images))
+        batch_size = resolve_batch_size(split.images, None, model, state)
+        return count(placed, pipeline, len(split.images), batch_size)
 
     eval_split = getattr(data, config.eval_split)
     evaluated = eval_state(state)

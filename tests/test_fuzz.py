@@ -41,7 +41,7 @@ CONSTRUCTORS = {
 """Tuples and errors, which take anything; what uses them is what checks them."""
 
 CONFIGS = (jc.ExperimentConfig, jc.OptimizerConfig, jc.TrainConfig, jc.AugmentConfig)
-FUNCTIONS = {"loss", "gradient", "resume", "should_stop", "names"}
+FUNCTIONS = {"loss", "gradient", "resume", "should_stop", "names", "augment"}
 """Arguments that are functions of the user's own, whose errors are the user's."""
 
 
@@ -294,6 +294,18 @@ def calls(
                 "batch_size": 4,
                 "strategy": one,
                 "loss": "cross-entropy",
+                "normalizer": None,
+            },
+        ),
+        "dataset": (
+            jc.dataset,
+            {
+                "train": tuple(data.train),
+                "test": tuple(data.test),
+                "validation": tuple(data.test),
+                "num_classes": 3,
+                "classes": ("a", "b", "c"),
+                "name": "mine",
             },
         ),
         "export_weights": (
@@ -313,6 +325,7 @@ def calls(
                 "data": data,
                 "config": config.train,
                 "loss": "cross-entropy",
+                "augment": jc.augment.cutout(2),
                 "run_dir": None,
                 "resume": lambda state: None,
             }
@@ -338,6 +351,7 @@ def calls(
                 "classes": np.zeros(2, np.int32),
                 "stage": None,
                 "batch_size": 2,
+                "normalizer": None,
             },
         ),
         "hold_out": (
@@ -359,6 +373,7 @@ def calls(
                 "high": 1.0,
                 "num_steps": 10,
                 "loss": "squared",
+                "augment": None,
                 "strategy": one,
             },
         ),
@@ -396,9 +411,19 @@ def calls(
                 "n": 8,
                 "batch_size": 4,
                 "strategy": one,
+                "normalizer": None,
             },
         ),
-        "predict": (jc.predict, {**common, "images": data.test.images, "batch_size": 4}),
+        "predict": (
+            jc.predict,
+            {
+                "model": model,
+                "state": variables,
+                "images": data.test.images,
+                "batch_size": 4,
+                "normalizer": state.normalizer,
+            },
+        ),
         "load_weights": (
             jc.load_weights,
             {

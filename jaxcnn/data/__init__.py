@@ -1,8 +1,10 @@
 """Data sets of images as arrays: uint8 images, int32 labels, and statistics.
 
-`load_dataset("cifar10")` loads a data set by name, and `image_folder` reads a folder of images.
+`load_dataset("cifar10")` loads a data set by name, `image_folder` reads a folder of images, and
+`dataset` takes arrays.
 """
 
+from jaxcnn.data.arrays import dataset as dataset
 from jaxcnn.data.checking import verify_dataset as verify_dataset
 from jaxcnn.data.checking import verify_images as verify_images
 from jaxcnn.data.checking import verify_inputs as verify_inputs

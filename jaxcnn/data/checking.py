@@ -55,7 +55,7 @@ def verify_dataset(data: Dataset, *, are_classes: bool | None = None) -> None:
     if not are_classes:
         _check_equal_kinds(data)
     labels = data.train.labels
-    if are_classes and (labels == labels[0]).all():
+    if are_classes and labels.dtype.kind != "f" and (labels == labels[0]).all():
         raise DataError(
             f"train labels are all {labels[0]}; expected two classes or more: shuffle before you "
             "cut"
@@ -125,7 +125,7 @@ def verify_split(
 
     Raises:
         DataError: the images are not uint8 [n, h, w, c], or the labels are not int32 [n], or masks
-            [n, h, w], in 0 .. num_classes - 1.
+            [n, h, w], in 0 .. num_classes - 1, or shares of the classes, float32 [n, num_classes].
     """
     if not isinstance(split, Split):
         raise DataError(
@@ -328,6 +328,9 @@ def _check_labels(name: str, labels: Any, mask_shape: Shape, num_classes: int | 
         )
     _check_array(name, labels, "int32")
     n = mask_shape[0]
+    if labels.dtype == np.float32 and labels.ndim == 2 and len(labels) == n:
+        _check_shares(name, labels, num_classes)
+        return
     if labels.shape not in ((n,), mask_shape):
         raise DataError(
             f"{name} have shape {labels.shape}; expected ({n},), one for each image: "
@@ -345,6 +348,24 @@ def _check_labels(name: str, labels: Any, mask_shape: Shape, num_classes: int | 
     elif kind in "US":
         fix = "write np.unique(labels, return_inverse=True)[1].astype(np.int32)"
     raise DataError(f"{name} are {labels.dtype}; expected int32: {fix}")
+
+
+def _check_shares(name: str, labels: np.ndarray, num_classes: int | None) -> None:
+    """Check that labels are shares of the classes, with a sum of 1 in each row."""
+    if num_classes is not None and labels.shape[1] != num_classes:
+        raise DataError(
+            f"{name} have shape {labels.shape}; expected ({len(labels)}, {num_classes}), a share "
+            "of each class, or one class for each image: "
+            f"{_label_shape_fix(labels, len(labels))}"
+        )
+    # The comparison is false for NaN.
+    valid = (labels >= 0).all(1) & (np.abs(labels.sum(1) - 1) < 1e-3)
+    if not valid.all():
+        raise DataError(
+            f"{name} are float32 {labels.shape}, but row {int(valid.argmin())} has no shares of the "
+            "classes; expected numbers from 0 with a sum of 1: write loss='binary-cross-entropy' "
+            "for several labels of an image, or a loss of your own"
+        )
 
 
 def _label_shape_fix(labels: np.ndarray, n: int) -> str:

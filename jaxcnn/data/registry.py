@@ -74,6 +74,11 @@ def dataset_info(name: str) -> DatasetInfo:
             "'folder' is for images of your own, which have no name; pass "
             "data=jaxcnn.image_folder(PATH, size=...)"
         )
+    if isinstance(name, str) and name == "arrays":
+        raise DataError(
+            "'arrays' is for arrays of your own, which have no name; pass "
+            "data=jaxcnn.dataset((images, labels), (test_images, test_labels))"
+        )
     # Cut first: the comparison of a name of megabytes would take too long.
     unknown = short(str(name))
     nearest = difflib.get_close_matches(unknown.lower(), DATASETS, n=1, cutoff=0.0)[0]

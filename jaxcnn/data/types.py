@@ -84,6 +84,7 @@ class Split(NamedTuple):
 
     - int32 [n], in 0 .. number of classes - 1.
     - Masks int32 [n, h, w], with a class for each pixel.
+    - Shares of the classes, float32 [n, number of classes], with a sum of 1 for each image.
     - For other losses than those of classes, an array of numbers [n, ...], or a dict or tuple of
       such arrays (boxes, several heads).
     """

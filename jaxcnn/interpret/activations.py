@@ -12,23 +12,24 @@ import numpy as np
 
 from jaxcnn import cpu, parallel
 from jaxcnn.arguments import check_integer
-from jaxcnn.augment import normalize
+from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.config import ArgumentError, check_choice, format_value
-from jaxcnn.data import verify_images
+from jaxcnn.data import Dataset, verify_images
 from jaxcnn.interpret._jaxpr import Op, trace
 from jaxcnn.interpret._outputs import output_kind, outputs, stage_shapes
-from jaxcnn.state import State, eval_state, image_shape_of
+from jaxcnn.state import State, Variables, as_state, eval_state, image_shape_of
 
 # ---------------------------------------------------------------- feature maps
 
 
 def feature_maps(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     stages: Sequence[str] | None = None,
     *,
     batch_size: int = 100,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the maps of the stages, float32 [n, h', w', k] each.
 
@@ -37,11 +38,13 @@ def feature_maps(
     Args:
       model: any network. For one without named stages, those are its modules by their paths, such
         as "Block_2/Conv_1".
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       images: uint8 [n, h, w, c], n > 0.
       stages: names of stages whose output is maps (one position is enough). None is all of them, in
         the network's order.
       batch_size: images at a time.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Raises:
       ArgumentError: the model lacks a stage, or its output is no map; the valid ones are listed.
@@ -61,6 +64,7 @@ def feature_maps(
       ((3, 8, 8, 4), (3, 8, 8, 4), (3, 4, 4, 8), (3, 2, 2, 16))
     """
     batch_size = check_integer("batch_size", batch_size, example=100)
+    state = as_state(model, state, normalizer, images)
     verify_images("images", images, image_shape_of(model, state))
     names = _check_stages(stages, map_shapes(model, images.shape[1:]))
     test_state = eval_state(state)._replace(opt_state=(), metrics=())
@@ -154,12 +158,13 @@ class TopActivations(NamedTuple):
 
 def top_activations(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     n: int,
     stages: Sequence[str] | None = None,
     *,
     batch_size: int = 100,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> dict[str, TopActivations]:
     """Return the `n` images with the greatest response, for each channel.
 
@@ -172,11 +177,13 @@ def top_activations(
 
     Args:
       model: any network, as in `feature_maps`.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       images: uint8 [m, h, w, c].
       n: 1 to m.
       stages: names of stages whose output is maps; None is all of them.
       batch_size: images at a time.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Raises:
       ArgumentError: a stage is unknown, n exceeds the number of images, `stages` is no list, or
@@ -198,6 +205,7 @@ def top_activations(
       True
     """
     batch_size = check_integer("batch_size", batch_size, example=100)
+    state = as_state(model, state, normalizer, images)
     verify_images("images", images, image_shape_of(model, state))
     maps = map_shapes(model, images.shape[1:])
     names = _check_stages(stages, maps)
@@ -249,7 +257,12 @@ def _peaks_program(model, names):
 # ---------------------------------------------------------------- first kernels
 
 
-def first_kernels(model: nn.Module, state: State) -> np.ndarray:
+def first_kernels(
+    model: nn.Module,
+    state: State | Variables,
+    *,
+    normalizer: Normalizer | Dataset | None = None,
+) -> np.ndarray:
     """Return the kernel of the first convolution, float32 [h, w, c, k].
 
     c is 1 to the image's channels. The layer is found by following the image through the model, so
@@ -258,7 +271,9 @@ def first_kernels(model: nn.Module, state: State) -> np.ndarray:
 
     Args:
       model: the network.
-      state: as `train` yields it, or as `init_state` makes it.
+      state: as `train` yields it or `init_state` makes it, or variables.
+      normalizer: a Dataset or a Normalizer with a mean image, for variables. Only the shape of the
+        images is used. A State has its own.
 
     Raises:
       ArgumentError: no convolution sees the image.
@@ -273,6 +288,7 @@ def first_kernels(model: nn.Module, state: State) -> np.ndarray:
       >>> first_kernels(model, init_state(model, tx, config, data)).shape
       (3, 3, 1, 4)
     """
+    state = as_state(model, state, normalizer)
     names = _first_kernel_path(model, image_shape_of(model, state))
     node: Any = {"params": eval_state(state).params, **state.model_state}
     for name in names:

@@ -17,25 +17,27 @@ import numpy as np
 
 from jaxcnn import cpu, parallel
 from jaxcnn.arguments import check_integer
-from jaxcnn.augment import normalize
+from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.config import ArgumentError, check_choice, format_value
+from jaxcnn.data import Dataset
 from jaxcnn.interpret._arguments import logits, prepare_arguments, run_in_batches
 from jaxcnn.interpret.gradcam import gradcam, gradcam_plus_plus
 from jaxcnn.interpret.guided_backprop import guided_backprop
-from jaxcnn.state import State, image_shape_of
+from jaxcnn.state import State, Variables, as_state, image_shape_of
 
 # ---------------------------------------------------------------- integrated gradients
 
 
 def integrated_gradients(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     classes: np.ndarray | None = None,
     baseline: np.ndarray | None = None,
     *,
     num_steps: int = 32,
     batch_size: int | None = None,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> np.ndarray:
     """Return each value's contribution to a logit, float32 [n, h, w, c].
 
@@ -51,12 +53,14 @@ def integrated_gradients(
 
     Args:
       model: a classifier.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       images: uint8 [n, h, w, c].
       classes: int [n], the classes to explain; None takes the predicted ones.
       baseline: [h, w, c] in 0..255; None is black.
       num_steps: points on the line, those of the midpoint rule.
       batch_size: gradients at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Raises:
       ArgumentError: the baseline is no array of numbers or has another shape, there is less than
@@ -77,6 +81,7 @@ def integrated_gradients(
       ((1, 8, 8, 1), True)
     """
     check_integer("num_steps", num_steps)
+    state = as_state(model, state, normalizer, images)
     shape = image_shape_of(model, state)
     start = np.zeros(shape, np.float32) if baseline is None else _baseline_array(baseline, shape)
     labels = prepare_arguments(model, state, images, classes, batch_size)
@@ -133,7 +138,7 @@ def _path_gradients(model):
 
 def occlusion(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     classes: np.ndarray | None = None,
     *,
@@ -141,6 +146,7 @@ def occlusion(
     stride: int | None = None,
     fill: Any = None,
     batch_size: int | None = None,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> np.ndarray:
     """Return the fall of a logit under a covering square.
 
@@ -154,7 +160,7 @@ def occlusion(
 
     Args:
       model: a classifier; nothing is differentiated.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       images: uint8 [n, h, w, c].
       classes: int [n], the classes to explain; None takes the predicted ones.
       size: side of the square, in pixels; None is a quarter of the image's shorter side.
@@ -162,6 +168,8 @@ def occlusion(
       fill: the square's color, one number or [c], in 0..255. None is the mean color of the image
         that the state subtracts (the paper's is gray).
       batch_size: covered images at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Raises:
       ArgumentError: the size exceeds the image, the stride exceeds the size, `fill` is no color,
@@ -178,6 +186,7 @@ def occlusion(
       >>> occlusion(model, state, data.test.images[:3]).shape
       (3, 8, 8)
     """
+    state = as_state(model, state, normalizer, images)
     h, w, _ = image_shape_of(model, state)
     size = check_integer("size", max(1, min(h, w) // 4) if size is None else size, 1, min(h, w))
     stride = check_integer("stride", max(1, size // 2) if stride is None else stride, 1, size)
@@ -287,7 +296,7 @@ a number for each value of the image.
 def attribution(
     method: str,
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     classes: np.ndarray | None = None,
     **options: Any,
@@ -308,7 +317,7 @@ def attribution(
       state: as in `gradcam`.
       images: as in `gradcam`.
       classes: as in `gradcam`.
-      **options: the method's own, such as `stage`, `steps` or `size`.
+      **options: the method's own, such as `stage`, `num_steps` or `size`, and `normalizer`.
 
     Raises:
       ArgumentError: the method is unknown, has no such option, or raises it itself.

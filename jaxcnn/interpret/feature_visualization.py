@@ -18,10 +18,11 @@ import optax
 
 from jaxcnn import cpu, parallel
 from jaxcnn.arguments import check_integer, check_mapping
-from jaxcnn.augment import normalize
+from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.config import ArgumentError, check_choice, format_value
+from jaxcnn.data import Dataset
 from jaxcnn.interpret.activations import map_shapes, stage_outputs
-from jaxcnn.state import State, eval_state, image_shape_of
+from jaxcnn.state import State, Variables, as_state, eval_state, image_shape_of
 
 NUM_STARTS = 64
 """Number of random images, of which the ascent starts from the best.
@@ -35,7 +36,7 @@ AIMS = ("mean", "centre")
 
 def maximize_activation(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     channels: Mapping[str, Sequence[int]],
     *,
     num_steps: int = 64,
@@ -43,6 +44,7 @@ def maximize_activation(
     smooth: float = 3.0,
     jitter: int | None = None,
     seed: int = 0,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> dict[str, np.ndarray]:
     """Return images that maximize channels of some stages.
 
@@ -60,7 +62,7 @@ def maximize_activation(
 
     Args:
       model: any network, as in `feature_maps`.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       channels: indices of channels, by stages whose output is maps.
       num_steps: of Adam.
       aim: "mean" maximizes the mean of the channel's map, for the pattern that it responds to
@@ -69,6 +71,8 @@ def maximize_activation(
         response. 0 gives noise that no photograph holds.
       jitter: in pixels; None is an eighth of the image's shorter side.
       seed: of the random images and the jitter.
+      normalizer: for variables, a Dataset or a Normalizer with a mean image [h, w, c], whose shape
+        the images have. A State has its own.
 
     Returns:
       For each stage float32 [k, h, w, c] in 0..1, an image for each of its k channels.
@@ -89,6 +93,7 @@ def maximize_activation(
       >>> {stage: array.shape for stage, array in images.items()}
       {'stem': (2, 8, 8, 1), 'stage1': (1, 8, 8, 1)}
     """
+    state = as_state(model, state, normalizer)
     h, w, c = image_shape_of(model, state)
     indices = _flat_channels(map_shapes(model, (h, w, c)), channels)
     check_choice("aim", aim, AIMS)

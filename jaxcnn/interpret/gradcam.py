@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import cpu, parallel
-from jaxcnn.augment import normalize
+from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.config import ArgumentError, check_choice
+from jaxcnn.data import Dataset
 from jaxcnn.interpret._arguments import prepare_arguments, run_in_batches
 from jaxcnn.interpret._outputs import output_kind, outputs, perturbed_output, stage_shapes
-from jaxcnn.state import State, image_shape_of
+from jaxcnn.state import State, Variables, as_state, image_shape_of
 
 WeightFunction = Callable[[jax.Array, jax.Array], jax.Array]
 """A function of (maps, gradients) that returns weights, float32 [k].
@@ -28,12 +29,13 @@ Maps and gradients of the class's logit are float32 [h', w', k].
 
 def gradcam(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     classes: np.ndarray | None = None,
     stage: str | None = None,
     *,
     batch_size: int | None = None,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> np.ndarray:
     """Return heat maps of the evidence for a class.
 
@@ -50,12 +52,14 @@ def gradcam(
     Args:
       model: any classifier. For one without named stages, `stage` is the path of a module, such as
         "Block_2/Conv_1".
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       images: uint8 [n, h, w, c].
       classes: int [n], the classes to explain; None takes the predicted ones.
       stage: name of a stage whose output is maps. None is the last such one, which the paper found
         best.
       batch_size: images at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Raises:
       ArgumentError: the model lacks the stage, or its output is no map; the valid ones are listed.
@@ -74,17 +78,19 @@ def gradcam(
       >>> heat.shape, float(heat.max()) <= 1
       ((3, 8, 8), True)
     """
+    state = as_state(model, state, normalizer, images)
     return _heatmaps(gradcam_weights, model, state, images, classes, stage, batch_size)
 
 
 def gradcam_plus_plus(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     classes: np.ndarray | None = None,
     stage: str | None = None,
     *,
     batch_size: int | None = None,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> np.ndarray:
     """Return Grad-CAM++ heat maps, float32 [n, h, w] in 0..1.
 
@@ -106,6 +112,7 @@ def gradcam_plus_plus(
       >>> gradcam_plus_plus(model, state, data.test.images[:3], stage="conv1").shape
       (3, 8, 8)
     """
+    state = as_state(model, state, normalizer, images)
     return _heatmaps(gradcam_plus_plus_weights, model, state, images, classes, stage, batch_size)
 
 

@@ -15,20 +15,22 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
 from jaxcnn import cpu, parallel
-from jaxcnn.augment import normalize
+from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.config import ArgumentError
 from jaxcnn.cpu import Replacement, count_matches, rewrite
+from jaxcnn.data import Dataset
 from jaxcnn.interpret._arguments import logits, prepare_arguments, run_in_batches
-from jaxcnn.state import State
+from jaxcnn.state import State, Variables, as_state
 
 
 def guided_backprop(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     classes: np.ndarray | None = None,
     *,
     batch_size: int | None = None,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> np.ndarray:
     """Return guided gradients of a class's logit, float32 [n, h, w, c].
 
@@ -42,10 +44,12 @@ def guided_backprop(
 
     Args:
       model: a network with a ReLU.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       images: uint8 [n, h, w, c].
       classes: int [n], the classes to explain; None takes the predicted ones.
       batch_size: images at a time; None is as many as `_arguments.PIXELS_PER_BATCH` allows.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Raises:
       ArgumentError: the network has no ReLU, or the classes are invalid (see `gradcam`).
@@ -61,6 +65,7 @@ def guided_backprop(
       >>> guided_backprop(model, state, data.test.images[:3]).shape
       (3, 8, 8, 1)
     """
+    state = as_state(model, state, normalizer, images)
     labels = prepare_arguments(model, state, images, classes, batch_size)
     inputs = jax.ShapeDtypeStruct((1, *images.shape[1:]), "float32")
     program = jax.make_jaxpr(lambda state, x: logits(model, state, x))(state, inputs)

@@ -17,12 +17,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxcnn.arguments import check_integer
-from jaxcnn.augment import normalize
+from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.config import ArgumentError, format_value
-from jaxcnn.data import Split, verify_images, verify_split
+from jaxcnn.data import Dataset, Split, verify_images, verify_split
 from jaxcnn.losses import Batch, Loss, as_loss, compute_loss, has_class_labels
 from jaxcnn.models.calling import call
-from jaxcnn.state import State, eval_state, image_shape_of
+from jaxcnn.state import State, Variables, as_state, eval_state, image_shape_of
 
 T = TypeVar("T")
 
@@ -105,19 +105,22 @@ def _call_name(module, recorded):
 def map_responses(
     measure: Callable[[np.ndarray], T],
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     *,
     train: bool = False,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> dict[str, T]:
     """Return `measure` of every layer's response to all images together.
 
     Args:
       measure: any function of a float32 array [n, ..., units], such as `effective_rank`.
       model: the network.
-      state: as `train` yields it.
+      state: as `train` yields it, or variables, as `load_weights` returns them.
       images: uint8 [n, h, w, c], not augmented.
       train: as in `responses`; all n images are then one batch for BN.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Returns:
       The results by name, in the network's order.
@@ -139,6 +142,7 @@ def map_responses(
       ((5, 8, 8, 4), (5, 2, 2, 16), (5, 10))
     """
     _check_measure(measure)
+    state = as_state(model, state, normalizer, images)
     verify_images("images", images, image_shape_of(model, state))
     state = state if train else eval_state(state)
     variables = {"params": state.params, **state.model_state}
@@ -156,11 +160,12 @@ def _check_measure(measure: Any) -> None:
 
 def response_std(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     *,
     train: bool = False,
     batch_size: int = 500,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> dict[str, float]:
     """Return the standard deviation of each layer's response.
 
@@ -185,6 +190,7 @@ def response_std(
       True
     """
     batch_size = check_integer("batch_size", batch_size, example=500)
+    state = as_state(model, state, normalizer, images)
     verify_images("images", images, image_shape_of(model, state))
     total: dict[str, np.ndarray] = {}
     for first in range(0, len(images), batch_size):
@@ -209,12 +215,13 @@ def _std(n, total, squares) -> float:
 
 def gradient_norms(
     model: nn.Module,
-    state: State,
+    state: State | Variables,
     images: np.ndarray,
     labels: Any,
     *,
     train: bool = True,
     loss: str | Loss = "cross-entropy",
+    normalizer: Normalizer | Dataset | None = None,
 ) -> dict[str, float]:
     """Return the Euclidean norm of the mean loss's gradient by each kernel.
 
@@ -223,12 +230,14 @@ def gradient_norms(
 
     Args:
       model: the network.
-      state: as `train` yields it. The parameters are those that the optimizer steps, not averages.
+      state: as `train` yields it, or variables. The parameters are those that the optimizer steps, not averages.
       images: uint8 [n, h, w, c], not augmented.
       labels: int32 [n], or masks [n, h, w], or what another loss compares with.
       train: True is the optimizer's gradient. BN normalizes by the moments of `images`, through
         which the gradient passes. False normalizes by the moving averages, which are constants.
       loss: a name in `jaxcnn.LOSSES`, or a function.
+      normalizer: constants of normalization for variables, as in `jaxcnn.state.as_state`. A State
+        has its own.
 
     Returns:
       The norms by layer, in the network's order and by the names of `responses`.
@@ -250,6 +259,7 @@ def gradient_norms(
     function = as_loss(loss)
     is_classifier = has_class_labels(function)
     num_classes = getattr(model, "num_classes", None) if is_classifier else None
+    state = as_state(model, state, normalizer, images)
     shape = image_shape_of(model, state)
     verify_split("images", Split(images, labels), num_classes, shape, are_classes=is_classifier)
     inputs = normalize(images, state.normalizer)
@@ -359,7 +369,12 @@ def _matrix(features: np.ndarray) -> np.ndarray:
 
 
 def effective_ranks(
-    model: nn.Module, state: State, images: np.ndarray, *, train: bool = False
+    model: nn.Module,
+    state: State | Variables,
+    images: np.ndarray,
+    *,
+    train: bool = False,
+    normalizer: Normalizer | Dataset | None = None,
 ) -> dict[str, float]:
     """Return the effective rank of each layer's response to the images.
 
@@ -378,4 +393,6 @@ def effective_ranks(
       >>> all(1 <= rank <= 20 for rank in ranks.values())
       True
     """
-    return map_responses(effective_rank, model, state, images, train=train)
+    return map_responses(
+        effective_rank, model, state, images, train=train, normalizer=normalizer
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import errors
+from jax.extend.core import Var
 
 from jaxcnn._util import hashable, to_one_line
 from jaxcnn.config import ArgumentError, format_value
@@ -416,6 +418,71 @@ def check_outputs(
             f"expected as many. Build the model with {num_classes} outputs."
         )
     return outputs, losses, values
+
+
+def activation_bytes(
+    model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]
+) -> int:
+    """Return the bytes of an image's activations in test mode, at their peak.
+
+    They are those of the operations in their order, each with its inputs and outputs. The plan of a
+    compiler differs: it fuses some operations, and keeps other arrays longer. Nothing is computed.
+
+    Args:
+      model: the network.
+      variables: its "params" and other collections.
+      shape: of an image, (h, w, c).
+
+    Example:
+      >>> variables = nn.Dense(6).init(jax.random.key(0), jnp.zeros((1, 3, 3, 2)))
+      >>> activation_bytes(nn.Dense(6), variables, (3, 3, 2)) >= 4 * 3 * 3 * 6
+      True
+    """
+
+    def peak(batch_size: int) -> int:
+        images = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
+        run = jax.make_jaxpr(lambda variables, x: call(model, variables, x, train=False))
+        return _peak_bytes(run(variables, images).jaxpr)
+
+    # The difference is without what is computed from the parameters alone.
+    return max(0, peak(2) - peak(1))
+
+
+def _peak_bytes(jaxpr: Any) -> int:
+    """Return the most bytes of intermediate values that a program needs at once."""
+    last_use = {}
+    for number, equation in enumerate(jaxpr.eqns):
+        for value in equation.invars:
+            if isinstance(value, Var):
+                last_use[value] = number
+    for value in jaxpr.outvars:
+        if isinstance(value, Var):
+            last_use[value] = len(jaxpr.eqns)
+    live: dict[Any, int] = {}
+    most = 0
+    for number, equation in enumerate(jaxpr.eqns):
+        inner = max((_peak_bytes(part) for part in _inner_programs(equation)), default=0)
+        outputs = {value: _num_bytes(value.aval) for value in equation.outvars}
+        live |= outputs
+        most = max(most, sum(live.values()) + max(0, inner - sum(outputs.values())))
+        for value in [*equation.invars, *equation.outvars]:
+            if isinstance(value, Var) and last_use.get(value, -1) <= number:
+                live.pop(value, None)
+    return most
+
+
+def _inner_programs(equation: Any) -> list[Any]:
+    """Return the programs in an operation's parameters, as of a nested jit."""
+    flat = jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "jaxpr")
+    )
+    parts = [getattr(leaf, "jaxpr", leaf) for leaf in flat]
+    return [part for part in parts if hasattr(part, "eqns")]
+
+
+def _num_bytes(aval: Any) -> int:
+    size = getattr(getattr(aval, "dtype", None), "itemsize", 0)
+    return math.prod(getattr(aval, "shape", ())) * size
 
 
 def sown_values(collection: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxcnn import parallel
 from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.config import ArgumentError, ExperimentConfig, verify_config
+from jaxcnn.config import ArgumentError, ExperimentConfig, format_value, verify_config
 from jaxcnn.data import Dataset, load_dataset, subset, verify_dataset
 from jaxcnn.losses import CLASS_LOSSES, LOSSES, Loss, as_loss, create_loss
 from jaxcnn.models import count_parameters, create_model
@@ -57,6 +57,11 @@ def verify_data_of(config: ExperimentConfig, data: Dataset) -> None:
       DataError: the data are invalid.
     """
     verify_config(config, ExperimentConfig)
+    if config.augmentation is not None:
+        raise ArgumentError(
+            f"augmentation is {format_value(config.augmentation)}, the description of a function; "
+            "expected None. Write jaxcnn.train(..., augment=function), or augmentation=None."
+        )
     verify_dataset(data, are_classes=config.loss in CLASS_LOSSES)
     if config.dataset != data.name:
         raise ArgumentError(

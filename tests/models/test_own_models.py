@@ -646,7 +646,7 @@ def test_one_line_for_what_is_no_transformation(uncompiled):
 
 
 @pytest.mark.slow
-def test_evaluation_wants_a_state_and_export_takes_one(tmp_path):
+def test_evaluation_wants_constants_too_and_export_takes_a_state(tmp_path):
     model = Net(norm=True)
     state = fit(model)[-1][0]
     variables: Any = {"params": state.params, **state.model_state}
@@ -654,9 +654,13 @@ def test_evaluation_wants_a_state_and_export_takes_one(tmp_path):
         lambda: jc.evaluate(model, variables, TEST),
         lambda: jc.predict(model, variables, IMAGES),
         lambda: jc.recompute_batch_stats(model, variables, DATA.train, 16, batch_size=8),
-        lambda: jc.with_variables(variables, variables),
     ):
-        refused(use, "state is a dict of variables", "with_variables(init_state(")
+        refused(use, "state is a dict of variables", "Write normalizer=data")
+    refused(
+        lambda: jc.with_variables(variables, variables),
+        "state is a dict of variables",
+        "with_variables(init_state(",
+    )
     wrong: Any = DATA
     refused(lambda: jc.evaluate(model, wrong, TEST), "of type Dataset")
     for name, given in (("state", state), ("variables", variables)):

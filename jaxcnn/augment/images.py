@@ -1,4 +1,4 @@
-"""Normalization and random augmentation of images on the device.
+"""Normalization, crops and flips of images on the device.
 
 The augmentations are functions of one image; `jax.vmap` applies them to a batch.
 """

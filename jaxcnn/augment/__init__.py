@@ -1,0 +1,42 @@
+"""Normalization and random augmentation of images on the device.
+
+`augment=` of `jaxcnn.train` takes one of the functions here, or one of your own. It maps a random
+key, one image and its target to an image and a target. A function of five arguments also gets
+another example of the batch, its partner.
+
+Example:
+  >>> import jax
+  >>> import numpy as np
+  >>> from jaxcnn import AugmentConfig, augment
+  >>> function = augment.chain(
+  ...     augment.from_config(AugmentConfig(padding=4, flip=True)),
+  ...     augment.mixup(0.2, num_classes=10),
+  ... )
+  >>> image, other = np.zeros((32, 32, 3), "float32"), np.ones((32, 32, 3), "float32")
+  >>> image, target = function(jax.random.key(0), image, np.int32(3), other, np.int32(4))
+  >>> image.shape, target.shape, round(float(target.sum()), 4)
+  ((32, 32, 3), (10,), 1.0)
+"""
+
+from jaxcnn.augment.functions import Augmentation as Augmentation
+from jaxcnn.augment.functions import as_augmentation as as_augmentation
+from jaxcnn.augment.functions import augment_batch as augment_batch
+from jaxcnn.augment.functions import augmented_shapes as augmented_shapes
+from jaxcnn.augment.functions import chain as chain
+from jaxcnn.augment.functions import from_config as from_config
+from jaxcnn.augment.functions import needs_partner as needs_partner
+from jaxcnn.augment.functions import standard_augmentation as standard_augmentation
+from jaxcnn.augment.images import IMAGENET_NORMALIZER as IMAGENET_NORMALIZER
+from jaxcnn.augment.images import AugmentConfig as AugmentConfig
+from jaxcnn.augment.images import Normalizer as Normalizer
+from jaxcnn.augment.images import augment as augment
+from jaxcnn.augment.images import make_normalizer as make_normalizer
+from jaxcnn.augment.images import normalize as normalize
+from jaxcnn.augment.images import random_crop as random_crop
+from jaxcnn.augment.images import random_flip as random_flip
+from jaxcnn.augment.images import random_resized_crop as random_resized_crop
+from jaxcnn.augment.mixing import cutmix as cutmix
+from jaxcnn.augment.mixing import cutout as cutout
+from jaxcnn.augment.mixing import mixup as mixup
+from jaxcnn.augment.rand_augment import OPERATIONS as OPERATIONS
+from jaxcnn.augment.rand_augment import rand_augment as rand_augment
