@@ -11,7 +11,6 @@ from typing import Any
 import experiments.finetune as about
 import jaxcnn as jc
 from experiments._common import StepProgress
-from experiments.finetune.classifier import WEIGHTS_FILE, load_classifier, save_classifier
 from experiments.finetune.images import (
     START_FILE,
     data_digest,
@@ -24,6 +23,7 @@ from experiments.finetune.options import PRESETS, Options, check, make_config
 from experiments.finetune.results import write_results
 from jaxcnn import cli, runs
 from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.classifier import WEIGHTS_FILE, load_classifier, save_classifier
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_json, write_text
 from jaxcnn.state import with_variables

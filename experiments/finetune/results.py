@@ -11,8 +11,8 @@ import numpy as np
 from scipy import stats
 
 import jaxcnn as jc
-from experiments.finetune.classifier import Classifier, gradcam_heat, probabilities
 from jaxcnn import metrics, plots, tables
+from jaxcnn.classifier import Classifier
 
 
 def wilson_interval(num_correct: int, n: int) -> tuple[float, float]:
@@ -112,6 +112,21 @@ def worst_mistakes(
     return np.array(selected[:max_count], np.int64)
 
 
+def gradcam_heat(
+    classifier: Classifier, images: np.ndarray, classes: np.ndarray
+) -> np.ndarray | None:
+    """Return Grad-CAM of `classes` at image size, float32 [n, h, w].
+
+    It is None for a network without maps.
+    """
+    from jaxcnn.interpret import gradcam
+
+    try:
+        return np.asarray(gradcam(classifier.model, classifier.state, images, classes))
+    except jc.ArgumentError:
+        return None
+
+
 def mistakes_figure(
     classifier: Classifier,
     split: jc.Split,
@@ -150,7 +165,7 @@ def write_results(
 ) -> None:
     """Write tables and figures to OUT, and print the table."""
     config, split = run.config, getattr(data, run.config.train.eval_split)
-    class_probabilities = probabilities(classifier, split.images)
+    class_probabilities = classifier.probabilities(split.images)
     counts = metrics.confusion(split.labels, class_probabilities.argmax(1), len(classifier.classes))
     train_counts = np.bincount(data.train.labels, minlength=len(classifier.classes))
     rows = class_table(counts, classifier.classes, train_counts, config.train.eval_split)

@@ -18,11 +18,11 @@ import jaxcnn as jc
 from experiments import predict
 from experiments.finetune import __main__ as script
 from experiments.finetune import images, results, transfer
-from experiments.finetune.classifier import load_classifier
 from experiments.finetune.options import PRESETS
 from experiments.inspect_run import __main__ as look_script
 from experiments.inspect_run.context import Options, load_context
 from jaxcnn import metrics
+from jaxcnn.classifier import load_classifier
 from jaxcnn.data import image_folder_with_paths, load_images
 from jaxcnn.weights import read_metadata
 from jaxcnn.weights import read_weights as read_weights
@@ -141,14 +141,13 @@ def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeyp
     shutil.copy(run / "weights.safetensors", tmp_path / "weights.safetensors")
     for args, says in (
         ([], "no picture is named"),
-        (["--run", str(tmp_path / "none"), good], "holds no weights.safetensors; write --run"),
+        (["--run", str(tmp_path / "none"), good], "holds no weights.safetensors; write the folder"),
         (
             [good, *broken],
             f"2 files are no pictures that can be read: {broken[0]} (empty), {broken[1]} (no such "
             "file)",
         ),
         ([good, "--top", "0"], "top is 0"),
-        ([str(sweets)], "a folder"),
         ([good, "--tpo", "2"], "--tpo"),
     ):
         refuses(predict.main, ["--run", str(run), *args], says, capsys, monkeypatch)
