@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -324,8 +325,9 @@ def test_a_saved_file_is_a_classifier(tmp_path):
     kernel = eval_state(state).params["head"]["kernel"]
     np.testing.assert_array_equal(classifier.variables["params"]["head"]["kernel"], kernel)
     for name, value in (("step", 1), ("model", model), ("classes", data.classes), ("resize", 8)):
+        given: dict[str, Any] = {name: value}
         with pytest.raises(jc.ArgumentError, match=f"its own {name}.*Leave out {name}"):
-            load_classifier(tmp_path, **{name: value})
+            load_classifier(tmp_path, **given)
     with pytest.raises(WeightsError):
         save_classifier(tmp_path / "gone", config, model, state, data.classes, 8, 9)
     pixels = state._replace(
