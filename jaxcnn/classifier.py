@@ -29,10 +29,11 @@ from jaxcnn.evaluation import predict
 from jaxcnn.losses import CLASS_LOSSES, LOSSES
 from jaxcnn.models import create_model
 from jaxcnn.models.calling import call, variable_shapes, verify_model
-from jaxcnn.run_log import write_text
+from jaxcnn.records import CLASSES_FILE
+from jaxcnn.run_log import read_json, write_text
 from jaxcnn.state import State, eval_state
 
-WEIGHTS_FILE, CLASSES_FILE = "weights.safetensors", "classes.json"
+WEIGHTS_FILE = "weights.safetensors"
 BATCH_PIXELS = 64 * 224 * 224
 """Most pixels of all images in a batch."""
 _CHUNK_PIXELS = 512 * 224 * 224
@@ -325,7 +326,7 @@ def load_classifier(
         the last, whose figures are those of `result.json`. "best" is chosen by the run's
         `eval_split`; where that is the test split, the error there is too good.
       model: of a run whose model is not the library's.
-      classes: names of classes, for a run on data that are not in `jaxcnn.DATASETS`.
+      classes: names of classes. None is those of the data set, or of the run's classes.json.
       resize: length of an image's shorter side before the middle is cut out. None is what the
         data's images are made with: the size itself for data sets by name, and size * 256 / 224 for
         others.
@@ -528,10 +529,12 @@ def _class_names(
                 f"{folder} is the run of a fine-tuned classifier, whose file is in "
                 f"{folder.parent}; write load_classifier({str(folder.parent)!r})"
             )
-        raise ArgumentError(
-            f"{folder} was trained on {config.dataset!r}, data of your own, and its records have "
-            "no names of classes; write load_classifier(folder, classes=data.classes)"
-        )
+        if not (folder / CLASSES_FILE).is_file():
+            raise ArgumentError(
+                f"{folder} was trained on {config.dataset!r}, data of your own, and has no "
+                f"{CLASSES_FILE}; write load_classifier(folder, classes=data.classes)"
+            )
+        classes = read_json(folder / CLASSES_FILE, list)
     try:
         is_sequence = isinstance(classes, (list, tuple))
         return check_class_names(list(classes) if is_sequence else classes)

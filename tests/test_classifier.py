@@ -155,7 +155,7 @@ def test_what_cannot_be_predicted_is_one_line(digits_run, tmp_path):
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(good)
     broken = [tmp_path / "empty.png", good, tmp_path / "gone.png"]
     images = np.zeros((2, 9, 9, 3), np.uint8)
-    for value, error, words in (
+    values: list[tuple[Any, type[ValueError], str]] = [
         (broken, ImageError, "2 files are no pictures that can be read: .*empty.png .*gone.png"),
         ([images[0], broken[0]], ImageError, "1 file is no picture"),
         (images / np.float32(255), jc.DataError, r"images\[0\]: an image is float32 \[9, 9, 3\]"),
@@ -167,7 +167,8 @@ def test_what_cannot_be_predicted_is_one_line(digits_run, tmp_path):
         (None, jc.ArgumentError, "images are None; expected paths or uint8 arrays"),
         ([good, None], jc.ArgumentError, "an image is None"),
         ([1, 2], jc.ArgumentError, "an image is 1"),
-    ):
+    ]
+    for value, error, words in values:
         with pytest.raises(error, match=words) as caught:
             classifier.predict(value)
         assert "\n" not in str(caught.value)
@@ -209,11 +210,13 @@ def test_a_run_of_ones_own_model_and_data(tmp_path):
     rows, model, _ = train(
         tmp_path / "run", Own(), data=digits._replace(name="mine", classes=names)
     )
-    with pytest.raises(jc.ArgumentError, match=r"'mine', data of your own.*classes=data.classes"):
-        load_classifier(tmp_path / "run")
     with pytest.raises(jc.ArgumentError, match=r"Own.*not the library's.*write .*model=") as error:
         load_classifier(tmp_path / "run", classes=names)
     assert "\n" not in str(error.value)
+    assert load_classifier(tmp_path / "run", model=model).classes == names
+    (tmp_path / "run/classes.json").unlink()  # as of a run of an earlier version
+    with pytest.raises(jc.ArgumentError, match=r"'mine', data of your own.*classes=data.classes"):
+        load_classifier(tmp_path / "run", model=model)
     classifier = load_classifier(tmp_path / "run", classes=list(names), model=model, resize=10)
     assert (classifier.classes, classifier.size, classifier.resize) == (names, 8, 10)
     assert "8 x 8 x 1, the middle of 10" in repr(classifier)
@@ -239,6 +242,31 @@ def test_a_run_of_ones_own_model_and_data(tmp_path):
         with pytest.raises(ValueError, match=words) as error:
             load_classifier(tmp_path / "run", **kwargs)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_folder_of_pictures_needs_the_folder_alone(tmp_path):
+    """`train` writes down the names of its classes, of any letters."""
+    rng = np.random.default_rng(0)
+    for name in ('猫 "x"', "lime"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for i in range(20):
+            image = Image.fromarray(rng.integers(0, 256, (12, 14 + i, 3), np.uint8))
+            image.save(tmp_path / "own" / name / f"{i}.png")
+    data = jc.image_folder(tmp_path / "own", size=8)
+    rows, model, _ = train(tmp_path / "run", jc.create_model("mlp", 2), data=data)
+    classifier = load_classifier(tmp_path / "run")
+    assert classifier.classes == data.classes == ("lime", '猫 "x"')
+    files = sorted((tmp_path / "own").rglob("*.png"))
+    images = load_images(files, 8)  # as image_folder reads them
+    truth = expected(model, rows[-1][0], images)
+    np.testing.assert_allclose(classifier.predict(files)[0], truth, atol=1e-6, rtol=0)
+    (tmp_path / "run/classes.json").write_text('["a", "b\\u001b"]')
+    with pytest.raises(ValueError, match=r"classes\.json"):
+        load_classifier(tmp_path / "run")
+    (tmp_path / "run/classes.json").write_text('["a", "b", "c"]')
+    with pytest.raises(ValueError, match="variables of another model than MLP"):
+        load_classifier(tmp_path / "run")
 
 
 @pytest.mark.slow

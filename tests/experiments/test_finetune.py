@@ -381,6 +381,8 @@ def test_weights_of_classes_are_those_of_scikit_learn(tmp_path):
     shares = saved.probabilities(data.test.images)[np.arange(9), data.test.labels]
     by_hand = (-np.log(shares) * theirs[data.test.labels]).mean()
     assert row["eval_loss"] == pytest.approx(by_hand, rel=1e-4)
+    seen = load_context(Options(run=out / "run", parts=("errors",), out=tmp_path / "page"))
+    np.testing.assert_array_equal(seen.labels, data.test.labels)
     assert "classes weighted by their rarity" in (out / "table.md").read_text("utf-8")
     refused = [*args, "--class-weight", "none"]
     with pytest.raises(SystemExit):
