@@ -192,15 +192,17 @@ def resize_image(image: np.ndarray, size: int = 224, resize: int | None = None) 
     from PIL import Image
 
     size, resize = check_sizes(size, resize)
-    array = np.asarray(image)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not is_image or 0 in array.shape:
+    # Of JAX's arrays too, of which random keys cannot be converted.
+    dtype, shape = getattr(image, "dtype", type(image).__name__), getattr(image, "shape", ())
+    is_image = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+    if dtype != np.uint8 or not is_image or 0 in shape:
         raise DataError(
-            f"an image is {array.dtype} {list(np.shape(image))}; expected uint8 [h, w, c] of 1, 3 "
+            f"an image is {dtype} {list(shape)}; expected uint8 [h, w, c] of 1, 3 "
             "or 4 channels, in 0..255: write np.uint8(255 * image) for floats in 0..1"
         )
+    array = np.asarray(image)
+    if shape[2:] == (1,):
+        array = array[..., 0]
     try:
         _check_num_pixels((array.shape[1], array.shape[0]))
         return np.asarray(_resize_and_crop(rgb(Image.fromarray(array)), size, resize))
