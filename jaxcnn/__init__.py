@@ -16,6 +16,7 @@ Example:
 
 from jaxcnn.checkpoint import CheckpointError as CheckpointError
 from jaxcnn.checkpoint import Checkpoints as Checkpoints
+from jaxcnn.classifier import load_classifier as load_classifier
 from jaxcnn.config import ArgumentError as ArgumentError
 from jaxcnn.config import AugmentConfig as AugmentConfig
 from jaxcnn.config import ExperimentConfig as ExperimentConfig

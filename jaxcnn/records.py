@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from jaxcnn import multihost, parallel
 from jaxcnn.augment import Augmentation
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import ExperimentConfig, OptimizerConfig, TrainConfig
-from jaxcnn.data import Dataset
+from jaxcnn.data import DATASETS, Dataset
 from jaxcnn.losses import Loss, as_loss
 from jaxcnn.models import model_call
 from jaxcnn.optim import config_of
@@ -22,8 +23,11 @@ from jaxcnn.provenance import (
     model_facts,
     optimizer_facts,
 )
-from jaxcnn.run_log import RunLog
+from jaxcnn.run_log import RunLog, write_text
 from jaxcnn.state import State
+
+CLASSES_FILE = "classes.json"
+"""Names of classes, in the folder of a run on data that are not in `DATASETS`."""
 
 
 def experiment_config(
@@ -188,11 +192,19 @@ class RunRecords:
             # Else a notebook that continues would find the folder in use by itself.
             self._close()
             raise
+        self._write_classes()
         return self.log.result()
 
     def _open_log(self):
         pieces = {"model": self.model, "tx": self.tx, "data": self.data}
         return open_run_dir(self.config, self.folder, self.strategy, **pieces)
+
+    def _write_classes(self):
+        # The log has checked by a digest that a resumed run has the same ones.
+        path, classes = self.folder / CLASSES_FILE, self.data.classes
+        has_names = all(isinstance(name, str) for name in classes)
+        if self.data.name not in DATASETS and has_names and not path.exists():
+            write_text(path, json.dumps(list(classes), indent=2) + "\n")
 
     def _finish(self, num_params, reason):
         # A run whose last state cannot be read is not finished, and the same command repeats it.

@@ -379,7 +379,8 @@ def train(
         (image, target). See `jaxcnn.augment`. If it makes labels soft, `train_error` is against the
         class of the largest share. It must not change, as what is compiled for it would not.
       run_dir: folder of the run's records and checkpoints (`RunLog`, `Checkpoints`), from which it
-        resumes. Rows and states are saved before they are yielded. None saves nothing.
+        resumes. Rows and states are saved before they are yielded. The last two states stay, and
+        that of the lowest `eval_error` (`Checkpoints.variables("best")`). None saves nothing.
       resume: a function of the state at step 0. It returns the state to resume, or None, as
         `Checkpoints.restore` does. A state that was trained with another rate, seed or normalizer
         than the config's is an error. More `num_steps` than it was trained with are allowed.

@@ -211,6 +211,9 @@ def made(folder: Path) -> tuple[Any, ...]:
     normed = jc.create_model("convnet", 3, batch_norm=True, **options)
     state, other = (jc.init_state(network, tx, config.train, data) for network in (model, normed))
     jc.export_weights(model, state, folder / "weights.safetensors")
+    one = jc.strategy("jit", devices=1)
+    for _ in jc.train(model, tx, data, config.train, run_dir=folder / "trained", strategy=one):
+        pass
     (folder / "run").mkdir()
     (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "rate": 0.1}\n')
     for part in "ab":
@@ -434,6 +437,11 @@ def calls(
                 "names": None,
             }
             | {"entry": None, "shortcut_padding": None, "stride_in_3x3": None},
+        ),
+        "load_classifier": (
+            jc.load_classifier,
+            {"folder": folder / "trained", "step": "last", "model": model}
+            | {"classes": ("a", "b", "c"), "resize": 10},
         ),
         "read_metrics": (jc.read_metrics, {"folder": folder / "run"}),
         "sharpness": (

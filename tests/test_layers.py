@@ -13,12 +13,12 @@ from jaxcnn import cpu
 ROOT = Path(jaxcnn.__file__).parent
 LAYER = {
     "arguments": 0, "_util": 0,
-    "config": 1, "data": 1, "losses": 1, "metrics": 1, "checkpoint": 1, "progress": 1, "plots": 1, "cpu": 1,
+    "config": 1, "data": 1, "losses": 1, "metrics": 1, "progress": 1, "plots": 1, "cpu": 1,
     "augment": 2, "models": 2, "optim": 2, "parallel": 2, "multihost": 2, "curvature": 2,
-    "input_pipeline": 3, "state": 3, "divergence": 3, "provenance": 3, "weights": 3,
-    "evaluation": 4, "run_log": 4, "resume": 4,
+    "input_pipeline": 3, "state": 3, "divergence": 3, "provenance": 3, "checkpoint": 3,
+    "evaluation": 4, "weights": 4, "run_log": 4, "resume": 4,
     "records": 5, "tables": 5, "cli": 5,
-    "training": 6,
+    "training": 6, "classifier": 6,
     "runs": 7, "interpret": 7, "learning_rate_finder": 7, "loss_landscape": 7,
 }  # fmt: skip
 ONLY_IN = {
@@ -27,7 +27,7 @@ ONLY_IN = {
     "tensorstore": "checkpoint",
     "tyro": "cli",
     "tqdm": "data progress",
-    "scipy": "tables data",
+    "scipy": "tables data classifier",
 }
 ONLY_IN |= {"tensorflow_datasets": "data", "array_record": "data", "sklearn": "data", "PIL": "data"}
 ONLY_IN |= {"safetensors": "weights"}

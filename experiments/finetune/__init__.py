@@ -8,7 +8,10 @@
     python -m experiments.predict --run runs/finetune new.jpg
 
 `--images` is a folder with one directory for each class, or with train, val and test directories of
-classes. The images are JPEG, PNG, WebP, GIF, BMP or TIFF of any size (`jaxcnn.image_folder`).
+classes; a line says what is used for what. The images are JPEG, PNG, WebP, GIF, BMP or TIFF of any
+size (`jaxcnn.image_folder`). Validation images, of a val directory or by `--validation 0.2`, choose
+the epoch that is saved, and the test images are counted once on it. `--epoch last` takes the last.
+`--class-weight balanced` gives the losses of rare classes more weight.
 `--weights` are published ones, of torchvision or timm, .safetensors or .pth. Without them the
 network starts from random numbers, which takes far more images.
 

@@ -11,23 +11,31 @@ from typing import Any
 import experiments.finetune as about
 import jaxcnn as jc
 from experiments._common import StepProgress
-from experiments.finetune.classifier import WEIGHTS_FILE, load_classifier, save_classifier
 from experiments.finetune.images import (
     START_FILE,
     data_digest,
+    describe_images,
     load_images,
     record_images,
     write_cifar10,
     write_photographs,
 )
-from experiments.finetune.options import PRESETS, Options, check, make_config
+from experiments.finetune.options import (
+    PRESETS,
+    Options,
+    check,
+    make_config,
+    reported_split,
+    selects_best,
+)
 from experiments.finetune.results import write_results
 from jaxcnn import cli, runs
 from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.classifier import WEIGHTS_FILE, load_classifier, save_classifier
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_json, write_text
 from jaxcnn.state import with_variables
-from jaxcnn.weights import load_weights
+from jaxcnn.weights import load_weights, read_metadata
 
 
 def main(args: list[str] | None = None) -> int:
@@ -39,6 +47,7 @@ def main(args: list[str] | None = None) -> int:
         check(options)
         data, names = load_data(options)
         run_config = make_config(options, data)
+        print(describe_images(options.images or options.out / "images", data, options))
         cli.enable_compilation_cache()
         if not options.plot_only and not train(options, run_config, data, stop):
             print("stopped and saved; the same command resumes from here", file=sys.stderr)
@@ -47,7 +56,7 @@ def main(args: list[str] | None = None) -> int:
         with cli.record_errors(options.out):
             (run,) = runs.finished_runs(options.out)
             source = options.weights and options.weights.name
-            split_names = names[run.config.train.eval_split]
+            split_names = names[reported_split(data)]
             write_results(
                 options.out,
                 load_classifier(options.out),
@@ -98,6 +107,8 @@ def train(options: Options, run_config: jc.ExperimentConfig, data: jc.Dataset, s
     # Weights are read before the folder is claimed, so that an unreadable file claims nothing.
     initialize = make_initializer(options, model)
     claim_folder(options, data)
+    epoch = "best" if selects_best(options, data) else "last"
+    check_epoch(options, run_config, epoch)
     with Progress(run_config.train.num_steps) as progress:
         result = runs.run(
             run_config,
@@ -112,12 +123,47 @@ def train(options: Options, run_config: jc.ExperimentConfig, data: jc.Dataset, s
         return False
     if not (options.out / WEIGHTS_FILE).is_file():
         with Checkpoints(options.out / "run" / "checkpoints") as checkpoints:
-            state = checkpoints.restore(jc.init_state(model, tx, run_config.train, data))
+            initial = jc.init_state(model, tx, run_config.train, data)
+            step = None
+            if epoch == "best" and checkpoints.steps():
+                step = checkpoints.resolve_step("best")
+            state = checkpoints.restore(initial, step)
         if state is None:
             raise jc.ArgumentError(missing_state_text(options, result))
         resize = options.resize or round(options.size * 256 / 224)
-        save_classifier(options.out, run_config, model, state, data.classes, options.size, resize)
+        save_classifier(
+            options.out,
+            run_config,
+            model,
+            state,
+            data.classes,
+            options.size,
+            resize,
+            {"epoch": epoch},
+        )
     return True
+
+
+def check_epoch(options: Options, run_config: jc.ExperimentConfig, epoch: str) -> None:
+    """Check that a run or a classifier in OUT is of the requested epoch.
+
+    Files of earlier versions, which do not say, are taken as they are.
+
+    Raises:
+      ArgumentError: it is of the other one.
+    """
+    path = options.out / WEIGHTS_FILE
+    saved = read_metadata(path).get("epoch", epoch) if path.is_file() else epoch
+    run = options.out / "run"
+    if (run / "config.json").is_file():
+        split = jc.ExperimentConfig.load(run).train.eval_split
+        if split != run_config.train.eval_split:
+            saved = "last" if split == "test" else "best"
+    if saved != epoch:
+        raise jc.ArgumentError(
+            f"{options.out} holds the classifier of the {saved} epoch; write --epoch {saved}, or "
+            "another --out"
+        )
 
 
 def missing_state_text(options: Options, result: Any) -> str:

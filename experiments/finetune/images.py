@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments.finetune.options import Options
+from experiments.finetune.options import Options, reported_split, selects_best
 from jaxcnn.data import image_folder_with_paths
+from jaxcnn.data.image_folder import find_split_folders
 from jaxcnn.run_log import read_json, write_text
 
 IMAGES_FILE, START_FILE = "images.json", "start.json"
@@ -24,6 +25,27 @@ _LOAD_OPTIONS = ("size", "resize", "validation", "test", "seed", "skip_broken", 
 def load_images(root: Path, options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]:
     """Return the images in `root` and their names, by part."""
     return image_folder_with_paths(root, **{name: getattr(options, name) for name in _LOAD_OPTIONS})
+
+
+def describe_images(root: Path, data: jc.Dataset, options: Options) -> str:
+    """Return one line that says which images are used for what, and what was split off."""
+    folders = find_split_folders(root.expanduser().resolve())
+    source = f"{folders['train'].name if 'train' in folders else root.name}/"
+    selects = selects_best(options, data)
+    uses = []
+    if selects:
+        uses.append("chooses the epoch")
+    if reported_split(data) == "validation":
+        uses.append("is reported")
+    parts = [f"train: {len(data.train.labels)} pictures ({source})"]
+    for split, use in (("validation", " and ".join(uses) or "is not used"), ("test", "")):
+        if count := len(getattr(data, split).labels):
+            own = f"{folders[split].name}/" if split in folders else f"split off from {source}"
+            parts.append(f"{split}: {count} ({own})" + (f", {use}" if use else ""))
+        else:
+            parts.append(f"{split}: none")
+    saved = "" if selects else "; the last epoch is saved"
+    return "; ".join(parts) + saved
 
 
 def record_images(root: Path, options: Options) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 import jaxcnn as jc
 from jaxcnn import runs, weights
 from jaxcnn.config import check_choice
@@ -50,7 +52,7 @@ class Options:
     validation: float = 0.0
     """Share of each class's training images held out.
 
-    It holds where there is no val directory. The held-out images choose nothing here.
+    It holds where there is no val directory.
     """
     test: float | None = None
     """Share of each class's images for the test, without a test directory.
@@ -60,6 +62,13 @@ class Options:
     skip_broken: bool = False
     """Skip images that cannot be read, instead of refusing the folder."""
     epochs: float = 10
+    epoch: Literal["best", "last"] = "best"
+    """Network to save: of the evaluation with the lowest validation error, or of the last step.
+
+    Of equal errors the later counts. Without validation images it is the last.
+    """
+    class_weight: Literal["none", "balanced"] = "none"
+    """Weight of a class's losses; balanced is n / (classes * images of the class)."""
     batch_size: int = 32
     learning_rate: float = 0.01
     """Learning rate of the head; it falls to 0 as a cosine."""
@@ -161,14 +170,47 @@ def model_kwargs(options: Options) -> dict[str, Any]:
     return kwargs
 
 
+def selects_best(options: Options, data: jc.Dataset) -> bool:
+    """Return whether validation images choose the network that is saved."""
+    return options.epoch == "best" and len(data.validation.labels) > 0
+
+
+def reported_split(data: jc.Dataset) -> str:
+    """Return the split of the tables: test, or validation where there is no test."""
+    return "test" if len(data.test.labels) else "validation"
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> list[float]:
+    """Return n / (num_classes * count) for each class, as scikit-learn's "balanced".
+
+    Args:
+      labels: int [n].
+      num_classes: number of classes, of which each has an image.
+
+    Example:
+      >>> balanced_weights(np.array([0, 0, 0, 1]), 2)
+      [0.6666666666666666, 2.0]
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    if not counts.all():
+        raise jc.ArgumentError(
+            "a class has no training image to weight; write --class-weight none, or add some"
+        )
+    return (len(labels) / (num_classes * counts)).tolist()
+
+
 def make_config(options: Options, data: jc.Dataset) -> jc.ExperimentConfig:
     """Return the run's config for the available images."""
     num_images, num_validation = len(data.train.labels), len(data.validation.labels)
     if not num_validation and not len(data.test.labels):
         raise jc.ArgumentError("there are no pictures to test on; write --test 0.2")
     batch_size = min(options.batch_size, num_images)
+    loss_kwargs = {}
+    if options.class_weight == "balanced":
+        loss_kwargs["class_weights"] = balanced_weights(data.train.labels, data.num_classes)
     config = jc.ExperimentConfig(
         dataset=data.name,
+        loss_kwargs=loss_kwargs,
         model=options.model,
         model_kwargs=model_kwargs(options),
         num_validation=num_validation,
@@ -182,7 +224,7 @@ def make_config(options: Options, data: jc.Dataset) -> jc.ExperimentConfig:
             num_steps=max(1, round(options.epochs * num_images / batch_size)),
             batch_size=batch_size,
             eval_every=options.eval_every,
-            eval_split="test" if len(data.test.labels) else "validation",
+            eval_split="validation" if selects_best(options, data) else reported_split(data),
             augment=jc.AugmentConfig(
                 padding=max(1, options.size // 8) if options.crop == "pad" else 0,
                 flip=options.flip,

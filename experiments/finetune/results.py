@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 from scipy import stats
 
 import jaxcnn as jc
-from experiments.finetune.classifier import Classifier, gradcam_heat, probabilities
+from experiments.finetune.options import reported_split
 from jaxcnn import metrics, plots, tables
+from jaxcnn.classifier import WEIGHTS_FILE, Classifier
+from jaxcnn.weights import read_metadata
 
 
 def wilson_interval(num_correct: int, n: int) -> tuple[float, float]:
@@ -62,8 +64,29 @@ def class_table(
     return [*rows, total | {"precision": accuracy, "taken for": None}]
 
 
+def selection_note(step: int, rows: Sequence[Mapping[str, Any]], split: str) -> str:
+    """Return how the step of a classifier was chosen by its validation error.
+
+    Args:
+      step: of the classifier.
+      rows: of its run.
+      split: of the table.
+    """
+    row = next((row for row in rows if row["step"] == step), None)
+    error = "" if row is None or row["eval_error"] is None else f", {row['eval_error']:.1f}%"
+    note = f"at step {step}, the one of {len(rows)} with the lowest validation error{error}"
+    if split == "validation":
+        return f"{note} (on these pictures, so that others are less often right)"
+    return f"{note}; the {split} pictures chose nothing, and were counted once"
+
+
 def protocol_note(
-    counts: np.ndarray, train_counts: np.ndarray, config: jc.ExperimentConfig, weights: str | None
+    counts: np.ndarray,
+    train_counts: np.ndarray,
+    config: jc.ExperimentConfig,
+    weights: str | None,
+    split: str,
+    selection: str = "at the last step",
 ) -> str:
     """Return the protocol, the note below the table."""
     num_correct, n, majority = int(np.trace(counts)), int(counts.sum()), int(train_counts.argmax())
@@ -75,11 +98,12 @@ def protocol_note(
         f"{config.model} {source}, {config.train.num_steps} steps of {config.train.batch_size} "
         f"pictures by {config.optimizer.name} at rate {config.optimizer.learning_rate:g}"
         + (f" (times {rates_text})" if rates_text else "")
-        + f". {num_correct} of {n} {config.train.eval_split} pictures are right: "
+        + (", classes weighted by their rarity" if config.loss_kwargs.get("class_weights") else "")
+        + f". {num_correct} of {n} {split} pictures are right: "
         f"{100 * num_correct / n:.1f}%, 95% interval {lower:.1f} to {upper:.1f} "
         "(Wilson). Always saying the class with the most training pictures is right for "
-        f"{100 * counts[majority].sum() / n:.1f}%. Recall and precision in percent, at the last "
-        "step; in brackets how many were taken for that class."
+        f"{100 * counts[majority].sum() / n:.1f}%. Recall and precision in percent, "
+        f"{selection}; in brackets how many were taken for that class."
     )
 
 
@@ -110,6 +134,21 @@ def worst_mistakes(
         if pair_counts[pair] <= max_per_pair:
             selected.append(int(i))
     return np.array(selected[:max_count], np.int64)
+
+
+def gradcam_heat(
+    classifier: Classifier, images: np.ndarray, classes: np.ndarray
+) -> np.ndarray | None:
+    """Return Grad-CAM of `classes` at image size, float32 [n, h, w].
+
+    It is None for a network without maps.
+    """
+    from jaxcnn.interpret import gradcam
+
+    try:
+        return np.asarray(gradcam(classifier.model, classifier.state, images, classes))
+    except jc.ArgumentError:
+        return None
 
 
 def mistakes_figure(
@@ -149,15 +188,23 @@ def write_results(
     max_mistakes: int,
 ) -> None:
     """Write tables and figures to OUT, and print the table."""
-    config, split = run.config, getattr(data, run.config.train.eval_split)
-    class_probabilities = probabilities(classifier, split.images)
+    config, split_name = run.config, reported_split(data)
+    split = getattr(data, split_name)
+    class_probabilities = classifier.probabilities(split.images)
     counts = metrics.confusion(split.labels, class_probabilities.argmax(1), len(classifier.classes))
     train_counts = np.bincount(data.train.labels, minlength=len(classifier.classes))
-    rows = class_table(counts, classifier.classes, train_counts, config.train.eval_split)
-    notes = [protocol_note(counts, train_counts, config, weights), *filter(None, [run.divergence])]
+    rows = class_table(counts, classifier.classes, train_counts, split_name)
+    selection = "at the last step"
+    if read_metadata(out / WEIGHTS_FILE).get("epoch") == "best":
+        selection = selection_note(int(classifier.state.step), run.rows, split_name)
+    note = protocol_note(counts, train_counts, config, weights, split_name, selection)
+    notes = [note, *filter(None, [run.divergence])]
     tables.write_table(out, rows, notes)
-    title = f"{config.model}, {counts.sum()} {config.train.eval_split} pictures"
+    title = f"{config.model}, {counts.sum()} {split_name} pictures"
     plots.save(plots.confusion(counts, classifier.classes, title=title), out / "confusion.png")
+    # The curves may be of the validation images that chose the step.
+    eval_split = config.train.eval_split
+    title = f"{config.model}, {len(getattr(data, eval_split).labels)} {eval_split} pictures"
     figure = plots.curves(
         {title: {config.model: [run.rows]}}, dashed="train_error", solid="eval_error"
     )

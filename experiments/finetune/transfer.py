@@ -30,10 +30,10 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments._common import StepProgress
-from experiments.finetune.classifier import save_classifier
 from experiments.finetune.options import HEADS, parameter_names
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.checkpoint import Checkpoints, lock_folder
+from jaxcnn.classifier import save_classifier
 from jaxcnn.data import channel_statistics
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_lines

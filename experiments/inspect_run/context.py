@@ -15,6 +15,7 @@ from experiments.finetune.images import reload_images
 from jaxcnn import cli, runs
 from jaxcnn.config import check_choice
 from jaxcnn.data import load_images
+from jaxcnn.data.image_io import to_gray
 from jaxcnn.interpret import stage_shapes
 from jaxcnn.models import IMAGE_NETWORKS
 
@@ -29,8 +30,6 @@ FILE = "index.html"
 """Name of the page's file."""
 IMAGES = 500
 """Number of images that are evaluated unless `--images` is given."""
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
-"""Weights of red, green and blue (ITU-R BT.709)."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +272,7 @@ def load_user_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     (pixels,) = load_images([path], height, height)
     if channels == 3:
         return pixels
-    return np.round(pixels @ LUMINANCE)[..., None].astype(np.uint8)
+    return to_gray(pixels)
 
 
 def probabilities(run: runs.TrainedModel, images: np.ndarray) -> np.ndarray:

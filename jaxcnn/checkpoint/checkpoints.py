@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import math
+import operator
 import shutil
 import sys
 import threading
@@ -45,6 +46,7 @@ from jaxcnn.checkpoint._lock import (
     lock_folder,
     plain_alias,
 )
+from jaxcnn.checkpoint._variables import FIGURES, best_step, read_rows, shapes_of, variables_of
 
 T = TypeVar("T")
 log = logging.getLogger("jaxcnn.checkpoint")
@@ -199,6 +201,129 @@ class Checkpoints:
         leaves_like(like)
         self.wait()
         return self._first_good(self._best.rank(self.steps()), like)
+
+    def variables(self, step: int | str = "best") -> dict[str, Any]:
+        """Return a step's parameters and statistics, without model, optimizer, data or script.
+
+        They are those at which the state is evaluated: the slow parameters of lookahead, and the
+        average of schedule-free (`jaxcnn.optim.eval_params`). Nothing is renamed or written.
+
+        Args:
+            step: "best", "last", or one of `steps()`. "best" is the step of `best`, that of the
+                lowest metric, and of equal ones the latest. `train` and `runs.run` save
+                `eval_error` as the metric, or `eval_loss` where the loss counts no error. Without a
+                metric, the rows of `metrics.jsonl` next to the folder decide: the lowest
+                `eval_error`, then the lowest `eval_loss`, then the latest. "last" is the newest
+                good step; damaged ones before it are logged.
+
+        Returns:
+            `{"params": ..., "batch_stats": ...}` and the model's other collections: nested dicts of
+            NumPy arrays, bit for bit as saved.
+
+        Raises:
+            CheckpointError: there is no such step, or it is damaged. Or a row of `metrics.jsonl` is
+                better than every step on disk. Or no step has a metric and there are no rows.
+
+        Example:
+            >>> import tempfile, jaxcnn as jc
+            >>> data, model = jc.load_dataset("digits"), jc.create_model("mlp", 10)
+            >>> tx, folder = jc.create_optimizer(jc.OptimizerConfig()), tempfile.mkdtemp()
+            >>> for state, row in jc.train(model, tx, data, jc.TrainConfig(2), run_dir=folder):
+            ...     pass
+            >>> with Checkpoints(folder + "/checkpoints") as saved:
+            ...     variables = saved.variables("best")
+            >>> bool((variables["params"]["head"]["bias"] == state.params["head"]["bias"]).all())
+            True
+        """
+        variables = variables_of(self.leaves(step))
+        if not variables["params"]:
+            raise CheckpointError(
+                f"{self.folder} holds states without params; expected those of jaxcnn.train. "
+                "Use restore(like=state)"
+            )
+        return variables
+
+    def leaves(self, step: int | str = "best") -> Leaves:
+        """Return all arrays of a step by their paths, such as `.params['head']['bias']`.
+
+        Arguments and errors are those of `variables`.
+        """
+        self.wait()
+        number = self.resolve_step(step)
+        steps = [s for s in self.steps()[::-1] if s <= number] if step == "last" else [number]
+        problems = []
+        for number in steps:
+            try:
+                specs = self._manifest(number)["specs"]
+                files = (self.folder / str(number)).rglob("*")
+                num_bytes = sum(file.stat().st_size for file in files if file.is_file())
+                return self._read(number, shapes_of(specs, num_bytes))  # pyright: ignore[reportArgumentType]
+            except Damaged as error:
+                problems.append(str(error))
+                if len(steps) > 1:
+                    folder = self.folder / str(number)
+                    log.warning("checkpoint %s is damaged (%s): trying another", folder, error)
+        others = [str(s) for s in self.steps() if s not in steps]
+        advice = f"write one of {join_first(others)}" if others else "train again"
+        raise CheckpointError(
+            f"checkpoint {self.folder / str(steps[0])} is damaged ({problems[0]}); {advice}"
+        )
+
+    def resolve_step(self, step: int | str) -> int:
+        """Return the number of a step that `variables` takes."""
+        steps = self.steps()
+        names = join_first([str(s) for s in steps], 8)
+        if not steps:
+            raise CheckpointError(
+                f"{self.folder} has no steps; expected at least one. Write the folder of a run's "
+                "checkpoints, or let it train on"
+            )
+        if isinstance(step, str) and step in ("best", "last"):
+            return steps[-1] if step == "last" else self._best_step(steps, names)
+        try:
+            number = operator.index(step)  # pyright: ignore[reportArgumentType]
+        except TypeError:
+            number = -1
+        if isinstance(step, (bool, np.bool_)) or number not in steps:
+            raise CheckpointError(
+                f"step is {format_value(step)}; expected 'best', 'last' or a step in "
+                f"{self.folder}: write one of {names}"
+            )
+        return number
+
+    def _best_step(self, steps: list[int], names: str) -> int:
+        """Return the step with the lowest metric, checked against the rows of the run.
+
+        Raises:
+            CheckpointError: a row is better than every step, or nothing says which step is best.
+        """
+        rows = read_rows(self.folder.parent / "metrics.jsonl")
+        ranked, figures = self._best.rank(steps), FIGURES
+        if ranked:
+            # The metric is one of the row's figures, or a number of the user's own.
+            metric = self._best.metrics[ranked[0]]
+            own = [row for row in rows if row["step"] == ranked[0]]
+            figures = [name for row in own for name in FIGURES if row.get(name) == metric][:1]
+        best = best_step(rows, figures)
+        if best is None and not ranked:
+            raise CheckpointError(
+                f"no step in {self.folder} has a metric, and {self.folder.parent} no rows; "
+                f"expected one of them to tell the best. Write step='last', or one of {names}"
+            )
+        if best is None:
+            return ranked[0]
+        number, figure = best
+        value = {row["step"]: row[figure] for row in rows}
+        if ranked and value[ranked[0]] <= value[number]:
+            return ranked[0]
+        if number in steps and not ranked:
+            return number
+        every = math.gcd(*value)
+        raise CheckpointError(
+            f"{self.folder} has no good state of step {number}, whose {figure} {value[number]:g} "
+            f"is the lowest; there are {names}: write one of them, or train with "
+            f"keep_every={every or 1}"
+        )
 
     def steps(self) -> list[int]:
         """Return the steps on disk, oldest first.

@@ -9,11 +9,13 @@ from jaxcnn.data.checking import verify_dataset as verify_dataset
 from jaxcnn.data.checking import verify_images as verify_images
 from jaxcnn.data.checking import verify_inputs as verify_inputs
 from jaxcnn.data.checking import verify_split as verify_split
+from jaxcnn.data.image_folder import image_files as image_files
 from jaxcnn.data.image_folder import image_folder as image_folder
 from jaxcnn.data.image_folder import image_folder_with_paths as image_folder_with_paths
 from jaxcnn.data.image_io import ImageError as ImageError
 from jaxcnn.data.image_io import load_image as load_image
 from jaxcnn.data.image_io import load_images as load_images
+from jaxcnn.data.image_io import resize_image as resize_image
 from jaxcnn.data.loading import load_dataset as load_dataset
 from jaxcnn.data.registry import DATASETS as DATASETS
 from jaxcnn.data.splits import hold_out as hold_out

@@ -203,7 +203,7 @@ def list_images(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
 
 
 def _list_files(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
-    split_folders, skipped = _find_split_folders(root), []
+    split_folders, skipped = find_split_folders(root), []
     classes = _class_names(root, split_folders)
     files: list[ImageFile] = []
     for split, folder in split_folders.items():
@@ -212,8 +212,7 @@ def _list_files(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
                 skipped.append(path)
                 continue
             for file in _walk(path):
-                suffix = file.suffix.lower()
-                if suffix in SUFFIXES or suffix in UNSUPPORTED_SUFFIXES:
+                if _is_image_name(file):
                     files.append(
                         ImageFile(
                             file.relative_to(root).as_posix(),
@@ -230,7 +229,36 @@ def _list_files(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     return classes, sorted(files)
 
 
-def _find_split_folders(root: Path) -> dict[str, Path]:
+def image_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """List the image files in a folder and its subfolders, sorted by their paths.
+
+    Files are told by their names, as in `image_folder`. Hidden ones are left out, and a warning
+    names others. Images of formats that are not read are listed, so that reading them is an error.
+
+    Raises:
+        DataError: there is no such folder, it cannot be read, or has no image.
+    """
+    root = Path(folder)
+    try:
+        if not root.is_dir():
+            raise DataError(f"{root} is no folder; expected a folder of pictures")
+        files = sorted(_walk(root), key=lambda path: path.as_posix())
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}; fix that") from None
+    images = [file for file in files if _is_image_name(file)]
+    _warn_of_skipped(root, [file for file in files if not _is_image_name(file)])
+    if not images:
+        raise DataError(
+            f"{root} has no picture in it; expected some ({', '.join(s[1:] for s in SUFFIXES)})"
+        )
+    return images
+
+
+def _is_image_name(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES + UNSUPPORTED_SUFFIXES
+
+
+def find_split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split, or {"": root}.
 
     The latter is the result where the folders of `root` are the classes. One of these may be called
@@ -298,7 +326,7 @@ def _subfolders(folder: Path) -> set[str]:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(file.suffix.lower() in SUFFIXES + UNSUPPORTED_SUFFIXES for file in _walk(folder))
+    return any(map(_is_image_name, _walk(folder)))
 
 
 def _class_names(root: Path, split_folders: dict[str, Path]) -> tuple[str, ...]:

@@ -171,6 +171,65 @@ def load_images(
     return images
 
 
+def resize_image(image: np.ndarray, size: int = 224, resize: int | None = None) -> np.ndarray:
+    """Resize and crop an array as `load_image` does with the image of a file.
+
+    Args:
+        image: uint8 [h, w, c] of 1, 3 or 4 channels, or [h, w]. The fourth channel is opacity.
+        size: side of the square, in pixels.
+        resize: length of the shorter side before the center is cropped; None is size * 256 / 224.
+
+    Returns:
+        uint8 [size, size, 3].
+
+    Raises:
+        DataError: it is another array, has too many pixels, or a size is invalid.
+
+    Example:
+        >>> resize_image(np.zeros((30, 40), np.uint8), size=8).shape
+        (8, 8, 3)
+    """
+    from PIL import Image
+
+    size, resize = check_sizes(size, resize)
+    # Of JAX's arrays too, of which random keys cannot be converted.
+    dtype, shape = getattr(image, "dtype", type(image).__name__), getattr(image, "shape", ())
+    is_image = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+    if dtype != np.uint8 or not is_image or 0 in shape:
+        raise DataError(
+            f"an image is {dtype} {list(shape)}; expected uint8 [h, w, c] of 1, 3 "
+            "or 4 channels, in 0..255: write np.uint8(255 * image) for floats in 0..1"
+        )
+    array = np.asarray(image)
+    if shape[2:] == (1,):
+        array = array[..., 0]
+    try:
+        _check_num_pixels((array.shape[1], array.shape[0]))
+        return np.asarray(_resize_and_crop(rgb(Image.fromarray(array)), size, resize))
+    except ValueError as error:
+        raise DataError(f"an image cannot be resized: {error}; make it smaller") from None
+
+
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+"""Weights of red, green and blue (ITU-R BT.709)."""
+
+
+def to_gray(images: np.ndarray) -> np.ndarray:
+    """Return the luminance of RGB images.
+
+    Args:
+        images: uint8 [..., 3].
+
+    Returns:
+        uint8 [..., 1].
+
+    Example:
+        >>> to_gray(np.array([[0, 255, 0], [7, 7, 7]], np.uint8)).ravel().tolist()
+        [182, 7]
+    """
+    return np.round(images @ LUMINANCE)[..., None].astype(np.uint8)
+
+
 def darkness_warning(dark: Sequence[tuple[str, int]]) -> str:
     """Return a warning about 16-bit images that come out nearly black.
 

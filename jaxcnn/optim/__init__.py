@@ -13,6 +13,7 @@ from jaxcnn.optim.transforms import RateState as RateState
 from jaxcnn.optim.transforms import as_transformation as as_transformation
 from jaxcnn.optim.transforms import check_stages as check_stages
 from jaxcnn.optim.transforms import current_learning_rate as current_learning_rate
+from jaxcnn.optim.transforms import eval_leaves as eval_leaves
 from jaxcnn.optim.transforms import eval_params as eval_params
 from jaxcnn.optim.transforms import in_stage as in_stage
 from jaxcnn.optim.transforms import scale_by_scheduled_rate as scale_by_scheduled_rate

@@ -219,6 +219,52 @@ def eval_params(opt_state: Any, params: Any) -> Any:
     return params
 
 
+def eval_leaves(opt_leaves: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `eval_params` returns, from leaves by their paths.
+
+    A checkpoint has no types of an optimizer's state. The names of their fields tell them.
+
+    Args:
+      opt_leaves: arrays of the optimizer's state by path, such as ".slow['head']['bias']".
+      params: parameters by path, such as "['head']['bias']".
+
+    Example:
+      >>> opt_leaves = {".slow['w']": 1.0, ".inner.steps_since_sync": 0, ".inner.fast_state": 0}
+      >>> eval_leaves(opt_leaves, {"['w']": 3.0, "['frozen']": 5.0})
+      {"['w']": 1.0, "['frozen']": 5.0}
+    """
+    result, averages = dict(params), {}
+    for path in opt_leaves:
+        for name, field in (("slow", ".inner.steps_since_sync"), ("z", ".b1")):
+            node = path.removesuffix(field)
+            has_weights = name == "slow" or f"{node}.weight_sum" in opt_leaves
+            if path.endswith(field) and has_weights:
+                averages[node] = name
+    for node, name in averages.items():
+        # An average within another one is the outer one's own.
+        if any(node != outer and _is_inside(node, outer) for outer in averages):
+            continue
+        prefix = f"{node}.{name}"
+        leaves = {
+            path.removeprefix(prefix): leaf
+            for path, leaf in opt_leaves.items()
+            if path.startswith(f"{prefix}[") and path.removeprefix(prefix) in params
+        }
+        if name == "z":
+            fields = dict.fromkeys(contrib.ScheduleFreeState._fields)
+            fields |= {"b1": opt_leaves[f"{node}.b1"], "z": leaves}
+            own_params = {path: params[path] for path in leaves}
+            state: Any = contrib.ScheduleFreeState(**fields)  # pyright: ignore[reportArgumentType]
+            leaves = contrib.schedule_free_eval_params(state, own_params)
+            leaves = {path: np.asarray(leaf) for path, leaf in leaves.items()}  # pyright: ignore[reportAttributeAccessIssue]
+        result |= leaves
+    return result
+
+
+def _is_inside(node: str, outer: str) -> bool:
+    return node.startswith((f"{outer}.", f"{outer}["))
+
+
 def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 

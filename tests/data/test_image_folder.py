@@ -24,11 +24,13 @@ from jaxcnn.data import (
     DataError,
     ImageError,
     channel_statistics,
+    image_files,
     image_folder,
     image_folder_with_paths,
     image_io,
     load_image,
     load_images,
+    resize_image,
     temporary,
 )
 from jaxcnn.data.splits import SPLITS
@@ -773,3 +775,46 @@ def test_pictures_in_memory_at_once_are_bounded(tmp_path, monkeypatch):
     assert sorted(most)[-2] <= budget.total
     assert max(most[:10]) > budget.total / 2  # more than one at a time
     assert budget.used == 0
+
+
+def test_the_files_of_a_folder_are_sorted_and_pictures_by_name(tmp_path, caplog):
+    for name in (
+        "b/2.JPG",
+        "b/10.png",
+        "a.webp",
+        "b/c/x.tiff",
+        ".git/y.png",
+        "notes.txt",
+        "z.heic",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "up").symlink_to(tmp_path, target_is_directory=True)
+    found = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path)]
+    assert found == ["a.webp", "b/10.png", "b/2.JPG", "b/c/x.tiff", "z.heic"]
+    assert "leads back" in caplog.text
+    assert "notes.txt" in caplog.text
+    assert image_files(str(tmp_path / "b" / "c")) == [tmp_path / "b/c/x.tiff"]
+    for path, words in ((tmp_path / "gone", "no folder"), (tmp_path / ".git/y.png", "no folder")):
+        with pytest.raises(DataError, match=words):
+            image_files(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="has no picture in it"):
+        image_files(tmp_path / "empty")
+
+
+def test_an_array_is_resized_as_its_file_is(tmp_path):
+    """Bit for bit, for every mode of eight bits, and against Pillow's own steps."""
+    rng = np.random.default_rng(0)
+    for channels in (None, 1, 3, 4):
+        shape = (37, 23) if channels is None else (37, 23, channels)
+        array = rng.integers(0, 256, shape, np.uint8)
+        file = tmp_path / f"{channels}.png"
+        Image.fromarray(array[..., 0] if channels == 1 else array).save(file)
+        for size, resize in ((16, 16), (16, None), (40, 50)):
+            expected = load_images([file], size, resize)[0]
+            np.testing.assert_array_equal(resize_image(array, size, resize), expected)
+    square = np.asarray(
+        Image.fromarray(array[..., :3]).resize((16, 16 * 37 // 23), Image.Resampling.BILINEAR)
+    )[round((16 * 37 // 23 - 16) / 2) :][:16]
+    np.testing.assert_array_equal(resize_image(array[..., :3], 16, 16), square)

@@ -1,11 +1,13 @@
 """A folder of pictures becomes a classifier that is kept, asked and explained; and a mistake is one line."""
 
 import csv
+import io
 import json
 import math
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -13,16 +15,17 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scripts import refuses
+from sklearn.utils.class_weight import compute_class_weight
 
 import jaxcnn as jc
 from experiments import predict
 from experiments.finetune import __main__ as script
 from experiments.finetune import images, results, transfer
-from experiments.finetune.classifier import load_classifier
 from experiments.finetune.options import PRESETS
 from experiments.inspect_run import __main__ as look_script
 from experiments.inspect_run.context import Options, load_context
 from jaxcnn import metrics
+from jaxcnn.classifier import Classifier, load_classifier
 from jaxcnn.data import image_folder_with_paths, load_images
 from jaxcnn.weights import read_metadata
 from jaxcnn.weights import read_weights as read_weights
@@ -141,14 +144,13 @@ def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeyp
     shutil.copy(run / "weights.safetensors", tmp_path / "weights.safetensors")
     for args, says in (
         ([], "no picture is named"),
-        (["--run", str(tmp_path / "none"), good], "holds no weights.safetensors; write --run"),
+        (["--run", str(tmp_path / "none"), good], "holds no weights.safetensors; write the folder"),
         (
             [good, *broken],
             f"2 files are no pictures that can be read: {broken[0]} (empty), {broken[1]} (no such "
             "file)",
         ),
         ([good, "--top", "0"], "top is 0"),
-        ([str(sweets)], "a folder"),
         ([good, "--tpo", "2"], "--tpo"),
     ):
         refuses(predict.main, ["--run", str(run), *args], says, capsys, monkeypatch)
@@ -304,6 +306,289 @@ def test_val_is_what_is_tested_on(sweets, tmp_path, caplog):
     assert (lines["all"]["train"], lines["all"]["validation"]) == ("24", "12")
     assert "has no test folder: evaluate on val" in caplog.text
     assert jc.read_metrics(out / "run")[-1]["eval_split"] == "validation"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("val", ["valid", "Validation"])
+def test_it_says_which_pictures_are_used_for_what(val, tmp_path, capsys):
+    root = tmp_path / "parts"
+    for at, n in (("train", 5), (val, 2), ("test", 3)):
+        paint(root / at, n=n, seed=n)
+    options = replace(PRESETS["own"], size=16)
+    for changes, says in (
+        (
+            {},
+            f"train: 15 pictures (train/); validation: 6 ({val}/), chooses the epoch; "
+            "test: 9 (test/)",
+        ),
+        (
+            {"epoch": "last"},
+            f"train: 15 pictures (train/); validation: 6 ({val}/), is not used; test: 9 (test/); "
+            "the last epoch is saved",
+        ),
+    ):
+        mine = replace(options, **changes)
+        data, _ = images.load_images(root, mine)
+        assert images.describe_images(root, data, mine) == says
+        split = script.make_config(mine, data).train.eval_split
+        assert split == ("test" if changes else "validation")
+    shutil.rmtree(root / "test")
+    for changes, says in (
+        ({}, f"validation: 6 ({val}/), chooses the epoch and is reported; test: none"),
+        ({"epoch": "last"}, f"validation: 6 ({val}/), is reported; test: none; the last epoch"),
+        ({"test": 0.2}, "train: 12 pictures (train/); validation: 6 .*; test: 3 (split off from"),
+    ):
+        mine = replace(options, **changes)
+        data, _ = images.load_images(root, mine)
+        line = images.describe_images(root, data, mine)
+        assert re.search(re.escape(says).replace(r"\.\*", ".*"), line), line
+    shutil.rmtree(root / val)
+    for name in CLASSES:
+        (root / "train" / name).rename(root / name)
+    (root / "train").rmdir()
+    mine = replace(options, validation=0.2)
+    data, _ = images.load_images(root, mine)
+    assert images.describe_images(root, data, mine) == (
+        "train: 9 pictures (parts/); validation: 3 (split off from parts/), chooses the epoch; "
+        "test: 3 (split off from parts/)"
+    )
+    args = ["--images", str(root), *TINY, "--epochs", "1", "--out", str(tmp_path / "out")]
+    assert script.main(args) == 0
+    line = (
+        "train: 12 pictures (parts/); validation: none; test: 3 (split off from parts/); the last"
+    )
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_weights_of_classes_are_those_of_scikit_learn(tmp_path):
+    for name, n in zip(CLASSES, (30, 10, 5), strict=True):
+        paint(tmp_path / "rare", (name,), n, seed=n)
+    out = tmp_path / "out"
+    args = ["--images", str(tmp_path / "rare"), *TINY, "--epochs", "1", "--out", str(out)]
+    assert script.main([*args, "--class-weight", "balanced"]) == 0
+    config = jc.ExperimentConfig.load(out / "run")
+    data = images.reload_images(out / "run")
+    assert np.bincount(data.train.labels).tolist() == [24, 8, 4]
+    theirs = compute_class_weight("balanced", classes=np.arange(3), y=data.train.labels)
+    assert config.loss == "cross-entropy"
+    np.testing.assert_allclose(config.loss_kwargs["class_weights"], theirs, rtol=1e-12)
+    loss = jc.create_loss(config.loss, **config.loss_kwargs)
+    saved, row = load_classifier(out), jc.read_metrics(out / "run")[-1]
+    weighted = jc.evaluate(saved.model, saved.state, data.test, loss=loss).mean_loss
+    assert row["eval_loss"] == pytest.approx(weighted, rel=1e-5)
+    # Against the definition, from the probabilities alone.
+    shares = saved.probabilities(data.test.images)[np.arange(9), data.test.labels]
+    by_hand = (-np.log(shares) * theirs[data.test.labels]).mean()
+    assert row["eval_loss"] == pytest.approx(by_hand, rel=1e-4)
+    seen = load_context(Options(run=out / "run", parts=("errors",), out=tmp_path / "page"))
+    np.testing.assert_array_equal(seen.labels, data.test.labels)
+    assert "classes weighted by their rarity" in (out / "table.md").read_text("utf-8")
+    refused = [*args, "--class-weight", "none"]
+    with pytest.raises(SystemExit):
+        script.main(refused)  # another loss than the run's
+
+
+@pytest.mark.slow
+def test_the_best_epoch_is_saved_and_tested_once(run, tmp_path, capsys, monkeypatch):
+    """Worse by construction: it begins with a trained network and unlearns it.
+
+    Training pictures have the names of other classes, and those of validation and test their own.
+    """
+    root, out = tmp_path / "parts", tmp_path / "out"
+    paint(root / "val", n=6, seed=2)
+    paint(root / "test", n=7, seed=3)
+    paint(root / "right", n=16, seed=1)
+    for name, other in zip(CLASSES, (*CLASSES[1:], CLASSES[0]), strict=True):
+        (root / "train").mkdir(exist_ok=True)
+        (root / "right" / name).rename(root / "train" / other)
+    (root / "right").rmdir()
+    weights = str(run / "weights.safetensors")
+    options = list(zip(TINY[::2], TINY[1::2], strict=True))
+    base = [*sum((pair for pair in options if "rate" not in pair[0]), ()), "--images", str(root)]
+    base += ["--weights", weights, "--backbone-rate", "1", "--learning-rate", "0.05"]
+    args = [*base, "--eval-every", "1", "--epochs", "4", "--out", str(out)]
+    evaluated = []
+    probabilities = Classifier.probabilities
+    monkeypatch.setattr(
+        Classifier,
+        "probabilities",
+        lambda self, pixels: evaluated.append(len(pixels)) or probabilities(self, pixels),
+    )
+    assert script.main(args) == 0
+    assert evaluated == [21]
+    rows = jc.read_metrics(out / "run")
+    errors = [row["eval_error"] for row in rows]
+    assert {row["eval_split"] for row in rows} == {"validation"}
+    assert errors[-1] > min(errors) + 20, errors
+    best = max(row["step"] for row in rows if row["eval_error"] == min(errors))
+    assert best < rows[-1]["step"]
+    saved, data = load_classifier(out), images.reload_images(out / "run")
+    assert int(saved.state.step) == best
+    sums = jc.evaluate(saved.model, saved.state, data.validation)
+    assert sums.error_percent == pytest.approx(min(errors), abs=1e-4)
+    test_error = jc.evaluate(saved.model, saved.state, data.test).error_percent
+    assert float(table(out)["all"]["recall"]) == pytest.approx(100 - test_error, abs=1e-3)
+    assert table(out)["all"]["test"] == "21"
+    note = f"at step {best}, the one of {len(rows)} with the lowest validation error, "
+    printed = capsys.readouterr().out
+    assert f"{note}{min(errors):.1f}%; the test pictures chose nothing" in printed
+    assert f"{note}{min(errors):.1f}%" in (out / "table.md").read_text("utf-8")
+    # The checkpoints have it too, without the model.
+    with jc.Checkpoints(out / "run/checkpoints") as checkpoints:
+        kernel = checkpoints.variables("best")["params"]["head"]["kernel"]
+    np.testing.assert_array_equal(kernel, saved.variables["params"]["head"]["kernel"])
+    # Again from the file alone, and not as the last epoch.
+    before = (out / "table.md").read_bytes()
+    assert script.main([*args, "--plot-only"]) == 0
+    assert (out / "table.md").read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.finetune.__main__.make_initializer", lambda *a: lambda s: s)
+        refuses(
+            script.main,
+            [*args, "--epoch", "last"],
+            "the best epoch; write --epoch best",
+            capsys,
+            patch,
+        )
+    options = Options(run=out / "run", parts=("errors",), out=tmp_path / "page")
+    seen = load_context(options)
+    np.testing.assert_array_equal(seen.images, data.validation.images)
+    # The run is the same one with --epoch last, and another network is saved.
+    last = tmp_path / "last"
+    assert script.main([*args[:-1], str(last), "--epoch", "last"]) == 0
+    assert int(load_classifier(last).state.step) == rows[-1]["step"]
+    assert jc.read_metrics(last / "run")[-1]["eval_split"] == "test"
+    assert "at the last step" in (last / "table.md").read_text("utf-8")
+    sums = jc.evaluate(saved.model, load_classifier(last).state, data.validation)
+    assert sums.error_percent == pytest.approx(errors[-1], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_classifier_of_an_earlier_version_is_read(run, sweets, tmp_path):
+    """Its header has no step and no epoch."""
+    shutil.copytree(run, tmp_path / "old")
+    path = tmp_path / "old/weights.safetensors"
+    header = {k: v for k, v in read_metadata(path).items() if k not in ("step", "epoch")}
+    assert (
+        header.keys()
+        == read_metadata(path).keys() - {"step", "epoch"}
+        != read_metadata(path).keys()
+    )
+    save_file(load_file(path), path, header)
+    file = sweets / "plum/0.jpg"
+    new, old = (load_classifier(out).predict(file) for out in (run, tmp_path / "old"))
+    np.testing.assert_array_equal(new[0], old[0])
+    before = (tmp_path / "old/table.md").read_bytes()
+    args = ["--images", str(sweets), *TINY, "--out", str(tmp_path / "old")]
+    assert script.main(args) == 0
+    assert (tmp_path / "old/table.md").read_bytes() == before
+    with pytest.raises(
+        jc.ArgumentError, match=r"run of a fine-tuned classifier, .*load_classifier"
+    ):
+        load_classifier(run / "run")
+
+
+@pytest.mark.slow
+def test_folders_become_a_csv_with_any_names(run, sweets, tmp_path, capsys, monkeypatch):
+    root = tmp_path / "new"
+    names = [
+        "a,b.jpg",
+        'say "x".jpg',
+        "line\nbreak.jpg",
+        "猫/梅 .jpg",
+        "b/z.JPG",
+        "b/a.jpg",
+        "é.jpg",
+    ]
+    for i, name in enumerate([*names, ".hidden.jpg", "notes.txt"]):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sweets / "plum" / f"{3 * (i % 5)}.jpg", root / name)
+    (tmp_path / "=1+1.jpg").write_bytes((sweets / "mint/0.jpg").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    args = ["--run", str(run), "=1+1.jpg", "new", "--csv", "out/table.csv"]
+    assert predict.main(args) == 0
+    printed = capsys.readouterr().out
+    assert "wrote out/table.csv" in printed
+    with open("out/table.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    paths = sorted((Path("new", name) for name in names), key=lambda path: path.as_posix())
+    assert [Path(row["path"]) for row in rows] == [Path("=1+1.jpg"), *paths]
+    assert rows[0]["path"] == "./=1+1.jpg"
+    assert list(rows[0]) == ["path", "class", *(f"p({name})" for name in CLASSES)]
+    truth, likeliest = load_classifier(run).predict([Path("=1+1.jpg"), *paths])
+    shares = [[float(row[f"p({name})"]) for name in CLASSES] for row in rows]
+    np.testing.assert_allclose(shares, truth, rtol=1e-8)
+    assert [row["class"] for row in rows] == list(likeliest)
+    assert len(printed.splitlines()) == 2 + 1 + len(names) + 1  # the table is printed as before
+
+
+def test_a_csv_is_what_its_reader_gives_back():
+    """Names of classes and files of any letters, but for bytes that are no text."""
+    classes = ["a,b", 'c "d"', "猫", "path", "class"]
+    paths = [Path("x\r\ny"), Path("-1"), Path("@x"), Path("/=x"), Path("b\udcff"), Path("a\tb")]
+    shares = np.random.default_rng(0).dirichlet(np.ones(5), len(paths))
+    text = predict.csv_text(classes, paths, shares)
+    header, *rows = csv.reader(io.StringIO(text, newline=""))
+    assert header == ["path", "class", *(f"p({name})" for name in classes)]
+    read = [Path(row[0]) for row in rows]
+    assert read == [*paths[:4], Path("b\\udcff"), paths[5]]
+    assert [row[0][0] for row in rows] == list("x../ba")
+    assert [row[1] for row in rows] == [classes[label] for label in shares.argmax(1)]
+    np.testing.assert_allclose(np.array([row[2:] for row in rows], float), shares, rtol=1e-8)
+    text.encode("utf-8")
+
+
+@pytest.mark.slow
+def test_broken_files_are_named_or_left_out(run, sweets, tmp_path, capsys, monkeypatch):
+    root = tmp_path / "new"
+    root.mkdir()
+    shutil.copy(sweets / "plum/0.jpg", root / "b.jpg")
+    (root / "a.jpg").touch()
+    (root / "c.heic").write_bytes(b"x")
+    (tmp_path / "none").mkdir()
+    base, out = ["--run", str(run), "--csv", str(tmp_path / "t.csv")], tmp_path / "t.csv"
+    for args, says in (
+        (
+            [str(root)],
+            f"2 files are no pictures that can be read: {root}/a.jpg (empty), {root}/c.heic",
+        ),
+        ([str(root)], "or write --skip-broken"),
+        ([str(root / "a.jpg"), "--skip-broken"], "1 file is no picture"),  # none is left
+        ([str(tmp_path / "none")], "has no picture in it"),
+        (
+            [str(root / "b.jpg"), "--csv", "table.jpg"],
+            "csv is 'table.jpg'; expected a file: write --csv table.csv",
+        ),
+        ([str(root / "b.jpg"), "--csv", str(root)], "table.csv"),
+        ([str(root / "b.jpg"), "--csv", "/proc/none/t.csv"], "cannot write in /proc/none"),
+        ([*[str(root / "b.jpg")] * 101, "--heat", str(tmp_path / "h.png")], "--heat draws 100"),
+    ):
+        refuses(predict.main, [*base, *args], says, capsys, monkeypatch)
+        assert not out.exists()
+    assert predict.main([*base, str(root), "--skip-broken", "--heat", str(tmp_path / "h.png")]) == 0
+    captured = capsys.readouterr()
+    assert (
+        f"skipped: 2 files are no pictures that can be read: {root}/a.jpg (empty)" in captured.err
+    )
+    with out.open(newline="", encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [str(root / "b.jpg")]
+    assert (tmp_path / "h.png").exists()
+
+
+@pytest.mark.slow
+def test_predict_takes_a_run_on_a_data_set(tmp_path, capsys):
+    data, model = jc.load_dataset("digits"), jc.create_model("convnet", 10, width=2, hidden=4)
+    tx, config = jc.create_optimizer(jc.OptimizerConfig()), jc.TrainConfig(2, 32)
+    for _ in jc.train(model, tx, data, config, run_dir=tmp_path / "run"):
+        pass
+    Image.fromarray(np.repeat(data.test.images[0], 5, 0).repeat(5, 1)[..., 0]).save(
+        tmp_path / "7.png"
+    )
+    args = ["--run", str(tmp_path / "run"), str(tmp_path / "7.png")]
+    assert predict.main([*args, "--heat", str(tmp_path / "heat.png")]) == 0
+    shares, (name,) = load_classifier(tmp_path / "run").predict(tmp_path / "7.png")
+    assert f"{name} {100 * shares.max():.1f}%" in capsys.readouterr().out
 
 
 @pytest.mark.slow
