@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 import jaxcnn as jc
+from experiments._common import FigureOptions
 from experiments.finetune.classifier import Classifier, gradcam_heat, probabilities
 from jaxcnn import metrics, plots, tables
 
@@ -147,6 +148,7 @@ def write_results(
     *,
     weights: str | None,
     max_mistakes: int,
+    figures: FigureOptions,
 ) -> None:
     """Write tables and figures to OUT, and print the table."""
     config, split = run.config, getattr(data, run.config.train.eval_split)
@@ -157,22 +159,24 @@ def write_results(
     notes = [protocol_note(counts, train_counts, config, weights), *filter(None, [run.divergence])]
     tables.write_table(out, rows, notes)
     title = f"{config.model}, {counts.sum()} {config.train.eval_split} pictures"
-    plots.save(plots.confusion(counts, classifier.classes, title=title), out / "confusion.png")
+    figures.save(plots.confusion(counts, classifier.classes, title=title), out / "confusion")
     figure = plots.curves(
         {title: {config.model: [run.rows]}}, dashed="train_error", solid="eval_error"
     )
-    plots.save(figure, out / "curves.png")
+    tables.write_curves(out, {run.name or out.name: run.rows})
+    figures.save(figure, out / "curves")
     figure = (
         mistakes_figure(classifier, split, names, class_probabilities, max_mistakes)
         if max_mistakes
         else None
     )
     # It may be of another run.
-    (out / "mistakes.png").unlink(missing_ok=True)
+    (out / f"mistakes.{figures.format}").unlink(missing_ok=True)
     if figure is not None:
-        plots.save(figure, out / "mistakes.png")
-    suffix = ", mistakes.png" if figure is not None else ""
+        figures.save(figure, out / "mistakes")
+    names = ["confusion", "curves"] + ["mistakes"] * (figure is not None)
     print(
         f"{tables.compact_markdown(rows)}\n{notes[0]}\n\n"
-        f"wrote {out}/table.md, table.csv, confusion.png, curves.png{suffix}"
+        f"wrote {out}/table.md, table.csv, curves.csv, "
+        + ", ".join(f"{name}.{figures.format}" for name in names)
     )
