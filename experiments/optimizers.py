@@ -160,11 +160,18 @@ def check(options: Options) -> None:
         raise jc.ArgumentError("methods is empty; write --methods momentum adam")
     for method in options.methods:
         check_choice("method", method, jc.OPTIMIZERS)
-    for name in ("seeds", "tune_seeds"):
+    for name in ("num_seeds", "tune_seeds"):
         if not 1 <= getattr(options, name) <= TUNING:
             flag = name.replace("_", "-")
             raise jc.ArgumentError(
                 f"{name} is {getattr(options, name)}; expected 1 to {TUNING}: write --{flag} 3"
+            )
+    # The final runs are from other seeds than those that chose their rates.
+    for seed in options.run_seeds():
+        if seed >= TUNING:
+            raise jc.ArgumentError(
+                f"seeds has {seed}; expected seeds below {TUNING}, the first of tuning: "
+                "write --seeds 0 1 2"
             )
     if not 0 <= options.target <= 100:
         raise jc.ArgumentError(

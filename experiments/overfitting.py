@@ -19,8 +19,8 @@ single remedy changes the error beyond chance: -1.7 +- 2.9 (crops), -1.7 +- 1.9 
 +1.7 +- 1.7 (early stopping).
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/gap.png and a folder for
-every run. The
-same command resumes a study that was stopped. When all runs are finished, it only draws.
+every run. The same command resumes a study that was stopped. When all runs are finished, it only
+draws.
 """
 
 from __future__ import annotations

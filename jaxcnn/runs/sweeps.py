@@ -208,7 +208,7 @@ def sweep(
       >>> configs = {f"{r:g}": override(base, learning_rate=r) for r in (0.01, 0.1)}
       >>> results = sweep(configs, load_dataset("digits"), tempfile.mkdtemp(), build=build)
       >>> [result["rate"] for result in results.values()]
-      [0.009999999776482582, 0.10000000149011612]
+      [0.01, 0.1]
     """
     strategy = parallel.check_strategy(strategy)
     for config in runs.values():
