@@ -544,10 +544,10 @@ def are_equal_functions(a: Any, b: Any) -> bool:
       >>> are_equal_functions(scale(2.0), scale(2.0)), are_equal_functions(scale(2.0), scale(3.0))
       (True, False)
     """
-    return _are_equal(a, b, set())
+    return _are_equal(a, b, {})
 
 
-def _are_equal(a: Any, b: Any, compared: set[tuple[int, int]]) -> bool:
+def _are_equal(a: Any, b: Any, compared: dict[tuple[int, int], Any]) -> bool:
     if a is b:
         return True
     if type(a) is not type(b):
@@ -555,10 +555,10 @@ def _are_equal(a: Any, b: Any, compared: set[tuple[int, int]]) -> bool:
     if isinstance(a, (bool, int, float, complex, str, bytes)):
         # Unlike ==, it tells 0.0 from -0.0.
         return repr(a) == repr(b)
-    # A function may be in its own closure.
+    # A function may be in its own closure. The objects are kept, so that no other gets their ids.
     if (id(a), id(b)) in compared:
         return True
-    compared.add((id(a), id(b)))
+    compared[id(a), id(b)] = a, b
     if isinstance(a, (np.ndarray, np.generic, jax.Array)):
         if a.dtype != b.dtype or a.shape != b.shape:
             return False

@@ -62,6 +62,7 @@ def untimed(rows):
     return [{key: value for key, value in row.items() if key not in times} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_built_run_has_the_rows_of_train(tmp_path):
     result = runs.run(CONFIG, DATA, tmp_path, build=build, strategy=ONE)
     assert result is not None
@@ -162,15 +163,16 @@ def test_a_sweep_over_rates_and_seeds_compiles_once(tmp_path, monkeypatch, rates
         name: config.optimizer.learning_rate for name, config in configs.items()
     }
     # Each was trained at its own rate.
-    assert {run.rows[-1]["rate"] for run in finished} == {
-        pytest.approx(rate, rel=1e-6) for rate in rates
-    } or sorted({run.rows[-1]["rate"] for run in finished}) == pytest.approx(sorted(rates))
+    for run in finished:
+        rate = pytest.approx(run.config.optimizer.learning_rate, rel=1e-6)
+        assert run.rows[-1]["rate"] == rate
     by_rate = [run for run in finished if run.config.optimizer.learning_rate == rates[0]]
     line = runs.aggregate_seeds(by_rate)
     assert line["seeds"] == 2
     assert line["eval_error"] == np.mean([run.result["eval_error"] for run in by_rate])
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_no_state_is_not_shared(tmp_path, monkeypatch):
     """`optax.sgd(rate)` holds its rate in the program."""
     jc.parallel.clear_program_cache()
@@ -199,11 +201,13 @@ def test_packed_runs_keep_the_rates(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_is_recorded_and_reported(tmp_path, capsys):
     results = runs.sweep({"a": CONFIG}, DATA, tmp_path, build=build, loss=margin, strategy=ONE)
     assert results is not None
     assert {"train_wrong", "eval_wrong"} <= set(results["a"])
-    assert jc.ExperimentConfig.load(tmp_path / "a").loss == f"{__name__}.margin"
+    # Its constants follow the name.
+    assert jc.ExperimentConfig.load(tmp_path / "a").loss.startswith(f"{__name__}.margin(")
     assert "a  step 4/4" in capsys.readouterr().err
     (run,) = runs.finished_runs(tmp_path)
     assert runs.aggregate_seeds([run], ("eval_wrong",))["eval_wrong"] == results["a"]["eval_wrong"]
@@ -272,8 +276,7 @@ def test_equal_functions_are_those_of_equal_code_and_values():
             optax.chain(optax.clip(1.0), optax.scale(-0.1)).update,
             optax.chain(optax.clip(2.0), optax.scale(-0.1)).update,
         ),
-        (optax.sgd(optax.cosine_decay_schedule(0.1, 9)).update,)
-        + (optax.sgd(optax.cosine_decay_schedule(0.1, 8)).update,),
+        tuple(optax.sgd(optax.cosine_decay_schedule(0.1, steps)).update for steps in (8, 9)),
         (object(), object()),
     ]
     for one, other in different:
