@@ -57,10 +57,13 @@ def test_seeds_are_a_list_or_a_number_of_them(args, seeds):
     ],
 )
 def test_mistakes_are_one_line(args, says, capsys):
-    with pytest.raises(SystemExit) as exit, cli.cli_errors():
-        options = cli.parse(PRESETS, args)
-        options.run_seeds()
-        options.make_strategy()
+    def main():
+        with cli.cli_errors():
+            options = cli.parse(PRESETS, args)
+            return options.run_seeds(), options.make_strategy()
+
+    with pytest.raises(SystemExit) as exit:
+        main()
     assert exit.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -147,6 +147,7 @@ def count_traces(monkeypatch, function):
     return len(traces)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rates", "count"), [((0.01, 0.02, 0.05), 1), ((0.01,), 1)])
 def test_a_sweep_over_rates_and_seeds_compiles_once(tmp_path, monkeypatch, rates, count):
     jc.parallel.clear_program_cache()

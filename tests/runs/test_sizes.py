@@ -75,6 +75,7 @@ def test_a_short_study_has_no_estimate(tmp_path, clock):
     assert "estimate" not in out.getvalue()
 
 
+@pytest.mark.slow
 def test_the_size_of_the_papers_study_is_said_before_it_starts(tmp_path):
     configs = depth.configs(depth.PRESETS["paper"])
     weights = {
@@ -99,6 +100,7 @@ def test_the_size_of_the_papers_study_is_said_before_it_starts(tmp_path):
     assert out.getvalue() == ""
 
 
+@pytest.mark.slow
 def test_a_sweep_says_both_where_it_is_long(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweeps, "LONG_WORK", 0)
     monkeypatch.setattr(sweeps, "LONG_SECONDS", 0)
