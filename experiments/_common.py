@@ -2,19 +2,90 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeVar
 
-from jaxcnn import cli
+import jaxcnn as jc
+from jaxcnn import cli, multihost, parallel, plots, runs
+from jaxcnn.checkpoint import FolderInUseError
 from jaxcnn.progress import Progress
 
 StrategyName = Literal["auto", "pmap", "jit"]
 """Values of a script's `--strategy`."""
 DtypeName = Literal["float32", "bfloat16"]
 """Values of a script's `--dtype`."""
+
+
+FormatName = Literal["png", "svg", "pdf"]
+"""Values of a script's `--format`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedOptions:
+    """Options of a script that repeats its runs from several seeds."""
+
+    seeds: tuple[int, ...] = ()
+    """Seeds of the runs, such as 0 1 2, instead of a number of them."""
+    num_seeds: int = 1
+    """Number of runs of each kind, from seeds 0, 1, ..."""
+
+    def run_seeds(self) -> tuple[int, ...]:
+        """Return the seeds of the runs.
+
+        Raises:
+          ArgumentError: there are none, or one is there twice.
+        """
+        if len(set(self.seeds)) < len(self.seeds):
+            values = " ".join(map(str, self.seeds))
+            unique = " ".join(map(str, dict.fromkeys(self.seeds)))
+            raise jc.ArgumentError(
+                f"seeds is {values}; expected each seed once: write --seeds {unique}"
+            )
+        if self.num_seeds < 1:
+            raise jc.ArgumentError(
+                f"num_seeds is {self.num_seeds}; expected at least 1: write --num-seeds 2"
+            )
+        return self.seeds or tuple(range(self.num_seeds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Options of a script that chooses its devices."""
+
+    strategy: StrategyName = "auto"
+    devices: int | None = None
+    """Use the first so many devices of this machine; None is all of them."""
+
+    def make_strategy(self) -> parallel.Strategy:
+        """Return the strategy of the options.
+
+        Raises:
+          ArgumentError: there are fewer devices.
+        """
+        return jc.strategy(self.strategy, self.devices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureOptions:
+    """Options of a script that draws."""
+
+    format: FormatName = "png"
+    """Format of the figures."""
+
+    def save(self, figure: Any, path: Path) -> None:
+        """Write a figure.
+
+        Args:
+          figure: of matplotlib.
+          path: of the file, without the suffix.
+        """
+        plots.save(figure, path.with_name(f"{path.name}.{self.format}"))
 
 
 class StudyOptions(Protocol):
@@ -47,7 +118,8 @@ def run_study(
       presets: name -> the options with that preset's defaults; the first is the default.
       args: command-line arguments instead of `sys.argv[1:]`.
       description: text at the head of `--help`.
-      train: `train(options, stop)` returns False if the user stopped it. Skipped by `--plot-only`.
+      train: `train(options, stop)` returns False if the user stopped it, or other processes still
+        train some of the runs. Skipped by `--plot-only`.
       draw: `draw(options)` reads what `options.out` holds.
 
     Returns:
@@ -56,30 +128,83 @@ def run_study(
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
         options = cli.parse(presets, args, description=description)
         if not options.plot_only and not train(options, stop):
-            print_resume_hint()
+            print_hint(stop)
             return stop.exit_code
         with cli.record_errors(options.out):
             draw(options)
     return 0
 
 
+@contextlib.contextmanager
+def open_checkpoints(folder: Path, seconds: float = 60.0) -> Iterator[jc.Checkpoints]:
+    """Open the checkpoints of a finished run, which another process may be reading.
+
+    Args:
+      folder: of the run.
+      seconds: to wait for the other process.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            checkpoints = jc.Checkpoints(folder / "checkpoints")
+            break
+        except FolderInUseError as error:
+            if error.by_this_process or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+    with checkpoints:
+        yield checkpoints
+
+
+def run_all(
+    all_runs: Mapping[str, jc.ExperimentConfig], data: jc.Dataset, out: Path, **kwargs: Any
+) -> bool:
+    """Train the missing runs, but for those that other processes train.
+
+    Args:
+      all_runs: as in `jaxcnn.runs.sweep`.
+      data: likewise.
+      out: likewise.
+      kwargs: likewise.
+
+    Returns:
+      True if all runs are finished. False if the user stopped it, or others still train some.
+    """
+    results = runs.sweep(all_runs, data, out, **kwargs)
+    return results is not None and len(results) == len(all_runs)
+
+
 def run_parts(parts: Mapping[str, ModuleType], options: Any, stop: Any) -> bool:
     """Run each part's `run(options, stop)`, which returns True when it is complete.
 
     Returns:
-      False if the user stopped a part; the parts after it are not run.
+      False if the user stopped a part, or other processes still train runs of it. The parts after
+      it are not run.
     """
     for name, part in parts.items():
         print(f"== {name}", file=sys.stderr)
         if not part.run(options, stop):
-            print_resume_hint()
+            print_hint(stop)
             return False
     return True
 
 
-def print_resume_hint() -> None:
-    """Print how to resume a study that was stopped and saved."""
-    print("stopped and saved; the same command resumes from here", file=sys.stderr)
+def print_hint(stop: Callable[[], Any]) -> None:
+    """Print how to complete a study that was stopped, or that others still train.
+
+    Args:
+      stop: returns true if the user stopped it.
+    """
+    if not multihost.is_primary():
+        stop()
+    elif stop():
+        print("stopped and saved; the same command resumes from here", file=sys.stderr)
+    else:
+        print(
+            "nothing is left to train here; the same command later trains what is missing and "
+            "draws, and with --plot-only it draws what is finished",
+            file=sys.stderr,
+        )
 
 
 class StepProgress:

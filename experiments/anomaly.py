@@ -35,7 +35,15 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
-from experiments._common import DtypeName, StrategyName, run_study
+from experiments._common import (
+    DeviceOptions,
+    DtypeName,
+    FigureOptions,
+    SeedOptions,
+    open_checkpoints,
+    run_all,
+    run_study,
+)
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.augment import normalize
 from jaxcnn.data import channel_statistics
@@ -46,7 +54,7 @@ SCORES = {"auc": "autoencoder", "auc_pca": "principal components", "auc_mean": "
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the experiment; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist"] = "quick"
@@ -54,7 +62,7 @@ class Options:
     """digits, mnist, fashion_mnist, cifar10: any set whose images' sides are multiples of 4."""
     held_out: tuple[int, ...] = tuple(range(10))
     """Classes that are held out, each in runs of its own."""
-    seeds: int = 3
+    num_seeds: int = 3
     code: int = 8
     """Numbers of the code that an image passes through."""
     width: int = 16
@@ -62,7 +70,6 @@ class Options:
     batch_size: int = 64
     learning_rate: float = 3e-3
     """Of Adam, with a cosine schedule to 0."""
-    strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
     """Folder that is searched for data first."""
@@ -73,9 +80,9 @@ class Options:
 PRESETS = {
     "quick": Options(),
     "mnist": Options(
-        "mnist",
+        preset="mnist",
         dataset="mnist",
-        seeds=1,
+        num_seeds=1,
         code=16,
         width=8,
         num_steps=600,
@@ -128,7 +135,7 @@ def configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.Expe
                 seed=seed,
             ),
         )
-        for seed in range(options.seeds)
+        for seed in options.run_seeds()
     }
 
 
@@ -209,18 +216,21 @@ def area_measure(
 
 
 def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> bool:
-    """Train the missing runs, class by class; return False if stopped."""
+    """Train the missing runs, class by class; return False if some are not finished."""
+    strategy, are_finished = options.make_strategy(), True
     for label in options.held_out:
         all_runs, remaining = configs(options, data, label), without(data, label)
         sweep_kwargs: dict[str, Any] = {
             "measure": area_measure(data, label, options.code),
-            "strategy": jc.strategy(options.strategy),
+            "strategy": strategy,
             "should_stop": stop,
             "quiet": True,
         }
-        if runs.sweep(all_runs, remaining, options.out, **sweep_kwargs) is None:
+        # Where others train the last runs of a class, another one is left.
+        are_finished &= run_all(all_runs, remaining, options.out, **sweep_kwargs)
+        if stop():
             return False
-    return True
+    return are_finished
 
 
 def _line(group: list[runs.Run]) -> dict[str, Any]:
@@ -235,14 +245,14 @@ def _line(group: list[runs.Run]) -> dict[str, Any]:
 
 
 def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> None:
-    """Write OUT/pictures.png: images next to their reconstructions.
+    """Write OUT/pictures: images next to their reconstructions.
 
     They are of the class held out and of the others.
     """
     name, config = next(iter(configs(options, data, label).items()))
     remaining = jc.subset(without(data, label), config.max_train_examples or 0, seed=0)
     model, tx = runs.model_and_optimizer(config, remaining.num_classes)
-    with jc.Checkpoints(options.out / name / "checkpoints") as checkpoints:
+    with open_checkpoints(options.out / name) as checkpoints:
         state = checkpoints.restore(init_state(model, tx, config.train, remaining))
     if state is None:
         return
@@ -260,7 +270,7 @@ def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> Non
             captions += [kind, f"as it comes back: error {error:.2f}"]
     title = "What the code cannot hold comes back wrong"
     figure = plots.image_grid(np.stack(images), captions, columns=8, title=title)
-    plots.save(figure, options.out / "pictures.png")
+    options.save(figure, options.out / "pictures")
 
 
 def check(options: Options, data: jc.Dataset) -> None:
@@ -278,7 +288,7 @@ def check(options: Options, data: jc.Dataset) -> None:
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
-    """Train the missing runs and draw reconstructions; return False if stopped."""
+    """Train the missing runs and draw reconstructions; return False if some are not finished."""
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir)
     check(options, data)
@@ -325,8 +335,11 @@ def draw(options: Options) -> None:
     figure = plots.bars(
         heights, ylabel="area under the ROC curve", title=title, errors=half_widths, fmt=".2f"
     )
-    plots.save(figure, out / "auc.png")
-    print(f"{tables.compact_markdown(lines)}\nwrote {out}/table.md, table.csv and auc.png")
+    options.save(figure, out / "auc")
+    print(
+        f"{tables.compact_markdown(lines)}\nwrote {out}/table.md, table.csv and "
+        f"auc.{options.format}"
+    )
 
 
 def main(args: list[str] | None = None) -> int:

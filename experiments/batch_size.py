@@ -30,8 +30,8 @@ Online training on sorted data classifies the images of the moment correctly, an
 other classes. Full batch has no noise. At twice the rate (`--rates 0.01 0.1 0.2`) its loss still
 jumps once in one seed, because 0.2 is about as much as the curvature allows.
 
-It writes OUT/table.md, table.csv, curves.png, sorted.png, noise.json, memory.json and a folder for
-every run. The same command resumes a study that was stopped.
+It writes OUT/table.md, table.csv, curves.csv, curves.png, sorted.png, noise.json, memory.json and a
+folder for every run. The same command resumes a study that was stopped.
 """
 
 from __future__ import annotations
@@ -50,7 +50,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcnn as jc
-from experiments._common import run_study
+from experiments._common import (
+    FigureOptions,
+    SeedOptions,
+    open_checkpoints,
+    run_all,
+    run_study,
+)
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.augment import normalize
 from jaxcnn.run_log import read_json, write_text
@@ -67,7 +73,7 @@ Groups = Mapping[str, Sequence[runs.Run]]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SeedOptions, FigureOptions):
     """Every setting of the experiment; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist"] = "quick"
@@ -80,7 +86,7 @@ class Options:
     whole batches."""
     batch_size: int = 32
     """Images of a mini-batch."""
-    seeds: int = 3
+    num_seeds: int = 3
     rates: tuple[float, float, float] = (0.01, 0.1, 0.1)
     """Online, mini-batch, full batch. On digits with two seeds: online 0.02 is no better and at
     0.05 the loss grows; mini-batches end with the same error from 0.03 to 0.2; full batch jumps
@@ -103,7 +109,7 @@ PRESETS = {
         dataset="mnist",
         model="lenet5-relu",
         max_train_examples=5120,
-        seeds=2,
+        num_seeds=2,
         # The best of 0.005 to 0.02 and of 0.05 to 0.2, one seed; the last was not searched.
         rates=(0.005, 0.2, 0.2),
         epochs=(10, 40, 200),
@@ -125,7 +131,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     settings = [setting_config(options, *numbers) for numbers in (*shuffled, *sorted_by_label)]
     return {
         f"{setting(config)}-seed{seed}": jc.override(config, seed=seed)
-        for seed in range(options.seeds)
+        for seed in options.run_seeds()
         for config in settings
     }
 
@@ -169,7 +175,6 @@ def check(options: Options) -> None:
       ArgumentError: for a number that is too small, or batches and epochs that do not fit.
     """
     for name, least in (
-        ("seeds", 1),
         ("common", 1),
         ("batch_size", 2),
         ("max_train_examples", 4),
@@ -257,10 +262,11 @@ def measure_noise(config: jc.ExperimentConfig, data: jc.Dataset, folder: Path) -
 
     Returns:
       "start" and "end" -> the fields of `jaxcnn.noise_scale`, None for one that is not finite:
-      there the noise hides the gradient. "draws" and "of" are batches and images of a batch.
+      there the noise hides the gradient. "draws" and "of" are batches and images of a batch, and
+      "run" is the name of the run.
     """
     model, _, start, train = initialize(config, data)
-    with jc.Checkpoints(folder / "checkpoints") as checkpoints:
+    with open_checkpoints(folder) as checkpoints:
         states = {"start": start, "end": checkpoints.restore(start) or start}
     loss_gradient = jax.grad(jc.loss_fn(model))
     inputs = np.asarray(normalize(jnp.asarray(train.images), start.normalizer))
@@ -268,7 +274,7 @@ def measure_noise(config: jc.ExperimentConfig, data: jc.Dataset, folder: Path) -
     def gradient(params, batch):
         return loss_gradient(params, start.model_state, *batch)
 
-    report: dict[str, Any] = {"draws": DRAWS, "of": DRAW}
+    report: dict[str, Any] = {"draws": DRAWS, "of": DRAW, "run": folder.name}
     draws = np.random.default_rng(0).integers(len(inputs), size=(DRAWS, DRAW))
     for name, state in states.items():
         batches = ((inputs[index], train.labels[index]) for index in draws)
@@ -286,12 +292,12 @@ def noise_note(noise: Mapping[str, Any]) -> str:
     )
     return (
         f"Gradient noise scale, in images: {start} at the start, {end} at the end of "
-        f"mini-batch-seed0 ({draws})."
+        f"{noise.get('run', 'mini-batch-seed0')} ({draws})."
     )
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
-    """Train the missing runs, measure memory and noise; False if stopped."""
+    """Train the missing runs, measure memory and noise; False if some are not finished."""
     all_runs = configs(options)
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir)
@@ -303,10 +309,10 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
         "quiet": True,
     }
     out = options.out
-    if runs.sweep(all_runs, data, out, **sweep_kwargs) is None:
+    if not run_all(all_runs, data, out, **sweep_kwargs):
         return False
     cached_json(out / "memory.json", lambda: step_memory(all_runs.values(), data))
-    name = "mini-batch-seed0"
+    name = f"mini-batch-seed{options.run_seeds()[0]}"
     cached_json(out / "noise.json", lambda: measure_noise(all_runs[name], data, out / name))
     return True
 
@@ -347,12 +353,14 @@ def draw(options: Options) -> None:
         *(run.divergence for run in all_runs if run.divergence),
     ]
     tables.write_table(out, table, notes)
-    plots.save(curves_figure(groups, limits, title), out / "curves.png")
-    plots.save(orders_figure(groups, limits["epoch"], title), out / "sorted.png")
+    tables.write_curves(out, {run.name: run.rows for group in groups.values() for run in group})
+    options.save(curves_figure(groups, limits, title), out / "curves")
+    options.save(orders_figure(groups, limits["epoch"], title), out / "sorted")
     print(
         tables.compact_markdown(table),
         *notes,
-        f"wrote {out}/table.md, table.csv, curves.png and sorted.png",
+        f"wrote {out}/table.md, table.csv, curves.csv, curves.{options.format} and "
+        f"sorted.{options.format}",
         sep="\n",
     )
 

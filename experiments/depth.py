@@ -12,8 +12,9 @@ He et al. 2015 (arXiv:1512.03385), section 4.2, figure 6.
 Expected, quick: training errors of about 5% (plain-20), 75% (plain-56), 1% (ResNet-20) and 4%
 (ResNet-56). Expected, paper: the column `paper_test_error`.
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.png and a folder for every run. The same command
-resumes a study that was stopped. When all runs are finished, it only draws.
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png and a folder for every run.
+The same command resumes a study that was stopped. Started several times at once, each process takes
+runs that no other trains. When all runs are finished, it only draws.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
-from experiments._common import DtypeName, StrategyName, print_resume_hint
+from experiments._common import (
+    DeviceOptions,
+    DtypeName,
+    FigureOptions,
+    SeedOptions,
+    print_hint,
+    run_all,
+)
 from jaxcnn import cli, multihost, plots, runs, tables
 from jaxcnn.config import field_names
 
@@ -43,7 +51,7 @@ PAPER = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the study; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist", "paper"] = "quick"
@@ -54,8 +62,7 @@ class Options:
     depths: tuple[int, ...] = (20, 56)
     """Each 6 n + 2."""
     families: tuple[Literal["plain", "residual"], ...] = ("plain", "residual")
-    seeds: int = 2
-    """Runs of every network, from seeds 0, 1, ..."""
+    num_seeds: int = 2
     num_steps: int = 300
     batch_size: int = 128
     width: int = 8
@@ -94,7 +101,6 @@ class Options:
     """Keep the checkpoints at multiples of this (quick: 110 MB); 0 keeps none of them.
 
     They are for signal_propagation and loss_landscape."""
-    strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
     coordinator: str | None = None
     """On several hosts: HOST:PORT of process 0. Under Slurm, Open MPI and on TPU slices none of the
@@ -115,7 +121,7 @@ PRESETS = {
     "mnist": Options(
         preset="mnist",
         dataset="mnist",
-        seeds=1,
+        num_seeds=1,
         num_steps=500,
         milestones=(300, 425),
         eval_every=50,
@@ -126,7 +132,7 @@ PRESETS = {
         preset="paper",
         dataset="cifar10",
         depths=(20, 32, 44, 56),
-        seeds=5,
+        num_seeds=5,
         num_steps=64_000,
         width=16,
         learning_rate=0.1,
@@ -154,7 +160,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     One seed of every network comes first, so that a study that was stopped has a usable table.
 
     Raises:
-      ArgumentError: for an option without values, another depth than 6 n + 2, or no seeds.
+      ArgumentError: for an option without values, another depth than 6 n + 2, or invalid seeds.
     """
     for name in ("depths", "families"):
         if not getattr(options, name):
@@ -168,15 +174,13 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
             f"depths is {invalid[0]}; expected 6 n + 2 for whole n >= 1: "
             f"write --depths {6 * near + 2} {6 * near + 8}"
         )
-    if options.seeds < 1:
-        raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
     # Options and configs share the names of their fields.
     default = jc.ExperimentConfig()
     names = [name for name in field_names(default) if hasattr(options, name)]
     shared = {name: getattr(options, name) for name in names} | {"warmup_lr": None}
     base = jc.override(default, **shared)
     all_runs = {}
-    for seed in range(options.seeds):
+    for seed in options.run_seeds():
         for depth in options.depths:
             for family in options.families:
                 name = f"{'plain' if family == 'plain' else 'resnet'}{depth}"
@@ -219,8 +223,8 @@ def row(family: str, depth: int, all_runs: list[runs.Run]) -> dict[str, Any]:
     return line | {"paper_test_error": published}
 
 
-def draw(out: Path) -> None:
-    """Write `table.md`, `table.csv` and `curves.png` of the finished runs in `out`."""
+def draw(options: FigureOptions, out: Path) -> None:
+    """Write `table.md`, `table.csv`, `curves.csv` and the curves of the finished runs in `out`."""
     all_runs = sorted(runs.finished_runs(out), key=network)
     networks = {key: list(group) for key, group in itertools.groupby(all_runs, key=network)}
     table = [row(*key, group) for key, group in networks.items()]
@@ -244,9 +248,10 @@ def draw(out: Path) -> None:
     ]
     tables.write_table(out, table, notes)
     figure = plots.curves(panels, dashed="train_error", solid="eval_error", title=protocol)
-    plots.save(figure, out / "curves.png")
+    tables.write_curves(out, {run.name: run.rows for run in all_runs})
+    options.save(figure, out / "curves")
     print(tables.compact_markdown(table))
-    print(f"wrote {out}/table.md, table.csv and curves.png")
+    print(f"wrote {out}/table.md, table.csv, curves.csv and curves.{options.format}")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -263,18 +268,17 @@ def main(args: list[str] | None = None) -> int:
             data = jc.load_dataset(
                 options.dataset, options.data_dir, validation=options.num_validation
             )
-            strategy = jc.strategy(options.strategy)
+            strategy = options.make_strategy()
             sweep_kwargs: dict[str, Any] = {
                 "strategy": strategy,
                 "should_stop": stop,
                 "keep_every": options.keep_every,
             }
-            if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
-                if multihost.is_primary():
-                    print_resume_hint()
+            if not run_all(all_runs, data, options.out, **sweep_kwargs):
+                print_hint(stop)
                 return stop.exit_code
         with cli.record_errors(options.out):
-            multihost.broadcast_from_primary(lambda: draw(options.out))
+            multihost.broadcast_from_primary(lambda: draw(options, options.out))
     return 0
 
 

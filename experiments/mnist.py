@@ -28,7 +28,8 @@ Expected on MNIST, percent of the test images wrong, mean of 3 seeds:
 On the digits one image is 0.28%, and most differences are within their intervals. Only the sigmoid
 MLP is far behind (8.0), because 500 steps are not enough for it.
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.png and OUT/DATASET/ with a folder for every run.
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png and OUT/DATASET/ with a folder
+for every run.
 The same command resumes a study that was stopped. When all runs are finished, it only draws.
 """
 
@@ -43,7 +44,14 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
-from experiments._common import DtypeName, StrategyName, run_study
+from experiments._common import (
+    DeviceOptions,
+    DtypeName,
+    FigureOptions,
+    SeedOptions,
+    run_all,
+    run_study,
+)
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.config import check_choice, field_names
 from jaxcnn.data import channel_statistics
@@ -69,7 +77,7 @@ SHAPE = (28, 28, 1)
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the experiment; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist"] = "quick"
@@ -77,8 +85,7 @@ class Options:
     networks: tuple[str, ...] = tuple(NETWORKS)
     """Any of perceptron, mlp-step, mlp-sigmoid, mlp-tanh, mlp-relu, cnn, convnet, lenet5,
     lenet5-relu, lenet5-1998."""
-    seeds: int = 3
-    """Runs of every network, from seeds 0, 1, ..."""
+    num_seeds: int = 3
     num_steps: int = 500
     batch_size: int = 64
     learning_rate: float = 0.05
@@ -92,7 +99,6 @@ class Options:
     """Pixels of padding before the random crop; 0 is no crop."""
     eval_every: int | None = 50
     """Steps between rows, tests and checkpoints; None is an epoch."""
-    strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
     """Folder that is searched for data first."""
@@ -117,14 +123,13 @@ def check(options: Options) -> None:
     """Check what no config checks.
 
     Raises:
-      ArgumentError: for no networks, no data sets, or no seeds.
+      ArgumentError: for no networks, no data sets, or invalid seeds.
     """
     for name, value in (("networks", options.networks), ("datasets", options.datasets)):
         if not value:
             usual = getattr(PRESETS["quick"], name)[:2]
             raise jc.ArgumentError(f"{name} is empty; write --{name} {' '.join(usual)}")
-    if options.seeds < 1:
-        raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 3")
+    options.run_seeds()
 
 
 def configs(options: Options, dataset: str) -> dict[str, jc.ExperimentConfig]:
@@ -138,7 +143,7 @@ def configs(options: Options, dataset: str) -> dict[str, jc.ExperimentConfig]:
     shared = {name: getattr(options, name) for name in names}
     base = jc.override(default, **shared, dataset=dataset)
     all_runs = {}
-    for seed in range(options.seeds):
+    for seed in options.run_seeds():
         for name in options.networks:
             model, model_kwargs = NETWORKS[check_choice("network", name, NETWORKS)]
             all_runs[f"{name}-seed{seed}"] = jc.override(
@@ -287,25 +292,24 @@ def panels(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> list[plots
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
-    """Train the missing runs; return False if stopped."""
+    """Train the missing runs; return False if some are not finished."""
     check(options)
     all_runs = {name: configs(options, name) for name in options.datasets}
     cli.enable_compilation_cache()
     # All data sets are loaded before any is trained on: a missing one is reported at once.
     datasets = {name: images(name, options.data_dir) for name in options.datasets}
+    strategy, are_finished = options.make_strategy(), True
     for name, data in datasets.items():
-        sweep_kwargs: dict[str, Any] = {
-            "strategy": jc.strategy(options.strategy),
-            "should_stop": stop,
-            "quiet": True,
-        }
-        if runs.sweep(all_runs[name], data, options.out / name, **sweep_kwargs) is None:
+        sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "quiet": True}
+        # Where others train the last runs of a data set, another one is left.
+        are_finished &= run_all(all_runs[name], data, options.out / name, **sweep_kwargs)
+        if stop():
             return False
-    return True
+    return are_finished
 
 
 def draw(options: Options) -> None:
-    """Write `table.md`, `table.csv` and `curves.png` of the finished runs in `options.out`."""
+    """Write the tables and the curves of the finished runs in `options.out`."""
     out = options.out
     by_dataset = groups(out)
     trained = {name for networks in by_dataset.values() for name in networks}
@@ -317,8 +321,16 @@ def draw(options: Options) -> None:
     tables.write_table(out, table, [protocol(by_dataset), *divergences])
     title = f"{runs.eval_split(all_runs)} error, mean and range of seeds"
     figure = plots.panels(panels(by_dataset), columns=2, title=title, share="y")
-    plots.save(figure, out / "curves.png")
-    print(f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
+    rows = {
+        f"{dataset}/{run.name}": run.rows
+        for dataset, networks in by_dataset.items()
+        for group in networks.values()
+        for run in group
+    }
+    tables.write_curves(out, rows)
+    options.save(figure, out / "curves")
+    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
+    print(f"{tables.compact_markdown(table)}\nwrote {written}")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -17,9 +17,9 @@ are up to 300 times apart. muon fits the training images best (a loss of 0.0006 
 image of validation decides some rates. MNIST: 1.26% (muon) to 3.08% (noisy), in
 `experiments/results/optimizers-mnist`.
 
-It writes OUT/table.md, OUT/table.csv, OUT/sensitivity.png, OUT/curves.png, OUT/ranking.png and
-folders OUT/tune/METHOD-RATE-seedK and OUT/final/METHOD-seedK. The same command resumes a study that
-was stopped.
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/sensitivity.png, OUT/curves.png,
+OUT/ranking.png and folders OUT/tune/METHOD-RATE-seedK and OUT/final/METHOD-seedK. The same command
+resumes a study that was stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
-from experiments._common import DtypeName, StrategyName, run_study
+from experiments._common import (
+    DeviceOptions,
+    DtypeName,
+    FigureOptions,
+    SeedOptions,
+    run_all,
+    run_study,
+)
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.config import check_choice, field_names
 
@@ -56,7 +63,7 @@ MethodRuns = Mapping[str, Sequence[runs.Run]]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the comparison; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist"] = "quick"
@@ -74,8 +81,7 @@ class Options:
     """Tried for every method; empty is each method's own grid."""
     tune_seeds: int = 1
     """Trials of every rate, from seeds 1000, 1001, ..."""
-    seeds: int = 3
-    """Final runs of every method, from seeds 0, 1, ..."""
+    num_seeds: int = 3
     num_steps: int = 200
     batch_size: int = 64
     schedule: Literal[
@@ -96,7 +102,6 @@ class Options:
     """Test error, percent, at which `steps_to_target` is measured."""
     eval_every: int | None = 25
     """Steps between rows, tests and checkpoints; None is an epoch."""
-    strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
     """Folder that is searched for data first."""
@@ -155,11 +160,18 @@ def check(options: Options) -> None:
         raise jc.ArgumentError("methods is empty; write --methods momentum adam")
     for method in options.methods:
         check_choice("method", method, jc.OPTIMIZERS)
-    for name in ("seeds", "tune_seeds"):
+    for name in ("num_seeds", "tune_seeds"):
         if not 1 <= getattr(options, name) <= TUNING:
             flag = name.replace("_", "-")
             raise jc.ArgumentError(
                 f"{name} is {getattr(options, name)}; expected 1 to {TUNING}: write --{flag} 3"
+            )
+    # The final runs are from other seeds than those that chose their rates.
+    for seed in options.run_seeds():
+        if seed >= TUNING:
+            raise jc.ArgumentError(
+                f"seeds has {seed}; expected seeds below {TUNING}, the first of tuning: "
+                "write --seeds 0 1 2"
             )
     if not 0 <= options.target <= 100:
         raise jc.ArgumentError(
@@ -196,7 +208,7 @@ def final_configs(
     # One seed of everything comes first, so that a method is timed at several moments.
     return {
         f"final/{method}-seed{seed}": config(options, method, learning_rate=rate, seed=seed)
-        for seed in range(options.seeds)
+        for seed in options.run_seeds()
         for method in options.methods
         if (rate := rates[method]) is not None
     }
@@ -229,14 +241,14 @@ def notes(title: str, config: jc.ExperimentConfig, target: float, trials: Method
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
-    """Tune all methods, then train at the best rates; False if stopped."""
+    """Tune all methods, then train at the best rates; False if some are not finished."""
     check(options)
-    all_runs, strategy = trial_configs(options), jc.strategy(options.strategy)
+    all_runs, strategy = trial_configs(options), options.make_strategy()
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir, validation=options.num_validation)
     sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "quiet": True}
     for stage in ("tune", "final"):
-        if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
+        if not run_all(all_runs, data, options.out, **sweep_kwargs):
             return False
         if stage == "tune":
             tuning = runs_by_method(options.out / stage)
@@ -256,9 +268,13 @@ def draw(options: Options) -> None:
     tables.write_table(
         out, table, [*notes(title, config, target, tuning), *divergence_notes(tuning, final)]
     )
-    write_figures(out, title, [line["method"] for line in table], tuning, final)
+    write_figures(options, title, [line["method"] for line in table], tuning, final)
     print(tables.compact_markdown(table))
-    print(f"wrote {out}/table.md, table.csv, sensitivity.png, curves.png and ranking.png")
+    names = [f"{name}.{options.format}" for name in ("sensitivity", "curves")]
+    print(
+        f"wrote {out}/table.md, table.csv, curves.csv, {', '.join(names)} and "
+        f"ranking.{options.format}"
+    )
 
 
 def group_by(
@@ -470,17 +486,18 @@ def ranking_panel(names: Sequence[str], final: MethodRuns) -> plots.Panel:
 
 
 def write_figures(
-    out: Path, title: str, names: Sequence[str], trials: MethodRuns, final: MethodRuns
+    options: Options, title: str, names: Sequence[str], trials: MethodRuns, final: MethodRuns
 ) -> None:
-    """Write `sensitivity.png`, `curves.png` and `ranking.png`.
+    """Write the figures `sensitivity`, `curves` and `ranking`, and `curves.csv`.
 
     Args:
-      out: folder of the figures.
+      options: with the folder and the format of the figures.
       title: start of each figure's title.
       names: methods in the figures' order.
       trials: runs of tuning.
       final: runs at the best rates.
     """
+    out = options.out
     trials, final = (
         {name: all_runs[name] for name in names if name in all_runs} for all_runs in (trials, final)
     )
@@ -491,19 +508,20 @@ def write_figures(
         size=PANEL_SIZE,
         title=f"{title}: validation error at each rate {legend}",
     )
-    plots.save(figure, out / "sensitivity.png")
+    options.save(figure, out / "sensitivity")
     figure = plots.panels(
         training_panels(final),
         columns=8,
         size=PANEL_SIZE,
         title=f"{title}: training loss at the best rate {legend}",
     )
-    plots.save(figure, out / "curves.png")
+    tables.write_curves(out, {run.name: run.rows for group in final.values() for run in group})
+    options.save(figure, out / "curves")
     figure = plots.panels(
         [ranking_panel(names, final)], title=title, size=(9.0, 1.2 + 0.28 * len(names))
     )
     figure.axes[0].set_yticks(range(len(names)), names)
-    plots.save(figure, out / "ranking.png")
+    options.save(figure, out / "ranking")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -18,8 +18,9 @@ Decay (0.20 +- 0.19) and early stopping (0.09 +- 0.09) lower the loss only just 
 single remedy changes the error beyond chance: -1.7 +- 2.9 (crops), -1.7 +- 1.9 (dropout),
 +1.7 +- 1.7 (early stopping).
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.png, OUT/gap.png and a folder for every run. The
-same command resumes a study that was stopped. When all runs are finished, it only draws.
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/gap.png and a folder for
+every run. The same command resumes a study that was stopped. When all runs are finished, it only
+draws.
 """
 
 from __future__ import annotations
@@ -32,7 +33,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
-from experiments._common import DtypeName, StrategyName, run_study
+from experiments._common import (
+    DeviceOptions,
+    DtypeName,
+    FigureOptions,
+    SeedOptions,
+    run_all,
+    run_study,
+)
 from jaxcnn import cli, parallel, plots, runs, tables
 from jaxcnn.config import check_choice, field_names
 
@@ -62,7 +70,7 @@ COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the study; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist"] = "quick"
@@ -79,8 +87,7 @@ class Options:
     """Filters of the first convolution."""
     hidden: int = 64
     """Units of the dense layer."""
-    seeds: int = 5
-    """Runs of every setting, from seeds 0, 1, ..."""
+    num_seeds: int = 5
     num_steps: int = 1000
     batch_size: int = 32
     learning_rate: float = 0.003
@@ -98,7 +105,6 @@ class Options:
     eval_every: int | None = 20
     """Steps between rows, tests and checkpoints; None is an epoch, another number of steps for
     `all`."""
-    strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
     """Folder that is searched for data first."""
@@ -111,7 +117,7 @@ class Options:
 PRESETS = {
     "quick": Options(),
     "mnist": Options(
-        preset="mnist", dataset="mnist", max_train_examples=500, num_validation=2000, seeds=3,
+        preset="mnist", dataset="mnist", max_train_examples=500, num_validation=2000, num_seeds=3,
         learning_rate=0.001, padding=2, eval_every=50, out=Path("runs/overfitting-mnist"),
     ),
 }
@@ -124,12 +130,10 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     One seed of every setting comes first, so that a study that was stopped has a usable table.
 
     Raises:
-      ArgumentError: for no or unknown settings, no seeds, or a remedy of strength 0.
+      ArgumentError: for no or unknown settings, invalid seeds, or a remedy of strength 0.
     """
     if not options.settings:
         raise jc.ArgumentError("settings is empty; write --settings all few")
-    if options.seeds < 1:
-        raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 5")
     for name in options.settings:
         check_choice("setting", name, TRAINED)
         if name in STRENGTHS and not getattr(options, strength := STRENGTHS[name]):
@@ -138,7 +142,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
                 f"{strength} is 0, so {name} would change nothing; "
                 f"write {cli.flag_name(strength)} {usual}"
             )
-    by_setting, seeds = variants(options), range(options.seeds)
+    by_setting, seeds = variants(options), options.run_seeds()
     return {
         f"{name}-seed{seed}": jc.override(by_setting[name], seed=seed)
         for seed in seeds
@@ -334,9 +338,10 @@ def panel(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> plots.Pan
 
 
 def write_figures(
-    by_setting: Mapping[str, list[runs.Run]], table: list[dict[str, Any]], out: Path
+    options: Options, by_setting: Mapping[str, list[runs.Run]], table: list[dict[str, Any]]
 ) -> None:
-    """Write `curves.png` and `gap.png`."""
+    """Write the figures `curves` and `gap`, and `curves.csv`."""
+    out = options.out
     config = next(iter(by_setting.values()))[0].config
     seeds = max(line["seeds"] for line in table)
     title = (
@@ -350,7 +355,9 @@ def write_figures(
         for name, all_runs in by_setting.items()
     ]
     figure = plots.panels(panels, title=title + " and their range" * (seeds > 1), size=(3.25, 3.1))
-    plots.save(figure, out / "curves.png")
+    rows = {run.name: run.rows for all_runs in by_setting.values() for run in all_runs}
+    tables.write_curves(out, rows)
+    options.save(figure, out / "curves")
     columns = {"training": "train_error", "validation": "validation_error", "test": "test_error"}
     heights, half_widths = (
         {
@@ -361,22 +368,22 @@ def write_figures(
     )
     title = title + " and its 95% interval" * (seeds > 1)
     figure = plots.bars(heights, ylabel="error (%)", errors=half_widths, title=title, fmt=".1f")
-    plots.save(figure, out / "gap.png")
+    options.save(figure, out / "gap")
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
-    """Train the missing runs; return False if stopped."""
+    """Train the missing runs; return False if some are not finished."""
     all_runs = configs(options)
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir, validation=options.num_validation)
-    strategy = jc.strategy(options.strategy)
+    strategy = options.make_strategy()
     sweep_kwargs: dict[str, Any] = {
         "strategy": strategy,
         "should_stop": stop,
         "measure": heldout(strategy),
         "quiet": True,
     }
-    return runs.sweep(all_runs, data, options.out, **sweep_kwargs) is not None
+    return run_all(all_runs, data, options.out, **sweep_kwargs)
 
 
 def draw(options: Options) -> None:
@@ -388,9 +395,10 @@ def draw(options: Options) -> None:
     divergences = filter(None, (run.divergence for run in all_runs))
     notes = [protocol(next(iter(by_setting.values()))[0]), *divergences]
     tables.write_table(out, table, notes)
-    write_figures(by_setting, table, out)
+    write_figures(options, by_setting, table)
     print(
-        f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv, curves.png and gap.png"
+        f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv, curves.csv, "
+        f"curves.{options.format} and gap.{options.format}"
     )
 
 

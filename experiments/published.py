@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import jaxcnn as jc
+from experiments._common import FigureOptions
 from experiments.depth import PAPER
 from jaxcnn import cli, plots, tables
 from jaxcnn.progress import Progress
@@ -98,7 +99,7 @@ KNOWN: dict[str, Published] = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FigureOptions):
     """Where the weights are, and how their inputs were normalized."""
 
     weights: Path | None = None
@@ -261,9 +262,9 @@ def main(args: list[str] | None = None) -> int:
         ]
         options.out.mkdir(parents=True, exist_ok=True)
         tables.write_table(options.out, rows, notes)
-        plots.save(draw(rows), options.out / "depth.png")
+        options.save(draw(rows), options.out / "depth")
         print(tables.compact_markdown(rows), end="")
-        print(f"wrote {options.out}/table.md, table.csv and depth.png")
+        print(f"wrote {options.out}/table.md, table.csv and depth.{options.format}")
     return 0
 
 

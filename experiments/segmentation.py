@@ -14,7 +14,8 @@ the upper halves of the photographs. Test scenes have test digits and patches of
 Expected, quick (3 seeds): a mean intersection over union of 84.4 +- 4.6% with skip connections and
 78.0 +- 2.2% without. Paired by seed they are worth 6.5 +- 2.7 points.
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.png, OUT/pictures.png and a folder for every run.
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/pictures.png and a folder
+for every run.
 The same command resumes a study that was stopped.
 """
 
@@ -31,7 +32,15 @@ import numpy as np
 from PIL import Image
 
 import jaxcnn as jc
-from experiments._common import DtypeName, StrategyName, run_study
+from experiments._common import (
+    DeviceOptions,
+    DtypeName,
+    FigureOptions,
+    SeedOptions,
+    open_checkpoints,
+    run_all,
+    run_study,
+)
 from jaxcnn import cli, metrics, plots, runs, tables
 from jaxcnn.data import channel_statistics
 from jaxcnn.state import State, init_state
@@ -53,7 +62,7 @@ The first eight are Okabe and Ito's, which color-blind people can tell apart; th
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the experiment; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist"] = "quick"
@@ -63,14 +72,13 @@ class Options:
     """Classes of pixels: background and digit, or background and each of ten digits."""
     scenes: int = 3_000
     """Number of training scenes; a fifth as many are test scenes."""
-    seeds: int = 3
+    num_seeds: int = 3
     width: int = 8
     depth: int = 3
     num_steps: int = 300
     batch_size: int = 32
     learning_rate: float = 3e-3
     """Of Adam, with a cosine schedule to 0."""
-    strategy: StrategyName = "auto"
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
     """Folder that is searched for data first."""
@@ -81,7 +89,7 @@ class Options:
 PRESETS = {
     "quick": Options(),
     "mnist": Options(
-        "mnist",
+        preset="mnist",
         dataset="mnist",
         name="digits",
         scenes=10_000,
@@ -203,7 +211,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
                 seed=seed,
             ),
         )
-        for seed in range(options.seeds)
+        for seed in options.run_seeds()
         for skips in TITLES
     }
 
@@ -240,12 +248,12 @@ def paired_change(forms: Mapping[bool, list[runs.Run]]) -> str:
 
 
 def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
-    """Write OUT/pictures.png: test scenes, their masks, and both networks' predictions."""
+    """Write OUT/pictures: test scenes, their masks, and both networks' predictions."""
     columns = [("scene", data.test.images[:n]), ("its mask", COLORS[data.test.labels[:n]])]
     # The first seed of both networks.
     for name, config in list(configs(options).items())[:2]:
         model, tx = runs.model_and_optimizer(config, data.num_classes)
-        with jc.Checkpoints(options.out / name / "checkpoints") as checkpoints:
+        with open_checkpoints(options.out / name) as checkpoints:
             state = checkpoints.restore(init_state(model, tx, config.train, data))
         if state is None:
             return
@@ -257,17 +265,17 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
         "what is digit" if options.name == "ink" else "a colour for every digit"
     )
     figure = plots.image_grid(images, captions, columns=n, title=title)
-    plots.save(figure, options.out / "pictures.png")
+    options.save(figure, options.out / "pictures")
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
-    """Train the missing runs and draw predictions; return False if stopped."""
+    """Train the missing runs and draw predictions; return False if some are not finished."""
     all_runs = configs(options)
     cli.enable_compilation_cache()
     data = compose_all(options)
-    strategy = jc.strategy(options.strategy)
+    strategy = options.make_strategy()
     sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "measure": measure}
-    if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
+    if not run_all(all_runs, data, options.out, **sweep_kwargs):
         return False
     write_predictions(options, data)
     return True
@@ -302,8 +310,10 @@ def draw(options: Options) -> None:
         for key, group in forms.items()
     ]
     panel = plots.Panel(config.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")
-    plots.save(plots.panels([panel]), out / "curves.png")
-    print(f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv and curves.png")
+    tables.write_curves(out, {run.name: run.rows for run in all_runs})
+    options.save(plots.panels([panel]), out / "curves")
+    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
+    print(f"{tables.compact_markdown(table)}\nwrote {written}")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,22 @@ def file_sha256(path: Path) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file completely or not at all.
 
+    Several processes may write it at once: one of the contents stays.
+
     Raises:
       OSError: it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.part")
-    # A link of that name would redirect the content.
-    temporary.unlink(missing_ok=True)
-    with temporary.open("xb") as file:
-        file.write(content)
-    os.replace(temporary, path)
+    # Of each process its own. An existing file or link of that name would be an error.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 class _Identity:

@@ -105,6 +105,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "most": (1, 10**6),
     "new": (0, 10**4),
     "num_processes": (1, 2**16),
+    "num_seeds": (1, 1000),
     "num_steps": _STEPS,
     "num_validation": (0, 10**7),
     "padding": (0, 1024),
@@ -118,7 +119,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "scenes": (1, 10**6),
     "seconds": (0, 10**6),
     "seed": _SEED,
-    "seeds": (1, 1000),
+    "seeds": _SEED,
     "shared": (0, 10**4),
     "signals": (0, 10**4),
     "size": (1, 4096),
@@ -143,6 +144,8 @@ They hold for all scripts. The upper bounds are beyond what anybody trains. Abov
 would fill the memory, or compute for hours before its first line. Scripts also check what they
 cannot use themselves.
 """
+EXCLUSIVE = (("seeds", "num_seeds"),)
+"""Pairs of options of which one replaces the other."""
 _flags: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
     "flags", default=types.MappingProxyType({})
 )
@@ -187,6 +190,7 @@ def parse(
         if exit.code:
             raise ArgumentError(_tyro_error(stderr.getvalue())) from None
         raise
+    _check_exclusive(args, options)
     for (name, value), (_, default_value) in zip(_fields(options), _fields(default), strict=True):
         _check_bounds(name, value, default_value)
         # What only draws has its own message for a folder that is missing.
@@ -247,6 +251,28 @@ def _check_not_empty(args: list[str]) -> None:
             )
 
 
+def _check_exclusive(args: Sequence[str], options: Any) -> None:
+    """Check that no two options of `EXCLUSIVE` are there, and that the first has values.
+
+    Raises:
+      ArgumentError: both are there, or the first is without a value.
+    """
+    flags = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
+    for name, other in EXCLUSIVE:
+        if flag_name(name) not in flags:
+            continue
+        if flag_name(other) in flags:
+            raise ArgumentError(
+                f"{flag_name(name)} and {flag_name(other)} are both there; expected one of them. "
+                f"Leave out {flag_name(other)}"
+            )
+        if not getattr(options, name):
+            raise ArgumentError(
+                f"{name} is empty; expected a value. Write {flag_name(name)} 0 1, "
+                f"or {flag_name(other)} 2"
+            )
+
+
 def _fields(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the names and values of the options.
 
@@ -277,6 +303,8 @@ def _check_bounds(name: str, value: Any, default: Any) -> None:
 
 def _advice(name: str, default: Any) -> str:
     """Return the advice to use the default."""
+    if name == "seeds":
+        return "Use --seeds 0 1 2, or --num-seeds 3"
     if default is None or default == ():
         return f"Leave out {flag_name(name)}, or write another"
     text = " ".join(map(str, default)) if isinstance(default, tuple) else default

@@ -333,6 +333,11 @@ def strategy(kind: str = "auto", devices: int | None = None) -> Strategy:
             f"devices is {devices}; expected 1 to {len(all_devices)}, "
             "which is how many this machine shows"
         )
+    if devices is not None and devices < len(all_devices) and jax.process_count() > 1:
+        raise ArgumentError(
+            f"devices is {devices}, but this job has several hosts, which use all of their "
+            f"{len(all_devices)}; expected None. Leave out devices"
+        )
     if kind == "pmap" and jax.process_count() > 1:
         raise ArgumentError(
             "strategy 'pmap' covers one host's devices and this job has several hosts; "

@@ -65,6 +65,22 @@ class _Bar(tqdm):
         self.start_t = self.last_print_t = self._time()
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration as mm:ss, as h:mm:ss, or from a day on in days and hours.
+
+    Example:
+      >>> format_duration(90), format_duration(7384), format_duration(310 * 3600)
+      ('01:30', '2:03:04', '12 d 22 h')
+    """
+    whole = round(max(0.0, seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours >= 24:
+        days, hours = divmod(round(whole / 3600), 24)
+        return f"{days} d {hours} h"
+    clock = f"{minutes:02d}:{whole % 60:02d}"
+    return f"{hours}:{clock}" if hours else clock
+
+
 class Progress:
     """Progress of work in any unit, such as steps times parameters.
 
@@ -93,9 +109,10 @@ class Progress:
         self.quiet = quiet
         self.every = every
         self.start_time, self.last_line_time = time.monotonic(), time.monotonic()
+        self.num_advances, self.first_units = 0, 0.0
         self.bar = None
         if self.file.isatty() and not quiet:
-            bar_format = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
+            bar_format = "{percentage:3.0f}% |{bar}| {elapsed} elapsed{postfix}"
             self.bar = _Bar(
                 total=total,
                 file=self.file,
@@ -113,7 +130,12 @@ class Progress:
             position: text that describes where the work is.
         """
         self.done += units
+        self.num_advances += 1
+        # The first units take the time of compilation too, which the others do not.
+        if self.num_advances == 1:
+            self.first_units, self.first_time = units, time.monotonic()
         if self.bar is not None:
+            position = f"{self.remaining_time()} left, {position}"
             self.bar.set_postfix_str(position, refresh=False)
             self.bar.update(units)
         elif time.monotonic() - self.last_line_time > self.every:
@@ -147,15 +169,20 @@ class Progress:
         )
 
     def remaining_time(self) -> str:
-        """Return the remaining time at the rate so far.
+        """Return the remaining time at the rate so far, as `format_duration` does.
 
-        It is mm:ss or h:mm:ss, and "?" before the first unit.
+        The first units, which a compilation precedes, do not count in the rate. It is "?" before
+        that can be told: until 20 later calls of `advance`, or a hundredth of the work.
         """
         advanced = self.done - self.skipped
-        if advanced <= 0:
-            return "?"
         elapsed = time.monotonic() - self.start_time
-        return tqdm.format_interval((self.total - self.done) * elapsed / advanced)
+        if self.num_advances > 1:
+            advanced -= self.first_units
+            elapsed = time.monotonic() - self.first_time
+        is_early = self.num_advances <= 20 and advanced < self.total / 100
+        if advanced <= 0 or is_early:
+            return "?"
+        return format_duration((self.total - self.done) * elapsed / advanced)
 
     def __enter__(self) -> Progress:
         return self

@@ -36,6 +36,7 @@ from jaxcnn.config import (
     OptimizerConfig,
     TrainConfig,
     as_dict,
+    override,
 )
 from jaxcnn.data import Dataset
 from jaxcnn.data.types import label_arrays
@@ -166,7 +167,7 @@ def loss_facts(loss: Any) -> list[Any]:
     """
     if is_library_loss(loss):
         return list(loss_call(loss))
-    return [_shorten(_describe_function(loss)), {}]
+    return [_shorten(describe_function(loss)), {}]
 
 
 def augmentation_facts(augment: Any) -> str | None:
@@ -191,7 +192,7 @@ def augmentation_facts(augment: Any) -> str | None:
 def _describe_augmentation(augment: Any) -> str:
     kind = type(augment)
     if not dataclasses.is_dataclass(augment) or not kind.__module__.startswith("jaxcnn.augment"):
-        return _describe_function(augment)
+        return describe_function(augment)
     # Its class is called as the function that makes it, in another form: `_RandAugment`.
     name = re.sub(r"(?<=[a-z])([A-Z])", r"_\1", kind.__name__.lstrip("_")).lower()
     values = {field.name: getattr(augment, field.name) for field in dataclasses.fields(augment)}
@@ -205,7 +206,13 @@ def _describe_augmentation(augment: Any) -> str:
     return f"{name}({', '.join(parts)})"
 
 
-def _describe_function(function: Any) -> str:
+def describe_function(function: Any) -> str:
+    """Describe a function by its name and the plain values that it holds.
+
+    Example:
+      >>> describe_function(functools.partial(max, default=2))
+      'functools.partial(default=2) of builtins.max'
+    """
     contents = _contents(function)
     # Of another object that can be called, the attributes are its numbers.
     values = dict(getattr(function, "__dict__", {}))
@@ -215,7 +222,18 @@ def _describe_function(function: Any) -> str:
         _, plain, inner = contents
     described = _format_call(name, plain) if plain else name
     functions = [value for value in inner if callable(value)]
-    return " of ".join([described, *map(_describe_function, functions[:4])])
+    return " of ".join([described, *map(describe_function, functions[:4])])
+
+
+def builder_config(config: ExperimentConfig, facts: Mapping[str, Any]) -> ExperimentConfig:
+    """Return the config that the function `build` of a run got.
+
+    Args:
+      config: from the run's `config.json`, with the names of what was built.
+      facts: of the run's `run.json`.
+    """
+    names = facts["build"]
+    return override(config, model=names["model"], optimizer=names["optimizer"])
 
 
 def without_those_of(config: ExperimentConfig, facts: Mapping[str, Any], num_classes: int) -> Facts:
@@ -399,9 +417,11 @@ def are_valid_facts(facts: Mapping[str, Any]) -> bool:
     """
     model, tx = facts.get("model"), facts.get("optimizer")
     kinds = {"arrays": (dict, type(None)), "jax": dict, "data": str, "warm_starts": list}
-    kinds["augmentation"] = (str, type(None))
+    kinds |= {"build": dict, "augmentation": (str, type(None))}
+    names = {"function": str, "model": str, "optimizer": str}
     return (
         _have_types(facts, {key: kind for key, kind in kinds.items() if key in facts})
+        and ("build" not in facts or _have_types(facts["build"], names))
         and (
             model is None
             or (isinstance(model, dict) and _have_types(model, {"class": str, "fields": dict}))
@@ -556,6 +576,75 @@ def cached_run_facts(row: Mapping[str, Any]) -> Facts | None:
     They are None if it is not a row of `train` in this process.
     """
     return _cached_facts.get((row.get("step"), row.get("seconds")))
+
+
+# ---------------------------------------------------------------- equal functions
+
+
+def are_equal_functions(a: Any, b: Any) -> bool:
+    """Check if two functions have the same code and equal values in their closures.
+
+    Then they compute the same, and one compiled program serves both. Values that cannot be compared
+    are equal only if they are one object.
+
+    Example:
+      >>> def scale(factor):
+      ...     return lambda x: factor * x
+      >>> are_equal_functions(scale(2.0), scale(2.0)), are_equal_functions(scale(2.0), scale(3.0))
+      (True, False)
+    """
+    return _are_equal(a, b, {})
+
+
+def _are_equal(a: Any, b: Any, compared: dict[tuple[int, int], Any]) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (bool, int, float, complex, str, bytes)):
+        # Unlike ==, it tells 0.0 from -0.0.
+        return repr(a) == repr(b)
+    # A function may be in its own closure. The objects are kept, so that no other gets their ids.
+    if (id(a), id(b)) in compared:
+        return True
+    compared[id(a), id(b)] = a, b
+    if isinstance(a, (np.ndarray, np.generic, jax.Array)):
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        if jnp.issubdtype(a.dtype, jax.dtypes.extended):
+            return False
+        return np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    if isinstance(a, (type, np.dtype)):
+        return a == b
+    if isinstance(a, (tuple, list)):
+        pairs = zip(a, b, strict=True) if len(a) == len(b) else [(0, 1)]
+    elif isinstance(a, dict):
+        pairs = [(list(a), list(b)), *((a[key], b.get(key)) for key in a)]
+    elif isinstance(a, functools.partial):
+        pairs = [(a.func, b.func), (a.args, b.args), (a.keywords, b.keywords)]
+    elif isinstance(a, types.MethodType):
+        pairs = [(a.__func__, b.__func__), (a.__self__, b.__self__)]
+    elif isinstance(a, types.FunctionType):
+        if a.__code__ != b.__code__ or a.__globals__ is not b.__globals__:
+            return False
+        pairs = [(a.__defaults__, b.__defaults__), (a.__kwdefaults__, b.__kwdefaults__)]
+        pairs += [(_cells(a), _cells(b))]
+    elif dataclasses.is_dataclass(a) and hasattr(a, "__dict__"):
+        pairs = [(dict(vars(a)), dict(vars(b)))]
+    else:
+        return False
+    return all(_are_equal(x, y, compared) for x, y in pairs)
+
+
+def _cells(function: types.FunctionType) -> list[Any]:
+    """Return the values of a function's closure. A variable without one has an empty list."""
+    cells: list[Any] = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append([cell.cell_contents])
+        except ValueError:
+            cells.append([])
+    return cells
 
 
 # ---------------------------------------------------------------- plain values

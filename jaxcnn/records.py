@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxcnn import multihost, parallel
 from jaxcnn.augment import Augmentation
-from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.checkpoint import Checkpoints, FolderInUseError
 from jaxcnn.config import ExperimentConfig, OptimizerConfig, TrainConfig
 from jaxcnn.data import DATASETS, Dataset
 from jaxcnn.losses import Loss, as_loss
@@ -23,7 +23,7 @@ from jaxcnn.provenance import (
     model_facts,
     optimizer_facts,
 )
-from jaxcnn.run_log import RunLog, write_text
+from jaxcnn.run_log import RunLog, read_json, write_text
 from jaxcnn.state import State
 
 CLASSES_FILE = "classes.json"
@@ -95,7 +95,7 @@ def open_run_dir(
       folder: of the run.
       strategy: its devices, which `env.json` has.
       data: its data.
-      pieces: `model` and `tx`, as in `RunLog`.
+      pieces: `model`, `tx` and `build`, as in `RunLog`.
 
     Raises:
       ArgumentError: the folder has another run.
@@ -117,6 +117,7 @@ class RunRecords:
       data: its data.
       model: if it may be another than the config's, as in `RunLog`.
       tx: likewise.
+      build: likewise.
       keep_every: as in `Checkpoints`.
       reopen: open the checkpoints of a finished run too.
     """
@@ -130,17 +131,23 @@ class RunRecords:
         *,
         model: Any = None,
         tx: Any = None,
+        build: Callable[..., Any] | None = None,
         keep_every: int = 0,
         reopen: bool = False,
     ):
-        self.config, self.folder, self.data = config, Path(folder), data
+        self.config, self.folder = config, Path(folder)
         self.strategy, self.keep_every = strategy, keep_every
-        self.model, self.tx, self.reopen = model, tx, reopen
+        self.pieces = {"model": model, "tx": tx, "data": data, "build": build}
+        self.reopen = reopen
         self.log: Any = None
         self.checkpoints: Any = None
 
     def __enter__(self) -> RunRecords:
-        self.result = multihost.broadcast_from_primary(self._open)
+        # The folder's owner is no error of the primary process alone: all of them go on.
+        result, owner = multihost.broadcast_from_primary(self._try_to_open)
+        if owner is not None:
+            raise FolderInUseError(*owner)
+        self.result: dict[str, Any] | None = result
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
@@ -180,24 +187,33 @@ class RunRecords:
         """
         return multihost.broadcast_from_primary(lambda: self._finish(num_params, reason))
 
+    def _try_to_open(self):
+        """Return the result and None, or None and the arguments of the error of a lock."""
+        try:
+            return self._open(), None
+        except FolderInUseError as error:
+            return None, (error.message, error.owner, error.by_this_process)
+
     def _open(self):
-        is_finished = Path(self.folder, "result.json").exists()
-        if is_finished and not self.reopen:
-            return self._open_log().result()
+        result = self.folder / "result.json"
+        # Another process may read or train here. A finished run is only read.
+        if result.exists() and not self.reopen:
+            RunLog.reserve(self.folder, self.config, **self.pieces)
+            return read_json(result)
         # Its lock comes first: of two processes that start in a folder, the second changes nothing.
         self.checkpoints = Checkpoints(self.folder / "checkpoints", self.keep_every)
         try:
+            # Another process may have finished the run before it released the lock.
             self.log = self._open_log()
+            self._write_classes()
+            return self.log.result()
         except BaseException:
             # Else a notebook that continues would find the folder in use by itself.
             self._close()
             raise
-        self._write_classes()
-        return self.log.result()
 
     def _open_log(self):
-        pieces = {"model": self.model, "tx": self.tx, "data": self.data}
-        return open_run_dir(self.config, self.folder, self.strategy, **pieces)
+        return open_run_dir(self.config, self.folder, self.strategy, **self.pieces)
 
     def _write_classes(self):
         # The log has checked by a digest that a resumed run has the same ones.

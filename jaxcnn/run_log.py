@@ -6,6 +6,7 @@ They are enough to repeat the run.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import os
@@ -71,6 +72,8 @@ class RunLog:
         it is an error at the first row of `train` that is written.
       tx: the optimizer, likewise.
       data: the data set, likewise.
+      build: the function that made `model` and `tx` from `config`, if one did. `config.json` then
+        keeps the numbers that it got, and `run.json` its name and the config's names.
 
     Raises:
       ArgumentError: the folder cannot be written, or has another run, whose differences are named.
@@ -95,11 +98,52 @@ class RunLog:
         model: Any = None,
         tx: Any = None,
         data: Dataset | None = None,
+        build: Callable[..., Any] | None = None,
     ):
-        verify_config(config, ExperimentConfig)
-        self.folder, self.config = check_path("folder", folder), config
         example = "{'note': 'baseline'}"
         facts = _to_json({} if facts is None else check_mapping("facts", facts, example))
+        run_facts = self._open(folder, config, model, tx, data, build)
+        self._check_config(run_facts)
+        self._append_environment(facts)
+        self.path = self.folder / "metrics.jsonl"
+        self._closed = False
+        self._remove_unfinished_row()
+
+    @classmethod
+    def reserve(
+        cls,
+        folder: str | Path,
+        config: ExperimentConfig,
+        *,
+        model: Any = None,
+        tx: Any = None,
+        data: Dataset | None = None,
+        build: Callable[..., Any] | None = None,
+    ) -> None:
+        """Check that a folder is free for a run, or holds it.
+
+        A folder without a run gets `config.json` and `run.json`. In another nothing is written, so
+        a process may train there at the same time.
+
+        Args:
+          folder: as in `RunLog`, like the others.
+          config: of the run.
+          model: its model.
+          tx: its optimizer.
+          data: its data.
+          build: the function that made `model` and `tx`.
+
+        Raises:
+          ArgumentError: the folder cannot be written, or has another run.
+        """
+        log = cls.__new__(cls)
+        run_facts = log._open(folder, config, model, tx, data, build)
+        log._check_config(run_facts, writes=not (log.folder / "config.json").exists())
+
+    def _open(self, folder, config, model, tx, data, build) -> dict[str, Any]:
+        """Check the arguments, create the folder and return the run's facts."""
+        verify_config(config, ExperimentConfig)
+        self.folder, self.config = check_path("folder", folder), config
         if model is not None:
             verify_model(model)
         if tx is not None:
@@ -115,12 +159,14 @@ class RunLog:
         run_facts = provenance.without_those_of(config, run_facts, num_classes)
         if data is not None:
             run_facts["data"] = provenance.data_digest(data)
+        if build is not None:
+            run_facts["build"] = {
+                "function": provenance.describe_function(inspect.unwrap(build)),
+                "model": config.model,
+                "optimizer": config.optimizer.name,
+            }
         _create_folder(self.folder)
-        self._check_config(run_facts)
-        self._append_environment(facts)
-        self.path = self.folder / "metrics.jsonl"
-        self._closed = False
-        self._remove_unfinished_row()
+        return run_facts
 
     def write(self, *, step: int, **row: Any) -> None:
         """Append the row of a step.
@@ -203,8 +249,8 @@ class RunLog:
             if not content.endswith(b"\n") or content.count(b"\n") > len(rows):
                 write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def _check_config(self, run_facts):
-        """Check `config.json` and `run.json`, or write them.
+    def _check_config(self, run_facts, writes=True):
+        """Check `config.json` and `run.json`, and write what they lack.
 
         Raises:
           ArgumentError: they are of another run.
@@ -223,14 +269,19 @@ class RunLog:
             replaced = {"model", "model_kwargs"} if self._run.get("model") else set()
             replaced |= {"optimizer"} if self._run.get("optimizer") else set()
             fields = as_dict(self.config)
+            recorded = ExperimentConfig.load(self.folder)
+            if "build" in self._run:
+                recorded, replaced = provenance.builder_config(recorded, self._run), set()
+            recorded = as_dict(recorded)
             expected = {name: value for name, value in fields.items() if name not in replaced}
-            recorded = as_dict(ExperimentConfig.load(self.folder))
             if differences := _differences(recorded, expected, "here"):
                 raise ArgumentError(
                     f"{self.folder} holds a run of another config: {differences}; "
                     "write another --out, or delete that folder"
                 )
-        self._add_facts(run_facts)
+        self._add_facts(run_facts, writes)
+        if not writes:
+            return
         if not config.exists() or self._run.get("model") or self._run.get("optimizer"):
             self._write_config()
 
@@ -254,8 +305,8 @@ class RunLog:
         if "warm_start" in facts and facts["warm_start"] not in warm_starts:
             self._save_run(self._run | {"warm_starts": [*warm_starts, facts["warm_start"]]})
 
-    def _add_facts(self, facts):
-        """Add facts to `run.json`.
+    def _add_facts(self, facts, writes=True):
+        """Check facts, and add them to `run.json`.
 
         Raises:
           ArgumentError: the file is of another run.
@@ -265,7 +316,8 @@ class RunLog:
                 f"{self.folder} holds another run: {'; '.join(differences)}; "
                 "write another --out, or delete that folder"
             )
-        self._save_run(_to_json(facts) | self._run)
+        if writes:
+            self._save_run(_to_json(facts) | self._run)
 
     def _save_run(self, run):
         if run == self._run:
@@ -281,10 +333,14 @@ class RunLog:
         """Write the config, with the model and optimizer of the run."""
         values = as_dict(self.config)
         model, tx = self._run.get("model"), self._run.get("optimizer")
+        # A function that made the model and the optimizer got the config's numbers.
+        is_built = "build" in self._run
         if model:
-            values |= {"model": model["class"], "model_kwargs": model["fields"]}
+            fields = values["model_kwargs"] if is_built else model["fields"]
+            values |= {"model": model["class"], "model_kwargs": fields}
         if tx:
-            values["optimizer"] = {"name": provenance.describe(tx, "optimizer")}
+            numbers = values["optimizer"] if is_built else {}
+            values["optimizer"] = numbers | {"name": provenance.describe(tx, "optimizer")}
         try:
             ExperimentConfig.from_dict(values)
         # Fields of a module may be nested too deeply for a config. `run.json` has them.

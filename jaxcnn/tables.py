@@ -101,15 +101,49 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], notes: Sequence
     The former has every column to 6 digits. The latter is for reading (see `compact_markdown`),
     with notes below.
     """
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    write_text(folder / "table.csv", buffer.getvalue())
+    write_text(folder / "table.csv", _csv_text(list(rows[0]), rows))
     write_text(
         folder / "table.md", compact_markdown(rows) + "".join(f"\n{note}\n" for note in notes)
     )
+
+
+def write_curves(folder: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    r"""Write `curves.csv`, the rows of runs that a figure draws.
+
+    Its columns are `run`, `step` and every key with numbers, to 6 digits. What a row lacks is
+    empty.
+
+    Args:
+      folder: of the file.
+      runs: rows by the name of their run.
+
+    Example:
+      >>> import tempfile
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> write_curves(folder, {"a": [{"step": 1, "loss": 0.5, "eval_split": "test"}]})
+      >>> (folder / "curves.csv").read_text()
+      'run,step,loss\na,1,0.5\n'
+    """
+    rows = [row for run_rows in runs.values() for row in run_rows]
+    keys = {key for row in rows for key, value in row.items() if _is_number(value)}
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key in keys]
+    lines = [{"run": name} | dict(row) for name, run_rows in runs.items() for row in run_rows]
+    names = ["run", "step", *(key for key in columns if key != "step")]
+    write_text(folder / "curves.csv", _csv_text(names, lines))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV with a header, floats to 6 digits."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    return buffer.getvalue()
 
 
 def compact_markdown(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -54,7 +54,7 @@ def test_the_hours_of_the_paper_preset_follow_from_the_benchmark():
     hours = [64_000 * 128 / each / 3600 for each in speed.values()]
     assert f"{hours[0]:.0f} to {hours[1]:.0f} hours a run" in about
     paper = depth.PRESETS["paper"]
-    runs = len(paper.depths) * len(paper.families) * paper.seeds
+    runs = len(paper.depths) * len(paper.families) * paper.num_seeds
     assert f"about {100 * round(runs * sum(hours) / 2 / 100)} hours for its {runs} runs" in about
 
 

@@ -47,7 +47,7 @@ SMALL = [
     "8",
     "--families",
     "plain",
-    "--seeds",
+    "--num-seeds",
     "1",
     "--width",
     "2",

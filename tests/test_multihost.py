@@ -44,7 +44,7 @@ STUDY = [
     "4",
     "--batch-size",
     "256",
-    "--seeds",
+    "--num-seeds",
     "1",
     "--learning-rate",
     "0.001",
@@ -172,7 +172,7 @@ def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_
 
 @pytest.mark.slow
 def test_a_mistake_of_the_first_and_different_options_end_all_with_one_line(tmp_path):
-    both = job(tmp_path / "a", [], ["--seeds", "2"])
+    both = job(tmp_path / "a", [], ["--num-seeds", "2"])
     codes, said = ended(both)
     assert codes == [2, 2], said
     assert all(

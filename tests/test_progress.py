@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxcnn.progress import Progress
+from jaxcnn.progress import Progress, format_duration
 
 
 class Terminal(io.StringIO):
@@ -96,3 +96,45 @@ def test_a_bar_keeps_lines_above_itself(clock):
     assert out.getvalue().split("\r")[-1].startswith("100% |")
     assert progress.bar is not None
     assert progress.bar.disable  # closed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "00:00"),
+        (0, "00:00"),
+        (59.4, "00:59"),
+        (59.6, "01:00"),
+        (3599.6, "1:00:00"),
+        (7384, "2:03:04"),
+        (86_399, "23:59:59"),
+        (86_400, "1 d 0 h"),
+        (1_116_000, "12 d 22 h"),
+        # Rounded to hours, it is three days.
+        (3 * 86_400 - 1, "3 d 0 h"),
+    ],
+)
+def test_durations_are_in_days_where_they_are_days(seconds, text):
+    assert format_duration(seconds) == text
+
+
+def test_the_time_left_leaves_out_the_compilation_before_the_first_unit(clock):
+    """A first step of 100 s among 640,000 is no reason to announce two years."""
+    progress = Progress(640_000, file=io.StringIO())
+    said = []
+    for seconds in (100, *[0.5] * 30):
+        clock.seconds += seconds
+        progress.advance(1, "here")
+        said.append(progress.remaining_time())
+    assert said[:20] == ["?"] * 20
+    # Half a second for each of the other steps.
+    assert said[20:] == [format_duration(0.5 * (640_000 - n)) for n in range(21, 32)]
+    assert said[20] == "3 d 17 h"
+
+
+def test_a_hundredth_of_the_work_is_enough_for_an_estimate(clock):
+    progress = Progress(100, file=io.StringIO())
+    for units in (0.5, 0.6, 0.6):
+        clock.seconds += 6
+        progress.advance(units, "here")
+    assert progress.remaining_time() == format_duration(98.3 * 12 / 1.2)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import experiments.benchmark as package
 import jaxcnn as jc
+from experiments._common import DeviceOptions, FigureOptions
 from experiments.benchmark import pytorch, report, timing
 from experiments.benchmark.workload import (
     IMAGENET,
@@ -31,7 +32,7 @@ LARGE_IMAGE_BATCH = 16
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(DeviceOptions, FigureOptions):
     """Options of the benchmark; `--preset` selects the defaults."""
 
     preset: Literal["quick", "full"] = "quick"
@@ -43,9 +44,6 @@ class Options:
     """Images a step, over all devices. None is 128, and 16 of 224x224 pixels on a CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of activations."""
-    strategy: Literal["auto", "jit", "pmap"] = "auto"
-    devices: int | None = None
-    """Number of devices. None is all."""
     rounds: int = 5
     """Number of rounds. Each measures everything once, in turns."""
     seconds: float = 1.0
@@ -123,7 +121,7 @@ def main(args: list[str] | None = None) -> int:
     """Measure the networks of the command line, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
         options = cli.parse(PRESETS, args, description=package.__doc__)
-        strategy = jc.strategy(options.strategy, options.devices)
+        strategy = options.make_strategy()
         check_options(options, strategy)
         options.out.mkdir(parents=True, exist_ok=True)
         cli.enable_compilation_cache()
@@ -178,8 +176,8 @@ def measure_networks(
             rows.append(row)
             notes += failures
             print("\n".join([*failures, report.format_row(row, columns)]), flush=True)
-            report.write_report(options.out, rows, peak, machine, notes)
-    print(f"wrote table.md, table.csv and roofline.png in {options.out}")
+            report.write_report(options.out, rows, peak, machine, notes, options)
+    print(f"wrote table.md, table.csv and roofline.{options.format} in {options.out}")
     return 0
 
 

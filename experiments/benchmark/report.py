@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments._common import FigureOptions
 from experiments.benchmark.timing import Peak
-from jaxcnn import parallel, plots, tables
+from jaxcnn import parallel, tables
 from jaxcnn.plots.roofline import roofline
 from jaxcnn.provenance import cores, processor
 from jaxcnn.run_log import write_text
@@ -181,8 +182,9 @@ def write_report(
     peak: Peak,
     machine: str,
     notes: Sequence[str],
+    figures: FigureOptions,
 ) -> None:
-    """Write `table.csv`, `table.md` and `roofline.png` of all rows so far.
+    """Write `table.csv`, `table.md` and the figure `roofline` of all rows so far.
 
     Args:
       out: the folder.
@@ -190,6 +192,7 @@ def write_report(
       peak: the roofs.
       machine: the line of `describe_machine`, which each file contains.
       notes: lines below the table.
+      figures: with the format of the figure.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     complete = [{name: row.get(name) for name in columns} for row in rows]
@@ -204,7 +207,7 @@ def write_report(
         figure = roofline(
             points, peak=peak.gflops, bandwidth=peak.bandwidth, title=title, note=machine
         )
-        plots.save(figure, out / "roofline.png")
+        figures.save(figure, out / "roofline")
 
 
 def describe_machine(strategy: parallel.Strategy) -> str:

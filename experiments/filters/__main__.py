@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 import experiments.filters as about
 import jaxcnn as jc
+from experiments._common import FigureOptions
 from experiments.filters import figures
-from jaxcnn import cli, plots
+from jaxcnn import cli
 from jaxcnn.config import check_choice
 from jaxcnn.data import load_image
 
@@ -33,7 +34,7 @@ The photograph is float32 [size, size, 3] in 0..1.
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FigureOptions):
     """Every setting of the script."""
 
     preset: Literal["photograph"] = "photograph"
@@ -70,8 +71,9 @@ def main(args: list[str] | None = None) -> int:
         image = load_photograph(options)
         options.out.mkdir(parents=True, exist_ok=True)
         for name in names:
-            plots.save(FIGURES[name](image), options.out / f"{name}.png")
-        print(f"wrote {', '.join(f'{name}.png' for name in names)} to {options.out}")
+            options.save(FIGURES[name](image), options.out / name)
+        files = [f"{name}.{options.format}" for name in names]
+        print(f"wrote {', '.join(files)} to {options.out}")
     return 0
 
 

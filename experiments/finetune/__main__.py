@@ -65,6 +65,7 @@ def main(args: list[str] | None = None) -> int:
                 run,
                 weights=source,
                 max_mistakes=options.worst,
+                figures=options,
             )
         print(f"python -m experiments.predict --run {options.out} picture.jpg    classifies others")
     return 0
@@ -102,7 +103,7 @@ def train(options: Options, run_config: jc.ExperimentConfig, data: jc.Dataset, s
     Returns:
       False if it was stopped.
     """
-    strategy = jc.strategy(options.strategy)
+    strategy = options.make_strategy()
     model, tx = runs.model_and_optimizer(run_config, data.num_classes)
     # Weights are read before the folder is claimed, so that an unreadable file claims nothing.
     initialize = make_initializer(options, model)

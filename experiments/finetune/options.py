@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import DeviceOptions, FigureOptions
 from jaxcnn import runs, weights
 from jaxcnn.config import check_choice
 from jaxcnn.optim import in_stage
@@ -18,7 +19,7 @@ HEADS = ("head", "aux1", "aux2")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(DeviceOptions, FigureOptions):
     """Every setting; `--preset` chooses the defaults.
 
     `--images` alone selects the preset `own`.
@@ -95,7 +96,6 @@ class Options:
     """Number of mistakes to show."""
     memory: int = 2 << 30
     """Bytes above which decoded images are read from disk by batch."""
-    strategy: Literal["auto", "pmap", "jit"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     data_dir: Path | None = None
     """Folder where preset cifar10 looks for its data first."""

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 import jaxcnn as jc
+from experiments._common import FigureOptions
 from experiments.finetune.options import reported_split
 from jaxcnn import metrics, plots, tables
 from jaxcnn.classifier import WEIGHTS_FILE, Classifier
@@ -186,6 +187,7 @@ def write_results(
     *,
     weights: str | None,
     max_mistakes: int,
+    figures: FigureOptions,
 ) -> None:
     """Write tables and figures to OUT, and print the table."""
     config, split_name = run.config, reported_split(data)
@@ -201,25 +203,27 @@ def write_results(
     notes = [note, *filter(None, [run.divergence])]
     tables.write_table(out, rows, notes)
     title = f"{config.model}, {counts.sum()} {split_name} pictures"
-    plots.save(plots.confusion(counts, classifier.classes, title=title), out / "confusion.png")
+    figures.save(plots.confusion(counts, classifier.classes, title=title), out / "confusion")
     # The curves may be of the validation images that chose the step.
     eval_split = config.train.eval_split
     title = f"{config.model}, {len(getattr(data, eval_split).labels)} {eval_split} pictures"
     figure = plots.curves(
         {title: {config.model: [run.rows]}}, dashed="train_error", solid="eval_error"
     )
-    plots.save(figure, out / "curves.png")
+    tables.write_curves(out, {run.name or out.name: run.rows})
+    figures.save(figure, out / "curves")
     figure = (
         mistakes_figure(classifier, split, names, class_probabilities, max_mistakes)
         if max_mistakes
         else None
     )
     # It may be of another run.
-    (out / "mistakes.png").unlink(missing_ok=True)
+    (out / f"mistakes.{figures.format}").unlink(missing_ok=True)
     if figure is not None:
-        plots.save(figure, out / "mistakes.png")
-    suffix = ", mistakes.png" if figure is not None else ""
+        figures.save(figure, out / "mistakes")
+    names = ["confusion", "curves"] + ["mistakes"] * (figure is not None)
     print(
         f"{tables.compact_markdown(rows)}\n{notes[0]}\n\n"
-        f"wrote {out}/table.md, table.csv, confusion.png, curves.png{suffix}"
+        f"wrote {out}/table.md, table.csv, curves.csv, "
+        + ", ".join(f"{name}.{figures.format}" for name in names)
     )

@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
-from experiments._common import StepProgress
+from experiments._common import DeviceOptions, FigureOptions, SeedOptions, StepProgress
 from experiments.finetune.options import HEADS, parameter_names
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.checkpoint import Checkpoints, lock_folder
@@ -51,7 +51,7 @@ STARTS = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the study."""
 
     preset: Literal["cifar10"] = "cifar10"
@@ -66,7 +66,7 @@ class Options:
     """Numbers of training images of each vehicle."""
     held: int = 250
     """Number of test images of each class."""
-    seeds: int = 3
+    num_seeds: int = 3
     num_steps: int = 150
     batch_size: int = 32
     learning_rate: float = 0.05
@@ -74,7 +74,6 @@ class Options:
 
     It was not searched.
     """
-    strategy: Literal["auto", "pmap", "jit"] = "auto"
     data_dir: Path | None = None
     """Folder where data are looked for first."""
     out: Path = Path("runs/transfer")
@@ -134,7 +133,7 @@ def run_configs(options: Options) -> dict[str, tuple[jc.ExperimentConfig, int]]:
     freeze = {"scratch": (), "head": backbone, "all": ()}
     return {
         f"{start}-{n}-seed{seed}": (jc.override(shared, freeze=freeze[start], seed=seed), n)
-        for seed, n, start in itertools.product(range(options.seeds), options.pictures, STARTS)
+        for seed, n, start in itertools.product(options.run_seeds(), options.pictures, STARTS)
     }
 
 
@@ -150,7 +149,7 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
         num_steps=options.first_steps,
         eval_every=max(1, options.first_steps // 10),
     )
-    kwargs: dict[str, Any] = {"strategy": jc.strategy(options.strategy), "should_stop": stop}
+    kwargs: dict[str, Any] = {"strategy": options.make_strategy(), "should_stop": stop}
     step_progress = StepProgress(progress, first_config.train.num_steps)
     result = runs.run(
         first_config, animals, options.out / "animals", on_step=step_progress, **kwargs
@@ -212,9 +211,10 @@ def draw(options: Options) -> None:
         title=title,
         fmt=".1f",
     )
-    plots.save(figure, options.out / "errors.png")
+    options.save(figure, options.out / "errors")
     print(
-        f"{tables.compact_markdown(table)}\nwrote {options.out}/table.md, table.csv and errors.png"
+        f"{tables.compact_markdown(table)}\nwrote {options.out}/table.md, table.csv and "
+        f"errors.{options.format}"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import experiments.inspect_run as about
+from experiments._common import FigureOptions
 from experiments.inspect_run.attribution import attribution_section
 from experiments.inspect_run.channels import channels_section
 from experiments.inspect_run.context import (
@@ -66,7 +67,7 @@ def main(args: list[str] | None = None) -> int:
         ]
         sections = make_sections(context, parts)
         out = output_folder(options)
-        write_page(out, context, sections)
+        write_page(out, context, sections, options)
         row = table_row(context)
         tables.write_table(
             out,
@@ -98,7 +99,12 @@ def make_sections(context: RunContext, parts: Sequence[str]) -> list[Section]:
     return [section for section in sections if section is not None]
 
 
-def write_page(out: Path, context: RunContext, sections: Sequence[Section]) -> None:
+def write_page(
+    out: Path,
+    context: RunContext,
+    sections: Sequence[Section],
+    options: FigureOptions = FigureOptions(),  # noqa: B008
+) -> None:
     """Write the figures, and the page that holds them."""
     figures = [figure for section in sections for figure in section.figures]
     names = [figure.name for figure in figures]
@@ -110,7 +116,10 @@ def write_page(out: Path, context: RunContext, sections: Sequence[Section]) -> N
         )
     out.mkdir(parents=True, exist_ok=True)
     for figure in figures:
+        # The page holds PNGs.
         plots.save(figure.figure, out / f"{figure.name}.png")
+        if options.format != "png":
+            options.save(figure.figure, out / figure.name)
     files = {name: (out / f"{name}.png").read_bytes() for name in names}
     config = context.run.config
     write_text(

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 import jaxcnn as jc
+from experiments._common import FigureOptions
 from experiments.finetune.images import reload_images
 from jaxcnn import cli, runs
 from jaxcnn.config import check_choice
@@ -33,7 +34,7 @@ IMAGES = 500
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FigureOptions):
     """Every setting of the page."""
 
     preset: Literal["look"] = "look"

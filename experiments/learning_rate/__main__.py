@@ -61,8 +61,7 @@ def selected(options: Options) -> dict[str, ModuleType]:
         raise jc.ArgumentError(
             f"parts is empty; expected some of {', '.join(PARTS)}: write --parts theory sweep"
         )
-    if options.seeds < 1:
-        raise jc.ArgumentError(f"seeds is {options.seeds}; expected at least 1: write --seeds 2")
+    options.run_seeds()
     parts = {name: PARTS[name] for name in PARTS if name in options.parts}
     for part in parts.values():
         if not options.plot_only:

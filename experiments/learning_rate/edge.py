@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import run_all
 from experiments.learning_rate import descent
 from experiments.learning_rate.options import Options, check_rates, config, data, label
 from jaxcnn import plots, runs, tables, training
@@ -74,7 +75,7 @@ def measure_sharpness(model: Any, state: jc.State, dataset: jc.Dataset) -> dict[
 
 
 def run(options: Options, stop: Any) -> bool:
-    """Train the missing runs; return False if stopped.
+    """Train the missing runs; return False if some are not finished.
 
     They use one device: nothing here is large enough to split.
     """
@@ -85,7 +86,7 @@ def run(options: Options, stop: Any) -> bool:
         "measure": measure_sharpness,
         "quiet": True,
     }
-    return runs.sweep(configs(options), dataset, out, **sweep_kwargs) is not None
+    return run_all(configs(options), dataset, out, **sweep_kwargs)
 
 
 def predicted_edge(run: runs.Run) -> float:
@@ -96,7 +97,7 @@ def predicted_edge(run: runs.Run) -> float:
 def draw(options: Options) -> list[dict[str, Any]]:
     """Write the table and the figures of the finished runs.
 
-    The figures are `edge.png` and `momentum.png`.
+    The figures are `edge` and `momentum`.
 
     Returns:
       Lines of the common table.
@@ -121,8 +122,8 @@ def draw(options: Options) -> list[dict[str, Any]]:
         all_runs, key=lambda run: run.config.optimizer.momentum
     ):
         name = f"momentum {momentum:g}" if momentum else "gradient descent"
-        path = out / ("momentum.png" if momentum else "edge.png")
-        _draw_sharpness(list(group), f"{name}: {protocol}", path)
+        figure = _sharpness_figure(list(group), f"{name}: {protocol}")
+        options.save(figure, out / ("momentum" if momentum else "edge"))
     return [
         {"what": f"sharpness at rate {line['rate']}, momentum {line['momentum']}"}
         | {key: line[key] for key in ("predicted", "measured", "ratio")}
@@ -154,8 +155,8 @@ def _line(run: runs.Run) -> dict[str, Any]:
     }
 
 
-def _draw_sharpness(all_runs: list[runs.Run], title: str, path: Any) -> None:
-    """Write a figure of sharpness and loss, a column for each rate."""
+def _sharpness_figure(all_runs: list[runs.Run], title: str) -> Any:
+    """Return a figure of sharpness and loss, a column for each rate."""
     # The sharpness of a run that diverges would press the others flat.
     converged = [run for run in all_runs if not run.divergence] or all_runs
     ceiling = 1.15 * max(
@@ -175,5 +176,4 @@ def _draw_sharpness(all_runs: list[runs.Run], title: str, path: Any) -> None:
         above.append(panel._replace(ylim=(0, ceiling)))
         loss = plots.Line(steps, [row["train_loss"] for row in run.rows], color=plots.COLORS[1])
         below.append(plots.Panel("", (loss,), (), "step", "loss", ylog=True))
-    figure = plots.panels(above + below, columns=len(all_runs), share="x", title=title)
-    plots.save(figure, path)
+    return plots.panels(above + below, columns=len(all_runs), share="x", title=title)

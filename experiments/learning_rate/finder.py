@@ -41,7 +41,7 @@ def check(options: Options) -> None:
         )
     for name in finder.optimizers:
         runs.model_and_optimizer(_config(options, name), 10)
-        strategy = jc.strategy(options.strategy)
+        strategy = options.make_strategy()
         training.check_config(_config(options, name).train, data(options), strategy)
 
 
@@ -70,7 +70,7 @@ def run(options: Options, stop: Any) -> bool:
             low=finder.low,
             high=finder.high,
             num_steps=finder.num_steps,
-            strategy=jc.strategy(options.strategy),
+            strategy=options.make_strategy(),
         )
         numbers = {
             k: v.tolist() if hasattr(v, "tolist") else v for k, v in result._asdict().items()
@@ -90,7 +90,7 @@ def _finite(value: Any) -> Any:
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
-    """Write `finder.png` and the table of the tests in the part's folder.
+    """Write the figure `finder` and the table of the tests in the part's folder.
 
     Returns:
       Lines of the common table.
@@ -118,7 +118,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
     tables.write_table(folder, lines, notes)
     panels = [_panel(name, test) for name, test in tests.items()]
     figure = plots.panels(panels, share="none", title=f"Range test: {protocol}")
-    plots.save(figure, folder / "finder.png")
+    options.save(figure, folder / "finder")
     return [
         {"what": f"{title}, {name}", "predicted": None, "measured": test[key], "ratio": None}
         for name, test in tests.items()

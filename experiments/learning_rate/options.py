@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
-from experiments._common import StrategyName
+from experiments._common import DeviceOptions, FigureOptions, SeedOptions
 
 Part = Literal["theory", "sweep", "finder", "schedules", "edge"]
 
@@ -69,7 +69,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist", "cifar10"] = "quick"
@@ -81,8 +81,8 @@ class Options:
     """Batch of finder and schedules."""
     optimizer: str = "sgd"
     """Optimizer of the sweep."""
-    seeds: int = 2
-    """Seeds of every rate of schedules."""
+    num_seeds: int = 2
+    """Number of runs of every rate of schedules, from seeds 0, 1, ..."""
     num_validation: int = 237
     """Training images held out in schedules, to choose each one's rate."""
     theory: Theory = field(default_factory=Theory)
@@ -90,7 +90,6 @@ class Options:
     finder: Finder = field(default_factory=Finder)
     schedules: Schedules = field(default_factory=Schedules)
     edge: Edge = field(default_factory=Edge)
-    strategy: StrategyName = "auto"
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/learning-rate")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import run_all
 from experiments.learning_rate.options import Options, check_rates, config, data, label
 from jaxcnn import plots, runs, tables, training
 
@@ -24,7 +25,7 @@ LAST = ("train_loss", "eval_loss", "eval_error", "heldout_error")
 def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     """Return the runs: name -> config."""
     all_runs = {}
-    for seed in range(options.seeds):
+    for seed in options.run_seeds():
         for name in options.schedules.names:
             for rate in options.schedules.rates:
                 steps = options.schedules.num_steps
@@ -59,7 +60,7 @@ def check(options: Options) -> None:
     dataset = data(options, options.num_validation)
     for run_config in configs(options).values():
         runs.model_and_optimizer(run_config, dataset.num_classes)
-        training.check_config(run_config.train, dataset, jc.strategy(options.strategy))
+        training.check_config(run_config.train, dataset, options.make_strategy())
 
 
 def heldout(num_steps: int, model: Any, state: jc.State, dataset: jc.Dataset) -> dict[str, float]:
@@ -74,8 +75,8 @@ def heldout(num_steps: int, model: Any, state: jc.State, dataset: jc.Dataset) ->
 
 
 def run(options: Options, stop: Any) -> bool:
-    """Train the missing runs; return False if stopped."""
-    dataset, strategy = data(options, options.num_validation), jc.strategy(options.strategy)
+    """Train the missing runs; return False if some are not finished."""
+    dataset, strategy = data(options, options.num_validation), options.make_strategy()
     sweep_kwargs: dict[str, Any] = {
         "strategy": strategy,
         "should_stop": stop,
@@ -83,7 +84,7 @@ def run(options: Options, stop: Any) -> bool:
         "quiet": True,
     }
     out = options.out / "schedules"
-    return runs.sweep(configs(options), dataset, out, **sweep_kwargs) is not None
+    return run_all(configs(options), dataset, out, **sweep_kwargs)
 
 
 def best(all_runs: list[runs.Run]) -> tuple[float, list[runs.Run]]:
@@ -107,7 +108,7 @@ def best(all_runs: list[runs.Run]) -> tuple[float, list[runs.Run]]:
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
-    """Write `rates.png`, `curves.png` and the table of the finished runs.
+    """Write the figures `rates` and `curves`, and the tables of the finished runs.
 
     Returns:
       Lines of the common table.
@@ -141,7 +142,7 @@ def draw(options: Options) -> list[dict[str, Any]]:
         sorted(lines, key=lambda line: line["test_error"]),
         [f"{protocol}; {trials}; the test split chose nothing."],
     )
-    _write_figures(best_runs, protocol, out)
+    _write_figures(options, best_runs, protocol)
     return [
         {
             "what": f"test error (%), {line['schedule']}",
@@ -154,12 +155,13 @@ def draw(options: Options) -> list[dict[str, Any]]:
 
 
 def _write_figures(
-    best_runs: dict[str, tuple[float, list[runs.Run]]], protocol: str, out: Any
+    options: Options, best_runs: dict[str, tuple[float, list[runs.Run]]], protocol: str
 ) -> None:
-    """Write `rates.png` and `curves.png`, with a panel for each schedule."""
-    shapes, curves = [], []
+    """Write the figures `rates` and `curves`, with a panel for each schedule."""
+    shapes, curves, drawn = [], [], {}
     for name, (rate, group) in best_runs.items():
         rows = [run.rows for run in group]
+        drawn |= {run.name: run.rows for run in group}
         steps = [row["step"] for row in rows[0]]
         shares = [row["rate"] / rate for row in rows[0]]
         shapes.append(plots.Panel(name, (plots.Line(steps, shares),), (), "step", "rate / peak"))
@@ -170,6 +172,7 @@ def _write_figures(
         title = f"{name}, peak {label(rate)}"
         curves.append(plots.Panel(title, lines, (), "step", "loss (nats)", False, True))
     figure = plots.panels(shapes, columns=4, title="Shapes of the rate, as run")
-    plots.save(figure, out / "rates.png")
+    options.save(figure, options.out / "schedules" / "rates")
     figure = plots.panels(curves, columns=4, title=f"{protocol} (band: seeds)")
-    plots.save(figure, out / "curves.png")
+    tables.write_curves(options.out / "schedules", drawn)
+    options.save(figure, options.out / "schedules" / "curves")

@@ -6,12 +6,12 @@ All runs have equal epochs. The rates span decades, and training breaks at the l
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import run_all
 from experiments.learning_rate.options import Options, check_rates, config, data, label
 from jaxcnn import plots, runs, tables, training
 
@@ -56,14 +56,14 @@ def check(options: Options) -> None:
         )
     for run_config in configs(options).values():
         runs.model_and_optimizer(run_config, data(options).num_classes)
-        training.check_config(run_config.train, data(options), jc.strategy(options.strategy))
+        training.check_config(run_config.train, data(options), options.make_strategy())
 
 
 def run(options: Options, stop: Any) -> bool:
-    """Train the missing runs; return False if stopped."""
-    out, strategy = options.out / "sweep", jc.strategy(options.strategy)
+    """Train the missing runs; return False if some are not finished."""
+    out, strategy = options.out / "sweep", options.make_strategy()
     sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "quiet": True}
-    return runs.sweep(configs(options), data(options), out, **sweep_kwargs) is not None
+    return run_all(configs(options), data(options), out, **sweep_kwargs)
 
 
 def broken(group: Group, num_classes: int) -> set[float]:
@@ -93,7 +93,7 @@ def stable(group: Group, num_classes: int) -> float | None:
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
-    """Write `curves.png`, `map.png` and the table of the finished runs.
+    """Write the figures `curves` and `map`, and the tables of the finished runs.
 
     Returns:
       Lines of the common table.
@@ -126,9 +126,10 @@ def draw(options: Options) -> list[dict[str, Any]]:
     ]
     tables.write_table(out, lines, notes + [run.divergence for run in all_runs if run.divergence])
     split = runs.eval_split(all_runs)
-    _write_curves(by_batch, num_classes, split, protocol, out)
+    tables.write_curves(out, {run.name: run.rows for run in all_runs})
+    _write_curves(options, by_batch, num_classes, split, protocol)
     limits = {batch: stable(group, num_classes) for batch, group in by_batch.items()}
-    _write_map(by_batch, limits, num_classes, split, protocol, out)
+    _write_map(options, by_batch, limits, num_classes, split, protocol)
     return [
         {
             "what": f"largest stable rate, batch {batch}",
@@ -151,9 +152,9 @@ def _line(run: runs.Run) -> dict[str, Any]:
 
 
 def _write_curves(
-    by_batch: dict[int, Group], num_classes: int, split: Any, title: str, out: Path
+    options: Options, by_batch: dict[int, Group], num_classes: int, split: Any, title: str
 ) -> None:
-    """Write `curves.png`: loss and error against the rate, by batch size."""
+    """Write the figure `curves`: loss and error against the rate, by batch size."""
     panels = []
     for key, name in (
         ("train_loss", "training loss (nats)"),
@@ -170,18 +171,19 @@ def _write_curves(
                 "", tuple(lines), (), "learning rate", name, True, True, crosses=tuple(crosses)
             )
         )
-    plots.save(plots.panels(panels, share="x", title=title), out / "curves.png")
+    figure = plots.panels(panels, share="x", title=title)
+    options.save(figure, options.out / "sweep" / "curves")
 
 
 def _write_map(
+    options: Options,
     by_batch: dict[int, Group],
     limits: dict[int, float | None],
     num_classes: int,
     split: Any,
     title: str,
-    out: Path,
 ) -> None:
-    """Write `map.png`: the error by batch and rate.
+    """Write the figure `map`: the error by batch and rate.
 
     The largest stable rates are marked.
     """
@@ -208,4 +210,4 @@ def _write_map(
             -1 if (limit := limits[batch]) is None else rates.index(limit) for batch in by_batch
         ],
     )
-    plots.save(figure, out / "map.png")
+    options.save(figure, options.out / "sweep" / "map")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -111,7 +110,7 @@ def run(options: Options, stop: Any) -> bool:
 def draw(options: Options) -> list[dict[str, Any]]:
     """Write the figures and the table of limits.
 
-    The figures are `line.png`, `quadratic.png`, `directions.png` and `limit.png`.
+    The figures are `line`, `quadratic`, `directions` and `limit`.
 
     Returns:
       Lines of the common table.
@@ -121,10 +120,10 @@ def draw(options: Options) -> list[dict[str, Any]]:
     lines = []
     line, quadratic = problems(options)
     for problem in (line, quadratic):
-        _write_surface(problem, folder)
+        options.save(_surface_figure(problem), folder / problem.name)
         lines += [_limit(problem, momentum) for momentum in MOMENTA]
-    _write_directions(line, folder)
-    _write_limit(line, folder)
+    options.save(_directions_figure(line), folder / "directions")
+    options.save(_limit_figure(line), folder / "limit")
     note = "Measured: bisection over the rate, 1000 steps a trial; predicted: 2 (1 + m) / L."
     tables.write_table(folder, lines, [note])
     return lines
@@ -143,8 +142,8 @@ def _limit(problem: Problem, momentum: float) -> dict[str, Any]:
     return {"what": title, "predicted": predicted, "measured": measured, "ratio": ratio}
 
 
-def _write_surface(problem: Problem, folder: Path) -> None:
-    """Write a figure of the paths over the loss at three rates."""
+def _surface_figure(problem: Problem) -> Any:
+    """Return a figure of the paths over the loss at three rates."""
 
     def height(w):
         error = w - np.array(problem.minimum)
@@ -161,12 +160,11 @@ def _write_surface(problem: Problem, folder: Path) -> None:
             )
         )
     subject = "fitting y = 2 x + 1" if problem.name == "line" else "on a quadratic"
-    figure = plots.optimizer_paths(surfaces, title=f"30 steps of gradient descent {subject}")
-    plots.save(figure, folder / f"{problem.name}.png")
+    return plots.optimizer_paths(surfaces, title=f"30 steps of gradient descent {subject}")
 
 
-def _write_directions(problem: Problem, folder: Path) -> None:
-    """Write `directions.png`: the distance from the minimum along the sharpest direction.
+def _directions_figure(problem: Problem) -> Any:
+    """Return a figure of the distance from the minimum along the sharpest direction.
 
     It is measured on a run and computed by the closed form.
     """
@@ -195,12 +193,11 @@ def _write_directions(problem: Problem, folder: Path) -> None:
             name += f", momentum {momentum:g}" if momentum else ""
             panels.append(plots.Panel(name, lines, xlabel="step", ylabel="distance from minimum"))
     title = "The line's loss along its sharpest direction, where L is the curvature"
-    figure = plots.panels(panels, columns=3, share="x", title=title)
-    plots.save(figure, folder / "directions.png")
+    return plots.panels(panels, columns=3, share="x", title=title)
 
 
-def _write_limit(problem: Problem, folder: Path) -> None:
-    """Write `limit.png`: the loss after 100 steps against the rate.
+def _limit_figure(problem: Problem) -> Any:
+    """Return a figure of the loss after 100 steps against the rate.
 
     It jumps at the predicted limits.
     """
@@ -217,5 +214,4 @@ def _write_limit(problem: Problem, folder: Path) -> None:
         "", lines, marks, "rate, in units of 1 / L", "loss after 100 steps", ylog=True
     )
     title = "Gradient descent on a line's loss is stable below 2 (1 + m) / L"
-    figure = plots.panels([panel._replace(ylim=(1e-14, 1e6))], size=(8.5, 4.4), title=title)
-    plots.save(figure, folder / "limit.png")
+    return plots.panels([panel._replace(ylim=(1e-14, 1e6))], size=(8.5, 4.4), title=title)

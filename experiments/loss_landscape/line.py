@@ -98,7 +98,7 @@ def run(options: Options, stop: Any) -> bool:
 
 
 def draw(options: Options) -> dict[str, dict[str, Any]]:
-    """Write `lines.png` and the table.
+    """Write the figure `lines` and the table.
 
     Returns:
       Network -> its columns of the common table.
@@ -121,9 +121,7 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
         [{"network": name} | row for name, row in rows.items()],
         notes,
     )
-    plots.save(
-        _figure(groups, measurements.setting_text(first)), options.out / "line" / "lines.png"
-    )
+    options.save(_figure(groups, measurements.setting_text(first)), options.out / "line" / "lines")
     return {
         name: {key: value for key, value in row.items() if key != "cosine"}
         for name, row in rows.items()

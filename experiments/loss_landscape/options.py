@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxcnn as jc
+from experiments._common import FigureOptions
 from experiments.depth import MAKES
 from jaxcnn.run_log import read_metrics
 from jaxcnn.runs import TrainedModel, load_trained_model, subset_for
@@ -73,7 +74,7 @@ class SharpnessOptions:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FigureOptions):
     """Every setting; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist", "cifar10"] = "quick"

@@ -121,7 +121,7 @@ def _grid_maker(options: Options) -> Any:
 
 
 def draw(options: Options) -> dict[str, dict[str, Any]]:
-    """Write `path.png` and the table.
+    """Write the figure `path` and the table.
 
     Returns:
       Network -> its columns of the common table.
@@ -133,13 +133,13 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
     settings = next(iter(measured.values())).request["settings"]
     style: dict[str, Any] = {"label": "training loss (nats)", "share": False, "columns": 2}
     title = f"The path of training in its principal plane: {setting}"
-    plots.save(
+    options.save(
         plots.contours(
             [_field(name, measurement) for name, measurement in measured.items()],
             title=title,
             **style,
         ),
-        options.out / "path" / "path.png",
+        options.out / "path" / "path",
     )
     rows = {name: table_row(measurement) for name, measurement in measured.items()}
     bn_text = {"images": "the images' own moments", "moving": "the last state's moving averages"}[

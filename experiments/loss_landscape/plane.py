@@ -74,7 +74,7 @@ def run(options: Options, stop: Any) -> bool:
 
 
 def draw(options: Options) -> dict[str, dict[str, Any]]:
-    """Write `planes.png`, `terrain.png` and the table.
+    """Write the figures `planes` and `terrain`, and the table.
 
     Returns:
       Network -> its columns of the common table.
@@ -87,8 +87,8 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
         "title": f"Planes of two random directions: {setting}",
     }
     style["max_level"] = options.plane.most
-    plots.save(plots.contours(fields, **style), options.out / "plane" / "planes.png")
-    plots.save(plots.surfaces_3d(fields, **style), options.out / "plane" / "terrain.png")
+    options.save(plots.contours(fields, **style), options.out / "plane" / "planes")
+    options.save(plots.surfaces_3d(fields, **style), options.out / "plane" / "terrain")
     rows = {
         name: table_row(measurement, options.plane.multiple)
         for name, measurement in measured.items()

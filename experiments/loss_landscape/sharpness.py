@@ -87,7 +87,7 @@ def largest_eigenvalue(options: Options, network: str) -> float:
 
 
 def draw(options: Options) -> dict[str, dict[str, Any]]:
-    """Write `sharpness.png` and the table.
+    """Write the figure `sharpness` and the table.
 
     Returns:
       Network -> its columns of the common table.
@@ -112,5 +112,5 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
     figure = plots.bars(
         bars, ylabel="largest eigenvalue of the Hessian", title=f"Sharpness: {setting}"
     )
-    plots.save(figure, options.out / "sharpness" / "sharpness.png")
+    options.save(figure, options.out / "sharpness" / "sharpness")
     return rows

@@ -14,16 +14,17 @@ import jax
 
 import experiments.scaling as package
 import jaxcnn as jc
+from experiments._common import FigureOptions
 from experiments.scaling import compiled, projections, traffic
 from experiments.scaling.analytic import NormScope, communication_volume
-from jaxcnn import cli, plots, tables
+from jaxcnn import cli, tables
 from jaxcnn.run_log import read_json, write_text
 
 Part = Literal["arithmetic", "compiled", "wire"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FigureOptions):
     """Options of all parts; there is one preset."""
 
     preset: Literal["quick"] = "quick"
@@ -161,10 +162,11 @@ def draw(options: Options) -> None:
         (out / name).mkdir(exist_ok=True)
         tables.write_table(out / name, rows, notes)
         written.append(f"{name}/table")
-    plots.save(projections.share_figure(depths, options.most), out / "share.png")
-    plots.save(projections.volume_figure(depths), out / "bytes.png")
+    options.save(projections.share_figure(depths, options.most), out / "share")
+    options.save(projections.volume_figure(depths), out / "bytes")
     print(tables.compact_markdown(limits))
-    print(f"wrote {', '.join(written)} (.md and .csv), share.png and bytes.png in {out}")
+    figures = f"share.{options.format} and bytes.{options.format}"
+    print(f"wrote {', '.join(written)} (.md and .csv), {figures} in {out}")
 
 
 def traffic_tables(

@@ -60,7 +60,8 @@ def select_parts(options: Options) -> dict[str, ModuleType]:
         raise jc.ArgumentError(
             f"parts is empty; expected some of {', '.join(PARTS)}: write --parts start end"
         )
-    for name, minimum in {"seeds": 1, "images": 2, "states": 2}.items():
+    options.run_seeds()
+    for name, minimum in {"images": 2, "states": 2}.items():
         if getattr(options, name) < minimum:
             raise jc.ArgumentError(
                 f"{name} is {getattr(options, name)}; expected at least {minimum}: write --{name} "

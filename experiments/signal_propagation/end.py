@@ -29,7 +29,7 @@ def run(options: Options, stop: Any) -> bool:
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
-    """Write `std.png`, `gradient.png`, `rank.png` and the table.
+    """Write the figures `std`, `gradient` and `rank`, and the table.
 
     Returns:
       Rows of the common table.
@@ -47,14 +47,14 @@ def draw(options: Options) -> list[dict[str, Any]]:
     bn_text = "their own moments" if request["mode"] == "train" else "moving averages"
     setting = networks[0][0]["what"]
     images_text = f"measured on {request['images']} training images, responses with BN by {bn_text}"
-    plots.save(
+    options.save(
         responses_figure(
             [(head, last_rows(rows)) for head, rows in first_seeds], f"After training: {setting}"
         ),
-        folder / "std.png",
+        folder / "std",
     )
     for key in ("gradient", "rank"):
-        plots.save(change_figure(first_seeds, key, setting), folder / f"{key}.png")
+        options.save(change_figure(first_seeds, key, setting), folder / key)
     table = [measure.table_row(head, rows) for head, rows in ends]
     tables.write_table(
         folder,

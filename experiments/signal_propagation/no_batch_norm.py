@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxcnn as jc
+from experiments._common import run_all
 from experiments.signal_propagation.options import (
     Options,
     load_data,
@@ -48,19 +49,19 @@ def check(options: Options) -> None:
         raise jc.ArgumentError("rates is empty; write --rates 0.05 0.005, or --no-counterparts")
     for config in trial_configs(options).values():
         dataset = runs.subset_for(config, _load_data(options, config))
-        training.check_config(config.train, dataset, jc.strategy(options.strategy))
+        training.check_config(config.train, dataset, options.make_strategy())
 
 
 def run(options: Options, stop: Any) -> bool:
     """Find the rates, then train the missing runs.
 
     Returns:
-      False if it was stopped on the way.
+      False if some of them are not finished.
     """
     configs = trial_configs(options)
     dataset = _load_data(options, next(iter(configs.values())))
-    kwargs = {"strategy": jc.strategy(options.strategy), "should_stop": stop}
-    if runs.sweep(configs, dataset, options.out / "trials", quiet=True, **kwargs) is None:
+    kwargs = {"strategy": options.make_strategy(), "should_stop": stop}
+    if not run_all(configs, dataset, options.out / "trials", quiet=True, **kwargs):
         return False
     rates = best_rates(options.out / "trials")
     final_configs = {
@@ -68,10 +69,7 @@ def run(options: Options, stop: Any) -> bool:
         for folder, config in run_configs(options).items()
     }
     sweep_kwargs: dict[str, Any] = {"keep_every": options.keep_every, "quiet": True}
-    return (
-        runs.sweep(final_configs, dataset, options.out / "without", **sweep_kwargs, **kwargs)
-        is not None
-    )
+    return run_all(final_configs, dataset, options.out / "without", **sweep_kwargs, **kwargs)
 
 
 def best_rates(folder: Path) -> dict[str, float]:

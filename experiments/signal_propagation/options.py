@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jaxcnn as jc
+from experiments._common import DeviceOptions, FigureOptions, SeedOptions
 from experiments.depth import MAKES
 
 Part = Literal["start", "end", "path"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist", "cifar10"] = "quick"
@@ -24,7 +25,7 @@ class Options:
     """For end and path: the folder that the depth study left."""
     depths: tuple[int, ...] = ()
     """Depths of the runs; none given is all that are available."""
-    seeds: int = 1
+    num_seeds: int = 1
     """Number of runs, or untrained networks, of each kind.
 
     Figures show the first.
@@ -56,7 +57,6 @@ class Options:
     """Data set of start."""
     width: int = 8
     """Filters of the first stage in start."""
-    strategy: Literal["auto", "pmap", "jit"] = "auto"
     data_dir: Path | None = None
     """Folder where data are looked for first."""
     out: Path = Path("runs/signals")
@@ -138,7 +138,7 @@ def untrained_configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     for depth in options.start_depths:
         for family in ("plain", "resnet"):
             for batch_norm in (True, False):
-                for seed in range(options.seeds):
+                for seed in options.run_seeds():
                     name = f"{family}{depth}{'' if batch_norm else '-without'}-seed{seed}"
                     augment = jc.AugmentConfig(padding=4, flip=True)
                     configs[name] = jc.ExperimentConfig(
@@ -153,7 +153,7 @@ def untrained_configs(options: Options) -> dict[str, jc.ExperimentConfig]:
 def run_configs(options: Options) -> dict[Path, jc.ExperimentConfig]:
     """Return folder -> config of every run to measure.
 
-    These are the requested depths, and the first seeds.
+    These are the requested depths and seeds, or the first seeds that there are.
 
     Raises:
       ArgumentError: there is none. The message has the command that makes them.
@@ -181,6 +181,10 @@ def run_configs(options: Options) -> dict[Path, jc.ExperimentConfig]:
             f"{options.runs} has depths {available}, not {depth}; make it: {command} --depths "
             f"{depth}"
         )
+    for seed in set(options.seeds) - {network.seed for network in networks.values()}:
+        raise jc.ArgumentError(
+            f"{options.runs} has no run of seed {seed}; make it: {command} --seeds {seed}"
+        )
     seeds: dict[Any, list[int]] = {}
     for network in sorted(networks.values()):
         seeds.setdefault(network.label, []).append(network.seed)
@@ -188,7 +192,7 @@ def run_configs(options: Options) -> dict[Path, jc.ExperimentConfig]:
         folder: configs[folder]
         for folder, network in sorted(networks.items(), key=lambda item: item[1])
         if network.depth in (options.depths or depths)
-        and network.seed in seeds[network.label][: options.seeds]
+        and network.seed in (options.seeds or seeds[network.label][: options.num_seeds])
     }
 
 

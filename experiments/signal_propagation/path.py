@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.signal_propagation import measure
 from experiments.signal_propagation.options import Network, Options
-from jaxcnn import plots, tables
+from jaxcnn import tables
 from jaxcnn.plots.style import LABEL, SMALL, TICK, new_figure, style_axes
 
 check = measure.check_runs
@@ -32,7 +32,7 @@ def run(options: Options, stop: Any) -> bool:
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
-    """Write `gradient.png` and the table.
+    """Write the figure `gradient` and the table.
 
     Returns:
       No rows for the common table.
@@ -52,9 +52,9 @@ def draw(options: Options) -> list[dict[str, Any]]:
     ]
     # Networks with BN fill the first row, their counterparts the second.
     columns = sum(item[0]["net"]["batch_norm"] for item in first_seeds)
-    plots.save(
+    options.save(
         step_maps(panels, columns=columns, label="gradient norm", title=title),
-        folder / "gradient.png",
+        folder / "gradient",
     )
     table = [row for head, rows in networks for row in ratio_rows(head, rows)]
     images_text = f"{head['request']['images']} training images"

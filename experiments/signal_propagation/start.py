@@ -95,18 +95,19 @@ def _theoretical_std(
 
 
 def draw(options: Options) -> list[dict[str, Any]]:
-    """Write `std.png`, `gradient.png`, `rank.png` and the table.
+    """Write the figures `std`, `gradient` and `rank`, and the table.
 
     Returns:
       Rows of the common table.
     """
     folder = options.out / "start"
     networks = measure.read_all(folder)
-    first_seeds = [item for item in networks.values() if item[0]["net"]["seed"] == 0]
+    first_seed = min(head["net"]["seed"] for head, _ in networks.values())
+    first_seeds = [item for item in networks.values() if item[0]["net"]["seed"] == first_seed]
     head = first_seeds[0][0]
     setting = f"Before training: {head['what']}, {head['request']['images']} images"
     for key, label in measure.QUANTITIES.items():
-        plots.save(layer_panels(first_seeds, key, label, setting), folder / f"{key}.png")
+        options.save(layer_panels(first_seeds, key, label, setting), folder / key)
     table = [measure.table_row(head, rows) for head, rows in networks.values()]
     tables.write_table(
         folder, table, [*measure.column_notes(setting), *findings(list(networks.values()))]
@@ -161,9 +162,11 @@ def findings(networks: list[tuple[measure.Row, list[measure.Row]]]) -> list[str]
             "With BN every response has std 1: the largest distance from it is "
             f"{max(distances):.1g}."
         )
+    first_seed = min((head["net"]["seed"] for head, _ in networks), default=0)
+    deepest = max((head["net"]["depth"] for head, _ in networks), default=0)
     for head, rows in networks:
         network = Network(**head["net"])
-        if network.seed or network.depth != max(head["net"]["depth"] for head, _ in networks):
+        if network.seed != first_seed or network.depth != deepest:
             continue
         first, last = rows[0], rows[-1]
         if network.batch_norm:

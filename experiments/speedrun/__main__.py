@@ -21,6 +21,7 @@ import jax
 
 import experiments.speedrun as package
 import jaxcnn as jc
+from experiments._common import FigureOptions
 from experiments.speedrun.options import (
     TARGET_ACCURACY,
     Options,
@@ -59,7 +60,7 @@ def main(args: list[str] | None = None) -> int:
                 )
                 return stop.exit_code
         with cli.record_errors(options.out):
-            draw(options.out)
+            draw(options, options.out)
     return 0
 
 
@@ -182,8 +183,8 @@ def append_run(out: Path, record: Record) -> None:
     write_text(out / "runs.jsonl", text)
 
 
-def draw(out: Path) -> None:
-    """Write `table.md`, `table.csv` and `runs.png`, and print the table.
+def draw(options: FigureOptions, out: Path) -> None:
+    """Write `table.md`, `table.csv` and the figure `runs`, and print the table.
 
     Raises:
       ArgumentError: OUT has no finished run.
@@ -198,8 +199,8 @@ def draw(out: Path) -> None:
     row = summary_row(runs, config)
     notes = table_notes(runs, row, config)
     tables.write_table(out, [row], notes)
-    plots.save(runs_figure(runs, config), out / "runs.png")
-    written = f"wrote {out}/table.md, table.csv and runs.png"
+    options.save(runs_figure(runs, config), out / "runs")
+    written = f"wrote {out}/table.md, table.csv and runs.{options.format}"
     print(tables.compact_markdown([row]), *notes, written, sep="\n")
 
 

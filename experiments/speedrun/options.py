@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 import jaxcnn as jc
+from experiments._common import FigureOptions
 
 TARGET_ACCURACY = {"cifar10": 94.0}
 """Mean accuracy in percent that the task requires, by data set. Other data sets have none."""
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FigureOptions):
     """Options of the speed run; `--preset` selects the defaults.
 
     The defaults of cifar10 are the paper's.

@@ -52,7 +52,7 @@ STUDY = [
     "4",
     "--batch-size",
     "256",
-    "--seeds",
+    "--num-seeds",
     "1",
 ]
 STUDY += ["--num-steps", str(STEPS), "--eval-every", "80", "--milestones", "120"]

@@ -43,7 +43,7 @@ import numpy as np
 from scipy import stats
 
 import jaxcnn as jc
-from experiments._common import StrategyName
+from experiments._common import DeviceOptions, FigureOptions
 from jaxcnn import cli, parallel, plots, runs, tables
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_lines
@@ -86,7 +86,7 @@ It is above 0 for threads because pools of threads fill slowly.
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(DeviceOptions, FigureOptions):
     """Every setting of the soak; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "full"] = "quick"
@@ -97,7 +97,6 @@ class Options:
     num_steps: int = 4
     """Steps of every run, with a row and a checkpoint at every other one."""
     batch_size: int = 64
-    strategy: StrategyName = "auto"
     out: Path = Path("runs/soak")
     plot_only: bool = False
     """Draw table and figure from the soak that OUT holds, and train nothing."""
@@ -280,8 +279,8 @@ def row(series: str, key: str, values: np.ndarray) -> Row:
     return line | {"verdict": ("grows" if grows else "bounded") if has_limit else None}
 
 
-def draw(out: Path) -> list[Row]:
-    """Write `table.md`, `table.csv` and `soak.png` from OUT/soak.jsonl.
+def draw(options: FigureOptions, out: Path) -> list[Row]:
+    """Write `table.md`, `table.csv` and the figure `soak` from OUT/soak.jsonl.
 
     Returns:
       Rows of the quantities that grow.
@@ -302,8 +301,9 @@ def draw(out: Path) -> list[Row]:
         for key in QUANTITIES
     ]
     tables.write_table(out, table, [notes(by_series)])
-    plots.save(figure(by_series), out / "soak.png")
-    print(f"{tables.compact_markdown(table)}\nwrote {out}/table.md, table.csv and soak.png")
+    options.save(figure(by_series), out / "soak")
+    written = f"{out}/table.md, table.csv and soak.{options.format}"
+    print(f"{tables.compact_markdown(table)}\nwrote {written}")
     return [line for line in table if line["verdict"] == "grows"]
 
 
@@ -383,7 +383,7 @@ def main(args: list[str] | None = None) -> int:
         options = cli.parse(PRESETS, args, description=__doc__)
         if not options.plot_only:
             check(options)
-            strategy, data = jc.strategy(options.strategy), jc.load_dataset("digits")
+            strategy, data = options.make_strategy(), jc.load_dataset("digits")
             # All configs are alike, so one is checked before the first run.
             check_config(config("shared", 0, options).train, data, strategy)
             runs.open_run_dir(config("shared", 0, options), options.out / "shared-000", strategy)
@@ -395,7 +395,7 @@ def main(args: list[str] | None = None) -> int:
                 )
                 return stop.exit_code
         with cli.record_errors(options.out):
-            grown = draw(options.out)
+            grown = draw(options, options.out)
     if grown:
         names = ", ".join(f"{line['of']} ({line['series']})" for line in grown)
         print(

@@ -12,5 +12,6 @@ to `<step>.damaged`, and another step is used.
 """
 
 from jaxcnn.checkpoint._integrity import CheckpointError as CheckpointError
+from jaxcnn.checkpoint._lock import FolderInUseError as FolderInUseError
 from jaxcnn.checkpoint._lock import lock_folder as lock_folder
 from jaxcnn.checkpoint.checkpoints import Checkpoints as Checkpoints

@@ -12,6 +12,7 @@ import socket
 import stat
 import tempfile
 import threading
+import time
 import unicodedata
 import weakref
 from collections.abc import Callable
@@ -128,29 +129,48 @@ def _create_alias(folder: Path) -> tuple[Path, Callable[[], None]]:
 # The lock.
 
 
-def lock_folder(folder: str | Path) -> IO[str]:
+class FolderInUseError(CheckpointError):
+    """A folder that is locked already.
+
+    Attributes:
+        message: of the error.
+        owner: the process and the host that have the lock, such as "process 12 on node3".
+        by_this_process: whether that is this process.
+    """
+
+    def __init__(self, message: str, owner: str = "", by_this_process: bool = False):
+        super().__init__(message)
+        self.message, self.owner, self.by_this_process = message, owner, by_this_process
+
+
+def lock_folder(folder: str | Path, timeout: float = 0.0) -> IO[str]:
     """Lock a folder for this process.
 
     The lock ends when the returned file is closed, or with the process, however that ends. It
     excludes only programs that call this function. Files in the folder are not protected.
 
+    The lock is `flock`. Linux passes it on to NFS servers from version 2.6.12 on, so it holds
+    between machines that share a folder. It does not where the folder is mounted with `nolock` or
+    `local_lock=flock`. There, each machine would train the same runs.
+
     Args:
         folder: created if it is missing. Its file `lock` has the owner's process and host, and
             stays when the lock ends.
+        timeout: seconds to wait for another process that has the lock.
 
     Returns:
         The open file that holds the lock, for a `with` block or `close`.
 
     Raises:
-        CheckpointError: the folder cannot be created or written, or is in use. The message has the
-            owner's process and host.
+        FolderInUseError: the folder is in use. The message has the owner's process and host.
+        CheckpointError: the folder cannot be created or written.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder, lock_folder(folder):
         ...     lock_folder(folder)
         Traceback (most recent call last):
-        jaxcnn.checkpoint._integrity.CheckpointError: ... in use by process ...
+        jaxcnn.checkpoint._lock.FolderInUseError: ... in use by process ...
     """
     folder = check_writable_path(folder)
     try:
@@ -161,11 +181,18 @@ def lock_folder(folder: str | Path) -> IO[str]:
         raise CheckpointError(
             f"cannot write in {folder}, name another folder: {describe_error(error)}"
         ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        with lock:
-            raise CheckpointError(_lock_failure(folder, lock, error)) from None
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            failure = _lock_failure(folder, lock, error)
+            waits = isinstance(failure, FolderInUseError) and not failure.by_this_process
+            if not waits or time.monotonic() >= deadline:
+                lock.close()
+                raise failure from None
+        time.sleep(_POLL_SECONDS)
     _locks.add(lock)
     # On a full disk the lock holds without its owner's name.
     with contextlib.suppress(OSError):
@@ -174,25 +201,32 @@ def lock_folder(folder: str | Path) -> IO[str]:
     return lock
 
 
+_POLL_SECONDS = 0.05
 _locks: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 """Locks of this process, some of them closed."""
 
 
-def _lock_failure(folder: Path, lock: IO[str], error: OSError) -> str:
-    """Return the message for a lock that was not obtained."""
+def _lock_failure(folder: Path, lock: IO[str], error: OSError) -> CheckpointError:
+    """Return the error for a lock that was not obtained."""
     if not isinstance(error, BlockingIOError):
-        return f"{folder} cannot be locked, wait or name another folder: {describe_error(error)}"
-    owner, status = f"in use by process {_owner(lock)}", os.fstat(lock.fileno())
+        return CheckpointError(
+            f"{folder} cannot be locked, wait or name another folder: {describe_error(error)}"
+        )
+    owner, status = f"process {_owner(lock)}", os.fstat(lock.fileno())
     if any(
         not other.closed and os.path.samestat(os.fstat(other.fileno()), status)
         for other in list(_locks)
     ):
-        return (
-            f"{folder} is {owner}, which is this process: "
+        return FolderInUseError(
+            f"{folder} is in use by {owner}, which is this process: "
             "an earlier Checkpoints object or run still has it open. "
-            "Call close() on that object, or write `with Checkpoints(...) as saved:`"
+            "Call close() on that object, or write `with Checkpoints(...) as saved:`",
+            owner,
+            by_this_process=True,
         )
-    return f"{folder} cannot be locked, wait or name another folder: {owner}"
+    return FolderInUseError(
+        f"{folder} cannot be locked, wait or name another folder: in use by {owner}", owner
+    )
 
 
 def _open_regular(path: str, flags: int) -> int:

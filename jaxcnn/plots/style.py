@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rcParams
+from matplotlib import rc_context, rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -19,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager, get_font
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, MaxNLocator
+
+from jaxcnn._util import write_atomically
 
 log = logging.getLogger("jaxcnn.plots")
 
@@ -44,8 +47,24 @@ the axes.
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG at 160 dots an inch."""
-    figure.savefig(path, dpi=160)
+    """Write a figure, such as a PNG at 160 dots an inch.
+
+    Equal figures have equal bytes, as no date is written.
+
+    Args:
+      figure: to write.
+      path: of the file, whose suffix is the format: png, svg or pdf. Without one it is a PNG.
+    """
+    path = Path(path)
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.png")
+    kind = path.suffix[1:].lower()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "jaxcnn"}):
+        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+    # Two processes that finish a study at once may both draw it.
+    write_atomically(path, buffer.getvalue())
 
 
 def new_figure(

@@ -9,6 +9,7 @@ from jaxcnn.runs.results import aggregate_seeds as aggregate_seeds
 from jaxcnn.runs.results import eval_split as eval_split
 from jaxcnn.runs.results import finished_runs as finished_runs
 from jaxcnn.runs.results import pack as pack
+from jaxcnn.runs.single import Build as Build
 from jaxcnn.runs.single import Measure as Measure
 from jaxcnn.runs.single import TrainedModel as TrainedModel
 from jaxcnn.runs.single import load_trained_model as load_trained_model

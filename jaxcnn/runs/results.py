@@ -23,6 +23,8 @@ class Run(NamedTuple):
     """Contents of `result.json`."""
     rows: list[Result]
     """Rows of `metrics.jsonl`."""
+    name: str = ""
+    """Name of the run's folder."""
 
     @property
     def divergence(self) -> str | None:
@@ -51,7 +53,7 @@ def finished_runs(out: str | Path) -> list[Run]:
     )
     for folder in (path.parent for path in Path(out).glob("*/result.json")):
         result = read_json(folder / "result.json")
-        run = Run(ExperimentConfig.load(folder), result, read_metrics(folder))
+        run = Run(ExperimentConfig.load(folder), result, read_metrics(folder), folder.name)
         runs[folder.name] = _check_run(folder, run)
     if not runs:
         raise ArgumentError(
@@ -95,8 +97,8 @@ def _is_valid(value: Any, kind: Any) -> bool:
 def _unpack(path: Path, number: int, line: dict[str, Any]) -> tuple[str, Run]:
     try:
         config = ExperimentConfig.from_dict(line["config"])
-        run = Run(config, dict(line["result"]), list(line["rows"]))
-        return str(line["name"]), _check_run(f"{path}, line {number},", run)
+        run = Run(config, dict(line["result"]), list(line["rows"]), str(line["name"]))
+        return run.name, _check_run(f"{path}, line {number},", run)
     except LogError:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -127,7 +129,8 @@ def pack(source: str | Path, target: str | Path) -> int:
             kinds["run"] = dict
         files = {name: read_json(folder / f"{name}.json", kind) for name, kind in kinds.items()}
         # The run had another optimizer, so the config's numbers were not used.
-        if files.get("run", {}).get("optimizer"):
+        run = files.get("run", {})
+        if run.get("optimizer") and "build" not in run:
             config["optimizer"] = {"name": config["optimizer"]["name"]}
         line = {"name": folder.name, "config": config} | files | {"rows": read_metrics(folder)}
         lines.append(json.dumps(_round_floats(line), separators=(",", ":")) + "\n")

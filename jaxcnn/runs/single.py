@@ -9,15 +9,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxcnn import parallel
+from jaxcnn.arguments import check_callable
 from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.config import ArgumentError, ExperimentConfig, format_value, verify_config
+from jaxcnn.config import (
+    ArgumentError,
+    ExperimentConfig,
+    format_value,
+    override,
+    verify_config,
+)
 from jaxcnn.data import Dataset, load_dataset, subset, verify_dataset
+from jaxcnn.evaluation import is_library_model
 from jaxcnn.losses import CLASS_LOSSES, LOSSES, Loss, as_loss, create_loss
 from jaxcnn.models import count_parameters, create_model
-from jaxcnn.optim import create_optimizer
+from jaxcnn.models.calling import verify_model
+from jaxcnn.optim import as_transformation, create_optimizer
+from jaxcnn.provenance import are_valid_facts, builder_config, loss_facts
 from jaxcnn.records import RunRecords
-from jaxcnn.run_log import read_metrics
+from jaxcnn.run_log import read_json, read_metrics
 from jaxcnn.runs.results import Result
 from jaxcnn.state import State, init_state, state_shapes
 from jaxcnn.training import check_config, train
@@ -29,6 +41,10 @@ The columns are plain numbers by name.
 """
 
 
+Build = Callable[[ExperimentConfig, Dataset], tuple[Any, Any]]
+"""Function of (config, data) that returns a model and an optimizer."""
+
+
 def model_and_optimizer(config: ExperimentConfig, num_classes: int) -> tuple[Any, Any]:
     """Return the config's model and optimizer.
 
@@ -37,6 +53,49 @@ def model_and_optimizer(config: ExperimentConfig, num_classes: int) -> tuple[Any
     model = create_model(config.model, num_classes, **config.model_kwargs)
     train = config.train
     return model, create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+
+
+def build_pieces(
+    config: ExperimentConfig, data: Dataset, build: Build | None = None
+) -> tuple[Any, Any]:
+    """Return the model and the optimizer of a run.
+
+    Args:
+      config: of the run.
+      data: of the run.
+      build: makes them; None is `model_and_optimizer`.
+
+    Raises:
+      ArgumentError: `build` is no such function, or returns anything but a model and an optimizer.
+    """
+    if build is None:
+        return model_and_optimizer(config, data.num_classes)
+    example = "lambda config, data: (model, tx)"
+    pieces = check_callable("build", build, example, num_args=2)(config, data)
+    if not isinstance(pieces, tuple) or len(pieces) != 2:
+        raise ArgumentError(
+            f"build returned {format_value(pieces)}; expected a model and an optimizer. "
+            "Write return model, tx"
+        )
+    model, tx = pieces
+    verify_model(model)
+    return model, as_transformation(tx)
+
+
+def with_loss(config: ExperimentConfig, loss: str | Loss | None) -> tuple[ExperimentConfig, Loss]:
+    """Return the config with the loss of a run, and that loss.
+
+    A loss that is not the library's has a description in place of a name, as in the run's records.
+
+    Args:
+      config: of the run.
+      loss: of the run; None is the config's.
+    """
+    if loss is None:
+        return config, create_loss(config.loss, **config.loss_kwargs)
+    function = as_loss(loss)
+    name, kwargs = loss_facts(function)
+    return override(config, loss=name, loss_kwargs=kwargs), function
 
 
 def subset_for(config: ExperimentConfig, data: Dataset) -> Dataset:
@@ -92,6 +151,8 @@ def run(
     measure: Measure = lambda model, state, data: {},
     prepare_state: Callable[[State], State] = lambda state: state,
     keep_every: int = 0,
+    build: Build | None = None,
+    loss: str | Loss | None = None,
 ) -> Result | None:
     """Train a config in a folder.
 
@@ -112,19 +173,47 @@ def run(
       prepare_state: a function of the state at step 0 that returns the state to start from, such as
         `lambda state: with_variables(state, variables)`.
       keep_every: as in `Checkpoints`.
+      build: a function (config, data) -> (model, tx) that makes a model and an optimizer of the
+        user's own. `data` has the images that are used. None makes those that the config names.
+        The records describe what it returned, and keep the config's numbers. The folder refuses
+        another model or optimizer later.
+      loss: of the user's own, as in `jaxcnn.train`. None is the config's.
 
     Returns:
       The contents of `result.json`, or None if the run was stopped. They are `status` ("finished",
       or "diverged" with `reason`), `params`, the last row's figures and the run's `seconds`.
+
+    Raises:
+      ArgumentError: an argument is invalid, or the folder has another run.
+      FolderInUseError: another process trains there, or this one. The message has its number and
+        host.
+
+    Example:
+      >>> import tempfile
+      >>> import flax.linen as nn
+      >>> import optax
+      >>> from jaxcnn import TrainConfig
+      >>> class Linear(nn.Module):
+      ...     num_classes: int
+      ...     @nn.compact
+      ...     def __call__(self, images, train=False):
+      ...         return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
+      >>> def build(config, data):
+      ...     return Linear(data.num_classes), optax.adam(config.optimizer.learning_rate)
+      >>> config = ExperimentConfig(dataset="digits", train=TrainConfig(num_steps=2))
+      >>> run(config, load_dataset("digits"), tempfile.mkdtemp(), build=build)["params"]
+      650
     """
     strategy = parallel.check_strategy(strategy)
     # Mistakes come before anything is written in the folder.
+    verify_config(config, ExperimentConfig)
+    config, loss_function = with_loss(config, loss)
     verify_data_of(config, data)
     data = subset_for(config, data)
-    loss = create_loss(config.loss, **config.loss_kwargs)
-    check_config(config.train, data, strategy, loss)
-    model, tx = model_and_optimizer(config, data.num_classes)
-    with RunRecords(config, folder, strategy, data, keep_every=keep_every) as records:
+    check_config(config.train, data, strategy, loss_function)
+    model, tx = build_pieces(config, data, build)
+    pieces = {} if build is None else {"model": model, "tx": tx, "build": build}
+    with RunRecords(config, folder, strategy, data, keep_every=keep_every, **pieces) as records:
         if records.result is not None:
             return records.result
 
@@ -143,7 +232,7 @@ def run(
             tx,
             data,
             config.train,
-            loss=loss,
+            loss=loss_function,
             resume=resume,
             strategy=strategy,
             should_stop=after_step,
@@ -162,8 +251,15 @@ def run(
                 break
             if should_stop() and state.step < config.train.num_steps:
                 return None
-        num_params = count_parameters(model, data.train.images.shape[1:])
-        return records.finish(num_params, reason)
+        return records.finish(num_parameters(model, tx, config, data, loss_function), reason)
+
+
+def num_parameters(model: Any, tx: Any, config: ExperimentConfig, data: Dataset, loss: Loss) -> int:
+    """Return the number of the parameters of a run's model."""
+    if is_library_model(model):
+        return count_parameters(model, data.train.images.shape[1:])
+    state = state_shapes(model, tx, config.train, data, loss=loss)
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
 Rows = list[dict[str, Any]]
@@ -204,6 +300,7 @@ def load_trained_model(
     data_dir: str | Path | None = None,
     path: bool = False,
     loss: str | Loss | None = None,
+    build: Build | None = None,
 ) -> TrainedModel:
     """Load the run in a folder, with its start and newest checkpoint.
 
@@ -215,6 +312,7 @@ def load_trained_model(
       data_dir: folder that is searched for data first.
       path: load all checkpoints, oldest first, and not only the newest.
       loss: the loss that it was trained with, if that is not the library's. None is the config's.
+      build: the function that made its model and its optimizer, as in `run`.
 
     Raises:
       ArgumentError: the folder has no run, or a run without checkpoints. The message names runs in
@@ -247,7 +345,17 @@ def load_trained_model(
             "Write load_trained_model(folder, loss=loss)."
         )
     loss = create_loss(config.loss, **config.loss_kwargs) if loss is None else as_loss(loss)
-    model, tx = model_and_optimizer(config, data.num_classes)
+    facts = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    if "build" in facts and are_valid_facts(facts):
+        config = builder_config(config, facts)
+        is_own = facts.get("model") or facts.get("optimizer")
+        if is_own and build is None:
+            raise ArgumentError(
+                f"{folder} was trained with pieces of your own, made by "
+                f"{facts['build']['function']}; expected that function here too. "
+                "Write load_trained_model(folder, build=build)."
+            )
+    model, tx = build_pieces(config, data, build)
     # Shapes are compared first: a stranger's config may have a network that no memory can hold.
     like = state_shapes(model, tx, config.train, data, loss=loss)
     with Checkpoints(folder / "checkpoints") as checkpoints:

@@ -29,7 +29,7 @@ TINY = [
     "30",
     "--common",
     "2",
-    "--seeds",
+    "--num-seeds",
     "2",
 ]
 SETTINGS = ("online", "mini-batch", "full-batch", "mini-batch-sorted", "online-sorted")
@@ -286,7 +286,7 @@ def test_it_goes_on_where_it_was_stopped(out, tmp_path, monkeypatch, capsys):
     assert "resumes from here" in capsys.readouterr().err
     assert not (tmp_path / "online-seed0" / "result.json").exists()
     assert not (tmp_path / "table.md").exists()
-    assert batch_size.main([*TINY, "--seeds", "1", "--out", str(tmp_path)]) == 0
+    assert batch_size.main([*TINY, "--num-seeds", "1", "--out", str(tmp_path)]) == 0
     bare = [
         [
             {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
@@ -298,7 +298,7 @@ def test_it_goes_on_where_it_was_stopped(out, tmp_path, monkeypatch, capsys):
 
 
 MISTAKES = [
-    (["--seeds", "0"], "--seeds is 0; expected a whole number of 1 to 1000"),
+    (["--num-seeds", "0"], "--num-seeds is 0; expected a whole number of 1 to 1000"),
     (["--common", "0"], "common is 0; expected"),
     (["--rates", "nan", "0.1", "0.2"], "--rates is nan; expected a finite number"),
     (["--rates", "0.1", "0", "0.2"], "learning_rate is 0"),

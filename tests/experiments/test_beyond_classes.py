@@ -11,7 +11,19 @@ from experiments import anomaly, segmentation
 from jaxcnn import metrics
 
 pytestmark = pytest.mark.usefixtures("one_device")
-TINY = ["--held-out", "1", "8", "--seeds", "2", "--num-steps", "8", "--width", "4", "--code", "3"]
+TINY = [
+    "--held-out",
+    "1",
+    "8",
+    "--num-seeds",
+    "2",
+    "--num-steps",
+    "8",
+    "--width",
+    "4",
+    "--code",
+    "3",
+]
 SCENES = [
     "--scenes",
     "60",
@@ -19,7 +31,7 @@ SCENES = [
     "2",
     "--depth",
     "1",
-    "--seeds",
+    "--num-seeds",
     "1",
     "--num-steps",
     "6",

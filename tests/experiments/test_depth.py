@@ -29,7 +29,7 @@ TINY = [
     "3",
     "--batch-size",
     "32",
-    "--seeds",
+    "--num-seeds",
     "2",
 ]
 COLUMNS = (
@@ -115,7 +115,7 @@ MISTAKES = [
         ["--eval-split", "validation"],
         "--eval-split is 'validation' but none is held out: write --num-validation 100 as well",
     ),
-    (["--seeds", "0"], "seeds is 0"),
+    (["--num-seeds", "0"], "num-seeds is 0"),
     (["--width", "0"], "width is 0"),
     (["--batch-size", "5000"], "--batch-size is 5000, more than the 1437 training images"),
     (["--batch-size", "100"], "8 devices cannot share equally; write --batch-size 96 or 104"),
@@ -166,7 +166,7 @@ def test_presets_are_the_papers_numbers():
 
 
 def test_warm_up_is_for_the_110_layer_residual_network_alone():
-    options = depth.Options(depths=(56, 110), seeds=1)
+    options = depth.Options(depths=(56, 110), num_seeds=1)
     rates = {name: config.optimizer.warmup_lr for name, config in depth.configs(options).items()}
     assert rates == {
         "plain56-seed0": None,
@@ -197,7 +197,7 @@ def test_depth_hurts_the_plain_network_and_not_the_residual_one(tmp_path):
         "60",
         "--eval-every",
         "50",
-        "--seeds",
+        "--num-seeds",
         "1",
     ]
     with on_one_device():
@@ -220,7 +220,7 @@ def start(out, cache, extra=()):
         "4",
         "--batch-size",
         "256",
-        "--seeds",
+        "--num-seeds",
         "1",
     ]
     args += [
@@ -300,7 +300,7 @@ def test_cifar10_trains(tmp_path):
         "paper",
         "--depths",
         "8",
-        "--seeds",
+        "--num-seeds",
         "1",
         "--num-steps",
         "40",

@@ -859,7 +859,7 @@ def test_the_transfer_study(tmp_path, monkeypatch):
         "--held",
         "4",
     ]
-    args += ["--seeds", "1", "--num-steps", "2", "--batch-size", "16", "--out", str(tmp_path)]
+    args += ["--num-seeds", "1", "--num-steps", "2", "--batch-size", "16", "--out", str(tmp_path)]
     assert transfer.main(args) == 0
     runs = transfer.runs_by_name(tmp_path)
     assert set(runs) == {"scratch-4-seed0", "head-4-seed0", "all-4-seed0"}

@@ -16,7 +16,7 @@ from jaxcnn import runs
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
-TINY = ["--model", "mlp", "--batch-size", "64", "--seeds", "1", "--num-validation", "237"]
+TINY = ["--model", "mlp", "--batch-size", "64", "--num-seeds", "1", "--num-validation", "237"]
 TINY += ["--sweep.rates", "0.1", "1000", "--sweep.batches", "64", "256", "--sweep.epochs", "1"]
 TINY += ["--finder.optimizers", "sgd", "--finder.num-steps", "40"]
 TINY += [
@@ -262,7 +262,7 @@ def test_nothing_is_done_twice_and_a_part_by_itself_keeps_the_others(out, monkey
 MISTAKES = [
     (["--parts"], "parts is empty"),
     (["--parts", "teory"], "teory"),
-    (["--seeds", "0"], "seeds is 0"),
+    (["--num-seeds", "0"], "num-seeds is 0"),
     (["--theory.curvatures", "1", "0"], "curvature is 0"),
     (["--sweep.rates"], "sweep.rates is empty"),
     (["--sweep.rates", "nan"], "--sweep.rates is nan; expected a finite number"),

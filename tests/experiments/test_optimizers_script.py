@@ -28,7 +28,7 @@ TINY = [
     "--eval-every",
     "2",
 ]
-TINY += ["--batch-size", "32", "--tune-seeds", "2", "--seeds", "2", "--target", "99"]
+TINY += ["--batch-size", "32", "--tune-seeds", "2", "--num-seeds", "2", "--target", "99"]
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_a_rate_with_a_lost_trial_is_never_chosen(lost):
 def test_a_method_that_never_trained_has_no_final_run_and_the_last_row():
     trials = {"adam": [made("adam", status="diverged")], "sgd": [made("sgd")]}
     rates = {name: optimizers.best_rate(all_runs) for name, all_runs in trials.items()}
-    options = optimizers.Options(methods=("adam", "sgd"), seeds=1)
+    options = optimizers.Options(methods=("adam", "sgd"), num_seeds=1)
     assert list(optimizers.final_configs(options, rates)) == ["final/sgd-seed0"]
     first, last = optimizers.table_rows(trials, {"sgd": [made("sgd", errors=[50.0])]}, target=60)
     assert (first["method"], first["steps_to_target"], last["method"]) == ("sgd", 5.0, "adam")
@@ -274,8 +274,8 @@ MISTAKES = [
     (["--rates", "0.1", "inf"], "--rates is inf"),
     (["--rates", "0"], "learning_rate is 0"),
     (["--rates", "-0.1"], "-0.1"),
-    (["--seeds", "0"], "seeds is 0"),
-    (["--seeds", "1001"], "--seeds is 1001; expected a whole number of 1 to 1000"),
+    (["--num-seeds", "0"], "num-seeds is 0"),
+    (["--num-seeds", "1001"], "--num-seeds is 1001; expected a whole number of 1 to 1000"),
     (["--tune-seeds", "0"], "--tune-seeds is 0; expected a whole number of 1 to 1000"),
     (["--num-validation", "0"], "none is held out"),
     (["--num-validation", "1437"], "cannot hold out 1437 images"),

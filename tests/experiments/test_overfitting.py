@@ -30,7 +30,7 @@ TINY = [
     "--eval-every",
     "4",
 ]
-TINY += ["--seeds", "2", "--learning-rate", "0.03"]
+TINY += ["--num-seeds", "2", "--learning-rate", "0.03"]
 SPREAD = ("train_loss", "validation_loss", "loss_gap", "test_loss")
 SPREAD += ("train_error", "validation_error", "error_gap", "test_error")
 
@@ -243,7 +243,7 @@ def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, 
                 signal.raise_signal(signal.SIGINT)
             return super().__call__()
 
-    args = [*TINY, "--settings", "together", "--seeds", "1", "--out", str(tmp_path)]
+    args = [*TINY, "--settings", "together", "--num-seeds", "1", "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr("jaxcnn.cli.GracefulShutdown", Stopping)
         assert overfitting.main(args) == 130
@@ -271,7 +271,7 @@ def test_few_images_open_a_gap_that_all_images_do_not(tmp_path):
         "200",
         "--eval-every",
         "50",
-        "--seeds",
+        "--num-seeds",
         "1",
         "--hidden",
         "32",
@@ -291,7 +291,7 @@ def test_diverged_runs_are_left_out_and_told(study, tmp_path, capsys):
         *TINY,
         "--settings",
         "all",
-        "--seeds",
+        "--num-seeds",
         "1",
         "--optimizer",
         "sgd",
@@ -314,7 +314,7 @@ MISTAKES = [
     (["--settings", "dropuot"], "setting is 'dropuot'; expected one of"),
     (["--settings", "dropuot"], "did you mean 'dropout'?"),
     (["--settings"], "settings is empty; write --settings all few"),
-    (["--seeds", "0"], "--seeds is 0; expected a whole number of 1 to 1000"),
+    (["--num-seeds", "0"], "--num-seeds is 0; expected a whole number of 1 to 1000"),
     (
         ["--max-train-examples", "5000"],
         "cannot keep 5000 training images; expected an integer in 1..1000",

@@ -44,7 +44,7 @@ def all_runs(tmp_path_factory):
         "8",
         "--families",
         "residual",
-        "--seeds",
+        "--num-seeds",
         "1",
         "--width",
         "4",
@@ -218,7 +218,7 @@ def test_growth_and_colours_survive_what_is_not_finite():
 MISTAKES = [
     (["--parts"], "parts is empty"),
     (["--parts", "strat"], "strat"),
-    (["--seeds", "0"], "seeds is 0"),
+    (["--num-seeds", "0"], "num-seeds is 0"),
     (["--images", "1"], "images is 1; expected at least 2"),
     (["--states", "1"], "states is 1; expected at least 2"),
     (["--start-depths"], "start-depths is empty"),
