@@ -252,6 +252,40 @@ def init_state(
     return jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf)), state)
 
 
+def inference_state(variables: Mapping[str, Any], normalizer: augment.Normalizer) -> State:
+    """Return a state to predict and evaluate with, from weights alone.
+
+    It has no state of an optimizer, so `train` does not take it.
+
+    Args:
+      variables: {"params": ...} and the model's other collections, such as those of
+        `jaxcnn.load_weights`.
+      normalizer: constants of the images, such as `Preprocessing.normalizer()`.
+
+    Raises:
+      ArgumentError: an argument is invalid.
+
+    Example:
+      >>> from jaxcnn import Preprocessing, create_model, predict
+      >>> model = create_model("perceptron", num_classes=3)
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+      >>> state = inference_state(variables, Preprocessing(8).normalizer())
+      >>> predict(model, state, np.zeros((2, 8, 8, 3), np.uint8)).shape
+      (2, 3)
+    """
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise ArgumentError(
+            f"variables is {format_value(variables, 40)}; expected a dict of collections. "
+            "Write {'params': ..., 'batch_stats': ...}."
+        )
+    collections = dict(variables)
+    params = collections.pop("params")
+    rng = np.zeros(2, np.uint32)
+    state = State(np.int32(0), params, collections, (), rng, normalizer, metrics.zeros())
+    verify_state(state)
+    return state
+
+
 def state_shapes(
     model: nn.Module,
     tx: optax.GradientTransformation | optax.MultiSteps,
