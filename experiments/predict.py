@@ -143,7 +143,9 @@ def main(args: list[str] | None = None) -> int:
             raise jc.ArgumentError(f"top is {options.top}; expected at least 1: write --top 3")
         heat = None if options.heat is None else check_figure(options.heat)
         saved = load_classifier(options.run)
-        images = load_images(options.images, saved.size, saved.resize)
+        images = load_images(
+            options.images, saved.size, saved.resize, interpolation=saved.interpolation
+        )
         shares = probabilities(saved, images)
         print(tables.compact_markdown(lines(saved, options.images, shares, options.top)), end="")
         if heat is not None:

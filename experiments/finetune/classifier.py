@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import softmax
 
 import jaxcnn as jc
-from jaxcnn import metrics, weights
+from jaxcnn import weights
 from jaxcnn.augment import Normalizer
 from jaxcnn.config import format_value
 from jaxcnn.data.image_io import check_sizes
@@ -37,6 +37,7 @@ class Classifier(NamedTuple):
       classes: names of classes.
       size: side of its input, in pixels.
       resize: length of an image's shorter side before the middle is cut out.
+      interpolation: of that resizing.
     """
 
     model: Any
@@ -45,6 +46,7 @@ class Classifier(NamedTuple):
     classes: tuple[str, ...]
     size: int
     resize: int
+    interpolation: str = "bilinear"
 
 
 def save_classifier(
@@ -55,6 +57,7 @@ def save_classifier(
     classes: Sequence[str],
     size: int,
     resize: int,
+    interpolation: str = "bilinear",
 ) -> None:
     """Write OUT/weights.safetensors and OUT/classes.json."""
     state = eval_state(state)
@@ -63,6 +66,7 @@ def save_classifier(
         "classes": list(classes),
         "size": size,
         "resize": resize,
+        "interpolation": interpolation,
     }
     facts |= {
         "mean": np.asarray(state.normalizer.mean)[0, 0].tolist(),
@@ -95,7 +99,9 @@ def load_classifier(out: Path) -> Classifier:
             for name in ("options", "classes", "size", "resize", "mean", "std")
         }
         name, classes = header["network"], check_class_names(facts["classes"])
-        size, resize = check_sizes(facts["size"], facts["resize"])
+        # Versions without the option had one interpolation.
+        interpolation = json.loads(header.get("interpolation", '"bilinear"'))
+        size, resize, interpolation = check_sizes(facts["size"], facts["resize"], interpolation)
         mean, std = (check_constants(key, facts[key]) for key in ("mean", "std"))
         normalizer = Normalizer(np.broadcast_to(mean, (size, size, 3)), std)  # type: ignore[arg-type]  # of NumPy
         model = jc.create_model(name, len(classes), **facts["options"])
@@ -105,11 +111,9 @@ def load_classifier(out: Path) -> Classifier:
             f"{path} was not written by experiments.finetune ({problem}); write --run with its "
             "--out"
         ) from None
-    variables = dict(weights.load_weights(model, path, (size, size, 3)))
-    params = variables.pop("params")
-    rng = np.zeros(2, np.uint32)
-    state = jc.State(np.int32(0), params, variables, (), rng, normalizer, metrics.zeros())
-    return Classifier(model, state, name, classes, size, resize)
+    variables = weights.load_weights(model, path, (size, size, 3))
+    state = jc.inference_state(variables, normalizer)
+    return Classifier(model, state, name, classes, size, resize, interpolation)
 
 
 def check_class_names(classes: Any) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from jaxcnn.weights.export import export_weights as export_weights
 from jaxcnn.weights.files import read_metadata as read_metadata
 from jaxcnn.weights.files import read_weights as read_weights
 from jaxcnn.weights.hub import fetch_weights as fetch_weights
+from jaxcnn.weights.hub import network_name as network_name
 from jaxcnn.weights.load import load_weights as load_weights
 from jaxcnn.weights.pretrained import Preprocessing as Preprocessing
 from jaxcnn.weights.pretrained import Pretrained as Pretrained

@@ -160,6 +160,20 @@ def _commit_of(path: Path) -> str | None:
     return commit if re.fullmatch("[0-9a-f]{40}", commit) else None
 
 
+def network_name(name: str | os.PathLike[str]) -> str | None:
+    """Return our name of the network that a repository's `config.json` names.
+
+    It is None where the repository has no such file, or names none of our networks.
+
+    Args:
+      name: such as "hf:timm/resnet18.tv_in1k".
+
+    Raises:
+      WeightsError: the name is invalid, or the file cannot be downloaded or read.
+    """
+    return network_of(fetch_config(parse_hub_name(name))[0])
+
+
 def network_of(config: Mapping[str, Any] | None) -> str | None:
     """Return our name of the network of a timm config, or None if it has none of ours."""
     architecture = None if config is None else config.get("architecture")
