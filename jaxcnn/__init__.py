@@ -59,6 +59,8 @@ from jaxcnn.state import init_state as init_state
 from jaxcnn.state import with_variables as with_variables
 from jaxcnn.training import make_train_step as make_train_step
 from jaxcnn.training import train as train
+from jaxcnn.weights import Preprocessing as Preprocessing
 from jaxcnn.weights import WeightsError as WeightsError
+from jaxcnn.weights import create_pretrained as create_pretrained
 from jaxcnn.weights import export_weights as export_weights
 from jaxcnn.weights import load_weights as load_weights

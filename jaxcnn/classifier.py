@@ -16,14 +16,22 @@ import jax
 import numpy as np
 from scipy.special import softmax
 
-from jaxcnn import metrics, weights
+from jaxcnn import weights
 from jaxcnn.arguments import check_path, format_value
 from jaxcnn.augment import Normalizer
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.checkpoint._variables import variables_of
 from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.data import DATASETS, resize_image
-from jaxcnn.data.image_io import ImageError, check_sizes, darkness_warning, decode, log, to_gray
+from jaxcnn.data.image_io import (
+    ImageError,
+    Scale,
+    check_sizes,
+    darkness_warning,
+    decode,
+    log,
+    to_gray,
+)
 from jaxcnn.data.types import DataError, printable
 from jaxcnn.evaluation import predict
 from jaxcnn.losses import CLASS_LOSSES, LOSSES
@@ -31,7 +39,7 @@ from jaxcnn.models import create_model
 from jaxcnn.models.calling import call, variable_shapes, verify_model
 from jaxcnn.records import CLASSES_FILE
 from jaxcnn.run_log import read_json, write_text
-from jaxcnn.state import State, eval_state
+from jaxcnn.state import State, as_state, eval_state
 
 WEIGHTS_FILE = "weights.safetensors"
 BATCH_PIXELS = 64 * 224 * 224
@@ -64,6 +72,7 @@ class Classifier:
       classes: names of classes, in the order of the model's outputs.
       size: side of its square input, in pixels.
       resize: length of an image's shorter side before the middle is cut out.
+      interpolation: of that resizing, "bilinear" or "bicubic".
     """
 
     model: Any
@@ -72,11 +81,16 @@ class Classifier:
     classes: tuple[str, ...]
     size: int
     resize: int
+    interpolation: str = "bilinear"
 
     @property
     def variables(self) -> dict[str, Any]:
         """`{"params": ..., "batch_stats": ...}` of the model, as NumPy arrays."""
         return {"params": self.state.params, **self.state.model_state}
+
+    @property
+    def _scale(self) -> Scale:
+        return Scale(self.size, self.resize, self.interpolation)
 
     @property
     def mean(self) -> np.ndarray:
@@ -147,7 +161,7 @@ class Classifier:
         dark: list[tuple[str, int]] = []
         for chunk in self._chunks(files):
             images = np.empty((len(chunk), self.size, self.size, 3), np.uint8)
-            _, problems, levels = decode(chunk, images, (self.size, self.resize))
+            _, problems, levels = decode(chunk, images, self._scale)
             good = [i for i in range(len(chunk)) if i not in problems]
             broken += [(str(chunk[i]), problems[i]) for i in sorted(problems)]
             dark += [(str(chunk[i]), levels[i]) for i in sorted(levels)]
@@ -170,7 +184,7 @@ class Classifier:
         if files:
             decoded = np.empty((len(files), *squares.shape[1:]), np.uint8)
             paths = list(files.values())
-            _, broken, dark = decode(paths, decoded, (self.size, self.resize))
+            _, broken, dark = decode(paths, decoded, self._scale)
             if broken:
                 raise ImageError([(str(paths[i]), broken[i]) for i in sorted(broken)])
             if dark:
@@ -181,7 +195,9 @@ class Classifier:
         for i, item in enumerate(items):
             if i not in files:
                 try:
-                    squares[i] = resize_image(item, self.size, self.resize)
+                    squares[i] = resize_image(
+                        item, self.size, self.resize, interpolation=self.interpolation
+                    )
                 except DataError as error:
                     raise DataError(f"images[{i}]: {error}") from None
         return self._with_channels(squares)
@@ -259,6 +275,7 @@ def save_classifier(
     classes: Sequence[str],
     size: int,
     resize: int,
+    interpolation: str = "bilinear",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write `folder`/weights.safetensors and classes.json.
@@ -274,6 +291,7 @@ def save_classifier(
       classes: names, in the order of the outputs.
       size: side of the input, in pixels.
       resize: length of an image's shorter side before the middle is cut out.
+      interpolation: of that resizing, "bilinear" or "bicubic".
       metadata: more texts for the header.
 
     Raises:
@@ -293,6 +311,7 @@ def save_classifier(
         "classes": list(classes),
         "size": size,
         "resize": resize,
+        "interpolation": interpolation,
         "mean": mean[0, 0].tolist(),
         "std": np.asarray(state.normalizer.std).tolist(),
         "step": int(state.step),
@@ -396,7 +415,9 @@ def _read_file(path: Path) -> Classifier:
             for name in ("options", "classes", "size", "resize", "mean", "std")
         }
         name, classes = header["network"], check_class_names(facts["classes"])
-        size, resize = check_sizes(facts["size"], facts["resize"])
+        # Versions without the option had one interpolation.
+        interpolation = json.loads(header.get("interpolation", '"bilinear"'))
+        size, resize, interpolation = check_sizes(facts["size"], facts["resize"], interpolation)
         mean, std = (check_constants(key, facts[key]) for key in ("mean", "std"))
         if mean.shape != std.shape:
             raise ValueError(f"mean has {len(mean)} numbers and std {len(std)}; expected as many")
@@ -413,14 +434,8 @@ def _read_file(path: Path) -> Classifier:
             "one that was, its --out"
         ) from None
     variables = dict(weights.load_weights(model, path, (size, size, len(mean))))
-    state = _state(step, variables, normalizer)
-    return Classifier(model, state, name, classes, size, resize)
-
-
-def _state(step: int, variables: dict[str, Any], normalizer: Normalizer) -> State:
-    collections = dict(variables)
-    params, rng = collections.pop("params"), np.zeros(2, np.uint32)
-    return State(np.int32(step), params, collections, (), rng, normalizer, metrics.zeros())
+    state = as_state(model, variables, normalizer)._replace(step=np.int32(step))
+    return Classifier(model, state, name, classes, size, resize, interpolation)
 
 
 def check_class_names(classes: Any) -> tuple[str, ...]:
@@ -510,10 +525,10 @@ def _read_run(
             "of 1 or 3 channels. Use Checkpoints(...).variables() and model.apply"
         )
     is_named = resize is None and config.dataset in DATASETS
-    size, resize = check_sizes(height, height if is_named else resize)
+    size, resize, _ = check_sizes(height, height if is_named else resize)
     variables = variables_of(leaves)
     _check_model(folder, model, variables, normalizer.mean.shape, len(names))
-    state = _state(int(leaves[".step"]), variables, normalizer)
+    state = as_state(model, variables, normalizer)._replace(step=np.int32(leaves[".step"]))
     return Classifier(model, state, name, names, size, resize)
 
 

@@ -217,9 +217,10 @@ class RunRecords:
 
     def _write_classes(self):
         # The log has checked by a digest that a resumed run has the same ones.
-        path, classes = self.folder / CLASSES_FILE, self.data.classes
+        data: Any = self.pieces["data"]
+        path, classes = self.folder / CLASSES_FILE, data.classes
         has_names = all(isinstance(name, str) for name in classes)
-        if self.data.name not in DATASETS and has_names and not path.exists():
+        if data.name not in DATASETS and has_names and not path.exists():
             write_text(path, json.dumps(list(classes), indent=2) + "\n")
 
     def _finish(self, num_params, reason):

@@ -30,7 +30,7 @@ ONLY_IN = {
     "scipy": "tables data classifier",
 }
 ONLY_IN |= {"tensorflow_datasets": "data", "array_record": "data", "sklearn": "data", "PIL": "data"}
-ONLY_IN |= {"safetensors": "weights"}
+ONLY_IN |= {"safetensors": "weights", "huggingface_hub": "weights"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 

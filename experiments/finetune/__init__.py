@@ -4,6 +4,7 @@
                                                          on two CPU cores
     python -m experiments.finetune --images my_fruit --model resnet18 --weights resnet18.safetensors
     python -m experiments.finetune --images my_fruit --model resnet18 --weights r18.pth --train head
+    python -m experiments.finetune --images my_fruit --weights hf:timm/resnet18.tv_in1k
     python -m experiments.finetune --preset cifar10      a folder of CIFAR-10's images
     python -m experiments.predict --run runs/finetune new.jpg
 
@@ -12,8 +13,10 @@ classes; a line says what is used for what. The images are JPEG, PNG, WebP, GIF,
 size (`jaxcnn.image_folder`). Validation images, of a val directory or by `--validation 0.2`, choose
 the epoch that is saved, and the test images are counted once on it. `--epoch last` takes the last.
 `--class-weight balanced` gives the losses of rare classes more weight.
-`--weights` are published ones, of torchvision or timm, .safetensors or .pth. Without them the
-network starts from random numbers, which takes far more images.
+`--weights` are published ones, of torchvision or timm: .safetensors, .pth, or the name of a
+repository of the Hugging Face Hub (`pip install "jaxcnn[hub]"`), which brings the size and the
+constants of its images along. Without weights the network starts from random numbers, which takes
+far more images.
 
 Without arguments the images are squares of 48 pixels from three photographs that scikit-learn and
 matplotlib provide. The task is to find the photograph of a square. Training squares are from the

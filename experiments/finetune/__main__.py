@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -24,18 +23,23 @@ from experiments.finetune.options import (
     PRESETS,
     Options,
     check,
+    hub_name,
+    input_size,
     make_config,
     reported_split,
     selects_best,
+    with_preprocessing,
 )
 from experiments.finetune.results import write_results
 from jaxcnn import cli, runs
+from jaxcnn._util import file_sha256
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.classifier import WEIGHTS_FILE, load_classifier, save_classifier
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_json, write_text
 from jaxcnn.state import with_variables
 from jaxcnn.weights import load_weights, read_metadata
+from jaxcnn.weights.files import find_file
 
 
 def main(args: list[str] | None = None) -> int:
@@ -45,6 +49,7 @@ def main(args: list[str] | None = None) -> int:
             PRESETS, add_preset(sys.argv[1:] if args is None else args), description=about.__doc__
         )
         check(options)
+        options = with_preprocessing(options)
         data, names = load_data(options)
         run_config = make_config(options, data)
         print(describe_images(options.images or options.out / "images", data, options))
@@ -55,7 +60,7 @@ def main(args: list[str] | None = None) -> int:
         record_images(options.images or options.out / "images", options)
         with cli.record_errors(options.out):
             (run,) = runs.finished_runs(options.out)
-            source = options.weights and options.weights.name
+            source = hub_name(options) or (options.weights and options.weights.name)
             split_names = names[reported_split(data)]
             write_results(
                 options.out,
@@ -131,15 +136,16 @@ def train(options: Options, run_config: jc.ExperimentConfig, data: jc.Dataset, s
             state = checkpoints.restore(initial, step)
         if state is None:
             raise jc.ArgumentError(missing_state_text(options, result))
-        resize = options.resize or round(options.size * 256 / 224)
+        size = input_size(options)
         save_classifier(
             options.out,
             run_config,
             model,
             state,
             data.classes,
-            options.size,
-            resize,
+            size,
+            options.resize or round(size * 256 / 224),
+            options.interpolation or "bilinear",
             {"epoch": epoch},
         )
     return True
@@ -186,7 +192,8 @@ def make_initializer(options: Options, model: Any) -> Any:
     """
     if options.weights is None:
         return lambda state: state
-    variables = load_weights(model, options.weights, (options.size, options.size, 3))
+    size = input_size(options)
+    variables = load_weights(model, options.weights, (size, size, 3))
     return lambda state: with_variables(state, variables)
 
 
@@ -200,8 +207,7 @@ def claim_folder(options: Options, data: jc.Dataset) -> None:
     """
     current = {"pictures": data_digest(data), "weights": None}
     if options.weights is not None:
-        with options.weights.open("rb") as file:
-            current["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        current["weights"] = file_sha256(find_file(options.weights))
     path = options.out / START_FILE
     if path.exists():
         previous = read_json(path)

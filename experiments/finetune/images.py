@@ -12,19 +12,28 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments.finetune.options import Options, reported_split, selects_best
+from experiments.finetune.options import Options, input_size, reported_split, selects_best
 from jaxcnn.data import image_folder_with_paths
 from jaxcnn.data.image_folder import find_split_folders
 from jaxcnn.run_log import read_json, write_text
 
 IMAGES_FILE, START_FILE = "images.json", "start.json"
 _LOAD_OPTIONS = ("size", "resize", "validation", "test", "seed", "skip_broken", "memory")
+_LOAD_OPTIONS += ("interpolation",)
 """Options that decide which images are read, and how."""
 
 
 def load_images(root: Path, options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]:
     """Return the images in `root` and their names, by part."""
-    return image_folder_with_paths(root, **{name: getattr(options, name) for name in _LOAD_OPTIONS})
+    return image_folder_with_paths(root, **_load_settings(options))
+
+
+def _load_settings(options: Options) -> dict[str, Any]:
+    settings: dict[str, Any] = {name: getattr(options, name) for name in _LOAD_OPTIONS}
+    return settings | {
+        "size": input_size(options),
+        "interpolation": options.interpolation or "bilinear",
+    }
 
 
 def describe_images(root: Path, data: jc.Dataset, options: Options) -> str:
@@ -50,7 +59,7 @@ def describe_images(root: Path, data: jc.Dataset, options: Options) -> str:
 
 def record_images(root: Path, options: Options) -> None:
     """Write OUT/images.json, by which `reload_images` finds the images."""
-    settings: dict[str, Any] = {name: getattr(options, name) for name in _LOAD_OPTIONS}
+    settings = _load_settings(options)
     write_text(
         options.out / IMAGES_FILE,
         json.dumps({"images": str(root.expanduser().resolve())} | settings, indent=2) + "\n",
@@ -71,7 +80,8 @@ def reload_images(run: Path) -> jc.Dataset:
             "which; expected --run OUT/run of experiments.finetune: run its command again with "
             "--plot-only, which writes it"
         )
-    settings = dict(read_json(out / IMAGES_FILE))
+    # Versions without the option had one interpolation.
+    settings: dict[str, Any] = {"interpolation": "bilinear"} | dict(read_json(out / IMAGES_FILE))
     try:
         root, kwargs = Path(settings["images"]), {name: settings[name] for name in _LOAD_OPTIONS}
     except (KeyError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,9 @@ import numpy as np
 import jaxcnn as jc
 from experiments._common import DeviceOptions, FigureOptions
 from jaxcnn import runs, weights
-from jaxcnn.config import check_choice
+from jaxcnn.config import channel_constants, check_choice
 from jaxcnn.optim import in_stage
+from jaxcnn.weights.hub import is_hub_name
 
 HEADS = ("head", "aux1", "aux2")
 """Modules that are new for new classes."""
@@ -36,20 +37,36 @@ class Options(DeviceOptions, FigureOptions):
     width: int | None = None
     """Filters of the first stage, of networks with that option."""
     weights: Path | None = None
-    """Published weights of the model; None starts from random numbers."""
+    """Published weights of the model, a file or a name such as hf:timm/resnet18.tv_in1k.
+
+    None starts from random numbers. A name brings the size, constants and interpolation of its
+    images along.
+    """
+    subtract_mean: tuple[float, ...] | None = None
+    """Means of the channels that are subtracted, for images in 0..1.
+
+    None is those of the weights' name, or else ImageNet's, which most published weights expect.
+    """
+    divide_std: tuple[float, ...] | None = None
+    """Standard deviations of the channels; None as for `subtract_mean`."""
     train: Literal["all", "head"] = "all"
     """Layers to train; `head` freezes everything but the last layer."""
     freeze: tuple[str, ...] = ()
     """Stages that are not trained, such as stem stage1."""
     backbone_rate: float = 0.1
     """With weights: factor on `learning_rate` for everything but the head."""
-    size: int = 224
-    """Side of the network's square input, in pixels."""
+    size: int | None = None
+    """Side of the network's square input, in pixels.
+
+    None is that of the weights' name, or else 224.
+    """
     resize: int | None = None
     """Length of an image's shorter side before the middle is cut out.
 
-    None is size * 256 / 224.
+    None has the ratio of the weights' name, or else is size * 256 / 224.
     """
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """Filter of that resizing; None is that of the weights' name, or else bilinear."""
     validation: float = 0.0
     """Share of each class's training images held out.
 
@@ -150,13 +167,95 @@ def check(options: Options) -> None:
     jc.create_model(options.model, 2, **model_kwargs(options))
     check_choice("optimizer", options.optimizer, jc.OPTIMIZERS)
     if options.weights is not None:
+        check_network(options)
         weights.read_metadata(options.weights)
+    check_constants(options)
     if not options.epochs > 0:
         raise jc.ArgumentError(
             f"epochs is {options.epochs}; expected more than 0: write --epochs 10"
         )
     if options.worst < 0:
         raise jc.ArgumentError(f"worst is {options.worst}; expected at least 0: write --worst 12")
+
+
+def check_network(options: Options) -> None:
+    """Check that weights with a name on the hub are of the model.
+
+    Raises:
+      ArgumentError: they are of another one.
+    """
+    name = hub_name(options)
+    network = weights.network_name(name) if name else None
+    if network not in (None, options.model):
+        raise jc.ArgumentError(
+            f"model is {options.model!r}, and {name} is of {network!r}; expected "
+            f"weights of the model. Write --model {network}."
+        )
+
+
+def check_constants(options: Options) -> None:
+    """Check the user's means and standard deviations.
+
+    Raises:
+      ArgumentError: they are invalid, or one comes without the other.
+    """
+    names = ("subtract_mean", "divide_std")
+    chosen = [name for name in names if getattr(options, name) is not None]
+    for name in chosen:
+        count = len(channel_constants(name, getattr(options, name)))
+        if count not in (1, 3):
+            raise jc.ArgumentError(
+                f"{name} has {count} numbers, and images have 3 channels; expected 1 or 3. "
+                f"Write --{name.replace('_', '-')} 0.5."
+            )
+    if len(chosen) == 1 and hub_name(options) is None:
+        (other,) = set(names) - set(chosen)
+        raise jc.ArgumentError(
+            f"{chosen[0]} has constants and {other} has none; expected both, or neither. "
+            f"Write --{other.replace('_', '-')} as well."
+        )
+
+
+def hub_name(options: Options) -> str | None:
+    """Return the weights' name on the hub, or None for a file and for no weights."""
+    return str(options.weights) if is_hub_name(options.weights) else None
+
+
+def with_preprocessing(options: Options) -> Options:
+    """Return the options with the preprocessing of weights that have a name on the hub.
+
+    What the user has chosen stays. Weights of a file leave the options as they are.
+
+    Raises:
+      WeightsError: the preprocessing cannot be downloaded, or is not one of this library's.
+      ArgumentError: the repository has none, and the user has not chosen the constants.
+    """
+    name = hub_name(options)
+    if name is None:
+        return options
+    if weights.network_name(name) is None:
+        if options.subtract_mean and options.divide_std:
+            return options
+        raise jc.ArgumentError(
+            f"{name} does not say how its images were normalized; expected constants. "
+            "Write --subtract-mean 0.485 0.456 0.406 --divide-std 0.229 0.224 0.225, if they are "
+            "ImageNet's."
+        )
+    source = weights.load_preprocessing(name)
+    size = source.size if options.size is None else options.size
+    return replace(
+        options,
+        size=size,
+        resize=replace(source, size=size).resize if options.resize is None else options.resize,
+        interpolation=options.interpolation or source.interpolation,
+        subtract_mean=options.subtract_mean or source.mean,
+        divide_std=options.divide_std or source.std,
+    )
+
+
+def input_size(options: Options) -> int:
+    """Return the side of the network's input, in pixels."""
+    return 224 if options.size is None else options.size
 
 
 def model_kwargs(options: Options) -> dict[str, Any]:
@@ -226,14 +325,14 @@ def make_config(options: Options, data: jc.Dataset) -> jc.ExperimentConfig:
             eval_every=options.eval_every,
             eval_split="validation" if selects_best(options, data) else reported_split(data),
             augment=jc.AugmentConfig(
-                padding=max(1, options.size // 8) if options.crop == "pad" else 0,
+                padding=max(1, input_size(options) // 8) if options.crop == "pad" else 0,
                 flip=options.flip,
                 crop="resized" if options.crop == "resized" else "pad",
                 min_area=options.min_area if options.crop == "resized" else None,
             ),
             # As published weights expect. From random numbers any will do.
-            subtract_mean="imagenet",
-            divide_std=True,
+            subtract_mean=options.subtract_mean or "imagenet",
+            divide_std=options.divide_std or True,
             seed=options.seed,
         ),
     )
@@ -250,7 +349,7 @@ def stages(
     """
     if options.weights is None:
         return (), {}
-    names = parameter_names(runs.model_and_optimizer(config, num_classes)[0], options.size)
+    names = parameter_names(runs.model_and_optimizer(config, num_classes)[0], input_size(options))
     # The first part of a module's name is its stage.
     all_stages = dict.fromkeys(name.split("_")[0] for name in names)
     for stage in options.freeze:

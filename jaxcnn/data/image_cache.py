@@ -22,6 +22,7 @@ from jaxcnn._util import file_sha256
 from jaxcnn.data.cache import dataset_folder
 from jaxcnn.data.image_io import (
     ImageError,
+    Scale,
     darkness_warning,
     decode,
     format_broken,
@@ -69,8 +70,8 @@ class ReadOptions(NamedTuple):
     """Class names, in the order of the labels."""
     files: list[ImageFile]
     """All image files of the folder."""
-    scale: tuple[int, int]
-    """(size, resize) as in `image_folder`."""
+    scale: Scale
+    """Size, resize and interpolation as in `image_folder`."""
     fractions: SplitFractions
     """Fractions of the training images for validation and testing."""
     skip_broken: bool
@@ -88,7 +89,9 @@ def load_cached_images(options: ReadOptions) -> CachedImages:
         ImageError: some files are not images.
         DataError: the images fit neither the cache's disk nor `memory`, or a class is too small.
     """
-    key = json.dumps([options.classes, options.scale, options.fractions, options.skip_broken])
+    # Without the default interpolation, so that caches of versions without the option stay valid.
+    scale = tuple(part for part in options.scale if part != "bilinear")
+    key = json.dumps([options.classes, scale, options.fractions, options.skip_broken])
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:8]
     folder = dataset_folder(f"folder-{digest}", options.root)
     stamp = _stamp(options)

@@ -34,6 +34,7 @@ def image_folder(
     size: int = 224,
     resize: int | None = None,
     *,
+    interpolation: str = "bilinear",
     validation: float = 0.0,
     test: float | None = None,
     seed: int = 0,
@@ -52,6 +53,7 @@ def image_folder(
             deeper in them.
         size: side of the square images, in pixels.
         resize: length of the shorter side before the center is cropped; None is size * 256 / 224.
+        interpolation: "bilinear" or "bicubic", both with antialiasing.
         validation: fraction of each class's training images to hold out, where there is no such
             directory. 0 holds out none.
         test: the same for the test split. A class gives at least one image, and the selection does
@@ -82,9 +84,8 @@ def image_folder(
         (('apple', 'lime'), (8, 8, 8, 3), [0, 1])
     """
     options: dict[str, Any] = {"validation": validation, "test": test, "seed": seed}
-    return image_folder_with_paths(
-        path, size, resize, **options, skip_broken=skip_broken, memory=memory
-    )[0]
+    options |= {"interpolation": interpolation, "skip_broken": skip_broken, "memory": memory}
+    return image_folder_with_paths(path, size, resize, **options)[0]
 
 
 def image_folder_with_paths(
@@ -92,6 +93,7 @@ def image_folder_with_paths(
     size: int = 224,
     resize: int | None = None,
     *,
+    interpolation: str = "bilinear",
     validation: float = 0.0,
     test: float | None = None,
     seed: int = 0,
@@ -107,7 +109,7 @@ def image_folder_with_paths(
         the order of the images, and relative to `path`.
     """
     root = _resolve_root(path)
-    scale = check_sizes(size, resize)
+    scale = check_sizes(size, resize, interpolation)
     fractions = check_fractions(validation, 0.2 if test is None else test, seed)
     if type(memory) is not int or memory < 0:
         raise DataError(

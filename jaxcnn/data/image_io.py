@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.arguments import format_value
+from jaxcnn.arguments import check_choice, format_value
 from jaxcnn.data.types import DataError, one_line, printable, short
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ MAX_PIXELS = 89_478_485
 _TRANSPOSES = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """EXIF orientation (CIPA DC-008, section 4.6.4) -> PIL's Image.Transpose that sets it upright."""
 
+INTERPOLATIONS = ("bilinear", "bicubic")
+"""Filters that images are resized with. Both have antialiasing."""
+
 _MAX_FILE_BYTES = 1 << 29
 """The largest file that is read."""
 _LARGE_FILE = 1 << 25
@@ -59,6 +62,20 @@ _BITS = 14
 """16-bit images that use no more bits are probably of a camera or scanner of 8 to 14 bits."""
 
 log = logging.getLogger("jaxcnn.data")
+
+
+class Scale(NamedTuple):
+    """Resizing and cropping of images.
+
+    Attributes:
+        size: side of the square that is cropped, in pixels.
+        resize: length of the shorter side before the crop.
+        interpolation: name in `INTERPOLATIONS`.
+    """
+
+    size: int
+    resize: int
+    interpolation: str = "bilinear"
 
 
 class ImageError(DataError):
@@ -107,7 +124,11 @@ def unsupported_reason(name: str) -> str | None:
 
 
 def load_image(
-    path: str | os.PathLike[str], size: int = 224, resize: int | None = None
+    path: str | os.PathLike[str],
+    size: int = 224,
+    resize: int | None = None,
+    *,
+    interpolation: str = "bilinear",
 ) -> np.ndarray:
     """Load an image as published networks are tested on it.
 
@@ -120,8 +141,10 @@ def load_image(
     Args:
         path: of the file.
         size: side of the square, in pixels.
-        resize: length of the shorter side, bilinear with antialiasing. None is size * 256 / 224, as
-            in torchvision and timm (224 of 256 pixels). `resize=size` crops nothing from a square.
+        resize: length of the shorter side. None is size * 256 / 224, as in torchvision and timm
+            (224 of 256 pixels). `resize=size` crops nothing from a square.
+        interpolation: "bilinear" or "bicubic", both with antialiasing. Each published network was
+            tested with one of them.
 
     Returns:
         uint8 [size, size, 3].
@@ -140,11 +163,15 @@ def load_image(
     References:
         https://docs.pytorch.org/vision/stable/models.html (its presets: Resize, then CenterCrop).
     """
-    return load_images([path], size, resize)[0]
+    return load_images([path], size, resize, interpolation=interpolation)[0]
 
 
 def load_images(
-    paths: Sequence[str | os.PathLike[str]], size: int = 224, resize: int | None = None
+    paths: Sequence[str | os.PathLike[str]],
+    size: int = 224,
+    resize: int | None = None,
+    *,
+    interpolation: str = "bilinear",
 ) -> np.ndarray:
     """Load several images as `load_image` does.
 
@@ -152,6 +179,7 @@ def load_images(
         paths: of n files.
         size: side of the square, in pixels.
         resize: length of the shorter side.
+        interpolation: "bilinear" or "bicubic".
 
     Returns:
         uint8 [n, size, size, 3].
@@ -159,8 +187,9 @@ def load_images(
     Raises:
         ImageError: some files cannot be read; the error lists all of them.
     """
+    scale = check_sizes(size, resize, interpolation)
     images = np.empty((len(paths), size, size, 3), np.uint8)
-    _, broken, dark = decode(list(map(Path, paths)), images, check_sizes(size, resize))
+    _, broken, dark = decode(list(map(Path, paths)), images, scale)
     if broken:
         raise ImageError([(str(paths[index]), reason) for index, reason in sorted(broken.items())])
     if dark:
@@ -171,13 +200,20 @@ def load_images(
     return images
 
 
-def resize_image(image: np.ndarray, size: int = 224, resize: int | None = None) -> np.ndarray:
+def resize_image(
+    image: np.ndarray,
+    size: int = 224,
+    resize: int | None = None,
+    *,
+    interpolation: str = "bilinear",
+) -> np.ndarray:
     """Resize and crop an array as `load_image` does with the image of a file.
 
     Args:
         image: uint8 [h, w, c] of 1, 3 or 4 channels, or [h, w]. The fourth channel is opacity.
         size: side of the square, in pixels.
         resize: length of the shorter side before the center is cropped; None is size * 256 / 224.
+        interpolation: "bilinear" or "bicubic".
 
     Returns:
         uint8 [size, size, 3].
@@ -191,7 +227,7 @@ def resize_image(image: np.ndarray, size: int = 224, resize: int | None = None) 
     """
     from PIL import Image
 
-    size, resize = check_sizes(size, resize)
+    scale = check_sizes(size, resize, interpolation)
     # Of JAX's arrays too, of which random keys cannot be converted.
     dtype, shape = getattr(image, "dtype", type(image).__name__), getattr(image, "shape", ())
     is_image = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
@@ -205,7 +241,7 @@ def resize_image(image: np.ndarray, size: int = 224, resize: int | None = None) 
         array = array[..., 0]
     try:
         _check_num_pixels((array.shape[1], array.shape[0]))
-        return np.asarray(_resize_and_crop(rgb(Image.fromarray(array)), size, resize))
+        return np.asarray(_resize_and_crop(rgb(Image.fromarray(array)), scale))
     except ValueError as error:
         raise DataError(f"an image cannot be resized: {error}; make it smaller") from None
 
@@ -252,11 +288,12 @@ def darkness_warning(dark: Sequence[tuple[str, int]]) -> str:
     )
 
 
-def check_sizes(size: Any, resize: Any) -> tuple[int, int]:
-    """Return (size, resize), with the default of `resize` filled in.
+def check_sizes(size: Any, resize: Any, interpolation: Any = "bilinear") -> Scale:
+    """Return the `Scale`, with the default of `resize` filled in.
 
     Raises:
-        DataError: either is not an integer in its range, or `resize` is smaller than `size`.
+        ArgumentError: there is no such interpolation.
+        DataError: a size is not an integer in its range, or `resize` is smaller than `size`.
     """
     if type(size) is not int or not 1 <= size <= 4096:
         raise DataError(
@@ -272,13 +309,13 @@ def check_sizes(size: Any, resize: Any) -> tuple[int, int]:
             f"{problem}; expected a whole number in {size}..8192: write resize={size} to cut out "
             "nothing"
         )
-    return size, resize
+    return Scale(size, resize, check_choice("interpolation", interpolation, INTERPOLATIONS))
 
 
 def decode(
     paths: Sequence[Path],
     images: np.ndarray,
-    scale: tuple[int, int],
+    scale: Scale,
     on_progress: Callable[[int], Any] = lambda n: None,
 ) -> tuple[list[str], dict[int, str], dict[int, int]]:
     """Decode image files into the rows of `images`, with several threads.
@@ -286,7 +323,7 @@ def decode(
     Args:
         paths: n files.
         images: uint8 [n, size, size, 3], which may lie on disk. It is filled.
-        scale: (size, resize).
+        scale: how they are resized and cropped.
         on_progress: called with the number of files finished since the last call.
 
     Returns:
@@ -304,7 +341,7 @@ def decode(
                 data = _read_bytes(paths[index], status)
                 digests[index] = hashlib.sha256(data).hexdigest()
                 images[index] = decode_square(
-                    data, *scale, lambda highest: dark.update({index: highest})
+                    data, scale, lambda highest: dark.update({index: highest})
                 )
         # Pillow raises errors of many types for invalid bytes.
         except Exception as error:
@@ -398,14 +435,13 @@ _BUDGET = Budget(_MEMORY)
 
 
 def decode_square(
-    data: bytes, size: int, resize: int, on_dark: Callable[[int], object] = lambda highest: None
+    data: bytes, scale: Scale, on_dark: Callable[[int], object] = lambda highest: None
 ) -> np.ndarray:
     """Decode the bytes of an image file as `load_image` describes.
 
     Args:
         data: content of the file.
-        size: side of the square, in pixels.
-        resize: length of the shorter side before the crop.
+        scale: how it is resized and cropped.
         on_dark: called with the highest level of a 16-bit image that uses 14 bits or fewer.
 
     Returns:
@@ -421,7 +457,7 @@ def decode_square(
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # The size is in the header, so that nothing is decoded before this check.
             _check_num_pixels(image.size)
-            num_bytes = len(data) + _decoding_bytes(image, resize)
+            num_bytes = len(data) + _decoding_bytes(image, scale.resize)
             with _BUDGET.reserve(num_bytes) if num_bytes > _SMALL else nullcontext():
                 pixels = rgb(image, on_dark)
                 transpose = _upright_transpose(image)
@@ -430,7 +466,7 @@ def decode_square(
                     image.close()
                 return np.asarray(
                     _resize_and_crop(
-                        pixels if transpose is None else pixels.transpose(transpose), size, resize
+                        pixels if transpose is None else pixels.transpose(transpose), scale
                     )
                 )
     except Image.DecompressionBombError:
@@ -527,15 +563,16 @@ def _strip_to_rgb(strip: Image.Image, whole: Image.Image, gray16: bool) -> tuple
     return strip.convert("RGB"), 0
 
 
-def _resize_and_crop(image: Image.Image, size: int, resize: int) -> Image.Image:
+def _resize_and_crop(image: Image.Image, scale: Scale) -> Image.Image:
     """Apply torchvision's Resize(resize) and CenterCrop(size), with the same rounding."""
     from PIL import Image
 
+    size, resize, interpolation = scale
     width, height = image.size
     short_side = min(width, height)
     new_size = (resize * width // short_side, resize * height // short_side)
     _check_num_pixels(new_size, f"resized to {resize} on the shorter side it has")
     if new_size != image.size:
-        image = image.resize(new_size, Image.Resampling.BILINEAR)
+        image = image.resize(new_size, Image.Resampling[interpolation.upper()])
     left, top = (round((side - size) / 2) for side in new_size)
     return image.crop((left, top, left + size, top + size))

@@ -133,6 +133,12 @@ def create_model(name: str, /, num_classes: int, **options: Any) -> nn.Module:
         raise ArgumentError(
             f"num_classes is {format_value(num_classes)}; expected a whole number of at least 2"
         )
+    if "pretrained" in options:
+        raise ArgumentError(
+            f"pretrained is {format_value(options['pretrained'])}, but a module holds no weights; "
+            "expected them as a value of their own. Write model, variables, preprocessing = "
+            "jaxcnn.create_pretrained('timm/resnet18.tv_in1k', num_classes)."
+        )
     # Inside another module's setup only the final clone may be registered as a submodule.
     model = _constructor(str(name))(num_classes=num_classes, parent=None)
     checks = OPTIONS | MODEL_OPTIONS.get(type(model), {})

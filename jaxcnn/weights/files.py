@@ -16,6 +16,7 @@ from jaxcnn.arguments import check_path
 from jaxcnn.checkpoint._integrity import describe_error
 from jaxcnn.weights._errors import WeightsError
 from jaxcnn.weights._torch_file import read_legacy, read_zip, select_entry
+from jaxcnn.weights.hub import fetch_weights, is_hub_name
 
 _MAX_FILE_BYTES = 1 << 32
 """Maximal size of a file; VGG-19 has 575 million bytes."""
@@ -46,8 +47,8 @@ def read_weights(
 
     Args:
       file: `.safetensors`, or `.pth`, `.pt`, `.th`, `.bin` or `.ckpt` of `torch.save` in either
-        format. The format is read from the file, not from its name. A link is followed, and a pipe
-        or a device is refused.
+        format, or a name on the Hugging Face Hub, `hf:owner/name`. The format is read from the
+        file, not from its name. A link is followed, and a pipe or a device is refused.
       entry: the part of a training script's checkpoint to take, such as "state_dict_ema" or
         "checkpoint.model". In a file of several networks it is the first part of the names. None
         takes `state_dict`, `model`, `net` or the like, and logs a warning where the file holds
@@ -63,7 +64,7 @@ def read_weights(
       WeightsError: the file does not exist, is of another kind, is damaged, or names something to
         execute. The message is one line.
     """
-    path = check_path("file", file, WeightsError, example="'resnet20.safetensors'")
+    path = find_file(file)
     with _one_line_errors(path):
         reader = _detect_reader(path)
         return _without_prefixes(reader(path, entry)), read_metadata(path)
@@ -78,12 +79,24 @@ def read_metadata(file: str | Path) -> dict[str, str]:
     Raises:
       WeightsError: as for `read_weights`.
     """
-    path = check_path("file", file, WeightsError, example="'resnet20.safetensors'")
+    path = find_file(file)
     with _one_line_errors(path):
         if _detect_reader(path) is not _read_safetensors:
             return {}
         with _open_safetensors(path) as opened:
             return dict(opened.metadata() or {})
+
+
+def find_file(file: str | Path) -> Path:
+    """Return the path of a file of weights.
+
+    A name such as `hf:timm/resnet18.tv_in1k` is downloaded, if it is not in the cache.
+
+    Raises:
+      WeightsError: `file` is no path, or the name cannot be downloaded.
+    """
+    path = check_path("file", file, WeightsError, example="'resnet20.safetensors'")
+    return fetch_weights(str(path)) if is_hub_name(file) else path
 
 
 @contextlib.contextmanager

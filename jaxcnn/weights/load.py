@@ -33,7 +33,8 @@ from jaxcnn.weights._networks import (
     trace,
 )
 from jaxcnn.weights._torch_file import is_average
-from jaxcnn.weights.files import read_weights
+from jaxcnn.weights.files import find_file, read_weights
+from jaxcnn.weights.hub import fetch_config, is_hub_name, network_of, parse_hub_name
 from jaxcnn.weights.layouts import (
     TORCH_NAMES,
     Layout,
@@ -84,7 +85,8 @@ def load_weights(
         and timm's bottleneck ResNets are `resnet50-v1.5`, `-101-`, `-152-`. Torchvision's published
         GoogLeNet needs `transform_input=True`.
       file: `.safetensors`, or `.pth`, `.pt`, `.th`, `.bin`, `.ckpt` of PyTorch; see `read_weights`.
-        float16 and bfloat16 are widened.
+        `hf:owner/name` is a repository of the Hugging Face Hub, optionally with `@revision` and
+        `:file`. It takes `pip install "jaxcnn[hub]"`. float16 and bfloat16 are widened.
       shape: of the images, [h, w, c]; None is the network's usual one.
       seed: of layers of logits that are initialized.
       names: the model's layer for each of the file's, such as `{"conv1": "stem", "fc": "head"}`
@@ -142,7 +144,12 @@ def load_weights(
             "entry='state_dict_ema'."
         )
     traced = trace(model, shape)
-    arrays, metadata = _read_entry(file, entry, len(traced.specs))
+    path, network = find_file(file), None
+    if is_hub_name(file):
+        network = _check_architecture(model, str(file))
+    arrays, metadata = _read_entry(path, entry, len(traced.specs))
+    if network is not None:
+        metadata = {"model": network} | metadata
     arrays = {
         key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")
     }
@@ -197,6 +204,28 @@ def _read_entry(
             f"entry is {format_value(entry)}, but {file} has no entries, only the arrays of one "
             "network; expected None. Use entry=None."
         ) from None
+
+
+def _check_architecture(model: nn.Module, name: str) -> str | None:
+    """Return our name of the network that a repository of the hub is of.
+
+    It is None where the repository does not name one of ours.
+
+    Raises:
+      WeightsError: it is of another network than `model`.
+    """
+    config, _ = fetch_config(parse_hub_name(name))
+    network, own = network_of(config), published_name(model)
+    if network is None or own is None or network == own:
+        return network
+    versions = {name.removesuffix("-v1.5") for name in (network, own)}
+    reason = ""
+    if len(versions) == 1:
+        reason = ", which has its strides in the 3x3 convolutions"
+    raise WeightsError(
+        f"{name} is of {network!r}{reason}, and the model is {own!r}; expected weights of the "
+        f"model. Write create_model({network!r}, ...), or create_pretrained({name!r})."
+    )
 
 
 # ---------------------------------------------------------------- layout and prefix

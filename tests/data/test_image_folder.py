@@ -1,6 +1,7 @@
 """A folder of your own pictures: every kind of file, what is broken, which picture goes where, and what is kept on disk."""
 
 import errno
+import hashlib
 import io
 import itertools
 import json
@@ -20,6 +21,7 @@ import pytest
 from data_fakes import bare_machine, flip, one_line  # noqa: F401
 from PIL import Image
 
+from jaxcnn.config import ArgumentError
 from jaxcnn.data import (
     DataError,
     ImageError,
@@ -100,6 +102,50 @@ def test_the_shorter_side_is_resized_and_the_middle_cut_out_as_torchvision_does(
     expected = scaled[top : top + 21, left : left + 21]
     assert found.shape == (21, 21, 3)
     assert np.abs(found - expected).max() <= 1.5  # two passes of 8 bits
+
+
+def cubic(n_in, n_out):
+    """Weights of Keys' cubic convolution (1981, equation 15, a = -1/2), as wide as the step."""
+    step = n_in / n_out
+    centre = (np.arange(n_out)[:, None] + 0.5) * step
+    x = np.abs(np.arange(n_in)[None] + 0.5 - centre) / max(step, 1)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("side", [40, 15])
+def test_bicubic_resizing_is_the_cubic_convolution(side, tmp_path):
+    # Away from 0 and 255, where the overshoot of each pass is cut off.
+    image = (64 + drawing(side, side) // 2).astype(np.uint8)
+    path = saved(image, tmp_path / "a.png")
+    found = load_image(path, 21, 21, interpolation="bicubic")
+    weights = cubic(side, 21)
+    expected = np.einsum("yi,xj,ijc->yxc", weights, weights, image.astype(float))
+    assert np.abs(found - expected).max() <= 1.5
+    assert np.abs(load_image(path, 21, 21).astype(float) - expected).max() > 3
+
+
+def test_interpolations_have_caches_of_their_own(fruit):
+    """That of the default is the one that versions without the option wrote."""
+    default = image_folder(fruit, 5, 6)
+    bicubic = image_folder(fruit, 5, 6, interpolation="bicubic")
+    assert not np.array_equal(default.train.images, bicubic.train.images)
+    np.testing.assert_array_equal(
+        image_folder(fruit, 5, 6, interpolation="bilinear").train.images, default.train.images
+    )
+    key = json.dumps([default.classes, [5, 6], [0.0, 0.2, 0], False])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    assert any(
+        f"folder-{digest}" in path.name for path in Path(os.environ["JAXCNN_CACHE"]).rglob("*")
+    )
+
+
+@pytest.mark.parametrize("name", ["lanczos", "bicubi", 3, None])
+def test_interpolations_that_do_not_exist_are_one_line(name, fruit):
+    for call in (lambda **k: image_folder(fruit, 5, **k), lambda **k: load_image(fruit, 5, **k)):
+        with pytest.raises(ArgumentError, match=f"interpolation is {name!r}.*bicubic"):
+            call(interpolation=name)
 
 
 def test_a_picture_of_the_right_size_is_left_as_it_is(tmp_path):

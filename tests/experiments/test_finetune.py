@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
+import jax
 import numpy as np
 import pytest
+from hub_server import Repo, environment, serve
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scripts import refuses
@@ -21,7 +23,7 @@ import jaxcnn as jc
 from experiments import predict
 from experiments.finetune import __main__ as script
 from experiments.finetune import images, results, transfer
-from experiments.finetune.options import PRESETS
+from experiments.finetune.options import PRESETS, with_preprocessing
 from experiments.inspect_run import __main__ as look_script
 from experiments.inspect_run.context import Options, load_context
 from jaxcnn import metrics
@@ -935,3 +937,103 @@ def test_the_worst_mistakes_are_the_surest_and_not_all_alike():
     assert results.worst_mistakes(labels, shares, 9).tolist() == [4, 0, 1, 2, 7]
     assert results.worst_mistakes(labels, shares, 2).tolist() == [4, 0]
     assert results.worst_mistakes(labels, shares, 9, max_per_pair=1).tolist() == [4, 7]
+
+
+# Weights by name
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub with a ResNet-18 of timm's, two filters wide, for other images than ImageNet's."""
+    model = jc.create_model("resnet18", 5, width=2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 24, 24, 3), np.float32))
+    rng = np.random.default_rng(0)
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            np.ones(leaf.shape)
+            if path[-1].key in ("scale", "var")
+            else rng.normal(0, 0.1, leaf.shape)
+        ),
+        dict(shapes),
+    )
+    jc.export_weights(model, variables, tmp_path / "r18.safetensors")
+    fields = {"input_size": [3, 24, 24], "crop_pct": 0.9, "interpolation": "bicubic"}
+    fields |= {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3], "num_classes": 5}
+    config = {"architecture": "resnet18", "num_classes": 5, "pretrained_cfg": fields}
+    files = {
+        "config.json": json.dumps(config).encode(),
+        "model.safetensors": (tmp_path / "r18.safetensors").read_bytes(),
+    }
+    with serve() as hub, environment(hub, tmp_path / "cache", monkeypatch):
+        bare = {"model.safetensors": files["model.safetensors"]}
+        hub.repos = {"timm/r18": Repo(files), "own/bare": Repo(bare)}
+        yield hub
+
+
+NAMED = ["--width", "2", "--epochs", "1", "--batch-size", "8", "--train", "head"]
+
+
+@pytest.mark.slow
+def test_weights_by_name_bring_their_preprocessing(hub, sweets, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    args = ["--images", str(sweets), *NAMED, "--weights", "hf:timm/r18", "--out", str(out)]
+    assert script.main(args) == 0
+    config = jc.ExperimentConfig.load(out / "run")
+    assert config.train.subtract_mean == (0.5, 0.4, 0.3)
+    assert config.train.divide_std == (0.25, 0.2, 0.3)
+    settings = json.loads((out / "images.json").read_text())
+    assert [settings[name] for name in ("size", "resize", "interpolation")] == [24, 26, "bicubic"]
+    saved = load_classifier(out)
+    assert (saved.size, saved.resize, saved.interpolation) == (24, 26, "bicubic")
+    np.testing.assert_allclose(saved.state.normalizer.mean[3, 4], [0.5, 0.4, 0.3], rtol=1e-6)
+    stem = saved.state.params["stem"]["kernel"]
+    np.testing.assert_array_equal(
+        stem, jc.load_weights(saved.model, "hf:timm/r18", (24, 24, 3))["params"]["stem"]["kernel"]
+    )
+    assert "from hf:timm/r18" in (out / "table.md").read_text("utf-8")
+    data, _ = image_folder_with_paths(sweets, 24, 26, interpolation="bicubic")
+    np.testing.assert_array_equal(images.reload_images(out / "run").test.images, data.test.images)
+    # `predict` reads images as they were read for training.
+    path = sweets / "plum/0.jpg"
+    image = load_images([path], 24, 26, interpolation="bicubic")
+    np.testing.assert_array_equal(saved.preprocess(path), image)
+    array = np.asarray(Image.open(path).convert("RGB"))
+    np.testing.assert_array_equal(saved.preprocess(array), image)
+    # Again: it goes on from what is there.
+    assert script.main(args) == 0
+
+
+def test_what_the_user_chooses_comes_before_the_names_preprocessing(hub):
+    options = replace(PRESETS["own"], images=Path("x"), weights=Path("hf:timm/r18"), width=2)
+    taken = with_preprocessing(options)
+    assert (taken.size, taken.resize, taken.interpolation) == (24, 26, "bicubic")
+    assert (taken.subtract_mean, taken.divide_std) == ((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+    own = replace(options, size=48, interpolation="bilinear", divide_std=(0.5,))
+    taken = with_preprocessing(own)
+    assert (taken.size, taken.resize, taken.interpolation) == (48, 53, "bilinear")
+    assert (taken.subtract_mean, taken.divide_std) == ((0.5, 0.4, 0.3), (0.5,))
+    file = replace(options, weights=Path("r18.pth"))
+    assert with_preprocessing(file) is file
+
+
+def test_weights_by_name_that_do_not_fit_are_one_line(hub, sweets, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    args = ["--images", str(sweets), *NAMED, "--out", str(out), "--weights"]
+    for more, says in (
+        (["hf:timm/r18", "--model", "resnet34"], "is of 'resnet18'; expected weights of the model"),
+        (["hf:own/bare"], "does not say how its images were normalized"),
+        (["hf:timm/none"], "is not on http://127.0.0.1"),
+        (["hf:timm"], "is no name on the hub"),
+        (["hf:timm/r18", "--subtract-mean", "0.5", "0.5"], "subtract_mean has 2 numbers"),
+        (["hf:timm/r18", "--divide-std", "0"], "divide-std is 0.0; expected"),
+        ([str(tmp_path / "r18.safetensors"), "--divide-std", "0.5"], "subtract_mean has none"),
+    ):
+        refuses(script.main, [*args, *more], says, capsys, monkeypatch)
+    assert not out.exists()
+
+
+def test_constants_of_the_users_own_are_those_of_the_run(sweets):
+    data, _ = image_folder_with_paths(sweets, 16)
+    options = replace(PRESETS["own"], subtract_mean=(0.4, 0.5, 0.6), divide_std=(0.3,), size=16)
+    train = script.make_config(options, data).train
+    assert (train.subtract_mean, train.divide_std) == ((0.4, 0.5, 0.6), (0.3,))
