@@ -5,12 +5,18 @@ Both show the rate or the fraction finished, and the remaining time.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import importlib.util
+import math
 import sys
 import time
+import warnings
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from jaxcnn.arguments import ArgumentError, format_value
 
 
 class SafeStream:
@@ -64,6 +70,29 @@ class _Bar(tqdm):
         self._time = lambda: time.monotonic()
         self.start_t = self.last_print_t = self._time()
 
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """Fields of tqdm's format, and `time_left`."""
+        fields = super().format_dict
+        advanced = fields["n"] - fields["initial"]
+        seconds = None
+        if advanced > 0 and fields["elapsed"] > 0:
+            seconds = (fields["total"] - fields["n"]) * fields["elapsed"] / advanced
+        return fields | {"time_left": "?" if seconds is None else format_duration(seconds)}
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as mm:ss, h:mm:ss, or from a day on as days, hours and minutes.
+
+    Example:
+      >>> format_duration(150), format_duration(7200), format_duration(98_400)
+      ('02:30', '2:00:00', '1d 03:20')
+    """
+    if seconds < 86_400:
+        return tqdm.format_interval(seconds)
+    days, minutes = divmod(int(seconds) // 60, 1440)
+    return f"{days}d {minutes // 60:02}:{minutes % 60:02}"
+
 
 class Progress:
     """Progress of work in any unit, such as steps times parameters.
@@ -95,7 +124,7 @@ class Progress:
         self.start_time, self.last_line_time = time.monotonic(), time.monotonic()
         self.bar = None
         if self.file.isatty() and not quiet:
-            bar_format = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
+            bar_format = "{percentage:3.0f}% |{bar}| {elapsed} elapsed, {time_left} left{postfix}"
             self.bar = _Bar(
                 total=total,
                 file=self.file,
@@ -149,13 +178,13 @@ class Progress:
     def remaining_time(self) -> str:
         """Return the remaining time at the rate so far.
 
-        It is mm:ss or h:mm:ss, and "?" before the first unit.
+        It is that of `format_duration`, and "?" before the first unit.
         """
         advanced = self.done - self.skipped
         if advanced <= 0:
             return "?"
         elapsed = time.monotonic() - self.start_time
-        return tqdm.format_interval((self.total - self.done) * elapsed / advanced)
+        return format_duration((self.total - self.done) * elapsed / advanced)
 
     def __enter__(self) -> Progress:
         return self
@@ -163,3 +192,150 @@ class Progress:
     def __exit__(self, *error: Any) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class TrainProgress:
+    """Progress of one run: "compiling", then steps, their rate and the remaining time.
+
+    It is a bar of tqdm on a terminal and in a notebook, and plain lines elsewhere. The rate counts
+    from the end of the first step, which includes the compilation.
+
+    Args:
+        first: the step that the run starts from.
+        num_steps: steps of the whole run.
+        file: where to write; None is stderr.
+        every: seconds between plain lines at least.
+        quiet: show nothing.
+
+    Example:
+        >>> import io
+        >>> lines = io.StringIO()
+        >>> with TrainProgress(0, 10, file=lines, every=0) as progress:
+        ...     progress.advance(1)
+        >>> lines.getvalue().splitlines()
+        ['0/10 steps, compiling', '1/10 steps']
+    """
+
+    def __init__(
+        self,
+        first: int,
+        num_steps: int,
+        *,
+        file: TextIO | None = None,
+        every: float = 15.0,
+        quiet: bool = False,
+    ):
+        self.step, self.num_steps, self.every = first, num_steps, every
+        self.file: Any = SafeStream(file or sys.stderr)
+        self.quiet = quiet
+        # Step and time from which the rate is measured.
+        self.origin: tuple[int, float] | None = None
+        self.last_line_time = -math.inf
+        self.bar = None if quiet else self._make_bar(file)
+        self._show("compiling")
+
+    def _make_bar(self, file: TextIO | None) -> Any:
+        notebook = in_notebook() and file is None
+        options: dict[str, Any] = {
+            "total": self.num_steps,
+            "initial": self.step,
+            "bar_format": "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps{postfix}",
+            "miniters": 0,
+        }
+        if notebook and (bar := _notebook_bar(options)) is not None:
+            return bar
+        if not notebook and not self.file.isatty():
+            return None
+        # A notebook without widgets shows lines that replace each other.
+        width = {"ncols": 79} if notebook else {"dynamic_ncols": True}
+        return _Bar(file=self.file, leave=notebook, **options, **width)
+
+    def advance(self, step: int) -> None:
+        """Show a finished step."""
+        if self.quiet:
+            return
+        now = time.monotonic()
+        is_first = self.origin is None
+        origin_step, origin_time = self.origin = self.origin or (step, now)
+        rate = (step - origin_step) / max(now - origin_time, 1e-9)
+        previous, self.step = self.step, step
+        text = ""
+        if rate > 0:
+            left = format_duration((self.num_steps - step) / rate)
+            text = f"{_format_rate(rate)}, {left} left"
+        if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(step - previous)
+        if self.bar is None or is_first:
+            self._show(text)
+
+    def pause(self) -> None:
+        """Remove the bar from the terminal, so that the caller's lines have one of their own.
+
+        The next step shows it again.
+        """
+        if isinstance(self.bar, _Bar):
+            self.bar.clear()
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _show(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=True)
+        elif not self.quiet and time.monotonic() - self.last_line_time >= self.every:
+            self.last_line_time = time.monotonic()
+            line = f"{self.step}/{self.num_steps} steps"
+            print(", ".join(filter(None, (line, text))), file=self.file, flush=True)
+
+    def __enter__(self) -> TrainProgress:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+
+def _format_rate(rate: float) -> str:
+    return f"{rate:.3g} steps/s" if rate >= 1 else f"{1 / rate:.3g} s/step"
+
+
+def in_notebook() -> bool:
+    """Check if this process is the kernel of a notebook."""
+    get_ipython = getattr(builtins, "get_ipython", None)
+    return get_ipython is not None and getattr(get_ipython(), "kernel", None) is not None
+
+
+def _notebook_bar(options: dict[str, Any]) -> Any:
+    """Return tqdm's bar for notebooks, or None where widgets are missing."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        return None
+    # Old widgets warn, and tqdm raises ImportError for those that it cannot use.
+    with warnings.catch_warnings(), contextlib.suppress(ImportError):
+        warnings.simplefilter("ignore")
+        from tqdm.notebook import tqdm as bar
+
+        return bar(**options)
+    return None
+
+
+def should_show(progress: bool | None) -> bool:
+    """Check if a run's progress is shown: in a notebook and on a terminal, or as chosen.
+
+    Raises:
+      ArgumentError: `progress` is not None, True or False.
+
+    Example:
+      >>> should_show(True)
+      True
+    """
+    if progress is None:
+        return in_notebook() or SafeStream(sys.stderr).isatty()
+    if not isinstance(progress, bool):
+        raise ArgumentError(
+            f"progress is {format_value(progress)}; expected True, False or None. "
+            "Write progress=False."
+        )
+    return progress

@@ -126,7 +126,9 @@ class RunLog:
         """Append the row of a step.
 
         Rows of this step or later ones are dropped first. A run that died between a row and its
-        checkpoint computes them again. Numbers that JSON lacks (nan, inf) become null.
+        checkpoint computes them again. Numbers that JSON lacks (nan, inf) become null. The row of
+        an interrupt of `train` is written only if it was due, so that the rows are those of a run
+        that was never stopped.
 
         Args:
           step: of the row.
@@ -142,6 +144,8 @@ class RunLog:
         if facts is not None and facts is not self._row_facts:
             self._check_facts(facts)
             self._row_facts = facts
+        if facts is not None and row.pop("interrupted", False) and not facts.get("is_due", True):
+            return
         if self.last is not None and self.last >= row["step"]:
             earlier = [old for old in self.rows() if old["step"] < row["step"]]
             write_text(self.path, "".join(json.dumps(old) + "\n" for old in earlier))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn import divergence, metrics, parallel, provenance
+from jaxcnn import divergence, metrics, multihost, parallel, provenance
 from jaxcnn.arguments import check_callable, format_value
 from jaxcnn.augment import augment as augment_image
 from jaxcnn.augment import normalize
@@ -61,8 +61,10 @@ from jaxcnn.optim import (
     in_stage,
     trainable_params,
 )
+from jaxcnn.progress import TrainProgress, should_show
 from jaxcnn.records import RunRecords, experiment_config
 from jaxcnn.resume import resume_state
+from jaxcnn.shutdown import interactive_interrupt
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, eval_state, fold_in, init_state
 
 Row = dict[str, Any]
@@ -300,6 +302,7 @@ def train(
     warm_start: bool = False,
     strategy: parallel.Strategy | None = None,
     should_stop: Callable[[int], Any] | None = None,
+    progress: bool | None = None,
 ) -> Iterator[tuple[State, Row | None]]:
     """Train, and yield `(state, row)` every `config.eval_every` steps.
 
@@ -320,9 +323,15 @@ def train(
     - `seconds` and `images_per_second`.
     - With `config.recompute_batch_stats`, `precise_eval_loss` and `precise_eval_error`.
     - With a run that has diverged (`jaxcnn.divergence`), `diverged`, the reason.
+    - After Ctrl-C in a notebook, `interrupted`, True.
 
     Cross-entropies are in nats, errors in percent. A run that has diverged gets a row at once, not
     only when it is due. The caller decides if it continues.
+
+    In a notebook, Ctrl-C (or "interrupt the kernel") ends the training after the current step. Its
+    state and a row of it are yielded, and are the last. A run resumed from that state has the bits
+    of one that was never stopped, so the row is not written unless it was due. A second Ctrl-C
+    raises KeyboardInterrupt, as the first does in a script.
 
     Args:
       model: a flax.linen Module called with images and, if it takes one, a flag: `train`,
@@ -345,6 +354,8 @@ def train(
       should_stop: called with the step number after every step (on accelerators, after every scan).
         When it returns true before a row is due, `(state, None)` is yielded and training ends. A
         run resumed from that state continues in the middle of the epoch, with the same bits.
+      progress: show steps, their rate and the remaining time on stderr, or in a notebook as a bar.
+        None does so in a notebook and on a terminal.
 
     Yields:
       The state as NumPy arrays on the host, and its row. A run that is already finished yields its
@@ -365,6 +376,7 @@ def train(
         if function is not None:
             example = "checkpoints.restore" if name == "resume" else "stop"
             check_callable(name, function, example, num_args=1)
+    is_shown = should_show(progress) and multihost.is_primary()
     if run_dir is not None and resume is not None:
         raise ArgumentError(
             "resume and run_dir are both there; expected one of them, as a run resumes from its "
@@ -401,7 +413,9 @@ def train(
         update_only = tx._replace(init=init_state)
         options = tuple((step_kwargs(config) | {"loss": loss}).items())
         run = _trainer(model, update_only, options, strategy, rewrite)
-        loop = _train_loop(model, run, state, data, config, strategy, should_stop, run_facts, loss)
+        save = (lambda state: None) if records is None else records.save
+        pieces = (model, run, state, data, config, strategy, loss)
+        loop = _train_loop(*pieces, should_stop, run_facts, save, is_shown)
         return loop if records is None else _saved(loop, records, config, stack.pop_all())
 
 
@@ -421,8 +435,9 @@ def _saved(
             if row is None:
                 row = records.last_row() if is_last else None
                 records.save(state)
-            else:
-                records.record(state, row)
+            # The row of an interrupt between two rows is not one of the run.
+            elif is_due(state, row):
+                records.record(state, {k: v for k, v in row.items() if k != "interrupted"})
             reason = row.get("diverged") if row else None
             if records.result is None and (is_last or reason):
                 num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -432,8 +447,16 @@ def _saved(
                 return
 
 
+def is_due(state: State, row: Row) -> bool:
+    """Check if a row of `train` is one of the run, and not only that of an interrupt.
+
+    The sums of a state start again after a row that was due.
+    """
+    return "interrupted" not in row or not int(state.metrics.num_examples)
+
+
 def _train_loop(
-    model, run, state, data, config, strategy, should_stop, run_facts, loss
+    model, run, state, data, config, strategy, loss, should_stop, run_facts, save, is_shown
 ) -> Iterator[tuple[State, Row | None]]:
     placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
     test = input_pipeline(getattr(data, config.eval_split), strategy)
@@ -442,36 +465,62 @@ def _train_loop(
     every = config.eval_every or math.ceil(len(data.train.images) / config.batch_size)
     if step >= config.num_steps:
         yield state, None
-    while step < config.num_steps:
-        start_time, first = time.perf_counter(), step
-        due = min(config.num_steps, (step // every + 1) * every)
-        for chunk in train.chunks(order(state.rng, step, due)):
-            placed = run(placed, train.split, chunk)
-            step += len(jax.tree.leaves(chunk)[0])
-            if should_stop is not None and should_stop(step) and step < due:
-                yield strategy.fetch(placed), None
+        return
+    with TrainProgress(step, config.num_steps, quiet=not is_shown) as progress:
+        while step < config.num_steps:
+            start_time, first = time.perf_counter(), step
+            due = min(config.num_steps, (step // every + 1) * every)
+            with interactive_interrupt() as is_interrupted:
+                has_stopped = is_complete = False
+                for chunk in train.chunks(order(state.rng, step, due)):
+                    placed = run(placed, train.split, chunk)
+                    step += len(jax.tree.leaves(chunk)[0])
+                    progress.advance(step)
+                    has_stopped = should_stop is not None and should_stop(step) and step < due
+                    is_checked = strategy.scans or step % divergence.CHECK_EVERY == 0
+                    # The row of a divergence is due now. There is one such row, then the usual
+                    # ones.
+                    is_complete = step == due or (
+                        not has_diverged
+                        and is_checked
+                        and divergence.find_divergence(placed, strategy, guess) is not None
+                    )
+                    if has_stopped or is_complete or is_interrupted():
+                        break
+                state = strategy.fetch(placed)
+                seconds, row = time.perf_counter() - start_time, None
+                # Saved before it is evaluated, which a second interrupt may end.
+                if not has_stopped and not is_complete:
+                    save(state)
+                if not has_stopped:
+                    row = _metrics_row(
+                        model, placed, state, train, test, data, config, strategy, loss
+                    )
+            progress.pause()
+            if row is None:
+                yield state, None
                 return
-            is_checked = strategy.scans or step % divergence.CHECK_EVERY == 0
-            # The row of a divergence is due now. There is one such row, then the usual ones.
-            if (
-                not has_diverged
-                and is_checked
-                and divergence.find_divergence(placed, strategy, guess)
-            ):
-                break
-        state = strategy.fetch(placed)
-        images_per_second = config.batch_size * (step - first) / (time.perf_counter() - start_time)
-        row = _metrics_row(model, placed, state, train, test, data, config, strategy, loss)
-        reason = divergence.reason(row, guess) or divergence.nonfinite_parameter(state.params)
-        has_diverged, row = reason is not None, row | ({"diverged": reason} if reason else {})
-        state = state._replace(metrics=jax.tree.map(np.zeros_like, state.metrics))
-        placed = placed._replace(metrics=strategy.replicate(state.metrics))
-        row |= {
-            "seconds": time.perf_counter() - start_time,
-            "images_per_second": images_per_second,
-        }
-        provenance.cache_run_facts(row, run_facts)
-        yield state, row
+            if is_complete:
+                reason = divergence.reason(row, guess)
+                reason = reason or divergence.nonfinite_parameter(state.params)
+                has_diverged, row = (
+                    reason is not None,
+                    row | ({"diverged": reason} if reason else {}),
+                )
+                state = state._replace(metrics=jax.tree.map(np.zeros_like, state.metrics))
+                placed = placed._replace(metrics=strategy.replicate(state.metrics))
+            row |= {
+                "seconds": time.perf_counter() - start_time,
+                "images_per_second": config.batch_size * (step - first) / seconds,
+            }
+            is_last = is_interrupted() and step < config.num_steps
+            row |= {"interrupted": True} if is_last else {}
+            provenance.cache_run_facts(
+                row, run_facts | {"is_due": is_complete} if is_last else run_facts
+            )
+            yield state, row
+            if is_last:
+                return
 
 
 def check_config(

@@ -15,7 +15,7 @@ LAYER = {
     "arguments": 0, "_util": 0,
     "config": 1, "data": 1, "losses": 1, "metrics": 1, "checkpoint": 1, "progress": 1, "plots": 1, "cpu": 1,
     "augment": 2, "models": 2, "optim": 2, "parallel": 2, "multihost": 2, "curvature": 2,
-    "input_pipeline": 3, "state": 3, "divergence": 3, "provenance": 3, "weights": 3,
+    "input_pipeline": 3, "state": 3, "divergence": 3, "provenance": 3, "weights": 3, "shutdown": 3,
     "evaluation": 4, "run_log": 4, "resume": 4,
     "records": 5, "tables": 5, "cli": 5,
     "training": 6,

@@ -20,7 +20,7 @@ from jaxcnn.records import RunRecords
 from jaxcnn.run_log import read_metrics
 from jaxcnn.runs.results import Result
 from jaxcnn.state import State, init_state, state_shapes
-from jaxcnn.training import check_config, train
+from jaxcnn.training import check_config, is_due, train
 
 Measure = Callable[[Any, State, Dataset], Mapping[str, Any]]
 """Function of (model, state, data) that returns more columns of a row.
@@ -100,7 +100,7 @@ def run(
         `result.json` once the run is finished.
       strategy: devices, all by default.
       should_stop: called after every step. When it returns true, the state is saved and training
-        ends.
+        ends. So it does after Ctrl-C in a notebook.
       on_step: called with the step and None after every step, and with the step and the row after
         every row.
       measure: returns more columns of each row.
@@ -142,12 +142,17 @@ def run(
             resume=resume,
             strategy=strategy,
             should_stop=after_step,
+            progress=False,
         ):
             if row is None:
                 records.save(state)
                 if state.step < config.train.num_steps:
                     return None
                 break
+            if not is_due(state, row):
+                records.save(state)
+                return None
+            is_interrupted = row.pop("interrupted", False)
             reason = row.get("diverged")
             if reason is None:
                 row |= measure(model, state, data)
@@ -155,7 +160,7 @@ def run(
             on_step(int(state.step), row)
             if reason:
                 break
-            if should_stop() and state.step < config.train.num_steps:
+            if (is_interrupted or should_stop()) and state.step < config.train.num_steps:
                 return None
         num_params = count_parameters(model, data.train.images.shape[1:])
         return records.finish(num_params, reason)
