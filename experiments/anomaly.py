@@ -67,6 +67,8 @@ class Options:
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/anomaly")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
 
 
@@ -216,6 +218,7 @@ def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> boo
             "measure": area_measure(data, label, options.code),
             "strategy": jc.strategy(options.strategy),
             "should_stop": stop,
+            "tensorboard": options.tensorboard,
             "quiet": True,
         }
         if runs.sweep(all_runs, remaining, options.out, **sweep_kwargs) is None:

@@ -106,6 +106,8 @@ class Options:
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/depth")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw table and figure from the runs that OUT holds, and train nothing."""
 
@@ -267,6 +269,7 @@ def main(args: list[str] | None = None) -> int:
             sweep_kwargs: dict[str, Any] = {
                 "strategy": strategy,
                 "should_stop": stop,
+                "tensorboard": options.tensorboard,
                 "keep_every": options.keep_every,
             }
             if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:

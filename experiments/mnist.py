@@ -97,6 +97,8 @@ class Options:
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/mnist-digits")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw the table and the figure from the runs that OUT holds, and train nothing."""
 
@@ -297,6 +299,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
         sweep_kwargs: dict[str, Any] = {
             "strategy": jc.strategy(options.strategy),
             "should_stop": stop,
+            "tensorboard": options.tensorboard,
             "quiet": True,
         }
         if runs.sweep(all_runs[name], data, options.out / name, **sweep_kwargs) is None:

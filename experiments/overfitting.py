@@ -103,6 +103,8 @@ class Options:
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/overfitting")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw tables and figures from the runs that OUT holds, and train nothing."""
 
@@ -373,6 +375,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     sweep_kwargs: dict[str, Any] = {
         "strategy": strategy,
         "should_stop": stop,
+        "tensorboard": options.tensorboard,
         "measure": heldout(strategy),
         "quiet": True,
     }

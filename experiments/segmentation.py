@@ -75,6 +75,8 @@ class Options:
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/segmentation")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
 
 
@@ -266,7 +268,12 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     cli.enable_compilation_cache()
     data = compose_all(options)
     strategy = jc.strategy(options.strategy)
-    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "measure": measure}
+    sweep_kwargs: dict[str, Any] = {
+        "strategy": strategy,
+        "tensorboard": options.tensorboard,
+        "should_stop": stop,
+        "measure": measure,
+    }
     if runs.sweep(all_runs, data, options.out, **sweep_kwargs) is None:
         return False
     write_predictions(options, data)

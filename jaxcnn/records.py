@@ -17,6 +17,7 @@ from jaxcnn.optim import config_of
 from jaxcnn.provenance import describe, loss_facts, model_facts, optimizer_facts
 from jaxcnn.run_log import RunLog
 from jaxcnn.state import State
+from jaxcnn.tensorboard import check_tensorboard
 
 
 def experiment_config(
@@ -80,7 +81,7 @@ def open_run_dir(
       folder: of the run.
       strategy: its devices, which `env.json` has.
       data: its data.
-      pieces: `model` and `tx`, as in `RunLog`.
+      pieces: `model`, `tx` and `tensorboard`, as in `RunLog`.
 
     Raises:
       ArgumentError: the folder has another run.
@@ -104,6 +105,10 @@ class RunRecords:
       tx: likewise.
       keep_every: as in `Checkpoints`.
       reopen: open the checkpoints of a finished run too.
+      tensorboard: as in `RunLog`.
+
+    Raises:
+      ArgumentError: in the constructor, which writes nothing, if `tensorboard` is not possible.
     """
 
     def __init__(
@@ -117,7 +122,10 @@ class RunRecords:
         tx: Any = None,
         keep_every: int = 0,
         reopen: bool = False,
+        tensorboard: bool = False,
     ):
+        check_tensorboard(tensorboard)
+        self.tensorboard = tensorboard
         self.config, self.folder, self.data = config, Path(folder), data
         self.strategy, self.keep_every = strategy, keep_every
         self.model, self.tx, self.reopen = model, tx, reopen
@@ -181,6 +189,7 @@ class RunRecords:
 
     def _open_log(self):
         pieces = {"model": self.model, "tx": self.tx, "data": self.data}
+        pieces |= {"tensorboard": self.tensorboard}
         return open_run_dir(self.config, self.folder, self.strategy, **pieces)
 
     def _finish(self, num_params, reason):
@@ -189,6 +198,8 @@ class RunRecords:
         return _write_result(self.log, num_params, reason)
 
     def _close(self):
+        if self.log is not None:
+            self.log.close()
         if self.checkpoints is not None:
             self.checkpoints.close()
 

@@ -1,6 +1,6 @@
 """Records of a run in a folder: `config.json`, `run.json`, `env.json` and `metrics.jsonl`.
 
-They are enough to repeat the run.
+They are enough to repeat the run. TensorBoard's event files are an option.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from jaxcnn.data import Dataset, verify_dataset
 from jaxcnn.losses import CLASS_LOSSES
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import as_transformation
+from jaxcnn.tensorboard import EventFile, check_tensorboard
 
 
 class LogError(ValueError):
@@ -71,6 +72,8 @@ class RunLog:
         it is an error at the first row of `train` that is written.
       tx: the optimizer, likewise.
       data: the data set, likewise.
+      tensorboard: write the rows' numbers to event files in `tensorboard/` of the folder too. This
+        needs the extra: pip install 'jaxcnn[tensorboard]'. Earlier rows are written there as well.
 
     Raises:
       ArgumentError: the folder cannot be written, or has another run, whose differences are named.
@@ -95,8 +98,10 @@ class RunLog:
         model: Any = None,
         tx: Any = None,
         data: Dataset | None = None,
+        tensorboard: bool = False,
     ):
         verify_config(config, ExperimentConfig)
+        check_tensorboard(tensorboard)
         self.folder, self.config = check_path("folder", folder), config
         example = "{'note': 'baseline'}"
         facts = _to_json({} if facts is None else check_mapping("facts", facts, example))
@@ -121,6 +126,11 @@ class RunLog:
         self.path = self.folder / "metrics.jsonl"
         self._closed = False
         self._remove_unfinished_row()
+        self._events: EventFile | None = None
+        if tensorboard:
+            path = self.folder / "tensorboard"
+            with _write_errors(path):
+                self._events = EventFile(path, self.rows())
 
     def write(self, *, step: int, **row: Any) -> None:
         """Append the row of a step.
@@ -149,10 +159,17 @@ class RunLog:
         if self.last is not None and self.last >= row["step"]:
             earlier = [old for old in self.rows() if old["step"] < row["step"]]
             write_text(self.path, "".join(json.dumps(old) + "\n" for old in earlier))
+            if self._events is not None:
+                with _write_errors(self._events.folder):
+                    self._events.synchronize(earlier)
         self.last = row["step"]
-        line = json.dumps(_to_json(row), allow_nan=False) + "\n"
+        row = _to_json(row)
+        line = json.dumps(row, allow_nan=False) + "\n"
         with _write_errors(self.path), open(self.path, "a", opener=_open_without_links) as file:
             file.write(line)
+        if self._events is not None:
+            with _write_errors(self._events.path):
+                self._events.append(row)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the complete rows."""

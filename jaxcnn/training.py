@@ -66,6 +66,7 @@ from jaxcnn.records import RunRecords, experiment_config
 from jaxcnn.resume import resume_state
 from jaxcnn.shutdown import interactive_interrupt
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, eval_state, fold_in, init_state
+from jaxcnn.tensorboard import check_tensorboard
 
 Row = dict[str, Any]
 AUX = 0.3
@@ -303,6 +304,7 @@ def train(
     strategy: parallel.Strategy | None = None,
     should_stop: Callable[[int], Any] | None = None,
     progress: bool | None = None,
+    tensorboard: bool = False,
 ) -> Iterator[tuple[State, Row | None]]:
     """Train, and yield `(state, row)` every `config.eval_every` steps.
 
@@ -356,6 +358,7 @@ def train(
         run resumed from that state continues in the middle of the epoch, with the same bits.
       progress: show steps, their rate and the remaining time on stderr, or in a notebook as a bar.
         None does so in a notebook and on a terminal.
+      tensorboard: write the rows to event files in `tensorboard/` of `run_dir` too (`RunLog`).
 
     Yields:
       The state as NumPy arrays on the host, and its row. A run that is already finished yields its
@@ -377,6 +380,12 @@ def train(
             example = "checkpoints.restore" if name == "resume" else "stop"
             check_callable(name, function, example, num_args=1)
     is_shown = should_show(progress) and multihost.is_primary()
+    check_tensorboard(tensorboard)
+    if tensorboard and run_dir is None:
+        raise ArgumentError(
+            "tensorboard is True, but run_dir is None; expected a folder for its files. "
+            "Write run_dir='runs/a'."
+        )
     if run_dir is not None and resume is not None:
         raise ArgumentError(
             "resume and run_dir are both there; expected one of them, as a run resumes from its "
@@ -393,7 +402,14 @@ def train(
         if run_dir is not None:
             experiment = experiment_config(model, tx, data, config, loss)
             records = RunRecords(
-                experiment, run_dir, strategy, data, model=model, tx=tx, reopen=True
+                experiment,
+                run_dir,
+                strategy,
+                data,
+                model=model,
+                tx=tx,
+                reopen=True,
+                tensorboard=tensorboard,
             )
             resume = stack.enter_context(records).restore
         if resume is not None and (restored := resume(state)) is not None:

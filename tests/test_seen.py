@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from jaxcnn.shutdown import GracefulShutdown, interactive_interrupt
 
 pytestmark = pytest.mark.usefixtures("one_device")
 CONFIG = jc.TrainConfig(num_steps=12, eval_every=5, batch_size=16)
+train: Any = jc.train
 NOT_REPEATED = ("seconds", "images_per_second")
 
 
@@ -72,7 +74,7 @@ def equal(a, b):
 def whole(model, tx, data, tmp_path_factory):
     """The states and the rows of a run that was never stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    states = [state for state, _ in jc.train(model, tx, data, CONFIG, run_dir=folder)]
+    states = [state for state, _ in train(model, tx, data, CONFIG, run_dir=folder)]
     return states, jc.read_metrics(folder)
 
 
@@ -80,9 +82,7 @@ def whole(model, tx, data, tmp_path_factory):
 def test_an_interrupted_run_resumes_to_the_bits_of_a_whole_one(
     step, whole, model, tx, data, tmp_path, notebook
 ):
-    seen = list(
-        jc.train(model, tx, data, CONFIG, run_dir=tmp_path, should_stop=interrupt_at([step]))
-    )
+    seen = list(train(model, tx, data, CONFIG, run_dir=tmp_path, should_stop=interrupt_at([step])))
     state, row = seen[-1]
     assert (int(state.step), row["step"], row["interrupted"]) == (step, step, True)
     assert np.isfinite(row["train_loss"])
@@ -93,7 +93,7 @@ def test_an_interrupted_run_resumes_to_the_bits_of_a_whole_one(
     assert not any("interrupted" in row for row in written)
     with jc.Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps()[-1] == step
-    rest = list(jc.train(model, tx, data, CONFIG, run_dir=tmp_path))
+    rest = list(train(model, tx, data, CONFIG, run_dir=tmp_path))
     assert equal(rest[-1][0], whole[0][-1])
     assert repeated(jc.read_metrics(tmp_path)) == repeated(whole[1])
 
@@ -101,11 +101,11 @@ def test_an_interrupted_run_resumes_to_the_bits_of_a_whole_one(
 def test_without_a_folder_the_state_of_an_interrupt_can_be_resumed(
     whole, model, tx, data, notebook
 ):
-    *_, (state, row) = jc.train(model, tx, data, CONFIG, should_stop=interrupt_at([7]))
+    *_, (state, row) = train(model, tx, data, CONFIG, should_stop=interrupt_at([7]))
     assert row["interrupted"]
     # The sums since step 5 go on.
     assert int(state.metrics.num_examples) == 2 * CONFIG.batch_size
-    *_, (last, _) = jc.train(model, tx, data, CONFIG, resume=lambda initial: state)
+    *_, (last, _) = train(model, tx, data, CONFIG, resume=lambda initial: state)
     assert equal(last, whole[0][-1])
 
 
@@ -118,9 +118,9 @@ def test_a_log_of_the_users_own_has_the_rows_of_a_whole_run(
     state = None
     for stop in (interrupt_at([step]), None):
         log = jc.RunLog(tmp_path, config)
-        for state, row in jc.train(
-            model, tx, data, CONFIG, should_stop=stop, resume=lambda _, state=state: state
-        ):
+        resume = lambda _, state=state: state  # noqa: E731
+        rows = train(model, tx, data, CONFIG, should_stop=stop, resume=resume)
+        for state, row in rows:  # noqa: B007
             log.write(**row)
     assert repeated(log.rows()) == repeated(whole[1])
 
@@ -132,7 +132,11 @@ def test_a_run_of_a_study_stops_and_resumes(step, whole, data, tmp_path, noteboo
     )
     config = jc.override(config, optimizer="adam", learning_rate=0.01)
     stop = interrupt_at([step])
-    on_step = lambda at, row: stop(at) and None if row is None else None  # noqa: E731
+
+    def on_step(at, row):
+        if row is None:
+            stop(at)
+
     assert runs.run(config, data, tmp_path, on_step=on_step) is None
     with jc.Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps()[-1] == step
@@ -149,19 +153,19 @@ def test_a_second_interrupt_raises_and_loses_nothing(
 
     evaluate = training._metrics_row
     monkeypatch.setattr(training, "_metrics_row", lambda *args: os.kill(os.getpid(), signal.SIGINT))
-    rows = jc.train(model, tx, data, CONFIG, run_dir=tmp_path, should_stop=interrupt_at([3]))
+    rows = train(model, tx, data, CONFIG, run_dir=tmp_path, should_stop=interrupt_at([3]))
     with pytest.raises(KeyboardInterrupt):
         list(rows)
     monkeypatch.setattr(training, "_metrics_row", evaluate)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    first, *_, last = jc.train(model, tx, data, CONFIG, run_dir=tmp_path)
+    first, *_, last = train(model, tx, data, CONFIG, run_dir=tmp_path)
     assert equal(last[0], whole[0][-1])
     assert repeated(jc.read_metrics(tmp_path)) == repeated(whole[1])
     assert first[1]["step"] == 5
 
 
 def test_between_two_rows_an_interrupt_is_the_callers(model, tx, data, notebook):
-    rows = jc.train(model, tx, data, CONFIG)
+    rows = train(model, tx, data, CONFIG)
     next(rows)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(KeyboardInterrupt):
@@ -173,14 +177,14 @@ def test_in_a_script_an_interrupt_raises_at_once(model, tx, data):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            list(jc.train(model, tx, data, CONFIG, should_stop=interrupt_at([3])))
+            list(train(model, tx, data, CONFIG, should_stop=interrupt_at([3])))
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def test_what_handles_interrupts_already_goes_on_doing_so(model, tx, data, notebook):
     with GracefulShutdown() as stop:
-        *_, (state, row) = jc.train(model, tx, data, CONFIG, should_stop=interrupt_at([3]))
+        *_, (state, row) = train(model, tx, data, CONFIG, should_stop=interrupt_at([3]))
         assert stop()
     assert (int(state.step), "interrupted" in row) == (12, False)
     with interactive_interrupt() as is_interrupted:
@@ -257,7 +261,7 @@ def test_plain_lines_are_rare(clock):
 def test_the_callers_lines_have_a_line_of_their_own(model, tx, data, monkeypatch):
     out = Terminal()
     monkeypatch.setattr(sys, "stderr", out)
-    for _, row in jc.train(model, tx, data, CONFIG):
+    for _, row in train(model, tx, data, CONFIG):
         print("row", row["step"], file=out)
     for line in out.getvalue().split("\n")[:-1]:
         assert line.split("\r")[-1] in ("row 5", "row 10", "row 12")
@@ -281,7 +285,7 @@ def test_it_is_shown_on_a_terminal_or_as_chosen(
 ):
     out = stream()
     monkeypatch.setattr(sys, "stderr", out)
-    list(jc.train(model, tx, data, CONFIG, progress=progress))
+    list(train(model, tx, data, CONFIG, progress=progress))
     assert bool(out.getvalue()) == shown
 
 
@@ -289,7 +293,7 @@ def test_another_value_is_refused(model, tx, data):
     with pytest.raises(
         jc.ArgumentError, match=r"progress is 'yes'; expected True, False or None\."
     ):
-        jc.train(model, tx, data, CONFIG, progress="yes")  # type: ignore[arg-type]
+        train(model, tx, data, CONFIG, progress="yes")
 
 
 def test_a_study_has_one_bar(data, tmp_path, monkeypatch):
@@ -319,7 +323,7 @@ def test_a_notebook_without_widgets_has_a_bar_of_text(kernel, model, tx, data, m
     )
     out = io.StringIO()
     monkeypatch.setattr(sys, "stderr", out)
-    list(jc.train(model, tx, data, CONFIG))
+    list(train(model, tx, data, CONFIG))
     assert "compiling" in out.getvalue()
     assert "100% |" in out.getvalue()
     assert max(map(len, out.getvalue().split("\r"))) <= 80

@@ -62,7 +62,12 @@ def check(options: Options) -> None:
 def run(options: Options, stop: Any) -> bool:
     """Train the missing runs; return False if stopped."""
     out, strategy = options.out / "sweep", jc.strategy(options.strategy)
-    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "quiet": True}
+    sweep_kwargs: dict[str, Any] = {
+        "strategy": strategy,
+        "tensorboard": options.tensorboard,
+        "should_stop": stop,
+        "quiet": True,
+    }
     return runs.sweep(configs(options), data(options), out, **sweep_kwargs) is not None
 
 

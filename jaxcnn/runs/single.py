@@ -87,6 +87,7 @@ def run(
     measure: Measure = lambda model, state, data: {},
     prepare_state: Callable[[State], State] = lambda state: state,
     keep_every: int = 0,
+    tensorboard: bool = False,
 ) -> Result | None:
     """Train a config in a folder.
 
@@ -107,6 +108,7 @@ def run(
       prepare_state: a function of the state at step 0 that returns the state to start from, such as
         `lambda state: with_variables(state, variables)`.
       keep_every: as in `Checkpoints`.
+      tensorboard: as in `RunLog`.
 
     Returns:
       The contents of `result.json`, or None if the run was stopped. They are `status` ("finished",
@@ -119,7 +121,8 @@ def run(
     loss = create_loss(config.loss, **config.loss_kwargs)
     check_config(config.train, data, strategy, loss)
     model, tx = model_and_optimizer(config, data.num_classes)
-    with RunRecords(config, folder, strategy, data, keep_every=keep_every) as records:
+    options = {"keep_every": keep_every, "tensorboard": tensorboard}
+    with RunRecords(config, folder, strategy, data, **options) as records:
         if records.result is not None:
             return records.result
 

@@ -32,6 +32,7 @@ from jaxcnn.runs.single import (
     subset_for,
     verify_data_of,
 )
+from jaxcnn.tensorboard import check_tensorboard
 from jaxcnn.training import check_config
 
 
@@ -76,6 +77,7 @@ def sweep(
     measure: Measure = lambda model, state, data: {},
     quiet: bool = False,
     keep_every: int = 0,
+    tensorboard: bool = False,
 ) -> dict[str, Result] | None:
     """Run every config in a folder of its name, with progress.
 
@@ -91,6 +93,7 @@ def sweep(
       measure: as in `run`.
       quiet: print no lines for rows, for many short runs.
       keep_every: as in `Checkpoints`. It keeps earlier states, for studies of how a run developed.
+      tensorboard: as in `RunLog`, for every run.
 
     Returns:
       Results by name, or None if the sweep was stopped.
@@ -101,6 +104,7 @@ def sweep(
       CheckpointError: another process runs a sweep in `out`. The message names it.
     """
     strategy = parallel.check_strategy(strategy)
+    check_tensorboard(tensorboard)
     for config in runs.values():
         verify_data_of(config, data)
     shape = data.train.images.shape[1:]
@@ -131,6 +135,7 @@ def sweep(
                 should_stop=should_stop,
                 measure=measure,
                 keep_every=keep_every,
+                tensorboard=tensorboard,
             )
             if result is None:
                 return None
