@@ -73,7 +73,8 @@ class EventFile:
     """Event file that has the scalars of a run's rows, each step once.
 
     Its steps are always those of the rows. Where a run is resumed from an earlier step, or was
-    killed while it wrote, a new file replaces the old one. The times of its rows are kept.
+    killed while it wrote, a new file replaces the old one, which is emptied. The times of its rows
+    are kept.
 
     Nothing stays open between two rows.
 
@@ -109,7 +110,8 @@ class EventFile:
 
         A file that has them already is continued.
         """
-        paths = sorted(path for path in self.folder.glob(f"{PREFIX}*") if path.is_file())
+        files = sorted(path for path in self.folder.glob(f"{PREFIX}*") if path.is_file())
+        paths = [path for path in files if path.stat().st_size]
         expected = [(row["step"], scalars(row)) for row in rows]
         recorded, times = [], {}
         for path in paths:
@@ -135,8 +137,14 @@ class EventFile:
         events += [_row_event(row, times.get(row["step"], now)) for row in rows]
         with open(self.path, "xb") as file:
             file.write(b"".join(map(_record, events)))
-        for path in paths:
-            path.unlink()
+        for path in files:
+            # A TensorBoard that is open reads on in its file, and in a next one only while the
+            # file exists.
+            if path in paths:
+                with open(path, "wb", opener=_open_without_links):
+                    pass
+            else:
+                path.unlink()
 
 
 def read_events(path: Path) -> Iterator[Any]:
