@@ -243,9 +243,9 @@ class RunLog:
             # `config.json` has other values in these fields than the config.
             replaced = {"model", "model_kwargs"} if self._run.get("model") else set()
             replaced |= {"optimizer"} if self._run.get("optimizer") else set()
-            fields = as_dict(self.config)
+            fields = as_dict(self.config, all_fields=True)
             expected = {name: value for name, value in fields.items() if name not in replaced}
-            recorded = as_dict(ExperimentConfig.load(self.folder))
+            recorded = as_dict(ExperimentConfig.load(self.folder), all_fields=True)
             if differences := _differences(recorded, expected, "here"):
                 raise ArgumentError(
                     f"{self.folder} holds a run of another config: {differences}; "
@@ -262,7 +262,7 @@ class RunLog:
           ArgumentError: it is not.
         """
         config, own = self.config, {key: facts[key] for key in ("train", "dataset")}
-        expected = {"train": as_dict(config.train), "dataset": config.dataset}
+        expected = {"train": as_dict(config.train, all_fields=True), "dataset": config.dataset}
         if differences := _differences(expected, own, "trained"):
             raise ArgumentError(
                 f"the row is of another config than {self.folder}: {differences}; "

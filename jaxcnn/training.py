@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ from jaxcnn.optim import (
     in_stage,
     trainable_params,
 )
+from jaxcnn.optim.transforms import check_update, update_optimizer
 from jaxcnn.progress import TrainProgress, should_show
 from jaxcnn.records import RunRecords, experiment_config
 from jaxcnn.resume import resume_state
@@ -194,7 +196,7 @@ def make_train_step(
                 "grad": grads,
                 "value_fn": value_fn,
             }
-            updates, opt_state = tx.update(grads, state.opt_state, trained, **extra_args)
+            updates, opt_state = update_optimizer(tx, grads, state.opt_state, trained, **extra_args)
             params = with_frozen(optax.apply_updates(trained, updates), state.params)
         sums = sums._replace(
             grad_norm=size * optax.tree.norm(grads), squared_batch_loss=size * main**2
@@ -231,7 +233,12 @@ def _with_dtypes_of(old: Any, new: Any) -> Any:
     """
     if jax.tree.structure(old) != jax.tree.structure(new):
         return new
-    return jax.tree.map(lambda a, b: b if a.dtype == b.dtype else b.astype(a.dtype), old, new)
+    # The new leaves of an optimizer may be numbers of Python.
+    return jax.tree.map(
+        lambda a, b: b if getattr(b, "dtype", None) == a.dtype else jnp.asarray(b).astype(a.dtype),
+        old,
+        new,
+    )
 
 
 def epoch_order(
@@ -394,6 +401,7 @@ def train(
     state = init_state(model, tx, config, data, loss=loss)
     check_model(model, state, data, config, strategy, loss)
     _check_warmup(tx, state)
+    _check_optimizer(tx, state, config, strategy)
     run_facts = provenance.run_facts(
         model, tx, config, data, state.params, state.opt_state, loss=loss
     )
@@ -609,6 +617,25 @@ def _check_warmup(tx: Any, state: State) -> None:
             "warmup_lr waits for the training error, which the loss does not count; expected a "
             "bool metric 'error'. Write warmup_lr=None."
         )
+
+
+def _check_optimizer(
+    tx: optax.GradientTransformationExtraArgs,
+    state: State,
+    config: TrainConfig,
+    strategy: parallel.Strategy,
+) -> None:
+    """Check that an optimizer of the user's own works, before anything is compiled.
+
+    Raises:
+      ArgumentError: its update fails, or what it returns does not fit.
+    """
+    if config_of(tx) is not None:
+        return
+    params = trainable_params(state.params, config.freeze)
+    key = ("update", tx.update, config.freeze, strategy.axis_name)
+    check = partial(check_update, tx, state.opt_state, params, strategy.axis_name)
+    check_once(key, (state.opt_state, params), check)
 
 
 def check_model(
