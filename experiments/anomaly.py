@@ -74,6 +74,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/anomaly")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
 
 
@@ -224,6 +226,7 @@ def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> boo
             "measure": area_measure(data, label, options.code),
             "strategy": strategy,
             "should_stop": stop,
+            "tensorboard": options.tensorboard,
             "quiet": True,
         }
         # Where others train the last runs of a class, another one is left.

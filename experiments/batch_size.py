@@ -98,6 +98,8 @@ class Options(SeedOptions, FigureOptions):
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/batch_size")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw tables and figures from the runs that OUT holds, and train nothing."""
 
@@ -305,6 +307,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     sweep_kwargs: dict[str, Any] = {
         "strategy": jc.strategy(devices=1),
         "should_stop": stop,
+        "tensorboard": options.tensorboard,
         "measure": evaluate_train,
         "quiet": True,
     }

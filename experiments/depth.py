@@ -112,6 +112,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/depth")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw table and figure from the runs that OUT holds, and train nothing."""
 
@@ -272,6 +274,7 @@ def main(args: list[str] | None = None) -> int:
             sweep_kwargs: dict[str, Any] = {
                 "strategy": strategy,
                 "should_stop": stop,
+                "tensorboard": options.tensorboard,
                 "keep_every": options.keep_every,
             }
             if not run_all(all_runs, data, options.out, **sweep_kwargs):

@@ -103,6 +103,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/mnist-digits")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw the table and the figure from the runs that OUT holds, and train nothing."""
 
@@ -300,7 +302,12 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     datasets = {name: images(name, options.data_dir) for name in options.datasets}
     strategy, are_finished = options.make_strategy(), True
     for name, data in datasets.items():
-        sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "quiet": True}
+        sweep_kwargs: dict[str, Any] = {
+            "strategy": strategy,
+            "should_stop": stop,
+            "tensorboard": options.tensorboard,
+            "quiet": True,
+        }
         # Where others train the last runs of a data set, another one is left.
         are_finished &= run_all(all_runs[name], data, options.out / name, **sweep_kwargs)
         if stop():

@@ -106,6 +106,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/optimizers")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw tables and figures from the runs that OUT holds, and train nothing."""
 
@@ -246,7 +248,12 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     all_runs, strategy = trial_configs(options), options.make_strategy()
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir, validation=options.num_validation)
-    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "quiet": True}
+    sweep_kwargs: dict[str, Any] = {
+        "strategy": strategy,
+        "tensorboard": options.tensorboard,
+        "should_stop": stop,
+        "quiet": True,
+    }
     for stage in ("tune", "final"):
         if not run_all(all_runs, data, options.out, **sweep_kwargs):
             return False

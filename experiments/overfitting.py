@@ -109,6 +109,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/overfitting")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw tables and figures from the runs that OUT holds, and train nothing."""
 
@@ -380,6 +382,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     sweep_kwargs: dict[str, Any] = {
         "strategy": strategy,
         "should_stop": stop,
+        "tensorboard": options.tensorboard,
         "measure": heldout(strategy),
         "quiet": True,
     }

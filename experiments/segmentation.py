@@ -83,6 +83,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/segmentation")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
 
 
@@ -273,8 +275,12 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     all_runs = configs(options)
     cli.enable_compilation_cache()
     data = compose_all(options)
-    strategy = options.make_strategy()
-    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "measure": measure}
+    sweep_kwargs: dict[str, Any] = {
+        "strategy": options.make_strategy(),
+        "tensorboard": options.tensorboard,
+        "should_stop": stop,
+        "measure": measure,
+    }
     if not run_all(all_runs, data, options.out, **sweep_kwargs):
         return False
     write_predictions(options, data)

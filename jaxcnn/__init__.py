@@ -1,6 +1,7 @@
 """Functional library for research on convolutional networks, in JAX.
 
-State is arrays, functions are arguments, and the training loop is the caller's.
+State is arrays, functions are arguments, and the training loop is the caller's. `__version__` is
+that of the installed package, "unknown" without an installation.
 
 Example:
   >>> import jaxcnn as jc
@@ -13,6 +14,8 @@ Example:
   >>> jc.predict(model, state, data.test.images[:8]).shape
   (8, 10)
 """
+
+from importlib import metadata as _metadata
 
 from jaxcnn.checkpoint import CheckpointError as CheckpointError
 from jaxcnn.checkpoint import Checkpoints as Checkpoints
@@ -48,6 +51,7 @@ from jaxcnn.metrics import Metrics as Metrics
 from jaxcnn.models import MODELS as MODELS
 from jaxcnn.models import count_parameters as count_parameters
 from jaxcnn.models import create_model as create_model
+from jaxcnn.models import list_models as list_models
 from jaxcnn.optim import OPTIMIZERS as OPTIMIZERS
 from jaxcnn.optim import SCHEDULES as SCHEDULES
 from jaxcnn.optim import create_optimizer as create_optimizer
@@ -64,3 +68,9 @@ from jaxcnn.weights import WeightsError as WeightsError
 from jaxcnn.weights import create_pretrained as create_pretrained
 from jaxcnn.weights import export_weights as export_weights
 from jaxcnn.weights import load_weights as load_weights
+
+try:
+    __version__ = _metadata.version("jaxcnn")
+# The source is used without an installation.
+except _metadata.PackageNotFoundError:
+    __version__ = "unknown"

@@ -188,6 +188,11 @@ class OptimizerConfig(_Config):
 
     Such as `{"b2": 0.99}` for Adam.
     """
+    ema_decay: float = 0.0
+    """Decay of the parameters' moving average, at which the network is evaluated.
+
+    It is that of `jaxcnn.optim.with_ema`, such as 0.999. 0 is no average.
+    """
 
     def __post_init__(self):
         _check_names(self, ("name", "schedule"))
@@ -204,6 +209,7 @@ class OptimizerConfig(_Config):
         _check_number("momentum", self.momentum, -_TINY, 0.9999)
         _check_number("weight_decay", self.weight_decay, -_TINY, _HUGE)
         _check_number("warmup_error", self.warmup_error, 0, 1)
+        _check_number("ema_decay", self.ema_decay, -_TINY, 0.999999)
         check_choice("decay_mask", self.decay_mask, ("convs", "kernels", "all"))
         if self.warmup_lr is not None:
             _check_number("warmup_lr", self.warmup_lr, 0, _HUGE)
@@ -458,14 +464,38 @@ def field_names(config: Any) -> set[str]:
     return names.union(*(field_names(getattr(config, name)) for name in sections))
 
 
-def as_dict(config: Any) -> dict[str, Any]:
+_LATER_FIELDS: dict[str, dict[str, Any]] = {
+    "ExperimentConfig": {"augmentation": None},
+    "OptimizerConfig": {"ema_decay": 0.0},
+}
+"""Class -> its fields that the first records lack -> their defaults."""
+
+
+def as_dict(config: Any, *, all_fields: bool = False) -> dict[str, Any]:
     """Return a config as nested plain values, which `from_dict` takes.
+
+    Args:
+      config: any of the four.
+      all_fields: with the fields that came later, also at their defaults. They are left out of
+        records there, so that the same run has the same record in every version.
 
     Example:
       >>> as_dict(ExperimentConfig())["train"]["augment"]["padding"]
       0
     """
-    return json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False))
+    values = json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False))
+    if not all_fields:
+        _leave_out_later_defaults(config, values)
+    return values
+
+
+def _leave_out_later_defaults(config: Any, values: dict[str, Any]) -> None:
+    kind = type(config).__name__
+    for name, default in _LATER_FIELDS.get(kind, {}).items():
+        if values[name] == default:
+            del values[name]
+    for section in _SECTIONS.get(kind, {}):
+        _leave_out_later_defaults(getattr(config, section), values[section])
 
 
 _MAX_FILE_BYTES = 1 << 20

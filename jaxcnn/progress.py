@@ -5,12 +5,18 @@ Both show the rate or the fraction finished, and the remaining time.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import importlib.util
+import math
 import sys
 import time
+import warnings
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from jaxcnn.arguments import ArgumentError, format_value
 
 
 class SafeStream:
@@ -66,19 +72,17 @@ class _Bar(tqdm):
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration as mm:ss, as h:mm:ss, or from a day on in days and hours.
+    """Return a duration as mm:ss, h:mm:ss, or from a day on as days, hours and minutes.
 
     Example:
-      >>> format_duration(90), format_duration(7384), format_duration(310 * 3600)
-      ('01:30', '2:03:04', '12 d 22 h')
+      >>> format_duration(150), format_duration(7200), format_duration(98_400)
+      ('02:30', '2:00:00', '1d 03:20')
     """
-    whole = round(max(0.0, seconds))
-    hours, minutes = whole // 3600, whole // 60 % 60
-    if hours >= 24:
-        days, hours = divmod(round(whole / 3600), 24)
-        return f"{days} d {hours} h"
-    clock = f"{minutes:02d}:{whole % 60:02d}"
-    return f"{hours}:{clock}" if hours else clock
+    seconds = max(0, round(seconds))
+    if seconds < 86_400:
+        return tqdm.format_interval(seconds)
+    days, minutes = divmod(seconds // 60, 1440)
+    return f"{days}d {minutes // 60:02}:{minutes % 60:02}"
 
 
 class Progress:
@@ -190,3 +194,150 @@ class Progress:
     def __exit__(self, *error: Any) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class TrainProgress:
+    """Progress of one run: "compiling", then steps, their rate and the remaining time.
+
+    It is a bar of tqdm on a terminal and in a notebook, and plain lines elsewhere. The rate counts
+    from the end of the first step, which includes the compilation.
+
+    Args:
+        first: the step that the run starts from.
+        num_steps: steps of the whole run.
+        file: where to write; None is stderr.
+        every: seconds between plain lines at least.
+        quiet: show nothing.
+
+    Example:
+        >>> import io
+        >>> lines = io.StringIO()
+        >>> with TrainProgress(0, 10, file=lines, every=0) as progress:
+        ...     progress.advance(1)
+        >>> lines.getvalue().splitlines()
+        ['0/10 steps, compiling', '1/10 steps']
+    """
+
+    def __init__(
+        self,
+        first: int,
+        num_steps: int,
+        *,
+        file: TextIO | None = None,
+        every: float = 15.0,
+        quiet: bool = False,
+    ):
+        self.step, self.num_steps, self.every = first, num_steps, every
+        self.file: Any = SafeStream(file or sys.stderr)
+        self.quiet = quiet
+        # Step and time from which the rate is measured.
+        self.origin: tuple[int, float] | None = None
+        self.last_line_time = -math.inf
+        self.bar = None if quiet else self._make_bar(file)
+        self._show("compiling")
+
+    def _make_bar(self, file: TextIO | None) -> Any:
+        notebook = in_notebook() and file is None
+        options: dict[str, Any] = {
+            "total": self.num_steps,
+            "initial": self.step,
+            "bar_format": "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps{postfix}",
+            "miniters": 0,
+        }
+        if notebook and (bar := _notebook_bar(options)) is not None:
+            return bar
+        if not notebook and not self.file.isatty():
+            return None
+        # A notebook without widgets shows lines that replace each other.
+        width = {"ncols": 79} if notebook else {"dynamic_ncols": True}
+        return _Bar(file=self.file, leave=notebook, **options, **width)
+
+    def advance(self, step: int) -> None:
+        """Show a finished step."""
+        if self.quiet:
+            return
+        now = time.monotonic()
+        is_first = self.origin is None
+        origin_step, origin_time = self.origin = self.origin or (step, now)
+        rate = (step - origin_step) / max(now - origin_time, 1e-9)
+        previous, self.step = self.step, step
+        text = ""
+        if rate > 0:
+            left = format_duration((self.num_steps - step) / rate)
+            text = f"{_format_rate(rate)}, {left} left"
+        if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(step - previous)
+        if self.bar is None or is_first:
+            self._show(text)
+
+    def pause(self) -> None:
+        """Remove the bar from the terminal, so that the caller's lines have one of their own.
+
+        The next step shows it again.
+        """
+        if isinstance(self.bar, _Bar):
+            self.bar.clear()
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _show(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=True)
+        elif not self.quiet and time.monotonic() - self.last_line_time >= self.every:
+            self.last_line_time = time.monotonic()
+            line = f"{self.step}/{self.num_steps} steps"
+            print(", ".join(filter(None, (line, text))), file=self.file, flush=True)
+
+    def __enter__(self) -> TrainProgress:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+
+def _format_rate(rate: float) -> str:
+    return f"{rate:.3g} steps/s" if rate >= 1 else f"{1 / rate:.3g} s/step"
+
+
+def in_notebook() -> bool:
+    """Check if this process is the kernel of a notebook."""
+    get_ipython = getattr(builtins, "get_ipython", None)
+    return get_ipython is not None and getattr(get_ipython(), "kernel", None) is not None
+
+
+def _notebook_bar(options: dict[str, Any]) -> Any:
+    """Return tqdm's bar for notebooks, or None where widgets are missing."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        return None
+    # Old widgets warn, and tqdm raises ImportError for those that it cannot use.
+    with warnings.catch_warnings(), contextlib.suppress(ImportError):
+        warnings.simplefilter("ignore")
+        from tqdm.notebook import tqdm as bar
+
+        return bar(**options)
+    return None
+
+
+def should_show(progress: bool | None) -> bool:
+    """Check if a run's progress is shown: in a notebook and on a terminal, or as chosen.
+
+    Raises:
+      ArgumentError: `progress` is not None, True or False.
+
+    Example:
+      >>> should_show(True)
+      True
+    """
+    if progress is None:
+        return in_notebook() or SafeStream(sys.stderr).isatty()
+    if not isinstance(progress, bool):
+        raise ArgumentError(
+            f"progress is {format_value(progress)}; expected True, False or None. "
+            "Write progress=False."
+        )
+    return progress

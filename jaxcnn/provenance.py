@@ -105,7 +105,7 @@ def run_facts(
     if config_of(tx) is None and (rate := current_learning_rate(opt)) is not None:
         optimizer["rate"] = rate
     return {
-        "train": as_dict(config),
+        "train": as_dict(config, all_fields=True),
         "loss": loss_facts(as_loss(loss)),
         "augmentation": augmentation_facts(augment),
         "dataset": data.name,
@@ -388,7 +388,9 @@ def _difference(
         old_parts = [{"name": old["class"]} | old["fields"]]
         new_parts = [{"name": new["class"]} | new["fields"]]
     else:
-        old_parts, new_parts = old["parts"], new["parts"]
+        old_parts, new_parts = (
+            [_with_later_fields(part) for part in facts["parts"]] for facts in (old, new)
+        )
     if [part["name"] for part in old_parts] != [part["name"] for part in new_parts]:
         return descriptions
     pairs = []
@@ -406,6 +408,14 @@ def _difference(
     if not pairs and None not in rates and rates[0] != rates[1]:
         pairs.append([f"at rate {rate:g}" for rate in rates])
     return (" + ".join(a for a, _ in pairs), " + ".join(b for _, b in pairs)) if pairs else None
+
+
+def _with_later_fields(part: Facts) -> Facts:
+    """Return a part with the defaults that records of an `OptimizerConfig` leave out."""
+    defaults = as_dict(OptimizerConfig())
+    if not defaults.keys() <= part.keys():
+        return part
+    return as_dict(OptimizerConfig(), all_fields=True) | part
 
 
 def are_valid_facts(facts: Mapping[str, Any]) -> bool:

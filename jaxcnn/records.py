@@ -25,6 +25,7 @@ from jaxcnn.provenance import (
 )
 from jaxcnn.run_log import RunLog, read_json, write_text
 from jaxcnn.state import State
+from jaxcnn.tensorboard import check_tensorboard
 
 CLASSES_FILE = "classes.json"
 """Names of classes, in the folder of a run on data that are not in `DATASETS`."""
@@ -95,7 +96,7 @@ def open_run_dir(
       folder: of the run.
       strategy: its devices, which `env.json` has.
       data: its data.
-      pieces: `model`, `tx` and `build`, as in `RunLog`.
+      pieces: `model`, `tx`, `build` and `tensorboard`, as in `RunLog`.
 
     Raises:
       ArgumentError: the folder has another run.
@@ -120,6 +121,10 @@ class RunRecords:
       build: likewise.
       keep_every: as in `Checkpoints`.
       reopen: open the checkpoints of a finished run too.
+      tensorboard: as in `RunLog`.
+
+    Raises:
+      ArgumentError: in the constructor, which writes nothing, if `tensorboard` is not possible.
     """
 
     def __init__(
@@ -134,10 +139,13 @@ class RunRecords:
         build: Callable[..., Any] | None = None,
         keep_every: int = 0,
         reopen: bool = False,
+        tensorboard: bool = False,
     ):
+        check_tensorboard(tensorboard)
         self.config, self.folder = config, Path(folder)
         self.strategy, self.keep_every = strategy, keep_every
         self.pieces = {"model": model, "tx": tx, "data": data, "build": build}
+        self.tensorboard = tensorboard
         self.reopen = reopen
         self.log: Any = None
         self.checkpoints: Any = None
@@ -213,7 +221,8 @@ class RunRecords:
             raise
 
     def _open_log(self):
-        return open_run_dir(self.config, self.folder, self.strategy, **self.pieces)
+        options = self.pieces | {"tensorboard": self.tensorboard}
+        return open_run_dir(self.config, self.folder, self.strategy, **options)
 
     def _write_classes(self):
         # The log has checked by a digest that a resumed run has the same ones.
@@ -229,6 +238,8 @@ class RunRecords:
         return _write_result(self.log, num_params, reason)
 
     def _close(self):
+        if self.log is not None:
+            self.log.close()
         if self.checkpoints is not None:
             self.checkpoints.close()
 

@@ -1,6 +1,6 @@
 """Records of a run in a folder: `config.json`, `run.json`, `env.json` and `metrics.jsonl`.
 
-They are enough to repeat the run.
+They are enough to repeat the run. TensorBoard's event files are an option.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from jaxcnn.data import Dataset, verify_dataset
 from jaxcnn.losses import CLASS_LOSSES
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import as_transformation
+from jaxcnn.tensorboard import EventFile, check_tensorboard
 
 
 class LogError(ValueError):
@@ -74,6 +75,8 @@ class RunLog:
       data: the data set, likewise.
       build: the function that made `model` and `tx` from `config`, if one did. `config.json` then
         keeps the numbers that it got, and `run.json` its name and the config's names.
+      tensorboard: write the rows' numbers to event files in `tensorboard/` of the folder too. This
+        needs the extra: pip install 'jaxcnn[tensorboard]'. Earlier rows are written there as well.
 
     Raises:
       ArgumentError: the folder cannot be written, or has another run, whose differences are named.
@@ -99,7 +102,9 @@ class RunLog:
         tx: Any = None,
         data: Dataset | None = None,
         build: Callable[..., Any] | None = None,
+        tensorboard: bool = False,
     ):
+        check_tensorboard(tensorboard)
         example = "{'note': 'baseline'}"
         facts = _to_json({} if facts is None else check_mapping("facts", facts, example))
         run_facts = self._open(folder, config, model, tx, data, build)
@@ -108,6 +113,11 @@ class RunLog:
         self.path = self.folder / "metrics.jsonl"
         self._closed = False
         self._remove_unfinished_row()
+        self._events: EventFile | None = None
+        if tensorboard:
+            path = self.folder / "tensorboard"
+            with _write_errors(path):
+                self._events = EventFile(path, self.rows())
 
     @classmethod
     def reserve(
@@ -172,7 +182,9 @@ class RunLog:
         """Append the row of a step.
 
         Rows of this step or later ones are dropped first. A run that died between a row and its
-        checkpoint computes them again. Numbers that JSON lacks (nan, inf) become null.
+        checkpoint computes them again. Numbers that JSON lacks (nan, inf) become null. The row of
+        an interrupt of `train` is written only if it was due, so that the rows are those of a run
+        that was never stopped.
 
         Args:
           step: of the row.
@@ -188,13 +200,22 @@ class RunLog:
         if facts is not None and facts is not self._row_facts:
             self._check_facts(facts)
             self._row_facts = facts
+        if facts is not None and row.pop("interrupted", False) and not facts.get("is_due", True):
+            return
         if self.last is not None and self.last >= row["step"]:
             earlier = [old for old in self.rows() if old["step"] < row["step"]]
             write_text(self.path, "".join(json.dumps(old) + "\n" for old in earlier))
+            if self._events is not None:
+                with _write_errors(self._events.folder):
+                    self._events.synchronize(earlier)
         self.last = row["step"]
-        line = json.dumps(_to_json(row), allow_nan=False) + "\n"
+        row = _to_json(row)
+        line = json.dumps(row, allow_nan=False) + "\n"
         with _write_errors(self.path), open(self.path, "a", opener=_open_without_links) as file:
             file.write(line)
+        if self._events is not None:
+            with _write_errors(self._events.path):
+                self._events.append(row)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the complete rows."""
@@ -268,11 +289,11 @@ class RunLog:
             # `config.json` has other values in these fields than the config.
             replaced = {"model", "model_kwargs"} if self._run.get("model") else set()
             replaced |= {"optimizer"} if self._run.get("optimizer") else set()
-            fields = as_dict(self.config)
+            fields = as_dict(self.config, all_fields=True)
             recorded = ExperimentConfig.load(self.folder)
             if "build" in self._run:
                 recorded, replaced = provenance.builder_config(recorded, self._run), set()
-            recorded = as_dict(recorded)
+            recorded = as_dict(recorded, all_fields=True)
             expected = {name: value for name, value in fields.items() if name not in replaced}
             if differences := _differences(recorded, expected, "here"):
                 raise ArgumentError(
@@ -292,7 +313,7 @@ class RunLog:
           ArgumentError: it is not.
         """
         config, own = self.config, {key: facts[key] for key in ("train", "dataset")}
-        expected = {"train": as_dict(config.train), "dataset": config.dataset}
+        expected = {"train": as_dict(config.train, all_fields=True), "dataset": config.dataset}
         if differences := _differences(expected, own, "trained"):
             raise ArgumentError(
                 f"the row is of another config than {self.folder}: {differences}; "

@@ -26,7 +26,13 @@ from jaxcnn.models.calling import (
     verify_model,
 )
 from jaxcnn.optim import as_transformation, check_stages, eval_params, trainable_params
-from jaxcnn.optim.transforms import needs_two_copies
+from jaxcnn.optim.transforms import (
+    check_averages,
+    init_optimizer,
+    needs_two_copies,
+    refuses_other_params,
+    replace_copies,
+)
 
 INIT, ORDER, AUGMENT, DROPOUT = range(4)
 """Streams of a run's random numbers, each folded into its key."""
@@ -243,7 +249,7 @@ def image_shape_of(model: Any, state: Any) -> tuple[int, ...]:
     return np.shape(state.normalizer.mean)
 
 
-def _check_raw_keys(description: str, tree: Any) -> None:
+def _check_raw_keys(description: str, tree: Any, correction: str) -> None:
     """Check that a tree has no typed random keys.
 
     Neither a checkpoint nor a comparison takes them.
@@ -256,7 +262,7 @@ def _check_raw_keys(description: str, tree: Any) -> None:
             name = jax.tree_util.keystr(path)
             raise ArgumentError(
                 f"{name} of the {description} is a typed random key; expected arrays of numbers. "
-                "Write jax.random.PRNGKey(0)."
+                f"{correction}"
             )
 
 
@@ -277,9 +283,9 @@ def fold_in(key: jax.Array, *path: Any) -> jax.Array:
 def eval_state(state: State) -> State:
     """Return the state for evaluation and prediction.
 
-    Lookahead and schedule-free train at one point and return another (`jaxcnn.optim.eval_params`).
-    The result has the point that they return, and no optimizer's state to train on with. For every
-    other optimizer it is `state` itself.
+    `with_ema`, lookahead and schedule-free train at one point and return another
+    (`jaxcnn.optim.eval_params`). The result has the point that they return, and no optimizer's
+    state to train on with. For every other optimizer it is `state` itself.
     """
     params = eval_params(state.opt_state, state.params)
     return state if params is state.params else state._replace(params=params, opt_state=())
@@ -322,22 +328,23 @@ def init_state(
     tx = as_transformation(tx)
     variables = init_variables(model, fold_in(key, INIT), image)
     params = variables.pop("params")
-    # One program, because there are hundreds of parameters of dozens of shapes.
     check_stages("freeze", params, config.freeze)
-    opt_state = jax.jit(tx.init)(trainable_params(params, config.freeze))
+    opt_state = init_optimizer(tx, trainable_params(params, config.freeze))
     if needs_two_copies(opt_state):
         raise ArgumentError(
             "tx has optax.lookahead, which trains two copies of the parameters; expected one copy. "
             "Use jaxcnn.optim.transforms.lookahead(fast, period, share)."
         )
+    check_averages(opt_state)
     normalizer = augment.make_normalizer(
         data.mean, data.std, subtract=config.subtract_mean, divide=config.divide_std
     )
     dtypes = loss_metric_dtypes(model, {"params": params, **variables}, data.train, as_loss(loss))
     sums = metrics.zeros(dtypes)
     state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, sums)
-    _check_raw_keys("model's variables", (params, variables))
-    _check_raw_keys("optimizer's state", opt_state)
+    _check_raw_keys("model's variables", (params, variables), "Write jax.random.PRNGKey(0).")
+    correction = "Use jaxcnn.optim.transforms.add_noise(0.01, 0.55, jax.random.PRNGKey(0)), say."
+    _check_raw_keys("optimizer's state", opt_state, correction)
     # With JAX_ENABLE_X64, optax's constants are wider than the parameters.
     if all(leaf.dtype != np.float64 for leaf in jax.tree.leaves(params)):
         opt_state = jax.tree.map(
@@ -375,7 +382,8 @@ def state_shapes(
     normalizer = augment.make_normalizer(
         data.mean, data.std, subtract=config.subtract_mean, divide=config.divide_std
     )
-    opt_state = jax.eval_shape(as_transformation(tx).init, trainable_params(params, config.freeze))
+    trained = trainable_params(params, config.freeze)
+    opt_state = init_optimizer(as_transformation(tx), trained, only_shapes=True)
     dtypes = loss_metric_dtypes(model, {"params": params, **variables}, data.train, as_loss(loss))
     sums = metrics.zeros(dtypes)
     state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, sums)
@@ -386,8 +394,8 @@ def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
     """Return `state` with the parameters and statistics of `variables`.
 
     They are those of `jaxcnn.load_weights`, say, or of another state. It is for the start of a run,
-    because the optimizer's state stays. That of lookahead and schedule-free has parameters of its
-    own, which would stay too.
+    because the optimizer's state stays. At step 0, copies of the parameters in it are replaced too,
+    such as the average of `jaxcnn.optim.with_ema`. Lookahead and schedule-free are refused.
 
     Args:
       state: of the same model.
@@ -414,7 +422,7 @@ def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
             f"variables are of type {type(variables).__name__}; expected a dict of collections. "
             "Write {'params': ..., 'batch_stats': ...}."
         )
-    if eval_params(state.opt_state, state.params) is not state.params:
+    if refuses_other_params(state.opt_state, is_start=int(state.step) == 0):
         raise ArgumentError(
             "the optimizer keeps parameters of its own next to the model's; "
             "write optimizer='momentum', say"
@@ -430,7 +438,10 @@ def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
             "build the network that they belong to"
         )
     new = jax.tree.map(lambda leaf, array: np.asarray(array, leaf.dtype), old, dict(variables))
-    return state._replace(params=new.pop("params"), model_state=new)
+    params, opt_state = new.pop("params"), state.opt_state
+    if int(state.step) == 0:
+        opt_state = replace_copies(opt_state, state.params, params)
+    return state._replace(params=params, model_state=new, opt_state=opt_state)
 
 
 def _shapes(tree):

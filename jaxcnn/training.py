@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn import divergence, metrics, parallel, provenance
+from jaxcnn import divergence, metrics, multihost, parallel, provenance
 from jaxcnn.arguments import check_callable, format_value
 from jaxcnn.augment import (
     Augmentation,
@@ -69,9 +70,13 @@ from jaxcnn.optim import (
     in_stage,
     trainable_params,
 )
+from jaxcnn.optim.transforms import check_update, update_optimizer
+from jaxcnn.progress import TrainProgress, should_show
 from jaxcnn.records import RunRecords, experiment_config
 from jaxcnn.resume import resume_state
+from jaxcnn.shutdown import interactive_interrupt
 from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, eval_state, fold_in, init_state
+from jaxcnn.tensorboard import check_tensorboard
 
 Row = dict[str, Any]
 AUX = 0.3
@@ -213,7 +218,7 @@ def make_train_step(
                 "grad": grads,
                 "value_fn": value_fn,
             }
-            updates, opt_state = tx.update(grads, state.opt_state, trained, **extra_args)
+            updates, opt_state = update_optimizer(tx, grads, state.opt_state, trained, **extra_args)
             params = with_frozen(optax.apply_updates(trained, updates), state.params)
         sums = sums._replace(
             grad_norm=size * optax.tree.norm(grads), squared_batch_loss=size * main**2
@@ -266,7 +271,12 @@ def _with_dtypes_of(old: Any, new: Any) -> Any:
     """
     if jax.tree.structure(old) != jax.tree.structure(new):
         return new
-    return jax.tree.map(lambda a, b: b if a.dtype == b.dtype else b.astype(a.dtype), old, new)
+    # The new leaves of an optimizer may be numbers of Python.
+    return jax.tree.map(
+        lambda a, b: b if getattr(b, "dtype", None) == a.dtype else jnp.asarray(b).astype(a.dtype),
+        old,
+        new,
+    )
 
 
 def epoch_order(
@@ -342,6 +352,8 @@ def train(
     warm_start: bool = False,
     strategy: parallel.Strategy | None = None,
     should_stop: Callable[[int], Any] | None = None,
+    progress: bool | None = None,
+    tensorboard: bool = False,
 ) -> Iterator[tuple[State, Row | None]]:
     """Train, and yield `(state, row)` every `config.eval_every` steps.
 
@@ -362,9 +374,15 @@ def train(
     - `seconds` and `images_per_second`.
     - With `config.recompute_batch_stats`, `precise_eval_loss` and `precise_eval_error`.
     - With a run that has diverged (`jaxcnn.divergence`), `diverged`, the reason.
+    - After Ctrl-C in a notebook, `interrupted`, True.
 
     Cross-entropies are in nats, errors in percent. A run that has diverged gets a row at once, not
     only when it is due. The caller decides if it continues.
+
+    In a notebook, Ctrl-C (or "interrupt the kernel") ends the training after the current step. Its
+    state and a row of it are yielded, and are the last. A run resumed from that state has the bits
+    of one that was never stopped, so the row is not written unless it was due. A second Ctrl-C
+    raises KeyboardInterrupt, as the first does in a script.
 
     Args:
       model: a flax.linen Module called with images and, if it takes one, a flag: `train`,
@@ -391,6 +409,9 @@ def train(
       should_stop: called with the step number after every step (on accelerators, after every scan).
         When it returns true before a row is due, `(state, None)` is yielded and training ends. A
         run resumed from that state continues in the middle of the epoch, with the same bits.
+      progress: show steps, their rate and the remaining time on stderr, or in a notebook as a bar.
+        None does so in a notebook and on a terminal.
+      tensorboard: write the rows to event files in `tensorboard/` of `run_dir` too (`RunLog`).
 
     Yields:
       The state as NumPy arrays on the host, and its row. A run that is already finished yields its
@@ -412,6 +433,13 @@ def train(
         if function is not None:
             example = "checkpoints.restore" if name == "resume" else "stop"
             check_callable(name, function, example, num_args=1)
+    is_shown = should_show(progress) and multihost.is_primary()
+    check_tensorboard(tensorboard)
+    if tensorboard and run_dir is None:
+        raise ArgumentError(
+            "tensorboard is True, but run_dir is None; expected a folder for its files. "
+            "Write run_dir='runs/a'."
+        )
     if run_dir is not None and resume is not None:
         raise ArgumentError(
             "resume and run_dir are both there; expected one of them, as a run resumes from its "
@@ -420,6 +448,7 @@ def train(
     state = init_state(model, tx, config, data, loss=loss)
     check_model(model, state, data, config, strategy, loss, augment)
     _check_warmup(tx, state)
+    _check_optimizer(tx, state, config, strategy)
     run_facts = provenance.run_facts(
         model, tx, config, data, state.params, state.opt_state, loss=loss, augment=augment
     )
@@ -428,7 +457,14 @@ def train(
         if run_dir is not None:
             experiment = experiment_config(model, tx, data, config, loss, augment)
             records = RunRecords(
-                experiment, run_dir, strategy, data, model=model, tx=tx, reopen=True
+                experiment,
+                run_dir,
+                strategy,
+                data,
+                model=model,
+                tx=tx,
+                reopen=True,
+                tensorboard=tensorboard,
             )
             resume = stack.enter_context(records).restore
         if resume is not None and (restored := resume(state)) is not None:
@@ -448,9 +484,10 @@ def train(
         update_only = tx._replace(init=init_state)
         options = tuple((step_kwargs(config, augment) | {"loss": loss}).items())
         run = _trainer(model, update_only, options, strategy, rewrite)
-        is_paired = needs_partner(augment)
+        save = (lambda state: None) if records is None else records.save
+        pieces = (model, run, state, data, config, strategy, loss)
         loop = _train_loop(
-            model, run, state, data, config, strategy, should_stop, run_facts, loss, is_paired
+            *pieces, should_stop, run_facts, save, is_shown, is_paired=needs_partner(augment)
         )
         return loop if records is None else _saved(loop, records, config, stack.pop_all())
 
@@ -471,8 +508,9 @@ def _saved(
             if row is None:
                 row = records.last_row() if is_last else None
                 records.save(state)
-            else:
-                records.record(state, row)
+            # The row of an interrupt between two rows is not one of the run.
+            elif is_due(state, row):
+                records.record(state, {k: v for k, v in row.items() if k != "interrupted"})
             reason = row.get("diverged") if row else None
             if records.result is None and (is_last or reason):
                 num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -482,8 +520,27 @@ def _saved(
                 return
 
 
+def is_due(state: State, row: Row) -> bool:
+    """Check if a row of `train` is one of the run, and not only that of an interrupt.
+
+    The sums of a state start again after a row that was due.
+    """
+    return "interrupted" not in row or not int(state.metrics.num_examples)
+
+
 def _train_loop(
-    model, run, state, data, config, strategy, should_stop, run_facts, loss, is_paired
+    model,
+    run,
+    state,
+    data,
+    config,
+    strategy,
+    loss,
+    should_stop,
+    run_facts,
+    save,
+    is_shown,
+    is_paired,
 ) -> Iterator[tuple[State, Row | None]]:
     placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
     batches = paired(train) if is_paired else train
@@ -493,36 +550,62 @@ def _train_loop(
     every = config.eval_every or math.ceil(len(data.train.images) / config.batch_size)
     if step >= config.num_steps:
         yield state, None
-    while step < config.num_steps:
-        start_time, first = time.perf_counter(), step
-        due = min(config.num_steps, (step // every + 1) * every)
-        for chunk in batches.chunks(order(state.rng, step, due)):
-            placed = run(placed, batches.split, chunk)
-            step += len(jax.tree.leaves(chunk)[0])
-            if should_stop is not None and should_stop(step) and step < due:
-                yield strategy.fetch(placed), None
+        return
+    with TrainProgress(step, config.num_steps, quiet=not is_shown) as progress:
+        while step < config.num_steps:
+            start_time, first = time.perf_counter(), step
+            due = min(config.num_steps, (step // every + 1) * every)
+            with interactive_interrupt() as is_interrupted:
+                has_stopped = is_complete = False
+                for chunk in batches.chunks(order(state.rng, step, due)):
+                    placed = run(placed, batches.split, chunk)
+                    step += len(jax.tree.leaves(chunk)[0])
+                    progress.advance(step)
+                    has_stopped = should_stop is not None and should_stop(step) and step < due
+                    is_checked = strategy.scans or step % divergence.CHECK_EVERY == 0
+                    # The row of a divergence is due now. There is one such row, then the usual
+                    # ones.
+                    is_complete = step == due or (
+                        not has_diverged
+                        and is_checked
+                        and divergence.find_divergence(placed, strategy, guess) is not None
+                    )
+                    if has_stopped or is_complete or is_interrupted():
+                        break
+                state = strategy.fetch(placed)
+                seconds, row = time.perf_counter() - start_time, None
+                # Saved before it is evaluated, which a second interrupt may end.
+                if not has_stopped and not is_complete:
+                    save(state)
+                if not has_stopped:
+                    row = _metrics_row(
+                        model, placed, state, train, test, data, config, strategy, loss
+                    )
+            progress.pause()
+            if row is None:
+                yield state, None
                 return
-            is_checked = strategy.scans or step % divergence.CHECK_EVERY == 0
-            # The row of a divergence is due now. There is one such row, then the usual ones.
-            if (
-                not has_diverged
-                and is_checked
-                and divergence.find_divergence(placed, strategy, guess)
-            ):
-                break
-        state = strategy.fetch(placed)
-        images_per_second = config.batch_size * (step - first) / (time.perf_counter() - start_time)
-        row = _metrics_row(model, placed, state, train, test, data, config, strategy, loss)
-        reason = divergence.reason(row, guess) or divergence.nonfinite_parameter(state.params)
-        has_diverged, row = reason is not None, row | ({"diverged": reason} if reason else {})
-        state = state._replace(metrics=jax.tree.map(np.zeros_like, state.metrics))
-        placed = placed._replace(metrics=strategy.replicate(state.metrics))
-        row |= {
-            "seconds": time.perf_counter() - start_time,
-            "images_per_second": images_per_second,
-        }
-        provenance.cache_run_facts(row, run_facts)
-        yield state, row
+            if is_complete:
+                reason = divergence.reason(row, guess)
+                reason = reason or divergence.nonfinite_parameter(state.params)
+                has_diverged, row = (
+                    reason is not None,
+                    row | ({"diverged": reason} if reason else {}),
+                )
+                state = state._replace(metrics=jax.tree.map(np.zeros_like, state.metrics))
+                placed = placed._replace(metrics=strategy.replicate(state.metrics))
+            row |= {
+                "seconds": time.perf_counter() - start_time,
+                "images_per_second": config.batch_size * (step - first) / seconds,
+            }
+            is_last = is_interrupted() and step < config.num_steps
+            row |= {"interrupted": True} if is_last else {}
+            provenance.cache_run_facts(
+                row, run_facts | {"is_due": is_complete} if is_last else run_facts
+            )
+            yield state, row
+            if is_last:
+                return
 
 
 def check_config(
@@ -638,6 +721,25 @@ def _check_warmup(tx: Any, state: State) -> None:
             "warmup_lr waits for the training error, which the loss does not count; expected a "
             "bool metric 'error'. Write warmup_lr=None."
         )
+
+
+def _check_optimizer(
+    tx: optax.GradientTransformationExtraArgs,
+    state: State,
+    config: TrainConfig,
+    strategy: parallel.Strategy,
+) -> None:
+    """Check that an optimizer of the user's own works, before anything is compiled.
+
+    Raises:
+      ArgumentError: its update fails, or what it returns does not fit.
+    """
+    if config_of(tx) is not None:
+        return
+    params = trainable_params(state.params, config.freeze)
+    key = ("update", tx.update, config.freeze, strategy.axis_name)
+    check = partial(check_update, tx, state.opt_state, params, strategy.axis_name)
+    check_once(key, (state.opt_state, params), check)
 
 
 def check_model(

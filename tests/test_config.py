@@ -47,6 +47,7 @@ PAPER = {
         "decay_mask": "kernels",
         "lr_multipliers": {},
         "optimizer_kwargs": {},
+        "ema_decay": 0.0,
     },
     "train": {
         "num_steps": 64_000,

@@ -244,8 +244,8 @@ def calls(
             checkpoints.wait()
             return checkpoints.restore(state)
 
-    def logged(folder, config, facts, step, row, model, tx, data):
-        with jc.RunLog(folder, config, facts, model=model, tx=tx, data=data) as log:
+    def logged(folder, config, facts, step, row, **pieces):
+        with jc.RunLog(folder, config, facts, **pieces) as log:
             log.write(step=step, train_loss=row)
 
     def built(name, num_classes, **options):
@@ -273,7 +273,7 @@ def calls(
         "RunLog": (
             logged,
             {"folder": out / "log", "config": config, "facts": {"a": 1}, "step": 1, "row": 0.5}
-            | {"model": model, "tx": tx, "data": data},
+            | {"model": model, "tx": tx, "data": data, "tensorboard": True},
         ),
         "with_variables": (jc.with_variables, {"state": state, "variables": variables}),
         "create_loss": (
@@ -332,7 +332,8 @@ def calls(
                 "run_dir": None,
                 "resume": lambda state: None,
             }
-            | {"warm_start": False, "strategy": one, "should_stop": lambda step: step},
+            | {"warm_start": False, "strategy": one, "should_stop": lambda step: step}
+            | {"progress": False, "tensorboard": False},
         ),
         "image_folder": (
             jc.image_folder,
@@ -427,6 +428,7 @@ def calls(
                 "normalizer": state.normalizer,
             },
         ),
+        "list_models": (jc.list_models, {"pattern": "resnet*"}),
         "load_weights": (
             jc.load_weights,
             {

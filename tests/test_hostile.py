@@ -346,7 +346,7 @@ def test_nohup_keeps_a_hangup_from_stopping_anything():
 @pytest.mark.slow
 def test_a_program_that_sigterm_does_not_stop_is_ended():
     code = (
-        "import time; from jaxcnn import cli; cli.GRACE_SECONDS = 1.0\n"
+        "import time; from jaxcnn import cli, shutdown; shutdown.GRACE_SECONDS = 1.0\n"
         "with cli.GracefulShutdown(): print('ready', flush=True); time.sleep(100); print('slept')"
     )
     process = subprocess.Popen(

@@ -14,6 +14,7 @@ ROOT = Path(jaxcnn.__file__).parent
 LAYER = {
     "arguments": 0, "_util": 0,
     "config": 1, "data": 1, "losses": 1, "metrics": 1, "progress": 1, "plots": 1, "cpu": 1,
+    "tensorboard": 1, "shutdown": 3,
     "augment": 2, "models": 2, "optim": 2, "parallel": 2, "multihost": 2, "curvature": 2,
     "input_pipeline": 3, "state": 3, "divergence": 3, "provenance": 3, "checkpoint": 3,
     "evaluation": 4, "weights": 4, "run_log": 4, "resume": 4,
@@ -30,7 +31,7 @@ ONLY_IN = {
     "scipy": "tables data classifier",
 }
 ONLY_IN |= {"tensorflow_datasets": "data", "array_record": "data", "sklearn": "data", "PIL": "data"}
-ONLY_IN |= {"safetensors": "weights", "huggingface_hub": "weights"}
+ONLY_IN |= {"safetensors": "weights", "huggingface_hub": "weights", "tensorboardX": "tensorboard"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
@@ -132,6 +133,7 @@ def test_importing_the_library_is_light():
         "scipy.stats",
         "tyro",
         "tqdm",
+        "tensorboardX",
     ]
     code = f"import jaxcnn, sys; print([name for name in {heavy} if name in sys.modules])"
     said = subprocess.run(

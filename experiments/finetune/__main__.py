@@ -124,6 +124,7 @@ def train(options: Options, run_config: jc.ExperimentConfig, data: jc.Dataset, s
             should_stop=stop,
             on_step=StepProgress(progress, run_config.train.num_steps),
             prepare_state=initialize,
+            tensorboard=options.tensorboard,
         )
     if result is None:
         return False

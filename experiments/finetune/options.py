@@ -117,6 +117,8 @@ class Options(DeviceOptions, FigureOptions):
     data_dir: Path | None = None
     """Folder where preset cifar10 looks for its data first."""
     out: Path = Path("runs/finetune")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw from the weights in OUT, and train nothing."""
 

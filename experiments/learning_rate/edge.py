@@ -83,6 +83,7 @@ def run(options: Options, stop: Any) -> bool:
     sweep_kwargs: dict[str, Any] = {
         "strategy": jc.strategy("jit", 1),
         "should_stop": stop,
+        "tensorboard": options.tensorboard,
         "measure": measure_sharpness,
         "quiet": True,
     }

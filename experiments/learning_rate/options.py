@@ -93,6 +93,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     data_dir: Path | None = None
     """Folder that is searched for data first."""
     out: Path = Path("runs/learning-rate")
+    tensorboard: bool = False
+    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw from what OUT holds, and train nothing."""
 

@@ -80,6 +80,7 @@ def run(options: Options, stop: Any) -> bool:
     sweep_kwargs: dict[str, Any] = {
         "strategy": strategy,
         "should_stop": stop,
+        "tensorboard": options.tensorboard,
         "measure": partial(heldout, options.schedules.num_steps),
         "quiet": True,
     }

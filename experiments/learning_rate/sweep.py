@@ -62,7 +62,12 @@ def check(options: Options) -> None:
 def run(options: Options, stop: Any) -> bool:
     """Train the missing runs; return False if some are not finished."""
     out, strategy = options.out / "sweep", options.make_strategy()
-    sweep_kwargs: dict[str, Any] = {"strategy": strategy, "should_stop": stop, "quiet": True}
+    sweep_kwargs: dict[str, Any] = {
+        "strategy": strategy,
+        "tensorboard": options.tensorboard,
+        "should_stop": stop,
+        "quiet": True,
+    }
     return run_all(configs(options), data(options), out, **sweep_kwargs)
 
 

@@ -7,6 +7,7 @@ explicit, and `stages=True` returns the named intermediate maps as well.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,6 +58,7 @@ __all__ = [
     "UNet",
     "count_parameters",
     "create_model",
+    "list_models",
     "model_call",
 ]
 
@@ -150,6 +152,31 @@ def create_model(name: str, /, num_classes: int, **options: Any) -> nn.Module:
     # The field's default is the module that is being set up, if any.
     parent: Any = next(field.default for field in fields(type(model)) if field.name == "parent")
     return model.clone(parent=parent, **options)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of networks that match a pattern, in alphabetical order.
+
+    They are those of `MODELS`. `create_model` also takes `cifar-resnetD` and its siblings for any
+    depth D.
+
+    Args:
+      pattern: with `*` for any characters, `?` for one and `[...]` for one of several, as in
+        `fnmatch`. Capitals count. Where nothing matches, the list is empty.
+
+    Raises:
+      ArgumentError: the pattern is not a text.
+
+    Example:
+      >>> list_models("resnet?[04]")
+      ['resnet20', 'resnet34', 'resnet44', 'resnet50']
+    """
+    if not isinstance(pattern, str):
+        raise ArgumentError(
+            f"pattern is {format_value(pattern)}; expected a text. Write pattern='resnet*'."
+        )
+
+    return sorted(fnmatch.filter(MODELS, pattern))
 
 
 def _constructor(name):

@@ -18,3 +18,4 @@ from jaxcnn.optim.transforms import eval_params as eval_params
 from jaxcnn.optim.transforms import in_stage as in_stage
 from jaxcnn.optim.transforms import scale_by_scheduled_rate as scale_by_scheduled_rate
 from jaxcnn.optim.transforms import trainable_params as trainable_params
+from jaxcnn.optim.transforms import with_ema as with_ema

@@ -34,6 +34,7 @@ from jaxcnn.optim.transforms import (
     scale_by_scheduled_rate,
     scale_by_stage,
     select_extra_args,
+    with_ema,
 )
 
 
@@ -299,6 +300,7 @@ def create_optimizer(
     """Return an optimizer as one optax transformation.
 
     It adds L2 decay to the gradient, applies the method, and sets the rate by schedule and warm-up.
+    With `ema_decay`, a moving average of the parameters is evaluated (`with_ema`).
     Configs that differ only in the rate, or in the seed, have the same `update`, so a sweep over
     them compiles once.
 
@@ -371,7 +373,8 @@ def _transformation(config, num_steps, seed):
         warmup_error=config.warmup_error,
         plateau=schedules.plateau(config, num_steps),
     )
-    return scale_by_stage(tx, config.lr_multipliers)
+    tx = scale_by_stage(tx, config.lr_multipliers)
+    return with_ema(tx, config.ema_decay) if config.ema_decay else tx
 
 
 def optimizer_options(name: str) -> dict[str, Any]:
@@ -413,6 +416,11 @@ def check_optimizer(config: OptimizerConfig) -> OptimizerSpec:
                 f"{name} in optimizer_kwargs is {format_value(value)}; expected {expected}: "
                 f"write {options[name]}"
             )
+    if config.ema_decay and "test parameters" in OPTIMIZERS[config.name].needs:
+        raise ArgumentError(
+            f"ema_decay is {config.ema_decay}, but {config.name} is evaluated at parameters of its "
+            "own; expected 0 or another optimizer. Write ema_decay=0.0."
+        )
     return OPTIMIZERS[config.name]
 
 

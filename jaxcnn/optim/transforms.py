@@ -3,14 +3,16 @@
 They are adapters of optax's methods, the scheduled learning rate, and rates by stage. Every method
 has the form `update(gradient, state, params, **extra)`. `make_train_step` passes all of them the
 same extra arguments: `value` (the batch's loss), `error` (0..1) and `grad_fn`, a second gradient on
-the same batch at other parameters. Two methods train at one point and are evaluated at another (see
-`eval_params`).
+the same batch at other parameters. Some methods train at one point and are evaluated at another
+(see `eval_params`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ import numpy as np
 import optax
 from optax import contrib
 
+from jaxcnn._util import to_one_line
 from jaxcnn.config import ArgumentError, format_value
 
 # Adapters
@@ -108,6 +111,187 @@ def _pass_accepted(tx: Any) -> optax.GradientTransformationExtraArgs:
     return select_extra_args(tx, *names)
 
 
+def init_optimizer(
+    tx: optax.GradientTransformationExtraArgs, params: Any, *, only_shapes: bool = False
+) -> Any:
+    """Return the optimizer's state at step 0, as arrays that every step keeps the shapes of.
+
+    What is missing at first, as the measurements of `optax.monitor`, becomes zeros.
+
+    Args:
+      tx: the optimizer.
+      params: the parameters.
+      only_shapes: return `jax.ShapeDtypeStruct`s, and compute nothing.
+
+    Raises:
+      ArgumentError: `tx.init` fails or returns other things than arrays, or a schedule of
+        `optax.inject_hyperparams` is none.
+
+    Example:
+      >>> tx = optax.GradientTransformationExtraArgs(lambda params: "x", optax.identity().update)
+      >>> init_optimizer(tx, {})
+      Traceback (most recent call last):
+      jaxcnn.arguments.ArgumentError: tx.init fails with TypeError: ...
+    """
+    # One program, because there are hundreds of parameters of dozens of shapes.
+    with _optimizer_errors("init"):
+        opt_state = jax.eval_shape(tx.init, params) if only_shapes else jax.jit(tx.init)(params)
+    for node in _injected(opt_state):
+        for name, value in node.hyperparams.items():
+            if value.dtype.kind == "b":
+                raise ArgumentError(
+                    f"tx injects {name}, a function, as if it were a schedule; expected numbers "
+                    f"from it. Write optax.inject_hyperparams(..., static_args={name!r})."
+                )
+    if any(map(_is_vacant, jax.tree.leaves(opt_state, is_leaf=_is_vacant))):
+        # An update that fails is reported where it is checked.
+        with contextlib.suppress(ArgumentError):
+            later = _next_state(tx, opt_state, params)
+            known = dict(jax.tree_util.tree_leaves_with_path(opt_state))
+            zeros = (lambda leaf: leaf) if only_shapes else _zeros
+            return jax.tree_util.tree_map_with_path(
+                lambda path, leaf: known[path] if path in known else zeros(leaf), later
+            )
+    return opt_state
+
+
+def _zeros(leaf: Any) -> jax.Array:
+    return jnp.zeros(leaf.shape, leaf.dtype)
+
+
+def _is_vacant(node: Any) -> bool:
+    """Check if a node of a state may have arrays later only."""
+    return node is None or (isinstance(node, (dict, list)) and not node)
+
+
+def update_optimizer(
+    tx: optax.GradientTransformationExtraArgs,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+    **extra_args: Any,
+) -> tuple[Any, Any]:
+    """Return the updates and the optimizer's next state.
+
+    Args:
+      tx: the optimizer.
+      grads: gradients of the parameters.
+      opt_state: its state.
+      params: the parameters.
+      extra_args: as in `jaxcnn.make_train_step`.
+
+    Raises:
+      ArgumentError: while tracing, if `tx.update` fails, or its updates do not fit the parameters.
+    """
+    with _optimizer_errors("update"):
+        updates, new_state = tx.update(grads, opt_state, params, **extra_args)
+    # Updates of another shape would be broadcast, as those that are averaged over examples are.
+    actual, expected = _leaf_shapes(updates), _leaf_shapes(params)
+    if actual != expected:
+        names = sorted(actual.keys() | expected.keys())
+        name = next(name for name in names if actual.get(name) != expected.get(name))
+        raise ArgumentError(
+            f"tx.update returns an update of shape {actual.get(name, 'none')} for the parameter "
+            f"{name} of shape {expected.get(name, 'none')}; expected the same. Use a "
+            "transformation of the batch's mean gradient."
+        )
+    return updates, new_state
+
+
+def check_update(
+    tx: optax.GradientTransformationExtraArgs,
+    opt_state: Any,
+    params: Any,
+    axis_name: str | None = None,
+) -> None:
+    """Check that `tx.update` takes what a step has, and returns a state of the same shapes.
+
+    Nothing is computed.
+
+    Args:
+      tx: the optimizer.
+      opt_state: its state.
+      params: the parameters.
+      axis_name: the mapped axis that splits the batch, if any.
+
+    Raises:
+      ArgumentError: it does not.
+    """
+    new_state = _next_state(tx, opt_state, params, axis_name)
+    old, new = (_leaf_shapes(tree) for tree in (opt_state, new_state))
+    if old != new:
+        names = sorted(old.keys() | new.keys())
+        name = next(name for name in names if old.get(name) != new.get(name))
+        raise ArgumentError(
+            f"tx.update changes its state at {name or 'the top'} from shape "
+            f"{old.get(name, 'none')} to {new.get(name, 'none')}; expected the same at every step. "
+            "Return a state of the shapes that tx.init returns."
+        )
+
+
+def _next_state(
+    tx: optax.GradientTransformationExtraArgs,
+    opt_state: Any,
+    params: Any,
+    axis_name: str | None = None,
+) -> Any:
+    """Return the shapes of the state after a step."""
+
+    def value_fn(params: Any, error: Any = None, grad_fn: Any = None) -> Any:
+        leaves = jax.tree.leaves(params)
+        return sum((leaf.sum().astype(jnp.float32) for leaf in leaves), start=jnp.float32(0))
+
+    def update(one: Any, opt_state: Any, params: Any) -> Any:
+        # Numbers that the axis splits, as gradients are.
+        grads = jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), params)
+        extra_args = {"value": one, "error": one, "grad": grads, "value_fn": value_fn}
+        extra_args["grad_fn"] = lambda params, _: params
+        with jax.numpy_dtype_promotion("standard"):
+            return update_optimizer(tx, grads, opt_state, params, **extra_args)[1]
+
+    if axis_name is None:
+        return jax.eval_shape(update, jnp.float32(1), opt_state, params)
+    mapped = jax.vmap(update, (0, None, None), axis_name=axis_name)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+        jax.eval_shape(mapped, jnp.ones(1, jnp.float32), opt_state, params),
+    )
+
+
+@contextlib.contextmanager
+def _optimizer_errors(function: str) -> Iterator[None]:
+    """Raise an ArgumentError for an error of the optimizer's `function`."""
+    try:
+        yield
+    except ArgumentError:
+        raise
+    except Exception as error:
+        expected = {
+            "init": "a function of the parameters that returns arrays",
+            "update": "one that needs no more than value, error, grad, value_fn and grad_fn",
+        }
+        raise ArgumentError(
+            f"tx.{function} fails with {type(error).__name__}: {to_one_line(error, 300)}; "
+            f"expected {expected[function]}. Use another transformation, or fix it."
+        ) from error
+
+
+def _leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
+
+
+def _injected(opt_state: Any) -> Iterator[Any]:
+    """Yield the nodes of `optax.inject_hyperparams`, at any depth."""
+
+    def is_injected(node: Any) -> bool:
+        return hasattr(node, "hyperparams") and hasattr(node, "inner_state")
+
+    for node in filter(is_injected, jax.tree.leaves(opt_state, is_leaf=is_injected)):
+        yield node
+        yield from _injected(node.inner_state)
+
+
 class LookaheadState(NamedTuple):
     """State of `lookahead`."""
 
@@ -192,22 +376,177 @@ def prodigy(
     )
 
 
-_AVERAGES = (LookaheadState, contrib.ScheduleFreeState)
+# Averages of the parameters
+
+
+class EmaState(NamedTuple):
+    """State of `with_ema`."""
+
+    average: Any
+    """Average of the parameters, at which the network is evaluated.
+
+    Its leaves are float32, or wider where the parameters are.
+    """
+    count: jax.Array
+    """Steps taken, int32 []."""
+    inner: Any
+    """State of the transformation that takes the steps."""
+
+
+def with_ema(
+    tx: optax.GradientTransformation | optax.MultiSteps, decay: float = 0.999, debias: bool = True
+) -> optax.GradientTransformationExtraArgs:
+    """Return `tx` with an exponential moving average of the parameters.
+
+    Training goes on with the parameters of `tx`. `jaxcnn.evaluate`, `jaxcnn.predict`, the rows of
+    `jaxcnn.train`, its best checkpoint and `jaxcnn.export_weights` use the average:
+
+        average = decay average + (1 - decay) params
+
+    With `debias`, it starts at 0 and is divided by 1 - decay^t after t steps, as Adam's moments are
+    (Kingma and Ba 2015, arXiv:1412.6980, section 3) and as `optax.ema` does for updates. It is then
+    the mean of the parameters after steps 1 to t, weighted by decay^(t - step). Without it, the
+    average starts at the initial parameters, as a mean teacher does (Tarvainen and Valpola 2017,
+    arXiv:1703.01780, section 2). Averages of this kind go back to Polyak and Juditsky 1992, who
+    weigh all steps alike.
+
+    The average is of what the whole optimizer makes of the parameters, so `with_ema` is outermost:
+    a transformation that comes after it in a chain would change the parameters behind it. Only
+    `optax.MultiSteps` may be around it. The average then counts updates, not batches.
+
+    A network with BN has moments of the parameters that are trained. Those of the average come from
+    `jaxcnn.recompute_batch_stats`.
+
+    Args:
+      tx: the optimizer.
+      decay: in 0..1, both excluded. The average covers about 1 / (1 - decay) steps.
+      debias: let the first steps have their full weight.
+
+    Raises:
+      ArgumentError: an argument is invalid, or `tx` is evaluated at parameters of its own, as
+        lookahead and schedule-free are.
+
+    Example:
+      >>> tx = with_ema(optax.sgd(1.0), decay=0.5)
+      >>> params, state = jnp.zeros(()), tx.init(jnp.zeros(()))
+      >>> for _ in range(2):
+      ...     updates, state = tx.update(jnp.ones(()), state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> float(params), round(float(eval_params(state, params)), 6)
+      (-2.0, -1.666667)
+    """
+    inner = as_transformation(tx)
+    is_number = isinstance(decay, (int, float)) and not isinstance(decay, bool)
+    if not is_number or not 0 < decay < 1:
+        raise ArgumentError(
+            f"decay is {format_value(decay)}; expected a number above 0 and below 1. "
+            "Write decay=0.999."
+        )
+    if not isinstance(debias, bool):
+        raise ArgumentError(
+            f"debias is {format_value(debias)}; expected True or False. Write debias=True."
+        )
+
+    def init(params: Any) -> EmaState:
+        inner_state = inner.init(params)
+        check_averages((EmaState(None, jnp.int32(0), inner_state),))
+        # A copy: parameters and state are donated together, and one buffer cannot be donated twice.
+        average = jax.tree.map(lambda leaf: jnp.array(leaf, _average_dtype(leaf)), params)
+        return EmaState(average, jnp.int32(0), inner_state)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
+        if params is None:
+            raise ArgumentError(
+                "with_ema averages the parameters, and there are none; expected them. "
+                "Write tx.update(updates, state, params)."
+            )
+        updates, inner_state = inner.update(updates, state.inner, params, **extra)
+        new_params = optax.apply_updates(params, updates)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        weight = jnp.float32(1 - decay)
+        if debias:
+            # The debiased average is itself a moving one, of this weight: 1 at the first step.
+            biased = -jnp.expm1(count.astype(jnp.float32) * math.log(decay))
+            weight = jnp.where(count == 1, jnp.float32(1), weight / biased)
+
+        def move(average: jax.Array, leaf: jax.Array) -> jax.Array:
+            difference = leaf.astype(average.dtype) - average
+            return average + weight.astype(average.dtype) * difference
+
+        average = jax.tree.map(move, state.average, new_params)
+        return updates, EmaState(average, count, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _average_dtype(leaf: Any) -> Any:
+    """Return the dtype of a parameter's average.
+
+    In bfloat16 it would not move: a step of it is below the last place.
+    """
+    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+
+
+def _is_average(node: Any) -> bool:
+    """Check if a node of an optimizer's state has other parameters to evaluate at."""
+    if isinstance(node, contrib.SAMState):
+        return node.cache is not None
+    return isinstance(node, (LookaheadState, contrib.ScheduleFreeState, EmaState))
+
+
+def check_averages(opt_state: Any) -> None:
+    """Check that no method with parameters of its own is inside another.
+
+    Raises:
+      ArgumentError: one is. It would not be clear where the network is evaluated.
+    """
+    for node in filter(_is_average, jax.tree.leaves(opt_state, is_leaf=_is_average)):
+        inside = tuple(part for part in node if part is not node)
+        for other in jax.tree.leaves(inside, is_leaf=_is_average):
+            if _is_average(other):
+                outer, inner = (_METHODS[type(method)] for method in (node, other))
+                raise ArgumentError(
+                    f"tx has {inner} inside {outer}, and both are evaluated at parameters of their "
+                    "own; expected one of them. Leave one out."
+                )
+        check_averages(inside)
+
+
+_METHODS = {
+    EmaState: "with_ema",
+    LookaheadState: "lookahead",
+    contrib.SAMState: "sam without opaque_mode",
+    contrib.ScheduleFreeState: "schedule_free",
+}
 
 
 def eval_params(opt_state: Any, params: Any) -> Any:
     """Return the parameters at which a network is evaluated.
 
-    These are lookahead's slow ones, schedule-free's average, or `params` itself for any other
-    method. In Defazio et al. 2024 (arXiv:2405.15682), eq. 1, gradients are taken at y, and the
-    method returns x. A network with BN has moments of y. Those of x come from
+    These are the average of `with_ema`, lookahead's slow ones, schedule-free's average, those from
+    which `optax.contrib.sam` without `opaque_mode` has stepped aside, or `params` itself for any
+    other method. In Defazio et al. 2024 (arXiv:2405.15682), eq. 1, gradients are taken at y, and
+    the method returns x. A network with BN has moments of y. Those of x come from
     `recompute_batch_stats`.
     """
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, _AVERAGES))
-    for state in nodes:
+    for state in filter(_is_average, jax.tree.leaves(opt_state, is_leaf=_is_average)):
         if isinstance(state, LookaheadState):
             params = _replace_trained(params, state.slow)
-        if isinstance(state, contrib.ScheduleFreeState):
+        elif isinstance(state, EmaState):
+            params = _replace_trained(params, state.average)
+        elif isinstance(state, contrib.SAMState):
+            own = _like(params, state.cache)
+            is_aside = state.steps_since_sync > 0
+            cached = jax.tree.map(
+                lambda cache, leaf, is_aside=is_aside: (
+                    cache if _is_masked(cache) else jnp.where(is_aside, cache, leaf)
+                ),
+                state.cache,
+                own,
+                is_leaf=_is_masked,
+            )
+            params = _replace_trained(params, cached)
+        else:
             own_params = jax.tree.map(
                 lambda z, leaf: z if _is_masked(z) else leaf,
                 state.z,
@@ -265,6 +604,56 @@ def _is_inside(node: str, outer: str) -> bool:
     return node.startswith((f"{outer}.", f"{outer}["))
 
 
+def refuses_other_params(opt_state: Any, *, is_start: bool) -> bool:
+    """Check if an optimizer's state does not go with other parameters of the network.
+
+    It has parameters of its own. Before the first step, `replace_copies` replaces an average.
+
+    Args:
+      opt_state: of any optimizer.
+      is_start: it has taken no step.
+    """
+    kinds = (LookaheadState, contrib.ScheduleFreeState) + (() if is_start else (EmaState,))
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kinds))
+    return any(isinstance(node, kinds) for node in nodes)
+
+
+def replace_copies(opt_state: Any, old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
+    """Return an optimizer's state at step 0 with its copies of the parameters replaced.
+
+    Averages start at the parameters, and methods such as Prodigy measure the distance from them.
+
+    Args:
+      opt_state: of an optimizer that has taken no step.
+      old: the parameters that it was initialized with.
+      new: other parameters, which replace their copies.
+
+    Example:
+      >>> old, new = {"bias": jnp.ones(2)}, {"bias": jnp.full(2, 3.0)}
+      >>> replace_copies(with_ema(optax.adam(0.1)).init(old), old, new).average["bias"].tolist()
+      [3.0, 3.0]
+    """
+
+    def is_copy(node: Any) -> bool:
+        # A copy lacks the stages that are frozen.
+        if not isinstance(node, Mapping) or not node or not node.keys() <= old.keys():
+            return False
+        like = {name: old[name] for name in node}
+        if jax.tree.structure(dict(node)) != jax.tree.structure(like):
+            return False
+        pairs = list(zip(jax.tree.leaves(node), jax.tree.leaves(like), strict=True))
+        # Moments start at 0, where parameters may be 0 too.
+        return all(np.array_equal(a, b) for a, b in pairs) and any(np.any(a) for a, _ in pairs)
+
+    def replace(node: Any) -> Any:
+        if not is_copy(node):
+            return node
+        like = {name: new[name] for name in node}
+        return jax.tree.map(lambda a, b: np.asarray(b, a.dtype), node, like)
+
+    return jax.tree.map(replace, opt_state, is_leaf=is_copy)
+
+
 def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
@@ -280,7 +669,9 @@ def _replace_trained(params: Any, trained: Any) -> Any:
     It lacks frozen stages and the leaves of other partitions.
     """
     new_params = jax.tree.map(
-        lambda new, leaf: leaf if _is_masked(new) else new,
+        lambda new, leaf: (
+            leaf if _is_masked(new) else new if new.dtype == leaf.dtype else new.astype(leaf.dtype)
+        ),
         trained,
         _like(params, trained),
         is_leaf=_is_masked,
@@ -415,21 +806,54 @@ def current_learning_rate(opt_state: Any) -> float | None:
     """Return the learning rate of the last step, or None.
 
     The state is ours, or has optax's injected hyperparameters. The result is None for another
-    state, or where parts of the parameters have different rates.
+    state, or where parts of the parameters have different rates, or one that is not in the state.
     """
 
     # Accepts a field of an optimizer's state, not a parameter of the same name.
     def is_field(path: Any, _: Any) -> bool:
         return isinstance(path[-1], optax.tree_utils.NamedTupleKey)
 
+    if _has_part_without_rate(opt_state):
+        return None
     matches = optax.tree.get_all_with_path(opt_state, "rate", filtering=is_field)
     values = [value for _, value in matches]
     if not values:
         injected = optax.tree.get_all_with_path(opt_state, "hyperparams", filtering=is_field)
         values = [fields["learning_rate"] for _, fields in injected if "learning_rate" in fields]
+        # The factor of `optax.contrib.reduce_on_plateau` scales what the injected rate has made.
+        plateaus = optax.tree.get_all_with_path(opt_state, "plateau_count", filtering=is_field)
+        if plateaus:
+            scales = optax.tree.get_all_with_path(opt_state, "scale", filtering=is_field)
+            values = [value * math.prod(float(scale) for _, scale in scales) for value in values]
     # Seven digits turn float32's 0.10000000149 into 0.1.
     rates = {float(f"{float(value):.7g}") for value in values if np.ndim(value) == 0}
     return rates.pop() if len(rates) == 1 else None
+
+
+def _has_rate(node: Any) -> bool:
+    return isinstance(node, RateState) or "learning_rate" in getattr(node, "hyperparams", ())
+
+
+def _has_part_without_rate(opt_state: Any) -> bool:
+    """Check if a part of the parameters has a rate that its state does not tell.
+
+    Parts are those of `optax.partition`, unless a rate is around it, as around Muon's own. A part
+    without a state is that of `optax.set_to_zero`, which has no rate.
+    """
+    partition = optax.transforms.PartitionState
+
+    def is_end(node: Any) -> bool:
+        return isinstance(node, partition) or _has_rate(node)
+
+    for node in jax.tree.leaves(opt_state, is_leaf=is_end):
+        if not isinstance(node, partition):
+            continue
+        for part in node.inner_states.values():
+            part = getattr(part, "inner_state", part)
+            nodes = jax.tree.leaves(part, is_leaf=_has_rate)
+            if not isinstance(part, optax.EmptyState) and not any(map(_has_rate, nodes)):
+                return True
+    return False
 
 
 # Rates by stage

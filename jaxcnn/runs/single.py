@@ -32,7 +32,7 @@ from jaxcnn.records import RunRecords
 from jaxcnn.run_log import read_json, read_metrics
 from jaxcnn.runs.results import Result
 from jaxcnn.state import State, init_state, state_shapes
-from jaxcnn.training import check_config, train
+from jaxcnn.training import check_config, is_due, train
 
 Measure = Callable[[Any, State, Dataset], Mapping[str, Any]]
 """Function of (model, state, data) that returns more columns of a row.
@@ -153,6 +153,7 @@ def run(
     keep_every: int = 0,
     build: Build | None = None,
     loss: str | Loss | None = None,
+    tensorboard: bool = False,
 ) -> Result | None:
     """Train a config in a folder.
 
@@ -166,7 +167,7 @@ def run(
         `result.json` once the run is finished.
       strategy: devices, all by default.
       should_stop: called after every step. When it returns true, the state is saved and training
-        ends.
+        ends. So it does after Ctrl-C in a notebook.
       on_step: called with the step and None after every step, and with the step and the row after
         every row.
       measure: returns more columns of each row.
@@ -178,6 +179,7 @@ def run(
         The records describe what it returned, and keep the config's numbers. The folder refuses
         another model or optimizer later.
       loss: of the user's own, as in `jaxcnn.train`. None is the config's.
+      tensorboard: as in `RunLog`.
 
     Returns:
       The contents of `result.json`, or None if the run was stopped. They are `status` ("finished",
@@ -212,8 +214,9 @@ def run(
     data = subset_for(config, data)
     check_config(config.train, data, strategy, loss_function)
     model, tx = build_pieces(config, data, build)
-    pieces = {} if build is None else {"model": model, "tx": tx, "build": build}
-    with RunRecords(config, folder, strategy, data, keep_every=keep_every, **pieces) as records:
+    pieces: dict[str, Any] = {} if build is None else {"model": model, "tx": tx, "build": build}
+    pieces |= {"keep_every": keep_every, "tensorboard": tensorboard}
+    with RunRecords(config, folder, strategy, data, **pieces) as records:
         if records.result is not None:
             return records.result
 
@@ -236,12 +239,17 @@ def run(
             resume=resume,
             strategy=strategy,
             should_stop=after_step,
+            progress=False,
         ):
             if row is None:
                 records.save(state)
                 if state.step < config.train.num_steps:
                     return None
                 break
+            if not is_due(state, row):
+                records.save(state)
+                return None
+            is_interrupted = row.pop("interrupted", False)
             reason = row.get("diverged")
             if reason is None:
                 row |= measure(model, state, data)
@@ -249,7 +257,7 @@ def run(
             on_step(int(state.step), row)
             if reason:
                 break
-            if should_stop() and state.step < config.train.num_steps:
+            if (is_interrupted or should_stop()) and state.step < config.train.num_steps:
                 return None
         return records.finish(num_parameters(model, tx, config, data, loss_function), reason)
 

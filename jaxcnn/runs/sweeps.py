@@ -48,6 +48,7 @@ from jaxcnn.runs.single import (
     verify_data_of,
     with_loss,
 )
+from jaxcnn.tensorboard import check_tensorboard
 from jaxcnn.training import check_config
 
 Pieces = tuple[Any, Any]
@@ -166,6 +167,7 @@ def sweep(
     keep_every: int = 0,
     build: Build | None = None,
     loss: str | Loss | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Result] | None:
     """Run every config in a folder of its name, with progress.
 
@@ -188,6 +190,7 @@ def sweep(
       build: as in `run`. Runs whose optimizers differ only in their first state, such as by a rate
         of `optax.inject_hyperparams`, share what is compiled.
       loss: as in `run`.
+      tensorboard: as in `RunLog`, for every run.
 
     Returns:
       Results by name, or None if the sweep was stopped.
@@ -211,6 +214,7 @@ def sweep(
       [0.01, 0.1]
     """
     strategy = parallel.check_strategy(strategy)
+    check_tensorboard(tensorboard)
     for config in runs.values():
         verify_config(config, ExperimentConfig)
     losses = {name: with_loss(config, loss) for name, config in runs.items()}
@@ -257,6 +261,7 @@ def sweep(
                         should_stop=should_stop,
                         measure=measure,
                         keep_every=keep_every,
+                        tensorboard=tensorboard,
                         build=build,
                         loss=None if loss is None else losses[name][1],
                     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from importlib import metadata
 from typing import Any
 
 import flax.errors
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+import jaxcnn
 from jaxcnn.config import ArgumentError
 from jaxcnn.models import MODELS, CifarResNet, ResNet, count_parameters, create_model
 from jaxcnn.models.initializers import INITS
@@ -731,3 +733,17 @@ def test_without_bn_depth_20_has_its_parameters_but_the_scales():
         count_parameters(create_model("resnet20", 10, batch_norm=False), CIFAR)
         == DEPTHS[20] - 7 * 16 - 6 * 32 - 6 * 64
     )
+
+
+def test_networks_are_listed_by_a_pattern():
+    names = jaxcnn.list_models()
+    assert names == sorted(MODELS)
+    assert jaxcnn.list_models("resnet*") == [n for n in names if n.startswith("resnet")]
+    assert jaxcnn.list_models("*v1.5") == ["resnet101-v1.5", "resnet152-v1.5", "resnet50-v1.5"]
+    assert jaxcnn.list_models("ResNet*") == jaxcnn.list_models("resnet") == []
+    with pytest.raises(jaxcnn.ArgumentError, match=r"pattern is 3; expected a text\. Write"):
+        jaxcnn.list_models(3)  # type: ignore[arg-type]
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert jaxcnn.__version__ == metadata.version("jaxcnn")
