@@ -52,6 +52,7 @@ from jaxcnn.models import MODELS as MODELS
 from jaxcnn.models import count_parameters as count_parameters
 from jaxcnn.models import create_model as create_model
 from jaxcnn.models import list_models as list_models
+from jaxcnn.models import select_output as select_output
 from jaxcnn.optim import OPTIMIZERS as OPTIMIZERS
 from jaxcnn.optim import SCHEDULES as SCHEDULES
 from jaxcnn.optim import create_optimizer as create_optimizer

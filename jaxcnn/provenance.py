@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.code_digest import code_digest
 from jaxcnn.config import (
     ArgumentError,
     ExperimentConfig,
@@ -98,6 +99,7 @@ def run_facts(
       - "augmentation": see `augmentation_facts`.
       - "dataset" and "num_classes".
       - "model" and "optimizer": see `model_facts` and `optimizer_facts`.
+      - "code": digests of the user's own code, see `code_facts`.
       - "arrays": digests of names, shapes and dtypes.
       - "data": a digest of labels and images.
     """
@@ -112,6 +114,7 @@ def run_facts(
         "num_classes": data.num_classes,
         "model": model_facts(model),
         "optimizer": optimizer,
+        "code": code_facts(model=model, tx=tx, loss=as_loss(loss), augment=augment),
         "arrays": {"params": shapes_digest(params), "optimizer": shapes_digest(opt)},
         "data": data_digest(data),
     }
@@ -150,6 +153,22 @@ def optimizer_facts(tx: Any) -> Facts:
     parts = _parts(tx.update) + [part for part in _parts(tx.init) if len(part) > 1]
     largest = [part for part in parts if not any(_is_part_of(part, whole) for whole in parts)]
     return {"parts": [part for i, part in enumerate(largest) if part not in largest[:i]]}
+
+
+def code_facts(model: Any = None, tx: Any = None, loss: Any = None, augment: Any = None) -> Facts:
+    """Return digests of the user's own code.
+
+    Their names are "model", "optimizer", "loss" and "augmentation".
+
+    Code of installed packages has none.
+
+    Example:
+      >>> code_facts(tx=create_optimizer(OptimizerConfig()))
+      {}
+    """
+    pieces = {"model": model, "optimizer": tx, "loss": loss, "augmentation": augment}
+    digests = {name: code_digest(piece) for name, piece in pieces.items() if piece is not None}
+    return {name: digest for name, digest in digests.items() if digest is not None}
 
 
 def loss_facts(loss: Any) -> list[Any]:
@@ -347,6 +366,14 @@ def differences(
     for key in ("model", "optimizer", "loss", "augmentation"):
         if key in old and key in new and (pair := _difference(old[key], new[key], key, config)):
             messages.append(f"{key} is {_shorten(pair[0])} there and {_shorten(pair[1])} here")
+    named = {message.split(" ")[0] for message in messages}
+    old_code, new_code = old.get("code") or {}, new.get("code") or {}
+    for key in sorted((old_code.keys() & new_code.keys()) - named):
+        if old_code[key] != new_code[key]:
+            messages.append(
+                f"the {key}'s code or constants have the digest {old_code[key]} there and "
+                f"{new_code[key]} here"
+            )
     # Another model or optimizer has other arrays.
     for key in ("jax",) if messages else ("arrays", "jax"):
         old_values, new_values = old.get(key) or {}, new.get(key) or {}
@@ -428,6 +455,7 @@ def are_valid_facts(facts: Mapping[str, Any]) -> bool:
     model, tx = facts.get("model"), facts.get("optimizer")
     kinds = {"arrays": (dict, type(None)), "jax": dict, "data": str, "warm_starts": list}
     kinds |= {"build": dict, "augmentation": (str, type(None))}
+    kinds |= {"code": dict, "num_steps": list}
     names = {"function": str, "model": str, "optimizer": str}
     return (
         _have_types(facts, {key: kind for key, kind in kinds.items() if key in facts})

@@ -96,7 +96,7 @@ def open_run_dir(
       folder: of the run.
       strategy: its devices, which `env.json` has.
       data: its data.
-      pieces: `model`, `tx`, `build` and `tensorboard`, as in `RunLog`.
+      pieces: `model`, `tx`, `build`, `tensorboard` and `extend`, as in `RunLog`.
 
     Raises:
       ArgumentError: the folder has another run.
@@ -120,7 +120,7 @@ class RunRecords:
       tx: likewise.
       build: likewise.
       keep_every: as in `Checkpoints`.
-      reopen: open the checkpoints of a finished run too.
+      reopen: open the checkpoints of a finished run too, which may get more steps.
       tensorboard: as in `RunLog`.
 
     Raises:
@@ -221,7 +221,7 @@ class RunRecords:
             raise
 
     def _open_log(self):
-        options = self.pieces | {"tensorboard": self.tensorboard}
+        options: dict[str, Any] = self.pieces | {"tensorboard": self.tensorboard, "extend": self.reopen}
         return open_run_dir(self.config, self.folder, self.strategy, **options)
 
     def _write_classes(self):

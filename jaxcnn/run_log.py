@@ -55,7 +55,8 @@ class RunLog:
 
     - digests of the data and of the arrays' shapes,
     - JAX's settings that change numbers,
-    - a model or an optimizer other than that of the config.
+    - a model or an optimizer other than that of the config,
+    - digests of the user's own code (`jaxcnn.code_digest`).
 
     With such a model or optimizer, `config.json` has its name. It leaves out the config's numbers
     of an optimizer that was not used.
@@ -77,6 +78,8 @@ class RunLog:
         keeps the numbers that it got, and `run.json` its name and the config's names.
       tensorboard: write the rows' numbers to event files in `tensorboard/` of the folder too. This
         needs the extra: pip install 'jaxcnn[tensorboard]'. Earlier rows are written there as well.
+      extend: accept a config with more `num_steps` than the folder's. `config.json` then has the
+        new number, and `run.json` lists both. The run is no longer finished.
 
     Raises:
       ArgumentError: the folder cannot be written, or has another run, whose differences are named.
@@ -103,12 +106,13 @@ class RunLog:
         data: Dataset | None = None,
         build: Callable[..., Any] | None = None,
         tensorboard: bool = False,
+        extend: bool = False,
     ):
         check_tensorboard(tensorboard)
         example = "{'note': 'baseline'}"
         facts = _to_json({} if facts is None else check_mapping("facts", facts, example))
         run_facts = self._open(folder, config, model, tx, data, build)
-        self._check_config(run_facts)
+        self._check_config(run_facts, extend)
         self._append_environment(facts)
         self.path = self.folder / "metrics.jsonl"
         self._closed = False
@@ -167,6 +171,8 @@ class RunLog:
             run_facts["optimizer"] = provenance.optimizer_facts(tx)
         num_classes = getattr(model, "num_classes", 2) if data is None else data.num_classes
         run_facts = provenance.without_those_of(config, run_facts, num_classes)
+        if code := provenance.code_facts(model=model, tx=tx):
+            run_facts["code"] = code
         if data is not None:
             run_facts["data"] = provenance.data_digest(data)
         if build is not None:
@@ -270,7 +276,7 @@ class RunLog:
             if not content.endswith(b"\n") or content.count(b"\n") > len(rows):
                 write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def _check_config(self, run_facts, writes=True):
+    def _check_config(self, run_facts, extend=False, writes=True):
         """Check `config.json` and `run.json`, and write what they lack.
 
         Raises:
@@ -285,6 +291,7 @@ class RunLog:
                 "put back what was there, or delete its folder"
             )
         config = self.folder / "config.json"
+        before = after = 0
         if config.exists():
             # `config.json` has other values in these fields than the config.
             replaced = {"model", "model_kwargs"} if self._run.get("model") else set()
@@ -295,6 +302,9 @@ class RunLog:
                 recorded, replaced = provenance.builder_config(recorded, self._run), set()
             recorded = as_dict(recorded, all_fields=True)
             expected = {name: value for name, value in fields.items() if name not in replaced}
+            if extend:
+                before, after = (values["train"]["num_steps"] for values in (recorded, expected))
+                recorded["train"]["num_steps"] = max(before, after)
             if differences := _differences(recorded, expected, "here"):
                 raise ArgumentError(
                     f"{self.folder} holds a run of another config: {differences}; "
@@ -303,6 +313,12 @@ class RunLog:
         self._add_facts(run_facts, writes)
         if not writes:
             return
+        if before < after:
+            # First, so that a process that dies in between repeats all of it.
+            (self.folder / "result.json").unlink(missing_ok=True)
+            self._write_config()
+            raised = [*self._run.get("num_steps", []), {"before": before, "after": after}]
+            self._save_run(self._run | {"num_steps": raised})
         if not config.exists() or self._run.get("model") or self._run.get("optimizer"):
             self._write_config()
 
@@ -319,8 +335,8 @@ class RunLog:
                 f"the row is of another config than {self.folder}: {differences}; "
                 "expected the same. Use RunLog(folder, config) and train(..., config.train)."
             )
-        keys = ("model", "optimizer", "loss", "augmentation", "arrays", "data")
-        fixed = {key: facts[key] for key in keys}
+        names = ("model", "optimizer", "loss", "augmentation", "code", "arrays", "data")
+        fixed = {key: facts[key] for key in names if key in facts}
         self._add_facts(provenance.without_those_of(config, fixed, facts["num_classes"]))
         warm_starts = self._run.get("warm_starts", [])
         if "warm_start" in facts and facts["warm_start"] not in warm_starts:
@@ -337,8 +353,12 @@ class RunLog:
                 f"{self.folder} holds another run: {'; '.join(differences)}; "
                 "write another --out, or delete that folder"
             )
+        run = _to_json(facts) | self._run
+        # A log that was opened without a loss or an optimizer has no digest of it yet.
+        if "code" in run:
+            run["code"] = facts.get("code", {}) | run["code"]
         if writes:
-            self._save_run(_to_json(facts) | self._run)
+            self._save_run(run)
 
     def _save_run(self, run):
         if run == self._run:

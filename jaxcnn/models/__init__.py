@@ -23,6 +23,7 @@ from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models import resnet, vgg
 from jaxcnn.models.alexnet import AlexNet
 from jaxcnn.models.autoencoder import Autoencoder
+from jaxcnn.models.calling import select_output as select_output
 from jaxcnn.models.calling import variable_shapes
 from jaxcnn.models.convnet import ConvNet
 from jaxcnn.models.googlenet import GoogLeNet
@@ -60,6 +61,7 @@ __all__ = [
     "create_model",
     "list_models",
     "model_call",
+    "select_output",
 ]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
