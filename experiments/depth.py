@@ -83,6 +83,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_mask: Literal["convs", "kernels", "all"] = "kernels"
+    ema_decay: float = 0.0
+    """Evaluate at a moving average of the parameters, with a decay such as 0.999; 0 is off."""
     subtract_mean: Literal["pixel", "channel", "none"] = "pixel"
     divide_std: bool = False
     padding: int = 1

@@ -484,7 +484,9 @@ def _average_dtype(leaf: Any) -> Any:
 
     In bfloat16 it would not move: a step of it is below the last place.
     """
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+    dtype = jnp.result_type(leaf)
+    is_wide = jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4
+    return dtype if is_wide else jnp.float32
 
 
 def _is_average(node: Any) -> bool:
