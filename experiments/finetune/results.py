@@ -75,7 +75,8 @@ def selection_note(step: int, rows: Sequence[Mapping[str, Any]], split: str) -> 
     """
     row = next((row for row in rows if row["step"] == step), None)
     error = "" if row is None or row["eval_error"] is None else f", {row['eval_error']:.1f}%"
-    note = f"at step {step}, the one of {len(rows)} with the lowest validation error{error}"
+    note = f"at step {step}, of {len(rows)} evaluations the one with the lowest validation error"
+    note += error
     if split == "validation":
         return f"{note} (on these pictures, so that others are less often right)"
     return f"{note}; the {split} pictures chose nothing, and were counted once"

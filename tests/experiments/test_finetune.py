@@ -432,7 +432,7 @@ def test_the_best_epoch_is_saved_and_tested_once(run, tmp_path, capsys, monkeypa
     test_error = jc.evaluate(saved.model, saved.state, data.test).error_percent
     assert float(table(out)["all"]["recall"]) == pytest.approx(100 - test_error, abs=1e-3)
     assert table(out)["all"]["test"] == "21"
-    note = f"at step {best}, the one of {len(rows)} with the lowest validation error, "
+    note = f"at step {best}, of {len(rows)} evaluations the one with the lowest validation error, "
     printed = capsys.readouterr().out
     assert f"{note}{min(errors):.1f}%; the test pictures chose nothing" in printed
     assert f"{note}{min(errors):.1f}%" in (out / "table.md").read_text("utf-8")
