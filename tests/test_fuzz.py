@@ -6,6 +6,7 @@ few calls of each function; `pytest tests/test_fuzz.py --cases 500` tries 500.
 
 import dataclasses
 import inspect
+import json
 import linecache
 import random
 import signal
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from huggingface_hub import constants as hub_constants
 from PIL import Image
 
 import jaxcnn as jc
@@ -214,6 +216,7 @@ def made(folder: Path) -> tuple[Any, ...]:
     one = jc.strategy("jit", devices=1)
     for _ in jc.train(model, tx, data, config.train, run_dir=folder / "trained", strategy=one):
         pass
+    store_pretrained(folder / "hub" / "models--timm--small")
     (folder / "run").mkdir()
     (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "rate": 0.1}\n')
     for part in "ab":
@@ -223,6 +226,22 @@ def made(folder: Path) -> tuple[Any, ...]:
                 folder / "pictures" / part / f"{number}.png"
             )
     return folder, data, config, model, tx, state, normed, other
+
+
+def store_pretrained(repo: Path) -> None:
+    """A repository in the cache of `huggingface_hub`, as a download leaves it."""
+    commit = "0" * 40
+    (repo / "snapshots" / commit).mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    fields = {"input_size": [3, 32, 32], "crop_pct": 0.9, "interpolation": "bilinear"}
+    fields |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    config = {"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": fields}
+    (repo / "snapshots" / commit / "config.json").write_text(json.dumps(config))
+    model = jc.create_model("resnet18", 3, width=2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape), dict(shapes))
+    jc.export_weights(model, variables, repo / "snapshots" / commit / "model.safetensors")
 
 
 def quadratic(params, *args) -> Any:
@@ -247,6 +266,13 @@ def calls(
     def logged(folder, config, facts, step, row, **pieces):
         with jc.RunLog(folder, config, facts, **pieces) as log:
             log.write(step=step, train_loss=row)
+
+    def pretrained(name, num_classes, seed, width):
+        # Offline, so that no wrong name reaches for the network.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_HUB_OFFLINE", "1")
+            patch.setattr(hub_constants, "HF_HUB_CACHE", str(folder / "hub"))
+            return jc.create_pretrained(name, num_classes=num_classes, seed=seed, width=width)
 
     def built(name, num_classes, **options):
         return jc.create_model(name, num_classes, **options)
@@ -444,6 +470,15 @@ def calls(
             jc.load_classifier,
             {"folder": folder / "trained", "step": "last", "model": model}
             | {"classes": ("a", "b", "c"), "resize": 10},
+        ),
+        "create_pretrained": (
+            pretrained,
+            {"name": "timm/small", "num_classes": 3, "seed": 0, "width": 2},
+        ),
+        "Preprocessing": (
+            jc.Preprocessing,
+            {"size": 32, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)}
+            | {"interpolation": "bicubic", "crop_fraction": 0.9},
         ),
         "read_metrics": (jc.read_metrics, {"folder": folder / "run"}),
         "sharpness": (

@@ -13,6 +13,7 @@ from jaxcnn.plots.image_grid import image_grid as image_grid
 from jaxcnn.plots.image_grid import mosaic as mosaic
 from jaxcnn.plots.image_grid import overlay as overlay
 from jaxcnn.plots.image_grid import to_rgb as to_rgb
+from jaxcnn.plots.lr_finder import lr_finder as lr_finder
 from jaxcnn.plots.optimizer_paths import Surface as Surface
 from jaxcnn.plots.optimizer_paths import optimizer_paths as optimizer_paths
 from jaxcnn.plots.panels import Line as Line

@@ -10,9 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxcnn.plots.style import COLORS
+from jaxcnn.plots.style import COLORS, NotebookFigure
 
 Rows = Sequence[Mapping[str, Any]]
+SHORT_RUN = 30
+"""Rows below which no part of a run is cut off: a first row may be a third of what there is."""
+_UNITS = {"error": "error (%)"}
+"""Labels of quantities that have a unit."""
+_PREFIXES = ("precise_", "train_", "eval_", "validation_", "test_")
 
 
 def curves(
@@ -26,7 +31,11 @@ def curves(
 
     The style is that of figure 6 of He et al. 2015. A line is the mean over seeds, and its band
     reaches from the least to the greatest. The legend has the keys as words, with the rows'
-    `eval_split` for "eval" in a key `eval_*`.
+    `eval_split` for "eval" in a key `eval_*`. The axis has the quantity of the keys: "error (%)",
+    "loss", or the name of another metric. A value that is not finite is a gap.
+
+    Like the paper's, the axis cuts off a first descent of more than 2.5 times the last values. Of
+    runs with fewer than 30 rows nothing is cut off.
 
     Args:
       panels: panel's title -> line's label -> one list of rows for each seed. A label has the same
@@ -43,7 +52,7 @@ def curves(
       >>> len(figure.axes)
       1
     """
-    figure = Figure(figsize=(5.6 * len(panels), 4.4), layout="constrained")
+    figure = NotebookFigure(figsize=(5.6 * len(panels), 4.4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     colors = {label: COLORS[i % len(COLORS)] for i, label in enumerate(labels)}
@@ -56,8 +65,8 @@ def curves(
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize=11)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylim(0, _upper_limit(panels, (dashed, solid)))
-    axes[0].set_ylabel("error (%)", fontsize=13)
+    axes[0].set_ylim(*_limits(panels, (dashed, solid)))
+    axes[0].set_ylabel(_axis_label(dashed, solid), fontsize=13)
     handles = _legend(panels, colors, dashed, solid)
     # Below the panels, where no line can run through it.
     figure.legend(
@@ -72,15 +81,44 @@ def curves(
     return figure
 
 
-def _upper_limit(panels, keys) -> float:
-    """Return the upper limit of the axis.
+def _limits(panels, keys) -> tuple[float, float]:
+    """Return the limits of the vertical axis.
 
-    Like the paper's, it cuts off a first descent that would flatten the ends of the lines.
+    The upper one cuts off a first descent that would flatten the ends of long lines. The lower one
+    is 0, unless a value is negative, as losses of the user's own may be.
     """
     runs = [rows for lines in panels.values() for seeds in lines.values() for rows in seeds if rows]
-    values = [row[key] for run in runs for row in run for key in keys if row[key] is not None]
-    ends = [run[-1][key] for run in runs for key in keys if run[-1][key] is not None]
-    return min(1.05 * max(values, default=1), 2.5 * max(ends, default=math.inf)) or 1
+    values = [value for run in runs for value in _finite(run, keys)]
+    lowest, highest = min(values, default=0.0), max(values, default=1.0)
+    ends = [value for run in runs for value in _finite(run[-1:], keys)]
+    short = [value for run in runs if len(run) < SHORT_RUN for value in _finite(run, keys)]
+    uncut = max(2.5 * max(ends, default=math.inf), 1.05 * max(short, default=-math.inf))
+    upper = min(1.05 * highest, uncut)
+    if lowest >= 0:
+        return 0.0, upper or 1.0
+    margin = 0.05 * (max(upper, 0.0) - lowest)
+    return lowest - margin, max(upper, 0.0) + margin
+
+
+def _finite(rows: Rows, keys: Sequence[str]) -> list[float]:
+    """Return the finite values of some keys."""
+    values = [row[key] for row in rows for key in keys if row[key] is not None]
+    return [value for value in values if math.isfinite(value)]
+
+
+def _axis_label(*keys: str) -> str:
+    """Return the quantity of the keys, as the axis names it.
+
+    Example:
+      >>> _axis_label("train_error", "eval_error"), _axis_label("train_loss", "eval_loss")
+      ('error (%)', 'loss')
+    """
+    labels = []
+    for key in keys:
+        for prefix in _PREFIXES:
+            key = key.removeprefix(prefix)
+        labels.append(_UNITS.get(key, key.replace("_", " ")))
+    return ", ".join(dict.fromkeys(labels))
 
 
 def _legend(panels, colors, dashed, solid):
@@ -116,7 +154,7 @@ def _draw_line(axis, seeds: Sequence[Rows], key: str, color: str, **style: Any) 
     by_step: dict[int, list[float]] = {}
     for rows in seeds:
         for row in rows:
-            if row[key] is not None:
+            if row[key] is not None and math.isfinite(row[key]):
                 by_step.setdefault(row["step"], []).append(row[key])
     steps = sorted(by_step)
     values = [by_step[step] for step in steps]

@@ -53,7 +53,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 def image_grid(
     images: np.ndarray,
-    captions: Sequence[str],
+    captions: Sequence[str] = (),
     *,
     heat: np.ndarray | None = None,
     columns: int = 4,
@@ -64,6 +64,7 @@ def image_grid(
     Args:
       images: uint8 [n, h, w, 3] or [n, h, w, 1], n > 0.
       captions: n texts, drawn as they are, without formulas; lines that are too long are broken.
+        Without any, the images alone are drawn.
       heat: float [n, h, w] in 0..1, drawn over a gray copy next to each image; None for none.
       columns: images to a row.
       title: above the figure.
@@ -78,9 +79,11 @@ def image_grid(
       ['a cat', '', 'a dog', '']
     """
     n = len(images)
-    if not n or len(captions) != n or (heat is not None and len(heat) != n):
+    if not n or len(captions) not in (0, n) or (heat is not None and len(heat) != n):
+        heats = "" if heat is None else f" and {len(heat)} maps of heat"
         raise ValueError(
-            f"there are {n} images and {len(captions)} captions; expected as many of each, and some"
+            f"there are {n} images, {len(captions)} captions{heats}; expected as many of each, or "
+            "no captions, and at least one image"
         )
     cells_per_image = 1 if heat is None else 2
     columns = min(columns, n)
@@ -88,7 +91,7 @@ def image_grid(
     width = columns * cells_per_image * (SIDE + 0.08) + 0.2
     caption_width = cells_per_image * SIDE
     texts = [wrap(printable(text), SMALL, caption_width, plain=True) for text in captions]
-    caption_height = 1.45 * SMALL / 72 * max(text.count("\n") + 1 for text in texts)
+    caption_height = 1.45 * SMALL / 72 * max((text.count("\n") + 1 for text in texts), default=0)
     figure = new_figure(width, rows * (SIDE + caption_height + 0.12), title=title)
     cells = figure.add_gridspec(rows, columns * cells_per_image)
     for i, image in enumerate(np.broadcast_to(images, (*images.shape[:3], 3))):
@@ -99,7 +102,7 @@ def image_grid(
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             axis.imshow(pixels, interpolation="nearest")
-            if j == 0:
+            if j == 0 and texts:
                 style = plain_text_style(texts[i])
                 axis.set_xlabel(texts[i], fontsize=SMALL, loc="left", **style)
     return figure

@@ -46,6 +46,30 @@ the axes.
 # ---------------------------------------------------------------- figures
 
 
+DPI, SHOWN_DPI = 160, 80
+"""Dots of a PNG to an inch of a figure, and those of a notebook that shows it, half as many."""
+
+
+class NotebookFigure(Figure):
+    """A figure that notebooks show as an image.
+
+    Only pyplot's figures show themselves, and pyplot keeps every figure of the process.
+
+    Example:
+      >>> image, size = NotebookFigure(figsize=(2, 1))._repr_png_()
+      >>> image[1:4], size
+      (b'PNG', {'width': 160, 'height': 80})
+    """
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """Return the PNG and the size in pixels to show it at, for IPython's display."""
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=DPI)
+        width, height = self.get_size_inches()
+        size = {"width": round(SHOWN_DPI * width), "height": round(SHOWN_DPI * height)}
+        return content.getvalue(), size
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure, such as a PNG at 160 dots an inch.
 
@@ -62,7 +86,7 @@ def save(figure: Figure, path: str | Path) -> None:
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "jaxcnn"}):
-        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
     # Two processes that finish a study at once may both draw it.
     write_atomically(path, buffer.getvalue())
 
@@ -82,7 +106,7 @@ def new_figure(
     columns = _legend_columns(width, handles)
     legend_points = 1.45 * math.ceil(len(handles) / columns) * LABEL
     points = legend_points + 1.4 * title.count("\n") * TITLE + 22 * bool(title)
-    figure = Figure(figsize=(width, height + points / 72))
+    figure = NotebookFigure(figsize=(width, height + points / 72))
     figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.07)
     if title:
         figure.suptitle(title, fontsize=TITLE + 1)

@@ -84,7 +84,11 @@ def parse_hub_name(text: str | os.PathLike[str]) -> HubName:
     match = _PATTERN.fullmatch(str(text))
     parts = re.split("[/@:]", str(text).removeprefix(PREFIX))
     # The hub refuses such names too, but with an error of several lines.
-    if match is None or any(part in ("", ".", "..") for part in parts) or _is_odd(match["name"]):
+    if (
+        match is None
+        or any(part in ("", ".", "..") for part in parts)
+        or _is_invalid(match["name"])
+    ):
         raise WeightsError(
             f"{format_value(str(text))} is no name on the hub; "
             f"expected hf:owner/name, with @revision or :file after it. Write {_EXAMPLE!r}."
@@ -92,7 +96,7 @@ def parse_hub_name(text: str | os.PathLike[str]) -> HubName:
     return HubName(f"{match['owner']}/{match['name']}", match["revision"], match["file"])
 
 
-def _is_odd(name: str) -> bool:
+def _is_invalid(name: str) -> bool:
     return ".." in name or "--" in name or name[0] in "-." or name[-1] in "-." or len(name) > 96
 
 

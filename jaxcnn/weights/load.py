@@ -144,9 +144,9 @@ def load_weights(
             "entry='state_dict_ema'."
         )
     traced = trace(model, shape)
-    path, network = find_file(file), None
-    if is_hub_name(file):
-        network = _check_architecture(model, str(file))
+    # The architecture comes first, since its file is small.
+    network = _check_architecture(model, str(file)) if is_hub_name(file) else None
+    path = find_file(file)
     arrays, metadata = _read_entry(path, entry, len(traced.specs))
     if network is not None:
         metadata = {"model": network} | metadata

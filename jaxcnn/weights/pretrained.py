@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxcnn.arguments import ArgumentError, check_choice, check_image_shape, format_value
 from jaxcnn.augment import Normalizer
-from jaxcnn.config import channel_constants
 from jaxcnn.data.image_io import INTERPOLATIONS
 from jaxcnn.models import create_model
 from jaxcnn.weights import hub
@@ -46,14 +45,8 @@ class Preprocessing:
     """Side of the center that is cropped, as a fraction of the shorter side."""
 
     def __post_init__(self):
-        for name, argument in (("mean", "subtract_mean"), ("std", "divide_std")):
-            value = getattr(self, name)
-            if not isinstance(value, (tuple, list)) or len(value) not in (1, 3):
-                raise ArgumentError(
-                    f"{name} is {format_value(value)}; expected a number for each channel, one or "
-                    f"three. Use {name}=(0.5, 0.5, 0.5)."
-                )
-            object.__setattr__(self, name, channel_constants(argument, tuple(value)))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _channels(name, getattr(self, name)))
         if len(self.mean) != len(self.std):
             raise ArgumentError(
                 f"mean has {len(self.mean)} numbers and std {len(self.std)}; expected a number for "
@@ -98,6 +91,26 @@ class Preprocessing:
         return {"size": self.size, "resize": self.resize, "interpolation": self.interpolation}
 
 
+def _channels(name: str, value: Any) -> tuple[float, ...]:
+    """Return a number for each channel.
+
+    Raises:
+      ArgumentError: it is anything else. Numbers above 1 are those of images in 0..255.
+    """
+    numbers = value if isinstance(value, (tuple, list)) and len(value) in (1, 3) else ()
+    are_real = bool(numbers) and all(type(number) in (int, float) for number in numbers)
+    lowest = math.ulp(0.0) if name == "std" else 0.0
+    if are_real and all(lowest <= number <= 1 for number in numbers):
+        return tuple(map(float, numbers))
+    is_of_bytes = are_real and all(0 <= number <= 255 for number in numbers) and max(numbers) > 1
+    hint = "Divide them by 255" if is_of_bytes else f"Use {name}=(0.5, 0.5, 0.5)"
+    bounds = "above 0 and at most 1" if name == "std" else "in 0..1"
+    raise ArgumentError(
+        f"{name} is {format_value(value)}; expected a number {bounds} for each channel, one or "
+        f"three. {hint}."
+    )
+
+
 class Pretrained(NamedTuple):
     """A network, its published weights and the preprocessing that they expect."""
 
@@ -116,8 +129,10 @@ def create_pretrained(
 
     The repository's `config.json`, as timm writes it, names the architecture and has the
     preprocessing. Flax modules hold no arrays, so the weights are a value of their own.
-    `with_variables` puts them into a state. `predict` and `evaluate` take them with
-    `normalizer=preprocessing.normalizer()`.
+    `predict` and `evaluate` take them with `normalizer=preprocessing.normalizer()`.
+    `with_variables` puts them into the state at step 0, as in `train(...,
+    resume=lambda state: with_variables(state, variables))`. The config has their constants by
+    `override(config, **preprocessing.train_options())`.
 
     Args:
       name: such as "timm/resnet18.tv_in1k", with `hf:` before it or not, and optionally with

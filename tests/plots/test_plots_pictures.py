@@ -38,6 +38,15 @@ def test_pictures_are_in_their_order_with_their_captions_and_heat():
     assert len([axis for axis in image_grid(images(), captions).axes if axis.images]) == 5
 
 
+def test_pictures_without_captions_leave_no_room_for_any():
+    bare, captioned = image_grid(images()), image_grid(images(), list("abcde"))
+    assert [axis.get_xlabel() for axis in bare.axes] == [""] * 5
+    for axis, image in zip(bare.axes, images(), strict=True):
+        np.testing.assert_array_equal(shown(axis), image)
+    assert bare.get_figheight() < captioned.get_figheight()
+    assert len(image_grid(images(), heat=np.zeros((5, 8, 8))).axes) == 10
+
+
 NAMES = ["a $ b^{ $", "$x$", "50% \\ off|now", "\x1b[31mred", "é ü ß Ω"]
 
 
@@ -98,10 +107,17 @@ def test_no_heat_leaves_the_grey_picture_and_the_hottest_place_the_maps_colour()
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"images": images(0), "captions": []}, {"images": images(), "captions": ["a"]}]
+    "wrong",
+    [
+        {"images": images(0), "captions": []},
+        {"images": images(), "captions": ["a"]},
+        {"images": images(), "heat": np.zeros((4, 8, 8))},
+    ],
 )
 def test_pictures_and_captions_are_as_many(wrong):
-    with pytest.raises(ValueError, match="expected as many of each, and some"):
+    with pytest.raises(
+        ValueError, match="expected as many of each, or no captions, and at least one image"
+    ):
         image_grid(**wrong)
 
 

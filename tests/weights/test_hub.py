@@ -277,7 +277,7 @@ def test_older_configs_have_the_preprocessing_at_their_top(hub):
     [
         ({"size": 0}, "shape is (0, 0, 3)"),
         ({"mean": (0.5, 0.5)}, "mean is (0.5, 0.5)"),
-        ({"std": (0.0, 1.0, 1.0)}, "divide_std is (0.0, 1.0, 1.0)"),
+        ({"std": (0.0, 1.0, 1.0)}, "std is (0.0, 1.0, 1.0); expected a number above 0"),
         ({"interpolation": "nearest"}, "interpolation is 'nearest'"),
         ({"crop_fraction": 1.5}, "crop_fraction is 1.5"),
         ({"crop_fraction": float("nan")}, "crop_fraction is nan"),
@@ -299,6 +299,7 @@ def test_another_network_is_refused_before_the_arrays_are_compared(hub):
         f"create_pretrained('hf:{NAME}')",
         call=lambda: load_weights(jc.create_model("resnet34", 5, width=2), f"hf:{NAME}"),
     )
+    assert not any("model.safetensors" in path for _, path in hub.requests)
 
 
 @pytest.mark.parametrize(
