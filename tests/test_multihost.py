@@ -16,6 +16,7 @@ import pytest
 import jaxcnn as jc
 from experiments import depth
 from jaxcnn import multihost
+from jaxcnn.checkpoint import lock_folder
 
 ROOT = Path(depth.__file__).parent.parent
 SCRIPT = """
@@ -182,6 +183,25 @@ def test_a_mistake_of_the_first_and_different_options_end_all_with_one_line(tmp_
     codes, said = ended(job(tmp_path / "file" / "in-the-way"))
     assert codes == [2, 2], said
     assert all(text.count("error: ") == 1 and "file is a file; write" in text for text in said)
+
+
+@pytest.mark.slow
+def test_a_job_leaves_the_runs_of_another_process_alone(tmp_path):
+    """Process 0 alone sees the lock, and both go on to the next run."""
+    out, more = tmp_path / "job", ["--num-seeds", "2", "--num-steps", "4", "--milestones", "2"]
+    with lock_folder(out / "resnet8-seed0" / "checkpoints"):
+        both = job(out, more, more)
+        codes, said = ended(both, 400)
+    assert codes == [0, 0], said
+    owner = f"resnet8-seed0: process {os.getpid()} on {socket.gethostname()}"
+    assert f"1 of 2 runs are finished; others are trained by {owner}\n" in said[0]
+    assert "others are trained" not in said[1]
+    assert (out / "resnet8-seed1" / "result.json").exists()
+    assert not (out / "resnet8-seed0" / "metrics.jsonl").exists()
+    # It is the last run, so this job draws.
+    codes, said = ended(job(out, more, more), 400)
+    assert codes == [0, 0], said
+    assert (out / "table.csv").exists()
 
 
 SLURM = """

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import provenance, runs
+from jaxcnn import parallel, provenance, runs
 
 DATA = jc.load_dataset("digits")
 ONE = jc.strategy("jit", 1)
@@ -150,7 +150,7 @@ def count_traces(monkeypatch, function):
 @pytest.mark.slow
 @pytest.mark.parametrize(("rates", "count"), [((0.01, 0.02, 0.05), 1), ((0.01,), 1)])
 def test_a_sweep_over_rates_and_seeds_compiles_once(tmp_path, monkeypatch, rates, count):
-    jc.parallel.clear_program_cache()
+    parallel.clear_program_cache()
     configs = {
         f"{rate:g}-seed{seed}": jc.override(CONFIG, learning_rate=rate, seed=seed)
         for rate in rates
@@ -176,7 +176,7 @@ def test_a_sweep_over_rates_and_seeds_compiles_once(tmp_path, monkeypatch, rates
 @pytest.mark.slow
 def test_a_rate_that_is_no_state_is_not_shared(tmp_path, monkeypatch):
     """`optax.sgd(rate)` holds its rate in the program."""
-    jc.parallel.clear_program_cache()
+    parallel.clear_program_cache()
     configs = {
         f"{rate:g}": jc.override(CONFIG, learning_rate=rate, num_steps=2) for rate in (0.01, 0.5)
     }
@@ -185,7 +185,7 @@ def test_a_rate_that_is_no_state_is_not_shared(tmp_path, monkeypatch):
     assert count_traces(monkeypatch, sweep) == 2
     # Each is what it is alone.
     for name, config in configs.items():
-        jc.parallel.clear_program_cache()
+        parallel.clear_program_cache()
         model, tx = build_sgd(config, DATA)
         expected = [row for _, row in jc.train(model, tx, DATA, config.train, strategy=ONE)]
         assert untimed(jc.read_metrics(tmp_path / name)) == untimed(expected)
