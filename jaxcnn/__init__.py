@@ -14,6 +14,7 @@ Example:
   (8, 10)
 """
 
+from jaxcnn import augment as augment
 from jaxcnn.checkpoint import CheckpointError as CheckpointError
 from jaxcnn.checkpoint import Checkpoints as Checkpoints
 from jaxcnn.config import ArgumentError as ArgumentError

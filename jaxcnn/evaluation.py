@@ -158,7 +158,9 @@ def resolve_batch_size(
             return default
         # A layer's output has as many channels as a kernel, at most for every pixel. So most
         # networks need not be traced: three such arrays, as around a shortcut, are small enough.
-        channels = [max(np.shape(leaf)[-2:]) for leaf in jax.tree.leaves(state.params) if np.ndim(leaf) > 1]
+        channels = [
+            max(np.shape(leaf)[-2:]) for leaf in jax.tree.leaves(state.params) if np.ndim(leaf) > 1
+        ]
         bound = 3 * 4 * num_pixels * max(channels, default=1)
         if default * bound <= MAX_ACTIVATION_BYTES:
             return default

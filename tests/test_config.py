@@ -34,6 +34,7 @@ PAPER = {
     "max_train_examples": None,
     "loss": "cross-entropy",
     "loss_kwargs": {},
+    "augmentation": None,
     "optimizer": {
         "name": "momentum",
         "learning_rate": 0.1,
@@ -206,7 +207,7 @@ def test_json_of_some_fields_leaves_the_others_at_their_defaults():
         (
             ExperimentConfig,
             '{"learning_rate": 0.5}',
-            ("ExperimentConfig field is 'learning_rate'", "one of dataset, "),
+            ("ExperimentConfig field is 'learning_rate'", "one of augmentation, dataset, "),
         ),
         (
             ExperimentConfig,
