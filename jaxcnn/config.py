@@ -465,7 +465,11 @@ def as_dict(config: Any) -> dict[str, Any]:
       >>> as_dict(ExperimentConfig())["train"]["augment"]["padding"]
       0
     """
-    return json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False))
+    values = dataclasses.asdict(config)
+    # Records that are older than this field stay equal to those of the same config.
+    if values.get("augmentation", "") is None:
+        del values["augmentation"]
+    return json.loads(json.dumps(values, allow_nan=False))
 
 
 _MAX_FILE_BYTES = 1 << 20

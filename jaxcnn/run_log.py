@@ -222,7 +222,7 @@ class RunLog:
             # `config.json` has other values in these fields than the config.
             replaced = {"model", "model_kwargs"} if self._run.get("model") else set()
             replaced |= {"optimizer"} if self._run.get("optimizer") else set()
-            fields = as_dict(self.config)
+            fields = {"augmentation": None} | as_dict(self.config)
             expected = {name: value for name, value in fields.items() if name not in replaced}
             recorded = as_dict(ExperimentConfig.load(self.folder))
             if differences := _differences(recorded, expected, "here"):
@@ -316,9 +316,9 @@ def _differences(recorded: Mapping[str, Any], expected: Mapping[str, Any], verb:
     return ", ".join(
         _differences(recorded[name], expected[name], verb)
         if name in ("optimizer", "train", "augment")
-        else f"{name} ({recorded[name]!r} there, {expected[name]!r} {verb})"
+        else f"{name} ({recorded.get(name)!r} there, {expected[name]!r} {verb})"
         for name in expected
-        if recorded[name] != expected[name]
+        if recorded.get(name) != expected[name]
     )
 
 

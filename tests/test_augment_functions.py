@@ -39,6 +39,7 @@ def labels(a, b):
 # ---------------------------------------------------------------- mixup
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_the_weights_of_mixup_are_of_a_beta_distribution(alpha):
     own, other = labels(3, 7)
@@ -51,6 +52,7 @@ def test_the_weights_of_mixup_are_of_a_beta_distribution(alpha):
     assert (np.asarray(images) == np.asarray(images)[:, :1, :1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [None, 4])
 def test_mixup_is_the_papers_equation(num_classes):
     a, b = RNG.normal(size=(2, 5, 4, 3)).astype(np.float32)
@@ -259,6 +261,7 @@ def test_two_operations_are_applied_one_after_another():
 # ---------------------------------------------------------------- chain, config, names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -462,6 +465,7 @@ def own(rng, image, target):
     return image * 2, target
 
 
+@pytest.mark.slow
 def test_an_own_function_is_recorded_and_another_refused(tmp_path):
     config = jc.TrainConfig(num_steps=2, batch_size=16, eval_every=1)
     folder = tmp_path / "run"
@@ -474,6 +478,7 @@ def test_an_own_function_is_recorded_and_another_refused(tmp_path):
             last_row(config, function, run_dir=folder)
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_records_it_at_the_first_row(tmp_path):
     config = jc.ExperimentConfig(
         dataset="digits", model="mlp", optimizer=jc.OptimizerConfig("momentum", learning_rate=0.1),
@@ -513,9 +518,7 @@ def test_a_folder_of_a_run_without_a_function_refuses_one(tmp_path):
     facts = json.loads((tmp_path / "run.json").read_text())
     del facts["augmentation"]
     (tmp_path / "run.json").write_text(json.dumps(facts))
-    old = json.loads((tmp_path / "config.json").read_text())
-    del old["augmentation"]
-    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert "augmentation" not in json.loads((tmp_path / "config.json").read_text())
     run(None)
     with pytest.raises(jc.ArgumentError, match=r"Config\(.*there and cutout\(size=4\) here"):
         run(augment.cutout(4))
@@ -578,7 +581,7 @@ def test_more_that_does_not_fit():
     with pytest.raises(jc.ArgumentError, match=r"batch_size is 1, and augment mixes"):
         jc.train(MODEL, TX, SMALL, config, augment=augment.mixup(1, 10), strategy=ONE)
     masks = np.zeros(SMALL.train.images.shape[:3], np.int32)
-    masks[:, :4] = 1
+    masks[::2, :4] = 1
     data = SMALL._replace(
         train=jc.Split(SMALL.train.images, masks), test=jc.Split(SMALL.train.images, masks),
         classes=("a", "b"),
