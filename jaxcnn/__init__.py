@@ -17,6 +17,7 @@ Example:
 
 from importlib import metadata as _metadata
 
+from jaxcnn import augment as augment
 from jaxcnn.checkpoint import CheckpointError as CheckpointError
 from jaxcnn.checkpoint import Checkpoints as Checkpoints
 from jaxcnn.classifier import load_classifier as load_classifier

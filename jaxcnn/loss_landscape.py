@@ -252,7 +252,8 @@ def evaluate_along(
 
     Args:
       model: as in `evaluate`.
-      state: the center, or its variables. The parameters that are moved are those of `jaxcnn.state.eval_state`.
+      state: the center, or its variables. The parameters that are moved are those of
+        `jaxcnn.state.eval_state`.
       split: as in `evaluate`.
       directions: one tree or two, like the parameters.
       steps: multiples of each direction, [m] or [m] and [m'].

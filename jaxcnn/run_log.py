@@ -413,9 +413,9 @@ def _differences(recorded: Mapping[str, Any], expected: Mapping[str, Any], verb:
     return ", ".join(
         _differences(recorded[name], expected[name], verb)
         if name in ("optimizer", "train", "augment")
-        else f"{name} ({recorded[name]!r} there, {expected[name]!r} {verb})"
+        else f"{name} ({recorded.get(name)!r} there, {expected[name]!r} {verb})"
         for name in expected
-        if recorded[name] != expected[name]
+        if recorded.get(name) != expected[name]
     )
 
 

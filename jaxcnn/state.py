@@ -141,7 +141,9 @@ def as_state(
         jax.tree.map(np.asarray, metrics.zeros()),
     )
     if fault := _first_fault(result):
-        raise ArgumentError(f"the variables' {fault}. Write what load_weights or model.init returns.")
+        raise ArgumentError(
+            f"the variables' {fault}. Write what load_weights or model.init returns."
+        )
     return result
 
 

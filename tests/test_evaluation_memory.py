@@ -73,7 +73,8 @@ def test_the_plan_of_a_default_batch_is_at_most_2_gib(name, shape, options):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("resnet56", (32, 32, 3)), ("lenet5", (28, 28, 1)), ("resnet18", (32, 32, 3))]
+    ("name", "shape"),
+    [("resnet56", (32, 32, 3)), ("lenet5", (28, 28, 1)), ("resnet18", (32, 32, 3))],
 )
 def test_small_images_keep_the_batch_of_500(name, shape):
     """Another batch would round the losses of runs otherwise."""
@@ -106,7 +107,10 @@ def test_evaluation_in_smaller_batches_has_the_same_figures(monkeypatch):
     data, one = jc.load_dataset("digits"), jc.strategy("jit", 1)
     model = jc.create_model("convnet", 10)
     state = jc.init_state(model, jc.create_optimizer(jc.OptimizerConfig()), jc.TrainConfig(), data)
-    want, logits = jc.evaluate(model, state, data.test, strategy=one), jc.predict(model, state, data.test.images)
+    want, logits = (
+        jc.evaluate(model, state, data.test, strategy=one),
+        jc.predict(model, state, data.test.images),
+    )
     monkeypatch.setattr(jaxcnn.evaluation, "MAX_ACTIVATION_BYTES", 1 << 18)
     assert resolve_batch_size(data.test.images, None, model, state) < 100
     got = jc.evaluate(model, state, data.test, strategy=one)

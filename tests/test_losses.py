@@ -68,6 +68,92 @@ def test_cross_entropy_is_that_of_a_smoothed_distribution(smoothing, weights, sh
     np.testing.assert_array_equal(metrics["error"], (LOGITS.argmax(-1) != LABELS).reshape(shape))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weights", [None, (1.0, 0.5, 2.0, 0.0, 3.0)])
+@pytest.mark.parametrize("shape", [(12,), (2, 3, 2)])
+def test_a_soft_label_has_the_mean_loss_of_its_classes(smoothing, weights, shape):
+    """It is linear in the shares, as mixup needs it (Zhang et al. 2017, section 2)."""
+    loss = CrossEntropy(label_smoothing=smoothing, class_weights=weights)
+    shares = RNG.dirichlet(np.ones(5), 12).astype(np.float32)
+    of_class = np.stack(
+        [
+            -(((1 - smoothing) * np.eye(5)[k] + smoothing / 5) * log_softmax(LOGITS)).sum(-1)
+            * (1 if weights is None else weights[k])
+            for k in range(5)
+        ],
+        -1,
+    )
+    logits = LOGITS.reshape(*shape, 5)
+    losses, metrics = values(loss, logits, jnp.asarray(shares.reshape(*shape, 5)))
+    expected = (shares * of_class).sum(-1).reshape(shape)
+    np.testing.assert_allclose(losses, expected, rtol=2e-6, atol=1e-6)
+    wrong = LOGITS.argmax(-1) != shares.argmax(-1)
+    np.testing.assert_array_equal(metrics["error"], wrong.reshape(shape))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropy(),
+        CrossEntropy(label_smoothing=0.3),
+        CrossEntropy(0.3, (1.0, 0.5, 2.0, 0.0, 3.0)),
+        SquaredError(),
+    ],
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_one_hot_label_has_the_loss_of_its_integer(loss, dtype):
+    hard, soft = (
+        values(loss, LOGITS, labels)
+        for labels in (jnp.asarray(LABELS), jax.nn.one_hot(LABELS, 5, dtype=dtype))
+    )
+    np.testing.assert_allclose(soft[0], hard[0], rtol=2e-6, atol=1e-6)
+    np.testing.assert_array_equal(soft[1]["error"], hard[1]["error"])
+
+
+def test_a_soft_squared_error_is_half_the_distance_to_the_shares():
+    shares = RNG.dirichlet(np.ones(5), 12).astype(np.float32)
+    losses, metrics = values(SquaredError(), LOGITS, jnp.asarray(shares))
+    expected = 0.5 * ((LOGITS.astype(np.float64) - shares) ** 2).sum(-1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    np.testing.assert_array_equal(metrics["error"], LOGITS.argmax(-1) != shares.argmax(-1))
+
+
+def test_soft_labels_with_logits_that_are_not_numbers_are_wrong():
+    _, metrics = values(CrossEntropy(), [[np.nan, 0.0]], jnp.array([[1.0, 0.0]]))
+    assert metrics["error"].tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (jnp.ones((12, 4)) / 4, r"the model gives \(5,\) for an image, and its soft label \(4,\)"),
+        (jnp.ones(12), r"labels are an array float32 \(12,\); expected the numbers of classes"),
+        (jnp.ones((12, 5), bool), r"labels are an array bool"),
+    ],
+)
+def test_soft_labels_that_do_not_fit_are_one_line(labels, says):
+    with pytest.raises(jc.ArgumentError, match=says) as caught:
+        values(CrossEntropy(), LOGITS, labels)
+    assert "\n" not in str(caught.value)
+
+
+def test_shares_of_the_data_that_do_not_fit_are_one_line():
+    data = jc.load_dataset("digits")
+    model = jc.create_model("mlp", 10)
+    tx, config = optax.sgd(0.1), jc.TrainConfig(num_steps=1)
+    shares = np.eye(10, dtype=np.float32)[data.train.labels]
+    for labels, says in (
+        (shares[:, :9], r"\(1437, 9\); expected \(1437, 10\), a share of each class"),
+        (shares * 2, r"row 0 has no shares of the classes.*sum of 1"),
+        (-shares, "row 0 has no shares"),
+        (shares * np.float32(np.nan), "row 0 has no shares"),
+    ):
+        wrong = data._replace(train=data.train._replace(labels=labels))
+        with pytest.raises(jc.DataError, match=says) as caught:
+            jc.train(model, tx, wrong, config)
+        assert "\n" not in str(caught.value)
+
+
 def test_the_squared_error_is_half_the_distance_to_the_one_hot_label():
     losses, metrics = values(SquaredError(), LOGITS, jnp.asarray(LABELS))
     expected = 0.5 * ((LOGITS.astype(np.float64) - np.eye(5)[LABELS]) ** 2).sum(-1)

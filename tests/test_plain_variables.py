@@ -72,7 +72,9 @@ def test_every_function_of_a_state_is_tried():
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_variables_without_constants_are_one_line(name):
-    with pytest.raises(jc.ArgumentError, match=r"has no constants.*Write normalizer=data") as caught:
+    with pytest.raises(
+        jc.ArgumentError, match=r"has no constants.*Write normalizer=data"
+    ) as caught:
         FUNCTIONS[name](VARIABLES)
     assert "\n" not in str(caught.value)
 
@@ -111,8 +113,12 @@ def test_constants_of_channels_are_those_of_every_pixel():
         ({"batch_stats": {}}, DATA, r"variables have no params, but batch_stats"),
         (STATE.params, DATA, r"variables have no params, but"),
         (VARIABLES, 3, r"the variables' normalizer is 3; expected a Normalizer"),
-        (VARIABLES, IMAGENET_NORMALIZER, r"variables' normalizer is .*expected a Normalizer of mean"),
-        (VARIABLES, Normalizer(np.zeros((8, 8, 1)), np.zeros(2)), "the variables' normalizer is"),
+        (
+            VARIABLES,
+            IMAGENET_NORMALIZER,
+            r"variables' normalizer is .*expected a Normalizer of mean",
+        ),
+        (VARIABLES, Normalizer(jnp.zeros((8, 8, 1)), jnp.zeros(2)), "the variables' normalizer is"),
         ({"params": {"a": None}}, DATA, r"the variables' params has None at \['a'\]"),
         (3, DATA, "state is of type int"),
     ],

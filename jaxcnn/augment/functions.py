@@ -63,6 +63,7 @@ def as_augmentation(augment: Any) -> AugmentConfig | Augmentation:
             f"augment is {format_value(augment)}; expected an AugmentConfig or a function of a "
             f"key, an image and its target. Write augment={_EXAMPLE}."
         )
+    function: Any = augment
     module, name = (getattr(augment, key, None) or "" for key in ("__module__", "__name__"))
     if module.startswith("jaxcnn.augment."):
         if name and not name.startswith("_"):
@@ -70,13 +71,13 @@ def as_augmentation(augment: Any) -> AugmentConfig | Augmentation:
                 f"augment is {name} itself, which makes an augmentation; expected its result. "
                 f"Write augment=jaxcnn.augment.{name}(...)."
             )
-        return augment
-    if not accepts(augment, 5 if needs_partner(augment) else 3):
+        return function
+    if not accepts(function, 5 if needs_partner(augment) else 3):
         raise ArgumentError(
             f"augment is {format_value(augment)}, which does not take three arguments; expected a "
             f"function of a key, an image and its target. Write augment={_EXAMPLE}."
         )
-    return augment
+    return function
 
 
 def augment_batch(
@@ -218,7 +219,7 @@ class _Chain:
                 continue
             if partner:
                 key, partner_key = jax.random.split(key)
-                partner = function(partner_key, *partner)
+                partner = tuple(function(partner_key, *partner))
             image, target = function(key, image, target)
         return image, target
 

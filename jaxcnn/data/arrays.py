@@ -438,7 +438,9 @@ def _convert_labels(
     ndims = {labels.ndim for labels in raw.values()}
     kinds = {"text" if dtype.kind == "U" else "numbers" for dtype in dtypes.values()}
     if len(kinds) > 1 or len(ndims) > 1:
-        forms = ", ".join(f"{labels.dtype} {labels.shape} in {part}" for part, labels in raw.items())
+        forms = ", ".join(
+            f"{labels.dtype} {labels.shape} in {part}" for part, labels in raw.items()
+        )
         raise DataError(f"labels are {forms}; expected one form in all parts: write the same")
     raw = _squeeze(raw, shapes, changes)
     if kinds == {"text"}:

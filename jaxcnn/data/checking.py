@@ -362,9 +362,9 @@ def _check_shares(name: str, labels: np.ndarray, num_classes: int | None) -> Non
     valid = (labels >= 0).all(1) & (np.abs(labels.sum(1) - 1) < 1e-3)
     if not valid.all():
         raise DataError(
-            f"{name} are float32 {labels.shape}, but row {int(valid.argmin())} has no shares of the "
-            "classes; expected numbers from 0 with a sum of 1: write loss='binary-cross-entropy' "
-            "for several labels of an image, or a loss of your own"
+            f"{name} are float32 {labels.shape}, but row {int(valid.argmin())} has no shares of "
+            "the classes; expected numbers from 0 with a sum of 1: write "
+            "loss='binary-cross-entropy' for several labels of an image, or a loss of your own"
         )
 
 

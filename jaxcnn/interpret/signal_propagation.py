@@ -254,7 +254,8 @@ def gradient_norms(
 
     Args:
       model: the network.
-      state: as `train` yields it, or variables. The parameters are those that the optimizer steps, not averages.
+      state: as `train` yields it, or variables. The parameters are those that the optimizer steps,
+        not averages.
       images: uint8 [n, h, w, c], not augmented.
       labels: int32 [n], or masks [n, h, w], or what another loss compares with.
       train: True is the optimizer's gradient. BN normalizes by the moments of `images`, through
@@ -417,6 +418,4 @@ def effective_ranks(
       >>> all(1 <= rank <= 20 for rank in ranks.values())
       True
     """
-    return map_responses(
-        effective_rank, model, state, images, train=train, normalizer=normalizer
-    )
+    return map_responses(effective_rank, model, state, images, train=train, normalizer=normalizer)

@@ -580,9 +580,7 @@ def check_outputs(
     return outputs, losses, values
 
 
-def activation_bytes(
-    model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]
-) -> int:
+def activation_bytes(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]) -> int:
     """Return the bytes of an image's activations in test mode, at their peak.
 
     They are those of the operations in their order, each with its inputs and outputs. The plan of a

@@ -1,6 +1,7 @@
 """`jaxcnn.dataset`: every accepted form of the same arrays is the same data set, and the rest is one line."""
 
 import logging
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxcnn as jc
+from jaxcnn.data import channel_statistics
 
 RNG = np.random.default_rng(0)
 CLASSES = 4
@@ -16,7 +18,7 @@ NAMES = ("ant", "bee", "cat", "dog")
 IMAGE_FORMS = {
     "uint8": lambda x: x,
     "read-only": lambda x: (y := x.copy(), y.setflags(write=False))[0],
-    "uint16 of bytes": lambda x: x.astype(np.int32),
+    "int32": lambda x: x.astype(np.int32),
     "int64": lambda x: x.astype(np.int64),
     "big-endian": lambda x: x.astype(">i4"),
     "uint16": lambda x: x.astype(np.uint16) * np.uint16(257),
@@ -94,7 +96,7 @@ def test_every_form_of_the_same_arrays_is_the_same_data_set(tries):
     def check(seed, gray, as_split, with_validation, train_form, test_form, label_form):
         parts = arrays(seed, gray)
         empty = jc.Split(parts[0][0][:0], parts[0][1][:0])
-        mean, std = jc.data.channel_statistics(parts[0][0])
+        mean, std = channel_statistics(parts[0][0])
         want = jc.Dataset(
             "mine", jc.Split(*parts[0]), jc.Split(*parts[1]) if with_validation else empty,
             jc.Split(*parts[1]), NAMES, mean, std,
@@ -128,7 +130,9 @@ def test_classes_are_found_in_the_labels(form):
     train, test = arrays(1, False)
     labels = LABEL_FORMS[form](train[1])
     data = jc.dataset((train[0], labels), (test[0], LABEL_FORMS[form](test[1])))
-    assert data.classes == (NAMES if "text" in form or form in ("bytes", "objects") else tuple("0123"))
+    assert data.classes == (
+        NAMES if "text" in form or form in ("bytes", "objects") else tuple("0123")
+    )
     assert data.num_classes == CLASSES
     np.testing.assert_array_equal(data.train.labels, train[1])
 
@@ -225,18 +229,23 @@ def test_what_comes_out_trains():
     one = jc.strategy("jit", 1)
     config = jc.TrainConfig(num_steps=2, batch_size=4)
     tx = jc.create_optimizer(jc.OptimizerConfig())
-    data = jc.dataset((train[0] / 255, np.array(NAMES)[train[1]]), (test[0] / 255, np.array(NAMES)[test[1]]))
+    data = jc.dataset(
+        (train[0] / 255, np.array(NAMES)[train[1]]), (test[0] / 255, np.array(NAMES)[test[1]])
+    )
     model = jc.create_model("mlp", data.num_classes)
-    rows = [row for _, row in jc.train(model, tx, data, config, strategy=one)]
+    rows: list[Any] = [row for _, row in jc.train(model, tx, data, config, strategy=one)]
     assert np.isfinite(rows[-1]["eval_loss"])
     shares = RNG.dirichlet(np.ones(4), 9).astype(np.float32)
     data = jc.dataset((train[0], shares), (train[0], shares), num_classes=4)
-    rows = [row for _, row in jc.train(model, tx, data, config, strategy=one)]
+    rows: list[Any] = [row for _, row in jc.train(model, tx, data, config, strategy=one)]
     assert 0 <= rows[-1]["eval_error"] <= 100
     several = np.eye(9, 3, dtype=np.uint8) | np.eye(9, 3, 1, dtype=np.uint8)
     data = jc.dataset((train[0], several), (train[0], several))
     model = jc.create_model("mlp", 3)
-    rows = [row for _, row in jc.train(model, tx, data, config, loss="binary-cross-entropy", strategy=one)]
+    rows = [
+        row
+        for _, row in jc.train(model, tx, data, config, loss="binary-cross-entropy", strategy=one)
+    ]
     assert np.isfinite(rows[-1]["eval_loss"])
 
 
@@ -277,7 +286,7 @@ X, Y = arrays(0, False)[0]
         ((X.astype(np.uint16) * np.uint16(16), Y), r"0..4080, which may be of a camera of 12 bits"),
         ((X.astype(complex), Y), "train images are complex128"),
         ((X.astype(str), Y), "train images are <U"),
-        ((list(X[:8]) + [X[0][:3]], Y), r"train images cannot be one array .*np.stack"),
+        (([*X[:8], X[0][:3]], Y), r"train images cannot be one array .*np.stack"),
         ((X.transpose(0, 3, 1, 2), Y), r"channels come last, write images.transpose\(0, 2, 3, 1\)"),
         ((X.reshape(9, -1), Y), "reshape"),
         ((X[0], Y[:5]), r"write images\[None\] for one image"),
