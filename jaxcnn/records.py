@@ -221,7 +221,10 @@ class RunRecords:
             raise
 
     def _open_log(self):
-        options: dict[str, Any] = self.pieces | {"tensorboard": self.tensorboard, "extend": self.reopen}
+        options: dict[str, Any] = self.pieces | {
+            "tensorboard": self.tensorboard,
+            "extend": self.reopen,
+        }
         return open_run_dir(self.config, self.folder, self.strategy, **options)
 
     def _write_classes(self):

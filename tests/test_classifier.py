@@ -343,7 +343,7 @@ def test_a_saved_file_is_a_classifier(tmp_path):
     """Of one channel, and of an optimizer that is evaluated at other parameters."""
     rows, model, data = train(tmp_path / "run", optimizer="lookahead", subtract_mean="channel")
     state, config = rows[-1][0], jc.ExperimentConfig.load(tmp_path / "run")
-    save_classifier(tmp_path, config, model, state, data.classes, 8, 9, {"by": "us"})
+    save_classifier(tmp_path, config, model, state, data.classes, 8, 9, metadata={"by": "us"})
     assert read_metadata(tmp_path / "weights.safetensors")["by"] == "us"
     classifier = load_classifier(tmp_path)
     assert (classifier.size, classifier.resize, int(classifier.state.step)) == (8, 9, 6)
