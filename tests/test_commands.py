@@ -54,7 +54,8 @@ def _options(name, args, monkeypatch):
 def _commands():
     """Yield the commands of the pages and of the experiments' docstrings, and where they are."""
     for page in PAGES:
-        text = page.read_text()
+        # A command may be broken after a backslash, as in a shell.
+        text = re.sub(r"\\\n *", "", page.read_text())
         lines = [
             line for block in re.findall(r"```\n(.*?)```", text, re.S) for line in block.split("\n")
         ]

@@ -1,4 +1,4 @@
-"""What the documentation shows runs: every docstring's example, and the README's."""
+"""Documentation: examples run, and what it names or links to exists."""
 
 import csv
 import doctest
@@ -15,6 +15,9 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 MODULES = ["jaxcnn", *sorted(m.name for m in pkgutil.walk_packages(jaxcnn.__path__, "jaxcnn."))]
 README = Path(jaxcnn.__file__).parent.parent / "README.md"
+CONTRIBUTING = README.parent / "CONTRIBUTING.md"
+RESULTS = README.parent / "experiments/results"
+PAGES = [README, CONTRIBUTING, *sorted(RESULTS.glob("**/*.md"))]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -24,11 +27,16 @@ def test_examples_run(name):
     assert not failed
 
 
-def test_the_readmes_table_has_the_columns_that_the_command_prints():
-    printed = (
-        (README.parent / "experiments/results/depth-digits/table.md").read_text().splitlines()[0]
-    )
-    assert printed in README.read_text().splitlines()
+def test_tables_of_the_depth_study_have_the_columns_that_the_command_prints():
+    header = (RESULTS / "depth-digits/table.md").read_text().splitlines()[0]
+    shown = [
+        line
+        for page in (README, RESULTS / "depth-digits/README.md")
+        for line in page.read_text().splitlines()
+        if line.startswith("| family |")
+    ]
+    assert shown
+    assert set(shown) == {header}
 
 
 def test_the_hours_of_the_paper_preset_follow_from_the_benchmark():
@@ -86,9 +94,66 @@ def test_the_readme_is_short():
     assert max(map(len, prose)) <= 106
 
 
-def test_every_promise_of_the_readme_has_its_test():
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", README.read_text())
-    assert len(named) >= 12
-    for file, test in named:
+def _named_tests(page):
+    return re.findall(r"`(tests/(?:\w+/)*test_\w+\.py)(?:::(\w+))?`", page.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(README.parent)))
+def test_every_test_that_a_page_names_exists(page):
+    for file, test in _named_tests(page):
         text = README.parent.joinpath(file).read_text()
         assert f"def {test}(" in text if test else "def test_" in text, f"{file}::{test}"
+
+
+def test_every_guarantee_has_a_test():
+    section = CONTRIBUTING.read_text().split("\n## Guarantees and their tests\n")[1]
+    table = re.findall(r"^\|(.+)\|(.+)\|$", section.split("\n## ")[0], re.M)[2:]
+    assert len(table) >= 15
+    for guarantee, test in table:
+        assert re.search(r"`tests/(\w+/)*test_\w+\.py(::\w+)?`", test), guarantee
+
+
+def _links(page):
+    """Return the relative links and images of a page, each as the file and the anchor."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.S)
+    targets = re.findall(r"\]\(([^)\s]+)(?:\s[^)]*)?\)", text)
+    return [target.partition("#")[::2] for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def _anchors(page):
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.M)
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(README.parent)))
+def test_every_relative_link_points_to_an_existing_file(page):
+    for file, anchor in _links(page):
+        target = page.parent / file if file else page
+        assert target.exists(), file
+        if anchor and target.suffix == ".md":
+            assert anchor in _anchors(target), f"{file}#{anchor}"
+
+
+def _result_folders():
+    return {folder.name for folder in RESULTS.iterdir() if folder.is_dir()}
+
+
+def test_every_folder_of_results_is_in_the_index_once():
+    index = (RESULTS / "README.md").read_text()
+    rows = re.findall(r"^\| \[([\w-]+)\]\(([\w-]+)/(?:README\.md)?\) \|", index, re.M)
+    assert all(name == link for name, link in rows)
+    assert sorted(name for name, _ in rows) == sorted(_result_folders())
+
+
+def test_every_folder_of_results_that_the_readme_links_to_has_a_page():
+    linked = {
+        Path(file).parts[2]
+        for file, _ in _links(README)
+        if file.startswith("experiments/results/") and len(Path(file).parts) > 2
+    }
+    for name in linked & _result_folders():
+        assert (RESULTS / name / "README.md").is_file(), name
