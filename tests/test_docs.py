@@ -91,7 +91,7 @@ def test_the_readme_is_short():
     lines = README.read_text().splitlines()
     assert len(lines) <= 160
     prose = [line for line in lines if not line.startswith("|")]
-    assert max(map(len, prose)) <= 106
+    assert max(map(len, prose)) <= 100
 
 
 def _named_tests(page):
