@@ -5,11 +5,13 @@ import importlib
 import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 import experiments
+from experiments import __main__ as listing
 from jaxcnn import cli
 
 ROOT = Path(experiments.__file__).parent.parent
@@ -109,3 +111,18 @@ def test_every_flag_of_the_documentation_is_one_of_a_script(tmp_path, monkeypatc
     for page in PAGES:
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", page.read_text()):
             assert flag in known, f"{page.relative_to(ROOT)}: {flag}"
+
+
+def test_the_list_of_experiments_has_each_of_them_once(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["experiments"])
+    assert listing.main() == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert set(names) == {name for (name, _), _ in COMMANDS} - WITHOUT_OPTIONS
+    assert len(names) == len(set(names))
+    assert all(listing.commands().values())
+
+
+def test_an_argument_of_the_list_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["experiments", "dept"])
+    assert listing.main() == 2
+    assert "'dept' is an argument of no experiment" in capsys.readouterr().err

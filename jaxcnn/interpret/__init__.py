@@ -1,4 +1,29 @@
-"""Interpretation of a network: functions of a model, its state and images."""
+"""Interpretation of a network: functions of a model, its state and images.
+
+They take any flax.linen module. Layers are named by their paths, such as "stage1_block0/conv1".
+The library's models also have names for their stages, such as "stage1".
+
+Example:
+  >>> import jaxcnn as jc
+  >>> from jaxcnn import interpret
+  >>> data, model = jc.load_dataset("digits"), jc.create_model("resnet8", 10, width=4)
+  >>> tx = jc.create_optimizer(jc.OptimizerConfig())
+  >>> state = jc.init_state(model, tx, jc.TrainConfig(), data)
+  >>> images = data.test.images[:4]
+  >>> interpret.attribution("integrated_gradients", model, state, images).shape
+  (4, 8, 8)
+  >>> maps = interpret.feature_maps(model, state, images)
+  >>> {name: array.shape for name, array in maps.items()}["stage2"]
+  (4, 4, 4, 8)
+  >>> interpret.maximize_activation(model, state, {"stage3": [0, 1]}, num_steps=2)["stage3"].shape
+  (2, 8, 8, 1)
+  >>> interpret.receptive_fields(model, images.shape[1:])["stage1"].size
+  (7, 7)
+  >>> stds = interpret.response_std(model, state, images)
+  >>> ranks = interpret.effective_ranks(model, state, images)
+  >>> list(stds) == list(ranks)
+  True
+"""
 
 from jaxcnn.interpret._outputs import stage_shapes as stage_shapes
 from jaxcnn.interpret.activations import TopActivations as TopActivations
