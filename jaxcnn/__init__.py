@@ -57,6 +57,7 @@ from jaxcnn.models import select_output as select_output
 from jaxcnn.optim import OPTIMIZERS as OPTIMIZERS
 from jaxcnn.optim import SCHEDULES as SCHEDULES
 from jaxcnn.optim import create_optimizer as create_optimizer
+from jaxcnn.optim import with_ema as with_ema
 from jaxcnn.parallel import strategy as strategy
 from jaxcnn.run_log import RunLog as RunLog
 from jaxcnn.run_log import read_metrics as read_metrics

@@ -194,6 +194,9 @@ HOSTILE = [
     ({"mean": "[NaN, 0, 0]"}, "mean is [nan, 0, 0]; expected three finite numbers"),
     ({"std": "[0, 1, 1]"}, "std is [0, 1, 1]; expected three finite positive numbers"),
     ({"std": "null"}, "std is None"),
+    ({"step": "-1"}, "step is -1"),
+    ({"step": "1e400"}, "step is inf"),
+    ({"mean": "[0.5]"}, "mean has 1 numbers and std 3"),
     ({"options": "null"}, "was not written by experiments.finetune"),
     ({"options": '{"width": 100000}'}, "is not of CifarResNet"),
     ({"options": '{"width": -1}'}, "width"),
@@ -1037,3 +1040,24 @@ def test_constants_of_the_users_own_are_those_of_the_run(sweets):
     options = replace(PRESETS["own"], subtract_mean=(0.4, 0.5, 0.6), divide_std=(0.3,), size=16)
     train = script.make_config(options, data).train
     assert (train.subtract_mean, train.divide_std) == ((0.4, 0.5, 0.6), (0.3,))
+
+
+def test_the_note_of_a_last_step_is_that_of_the_committed_table():
+    """Its counts, from the columns of that table."""
+    counts = np.array([[30, 0, 10], [0, 40, 0], [26, 1, 21]])  # china, flower, hopper
+    options = PRESETS["photographs"]
+    empty = jc.Split(np.zeros((0, 48, 48, 3), np.uint8), np.zeros(0, np.int32))
+    labels = np.repeat(np.arange(3, dtype=np.int32), (528, 528, 595))
+    train = jc.Split(np.broadcast_to(np.uint8(0), (1651, 48, 48, 3)), labels)
+    test = jc.Split(np.zeros((1, 48, 48, 3), np.uint8), np.zeros(1, np.int32))
+    mean = np.zeros((48, 48, 3), np.float32)
+    data = jc.Dataset("folder", train, empty, test, ("china", "flower", "hopper"), mean, mean[0, 0])
+    config = script.make_config(options, data)
+    assert (config.loss, config.loss_kwargs, config.train.eval_split) == (
+        "cross-entropy",
+        {},
+        "test",
+    )
+    note = results.protocol_note(counts, np.bincount(labels), config, None, "test")
+    committed = Path(script.__file__).parents[1] / "results/finetune/table.md"
+    assert note in committed.read_text("utf-8").splitlines()
