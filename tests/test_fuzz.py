@@ -371,7 +371,7 @@ def calls(
                 "test": 0.2,
                 "seed": 0,
             }
-            | {"skip_broken": False, "memory": 2**31},
+            | {"skip_broken": False, "memory": 2**31, "interpolation": "bicubic"},
         ),
         "gradcam": (
             jc.gradcam,

@@ -79,8 +79,10 @@ class Preprocessing:
           >>> Preprocessing(8).normalizer().mean.shape
           (8, 8, 3)
         """
-        mean = np.broadcast_to(np.array(self.mean, np.float32), self.image_shape).copy()
-        return Normalizer(mean, np.array(self.std, np.float32))  # type: ignore[arg-type]  # of NumPy
+        # Arrays of NumPy, as those of a State on the host.
+        mean: Any = np.broadcast_to(np.array(self.mean, np.float32), self.image_shape).copy()
+        std: Any = np.array(self.std, np.float32)
+        return Normalizer(mean, std)
 
     def train_options(self) -> dict[str, Any]:
         """Return the fields `subtract_mean` and `divide_std` of a `TrainConfig`."""
