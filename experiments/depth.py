@@ -13,8 +13,9 @@ Expected, quick: training errors of about 5% (plain-20), 75% (plain-56), 1% (Res
 (ResNet-56). Expected, paper: the column `paper_test_error`.
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png and a folder for every run.
-The same command resumes a study that was stopped. Started several times at once, each process takes
-runs that no other trains. When all runs are finished, it only draws.
+
+The same command resumes a study that was stopped. When all runs are finished, it only draws.
+Started several times at once, each process takes runs that no other trains.
 """
 
 from __future__ import annotations
