@@ -455,6 +455,7 @@ def calls(
             },
         ),
         "list_models": (jc.list_models, {"pattern": "resnet*"}),
+        "select_output": (jc.select_output, {"model": model, "output": 0}),
         "load_weights": (
             jc.load_weights,
             {
