@@ -454,6 +454,7 @@ def calls(
                 "normalizer": state.normalizer,
             },
         ),
+        "with_ema": (jc.with_ema, {"tx": tx, "decay": 0.9, "debias": True}),
         "list_models": (jc.list_models, {"pattern": "resnet*"}),
         "select_output": (jc.select_output, {"model": model, "output": 0}),
         "load_weights": (
