@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.datasets import load_digits
 
 import jaxcnn as jc
 
@@ -43,37 +45,49 @@ class TwoHeads(nn.Module):
 def smoothed_cross_entropies(outputs, batch):
     losses, metrics = jnp.zeros(len(batch.inputs)), {}
     for head, logits in outputs.items():
-        targets = jnp.eye(logits.shape[-1])[batch.labels[head]]
-        targets = optax.smooth_labels(targets, alpha=0.1)
-        losses += optax.softmax_cross_entropy(logits, targets)
-        metrics[f"{head}_error"] = logits.argmax(-1) != batch.labels[head]
+        targets = batch.labels[head]
+        smoothed = optax.smooth_labels(targets, alpha=0.1)
+        losses += optax.softmax_cross_entropy(logits, smoothed)
+        metrics[f"{head}_error"] = logits.argmax(-1) != targets.argmax(-1)
     return losses, metrics
 
 
+def mixup(rng, image, target, other_image, other_target):
+    weight = jax.random.beta(rng, 0.2, 0.2)
+
+    def mix(own, other):
+        return weight * own + (1 - weight) * other
+
+    return mix(image, other_image), jax.tree.map(mix, target, other_target)
+
+
 def load_arrays():
-    digits = jc.load_dataset("digits")
-    splits = []
-    for images, labels in (digits.train, digits.test):
-        splits.append(jc.Split(images, {"digit": labels, "parity": labels % 2}))
-    train, test = splits
-    empty = jc.Split(train.images[:0], {name: array[:0] for name, array in train.labels.items()})
-    classes = tuple("0123456789")
-    return jc.Dataset("two heads", train, empty, test, classes, digits.mean, digits.std)
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8) / 16  # [1797, 8, 8] in 0..1
+    targets = {"digit": np.eye(10)[labels], "parity": np.eye(2)[labels % 2]}
+    train, test = slice(0, 1437), slice(1437, None)
+    return jc.dataset(
+        (images[train], {name: array[train] for name, array in targets.items()}),
+        (images[test], {name: array[test] for name, array in targets.items()}),
+        name="two heads",
+    )
 
 
 data = load_arrays()
 model = TwoHeads(widths=[8, 16])
 tx = optax.chain(
     optax.clip_by_global_norm(1.0),
-    optax.adamw(optax.cosine_decay_schedule(0.01, decay_steps=60), weight_decay=1e-4),
+    optax.adamw(optax.cosine_decay_schedule(0.01, decay_steps=100), weight_decay=1e-4),
 )
-config = jc.TrainConfig(num_steps=60, batch_size=64, eval_every=10)
+tx = jc.with_ema(tx, decay=0.9)
+config = jc.TrainConfig(num_steps=100, batch_size=64, eval_every=10)
 
 
 def train(run_dir, max_rows=None, tolerance=0.01):
     """Train until the loss stops falling by `tolerance`, or for some rows only."""
     best = float("inf")
-    run = jc.train(model, tx, data, config, loss=smoothed_cross_entropies, run_dir=run_dir)
+    pieces = {"loss": smoothed_cross_entropies, "augment": mixup}
+    run = jc.train(model, tx, data, config, **pieces, run_dir=run_dir, tensorboard=True)
     for rows, (latest, row) in enumerate(run, 1):
         state = latest
         assert row is not None
@@ -97,8 +111,7 @@ def export(state, file):
 def predict(file, images):
     fresh = TwoHeads(widths=[8, 16])
     variables = jc.load_weights(fresh, file, shape=images.shape[1:])
-    state = jc.init_state(fresh, tx, config, data, loss=smoothed_cross_entropies)
-    return jc.predict(fresh, jc.with_variables(state, variables), images)
+    return jc.predict(fresh, variables, images, normalizer=data)
 
 
 # ---------------------------------------------------------------- tests
@@ -124,8 +137,6 @@ USE += "np.savez(f'{out}/direct.npz', **direct)"
 
 
 def flat(state):
-    import jax
-
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
@@ -154,23 +165,28 @@ def test_a_run_in_two_processes_has_the_bits_of_one_and_is_looked_at_and_exporte
         for head, size in (("digit", 10), ("parity", 2)):
             assert seen[head].shape == (len(data.test.images), size)
             np.testing.assert_array_equal(seen[head], direct[head])
-            error = 100 * (seen[head].argmax(-1) != data.test.labels[head]).mean()
+            error = 100 * (seen[head].argmax(-1) != data.test.labels[head].argmax(-1)).mean()
             assert error == pytest.approx(rows[-1][f"eval_{head}_error"])
+    # TensorBoard has each row once, also of a run that was resumed.
+    for folder in (whole, parts):
+        (events,) = (folder / "run" / "tensorboard").iterdir()
+        assert events.stat().st_size > 1000
     # The records say what ran.
     record = json.loads((whole / "run" / "run.json").read_text())
     assert record["model"] == {"class": "test_own_pieces.TwoHeads", "fields": {"widths": [8, 16]}}
     names = [part["name"] for part in record["optimizer"]["parts"]]
-    assert names[:2] == ["clip_by_global_norm", "scale_by_adam"]
+    assert {"with_ema", "clip_by_global_norm", "scale_by_adam"} <= set(names)
     recorded = json.loads((whole / "run" / "config.json").read_text())
     assert recorded["loss"].startswith("test_own_pieces.smoothed_cross_entropies")
-    assert recorded["train"]["num_steps"] == 60
-    assert record["code"].keys() >= {"model", "loss"}
+    assert recorded["augmentation"].startswith("test_own_pieces.mixup")
+    assert recorded["train"]["num_steps"] == 100
+    assert record["code"].keys() >= {"model", "loss", "augmentation"}
 
 
 def test_the_loss_is_the_equation():
     rng = np.random.default_rng(0)
     outputs = {"digit": rng.standard_normal((5, 10)), "parity": rng.standard_normal((5, 2))}
-    labels = {"digit": np.arange(5), "parity": np.arange(5) % 2}
+    labels = {"digit": np.eye(10)[:5], "parity": np.eye(2)[np.arange(5) % 2]}
     batch = type("Batch", (), {"inputs": np.zeros((5, 8, 8, 1)), "labels": labels})
     losses, metrics = smoothed_cross_entropies(
         {head: jnp.asarray(logits, jnp.float32) for head, logits in outputs.items()}, batch
@@ -179,7 +195,9 @@ def test_the_loss_is_the_equation():
     for head, logits in outputs.items():
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         targets = np.full(logits.shape, 0.1 / logits.shape[-1])
-        targets[np.arange(5), labels[head]] += 0.9
+        targets += 0.9 * labels[head]
         expected -= (targets * log_p).sum(-1)
-        np.testing.assert_array_equal(metrics[f"{head}_error"], logits.argmax(-1) != labels[head])
+        np.testing.assert_array_equal(
+            metrics[f"{head}_error"], logits.argmax(-1) != labels[head].argmax(-1)
+        )
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
