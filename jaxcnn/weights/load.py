@@ -478,7 +478,8 @@ def _check_sizes(shapes: Mapping[Path, tuple[int, ...]]) -> None:
     Raises:
       WeightsError: an array has more than `_MAX_INITIALIZED` numbers.
     """
-    for path, shape in shapes.items():
+    # The largest first, as `shapes` has no fixed order.
+    for path, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
         if math.prod(shape) > _MAX_INITIALIZED:
             raise WeightsError(
                 f"{'.'.join(path[1:])} has the shape {list(shape)}, more than {_MAX_INITIALIZED} "
