@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path as File
@@ -45,6 +46,8 @@ from jaxcnn.weights.layouts import (
 )
 
 log = logging.getLogger("jaxcnn.weights")
+_MAX_INITIALIZED = 1 << 28
+"""Maximal numbers of an initialized array, a gibibyte; 21,843 classes take 45 million."""
 
 NameMap = Mapping[str, str | None] | Callable[[str], str | None]
 """Our layer for each of the file's, or a function of names.
@@ -158,6 +161,7 @@ def load_weights(
     candidates = layouts(model) if names is None else _renamed_layouts(model, traced)
     match = match_layout(file, traced.specs, arrays, candidates)
     fresh = _leaves_to_initialize(model, file, match, traced, seed)
+    _check_sizes({path: traced.specs[path].shape for path in fresh})
     needed = {path: leaf for path, leaf in match.leaves.items() if path not in fresh}
     try:
         _check_arrays(model, file, needed, match)
@@ -466,6 +470,23 @@ def _leaves_to_initialize(
             layers = ", ".join(sorted({".".join(path[1:-1]) for path in paths}))
             log.warning("%s %s: %s starts from scratch (seed %d)", file, reason, layers, seed)
     return resized | absent
+
+
+def _check_sizes(shapes: Mapping[Path, tuple[int, ...]]) -> None:
+    """Check that layers of logits that are initialized fit in memory.
+
+    XLA ends the process where an array does not.
+
+    Raises:
+      WeightsError: an array has more than `_MAX_INITIALIZED` numbers.
+    """
+    # The largest first, as `shapes` has no fixed order.
+    for path, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
+        if math.prod(shape) > _MAX_INITIALIZED:
+            raise WeightsError(
+                f"{'.'.join(path[1:])} has the shape {list(shape)}, more than {_MAX_INITIALIZED} "
+                "numbers; expected a layer of logits that fits in memory. Use num_classes=1000."
+            )
 
 
 def _has_other_classes(leaf: Leaf, arrays: Mapping[str, np.ndarray]) -> bool:

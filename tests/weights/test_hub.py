@@ -167,6 +167,14 @@ def test_other_classes_get_a_layer_of_their_own(hub, weights, caplog):
     same(variables["params"], rest)
 
 
+def test_more_classes_than_memory_has_room_for_are_one_line(hub, caplog):
+    """XLA would end the process."""
+    refused(
+        "head.kernel has the shape [16, 2147483648], more than 268435456 numbers",
+        call=lambda: create_pretrained(NAME, num_classes=2**31, width=2),
+    )
+
+
 @pytest.mark.slow
 def test_bottlenecks_are_of_the_version_that_the_architecture_has(hub, tmp_path, weights):
     """Both versions have the same arrays, so only the name tells them apart."""
