@@ -27,6 +27,8 @@ from jaxcnn.data.registry import DATASETS
 
 Augmentation = Callable[..., tuple[Any, Any]]
 """Function of a random key, an image, its target and, if it takes one, a partner."""
+_MAKERS = ("chain", "cutmix", "cutout", "from_config", "mixup", "rand_augment")
+"""Functions of this package that return an augmentation."""
 _EXAMPLE = "lambda rng, image, target: (image[:, ::-1], target)"
 
 
@@ -65,13 +67,11 @@ def as_augmentation(augment: Any) -> AugmentConfig | Augmentation:
         )
     function: Any = augment
     module, name = (getattr(augment, key, None) or "" for key in ("__module__", "__name__"))
-    if module.startswith("jaxcnn.augment."):
-        if name and not name.startswith("_"):
-            raise ArgumentError(
-                f"augment is {name} itself, which makes an augmentation; expected its result. "
-                f"Write augment=jaxcnn.augment.{name}(...)."
-            )
-        return function
+    if module.startswith("jaxcnn.augment.") and name in _MAKERS:
+        raise ArgumentError(
+            f"augment is {name} itself, which makes an augmentation; expected its result. "
+            f"Write augment=jaxcnn.augment.{name}(...)."
+        )
     if not accepts(function, 5 if needs_partner(augment) else 3):
         raise ArgumentError(
             f"augment is {format_value(augment)}, which does not take three arguments; expected a "
