@@ -49,6 +49,7 @@ def test_every_line_of_the_table_is_read():
     assert len(TABLE) == len(lines) - 2 > 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "code", "rate"), TABLE, ids=[task for task, *_ in TABLE])
 def test_what_the_table_says_trains_and_has_its_rate_in_rows(
     task, code, rate, names, data, one, tmp_path
@@ -214,6 +215,6 @@ def test_what_cannot_work_is_one_line_before_anything_is_compiled(
 
 def test_a_bare_step_says_it_too(data):
     state = init_state(MODEL, optax.sgd(0.1), CONFIG, data)
-    step = jc.make_train_step(MODEL, own(fails))
+    step = jax.jit(jc.make_train_step(MODEL, own(fails)))
     with pytest.raises(jc.ArgumentError, match=r"tx\.update fails with KeyError"):
         step(state, data.train, jnp.arange(32))
