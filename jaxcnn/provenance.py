@@ -840,7 +840,8 @@ def _closure(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         # The variable has no value yet.
         except ValueError:
             continue
-    if function.__module__.split(".")[0] in ("optax", "jax", "flax", "jaxcnn"):
+    # A function of evaluated code may have no module.
+    if (function.__module__ or "").split(".")[0] in ("optax", "jax", "flax", "jaxcnn"):
         return
     names = code.co_varnames[: code.co_argcount][::-1]
     yield from zip(names, (function.__defaults__ or ())[::-1], strict=False)

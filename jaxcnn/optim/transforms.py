@@ -134,7 +134,8 @@ def init_optimizer(
       jaxcnn.arguments.ArgumentError: tx.init fails with TypeError: ...
     """
     # One program, because there are hundreds of parameters of dozens of shapes.
-    with _optimizer_errors("init"):
+    # Optax's schedules mix counts with rates.
+    with _optimizer_errors("init"), jax.numpy_dtype_promotion("standard"):
         opt_state = jax.eval_shape(tx.init, params) if only_shapes else jax.jit(tx.init)(params)
     for node in _injected(opt_state):
         for name, value in node.hyperparams.items():
