@@ -291,7 +291,7 @@ def test_a_disk_that_cannot_be_written_is_told_in_one_line_and_harms_no_step(dis
 
 
 @pytest.mark.slow
-def test_a_second_process_leaves_the_run_alone_and_a_deleted_folder_is_one_line(
+def test_a_second_run_is_refused_and_a_deleted_folder_is_one_line(
     home, tmp_path, capsys, monkeypatch
 ):
     """The script itself: while one process trains a run another names it, and the folder is then deleted."""
