@@ -483,7 +483,7 @@ def test_classes_that_there_are_not_are_refused(run, method, classes, said):
         (
             "occlusion",
             {"num_steps": 3},
-            "option of occlusion is 'num_steps'; expected one of batch_size, fill, size, stride",
+            "option of occlusion is 'num_steps'; expected one of batch_size, fill, normalizer, size, stride",
         ),
         ("occlusion", {"size": 7}, "size is 7; expected a whole number from 1 to 6"),
         ("occlusion", {"size": 2, "stride": 3}, "stride is 3; expected a whole number from 1 to 2"),
