@@ -151,6 +151,15 @@ def make_train_step(
     average = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
     add_up = (lambda tree: jax.lax.psum(tree, axis_name)) if axis_name else (lambda tree: tree)
 
+    # Each device's gradient of an averaged loss is that of its own part of the batch. Line searches
+    # with such gradients part, and one waits for the others for ever.
+    @jax.custom_vjp
+    def averaged_gradient(params):
+        return params
+
+    averaged_gradient.defvjp(lambda params: (params, None), lambda _, grads: (average(grads),))
+    shared = averaged_gradient if axis_name else (lambda params: params)
+
     def is_frozen(name: str) -> bool:
         return any(in_stage(name, stage) for stage in freeze)
 
@@ -204,7 +213,7 @@ def make_train_step(
 
         # Line searches pass on extra arguments that they do not take themselves.
         def value_fn(params, error=None, grad_fn=None):
-            return average(mean_loss(params)[0])
+            return average(mean_loss(shared(params))[0])
 
         trained = trainable_params(state.params, freeze)
         (value, (main, outputs, stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(

@@ -74,7 +74,7 @@ def test_what_the_table_says_trains_and_has_its_rate_in_rows(
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_lbfgs_fits_the_images_it_sees_whole(kind, data):
     """With all images in the batch it is a deterministic descent: each step lowers the loss, fast."""
-    config = jc.TrainConfig(num_steps=25, eval_every=1, batch_size=256)
+    config = jc.TrainConfig(num_steps=15, eval_every=1, batch_size=256)
     tx = optax.lbfgs()
     strategy = jc.strategy(kind, 2)
     losses = [row["train_loss"] for _, row in train(MODEL, tx, data, config, strategy=strategy)]
