@@ -46,6 +46,7 @@ from jaxcnn.metrics import Metrics as Metrics
 from jaxcnn.models import MODELS as MODELS
 from jaxcnn.models import count_parameters as count_parameters
 from jaxcnn.models import create_model as create_model
+from jaxcnn.models import select_output as select_output
 from jaxcnn.optim import OPTIMIZERS as OPTIMIZERS
 from jaxcnn.optim import SCHEDULES as SCHEDULES
 from jaxcnn.optim import create_optimizer as create_optimizer

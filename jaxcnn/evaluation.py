@@ -99,18 +99,11 @@ def make_eval_step(
 def with_axis_name(model: nn.Module, axis_name: str | None) -> nn.Module:
     """Return `model` for a batch that `jax.pmap` splits over `axis_name`.
 
-    Raises:
-      ArgumentError: the model has no field for the axis.
+    A field `axis_name` is set. Without one, `call` averages Flax's BatchNorm over the axis.
     """
-    if axis_name is None:
+    if axis_name is None or not hasattr(model, "axis_name"):
         return model
-    if hasattr(model, "axis_name"):
-        return model.clone(axis_name=axis_name)
-    raise ArgumentError(
-        f"{type(model).__name__} has no field `axis_name`, "
-        "so under pmap its BN would see one device's share only; "
-        "add the field and pass it to BN's axis_name, or write strategy=jaxcnn.strategy('jit')"
-    )
+    return model.clone(axis_name=axis_name)
 
 
 def resolve_batch_size(images: np.ndarray, batch_size: int | None = None) -> int:
@@ -262,39 +255,74 @@ def loss_fn(model: nn.Module, loss: str | Loss = "cross-entropy") -> Callable[..
 
 @parallel.cached_program
 def _predictor(model):
-    def single_output(state, images):
-        outputs = _outputs(model, state, normalize(images, state.normalizer))
-        check_single_output(outputs)
-        return outputs
+    def outputs(state, images):
+        return jax.tree.map(_widened, _outputs(model, state, normalize(images, state.normalizer)))
 
-    return jax.jit(cpu.crop_negative_padding(single_output))
+    return jax.jit(cpu.crop_negative_padding(outputs))
+
+
+def _widened(leaf: Any) -> Any:
+    """Return floating numbers as float32; NumPy has no bfloat16."""
+    return leaf.astype(np.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def _check_outputs_of_images(model, state, shape) -> None:
+    """Check that each output array has an entry for each image, whatever the batch.
+
+    Raises:
+      ArgumentError: one has not, or a single output is of integers.
+    """
+
+    def trace() -> tuple[Any, Any]:
+        few, many = (jax.ShapeDtypeStruct((n, *shape), np.uint8) for n in (2, 3))
+        program = _predictor(model)
+        return jax.eval_shape(program, state, few), jax.eval_shape(program, state, many)
+
+    variables = {"params": state.params, **state.model_state}
+    few, many = check_once(("predict", model, tuple(shape)), variables, trace)
+    if isinstance(few, jax.ShapeDtypeStruct):
+        check_single_output(few)
+    pairs = zip(jax.tree_util.tree_leaves_with_path(few), jax.tree.leaves(many), strict=True)
+    for (path, a), b in pairs:
+        if a.shape[:1] == (2,) and b.shape == (3, *a.shape[1:]):
+            continue
+        raise ArgumentError(
+            f"output{jax.tree_util.keystr(path)} of {type(model).__name__} has shape {a.shape} for "
+            f"2 images and {b.shape} for 3; expected the images first, and the rest alike. Write "
+            "jaxcnn.select_output(model, ...) to predict another output."
+        )
 
 
 def predict(
     model: nn.Module, state: State, images: np.ndarray, *, batch_size: int | None = None
-) -> np.ndarray:
+) -> Any:
     """Return the model's outputs in test mode, such as logits.
 
     Args:
-      model: the network.
+      model: the network. It may have several outputs, in a tuple, dict, NamedTuple or dataclass.
       state: as `train` yields it.
       images: uint8 [n, h, w, c], n > 0.
       batch_size: images in a batch, by default `resolve_batch_size(images)`. It changes only speed
         and memory.
 
     Returns:
-      float32 [n, num_classes] for a classifier.
+      float32 [n, num_classes] for a classifier. For several outputs the same tree, with arrays
+      [n, ...] of NumPy.
 
     Raises:
       DataError: `images` are other arrays.
-      ArgumentError: `model` is not a model, `state` is not a state, or the model does not return
-        one array.
+      ArgumentError: `model` is not a model, `state` is not a state, or an output has no entry for
+        each image.
     """
     verify_images("images", images, image_shape_of(model, state))
     slim_state = eval_state(state)._replace(opt_state=(), metrics=())
     batches = parallel.padded_batches(len(images), resolve_batch_size(images, batch_size), 1)
-    outputs = [np.asarray(_predictor(model)(slim_state, images[index])) for index in batches]
-    return np.concatenate(outputs)[: len(images)]
+    if not is_library_model(model):
+        _check_outputs_of_images(model, slim_state, images.shape[1:])
+    outputs = [
+        jax.tree.map(np.asarray, _predictor(model)(slim_state, images[index])) for index in batches
+    ]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *outputs)
 
 
 @parallel.cached_program
@@ -309,7 +337,15 @@ def _moments(model, strategy):
         variables = {"params": state.params, **state.model_state}
         mutable = [*state.model_state, "aux"]
         with batch_moments():
-            _, new = call(batchwise, variables, inputs, train=True, mutable=mutable, key=state.rng)
+            _, new = call(
+                batchwise,
+                variables,
+                inputs,
+                train=True,
+                mutable=mutable,
+                key=state.rng,
+                axis_name=strategy.axis_name,
+            )
         total, num_batches = carry
         if jax.tree.map(jnp.shape, new["batch_stats"]) != jax.tree.map(jnp.shape, total):
             raise foreign_variables_error(model, "batch_stats differ")

@@ -398,8 +398,8 @@ def check_single_output(outputs: Any) -> None:
         length = f" of {len(outputs)}" if isinstance(outputs, (tuple, list, Mapping)) else ""
         raise ArgumentError(
             f"the model gives a {type(outputs).__name__}{length}; expected one array of outputs. "
-            "Write a wrapper module whose __call__ returns the array to train on, "
-            "or a loss that takes all of them."
+            "Write jaxcnn.select_output(model, ...) for one of them, or a loss that takes all of "
+            "them."
         )
     if not jnp.issubdtype(outputs.dtype, jnp.floating):
         raise ArgumentError(

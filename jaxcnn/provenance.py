@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.code_digest import code_digest
 from jaxcnn.config import (
     ArgumentError,
     ExperimentConfig,
@@ -93,6 +94,7 @@ def run_facts(
       - "loss": see `loss_facts`.
       - "dataset" and "num_classes".
       - "model" and "optimizer": see `model_facts` and `optimizer_facts`.
+      - "code": digests of the user's own code, see `code_facts`.
       - "arrays": digests of names, shapes and dtypes.
       - "data": a digest of labels and images.
     """
@@ -106,6 +108,7 @@ def run_facts(
         "num_classes": data.num_classes,
         "model": model_facts(model),
         "optimizer": optimizer,
+        "code": code_facts(model=model, tx=tx, loss=as_loss(loss)),
         "arrays": {"params": shapes_digest(params), "optimizer": shapes_digest(opt)},
         "data": data_digest(data),
     }
@@ -144,6 +147,20 @@ def optimizer_facts(tx: Any) -> Facts:
     parts = _parts(tx.update) + [part for part in _parts(tx.init) if len(part) > 1]
     largest = [part for part in parts if not any(_is_part_of(part, whole) for whole in parts)]
     return {"parts": [part for i, part in enumerate(largest) if part not in largest[:i]]}
+
+
+def code_facts(model: Any = None, tx: Any = None, loss: Any = None) -> Facts:
+    """Return digests of the user's own code by the names "model", "optimizer" and "loss".
+
+    Code of installed packages has none.
+
+    Example:
+      >>> code_facts(tx=create_optimizer(OptimizerConfig()))
+      {}
+    """
+    pieces = {"model": model, "optimizer": tx, "loss": loss}
+    digests = {name: code_digest(piece) for name, piece in pieces.items() if piece is not None}
+    return {name: digest for name, digest in digests.items() if digest is not None}
 
 
 def loss_facts(loss: Any) -> list[Any]:
@@ -280,6 +297,14 @@ def differences(
     for key in ("model", "optimizer", "loss"):
         if key in old and key in new and (pair := _difference(old[key], new[key], key, config)):
             messages.append(f"{key} is {_shorten(pair[0])} there and {_shorten(pair[1])} here")
+    named = {message.split(" ")[0] for message in messages}
+    old_code, new_code = old.get("code") or {}, new.get("code") or {}
+    for key in sorted((old_code.keys() & new_code.keys()) - named):
+        if old_code[key] != new_code[key]:
+            messages.append(
+                f"the {key}'s code or constants have the digest {old_code[key]} there and "
+                f"{new_code[key]} here"
+            )
     # Another model or optimizer has other arrays.
     for key in ("jax",) if messages else ("arrays", "jax"):
         old_values, new_values = old.get(key) or {}, new.get(key) or {}
@@ -350,6 +375,7 @@ def are_valid_facts(facts: Mapping[str, Any]) -> bool:
     """
     model, tx = facts.get("model"), facts.get("optimizer")
     kinds = {"arrays": (dict, type(None)), "jax": dict, "data": str, "warm_starts": list}
+    kinds |= {"code": dict}
     return (
         _have_types(facts, {key: kind for key, kind in kinds.items() if key in facts})
         and (

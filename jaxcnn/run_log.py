@@ -113,6 +113,8 @@ class RunLog:
             run_facts["optimizer"] = provenance.optimizer_facts(tx)
         num_classes = getattr(model, "num_classes", 2) if data is None else data.num_classes
         run_facts = provenance.without_those_of(config, run_facts, num_classes)
+        if code := provenance.code_facts(model=model, tx=tx):
+            run_facts["code"] = code
         if data is not None:
             run_facts["data"] = provenance.data_digest(data)
         _create_folder(self.folder)
@@ -247,7 +249,8 @@ class RunLog:
                 f"the row is of another config than {self.folder}: {differences}; "
                 "expected the same. Use RunLog(folder, config) and train(..., config.train)."
             )
-        fixed = {key: facts[key] for key in ("model", "optimizer", "loss", "arrays", "data")}
+        names = ("model", "optimizer", "loss", "code", "arrays", "data")
+        fixed = {key: facts[key] for key in names if key in facts}
         self._add_facts(provenance.without_those_of(config, fixed, facts["num_classes"]))
         warm_starts = self._run.get("warm_starts", [])
         if "warm_start" in facts and facts["warm_start"] not in warm_starts:
@@ -264,7 +267,11 @@ class RunLog:
                 f"{self.folder} holds another run: {'; '.join(differences)}; "
                 "write another --out, or delete that folder"
             )
-        self._save_run(_to_json(facts) | self._run)
+        run = _to_json(facts) | self._run
+        # A log that was opened without a loss or an optimizer has no digest of it yet.
+        if "code" in run:
+            run["code"] = facts.get("code", {}) | run["code"]
+        self._save_run(run)
 
     def _save_run(self, run):
         if run == self._run:

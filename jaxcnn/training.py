@@ -53,7 +53,7 @@ from jaxcnn.models.calling import (
     sown_values,
     verify_model,
 )
-from jaxcnn.models.norm import frozen_batch_norm, non_batch_norm_statistic
+from jaxcnn.models.norm import batch_moments, frozen_batch_norm, non_batch_norm_statistic
 from jaxcnn.optim import (
     as_transformation,
     config_of,
@@ -89,7 +89,8 @@ def make_train_step(
     layout changes it.
 
     Args:
-      model: the network. With an `axis_name` it needs a field for it if it has state such as BN's.
+      model: the network. With an `axis_name` it needs a field for it if it has state other than
+        that of flax's BN.
       tx: the optimizer. Its `update` receives those of these extra arguments that it takes. They
         are `value` (the loss), `error` (0..1, or None if the loss counts none), `grad`, `value_fn`
         and `grad_fn`. `value_fn` returns the loss of params on the same batch. `grad_fn` returns
@@ -153,9 +154,16 @@ def make_train_step(
             key = fold_in(state.rng, DROPOUT, state.step)
             variables = {"params": with_frozen(params, state.params), **state.model_state}
             mutable = [*state.model_state, "aux"]
-            with frozen_batch_norm(is_frozen):
+            frozen = frozen_batch_norm(is_frozen) if freeze else contextlib.nullcontext()
+            with frozen:
                 outputs, collections = call(
-                    model, variables, inputs, train=True, mutable=mutable, key=key
+                    model,
+                    variables,
+                    inputs,
+                    train=True,
+                    mutable=mutable,
+                    key=key,
+                    axis_name=axis_name,
                 )
             heads = sown_values(collections.get("aux", {}))
             aux = sum(compute_loss(loss_function, head, batch)[0].mean() for head in heads)
@@ -326,7 +334,9 @@ def train(
 
     Args:
       model: a flax.linen Module called with images and, if it takes one, a flag: `train`,
-        `training`, `is_training`, or its opposite, `deterministic`.
+        `training`, `is_training`, or its opposite, `deterministic`. What it sows in "aux" is
+        trained on as auxiliary outputs. Other sown values are dropped, so a term of the loss is an
+        output. Its random streams may have any names.
       tx: any optax transformation, or `optax.MultiSteps`. `jaxcnn.create_optimizer` makes those of
         `jaxcnn.OPTIMIZERS`.
       data: images and labels. The training part is moved whole to every device, as bytes.
@@ -559,7 +569,8 @@ def check_model(
     Training and test mode are both checked. Nothing is compiled.
 
     Raises:
-      ArgumentError: they do not, or `config.freeze` freezes statistics that are not of a BN.
+      ArgumentError: they do not, `config.freeze` freezes statistics that are not of a BN, or under
+        pmap there are such statistics that the model does not average.
     """
     loss = as_loss(loss)
     is_classifier, is_reconstruction = has_class_labels(loss), isinstance(loss, Reconstruction)
@@ -584,15 +595,15 @@ def check_model(
     def is_frozen(name: str) -> bool:
         return any(in_stage(name, stage) for stage in frozen)
 
-    def trace() -> tuple[str | None, tuple[int, ...]]:
-        norms, losses = set(), None
+    def trace() -> tuple[str | None, str | None, tuple[int, ...]]:
+        norms, frozen_norms, losses = set(), set(), None
         # The batch of test mode is a size that is not the number of classes.
         for train, n, axis in (
             (False, 97 + (num_classes == 97), None),
             (True, local_batch, strategy.axis_name),
         ):
             images, labels = batch_shapes(data.train, n)
-            with frozen_batch_norm(is_frozen, norms):
+            with frozen_batch_norm(is_frozen, frozen_norms), batch_moments(norms):
                 network = with_axis_name(model, axis)
                 _, losses, _ = check_outputs(
                     network,
@@ -604,16 +615,23 @@ def check_model(
                     train=train,
                     axis_name=axis,
                 )
-        statistic = non_batch_norm_statistic(state.model_state, norms, is_frozen)
-        return statistic, np.shape(losses)
+        frozen_statistic = non_batch_norm_statistic(state.model_state, frozen_norms, is_frozen)
+        statistic = non_batch_norm_statistic(state.model_state, norms, lambda _: True)
+        return frozen_statistic, statistic, np.shape(losses)
 
     shapes = batch_shapes(data.train, 1)
     key = ("fit", model, frozen, local_batch, shapes, loss, num_classes, strategy.axis_name)
-    statistic, losses_shape = check_once(key, variables, trace)
+    frozen_statistic, statistic, losses_shape = check_once(key, variables, trace)
     _check_count(config, data, losses_shape)
-    if statistic:
+    if statistic and strategy.axis_name and not hasattr(model, "axis_name"):
         raise ArgumentError(
-            f"freeze has {', '.join(frozen)}, but {statistic} is not of a BatchNorm, "
+            f"{type(model).__name__} has no field `axis_name`, and {statistic} is not of a "
+            "BatchNorm, so under pmap it would be of one device's share only; add the field and "
+            "average over that axis, or write strategy=jaxcnn.strategy('jit')"
+        )
+    if frozen_statistic:
+        raise ArgumentError(
+            f"freeze has {', '.join(frozen)}, but {frozen_statistic} is not of a BatchNorm, "
             "and would keep moving; expected flax.linen.BatchNorm or a subclass there. "
             "Leave the stage out of freeze."
         )

@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxcnn.models.calling import set_mode, verify_model
+from jaxcnn.models.calling import set_mode, variable_shapes, verify_model
+from jaxcnn.models.norm import intercept_calls
 
 END = "name"
 """Name of the operation that marks a module's output.
@@ -85,13 +86,13 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
     verify_model(model)
     module, flags = set_mode(model, train=False)
     kwargs: dict[str, Any] = dict(flags)
-    variables: Any = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **kwargs), image)
+    variables: Any = variable_shapes(model, image)
     classes: dict[str, type] = {}
     callers: set[str] = {""}
-    with nn.intercept_methods(_call_recorder(classes, callers)):
+    with intercept_calls(_call_recorder(classes, callers)):
         closed = jax.make_jaxpr(lambda v, x: module.apply(v, x, **kwargs))(variables, image)
     leaves, _ = jax.tree.flatten_with_path(variables)
-    names = [tuple(str(key.key) for key in path) for path, _ in leaves]
+    names = [tuple(str(getattr(key, "key", key)) for key in path) for path, _ in leaves]
     ids = {variable: object() for variable in closed.jaxpr.invars}
     *variable_ids, image_id = ids.values()
     return Traced(

@@ -16,8 +16,9 @@ import jax
 
 from jaxcnn.arguments import check_image_shape
 from jaxcnn.config import ArgumentError
-from jaxcnn.models.calling import call, set_mode, verify_model
+from jaxcnn.models.calling import call, set_mode, variable_shapes, verify_model
 from jaxcnn.models.layers import NUDGES
+from jaxcnn.models.norm import intercept_calls
 
 
 def has_stages(model: nn.Module) -> bool:
@@ -59,17 +60,15 @@ def stage_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[in
     # A dict would come back from tracing in alphabetical order.
     names: list[str] = []
 
-    def run(image):
-        module, flags = set_mode(model, train=False)
-        kwargs: dict[str, Any] = dict(flags)
-        variables = module.init(jax.random.key(0), image, **kwargs)
+    def run(variables, image):
         named = outputs(model, variables, image)
         names.extend(named)
         return list(named.values())
 
     verify_model(model)
     shape = check_image_shape(shape)
-    arrays = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *shape), "float32"))
+    image = jax.ShapeDtypeStruct((1, *shape), "float32")
+    arrays = jax.eval_shape(run, variable_shapes(model, image), image)
     return {name: array.shape[1:] for name, array in zip(names, arrays, strict=True)}
 
 
@@ -99,7 +98,7 @@ def outputs(
         calls.append((name, path, count))
         return out
 
-    with nn.intercept_methods(_output_interceptor(record)):
+    with intercept_calls(_output_interceptor(record)):
         module, flags = set_mode(model, train=False)
         kwargs: dict[str, Any] = dict(flags)
         _, collections = module.apply(
@@ -143,7 +142,7 @@ def perturbed_output(
         perturbed.append(output_name)
         return out + perturbation
 
-    with nn.intercept_methods(_output_interceptor(add)):
+    with intercept_calls(_output_interceptor(add)):
         result: Any = call(model, variables, inputs, train=False)
     if len(perturbed) != 1:
         raise ArgumentError(

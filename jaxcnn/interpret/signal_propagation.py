@@ -7,6 +7,7 @@ network of 110 layers takes 3 s this way, where compiling it takes 28 s.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from jaxcnn.config import ArgumentError, format_value
 from jaxcnn.data import Split, verify_images, verify_split
 from jaxcnn.losses import Batch, Loss, as_loss, compute_loss, has_class_labels
 from jaxcnn.models.calling import call
+from jaxcnn.models.norm import intercept_calls
 from jaxcnn.state import State, eval_state, image_shape_of
 
 T = TypeVar("T")
@@ -64,7 +66,15 @@ def responses(
 
 def _run(model, variables, inputs, train) -> tuple[Any, dict[str, Any]]:
     """Return the network's output and its responses."""
+    # In `nn.jit` or `nn.remat` a response is a value of an inner trace. The module stores it.
     recorded: dict[str, Any] = {}
+    stored: dict[str, tuple[tuple[str, ...], int]] = {}
+    counts: Counter[tuple[str, ...]] = Counter()
+
+    def store(module: nn.Module, out: Any) -> tuple[tuple[str, ...], int]:
+        module.sow(_RESPONSES, "outputs", out)
+        counts[module.path] += 1
+        return module.path, counts[module.path] - 1
 
     def record(
         run_method: Callable[..., Any],
@@ -76,23 +86,37 @@ def _run(model, variables, inputs, train) -> tuple[Any, dict[str, Any]]:
         if context.method_name != "__call__":
             return out
         if module.has_variable("params", "kernel"):
-            recorded[_call_name(module, recorded)] = out
+            name = _call_name(module, recorded)
+            recorded[name], stored[name] = out, store(module, out)
         elif module.has_variable("batch_stats", "mean"):
             # BN replaces the response that it takes as its input.
             replaced = {
                 name: out for name, response in recorded.items() if args and response is args[0]
             }
-            recorded.update(replaced)
+            if replaced:
+                recorded.update(replaced)
+                stored.update(dict.fromkeys(replaced, store(module, out)))
         return out
 
-    with nn.intercept_methods(record):
-        if not train:
-            return call(model, variables, inputs, train=False), recorded
-        mutable = [name for name in variables if name != "params"]
-        key = jax.random.PRNGKey(0)
-        result = call(model, variables, inputs, train=True, mutable=mutable, key=key)
-        # Without collections to change, `call` returns the output alone.
-        return result[0] if mutable else result, recorded
+    with intercept_calls(record):
+        mutable = [name for name in variables if name != "params"] if train else []
+        key = jax.random.PRNGKey(0) if train else None
+        output, collections = call(
+            model, variables, inputs, train=train, mutable=[*mutable, _RESPONSES], key=key
+        )
+    named = {}
+    for name, (path, count) in stored.items():
+        node: Any = collections.get(_RESPONSES, {})
+        for part in (*path, "outputs"):
+            node = node.get(part, {})
+        # `nn.scan` and `nn.vmap` hand out no other collections than their own.
+        if isinstance(node, tuple) and len(node) > count:
+            named[name] = node[count]
+    return output, named
+
+
+_RESPONSES = "jaxcnn_responses"
+"""Collection in which modules store their responses."""
 
 
 def _call_name(module, recorded):

@@ -22,6 +22,7 @@ from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models import resnet, vgg
 from jaxcnn.models.alexnet import AlexNet
 from jaxcnn.models.autoencoder import Autoencoder
+from jaxcnn.models.calling import select_output as select_output
 from jaxcnn.models.calling import variable_shapes
 from jaxcnn.models.convnet import ConvNet
 from jaxcnn.models.googlenet import GoogLeNet
@@ -58,6 +59,7 @@ __all__ = [
     "count_parameters",
     "create_model",
     "model_call",
+    "select_output",
 ]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

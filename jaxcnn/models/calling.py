@@ -26,6 +26,7 @@ from jaxcnn.losses import (
     is_library_loss,
     metric_dtypes,
 )
+from jaxcnn.models.norm import layers_over_axis
 
 T = TypeVar("T")
 
@@ -110,6 +111,9 @@ def set_mode(model: nn.Module, train: bool) -> tuple[nn.Module, dict[str, bool]]
     if isinstance(model, nn.Sequential):
         first = model.layers[0] if model.layers else None
         return model, set_mode(first, train)[1] if isinstance(first, nn.Module) else {}
+    if isinstance(model, SelectedOutput):
+        inner, flags = set_mode(model.model, train)
+        return (model if inner is model.model else model.clone(model=inner)), flags
     # A flax.nnx.bridge.ToLinen has the flags of the class that it wraps.
     wrapped = getattr(model, "nnx_class", None)
     if wrapped is not None:
@@ -122,8 +126,12 @@ def set_mode(model: nn.Module, train: bool) -> tuple[nn.Module, dict[str, bool]]
         for name, flag in values.items()
         if name in parameters and parameters[name].kind in by_name
     }
-    if flags or wrapped is not None:
+    if flags:
         return model, flags
+    if wrapped is not None:
+        # Without a flag, an nnx module has its mode as an attribute of its layers.
+        mode: Any = _call_in_training if train else _call_in_test
+        return model, {"nnx_method": mode}
     fields: dict[str, Any] = {
         name: flag for name, flag in values.items() if name in type(model).__dataclass_fields__
     }
@@ -131,6 +139,74 @@ def set_mode(model: nn.Module, train: bool) -> tuple[nn.Module, dict[str, bool]]
         return model.clone(**fields), {}
     accepts_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     return model, {"train": train} if accepts_any else {}
+
+
+def _call_in_training(module: Any, *args: Any) -> Any:
+    module.train()
+    return module(*args)
+
+
+def _call_in_test(module: Any, *args: Any) -> Any:
+    module.eval()
+    return module(*args)
+
+
+class SelectedOutput(nn.Module):
+    """A module with one of the outputs of another; see `select_output`."""
+
+    model: nn.Module
+    output: Any
+
+    def setup(self) -> None:
+        """Use the variables of the model under its own names."""
+        nn.share_scope(self, self.model)
+
+    def __call__(self, images: jax.Array, **flags: Any) -> Any:
+        """Return the selected output of [b, h, w, c]."""
+        outputs = self.model(images, **flags)
+        if callable(self.output):
+            return self.output(outputs)
+        is_attribute = isinstance(self.output, str) and hasattr(outputs, self.output)
+        try:
+            return getattr(outputs, self.output) if is_attribute else outputs[self.output]
+        except (KeyError, IndexError, TypeError):
+            raise ArgumentError(
+                f"output is {format_value(self.output)}, and the model gives "
+                f"{_describe_outputs(outputs)}; expected one of these. Write a key, an index, the "
+                "name of a field or a function of the outputs."
+            ) from None
+
+
+def _describe_outputs(outputs: Any) -> str:
+    leaves = jax.tree_util.tree_leaves_with_path(outputs)
+    return ", ".join(jax.tree_util.keystr(path) or "one array" for path, _ in leaves[:8])
+
+
+def select_output(model: nn.Module, output: Any) -> nn.Module:
+    """Return a module with the variables of `model` and one of its outputs.
+
+    So a model with several outputs can be looked at or evaluated by the functions that take one
+    array of logits. A state of `model` is one of the result.
+
+    Args:
+      model: any flax.linen module.
+      output: key, index or field name of the output, or a function of all outputs.
+
+    Raises:
+      ArgumentError: `model` is not a module. An unknown output is refused when the result is used.
+
+    Example:
+      >>> class Heads(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return {"digit": nn.Dense(10)(x), "parity": nn.Dense(2)(x)}
+      >>> parity = select_output(Heads(), "parity")
+      >>> variables = Heads().init(jax.random.key(0), jnp.ones((1, 4)))
+      >>> parity.apply(variables, jnp.ones((3, 4))).shape
+      (3, 2)
+    """
+    verify_model(model)
+    return SelectedOutput(model, output)
 
 
 def call(
@@ -141,6 +217,7 @@ def call(
     train: bool,
     mutable: Sequence[str] | None = None,
     key: jax.Array | None = None,
+    axis_name: str | None = None,
 ) -> Any:
     """Apply `model` in training or test mode.
 
@@ -151,16 +228,21 @@ def call(
       train: the mode.
       mutable: collections whose new values are returned too, as in flax's `apply`.
       key: key of the random numbers of training, whatever the model calls its streams.
+      axis_name: the mapped axis that splits the batch, if any. Flax's BatchNorm and Dropout then
+        work on the whole batch. Other random numbers differ between devices.
 
     Returns:
       The outputs, floating ones as float32. With `mutable`, a pair of them and the new collections.
 
     Raises:
       ArgumentError: while tracing, for a model that changes variables or draws random numbers in
-        test mode, or for variables of another model.
+        test mode, that returns no arrays, or for variables of another model.
     """
     try:
-        return _apply(model, variables, inputs, train, mutable, key)
+        if is_library_model(model):
+            return _apply(model, variables, inputs, train, mutable, key)
+        with layers_over_axis(axis_name, len(inputs)):
+            return _apply(model, variables, inputs, train, mutable, key, axis_name)
     except (
         errors.ScopeParamNotFoundError,
         errors.ScopeParamShapeError,
@@ -202,13 +284,16 @@ def _first_mismatch(model: nn.Module, variables: Mapping[str, Any], inputs: Any)
     return ""
 
 
-def _apply(model, variables, inputs, train, mutable, key) -> Any:
+def _apply(model, variables, inputs, train, mutable, key, axis_name=None) -> Any:
     model, flags = set_mode(model, train)
     kwargs: dict[str, Any] = dict(flags)
     # Flax takes a stream that is not passed by its name from "params".
     rngs = None
     if key is not None:
-        rngs = {"dropout": key, "params": jax.random.fold_in(key, OTHER_STREAMS)}
+        other = jax.random.fold_in(key, OTHER_STREAMS)
+        if axis_name is not None:
+            other = jax.random.fold_in(other, jax.lax.axis_index(axis_name))
+        rngs = {"dropout": key, "params": other}
     try:
         result: Any = model.apply(variables, inputs, mutable=mutable or False, rngs=rngs, **kwargs)
     except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
@@ -221,7 +306,26 @@ def _apply(model, variables, inputs, train, mutable, key) -> Any:
             "Write __call__(self, images, train) and give its Dropout deterministic=not train, its "
             "BatchNorm use_running_average=not train."
         ) from error
-    return (_float32(result[0]), result[1]) if mutable else _float32(result)
+    outputs, collections = result if mutable else (result, None)
+    _check_arrays(model, outputs)
+    outputs = _float32(outputs)
+    return (outputs, nn.meta.unbox(collections)) if mutable else outputs
+
+
+def _check_arrays(model: nn.Module, outputs: Any) -> None:
+    """Check that a model's outputs are arrays.
+
+    Raises:
+      ArgumentError: they are not.
+    """
+    leaves = jax.tree.leaves(outputs)
+    strange = [leaf for leaf in leaves if not isinstance(leaf, (jax.Array, np.ndarray, int, float))]
+    if strange or not leaves:
+        description = f"a {type(strange[0]).__name__}" if strange else "nothing"
+        raise ArgumentError(
+            f"{type(model).__name__} returns {description}; expected arrays, or a tuple, dict, "
+            "NamedTuple or flax.struct.dataclass of arrays. Return the outputs so."
+        )
 
 
 def _float32(outputs):
@@ -252,7 +356,8 @@ def init_variables(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct
         # Only the initializers run. Tracing them is quick, while compiling `model.init` takes
         # longer than compiling a step.
         mutable: Any = nn.DenyList(["intermediates", *excluded])
-        return dict(module.lazy_init(key, image, mutable=mutable, **kwargs))
+        rngs = _init_rngs(module, key)
+        return _unboxed(module.lazy_init(rngs, image, mutable=mutable, **kwargs))
 
     try:
         variables = lazy_init()
@@ -269,7 +374,8 @@ def init_variables(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct
         # Images of other values must give the same variables.
         values: Any = np.random.default_rng(0).standard_normal(image.shape, image.dtype)
         mutable: Any = nn.DenyList(["intermediates"])
-        from_values = dict(module.init(key, values, mutable=mutable, **kwargs))
+        rngs = _init_rngs(module, key)
+        from_values = _unboxed(module.init(rngs, values, mutable=mutable, **kwargs))
         if not _equal(variables, {name: from_values[name] for name in variables}):
             raise _depends_on_values(model)
     if not jax.tree.leaves(variables.get("params")):
@@ -277,7 +383,50 @@ def init_variables(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct
             f"{type(model).__name__} has no parameters; expected some to train. Write nn.Dense, "
             "say."
         )
+    _check_parameters(model, variables["params"])
     return variables
+
+
+def _init_rngs(module: nn.Module, key: jax.Array) -> Any:
+    """Return the streams of initialization.
+
+    An nnx module makes all of its streams then, whatever their names.
+    """
+    if not hasattr(module, "nnx_class"):
+        return key
+    return {"params": key, "default": jax.random.fold_in(key, OTHER_STREAMS)}
+
+
+def _unboxed(variables: Any) -> dict[str, Any]:
+    """Return plain arrays for those in boxes with metadata, such as names of axes.
+
+    Devices hold whole arrays here, so the names are not used.
+    """
+    return dict(nn.meta.unbox(variables))
+
+
+def _check_parameters(model: nn.Module, params: Any) -> None:
+    """Check that parameters are real floating numbers.
+
+    Raises:
+      ArgumentError: they are integers, which have no gradient, or complex numbers, which Optax
+        would step along the conjugate of the descent direction.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue
+        is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+        correction = (
+            "Make its real and its imaginary part a parameter each."
+            if is_complex
+            else "Write self.variable('constants', name, function), a collection of its own."
+        )
+        raise ArgumentError(
+            f"{type(model).__name__} has a parameter {jax.tree_util.keystr(path)} of "
+            f"{leaf.dtype}; expected floating numbers. {correction}"
+        )
 
 
 def _depends_on_values(model: nn.Module) -> ArgumentError:
@@ -333,9 +482,12 @@ def variable_shapes(
     verify_model(model)
     module, flags = set_mode(model, False)
     kwargs: dict[str, Any] = dict(flags)
-    shapes: Any = dict(
-        jax.eval_shape(lambda x: module.init(jax.random.PRNGKey(0), x, **kwargs), image)
-    )
+
+    def initialize(x: Any) -> dict[str, Any]:
+        rngs = _init_rngs(module, jax.random.PRNGKey(0))
+        return _unboxed(module.init(rngs, x, **kwargs))
+
+    shapes: Any = jax.eval_shape(initialize, image)
     excluded = () if include_written_only else _written_only(model, shapes, image)
     return {name: tree for name, tree in shapes.items() if name not in excluded}
 
@@ -394,7 +546,15 @@ def check_outputs(
 
     def outputs_and_aux(variables, inputs):
         key = jax.random.PRNGKey(0) if train else None
-        result = call(model, variables, inputs, train=train, mutable=mutable, key=key)
+        result = call(
+            model,
+            variables,
+            inputs,
+            train=train,
+            mutable=mutable,
+            key=key,
+            axis_name=axis_name,
+        )
         return (result[0], result[1].get("aux", {})) if train else (result, {})
 
     if axis_name:

@@ -255,8 +255,105 @@ def _intercept_norms(
             paths.add(norm.path)
         return intercept(norm, call, args, kwargs)
 
-    with nn.intercept_methods(interceptor):
+    with intercept_calls(interceptor):
         yield
+
+
+_interception: Any = jax.make_user_context(None)
+
+
+@contextlib.contextmanager
+def intercept_calls(interceptor: Callable[..., Any], key: Any = None) -> Iterator[None]:
+    """Intercept the calls of modules, also those inside `nn.jit`.
+
+    `nn.jit` traces a module once. Later calls use its program, and no interceptor would see them.
+    Within this context programs of other contexts are not used.
+
+    Args:
+      interceptor: as in `flax.linen.intercept_methods`.
+      key: hashable. Contexts of one key share programs. None is a key of its own.
+
+    Example:
+      >>> model, images = nn.jit(nn.Dense)(3), jnp.ones((1, 2))
+      >>> variables, names = model.init(jax.random.key(0), images), []
+      >>> def record(call, args, kwargs, context):
+      ...     names.append(context.method_name)
+      ...     return call(*args, **kwargs)
+      >>> for _ in range(2):
+      ...     with intercept_calls(record):
+      ...         _ = model.apply(variables, images)
+      >>> names.count("__call__") >= 2
+      True
+    """
+    token = (_interception.value, object() if key is None else key)
+    with nn.intercept_methods(interceptor), _interception(token):
+        yield
+
+
+@contextlib.contextmanager
+def layers_over_axis(axis_name: str | None, batch: int) -> Iterator[None]:
+    """Make Flax's BatchNorm and Dropout work on the whole batch that an axis splits.
+
+    BatchNorm averages over the axis, whether its field `axis_name` names it or not. An axis that
+    its field names and that is not mapped is ignored, because the batch is whole. Dropout draws the
+    mask of the whole batch and takes this device's part. So the results do not depend on the number
+    of devices.
+
+    Args:
+      axis_name: the mapped axis that splits the batch, if any.
+      batch: number of images on this device.
+
+    Example:
+      >>> norm, images = nn.BatchNorm(False, axis_name="batch"), jnp.ones((2, 3))
+      >>> variables = norm.init(jax.random.key(0), images)
+      >>> with layers_over_axis(None, 2):
+      ...     y, _ = norm.apply(variables, images, mutable=["batch_stats"])
+      >>> y.shape
+      (2, 3)
+    """
+
+    def interceptor(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        module = context.module
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        if isinstance(module, nn.BatchNorm):
+            has_axis = module.axis_name is not None and _is_mapped(module.axis_name)
+            with _override(module, axis_name=module.axis_name if has_axis else axis_name):
+                return call(*args, **kwargs)
+        if axis_name is not None and type(module) is nn.Dropout:
+            return _dropout_over_axis(module, call, args, kwargs, axis_name, batch)
+        return call(*args, **kwargs)
+
+    with intercept_calls(interceptor, key=("layers over axis", axis_name, batch)):
+        yield
+
+
+def _is_mapped(axis_name: Any) -> bool:
+    try:
+        jax.lax.axis_size(axis_name)
+    except NameError:
+        return False
+    return True
+
+
+def _dropout_over_axis(module, call, args, kwargs, axis_name, batch) -> Any:
+    """Return the outputs of `nn.Dropout` with this device's part of the whole batch's mask."""
+    arguments = dict(zip(("inputs", "deterministic", "rng"), args, strict=False)) | kwargs
+    inputs, key = arguments["inputs"], arguments.get("rng")
+    flags = (module.deterministic, arguments.get("deterministic"))
+    is_split = inputs.ndim > 0 and len(inputs) == batch and 0 not in module.broadcast_dims
+    if True in flags or not 0 < module.rate < 1 or not is_split:
+        return call(*args, **kwargs)
+    key = module.make_rng(module.rng_collection) if key is None else key
+    shape = [1 if i in module.broadcast_dims else n for i, n in enumerate(inputs.shape)]
+    shape[0] = batch * jax.lax.axis_size(axis_name)
+    keep = jax.random.bernoulli(key, 1.0 - module.rate, tuple(shape))
+    first = jax.lax.axis_index(axis_name) * batch
+    keep = jax.lax.dynamic_slice_in_dim(keep, first, batch)
+    scaled = inputs / (1.0 - module.rate)
+    return jnp.where(jnp.broadcast_to(keep, inputs.shape), scaled, jnp.zeros_like(inputs))
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ from jaxcnn.models import (
     resnet,
     vgg,
 )
-from jaxcnn.models.calling import set_mode
+from jaxcnn.models.calling import variable_shapes
+from jaxcnn.models.norm import intercept_calls
 
 Path = tuple[str, ...]
 """Path of a leaf in the variables, as ("params", "stage1_block1", "conv1", "kernel")."""
@@ -77,13 +78,9 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> Traced:
             map_shapes.append(result.shape[1:])
         return result
 
-    with nn.intercept_methods(record):
+    with intercept_calls(record):
         image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        module, flags = set_mode(model, train=False)
-        kwargs: dict[str, Any] = dict(flags)
-        variables: Any = jax.eval_shape(
-            lambda key, x: module.init(key, x, **kwargs), jax.random.key(0), image
-        )
+        variables: Any = variable_shapes(model, image)
     heads = {name: layer for name, layer in dense.items() if name.split(".")[-1] == "head"}
     specs: Any = flatten_dict(variables)
     return Traced(dict(specs), heads, grids, tuple(transposed))

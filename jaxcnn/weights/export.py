@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from jaxcnn._util import write_atomically
 from jaxcnn.arguments import check_mapping, check_path, format_value
 from jaxcnn.checkpoint._integrity import join_first
-from jaxcnn.models.calling import verify_model
+from jaxcnn.models.calling import is_library_model, verify_model
 from jaxcnn.optim import eval_params
 from jaxcnn.weights._errors import WeightsError
 from jaxcnn.weights._networks import default_image_shape, published_name, trace
@@ -35,8 +35,8 @@ def export_weights(
 
     Args:
       model: as `create_model` makes it.
-      variables: {"params": ..., "batch_stats": ...}, of float32, or a State; other collections are
-        left out.
+      variables: {"params": ..., "batch_stats": ...}, of floats, or a State. Other collections are
+        written for a module of your own, and left out for a network of this library.
       file: written whole or not at all. An existing file is replaced, a link too.
       metadata: texts for the header. "model" is added where weights are published under a name of
         the network. It distinguishes v1 from v1.5.
@@ -67,14 +67,15 @@ def export_weights(
             "'resnet20.safetensors'."
         )
     texts = check_mapping("metadata", {} if metadata is None else metadata, "{'by': 'us'}")
+    # A State has the shape of its images.
+    shape = np.shape(getattr(getattr(variables, "normalizer", None), "mean", ()))
     variables = _check_variables(variables)
-    exported = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
-    flat = {key: np.asarray(leaf, np.float32) for key, leaf in flatten_dict(exported).items()}
-    _check_network(model, flat)
+    flat = _stored_arrays(model, variables)
+    _check_network(model, flat, shape)
     layout = layouts(model)[0]
     leaves = locate_leaves(layout, flat)
     arrays = {
-        leaf.key: np.ascontiguousarray(to_file_layout(flat[key], leaf))
+        leaf.key: np.asarray(to_file_layout(flat[key], leaf), order="C")
         for key, leaf in leaves.items()
     }
     header = _header(model, texts)
@@ -85,6 +86,22 @@ def export_weights(
         arrays |= {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in norms}
         header |= {"format": "pt"}
     _write(path, save(arrays, header))
+
+
+def _stored_arrays(
+    model: nn.Module, variables: Mapping[str, Any]
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Return the arrays to write, by collection and path; floating ones as float32."""
+    names = ("params", "batch_stats") if is_library_model(model) else tuple(variables)
+    collections: Any = nn.meta.unbox({name: variables[name] for name in names if name in variables})
+    return {
+        tuple(map(str, path)): np.asarray(leaf)
+        if np.asarray(leaf).dtype.kind in "iub" and path[0] not in ("params", "batch_stats")
+        else np.asarray(leaf, np.float32)
+        for path, leaf in flatten_dict(collections).items()
+        # Values that were sown are in tuples, and nothing reads them.
+        if not isinstance(leaf, tuple)
+    }
 
 
 def _check_variables(value: Any) -> Mapping[str, Any]:
@@ -111,7 +128,9 @@ def _check_variables(value: Any) -> Mapping[str, Any]:
     )
 
 
-def _check_network(model: nn.Module, arrays: Mapping[tuple[str, ...], np.ndarray]) -> None:
+def _check_network(
+    model: nn.Module, arrays: Mapping[tuple[str, ...], np.ndarray], state_shape: tuple[int, ...]
+) -> None:
     """Check that the arrays are of `model`, for images of some shape.
 
     Sizes that differ between images of several shapes are not checked, nor is a module that is
@@ -122,6 +141,8 @@ def _check_network(model: nn.Module, arrays: Mapping[tuple[str, ...], np.ndarray
     """
     height, width, channels = default_image_shape(model)
     shapes = [(height, width, channels), (height, width, 4 - channels), (32, 32, 1), (28, 28, 3)]
+    # Tracing takes up to seconds, so the most likely shape comes first.
+    shapes = [state_shape, *shapes] if len(state_shape) == 3 else shapes
     traces: list[dict[tuple[str, ...], tuple[int, ...]]] = []
     found = {path: array.shape for path, array in arrays.items()}
     for shape in shapes:
@@ -130,7 +151,7 @@ def _check_network(model: nn.Module, arrays: Mapping[tuple[str, ...], np.ndarray
             specs = trace(model, shape).specs
         except Exception:
             continue
-        exported = {path for path in specs if path[0] in ("params", "batch_stats")}
+        exported = {path for path in specs if path in found or path[0] in ("params", "batch_stats")}
         traces.append({path: specs[path].shape for path in exported})
         if traces[-1] == found:
             return

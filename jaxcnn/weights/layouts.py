@@ -9,6 +9,7 @@ channel, row, column there, and row, column, channel here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -141,8 +142,9 @@ def locate_leaves(
       KeyError: a layer is not in the table.
     """
     if layout.layers is None:
+        counts = Counter(".".join(path[1:]) for path in specs)
         return {
-            path: Leaf(".".join(path[1:]), tuple(spec.shape), torch=False)
+            path: Leaf(_own_key(path, counts), tuple(spec.shape), torch=False)
             for path, spec in specs.items()
         }
     chosen: dict[str, str] = {}
@@ -161,6 +163,16 @@ def locate_leaves(
             chosen[layer] = start
         located[path] = leaf._replace(key=f"{start}.{name}" if start else name)
     return {path: located[path] for path in specs}
+
+
+def _own_key(path: Path, counts: Counter[str]) -> str:
+    """Return a variable's name in our own layout.
+
+    Names of parameters and of BN's averages are without their collection, unless both have it.
+    """
+    key = ".".join(path[1:])
+    is_unique = path[0] == "batch_stats" and counts[key] == 1
+    return key if path[0] == "params" or is_unique else f"{path[0]}:{key}"
 
 
 def _choose_name(

@@ -99,8 +99,8 @@ def load_weights(
         PyTorch does not have it.
 
     Returns:
-      {"params": ..., "batch_stats": ...}, float32 arrays of NumPy in the order of axes of this
-      library.
+      {"params": ..., "batch_stats": ...} and the model's other collections, float32 arrays of NumPy
+      in the order of axes of this library. Integers of other collections stay such.
 
     Raises:
       WeightsError: the file cannot be read, or is of another network. The message has all missing,
@@ -174,7 +174,9 @@ def load_weights(
     result |= {path: _initialize(path, traced.specs[path], traced.heads, seed) for path in fresh}
     if _padding(model, file, match, shortcut_padding) == "both":
         result = reorder_channels(model, result)
-    return unflatten_dict({path: _float32(result[path]) for path in traced.specs})
+    return unflatten_dict(
+        {path: _with_dtype(result[path], spec) for path, spec in traced.specs.items()}
+    )
 
 
 def _read_entry(
@@ -473,9 +475,9 @@ def _check_arrays(model: nn.Module, file: Any, needed: Mapping[Path, Leaf], matc
     misshapen = [
         f"{leaf.key} is {arrays[leaf.key].dtype}{list(arrays[leaf.key].shape)}, expected "
         f"{list(leaf.forms()[0])}"
-        for leaf in needed.values()
+        for path, leaf in needed.items()
         if leaf.key in arrays
-        and (arrays[leaf.key].shape not in leaf.forms() or not _is_float(arrays[leaf.key]))
+        and (arrays[leaf.key].shape not in leaf.forms() or not _is_valid(path, arrays[leaf.key]))
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     if not (missing or unexpected or misshapen):
@@ -498,7 +500,7 @@ def _fitting_shape(
 ) -> tuple[int, int, int] | None:
     """Return a shape of images for which the network has the file's arrays, or None."""
     arrays = match.arrays
-    if not all(_is_float(arrays[leaf.key]) for leaf in needed.values()):
+    if not all(_is_valid(path, arrays[leaf.key]) for path, leaf in needed.items()):
         return None
     differing = [leaf for leaf in needed.values() if arrays[leaf.key].shape not in leaf.forms()]
     # The inputs of a convolution are the images' channels, or those of a multiple of them.
@@ -691,9 +693,17 @@ def _check_version(
     )
 
 
+def _is_valid(path: Path, array: np.ndarray) -> bool:
+    """Return whether an array's dtype fits; only other collections may have integers."""
+    is_other = path[0] not in ("params", "batch_stats")
+    return _is_float(array) or (is_other and array.dtype.kind in "iub")
+
+
 def _is_float(array: np.ndarray) -> bool:
     return bool(jnp.issubdtype(array.dtype, jnp.floating))
 
 
-def _float32(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array, np.float32)
+def _with_dtype(array: np.ndarray, spec: Any) -> np.ndarray:
+    """Return an array as float32, or as integers where the model has integers."""
+    is_whole = np.dtype(spec.dtype).kind in "iub"
+    return np.asarray(array, spec.dtype if is_whole else np.float32, order="C")
