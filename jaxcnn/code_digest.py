@@ -244,13 +244,14 @@ def _syntax_tree(function: types.FunctionType) -> ast.AST:
     code = function.__code__
     lines = linecache.getlines(code.co_filename, function.__globals__)
     is_lambda = function.__name__ == "<lambda>"
-    columns = [column for _, _, column, _ in code.co_positions() if column]
+    places = [(line, column) for line, _, column, _ in code.co_positions() if line and column]
     for node in _function_nodes("".join(lines)):
         start: Any = min([node, *getattr(node, "decorator_list", ())], key=lambda n: n.lineno)
         if start.lineno != code.co_firstlineno or isinstance(node, ast.Lambda) != is_lambda:
             continue
-        # There may be several lambdas in a line.
-        if not is_lambda or _encloses(node, code.co_firstlineno, min(columns, default=0)):
+        # There may be several lambdas in a line, and only the body of one starts at this place.
+        body: Any = node.body
+        if not is_lambda or (body.lineno, body.col_offset) == min(places, default=None):
             return node
     raise OSError(f"no source of {function.__qualname__}")
 
@@ -261,13 +262,6 @@ def _function_nodes(source: str) -> tuple[Any, ...]:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
     return tuple(reversed(nodes))
-
-
-def _encloses(node: ast.Lambda, line: int, column: int) -> bool:
-    """Return whether the body of a lambda contains a position of its first line."""
-    body: Any = node.body
-    is_after = body.lineno > line or body.col_offset <= column
-    return is_after and (body.end_lineno > line or column <= body.end_col_offset)
 
 
 def _describe_node(node: Any) -> str:

@@ -375,7 +375,7 @@ def are_valid_facts(facts: Mapping[str, Any]) -> bool:
     """
     model, tx = facts.get("model"), facts.get("optimizer")
     kinds = {"arrays": (dict, type(None)), "jax": dict, "data": str, "warm_starts": list}
-    kinds |= {"code": dict}
+    kinds |= {"code": dict, "num_steps": list}
     return (
         _have_types(facts, {key: kind for key, kind in kinds.items() if key in facts})
         and (

@@ -80,7 +80,7 @@ def open_run_dir(
       folder: of the run.
       strategy: its devices, which `env.json` has.
       data: its data.
-      pieces: `model` and `tx`, as in `RunLog`.
+      pieces: `model`, `tx` and `extend`, as in `RunLog`.
 
     Raises:
       ArgumentError: the folder has another run.
@@ -103,7 +103,7 @@ class RunRecords:
       model: if it may be another than the config's, as in `RunLog`.
       tx: likewise.
       keep_every: as in `Checkpoints`.
-      reopen: open the checkpoints of a finished run too.
+      reopen: open the checkpoints of a finished run too, which may get more steps.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class RunRecords:
 
     def _open_log(self):
         pieces = {"model": self.model, "tx": self.tx, "data": self.data}
-        return open_run_dir(self.config, self.folder, self.strategy, **pieces)
+        return open_run_dir(self.config, self.folder, self.strategy, **pieces, extend=self.reopen)
 
     def _finish(self, num_params, reason):
         # A run whose last state cannot be read is not finished, and the same command repeats it.

@@ -53,7 +53,8 @@ class RunLog:
 
     - digests of the data and of the arrays' shapes,
     - JAX's settings that change numbers,
-    - a model or an optimizer other than that of the config.
+    - a model or an optimizer other than that of the config,
+    - digests of the user's own code (`jaxcnn.code_digest`).
 
     With such a model or optimizer, `config.json` has its name. It leaves out the config's numbers
     of an optimizer that was not used.
@@ -71,6 +72,8 @@ class RunLog:
         it is an error at the first row of `train` that is written.
       tx: the optimizer, likewise.
       data: the data set, likewise.
+      extend: accept a config with more `num_steps` than the folder's. `config.json` then has the
+        new number, and `run.json` lists both. The run is no longer finished.
 
     Raises:
       ArgumentError: the folder cannot be written, or has another run, whose differences are named.
@@ -95,6 +98,7 @@ class RunLog:
         model: Any = None,
         tx: Any = None,
         data: Dataset | None = None,
+        extend: bool = False,
     ):
         verify_config(config, ExperimentConfig)
         self.folder, self.config = check_path("folder", folder), config
@@ -118,7 +122,7 @@ class RunLog:
         if data is not None:
             run_facts["data"] = provenance.data_digest(data)
         _create_folder(self.folder)
-        self._check_config(run_facts)
+        self._check_config(run_facts, extend)
         self._append_environment(facts)
         self.path = self.folder / "metrics.jsonl"
         self._closed = False
@@ -205,7 +209,7 @@ class RunLog:
             if not content.endswith(b"\n") or content.count(b"\n") > len(rows):
                 write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def _check_config(self, run_facts):
+    def _check_config(self, run_facts, extend):
         """Check `config.json` and `run.json`, or write them.
 
         Raises:
@@ -220,6 +224,7 @@ class RunLog:
                 "put back what was there, or delete its folder"
             )
         config = self.folder / "config.json"
+        before = after = 0
         if config.exists():
             # `config.json` has other values in these fields than the config.
             replaced = {"model", "model_kwargs"} if self._run.get("model") else set()
@@ -227,12 +232,21 @@ class RunLog:
             fields = as_dict(self.config)
             expected = {name: value for name, value in fields.items() if name not in replaced}
             recorded = as_dict(ExperimentConfig.load(self.folder))
+            if extend:
+                before, after = (values["train"]["num_steps"] for values in (recorded, expected))
+                recorded["train"]["num_steps"] = max(before, after)
             if differences := _differences(recorded, expected, "here"):
                 raise ArgumentError(
                     f"{self.folder} holds a run of another config: {differences}; "
                     "write another --out, or delete that folder"
                 )
         self._add_facts(run_facts)
+        if before < after:
+            # First, so that a process that dies in between repeats all of it.
+            (self.folder / "result.json").unlink(missing_ok=True)
+            self._write_config()
+            raised = [*self._run.get("num_steps", []), {"before": before, "after": after}]
+            self._save_run(self._run | {"num_steps": raised})
         if not config.exists() or self._run.get("model") or self._run.get("optimizer"):
             self._write_config()
 

@@ -344,7 +344,8 @@ def train(
       loss: a name in `jaxcnn.LOSSES`, or a function (outputs, batch) -> (losses, metrics). See
         `jaxcnn.losses`. Augmentation changes the images alone, not labels such as boxes.
       run_dir: folder of the run's records and checkpoints (`RunLog`, `Checkpoints`), from which it
-        resumes. Rows and states are saved before they are yielded. None saves nothing.
+        resumes. Rows and states are saved before they are yielded. More `num_steps` than the
+        folder's are allowed, and `run.json` lists both numbers. None saves nothing.
       resume: a function of the state at step 0. It returns the state to resume, or None, as
         `Checkpoints.restore` does. A state that was trained with another rate, seed or normalizer
         than the config's is an error. More `num_steps` than it was trained with are allowed.
