@@ -518,9 +518,17 @@ def test_a_batch_larger_than_the_data_is_refused(data, strategy):
 
 
 def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
-    with pytest.raises(jc.ArgumentError, match="Linear has no field `axis_name`"):
+    class Centered(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            mean = self.variable("batch_stats", "center", lambda: jnp.zeros(x.shape[1:]))
+            if train and not self.is_initializing():
+                mean.value = x.mean(0)
+            return nn.Dense(10)((x - mean.value[None]).reshape(len(x), -1))
+
+    with pytest.raises(jc.ArgumentError, match="Centered has no field `axis_name`"):
         jc.train(
-            Linear(),
+            Centered(),
             optax.sgd(0.1),
             data,
             jc.override(jc.ExperimentConfig(), dataset="digits", batch_size=64).train,
