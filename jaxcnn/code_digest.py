@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 _LIBRARIES = tuple(
@@ -282,8 +283,8 @@ def _describe_node(node: Any) -> str:
 
 
 def _is_docstring(node: Any) -> bool:
-    is_constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return is_constant and isinstance(node.value.value, str)
+    constant = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(constant, ast.Constant) and isinstance(constant.value, str)
 
 
 def _assigned_names(cls: type) -> set[str]:
@@ -313,7 +314,7 @@ def _stored_attributes(tree: ast.AST) -> set[str]:
 
 
 def _describe_array(array: Any) -> str:
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended):
+    if jnp.issubdtype(array.dtype, jax.dtypes.extended):
         return f"{array.dtype} {np.asarray(jax.random.key_data(array)).tolist()}"
     array = np.asarray(array)
     if array.dtype.hasobject:

@@ -76,6 +76,7 @@ def train(run_dir, max_rows=None, tolerance=0.01):
     run = jc.train(model, tx, data, config, loss=smoothed_cross_entropies, run_dir=run_dir)
     for rows, (latest, row) in enumerate(run, 1):
         state = latest
+        assert row is not None
         print(row["step"], row["eval_loss"], row["eval_digit_error"], row["eval_parity_error"])
         if row["eval_loss"] > best - tolerance or rows == max_rows:
             break

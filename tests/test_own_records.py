@@ -238,7 +238,8 @@ def test_a_class_redefined_in_a_notebook_is_another():
     for number, body in enumerate(("x + 1", "x + 2", "x + 1")):
         source = f"class Cell:\n    def __call__(self, x):\n        return {body}\n"
         name = f"<ipython-input-{number}>"
-        linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+        lines = [str(line) for line in source.splitlines(keepends=True)]
+        linecache.cache[name] = (len(source), None, lines, name)
         main = types.ModuleType("__main__")
         saved, sys.modules["__main__"] = sys.modules["__main__"], main
         try:

@@ -521,7 +521,7 @@ def test_pmap_refuses_a_model_that_cannot_average_over_devices(data):
     class Centered(nn.Module):
         @nn.compact
         def __call__(self, x, train):
-            mean = self.variable("batch_stats", "center", lambda: jnp.zeros(x.shape[1:]))
+            mean = self.variable("batch_stats", "center", lambda: np.zeros(x.shape[1:], np.float32))
             if train and not self.is_initializing():
                 mean.value = x.mean(0)
             return nn.Dense(10)((x - mean.value[None]).reshape(len(x), -1))

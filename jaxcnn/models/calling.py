@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -241,7 +241,7 @@ def call(
     try:
         if is_library_model(model):
             return _apply(model, variables, inputs, train, mutable, key)
-        with layers_over_axis(axis_name, len(inputs)):
+        with layers_over_axis(axis_name, len(inputs)), _tracing_errors(model):
             return _apply(model, variables, inputs, train, mutable, key, axis_name)
     except (
         errors.ScopeParamNotFoundError,
@@ -254,6 +254,24 @@ def call(
         if not (name := _first_mismatch(model, variables, inputs)):
             raise
         raise foreign_variables_error(model, f"{name} differs") from error
+
+
+@contextlib.contextmanager
+def _tracing_errors(model: nn.Module) -> Iterator[None]:
+    """Raise one line for Python code that needs the value of a traced array.
+
+    Raises:
+      ArgumentError: the code is of such a kind.
+    """
+    try:
+        yield
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        reason = to_one_line(str(error).split("\n")[0], 160)
+        raise ArgumentError(
+            f"{type(model).__name__} needs a value that is not known while JAX traces it "
+            f"({reason}); expected none. Write jnp.where in place of if. Where nn.jit or nn.remat "
+            "traces the flag of training, make it a field of the module."
+        ) from error
 
 
 def foreign_variables_error(model: nn.Module, reason: str) -> ArgumentError:
@@ -360,7 +378,8 @@ def init_variables(model: nn.Module, key: jax.Array, image: jax.ShapeDtypeStruct
         return _unboxed(module.lazy_init(rngs, image, mutable=mutable, **kwargs))
 
     try:
-        variables = lazy_init()
+        with _tracing_errors(model):
+            variables = lazy_init()
         for name in _written_only(model, variables, image):
             del variables[name]
     except errors.LazyInitError:
@@ -487,7 +506,8 @@ def variable_shapes(
         rngs = _init_rngs(module, jax.random.PRNGKey(0))
         return _unboxed(module.init(rngs, x, **kwargs))
 
-    shapes: Any = jax.eval_shape(initialize, image)
+    with _tracing_errors(model):
+        shapes: Any = jax.eval_shape(initialize, image)
     excluded = () if include_written_only else _written_only(model, shapes, image)
     return {name: tree for name, tree in shapes.items() if name not in excluded}
 

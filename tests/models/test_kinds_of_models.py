@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import flax.struct
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from flax.core import FrozenDict
 from flax.nnx import bridge
 
 import jaxcnn as jc
@@ -129,7 +129,7 @@ TREES: dict[str, Callable[[Any, Any], Any]] = {
     "struct": Struct,
     "NamedTuple": Named,
     "nested": lambda a, b: {"logits": a, "more": (b, {"argmax": a.argmax(-1)})},
-    "FrozenDict": lambda a, b: flax.core.freeze({"logits": a, "features": b}),
+    "FrozenDict": lambda a, b: FrozenDict({"logits": a, "features": b}),
 }
 
 
@@ -232,8 +232,9 @@ class Recurrent(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = x.reshape(*x.shape[:2], -1)
-        both = nn.Bidirectional(nn.RNN(nn.GRUCell(3)), nn.RNN(nn.GRUCell(3)))(x)
-        return nn.Dense(4)(nn.RNN(nn.LSTMCell(5))(both)[:, -1])
+        both: Any = nn.Bidirectional(nn.RNN(nn.GRUCell(3)), nn.RNN(nn.GRUCell(3)))(x)
+        states: Any = nn.RNN(nn.LSTMCell(5))(both)
+        return nn.Dense(4)(states[:, -1])
 
 
 class EncoderBlock(nn.Module):
@@ -327,11 +328,12 @@ class Scanned(nn.Module):
 class Ensemble(nn.Module):
     @nn.compact
     def __call__(self, x, train):
+        shared: Any = None
         members = nn.vmap(
             Plain,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=None,
+            in_axes=shared,
             axis_size=3,
         )
         return members()(x).mean(0)
@@ -635,6 +637,8 @@ class Refused(nn.Module):
             return {"similarity": x @ x.T}
         if self.kind == "scalar":
             return x, jnp.square(x).mean()
+        if self.kind == "branch" and x.mean() > 0:
+            x += 1.0
         if self.kind == "object":
             return nn.relu
         return x
@@ -645,13 +649,19 @@ class Refused(nn.Module):
     [
         ("complex", r"\['c'\] of complex64; expected floating numbers\. Make its real"),
         ("integer", r"\['n'\] of int32; expected floating numbers\. Write self\.variable"),
-        ("object", r"returns a \\w+; expected arrays"),
+        ("branch", r"needs a value that is not known while JAX traces it .*Write jnp\.where"),
+        ("object", r"returns a \w+; expected arrays"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(kind, words):
     with pytest.raises(jc.ArgumentError, match=words) as error:
         fit(Refused(kind))
     assert "\n" not in str(error.value)
+
+
+def test_a_flag_that_is_traced_is_one_line():
+    with pytest.raises(jc.ArgumentError, match="make it a field of the module"):
+        fit(nn.jit(MappedNet)())
 
 
 @pytest.mark.parametrize("kind", ["contrastive", "scalar"])
@@ -694,7 +704,8 @@ def test_responses_inside_lifted_modules_are_those_of_plain_ones(kind):
         found = interpret.responses(model, variables, x, train=train)
         assert list(found) == ["stem/Conv_0", "second/Conv_0", "head"]
         # By hand: the responses are those of BN, which takes the convolution's.
-        convolved = nn.Conv(4, (3, 3)).apply({"params": variables["params"]["stem"]["Conv_0"]}, x)
+        kernel = {"params": variables["params"]["stem"]["Conv_0"]}
+        convolved: Any = nn.Conv(4, (3, 3)).apply(kernel, x)
         if train:
             expected = (convolved - convolved.mean((0, 1, 2))) / np.sqrt(
                 convolved.var((0, 1, 2)) + 1e-5
@@ -718,7 +729,7 @@ class MappedNet(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [MappedNet, FlaxResNet, lambda: nn.jit(MappedNet)(), Plain])
+@pytest.mark.parametrize("make", [MappedNet, FlaxResNet, lambda: Lifted("jit"), Plain])
 def test_pmap_gives_one_devices_numbers_without_an_axis_in_the_module(make):
     config = jc.override(CONFIG, num_steps=3, recompute_batch_stats=16 * (make is not Plain))
     one, row = fit(make(), config)
