@@ -399,6 +399,7 @@ def calls(
             },
         ),
         "predict": (jc.predict, {**common, "images": data.test.images, "batch_size": 4}),
+        "select_output": (jc.select_output, {"model": common["model"], "output": 0}),
         "load_weights": (
             jc.load_weights,
             {
