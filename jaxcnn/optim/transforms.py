@@ -577,10 +577,12 @@ def eval_leaves(opt_leaves: Mapping[str, Any], params: Mapping[str, Any]) -> dic
     """
     result, averages = dict(params), {}
     for path in opt_leaves:
-        for name, field in (("slow", ".inner.steps_since_sync"), ("z", ".b1")):
+        for name, (field, others) in _AVERAGE_FIELDS.items():
             node = path.removesuffix(field)
-            has_weights = name == "slow" or f"{node}.weight_sum" in opt_leaves
-            if path.endswith(field) and has_weights:
+            has_others = all(
+                any(leaf.startswith(f"{node}.{other}") for leaf in opt_leaves) for other in others
+            )
+            if path.endswith(field) and has_others:
                 averages[node] = name
     for node, name in averages.items():
         # An average within another one is the outer one's own.
@@ -599,8 +601,21 @@ def eval_leaves(opt_leaves: Mapping[str, Any], params: Mapping[str, Any]) -> dic
             state: Any = contrib.ScheduleFreeState(**fields)  # pyright: ignore[reportArgumentType]
             leaves = contrib.schedule_free_eval_params(state, own_params)
             leaves = {path: np.asarray(leaf) for path, leaf in leaves.items()}  # pyright: ignore[reportAttributeAccessIssue]
-        result |= leaves
+        if name == "average":
+            leaves = {path: leaf.astype(params[path].dtype) for path, leaf in leaves.items()}
+        # SAM is evaluated at the cache only while its parameters are aside.
+        if name != "cache" or opt_leaves[f"{node}.steps_since_sync"] > 0:
+            result |= leaves
     return result
+
+
+_AVERAGE_FIELDS = {
+    "slow": (".inner.steps_since_sync", ()),
+    "z": (".b1", ("weight_sum",)),
+    "average": (".count", ("average", "inner")),
+    "cache": (".steps_since_sync", ("cache",)),
+}
+"""Field with parameters to evaluate -> a scalar field of the same state, and other fields."""
 
 
 def _is_inside(node: str, outer: str) -> bool:

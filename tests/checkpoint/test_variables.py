@@ -13,7 +13,7 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.checkpoint import _variables as reading
-from jaxcnn.optim import eval_leaves
+from jaxcnn.optim import eval_leaves, with_ema
 from jaxcnn.optim.transforms import eval_params, lookahead
 from jaxcnn.state import eval_state
 
@@ -73,6 +73,11 @@ OPTIMIZERS = {
         {"a": optax.contrib.schedule_free_sgd(0.02), "b": optax.sgd(0.1)},
         lambda params: {name: "a" if name == "head" else "b" for name in params},
     ),
+    "ema": lambda: with_ema(optax.adam(0.01), decay=0.5),
+    "ema of several steps": lambda: optax.MultiSteps(
+        with_ema(optax.inject_hyperparams(optax.adam)(0.01), decay=0.5), 2
+    ),
+    "sam aside": lambda: optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), sync_period=3),
     "several steps": lambda: optax.MultiSteps(lookahead(optax.sgd(0.1), 3, 0.5), 2),
 }
 
