@@ -223,7 +223,7 @@ def test_the_bar_says_compiling_then_steps_rate_and_time_left(clock):
         assert last_line(out).endswith("| 1/600 steps")
         clock.seconds += 2
         progress.advance(11)
-        assert last_line(out).endswith("| 11/600 steps, 5 steps/s, 01:57 left")
+        assert last_line(out).endswith("| 11/600 steps, 5 steps/s, 01:58 left")
 
 
 def test_a_resumed_run_counts_from_where_it_began(clock):
