@@ -102,6 +102,8 @@ def run_facts(
       - "code": digests of the user's own code, see `code_facts`.
       - "arrays": digests of names, shapes and dtypes.
       - "data": a digest of labels and images.
+
+      `train` adds "variables": see `variables_digest`, or None if they are initialized.
     """
     optimizer = optimizer_facts(tx)
     if config_of(tx) is None and (rate := current_learning_rate(opt)) is not None:
@@ -361,8 +363,9 @@ def differences(
     """
     messages = []
     # Rows of a run without one have no augmentation in records that are older than this fact.
-    if "arrays" in old and "augmentation" in new:
-        old = {"augmentation": None, **old}
+    for key in ("augmentation", "variables"):
+        if "arrays" in old and key in new:
+            old = {key: None, **old}
     for key in ("model", "optimizer", "loss", "augmentation"):
         if key in old and key in new and (pair := _difference(old[key], new[key], key, config)):
             messages.append(f"{key} is {_shorten(pair[0])} there and {_shorten(pair[1])} here")
@@ -395,6 +398,14 @@ def differences(
         messages.append(
             f"the data's images or labels have the digest {old['data']} there and {new['data']} "
             "here"
+        )
+    if "variables" in old and "variables" in new and old["variables"] != new["variables"]:
+        there, here = (
+            f"variables with the digest {facts['variables']}" if facts["variables"] else "none"
+            for facts in (old, new)
+        )
+        messages.append(
+            f"the variables that training starts from are {there} there and {here} here"
         )
     return messages
 
@@ -455,7 +466,7 @@ def are_valid_facts(facts: Mapping[str, Any]) -> bool:
     model, tx = facts.get("model"), facts.get("optimizer")
     kinds = {"arrays": (dict, type(None)), "jax": dict, "data": str, "warm_starts": list}
     kinds |= {"build": dict, "augmentation": (str, type(None))}
-    kinds |= {"code": dict, "num_steps": list}
+    kinds |= {"code": dict, "num_steps": list, "variables": (str, type(None))}
     names = {"function": str, "model": str, "optimizer": str}
     return (
         _have_types(facts, {key: kind for key, kind in kinds.items() if key in facts})
@@ -480,6 +491,28 @@ def _are_parts_valid(tx: Facts) -> bool:
 
 def _have_types(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> bool:
     return all(isinstance(values.get(key), kind) for key, kind in kinds.items())
+
+
+def variables_digest(variables: Mapping[str, Any] | Any) -> str:
+    """Return a digest of the variables that a run starts from.
+
+    Args:
+      variables: {"params": ..., "batch_stats": ...}, or a State.
+
+    Example:
+      >>> variables = {"params": {"bias": np.zeros(3, np.float32)}}
+      >>> variables_digest(variables) == variables_digest({"params": {"bias": jnp.zeros(3)}})
+      True
+    """
+    if not isinstance(variables, Mapping):
+        variables = {"params": variables.params, **variables.model_state}
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
+    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    for name, leaf in sorted(arrays.items()):
+        digest.update(f"{name}{leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def data_digest(data: Dataset) -> str:

@@ -165,6 +165,14 @@ class RunRecords:
         else:
             self._close()
 
+    def verify(self, facts: Mapping[str, Any]) -> None:
+        """Check that the facts of a run are those of the folder's. Nothing is written.
+
+        Raises:
+          ArgumentError: the folder has another run.
+        """
+        multihost.broadcast_from_primary(lambda: self.log.verify(facts))
+
     def last_row(self) -> dict[str, Any] | None:
         """Return the last row; None before the first."""
         rows = multihost.broadcast_from_primary(lambda: self.log.rows()[-1:])

@@ -322,7 +322,18 @@ class RunLog:
         if not config.exists() or self._run.get("model") or self._run.get("optimizer"):
             self._write_config()
 
-    def _check_facts(self, facts):
+    def verify(self, facts: Mapping[str, Any]) -> None:
+        """Check that the facts of a run are those of the folder's. Nothing is written.
+
+        Args:
+          facts: those of `jaxcnn.provenance.run_facts`.
+
+        Raises:
+          ArgumentError: the folder has another run.
+        """
+        self._check_facts(facts, writes=False)
+
+    def _check_facts(self, facts, writes=True):
         """Check that a row's run is the folder's.
 
         Raises:
@@ -335,9 +346,13 @@ class RunLog:
                 f"the row is of another config than {self.folder}: {differences}; "
                 "expected the same. Use RunLog(folder, config) and train(..., config.train)."
             )
-        names = ("model", "optimizer", "loss", "augmentation", "code", "arrays", "data")
+        names = ("model", "optimizer", "loss", "augmentation", "variables")
+        names += ("code", "arrays", "data")
         fixed = {key: facts[key] for key in names if key in facts}
-        self._add_facts(provenance.without_those_of(config, fixed, facts["num_classes"]))
+        fixed = provenance.without_those_of(config, fixed, facts["num_classes"])
+        self._add_facts(fixed, writes)
+        if not writes:
+            return
         warm_starts = self._run.get("warm_starts", [])
         if "warm_start" in facts and facts["warm_start"] not in warm_starts:
             self._save_run(self._run | {"warm_starts": [*warm_starts, facts["warm_start"]]})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,16 @@ from jaxcnn.progress import TrainProgress, should_show
 from jaxcnn.records import RunRecords, experiment_config
 from jaxcnn.resume import resume_state
 from jaxcnn.shutdown import interactive_interrupt
-from jaxcnn.state import AUGMENT, DROPOUT, ORDER, State, eval_state, fold_in, init_state
+from jaxcnn.state import (
+    AUGMENT,
+    DROPOUT,
+    ORDER,
+    State,
+    eval_state,
+    fold_in,
+    init_state,
+    with_variables,
+)
 from jaxcnn.tensorboard import check_tensorboard
 
 Row = dict[str, Any]
@@ -364,6 +373,7 @@ def train(
     *,
     loss: str | Loss = "cross-entropy",
     augment: Augmentation | None = None,
+    variables: Mapping[str, Any] | State | None = None,
     run_dir: str | Path | None = None,
     resume: Callable[[State], State | None] | None = None,
     warm_start: bool = False,
@@ -415,6 +425,8 @@ def train(
       augment: a function of one example, in place of `config.augment`: (rng, image, target) ->
         (image, target). See `jaxcnn.augment`. If it makes labels soft, `train_error` is against the
         class of the largest share. It must not change, as what is compiled for it would not.
+      variables: parameters and statistics to start from, such as those of `jaxcnn.load_weights`, in
+        place of initialized ones (`with_variables`). `run.json` has a digest of them.
       run_dir: folder of the run's records and checkpoints (`RunLog`, `Checkpoints`), from which it
         resumes. Rows and states are saved before they are yielded. More `num_steps` than the
         folder's are allowed, and `run.json` lists both numbers. The last two states stay, and that
@@ -466,12 +478,15 @@ def train(
             "run_dir. Leave out resume."
         )
     state = init_state(model, tx, config, data, loss=loss)
+    if variables is not None:
+        state = with_variables(state, variables)
     check_model(model, state, data, config, strategy, loss, augment)
     _check_warmup(tx, state)
     _check_optimizer(tx, state, config, strategy)
     run_facts = provenance.run_facts(
         model, tx, config, data, state.params, state.opt_state, loss=loss, augment=augment
     )
+    run_facts["variables"] = None if variables is None else provenance.variables_digest(variables)
     with contextlib.ExitStack() as stack:
         records = None
         if run_dir is not None:
@@ -487,6 +502,7 @@ def train(
                 tensorboard=tensorboard,
             )
             resume = stack.enter_context(records).restore
+            records.verify(run_facts)
         if resume is not None and (restored := resume(state)) is not None:
             if not isinstance(restored, State):
                 raise ArgumentError(

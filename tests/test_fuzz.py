@@ -355,6 +355,7 @@ def calls(
                 "config": config.train,
                 "loss": "cross-entropy",
                 "augment": jc.augment.cutout(2),
+                "variables": variables,
                 "run_dir": None,
                 "resume": lambda state: None,
             }

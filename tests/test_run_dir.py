@@ -113,6 +113,64 @@ def test_run_dir_and_resume_exclude_each_other(data, model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def drawn(model, data, seed):
+    """Variables of another seed."""
+    state = jc.init_state(model, TX, jc.override(CONFIG, seed=seed), data)
+    return {"params": state.params, **state.model_state}
+
+
+def test_training_starts_from_variables(data, model):
+    """A rate of 0 leaves them as they are."""
+    variables = drawn(model, data, 7)
+    state, _ = next(train(model, optax.sgd(0.0), data, CONFIG, variables=variables))
+    assert equal(state.params, variables["params"])
+    state, _ = next(train(model, TX, data, CONFIG, variables=variables))
+    resumed = train(model, TX, data, CONFIG, resume=lambda s: jc.with_variables(s, variables))
+    assert equal(state, next(resumed)[0])
+    averaged = jc.with_ema(optax.sgd(0.0), decay=0.5, debias=False)
+    state, _ = next(train(model, averaged, data, CONFIG, variables=variables))
+    assert equal(state.opt_state.average, variables["params"])
+
+
+def test_a_folder_keeps_the_variables_that_it_started_from(data, model, tmp_path):
+    variables, others = drawn(model, data, 7), drawn(model, data, 8)
+    for _ in train(model, TX, data, CONFIG, variables=variables, run_dir=tmp_path / "a"):
+        break
+    digest = json.loads((tmp_path / "a/run.json").read_text())["variables"]
+    for other in (others, None):
+        with pytest.raises(jc.ArgumentError, match=f"starts from are .* digest {digest} there and"):
+            train(model, TX, data, CONFIG, variables=other, run_dir=tmp_path / "a")
+    # A State will do, as the same variables.
+    state = jc.with_variables(jc.init_state(model, TX, CONFIG, data), variables)
+    items = list(train(model, TX, data, CONFIG, variables=state, run_dir=tmp_path / "a"))
+    whole = list(train(model, TX, data, CONFIG, variables=variables))
+    assert equal(items[-1][0], whole[-1][0])
+    # Nor does a run of initialized ones take others.
+    for _ in train(model, TX, data, CONFIG, run_dir=tmp_path / "b"):
+        break
+    with pytest.raises(jc.ArgumentError, match="starts from are none there and variables with"):
+        train(model, TX, data, CONFIG, variables=variables, run_dir=tmp_path / "b")
+    # Records of versions without the option have none.
+    record = json.loads((tmp_path / "b/run.json").read_text())
+    del record["variables"]
+    (tmp_path / "b/run.json").write_text(json.dumps(record))
+    with pytest.raises(jc.ArgumentError, match="starts from are none there"):
+        train(model, TX, data, CONFIG, variables=variables, run_dir=tmp_path / "b")
+    assert [row["step"] for _, row in train(model, TX, data, CONFIG, run_dir=tmp_path / "b")] == [
+        4,
+        6,
+    ]
+
+
+def test_variables_of_another_model_are_one_line(data, model):
+    wider = drawn(jc.create_model("mlp", 10, hidden=(9,)), data, 0)
+    with pytest.raises(jc.ArgumentError, match="of the variables do not fit the model"):
+        train(model, TX, data, CONFIG, variables=wider)
+    lookahead = jc.create_optimizer(jc.OptimizerConfig("lookahead"))
+    with pytest.raises(jc.ArgumentError, match="keeps parameters of its own"):
+        train(model, lookahead, data, CONFIG, variables=drawn(model, data, 0))
+
+
 def test_a_run_that_diverges_ends_and_is_recorded(data, model, tmp_path):
     rows = [row for _, row in train(model, optax.sgd(1e30), data, CONFIG, run_dir=tmp_path)]
     assert "diverged" in rows[-1]

@@ -73,7 +73,8 @@ def time_train(workload: Workload, num_steps: int) -> TimedRun:
       num_steps: between two rows. Each call must be of as many.
     """
     config = jc.override(workload.config.train, eval_every=num_steps)
-    rows = jc.train(workload.model, workload.tx, workload.data, config, strategy=workload.strategy)
+    pieces = workload.model, workload.tx, workload.data, config
+    rows = jc.train(*pieces, strategy=workload.strategy, progress=False)
 
     def run(k: int) -> float:
         assert k == num_steps, "fit's rows are of as many steps as were said at its start"

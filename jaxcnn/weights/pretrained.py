@@ -132,8 +132,7 @@ def create_pretrained(
     The repository's `config.json`, as timm writes it, names the architecture and has the
     preprocessing. Flax modules hold no arrays, so the weights are a value of their own.
     `predict` and `evaluate` take them with `normalizer=preprocessing.normalizer()`.
-    `with_variables` puts them into the state at step 0, as in `train(...,
-    resume=lambda state: with_variables(state, variables))`. The config has their constants by
+    `train(..., variables=variables)` starts from them. The config has their constants by
     `override(config, **preprocessing.train_options())`.
 
     Args:
