@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import importlib.util
 import math
 import sys
 import time
 import warnings
 from typing import Any, TextIO
-
-from tqdm import tqdm
 
 from jaxcnn.arguments import ArgumentError, format_value
 
@@ -59,16 +58,23 @@ class SafeStream:
         return getattr(self.stream, name)
 
 
-class _Bar(tqdm):
-    """Bar by the monotonic clock.
+@functools.cache
+def _bar_class() -> type:
+    """Return the class of bars on a terminal. tqdm is imported where one is shown."""
+    from tqdm import tqdm
 
-    tqdm's own bar stops after the system's clock was set back, until that catches up.
-    """
+    class Bar(tqdm):
+        """Bar by the monotonic clock.
 
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self._time = lambda: time.monotonic()
-        self.start_t = self.last_print_t = self._time()
+        tqdm's own bar stops after the system's clock was set back, until that catches up.
+        """
+
+        def __init__(self, **options: Any):
+            super().__init__(**options)
+            self._time = lambda: time.monotonic()
+            self.start_t = self.last_print_t = self._time()
+
+    return Bar
 
 
 def format_duration(seconds: float) -> str:
@@ -78,11 +84,12 @@ def format_duration(seconds: float) -> str:
       >>> format_duration(150), format_duration(7200), format_duration(98_400)
       ('02:30', '2:00:00', '1d 03:20')
     """
-    seconds = max(0, round(seconds))
-    if seconds < 86_400:
-        return tqdm.format_interval(seconds)
-    days, minutes = divmod(seconds // 60, 1440)
-    return f"{days}d {minutes // 60:02}:{minutes % 60:02}"
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24}d {hours % 24:02}:{minutes:02}"
+    clock = f"{minutes:02}:{seconds:02}"
+    return f"{hours}:{clock}" if hours else clock
 
 
 class Progress:
@@ -114,10 +121,10 @@ class Progress:
         self.every = every
         self.start_time, self.last_line_time = time.monotonic(), time.monotonic()
         self.num_advances, self.first_units = 0, 0.0
-        self.bar = None
+        self.bar: Any = None
         if self.file.isatty() and not quiet:
             bar_format = "{percentage:3.0f}% |{bar}| {elapsed} elapsed{postfix}"
-            self.bar = _Bar(
+            self.bar = _bar_class()(
                 total=total,
                 file=self.file,
                 bar_format=bar_format,
@@ -250,7 +257,7 @@ class TrainProgress:
             return None
         # A notebook without widgets shows lines that replace each other.
         width = {"ncols": 79} if notebook else {"dynamic_ncols": True}
-        return _Bar(file=self.file, leave=notebook, **options, **width)
+        return _bar_class()(file=self.file, leave=notebook, **options, **width)
 
     def advance(self, step: int) -> None:
         """Show a finished step."""
@@ -276,7 +283,7 @@ class TrainProgress:
 
         The next step shows it again.
         """
-        if isinstance(self.bar, _Bar):
+        if self.bar is not None and isinstance(self.bar, _bar_class()):
             self.bar.clear()
 
     def close(self) -> None:

@@ -299,7 +299,8 @@ def calls(
         "RunLog": (
             logged,
             {"folder": out / "log", "config": config, "facts": {"a": 1}, "step": 1, "row": 0.5}
-            | {"model": model, "tx": tx, "data": data, "tensorboard": True},
+            | {"model": model, "tx": tx, "data": data, "tensorboard": True}
+            | {"build": None, "extend": False},
         ),
         "with_variables": (jc.with_variables, {"state": state, "variables": variables}),
         "create_loss": (

@@ -162,7 +162,7 @@ def without_arithmetic(monkeypatch):
         monkeypatch.setattr(scaling.projections, name, lambda *_: [{"a": 1}])
     for name in ("share_figure", "volume_figure"):
         monkeypatch.setattr(scaling.projections, name, lambda *_: None)
-    monkeypatch.setattr(scaling.plots, "save", lambda *_: None)
+    monkeypatch.setattr("jaxcnn.plots.save", lambda *_: None)
 
 
 @pytest.mark.slow

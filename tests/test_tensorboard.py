@@ -216,9 +216,7 @@ def test_a_study_has_a_folder_for_each_run(data, tmp_path):
 def test_the_flag_of_the_depth_study(tmp_path):
     from experiments import depth
 
-    args = (
-        "--depths 8 --families plain --seeds 1 --num-steps 2 --eval-every 1 --width 2 --tensorboard"
-    )
+    args = "--depths 8 --families plain --num-seeds 1 --num-steps 2 --eval-every 1 --width 2 --tensorboard"
     assert depth.main([*args.split(), "--out", str(tmp_path)]) == 0
     rows = jc.read_metrics(tmp_path / "plain8-seed0")
     assert scalars(tmp_path / "plain8-seed0" / "tensorboard") == numbers_of(rows)
