@@ -6,23 +6,21 @@ The library's models also have names for their stages, such as "stage1".
 Example:
   >>> import jaxcnn as jc
   >>> from jaxcnn import interpret
-  >>> data, model = jc.load_dataset("digits"), jc.create_model("resnet8", 10, width=4)
+  >>> data, model = jc.load_dataset("digits"), jc.create_model("convnet", 10, width=4)
   >>> tx = jc.create_optimizer(jc.OptimizerConfig())
   >>> state = jc.init_state(model, tx, jc.TrainConfig(), data)
   >>> images = data.test.images[:4]
   >>> interpret.attribution("integrated_gradients", model, state, images).shape
   (4, 8, 8)
-  >>> maps = interpret.feature_maps(model, state, images)
-  >>> {name: array.shape for name, array in maps.items()}["stage2"]
-  (4, 4, 4, 8)
-  >>> interpret.maximize_activation(model, state, {"stage3": [0, 1]}, num_steps=2)["stage3"].shape
+  >>> {name: maps.shape for name, maps in interpret.feature_maps(model, state, images).items()}
+  {'conv1': (4, 8, 8, 4), 'conv2': (4, 4, 4, 8)}
+  >>> interpret.receptive_fields(model, images.shape[1:])["conv2"]
+  ReceptiveField(size=(8, 8), stride=(2, 2), start=(-3, -3))
+  >>> list(interpret.response_std(model, state, images))
+  ['conv1', 'conv2', 'dense', 'head']
+  >>> liked = interpret.maximize_activation(model, state, {"conv2": [0, 1]}, num_steps=2)
+  >>> liked["conv2"].shape
   (2, 8, 8, 1)
-  >>> interpret.receptive_fields(model, images.shape[1:])["stage1"].size
-  (7, 7)
-  >>> stds = interpret.response_std(model, state, images)
-  >>> ranks = interpret.effective_ranks(model, state, images)
-  >>> list(stds) == list(ranks)
-  True
 """
 
 from jaxcnn.interpret._outputs import stage_shapes as stage_shapes

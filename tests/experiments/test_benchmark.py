@@ -209,7 +209,8 @@ def test_a_measurement_of_fit_is_a_pass_over_the_data_by_its_own_clock(monkeypat
     assert len(given.data.train.labels) == 3 * 8
     asked = {}
 
-    def fake(model, tx, data, config, strategy):
+    def fake(model, tx, data, config, strategy, progress):
+        assert progress is False  # a bar takes time
         asked.update(
             num_steps=config.num_steps, eval_every=config.eval_every, n=len(data.train.labels)
         )
