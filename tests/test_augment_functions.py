@@ -82,6 +82,7 @@ def pasted_box(mask):
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 8, 1), (16, 9, 3), (5, 32, 2)])
 def test_the_area_that_cutmix_pastes_is_the_share_of_the_other_target(shape):
     own, other = labels(3, 7)
@@ -122,6 +123,7 @@ def test_cutmix_is_the_papers_code_in_numpy():
     assert clipped > 50  # the clipping is tried
 
 
+@pytest.mark.slow
 def test_the_weight_of_cutmix_has_the_papers_area_where_nothing_is_clipped():
     """With small boxes in a large image the mean share is that of Beta(1, 1), but for the border."""
     side = 64
@@ -151,6 +153,7 @@ def test_the_weight_of_cutmix_has_the_papers_area_where_nothing_is_clipped():
     assert distance < 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4, 5, 40])
 def test_cutout_is_a_square_of_zeros_around_a_uniform_center(size):
     h, w, n = 12, 10, 2400

@@ -331,6 +331,7 @@ def pairs():
 CONFIG = jc.TrainConfig(num_steps=30, batch_size=64, eval_every=15)
 
 
+@pytest.mark.slow
 def test_outputs_and_labels_may_be_trees(pairs, tmp_path):
     """Two heads are trained, judged, stopped and resumed; a row has each metric, in percent if it is bool."""
     tx = optax.sgd(0.1, momentum=0.9)
@@ -530,6 +531,7 @@ def test_labels_that_are_not_arrays_of_numbers_are_refused(pairs, labels, messag
         jc.train(TwoHeads(), optax.sgd(0.1), data, CONFIG, loss=two_heads, strategy=ONE)
 
 
+@pytest.mark.slow
 def test_a_state_for_another_loss_is_refused_by_the_step(pairs):
     tx = optax.sgd(0.1)
     model = TwoHeads()
@@ -757,6 +759,7 @@ class WithAux(nn.Module):
         return outputs
 
 
+@pytest.mark.slow
 def test_an_auxiliary_head_is_given_to_the_loss_as_a_whole(pairs):
     config = dataclasses.replace(CONFIG, num_steps=2, eval_every=2)
     _, row = list(jc.train(WithAux(), optax.sgd(0.1), pairs, config, loss=two_heads, strategy=ONE))[

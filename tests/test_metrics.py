@@ -32,6 +32,7 @@ def cross_entropy(logits, labels):
     return np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(labels)), labels]
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_add_up_to_the_whole_set():
     total, parts = zeros(), [slice(0, 7), slice(7, 9), slice(9, 10)]
     for part in parts:

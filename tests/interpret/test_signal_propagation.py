@@ -229,6 +229,7 @@ class Noisy(nn.Module):
         return nn.Dense(10, name="head")(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_a_model_without_a_flag_has_the_signals_of_its_own_record(train):
     state = begun(NoFlag())
@@ -312,6 +313,7 @@ def test_std_is_of_the_whole_response_whatever_the_batch():
         )
 
 
+@pytest.mark.slow
 def test_bn_makes_every_response_of_std_one_before_training():
     for name in ("plain20", "resnet20"):
         model = jc.create_model(name, 10, width=4)

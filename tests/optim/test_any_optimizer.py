@@ -82,6 +82,7 @@ def test_lbfgs_fits_the_images_it_sees_whole(kind, data):
     assert losses[-1] < 0.02 < 2.3 < losses[0]
 
 
+@pytest.mark.slow
 def test_sam_is_evaluated_where_it_has_not_stepped_aside(data, one):
     """Of two steps, the first goes aside by 0.5 times the gradient, and only the second descends."""
     tx = contrib.sam(optax.sgd(0.1), optax.sgd(0.5))

@@ -104,6 +104,7 @@ def numpy_logits(params, data):
     return np.tanh(x @ first["kernel"] + first["bias"]) @ second["kernel"] + second["bias"]
 
 
+@pytest.mark.slow
 def test_rows_evaluate_and_predict_use_the_average_and_training_does_not(data, one, tmp_path):
     plain = list(train(MODEL, named(), data, jc.override(CONFIG, eval_every=1), strategy=one))
     config = jc.override(CONFIG, eval_every=1)
@@ -136,6 +137,7 @@ def test_rows_evaluate_and_predict_use_the_average_and_training_does_not(data, o
     assert errors[int(best.step)] == min(errors.values())
 
 
+@pytest.mark.slow
 def test_export_writes_the_average(data, one, tmp_path):
     network, file = jc.create_model("plain8", 10, width=2), tmp_path / "w.safetensors"
     config = jc.override(CONFIG, num_steps=2)

@@ -777,6 +777,7 @@ def judged_by(params: Any, measured: Any, data, strategy) -> None:
     assert np.abs(logits(state.params, data) - expected).max() > 0.01  # not those it trains at
 
 
+@pytest.mark.slow
 def test_lookahead_is_judged_at_its_slow_parameters(data, strategy):
     config = config_of("lookahead", num_steps=6, eval_every=1)
     states = fit(config, data, strategy)
