@@ -347,8 +347,8 @@ def load_classifier(
       model: of a run whose model is not the library's.
       classes: names of classes. None is those of the data set, or of the run's classes.json.
       resize: length of an image's shorter side before the middle is cut out. None is what the
-        data's images are made with: the size itself for data sets by name, and size * 256 / 224 for
-        others.
+        data's images are made with: size * 256 / 224 for those of `image_folder`, and the size
+        itself for data sets by name and for arrays of the user's own.
 
     Raises:
       ArgumentError: the folder holds no classifier. Or its model or classes are not the library's,
@@ -524,8 +524,9 @@ def _read_run(
             f"{folder} was trained on images of {height} x {width} x {channels}; expected squares "
             "of 1 or 3 channels. Use Checkpoints(...).variables() and model.apply"
         )
-    is_named = resize is None and config.dataset in DATASETS
-    size, resize, _ = check_sizes(height, height if is_named else resize)
+    # `image_folder` cuts out the middle. Arrays of the user's own are trained on as they are.
+    is_whole = resize is None and config.dataset != "folder"
+    size, resize, _ = check_sizes(height, height if is_whole else resize)
     variables = variables_of(leaves)
     _check_model(folder, model, variables, normalizer.mean.shape, len(names))
     state = as_state(model, variables, normalizer)._replace(step=np.int32(leaves[".step"]))

@@ -224,7 +224,8 @@ def test_a_run_of_ones_own_model_and_data(tmp_path):
     truth = expected(model, rows[-1][0], images)
     np.testing.assert_allclose(classifier.probabilities(images), truth, atol=1e-6, rtol=0)
     default = load_classifier(tmp_path / "run", classes=names, model=model)
-    assert default.resize == round(8 * 256 / 224)  # as image_folder's
+    assert default.resize == 8  # arrays are trained on as they are
+    np.testing.assert_allclose(default.predict(images)[0], truth, atol=1e-6, rtol=0)
     for kwargs, words in (
         ({"model": Own(9), "classes": names[:9]}, r"variables of another model than Own: 2 differ"),
         (
