@@ -96,7 +96,7 @@ def open_run_dir(
       folder: of the run.
       strategy: its devices, which `env.json` has.
       data: its data.
-      pieces: `model`, `tx`, `build`, `tensorboard` and `extend`, as in `RunLog`.
+      pieces: `model`, `tx`, `build`, `tensorboard`, `extend` and `run_facts`, as in `RunLog`.
 
     Raises:
       ArgumentError: the folder has another run.
@@ -122,6 +122,7 @@ class RunRecords:
       keep_every: as in `Checkpoints`.
       reopen: open the checkpoints of a finished run too, which may get more steps.
       tensorboard: as in `RunLog`.
+      run_facts: likewise.
 
     Raises:
       ArgumentError: in the constructor, which writes nothing, if `tensorboard` is not possible.
@@ -140,12 +141,13 @@ class RunRecords:
         keep_every: int = 0,
         reopen: bool = False,
         tensorboard: bool = False,
+        run_facts: Mapping[str, Any] | None = None,
     ):
         check_tensorboard(tensorboard)
         self.config, self.folder = config, Path(folder)
         self.strategy, self.keep_every = strategy, keep_every
         self.pieces = {"model": model, "tx": tx, "data": data, "build": build}
-        self.tensorboard = tensorboard
+        self.tensorboard, self.run_facts = tensorboard, run_facts
         self.reopen = reopen
         self.log: Any = None
         self.checkpoints: Any = None
@@ -164,14 +166,6 @@ class RunRecords:
         # The other processes may not reach a broadcast after an error.
         else:
             self._close()
-
-    def verify(self, facts: Mapping[str, Any]) -> None:
-        """Check that the facts of a run are those of the folder's. Nothing is written.
-
-        Raises:
-          ArgumentError: the folder has another run.
-        """
-        multihost.broadcast_from_primary(lambda: self.log.verify(facts))
 
     def last_row(self) -> dict[str, Any] | None:
         """Return the last row; None before the first."""
@@ -232,6 +226,7 @@ class RunRecords:
         options: dict[str, Any] = self.pieces | {
             "tensorboard": self.tensorboard,
             "extend": self.reopen,
+            "run_facts": self.run_facts,
         }
         return open_run_dir(self.config, self.folder, self.strategy, **options)
 

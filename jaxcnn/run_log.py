@@ -80,6 +80,8 @@ class RunLog:
         needs the extra: pip install 'jaxcnn[tensorboard]'. Earlier rows are written there as well.
       extend: accept a config with more `num_steps` than the folder's. `config.json` then has the
         new number, and `run.json` lists both. The run is no longer finished.
+      run_facts: those of `jaxcnn.provenance.run_facts`. A folder with another run is then an error
+        before anything is written.
 
     Raises:
       ArgumentError: the folder cannot be written, or has another run, whose differences are named.
@@ -107,12 +109,13 @@ class RunLog:
         build: Callable[..., Any] | None = None,
         tensorboard: bool = False,
         extend: bool = False,
+        run_facts: Mapping[str, Any] | None = None,
     ):
         check_tensorboard(tensorboard)
         example = "{'note': 'baseline'}"
         facts = _to_json({} if facts is None else check_mapping("facts", facts, example))
-        run_facts = self._open(folder, config, model, tx, data, build)
-        self._check_config(run_facts, extend)
+        own_facts = self._open(folder, config, model, tx, data, build)
+        self._check_config(own_facts, extend, run_facts)
         self._append_environment(facts)
         self.path = self.folder / "metrics.jsonl"
         self._closed = False
@@ -276,7 +279,7 @@ class RunLog:
             if not content.endswith(b"\n") or content.count(b"\n") > len(rows):
                 write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def _check_config(self, run_facts, extend=False, writes=True):
+    def _check_config(self, own_facts, extend=False, run_facts=None, writes=True):
         """Check `config.json` and `run.json`, and write what they lack.
 
         Raises:
@@ -310,28 +313,20 @@ class RunLog:
                     f"{self.folder} holds a run of another config: {differences}; "
                     "write another --out, or delete that folder"
                 )
-        self._add_facts(run_facts, writes)
+        if run_facts is not None:
+            self._check_facts(run_facts, writes=False)
+        self._add_facts(own_facts, writes)
         if not writes:
             return
         if before < after:
-            # First, so that a process that dies in between repeats all of it.
+            raised, change = self._run.get("num_steps", []), {"before": before, "after": after}
+            if change not in raised:
+                self._save_run(self._run | {"num_steps": [*raised, change]})
             (self.folder / "result.json").unlink(missing_ok=True)
+            # Last, so that a process that dies in between repeats all of it.
             self._write_config()
-            raised = [*self._run.get("num_steps", []), {"before": before, "after": after}]
-            self._save_run(self._run | {"num_steps": raised})
         if not config.exists() or self._run.get("model") or self._run.get("optimizer"):
             self._write_config()
-
-    def verify(self, facts: Mapping[str, Any]) -> None:
-        """Check that the facts of a run are those of the folder's. Nothing is written.
-
-        Args:
-          facts: those of `jaxcnn.provenance.run_facts`.
-
-        Raises:
-          ArgumentError: the folder has another run.
-        """
-        self._check_facts(facts, writes=False)
 
     def _check_facts(self, facts, writes=True):
         """Check that a row's run is the folder's.

@@ -500,9 +500,9 @@ def train(
                 tx=tx,
                 reopen=True,
                 tensorboard=tensorboard,
+                run_facts=run_facts,
             )
             resume = stack.enter_context(records).restore
-            records.verify(run_facts)
         if resume is not None and (restored := resume(state)) is not None:
             if not isinstance(restored, State):
                 raise ArgumentError(

@@ -300,7 +300,7 @@ def calls(
             logged,
             {"folder": out / "log", "config": config, "facts": {"a": 1}, "step": 1, "row": 0.5}
             | {"model": model, "tx": tx, "data": data, "tensorboard": True}
-            | {"build": None, "extend": False},
+            | {"build": None, "extend": False, "run_facts": None},
         ),
         "with_variables": (jc.with_variables, {"state": state, "variables": variables}),
         "create_loss": (

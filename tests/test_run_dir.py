@@ -162,6 +162,23 @@ def test_a_folder_keeps_the_variables_that_it_started_from(data, model, tmp_path
     ]
 
 
+def test_more_steps_of_another_run_change_nothing(data, model, tmp_path):
+    """The refusal comes before the folder gets the new number of steps."""
+    variables, others = drawn(model, data, 7), drawn(model, data, 8)
+    list(train(model, TX, data, CONFIG, variables=variables, run_dir=tmp_path))
+    names = ("config.json", "run.json", "result.json")
+    before = [(tmp_path / name).read_text() for name in names]
+    longer = jc.override(CONFIG, num_steps=8)
+    with pytest.raises(jc.ArgumentError, match="variables that training starts from"):
+        train(model, TX, data, longer, variables=others, run_dir=tmp_path)
+    assert [(tmp_path / name).read_text() for name in names] == before
+    resumed = train(model, TX, data, longer, variables=variables, run_dir=tmp_path)
+    assert [row["step"] for _, row in resumed] == [8]
+    assert json.loads((tmp_path / "run.json").read_text())["num_steps"] == [
+        {"before": 6, "after": 8}
+    ]
+
+
 def test_variables_of_another_model_are_one_line(data, model):
     wider = drawn(jc.create_model("mlp", 10, hidden=(9,)), data, 0)
     with pytest.raises(jc.ArgumentError, match="of the variables do not fit the model"):
