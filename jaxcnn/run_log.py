@@ -154,8 +154,8 @@ class RunLog:
           ArgumentError: the folder cannot be written, or has another run.
         """
         log = cls.__new__(cls)
-        run_facts = log._open(folder, config, model, tx, data, build)
-        log._check_config(run_facts, writes=not (log.folder / "config.json").exists())
+        own_facts = log._open(folder, config, model, tx, data, build)
+        log._check_config(own_facts, writes=not (log.folder / "config.json").exists())
 
     def _open(self, folder, config, model, tx, data, build) -> dict[str, Any]:
         """Check the arguments, create the folder and return the run's facts."""

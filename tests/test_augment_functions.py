@@ -1,5 +1,6 @@
 """Augmentations as functions: each against its paper in NumPy, and in training on any devices."""
 
+import functools
 import json
 from functools import partial
 from typing import Any, cast
@@ -481,18 +482,19 @@ def test_an_own_function_is_recorded_and_another_refused(tmp_path):
             last_row(config, function, run_dir=folder)
 
 
-@pytest.mark.slow
-def test_a_loop_of_ones_own_records_it_at_the_first_row(tmp_path):
+def train_in_own_loop(folder, function):
     config = jc.ExperimentConfig(
         dataset="digits", model="mlp", optimizer=jc.OptimizerConfig("momentum", learning_rate=0.1),
         train=jc.TrainConfig(num_steps=2, batch_size=16, eval_every=1),
     )  # fmt: skip
+    with jc.RunLog(folder, config) as log:
+        for _, row in jc.train(MODEL, TX, SMALL, config.train, augment=function, strategy=ONE):
+            log.write(**cast(Any, row))
 
-    def run(function):
-        with jc.RunLog(tmp_path, config) as log:
-            for _, row in jc.train(MODEL, TX, SMALL, config.train, augment=function, strategy=ONE):
-                log.write(**cast(Any, row))
 
+@pytest.mark.slow
+def test_a_loop_of_ones_own_records_it_at_the_first_row(tmp_path):
+    run = functools.partial(train_in_own_loop, tmp_path)
     run(augment.cutout(3))
     assert json.loads((tmp_path / "run.json").read_text())["augmentation"] == "cutout(size=3)"
     run(augment.cutout(3))
@@ -507,16 +509,7 @@ def test_a_loop_of_ones_own_records_it_at_the_first_row(tmp_path):
 @pytest.mark.slow
 def test_a_folder_of_a_run_without_a_function_refuses_one(tmp_path):
     """Records that are older than the fact have no function."""
-    config = jc.ExperimentConfig(
-        dataset="digits", model="mlp", optimizer=jc.OptimizerConfig("momentum", learning_rate=0.1),
-        train=jc.TrainConfig(num_steps=2, batch_size=16, eval_every=1),
-    )  # fmt: skip
-
-    def run(function):
-        with jc.RunLog(tmp_path, config) as log:
-            for _, row in jc.train(MODEL, TX, SMALL, config.train, augment=function, strategy=ONE):
-                log.write(**cast(Any, row))
-
+    run = functools.partial(train_in_own_loop, tmp_path)
     run(None)
     facts = json.loads((tmp_path / "run.json").read_text())
     del facts["augmentation"]

@@ -187,14 +187,11 @@ def update_optimizer(
     with _optimizer_errors("update"):
         updates, new_state = tx.update(grads, opt_state, params, **extra_args)
     # Updates of another shape would be broadcast, as those that are averaged over examples are.
-    actual, expected = _leaf_shapes(updates), _leaf_shapes(params)
-    if actual != expected:
-        names = sorted(actual.keys() | expected.keys())
-        name = next(name for name in names if actual.get(name) != expected.get(name))
+    if misfit := _first_misfit(updates, params):
+        name, actual, expected = misfit
         raise ArgumentError(
-            f"tx.update returns an update of shape {actual.get(name, 'none')} for the parameter "
-            f"{name} of shape {expected.get(name, 'none')}; expected the same. Use a "
-            "transformation of the batch's mean gradient."
+            f"tx.update returns an update of shape {actual} for the parameter {name} of shape "
+            f"{expected}; expected the same. Use a transformation of the batch's mean gradient."
         )
     return updates, new_state
 
@@ -219,15 +216,21 @@ def check_update(
       ArgumentError: it does not.
     """
     new_state = _next_state(tx, opt_state, params, axis_name)
-    old, new = (_leaf_shapes(tree) for tree in (opt_state, new_state))
-    if old != new:
-        names = sorted(old.keys() | new.keys())
-        name = next(name for name in names if old.get(name) != new.get(name))
+    if misfit := _first_misfit(opt_state, new_state):
+        name, old, new = misfit
         raise ArgumentError(
-            f"tx.update changes its state at {name or 'the top'} from shape "
-            f"{old.get(name, 'none')} to {new.get(name, 'none')}; expected the same at every step. "
-            "Return a state of the shapes that tx.init returns."
+            f"tx.update changes its state at {name or 'the top'} from shape {old} to {new}; "
+            "expected the same at every step. Return a state of the shapes that tx.init returns."
         )
+
+
+def _first_misfit(tree: Any, other: Any) -> tuple[str, Any, Any] | None:
+    """Return the first path with another shape in `other`, and both shapes, or None."""
+    shapes, others = _leaf_shapes(tree), _leaf_shapes(other)
+    for name in sorted(shapes.keys() | others.keys()):
+        if shapes.get(name) != others.get(name):
+            return name, shapes.get(name, "none"), others.get(name, "none")
+    return None
 
 
 def _next_state(
