@@ -1,4 +1,4 @@
-"""Depth study: more layers hurt plain networks and help residual ones.
+"""Depth study: do more layers hurt plain networks and help residual ones?
 
 He et al. 2015 (arXiv:1512.03385), section 4.2, figure 6.
 
@@ -9,8 +9,8 @@ He et al. 2015 (arXiv:1512.03385), section 4.2, figure 6.
     python -m experiments.depth --coordinator HOST:PORT --num-processes N --process-id I
                                                   on each of N hosts
 
-Expected, quick: training errors of about 5% (plain-20), 75% (plain-56), 1% (ResNet-20) and 4%
-(ResNet-56). Expected, paper: the column `paper_test_error`.
+Expected, quick, means of 4 seeds: training errors of about 5% (plain-20), 75% (plain-56), 1%
+(ResNet-20) and 4% (ResNet-56). Expected, paper: the column `paper_test_error`.
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png and a folder for every run.
 

@@ -311,7 +311,7 @@ class RunLog:
             if differences := _differences(recorded, expected, "here"):
                 raise ArgumentError(
                     f"{self.folder} holds a run of another config: {differences}; "
-                    "write another --out, or delete that folder"
+                    "write another run_dir (--out), or delete that folder"
                 )
         if run_facts is not None:
             self._check_facts(run_facts, writes=False)
@@ -361,7 +361,7 @@ class RunLog:
         if differences := provenance.differences(self._run, facts, self.config):
             raise ArgumentError(
                 f"{self.folder} holds another run: {'; '.join(differences)}; "
-                "write another --out, or delete that folder"
+                "write another run_dir (--out), or delete that folder"
             )
         run = _to_json(facts) | self._run
         # A log that was opened without a loss or an optimizer has no digest of it yet.

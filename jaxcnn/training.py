@@ -391,7 +391,7 @@ def train(
 
     A row has these keys:
 
-    - `step`, and `rate`, the learning rate.
+    - `step`, and `rate`, the learning rate, or None where the optimizer's state does not have it.
     - `train_loss` and `train_error`: running means over the row's augmented batches, or with
       `config.train_metrics` "clean" those of a pass in test mode.
     - `eval_loss`, `eval_error` and `eval_split`, the name of their split (`config.eval_split`).

@@ -386,7 +386,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("a config that is no JSON", lambda r: config(r, "learning_rate = 3"),
      ArgumentError, "the config is not JSON", "write one with ExperimentConfig(...).to_json()"),
     ("a folder of another config", other_config,
-     ArgumentError, "learning_rate (0.5 there, 0.1 here)", "write another --out"),
+     ArgumentError, "learning_rate (0.5 there, 0.1 here)", "write another run_dir (--out)"),
     ("a folder without runs", lambda r: runs.finished_runs(r.path),
      ArgumentError, "holds no finished run", "write --out"),
     # names of runs, which become folders

@@ -401,7 +401,7 @@ def test_settings_of_jax_that_change_numbers_are_recorded_and_refused(tmp_path, 
     try:
         jax.config.update(name, value)
         with pytest.raises(
-            jc.ArgumentError, match=f"holds another run: {says}; write another --out"
+            jc.ArgumentError, match=f"holds another run: {says}; write another run_dir"
         ) as error:
             jc.RunLog(tmp_path, jc.ExperimentConfig())
     finally:

@@ -1,7 +1,8 @@
 """Normalization and random augmentation of images on the device.
 
 `augment=` of `jaxcnn.train` takes one of the functions here, or one of your own. It maps a random
-key, one image and its target to an image and a target. A function of five arguments also gets
+key, one image and its target to an image and a target. The image is float32 [h, w, c] and
+normalized: by default 0..1 minus the mean image. A function of five arguments also gets
 another example of the batch, its partner.
 
 Example:

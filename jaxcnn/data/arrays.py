@@ -388,7 +388,7 @@ def _conversion(part: str, dtype: np.dtype, pixels: _Range) -> tuple[float, str]
             "images.astype(np.uint8)"
         )
     if pixels.is_whole and pixels.high <= 255:
-        return 1, "whole numbers 0..255"
+        return 1, f"whole numbers of 0..255, the largest of which is {pixels.high:.5g}"
     if dtype == np.uint16 and pixels.high >= 1 << 14:
         return 1 / 257, "0..65535 divided by 257, rounded to 8 bits"
     if dtype == np.uint16:
