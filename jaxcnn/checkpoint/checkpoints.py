@@ -313,8 +313,8 @@ class Checkpoints:
         if best is None:
             return ranked[0]
         number, figure = best
-        value = {row["step"]: row[figure] for row in rows}
-        if ranked and value[ranked[0]] <= value[number]:
+        value = {row["step"]: row[figure] for row in rows if figure in row}
+        if ranked and value.get(ranked[0], math.inf) <= value[number]:
             return ranked[0]
         if number in steps and not ranked:
             return number

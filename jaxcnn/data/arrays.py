@@ -253,6 +253,8 @@ def _to_labels(name: str, value: Any) -> Any:
 
 
 def _is_scalar(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return False
     return isinstance(value, (str, bytes, bool, int, float, np.generic)) or np.shape(value) == ()
 
 
@@ -478,16 +480,15 @@ def _are_masks(raw: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -
 
 
 def _is_whole(labels: np.ndarray) -> bool:
-    return labels.dtype.kind != "f" or bool((labels == np.floor(labels)).all())
+    is_float = labels.dtype.kind == "f"
+    return not is_float or bool((np.isfinite(labels) & (labels == np.floor(labels))).all())
 
 
 def _are_one_hot(raw: dict[str, np.ndarray]) -> bool:
     """Return whether every row of every part has a single 1, and zeros."""
     widths = {labels.shape[1] for labels in raw.values()}
     return widths != {1} and len(widths) == 1 and all(
-        bool((((labels == 0) | (labels == 1)).all(1) & (labels.astype(np.int64).sum(1) == 1)).all())
-        if labels.dtype.kind != "f" or np.isfinite(labels).all()
-        else False
+        bool((((labels == 0) | (labels == 1)).all(1) & ((labels == 1).sum(1) == 1)).all())
         for labels in raw.values()
     )  # fmt: skip
 

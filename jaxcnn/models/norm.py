@@ -343,11 +343,13 @@ def _dropout_over_axis(module, call, args, kwargs, axis_name, batch) -> Any:
     arguments = dict(zip(("inputs", "deterministic", "rng"), args, strict=False)) | kwargs
     inputs, key = arguments["inputs"], arguments.get("rng")
     flags = (module.deterministic, arguments.get("deterministic"))
-    is_split = inputs.ndim > 0 and len(inputs) == batch and 0 not in module.broadcast_dims
+    # Flax takes negative axes too.
+    broadcast = {axis % inputs.ndim for axis in module.broadcast_dims} if inputs.ndim else set()
+    is_split = inputs.ndim > 0 and len(inputs) == batch and 0 not in broadcast
     if True in flags or not 0 < module.rate < 1 or not is_split:
         return call(*args, **kwargs)
     key = module.make_rng(module.rng_collection) if key is None else key
-    shape = [1 if i in module.broadcast_dims else n for i, n in enumerate(inputs.shape)]
+    shape = [1 if i in broadcast else n for i, n in enumerate(inputs.shape)]
     shape[0] = batch * jax.lax.axis_size(axis_name)
     keep = jax.random.bernoulli(key, 1.0 - module.rate, tuple(shape))
     first = jax.lax.axis_index(axis_name) * batch

@@ -615,7 +615,7 @@ def eval_leaves(opt_leaves: Mapping[str, Any], params: Mapping[str, Any]) -> dic
 _AVERAGE_FIELDS = {
     "slow": (".inner.steps_since_sync", ()),
     "z": (".b1", ("weight_sum",)),
-    "average": (".count", ("average", "inner")),
+    "average": (".count", ("average",)),
     "cache": (".steps_since_sync", ("cache",)),
 }
 """Field with parameters to evaluate -> a scalar field of the same state, and other fields."""
@@ -634,9 +634,8 @@ def refuses_other_params(opt_state: Any, *, is_start: bool) -> bool:
       opt_state: of any optimizer.
       is_start: it has taken no step.
     """
-    kinds = (LookaheadState, contrib.ScheduleFreeState) + (() if is_start else (EmaState,))
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kinds))
-    return any(isinstance(node, kinds) for node in nodes)
+    nodes = filter(_is_average, jax.tree.leaves(opt_state, is_leaf=_is_average))
+    return any(not (is_start and isinstance(node, (EmaState, contrib.SAMState))) for node in nodes)
 
 
 def replace_copies(opt_state: Any, old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
@@ -659,10 +658,13 @@ def replace_copies(opt_state: Any, old: Mapping[str, Any], new: Mapping[str, Any
         # A copy lacks the stages that are frozen.
         if not isinstance(node, Mapping) or not node or not node.keys() <= old.keys():
             return False
-        like = {name: old[name] for name in node}
-        if jax.tree.structure(dict(node)) != jax.tree.structure(like):
+        # Nor has it the leaves of other partitions, which are masked.
+        leaves, structure = jax.tree.flatten(dict(node), is_leaf=_is_masked)
+        try:
+            like = structure.flatten_up_to({name: old[name] for name in node})
+        except ValueError:
             return False
-        pairs = list(zip(jax.tree.leaves(node), jax.tree.leaves(like), strict=True))
+        pairs = [(a, b) for a, b in zip(leaves, like, strict=True) if not _is_masked(a)]
         # Moments start at 0, where parameters may be 0 too.
         return all(np.array_equal(a, b) for a, b in pairs) and any(np.any(a) for a, _ in pairs)
 
@@ -670,7 +672,12 @@ def replace_copies(opt_state: Any, old: Mapping[str, Any], new: Mapping[str, Any
         if not is_copy(node):
             return node
         like = {name: new[name] for name in node}
-        return jax.tree.map(lambda a, b: np.asarray(b, a.dtype), node, like)
+        return jax.tree.map(
+            lambda a, b: a if _is_masked(a) else np.asarray(b, a.dtype),
+            node,
+            like,
+            is_leaf=_is_masked,
+        )
 
     return jax.tree.map(replace, opt_state, is_leaf=is_copy)
 

@@ -74,6 +74,7 @@ OPTIMIZERS = {
         lambda params: {name: "a" if name == "head" else "b" for name in params},
     ),
     "ema": lambda: with_ema(optax.adam(0.01), decay=0.5),
+    "ema without an inner state": lambda: with_ema(optax.sgd(0.1), decay=0.5),
     "ema of several steps": lambda: optax.MultiSteps(
         with_ema(optax.inject_hyperparams(optax.adam)(0.01), decay=0.5), 2
     ),
