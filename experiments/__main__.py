@@ -22,7 +22,7 @@ def commands() -> dict[str, str]:
         parts = path.relative_to(ROOT.parent).with_suffix("").parts
         module = ".".join(part for part in parts if part != "__init__")
         source = path.read_text(encoding="utf-8")
-        first, *rest = (ast.get_docstring(ast.parse(source)) or "").splitlines()
+        first, *rest = (ast.get_docstring(ast.parse(source)) or "").splitlines() or [""]
         has_command = any(line.split()[:3] == ["python", "-m", module] for line in rest)
         has_options = path.name == "__init__.py" or "class Options" in source
         if has_command and has_options:

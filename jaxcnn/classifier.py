@@ -317,6 +317,11 @@ def save_classifier(
         "step": int(state.step),
     }
     header = {"network": config.model} | {name: json.dumps(value) for name, value in facts.items()}
+    if taken := sorted(header.keys() & (metadata or {}).keys()):
+        raise ArgumentError(
+            f"metadata has {taken[0]}, which the classifier writes itself; expected another name. "
+            f"Leave out {taken[0]}."
+        )
     weights.export_weights(
         model,
         {"params": state.params, **state.model_state},
@@ -334,6 +339,7 @@ def load_classifier(
     model: Any = None,
     classes: Sequence[str] | None = None,
     resize: int | None = None,
+    interpolation: str | None = None,
 ) -> Classifier:
     """Open a trained classifier; neither its data nor its script is needed.
 
@@ -346,9 +352,10 @@ def load_classifier(
         `eval_split`; where that is the test split, the error there is too good.
       model: of a run whose model is not the library's.
       classes: names of classes. None is those of the data set, or of the run's classes.json.
-      resize: length of an image's shorter side before the middle is cut out. None is what the
-        data's images are made with: size * 256 / 224 for those of `image_folder`, and the size
-        itself for data sets by name and for arrays of the user's own.
+      resize: length of an image's shorter side before the middle is cut out. A run does not record
+        it. None is what `image_folder` makes by default, size * 256 / 224, and the size itself for
+        data sets by name and for arrays of the user's own. Write what `image_folder` was given.
+      interpolation: of that resizing, "bilinear" or "bicubic", likewise. None is bilinear.
 
     Raises:
       ArgumentError: the folder holds no classifier. Or its model or classes are not the library's,
@@ -368,7 +375,8 @@ def load_classifier(
     """
     path = check_path("folder", folder)
     if (path / WEIGHTS_FILE).is_file():
-        arguments = {"step": step, "model": model, "classes": classes, "resize": resize}
+        arguments = {"step": step, "model": model, "classes": classes}
+        arguments |= {"resize": resize, "interpolation": interpolation}
         if extra := [name for name, value in arguments.items() if value is not None]:
             raise ArgumentError(
                 f"{path} holds a saved classifier, {WEIGHTS_FILE}, which has its own {extra[0]}; "
@@ -376,7 +384,7 @@ def load_classifier(
             )
         return _read_file(path / WEIGHTS_FILE)
     if (path / "config.json").is_file() and (path / "checkpoints").is_dir():
-        return _read_run(path, step, model, classes, resize)
+        return _read_run(path, step, model, classes, resize, interpolation or "bilinear")
     raise ArgumentError(_missing_text(path))
 
 
@@ -494,6 +502,7 @@ def _read_run(
     model: Any,
     classes: Sequence[str] | None,
     resize: int | None,
+    interpolation: str,
 ) -> Classifier:
     """Return the classifier of a run with checkpoints.
 
@@ -526,11 +535,11 @@ def _read_run(
         )
     # `image_folder` cuts out the middle. Arrays of the user's own are trained on as they are.
     is_whole = resize is None and config.dataset != "folder"
-    size, resize, _ = check_sizes(height, height if is_whole else resize)
+    scale = check_sizes(height, height if is_whole else resize, interpolation)
     variables = variables_of(leaves)
     _check_model(folder, model, variables, normalizer.mean.shape, len(names))
     state = as_state(model, variables, normalizer)._replace(step=np.int32(leaves[".step"]))
-    return Classifier(model, state, name, names, size, resize)
+    return Classifier(model, state, name, names, *scale)
 
 
 def _class_names(

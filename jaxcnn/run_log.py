@@ -112,6 +112,11 @@ class RunLog:
         run_facts: Mapping[str, Any] | None = None,
     ):
         check_tensorboard(tensorboard)
+        if run_facts is not None and not _are_run_facts(run_facts):
+            raise ArgumentError(
+                f"run_facts is {format_value(run_facts)}; expected what "
+                "jaxcnn.provenance.run_facts returns. Leave it out."
+            )
         example = "{'note': 'baseline'}"
         facts = _to_json({} if facts is None else check_mapping("facts", facts, example))
         own_facts = self._open(folder, config, model, tx, data, build)
@@ -411,6 +416,16 @@ class RunLog:
         earlier = read_json(path, list) if path.exists() else []
         if not earlier or earlier[-1] != environment:
             write_text(path, json.dumps([*earlier, environment], indent=2) + "\n")
+
+
+def _are_run_facts(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and value.keys() >= {"train", "dataset", "num_classes"}
+        and isinstance(value["train"], Mapping)
+        and isinstance(value["num_classes"], int)
+        and provenance.are_valid_facts(value)
+    )
 
 
 def _differences(recorded: Mapping[str, Any], expected: Mapping[str, Any], verb: str) -> str:

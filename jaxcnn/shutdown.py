@@ -83,7 +83,7 @@ class GracefulShutdown:
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._old_wakeup_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        arguments = (reader, self._interactive)
+        arguments = (reader, tuple(self._old_handlers), self._interactive)
         threading.Thread(target=_answer_signals, args=arguments, daemon=True).start()
         _entered.append(self)
         return self
@@ -145,11 +145,12 @@ def interactive_interrupt() -> Iterator[Callable[[], bool]]:
         yield stop
 
 
-def _answer_signals(reader: int, interactive: bool) -> None:
+def _answer_signals(reader: int, signals: tuple[int, ...], interactive: bool) -> None:
     """Answer signals until the other end of a pipe is closed.
 
     Args:
-      reader: file descriptor of the pipe, through which a byte comes for each signal.
+      reader: file descriptor of a pipe, through which a byte comes for each signal.
+      signals: those that are answered. Others have handlers of the user's own.
       interactive: never end the process.
     """
     first = 0
@@ -168,7 +169,7 @@ def _answer_signals(reader: int, interactive: bool) -> None:
         if not (received := os.read(reader, 1)):
             break
         number = received[0]
-        if number not in _STOP_SIGNALS:
+        if number not in signals:
             continue
         if first and number == signal.SIGINT and not interactive:
             _print_now(

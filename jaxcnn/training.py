@@ -545,7 +545,7 @@ def _saved(
                 row = records.last_row() if is_last else None
                 records.save(state)
             # The row of an interrupt between two rows is not one of the run.
-            elif is_due(state, row):
+            elif _is_due(state, row):
                 records.record(state, {k: v for k, v in row.items() if k != "interrupted"})
             reason = row.get("diverged") if row else None
             if records.result is None and (is_last or reason):
@@ -556,7 +556,7 @@ def _saved(
                 return
 
 
-def is_due(state: State, row: Row) -> bool:
+def _is_due(state: State, row: Row) -> bool:
     """Check if a row of `train` is one of the run, and not only that of an interrupt.
 
     The sums of a state start again after a row that was due.

@@ -312,7 +312,9 @@ def test_a_chain_augments_the_partner_with_another_key():
     assert augment.needs_partner(function)
     assert not augment.needs_partner(augment.chain(add, add))
     difference = function(jax.random.key(0), image, 0, image, 0)[0]
-    # Two independent draws, not one twice.
+    # Two independent draws, not one twice. Both examples are augmented.
+    shift = augment.chain(lambda rng, image, target: (image + 1, target), subtract)
+    assert float(jnp.abs(shift(jax.random.key(0), image, 0, image, 0)[0]).max()) == 0
     assert 0.5 < float(jnp.std(difference)) < 3
     one = augment.chain(add)(jax.random.key(0), image, 0)[0]
     two = augment.chain(add, add)(jax.random.key(0), image, 0)[0]
@@ -551,6 +553,18 @@ training_step = jc.make_train_step
             r"an image bfloat16 \[8, 8, 1\]; expected float32 \[8, 8, 1\]",
         ),
         (lambda rng, image, target: image, "expected a pair of an image and its target"),
+        (lambda rng, image, target: ([image], target), "returned an image a list of 1"),
+        (
+            augment.chain(lambda rng, image, target: image, augment.mixup(0.2, 10)),
+            "expected a pair of an image and its target",
+        ),
+        (
+            augment.chain(
+                lambda rng, image, target: (image[1:], target),
+                lambda rng, image, target: (jnp.zeros((8, 8, 1)), target),
+            ),
+            r"float32 \[7, 8, 1\]; expected float32",
+        ),
         (lambda rng, image, target: (image, {"a": target}), "returned a target a dict of 1"),
         (
             lambda rng, image, target: (image, target.astype(jnp.float32)),
@@ -595,6 +609,7 @@ def test_more_that_does_not_fit():
         (lambda: augment.mixup(0.2, 1), "num_classes is 1"),
         (lambda: augment.cutmix(float("nan")), "alpha is nan"),
         (lambda: augment.cutout(0), "size is 0"),
+        (lambda: augment.mixup(1e39, 3), "alpha is 1e\\+39; expected at most 1e\\+06"),
         (lambda: augment.rand_augment(0), "num_ops is 0"),
         (lambda: augment.rand_augment(2, 31), "magnitude is 31; expected a number from 0 to 30"),
         (lambda: augment.rand_augment(2, float("nan")), "magnitude is nan"),
@@ -632,8 +647,12 @@ def test_soft_labels_of_the_data_are_mixed_and_learned():
 
 @pytest.mark.slow
 def test_the_finder_takes_an_augmentation():
-    result = jc.lr_finder(
-        MODEL, jc.OptimizerConfig("sgd"), SMALL, jc.TrainConfig(batch_size=32),
-        augment=augment.mixup(0.2, 10), num_steps=20, strategy=jc.strategy("jit", 1),
+    mixed, plain = (
+        jc.lr_finder(
+            MODEL, jc.OptimizerConfig("sgd"), SMALL, jc.TrainConfig(batch_size=32),
+            augment=function, num_steps=20, strategy=jc.strategy("jit", 1),
+        )
+        for function in (augment.mixup(0.2, 10), None)
     )  # fmt: skip
-    assert len(result.losses) > 5
+    assert len(mixed.losses) > 5
+    assert np.abs(np.subtract(mixed.losses[:5], plain.losses[:5])).min() > 1e-4

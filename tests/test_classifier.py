@@ -259,6 +259,9 @@ def test_a_run_on_a_folder_of_pictures_needs_the_folder_alone(tmp_path):
     classifier = load_classifier(tmp_path / "run")
     assert classifier.classes == data.classes == ("lime", '猫 "x"')
     files = sorted((tmp_path / "own").rglob("*.png"))
+    other = load_classifier(tmp_path / "run", resize=12, interpolation="bicubic")
+    same = load_images(files[:3], 8, 12, interpolation="bicubic")
+    np.testing.assert_array_equal(other.preprocess(files[:3]), same)
     images = load_images(files, 8)  # as image_folder reads them
     truth = expected(model, rows[-1][0], images)
     np.testing.assert_allclose(classifier.predict(files)[0], truth, atol=1e-6, rtol=0)
@@ -346,6 +349,10 @@ def test_a_saved_file_is_a_classifier(tmp_path):
     state, config = rows[-1][0], jc.ExperimentConfig.load(tmp_path / "run")
     save_classifier(tmp_path, config, model, state, data.classes, 8, 9, metadata={"by": "us"})
     assert read_metadata(tmp_path / "weights.safetensors")["by"] == "us"
+    with pytest.raises(jc.ArgumentError, match="metadata has size, which the classifier writes"):
+        save_classifier(
+            tmp_path, config, model, state, data.classes, 8, 9, metadata={"size": "large"}
+        )
     classifier = load_classifier(tmp_path)
     assert (classifier.size, classifier.resize, int(classifier.state.step)) == (8, 9, 6)
     images = data.test.images[:20]

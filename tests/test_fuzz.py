@@ -473,7 +473,7 @@ def calls(
         "load_classifier": (
             jc.load_classifier,
             {"folder": folder / "trained", "step": "last", "model": model}
-            | {"classes": ("a", "b", "c"), "resize": 10},
+            | {"classes": ("a", "b", "c"), "resize": 10, "interpolation": "bicubic"},
         ),
         "create_pretrained": (
             pretrained,

@@ -158,6 +158,8 @@ def test_a_second_interrupt_raises_and_loses_nothing(
         list(rows)
     monkeypatch.setattr(training, "_metrics_row", evaluate)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with jc.Checkpoints(tmp_path / "checkpoints") as saved:
+        assert saved.steps() == [3]
     first, *_, last = train(model, tx, data, CONFIG, run_dir=tmp_path)
     assert equal(last[0], whole[0][-1])
     assert repeated(jc.read_metrics(tmp_path)) == repeated(whole[1])

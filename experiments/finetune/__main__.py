@@ -34,7 +34,7 @@ from experiments.finetune.results import write_results
 from jaxcnn import cli, runs
 from jaxcnn._util import file_sha256
 from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.classifier import WEIGHTS_FILE, load_classifier, save_classifier
+from jaxcnn.classifier import CLASSES_FILE, WEIGHTS_FILE, load_classifier, save_classifier
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_json, write_text
 from jaxcnn.state import with_variables
@@ -128,7 +128,8 @@ def train(options: Options, run_config: jc.ExperimentConfig, data: jc.Dataset, s
         )
     if result is None:
         return False
-    if not (options.out / WEIGHTS_FILE).is_file():
+    # The second file is missing where a process died between the two.
+    if not all((options.out / name).is_file() for name in (WEIGHTS_FILE, CLASSES_FILE)):
         with Checkpoints(options.out / "run" / "checkpoints") as checkpoints:
             initial = jc.init_state(model, tx, run_config.train, data)
             step = None

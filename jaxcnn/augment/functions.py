@@ -10,6 +10,7 @@ Those of the library are frozen dataclasses. Equal ones share what is compiled f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -106,13 +107,16 @@ def augment_batch(
       >>> float(augment_batch(halve, keys, images, targets)[0].max())
       0.5
     """
+    return jax.vmap(functools.partial(_apply, function))(keys, images, targets, *partners)
 
-    def augment_example(key, image, target, *partner):
-        result = function(key, image, target, *partner)
-        _check_result(result, image, target)
-        return result
 
-    return jax.vmap(augment_example)(keys, images, targets, *partners)
+def _apply(
+    function: Augmentation, key: jax.Array, image: Any, target: Any, *partner: Any
+) -> tuple[Any, Any]:
+    """Return what an augmentation makes of one example, checked."""
+    result = function(key, image, target, *partner)
+    _check_result(result, image, target)
+    return result
 
 
 def augmented_shapes(function: Augmentation, split: Split, n: int) -> tuple[Any, Any]:
@@ -162,10 +166,10 @@ def _check_result(result: Any, image: Any, target: Any) -> None:
         )
     for before, after in zip(jax.tree.leaves(target), jax.tree.leaves(new_target), strict=True):
         are_shares = (
-            jnp.issubdtype(before.dtype, jnp.integer)
+            jnp.issubdtype(jnp.result_type(before), jnp.integer)
             and getattr(after, "dtype", None) == jnp.float32
-            and after.shape[:-1] == before.shape
-            and after.ndim == before.ndim + 1
+            and after.shape[:-1] == np.shape(before)
+            and after.ndim == np.ndim(before) + 1
         )
         if _kind(after) != _kind(before) and not are_shares:
             raise ArgumentError(
@@ -176,7 +180,7 @@ def _check_result(result: Any, image: Any, target: Any) -> None:
 
 
 def _kind(value: Any) -> tuple[Any, ...]:
-    return np.shape(value), getattr(value, "dtype", None)
+    return getattr(value, "shape", None), getattr(value, "dtype", None)
 
 
 def _describe(value: Any) -> str:
@@ -215,12 +219,12 @@ class _Chain:
         for number, function in enumerate(self.functions):
             key = jax.random.fold_in(rng, number)
             if needs_partner(function):
-                image, target = function(key, image, target, *partner)
+                image, target = _apply(function, key, image, target, *partner)
                 continue
             if partner:
                 key, partner_key = jax.random.split(key)
-                partner = tuple(function(partner_key, *partner))
-            image, target = function(key, image, target)
+                partner = _apply(function, partner_key, *partner)
+            image, target = _apply(function, key, image, target)
         return image, target
 
 

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from jaxcnn.arguments import ArgumentError, check_integer, check_positive
 from jaxcnn.augment.functions import Augmentation
 
+MAX_ALPHA = 1e6
+"""Maximum parameter of the Beta distribution."""
+
 
 def shares_of_classes(name: str, target: Any, num_classes: int | None) -> jax.Array:
     """Return the shares of the classes of a target, float32 [num_classes].
@@ -52,6 +55,11 @@ def _mix_targets(name, target, other, num_classes, weight) -> jax.Array:
 
 def _check_mixing(name: str, alpha: Any, num_classes: Any) -> tuple[float, int | None]:
     alpha = check_positive("alpha", alpha, example=1.0 if name == "cutmix" else 0.2)
+    # Far larger ones have no float32, and the weight is 1/2 long before.
+    if alpha > MAX_ALPHA:
+        raise ArgumentError(
+            f"alpha is {alpha:g}; expected at most {MAX_ALPHA:g}. Write {name}(1.0, ...)."
+        )
     if num_classes is not None:
         num_classes = check_integer("num_classes", num_classes, 2, example=10)
     return alpha, num_classes

@@ -449,7 +449,7 @@ def _convert_labels(
         return _convert_text(raw, names, count, changes)
     is_float = any(labels.dtype.kind == "f" for labels in raw.values())
     ndim = raw["train"].ndim
-    if ndim == 2 and not _are_masks(raw, shapes):
+    if ndim == 2:
         if _are_one_hot(raw):
             return _convert_one_hot(raw, count, names, changes)
         return _convert_targets(raw, changes), names or _numbered(count or 0)

@@ -168,7 +168,10 @@ class SelectedOutput(nn.Module):
         outputs = self.model(images, **flags)
         if callable(self.output):
             return self.output(outputs)
-        is_attribute = isinstance(self.output, str) and hasattr(outputs, self.output)
+        # Not a method of a dict, nor a property of an array.
+        has_fields = not isinstance(outputs, (Mapping, jax.Array))
+        is_name = isinstance(self.output, str)
+        is_attribute = has_fields and is_name and hasattr(outputs, self.output)
         try:
             return getattr(outputs, self.output) if is_attribute else outputs[self.output]
         except (KeyError, IndexError, TypeError):

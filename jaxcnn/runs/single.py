@@ -31,8 +31,9 @@ from jaxcnn.provenance import are_valid_facts, builder_config, loss_facts
 from jaxcnn.records import RunRecords
 from jaxcnn.run_log import read_json, read_metrics
 from jaxcnn.runs.results import Result
+from jaxcnn.shutdown import interactive_interrupt
 from jaxcnn.state import State, init_state, state_shapes
-from jaxcnn.training import check_config, is_due, train
+from jaxcnn.training import check_config, train
 
 Measure = Callable[[Any, State, Dataset], Mapping[str, Any]]
 """Function of (model, state, data) that returns more columns of a row.
@@ -216,7 +217,12 @@ def run(
     model, tx = build_pieces(config, data, build)
     pieces: dict[str, Any] = {} if build is None else {"model": model, "tx": tx, "build": build}
     pieces |= {"keep_every": keep_every, "tensorboard": tensorboard}
-    with RunRecords(config, folder, strategy, data, **pieces) as records:
+    # Around the loop of `train`, whose own interrupt then does nothing: the state is saved at once,
+    # and not evaluated.
+    with (
+        interactive_interrupt() as is_interrupted,
+        RunRecords(config, folder, strategy, data, **pieces) as records,
+    ):
         if records.result is not None:
             return records.result
 
@@ -227,7 +233,7 @@ def run(
 
         def after_step(step):
             on_step(step, None)
-            return should_stop()
+            return should_stop() or is_interrupted()
 
         reason = None
         for state, row in train(
@@ -246,10 +252,6 @@ def run(
                 if state.step < config.train.num_steps:
                     return None
                 break
-            if not is_due(state, row):
-                records.save(state)
-                return None
-            is_interrupted = row.pop("interrupted", False)
             reason = row.get("diverged")
             if reason is None:
                 row |= measure(model, state, data)
@@ -257,7 +259,7 @@ def run(
             on_step(int(state.step), row)
             if reason:
                 break
-            if (is_interrupted or should_stop()) and state.step < config.train.num_steps:
+            if (should_stop() or is_interrupted()) and state.step < config.train.num_steps:
                 return None
         return records.finish(num_parameters(model, tx, config, data, loss_function), reason)
 

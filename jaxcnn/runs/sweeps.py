@@ -81,7 +81,6 @@ class _StudyProgress:
     def __init__(self, progress: Progress, out: Path, costs: Mapping[str, tuple[float, int]]):
         self.progress, self.out, self.costs = progress, out, costs
         self.counted: set[str] = set()
-        self.current: str | None = None
         self.is_estimated = False
         self.last_count = -math.inf
 
@@ -91,7 +90,7 @@ class _StudyProgress:
         if not multihost.is_primary() or now - self.last_count < COUNT_SECONDS:
             return
         self.last_count = now
-        for name in self.costs.keys() - self.counted - {self.current}:
+        for name in self.costs.keys() - self.counted:
             if (self.out / name / "result.json").exists():
                 self.counted.add(name)
                 self.progress.skip(math.prod(self.costs[name]))

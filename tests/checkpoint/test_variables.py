@@ -189,6 +189,8 @@ def test_rows_tell_the_best_of_states_without_a_metric(tmp_path):
             lines = [
                 json.dumps({"step": s, "eval_error": e, "eval_loss": loss}) for s, e, loss in rows
             ]
+            # A row of the user's own has no figure.
+            lines.append(json.dumps({"step": 4, "note": "mine"}))
             (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, "[1", ""]))
             assert saved.resolve_step("best") == best
             assert_equal(saved.variables(), variables_at(all_states[best - 1]))

@@ -289,6 +289,7 @@ X, Y = arrays(0, False)[0]
         (([*X[:8], X[0][:3]], Y), r"train images cannot be one array .*np.stack"),
         ((X.transpose(0, 3, 1, 2), Y), r"channels come last, write images.transpose\(0, 2, 3, 1\)"),
         ((X.reshape(9, -1), Y), "reshape"),
+        ((X, ([[1.0], [1.0, 2.0]], Y)), "cannot be one array"),
         ((X[0], Y[:5]), r"write images\[None\] for one image"),
         ((X[:0], Y[:0]), "train images are none at all"),
         ((X, Y[:8]), "train has 9 images and 8 labels; expected as many"),

@@ -618,6 +618,8 @@ def test_a_selected_output_is_looked_at_with_the_same_state():
     assert list(interpret.stage_shapes(selected, (8, 8, 1))) == ["Conv_0", "Dense_0"]
     with pytest.raises(jc.ArgumentError, match=r"output is 'logit', and the model gives .*logits"):
         jc.predict(jc.select_output(model, "logit"), state, IMAGES[:3])
+    with pytest.raises(jc.ArgumentError, match="output is 'values'"):  # no method of the dict
+        jc.predict(jc.select_output(model, "values"), state, IMAGES[:3])
     with pytest.raises(jc.ArgumentError, match="select_output"):
         interpret.gradcam(model, state, IMAGES[:3])
 

@@ -210,8 +210,23 @@ def test_a_part_of_the_parameters_can_have_an_average(data, one):
 # ------------------------------------------------------------------ the start of a run
 
 
+def part_of_the_head(tx):
+    """A transformation of the head alone, in whose state the other layers are masked."""
+    return optax.partition(
+        {"head": tx, "rest": optax.sgd(0.1)},
+        lambda params: {name: "head" if name == "head" else "rest" for name in params},
+    )
+
+
 @pytest.mark.parametrize(
-    "tx", [with_ema(optax.adam(0.1)), named(ema_decay=0.9), optax.contrib.prodigy(1.0)]
+    "tx",
+    [
+        with_ema(optax.adam(0.1)),
+        named(ema_decay=0.9),
+        optax.contrib.prodigy(1.0),
+        part_of_the_head(with_ema(optax.sgd(0.1), debias=False)),
+        part_of_the_head(optax.contrib.prodigy(1.0)),
+    ],
 )
 def test_a_run_that_starts_from_other_variables_averages_from_there(tx, data):
     config = jc.override(CONFIG, freeze=("hidden1",))
@@ -221,6 +236,18 @@ def test_a_run_that_starts_from_other_variables_averages_from_there(tx, data):
     # The state is the one that the optimizer would have made of these parameters.
     assert bits_equal(started.opt_state, other.opt_state)
     assert bits_equal(eval_state(started).params, other.params)
+
+
+def test_other_variables_are_refused_while_sam_is_aside(data, one):
+    """Its cache would still be evaluated."""
+    tx = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05))
+    other = init_state(MODEL, tx, jc.override(CONFIG, seed=1), data)
+    begun = with_variables(init_state(MODEL, tx, CONFIG, data), other)
+    assert bits_equal(eval_state(begun).params, other.params)
+    config = jc.override(CONFIG, num_steps=1, eval_every=1)
+    *_, (state, _) = train(MODEL, tx, data, config, strategy=one)
+    with pytest.raises(jc.ArgumentError, match="keeps parameters of its own"):
+        with_variables(state, other)
 
 
 def test_later_other_variables_are_refused(data, one):
