@@ -15,7 +15,8 @@ He et al. 2015 (arXiv:1512.03385), section 4.2, figure 6.
 Expected, quick, means of 4 seeds: training errors of about 5% (plain-20), 75% (plain-56), 1%
 (ResNet-20) and 4% (ResNet-56). Expected, paper: the column `paper_test_error`.
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png and a folder for every run.
+It writes OUT/table.md, OUT/depth_effect.md (each also .csv), OUT/curves.csv, OUT/curves.png and a
+folder for every run.
 
 The same command resumes a study that was stopped. When all runs are finished, it only draws.
 Started several times at once, each process takes runs that no other trains.
@@ -244,8 +245,46 @@ def row(family: str, depth: int, all_runs: list[runs.Run]) -> dict[str, Any]:
     return line | {"paper_test_error": published}
 
 
+def depth_effect(all_runs: list[runs.Run]) -> list[dict[str, Any]]:
+    """Return what depth adds to the errors of each family, in percentage points.
+
+    It is the error of the deepest network minus that of the shallowest, at the last step. Runs of
+    the same seed are paired, because they saw the same images in the same order. Runs that diverged
+    are left out.
+
+    Args:
+      all_runs: finished runs of the study.
+
+    Returns:
+      A table's row for each family of two depths or more, with the columns `family`, `shallow`,
+      `deep`, `seeds`, `train_error`, `eval_error`, and for both errors `_std` and `_ci95`. A
+      positive error says that depth hurts.
+    """
+    by_network: dict[tuple[str, int], dict[int, runs.Run]] = {}
+    for run in all_runs:
+        if run.divergence is None:
+            by_network.setdefault(network(run), {})[run.config.train.seed] = run
+    lines = []
+    for family in ("plain", "residual"):
+        depths = sorted(depth for name, depth in by_network if name == family)
+        if len(depths) < 2:
+            continue
+        shallow, deep = (by_network[family, depth] for depth in (depths[0], depths[-1]))
+        seeds = sorted(shallow.keys() & deep.keys())
+        line = {"family": family, "shallow": depths[0], "deep": depths[-1], "seeds": len(seeds)}
+        for key in ("train_error", "eval_error"):
+            pairs = [(shallow[seed].result[key], deep[seed].result[key]) for seed in seeds]
+            missing = any(None in pair for pair in pairs)
+            mean, std, ci95 = tables.seed_statistics(
+                [] if missing else [high - low for low, high in pairs]
+            )
+            line |= {key: mean, f"{key}_std": std, f"{key}_ci95": ci95}
+        lines.append(line)
+    return lines
+
+
 def draw(options: FigureOptions, out: Path) -> None:
-    """Write `table.md`, `table.csv`, `curves.csv` and the curves of the finished runs in `out`."""
+    """Write the tables and the curves of the finished runs in `out`."""
     all_runs = sorted(runs.finished_runs(out), key=network)
     networks = {key: list(group) for key, group in itertools.groupby(all_runs, key=network)}
     table = [row(*key, group) for key, group in networks.items()]
@@ -268,11 +307,20 @@ def draw(options: FigureOptions, out: Path) -> None:
         *filter(None, (run.divergence for run in all_runs)),
     ]
     tables.write_table(out, table, notes)
+    effects = depth_effect(all_runs)
+    if effects:
+        note = (
+            f"{protocol}. Error of the deep network minus that of the shallow one at the last "
+            "step, in percentage points, over pairs of runs of the same seed; positive: depth "
+            "hurts. ± is the half width of the mean's 95% interval."
+        )
+        tables.write_table(out, effects, [note], name="depth_effect")
     figure = plots.curves(panels, dashed="train_error", solid="eval_error", title=protocol)
     tables.write_curves(out, {run.name: run.rows for run in all_runs})
     options.save(figure, out / "curves")
     print(tables.compact_markdown(table))
-    print(f"wrote {out}/table.md, table.csv, curves.csv and curves.{options.format}")
+    names = ["table.md", "table.csv", *(["depth_effect.md", "depth_effect.csv"] if effects else [])]
+    print(f"wrote {out}/{', '.join(names)}, curves.csv and curves.{options.format}")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -95,15 +95,20 @@ def turning_point(
     return finite_rows[smooth.index(min(smooth))]
 
 
-def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> None:
-    """Write `table.csv` and `table.md` in a folder.
+def write_table(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    notes: Sequence[str] = (),
+    name: str = "table",
+) -> None:
+    """Write `{name}.csv` and `{name}.md` in a folder.
 
     The former has every column to 6 digits. The latter is for reading (see `compact_markdown`),
     with notes below.
     """
-    write_text(folder / "table.csv", _csv_text(list(rows[0]), rows))
+    write_text(folder / f"{name}.csv", _csv_text(list(rows[0]), rows))
     write_text(
-        folder / "table.md", compact_markdown(rows) + "".join(f"\n{note}\n" for note in notes)
+        folder / f"{name}.md", compact_markdown(rows) + "".join(f"\n{note}\n" for note in notes)
     )
 
 

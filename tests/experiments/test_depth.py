@@ -15,6 +15,7 @@ from scripts import on_one_device, refuses
 
 import jaxcnn as jc
 from experiments import depth
+from jaxcnn import runs
 
 ROOT = Path(depth.__file__).parent.parent
 TINY = [
@@ -62,6 +63,7 @@ def test_the_study_leaves_table_figure_and_runs(study):
     )
     assert (study / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "| plain | 8 |" in (study / "table.md").read_text()
+    assert "| plain | 8 | 14 | 2 |" in (study / "depth_effect.md").read_text()
     for name in ("plain8-seed0", "plain14-seed1", "resnet8-seed0", "resnet14-seed1"):
         assert {"config.json", "env.json", "metrics.jsonl", "result.json"} <= {
             p.name for p in (study / name).iterdir()
@@ -96,6 +98,66 @@ def test_finished_runs_are_not_run_again_and_plot_only_trains_nothing(study, mon
     (study / "curves.png").unlink()
     assert depth.main(["--plot-only", "--out", str(study)]) == 0
     assert (study / "curves.png").exists()
+
+
+def finished(model, seed, train_error, eval_error, status="finished"):
+    config = jc.override(jc.ExperimentConfig(), model=model, seed=seed)
+    result = {"train_error": train_error, "eval_error": eval_error}
+    result |= {"status": status, "step": 7, "reason": "train_loss is nan"}
+    return runs.Run(config, result, [])
+
+
+def test_the_effect_of_depth_is_over_pairs_of_the_same_seed():
+    plain = [
+        finished("cifar-plain20", 0, 4.0, 10.0),
+        finished("cifar-plain56", 0, 9.0, 13.0),
+        finished("cifar-plain20", 1, 5.0, 11.0),
+        finished("cifar-plain56", 1, 8.0, 15.0),
+        finished("cifar-plain32", 1, 50.0, 50.0),  # neither the deepest nor the shallowest
+        finished("cifar-plain20", 2, 50.0, 50.0),  # without a partner
+        finished("cifar-plain20", 3, 50.0, 50.0),
+        finished("cifar-plain56", 3, 50.0, 50.0, status="diverged"),
+    ]
+    residual = [finished("cifar-resnet20", 0, 3.0, 9.0), finished("cifar-resnet56", 0, 1.0, 8.0)]
+    first, second = depth.depth_effect([*residual, *plain])
+    assert [first[key] for key in ("family", "shallow", "deep", "seeds")] == ["plain", 20, 56, 2]
+    # Differences 5 and 3, and 3 and 4. Student's t for one degree of freedom is 12.7062.
+    assert first["train_error"] == pytest.approx(4.0)
+    assert first["train_error_std"] == pytest.approx(2**0.5)
+    assert first["train_error_ci95"] == pytest.approx(12.7062, abs=1e-4)
+    assert first["eval_error"] == pytest.approx(3.5)
+    assert first["eval_error_ci95"] == pytest.approx(12.7062 / 2, abs=1e-4)
+    assert (second["family"], second["seeds"]) == ("residual", 1)
+    assert (second["train_error"], second["eval_error"]) == (-2.0, -1.0)
+    assert second["eval_error_ci95"] is None
+
+
+def test_one_depth_has_no_effect():
+    assert depth.depth_effect([finished("cifar-plain20", 0, 4.0, 10.0)]) == []
+
+
+def test_a_figure_that_is_not_finite_gives_no_mean_effect():
+    pair = [finished("cifar-plain20", 0, None, 10.0), finished("cifar-plain56", 0, 9.0, 13.0)]
+    (line,) = depth.depth_effect(pair)
+    assert (line["train_error"], line["eval_error"]) == (None, 3.0)
+
+
+def test_the_quarter_preset_is_the_paper_but_for_its_length_and_precision():
+    quarter, paper = (depth.configs(depth.PRESETS[name]) for name in ("quarter", "paper"))
+    assert list(quarter) == [
+        f"{name}{layers}-seed{seed}"
+        for seed in range(3)
+        for layers in (20, 56)
+        for name in ("plain", "resnet")
+    ]
+    for name, config in quarter.items():
+        full = paper[name]
+        assert (config.train.num_steps, full.train.num_steps) == (16_000, 64_000)
+        assert config.optimizer.milestones == (8_000, 12_000)
+        full = jc.override(full, num_steps=16_000, milestones=(8_000, 12_000), eval_every=1_000)
+        assert config == jc.override(
+            full, model_kwargs=dict(full.model_kwargs) | {"dtype": "bfloat16"}
+        )
 
 
 MISTAKES = [
