@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import Tracer
-from jax.core import Tracer
 
 
 def to_one_line(value: Any, max_length: int | None = None) -> str:
