@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def to_one_line(value: Any, max_length: int | None = None) -> str:
@@ -26,6 +27,50 @@ def to_one_line(value: Any, max_length: int | None = None) -> str:
       'first sec'
     """
     return " ".join(str(value).split())[:max_length]
+
+
+def is_abstract(leaf: Any) -> bool:
+    """Check if a leaf has no number: it is traced, a shape, or not an array."""
+    is_array = isinstance(leaf, (np.ndarray, np.generic, jax.Array))
+    return isinstance(leaf, Tracer) or not is_array
+
+
+def format_arrays(value: Any) -> str:
+    """Return a tree of arrays as their dtypes and shapes, on one line.
+
+    Example:
+      >>> format_arrays({"box": np.zeros((8, 4), np.float32), "class": np.int32(3)})
+      "{'box': float32[8, 4], 'class': int32[]}"
+    """
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, Mapping):
+        items = [f"{name!r}: {format_arrays(item)}" for name, item in value.items()]
+        return f"{{{', '.join(items)}}}"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return format_fields(value)
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__}({', '.join(map(format_arrays, value))})"
+    return repr(value)
+
+
+def format_fields(value: Any) -> str:
+    """Return a named tuple as its class and its fields, with arrays as in `format_arrays`."""
+    fields = [f"{name}={format_arrays(getattr(value, name))}" for name in value._fields]
+    return f"{type(value).__name__}({', '.join(fields)})"
+
+
+def format_lines(title: str, lines: Mapping[str, str]) -> str:
+    """Return a title, and indented lines of a name and a text.
+
+    Example:
+      >>> print(format_lines("Dataset digits", {"train": "1,437 images", "classes": "10"}))
+      Dataset digits
+        train    1,437 images
+        classes  10
+    """
+    width = max(map(len, lines))
+    return "\n".join([title, *(f"  {name:{width}}  {text}" for name, text in lines.items())])
 
 
 def file_sha256(path: Path) -> str:

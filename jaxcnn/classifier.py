@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxcnn import weights
+from jaxcnn._util import format_lines
 from jaxcnn.arguments import check_path, format_value
 from jaxcnn.augment import Normalizer
 from jaxcnn.checkpoint import Checkpoints
@@ -31,7 +32,7 @@ from jaxcnn.data.image_io import (
     log,
     to_gray,
 )
-from jaxcnn.data.types import DataError, printable
+from jaxcnn.data.types import DataError, printable, shorten_names
 from jaxcnn.evaluation import predict
 from jaxcnn.losses import CLASS_LOSSES, LOSSES
 from jaxcnn.models import create_model
@@ -102,20 +103,17 @@ class Classifier:
         return np.asarray(self.state.normalizer.std)
 
     def __repr__(self) -> str:
-        names = list(self.classes)
-        if len(names) > 6:
-            names = [*names[:4], "...", names[-1]]
         channels = self.mean.shape[-1]
         num_params = sum(np.size(leaf) for leaf in jax.tree.leaves(self.state.params))
         cut = "" if self.resize == self.size else f", the middle of {self.resize}"
         lines = {
             "model": f"{self.name}, {num_params:,} parameters, step {int(self.state.step)}",
-            "classes": f"{len(self.classes)}: {', '.join(names)}",
+            "classes": f"{len(self.classes)}: {shorten_names(self.classes)}",
             "images": f"{self.size} x {self.size} x {channels}{cut}",
             "mean": " ".join(f"{value:.4g}" for value in self.mean.mean((0, 1))),
             "std": " ".join(f"{value:.4g}" for value in self.std),
         }
-        return "\n".join(["Classifier", *(f"  {name:8} {text}" for name, text in lines.items())])
+        return format_lines("Classifier", lines)
 
     def predict(self, images: Images) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the probabilities of the classes, and the likeliest class of each image.

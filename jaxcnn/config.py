@@ -24,8 +24,31 @@ from jaxcnn.arguments import check_path
 from jaxcnn.arguments import format_value as format_value
 
 
+def _default(field: dataclasses.Field) -> Any:
+    make: Any = field.default_factory
+    return field.default if make is dataclasses.MISSING else make()
+
+
 class _Config:
     """Conversion to JSON and back, for nested dataclasses."""
+
+    def __repr__(self) -> str:
+        """Return the call with the fields that differ from their defaults.
+
+        `to_json` has all fields. Texts of more than 100 characters have a line for each field.
+        """
+        name = type(self).__name__
+        texts = [
+            f"{field.name}={text}"
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            # As text, so that 1 is not True, and 0.0 not -0.0.
+            if (text := repr(getattr(self, field.name))) != repr(_default(field))
+        ]
+        line = f"{name}({', '.join(texts)})"
+        if len(line) <= 100:
+            return line
+        lines = [f"  {text},\n".replace("\n", "\n  ").removesuffix("  ") for text in texts]
+        return f"{name}(\n{''.join(lines)})"
 
     def to_json(self) -> str:
         """Return the config as indented JSON, which `from_json` reads."""
@@ -75,7 +98,7 @@ class _Config:
         return cls(**kwargs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AugmentConfig(_Config):
     """Distribution of augmented images, by default the image itself.
 
@@ -134,7 +157,7 @@ class AugmentConfig(_Config):
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OptimizerConfig(_Config):
     """Optimizer, its numbers and its learning-rate schedule.
 
@@ -228,7 +251,7 @@ class OptimizerConfig(_Config):
             _check_number(f"lr_multipliers of {stage}", multiplier, 0, _HUGE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainConfig(_Config):
     """Numbers of training other than the optimizer's.
 
@@ -310,7 +333,7 @@ class TrainConfig(_Config):
         _set(self, "freeze", tuple(self.freeze))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExperimentConfig(_Config):
     """Config of a run: data, model, optimizer and training.
 

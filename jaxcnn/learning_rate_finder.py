@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import parallel
+from jaxcnn._util import format_fields
 from jaxcnn.arguments import check_callable, format_value
 from jaxcnn.augment import Augmentation, needs_partner
 from jaxcnn.config import ArgumentError, OptimizerConfig, TrainConfig, verify_config
@@ -75,6 +76,9 @@ class LRFinderResult(NamedTuple):
     Such a loss is not finite, or is `DIVERGENCE_FACTOR` times the first ones. The rate comes after
     the limit, because a divergence takes some steps.
     """
+
+    def __repr__(self) -> str:
+        return format_fields(self)
 
 
 def range_test(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn._util import format_fields, is_abstract
 from jaxcnn.arguments import ArgumentError, check_integer, format_value
 
 
@@ -70,6 +71,20 @@ class Metrics(NamedTuple):
     def error_percent(self) -> float:
         """Percentage of wrong classifications."""
         return 100 * int(self.num_wrong) / int(self.num_examples)
+
+    def __repr__(self) -> str:
+        # Sums of a program that is traced, or of several runs, have no means.
+        if any(np.shape(leaf) or is_abstract(leaf) for leaf in jax.tree.leaves(tuple(self))):
+            return format_fields(self)
+        texts = [f"num_examples={int(self.num_examples)}"]
+        if int(self.num_examples):
+            means = {f"mean_{name}": value for name, value in self.means().items()}
+            if "error" in self.sums:
+                means["error_percent"] = means.pop("mean_error")
+            if float(self.grad_norm):
+                means["mean_grad_norm"] = self.mean_grad_norm
+            texts += [f"{name}={value:.4g}" for name, value in means.items()]
+        return f"Metrics({', '.join(texts)})"
 
     def means(self) -> dict[str, float]:
         """Return the mean loss and the mean of each metric by name.

@@ -67,6 +67,11 @@ class Strategy:
         self.devices = tuple(devices)
         self.mesh = Mesh(np.array(self.devices), (AXIS,))
 
+    def __repr__(self) -> str:
+        platforms = [device.platform for device in self.devices]
+        counts = [f"{platforms.count(name)} {name}" for name in sorted(set(platforms))]
+        return f"Strategy({self.kind!r}, {', '.join(counts)})"
+
     @property
     def axis_name(self) -> str | None:
         """Name of the axis that a step must average over.

@@ -1,6 +1,6 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere.
+"""Progress of long work: a bar on a terminal and in a notebook, plain lines elsewhere.
 
-Both show the rate or the fraction finished, and the remaining time.
+All show the rate or the fraction finished, and the remaining time.
 """
 
 from __future__ import annotations
@@ -121,17 +121,16 @@ class Progress:
         self.every = every
         self.start_time, self.last_line_time = time.monotonic(), time.monotonic()
         self.num_advances, self.first_units = 0, 0.0
+        options = {
+            "total": total,
+            "bar_format": "{percentage:3.0f}% |{bar}| {elapsed} elapsed{postfix}",
+            "smoothing": 0,
+            "miniters": 0,
+        }
+        self.in_notebook = file is None and in_notebook()
         self.bar: Any = None
-        if self.file.isatty() and not quiet:
-            bar_format = "{percentage:3.0f}% |{bar}| {elapsed} elapsed{postfix}"
-            self.bar = _bar_class()(
-                total=total,
-                file=self.file,
-                bar_format=bar_format,
-                dynamic_ncols=True,
-                smoothing=0,
-                miniters=0,
-            )
+        if not quiet:
+            self.bar = _make_bar(None if self.in_notebook else self.file, options, leave=True)
 
     def advance(self, units: float, position: str) -> None:
         """Add finished units, and show the progress.
@@ -171,7 +170,8 @@ class Progress:
         if self.quiet:
             return
         if self.bar is not None:
-            self.bar.write(line, file=self.file)
+            # A notebook shows the bar apart from the cell's lines.
+            self.bar.write(line, file=sys.stdout if self.in_notebook else self.file)
             return
         self.last_line_time = time.monotonic()
         percent = 100 * self.done / self.total
@@ -240,24 +240,17 @@ class TrainProgress:
         # Step and time from which the rate is measured.
         self.origin: tuple[int, float] | None = None
         self.last_line_time = -math.inf
-        self.bar = None if quiet else self._make_bar(file)
-        self._show("compiling")
-
-    def _make_bar(self, file: TextIO | None) -> Any:
-        notebook = in_notebook() and file is None
-        options: dict[str, Any] = {
-            "total": self.num_steps,
-            "initial": self.step,
+        options = {
+            "total": num_steps,
+            "initial": first,
             "bar_format": "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps{postfix}",
             "miniters": 0,
         }
-        if notebook and (bar := _notebook_bar(options)) is not None:
-            return bar
-        if not notebook and not self.file.isatty():
-            return None
-        # A notebook without widgets shows lines that replace each other.
-        width = {"ncols": 79} if notebook else {"dynamic_ncols": True}
-        return _bar_class()(file=self.file, leave=notebook, **options, **width)
+        self.bar: Any = None
+        if not quiet:
+            is_default = file is None and in_notebook()
+            self.bar = _make_bar(None if is_default else self.file, options, leave=False)
+        self._show("compiling")
 
     def advance(self, step: int) -> None:
         """Show a finished step."""
@@ -317,7 +310,60 @@ def in_notebook() -> bool:
     return get_ipython is not None and getattr(get_ipython(), "kernel", None) is not None
 
 
-def _notebook_bar(options: dict[str, Any]) -> Any:
+def _make_bar(file: SafeStream | None, options: dict[str, Any], *, leave: bool) -> Any:
+    """Return a bar of tqdm, or None where lines are shown.
+
+    In a notebook it is a widget. Without ipywidgets it is a line of text that replaces itself.
+
+    Args:
+      file: where the bar is; None is the output of a notebook's cell.
+      options: of the bar.
+      leave: keep a terminal's bar when it is closed.
+    """
+    if file is None:
+        if (bar := _widget_bar(options)) is not None:
+            return bar
+        line = _DisplayedLine()
+        return _bar_class()(file=line, leave=True, ncols=79, **options)
+    if not file.isatty():
+        return None
+    return _bar_class()(file=file, leave=leave, dynamic_ncols=True, **options)
+
+
+class _DisplayedLine:
+    """Stream that shows the last line written to it, as an output of the notebook's cell.
+
+    The streams of a cell cannot replace a line between other lines.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self):
+        self._line = ""
+        self._handle: Any = None
+
+    def write(self, text: str) -> int:
+        """Show the text in place of the one before; blank text is ignored."""
+        line = text.strip("\r\n").rstrip()
+        if line.strip() and line != self._line:
+            self._line = line
+            with contextlib.suppress(ImportError):
+                self._display({"text/plain": line})
+        return len(text)
+
+    def _display(self, content: dict[str, str]) -> None:
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+    def flush(self) -> None:
+        """Do nothing: every line is shown at once."""
+
+
+def _widget_bar(options: dict[str, Any]) -> Any:
     """Return tqdm's bar for notebooks, or None where widgets are missing."""
     if importlib.util.find_spec("ipywidgets") is None:
         return None

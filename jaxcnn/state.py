@@ -5,6 +5,7 @@ It consists of arrays only, so that saving, comparing, stacking and placing it a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from jaxcnn import augment, metrics
+from jaxcnn._util import format_arrays, format_lines, is_abstract
 from jaxcnn.arguments import is_iterator
 from jaxcnn.config import ArgumentError, TrainConfig, format_value, verify_config
 from jaxcnn.data import Dataset, verify_inputs
@@ -64,6 +66,39 @@ class State(NamedTuple):
 
     A run that was stopped between rows thereby has the rows of one that was not.
     """
+
+    def __repr__(self) -> str:
+        collections = self.model_state.items() if isinstance(self.model_state, Mapping) else ()
+        trees = {"params": self.params, **dict(collections), "opt_state": self.opt_state}
+        lines = {
+            "step": _format_step(self.step),
+            **_describe_trees(trees),
+            "normalizer": format_arrays(self.normalizer),
+            "metrics": repr(self.metrics),
+        }
+        return format_lines("State", lines)
+
+
+def _format_step(step: Any) -> str:
+    is_number = not is_abstract(step) and np.shape(step) == ()
+    return str(int(step)) if is_number else format_arrays(step)
+
+
+def _describe_trees(trees: Mapping[str, Any]) -> dict[str, str]:
+    """Describe trees by the number of their arrays and of the values in them, and by dtypes."""
+    leaves = {
+        name: [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+        for name, tree in trees.items()
+    }
+    sizes = {name: sum(math.prod(np.shape(a)) for a in arrays) for name, arrays in leaves.items()}
+    width = max(len(f"{size:,}") for size in sizes.values())
+    texts = {}
+    for name, arrays in leaves.items():
+        dtypes = ", ".join(sorted({str(array.dtype) for array in arrays}))
+        text = f"{sizes[name]:>{width},} value{'s' * (sizes[name] != 1)}"
+        text += f" in {len(arrays):,} array{'s' * (len(arrays) != 1)}"
+        texts[name] = f"{text}, {dtypes}" if dtypes else text
+    return texts
 
 
 Variables = Mapping[str, Any]

@@ -28,6 +28,7 @@ ONLY_IN = {
     "tensorstore": "checkpoint",
     "tyro": "cli",
     "tqdm": "data progress",
+    "IPython": "progress",
     "scipy": "tables data classifier",
 }
 ONLY_IN |= {"tensorflow_datasets": "data", "array_record": "data", "sklearn": "data", "PIL": "data"}

@@ -56,6 +56,19 @@ def test_records_are_those_of_the_loop(data, model, tmp_path):
     assert equal(loaded.last, items[-1][0])
 
 
+def test_a_loop_with_a_name_has_the_folder_until_it_is_closed(data, model, tmp_path):
+    """As in the cell of a notebook that is run twice."""
+    loop: Any = train(model, TX, data, CONFIG, run_dir=tmp_path)
+    assert next(loop)[1]["step"] == 2
+    expected = r"which is this process: .* Call close\(\) .* what jaxcnn\.train returned"
+    with pytest.raises(jc.CheckpointError, match=expected) as error:
+        train(model, TX, data, CONFIG, run_dir=tmp_path)
+    assert "\n" not in str(error.value)
+    loop.close()
+    loop = train(model, TX, data, CONFIG, run_dir=tmp_path)
+    assert next(loop)[1]["step"] == 4
+
+
 def test_a_loop_that_was_left_is_resumed_with_the_same_bits(data, model, tmp_path):
     for _, row in train(model, TX, data, CONFIG, run_dir=tmp_path):
         assert row["step"] == 2

@@ -15,7 +15,7 @@ import pytest
 import jaxcnn as jc
 from jaxcnn import progress as progress_module
 from jaxcnn import runs
-from jaxcnn.progress import TrainProgress, format_duration
+from jaxcnn.progress import Progress, TrainProgress, format_duration
 from jaxcnn.shutdown import GracefulShutdown, interactive_interrupt
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -316,6 +316,23 @@ def kernel(monkeypatch):
     monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
 
 
+class FakeDisplay:
+    """IPython's `display`, which lists what is shown."""
+
+    def __init__(self, shown):
+        self.shown = shown
+
+    def display(self, content, raw, display_id):
+        assert raw
+        assert display_id
+        self.shown.append(("new", content["text/plain"]))
+        return SimpleNamespace(update=self._update)
+
+    def _update(self, content, raw):
+        assert raw
+        self.shown.append(("update", content["text/plain"]))
+
+
 def test_a_notebook_without_widgets_has_a_bar_of_text(kernel, model, tx, data, monkeypatch):
     find = progress_module.importlib.util.find_spec
     monkeypatch.setattr(
@@ -323,12 +340,32 @@ def test_a_notebook_without_widgets_has_a_bar_of_text(kernel, model, tx, data, m
         "find_spec",
         lambda name: None if name == "ipywidgets" else find(name),
     )
-    out = io.StringIO()
+    out, shown = io.StringIO(), []
     monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setitem(sys.modules, "IPython.display", FakeDisplay(shown))
     list(train(model, tx, data, CONFIG))
-    assert "compiling" in out.getvalue()
-    assert "100% |" in out.getvalue()
-    assert max(map(len, out.getvalue().split("\r"))) <= 80
+    # One output, which is replaced.
+    assert [kind for kind, _ in shown] == ["new"] + ["update"] * (len(shown) - 1)
+    texts = [text for _, text in shown]
+    assert any(text.endswith("0/12 steps, compiling") for text in texts)
+    assert texts[-1].startswith("100% |█")
+    assert max(map(len, texts)) <= 80
+    assert all(text.strip() for text in texts)
+    # Where a notebook has a red box.
+    assert out.getvalue() == ""
+
+
+def test_a_study_in_a_notebook_writes_its_lines_below_the_bar(kernel, monkeypatch, capsys):
+    monkeypatch.setattr(progress_module, "_widget_bar", lambda options: None)
+    shown = []
+    monkeypatch.setitem(sys.modules, "IPython.display", FakeDisplay(shown))
+    with Progress(10) as progress:
+        progress.advance(5, "half")
+        progress.write("a row")
+        progress.advance(5, "whole")
+    assert capsys.readouterr() == ("a row\n", "")
+    assert shown[-1][1].startswith("100% |█")
+    assert shown[-1][1].endswith("whole")
 
 
 def test_a_notebook_with_widgets_has_the_bar_of_tqdm_notebook(kernel, monkeypatch):

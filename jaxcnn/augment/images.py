@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn._util import format_fields
 from jaxcnn.config import ArgumentError, AugmentConfig, channel_constants
 
 
@@ -26,6 +27,9 @@ class Normalizer(NamedTuple):
     """Mean image in 0..1 that is subtracted, float32 [h, w, c]."""
     std: jax.Array
     """Standard deviations to divide by, float32 [c]."""
+
+    def __repr__(self) -> str:
+        return format_fields(self)
 
 
 IMAGENET_NORMALIZER = Normalizer(

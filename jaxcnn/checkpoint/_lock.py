@@ -219,8 +219,8 @@ def _lock_failure(folder: Path, lock: IO[str], error: OSError) -> CheckpointErro
     ):
         return FolderInUseError(
             f"{folder} is in use by {owner}, which is this process: "
-            "an earlier Checkpoints object or run still has it open. "
-            "Call close() on that object, or write `with Checkpoints(...) as saved:`",
+            "an earlier Checkpoints object or run still has it open. Call close() on that object, "
+            "or on what jaxcnn.train returned, or write `with Checkpoints(...) as saved:`",
             owner,
             by_this_process=True,
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxcnn._util import format_arrays, format_fields, format_lines
 
 
 class DataError(ValueError):
@@ -89,6 +91,9 @@ class Split(NamedTuple):
       such arrays (boxes, several heads).
     """
 
+    def __repr__(self) -> str:
+        return format_fields(self)
+
     def take(self, index: Any) -> Split:
         """Return the examples of an index or a mask, as NumPy indexes arrays.
 
@@ -125,6 +130,43 @@ class Dataset(NamedTuple):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    def __repr__(self) -> str:
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        try:
+            width = max(len(f"{len(split.images):,}") for split in parts.values())
+            lines = {name: _describe_split(split, width) for name, split in parts.items()}
+            lines["classes"] = f"{len(self.classes)}: {shorten_names(self.classes)}"
+            pixels = np.asarray(self.mean, np.float64).mean((0, 1))
+            lines |= {"mean": _describe_numbers(pixels), "std": _describe_numbers(self.std)}
+            return format_lines(f"Dataset {printable(short(str(self.name)))}", lines)
+        # One that is not valid is shown too, as in the message about it.
+        except Exception:
+            return format_fields(self)
+
+
+def _describe_split(split: Split, width: int) -> str:
+    images, labels = split
+    text = f"{len(images):>{width},} images"
+    if not len(images):
+        return text
+    return f"{text}  {format_arrays(images)}  labels {format_arrays(labels)}"
+
+
+def shorten_names(names: Sequence[Any]) -> str:
+    """Return names on one line, at most six of them.
+
+    Example:
+        >>> shorten_names("abcdefgh")
+        'a, b, c, d, ..., h'
+    """
+    texts = [printable(short(str(name), 20)) for name in names]
+    return ", ".join(texts if len(texts) <= 6 else [*texts[:4], "...", texts[-1]])
+
+
+def _describe_numbers(values: Any) -> str:
+    texts = [f"{value:.4g}" for value in np.asarray(values).ravel()]
+    return " ".join(texts if len(texts) <= 6 else [*texts[:4], "...", texts[-1]])
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,7 @@ class LayerSummary(NamedTuple):
 
 
 class ModelSummary(NamedTuple):
-    """Summaries of all layers and their sums; `print` formats a table."""
+    """Summaries of all layers and their sums, shown as a table."""
 
     rows: tuple[LayerSummary, ...]
     """Layers in the order of computation."""
@@ -48,7 +48,7 @@ class ModelSummary(NamedTuple):
     bytes: int
     """Memory of the trainable and the other values, in bytes."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         cells = [("layer", "kind", "output", "parameters", "multiply-adds")]
         cells += [
             (r.name, r.kind, _format_shape(r.shape), _format_count(r.params), _format_count(r.macs))

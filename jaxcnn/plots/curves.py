@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxcnn.plots.style import COLORS, NotebookFigure
+from jaxcnn.plots.style import COLORS, NotebookFigure, legend_columns
 
 Rows = Sequence[Mapping[str, Any]]
 SHORT_RUN = 30
@@ -72,7 +72,7 @@ def curves(
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=len(handles),
+        ncols=legend_columns(5.6 * len(panels), handles),
         fontsize=11,
         frameon=False,
     )

@@ -103,7 +103,7 @@ def new_figure(
       'Depth'
     """
     title = wrap(title, TITLE + 1, width - 0.2)
-    columns = _legend_columns(width, handles)
+    columns = legend_columns(width, handles)
     legend_points = 1.45 * math.ceil(len(handles) / columns) * LABEL
     points = legend_points + 1.4 * title.count("\n") * TITLE + 22 * bool(title)
     figure = NotebookFigure(figsize=(width, height + points / 72))
@@ -117,7 +117,7 @@ def new_figure(
     return figure
 
 
-def _legend_columns(width: float, handles: Sequence[Artist]) -> int:
+def legend_columns(width: float, handles: Sequence[Artist]) -> int:
     """Return the largest number of the legend's columns that fit.
 
     Matplotlib fills the columns one after another.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from figures import overlapping
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import same_color
 from PIL import Image
@@ -40,6 +41,16 @@ PANELS = {
 
 def drawn(panels=PANELS):
     return curves(panels, dashed="train_error", solid="eval_error", title="Figure 6")
+
+
+def test_the_legend_of_one_panel_is_within_the_figure():
+    lines = dict.fromkeys(("ResNet-8", "own module", "another network"), ALONE)
+    figure = drawn({"digits": lines})
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (legend,) = figure.legends
+    box = legend.get_window_extent(renderer)
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
 def values(key, seeds=SEEDS):
