@@ -31,9 +31,9 @@ class SeedOptions:
     """Options of a script that repeats its runs from several seeds."""
 
     seeds: tuple[int, ...] = ()
-    """Seeds of the runs, such as 0 1 2, instead of a number of them."""
+    """Seeds of the runs, such as 0 1 2; none is 0, 1, ... up to --num-seeds."""
     num_seeds: int = 1
-    """Number of runs of each kind, from seeds 0, 1, ..."""
+    """Runs of each kind, from seeds 0, 1, ..."""
 
     def run_seeds(self) -> tuple[int, ...]:
         """Return the seeds of the runs.
@@ -59,8 +59,9 @@ class DeviceOptions:
     """Options of a script that chooses its devices."""
 
     strategy: StrategyName = "auto"
+    """Division of a batch over devices: jit shards, pmap maps, auto is jit."""
     devices: int | None = None
-    """Use the first so many devices of this machine; None is all of them."""
+    """Number of devices of this machine to use, the first ones; None is all."""
 
     def make_strategy(self) -> parallel.Strategy:
         """Return the strategy of the options.
@@ -76,7 +77,7 @@ class FigureOptions:
     """Options of a script that draws."""
 
     format: FormatName = "png"
-    """Format of the figures."""
+    """File format of the figures."""
 
     def save(self, figure: Any, path: Path) -> None:
         """Write a figure.

@@ -56,18 +56,19 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
 
     preset: Literal["cifar10"] = "cifar10"
     model: str = "resnet20"
+    """Network, a name in jaxcnn.MODELS."""
     width: int = 8
-    """Filters of its first stage."""
     animals: int = 1000
-    """Number of images of each animal."""
+    """Images of each animal."""
     first_steps: int = 1200
-    """Steps of training on the animals."""
+    """Training steps on the animals."""
     pictures: tuple[int, ...] = (10, 100)
     """Numbers of training images of each vehicle."""
     held: int = 250
-    """Number of test images of each class."""
+    """Test images of each class."""
     num_seeds: int = 3
     num_steps: int = 150
+    """Training steps on the vehicles."""
     batch_size: int = 32
     learning_rate: float = 0.05
     """Learning rate of all layers; it falls to 0 as a cosine.
@@ -75,7 +76,6 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     It was not searched.
     """
     data_dir: Path | None = None
-    """Folder where data are looked for first."""
     out: Path = Path("runs/transfer")
     plot_only: bool = False
 
