@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +11,6 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import jaxcnn as jc
 from jaxcnn import cli, multihost, parallel, plots, runs
-from jaxcnn.checkpoint import FolderInUseError
 from jaxcnn.progress import Progress
 
 StrategyName = Literal["auto", "pmap", "jit"]
@@ -24,6 +21,10 @@ DtypeName = Literal["float32", "bfloat16"]
 
 FormatName = Literal["png", "svg", "pdf"]
 """Values of a script's `--format`."""
+
+
+READ_TIMEOUT = 60.0
+"""Seconds to wait for another process that reads the checkpoints of a finished run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,27 +137,6 @@ def run_study(
     return 0
 
 
-@contextlib.contextmanager
-def open_checkpoints(folder: Path, seconds: float = 60.0) -> Iterator[jc.Checkpoints]:
-    """Open the checkpoints of a finished run, which another process may be reading.
-
-    Args:
-      folder: of the run.
-      seconds: to wait for the other process.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            checkpoints = jc.Checkpoints(folder / "checkpoints")
-            break
-        except FolderInUseError as error:
-            if error.by_this_process or time.monotonic() > deadline:
-                raise
-        time.sleep(0.2)
-    with checkpoints:
-        yield checkpoints
-
-
 def run_all(
     all_runs: Mapping[str, jc.ExperimentConfig], data: jc.Dataset, out: Path, **kwargs: Any
 ) -> bool:
@@ -196,14 +176,16 @@ def print_hint(stop: Callable[[], Any]) -> None:
     Args:
       stop: returns true if the user stopped it.
     """
+    # All processes call it, which may exchange their signals.
+    is_stopped = stop()
     if not multihost.is_primary():
-        stop()
-    elif stop():
+        return
+    if is_stopped:
         print("stopped and saved; the same command resumes from here", file=sys.stderr)
     else:
         print(
-            "nothing is left to train here; the same command later trains what is missing and "
-            "draws, and with --plot-only it draws what is finished",
+            "other processes train the remaining runs; the same command later trains what is "
+            "missing and draws, and with --plot-only it draws what is finished",
             file=sys.stderr,
         )
 

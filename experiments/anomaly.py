@@ -36,11 +36,11 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments._common import (
+    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
     SeedOptions,
-    open_checkpoints,
     run_all,
     run_study,
 )
@@ -255,7 +255,7 @@ def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> Non
     name, config = next(iter(configs(options, data, label).items()))
     remaining = jc.subset(without(data, label), config.max_train_examples or 0, seed=0)
     model, tx = runs.model_and_optimizer(config, remaining.num_classes)
-    with open_checkpoints(options.out / name) as checkpoints:
+    with jc.Checkpoints(options.out / name / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
         state = checkpoints.restore(init_state(model, tx, config.train, remaining))
     if state is None:
         return

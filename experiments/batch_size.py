@@ -51,9 +51,9 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments._common import (
+    READ_TIMEOUT,
     FigureOptions,
     SeedOptions,
-    open_checkpoints,
     run_all,
     run_study,
 )
@@ -266,7 +266,7 @@ def measure_noise(config: jc.ExperimentConfig, data: jc.Dataset, folder: Path) -
       "run" is the name of the run.
     """
     model, _, start, train = initialize(config, data)
-    with open_checkpoints(folder) as checkpoints:
+    with jc.Checkpoints(folder / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
         states = {"start": start, "end": checkpoints.restore(start) or start}
     loss_gradient = jax.grad(jc.loss_fn(model))
     inputs = np.asarray(normalize(jnp.asarray(train.images), start.normalizer))

@@ -33,11 +33,11 @@ from PIL import Image
 
 import jaxcnn as jc
 from experiments._common import (
+    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
     SeedOptions,
-    open_checkpoints,
     run_all,
     run_study,
 )
@@ -255,7 +255,8 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
     # The first seed of both networks.
     for name, config in list(configs(options).items())[:2]:
         model, tx = runs.model_and_optimizer(config, data.num_classes)
-        with open_checkpoints(options.out / name) as checkpoints:
+        folder = options.out / name / "checkpoints"
+        with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
             state = checkpoints.restore(init_state(model, tx, config.train, data))
         if state is None:
             return
