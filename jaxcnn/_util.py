@@ -28,6 +28,19 @@ def to_one_line(value: Any, max_length: int | None = None) -> str:
     return " ".join(str(value).split())[:max_length]
 
 
+def tree_size(tree: Any) -> int:
+    """Return the number of values in a tree, such as the parameters of a network.
+
+    Args:
+      tree: arrays, or `jax.ShapeDtypeStruct`s, which `optax.tree.size` does not count.
+
+    Example:
+      >>> tree_size({"w": np.ones((2, 3)), "b": jax.ShapeDtypeStruct((3,), "float32")})
+      9
+    """
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(tree))
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
