@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +11,6 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import jaxcnn as jc
 from jaxcnn import cli, multihost, parallel, plots, runs
-from jaxcnn.checkpoint import FolderInUseError
 from jaxcnn.progress import Progress
 
 StrategyName = Literal["auto", "pmap", "jit"]
@@ -26,14 +23,18 @@ FormatName = Literal["png", "svg", "pdf"]
 """Values of a script's `--format`."""
 
 
+READ_TIMEOUT = 60.0
+"""Seconds to wait for another process that reads the checkpoints of a finished run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeedOptions:
     """Options of a script that repeats its runs from several seeds."""
 
     seeds: tuple[int, ...] = ()
-    """Seeds of the runs, such as 0 1 2, instead of a number of them."""
+    """Seeds of the runs, such as 0 1 2; none is 0, 1, ... up to --num-seeds."""
     num_seeds: int = 1
-    """Number of runs of each kind, from seeds 0, 1, ..."""
+    """Runs of each kind, from seeds 0, 1, ..."""
 
     def run_seeds(self) -> tuple[int, ...]:
         """Return the seeds of the runs.
@@ -59,8 +60,9 @@ class DeviceOptions:
     """Options of a script that chooses its devices."""
 
     strategy: StrategyName = "auto"
+    """Division of a batch over devices: jit shards, pmap maps, auto is jit."""
     devices: int | None = None
-    """Use the first so many devices of this machine; None is all of them."""
+    """Number of devices of this machine to use, the first ones; None is all."""
 
     def make_strategy(self) -> parallel.Strategy:
         """Return the strategy of the options.
@@ -76,7 +78,7 @@ class FigureOptions:
     """Options of a script that draws."""
 
     format: FormatName = "png"
-    """Format of the figures."""
+    """File format of the figures."""
 
     def save(self, figure: Any, path: Path) -> None:
         """Write a figure.
@@ -135,27 +137,6 @@ def run_study(
     return 0
 
 
-@contextlib.contextmanager
-def open_checkpoints(folder: Path, seconds: float = 60.0) -> Iterator[jc.Checkpoints]:
-    """Open the checkpoints of a finished run, which another process may be reading.
-
-    Args:
-      folder: of the run.
-      seconds: to wait for the other process.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            checkpoints = jc.Checkpoints(folder / "checkpoints")
-            break
-        except FolderInUseError as error:
-            if error.by_this_process or time.monotonic() > deadline:
-                raise
-        time.sleep(0.2)
-    with checkpoints:
-        yield checkpoints
-
-
 def run_all(
     all_runs: Mapping[str, jc.ExperimentConfig], data: jc.Dataset, out: Path, **kwargs: Any
 ) -> bool:
@@ -195,14 +176,16 @@ def print_hint(stop: Callable[[], Any]) -> None:
     Args:
       stop: returns true if the user stopped it.
     """
+    # All processes call it, which may exchange their signals.
+    is_stopped = stop()
     if not multihost.is_primary():
-        stop()
-    elif stop():
+        return
+    if is_stopped:
         print("stopped and saved; the same command resumes from here", file=sys.stderr)
     else:
         print(
-            "nothing is left to train here; the same command later trains what is missing and "
-            "draws, and with --plot-only it draws what is finished",
+            "other processes train the remaining runs; the same command later trains what is "
+            "missing and draws, and with --plot-only it draws what is finished",
             file=sys.stderr,
         )
 

@@ -36,11 +36,11 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments._common import (
+    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
     SeedOptions,
-    open_checkpoints,
     run_all,
     run_study,
 )
@@ -58,24 +58,24 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the experiment; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist"] = "quick"
+    """quick: digits. mnist: MNIST, with wider networks."""
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10: any set whose images' sides are multiples of 4."""
+    """Data set by name, with images whose sides are multiples of 4."""
     held_out: tuple[int, ...] = tuple(range(10))
-    """Classes that are held out, each in runs of its own."""
+    """Classes to hold out, each in runs of its own."""
     num_seeds: int = 3
     code: int = 8
-    """Numbers of the code that an image passes through."""
+    """Numbers in the code that an image passes through."""
     width: int = 16
+    """Filters of the autoencoder's first stage."""
     num_steps: int = 1_300
     batch_size: int = 64
     learning_rate: float = 3e-3
-    """Of Adam, with a cosine schedule to 0."""
+    """Learning rate of Adam, which falls to 0 as a cosine."""
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
-    """Folder that is searched for data first."""
     out: Path = Path("runs/anomaly")
     tensorboard: bool = False
-    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
 
 
@@ -255,7 +255,7 @@ def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> Non
     name, config = next(iter(configs(options, data, label).items()))
     remaining = jc.subset(without(data, label), config.max_train_examples or 0, seed=0)
     model, tx = runs.model_and_optimizer(config, remaining.num_classes)
-    with open_checkpoints(options.out / name) as checkpoints:
+    with jc.Checkpoints(options.out / name / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
         state = checkpoints.restore(init_state(model, tx, config.train, remaining))
     if state is None:
         return

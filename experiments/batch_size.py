@@ -51,9 +51,9 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments._common import (
+    READ_TIMEOUT,
     FigureOptions,
     SeedOptions,
-    open_checkpoints,
     run_all,
     run_study,
 )
@@ -77,29 +77,27 @@ class Options(SeedOptions, FigureOptions):
     """Every setting of the experiment; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist"] = "quick"
+    """quick: digits. mnist: MNIST."""
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, ..."""
     model: str = "convnet"
-    """A network without BN, which one image at a time would leave without a variance."""
+    """Network without BN, by name: a single image would leave BN without a variance."""
     max_train_examples: int = 1280
-    """Training images, as many of each class: a multiple of --batch-size, so that every epoch has
-    whole batches."""
+    """Training images, as many of each class; a multiple of --batch-size."""
     batch_size: int = 32
-    """Images of a mini-batch."""
+    """Images in a mini-batch."""
     num_seeds: int = 3
+    # On digits with two seeds: online 0.02 is no better and at 0.05 the loss grows. Mini-batches
+    # end with the same error from 0.03 to 0.2. The full batch jumps once on its way at 0.2, and
+    # back at 0.4.
     rates: tuple[float, float, float] = (0.01, 0.1, 0.1)
-    """Online, mini-batch, full batch. On digits with two seeds: online 0.02 is no better and at
-    0.05 the loss grows; mini-batches end with the same error from 0.03 to 0.2; full batch jumps
-    once on its way at 0.2, and back at 0.4."""
+    """Learning rates of online, mini-batch and full-batch learning."""
     epochs: tuple[int, int, int] = (10, 60, 600)
-    """Online, mini-batch, full batch."""
+    """Epochs of online, mini-batch and full-batch learning."""
     common: int = 10
     """Epochs at which all settings are compared, and of the sorted runs."""
     data_dir: Path | None = None
-    """Folder that is searched for data first."""
     out: Path = Path("runs/batch_size")
     tensorboard: bool = False
-    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
     """Draw tables and figures from the runs that OUT holds, and train nothing."""
 
@@ -268,7 +266,7 @@ def measure_noise(config: jc.ExperimentConfig, data: jc.Dataset, folder: Path) -
       "run" is the name of the run.
     """
     model, _, start, train = initialize(config, data)
-    with open_checkpoints(folder) as checkpoints:
+    with jc.Checkpoints(folder / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
         states = {"start": start, "end": checkpoints.restore(start) or start}
     loss_gradient = jax.grad(jc.loss_fn(model))
     inputs = np.asarray(normalize(jnp.asarray(train.images), start.normalizer))

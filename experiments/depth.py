@@ -60,69 +60,69 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the study; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist", "quarter", "paper"] = "quick"
-    """quick: digits on any machine. mnist: 500 steps of narrow networks. quarter: CIFAR-10, 16,000
-    steps in bfloat16. paper: CIFAR-10 exactly as published."""
+    """quick: digits. mnist: 500 steps of narrow networks. quarter: CIFAR-10, 16,000 steps in
+    bfloat16. paper: CIFAR-10 as published."""
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, cifar100 or svhn_cropped."""
     depths: tuple[int, ...] = (20, 56)
-    """Each 6 n + 2."""
+    """Layers of the networks, each 6 n + 2."""
     families: tuple[Literal["plain", "residual"], ...] = ("plain", "residual")
+    """Networks without and with shortcuts."""
     num_seeds: int = 2
     num_steps: int = 300
     batch_size: int = 128
     width: int = 8
-    """Filters of the first stage."""
     shortcut: Literal["A", "B"] = "A"
+    """Shortcut where sizes differ: A pads with zeros, B projects."""
     bn_group: int = 0
-    """Examples that BN averages over; 0 is the batch, 64 the paper's two GPUs."""
+    """Images that BN averages over; 0 is the batch, 64 that of the paper's two GPUs."""
     kernel_init: str = "he"
+    """Initial kernels, a name in jaxcnn.models.INITS."""
     learning_rate: float = 0.05
     milestones: tuple[int, ...] = (150, 225)
-    """Steps at which the rate falls tenfold."""
+    """Steps at which the learning rate falls tenfold."""
     warmup_depth: int = 110
-    """From this depth on residual networks start at --warmup-lr; 0 is never."""
+    """Layers from which residual networks start at --warmup-lr; 0 is never."""
     warmup_lr: float = 0.01
-    """Until the training error is below 80%."""
+    """Learning rate of that start, until the training error is below 80%."""
     optimizer: str = "momentum"
-    """momentum, caffe, nesterov or sgd."""
+    """Optimizer: momentum, caffe, nesterov or sgd."""
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_mask: Literal["convs", "kernels", "all"] = "kernels"
+    """Parameters that decay: kernels of convolutions, all kernels, or all."""
     ema_decay: float = 0.0
-    """Evaluate at a moving average of the parameters, with a decay such as 0.999; 0 is off."""
+    """Decay, such as 0.999, of parameters' moving averages to evaluate at; 0 is off."""
     subtract_mean: Literal["pixel", "channel", "none"] = "pixel"
+    """Mean to subtract from images: of each pixel, of each channel, or none."""
     divide_std: bool = False
     padding: int = 1
-    """Pixels of padding before the random crop; 0 is no crop."""
+    """Pixels of padding on each side before the random crop; 0 is no crop."""
     pad_value: Literal["mean", "black", "reflect"] = "mean"
+    """Content of the padding."""
     flip: bool = False
     num_validation: int = 0
-    """Training images held out (the paper's split: 5000)."""
+    """Training images to hold out (the paper: 5000)."""
     eval_split: Literal["test", "validation"] = "test"
+    """Images to evaluate."""
     recompute_batch_stats: int = 0
-    """Training images for exact BN statistics, tested next to the moving ones; 0 is off."""
+    """Training images for exact BN statistics, evaluated too; 0 is off."""
     train_metrics: Literal["running", "clean"] = "running"
+    """Training error: running is of the augmented batches, clean of a pass in test mode."""
     eval_every: int | None = 25
-    """Steps between rows, tests and checkpoints; None is an epoch."""
     keep_every: int = 25
-    """Keep the checkpoints at multiples of this (quick: 110 MB); 0 keeps none of them.
-
-    They are for signal_propagation and loss_landscape."""
+    """Steps between checkpoints to keep for other experiments (quick: 110 MB); 0 keeps none of
+    them."""
     dtype: DtypeName = "float32"
     coordinator: str | None = None
-    """On several hosts: HOST:PORT of process 0. Under Slurm, Open MPI and on TPU slices none of the
-    three is needed."""
+    """HOST:PORT of process 0; None where Slurm, Open MPI or a TPU slice tells."""
     num_processes: int | None = None
-    """On several hosts: the number of processes, each started with this command."""
+    """Number of processes, each started with this command; likewise None."""
     process_id: int | None = None
-    """On several hosts: the number of this process, from 0."""
+    """Number of this process, from 0; likewise None."""
     data_dir: Path | None = None
-    """Folder that is searched for data first."""
     out: Path = Path("runs/depth")
     tensorboard: bool = False
-    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
-    """Draw table and figure from the runs that OUT holds, and train nothing."""
 
 
 _PAPER = Options(

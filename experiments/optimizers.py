@@ -67,18 +67,18 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the comparison; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist"] = "quick"
-    """quick: digits on any machine. mnist: LeNet-5 with ReLU."""
+    """quick: digits. mnist: LeNet-5 with ReLU on MNIST."""
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, cifar100 or svhn_cropped."""
     model: str = "convnet"
-    """Any model of `jaxcnn.create_model`."""
+    """Network, a name in jaxcnn.MODELS."""
     width: int | None = None
-    """Filters of the first layer, for models that have the option; None is the model's own."""
+    """Filters of the first layer, of models with that option; None is the model's own."""
     hidden: int | None = None
-    """Units of a dense layer (convnet), or of both of them (mlp)."""
+    """Units of a dense layer (convnet) or of both (mlp); None is the model's own."""
     methods: tuple[str, ...] = tuple(jc.OPTIMIZERS)
+    """Optimizers to compare, names in jaxcnn.OPTIMIZERS."""
     rates: tuple[float, ...] = ()
-    """Tried for every method; empty is each method's own grid."""
+    """Learning rates to try for every method; none is each method's own grid."""
     tune_seeds: int = 1
     """Trials of every rate, from seeds 1000, 1001, ..."""
     num_seeds: int = 3
@@ -87,29 +87,24 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     schedule: Literal[
         "constant", "cosine", "exponential", "one-cycle", "plateau", "restarts", "warmup"
     ] = "cosine"
-    """Schedule of every method but schedule-free, whose rate is constant."""
+    """Schedule of every method's rate but schedule-free's, which is constant."""
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    """L2, where decay is part of the gradient."""
+    """Coefficient of weight decay (L2), where it is part of the gradient."""
     decoupled_decay: float = 1e-2
-    """Coefficient of adamw, lamb, lion, muon and prodigy, which decay apart from the gradient, by
-    the rate times this."""
+    """Coefficient of adamw, lamb, lion, muon and prodigy, which decay by the rate times this."""
     padding: int = 0
-    """Pixels of padding before the random crop; 0 is no crop."""
+    """Pixels of padding on each side before the random crop; 0 is no crop."""
     num_validation: int = 237
-    """Training images held out for tuning; no run trains on them."""
+    """Training images to hold out for tuning; no run trains on them."""
     target: float = 5.0
-    """Test error, percent, at which `steps_to_target` is measured."""
+    """Test error, in percent, at which steps_to_target is measured."""
     eval_every: int | None = 25
-    """Steps between rows, tests and checkpoints; None is an epoch."""
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
-    """Folder that is searched for data first."""
     out: Path = Path("runs/optimizers")
     tensorboard: bool = False
-    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
-    """Draw tables and figures from the runs that OUT holds, and train nothing."""
 
 
 PRESETS = {

@@ -48,18 +48,18 @@ class Options:
     """Images, and the network that classifies them."""
 
     images: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Files, JPEG, PNG, WebP, GIF, BMP or TIFF, and folders of them."""
+    """Image files (JPEG, PNG, WebP, GIF, BMP, TIFF) and folders of them."""
     preset: Literal["predict"] = "predict"
     run: Path = Path("runs/finetune")
     """The --out of a finetune, or the folder of a classifier's run on a data set by name."""
     top: int = 3
-    """Number of classes to print for each image."""
+    """Classes to print for each image."""
     skip_broken: bool = False
     """Name files that cannot be read and leave them out, instead of predicting none."""
     csv: Path | None = None
-    """A table to write: each image, its class and the probability of every class."""
+    """Table to write, with the class and all probabilities of each image; None is none."""
     heat: Path | None = None
-    """A figure to write: each image, and the evidence for its likeliest class."""
+    """Figure to write, with the evidence for each image's likeliest class; None is none."""
 
 
 def lines(

@@ -103,19 +103,19 @@ class Options(FigureOptions):
     """Where the weights are, and how their inputs were normalized."""
 
     weights: Path | None = None
-    """Folder with the files; folders in it are searched too."""
+    """Folder with the files, which may be in folders of it; None is refused."""
     preset: Literal["published"] = "published"
     subtract_mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
-    """Of files that are not recognized: subtracted from images in 0..1, by channel."""
+    """Means of the channels, of images in 0..1, for files that are not recognized."""
     divide_std: tuple[float, ...] = (0.247, 0.2435, 0.2616)
-    """Of files that are not recognized: divisor, by channel."""
+    """Standard deviations of the channels, for files that are not recognized."""
     shortcut_padding: Literal["end", "both"] | None = None
-    """Of residual files that are not recognized: where shortcut A adds its zeros. "end" is behind
-    the channels, "both" on both sides; None takes it from the names in the file, where they tell.
-    """
+    """Where shortcut A adds zeros, in residual files that are not recognized: behind the channels
+    or on both sides; None is what the names in the file tell."""
     data_dir: Path | None = None
-    """Where to look for CIFAR-10 first."""
+    """Folder in which CIFAR-10 is looked for first; None is the default folders alone."""
     out: Path = Path("runs/depth-published")
+    """Folder for the table and the figure."""
 
 
 def find_files(folder: Path | None) -> list[Path]:

@@ -33,11 +33,11 @@ from PIL import Image
 
 import jaxcnn as jc
 from experiments._common import (
+    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
     SeedOptions,
-    open_checkpoints,
     run_all,
     run_study,
 )
@@ -66,25 +66,25 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting of the experiment; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist"] = "quick"
+    """quick: scenes of digits. mnist: scenes of MNIST."""
     dataset: str = "digits"
-    """digits, mnist or fashion_mnist: the source of the scenes' foregrounds."""
+    """Source of the scenes' foregrounds: digits, mnist or fashion_mnist."""
     name: Literal["ink", "digits"] = "ink"
-    """Classes of pixels: background and digit, or background and each of ten digits."""
+    """Classes of pixels: background and digit (ink), or background and ten digits."""
     scenes: int = 3_000
-    """Number of training scenes; a fifth as many are test scenes."""
+    """Training scenes; a fifth as many are test scenes."""
     num_seeds: int = 3
     width: int = 8
     depth: int = 3
+    """Times that the U-Net halves the image."""
     num_steps: int = 300
     batch_size: int = 32
     learning_rate: float = 3e-3
-    """Of Adam, with a cosine schedule to 0."""
+    """Learning rate of Adam, which falls to 0 as a cosine."""
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
-    """Folder that is searched for data first."""
     out: Path = Path("runs/segmentation")
     tensorboard: bool = False
-    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
 
 
@@ -255,7 +255,8 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
     # The first seed of both networks.
     for name, config in list(configs(options).items())[:2]:
         model, tx = runs.model_and_optimizer(config, data.num_classes)
-        with open_checkpoints(options.out / name) as checkpoints:
+        folder = options.out / name / "checkpoints"
+        with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
             state = checkpoints.restore(init_state(model, tx, config.train, data))
         if state is None:
             return

@@ -73,6 +73,19 @@ def format_lines(title: str, lines: Mapping[str, str]) -> str:
     return "\n".join([title, *(f"  {name:{width}}  {text}" for name, text in lines.items())])
 
 
+def tree_size(tree: Any) -> int:
+    """Return the number of values in a tree, such as the parameters of a network.
+
+    Args:
+      tree: arrays, or `jax.ShapeDtypeStruct`s, which `optax.tree.size` does not count.
+
+    Example:
+      >>> tree_size({"w": np.ones((2, 3)), "b": jax.ShapeDtypeStruct((3,), "float32")})
+      9
+    """
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(tree))
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:

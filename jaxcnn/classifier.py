@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxcnn import weights
-from jaxcnn._util import format_lines
+from jaxcnn._util import format_lines, tree_size
 from jaxcnn.arguments import check_path, format_value
 from jaxcnn.augment import Normalizer
 from jaxcnn.checkpoint import Checkpoints
@@ -25,20 +25,19 @@ from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.data import DATASETS, resize_image
 from jaxcnn.data.image_io import (
     ImageError,
-    Scale,
     check_sizes,
     darkness_warning,
     decode,
     log,
     to_gray,
 )
-from jaxcnn.data.types import DataError, printable, shorten_names
+from jaxcnn.data.types import DataError, Scale, printable, shorten_names
 from jaxcnn.evaluation import predict
 from jaxcnn.losses import CLASS_LOSSES, LOSSES
 from jaxcnn.models import create_model
 from jaxcnn.models.calling import call, variable_shapes, verify_model
-from jaxcnn.records import CLASSES_FILE
-from jaxcnn.run_log import read_json, write_text
+from jaxcnn.records import CLASSES_FILE, SCALE_FILE, missing_run_message, write_classes
+from jaxcnn.run_log import read_json
 from jaxcnn.state import State, as_state, eval_state
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -104,7 +103,7 @@ class Classifier:
 
     def __repr__(self) -> str:
         channels = self.mean.shape[-1]
-        num_params = sum(np.size(leaf) for leaf in jax.tree.leaves(self.state.params))
+        num_params = tree_size(self.state.params)
         cut = "" if self.resize == self.size else f", the middle of {self.resize}"
         lines = {
             "model": f"{self.name}, {num_params:,} parameters, step {int(self.state.step)}",
@@ -328,8 +327,7 @@ def save_classifier(
         folder / WEIGHTS_FILE,
         header | dict(metadata or {}),
     )
-    text = json.dumps(list(classes), indent=2, ensure_ascii=False)
-    write_text(folder / CLASSES_FILE, f"{text}\n")
+    write_classes(folder, classes)
 
 
 def load_classifier(
@@ -352,10 +350,11 @@ def load_classifier(
         `eval_split`; where that is the test split, the error there is too good.
       model: of a run whose model is not the library's.
       classes: names of classes. None is those of the data set, or of the run's classes.json.
-      resize: length of an image's shorter side before the middle is cut out. A run does not record
-        it. None is what `image_folder` makes by default, size * 256 / 224, and the size itself for
-        data sets by name and for arrays of the user's own. Write what `image_folder` was given.
-      interpolation: of that resizing, "bilinear" or "bicubic", likewise. None is bilinear.
+      resize: length of an image's shorter side before the middle is cut out. None is what
+        `image_folder` was given, which the run's images.json has. It is the size itself for data
+        sets by name and for arrays of the user's own.
+      interpolation: of that resizing, "bilinear" or "bicubic". None is likewise that of
+        images.json, or else bilinear.
 
     Raises:
       ArgumentError: the folder holds no classifier. Or its model or classes are not the library's,
@@ -384,26 +383,18 @@ def load_classifier(
             )
         return _read_file(path / WEIGHTS_FILE)
     if (path / "config.json").is_file() and (path / "checkpoints").is_dir():
-        return _read_run(path, step, model, classes, resize, interpolation or "bilinear")
+        return _read_run(path, step, model, classes, resize, interpolation)
     raise ArgumentError(_missing_text(path))
 
 
 def _missing_text(path: Path) -> str:
     """Return the error for a folder without a classifier."""
-    if (path / "config.json").is_file():
-        return (
-            f"{path} has the records of a run, but no checkpoints; "
-            "train it again, or write another run's folder"
-        )
     try:
         names = [file.parent for file in path.glob(f"*/{WEIGHTS_FILE}")]
         names += [file.parent.parent for file in path.glob("*/checkpoints/lock")]
     except OSError:
         names = []
-    if names:
-        first = ", ".join(sorted({str(name) for name in names})[:4])
-        return f"{path} holds several classifiers; write one of them: {first}"
-    return (
+    return missing_run_message(path, "classifier", names) or (
         f"{path} holds no {WEIGHTS_FILE}; write the folder of a finished finetune, its --out, or "
         "of a run, with config.json and checkpoints"
     )
@@ -502,7 +493,7 @@ def _read_run(
     model: Any,
     classes: Sequence[str] | None,
     resize: int | None,
-    interpolation: str,
+    interpolation: str | None,
 ) -> Classifier:
     """Return the classifier of a run with checkpoints.
 
@@ -533,13 +524,46 @@ def _read_run(
             f"{folder} was trained on images of {height} x {width} x {channels}; expected squares "
             "of 1 or 3 channels. Use Checkpoints(...).variables() and model.apply"
         )
-    # `image_folder` cuts out the middle. Arrays of the user's own are trained on as they are.
-    is_whole = resize is None and config.dataset != "folder"
-    scale = check_sizes(height, height if is_whole else resize, interpolation)
+    scale = _run_scale(folder, config, height, resize, interpolation)
     variables = variables_of(leaves)
     _check_model(folder, model, variables, normalizer.mean.shape, len(names))
     state = as_state(model, variables, normalizer)._replace(step=np.int32(leaves[".step"]))
     return Classifier(model, state, name, names, *scale)
+
+
+def _run_scale(
+    folder: Path,
+    config: ExperimentConfig,
+    size: int,
+    resize: int | None,
+    interpolation: str | None,
+) -> Scale:
+    """Return the resizing of a run's images: as written here, as recorded, or the default.
+
+    Raises:
+      ArgumentError: it is invalid, or recorded for images of another size.
+      DataError: a size is invalid.
+    """
+    # `image_folder` cuts out the middle. Arrays of the user's own are trained on as they are.
+    default = check_sizes(size, None if config.dataset == "folder" else size)
+    # Runs of earlier versions do not have the file.
+    if (folder / SCALE_FILE).is_file() and (resize is None or interpolation is None):
+        recorded = read_json(folder / SCALE_FILE)
+        try:
+            default = check_sizes(*(recorded[name] for name in Scale._fields))
+            if default.size != size:
+                raise ValueError(f"size is {default.size}, and the run's images have {size}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"{folder / SCALE_FILE} is not what a run writes "
+                f"({printable(' '.join(str(error).split())[:160])}); expected the run's own file. "
+                f"Write load_classifier(folder, resize={size}, interpolation='bilinear')"
+            ) from None
+    return check_sizes(
+        size,
+        default.resize if resize is None else resize,
+        default.interpolation if interpolation is None else interpolation,
+    )
 
 
 def _class_names(

@@ -32,7 +32,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 
-from jaxcnn import multihost
+from jaxcnn import multihost, option_help
 from jaxcnn._util import to_one_line
 from jaxcnn.arguments import check_path
 from jaxcnn.checkpoint import CheckpointError
@@ -56,7 +56,7 @@ _DISK_ERRORS = (
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
 )
 _COLUMNS = (40, 200)
-"""Minimum and maximum columns of the help.
+"""Minimum and maximum columns of tyro's messages.
 
 With one column, tyro's layout takes minutes.
 """
@@ -159,30 +159,34 @@ def parse(
     Args:
       presets: instances by name; the first is the default. The dataclass has a field `preset`.
       args: arguments instead of `sys.argv[1:]`.
-      description: text at the start of `--help`.
+      description: docstring of the script, with its command. `--help` has its first line and its
+        commands.
 
     Raises:
       ArgumentError: an option is invalid or empty, an integer is beyond `BOUNDS`, a number is not
         finite, or the folder `out` cannot be written. In `cli_errors` it becomes one line on stderr
         and exit code 2.
     """
-    import tyro
-
     args = list(sys.argv[1:] if args is None else args)
     _check_not_empty(args)
     names = [value for flag, value in itertools.pairwise(args) if flag == "--preset"]
     names += [arg.partition("=")[2] for arg in args if arg.startswith("--preset=")]
     preset = names[-1] if names else next(iter(presets))
     default = presets[check_choice("preset", preset, presets)]
+    if {"-h", "--help"} & set(args):
+        columns = shutil.get_terminal_size().columns
+        print(option_help.format_help(presets, default, description, columns), end="")
+        sys.exit(0)
     _flags.set(dict(_fields(default)))
+    # Help does not wait for it.
+    import tyro
+
     stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(stderr), _help_columns():
-            options = tyro.cli(type(default), default=default, args=args, description=description)
-    except SystemExit as exit:
-        if exit.code:
-            raise ArgumentError(_tyro_error(stderr.getvalue())) from None
-        raise
+        with contextlib.redirect_stderr(stderr), _message_columns():
+            options = tyro.cli(type(default), default=default, args=args)
+    except SystemExit:
+        raise ArgumentError(_tyro_error(stderr.getvalue())) from None
     _check_exclusive(args, options)
     for (name, value), (_, default_value) in zip(_fields(options), _fields(default), strict=True):
         _check_bounds(name, value, default_value)
@@ -315,7 +319,7 @@ def flag_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _help_columns() -> Iterator[None]:
+def _message_columns() -> Iterator[None]:
     """Set a number of columns within `_COLUMNS`, for layouts of text."""
     before = os.environ.get("COLUMNS")
     low, high = _COLUMNS

@@ -266,7 +266,7 @@ def _function_nodes(source: str) -> tuple[Any, ...]:
 
 
 def _describe_node(node: Any) -> str:
-    """Describe a syntax tree without docstrings, types, decorators and positions."""
+    """Describe a syntax tree without docstrings, types and positions."""
     if isinstance(node, list):
         return f"[{', '.join(map(_describe_node, node))}]"
     if not isinstance(node, ast.AST):

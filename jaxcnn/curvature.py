@@ -19,6 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxcnn import cpu
+from jaxcnn._util import tree_size
 from jaxcnn.arguments import (
     ArgumentError,
     check_callable,
@@ -318,7 +319,7 @@ def _count_values(tree, name: str = "params") -> int:
             f"{name} holds {content}; expected float32 arrays alone: hand anything else over in "
             "args"
         )
-    return sum(leaf.size for leaf in leaves)
+    return tree_size(leaves)
 
 
 def _kind(leaf) -> str:

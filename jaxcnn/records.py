@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,47 @@ from jaxcnn.tensorboard import check_tensorboard
 
 CLASSES_FILE = "classes.json"
 """Names of classes, in the folder of a run on data that are not in `DATASETS`."""
+SCALE_FILE = "images.json"
+"""Size, resizing and interpolation of images, in the folder of a run on an image folder."""
+
+
+def write_classes(folder: Path, classes: Sequence[str]) -> None:
+    """Write the names of classes, in the order of the model's outputs.
+
+    Args:
+      folder: of a run or a classifier.
+      classes: their names.
+    """
+    text = json.dumps(list(classes), indent=2, ensure_ascii=False)
+    write_text(folder / CLASSES_FILE, f"{text}\n")
+
+
+def missing_run_message(folder: Path, kind: str, others: Iterable[Path]) -> str | None:
+    """Return the error for a folder without a complete run, or None.
+
+    It is None where the folder has no records, and there are no others.
+
+    Args:
+      folder: that was named.
+      kind: what was expected there, "run" or "classifier".
+      others: folders in it that have one.
+
+    Example:
+      >>> missing_run_message(Path("runs"), "run", [Path("runs/a")])
+      'runs holds a run in a folder of it; write runs/a'
+    """
+    if (folder / "config.json").is_file():
+        return (
+            f"{folder} has the records of a run, but no checkpoints; "
+            "train it again, or write another run's folder"
+        )
+    names = sorted({str(path) for path in others})
+    if len(names) == 1:
+        return f"{folder} holds a {kind} in a folder of it; write {names[0]}"
+    if names:
+        first = f"{', '.join(names[:4])}{', ...' * (len(names) > 4)}"
+        return f"{folder} holds {len(names)} {kind}s; write one of them: {first}"
+    return None
 
 
 def experiment_config(
@@ -202,7 +243,7 @@ class RunRecords:
         try:
             return self._open(), None
         except FolderInUseError as error:
-            return None, (error.message, error.owner, error.by_this_process)
+            return None, (str(error), error.owner, error.by_this_process)
 
     def _open(self):
         result = self.folder / "result.json"
@@ -215,7 +256,7 @@ class RunRecords:
         try:
             # Another process may have finished the run before it released the lock.
             self.log = self._open_log()
-            self._write_classes()
+            self._describe_data()
             return self.log.result()
         except BaseException:
             # Else a notebook that continues would find the folder in use by itself.
@@ -230,13 +271,14 @@ class RunRecords:
         }
         return open_run_dir(self.config, self.folder, self.strategy, **options)
 
-    def _write_classes(self):
+    def _describe_data(self):
         # The log has checked by a digest that a resumed run has the same ones.
         data: Any = self.pieces["data"]
-        path, classes = self.folder / CLASSES_FILE, data.classes
-        has_names = all(isinstance(name, str) for name in classes)
-        if data.name not in DATASETS and has_names and not path.exists():
-            write_text(path, json.dumps(list(classes), indent=2) + "\n")
+        has_names = all(isinstance(name, str) for name in data.classes)
+        if data.name not in DATASETS and has_names and not (self.folder / CLASSES_FILE).exists():
+            write_classes(self.folder, data.classes)
+        if data.scale is not None and not (self.folder / SCALE_FILE).exists():
+            write_text(self.folder / SCALE_FILE, json.dumps(data.scale._asdict(), indent=2) + "\n")
 
     def _finish(self, num_params, reason):
         # A run whose last state cannot be read is not finished, and the same command repeats it.

@@ -113,16 +113,17 @@ class EventFile:
         files = sorted(path for path in self.folder.glob(f"{PREFIX}*") if path.is_file())
         paths = [path for path in files if path.stat().st_size]
         expected = [(row["step"], scalars(row)) for row in rows]
-        recorded, times = [], {}
+        recorded, times, is_complete = [], {}, False
         for path in paths:
-            recorded = []
-            for event in read_events(path):
+            recorded, events = [], list(_read_records(path))
+            is_complete = bool(events) and events[-1][1]
+            for event, _ in events:
                 if not event.HasField("summary"):
                     continue
                 values = {value.tag: value.simple_value for value in event.summary.value}
                 recorded.append((event.step, values))
                 times[event.step] = event.wall_time
-        if len(paths) == 1 and recorded == expected and _is_complete(paths[0]):
+        if len(paths) == 1 and recorded == expected and is_complete:
             self.path = paths[0]
             return
         now = time.time()
@@ -153,6 +154,12 @@ def read_events(path: Path) -> Iterator[Any]:
     Args:
       path: of the file.
     """
+    for event, _ in _read_records(path):
+        yield event
+
+
+def _read_records(path: Path) -> Iterator[tuple[Any, bool]]:
+    """Yield each event as `read_events` does, and if the file ends with it."""
     content, position = _read(path), 0
     while (end := _record_end(content, position)) is not None:
         event = _event()()
@@ -161,16 +168,8 @@ def read_events(path: Path) -> Iterator[Any]:
             event.ParseFromString(content[position + 12 : end - 4])
         except Exception:
             return
-        yield event
+        yield event, end == len(content)
         position = end
-
-
-def _is_complete(path: Path) -> bool:
-    """Check if a file ends with a whole record."""
-    content, position = _read(path), 0
-    while (end := _record_end(content, position)) is not None:
-        position = end
-    return position == len(content) > 0
 
 
 def _read(path: Path) -> bytes:

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from jaxcnn import divergence, metrics, multihost, parallel, provenance
+from jaxcnn._util import tree_size
 from jaxcnn.arguments import check_callable, format_value
 from jaxcnn.augment import (
     Augmentation,
@@ -549,8 +550,7 @@ def _saved(
                 records.record(state, {k: v for k, v in row.items() if k != "interrupted"})
             reason = row.get("diverged") if row else None
             if records.result is None and (is_last or reason):
-                num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-                records.finish(num_params, reason)
+                records.finish(tree_size(state.params), reason)
             yield state, row
             if reason:
                 return

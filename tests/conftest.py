@@ -20,6 +20,8 @@ from pathlib import Path
 import jax
 import pytest
 
+import jaxcnn as jc
+
 jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAXCNN_CACHE"], "programs"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
@@ -70,6 +72,29 @@ def pytest_collection_modifyitems(config, items):
             )
         if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="session")
+def data():
+    """A hundred training digits or so, on which a network trains in no time."""
+    return jc.subset(jc.load_dataset("digits"), 128, seed=0)
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A network of two dense layers for digits."""
+    return jc.create_model("mlp", 10)
+
+
+@pytest.fixture(scope="session")
+def tx():
+    return jc.create_optimizer(jc.OptimizerConfig("adam", learning_rate=0.01))
+
+
+@pytest.fixture(scope="session")
+def one():
+    """The first device alone."""
+    return jc.strategy("jit", 1)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret"
@@ -19,6 +20,13 @@ class Repo:
     revisions: tuple = ("main",)
     gated: bool = False
     commit: str = COMMIT
+    earlier: dict = field(default_factory=dict)
+    """Commit -> the files that it had, before the revisions moved on."""
+
+    def move(self, commit, files):
+        """Let the revisions name another commit."""
+        self.earlier[self.commit] = self.files
+        self.commit, self.files = commit, files
 
 
 @dataclass
@@ -34,6 +42,8 @@ class Hub:
     """Send half of every large file, then close the connection."""
     status: int | None = None
     """Answer everything with this status."""
+    after: Any = None
+    """Function of a request's command and path that is called after its answer."""
     address: str = ""
 
 
@@ -56,10 +66,15 @@ def serve():
             pass
 
         def do_HEAD(self):
-            self.answer(body=False)
+            self.respond(body=False)
 
         def do_GET(self):
-            self.answer(body=True)
+            self.respond(body=True)
+
+        def respond(self, body):
+            self.answer(body)
+            if hub.after is not None:
+                hub.after(self.command, self.path)
 
         def send(self, status, headers=(), content=b"", body=True):
             self.send_response(status)
@@ -79,7 +94,7 @@ def serve():
             if hub.status:
                 return self.send(hub.status)
             if parts[0] == "cdn":
-                return self.content("/".join(parts[1:3]), "/".join(parts[3:]))
+                return self.content("/".join(parts[1:3]), parts[3], "/".join(parts[4:]))
             is_api = parts[:2] == ["api", "models"]
             name = "/".join(parts[2:4] if is_api else parts[:2])
             repo = hub.repos.get(name)
@@ -94,24 +109,27 @@ def serve():
                     200, {"Content-Type": "application/json"}, json.dumps(info).encode()
                 )
             revision, path = parts[3], "/".join(parts[4:])
-            if revision not in (*repo.revisions, repo.commit):
+            if revision not in (*repo.revisions, repo.commit, *repo.earlier):
                 return self.fail(404, "RevisionNotFound")
-            if path not in repo.files:
-                return self.send(
-                    404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repo.commit}
-                )
-            content, headers = repo.files[path], {"X-Repo-Commit": repo.commit}
+            commit = revision if revision in repo.earlier else repo.commit
+            files = repo.earlier.get(commit, repo.files)
+            if path not in files:
+                return self.send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+            content, headers = files[path], {"X-Repo-Commit": commit}
             if path.endswith("config.json"):
                 headers["ETag"] = f'"{etag(path, content)}"'
                 return self.send(200, headers, content)
             # Large files are on another host, as on the hub.
             headers |= {"X-Linked-ETag": f'"{etag(path, content)}"'}
             headers |= {"X-Linked-Size": str(len(content))}
-            headers |= {"Location": f"http://localhost:{server.server_port}/cdn/{name}/{path}"}
+            headers |= {
+                "Location": f"http://localhost:{server.server_port}/cdn/{name}/{commit}/{path}"
+            }
             return self.send(302, headers)
 
-        def content(self, name, path):
-            content = hub.sent.get(path, hub.repos[name].files[path])
+        def content(self, name, commit, path):
+            repo = hub.repos[name]
+            content = hub.sent.get(path) or repo.earlier.get(commit, repo.files)[path]
             if not hub.truncated:
                 return self.send(200, {}, content)
             self.close_connection = True

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage, stats
+from scipy.special import log_softmax
 
 import jaxcnn as jc
 from jaxcnn import augment
 from jaxcnn.augment.rand_augment import affine_maps, warp
 from jaxcnn.input_pipeline import gather_batch, input_pipeline, pair, paired
 from jaxcnn.losses import Batch
+from jaxcnn.provenance import augmentation_facts
 
 RNG = np.random.default_rng(0)
 DATA = jc.load_dataset("digits")
@@ -286,6 +288,52 @@ def test_a_config_as_a_function_gives_the_images_of_the_config(config):
     )
     np.testing.assert_array_equal(got, want)
     assert np.asarray(targets).tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("pad_value", ["black", "mean"])
+def test_functions_of_equal_configs_and_constants_are_one_static_argument(pad_value):
+    config = jc.AugmentConfig(padding=1, pad_value=pad_value)
+    constants = [augment.make_normalizer(DATA.mean + shift, DATA.std) for shift in (0, 0, 0.25)]
+    # Of a run's state and of a user's own arrays.
+    constants[1] = augment.Normalizer(*map(np.asarray, constants[1]))  # type: ignore[arg-type]
+    one, same, other = (augment.from_config(config, normalizer) for normalizer in constants)
+    traces = []
+
+    @partial(jax.jit, static_argnums=0)
+    def apply(function, image):
+        traces.append(function)
+        return function(jax.random.key(0), image, 0)[0]
+
+    images = [apply(function, jnp.ones((8, 8, 1))) for function in (one, same, other)]
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != 3
+    assert augmentation_facts(one) == augmentation_facts(same)
+    np.testing.assert_array_equal(images[0], images[1])
+    # Other padding does not depend on the constants.
+    is_black = pad_value == "black"
+    assert (one != other) == is_black
+    assert (augmentation_facts(one) != augmentation_facts(other)) == is_black
+    assert len(traces) == 1 + is_black
+    assert bool((images[0] != images[2]).any()) == is_black
+    assert one != augment.from_config(jc.override(config, padding=2), constants[0])
+
+
+@pytest.mark.slow
+def test_a_run_with_black_padding_as_a_function_is_resumed(tmp_path):
+    """With the constants of its own state, which are other arrays at every call."""
+    config = jc.TrainConfig(num_steps=4, batch_size=16, eval_every=2)
+
+    def train(shift=0.0, **options):
+        normalizer = augment.make_normalizer(DATA.mean + np.float32(shift), DATA.std)
+        crops = jc.AugmentConfig(padding=1, pad_value="black")
+        function = augment.from_config(crops, normalizer)
+        return last_row(config, function, run_dir=tmp_path, **options)
+
+    train(should_stop=lambda step: step == 2)
+    assert train()["step"] == 4
+    with pytest.raises(jc.ArgumentError, match=r"holds .*augment"):
+        train(shift=0.25)
 
 
 @pytest.mark.slow
@@ -636,13 +684,21 @@ def test_soft_labels_of_the_data_are_mixed_and_learned():
         return split._replace(labels=(np.eye(10)[split.labels] * 0.9 + 0.01).astype(np.float32))
 
     data = SMALL._replace(train=soft(SMALL.train), test=soft(SMALL.test))
-    config = jc.TrainConfig(num_steps=3, batch_size=16, eval_every=3)
-    row = last_row(config, augment.mixup(0.2), data)
-    hard = jc.evaluate(
-        MODEL, list(jc.train(MODEL, TX, data, config, strategy=ONE))[-1][0], SMALL.test
-    )
-    assert 0 <= row["eval_error"] <= 100
-    assert hard.num_examples == 360
+    config = jc.TrainConfig(num_steps=60, batch_size=16, eval_every=60)
+    *_, (state, row) = jc.train(MODEL, TX, data, config, augment=augment.mixup(0.2), strategy=ONE)
+    assert row is not None
+    # The likeliest class of a soft label is the class.
+    hard = jc.evaluate(MODEL, state, SMALL.test, strategy=ONE)
+    assert (hard.num_examples, hard.error_percent) == (360, row["eval_error"])
+    # Chance is 90%.
+    assert row["eval_error"] < 30
+    logits = np.float64(jc.predict(MODEL, state, SMALL.test.images))
+    losses = -(data.test.labels * log_softmax(logits, axis=1)).sum(1)
+    np.testing.assert_allclose(row["eval_loss"], losses.mean(), rtol=1e-5)
+    # The labels were mixed too: at step 1 the loss is that of the partners' shares.
+    first = jc.override(config, num_steps=1, eval_every=1)
+    plain, mixed = (last_row(first, function, data) for function in (None, augment.mixup(0.2)))
+    assert abs(plain["train_loss"] - mixed["train_loss"]) > 1e-3
 
 
 @pytest.mark.slow

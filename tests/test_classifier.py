@@ -265,12 +265,57 @@ def test_a_run_on_a_folder_of_pictures_needs_the_folder_alone(tmp_path):
     images = load_images(files, 8)  # as image_folder reads them
     truth = expected(model, rows[-1][0], images)
     np.testing.assert_allclose(classifier.predict(files)[0], truth, atol=1e-6, rtol=0)
+    # One writer for a run and for a classifier, of letters as they are.
+    text = (tmp_path / "run/classes.json").read_text("utf-8")
+    assert text == '[\n  "lime",\n  "猫 \\"x\\""\n]\n'
     (tmp_path / "run/classes.json").write_text('["a", "b\\u001b"]')
     with pytest.raises(ValueError, match=r"classes\.json"):
         load_classifier(tmp_path / "run")
     (tmp_path / "run/classes.json").write_text('["a", "b", "c"]')
     with pytest.raises(ValueError, match="variables of another model than MLP"):
         load_classifier(tmp_path / "run")
+
+
+def test_a_run_records_how_its_images_were_resized(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("fig", "lime"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for i in range(24):
+            image = Image.fromarray(rng.integers(0, 256, (19, 16 + i, 3), np.uint8))
+            image.save(tmp_path / "own" / name / f"{i}.png")
+    data = jc.image_folder(tmp_path / "own", size=8, resize=15, interpolation="bicubic")
+    for other in (jc.subset(data, 12, seed=0), jc.hold_out(data, 4, seed=0)):
+        assert other.scale == data.scale
+    run = tmp_path / "run"
+    _, model, _ = train(run, jc.create_model("mlp", 2), data=data)
+    record = {"size": 8, "resize": 15, "interpolation": "bicubic"}
+    assert json.loads((run / "images.json").read_text()) == record
+    classifier = load_classifier(run)
+    assert (classifier.resize, classifier.interpolation) == (15, "bicubic")
+    files = sorted((tmp_path / "own").rglob("*.png"))
+    squares = load_images(files, 8, 15, interpolation="bicubic")
+    np.testing.assert_array_equal(classifier.preprocess(files), squares)
+    assert (squares != load_images(files, 8)).any()
+    # What is written precedes what is recorded, each by itself.
+    both = load_classifier(run, resize=9), load_classifier(run, interpolation="bilinear")
+    assert [(c.resize, c.interpolation) for c in both] == [(9, "bicubic"), (15, "bilinear")]
+    for text, words in (
+        ('{"size": 8, "resize": 15}', "'interpolation'"),
+        ('{"size": 9, "resize": 15, "interpolation": "bicubic"}', "size is 9, and the run's"),
+        ('{"size": 8, "resize": 15, "interpolation": "lanczos"}', "interpolation is"),
+        ('{"size": 8, "resize": 1e9, "interpolation": "bicubic"}', "resize is 1000000000.0"),
+        ('{"size": [], "resize": 15, "interpolation": "bicubic"}', "size is"),
+    ):
+        (run / "images.json").write_text(text)
+        with pytest.raises(jc.ArgumentError, match=r"images\.json is not what a run") as error:
+            load_classifier(run)
+        assert words in str(error.value)
+        assert str(error.value).isprintable()
+    # As of a run of an earlier version, which gets the file when it is resumed.
+    (run / "images.json").unlink()
+    assert load_classifier(run).resize == 9
+    train(run, model, data=data)
+    assert load_classifier(run).resize == 15
 
 
 @pytest.mark.slow
@@ -285,13 +330,17 @@ def test_what_holds_no_classifier_is_one_line(digits_run, tmp_path):
         return copy
 
     (tmp_path / "empty").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "two" / name).mkdir(parents=True)
+        (tmp_path / "two" / name / "weights.safetensors").touch()
     records = with_config("records")
     (records / "checkpoints").rmdir()
     for path, words in (
         (tmp_path / "gone", "gone holds no weights.safetensors; write the folder"),
         (tmp_path / "empty", "holds no weights.safetensors"),
         (records, "records of a run, but no checkpoints"),
-        (folder.parent, f"several classifiers; write one of them: {folder}"),
+        (folder.parent, f"holds a classifier in a folder of it; write {folder}$"),
+        (tmp_path / "two", r"holds 2 classifiers; write one of them: \S+/two/a, \S+/two/b$"),
         (
             with_config("masks", loss="reconstruction"),
             "'reconstruction', which does not sort images",

@@ -204,6 +204,16 @@ def test_what_changes_no_number_is_no_difference(pieces, change):
     assert not provenance.differences(facts(pieces(source)), facts(pieces(other)))
 
 
+def test_a_decorator_counts(pieces):
+    other = SOURCE.replace("def helper(x):", "@jax.jit\ndef helper(x):")
+    static = SOURCE.replace(
+        "def helper(x):", "@functools.partial(jax.jit, inline=True)\ndef helper(x):"
+    )
+    digests = [code_digest(pieces(source).helper) for source in (SOURCE, other, static, SOURCE)]
+    assert len(set(digests)) == 3
+    assert digests[0] == digests[3]
+
+
 def test_counters_that_code_assigns_do_not_count(pieces):
     module = pieces(SOURCE)
     slope = module.Slope(0.1)

@@ -24,21 +24,6 @@ train: Any = jc.train
 NOT_REPEATED = ("seconds", "images_per_second")
 
 
-@pytest.fixture(scope="module")
-def data():
-    return jc.subset(jc.load_dataset("digits"), 128, seed=0)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return jc.create_model("mlp", 10)
-
-
-@pytest.fixture(scope="module")
-def tx():
-    return jc.create_optimizer(jc.OptimizerConfig("adam", learning_rate=0.01))
-
-
 @pytest.fixture
 def notebook(monkeypatch):
     """An interactive interpreter, in which Ctrl-C is Python's own."""

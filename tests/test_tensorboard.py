@@ -16,21 +16,6 @@ CONFIG = jc.TrainConfig(num_steps=12, eval_every=3, batch_size=16)
 train: Any = jc.train
 
 
-@pytest.fixture(scope="module")
-def data():
-    return jc.subset(jc.load_dataset("digits"), 128, seed=0)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return jc.create_model("mlp", 10)
-
-
-@pytest.fixture(scope="module")
-def tx():
-    return jc.create_optimizer(jc.OptimizerConfig("adam", learning_rate=0.01))
-
-
 # ------------------------------------------------------------------ the reader
 
 
@@ -137,7 +122,14 @@ def test_a_resumed_run_has_each_step_once(step, model, tx, data, tmp_path):
     options = {"run_dir": tmp_path, "tensorboard": True}
     list(train(model, tx, data, CONFIG, should_stop=lambda at: at == step, **options))
     before = scalars(tmp_path / "tensorboard")
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    content = path.read_bytes()
     list(train(model, tx, data, CONFIG, **options))
+    # One file, which is continued: its events are those of the first part, then new ones.
+    assert list((tmp_path / "tensorboard").iterdir()) == [path]
+    assert path.read_bytes().startswith(content)
+    steps = [dict(fields(body)).get(2, 0) for body in records(path)]
+    assert steps == [0, 3, 6, 9, 12]
     after = scalars(tmp_path / "tensorboard")
     assert [at for at, _ in after] == [3, 6, 9, 12]
     assert after[: len(before)] == before

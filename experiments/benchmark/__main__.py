@@ -36,24 +36,23 @@ class Options(DeviceOptions, FigureOptions):
     """Options of the benchmark; `--preset` selects the defaults."""
 
     preset: Literal["quick", "full"] = "quick"
-    """full: all networks, more rounds."""
+    """quick: four networks. full: all networks, more rounds."""
     networks: tuple[str, ...] = ("lenet5-relu", "resnet20", "plain20", "vgg11-32")
-    """Networks to measure. They are lenet5-relu, plain20, plain56, plain110, resnet20, resnet56,
-    resnet110, vgg11-32, vgg16-32, resnet18 and resnet50."""
+    """Networks to measure: lenet5-relu, plain20, plain56, plain110, resnet20, resnet56, resnet110,
+    vgg11-32, vgg16-32, resnet18 or resnet50."""
     batch_size: int | None = None
-    """Images a step, over all devices. None is 128, and 16 of 224x224 pixels on a CPU."""
+    """Images a step, over all devices; None is 128, or 16 of 224 pixels on a CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of activations."""
     rounds: int = 5
-    """Number of rounds. Each measures everything once, in turns."""
+    """Rounds of measurements. Each measures everything once, in turns."""
     seconds: float = 1.0
-    """Approximate time of one measurement. It is one step where a step takes longer."""
+    """Approximate seconds of one measurement, and at least one step."""
     torch: bool = True
     """Measure PyTorch too, where it is installed."""
     forms: tuple[Form, ...] = ("eager", "channels_last", "compile")
-    """Forms of PyTorch. compile is in channels_last, and on a GPU with CUDA graphs. max-autotune
-    takes minutes to compile."""
+    """Forms of PyTorch. compile is channels_last too. max-autotune takes minutes to compile."""
     out: Path = Path("runs/benchmark")
+    """Folder for tables and figures."""
 
 
 PRESETS = {

@@ -45,6 +45,7 @@ class Options(FigureOptions):
     figures: tuple[str, ...] = tuple(FIGURES)
     """Figures to draw."""
     out: Path = Path("runs/filters")
+    """Folder for the figures."""
 
 
 def load_photograph(options: Options) -> jax.Array:

@@ -27,100 +27,76 @@ class Options(DeviceOptions, FigureOptions):
     """
 
     preset: Literal["photographs", "cifar10", "own"] = "own"
+    """photographs: squares of three photographs. cifar10: a folder of CIFAR-10. own: --images."""
     images: Path | None = None
-    """Folder with one directory for each class.
-
-    The presets photographs and cifar10 write their own.
-    """
+    """Folder with one directory for each class; None is what the preset writes."""
     model: str = "resnet18"
-    """Name in `jaxcnn.MODELS`."""
+    """Network, a name in jaxcnn.MODELS."""
     width: int | None = None
-    """Filters of the first stage, of networks with that option."""
+    """Filters of the first stage, of networks with that option; None is the network's own."""
     weights: Path | None = None
-    """Published weights of the model, a file or a name such as hf:timm/resnet18.tv_in1k.
-
-    None starts from random numbers. A name brings the size, constants and interpolation of its
-    images along.
-    """
+    """Published weights, a file or a name such as hf:timm/resnet18.tv_in1k; None starts from random
+    numbers."""
     subtract_mean: tuple[float, ...] | None = None
-    """Means of the channels that are subtracted, for images in 0..1.
-
-    None is those of the weights' name, or else ImageNet's, which most published weights expect.
-    """
+    """Channels' means to subtract, of images in 0..1; None is the weights' or ImageNet's."""
     divide_std: tuple[float, ...] | None = None
-    """Standard deviations of the channels; None as for `subtract_mean`."""
+    """Channels' standard deviations to divide by; None likewise."""
     train: Literal["all", "head"] = "all"
-    """Layers to train; `head` freezes everything but the last layer."""
+    """Layers to train: all, or the last one."""
     freeze: tuple[str, ...] = ()
     """Stages that are not trained, such as stem stage1."""
     backbone_rate: float = 0.1
-    """With weights: factor on `learning_rate` for everything but the head."""
+    """With --weights: factor on --learning-rate for all but the last layer."""
     size: int | None = None
-    """Side of the network's square input, in pixels.
-
-    None is that of the weights' name, or else 224.
-    """
+    """Side of the network's square input, in pixels; None is the weights' or 224."""
     resize: int | None = None
-    """Length of an image's shorter side before the middle is cut out.
-
-    None has the ratio of the weights' name, or else is size * 256 / 224.
-    """
+    """Pixels of the shorter side before the middle is cut out; None has the weights' ratio, or 256
+    / 224."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
-    """Filter of that resizing; None is that of the weights' name, or else bilinear."""
+    """Filter of that resizing; None is the weights' or bilinear."""
     validation: float = 0.0
-    """Share of each class's training images held out.
-
-    It holds where there is no val directory.
-    """
+    """Share, in 0..1, of each class's training images to hold out, without a val directory."""
     test: float | None = None
-    """Share of each class's images for the test, without a test directory.
-
-    None is 0.2, or 0 if there is a val directory to test on.
-    """
+    """Share, in 0..1, of each class's images for the test, without a test directory; None is 0.2,
+    or 0 with a val directory."""
     skip_broken: bool = False
     """Skip images that cannot be read, instead of refusing the folder."""
     epochs: float = 10
+    """Passes over the training images."""
     epoch: Literal["best", "last"] = "best"
-    """Network to save: of the evaluation with the lowest validation error, or of the last step.
-
-    Of equal errors the later counts. Without validation images it is the last.
-    """
+    """Network to save: of the lowest validation error (the later of equals), or of the last
+    step."""
     class_weight: Literal["none", "balanced"] = "none"
     """Weight of a class's losses; balanced is n / (classes * images of the class)."""
     batch_size: int = 32
     learning_rate: float = 0.01
-    """Learning rate of the head; it falls to 0 as a cosine."""
+    """Learning rate of the last layer; it falls to 0 as a cosine."""
     optimizer: str = "momentum"
-    """Name in `jaxcnn.OPTIMIZERS`."""
+    """Optimizer, a name in jaxcnn.OPTIMIZERS."""
     weight_decay: float = 1e-4
     crop: Literal["resized", "pad", "none"] = "resized"
-    """Crop of training images.
-
-    It is a part of any size and shape, resized; that of an image padded by `size` / 8; or none.
-    """
+    """Crop of training images: a resized part of any size and shape, one of the image padded by
+    size / 8, or none."""
     min_area: float = 0.25
-    """Smallest part that `resized` takes.
-
-    ImageNet is trained with 0.08, which is too little for a few hundred images.
-    """
+    """Smallest part that resized takes, as a share of the image. ImageNet's 0.08 is too little for
+    a few hundred images."""
     flip: bool = True
     """Mirror every other training image: not for letters and signs."""
     eval_every: int | None = None
-    """Steps between rows, tests and checkpoints; None is an epoch."""
     seed: int = 0
     """Seed of the split, the new layers and the order."""
     worst: int = 12
     """Number of mistakes to show."""
     memory: int = 2 << 30
-    """Bytes above which decoded images are read from disk by batch."""
+    """Bytes of decoded images above which batches are read from disk."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     data_dir: Path | None = None
-    """Folder where preset cifar10 looks for its data first."""
+    """Folder in which cifar10 is looked for first; None is the default folders alone."""
     out: Path = Path("runs/finetune")
+    """Folder for tables, figures, weights and the run."""
     tensorboard: bool = False
-    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
-    """Draw from the weights in OUT, and train nothing."""
+    """Draw from the weights in --out, and train nothing."""
 
 
 PRESETS = {

@@ -29,10 +29,17 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
-from experiments._common import DeviceOptions, FigureOptions, SeedOptions, StepProgress
+from experiments._common import (
+    READ_TIMEOUT,
+    DeviceOptions,
+    FigureOptions,
+    SeedOptions,
+    StepProgress,
+    run_study,
+)
 from experiments.finetune.options import HEADS, parameter_names
 from jaxcnn import cli, plots, runs, tables
-from jaxcnn.checkpoint import Checkpoints, lock_folder
+from jaxcnn.checkpoint import Checkpoints, FolderInUseError
 from jaxcnn.classifier import save_classifier
 from jaxcnn.data import channel_statistics
 from jaxcnn.progress import Progress
@@ -56,18 +63,19 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
 
     preset: Literal["cifar10"] = "cifar10"
     model: str = "resnet20"
+    """Network, a name in jaxcnn.MODELS."""
     width: int = 8
-    """Filters of its first stage."""
     animals: int = 1000
-    """Number of images of each animal."""
+    """Images of each animal."""
     first_steps: int = 1200
-    """Steps of training on the animals."""
+    """Training steps on the animals."""
     pictures: tuple[int, ...] = (10, 100)
     """Numbers of training images of each vehicle."""
     held: int = 250
-    """Number of test images of each class."""
+    """Test images of each class."""
     num_seeds: int = 3
     num_steps: int = 150
+    """Training steps on the vehicles."""
     batch_size: int = 32
     learning_rate: float = 0.05
     """Learning rate of all layers; it falls to 0 as a cosine.
@@ -75,7 +83,6 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     It was not searched.
     """
     data_dir: Path | None = None
-    """Folder where data are looked for first."""
     out: Path = Path("runs/transfer")
     plot_only: bool = False
 
@@ -141,7 +148,7 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
     """Train every missing run.
 
     Returns:
-      False if it was stopped.
+      False if it was stopped, or other processes train some of the runs.
     """
     animals = class_subset(data, ANIMALS, options.animals, options.held)
     first_config = jc.override(
@@ -150,16 +157,14 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
         eval_every=max(1, options.first_steps // 10),
     )
     kwargs: dict[str, Any] = {"strategy": options.make_strategy(), "should_stop": stop}
-    step_progress = StepProgress(progress, first_config.train.num_steps)
-    result = runs.run(
-        first_config, animals, options.out / "animals", on_step=step_progress, **kwargs
-    )
-    if result is None:
+    kwargs["on_step"] = StepProgress(progress, first_config.train.num_steps)
+    if not _run(first_config, animals, options.out / "animals", **kwargs):
         return False
     weights_file = export_animals(options, first_config, animals)
     vehicles = class_subset(data, VEHICLES, max(options.pictures), options.held)
     model = runs.model_and_optimizer(base_config(options), len(VEHICLES))[0]
     variables = load_weights(model, weights_file, (32, 32, 3))
+    is_complete = True
     for name, (config, n) in run_configs(options).items():
         subset = jc.subset(vehicles, n * len(VEHICLES), seed=config.train.seed)
         initialize = (
@@ -167,16 +172,36 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
             if name.startswith("scratch")
             else (lambda state: with_variables(state, variables))
         )
-        step_progress = StepProgress(progress, config.train.num_steps, f"{name}  ")
-        folder = options.out / name
-        if (
-            runs.run(
-                config, subset, folder, on_step=step_progress, prepare_state=initialize, **kwargs
-            )
-            is None
-        ):
+        kwargs["on_step"] = StepProgress(progress, config.train.num_steps, f"{name}  ")
+        kwargs["prepare_state"] = initialize
+        is_finished = _run(config, subset, options.out / name, **kwargs)
+        if not is_finished and stop():
             return False
-    return True
+        is_complete = is_complete and is_finished
+    return is_complete
+
+
+def _run(config: jc.ExperimentConfig, data: jc.Dataset, folder: Path, **kwargs: Any) -> bool:
+    """Train a run, as `jaxcnn.runs.run` does.
+
+    Returns:
+      False if it was stopped, or another process trains it.
+    """
+    try:
+        return runs.run(config, data, folder, **kwargs) is not None
+    except FolderInUseError as error:
+        if error.by_this_process:
+            raise
+        return False
+
+
+def train(options: Options, stop: cli.GracefulShutdown) -> bool:
+    """Train the missing runs, as `run_study` expects."""
+    cli.enable_compilation_cache()
+    data = jc.load_dataset("cifar10", options.data_dir)
+    total = options.first_steps + options.num_steps * len(run_configs(options))
+    with Progress(total) as progress:
+        return train_missing(options, data, progress, stop)
 
 
 def export_animals(options: Options, config: jc.ExperimentConfig, data: jc.Dataset) -> Path:
@@ -184,7 +209,7 @@ def export_animals(options: Options, config: jc.ExperimentConfig, data: jc.Datas
     folder = options.out / "animals"
     if not (folder / "weights.safetensors").is_file():
         model, tx = runs.model_and_optimizer(config, data.num_classes)
-        with Checkpoints(folder / "checkpoints") as checkpoints:
+        with Checkpoints(folder / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
             state = checkpoints.restore(jc.init_state(model, tx, config.train, data))
         assert state is not None, folder
         save_classifier(folder, config, model, state, data.classes, 32, 32)
@@ -251,20 +276,7 @@ def runs_by_name(out: Path) -> dict[str, runs.Run]:
 
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, draw, and return the exit code."""
-    with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse({"cifar10": Options()}, args, description=__doc__)
-        if not options.plot_only:
-            cli.enable_compilation_cache()
-            data = jc.load_dataset("cifar10", options.data_dir)
-            total = options.first_steps + options.num_steps * len(run_configs(options))
-            with lock_folder(options.out), Progress(total) as progress:
-                is_finished = train_missing(options, data, progress, stop)
-            if not is_finished:
-                print("stopped and saved; the same command resumes from here", file=sys.stderr)
-                return stop.exit_code
-        with cli.record_errors(options.out):
-            draw(options)
-    return 0
+    return run_study({"cifar10": Options()}, args, __doc__, train, draw)
 
 
 if __name__ == "__main__":

@@ -41,23 +41,16 @@ class Options(FigureOptions):
     run: Path = RUN
     """Folder of one run, with config.json and checkpoints."""
     images: int | None = None
-    """Number of images to evaluate, the first of the reported split.
-
-    None is 500, or all if there are fewer.
-    """
+    """Images to evaluate, the first ones; None is 500, or all of fewer."""
     image: Path | None = None
-    """Image of your own to classify as well.
-
-    It is a JPEG, PNG, WebP, GIF, BMP or TIFF.
-    """
+    """Image of your own to classify too (JPEG, PNG, WebP, GIF, BMP, TIFF); None is no other."""
     stages: tuple[str, ...] = ()
-    """Stages of the network whose maps are shown; none named is all."""
+    """Stages of the network whose maps are shown; none is all."""
     parts: tuple[str, ...] = PARTS
-    """Sections to make."""
+    """Sections of the page."""
     data_dir: Path | None = None
-    """Folder where data are looked for first."""
     out: Path | None = None
-    """Output folder; None is runs/look/<study>-<run>."""
+    """Folder for the page; None is runs/look/<study>-<run>."""
 
 
 def check(options: Options) -> None:

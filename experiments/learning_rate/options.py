@@ -28,7 +28,9 @@ class Sweep:
     """Rate against batch."""
 
     rates: tuple[float, ...] = (0.001, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+    """Learning rates of the runs."""
     batches: tuple[int, ...] = (16, 64, 256)
+    """Batch sizes of the runs, in images."""
     epochs: int = 10
     """Epochs of every run, for all batches."""
 
@@ -38,9 +40,13 @@ class Finder:
     """The range test."""
 
     optimizers: tuple[str, ...] = ("sgd", "momentum", "adam")
+    """Optimizers, names in jaxcnn.OPTIMIZERS."""
     low: float = 1e-5
+    """First learning rate."""
     high: float = 100.0
+    """Last learning rate."""
     num_steps: int = 150
+    """Steps from the first rate to the last."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,11 @@ class Schedules:
     """Shapes of the rate."""
 
     names: tuple[str, ...] = tuple(jc.SCHEDULES)
+    """Schedules, names in jaxcnn.SCHEDULES."""
     rates: tuple[float, ...] = (0.02, 0.06, 0.2)
-    """Peak rates that every schedule is tuned over, on the validation images."""
+    """Peak rates to choose from by validation images, for every schedule."""
     num_steps: int = 200
+    """Training steps of a run."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,17 @@ class Edge:
     """Full-batch gradient descent on the squared loss of a tanh network."""
 
     rates: tuple[float, ...] = (0.2, 0.25, 0.35)
+    """Learning rates of gradient descent."""
     momentum_rates: tuple[float, ...] = (0.25, 0.3, 0.4)
+    """Learning rates of gradient descent with momentum."""
     momentum: float = 0.9
+    """Momentum of these."""
     num_steps: int = 2000
+    """Training steps of a run."""
     eval_every: int = 40
     """Steps between measurements of the sharpness."""
     hidden: tuple[int, ...] = (64, 64, 64)
+    """Units of each hidden layer."""
     max_train_examples: int | None = None
     """Training images; None is all."""
 
@@ -73,30 +86,30 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist", "cifar10"] = "quick"
+    """quick: digits. mnist and cifar10: those data sets."""
     parts: tuple[Part, ...] = ("theory", "sweep", "finder", "schedules", "edge")
+    """Parts to run."""
     dataset: str = "digits"
     model: str = "convnet"
     """Network of sweep, finder and schedules; the edge has its own."""
     batch_size: int = 64
-    """Batch of finder and schedules."""
+    """Images a step, of finder and schedules."""
     optimizer: str = "sgd"
     """Optimizer of the sweep."""
     num_seeds: int = 2
-    """Number of runs of every rate of schedules, from seeds 0, 1, ..."""
+    """Runs of every rate of schedules, from seeds 0, 1, ..."""
     num_validation: int = 237
-    """Training images held out in schedules, to choose each one's rate."""
+    """Training images that schedules holds out, to choose each one's rate."""
     theory: Theory = field(default_factory=Theory)
     sweep: Sweep = field(default_factory=Sweep)
     finder: Finder = field(default_factory=Finder)
     schedules: Schedules = field(default_factory=Schedules)
     edge: Edge = field(default_factory=Edge)
     data_dir: Path | None = None
-    """Folder that is searched for data first."""
     out: Path = Path("runs/learning-rate")
     tensorboard: bool = False
-    """Write event files for TensorBoard next to the rows of every run."""
     plot_only: bool = False
-    """Draw from what OUT holds, and train nothing."""
+    """Draw from what --out holds, and train nothing."""
 
 
 _MNIST = Options(

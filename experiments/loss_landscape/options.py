@@ -21,12 +21,9 @@ class LineOptions:
     """Losses along random directions, to both sides."""
 
     directions: int = 3
-    """Number of directions."""
+    """Number of random directions."""
     points: int = 21
-    """Number of points of each line, 4 n + 1.
-
-    The middle, and a quarter and three quarters of the way, are among them.
-    """
+    """Points of each line, 4 n + 1."""
     reach: float = 1.0
     """Length to each side, in filter norms."""
     statistics: Literal["moving", "images"] = "moving"
@@ -38,14 +35,13 @@ class PlaneOptions:
     """Losses on the plane of the first two of these directions."""
 
     points: int = 15
-    """Number of points to a side, odd."""
+    """Points to a side, odd."""
     reach: float = 1.0
+    """Length to each side, in filter norms."""
     statistics: Literal["moving", "images"] = "moving"
+    """BN statistics, as of line."""
     multiple: float = 2.0
-    """Factor on the loss in the middle.
-
-    The table has the share of the plane where the loss is below the product.
-    """
+    """Multiple of the middle's loss. The table has the share of the plane below it."""
     most: float = 1000.0
     """Highest contour and mountain in the figures, in nats."""
 
@@ -55,12 +51,13 @@ class PathOptions:
     """Path of training in its own plane."""
 
     points: int = 13
-    """Number of points to a side."""
+    """Points to a side."""
     first: int = 0
     """First step; states before it are left out."""
     margin: float = 0.25
     """Margin around the path, as a share of its extent."""
     statistics: Literal["moving", "images"] = "images"
+    """BN statistics, as of line."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +75,17 @@ class Options(FigureOptions):
     """Every setting; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist", "cifar10"] = "quick"
+    """quick: the depth study's runs on digits. mnist and cifar10: those of these data sets."""
     parts: tuple[Part, ...] = ("line", "plane", "path", "sharpness")
+    """Parts to measure."""
     runs: Path = Path("runs/depth")
     """Folder of a depth study."""
     networks: tuple[str, ...] = ("plain20", "plain56", "resnet20", "resnet56")
+    """Networks of the study to measure."""
     seed: int = 0
     """Seed of the runs: NETWORK-seedSEED is measured."""
     images: int = 200
-    """Number of training images for losses and sharpness."""
+    """Training images for losses and sharpness."""
     draw_seed: int = 0
     """Seed of the images and the directions."""
     line: LineOptions = field(default_factory=LineOptions)
@@ -93,10 +93,10 @@ class Options(FigureOptions):
     path: PathOptions = field(default_factory=PathOptions)
     sharpness: SharpnessOptions = field(default_factory=SharpnessOptions)
     data_dir: Path | None = None
-    """Folder where data are looked for first."""
     out: Path = Path("runs/landscape")
+    """Folder for tables, figures and arrays."""
     plot_only: bool = False
-    """Draw from what OUT holds, and measure nothing."""
+    """Draw from what --out holds, and measure nothing."""
 
 
 _MNIST = Options(

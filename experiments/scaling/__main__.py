@@ -29,11 +29,11 @@ class Options(FigureOptions):
 
     preset: Literal["quick"] = "quick"
     parts: tuple[Part, ...] = ("arithmetic", "compiled", "wire")
-    """Parts to compute again. Results of the others in OUT are kept."""
+    """Parts to compute again. Results of the others in --out are kept."""
     depths: tuple[int, ...] = (20, 32, 56, 110, 152)
-    """Depths of the ResNets of the arithmetic, each 6 n + 2."""
+    """Layers of the arithmetic's ResNets, each 6 n + 2."""
     most: int = 1024
-    """Largest number of devices of the arithmetic: 1, 2, 4, ... up to this power of two."""
+    """Most devices of the arithmetic: 1, 2, 4, ... up to this power of two."""
     network: str = "resnet8"
     """Network that is compiled and run."""
     width: int = 4
@@ -41,15 +41,15 @@ class Options(FigureOptions):
     batch_size: int = 32
     """Images in a step of it, over all devices."""
     devices: tuple[int, ...] = (1, 2, 4, 8)
-    """Numbers of devices, divisors of the batch. They are simulated devices of the part "compiled",
-    and processes of "wire"."""
+    """Numbers of simulated devices (compiled) and processes (wire), divisors of the batch."""
     num_steps: int = 10
     """Steps between two readings of the clock."""
     rounds: int = 5
     """Rounds of measurements. Each measures everything once, in turns."""
     out: Path = Path("runs/scaling")
+    """Folder for tables, figures and results."""
     plot_only: bool = False
-    """Draw tables and figures from the results in OUT, and measure nothing."""
+    """Draw tables and figures from the results in --out, and measure nothing."""
 
 
 def check_options(options: Options) -> None:

@@ -20,24 +20,20 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Every setting; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "mnist", "cifar10"] = "quick"
+    """quick: the depth study's runs on digits. mnist and cifar10: those of these data sets."""
     parts: tuple[Part, ...] = ("start", "end", "path")
+    """Parts to measure."""
     runs: Path = Path("runs/depth")
-    """For end and path: the folder that the depth study left."""
+    """Folder of a depth study, for end and path."""
     depths: tuple[int, ...] = ()
-    """Depths of the runs; none given is all that are available."""
+    """Layers of the runs; none is all that are there."""
     num_seeds: int = 1
-    """Number of runs, or untrained networks, of each kind.
-
-    Figures show the first.
-    """
+    """Runs, or untrained networks, of each kind. Figures show the first."""
     images: int = 128
-    """Number of training images (not augmented), one batch."""
+    """Training images, not augmented, in one batch."""
     mode: Literal["train", "test"] = "train"
-    """BN mode for std and rank in end: train or test.
-
-    BN goes by the moments of these images, or by its moving averages.
-    Gradients are in training mode.
-    """
+    """BN in end, for std and rank: by the moments of these images, or by its moving averages.
+    Gradients are in training mode."""
     counterparts: bool = True
     """Train a run without BN next to each of the runs."""
     rates: tuple[float, ...] = (0.05, 0.005)
@@ -47,21 +43,17 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     states: int = 6
     """Most states of each run in path, evenly spaced."""
     keep_every: int = 25
-    """Without BN: keep the states at multiples of this.
-
-    The depth study's own value is right.
-    """
+    """Steps between states to keep, of runs without BN; best the depth study's own value."""
     start_depths: tuple[int, ...] = (20, 32, 44, 56, 110)
-    """Depths in start, which trains nothing."""
+    """Layers of start's networks, which are not trained."""
     dataset: str = "digits"
     """Data set of start."""
     width: int = 8
     """Filters of the first stage in start."""
     data_dir: Path | None = None
-    """Folder where data are looked for first."""
     out: Path = Path("runs/signals")
     plot_only: bool = False
-    """Draw from what OUT holds; train and measure nothing."""
+    """Draw from what --out holds; train and measure nothing."""
 
 
 PRESETS = {

@@ -26,47 +26,47 @@ class Options(FigureOptions):
     """cifar10: the task. short: the same on a CPU, within two minutes a run. digits: no download, a
     second a run."""
     dataset: str = "cifar10"
-    """cifar10, cifar100, svhn_cropped, digits, ..."""
     runs: int = 50
     """Number of runs, each from another seed. The task requires at least 50."""
     seed: int = 0
     """Seed of the first run. The next is one more."""
     epochs: float = 9.9
+    """Passes over the training images."""
     max_train_examples: int | None = None
-    """Number of training images. None is all."""
+    """Training images; None is all."""
     batch_size: int = 1024
+    """Images a step."""
     widths: tuple[int, ...] = (64, 256, 256)
     """Channels of each block. Every block halves the image."""
+    # The rate on the mean loss is
+    # learning_rate * batch_size / 1024 / (1 + 1 / (1 - momentum)).
     learning_rate: float = 11.5
-    """Learning rate for 1024 images, with the momentum included. The rate on the mean loss is
-    learning_rate * batch_size / 1024 / (1 + 1 / (1 - momentum))."""
+    """Learning rate for the summed loss of 1024 images, with momentum included."""
     momentum: float = 0.85
     weight_decay: float = 0.0153
-    """Decay of the weights, in the same units. It does not grow with the rate."""
+    """Coefficient of weight decay, in the same units. It does not grow with the rate."""
     bias_rate: float = 64.0
     """Learning rate of BN's biases, as a multiple of --learning-rate."""
     smoothing: float = 0.2
-    """Share of a label that is spread over all classes."""
+    """Share of a label, in 0..1, that is spread over all classes."""
     whitening_epochs: float = 3.0
     """Epochs for which the whitening layer's bias is trained."""
     whitening_images: int = 5000
     """Training images whose patches are whitened."""
     translate: int = 2
-    """Largest shift of a training image in pixels, with its border mirrored. 0 is none."""
+    """Largest shift of a training image, in pixels, with its border mirrored; 0 is none."""
     flip: bool = True
     """Mirror every image in every other epoch. The test averages over mirrored images."""
     views: Literal[0, 1, 2] = 2
-    """Views of a test image. 0: one. 1: and its mirror image. 2: and both shifted by a pixel up
-    left and down right."""
+    """Views of a test image. 0: one. 1: its mirror image too. 2: both shifted by a pixel too."""
     test_batch: int = 2000
+    """Test images in a batch."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Dtype of activations and products. Parameters and BN's statistics are float32. bfloat16 has
-    little effect on a CPU without units for it."""
+    """Numbers of activations and products. Parameters and BN's statistics are float32. bfloat16 is
+    of little use on a CPU without units for it."""
     data_dir: Path | None = None
-    """Folder in which to search for data first."""
     out: Path = Path("runs/speedrun")
     plot_only: bool = False
-    """Draw table and figure from the runs in OUT, and train nothing."""
 
 
 _CIFAR10 = Options()

@@ -33,15 +33,19 @@ class Options:
     preset: Literal["quick", "full"] = "quick"
     """quick: a few trials of each fault. full: as many as in experiments/results/faults."""
     parts: tuple[Part, ...] = ("kills", "signals", "damage")
+    """Kinds of faults."""
     kills: int = 8
+    """Trials of a process killed while it saves."""
     signals: int = 3
-    """Of each: Ctrl-C, SIGTERM, and Ctrl-C twice."""
+    """Trials of each of Ctrl-C, SIGTERM and Ctrl-C twice."""
     flips: int = 40
+    """Bytes of a checkpoint to flip, one at a time."""
     megabytes: float = 14.0
-    """Of the state that the killed process saves: those of ResNet-110 with momentum."""
+    """Megabytes of the state that the killed process saves; 14 is ResNet-110 with momentum."""
     seed: int = 0
-    """Of the moments, files and bytes."""
+    """Seed of the moments, files and bytes."""
     out: Path = Path("runs/faults")
+    """Folder for the table and the trials."""
 
 
 PRESETS = {"quick": Options(), "full": Options(preset="full", kills=50, signals=20, flips=100)}

@@ -90,6 +90,7 @@ class Options(DeviceOptions, FigureOptions):
     """Every setting of the soak; `--preset` chooses the defaults."""
 
     preset: Literal["quick", "full"] = "quick"
+    """quick: 100 runs. full: 400 runs."""
     shared: int = 64
     """Runs that share four networks."""
     new: int = 36
@@ -99,7 +100,6 @@ class Options(DeviceOptions, FigureOptions):
     batch_size: int = 64
     out: Path = Path("runs/soak")
     plot_only: bool = False
-    """Draw table and figure from the soak that OUT holds, and train nothing."""
 
 
 PRESETS = {

@@ -256,12 +256,26 @@ def chain(*functions: Augmentation) -> Augmentation:
     return _Chain(functions)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _FromConfig:
-    """Crops and flips of a config. See `from_config`."""
+    """Crops and flips of a config. See `from_config`.
+
+    Functions of equal configs and constants are equal.
+    """
 
     config: AugmentConfig
     normalizer: Normalizer | None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _FromConfig) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        # Arrays are compared by their bits.
+        arrays = [np.asarray(array) for array in self.normalizer or ()]
+        return self.config, *((a.shape, a.dtype.str, a.tobytes()) for a in arrays)
 
     def __call__(self, rng: Any, image: Any, target: Any) -> tuple[Any, Any]:
         check_moves_no_mask("from_config", image, target)

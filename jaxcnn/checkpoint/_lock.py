@@ -133,14 +133,13 @@ class FolderInUseError(CheckpointError):
     """A folder that is locked already.
 
     Attributes:
-        message: of the error.
         owner: the process and the host that have the lock, such as "process 12 on node3".
         by_this_process: whether that is this process.
     """
 
     def __init__(self, message: str, owner: str = "", by_this_process: bool = False):
         super().__init__(message)
-        self.message, self.owner, self.by_this_process = message, owner, by_this_process
+        self.owner, self.by_this_process = owner, by_this_process
 
 
 def lock_folder(folder: str | Path, timeout: float = 0.0) -> IO[str]:

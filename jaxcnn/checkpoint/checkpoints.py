@@ -73,6 +73,7 @@ class Checkpoints:
             missing.
         keep_every: also keep every step that is a multiple of this, to inspect a run later; 0 keeps
             none.
+        timeout: seconds to wait for another process that has the folder, such as one that reads it.
 
     Raises:
         CheckpointError: the folder cannot be created or written, it is an address such as
@@ -92,14 +93,19 @@ class Checkpoints:
         (7, (3, 2))
     """
 
-    def __init__(self, folder: str | Path, keep_every: int = 0):
+    def __init__(self, folder: str | Path, keep_every: int = 0, timeout: float = 0.0):
         if type(keep_every) is not int or keep_every < 0:
             raise CheckpointError(
                 f"keep_every is {format_value(keep_every)}; expected an integer of at least 0. Use "
                 "keep_every=0"
             )
+        if isinstance(timeout, bool) or not _is_number(timeout) or not 0 <= timeout < math.inf:
+            raise CheckpointError(
+                f"timeout is {format_value(timeout)}; expected a number of seconds of at least 0. "
+                "Use timeout=60"
+            )
         self.folder = check_writable_path(folder).absolute()
-        self._lock = lock_folder(self.folder)
+        self._lock = lock_folder(self.folder, timeout)
         self._orbax: Any = None
         try:
             self._alias, remove = plain_alias(self.folder)

@@ -22,7 +22,6 @@ from jaxcnn._util import file_sha256
 from jaxcnn.data.cache import dataset_folder
 from jaxcnn.data.image_io import (
     ImageError,
-    Scale,
     darkness_warning,
     decode,
     format_broken,
@@ -36,7 +35,7 @@ from jaxcnn.data.splits import (
     duplicate_warnings,
 )
 from jaxcnn.data.temporary import remove_abandoned, reserved_array, temporary_folder
-from jaxcnn.data.types import DataError, channel_statistics, one_line
+from jaxcnn.data.types import DataError, Scale, channel_statistics, one_line
 
 _FORMAT = 1
 _INDEX, _IMAGES, _MEAN = "pictures.json", "images.npy", "mean.npy"

@@ -131,7 +131,8 @@ def image_folder_with_paths(
         splits[split] = Split(cached.images[start : start + n], cached.labels[start : start + n])
         paths[split] = cached.names[start : start + n]
         start += n
-    data = Dataset("folder", **splits, classes=classes, mean=cached.mean, std=cached.std)
+    mean, std = cached.mean, cached.std
+    data = Dataset("folder", **splits, classes=classes, mean=mean, std=std, scale=scale)
     verify_dataset(data)
     return data, paths
 

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxcnn.arguments import check_choice, format_value
-from jaxcnn.data.types import DataError, one_line, printable, short
+from jaxcnn.data.types import DataError, Scale, one_line, printable, short
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,20 +62,6 @@ _BITS = 14
 """16-bit images that use no more bits are probably of a camera or scanner of 8 to 14 bits."""
 
 log = logging.getLogger("jaxcnn.data")
-
-
-class Scale(NamedTuple):
-    """Resizing and cropping of images.
-
-    Attributes:
-        size: side of the square that is cropped, in pixels.
-        resize: length of the shorter side before the crop.
-        interpolation: name in `INTERPOLATIONS`.
-    """
-
-    size: int
-    resize: int
-    interpolation: str = "bilinear"
 
 
 class ImageError(DataError):

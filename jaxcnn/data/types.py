@@ -105,6 +105,20 @@ class Split(NamedTuple):
         return Split(self.images[index], map_labels(lambda array: array[index], self.labels))
 
 
+class Scale(NamedTuple):
+    """Resizing and cropping of images.
+
+    Attributes:
+        size: side of the square that is cropped, in pixels.
+        resize: length of the shorter side before the crop.
+        interpolation: "bilinear" or "bicubic".
+    """
+
+    size: int
+    resize: int
+    interpolation: str = "bilinear"
+
+
 class Dataset(NamedTuple):
     """Three splits, with class names and the statistics that normalize the images.
 
@@ -125,6 +139,8 @@ class Dataset(NamedTuple):
     """float32 [h, w, c]: the mean training image, in 0..1."""
     std: np.ndarray
     """float32 [c]: standard deviation of each channel over all training pixels, in 0..1."""
+    scale: Scale | None = None
+    """Resizing by `image_folder`, which a run records. None is that of other data."""
 
     @property
     def num_classes(self) -> int:

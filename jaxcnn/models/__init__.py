@@ -18,6 +18,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxcnn._util import tree_size
 from jaxcnn.arguments import check_image_shape
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models import resnet, vgg
@@ -242,4 +243,4 @@ def count_parameters(model: nn.Module, shape: tuple[int, ...]) -> int:
     """
     image = jax.ShapeDtypeStruct((1, *check_image_shape(shape)), "float32")
     variables = variable_shapes(model, image)
-    return sum(p.size for p in jax.tree.leaves(variables["params"]))
+    return tree_size(variables["params"])

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from jaxcnn import parallel
+from jaxcnn._util import tree_size
 from jaxcnn.arguments import check_callable
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import (
@@ -28,7 +27,7 @@ from jaxcnn.models import count_parameters, create_model
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import as_transformation, create_optimizer
 from jaxcnn.provenance import are_valid_facts, builder_config, loss_facts
-from jaxcnn.records import RunRecords
+from jaxcnn.records import RunRecords, missing_run_message
 from jaxcnn.run_log import read_json, read_metrics
 from jaxcnn.runs.results import Result
 from jaxcnn.shutdown import interactive_interrupt
@@ -269,7 +268,7 @@ def num_parameters(model: Any, tx: Any, config: ExperimentConfig, data: Dataset,
     if is_library_model(model):
         return count_parameters(model, data.train.images.shape[1:])
     state = state_shapes(model, tx, config.train, data, loss=loss)
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return tree_size(state.params)
 
 
 Rows = list[dict[str, Any]]
@@ -384,16 +383,8 @@ def load_trained_model(
 
 def _missing_run_message(folder: Path) -> str:
     """Return the error for a folder without a run that has checkpoints."""
-    if (folder / "config.json").is_file():
-        return (
-            f"{folder} has the records of a run, but no checkpoints; "
-            "train it again, or write another run's folder"
-        )
-    runs = sorted(str(path.parent.parent) for path in folder.glob("*/checkpoints/lock"))
-    if runs:
-        names = f"{', '.join(runs[:4])}{', ...' * (len(runs) > 4)}"
-        return f"{folder} holds {len(runs)} runs; write one of them: {names}"
-    return (
+    runs = [path.parent.parent for path in folder.glob("*/checkpoints/lock")]
+    return missing_run_message(folder, "run", runs) or (
         f"{folder} holds no run; write a run's folder, with config.json and checkpoints, "
         "such as runs/depth/resnet20-seed0"
     )

@@ -195,7 +195,8 @@ def sweep(
       Results by name, or None if the sweep was stopped.
 
     Raises:
-      ArgumentError: a config cannot be trained on these data, or a folder has another run.
+      ArgumentError: there are no runs. Or a config cannot be trained on these data, or a folder has
+        another run.
       DataError: the data are invalid.
       FolderInUseError: this process trains one of the runs already.
 
@@ -214,6 +215,10 @@ def sweep(
     """
     strategy = parallel.check_strategy(strategy)
     check_tensorboard(tensorboard)
+    if not runs:
+        raise ArgumentError(
+            "runs is empty; expected at least one config by name. Write runs={'a': config}"
+        )
     for config in runs.values():
         verify_config(config, ExperimentConfig)
     losses = {name: with_loss(config, loss) for name, config in runs.items()}
@@ -444,7 +449,7 @@ def _check_equal_on_all_processes(
     if not multihost.is_multihost():
         return
     digest = hashlib.sha256()
-    for array in jax.tree.leaves(data._replace(name=(), classes=())):
+    for array in jax.tree.leaves(data._replace(name=(), classes=(), scale=None)):
         digest.update(np.ascontiguousarray(array).data)
     configs = [(name, config.to_json()) for name, config in runs.items()]
     facts = [(model_facts(model), optimizer_facts(tx)) for model, tx in pieces.values()]

@@ -157,10 +157,11 @@ def fetch_config(
 
 
 def _commit_of(path: Path) -> str | None:
-    """Return the commit of a downloaded file, by its place in the cache."""
-    parents = path.parts
-    place = len(parents) - 1 - parents[::-1].index("snapshots") if "snapshots" in parents else -1
-    commit = parents[place + 1] if 0 <= place < len(parents) - 1 else ""
+    """Return the commit of a downloaded file at the top of its repository.
+
+    The cache has it in a folder of the commit's name.
+    """
+    commit = path.parent.name
     return commit if re.fullmatch("[0-9a-f]{40}", commit) else None
 
 
@@ -242,14 +243,19 @@ def _download(name: HubName, file: str) -> Path:
 def _download_if_there(name: HubName, file: str) -> Path | None:
     """Return the path of a downloaded file, or None where there is no such file.
 
-    Without a connection it is None for a file that the cache lacks. The caller's last file is then
-    an error of the connection.
+    Without a connection the file in the cache is returned. It is None if the repository had no such
+    file when there was a connection. With HF_HUB_OFFLINE it is None for any file that the cache
+    lacks.
+
+    Raises:
+      WeightsError: it cannot be downloaded. Or there is no connection, and the cache does not tell
+        if there is such a file.
     """
     hub = _hub(name)
     try:
         path = _download_with(hub, name, file)
     except hub.errors.LocalEntryNotFoundError as error:
-        if _is_offline(hub):
+        if _is_offline(hub) or _is_known_to_be_missing(hub, name, file):
             return None
         raise WeightsError(_describe(hub, name, file, error)) from error
     except hub.errors.EntryNotFoundError:
@@ -258,6 +264,19 @@ def _download_if_there(name: HubName, file: str) -> Path | None:
         raise WeightsError(_describe(hub, name, file, error)) from error
     _check_digest(name, file, path)
     return path
+
+
+def _is_known_to_be_missing(hub: Any, name: HubName, file: str) -> bool:
+    """Check if the cache has a note that the repository has no such file."""
+    result = hub.try_to_load_from_cache(name.repo, file, revision=name.revision)
+    # A path, None where nothing is known, or this object.
+    return result is hub.file_download._CACHED_NO_EXIST
+
+
+def _has_cached_files(hub: Any, name: HubName) -> bool:
+    """Check if the cache has a file of the repository."""
+    folder = Path(hub.constants.HF_HUB_CACHE, f"models--{name.repo.replace('/', '--')}")
+    return any((folder / "snapshots").glob("*/*"))
 
 
 def _download_with(hub: Any, name: HubName, file: str) -> Path:
@@ -368,10 +387,14 @@ def _describe(hub: Any, name: HubName, file: str | None, error: Exception) -> st
             return _refused_text(name, status)
         reason = f" (HTTP {status})" if status else ""
         reason = reason or (f" ({to_one_line(cause, 120)})" if cause else "")
+        subject = f"{file} of {name._replace(file=None)}" if file else f"{name}"
+        cached = ""
+        if _has_cached_files(hub, name):
+            cached = "set HF_HUB_OFFLINE=1 to use the files in the cache alone, "
         return (
-            f"{name} is not in the cache, and {_endpoint()} cannot be reached{reason}; "
-            f"expected a connection. Try again, or download {_address(name, file)} elsewhere and "
-            "write the path of the file."
+            f"{subject} is not in the cache, and {_endpoint()} cannot be reached{reason}; "
+            f"expected a connection. Try again, {cached}or download {_address(name, file)} "
+            "elsewhere and write the path of the file."
         )
     if isinstance(error, errors.EntryNotFoundError):
         return _missing_file_text(hub, name, file)

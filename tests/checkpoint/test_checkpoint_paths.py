@@ -315,6 +315,17 @@ def test_a_wrong_keep_every_is_one_line(tmp_path, keep_every):
         Checkpoints(tmp_path, keep_every)
 
 
+@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), True, "2", None])
+def test_a_wrong_timeout_is_one_line(tmp_path, timeout):
+    with pytest.raises(
+        CheckpointError,
+        match=r"timeout is .*expected a number of seconds of at least 0. Use timeout=60",
+    ) as error:
+        Checkpoints(tmp_path / "a", timeout=timeout)
+    one_line(error)
+    assert not (tmp_path / "a").exists()
+
+
 def test_the_same_cell_twice_says_that_it_is_this_process_and_how_to_close(tmp_path):
     first = Checkpoints(tmp_path)
     with pytest.raises(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import jaxcnn as jc
 from experiments import depth
-from experiments._common import DeviceOptions, FigureOptions, SeedOptions
+from experiments._common import DeviceOptions, FigureOptions, SeedOptions, print_hint
 from jaxcnn import cli, plots, tables
 
 
@@ -145,3 +145,18 @@ def test_a_study_of_listed_seeds_writes_its_curves_as_numbers_and_as_svg(tmp_pat
     with open(Path(tmp_path, "table.csv"), newline="") as file:
         (line,) = csv.DictReader(file)
     assert line["seeds"] == "3"
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+@pytest.mark.parametrize("is_primary", [True, False])
+def test_a_hint_is_of_the_primary_process_after_all_have_exchanged_signals(
+    is_stopped, is_primary, capsys, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr("jaxcnn.multihost.is_primary", lambda: is_primary)
+    print_hint(lambda: calls.append(1) or is_stopped)
+    assert calls == [1]
+    hint = capsys.readouterr().err
+    assert hint.count("\n") == is_primary
+    if is_primary:
+        assert ("resumes" in hint, "--plot-only" in hint) == (is_stopped, not is_stopped)

@@ -1,11 +1,14 @@
 """A folder of pictures becomes a classifier that is kept, asked and explained; and a mistake is one line."""
 
+import contextlib
 import csv
 import io
 import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -847,6 +850,21 @@ def test_cifar10_as_files(tmp_path, monkeypatch):
     np.testing.assert_array_equal(data.test.labels, truth.test.labels[at])
 
 
+@contextlib.contextmanager
+def process_in(folder):
+    """Another process that has the lock of a folder."""
+    code = (
+        "import sys; from jaxcnn.checkpoint import lock_folder\n"
+        "with lock_folder(sys.argv[1]): print('locked', flush=True); sys.stdin.read()"
+    )
+    command, pipe = [sys.executable, "-c", code, str(folder)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield
+        process.communicate()
+
+
 @pytest.mark.slow
 def test_the_transfer_study(tmp_path, monkeypatch):
     monkeypatch.setattr(jc, "load_dataset", lambda *a: fake_cifar())
@@ -865,7 +883,16 @@ def test_the_transfer_study(tmp_path, monkeypatch):
         "4",
     ]
     args += ["--num-seeds", "1", "--num-steps", "2", "--batch-size", "16", "--out", str(tmp_path)]
-    assert transfer.main(args) == 0
+    # Another process has the first folder, then one of the runs: the others are trained meanwhile.
+    for held, trained in (("animals", []), ("head-4-seed0", ["all-4-seed0", "scratch-4-seed0"])):
+        with process_in(tmp_path / held / "checkpoints"):
+            assert transfer.main(args) == 0
+        assert not (tmp_path / "table.csv").exists()
+        finished = {path.parent.name for path in tmp_path.glob("*/result.json")} - {"animals"}
+        assert sorted(finished) == trained
+    # Nobody has the study.
+    with process_in(tmp_path):
+        assert transfer.main(args) == 0
     runs = transfer.runs_by_name(tmp_path)
     assert set(runs) == {"scratch-4-seed0", "head-4-seed0", "all-4-seed0"}
     assert runs["head-4-seed0"].config.train.freeze

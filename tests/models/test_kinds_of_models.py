@@ -20,7 +20,7 @@ from jaxcnn import interpret
 from jaxcnn.augment import normalize
 from jaxcnn.data.types import assemble
 from jaxcnn.models.calling import call
-from jaxcnn.models.norm import batch_moments, frozen_batch_norm
+from jaxcnn.models.norm import batch_moments, frozen_batch_norm, layers_over_axis
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (48, 8, 8, 1), dtype=np.uint8)
@@ -723,15 +723,19 @@ def test_responses_inside_lifted_modules_are_those_of_plain_ones(kind):
 class MappedNet(nn.Module):
     """Without a field for the axis."""
 
+    broadcast_dims: tuple[int, ...] = (1,)
+
     @nn.compact
     def __call__(self, x, train):
         x = nn.BatchNorm(not train, momentum=0.9)(nn.Conv(4, (3, 3))(x))
-        x = nn.Dropout(0.4, broadcast_dims=(1,))(nn.relu(x), deterministic=not train)
+        x = nn.Dropout(0.4, broadcast_dims=self.broadcast_dims)(nn.relu(x), deterministic=not train)
         return nn.Dense(4)(nn.Dropout(0.3)(flat(x), deterministic=not train))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [MappedNet, FlaxResNet, lambda: Lifted("jit"), Plain])
+@pytest.mark.parametrize(
+    "make", [MappedNet, lambda: MappedNet((-1,)), FlaxResNet, lambda: Lifted("jit"), Plain]
+)
 def test_pmap_gives_one_devices_numbers_without_an_axis_in_the_module(make):
     config = jc.override(CONFIG, num_steps=3, recompute_batch_stats=16 * (make is not Plain))
     one, row = fit(make(), config)
@@ -747,6 +751,27 @@ def test_pmap_gives_one_devices_numbers_without_an_axis_in_the_module(make):
         assert mapped_row is not None
         expected = pytest.approx(row["precise_eval_loss"], rel=1e-4)
         assert mapped_row["precise_eval_loss"] == expected
+
+
+@pytest.mark.parametrize("dims", [(1,), (-1,), (-3, -1), (-4,)])
+def test_pmap_drops_what_one_device_drops(dims):
+    """Axes that share their draws may be counted from the end. Axis -4 is that of the images."""
+    x = jnp.asarray(RNG.uniform(1, 2, (8, 3, 5, 4)), jnp.float32)
+    drop = nn.Dropout(0.5, broadcast_dims=dims, deterministic=False)
+    rngs = {"dropout": jax.random.key(3)}
+    alone = drop.apply({}, x, rngs=rngs)
+
+    def part(x):
+        with layers_over_axis("batch", len(x)):
+            return drop.apply({}, x, rngs=rngs)
+
+    parts = jax.pmap(part, "batch", devices=jax.devices()[:4])(x.reshape(4, 2, 3, 5, 4))
+    np.testing.assert_array_equal(parts.reshape(x.shape), alone)
+    dropped = np.asarray(alone) == 0
+    assert 0 < dropped.sum() < dropped.size
+    for axis in dims:
+        first = dropped.take([0], axis)
+        assert (dropped == first).all()
 
 
 def test_pmap_refuses_statistics_of_its_own_kind_in_a_module_without_an_axis():

@@ -31,11 +31,6 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def one():
-    return jc.strategy("jit", 1)
-
-
-@pytest.fixture(scope="module")
 def names():
     """What the example above the table defines."""
     scope: dict[str, Any] = {}

@@ -21,16 +21,6 @@ CONFIG = jc.TrainConfig(num_steps=6, eval_every=2, batch_size=16)
 train: Any = jc.train
 
 
-@pytest.fixture(scope="module")
-def data():
-    return jc.subset(jc.load_dataset("digits"), 128, seed=0)
-
-
-@pytest.fixture(scope="module")
-def one():
-    return jc.strategy("jit", 1)
-
-
 def named(**changes):
     config = OptimizerConfig("momentum", learning_rate=0.1, weight_decay=0.0)
     return jc.create_optimizer(jc.override(config, **changes))

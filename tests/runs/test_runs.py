@@ -346,6 +346,12 @@ def test_a_run_is_read_back_from_its_start_to_its_end(data, strategy, tmp_path):
     assert list(runs.load_trained_model(tmp_path, data=data).states) == [0, 12]
 
 
+def test_a_sweep_of_nothing_is_one_line(tmp_path):
+    with pytest.raises(jc.ArgumentError, match=r"^runs is empty; .* Write runs=\{'a': config\}$"):
+        runs.sweep({}, jc.load_dataset("digits"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("made", "says"),
     [
@@ -354,6 +360,10 @@ def test_a_run_is_read_back_from_its_start_to_its_end(data, strategy, tmp_path):
         (
             ["plain20-seed0/checkpoints/lock", "resnet20-seed0/checkpoints/lock"],
             "holds 2 runs; write one of them: ",
+        ),
+        (
+            ["plain20-seed0/checkpoints/lock"],
+            "holds a run in a folder of it; write .*plain20-seed0$",
         ),
     ],
 )

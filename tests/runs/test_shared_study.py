@@ -244,6 +244,13 @@ def test_a_lock_is_waited_for(tmp_path):
         assert error.value.owner == f"process {process.pid} on {socket.gethostname()}"
         assert not error.value.by_this_process
         lock_folder(tmp_path, timeout=30).close()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(FolderInUseError) as error:
+            jc.Checkpoints(tmp_path)
+        assert f"process {process.pid}" in str(error.value)
+        jc.Checkpoints(tmp_path, timeout=30).close()
     with lock_folder(tmp_path):
         began = time.monotonic()
         with pytest.raises(FolderInUseError) as error:

@@ -80,7 +80,7 @@ def server():
 def hub(server, tmp_path, monkeypatch, weights):
     server.repos = {NAME: Repo({"config.json": config_bytes(), "model.safetensors": weights[1]})}
     server.requests, server.tokens, server.sent = [], [], {}
-    server.truncated, server.status = False, None
+    server.truncated, server.status, server.after = False, None, None
     with environment(server, tmp_path / "cache", monkeypatch):
         yield server
 
@@ -213,6 +213,37 @@ def test_header_and_path_of_a_name_are_those_of_the_file(hub, weights):
     path = fetch_weights(f"hf:{NAME}")
     assert path.read_bytes() == weights[1]
     assert read_metadata(f"hf:{NAME}") == {"format": "pt"}
+
+
+def test_all_files_are_of_one_commit_when_the_branch_moves_between_downloads(
+    hub, weights, tmp_path
+):
+    """`main` moves after the config was sent, and the weights of both commits fit it."""
+    config = CONFIG | {"pretrained_cfg": CONFIG["pretrained_cfg"] | {"crop_pct": 0.5}}
+    variables = jax.tree.map(lambda leaf: leaf + np.float32(1), weights[0])
+    model, commit = jc.create_model("resnet18", 5, width=2), "f" * 40
+    export_weights(model, variables, tmp_path / "x.safetensors")
+    moved = {"config.json": json.dumps(config).encode()}
+    moved["model.safetensors"] = (tmp_path / "x.safetensors").read_bytes()
+
+    def move(command, path):
+        if command == "GET" and path.endswith("config.json"):
+            hub.after = None
+            hub.repos[NAME].move(commit, moved)
+
+    hub.after = move
+    _, first, preprocessing = create_pretrained(NAME, width=2)
+    assert hub.after is None
+    same(first, weights[0])
+    assert preprocessing.crop_fraction == 0.95
+    resolved = [path for _, path in hub.requests if path.endswith("model.safetensors")]
+    assert f"/{NAME}/resolve/{COMMIT}/model.safetensors" in resolved
+    assert not any("/resolve/main/" in path for path in resolved)
+    # The next call is of the other commit alone.
+    _, second, preprocessing = create_pretrained(NAME, width=2)
+    same(second, variables)
+    assert preprocessing.crop_fraction == 0.5
+    same(create_pretrained(f"hf:{NAME}@{COMMIT}", width=2).variables, weights[0])
 
 
 def test_a_second_call_downloads_nothing(hub, weights):
@@ -376,9 +407,23 @@ def test_gated_repositories_name_the_page_and_the_token_opens_them(hub, weights,
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_refusals_without_a_reason_are_one_line(hub, status, tmp_path):
+@pytest.mark.parametrize("call", ["fetch", "create", "file"])
+def test_refusals_without_a_reason_are_one_line(hub, status, call, tmp_path):
     hub.status = status
-    refused(f"hf:{NAME}", "HF_TOKEN")
+    calls = {
+        "fetch": lambda: fetch_weights(f"hf:{NAME}"),
+        "create": lambda: create_pretrained(NAME),
+        "file": lambda: fetch_weights(f"hf:{NAME}:model.safetensors"),
+    }
+    message = refused(
+        f"is refused by {hub.address} (HTTP {status}); expected a token that may read it. "
+        f"Set HF_TOKEN, and see {hub.address}/{NAME}.",
+        call=calls[call],
+    )
+    assert message.startswith(f"hf:{NAME}")
+    # It is neither a fault of the connection nor of the cache.
+    assert "cannot be reached" not in message
+    assert "cache" not in message
     assert stored_blobs(tmp_path) == []
 
 
@@ -456,6 +501,51 @@ def test_offline_takes_the_cache_and_asks_nobody(hub, weights, monkeypatch, by):
         call=lambda: create_pretrained("timm/resnet34.tv_in1k"),
     )
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("failure", ["no connection", "no service"])
+def test_without_a_connection_the_cache_is_used_too(hub, weights, monkeypatch, failure):
+    """The variable is not set. Files that the repository never had are no errors either."""
+    hub.repos["a/bin"] = Repo({"pytorch_model.bin": weights[1]})
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    model = jc.create_model("resnet18", 5, width=2)
+    create_pretrained(NAME, width=2)
+    same(load_weights(model, "hf:a/bin"), weights[0])
+    fetch_weights("hf:a/bin")
+    if failure == "no service":
+        hub.status = 503
+    else:
+        # Nothing listens there.
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    same(create_pretrained(NAME, width=2).variables, weights[0])
+    same(load_weights(model, "hf:a/bin"), weights[0])
+    assert fetch_weights("hf:a/bin").name == "pytorch_model.bin"
+    refused(
+        f"other.bin of hf:{NAME} is not in the cache, and",
+        "cannot be reached",
+        "set HF_HUB_OFFLINE=1 to use the files in the cache alone",
+        call=lambda: fetch_weights(f"hf:{NAME}:other.bin"),
+    )
+    message = refused(
+        "model.safetensors of hf:timm/resnet34.tv_in1k is not in the cache, and",
+        call=lambda: fetch_weights("hf:timm/resnet34.tv_in1k"),
+    )
+    # Nothing of it is in the cache, so the variable would not help.
+    assert "HF_HUB_OFFLINE" not in message
+
+
+def test_weights_without_a_config_in_the_cache_need_the_variable(hub, weights, monkeypatch):
+    fetch_weights(f"hf:{NAME}")
+    hub.status = 503
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    model = jc.create_model("resnet18", 5, width=2)
+    refused(
+        "config.json of hf:timm/resnet18.tv_in1k is not in the cache",
+        "set HF_HUB_OFFLINE=1",
+        call=lambda: load_weights(model, f"hf:{NAME}"),
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    same(load_weights(model, f"hf:{NAME}"), weights[0])
 
 
 def test_weights_in_the_cache_do_without_a_config(hub, weights, monkeypatch):
