@@ -39,6 +39,8 @@ _LIBRARIES = tuple(
 _SKIPPED_NODES = ("ctx", "kind", "type_comment", "type_params", "annotation", "returns")
 _GENERATED = ("__init__", "__repr__", "__eq__", "__hash__", "__post_init__", "__replace__")
 """Methods that dataclasses and Flax write."""
+_FILLING_METHODS = ("append", "extend", "insert", "add", "update", "setdefault", "pop", "clear")
+"""Methods of lists, sets and dicts that change them."""
 
 
 def code_digest(value: Any) -> str | None:
@@ -46,7 +48,8 @@ def code_digest(value: Any) -> str | None:
 
     It covers functions and classes that are not in an installed package, and what they refer to:
     closures, defaults, globals, base classes, attributes and fields. Comments, docstrings, layout
-    and types do not count. Attributes that the code itself assigns, such as counters, are left out.
+    and types do not count. Attributes and variables that the code itself assigns, such as counters,
+    are left out.
 
     Returns:
       16 hexadecimal digits, or None if nothing is the user's own, or its source is not there.
@@ -165,17 +168,16 @@ class _Walk:
             yield self.describe((function.__defaults__, function.__kwdefaults__))
             used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
             known = {name: function.__globals__[name] for name in used & {*function.__globals__}}
-            assigned = {
-                name
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Global)
-                for name in node.names
-            }
+            assigned = _assigned_globals(function)
             for name, item in sorted(known.items()):
                 is_constant = isinstance(item, (bool, int, float, str, tuple, type, np.ndarray))
                 if name not in assigned and (is_constant or callable(item)):
                     yield f"{name}: {self.describe(item)}"
+        assigned = _assigned_cells(function) if is_own(function) else set()
         for name, cell in sorted(cells.items()):
+            # It is no constant. Optax's cosine schedule assigns one of its own.
+            if name in assigned:
+                continue
             try:
                 content = cell.cell_contents
             # The variable has no value yet.
@@ -243,10 +245,9 @@ def _syntax_tree(function: types.FunctionType) -> ast.AST:
       OSError: there is no source.
     """
     code = function.__code__
-    lines = linecache.getlines(code.co_filename, function.__globals__)
     is_lambda = function.__name__ == "<lambda>"
     places = [(line, column) for line, _, column, _ in code.co_positions() if line and column]
-    for node in _function_nodes("".join(lines)):
+    for node in _function_nodes(_source(function)):
         start: Any = min([node, *getattr(node, "decorator_list", ())], key=lambda n: n.lineno)
         if start.lineno != code.co_firstlineno or isinstance(node, ast.Lambda) != is_lambda:
             continue
@@ -255,6 +256,41 @@ def _syntax_tree(function: types.FunctionType) -> ast.AST:
         if not is_lambda or (body.lineno, body.col_offset) == min(places, default=None):
             return node
     raise OSError(f"no source of {function.__qualname__}")
+
+
+def _source(function: types.FunctionType) -> str:
+    return "".join(linecache.getlines(function.__code__.co_filename, function.__globals__))
+
+
+def _assigned_globals(function: types.FunctionType) -> set[str]:
+    """Return the variables of a function's module that functions in its file assign."""
+    return {
+        name
+        for outer in _function_nodes(_source(function))
+        for node in ast.walk(outer)
+        if isinstance(node, ast.Global)
+        for name in node.names
+    }
+
+
+def _assigned_cells(function: types.FunctionType) -> set[str]:
+    """Return the variables of a function's closure that calls assign or fill.
+
+    Its neighbors, which are defined within the same outermost function, may do so too.
+    """
+    line = function.__code__.co_firstlineno
+    names: set[str] = set()
+    for outer in _function_nodes(_source(function)):
+        if not outer.lineno <= line <= outer.end_lineno:
+            continue
+        for node in ast.walk(outer):
+            if isinstance(node, ast.Nonlocal):
+                names.update(node.names)
+            is_item = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+            is_method = isinstance(node, ast.Attribute) and node.attr in _FILLING_METHODS
+            if (is_item or is_method) and isinstance(node.value, ast.Name):
+                names.add(node.value.id)
+    return names
 
 
 @functools.lru_cache(maxsize=64)

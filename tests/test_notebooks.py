@@ -182,9 +182,10 @@ def test_a_notebook_runs_and_every_cell_runs_twice(name, kernels, tmp_path):
     assert faults(twice) == []
     assert [kinds(cell) for cell in twice[::2]] == [kinds(cell) for cell in committed]
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-    # A new kernel reads the finished runs.
-    again = kernels(sources, execute_all)
-    assert faults(again) == []
+    # A new kernel reads the finished runs. One notebook shows it.
+    if name == "quick_start":
+        again = kernels(sources, execute_all)
+        assert faults(again) == []
 
 
 SETUP = """

@@ -225,6 +225,48 @@ def test_counters_that_code_assigns_do_not_count(pieces):
     assert code_digest(slope) != before
 
 
+CLOSURES = """
+CALLS = 0
+
+
+def count():
+    global CALLS
+    CALLS += 1
+
+
+def make(steps, slope):
+    history, memory, number = [], {}, 0
+
+    def bump():
+        nonlocal number
+        number += 1
+
+    def schedule(step):
+        nonlocal steps
+        steps = float(steps)
+        history.append(step)
+        memory[step] = True
+        bump()
+        count()
+        return slope * step / steps + 0 * (number + CALLS)
+
+    return schedule, lambda step: number + step
+"""
+
+
+def test_variables_that_calls_assign_do_not_count(pieces):
+    module = pieces(CLOSURES)
+    functions = module.make(60, 0.1)
+    pieces_with_code = [*functions, optax.sgd(functions[0])]
+    before = [code_digest(piece) for piece in pieces_with_code]
+    assert None not in before
+    for function in functions:
+        function(3)
+    assert (module.CALLS, functions[1](0)) == (1, 1)
+    assert [code_digest(piece) for piece in pieces_with_code] == before
+    assert code_digest(module.make(60, 0.2)[0]) != before[0]
+
+
 def test_code_of_packages_has_no_digest():
     for piece in (LIBRARY, optax.adam(0.1), np.mean, jc.create_loss("cross-entropy"), dict, 3):
         assert code_digest(piece) is None
