@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -88,6 +89,21 @@ class FigureOptions:
           path: of the file, without the suffix.
         """
         plots.save(figure, path.with_name(f"{path.name}.{self.format}"))
+
+
+DISPLAY_NAMES = {"cifar100": "CIFAR-100", "cifar10": "CIFAR-10", "mnist": "MNIST", "svhn": "SVHN"}
+DISPLAY_NAMES |= {"fashion_mnist": "Fashion-MNIST"}
+"""Names of data sets in titles."""
+
+
+def display_names(text: str) -> str:
+    """Return a title with the names of data sets as their authors write them.
+
+    Example:
+      >>> display_names("plain-20 on cifar10"), display_names("fashion_mnist")
+      ('plain-20 on CIFAR-10', 'Fashion-MNIST')
+    """
+    return re.sub(r"\w+", lambda word: DISPLAY_NAMES.get(word[0], word[0]), text)
 
 
 class StudyOptions(Protocol):

@@ -49,6 +49,7 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    display_names,
     run_all,
     run_study,
 )
@@ -287,7 +288,8 @@ def panels(by_dataset: Mapping[str, Mapping[str, list[runs.Run]]]) -> list[plots
                 "ylabel": f"{split} error (%)",
                 "ylog": True,
             }
-            curves += [plots.Panel(f"{dataset}: {kind}", lines, **axes)] if lines else []
+            title = f"{display_names(dataset)}: {kind} networks"
+            curves += [plots.Panel(title, lines, **axes)] if lines else []
     return curves
 
 
@@ -324,7 +326,8 @@ def draw(options: Options) -> None:
     ]
     divergences = filter(None, (run.divergence for run in all_runs))
     tables.write_table(out, table, [protocol(by_dataset), *divergences])
-    title = f"{runs.eval_split(all_runs)} error, mean and range of seeds"
+    split = runs.eval_split(all_runs) or "eval"
+    title = f"{split.capitalize()} error by step, mean and range of seeds"
     figure = plots.panels(panels(by_dataset), columns=2, title=title, share="y")
     rows = {
         f"{dataset}/{run.name}": run.rows

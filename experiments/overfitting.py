@@ -38,6 +38,7 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    display_names,
     run_all,
     run_study,
 )
@@ -328,7 +329,8 @@ def panel(name: str, all_runs: list[runs.Run], few: list[runs.Run]) -> plots.Pan
             color="0.65",
         )
         lines.insert(0, gray_line._replace(low=None, high=None, width=1.3))
-    text = f"{'stops' if is_early else 'turns'} at epoch {line['turn_epoch'] or 0:.0f}"
+    # A longer text would hide the curves.
+    text = f"epoch {line['turn_epoch'] or 0:.0f}"
     most_turn = 2 * line["turned"] > line["seeds"]
     marks = [plots.Mark(line["turn_step"], "x", text)] if most_turn else []
     title = TITLES[name] + (f": {line['images']}" if name in ("all", "few") else "")
@@ -342,7 +344,7 @@ def write_figures(
     out = options.out
     config = next(iter(by_setting.values()))[0].config
     seeds = max(line["seeds"] for line in table)
-    title = (
+    title = display_names(
         f"{config.dataset}, {config.train.num_steps} steps of {config.train.batch_size} images; "
     )
     title += f"mean of {seeds} seeds" if seeds > 1 else "one seed"
@@ -352,7 +354,12 @@ def write_figures(
         panel(name, all_runs, by_setting.get("few", []))._replace(ylim=(0, top))
         for name, all_runs in by_setting.items()
     ]
-    figure = plots.panels(panels, title=title + " and their range" * (seeds > 1), size=(3.25, 3.1))
+    range_text = " and their range" * (seeds > 1)
+    figure = plots.panels(
+        panels,
+        title=f"Loss, and where validation turns (dotted): {title}{range_text}",
+        size=(3.1, 2.9),
+    )
     rows = {run.name: run.rows for all_runs in by_setting.values() for run in all_runs}
     tables.write_curves(out, rows)
     options.save(figure, out / "curves")
@@ -364,8 +371,14 @@ def write_figures(
         }
         for suffix in ("", "_ci95")
     )
-    title = title + " and its 95% interval" * (seeds > 1)
-    figure = plots.bars(heights, ylabel="error (%)", errors=half_widths, title=title, fmt=".1f")
+    figure = plots.bars(
+        heights,
+        ylabel="error (%)",
+        errors=half_widths,
+        error_label="95% interval of the mean",
+        title=f"Error at the last step: {title}",
+        fmt=".1f",
+    )
     options.save(figure, out / "gap")
 
 

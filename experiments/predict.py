@@ -145,8 +145,9 @@ def draw(
         f"{saved.classes[c]} ({100 * share[c]:.0f}%)\n{path.name}"
         for path, share, c in zip(paths, shares, predictions, strict=True)
     ]
+    label = "Grad-CAM (share of the image's maximum)"
     out.parent.mkdir(parents=True, exist_ok=True)
-    plots.save(plots.image_grid(images, captions, heat=maps, columns=3), out)
+    plots.save(plots.image_grid(images, captions, heat=maps, heat_label=label, columns=3), out)
     print(f"wrote {out}")
 
 

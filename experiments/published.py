@@ -227,7 +227,8 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
             )
         )
         panels.append(plots.Panel(title, lines, xlabel="layers", ylabel="test error (%)"))
-    return plots.panels(panels, share="y")
+    title = "Published weights on CIFAR-10: test error against depth, 95% intervals"
+    return plots.panels(panels, share="y", title=title)
 
 
 def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -251,7 +251,7 @@ def paired_change(forms: Mapping[bool, list[runs.Run]]) -> str:
 
 def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
     """Write OUT/pictures: test scenes, their masks, and both networks' predictions."""
-    columns = [("scene", data.test.images[:n]), ("its mask", COLORS[data.test.labels[:n]])]
+    columns = [("scene", data.test.images[:n]), ("true mask", COLORS[data.test.labels[:n]])]
     # The first seed of both networks.
     for name, config in list(configs(options).items())[:2]:
         model, tx = runs.model_and_optimizer(config, data.num_classes)
@@ -262,12 +262,14 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
             return
         predictions = jc.predict(model, state, data.test.images[:n]).argmax(-1)
         columns.append((f"U-Net {TITLES[config.model_kwargs['skips']]}", COLORS[predictions]))
-    images = np.stack([images for _, images in columns]).reshape(-1, SIDE, SIDE, 3)
-    captions = [title if i == 0 else "" for title, _ in columns for i in range(n)]
-    title = "Test scenes: " + (
-        "what is digit" if options.name == "ink" else "a colour for every digit"
+    strips = [plots.Strip(list(images), label) for label, images in columns]
+    meaning = (
+        "Orange pixels are digit, black ones background."
+        if options.name == "ink"
+        else "Every class of digits has a color; black is background."
     )
-    figure = plots.image_grid(images, captions, columns=n, title=title)
+    title = "Test scenes, true masks and predicted masks"
+    figure = plots.mosaic(strips, title=title, note=meaning, side=1.1)
     options.save(figure, options.out / "pictures")
 
 
@@ -316,9 +318,10 @@ def draw(options: Options) -> None:
         plots.band([run.rows for run in group], "step", "mean_iou", label=TITLES[key])
         for key, group in forms.items()
     ]
-    panel = plots.Panel(config.dataset, lines, xlabel="step", ylabel="mean IoU, test scenes (%)")
+    title = "U-Net on test scenes: mean and range of seeds"
+    panel = plots.Panel("", lines, xlabel="step", ylabel="mean IoU (%)")
     tables.write_curves(out, {run.name: run.rows for run in all_runs})
-    options.save(plots.panels([panel]), out / "curves")
+    options.save(plots.panels([panel], title=title, size=(6.0, 3.9)), out / "curves")
     written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
     print(f"{tables.compact_markdown(table)}\nwrote {written}")
 

@@ -288,8 +288,9 @@ def _assigned_cells(function: types.FunctionType) -> set[str]:
                 names.update(node.names)
             is_item = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
             is_method = isinstance(node, ast.Attribute) and node.attr in _FILLING_METHODS
-            if (is_item or is_method) and isinstance(node.value, ast.Name):
-                names.add(node.value.id)
+            variable = getattr(node, "value", None)
+            if (is_item or is_method) and isinstance(variable, ast.Name):
+                names.add(variable.id)
     return names
 
 

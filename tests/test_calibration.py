@@ -150,7 +150,7 @@ def test_the_diagram_shows_the_bins_and_their_counts():
     np.testing.assert_allclose(ends, 100 * np.c_[found.low, found.high][there], atol=1e-9)
     assert [patch.get_height() for patch in lower.patches] == found.counts.tolist()  # pyright: ignore[reportAttributeAccessIssue]
     assert [text.get_text() for text in lower.texts] == [str(n) for n in found.counts]
-    assert labels(figure) == ["bin with 95% interval", "as often right as sure"]
+    assert labels(figure) == ["bin with 95% interval", "accuracy = confidence"]
     assert (upper.get_ylabel(), lower.get_xlabel(), lower.get_ylabel()) == (
         "accuracy (%)",
         "confidence (%)",

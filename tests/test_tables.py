@@ -79,7 +79,7 @@ def test_a_path_that_diverges_leaves_the_picture_at_its_edge():
     assert axis.get_ylim() == (-2, 2)
     share = (2 - walked[1, 1]) / (walked[2, 1] - walked[1, 1])
     x = walked[1, 0] + share * (walked[2, 0] - walked[1, 0])
-    np.testing.assert_allclose(marked(axis)["leaves the picture"], [[x], [2]])
+    np.testing.assert_allclose(marked(axis)["leaves the panel"], [[x], [2]])
     assert "end" not in marked(axis)
     np.testing.assert_array_equal(axis.lines[0].get_xydata(), walked[:3])
 

@@ -203,9 +203,11 @@ def write_report(
         row["network"]: (row["flop_a_byte"], row["gflops"]) for row in rows if row["flop_a_byte"]
     }
     if points:
-        title = f"Training in {rows[0]['dtype']}, under the machine's own roofs"
+        title = f"Training in {rows[0]['dtype']} under the roofline of the machine"
+        # The processor and the date; the tables have the versions too.
+        note = "; ".join(dict.fromkeys((machine.split("; ")[0], machine.split("; ")[-1])))
         figure = roofline(
-            points, peak=peak.gflops, bandwidth=peak.bandwidth, title=title, note=machine
+            points, peak=peak.gflops, bandwidth=peak.bandwidth, title=title, note=note
         )
         figures.save(figure, out / "roofline")
 

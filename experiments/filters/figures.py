@@ -75,14 +75,16 @@ def filtered_image(name: str, image: jax.Array) -> np.ndarray:
 
 def filters_figure(image: jax.Array) -> Any:
     """Return each filter above its result on the middle of the photograph."""
-    quarter = len(image) // 4
+    third = len(image) // 3
     # 3 pixels are too few to be seen in the whole photograph.
-    middle = image[quarter : 3 * quarter, quarter : 3 * quarter]
+    middle = image[third : 2 * third, third : 2 * third]
     rows = []
     for names in (list(ops.FILTERS)[:4], list(ops.FILTERS)[4:]):
         rows.append([kernel_tile(ops.FILTERS[name], name) for name in names])
         rows.append([plots.Tile(filtered_image(name, middle)) for name in names])
-    return plots.tiles(rows, title="Nine numbers make a filter", heights=[1.15, 3.0, 1.15, 3.0])
+    return plots.tiles(
+        rows, title="3x3 filters and the images that they make", heights=[0.95, 1.9, 0.95, 1.9]
+    )
 
 
 def convolve(image: np.ndarray, *kernels: np.ndarray) -> np.ndarray:
@@ -110,7 +112,7 @@ def steps_figure(image: jax.Array) -> Any:
         is_first = not rows
         row = [
             plots.Tile(
-                PICTURE, "picture" * is_first, frames=[plots.Frame(y, x, 3, 3)], **NUMBER_STYLE
+                PICTURE, "image" * is_first, frames=[plots.Frame(y, x, 3, 3)], **NUMBER_STYLE
             ),
             "→",
             plots.Tile(patch, "patch" * is_first, **NUMBER_STYLE),
@@ -125,7 +127,7 @@ def steps_figure(image: jax.Array) -> Any:
         ]
         rows.append(row)
     return plots.tiles(
-        rows, title="Convolution: a patch times the kernel, added up, is one number", heights=1.75
+        rows, title="Convolution: a patch times the kernel, summed, is one number", heights=1.75
     )
 
 
@@ -138,7 +140,7 @@ def product_figure(image: jax.Array) -> Any:
     colors = plots.COLORS[1], plots.COLORS[2]
     image_frames = [plots.Frame(0, 0, 3, 3, colors[0]), plots.Frame(2, 2, 3, 3, colors[1])]
     row = [
-        plots.Tile(PICTURE, "picture", frames=image_frames, share=0.6, **NUMBER_STYLE),
+        plots.Tile(PICTURE, "image", frames=image_frames, share=0.6, **NUMBER_STYLE),
         "→",
         plots.Tile(
             matrix,
@@ -207,7 +209,7 @@ def sizes_figure(image: jax.Array) -> Any:
     rows = [[*cells[0], " ", *cells[1]], [*cells[2], " ", *cells[3]]]
     return plots.tiles(
         rows,
-        title="Windows of 3 on 5 pixels (box blur): the first, its neighbour and the last",
+        title="Windows of 3 on 5 pixels (box blur): the first, its neighbor and the last",
         heights=2.5,
     )
 
@@ -245,8 +247,8 @@ def pooling_figure(image: jax.Array) -> Any:
         )
     return plots.tiles(
         [top_row, bottom_row],
-        title="Pooling: the brightest of each square, or its mean",
-        heights=[2.2, 3.4],
+        title="Pooling: the maximum or the mean of each square",
+        heights=[1.6, 2.3],
     )
 
 
@@ -281,7 +283,7 @@ def upsampling_figure(image: jax.Array) -> Any:
             plots.Tile(
                 np.asarray(counts_map)[..., 0],
                 title,
-                "stamps on each pixel",
+                "products added in each pixel",
                 fmt="g",
                 cmap="Blues",
                 limits=(0, 8),
@@ -300,9 +302,9 @@ def upsampling_figure(image: jax.Array) -> Any:
         lambda pixels: {name: method(method(pixels)) for name, method in methods.items()}
     )(small)
     tiles = [plots.Tile(np.asarray(results[name]), f"{name}, twice") for name in methods]
-    rows = [[plots.Tile(np.asarray(small), "photograph, small"), *tiles[:2]], counts, tiles[2:]]
-    title = "Larger maps: where windows overlap unevenly, a chequered pattern"
-    return plots.tiles(rows, title=title, heights=[2.9, 2.6, 2.9])
+    rows = [[plots.Tile(np.asarray(small), "small photograph"), *tiles[:2]], counts, tiles[2:]]
+    title = "Upsampling: windows that overlap unevenly make a checkerboard"
+    return plots.tiles(rows, title=title, heights=[2.0, 2.1, 2.0])
 
 
 def lrn_figure(image: jax.Array) -> Any:
@@ -314,7 +316,7 @@ def lrn_figure(image: jax.Array) -> Any:
     inputs[list(LOUD_CHANNELS)] = list(LOUD_CHANNELS.values())
     channels = list(range(1, NUM_CHANNELS + 1))
     panels = []
-    for title, alpha in (("AlexNet's alpha, 0.0001", 1e-4), ("alpha 0.01, to see it", 1e-2)):
+    for title, alpha in (("AlexNet's alpha, 0.0001", 1e-4), ("larger alpha, 0.01", 1e-2)):
         normalized = ops.local_response_norm(jnp.asarray(inputs)[None, None], alpha=alpha)
         outputs = np.asarray(normalized)[0, 0]
         quiet = ops.local_response_norm(jnp.full((1, 1, NUM_CHANNELS), 3.0), alpha=alpha)
@@ -326,10 +328,10 @@ def lrn_figure(image: jax.Array) -> Any:
             ),
         ]
         panels.append(
-            plots.Panel(title, lines, (), "channel", "response (quiet channels: 1)", ylim=(0, 10.5))
+            plots.Panel(title, lines, (), "channel", "response / quiet channel's", ylim=(0, 10.5))
         )
     return plots.panels(
         panels,
-        title="Local response normalisation: a loud channel quiets its neighbours",
-        size=(5.6, 3.6),
+        title="Local response normalization: a large response lowers its neighbors",
+        size=(4.8, 3.1),
     )

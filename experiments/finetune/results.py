@@ -169,14 +169,15 @@ def mistakes_figure(
         return None
     predicted, images = probabilities.argmax(1)[indices], np.asarray(split.images[indices])
     captions = [
-        f"{classifier.classes[split.labels[i]]}, taken for {classifier.classes[label]} "
+        f"{classifier.classes[split.labels[i]]}, predicted {classifier.classes[label]} "
         f"({100 * probabilities[i, label]:.0f}%)\n{names[i]}"
         for i, label in zip(indices, predicted, strict=True)
     ]
     heat = gradcam_heat(classifier, images, predicted)
-    title = f"The surest of {(probabilities.argmax(1) != split.labels).sum()} mistakes"
-    title += ", and where the network looked (Grad-CAM)" if heat is not None else ""
-    return plots.image_grid(images, captions, heat=heat, columns=3, title=title)
+    title = f"Most confident of {(probabilities.argmax(1) != split.labels).sum()} mistakes"
+    title += ", with Grad-CAM of the predicted class" if heat is not None else ""
+    label = "Grad-CAM (share of the image's maximum)"
+    return plots.image_grid(images, captions, heat=heat, heat_label=label, columns=3, title=title)
 
 
 def write_results(
@@ -203,11 +204,11 @@ def write_results(
     note = protocol_note(counts, train_counts, config, weights, split_name, selection)
     notes = [note, *filter(None, [run.divergence])]
     tables.write_table(out, rows, notes)
-    title = f"{config.model}, {counts.sum()} {split_name} pictures"
+    title = f"{config.model}, {counts.sum()} {split_name} images"
     figures.save(plots.confusion(counts, classifier.classes, title=title), out / "confusion")
     # The curves may be of the validation images that chose the step.
     eval_split = config.train.eval_split
-    title = f"{config.model}, {len(getattr(data, eval_split).labels)} {eval_split} pictures"
+    title = f"{config.model}, {len(getattr(data, eval_split).labels)} {eval_split} images"
     figure = plots.curves(
         {title: {config.model: [run.rows]}}, dashed="train_error", solid="eval_error"
     )

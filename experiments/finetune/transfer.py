@@ -228,11 +228,13 @@ def draw(options: Options) -> None:
         for n, start in order
     ]
     tables.write_table(options.out, table, [protocol_note(groups[order[0]][0].config)])
-    title = "Vehicles, by a network that begins with animals"
+    title = "Classifying vehicles, from weights trained on animals or not"
     figure = plots.bars(
         bar_heights(table, "eval_error"),
         errors=bar_heights(table, "eval_error_ci95"),
+        xlabel="training images of each class",
         ylabel=f"{table[0]['eval_split']} error (%)",
+        error_label="95% interval of the mean",
         title=title,
         fmt=".1f",
     )
@@ -247,7 +249,7 @@ def bar_heights(table: list[dict[str, Any]], key: str) -> dict[str, dict[str, fl
     """Return bars: images -> start -> a column of the table."""
     bars: dict[str, dict[str, float]] = {}
     for row in table:
-        bars.setdefault(f"{row['pictures']} pictures a class", {})[row["begins"]] = row[key]
+        bars.setdefault(f"{row['pictures']}", {})[row["begins"]] = row[key]
     return bars
 
 

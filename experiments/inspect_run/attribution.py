@@ -19,6 +19,7 @@ NUM_CORRECT, NUM_WRONG, NUM_CLASSES = 3, 4, 3
 """Correct and wrong predictions to show, and classes of the user's image."""
 ROW_HEIGHT, MAX_STAGES = 1.5, 5
 """Height of an image in inches; most stages to show."""
+BAR_LABEL = "attribution (share of the maximum)"
 METHOD_NAMES = {
     "gradcam": "Grad-CAM",
     "gradcam_plus": "Grad-CAM++",
@@ -41,13 +42,13 @@ METHOD_TEXTS = {
         "pixels, so that black ones have none; those that speak against the class are left dark."
     ),
     "occlusion": (
-        "Occlusion covers each place with a square of the mean colour: bright is where the class's "
+        "Occlusion covers each place with a square of the mean color: bright is where the class's "
         "logit falls most. It alone looks at the network from outside."
     ),
 }
 CAPTION = (
     "Colours go from nothing (dark) to the greatest value of each picture (yellow), and cannot be "
-    "compared between pictures. Grad-CAM and occlusion lie over a grey copy of the image."
+    "compared between images. Grad-CAM and occlusion lie over a gray copy of the image."
 )
 TRUE_CLASS = "Grad-CAM, true class"
 """Key and title of the heat for the true class."""
@@ -107,7 +108,7 @@ def attribution_section(context: RunContext) -> Section | None:
         else "each of the classes that it holds likeliest"
     )
     text = [
-        f"How much each place of a picture speaks for {question}, by "
+        f"How much each place of an image contributes to {question}, by "
         f"{len(METHOD_TEXTS.keys() & heats)} methods.",
         meanings,
     ]
@@ -156,7 +157,7 @@ def _correct_group(context: RunContext) -> ImageGroup:
         np.sort(np.unique(context.labels[correct], return_index=True)[1])[:NUM_CORRECT]
     ]
     notes = [f"image {i}\n{_class_text(context, i, context.labels)}" for i in map(int, indices)]
-    title = "Right predictions: what speaks for the class"
+    title = "Attribution of the predicted class, for correct predictions"
     return ImageGroup(
         "heat-right",
         title,
@@ -172,11 +173,11 @@ def _wrong_group(context: RunContext) -> ImageGroup:
     indices = worst_mistakes(context.labels, context.probabilities, NUM_WRONG, max_per_pair=2)
     notes = [
         f"image {i}\n"
-        f"said {_class_text(context, i, context.predictions)}\n"
-        f"is {_class_text(context, i, context.labels)}"
+        f"predicted {_class_text(context, i, context.predictions)}\n"
+        f"true {_class_text(context, i, context.labels)}"
         for i in map(int, indices)
     ]
-    title = "The surest mistakes: what speaks for the class that was said"
+    title = "Attribution of the predicted class, for the most confident mistakes"
     return ImageGroup(
         "heat-wrong",
         title,
@@ -196,7 +197,7 @@ def _user_group(context: RunContext) -> ImageGroup:
         f"for {context.classes[label]}, {100 * class_probabilities[label]:.0f}%"
         for label in classes
     ]
-    title = "Your picture: what speaks for each of the likeliest classes"
+    title = "Your image: attribution of each of the most probable classes"
     return ImageGroup(
         "heat-own", title, np.repeat(image[None], len(classes), 0), classes, classes, notes
     )
@@ -269,7 +270,10 @@ def _group_figure(group: ImageGroup, heats: Heats, names: Sequence[str]) -> Page
         " The last column asks about the true class instead." if TRUE_CLASS in visible_heats else ""
     )
     return PageFigure(
-        group.name, plots.tiles(rows, title=group.title, heights=ROW_HEIGHT), alt, CAPTION + remark
+        group.name,
+        plots.tiles(rows, title=group.title, heights=ROW_HEIGHT, bar=BAR_LABEL),
+        alt,
+        CAPTION + remark,
     )
 
 
@@ -291,6 +295,7 @@ def _stages_figure(
         [[Tile(_to_three_channels(images[0]) / 255, "image", note), *cells]],
         title=title,
         heights=ROW_HEIGHT,
+        bar=BAR_LABEL,
     )
     alt = f"{title}: {note}. From the left: the image, {', '.join(names)}."
     text = (

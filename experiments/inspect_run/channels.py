@@ -30,7 +30,7 @@ TEXT = (
     "(activation maximisation). From data: of {images} training images those with the greatest "
     "response anywhere, cut to what that place of the map sees (its receptive field).\n\n"
     "Deeper stages see more of the image, so that what they look for can be larger. In networks "
-    "trained for long on photographs others have found edges and colours first, then textures, "
+    "trained for long on photographs others have found edges and colors first, then textures, "
     "then parts of things (Zeiler and Fergus 2013; Olah et al. 2017). Channels are not picked: "
     "they are the first {channels} of each stage that any of the training images wakes. The ascent "
     "takes {steps} steps."
@@ -138,10 +138,10 @@ def _overview_figure(
         f"Images found by ascent that excite channels of {', '.join(channels)}, one row for each "
         "stage."
     )
-    caption = "An even grey is a channel that no random start could wake."
+    caption = "An even gray is a channel that no random start could activate."
     return PageFigure(
         "channels",
-        mosaic(strips, title="What channels look for, stage by stage", side=0.95),
+        mosaic(strips, title="Images that excite channels, by stage", side=0.95),
         alt,
         caption,
     )
@@ -161,7 +161,7 @@ def _stage_figure(
     shows_image = h >= height and w >= width
     # A map of one place needs no ring.
     has_rings = shows_image and bool(top_images.places.any())
-    strips = [Strip([to_rgb(image) for image in ascent], "by ascent")]
+    strips = [Strip([to_rgb(image) for image in ascent], "gradient\nascent")]
     for rank in range(top_images.images.shape[1]):
         positions = [(int(y), int(x)) for y, x in top_images.places[channels, rank]]
         patches = [
@@ -174,10 +174,16 @@ def _stage_figure(
             else ()
         )
         strips.append(
-            Strip([to_rgb(patch) for patch in patches], f"data, {RANK_LABELS[rank]}", marks=marks)
+            Strip(
+                [to_rgb(patch) for patch in patches],
+                f"training data, {RANK_LABELS[rank]}",
+                marks=marks,
+            )
         )
     titles = [f"channel {i}" for i in channels]
-    figure = mosaic(strips, heads=titles, title=f"What excites channels of {stage}", side=0.95)
+    figure = mosaic(
+        strips, heads=titles, title=f"Images that excite channels of {stage} most", side=0.95
+    )
     field_text = f"A place of {stage} sees {h}x{w} pixels"
     remark = (
         ", as much as the image or more: all of it is shown"
@@ -186,7 +192,7 @@ def _stage_figure(
     field_text += (
         remark.rstrip(".") + "."
         if shows_image
-        else "; the ascent fills an image. What lies outside the image is grey."
+        else "; the ascent fills an image. What lies outside the image is gray."
     )
     alt = (
         f"For {len(channels)} channels of {stage}: an image found by ascent, and the "

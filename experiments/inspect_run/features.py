@@ -132,7 +132,7 @@ def first_filters_section(context: RunContext) -> Section | None:
         {"filters": f"at step {steps:,}", **filter_statistics(final)},
     ]
     color_key = (
-        "Grey is 0, and each colour the weights of that colour."
+        "Gray is 0, and each color the weights of that color."
         if c == 3
         else ("" if c == 1 else "Of the channels the mean is drawn. ")
         + "White is 0, red above, blue below."

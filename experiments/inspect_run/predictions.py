@@ -110,7 +110,7 @@ def _confusion_figure(context: RunContext) -> PageFigure:
     order = np.argsort(-wrong, axis=None, kind="stable")[:3]
     pairs = [tuple(map(int, np.unravel_index(i, wrong.shape))) for i in order if wrong.flat[i]]
     pairs_text = "; ".join(
-        f"{context.classes[label]} taken for {context.classes[predicted]} "
+        f"{context.classes[label]}, predicted {context.classes[predicted]} "
         f"({wrong[label, predicted]})"
         for label, predicted in pairs
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments._common import run_all
+from experiments._common import display_names, run_all
 from experiments.learning_rate import descent
 from experiments.learning_rate.options import Options, check_rates, config, data, label
 from jaxcnn import plots, runs, tables, training
@@ -123,7 +123,8 @@ def draw(options: Options) -> list[dict[str, Any]]:
         all_runs, key=lambda run: run.config.optimizer.momentum
     ):
         name = f"momentum {momentum:g}" if momentum else "gradient descent"
-        figure = _sharpness_figure(list(group), f"{name}: {protocol}")
+        title = display_names(f"Sharpness and loss under {name}: {protocol}")
+        figure = _sharpness_figure(list(group), title)
         options.save(figure, out / ("momentum" if momentum else "edge"))
     return [
         {"what": f"sharpness at rate {line['rate']}, momentum {line['momentum']}"}
@@ -172,9 +173,19 @@ def _sharpness_figure(all_runs: list[runs.Run], title: str) -> Any:
         edge = plots.Mark(
             predicted_edge(run), "y", f"{2 * (1 + run.config.optimizer.momentum):g} / rate"
         )
-        name = f"rate {label(run.config.optimizer.learning_rate)}"
-        panel = plots.Panel(name, (sharpness,), (edge,), "step", "sharpness")
+        name = f"learning rate {label(run.config.optimizer.learning_rate)}"
+        is_first = not above
+        panel = plots.Panel(
+            name,
+            (sharpness,),
+            (edge,),
+            "step",
+            "sharpness (largest\nHessian eigenvalue)" if is_first else "",
+        )
         above.append(panel._replace(ylim=(0, ceiling)))
         loss = plots.Line(steps, [row["train_loss"] for row in run.rows], color=plots.COLORS[1])
-        below.append(plots.Panel("", (loss,), (), "step", "loss", ylog=True))
-    return plots.panels(above + below, columns=len(all_runs), share="x", title=title)
+        ylabel = "squared loss" if is_first else ""
+        below.append(plots.Panel("", (loss,), (), "step", ylabel, ylog=True))
+    columns = len(all_runs)
+    size = (min(4.4, max(2.8, 10.5 / columns)), 2.9)
+    return plots.panels(above + below, columns=columns, share="x", title=title, size=size)

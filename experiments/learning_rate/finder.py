@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import jaxcnn as jc
+from experiments._common import display_names
 from experiments.learning_rate.options import Options, config, data
 from jaxcnn import plots, runs, tables, training
 from jaxcnn.config import as_dict
@@ -117,7 +118,9 @@ def draw(options: Options) -> list[dict[str, Any]]:
     ]
     tables.write_table(folder, lines, notes)
     panels = [_panel(name, test) for name, test in tests.items()]
-    figure = plots.panels(panels, share="none", title=f"Range test: {protocol}")
+    figure = plots.panels(
+        panels, share="none", title=display_names(f"Range test of the learning rate: {protocol}")
+    )
     options.save(figure, folder / "finder")
     return [
         {"what": f"{title}, {name}", "predicted": None, "measured": test[key], "ratio": None}
@@ -136,7 +139,9 @@ def _panel(name: str, test: dict[str, Any]) -> plots.Panel:
         plots.Line(
             test["rates"], test["losses"], label="loss of each batch", color="0.75", width=1.0
         ),
-        plots.Line(test["rates"], test["smooth"], label="centred mean of 5", color=plots.COLORS[0]),
+        plots.Line(
+            test["rates"], test["smooth"], label="centered mean of 5", color=plots.COLORS[0]
+        ),
     )
     crosses = ((test["diverged"], None),) if test["diverged"] is not None else ()
     return plots.Panel(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments._common import run_all
+from experiments._common import display_names, run_all
 from experiments.learning_rate.options import Options, check_rates, config, data, label
 from jaxcnn import plots, runs, tables, training
 
@@ -165,15 +165,18 @@ def _write_figures(
         drawn |= {run.name: run.rows for run in group}
         steps = [row["step"] for row in rows[0]]
         shares = [row["rate"] / rate for row in rows[0]]
-        shapes.append(plots.Panel(name, (plots.Line(steps, shares),), (), "step", "rate / peak"))
+        shapes.append(
+            plots.Panel(name, (plots.Line(steps, shares),), (), "step", "rate / peak rate")
+        )
         lines = (
             plots.band(rows, "step", "train_loss", label="training loss"),
             plots.band(rows, "step", "eval_loss", label="validation loss"),
         )
         title = f"{name}, peak {label(rate)}"
         curves.append(plots.Panel(title, lines, (), "step", "loss (nats)", False, True))
-    figure = plots.panels(shapes, columns=4, title="Shapes of the rate, as run")
+    figure = plots.panels(shapes, columns=4, title="Learning rate of each schedule, as run")
     options.save(figure, options.out / "schedules" / "rates")
-    figure = plots.panels(curves, columns=4, title=f"{protocol} (band: seeds)")
+    title = display_names(f"Loss under each schedule, mean and range of seeds: {protocol}")
+    figure = plots.panels(curves, columns=4, title=title)
     tables.write_curves(options.out / "schedules", drawn)
     options.save(figure, options.out / "schedules" / "curves")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments._common import run_all
+from experiments._common import display_names, run_all
 from experiments.learning_rate.options import Options, check_rates, config, data, label
 from jaxcnn import plots, runs, tables, training
 
@@ -132,9 +132,11 @@ def draw(options: Options) -> list[dict[str, Any]]:
     tables.write_table(out, lines, notes + [run.divergence for run in all_runs if run.divergence])
     split = runs.eval_split(all_runs)
     tables.write_curves(out, {run.name: run.rows for run in all_runs})
-    _write_curves(options, by_batch, num_classes, split, protocol)
+    title = display_names(protocol)
+    _write_curves(options, by_batch, num_classes, split, f"Learning rates: {title}")
     limits = {batch: stable(group, num_classes) for batch, group in by_batch.items()}
-    _write_map(options, by_batch, limits, num_classes, split, protocol)
+    title = f"Error by learning rate and batch size: {title}"
+    _write_map(options, by_batch, limits, num_classes, split, title)
     return [
         {
             "what": f"largest stable rate, batch {batch}",
@@ -206,7 +208,7 @@ def _write_map(
         rows=[f"{batch}" for batch in by_batch],
         columns=[label(rate) for rate in rates],
         xlabel="learning rate",
-        ylabel="batch",
+        ylabel="batch size\n(images)",
         label=f"{split} error (%)",
         title=title,
         crosses=crosses,

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import display_names
 from experiments.loss_landscape import measurements
 from experiments.loss_landscape.measurements import Job, sweep
 from experiments.loss_landscape.options import Options, load_model, measurement_request
@@ -157,13 +158,19 @@ def _figure(groups: Mapping[str, list[measurements.Measurement]], setting: str) 
         panels.append(
             plots.Panel("", lines, (), "distance (filter norms)", ylabel, ylog=key == "loss")
         )
-    title = f"Along random directions, mean and range: {setting}"
-    return plots.panels(panels, columns=2, share="x", size=(5.6, 4.2), title=title)
+    directions = max(map(len, groups.values()))
+    title = f"Loss and error along random directions, mean and range of {directions}: {setting}"
+    return plots.panels(panels, columns=2, share="x", size=(4.7, 3.5), title=display_names(title))
 
 
 def _band(label: str, group: list[measurements.Measurement], key: str) -> plots.Line:
     values = np.array([measurement.arrays[key] for measurement in group])
     with np.errstate(invalid="ignore"):
         return plots.Line(
-            group[0].arrays["x"], values.mean(0), values.min(0), values.max(0), label=label
+            group[0].arrays["x"],
+            values.mean(0),
+            values.min(0),
+            values.max(0),
+            label=label,
+            dashed=label.startswith("plain"),
         )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import display_names
 from experiments.loss_landscape import measurements
 from experiments.loss_landscape.measurements import Job, sweep
 from experiments.loss_landscape.options import Options, load_data, measurement_request, run_folder
@@ -132,7 +133,7 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
     setting = measurements.setting_text(next(iter(measured.values())))
     settings = next(iter(measured.values())).request["settings"]
     style: dict[str, Any] = {"label": "training loss (nats)", "share": False, "columns": 2}
-    title = f"The path of training in its principal plane: {setting}"
+    title = display_names(f"The path of training in its principal plane: {setting}")
     options.save(
         plots.contours(
             [_field(name, measurement) for name, measurement in measured.items()],
@@ -173,7 +174,7 @@ def _field(name: str, measurement: measurements.Measurement) -> plots.Field:
     x, y, loss, path = (measurement.arrays[key] for key in ("x", "y", "loss", "path"))
     shares = (_percent(100 * share) for share in measurement.arrays["explained"])
     x_label, y_label = [
-        f"PC {i + 1}: distance ({share} of variance)" for i, share in enumerate(shares)
+        f"PC {i + 1}, L2 distance\n({share} of variance)" for i, share in enumerate(shares)
     ]
     state_steps = measurement.request["settings"]["steps"]
     return plots.Field(

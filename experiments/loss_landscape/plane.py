@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import display_names
 from experiments.loss_landscape import measurements
 from experiments.loss_landscape.line import check_reach, make_direction
 from experiments.loss_landscape.measurements import Job, sweep
@@ -84,7 +85,7 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
     setting = measurements.setting_text(next(iter(measured.values())))
     style: dict[str, Any] = {
         "label": "training loss (nats)",
-        "title": f"Planes of two random directions: {setting}",
+        "title": display_names(f"Loss on a plane of two random directions: {setting}"),
     }
     style["max_level"] = options.plane.most
     options.save(plots.contours(fields, **style), options.out / "plane" / "planes")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import display_names
 from experiments.loss_landscape import measurements
 from experiments.loss_landscape.options import Options, load_model, loss_images, measurement_request
 from jaxcnn import plots, tables
@@ -110,7 +111,9 @@ def draw(options: Options) -> dict[str, dict[str, Any]]:
         for name, row in rows.items()
     }
     figure = plots.bars(
-        bars, ylabel="largest eigenvalue of the Hessian", title=f"Sharpness: {setting}"
+        bars,
+        ylabel="largest eigenvalue of the Hessian",
+        title=display_names(f"Sharpness: {setting}"),
     )
     options.save(figure, options.out / "sharpness" / "sharpness")
     return rows

@@ -202,15 +202,17 @@ def device_limit(
 def share_figure(depths: Sequence[int], max_devices: int) -> Any:
     """Plot communication's share of a step against devices.
 
-    There is a panel for each link and plan, and a color for each network.
+    There is a panel for each link and plan, and a color for each network: the smallest, the middle
+    one and the largest, since the lines of all would lie over each other.
     """
+    drawn_depths = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
     panels = []
     for plan in PLANS:
         for link in LINKS:
             lines = [
                 _share_line(depth, norm, plan, link, max_devices)
                 for norm in NORM_SCOPES
-                for depth in depths
+                for depth in drawn_depths
             ]
             marks = [plots.Mark(100 * MAX_SHARE, "y", "10%")]
             panels.append(
@@ -219,15 +221,15 @@ def share_figure(depths: Sequence[int], max_devices: int) -> Any:
                     lines,
                     marks,
                     xlabel="devices",
-                    ylabel="on the wire (% of a step)",
+                    ylabel="communication\n(% of a step)",
                     xlog=True,
                     ylog=True,
                     ylim=(0.5, 110),
                     xlim=(1.8, 1150),
                 )
             )
-    title = "Share of the step on the wire: BN over the batch (solid), BN within a device (dashed)"
-    return plots.panels(panels, columns=len(LINKS), title=title)
+    title = "Predicted share of communication: BN over the batch (solid), within a device (dashed)"
+    return plots.panels(panels, columns=len(LINKS), title=title, size=(4.0, 2.8))
 
 
 def _share_line(
@@ -262,12 +264,12 @@ def volume_figure(depths: Sequence[int]) -> Any:
         "",
         lines,
         xlabel="layers",
-        ylabel="all-reduced in an epoch (MB)",
+        ylabel="all-reduced per epoch (MB)",
         ylog=True,
         xlim=(0, max(depths) + 10),
     )
-    title = "An epoch of CIFAR-10: 391 steps of 128 images"
-    return plots.panels([panel], title=title, size=(6.4, 4.2))
+    title = f"All-reduced in an epoch of CIFAR-10 ({epoch} steps of {BATCH})"
+    return plots.panels([panel], title=title, size=(6.8, 4.0))
 
 
 def assumption_notes() -> list[str]:

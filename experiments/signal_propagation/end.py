@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments._common import display_names
 from experiments.signal_propagation import measure, no_batch_norm
 from experiments.signal_propagation.measure import NetworkRows
 from experiments.signal_propagation.options import Network, Options
@@ -49,12 +50,14 @@ def draw(options: Options) -> list[dict[str, Any]]:
     images_text = f"measured on {request['images']} training images, responses with BN by {bn_text}"
     options.save(
         responses_figure(
-            [(head, last_rows(rows)) for head, rows in first_seeds], f"After training: {setting}"
+            [(head, last_rows(rows)) for head, rows in first_seeds],
+            display_names(f"After training: {setting}"),
         ),
         folder / "std",
     )
     for key in ("gradient", "rank"):
-        options.save(change_figure(first_seeds, key, setting), folder / key)
+        title = display_names(f"Before and after training: {setting}")
+        options.save(change_figure(first_seeds, key, title), folder / key)
     table = [measure.table_row(head, rows) for head, rows in ends]
     tables.write_table(
         folder,
@@ -92,8 +95,8 @@ def responses_figure(networks: Sequence[NetworkRows], title: str) -> Any:
                 f"{'with' if batch_norm else 'without'} BN, "
                 f"{'ranked by magnitude' if ranked else 'in order'}"
             )
-            xlabel = "layer (sorted by magnitude)" if ranked else "layer"
-            axes: dict[str, Any] = {"xlabel": xlabel, "ylabel": "std of responses"}
+            xlabel = "rank of the layer" if ranked else "layer"
+            axes: dict[str, Any] = {"xlabel": xlabel, "ylabel": measure.QUANTITIES["std"]}
             panels += [plots.Panel(name, lines, **axes, **_axis_scale(lines))] if lines else []
     return plots.panels(panels, columns=2, share="none", size=(5.4, 3.4), title=title)
 

@@ -35,7 +35,7 @@ NetworkRows = tuple[Row, list[Row]]
 """Head of a network's file, and the rows of its layers."""
 QUANTITIES = {
     "std": "std of responses",
-    "gradient": "gradient norm",
+    "gradient": "gradient norm (L2)",
     "rank": "effective rank",
 }
 """Key of a row -> label of the axis."""

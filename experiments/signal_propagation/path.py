@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments._common import display_names
 from experiments.signal_propagation import measure
 from experiments.signal_propagation.options import Network, Options
 from jaxcnn import tables
@@ -52,8 +53,13 @@ def draw(options: Options) -> list[dict[str, Any]]:
     ]
     # Networks with BN fill the first row, their counterparts the second.
     columns = sum(item[0]["net"]["batch_norm"] for item in first_seeds)
+    if columns == len(first_seeds):
+        columns = math.ceil(columns / 2)
+    figure_title = display_names(f"Gradient norm by layer and step: {head['what']}")
     options.save(
-        step_maps(panels, columns=columns, label="gradient norm", title=title),
+        step_maps(
+            panels, columns=columns, label=measure.QUANTITIES["gradient"], title=figure_title
+        ),
         folder / "gradient",
     )
     table = [row for head, rows in networks for row in ratio_rows(head, rows)]
@@ -125,7 +131,7 @@ def step_maps(
     columns: int,
     label: str,
     title: str,
-    size: tuple[float, float] = (3.3, 2.9),
+    size: tuple[float, float] = (2.9, 2.5),
 ) -> Any:
     """Return panels in rows, with one color bar for all.
 

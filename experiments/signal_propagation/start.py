@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
+from experiments._common import display_names
 from experiments.signal_propagation import measure
 from experiments.signal_propagation.measure import NetworkRows
 from experiments.signal_propagation.options import Network, Options, load_data, untrained_configs
@@ -107,7 +108,8 @@ def draw(options: Options) -> list[dict[str, Any]]:
     head = first_seeds[0][0]
     setting = f"Before training: {head['what']}, {head['request']['images']} images"
     for key, label in measure.QUANTITIES.items():
-        options.save(layer_panels(first_seeds, key, label, setting), folder / key)
+        title = display_names(setting)
+        options.save(layer_panels(first_seeds, key, label, title), folder / key)
     table = [measure.table_row(head, rows) for head, rows in networks.values()]
     tables.write_table(
         folder, table, [*measure.column_notes(setting), *findings(list(networks.values()))]

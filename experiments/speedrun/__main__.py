@@ -21,7 +21,7 @@ import jax
 
 import experiments.speedrun as package
 import jaxcnn as jc
-from experiments._common import FigureOptions
+from experiments._common import FigureOptions, display_names
 from experiments.speedrun.options import (
     TARGET_ACCURACY,
     Options,
@@ -271,10 +271,14 @@ def runs_figure(runs: Sequence[Record], config: Record) -> Any:
         [{"epoch": i, "loss": loss} for i, loss in enumerate(run["train_loss"], 1)] for run in runs
     ]
     loss = plots.band(rows, "epoch", "loss", color=plots.COLORS[0], marker="o")
-    left = plots.Panel("each run", (dots,), marks, "seconds", "test accuracy (%)")
-    right = plots.Panel("mean and range of all runs", (loss,), (), "epoch", "training loss (nats)")
+    left = plots.Panel("Each run", (dots,), marks, "time of the run (s)", "test accuracy (%)")
+    # From 0, so that runs of nearly the same time lie close together.
+    left = left._replace(xlim=(0, 1.15 * max(seconds)))
+    name = "Mean and range of all runs" if len(runs) > 1 else "The run"
+    right = plots.Panel(name, (loss,), (), "epoch", "training loss (nats)")
     plural = "s" * (len(runs) > 1)
-    title = f"{config['dataset']}: {len(runs)} run{plural} on {config['device']}"
+    title = f"Speedrun on {config['dataset']}: {len(runs)} run{plural} on {config['device']}"
+    title = display_names(title)
     return plots.panels([left, right], columns=2, share="none", title=title)
 
 

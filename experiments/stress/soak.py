@@ -73,6 +73,15 @@ QUANTITIES = {
     "run_kib": "folder of the run (KiB)",
 }
 """Measurements after every run: key -> name in the table."""
+PANELS = {
+    "memory_mib": ("Resident memory", "memory (MiB)", 1),
+    "maps": ("Memory maps", "maps (thousands)", 1000),
+    "blocks": ("Python's memory blocks", "blocks (thousands)", 1000),
+    "handles": ("Open file handles", "handles", 1),
+    "threads": ("Threads", "threads", 1),
+    "programs": ("Files of the compile cache", "files", 1),
+}
+"""Measurements in the figure: key -> title, label of the axis, and unit."""
 SLOPE = {"memory_mib": 64 / 1024, "blocks": 1000}
 """Largest growth of `shared` by a run, in its second half.
 
@@ -329,22 +338,21 @@ def notes(by_series: dict[str, list[Row]]) -> str:
 def figure(by_series: dict[str, list[Row]]) -> Any:
     """Draw a panel for each of six quantities, with both series."""
     panels = []
-    for key in ("memory_mib", "maps", "blocks", "handles", "threads", "programs"):
-        unit, suffix = (1000, ", thousands") if key in ("maps", "blocks") else (1, "")
+    for key, (title, ylabel, unit) in PANELS.items():
         lines = [
             plots.Line(
                 [line["run"] + 1 for line in series_lines],
                 [line[key] / unit for line in series_lines],
-                label=f"{name}: {SERIES[name]}",
+                label=SERIES[name],
                 dashed=name == "new",
             )
             for name, series_lines in by_series.items()
         ]
         top = 1.15 * max(line[key] for rows in by_series.values() for line in rows) / unit
-        title = QUANTITIES[key] + suffix
         # From 0, so that a small rise looks small.
-        panels.append(plots.Panel(title, lines, xlabel="run", ylim=(0, top or 1)))
-    return plots.panels(panels, columns=3, share="x", size=(4.0, 2.9))
+        panels.append(plots.Panel(title, lines, (), "run", ylabel, ylim=(0, top or 1)))
+    title = "Resources of one process after each of its runs"
+    return plots.panels(panels, columns=3, share="x", size=(3.7, 2.7), title=title)
 
 
 def check(options: Options) -> None:

@@ -91,7 +91,7 @@ def contours(
     """
     heights, levels = log_values(fields, max_level)
     columns = min(columns or 4, len(fields))
-    rows, width = math.ceil(len(fields) / columns), min(4.6, max(3.1, 13 / columns))
+    rows, width = math.ceil(len(fields) / columns), min(3.6, max(2.9, 12 / columns))
     at_side = len(fields) < 3 or columns < 3
     has_notes = any(field.note for field in fields)
     figure_width = columns * width + 0.9 * at_side
@@ -110,7 +110,10 @@ def contours(
         _draw_path(axis, field)
         is_left = not share or i % columns == 0
         is_bottom = not share or i + columns >= len(fields)
-        axis.set(ylabel=field.ylabel if is_left else "", xlabel=field.xlabel if is_bottom else "")
+        x_label, y_label = (
+            wrap(text, LABEL, 0.72 * width) for text in (field.xlabel, field.ylabel)
+        )
+        axis.set(ylabel=y_label if is_left else "", xlabel=x_label if is_bottom else "")
         axis.tick_params(labelleft=is_left, labelbottom=is_bottom)
     _draw_color_bar(figure, filled, axes[: len(fields)], levels, label, at_side=at_side)
     return figure
@@ -189,28 +192,37 @@ def _draw_contours(
     style = {"colors": "white", "linewidths": 0.8, "linestyles": "solid"}
     lines = axis.contour(x, y, z, np.log10(levels), **style)
     labels = axis.clabel(lines, fmt=lambda v: format_level(10**v), fontsize=SMALL, inline=False)
-    _select_labels(labels, (x, y))
+    _select_labels(labels, (x, y), field.path)
     set_ticks(axis.xaxis, log=False, panel_width=width)
     set_ticks(axis.yaxis, log=False, panel_width=width)
     return filled
 
 
-def _select_labels(labels: Any, coordinates: tuple[np.ndarray, np.ndarray]) -> None:
-    """Hide contour numbers that are close together or near the frame.
+def _select_labels(
+    labels: Any, coordinates: tuple[np.ndarray, np.ndarray], path: np.ndarray | None
+) -> None:
+    """Hide contour numbers that are close together, near the frame or under the path.
 
-    The frame would cut them.
+    The frame and the path would cut them.
     """
     selected: list[np.ndarray] = []
+    low, high = ([f(axis) for axis in coordinates] for f in (np.min, np.max))
+    taken = np.zeros((0, 2))
+    if path is not None:
+        ends = (np.asarray(path, np.float64) - (np.add(low, high) / 2)) / np.subtract(high, low)
+        fractions = np.linspace(0, 1, 50)[:, None, None]
+        taken = (ends[:-1] * (1 - fractions) + ends[1:] * fractions).reshape(-1, 2)
     for label in labels:
         label.set(color="black", path_effects=[Stroke(linewidth=2.2, foreground="white"), Normal()])
         position = np.array(
             [
-                (value - np.mean(axis)) / np.ptp(axis)
+                (value - (np.min(axis) + np.max(axis)) / 2) / np.ptp(axis)
                 for value, axis in zip(label.get_position(), coordinates, strict=True)
             ]
         )
         is_inside = bool(abs(position).max() < 0.43)
         visible = is_inside and all(np.hypot(*(position - other)) > 0.13 for other in selected)
+        visible &= not len(taken) or float(np.hypot(*(taken - position).T).min()) > 0.06
         label.set_visible(visible)
         selected += [position] if visible else []
 
@@ -303,11 +315,12 @@ def surfaces_3d(
     """
     heights, levels = log_values(fields, max_level)
     columns = min(columns or 2, len(fields))
-    rows, width = math.ceil(len(fields) / columns), 5.4
+    rows, width = math.ceil(len(fields) / columns), 4.3
     figure = new_figure(columns * width, 0.86 * rows * width, title=title)
     # 3D axes do not report the size of their text, so that a layout engine cannot place them.
     figure.set_layout_engine("none")
-    title_share = 0.4 / float(figure.get_size_inches()[1]) if title else 0.0
+    title_height = 0.15 + 0.25 * (1 + figure.get_suptitle().count("\n")) if title else 0.0
+    title_share = title_height / float(figure.get_size_inches()[1])
     for i, (field, height) in enumerate(zip(fields, heights, strict=True)):
         row, column = divmod(i, columns)
         row_share = (1 - title_share) / rows
@@ -338,7 +351,7 @@ def _draw_surface(axis: Any, field: Field, height: np.ndarray, zlim: np.ndarray)
     axis.plot_surface(x, y, z, **style)
     axis.set(xlim=_padded_limits(x), ylim=_padded_limits(y), zlim=zlim)
     axis.view_init(**VIEW)
-    axis.set_box_aspect((1, 1, 0.8), zoom=0.84)
+    axis.set_box_aspect((1, 1, 0.8), zoom=0.82)
 
 
 def _padded_limits(values: np.ndarray) -> tuple[float, float]:
@@ -352,11 +365,11 @@ def _padded_limits(values: np.ndarray) -> tuple[float, float]:
 
 def _label_axes(axis: Any, field: Field, levels: np.ndarray, label: str, width: float) -> None:
     axis.set_title(wrap(field.title, TITLE, width), fontsize=TITLE, y=0.98)
-    axis.set_xlabel(field.xlabel, fontsize=LABEL - 1, labelpad=8)
-    axis.set_ylabel(field.ylabel, fontsize=LABEL - 1, labelpad=8)
-    axis.set_zlabel(label, fontsize=LABEL - 1, labelpad=10)
-    axis.tick_params(labelsize=TICK, pad=2)
-    axis.tick_params(axis="z", pad=5)
+    axis.set_xlabel(field.xlabel, fontsize=SMALL, labelpad=4)
+    axis.set_ylabel(field.ylabel, fontsize=SMALL, labelpad=4)
+    axis.set_zlabel(label, fontsize=SMALL, labelpad=5)
+    axis.tick_params(labelsize=SMALL - 1, pad=0)
+    axis.tick_params(axis="z", pad=2)
     axis.zaxis.set_major_locator(FixedLocator(_tick_positions(levels)))
     axis.zaxis.set_major_formatter(FuncFormatter(lambda v, _: format_level(10**v)))
     for horizontal in (axis.xaxis, axis.yaxis):

@@ -10,7 +10,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxcnn.plots.style import COLORS, NotebookFigure, legend_columns
+from jaxcnn.plots.style import (
+    COLORS,
+    LABEL,
+    TICK,
+    TITLE,
+    NotebookFigure,
+    legend_columns,
+    wrap,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 SHORT_RUN = 30
@@ -60,24 +68,24 @@ def curves(
         for label, seeds in lines.items():
             _draw_line(axis, seeds, dashed, colors[label], linestyle="--", linewidth=1.1)
             _draw_line(axis, seeds, solid, colors[label], linestyle="-", linewidth=2.2)
-        axis.set_title(name, fontsize=14)
-        axis.set_xlabel("iteration", fontsize=13)
+        axis.set_title(name, fontsize=TITLE)
+        axis.set_xlabel("iteration", fontsize=LABEL)
         axis.grid(alpha=0.25)
-        axis.tick_params(labelsize=11)
+        axis.tick_params(labelsize=TICK)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(*_limits(panels, (dashed, solid)))
-    axes[0].set_ylabel(_axis_label(dashed, solid), fontsize=13)
+    axes[0].set_ylabel(_axis_label(dashed, solid), fontsize=LABEL)
     handles = _legend(panels, colors, dashed, solid)
     # Below the panels, where no line can run through it.
     figure.legend(
         handles=handles,
         loc="outside lower center",
         ncols=legend_columns(5.6 * len(panels), handles),
-        fontsize=11,
+        fontsize=LABEL - 1,
         frameon=False,
     )
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(wrap(title, TITLE + 1, 5.6 * len(panels) - 0.2), fontsize=TITLE + 1)
     return figure
 
 
@@ -127,7 +135,7 @@ def _legend(panels, colors, dashed, solid):
         Line2D([], [], color=color, linewidth=2.2, label=label) for label, color in colors.items()
     ]
     seeds = max(len(runs) for lines in panels.values() for runs in lines.values())
-    note = f", mean and range of {seeds} seeds" if seeds > 1 else ""
+    note = f" (mean, range of {seeds} seeds)" if seeds > 1 else ""
     kinds: list[tuple[str, Any, float]] = [(solid, "-", 2.2), (dashed, "--", 1.1)]
     for key, style, width in kinds:
         text = _key_as_words(panels, key) + note
@@ -136,7 +144,7 @@ def _legend(panels, colors, dashed, solid):
 
 
 def _key_as_words(panels, key: str) -> str:
-    """Return the key as words.
+    """Return the key as words, such as "training error".
 
     The split's name replaces "eval" where all rows agree on it.
     """
@@ -147,6 +155,8 @@ def _key_as_words(panels, key: str) -> str:
     split = splits.pop() if len(splits) == 1 else None
     if split and key.startswith("eval_"):
         key = split + key.removeprefix("eval")
+    if key.startswith("train_"):
+        key = "training" + key.removeprefix("train")
     return key.replace("_", " ")
 
 

@@ -75,7 +75,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
         axis.set_xticks(range(k), classes, rotation=90 if k > 6 or names_width > 1 else 0, **style)
         axis.set_yticks(range(k), classes, **style)
     axis.tick_params(length=0)
-    axis.set_xlabel("taken for")
+    axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
     for (row, column), n in np.ndenumerate(counts if has_numbers else np.zeros((0, 0), int)):
         if n:
@@ -164,7 +164,7 @@ def _legend() -> list[Line2D]:
     diagonal: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
     return [
         Line2D([], [], label="bin with 95% interval", **points),
-        Line2D([], [], label="as often right as sure", **diagonal),
+        Line2D([], [], label="accuracy = confidence", **diagonal),
     ]
 
 

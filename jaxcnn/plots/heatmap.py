@@ -11,14 +11,26 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from jaxcnn.plots.style import COLORS, LABEL, RED, SMALL, TICK, new_figure, style_axes, text_width
+from jaxcnn.plots.style import (
+    COLORS,
+    LABEL,
+    RED,
+    SMALL,
+    TICK,
+    new_figure,
+    set_ticks,
+    style_axes,
+    text_width,
+)
 
 CMAP = colormaps["viridis"]
+MAX_HIGH_ROWS = 10
+"""Rows up to which cells are high."""
 HATCH: dict[str, Any] = {
     "facecolor": "0.9",
     "edgecolor": "0.7",
@@ -47,6 +59,7 @@ def heatmap(
     best: str | None = None,
     stairs: Sequence[int | None] | None = None,
     fmt: str = ".3g",
+    log: bool = False,
 ) -> Figure:
     """Draw cells colored by their value, which is also written in them.
 
@@ -64,9 +77,10 @@ def heatmap(
       stairs: for each row the last column (-1: none) at which training is stable. A thick line runs
         down behind these cells. None leaves a row out.
       fmt: format of a value, as in `format`.
+      log: the colors are those of the logarithm. Values are then above 0.
 
     Raises:
-      ValueError: shapes differ, or `best` is invalid.
+      ValueError: shapes differ, `best` is invalid, or a value has no logarithm.
 
     Example:
       >>> names = {"rows": ["SGD"], "columns": [0.1, 1.0], "xlabel": "learning rate", "ylabel": ""}
@@ -80,16 +94,19 @@ def heatmap(
     diverged = np.zeros(shape, bool) if crosses is None else np.asarray(crosses, bool)
     _check(table, diverged, shape, best, stairs)
     visible = np.where(diverged | ~np.isfinite(table), np.nan, table)
+    if log and np.nanmin(visible, initial=np.inf) <= 0:
+        raise ValueError("a value is 0 or negative; expected values above 0 for log=True")
     names_width = max(text_width(str(name), TICK) for name in rows)
     width = max(5.0, 2.1 + names_width + 0.85 * shape[1])
     handles = _legend(diverged, best, stairs)
-    figure = new_figure(width, 1.3 + 0.55 * shape[0], title=title, handles=handles)
+    row_height = 0.55 if shape[0] <= MAX_HIGH_ROWS else 0.34
+    figure = new_figure(width, 1.3 + row_height * shape[0], title=title, handles=handles)
     axis = figure.add_subplot()
     style_axes(axis, "", panel_width=width)
     _set_ticks(axis, rows, columns)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
-    _draw_cells(axis, visible, diverged, label, fmt)
+    _draw_cells(axis, visible, diverged, label, fmt, log)
     _frame_best(axis, visible, best)
     _draw_stairs(axis, stairs or [])
     return figure
@@ -120,10 +137,11 @@ def _set_ticks(axis: Axes, rows: Sequence[Any], columns: Sequence[Any]) -> None:
 
 
 def _draw_cells(
-    axis: Axes, visible: np.ndarray, diverged: np.ndarray, label: str, fmt: str
+    axis: Axes, visible: np.ndarray, diverged: np.ndarray, label: str, fmt: str, log: bool
 ) -> None:
     finite = visible[np.isfinite(visible)]
-    norm = Normalize(*((finite.min(), finite.max()) if finite.size else (0, 1)))
+    low, high = (finite.min(), finite.max()) if finite.size else (0.1, 1)
+    norm = LogNorm(low, high if high > low else 1.1 * low) if log else Normalize(low, high)
     # pcolormesh leaves nan cells white; imshow would smooth the edges.
     edges = [np.arange(n + 1) - 0.5 for n in reversed(visible.shape)]
     masked = np.ma.masked_invalid(visible)
@@ -136,9 +154,13 @@ def _draw_cells(
         elif np.isfinite(value):
             color = _text_color(norm(value))
             axis.text(column, row, format(value, fmt), color=color, fontsize=SMALL + 2, **style)
-    bar = axis.figure.colorbar(mesh, ax=axis, pad=0.02, aspect=18)
-    bar.set_label(label, fontsize=LABEL)
-    bar.ax.tick_params(labelsize=TICK)
+    length = len(visible) if len(visible) <= MAX_HIGH_ROWS else 0.6 * len(visible)
+    style = {"pad": 0.02, "aspect": max(18, 3 * length)}
+    bar = axis.figure.colorbar(mesh, ax=axis, fraction=0.05, **style)
+    bar.set_label(label, fontsize=LABEL, labelpad=8)
+    bar.ax.tick_params(which="both", labelsize=TICK)
+    if log:
+        set_ticks(bar.ax.yaxis, log=True, panel_width=0.55 * len(visible))
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 

@@ -56,6 +56,7 @@ def image_grid(
     captions: Sequence[str] = (),
     *,
     heat: np.ndarray | None = None,
+    heat_label: str = "heat (share of the maximum)",
     columns: int = 4,
     title: str = "",
 ) -> Figure:
@@ -66,6 +67,7 @@ def image_grid(
       captions: n texts, drawn as they are, without formulas; lines that are too long are broken.
         Without any, the images alone are drawn.
       heat: float [n, h, w] in 0..1, drawn over a gray copy next to each image; None for none.
+      heat_label: of the color bar of the heat.
       columns: images to a row.
       title: above the figure.
 
@@ -75,7 +77,7 @@ def image_grid(
     Example:
       >>> images, heat = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8))
       >>> figure = image_grid(images, ["a cat", "a dog"], heat=heat)
-      >>> [axis.get_xlabel() for axis in figure.axes]
+      >>> [axis.get_xlabel() for axis in figure.axes[:4]]
       ['a cat', '', 'a dog', '']
     """
     n = len(images)
@@ -92,7 +94,8 @@ def image_grid(
     caption_width = cells_per_image * SIDE
     texts = [wrap(printable(text), SMALL, caption_width, plain=True) for text in captions]
     caption_height = 1.45 * SMALL / 72 * max((text.count("\n") + 1 for text in texts), default=0)
-    figure = new_figure(width, rows * (SIDE + caption_height + 0.12), title=title)
+    height = rows * (SIDE + caption_height + 0.12)
+    figure = new_figure(width + 0.9 * (heat is not None), height, title=title)
     cells = figure.add_gridspec(rows, columns * cells_per_image)
     for i, image in enumerate(np.broadcast_to(images, (*images.shape[:3], 3))):
         row, column = divmod(i, columns)
@@ -105,7 +108,38 @@ def image_grid(
             if j == 0 and texts:
                 style = plain_text_style(texts[i])
                 axis.set_xlabel(texts[i], fontsize=SMALL, loc="left", **style)
+    if heat is not None:
+        scale = ScalarMappable(Normalize(0, 1), HEAT_CMAP)
+        draw_color_bar(figure, scale, list(figure.axes), heat_label, height)
     return figure
+
+
+def draw_color_bar(
+    figure: Figure,
+    scale: ScalarMappable,
+    axes: Axes | list[Axes],
+    label: str,
+    height: float,
+    *,
+    inside: bool = False,
+) -> None:
+    """Draw a color bar right of some axes, at most three inches high.
+
+    Args:
+      figure: of the axes.
+      scale: limits and colors.
+      axes: the axes that make room for it.
+      label: with the unit.
+      height: of the axes together, in inches.
+      inside: draw it inside the axes, which are one, and fill them.
+    """
+    place: dict[str, Any] = {"cax": axes}
+    if not inside:
+        place = {"ax": axes, "shrink": min(1.0, 3.0 / height), "aspect": 14, "pad": 0.02}
+    bar = figure.colorbar(scale, **place)
+    size = LABEL if height > 2 else TICK
+    bar.set_label(wrap(label, size, 0.9 * height), fontsize=size)
+    bar.ax.tick_params(labelsize=TICK)
 
 
 MAX_LABEL_WIDTH = 1.5
@@ -256,11 +290,7 @@ def _new_page(
     if bar:
         low, high = strip.limits or (0.0, 1.0)
         scale = ScalarMappable(Normalize(low, high), colormaps[strip.cmap])
-        colorbar = figure.colorbar(
-            scale, ax=axis, shrink=min(1.0, 3.0 / height), aspect=14, pad=0.02
-        )
-        colorbar.set_label(bar, fontsize=LABEL)
-        colorbar.ax.tick_params(labelsize=TICK)
+        draw_color_bar(figure, scale, axis, bar, height)
     return figure, axis
 
 
@@ -296,4 +326,4 @@ def _check(strips: Sequence[Strip], bar: str) -> None:
                     "image"
                 )
     if bar and strips[0].limits is None:
-        raise ValueError("a colour bar needs limits; write Strip(..., limits=(low, high))")
+        raise ValueError("a color bar needs limits; write Strip(..., limits=(low, high))")

@@ -70,7 +70,7 @@ _START = _Marker("start", {"marker": "o", "markersize": 11, "markerfacecolor": "
 _END = _Marker("end", {"marker": "s", "markersize": 13, "markerfacecolor": COLORS[1]})
 _MINIMUM = _Marker("minimum", {"marker": "*", "markersize": 12, "markerfacecolor": "white"})
 _EXIT = _Marker(
-    "leaves the picture",
+    "leaves the panel",
     {"marker": "X", "markersize": 12, "markerfacecolor": RED, "markeredgecolor": "white"},
 )
 

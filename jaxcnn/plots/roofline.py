@@ -67,8 +67,8 @@ def roofline(
     figure = new_figure(WIDTH, HEIGHT + note_height, title=title)
     axis = figure.add_subplot()
     style_axes(axis, "", panel_width=WIDTH)
-    xlabel = "FLOP a byte of memory traffic"
-    axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="GFLOP/s")
+    xlabel = "arithmetic intensity (FLOP / byte)"
+    axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="performance (GFLOP/s)")
     _set_limits(axis, points, peak, bandwidth)
     _draw_roofs(axis, peak, bandwidth)
     for i, (name, (x, y)) in enumerate(points.items()):

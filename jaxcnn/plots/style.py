@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import re
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -83,10 +84,15 @@ def save(figure: Figure, path: str | Path) -> None:
     if not path.suffix:
         path = path.with_name(f"{path.name}.png")
     kind = path.suffix[1:].lower()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    kwargs: dict[str, Any] = {
+        "svg": {"metadata": {"Date": None}},
+        "pdf": {"metadata": {"CreationDate": None}},
+        # Pillow's own choice is for photographs: lines and text take a tenth more.
+        "png": {"pil_kwargs": {"compress_level": 9, "compress_type": zlib.Z_DEFAULT_STRATEGY}},
+    }.get(kind, {})
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "jaxcnn"}):
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=DPI, **kwargs)
     # Two processes that finish a study at once may both draw it.
     write_atomically(path, buffer.getvalue())
 
@@ -146,7 +152,7 @@ def style_axes(axis: Axes, title: str, *, panel_width: float, pad: float = 8) ->
     axis.set_title(wrap(title, TITLE, panel_width - 0.15), fontsize=TITLE, pad=pad)
     axis.xaxis.label.set_fontsize(LABEL)
     axis.yaxis.label.set_fontsize(LABEL)
-    axis.tick_params(labelsize=TICK)
+    axis.tick_params(which="both", labelsize=TICK)
     axis.grid(alpha=0.25)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -294,19 +300,22 @@ def _covered(path: str) -> frozenset[str]:
 
 # ---------------------------------------------------------------- ticks
 
-FEW_DECADES, VERY_FEW_DECADES = 1.5, 0.35
-"""Lengths of an axis, in decades.
-
-Below the first, powers of ten alone are too few numbers. Below the second, so are 1, 2 and 5 times
-them.
-"""
+MIN_POWERS = 3
+"""Powers of ten on an axis, of which fewer are too few numbers."""
+MINOR_NUMBERS: Sequence[tuple[float, tuple[int, ...]]] = (
+    (0.35, (1, 2, 3, 4, 5, 6, 7, 8, 9)),
+    (0.8, (1, 2, 3, 5)),
+    (1.5, (1, 2, 5)),
+    (math.inf, (1, 3)),
+)
+"""Length of an axis in decades, and the leading digits that have numbers on a shorter one."""
 
 
 def set_ticks(axis: Axis, *, log: bool, panel_width: float, whole: bool = False) -> None:
     """Set the ticks of an axis, as many as fit, and a logarithmic scale.
 
-    A linear horizontal axis has the numbers of `tick_label`, a logarithmic one powers of ten, or
-    plain numbers if it spans less than `FEW_DECADES`.
+    A linear horizontal axis has the numbers of `tick_label`. A logarithmic one has powers of ten,
+    or plain numbers where there are fewer than `MIN_POWERS` of them.
 
     Args:
       axis: the axis to change, horizontal or vertical.
@@ -321,9 +330,13 @@ def set_ticks(axis: Axis, *, log: bool, panel_width: float, whole: bool = False)
         powers.set_axis(axis)
         axis.set_major_locator(LogLocator(numticks=max(3, int(1.6 * panel_width))))
         axis.set_major_formatter(
-            FuncFormatter(lambda v, _: f"{v:g}" if _decades(axis) < FEW_DECADES else powers(v))
+            FuncFormatter(lambda v, _: f"{v:g}" if _has_few_powers(axis) else powers(v))
         )
-        axis.set_minor_formatter(FuncFormatter(lambda v, _: minor_label(v, _decades(axis))))
+        axis.set_minor_formatter(
+            FuncFormatter(
+                lambda v, _: minor_label(v, _decades(axis)) if _has_few_powers(axis) else ""
+            )
+        )
         return
     count = min(6, max(3, int(1.3 * panel_width)))
     axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole))
@@ -338,6 +351,15 @@ def _decades(axis: Axis) -> float:
     return math.log10(high / low) if low > 0 else math.inf
 
 
+def _has_few_powers(axis: Axis) -> bool:
+    """Return whether powers of ten alone are too few numbers, and plain ones are short."""
+    low, high = sorted(axis.get_view_interval())
+    if low <= 0:
+        return False
+    powers = math.floor(math.log10(high) + 1e-9) - math.ceil(math.log10(low) - 1e-9) + 1
+    return powers < MIN_POWERS and low >= 1e-4 and high < 1e5
+
+
 def minor_label(value: float, decades: float) -> str:
     """Return the number at a tick between powers of ten.
 
@@ -350,13 +372,12 @@ def minor_label(value: float, decades: float) -> str:
     Example:
       >>> [minor_label(value, 1.0) for value in (0.2, 0.3, 0.5, 0.6)]
       ['0.2', '', '0.5', '']
-      >>> minor_label(0.2, 3.0), minor_label(0.6, 0.2)
-      ('', '0.6')
+      >>> minor_label(0.3, 2.0), minor_label(0.2, 2.0), minor_label(0.6, 0.2)
+      ('0.3', '', '0.6')
     """
-    if decades >= FEW_DECADES:
-        return ""
     leading = round(value / 10 ** math.floor(math.log10(value) + 1e-9), 6)
-    return f"{value:.6g}" if decades < VERY_FEW_DECADES or leading in (1, 2, 5) else ""
+    labeled = next(digits for length, digits in MINOR_NUMBERS if decades < length)
+    return f"{value:.6g}" if leading in labeled else ""
 
 
 def tick_label(value: float, greatest: float) -> str:

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from jaxcnn.plots.image_grid import draw_color_bar
 from jaxcnn.plots.style import (
     COLORS,
+    DPI,
     LABEL,
     SMALL,
     TICK,
@@ -79,11 +82,19 @@ class Tile(NamedTuple):
 PALE = (0.93, 0.93, 0.93, 1.0)
 SIGN_WIDTH = 0.45
 """Minimal width of a sign between two tiles, in inches."""
+BAR_WIDTH = 1.2
+"""Width of a color bar with its numbers and its label, in inches."""
 Row = Sequence[Tile | str]
 
 
 def tiles(
-    rows: Sequence[Row], *, title: str = "", heights: float | Sequence[float] = 2.2
+    rows: Sequence[Row],
+    *,
+    title: str = "",
+    heights: float | Sequence[float] = 2.2,
+    bar: str = "",
+    cmap: str = "inferno",
+    limits: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
     """Draw rows of tiles with signs such as "=" between them.
 
@@ -91,6 +102,9 @@ def tiles(
       rows: from above. Rows with as many tiles of the same shape are aligned in columns.
       title: above the figure.
       heights: of the tiles of each row, in inches.
+      bar: label, with its unit, of a color bar on the right; "" has no bar.
+      cmap: color map of the bar.
+      limits: of the bar.
 
     Raises:
       ValueError: there are no tiles, pixels have another shape, or the number of heights differs.
@@ -112,7 +126,7 @@ def tiles(
     text_heights = [max(map(_text_height, row, ws)) for row, ws in zip(rows, widths, strict=True)]
     # More than enough, since the widths decide.
     row_heights = [size + 0.25 + text for size, text in zip(sizes, text_heights, strict=True)]
-    figure = new_figure(width + 0.3, sum(row_heights), title=title)
+    figure = new_figure(width + 0.3 + BAR_WIDTH * bool(bar), sum(row_heights), title=title)
     grid = figure.add_gridspec(len(rows), 1, height_ratios=row_heights)
     for i, (row, ws) in enumerate(zip(rows, widths, strict=True)):
         cells = grid[i].subgridspec(1, len(row), width_ratios=ws)
@@ -122,7 +136,21 @@ def tiles(
                 _draw_sign(axis, cell)
             else:
                 _draw_tile(axis, cell, ws[j], sizes[i])
+    if bar:
+        scale = ScalarMappable(Normalize(*limits), colormaps[cmap])
+        _draw_color_bar(figure, scale, bar)
     return figure
+
+
+def _draw_color_bar(figure: Figure, scale: ScalarMappable, label: str) -> None:
+    """Draw a color bar in a column that the layout of the tiles leaves free."""
+    width, height = figure.get_size_inches()
+    figure.get_layout_engine().set(rect=(0, 0, 1 - BAR_WIDTH / width, 1))  # type: ignore[union-attr]
+    length = min(3.0, 0.6 * height)
+    box = (1 - (BAR_WIDTH - 0.1) / width, 0.5 - length / height / 2, 0.16 / width, length / height)
+    axis = figure.add_axes(box, label="<colorbar>")
+    axis.set_in_layout(False)
+    draw_color_bar(figure, scale, axis, label, height, inside=True)
 
 
 def _check(rows: Sequence[Row], heights: Sequence[float]) -> None:
@@ -176,13 +204,16 @@ def _draw_tile(axis: Axes, tile: Tile, width: float, height: float) -> None:
     axis.set_aspect("equal")
     axis.set_anchor("C")
     if tile.pixels.ndim == 3:
-        axis.imshow(np.clip(tile.pixels, 0, 1))
+        pixel = DPI * tile.share * height / len(tile.pixels)
+        # Matplotlib's smoothing would blur pixels that are meant to be seen.
+        style: Any = {"interpolation": "nearest" if pixel > 1 else "antialiased"}
+        axis.imshow(np.clip(tile.pixels, 0, 1), **style)
     else:
         _draw_table(axis, tile, 72 * tile.share * height / tile.pixels.shape[0])
     for frame in tile.frames:
         inset = frame.inset
         corner = frame.column - 0.5 + inset, frame.row - 0.5 + inset
-        style: dict[str, Any] = {
+        style = {
             "fill": False,
             "edgecolor": frame.color,
             "linewidth": 3,

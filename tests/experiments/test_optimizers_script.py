@@ -233,7 +233,20 @@ def test_a_method_that_never_trained_has_no_final_run_and_the_last_row():
     ] == [None] * 5
     panel = optimizers.ranking_panel(["sgd", "adam"], {"sgd": [made("sgd")]})
     assert [y for _, y in panel.crosses] == [1]
-    assert optimizers.sensitivity_panels(trials)[0].crosses == [(0.1, None)]
+    figure = optimizers.sensitivity_figure(trials, "rates")
+    assert next(text.get_text() for text in figure.axes[0].texts) == "×"
+    assert figure.axes[1].get_ylabel() == "validation error (%)"
+
+
+def test_every_method_has_a_row_and_only_the_first_have_panels():
+    names = [f"method{i}" for i in range(optimizers.MAX_PANELS + 2)]
+    trials = {name: [made(name, lr=0.1 * (i + 1), error=0.0)] for i, name in enumerate(names)}
+    axis = optimizers.sensitivity_figure(trials, "rates").axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == names
+    assert len(axis.texts) == len(names)  # Each has one rate; all other cells are empty.
+    panels = optimizers.training_panels({name: [made(name)] for name in names})
+    assert len(panels) == optimizers.MAX_PANELS
+    assert all(len(panel.lines) == len(names) for panel in panels)
 
 
 def test_steps_to_the_target_are_of_the_first_row_below_it():

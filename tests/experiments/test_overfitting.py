@@ -200,9 +200,9 @@ def test_curves_mark_the_turn_and_stop_early(study):
     )
     turn = float(table(study)["few images"]["turn_step"])
     assert [(mark.at, mark.axis, mark.label) for mark in few.marks] == [
-        (turn, "x", f"turns at epoch {turn:.0f}")
+        (turn, "x", f"epoch {turn:.0f}")
     ]
-    assert early.marks[0].label == f"stops at epoch {turn:.0f}"
+    assert early.marks[0].label == f"epoch {turn:.0f}"
     validation = next(line for line in early.lines if line.label == "validation")
     assert list(validation.x) == [x for x in few.lines[0].x if x is not None and x <= turn]
     assert [line.dashed for line in few.lines] == [False, True]

@@ -197,13 +197,13 @@ def test_one_legend_names_the_lines_and_says_what_a_band_is():
         (legend,) = drawn(panels).legends
         return [text.get_text() for text in legend.get_texts()]
 
-    note = ", mean and range of 3 seeds"
-    assert said(PANELS) == ["20 layers", "56 layers", f"test error{note}", f"train error{note}"]
+    note = " (mean, range of 3 seeds)"
+    assert said(PANELS) == ["20 layers", "56 layers", f"test error{note}", f"training error{note}"]
     assert said({"residual": PANELS["residual"]}) == [
         "56 layers",
         "20 layers",
         "test error",
-        "train error",
+        "training error",
     ]
 
 

@@ -44,7 +44,7 @@ def test_pictures_without_captions_leave_no_room_for_any():
     for axis, image in zip(bare.axes, images(), strict=True):
         np.testing.assert_array_equal(shown(axis), image)
     assert bare.get_figheight() < captioned.get_figheight()
-    assert len(image_grid(images(), heat=np.zeros((5, 8, 8))).axes) == 10
+    assert len(image_grid(images(), heat=np.zeros((5, 8, 8))).axes) == 11  # and the color bar
 
 
 NAMES = ["a $ b^{ $", "$x$", "50% \\ off|now", "\x1b[31mred", "é ü ß Ω"]
@@ -131,7 +131,7 @@ def test_the_confusion_matrix_is_of_shares_of_the_true_class():
     )
     found = {tuple(map(int, text.get_position()))[::-1]: text.get_text() for text in axis.texts}
     assert found == {(0, 0): "8", (0, 1): "2", (2, 0): "1", (2, 1): "1", (2, 2): "2"}
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("taken for", "true class")
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
     assert axis.get_ylim() == (2.5, -0.5)  # the first class above
     assert not overlapping(figure)
 
