@@ -169,7 +169,7 @@ def fields(message):
 
 def test_xlas_own_commands_are_all_in_the_list(monkeypatch):
     """The option replaces XLA's list, so that one which XLA adds must be added here."""
-    from jax._src.lib import xla_client
+    from jax._src.lib import xla_client  # pyright: ignore[reportPrivateImportUsage]
 
     compile_options = xla_client.CompileOptions()
     build = compile_options.executable_build_options
