@@ -89,8 +89,8 @@ RECORDS = (".json", ".jsonl", ".csv", ".md", ".png", ".log")
 class Options:
     """Every setting; `--preset` chooses the defaults."""
 
-    preset: Literal["gpu", "rehearsal"] = "gpu"
-    """gpu: the whole plan. rehearsal: the same commands with tiny sizes, on a CPU."""
+    preset: Literal["full", "rehearsal"] = "full"
+    """full: the whole plan. rehearsal: the same commands with tiny sizes, on a CPU."""
     parts: tuple[Part, ...] = ("device", "tests", "benchmark", "speedrun", "depth")
     seconds: float = 540.0
     """Of all parts together. Tables and results take half a minute more."""
@@ -127,7 +127,7 @@ class Options:
 
 
 PRESETS = {
-    "gpu": Options(),
+    "full": Options(),
     "rehearsal": Options(
         preset="rehearsal",
         seconds=1800.0,

@@ -49,8 +49,8 @@ class Options(DeviceOptions, FigureOptions):
     seconds: float = 1.0
     """Approximate time of one measurement. It is one step where a step takes longer."""
     steps: int | None = None
-    """Steps of one measurement, in place of --seconds. The start in new processes and XLA's plans of
-    memory are then left out, which take longer than the rounds."""
+    """Steps of one measurement, in place of --seconds. The start in new processes and XLA's plans
+    of memory are then left out, which take longer than the rounds."""
     torch: bool = True
     """Measure PyTorch too, where it is installed."""
     forms: tuple[Form, ...] = ("eager", "channels_last", "compile")
