@@ -1,7 +1,7 @@
 """Measurements on one GPU in minutes: tests, benchmark, speed run and depth study, in turn.
 
     python -m experiments.measure_gpu                      9.5 minutes of one GPU
-    python -m experiments.measure_gpu --preset rehearsal   tiny, on a CPU: 8 minutes on two cores
+    python -m experiments.measure_gpu --preset rehearsal   tiny, on a CPU: 16 minutes
     python -m experiments.measure_gpu --parts depth --seconds 3600
 
 The parts are processes of public commands, each with a log and a time limit of its own:

@@ -19,6 +19,7 @@ from scripts import refuses
 import jaxcnn as jc
 from experiments import depth, measure_gpu
 from experiments.measure_gpu import Job, Options
+from jaxcnn import runs
 
 SAVES = """
 import signal, sys, time
@@ -196,7 +197,7 @@ def test_the_depth_study_is_the_papers(tmp_path, monkeypatch):
     assert config.optimizer.milestones == (32_000, 48_000)
     assert config.model_kwargs["dtype"] == "bfloat16"
     paper = depth.configs(depth.PRESETS["paper"])["resnet56-seed0"]
-    kwargs = config.model_kwargs | {"dtype": "float32"}
+    kwargs = {**config.model_kwargs, "dtype": "float32"}
     assert jc.override(config, eval_every=None, model_kwargs=kwargs) == paper
 
 
@@ -255,7 +256,7 @@ def test_what_comes_home_has_the_parameters_and_resumes_elsewhere(planned, tmp_p
     data = jc.load_dataset("digits")
     all_runs = depth.configs(depth.cli.parse(depth.PRESETS, study))
     second = here / "depth/resnet8-seed0/metrics.jsonl"
-    assert jc.runs.sweep(all_runs, data, here / "depth", should_stop=second.exists) is None
+    assert runs.sweep(all_runs, data, here / "depth", should_stop=second.exists) is None
     finished = {path.parent.name for path in here.glob("depth/*/result.json")}
     assert finished == {"plain8-seed0"}
     tables_of(here, chosen=1.5)
@@ -286,7 +287,7 @@ def test_what_comes_home_has_the_parameters_and_resumes_elsewhere(planned, tmp_p
             archive.extractall(there)
     (state,) = there.glob("depth/resnet8-seed0/checkpoints/*")
     steps = []
-    result = jc.runs.run(
+    result = runs.run(
         all_runs["resnet8-seed0"],
         data,
         there / "depth/resnet8-seed0",
