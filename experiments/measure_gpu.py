@@ -365,6 +365,7 @@ def read_records(out: Path) -> dict[str, dict[str, Any]]:
 
 def write_record(out: Path, name: str, record: Mapping[str, Any]) -> None:
     """Add the record of a job."""
+    out.mkdir(parents=True, exist_ok=True)
     records = read_records(out) | {name: dict(record)}
     write_text(out / "jobs.json", json.dumps(records, indent=2) + "\n")
 

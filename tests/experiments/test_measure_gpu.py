@@ -229,6 +229,13 @@ def test_the_fastest_command_buffers_are_used_and_stay(planned, tmp_path):
     assert [row["graphs"] for row in rows] == ["chosen", "chosen", "xla", "xla", "none", "none"]
 
 
+def test_a_study_alone_starts_in_a_new_folder(planned, tmp_path):
+    planned(Job("depth", "depth", ["-c", "print(1)"], {}, 30.0))
+    options = Options(out=tmp_path / "a/b")
+    measure_gpu.run_all(options, never)
+    assert measure_gpu.read_records(options.out)["depth"]["exit_code"] == 0
+
+
 def test_an_archive_stays_small_and_names_what_it_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(measure_gpu, "MAX_FILE_BYTES", 50_000)
     noise = np.random.default_rng(0).bytes(30_000)
