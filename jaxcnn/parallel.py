@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxcnn import cpu
+from jaxcnn import cpu, nvidia
 from jaxcnn._util import hashable
 from jaxcnn.arguments import ArgumentError, check_choice, check_integer, format_value
 
@@ -152,6 +152,21 @@ class Strategy:
         )
         return is_one_cpu and num_values >= MIN_REWRITE_VALUES and cpu.available()
 
+    def compiler_options(self) -> dict[str, str] | None:
+        """Return the compiler options of the programs, or None.
+
+        They are those of `cpu_options` on a CPU, and those of `jaxcnn.nvidia.options` on the NVIDIA
+        GPUs of one host. "pmap" takes none. Flags of the user's own have precedence.
+        """
+        device = self.devices[0]
+        if self.kind == "pmap":
+            return None
+        if device.platform == "cpu":
+            return cpu_options()
+        # Hosts must compile the same program, and a trial may fail on one of them.
+        is_alone = jax.process_count() == 1
+        return nvidia.options() if is_alone and nvidia.is_nvidia(device) else None
+
     def compile_steps(
         self, step: Step, rewrite_for_cpu: bool = False
     ) -> Callable[[Any, Any, Any], Any]:
@@ -242,7 +257,7 @@ class Strategy:
         if self.kind == "pmap":
             return jax.pmap(run, AXIS, devices=self.devices, donate_argnums=0), self._split_batch
         replicated = NamedSharding(self.mesh, PartitionSpec())
-        options = cpu_options() if is_cpu else None
+        options = self.compiler_options()
         if rewrite_for_cpu:
             run, options = cpu.optimized(run), (options or {}) | cpu.OPTIONS
         jitted = jax.jit(run, donate_argnums=0, out_shardings=replicated, compiler_options=options)
@@ -388,6 +403,7 @@ def describe(strategy: Strategy) -> dict[str, Any]:
         "strategy": strategy.kind,
         "matmul_precision": precision or "default (on NVIDIA GPUs: TF32)",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "compiler_options": strategy.compiler_options() or {},
         "jaxcnn_plain": os.environ.get("JAXCNN_PLAIN", ""),
     }
 

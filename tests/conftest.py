@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if "slow" not in item.keywords]
     folder = os.environ.get("TFDS_DATA_DIR", "")
     real = bool(folder) and Path(folder, "cifar10").is_dir()
-    gpu = jax.default_backend() == "gpu"
+    gpu = jax.default_backend() == "gpu" or bool(os.environ.get("JAXCNN_REHEARSE_GPU"))
     for item in items:
         if "real" in item.keywords and not real:
             item.add_marker(

@@ -47,6 +47,9 @@ class Options(DeviceOptions, FigureOptions):
     """Rounds of measurements. Each measures everything once, in turns."""
     seconds: float = 1.0
     """Approximate seconds of one measurement, and at least one step."""
+    steps: int | None = None
+    """Steps of one measurement, in place of --seconds. The start in new processes and XLA's plans
+    of memory are then left out, which take longer than the rounds."""
     torch: bool = True
     """Measure PyTorch too, where it is installed."""
     forms: tuple[Form, ...] = ("eager", "channels_last", "compile")
@@ -103,6 +106,10 @@ def check_options(options: Options, strategy: parallel.Strategy) -> None:
     if options.batch_size is not None and options.batch_size < 1:
         raise jc.ArgumentError(
             f"batch_size is {options.batch_size}; expected at least 1: write --batch-size 128"
+        )
+    if options.steps is not None and not 1 <= options.steps <= timing.MAX_STEPS:
+        raise jc.ArgumentError(
+            f"steps is {options.steps}; expected 1 to {timing.MAX_STEPS}: write --steps 100"
         )
     for name in options.networks:
         strategy.check(batch_size(options, name, strategy))
@@ -224,11 +231,15 @@ def measure_network(
         "strategy": strategy.kind,
         "devices": len(strategy.devices),
     }
-    startup = timing.measure_startup(name=name, **settings)
+    startup: dict[str, Any] = {}
+    plan: dict[str, Any] = {"memory": None, "traffic": None}
+    steps = options.steps
+    if steps is None:
+        startup = timing.measure_startup(name=name, **settings)
+        steps = timing.steps_for_duration(startup.pop("later_step_s"), options.seconds)
+        plan = startup.pop("plan")
     if advance("compiling"):
         return None, []
-    steps = timing.steps_for_duration(startup.pop("later_step_s"), options.seconds)
-    plan = startup.pop("plan")
     workload = create_workload(name, size, options.dtype, strategy, steps)
     shape = workload.data.train.images.shape[1:]
     parameters = jc.count_parameters(workload.model, shape)

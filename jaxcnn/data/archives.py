@@ -63,7 +63,9 @@ def registered_sources(name: str, filenames: tuple[str, ...]) -> list[Source]:
     package = importlib.util.find_spec("tensorflow_datasets")
     if package is None or package.origin is None:
         raise DataError(
-            "the checksums come with tensorflow-datasets: `pip install tensorflow-datasets`"
+            f"the archives of {name} are checked by tensorflow-datasets, which is not installed; "
+            "expected it, or the arrays that a load on another machine left in its "
+            "$JAXCNN_CACHE/data. Use pip install tensorflow-datasets"
         )
     home = Path(package.origin).parent
     tables = (home / "url_checksums" / f"{name}.txt", home / "datasets" / name / "checksums.tsv")

@@ -130,8 +130,10 @@ def _examples(
     shards: list[tuple[Path, int]], info: DatasetInfo
 ) -> Iterator[tuple[np.ndarray, np.int32]]:
     """Yield the image and the label of each record."""
-    import tensorflow_datasets as tfds
-
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError as error:
+        raise _missing(shards[0][0], "tensorflow-datasets", error) from None
     # The features are built here, so that a features.json cannot name modules to import.
     classes = tfds.features.ClassLabel(num_classes=len(info.classes))
     features = tfds.features.FeaturesDict(
@@ -159,11 +161,20 @@ def _examples(
             yield image, label
 
 
+def _missing(file: Path, package: str, error: ModuleNotFoundError) -> DataError:
+    return DataError(
+        f"{file} cannot be read: {error}; expected {package}, or the arrays that a load on another "
+        f"machine left in its $JAXCNN_CACHE/data. Use pip install {package}"
+    )
+
+
 def _read_records(file: Path) -> list[bytes]:
     if ".tfrecord-" in file.name:
         return read_tfrecord(file)
-    from array_record.python.array_record_module import ArrayRecordReader
-
+    try:
+        from array_record.python.array_record_module import ArrayRecordReader
+    except ModuleNotFoundError as error:
+        raise _missing(file, "array-record", error) from None
     try:
         reader = ArrayRecordReader(str(file))
         try:
