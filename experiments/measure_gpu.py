@@ -92,38 +92,49 @@ class Options:
     preset: Literal["full", "rehearsal"] = "full"
     """full: the whole plan. rehearsal: the same commands with tiny sizes, on a CPU."""
     parts: tuple[Part, ...] = ("device", "tests", "benchmark", "speedrun", "depth")
+    """Parts to run, in this order."""
     seconds: float = 540.0
-    """Of all parts together. Tables and results take half a minute more."""
+    """Seconds for all parts together. Tables and results take half a minute more."""
     tests_seconds: float = 60.0
+    """Limit of the tests, in seconds."""
     benchmark_seconds: float = 100.0
-    """Of the comparison with PyTorch. The other kinds of command buffers get half of it each."""
+    """Limit of the comparison with PyTorch, in seconds. The other kinds of command buffers get half
+    of it each."""
     speedrun_seconds: float = 60.0
+    """Limit of the speed run, in seconds."""
     depth_seconds: float = 100_000.0
-    """Of the depth study, if as many are left."""
+    """Limit of the depth study, in seconds, if as many are left."""
     grace: float = 20.0
     """Seconds between SIGTERM and SIGKILL."""
     graphs: Graphs = "fastest"
-    """Command buffers of speedrun and depth: those of jaxcnn, XLA's, none, or the fastest of the
-    benchmark."""
+    """Command buffers of speedrun and depth: chosen by jaxcnn, XLA's defaults, none, or the fastest
+    of the benchmark."""
     networks: tuple[str, ...] = ("resnet20", "resnet56")
-    """Of the benchmark. The first one decides which command buffers are fastest."""
+    """Networks of the benchmark. The first one decides which command buffers are fastest."""
     steps: int = 200
-    """Of one measurement of the benchmark."""
+    """Training steps of one measurement of the benchmark."""
     rounds: int = 5
+    """Rounds of the benchmark."""
     dtype: DtypeName = "bfloat16"
     runs: int = 50
-    """Of the speed run."""
+    """Runs of the speed run, as many as its limit allows."""
     speedrun_preset: Literal["cifar10", "short", "digits"] = "cifar10"
+    """Preset of the speed run."""
     depths: tuple[int, ...] = (20, 56)
+    """Layers of the networks of the depth study, each 6 n + 2."""
     seeds: tuple[int, ...] = (0,)
+    """Seeds of the depth study."""
     num_steps: int = 64_000
-    """Of a run of the depth study. The rate falls at half and at three quarters of them."""
+    """Training steps of a run of the depth study. The rate falls at half and at three quarters of
+    them."""
     eval_every: int = 2_000
+    """Steps between evaluations and checkpoints of the depth study."""
     dataset: str = "cifar10"
-    """Of the depth study."""
+    """Data set of the depth study."""
     width: int = 16
     """Filters of the first stage in the depth study."""
     out: Path = Path("runs/gpu")
+    """Folder for logs, tables, results and runs."""
 
 
 PRESETS = {

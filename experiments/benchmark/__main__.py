@@ -48,8 +48,8 @@ class Options(DeviceOptions, FigureOptions):
     seconds: float = 1.0
     """Approximate seconds of one measurement, and at least one step."""
     steps: int | None = None
-    """Steps of one measurement, in place of --seconds. The start in new processes and XLA's plans
-    of memory are then left out, which take longer than the rounds."""
+    """Training steps of one measurement. The slow start in new processes and XLA's memory plans are
+    then left out. None is as many as --seconds allows."""
     torch: bool = True
     """Measure PyTorch too, where it is installed."""
     forms: tuple[Form, ...] = ("eager", "channels_last", "compile")
