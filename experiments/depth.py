@@ -5,8 +5,8 @@ He et al. 2015 (arXiv:1512.03385), section 4.2, figure 6.
     python -m experiments.depth                   digits, no download: 2.5 minutes on two CPU cores
     python -m experiments.depth --preset mnist    MNIST, narrow networks: 6 minutes there
     python -m experiments.depth --preset quarter  CIFAR-10, a quarter of the paper's steps, on a
-                                                  CPU with bfloat16 units: 25 to 70 minutes a run
-                                                  there, about 10 hours for its 12 runs
+                                                  CPU with bfloat16 units: 1 to 1.5 hours a run of
+                                                  20 layers there, next to other work
     python -m experiments.depth --preset paper    CIFAR-10, as in the paper: 4 to 11 hours a run
                                                   there, about 300 hours for its 40 runs
     python -m experiments.depth --coordinator HOST:PORT --num-processes N --process-id I
@@ -86,7 +86,7 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     warmup_lr: float = 0.01
     """Learning rate of that start, until the training error is below 80%."""
     optimizer: str = "momentum"
-    """Optimizer: momentum, caffe, nesterov or sgd."""
+    """Optimizer, a name in jaxcnn.OPTIMIZERS: momentum, caffe, nesterov, sgd and others."""
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_mask: Literal["convs", "kernels", "all"] = "kernels"

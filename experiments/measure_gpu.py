@@ -19,7 +19,7 @@ Ctrl-C does that to the part under way and ends. The same command resumes: it le
 finished and repeats the rest, of which speedrun and depth continue where they were.
 
 It writes OUT/summary.md, OUT/logs/ and a folder for each part. OUT/results/ has what to take home,
-at most 15 MiB a file: summary.md, benchmark.csv, records.zip (logs, tables, metrics),
+at most 15 MiB a file: summary.md and .csv, benchmark.csv, records.zip (logs, tables, metrics),
 parameters.zip (final parameters, safetensors) and states.zip (states of unfinished runs). With
 records.zip and states.zip unpacked in OUT, the same command resumes on another machine.
 
@@ -57,15 +57,30 @@ import jax
 
 import experiments
 import jaxcnn as jc
-from experiments._common import DtypeName
+from experiments._common import READ_TIMEOUT, DtypeName
 from jaxcnn import cli, nvidia, tables
+from jaxcnn._util import write_atomically
+from jaxcnn.checkpoint import CheckpointError
 from jaxcnn.data import DATASETS
 from jaxcnn.run_log import read_json, write_text
 
 Part = Literal["device", "tests", "benchmark", "speedrun", "depth"]
 Graphs = Literal["fastest", "chosen", "xla", "none"]
 ROOT = Path(experiments.__file__).parent.parent
-"""Folder of the repository, in which commands are started."""
+"""Folder of the repository, from which commands are imported."""
+ENDS_WITH_PARENT = """
+import ctypes, os, sys
+try:
+    ctypes.CDLL(None).prctl(1, 15)
+except AttributeError:
+    pass
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+"""Program that becomes another one, which gets SIGTERM (15) when its parent ends (on Linux).
+
+A parent that is killed, or stopped twice by Ctrl-C, must not leave a process on the GPU.
+"""
 GRAPHS: dict[str, dict[str, str]] = {
     "chosen": {},
     "xla": {nvidia.PLAIN: "1"},
@@ -94,7 +109,7 @@ class Options:
     parts: tuple[Part, ...] = ("device", "tests", "benchmark", "speedrun", "depth")
     """Parts to run, in this order."""
     seconds: float = 540.0
-    """Seconds for all parts together. Tables and results take half a minute more."""
+    """Seconds for all parts together. Tables and results take up to three minutes more."""
     tests_seconds: float = 60.0
     """Limit of the tests, in seconds."""
     benchmark_seconds: float = 100.0
@@ -158,6 +173,10 @@ PRESETS = {
         out=Path("runs/gpu-rehearsal"),
     ),
 }
+
+
+Files = dict[str, bytes]
+"""Contents of files by their names in an archive."""
 
 
 class Job(NamedTuple):
@@ -243,7 +262,13 @@ def plan(options: Options) -> list[Job]:
     rehearse = {"JAXCNN_REHEARSE_GPU": "1"} if is_rehearsal else {}
     jobs = [
         Job("device", "device", ["-c", REPORT], {}, options.tests_seconds),
-        Job("tests", "tests", [*pytest, "tests/test_gpu.py"], rehearse, options.tests_seconds),
+        Job(
+            "tests",
+            "tests",
+            [*pytest, str(ROOT / "tests/test_gpu.py")],
+            rehearse,
+            options.tests_seconds,
+        ),
     ]
     common = {"dtype": options.dtype, "steps": options.steps, "rounds": options.rounds}
     for graphs, env in GRAPHS.items():
@@ -295,14 +320,15 @@ def run_job(job: Job, log: Path, grace: float, stop: Callable[[], Any]) -> Outco
       stop: returns true once the user interrupts.
     """
     env = os.environ | add_flags(job.env, os.environ) | {"PYTHONUNBUFFERED": "1"}
+    # The working directory stays the user's, in which relative paths are meant.
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])
     start, ended_by, killed = time.monotonic(), "itself", False
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         print(f"$ {command_line(job)}", file=file, flush=True)
         # A session of its own: Ctrl-C reaches it as SIGTERM, once.
         process = subprocess.Popen(
-            [sys.executable, *job.command],
-            cwd=ROOT,
+            [sys.executable, "-c", ENDS_WITH_PARENT, str(os.getpid()), *job.command],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -310,16 +336,19 @@ def run_job(job: Job, log: Path, grace: float, stop: Callable[[], Any]) -> Outco
             start_new_session=True,
         )
         deadline = start + job.seconds
-        while process.poll() is None:
-            if ended_by == "itself" and (stop() or time.monotonic() > deadline):
-                ended_by = "the user" if stop() else "its time limit"
-                deadline = time.monotonic() + grace
-                process.send_signal(signal.SIGTERM)
-            elif ended_by != "itself" and not killed and time.monotonic() > deadline:
-                killed = True
-                process.kill()
-            time.sleep(POLL_SECONDS)
-        _kill_group(process.pid)
+        try:
+            while process.poll() is None:
+                if ended_by == "itself" and (stop() or time.monotonic() > deadline):
+                    ended_by = "the user" if stop() else "its time limit"
+                    deadline = time.monotonic() + grace
+                    process.send_signal(signal.SIGTERM)
+                elif ended_by != "itself" and not killed and time.monotonic() > deadline:
+                    killed = True
+                    process.kill()
+                time.sleep(POLL_SECONDS)
+        finally:
+            _kill_group(process.pid)
+            process.wait()
         seconds = time.monotonic() - start
         print(f"[exit code {process.returncode} after {seconds:.1f} s]", file=file)
     return Outcome(process.returncode, seconds, ended_by)
@@ -384,35 +413,34 @@ def write_record(out: Path, name: str, record: Mapping[str, Any]) -> None:
 def choose_graphs(options: Options) -> str:
     """Return the command buffers of speedrun and depth.
 
-    The first choice is stored, because the times of a study must be of one kind.
+    `run_all` stores the choice of the first one that starts, because the times of a study must be
+    of one kind.
     """
     if options.graphs != "fastest":
         return options.graphs
     stored = read_records(options.out).get("graphs")
-    if stored is not None:
-        return stored["graphs"]
-    graphs = fastest_graphs(options)
-    write_record(options.out, "graphs", {"graphs": graphs})
-    return graphs
+    return fastest_graphs(options) if stored is None else stored["graphs"]
 
 
 def run_all(options: Options, stop: Callable[[], Any]) -> None:
     """Run the jobs that are not finished, each within its limit and what is left of all seconds."""
     end = time.monotonic() + options.seconds
     for job in plan(options):
+        graphs = choose_graphs(options) if job.part in ("speedrun", "depth") else None
+        job = job._replace(env=job.env | GRAPHS[graphs]) if graphs else job
         done = read_records(options.out).get(job.name, {})
-        if done.get("exit_code") == 0 and done["command"] == command_line(_with_graphs(job, done)):
+        if done.get("exit_code") == 0 and done["command"] == command_line(job):
             print(f"{job.name}: finished before, in {done['seconds']:.0f} s", flush=True)
             continue
         if stop():
             return
-        graphs = choose_graphs(options) if job.part in ("speedrun", "depth") else None
-        job = _with_graphs(job, {"graphs": graphs})
         # What it takes to end a process is part of the time.
         seconds = min(job.seconds, end - time.monotonic() - options.grace)
         if seconds < MIN_SECONDS:
             print(f"{job.name}: not started, as no time is left", flush=True)
             continue
+        if graphs and options.graphs == "fastest":
+            write_record(options.out, "graphs", {"graphs": graphs})
         print(f"{job.name}: {seconds:.0f} s at most; {command_line(job)}", flush=True)
         log = options.out / "logs" / f"{job.name}.log"
         outcome = run_job(job._replace(seconds=seconds), log, options.grace, stop)
@@ -424,10 +452,6 @@ def run_all(options: Options, stop: Callable[[], Any]) -> None:
             f"ended by {outcome.ended_by}; {record['last_line']}",
             flush=True,
         )
-
-
-def _with_graphs(job: Job, record: Mapping[str, Any]) -> Job:
-    return job._replace(env=job.env | GRAPHS[record["graphs"]]) if record.get("graphs") else job
 
 
 def draw_parts(options: Options, stop: Callable[[], Any]) -> None:
@@ -475,10 +499,9 @@ def benchmark_rows(options: Options) -> list[dict[str, str]]:
 
 
 def collect(options: Options) -> list[str]:
-    """Write OUT/results, and return a line for each thing that did not fit."""
+    """Write OUT/results but for its summary, and return a line for each thing that is not there."""
     results = options.out / "results"
     results.mkdir(parents=True, exist_ok=True)
-    write_text(results / "summary.md", (options.out / "summary.md").read_text())
     rows = benchmark_rows(options)
     if rows:
         text = io.StringIO()
@@ -486,49 +509,58 @@ def collect(options: Options) -> list[str]:
         writer.writeheader()
         writer.writerows(rows)
         write_text(results / "benchmark.csv", text.getvalue())
-    depth = options.out / "depth"
+    failed: list[str] = []
+    parameters = list(_parameter_files(options.out / "depth", failed))
     return [
+        *failed,
         *write_zip(results / "records.zip", _record_files(options.out)),
-        *write_zip(results / "parameters.zip", _parameter_files(depth)),
+        *write_zip(results / "parameters.zip", parameters),
         *write_zip(results / "states.zip", _state_files(options.out)),
     ]
 
 
-def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> list[str]:
-    """Write a zip archive of at most `MAX_FILE_BYTES`.
+def write_zip(path: Path, groups: Iterable[Files]) -> list[str]:
+    """Write a zip archive of at most `MAX_FILE_BYTES`, in place of an older one.
 
     Args:
-      path: of the archive. It is not written without files.
-      files: names in the archive and contents. Files that do not fit are left out.
+      path: of the archive. There is none without files.
+      groups: files by their names in the archive. A group is left out whole if it does not fit.
 
     Returns:
-      A line for each file that was left out.
+      A line for each group that was left out.
     """
     left_out, buffer, count = [], io.BytesIO(), 0
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, contents in files:
+        for files in groups:
+            size = sum(map(len, files.values()))
             # The sizes before compression, and of the directory's entries.
-            if buffer.tell() + len(contents) + 1000 * (count + 1) > MAX_FILE_BYTES:
-                left_out.append(f"{name} ({len(contents) / 2**20:.1f} MiB) is not in {path.name}")
+            if buffer.tell() + size + 1000 * (count + len(files)) > MAX_FILE_BYTES:
+                left_out.append(f"{min(files)} ({size / 2**20:.1f} MiB) is not in {path.name}")
                 continue
-            archive.writestr(name, contents)
-            count += 1
+            for name, contents in files.items():
+                archive.writestr(name, contents)
+            count += len(files)
     if count:
-        path.write_bytes(buffer.getvalue())
+        write_atomically(path, buffer.getvalue())
+    else:
+        path.unlink(missing_ok=True)
     return left_out
 
 
-def _record_files(out: Path) -> Iterable[tuple[str, bytes]]:
+def _record_files(out: Path) -> Iterable[Files]:
     for path in sorted(out.rglob("*")):
         parts = path.relative_to(out).parts
         if path.suffix in RECORDS and parts[0] != "results" and "checkpoints" not in parts:
             contents = path.read_bytes()
             is_log = path.suffix == ".log"
-            yield "/".join(parts), contents[-MAX_LOG_BYTES:] if is_log else contents
+            yield {"/".join(parts): contents[-MAX_LOG_BYTES:] if is_log else contents}
 
 
-def _parameter_files(depth: Path) -> Iterable[tuple[str, bytes]]:
-    """Yield the parameters of each finished run as a safetensors file."""
+def _parameter_files(depth: Path, failed: list[str]) -> Iterable[Files]:
+    """Yield the parameters of each finished run as a safetensors file.
+
+    A line for each run whose checkpoints cannot be read is added to `failed`.
+    """
     for folder in sorted(path.parent for path in depth.glob("*/result.json")):
         if not (folder / "checkpoints").is_dir():
             # It was finished on another machine.
@@ -536,21 +568,25 @@ def _parameter_files(depth: Path) -> Iterable[tuple[str, bytes]]:
         config = jc.ExperimentConfig.load(folder)
         num_classes = len(DATASETS[config.dataset].classes)
         model = jc.create_model(config.model, num_classes, **config.model_kwargs)
-        with jc.Checkpoints(folder / "checkpoints") as checkpoints:
-            variables = checkpoints.variables("last")
+        try:
+            with jc.Checkpoints(folder / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
+                variables = checkpoints.variables("last")
+        except CheckpointError as error:
+            failed.append(f"{folder.name} is not in parameters.zip: {error}")
+            continue
         file = folder / "parameters.safetensors"
         jc.export_weights(model, variables, file, {"run": folder.name})
-        yield f"{folder.name}.safetensors", file.read_bytes()
+        yield {f"{folder.name}.safetensors": file.read_bytes()}
 
 
-def _state_files(out: Path) -> Iterable[tuple[str, bytes]]:
+def _state_files(out: Path) -> Iterable[Files]:
     """Yield the newest checkpoint of each run that is not finished."""
     for folder in sorted((out / "depth").glob("*/checkpoints")):
         steps = [path for path in folder.iterdir() if path.name.isdigit()]
         if steps and not (folder.parent / "result.json").exists():
             newest = max(steps, key=lambda path: int(path.name))
-            for path in sorted(path for path in newest.rglob("*") if path.is_file()):
-                yield path.relative_to(out).as_posix(), path.read_bytes()
+            paths = sorted(path for path in newest.rglob("*") if path.is_file())
+            yield {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
 
 
 def main(args: list[str] | None = None) -> int:
@@ -566,10 +602,9 @@ def main(args: list[str] | None = None) -> int:
         run_all(options, stop)
         draw_parts(options, stop)
         rows = summary(options)
-        tables.write_table(options.out, rows, name="summary")
         left_out = collect(options)
-        if left_out:
-            tables.write_table(options.out, rows, left_out, name="summary")
+        for folder in (options.out, options.out / "results"):
+            tables.write_table(folder, rows, left_out, name="summary")
         print(tables.compact_markdown(rows), *left_out, sep="\n")
         print(f"wrote {options.out}/summary.md and {options.out}/results")
         is_complete = all(row["exit_code"] == 0 for row in rows)

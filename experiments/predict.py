@@ -212,7 +212,7 @@ def main(args: list[str] | None = None) -> int:
         options = cli.parse({"predict": Options()}, args, description=__doc__)
         if not options.images:
             raise jc.ArgumentError(
-                "no picture is named; write python -m experiments.predict --run DIR picture.jpg"
+                "no image is named; write python -m experiments.predict --run DIR image.jpg"
             )
         if options.top < 1:
             raise jc.ArgumentError(f"top is {options.top}; expected at least 1: write --top 3")
@@ -222,7 +222,7 @@ def main(args: list[str] | None = None) -> int:
         files = list_files(options.images)
         if heat is not None and len(files) > MAX_HEAT:
             raise jc.ArgumentError(
-                f"--heat draws {MAX_HEAT} pictures at most, and there are {len(files)}; name "
+                f"--heat draws {MAX_HEAT} images at most, and there are {len(files)}; name "
                 "fewer, or leave out --heat"
             )
         result = saved.predict_files(files)

@@ -14,6 +14,9 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+PLAIN = "JAXCNN_PLAIN"
+"""Environment variable that leaves programs as JAX compiles them."""
+
 
 def to_one_line(value: Any, max_length: int | None = None) -> str:
     r"""Format a value, such as an error, on one line.

@@ -351,10 +351,10 @@ def load_classifier(
       model: of a run whose model is not the library's.
       classes: names of classes. None is those of the data set, or of the run's classes.json.
       resize: length of an image's shorter side before the middle is cut out. None is what
-        `image_folder` was given, which the run's images.json has. It is the size itself for data
+        `image_folder` was given, which the run's resize.json has. It is the size itself for data
         sets by name and for arrays of the user's own.
       interpolation: of that resizing, "bilinear" or "bicubic". None is likewise that of
-        images.json, or else bilinear.
+        resize.json, or else bilinear.
 
     Raises:
       ArgumentError: the folder holds no classifier. Or its model or classes are not the library's,

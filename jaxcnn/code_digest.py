@@ -39,6 +39,7 @@ _LIBRARIES = tuple(
 _SKIPPED_NODES = ("ctx", "kind", "type_comment", "type_params", "annotation", "returns")
 _GENERATED = ("__init__", "__repr__", "__eq__", "__hash__", "__post_init__", "__replace__")
 """Methods that dataclasses and Flax write."""
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _FILLING_METHODS = ("append", "extend", "insert", "add", "update", "setdefault", "pop", "clear")
 """Methods of lists, sets and dicts that change them."""
 
@@ -173,15 +174,14 @@ class _Walk:
                 is_constant = isinstance(item, (bool, int, float, str, tuple, type, np.ndarray))
                 if name not in assigned and (is_constant or callable(item)):
                     yield f"{name}: {self.describe(item)}"
-        assigned = _assigned_cells(function) if is_own(function) else set()
         for name, cell in sorted(cells.items()):
-            # It is no constant. Optax's cosine schedule assigns one of its own.
-            if name in assigned:
-                continue
             try:
                 content = cell.cell_contents
             # The variable has no value yet.
             except ValueError:
+                continue
+            # It is no constant. Optax's cosine schedule assigns one of its own.
+            if is_own(function) and _is_assigned(function, name, content):
                 continue
             # Of a library's function, numbers are in the record already.
             if is_own(function) or not isinstance(content, (int, float, str, jax.Array)):
@@ -263,42 +263,91 @@ def _source(function: types.FunctionType) -> str:
 
 
 def _assigned_globals(function: types.FunctionType) -> set[str]:
-    """Return the variables of a function's module that functions in its file assign."""
-    return {
-        name
-        for outer in _function_nodes(_source(function))
-        for node in ast.walk(outer)
-        if isinstance(node, ast.Global)
-        for name in node.names
-    }
+    """Return the variables of a function's module that a call of it assigns.
+
+    Functions of the user's own that it calls by name may do so too.
+    """
+    names: set[str] = set()
+    todo, done = [function], set()
+    while todo:
+        current = todo.pop()
+        if id(current) in done or not is_own(current):
+            continue
+        done.add(id(current))
+        tree = _syntax_tree(current)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Global):
+                names.update(node.names)
+            elif isinstance(node, ast.Name):
+                called = inspect.unwrap(current.__globals__.get(node.id, node))
+                todo += [called] if isinstance(called, types.FunctionType) else []
+    return names
 
 
-def _assigned_cells(function: types.FunctionType) -> set[str]:
-    """Return the variables of a function's closure that calls assign or fill.
+def _is_assigned(function: types.FunctionType, name: str, content: Any) -> bool:
+    """Check if calls assign a variable of a function's closure, or fill it.
 
-    Its neighbors, which are defined within the same outermost function, may do so too.
+    Its neighbors, which are defined within the same function as the variable, may do so too.
     """
     line = function.__code__.co_firstlineno
-    names: set[str] = set()
-    for outer in _function_nodes(_source(function)):
-        if not outer.lineno <= line <= outer.end_lineno:
-            continue
-        for node in ast.walk(outer):
-            if isinstance(node, ast.Nonlocal):
-                names.update(node.names)
-            is_item = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
-            is_method = isinstance(node, ast.Attribute) and node.attr in _FILLING_METHODS
-            variable = getattr(node, "value", None)
-            if (is_item or is_method) and isinstance(variable, ast.Name):
-                names.add(variable.id)
-    return names
+    around = [n for n in _function_nodes(_source(function)) if n.lineno <= line <= n.end_lineno]
+    # The innermost function comes first.
+    around.sort(key=lambda node: -node.lineno)
+    owner = next((node for node in around if name in _bound_names(node)), None)
+    if owner is None:
+        return False
+    is_container = isinstance(content, (dict, list, set, bytearray, np.ndarray))
+    return any(_changes(node, name, is_container) for node in _inner_functions(owner))
+
+
+def _bound_names(function: Any) -> set[str]:
+    """Return the parameters of a function and the variables that it assigns as its own."""
+    names = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
+    others: set[str] = set()
+    for node in _own_nodes(function):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Nonlocal, ast.Global)):
+            others.update(node.names)
+    return names - others
+
+
+def _changes(function: Any, name: str, is_container: bool) -> bool:
+    """Check if a function or one in it changes a variable of the functions around it."""
+    if name in _bound_names(function):
+        return False
+    for node in _own_nodes(function):
+        if isinstance(node, ast.Nonlocal) and name in node.names:
+            return True
+        is_item = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+        is_method = isinstance(node, ast.Attribute) and node.attr in _FILLING_METHODS
+        variable = getattr(node, "value", None)
+        is_filled = (is_item or is_method) and isinstance(variable, ast.Name)
+        if is_container and is_filled and getattr(variable, "id", "") == name:
+            return True
+    return any(_changes(node, name, is_container) for node in _inner_functions(function))
+
+
+def _own_nodes(function: Any) -> Iterator[Any]:
+    """Yield the nodes of a function's body, without those of functions in it."""
+    todo = list(function.body) if isinstance(function.body, list) else [function.body]
+    while todo:
+        node = todo.pop()
+        yield node
+        if not isinstance(node, _FUNCTIONS):
+            todo += ast.iter_child_nodes(node)
+
+
+def _inner_functions(function: Any) -> list[Any]:
+    return [node for node in _own_nodes(function) if isinstance(node, _FUNCTIONS)]
 
 
 @functools.lru_cache(maxsize=64)
 def _function_nodes(source: str) -> tuple[Any, ...]:
     """Return the definitions of functions in a file, inner ones of lambdas first."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, _FUNCTIONS)]
     return tuple(reversed(nodes))
 
 

@@ -74,7 +74,8 @@ class Metrics(NamedTuple):
 
     def __repr__(self) -> str:
         # Sums of a program that is traced, or of several runs, have no means.
-        if any(np.shape(leaf) or is_abstract(leaf) for leaf in jax.tree.leaves(tuple(self))):
+        leaves = jax.tree.leaves(tuple(self), is_leaf=lambda leaf: leaf is None)
+        if any(is_abstract(leaf) or np.shape(leaf) for leaf in leaves):
             return format_fields(self)
         texts = [f"num_examples={int(self.num_examples)}"]
         if int(self.num_examples):

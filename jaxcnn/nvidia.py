@@ -37,6 +37,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import lru_cache
 from typing import Any
@@ -44,6 +45,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn._util import PLAIN
+
+log = logging.getLogger(__name__)
 OPTION = "xla_gpu_enable_command_buffer"
 """Name of the option: the operations that XLA records as CUDA graphs."""
 COMMANDS = (
@@ -62,8 +66,6 @@ An option of one program is the whole list: only XLA_FLAGS takes "+CONVOLUTION".
 """
 NEWER_COMMANDS = ("COLLECTIVES_KERNEL",)
 """Commands that jaxlib 0.12 has by default, and older ones do not know."""
-PLAIN = "JAXCNN_PLAIN"
-"""Environment variable that turns the options off."""
 TRIAL_SHAPE = (8, 8, 8, 16)
 """Shape [b, h, w, c] of the images of the trial."""
 TRIAL_STEPS = 2
@@ -74,38 +76,52 @@ def is_nvidia(device: Any) -> bool:
     return device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
 
 
-@lru_cache(maxsize=1)
-def options() -> dict[str, str] | None:
+def is_left_to_user() -> bool:
+    """Check if the user turned the options off, or has flags about command buffers or graphs."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    has_flags = "command_buffer" in flags or "xla_gpu_graph" in flags
+    return bool(os.environ.get(PLAIN)) or has_flags
+
+
+@lru_cache(maxsize=16)
+def options(device: Any) -> dict[str, str] | None:
     """Return compiler options for programs on an NVIDIA GPU, or None.
 
     There are none where XLA_FLAGS has flags of its own about command buffers or graphs, with
     `JAXCNN_PLAIN=1`, or where this jaxlib or this GPU fails the trial: gradients of a convolution
     in a scan, compared with their known values.
 
+    Args:
+      device: on which the trial runs.
+
     Example:
-      >>> options() is None or OPTION in options()
+      >>> chosen = options(jax.devices()[0])
+      >>> chosen is None or OPTION in chosen
       True
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if os.environ.get(PLAIN) or "command_buffer" in flags or "xla_gpu_graph" in flags:
+    if is_left_to_user():
         return None
     for commands in ((*COMMANDS, *NEWER_COMMANDS), COMMANDS):
         candidate = {OPTION: ",".join(commands)}
-        if _passes_trial(candidate):
+        if _passes_trial(candidate, device):
             return candidate
+    log.warning("%s: convolutions are not recorded in CUDA graphs, as a trial failed", device)
     return None
 
 
-def _passes_trial(candidate: dict[str, str]) -> bool:
+def _passes_trial(candidate: dict[str, str], device: Any) -> bool:
     """Check that a scan over convolutions compiles with the options, and is right."""
     b, h, w, c = TRIAL_SHAPE
     images, kernel = np.ones(TRIAL_SHAPE, np.float32), np.ones((3, 3, c, c), np.float32)
     try:
         program = jax.jit(_trial, compiler_options=candidate)
+        # Not an implicit transfer, which a user may have forbidden.
+        placed = jax.device_put((images, kernel), device)
         # Twice, because a graph is recorded in the first run and replayed in the next.
-        results = [jax.device_get(program(images, kernel)) for _ in range(2)]
+        results = [jax.device_get(program(*placed)) for _ in range(2)]
     # An option that is unknown, or an operation that cannot be recorded.
-    except Exception:
+    except Exception as error:
+        log.debug("%s: %s", candidate, error)
         return False
     # Of ones, all results are numbers of terms: how many pixels a window has, and the reverse.
     rows, columns = (np.r_[2, np.full(n - 2, 3), 2] for n in (h, w))

@@ -53,7 +53,7 @@ DESCRIPTIONS: dict[str, str] = {
     "divide_std": "Divide images by the standard deviation of each channel.",
     "dtype": "Numbers of activations and products. Parameters are float32.",
     "eval_every": "Steps between evaluations, rows and checkpoints; None is an epoch.",
-    "flip": "Mirror every other training image.",
+    "flip": "Mirror training images left to right, each with probability 1/2.",
     "learning_rate": "Learning rate, before its schedule lowers it.",
     "momentum": "Momentum, the share of the last step that is kept.",
     "num_steps": "Training steps of a run.",
@@ -222,7 +222,7 @@ def _values(hint: Any) -> str:
 
 
 def _format_default(value: Any) -> str:
-    """Return a default as it is typed on the command line.
+    """Return a default for reading: a tuple as its values, and a float in its shortest form.
 
     Example:
       >>> _format_default((20, 56)), _format_default(False), _format_default(())
@@ -232,7 +232,7 @@ def _format_default(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, tuple):
         return " ".join(map(_format_default, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _entry(option: Option, columns: int) -> list[str]:

@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxcnn import cpu, nvidia
-from jaxcnn._util import hashable
+from jaxcnn._util import PLAIN, hashable
 from jaxcnn.arguments import ArgumentError, check_choice, check_integer, format_value
 
 MAX_PROGRAMS = 32
@@ -165,7 +165,7 @@ class Strategy:
             return cpu_options()
         # Hosts must compile the same program, and a trial may fail on one of them.
         is_alone = jax.process_count() == 1
-        return nvidia.options() if is_alone and nvidia.is_nvidia(device) else None
+        return nvidia.options(device) if is_alone and nvidia.is_nvidia(device) else None
 
     def compile_steps(
         self, step: Step, rewrite_for_cpu: bool = False
@@ -393,7 +393,11 @@ def _cached_strategy(kind, devices):
 
 
 def describe(strategy: Strategy) -> dict[str, Any]:
-    """Return the description of devices and settings for a run's records."""
+    """Return the description of devices and settings for a run's records.
+
+    `compiler_options` are those of all programs. `jaxcnn.cpu` adds its own to those that it
+    rewrites.
+    """
     precision = jax.config.values["jax_default_matmul_precision"]
     return {
         "platform": strategy.devices[0].platform,
@@ -404,7 +408,7 @@ def describe(strategy: Strategy) -> dict[str, Any]:
         "matmul_precision": precision or "default (on NVIDIA GPUs: TF32)",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "compiler_options": strategy.compiler_options() or {},
-        "jaxcnn_plain": os.environ.get("JAXCNN_PLAIN", ""),
+        "jaxcnn_plain": os.environ.get(PLAIN, ""),
     }
 
 

@@ -220,11 +220,18 @@ def _describe_augmentation(augment: Any) -> str:
     if functions := values.pop("functions", None):
         return f"{name}({', '.join(map(_describe_augmentation, functions))})"
     parts = [
-        f"{key}={value if dataclasses.is_dataclass(value) else _format(_to_json(value))}"
-        for key, value in values.items()
-        if value is not None
+        f"{key}={_describe_value(value)}" for key, value in values.items() if value is not None
     ]
     return f"{name}({', '.join(parts)})"
+
+
+def _describe_value(value: Any) -> str:
+    """Describe a field: a config by all of its fields, also those at their defaults."""
+    if not dataclasses.is_dataclass(value):
+        return _format(_to_json(value))
+    names = [field.name for field in dataclasses.fields(value)]
+    fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in names)
+    return f"{type(value).__name__}({fields})"
 
 
 def describe_function(function: Any) -> str:

@@ -13,6 +13,7 @@ from jaxcnn.augment import Augmentation
 from jaxcnn.checkpoint import Checkpoints, FolderInUseError
 from jaxcnn.config import ExperimentConfig, OptimizerConfig, TrainConfig
 from jaxcnn.data import DATASETS, Dataset
+from jaxcnn.data.types import Scale
 from jaxcnn.losses import Loss, as_loss
 from jaxcnn.models import model_call
 from jaxcnn.optim import config_of
@@ -29,7 +30,7 @@ from jaxcnn.tensorboard import check_tensorboard
 
 CLASSES_FILE = "classes.json"
 """Names of classes, in the folder of a run on data that are not in `DATASETS`."""
-SCALE_FILE = "images.json"
+SCALE_FILE = "resize.json"
 """Size, resizing and interpolation of images, in the folder of a run on an image folder."""
 
 
@@ -277,8 +278,11 @@ class RunRecords:
         has_names = all(isinstance(name, str) for name in data.classes)
         if data.name not in DATASETS and has_names and not (self.folder / CLASSES_FILE).exists():
             write_classes(self.folder, data.classes)
-        if data.scale is not None and not (self.folder / SCALE_FILE).exists():
-            write_text(self.folder / SCALE_FILE, json.dumps(data.scale._asdict(), indent=2) + "\n")
+        scale, shape = data.scale, data.train.images.shape[1:3]
+        # Images that were cut further since are not those that the scale gives.
+        is_scaled = isinstance(scale, Scale) and shape == (scale.size, scale.size)
+        if is_scaled and not (self.folder / SCALE_FILE).exists():
+            write_text(self.folder / SCALE_FILE, json.dumps(scale._asdict(), indent=2) + "\n")
 
     def _finish(self, num_params, reason):
         # A run whose last state cannot be read is not finished, and the same command repeats it.

@@ -112,7 +112,7 @@ def test_a_run_is_opened_at_its_steps(digits_run):
 
 @pytest.mark.slow
 def test_arrays_and_files_are_treated_alike(digits_run, tmp_path):
-    """Pictures of several sizes, in color and gray, for a network of 8 x 8 gray pixels."""
+    """Images of several sizes, in color and gray, for a network of 8 x 8 gray pixels."""
     folder, *_ = digits_run
     classifier = load_classifier(folder)
     rng = np.random.default_rng(3)
@@ -156,8 +156,8 @@ def test_what_cannot_be_predicted_is_one_line(digits_run, tmp_path):
     broken = [tmp_path / "empty.png", good, tmp_path / "gone.png"]
     images = np.zeros((2, 9, 9, 3), np.uint8)
     values: list[tuple[Any, type[ValueError], str]] = [
-        (broken, ImageError, "2 files are no pictures that can be read: .*empty.png .*gone.png"),
-        ([images[0], broken[0]], ImageError, "1 file is no picture"),
+        (broken, ImageError, "2 files are not images that can be read: .*empty.png .*gone.png"),
+        ([images[0], broken[0]], ImageError, "1 file is not an image"),
         (images / np.float32(255), jc.DataError, r"images\[0\]: an image is float32 \[9, 9, 3\]"),
         (np.zeros((2, 9, 9, 7), np.uint8), jc.DataError, "1, 3 or 4 channels"),
         (np.zeros((2, 0, 9, 3), np.uint8), jc.DataError, "1, 3 or 4 channels"),
@@ -192,7 +192,7 @@ def test_many_files_are_predicted_a_few_at_a_time(digits_run, tmp_path, monkeypa
     monkeypatch.setattr("jaxcnn.classifier._CHUNK_PIXELS", 1)
     assert [len(chunk) for chunk in classifier._chunks(paths)] == [64, 64, 22]
     np.testing.assert_allclose(classifier.predict(paths)[0], whole, atol=1e-6, rtol=0)
-    paths[70].write_bytes(b"no picture")
+    paths[70].write_bytes(b"no image")
     paths[140].unlink()
     with pytest.raises(ImageError, match="2 files"):
         classifier.predict(paths)
@@ -289,13 +289,18 @@ def test_a_run_records_how_its_images_were_resized(tmp_path):
     run = tmp_path / "run"
     _, model, _ = train(run, jc.create_model("mlp", 2), data=data)
     record = {"size": 8, "resize": 15, "interpolation": "bicubic"}
-    assert json.loads((run / "images.json").read_text()) == record
+    assert json.loads((run / "resize.json").read_text()) == record
     classifier = load_classifier(run)
     assert (classifier.resize, classifier.interpolation) == (15, "bicubic")
     files = sorted((tmp_path / "own").rglob("*.png"))
     squares = load_images(files, 8, 15, interpolation="bicubic")
     np.testing.assert_array_equal(classifier.preprocess(files), squares)
     assert (squares != load_images(files, 8)).any()
+    # Images that were cut again are not those that the record would give.
+    cut = [split._replace(images=split.images[:, :6, :6]) for split in (data.train, data.test)]
+    smaller = jc.dataset(*cut)._replace(scale=data.scale)
+    train(tmp_path / "smaller", jc.create_model("mlp", 2), data=smaller)
+    assert not (tmp_path / "smaller/resize.json").exists()
     # What is written precedes what is recorded, each by itself.
     both = load_classifier(run, resize=9), load_classifier(run, interpolation="bilinear")
     assert [(c.resize, c.interpolation) for c in both] == [(9, "bicubic"), (15, "bilinear")]
@@ -306,13 +311,13 @@ def test_a_run_records_how_its_images_were_resized(tmp_path):
         ('{"size": 8, "resize": 1e9, "interpolation": "bicubic"}', "resize is 1000000000.0"),
         ('{"size": [], "resize": 15, "interpolation": "bicubic"}', "size is"),
     ):
-        (run / "images.json").write_text(text)
-        with pytest.raises(jc.ArgumentError, match=r"images\.json is not what a run") as error:
+        (run / "resize.json").write_text(text)
+        with pytest.raises(jc.ArgumentError, match=r"resize\.json is not what a run") as error:
             load_classifier(run)
         assert words in str(error.value)
         assert str(error.value).isprintable()
     # As of a run of an earlier version, which gets the file when it is resumed.
-    (run / "images.json").unlink()
+    (run / "resize.json").unlink()
     assert load_classifier(run).resize == 9
     train(run, model, data=data)
     assert load_classifier(run).resize == 15

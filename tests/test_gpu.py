@@ -112,9 +112,9 @@ def test_the_options_pass_their_trial():
     device = jax.devices()[0]
     if device.platform == "gpu" and not nvidia.is_nvidia(device):
         pytest.skip("of NVIDIA alone")
-    if "command_buffer" in os.environ.get("XLA_FLAGS", "") or os.environ.get(nvidia.PLAIN):
-        pytest.skip("the user has flags of his own")
-    assert nvidia.options() is not None
+    if nvidia.is_left_to_user():
+        pytest.skip("the user has flags of their own")
+    assert nvidia.options(device) is not None
 
 
 def test_a_resumed_run_is_the_unbroken_one(data, tmp_path):
@@ -132,12 +132,14 @@ def test_a_resumed_run_is_the_unbroken_one(data, tmp_path):
     assert difference(resumed[-1], unbroken[-1], unbroken[0]) < TOLERANCE
 
 
-def test_bfloat16_is_finite_and_learns(data):
+def test_bfloat16_is_finite_and_learns_as_float32_does(data):
     start, state = steps(on_gpu(), data, 8, "bfloat16")
+    _, exact = steps(on_gpu(), data, 8)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-    assert 0 < state.metrics.mean_loss < 2 * np.log(10)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.params))
-    assert difference(state, start, state) > 0
+    # Eight bits of each activation. Steps in another direction would differ by 2.
+    assert 0 < difference(state, exact, start) < 0.5
+    assert state.metrics.mean_loss == pytest.approx(exact.metrics.mean_loss, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])

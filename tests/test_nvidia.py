@@ -23,6 +23,7 @@ def gpu(version):
 
 CUDA, ROCM = gpu("PJRT C API\ncuda 12090"), gpu("PJRT C API\nrocm 60300")
 TPU = SimpleNamespace(platform="tpu", client=SimpleNamespace(platform_version="libtpu cuda-free"))
+DEVICE = jax.devices()[0]
 SETTING = {nvidia.OPTION: "FUSION,CONVOLUTION"}
 
 
@@ -52,18 +53,18 @@ def strategy_on(device, kind="jit"):
     ],
 )
 def test_only_jit_on_nvidia_gets_them(device, kind, expected, monkeypatch):
-    monkeypatch.setattr(nvidia, "options", lambda: dict(SETTING))
+    monkeypatch.setattr(nvidia, "options", lambda device: dict(SETTING))
     assert strategy_on(device, kind).compiler_options() == expected
 
 
 def test_several_hosts_get_none(monkeypatch):
-    monkeypatch.setattr(nvidia, "options", lambda: dict(SETTING))
+    monkeypatch.setattr(nvidia, "options", lambda device: dict(SETTING))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert strategy_on(CUDA).compiler_options() is None
 
 
 def test_a_cpu_keeps_its_own(monkeypatch):
-    monkeypatch.setattr(nvidia, "options", lambda: pytest.fail("asked on a CPU"))
+    monkeypatch.setattr(nvidia, "options", lambda device: pytest.fail("asked on a CPU"))
     assert jc.strategy("jit", 1).compiler_options() == parallel.cpu_options()
     assert jc.strategy("pmap", 1).compiler_options() is None
 
@@ -89,39 +90,39 @@ def test_programs_are_compiled_with_them(options, monkeypatch):
     ],
 )
 def test_the_users_flags_have_precedence(name, value, monkeypatch):
-    monkeypatch.setattr(nvidia, "_passes_trial", lambda candidate: True)
-    assert nvidia.options() is not None
+    monkeypatch.setattr(nvidia, "_passes_trial", lambda candidate, device: True)
+    assert nvidia.options(DEVICE) is not None
     nvidia.options.cache_clear()
     monkeypatch.setenv(name, value)
-    assert nvidia.options() is None
+    assert nvidia.options(DEVICE) is None
 
 
 def test_flags_about_other_things_do_not_matter(monkeypatch):
-    monkeypatch.setattr(nvidia, "_passes_trial", lambda candidate: True)
+    monkeypatch.setattr(nvidia, "_passes_trial", lambda candidate, device: True)
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=2")
-    assert nvidia.options() is not None
+    assert nvidia.options(DEVICE) is not None
 
 
 def test_what_fails_the_trial_is_left_out(monkeypatch):
     tried = []
 
-    def older_jaxlib(candidate):
+    def older_jaxlib(candidate, device):
         tried.append(candidate[nvidia.OPTION].split(","))
         return "COLLECTIVES_KERNEL" not in tried[-1]
 
     monkeypatch.setattr(nvidia, "_passes_trial", older_jaxlib)
-    assert nvidia.options() == {nvidia.OPTION: ",".join(nvidia.COMMANDS)}
+    assert nvidia.options(DEVICE) == {nvidia.OPTION: ",".join(nvidia.COMMANDS)}
     assert [len(commands) for commands in tried] == [9, 8]
     nvidia.options.cache_clear()
-    monkeypatch.setattr(nvidia, "_passes_trial", lambda candidate: False)
-    assert nvidia.options() is None
+    monkeypatch.setattr(nvidia, "_passes_trial", lambda candidate, device: False)
+    assert nvidia.options(DEVICE) is None
 
 
 def test_the_trial_knows_its_values():
     """Right results pass; an unknown option, a wrong number and an error do not."""
-    assert nvidia._passes_trial({})
-    assert not nvidia._passes_trial({"xla_gpu_no_such_option": "1"})
-    assert not nvidia._passes_trial({nvidia.OPTION: "FUSION,NO_SUCH_COMMAND"})
+    assert nvidia._passes_trial({}, DEVICE)
+    assert not nvidia._passes_trial({"xla_gpu_no_such_option": "1"}, DEVICE)
+    assert not nvidia._passes_trial({nvidia.OPTION: "FUSION,NO_SUCH_COMMAND"}, DEVICE)
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
@@ -135,12 +136,12 @@ def test_the_trial_finds_a_wrong_number(part, monkeypatch):
         return tuple(results)
 
     monkeypatch.setattr(nvidia, "_trial", wrong)
-    assert not nvidia._passes_trial({})
+    assert not nvidia._passes_trial({}, DEVICE)
 
 
 def test_this_jaxlib_accepts_an_option():
     """An unknown one would be none: then the list has to follow XLA's."""
-    chosen = nvidia.options()
+    chosen = nvidia.options(DEVICE)
     assert chosen is not None
     assert "CONVOLUTION" in chosen[nvidia.OPTION].split(",")
 
@@ -181,14 +182,27 @@ def test_xlas_own_commands_are_all_in_the_list(monkeypatch):
     values = [value for number, value in fields(debug_options) if number == FIELD]
     defaults = set(b"".join(values))
     assert {1, 2, 3} <= defaults, "the field has another number"
-    chosen = {NUMBERS[name] for name in (nvidia.options() or {})[nvidia.OPTION].split(",")}
+    chosen = {NUMBERS[name] for name in (nvidia.options(DEVICE) or {})[nvidia.OPTION].split(",")}
     assert chosen - defaults == {NUMBERS["CONVOLUTION"]}
     assert defaults <= chosen
 
 
+def test_the_trial_runs_on_the_device_that_is_asked_for():
+    nvidia.options.cache_clear()
+    last = jax.devices()[-1]
+    seen = []
+    put = jax.device_put
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_put", lambda x, device: seen.append(device) or put(x, device))
+        with jax.transfer_guard("disallow"):
+            assert nvidia.options(last) is not None
+    assert set(seen) == {last}
+
+
 def test_records_have_them(monkeypatch):
     strategy = jc.strategy("jit", 1)
-    assert parallel.describe(strategy)["compiler_options"] == (parallel.cpu_options() or {})
+    monkeypatch.setattr(parallel, "cpu_options", lambda: {"xla_cpu_something": "1"})
+    assert parallel.describe(strategy)["compiler_options"] == {"xla_cpu_something": "1"}
     monkeypatch.setattr(type(strategy), "compiler_options", lambda self: SETTING)
     assert parallel.describe(strategy)["compiler_options"] == SETTING
 

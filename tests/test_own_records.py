@@ -267,6 +267,78 @@ def test_variables_that_calls_assign_do_not_count(pieces):
     assert code_digest(module.make(60, 0.2)[0]) != before[0]
 
 
+SCOPES = """
+import optax
+
+RATE = 0.1
+
+
+def set_rate(value):
+    global RATE
+    RATE = value
+
+
+def schedule(step):
+    return RATE * step
+
+
+def wrap(inner):
+    def init(params):
+        return inner.init(params)
+
+    def update(gradients, state, params=None):
+        return inner.update(gradients, state, params)
+
+    return optax.GradientTransformation(init, update)
+
+
+def weighted(weights):
+    def loss(outputs):
+        return outputs * weights["a"]
+
+    def other(x):
+        weights = {}
+        weights["b"] = x
+        return weights
+
+    return loss
+
+
+def table(size):
+    squares = {}
+    for i in range(size):
+        squares[i] = i * i
+    return lambda i: squares[i]
+
+
+def inner(factor):
+    return optax.GradientTransformation(lambda p: (), lambda g, s, p=None: (factor * g, s))
+"""
+
+
+def test_constants_of_a_closure_count_where_others_have_names_like_theirs(pieces):
+    module = pieces(SCOPES)
+    pairs = [
+        (module.wrap(module.inner(2.0)).update, module.wrap(module.inner(3.0)).update),
+        (module.weighted({"a": 1.0}), module.weighted({"a": 2.0})),
+        (module.table(3), module.table(4)),
+    ]
+    for one, other in pairs:
+        assert code_digest(one) not in (None, code_digest(other))
+    before = code_digest(module.schedule)
+    module.set_rate(0.2)
+    assert code_digest(module.schedule) != before
+
+
+def test_the_text_of_a_config_in_a_record_has_all_fields():
+    """A change of a default must be a difference, and the text of old runs stays theirs."""
+    augment = jc.augment.from_config(jc.AugmentConfig(padding=1))
+    assert provenance.augmentation_facts(augment) == (
+        "from_config(config=AugmentConfig(padding=1, flip=False, pad_value='mean', crop='pad', "
+        "min_area=None))"
+    )
+
+
 def test_code_of_packages_has_no_digest():
     for piece in (LIBRARY, optax.adam(0.1), np.mean, jc.create_loss("cross-entropy"), dict, 3):
         assert code_digest(piece) is None

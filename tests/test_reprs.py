@@ -117,6 +117,7 @@ def test_metrics_are_means():
     own = sums._replace(sums={"iou": np.float32(6)})
     assert repr(own) == "Metrics(num_examples=8, mean_loss=0.5, mean_iou=0.75)"
     assert repr(zeros()) == "Metrics(num_examples=0)"
+    assert repr(jax.tree.map(lambda leaf: None, zeros())).startswith("Metrics(num_examples=None, ")
 
 
 @pytest.mark.parametrize(

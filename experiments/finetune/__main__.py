@@ -72,7 +72,7 @@ def main(args: list[str] | None = None) -> int:
                 max_mistakes=options.worst,
                 figures=options,
             )
-        print(f"python -m experiments.predict --run {options.out} picture.jpg    classifies others")
+        print(f"python -m experiments.predict --run {options.out} image.jpg    classifies others")
     return 0
 
 

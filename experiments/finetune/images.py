@@ -46,7 +46,7 @@ def describe_images(root: Path, data: jc.Dataset, options: Options) -> str:
         uses.append("chooses the epoch")
     if reported_split(data) == "validation":
         uses.append("is reported")
-    parts = [f"train: {len(data.train.labels)} pictures ({source})"]
+    parts = [f"train: {len(data.train.labels)} images ({source})"]
     for split, use in (("validation", " and ".join(uses) or "is not used"), ("test", "")):
         if count := len(getattr(data, split).labels):
             own = f"{folders[split].name}/" if split in folders else f"split off from {source}"
@@ -76,7 +76,7 @@ def reload_images(run: Path) -> jc.Dataset:
     out = run.resolve().parent
     if not (out / IMAGES_FILE).is_file():
         raise jc.ArgumentError(
-            f"{run} was trained on a folder of pictures, and {out} has no {IMAGES_FILE} that says "
+            f"{run} was trained on a folder of images, and {out} has no {IMAGES_FILE} that says "
             "which; expected --run OUT/run of experiments.finetune: run its command again with "
             "--plot-only, which writes it"
         )
@@ -92,7 +92,7 @@ def reload_images(run: Path) -> jc.Dataset:
     previous = read_json(out / START_FILE).get("pictures") if (out / START_FILE).is_file() else None
     if previous is not None and previous != data_digest(data):
         raise jc.ArgumentError(
-            f"the pictures in {root} are not those of {run} any more; put back those that it was "
+            f"the images in {root} are not those of {run} any more; put back those that it was "
             "trained on"
         )
     return data

@@ -108,7 +108,7 @@ PRESETS = {
         resize=48,
         epochs=6,
         learning_rate=0.1,
-        out=Path("runs/finetune"),
+        out=Path("runs/finetune-photographs"),
     ),
     "cifar10": Options(
         preset="cifar10",
@@ -121,7 +121,7 @@ PRESETS = {
         min_area=0.4,
         out=Path("runs/finetune-cifar10"),
     ),
-    "own": Options(out=Path("runs/finetune-own")),
+    "own": Options(),
 }
 
 
@@ -280,7 +280,7 @@ def make_config(options: Options, data: jc.Dataset) -> jc.ExperimentConfig:
     """Return the run's config for the available images."""
     num_images, num_validation = len(data.train.labels), len(data.validation.labels)
     if not num_validation and not len(data.test.labels):
-        raise jc.ArgumentError("there are no pictures to test on; write --test 0.2")
+        raise jc.ArgumentError("there are no images to test on; write --test 0.2")
     batch_size = min(options.batch_size, num_images)
     loss_kwargs = {}
     if options.class_weight == "balanced":

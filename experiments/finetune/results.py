@@ -78,8 +78,8 @@ def selection_note(step: int, rows: Sequence[Mapping[str, Any]], split: str) -> 
     note = f"at step {step}, of {len(rows)} evaluations the one with the lowest validation error"
     note += error
     if split == "validation":
-        return f"{note} (on these pictures, so that others are less often right)"
-    return f"{note}; the {split} pictures chose nothing, and were counted once"
+        return f"{note} (on these images, so that others are less often right)"
+    return f"{note}; the {split} images chose nothing, and were counted once"
 
 
 def protocol_note(
@@ -98,12 +98,12 @@ def protocol_note(
     rates_text = ", ".join(f"{stage} {rate:g}" for stage, rate in rates.items())
     return (
         f"{config.model} {source}, {config.train.num_steps} steps of {config.train.batch_size} "
-        f"pictures by {config.optimizer.name} at rate {config.optimizer.learning_rate:g}"
+        f"images by {config.optimizer.name} at rate {config.optimizer.learning_rate:g}"
         + (f" (times {rates_text})" if rates_text else "")
         + (", classes weighted by their rarity" if config.loss_kwargs.get("class_weights") else "")
-        + f". {num_correct} of {n} {split} pictures are right: "
+        + f". {num_correct} of {n} {split} images are right: "
         f"{100 * num_correct / n:.1f}%, 95% interval {lower:.1f} to {upper:.1f} "
-        "(Wilson). Always saying the class with the most training pictures is right for "
+        "(Wilson). Always saying the class with the most training images is right for "
         f"{100 * counts[majority].sum() / n:.1f}%. Recall and precision in percent, "
         f"{selection}; in brackets how many were taken for that class."
     )

@@ -258,7 +258,7 @@ def protocol_note(config: jc.ExperimentConfig) -> str:
     return (
         f"CIFAR-10's {len(VEHICLES)} vehicles, {config.model} of width "
         f"{config.model_kwargs['width']}, {config.train.num_steps} steps of "
-        f"{config.train.batch_size} pictures at rate {config.optimizer.learning_rate:g} "
+        f"{config.train.batch_size} images at rate {config.optimizer.learning_rate:g} "
         "(cosine, not searched). `pictures` of each class, others for each seed. Errors in percent "
         "at the last "
         "step, with the half width of the mean's 95% interval over seeds."

@@ -111,7 +111,7 @@ def write_page(
     # Names become file names, so they must be distinct and plain.
     if len(set(names)) < len(names) or not all(re.fullmatch(r"[a-z0-9-]+", name) for name in names):
         raise ValueError(
-            f"pictures are named {names}; expected different names of small letters, digits and "
+            f"images are named {names}; expected different names of small letters, digits and "
             "dashes"
         )
     out.mkdir(parents=True, exist_ok=True)

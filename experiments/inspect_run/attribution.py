@@ -47,7 +47,7 @@ METHOD_TEXTS = {
     ),
 }
 CAPTION = (
-    "Colours go from nothing (dark) to the greatest value of each picture (yellow), and cannot be "
+    "Colors go from nothing (dark) to the greatest value of each image (yellow), and cannot be "
     "compared between images. Grad-CAM and occlusion lie over a gray copy of the image."
 )
 TRUE_CLASS = "Grad-CAM, true class"

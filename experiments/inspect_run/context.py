@@ -61,7 +61,7 @@ def check(options: Options) -> None:
     """
     if options.images is not None and options.image is not None:
         raise jc.ArgumentError(
-            "--images and --image exclude each other: write --image for your own picture, or "
+            "--images and --image exclude each other: write --image for your own image, or "
             "--images 500"
         )
     if options.images is not None and options.images < 1:

@@ -19,8 +19,8 @@ BRIGHT_QUANTILE = 0.99
 A few places at the border are far above all others.
 """
 MAPS_TEXT = (
-    "What the stages hand on, for one picture: a row for each stage, and in it the channels whose "
-    "maps are brightest on average for this picture, from the left. A place of a map stands for "
+    "What the stages hand on, for one image: a row for each stage, and in it the channels whose "
+    "maps are brightest on average for this image, from the left. A place of a map stands for "
     "some pixels, and those of later stages for more: that is why they look coarse."
 )
 MAPS_CAPTION = (
@@ -37,7 +37,7 @@ def feature_maps_section(context: RunContext) -> Section | None:
     if not context.stages:
         return None
     if context.user_image is not None:
-        images, names, files = context.user_image[None], ["your picture"], ["features-own"]
+        images, names, files = context.user_image[None], ["your image"], ["features-own"]
     else:
         indices = np.sort(np.unique(context.labels, return_index=True)[1])[:NUM_IMAGES]
         images = context.images[indices]

@@ -86,8 +86,8 @@ def section_anchors(titles: Sequence[str]) -> list[str]:
     """Return anchors to link to, all different.
 
     Example:
-      >>> section_anchors(["Your picture", "<b>", "Your picture"])
-      ['1-your-picture', '2-b', '3-your-picture']
+      >>> section_anchors(["Your image", "<b>", "Your image"])
+      ['1-your-image', '2-b', '3-your-image']
     """
     slugs = [re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") for title in titles]
     return [f"{i}-{slug}".rstrip("-") for i, slug in enumerate(slugs, 1)]

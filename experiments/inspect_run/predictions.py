@@ -227,11 +227,11 @@ def user_image_section(context: RunContext) -> Section | None:
     # A white image has no visible edge of its own.
     figure.axes[0].spines[:].set(visible=True, color="0.7")
     alt = (
-        f"Your picture at {context.user_image.shape[0]} by {context.user_image.shape[1]} pixels, "
+        f"Your image at {context.user_image.shape[0]} by {context.user_image.shape[1]} pixels, "
         f"taken for {prediction}."
     )
     return Section(
-        "Your picture",
+        "Your image",
         _prediction_text(context, context.user_image, prediction),
         table,
         [PageFigure("own", figure, alt, "As the network sees it.")],
@@ -252,7 +252,7 @@ def _prediction_text(context: RunContext, image: np.ndarray, prediction: str) ->
         else ""
     )
     return (
-        f"Taken for {prediction}. A network is sure of itself with pictures of none of its classes "
+        f"Taken for {prediction}. A network is sure of itself with images of none of its classes "
         "as well: a probability is a share among the classes that it knows.\n\n"
         f"Its shorter side was resized to {size} pixels (bilinear, with antialiasing), and the "
         f"middle square cut out; it was {gray}set upright by its EXIF tag and not inverted. Its "

@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn._util import PLAIN
+
 VERSIONS = ("0.10.2", "0.12.0")
 """Prefixes of the jaxlib versions whose interpretation of a call is known.
 
 Another version may interpret a call differently without an error.
 """
-PLAIN = "JAXCNN_PLAIN"
-"""Environment variable that leaves programs as JAX compiles them."""
 OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 """Compiler options for programs with oneDNN calls.
 

@@ -99,7 +99,7 @@ def load_cached_images(options: ReadOptions) -> CachedImages:
     # The json module and NumPy raise errors of many types for invalid bytes.
     except Exception as error:
         log.warning(
-            "the cache %s is damaged: %s; reading the pictures again", folder, one_line(error)
+            "the cache %s is damaged: %s; reading the images again", folder, one_line(error)
         )
         cached = None
     return cached or _create(options, folder, stamp)
@@ -171,7 +171,7 @@ def _create(options: ReadOptions, folder: Path, stamp: str) -> CachedImages:
     except OSError as error:
         if num_bytes > options.memory:
             raise DataError(
-                f"{len(files)} pictures ({num_bytes / 1e9:.1f} GB) cannot be kept in "
+                f"{len(files)} images ({num_bytes / 1e9:.1f} GB) cannot be kept in "
                 f"{folder.parent}: {error.strerror}; "
                 "set JAXCNN_CACHE to a folder of a larger disk, or ask for a smaller size"
             ) from None
@@ -269,7 +269,7 @@ def _decode_files(
     with tqdm(
         total=len(paths),
         desc=f"reading {options.root.name}",
-        unit="picture",
+        unit="image",
         disable=None,
         leave=False,
     ) as bar:

@@ -198,7 +198,7 @@ def list_images(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
         if not root.is_dir():
             raise DataError(
                 f"{root} is {'a file' if root.exists() else 'not there'}; expected a folder of "
-                "pictures"
+                "images"
             )
         return _list_files(root)
     except OSError as error:
@@ -244,7 +244,7 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     root = Path(folder)
     try:
         if not root.is_dir():
-            raise DataError(f"{root} is no folder; expected a folder of pictures")
+            raise DataError(f"{root} is no folder; expected a folder of images")
         files = sorted(_walk(root), key=lambda path: path.as_posix())
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}; fix that") from None
@@ -252,7 +252,7 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     _warn_of_skipped(root, [file for file in files if not _is_image_name(file)])
     if not images:
         raise DataError(
-            f"{root} has no picture in it; expected some ({', '.join(s[1:] for s in SUFFIXES)})"
+            f"{root} has no image in it; expected some ({', '.join(s[1:] for s in SUFFIXES)})"
         )
     return images
 
@@ -342,10 +342,10 @@ def _class_names(root: Path, split_folders: dict[str, Path]) -> tuple[str, ...]:
     if len(set(classes)) < 2:
         count = f"one folder of a class, {classes[0]}" if classes else "no folders of classes"
         root = split_folders.get("train", root)
-        raise DataError(
-            f"{root} has {count}; expected two or more, each with its pictures: "
-            f"{root}/apple/1.jpg, say"
-        )
+        is_class = not classes and any(map(_is_image_name, _entries(root)))
+        # A class was given in place of the folder of all classes.
+        fix = f"write its parent, {root.parent}" if is_class else f"write {root}/apple/1.jpg, say"
+        raise DataError(f"{root} has {count}; expected two or more, each with its images: {fix}")
     for split, names in by_split.items():
         for missing, place in (
             (set(names) - set(classes), "train"),
@@ -406,7 +406,7 @@ def _warn_of_skipped(root: Path, skipped: Sequence[Path]) -> None:
         ]
         ellipsis = ", ..." if len(names) > 3 else ""
         log.warning(
-            "%s: passed over, for no picture's name: %d, %s%s",
+            "%s: %d skipped, whose names are not those of images: %s%s",
             root,
             len(skipped),
             ", ".join(names[:3]),
@@ -423,6 +423,6 @@ def _check_class_sizes(
         names, folder = short(", ".join(empty), 120), root / split if split else root
         suffixes = ", ".join(suffix[1:] for suffix in SUFFIXES)
         raise DataError(
-            f"{folder}: no picture in {names}; expected some ({suffixes}): add them, or delete the "
+            f"{folder}: no image in {names}; expected some ({suffixes}): add them, or delete the "
             "folder"
         )

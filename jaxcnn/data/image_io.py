@@ -88,9 +88,9 @@ def format_broken(broken: Sequence[tuple[str, str]], limit: int = 3) -> str:
 
     Example:
         >>> format_broken([("a.jpg", "empty"), ("b.png", "empty")], limit=1)
-        '2 files are no pictures that can be read: a.jpg (empty), and 1 more'
+        '2 files are not images that can be read: a.jpg (empty), and 1 more'
     """
-    count = "1 file is no picture" if len(broken) == 1 else f"{len(broken)} files are no pictures"
+    count = "1 file is not an image" if len(broken) == 1 else f"{len(broken)} files are not images"
     first = ", ".join(
         f"{short(printable(name), 200)} ({printable(reason)})" for name, reason in broken[:limit]
     )
@@ -262,13 +262,13 @@ def darkness_warning(dark: Sequence[tuple[str, int]]) -> str:
 
     Example:
         >>> darkness_warning([("x.png", 4095)])  # doctest: +ELLIPSIS
-        '1 picture of 16 bits with no level above 4095 of 65535, x.png: nearly black as...'
+        '1 image of 16 bits with no level above 4095 of 65535, x.png: nearly black as...'
     """
     highest = max(level for _, level in dark)
     bits, n = max(8, highest.bit_length()), len(dark)
     first = ("" if n == 1 else "the first ") + short(printable(dark[0][0]), 200)
     return (
-        f"{n} picture{'s' * (n > 1)} of 16 bits with no level above {highest} of 65535, {first}: "
+        f"{n} image{'s' * (n > 1)} of 16 bits with no level above {highest} of 65535, {first}: "
         f"nearly black as read here; if the levels have {bits} bits, "
         f"multiply them by {1 << (16 - bits)} and save the file{'s' * (n > 1)} again"
     )

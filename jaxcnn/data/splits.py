@@ -224,7 +224,7 @@ def assign_splits(
             f", and {len(too_small) - 1} more classes have too few" if len(too_small) > 1 else ""
         )
         raise DataError(
-            f"class {name} has {n} picture{'s' * (n != 1)} to train on{others}; "
+            f"class {name} has {n} image{'s' * (n != 1)} to train on{others}; "
             f"expected at least {minimum}, to give one to each part: "
             "add some, or leave the class out"
         )
@@ -257,6 +257,6 @@ def duplicate_warnings(files: Sequence[ImageFile], digests: Sequence[str]) -> li
         ]
         if duplicates:
             names = " and ".join(printable(file.name) for file in duplicates[0][:3])
-            count = f"{len(duplicates)} picture{'s are' if len(duplicates) > 1 else ' is'}"
+            count = f"{len(duplicates)} image{'s are' if len(duplicates) > 1 else ' is'}"
             messages.append(f"{count} {place} with the same bytes, the first {names}: {reason}")
     return messages

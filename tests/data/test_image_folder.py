@@ -1,4 +1,4 @@
-"""A folder of your own pictures: every kind of file, what is broken, which picture goes where, and what is kept on disk."""
+"""A folder of your own images: every kind of file, what is broken, which image goes where, and what is kept on disk."""
 
 import errno
 import hashlib
@@ -55,7 +55,7 @@ def saved(array, path, **options):
 
 
 def whole(path, side):
-    """A square picture as it is."""
+    """A square image as it is."""
     return load_image(path, size=side, resize=side)
 
 
@@ -75,7 +75,7 @@ def fruit(tmp_path):
     return root
 
 
-# One picture
+# One image
 
 
 def triangle(n_in, n_out):
@@ -157,7 +157,7 @@ def test_a_picture_of_the_right_size_is_left_as_it_is(tmp_path):
     )  # 1.5 rounds to even
 
 
-STORED = {  # EXIF: which side of the picture the first stored row and the first stored column are
+STORED = {  # EXIF: which side of the image the first stored row and the first stored column are
     1: lambda u: u,
     2: lambda u: u[:, ::-1],
     3: lambda u: u[::-1, ::-1],
@@ -312,7 +312,7 @@ def broken_files(root):
         "large.png": bomb(9_500, 9_500),
         "cut.jpg": good[: len(good) // 2],
         "empty.jpg": b"",
-        "text.jpg": b"I am no picture",
+        "text.jpg": b"I am no image",
         "long.png": None,
         "float.tiff": None,
     }
@@ -344,7 +344,7 @@ def test_everything_broken_is_told_at_once(tmp_path, monkeypatch):
     assert [Path(name).name for name, _ in caught.value.broken] == list(reasons)
     for (name, found), expected in zip(caught.value.broken, reasons.values(), strict=True):
         assert expected in found, name
-    assert one_line(caught).startswith("9 files are no pictures that can be read: ")
+    assert one_line(caught).startswith("9 files are not images that can be read: ")
     assert "and 6 more" in one_line(caught)
 
 
@@ -368,14 +368,14 @@ def test_a_folder_with_broken_pictures_is_refused_or_read_without_them(fruit, ca
     ]
     with caplog.at_level(logging.WARNING):
         data, names = image_folder_with_paths(fruit, 8, 8, skip_broken=True)
-    assert "9 files are no pictures" in caplog.text
+    assert "9 files are not images" in caplog.text
     found = {name for part in names.values() for name in part}
     assert {"apple/good.png", "apple/good.jpg", "apple/long.png"} <= found
     assert len(found) == len(data.train.labels) + len(data.test.labels) == 15 + 3
     assert not {"apple/cut.jpg", "lime/phone.HEIC"} & found
 
 
-# Which pictures there are, and where they go
+# Which images there are, and where they go
 
 
 def test_a_folder_of_classes(fruit):
@@ -450,7 +450,7 @@ def test_folders_beside_parts_that_agree_are_passed_over(tmp_path, caplog):
         put(tmp_path, f"{name}.png", i)
     data = image_folder(tmp_path, 8, 8)
     assert (data.classes, len(data.train.labels), len(data.test.labels)) == (("cat", "dog"), 2, 2)
-    assert "passed over, for no picture's name: 1, more/" in caplog.text
+    assert "1 skipped, whose names are not those of images: more/" in caplog.text
 
 
 def test_no_test_part_if_none_is_asked_for(fruit):
@@ -477,7 +477,9 @@ def test_litter_is_skipped_and_other_files_are_named(fruit, caplog):
     with caplog.at_level(logging.WARNING):
         image_folder(fruit, 8, 8)
     (line,) = caplog.messages
-    assert line.endswith("passed over, for no picture's name: 2, lime/labels.csv, notes.txt")
+    assert line.endswith(
+        "2 skipped, whose names are not those of images: lime/labels.csv, notes.txt"
+    )
 
 
 def test_links_are_followed_but_not_in_a_ring(fruit, tmp_path, caplog):
@@ -488,7 +490,7 @@ def test_links_are_followed_but_not_in_a_ring(fruit, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data, names = image_folder_with_paths(fruit, 8, 8, test=0)
     assert "lime/round leads back to" in caplog.text
-    assert "3 pictures are in two classes" in caplog.text
+    assert "3 images are in two classes" in caplog.text
     assert len(data.train.labels) == 15 + 1 + 3
     assert "apple/there/x.png" in names["train"]
 
@@ -504,7 +506,7 @@ def test_the_same_bytes_in_two_parts_are_told_each_time(fruit, tmp_path, caplog)
             image_folder(tmp_path / "both", 8, 8)
         (line,) = caplog.messages
         assert (
-            "1 picture is in two parts with the same bytes, the first train/cat/train.png and "
+            "1 image is in two parts with the same bytes, the first train/cat/train.png and "
             "test/cat/copy.png" in line
         )
 
@@ -569,12 +571,12 @@ def a_file(root):
 
 
 WRONG = [
-    (lambda root: root.rmdir(), "is not there; expected a folder of pictures"),
-    (a_file, "is a file; expected a folder of pictures"),
+    (lambda root: root.rmdir(), "is not there; expected a folder of images"),
+    (a_file, "is a file; expected a folder of images"),
     (no_class, "has no folders of classes; expected two or more"),
     (one_class, "has one folder of a class, apple; expected two or more"),
-    (empty_class, "no picture in lime; expected some (jpg"),
-    (lone_picture, "class lime has 1 picture to train on; expected at least 2"),
+    (empty_class, "no image in lime; expected some (jpg"),
+    (lone_picture, "class lime has 1 image to train on; expected at least 2"),
     (different, "train lacks the classes c; expected the same in train and test"),
     (two_trains, "two folders for train"),
     (no_train, "test and val, but no train"),
@@ -634,7 +636,7 @@ def test_pictures_are_decoded_once(fruit, monkeypatch):
     np.testing.assert_array_equal(again.train.images, first.train.images)
     np.testing.assert_array_equal(again.mean, first.mean)
     np.testing.assert_array_equal(again.std, first.std)
-    put(fruit, "plum/2.png", 60)  # another picture of the same name
+    put(fruit, "plum/2.png", 60)  # another image of the same name
     data, names = image_folder_with_paths(fruit, 8, 8)
     part = "train" if "plum/2.png" in names["train"] else "test"
     image = getattr(data, part).images[names[part].index("plum/2.png")]
@@ -711,7 +713,7 @@ def test_space_for_large_folders_is_reserved_before_anything_is_decoded(
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(
         DataError,
-        match=r"15 pictures .* cannot be kept in .*: No space left on device; set JAXCNN_CACHE",
+        match=r"15 images .* cannot be kept in .*: No space left on device; set JAXCNN_CACHE",
     ) as caught:
         image_folder(fruit, 8, 8, memory=100)
     one_line(caught)
@@ -775,8 +777,7 @@ def test_pictures_of_few_levels_in_16_bits_are_warned_of(fruit, tmp_path, caplog
             image_folder(fruit, 8, 8)
         (line,) = caplog.messages
         assert (
-            "2 pictures of 16 bits with no level above 4095 of 65535, the first apple/12.png"
-            in line
+            "2 images of 16 bits with no level above 4095 of 65535, the first apple/12.png" in line
         )
         assert "multiply them by 16" in line
     caplog.clear()
@@ -845,7 +846,7 @@ def test_the_files_of_a_folder_are_sorted_and_pictures_by_name(tmp_path, caplog)
         with pytest.raises(DataError, match=words):
             image_files(path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="has no picture in it"):
+    with pytest.raises(DataError, match="has no image in it"):
         image_files(tmp_path / "empty")
 
 

@@ -1,4 +1,4 @@
-"""A folder of pictures becomes a classifier that is kept, asked and explained; and a mistake is one line."""
+"""A folder of images becomes a classifier that is kept, asked and explained; and a mistake is one line."""
 
 import contextlib
 import csv
@@ -56,7 +56,7 @@ TINY = [
 
 
 def paint(root, classes=CLASSES, n=16, seed=0):
-    """Noisy pictures of a colour for each class, of several formats and shapes."""
+    """Noisy images of a colour for each class, of several formats and shapes."""
     rng = np.random.default_rng(seed)
     for name, colour in zip(classes, COLOURS, strict=False):
         (root / name).mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_a_folder_becomes_a_classifier_with_tables_and_figures(run):
     for name in ("curves.png", "confusion.png"):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
     text = (run / "table.md").read_text("utf-8")
-    assert "resnet8 from random numbers, 15 steps of 8 pictures" in text
+    assert "resnet8 from random numbers, 15 steps of 8 images" in text
     assert "is right for 33.3%" in text  # always the same class
 
 
@@ -148,11 +148,11 @@ def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeyp
     broken = [str(tmp_path / "empty.jpg"), str(tmp_path / "gone.jpg")]
     shutil.copy(run / "weights.safetensors", tmp_path / "weights.safetensors")
     for args, says in (
-        ([], "no picture is named"),
+        ([], "no image is named"),
         (["--run", str(tmp_path / "none"), good], "holds no weights.safetensors; write the folder"),
         (
             [good, *broken],
-            f"2 files are no pictures that can be read: {broken[0]} (empty), {broken[1]} (no such "
+            f"2 files are not images that can be read: {broken[0]} (empty), {broken[1]} (no such "
             "file)",
         ),
         ([good, "--top", "0"], "top is 0"),
@@ -326,12 +326,12 @@ def test_it_says_which_pictures_are_used_for_what(val, tmp_path, capsys):
     for changes, says in (
         (
             {},
-            f"train: 15 pictures (train/); validation: 6 ({val}/), chooses the epoch; "
+            f"train: 15 images (train/); validation: 6 ({val}/), chooses the epoch; "
             "test: 9 (test/)",
         ),
         (
             {"epoch": "last"},
-            f"train: 15 pictures (train/); validation: 6 ({val}/), is not used; test: 9 (test/); "
+            f"train: 15 images (train/); validation: 6 ({val}/), is not used; test: 9 (test/); "
             "the last epoch is saved",
         ),
     ):
@@ -344,7 +344,7 @@ def test_it_says_which_pictures_are_used_for_what(val, tmp_path, capsys):
     for changes, says in (
         ({}, f"validation: 6 ({val}/), chooses the epoch and is reported; test: none"),
         ({"epoch": "last"}, f"validation: 6 ({val}/), is reported; test: none; the last epoch"),
-        ({"test": 0.2}, "train: 12 pictures (train/); validation: 6 .*; test: 3 (split off from"),
+        ({"test": 0.2}, "train: 12 images (train/); validation: 6 .*; test: 3 (split off from"),
     ):
         mine = replace(options, **changes)
         data, _ = images.load_images(root, mine)
@@ -357,14 +357,12 @@ def test_it_says_which_pictures_are_used_for_what(val, tmp_path, capsys):
     mine = replace(options, validation=0.2)
     data, _ = images.load_images(root, mine)
     assert images.describe_images(root, data, mine) == (
-        "train: 9 pictures (parts/); validation: 3 (split off from parts/), chooses the epoch; "
+        "train: 9 images (parts/); validation: 3 (split off from parts/), chooses the epoch; "
         "test: 3 (split off from parts/)"
     )
     args = ["--images", str(root), *TINY, "--epochs", "1", "--out", str(tmp_path / "out")]
     assert script.main(args) == 0
-    line = (
-        "train: 12 pictures (parts/); validation: none; test: 3 (split off from parts/); the last"
-    )
+    line = "train: 12 images (parts/); validation: none; test: 3 (split off from parts/); the last"
     assert line in capsys.readouterr().out
 
 
@@ -401,7 +399,7 @@ def test_weights_of_classes_are_those_of_scikit_learn(tmp_path):
 def test_the_best_epoch_is_saved_and_tested_once(run, tmp_path, capsys, monkeypatch):
     """Worse by construction: it begins with a trained network and unlearns it.
 
-    Training pictures have the names of other classes, and those of validation and test their own.
+    Training images have the names of other classes, and those of validation and test their own.
     """
     root, out = tmp_path / "parts", tmp_path / "out"
     paint(root / "val", n=6, seed=2)
@@ -440,7 +438,7 @@ def test_the_best_epoch_is_saved_and_tested_once(run, tmp_path, capsys, monkeypa
     assert table(out)["all"]["test"] == "21"
     note = f"at step {best}, of {len(rows)} evaluations the one with the lowest validation error, "
     printed = capsys.readouterr().out
-    assert f"{note}{min(errors):.1f}%; the test pictures chose nothing" in printed
+    assert f"{note}{min(errors):.1f}%; the test images chose nothing" in printed
     assert f"{note}{min(errors):.1f}%" in (out / "table.md").read_text("utf-8")
     # The checkpoints have it too, without the model.
     with jc.Checkpoints(out / "run/checkpoints") as checkpoints:
@@ -559,11 +557,11 @@ def test_broken_files_are_named_or_left_out(run, sweets, tmp_path, capsys, monke
     for args, says in (
         (
             [str(root)],
-            f"2 files are no pictures that can be read: {root}/a.jpg (empty), {root}/c.heic",
+            f"2 files are not images that can be read: {root}/a.jpg (empty), {root}/c.heic",
         ),
         ([str(root)], "or write --skip-broken"),
-        ([str(root / "a.jpg"), "--skip-broken"], "1 file is no picture"),  # none is left
-        ([str(tmp_path / "none")], "has no picture in it"),
+        ([str(root / "a.jpg"), "--skip-broken"], "1 file is not an image"),  # none is left
+        ([str(tmp_path / "none")], "has no image in it"),
         (
             [str(root / "b.jpg"), "--csv", "table.jpg"],
             "csv is 'table.jpg'; expected a file: write --csv table.csv",
@@ -576,9 +574,7 @@ def test_broken_files_are_named_or_left_out(run, sweets, tmp_path, capsys, monke
         assert not out.exists()
     assert predict.main([*base, str(root), "--skip-broken", "--heat", str(tmp_path / "h.png")]) == 0
     captured = capsys.readouterr()
-    assert (
-        f"skipped: 2 files are no pictures that can be read: {root}/a.jpg (empty)" in captured.err
-    )
+    assert f"skipped: 2 files are not images that can be read: {root}/a.jpg (empty)" in captured.err
     with out.open(newline="", encoding="utf-8") as file:
         assert [row["path"] for row in csv.DictReader(file)] == [str(root / "b.jpg")]
     assert (tmp_path / "h.png").exists()
@@ -721,7 +717,7 @@ def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(
     assert (run / "table.csv").read_text("utf-8") == before
     other = paint(tmp_path / "other", n=16, seed=9)
     for args, says in (
-        (["--images", str(other), *TINY], "holds a run from other pictures; write another --out"),
+        (["--images", str(other), *TINY], "holds a run from other images; write another --out"),
         (
             ["--images", str(sweets), *TINY, "--weights", str(run / "weights.safetensors")],
             "from other weights",
@@ -733,7 +729,7 @@ def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(
 
 MISTAKES = [
     (["--preset", "own"], "--images is missing; write --images"),
-    (["--images", "nowhere"], "is not there; expected a folder of pictures"),
+    (["--images", "nowhere"], "is not there; expected a folder of images"),
     (["--images", "SWEETS", "--model", "resnet21x"], "model is 'resnet21x'"),
     (
         ["--images", "SWEETS", "--train", "head"],
@@ -748,10 +744,10 @@ MISTAKES = [
     (
         ["--images", "nowhere", "--model", "resnet21x"],
         "model is 'resnet21x'",
-    ),  # before the pictures are read
+    ),  # before the images are read
     (["--images", "nowhere", "--optimizer", "momentun"], "did you mean 'momentum'"),
     (["--images", "SWEETS", "--epochs", "0"], "epochs is 0"),
-    (["--images", "SWEETS", "--test", "0"], "there are no pictures to test on; write --test 0.2"),
+    (["--images", "SWEETS", "--test", "0"], "there are no images to test on; write --test 0.2"),
     (["--images", "SWEETS", "--resize", "8"], "resize is 8"),
     (["--images", "SWEETS", "--worst", "-1"], "worst is -1"),
     (["--images", "SWEETS/plum"], "has no folders of classes"),

@@ -375,7 +375,7 @@ def test_an_own_picture_comes_first_with_its_probabilities(run, tmp_path):
         section["id"]
         for section in Read((tmp_path / "page" / "index.html").read_text()).all("section")
     ]
-    assert ids == ["1-your-picture", "2-the-network-layer-by-layer"]
+    assert ids == ["1-your-image", "2-the-network-layer-by-layer"]
 
 
 MISTAKES = [
@@ -414,7 +414,7 @@ def test_more_mistakes_are_one_line(run, tmp_path, capsys, monkeypatch):
     (tmp_path / "broken.png").write_bytes(paint(tmp_path / "own.png").read_bytes()[:60])
     told(
         ["--run", str(run), "--image", str(tmp_path / "broken.png")],
-        "1 file is no picture that can be read",
+        "1 file is not an image that can be read",
     )
     (tmp_path / "words.txt").write_text("words")
     told(["--run", str(run), "--image", str(tmp_path / "words.txt")], "none of JPEG, PNG")

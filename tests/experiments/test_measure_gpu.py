@@ -5,11 +5,13 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,16 +219,85 @@ def test_the_fastest_command_buffers_are_used_and_stay(planned, tmp_path):
     for graphs, code in (("chosen", 1), ("xla", 0), ("none", 0)):
         measure_gpu.write_record(tmp_path, f"benchmark-{graphs}", {"exit_code": code})
     assert measure_gpu.choose_graphs(options) == "none"
-    measure_gpu.write_record(tmp_path, "benchmark-chosen", {"exit_code": 0})
-    assert measure_gpu.fastest_graphs(options) == "chosen"
-    assert measure_gpu.choose_graphs(options) == "none"
     code = "import os; print(repr(os.environ['XLA_FLAGS']))"
     planned(Job("depth", "depth", ["-c", code], {}, 30.0))
     measure_gpu.run_all(options, never)
+    # The study has begun with the fastest of that time.
+    measure_gpu.write_record(tmp_path, "benchmark-chosen", {"exit_code": 0})
+    assert measure_gpu.fastest_graphs(options) == "chosen"
+    assert measure_gpu.choose_graphs(options) == "none"
     last = measure_gpu.read_records(tmp_path)["depth"]["last_line"]
     assert last == f"'{os.environ['XLA_FLAGS']} --xla_gpu_enable_command_buffer='"
     rows = measure_gpu.benchmark_rows(options)
     assert [row["graphs"] for row in rows] == ["chosen", "chosen", "xla", "xla", "none", "none"]
+
+
+def test_other_command_buffers_are_another_command(planned, tmp_path, capsys):
+    planned(Job("depth", "depth", ["-c", "print(1)"], {}, 30.0))
+    for graphs, is_repeated in (("xla", False), ("xla", True), ("none", False)):
+        args: Any = {"out": tmp_path, "graphs": graphs}
+        measure_gpu.run_all(Options(**args), never)
+        assert ("finished before" in capsys.readouterr().out) == is_repeated
+
+
+def test_a_job_without_time_fixes_no_command_buffers(planned, tmp_path):
+    planned(Job("depth", "depth", ["-c", "print(1)"], {}, 1.0))
+    measure_gpu.run_all(Options(out=tmp_path), never)
+    assert measure_gpu.read_records(tmp_path) == {}
+
+
+def test_relative_folders_are_those_of_the_user(planned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "import os, experiments; open('here', 'w').write(os.environ['PYTHONPATH'])"
+    planned(job(code))
+    assert measure_gpu.main(["--out", "a/b"]) == 0
+    assert (tmp_path / "here").read_text().split(os.pathsep)[0] == str(measure_gpu.ROOT)
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "a"}
+    home = tmp_path / "a/b"
+    for name in ("summary.md", "summary.csv"):
+        assert (home / "results" / name).read_text() == (home / name).read_text()
+
+
+def test_what_does_not_fit_is_in_the_summary_that_comes_home(planned, tmp_path, monkeypatch):
+    planned(job("print('x' * 10_000)"))
+    monkeypatch.setattr(measure_gpu, "MAX_FILE_BYTES", 5_000)
+    assert measure_gpu.main(["--out", str(tmp_path)]) == 0
+    summary = (tmp_path / "results/summary.md").read_text()
+    assert "logs/a.log (0.0 MiB) is not in records.zip" in summary
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal of a parent's end is Linux's")
+def test_a_job_ends_with_its_parent(tmp_path):
+    """As after a second Ctrl-C, which ends the parent at once."""
+    code = f"""
+from experiments import measure_gpu
+job = measure_gpu.Job("a", "tests", ["-c", {SAVES!r}], {{}}, 60.0)
+measure_gpu.plan = lambda options: [job]
+raise SystemExit(measure_gpu.main(["--out", {str(tmp_path)!r}]))
+"""
+    log = tmp_path / "logs/a.log"
+    env = os.environ | {"PYTHONPATH": str(measure_gpu.ROOT)}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.DEVNULL)
+    wait_for(log, "ready")
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    wait_for(log, "saved")
+
+
+def test_an_error_leaves_no_process(tmp_path):
+    calls = []
+
+    def broken():
+        calls.append(1)
+        if len(calls) > 3:
+            raise RuntimeError("it broke")
+        return False
+
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="it broke"):
+        measure_gpu.run_job(job(IGNORES), tmp_path / "a.log", 20.0, broken)
+    assert time.monotonic() - start < 20
 
 
 def test_a_study_alone_starts_in_a_new_folder(planned, tmp_path):
@@ -239,7 +310,7 @@ def test_a_study_alone_starts_in_a_new_folder(planned, tmp_path):
 def test_an_archive_stays_small_and_names_what_it_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(measure_gpu, "MAX_FILE_BYTES", 50_000)
     noise = np.random.default_rng(0).bytes(30_000)
-    files = [("a", noise), ("b", noise), ("c", b"small")]
+    files = [{"a": noise}, {"b": b"x", "bb": noise}, {"c": b"small"}]
     left_out = measure_gpu.write_zip(tmp_path / "x.zip", files)
     assert left_out == ["b (0.0 MiB) is not in x.zip"]
     assert (tmp_path / "x.zip").stat().st_size < 50_000
@@ -248,8 +319,9 @@ def test_an_archive_stays_small_and_names_what_it_left_out(tmp_path, monkeypatch
             "a": noise,
             "c": b"small",
         }
-    assert measure_gpu.write_zip(tmp_path / "none.zip", []) == []
-    assert not (tmp_path / "none.zip").exists()
+    # What was there before would be taken for today's.
+    assert measure_gpu.write_zip(tmp_path / "x.zip", []) == []
+    assert not (tmp_path / "x.zip").exists()
 
 
 @pytest.mark.slow
@@ -269,12 +341,11 @@ def test_what_comes_home_has_the_parameters_and_resumes_elsewhere(planned, tmp_p
     tables_of(here, chosen=1.5)
     (here / "logs").mkdir()
     (here / "logs/depth.log").write_text("x" * (2 << 20) + "end\n")
-    (here / "summary.md").write_text("| |\n")
     assert measure_gpu.collect(options) == []
     results = {path.name: path for path in (here / "results").iterdir()}
     assert len(results) <= 8
     assert set(results) == {
-        "summary.md", "benchmark.csv", "records.zip", "parameters.zip", "states.zip",
+        "benchmark.csv", "records.zip", "parameters.zip", "states.zip",
     }  # fmt: skip
     assert max(path.stat().st_size for path in results.values()) < 16 << 20
     rows = list(csv.DictReader(io.StringIO(results["benchmark.csv"].read_text())))
@@ -304,8 +375,8 @@ def test_what_comes_home_has_the_parameters_and_resumes_elsewhere(planned, tmp_p
     assert steps[0] == int(state.name) in (2, 3)
     assert steps[-1] == 6
     # The second machine has no parameters of the first run, and does not need them.
-    (there / "summary.md").write_text("| |\n")
     assert measure_gpu.collect(Options(out=there)) == []
+    assert not (there / "results/states.zip").exists()
     with zipfile.ZipFile(there / "results/parameters.zip") as archive:
         assert archive.namelist() == ["resnet8-seed0.safetensors"]
 
