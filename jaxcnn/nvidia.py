@@ -115,10 +115,10 @@ def _passes_trial(candidate: dict[str, str], device: Any) -> bool:
     images, kernel = np.ones(TRIAL_SHAPE, np.float32), np.ones((3, 3, c, c), np.float32)
     try:
         program = jax.jit(_trial, compiler_options=candidate)
-        # Not an implicit transfer, which a user may have forbidden.
-        placed = jax.device_put((images, kernel), device)
-        # Twice, because a graph is recorded in the first run and replayed in the next.
-        results = [jax.device_get(program(*placed)) for _ in range(2)]
+        # The user's default device may be another, and transfers of the user's may be forbidden.
+        with jax.default_device(device), jax.transfer_guard("allow"):
+            # Twice, because a graph is recorded in the first run and replayed in the next.
+            results = [jax.device_get(program(images, kernel)) for _ in range(2)]
     # An option that is unknown, or an operation that cannot be recorded.
     except Exception as error:
         log.debug("%s: %s", candidate, error)

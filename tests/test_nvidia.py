@@ -187,16 +187,13 @@ def test_xlas_own_commands_are_all_in_the_list(monkeypatch):
     assert defaults <= chosen
 
 
-def test_the_trial_runs_on_the_device_that_is_asked_for():
-    nvidia.options.cache_clear()
-    last = jax.devices()[-1]
+def test_the_trial_runs_on_the_device_that_is_asked_for(monkeypatch):
+    last, get = jax.devices()[-1], jax.device_get
     seen = []
-    put = jax.device_put
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "device_put", lambda x, device: seen.append(device) or put(x, device))
-        with jax.transfer_guard("disallow"):
-            assert nvidia.options(last) is not None
-    assert set(seen) == {last}
+    monkeypatch.setattr(jax, "device_get", lambda x: seen.extend(x) or get(x))
+    with jax.default_device(jax.devices()[0]), jax.transfer_guard("disallow"):
+        assert nvidia.options(last) is not None
+    assert {device for array in seen for device in array.devices()} == {last}
 
 
 def test_records_have_them(monkeypatch):
