@@ -207,7 +207,7 @@ def claim_folder(options: Options, data: jc.Dataset) -> None:
     Raises:
       ArgumentError: OUT holds a run that began with others.
     """
-    current = {"pictures": data_digest(data), "weights": None}
+    current = {"images": data_digest(data), "weights": None}
     if options.weights is not None:
         current["weights"] = file_sha256(find_file(options.weights))
     path = options.out / START_FILE

@@ -89,7 +89,7 @@ def reload_images(run: Path) -> jc.Dataset:
             f"{out / IMAGES_FILE} was not written by experiments.finetune ({error!r:.80})"
         ) from None
     data, _ = image_folder_with_paths(root, **kwargs)
-    previous = read_json(out / START_FILE).get("pictures") if (out / START_FILE).is_file() else None
+    previous = read_json(out / START_FILE).get("images") if (out / START_FILE).is_file() else None
     if previous is not None and previous != data_digest(data):
         raise jc.ArgumentError(
             f"the images in {root} are not those of {run} any more; put back those that it was "
