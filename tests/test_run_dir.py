@@ -67,6 +67,7 @@ def test_a_loop_with_a_name_has_the_folder_until_it_is_closed(data, model, tmp_p
     loop.close()
     loop = train(model, TX, data, CONFIG, run_dir=tmp_path)
     assert next(loop)[1]["step"] == 4
+    loop.close()
 
 
 def test_a_loop_that_was_left_is_resumed_with_the_same_bits(data, model, tmp_path):

@@ -249,6 +249,9 @@ def check_lock(folder: Path, lock: IO[str]) -> None:
     Raises:
         CheckpointError: the folder was deleted, moved or replaced.
     """
+    # The garbage collector finalizes the objects of a cycle in any order, this file first, say.
+    if lock.closed:
+        return
     try:
         if os.path.samestat((folder / "lock").stat(), os.fstat(lock.fileno())):
             return

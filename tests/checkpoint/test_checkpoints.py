@@ -570,3 +570,13 @@ def test_nothing_is_printed_and_nothing_logged(tmp_path, capfd, caplog):
         saved.save(state_at(2))
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
+
+
+def test_objects_of_a_cycle_are_finalized_in_any_order(tmp_path):
+    """The lock's file first: closing afterwards is no error that the collector would print."""
+    saved = Checkpoints(tmp_path / "a")
+    saved.save(state_at(1))
+    saved._lock.close()
+    saved.close()
+    with Checkpoints(tmp_path / "a") as again:
+        assert again.steps() == [1]
