@@ -298,7 +298,7 @@ def test_a_run_records_how_its_images_were_resized(tmp_path):
     assert (squares != load_images(files, 8)).any()
     # Images that were cut again are not those that the record would give.
     cut = [split._replace(images=split.images[:, :6, :6]) for split in (data.train, data.test)]
-    smaller = jc.dataset(*cut)._replace(scale=data.scale)
+    smaller = jc.dataset(cut[0], cut[1])._replace(scale=data.scale)
     train(tmp_path / "smaller", jc.create_model("mlp", 2), data=smaller)
     assert not (tmp_path / "smaller/resize.json").exists()
     # What is written precedes what is recorded, each by itself.
