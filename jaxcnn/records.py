@@ -13,7 +13,6 @@ from jaxcnn.augment import Augmentation
 from jaxcnn.checkpoint import Checkpoints, FolderInUseError
 from jaxcnn.config import ExperimentConfig, OptimizerConfig, TrainConfig
 from jaxcnn.data import DATASETS, Dataset
-from jaxcnn.data.types import Scale
 from jaxcnn.losses import Loss, as_loss
 from jaxcnn.models import model_call
 from jaxcnn.optim import config_of
@@ -57,7 +56,7 @@ def missing_run_message(folder: Path, kind: str, others: Iterable[Path]) -> str 
 
     Example:
       >>> missing_run_message(Path("runs"), "run", [Path("runs/a")])
-      'runs holds a run in a folder of it; write runs/a'
+      'runs holds a run in a subfolder; write runs/a'
     """
     if (folder / "config.json").is_file():
         return (
@@ -66,7 +65,7 @@ def missing_run_message(folder: Path, kind: str, others: Iterable[Path]) -> str 
         )
     names = sorted({str(path) for path in others})
     if len(names) == 1:
-        return f"{folder} holds a {kind} in a folder of it; write {names[0]}"
+        return f"{folder} holds a {kind} in a subfolder; write {names[0]}"
     if names:
         first = f"{', '.join(names[:4])}{', ...' * (len(names) > 4)}"
         return f"{folder} holds {len(names)} {kind}s; write one of them: {first}"
@@ -280,8 +279,9 @@ class RunRecords:
             write_classes(self.folder, data.classes)
         scale, shape = data.scale, data.train.images.shape[1:3]
         # Images that were cut further since are not those that the scale gives.
-        is_scaled = isinstance(scale, Scale) and shape == (scale.size, scale.size)
-        if is_scaled and not (self.folder / SCALE_FILE).exists():
+        if scale is None or shape != (scale.size, scale.size):
+            return
+        if not (self.folder / SCALE_FILE).exists():
             write_text(self.folder / SCALE_FILE, json.dumps(scale._asdict(), indent=2) + "\n")
 
     def _finish(self, num_params, reason):

@@ -301,6 +301,10 @@ def test_a_run_records_how_its_images_were_resized(tmp_path):
     smaller = jc.dataset(cut[0], cut[1])._replace(scale=data.scale)
     train(tmp_path / "smaller", jc.create_model("mlp", 2), data=smaller)
     assert not (tmp_path / "smaller/resize.json").exists()
+    wrong: Any = data._replace(scale=(8, 8))
+    with pytest.raises(jc.DataError, match=r"scale is \(8, 8\); expected None, or the scale"):
+        train(tmp_path / "wrong", jc.create_model("mlp", 2), data=wrong)
+    assert not (tmp_path / "wrong").exists()
     # What is written precedes what is recorded, each by itself.
     both = load_classifier(run, resize=9), load_classifier(run, interpolation="bilinear")
     assert [(c.resize, c.interpolation) for c in both] == [(9, "bicubic"), (15, "bilinear")]
@@ -344,7 +348,7 @@ def test_what_holds_no_classifier_is_one_line(digits_run, tmp_path):
         (tmp_path / "gone", "gone holds no weights.safetensors; write the folder"),
         (tmp_path / "empty", "holds no weights.safetensors"),
         (records, "records of a run, but no checkpoints"),
-        (folder.parent, f"holds a classifier in a folder of it; write {folder}$"),
+        (folder.parent, f"holds a classifier in a subfolder; write {folder}$"),
         (tmp_path / "two", r"holds 2 classifiers; write one of them: \S+/two/a, \S+/two/b$"),
         (
             with_config("masks", loss="reconstruction"),

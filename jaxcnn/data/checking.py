@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.arguments import format_value
-from jaxcnn.data.types import DataError, Dataset, Split, label_arrays
+from jaxcnn.data.types import DataError, Dataset, Scale, Split, label_arrays
 
 Shape = tuple[int, ...]
 
@@ -42,6 +42,11 @@ def verify_dataset(data: Dataset, *, are_classes: bool | None = None) -> None:
             "returns it"
         )
     _check_name(data.name)
+    if data.scale is not None and not isinstance(data.scale, Scale):
+        raise DataError(
+            f"scale is {format_value(data.scale)}; expected None, or the scale that image_folder() "
+            "returns. Write data._replace(scale=None)"
+        )
     if are_classes is None:
         has_names = not isinstance(data.classes, tuple) or len(data.classes) > 0
         is_split = isinstance(data.train, Split)

@@ -363,7 +363,7 @@ def test_a_sweep_of_nothing_is_one_line(tmp_path):
         ),
         (
             ["plain20-seed0/checkpoints/lock"],
-            "holds a run in a folder of it; write .*plain20-seed0$",
+            "holds a run in a subfolder; write .*plain20-seed0$",
         ),
     ],
 )
