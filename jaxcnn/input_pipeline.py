@@ -5,6 +5,8 @@ A data set in memory is moved to the devices whole. One on disk is streamed batc
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -48,8 +50,8 @@ def input_pipeline(split: Split, strategy: Strategy) -> InputPipeline:
     """Return the pipeline of a split for `strategy`.
 
     A split whose images are an array on disk (`np.memmap`) is streamed. A thread reads the next
-    chunk while the devices work on the last one. Any other split is moved to the devices now. The
-    bits of a run are the same either way.
+    chunk while the devices work on the last one (see `read_ahead`). Any other split is moved to the
+    devices now. The bits of a run are the same either way.
 
     Args:
       split: images and labels.
@@ -68,12 +70,49 @@ def input_pipeline(split: Split, strategy: Strategy) -> InputPipeline:
         return InputPipeline(strategy.replicate(split), strategy.chunks)
 
     def read(index: np.ndarray) -> Any:
+        read_ahead(split.images, index)
         return index, split.take(index)
 
     bytes_per_image = split.images[:1].nbytes
     return InputPipeline(
         None, lambda order: prefetch(read, strategy.chunks(order, bytes_per_image))
     )
+
+
+def read_ahead(images: np.ndarray, index: np.ndarray) -> None:
+    """Ask the system to read some images of an array on disk, and return at once.
+
+    The system then reads many of them at the same time. Without that, NumPy waits for each image
+    before it asks for the next one, and random images arrive at a fraction of the disk's speed
+    (`experiments/results/benchmark/README.md` has numbers).
+
+    It does nothing where the system has no `madvise`, where the rows of the array are not
+    contiguous, or where the array is not on disk.
+
+    Args:
+      images: [n, ...], an `np.memmap` or a view of one.
+      index: int [...], rows of `images`.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryFile() as file:
+      ...     images = np.memmap(file, np.uint8, "w+", shape=(100, 8, 8, 3))
+      >>> read_ahead(images, np.array([3, 77]))
+    """
+    base: Any = images
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is None or not hasattr(base, "madvise") or not images[:1].flags.c_contiguous:
+        return
+    # Of the first image, from the start of the mapped file.
+    first = images.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+    size = images[:1].nbytes
+    # It is advice. Where the system refuses it, the images are read without.
+    with contextlib.suppress(OSError):
+        for row in np.ravel(index).tolist():
+            start = first + row * images.strides[0]
+            page = start - start % mmap.PAGESIZE
+            base.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
 def pair(index: Any) -> Paired:

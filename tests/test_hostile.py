@@ -642,3 +642,31 @@ def test_a_frozen_config_is_copied_compared_and_written_as_before():
     mine["width"] = 1
     with pytest.raises(TypeError, match="unhashable"):
         hash(config)
+
+
+def error_classes():
+    """All classes of errors that the library defines."""
+    for path in sorted((ROOT / "jaxcnn").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for value in vars(importlib.import_module(name)).values():
+            is_own = isinstance(value, type) and value.__module__ == name
+            if is_own and issubclass(value, BaseException):
+                yield value
+
+
+def test_every_error_of_the_library_is_the_same_in_another_process():
+    """A pool of processes pickles what its workers raise."""
+    arguments = {
+        "ImageError": ([("a.jpg", "empty"), ("b.jpg", "no JPEG")], "delete it"),
+        "WeightsError": ("no such file", ("a",), ("b", "c"), ("d",)),
+        "NoEntriesError": ("no such file", ("a",), ("b", "c"), ("d",)),
+        "FolderInUseError": ("in use", "process 12 on node3", True),
+    }
+    classes = list(error_classes())
+    assert {cls.__name__ for cls in classes} >= set(arguments) | {"DataError", "ArgumentError"}
+    for cls in classes:
+        error = cls(*arguments.get(cls.__name__, ("a message",)))
+        for other in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+            assert type(other) is cls
+            assert str(other) == str(error)
+            assert vars(other) == vars(error)

@@ -1,6 +1,9 @@
 """Data streamed from disk give the bits that data in memory give; masks and reconstructions are counted value by value."""
 
 import math
+import mmap
+import os
+import time
 
 import flax.linen as nn
 import jax
@@ -12,7 +15,7 @@ from scripts import train_config
 import jaxcnn as jc
 from jaxcnn import metrics, parallel
 from jaxcnn.data.types import assemble
-from jaxcnn.input_pipeline import input_pipeline, prefetch
+from jaxcnn.input_pipeline import input_pipeline, prefetch, read_ahead
 from jaxcnn.losses import Batch, Reconstruction
 from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import init_state
@@ -148,6 +151,51 @@ DENSE = jc.override(
     learning_rate=0.1,
     divide_std=True,
 )
+
+
+def is_cached(file, start, size):
+    """Check that a part of a file is in memory: a read that may not wait returns all of it."""
+    try:
+        return os.preadv(file.fileno(), [bytearray(size)], start, os.RWF_NOWAIT) == size
+    except BlockingIOError:
+        return False
+
+
+@pytest.mark.skipif(
+    not hasattr(mmap.mmap, "madvise") or not hasattr(os, "RWF_NOWAIT"),
+    reason="needs madvise, and reads that may not wait",
+)
+@pytest.mark.parametrize("view", ["whole", "part", "every third"])
+def test_reading_ahead_brings_the_images_of_an_index_and_no_others(tmp_path, view):
+    n, pixels, header = 120, 100 * 100, 1000
+    path = tmp_path / "images"
+    images = np.memmap(path, np.uint8, "w+", header, (n, 100, 100, 1))
+    images[:] = 1
+    images.flush()
+    del images
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if is_cached(file, header + 50 * pixels, pixels):
+            pytest.skip("the file system keeps the file in memory")
+        images = np.memmap(path, np.uint8, "r", header, (n, 100, 100, 1))
+        part = {"whole": images, "part": images[20:], "every third": images[::3]}[view]
+        rows = {"whole": [50, 90], "part": [30, 70], "every third": [17, 30]}[view]
+        wanted = {"whole": (50, 90), "part": (50, 90), "every third": (51, 90)}[view]
+        read_ahead(part, np.array(rows))
+        deadline = time.monotonic() + 10
+        while not all(is_cached(file, header + row * pixels, pixels) for row in wanted):
+            assert time.monotonic() < deadline, "the images were not read"
+            time.sleep(0.01)
+        others = [row for row in range(n) if all(abs(row - other) > 1 for other in wanted)]
+        assert not any(is_cached(file, header + row * pixels, pixels) for row in others)
+
+
+def test_reading_ahead_leaves_what_is_no_array_of_whole_images_on_disk_alone(tmp_path):
+    images = np.memmap(tmp_path / "images", np.uint8, "w+", shape=(10, 8, 8, 3))
+    index = np.array([3, 7])
+    for array in (np.array(images), images[:, ::2], images[::-1], images[:0], images[..., :1]):
+        read_ahead(array, index if len(array) else index[:0])
 
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])

@@ -74,9 +74,13 @@ class ImageError(DataError):
     """
 
     def __init__(self, broken: Sequence[tuple[str, str]], fix: str = "fix or delete what is named"):
-        self.broken = tuple(broken)
+        self.broken, self._fix = tuple(broken), fix
         hint = " (the error's .broken has all)" if len(self.broken) > 3 else ""
         super().__init__(f"{format_broken(self.broken)}{hint}: {fix}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is pickled with its message, which is not what this one is made of.
+        return type(self), (self.broken, self._fix)
 
 
 def format_broken(broken: Sequence[tuple[str, str]], limit: int = 3) -> str:
