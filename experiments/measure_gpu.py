@@ -58,6 +58,7 @@ import jax
 import experiments
 import jaxcnn as jc
 from experiments._common import READ_TIMEOUT, DtypeName
+from experiments._options import parse_options
 from jaxcnn import cli, nvidia, tables
 from jaxcnn._util import write_atomically
 from jaxcnn.checkpoint import CheckpointError
@@ -595,7 +596,7 @@ def main(args: list[str] | None = None) -> int:
     It is 0 if all parts have ended well, 1 if some have not, or that of the signal.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, description=__doc__)
+        options = parse_options(PRESETS, args, description=__doc__)
         check_options(options)
         # Only its processes use the GPU.
         jax.config.update("jax_platforms", "cpu")

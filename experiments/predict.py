@@ -31,6 +31,7 @@ import tyro
 from matplotlib.backend_bases import FigureCanvasBase
 
 import jaxcnn as jc
+from experiments._options import parse_options
 from experiments.finetune.results import gradcam_heat
 from jaxcnn import cli, plots, tables
 from jaxcnn.classifier import Classifier, load_classifier
@@ -209,7 +210,7 @@ def check_csv(path: Path) -> Path:
 def main(args: list[str] | None = None) -> int:
     """Print the table; return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"predict": Options()}, args, description=__doc__)
+        options = parse_options({"predict": Options()}, args, description=__doc__)
         if not options.images:
             raise jc.ArgumentError(
                 "no image is named; write python -m experiments.predict --run DIR image.jpg"

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import experiments.stress as package
+from experiments._options import parse_options
 from experiments.stress import damage, interrupts, kills
 from experiments.stress.options import PRESETS, Options, Trial, check
 from jaxcnn import cli, tables
@@ -35,7 +36,7 @@ def main(args: list[str] | None = None) -> int:
       The exit code: 1 if a promise was broken.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, description=package.__doc__)
+        options = parse_options(PRESETS, args, description=package.__doc__)
         check(options)
         with lock_folder(options.out):
             trials = run_trials(options, stop)

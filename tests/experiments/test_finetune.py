@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scripts import refuses
 from sklearn.utils.class_weight import compute_class_weight
+from test_commands import _options
 
 import jaxcnn as jc
 from experiments import predict
@@ -771,15 +772,16 @@ def test_a_mistake_is_one_line_before_anything_is_trained(
     )
 
 
-def test_the_preset_follows_from_the_pictures():
-    assert script.add_preset([]) == ["--preset", "photographs"]
-    assert script.add_preset(["--images=x"]) == ["--preset", "own", "--images=x"]
-    assert script.add_preset(["--preset", "cifar10", "--images", "x"]) == [
-        "--preset",
-        "cifar10",
-        "--images",
-        "x",
-    ]
+@pytest.mark.parametrize(
+    ("args", "preset"),
+    [
+        ([], "photographs"),
+        (["--images=x"], "own"),
+        (["--preset", "cifar10", "--images", "x"], "cifar10"),
+    ],
+)
+def test_the_preset_follows_from_the_images(args, preset, monkeypatch):
+    assert _options("finetune", args, monkeypatch).preset == preset
 
 
 # The folders of the presets
