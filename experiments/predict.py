@@ -81,7 +81,7 @@ def lines(
         cells = {
             f"{i}.": f"{saved.classes[c]} {100 * share[c]:.1f}%" for i, c in enumerate(best, 1)
         }
-        table.append({"picture": str(path)} | cells)
+        table.append({"image": str(path)} | cells)
     return table
 
 

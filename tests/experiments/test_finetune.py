@@ -114,7 +114,7 @@ def test_what_is_kept_is_what_was_trained(run, sweets):
 
 
 @pytest.mark.slow
-def test_new_pictures_are_classified(run, sweets, tmp_path, capsys):
+def test_new_images_are_classified(run, sweets, tmp_path, capsys):
     shown = [sweets / "plum" / "0.jpg", sweets / "mint" / "2.webp"]
     assert (
         predict.main(
@@ -319,7 +319,7 @@ def test_val_is_what_is_tested_on(sweets, tmp_path, caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("val", ["valid", "Validation"])
-def test_it_says_which_pictures_are_used_for_what(val, tmp_path, capsys):
+def test_it_says_which_images_are_used_for_what(val, tmp_path, capsys):
     root = tmp_path / "parts"
     for at, n in (("train", 5), (val, 2), ("test", 3)):
         paint(root / at, n=n, seed=n)
@@ -875,7 +875,7 @@ def test_the_transfer_study(tmp_path, monkeypatch):
         "8",
         "--first-steps",
         "2",
-        "--pictures",
+        "--images",
         "4",
         "--held",
         "4",
