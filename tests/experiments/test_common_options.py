@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
+from scipy import ndimage
 
 import jaxcnn as jc
 from experiments import depth, mnist
 from experiments._common import DeviceOptions, FigureOptions, SeedOptions, print_hint
 from experiments._options import parse_options, print_milestones
 from jaxcnn import cli, plots, tables
+from jaxcnn.plots.style import DPI
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,38 @@ def test_figures_are_written_in_their_format_with_equal_bytes(tmp_path, kind, ma
 def test_a_figure_without_a_suffix_is_a_png(tmp_path):
     plots.save(Figure(), tmp_path / "figure")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("is_photograph", [False, True])
+def test_a_png_is_small_and_looks_as_drawn(is_photograph, tmp_path):
+    """Lines have a palette, photographs have colors in steps of 5; white stays white."""
+    rng, figure = np.random.default_rng(0), Figure()
+    axis = figure.subplots()
+    if is_photograph:
+        # Smooth and colored, as photographs are.
+        pixels = ndimage.gaussian_filter(rng.uniform(size=(200, 300, 3)), (9, 9, 0))
+        axis.imshow((pixels - pixels.min()) / np.ptp(pixels))
+    else:
+        for color in plots.COLORS:
+            axis.plot(rng.normal(size=300).cumsum(), color=color)
+    plots.save(figure, tmp_path / "small.png")
+    figure.savefig(tmp_path / "full.png", dpi=DPI)
+    small, full = (Image.open(tmp_path / f"{name}.png") for name in ("small", "full"))
+    assert small.mode == ("RGB" if is_photograph else "P")
+    assert small.info["dpi"] == full.info["dpi"]
+    seen, drawn = (np.asarray(image.convert("RGB")).astype(int) for image in (small, full))
+    differences = np.abs(seen - drawn).max(-1)
+    assert (seen[(drawn == 255).all(-1)] == 255).all()
+    assert differences.mean() < 2
+    assert differences.max() <= 2 or not is_photograph
+    sizes = [(tmp_path / f"{name}.png").stat().st_size for name in ("small", "full")]
+    assert sizes[0] < 0.8 * sizes[1]
+
+
+def test_a_transparent_png_stays_so(tmp_path):
+    figure = Figure(facecolor="none")
+    plots.save(figure, tmp_path / "clear.png")
+    assert Image.open(tmp_path / "clear.png").getchannel("A").getextrema() == (0, 0)
 
 
 def test_curves_are_rows_with_every_numeric_key(tmp_path):
