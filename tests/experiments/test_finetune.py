@@ -898,7 +898,7 @@ def test_the_transfer_study(tmp_path, monkeypatch):
     assert all(run.config.train.freeze == () for name, run in runs.items() if "head" not in name)
     assert all(run.config.optimizer.lr_multipliers == {} for run in runs.values())
     with (tmp_path / "table.csv").open() as file:
-        assert [line["begins"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
+        assert [line["start"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     assert transfer.main(args) == 0
     assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
