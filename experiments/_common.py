@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, Literal, Protocol, TypeVar
 
 import jaxcnn as jc
+from experiments._options import parse_options
 from jaxcnn import cli, multihost, parallel, plots, runs
 from jaxcnn.progress import Progress
 
@@ -144,7 +145,7 @@ def run_study(
       The process's exit code: 0, or that of the signal that stopped it.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(presets, args, description=description)
+        options = parse_options(presets, args, description=description)
         if not options.plot_only and not train(options, stop):
             print_hint(stop)
             return stop.exit_code

@@ -20,7 +20,7 @@ Expected, MNIST (1 seed, a smaller network, 600 steps): the autoencoder's mean i
 principal components (0.71). A 1, held out, is reconstructed *better* than the trained classes
 (0.21). So the error measures how simple an image is as much as how anomalous.
 
-It writes OUT/table.md, OUT/table.csv, OUT/auc.png, OUT/pictures.png and a folder for every run. The
+It writes OUT/table.md, OUT/table.csv, OUT/auc.png, OUT/images.png and a folder for every run. The
 same command resumes a study that was stopped.
 """
 
@@ -251,7 +251,7 @@ def _line(group: list[runs.Run]) -> dict[str, Any]:
 
 
 def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> None:
-    """Write OUT/pictures: images next to their reconstructions.
+    """Write OUT/images: images next to their reconstructions.
 
     They are of the class held out and of the others.
     """
@@ -277,7 +277,7 @@ def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> Non
     title = display_names(f"{data.name}: images and their reconstructions")
     title = title[0].upper() + title[1:]
     figure = plots.image_grid(np.stack(images), captions, columns=8, title=title)
-    options.save(figure, options.out / "pictures")
+    options.save(figure, options.out / "images")
 
 
 def check(options: Options, data: jc.Dataset) -> None:

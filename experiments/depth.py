@@ -41,6 +41,7 @@ from experiments._common import (
     print_hint,
     run_all,
 )
+from experiments._options import parse_options, print_milestones
 from jaxcnn import cli, multihost, plots, runs, tables
 from jaxcnn.config import field_names
 
@@ -80,7 +81,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Initial kernels, a name in jaxcnn.models.INITS."""
     learning_rate: float = 0.05
     milestones: tuple[int, ...] = (150, 225)
-    """Steps at which the learning rate falls tenfold."""
+    """Steps at which the learning rate falls tenfold. By default they are in proportion to
+    --num-steps."""
     warmup_depth: int = 110
     """Layers from which residual networks start at --warmup-lr; 0 is never."""
     warmup_lr: float = 0.01
@@ -331,10 +333,12 @@ def main(args: list[str] | None = None) -> int:
     Unlike `run_study`, it joins the other hosts first, and only the primary one prints and draws.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, description=__doc__)
+        options = parse_options(PRESETS, args, description=__doc__)
         multihost.initialize(options.coordinator, options.num_processes, options.process_id)
         if not options.plot_only:
             all_runs = configs(options)
+            if multihost.is_primary():
+                print_milestones(options, PRESETS[options.preset])
             cli.enable_compilation_cache()
             data = jc.load_dataset(
                 options.dataset, options.data_dir, validation=options.num_validation

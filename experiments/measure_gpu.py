@@ -1,27 +1,34 @@
-"""Measurements on one GPU in minutes: tests, benchmark, speed run and depth study, in turn.
+"""Measurements on one GPU in minutes: tests, benchmark, speed run and depth study, one by one.
 
     python -m experiments.measure_gpu                      9.5 minutes of one GPU
     python -m experiments.measure_gpu --preset rehearsal   tiny, on a CPU: 16 minutes
     python -m experiments.measure_gpu --parts depth --seconds 3600
 
+Without a GPU it ends with an error, and `--preset rehearsal` runs the same commands on the CPU.
+
 The parts are processes of public commands, each with a log and a time limit of its own:
 
 - device: versions, device and driver.
 - tests: those marked `gpu` (one step is the CPU's, pmap is jit, a resumed run is the unbroken one).
-- benchmark: ResNet-20 and -56 in turns with PyTorch. Then ResNet-20 with XLA's own command buffers
-  (`xla`) and without any (`none`), next to those of `jaxcnn.nvidia` (`chosen`).
+- benchmark: ResNet-20 and -56 in turns with PyTorch, then ResNet-20 with other CUDA graphs.
 - speedrun: as many runs to 94% on CIFAR-10 as fit.
 - depth: plain and residual networks of 20 and 56 layers on CIFAR-10, 64,000 steps in bfloat16.
 
-The last two use the fastest of the three kinds of command buffers. A part that fails does not stop
-the next. At its limit a part gets SIGTERM, saves and ends; SIGKILL comes `--grace` seconds later.
-Ctrl-C does that to the part under way and ends. The same command resumes: it leaves out what is
-finished and repeats the rest, of which speedrun and depth continue where they were.
+A CUDA graph is a recording of many small operations of the GPU, which then start together, not one
+by one. XLA calls it a command buffer. The benchmark measures three ways of recording: the choice of
+`jaxcnn.nvidia` (`chosen`), XLA's own (`xla`) and no recording (`none`). The last two parts use the
+fastest of them.
 
-It writes OUT/summary.md, OUT/logs/ and a folder for each part. OUT/results/ has what to take home,
-at most 15 MiB a file: summary.md and .csv, benchmark.csv, records.zip (logs, tables, metrics),
-parameters.zip (final parameters, safetensors) and states.zip (states of unfinished runs). With
-records.zip and states.zip unpacked in OUT, the same command resumes on another machine.
+A part that fails does not stop the next. At its limit a part gets SIGTERM, saves and ends; SIGKILL
+comes `--grace` seconds later. Ctrl-C does that to the part under way and ends. The same command
+resumes: it leaves out what is finished and repeats the rest, of which speedrun and depth continue
+where they were.
+
+It writes OUT/summary.md, OUT/logs/ and a folder for each part. OUT/results/ has the files to copy
+from the machine, at most 15 MiB each: summary.md and .csv, benchmark.csv, records.zip (logs,
+tables, metrics), parameters.zip (final parameters, safetensors) and states.zip (states of
+unfinished runs). With records.zip and states.zip unpacked in OUT, the same command resumes on
+another machine.
 
 What it needs there: this folder, JAX for the GPU and the library's dependencies but
 tensorflow-datasets and array-record, pytest, for comparison PyTorch, and CIFAR-10 as the library
@@ -58,6 +65,7 @@ import jax
 import experiments
 import jaxcnn as jc
 from experiments._common import READ_TIMEOUT, DtypeName
+from experiments._options import parse_options
 from jaxcnn import cli, nvidia, tables
 from jaxcnn._util import write_atomically
 from jaxcnn.checkpoint import CheckpointError
@@ -86,7 +94,8 @@ GRAPHS: dict[str, dict[str, str]] = {
     "xla": {nvidia.PLAIN: "1"},
     "none": {"XLA_FLAGS": f"--{nvidia.OPTION}="},
 }
-"""Environment of each kind of command buffers. XLA_FLAGS are added to the user's."""
+"""Environment of each way to record CUDA graphs. XLA_FLAGS are added to the user's."""
+BACKEND = "import jax; print(jax.default_backend())"
 REPORT = "import jax; jax.print_environment_info()"
 DRAW_SECONDS = 60.0
 MIN_SECONDS = 5.0
@@ -105,7 +114,7 @@ class Options:
     """Every setting; `--preset` chooses the defaults."""
 
     preset: Literal["full", "rehearsal"] = "full"
-    """full: the whole plan. rehearsal: the same commands with tiny sizes, on a CPU."""
+    """full: the whole plan, on a GPU. rehearsal: the same commands with tiny sizes, on a CPU."""
     parts: tuple[Part, ...] = ("device", "tests", "benchmark", "speedrun", "depth")
     """Parts to run, in this order."""
     seconds: float = 540.0
@@ -113,19 +122,20 @@ class Options:
     tests_seconds: float = 60.0
     """Limit of the tests, in seconds."""
     benchmark_seconds: float = 100.0
-    """Limit of the comparison with PyTorch, in seconds. The other kinds of command buffers get half
-    of it each."""
+    """Limit of the comparison with PyTorch, in seconds. The other two --graphs get half of it
+    each."""
     speedrun_seconds: float = 60.0
     """Limit of the speed run, in seconds."""
     depth_seconds: float = 100_000.0
     """Limit of the depth study, in seconds, if as many are left."""
     grace: float = 20.0
-    """Seconds between SIGTERM and SIGKILL."""
+    """Seconds that a part has for saving at its limit, between SIGTERM and SIGKILL."""
     graphs: Graphs = "fastest"
-    """Command buffers of speedrun and depth: chosen by jaxcnn, XLA's defaults, none, or the fastest
-    of the benchmark."""
+    """CUDA graphs of speedrun and depth: recordings of many small operations, which the GPU starts
+    together. chosen: recorded as jaxcnn does. xla: as XLA does by default. none: no recording.
+    fastest: the fastest of these in the benchmark."""
     networks: tuple[str, ...] = ("resnet20", "resnet56")
-    """Networks of the benchmark. The first one decides which command buffers are fastest."""
+    """Networks of the benchmark. The first one decides which --graphs are the fastest."""
     steps: int = 200
     """Training steps of one measurement of the benchmark."""
     rounds: int = 5
@@ -255,7 +265,7 @@ def module(name: str, **arguments: Any) -> list[str]:
 def plan(options: Options) -> list[Job]:
     """Return the jobs of the chosen parts, in order.
 
-    Those of speedrun and depth have the environment of no command buffers in particular.
+    Those of speedrun and depth have no environment for CUDA graphs yet.
     """
     is_rehearsal = options.preset == "rehearsal"
     pytest = ["-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", "-W", "default", "-q"]
@@ -376,9 +386,9 @@ def last_line(log: Path) -> str:
 
 
 def fastest_graphs(options: Options) -> str:
-    """Return the kind of command buffers with the most images a second on the first network.
+    """Return the way to record CUDA graphs with the most images a second on the first network.
 
-    Only kinds whose benchmark has ended well count. Without any it is "xla", which nothing changes.
+    Only those whose benchmark has ended well count. Without any it is "xla", which nothing changes.
     """
     records = read_records(options.out)
     rates = {}
@@ -411,7 +421,7 @@ def write_record(out: Path, name: str, record: Mapping[str, Any]) -> None:
 
 
 def choose_graphs(options: Options) -> str:
-    """Return the command buffers of speedrun and depth.
+    """Return the way to record CUDA graphs of speedrun and depth.
 
     `run_all` stores the choice of the first one that starts, because the times of a study must be
     of one kind.
@@ -422,8 +432,33 @@ def choose_graphs(options: Options) -> str:
     return fastest_graphs(options) if stored is None else stored["graphs"]
 
 
+def default_backend() -> str:
+    """Return the backend that JAX chooses in a process of its own, or why there is none."""
+    command = [sys.executable, "-c", BACKEND]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).splitlines()
+    return lines[-1] if lines else f"exit code {done.returncode}"
+
+
+def check_backend(options: Options) -> None:
+    """Check that there is a GPU, or print that the CPU rehearses.
+
+    Raises:
+      ArgumentError: there is none, and the preset is not the rehearsal.
+    """
+    backend = default_backend()
+    if options.preset == "rehearsal":
+        print(f"rehearsal on the {backend.upper()}: its times say nothing about a GPU", flush=True)
+    elif backend != "gpu":
+        raise jc.ArgumentError(
+            f"no GPU found (JAX's backend is {backend}); expected an NVIDIA GPU and JAX for it, "
+            "such as pip install -e '.[cuda13]'. Use --preset rehearsal for tiny sizes on the CPU"
+        )
+
+
 def run_all(options: Options, stop: Callable[[], Any]) -> None:
     """Run the jobs that are not finished, each within its limit and what is left of all seconds."""
+    is_checked = False
     end = time.monotonic() + options.seconds
     for job in plan(options):
         graphs = choose_graphs(options) if job.part in ("speedrun", "depth") else None
@@ -434,6 +469,10 @@ def run_all(options: Options, stop: Callable[[], Any]) -> None:
             continue
         if stop():
             return
+        # A machine without a GPU may still collect results that are finished.
+        if not is_checked:
+            check_backend(options)
+            is_checked = True
         # What it takes to end a process is part of the time.
         seconds = min(job.seconds, end - time.monotonic() - options.grace)
         if seconds < MIN_SECONDS:
@@ -488,7 +527,7 @@ def summary(options: Options) -> list[dict[str, Any]]:
 
 
 def benchmark_rows(options: Options) -> list[dict[str, str]]:
-    """Return the rows of all benchmarks, with their command buffers in a first column."""
+    """Return the rows of all benchmarks, with their way to record CUDA graphs in a first column."""
     rows = [
         {"graphs": graphs, **row}
         for graphs in GRAPHS
@@ -595,7 +634,7 @@ def main(args: list[str] | None = None) -> int:
     It is 0 if all parts have ended well, 1 if some have not, or that of the signal.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, description=__doc__)
+        options = parse_options(PRESETS, args, description=__doc__)
         check_options(options)
         # Only its processes use the GPU.
         jax.config.update("jax_platforms", "cpu")

@@ -53,6 +53,7 @@ from experiments._common import (
     run_all,
     run_study,
 )
+from experiments._options import print_milestones
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.config import check_choice, field_names
 from jaxcnn.data import channel_statistics
@@ -96,7 +97,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     lr_1998: float = 0.005
     """Learning rate of lenet5-1998, instead of --learning-rate."""
     milestones: tuple[int, ...] = (300, 400)
-    """Steps at which the learning rate falls tenfold."""
+    """Steps at which the learning rate falls tenfold. By default they are in proportion to
+    --num-steps."""
     weight_decay: float = 1e-4
     padding: int = 1
     """Pixels of padding on each side before the random crop; 0 is no crop."""
@@ -297,6 +299,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs; return False if some are not finished."""
     check(options)
     all_runs = {name: configs(options, name) for name in options.datasets}
+    print_milestones(options, PRESETS[options.preset])
     cli.enable_compilation_cache()
     # All data sets are loaded before any is trained on: a missing one is reported at once.
     datasets = {name: images(name, options.data_dir) for name in options.datasets}

@@ -31,6 +31,7 @@ import tyro
 from matplotlib.backend_bases import FigureCanvasBase
 
 import jaxcnn as jc
+from experiments._options import parse_options
 from experiments.finetune.results import gradcam_heat
 from jaxcnn import cli, plots, tables
 from jaxcnn.classifier import Classifier, load_classifier
@@ -80,7 +81,7 @@ def lines(
         cells = {
             f"{i}.": f"{saved.classes[c]} {100 * share[c]:.1f}%" for i, c in enumerate(best, 1)
         }
-        table.append({"picture": str(path)} | cells)
+        table.append({"image": str(path)} | cells)
     return table
 
 
@@ -209,7 +210,7 @@ def check_csv(path: Path) -> Path:
 def main(args: list[str] | None = None) -> int:
     """Print the table; return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"predict": Options()}, args, description=__doc__)
+        options = parse_options({"predict": Options()}, args, description=__doc__)
         if not options.images:
             raise jc.ArgumentError(
                 "no image is named; write python -m experiments.predict --run DIR image.jpg"

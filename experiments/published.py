@@ -29,6 +29,7 @@ from scipy import stats
 
 import jaxcnn as jc
 from experiments._common import FigureOptions
+from experiments._options import parse_options
 from experiments.depth import PAPER
 from jaxcnn import cli, plots, tables
 from jaxcnn.progress import Progress
@@ -238,7 +239,7 @@ def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
 def main(args: list[str] | None = None) -> int:
     """Evaluate every file, then write the table and the figure; return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"published": Options()}, args, description=__doc__)
+        options = parse_options({"published": Options()}, args, description=__doc__)
         files = {path: identify(path) for path in find_files(options.weights)}
         cli.enable_compilation_cache()
         data = jc.load_dataset("cifar10", options.data_dir)

@@ -14,7 +14,7 @@ the upper halves of the photographs. Test scenes have test digits and patches of
 Expected, quick (3 seeds): a mean intersection over union of 84.4 +- 4.6% with skip connections and
 78.0 +- 2.2% without. Paired by seed they are worth 6.5 +- 2.7 points.
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/pictures.png and a folder
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/images.png and a folder
 for every run.
 The same command resumes a study that was stopped.
 """
@@ -250,7 +250,7 @@ def paired_change(forms: Mapping[bool, list[runs.Run]]) -> str:
 
 
 def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
-    """Write OUT/pictures: test scenes, their masks, and both networks' predictions."""
+    """Write OUT/images: test scenes, their masks, and both networks' predictions."""
     columns = [("scene", data.test.images[:n]), ("true mask", COLORS[data.test.labels[:n]])]
     # The first seed of both networks.
     for name, config in list(configs(options).items())[:2]:
@@ -270,7 +270,7 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
     )
     title = "Test scenes, true masks and predicted masks"
     figure = plots.mosaic(strips, title=title, note=meaning, side=1.1)
-    options.save(figure, options.out / "pictures")
+    options.save(figure, options.out / "images")
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:

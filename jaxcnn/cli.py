@@ -9,7 +9,6 @@ import ast
 import codecs
 import contextlib
 import contextvars
-import dataclasses
 import errno
 import importlib
 import io
@@ -40,6 +39,8 @@ from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.data import DataError
 from jaxcnn.data.cache import cache_root
 from jaxcnn.data.types import printable
+from jaxcnn.option_help import SharedOptions as SharedOptions
+from jaxcnn.option_help import option_values
 from jaxcnn.progress import SafeStream
 from jaxcnn.run_log import LogError
 from jaxcnn.run_log import record_errors as record_errors
@@ -60,85 +61,6 @@ _COLUMNS = (40, 200)
 
 With one column, tyro's layout takes minutes.
 """
-_SEED = (0, 2**32 - 1)
-_STEPS = (1, 10**8)
-_COUNT = (1, 10**7)
-BOUNDS: dict[str, tuple[int, int]] = {
-    "animals": _COUNT,
-    "batch": (1, 2**20),
-    "batch_size": (1, 2**20),
-    "batches": (1, 2**20),
-    "bn_group": (0, 2**20),
-    "code": (1, 2**16),
-    "common": _STEPS,
-    # A U-Net halves the image so often.
-    "depth": (1, 8),
-    # The deepest network of He et al. 2015 has 1202 layers.
-    "depths": (8, 1202),
-    "devices": (1, 2**16),
-    "directions": (1, 1000),
-    "draw_seed": _SEED,
-    # Some scripts allow a fraction.
-    "epochs": (0, 10**5),
-    # The order of the examples of so many steps is drawn at once.
-    "eval_every": (1, 10**5),
-    "first": (0, 10**8),
-    "first_steps": _STEPS,
-    "flips": (0, 10**5),
-    "held": _COUNT,
-    "held_out": (0, 10**5),
-    "hidden": (1, 2**16),
-    "images": _COUNT,
-    "keep_every": (0, 10**8),
-    "kills": (0, 10**4),
-    "max_train_examples": _COUNT,
-    "megabytes": (0, 10**5),
-    "memory": (1, 2**50),
-    "milestones": _STEPS,
-    "most": (1, 10**6),
-    "new": (0, 10**4),
-    "num_processes": (1, 2**16),
-    "num_seeds": (1, 1000),
-    "num_steps": _STEPS,
-    "num_validation": (0, 10**7),
-    "padding": (0, 1024),
-    "pictures": _COUNT,
-    "points": (2, 1001),
-    "process_id": (0, 2**16),
-    "recompute_batch_stats": (0, 10**7),
-    "resize": (1, 4096),
-    "rounds": (1, 10**4),
-    "runs": (1, 10**5),
-    "scenes": (1, 10**6),
-    "seconds": (0, 10**6),
-    "seed": _SEED,
-    "seeds": _SEED,
-    "shared": (0, 10**4),
-    "signals": (0, 10**4),
-    "size": (1, 4096),
-    "start_depths": (8, 1202),
-    "states": (1, 10**4),
-    "steps": _STEPS,
-    "test_batch": (1, 2**20),
-    "top": (1, 10**5),
-    "translate": (0, 1024),
-    "trial_steps": _STEPS,
-    "tune_seeds": (1, 1000),
-    "validation": (0, 10**7),
-    "warmup_depth": (0, 10**5),
-    "whitening_images": _COUNT,
-    "width": (1, 2**14),
-    "widths": (1, 2**14),
-    "worst": (0, 10**4),
-}
-"""Minimum and maximum of every integer option, by its name.
-
-They hold for all scripts. The upper bounds are beyond what anybody trains. Above them a script
-would fill the memory, or compute for hours before its first line. Scripts also check what they
-cannot use themselves.
-"""
-EXCLUSIVE = (("seeds", "num_seeds"),)
-"""Pairs of options of which one replaces the other."""
 _flags: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
     "flags", default=types.MappingProxyType({})
 )
@@ -149,7 +71,11 @@ Messages about these options name the flag that the user types.
 
 
 def parse(
-    presets: Mapping[str, T], args: Sequence[str] | None = None, description: str | None = None
+    presets: Mapping[str, T],
+    args: Sequence[str] | None = None,
+    description: str | None = None,
+    shared: SharedOptions | None = None,
+    implied: Mapping[str, str] | None = None,
 ) -> T:
     """Parse the options of the command line.
 
@@ -161,23 +87,29 @@ def parse(
       args: arguments instead of `sys.argv[1:]`.
       description: docstring of the script, with its command. `--help` has its first line and its
         commands.
+      shared: groups, descriptions and bounds of options; None has none.
+      implied: option -> preset that it selects, where `--preset` is missing.
 
     Raises:
-      ArgumentError: an option is invalid or empty, an integer is beyond `BOUNDS`, a number is not
+      ArgumentError: an option is invalid or empty, an integer is beyond its bounds, a number is not
         finite, or the folder `out` cannot be written. In `cli_errors` it becomes one line on stderr
         and exit code 2.
     """
     args = list(sys.argv[1:] if args is None else args)
+    shared = shared or SharedOptions()
     _check_not_empty(args)
+    args = _add_preset(args, implied or {})
     names = [value for flag, value in itertools.pairwise(args) if flag == "--preset"]
     names += [arg.partition("=")[2] for arg in args if arg.startswith("--preset=")]
     preset = names[-1] if names else next(iter(presets))
     default = presets[check_choice("preset", preset, presets)]
     if {"-h", "--help"} & set(args):
         columns = shutil.get_terminal_size().columns
-        print(option_help.format_help(presets, default, description, columns), end="")
+        text = option_help.format_help(presets, default, description, columns, shared, implied)
+        print(text, end="")
         sys.exit(0)
-    _flags.set(dict(_fields(default)))
+    defaults = dict(option_values(default))
+    _flags.set(defaults)
     # Help does not wait for it.
     import tyro
 
@@ -187,9 +119,9 @@ def parse(
             options = tyro.cli(type(default), default=default, args=args)
     except SystemExit:
         raise ArgumentError(_tyro_error(stderr.getvalue())) from None
-    _check_exclusive(args, options)
-    for (name, value), (_, default_value) in zip(_fields(options), _fields(default), strict=True):
-        _check_bounds(name, value, default_value)
+    _check_exclusive(args, options, shared.exclusive)
+    for name, value in option_values(options):
+        _check_bounds(name, value, defaults[name], shared.bounds)
         # What only draws has its own message for a folder that is missing.
         only_draws = getattr(options, "plot_only", False)
         if name == "out" and isinstance(value, Path) and not (only_draws and not value.exists()):
@@ -248,14 +180,33 @@ def _check_not_empty(args: list[str]) -> None:
             )
 
 
-def _check_exclusive(args: Sequence[str], options: Any) -> None:
-    """Check that no two options of `EXCLUSIVE` are there, and that the first has values.
+def given_flags(args: Sequence[str]) -> set[str]:
+    """Return the flags on a command line, as `flag_name` writes them.
+
+    Example:
+      >>> sorted(given_flags(["--num_steps=3", "--out", "runs/a"]))
+      ['--num-steps', '--out']
+    """
+    return {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
+
+
+def _add_preset(args: list[str], implied: Mapping[str, str]) -> list[str]:
+    """Return the arguments with the preset that an option selects, if they have none."""
+    flags = given_flags(args)
+    names = [name for option, name in implied.items() if flag_name(option) in flags]
+    return ["--preset", names[0], *args] if names and "--preset" not in flags else args
+
+
+def _check_exclusive(
+    args: Sequence[str], options: Any, exclusive: Sequence[tuple[str, str]]
+) -> None:
+    """Check that no two exclusive options are there, and that the first has values.
 
     Raises:
       ArgumentError: both are there, or the first is without a value.
     """
-    flags = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
-    for name, other in EXCLUSIVE:
+    flags = given_flags(args)
+    for name, other in exclusive:
         if flag_name(name) not in flags:
             continue
         if flag_name(other) in flags:
@@ -270,21 +221,10 @@ def _check_exclusive(args: Sequence[str], options: Any) -> None:
             )
 
 
-def _fields(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of the options.
-
-    The options of a group have names such as `group.name`.
-    """
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", value
-
-
-def _check_bounds(name: str, value: Any, default: Any) -> None:
-    low, high = BOUNDS.get(name.rpartition(".")[2], (-math.inf, math.inf))
+def _check_bounds(
+    name: str, value: Any, default: Any, bounds: Mapping[str, tuple[int, int]]
+) -> None:
+    low, high = bounds.get(name.rpartition(".")[2], (-math.inf, math.inf))
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue

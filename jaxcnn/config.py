@@ -177,7 +177,7 @@ class OptimizerConfig(_Config):
     milestones: tuple[int, ...] = (32_000, 48_000)
     """Steps at which the "step" schedule multiplies the rate by `gamma`.
 
-    They are iterations, never epochs.
+    They are iterations, never epochs. Those at the last step or beyond it change nothing.
     """
     gamma: float = 0.1
     warmup_lr: float | None = None

@@ -23,48 +23,23 @@ COLUMNS = (60, 100)
 """Minimum and maximum columns of the text."""
 _FLAG_COLUMNS = 27
 """Columns of a flag and its values. Longer ones have a line of their own."""
-GROUPS: dict[str, tuple[str, ...]] = {
-    "model": (
-        *("width", "widths", "hidden", "depth", "code", "shortcut", "bn_group", "kernel_init"),
-        *("dropout", "freeze", "shortcut_padding"),
-    ),
-    "optimizer": (
-        *("optimizer", "schedule", "momentum", "milestones", "warmup_depth", "warmup_lr"),
-        *("weight_decay", "decoupled_decay", "decay_mask", "ema_decay", "lr_1998", "bias_rate"),
-        *("backbone_rate", "class_weight", "smoothing", "whitening_epochs", "whitening_images"),
-    ),
-    "images and augmentation": (
-        *("subtract_mean", "divide_std", "size", "resize", "interpolation", "crop", "min_area"),
-        *("padding", "pad_value", "flip", "translate", "skip_broken"),
-    ),
-    "evaluation": (
-        *("validation", "num_validation", "test", "eval_split", "eval_every", "epoch"),
-        *("train_metrics", "recompute_batch_stats", "test_batch", "views", "target", "worst"),
-    ),
-    "devices": ("strategy", "devices", "dtype", "memory"),
-    "several hosts": ("coordinator", "num_processes", "process_id"),
-    "files": ("data_dir", "out", "format", "keep_every", "tensorboard", "plot_only"),
-}
-"""Names of the options in each group, for all scripts. Others are everyday options."""
-DESCRIPTIONS: dict[str, str] = {
-    "batch_size": "Images a step, over all devices.",
-    "data_dir": "Folder in which data are looked for first; None is the default folders alone.",
-    "dataset": "Data set: digits, mnist, fashion_mnist, cifar10, cifar100 or svhn_cropped.",
-    "divide_std": "Divide images by the standard deviation of each channel.",
-    "dtype": "Numbers of activations and products. Parameters are float32.",
-    "eval_every": "Steps between evaluations, rows and checkpoints; None is an epoch.",
-    "flip": "Mirror training images left to right, each with probability 1/2.",
-    "learning_rate": "Learning rate, before its schedule lowers it.",
-    "momentum": "Momentum, the share of the last step that is kept.",
-    "num_steps": "Training steps of a run.",
-    "out": "Folder for tables, figures and runs.",
-    "plot_only": "Draw tables and figures from the runs in --out, and train nothing.",
-    "preset": "Set of defaults.",
-    "tensorboard": "Write event files for TensorBoard too, in the folder of each run.",
-    "weight_decay": "Coefficient of weight decay (L2), added to the gradient.",
-    "width": "Filters of the first stage.",
-}
-"""Descriptions of options whose fields have none, by name, for all scripts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedOptions:
+    """What is common to the options of several scripts, by the names of their fields.
+
+    Attributes:
+      groups: title of a group of the help -> names of its options. Others are everyday options.
+      descriptions: of options whose fields have none.
+      bounds: minimum and maximum of integer options.
+      exclusive: pairs of options of which one replaces the other.
+    """
+
+    groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    descriptions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    bounds: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    exclusive: Sequence[tuple[str, str]] = ()
 
 
 class Option(NamedTuple):
@@ -86,7 +61,12 @@ class Option(NamedTuple):
 
 
 def format_help(
-    presets: Mapping[str, Any], default: Any, description: str | None, columns: int
+    presets: Mapping[str, Any],
+    default: Any,
+    description: str | None,
+    columns: int,
+    shared: SharedOptions | None = None,
+    implied: Mapping[str, str] | None = None,
 ) -> str:
     """Return the text of `--help`.
 
@@ -95,9 +75,17 @@ def format_help(
       default: the preset whose defaults are printed.
       description: docstring of the script. Its first line and its commands are printed.
       columns: of the terminal.
+      shared: groups and descriptions of options.
+      implied: option -> preset that it selects. Its defaults are printed too, where they differ.
     """
     columns = min(max(columns, COLUMNS[0]), COLUMNS[1])
-    options = list(list_options(default))
+    shared = shared or SharedOptions()
+    options = list(list_options(default, shared))
+    others = {
+        f"with --{name.replace('_', '-')}": dict(option_values(presets[preset]))
+        for name, preset in (implied or {}).items()
+        if presets[preset] is not default
+    }
     command = command_of(description)
     positional = "".join(
         f" [{option.invocation}]" for option in options if not option.invocation.startswith("-")
@@ -107,13 +95,25 @@ def format_help(
     if len(presets) > 1:
         name = next(name for name, preset in presets.items() if preset is default)
         title = f"options (defaults of --preset {name}; --preset NAME --help shows another's)"
-    titles = list(dict.fromkeys(["", *GROUPS, *(option.group for option in options)]))
+        for flag, preset in (implied or {}).items():
+            flag = f"--{flag.replace('_', '-')}"
+            text = f"With {flag} the defaults are those of --preset {preset}"
+            text += ", unless another --preset is there."
+            if presets[preset] is not default:
+                text += f' Those that differ are marked "with {flag}".'
+            lines += ["", *textwrap.wrap(text, columns)]
+    titles = list(dict.fromkeys(["", *shared.groups, *(option.group for option in options)]))
     for group in titles:
         entries = [option for option in options if option.group == group]
         if entries:
             lines += ["", f"{group or title}:"]
             for option in entries:
-                lines += _entry(option, columns)
+                differing = {
+                    condition: values[option.name]
+                    for condition, values in others.items()
+                    if values[option.name] != option.default and option.name != "preset"
+                }
+                lines += _entry(option, columns, differing)
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -133,18 +133,32 @@ def command_of(description: str | None) -> str:
     return collections.Counter(commands).most_common(1)[0][0]
 
 
-def list_options(default: Any) -> Iterator[Option]:
+def list_options(default: Any, shared: SharedOptions | None = None) -> Iterator[Option]:
     """Yield the options of an instance, in the order of the help.
 
     An option with one choice is left out: there is nothing to choose.
 
     Args:
       default: dataclass with the defaults. Dataclasses in it are groups of their own.
+      shared: groups and descriptions of options.
     """
-    yield from _options(default, "", "")
+    yield from _options(default, "", "", shared or SharedOptions())
 
 
-def _options(default: Any, prefix: str, group: str) -> Iterator[Option]:
+def option_values(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of the options of an instance.
+
+    The options of a group have names such as `group.name`.
+    """
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from option_values(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def _options(default: Any, prefix: str, group: str, shared: SharedOptions) -> Iterator[Option]:
     hints = typing.get_type_hints(type(default), include_extras=True)
     documented = _field_docs(type(default))
     fields = {field.name for field in dataclasses.fields(default)}
@@ -152,12 +166,13 @@ def _options(default: Any, prefix: str, group: str) -> Iterator[Option]:
     names += [name for name in hints if name in fields and name not in documented]
     for name in sorted(names, key=lambda name: name != "preset"):
         value, hint = getattr(default, name), hints[name]
-        text = documented.get(name) or ("" if prefix else DESCRIPTIONS.get(name, ""))
+        text = documented.get(name) or ("" if prefix else shared.descriptions.get(name, ""))
         if dataclasses.is_dataclass(value):
             about = (inspect.getdoc(type(value)) or "").split("\n")[0].rstrip(".")
-            yield from _options(value, f"{prefix}{name}.", f"{name} ({about})" if about else name)
+            title = f"{name} ({about})" if about else name
+            yield from _options(value, f"{prefix}{name}.", title, shared)
         elif len(typing.get_args(hint)) != 1 or typing.get_origin(hint) is not Literal:
-            in_group = next((key for key, keys in GROUPS.items() if name in keys), "")
+            in_group = next((key for key, keys in shared.groups.items() if name in keys), "")
             invocation = _invocation(prefix + name, hint)
             yield Option(group or in_group, prefix + name, invocation, text, value)
 
@@ -235,12 +250,20 @@ def _format_default(value: Any) -> str:
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def _entry(option: Option, columns: int) -> list[str]:
-    """Return the lines of an option."""
+def _entry(option: Option, columns: int, differing: Mapping[str, Any]) -> list[str]:
+    """Return the lines of an option.
+
+    Args:
+      option: to describe.
+      columns: of the text.
+      differing: condition -> the default under it.
+    """
     text = option.description
     # An ellipsis stays.
     text = text if text.endswith("..") else text.removesuffix(".")
-    text = f"{text} (default: {_format_default(option.default)})".lstrip()
+    defaults = [_format_default(option.default)]
+    defaults += [f"{condition}: {_format_default(value)}" for condition, value in differing.items()]
+    text = f"{text} (default: {'; '.join(defaults)})".lstrip()
     indent = " " * (_FLAG_COLUMNS + 3)
     lines = textwrap.wrap(
         text,

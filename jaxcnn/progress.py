@@ -17,6 +17,12 @@ from typing import Any, TextIO
 
 from jaxcnn.arguments import ArgumentError, format_value
 
+QUEUE = 32
+"""Maximum number of programs that XLA has started on a CPU and not finished.
+
+So many steps are counted before the first of them is computed.
+"""
+
 
 class SafeStream:
     """Text stream whose failures are ignored.
@@ -145,7 +151,7 @@ class Progress:
         if self.num_advances == 1:
             self.first_units, self.first_time = units, time.monotonic()
         if self.bar is not None:
-            position = f"{self.remaining_time()} left, {position}"
+            position = f"{self._time_left()}, {position}"
             self.bar.set_postfix_str(position, refresh=False)
             self.bar.update(units)
         elif time.monotonic() - self.last_line_time > self.every:
@@ -175,25 +181,28 @@ class Progress:
             return
         self.last_line_time = time.monotonic()
         percent = 100 * self.done / self.total
-        print(
-            f"{percent:3.0f}%  {self.remaining_time():>8} left  {line}", file=self.file, flush=True
-        )
+        print(f"{percent:3.0f}%  {self._time_left():>13}  {line}", file=self.file, flush=True)
 
-    def remaining_time(self) -> str:
+    def remaining_time(self) -> str | None:
         """Return the remaining time at the rate so far, as `format_duration` does.
 
-        The first units, which a compilation precedes, do not count in the rate. It is "?" before
-        that can be told: until 20 later calls of `advance`, or a hundredth of the work.
+        The first units, which a compilation precedes, do not count in the rate. It is None before
+        there is a rate: until 20 later calls of `advance`, or a hundredth of the work.
         """
-        advanced = self.done - self.skipped
-        elapsed = time.monotonic() - self.start_time
-        if self.num_advances > 1:
-            advanced -= self.first_units
-            elapsed = time.monotonic() - self.first_time
+        if self.done >= self.total:
+            return format_duration(0)
+        if self.num_advances < 2:
+            return None
+        advanced = self.done - self.skipped - self.first_units
+        elapsed = time.monotonic() - self.first_time
         is_early = self.num_advances <= 20 and advanced < self.total / 100
         if advanced <= 0 or is_early:
-            return "?"
+            return None
         return format_duration((self.total - self.done) * elapsed / advanced)
+
+    def _time_left(self) -> str:
+        remaining = self.remaining_time()
+        return "estimating" if remaining is None else f"{remaining} left"
 
     def __enter__(self) -> Progress:
         return self
@@ -206,8 +215,9 @@ class Progress:
 class TrainProgress:
     """Progress of one run: "compiling", then steps, their rate and the remaining time.
 
-    It is a bar of tqdm on a terminal and in a notebook, and plain lines elsewhere. The rate counts
-    from the end of the first step, which includes the compilation.
+    It is a bar of tqdm on a terminal and in a notebook, and plain lines elsewhere. There is no rate
+    before some steps after the first, which includes the compilation. From the second row on, the
+    rate includes the evaluations.
 
     Args:
         first: the step that the run starts from.
@@ -237,8 +247,13 @@ class TrainProgress:
         self.step, self.num_steps, self.every = first, num_steps, every
         self.file: Any = SafeStream(file or sys.stderr)
         self.quiet = quiet
-        # Step and time from which the rate is measured.
-        self.origin: tuple[int, float] | None = None
+        self.rate: float | None = None
+        # Steps and times: of the first call, of the first call with a full queue, of the first row.
+        self._first: tuple[int, float] | None = None
+        self._full: tuple[int, float] | None = None
+        self._row: tuple[int, float] | None = None
+        # Calls since the last step that is known to be computed.
+        self._num_calls = 0
         self.last_line_time = -math.inf
         options = {
             "total": num_steps,
@@ -253,29 +268,52 @@ class TrainProgress:
         self._show("compiling")
 
     def advance(self, step: int) -> None:
-        """Show a finished step."""
+        """Show a step that is finished, or that XLA has in its queue."""
         if self.quiet:
             return
-        now = time.monotonic()
-        is_first = self.origin is None
-        origin_step, origin_time = self.origin = self.origin or (step, now)
-        rate = (step - origin_step) / max(now - origin_time, 1e-9)
+        is_first = self._first is None
         previous, self.step = self.step, step
+        self._first = self._first or self._now()
+        self._num_calls += 1
+        # With a full queue a call takes as long as a step.
+        if self._num_calls > QUEUE and self._full is None:
+            self._full = self._now()
+        elif self._full is not None and self._row is None:
+            self._measure(self._full)
         text = ""
-        if rate > 0:
-            left = format_duration((self.num_steps - step) / rate)
-            text = f"{_format_rate(rate)}, {left} left"
+        if self.rate is not None:
+            left = format_duration((self.num_steps - step) / self.rate)
+            text = f"{_format_rate(self.rate)}, {left} left"
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(step - previous)
         if self.bar is None or is_first:
             self._show(text)
 
+    def wait(self) -> None:
+        """Count that all steps are computed, and none is in XLA's queue."""
+        self._num_calls, self._full = 0, None
+        if self._row is None and self._first is not None:
+            self._measure(self._first)
+
+    def _now(self) -> tuple[int, float]:
+        return self.step, time.monotonic()
+
+    def _measure(self, origin: tuple[int, float]) -> None:
+        """Set the rate to that of the steps since a step and time."""
+        step, seconds = self.step - origin[0], time.monotonic() - origin[1]
+        if step > 0 and seconds > 0:
+            self.rate = step / seconds
+
     def pause(self) -> None:
         """Remove the bar from the terminal, so that the caller's lines have one of their own.
 
-        The next step shows it again.
+        It is called at each row. The next step shows the bar again.
         """
+        if self._row is None:
+            self._row = self._now()
+        else:
+            self._measure(self._row)
         if self.bar is not None and isinstance(self.bar, _bar_class()):
             self.bar.clear()
 

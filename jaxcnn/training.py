@@ -609,6 +609,7 @@ def _train_loop(
                     if has_stopped or is_complete or is_interrupted():
                         break
                 state = strategy.fetch(placed)
+                progress.wait()
                 seconds, row = time.perf_counter() - start_time, None
                 # Saved before it is evaluated, which a second interrupt may end.
                 if not has_stopped and not is_complete:

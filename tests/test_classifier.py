@@ -246,7 +246,7 @@ def test_a_run_of_ones_own_model_and_data(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_on_a_folder_of_pictures_needs_the_folder_alone(tmp_path):
+def test_a_run_on_a_folder_of_images_needs_the_folder_alone(tmp_path):
     """`train` writes down the names of its classes, of any letters."""
     rng = np.random.default_rng(0)
     for name in ('猫 "x"', "lime"):

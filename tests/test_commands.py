@@ -12,7 +12,7 @@ import pytest
 
 import experiments
 from experiments import __main__ as listing
-from jaxcnn import cli
+from jaxcnn import cli, option_help
 
 ROOT = Path(experiments.__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("experiments/results/**/*.md")]
@@ -104,7 +104,7 @@ def test_every_flag_of_the_documentation_is_one_of_a_script(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     known = set(OTHER_FLAGS)
     for name in {name for (name, _), _ in COMMANDS} - WITHOUT_OPTIONS:
-        for option, value in cli._fields(_options(name, [], monkeypatch)):
+        for option, value in option_help.option_values(_options(name, [], monkeypatch)):
             known.add(cli.flag_name(option))
             if isinstance(value, bool):
                 known.add(cli.flag_name(f"no_{option}"))

@@ -220,10 +220,10 @@ def made(folder: Path) -> tuple[Any, ...]:
     (folder / "run").mkdir()
     (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "rate": 0.1}\n')
     for part in "ab":
-        (folder / "pictures" / part).mkdir(parents=True)
+        (folder / "images" / part).mkdir(parents=True)
         for number in range(5):
             Image.fromarray(images[number + 5 * (part == "b"), :, :, 0]).save(
-                folder / "pictures" / part / f"{number}.png"
+                folder / "images" / part / f"{number}.png"
             )
     return folder, data, config, model, tx, state, normed, other
 
@@ -366,7 +366,7 @@ def calls(
         "image_folder": (
             jc.image_folder,
             {
-                "path": folder / "pictures",
+                "path": folder / "images",
                 "size": 8,
                 "resize": 10,
                 "validation": 0.2,

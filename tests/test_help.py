@@ -14,6 +14,8 @@ import pytest
 from test_commands import ROOT, WITHOUT_OPTIONS, _options
 
 from experiments.__main__ import commands
+from experiments._options import SHARED
+from experiments.finetune.options import PRESETS
 from jaxcnn import cli, option_help
 
 NAMES = sorted(set(commands()) - WITHOUT_OPTIONS)
@@ -68,10 +70,12 @@ def test_every_option_of_a_script_is_explained_in_short_lines(name, monkeypatch,
     preset = typing.get_type_hints(type(options))["preset"]
     # A preset without another is left out.
     without = {"preset"} if len(typing.get_args(preset)) == 1 else set()
-    flags = {key: value for key, value in cli._fields(options) if key not in without}
+    flags = {key: value for key, value in option_help.option_values(options) if key not in without}
     positional = {"images": "PATH"} if name == "predict" else {}
     assert set(found) == {positional.get(key, key.replace("_", "-")) for key in flags}
-    descriptions = {option.name: option.description for option in option_help.list_options(options)}
+    descriptions = {
+        option.name: option.description for option in option_help.list_options(options, SHARED)
+    }
     for key, value in flags.items():
         entry, words = found[positional.get(key, key.replace("_", "-"))], descriptions[key]
         assert len(words.split()) >= 2, entry
@@ -164,12 +168,52 @@ inner (Numbers of a part):
 """
 
 
+SAMPLE_SHARED = option_help.SharedOptions(
+    groups={"files": ("out",)},
+    descriptions={"preset": "Set of defaults.", "out": "Folder for tables, figures and runs."},
+)
+
+
 def test_the_text_of_a_class_of_options():
     presets = {"a": _Sample(), "b": _Sample(preset="b", inner=_Inner(7))}
     about = (
         "Title over\ntwo lines.\n\n    python -m experiments.mine --shared 3    says this\n\nMore."
     )
-    assert option_help.format_help(presets, presets["b"], about, 100) == SAMPLE
+    assert option_help.format_help(presets, presets["b"], about, 100, SAMPLE_SHARED) == SAMPLE
+
+
+def test_defaults_of_a_preset_that_an_option_selects():
+    """Without another preset, `--shared` selects b: both defaults are in the help."""
+    presets = {"a": _Sample(), "b": _Sample(preset="b", pair=(2, 3.5), inner=_Inner(7))}
+    implied = {"shared": "b"}
+
+    def text(preset):
+        return option_help.format_help(presets, presets[preset], None, 100, implied=implied)
+
+    found, _ = entries(text("a"))
+    assert found["pair"].endswith("(default: 1 2.5; with --shared: 2 3.5)")
+    assert found["inner.points"].endswith("(default: 3; with --shared: 7)")
+    assert found["shared"].endswith("(default: 5)")
+    assert found["preset"].endswith("(default: a)")
+    assert "With --shared the defaults are those of --preset b" in text("a")
+    assert "(default: 2 3.5)" in text("b")
+    assert "with --shared:" not in text("b")
+    assert cli.parse(presets, ["--shared", "1"], implied=implied).pair == (2, 3.5)
+    assert cli.parse(presets, ["--shared=1", "--preset", "a"], implied=implied).pair == (1, 2.5)
+    assert cli.parse(presets, [], implied=implied).pair == (1, 2.5)
+
+
+def test_the_help_of_fine_tuning_has_the_defaults_of_the_users_images(monkeypatch, capsys):
+    text = help_of("finetune", 100, monkeypatch, capsys)
+    assert "With --images the defaults are those of --preset own" in " ".join(text.split())
+    found, _ = entries(text)
+    own, photographs = PRESETS["own"], PRESETS["photographs"]
+    for name, value in option_help.option_values(photographs):
+        differs = getattr(own, name) != value and name != "preset"
+        assert ("with --images: " in found[name.replace("_", "-")]) == differs
+    assert found["model"].endswith("(default: resnet20; with --images: resnet18)")
+    assert found["learning-rate"].endswith("(default: 0.1; with --images: 0.01)")
+    assert found["size"].endswith("(default: 48; with --images: None)")
 
 
 def test_help_is_printed_before_options_are_read(capsys):

@@ -25,6 +25,7 @@ import jax
 import pytest
 
 import experiments
+from experiments._options import SHARED
 from jaxcnn import cli
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.config import (
@@ -61,8 +62,8 @@ def scripts():
     files = [
         path
         for path in Path(experiments.__file__).parent.rglob("*.py")
-        if path.name != "_common.py"
-        and any(call in path.read_text() for call in ("cli.parse(", "run_study(PRESETS"))
+        if path.name not in ("_common.py", "_options.py")
+        and any(call in path.read_text() for call in ("parse_options(", "run_study(PRESETS"))
     ]
     for path in sorted(files):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -87,7 +88,7 @@ def said(error):
 @pytest.mark.parametrize("script", list(scripts()))
 def test_every_integer_option_of_every_script_has_bounds(script, capsys, tmp_path):
     found = list(integers(script.Options))
-    assert {name.rpartition(".")[2] for name in found} <= set(cli.BOUNDS)
+    assert {name.rpartition(".")[2] for name in found} <= set(SHARED.bounds)
     for name in found:
         for value in (-(10**9), 10**18):
             began = time.monotonic()

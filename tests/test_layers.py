@@ -31,7 +31,12 @@ ONLY_IN = {
     "IPython": "progress",
     "scipy": "tables data classifier",
 }
-ONLY_IN |= {"tensorflow_datasets": "data", "array_record": "data", "sklearn": "data", "PIL": "data"}
+ONLY_IN |= {
+    "tensorflow_datasets": "data",
+    "array_record": "data",
+    "sklearn": "data",
+    "PIL": "data plots",
+}
 ONLY_IN |= {"safetensors": "weights", "huggingface_hub": "weights", "tensorboardX": "tensorboard"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -15,7 +15,7 @@ import pytest
 import jaxcnn as jc
 from jaxcnn import progress as progress_module
 from jaxcnn import runs
-from jaxcnn.progress import Progress, TrainProgress, format_duration
+from jaxcnn.progress import QUEUE, Progress, TrainProgress, format_duration
 from jaxcnn.shutdown import GracefulShutdown, interactive_interrupt
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -208,9 +208,40 @@ def test_the_bar_says_compiling_then_steps_rate_and_time_left(clock):
         progress.advance(1)
         # No rate is known yet, and that of the compilation never counts.
         assert last_line(out).endswith("| 1/600 steps")
-        clock.seconds += 2
+        clock.seconds += 1.8
+        progress.advance(10)
+        assert last_line(out).endswith("| 10/600 steps")
+        progress.wait()
+        # The first evaluation is compiled too.
+        clock.seconds += 20
+        progress.pause()
+        clock.seconds += 0.2
         progress.advance(11)
         assert last_line(out).endswith("| 11/600 steps, 5 steps/s, 01:58 left")
+        clock.seconds += 1.8
+        progress.advance(20)
+        progress.wait()
+        # An evaluation takes a third of the time.
+        clock.seconds += 1
+        progress.pause()
+        clock.seconds += 1
+        progress.advance(30)
+        assert last_line(out).endswith("| 30/600 steps, 3.33 steps/s, 02:51 left")
+
+
+@pytest.mark.parametrize("is_asynchronous", [True, False])
+def test_steps_in_the_queue_are_no_rate(clock, is_asynchronous):
+    """XLA accepts 32 steps before it computes the first one, which took the rate of a second."""
+    out = Terminal()
+    with TrainProgress(0, 1000, file=out) as progress:
+        clock.seconds += 40
+        for step in range(1, 101):
+            clock.seconds += 2 if step > QUEUE + 1 or not is_asynchronous else 0.01
+            progress.advance(step)
+            text = last_line(out).split("steps, ")[1:]
+            assert text == (
+                [] if step < 34 else [f"2 s/step, {format_duration(2 * (1000 - step))} left"]
+            )
 
 
 def test_a_resumed_run_counts_from_where_it_began(clock):
@@ -219,10 +250,14 @@ def test_a_resumed_run_counts_from_where_it_began(clock):
         for step in (101, 102):
             clock.seconds += 8
             progress.advance(step)
+            progress.wait()
+        clock.seconds += 8
+        progress.advance(103)
     assert out.getvalue().splitlines() == [
         "100/200 steps, compiling",
         "101/200 steps",
-        "102/200 steps, 8 s/step, 13:04 left",
+        "102/200 steps",
+        "103/200 steps, 8 s/step, 12:56 left",
     ]
 
 

@@ -73,7 +73,7 @@ def test_a_surface_shows_its_path_start_end_and_minimum():
     assert not overlapping(figure)
 
 
-def test_a_path_that_diverges_leaves_the_picture_at_its_edge():
+def test_a_path_that_diverges_leaves_the_image_at_its_edge():
     (axis,) = optimizer_paths([surface(0.13, window=WINDOW)]).axes
     walked = path(0.13)  # w_2 is 1, -1.6, 2.56: out through the upper edge
     assert axis.get_ylim() == (-2, 2)
@@ -86,7 +86,7 @@ def test_a_path_that_diverges_leaves_the_picture_at_its_edge():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("last", [1e300, float("inf"), float("nan")])
-def test_numbers_beyond_all_bounds_do_not_harm_the_picture(last, tmp_path):
+def test_numbers_beyond_all_bounds_do_not_harm_the_image(last, tmp_path):
     wild = Surface("", bowl, [[-2.0, 1.0], [1.0, -1.0], [last, last]], "", "", window=WINDOW)
     figure = optimizer_paths([wild])
     figure.savefig(tmp_path / "figure.png")

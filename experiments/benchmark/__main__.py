@@ -12,6 +12,7 @@ from typing import Any, Literal
 import experiments.benchmark as package
 import jaxcnn as jc
 from experiments._common import DeviceOptions, FigureOptions
+from experiments._options import parse_options
 from experiments.benchmark import pytorch, report, timing
 from experiments.benchmark.workload import (
     IMAGENET,
@@ -126,7 +127,7 @@ def batch_size(options: Options, name: str, strategy: parallel.Strategy) -> int:
 def main(args: list[str] | None = None) -> int:
     """Measure the networks of the command line, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, description=package.__doc__)
+        options = parse_options(PRESETS, args, description=package.__doc__)
         strategy = options.make_strategy()
         check_options(options, strategy)
         options.out.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ def time_train(workload: Workload, num_steps: int) -> TimedRun:
     rows = jc.train(*pieces, strategy=workload.strategy, progress=False)
 
     def run(k: int) -> float:
-        assert k == num_steps, "fit's rows are of as many steps as were said at its start"
+        assert k == num_steps, "each call is of num_steps steps"
         row = next(rows)[1] or {}
         return config.batch_size * k / row["images_per_second"]
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import experiments.filters as about
 import jaxcnn as jc
 from experiments._common import FigureOptions
+from experiments._options import parse_options
 from experiments.filters import figures
 from jaxcnn import cli
 from jaxcnn.config import check_choice
@@ -63,7 +64,7 @@ def load_photograph(options: Options) -> jax.Array:
 def main(args: list[str] | None = None) -> int:
     """Draw the figures, and return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"photograph": Options()}, args, description=about.__doc__)
+        options = parse_options({"photograph": Options()}, args, description=about.__doc__)
         names = [check_choice("figure", name, FIGURES) for name in options.figures]
         if options.size % 8 or options.size < 64:
             raise jc.ArgumentError(

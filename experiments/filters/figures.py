@@ -11,7 +11,7 @@ import numpy as np
 from experiments.filters import ops
 from jaxcnn import plots
 
-PICTURE = np.array(
+SMALL_IMAGE = np.array(
     [[1, 1, 2, 8, 9], [1, 1, 2, 9, 8], [1, 2, 7, 9, 9], [2, 1, 8, 9, 8], [1, 2, 9, 8, 9]],
     np.float32,
 )
@@ -104,15 +104,15 @@ def convolve(image: np.ndarray, *kernels: np.ndarray) -> np.ndarray:
 def steps_figure(image: jax.Array) -> Any:
     """Return three of the positions of the kernel."""
     kernel = ops.FILTERS["Sobel x"]
-    output = convolve(PICTURE, kernel)[..., 0]
+    output = convolve(SMALL_IMAGE, kernel)[..., 0]
     rows = []
     for y, x in ((0, 0), (0, 1), (2, 2)):
-        patch = PICTURE[y : y + 3, x : x + 3]
+        patch = SMALL_IMAGE[y : y + 3, x : x + 3]
         partial = np.where(np.arange(9).reshape(3, 3) <= 3 * y + x, output, np.nan)
         is_first = not rows
         row = [
             plots.Tile(
-                PICTURE, "image" * is_first, frames=[plots.Frame(y, x, 3, 3)], **NUMBER_STYLE
+                SMALL_IMAGE, "image" * is_first, frames=[plots.Frame(y, x, 3, 3)], **NUMBER_STYLE
             ),
             "→",
             plots.Tile(patch, "patch" * is_first, **NUMBER_STYLE),
@@ -134,13 +134,13 @@ def steps_figure(image: jax.Array) -> Any:
 def product_figure(image: jax.Array) -> Any:
     """Return the patches as rows of a matrix, times kernels as columns."""
     kernels = [ops.FILTERS[name] for name in ("Sobel x", "Laplacian")]
-    matrix = np.asarray(ops.patches(jnp.asarray(PICTURE)[..., None], (3, 3))).reshape(9, 9)
+    matrix = np.asarray(ops.patches(jnp.asarray(SMALL_IMAGE)[..., None], (3, 3))).reshape(9, 9)
     columns = np.stack([kernel.ravel() for kernel in kernels], -1)  # [9, 2]
-    output = convolve(PICTURE, *kernels)
+    output = convolve(SMALL_IMAGE, *kernels)
     colors = plots.COLORS[1], plots.COLORS[2]
     image_frames = [plots.Frame(0, 0, 3, 3, colors[0]), plots.Frame(2, 2, 3, 3, colors[1])]
     row = [
-        plots.Tile(PICTURE, "image", frames=image_frames, share=0.6, **NUMBER_STYLE),
+        plots.Tile(SMALL_IMAGE, "image", frames=image_frames, share=0.6, **NUMBER_STYLE),
         "→",
         plots.Tile(
             matrix,
@@ -171,10 +171,10 @@ def sizes_figure(image: jax.Array) -> Any:
     cells = []
     for stride, padding in SIZES:
         count = ops.output_size(5, 3, stride, padding)
-        padded = np.pad(PICTURE, padding)
+        padded = np.pad(SMALL_IMAGE, padding)
         kernel = jnp.asarray(ops.FILTERS["box blur"])[..., None, None]
         output = np.asarray(
-            ops.convolution(jnp.asarray(PICTURE)[..., None], kernel, stride, padding)
+            ops.convolution(jnp.asarray(SMALL_IMAGE)[..., None], kernel, stride, padding)
         )[..., 0]
         last = stride * (count - 1)
         blue, orange, green = plots.COLORS[0], plots.COLORS[1], plots.COLORS[2]

@@ -18,8 +18,8 @@ repository of the Hugging Face Hub (`pip install "jaxcnn[hub]"`), which brings t
 constants of its images along. Without weights the network starts from random numbers, which takes
 far more images.
 
-With `--images` the preset is `own`, which has other defaults than the photographs:
-`--preset own --help` shows them.
+With `--images` the preset is `own`, which has other defaults than the photographs: `--help` shows
+both.
 
 Without arguments the images are squares of 48 pixels from three photographs that scikit-learn and
 matplotlib provide. The task is to find the photograph of a square. Training squares are from the

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import experiments.finetune as about
 import jaxcnn as jc
 from experiments._common import StepProgress
+from experiments._options import parse_options
 from experiments.finetune.images import (
     START_FILE,
     data_digest,
@@ -45,9 +45,7 @@ from jaxcnn.weights.files import find_file
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(
-            PRESETS, add_preset(sys.argv[1:] if args is None else args), description=about.__doc__
-        )
+        options = parse_options(PRESETS, args, about.__doc__, implied={"images": "own"})
         check(options)
         options = with_preprocessing(options)
         data, names = load_data(options)
@@ -74,17 +72,6 @@ def main(args: list[str] | None = None) -> int:
             )
         print(f"python -m experiments.predict --run {options.out} image.jpg    classifies others")
     return 0
-
-
-def add_preset(args: Sequence[str]) -> list[str]:
-    """Return the arguments with the preset that they imply.
-
-    It is `own` if there are images of one's own, else the first.
-    """
-    if any(arg.split("=")[0] == "--preset" for arg in args):
-        return list(args)
-    has_images = any(arg.split("=")[0] == "--images" for arg in args)
-    return ["--preset", "own" if has_images else "photographs", *args]
 
 
 def load_data(options: Options) -> tuple[jc.Dataset, dict[str, tuple[str, ...]]]:

@@ -27,7 +27,8 @@ class Options(DeviceOptions, FigureOptions):
     """
 
     preset: Literal["photographs", "cifar10", "own"] = "own"
-    """photographs: squares of three photographs. cifar10: a folder of CIFAR-10. own: --images."""
+    """photographs: squares of three photographs. cifar10: a folder of CIFAR-10. own: a folder of
+    yours, --images."""
     images: Path | None = None
     """Folder with one directory for each class; None is what the preset writes."""
     model: str = "resnet18"

@@ -69,7 +69,7 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Images of each animal."""
     first_steps: int = 1200
     """Training steps on the animals."""
-    pictures: tuple[int, ...] = (10, 100)
+    images: tuple[int, ...] = (10, 100)
     """Numbers of training images of each vehicle."""
     held: int = 250
     """Test images of each class."""
@@ -140,7 +140,7 @@ def run_configs(options: Options) -> dict[str, tuple[jc.ExperimentConfig, int]]:
     freeze = {"scratch": (), "head": backbone, "all": ()}
     return {
         f"{start}-{n}-seed{seed}": (jc.override(shared, freeze=freeze[start], seed=seed), n)
-        for seed, n, start in itertools.product(options.run_seeds(), options.pictures, STARTS)
+        for seed, n, start in itertools.product(options.run_seeds(), options.images, STARTS)
     }
 
 
@@ -161,7 +161,7 @@ def train_missing(options: Options, data: jc.Dataset, progress: Progress, stop: 
     if not _run(first_config, animals, options.out / "animals", **kwargs):
         return False
     weights_file = export_animals(options, first_config, animals)
-    vehicles = class_subset(data, VEHICLES, max(options.pictures), options.held)
+    vehicles = class_subset(data, VEHICLES, max(options.images), options.held)
     model = runs.model_and_optimizer(base_config(options), len(VEHICLES))[0]
     variables = load_weights(model, weights_file, (32, 32, 3))
     is_complete = True
@@ -224,7 +224,7 @@ def draw(options: Options) -> None:
         groups.setdefault((int(n), start), []).append(run)
     order = sorted(groups, key=lambda key: (key[0], list(STARTS).index(key[1])))
     table = [
-        {"begins": STARTS[start], "pictures": n} | runs.aggregate_seeds(groups[n, start])
+        {"start": STARTS[start], "images": n} | runs.aggregate_seeds(groups[n, start])
         for n, start in order
     ]
     tables.write_table(options.out, table, [protocol_note(groups[order[0]][0].config)])
@@ -249,7 +249,7 @@ def bar_heights(table: list[dict[str, Any]], key: str) -> dict[str, dict[str, fl
     """Return bars: images -> start -> a column of the table."""
     bars: dict[str, dict[str, float]] = {}
     for row in table:
-        bars.setdefault(f"{row['pictures']}", {})[row["begins"]] = row[key]
+        bars.setdefault(f"{row['images']}", {})[row["start"]] = row[key]
     return bars
 
 
@@ -259,7 +259,7 @@ def protocol_note(config: jc.ExperimentConfig) -> str:
         f"CIFAR-10's {len(VEHICLES)} vehicles, {config.model} of width "
         f"{config.model_kwargs['width']}, {config.train.num_steps} steps of "
         f"{config.train.batch_size} images at rate {config.optimizer.learning_rate:g} "
-        "(cosine, not searched). `pictures` of each class, others for each seed. Errors in percent "
+        "(cosine, not searched). `images` of each class, others for each seed. Errors in percent "
         "at the last "
         "step, with the half width of the mean's 95% interval over seeds."
     )

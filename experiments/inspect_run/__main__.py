@@ -12,6 +12,7 @@ from typing import Any
 
 import experiments.inspect_run as about
 from experiments._common import FigureOptions
+from experiments._options import parse_options
 from experiments.inspect_run.attribution import attribution_section
 from experiments.inspect_run.channels import channels_section
 from experiments.inspect_run.context import (
@@ -57,7 +58,7 @@ The part `own` is made whenever there is a user's image.
 def main(args: list[str] | None = None) -> int:
     """Write the page, and return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"look": Options()}, args, description=about.__doc__)
+        options = parse_options({"look": Options()}, args, description=about.__doc__)
         check(options)
         cli.enable_compilation_cache()
         context = load_context(options)

@@ -103,9 +103,7 @@ def attribution_section(context: RunContext) -> Section | None:
         if method in heats
     )
     question = (
-        "the class that the network said"
-        if context.user_image is None
-        else "each of the classes that it holds likeliest"
+        "the predicted class" if context.user_image is None else "each of the most probable classes"
     )
     text = [
         f"How much each place of an image contributes to {question}, by "

@@ -76,8 +76,8 @@ def _table_caption(context: RunContext, indices: np.ndarray) -> str:
         else f"the {num_wrong} mistakes"
     )
     return (
-        f"The table has {subset}, the surest first; an image's number is its place in the split, "
-        "from 0."
+        f"The table has {subset}, the most confident first; an image's number is its place in the "
+        "split, from 0."
     )
 
 
@@ -123,8 +123,8 @@ def _confusion_figure(context: RunContext) -> PageFigure:
         f"Confusion matrix: {np.trace(counts)} of {counts.sum()} images on the diagonal. {summary}"
     )
     text = (
-        "Confusion matrix. A row is a true class, and its numbers say what those images were "
-        f"taken for. {summary}"
+        "Confusion matrix. A row is a label, and its numbers are the predictions for its images. "
+        f"{summary}"
     )
     return PageFigure("confusion", plots.confusion(counts, context.classes), alt, text)
 
@@ -134,9 +134,9 @@ def _mistakes_figures(context: RunContext, indices: np.ndarray) -> list[PageFigu
     if not len(indices):
         return []
     captions = [
-        f"said {context.classes[context.predictions[i]]}, "
+        f"predicted {context.classes[context.predictions[i]]}, "
         f"{100 * context.probabilities[i, context.predictions[i]]:.0f}%\n"
-        f"is {context.classes[context.labels[i]]}, "
+        f"label {context.classes[context.labels[i]]}, "
         f"{100 * context.probabilities[i, context.labels[i]]:.0f}%"
         for i in indices
     ]
@@ -145,8 +145,8 @@ def _mistakes_figures(context: RunContext, indices: np.ndarray) -> list[PageFigu
         caption.replace("\n", " and ") for caption in captions
     )
     text = (
-        "The surest mistakes, in the order of the table, with the probabilities of the class said "
-        "and of the true one."
+        "The most confident mistakes, in the order of the table, with the probabilities of the "
+        "predicted class and of the label."
     )
     return [PageFigure("mistakes", figure, alt, text)]
 

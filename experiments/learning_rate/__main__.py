@@ -8,6 +8,7 @@ from types import ModuleType
 import experiments.learning_rate as package
 import jaxcnn as jc
 from experiments._common import run_parts
+from experiments._options import parse_options
 from experiments.learning_rate import edge, finder, schedules, sweep, theory
 from experiments.learning_rate.options import PRESETS, Options
 from jaxcnn import cli, tables
@@ -30,7 +31,7 @@ table and figures and returns its lines of the common table.
 def main(args: list[str] | None = None) -> int:
     """Train the missing runs, then draw; return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, description=package.__doc__)
+        options = parse_options(PRESETS, args, description=package.__doc__)
         parts = selected(options)
         cli.enable_compilation_cache()
         if not options.plot_only and not run_parts(parts, options, stop):

@@ -9,6 +9,7 @@ from typing import Any
 import experiments.loss_landscape as about
 import jaxcnn as jc
 from experiments._common import run_parts
+from experiments._options import parse_options
 from experiments.loss_landscape import line, measurements, path, plane, sharpness
 from experiments.loss_landscape.options import PRESETS, Options, check_runs
 from jaxcnn import cli, tables
@@ -25,7 +26,7 @@ columns of the common table by network.
 def main(args: list[str] | None = None) -> int:
     """Measure what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, description=about.__doc__)
+        options = parse_options(PRESETS, args, description=about.__doc__)
         parts = select_parts(options)
         cli.enable_compilation_cache()
         if not options.plot_only and not run_parts(parts, options, stop):

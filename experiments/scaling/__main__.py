@@ -15,6 +15,7 @@ import jax
 import experiments.scaling as package
 import jaxcnn as jc
 from experiments._common import FigureOptions
+from experiments._options import parse_options
 from experiments.scaling import compiled, projections, traffic
 from experiments.scaling.analytic import NormScope, communication_volume
 from jaxcnn import cli, tables
@@ -86,7 +87,7 @@ def check_options(options: Options) -> None:
 def main(args: list[str] | None = None) -> int:
     """Measure the selected parts, then draw, and return the exit code."""
     with cli.cli_errors():
-        options = cli.parse({"quick": Options()}, args, description=package.__doc__)
+        options = parse_options({"quick": Options()}, args, description=package.__doc__)
         check_options(options)
         options.out.mkdir(parents=True, exist_ok=True)
         if not options.plot_only:

@@ -8,6 +8,7 @@ from types import ModuleType
 import experiments.signal_propagation as about
 import jaxcnn as jc
 from experiments._common import run_parts
+from experiments._options import parse_options
 from experiments.signal_propagation import end, path, start
 from experiments.signal_propagation.options import PRESETS, Options
 from jaxcnn import cli, tables
@@ -24,7 +25,7 @@ its rows of the common table.
 def main(args: list[str] | None = None) -> int:
     """Train and measure what is missing, draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, description=about.__doc__)
+        options = parse_options(PRESETS, args, description=about.__doc__)
         parts = select_parts(options)
         cli.enable_compilation_cache()
         if not options.plot_only and not run_parts(parts, options, stop):

@@ -22,6 +22,7 @@ import jax
 import experiments.speedrun as package
 import jaxcnn as jc
 from experiments._common import FigureOptions, display_names
+from experiments._options import parse_options
 from experiments.speedrun.options import (
     TARGET_ACCURACY,
     Options,
@@ -49,7 +50,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax")
 def main(args: list[str] | None = None) -> int:
     """Train the missing runs, then draw, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(presets_for(jax.default_backend()), args, description=package.__doc__)
+        options = parse_options(
+            presets_for(jax.default_backend()), args, description=package.__doc__
+        )
         if not options.plot_only:
             check_options(options)
             cli.enable_compilation_cache()

@@ -20,6 +20,7 @@ damage     bytes flipped and files cut, emptied and removed in the newest step. 
 Expected: no promise broken, which is exit code 0. A broken promise is reported in one line, with
 exit code 1.
 
-It writes OUT/table.md, table.csv and trials.jsonl, a line a trial. The same command resumes where
+It writes OUT/table.md, table.csv, signals.png (how soon signals end a process) and trials.jsonl, a
+line a trial. The same command resumes where
 it was stopped. Trials in OUT are not repeated, so delete OUT to start from scratch.
 """

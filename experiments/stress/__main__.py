@@ -9,9 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import experiments.stress as package
+from experiments._options import parse_options
 from experiments.stress import damage, interrupts, kills
 from experiments.stress.options import PRESETS, Options, Trial, check
-from jaxcnn import cli, tables
+from jaxcnn import cli, plots, tables
 from jaxcnn.checkpoint import lock_folder
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_lines
@@ -35,7 +36,7 @@ def main(args: list[str] | None = None) -> int:
       The exit code: 1 if a promise was broken.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, description=package.__doc__)
+        options = parse_options(PRESETS, args, description=package.__doc__)
         check(options)
         with lock_folder(options.out):
             trials = run_trials(options, stop)
@@ -51,7 +52,12 @@ def main(args: list[str] | None = None) -> int:
     ]
     tables.write_table(options.out, lines, notes)
     print(tables.compact_markdown(lines))
-    print(f"wrote {options.out}/table.md, table.csv and trials.jsonl")
+    names = "table.md, table.csv"
+    if panel := signals_panel(trials):
+        title = "Time from the last signal to the end of the process"
+        plots.save(plots.panels([panel], size=(6.0, 3.2), title=title), options.out / "signals.png")
+        names += ", signals.png"
+    print(f"wrote {options.out}/{names} and trials.jsonl")
     broken = [trial for trial in trials if trial["broken"]]
     if broken:
         first = broken[0]
@@ -113,6 +119,22 @@ def table(trials: list[Trial]) -> list[dict[str, Any]]:
         }
         lines.append(line | {"broken": sum(trial["broken"] is not None for trial in group)})
     return lines
+
+
+def signals_panel(trials: list[Trial]) -> plots.Panel | None:
+    """Return the share of trials that ended within a time, or None without trials of signals."""
+    times: dict[str, list[float]] = {}
+    for trial in trials:
+        if "seconds" in trial:
+            times.setdefault(trial["fault"], []).append(trial["seconds"])
+    lines = [
+        plots.Line(
+            sorted(values), [100 * (i + 1) / len(values) for i in range(len(values))], label=fault
+        )
+        for fault, values in times.items()
+    ]
+    axes: dict[str, Any] = {"xlabel": "seconds", "ylabel": "ended (% of trials)", "xlog": True}
+    return plots.Panel("", lines, ylim=(0, 102), **axes) if lines else None
 
 
 if __name__ == "__main__":

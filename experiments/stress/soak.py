@@ -44,6 +44,7 @@ from scipy import stats
 
 import jaxcnn as jc
 from experiments._common import DeviceOptions, FigureOptions
+from experiments._options import parse_options
 from jaxcnn import cli, parallel, plots, runs, tables
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_lines
@@ -388,7 +389,7 @@ def main(args: list[str] | None = None) -> int:
       The exit code: 1 if something grows.
     """
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse(PRESETS, args, description=__doc__)
+        options = parse_options(PRESETS, args, description=__doc__)
         if not options.plot_only:
             check(options)
             strategy, data = options.make_strategy(), jc.load_dataset("digits")

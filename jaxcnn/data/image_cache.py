@@ -38,7 +38,7 @@ from jaxcnn.data.temporary import remove_abandoned, reserved_array, temporary_fo
 from jaxcnn.data.types import DataError, Scale, channel_statistics, one_line
 
 _FORMAT = 1
-_INDEX, _IMAGES, _MEAN = "pictures.json", "images.npy", "mean.npy"
+_INDEX, _IMAGES, _MEAN = "images.json", "images.npy", "mean.npy"
 
 log = logging.getLogger("jaxcnn.data")
 

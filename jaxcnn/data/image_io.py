@@ -339,7 +339,7 @@ def decode(
 
     with (
         _without_pillow_warnings(),
-        ThreadPoolExecutor(min(32, os.cpu_count() or 1), "jaxcnn-pictures") as pool,
+        ThreadPoolExecutor(min(32, os.cpu_count() or 1), "jaxcnn-images") as pool,
     ):
         # In batches, since the futures of a million files take a gigabyte.
         for start in range(0, len(paths), _BATCH):

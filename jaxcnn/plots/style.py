@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager, get_font
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, MaxNLocator
+from PIL import Image
 
 from jaxcnn._util import write_atomically
 
@@ -49,6 +50,10 @@ the axes.
 
 DPI, SHOWN_DPI = 160, 80
 """Dots of a PNG to an inch of a figure, and those of a notebook that shows it, half as many."""
+MAX_PALETTE_ERROR = 2.5
+"""Mean error of a PNG's colors, of 255, from which a palette is visible."""
+COLOR_STEP = 5
+"""Step of the colors of a PNG without a palette, of 255. The error is at most 2."""
 
 
 class NotebookFigure(Figure):
@@ -74,7 +79,8 @@ class NotebookFigure(Figure):
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure, such as a PNG at 160 dots an inch.
 
-    Equal figures have equal bytes, as no date is written.
+    Equal figures have equal bytes, as no date is written. A PNG is small: it has a palette of 256
+    colors where that is not visible, else colors in steps of 5 of 255.
 
     Args:
       figure: to write.
@@ -87,14 +93,42 @@ def save(figure: Figure, path: str | Path) -> None:
     kwargs: dict[str, Any] = {
         "svg": {"metadata": {"Date": None}},
         "pdf": {"metadata": {"CreationDate": None}},
-        # Pillow's own choice is for photographs: lines and text take a tenth more.
-        "png": {"pil_kwargs": {"compress_level": 9, "compress_type": zlib.Z_DEFAULT_STRATEGY}},
     }.get(kind, {})
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "jaxcnn"}):
         figure.savefig(buffer, format=kind, dpi=DPI, **kwargs)
+    content = small_png(buffer.getvalue()) if kind == "png" else buffer.getvalue()
     # Two processes that finish a study at once may both draw it.
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, content)
+
+
+def small_png(content: bytes) -> bytes:
+    """Return a PNG with fewer colors, in a third to three quarters of the bytes.
+
+    It has a palette of 256 colors if they differ by at most `MAX_PALETTE_ERROR` on average, over
+    the pixels that are not white. Photographs need more colors. Theirs are rounded to multiples of
+    `COLOR_STEP`. A PNG with transparent pixels stays as it is.
+    """
+    image = Image.open(io.BytesIO(content))
+    dpi = image.info.get("dpi")
+    if "A" in image.getbands() and image.getchannel("A").getextrema()[0] != 255:
+        return content
+    image = image.convert("RGB")
+    colors = np.asarray(image)
+    is_drawn = (colors < 255).any(-1)
+    palette = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    differences = np.abs(
+        np.asarray(palette.convert("RGB"))[is_drawn].astype(int) - colors[is_drawn]
+    )
+    if differences.size and differences.max(-1).mean() > MAX_PALETTE_ERROR:
+        # 255 is such a multiple, so white stays.
+        rounded = np.round(colors / COLOR_STEP) * COLOR_STEP
+        palette = Image.fromarray(rounded.astype(np.uint8))
+    buffer = io.BytesIO()
+    # Pillow's own strategy is for photographs: lines and text take a tenth more.
+    strategy = zlib.Z_DEFAULT_STRATEGY
+    palette.save(buffer, "png", dpi=dpi, compress_level=9, compress_type=strategy)
+    return buffer.getvalue()
 
 
 def new_figure(

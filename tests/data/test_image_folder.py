@@ -148,7 +148,7 @@ def test_interpolations_that_do_not_exist_are_one_line(name, fruit):
             call(interpolation=name)
 
 
-def test_a_picture_of_the_right_size_is_left_as_it_is(tmp_path):
+def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
     image = drawing(8, 8)
     np.testing.assert_array_equal(whole(saved(image, tmp_path / "a.png"), 8), image)
     wide = drawing(8, 11)
@@ -171,7 +171,7 @@ STORED = {  # EXIF: which side of the image the first stored row and the first s
 
 @pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
 @pytest.mark.parametrize("tag", STORED)
-def test_a_picture_is_turned_upright(tag, kind, tmp_path):
+def test_an_image_is_turned_upright(tag, kind, tmp_path):
     upright, exif = drawing(8, 12), Image.Exif()
     exif[0x0112] = tag
     path = tmp_path / f"a.{kind}"
@@ -192,7 +192,7 @@ def over_white(colour, alpha):
     return colour * share + 255 * (1 - share)
 
 
-def test_grey_palette_and_one_bit_pictures(tmp_path):
+def test_grey_palette_and_one_bit_images(tmp_path):
     grey = drawing(8, 8, 1)
     np.testing.assert_array_equal(
         whole(saved(grey, tmp_path / "l.png"), 8), np.repeat(grey[..., None], 3, 2)
@@ -348,14 +348,14 @@ def test_everything_broken_is_told_at_once(tmp_path, monkeypatch):
     assert "and 6 more" in one_line(caught)
 
 
-def test_a_large_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+def test_a_large_image_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(bomb(9_500, 9_500))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("it decoded"))
     with pytest.raises(ImageError, match="9500 x 9500"):
         load_image(tmp_path / "a.png")
 
 
-def test_a_folder_with_broken_pictures_is_refused_or_read_without_them(fruit, caplog):
+def test_a_folder_with_broken_images_is_refused_or_read_without_them(fruit, caplog):
     put(fruit, "apple/good.png", 77)
     broken_files(fruit / "apple")
     (fruit / "lime/phone.HEIC").write_bytes(b"ftypheic")
@@ -530,7 +530,7 @@ def empty_class(root):
     (root / "lime/read.me").write_text("x")
 
 
-def lone_picture(root):
+def lone_image(root):
     for name in ("apple/1.png", "apple/2.png", "lime/1.png"):
         put(root, name)
 
@@ -561,7 +561,7 @@ def flat_parts(root):
 
 
 def unprintable(root):
-    lone_picture(root)
+    lone_image(root)
     (root / "bad\nname").mkdir()
 
 
@@ -576,7 +576,7 @@ WRONG = [
     (no_class, "has no folders of classes; expected two or more"),
     (one_class, "has one folder of a class, apple; expected two or more"),
     (empty_class, "no image in lime; expected some (jpg"),
-    (lone_picture, "class lime has 1 image to train on; expected at least 2"),
+    (lone_image, "class lime has 1 image to train on; expected at least 2"),
     (different, "train lacks the classes c; expected the same in train and test"),
     (two_trains, "two folders for train"),
     (no_train, "test and val, but no train"),
@@ -627,7 +627,7 @@ def no_decoding(monkeypatch):
     monkeypatch.setattr("jaxcnn.data.image_cache.decode", lambda *a: pytest.fail("it decoded"))
 
 
-def test_pictures_are_decoded_once(fruit, monkeypatch):
+def test_images_are_decoded_once(fruit, monkeypatch):
     first, names = image_folder_with_paths(fruit, 8, 8)
     with monkeypatch.context() as patch:
         no_decoding(patch)
@@ -650,7 +650,7 @@ def test_other_options_are_kept_apart_and_a_change_takes_the_old_ones_place(frui
         put(fruit, "plum/9.png", 61)
     there = list((tmp_path / "cache/data").iterdir())
     assert len(there) == 2
-    assert {path.name for path in there[0].iterdir()} == {"pictures.json", "images.npy", "mean.npy"}
+    assert {path.name for path in there[0].iterdir()} == {"images.json", "images.npy", "mean.npy"}
 
 
 def test_large_folders_stay_on_the_disk_and_hold_the_same(fruit, monkeypatch):
@@ -679,8 +679,8 @@ def test_a_damaged_cache_is_made_anew_with_a_message(damage, fruit, tmp_path, ca
     elif damage == "cut":
         images.write_bytes(images.read_bytes()[:-9])
     else:
-        about = json.loads((place / "pictures.json").read_text())
-        (place / "pictures.json").write_text(json.dumps({"format": 1, "stamp": about["stamp"]}))
+        about = json.loads((place / "images.json").read_text())
+        (place / "images.json").write_text(json.dumps({"format": 1, "stamp": about["stamp"]}))
     with caplog.at_level(logging.WARNING):
         again = image_folder(fruit, 8, 8, memory=100 if damage == "cut" else 1 << 30)
     assert "is damaged" in caplog.text
@@ -765,7 +765,7 @@ def test_two_first_reads_of_one_folder_at_once(fruit, tmp_path):
 # Memory, and levels
 
 
-def test_pictures_of_few_levels_in_16_bits_are_warned_of(fruit, tmp_path, caplog):
+def test_images_of_few_levels_in_16_bits_are_warned_of(fruit, tmp_path, caplog):
     grey = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
     (fruit / "apple/12.png").write_bytes(png(grey))
     (fruit / "lime/12.png").write_bytes(png(np.repeat(grey[..., None], 3, 2)))
@@ -788,7 +788,7 @@ def test_pictures_of_few_levels_in_16_bits_are_warned_of(fruit, tmp_path, caplog
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "CMYK", "L", "I;16"])
-def test_large_pictures_are_converted_in_strips_to_the_same_pixels(kind, tmp_path, monkeypatch):
+def test_large_images_are_converted_in_strips_to_the_same_pixels(kind, tmp_path, monkeypatch):
     if kind == "I;16":
         (tmp_path / "a.png").write_bytes(
             png(np.random.default_rng(0).integers(0, 65536, (13, 9), dtype=np.uint16))
@@ -803,7 +803,7 @@ def test_large_pictures_are_converted_in_strips_to_the_same_pixels(kind, tmp_pat
     np.testing.assert_array_equal(whole(path, 8), expected)
 
 
-def test_pictures_in_memory_at_once_are_bounded(tmp_path, monkeypatch):
+def test_images_in_memory_at_once_are_bounded(tmp_path, monkeypatch):
     budget, most = image_io.Budget(3 * 8 * 60 * 60), []
 
     def noted(image, dark, before=image_io.rgb):
@@ -824,7 +824,7 @@ def test_pictures_in_memory_at_once_are_bounded(tmp_path, monkeypatch):
     assert budget.used == 0
 
 
-def test_the_files_of_a_folder_are_sorted_and_pictures_by_name(tmp_path, caplog):
+def test_the_files_of_a_folder_are_sorted_and_images_by_name(tmp_path, caplog):
     for name in (
         "b/2.JPG",
         "b/10.png",

@@ -98,7 +98,7 @@ def test_anomalies_leave_a_table_figures_and_runs(anomalies, capsys):
     assert (lines["1"]["seeds"], lines["mean"]["seeds"]) == ("2", "")
     assert {"auc_std", "auc_ci95"} <= set(lines["1"])
     assert "auc_pca_std" not in lines["1"]  # the same for every seed
-    for name in ("auc.png", "pictures.png"):
+    for name in ("auc.png", "images.png"):
         assert (anomalies / name).read_bytes().startswith(b"\x89PNG")
     before = {path: path.stat().st_mtime_ns for path in anomalies.glob("*/metrics.jsonl")}
     assert len(before) == 4
@@ -181,7 +181,7 @@ def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
     assert list(lines) == ["with skip connections", "without"]
     assert int(lines["without"]["params"]) < int(lines["with skip connections"]["params"])
     assert all(0 <= float(line["mean_iou"]) <= 100 for line in lines.values())
-    for name in ("curves.png", "pictures.png"):
+    for name in ("curves.png", "images.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert (out / "skips-seed0" / "result.json").exists()
 

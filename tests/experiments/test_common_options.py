@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
+from scipy import ndimage
 
 import jaxcnn as jc
-from experiments import depth
+from experiments import depth, mnist
 from experiments._common import DeviceOptions, FigureOptions, SeedOptions, print_hint
+from experiments._options import parse_options, print_milestones
 from jaxcnn import cli, plots, tables
+from jaxcnn.plots.style import DPI
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ PRESETS = {"quick": Options(), "long": Options(preset="long", num_seeds=5)}
     ],
 )
 def test_seeds_are_a_list_or_a_number_of_them(args, seeds):
-    assert cli.parse(PRESETS, args).run_seeds() == seeds
+    assert parse_options(PRESETS, args).run_seeds() == seeds
 
 
 @pytest.mark.parametrize(
@@ -59,7 +64,7 @@ def test_seeds_are_a_list_or_a_number_of_them(args, seeds):
 def test_mistakes_are_one_line(args, says, capsys):
     def main():
         with cli.cli_errors():
-            options = cli.parse(PRESETS, args)
+            options = parse_options(PRESETS, args)
             return options.run_seeds(), options.make_strategy()
 
     with pytest.raises(SystemExit) as exit:
@@ -104,6 +109,38 @@ def test_figures_are_written_in_their_format_with_equal_bytes(tmp_path, kind, ma
 def test_a_figure_without_a_suffix_is_a_png(tmp_path):
     plots.save(Figure(), tmp_path / "figure")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("is_photograph", [False, True])
+def test_a_png_is_small_and_looks_as_drawn(is_photograph, tmp_path):
+    """Lines have a palette, photographs have colors in steps of 5; white stays white."""
+    rng, figure = np.random.default_rng(0), Figure()
+    axis = figure.subplots()
+    if is_photograph:
+        # Smooth and colored, as photographs are.
+        pixels = ndimage.gaussian_filter(rng.uniform(size=(200, 300, 3)), (9, 9, 0))
+        axis.imshow((pixels - pixels.min()) / np.ptp(pixels))
+    else:
+        for color in plots.COLORS:
+            axis.plot(rng.normal(size=300).cumsum(), color=color)
+    plots.save(figure, tmp_path / "small.png")
+    figure.savefig(tmp_path / "full.png", dpi=DPI)
+    small, full = (Image.open(tmp_path / f"{name}.png") for name in ("small", "full"))
+    assert small.mode == ("RGB" if is_photograph else "P")
+    assert small.info["dpi"] == full.info["dpi"]
+    seen, drawn = (np.asarray(image.convert("RGB")).astype(int) for image in (small, full))
+    differences = np.abs(seen - drawn).max(-1)
+    assert (seen[(drawn == 255).all(-1)] == 255).all()
+    assert differences.mean() < 2
+    assert differences.max() <= 2 or not is_photograph
+    sizes = [(tmp_path / f"{name}.png").stat().st_size for name in ("small", "full")]
+    assert sizes[0] < 0.8 * sizes[1]
+
+
+def test_a_transparent_png_stays_so(tmp_path):
+    figure = Figure(facecolor="none")
+    plots.save(figure, tmp_path / "clear.png")
+    assert Image.open(tmp_path / "clear.png").getchannel("A").getextrema() == (0, 0)
 
 
 def test_curves_are_rows_with_every_numeric_key(tmp_path):
@@ -160,3 +197,63 @@ def test_a_hint_is_of_the_primary_process_after_all_have_exchanged_signals(
     assert hint.count("\n") == is_primary
     if is_primary:
         assert ("resumes" in hint, "--plot-only" in hint) == (is_stopped, not is_stopped)
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "milestones", "line"),
+    [
+        (depth, [], (150, 225), ""),
+        (depth, ["--num-steps", "300"], (150, 225), ""),
+        (
+            depth,
+            ["--num-steps", "40"],
+            (20, 30),
+            "40 steps: the learning rate falls at 20 30, in proportion to 150 225 of 300; "
+            "--milestones chooses others\n",
+        ),
+        (
+            depth,
+            ["--preset=paper", "--num_steps=6400"],
+            (3_200, 4_800),
+            "6400 steps: the learning rate falls at 3200 4800, in proportion to 32000 48000 of "
+            "64000; --milestones chooses others\n",
+        ),
+        (depth, ["--num-steps", "600", "--milestones", "500"], (500,), ""),
+        (
+            depth,
+            ["--num-steps", "40", "--milestones", "20", "40", "225"],
+            (20, 40, 225),
+            "40 steps end before milestone 40 and 225: the learning rate does not fall there; "
+            "--milestones chooses others\n",
+        ),
+        (
+            depth,
+            ["--num-steps", "1"],
+            (),
+            "1 steps: the learning rate does not fall, in proportion to 150 225 of 300; "
+            "--milestones chooses others\n",
+        ),
+        (depth, ["--num-steps", "40", "--milestones"], (), ""),
+        (
+            mnist,
+            ["--num-steps", "40"],
+            (24, 32),
+            "40 steps: the learning rate falls at 24 32, in proportion to 300 400 of 500; "
+            "--milestones chooses others\n",
+        ),
+    ],
+)
+def test_milestones_are_in_proportion_to_the_steps(script, args, milestones, line, capsys):
+    """A shorter run keeps the shape of its schedule, and a line says so."""
+    options = parse_options(script.PRESETS, args)
+    assert options.milestones == milestones
+    print_milestones(options, script.PRESETS[options.preset])
+    assert capsys.readouterr().err == line
+
+
+def test_a_study_prints_and_records_its_milestones(tmp_path, capsys):
+    args = ["--networks", "perceptron", "--num-seeds", "1", "--num-steps", "4"]
+    assert mnist.main([*args, "--eval-every", "4", "--out", str(tmp_path)]) == 0
+    assert "4 steps: the learning rate falls at 2 3," in capsys.readouterr().err
+    config = jc.ExperimentConfig.load(tmp_path / "digits/perceptron-seed0")
+    assert config.optimizer.milestones == (2, 3)

@@ -23,7 +23,7 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.slow
-def test_figures_of_a_picture_of_the_users_own(tmp_path, capsys):
+def test_figures_of_an_image_of_the_users_own(tmp_path, capsys):
     Image.fromarray(IMAGE).save(tmp_path / "mine.png")
     given = ["--image", str(tmp_path / "mine.png"), "--size", "64", "--out", str(tmp_path / "out")]
     assert script.main([*given, "--figures", "im2col", "lrn"]) == 0
@@ -42,9 +42,9 @@ def test_each_filter_stands_above_what_it_makes(drawn):
     image = jnp.asarray(IMAGE[:64, :64], jnp.float32) / 255
     figures.filters_figure(image)
     found = {
-        kernel.title.split(" / ")[0]: picture.pixels
+        kernel.title.split(" / ")[0]: tile.pixels
         for i in (0, 2)
-        for kernel, picture in zip(*drawn[i : i + 2], strict=True)
+        for kernel, tile in zip(*drawn[i : i + 2], strict=True)
     }
     assert list(found) == list(ops.FILTERS)
     np.testing.assert_array_equal(found["identity"], image[21:42, 21:42])
@@ -62,10 +62,10 @@ def test_the_photograph_is_there_without_a_download():
 
 def test_a_step_is_the_patch_times_the_kernel_and_its_sum(drawn):
     figures.steps_figure(jnp.zeros(()))
-    expected = ndimage.correlate(figures.PICTURE, ops.FILTERS["Sobel x"])[1:-1, 1:-1]
-    for picture, _, patch, _, kernel, _, products, text, output in drawn:
-        y, x = int(picture.frames[0].row), int(picture.frames[0].column)
-        np.testing.assert_array_equal(patch.pixels, figures.PICTURE[y : y + 3, x : x + 3])
+    expected = ndimage.correlate(figures.SMALL_IMAGE, ops.FILTERS["Sobel x"])[1:-1, 1:-1]
+    for tile, _, patch, _, kernel, _, products, text, output in drawn:
+        y, x = int(tile.frames[0].row), int(tile.frames[0].column)
+        np.testing.assert_array_equal(patch.pixels, figures.SMALL_IMAGE[y : y + 3, x : x + 3])
         np.testing.assert_array_equal(products.pixels, patch.pixels * kernel.pixels)
         assert (
             int(text.split("=")[1].strip(" →\u2007"))
@@ -80,12 +80,12 @@ def test_a_step_is_the_patch_times_the_kernel_and_its_sum(drawn):
 
 def test_the_matrix_product_is_one(drawn):
     figures.product_figure(jnp.zeros(()))
-    ((picture, _, matrix, _, kernels, _, result, _, first, second),) = drawn
+    ((tile, _, matrix, _, kernels, _, result, _, first, second),) = drawn
     np.testing.assert_array_equal(matrix.pixels @ kernels.pixels, result.pixels)
     np.testing.assert_array_equal(
-        first.pixels, ndimage.correlate(picture.pixels, ops.FILTERS["Sobel x"])[1:-1, 1:-1]
+        first.pixels, ndimage.correlate(tile.pixels, ops.FILTERS["Sobel x"])[1:-1, 1:-1]
     )
-    np.testing.assert_array_equal(second.pixels, ndimage.laplace(picture.pixels)[1:-1, 1:-1])
+    np.testing.assert_array_equal(second.pixels, ndimage.laplace(tile.pixels)[1:-1, 1:-1])
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
         script.main, ["--size", "100"], "size is 100; expected a multiple of 8", capsys, monkeypatch
     )
     refuses(script.main, ["--figures", "poolin"], "did you mean 'pooling'?", capsys, monkeypatch)
-    (tmp_path / "x.jpg").write_bytes(b"no picture")
+    (tmp_path / "x.jpg").write_bytes(b"no image")
     given = ["--image", str(tmp_path / "x.jpg"), "--out", str(tmp_path / "out")]
     refuses(script.main, given, "x.jpg", capsys, monkeypatch)
     assert not (tmp_path / "out").exists()

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scripts import refuses
 from sklearn.utils.class_weight import compute_class_weight
+from test_commands import _options
 
 import jaxcnn as jc
 from experiments import predict
@@ -113,7 +114,7 @@ def test_what_is_kept_is_what_was_trained(run, sweets):
 
 
 @pytest.mark.slow
-def test_new_pictures_are_classified(run, sweets, tmp_path, capsys):
+def test_new_images_are_classified(run, sweets, tmp_path, capsys):
     shown = [sweets / "plum" / "0.jpg", sweets / "mint" / "2.webp"]
     assert (
         predict.main(
@@ -318,7 +319,7 @@ def test_val_is_what_is_tested_on(sweets, tmp_path, caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("val", ["valid", "Validation"])
-def test_it_says_which_pictures_are_used_for_what(val, tmp_path, capsys):
+def test_it_says_which_images_are_used_for_what(val, tmp_path, capsys):
     root = tmp_path / "parts"
     for at, n in (("train", 5), (val, 2), ("test", 3)):
         paint(root / at, n=n, seed=n)
@@ -771,15 +772,16 @@ def test_a_mistake_is_one_line_before_anything_is_trained(
     )
 
 
-def test_the_preset_follows_from_the_pictures():
-    assert script.add_preset([]) == ["--preset", "photographs"]
-    assert script.add_preset(["--images=x"]) == ["--preset", "own", "--images=x"]
-    assert script.add_preset(["--preset", "cifar10", "--images", "x"]) == [
-        "--preset",
-        "cifar10",
-        "--images",
-        "x",
-    ]
+@pytest.mark.parametrize(
+    ("args", "preset"),
+    [
+        ([], "photographs"),
+        (["--images=x"], "own"),
+        (["--preset", "cifar10", "--images", "x"], "cifar10"),
+    ],
+)
+def test_the_preset_follows_from_the_images(args, preset, monkeypatch):
+    assert _options("finetune", args, monkeypatch).preset == preset
 
 
 # The folders of the presets
@@ -873,7 +875,7 @@ def test_the_transfer_study(tmp_path, monkeypatch):
         "8",
         "--first-steps",
         "2",
-        "--pictures",
+        "--images",
         "4",
         "--held",
         "4",
@@ -896,7 +898,7 @@ def test_the_transfer_study(tmp_path, monkeypatch):
     assert all(run.config.train.freeze == () for name, run in runs.items() if "head" not in name)
     assert all(run.config.optimizer.lr_multipliers == {} for run in runs.values())
     with (tmp_path / "table.csv").open() as file:
-        assert [line["begins"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
+        assert [line["start"] for line in csv.DictReader(file)] == list(transfer.STARTS.values())
     monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
     assert transfer.main(args) == 0
     assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")

@@ -112,7 +112,7 @@ def decoded(image):
 
 
 @pytest.mark.slow
-def test_every_picture_is_in_the_page_and_beside_it(out, read):
+def test_every_image_is_in_the_page_and_beside_it(out, read):
     images = read.all("img")
     files = {path.read_bytes(): path for path in out.glob("*.png")}
     assert len(files) == len(images)
@@ -199,7 +199,7 @@ def test_the_table_of_mistakes_is_numpys(seen):
         assert row["with probability (%)"] == f"{100 * seen.probabilities[i, said]:.1f}"
         assert row["its probability (%)"] == f"{100 * seen.probabilities[i, seen.labels[i]]:.1f}"
     assert f"{len(wrong)} of the first 200 test images are wrong" in made.text
-    assert [picture.name for picture in made.figures] == ["confusion", "mistakes", "calibration"]
+    assert [drawn.name for drawn in made.figures] == ["confusion", "mistakes", "calibration"]
 
 
 def test_no_mistakes_are_told(seen):
@@ -212,7 +212,7 @@ def test_no_mistakes_are_told(seen):
     made = predictions.errors_section(perfect)
     assert "There are no mistakes to show: all 30 images are right" in made.text
     assert list(made.table) == []
-    assert [picture.name for picture in made.figures] == ["confusion", "calibration"]
+    assert [drawn.name for drawn in made.figures] == ["confusion", "calibration"]
 
 
 def test_chance_gives_the_calibration_error_that_it_gives():
@@ -279,9 +279,9 @@ def test_the_curves_name_the_split_of_the_rows(seen):
     made = run_summary.curves_section(
         seen._replace(run=seen.run._replace(config=config, rows=rows([2.0, 1.0])))
     )
-    (picture,) = made.figures
-    labels = [text.get_text() for legend in picture.figure.legends for text in legend.get_texts()]
-    words = [made.text, picture.alt, picture.caption, *labels]
+    (drawn,) = made.figures
+    labels = [text.get_text() for legend in drawn.figure.legends for text in legend.get_texts()]
+    words = [made.text, drawn.alt, drawn.caption, *labels]
     assert "validation" in labels
     assert "test" not in " ".join(words).split()
 
@@ -324,7 +324,7 @@ def paint(path, size=(40, 20)):
     return path
 
 
-def test_an_own_picture_is_cut_and_turned_grey_by_luminance(tmp_path):
+def test_an_own_image_is_cut_and_turned_grey_by_luminance(tmp_path):
     path = paint(tmp_path / "own.png")
     grey = context.load_user_image(path, (8, 8, 1))
     assert (grey.shape, grey.dtype) == ((8, 8, 1), np.uint8)
@@ -338,7 +338,7 @@ def test_an_own_picture_is_cut_and_turned_grey_by_luminance(tmp_path):
     assert np.unique(colour[:, 2:6].reshape(-1, 3), axis=0).tolist() == [[200, 100, 50]]
 
 
-def test_an_own_picture_comes_first_with_its_probabilities(run, tmp_path):
+def test_an_own_image_comes_first_with_its_probabilities(run, tmp_path):
     seen = context.load_context(context.Options(run=run, image=paint(tmp_path / "own.png")))
     made = predictions.user_image_section(seen)
     assert made is not None
@@ -495,7 +495,7 @@ def test_a_browser_shows_every_figure(out, read, tmp_path):
     page = shown(out / "index.html", tmp_path / "page.png", (1200, 9000))
     assert page.shape == (9000, 1200, 3)
     ink = np.flatnonzero((page < 128).any((1, 2)))
-    assert 1000 < ink[-1] < 8900  # it has an end, and that is on the picture
+    assert 1000 < ink[-1] < 8900  # it has an end, and that is on the image
     top = 0
     for image in read.all("img"):
         width, height = int(image["width"]), int(image["height"])

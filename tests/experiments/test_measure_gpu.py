@@ -50,7 +50,8 @@ def job(code, name="a", seconds=30.0, env=None):
 
 @pytest.fixture
 def planned(monkeypatch):
-    """Let the plan be these jobs."""
+    """Let the plan be these jobs, as on a machine with a GPU."""
+    monkeypatch.setattr(measure_gpu, "default_backend", lambda: "gpu")
     return lambda *jobs: monkeypatch.setattr(measure_gpu, "plan", lambda options: list(jobs))
 
 
@@ -164,6 +165,30 @@ def test_ctrl_c_ends_the_job_under_way_politely_and_the_command_resumes(planned,
     assert measure_gpu.read_records(tmp_path / "out")["third"]["last_line"] == "3"
 
 
+def test_without_a_gpu_one_line_says_so(tmp_path, monkeypatch, capsys):
+    """Before any part is started; the backend is asked for in a process of its own."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(measure_gpu, "run_job", lambda *args: pytest.fail("a part was started"))
+    says = "no GPU found (JAX's backend is cpu); expected an NVIDIA GPU"
+    refuses(measure_gpu.main, ["--out", str(tmp_path / "out")], says, capsys, monkeypatch)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rehearsal_says_that_it_is_on_the_cpu(planned, tmp_path, monkeypatch, capsys):
+    planned(job("print(1)"))
+    monkeypatch.setattr(measure_gpu, "default_backend", lambda: "cpu")
+    assert measure_gpu.main(["--preset", "rehearsal", "--out", str(tmp_path)]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "rehearsal on the CPU: its times say nothing about a GPU"
+
+
+def test_finished_parts_are_collected_without_a_gpu(planned, tmp_path, monkeypatch):
+    planned(job("print(1)"))
+    assert measure_gpu.main(["--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(measure_gpu, "default_backend", lambda: "cpu")
+    assert measure_gpu.main(["--out", str(tmp_path)]) == 0
+
+
 def test_the_exit_code_says_if_all_have_ended_well(planned, tmp_path):
     planned(job("raise SystemExit(3)"))
     assert measure_gpu.main(["--out", str(tmp_path)]) == 1
@@ -211,7 +236,7 @@ def tables_of(out, **rates):
         (folder / "table.csv").write_text(text)
 
 
-def test_the_fastest_command_buffers_are_used_and_stay(planned, tmp_path):
+def test_the_fastest_graphs_are_used_and_stay(planned, tmp_path):
     options = Options(out=tmp_path)
     assert measure_gpu.fastest_graphs(options) == "xla"
     tables_of(tmp_path, chosen=300, xla=100, none=200)
@@ -232,7 +257,7 @@ def test_the_fastest_command_buffers_are_used_and_stay(planned, tmp_path):
     assert [row["graphs"] for row in rows] == ["chosen", "chosen", "xla", "xla", "none", "none"]
 
 
-def test_other_command_buffers_are_another_command(planned, tmp_path, capsys):
+def test_other_graphs_are_another_command(planned, tmp_path, capsys):
     planned(Job("depth", "depth", ["-c", "print(1)"], {}, 30.0))
     for graphs, is_repeated in (("xla", False), ("xla", True), ("none", False)):
         args: Any = {"out": tmp_path, "graphs": graphs}
@@ -240,7 +265,7 @@ def test_other_command_buffers_are_another_command(planned, tmp_path, capsys):
         assert ("finished before" in capsys.readouterr().out) == is_repeated
 
 
-def test_a_job_without_time_fixes_no_command_buffers(planned, tmp_path):
+def test_a_job_without_time_fixes_no_graphs(planned, tmp_path):
     planned(Job("depth", "depth", ["-c", "print(1)"], {}, 1.0))
     measure_gpu.run_all(Options(out=tmp_path), never)
     assert measure_gpu.read_records(tmp_path) == {}
@@ -274,6 +299,7 @@ def test_a_job_ends_with_its_parent(tmp_path):
 from experiments import measure_gpu
 job = measure_gpu.Job("a", "tests", ["-c", {SAVES!r}], {{}}, 60.0)
 measure_gpu.plan = lambda options: [job]
+measure_gpu.default_backend = lambda: "gpu"
 raise SystemExit(measure_gpu.main(["--out", {str(tmp_path)!r}]))
 """
     log = tmp_path / "logs/a.log"

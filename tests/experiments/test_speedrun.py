@@ -62,7 +62,7 @@ def test_whitening_is_the_inverse_root_of_the_patches_covariance():
     rng = np.random.default_rng(0)
     images = (
         rng.normal(size=(40, 9, 7, 3)).cumsum(1).cumsum(2).astype(np.float32)
-    )  # neighbours alike, as in pictures
+    )  # neighbours alike, as in images
     kernel = np.asarray(network.whitening_kernel(jnp.asarray(images)), np.float64)
     assert kernel.shape == (2, 2, 3, 24)
     np.testing.assert_array_equal(kernel[..., 12:], -kernel[..., :12])

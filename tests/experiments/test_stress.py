@@ -14,7 +14,7 @@ from scripts import refuses
 
 from experiments import depth
 from experiments.stress import damage, interrupts, kills
-from experiments.stress.__main__ import main, table
+from experiments.stress.__main__ import main, signals_panel, table
 from experiments.stress.options import PRESETS, ROOT, Options, wait_until
 from experiments.stress.worker import is_intact, state_at
 from jaxcnn.checkpoint import Checkpoints
@@ -118,6 +118,16 @@ def test_complaints_about_signals():
     assert sum(interrupts._step_failures(seen | {"steps_lost": 1}, on).values()) == 1
     assert not any(interrupts._end_failures(seen).values())
     assert all(interrupts._end_failures(seen | {"seconds": 1.5}).values())
+
+
+def test_the_figure_has_the_share_of_trials_that_ended_within_a_time():
+    trials = [{"fault": "SIGTERM", "seconds": seconds} for seconds in (3.0, 1.0, 2.0, 9.0)]
+    panel = signals_panel([{"fault": "kill -9"}, *trials])
+    assert panel is not None
+    (line,) = panel.lines
+    assert (list(line.x), list(line.y)) == ([1.0, 2.0, 3.0, 9.0], [25, 50, 75, 100])
+    assert line.label == "SIGTERM"
+    assert signals_panel([{"fault": "kill -9"}]) is None
 
 
 @pytest.mark.slow

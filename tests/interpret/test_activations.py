@@ -223,8 +223,8 @@ def test_ascent_beats_all_images_keeps_to_its_seed_and_is_smoother_where_asked(s
         assert made[name].max() <= 1
         np.testing.assert_array_equal(made[name], again[name])
         for i, channel in enumerate(numbers):
-            pictures = np.round(255 * made[name][i : i + 1]).astype(np.uint8)
-            own = feature_maps(model, state, pictures, [name])[name][..., channel].mean()
+            tiles = np.round(255 * made[name][i : i + 1]).astype(np.uint8)
+            own = feature_maps(model, state, tiles, [name])[name][..., channel].mean()
             others = feature_maps(model, state, images, [name])[name][..., channel].mean((1, 2))
             assert own > 1.3 * others.max()
         assert (
@@ -455,7 +455,7 @@ def test_stages_of_a_model_are_the_same_whatever_its_flag_is_called(small, other
 def test_a_mosaic_has_its_images_at_their_places_and_its_texts_apart():
     colour, map_ = RNG.random((5, 5, 3)), np.array([[0.0, 2.0], [4.0, np.nan]])
     strips = [
-        Strip([colour, colour], "a picture", ["channel 1", "channel 2"]),
+        Strip([colour, colour], "an image", ["channel 1", "channel 2"]),
         Strip([map_], "stage1\n2x2x1", limits=(0.0, 4.0), marks=[(1, 0)]),
     ]
     figure = mosaic(
@@ -511,17 +511,17 @@ def test_the_parts_of_the_page_show_what_they_say(small, tmp_path):
     assert "correlation of a filter with its own start is 1.00 at the median" in first.text
     norms = [float(row["norm, median"]) for row in first.table]
     assert norms[1] == pytest.approx(2 * norms[0], rel=0.01)
-    assert [picture.name for picture in maps.figures] == ["features-0", "features-1"]
+    assert [drawn.name for drawn in maps.figures] == ["features-0", "features-1"]
     names = ["channels", *(f"channels-{stage}" for stage in what.stages)]
-    assert [picture.name for picture in wanted.figures] == names
+    assert [drawn.name for drawn in wanted.figures] == names
     assert [row["stage"] for row in wanted.table] == list(what.stages)
-    for picture in (*first.figures, *maps.figures, *wanted.figures):
-        plots.save(picture.figure, tmp_path / f"{picture.name}.png")
-        assert not overlapping(picture.figure), picture.name
-        assert picture.alt
+    for drawn in (*first.figures, *maps.figures, *wanted.figures):
+        plots.save(drawn.figure, tmp_path / f"{drawn.name}.png")
+        assert not overlapping(drawn.figure), drawn.name
+        assert drawn.alt
     own = features.feature_maps_section(what._replace(user_image=what.images[3]))
     assert own
-    assert [picture.name for picture in own.figures] == ["features-own"]
+    assert [drawn.name for drawn in own.figures] == ["features-own"]
 
 
 def test_a_network_without_maps_has_no_such_parts(small):

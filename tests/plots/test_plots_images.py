@@ -42,10 +42,10 @@ def test_numbers_are_dark_on_bright_and_bright_on_dark_and_pale_in_the_padding()
     assert (ink[1, 1], ink[1, 2], ink[0, 0]) == ("white", "black", "0.55")
 
 
-def test_a_picture_keeps_its_colours():
-    picture = np.random.default_rng(0).uniform(-0.2, 1.2, (4, 5, 3))
-    (axis,) = tiles([[Tile(picture)]]).axes
-    np.testing.assert_array_equal(np.asarray(axis.images[0].get_array()), picture.clip(0, 1))
+def test_an_image_keeps_its_colours():
+    image = np.random.default_rng(0).uniform(-0.2, 1.2, (4, 5, 3))
+    (axis,) = tiles([[Tile(image)]]).axes
+    np.testing.assert_array_equal(np.asarray(axis.images[0].get_array()), image.clip(0, 1))
 
 
 def test_frames_lie_around_their_cells():

@@ -72,7 +72,7 @@ def ended(process):
 
 def trained(lines):
     """Name and step of each row that a process reports, in order."""
-    return re.findall(r"left  (mlp-seed\d)  step (\d+)/20", "\n".join(lines))
+    return re.findall(r"(?:left|estimating)  (mlp-seed\d)  step (\d+)/20", "\n".join(lines))
 
 
 def rows(folder):

@@ -1,4 +1,4 @@
-"""Pictures with captions and heat, and the confusion matrix: what was drawn, and that no text lies over other text."""
+"""Images with captions and heat, and the confusion matrix: what was drawn, and that no text lies over other text."""
 
 import io
 
@@ -20,7 +20,7 @@ def shown(axis):
     return image.get_array()
 
 
-def test_pictures_are_in_their_order_with_their_captions_and_heat():
+def test_images_are_in_their_order_with_their_captions_and_heat():
     heat = np.random.default_rng(1).random((5, 8, 8))
     captions = [
         f"apple, taken for a lime ({i}%)\nsome/long/name/of/a/file/{i}.jpg" for i in range(5)
@@ -38,7 +38,7 @@ def test_pictures_are_in_their_order_with_their_captions_and_heat():
     assert len([axis for axis in image_grid(images(), captions).axes if axis.images]) == 5
 
 
-def test_pictures_without_captions_leave_no_room_for_any():
+def test_images_without_captions_leave_no_room_for_any():
     bare, captioned = image_grid(images()), image_grid(images(), list("abcde"))
     assert [axis.get_xlabel() for axis in bare.axes] == [""] * 5
     for axis, image in zip(bare.axes, images(), strict=True):
@@ -86,14 +86,14 @@ def test_other_scripts_use_the_fonts_that_are_there(monkeypatch, caplog):
     style._fallback_families.cache_clear()
 
 
-def test_grey_pictures_are_grey():
+def test_grey_images_are_grey():
     grey = images()[..., :1]
     np.testing.assert_array_equal(
         shown(image_grid(grey, list("abcde")).axes[0]), np.repeat(grey[0], 3, -1)
     )
 
 
-def test_no_heat_leaves_the_grey_picture_and_the_hottest_place_the_maps_colour():
+def test_no_heat_leaves_the_grey_image_and_the_hottest_place_the_maps_colour():
     image = images(1)[0]
     grey = np.round(image @ np.array([0.2126, 0.7152, 0.0722]))
     np.testing.assert_array_equal(
@@ -114,7 +114,7 @@ def test_no_heat_leaves_the_grey_picture_and_the_hottest_place_the_maps_colour()
         {"images": images(), "heat": np.zeros((4, 8, 8))},
     ],
 )
-def test_pictures_and_captions_are_as_many(wrong):
+def test_images_and_captions_are_as_many(wrong):
     with pytest.raises(
         ValueError, match="expected as many of each, or no captions, and at least one image"
     ):
@@ -123,7 +123,7 @@ def test_pictures_and_captions_are_as_many(wrong):
 
 def test_the_confusion_matrix_is_of_shares_of_the_true_class():
     counts = np.array([[8, 2, 0], [0, 0, 0], [1, 1, 2]])
-    figure = confusion(counts, ["cat", "a dog", "the owl"], title="resnet20, 14 test pictures")
+    figure = confusion(counts, ["cat", "a dog", "the owl"], title="resnet20, 14 test images")
     axis = figure.axes[0]
     (mesh,) = (part for part in axis.collections if isinstance(part, QuadMesh))
     np.testing.assert_allclose(
