@@ -21,9 +21,33 @@ import jax
 import pytest
 
 import jaxcnn as jc
+from jaxcnn.parallel import clear_program_cache
 
 jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAXCNN_CACHE"], "programs"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+LONGEST = (
+    "test_notebooks.py",
+    "test_multihost.py",
+    "test_finetune.py",
+    "test_depth.py",
+    "test_stress.py",
+    "test_kinds_of_models.py",
+    "test_augment_functions.py",
+    "test_optimizers.py",
+    "test_docs.py",
+    "test_learning_rate.py",
+    "test_own_models.py",
+    "test_same_numbers.py",
+    "test_shared_study.py",
+    "test_rewriting_property.py",
+    "test_inspect_run.py",
+    "test_signal_propagation.py",
+)
+"""The files that take minutes, which workers start with, so that none works alone at the end.
+
+pytest-xdist would start with the files of most tests, and end with the few and long ones.
+"""
 
 
 def pytest_addoption(parser):
@@ -51,10 +75,13 @@ def cases(pytestconfig):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out slow tests, and skip those of data or hardware that this machine lacks.
+    """Leave out slow tests, skip those of data or hardware that this machine lacks, and begin with the longest files.
 
     A slow test that is named (`file.py::test`) or selected by `-m` runs.
     """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        ranks = {name: rank for rank, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))
     is_named = any("::" in argument for argument in config.args)
     if not (config.getoption("--slow") or config.getoption("-m") or is_named):
         slow = [item for item in items if "slow" in item.keywords]
@@ -72,6 +99,19 @@ def pytest_collection_modifyitems(config, items):
             )
         if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Compile quickly for tests marked `quick_compilation`, and as for users for all others.
+
+    Neither has programs of the other: in memory they are dropped at each change, and on disk they
+    have other keys.
+    """
+    quick = "quick_compilation" in item.keywords
+    if quick != jax.config.values["jax_disable_most_optimizations"]:
+        clear_program_cache()
+        jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture(scope="session")

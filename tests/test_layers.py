@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 
 import jaxcnn
 from jaxcnn import cpu
@@ -148,3 +149,8 @@ def test_importing_the_library_is_light():
         [sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True
     )
     assert said.stdout.strip() == "[]"
+
+
+def test_every_file_that_workers_start_with_exists():
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert [names.count(name) for name in LONGEST] == [1] * len(LONGEST)

@@ -139,6 +139,9 @@ def kernels(tmp_path, tmp_path_factory, monkeypatch):
     path = os.pathsep.join([str(FOLDER.parent.parent), os.environ.get("PYTHONPATH", "")])
     env = {name: value for name, value in os.environ.items() if name not in settings}
     env |= {"PYTHONPATH": path.strip(os.pathsep), "PYTHONWARNINGS": "default"}
+    # Kernels that execute the same cells share what they compile.
+    env["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["JAXCNN_CACHE"], "programs")
+    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
     def run(sources, work, folder=tmp_path):
         cells = [nbformat.v4.new_code_cell(source) for source in sources]

@@ -205,6 +205,50 @@ def test_signals_are_the_same_whatever_the_flag_of_training_is_called(model, tra
     assert list(found) == ["conv", "head"]
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_a_second_network_of_the_same_shapes_compiles_nothing(train):
+    """Operations are compiled for their shapes, not for each call."""
+    compiled = []
+
+    def note(event, duration_secs, **kwargs):
+        if "backend_compile" in event:
+            compiled.append(kwargs)
+
+    first, second = begun(Train(), 0), begun(Train(), 1)
+
+    def measure(state):
+        response_std(Train(), state, IMAGES, train=train)
+        effective_ranks(Train(), state, IMAGES, train=train)
+
+    measure(first)
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        measure(second)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert compiled == []
+
+
+class Jitted(nn.Module):
+    """A layer in `nn.jit`, which calls it no second time for the same collections."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.jit(nn.Dense)(8, name="hidden")(x.reshape(len(x), -1))
+        return nn.Dense(10, name="head")(nn.relu(x))
+
+
+def test_a_layer_in_jit_has_its_responses_in_every_call():
+    state = begun(Jitted())
+    x = normalize(IMAGES, state.normalizer)
+    variables = {"params": state.params}
+    expected = x.reshape(len(x), -1) @ state.params["hidden"]["kernel"]
+    for factor in (1, 2):
+        found = responses(Jitted(), variables, factor * x)
+        assert list(found) == ["hidden", "head"]
+        np.testing.assert_allclose(found["hidden"], factor * expected, rtol=1e-4, atol=1e-5)
+
+
 class NoFlag(nn.Module):
     @nn.compact
     def __call__(self, x):

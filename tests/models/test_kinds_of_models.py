@@ -556,6 +556,7 @@ def check_equal(tree, other):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize("name", MODELS)
 def test_a_kind_of_module_does_all_that_a_module_does(name, tmp_path):
     make, loss = MODELS[name], LOSSES.get(name, "cross-entropy")
@@ -572,7 +573,7 @@ def test_a_kind_of_module_does_all_that_a_module_does(name, tmp_path):
     # The outputs have the tree of the module's own call, and no batch matters.
     variables = {"params": state.params, **state.model_state}
     inputs = normalize(IMAGES[:5], state.normalizer)
-    outputs = call(model, variables, inputs, train=False)
+    outputs = jax.eval_shape(lambda x: call(model, variables, x, train=False), inputs)
     predicted = jc.predict(model, state, IMAGES[:5], batch_size=3)
     assert jax.tree.structure(predicted) == jax.tree.structure(outputs)
     assert all(leaf.shape[0] == 5 for leaf in jax.tree.leaves(predicted))

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from figures import labels, overlapping
 from matplotlib.collections import QuadMesh
+from matplotlib.textpath import TextPath
 
 from jaxcnn import plots
 from jaxcnn.plots.roofline import roofline
-from jaxcnn.plots.style import new_figure, set_ticks
+from jaxcnn.plots.style import new_figure, set_ticks, text_width
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -200,3 +201,19 @@ def test_a_logarithmic_axis_has_at_least_two_numbers(limits, expected):
     ]
     assert set(expected) <= {text for text in shown if text}
     assert len([text for text in shown if text]) >= 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Error by step, 3 seeds & 95% interval",
+        r"$\sqrt{2 / \eta}$ of $x_{10}^2$",
+        "OQSJ8@{}()",
+        "-",
+        ".",
+    ],
+)
+@pytest.mark.parametrize("size", [6.5, 12])
+def test_the_width_of_a_text_is_matplotlib_s(text, size):
+    expected = TextPath((0, 0), text, size=size).get_extents().width / 72
+    assert text_width(text, size) == pytest.approx(expected, rel=1e-12)
