@@ -1,0 +1,328 @@
+"""SSD and YOLO: losses and detections against loops in NumPy, shapes, and mistakes."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import boxes, provenance
+from jaxcnn.arguments import ArgumentError
+from jaxcnn.losses import Batch
+from jaxcnn.models.resnet import ResidualStages
+from jaxcnn.models.ssd import SSD, SSDLoss, ssd_detections
+from jaxcnn.models.yolo import YOLO, YOLOLoss, grid_boxes, yolo_detections
+
+SIDE, CLASSES, OBJECTS = 32, 3, 3
+match, encode, overlaps_of = (
+    jax.jit(function) for function in (boxes.match_anchors, boxes.encode, boxes.iou)
+)
+ANCHORS = boxes.Anchors(strides=(8, 16), sizes=((8.0, 12.0), (20.0,)), ratios=(1.0, 2.0))
+
+
+def random_labels(rng, n):
+    low = rng.uniform(0, SIDE - 12, (n, OBJECTS, 2))
+    box = np.concatenate([low, low + rng.uniform(5, 12, (n, OBJECTS, 2))], -1).astype(np.float32)
+    classes = rng.integers(0, CLASSES, (n, OBJECTS)).astype(np.int32)
+    classes[:, -1] = -1
+    box[:, -1] = 0
+    # Of the last image nothing is left.
+    classes[-1] = -1
+    return {"boxes": box, "classes": classes}
+
+
+def a_batch(rng, n=4):
+    return Batch(jnp.zeros((n, SIDE, SIDE, 3)), random_labels(rng, n))
+
+
+def smooth_l1(x):
+    return 0.5 * x * x if abs(x) < 1 else abs(x) - 0.5
+
+
+def ssd_loss(logits, offsets, box, classes):
+    """Equation 1 for one image, with loops. Matching and offsets have tests of their own."""
+    anchors = ANCHORS.boxes(SIDE, SIDE)
+    index = np.asarray(match(anchors, box, classes >= 0))
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    matched = [i for i in range(len(anchors)) if index[i] >= 0]
+    if not matched:
+        return 0.0, 0.0
+    background = [-log_p[i, 0] for i in range(len(anchors)) if index[i] < 0]
+    of_class = -sum(log_p[i, 1 + classes[index[i]]] for i in matched)
+    of_class += sum(sorted(background)[::-1][: 3 * len(matched)])
+    of_boxes = 0.0
+    for i in matched:
+        target = np.asarray(encode(box[index[i]][None], anchors[i][None]))[0]
+        of_boxes += sum(map(smooth_l1, offsets[i] - target))
+    return of_class / len(matched), of_boxes / len(matched)
+
+
+def test_the_loss_of_ssd_is_equation_1():
+    rng = np.random.default_rng(0)
+    batch, n = a_batch(rng), len(ANCHORS.boxes(SIDE, SIDE))
+    logits = rng.normal(size=(4, n, 1 + CLASSES)).astype(np.float32)
+    offsets = rng.normal(size=(4, n, 4)).astype(np.float32)
+    loss = jax.jit(SSDLoss(ANCHORS, box_weight=2.0))
+    losses, metrics = loss({"logits": logits, "offsets": offsets}, batch)
+    for i in range(4):
+        labels = batch.labels["boxes"][i], batch.labels["classes"][i]
+        of_class, of_boxes = ssd_loss(logits[i], offsets[i], *labels)
+        np.testing.assert_allclose(metrics["class_loss"][i], of_class, rtol=1e-5)
+        np.testing.assert_allclose(metrics["box_loss"][i], of_boxes, rtol=1e-4)
+        np.testing.assert_allclose(losses[i], of_class + 2 * of_boxes, rtol=1e-4)
+    assert losses[-1] == 0
+    assert losses[0] > 0
+
+
+def yolo_loss(box, confidence, scores, true_boxes, true_classes):
+    """Equation 3 for one image, with loops."""
+    rows, columns, count = confidence.shape
+    cell = SIDE / columns
+    owner = {}
+    for j in range(len(true_boxes)):
+        if true_classes[j] >= 0:
+            x, y = (true_boxes[j, :2] + true_boxes[j, 2:]) / 2
+            owner.setdefault((int(y // cell), int(x // cell)), j)
+    of_box = of_confidence = of_class = 0.0
+    for row in range(rows):
+        for column in range(columns):
+            j = owner.get((row, column))
+            responsible, overlap = None, 0.0
+            if j is not None:
+                x1, y1, x2, y2 = true_boxes[j]
+                target = np.array(
+                    [
+                        (x1 + x2) / 2 / cell - column,
+                        (y1 + y2) / 2 / cell - row,
+                        math.sqrt((x2 - x1) / SIDE),
+                        math.sqrt((y2 - y1) / SIDE),
+                    ]
+                )
+                overlaps = []
+                for x, y, w, h in box[row, column]:
+                    center = np.array([(column + x) * cell, (row + y) * cell])
+                    half = np.array([w * w, h * h]) * SIDE / 2
+                    own = np.concatenate([center - half, center + half])[None]
+                    overlaps.append(float(overlaps_of(own, true_boxes[j][None])[0, 0]))
+                errors = [((one - target) ** 2).sum() for one in box[row, column]]
+                responsible = int(np.argmax(overlaps) if max(overlaps) > 0 else np.argmin(errors))
+                overlap = overlaps[responsible]
+                of_box += 5 * errors[responsible]
+                one_hot = np.eye(CLASSES)[true_classes[j]]
+                of_class += ((scores[row, column] - one_hot) ** 2).sum()
+            for b in range(count):
+                if b == responsible:
+                    of_confidence += (confidence[row, column, b] - overlap) ** 2
+                else:
+                    of_confidence += 0.5 * confidence[row, column, b] ** 2
+    return of_box, of_confidence, of_class
+
+
+def random_grid(rng, n):
+    return {
+        "boxes": rng.normal(0.4, 0.3, (n, 4, 4, 2, 4)).astype(np.float32),
+        "confidence": rng.normal(size=(n, 4, 4, 2)).astype(np.float32),
+        "classes": rng.normal(size=(n, 4, 4, CLASSES)).astype(np.float32),
+    }
+
+
+def test_the_loss_of_yolo_is_equation_3():
+    rng = np.random.default_rng(1)
+    batch, outputs = a_batch(rng), random_grid(rng, 4)
+    # Two objects of a cell, of which the first counts; and boxes that overlap nothing.
+    batch.labels["boxes"][0, 1] = batch.labels["boxes"][0, 0] + 0.5
+    outputs["boxes"][1, ..., 2:] = 0.01
+    losses, metrics = jax.jit(YOLOLoss())(outputs, batch)
+    names = ("box_loss", "confidence_loss", "class_loss")
+    for i in range(4):
+        pieces = [outputs[name][i] for name in ("boxes", "confidence", "classes")]
+        terms = yolo_loss(*pieces, batch.labels["boxes"][i], batch.labels["classes"][i])
+        for name, term in zip(names, terms, strict=True):
+            np.testing.assert_allclose(metrics[name][i], term, rtol=2e-4, err_msg=name)
+        np.testing.assert_allclose(losses[i], sum(terms), rtol=2e-4)
+    assert metrics["box_loss"][-1] == metrics["class_loss"][-1] == 0
+
+
+def test_gradients_are_finite_also_without_objects():
+    rng = np.random.default_rng(2)
+    batch = a_batch(rng)
+    n = len(ANCHORS.boxes(SIDE, SIDE))
+    ssd = {"logits": jnp.zeros((4, n, 1 + CLASSES)), "offsets": jnp.zeros((4, n, 4))}
+    grid = jax.tree.map(jnp.zeros_like, random_grid(rng, 4))
+    for loss, outputs in ((SSDLoss(ANCHORS), ssd), (YOLOLoss(), grid)):
+        gradient = jax.jit(jax.grad(lambda o, loss=loss: loss(o, batch)[0].sum()))(outputs)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+        assert any(np.abs(leaf[0]).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+def test_perfect_outputs_give_the_true_boxes():
+    """Outputs made from the labels are decoded to them, and have no loss of boxes."""
+    batch = a_batch(np.random.default_rng(3))
+    true_boxes, classes = batch.labels["boxes"], batch.labels["classes"]
+    anchors = ANCHORS.boxes(SIDE, SIDE)
+    logits, offsets, grids = [], [], jax.tree.map(np.zeros_like, random_grid(np.random, 4))
+    for i in range(4):
+        index = np.asarray(match(anchors, true_boxes[i], classes[i] >= 0))
+        truth = np.where((index >= 0)[:, None], true_boxes[i][index], anchors)
+        offsets.append(encode(truth, anchors))
+        targets = np.where(index >= 0, classes[i][index] + 1, 0)
+        logits.append(20 * np.eye(1 + CLASSES)[targets])
+        for j in range(OBJECTS):
+            if classes[i, j] >= 0:
+                size = np.sqrt((true_boxes[i, j, 2:] - true_boxes[i, j, :2]) / SIDE)
+                center = (true_boxes[i, j, 2:] + true_boxes[i, j, :2]) / 2 / 8
+                row, column = int(center[1]), int(center[0])
+                grids["boxes"][i, row, column, 1] = [*(center % 1), *size]
+                grids["confidence"][i, row, column, 1] = 1
+                grids["classes"][i, row, column, classes[i, j]] = 1
+    outputs = {"logits": np.stack(logits).astype(np.float32), "offsets": np.stack(offsets)}
+    shape = (SIDE, SIDE)
+    assert np.allclose(jax.jit(SSDLoss(ANCHORS))(outputs, batch)[1]["box_loss"], 0, atol=1e-6)
+    assert np.allclose(jax.jit(YOLOLoss())(grids, batch)[0], 0, atol=1e-4)
+    for found in (
+        ssd_detections(outputs, ANCHORS, shape, max_outputs=5),
+        yolo_detections(grids, shape, max_outputs=5),
+    ):
+        values = jc.metrics.average_precision(
+            jax.jit(jax.vmap(boxes.iou))(found.boxes, true_boxes),
+            found.scores,
+            found.classes,
+            classes,
+            num_classes=CLASSES,
+            thresholds=(0.5, 0.95),
+        )
+        assert (values > 0.999).all()
+        assert (np.asarray(found.scores)[-1] < 1e-6).all()
+
+
+def test_boxes_of_a_grid_are_in_pixels():
+    box = np.zeros((2, 3, 1, 4), np.float32)
+    box[1, 2, 0] = [0.25, 0.5, 0.5, 1.0]
+    # Cells of 10 x 20 pixels; a quarter of 30, and 40 pixels.
+    np.testing.assert_allclose(
+        jax.jit(grid_boxes, static_argnums=1)(box, (40, 30))[1, 2, 0],
+        [22.5 - 3.75, 10, 22.5 + 3.75, 50],
+    )
+
+
+@pytest.mark.parametrize("model", [SSD(CLASSES, ANCHORS, width=4), YOLO(CLASSES, width=4)])
+def test_outputs_fit_the_anchors_and_cells_of_any_image(model):
+    image = jax.ShapeDtypeStruct((2, 40, 56, 3), "float32")
+
+    def run(key, x):
+        return model.init_with_output(key, x, stages=True)
+
+    (outputs, stages), variables = jax.eval_shape(run, jax.random.key(0), image)
+    if isinstance(model, SSD):
+        n = len(ANCHORS.boxes(40, 56))
+        assert outputs["logits"].shape == (2, n, 1 + CLASSES)
+        assert outputs["offsets"].shape == (2, n, 4)
+    else:
+        assert outputs["boxes"].shape == (2, 5, 7, 2, 4)
+    assert list(stages) == sorted(f"stage{i}" for i in range(1, len(stages) + 1))
+    # The backbone's parameters are those of the residual network for CIFAR, by name and shape.
+    known = jax.eval_shape(jc.create_model("resnet8", 10, width=4).init, jax.random.key(0), image)[
+        "params"
+    ]
+    own = variables["params"]["backbone"]
+    for name in ("stem", "stem_norm", "stage1_block1", "stage2_block1", "stage3_block1"):
+        assert jax.tree.map(jnp.shape, own[name]) == jax.tree.map(jnp.shape, known[name])
+
+
+def test_the_stages_are_those_of_the_network_for_cifar():
+    """With its strides and its parameters, they compute the same maps."""
+    image = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    network = jc.create_model("resnet8", 10, width=4)
+    variables = jax.jit(network.init)(jax.random.key(0), image)
+    _, stages = jax.jit(partial(network.apply, stages=True))(variables, image)
+    trunk = ResidualStages((1, 1, 2, 2), blocks=1, width=4)
+    body = {
+        kind: {name: part for name, part in tree.items() if name != "head"}
+        for kind, tree in variables.items()
+    }
+    for number, features in enumerate(
+        jax.jit(trunk.apply, static_argnums=2)(body, image, False), 1
+    ):
+        np.testing.assert_array_equal(features, stages[f"stage{number}"])
+
+
+def test_the_records_have_the_anchors_of_a_loss():
+    name, _ = provenance.loss_facts(SSDLoss(ANCHORS))
+    assert '"strides": [8, 16]' in name
+    assert name != provenance.loss_facts(SSDLoss())[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "loss", "detect"),
+    [
+        (
+            SSD(CLASSES, ANCHORS, width=8),
+            SSDLoss(ANCHORS),
+            lambda outputs: ssd_detections(outputs, ANCHORS, (SIDE, SIDE)),
+        ),
+        (
+            YOLO(CLASSES, width=8),
+            YOLOLoss(),
+            lambda outputs: yolo_detections(outputs, (SIDE, SIDE)),
+        ),
+    ],
+)
+def test_a_detector_learns_bright_squares(model, loss, detect, one):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 60, (64, SIDE, SIDE, 3), np.uint8)
+    labels = {"boxes": np.zeros((64, 2, 4), np.float32), "classes": np.full((64, 2), -1, np.int32)}
+    for i in range(64):
+        size, k = int(rng.integers(8, 14)), int(rng.integers(0, CLASSES))
+        x, y = rng.integers(0, SIDE - size, 2)
+        images[i, y : y + size, x : x + size, k] = 255
+        labels["boxes"][i, 0] = x, y, x + size, y + size
+        labels["classes"][i, 0] = k
+    data = jc.dataset((images, labels), (images, labels), num_classes=CLASSES)
+    config = jc.TrainConfig(num_steps=150, batch_size=16)
+    tx = jc.create_optimizer(jc.OptimizerConfig("adam", learning_rate=3e-3, schedule="cosine"), 150)
+    *_, (state, _) = jc.train(model, tx, data, config, loss=loss, strategy=one)
+    found = detect(jc.predict(model, state, images))
+    values = jc.metrics.average_precision(
+        jax.jit(jax.vmap(boxes.iou))(found.boxes, labels["boxes"]),
+        found.scores,
+        found.classes,
+        labels["classes"],
+        num_classes=CLASSES,
+    )
+    assert values[0].min() > 0.9
+    assert values.mean() > 0.5
+
+
+OUTPUTS = {"logits": jnp.zeros((1, 48, 4)), "offsets": jnp.zeros((1, 48, 4))}
+LABELS = {"boxes": jnp.zeros((1, 2, 4)), "classes": jnp.zeros((1, 2), jnp.int32)}
+IMAGE = jnp.zeros((1, SIDE, SIDE, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: SSDLoss(ANCHORS)(jnp.zeros((1, 3)), Batch(IMAGE, LABELS)), "the model gives Arr"),
+        (lambda: SSDLoss(ANCHORS)(OUTPUTS, Batch(IMAGE, jnp.zeros(1))), "labels have boxes of"),
+        (lambda: SSDLoss(ANCHORS)(OUTPUTS, Batch(IMAGE, LABELS)), r"with 72 anchors; expected"),
+        (lambda: SSDLoss(ANCHORS, negatives=0), "negatives is 0"),
+        (lambda: SSDLoss(ANCHORS, positive=-1), "positive is -1"),
+        (lambda: YOLOLoss()(OUTPUTS, Batch(IMAGE, LABELS)), "the model gives logits, offsets"),
+        (lambda: YOLOLoss(box_weight=0), "box_weight is 0"),
+        (
+            lambda: SSD(3, boxes.Anchors((6,), ((8.0,),))).init(jax.random.key(0), IMAGE),
+            r"strides is \(6,\)",
+        ),
+        (
+            lambda: SSD(3, boxes.Anchors((8, 4), ((8.0,), (8.0,)))).init(jax.random.key(0), IMAGE),
+            "ascending powers of 2",
+        ),
+    ],
+)
+def test_mistakes(call, says):
+    with pytest.raises(ArgumentError, match=says) as error:
+        call()
+    assert "\n" not in str(error.value)
