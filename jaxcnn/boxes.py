@@ -1,4 +1,4 @@
-"""Boxes of objects: overlap, anchors, offsets, matching and non-maximum suppression.
+"""Boxes and masks of objects: overlap, anchors, matching, suppression, RoIAlign.
 
 A box is (x1, y1, x2, y2) in pixels: left, upper, right and lower edge. A pixel in column 3 reaches
 from x = 3 to x = 4, so the box of columns 3 to 5 has x1 = 3 and x2 = 6. All functions are pure and
@@ -582,3 +582,165 @@ def select_detections(
         jnp.where(is_object, classes[kept], -1),
         jnp.where(is_object, rows[kept], -1),
     )
+
+
+# Regions
+
+
+def _interpolation(points: jax.Array, n: int) -> jax.Array:
+    """Return weights of linear interpolation between n equidistant values.
+
+    Args:
+      points: float32 [..., p], where value i is at i. Points outside take the nearest value.
+      n: number of values.
+
+    Returns:
+      float32 [..., p, n].
+    """
+    points = jnp.clip(points, 0.0, n - 1.0)[..., None]
+    places = jnp.arange(n, dtype=jnp.float32).reshape((1,) * (points.ndim - 1) + (n,))
+    return jnp.maximum(1.0 - jnp.abs(points - places), 0.0)
+
+
+def roi_align(
+    features: jax.Array, boxes: Array, *, size: int, stride: int, samples: int = 2
+) -> jax.Array:
+    """Return the features inside boxes, each resampled to a square of bins.
+
+    A box is divided into size x size bins, without rounding. A bin is the mean of
+    samples x samples points, each interpolated bilinearly. The features of cell i belong to the
+    cell's center, the pixel (i + 0.5) stride. Points beyond the outermost centers take the value
+    there. The weights of rows and columns are separate, so it is computed as matrix products.
+
+    Args:
+      features: floating [h, w, c] of an image.
+      boxes: [n, 4], in pixels of the image.
+      size: bins of a side.
+      stride: pixels of the image for each cell of the features.
+      samples: points of a bin in each direction.
+
+    Returns:
+      [n, size, size, c] in the dtype of the features.
+
+    Raises:
+      ArgumentError: an argument is invalid.
+
+    References:
+      He et al. 2017, "Mask R-CNN", section 3 (arXiv:1703.06870). The half cell is that of the
+      authors' later code, Detectron2.
+
+    Example:
+      >>> features = jnp.arange(4.0).reshape(1, 4, 1) * jnp.ones((4, 1, 1))
+      >>> box = jnp.array([[8.0, 8.0, 24.0, 24.0]])
+      >>> roi_align(features, box, size=2, stride=8)[0, :, :, 0].tolist()
+      [[1.0, 2.0], [1.0, 2.0]]
+    """
+    shape, dtype = getattr(features, "shape", ()), getattr(features, "dtype", None)
+    if dtype is None or len(shape) != 3 or 0 in shape or not jnp.issubdtype(dtype, jnp.floating):
+        text = format_value(features) if dtype is None else f"an array {dtype} {shape}"
+        raise ArgumentError(
+            f"features are {text}; expected floating numbers of shape [h, w, c]. "
+            "Write jax.vmap(...) for a batch."
+        )
+    boxes = _check_boxes("boxes", boxes)
+    size = check_integer("size", size, example=7)
+    stride = check_integer("stride", stride, example=8)
+    samples = check_integer("samples", samples, example=2)
+    # Centers of the sampled parts, as shares of a side
+    shares = (jnp.arange(size * samples, dtype=jnp.float32) + 0.5) / (size * samples)
+
+    def weights(low, high, n):
+        """Return the weights of n cells in each bin, [boxes, size, n]."""
+        points = low[:, None] + (high - low)[:, None] * shares[None]
+        cells = _interpolation(points / stride - 0.5, n)
+        return cells.reshape(-1, size, samples, n).mean(2).astype(dtype)
+
+    rows = weights(boxes[:, 1], boxes[:, 3], shape[0])
+    columns = weights(boxes[:, 0], boxes[:, 2], shape[1])
+    return jnp.einsum("nph,hwc,nqw->npqc", rows, features, columns)
+
+
+def paste_masks(masks: jax.Array, boxes: Array, height: int, width: int) -> jax.Array:
+    """Return the masks of boxes as masks of the image.
+
+    It inverts `roi_align`: the probability of a pixel whose center lies in the box is interpolated
+    bilinearly, and outside the box there is no object.
+
+    Args:
+      masks: float32 [n, s, s] in 0..1, of bins of the boxes.
+      boxes: [n, 4].
+      height: of the image, pixels.
+      width: of the image, pixels.
+
+    Returns:
+      bool [n, height, width], where the probability is at least 0.5.
+
+    Raises:
+      ArgumentError: an argument is invalid.
+
+    References:
+      He et al. 2017, section 3.1, "Inference" (arXiv:1703.06870).
+
+    Example:
+      >>> pasted = paste_masks(jnp.ones((1, 2, 2)), jnp.array([[1.0, 0.0, 3.0, 1.0]]), 2, 4)
+      >>> pasted[0].astype(int).tolist()
+      [[0, 1, 1, 0], [0, 0, 0, 0]]
+    """
+    boxes = _check_boxes("boxes", boxes)
+    height = check_integer("height", height, example=64)
+    width = check_integer("width", width, example=64)
+    shape = getattr(masks, "shape", None)
+    is_square = shape is not None and len(shape) == 3 and shape[1] == shape[2] > 0
+    if shape is None or not is_square or len(masks) != len(boxes):
+        raise ArgumentError(
+            f"masks are of shape {shape} for {len(boxes)} boxes; expected [{len(boxes)}, s, s]. "
+            "Write masks[jnp.arange(n), :, :, classes] for those of the predicted classes."
+        )
+    bins = shape[1]
+
+    def weights(low, high, side):
+        """Return the weights of the bins for each pixel, [boxes, side, bins]."""
+        centers = jnp.arange(side, dtype=jnp.float32)[None] + 0.5
+        shares = (centers - low[:, None]) / jnp.maximum(high - low, 1e-6)[:, None]
+        inside = (shares >= 0) & (shares <= 1)
+        return jnp.where(inside[..., None], _interpolation(shares * bins - 0.5, bins), 0.0)
+
+    rows = weights(boxes[:, 1], boxes[:, 3], height)
+    columns = weights(boxes[:, 0], boxes[:, 2], width)
+    return jnp.einsum("nhp,npq,nwq->nhw", rows, masks.astype(jnp.float32), columns) >= 0.5
+
+
+def mask_iou(masks: Array, others: Array) -> jax.Array:
+    """Return the intersection over union of all pairs of masks.
+
+    Args:
+      masks: bool [n, h, w].
+      others: bool [m, h, w].
+
+    Returns:
+      float32 [n, m] in 0..1; 0 for two empty masks.
+
+    Raises:
+      ArgumentError: they are not masks of one size.
+
+    Example:
+      >>> mask_iou(jnp.array([[[True, True]]]), jnp.array([[[True, False]]])).tolist()
+      [[0.5]]
+    """
+    shapes = [getattr(array, "shape", ()) for array in (masks, others)]
+    kinds = [getattr(array, "dtype", None) for array in (masks, others)]
+    if (
+        {len(shape) for shape in shapes} != {3}
+        or shapes[0][1:] != shapes[1][1:]
+        or {str(kind) for kind in kinds} != {"bool"}
+    ):
+        raise ArgumentError(
+            f"masks are {kinds[0]} {shapes[0]} and others {kinds[1]} {shapes[1]}; expected bool "
+            "[n, h, w] and [m, h, w]. Write instances[None] == numbers[:, None, None]."
+        )
+    flat, other_flat = (
+        jnp.asarray(array).reshape(len(array), -1).astype(jnp.float32) for array in (masks, others)
+    )
+    intersection = flat @ other_flat.T
+    union = flat.sum(1)[:, None] + other_flat.sum(1)[None] - intersection
+    return jnp.where(union > 0, intersection / jnp.where(union > 0, union, 1.0), 0.0)
