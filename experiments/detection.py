@@ -39,9 +39,10 @@ from experiments._common import (
     run_all,
     run_study,
 )
-from experiments.scenes import compose_several, photographs
+from experiments.scenes import MAX_OBJECTS, compose_several, photographs
 from jaxcnn import boxes, cli, metrics, plots, runs, tables
 from jaxcnn.data import channel_statistics
+from jaxcnn.models.faster_rcnn import FasterRCNN, FasterRCNNLoss, rcnn_detections, rcnn_masks
 from jaxcnn.models.ssd import SSD, SSDLoss, ssd_detections
 from jaxcnn.models.yolo import YOLO, YOLOLoss, yolo_detections
 from jaxcnn.state import State, init_state
@@ -56,7 +57,7 @@ BATCH = 100
 """Scenes of a batch of inference."""
 SHOWN_SCORE = 0.3
 """Least score of a detection in the figure."""
-DetectorName = Literal["ssd", "yolo"]
+DetectorName = Literal["ssd", "yolo", "faster_rcnn", "mask_rcnn"]
 
 
 class Detector(NamedTuple):
@@ -68,6 +69,8 @@ class Detector(NamedTuple):
     loss: Any
     detect: Any
     """Function of the network's outputs that returns `Detections`."""
+    model_kwargs: Mapping[str, Any] = {}
+    """Fields of the network that belong to the detector."""
 
 
 DETECTORS: dict[str, Detector] = {
@@ -85,6 +88,19 @@ DETECTORS: dict[str, Detector] = {
         YOLOLoss(),
         lambda outputs: yolo_detections(outputs, (SIDE, SIDE), max_outputs=MAX_DETECTIONS),
     ),
+    "faster_rcnn": Detector(
+        "Faster R-CNN",
+        FasterRCNN,
+        FasterRCNNLoss(),
+        lambda outputs: rcnn_detections(outputs, (SIDE, SIDE), max_outputs=MAX_DETECTIONS),
+    ),
+    "mask_rcnn": Detector(
+        "Mask R-CNN",
+        FasterRCNN,
+        FasterRCNNLoss(),
+        lambda outputs: rcnn_detections(outputs, (SIDE, SIDE), max_outputs=MAX_DETECTIONS),
+        {"masks": True},
+    ),
 }
 """Detectors by their name in options and runs."""
 
@@ -95,7 +111,7 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
 
     preset: Literal["quick", "mnist"] = "quick"
     """quick: scenes of digits. mnist: scenes of MNIST."""
-    detectors: tuple[DetectorName, ...] = ("ssd", "yolo")
+    detectors: tuple[DetectorName, ...] = ("ssd", "yolo", "faster_rcnn", "mask_rcnn")
     """Detectors to compare."""
     dataset: str = "digits"
     """Source of the scenes' objects: digits, mnist or fashion_mnist."""
@@ -158,6 +174,7 @@ def configs(options: Options, detector: str) -> dict[str, jc.ExperimentConfig]:
                 "width": options.width,
                 "blocks": options.blocks,
                 "dtype": options.dtype,
+                **DETECTORS[detector].model_kwargs,
             },
             optimizer=jc.OptimizerConfig(
                 "adam", learning_rate=options.learning_rate, schedule="cosine"
@@ -183,40 +200,53 @@ def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
     return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
 
 
-def detector_of(model: Any) -> Detector:
-    """Return the detector that a network belongs to."""
-    return next(item for item in DETECTORS.values() if item.network is type(model))
+def detect(
+    model: Any, state: State, images: np.ndarray
+) -> tuple[boxes.Detections, np.ndarray | None]:
+    """Return the detections of scenes.
 
-
-def detect(model: Any, state: State, images: np.ndarray) -> boxes.Detections:
-    """Return the detections of scenes, as NumPy arrays with a first axis of n."""
+    Returns:
+      `Detections` of NumPy arrays with a first axis of n, and their masks bool [n, m, SIDE, SIDE],
+      or None for a detector of boxes.
+    """
+    detector = next(item for item in DETECTORS.values() if item.network is type(model))
     outputs = jc.predict(model, state, images, batch_size=BATCH)
-    return jax.tree.map(np.asarray, detector_of(model).detect(outputs))
+    found = detector.detect(outputs)
+    masks = None
+    if "masks" in outputs:
+        masks = np.asarray(rcnn_masks(outputs, found, (SIDE, SIDE)))
+    return jax.tree.map(np.asarray, found), masks
 
 
 def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
     """Return the mean average precision on the test scenes, and the speed of inference.
 
-    They are more columns of a row: `map` and `map50` in percent, and `detections_per_second`, the
-    scenes a second from pixels to boxes after suppression.
+    They are more columns of a row: `map` and `map50` in percent, with masks `mask_map` and
+    `mask_map50` too, and `scenes_per_second`, from pixels to boxes after suppression.
     """
-    found = detect(model, state, data.test.images)
+    found, masks = detect(model, state, data.test.images)
     start = time.perf_counter()
     detect(model, state, data.test.images)
     seconds = time.perf_counter() - start
     truth = data.test.labels
-    values = metrics.average_precision(
-        jax.vmap(boxes.iou)(found.boxes, truth["boxes"]),
-        found.scores,
-        found.classes,
-        truth["classes"],
-        num_classes=data.num_classes,
-    )
-    return {
-        "map": 100 * float(np.nanmean(values)),
-        "map50": 100 * float(np.nanmean(values[0])),
-        "scenes_per_second": len(data.test.images) / seconds,
-    }
+    overlaps: dict[str, Any] = {"map": jax.vmap(boxes.iou)(found.boxes, truth["boxes"])}
+    if masks is not None:
+        numbers = np.arange(1, MAX_OBJECTS + 1).reshape(1, -1, 1, 1)
+        true_masks = truth["instances"][:, None] == numbers
+        # In parts, as the masks of all scenes take a gigabyte as numbers.
+        parts = [
+            jax.vmap(boxes.mask_iou)(masks[i : i + BATCH], true_masks[i : i + BATCH])
+            for i in range(0, len(masks), BATCH)
+        ]
+        overlaps["mask_map"] = np.concatenate(parts)
+    columns = {"scenes_per_second": len(data.test.images) / seconds}
+    for name, ious in overlaps.items():
+        values = metrics.average_precision(
+            ious, found.scores, found.classes, truth["classes"], num_classes=data.num_classes
+        )
+        columns[name] = 100 * float(np.nanmean(values))
+        columns[f"{name}50"] = 100 * float(np.nanmean(values[0]))
+    return columns
 
 
 def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
@@ -241,12 +271,18 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
             state = checkpoints.restore(like)
         if state is None:
             return
-        found = detect(model, state, images)
+        found, masks = detect(model, state, images)
         drawn = [
             _drawn_boxes(found.boxes[i], found.scores[i], found.classes[i], objects[i])
             for i in range(n)
         ]
-        strips.append(plots.Strip(list(images), DETECTORS[detector].title, boxes=drawn))
+        shown = list(images)
+        if masks is not None:
+            shown = [
+                tinted(image, masks[i][found.scores[i] >= SHOWN_SCORE])
+                for i, image in enumerate(images)
+            ]
+        strips.append(plots.Strip(shown, DETECTORS[detector].title, boxes=drawn))
     note = (
         f"Detections with a score of at least {SHOWN_SCORE}, with class and score. Blue: the right "
         "class on an overlap of at least 0.5. Orange, dashed: wrong."
@@ -255,14 +291,26 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
     options.save(figure, options.out / "pictures")
 
 
-def _drawn_boxes(found, scores, classes, objects) -> list[plots.Box]:
+def tinted(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Return an image whose masked pixels are half green.
+
+    Args:
+      image: uint8 [h, w, 3].
+      masks: bool [n, h, w].
+    """
+    green = np.array([0, 255, 120])
+    mixed = np.where(masks.any(0)[..., None], (image.astype(int) + green) // 2, image)
+    return mixed.astype(np.uint8)
+
+
+def _drawn_boxes(found: Any, scores: Any, classes: Any, objects: Any) -> list[plots.Box]:
     """Return the boxes of a scene to draw, the best last, on top."""
     drawn, taken = [], set()
     for box, score, label in zip(found, scores, classes, strict=True):
         if score < SHOWN_SCORE:
             continue
         overlaps = {
-            j: float(boxes.iou(box[None], true_box[None])[0, 0])
+            j: float(boxes.iou(box[None], np.asarray(true_box)[None])[0, 0])
             for j, (true_box, true_label) in enumerate(objects)
             if true_label == label and j not in taken
         }
@@ -312,14 +360,14 @@ def draw(options: Options) -> None:
             )
         groups[name].append(run)
     groups = {name: group for name, group in groups.items() if group}
-    keys = ("map", "map50", "scenes_per_second")
+    keys = ("map", "map50", "mask_map", "mask_map50", "scenes_per_second")
     table = [
         {
             "detector": DETECTORS[name].title,
             "params": group[0].result["params"],
             "multiply_adds": multiply_adds(name, group[0].config),
         }
-        | runs.aggregate_seeds(group, keys)
+        | runs.aggregate_seeds([with_all_keys(run, keys) for run in group], keys)
         for name, group in groups.items()
     ]
     all_runs = [run for group in groups.values() for run in group]
@@ -327,7 +375,8 @@ def draw(options: Options) -> None:
     protocol = (
         f"{config.dataset}, {config.train.num_steps} steps of {config.train.batch_size} scenes "
         f"of {SIDE}x{SIDE}. COCO's mean average precision in percent of the test scenes at the "
-        "last step: over overlaps of 0.5 to 0.95 (map), and at 0.5 (map50). Multiply-adds are of "
+        "last step: over overlaps of 0.5 to 0.95 (map), and at 0.5 (map50). The same of masks "
+        "(mask_map, mask_map50). Multiply-adds are of "
         f"one scene. Scenes a second are those of inference in batches of {BATCH}, suppression "
         "included."
     )
@@ -343,6 +392,11 @@ def draw(options: Options) -> None:
     options.save(plots.panels([panel], title=title, size=(6.0, 3.9)), out / "curves")
     written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
     print(f"{tables.compact_markdown(table)}\nwrote {written}")
+
+
+def with_all_keys(run: runs.Run, keys: tuple[str, ...]) -> runs.Run:
+    """Return a run with None for the figures that its detector does not have."""
+    return run._replace(result=dict.fromkeys(keys) | run.result)
 
 
 def multiply_adds(detector: str, config: jc.ExperimentConfig) -> int:

@@ -173,18 +173,18 @@ def clip(boxes: Array, height: int, width: int) -> jax.Array:
     return jnp.clip(boxes, jnp.zeros_like(limits), limits)
 
 
-def _centers_and_sizes(boxes: Array) -> tuple[jax.Array, jax.Array]:
+def _centers_and_sizes(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
     return (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
 
 
 def _check_pairs(name: str, values: Any, anchors: Any) -> tuple[jax.Array, jax.Array]:
-    values, anchors = _check_boxes(name, values), _check_boxes("anchors", anchors)
-    if values.shape != anchors.shape:
+    pair = _check_boxes(name, values), _check_boxes("anchors", anchors)
+    if pair[0].shape != pair[1].shape:
         raise ArgumentError(
             f"{name} has {len(values)} rows and anchors {len(anchors)}; expected as many. "
             f"Write {name}={name}[index] for those of the anchors."
         )
-    return values, anchors
+    return pair
 
 
 def _check_variances(variances: Any) -> tuple[float, float]:
@@ -603,7 +603,7 @@ def _interpolation(points: jax.Array, n: int) -> jax.Array:
 
 
 def roi_align(
-    features: jax.Array, boxes: Array, *, size: int, stride: int, samples: int = 2
+    features: Array, boxes: Array, *, size: int, stride: int, samples: int = 2
 ) -> jax.Array:
     """Return the features inside boxes, each resampled to a square of bins.
 
@@ -660,7 +660,7 @@ def roi_align(
     return jnp.einsum("nph,hwc,nqw->npqc", rows, features, columns)
 
 
-def paste_masks(masks: jax.Array, boxes: Array, height: int, width: int) -> jax.Array:
+def paste_masks(masks: Array, boxes: Array, height: int, width: int) -> jax.Array:
     """Return the masks of boxes as masks of the image.
 
     It inverts `roi_align`: the probability of a pixel whose center lies in the box is interpolated

@@ -72,7 +72,8 @@ def test_it_is_that_of_pycocotools_steps(cases):
                 found = average_precision(
                     *case, num_classes=CLASSES, thresholds=thresholds, max_detections=limit
                 )
-                expected = coco(*case, CLASSES, thresholds, limit)
+                ious, scores, classes, true_classes = case
+                expected = coco(ious, scores, classes, true_classes, CLASSES, thresholds, limit)
                 np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
     tried(test, random_case, cases(120), together=20)

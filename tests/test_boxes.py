@@ -1,6 +1,7 @@
 """Boxes against plain NumPy: overlap, offsets, anchors, matching and suppression."""
 
 import math
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -188,8 +189,9 @@ def test_anchors_are_matched_as_by_loops(cases):
     def test(several):
         found = both(*(np.stack(arrays) for arrays in zip(*several, strict=True)))
         for i, case in enumerate(several):
-            assert found[0][i].tolist() == matched(*case, 0.5, 0.5)
-            assert found[1][i].tolist() == matched(*case, 0.6, 0.2)
+            anchors, truth, valid = case
+            assert found[0][i].tolist() == matched(anchors, truth, valid, 0.5, 0.5)
+            assert found[1][i].tolist() == matched(anchors, truth, valid, 0.6, 0.2)
 
     tried(test, one, cases(300), together=25)
 
@@ -231,7 +233,71 @@ def test_selected_detections_are_those_of_a_loop_over_pairs():
 
 BOX = np.zeros((2, 4), np.float32)
 TRUE = np.ones(2, bool)
-LEVELS: dict[str, Any] = {"strides": (4,), "sizes": ((8.0,),), "ratios": (1.0,)}
+
+
+def interpolated(values, y, x):
+    """Bilinear interpolation at a point; outside, that of the nearest point inside."""
+    y, x = (min(max(at, 0.0), n - 1.0) for at, n in zip((y, x), values.shape[:2], strict=True))
+    y0, x0 = int(y), int(x)
+    y1, x1 = min(y0 + 1, len(values) - 1), min(x0 + 1, values.shape[1] - 1)
+    upper = values[y0, x0] * (1 - (x - x0)) + values[y0, x1] * (x - x0)
+    lower = values[y1, x0] * (1 - (x - x0)) + values[y1, x1] * (x - x0)
+    return upper * (1 - (y - y0)) + lower * (y - y0)
+
+
+def test_aligned_features_are_means_of_interpolated_points():
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(7, 5, 3))
+    # Beyond the image too.
+    box = np.concatenate([random_boxes(rng, 6, False) - 6, [[3, 3, 3, 3]]]).astype(np.float32)
+    for size, stride, samples in ((3, 4, 2), (2, 8, 3)):
+        expected = np.zeros((7, size, size, 3))
+        for r, (x1, y1, x2, y2) in enumerate(box.astype(float)):
+            for i in range(size):
+                for j in range(size):
+                    points = [
+                        interpolated(
+                            features,
+                            (y1 + (i + (a + 0.5) / samples) * (y2 - y1) / size) / stride - 0.5,
+                            (x1 + (j + (b + 0.5) / samples) * (x2 - x1) / size) / stride - 0.5,
+                        )
+                        for a in range(samples)
+                        for b in range(samples)
+                    ]
+                    expected[r, i, j] = np.mean(points, 0)
+        align = jax.jit(partial(boxes.roi_align, size=size, stride=stride, samples=samples))
+        found = align(features.astype(np.float32), box)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pasted_masks_are_interpolated_at_the_centers_of_pixels():
+    rng = np.random.default_rng(5)
+    masks, box = rng.random((6, 4, 4)), random_boxes(rng, 6, False) - 4
+    expected = np.zeros((6, 20, 30), bool)
+    for m, (x1, y1, x2, y2) in enumerate(box.astype(float)):
+        for row in range(20):
+            for column in range(30):
+                y, x = (row + 0.5 - y1) / (y2 - y1), (column + 0.5 - x1) / (x2 - x1)
+                if 0 <= y <= 1 and 0 <= x <= 1:
+                    value = interpolated(masks[m], 4 * y - 0.5, 4 * x - 0.5)
+                    expected[m, row, column] = value >= 0.5
+    paste = jax.jit(boxes.paste_masks, static_argnums=(2, 3))
+    np.testing.assert_array_equal(paste(masks.astype(np.float32), box, 20, 30), expected)
+
+
+def test_overlaps_of_masks_count_pixels():
+    rng = np.random.default_rng(6)
+    a, b = rng.random((4, 9, 7)) < 0.4, rng.random((3, 9, 7)) < 0.4
+    a[0] = b[0] = False
+    found = jax.jit(boxes.mask_iou)(a, b)
+    for i in range(4):
+        for j in range(3):
+            either = (a[i] | b[j]).sum()
+            assert found[i, j] == pytest.approx((a[i] & b[j]).sum() / max(either, 1))
+
+
+def level_with(**fields: Any) -> boxes.Anchors:
+    return boxes.Anchors(**{"strides": (4,), "sizes": ((8.0,),), "ratios": (1.0,)} | fields)
 
 
 @pytest.mark.parametrize(
@@ -260,11 +326,15 @@ LEVELS: dict[str, Any] = {"strides": (4,), "sizes": ((8.0,),), "ratios": (1.0,)}
         ),
         (lambda: boxes.non_max_suppression(BOX, BOX[:, 0], classes=BOX[:, 0]), "classes is an"),
         (lambda: boxes.select_detections(BOX, BOX[:1], (4, 4)), r"boxes are \(2, 4\) and scores"),
-        (lambda: boxes.Anchors(**LEVELS | {"strides": (4, 8)}), "strides has 2 maps and sizes 1"),
-        (lambda: boxes.Anchors(**LEVELS | {"sizes": ((0.0,),)}), "sizes is 0.0"),
-        (lambda: boxes.Anchors(**LEVELS | {"ratios": ()}), "expected tuples"),
-        (lambda: boxes.Anchors(**LEVELS | {"strides": (0,)}), "strides is 0"),
-        (lambda: boxes.Anchors(**LEVELS).boxes(0, 4), "height is 0"),
+        (lambda: boxes.roi_align(BOX, BOX, size=2, stride=4), "features are an array float32"),
+        (lambda: boxes.roi_align(BOX[None], BOX, size=0, stride=4), "size is 0"),
+        (lambda: boxes.paste_masks(BOX, BOX, 4, 4), r"masks are of shape \(2, 4\) for 2 boxes"),
+        (lambda: boxes.mask_iou(BOX[None], BOX[None]), "masks are float32"),
+        (lambda: level_with(strides=(4, 8)), "strides has 2 maps and sizes 1"),
+        (lambda: level_with(sizes=((0.0,),)), "sizes is 0.0"),
+        (lambda: level_with(ratios=()), "expected tuples"),
+        (lambda: level_with(strides=(0,)), "strides is 0"),
+        (lambda: level_with().boxes(0, 4), "height is 0"),
     ],
 )
 def test_mistakes(call, says):

@@ -1,4 +1,4 @@
-"""SSD and YOLO: losses and detections against loops in NumPy, shapes, and mistakes."""
+"""SSD, YOLO and Faster R-CNN: losses and detections against loops in NumPy, shapes, and mistakes."""
 
 import math
 from functools import partial
@@ -12,6 +12,14 @@ import jaxcnn as jc
 from jaxcnn import boxes, provenance
 from jaxcnn.arguments import ArgumentError
 from jaxcnn.losses import Batch
+from jaxcnn.metrics import average_precision
+from jaxcnn.models.faster_rcnn import (
+    FasterRCNN,
+    FasterRCNNLoss,
+    propose,
+    rcnn_detections,
+    rcnn_masks,
+)
 from jaxcnn.models.resnet import ResidualStages
 from jaxcnn.models.ssd import SSD, SSDLoss, ssd_detections
 from jaxcnn.models.yolo import YOLO, YOLOLoss, grid_boxes, yolo_detections
@@ -69,7 +77,7 @@ def test_the_loss_of_ssd_is_equation_1():
     losses, metrics = loss({"logits": logits, "offsets": offsets}, batch)
     for i in range(4):
         labels = batch.labels["boxes"][i], batch.labels["classes"][i]
-        of_class, of_boxes = ssd_loss(logits[i], offsets[i], *labels)
+        of_class, of_boxes = ssd_loss(logits[i], offsets[i], labels[0], labels[1])
         np.testing.assert_allclose(metrics["class_loss"][i], of_class, rtol=1e-5)
         np.testing.assert_allclose(metrics["box_loss"][i], of_boxes, rtol=1e-4)
         np.testing.assert_allclose(losses[i], of_class + 2 * of_boxes, rtol=1e-4)
@@ -138,8 +146,9 @@ def test_the_loss_of_yolo_is_equation_3():
     losses, metrics = jax.jit(YOLOLoss())(outputs, batch)
     names = ("box_loss", "confidence_loss", "class_loss")
     for i in range(4):
-        pieces = [outputs[name][i] for name in ("boxes", "confidence", "classes")]
-        terms = yolo_loss(*pieces, batch.labels["boxes"][i], batch.labels["classes"][i])
+        box, confidence, scores = (outputs[name][i] for name in ("boxes", "confidence", "classes"))
+        labels = batch.labels["boxes"][i], batch.labels["classes"][i]
+        terms = yolo_loss(box, confidence, scores, labels[0], labels[1])
         for name, term in zip(names, terms, strict=True):
             np.testing.assert_allclose(metrics[name][i], term, rtol=2e-4, err_msg=name)
         np.testing.assert_allclose(losses[i], sum(terms), rtol=2e-4)
@@ -152,7 +161,13 @@ def test_gradients_are_finite_also_without_objects():
     n = len(ANCHORS.boxes(SIDE, SIDE))
     ssd = {"logits": jnp.zeros((4, n, 1 + CLASSES)), "offsets": jnp.zeros((4, n, 4))}
     grid = jax.tree.map(jnp.zeros_like, random_grid(rng, 4))
-    for loss, outputs in ((SSDLoss(ANCHORS), ssd), (YOLOLoss(), grid)):
+    rcnn = random_rcnn(rng, batch.labels)
+    is_proposed = rcnn.pop("is_proposed")
+
+    def rcnn_loss(outputs, batch):
+        return FasterRCNNLoss(RCNN_ANCHORS)(outputs | {"is_proposed": is_proposed}, batch)
+
+    for loss, outputs in ((SSDLoss(ANCHORS), ssd), (YOLOLoss(), grid), (rcnn_loss, rcnn)):
         gradient = jax.jit(jax.grad(lambda o, loss=loss: loss(o, batch)[0].sum()))(outputs)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
         assert any(np.abs(leaf[0]).max() > 0 for leaf in jax.tree.leaves(gradient))
@@ -186,7 +201,7 @@ def test_perfect_outputs_give_the_true_boxes():
         ssd_detections(outputs, ANCHORS, shape, max_outputs=5),
         yolo_detections(grids, shape, max_outputs=5),
     ):
-        values = jc.metrics.average_precision(
+        values = average_precision(
             jax.jit(jax.vmap(boxes.iou))(found.boxes, true_boxes),
             found.scores,
             found.classes,
@@ -196,6 +211,152 @@ def test_perfect_outputs_give_the_true_boxes():
         )
         assert (values > 0.999).all()
         assert (np.asarray(found.scores)[-1] < 1e-6).all()
+
+
+RCNN_ANCHORS = boxes.Anchors(strides=(4,), sizes=((8.0, 12.0),))
+
+
+def huber_sum(difference):
+    return sum(map(smooth_l1, difference))
+
+
+def bernoulli_loss(logit, is_true):
+    p = 1 / (1 + math.exp(-float(logit)))
+    return -math.log(p if is_true else 1 - p)
+
+
+def rcnn_terms(outputs, i, labels):
+    """The four terms of an image, with loops over anchors and proposals."""
+    anchors = RCNN_ANCHORS.boxes(SIDE, SIDE)
+    box, classes = labels["boxes"][i], labels["classes"][i]
+    index = np.asarray(match_rcnn(anchors, box, classes >= 0))
+    of_object, of_background, of_anchor = [], [], []
+    for a in range(len(anchors)):
+        logit = outputs["objectness"][i, a]
+        if index[a] >= 0:
+            of_object.append(bernoulli_loss(logit, True))
+            target = np.asarray(encode(box[index[a]][None], anchors[a][None]))[0]
+            of_anchor.append(huber_sum(outputs["anchor_offsets"][i, a] - target))
+        elif index[a] == -1:
+            of_background.append(bernoulli_loss(logit, False))
+    of_class, of_box = [], []
+    for p in range(outputs["logits"].shape[1]):
+        if not outputs["is_proposed"][i, p]:
+            continue
+        overlaps = [
+            float(overlaps_of(outputs["proposals"][i, p][None], box[j][None])[0, 0])
+            if classes[j] >= 0
+            else -1.0
+            for j in range(OBJECTS)
+        ]
+        j = int(np.argmax(overlaps))
+        target = classes[j] + 1 if overlaps[j] >= 0.5 else 0
+        logits = outputs["logits"][i, p].astype(np.float64)
+        of_class.append(np.log(np.exp(logits).sum()) - logits[target])
+        if target:
+            offsets = np.asarray(encode(box[j][None], outputs["proposals"][i, p][None]))[0]
+            of_box.append(huber_sum(outputs["offsets"][i, p, classes[j]] - offsets))
+    mean = lambda values: sum(values) / max(len(values), 1)  # noqa: E731
+    return {
+        "anchor_class_loss": (mean(of_object) + mean(of_background)) / 2,
+        "anchor_box_loss": mean(of_anchor),
+        "class_loss": mean(of_class),
+        "box_loss": sum(of_box) / len(of_class),
+    }
+
+
+match_rcnn = jax.jit(lambda *args: boxes.match_anchors(*args, positive=0.7, negative=0.3))
+
+
+def random_rcnn(rng, labels, p=6):
+    n, a = len(labels["boxes"]), len(RCNN_ANCHORS.boxes(SIDE, SIDE))
+    proposals = rng.uniform(0, SIDE / 2, (n, p, 4)).astype(np.float32)
+    proposals[..., 2:] += proposals[..., :2] + 1
+    # Some overlap objects, by more than a half and by less.
+    proposals[:, :2] = labels["boxes"][:, :2] + rng.uniform(-1, 1, (n, 2, 4))
+    is_proposed = np.ones((n, p), bool)
+    is_proposed[0, 1:] = is_proposed[-1, -1] = False
+    proposals[~is_proposed] = 0
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    return {
+        "objectness": normal(n, a),
+        "anchor_offsets": normal(n, a, 4),
+        "proposals": proposals,
+        "is_proposed": is_proposed,
+        "logits": normal(n, p, 1 + CLASSES),
+        "offsets": normal(n, p, CLASSES, 4),
+    }
+
+
+def test_the_loss_of_faster_rcnn_is_that_of_both_papers():
+    rng = np.random.default_rng(4)
+    batch = a_batch(rng)
+    outputs = random_rcnn(rng, batch.labels)
+    losses, terms = jax.jit(FasterRCNNLoss(RCNN_ANCHORS, box_weight=2.0))(outputs, batch)
+    for i in range(4):
+        expected = rcnn_terms(outputs, i, batch.labels)
+        assert expected.keys() == terms.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(terms[name][i], value, rtol=2e-4, atol=1e-6, err_msg=name)
+        total = sum(value * (2 if "box" in name else 1) for name, value in expected.items())
+        np.testing.assert_allclose(losses[i], total, rtol=2e-4)
+    assert float(terms["box_loss"][2]) > 0
+
+
+def test_the_mask_of_a_proposal_is_compared_with_the_objects_pixels():
+    """Masks are on a grid of whole pixels here, so the target is a cut-out of the instances."""
+    rng = np.random.default_rng(5)
+    instances = np.zeros((1, SIDE, SIDE), np.uint8)
+    instances[0, 4:18, 6:20] = rng.integers(0, 2, (14, 14))
+    labels = {
+        "boxes": np.array([[[6, 4, 20, 18]]], np.float32),
+        "classes": np.array([[2]], np.int32),
+        "instances": instances,
+    }
+    outputs = random_rcnn(rng, {"boxes": np.repeat(labels["boxes"], 3, 1)})
+    outputs["proposals"][0, :2] = [6, 4, 20, 18], [0, 0, 6, 6]
+    outputs["is_proposed"][:] = [[True, True, False, False, False, False]]
+    outputs["masks"] = rng.normal(size=(1, 6, 14, 14, CLASSES)).astype(np.float32)
+    batch = Batch(jnp.zeros((1, SIDE, SIDE, 3)), labels)
+    loss = jax.jit(lambda *args: FasterRCNNLoss(RCNN_ANCHORS)(*args)[1]["mask_loss"])
+    target = instances[0, 4:18, 6:20]
+    pixels = [
+        bernoulli_loss(outputs["masks"][0, 0, y, x, 2], target[y, x] == 1)
+        for y in range(14)
+        for x in range(14)
+    ]
+    np.testing.assert_allclose(loss(outputs, batch)[0], np.mean(pixels), rtol=1e-4)
+    # A perfect mask is pasted where the object is.
+    outputs["masks"][0, 0, ..., 2] = np.where(target == 1, 9, -9)
+    outputs["logits"][0] = [9, 0, 0, 0]
+    outputs["logits"][0, 0] = [0, 0, 0, 9]
+    outputs["offsets"][:] = 0
+    found = rcnn_detections(outputs, (SIDE, SIDE), max_outputs=3)
+    assert found.classes[0, 0] == 2
+    assert found.sources[0, 0] == 0
+    masks = rcnn_masks(outputs, found, (SIDE, SIDE))
+    np.testing.assert_array_equal(masks[0, 0], instances[0] == 1)
+    assert not np.asarray(masks)[0, np.asarray(found.sources)[0] < 0].any()
+
+
+def test_proposals_are_the_best_anchors_without_near_copies():
+    rng = np.random.default_rng(6)
+    anchors = RCNN_ANCHORS.boxes(SIDE, SIDE)
+    scores = rng.normal(size=(2, len(anchors))).astype(np.float32)
+    offsets = rng.normal(size=(2, len(anchors), 4)).astype(np.float32)
+    proposals, valid = propose(
+        jnp.asarray(scores), jnp.asarray(offsets), RCNN_ANCHORS, (SIDE, SIDE), 20
+    )
+    decoded = jax.jit(jax.vmap(lambda x: boxes.clip(boxes.decode(x, anchors), SIDE, SIDE)))(offsets)
+    for i in range(2):
+        kept = []
+        for row in np.argsort(-scores[i])[:100]:
+            box = np.asarray(decoded[i, row])[None]
+            if all(overlaps_of(box, other[None])[0, 0] <= 0.7 for other in kept):
+                kept.append(box[0])
+        kept = kept[:20]
+        assert int(valid[i].sum()) == len(kept)
+        np.testing.assert_allclose(proposals[i, : len(kept)], kept, rtol=1e-5, atol=1e-5)
 
 
 def test_boxes_of_a_grid_are_in_pixels():
@@ -232,11 +393,16 @@ def test_outputs_fit_the_anchors_and_cells_of_any_image(model):
         assert jax.tree.map(jnp.shape, own[name]) == jax.tree.map(jnp.shape, known[name])
 
 
+@pytest.mark.slow
 def test_the_stages_are_those_of_the_network_for_cifar():
     """With its strides and its parameters, they compute the same maps."""
     image = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
     network = jc.create_model("resnet8", 10, width=4)
-    variables = jax.jit(network.init)(jax.random.key(0), image)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: rng.uniform(0.1, 0.2, leaf.shape).astype(np.float32),
+        jax.eval_shape(network.init, jax.random.key(0), image),
+    )
     _, stages = jax.jit(partial(network.apply, stages=True))(variables, image)
     trunk = ResidualStages((1, 1, 2, 2), blocks=1, width=4)
     body = {
@@ -269,6 +435,11 @@ def test_the_records_have_the_anchors_of_a_loss():
             YOLOLoss(),
             lambda outputs: yolo_detections(outputs, (SIDE, SIDE)),
         ),
+        (
+            FasterRCNN(CLASSES, RCNN_ANCHORS, width=8, hidden=32),
+            FasterRCNNLoss(RCNN_ANCHORS),
+            lambda outputs: rcnn_detections(outputs, (SIDE, SIDE)),
+        ),
     ],
 )
 def test_a_detector_learns_bright_squares(model, loss, detect, one):
@@ -282,11 +453,11 @@ def test_a_detector_learns_bright_squares(model, loss, detect, one):
         labels["boxes"][i, 0] = x, y, x + size, y + size
         labels["classes"][i, 0] = k
     data = jc.dataset((images, labels), (images, labels), num_classes=CLASSES)
-    config = jc.TrainConfig(num_steps=150, batch_size=16)
+    config = jc.TrainConfig(num_steps=150, batch_size=8)
     tx = jc.create_optimizer(jc.OptimizerConfig("adam", learning_rate=3e-3, schedule="cosine"), 150)
     *_, (state, _) = jc.train(model, tx, data, config, loss=loss, strategy=one)
     found = detect(jc.predict(model, state, images))
-    values = jc.metrics.average_precision(
+    values = average_precision(
         jax.jit(jax.vmap(boxes.iou))(found.boxes, labels["boxes"]),
         found.scores,
         found.classes,
@@ -312,6 +483,9 @@ IMAGE = jnp.zeros((1, SIDE, SIDE, 3))
         (lambda: SSDLoss(ANCHORS, positive=-1), "positive is -1"),
         (lambda: YOLOLoss()(OUTPUTS, Batch(IMAGE, LABELS)), "the model gives logits, offsets"),
         (lambda: YOLOLoss(box_weight=0), "box_weight is 0"),
+        (lambda: FasterRCNNLoss()(OUTPUTS, Batch(IMAGE, LABELS)), "the model gives logits, offs"),
+        (lambda: FasterRCNNLoss(box_weight=-1), "box_weight is -1"),
+        (lambda: FasterRCNN(3, ANCHORS).init(jax.random.key(0), IMAGE), r"strides is \(8, 16\)"),
         (
             lambda: SSD(3, boxes.Anchors((6,), ((8.0,),))).init(jax.random.key(0), IMAGE),
             r"strides is \(6,\)",
