@@ -1,24 +1,28 @@
-"""Object detection by SSD and YOLO, on scenes of digits.
+"""Object detection by SSD, YOLO, Faster R-CNN and Mask R-CNN, on scenes of digits.
 
     python -m experiments.detection                  digits, no download
     python -m experiments.detection --preset mnist   MNIST's digits: not yet measured
 
 A scene has one to three digits of several sizes, cut out of one photograph, on a background cut out
-of another. The boxes around them are exact to the pixel. SSD (Liu et al. 2016, arXiv:1512.02325)
-predicts classes and offsets for anchors on three maps. YOLO (Redmon et al. 2016, arXiv:1506.02640)
-predicts them for the cells of one grid. Both have the first residual stages of He et al. 2015.
-Training scenes have training digits and patches of the upper halves of the photographs. Test scenes
-have test digits and patches of the lower halves.
+of another. Boxes and masks are exact to the pixel. SSD (Liu et al. 2016, arXiv:1512.02325) predicts
+classes and offsets for anchors on three maps. YOLO (Redmon et al. 2016, arXiv:1506.02640) predicts
+them for the cells of one grid. Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) first proposes
+places of objects, then classifies them. Mask R-CNN (He et al. 2017, arXiv:1703.06870) predicts
+their masks too. All have residual stages of He et al. 2015. Training scenes have training digits
+and patches of the upper halves of the photographs. Test scenes have test digits and patches of the
+lower halves.
 
 The measure is COCO's mean average precision (mAP), over classes and over overlaps from 0.5 to 0.95,
 and that at an overlap of 0.5 (mAP50).
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/pictures.png and a folder
-for every run. The same command resumes a study that was stopped.
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/pictures.png,
+OUT/speed.json and a folder for every run. The same command resumes a study that was stopped.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -45,6 +49,7 @@ from jaxcnn.data import channel_statistics
 from jaxcnn.models.faster_rcnn import FasterRCNN, FasterRCNNLoss, rcnn_detections, rcnn_masks
 from jaxcnn.models.ssd import SSD, SSDLoss, ssd_detections
 from jaxcnn.models.yolo import YOLO, YOLOLoss, yolo_detections
+from jaxcnn.run_log import LogError, read_json, write_text
 from jaxcnn.state import State, init_state
 
 SIDE = 48
@@ -117,7 +122,6 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Source of the scenes' objects: digits, mnist or fashion_mnist."""
     scenes: int = 5_000
     """Training scenes; a fifth as many are test scenes."""
-    num_seeds: int = 3
     width: int = 16
     blocks: int = 1
     """Residual blocks of a stage of the backbone."""
@@ -219,15 +223,11 @@ def detect(
 
 
 def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
-    """Return the mean average precision on the test scenes, and the speed of inference.
+    """Return the mean average precision on the test scenes, in percent.
 
-    They are more columns of a row: `map` and `map50` in percent, with masks `mask_map` and
-    `mask_map50` too, and `scenes_per_second`, from pixels to boxes after suppression.
+    They are more columns of a row: `map` and `map50`, and with masks `mask_map` and `mask_map50`.
     """
     found, masks = detect(model, state, data.test.images)
-    start = time.perf_counter()
-    detect(model, state, data.test.images)
-    seconds = time.perf_counter() - start
     truth = data.test.labels
     overlaps: dict[str, Any] = {"map": jax.vmap(boxes.iou)(found.boxes, truth["boxes"])}
     if masks is not None:
@@ -239,7 +239,7 @@ def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
             for i in range(0, len(masks), BATCH)
         ]
         overlaps["mask_map"] = np.concatenate(parts)
-    columns = {"scenes_per_second": len(data.test.images) / seconds}
+    columns = {}
     for name, ious in overlaps.items():
         values = metrics.average_precision(
             ious, found.scores, found.classes, truth["classes"], num_classes=data.num_classes
@@ -249,7 +249,70 @@ def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
     return columns
 
 
-def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
+def trained_networks(options: Options, data: jc.Dataset) -> dict[str, tuple[Any, State]]:
+    """Return the network and the last state of each detector's first run.
+
+    A detector without a checkpoint is left out.
+    """
+    networks = {}
+    for detector in options.detectors:
+        name, config = next(iter(configs(options, detector).items()))
+        model, tx = build(config, data)
+        folder = options.out / name / "checkpoints"
+        with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
+            like = init_state(model, tx, config.train, data, loss=DETECTORS[detector].loss)
+            state = checkpoints.restore(like)
+        if state is not None:
+            networks[detector] = model, state
+    return networks
+
+
+def write_speeds(
+    out: Path, networks: Mapping[str, tuple[Any, State]], images: np.ndarray, rounds: int = 5
+) -> None:
+    """Write OUT/speed.json, the scenes a second that each detector takes to boxes and masks.
+
+    The detectors take turns, and each has the median of its rounds, so that other work on the
+    machine meets all of them.
+
+    Args:
+      out: folder of the study.
+      networks: as `trained_networks` returns them.
+      images: scenes, uint8 [n, h, w, 3].
+      rounds: times that each is measured, after one for compilation.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(rounds + 1):
+        for name, (model, state) in networks.items():
+            start = time.perf_counter()
+            detect(model, state, images)
+            seconds[name].append(time.perf_counter() - start)
+    speeds = {name: len(images) / float(np.median(times[1:])) for name, times in seconds.items()}
+    write_text(out / "speed.json", json.dumps(speeds, indent=2) + "\n")
+
+
+def read_speeds(out: Path) -> dict[str, float]:
+    """Return the contents of OUT/speed.json; {} where there is none.
+
+    Raises:
+      LogError: it is damaged.
+    """
+    path = out / "speed.json"
+    if not path.exists():
+        return {}
+    speeds = read_json(path)
+    for name, value in speeds.items():
+        if not isinstance(value, float) or not 0 < value < math.inf:
+            raise LogError(
+                f"{path} has {value!r} for {name!r}; expected scenes a second. Delete the file and "
+                "repeat the command"
+            )
+    return speeds
+
+
+def write_predictions(
+    options: Options, networks: Mapping[str, tuple[Any, State]], data: jc.Dataset, n: int = 6
+) -> None:
     """Write OUT/pictures: test scenes, with true boxes and those of each detector's first run."""
     images, truth = data.test.images[:n], data.test.labels
     objects = [
@@ -262,15 +325,7 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
     ]
     true_boxes = [[plots.Box(tuple(box), str(label)) for box, label in row] for row in objects]
     strips = [plots.Strip(list(images), "truth", boxes=true_boxes)]
-    for detector in options.detectors:
-        name, config = next(iter(configs(options, detector).items()))
-        model, tx = build(config, data)
-        folder = options.out / name / "checkpoints"
-        with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
-            like = init_state(model, tx, config.train, data, loss=DETECTORS[detector].loss)
-            state = checkpoints.restore(like)
-        if state is None:
-            return
+    for detector, (model, state) in networks.items():
         found, masks = detect(model, state, images)
         drawn = [
             _drawn_boxes(found.boxes[i], found.scores[i], found.classes[i], objects[i])
@@ -287,6 +342,8 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
         f"Detections with a score of at least {SHOWN_SCORE}, with class and score. Blue: the right "
         "class on an overlap of at least 0.5. Orange, dashed: wrong."
     )
+    if "mask_rcnn" in networks:
+        note += " Green: predicted masks."
     figure = plots.mosaic(strips, title="Test scenes and detections", note=note, side=1.7)
     options.save(figure, options.out / "pictures")
 
@@ -299,7 +356,7 @@ def tinted(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
       masks: bool [n, h, w].
     """
     green = np.array([0, 255, 120])
-    mixed = np.where(masks.any(0)[..., None], (image.astype(int) + green) // 2, image)
+    mixed = np.where(np.any(masks, axis=0)[..., None], (image.astype(int) + green) // 2, image)
     return mixed.astype(np.uint8)
 
 
@@ -343,7 +400,10 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
         }
         if not run_all(detector_configs, data, options.out, **sweep_kwargs):
             return False
-    write_predictions(options, data)
+    networks = trained_networks(options, data)
+    write_predictions(options, networks, data)
+    if networks.keys() - read_speeds(options.out).keys():
+        write_speeds(options.out, networks, data.test.images[:300])
     return True
 
 
@@ -360,12 +420,13 @@ def draw(options: Options) -> None:
             )
         groups[name].append(run)
     groups = {name: group for name, group in groups.items() if group}
-    keys = ("map", "map50", "mask_map", "mask_map50", "scenes_per_second")
+    keys, speeds = ("map", "map50", "mask_map", "mask_map50"), read_speeds(out)
     table = [
         {
             "detector": DETECTORS[name].title,
             "params": group[0].result["params"],
             "multiply_adds": multiply_adds(name, group[0].config),
+            "scenes_per_second": speeds.get(name),
         }
         | runs.aggregate_seeds([with_all_keys(run, keys) for run in group], keys)
         for name, group in groups.items()
@@ -378,7 +439,7 @@ def draw(options: Options) -> None:
         "last step: over overlaps of 0.5 to 0.95 (map), and at 0.5 (map50). The same of masks "
         "(mask_map, mask_map50). Multiply-adds are of "
         f"one scene. Scenes a second are those of inference in batches of {BATCH}, suppression "
-        "included."
+        "included, of all detectors in turns."
     )
     divergences = filter(None, (run.divergence for run in all_runs))
     tables.write_table(out, table, [protocol, *divergences])
