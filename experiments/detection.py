@@ -1,6 +1,7 @@
 """Object detection by SSD, YOLO, Faster R-CNN and Mask R-CNN, on scenes of digits.
 
-    python -m experiments.detection                  digits, no download
+    python -m experiments.detection                  digits, no download: 166 seconds of CPU time
+                                                     on two cores, 5 minutes next to other work
     python -m experiments.detection --preset mnist   MNIST's digits: not yet measured
 
 A scene has one to three digits of several sizes, cut out of one photograph, on a background cut out
@@ -14,6 +15,9 @@ lower halves.
 
 The measure is COCO's mean average precision (mAP), over classes and over overlaps from 0.5 to 0.95,
 and that at an overlap of 0.5 (mAP50).
+
+Expected (3 seeds): an mAP of 52.4 +- 3.9% for Faster R-CNN, 43.0 +- 4.2% for SSD, 21.2 +- 1.2% for
+YOLO. Mask R-CNN has 52.8 +- 3.4%, and its masks 30.3 +- 3.6%.
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/pictures.png,
 OUT/speed.json and a folder for every run. The same command resumes a study that was stopped.
