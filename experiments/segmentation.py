@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 import jaxcnn as jc
 from experiments._common import (
@@ -41,6 +40,7 @@ from experiments._common import (
     run_all,
     run_study,
 )
+from experiments.scenes import patch, photographs, resized_shape
 from jaxcnn import cli, metrics, plots, runs, tables
 from jaxcnn.data import channel_statistics
 from jaxcnn.state import State, init_state
@@ -102,19 +102,6 @@ PRESETS = {
 }
 
 
-def photographs() -> tuple[np.ndarray, np.ndarray]:
-    """Return textures to train on and to test on.
-
-    Returns:
-      Upper and lower halves of two photographs, each uint8 [2, h, w, 3].
-    """
-    from sklearn.datasets import load_sample_images
-
-    halves = (np.array_split(np.asarray(image)[:426], 2) for image in load_sample_images().images)
-    upper, lower = zip(*halves, strict=True)
-    return np.stack(upper), np.stack(lower)
-
-
 def scene(
     digit: np.ndarray, label: int, textures: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -131,25 +118,12 @@ def scene(
       digit d is d + 1.
     """
     size = int(rng.integers(SIDE * 5 // 8, SIDE + 1))
-    resized = Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)
-    shape = np.asarray(resized) > 127
+    shape = resized_shape(digit, size)
     mask = np.zeros((SIDE, SIDE), bool)
     y, x = rng.integers(0, SIDE - size + 1, 2)
     mask[y : y + size, x : x + size] = shape
-    background, ink = (patch(texture, rng) for texture in textures)
+    background, ink = (patch(texture, rng, SIDE) for texture in textures)
     return np.where(mask[..., None], ink, background), mask * np.int32(label + 1)
-
-
-def patch(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a random patch of a texture, uint8 [SIDE, SIDE, 3].
-
-    It is a square of one to four times the scene's side, mirrored or not, and resized.
-    """
-    side = int(rng.integers(SIDE, 4 * SIDE + 1))
-    y, x = (int(rng.integers(0, length - side + 1)) for length in texture.shape[:2])
-    square = texture[y : y + side, x : x + side][:, :: int(rng.choice([-1, 1]))]
-    image = Image.fromarray(np.ascontiguousarray(square))
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def compose(digits: jc.Split, n: int, textures: np.ndarray, seed: int) -> jc.Split:

@@ -849,6 +849,7 @@ def _contents(value: Any) -> tuple[str, Facts, list[Any]] | None:
         values, name = dict(_closure(value)), _public_name(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         values = vars(value) if hasattr(value, "__dict__") else {}
+        values = {key: _fields_of_numbers(item) for key, item in values.items()}
         name = type(value).__qualname__
         # The result of `jaxcnn.create_optimizer` holds a config. There, the rate is state.
         if isinstance(value, OptimizerConfig):
@@ -858,6 +859,17 @@ def _contents(value: Any) -> tuple[str, Facts, list[Any]] | None:
     plain = {key: item for key, item in values.items() if _is_plain(item)}
     inner = [item for key, item in values.items() if key not in plain]
     return name, {key: _to_json(item) for key, item in plain.items()}, inner
+
+
+def _fields_of_numbers(value: Any) -> Any:
+    """Return the fields of a frozen dataclass, such as a detector's anchors, by name.
+
+    Any other value, and one that can be called, is returned as it is.
+    """
+    params = getattr(type(value), "__dataclass_params__", None)
+    if params is None or not params.frozen or callable(value) or isinstance(value, OptimizerConfig):
+        return value
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def _public_name(function: Any) -> str:

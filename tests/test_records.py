@@ -26,6 +26,7 @@ DRAWN = {
     "overfitting": "overfitting-digits",
     "optimizers": "optimizers-digits",
     "segmentation": "segmentation-digits",
+    "detection": "detection",
     "learning_rate.__main__": "learning-rate-digits",
     "signal_propagation.__main__": "signals-digits",
     "loss_landscape.__main__": "landscape-digits",

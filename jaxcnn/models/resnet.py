@@ -263,6 +263,55 @@ class CifarResNet(nn.Module):
         return (logits, outputs) if stages else logits
 
 
+class ResidualStages(nn.Module):
+    """Stages of `CifarResNet` without its head: the maps that detectors read.
+
+    Blocks, names and shortcuts "A" are those of `CifarResNet`. Each stage has twice the filters of
+    the one before.
+
+    Attributes:
+      strides: of the stem, then of the first block of each stage.
+      blocks: number of blocks in a stage.
+      width: filters of the stem and the first stage.
+      bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
+
+    Example:
+      >>> model = ResidualStages(strides=(2, 1, 2, 2), width=4)
+      >>> maps, _ = model.init_with_output(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False)
+      >>> [x.shape[1:] for x in maps]
+      [(16, 16, 4), (8, 8, 8), (4, 4, 16)]
+    """
+
+    strides: tuple[int, ...]
+    blocks: int = 1
+    width: int = 16
+    bn_group: int = 0
+    bn_momentum: float = 0.9
+    kernel_init: str = "he"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
+        """Map float32 [b, h, w, c] to the output of each stage."""
+        make_conv = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
+        make_norm = partial(
+            BatchNorm, self.bn_group, self.axis_name, self.bn_momentum, dtype=self.dtype
+        )
+        x = make_conv(self.width, 3, self.strides[0], name="stem")(x.astype(self.dtype))
+        x = nn.relu(make_norm(name="stem_norm")(x, train))
+        maps = []
+        for number, stride in enumerate(self.strides[1:], 1):
+            for block in range(1, self.blocks + 1):
+                filters, name = self.width * 2 ** (number - 1), f"stage{number}_block{block}"
+                make = Block(
+                    filters, stride if block == 1 else 1, "A", make_conv, make_norm, name=name
+                )
+                x = make(x, train)
+            maps.append(x)
+        return maps
+
+
 class ResNet(nn.Module):
     """Plain or residual network for photographs, of depths 18 to 152.
 

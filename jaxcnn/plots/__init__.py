@@ -8,6 +8,7 @@ from jaxcnn.plots.curves import curves as curves
 from jaxcnn.plots.evaluation import confusion as confusion
 from jaxcnn.plots.evaluation import reliability as reliability
 from jaxcnn.plots.heatmap import heatmap as heatmap
+from jaxcnn.plots.image_grid import Box as Box
 from jaxcnn.plots.image_grid import Strip as Strip
 from jaxcnn.plots.image_grid import image_grid as image_grid
 from jaxcnn.plots.image_grid import mosaic as mosaic

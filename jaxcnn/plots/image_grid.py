@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.colors import to_rgb as to_color
 from matplotlib.figure import Figure
 
 from jaxcnn.plots.style import (
@@ -146,6 +147,19 @@ MAX_LABEL_WIDTH = 1.5
 """Maximal width of the rows' labels, in inches."""
 
 
+class Box(NamedTuple):
+    """A rectangle to draw on an image."""
+
+    edges: tuple[float, float, float, float]
+    """Left, upper, right and lower edge, in pixels of the image (see `jaxcnn.boxes`)."""
+    label: str = ""
+    """Small text above its upper left corner."""
+    color: str = "white"
+    """Color of matplotlib, of the lines and of the text's background."""
+    dashed: bool = False
+    """Draw dashed lines."""
+
+
 class Strip(NamedTuple):
     """A row of images, all drawn at the same size.
 
@@ -177,6 +191,8 @@ class Strip(NamedTuple):
 
     There are none at all, or as many as images.
     """
+    boxes: Sequence[Sequence[Box]] = ()
+    """Boxes to draw on each image; none at all, or a list for each."""
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -261,6 +277,8 @@ def mosaic(
                 mark_y = top + (mark[0] + 0.5) / rows * side
                 axis.plot(mark_x, mark_y, "o", ms=7, mfc="none", mec="black", mew=3.2)
                 axis.plot(mark_x, mark_y, "o", ms=7, mfc="none", mec="white", mew=1.4)
+            for box in strip.boxes[column] if strip.boxes else ():
+                _draw_box(axis, box, (x, top), side / np.shape(image)[0])
         for column, text in enumerate(strip.captions):
             x = left + (column + 0.5) * cell
             style = plain_text_style(text) | {"fontsize": SMALL, "ha": "center", "va": "top"}
@@ -269,6 +287,32 @@ def mosaic(
     # imshow has changed the limits.
     axis.set(xlim=(0, width), ylim=(height, 0))
     return figure
+
+
+def _draw_box(axis: Axes, box: Box, corner: tuple[float, float], scale: float) -> None:
+    """Draw a box on an image.
+
+    Args:
+      axis: in inches, downwards.
+      box: in pixels.
+      corner: the upper left corner of the image, in inches.
+      scale: inches for each pixel.
+    """
+    x1, x2 = (corner[0] + scale * edge for edge in box.edges[::2])
+    y1, y2 = (corner[1] + scale * edge for edge in box.edges[1::2])
+    style: dict[str, Any] = {"solid_joinstyle": "miter", "dash_joinstyle": "miter"}
+    line = "--" if box.dashed else "-"
+    xs, ys = (x1, x2, x2, x1, x1), (y1, y1, y2, y2, y1)
+    # A dark line around it shows it on bright images too.
+    axis.plot(xs, ys, "-", color="black", lw=2.6, alpha=0.45, **style)
+    axis.plot(xs, ys, line, color=box.color, lw=1.5, **style)
+    if box.label:
+        text = plain_text_style(box.label) | {"fontsize": SMALL - 3, "ha": "left", "va": "bottom"}
+        background = {"facecolor": box.color, "edgecolor": "none", "pad": 0.8}
+        ink = "black" if sum(to_color(box.color)[:3]) > 1.5 else "white"
+        # Inside the image where there is no room above.
+        y = max(y1, corner[1] + 0.13)
+        axis.text(x1, y, printable(box.label), color=ink, bbox=background, **text)
 
 
 def _new_page(
@@ -319,7 +363,11 @@ def _check(strips: Sequence[Strip], bar: str) -> None:
         )
     for strip in strips:
         n = len(strip.images)
-        for field, items in (("captions", strip.captions), ("marks", strip.marks)):
+        for field, items in (
+            ("captions", strip.captions),
+            ("marks", strip.marks),
+            ("boxes", strip.boxes),
+        ):
             if len(items) not in (0, n):
                 raise ValueError(
                     f"{strip.label!r} has {len(items)} {field}; expected none or {n}, one for each "

@@ -116,13 +116,12 @@ def formed(case):
         return y, back(y)
 
     def scanned(x, kernel, dx, dkernel):
-        def step(total, kernel):
-            return jax.tree.map(jnp.add, total, gradients(x, kernel)), None
+        # All results are stacked. In their sum two of them may cancel, and the rounding of bfloat16 is
+        # then large next to what is left.
+        def step(count, kernel):
+            return count + 1, gradients(x, kernel)
 
-        zeros = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradients, x, kernel)
-        )
-        return lax.scan(step, zeros, jnp.stack([kernel, dkernel]))[0]
+        return lax.scan(step, jnp.int32(0), jnp.stack([kernel, dkernel]))[1]
 
     def second(x, kernel, dx, dkernel):
         return jax.jvp(lambda x, kernel: gradients(x, kernel)[1], (x, kernel), (dx, dkernel))

@@ -8,7 +8,7 @@ from figures import overlapping
 from matplotlib.collections import QuadMesh
 
 from jaxcnn.plots import Tile, confusion, image_grid, overlay, style, tiles
-from jaxcnn.plots.image_grid import Strip, mosaic
+from jaxcnn.plots.image_grid import Box, Strip, mosaic
 
 
 def images(n=5):
@@ -142,3 +142,31 @@ def test_many_classes_have_colours_alone():
     assert max(figure.get_size_inches()) < 10
     with pytest.raises(ValueError, match="expected \\[num_classes, num_classes\\]"):
         confusion(np.eye(3), ["a"])
+
+
+def test_boxes_are_drawn_at_their_pixels_with_readable_labels():
+    boxes = [
+        [Box((2, 4, 6, 8), "cat 0.9", "#0072B2"), Box((0, 0, 8, 8), "dog", "white", dashed=True)],
+        [],
+    ]
+    figure = mosaic(
+        [Strip([*images(2)], "truth"), Strip([*images(2)], "found", boxes=boxes)], side=1.0
+    )
+    (axis,) = figure.axes
+    extent = axis.images[2].get_extent()
+    corner, scale = (extent[0], extent[3]), 1.0 / 8
+    lines = [line for line in axis.lines if line.get_color() != "black"]
+    assert [line.get_linestyle() for line in lines] == ["-", "--"]
+    x, y = (np.asarray(values) for values in lines[0].get_data())
+    np.testing.assert_allclose([x.min(), x.max()], corner[0] + scale * np.array([2, 6]))
+    np.testing.assert_allclose([y.min(), y.max()], corner[1] + scale * np.array([4, 8]))
+    colors = {text.get_text(): text.get_color() for text in axis.texts}
+    assert (colors["cat 0.9"], colors["dog"]) == ("white", "black")
+    # A label of a box at the upper border lies inside the image.
+    dog = next(text for text in axis.texts if text.get_text() == "dog")
+    assert dog.get_position()[1] > corner[1]
+
+
+def test_boxes_of_a_strip_are_as_many_as_its_images():
+    with pytest.raises(ValueError, match=r"'a' has 1 boxes; expected none or 2"):
+        mosaic([Strip([*images(2)], "a", boxes=[[]])])

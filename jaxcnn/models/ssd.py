@@ -1,0 +1,274 @@
+"""SSD, the single-shot detector with anchors on several maps.
+
+Liu et al. 2016, "SSD: single shot multibox detector" (arXiv:1512.02325): the network, its loss with
+matching and hard negative mining, and its detections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcnn.arguments import ArgumentError, check_integer, check_positive
+from jaxcnn.boxes import (
+    Anchors,
+    Detections,
+    decode,
+    encode,
+    match_anchors,
+    select_detections,
+)
+from jaxcnn.losses import Batch
+from jaxcnn.models.layers import prediction_head, stage
+from jaxcnn.models.resnet import ResidualStages
+
+DIGIT_ANCHORS = Anchors(
+    strides=(4, 8, 16), sizes=((11.0, 14.0), (18.0, 21.0), (25.0,)), ratios=(1.4, 2.0)
+)
+"""Anchors for upright objects of 10 to 30 pixels on images of about 64x64."""
+
+
+class SSD(nn.Module):
+    """SSD on the residual stages of He et al. 2015, section 4.2.
+
+    A 3x3 convolution on each of several maps predicts, for each anchor of a cell, the logits of
+    background and of the classes, and the offsets of the box (figure 2 of the paper). A map of
+    stride 2 s follows that of stride s by a residual stage; the paper's are those of VGG-16 and of
+    further convolutions. The paper's L2 normalization of the first map (its section 3.1) is not
+    here, as the stages end in BN.
+
+    Attributes:
+      num_classes: number of classes of objects, k. Background is one more.
+      anchors: shapes of the anchors on each map. Strides are powers of 2 from 2, each twice the one
+        before.
+      blocks: residual blocks of a stage.
+      width: filters of the first stage, which has stride 2.
+      bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
+
+    Raises:
+      ArgumentError: when called, for strides that the stages do not have.
+
+    Example:
+      >>> model, image = SSD(num_classes=10), jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
+      >>> outputs, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
+      >>> outputs["logits"].shape, outputs["offsets"].shape
+      ((1, 1312, 11), (1, 1312, 4))
+    """
+
+    num_classes: int
+    anchors: Anchors = DIGIT_ANCHORS
+    blocks: int = 1
+    width: int = 16
+    bn_group: int = 0
+    bn_momentum: float = 0.9
+    kernel_init: str = "he"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
+        """Map float32 [b, h, w, c] to logits and offsets of each anchor.
+
+        Returns:
+          {"logits": float32 [b, a, 1 + k], "offsets": float32 [b, a, 4]} for the a anchors of
+          `anchors.boxes(h, w)`. Logit 0 is background. With `stages`, the maps by name too.
+        """
+        strides = check_strides(self.anchors.strides)
+        maps = ResidualStages(
+            (2, 1) + (2,) * (strides[-1].bit_length() - 2),
+            self.blocks,
+            self.width,
+            self.bn_group,
+            self.bn_momentum,
+            self.kernel_init,
+            self.dtype,
+            self.axis_name,
+            name="backbone",
+        )(x, train)
+        outputs: dict[str, jax.Array] = {}
+        for number, features in enumerate(maps, 1):
+            maps[number - 1] = stage(self, outputs, f"stage{number}", features)
+        logits, offsets = [], []
+        for stride, count in zip(strides, self.anchors.per_cell, strict=True):
+            # Stage 1 has stride 2.
+            features = maps[stride.bit_length() - 2]
+            for name, size, heads in (
+                ("logits", 1 + self.num_classes, logits),
+                ("offsets", 4, offsets),
+            ):
+                make = prediction_head(count * size, 3, dtype=self.dtype, name=f"{name}{stride}")
+                # Rows, columns, then the anchors of a cell, as in `Anchors.boxes`.
+                heads.append(make(features).reshape(len(x), -1, size).astype(jnp.float32))
+        result = {
+            "logits": jnp.concatenate(logits, 1),
+            "offsets": jnp.concatenate(offsets, 1),
+        }
+        return (result, outputs) if stages else result
+
+
+def check_strides(strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Return strides of maps that residual stages have.
+
+    Raises:
+      ArgumentError: one is no power of 2 from 2, or they do not ascend.
+    """
+    if any(s < 2 or s & (s - 1) for s in strides) or list(strides) != sorted(set(strides)):
+        raise ArgumentError(
+            f"strides is {strides}; expected ascending powers of 2 from 2. "
+            "Write strides=(4, 8, 16)."
+        )
+    return strides
+
+
+def check_targets(outputs: Any, batch: Batch, names: tuple[str, ...], loss: str) -> None:
+    """Check that outputs are those of a detector, and labels are boxes and classes.
+
+    Raises:
+      ArgumentError: they are not.
+    """
+    if not isinstance(outputs, dict) or not set(names) <= set(outputs):
+        found = ", ".join(outputs) if isinstance(outputs, dict) else type(outputs).__name__
+        raise ArgumentError(
+            f"the model gives {found}; expected {', '.join(names)}, as the network of {loss} does. "
+            "Train that network with this loss."
+        )
+    labels = batch.labels if isinstance(batch.labels, dict) else {}
+    boxes, classes = (getattr(labels.get(name), "shape", None) for name in ("boxes", "classes"))
+    if boxes is None or len(boxes) != 3 or boxes[-1] != 4 or classes != boxes[:2] or not boxes[1]:
+        raise ArgumentError(
+            f"labels have boxes of shape {boxes} and classes of shape {classes}; "
+            "expected [b, m, 4] and [b, m] with m > 0. "
+            "Write labels={'boxes': boxes, 'classes': classes}, classes -1 for padding."
+        )
+
+
+@dataclass(frozen=True)
+class SSDLoss:
+    """SSD's loss: cross-entropy with hard negatives, and smooth L1 of the matched boxes.
+
+    It is that of equation 1, for each image: the sum over matched anchors and mined background
+    anchors, divided by the number of matched ones, and 0 for an image without any. (The paper's
+    division is by the number in the batch.) Of the background anchors the ones of the greatest
+    loss are taken (section 2.2, "Hard negative mining").
+
+    Labels are a dict with `boxes` float32 [b, m, 4] in pixels and `classes` int32 [b, m], where -1
+    marks rows that only pad. The metrics are `class_loss` and `box_loss`, its two terms.
+
+    Attributes:
+      anchors: those of the network.
+      positive: least overlap of a matched anchor (`jaxcnn.boxes.match_anchors`).
+      negatives: mined background anchors for each matched one.
+      box_weight: alpha, the weight of the boxes' term.
+
+    Raises:
+      ArgumentError: in the constructor for an invalid value; while tracing, for other outputs or
+        labels.
+
+    Example:
+      >>> anchors = Anchors(strides=(8,), sizes=((8.0,),))
+      >>> outputs = {"logits": jnp.zeros((1, 4, 2)), "offsets": jnp.zeros((1, 4, 4))}
+      >>> labels = {"boxes": jnp.array([[[0.0, 0.0, 8.0, 8.0]]]), "classes": jnp.array([[0]])}
+      >>> batch = Batch(jnp.zeros((1, 16, 16, 3)), labels)
+      >>> losses, metrics = SSDLoss(anchors)(outputs, batch)
+      >>> round(float(losses[0] / jnp.log(2.0)), 4), metrics["box_loss"].tolist()
+      (4.0, [0.0])
+    """
+
+    anchors: Anchors = DIGIT_ANCHORS
+    positive: float = 0.5
+    negatives: int = 3
+    box_weight: float = 1.0
+
+    def __post_init__(self):
+        check_positive("positive", self.positive, example=0.5)
+        check_integer("negatives", self.negatives, example=3)
+        check_positive("box_weight", self.box_weight, example=1.0)
+
+    def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the losses float32 [b], and both terms [b]."""
+        check_targets(outputs, batch, ("logits", "offsets"), "SSDLoss")
+        anchors = jnp.asarray(self.anchors.boxes(*batch.inputs.shape[1:3]))
+        if outputs["offsets"].shape[1:] != anchors.shape:
+            raise ArgumentError(
+                f"the model gives offsets of shape {outputs['offsets'].shape[1:]} for an image "
+                f"with {len(anchors)} anchors; expected the same anchors. "
+                "Write SSDLoss(model.anchors)."
+            )
+        of_image = partial(self._of_image, anchors)
+        labels = batch.labels
+        class_loss, box_loss = jax.vmap(of_image)(
+            outputs["logits"], outputs["offsets"], labels["boxes"], labels["classes"]
+        )
+        losses = class_loss + self.box_weight * box_loss
+        return losses, {"class_loss": class_loss, "box_loss": box_loss}
+
+    def _of_image(self, anchors, logits, offsets, boxes, classes):
+        index = match_anchors(anchors, boxes, classes >= 0, positive=self.positive)
+        matched = index >= 0
+        count = matched.sum()
+        targets = jnp.where(matched, classes[index] + 1, 0)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        # The rank of each background anchor, from the greatest loss.
+        hardness = jnp.where(matched, -jnp.inf, losses)
+        rank = jnp.argsort(jnp.argsort(-hardness, stable=True), stable=True)
+        mined = ~matched & (rank < self.negatives * count)
+        class_loss = jnp.where(matched | mined, losses, 0.0).sum()
+        # Other anchors get a target too, because the logarithm of a size of 0 is not finite.
+        truth = encode(jnp.where(matched[:, None], boxes[index], anchors), anchors)
+        distances = optax.huber_loss(offsets, truth).sum(-1)
+        box_loss = jnp.where(matched, distances, 0.0).sum()
+        number = jnp.maximum(count, 1).astype(losses.dtype)
+        return class_loss / number, box_loss / number
+
+
+@partial(jax.jit, static_argnames=("anchors", "image_shape", "max_outputs", "threshold"))
+def ssd_detections(
+    outputs: dict[str, jax.Array],
+    anchors: Anchors,
+    image_shape: tuple[int, int],
+    *,
+    max_outputs: int = 100,
+    threshold: float = 0.45,
+) -> Detections:
+    """Return the objects that SSD detects.
+
+    Args:
+      outputs: those of `SSD` for b images.
+      anchors: those of the network.
+      image_shape: height and width of the images, pixels.
+      max_outputs: objects of an image.
+      threshold: greatest overlap of two objects of a class.
+
+    Returns:
+      `Detections` with a first axis of b.
+
+    Raises:
+      ArgumentError: the outputs are not of these anchors.
+
+    Example:
+      >>> anchors = Anchors(strides=(8,), sizes=((8.0,),))
+      >>> logits = jnp.zeros((1, 4, 3)).at[0, 3, 2].set(9.0)
+      >>> outputs = {"logits": logits, "offsets": jnp.zeros((1, 4, 4))}
+      >>> found = ssd_detections(outputs, anchors, (16, 16), max_outputs=1)
+      >>> found.boxes.tolist(), found.classes.tolist()
+      ([[[8.0, 8.0, 16.0, 16.0]]], [[1]])
+    """
+    boxes = jnp.asarray(anchors.boxes(*image_shape))
+
+    def of_image(logits, offsets):
+        scores = jax.nn.softmax(logits)[:, 1:]
+        return select_detections(
+            decode(offsets, boxes),
+            scores,
+            image_shape,
+            max_outputs=max_outputs,
+            threshold=threshold,
+        )
+
+    return jax.vmap(of_image)(outputs["logits"], outputs["offsets"])

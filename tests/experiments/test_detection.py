@@ -1,0 +1,117 @@
+"""Scenes of several digits, whose boxes and masks are exact, and the detection study as a user runs it."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from scripts import refuses
+
+import jaxcnn as jc
+from experiments import detection, scenes
+from jaxcnn import boxes
+
+pytestmark = pytest.mark.usefixtures("one_device")
+TINY = ["--scenes", "40", "--width", "4", "--num-steps", "6", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return jc.load_dataset("digits")
+
+
+def test_boxes_and_instances_are_those_of_the_digits_pixels(digits):
+    """On plain textures the scene is its instances, and each box is as small as it can be."""
+    textures = np.stack([np.zeros((213, 213, 3), np.uint8), np.full((213, 213, 3), 255, np.uint8)])
+    split = scenes.compose_several(digits.train, 30, textures, 0, 48, (14, 28))
+    box, classes, instances = (split.labels[name] for name in ("boxes", "classes", "instances"))
+    assert (split.images.shape, split.images.dtype) == ((30, 48, 48, 3), np.uint8)
+    assert (box.dtype, classes.dtype, instances.dtype) == (np.float32, np.int32, np.uint8)
+    np.testing.assert_array_equal(split.images == 255, np.repeat(instances[..., None] > 0, 3, -1))
+    counts = (classes >= 0).sum(1)
+    assert set(counts) == {1, 2, 3}
+    for i in range(30):
+        assert instances[i].max() == counts[i]
+        for j in range(counts[i]):
+            rows, columns = np.nonzero(instances[i] == j + 1)
+            edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert box[i, j].tolist() == edges
+        assert not box[i, counts[i] :].any()
+        overlaps = np.array(boxes.iou(box[i, : counts[i]], box[i, : counts[i]]))
+        np.testing.assert_array_equal(overlaps, np.eye(counts[i]))
+
+
+def test_scenes_are_the_same_for_a_seed(digits):
+    upper, _ = scenes.photographs()
+    one, two, other = (
+        scenes.compose_several(digits.train, 5, upper, seed, 48, (14, 28)) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one.images, two.images)
+    assert not np.array_equal(one.images, other.images)
+
+
+def test_a_detection_is_drawn_as_right_once():
+    """The second one of an object is wrong, as is another class; low scores are left out."""
+    truth = [(np.array([0.0, 0, 10, 10]), 3), (np.array([20.0, 20, 30, 30]), 4)]
+    found = np.array([[0, 0, 10, 9], [0, 1, 10, 10], [20, 20, 30, 30], [5, 5, 9, 9]], np.float32)
+    drawn = detection._drawn_boxes(found, [0.9, 0.8, 0.7, 0.1], [3, 3, 5, 3], truth)
+    assert [(box.label, box.dashed) for box in drawn] == [
+        ("5 0.70", True),
+        ("3 0.80", True),
+        ("3 0.90", False),
+    ]
+
+
+def test_masked_pixels_are_tinted():
+    image = np.full((1, 2, 3), 100, np.uint8)
+    masks = np.array([[[True, False]], [[True, False]]])
+    assert detection.tinted(image, masks).tolist() == [[[50, 177, 110], [100, 100, 100]]]
+    assert detection.tinted(image, masks[:0]).tolist() == image.tolist()
+
+
+@pytest.mark.slow
+def test_the_detection_study_leaves_table_figures_and_runs(tmp_path, capsys):
+    out = tmp_path / "runs"
+    args = [*TINY, "--num-seeds", "1", "--detectors", "mask_rcnn", "--out", str(out)]
+    assert detection.main(args) == 0
+    with (out / "table.csv").open() as file:
+        lines = {line["detector"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["Mask R-CNN"]
+    for line in lines.values():
+        for name in ("map", "mask_map"):
+            assert 0 <= float(line[name]) <= float(line[f"{name}50"]) <= 100
+        assert int(line["multiply_adds"]) > int(line["params"]) > 1000
+        assert float(line["scenes_per_second"]) > 0
+    for name in ("curves.png", "images.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.jsonl")}
+    assert len(before) == 1
+    assert detection.main([*args, "--plot-only"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.jsonl")}
+    # The table has the speeds of the file, which are read with care.
+    speeds = json.loads((out / "speed.json").read_text())
+    assert set(speeds) == {"mask_rcnn"}
+    (out / "speed.json").write_text('{"mask_rcnn": 123.5}')
+    assert detection.main([*args, "--plot-only"]) == 0
+    with (out / "table.csv").open() as file:
+        assert [line["scenes_per_second"] for line in csv.DictReader(file)] == ["123.5"]
+    (out / "speed.json").write_text('{"mask_rcnn": "fast"}')
+    with pytest.raises(SystemExit):
+        detection.main([*args, "--plot-only"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "speed.json has 'fast' for 'mask_rcnn'; expected scenes a second" in error
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--detectors", "ssd", "ssd"], "--detectors is ssd ssd; expected each detector once"),
+        (["--scenes", "5"], "--batch-size is 16, more than the 5"),
+        (["--learning-rate", "-1"], "learning-rate is -1.0"),
+        (["--dataset", "digit"], "digits"),
+        (["--width", "0"], "width is 0"),
+    ],
+)
+def test_mistakes_about_detection(args, says, capsys, monkeypatch, tmp_path):
+    args = ["--scenes", "40", *args, "--out", str(tmp_path / "new")]
+    refuses(detection.main, args, says, capsys, monkeypatch)
