@@ -60,6 +60,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "batch": (1, 2**20),
     "batch_size": (1, 2**20),
     "batches": (1, 2**20),
+    "blocks": (1, 1_000),
     "bn_group": (0, 2**20),
     "code": (1, 2**16),
     "common": _STEPS,

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -202,7 +203,9 @@ def _decode_to_disk(
     if broken:
         return broken
     images.flush()
-    result = _with_statistics(files, images)
+    with ThreadPoolExecutor(1, "jaxcnn-sha256") as pool:
+        sha256 = pool.submit(file_sha256, new / _IMAGES)
+        result = _with_statistics(files, images)
     messages = _log_warnings(options, files, digests, dark)
     np.save(new / _MEAN, result.mean, allow_pickle=False)
     index = {
@@ -217,7 +220,7 @@ def _decode_to_disk(
         "counts": result.counts,
         "std": result.std.tolist(),
     }
-    index |= {"sha256": file_sha256(new / _IMAGES)}
+    index |= {"sha256": sha256.result()}
     (new / _INDEX).write_text(json.dumps(index), "utf-8")
     is_large = (new / _IMAGES).stat().st_size > options.memory
     # Opened before the folder gets its final name. From then on, another process may replace it.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,6 +187,10 @@ def _describe_numbers(values: Any) -> str:
     return " ".join(texts if len(texts) <= 6 else [*texts[:4], "...", texts[-1]])
 
 
+_STATISTICS_BYTES = 1 << 24
+"""Bytes of images that are summed at a time, so that they stay in a core's cache."""
+
+
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute the mean image and the standard deviation of each channel.
 
@@ -205,11 +211,18 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     total = np.zeros(images.shape[1:], np.uint64)
     squares = np.zeros(images.shape[1:], np.uint64)
-    # The sums of one chunk fit 32 bits: 1024 * 255**2 < 2**32.
-    for start in range(0, len(images), 1024):
-        chunk = images[start : start + 1024]
-        total += chunk.sum(axis=0, dtype=np.uint32)
-        squares += np.square(chunk, dtype=np.uint16).sum(axis=0, dtype=np.uint32)
+    # The sums of one chunk fit 32 bits: 1024 * 255**2 < 2**32. Each thread holds one chunk.
+    step = min(1024, max(1, _STATISTICS_BYTES // max(1, images[:1].nbytes)))
+
+    def chunk_sums(start: int) -> tuple[np.ndarray, np.ndarray]:
+        chunk = images[start : start + step]
+        chunk_squares = np.square(chunk, dtype=np.uint16)
+        return chunk.sum(axis=0, dtype=np.uint32), chunk_squares.sum(axis=0, dtype=np.uint32)
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1), "jaxcnn-statistics") as pool:
+        for chunk_total, chunk_squares in pool.map(chunk_sums, range(0, len(images), step)):
+            total += chunk_total
+            squares += chunk_squares
     mean = total / (255.0 * len(images))
     pixels = images[..., 0].size
     sums = zip(total.sum(axis=(0, 1)).tolist(), squares.sum(axis=(0, 1)).tolist(), strict=True)
