@@ -99,9 +99,11 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "process_id": (0, 2**16),
     "recompute_batch_stats": (0, 10**7),
     "resize": (1, 4096),
+    "num_batches": (1, 2**20),
     "rounds": (1, 10**4),
     "runs": (1, 10**5),
-    "scenes": (1, 10**6),
+    # A fifth as many are test scenes.
+    "scenes": (5, 10**6),
     "seconds": (0, 10**6),
     "seed": _SEED,
     "seeds": _SEED,

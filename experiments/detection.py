@@ -256,13 +256,15 @@ def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
 def trained_networks(options: Options, data: jc.Dataset) -> dict[str, tuple[Any, State]]:
     """Return the network and the last state of each detector's first run.
 
-    A detector without a checkpoint is left out.
+    A detector without a checkpoint is left out. One that an earlier command trained is there.
     """
     networks = {}
-    for detector in options.detectors:
+    for detector in DETECTORS:
         name, config = next(iter(configs(options, detector).items()))
-        model, tx = build(config, data)
         folder = options.out / name / "checkpoints"
+        if not folder.is_dir():
+            continue
+        model, tx = build(config, data)
         with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
             like = init_state(model, tx, config.train, data, loss=DETECTORS[detector].loss)
             state = checkpoints.restore(like)
@@ -319,6 +321,7 @@ def write_predictions(
 ) -> None:
     """Write OUT/images: test scenes, with true boxes and those of each detector's first run."""
     images, truth = data.test.images[:n], data.test.labels
+    n = len(images)
     objects = [
         [
             (box, int(label))

@@ -83,7 +83,7 @@ def _check_row(name: str, values: Any, n: int, kind: Any, expected: str) -> jax.
 _EXAMPLES = {jnp.floating: "float32", jnp.integer: "int32", jnp.bool_: "bool"}
 
 
-def _check_share(name: str, value: Any, example: float) -> float:
+def check_share(name: str, value: Any, example: float) -> float:
     """Return a number in 0..1.
 
     Raises:
@@ -398,8 +398,8 @@ def match_anchors(
     """
     anchors, boxes = _check_boxes("anchors", anchors), _check_boxes("boxes", boxes)
     valid = _check_row("valid", valid, len(boxes), jnp.bool_, "a bool")
-    positive = _check_share("positive", positive, 0.5)
-    negative = positive if negative is None else _check_share("negative", negative, 0.3)
+    positive = check_share("positive", positive, 0.5)
+    negative = positive if negative is None else check_share("negative", negative, 0.3)
     if negative > positive:
         raise ArgumentError(
             f"negative is {negative}, more than positive, {positive}; expected at most that. "
@@ -474,7 +474,7 @@ def non_max_suppression(
     boxes = _check_boxes("boxes", boxes)
     n = len(boxes)
     scores = _check_row("scores", scores, n, jnp.floating, "a floating number")
-    threshold = _check_share("threshold", threshold, 0.5)
+    threshold = check_share("threshold", threshold, 0.5)
     max_outputs = check_integer("max_outputs", max_outputs, example=100)
     if not isinstance(min_score, (int, float)) or isinstance(min_score, bool):
         raise ArgumentError(
@@ -514,7 +514,35 @@ class Detections(NamedTuple):
     """int32 [m]: the rows of the boxes that the objects were selected from, or -1."""
 
 
-@partial(jax.jit, static_argnames=("image_shape", "max_outputs", "num_candidates", "threshold"))
+def check_image_size(image_shape: Any) -> tuple[int, int]:
+    """Return the height and width of images, in pixels.
+
+    Raises:
+      ArgumentError: they are not two integers of at least 1.
+    """
+    if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 2:
+        raise ArgumentError(
+            f"image_shape is {format_value(image_shape)}; expected height and width in pixels. "
+            "Write image_shape=images.shape[1:3]."
+        )
+    height, width = (check_integer("image_shape", side, example="(64, 64)") for side in image_shape)
+    return height, width
+
+
+def check_outputs(outputs: Any, names: tuple[str, ...], model: str) -> None:
+    """Check that a detector's outputs have all of `names`.
+
+    Raises:
+      ArgumentError: one is missing.
+    """
+    if not isinstance(outputs, dict) or not set(names) <= set(outputs):
+        found = ", ".join(outputs) if isinstance(outputs, dict) else type(outputs).__name__
+        raise ArgumentError(
+            f"outputs are {found or 'empty'}; expected {', '.join(names)}, the outputs of {model}. "
+            f"Write outputs=jaxcnn.predict(model, state, images) with a {model}."
+        )
+
+
 def select_detections(
     boxes: Array,
     scores: Array,
@@ -560,12 +588,23 @@ def select_detections(
             f"boxes are {box_shape} and scores {shape}; expected [n, 4] or [n, k, 4], and [n, k]. "
             "Write jax.vmap(...) for a batch."
         )
-    n, k = shape
-    check_integer("num_candidates", num_candidates, example=200)
+    image_shape = check_image_size(image_shape)
+    threshold = check_share("threshold", threshold, 0.45)
+    max_outputs = check_integer("max_outputs", max_outputs, example=100)
+    num_candidates = check_integer("num_candidates", num_candidates, example=200)
+    if not all(shape):
+        row = jnp.full(max_outputs, -1, jnp.int32)
+        return Detections(jnp.zeros((max_outputs, 4)), jnp.zeros(max_outputs), row, row)
+    return _select_detections(boxes, scores, image_shape, max_outputs, threshold, num_candidates)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _select_detections(boxes, scores, image_shape, max_outputs, threshold, num_candidates):
+    n, k = scores.shape
     # [n k], box by box
     best, pairs = jax.lax.top_k(scores.reshape(-1), min(num_candidates, n * k))
     rows, classes = pairs // k, pairs % k
-    selected = boxes[rows, classes] if len(box_shape) == 3 else boxes[rows]
+    selected = boxes[rows, classes] if boxes.ndim == 3 else boxes[rows]
     selected = clip(selected, *image_shape)
     kept = non_max_suppression(
         selected,

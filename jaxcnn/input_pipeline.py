@@ -102,14 +102,15 @@ def read_ahead(images: np.ndarray, index: np.ndarray) -> None:
     base: Any = images
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
-    if base is None or not hasattr(base, "madvise") or not images[:1].flags.c_contiguous:
+    can_advise = hasattr(base, "madvise") and hasattr(mmap, "MADV_WILLNEED")
+    if not can_advise or not len(images) or not images[:1].flags.c_contiguous:
         return
     # Of the first image, from the start of the mapped file.
     first = images.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
     size = images[:1].nbytes
     # It is advice. Where the system refuses it, the images are read without.
-    with contextlib.suppress(OSError):
-        for row in np.ravel(index).tolist():
+    with contextlib.suppress(OSError, ValueError):
+        for row in (np.ravel(index) % len(images)).tolist():
             start = first + row * images.strides[0]
             page = start - start % mmap.PAGESIZE
             base.madvise(mmap.MADV_WILLNEED, page, start + size - page)

@@ -276,7 +276,7 @@ def average_precision(
 
     The overlaps are those of boxes or of masks. Several images, classes and thresholds are counted
     in one compiled program. Its decisions are those of pycocotools on the same overlaps, its sums
-    are float32.
+    are float32. An overlap reaches a threshold if it is at least the threshold in its own dtype.
 
     Args:
         ious: float [n, d, m], intersection over union of n images' detections and objects.
@@ -309,6 +309,7 @@ def average_precision(
     """
     num_classes = check_integer("num_classes", num_classes, example=10)
     max_detections = check_integer("max_detections", max_detections, example=100)
+    dtype = getattr(ious, "dtype", None)
     ious = _to_detections("ious", ious, "f", 3)
     n, d, m = ious.shape
     scores = _to_detections("scores", scores, "f", 2, (n, d))
@@ -328,8 +329,10 @@ def average_precision(
             )
     levels = _check_thresholds(thresholds)
     # The comparisons are made in float64, as pycocotools makes them: how many thresholds an
-    # overlap reaches, and how many right detections of a class make each recall.
-    reached = np.searchsorted(np.minimum(levels, 1 - 1e-10), ious, side="right").astype(np.int32)
+    # overlap reaches, and how many right detections of a class make each recall. Thresholds are
+    # rounded as the overlaps were: 7 / 10 in float32 is less than 0.7 in float64, and reaches it.
+    rounded = np.minimum(levels, 1 - 1e-10).astype(dtype).astype(np.float64)
+    reached = np.searchsorted(rounded, ious, side="right").astype(np.int32)
     numbers = np.bincount(true_classes[true_classes >= 0], minlength=num_classes)
     recalls = [np.arange(number + 1) / max(number, 1) for number in numbers]
     needed = np.stack([np.searchsorted(recall, _RECALLS) for recall in recalls])

@@ -1,6 +1,7 @@
 """Average precision against the steps of pycocotools, written as loops in float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_cases import tried
@@ -187,3 +188,23 @@ def test_mistakes(args, kwargs, says):
     with pytest.raises(ArgumentError, match=says) as error:
         average_precision(*args, **{"num_classes": 4} | kwargs)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("level", range(len(IOU_THRESHOLDS)))
+@pytest.mark.parametrize("of", ["boxes", "masks"])
+def test_an_overlap_of_exactly_a_threshold_reaches_it(of, level):
+    """Overlaps of float32 are rounded: 7 / 10 is less than 0.7 in float64."""
+    height = 10 + level
+    if of == "boxes":
+        truth = jnp.array([[[0.0, 0.0, 10.0, 20.0]]])
+        ious = jax.vmap(boxes.iou)(jnp.array([[[0.0, 0.0, 10.0, float(height)]]]), truth)
+    else:
+        truth = np.ones((1, 1, 10, 20), bool)
+        found = np.zeros_like(truth)
+        found[..., :height] = True
+        ious = jax.vmap(boxes.mask_iou)(jnp.asarray(found), jnp.asarray(truth))
+    classes = np.array([[0]])
+    assert ious.dtype == "float32"
+    values = average_precision(ious, np.array([[0.9]]), classes, classes, num_classes=1)
+    reached = [height / 20 >= threshold - 1e-9 for threshold in IOU_THRESHOLDS]
+    assert values[:, 0].tolist() == [float(is_right) for is_right in reached]

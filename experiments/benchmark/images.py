@@ -32,6 +32,7 @@ from typing import Any, Literal
 import numpy as np
 
 import jaxcnn as jc
+from experiments._options import parse_options
 from experiments.benchmark import report
 from jaxcnn import cli, input_pipeline, tables
 from jaxcnn.parallel import Strategy
@@ -149,7 +150,7 @@ def time_decoding(folder: str, size: int, cores: int, cache: str) -> tuple[int, 
         start = time.perf_counter()
         data = jc.image_folder(folder, size, memory=0)
         seconds.append(time.perf_counter() - start)
-    return sum(len(split.labels) for split in (data.train, data.test)), *seconds
+    return sum(len(split.labels) for split in (data.train, data.validation, data.test)), *seconds
 
 
 def core_counts() -> list[int]:
@@ -268,7 +269,7 @@ def decode_rows(
 def main(args: list[str] | None = None) -> int:
     """Measure, write the table, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
-        options = cli.parse({"quick": Options()}, args, description=__doc__)
+        options = parse_options({"quick": Options()}, args, description=__doc__)
         check_options(options)
         options.out.mkdir(parents=True, exist_ok=True)
         folder = options.images

@@ -89,7 +89,7 @@ def load_cached_images(options: ReadOptions) -> CachedImages:
         ImageError: some files are not images.
         DataError: the images fit neither the cache's disk nor `memory`, or a class is too small.
     """
-    # Without the default interpolation, so that caches of versions without the option stay valid.
+    # The default interpolation is left out.
     scale = tuple(part for part in options.scale if part != "bilinear")
     key = json.dumps([options.classes, scale, options.fractions, options.skip_broken])
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:8]
@@ -116,7 +116,6 @@ def _stamp(options: ReadOptions) -> str:
         # A dangling link. An error reports it when the file is read.
         except OSError:
             size_and_time = None
-        # The text that earlier versions hashed, so that their caches stay valid.
         listed = f"Listed(name={file.name!r}, part={file.split!r}, label={file.label!r})"
         digest.update(f"({listed}, {size_and_time!r})".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

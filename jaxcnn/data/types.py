@@ -211,18 +211,24 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     total = np.zeros(images.shape[1:], np.uint64)
     squares = np.zeros(images.shape[1:], np.uint64)
-    # The sums of one chunk fit 32 bits: 1024 * 255**2 < 2**32. Each thread holds one chunk.
+    # The sums of one chunk fit 32 bits: 1024 * 255**2 < 2**32.
     step = min(1024, max(1, _STATISTICS_BYTES // max(1, images[:1].nbytes)))
 
-    def chunk_sums(start: int) -> tuple[np.ndarray, np.ndarray]:
-        chunk = images[start : start + step]
-        chunk_squares = np.square(chunk, dtype=np.uint16)
-        return chunk.sum(axis=0, dtype=np.uint32), chunk_squares.sum(axis=0, dtype=np.uint32)
+    def add(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        part_total, part_squares = np.zeros_like(total), np.zeros_like(squares)
+        for first in range(start, stop, step):
+            chunk = images[first : min(first + step, stop)]
+            part_total += chunk.sum(axis=0, dtype=np.uint32)
+            part_squares += np.square(chunk, dtype=np.uint16).sum(axis=0, dtype=np.uint32)
+        return part_total, part_squares
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1), "jaxcnn-statistics") as pool:
-        for chunk_total, chunk_squares in pool.map(chunk_sums, range(0, len(images), step)):
-            total += chunk_total
-            squares += chunk_squares
+    # Each thread holds a chunk and its own sums, whatever the number of images.
+    count = min(8, os.cpu_count() or 1)
+    bounds = np.linspace(0, len(images), count + 1).astype(int).tolist()
+    with ThreadPoolExecutor(count, "jaxcnn-statistics") as pool:
+        for part_total, part_squares in pool.map(add, bounds[:-1], bounds[1:]):
+            total += part_total
+            squares += part_squares
     mean = total / (255.0 * len(images))
     pixels = images[..., 0].size
     sums = zip(total.sum(axis=(0, 1)).tolist(), squares.sum(axis=(0, 1)).tolist(), strict=True)

@@ -19,6 +19,8 @@ from jaxcnn.arguments import ArgumentError, check_positive
 from jaxcnn.boxes import (
     Anchors,
     Detections,
+    check_image_size,
+    check_outputs,
     clip,
     decode,
     encode,
@@ -221,7 +223,7 @@ class FasterRCNNLoss:
     if it overlaps an object most, and background below 0.3; the others do not count. The paper
     draws as many anchors of both kinds. Here all of them count, and the mean of each kind weighs
     half, which is the mean over such draws. The term of the boxes is smooth L1, a mean over the
-    anchors of objects.
+    anchors of objects. Offsets of both stages are in units of `jaxcnn.boxes.VARIANCES`.
 
     The second stage has the loss of Fast R-CNN (Girshick 2015, arXiv:1504.08083, section 2.3). A
     proposal has the class of the object that it overlaps most, from an overlap of 0.5, and is
@@ -347,7 +349,6 @@ def _mask_loss(proposals, is_proposed, masks, boxes, classes, instances):
     return _mean(losses.mean((1, 2)), is_object)
 
 
-@partial(jax.jit, static_argnames=("image_shape", "max_outputs", "threshold"))
 def rcnn_detections(
     outputs: dict[str, jax.Array],
     image_shape: tuple[int, int],
@@ -374,7 +375,13 @@ def rcnn_detections(
       >>> found.boxes.tolist(), found.classes.tolist()
       ([[[1.0, 2.0, 9.0, 10.0]]], [[0]])
     """
+    check_outputs(outputs, ("proposals", "is_proposed", "logits", "offsets"), "FasterRCNN")
+    image_shape = check_image_size(image_shape)
+    return _rcnn_detections(outputs, image_shape, max_outputs, threshold)
 
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _rcnn_detections(outputs, image_shape, max_outputs, threshold):
     def of_image(proposals, is_proposed, logits, offsets):
         p, k = offsets.shape[:2]
         scores = jnp.where(is_proposed[:, None], jax.nn.softmax(logits)[:, 1:], 0.0)
@@ -391,7 +398,6 @@ def rcnn_detections(
     return jax.vmap(of_image)(*(outputs[name] for name in names))
 
 
-@partial(jax.jit, static_argnames=("image_shape",))
 def rcnn_masks(
     outputs: dict[str, jax.Array], detections: Detections, image_shape: tuple[int, int]
 ) -> jax.Array:
@@ -416,7 +422,13 @@ def rcnn_masks(
       >>> rcnn_masks(outputs, found, (2, 2)).tolist()
       [[[[True, False], [True, False]]]]
     """
+    check_outputs(outputs, ("proposals", "masks"), "FasterRCNN")
+    image_shape = check_image_size(image_shape)
+    return _rcnn_masks(outputs, detections, image_shape)
 
+
+@partial(jax.jit, static_argnums=(2,))
+def _rcnn_masks(outputs, detections, image_shape):
     def of_image(proposals, masks, classes, sources):
         is_object = sources >= 0
         own = jax.nn.sigmoid(masks)[sources, :, :, classes]

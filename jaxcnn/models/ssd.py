@@ -19,6 +19,9 @@ from jaxcnn.arguments import ArgumentError, check_integer, check_positive
 from jaxcnn.boxes import (
     Anchors,
     Detections,
+    check_image_size,
+    check_outputs,
+    check_share,
     decode,
     encode,
     match_anchors,
@@ -146,6 +149,11 @@ def check_targets(outputs: Any, batch: Batch, names: tuple[str, ...], loss: str)
             "expected [b, m, 4] and [b, m] with m > 0. "
             "Write labels={'boxes': boxes, 'classes': classes}, classes -1 for padding."
         )
+    if not jnp.issubdtype(labels["classes"].dtype, jnp.integer):
+        raise ArgumentError(
+            f"labels have classes of dtype {labels['classes'].dtype}; expected integers. "
+            "Write classes.astype('int32')."
+        )
 
 
 @dataclass(frozen=True)
@@ -154,11 +162,13 @@ class SSDLoss:
 
     It is that of equation 1, for each image: the sum over matched anchors and mined background
     anchors, divided by the number of matched ones, and 0 for an image without any. (The paper's
-    division is by the number in the batch.) Of the background anchors the ones of the greatest
-    loss are taken (section 2.2, "Hard negative mining").
+    division is by the number in the batch.) Offsets are in units of `jaxcnn.boxes.VARIANCES`, as in
+    the paper's published code and not in its equation 2. Of the background anchors the ones of the
+    greatest loss are taken (section 2.2, "Hard negative mining").
 
     Labels are a dict with `boxes` float32 [b, m, 4] in pixels and `classes` int32 [b, m], where -1
-    marks rows that only pad. The metrics are `class_loss` and `box_loss`, its two terms.
+    marks rows that only pad. A class of k or more gives a loss that is not a number. The metrics
+    are `class_loss` and `box_loss`, its two terms.
 
     Attributes:
       anchors: those of the network.
@@ -186,7 +196,7 @@ class SSDLoss:
     box_weight: float = 1.0
 
     def __post_init__(self):
-        check_positive("positive", self.positive, example=0.5)
+        check_share("positive", self.positive, 0.5)
         check_integer("negatives", self.negatives, example=3)
         check_positive("box_weight", self.box_weight, example=1.0)
 
@@ -227,7 +237,6 @@ class SSDLoss:
         return class_loss / number, box_loss / number
 
 
-@partial(jax.jit, static_argnames=("anchors", "image_shape", "max_outputs", "threshold"))
 def ssd_detections(
     outputs: dict[str, jax.Array],
     anchors: Anchors,
@@ -259,6 +268,19 @@ def ssd_detections(
       >>> found.boxes.tolist(), found.classes.tolist()
       ([[[8.0, 8.0, 16.0, 16.0]]], [[1]])
     """
+    check_outputs(outputs, ("logits", "offsets"), "SSD")
+    image_shape = check_image_size(image_shape)
+    count = len(anchors.boxes(*image_shape))
+    if outputs["offsets"].shape[1:] != (count, 4):
+        raise ArgumentError(
+            f"offsets are of shape {outputs['offsets'].shape[1:]} for images with {count} anchors; "
+            "expected the network's anchors and image size. Write anchors=model.anchors."
+        )
+    return _ssd_detections(outputs, anchors, image_shape, max_outputs, threshold)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _ssd_detections(outputs, anchors, image_shape, max_outputs, threshold):
     boxes = jnp.asarray(anchors.boxes(*image_shape))
 
     def of_image(logits, offsets):

@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.arguments import ArgumentError, check_positive
-from jaxcnn.boxes import Detections, iou, select_detections
+from jaxcnn.arguments import ArgumentError, check_integer, check_positive
+from jaxcnn.boxes import Detections, check_image_size, check_outputs, iou, select_detections
 from jaxcnn.losses import Batch
 from jaxcnn.models.layers import prediction_head, stage
 from jaxcnn.models.resnet import ResidualStages
@@ -65,6 +65,7 @@ class YOLO(nn.Module):
           "confidence" float32 [b, rows, columns, B], and "classes" float32 [b, rows, columns, k].
           With `stages`, the maps by name too.
         """
+        check_integer("boxes_per_cell", self.boxes_per_cell, example=2)
         maps = ResidualStages(
             (2, 1, 2, 2, 1),
             self.blocks,
@@ -214,7 +215,6 @@ class YOLOLoss:
         return box_loss, confidence_loss, jnp.where(has_object, wrong, 0.0).sum()
 
 
-@partial(jax.jit, static_argnames=("image_shape", "max_outputs", "threshold"))
 def yolo_detections(
     outputs: dict[str, jax.Array],
     image_shape: tuple[int, int],
@@ -244,7 +244,13 @@ def yolo_detections(
       >>> found.boxes[0, 0].tolist(), found.scores.tolist()
       ([2.0, 10.0, 6.0, 14.0], [[0.5, 0.0]])
     """
+    check_outputs(outputs, ("boxes", "confidence", "classes"), "YOLO")
+    image_shape = check_image_size(image_shape)
+    return _yolo_detections(outputs, image_shape, max_outputs, threshold)
 
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _yolo_detections(outputs, image_shape, max_outputs, threshold):
     def of_image(boxes, confidence, classes):
         k = classes.shape[-1]
         shares = jnp.clip(confidence, 0.0, 1.0)[..., None] * jnp.clip(classes, 0.0, 1.0)[:, :, None]

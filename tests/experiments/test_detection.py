@@ -110,8 +110,55 @@ def test_the_detection_study_leaves_table_figures_and_runs(tmp_path, capsys):
         (["--learning-rate", "-1"], "learning-rate is -1.0"),
         (["--dataset", "digit"], "digits"),
         (["--width", "0"], "width is 0"),
+        (["--scenes", "4"], "scenes is 4; expected a whole number of 5"),
     ],
 )
 def test_mistakes_about_detection(args, says, capsys, monkeypatch, tmp_path):
     args = ["--scenes", "40", *args, "--out", str(tmp_path / "new")]
     refuses(detection.main, args, says, capsys, monkeypatch)
+
+
+def test_a_detector_of_an_earlier_command_is_measured_and_drawn_too(tmp_path, monkeypatch):
+    """Speeds are compared, so all detectors of a folder take turns."""
+
+    class Checkpoints:
+        def __init__(self, folder, timeout):
+            self.folder = folder
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def restore(self, like):
+            return f"state of {self.folder.parent.name}"
+
+    for name in ("yolo-seed0", "ssd-seed0"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(detection.jc, "Checkpoints", Checkpoints)
+    monkeypatch.setattr(detection, "build", lambda config, data: (config.model, None))
+    monkeypatch.setattr(detection, "init_state", lambda *args, **kwargs: None)
+    options = detection.Options(detectors=("ssd",), out=tmp_path)
+    networks = detection.trained_networks(options, data=None)  # pyright: ignore
+    assert networks == {
+        "ssd": ("ssd", "state of ssd-seed0"),
+        "yolo": ("yolo", "state of yolo-seed0"),
+    }
+
+
+@pytest.mark.parametrize("highest", [0, 90, 255])
+def test_an_object_of_a_scene_has_a_pixel(highest):
+    """Some of Fashion-MNIST are darker than half, and some lines vanish where they get small."""
+    rng = np.random.default_rng(0)
+    digit = np.zeros((1, 28, 28, 1), np.uint8)
+    digit[0, 3:25, 14] = highest
+    digits = jc.Split(digit, np.array([2], np.int32))
+    textures = rng.integers(0, 256, (2, 200, 200, 3), np.uint8)
+    _, boxes, classes, instances = scenes.scene_of_several(
+        digits, np.array([0]), textures, rng, 48, (8, 14)
+    )
+    assert classes[0] == 2
+    x1, y1, x2, y2 = boxes[0].astype(int)
+    assert (instances[y1:y2, x1:x2] == 1).any()
+    assert (instances == 1).sum() == (instances[y1:y2, x1:x2] == 1).sum()

@@ -513,3 +513,62 @@ def test_mistakes(call, says):
     with pytest.raises(ArgumentError, match=says) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+RAW_OUTPUTS = {
+    "ssd": {"logits": jnp.zeros((1, 4, 3)), "offsets": jnp.zeros((1, 4, 4))},
+    "yolo": {
+        "boxes": jnp.ones((1, 2, 2, 1, 4)),
+        "confidence": jnp.ones((1, 2, 2, 1)),
+        "classes": jnp.ones((1, 2, 2, 3)),
+    },
+    "rcnn": {
+        "proposals": jnp.array([[[1.0, 2.0, 9.0, 10.0]]]),
+        "is_proposed": jnp.array([[True]]),
+        "logits": jnp.zeros((1, 1, 3)),
+        "offsets": jnp.zeros((1, 1, 2, 4)),
+    },
+}
+DETECT = {
+    "ssd": lambda outputs, shape: ssd_detections(
+        outputs, boxes.Anchors(strides=(8,), sizes=((8.0,),)), shape
+    ),
+    "yolo": yolo_detections,
+    "rcnn": rcnn_detections,
+}
+
+
+@pytest.mark.parametrize("name", DETECT)
+def test_mistakes_about_outputs_and_sizes_are_one_line(name):
+    detect, outputs = DETECT[name], RAW_OUTPUTS[name]
+    for shape in ((16, 16), [16, 16], (np.int64(16), 16)):
+        assert detect(outputs, shape).boxes.shape == (1, 100, 4)
+    for shape in ((16, 16, 3), 16, None, (16.5, 16), (0, 16)):
+        with pytest.raises(ArgumentError, match=r"image_shape.*Write image_shape="):
+            detect(outputs, shape)
+    for wrong in ({}, outputs["logits" if name != "yolo" else "boxes"], {"features": 1}):
+        with pytest.raises(ArgumentError, match=r"outputs are .*; expected .*Write outputs="):
+            detect(wrong, (16, 16))
+
+
+def test_mistakes_about_anchors_masks_and_classes_are_one_line():
+    with pytest.raises(ArgumentError, match=r"\(4, 4\) for images with 16 anchors"):
+        DETECT["ssd"](RAW_OUTPUTS["ssd"], (32, 32))
+    found = rcnn_detections(RAW_OUTPUTS["rcnn"], (16, 16), max_outputs=1)
+    with pytest.raises(ArgumentError, match="expected proposals, masks"):
+        rcnn_masks(RAW_OUTPUTS["rcnn"], found, (16, 16))
+    labels = {"boxes": jnp.ones((1, 1, 4)), "classes": jnp.zeros((1, 1))}
+    loss = SSDLoss(boxes.Anchors(strides=(8,), sizes=((8.0,),)))
+    with pytest.raises(ArgumentError, match="dtype float32; expected integers"):
+        loss(RAW_OUTPUTS["ssd"], Batch(jnp.zeros((1, 16, 16, 3)), labels))
+    with pytest.raises(ArgumentError, match=r"positive is 1\.5"):
+        SSDLoss(positive=1.5)
+    with pytest.raises(ArgumentError, match="boxes_per_cell is 0"):
+        YOLO(3, boxes_per_cell=0).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+
+def test_no_boxes_are_no_detections():
+    for n, k in ((0, 2), (3, 0)):
+        found = boxes.select_detections(jnp.zeros((n, 4)), jnp.zeros((n, k)), (16, 16))
+        assert found.boxes.shape == (100, 4)
+        assert (np.asarray(found.classes) == -1).all()
