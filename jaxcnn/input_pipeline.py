@@ -102,8 +102,8 @@ def read_ahead(images: np.ndarray, index: np.ndarray) -> None:
     base: Any = images
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
-    can_advise = hasattr(base, "madvise") and hasattr(mmap, "MADV_WILLNEED")
-    if not can_advise or not len(images) or not images[:1].flags.c_contiguous:
+    can_advise = hasattr(mmap.mmap, "madvise") and hasattr(mmap, "MADV_WILLNEED")
+    if base is None or not can_advise or not len(images) or not images[:1].flags.c_contiguous:
         return
     # Of the first image, from the start of the mapped file.
     first = images.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
