@@ -184,13 +184,15 @@ class Strategy:
           [steps, batch, ...].
         """
         program, place = self._program(step, rewrite_for_cpu)
-        compiled_shapes = set()
+        compiled = set()
 
         def run(carry: Any, fixed: Any, order: Any) -> Any:
             placed = jax.tree.map(place, order)
-            if not rewrite_for_cpu or jax.tree.leaves(order)[0].shape in compiled_shapes:
+            # Programs of before `clear_program_cache` are compiled again.
+            key = _num_clears, jax.tree.leaves(order)[0].shape
+            if not rewrite_for_cpu or key in compiled:
                 return self._wait_if_shared(program(carry, fixed, placed))
-            compiled_shapes.add(jax.tree.leaves(order)[0].shape)
+            compiled.add(key)
             with cpu.without_persistent_cache():
                 return program(carry, fixed, placed)
 
@@ -290,6 +292,8 @@ class Strategy:
 
 
 _program_cache: dict[Any, Any] = {}
+_num_clears = 0
+"""Number of calls of `clear_program_cache`."""
 
 
 def cached_program(make: Callable[P, T]) -> Callable[P, T]:
@@ -327,6 +331,8 @@ def clear_program_cache() -> None:
     JAX's caches are cleared too, those of the caller's own functions among them. A program that is
     needed again is compiled again.
     """
+    global _num_clears
+    _num_clears += 1
     _program_cache.clear()
     # See "Surprises" in CONTRIBUTING.md.
     jax.clear_caches()
