@@ -1,5 +1,6 @@
 """One step, any layout: one device, pmap and sharding must move the parameters alike."""
 
+import math
 from functools import cache
 from typing import Any
 
@@ -186,3 +187,23 @@ def test_a_study_of_more_networks_than_are_kept_has_the_same_numbers(tmp_path, m
     assert results is not None
     assert results["4"]["eval_loss"] == results["4 again"]["eval_loss"] != results["5"]["eval_loss"]
     assert len(parallel._program_cache) <= 2
+
+
+def test_a_program_that_is_compiled_again_is_not_written_to_disk_either():
+    """JAX's caches are cleared when a process has many programs, in the middle of a run too."""
+    settings = []
+
+    def step(carry, fixed, index):
+        # Each compilation traces it once.
+        settings.append(jax.config.values["jax_persistent_cache_min_compile_time_secs"])
+        return carry + fixed[index].sum()
+
+    one = parallel.strategy("jit", devices=1)
+    run = one.compile_steps(step, rewrite_for_cpu=True)
+    carry, fixed = one.replicate(np.float32(0)), one.replicate(np.ones(4, np.float32))
+    for _ in range(2):
+        for _ in range(2):
+            carry = run(carry, fixed, np.array([[0, 1]], np.int32))
+        parallel.clear_program_cache()
+    assert settings == [math.inf, math.inf]
+    assert float(carry) == 8
