@@ -64,6 +64,8 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "bn_group": (0, 2**20),
     "code": (1, 2**16),
     "common": _STEPS,
+    # Ten images of each class, so that each has some of both splits.
+    "count": (100, 10**7),
     # A U-Net halves the image so often.
     "depth": (1, 8),
     # The deepest network of He et al. 2015 has 1202 layers.

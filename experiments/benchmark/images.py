@@ -71,26 +71,6 @@ class Options:
     """Folder for the tables and the folder that is made."""
 
 
-def check_options(options: Options) -> None:
-    """Check the options before anything is made.
-
-    Raises:
-      ArgumentError: an option is invalid.
-    """
-    for name, least in (
-        ("count", 10 * CLASSES),
-        ("size", 1),
-        ("batch_size", 1),
-        ("num_batches", 1),
-        ("rounds", 1),
-    ):
-        if (value := getattr(options, name)) < least:
-            flag = name.replace("_", "-")
-            raise jc.ArgumentError(
-                f"{name} is {value}; expected at least {least}: write --{flag} {least}"
-            )
-
-
 def make_folder(folder: Path, count: int) -> Generator[int, None, None]:
     """Make JPEGs of random crops of scikit-learn's two photographs.
 
@@ -270,7 +250,6 @@ def main(args: list[str] | None = None) -> int:
     """Measure, write the table, and return the exit code."""
     with cli.cli_errors(), cli.GracefulShutdown() as stop:
         options = parse_options({"quick": Options()}, args, description=__doc__)
-        check_options(options)
         options.out.mkdir(parents=True, exist_ok=True)
         folder = options.images
         if folder is None:

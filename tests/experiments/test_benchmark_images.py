@@ -88,8 +88,8 @@ def test_the_command_writes_a_row_for_each_measurement(folder, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--count", "5"], "--count is 5; expected at least 100: write --count 100"),
-        (["--num-batches", "0"], "--num-batches is 0; expected at least 1: write --num-batches 1"),
+        (["--count", "5"], "--count is 5; expected a whole number of 100"),
+        (["--num-batches", "0"], "--num-batches is 0; expected a whole number of 1"),
         (["--images", "nowhere"], "nowhere"),
     ],
 )
