@@ -529,20 +529,6 @@ def check_image_size(image_shape: Any) -> tuple[int, int]:
     return height, width
 
 
-def check_outputs(outputs: Any, names: tuple[str, ...], model: str) -> None:
-    """Check that a detector's outputs have all of `names`.
-
-    Raises:
-      ArgumentError: one is missing.
-    """
-    if not isinstance(outputs, dict) or not set(names) <= set(outputs):
-        found = ", ".join(outputs) if isinstance(outputs, dict) else type(outputs).__name__
-        raise ArgumentError(
-            f"outputs are {found or 'empty'}; expected {', '.join(names)}, the outputs of {model}. "
-            f"Write outputs=jaxcnn.predict(model, state, images) with a {model}."
-        )
-
-
 def select_detections(
     boxes: Array,
     scores: Array,

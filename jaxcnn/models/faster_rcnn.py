@@ -20,7 +20,6 @@ from jaxcnn.boxes import (
     Anchors,
     Detections,
     check_image_size,
-    check_outputs,
     clip,
     decode,
     encode,
@@ -32,10 +31,14 @@ from jaxcnn.boxes import (
     select_detections,
 )
 from jaxcnn.losses import Batch
+from jaxcnn.models.detector import (
+    Detector,
+    check_object_labels,
+    check_output_names,
+    prediction_head,
+)
 from jaxcnn.models.initializers import initializer
-from jaxcnn.models.layers import conv3x3, prediction_head, stage
-from jaxcnn.models.resnet import ResidualStages
-from jaxcnn.models.ssd import check_targets
+from jaxcnn.models.layers import conv3x3
 
 DIGIT_ANCHORS = Anchors(strides=(4,), sizes=((12.0, 17.0, 23.0),), ratios=(1.4, 2.0))
 """Anchors for upright objects of 10 to 30 pixels."""
@@ -47,7 +50,7 @@ NUM_CANDIDATES, PROPOSAL_THRESHOLD = 100, 0.7
 """Anchors of the highest scores that become proposals, and the overlap of two of them."""
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(Detector):
     """Faster R-CNN on the residual stages of He et al. 2015, section 4.2.
 
     The region proposal network predicts for each anchor whether it is an object, and its offsets
@@ -63,13 +66,12 @@ class FasterRCNN(nn.Module):
 
     Attributes:
       num_classes: number of classes, k.
-      anchors: on one map of stride 4.
+      anchors: on one map of stride 4. Three stages have strides 2, 4 and 4.
       proposals: their number, p.
       masks: predict masks too.
       hidden: units of the dense layers.
-      blocks: residual blocks of a stage.
-      width: filters of the first stage. Three stages have strides 2, 4 and 4.
-      bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
+
+    The other attributes are those of `jaxcnn.models.detector.Detector`.
 
     Raises:
       ArgumentError: when called, for anchors of another stride.
@@ -91,13 +93,6 @@ class FasterRCNN(nn.Module):
     proposals: int = 16
     masks: bool = False
     hidden: int = 128
-    blocks: int = 1
-    width: int = 16
-    bn_group: int = 0
-    bn_momentum: float = 0.9
-    kernel_init: str = "he"
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -115,20 +110,7 @@ class FasterRCNN(nn.Module):
                 f"strides is {self.anchors.strides}; expected ({STRIDE},), as of the features. "
                 f"Write Anchors(strides=({STRIDE},), sizes=((12.0, 18.0),))."
             )
-        maps = ResidualStages(
-            (2, 1, 2, 1),
-            self.blocks,
-            self.width,
-            self.bn_group,
-            self.bn_momentum,
-            self.kernel_init,
-            self.dtype,
-            self.axis_name,
-            name="backbone",
-        )(x, train)
-        outputs: dict[str, jax.Array] = {}
-        for number, features in enumerate(maps, 1):
-            maps[number - 1] = stage(self, outputs, f"stage{number}", features)
+        maps, outputs = self.feature_maps(x, train, (2, 1, 2, 1))
         features = maps[-1]
         make_conv = partial(conv3x3, kernel_init=self.kernel_init, dtype=self.dtype, bias=True)
         make_dense = partial(nn.Dense, dtype=self.dtype, kernel_init=initializer(self.kernel_init))
@@ -261,7 +243,8 @@ class FasterRCNNLoss:
     def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return the losses float32 [b], and the terms [b]."""
         names = ("objectness", "anchor_offsets", "proposals", "is_proposed", "logits", "offsets")
-        check_targets(outputs, batch, names, "FasterRCNNLoss")
+        check_output_names(outputs, names, "FasterRCNN")
+        check_object_labels(batch)
         labels, image_shape = batch.labels, batch.inputs.shape[1:3]
         anchors = jnp.asarray(self.anchors.boxes(*image_shape))
         if outputs["objectness"].shape[1:] != anchors.shape[:1]:
@@ -375,7 +358,7 @@ def rcnn_detections(
       >>> found.boxes.tolist(), found.classes.tolist()
       ([[[1.0, 2.0, 9.0, 10.0]]], [[0]])
     """
-    check_outputs(outputs, ("proposals", "is_proposed", "logits", "offsets"), "FasterRCNN")
+    check_output_names(outputs, ("proposals", "is_proposed", "logits", "offsets"), "FasterRCNN")
     image_shape = check_image_size(image_shape)
     return _rcnn_detections(outputs, image_shape, max_outputs, threshold)
 
@@ -422,7 +405,7 @@ def rcnn_masks(
       >>> rcnn_masks(outputs, found, (2, 2)).tolist()
       [[[[True, False], [True, False]]]]
     """
-    check_outputs(outputs, ("proposals", "masks"), "FasterRCNN")
+    check_output_names(outputs, ("proposals", "masks"), "FasterRCNN")
     image_shape = check_image_size(image_shape)
     return _rcnn_masks(outputs, detections, image_shape)
 

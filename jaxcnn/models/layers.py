@@ -80,28 +80,6 @@ def pool_2x2(x: jax.Array, reduce: Any) -> jax.Array:
     return max_pool_2x2(x) if reduce is jnp.max else reduce(windows_2x2(x), axis=(2, 4))
 
 
-def prediction_head(filters: int, size: int, *, dtype: Any, name: str) -> nn.Conv:
-    """Return a convolution that ends a detector, with biases and small weights.
-
-    Its weights are drawn with a standard deviation of 0.01 (Girshick 2015, arXiv:1504.08083,
-    section 2.3). A detector thus begins with even scores and unmoved boxes.
-
-    Args:
-      filters: number of output channels.
-      size: odd height and width of the kernel; the output has the size of the input.
-      dtype: of the computation.
-      name: of the submodule.
-    """
-    return nn.Conv(
-        filters,
-        (size, size),
-        padding=size // 2,
-        dtype=dtype,
-        kernel_init=nn.initializers.normal(0.01),
-        name=name,
-    )
-
-
 def maybe_remat(block: Any, remat: bool) -> Any:
     """Return `block`, rematerialized in the gradient if `remat`.
 

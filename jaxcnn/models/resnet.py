@@ -7,7 +7,7 @@ Activation follows or precedes the weights. `CifarResNet` and `ResNet` are those
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -176,6 +176,43 @@ class PreActBlock(nn.Module):
         return y + shortcut(self.shortcut, x, y.shape, self.conv, None, train)
 
 
+def residual_stages(
+    x: jax.Array,
+    train: bool,
+    *,
+    strides: tuple[int, ...],
+    blocks: int,
+    width: int,
+    make_block: Callable[[int, int, str], Any],
+    record: Callable[[str, jax.Array], jax.Array],
+) -> list[jax.Array]:
+    """Apply stages of blocks, each of twice the filters of the one before.
+
+    It is called in a compact method, of which the blocks become submodules.
+
+    Args:
+      x: [b, h, w, c].
+      train: passed to the blocks.
+      strides: of the first block of each stage.
+      blocks: number of blocks in a stage.
+      width: filters of the first stage.
+      make_block: returns the block of a number of filters, a stride and a name.
+      record: maps a stage's name and output to that output, such as `stage` of a module.
+
+    Returns:
+      The output of each stage.
+    """
+    maps = []
+    for number, stride in enumerate(strides, 1):
+        for block in range(1, blocks + 1):
+            name = f"stage{number}_block{block}"
+            make = make_block(width * 2 ** (number - 1), stride if block == 1 else 1, name)
+            x = make(x, train)
+        x = record(f"stage{number}", x)
+        maps.append(x)
+    return maps
+
+
 # Networks
 
 
@@ -249,67 +286,22 @@ class CifarResNet(nn.Module):
         x = nn.relu(make_norm(name="stem_norm")(x, train))
         outputs: dict[str, jax.Array] = {}
         x = stage(self, outputs, "stem", x)
-        for number in range(3):
-            filters = self.width * 2**number
-            for block in range(self.blocks):
-                stride = 2 if number and not block else 1
-                name = f"stage{number + 1}_block{block + 1}"
-                x = make_block(filters, stride, kind, make_conv, make_norm, name=name)(x, train)
-            x = stage(self, outputs, f"stage{number + 1}", x)
+        (*_, x) = residual_stages(
+            x,
+            train,
+            strides=(1, 2, 2),
+            blocks=self.blocks,
+            width=self.width,
+            make_block=lambda filters, stride, name: make_block(
+                filters, stride, kind, make_conv, make_norm, name=name
+            ),
+            record=partial(stage, self, outputs),
+        )
         x = stage(self, outputs, "pool", x.astype(jnp.float32).mean((1, 2)))
         logits = nn.Dense(self.num_classes, kernel_init=initializer(self.kernel_init), name="head")(
             x
         )
         return (logits, outputs) if stages else logits
-
-
-class ResidualStages(nn.Module):
-    """Stages of `CifarResNet` without its head: the maps that detectors read.
-
-    Blocks, names and shortcuts "A" are those of `CifarResNet`. Each stage has twice the filters of
-    the one before.
-
-    Attributes:
-      strides: of the stem, then of the first block of each stage.
-      blocks: number of blocks in a stage.
-      width: filters of the stem and the first stage.
-      bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
-
-    Example:
-      >>> model = ResidualStages(strides=(2, 1, 2, 2), width=4)
-      >>> maps, _ = model.init_with_output(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False)
-      >>> [x.shape[1:] for x in maps]
-      [(16, 16, 4), (8, 8, 8), (4, 4, 16)]
-    """
-
-    strides: tuple[int, ...]
-    blocks: int = 1
-    width: int = 16
-    bn_group: int = 0
-    bn_momentum: float = 0.9
-    kernel_init: str = "he"
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
-        """Map float32 [b, h, w, c] to the output of each stage."""
-        make_conv = partial(conv, kernel_init=self.kernel_init, dtype=self.dtype)
-        make_norm = partial(
-            BatchNorm, self.bn_group, self.axis_name, self.bn_momentum, dtype=self.dtype
-        )
-        x = make_conv(self.width, 3, self.strides[0], name="stem")(x.astype(self.dtype))
-        x = nn.relu(make_norm(name="stem_norm")(x, train))
-        maps = []
-        for number, stride in enumerate(self.strides[1:], 1):
-            for block in range(1, self.blocks + 1):
-                filters, name = self.width * 2 ** (number - 1), f"stage{number}_block{block}"
-                make = Block(
-                    filters, stride if block == 1 else 1, "A", make_conv, make_norm, name=name
-                )
-                x = make(x, train)
-            maps.append(x)
-        return maps
 
 
 class ResNet(nn.Module):

@@ -20,7 +20,6 @@ from jaxcnn.boxes import (
     Anchors,
     Detections,
     check_image_size,
-    check_outputs,
     check_share,
     decode,
     encode,
@@ -28,8 +27,12 @@ from jaxcnn.boxes import (
     select_detections,
 )
 from jaxcnn.losses import Batch
-from jaxcnn.models.layers import prediction_head, stage
-from jaxcnn.models.resnet import ResidualStages
+from jaxcnn.models.detector import (
+    Detector,
+    check_object_labels,
+    check_output_names,
+    prediction_head,
+)
 
 DIGIT_ANCHORS = Anchors(
     strides=(4, 8, 16), sizes=((11.0, 14.0), (18.0, 21.0), (25.0,)), ratios=(1.4, 2.0)
@@ -37,7 +40,7 @@ DIGIT_ANCHORS = Anchors(
 """Anchors for upright objects of 10 to 30 pixels on images of about 64x64."""
 
 
-class SSD(nn.Module):
+class SSD(Detector):
     """SSD on the residual stages of He et al. 2015, section 4.2.
 
     A 3x3 convolution on each of several maps predicts, for each anchor of a cell, the logits of
@@ -49,10 +52,9 @@ class SSD(nn.Module):
     Attributes:
       num_classes: number of classes of objects, k. Background is one more.
       anchors: shapes of the anchors on each map. Strides are powers of 2 from 2, each twice the one
-        before.
-      blocks: residual blocks of a stage.
-      width: filters of the first stage, which has stride 2.
-      bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
+        before. The first stage has stride 2.
+
+    The other attributes are those of `jaxcnn.models.detector.Detector`.
 
     Raises:
       ArgumentError: when called, for strides that the stages do not have.
@@ -66,13 +68,6 @@ class SSD(nn.Module):
 
     num_classes: int
     anchors: Anchors = DIGIT_ANCHORS
-    blocks: int = 1
-    width: int = 16
-    bn_group: int = 0
-    bn_momentum: float = 0.9
-    kernel_init: str = "he"
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -83,20 +78,7 @@ class SSD(nn.Module):
           `anchors.boxes(h, w)`. Logit 0 is background. With `stages`, the maps by name too.
         """
         strides = check_strides(self.anchors.strides)
-        maps = ResidualStages(
-            (2, 1) + (2,) * (strides[-1].bit_length() - 2),
-            self.blocks,
-            self.width,
-            self.bn_group,
-            self.bn_momentum,
-            self.kernel_init,
-            self.dtype,
-            self.axis_name,
-            name="backbone",
-        )(x, train)
-        outputs: dict[str, jax.Array] = {}
-        for number, features in enumerate(maps, 1):
-            maps[number - 1] = stage(self, outputs, f"stage{number}", features)
+        maps, outputs = self.feature_maps(x, train, (2, 1) + (2,) * (strides[-1].bit_length() - 2))
         logits, offsets = [], []
         for stride, count in zip(strides, self.anchors.per_cell, strict=True):
             # Stage 1 has stride 2.
@@ -127,33 +109,6 @@ def check_strides(strides: tuple[int, ...]) -> tuple[int, ...]:
             "Write strides=(4, 8, 16)."
         )
     return strides
-
-
-def check_targets(outputs: Any, batch: Batch, names: tuple[str, ...], loss: str) -> None:
-    """Check that outputs are those of a detector, and labels are boxes and classes.
-
-    Raises:
-      ArgumentError: they are not.
-    """
-    if not isinstance(outputs, dict) or not set(names) <= set(outputs):
-        found = ", ".join(outputs) if isinstance(outputs, dict) else type(outputs).__name__
-        raise ArgumentError(
-            f"the model gives {found}; expected {', '.join(names)}, as the network of {loss} does. "
-            "Train that network with this loss."
-        )
-    labels = batch.labels if isinstance(batch.labels, dict) else {}
-    boxes, classes = (getattr(labels.get(name), "shape", None) for name in ("boxes", "classes"))
-    if boxes is None or len(boxes) != 3 or boxes[-1] != 4 or classes != boxes[:2] or not boxes[1]:
-        raise ArgumentError(
-            f"labels have boxes of shape {boxes} and classes of shape {classes}; "
-            "expected [b, m, 4] and [b, m] with m > 0. "
-            "Write labels={'boxes': boxes, 'classes': classes}, classes -1 for padding."
-        )
-    if not jnp.issubdtype(labels["classes"].dtype, jnp.integer):
-        raise ArgumentError(
-            f"labels have classes of dtype {labels['classes'].dtype}; expected integers. "
-            "Write classes.astype('int32')."
-        )
 
 
 @dataclass(frozen=True)
@@ -202,7 +157,8 @@ class SSDLoss:
 
     def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return the losses float32 [b], and both terms [b]."""
-        check_targets(outputs, batch, ("logits", "offsets"), "SSDLoss")
+        check_output_names(outputs, ("logits", "offsets"), "SSD")
+        check_object_labels(batch)
         anchors = jnp.asarray(self.anchors.boxes(*batch.inputs.shape[1:3]))
         if outputs["offsets"].shape[1:] != anchors.shape:
             raise ArgumentError(
@@ -268,7 +224,7 @@ def ssd_detections(
       >>> found.boxes.tolist(), found.classes.tolist()
       ([[[8.0, 8.0, 16.0, 16.0]]], [[1]])
     """
-    check_outputs(outputs, ("logits", "offsets"), "SSD")
+    check_output_names(outputs, ("logits", "offsets"), "SSD")
     image_shape = check_image_size(image_shape)
     count = len(anchors.boxes(*image_shape))
     if outputs["offsets"].shape[1:] != (count, 4):

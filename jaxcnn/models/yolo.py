@@ -15,14 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.arguments import ArgumentError, check_integer, check_positive
-from jaxcnn.boxes import Detections, check_image_size, check_outputs, iou, select_detections
+from jaxcnn.boxes import Detections, check_image_size, iou, select_detections
 from jaxcnn.losses import Batch
-from jaxcnn.models.layers import prediction_head, stage
-from jaxcnn.models.resnet import ResidualStages
-from jaxcnn.models.ssd import check_targets
+from jaxcnn.models.detector import (
+    Detector,
+    check_object_labels,
+    check_output_names,
+    prediction_head,
+)
 
 
-class YOLO(nn.Module):
+class YOLO(Detector):
     """YOLO's grid on the residual stages of He et al. 2015, section 4.2.
 
     The image is a grid of cells. Each cell predicts the classes of the object whose center lies in
@@ -32,11 +35,10 @@ class YOLO(nn.Module):
 
     Attributes:
       num_classes: number of classes, k.
-      boxes_per_cell: B of the paper.
-      blocks: residual blocks of a stage.
-      width: filters of the first stage. Four stages have strides 2, 4, 8 and 8; a cell is 8 pixels
+      boxes_per_cell: B of the paper. Four stages have strides 2, 4, 8 and 8, so a cell is 8 pixels
         wide.
-      bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
+
+    The other attributes are those of `jaxcnn.models.detector.Detector`.
 
     Example:
       >>> model, image = YOLO(num_classes=10), jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
@@ -47,13 +49,6 @@ class YOLO(nn.Module):
 
     num_classes: int
     boxes_per_cell: int = 2
-    blocks: int = 1
-    width: int = 16
-    bn_group: int = 0
-    bn_momentum: float = 0.9
-    kernel_init: str = "he"
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -66,20 +61,7 @@ class YOLO(nn.Module):
           With `stages`, the maps by name too.
         """
         check_integer("boxes_per_cell", self.boxes_per_cell, example=2)
-        maps = ResidualStages(
-            (2, 1, 2, 2, 1),
-            self.blocks,
-            self.width,
-            self.bn_group,
-            self.bn_momentum,
-            self.kernel_init,
-            self.dtype,
-            self.axis_name,
-            name="backbone",
-        )(x, train)
-        outputs: dict[str, jax.Array] = {}
-        for number, features in enumerate(maps, 1):
-            maps[number - 1] = stage(self, outputs, f"stage{number}", features)
+        maps, outputs = self.feature_maps(x, train, (2, 1, 2, 2, 1))
         size = 5 * self.boxes_per_cell + self.num_classes
         head = prediction_head(size, 1, dtype=self.dtype, name="head")
         cells = head(maps[-1]).astype(jnp.float32)
@@ -157,7 +139,8 @@ class YOLOLoss:
 
     def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return the losses float32 [b], and the three terms [b]."""
-        check_targets(outputs, batch, ("boxes", "confidence", "classes"), "YOLOLoss")
+        check_output_names(outputs, ("boxes", "confidence", "classes"), "YOLO")
+        check_object_labels(batch)
         if outputs["boxes"].ndim != 5:
             raise ArgumentError(
                 f"the model gives boxes of shape {outputs['boxes'].shape}; expected those of "
@@ -244,7 +227,7 @@ def yolo_detections(
       >>> found.boxes[0, 0].tolist(), found.scores.tolist()
       ([2.0, 10.0, 6.0, 14.0], [[0.5, 0.0]])
     """
-    check_outputs(outputs, ("boxes", "confidence", "classes"), "YOLO")
+    check_output_names(outputs, ("boxes", "confidence", "classes"), "YOLO")
     image_shape = check_image_size(image_shape)
     return _yolo_detections(outputs, image_shape, max_outputs, threshold)
 

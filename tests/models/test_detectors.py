@@ -13,6 +13,7 @@ from jaxcnn import boxes, provenance
 from jaxcnn.arguments import ArgumentError
 from jaxcnn.losses import Batch
 from jaxcnn.metrics import average_precision
+from jaxcnn.models.detector import Backbone
 from jaxcnn.models.faster_rcnn import (
     FasterRCNN,
     FasterRCNNLoss,
@@ -20,7 +21,8 @@ from jaxcnn.models.faster_rcnn import (
     rcnn_detections,
     rcnn_masks,
 )
-from jaxcnn.models.resnet import ResidualStages
+from jaxcnn.models.layers import NUDGES, conv
+from jaxcnn.models.norm import BatchNorm
 from jaxcnn.models.ssd import SSD, SSDLoss, ssd_detections
 from jaxcnn.models.yolo import YOLO, YOLOLoss, grid_boxes, yolo_detections
 
@@ -404,15 +406,36 @@ def test_the_stages_are_those_of_the_network_for_cifar():
         jax.eval_shape(network.init, jax.random.key(0), image),
     )
     _, stages = jax.jit(partial(network.apply, stages=True))(variables, image)
-    trunk = ResidualStages((1, 1, 2, 2), blocks=1, width=4)
+    make_conv = partial(conv, kernel_init="he", dtype="float32")
+    make_norm = partial(BatchNorm, 0, None, 0.9, dtype="float32")
+    trunk = Backbone((1, 1, 2, 2), 1, 4, make_conv, make_norm)
     body = {
         kind: {name: part for name, part in tree.items() if name != "head"}
         for kind, tree in variables.items()
     }
     for number, features in enumerate(
-        jax.jit(trunk.apply, static_argnums=2)(body, image, False), 1
+        jax.jit(trunk.apply, static_argnums=(2, 3))(body, image, False, lambda name, x: x), 1
     ):
         np.testing.assert_array_equal(features, stages[f"stage{number}"])
+
+
+@pytest.mark.parametrize(
+    "model", [SSD(CLASSES, ANCHORS, width=4), YOLO(CLASSES, width=4), FasterRCNN(CLASSES, width=4)]
+)
+def test_a_change_of_a_stage_reaches_the_stages_after_it(model):
+    """Grad-CAM takes the gradient with respect to a change of a stage."""
+    variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+
+    @jax.jit
+    def maps(change):
+        nudges = {NUDGES: {"stage1": change}}
+        return model.apply(variables | nudges, IMAGE, stages=True)[1]
+
+    before = maps(jnp.float32(0))
+    after = maps(jnp.float32(0.5))
+    np.testing.assert_allclose(after["stage1"], before["stage1"] + 0.5, rtol=1e-6)
+    for name in sorted(before)[1:]:
+        assert float(abs(after[name] - before[name]).max()) > 1e-3, name
 
 
 def test_the_records_have_the_anchors_of_a_loss():
@@ -489,14 +512,14 @@ IMAGE = jnp.zeros((1, SIDE, SIDE, 3))
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: SSDLoss(ANCHORS)(jnp.zeros((1, 3)), Batch(IMAGE, LABELS)), "the model gives Arr"),
+        (lambda: SSDLoss(ANCHORS)(jnp.zeros((1, 3)), Batch(IMAGE, LABELS)), "outputs are Arr"),
         (lambda: SSDLoss(ANCHORS)(OUTPUTS, Batch(IMAGE, jnp.zeros(1))), "labels have boxes of"),
         (lambda: SSDLoss(ANCHORS)(OUTPUTS, Batch(IMAGE, LABELS)), r"with 72 anchors; expected"),
         (lambda: SSDLoss(ANCHORS, negatives=0), "negatives is 0"),
         (lambda: SSDLoss(ANCHORS, positive=-1), "positive is -1"),
-        (lambda: YOLOLoss()(OUTPUTS, Batch(IMAGE, LABELS)), "the model gives logits, offsets"),
+        (lambda: YOLOLoss()(OUTPUTS, Batch(IMAGE, LABELS)), "outputs are logits, offsets"),
         (lambda: YOLOLoss(box_weight=0), "box_weight is 0"),
-        (lambda: FasterRCNNLoss()(OUTPUTS, Batch(IMAGE, LABELS)), "the model gives logits, offs"),
+        (lambda: FasterRCNNLoss()(OUTPUTS, Batch(IMAGE, LABELS)), "outputs are logits, offs"),
         (lambda: FasterRCNNLoss(box_weight=-1), "box_weight is -1"),
         (lambda: FasterRCNN(3, ANCHORS).init(jax.random.key(0), IMAGE), r"strides is \(8, 16\)"),
         (
@@ -547,7 +570,7 @@ def test_mistakes_about_outputs_and_sizes_are_one_line(name):
         with pytest.raises(ArgumentError, match=r"image_shape.*Write image_shape="):
             detect(outputs, shape)
     for wrong in ({}, outputs["logits" if name != "yolo" else "boxes"], {"features": 1}):
-        with pytest.raises(ArgumentError, match=r"outputs are .*; expected .*Write outputs="):
+        with pytest.raises(ArgumentError, match=r"outputs are .*; expected .*Use the outputs of"):
             detect(wrong, (16, 16))
 
 
