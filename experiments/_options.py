@@ -92,6 +92,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "milestones": _STEPS,
     "most": (1, 10**6),
     "new": (0, 10**4),
+    "num_batches": (1, 2**20),
     "num_processes": (1, 2**16),
     "num_seeds": (1, 1000),
     "num_steps": _STEPS,
@@ -101,7 +102,6 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "process_id": (0, 2**16),
     "recompute_batch_stats": (0, 10**7),
     "resize": (1, 4096),
-    "num_batches": (1, 2**20),
     "rounds": (1, 10**4),
     "runs": (1, 10**5),
     # A fifth as many are test scenes.

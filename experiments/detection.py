@@ -88,7 +88,7 @@ DETECTORS: dict[str, Detector] = {
         SSD,
         SSDLoss(),
         lambda outputs: ssd_detections(
-            outputs, SSDLoss().anchors, (SIDE, SIDE), max_outputs=MAX_DETECTIONS
+            outputs, SSD.anchors, (SIDE, SIDE), max_outputs=MAX_DETECTIONS
         ),
     ),
     "yolo": Detector(

@@ -18,9 +18,10 @@ from typing import Any, TextIO
 from jaxcnn.arguments import ArgumentError, format_value
 
 QUEUE = 32
-"""Maximum number of programs that XLA has started on a CPU and not finished.
+"""Maximum number of programs that XLA has started on a device and not finished.
 
-So many steps are counted before the first of them is computed.
+It is the same for CPUs, GPUs and TPUs (`max_inflight_computations` in XLA's clients). So many steps
+are counted before the first of them is computed.
 """
 
 
@@ -308,8 +309,9 @@ class TrainProgress:
     def pause(self) -> None:
         """Remove the bar from the terminal, so that the caller's lines have one of their own.
 
-        It is called at each row. The next step shows the bar again.
+        It is called after the evaluation of each row. The next step shows the bar again.
         """
+        # From the end of the first evaluation, which is compiled, so that it does not count.
         if self._row is None:
             self._row = self._now()
         else:

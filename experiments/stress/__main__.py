@@ -127,9 +127,12 @@ def signals_panel(trials: list[Trial]) -> plots.Panel | None:
     for trial in trials:
         if "seconds" in trial:
             times.setdefault(trial["fault"], []).append(trial["seconds"])
+    # Steps: each trial adds its share at its time.
     lines = [
         plots.Line(
-            sorted(values), [100 * (i + 1) / len(values) for i in range(len(values))], label=fault
+            [time for time in sorted(values) for _ in range(2)],
+            [100 * (i + j) / len(values) for i in range(len(values)) for j in range(2)],
+            label=fault,
         )
         for fault, values in times.items()
     ]

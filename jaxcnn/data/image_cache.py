@@ -89,9 +89,7 @@ def load_cached_images(options: ReadOptions) -> CachedImages:
         ImageError: some files are not images.
         DataError: the images fit neither the cache's disk nor `memory`, or a class is too small.
     """
-    # The default interpolation is left out.
-    scale = tuple(part for part in options.scale if part != "bilinear")
-    key = json.dumps([options.classes, scale, options.fractions, options.skip_broken])
+    key = json.dumps([options.classes, options.scale, options.fractions, options.skip_broken])
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:8]
     folder = dataset_folder(f"folder-{digest}", options.root)
     stamp = _stamp(options)
@@ -116,8 +114,7 @@ def _stamp(options: ReadOptions) -> str:
         # A dangling link. An error reports it when the file is read.
         except OSError:
             size_and_time = None
-        listed = f"Listed(name={file.name!r}, part={file.split!r}, label={file.label!r})"
-        digest.update(f"({listed}, {size_and_time!r})".encode("utf-8", "surrogateescape"))
+        digest.update(f"{(*file, size_and_time)!r}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

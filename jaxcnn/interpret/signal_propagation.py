@@ -2,8 +2,8 @@
 
 No list of layer names is needed. Everything here runs operation by operation. Each operation is
 compiled once for each shape, for all calls, and the network as a whole never. Only what a network
-itself puts into `nn.jit` is compiled in each call. On two CPU cores the
-gradient of a network of 110 layers takes 3 s this way, where compiling it takes 28 s.
+itself puts into `nn.jit` is compiled in each call. On two CPU cores the gradient of a network of
+110 layers takes 3 s this way, where compiling it takes 28 s.
 """
 
 from __future__ import annotations

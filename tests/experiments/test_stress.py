@@ -125,7 +125,8 @@ def test_the_figure_has_the_share_of_trials_that_ended_within_a_time():
     panel = signals_panel([{"fault": "kill -9"}, *trials])
     assert panel is not None
     (line,) = panel.lines
-    assert (list(line.x), list(line.y)) == ([1.0, 2.0, 3.0, 9.0], [25, 50, 75, 100])
+    assert list(line.x) == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 9.0, 9.0]
+    assert list(line.y) == [0, 25, 25, 50, 50, 75, 75, 100]
     assert line.label == "SIGTERM"
     assert signals_panel([{"fault": "kill -9"}]) is None
 
