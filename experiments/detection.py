@@ -47,7 +47,7 @@ from experiments._common import (
     run_all,
     run_study,
 )
-from experiments.scenes import MAX_OBJECTS, compose_several, photographs
+from experiments.scenes import MAX_OBJECTS, compose_several, load_objects, photographs
 from jaxcnn import boxes, cli, metrics, plots, runs, tables
 from jaxcnn.data import channel_statistics
 from jaxcnn.models.faster_rcnn import FasterRCNN, FasterRCNNLoss, rcnn_detections, rcnn_masks
@@ -157,7 +157,7 @@ PRESETS = {
 
 def compose_all(options: Options) -> jc.Dataset:
     """Return the data set of scenes, the same for the same options."""
-    digits = jc.load_dataset(options.dataset, options.data_dir)
+    digits = load_objects(options.dataset, options.data_dir)
     upper, lower = photographs()
     train = compose_several(digits.train, options.scenes, upper, 0, SIDE, SIZES)
     test = compose_several(digits.test, options.scenes // 5, lower, 1, SIDE, SIZES)
@@ -190,7 +190,7 @@ def configs(options: Options, detector: str) -> dict[str, jc.ExperimentConfig]:
             train=jc.TrainConfig(
                 num_steps=options.num_steps,
                 batch_size=options.batch_size,
-                eval_every=-(-options.num_steps // 3),
+                eval_every=-(-options.num_steps // 6),
                 subtract_mean="channel",
                 divide_std=True,
                 seed=seed,
@@ -347,7 +347,7 @@ def write_predictions(
         strips.append(plots.Strip(shown, DETECTORS[detector].title, boxes=drawn))
     note = (
         f"Detections with a score of at least {SHOWN_SCORE}, with class and score. Blue: the right "
-        "class on an overlap of at least 0.5. Orange, dashed: wrong."
+        "class on an overlap of at least 0.5. Orange, dashed: wrong. White, dashed: missed."
     )
     if "mask_rcnn" in networks:
         note += " Green: predicted masks."
@@ -368,7 +368,7 @@ def tinted(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def _drawn_boxes(found: Any, scores: Any, classes: Any, objects: Any) -> list[plots.Box]:
-    """Return the boxes of a scene to draw, the best last, on top."""
+    """Return the boxes of a scene to draw: missed objects, then detections, the best on top."""
     drawn, taken = [], set()
     for box, score, label in zip(found, scores, classes, strict=True):
         if score < SHOWN_SCORE:
@@ -382,8 +382,12 @@ def _drawn_boxes(found: Any, scores: Any, classes: Any, objects: Any) -> list[pl
         is_right = best is not None and overlaps[best] >= 0.5
         taken |= {best} if is_right else set()
         color = plots.COLORS[0] if is_right else plots.COLORS[1]
-        drawn.append(plots.Box(tuple(box), f"{label} {score:.2f}", color, not is_right))
-    return drawn[::-1]
+        name = f"{label} {score:.2f}"
+        drawn.append(plots.Box(tuple(box), name, color, not is_right, below=not is_right))
+    missed = [
+        plots.Box(tuple(box), dashed=True) for j, (box, _) in enumerate(objects) if j not in taken
+    ]
+    return [*missed, *drawn[::-1]]
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:

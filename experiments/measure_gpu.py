@@ -1,6 +1,6 @@
 """Measurements on one GPU in minutes: tests, benchmark, speed run and depth study, one by one.
 
-    python -m experiments.measure_gpu                      9.5 minutes of one GPU
+    python -m experiments.measure_gpu                      at most 9.5 minutes of one GPU
     python -m experiments.measure_gpu --preset rehearsal   tiny, on a CPU: 16 minutes
     python -m experiments.measure_gpu --parts depth --seconds 3600
 

@@ -6,13 +6,28 @@ Their shape, place and class are known to the pixel. `experiments.segmentation` 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
 import jaxcnn as jc
+from jaxcnn.config import check_choice
 
+OBJECTS = ("digits", "mnist", "fashion_mnist")
+"""Data sets of bright objects on black."""
 MAX_OBJECTS = 3
 """Most digits of a scene with several."""
+
+
+def load_objects(name: str, data_dir: Path | None) -> jc.Dataset:
+    """Return the gray images that are cut out.
+
+    Raises:
+      ArgumentError: for a data set of other images.
+    """
+    check_choice("dataset", name, OBJECTS)
+    return jc.load_dataset(name, data_dir)
 
 
 def photographs() -> tuple[np.ndarray, np.ndarray]:

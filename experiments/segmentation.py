@@ -40,7 +40,7 @@ from experiments._common import (
     run_all,
     run_study,
 )
-from experiments.scenes import patch, photographs, resized_shape
+from experiments.scenes import load_objects, patch, photographs, resized_shape
 from jaxcnn import cli, metrics, plots, runs, tables
 from jaxcnn.data import channel_statistics
 from jaxcnn.state import State, init_state
@@ -143,7 +143,7 @@ def compose(digits: jc.Split, n: int, textures: np.ndarray, seed: int) -> jc.Spl
 
 def compose_all(options: Options) -> jc.Dataset:
     """Return the data set of scenes, the same for the same options."""
-    digits = jc.load_dataset(options.dataset, options.data_dir)
+    digits = load_objects(options.dataset, options.data_dir)
     upper, lower = photographs()
     train = compose(digits.train, options.scenes, upper, 0)
     test = compose(digits.test, options.scenes // 5, lower, 1)

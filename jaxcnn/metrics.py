@@ -327,6 +327,11 @@ def average_precision(
                 f"-1..{num_classes - 1}. Write num_classes={max(int(values.max()), 0) + 1}, and -1 "
                 "for padding."
             )
+    if ious.min() < 0 or ious.max() > 1 + 1e-6:
+        raise ArgumentError(
+            f"ious span {ious.min():.4g}..{ious.max():.4g}; expected overlaps in 0..1, not boxes. "
+            "Write jax.vmap(jaxcnn.boxes.iou)(boxes, true_boxes)."
+        )
     levels = _check_thresholds(thresholds)
     # The comparisons are made in float64, as pycocotools makes them: how many thresholds an
     # overlap reaches, and how many right detections of a class make each recall. Thresholds are
@@ -387,7 +392,8 @@ def _to_detections(
         found = f"an array {values.dtype} {values.shape}" if is_array else format_value(values)
         raise ArgumentError(
             f"{name} is {found}; expected {expected} of shape [{text}]. "
-            "Write jax.vmap(jaxcnn.boxes.iou)(boxes, true_boxes) for the overlaps of boxes."
+            "The order is ious, scores, classes, true_classes. Write "
+            "jax.vmap(jaxcnn.boxes.iou)(boxes, true_boxes) for the overlaps of boxes."
         )
     array = np.asarray(values)
     if kinds == "f" and not np.isfinite(array).all():

@@ -458,7 +458,16 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     path = check_path("folder", folder, LogError)
     if not os.path.isdir(path):
         problem = "is no folder" if os.path.lexists(path) else "does not exist"
-        raise LogError(f"{path} {problem}; expected a run's folder. Write the one of its RunLog.")
+        raise LogError(
+            f"{path} {problem}; expected a run's folder. Write one, "
+            "such as runs/depth/plain20-seed0."
+        )
+    if not (path / "metrics.jsonl").exists():
+        runs = sorted(str(file.parent) for file in path.glob("*/metrics.jsonl"))
+        if runs:
+            raise LogError(
+                f"{path} is the folder of {len(runs)} runs; expected that of one. Write {runs[0]}."
+            )
     return read_lines(path / "metrics.jsonl", "row of a run", _is_row, skip_unfinished=True)
 
 

@@ -448,11 +448,11 @@ def train(
 
     Yields:
       The state as NumPy arrays on the host, and its row. A run that is already finished yields its
-      state, and None for the row. With `run_dir` it yields its last
-      row, and a run that has diverged ends with that row.
+      state once: with its last row if there is a `run_dir`, and with None otherwise. With
+      `run_dir`, a run that has diverged ends with that row.
 
     Raises:
-      ArgumentError: before anything is compiled. Such as a batch that does not divide by the
+      ArgumentError: before a step is compiled. Such as a batch that does not divide by the
         devices or exceeds the data, or a model whose outputs do not fit the labels.
     """
     strategy = parallel.check_strategy(strategy)

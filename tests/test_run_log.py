@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.run_log import LogError, read_json, write_text
+from jaxcnn.run_log import LogError, read_json, read_metrics, write_text
 
 CONFIG = jc.override(
     jc.ExperimentConfig(), model="resnet20", model_kwargs={"width": 8}, milestones=(5, 9)
@@ -175,3 +175,14 @@ def test_an_address_and_what_is_no_path_are_refused_and_no_folder_is_made(
         jc.RunLog(folder, CONFIG)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_several_runs_is_no_run(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 3}\n')
+    with pytest.raises(
+        LogError, match=r"the folder of 2 runs; expected that of one\. Write .*/a\.$"
+    ):
+        read_metrics(tmp_path)
+    assert read_metrics(tmp_path / "a") == [{"step": 3}]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxcnn.arguments import ArgumentError
 from jaxcnn.losses import Batch
+from jaxcnn.models.initializers import Normal
 from jaxcnn.models.layers import conv, stage
 from jaxcnn.models.norm import BatchNorm
 from jaxcnn.models.resnet import Block, residual_stages
@@ -109,7 +110,7 @@ def prediction_head(filters: int, size: int, *, dtype: Any, name: str) -> nn.Con
         (size, size),
         padding=size // 2,
         dtype=dtype,
-        kernel_init=nn.initializers.normal(0.01),
+        kernel_init=Normal(0.01),
         name=name,
     )
 
@@ -139,13 +140,15 @@ def check_object_labels(batch: Batch) -> None:
     Raises:
       ArgumentError: they are not.
     """
-    labels = batch.labels if isinstance(batch.labels, dict) else {}
-    boxes, classes = (getattr(labels.get(name), "shape", None) for name in ("boxes", "classes"))
-    if boxes is None or len(boxes) != 3 or boxes[-1] != 4 or classes != boxes[:2] or not boxes[1]:
+    labels, example = batch.labels, "Write labels={'boxes': boxes, 'classes': classes}"
+    if not isinstance(labels, dict) or not {"boxes", "classes"} <= set(labels):
+        names = f"the keys {', '.join(labels)}" if isinstance(labels, dict) else "no keys"
+        raise ArgumentError(f"labels have {names}; expected boxes and classes. {example}.")
+    boxes, classes = (tuple(labels[name].shape) for name in ("boxes", "classes"))
+    if len(boxes) != 3 or boxes[-1] != 4 or classes != boxes[:2] or not boxes[1]:
         raise ArgumentError(
-            f"labels have boxes of shape {boxes} and classes of shape {classes}; "
-            "expected [b, m, 4] and [b, m] with m > 0. "
-            "Write labels={'boxes': boxes, 'classes': classes}, classes -1 for padding."
+            f"labels have boxes of shape {boxes[1:]} and classes of shape {classes[1:]} for an "
+            f"image; expected (m, 4) and (m,) with m > 0. {example}, classes -1 for padding."
         )
     if not jnp.issubdtype(labels["classes"].dtype, jnp.integer):
         raise ArgumentError(

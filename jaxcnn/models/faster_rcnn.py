@@ -37,7 +37,7 @@ from jaxcnn.models.detector import (
     check_output_names,
     prediction_head,
 )
-from jaxcnn.models.initializers import initializer
+from jaxcnn.models.initializers import Normal, initializer
 from jaxcnn.models.layers import conv3x3
 
 DIGIT_ANCHORS = Anchors(strides=(4,), sizes=((12.0, 17.0, 23.0),), ratios=(1.4, 2.0))
@@ -134,7 +134,7 @@ class FasterRCNN(Detector):
         y = regions.reshape(*regions.shape[:2], -1)
         for layer in ("dense1", "dense2"):
             y = nn.relu(make_dense(self.hidden, name=layer)(y))
-        k, small = self.num_classes, nn.initializers.normal(0.01)
+        k, small = self.num_classes, Normal(0.01)
         result["logits"] = make_dense(1 + k, kernel_init=small, name="logits")(y)
         offsets = make_dense(4 * k, kernel_init=small, name="offsets")(y)
         result["offsets"] = offsets.reshape(*y.shape[:2], k, 4)

@@ -69,16 +69,11 @@ class VarianceScaling:
           shape: of the kernel.
           dtype: of the kernel.
         """
-        size = math.prod(shape)
-        if size > MAX_DRAW or jnp.dtype(dtype) != jnp.float32 or not _prefix_stable(key):
-            # The shared draws do not apply here, so Flax compiles a program of its own.
+        numbers = _shared_draw(key, self.distribution, shape, dtype)
+        if numbers is None:
             arguments: Any = (self.scale, self.mode, self.distribution)
             return nn.initializers.variance_scaling(*arguments)(key, shape, dtype)
-        length = MIN_DRAW
-        while length < size:
-            length *= 4
-        numbers = np.asarray(_draw(key, self.distribution, length))[:size]
-        return jnp.asarray(numbers.reshape(shape) * self._deviation(shape))
+        return jnp.asarray(numbers * self._deviation(shape))
 
     def _deviation(self, shape: tuple[int, ...]) -> np.float32:
         """Return the factor of the unscaled numbers, rounded where JAX rounds."""
@@ -90,6 +85,47 @@ class VarianceScaling:
         return np.sqrt(variance) / np.float32(
             TRUNCATED_STD if self.distribution == "truncated_normal" else 1
         )
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Flax's `normal` initializer with the programs of `VarianceScaling`.
+
+    Attributes:
+      std: standard deviation.
+
+    Example:
+      >>> kernel = Normal(0.01)(jax.random.key(0), (3, 3, 16, 32))
+      >>> kernel.shape, bool(abs(kernel.std() - 0.01) < 2e-4)
+      ((3, 3, 16, 32), True)
+    """
+
+    std: float
+
+    def __call__(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+    ) -> jax.Array:
+        """Return an array of `shape` and `dtype`."""
+        numbers = _shared_draw(key, "normal", shape, dtype)
+        if numbers is None:
+            return nn.initializers.normal(self.std)(key, shape, dtype)
+        return jnp.asarray(numbers * np.float32(self.std))
+
+
+def _shared_draw(
+    key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any
+) -> np.ndarray | None:
+    """Return unscaled numbers of `shape`.
+
+    None where the shared programs do not apply, and Flax compiles one of its own.
+    """
+    size = math.prod(shape)
+    if size > MAX_DRAW or jnp.dtype(dtype) != jnp.float32 or not _prefix_stable(key):
+        return None
+    length = MIN_DRAW
+    while length < size:
+        length *= 4
+    return np.asarray(_draw(key, distribution, length))[:size].reshape(shape)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

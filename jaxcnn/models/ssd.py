@@ -2,6 +2,34 @@
 
 Liu et al. 2016, "SSD: single shot multibox detector" (arXiv:1512.02325): the network, its loss with
 matching and hard negative mining, and its detections.
+
+Example:
+  Scenes of one square. Real ones need more images and steps, a wider network, and anchors of about
+  the objects' sizes. Rows of class -1 pad images with fewer objects.
+
+  >>> import numpy as np
+  >>> import jaxcnn as jc
+  >>> from jaxcnn.boxes import iou
+  >>> from jaxcnn.metrics import average_precision
+  >>> images = np.zeros((16, 16, 16, 3), np.uint8)
+  >>> images[:, 4:12, 4:12] = 255
+  >>> labels = {
+  ...     "boxes": np.tile(np.float32([4, 4, 12, 12]), (16, 1, 1)),  # x1, y1, x2, y2
+  ...     "classes": np.zeros((16, 1), np.int32),
+  ... }
+  >>> data = jc.dataset((images, labels), (images[:4], jax.tree.map(lambda x: x[:4], labels)))
+  >>> model = SSD(num_classes=1, anchors=Anchors(strides=(8,), sizes=((8.0,),)), width=4)
+  >>> tx = jc.create_optimizer(jc.OptimizerConfig("adam", learning_rate=0.01))
+  >>> config = jc.TrainConfig(num_steps=2, batch_size=8)
+  >>> for state, row in jc.train(model, tx, data, config, loss=SSDLoss(model.anchors)):
+  ...     print(row["step"], row["eval_split"])
+  2 test
+  >>> outputs = jc.predict(model, state, data.test.images)
+  >>> found = ssd_detections(outputs, model.anchors, (16, 16), max_outputs=5)
+  >>> overlaps = jax.vmap(iou)(found.boxes, data.test.labels["boxes"])
+  >>> classes = data.test.labels["classes"]
+  >>> average_precision(overlaps, found.scores, found.classes, classes, num_classes=1).shape
+  (10, 1)
 """
 
 from __future__ import annotations
@@ -121,9 +149,10 @@ class SSDLoss:
     the paper's published code and not in its equation 2. Of the background anchors the ones of the
     greatest loss are taken (section 2.2, "Hard negative mining").
 
-    Labels are a dict with `boxes` float32 [b, m, 4] in pixels and `classes` int32 [b, m], where -1
-    marks rows that only pad. A class of k or more gives a loss that is not a number. The metrics
-    are `class_loss` and `box_loss`, its two terms.
+    Labels are a dict with `boxes` float32 [b, m, 4], each (x1, y1, x2, y2) in pixels as in
+    `jaxcnn.boxes`, and `classes` int32 [b, m], where -1 marks rows that only pad. Boxes as (x, y,
+    width, height) or in 0..1 are not noticed. A class of k or more gives a loss that is not a
+    number. The metrics are `class_loss` and `box_loss`, its two terms.
 
     Attributes:
       anchors: those of the network.

@@ -23,6 +23,8 @@ from jaxcnn.plots.style import (
 Rows = Sequence[Mapping[str, Any]]
 SHORT_RUN = 30
 """Rows below which no part of a run is cut off: a first row may be a third of what there is."""
+FEW_POINTS = 3
+"""Number of rows up to which a line has a marker at each."""
 _UNITS = {"error": "error (%)"}
 """Labels of quantities that have a unit."""
 _PREFIXES = ("precise_", "train_", "eval_", "validation_", "test_")
@@ -168,7 +170,10 @@ def _draw_line(axis, seeds: Sequence[Rows], key: str, color: str, **style: Any) 
                 by_step.setdefault(row["step"], []).append(row[key])
     steps = sorted(by_step)
     values = [by_step[step] for step in steps]
-    axis.plot(steps, [np.mean(v) for v in values], color=color, **style)
+    marker = "o" if len(steps) <= FEW_POINTS else ""
+    axis.plot(
+        steps, [np.mean(v) for v in values], color=color, marker=marker, markersize=4, **style
+    )
     if len(seeds) > 1:
         low, high = [min(v) for v in values], [max(v) for v in values]
         axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)

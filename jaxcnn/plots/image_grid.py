@@ -158,6 +158,8 @@ class Box(NamedTuple):
     """Color of matplotlib, of the lines and of the text's background."""
     dashed: bool = False
     """Draw dashed lines."""
+    below: bool = False
+    """Write the label below the lower edge, where it does not cover others."""
 
 
 class Strip(NamedTuple):
@@ -311,7 +313,8 @@ def _draw_box(axis: Axes, box: Box, corner: tuple[float, float], scale: float) -
         background = {"facecolor": box.color, "edgecolor": "none", "pad": 0.8}
         ink = "black" if sum(to_color(box.color)[:3]) > 1.5 else "white"
         # Inside the image where there is no room above.
-        y = max(y1, corner[1] + 0.13)
+        y = y2 if box.below else max(y1, corner[1] + 0.13)
+        text |= {"va": "top"} if box.below else {}
         axis.text(x1, y, printable(box.label), color=ink, bbox=background, **text)
 
 

@@ -51,11 +51,15 @@ def test_scenes_are_the_same_for_a_seed(digits):
 
 
 def test_a_detection_is_drawn_as_right_once():
-    """The second one of an object is wrong, as is another class; low scores are left out."""
+    """The second one of an object is wrong, as is another class; low scores are left out.
+
+    A missed object has a box without a label.
+    """
     truth = [(np.array([0.0, 0, 10, 10]), 3), (np.array([20.0, 20, 30, 30]), 4)]
     found = np.array([[0, 0, 10, 9], [0, 1, 10, 10], [20, 20, 30, 30], [5, 5, 9, 9]], np.float32)
     drawn = detection._drawn_boxes(found, [0.9, 0.8, 0.7, 0.1], [3, 3, 5, 3], truth)
     assert [(box.label, box.dashed) for box in drawn] == [
+        ("", True),
         ("5 0.70", True),
         ("3 0.80", True),
         ("3 0.90", False),

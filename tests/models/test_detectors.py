@@ -506,6 +506,7 @@ def test_faster_rcnn_learns_bright_squares(one):
 
 OUTPUTS = {"logits": jnp.zeros((1, 48, 4)), "offsets": jnp.zeros((1, 48, 4))}
 LABELS = {"boxes": jnp.zeros((1, 2, 4)), "classes": jnp.zeros((1, 2), jnp.int32)}
+BARE = {"boxes": jnp.zeros((1, 2)), "classes": LABELS["classes"]}
 IMAGE = jnp.zeros((1, SIDE, SIDE, 3))
 
 
@@ -513,7 +514,8 @@ IMAGE = jnp.zeros((1, SIDE, SIDE, 3))
     ("call", "says"),
     [
         (lambda: SSDLoss(ANCHORS)(jnp.zeros((1, 3)), Batch(IMAGE, LABELS)), "outputs are Arr"),
-        (lambda: SSDLoss(ANCHORS)(OUTPUTS, Batch(IMAGE, jnp.zeros(1))), "labels have boxes of"),
+        (lambda: SSDLoss(ANCHORS)(OUTPUTS, Batch(IMAGE, jnp.zeros(1))), "labels have no keys; exp"),
+        (lambda: SSDLoss(ANCHORS)(OUTPUTS, Batch(IMAGE, BARE)), r"boxes of shape \(2,\) and"),
         (lambda: SSDLoss(ANCHORS)(OUTPUTS, Batch(IMAGE, LABELS)), r"with 72 anchors; expected"),
         (lambda: SSDLoss(ANCHORS, negatives=0), "negatives is 0"),
         (lambda: SSDLoss(ANCHORS, positive=-1), "positive is -1"),
