@@ -705,6 +705,7 @@ def bracket_panels(study: Study, seed: int) -> list[plots.Panel]:
                 plots.Panel(
                     f"{name}: {counts}",
                     lines,
+                    [plots.Mark(step) for step in steps[1:]],
                     xlabel="step",
                     ylabel="validation error (%)",
                     xlog=True,
@@ -760,7 +761,9 @@ def draw(options: Options) -> None:
     tables.write_table(out, chosen_rows(study), name="chosen")
     config = next(iter(study.trials.values()))[0].config
     data = display_names(config.dataset)
-    title = f"Search on {data}: mean and range over {len(study.trials)} seeds"
+    count = len(study.trials)
+    over = f"mean and range over {count} seeds" if count > 1 else "1 seed"
+    title = f"Search on {data}: {over}"
     options.save(plots.panels([budget_panel(study)], title=title, size=(7.0, 4.2)), out / "budget")
     seed = min(study.trials)
     written = ["budget"]
