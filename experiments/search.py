@@ -218,6 +218,26 @@ class Plan(NamedTuple):
         return halve[method](configs, evaluate, **self.kwargs)
 
 
+def check_space(config: jc.ExperimentConfig, options: Options, data: jc.Dataset) -> None:
+    """Check every network and optimizer of the space, of which a search draws only some at first.
+
+    Args:
+      config: any of the space.
+      options: with the space.
+      data: that the networks are trained on.
+
+    Raises:
+      ArgumentError: one cannot be made, or does not fit the images.
+    """
+    for optimizer in options.optimizers:
+        jc.create_optimizer(jc.override(config, optimizer=optimizer).optimizer, options.num_steps)
+    for convolutions in options.convolutions:
+        for width in options.widths:
+            kwargs = {"convolutions": convolutions, "width": width}
+            model = jc.create_model(config.model, data.num_classes, **kwargs)
+            jc.count_parameters(model, data.train.images.shape[1:])
+
+
 def make_plan(options: Options) -> Plan:
     """Return the plan of the options."""
     return Plan(options.num_steps, options.min_steps, options.eta)
@@ -277,6 +297,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     strategy = options.make_strategy()
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir, validation=options.num_validation)
+    check_space(sampled[seeds[0]][0], options, data)
     evaluate = runs.search.experiment_evaluator(
         data, options.out, should_stop=stop, strategy=strategy, tensorboard=options.tensorboard
     )

@@ -38,7 +38,7 @@ from jaxcnn.arguments import (
 from jaxcnn.config import ExperimentConfig, verify_config
 from jaxcnn.data import Dataset
 from jaxcnn.run_log import RunLog, read_lines, read_metrics, write_text
-from jaxcnn.runs.single import run
+from jaxcnn.runs.single import build_pieces, run, subset_for, verify_data_of, with_loss
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -627,7 +627,7 @@ def train_until(
         )
     folder, position = check_path("folder", folder), 0
     if num_steps < last and (folder / "metrics.jsonl").exists():
-        RunLog.reserve(folder, config, data=data)
+        _check_folder(folder, config, data, kwargs)
         if (row := _row_of(folder, num_steps)) is not None:
             return row
 
@@ -641,6 +641,23 @@ def train_until(
 
     run(config, data, folder, should_stop=has_arrived, on_step=follow, **kwargs)
     return _row_of(folder, num_steps)
+
+
+def _check_folder(
+    folder: Path, config: ExperimentConfig, data: Dataset, kwargs: Mapping[str, Any]
+) -> None:
+    """Check that a folder holds the run of a config, as `run` does.
+
+    Raises:
+      ArgumentError: it holds another one.
+    """
+    verify_data_of(config, data)
+    build, (config, _) = kwargs.get("build"), with_loss(config, kwargs.get("loss"))
+    data, pieces = subset_for(config, data), {}
+    if build is not None:
+        model, tx = build_pieces(config, data, build)
+        pieces = {"model": model, "tx": tx, "build": build}
+    RunLog.reserve(folder, config, data=data, **pieces)
 
 
 def _row_of(folder: Path, num_steps: int) -> Row | None:
