@@ -555,7 +555,9 @@ def chosen_rows(study: Study) -> list[dict[str, Any]]:
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return Spearman's rank correlation. Equal values have their mean rank, nan is the largest.
+    """Return Spearman's rank correlation.
+
+    Equal values have their mean rank, and nan is the largest. It is nan where all values are equal.
 
     Example:
       >>> round(rank_correlation([1.0, 2.0, 3.0], [10.0, 30.0, float("nan")]), 6)
@@ -568,7 +570,10 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
         below, equal = array[:, None] > array, array[:, None] == array
         return below.sum(1) + equal.sum(1) / 2
 
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+    a_ranks, b_ranks = ranks(a), ranks(b)
+    if not (np.ptp(a_ranks) and np.ptp(b_ranks)):
+        return math.nan
+    return float(np.corrcoef(a_ranks, b_ranks)[0, 1])
 
 
 def early_ranks(study: Study) -> dict[int, list[float]]:
@@ -584,7 +589,9 @@ def early_ranks(study: Study) -> dict[int, list[float]]:
         late = [trial.error(study.plan.max_steps) for trial in group]
         for rung in study.plan.brackets[0][:-1]:
             early = [trial.error(rung.num_steps) for trial in group]
-            correlations.setdefault(rung.num_steps, []).append(rank_correlation(early, late))
+            correlation = rank_correlation(early, late)
+            if not math.isnan(correlation):
+                correlations.setdefault(rung.num_steps, []).append(correlation)
     return correlations
 
 
@@ -631,7 +638,7 @@ def notes(study: Study) -> list[str]:
         "mean over seeds of the search. minus_random: paired differences to random, which has the "
         "same first configurations.",
         f"Rank correlation with the final validation error, over the configurations of the largest "
-        f"random search, mean and range over seeds: {ranks}.",
+        f"random search, mean and range over seeds: {ranks or 'none'}.",
         f"Compilation of {programs} programs took {seconds:.0f} of {total:.0f} seconds of training "
         "and evaluation.",
     ]
