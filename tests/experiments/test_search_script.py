@@ -186,12 +186,12 @@ def test_a_study_that_is_stopped_leaves_the_same_tables(study, tmp_path, monkeyp
     stops = itertools.count(1)
 
     class Stopping(search.cli.GracefulShutdown):
-        """Stops at every ninth question, and stays so."""
+        """Stops at every fifth question, and stays so."""
 
         is_stopped = False
 
         def __call__(self):
-            self.is_stopped = self.is_stopped or next(stops) % 9 == 0
+            self.is_stopped = self.is_stopped or next(stops) % 5 == 0
             return self.is_stopped
 
     args = [*TINY, "--num-seeds", "1", "--out", str(tmp_path)]
