@@ -80,7 +80,7 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Training images to use; None is all that are not held out."""
     num_validation: int = 500
     """Training images held out, by which configurations are compared."""
-    num_seeds: int = 3
+    num_seeds: int = 5
     num_steps: int = 270
     """Training steps of a configuration that is never stopped, R in the paper."""
     min_steps: int = 30
