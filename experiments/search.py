@@ -219,7 +219,9 @@ class Plan(NamedTuple):
 
 
 def check_space(config: jc.ExperimentConfig, options: Options, data: jc.Dataset) -> None:
-    """Check every network and optimizer of the space, of which a search draws only some at first.
+    """Check every network and optimizer of the space.
+
+    A search draws only some of them at first.
 
     Args:
       config: any of the space.
@@ -289,7 +291,7 @@ def configs(options: Options, seed: int, count: int) -> list[jc.ExperimentConfig
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
-    """Search with all methods and seeds; return False if some are not finished."""
+    """Search with all methods and seeds; return False if unfinished."""
     check(options)
     plan, methods, seeds = make_plan(options), method_names(options), options.run_seeds()
     count = max(map(plan.num_configs, methods))
@@ -356,7 +358,7 @@ def choice(evaluations: Sequence[Evaluation], max_steps: int) -> Evaluation:
 
 
 def test_error(folder: Path, data: jc.Dataset) -> float | None:
-    """Return the test error in percent of a finished run; None if it diverged."""
+    """Return the test error of a run in percent; None if it diverged."""
     if read_json(folder / "result.json")["status"] != "finished":
         return None
     trained = runs.load_trained_model(folder, data=data)
@@ -421,7 +423,9 @@ class Trial(NamedTuple):
     """In percent; None for a configuration that no method chose."""
 
     def error(self, num_steps: int) -> float:
-        """Return the validation error after so many steps in percent; nan if it diverged.
+        """Return the validation error after so many steps, in percent.
+
+        It is nan if training has diverged.
 
         Raises:
           LogError: there is no such row.
@@ -436,7 +440,7 @@ class Trial(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A finished study: its numbers, its trials, and the searches, replayed from them."""
+    """A finished study, its searches replayed from its trials."""
 
     plan: Plan
     trials: dict[int, list[Trial]]
@@ -502,7 +506,10 @@ def _difference(error: float | None, other: float | None) -> float | None:
 
 
 def table_rows(study: Study) -> list[dict[str, Any]]:
-    """Return the table: a row for each method, means over seeds and paired differences."""
+    """Return the table, a row for each method.
+
+    It has means over seeds, and differences to random search, paired by seed.
+    """
     end, lines = study.plan.max_steps, []
     errors = {
         method: {
@@ -577,7 +584,9 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def early_ranks(study: Study) -> dict[int, list[float]]:
-    """Return the rank correlations of errors at each rung with those at the end: step -> by seed.
+    """Return the rank correlations of early errors with those at the end.
+
+    The result maps the step of each rung to a list over seeds.
 
     They are over the configurations that the largest random search trained to the end, which no
     halving has selected.
@@ -596,7 +605,7 @@ def early_ranks(study: Study) -> dict[int, list[float]]:
 
 
 def compilation_seconds(study: Study) -> tuple[float, int, float]:
-    """Return the seconds of compilation, the number of programs, and the seconds of all rows.
+    """Return seconds of compilation, number of programs, and all seconds.
 
     Configurations that differ in nothing but the learning rate and the seed share a program. The
     slowest first row of a program has its compilation. The fastest one of the same network has
@@ -648,7 +657,10 @@ def notes(study: Study) -> list[str]:
 
 
 def floor(study: Study) -> float:
-    """Return the error in percent of half a validation image, drawn in place of 0."""
+    """Return the error that is drawn in place of 0, in percent.
+
+    It is that of half a validation image.
+    """
     return 50 / next(iter(study.trials.values()))[0].config.num_validation
 
 
@@ -683,7 +695,7 @@ def budget_panel(study: Study) -> plots.Panel:
 
 
 def _lowest(evaluations: Sequence[Evaluation], spent: int) -> float | None:
-    """Return the lowest error when so many steps are spent; None before the first."""
+    """Return the lowest error within so many steps, or None."""
     errors = [each.error for each in evaluations if each.spent <= spent]
     return min((error for error in errors if not math.isnan(error)), default=None)
 
@@ -693,7 +705,7 @@ def _at(rows: Sequence[Mapping[str, Any]], step: int) -> bool:
 
 
 def stop_style(step: int, plan: Plan) -> dict[str, Any]:
-    """Return the label and the color of configurations that were trained for so many steps."""
+    """Return the style of configurations trained for so many steps."""
     steps = [rung.num_steps for rung in plan.brackets[0]]
     if step == plan.max_steps:
         return {"label": f"trained to the end ({step} steps)", "color": "#D55E00", "width": 2.0}
@@ -708,7 +720,7 @@ def last_evaluations(evaluations: Sequence[Evaluation]) -> dict[int, Evaluation]
 
 
 def bracket_panels(study: Study, seed: int) -> list[plots.Panel]:
-    """Return the learning curves of each halving of a seed, one panel a bracket."""
+    """Return a panel of learning curves for each bracket of a seed."""
     low, panels = floor(study), []
     for method in (name for name in ("halving", "hyperband") if name in study.searches):
         evaluations = study.searches[method][seed]

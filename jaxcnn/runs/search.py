@@ -497,7 +497,10 @@ def best(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 class SearchStopped(Exception):
-    """The user stopped the training of a search. The same command resumes it."""
+    """Stop of a search by its user.
+
+    The same command resumes it.
+    """
 
 
 def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
@@ -559,7 +562,9 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
 
 
 def run_name(config: ExperimentConfig) -> str:
-    """Return a name for the run of a config, with a digest of all its fields.
+    """Return a name for the run of a config.
+
+    It ends with a digest of all fields.
 
     Example:
       >>> run_name(ExperimentConfig(model="convnet")).rpartition("-")[0]
@@ -584,10 +589,10 @@ def train_until(
     on_step: Callable[[int, Mapping[str, Any] | None], None] = lambda step, row: None,
     **kwargs: Any,
 ) -> Row | None:
-    """Train a run up to a step, pause it there, and return its row of that step.
+    """Train a run up to a step, and return its row there.
 
-    The run is that of `config.train.num_steps` steps, with the schedule of so many steps. A later
-    call with more steps resumes it from its checkpoint. Its rows have the bits of a run without a
+    The run is that of `config.train.num_steps` steps, with the schedule of so many steps. It pauses,
+    and a later call with more steps resumes it from its checkpoint. Its rows have the bits of a run without a
     pause. A call for a step that the run has reached trains nothing.
 
     Args:
@@ -646,7 +651,7 @@ def train_until(
 def _check_folder(
     folder: Path, config: ExperimentConfig, data: Dataset, kwargs: Mapping[str, Any]
 ) -> None:
-    """Check that a folder holds the run of a config, as `run` does.
+    """Check that a folder holds the run of a config.
 
     Raises:
       ArgumentError: it holds another one.
@@ -661,7 +666,7 @@ def _check_folder(
 
 
 def _row_of(folder: Path, num_steps: int) -> Row | None:
-    """Return the row of a step, or that of an earlier divergence, or None."""
+    """Return the row of a step, or of an earlier divergence, or None."""
     for row in read_metrics(folder):
         if row["step"] == num_steps or "diverged" in row:
             return row
@@ -677,7 +682,7 @@ def experiment_evaluator(
     should_stop: Callable[[], Any] = lambda: False,
     **kwargs: Any,
 ) -> Evaluate[ExperimentConfig]:
-    """Return a function of configs that trains each in a folder of its own.
+    """Return an `evaluate` that trains each config in its own folder.
 
     `train_until` trains. So a search can be stopped at any moment, and the same search then
     continues with the same results. Searches that share configs share their runs.
