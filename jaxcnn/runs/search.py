@@ -591,9 +591,9 @@ def train_until(
 ) -> Row | None:
     """Train a run up to a step, and return its row there.
 
-    The run is that of `config.train.num_steps` steps, with the schedule of so many steps. It pauses,
-    and a later call with more steps resumes it from its checkpoint. Its rows have the bits of a run without a
-    pause. A call for a step that the run has reached trains nothing.
+    The run is that of `config.train.num_steps` steps, with the schedule of so many steps. It
+    pauses, and a later call with more steps resumes it from its checkpoint. Its rows have the bits
+    of a run without a pause. A call for a step that the run has reached trains nothing.
 
     Args:
       config: the run's.
