@@ -472,6 +472,10 @@ def read_study(out: Path) -> Study:
         )
         trials.setdefault(int(line["seed"]), []).append(trial)
     methods = [name for name in TITLES if name in settings["methods"]]
+    if not trials or "random" not in methods:
+        raise LogError(
+            f"{out} holds no trials, or no random search; delete {TRIALS} and repeat the command"
+        )
     searches = {
         method: {
             seed: plan.search(method, group, Trial.error) for seed, group in sorted(trials.items())

@@ -7,9 +7,9 @@ not trained again, and cost only the steps that are added.
 
 `experiment_evaluator` is such a function of `ExperimentConfig`s. Each config is one run of
 `config.train.num_steps` steps, in a folder of its own, that pauses at the step and later resumes.
-So a schedule of the learning rate is always that of the whole run. The error at a step is then a
-point of the learning curve that the run would have without a pause. Runs of another length each,
-with schedules that end there, could not be continued by a step with the rate of a longer run.
+So a schedule of the learning rate is always that of the whole run, and the error at a step is a
+point of the learning curve that the run would have without a pause. A schedule that ends at a rung
+would have a rate of 0 there, and the same run could not continue to the next one.
 
 Optuna is not used: its pruner of Hyperband stops trials asynchronously, so that its brackets are
 not the paper's, and runs that pause and resume would still be needed.
