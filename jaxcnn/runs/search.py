@@ -37,7 +37,7 @@ from jaxcnn.arguments import (
 )
 from jaxcnn.config import ExperimentConfig, verify_config
 from jaxcnn.data import Dataset
-from jaxcnn.run_log import RunLog, read_lines, read_metrics, write_text
+from jaxcnn.run_log import LogError, RunLog, read_lines, read_metrics, write_text
 from jaxcnn.runs.single import build_pieces, run, subset_for, verify_data_of, with_loss
 
 T = TypeVar("T")
@@ -240,10 +240,25 @@ def _rungs(num_configs: int, max_steps: int, eta: int, halvings: int) -> Bracket
 def total_steps(rungs: Sequence[Rung]) -> int:
     """Return the training steps of a bracket, whose survivors continue.
 
+    Args:
+      rungs: of the bracket, such as those of `halving_rungs`.
+
+    Raises:
+      ArgumentError: they are no rungs.
+
     Example:
       >>> total_steps(halving_rungs(9, 9)), 9 * 1 + 3 * (3 - 1) + 1 * (9 - 3)
       (21, 21)
     """
+    is_sequence = isinstance(rungs, (tuple, list))
+    if not is_sequence or not all(isinstance(rung, Rung) for rung in rungs):
+        raise ArgumentError(
+            f"rungs is {format_value(rungs)}; expected those of a bracket. "
+            "Write rungs=halving_rungs(9, 81)."
+        )
+    for rung in rungs:
+        for name, value in rung._asdict().items():
+            check_integer(name, value)
     before = [0, *(rung.num_steps for rung in rungs)]
     return sum(
         rung.num_configs * (rung.num_steps - start)
@@ -490,7 +505,9 @@ def best(evaluations: Sequence[Evaluation]) -> Evaluation:
         raise ArgumentError(
             "evaluations has none; expected at least one. Write random_search(configs, ...)."
         )
-    return min(evaluations, key=lambda each: (_rank(each.error), -each.num_steps))
+    errors = [_rank(_check_error(each.error)) for each in evaluations]
+    steps = [-check_integer("num_steps", each.num_steps) for each in evaluations]
+    return evaluations[min(range(len(errors)), key=lambda place: (errors[place], steps[place]))]
 
 
 # ---------------------------------------------------------------- evaluation by training
@@ -548,13 +565,18 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
     errors = {key(line["config"], line["num_steps"]): line["error"] for line in lines}
 
     def evaluate_once(config: Any, num_steps: int) -> float:
-        name = key(config, num_steps)
+        name = key(config, check_integer("num_steps", num_steps))
         if name not in errors:
-            error = _check_error(evaluate(config, num_steps))
+            value = _check_error(evaluate(config, num_steps))
             # JSON has no nan. No infinity either, which ranks the same.
-            errors[name] = error if math.isfinite(error) else None
+            errors[name] = value if math.isfinite(value) else None
             lines.append({"config": config, "num_steps": num_steps, "error": errors[name]})
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise LogError(
+                    f"{path.parent} cannot be created: {error.strerror}; write another path"
+                ) from None
             write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         return math.nan if errors[name] is None else errors[name]
 

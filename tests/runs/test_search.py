@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import jax
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -343,6 +344,26 @@ def test_a_run_that_diverges_is_nan_at_every_later_rung(data, tmp_path):
     assert "diverged" in row
 
 
+@pytest.mark.slow
+def test_runs_of_a_builder_and_a_loss_of_your_own_pause_too(data, tmp_path):
+    def build(config, data):
+        model = jc.create_model("convnet", data.num_classes, width=2, hidden=4)
+        return model, optax.sgd(config.optimizer.learning_rate)
+
+    pieces: dict[str, Any] = {"build": build, "loss": jc.create_loss("squared")}
+    runs.run(tiny(), data, tmp_path / "whole", **pieces)
+    for step in (3, 3, 9):
+        row = search.train_until(tiny(), data, tmp_path / "paused", step, **pieces)
+        assert row is not None
+        assert row["step"] == step
+    assert rows(tmp_path / "paused") == rows(tmp_path / "whole")
+    # Another run is refused, also where nothing would be trained.
+    with pytest.raises(jc.ArgumentError, match="paused holds a run of another config"):
+        search.train_until(tiny(learning_rate=0.2), data, tmp_path / "paused", 3, **pieces)
+    with pytest.raises(jc.ArgumentError, match="paused holds"):
+        search.train_until(tiny(), data, tmp_path / "paused", 3)
+
+
 def test_a_run_is_only_evaluated_where_it_has_a_row_of_the_validation_split(data, tmp_path):
     config = jc.override(tiny(), eval_every=2)
     with pytest.raises(
@@ -376,6 +397,9 @@ MISTAKES = [
     (lambda: untyped.successive_halving(CONFIGS, lambda x: x, 9), "evaluate is .*2 arguments"),
     (lambda: untyped.successive_halving(CONFIGS, lambda x, r: None, 9), "evaluate returned None; exp"),
     (lambda: untyped.successive_halving(CONFIGS, lambda x, r: "0.1", 9), "evaluate returned '0.1'"),
+    (lambda: untyped.total_steps([(9, 1)]), r"rungs is \[\(9, 1\)\]; expected those of a bracket"),
+    (lambda: untyped.total_steps([untyped.Rung(9, "1")]), "num_steps is '1'"),
+    (lambda: untyped.best([untyped.Evaluation(0, 0, 0, 1, "x", 1)]), "'x'; expected a number"),
     (lambda: untyped.best([]), "evaluations has none"),
     (lambda: untyped.sample({"a": LogUniform(0, 1)}, np.random.default_rng()), "a of the space .* above 0"),
     (lambda: untyped.sample({"a": Uniform(1, 1)}, np.random.default_rng()), "a of the space .*low below high"),
