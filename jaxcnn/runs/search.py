@@ -56,6 +56,10 @@ _EVALUATE_EXAMPLE = "lambda config, num_steps: error"
 class LogUniform(NamedTuple):
     """Distribution of a positive number whose logarithm is uniform.
 
+    Attributes:
+      low: lower end, above 0.
+      high: upper end.
+
     Example:
       >>> LogUniform(1e-4, 1.0).low
       0.0001
@@ -67,6 +71,10 @@ class LogUniform(NamedTuple):
 
 class Uniform(NamedTuple):
     """Uniform distribution of a number.
+
+    Attributes:
+      low: lower end.
+      high: upper end.
 
     Example:
       >>> Uniform(0.0, 0.5).high
@@ -145,12 +153,15 @@ def _draw(distribution: Any, rng: np.random.Generator) -> Any:
 
 
 class Rung(NamedTuple):
-    """A round of successive halving."""
+    """A round of successive halving.
+
+    Attributes:
+      num_configs: configurations that are trained up to this rung.
+      num_steps: training steps of each, all earlier rungs included.
+    """
 
     num_configs: int
-    """Configurations that are trained up to this rung."""
     num_steps: int
-    """Training steps of each, all earlier rungs included."""
 
 
 Bracket = tuple[Rung, ...]
@@ -307,20 +318,23 @@ def num_halving_configs(budget: int, max_steps: int, eta: int = 3, *, min_steps:
 
 
 class Evaluation(NamedTuple):
-    """A configuration's error at a rung."""
+    """A configuration's error at a rung.
+
+    Attributes:
+      index: place of the configuration in the sequence of all.
+      bracket: number of the bracket, from 0 on.
+      rung: number of the rung in its bracket, from 0 on.
+      num_steps: training steps of the configuration, in all.
+      error: validation error; nan if training has diverged.
+      spent: training steps of the search after this evaluation, of all configurations.
+    """
 
     index: int
-    """Place of the configuration in the sequence of all."""
     bracket: int
-    """Number of the bracket, from 0 on."""
     rung: int
-    """Number of the rung in its bracket, from 0 on."""
     num_steps: int
-    """Training steps of the configuration, in all."""
     error: float
-    """Validation error; nan if training has diverged."""
     spent: int
-    """Training steps of the search after this evaluation, of all configurations."""
 
 
 def random_search(configs: Sequence[T], evaluate: Evaluate[T], max_steps: int) -> list[Evaluation]:
