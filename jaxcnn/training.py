@@ -90,7 +90,7 @@ from jaxcnn.tensorboard import check_tensorboard
 
 Row = dict[str, Any]
 AUX = 0.3
-"""Weight of the loss of each auxiliary head.
+"""Weight of the loss of each auxiliary head, unless the network has its own `aux_weight`.
 
 Heads are what a network sows in "aux" (Szegedy et al. 2014, arXiv:1409.4842, section 5).
 """
@@ -215,7 +215,7 @@ def make_train_step(
             aux = sum(compute_loss(loss_function, head, batch)[0].mean() for head in heads)
             stats = {name: collections[name] for name in state.model_state}
             main = compute_loss(loss_function, outputs, batch)[0].mean()
-            return main + AUX * aux, (main, outputs, stats)
+            return main + getattr(model, "aux_weight", AUX) * aux, (main, outputs, stats)
 
         # For methods that look at a second point.
         def grad_fn(params, _):
