@@ -109,7 +109,7 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     blocks: int = 1
     """Residual blocks of a stage of PSPNet and DeepLabv3+."""
     num_steps: int = 200
-    batch_size: int = 32
+    batch_size: int = 24
     learning_rate: float = 3e-3
     """Learning rate of Adam, which falls to 0 as a cosine."""
     dtype: DtypeName = "float32"

@@ -11,8 +11,8 @@ import numpy as np
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models.autoencoder import UPSAMPLINGS
 from jaxcnn.models.convnet import POOLINGS, ConvNet
-from jaxcnn.models.initializers import INITS
 from jaxcnn.models.deeplab import DeepLabV3Plus
+from jaxcnn.models.initializers import INITS
 from jaxcnn.models.mlp import ACTIVATIONS, MLP
 from jaxcnn.models.pspnet import PSPNet
 from jaxcnn.models.segmentation import parse_backbone
