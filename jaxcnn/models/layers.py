@@ -33,9 +33,9 @@ def conv(
     """Return a square convolution with symmetric zero padding.
 
     It maps [b, h, w, c] to [b, (h + 2 p - s) // stride + 1, (w + 2 p - s) // stride + 1, filters],
-    with p zeros on every side and windows of s = (size - 1) `dilation` + 1 pixels. At stride 2 the windows of odd size center on pixels
-    0, 2, 4, as `x[:, ::2, ::2]` picks them, and as in PyTorch. Flax's "SAME" would center 3x3
-    windows on 1, 3, 5.
+    with p zeros on every side and windows of s = (size - 1) `dilation` + 1 pixels. At stride 2 the
+    windows of odd size center on pixels 0, 2, 4, as `x[:, ::2, ::2]` picks them, and as in PyTorch.
+    Flax's "SAME" would center 3x3 windows on 1, 3, 5.
 
     Args:
       filters: number of output channels.
