@@ -7,7 +7,6 @@ billion multiply-adds at 520x520 pixels (its documentation), auxiliary head incl
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,8 @@ from test_models_small import close, double, drawn, images, np_norm, refused, ru
 import jaxcnn as jc
 from jaxcnn import cpu
 from jaxcnn.config import ArgumentError
+from jaxcnn.cpu.convolution import rule
+from jaxcnn.cpu.rewriting import count_matches
 from jaxcnn.models import count_parameters, create_model, model_call
 from jaxcnn.models.layers import adaptive_average, conv, resize_bilinear
 from jaxcnn.models.segmentation import parse_backbone
@@ -128,6 +129,8 @@ def test_atrous_convolutions_and_their_gradients_are_explicit_sums(shape, rate, 
         return y, *back(slope)
 
     arrays = [jnp.asarray(array, jnp.float32) for array in (x, kernel, slope)]
+    # Of the three convolutions, the gradient of the kernel is left to XLA.
+    assert count_matches(jax.make_jaxpr(program)(*arrays), rule) == 1 + (shape[-1] > 1)
     with cpu.without_persistent_cache():
         y, x_slope, kernel_slope = jax.jit(cpu.optimized(program) if rewritten else program)(
             *arrays
@@ -257,10 +260,10 @@ def test_networks_are_what_numpy_computes(train, rewritten):
 @pytest.mark.parametrize(
     ("backbone", "strides"),
     [
-        ("resnet18", (32, 16, 8, 4)),
+        ("resnet18", (32, 16, 4)),
         ("resnet50", (32, 8)),
-        ("resnet50-v1.5", (32, 16, 8)),
-        ("resnet14", (4, 2, 1)),
+        ("resnet50-v1.5", (32, 8)),
+        ("resnet14", (4, 1)),
     ],
 )
 def test_a_dilated_backbone_has_the_maps_of_the_strided_one_at_every_nth_pixel(backbone, strides):
@@ -446,11 +449,9 @@ def test_the_auxiliary_head_trains_the_stages_before_the_last_and_itself():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weight", [None, 0.1])
-def test_training_adds_the_auxiliary_loss_with_the_papers_weight_or_another(weight):
-    """One step of gradient descent, against the gradient of the sum."""
-    options: dict[str, Any] = PSPNET | ({} if weight is None else {"aux_weight": weight})
-    model = create_model("pspnet", 2, **options)
+def test_training_adds_the_auxiliary_loss_with_the_papers_weight():
+    """One step of gradient descent, against the gradient of the sum. Other networks have 0.3."""
+    model = create_model("pspnet", 2, **PSPNET)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
     masks = rng.integers(0, 2, (8, 8, 8)).astype(np.int32)
@@ -480,7 +481,7 @@ def test_training_adds_the_auxiliary_loss_with_the_papers_weight_or_another(weig
             optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(masks)).mean()
             for logits in (outputs, aux)
         )
-        return main + (0.4 if weight is None else weight) * other
+        return main + 0.4 * other
 
     expected = jax.jit(jax.grad(loss))(before)
     steps = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
