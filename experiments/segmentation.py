@@ -205,7 +205,7 @@ def configs(options: Options, network: str) -> dict[str, jc.ExperimentConfig]:
         f"{network}-seed{seed}": jc.ExperimentConfig(
             dataset=dataset_name(options),
             model=spec.model,
-            model_kwargs=model_kwargs | spec.model_kwargs,
+            model_kwargs={**model_kwargs, **spec.model_kwargs},
             optimizer=jc.OptimizerConfig(
                 "adam", learning_rate=options.learning_rate, schedule="cosine"
             ),

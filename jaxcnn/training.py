@@ -415,8 +415,9 @@ def train(
     Args:
       model: a flax.linen Module called with images and, if it takes one, a flag: `train`,
         `training`, `is_training`, or its opposite, `deterministic`. What it sows in "aux" is
-        trained on as auxiliary outputs. Other sown values are dropped, so a term of the loss is an
-        output. Its random streams may have any names.
+        trained on as auxiliary outputs, whose losses have the weight 0.3, or the model's
+        `aux_weight`. Other sown values are dropped, so a term of the loss is an output. Its random
+        streams may have any names.
       tx: any optax transformation, or `optax.MultiSteps`. `jaxcnn.create_optimizer` makes those of
         `jaxcnn.OPTIMIZERS`.
       data: images and labels. The training part is moved whole to every device, as bytes.

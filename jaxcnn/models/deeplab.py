@@ -75,7 +75,8 @@ class DeepLabV3Plus(SegmentationNetwork):
 
         With `stages`, return a dict of outputs too.
         """
-        image_shape = x.shape[1:3]
+        _, height, width, _ = x.shape
+        image_shape = height, width
         layer = partial(conv_norm_relu, self.make_layers())
         outputs: dict[str, jax.Array] = {}
         low, *_, x = self.feature_maps(x, train, outputs)

@@ -102,7 +102,8 @@ class PSPNet(SegmentationNetwork):
 
         With `stages`, return a dict of outputs too.
         """
-        image_shape = x.shape[1:3]
+        _, height, width, _ = x.shape
+        image_shape = height, width
         layer = partial(conv_norm_relu, self.make_layers())
         outputs: dict[str, jax.Array] = {}
         *_, before, x = self.feature_maps(x, train, outputs)

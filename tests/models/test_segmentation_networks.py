@@ -7,6 +7,7 @@ billion multiply-adds at 520x520 pixels (its documentation), auxiliary head incl
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -417,7 +418,7 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
 
 
 def test_the_auxiliary_head_trains_the_stages_before_the_last_and_itself():
-    model = create_model("pspnet", 2, **PSPNET)
+    model: Any = create_model("pspnet", 2, **PSPNET)
     shape = (8, 8, 3)
     variables, x = drawn(model, shape), jnp.asarray(images(shape))
 
@@ -451,7 +452,7 @@ def test_the_auxiliary_head_trains_the_stages_before_the_last_and_itself():
 @pytest.mark.slow
 def test_training_adds_the_auxiliary_loss_with_the_papers_weight():
     """One step of gradient descent, against the gradient of the sum. Other networks have 0.3."""
-    model = create_model("pspnet", 2, **PSPNET)
+    model: Any = create_model("pspnet", 2, **PSPNET)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
     masks = rng.integers(0, 2, (8, 8, 8)).astype(np.int32)
