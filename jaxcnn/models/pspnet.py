@@ -70,9 +70,9 @@ class PSPNet(SegmentationNetwork):
       width: filters of the backbone's stem. The 3x3 convolutions of the two heads have 8 and 4
         times as many, 512 and 256 by default.
       pools: numbers of windows along each side.
-      aux: the auxiliary head on the last stage but one. It has parameters, runs in training only,
-        and sows its logits in "aux".
-      aux_weight: weight of the auxiliary head's loss, 0.4 in section 3.3. `train` applies it.
+      aux: the auxiliary head on the last stage but one (section 4). It has parameters, runs in
+        training only, and sows its logits in "aux".
+      aux_weight: weight of the auxiliary head's loss (section 5.2). `jaxcnn.train` applies it.
       bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
 
     Raises:

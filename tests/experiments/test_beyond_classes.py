@@ -206,7 +206,7 @@ def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
         (["--networks", "segnet"], "segnet"),
         (["--blocks", "0"], "blocks is 0"),
         (["--width", "0"], "width is 0"),
-        (["--scenes", "5"], "--batch-size is 32, more than the 5"),
+        (["--scenes", "5"], "--batch-size is 24, more than the 5"),
     ],
 )
 def test_mistakes_about_segmentation(args, says, capsys, monkeypatch, tmp_path):
