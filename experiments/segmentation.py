@@ -1,6 +1,8 @@
 """Semantic segmentation by U-Net, PSPNet and DeepLabv3+, and what skip connections are worth.
 
-    python -m experiments.segmentation                  digits, no download: MINUTES
+    python -m experiments.segmentation                  digits, no download: 265 seconds of CPU
+                                                        time on two cores, 6 minutes next to other
+                                                        work
     python -m experiments.segmentation --preset mnist   MNIST's digits: not yet measured
 
 A scene is a digit cut out of one photograph on a background cut out of another, mirrored and at any
@@ -16,7 +18,9 @@ arXiv:1802.02611) have residual stages of He et al. 2015. These end at half of t
 the last stage is dilated instead. PSPNet pools their maps at four sizes, DeepLabv3+ convolves them
 at three rates of dilation. DeepLabv3+ also has a decoder with the maps of the first stage.
 
-EXPECTED
+Expected, quick (3 seeds): a mean intersection over union of 83.7 +- 3.0% for DeepLabv3+,
+81.7 +- 1.0% for PSPNet and 80.8 +- 4.4% for the U-Net. Without skip connections the U-Net has
+73.9 +- 4.1%. Paired by seed they are worth 6.9 +- 3.5 points.
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/images.png and a folder
 for every run.
