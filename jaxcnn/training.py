@@ -90,7 +90,7 @@ from jaxcnn.tensorboard import check_tensorboard
 
 Row = dict[str, Any]
 AUX = 0.3
-"""Weight of the loss of each auxiliary head.
+"""Weight of the loss of each auxiliary head, unless the network has its own `aux_weight`.
 
 Heads are what a network sows in "aux" (Szegedy et al. 2014, arXiv:1409.4842, section 5).
 """
@@ -215,7 +215,7 @@ def make_train_step(
             aux = sum(compute_loss(loss_function, head, batch)[0].mean() for head in heads)
             stats = {name: collections[name] for name in state.model_state}
             main = compute_loss(loss_function, outputs, batch)[0].mean()
-            return main + AUX * aux, (main, outputs, stats)
+            return main + getattr(model, "aux_weight", AUX) * aux, (main, outputs, stats)
 
         # For methods that look at a second point.
         def grad_fn(params, _):
@@ -415,8 +415,9 @@ def train(
     Args:
       model: a flax.linen Module called with images and, if it takes one, a flag: `train`,
         `training`, `is_training`, or its opposite, `deterministic`. What it sows in "aux" is
-        trained on as auxiliary outputs. Other sown values are dropped, so a term of the loss is an
-        output. Its random streams may have any names.
+        trained on as auxiliary outputs, whose losses have the weight 0.3, or the model's
+        `aux_weight`. Other sown values are dropped, so a term of the loss is an output. Its random
+        streams may have any names.
       tx: any optax transformation, or `optax.MultiSteps`. `jaxcnn.create_optimizer` makes those of
         `jaxcnn.OPTIMIZERS`.
       data: images and labels. The training part is moved whole to every device, as bytes.

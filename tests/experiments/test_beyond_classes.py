@@ -175,15 +175,26 @@ def test_intersection_over_union_is_that_of_the_sets():
 @pytest.mark.slow
 def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
     out = tmp_path / "runs"
-    assert segmentation.main([*SCENES, "--out", str(out)]) == 0
+    args = [*SCENES, "--out", str(out)]
+    assert segmentation.main([*args, "--networks", "pspnet"]) == 0
+    assert segmentation.main([*args, "--networks", "unet", "unet_no_skips"]) == 0
     with (out / "table.csv").open() as file:
-        lines = {line["U-Net"]: line for line in csv.DictReader(file)}
-    assert list(lines) == ["with skip connections", "without"]
-    assert int(lines["without"]["params"]) < int(lines["with skip connections"]["params"])
+        lines = {line["network"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["U-Net", "U-Net without skips", "PSPNet"]
+    for key in ("params", "multiply_adds"):
+        assert int(lines["U-Net without skips"][key]) < int(lines["U-Net"][key])
     assert all(0 <= float(line["mean_iou"]) <= 100 for line in lines.values())
     for name in ("curves.png", "images.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
-    assert (out / "skips-seed0" / "result.json").exists()
+    # The figure has the network of the earlier command too.
+    options = segmentation.Options(scenes=60, width=2, depth=1, num_steps=6, batch_size=8, out=out)
+    networks = segmentation.trained_networks(options, segmentation.compose_all(options))
+    assert list(networks) == ["unet", "unet_no_skips", "pspnet"]
+    # Runs of the study when it had U-Nets alone had other names.
+    (out / "unet-seed0").rename(out / "skips-seed0")
+    assert segmentation.main([*args, "--plot-only"]) == 0
+    with (out / "table.csv").open() as file:
+        assert {line["network"]: line for line in csv.DictReader(file)} == lines
 
 
 @pytest.mark.slow
@@ -191,8 +202,11 @@ def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
     ("args", "says"),
     [
         (["--depth", "6"], "32x32"),
+        (["--networks", "unet", "unet"], "--networks is unet unet; expected each network once"),
+        (["--networks", "segnet"], "segnet"),
+        (["--blocks", "0"], "blocks is 0"),
         (["--width", "0"], "width is 0"),
-        (["--scenes", "5"], "--batch-size is 32, more than the 5"),
+        (["--scenes", "5"], "--batch-size is 24, more than the 5"),
     ],
 )
 def test_mistakes_about_segmentation(args, says, capsys, monkeypatch, tmp_path):
