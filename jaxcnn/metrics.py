@@ -525,7 +525,12 @@ def _to_features(name: str, values: Any) -> np.ndarray:
     # Of bfloat16, which is not NumPy's own type, the kind is "V".
     is_numeric = is_array and (values.dtype.kind in "iuf" or values.dtype.name == "bfloat16")
     advice = "Write a row of numbers for each image, such as the outputs of a network's layer."
-    if not is_numeric or isinstance(values, np.ma.MaskedArray) or values.ndim != 2 or 0 in values.shape[1:]:
+    if (
+        not is_numeric
+        or isinstance(values, np.ma.MaskedArray)
+        or values.ndim != 2
+        or 0 in values.shape[1:]
+    ):
         found = f"an array {values.dtype} {values.shape}" if is_array else format_value(values)
         raise ArgumentError(f"{name} is {found}; expected numbers [n, d]. {advice}")
     if len(values) < 2:
@@ -535,7 +540,9 @@ def _to_features(name: str, values: Any) -> np.ndarray:
         )
     array = np.asarray(values).astype(np.float64)
     if not np.isfinite(array).all():
-        raise ArgumentError(f"{name} has values that are not finite; expected finite ones. {advice}")
+        raise ArgumentError(
+            f"{name} has values that are not finite; expected finite ones. {advice}"
+        )
     return array
 
 

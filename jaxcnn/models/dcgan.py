@@ -200,9 +200,7 @@ class DCGAN(nn.Module):
     @nn.nowrap
     def generator(self, shape: tuple[int, int, int], **kwargs: Any) -> Generator:
         """Return the generator of images [h, w, c]."""
-        return Generator(
-            shape, self.width, self.bn_momentum, self.dtype, self.axis_name, **kwargs
-        )
+        return Generator(shape, self.width, self.bn_momentum, self.dtype, self.axis_name, **kwargs)
 
     @nn.nowrap
     def discriminator(self, **kwargs: Any) -> Discriminator:
@@ -321,8 +319,7 @@ def generate(model: DCGAN, state: Any, codes: Any) -> np.ndarray:
     """
     if not isinstance(model, DCGAN):
         raise ArgumentError(
-            f"model is {format_value(model)}; expected a DCGAN. Write "
-            "jaxcnn.models.dcgan.DCGAN()."
+            f"model is {format_value(model)}; expected a DCGAN. Write jaxcnn.models.dcgan.DCGAN()."
         )
     variables = player_variables(state, "generator")
     is_array = isinstance(codes, (np.ndarray, jax.Array)) and codes.dtype.kind == "f"
