@@ -46,6 +46,7 @@ from jaxcnn.data import channel_statistics
 from jaxcnn.interpret.activations import stage_outputs
 from jaxcnn.models.dcgan import DCGAN, PIXEL_RANGE, NonSaturatingLoss, generate
 from jaxcnn.state import State, init_state
+from jaxcnn.training import check_config
 
 SAMPLERS = {
     "frechet": "DCGAN",
@@ -401,7 +402,7 @@ def check(options: Options, data: jc.Dataset) -> None:
     """Check the images, before anything is trained.
 
     Raises:
-      ArgumentError: LeNet-5 or the GAN cannot take them.
+      ArgumentError: LeNet-5 or the GAN cannot take them, or the GAN cannot be trained so.
     """
     h, w = data.train.images.shape[1:3]
     if h != w or h % 4 or not 4 <= h <= 32:
@@ -409,6 +410,9 @@ def check(options: Options, data: jc.Dataset) -> None:
             f"dataset is {options.dataset}, with images of {h}x{w} pixels; expected a square of 4, "
             "8, ... or 32. Write --dataset mnist."
         )
+    # The classifier is trained first, and mistakes about the GAN must not wait for it.
+    for config in configs(options).values():
+        check_config(config.train, data, options.make_strategy(), NonSaturatingLoss())
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:

@@ -508,7 +508,8 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
             "Use one layer of one network for both."
         )
     root_a, root_b = (
-        np.linalg.qr(x - x.mean(0, keepdims=True), mode="r") / math.sqrt(len(x) - 1) for x in (a, b)
+        np.asarray(np.linalg.qr(x - x.mean(0, keepdims=True), mode="r")) / math.sqrt(len(x) - 1)
+        for x in (a, b)
     )
     overlap = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     between = np.square(a.mean(0) - b.mean(0)).sum()

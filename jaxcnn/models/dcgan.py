@@ -92,7 +92,11 @@ class Generator(nn.Module):
         With `stages`, return a dict of outputs too.
         """
         h, w, channels = check_image_shape(self.shape)
-        check_divisible(jax.ShapeDtypeStruct((1, h, w, channels), jnp.float32), 2, "Generator")
+        if h % 4 or w % 4:
+            raise ArgumentError(
+                f"Generator got shape {self.shape}, which it halves twice; expected a height and a "
+                "width that are multiples of 4. Write shape=(28, 28, 1)."
+            )
         if getattr(x, "ndim", 0) != 2:
             raise ArgumentError(
                 f"codes are of shape {np.shape(x)}; expected [b, z], a row for each image. "

@@ -1,5 +1,7 @@
 """DCGAN: sizes, gradients of both players against separate ones and against finite differences, and mistakes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +100,7 @@ def test_the_generator_is_its_layers_as_loops():
         lambda x: jnp.asarray(rng.uniform(0.2, 1, x.shape), jnp.float32), variables
     )
     codes = rng.normal(size=(2, 5)).astype(np.float32)
-    images = model.apply(variables, codes)
+    images: Any = model.apply(variables, codes)
     p, s = (jax.tree.map(np.float64, variables[name]) for name in ("params", "batch_stats"))
 
     def norm(x, name):
@@ -109,7 +111,7 @@ def test_the_generator_is_its_layers_as_loops():
         x = norm((code @ p["project"]["kernel"]).reshape(2, 3, 6), "project_norm")
         x = norm(transposed(x, p["up1"]["kernel"]), "up1_norm")
         expected = np.tanh(transposed(x, p["up2"]["kernel"]) + p["up2"]["bias"])
-        np.testing.assert_allclose(image, expected, atol=2e-5)
+        np.testing.assert_allclose(np.asarray(image), expected, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -181,7 +183,7 @@ def test_one_backward_pass_has_the_gradient_of_each_player(digits):
 
     gradient, new = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
     # The same codes, by the rule of the docstring.
-    codes = model.apply(
+    codes: Any = model.apply(
         variables, 8, True, rngs={"dropout": key}, method=lambda m, *args: m._draw_codes(*args)
     )
     assert codes.shape == (8, 6)
@@ -271,6 +273,8 @@ def test_training_stops_and_resumes_to_the_same_bits(digits, tmp_path):
     *_, (resumed, again) = jc.train(model, tx, digits, CONFIG, run_dir=tmp_path, **kwargs)
     jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
     jax.tree.map(np.testing.assert_array_equal, whole.model_state, resumed.model_state)
+    assert row is not None
+    assert again is not None
     assert again["train_generator_loss"] == row["train_generator_loss"]
 
 
@@ -294,18 +298,22 @@ def test_mistakes_are_one_line(untrained, digits):
     model, state = untrained
     codes = np.zeros((2, 6), np.float32)
     tx = jc.create_optimizer(jc.OptimizerConfig(), 4)
-    other = jc.init_state(jc.create_model("mlp", 10), tx, jc.TrainConfig(), digits)
+    mlp: Any = jc.create_model("mlp", 10)
+    other = jc.init_state(mlp, tx, jc.TrainConfig(), digits)
     calls = [
         (lambda: generate(model, state, codes[:, :5]), r"codes are float32 \(2, 5\); expected"),
         (lambda: generate(model, state, codes[0]), "codes are float32"),
         (lambda: generate(model, state, codes[:0]), "codes are float32"),
         (lambda: generate(model, state, [[0.0] * 6]), "codes are "),
-        (lambda: generate(jc.create_model("mlp", 10), state, codes), "model is .*expected a DCGAN"),
+        (lambda: generate(mlp, state, codes), "model is .*expected a DCGAN"),
         (lambda: generate(model, other, codes), "no 'generator'; expected that of a DCGAN"),
         (lambda: generate(model, None, codes), "no 'generator'"),
         (lambda: player_variables(state, "judge"), "no 'judge'"),
         (lambda: model.init(jax.random.key(0), jnp.zeros((1, 6, 8, 1))), "images of 6x8 pixels"),
-        (lambda: Generator((8, 6, 1)).init(jax.random.key(0), codes), "8x6 pixels"),
+        (
+            lambda: Generator((8, 6, 1)).init(jax.random.key(0), codes),
+            r"shape \(8, 6, 1\), which it halves twice",
+        ),
         (lambda: Generator((8, 8)).init(jax.random.key(0), codes), "shape is"),  # pyright: ignore
         (lambda: Generator((8, 8, 1)).init(jax.random.key(0), codes[0]), "codes are of shape"),
         (
