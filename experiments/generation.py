@@ -490,7 +490,9 @@ def curves(group: list[runs.Run], floor: float | None) -> Any:
         plots.band(rows, "step", f"train_{player}_loss", label=player)
         for player in ("discriminator", "generator")
     ]
-    marks = [plots.Mark(float(np.log(4)), "y", "log 4")]
+    # Where the discriminator cannot tell the images apart.
+    marks = [plots.Mark(float(np.log(4)), "y", "log 4 (discriminator at D = 1/2)")]
+    marks += [plots.Mark(float(np.log(2)), "y", "log 2 (generator at D = 1/2)")]
     floors = [] if floor is None else [plots.Mark(floor, "y", "real images")]
     distance = plots.band(rows, "step", "frechet", label="DCGAN")
     panels = [
@@ -501,7 +503,7 @@ def curves(group: list[runs.Run], floor: float | None) -> Any:
     ]
     name = display_names(group[0].config.dataset)
     seeds = ": mean and range of seeds" if len(group) > 1 else ""
-    return plots.panels(panels, title=f"DCGAN on {name}{seeds}")
+    return plots.panels(panels, title=f"DCGAN on {name}{seeds}", share="none")
 
 
 def main(args: list[str] | None = None) -> int:
