@@ -81,7 +81,7 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     width: int = 16
     """Filters of the networks' first stage."""
     num_steps: int = 1_300
-    gan_steps: int = 2_000
+    gan_steps: int = 1_500
     """Training steps of AnoGAN's networks."""
     batch_size: int = 64
     learning_rate: float = 3e-3
@@ -93,8 +93,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     plot_only: bool = False
 
 
-GAN_RATE = 2e-4
-"""Learning rate of Adam for AnoGAN's networks (section 4 of DCGAN)."""
+GAN_RATE = 5e-4
+"""Learning rate of Adam for AnoGAN's networks; 2e-4 in section 4 of DCGAN, with more filters."""
 MAX_NUMBERED_GROUPS = 6
 """Groups of bars up to which values are written on the bars."""
 PRESETS = {
@@ -164,7 +164,7 @@ def gan_configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.
 
     They have the images, the batches and the number of values in a code of the autoencoders.
     """
-    # Section 4 of DCGAN. One row, because the search takes about as long as training.
+    # Beta1 is that of section 4 of DCGAN. There is one row, because the search takes about as long as training.
     optimizer = jc.OptimizerConfig(
         "adam",
         learning_rate=GAN_RATE,
