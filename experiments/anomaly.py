@@ -164,7 +164,8 @@ def gan_configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.
 
     They have the images, the batches and the number of values in a code of the autoencoders.
     """
-    # Beta1 is that of section 4 of DCGAN. There is one row, because the search takes about as long as training.
+    # Beta1 is that of section 4 of DCGAN. There is one row, because the search takes about as long
+    # as training.
     optimizer = jc.OptimizerConfig(
         "adam",
         learning_rate=GAN_RATE,
@@ -441,7 +442,8 @@ def draw(options: Options) -> None:
         for line in lines
     }
     half_widths = {label: widths for label, widths in half_widths.items() if widths}
-    title = display_names(f"{name}: detection of a held-out class by {len(scores)} scores")
+    count = {3: "three", 4: "four"}[len(scores)]
+    title = display_names(f"{name}: detection of a held-out class by {count} scores")
     title = title[0].upper() + title[1:]
     figure = plots.bars(
         heights,
