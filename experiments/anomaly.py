@@ -95,6 +95,8 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
 
 GAN_RATE = 5e-4
 """Learning rate of Adam for AnoGAN's networks; 2e-4 in section 4 of DCGAN, with more filters."""
+MAX_SEARCHES = 1_000
+"""Greatest number of images of each kind whose codes AnoGAN searches; digits have fewer."""
 MAX_NUMBERED_GROUPS = 6
 """Groups of bars up to which values are written on the bars."""
 PRESETS = {
@@ -273,17 +275,25 @@ def anogan_measure(
 ) -> Callable[[Any, State, jc.Dataset], Mapping[str, float]]:
     """Return a function that measures the area of AnoGAN's score.
 
-    It scores the images that `area_measure` scores.
+    It scores the images that `area_measure` scores, but at most `MAX_SEARCHES` of each kind.
     """
     splits = (data.train, data.test)
     strange = np.concatenate([split.images[split.labels == label] for split in splits])
+    strange = _at_most(strange, MAX_SEARCHES)
 
     def measure(model: Any, state: State, remaining: jc.Dataset) -> Mapping[str, float]:
-        normal = remaining.test.images
+        normal = _at_most(remaining.test.images, MAX_SEARCHES)
         scores = anomaly_scores(model, state, np.concatenate([normal, strange]))
         return {"auc_anogan": auc(scores[: len(normal)], scores[len(normal) :])}
 
     return measure
+
+
+def _at_most(images: np.ndarray, n: int) -> np.ndarray:
+    """Return n of the images, drawn without replacement, or all of them."""
+    if len(images) <= n:
+        return images
+    return images[np.random.default_rng(0).permutation(len(images))[:n]]
 
 
 def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> bool:
