@@ -411,8 +411,8 @@ def draw(options: Options) -> None:
     out = options.out
     all_runs = runs.finished_runs(out)
     labels = sorted({int(run.config.dataset.rsplit("-", 1)[1]) for run in all_runs})
-    gans = [run for run in all_runs if run.config.model == "dcgan"]
-    autoencoders = [run for run in all_runs if run.config.model != "dcgan"]
+    gans = [run for run in all_runs if run.name.startswith("anogan-")]
+    autoencoders = [run for run in all_runs if run not in gans]
     table: list[dict[str, Any]] = [
         {"held out": str(label)}
         | _line(_without(autoencoders, label), _without(gans, label), bool(gans))

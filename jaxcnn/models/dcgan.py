@@ -53,6 +53,63 @@ SLOPE = 0.2
 """Slope of the leaky ReLU below 0 (section 4 of DCGAN)."""
 
 
+def double_size(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Return a 4x4 transposed convolution of stride 2, as a convolution and a rearrangement.
+
+    The result is that of `jax.lax.conv_transpose` with padding "SAME". A pixel of each 2x2 square
+    of it sees 2x2 pixels, so the four are channels of one 2x2 convolution (Shi et al. 2016,
+    arXiv:1609.07009). As written out, the gradient with respect to the kernel is 25 times as slow
+    on a CPU, and three quarters of a step of MNIST.
+
+    Args:
+      x: [b, h, w, c].
+      kernel: [4, 4, c, filters], of the dtype of `x`.
+
+    Returns:
+      [b, 2h, 2w, filters].
+
+    Example:
+      >>> pixel, kernel = jnp.ones((1, 1, 1, 1)), jnp.arange(16.0).reshape(4, 4, 1, 1)
+      >>> double_size(pixel, kernel)[0, :, :, 0].tolist()
+      [[10.0, 9.0], [6.0, 5.0]]
+    """
+    b, h, w, c = x.shape
+    filters = kernel.shape[-1]
+    # [row, its phase, column, its phase, c, filters]; a later pixel sees earlier values.
+    phases = kernel.reshape(2, 2, 2, 2, c, filters)[:, ::-1, :, ::-1]
+    phases = phases.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, c, 4 * filters)
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    y = jax.lax.conv_general_dilated(
+        x, phases, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    y = y.reshape(b, h + 1, w + 1, 2, 2, filters).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(b, 2 * h + 2, 2 * w + 2, filters)[:, 1:-1, 1:-1]
+
+
+class TransposedConv(nn.Module):
+    """4x4 transposed convolution of stride 2, with the parameters of `flax.linen.ConvTranspose`.
+
+    Attributes:
+      filters: number of output channels.
+      use_bias: add a bias to each output channel.
+      dtype: of the computation.
+    """
+
+    filters: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [b, h, w, c] to [b, 2h, 2w, filters]."""
+        kernel = self.param("kernel", Normal(INIT_STD), (4, 4, x.shape[-1], self.filters))
+        y = double_size(x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.filters,))
+        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
 class Generator(nn.Module):
     """DCGAN's generator: a dense layer and two transposed convolutions.
 
@@ -109,7 +166,7 @@ class Generator(nn.Module):
         project = nn.Dense(h // 4 * (w // 4) * filters, False, name="project", **options)
         x = project(x.astype(self.dtype)).reshape(len(x), h // 4, w // 4, filters)
         x = stage(self, outputs, "project", nn.relu(norm(name="project_norm")(x, train)))
-        double = partial(nn.ConvTranspose, kernel_size=(4, 4), strides=(2, 2), **options)
+        double = partial(TransposedConv, dtype=self.dtype)
         x = double(self.width, use_bias=False, name="up1")(x)
         x = stage(self, outputs, "up1", nn.relu(norm(name="up1_norm")(x, train)))
         images = jnp.tanh(double(channels, name="up2")(x).astype(jnp.float32))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from jaxcnn.models.dcgan import (
     Discriminator,
     Generator,
     NonSaturatingLoss,
+    TransposedConv,
     generate,
     player_variables,
 )
@@ -88,6 +90,28 @@ def transposed(x, kernel):
             square = np.einsum("c,yxcf->yxf", x[i, j], kernel[::-1, ::-1])
             full[2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += square
     return full[1:-1, 1:-1]
+
+
+def test_a_transposed_convolution_is_that_of_flax():
+    """The layer and its gradients; also with odd sides, and with one channel."""
+    rng = np.random.default_rng(0)
+    for shape, filters in (((2, 3, 5, 4), 6), ((1, 1, 2, 1), 1)):
+        x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+        layer = nn.ConvTranspose(filters, (4, 4), (2, 2))
+        variables = layer.init(jax.random.key(0), x)
+        variables = jax.tree.map(
+            lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), variables
+        )
+        weights = rng.normal(size=(*shape[:1], 2 * shape[1], 2 * shape[2], filters))
+        results = []
+        for module in (layer, TransposedConv(filters)):
+
+            def total(variables, x, module=module, weights=weights):
+                y: Any = module.apply(variables, x)
+                return (y * jnp.float32(weights)).sum(), y
+
+            results.append(jax.value_and_grad(total, (0, 1), has_aux=True)(variables, x))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *results)
 
 
 @pytest.mark.slow
