@@ -2,7 +2,7 @@
 
     python -m experiments.generation                    digits, no download: 2 minutes on two busy
                                                         CPU cores
-    python -m experiments.generation --preset mnist     MNIST: 5 minutes there, one seed
+    python -m experiments.generation --preset mnist     MNIST, one seed: not yet measured
 
 A generator makes images of random codes, and a discriminator learns to tell them from real ones
 (`jaxcnn.models.dcgan`). Each row of a run has the Frechet distance (Heusel et al. 2017,
