@@ -58,8 +58,9 @@ def double_size(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     The result is that of `jax.lax.conv_transpose` with padding "SAME". A pixel of each 2x2 square
     of it sees 2x2 pixels, so the four are channels of one 2x2 convolution (Shi et al. 2016,
-    arXiv:1609.07009). As written out, the gradient with respect to the kernel is 25 times as slow
-    on a CPU, and three quarters of a step of MNIST.
+    arXiv:1609.07009). XLA's gradient of `conv_transpose` with respect to the kernel is 25 times as
+    slow on a CPU: 69 ms against 2.7 for 64 images of 7x7 pixels, from 64 channels to 32 (least of
+    15 in turns, two cores of an AMD EPYC, jax 0.10.2, 2026-11-30).
 
     Args:
       x: [b, h, w, c].

@@ -92,6 +92,7 @@ def transposed(x, kernel):
     return full[1:-1, 1:-1]
 
 
+@pytest.mark.slow
 def test_a_transposed_convolution_is_that_of_flax():
     """The layer and its gradients; also with odd sides, and with one channel."""
     rng = np.random.default_rng(0)
