@@ -63,6 +63,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "batches": (1, 2**20),
     "blocks": (1, 1_000),
     "bn_group": (0, 2**20),
+    "classifier_steps": _STEPS,
     "code": (1, 2**16),
     "common": _STEPS,
     # A network halves its images so often.
@@ -86,6 +87,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "flips": (0, 10**5),
     "held": _COUNT,
     "held_out": (0, 10**5),
+    "gan_steps": (1, 10**5),
     "hidden": (1, 2**16),
     "images": _COUNT,
     "keep_every": (0, 10**8),

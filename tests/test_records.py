@@ -28,6 +28,7 @@ DRAWN = {
     "segmentation": "segmentation-digits",
     "detection": "detection",
     "search": "search-digits",
+    "generation": "generation-digits",
     "learning_rate.__main__": "learning-rate-digits",
     "signal_propagation.__main__": "signals-digits",
     "loss_landscape.__main__": "landscape-digits",
