@@ -79,15 +79,15 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """quick: lines of digits. mnist: lines of MNIST."""
     dataset: str = "digits"
     """Source of the lines' characters: digits, mnist or fashion_mnist."""
-    lines: int = 5_000
+    lines: int = 4_000
     """Training lines; a fifth as many are test lines."""
     beam_widths: tuple[int, ...] = (2, 8, 32)
     """Prefixes that each beam search keeps; greedy decoding is always measured."""
     num_seeds: int = 3
     width: int = 12
     num_steps: int = 1_200
-    batch_size: int = 32
-    learning_rate: float = 5e-3
+    batch_size: int = 16
+    learning_rate: float = 3e-3
     """Learning rate of Adam, which falls to 0 as a cosine."""
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
@@ -250,7 +250,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
             train=jc.TrainConfig(
                 num_steps=options.num_steps,
                 batch_size=options.batch_size,
-                eval_every=-(-options.num_steps // 8),
+                eval_every=-(-options.num_steps // 6),
                 subtract_mean="channel",
                 divide_std=True,
                 seed=seed,
