@@ -324,15 +324,14 @@ def trained_network(options: Options, data: jc.Dataset) -> tuple[Any, State] | N
     return None if state is None else (model, state)
 
 
-def as_text(classes: np.ndarray, names: Sequence[str]) -> str:
+def as_text(classes: np.ndarray) -> str:
     """Return a padded sequence of classes as text.
 
     Example:
-      >>> as_text(np.array([3, 0, -1]), "0123456789")
-      '30'
+      >>> as_text(np.array([3, 0, -1])), as_text(np.array([-1]))
+      ('30', 'nothing')
     """
-    text = "".join(str(names[number]) for number in classes if number >= 0)
-    return text or "nothing"
+    return "".join(str(number) for number in classes if number >= 0) or "nothing"
 
 
 def write_lines(options: Options, logits: np.ndarray, data: jc.Dataset, columns: int = 4) -> None:
@@ -354,8 +353,7 @@ def write_lines(options: Options, logits: np.ndarray, data: jc.Dataset, columns:
         for start in range(0, min(len(index), rows * columns), columns):
             part = index[start : start + columns][: rows * columns - start]
             captions = [
-                as_text(readings[i], data.classes)
-                + (f", is {as_text(labels[i], data.classes)}" if kind == "wrong" else "")
+                as_text(readings[i]) + (f", is {as_text(labels[i])}" if kind == "wrong" else "")
                 for i in part
             ]
             images = list(data.test.images[part])
@@ -374,11 +372,11 @@ def write_probabilities(options: Options, logits: np.ndarray, data: jc.Dataset) 
     is_right = np.asarray(metrics.edit_distance(readings, labels)) == 0
     line = int(np.argmax(np.where(is_right, frames_needed(labels), -1)))
     probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits[line])))
-    text = as_text(readings[line], data.classes)
+    text = as_text(readings[line])
     figure = plots.frame_probabilities(
         data.test.images[line],
         probabilities,
-        [*data.classes, "blank"],
+        [*map(str, range(data.num_classes)), "blank"],
         title=f"Probabilities of each frame, read as {text}",
     )
     options.save(figure, options.out / "probabilities")
@@ -423,7 +421,8 @@ def draw(options: Options) -> None:
         )
     quantities = ("cer", "line_error", *(f"line_error_{n}" for n in range(1, MAX_LENGTH + 1)))
     table = [
-        {"decoder": title} | runs.aggregate_seeds(of_decoder(all_runs, name, quantities), quantities)
+        {"decoder": title}
+        | runs.aggregate_seeds(of_decoder(all_runs, name, quantities), quantities)
         for name, title in names.items()
     ]
     config = all_runs[0].config
@@ -448,11 +447,9 @@ def measured_decoders(all_runs: Sequence[runs.Run]) -> dict[str, str]:
         {key.removesuffix("_cer") for key in run.result if key.endswith("_cer")} for run in all_runs
     ]
     names = set.intersection(*found) if found else set()
-    beams = sorted(
-        int(width) for name in names if (width := name.removeprefix("beam")).isdecimal()
-    )
+    beams = sorted(int(width) for name in names if (width := name.removeprefix("beam")).isdecimal())
     titles = {"greedy": "greedy"} if "greedy" in names else {}
-    return titles | {f"beam{width}": f"beam search, {width}" for width in beams}
+    return titles | {f"beam{width}": f"beam search of {width}" for width in beams}
 
 
 def of_decoder(
@@ -501,9 +498,7 @@ def curves(
     lengths = list(range(1, MAX_LENGTH + 1))
     by_length = []
     for i, (name, title) in enumerate(shown.items()):
-        values = [
-            [run.result.get(f"{name}_line_error_{n}") for run in all_runs] for n in lengths
-        ]
+        values = [[run.result.get(f"{name}_line_error_{n}") for run in all_runs] for n in lengths]
         known = [[value for value in part if value is not None] or [np.nan] for part in values]
         mean, low, high = ([float(f(part)) for part in known] for f in (np.mean, min, max))
         by_length.append(
@@ -513,9 +508,7 @@ def curves(
         plots.Panel(
             "by step", by_step, xlabel="step", ylabel="character error rate (%)", ylog=True
         ),
-        plots.Panel(
-            "by length", by_length, xlabel="digits of the line", ylabel="wrong lines (%)"
-        ),
+        plots.Panel("by length", by_length, xlabel="digits of the line", ylabel="wrong lines (%)"),
     ]
     title = "Errors on test lines: mean and range of seeds"
     return plots.panels(panels, title=title, share="none", size=(5.2, 3.9))

@@ -30,9 +30,7 @@ def padded(sequences, length=LENGTH):
     return np.array([[*row, *[-1] * (length - len(row))] for row in sequences], np.int32)
 
 
-SEQUENCES = st.lists(
-    st.lists(st.integers(0, 3), max_size=LENGTH), min_size=PAIRS, max_size=PAIRS
-)
+SEQUENCES = st.lists(st.lists(st.integers(0, 3), max_size=LENGTH), min_size=PAIRS, max_size=PAIRS)
 
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=60)

@@ -71,7 +71,7 @@ def frame_probabilities(
     for i, (color, dash) in styles.items():
         values = probabilities[:, i]
         zorder = 2 if i in shown else 1
-        lower.plot(centers, values, dash, color=color, linewidth=2.2, zorder=zorder)
+        lower.plot(centers, values, linestyle=dash, color=color, linewidth=2.2, zorder=zorder)
         for frame in _peaks(values) if i in shown else ():
             text = plain_text_style(names[i])
             lower.annotate(
