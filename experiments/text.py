@@ -58,7 +58,7 @@ MAX_LENGTH = 8
 SIZES = (14, 26)
 """Least and greatest mean side of the squares that a line's digits are resized to, pixels."""
 JITTER = 2
-"""Greatest difference of a digit's size from the mean, and of its height from the middle, pixels."""
+"""Greatest differences of a digit's size and height from those of its line, pixels."""
 GAPS = (-1, 6)
 """Least and greatest number of columns between two digits."""
 MAX_INK, MIN_BACKGROUND = 110, 120

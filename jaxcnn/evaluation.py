@@ -19,8 +19,8 @@ from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.data import Dataset, Split, verify_images, verify_split
 from jaxcnn.input_pipeline import InputPipeline, gather_batch, input_pipeline
 from jaxcnn.losses import (
-    CTCLoss,
     Batch,
+    CTCLoss,
     Loss,
     are_soft,
     as_loss,

@@ -318,8 +318,8 @@ class CTCLoss:
         if shape[1] > outputs.shape[1]:
             raise ArgumentError(
                 f"labels have {shape[1]} columns and the model gives {outputs.shape[1]} frames; "
-                "expected at least a frame for each. Write labels[:, :m] if the others only pad, or "
-                "use wider images."
+                "expected at least a frame for each. Write labels[:, :m] if the others only pad, "
+                "or use wider images."
             )
 
     def check_labels(self, labels: Any, output_shape: tuple[int, ...], name: str = "") -> None:

@@ -44,8 +44,8 @@ from jaxcnn.evaluation import (
 )
 from jaxcnn.input_pipeline import Paired, gather_batch, input_pipeline, paired
 from jaxcnn.losses import (
-    CTCLoss,
     Batch,
+    CTCLoss,
     Loss,
     Reconstruction,
     are_soft,

@@ -74,8 +74,8 @@ class LineReader(nn.Module):
       ArgumentError: when called, for an invalid value.
 
     Example:
-      >>> model, image = LineReader(num_classes=10), jax.ShapeDtypeStruct((1, 32, 128, 3), "float32")
-      >>> init = partial(model.init_with_output, stages=True)
+      >>> image = jax.ShapeDtypeStruct((1, 32, 128, 3), "float32")
+      >>> init = partial(LineReader(num_classes=10).init_with_output, stages=True)
       >>> (logits, stages), _ = jax.eval_shape(init, jax.random.key(0), image)
       >>> logits.shape
       (1, 32, 11)

@@ -36,7 +36,8 @@ def frame_probabilities(
 
     Example:
       >>> probabilities = np.array([[0.1, 0.9], [0.8, 0.2], [0.1, 0.9]])
-      >>> figure = frame_probabilities(np.zeros((4, 12, 1), np.uint8), probabilities, ["7", "blank"])
+      >>> image = np.zeros((4, 12, 1), np.uint8)
+      >>> figure = frame_probabilities(image, probabilities, ["7", "blank"])
       >>> [text.get_text() for text in figure.axes[1].texts]
       ['7']
     """

@@ -128,11 +128,7 @@ def test_it_learns_to_read_lines(data, labels_are):
     model = LineReader(CLASSES, width=4)
     tx = jc.create_optimizer(jc.OptimizerConfig("adam", learning_rate=0.01))
     config = jc.TrainConfig(num_steps=200, batch_size=32, eval_every=100)
-    state = row = None
-    for state, row in jc.train(model, tx, data, config, loss=loss, strategy=ONE):
-        pass
-    assert state is not None
-    assert row is not None
+    *_, (state, row) = jc.train(model, tx, data, config, loss=loss, strategy=ONE)
     assert row["eval_error"] < 10
     labels = data.test.labels["text"] if labels_are == "dict" else data.test.labels
     readings = np.asarray(greedy_decode(jc.predict(model, state, data.test.images)))
