@@ -76,7 +76,7 @@ def test_a_nudge_of_a_stage_reaches_all_after_it():
     """Grad-CAM differentiates with respect to it."""
     model = LineReader(CLASSES, width=2)
     image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 16, 16, 1)), jnp.float32)
-    variables = model.init(jax.random.key(0), image)
+    variables = dict(model.init(jax.random.key(0), image))
 
     @jax.jit
     def maps(change):
@@ -111,24 +111,26 @@ def data():
     return jc.dataset(bars(256), bars(64, 1), num_classes=CLASSES)
 
 
+def loss_of_text(outputs, batch):
+    return CTCLoss()(outputs, Batch(batch.inputs, batch.labels["text"]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("labels_are", ["array", "dict"])
 def test_it_learns_to_read_lines(data, labels_are):
     """Trained, evaluated and predicted with labels that are sequences, or a dict of them."""
-    loss, split_of = "ctc", {}
+    loss = "ctc"
     if labels_are == "dict":
-        for name in ("train", "test", "validation"):
-            part = getattr(data, name)
-            split_of[name] = jc.Split(part.images, {"text": part.labels})
-
-        def loss(outputs, batch):
-            return CTCLoss()(outputs, Batch(batch.inputs, batch.labels["text"]))
-
-    data = data._replace(**split_of)
+        loss = loss_of_text
+        parts = {name: getattr(data, name) for name in ("train", "test", "validation")}
+        data = data._replace(
+            **{name: jc.Split(part.images, {"text": part.labels}) for name, part in parts.items()}
+        )
     model = LineReader(CLASSES, width=4)
     tx = jc.create_optimizer(jc.OptimizerConfig("adam", learning_rate=0.01))
     config = jc.TrainConfig(num_steps=200, batch_size=32, eval_every=100)
     *_, (state, row) = jc.train(model, tx, data, config, loss=loss, strategy=ONE)
+    assert row is not None
     assert row["eval_error"] < 10
     labels = data.test.labels["text"] if labels_are == "dict" else data.test.labels
     readings = np.asarray(greedy_decode(jc.predict(model, state, data.test.images)))
