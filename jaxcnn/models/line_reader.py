@@ -10,7 +10,6 @@ Example:
   >>> import jaxcnn as jc
   >>> from jaxcnn.ctc import greedy_decode
   >>> from jaxcnn.metrics import edit_distance
-  >>> rng = np.random.default_rng(0)
   >>> labels = np.array([[0, 1], [1, -1], [1, 0], [0, -1]] * 8, np.int32)  # -1 is padding
   >>> images = np.zeros((32, 16, 32, 1), np.uint8)
   >>> images[:, 4:12, 4:8] = np.where(labels[:, 0] > 0, 255, 90).reshape(-1, 1, 1, 1)
