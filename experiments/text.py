@@ -5,10 +5,11 @@
 
 A line has one to eight digits of several sizes, with several gaps and heights. Half of the lines
 are plain. In the others the digits are cut out of one photograph, on a background cut out of
-another. The text is known, and the places of the digits are not used. A convolutional encoder gives
-the probabilities of the classes and of a blank for each frame of 4 columns. CTC (Graves et al.
-2006) sums them over all alignments. Training lines have training digits and the upper halves of
-the photographs. Test lines have test digits and the lower halves.
+another. Digits are darker than backgrounds. The text is known, and the places of the digits are
+not used. A convolutional encoder gives the probabilities of the classes and of a blank for each
+frame of 4 columns. CTC (Graves et al. 2006) sums them over all alignments. Training lines have
+training digits and the upper halves of the photographs. Test lines have test digits and the lower
+halves.
 
 The measures are the character error rate, which is edit distances in shares of the characters, and
 the share of lines with any error. Greedy decoding takes the best class of each frame. Prefix beam
