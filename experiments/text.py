@@ -1,6 +1,6 @@
 """Reading lines of digits: a convolutional network with CTC, decoded greedily and by beam search.
 
-    python -m experiments.text                  digits, no download: TODO
+    python -m experiments.text                  digits, no download: not yet measured
     python -m experiments.text --preset mnist   MNIST's digits: not yet measured
 
 A line has one to eight digits of several sizes, with several gaps and heights. Half of the lines
@@ -15,7 +15,7 @@ The measures are the character error rate, which is edit distances in shares of 
 the share of lines with any error. Greedy decoding takes the best class of each frame. Prefix beam
 search sums the alignments of each text, and keeps several texts.
 
-Expected (3 seeds): TODO
+Expected (3 seeds): not yet measured.
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/lines.png,
 OUT/probabilities.png and a folder for every run. The same command resumes a study that was stopped.
@@ -469,8 +469,11 @@ def of_decoder(
 
 
 def paired_changes(all_runs: Sequence[runs.Run], names: Mapping[str, str]) -> str:
-    """Return sentences on what each beam search gains over greedy decoding, paired by seed."""
-    text = ""
+    """Return sentences on what each beam search gains over greedy decoding, paired by seed.
+
+    Runs that diverged are left out.
+    """
+    text, all_runs = "", [run for run in all_runs if run.divergence is None]
     for name in [name for name in names if name != "greedy" and "greedy" in names]:
         for key, title in (("cer", "character error rate"), ("line_error", "share of wrong lines")):
             pairs = [(run.result[f"{name}_{key}"], run.result[f"greedy_{key}"]) for run in all_runs]
@@ -489,6 +492,7 @@ def curves(
     all_runs: Sequence[runs.Run], names: Mapping[str, str], table: Sequence[Mapping[str, Any]]
 ) -> Any:
     """Return the figure of error rates by step, and of wrong lines by their length."""
+    all_runs = [run for run in all_runs if run.divergence is None]
     # All decoders would cover each other.
     shown = {name: names[name] for name in (next(iter(names)), list(names)[-1])}
     rows = [run.rows for run in all_runs]

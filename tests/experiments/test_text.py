@@ -98,11 +98,17 @@ def test_decoders_that_all_runs_have_are_compared():
     assert (row["cer"], row["line_error_8"]) == (9.0, None)
 
 
+def all_configs():
+    return list(text.configs(text.Options()).values())
+
+
 def test_changes_are_paired_by_seed():
     all_runs = [
         a_run(greedy_cer=9.0, beam8_cer=8.0, greedy_line_error=5.0, beam8_line_error=5.0),
         a_run(greedy_cer=7.0, beam8_cer=6.5, greedy_line_error=4.0, beam8_line_error=None),
     ]
+    diverged = {"status": "diverged", "step": 3, "reason": "nan", "greedy_cer": 1.0}
+    all_runs.append(a_run(**diverged, beam8_cer=99.0)._replace(config=all_configs()[0]))
     found = text.paired_changes(all_runs, {"greedy": "greedy", "beam8": "beam search of 8"})
     # -1 and -0.5, with Student's t of 12.706 at one degree of freedom.
     assert found == (
