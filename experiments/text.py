@@ -437,7 +437,7 @@ def draw(options: Options) -> None:
     divergences = filter(None, (run.divergence for run in all_runs))
     tables.write_table(out, table, [protocol, *divergences])
     tables.write_curves(out, {run.name: run.rows for run in all_runs})
-    options.save(curves(all_runs, names, table), out / "curves")
+    options.save(curves(all_runs, names), out / "curves")
     written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
     print(f"{tables.compact_markdown(table)}\nwrote {written}")
 
@@ -488,9 +488,7 @@ def paired_changes(all_runs: Sequence[runs.Run], names: Mapping[str, str]) -> st
     return text
 
 
-def curves(
-    all_runs: Sequence[runs.Run], names: Mapping[str, str], table: Sequence[Mapping[str, Any]]
-) -> Any:
+def curves(all_runs: Sequence[runs.Run], names: Mapping[str, str]) -> Any:
     """Return the figure of error rates by step, and of wrong lines by their length."""
     all_runs = [run for run in all_runs if run.divergence is None]
     # All decoders would cover each other.
