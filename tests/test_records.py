@@ -27,6 +27,7 @@ DRAWN = {
     "optimizers": "optimizers-digits",
     "segmentation": "segmentation-digits",
     "detection": "detection",
+    "text": "text-digits",
     "learning_rate.__main__": "learning-rate-digits",
     "signal_propagation.__main__": "signals-digits",
     "loss_landscape.__main__": "landscape-digits",
