@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "evaluation": (
         *("validation", "num_validation", "test", "eval_split", "eval_every", "epoch"),
         *("train_metrics", "recompute_batch_stats", "test_batch", "views", "target", "worst"),
+        "beam_widths",
     ),
     "devices": ("strategy", "devices", "dtype", "memory"),
     "several hosts": ("coordinator", "num_processes", "process_id"),
@@ -61,6 +62,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "batch": (1, 2**20),
     "batch_size": (1, 2**20),
     "batches": (1, 2**20),
+    "beam_widths": (1, 4096),
     "blocks": (1, 1_000),
     "bn_group": (0, 2**20),
     "classifier_steps": _STEPS,
@@ -92,6 +94,8 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "images": _COUNT,
     "keep_every": (0, 10**8),
     "kills": (0, 10**4),
+    # A fifth as many are test lines.
+    "lines": (5, 10**6),
     "max_train_examples": _COUNT,
     "megabytes": (0, 10**5),
     "memory": (1, 2**50),

@@ -45,6 +45,7 @@ from jaxcnn.evaluation import (
 from jaxcnn.input_pipeline import Paired, gather_batch, input_pipeline, paired
 from jaxcnn.losses import (
     Batch,
+    CTCLoss,
     Loss,
     Reconstruction,
     are_soft,
@@ -821,8 +822,8 @@ def check_model(
     def is_frozen(name: str) -> bool:
         return any(in_stage(name, stage) for stage in frozen)
 
-    def trace() -> tuple[str | None, str | None, tuple[int, ...]]:
-        norms, frozen_norms, losses = set(), set(), None
+    def trace() -> tuple[str | None, str | None, tuple[int, ...], Any]:
+        norms, frozen_norms, losses, outputs = set(), set(), None, None
         # The batch of test mode is a size that is not the number of classes.
         for train, n, axis in (
             (False, 97 + (num_classes == 97), None),
@@ -833,7 +834,7 @@ def check_model(
                 images, labels = augmented_shapes(augment, data.train, n)
             with frozen_batch_norm(is_frozen, frozen_norms), batch_moments(norms):
                 network = with_axis_name(model, axis)
-                _, losses, _ = check_outputs(
+                outputs, losses, _ = check_outputs(
                     network,
                     variables,
                     images,
@@ -845,13 +846,16 @@ def check_model(
                 )
         frozen_statistic = non_batch_norm_statistic(state.model_state, frozen_norms, is_frozen)
         statistic = non_batch_norm_statistic(state.model_state, norms, lambda _: True)
-        return frozen_statistic, statistic, np.shape(losses)
+        return frozen_statistic, statistic, np.shape(losses), outputs
 
     shapes = batch_shapes(data.train, 1)
     key = ("fit", model, frozen, local_batch, shapes, loss, num_classes, strategy.axis_name)
     key += () if augment is None else (augment,)
-    frozen_statistic, statistic, losses_shape = check_once(key, variables, trace)
+    frozen_statistic, statistic, losses_shape, outputs = check_once(key, variables, trace)
     _check_count(config, data, losses_shape)
+    if isinstance(loss, CTCLoss):
+        for name in ("train", config.eval_split):
+            loss.check_labels(getattr(data, name).labels, outputs.shape[1:], name)
     if statistic and strategy.axis_name and not hasattr(model, "axis_name"):
         raise ArgumentError(
             f"{type(model).__name__} has no field `axis_name`, and {statistic} is not of a "

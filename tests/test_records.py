@@ -29,6 +29,7 @@ DRAWN = {
     "detection": "detection",
     "search": "search-digits",
     "generation": "generation-digits",
+    "text": "text-digits",
     "learning_rate.__main__": "learning-rate-digits",
     "signal_propagation.__main__": "signals-digits",
     "loss_landscape.__main__": "landscape-digits",
