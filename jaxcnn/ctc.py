@@ -30,18 +30,17 @@ PADDING = -1
 
 
 class Beams(NamedTuple):
-    """Sequences that `beam_decode` returns, the most probable first."""
+    """Sequences that `beam_decode` returns, the most probable first.
+
+    Attributes:
+      labels: int32 [b, width, max_length]: classes, then -1. Where there are fewer sequences than
+        `width`, the others are -1 alone.
+      log_probs: float32 [b, width], in nats; -inf where there are fewer sequences. It is the
+        logarithm of the sum over those paths of the sequence whose prefixes were kept.
+    """
 
     labels: jax.Array
-    """int32 [b, width, max_length]: classes, then -1.
-
-    Where there are fewer sequences than `width`, the others are -1 alone.
-    """
     log_probs: jax.Array
-    """float32 [b, width], in nats; -inf where there are fewer sequences.
-
-    It is the logarithm of the sum over those paths of the sequence whose prefixes were kept.
-    """
 
 
 def greedy_decode(logits: Any, *, blank: int = -1) -> jax.Array:

@@ -18,16 +18,19 @@ from jaxcnn.models.resnet import LAYERS, Block, Bottleneck, residual_stages
 
 
 class BackboneSpec(NamedTuple):
-    """Stages of a residual network, as its name describes them."""
+    """Stages of a residual network, as its name describes them.
+
+    Attributes:
+      blocks: number of blocks in each stage.
+      bottleneck: blocks of three layers instead of two.
+      stride_in_3x3: v1.5 (see `jaxcnn.models.resnet.ResNet`).
+      small: the form for CIFAR: a 3x3 stem without pooling, and three stages.
+    """
 
     blocks: tuple[int, ...]
-    """Number of blocks in each stage."""
     bottleneck: bool
-    """Blocks of three layers instead of two."""
     stride_in_3x3: bool
-    """v1.5 (see `jaxcnn.models.resnet.ResNet`)."""
     small: bool
-    """The form for CIFAR: a 3x3 stem without pooling, and three stages."""
 
 
 def parse_backbone(name: Any) -> BackboneSpec:
