@@ -28,6 +28,7 @@ DRAWN = {
     "optimizers": "optimizers-digits",
     "segmentation": "segmentation-digits",
     "detection": "detection",
+    "keypoints": "keypoints",
     "search": "search-digits",
     "generation": "generation-digits",
     "text": "text-digits",
