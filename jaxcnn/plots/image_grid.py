@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, hsv_to_rgb
 from matplotlib.colors import to_rgb as to_color
 from matplotlib.figure import Figure
 
@@ -165,6 +165,22 @@ class Box(NamedTuple):
     below: bool = False
 
 
+class Stroke(NamedTuple):
+    """A line through points of an image, such as the limb of a person.
+
+    Attributes:
+      points: (x, y) in pixels of the image: the center of the first pixel is (0.5, 0.5).
+      color: color of matplotlib.
+      dots: draw a dot at each point.
+      dashed: draw a dashed line.
+    """
+
+    points: Sequence[tuple[float, float]]
+    color: str = "white"
+    dots: bool = False
+    dashed: bool = False
+
+
 class Strip(NamedTuple):
     """A row of images, all drawn at the same size.
 
@@ -179,6 +195,7 @@ class Strip(NamedTuple):
       marks: row and column of a pixel to mark in each image. There are none at all, or as many as
         images.
       boxes: boxes to draw on each image; none at all, or a list for each.
+      strokes: lines to draw on each image; none at all, or a list for each.
 
     Example:
       >>> Strip([np.zeros((2, 2)), np.ones((3, 3))], "stem").limits is None
@@ -192,6 +209,7 @@ class Strip(NamedTuple):
     limits: tuple[float, float] | None = None
     marks: Sequence[tuple[float, float] | None] = ()
     boxes: Sequence[Sequence[Box]] = ()
+    strokes: Sequence[Sequence[Stroke]] = ()
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -209,6 +227,24 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     if image.shape[-1] not in (1, 3):
         image = image.mean(-1, keepdims=True).astype(image.dtype)
     return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def direction_colors(vectors: np.ndarray) -> np.ndarray:
+    """Return the colors of vectors: hue is direction, brightness is length.
+
+    Args:
+      vectors: float [h, w, 2], (x, y); lengths above 1 are as bright as 1.
+
+    Returns:
+      float64 [h, w, 3] in 0..1. Right is red.
+
+    Example:
+      >>> direction_colors(np.array([[[1.0, 0.0], [-0.5, 0.0]]])).tolist()
+      [[[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]]
+    """
+    x, y = np.moveaxis(np.asarray(vectors, np.float64), -1, 0)
+    hue = np.arctan2(y, x) / (2 * np.pi) % 1
+    return hsv_to_rgb(np.stack([hue, np.ones_like(hue), np.minimum(np.hypot(x, y), 1)], -1))
 
 
 def mosaic(
@@ -278,6 +314,8 @@ def mosaic(
                 axis.plot(mark_x, mark_y, "o", ms=7, mfc="none", mec="white", mew=1.4)
             for box in strip.boxes[column] if strip.boxes else ():
                 _draw_box(axis, box, (x, top), side / np.shape(image)[0])
+            for stroke in strip.strokes[column] if strip.strokes else ():
+                _draw_stroke(axis, stroke, (x, top), side / np.shape(image)[0])
         for column, text in enumerate(strip.captions):
             x = left + (column + 0.5) * cell
             style = plain_text_style(text) | {"fontsize": SMALL, "ha": "center", "va": "top"}
@@ -313,6 +351,25 @@ def _draw_box(axis: Axes, box: Box, corner: tuple[float, float], scale: float) -
         y = y2 if box.below else max(y1, corner[1] + 0.13)
         text |= {"va": "top"} if box.below else {}
         axis.text(x1, y, printable(box.label), color=ink, bbox=background, **text)
+
+
+def _draw_stroke(axis: Axes, stroke: Stroke, corner: tuple[float, float], scale: float) -> None:
+    """Draw a line on an image.
+
+    Args:
+      axis: in inches, downwards.
+      stroke: in pixels.
+      corner: the upper left corner of the image, in inches.
+      scale: inches for each pixel.
+    """
+    xs, ys = ([corner[i] + scale * point[i] for point in stroke.points] for i in (0, 1))
+    style: dict[str, Any] = {"solid_capstyle": "round", "dash_capstyle": "butt"}
+    line = "--" if stroke.dashed else "-"
+    # A dark line around it shows it on bright images too.
+    axis.plot(xs, ys, "-", color="black", lw=3.0, alpha=0.45, **style)
+    axis.plot(xs, ys, line, color=stroke.color, lw=1.7, **style)
+    if stroke.dots:
+        axis.plot(xs, ys, "o", ms=3.6, mfc=stroke.color, mec="black", mew=0.5)
 
 
 def _new_page(
@@ -367,6 +424,7 @@ def _check(strips: Sequence[Strip], bar: str) -> None:
             ("captions", strip.captions),
             ("marks", strip.marks),
             ("boxes", strip.boxes),
+            ("strokes", strip.strokes),
         ):
             if len(items) not in (0, n):
                 raise ValueError(
