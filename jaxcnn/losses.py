@@ -221,6 +221,89 @@ class Reconstruction:
         return jnp.square(outputs - inputs), {"error": ~is_right}
 
 
+@dataclass(frozen=True)
+class ScaleInvariantError:
+    """Squared error of log depth, less a share of the error in scale.
+
+    With the difference d of predicted and true log depth, the loss of an image is equation 4 of
+    Eigen et al. 2014: mean(d^2) - λ mean(d)^2, over the n pixels with a true depth. λ = 0 is the
+    squared error of log depth. λ = 1 is their scale-invariant error (equations 1 to 3, with the
+    factor 1 / n of equation 3): it does not change if a factor multiplies all depths. Then training
+    does not determine the scale of the outputs.
+
+    Outputs are log depth, float32 [b, h, w] or [b, h, w, 1]. Labels are depth, float32 [b, h, w],
+    in any unit. Pixels whose label is not a finite number above 0 have no true depth. An image
+    without any has the loss 0.
+
+    It is not in `LOSSES`, whose losses share the metric `error`. Its metrics are those of each
+    image: `squared_log_error` (λ = 0) and `scale_invariant_error` (λ = 1).
+
+    Attributes:
+      scale_invariance: λ, in 0..1.
+
+    Raises:
+      ArgumentError: in the constructor, for an invalid value. When called, for outputs or labels of
+        other shapes.
+
+    References:
+      Eigen, Puhrsch and Fergus 2014, arXiv:1406.2283, sections 3.2 and 3.3.
+
+    Example:
+      >>> batch = Batch(inputs=None, labels=jnp.array([[[1.0, 2.0]]]))
+      >>> twice_as_far = jnp.log(jnp.array([[[2.0, 4.0]]]))
+      >>> for scale_invariance in (0, 1):
+      ...     losses, _ = ScaleInvariantError(scale_invariance)(twice_as_far, batch)
+      ...     print(round(float(losses[0] / math.log(2) ** 2), 5))
+      1.0
+      0.0
+    """
+
+    scale_invariance: float = 0.5
+
+    def __post_init__(self):
+        value = _check_number("scale_invariance", self.scale_invariance, 0, 1, example=0.5)
+        object.__setattr__(self, "scale_invariance", value)
+
+    def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the losses float32 [b], and both errors [b]."""
+        outputs, depth = _check_depth(outputs, batch.labels)
+        valid = jnp.isfinite(depth) & (depth > 0)
+        # The logarithm is taken of valid depths alone, because its gradient may be asked for.
+        difference = outputs - jnp.log(jnp.where(valid, depth, 1.0)).astype(outputs.dtype)
+        difference = jnp.where(valid, difference, 0.0)
+        n = jnp.maximum(valid.sum((1, 2)), 1).astype(outputs.dtype)
+        mean = difference.sum((1, 2)) / n
+        # Equal to mean(d^2) - mean(d)^2, whose terms would cancel where the scale is far off.
+        centered = jnp.where(valid, difference - mean[:, None, None], 0.0)
+        invariant = jnp.square(centered).sum((1, 2)) / n
+        losses = invariant + (1 - self.scale_invariance) * jnp.square(mean)
+        return losses, {
+            "squared_log_error": invariant + jnp.square(mean),
+            "scale_invariant_error": invariant,
+        }
+
+
+def _check_depth(outputs: Any, depth: Any) -> tuple[jax.Array, jax.Array]:
+    """Return log depth and true depth, both [b, h, w].
+
+    Raises:
+      ArgumentError: they are anything else.
+    """
+    if not are_soft(depth) or depth.ndim != 3:
+        raise ArgumentError(
+            f"labels are {_describe(depth)}; expected depths, float32 [b, h, w]. "
+            "Write labels=depth.astype('float32')."
+        )
+    check_single_output(outputs)
+    if outputs.shape not in (depth.shape, (*depth.shape, 1)):
+        raise ArgumentError(
+            f"the model gives {outputs.shape[1:]} for an image, and its depth is "
+            f"{depth.shape[1:]}; expected one log depth for each pixel. "
+            "Write jaxcnn.models.UNet(num_classes=1)."
+        )
+    return outputs.reshape(depth.shape), depth
+
+
 _OF_CLASSES = (CrossEntropy, SquaredError)
 LOSSES: dict[str, type] = {
     "cross-entropy": CrossEntropy,

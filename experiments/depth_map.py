@@ -1,0 +1,481 @@
+"""Depth of every pixel from one image: the scale-invariant loss where no image shows the scale.
+
+    python -m experiments.depth_map                       digits, no download: TIME
+    python -m experiments.depth_map --scale known         the same scenes in one scale
+    python -m experiments.depth_map --preset mnist        MNIST's digits: not yet measured
+
+A scene has two to five digits before a slanted wall, all cut out of photographs. The near ones hide
+the far ones. Three cues are in the image: the digits' size falls as 1 / depth, haze lowers the
+contrast with depth, and edges show what is in front. A camera sees the same image of a scene and of
+its miniature. So with `--scale unknown` a random factor multiplies the depths of each scene, and no
+network can know it. With `--scale known` it is 1.
+
+A U-Net predicts log depth. The losses are those of Eigen et al. 2014 (arXiv:1406.2283, equation 4):
+the squared error of log depth (λ = 0), their mix (λ = 0.5), and the scale-invariant error (λ = 1).
+The baseline is the mean log depth of the training scenes at each pixel. Training scenes have
+training digits and patches of the upper halves of the photographs. Test scenes have test digits and
+patches of the lower halves.
+
+EXPECTED
+
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/images.png,
+OUT/baseline.json and a folder for every run. The same command resumes a study that was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import jaxcnn as jc
+from experiments._common import (
+    READ_TIMEOUT,
+    DeviceOptions,
+    DtypeName,
+    FigureOptions,
+    SeedOptions,
+    run_all,
+    run_study,
+)
+from experiments.scenes import load_objects, patch, photographs, resized_shape
+from jaxcnn import cli, metrics, plots, runs, tables
+from jaxcnn.data import channel_statistics
+from jaxcnn.losses import ScaleInvariantError
+from jaxcnn.run_log import LogError, read_json, write_text
+from jaxcnn.state import State, init_state
+
+SIDE = 48
+"""Height and width of a scene, pixels."""
+FOCAL_LENGTH = 64.0
+"""Focal length in pixels: a digit of 1 m has `FOCAL_LENGTH` / depth pixels."""
+NEAR, FAR = 2.0, 5.0
+"""Least and greatest depth of a digit, in meters where the scale is 1."""
+WALL = (6.0, 10.0)
+"""Least and greatest depth of the wall's corners."""
+HAZE = 0.15
+"""Scattering coefficient of the haze, 1 / m, where the scale is 1."""
+AIRLIGHT = 215.0
+"""Gray value of the haze itself."""
+SCALE_SPREAD = 0.3
+"""Standard deviation of the logarithm of an unknown scale."""
+MAX_LAYERS = 5
+"""Most digits of a scene."""
+LossName = Literal["squared", "mixed", "invariant"]
+LOSSES: dict[str, tuple[str, ScaleInvariantError]] = {
+    "squared": ("squared log error (λ = 0)", ScaleInvariantError(0.0)),
+    "mixed": ("mixed (λ = 0.5)", ScaleInvariantError(0.5)),
+    "invariant": ("scale-invariant (λ = 1)", ScaleInvariantError(1.0)),
+}
+"""Titles and losses by their name in options and runs."""
+BASELINE = "mean of each pixel, no network"
+KEYS = ("abs_rel", "rmse_log", "scale_invariant", "delta1", "scaled_abs_rel")
+"""Columns of measures."""
+
+
+@dataclass(frozen=True)
+class Options(SeedOptions, DeviceOptions, FigureOptions):
+    """Every setting of the experiment; `--preset` chooses the defaults."""
+
+    preset: Literal["quick", "mnist"] = "quick"
+    """quick: scenes of digits. mnist: scenes of MNIST."""
+    losses: tuple[LossName, ...] = ("squared", "mixed", "invariant")
+    """Losses to compare."""
+    scale: Literal["unknown", "known"] = "unknown"
+    """unknown: a factor that no image shows multiplies a scene's depths. known: it is 1."""
+    dataset: str = "digits"
+    """Source of the scenes' objects: digits, mnist or fashion_mnist."""
+    scenes: int = 3_000
+    """Training scenes; a fifth as many are test scenes."""
+    width: int = 8
+    depth: int = 3
+    """Halvings of the U-Net."""
+    num_steps: int = 300
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    """Learning rate of Adam, which falls to 0 as a cosine."""
+    dtype: DtypeName = "float32"
+    data_dir: Path | None = None
+    out: Path = Path("runs/depth_map")
+    num_seeds: int = 3
+    """Runs of each loss, from seeds 0, 1, ..."""
+    tensorboard: bool = False
+    plot_only: bool = False
+
+
+PRESETS = {
+    "quick": Options(),
+    "mnist": Options(
+        preset="mnist",
+        dataset="mnist",
+        scenes=20_000,
+        width=16,
+        num_steps=5_000,
+        batch_size=32,
+        num_seeds=1,
+        out=Path("runs/depth_map-mnist"),
+    ),
+}
+
+
+def wall_depth(rng: np.random.Generator) -> np.ndarray:
+    """Return the depths of a slanted wall, float64 [SIDE, SIDE].
+
+    The inverse depth of a plane is linear in the coordinates of the image. The corners have depths
+    within `WALL`.
+    """
+    y, x = np.mgrid[:SIDE, :SIDE] / (SIDE - 1) - 0.5
+    nearest, farthest = 1 / WALL[0], 1 / WALL[1]
+    slope = rng.uniform(-1, 1, 2)
+    # Corners reach half the slopes.
+    slope *= rng.uniform(0, nearest - farthest) / np.abs(slope).sum()
+    reach = np.abs(slope).sum() / 2
+    middle = rng.uniform(farthest + reach, nearest - reach)
+    return 1 / (middle + slope[0] * y + slope[1] * x)
+
+
+def scene(
+    digits: np.ndarray, textures: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a scene and its depth, in the scale 1.
+
+    Args:
+      digits: uint8 [m, h, w], bright on dark.
+      textures: uint8 [2, h, w, 3]: of the wall, and of the digits.
+      rng: draws depths, places and patches.
+
+    Returns:
+      Scene uint8 [SIDE, SIDE, 3], and depth in meters, float32 [SIDE, SIDE].
+    """
+    image = patch(textures[0], rng, SIDE).astype(np.float64)
+    depth = wall_depth(rng)
+    # The far ones first, so that the near ones hide them.
+    depths = np.sort(rng.uniform(NEAR, FAR, len(digits)))[::-1]
+    for digit, own_depth in zip(digits, depths, strict=True):
+        size = round(FOCAL_LENGTH / own_depth)
+        shape = resized_shape(digit, size)
+        ink = patch(textures[1], rng, size)
+        y, x = rng.integers(0, SIDE - size + 1, 2)
+        box = slice(y, y + size), slice(x, x + size)
+        image[box][shape] = ink[shape]
+        depth[box][shape] = own_depth
+    return hazy(image, depth), depth.astype(np.float32)
+
+
+def hazy(image: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Return an image seen through haze, uint8 [h, w, 3].
+
+    It is J t + A (1 - t) with t = exp(-β depth) (He, Sun and Tang 2009, "Single image haze removal
+    using dark channel prior", equations 1 and 2).
+
+    Args:
+      image: float [h, w, 3] in 0..255, J.
+      depth: float [h, w].
+    """
+    transmission = np.exp(-HAZE * depth)[..., None]
+    mixed = image * transmission + AIRLIGHT * (1 - transmission)
+    return np.round(mixed).astype(np.uint8)
+
+
+def compose(
+    digits: jc.Split, n: int, textures: np.ndarray, seed: int, *, scale_spread: float
+) -> jc.Split:
+    """Return `n` scenes, each with two to `MAX_LAYERS` digits drawn at random.
+
+    Args:
+      digits: images [m, h, w, 1], of which digits are drawn.
+      n: number of scenes.
+      textures: as in `scene`.
+      seed: of all draws; the images do not depend on the spread.
+      scale_spread: standard deviation of the logarithm of each scene's scale.
+
+    Returns:
+      Images uint8 [n, SIDE, SIDE, 3], and depths float32 [n, SIDE, SIDE] as labels.
+    """
+    rng = np.random.default_rng(seed)
+    images, depths = [], []
+    for _ in range(n):
+        index = rng.integers(0, len(digits.labels), int(rng.integers(2, MAX_LAYERS + 1)))
+        image, depth = scene(digits.images[index, ..., 0], textures, rng)
+        images.append(image)
+        depths.append(depth * np.float32(math.exp(scale_spread * rng.standard_normal())))
+    return jc.Split(np.stack(images), np.stack(depths))
+
+
+def compose_all(options: Options) -> jc.Dataset:
+    """Return the data set of scenes, the same for the same options."""
+    digits = load_objects(options.dataset, options.data_dir)
+    upper, lower = photographs()
+    spread = SCALE_SPREAD if options.scale == "unknown" else 0.0
+    train = compose(digits.train, options.scenes, upper, 0, scale_spread=spread)
+    test = compose(digits.test, options.scenes // 5, lower, 1, scale_spread=spread)
+    statistics = channel_statistics(train.images)
+    return jc.Dataset(
+        dataset_name(options), train, train.take(slice(0)), test, ("depth",), *statistics
+    )
+
+
+def dataset_name(options: Options) -> str:
+    """Return the name of the data set of scenes, also in configs."""
+    return f"{options.dataset}-scenes-depth-{options.scale}-scale"
+
+
+def configs(options: Options, loss: str) -> dict[str, jc.ExperimentConfig]:
+    """Return the runs of a loss: name -> config."""
+    return {
+        f"{loss}-seed{seed}": jc.ExperimentConfig(
+            dataset=dataset_name(options),
+            model="unet",
+            model_kwargs={
+                "width": options.width,
+                "depth": options.depth,
+                # Transposed convolutions leave a checkerboard on smooth depth.
+                "up": "upsample",
+                "batch_norm": True,
+                "dtype": options.dtype,
+            },
+            optimizer=jc.OptimizerConfig(
+                "adam", learning_rate=options.learning_rate, schedule="cosine"
+            ),
+            train=jc.TrainConfig(
+                num_steps=options.num_steps,
+                batch_size=options.batch_size,
+                eval_every=-(-options.num_steps // 5),
+                subtract_mean="channel",
+                divide_std=True,
+                seed=seed,
+            ),
+        )
+        for seed in options.run_seeds()
+    }
+
+
+def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
+    """Return the network and the optimizer of a run."""
+    # One output for each pixel, its log depth.
+    model = jc.models.UNet(num_classes=1, **config.model_kwargs)
+    train = config.train
+    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+
+
+def predicted_depth(model: Any, state: State, images: np.ndarray) -> np.ndarray:
+    """Return the depths of scenes, float32 [n, SIDE, SIDE]."""
+    return np.exp(np.asarray(jc.predict(model, state, images, batch_size=100))[..., 0])
+
+
+def columns(predicted: np.ndarray, depth: np.ndarray) -> dict[str, float]:
+    """Return the measures of depths, with `delta1` in percent.
+
+    `scaled_abs_rel` is the absolute relative error after scaling by the median.
+    """
+    errors = metrics.depth_errors(predicted, depth)
+    scaled = metrics.depth_errors(predicted, depth, median_scaling=True)
+    return {
+        "abs_rel": errors.abs_rel,
+        "rmse_log": errors.rmse_log,
+        "scale_invariant": errors.scale_invariant,
+        "delta1": 100 * errors.delta1,
+        "scaled_abs_rel": scaled.abs_rel,
+    }
+
+
+def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
+    """Return the measures on the test scenes, more columns of a row."""
+    return columns(predicted_depth(model, state, data.test.images), data.test.labels)
+
+
+def mean_depth(depth: np.ndarray) -> np.ndarray:
+    """Return the depth with the mean of the logarithms at each pixel.
+
+    It has the least squared error of log depth of all predictions that ignore the image.
+
+    Args:
+      depth: float [n, h, w].
+
+    Returns:
+      float64 [h, w].
+    """
+    return np.exp(np.log(depth.astype(np.float64)).mean(0))
+
+
+def write_baseline(out: Path, data: jc.Dataset) -> None:
+    """Write OUT/baseline.json, the measures of `mean_depth` on the test scenes."""
+    truth = data.test.labels
+    predicted = np.broadcast_to(mean_depth(data.train.labels), truth.shape)
+    write_text(out / "baseline.json", json.dumps(columns(predicted, truth), indent=2) + "\n")
+
+
+def read_baseline(out: Path) -> dict[str, float]:
+    """Return the contents of OUT/baseline.json; {} where there is none.
+
+    Raises:
+      LogError: it is damaged.
+    """
+    path = out / "baseline.json"
+    if not path.exists():
+        return {}
+    values = read_json(path)
+    for key in KEYS:
+        value = values.get(key)
+        if not isinstance(value, float) or not 0 <= value < math.inf:
+            raise LogError(
+                f"{path} has {value!r} for {key!r}; expected a number of at least 0. Delete the "
+                "file and repeat the command"
+            )
+    return {key: values[key] for key in KEYS}
+
+
+def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
+    """Write OUT/images: test scenes, true depths and those of each loss's first run."""
+    images, truth = data.test.images[:n], data.test.labels[:n]
+    predictions = {}
+    for name in options.losses:
+        folder, config = next(iter(configs(options, name).items()))
+        model, tx = build(config, data)
+        path = options.out / folder / "checkpoints"
+        with jc.Checkpoints(path, timeout=READ_TIMEOUT) as checkpoints:
+            like = init_state(model, tx, config.train, data, loss=LOSSES[name][1])
+            state = checkpoints.restore(like)
+        if state is None:
+            return
+        predictions[name] = predicted_depth(model, state, images)
+
+    def shown(depth: np.ndarray) -> list[np.ndarray]:
+        """Return depths in units of the median of the scene's true depth."""
+        return list(depth / np.median(depth, axis=(1, 2), keepdims=True))
+
+    true_ratios = shown(truth)
+    style: dict[str, Any] = {"cmap": "magma_r"}
+    style["limits"] = float(np.min(true_ratios)), float(np.max(true_ratios))
+    strips = [
+        plots.Strip(list(images), "scene", **style),
+        plots.Strip(true_ratios, "true depth", **style),
+    ]
+    strips += [plots.Strip(shown(depth), LOSSES[n][0], **style) for n, depth in predictions.items()]
+    figure = plots.mosaic(
+        strips,
+        title="Test scenes, true depth and predicted depth",
+        note="Each depth map is divided by its median, as the scale of a scene is not in its "
+        "image. Dark is far.",
+        bar="depth / median depth",
+        side=1.1,
+    )
+    options.save(figure, options.out / "images")
+
+
+def train(options: Options, stop: cli.GracefulShutdown) -> bool:
+    """Train the missing runs and draw predictions; return False if some are not finished."""
+    if len(set(options.losses)) < len(options.losses) or not options.losses:
+        raise jc.ArgumentError(
+            f"--losses is {' '.join(options.losses)}; expected each loss once, and at least one: "
+            "write --losses squared mixed"
+        )
+    all_configs = {name: configs(options, name) for name in options.losses}
+    cli.enable_compilation_cache()
+    data = compose_all(options)
+    for name, loss_configs in all_configs.items():
+        sweep_kwargs: dict[str, Any] = {
+            "strategy": options.make_strategy(),
+            "tensorboard": options.tensorboard,
+            "should_stop": stop,
+            "measure": measure,
+            "build": build,
+            "loss": LOSSES[name][1],
+        }
+        if not run_all(loss_configs, data, options.out, **sweep_kwargs):
+            return False
+    write_baseline(options.out, data)
+    write_predictions(options, data)
+    return True
+
+
+def paired_change(groups: Mapping[str, list[runs.Run]], key: str, unit: str) -> str:
+    """Return one sentence on the effect of the scale-invariant loss, paired by seed.
+
+    It is empty where there are not two seeds of it and of the squared error.
+    """
+    with_it, without = (
+        {run.config.train.seed: run.result[key] for run in groups.get(name, [])}
+        for name in ("invariant", "squared")
+    )
+    seeds = with_it.keys() & without.keys()
+    pairs = [(with_it[seed], without[seed]) for seed in seeds]
+    if len(pairs) < 2 or None in (value for pair in pairs for value in pair):
+        return ""
+    change = tables.seed_statistics([100 * (a / b - 1) for a, b in pairs])
+    return (
+        f" Paired by seed, λ = 1 changes {unit} by {change.mean:+.1f} +- {change.ci95:.1f}% of "
+        "that of λ = 0."
+    )
+
+
+def draw(options: Options) -> None:
+    """Write the table and the curves of the finished runs in `options.out`."""
+    out = options.out
+    groups: dict[str, list[runs.Run]] = {name: [] for name in LOSSES}
+    for run in runs.finished_runs(out):
+        name = run.name.split("-seed")[0]
+        if name not in groups:
+            raise jc.ArgumentError(
+                f"{out} has a run called {run.name!r}; expected those of {', '.join(LOSSES)}. "
+                "Write --out with a folder of this experiment."
+            )
+        groups[name].append(run)
+    groups = {name: group for name, group in groups.items() if group}
+    all_runs = [run for group in groups.values() for run in group]
+    table: list[dict[str, Any]] = [
+        {"loss": LOSSES[name][0], "params": group[0].result["params"]}
+        | runs.aggregate_seeds(group, KEYS)
+        for name, group in groups.items()
+    ]
+    if baseline := read_baseline(out):
+        table.insert(0, dict.fromkeys(table[0]) | {"loss": BASELINE} | baseline)
+    config = all_runs[0].config
+    protocol = (
+        f"{config.dataset}, {config.train.num_steps} steps of {config.train.batch_size} scenes of "
+        f"{SIDE}x{SIDE}, measures on the test scenes at the last step. abs_rel: mean of "
+        "|y - y*| / y*. rmse_log and scale_invariant: roots of the mean squared error of log depth "
+        "and of its scale-invariant form (Eigen et al. 2014, equation 3). delta1: percent of "
+        "pixels within a factor of 1.25. scaled_abs_rel: abs_rel after each depth map is scaled "
+        "to the true median."
+    )
+    protocol += paired_change(groups, "scale_invariant", "the scale-invariant error")
+    divergences = filter(None, (run.divergence for run in all_runs))
+    tables.write_table(out, table, [protocol, *divergences])
+    panels = [
+        plots.Panel(
+            title,
+            [
+                plots.band([run.rows for run in group], "step", key, label=LOSSES[name][0])
+                for name, group in groups.items()
+            ],
+            marks=[plots.Mark(baseline[key], "y", "mean of each pixel")] if baseline else (),
+            xlabel="step",
+            ylabel=label,
+            ylog=True,
+        )
+        for key, title, label in (
+            ("scale_invariant", "without the scale", "scale-invariant RMSE of log depth"),
+            ("rmse_log", "with the scale", "RMSE of log depth"),
+        )
+    ]
+    tables.write_curves(out, {run.name: run.rows for run in all_runs})
+    title = "Depth of test scenes: mean and range of seeds"
+    options.save(plots.panels(panels, title=title, share="none"), out / "curves")
+    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
+    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Train the missing runs, then draw; return the exit code."""
+    return run_study(PRESETS, args, __doc__, train, draw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
