@@ -102,6 +102,8 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "process_id": (0, 2**16),
     "recompute_batch_stats": (0, 10**7),
     "resize": (1, 4096),
+    # Stages of prediction after the first; the paper has five.
+    "refinements": (0, 100),
     "rounds": (1, 10**4),
     "runs": (1, 10**5),
     # A fifth as many are test scenes.

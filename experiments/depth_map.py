@@ -209,12 +209,18 @@ def compose(
 
 
 def compose_all(options: Options) -> jc.Dataset:
-    """Return the data set of scenes, the same for the same options."""
+    """Return the data set of scenes, the same for the same options.
+
+    The unit of their depths is the geometric mean of the training scenes' depths. So a network that
+    begins with outputs of about 0 begins at their mean, whatever its loss.
+    """
     digits = load_objects(options.dataset, options.data_dir)
     upper, lower = photographs()
     spread = SCALE_SPREAD if options.scale == "unknown" else 0.0
     train = compose(digits.train, options.scenes, upper, 0, scale_spread=spread)
     test = compose(digits.test, options.scenes // 5, lower, 1, scale_spread=spread)
+    unit = np.exp(np.log(train.labels.astype(np.float64)).mean()).astype(np.float32)
+    train, test = (jc.Split(split.images, split.labels / unit) for split in (train, test))
     statistics = channel_statistics(train.images)
     return jc.Dataset(
         dataset_name(options), train, train.take(slice(0)), test, ("depth",), *statistics

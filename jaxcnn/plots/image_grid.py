@@ -162,6 +162,18 @@ class Box(NamedTuple):
     """Write the label below the lower edge, where it does not cover others."""
 
 
+class Stroke(NamedTuple):
+    """A line through points of an image, such as the limb of a person."""
+
+    points: Sequence[tuple[float, float]]
+    """(x, y) in pixels of the image: the center of the first pixel is (0.5, 0.5)."""
+    color: str = "white"
+    """Color of matplotlib."""
+    dots: bool = False
+    """Draw a dot at each point."""
+    dashed: bool = False
+
+
 class Strip(NamedTuple):
     """A row of images, all drawn at the same size.
 
@@ -195,6 +207,8 @@ class Strip(NamedTuple):
     """
     boxes: Sequence[Sequence[Box]] = ()
     """Boxes to draw on each image; none at all, or a list for each."""
+    strokes: Sequence[Sequence[Stroke]] = ()
+    """Lines to draw on each image; none at all, or a list for each."""
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -281,6 +295,8 @@ def mosaic(
                 axis.plot(mark_x, mark_y, "o", ms=7, mfc="none", mec="white", mew=1.4)
             for box in strip.boxes[column] if strip.boxes else ():
                 _draw_box(axis, box, (x, top), side / np.shape(image)[0])
+            for stroke in strip.strokes[column] if strip.strokes else ():
+                _draw_stroke(axis, stroke, (x, top), side / np.shape(image)[0])
         for column, text in enumerate(strip.captions):
             x = left + (column + 0.5) * cell
             style = plain_text_style(text) | {"fontsize": SMALL, "ha": "center", "va": "top"}
@@ -316,6 +332,25 @@ def _draw_box(axis: Axes, box: Box, corner: tuple[float, float], scale: float) -
         y = y2 if box.below else max(y1, corner[1] + 0.13)
         text |= {"va": "top"} if box.below else {}
         axis.text(x1, y, printable(box.label), color=ink, bbox=background, **text)
+
+
+def _draw_stroke(axis: Axes, stroke: Stroke, corner: tuple[float, float], scale: float) -> None:
+    """Draw a line on an image.
+
+    Args:
+      axis: in inches, downwards.
+      stroke: in pixels.
+      corner: the upper left corner of the image, in inches.
+      scale: inches for each pixel.
+    """
+    xs, ys = ([corner[i] + scale * point[i] for point in stroke.points] for i in (0, 1))
+    style: dict[str, Any] = {"solid_capstyle": "round", "dash_capstyle": "butt"}
+    line = "--" if stroke.dashed else "-"
+    # A dark line around it shows it on bright images too.
+    axis.plot(xs, ys, "-", color="black", lw=3.0, alpha=0.45, **style)
+    axis.plot(xs, ys, line, color=stroke.color, lw=1.7, **style)
+    if stroke.dots:
+        axis.plot(xs, ys, "o", ms=3.6, mfc=stroke.color, mec="black", mew=0.5)
 
 
 def _new_page(
@@ -370,6 +405,7 @@ def _check(strips: Sequence[Strip], bar: str) -> None:
             ("captions", strip.captions),
             ("marks", strip.marks),
             ("boxes", strip.boxes),
+            ("strokes", strip.strokes),
         ):
             if len(items) not in (0, n):
                 raise ValueError(

@@ -1,0 +1,663 @@
+"""Poses of several people: part affinity fields against nearest distance.
+
+    python -m experiments.keypoints                  no download: TIME
+    python -m experiments.keypoints --preset long    ten times as many steps: not yet measured
+
+A scene has one to three stick figures with random joint angles, cut out of one photograph, on a
+background cut out of another. Figures cross and hide each other. Key points, their visibility and
+whose they are, are exact. A network (`jaxcnn.models.pose`, after Cao et al. 2017, arXiv:1611.08050)
+predicts a heat map for each joint and a part affinity field for each limb. The peaks of the heat
+maps are candidates for joints. Which candidates belong to one person is decided in two ways, for
+the same networks:
+
+- fields: pairs with the greatest line integrals over the fields first (equation 10).
+- distance: the nearest pairs first, up to the longest limb of the training scenes.
+
+Measures: a key point is right within a tenth of the longer side of the person's box (PCK of Yang
+and Ramanan 2013, with alpha = 0.1). A person is whole if all visible key points are right. AP is
+COCO's average precision with object keypoint similarity. Training scenes have patches of the upper
+halves of the photographs, test scenes of the lower halves.
+
+EXPECTED
+
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/people.png, OUT/maps.png
+and a folder for every run. The same command resumes a study that was stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
+from PIL import Image, ImageDraw
+
+import jaxcnn as jc
+from experiments._common import (
+    READ_TIMEOUT,
+    DeviceOptions,
+    DtypeName,
+    FigureOptions,
+    SeedOptions,
+    run_all,
+    run_study,
+)
+from experiments.scenes import patch, photographs
+from jaxcnn import cli, metrics, plots, runs, tables
+from jaxcnn.data import channel_statistics
+from jaxcnn.models.pose import (
+    People,
+    PoseLoss,
+    PoseNet,
+    Skeleton,
+    assemble_people,
+    find_peaks,
+    heat_maps,
+    line_integrals,
+    match_greedily,
+    part_affinity_fields,
+)
+from jaxcnn.state import State, init_state
+
+SIDE = 64
+"""Height and width of a scene, pixels."""
+STRIDE = 2
+"""Side of a cell of the network's maps, pixels."""
+HEIGHTS = (34.0, 52.0)
+"""Least and greatest height of a standing figure, pixels."""
+MAX_FIGURES = 3
+MIN_SEPARATION = 7.0
+"""Least distance of two figures' necks and of their hips, pixels."""
+ABSENT = -1000.0
+"""Coordinates of key points that only pad."""
+# fmt: off
+SKELETON = Skeleton(
+    ("neck", "head", "hip", "left elbow", "left hand", "right elbow", "right hand",
+     "left knee", "left foot", "right knee", "right foot"),
+    ((0, 1), (0, 2), (0, 3), (3, 4), (0, 5), (5, 6), (2, 7), (7, 8), (2, 9), (9, 10)),
+)
+# fmt: on
+"""Joints and limbs of a figure that faces away: its left is the image's left."""
+LENGTHS = (0.17, 0.28, 0.17, 0.16, 0.17, 0.16, 0.23, 0.23, 0.23, 0.23)
+"""Lengths of the limbs, in heights of the figure."""
+LIMB_THICKNESS, HEAD_RADIUS = 0.075, 0.085
+"""In heights of the figure."""
+SIGMA, LIMB_WIDTH = 3.5, 2.0
+"""Width of the Gaussians and greatest distance from a limb's line, pixels."""
+LOSS = PoseLoss(SKELETON, sigma=SIGMA, limb_width=LIMB_WIDTH)
+ALPHA = 0.1
+"""Distance of a right key point, in longer sides of the person's bounding box."""
+MAX_PEAKS = 8
+MAX_PEOPLE = 8
+BATCH = 100
+"""Scenes of a batch of inference."""
+ASSOCIATIONS = {"fields": "part affinity fields", "distance": "nearest distance"}
+"""Ways to connect key points, and their titles."""
+MEASURES = ("pck", "whole", "whole1", "whole2", "whole3", "ap", "ap50")
+"""Measures of each way, in percent; `whole2` is that of scenes with two people."""
+
+
+@dataclass(frozen=True)
+class Options(SeedOptions, DeviceOptions, FigureOptions):
+    """Every setting of the experiment; `--preset` chooses the defaults."""
+
+    preset: Literal["quick", "long"] = "quick"
+    """quick: 3 seeds. long: a wider network, more scenes and steps, and one seed."""
+    scenes: int = 4_000
+    """Training scenes; a fifth as many are test scenes."""
+    width: int = 12
+    blocks: int = 1
+    """Residual blocks of a stage of the backbone."""
+    refinements: int = 1
+    """Stages of prediction after the first, each with the maps of the one before as input."""
+    num_steps: int = 500
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    """Learning rate of Adam, which falls to 0 as a cosine."""
+    dtype: DtypeName = "float32"
+    out: Path = Path("runs/keypoints")
+    num_seeds: int = 3
+    """Runs, from seeds 0, 1, ..."""
+    tensorboard: bool = False
+    plot_only: bool = False
+
+
+PRESETS = {
+    "quick": Options(),
+    "long": Options(
+        preset="long",
+        scenes=20_000,
+        width=24,
+        refinements=2,
+        num_steps=5_000,
+        num_seeds=1,
+        out=Path("runs/keypoints-long"),
+    ),
+}
+
+
+# Scenes
+
+
+def figure_points(rng: np.random.Generator) -> np.ndarray:
+    """Return the joints of a figure in its own coordinates, float64 [J, 2].
+
+    The neck is the origin, and the unit is the figure's height. Elbows and knees are on their own
+    side, so that left and right are known from the image.
+    """
+    lean = rng.uniform(-0.25, 0.25)
+    # Angles from straight down, to the image's right.
+    angles = [math.pi + lean + rng.uniform(-0.3, 0.3), lean]
+    for side in (-1, 1):
+        arm = rng.uniform(0.25, 1.9)
+        angles += [side * arm + lean, side * (arm + rng.uniform(-0.6, 1.5)) + lean]
+    for side in (-1, 1):
+        leg = rng.uniform(0.08, 0.65)
+        angles += [side * leg, side * (leg + rng.uniform(-0.6, 0.1))]
+    points = np.zeros((len(SKELETON.joints), 2))
+    for (first, second), length, angle in zip(SKELETON.limbs, LENGTHS, angles, strict=True):
+        points[second] = points[first] + length * np.array([math.sin(angle), math.cos(angle)])
+    return points
+
+
+def figure_mask(points: np.ndarray, height: float, scale: int = 4) -> np.ndarray:
+    """Return the pixels of a figure, bool [SIDE, SIDE].
+
+    Limbs are thick lines with round ends, and the head is a disc.
+
+    Args:
+      points: float [J, 2], pixels.
+      height: of the figure, pixels.
+      scale: lines are drawn on an image of so many times the side, and then averaged.
+    """
+    image = Image.new("L", (scale * SIDE, scale * SIDE))
+    draw = ImageDraw.Draw(image)
+    radii = np.full(len(points), max(LIMB_THICKNESS * height, 2.5) / 2)
+    for first, second in SKELETON.limbs:
+        line = [tuple(scale * points[joint]) for joint in (first, second)]
+        draw.line(line, fill=255, width=round(2 * scale * radii[first]))
+    radii[SKELETON.joints.index("head")] = HEAD_RADIUS * height
+    for (x, y), radius in zip(points, radii, strict=True):
+        edges = [scale * (x - radius), scale * (y - radius)]
+        draw.ellipse([*edges, scale * (x + radius), scale * (y + radius)], fill=255)
+    small = image.resize((SIDE, SIDE), Image.Resampling.BOX)
+    mask = np.asarray(small) > 127
+    # The pixel of a key point is always the figure's own.
+    columns, rows = points.astype(int).T
+    mask[rows, columns] = True
+    return mask
+
+
+def scene(
+    textures: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a scene of one to `MAX_FIGURES` figures, and its truth.
+
+    A figure that has no place after 20 trials is left out. The first always has one. Later figures
+    hide earlier ones.
+
+    Args:
+      textures: uint8 [2, h, w, 3]: of the background, and of the figures.
+      rng: draws number, angles, sizes, places and patches.
+
+    Returns:
+      Scene uint8 [SIDE, SIDE, 3]; key points float32 [MAX_FIGURES, J, 2], `ABSENT` where there is
+      no figure; and visibility bool [MAX_FIGURES, J], whether the key point's pixel is of its
+      figure.
+    """
+    image = patch(textures[0], rng, SIDE, 3)
+    owner = np.zeros((SIDE, SIDE), np.uint8)
+    count = int(rng.integers(1, MAX_FIGURES + 1))
+    points = np.full((MAX_FIGURES, len(SKELETON.joints), 2), ABSENT, np.float32)
+    visible = np.zeros(points.shape[:2], bool)
+    central = [SKELETON.joints.index(name) for name in ("neck", "hip")]
+    row = 0
+    for _ in range(count):
+        height = float(rng.uniform(*HEIGHTS))
+        own = height * figure_points(rng)
+        # The head's disc, or a limb's half, is inside the image.
+        margin = HEAD_RADIUS * height
+        low, high = margin - own.min(0), SIDE - margin - own.max(0)
+        for _ in range(20):
+            placed = (own + rng.uniform(low, np.maximum(low, high))).astype(np.float32)
+            distances = np.linalg.norm((points[:row] - placed)[:, central], axis=-1)
+            if (distances > MIN_SEPARATION).all():
+                mask = figure_mask(placed, height)
+                image = np.where(mask[..., None], patch(textures[1], rng, SIDE, 3), image)
+                owner[mask] = row + 1
+                points[row] = placed
+                row += 1
+                break
+    for i in range(row):
+        columns, rows = points[i].astype(int).T
+        visible[i] = owner[rows, columns] == i + 1
+    return image, points, visible
+
+
+def compose(n: int, textures: np.ndarray, seed: int) -> jc.Split:
+    """Return `n` scenes.
+
+    Returns:
+      Images uint8 [n, SIDE, SIDE, 3], and as labels a dict of `points` and `visible` as in `scene`,
+      each with a first axis of n.
+    """
+    rng = np.random.default_rng(seed)
+    scenes = [scene(textures, rng) for _ in range(n)]
+    images, points, visible = (np.stack(arrays) for arrays in zip(*scenes, strict=True))
+    return jc.Split(images, {"points": points, "visible": visible})
+
+
+def compose_all(options: Options) -> jc.Dataset:
+    """Return the data set of scenes, the same for the same options."""
+    upper, lower = photographs()
+    train = compose(options.scenes, upper, 0)
+    test = compose(options.scenes // 5, lower, 1)
+    statistics = channel_statistics(train.images)
+    return jc.Dataset("stick-figures", train, train.take(slice(0)), test, ("person",), *statistics)
+
+
+# Runs
+
+
+def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the study's runs: name -> config."""
+    return {
+        f"pose-seed{seed}": jc.ExperimentConfig(
+            dataset="stick-figures",
+            model="pose",
+            model_kwargs={
+                "width": options.width,
+                "blocks": options.blocks,
+                "refinements": options.refinements,
+                "dtype": options.dtype,
+            },
+            optimizer=jc.OptimizerConfig(
+                "adam", learning_rate=options.learning_rate, schedule="cosine"
+            ),
+            train=jc.TrainConfig(
+                num_steps=options.num_steps,
+                batch_size=options.batch_size,
+                eval_every=-(-options.num_steps // 5),
+                subtract_mean="channel",
+                divide_std=True,
+                seed=seed,
+            ),
+        )
+        for seed in options.run_seeds()
+    }
+
+
+def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
+    """Return the network and the optimizer of a run."""
+    model = PoseNet(SKELETON, **config.model_kwargs)
+    train = config.train
+    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+
+
+def longest_limbs(labels: Mapping[str, np.ndarray]) -> tuple[float, ...]:
+    """Return the greatest length of each limb in labels, pixels."""
+    points = labels["points"][labels["points"][..., 0, 0] != ABSENT]
+    return tuple(
+        float(np.linalg.norm(points[:, a] - points[:, b], axis=-1).max())
+        for a, b in SKELETON.limbs
+    )
+
+
+class Found(NamedTuple):
+    """People of scenes by each association, from the same candidates."""
+
+    fields: People
+    distance: People
+
+
+@partial(jax.jit, static_argnums=2)
+def _decode(heat: jax.Array, fields: jax.Array, longest: tuple[float, ...]) -> Found:
+    def of_image(heat, fields):
+        peaks = find_peaks(heat, stride=STRIDE, max_peaks=MAX_PEAKS)
+        assemble = partial(assemble_people, peaks, skeleton=SKELETON, max_people=MAX_PEOPLE)
+        integrals = line_integrals(fields, peaks.points, SKELETON.limbs, stride=STRIDE)
+        first, second = (
+            peaks.points[jnp.array([limb[end] for limb in SKELETON.limbs])] for end in (0, 1)
+        )
+        distances = jnp.linalg.norm(first[:, :, None] - second[:, None], axis=-1)
+        # 1 for no distance, 0 for the longest limb.
+        nearness = 1 - distances / jnp.array(longest, jnp.float32)[:, None, None]
+        return Found(assemble(integrals), assemble(nearness, min_affinity=0.0))
+
+    return jax.vmap(of_image)(heat, fields)
+
+
+def find_people(
+    model: Any, state: State, images: np.ndarray, longest: tuple[float, ...]
+) -> tuple[Found, dict[str, np.ndarray]]:
+    """Return the people of scenes, and the maps of the last stage of prediction.
+
+    Args:
+      model: the network.
+      state: of a run.
+      images: scenes, uint8 [n, SIDE, SIDE, 3].
+      longest: as `longest_limbs` returns them.
+
+    Returns:
+      `Found` of NumPy arrays with a first axis of n, and `heat_maps` and `fields` [n, h, w, ...].
+    """
+    outputs = jc.predict(model, state, images, batch_size=BATCH)
+    maps = {name: np.asarray(values)[:, -1] for name, values in outputs.items()}
+    found = _decode(maps["heat_maps"], maps["fields"], longest)
+    return jax.tree.map(np.asarray, found), maps
+
+
+def boxes_of(labels: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the longer sides and areas of the figures' bounding boxes.
+
+    A box is around all key points of a figure, hidden ones too.
+
+    Returns:
+      float32 [n, m], pixels and square pixels; 0 where there is no figure.
+    """
+    sides = np.ptp(labels["points"], axis=2)
+    return sides.max(-1), sides.prod(-1)
+
+
+def assign(similarity: np.ndarray) -> np.ndarray:
+    """Return the predicted person of each true one, int32 [n, m], -1 for none.
+
+    The most similar pair is taken first, then the most similar of those that are left.
+
+    Args:
+      similarity: float [n, d, m] of n scenes, d predicted and m true people.
+    """
+    matrices = jnp.asarray(similarity).transpose(0, 2, 1)
+    return np.asarray(jax.vmap(lambda matrix: match_greedily(matrix, 0.0))(matrices))
+
+
+def columns(people: People, labels: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return `MEASURES` of people, in percent.
+
+    Args:
+      people: predicted, with a first axis of n.
+      labels: the truth.
+    """
+    points, visible = labels["points"], labels["visible"]
+    lengths, areas = boxes_of(labels)
+    similarity = np.asarray(
+        jax.vmap(metrics.keypoint_similarity)(people.points, points, visible, areas)
+    )
+    partner = assign(similarity)
+    scene_index = np.arange(len(partner))[:, None]
+    chosen = np.where(
+        (partner >= 0)[..., None, None], people.points[scene_index, partner], np.nan
+    )
+    # People without a visible key point do not count.
+    is_person = visible.any(-1)
+    true = (points[is_person], visible[is_person], lengths[is_person])
+    right = metrics.correct_keypoints(chosen[is_person], *true, alpha=ALPHA)
+    whole = (right == visible[is_person]).all(-1)
+    number = np.broadcast_to(is_person.sum(1)[:, None], is_person.shape)[is_person]
+    shares = metrics.pck(chosen[is_person], *true, alpha=ALPHA)
+    is_found = (people.scores > 0).any(-1)
+    precision = metrics.average_precision(
+        similarity,
+        people.scores.mean(-1),
+        np.where(is_found, 0, -1),
+        np.where(is_person, 0, -1),
+        num_classes=1,
+    )
+    wholes = {
+        f"whole{n}": 100 * float(whole[number == n].mean()) if (number == n).any() else math.nan
+        for n in range(1, MAX_FIGURES + 1)
+    }
+    return {
+        "pck": 100 * float(np.nanmean(shares)),
+        "whole": 100 * float(whole.mean()),
+        **wholes,
+        "ap": 100 * float(precision.mean()),
+        "ap50": 100 * float(precision[0, 0]),
+    }
+
+
+def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
+    """Return the measures of both associations on the test scenes, more columns of a row."""
+    longest = longest_limbs(data.train.labels)
+    found, _ = find_people(model, state, data.test.images, longest)
+    return {
+        f"{name}_{key}": value
+        for name in ASSOCIATIONS
+        for key, value in columns(getattr(found, name), data.test.labels).items()
+    }
+
+
+# Figures
+
+
+def strokes(points: np.ndarray, color: str, **style: Any) -> list[plots.Stroke]:
+    """Return the limbs of a person, without those of which an end was not found."""
+    return [
+        plots.Stroke([tuple(points[a]), tuple(points[b])], color, dots=True, **style)
+        for a, b in SKELETON.limbs
+        if np.isfinite(points[[a, b]]).all()
+    ]
+
+
+def drawn_people(people: np.ndarray, partner: np.ndarray) -> list[plots.Stroke]:
+    """Return the limbs of a scene's predicted people, in the colors of their true ones.
+
+    Others are white and dashed.
+
+    Args:
+      people: float [d, J, 2].
+      partner: int [m], as in `assign`.
+    """
+    drawn = []
+    for i, points in enumerate(people):
+        owner = np.flatnonzero(partner == i)
+        style = {"color": PERSON_COLORS[owner[0]]} if len(owner) else {"color": "white"}
+        drawn += strokes(points, **style, dashed=not len(owner))
+    return drawn
+
+
+PERSON_COLORS = ("#56b4e9", "#e69f00", "#cc79a7")
+"""Colors of a scene's figures, of Okabe and Ito."""
+
+
+def write_figures(options: Options, data: jc.Dataset, n: int = 6) -> None:
+    """Write OUT/people and OUT/maps, of the first run and scenes with several figures."""
+    counts = data.test.labels["visible"].any(-1).sum(1)
+    # As many of two as of three, then of one.
+    order = np.argsort(-counts, kind="stable")
+    index = np.sort(np.concatenate([np.flatnonzero(counts == k)[: n // 3] for k in (1, 2, 3)]))
+    index = index if len(index) else order[:n]
+    test = data.test.take(index)
+    name, config = next(iter(configs(options).items()))
+    model, tx = build(config, data)
+    path = options.out / name / "checkpoints"
+    with jc.Checkpoints(path, timeout=READ_TIMEOUT) as checkpoints:
+        state = checkpoints.restore(init_state(model, tx, config.train, data, loss=LOSS))
+    if state is None:
+        return
+    longest = longest_limbs(data.train.labels)
+    found, maps = find_people(model, state, test.images, longest)
+    labels = test.labels
+    _, areas = boxes_of(labels)
+    true = [
+        [
+            stroke
+            for j, points in enumerate(scene_points)
+            if points[0, 0] != ABSENT
+            for stroke in strokes(points, PERSON_COLORS[j])
+        ]
+        for scene_points in labels["points"]
+    ]
+    images = list(test.images)
+    strips = [plots.Strip(images, "scene"), plots.Strip(images, "truth", strokes=true)]
+    for key, title in ASSOCIATIONS.items():
+        people = getattr(found, key).points
+        similarity = jax.vmap(metrics.keypoint_similarity)(
+            people, labels["points"], labels["visible"], areas
+        )
+        partner = assign(np.asarray(similarity))
+        drawn = [drawn_people(people[i], partner[i]) for i in range(len(people))]
+        strips.append(plots.Strip(images, title, strokes=drawn))
+    figure = plots.mosaic(
+        strips,
+        title="Test scenes, true people and people assembled from the same key points",
+        note="A predicted person has the color of the true one that it is most similar to. White, "
+        "dashed: people that are none of them.",
+        side=1.6,
+    )
+    options.save(figure, options.out / "people")
+    write_maps(options, test, maps)
+
+
+def write_maps(options: Options, test: jc.Split, maps: Mapping[str, np.ndarray]) -> None:
+    """Write OUT/maps: heat maps and fields, targets and predictions, of scenes."""
+    shape = (SIDE, SIDE)
+    points, visible = test.labels["points"], test.labels["visible"]
+    true_heat = jax.vmap(partial(heat_maps, image_shape=shape, stride=STRIDE, sigma=SIGMA))
+    true_fields = jax.vmap(
+        partial(
+            part_affinity_fields,
+            limbs=SKELETON.limbs,
+            image_shape=shape,
+            stride=STRIDE,
+            limb_width=LIMB_WIDTH,
+        )
+    )
+    heat = {"target": np.asarray(true_heat(points, visible)), "predicted": maps["heat_maps"]}
+    fields = {"target": np.asarray(true_fields(points, visible)), "predicted": maps["fields"]}
+    limits: dict[str, Any] = {"cmap": "inferno", "limits": (0.0, 1.0)}
+    strips = [plots.Strip(list(test.images), "scene", **limits)]
+    for key, values in heat.items():
+        strips.append(plots.Strip(list(values.max(-1)), f"heat maps, {key}", **limits))
+    for key, values in fields.items():
+        colored = [direction_colors(value.sum(-2)) for value in values]
+        strips.append(plots.Strip(colored, f"fields, {key}"))
+    y, x = np.mgrid[-1:1:65j, -1:1:65j]
+    wheel = np.where((np.hypot(x, y) <= 1)[..., None], np.stack([x, y], -1), 0)
+    disc = direction_colors(wheel)
+    disc[np.hypot(x, y) > 1] = 1
+    strips.append(plots.Strip([disc], "colors of directions"))
+    figure = plots.mosaic(
+        strips,
+        title="Heat maps and part affinity fields of test scenes",
+        note="Heat maps: maximum over joints. Fields: sum over limbs, from the body outwards. Hue "
+        "is the direction, brightness the length.",
+        bar="height of the heat map",
+        side=1.05,
+    )
+    options.save(figure, options.out / "maps")
+
+
+def direction_colors(vectors: np.ndarray) -> np.ndarray:
+    """Return the colors of vectors, float64 [h, w, 3]: hue is direction, brightness is length.
+
+    Args:
+      vectors: float [h, w, 2], (x, y); lengths above 1 are as bright as 1.
+    """
+    x, y = vectors[..., 0], vectors[..., 1]
+    hue = np.arctan2(y, x) / (2 * math.pi) % 1
+    return hsv_to_rgb(np.stack([hue, np.ones_like(hue), np.minimum(np.hypot(x, y), 1)], -1))
+
+
+# Study
+
+
+def train(options: Options, stop: cli.GracefulShutdown) -> bool:
+    """Train the missing runs and draw people; return False if some are not finished."""
+    all_runs = configs(options)
+    cli.enable_compilation_cache()
+    data = compose_all(options)
+    sweep_kwargs: dict[str, Any] = {
+        "strategy": options.make_strategy(),
+        "tensorboard": options.tensorboard,
+        "should_stop": stop,
+        "measure": measure,
+        "build": build,
+        "loss": LOSS,
+    }
+    if not run_all(all_runs, data, options.out, **sweep_kwargs):
+        return False
+    write_figures(options, data)
+    return True
+
+
+def of_association(run: runs.Run, name: str) -> runs.Run:
+    """Return a run whose measures are those of one association."""
+    return run._replace(
+        result=run.result | {key: run.result[f"{name}_{key}"] for key in MEASURES}
+    )
+
+
+def paired_change(all_runs: list[runs.Run]) -> str:
+    """Return one sentence on the effect of fields, paired by seed; empty without two seeds."""
+    pairs = [(run.result["fields_whole"], run.result["distance_whole"]) for run in all_runs]
+    if len(pairs) < 2 or None in (value for pair in pairs for value in pair):
+        return ""
+    change = tables.seed_statistics([fields - distance for fields, distance in pairs])
+    return (
+        f" Paired by seed, fields change the share of whole people by {change.mean:+.1f} +- "
+        f"{change.ci95:.1f} points."
+    )
+
+
+def draw(options: Options) -> None:
+    """Write the table and the curves of the finished runs in `options.out`."""
+    out = options.out
+    all_runs = [run for run in runs.finished_runs(out)]
+    for run in all_runs:
+        if not run.name.startswith("pose-seed"):
+            raise jc.ArgumentError(
+                f"{out} has a run called {run.name!r}; expected pose-seed0 and its like. "
+                "Write --out with a folder of this experiment."
+            )
+    table = [
+        {"association": title}
+        | runs.aggregate_seeds([of_association(run, name) for run in all_runs], MEASURES)
+        for name, title in ASSOCIATIONS.items()
+    ]
+    config, params = all_runs[0].config, all_runs[0].result["params"]
+    protocol = (
+        f"{config.train.num_steps} steps of {config.train.batch_size} scenes of {SIDE}x{SIDE} with "
+        f"one to {MAX_FIGURES} figures, a network of {params:,} parameters. Percent of the test "
+        f"scenes at the last step. pck: key points within {ALPHA} of the longer side of the "
+        "person's box, mean over joints. whole: people with all visible key points right, and in "
+        "scenes of 1, 2 and 3 people. ap: COCO's average precision over keypoint similarities of "
+        "0.5 to 0.95, ap50: at 0.5."
+    )
+    protocol += paired_change([run for run in all_runs if run.divergence is None])
+    divergences = filter(None, (run.divergence for run in all_runs))
+    tables.write_table(out, table, [protocol, *divergences])
+    panels = [
+        plots.Panel(
+            title,
+            [
+                plots.band([run.rows for run in all_runs], "step", f"{name}_{key}", label=label)
+                for name, label in ASSOCIATIONS.items()
+            ],
+            xlabel="step",
+            ylabel="percent",
+        )
+        for key, title in (("pck", "right key points (PCK)"), ("whole", "whole people"))
+    ]
+    tables.write_curves(out, {run.name: run.rows for run in all_runs})
+    title = "People of test scenes: mean and range of seeds"
+    options.save(plots.panels(panels, title=title), out / "curves")
+    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
+    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Train the missing runs, then draw; return the exit code."""
+    return run_study(PRESETS, args, __doc__, train, draw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
