@@ -1,0 +1,174 @@
+"""Scenes of stick figures, whose key points are exact, and the study of poses as a user runs it."""
+
+import csv
+
+import numpy as np
+import pytest
+from scripts import refuses
+
+from experiments import keypoints
+from experiments.scenes import photographs
+from jaxcnn.models.pose import People
+
+pytestmark = pytest.mark.usefixtures("one_device")
+TINY = ["--scenes", "40", "--width", "4", "--num-steps", "6", "--batch-size", "8"]
+PLAIN = np.stack([np.zeros((213, 213, 3), np.uint8), np.full((213, 213, 3), 255, np.uint8)])
+
+
+def test_limbs_have_their_lengths_and_sides():
+    """Elbows are on their own side of the neck, and knees of the hip, in the body's frame."""
+    rng = np.random.default_rng(0)
+    names = keypoints.SKELETON.joints
+    for _ in range(200):
+        points = keypoints.figure_points(rng)
+        for (a, b), length in zip(keypoints.SKELETON.limbs, keypoints.LENGTHS, strict=True):
+            np.testing.assert_allclose(np.linalg.norm(points[a] - points[b]), length)
+        joint = dict(zip(names, points, strict=True))
+        for center, part in (("neck", "elbow"), ("hip", "knee")):
+            axis = joint["hip"] - joint["neck"] if part == "elbow" else np.array([0.0, 1.0])
+            for side, sign in (("left", 1), ("right", -1)):
+                limb = joint[f"{side} {part}"] - joint[center]
+                assert sign * (axis[0] * limb[1] - axis[1] * limb[0]) > 0, (side, part)
+
+
+def test_visible_key_points_are_on_their_figure():
+    """On plain textures each one is white, and each figure's pixels are near its limbs."""
+    rng = np.random.default_rng(0)
+    counts, hidden = set(), 0
+    for _ in range(60):
+        image, points, visible = keypoints.scene(PLAIN, rng)
+        assert (image.shape, image.dtype) == ((64, 64, 3), np.uint8)
+        assert (points.dtype, visible.dtype) == (np.float32, bool)
+        is_there = points[:, 0, 0] != keypoints.ABSENT
+        counts.add(int(is_there.sum()))
+        assert is_there.tolist() == sorted(is_there, reverse=True)
+        assert (points[~is_there] == keypoints.ABSENT).all()
+        assert not visible[~is_there].any()
+        # The last one hides others and is not hidden.
+        assert visible[is_there][-1].all()
+        hidden += int((~visible[is_there]).sum())
+        inside = points[is_there].astype(int)
+        assert inside.min() >= 0
+        assert inside.max() < 64
+        assert (image[inside[..., 1], inside[..., 0]] == 255).all()
+        # Each white pixel is at most a head's radius from a limb.
+        rows, columns = np.nonzero(image[..., 0])
+        pixels = np.stack([columns, rows], -1) + 0.5
+        nearest = np.full(len(pixels), np.inf)
+        for own in points[is_there].astype(float):
+            for a, b in keypoints.SKELETON.limbs:
+                vector = own[b] - own[a]
+                share = np.clip((pixels - own[a]) @ vector / (vector @ vector), 0, 1)
+                distance = np.linalg.norm(pixels - own[a] - share[:, None] * vector, axis=-1)
+                nearest = np.minimum(nearest, distance)
+        assert nearest.max() < keypoints.HEAD_RADIUS * keypoints.HEIGHTS[1] + 0.8
+    assert counts == {1, 2, 3}
+    assert hidden > 20
+
+
+def test_scenes_are_the_same_for_a_seed():
+    upper, _ = photographs()
+    one, two, other = (keypoints.compose(4, upper, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.images, two.images)
+    np.testing.assert_array_equal(one.labels["points"], two.labels["points"])
+    assert not np.array_equal(one.images, other.images)
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return keypoints.compose(60, PLAIN, 5).labels
+
+
+def padded(labels, points, scores):
+    """`People` of as many rows as a network gives."""
+    extra = keypoints.MAX_PEOPLE - points.shape[1]
+    wide = np.pad(points, ((0, 0), (0, extra), (0, 0), (0, 0)), constant_values=np.nan)
+    return People(wide, np.pad(scores, ((0, 0), (0, extra), (0, 0))))
+
+
+def test_measures_of_the_true_people_are_perfect(labels):
+    """In another order too. A person without one joint is not whole; without any, all are wrong."""
+    points = labels["points"][:, ::-1].copy()
+    is_there = points[..., 0, 0] != keypoints.ABSENT
+    points[~is_there] = np.nan
+    scores = np.where(is_there[..., None], 0.5, 0.0) * np.ones(points.shape[:3])
+    found = keypoints.columns(padded(labels, points, scores.astype(np.float32)), labels)
+    assert found == dict.fromkeys(keypoints.MEASURES, 100.0)
+    head = keypoints.SKELETON.joints.index("head")
+    without = points.copy()
+    without[:, :, head] = np.nan
+    found = keypoints.columns(padded(labels, without, scores.astype(np.float32)), labels)
+    number = len(keypoints.SKELETON.joints)
+    np.testing.assert_allclose(found["pck"], 100 * (number - 1) / number)
+    # Only those whose head is hidden are whole.
+    visible = labels["visible"]
+    is_person = visible.any(-1)
+    np.testing.assert_allclose(found["whole"], 100 * (~visible[is_person][:, head]).mean())
+    nothing = padded(labels, points * np.nan, 0 * scores.astype(np.float32))
+    assert keypoints.columns(nothing, labels) == dict.fromkeys(keypoints.MEASURES, 0.0)
+
+
+def test_swapped_hands_of_two_people_are_not_right(labels):
+    """The key points are all there, but of two people with the other's hand none is whole."""
+    two = np.flatnonzero(labels["visible"].any(-1).sum(1) == 2)
+    points = labels["points"][two, :2].copy()
+    hand = keypoints.SKELETON.joints.index("left hand")
+    far = np.linalg.norm(points[:, 0, hand] - points[:, 1, hand], axis=-1) > 8
+    seen = labels["visible"][two, :2, hand].all(-1)
+    points[:, :, hand] = points[:, ::-1, hand]
+    index = two[far & seen]
+    assert len(index) > 3
+    subset = {name: value[index] for name, value in labels.items()}
+    ones = np.ones((len(index), 2, len(keypoints.SKELETON.joints)), np.float32)
+    found = keypoints.columns(padded(subset, points[far & seen], ones), subset)
+    assert found["whole"] == found["whole2"] == 0
+    assert 85 < found["pck"] < 95
+    assert np.isnan(found["whole3"])
+
+
+def test_people_are_assigned_by_similarity():
+    """The best pair first: the second true person gets what is left."""
+    similarity = np.array([[[0.9, 0.8], [0.7, 0.0], [0.0, 0.0]]], np.float32)
+    assert keypoints.assign(similarity).tolist() == [[0, -1]]
+    assert keypoints.assign(similarity[:, ::-1]).tolist() == [[2, -1]]
+
+
+def test_colors_of_directions():
+    """Right is red, and opposite directions have opposite hues."""
+    vectors = np.array([[[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.5, 0.0]]])
+    colors = keypoints.direction_colors(vectors)[0]
+    np.testing.assert_allclose(colors, [[1, 0, 0], [0, 1, 1], [0, 0, 0], [0.5, 0, 0]], atol=1e-12)
+
+
+@pytest.mark.slow
+def test_the_study_of_poses_leaves_table_figures_and_runs(tmp_path):
+    out = tmp_path / "runs"
+    args = [*TINY, "--num-seeds", "2", "--out", str(out)]
+    assert keypoints.main(args) == 0
+    with (out / "table.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["association"] for line in lines] == list(keypoints.ASSOCIATIONS.values())
+    for line in lines:
+        assert all(0 <= float(line[key]) <= 100 for key in keypoints.MEASURES)
+    assert "Paired by seed" in (out / "table.md").read_text()
+    for name in ("curves.png", "people.png", "maps.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.jsonl")}
+    assert len(before) == 2
+    assert keypoints.main([*args, "--plot-only"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--scenes", "5"], "--batch-size is 16, more than the 5"),
+        (["--learning-rate", "-1"], "learning-rate is -1.0"),
+        (["--width", "0"], "width is 0"),
+        (["--refinements", "-1"], "refinements is -1"),
+        (["--scenes", "4"], "scenes is 4; expected a whole number of 5"),
+    ],
+)
+def test_mistakes_about_poses(args, says, capsys, monkeypatch, tmp_path):
+    args = ["--scenes", "40", *args, "--out", str(tmp_path / "new")]
+    refuses(keypoints.main, args, says, capsys, monkeypatch)
