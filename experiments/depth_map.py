@@ -48,6 +48,7 @@ from experiments.scenes import load_objects, patch, photographs, resized_shape
 from jaxcnn import cli, metrics, plots, runs, tables
 from jaxcnn.data import channel_statistics
 from jaxcnn.losses import ScaleInvariantError
+from jaxcnn.models import UNet
 from jaxcnn.run_log import LogError, read_json, write_text
 from jaxcnn.state import State, init_state
 
@@ -265,7 +266,7 @@ def configs(options: Options, loss: str) -> dict[str, jc.ExperimentConfig]:
 def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
     """Return the network and the optimizer of a run."""
     # One output for each pixel, its log depth.
-    model = jc.models.UNet(num_classes=1, **config.model_kwargs)
+    model = UNet(num_classes=1, **config.model_kwargs)
     train = config.train
     return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
 

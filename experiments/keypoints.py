@@ -306,8 +306,7 @@ def longest_limbs(labels: Mapping[str, np.ndarray]) -> tuple[float, ...]:
     """Return the greatest length of each limb in labels, pixels."""
     points = labels["points"][labels["points"][..., 0, 0] != ABSENT]
     return tuple(
-        float(np.linalg.norm(points[:, a] - points[:, b], axis=-1).max())
-        for a, b in SKELETON.limbs
+        float(np.linalg.norm(points[:, a] - points[:, b], axis=-1).max()) for a, b in SKELETON.limbs
     )
 
 
@@ -393,9 +392,7 @@ def columns(people: People, labels: Mapping[str, np.ndarray]) -> dict[str, float
     )
     partner = assign(similarity)
     scene_index = np.arange(len(partner))[:, None]
-    chosen = np.where(
-        (partner >= 0)[..., None, None], people.points[scene_index, partner], np.nan
-    )
+    chosen = np.where((partner >= 0)[..., None, None], people.points[scene_index, partner], np.nan)
     # People without a visible key point do not count.
     is_person = visible.any(-1)
     true = (points[is_person], visible[is_person], lengths[is_person])
@@ -591,9 +588,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
 
 def of_association(run: runs.Run, name: str) -> runs.Run:
     """Return a run whose measures are those of one association."""
-    return run._replace(
-        result=run.result | {key: run.result[f"{name}_{key}"] for key in MEASURES}
-    )
+    return run._replace(result=run.result | {key: run.result[f"{name}_{key}"] for key in MEASURES})
 
 
 def paired_change(all_runs: list[runs.Run]) -> str:
@@ -611,7 +606,7 @@ def paired_change(all_runs: list[runs.Run]) -> str:
 def draw(options: Options) -> None:
     """Write the table and the curves of the finished runs in `options.out`."""
     out = options.out
-    all_runs = [run for run in runs.finished_runs(out)]
+    all_runs = list(runs.finished_runs(out))
     for run in all_runs:
         if not run.name.startswith("pose-seed"):
             raise jc.ArgumentError(

@@ -48,7 +48,7 @@ def equation_4(d, weight):
     return sum(x * x for x in d) / len(d) - weight * sum(d) ** 2 / len(d) ** 2
 
 
-def values(loss, outputs=OUTPUTS, depth=DEPTH):
+def values(loss, outputs: np.ndarray = OUTPUTS, depth: np.ndarray = DEPTH):
     batch = Batch(jnp.zeros((len(depth), 1)), jnp.asarray(depth))
     losses, metrics = compute_loss(loss, jnp.asarray(outputs), batch)
     return np.asarray(losses), {name: np.asarray(value) for name, value in metrics.items()}
@@ -73,7 +73,7 @@ def test_a_factor_on_all_depths_of_an_image_does_not_change_the_loss_of_weight_1
     """Sums of these differences have no rounding, so that the equality is exact."""
     d = RNG.choice([-0.5, 0.25, 1.0, 0.0], (2, 4, 4)).astype(np.float32)
     ones = np.ones_like(d)
-    shifts = np.float32([[[8.0]], [[-2.0]]])
+    shifts = np.array([[[8.0]], [[-2.0]]], np.float32)
     plain, shifted = (values(ScaleInvariantError(1), x, ones)[0] for x in (d, d + shifts))
     np.testing.assert_array_equal(plain, shifted)
     assert (plain > 0.05).all()

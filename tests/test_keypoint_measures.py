@@ -60,7 +60,9 @@ def test_keypoint_similarity_is_cocos():
     visible = VISIBLE.copy()
     visible[6] = False
     found = np.asarray(jax.jit(keypoint_similarity)(POINTS[:4], TRUE, visible, areas))
-    expected = [[oks(p, *one, 0.05) for one in zip(TRUE, visible, areas, strict=True)] for p in POINTS[:4]]
+    expected = [
+        [oks(p, *one, 0.05) for one in zip(TRUE, visible, areas, strict=True)] for p in POINTS[:4]
+    ]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     assert found.shape == (4, 7)
     assert found[0, 0] > 0.1

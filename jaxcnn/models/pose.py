@@ -123,8 +123,14 @@ def _check_points(points: Any, visible: Any) -> tuple[jax.Array, jax.Array]:
     Raises:
       ArgumentError: they have another shape or type.
     """
-    shape, dtype = getattr(points, "shape", None), getattr(points, "dtype", None)
-    if shape is None or len(shape) != 3 or shape[-1] != 2 or not jnp.issubdtype(dtype, jnp.floating):
+    shape: Any = getattr(points, "shape", None)
+    dtype: Any = getattr(points, "dtype", None)
+    if (
+        shape is None
+        or len(shape) != 3
+        or shape[-1] != 2
+        or not jnp.issubdtype(dtype, jnp.floating)
+    ):
         text = format_value(points) if shape is None else f"an array {dtype} {shape}"
         raise ArgumentError(
             f"points is {text}; expected key points (x, y), float [people, joints, 2]. "
@@ -428,7 +434,8 @@ class PoseLoss:
     Example:
       >>> skeleton = Skeleton(("head", "foot"), ((0, 1),))
       >>> labels = {"points": jnp.zeros((1, 1, 2, 2)), "visible": jnp.zeros((1, 1, 2), bool)}
-      >>> outputs = {"heat_maps": jnp.ones((1, 1, 8, 8, 2)), "fields": jnp.zeros((1, 1, 8, 8, 1, 2))}
+      >>> fields = jnp.zeros((1, 1, 8, 8, 1, 2))
+      >>> outputs = {"heat_maps": jnp.ones((1, 1, 8, 8, 2)), "fields": fields}
       >>> losses, _ = PoseLoss(skeleton, sigma=1.0)(outputs, Batch(jnp.zeros((1, 8, 8, 3)), labels))
       >>> losses.tolist()  # 4 of the 64 cells are masked in both maps
       [1.875]
@@ -492,8 +499,8 @@ def _check_outputs(outputs: Any, skeleton: Skeleton, image_shape: Any) -> tuple[
     stride = height // heat[2] if heat[2] else 0
     if not stride or (heat[2] * stride, heat[3] * stride) != (height, width):
         raise ArgumentError(
-            f"maps are of {heat[2]}x{heat[3]} cells for images of {height}x{width} pixels; expected "
-            "square cells of whole pixels. Use the images' own height and width."
+            f"maps are of {heat[2]}x{heat[3]} cells for images of {height}x{width} pixels; "
+            "expected square cells of whole pixels. Use the images' own height and width."
         )
     return heat[2], heat[3], stride
 
@@ -535,18 +542,18 @@ def check_pose_labels(labels: Any, skeleton: Skeleton) -> dict[str, jax.Array]:
 class Peaks(NamedTuple):
     """Candidates for the joints of an image."""
 
-    points: jax.Array
+    points: Array
     """float32 [J, k, 2]: (x, y) in pixels, of the highest first."""
-    scores: jax.Array
+    scores: Array
     """float32 [J, k]: height of the peak, 0 for rows that only pad."""
 
 
 class People(NamedTuple):
     """People of an image, or with a first axis of all of them, of many."""
 
-    points: jax.Array
+    points: Array
     """float32 [m, J, 2]: (x, y) in pixels, NaN for a joint that was not found."""
-    scores: jax.Array
+    scores: Array
     """float32 [m, J]: height of each joint's peak, 0 where there is none.
 
     People are sorted by the sum of these. Rows without any only pad.
@@ -554,9 +561,12 @@ class People(NamedTuple):
 
 
 def _check_maps(name: str, maps: Any, ndim: int, axes: str) -> jax.Array:
-    shape, dtype = getattr(maps, "shape", None), getattr(maps, "dtype", None)
+    shape: Any = getattr(maps, "shape", None)
+    dtype: Any = getattr(maps, "dtype", None)
     is_map = shape is not None and len(shape) == ndim and 0 not in shape
-    if not is_map or not jnp.issubdtype(dtype, jnp.floating) or (ndim == 4 and shape[-1] != 2):
+    # Fields have two components.
+    is_map = is_map and (ndim < 4 or shape[-1] == 2)
+    if not is_map or not jnp.issubdtype(dtype, jnp.floating):
         text = format_value(maps) if shape is None else f"an array {dtype} {shape}"
         raise ArgumentError(
             f"{name} is {text}; expected float32 {axes}. "
@@ -565,9 +575,7 @@ def _check_maps(name: str, maps: Any, ndim: int, axes: str) -> jax.Array:
     return jnp.asarray(maps).astype(jnp.float32)
 
 
-def find_peaks(
-    heat: Array, *, stride: int, max_peaks: int = 10, threshold: float = 0.1
-) -> Peaks:
+def find_peaks(heat: Array, *, stride: int, max_peaks: int = 10, threshold: float = 0.1) -> Peaks:
     """Return the local maxima of heat maps, between cells.
 
     A cell is a peak if no neighbor of eight is higher; of equal neighbors, the first in reading
@@ -676,8 +684,14 @@ def line_integrals(
       [[[1.0]]]
     """
     fields = _check_maps("fields", fields, 4, "[h, w, limbs, 2]")
-    shape, dtype = getattr(points, "shape", None), getattr(points, "dtype", None)
-    if shape is None or len(shape) != 3 or shape[-1] != 2 or not jnp.issubdtype(dtype, jnp.floating):
+    shape: Any = getattr(points, "shape", None)
+    dtype: Any = getattr(points, "dtype", None)
+    if (
+        shape is None
+        or len(shape) != 3
+        or shape[-1] != 2
+        or not jnp.issubdtype(dtype, jnp.floating)
+    ):
         text = format_value(points) if shape is None else f"an array {dtype} {shape}"
         raise ArgumentError(
             f"points is {text}; expected candidates (x, y), float [joints, k, 2]. "
@@ -741,7 +755,8 @@ def match_greedily(affinity: Array, minimum: float) -> jax.Array:
       >>> match_greedily(jnp.array([[0.9, 0.8], [0.7, 0.1]]), 0.2).tolist()
       [0, -1]
     """
-    shape, dtype = getattr(affinity, "shape", None), getattr(affinity, "dtype", None)
+    shape: Any = getattr(affinity, "shape", None)
+    dtype: Any = getattr(affinity, "dtype", None)
     if shape is None or len(shape) != 2 or 0 in shape or not jnp.issubdtype(dtype, jnp.floating):
         text = format_value(affinity) if shape is None else f"an array {dtype} {shape}"
         raise ArgumentError(
@@ -829,8 +844,9 @@ def assemble_people(
     k = shapes[0][1] if shapes[0] is not None and len(shapes[0]) == 3 else 0
     if shapes != [(joints, k, 2), (joints, k), (limbs, k, k)] or not k:
         raise ArgumentError(
-            f"peaks and affinities are of shapes {shapes}; expected points ({joints}, k, 2), scores "
-            f"({joints}, k) and affinities ({limbs}, k, k). Write peaks=find_peaks(heat, stride=2)."
+            f"peaks and affinities are of shapes {shapes}; expected points ({joints}, k, 2), "
+            f"scores ({joints}, k) and affinities ({limbs}, k, k). "
+            "Write peaks=find_peaks(heat, stride=2)."
         )
     for name, value in (("points", points), ("scores", scores), ("affinities", affinities)):
         if not jnp.issubdtype(value.dtype, jnp.floating):  # pyright: ignore
@@ -868,7 +884,8 @@ def _assemble(peaks, affinities, skeleton, min_affinity, max_people, min_joints)
     best, index = jax.lax.top_k(total, max_people)
     is_kept = (best > 0)[:, None]
     return People(
-        jnp.where(is_kept[..., None], points[index], jnp.nan), jnp.where(is_kept, scores[index], 0.0)
+        jnp.where(is_kept[..., None], points[index], jnp.nan),
+        jnp.where(is_kept, scores[index], 0.0),
     )
 
 

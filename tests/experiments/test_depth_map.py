@@ -83,8 +83,6 @@ def test_an_unknown_scale_is_in_the_labels_and_not_in_the_images(digits):
     assert abs(logs.mean()) < 0.15
 
 
-
-
 def test_the_baseline_is_the_best_constant_of_each_pixel():
     """Of log depth's squared error: any other has a greater one."""
     rng = np.random.default_rng(0)

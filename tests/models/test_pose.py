@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -361,9 +362,7 @@ def test_crossing_people_are_apart_by_fields_and_not_by_distance():
     points = np.array([[[6, 8], [26, 16]], [[6, 16], [26, 8]]], np.float32)
     visible, shape = np.ones((2, 2), bool), (32, 32)
     heat = heat_maps(points, visible, shape, stride=2, sigma=3.0)
-    fields = part_affinity_fields(
-        points, visible, skeleton.limbs, shape, stride=2, limb_width=2.0
-    )
+    fields = part_affinity_fields(points, visible, skeleton.limbs, shape, stride=2, limb_width=2.0)
     peaks = find_peaks(heat, stride=2, max_peaks=2)
     distances = jnp.linalg.norm(peaks.points[0][:, None] - peaks.points[1][None], axis=-1)
     integrals = line_integrals(fields, peaks.points, skeleton.limbs, stride=2)
@@ -378,9 +377,9 @@ def test_crossing_people_are_apart_by_fields_and_not_by_distance():
 def test_shapes_stages_and_intermediate_supervision():
     model = PoseNet(SKELETON, width=4, refinements=2)
     image = jnp.zeros((2, 16, 24, 3))
-    (outputs, stages), variables = jax.jit(
-        partial(model.init_with_output, stages=True)
-    )(jax.random.key(0), image)
+    (outputs, stages), variables = jax.jit(partial(model.init_with_output, stages=True))(
+        jax.random.key(0), image
+    )
     assert outputs["heat_maps"].shape == (2, 3, 8, 12, JOINTS)
     assert outputs["fields"].shape == (2, 3, 8, 12, LIMBS, 2)
     assert set(stages) >= {"stage1", "stage3", "merged", "predict1", "predict3"}
@@ -388,11 +387,11 @@ def test_shapes_stages_and_intermediate_supervision():
     loss = PoseLoss(SKELETON)
 
     def first_stage(params):
-        out = model.apply({**variables, "params": params}, image)
+        out: Any = model.apply({**variables, "params": params}, image)
         cut = {name: value[:, :1] for name, value in out.items()}
         return loss(cut, Batch(image, labels))[0].sum()
 
-    gradient = jax.jit(jax.grad(first_stage))(variables["params"])
+    gradient: Any = jax.jit(jax.grad(first_stage))(variables["params"])
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["predict2_heat_maps"]))
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["predict1_heat_maps"]))
 
@@ -436,18 +435,14 @@ IMAGES = jnp.zeros((1, SIDE, SIDE, 3))
         (lambda: heat_maps(GOOD, SEEN[:, 1:], (8, 8), stride=2, sigma=1.0), "visible is"),
         (lambda: heat_maps(GOOD, SEEN, (9, 8), stride=2, sigma=1.0), "multiples of stride 2"),
         (
-            lambda: part_affinity_fields(
-                GOOD, SEEN, ((0, 9),), (8, 8), stride=2, limb_width=1.0
-            ),
+            lambda: part_affinity_fields(GOOD, SEEN, ((0, 9),), (8, 8), stride=2, limb_width=1.0),
             "limbs is",
         ),
         (lambda: find_peaks(jnp.zeros((8, 8)), stride=2), "heat is"),
         (lambda: find_peaks(jnp.zeros((2, 2, 1)), stride=2, max_peaks=5), "Write max_peaks=4"),
         (lambda: find_peaks(jnp.zeros((8, 8, 1)), stride=2, threshold=0.0), "threshold is 0.0"),
         (
-            lambda: line_integrals(
-                jnp.zeros((8, 8, 2, 2)), PEAKS.points, SKELETON.limbs, stride=2
-            ),
+            lambda: line_integrals(jnp.zeros((8, 8, 2, 2)), PEAKS.points, SKELETON.limbs, stride=2),
             "limbs are 3 and fields those of 2",
         ),
         (lambda: match_greedily(jnp.zeros(3), 0.1), "affinity is"),
@@ -465,7 +460,9 @@ IMAGES = jnp.zeros((1, SIDE, SIDE, 3))
         (lambda: estimate_poses(OUTPUTS, SKELETON, (SIDE, SIDE), min_joints=5), "min_joints is 5"),
         (
             lambda: jax.eval_shape(
-                PoseNet(SKELETON).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 12, 16, 3), "float32")
+                PoseNet(SKELETON).init,
+                jax.random.key(0),
+                jax.ShapeDtypeStruct((1, 12, 16, 3), "float32"),
             ),
             "expected multiples of 8",
         ),
