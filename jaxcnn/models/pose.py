@@ -561,13 +561,13 @@ class People(NamedTuple):
 
 
 def _check_maps(name: str, maps: Any, ndim: int, axes: str) -> jax.Array:
-    shape: Any = getattr(maps, "shape", None)
+    shape: Any = getattr(maps, "shape", ())
     dtype: Any = getattr(maps, "dtype", None)
-    is_map = shape is not None and len(shape) == ndim and 0 not in shape
+    is_map = len(shape) == ndim and 0 not in shape
     # Fields have two components.
     is_map = is_map and (ndim < 4 or shape[-1] == 2)
     if not is_map or not jnp.issubdtype(dtype, jnp.floating):
-        text = format_value(maps) if shape is None else f"an array {dtype} {shape}"
+        text = format_value(maps) if dtype is None else f"an array {dtype} {shape}"
         raise ArgumentError(
             f"{name} is {text}; expected float32 {axes}. "
             "Leave out the axes of images and stages, or write jax.vmap for a batch."
