@@ -13,6 +13,8 @@ the same networks:
 - fields: pairs with the greatest line integrals over the fields first (equation 10).
 - distance: the nearest pairs first, up to the longest limb of the training scenes.
 
+Both are also applied to the targets, which shows what a network without errors would reach.
+
 Measures: a key point is right within a tenth of the longer side of the person's box (PCK of Yang
 and Ramanan 2013, with alpha = 0.1). A person is whole if all visible key points are right. AP is
 COCO's average precision with object keypoint similarity. Training scenes have patches of the upper
@@ -20,12 +22,13 @@ halves of the photographs, test scenes of the lower halves.
 
 EXPECTED
 
-It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/people.png, OUT/maps.png
-and a folder for every run. The same command resumes a study that was stopped.
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/people.png, OUT/maps.png,
+OUT/limits.json and a folder for every run. The same command resumes a study that was stopped.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -65,6 +68,7 @@ from jaxcnn.models.pose import (
     match_greedily,
     part_affinity_fields,
 )
+from jaxcnn.run_log import LogError, read_json, write_text
 from jaxcnn.state import State, init_state
 
 SIDE = 64
@@ -432,6 +436,59 @@ def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
     }
 
 
+def target_maps(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the targets of scenes: `heat_maps` [n, h, w, J] and `fields` [n, h, w, L, 2]."""
+    shape = (SIDE, SIDE)
+    heat = partial(heat_maps, image_shape=shape, stride=STRIDE, sigma=SIGMA)
+    fields = partial(
+        part_affinity_fields,
+        limbs=SKELETON.limbs,
+        image_shape=shape,
+        stride=STRIDE,
+        limb_width=LIMB_WIDTH,
+    )
+    arguments = labels["points"], labels["visible"]
+    return {
+        "heat_maps": np.asarray(jax.jit(jax.vmap(heat))(*arguments)),
+        "fields": np.asarray(jax.jit(jax.vmap(fields))(*arguments)),
+    }
+
+
+def write_limits(out: Path, data: jc.Dataset) -> None:
+    """Write OUT/limits.json: measures of both associations on the targets of the test scenes.
+
+    They are what a network without errors would have.
+    """
+    labels = data.test.labels
+    maps = target_maps(labels)
+    found = _decode(maps["heat_maps"], maps["fields"], longest_limbs(data.train.labels))
+    found = jax.tree.map(np.asarray, found)
+    limits = {name: columns(getattr(found, name), labels) for name in ASSOCIATIONS}
+    write_text(out / "limits.json", json.dumps(limits, indent=2) + "\n")
+
+
+def read_limits(out: Path) -> dict[str, dict[str, float]]:
+    """Return the contents of OUT/limits.json; {} where there is none.
+
+    Raises:
+      LogError: it is damaged.
+    """
+    path = out / "limits.json"
+    if not path.exists():
+        return {}
+    limits = read_json(path)
+    for name in ASSOCIATIONS:
+        values = limits.get(name)
+        for key in MEASURES:
+            value = values.get(key) if isinstance(values, dict) else None
+            if not isinstance(value, float) or not (0 <= value <= 100 or math.isnan(value)):
+                raise LogError(
+                    f"{path} has {value!r} for {key!r} of {name!r}; expected percent. Delete the "
+                    "file and repeat the command"
+                )
+    return {name: {key: limits[name][key] for key in MEASURES} for name in ASSOCIATIONS}
+
+
 # Figures
 
 
@@ -516,20 +573,10 @@ def write_figures(options: Options, data: jc.Dataset, n: int = 6) -> None:
 
 def write_maps(options: Options, test: jc.Split, maps: Mapping[str, np.ndarray]) -> None:
     """Write OUT/maps: heat maps and fields, targets and predictions, of scenes."""
-    shape = (SIDE, SIDE)
-    points, visible = test.labels["points"], test.labels["visible"]
-    true_heat = jax.vmap(partial(heat_maps, image_shape=shape, stride=STRIDE, sigma=SIGMA))
-    true_fields = jax.vmap(
-        partial(
-            part_affinity_fields,
-            limbs=SKELETON.limbs,
-            image_shape=shape,
-            stride=STRIDE,
-            limb_width=LIMB_WIDTH,
-        )
+    targets = target_maps(test.labels)
+    heat, fields = (
+        {"target": targets[name], "predicted": maps[name]} for name in ("heat_maps", "fields")
     )
-    heat = {"target": np.asarray(true_heat(points, visible)), "predicted": maps["heat_maps"]}
-    fields = {"target": np.asarray(true_fields(points, visible)), "predicted": maps["fields"]}
     limits: dict[str, Any] = {"cmap": "inferno", "limits": (0.0, 1.0)}
     strips = [plots.Strip(list(test.images), "scene", **limits)]
     for key, values in heat.items():
@@ -582,6 +629,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     }
     if not run_all(all_runs, data, options.out, **sweep_kwargs):
         return False
+    write_limits(options.out, data)
     write_figures(options, data)
     return True
 
@@ -618,6 +666,10 @@ def draw(options: Options) -> None:
         | runs.aggregate_seeds([of_association(run, name) for run in all_runs], MEASURES)
         for name, title in ASSOCIATIONS.items()
     ]
+    table += [
+        dict.fromkeys(table[0]) | {"association": f"{ASSOCIATIONS[name]}, on the targets"} | values
+        for name, values in read_limits(out).items()
+    ]
     config, params = all_runs[0].config, all_runs[0].result["params"]
     protocol = (
         f"{config.train.num_steps} steps of {config.train.batch_size} scenes of {SIDE}x{SIDE} with "
@@ -625,7 +677,8 @@ def draw(options: Options) -> None:
         f"scenes at the last step. pck: key points within {ALPHA} of the longer side of the "
         "person's box, mean over joints. whole: people with all visible key points right, and in "
         "scenes of 1, 2 and 3 people. ap: COCO's average precision over keypoint similarities of "
-        "0.5 to 0.95, ap50: at 0.5."
+        "0.5 to 0.95, ap50: at 0.5. On the targets: maps without errors, in which hidden key "
+        "points are missing."
     )
     protocol += paired_change([run for run in all_runs if run.divergence is None])
     divergences = filter(None, (run.divergence for run in all_runs))

@@ -141,15 +141,21 @@ def test_colors_of_directions():
 
 
 @pytest.mark.slow
-def test_the_study_of_poses_leaves_table_figures_and_runs(tmp_path):
+def test_the_study_of_poses_leaves_table_figures_and_runs(tmp_path, capsys):
     out = tmp_path / "runs"
     args = [*TINY, "--num-seeds", "2", "--out", str(out)]
     assert keypoints.main(args) == 0
     with (out / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [line["association"] for line in lines] == list(keypoints.ASSOCIATIONS.values())
+    titles = list(keypoints.ASSOCIATIONS.values())
+    titles += [f"{title}, on the targets" for title in titles]
+    assert [line["association"] for line in lines] == titles
     for line in lines:
         assert all(0 <= float(line[key]) <= 100 for key in keypoints.MEASURES)
+    # Without errors of a network, one person is assembled whole, and fields are the better way.
+    fields, distance = lines[2:]
+    assert float(fields["whole1"]) == 100
+    assert float(fields["whole"]) > float(distance["whole"]) > 0
     assert "Paired by seed" in (out / "table.md").read_text()
     for name in ("curves.png", "people.png", "maps.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
@@ -157,6 +163,11 @@ def test_the_study_of_poses_leaves_table_figures_and_runs(tmp_path):
     assert len(before) == 2
     assert keypoints.main([*args, "--plot-only"]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.jsonl")}
+    (out / "limits.json").write_text('{"fields": {"pck": "all"}}')
+    with pytest.raises(SystemExit):
+        keypoints.main([*args, "--plot-only"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "limits.json has 'all' for 'pck' of 'fields'; expected percent" in error
 
 
 @pytest.mark.parametrize(
