@@ -463,12 +463,21 @@ def write_limits(out: Path, data: jc.Dataset) -> None:
     maps = target_maps(labels)
     found = _decode(maps["heat_maps"], maps["fields"], longest_limbs(data.train.labels))
     found = jax.tree.map(np.asarray, found)
-    limits = {name: columns(getattr(found, name), labels) for name in ASSOCIATIONS}
+    limits = {
+        # JSON has no NaN.
+        name: {
+            key: None if math.isnan(value) else value
+            for key, value in columns(getattr(found, name), labels).items()
+        }
+        for name in ASSOCIATIONS
+    }
     write_text(out / "limits.json", json.dumps(limits, indent=2) + "\n")
 
 
-def read_limits(out: Path) -> dict[str, dict[str, float]]:
+def read_limits(out: Path) -> dict[str, dict[str, float | None]]:
     """Return the contents of OUT/limits.json; {} where there is none.
+
+    A measure is None where no scene has so many people.
 
     Raises:
       LogError: it is damaged.
@@ -480,8 +489,9 @@ def read_limits(out: Path) -> dict[str, dict[str, float]]:
     for name in ASSOCIATIONS:
         values = limits.get(name)
         for key in MEASURES:
-            value = values.get(key) if isinstance(values, dict) else None
-            if not isinstance(value, float) or not (0 <= value <= 100 or math.isnan(value)):
+            value = values.get(key, "nothing") if isinstance(values, dict) else "nothing"
+            is_percent = isinstance(value, float) and 0 <= value <= 100
+            if value is not None and not is_percent:
                 raise LogError(
                     f"{path} has {value!r} for {key!r} of {name!r}; expected percent. Delete the "
                     "file and repeat the command"
