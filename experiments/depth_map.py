@@ -413,7 +413,8 @@ def paired_change(groups: Mapping[str, list[runs.Run]], key: str, unit: str) -> 
     )
     seeds = with_it.keys() & without.keys()
     pairs = [(with_it[seed], without[seed]) for seed in seeds]
-    if len(pairs) < 2 or None in (value for pair in pairs for value in pair):
+    # Of a run that diverged, the figure is None; an error of 0 has no percentage.
+    if len(pairs) < 2 or not all(a is not None and b for a, b in pairs):
         return ""
     change = tables.seed_statistics([100 * (a / b - 1) for a, b in pairs])
     return (

@@ -8,7 +8,7 @@ from figures import overlapping
 from matplotlib.collections import QuadMesh
 
 from jaxcnn.plots import Tile, confusion, image_grid, overlay, style, tiles
-from jaxcnn.plots.image_grid import Box, Strip, mosaic
+from jaxcnn.plots.image_grid import Box, Strip, Stroke, mosaic
 
 
 def images(n=5):
@@ -170,3 +170,23 @@ def test_boxes_are_drawn_at_their_pixels_with_readable_labels():
 def test_boxes_of_a_strip_are_as_many_as_its_images():
     with pytest.raises(ValueError, match=r"'a' has 1 boxes; expected none or 2"):
         mosaic([Strip([*images(2)], "a", boxes=[[]])])
+
+
+def test_strokes_run_through_their_points():
+    """Points are in pixels from the upper left corner, as the edges of boxes are."""
+    strokes = [[Stroke([(0, 0), (8, 4), (2, 6)], "#0072B2", dots=True), Stroke([(1, 1), (2, 2)])]]
+    figure = mosaic([Strip([*images(1)], "limbs", strokes=strokes)], side=2.0)
+    (axis,) = figure.axes
+    extent = axis.images[0].get_extent()
+    corner, scale = np.array([extent[0], extent[3]]), 2.0 / 8
+    # The dark line behind, the line, and its dots.
+    own = [line for line in axis.lines if np.size(line.get_xdata()) == 3]
+    assert [line.get_color() for line in own[:2]] == ["black", "#0072B2"]
+    assert [line.get_marker() for line in own] == ["None", "None", "o"]
+    for line in own:
+        np.testing.assert_allclose(
+            np.stack(line.get_data(), -1), corner + scale * np.array([[0, 0], [8, 4], [2, 6]])
+        )
+    assert len(axis.lines) == 5
+    with pytest.raises(ValueError, match=r"'a' has 2 strokes; expected none or 1"):
+        mosaic([Strip([*images(1)], "a", strokes=[[], []])])
