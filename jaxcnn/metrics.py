@@ -314,8 +314,7 @@ def pck(
         ArgumentError: an argument is invalid.
 
     References:
-        Yang and Ramanan 2013, "Articulated human detection with flexible mixtures of parts",
-        section 6.2.
+        Yang and Ramanan 2013, "Articulated human detection with flexible mixtures of parts" (PCK).
 
     Example:
         >>> points, true_points = np.zeros((2, 1, 2)), np.array([[[3.0, 4.0]], [[0.0, 0.0]]])
@@ -676,7 +675,7 @@ class DepthErrors(NamedTuple):
 def depth_errors(predicted: Any, depth: Any, *, median_scaling: bool = False) -> DepthErrors:
     """Return errors of predicted depths.
 
-    They are those of Eigen et al. 2014, section 4.3.
+    They are those of Eigen et al. 2014 (arXiv:1406.2283), table 1.
 
     Args:
         predicted: depths y, float [n, h, w], above 0.

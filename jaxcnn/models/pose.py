@@ -323,7 +323,7 @@ class PoseNet(Detector):
     Three stages of strides 2, 4 and 8 are merged from the coarsest to the finest, as in a feature
     pyramid (Lin et al. 2017, arXiv:1612.03144, figure 3). On the merged map F, the first stage of
     prediction computes heat maps S and fields L. Each refinement computes them again from F, S and
-    L (equations 3 and 4 of Cao et al.). The paper has 6 stages on VGG-19, and two branches of
+    L (equations 1 and 2 of Cao et al.). The paper has 6 stages on VGG-19, and two branches of
     convolutions. Here both branches share a stage's 3x3 convolutions.
 
     Attributes:
@@ -413,11 +413,11 @@ class PoseNet(Detector):
 class PoseLoss:
     """Squared errors of heat maps and part affinity fields, of all stages of prediction.
 
-    It is that of equation 5, for each image, with the mean over cells in place of the sum. Outputs
-    are those of `PoseNet`. Labels are a dict of `points`, float32 [b, p, J, 2], and `visible`, bool
-    [b, p, J]. Targets are computed from them, at the stride of the outputs.
+    It is that of equations 3 to 5, for each image, with the mean over cells in place of the sum.
+    Outputs are those of `PoseNet`. Labels are a dict of `points`, float32 [b, p, J, 2], and
+    `visible`, bool [b, p, J]. Targets are computed from them, at the stride of the outputs.
 
-    Cells of a key point that is not visible have no loss in its joint's map: W = 0 in equation 5,
+    Cells of a key point that is not visible have no loss in its joint's map: W = 0 in equation 3,
     where its Gaussian is above 0.01. Nor have cells of a limb with an end that is not visible, in
     its field. Rows that pad images with fewer people have `visible` False and points far outside
     the image, such as -1000.

@@ -101,7 +101,7 @@ def test_targets_are_equations_6_to_9():
         assert (lengths > 0.99).any()
 
 
-def test_the_loss_is_equation_5_without_hidden_cells():
+def test_the_loss_is_equations_3_to_5_without_hidden_cells():
     rng = np.random.default_rng(1)
     labels = random_labels(rng, 2)
     outputs = {
