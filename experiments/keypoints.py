@@ -40,7 +40,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw
 
 import jaxcnn as jc
@@ -592,11 +591,11 @@ def write_maps(options: Options, test: jc.Split, maps: Mapping[str, np.ndarray])
     for key, values in heat.items():
         strips.append(plots.Strip(list(values.max(-1)), f"heat maps, {key}", **limits))
     for key, values in fields.items():
-        colored = [direction_colors(value.sum(-2)) for value in values]
+        colored = [plots.direction_colors(value.sum(-2)) for value in values]
         strips.append(plots.Strip(colored, f"fields, {key}"))
     y, x = np.mgrid[-1:1:65j, -1:1:65j]
     wheel = np.where((np.hypot(x, y) <= 1)[..., None], np.stack([x, y], -1), 0)
-    disc = direction_colors(wheel)
+    disc = plots.direction_colors(wheel)
     disc[np.hypot(x, y) > 1] = 1
     strips.append(plots.Strip([disc], "colors of directions"))
     figure = plots.mosaic(
@@ -608,17 +607,6 @@ def write_maps(options: Options, test: jc.Split, maps: Mapping[str, np.ndarray])
         side=1.05,
     )
     options.save(figure, options.out / "maps")
-
-
-def direction_colors(vectors: np.ndarray) -> np.ndarray:
-    """Return the colors of vectors, float64 [h, w, 3]: hue is direction, brightness is length.
-
-    Args:
-      vectors: float [h, w, 2], (x, y); lengths above 1 are as bright as 1.
-    """
-    x, y = vectors[..., 0], vectors[..., 1]
-    hue = np.arctan2(y, x) / (2 * math.pi) % 1
-    return hsv_to_rgb(np.stack([hue, np.ones_like(hue), np.minimum(np.hypot(x, y), 1)], -1))
 
 
 # Study

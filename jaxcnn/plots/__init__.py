@@ -11,6 +11,7 @@ from jaxcnn.plots.heatmap import heatmap as heatmap
 from jaxcnn.plots.image_grid import Box as Box
 from jaxcnn.plots.image_grid import Strip as Strip
 from jaxcnn.plots.image_grid import Stroke as Stroke
+from jaxcnn.plots.image_grid import direction_colors as direction_colors
 from jaxcnn.plots.image_grid import image_grid as image_grid
 from jaxcnn.plots.image_grid import mosaic as mosaic
 from jaxcnn.plots.image_grid import overlay as overlay

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, hsv_to_rgb
 from matplotlib.colors import to_rgb as to_color
 from matplotlib.figure import Figure
 
@@ -226,6 +226,24 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     if image.shape[-1] not in (1, 3):
         image = image.mean(-1, keepdims=True).astype(image.dtype)
     return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def direction_colors(vectors: np.ndarray) -> np.ndarray:
+    """Return the colors of vectors: hue is direction, brightness is length.
+
+    Args:
+      vectors: float [h, w, 2], (x, y); lengths above 1 are as bright as 1.
+
+    Returns:
+      float64 [h, w, 3] in 0..1. Right is red.
+
+    Example:
+      >>> direction_colors(np.array([[[1.0, 0.0], [-0.5, 0.0]]])).tolist()
+      [[[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]]
+    """
+    x, y = np.moveaxis(np.asarray(vectors, np.float64), -1, 0)
+    hue = np.arctan2(y, x) / (2 * np.pi) % 1
+    return hsv_to_rgb(np.stack([hue, np.ones_like(hue), np.minimum(np.hypot(x, y), 1)], -1))
 
 
 def mosaic(

@@ -133,13 +133,6 @@ def test_people_are_assigned_by_similarity():
     assert keypoints.assign(similarity[:, ::-1]).tolist() == [[2, -1]]
 
 
-def test_colors_of_directions():
-    """Right is red, and opposite directions have opposite hues."""
-    vectors = np.array([[[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.5, 0.0]]])
-    colors = keypoints.direction_colors(vectors)[0]
-    np.testing.assert_allclose(colors, [[1, 0, 0], [0, 1, 1], [0, 0, 0], [0.5, 0, 0]], atol=1e-12)
-
-
 @pytest.mark.slow
 def test_the_study_of_poses_leaves_table_figures_and_runs(tmp_path, capsys):
     out = tmp_path / "runs"

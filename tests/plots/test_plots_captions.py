@@ -8,7 +8,7 @@ from figures import overlapping
 from matplotlib.collections import QuadMesh
 
 from jaxcnn.plots import Tile, confusion, image_grid, overlay, style, tiles
-from jaxcnn.plots.image_grid import Box, Strip, Stroke, mosaic
+from jaxcnn.plots.image_grid import Box, Strip, Stroke, direction_colors, mosaic
 
 
 def images(n=5):
@@ -190,3 +190,12 @@ def test_strokes_run_through_their_points():
     assert len(axis.lines) == 5
     with pytest.raises(ValueError, match=r"'a' has 2 strokes; expected none or 1"):
         mosaic([Strip([*images(1)], "a", strokes=[[], []])])
+
+
+def test_colors_of_directions():
+    """Opposite directions have opposite hues, and the length is the brightness up to 1."""
+    vectors = np.array([[[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.5, 0.0], [0.0, 9.0]]])
+    colors = direction_colors(vectors)[0]
+    np.testing.assert_allclose(
+        colors, [[1, 0, 0], [0, 1, 1], [0, 0, 0], [0.5, 0, 0], [0.5, 1, 0]], atol=1e-12
+    )
