@@ -104,6 +104,8 @@ BATCH = 100
 """Scenes of a batch of inference."""
 ASSOCIATIONS = {"fields": "part affinity fields", "distance": "nearest distance"}
 """Ways to connect key points, and their titles."""
+TARGETS = {"visible": "on the targets", "all": "on targets with hidden key points"}
+"""Maps without errors on which both associations are measured, and their titles."""
 MEASURES = ("pck", "whole", "whole1", "whole2", "whole3", "ap", "ap50")
 """Measures of each way, in percent; `whole2` is that of scenes with two people."""
 
@@ -454,27 +456,28 @@ def target_maps(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def write_limits(out: Path, data: jc.Dataset) -> None:
-    """Write OUT/limits.json: measures of both associations on the targets of the test scenes.
+    """Write OUT/limits.json: measures of both associations on targets of the test scenes.
 
-    They are what a network without errors would have.
+    They are what a network without errors would have. The first targets are those of the loss. The
+    others have hidden key points too, so that these do not cut a person in two.
     """
-    labels = data.test.labels
-    maps = target_maps(labels)
-    found = _decode(maps["heat_maps"], maps["fields"], longest_limbs(data.train.labels))
-    found = jax.tree.map(np.asarray, found)
-    limits = {
-        # JSON has no NaN.
-        name: {
-            key: None if math.isnan(value) else value
-            for key, value in columns(getattr(found, name), labels).items()
-        }
-        for name in ASSOCIATIONS
-    }
+    labels, longest = data.test.labels, longest_limbs(data.train.labels)
+    everything = dict(labels) | {"visible": labels["points"][..., 0] != ABSENT}
+    limits = {}
+    for suffix, source in zip(TARGETS, (labels, everything), strict=True):
+        maps = target_maps(source)
+        found = jax.tree.map(np.asarray, _decode(maps["heat_maps"], maps["fields"], longest))
+        for name in ASSOCIATIONS:
+            measures = columns(getattr(found, name), labels)
+            # JSON has no NaN.
+            limits[f"{name}_{suffix}"] = {
+                key: None if math.isnan(value) else value for key, value in measures.items()
+            }
     write_text(out / "limits.json", json.dumps(limits, indent=2) + "\n")
 
 
 def read_limits(out: Path) -> dict[str, dict[str, float | None]]:
-    """Return the contents of OUT/limits.json; {} where there is none.
+    """Return the contents of OUT/limits.json by title; {} where there is none.
 
     A measure is None where no scene has so many people.
 
@@ -484,18 +487,20 @@ def read_limits(out: Path) -> dict[str, dict[str, float | None]]:
     path = out / "limits.json"
     if not path.exists():
         return {}
-    limits = read_json(path)
-    for name in ASSOCIATIONS:
-        values = limits.get(name)
-        for key in MEASURES:
-            value = values.get(key, "nothing") if isinstance(values, dict) else "nothing"
-            is_percent = isinstance(value, float) and 0 <= value <= 100
-            if value is not None and not is_percent:
-                raise LogError(
-                    f"{path} has {value!r} for {key!r} of {name!r}; expected percent. Delete the "
-                    "file and repeat the command"
-                )
-    return {name: {key: limits[name][key] for key in MEASURES} for name in ASSOCIATIONS}
+    limits, table = read_json(path), {}
+    for suffix, targets in TARGETS.items():
+        for name, title in ASSOCIATIONS.items():
+            values = limits.get(f"{name}_{suffix}")
+            for key in MEASURES:
+                value = values.get(key, "nothing") if isinstance(values, dict) else "nothing"
+                is_percent = isinstance(value, float) and 0 <= value <= 100
+                if value is not None and not is_percent:
+                    raise LogError(
+                        f"{path} has {value!r} for {key!r} of {name}_{suffix}; expected percent. "
+                        "Delete the file and repeat the command"
+                    )
+            table[f"{title}, {targets}"] = {key: values[key] for key in MEASURES}
+    return table
 
 
 # Figures
@@ -665,8 +670,8 @@ def draw(options: Options) -> None:
         for name, title in ASSOCIATIONS.items()
     ]
     table += [
-        dict.fromkeys(table[0]) | {"association": f"{ASSOCIATIONS[name]}, on the targets"} | values
-        for name, values in read_limits(out).items()
+        dict.fromkeys(table[0]) | {"association": title} | values
+        for title, values in read_limits(out).items()
     ]
     config, params = all_runs[0].config, all_runs[0].result["params"]
     protocol = (
@@ -676,7 +681,7 @@ def draw(options: Options) -> None:
         "person's box, mean over joints. whole: people with all visible key points right, and in "
         "scenes of 1, 2 and 3 people. ap: COCO's average precision over keypoint similarities of "
         "0.5 to 0.95, ap50: at 0.5. On the targets: maps without errors, in which hidden key "
-        "points are missing."
+        "points are missing, as in training."
     )
     protocol += paired_change([run for run in all_runs if run.divergence is None])
     divergences = filter(None, (run.divergence for run in all_runs))

@@ -20,6 +20,7 @@ RESULTS = ROOT / "experiments" / "results"
 CASES = int(os.environ.get("JAXCNN_CASES", 0))
 DRAWN = {
     "depth": "depth-digits",
+    "depth_map": "depth-map",
     "batch_size": "batch-size-digits",
     "anomaly": "anomaly-digits",
     "mnist": "mnist-digits",
@@ -27,6 +28,7 @@ DRAWN = {
     "optimizers": "optimizers-digits",
     "segmentation": "segmentation-digits",
     "detection": "detection",
+    "keypoints": "keypoints",
     "learning_rate.__main__": "learning-rate-digits",
     "signal_propagation.__main__": "signals-digits",
     "loss_landscape.__main__": "landscape-digits",
