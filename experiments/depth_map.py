@@ -466,7 +466,6 @@ def draw(options: Options) -> None:
             marks=[plots.Mark(baseline[key], "y", "mean of each pixel")] if baseline else (),
             xlabel="step",
             ylabel=label,
-            ylog=True,
         )
         for key, title, label in (
             ("scale_invariant", "without the scale", "scale-invariant RMSE of log depth"),
