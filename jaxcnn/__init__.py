@@ -3,6 +3,23 @@
 State is arrays, functions are arguments, and the training loop is the caller's. `__version__` is
 that of the installed package, "unknown" without an installation.
 
+- Data: `load_dataset`, `image_folder`, `dataset` (arrays), `Dataset`, `Split`, `hold_out`,
+  `subset`, `DATASETS`, `DataError`.
+- Models: `create_model`, `list_models`, `MODELS`, `count_parameters`, `summary`, `select_output`.
+  Detectors are in `jaxcnn.models.ssd`, `.yolo` and `.faster_rcnn`.
+- Weights: `create_pretrained`, `load_weights`, `export_weights`, `with_variables`, `Preprocessing`,
+  `WeightsError`.
+- Configs: `TrainConfig`, `OptimizerConfig`, `AugmentConfig`, `ExperimentConfig`, `override`,
+  `ArgumentError`.
+- Training: `train`, `make_train_step`, `init_state`, `State`, `strategy` (devices), `lr_finder`,
+  `create_optimizer`, `with_ema`, `OPTIMIZERS`, `SCHEDULES`, `create_loss`, `LOSSES`, `augment`.
+- Records: `RunLog`, `read_metrics`, `Checkpoints`, `CheckpointError`.
+- Evaluation: `evaluate`, `predict`, `load_classifier`, `Metrics`, `loss_fn`,
+  `recompute_batch_stats`.
+- Analysis: `gradcam` (more in `jaxcnn.interpret`), `eigenvalues`, `sharpness`, `noise_scale`.
+  Others are in `jaxcnn.metrics`, `jaxcnn.boxes`, `jaxcnn.loss_landscape` and `jaxcnn.plots`.
+- Studies: `jaxcnn.runs` trains, sweeps and reads runs.
+
 Example:
   >>> import jaxcnn as jc
   >>> data = jc.load_dataset("digits")

@@ -502,16 +502,19 @@ def non_max_suppression(
 
 
 class Detections(NamedTuple):
-    """Detected objects of an image, or with a first axis more those of several, best first."""
+    """Detected objects of an image, or with a first axis more those of several, best first.
+
+    Attributes:
+      boxes: float32 [m, 4], inside the image.
+      scores: float32 [m] in 0..1; 0 where there are fewer than m objects.
+      classes: int32 [m]; -1 where there are fewer than m objects.
+      sources: int32 [m]: the rows of the boxes that the objects were selected from, or -1.
+    """
 
     boxes: Any
-    """float32 [m, 4], inside the image."""
     scores: Any
-    """float32 [m] in 0..1; 0 where there are fewer than m objects."""
     classes: Any
-    """int32 [m]; -1 where there are fewer than m objects."""
     sources: Any
-    """int32 [m]: the rows of the boxes that the objects were selected from, or -1."""
 
 
 def check_image_size(image_shape: Any) -> tuple[int, int]:

@@ -50,14 +50,17 @@ Images = str | os.PathLike[str] | np.ndarray | Sequence[Any]
 
 
 class FilePredictions(NamedTuple):
-    """Predictions for image files, of which some may be unreadable."""
+    """Predictions for image files, of which some may be unreadable.
+
+    Attributes:
+      probabilities: float64 [n, num_classes], for the n files that are images.
+      paths: these n files.
+      broken: the other files, each with the reason.
+    """
 
     probabilities: np.ndarray
-    """float64 [n, num_classes], for the n files that are images."""
     paths: tuple[Path, ...]
-    """These n files."""
     broken: tuple[tuple[str, str], ...]
-    """The other files, each with the reason."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

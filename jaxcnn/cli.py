@@ -9,6 +9,7 @@ import ast
 import codecs
 import contextlib
 import contextvars
+import difflib
 import errno
 import importlib
 import io
@@ -292,11 +293,18 @@ def _tyro_error(box: str) -> str:
     if match:
         name, values = match.groups()
         default = _flags.get().get(name.replace("-", "_"))
-        items = default if isinstance(default, tuple) else (default,)
-        kinds = {int: "whole numbers", float: "numbers"}
-        expected = kinds.get(type(items[0]), "other values") if items else "other values"
+        kind = re.search(rf"--{name} \[?(INT|FLOAT)\b", text)
+        kinds = {"INT": "whole numbers", "FLOAT": "numbers"}
+        expected = kinds[kind[1]] if kind else "other values"
         words = " ".join(re.findall(r"'(.*?)'", values)) or values
         return f"--{name} is {words}; expected {expected}. {_advice(name, default)}"
+    match = re.match(r"Unrecognized options: (--?[^,\s]+)", text)
+    if match:
+        flag = match[1].partition("=")[0]
+        names = [flag_name(name)[2:] for name in _flags.get()]
+        nearest = difflib.get_close_matches(flag.lstrip("-"), names, n=1)
+        hint = f"did you mean --{nearest[0]}? " if nearest else ""
+        return f"{flag} is no option of this script; {hint}--help lists the options"
     choices = r"Expected one of \((.*?),?\)"
     text = re.sub(choices, lambda match: "Expected one of " + match[1].replace("'", ""), text)
     text = re.sub(r"\s*Argument helptext:.*?(?=For full helptext|$)", ". ", text)

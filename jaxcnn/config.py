@@ -102,6 +102,21 @@ class _Config:
 class AugmentConfig(_Config):
     """Distribution of augmented images, by default the image itself.
 
+    Attributes:
+      padding: pixels padded on each side before the random crop. There are 2 padding + 1 offsets an
+        axis. 0 is no crop, 4 is the paper's.
+      flip: mirror each image left to right with probability one half. The paper does so. Digits and
+        letters lose their class.
+      pad_value: content of the padding: "mean" (zeros after the subtraction, the paper's),
+        "black" or "reflect".
+      crop: kind of the random crop.
+
+        - "pad": of the padded image, at the image's size.
+        - "resized": a part of the image of another size and shape, resized to the whole (Szegedy et
+          al. 2014, arXiv:1409.4842, section 6). Networks are trained on ImageNet so.
+
+      min_area: minimum fraction of the image's area with crop="resized". None is the paper's 0.08.
+
     Raises:
       ArgumentError: in the constructor, for an invalid value.
 
@@ -111,32 +126,10 @@ class AugmentConfig(_Config):
     """
 
     padding: int = 0
-    """Pixels padded on each side before the random crop.
-
-    There are 2 padding + 1 offsets an axis. 0 is no crop, 4 is the paper's.
-    """
     flip: bool = False
-    """Mirror each image left to right with probability one half.
-
-    The paper does so. Digits and letters lose their class.
-    """
     pad_value: str = "mean"
-    """Content of the padding.
-
-    It is "mean" (zeros after the subtraction, the paper's), "black" or "reflect".
-    """
     crop: str = "pad"
-    """Random crop.
-
-    - "pad": of the padded image, at the image's size.
-    - "resized": a part of the image of another size and shape, resized to the whole (Szegedy et al.
-      2014, arXiv:1409.4842, section 6). Networks are trained on ImageNet so.
-    """
     min_area: float | None = None
-    """Minimum fraction of the image's area with crop="resized".
-
-    None is the paper's 0.08.
-    """
 
     def __post_init__(self):
         _check_integer("padding", self.padding, 0)
@@ -161,6 +154,33 @@ class AugmentConfig(_Config):
 class OptimizerConfig(_Config):
     """Optimizer, its numbers and its learning-rate schedule.
 
+    Attributes:
+      name: name in `jaxcnn.OPTIMIZERS`.
+      learning_rate: rate before the schedule lowers it.
+      schedule: schedule of the rate, a name in `jaxcnn.SCHEDULES`.
+      milestones: steps at which the "step" schedule multiplies the rate by `gamma`. They are
+        iterations, never epochs. Those at the last step or beyond it change nothing.
+      gamma: factor of the rate at each milestone.
+      warmup_lr: rate until the training error first falls below `warmup_error`. The paper uses
+        0.01, at depth 110 only.
+      warmup_error: training error that ends the warm-up, in 0..1.
+      momentum: share of the last update that is kept.
+      weight_decay: L2 coefficient. `weight_decay * w` is added to the gradient, so the penalty is
+        weight_decay/2 |w|^2.
+      decay_mask: parameters that are decayed.
+
+        - "convs": kernels of convolutions.
+        - "kernels": those of dense layers too.
+        - "all": biases and BN too.
+
+      lr_multipliers: factors of the updates of stages' parameters, by stage, such as
+        `{"stem": 0.01, "stage1": 0.1}`. The default of each is 1. `stem` are the parameters `stem`
+        and `stem_...`. `TrainConfig.freeze` freezes a stage.
+      optimizer_kwargs: numbers of the optimizer other than rate and momentum, such as
+        `{"b2": 0.99}` for Adam.
+      ema_decay: decay of the parameters' moving average, at which the network is evaluated. It is
+        that of `jaxcnn.optim.with_ema`, such as 0.999. 0 is no average.
+
     Raises:
       ArgumentError: in the constructor, for an invalid value.
 
@@ -170,52 +190,18 @@ class OptimizerConfig(_Config):
     """
 
     name: str = "momentum"
-    """Name in `jaxcnn.OPTIMIZERS`."""
     learning_rate: float = 0.1
     schedule: str = "step"
-    """Schedule of the rate, a name in `jaxcnn.SCHEDULES`."""
     milestones: tuple[int, ...] = (32_000, 48_000)
-    """Steps at which the "step" schedule multiplies the rate by `gamma`.
-
-    They are iterations, never epochs. Those at the last step or beyond it change nothing.
-    """
     gamma: float = 0.1
     warmup_lr: float | None = None
-    """Rate until the training error first falls below `warmup_error`.
-
-    The paper uses 0.01, at depth 110 only.
-    """
     warmup_error: float = 0.8
-    """Fraction in 0..1."""
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    """L2 coefficient.
-
-    `weight_decay * w` is added to the gradient, so the penalty is weight_decay/2 |w|^2.
-    """
     decay_mask: str = "kernels"
-    """Parameters that are decayed.
-
-    - "convs": kernels of convolutions.
-    - "kernels": those of dense layers too.
-    - "all": biases and BN too.
-    """
     lr_multipliers: Mapping[str, float] = field(default_factory=dict)
-    """Factors of the updates of stages' parameters.
-
-    They are such as `{"stem": 0.01, "stage1": 0.1}`. The default of each is 1. `stem` are the
-    parameters `stem` and `stem_...`. `TrainConfig.freeze` freezes a stage.
-    """
     optimizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Numbers of the optimizer other than rate and momentum.
-
-    Such as `{"b2": 0.99}` for Adam.
-    """
     ema_decay: float = 0.0
-    """Decay of the parameters' moving average, at which the network is evaluated.
-
-    It is that of `jaxcnn.optim.with_ema`, such as 0.999. 0 is no average.
-    """
 
     def __post_init__(self):
         _check_names(self, ("name", "schedule"))
@@ -255,6 +241,37 @@ class OptimizerConfig(_Config):
 class TrainConfig(_Config):
     """Numbers of training other than the optimizer's.
 
+    Attributes:
+      num_steps: steps of the whole run.
+      batch_size: images in a step, over all devices.
+      eval_every: steps between rows, evaluations and checkpoints. None is one pass over the
+        training images.
+      eval_split: split that is evaluated in every row: "test", or "validation" while a config is
+        chosen.
+      augment: random changes of the training images.
+      subtract_mean: mean that is subtracted from images.
+
+        - "pixel": the mean image of the training images.
+        - "channel": their means of each channel.
+        - "imagenet": ImageNet's means of each channel, which published weights expect.
+        - "none".
+        - Constants for images in 0..1, such as `(0.4914, 0.4822, 0.4465)`: a number for each
+          channel, or one for all.
+
+      divide_std: standard deviation that images are divided by. True is that of each channel, or
+        with subtract_mean="imagenet" ImageNet's. Constants are such as `(0.247, 0.243, 0.262)`. The
+        paper divides by nothing.
+      order: order of the examples: "shuffled" again every epoch, or "sorted" by label, which shows
+        why examples are shuffled.
+      freeze: stages whose parameters do not change, and whose BN works as in test mode, such as
+        `("stem", "stage1")`. `stem` are the parameters `stem` and `stem_...`. The optimizer has no
+        state for them.
+      recompute_batch_stats: training images over which BN's statistics are also averaged exactly.
+        Rows have the results too. 0 is off.
+      train_metrics: training figures of a row: "running" (of the augmented batches) or
+        "clean" (of a pass in test mode).
+      seed: seed of the parameters, of the order of the examples and of the augmentation.
+
     Raises:
       ArgumentError: in the constructor, for an invalid value.
 
@@ -266,57 +283,16 @@ class TrainConfig(_Config):
 
     num_steps: int = 64_000
     batch_size: int = 128
-    """Images in a step, over all devices."""
     eval_every: int | None = None
-    """Steps between rows, evaluations and checkpoints.
-
-    None is one pass over the training images.
-    """
     eval_split: str = "test"
-    """Split that is evaluated in every row.
-
-    It is "test", or "validation" while a config is chosen.
-    """
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     subtract_mean: str | tuple[float, ...] = "pixel"
-    """Mean that is subtracted.
-
-    - "pixel": the mean image of the training images.
-    - "channel": their means of each channel.
-    - "imagenet": ImageNet's means of each channel, which published weights expect.
-    - "none".
-    - Constants for images in 0..1, such as `(0.4914, 0.4822, 0.4465)`: a number for each channel,
-      or one for all.
-    """
     divide_std: bool | tuple[float, ...] = False
-    """Standard deviation that is divided by.
-
-    True is that of each channel, or with subtract_mean="imagenet" ImageNet's. Constants are such as
-    `(0.247, 0.243, 0.262)`. The paper divides by nothing.
-    """
     order: str = "shuffled"
-    """Order of the examples.
-
-    It is "shuffled" again every epoch, or "sorted" by label, which shows why examples are shuffled.
-    """
     freeze: tuple[str, ...] = ()
-    """Stages whose parameters do not change, and whose BN works as in test mode.
-
-    Such as `("stem", "stage1")`. `stem` are the parameters `stem` and `stem_...`. The optimizer has
-    no state for them.
-    """
     recompute_batch_stats: int = 0
-    """Training images over which BN's statistics are also averaged exactly.
-
-    Rows have the results too. 0 is off.
-    """
     train_metrics: str = "running"
-    """Training figures of a row.
-
-    They are "running" (of the augmented batches) or "clean" (of a pass in test mode).
-    """
     seed: int = 0
-    """Seed of the parameters, of the order of the examples and of the augmentation."""
 
     def __post_init__(self):
         _check_integer("num_steps", self.num_steps, 1)
@@ -339,6 +315,28 @@ class ExperimentConfig(_Config):
 
     `override` in a loop makes a sweep.
 
+    Attributes:
+      dataset: name in `jaxcnn.DATASETS`, or of an own data set.
+      model: name that `jaxcnn.create_model` takes, or of an own model.
+      model_kwargs: keyword arguments of `jaxcnn.create_model`, such as
+        `{"width": 8, "shortcut": "B", "dtype": "bfloat16"}`.
+      num_validation: number of training images held out. The paper chose its schedule on a 45k/5k
+        split: 5000.
+      max_train_examples: number of training images that `jaxcnn.subset` keeps. None is all that are
+        not held out.
+      loss: name in `jaxcnn.LOSSES`.
+
+        - "cross-entropy", for masks that of every pixel.
+        - "squared": half the squared distance of the logits from the one-hot label.
+        - "binary-cross-entropy": that of each of an image's labels.
+        - "reconstruction": the squared distance of the output from the normalized image.
+
+      loss_kwargs: keyword arguments of `jaxcnn.create_loss`, such as `{"label_smoothing": 0.1}`.
+      augmentation: description of a function that augments in place of `train.augment`, in records.
+        None is `train.augment`. A function itself is an argument of `jaxcnn.train`.
+      optimizer: the optimizer and its schedule.
+      train: numbers of training other than the optimizer's.
+
     Raises:
       ArgumentError: in the constructor, for an invalid value.
 
@@ -351,38 +349,11 @@ class ExperimentConfig(_Config):
     dataset: str = "cifar10"
     model: str = "resnet20"
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of `jaxcnn.create_model`.
-
-    Such as `{"width": 8, "shortcut": "B", "dtype": "bfloat16"}`.
-    """
     num_validation: int = 0
-    """Number of training images held out.
-
-    The paper chose its schedule on a 45k/5k split: 5000.
-    """
     max_train_examples: int | None = None
-    """Number of training images that `jaxcnn.subset` keeps.
-
-    None is all that are not held out.
-    """
     loss: str = "cross-entropy"
-    """Name in `jaxcnn.LOSSES`.
-
-    - "cross-entropy", for masks that of every pixel.
-    - "squared": half the squared distance of the logits from the one-hot label.
-    - "binary-cross-entropy": that of each of an image's labels.
-    - "reconstruction": the squared distance of the output from the normalized image.
-    """
     loss_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of `jaxcnn.create_loss`.
-
-    Such as `{"label_smoothing": 0.1}`.
-    """
     augmentation: str | None = None
-    """Description of a function that augments in place of `train.augment`, in records.
-
-    None is `train.augment`. A function itself is an argument of `jaxcnn.train`.
-    """
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 

@@ -35,32 +35,34 @@ Loss = Callable[..., jax.Array]
 
 
 class RitzValues(NamedTuple):
-    """Estimates of a spectrum by Lanczos."""
+    """Estimates of a spectrum by Lanczos.
+
+    Attributes:
+      values: estimates of eigenvalues, float64 [k], ascending; the outermost are the best.
+      bounds: error bounds, float64 [k]. Within this distance of each value there is an eigenvalue,
+        up to float32's rounding.
+    """
 
     values: np.ndarray
-    """Estimates of eigenvalues, float64 [k], ascending; the outermost are the best."""
     bounds: np.ndarray
-    """Error bounds, float64 [k].
-
-    Within this distance of each value there is an eigenvalue, up to float32's rounding.
-    """
 
 
 class NoiseScale(NamedTuple):
     """Size and scatter of the gradient, and their ratio.
 
     The first two are estimated without bias, the ratio is not.
+
+    Attributes:
+      scale: noise scale in examples, tr(Sigma) / |G|^2. Far smaller batches average too little, far
+        larger ones are wasted.
+      squared_norm: |G|^2, of the gradient's expectation over examples; below zero where noise
+        dominates.
+      trace: tr(Sigma), the variance of one example's gradient, summed over the parameters.
     """
 
     scale: float
-    """Noise scale in examples, tr(Sigma) / |G|^2.
-
-    Far smaller batches average too little, far larger ones are wasted.
-    """
     squared_norm: float
-    """|G|^2, of the gradient's expectation over examples; below zero where noise dominates."""
     trace: float
-    """tr(Sigma), the variance of one example's gradient, summed over the parameters."""
 
 
 def hessian_vector(loss: Loss, params: Any, vector: Any, *args: Any) -> Any:

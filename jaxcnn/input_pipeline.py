@@ -22,28 +22,30 @@ T = TypeVar("T")
 
 
 class Paired(NamedTuple):
-    """Examples of a step, each with another one that augmentation mixes it with."""
+    """Examples of a step, each with another one that augmentation mixes it with.
+
+    Attributes:
+      own: the row of a chunk, as `gather_batch` takes it.
+      partner: the same for the partners, in the order of `own`.
+    """
 
     own: Any
-    """The row of a chunk, as `gather_batch` takes it."""
     partner: Any
-    """The same for the partners, in the order of `own`."""
 
 
 class InputPipeline(NamedTuple):
     """A split in the form that a strategy's compiled steps take.
 
     They are those of `Strategy.compile_steps`.
+
+    Attributes:
+      split: the whole split on the devices, or None if it is streamed.
+      chunks: function that splits an order, int32 [steps, batch], into chunks. A chunk is the order
+        of one call of the compiled steps. If the split is streamed, its examples come with it.
     """
 
     split: Split | None
-    """The whole split on the devices, or None if it is streamed."""
     chunks: Callable[[np.ndarray], Iterator[Any]]
-    """Function that splits an order, int32 [steps, batch], into chunks.
-
-    A chunk is the order of one call of the compiled steps. If the split is streamed, its examples
-    come with it.
-    """
 
 
 def input_pipeline(split: Split, strategy: Strategy) -> InputPipeline:

@@ -43,39 +43,30 @@ class LRFinderResult(NamedTuple):
     """Result of a range test.
 
     Rates that it did not find are None.
+
+    Attributes:
+      rates: rates of the steps, rising, float64 [n].
+      losses: loss before each step, float64 [n]. It is that of the step's batch, if there are
+        batches.
+      smooth: centered moving mean of `losses`, which therefore has no lag, float64 [n].
+      suggested: rate to train at. There the smoothed loss falls most steeply against the logarithm
+        of the rate, over half a decade.
+      limit: estimate of the largest stable rate. It is the last rate at which the smoothed loss is
+        nearer its lowest than its first (or the ceiling). Or it is the estimate from the growth of
+        the divergence, if that is less (`_limit_from_growth`). It is None if the loss does not rise
+        again. It is also None if the loss never falls below its first and the ceiling, as in a
+        range that starts too high.
+      diverged: first rate of a diverged loss, or None. Such a loss is not finite, or is
+        `DIVERGENCE_FACTOR` times the first ones. The rate comes after the limit, because a
+        divergence takes some steps.
     """
 
     rates: np.ndarray
-    """Rates of the steps, rising, float64 [n]."""
     losses: np.ndarray
-    """Loss before each step, float64 [n].
-
-    It is that of the step's batch, if there are batches.
-    """
     smooth: np.ndarray
-    """Centered moving mean of `losses`, which therefore has no lag, float64 [n]."""
     suggested: float | None
-    """Rate to train at.
-
-    There the smoothed loss falls most steeply against the logarithm of the rate, over half a
-    decade.
-    """
     limit: float | None
-    """Estimate of the largest stable rate.
-
-    It is the last rate at which the smoothed loss is nearer its lowest than its first (or the
-    ceiling). Or it is the estimate from the growth of the divergence, if that is less
-    (`_limit_from_growth`).
-
-    It is None if the loss does not rise again. It is also None if the loss never falls below its
-    first and the ceiling, as in a range that starts too high.
-    """
     diverged: float | None
-    """First rate of a diverged loss, or None.
-
-    Such a loss is not finite, or is `DIVERGENCE_FACTOR` times the first ones. The rate comes after
-    the limit, because a divergence takes some steps.
-    """
 
     def __repr__(self) -> str:
         return format_fields(self)

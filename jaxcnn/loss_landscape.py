@@ -109,20 +109,19 @@ MIN_VARIANCE_SHARE = 1e-12
 
 
 class PCAPlane(NamedTuple):
-    """Two directions through the last state, and the path in their plane."""
+    """Two directions through the last state, and the path in their plane.
+
+    Attributes:
+      directions: trees like the parameters, float32, of length 1 and orthogonal. The coordinates of
+        the start are not negative.
+      explained: share of the path's variance along each direction, float64 [2].
+      path: states in the plane, float64 [t, 2]; the last is at (0, 0). The unit is the Euclidean
+        distance.
+    """
 
     directions: tuple[Any, Any]
-    """Trees like the parameters, float32, of length 1 and orthogonal.
-
-    The coordinates of the start are not negative.
-    """
     explained: np.ndarray
-    """Share of the path's variance along each direction, float64 [2]."""
     path: np.ndarray
-    """States in the plane, float64 [t, 2]; the last is at (0, 0).
-
-    The unit is the Euclidean distance.
-    """
 
 
 def pca_plane(states: Sequence[State]) -> PCAPlane:
@@ -210,22 +209,18 @@ class LandscapeValues(NamedTuple):
     """Loss and error on a line or a plane.
 
     Points that are not measured yet are nan.
+
+    Attributes:
+      loss: mean loss of an image, float64 [m] or [m, m']. It is in nats for the cross-entropy. It
+        may be inf or nan far from the network.
+      error_percent: percent classified incorrectly, float64 of the same shape. It is NaN for a loss
+        that counts no errors.
+      done: number of points measured; the last axis varies fastest.
     """
 
     loss: np.ndarray
-    """Mean loss of an image, float64 [m] or [m, m'].
-
-    It is in nats for the cross-entropy.
-
-    It may be inf or nan far from the network.
-    """
     error_percent: np.ndarray
-    """Percent classified incorrectly, float64 of the same shape.
-
-    It is NaN for a loss that counts no errors.
-    """
     done: int
-    """Number of points measured; the last axis varies fastest."""
 
 
 def evaluate_along(

@@ -46,12 +46,16 @@ RESERVED_METRICS = ("loss", "split")
 
 
 class Batch(NamedTuple):
-    """Examples that a loss compares the outputs with."""
+    """Examples that a loss compares the outputs with.
+
+    Attributes:
+      inputs: float32 [b, h, w, c]: images as the model gets them, normalized and augmented.
+      labels: labels of these images, as in `jaxcnn.data.Split`: an array [b, ...] or a tree of
+        them.
+    """
 
     inputs: Any
-    """float32 [b, h, w, c]: images as the model gets them, normalized and augmented."""
     labels: Any
-    """Labels of these images, as in `jaxcnn.data.Split`: an array [b, ...] or a tree of them."""
 
 
 Loss = Callable[[Any, Batch], tuple[jax.Array, Mapping[str, jax.Array]]]

@@ -26,24 +26,22 @@ class Metrics(NamedTuple):
     """Totals over examples.
 
     The totals of two parts of a data set add up to those of the whole, whatever their sizes.
+
+    Attributes:
+      num_examples: int32 []: number of examples.
+      loss: float32 []: sum of their losses.
+      sums: sums of the loss's metrics by name: int32 [] of bool metrics, float32 [] of others.
+      grad_norm: float32 []: in training, sum of the gradient's Euclidean norm at each example's
+        step. It is 0 elsewhere.
+      squared_batch_loss: float32 []: in training, sum of the squared mean loss of each example's
+        batch. It is 0 elsewhere.
     """
 
     num_examples: jax.Array
-    """int32 []: number of examples."""
     loss: jax.Array
-    """float32 []: sum of their losses."""
     sums: Any
-    """Sums of the loss's metrics by name: int32 [] of bool metrics, float32 [] of others."""
     grad_norm: jax.Array
-    """float32 []: in training, sum of the gradient's Euclidean norm at each example's step.
-
-    It is 0 elsewhere.
-    """
     squared_batch_loss: jax.Array
-    """float32 []: in training, sum of the squared mean loss of each example's batch.
-
-    It is 0 elsewhere.
-    """
 
     @property
     def num_wrong(self) -> Any:
@@ -647,29 +645,28 @@ def _average_precision(
 
 
 class DepthErrors(NamedTuple):
-    """Errors of predicted depths.
+    """Errors of predicted depths y, of true depths y*.
 
-    The first three and the shares are over all pixels together.
+    All but `scale_invariant` are over all pixels together.
+
+    Attributes:
+      abs_rel: absolute relative error, the mean of |y - y*| / y*.
+      rmse: root of the mean squared error, in the unit of the depths.
+      rmse_log: root of the mean squared error of log depth.
+      scale_invariant: root of the mean over images of the scale-invariant error of log depth (Eigen
+        et al. 2014, arXiv:1406.2283, equation 3). No factor on all depths of an image changes it.
+      delta1: share of pixels with max(y / y*, y* / y) < 1.25, in 0..1.
+      delta2: the same for 1.25^2.
+      delta3: the same for 1.25^3.
     """
 
     abs_rel: float
-    """Absolute relative error: mean of |y - y*| / y*."""
     rmse: float
-    """Root of the mean squared error, in the unit of the depths."""
     rmse_log: float
-    """Root of the mean squared error of log depth."""
     scale_invariant: float
-    """Root of the mean over images of the scale-invariant error of log depth.
-
-    It is that of Eigen et al. 2014 (arXiv:1406.2283, equation 3): no factor on all depths of an
-    image changes it.
-    """
     delta1: float
-    """Share of pixels with max(y / y*, y* / y) < 1.25, in 0..1."""
     delta2: float
-    """The same for 1.25^2."""
     delta3: float
-    """The same for 1.25^3."""
 
 
 def depth_errors(predicted: Any, depth: Any, *, median_scaling: bool = False) -> DepthErrors:
@@ -752,23 +749,24 @@ def depth_errors(predicted: Any, depth: Any, *, median_scaling: bool = False) ->
 
 
 class Calibration(NamedTuple):
-    """Accuracy of a classifier in bins of confidence of equal width."""
+    """Accuracy of a classifier in bins of confidence of equal width.
+
+    Attributes:
+      edges: float64 [bins + 1], 0 to 1. Bin i has the images with edges[i] < confidence <= edges[i
+        + 1].
+      counts: int64 [bins]: images in each bin. The fields below are NaN for empty bins.
+      confidence: float64 [bins]: mean confidence, in 0..1.
+      accuracy: float64 [bins]: fraction of correct images.
+      low: float64 [bins]: lower end of the 95% interval of the accuracy (Wilson 1927).
+      high: float64 [bins]: upper end of the interval.
+    """
 
     edges: np.ndarray
-    """float64 [bins + 1], 0 to 1.
-
-    Bin i has the images with edges[i] < confidence <= edges[i + 1].
-    """
     counts: np.ndarray
-    """int64 [bins]: images in each bin. The fields below are NaN for empty bins."""
     confidence: np.ndarray
-    """float64 [bins]: mean confidence, in 0..1."""
     accuracy: np.ndarray
-    """float64 [bins]: fraction of correct images."""
     low: np.ndarray
-    """float64 [bins]: lower end of the 95% interval of the accuracy (Wilson 1927)."""
     high: np.ndarray
-    """float64 [bins]: upper end of the interval."""
 
     @property
     def expected_calibration_error(self) -> float:

@@ -356,8 +356,8 @@ def strategy(kind: str = "auto", devices: int | None = None) -> Strategy:
     all_devices = jax.devices()
     if devices is not None and check_integer("devices", devices) > len(all_devices):
         raise ArgumentError(
-            f"devices is {devices}; expected 1 to {len(all_devices)}, "
-            "which is how many this machine shows"
+            f"devices is {devices}, and JAX sees {len(all_devices)}; expected at most as many. "
+            f"Write devices={len(all_devices)}"
         )
     if devices is not None and devices < len(all_devices) and jax.process_count() > 1:
         raise ArgumentError(

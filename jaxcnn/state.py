@@ -44,28 +44,26 @@ class State(NamedTuple):
     """Arrays of a run at one step.
 
     The key never changes. A step draws its random numbers from `fold_in(state.rng, ..., step)`.
+
+    Attributes:
+      step: int32 []: number of steps taken.
+      params: parameters that the optimizer moves, float32 leaves.
+      model_state: the model's other collections, such as `{"batch_stats": ...}`.
+      opt_state: state of the optimizer.
+      rng: key of the seed, uint32 [2].
+      normalizer: constants that turn bytes into inputs. With them, a state can be evaluated on
+        plain images.
+      metrics: training sums since the last row. A run that was stopped between rows thereby has the
+        rows of one that was not.
     """
 
     step: Any
-    """int32 []: number of steps taken."""
     params: Any
-    """Parameters that the optimizer moves, float32 leaves."""
     model_state: Any
-    """The model's other collections, such as `{"batch_stats": ...}`."""
     opt_state: Any
-    """State of the optimizer."""
     rng: Any
-    """Key of the seed, uint32 [2]."""
     normalizer: augment.Normalizer
-    """Constants that turn bytes into inputs.
-
-    With them, a state can be evaluated on plain images.
-    """
     metrics: metrics.Metrics
-    """Training sums since the last row.
-
-    A run that was stopped between rows thereby has the rows of one that was not.
-    """
 
     def __repr__(self) -> str:
         collections = self.model_state.items() if isinstance(self.model_state, Mapping) else ()

@@ -18,13 +18,16 @@ class SeedStatistics(NamedTuple):
     """Statistics of a sample.
 
     What the sample is too small for is None, such as the mean of no values or the deviation of one.
+
+    Attributes:
+      mean: mean of the values.
+      std: standard deviation (n - 1).
+      ci95: half width of the mean's 95% interval (Student's t).
     """
 
     mean: float | None
     std: float | None
-    """Standard deviation (n - 1)."""
     ci95: float | None
-    """Half width of the mean's 95% interval (Student's t)."""
 
 
 def seed_statistics(values: Sequence[float]) -> SeedStatistics:

@@ -34,7 +34,7 @@ from jaxcnn.augment import (
 from jaxcnn.augment import augment as augment_image
 from jaxcnn.config import ArgumentError, AugmentConfig, TrainConfig, check_freeze, verify_config
 from jaxcnn.data import Dataset, Split, verify_dataset
-from jaxcnn.data.types import label_arrays
+from jaxcnn.data.types import label_arrays, place_names
 from jaxcnn.evaluation import (
     is_library_model,
     make_eval_step,
@@ -866,19 +866,22 @@ def check_model(
 
 
 def _check_masks(config, data, loss) -> None:
-    """Check that images with a label for each pixel are not augmented.
+    """Check that images whose labels are pixels or places are not moved.
 
-    Changes of an image would have to be those of its mask.
+    Changes of an image would have to be those of its mask or its boxes.
     """
     images, labels = data.train
     has_masks = not isinstance(loss, Reconstruction) and any(
         array.shape[:3] == images.shape[:3] for _, array in label_arrays(labels)
     )
+    places = place_names(labels)
     augment = config.augment
-    if has_masks and (augment.padding or augment.flip or augment.crop != "pad"):
+    moves = augment.padding or augment.flip or augment.crop != "pad"
+    if moves and (has_masks or places):
+        kind = f"have {places[0]}" if places else "are masks"
         raise ArgumentError(
-            "labels are masks, which augmentation would leave where they are; "
-            "write padding=0 and flip=False"
+            f"labels {kind}, which augmentation would leave where they are; "
+            "write padding=0 and flip=False, or augment= a function that moves both"
         )
 
 

@@ -650,6 +650,30 @@ def test_more_that_does_not_fit():
             jc.train(model, TX, data, jc.TrainConfig(batch_size=16), augment=function, strategy=ONE)
 
 
+def squared_corner(outputs, batch):
+    return jnp.square(outputs[:, :4] - batch.labels["boxes"]).mean(-1), {}
+
+
+def test_boxes_are_not_left_where_they_are():
+    """A function of the user may move them; what moves no pixel may stay."""
+    boxes = {"boxes": np.zeros((len(SMALL.train.images), 4), np.float32)}
+    split = jc.Split(SMALL.train.images, boxes)
+    data = jc.dataset(split, split)
+
+    def attempt(augmentation=None, **options):
+        config = jc.TrainConfig(batch_size=16, augment=jc.AugmentConfig(**options))
+        loss = squared_corner
+        jc.train(MODEL, TX, data, config, augment=augmentation, strategy=ONE, loss=loss)
+
+    for kind in ({"padding": 1}, {"flip": True}, {"crop": "resized"}):
+        with pytest.raises(jc.ArgumentError, match="labels have boxes, which augmentation would"):
+            attempt(**kind)
+    with pytest.raises(jc.ArgumentError, match="labels have boxes, which rand_augment would"):
+        attempt(augment.rand_augment())
+    attempt(augment.cutout(2))
+    attempt(lambda rng, image, target: (image[:, ::-1], target))
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

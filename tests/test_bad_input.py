@@ -299,7 +299,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("a batch that 8 devices cannot share", lambda r: fit(devices=8, batch_size=12),
      ArgumentError, "batch_size is 12", "write batch_size=8 or 16"),
     ("devices that are not there", lambda r: fit(devices=9),
-     ArgumentError, "devices is 9", "expected 1 to 8"),
+     ArgumentError, "devices is 9", "Write devices=8"),
     ("nothing held out to report on", lambda r: sweep_with(r, eval_split="validation", num_validation=5),
      ArgumentError, "num_validation is 5", "write load_dataset(..., validation=5)"),
     ("nothing held out to evaluate on", lambda r: fit(eval_split="validation", num_validation=5),

@@ -42,8 +42,9 @@ def test_a_preset_gives_defaults_and_options_override_them():
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--dpeths", "20"], "Unrecognized options: --dpeths"),
-        (["--dpeths", "20"], "--depths"),
+        (["--dpeths", "20"], "--dpeths is no option of this script; did you mean --depths? --help"),
+        (["--depth=20"], "--depth is no option of this script; did you mean --depths? --help"),
+        (["--zzz"], "--zzz is no option of this script; --help lists the options"),
         (["--steps", "many"], "--steps"),
         (["--preset", "lagre"], "did you mean 'large'"),
         (["--depths", "20", "x"], "--depths"),

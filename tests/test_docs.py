@@ -1,12 +1,14 @@
 """Documentation: examples run, and what it names or links to exists."""
 
 import csv
+import dataclasses
 import doctest
 import importlib
 import pkgutil
 import re
 from pathlib import Path
 
+import flax.linen as nn
 import pytest
 
 import jaxcnn
@@ -69,6 +71,35 @@ def test_the_readmes_speeds_are_those_of_the_benchmark():
 @pytest.mark.parametrize("name", [name for name in dir(jaxcnn) if callable(getattr(jaxcnn, name))])
 def test_public_names_are_documented(name):
     assert getattr(jaxcnn, name).__doc__
+
+
+def test_help_of_the_package_lists_every_public_name():
+    """`help(jaxcnn)` does not list imported names by itself."""
+    init = Path(jaxcnn.__file__).read_text()
+    names = set(re.findall(r"^from \S+ import \w+ as ([A-Za-z]\w+)$", init, re.M))
+    assert len(names) > 50
+    assert names <= set(re.findall(r"`(\w+)`", jaxcnn.__doc__ or ""))
+
+
+def test_help_of_a_class_describes_every_field():
+    """`help(jaxcnn.TrainConfig)` shows the class's docstring, and no strings below fields."""
+    missing, count = [], 0
+    names = [name for name in MODULES if not re.search(r"\._(?!_)", name)]
+    for module in map(importlib.import_module, names):
+        kinds = [x for x in vars(module).values() if isinstance(x, type)]
+        for kind in kinds:
+            if kind.__module__ != module.__name__ or kind.__name__.startswith("_"):
+                continue
+            is_tuple = hasattr(kind, "_fields")
+            if issubclass(kind, nn.Module) or not (is_tuple or dataclasses.is_dataclass(kind)):
+                continue
+            own = kind._fields if is_tuple else vars(kind).get("__annotations__", {})
+            described = re.findall(r"^ {6}([\w, ]+):(?: |$)", kind.__doc__ or "", re.M)
+            words = set(re.findall(r"\w+", " ".join(described)))
+            missing += [f"{kind.__name__}.{field}" for field in own if field not in words]
+            count += 1
+    assert count > 60
+    assert not missing
 
 
 @pytest.mark.slow

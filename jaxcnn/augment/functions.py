@@ -25,6 +25,7 @@ from jaxcnn.augment.images import augment as augment_image
 from jaxcnn.config import verify_config
 from jaxcnn.data import Split
 from jaxcnn.data.registry import DATASETS
+from jaxcnn.data.types import place_names
 
 Augmentation = Callable[..., tuple[Any, Any]]
 """Function of a random key, an image, its target and, if it takes one, a partner."""
@@ -192,11 +193,16 @@ def _describe(value: Any) -> str:
 
 
 def check_moves_no_mask(name: str, image: Any, target: Any) -> None:
-    """Check that no target has an entry for each pixel of its image.
+    """Check that no target has an entry for each pixel of its image, or places in it.
 
     Raises:
       ArgumentError: one has, and the augmentation would not move it.
     """
+    if places := place_names(target):
+        raise ArgumentError(
+            f"labels have {places[0]}, which {name} would leave where they are; "
+            "write a function of your own that moves an image and its labels alike"
+        )
     if any(np.shape(leaf)[:2] == image.shape[:2] for leaf in jax.tree.leaves(target)):
         raise ArgumentError(
             f"labels are masks, which {name} would leave where they are; "

@@ -21,12 +21,14 @@ class Normalizer(NamedTuple):
     """Constants of normalization.
 
     Bytes x become inputs (x / 255 - mean) / std.
+
+    Attributes:
+      mean: mean image in 0..1 that is subtracted, float32 [h, w, c].
+      std: standard deviations to divide by, float32 [c].
     """
 
     mean: jax.Array
-    """Mean image in 0..1 that is subtracted, float32 [h, w, c]."""
     std: jax.Array
-    """Standard deviations to divide by, float32 [c]."""
 
     def __repr__(self) -> str:
         return format_fields(self)

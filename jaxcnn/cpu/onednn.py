@@ -58,20 +58,23 @@ Below it oneDNN copies in another way, with AVX-512.
 
 
 class Geometry(NamedTuple):
-    """Geometry of a two-dimensional convolution of one group; pairs are (height, width)."""
+    """Geometry of a two-dimensional convolution of one group; pairs are (height, width).
+
+    Attributes:
+      channels: input channels.
+      image: size of the image without padding.
+      kernel: size of the kernel without dilation.
+      padding: number of zeros before and after, for both axes.
+      stride: stride of the windows.
+      dilation: dilation of the kernel.
+    """
 
     channels: int
-    """Input channels."""
     image: tuple[int, int]
-    """Size of the image without padding."""
     kernel: tuple[int, int]
-    """Size of the kernel without dilation."""
     padding: Sequence[tuple[int, int]]
-    """Number of zeros before and after, for both axes."""
     stride: Sequence[int] = (1, 1)
-    """Stride of the windows."""
     dilation: Sequence[int] = (1, 1)
-    """Dilation of the kernel."""
 
     @property
     def reach(self) -> tuple[int, ...]:

@@ -17,15 +17,16 @@ LOOPS = {"scan", "while", "cond"}
 
 
 class Replacement(NamedTuple):
-    """Function that is evaluated instead of an operation."""
+    """Function that is evaluated instead of an operation.
+
+    Attributes:
+      function: maps the operation's inputs to its one result.
+      materialize: positions of the inputs that are written to memory before it. Later operations
+        that need one of them read it and do not compute it again.
+    """
 
     function: Callable[..., Any]
-    """Maps the operation's inputs to its one result."""
     materialize: tuple[int, ...] = ()
-    """Positions of the inputs that are written to memory before it.
-
-    Later operations that need one of them read it and do not compute it again.
-    """
 
 
 Rule = Callable[[JaxprEqn], Replacement | None]

@@ -32,16 +32,19 @@ log = logging.getLogger("jaxcnn.data")
 
 
 class Source(NamedTuple):
-    """One original archive."""
+    """One original archive.
+
+    Attributes:
+      url: address of the archive.
+      filename: name of the file.
+      size: bytes.
+      sha256: SHA-256 in hexadecimal.
+    """
 
     url: str
-    """Address of the archive."""
     filename: str
-    """Name of the file."""
     size: int
-    """Bytes."""
     sha256: str
-    """SHA-256 in hexadecimal."""
 
 
 def registered_sources(name: str, filenames: tuple[str, ...]) -> list[Source]:

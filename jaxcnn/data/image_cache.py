@@ -45,39 +45,45 @@ log = logging.getLogger("jaxcnn.data")
 
 
 class CachedImages(NamedTuple):
-    """All images of a folder, one split after another."""
+    """All images of a folder, one split after another.
+
+    Attributes:
+      images: uint8 [n, size, size, 3]; np.memmap where it is larger than `ReadOptions.memory`.
+      labels: int32 [n].
+      names: paths of the n files, relative to the folder.
+      counts: number of images in each of `SPLITS`.
+      mean: float32 [size, size, 3]: mean training image.
+      std: float32 [3]: standard deviation of each channel of the training images.
+    """
 
     images: np.ndarray
-    """uint8 [n, size, size, 3]; np.memmap where it is larger than `ReadOptions.memory`."""
     labels: np.ndarray
-    """int32 [n]."""
     names: tuple[str, ...]
-    """Paths of the n files, relative to the folder."""
     counts: tuple[int, ...]
-    """Number of images in each of `SPLITS`."""
     mean: np.ndarray
-    """float32 [size, size, 3]: mean training image."""
     std: np.ndarray
-    """float32 [3]: standard deviation of each channel of the training images."""
 
 
 class ReadOptions(NamedTuple):
-    """Files of a folder, and the options to read them with."""
+    """Files of a folder, and the options to read them with.
+
+    Attributes:
+      root: the folder.
+      classes: class names, in the order of the labels.
+      files: all image files of the folder.
+      scale: size, resize and interpolation as in `image_folder`.
+      fractions: fractions of the training images for validation and testing.
+      skip_broken: skip files that cannot be read, instead of raising an error.
+      memory: bytes above which the images stay on disk.
+    """
 
     root: Path
-    """The folder."""
     classes: tuple[str, ...]
-    """Class names, in the order of the labels."""
     files: list[ImageFile]
-    """All image files of the folder."""
     scale: Scale
-    """Size, resize and interpolation as in `image_folder`."""
     fractions: SplitFractions
-    """Fractions of the training images for validation and testing."""
     skip_broken: bool
-    """Skip files that cannot be read, instead of raising an error."""
     memory: int
-    """Bytes above which the images stay on disk."""
 
 
 def load_cached_images(options: ReadOptions) -> CachedImages:

@@ -9,14 +9,18 @@ from jaxcnn.data.types import DataError, short
 
 
 class DatasetInfo(NamedTuple):
-    """Image shape, class names and archives of one data set."""
+    """Image shape, class names and archives of one data set.
+
+    Attributes:
+      shape: (height, width, channels) of an image.
+      classes: class names, in the order of the labels.
+      archives: file names of the archives, train before test. Empty if the data set needs no
+        download.
+    """
 
     shape: tuple[int, int, int]
-    """(height, width, channels) of an image."""
     classes: tuple[str, ...]
-    """Class names, in the order of the labels."""
     archives: tuple[str, ...] = ()
-    """File names of the archives, train before test. Empty if the data set needs no download."""
 
 
 _TEN = tuple("0123456789")

@@ -142,18 +142,27 @@ def _check_seed(seed: Any) -> None:
 
 
 class ImageFile(NamedTuple):
-    """An image file in a folder."""
+    """An image file in a folder.
+
+    Attributes:
+      name: path of the file relative to the folder, with "/".
+      split: one of `SPLITS`, or "" where the folder has no directories of splits.
+      label: index of the class.
+    """
 
     name: str
-    """Path of the file relative to the folder, with "/"."""
     split: str
-    """One of `SPLITS`, or "" where the folder has no directories of splits."""
     label: int
-    """Index of the class."""
 
 
 class SplitFractions(NamedTuple):
-    """Fractions of each class's training images for splits without a directory."""
+    """Fractions of each class's training images for splits without a directory.
+
+    Attributes:
+      validation: fraction for validation, in 0..1.
+      test: fraction for testing, in 0..1.
+      seed: seed of the draw.
+    """
 
     validation: float
     test: float

@@ -78,20 +78,34 @@ def label_arrays(labels: Any, path: str = "labels") -> Iterator[tuple[str, Any]]
         yield path, labels
 
 
+def place_names(labels: Any) -> list[str]:
+    """Return the keys of a dict of labels that by convention are places in the image.
+
+    They are "boxes" (`jaxcnn.boxes`) and "keypoints".
+
+    Example:
+        >>> place_names({"boxes": 0, "classes": 0})
+        ['boxes']
+    """
+    return [key for key in ("boxes", "keypoints") if isinstance(labels, dict) and key in labels]
+
+
 class Split(NamedTuple):
-    """Images and labels of one split, in the same order."""
+    """Images and labels of one split, in the same order.
+
+    Attributes:
+      images: uint8 [n, h, w, c].
+      labels: labels of the images.
+
+        - int32 [n], in 0 .. number of classes - 1.
+        - Masks int32 [n, h, w], with a class for each pixel.
+        - Shares of the classes, float32 [n, number of classes], with a sum of 1 for each image.
+        - For other losses than those of classes, an array of numbers [n, ...], or a dict or tuple
+          of such arrays (boxes, several heads).
+    """
 
     images: np.ndarray
-    """uint8 [n, h, w, c]."""
     labels: Any
-    """Labels of the images.
-
-    - int32 [n], in 0 .. number of classes - 1.
-    - Masks int32 [n, h, w], with a class for each pixel.
-    - Shares of the classes, float32 [n, number of classes], with a sum of 1 for each image.
-    - For other losses than those of classes, an array of numbers [n, ...], or a dict or tuple of
-      such arrays (boxes, several heads).
-    """
 
     def __repr__(self) -> str:
         return format_fields(self)
@@ -125,24 +139,26 @@ class Dataset(NamedTuple):
     """Three splits, with class names and the statistics that normalize the images.
 
     Only the training images enter the statistics.
+
+    Attributes:
+      name: name of the data set.
+      train: training images and labels.
+      validation: held-out training images. It has n = 0 until `hold_out` moves images to it.
+      test: test images and labels.
+      classes: class names, in the order of the labels.
+      mean: float32 [h, w, c]: the mean training image, in 0..1.
+      std: float32 [c]: standard deviation of each channel over all training pixels, in 0..1.
+      scale: resizing by `image_folder`, which a run records. None is that of other data.
     """
 
     name: str
-    """Name of the data set."""
     train: Split
-    """Training images and labels."""
     validation: Split
-    """Held-out training images. It has n = 0 until `hold_out` moves images to it."""
     test: Split
-    """Test images and labels."""
     classes: tuple[str, ...]
-    """Class names, in the order of the labels."""
     mean: np.ndarray
-    """float32 [h, w, c]: the mean training image, in 0..1."""
     std: np.ndarray
-    """float32 [c]: standard deviation of each channel over all training pixels, in 0..1."""
     scale: Scale | None = None
-    """Resizing by `image_folder`, which a run records. None is that of other data."""
 
     @property
     def num_classes(self) -> int:

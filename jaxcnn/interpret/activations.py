@@ -146,14 +146,16 @@ class TopActivations(NamedTuple):
     """The n images with the strongest responses, for each of k channels.
 
     They are sorted, strongest first.
+
+    Attributes:
+      images: indices of the images, int32 [k, n].
+      places: row and column of the maximum, int32 [k, n, 2].
+      responses: maximum of the response over the map, float32 [k, n].
     """
 
     images: np.ndarray
-    """Indices of the images, int32 [k, n]."""
     places: np.ndarray
-    """Row and column of the maximum, int32 [k, n, 2]."""
     responses: np.ndarray
-    """Maximum of the response over the map, float32 [k, n]."""
 
 
 def top_activations(

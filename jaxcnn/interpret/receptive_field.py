@@ -24,17 +24,16 @@ class ReceptiveField(NamedTuple):
 
     Position (i, j) depends on `size[0]` rows of the image, from start[0] + i stride[0]. The same
     holds for columns with index 1.
+
+    Attributes:
+      size: height and width in pixels; padding around the image counts too.
+      stride: pixels between the fields of neighboring positions.
+      start: first row and column of the field of position (0, 0). Below 0 it is in the padding.
     """
 
     size: tuple[int, int]
-    """Height and width in pixels; padding around the image counts too."""
     stride: tuple[int, int]
-    """Pixels between the fields of neighboring positions."""
     start: tuple[int, int]
-    """First row and column of the field of position (0, 0).
-
-    Below 0 it is in the padding.
-    """
 
     def corner(self, place: tuple[int, int]) -> tuple[int, int]:
         """Return the first row and column that a position depends on."""
@@ -146,16 +145,16 @@ class Extent(NamedTuple):
     """Pixels along one axis of the image that a value depends on.
 
     Index i of the value depends on `size` pixels, from start + sum(steps * i).
+
+    Attributes:
+      start: first pixel of index 0; below 0 it lies in the padding.
+      size: number of pixels.
+      steps: pixels from one index to the next, for each axis. It is 0 along channels.
     """
 
     start: int
-    """First pixel of index 0; below 0 it lies in the padding."""
     size: int
     steps: tuple[int, ...]
-    """Pixels from one index to the next, for each axis.
-
-    It is 0 along channels.
-    """
 
 
 Extents = Sequence[Extent | None]

@@ -15,38 +15,42 @@ from jaxcnn.interpret._layer_names import find_layers
 
 
 class LayerSummary(NamedTuple):
-    """A layer, or an operation between layers."""
+    """A layer, or an operation between layers.
+
+    Attributes:
+      name: path of its module, or of the enclosing module and operation. An example of the second
+        is "stage1_block1/add".
+      kind: kind of the layer; "Conv 3x3 /2" has stride 2.
+      shape: shape of its output, without the batch axis; () without output.
+      params: number of trainable values, counted where they are used first.
+      fixed: number of values not trained, such as BN's moving averages.
+      macs: multiply-adds for one image.
+    """
 
     name: str
-    """Path of its module, or of the enclosing module and operation.
-
-    An example of the second is "stage1_block1/add".
-    """
     kind: str
-    """Kind of the layer; "Conv 3x3 /2" has stride 2."""
     shape: tuple[int, ...]
-    """Shape of its output, without the batch axis; () without output."""
     params: int
-    """Number of trainable values, counted where they are used first."""
     fixed: int
-    """Number of values not trained, such as BN's moving averages."""
     macs: int
-    """Multiply-adds for one image."""
 
 
 class ModelSummary(NamedTuple):
-    """Summaries of all layers and their sums, shown as a table."""
+    """Summaries of all layers and their sums, shown as a table.
+
+    Attributes:
+      rows: layers in the order of computation.
+      params: number of trainable values.
+      fixed: number of values that training does not step.
+      macs: multiply-adds for one image.
+      bytes: memory of the trainable and the other values, in bytes.
+    """
 
     rows: tuple[LayerSummary, ...]
-    """Layers in the order of computation."""
     params: int
-    """Number of trainable values."""
     fixed: int
-    """Number of values that training does not step."""
     macs: int
-    """Multiply-adds for one image."""
     bytes: int
-    """Memory of the trainable and the other values, in bytes."""
 
     def __repr__(self) -> str:
         cells = [("layer", "kind", "output", "parameters", "multiply-adds")]

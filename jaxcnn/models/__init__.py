@@ -111,6 +111,13 @@ CIFAR_FAMILIES: dict[str, Callable[..., nn.Module]] = {
 Any `cifar-resnetD`, `cifar-plainD` and `cifar-preresnetD` is a name of a network. Without the
 prefix, any that is not in `MODELS` is a name too.
 """
+DETECTORS = {
+    "ssd": "jaxcnn.models.ssd.SSD(num_classes, anchors)",
+    "yolo": "jaxcnn.models.yolo.YOLO(num_classes)",
+    "fasterrcnn": "jaxcnn.models.faster_rcnn.FasterRCNN(num_classes)",
+    "maskrcnn": "jaxcnn.models.faster_rcnn.FasterRCNN(num_classes, masks=True)",
+}
+"""Names of networks that `create_model` does not make -> what to write instead."""
 for _depth in (20, 56, 110, 164, 1001):
     MODELS[f"cifar-preresnet{_depth}"] = partial(cifar_preact_resnet, _depth)
 
@@ -185,6 +192,11 @@ def list_models(pattern: str = "*") -> list[str]:
 def _constructor(name):
     if name in MODELS:
         return MODELS[name]
+    if module := DETECTORS.get(re.sub(r"[\W_]", "", name.lower())):
+        raise ArgumentError(
+            f"model is {format_value(name)}, a detector, whose loss needs its anchors; "
+            f"expected one of MODELS. Write {module}."
+        )
     match = re.fullmatch(r"(?:cifar-)?(plain|resnet|preresnet)([0-9]{1,5})", name)
     if not match:
         nearest = difflib.get_close_matches(name[:80], MODELS, n=3)

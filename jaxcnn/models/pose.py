@@ -540,24 +540,29 @@ def check_pose_labels(labels: Any, skeleton: Skeleton) -> dict[str, jax.Array]:
 
 
 class Peaks(NamedTuple):
-    """Candidates for the joints of an image."""
+    """Candidates for the joints of an image, the highest first.
+
+    Attributes:
+      points: float32 [J, k, 2]: (x, y) in pixels.
+      scores: float32 [J, k]: height of the peak, 0 for rows that only pad.
+    """
 
     points: Array
-    """float32 [J, k, 2]: (x, y) in pixels, of the highest first."""
     scores: Array
-    """float32 [J, k]: height of the peak, 0 for rows that only pad."""
 
 
 class People(NamedTuple):
-    """People of an image, or with a first axis of all of them, of many."""
+    """People of an image, or with a first axis more those of several.
+
+    They are sorted by the sum of their scores. Rows without any only pad.
+
+    Attributes:
+      points: float32 [m, J, 2]: (x, y) in pixels, NaN for a joint that was not found.
+      scores: float32 [m, J]: height of each joint's peak, 0 where there is none.
+    """
 
     points: Array
-    """float32 [m, J, 2]: (x, y) in pixels, NaN for a joint that was not found."""
     scores: Array
-    """float32 [m, J]: height of each joint's peak, 0 where there is none.
-
-    People are sorted by the sum of these. Rows without any only pad.
-    """
 
 
 def _check_maps(name: str, maps: Any, ndim: int, axes: str) -> jax.Array:

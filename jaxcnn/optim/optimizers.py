@@ -39,29 +39,26 @@ from jaxcnn.optim.transforms import (
 
 
 class OptimizerSpec(NamedTuple):
-    """Optimizer of the table."""
+    """Optimizer of the table.
+
+    Attributes:
+      make: constructor, called as `make(config, rate, **config.optimizer_kwargs)`. The rate is a
+        float32 [] array, traced. With need of a "key", the seed follows the rate.
+      grid: five rates to tune over, half a decade apart.
+      source: paper, and the form where there are several.
+      needs: needs next to the gradient. They are "value" (the loss), "key" (randomness), "gradient"
+        (a second one on the same batch) or "test parameters" (it is evaluated at other parameters
+        than it trains at).
+      decays: True if it applies `weight_decay` itself. It does so decoupled from the gradient or
+        inside the method. Otherwise decay is L2: `weight_decay * w` is added to the gradient before
+        the method.
+    """
 
     make: Callable[..., optax.GradientTransformation]
-    """Constructor, called as `make(config, rate, **config.optimizer_kwargs)`.
-
-    The rate is a float32 [] array, traced. With need of a "key", the seed follows the rate.
-    """
     grid: tuple[float, ...]
-    """Five rates to tune over, half a decade apart."""
     source: str
-    """Paper, and the form where there are several."""
     needs: tuple[str, ...] = ()
-    """Needs next to the gradient.
-
-    They are "value" (the loss), "key" (randomness), "gradient" (a second one on the same batch) or
-    "test parameters" (it is evaluated at other parameters than it trains at).
-    """
     decays: bool = False
-    """True if it applies `weight_decay` itself.
-
-    It does so decoupled from the gradient or inside the method. Otherwise decay is L2:
-    `weight_decay * w` is added to the gradient before the method.
-    """
 
 
 NOISE = 0x4E

@@ -297,12 +297,15 @@ def _injected(opt_state: Any) -> Iterator[Any]:
 
 
 class LookaheadState(NamedTuple):
-    """State of `lookahead`."""
+    """State of `lookahead`.
+
+    Attributes:
+      slow: slow parameters, at which the network is evaluated.
+      inner: state of optax's transformation.
+    """
 
     slow: Any
-    """Slow parameters, at which the network is evaluated."""
     inner: Any
-    """State of optax's transformation."""
 
 
 def lookahead(
@@ -384,17 +387,18 @@ def prodigy(
 
 
 class EmaState(NamedTuple):
-    """State of `with_ema`."""
+    """State of `with_ema`.
+
+    Attributes:
+      average: average of the parameters, at which the network is evaluated. Its leaves are float32,
+        or wider where the parameters are.
+      count: steps taken, int32 [].
+      inner: state of the transformation that takes the steps.
+    """
 
     average: Any
-    """Average of the parameters, at which the network is evaluated.
-
-    Its leaves are float32, or wider where the parameters are.
-    """
     count: jax.Array
-    """Steps taken, int32 []."""
     inner: Any
-    """State of the transformation that takes the steps."""
 
 
 def with_ema(
@@ -709,28 +713,27 @@ def _replace_trained(params: Any, trained: Any) -> Any:
 
 
 class RateState(NamedTuple):
-    """State of `scale_by_scheduled_rate`."""
+    """State of `scale_by_scheduled_rate`.
+
+    Attributes:
+      count: steps taken, int32 [].
+      lr: rate that the schedule multiplies, float32 []. It is state, so that one compiled step
+        serves every rate of a sweep.
+      rate: rate of the last step, float32 [].
+      error_rate: running training error in 0..1, float32 [].
+      warm: True if warm-up is finished, bool [].
+      plateau: state of the transformation that lowers the rate, if any. It acts on a plateau of the
+        loss.
+      method: state of the method.
+    """
 
     count: jax.Array
-    """Steps taken, int32 []."""
     lr: jax.Array
-    """Rate that the schedule multiplies, float32 [].
-
-    It is state, so that one compiled step serves every rate of a sweep.
-    """
     rate: jax.Array
-    """Rate of the last step, float32 []."""
     error_rate: jax.Array
-    """Running training error in 0..1, float32 []."""
     warm: jax.Array
-    """True if warm-up is finished, bool []."""
     plateau: Any
-    """State of the transformation that lowers the rate, if any.
-
-    It acts on a plateau of the loss.
-    """
     method: Any
-    """State of the method."""
 
 
 def scale_by_scheduled_rate(

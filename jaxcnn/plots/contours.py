@@ -33,6 +33,17 @@ LINE: dict[str, Any] = {"color": "#D55E00", "linewidth": 2, "marker": "o", "mark
 class Field(NamedTuple):
     """Values on the points of a plane.
 
+    Attributes:
+      title: text above the plane.
+      x: numbers [m], rising.
+      y: numbers [m'], rising.
+      values: values float64 [m, m'], with (x[i], y[j]) in row i. A value that is not finite is a
+        gap.
+      xlabel: label of the horizontal axis.
+      ylabel: label of the vertical axis.
+      path: points [t, 2] in the plane, from a start to an end.
+      note: small line of text below the title.
+
     Example:
       >>> Field("ResNet-20", [-1, 0, 1], [-1, 1], np.ones((3, 2))).path is None
       True
@@ -40,20 +51,12 @@ class Field(NamedTuple):
 
     title: str
     x: Sequence[float] | np.ndarray
-    """Numbers [m], rising."""
     y: Sequence[float] | np.ndarray
-    """Numbers [m'], rising."""
     values: np.ndarray
-    """Values float64 [m, m'], with (x[i], y[j]) in row i.
-
-    A value that is not finite is a gap.
-    """
     xlabel: str = ""
     ylabel: str = ""
     path: np.ndarray | None = None
-    """Points [t, 2] in the plane, from a start to an end."""
     note: str = ""
-    """Small line of text below the title."""
 
 
 def contours(

@@ -148,29 +148,36 @@ MAX_LABEL_WIDTH = 1.5
 
 
 class Box(NamedTuple):
-    """A rectangle to draw on an image."""
+    """A rectangle to draw on an image.
+
+    Attributes:
+      edges: left, upper, right and lower edge, in pixels of the image (see `jaxcnn.boxes`).
+      label: small text above its upper left corner.
+      color: color of matplotlib, of the lines and of the text's background.
+      dashed: draw dashed lines.
+      below: write the label below the lower edge, where it does not cover others.
+    """
 
     edges: tuple[float, float, float, float]
-    """Left, upper, right and lower edge, in pixels of the image (see `jaxcnn.boxes`)."""
     label: str = ""
-    """Small text above its upper left corner."""
     color: str = "white"
-    """Color of matplotlib, of the lines and of the text's background."""
     dashed: bool = False
-    """Draw dashed lines."""
     below: bool = False
-    """Write the label below the lower edge, where it does not cover others."""
 
 
 class Stroke(NamedTuple):
-    """A line through points of an image, such as the limb of a person."""
+    """A line through points of an image, such as the limb of a person.
+
+    Attributes:
+      points: (x, y) in pixels of the image: the center of the first pixel is (0.5, 0.5).
+      color: color of matplotlib.
+      dots: draw a dot at each point.
+      dashed: draw a dashed line.
+    """
 
     points: Sequence[tuple[float, float]]
-    """(x, y) in pixels of the image: the center of the first pixel is (0.5, 0.5)."""
     color: str = "white"
-    """Color of matplotlib."""
     dots: bool = False
-    """Draw a dot at each point."""
     dashed: bool = False
 
 
@@ -179,36 +186,30 @@ class Strip(NamedTuple):
 
     Their numbers of pixels may differ.
 
+    Attributes:
+      images: values [h, w], or RGB images [h, w, 3] in 0..1 or uint8. A nan is left white.
+      label: text on the left.
+      captions: small text below each image; none, or as many as images.
+      cmap: color map of matplotlib, for images [h, w]. "RdBu_r" is for numbers of both signs.
+      limits: values with the outermost colors; None takes each image's range.
+      marks: row and column of a pixel to mark in each image. There are none at all, or as many as
+        images.
+      boxes: boxes to draw on each image; none at all, or a list for each.
+      strokes: lines to draw on each image; none at all, or a list for each.
+
     Example:
       >>> Strip([np.zeros((2, 2)), np.ones((3, 3))], "stem").limits is None
       True
     """
 
     images: Sequence[np.ndarray]
-    """Values [h, w], or RGB images [h, w, 3] in 0..1 or uint8.
-
-    A nan is left white.
-    """
     label: str = ""
-    """Text on the left."""
     captions: Sequence[str] = ()
-    """Small text below each image; none, or as many as images."""
     cmap: str = "viridis"
-    """Color map of matplotlib, for images [h, w].
-
-    "RdBu_r" is for numbers of both signs.
-    """
     limits: tuple[float, float] | None = None
-    """Values with the outermost colors; None takes each image's range."""
     marks: Sequence[tuple[float, float] | None] = ()
-    """Row and column of a pixel to mark in each image.
-
-    There are none at all, or as many as images.
-    """
     boxes: Sequence[Sequence[Box]] = ()
-    """Boxes to draw on each image; none at all, or a list for each."""
     strokes: Sequence[Sequence[Stroke]] = ()
-    """Lines to draw on each image; none at all, or a list for each."""
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

@@ -34,6 +34,16 @@ Limits = tuple[tuple[float, float], tuple[float, float]]
 class Surface(NamedTuple):
     """A loss of two parameters and a path on it.
 
+    Attributes:
+      title: text above the surface.
+      loss: function float64 [n, 2] -> [n]. A value that is not finite counts as the greatest.
+      path: parameters step by step, [t, 2]. The path ends at the first row that is not finite.
+      xlabel: label of the first parameter.
+      ylabel: label of the second.
+      note: small line of text below the title.
+      minimum: point to mark as the minimum, or None.
+      window: maximal limits ((x0, x1), (y0, y1)); None shows all of the path.
+
     Example:
       >>> path = np.array([[1.0, 1.0], [0.5, 0.5]])
       >>> bowl = Surface("GD", lambda w: (w**2).sum(-1), path, "$w_1$", "$w_2$")
@@ -43,22 +53,12 @@ class Surface(NamedTuple):
 
     title: str
     loss: Callable[[np.ndarray], np.ndarray]
-    """Function float64 [n, 2] -> [n].
-
-    A value that is not finite counts as the greatest.
-    """
     path: np.ndarray | Sequence[Sequence[float]]
-    """Parameters step by step, [t, 2].
-
-    The path ends at the first row that is not finite.
-    """
     xlabel: str
     ylabel: str
     note: str = ""
-    """Small line of text below the title."""
     minimum: tuple[float, float] | None = None
     window: Limits | None = None
-    """Maximal limits ((x0, x1), (y0, y1)); None shows all of the path."""
 
 
 class _Marker(NamedTuple):

@@ -36,35 +36,40 @@ class Line(NamedTuple):
 
     None, nan, infinity and values of 1e100 or more are gaps in `y`.
 
+    Attributes:
+      x: numbers [n].
+      y: numbers [n].
+      low: lower edge [n] of a band, which needs both edges. The band has the line's color.
+      high: upper edge [n] of the band.
+      label: text in the legend, once for all panels; "" has none.
+      color: color; None takes the label's own, which `panels` assigns.
+      dashed: draw a dashed line.
+      marker: matplotlib's marker at every point, such as "o".
+      width: line width in points.
+
     Example:
       >>> Line([1, 2, 3], [9.0, None, 4.0], label="SGD").label
       'SGD'
     """
 
     x: Numbers
-    """Numbers [n]."""
     y: Numbers
-    """Numbers [n]."""
     low: Numbers | None = None
-    """Lower edge [n] of a band, which needs both edges.
-
-    The band has the line's color.
-    """
     high: Numbers | None = None
-    """Upper edge [n] of the band."""
     label: str = ""
-    """Text in the legend, once for all panels; "" has none."""
     color: str | None = None
-    """Color; None takes the label's own, which `panels` assigns."""
     dashed: bool = False
     marker: str = ""
-    """Matplotlib's marker at every point, such as "o"."""
     width: float = 2.0
-    """Line width in points."""
 
 
 class Mark(NamedTuple):
     """A thin dotted line of reference, with its name next to it.
+
+    Attributes:
+      at: position on the axis.
+      axis: axis of `at`: "x" is a vertical line, "y" a horizontal one.
+      label: name of the line; "" has none.
 
     Example:
       >>> Mark(2 / 0.1, "y", "2/η").at
@@ -73,12 +78,23 @@ class Mark(NamedTuple):
 
     at: float
     axis: str = "x"
-    """Axis of `at`: "x" is a vertical line, "y" a horizontal one."""
     label: str = ""
 
 
 class Panel(NamedTuple):
     """A set of axes with lines.
+
+    Attributes:
+      title: text above the axes.
+      lines: lines to draw.
+      marks: lines of reference.
+      xlabel: label of the horizontal axis.
+      ylabel: label of the vertical axis.
+      xlog: logarithmic horizontal axis.
+      ylog: logarithmic vertical axis.
+      ylim: limits of the vertical axis; None follows the lines.
+      xlim: limits of the horizontal axis; None follows the lines.
+      crosses: trials that diverged, as (x, y). y None is the upper edge of the axes.
 
     Example:
       >>> lines = [Line([1, 2], [3.0, 2.0])]
@@ -96,10 +112,6 @@ class Panel(NamedTuple):
     ylim: tuple[float, float] | None = None
     xlim: tuple[float, float] | None = None
     crosses: Sequence[tuple[float, float | None]] = ()
-    """Trials that diverged, as (x, y).
-
-    y None is the upper edge of the axes.
-    """
 
 
 def band(runs: Sequence[Sequence[Mapping[str, Any]]], x: str, y: str, **style: Any) -> Line:

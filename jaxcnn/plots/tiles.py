@@ -33,7 +33,16 @@ from jaxcnn.plots.style import (
 
 
 class Frame(NamedTuple):
-    """A frame around cells of a tile."""
+    """A frame around cells of a tile.
+
+    Attributes:
+      row: first row of the frame, in cells.
+      column: first column, in cells.
+      height: rows.
+      width: columns.
+      color: color of the lines.
+      inset: distance from the edge, in cells, so that adjacent frames stay distinct.
+    """
 
     row: float
     column: float
@@ -41,11 +50,21 @@ class Frame(NamedTuple):
     width: int
     color: str = COLORS[1]
     inset: float = 0.04
-    """Distance from the edge, in cells, so that adjacent frames stay distinct."""
 
 
 class Tile(NamedTuple):
     """An image, or a table of numbers as colored cells.
+
+    Attributes:
+      pixels: values [h, w], or an RGB image [h, w, 3] in 0..1. A nan is left white.
+      title: text above.
+      note: small text below.
+      fmt: format of the number in each cell, as in `format`. None has no numbers and no grid lines.
+      cmap: color map of matplotlib. "Blues" is for tables, "RdBu_r" for numbers of both signs.
+      limits: values with the outermost colors; None is the least and the greatest.
+      frames: frames around cells.
+      margin: number of rows and columns at each edge that are pale padding.
+      share: height as a fraction of the row's.
 
     Example:
       >>> Tile(np.eye(3), "identity", fmt="g").pixels.shape
@@ -53,30 +72,14 @@ class Tile(NamedTuple):
     """
 
     pixels: np.ndarray
-    """Values [h, w], or an RGB image [h, w, 3] in 0..1.
-
-    A nan is left white.
-    """
     title: str = ""
     note: str = ""
-    """Small text below."""
     fmt: str | None = None
-    """Format of the number in each cell, as in `format`.
-
-    None has no numbers and no grid lines.
-    """
     cmap: str = "gray"
-    """Color map of matplotlib.
-
-    "Blues" is for tables, "RdBu_r" for numbers of both signs.
-    """
     limits: tuple[float, float] | None = None
-    """Values with the outermost colors; None is the least and the greatest."""
     frames: Sequence[Frame] = ()
     margin: int = 0
-    """Number of rows and columns at each edge that are pale padding."""
     share: float = 1.0
-    """Height as a fraction of the row's."""
 
 
 PALE = (0.93, 0.93, 0.93, 1.0)

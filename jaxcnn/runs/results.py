@@ -16,15 +16,19 @@ Result = dict[str, Any]
 
 
 class Run(NamedTuple):
-    """A finished run, as its folder holds it."""
+    """A finished run, as its folder holds it.
+
+    Attributes:
+      config: contents of `config.json`.
+      result: contents of `result.json`.
+      rows: rows of `metrics.jsonl`.
+      name: name of the run's folder.
+    """
 
     config: ExperimentConfig
     result: Result
-    """Contents of `result.json`."""
     rows: list[Result]
-    """Rows of `metrics.jsonl`."""
     name: str = ""
-    """Name of the run's folder."""
 
     @property
     def divergence(self) -> str | None:

@@ -275,21 +275,24 @@ Rows = list[dict[str, Any]]
 
 
 class TrainedModel(NamedTuple):
-    """A run with states on disk, as `load_trained_model` reads it."""
+    """A run with states on disk, as `load_trained_model` reads it.
+
+    Attributes:
+      folder: folder of the run.
+      config: config of the run.
+      data: data set that the run used.
+      model: network of the config.
+      states: states by step, in ascending order. The first is the start, step 0. It is computed
+        again from the seed, with the same bits. The others are from checkpoints.
+      rows: rows of `metrics.jsonl`.
+    """
 
     folder: Path
     config: ExperimentConfig
     data: Dataset
-    """Data set that the run used."""
     model: Any
     states: dict[int, State]
-    """States by step, in ascending order.
-
-    The first is the start, step 0. It is computed again from the seed, with the same bits. The
-    others are from checkpoints.
-    """
     rows: Rows
-    """Rows of `metrics.jsonl`."""
 
     @property
     def first(self) -> State:

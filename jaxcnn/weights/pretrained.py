@@ -23,6 +23,13 @@ from jaxcnn.weights.load import load_weights
 class Preprocessing:
     """Preprocessing of images that a network was trained with.
 
+    Attributes:
+      size: side of the square images, in pixels.
+      mean: mean of each channel, for images in 0..1. The default is ImageNet's.
+      std: standard deviation of each channel, for images in 0..1.
+      interpolation: filter for resizing, "bilinear" or "bicubic".
+      crop_fraction: side of the center that is cropped, as a fraction of the shorter side.
+
     Raises:
       ArgumentError: in the constructor, for an invalid value.
 
@@ -34,15 +41,10 @@ class Preprocessing:
     """
 
     size: int = 224
-    """Side of the square images, in pixels."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Mean of each channel, for images in 0..1. The default is ImageNet's."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Standard deviation of each channel, for images in 0..1."""
     interpolation: str = "bilinear"
-    """Filter for resizing, "bilinear" or "bicubic"."""
     crop_fraction: float = 0.875
-    """Side of the center that is cropped, as a fraction of the shorter side."""
 
     def __post_init__(self):
         for name in ("mean", "std"):
@@ -114,14 +116,17 @@ def _channels(name: str, value: Any) -> tuple[float, ...]:
 
 
 class Pretrained(NamedTuple):
-    """A network, its published weights and the preprocessing that they expect."""
+    """A network, its published weights and the preprocessing that they expect.
+
+    Attributes:
+      model: the module, which holds no arrays.
+      variables: {"params": ..., "batch_stats": ...}, float32 arrays of NumPy.
+      preprocessing: size and constants of its images.
+    """
 
     model: nn.Module
-    """The module, which holds no arrays."""
     variables: dict[str, Any]
-    """{"params": ..., "batch_stats": ...}, float32 arrays of NumPy."""
     preprocessing: Preprocessing
-    """Size and constants of its images."""
 
 
 def create_pretrained(

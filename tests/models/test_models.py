@@ -176,6 +176,8 @@ def test_a_depth_that_is_not_6n_plus_2_names_its_neighbours(depth):
         ("vgg15", {}, "vgg16"),
         ("vgg16bn", {}, "vgg16-bn"),
         ("resnet", {}, "resnet"),
+        ("Faster R-CNN", {}, "Write jaxcnn.models.faster_rcnn.FasterRCNN(num_classes)."),
+        ("yolo", {}, "Write jaxcnn.models.yolo.YOLO(num_classes)."),
         ("zzzz", {}, "one of alexnet, alexnet-groups, autoencoder"),
         ("", {}, "one of alexnet"),
         ("ResNet20", {}, "write resnet20"),
