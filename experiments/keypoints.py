@@ -251,13 +251,14 @@ def compose(n: int, textures: np.ndarray, seed: int) -> jc.Split:
     """Return `n` scenes.
 
     Returns:
-      Images uint8 [n, SIDE, SIDE, 3], and as labels a dict of `points` and `visible` as in `scene`,
+      Images uint8 [n, SIDE, SIDE, 3], and as labels a dict of `keypoints` and `visible` as in
+      `scene`,
       each with a first axis of n.
     """
     rng = np.random.default_rng(seed)
     scenes = [scene(textures, rng) for _ in range(n)]
     images, points, visible = (np.stack(arrays) for arrays in zip(*scenes, strict=True))
-    return jc.Split(images, {"points": points, "visible": visible})
+    return jc.Split(images, {"keypoints": points, "visible": visible})
 
 
 def compose_all(options: Options) -> jc.Dataset:
@@ -309,7 +310,7 @@ def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
 
 def longest_limbs(labels: Mapping[str, np.ndarray]) -> tuple[float, ...]:
     """Return the greatest length of each limb in labels, pixels."""
-    points = labels["points"][labels["points"][..., 0, 0] != ABSENT]
+    points = labels["keypoints"][labels["keypoints"][..., 0, 0] != ABSENT]
     return tuple(
         float(np.linalg.norm(points[:, a] - points[:, b], axis=-1).max()) for a, b in SKELETON.limbs
     )
@@ -367,7 +368,7 @@ def boxes_of(labels: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       float32 [n, m], pixels and square pixels; 0 where there is no figure.
     """
-    sides = np.ptp(labels["points"], axis=2)
+    sides = np.ptp(labels["keypoints"], axis=2)
     return sides.max(-1), sides.prod(-1)
 
 
@@ -390,7 +391,7 @@ def columns(people: People, labels: Mapping[str, np.ndarray]) -> dict[str, float
       people: predicted, with a first axis of n.
       labels: the truth.
     """
-    points, visible = labels["points"], labels["visible"]
+    points, visible = labels["keypoints"], labels["visible"]
     lengths, areas = boxes_of(labels)
     similarity = np.asarray(
         jax.vmap(metrics.keypoint_similarity)(people.points, points, visible, areas)
@@ -448,7 +449,7 @@ def target_maps(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         stride=STRIDE,
         limb_width=LIMB_WIDTH,
     )
-    arguments = labels["points"], labels["visible"]
+    arguments = labels["keypoints"], labels["visible"]
     return {
         "heat_maps": np.asarray(jax.jit(jax.vmap(heat))(*arguments)),
         "fields": np.asarray(jax.jit(jax.vmap(fields))(*arguments)),
@@ -462,7 +463,7 @@ def write_limits(out: Path, data: jc.Dataset) -> None:
     others have hidden key points too, so that these do not cut a person in two.
     """
     labels, longest = data.test.labels, longest_limbs(data.train.labels)
-    everything = dict(labels) | {"visible": labels["points"][..., 0] != ABSENT}
+    everything = dict(labels) | {"visible": labels["keypoints"][..., 0] != ABSENT}
     limits = {}
     for suffix, source in zip(TARGETS, (labels, everything), strict=True):
         maps = target_maps(source)
@@ -562,14 +563,14 @@ def write_figures(options: Options, data: jc.Dataset, n: int = 6) -> None:
             if points[0, 0] != ABSENT
             for stroke in strokes(points, PERSON_COLORS[j])
         ]
-        for scene_points in labels["points"]
+        for scene_points in labels["keypoints"]
     ]
     images = list(test.images)
     strips = [plots.Strip(images, "scene"), plots.Strip(images, "truth", strokes=true)]
     for key, title in ASSOCIATIONS.items():
         people = getattr(found, key).points
         similarity = jax.vmap(metrics.keypoint_similarity)(
-            people, labels["points"], labels["visible"], areas
+            people, labels["keypoints"], labels["visible"], areas
         )
         partner = assign(np.asarray(similarity))
         drawn = [drawn_people(people[i], partner[i]) for i in range(len(people))]

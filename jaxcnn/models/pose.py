@@ -16,7 +16,7 @@ Example:
   >>> images = np.zeros((16, 16, 16, 3), np.uint8)
   >>> images[:, 2:14, 7:9] = 255
   >>> labels = {
-  ...     "points": np.tile(np.float32([[8, 3], [8, 13]]), (16, 1, 1, 1)),  # x, y
+  ...     "keypoints": np.tile(np.float32([[8, 3], [8, 13]]), (16, 1, 1, 1)),  # x, y
   ...     "visible": np.ones((16, 1, 2), bool),
   ... }
   >>> data = jc.dataset((images, labels), (images[:4], jax.tree.map(lambda x: x[:4], labels)))
@@ -414,12 +414,12 @@ class PoseLoss:
     """Squared errors of heat maps and part affinity fields, of all stages of prediction.
 
     It is that of equations 3 to 5, for each image, with the mean over cells in place of the sum.
-    Outputs are those of `PoseNet`. Labels are a dict of `points`, float32 [b, p, J, 2], and
+    Outputs are those of `PoseNet`. Labels are a dict of `keypoints`, float32 [b, p, J, 2], and
     `visible`, bool [b, p, J]. Targets are computed from them, at the stride of the outputs.
 
     Cells of a key point that is not visible have no loss in its joint's map: W = 0 in equation 3,
     where its Gaussian is above 0.01. Nor have cells of a limb with an end that is not visible, in
-    its field. Rows that pad images with fewer people have `visible` False and points far outside
+    its field. Rows that pad images with fewer people have `visible` False and key points far outside
     the image, such as -1000.
 
     Attributes:
@@ -433,7 +433,7 @@ class PoseLoss:
 
     Example:
       >>> skeleton = Skeleton(("head", "foot"), ((0, 1),))
-      >>> labels = {"points": jnp.zeros((1, 1, 2, 2)), "visible": jnp.zeros((1, 1, 2), bool)}
+      >>> labels = {"keypoints": jnp.zeros((1, 1, 2, 2)), "visible": jnp.zeros((1, 1, 2), bool)}
       >>> fields = jnp.zeros((1, 1, 8, 8, 1, 2))
       >>> outputs = {"heat_maps": jnp.ones((1, 1, 8, 8, 2)), "fields": fields}
       >>> losses, _ = PoseLoss(skeleton, sigma=1.0)(outputs, Batch(jnp.zeros((1, 8, 8, 3)), labels))
@@ -461,7 +461,7 @@ class PoseLoss:
         labels = check_pose_labels(batch.labels, self.skeleton)
         of_image = partial(self._of_image, cell_centers(height, width, stride))
         heat, fields = jax.vmap(of_image)(
-            outputs["heat_maps"], outputs["fields"], labels["points"], labels["visible"]
+            outputs["heat_maps"], outputs["fields"], labels["keypoints"], labels["visible"]
         )
         losses = (heat + fields).sum(1)
         return losses, {"heat_map_loss": heat[:, -1], "field_loss": fields[:, -1]}
@@ -509,28 +509,28 @@ def check_pose_labels(labels: Any, skeleton: Skeleton) -> dict[str, jax.Array]:
     """Return labels that are key points of people and their visibility.
 
     Args:
-      labels: a dict of `points` and `visible`.
+      labels: a dict of `keypoints` and `visible`.
       skeleton: whose joints they have.
 
     Raises:
       ArgumentError: they are anything else.
     """
-    example = "Write labels={'points': points, 'visible': visible}."
-    if not isinstance(labels, dict) or not {"points", "visible"} <= set(labels):
+    example = "Write labels={'keypoints': points, 'visible': visible}."
+    if not isinstance(labels, dict) or not {"keypoints", "visible"} <= set(labels):
         names = f"the keys {', '.join(labels)}" if isinstance(labels, dict) else "no keys"
-        raise ArgumentError(f"labels have {names}; expected points and visible. {example}")
-    points, visible = (tuple(labels[name].shape) for name in ("points", "visible"))
+        raise ArgumentError(f"labels have {names}; expected keypoints and visible. {example}")
+    points, visible = (tuple(labels[name].shape) for name in ("keypoints", "visible"))
     joints = len(skeleton.joints)
     if len(points) != 4 or points[2:] != (joints, 2) or visible != points[:3] or not points[1]:
         raise ArgumentError(
-            f"labels have points of shape {points[1:]} and visible of shape {visible[1:]} for an "
+            f"labels have keypoints of shape {points[1:]} and visible of shape {visible[1:]} for an "
             f"image; expected (p, {joints}, 2) and (p, {joints}) with p > 0. {example}"
         )
     if labels["visible"].dtype != jnp.bool_ or not jnp.issubdtype(
-        labels["points"].dtype, jnp.floating
+        labels["keypoints"].dtype, jnp.floating
     ):
         raise ArgumentError(
-            f"labels have points of {labels['points'].dtype} and visible of "
+            f"labels have keypoints of {labels['points'].dtype} and visible of "
             f"{labels['visible'].dtype}; expected float32 and bool. {example}"
         )
     return labels

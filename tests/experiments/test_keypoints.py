@@ -70,7 +70,7 @@ def test_scenes_are_the_same_for_a_seed():
     upper, _ = photographs()
     one, two, other = (keypoints.compose(4, upper, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.images, two.images)
-    np.testing.assert_array_equal(one.labels["points"], two.labels["points"])
+    np.testing.assert_array_equal(one.labels["keypoints"], two.labels["keypoints"])
     assert not np.array_equal(one.images, other.images)
 
 
@@ -88,7 +88,7 @@ def padded(labels, points, scores):
 
 def test_measures_of_the_true_people_are_perfect(labels):
     """In another order too. A person without one joint is not whole; without any, all are wrong."""
-    points = labels["points"][:, ::-1].copy()
+    points = labels["keypoints"][:, ::-1].copy()
     is_there = points[..., 0, 0] != keypoints.ABSENT
     points[~is_there] = np.nan
     scores = np.where(is_there[..., None], 0.5, 0.0) * np.ones(points.shape[:3])
@@ -111,7 +111,7 @@ def test_measures_of_the_true_people_are_perfect(labels):
 def test_swapped_hands_of_two_people_are_not_right(labels):
     """The key points are all there, but of two people with the other's hand none is whole."""
     two = np.flatnonzero(labels["visible"].any(-1).sum(1) == 2)
-    points = labels["points"][two, :2].copy()
+    points = labels["keypoints"][two, :2].copy()
     hand = keypoints.SKELETON.joints.index("left hand")
     far = np.linalg.norm(points[:, 0, hand] - points[:, 1, hand], axis=-1) > 8
     seen = labels["visible"][two, :2, hand].all(-1)

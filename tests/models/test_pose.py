@@ -38,7 +38,7 @@ def random_labels(rng, n):
     points[:, -1], visible[:, -1] = -1000, False
     # A limb without length.
     points[0, 0, 1] = points[0, 0, 0]
-    return {"points": points, "visible": visible}
+    return {"keypoints": points, "visible": visible}
 
 
 def gaussians(points, visible, sigma):
@@ -88,7 +88,7 @@ def affinity(points, visible, limb_width):
 def test_targets_are_equations_6_to_9():
     rng = np.random.default_rng(0)
     labels = random_labels(rng, 3)
-    for points, visible in zip(labels["points"], labels["visible"], strict=True):
+    for points, visible in zip(labels["keypoints"], labels["visible"], strict=True):
         heat = heat_maps(points, visible, (SIDE, SIDE), stride=STRIDE, sigma=3.0)
         np.testing.assert_allclose(heat, gaussians(points, visible, 3.0), rtol=1e-4, atol=1e-6)
         fields = part_affinity_fields(
@@ -111,7 +111,7 @@ def test_the_loss_is_equations_3_to_5_without_hidden_cells():
     loss = jax.jit(PoseLoss(SKELETON, sigma=3.0, limb_width=2.0))
     losses, metrics = loss(outputs, Batch(jnp.zeros((2, SIDE, SIDE, 3)), labels))
     for i in range(2):
-        points, visible = labels["points"][i], labels["visible"][i]
+        points, visible = labels["keypoints"][i], labels["visible"][i]
         heat = gaussians(points, visible, 3.0)
         hidden_heat = gaussians(points, ~visible, 3.0) > 0.01
         fields, hidden_fields = affinity(points, visible, 2.0)
@@ -139,7 +139,7 @@ def test_the_loss_is_equations_3_to_5_without_hidden_cells():
 def test_perfect_outputs_have_no_loss_and_hidden_points_no_gradient():
     rng = np.random.default_rng(2)
     labels = random_labels(rng, 1)
-    points, visible = labels["points"][0], labels["visible"][0]
+    points, visible = labels["keypoints"][0], labels["visible"][0]
     shape = (SIDE, SIDE)
     heat = heat_maps(points, visible, shape, stride=STRIDE, sigma=4.0)
     fields = part_affinity_fields(
@@ -418,12 +418,14 @@ IMAGES = jnp.zeros((1, SIDE, SIDE, 3))
         (lambda: PoseLoss(SKELETON, sigma=0), "sigma is 0"),
         (lambda: PoseLoss(SKELETON)(OUTPUTS, Batch(IMAGES, jnp.zeros(1))), "labels have no keys"),
         (
-            lambda: PoseLoss(SKELETON)(OUTPUTS, Batch(IMAGES, {"points": GOOD, "visible": SEEN})),
-            "labels have points of shape",
+            lambda: PoseLoss(SKELETON)(
+                OUTPUTS, Batch(IMAGES, {"keypoints": GOOD, "visible": SEEN})
+            ),
+            "labels have keypoints of shape",
         ),
         (
             lambda: PoseLoss(SKELETON)(
-                OUTPUTS, Batch(IMAGES, {"points": GOOD[None], "visible": GOOD[None, ..., 0]})
+                OUTPUTS, Batch(IMAGES, {"keypoints": GOOD[None], "visible": GOOD[None, ..., 0]})
             ),
             "expected float32 and bool",
         ),
