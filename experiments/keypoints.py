@@ -252,8 +252,7 @@ def compose(n: int, textures: np.ndarray, seed: int) -> jc.Split:
 
     Returns:
       Images uint8 [n, SIDE, SIDE, 3], and as labels a dict of `keypoints` and `visible` as in
-      `scene`,
-      each with a first axis of n.
+      `scene`, each with a first axis of n.
     """
     rng = np.random.default_rng(seed)
     scenes = [scene(textures, rng) for _ in range(n)]

@@ -419,8 +419,8 @@ class PoseLoss:
 
     Cells of a key point that is not visible have no loss in its joint's map: W = 0 in equation 3,
     where its Gaussian is above 0.01. Nor have cells of a limb with an end that is not visible, in
-    its field. Rows that pad images with fewer people have `visible` False and key points far outside
-    the image, such as -1000.
+    its field. Rows that pad images with fewer people have `visible` False and key points far
+    outside the image, such as -1000.
 
     Attributes:
       skeleton: joints and limbs, those of the network.
@@ -523,14 +523,14 @@ def check_pose_labels(labels: Any, skeleton: Skeleton) -> dict[str, jax.Array]:
     joints = len(skeleton.joints)
     if len(points) != 4 or points[2:] != (joints, 2) or visible != points[:3] or not points[1]:
         raise ArgumentError(
-            f"labels have keypoints of shape {points[1:]} and visible of shape {visible[1:]} for an "
-            f"image; expected (p, {joints}, 2) and (p, {joints}) with p > 0. {example}"
+            f"labels have keypoints of shape {points[1:]} and visible of shape {visible[1:]} for "
+            f"an image; expected (p, {joints}, 2) and (p, {joints}) with p > 0. {example}"
         )
     if labels["visible"].dtype != jnp.bool_ or not jnp.issubdtype(
         labels["keypoints"].dtype, jnp.floating
     ):
         raise ArgumentError(
-            f"labels have keypoints of {labels['points'].dtype} and visible of "
+            f"labels have keypoints of {labels['keypoints'].dtype} and visible of "
             f"{labels['visible'].dtype}; expected float32 and bool. {example}"
         )
     return labels
