@@ -13,20 +13,22 @@ T = TypeVar("T")
 GROUPS: dict[str, tuple[str, ...]] = {
     "model": (
         *("width", "widths", "hidden", "depth", "code", "shortcut", "bn_group", "kernel_init"),
-        *("dropout", "freeze", "shortcut_padding"),
+        *("dropout", "freeze", "shortcut_padding", "convolutions"),
     ),
     "optimizer": (
         *("optimizer", "schedule", "momentum", "milestones", "warmup_depth", "warmup_lr"),
         *("weight_decay", "decoupled_decay", "decay_mask", "ema_decay", "lr_1998", "bias_rate"),
         *("backbone_rate", "class_weight", "smoothing", "whitening_epochs", "whitening_images"),
+        *("optimizers", "lowest_rate", "highest_rate"),
     ),
     "images and augmentation": (
         *("subtract_mean", "divide_std", "size", "resize", "interpolation", "crop", "min_area"),
-        *("padding", "pad_value", "flip", "translate", "skip_broken"),
+        *("padding", "paddings", "pad_value", "flip", "translate", "skip_broken"),
     ),
     "evaluation": (
         *("validation", "num_validation", "test", "eval_split", "eval_every", "epoch"),
         *("train_metrics", "recompute_batch_stats", "test_batch", "views", "target", "worst"),
+        "beam_widths",
     ),
     "devices": ("strategy", "devices", "dtype", "memory"),
     "several hosts": ("coordinator", "num_processes", "process_id"),
@@ -60,10 +62,14 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "batch": (1, 2**20),
     "batch_size": (1, 2**20),
     "batches": (1, 2**20),
+    "beam_widths": (1, 4096),
     "blocks": (1, 1_000),
     "bn_group": (0, 2**20),
+    "classifier_steps": _STEPS,
     "code": (1, 2**16),
     "common": _STEPS,
+    # A network halves its images so often.
+    "convolutions": (1, 8),
     # Ten images of each class, so that each has some of both splits.
     "count": (100, 10**7),
     # A U-Net halves the image so often.
@@ -75,6 +81,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "draw_seed": _SEED,
     # Some scripts allow a fraction.
     "epochs": (0, 10**5),
+    "eta": (2, 1000),
     # The order of the examples of so many steps is drawn at once.
     "eval_every": (1, 10**5),
     "first": (0, 10**8),
@@ -82,14 +89,18 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "flips": (0, 10**5),
     "held": _COUNT,
     "held_out": (0, 10**5),
+    "gan_steps": (1, 10**5),
     "hidden": (1, 2**16),
     "images": _COUNT,
     "keep_every": (0, 10**8),
     "kills": (0, 10**4),
+    # A fifth as many are test lines.
+    "lines": (5, 10**6),
     "max_train_examples": _COUNT,
     "megabytes": (0, 10**5),
     "memory": (1, 2**50),
     "milestones": _STEPS,
+    "min_steps": (1, 10**5),
     "most": (1, 10**6),
     "new": (0, 10**4),
     "num_batches": (1, 2**20),
@@ -98,6 +109,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "num_steps": _STEPS,
     "num_validation": (0, 10**7),
     "padding": (0, 1024),
+    "paddings": (0, 1024),
     "points": (2, 1001),
     "process_id": (0, 2**16),
     "recompute_batch_stats": (0, 10**7),

@@ -1,7 +1,8 @@
-"""Anomaly detection by reconstruction error: an autoencoder sees all classes but one.
+"""Anomaly detection: an autoencoder, or a GAN, sees all classes but one.
 
     python -m experiments.anomaly                   digits, no download: 3 minutes on two busy CPU
                                                     cores
+    python -m experiments.anomaly --scores anogan --num-seeds 1    AnoGAN there: 2 minutes more
     python -m experiments.anomaly --preset mnist    MNIST there: 5 minutes, one seed
 
 For each class in turn the network (`jaxcnn.models.autoencoder`) is trained to reconstruct images of
@@ -11,10 +12,14 @@ perfect, 0.5 is guessing. Two scores need no network. One is the squared distanc
 code of as many numbers (principal components, of the same training images). The other is that to
 the mean image.
 
+`--scores anogan` adds the score of AnoGAN (Schlegl et al. 2017, arXiv:1703.05921) to the same
+folder. A DCGAN is trained on the same images. The code of each image is searched by gradient
+descent, and the loss that is left is the score (`experiments.latent_search`).
+
 Expected, quick (3 seeds): a mean area of 0.96 over the ten classes, against 0.89 for principal
 components and 0.64 for the mean image. It is more than both for each class, though for 1, 4, 6 and
 9 the seeds' intervals reach below. The 8 is the class that is *nearest* the mean image (0.18), and
-is detected all the same (0.93).
+is detected all the same (0.93). AnoGAN (1 seed) has a mean area of 0.84.
 
 Expected, MNIST (1 seed, a smaller network, 600 steps): the autoencoder's mean is 0.72, hardly above
 principal components (0.71). A 1, held out, is reconstructed *better* than the trained classes
@@ -45,13 +50,22 @@ from experiments._common import (
     run_all,
     run_study,
 )
+from experiments.latent_search import NUM_STEPS, anomaly_scores
 from jaxcnn import cli, plots, runs, tables
 from jaxcnn.augment import normalize
 from jaxcnn.data import channel_statistics
+from jaxcnn.models.dcgan import DCGAN, PIXEL_RANGE, NonSaturatingLoss
 from jaxcnn.state import State, init_state
 
-SCORES = {"auc": "autoencoder", "auc_pca": "principal components", "auc_mean": "mean image"}
+SCORES = {
+    "auc": "autoencoder",
+    "auc_anogan": "AnoGAN",
+    "auc_pca": "principal components",
+    "auc_mean": "mean image",
+}
 """Column -> the method of its score."""
+ScoreName = Literal["autoencoder", "anogan"]
+"""Values of `--scores`, the scores that need a network."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +78,16 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Data set by name, with images whose sides are multiples of 4."""
     held_out: tuple[int, ...] = tuple(range(10))
     """Classes to hold out, each in runs of its own."""
+    scores: tuple[ScoreName, ...] = ("autoencoder",)
+    """Scores to train networks for: autoencoder, anogan."""
     num_seeds: int = 3
     code: int = 8
-    """Numbers in the code that an image passes through."""
+    """Numbers in the code of an image, of every score that has one."""
     width: int = 16
-    """Filters of the autoencoder's first stage."""
+    """Filters of the networks' first stage."""
     num_steps: int = 1_300
+    gan_steps: int = 1_500
+    """Training steps of AnoGAN's networks."""
     batch_size: int = 64
     learning_rate: float = 3e-3
     """Learning rate of Adam, which falls to 0 as a cosine."""
@@ -80,6 +98,10 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     plot_only: bool = False
 
 
+GAN_RATE = 5e-4
+"""Learning rate of Adam for AnoGAN's networks; 2e-4 in section 4 of DCGAN, with more filters."""
+MAX_SEARCHES = 1_000
+"""Greatest number of images of each kind whose codes AnoGAN searches; digits have fewer."""
 MAX_NUMBERED_GROUPS = 6
 """Groups of bars up to which values are written on the bars."""
 PRESETS = {
@@ -142,6 +164,39 @@ def configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.Expe
         )
         for seed in options.run_seeds()
     }
+
+
+def gan_configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.ExperimentConfig]:
+    """Return the runs of AnoGAN's networks that hold out a class: name -> config.
+
+    They have the images, the batches and the number of values in a code of the autoencoders.
+    """
+    # Beta1 is that of section 4 of DCGAN. There is one row, because the search takes about as long
+    # as training.
+    optimizer = jc.OptimizerConfig(
+        "adam",
+        learning_rate=GAN_RATE,
+        schedule="constant",
+        weight_decay=0.0,
+        optimizer_kwargs={"b1": 0.5},
+    )
+    changes: dict[str, Any] = {
+        "num_steps": options.gan_steps,
+        "eval_every": options.gan_steps,
+        "subtract_mean": PIXEL_RANGE,
+        "divide_std": PIXEL_RANGE,
+    }
+    return {
+        f"anogan-{name}": jc.override(config, model="dcgan", optimizer=optimizer, **changes)
+        for name, config in configs(options, data, label).items()
+    }
+
+
+def build_gan(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
+    """Return the GAN and the optimizer of a run."""
+    train = config.train
+    model = DCGAN(**config.model_kwargs)
+    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
 
 
 def errors(model: Any, state: State, images: np.ndarray) -> np.ndarray:
@@ -220,34 +275,78 @@ def area_measure(
     return measure
 
 
+def anogan_measure(
+    data: jc.Dataset, label: int
+) -> Callable[[Any, State, jc.Dataset], Mapping[str, float]]:
+    """Return a function that measures the area of AnoGAN's score.
+
+    It scores the images that `area_measure` scores, but at most `MAX_SEARCHES` of each kind.
+    """
+    splits = (data.train, data.test)
+    strange = np.concatenate([split.images[split.labels == label] for split in splits])
+    strange = _at_most(strange, MAX_SEARCHES)
+
+    def measure(model: Any, state: State, remaining: jc.Dataset) -> Mapping[str, float]:
+        normal = _at_most(remaining.test.images, MAX_SEARCHES)
+        scores = anomaly_scores(model, state, np.concatenate([normal, strange]))
+        return {"auc_anogan": auc(scores[: len(normal)], scores[len(normal) :])}
+
+    return measure
+
+
+def _at_most(images: np.ndarray, n: int) -> np.ndarray:
+    """Return n of the images, drawn without replacement, or all of them."""
+    if len(images) <= n:
+        return images
+    return images[np.random.default_rng(0).permutation(len(images))[:n]]
+
+
 def sweep(options: Options, data: jc.Dataset, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs, class by class; return False if some are not finished."""
     strategy, are_finished = options.make_strategy(), True
     for label in options.held_out:
-        all_runs, remaining = configs(options, data, label), without(data, label)
-        sweep_kwargs: dict[str, Any] = {
-            "measure": area_measure(data, label, options.code),
+        remaining = without(data, label)
+        common: dict[str, Any] = {
             "strategy": strategy,
             "should_stop": stop,
             "tensorboard": options.tensorboard,
             "quiet": True,
         }
         # Where others train the last runs of a class, another one is left.
-        are_finished &= run_all(all_runs, remaining, options.out, **sweep_kwargs)
+        if "autoencoder" in options.scores:
+            measure = area_measure(data, label, options.code)
+            all_runs = configs(options, data, label)
+            are_finished &= run_all(all_runs, remaining, options.out, measure=measure, **common)
+        if "anogan" in options.scores and not stop():
+            pieces: dict[str, Any] = {"build": build_gan, "loss": NonSaturatingLoss()}
+            pieces |= {"measure": anogan_measure(data, label)}
+            all_runs = gan_configs(options, data, label)
+            are_finished &= run_all(all_runs, remaining, options.out, **pieces, **common)
         if stop():
             return False
     return are_finished
 
 
-def _line(group: list[runs.Run]) -> dict[str, Any]:
+def _line(group: list[runs.Run], gans: list[runs.Run], has_gans: bool) -> dict[str, Any]:
     """Return the columns of a class held out, from its runs.
 
     The scores that need no network are the same for every seed.
+
+    Args:
+      group: runs of the autoencoder.
+      gans: runs of AnoGAN.
+      has_gans: whether the table has AnoGAN's columns.
     """
     line = runs.aggregate_seeds(group, ("auc",))
     seconds = line.pop("seconds")
-    linear_areas = {key: group[0].result.get(key) for key in SCORES if key != "auc"}
-    return line | linear_areas | {"seconds": seconds}
+    if has_gans:
+        columns = runs.aggregate_seeds(gans, ("auc_anogan",))
+        line |= {"anogan_seeds": columns["seeds"]}
+        line |= {name: value for name, value in columns.items() if name.startswith("auc_anogan")}
+    result = group[0].result if group else {}
+    line |= {key: result.get(key) for key in ("auc_pca", "auc_mean")}
+    line |= {"seconds": seconds}
+    return line | ({"anogan_seconds": columns["seconds"]} if has_gans else {})
 
 
 def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> None:
@@ -256,6 +355,8 @@ def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> Non
     They are of the class held out and of the others.
     """
     name, config = next(iter(configs(options, data, label).items()))
+    if not (options.out / name / "checkpoints").is_dir():
+        return
     remaining = jc.subset(without(data, label), config.max_train_examples or 0, seed=0)
     model, tx = runs.model_and_optimizer(config, remaining.num_classes)
     with jc.Checkpoints(options.out / name / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
@@ -292,6 +393,11 @@ def check(options: Options, data: jc.Dataset) -> None:
         raise jc.ArgumentError(
             f"held_out is {value}; expected classes of {data.name}, 0..{data.num_classes - 1}"
         )
+    if len(set(options.scores)) < len(options.scores) or not options.scores:
+        raise jc.ArgumentError(
+            f"scores is {' '.join(options.scores) or 'empty'}; expected each score once, and at "
+            "least one: write --scores autoencoder anogan"
+        )
 
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
@@ -310,35 +416,49 @@ def draw(options: Options) -> None:
     out = options.out
     all_runs = runs.finished_runs(out)
     labels = sorted({int(run.config.dataset.rsplit("-", 1)[1]) for run in all_runs})
-    groups = {
-        str(label): [run for run in all_runs if run.config.dataset.endswith(f"-without-{label}")]
-        for label in labels
-    }
+    gans = [run for run in all_runs if run.name.startswith("anogan-")]
+    autoencoders = [run for run in all_runs if run not in gans]
     table: list[dict[str, Any]] = [
-        {"held out": label} | _line(group) for label, group in groups.items()
+        {"held out": str(label)}
+        | _line(_without(autoencoders, label), _without(gans, label), bool(gans))
+        for label in labels
     ]
+    scores = {key: title for key, title in SCORES.items() if key in table[0]}
     mean_line: dict[str, Any] = dict.fromkeys(table[0]) | {"held out": "mean"}
-    for key in (*SCORES, "seconds"):
+    for key in (*scores, "seconds", *(["anogan_seconds"] if gans else [])):
         values = [float(line[key]) for line in table if line[key] is not None]
         mean_line |= {key: sum(values) / len(values) if values else None}
     lines = [*table, mean_line]
     config = all_runs[0].config
     name, code = config.dataset.rsplit("-without-", 1)[0], config.model_kwargs["code"]
-    protocol = (
-        f"{name}: {config.max_train_examples} training images of the other classes, "
-        f"{config.train.num_steps} steps of {config.train.batch_size}, "
+    protocol = f"{name}: {config.max_train_examples} training images of the other classes, "
+    protocol += ", ".join(
+        f"{group[0].config.train.num_steps} steps of {group[0].config.train.batch_size}{suffix}"
+        for group, suffix in (
+            (autoencoders, ""),
+            (gans, f" and {NUM_STEPS} of each search (AnoGAN)"),
+        )
+        if group
     )
     protocol += (
-        f"codes of {code} numbers. Areas under the ROC curve, mean over seeds and its 95% interval."
+        f", codes of {code} numbers. Areas under the ROC curve, mean over seeds and its 95% "
+        "interval."
     )
     tables.write_table(out, lines, [protocol])
     heights = {
-        line["held out"]: {title: line[key] for key, title in SCORES.items()} for line in lines
+        line["held out"]: {title: line[key] for key, title in scores.items()} for line in lines
     }
     half_widths = {
-        line["held out"]: {SCORES["auc"]: line["auc_ci95"]} for line in lines if line["auc_ci95"]
+        line["held out"]: {
+            title: line[f"{key}_ci95"]
+            for key, title in scores.items()
+            if line.get(f"{key}_ci95") is not None
+        }
+        for line in lines
     }
-    title = display_names(f"{name}: detection of a held-out class by three scores")
+    half_widths = {label: widths for label, widths in half_widths.items() if widths}
+    count = {3: "three", 4: "four"}[len(scores)]
+    title = display_names(f"{name}: detection of a held-out class by {count} scores")
     title = title[0].upper() + title[1:]
     figure = plots.bars(
         heights,
@@ -356,6 +476,11 @@ def draw(options: Options) -> None:
         f"{tables.compact_markdown(lines)}\nwrote {out}/table.md, table.csv and "
         f"auc.{options.format}"
     )
+
+
+def _without(group: list[runs.Run], label: int) -> list[runs.Run]:
+    """Return the runs that hold out a class."""
+    return [run for run in group if run.config.dataset.endswith(f"-without-{label}")]
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Depth of every pixel from one image: the scale-invariant loss where no image shows the scale.
 
-    python -m experiments.depth_map                       digits, no download: TIME
+    python -m experiments.depth_map                       digits, no download: 9 runs of 15
+                                                          to 55 seconds on two busy CPU cores
     python -m experiments.depth_map --scale known         the same scenes in one scale
     python -m experiments.depth_map --preset mnist        MNIST's digits: not yet measured
 
@@ -16,7 +17,8 @@ The baseline is the mean log depth of the training scenes at each pixel. Trainin
 training digits and patches of the upper halves of the photographs. Test scenes have test digits and
 patches of the lower halves.
 
-EXPECTED
+Expected, quick (3 seeds): a scale-invariant error of 0.149 +- 0.026 with λ = 0 and 0.141 +- 0.019
+with λ = 1. Paired by seed, the change is -5.6 +- 7.7%, so the loss does not help measurably.
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/images.png,
 OUT/baseline.json and a folder for every run. The same command resumes a study that was stopped.

@@ -394,8 +394,8 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs and draw detections; return False if some are not finished."""
     if len(set(options.detectors)) < len(options.detectors) or not options.detectors:
         raise jc.ArgumentError(
-            f"--detectors is {' '.join(options.detectors) or 'empty'}; expected each detector once, and at "
-            "least one: write --detectors ssd yolo"
+            f"--detectors is {' '.join(options.detectors) or 'empty'}; expected each detector "
+            "once, and at least one: write --detectors ssd yolo"
         )
     all_configs = {name: configs(options, name) for name in options.detectors}
     cli.enable_compilation_cache()

@@ -33,10 +33,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcnn._util import is_abstract
 from jaxcnn.arguments import (
     ArgumentError,
     accepts,
     check_choice,
+    check_integer,
     check_mapping,
     format_value,
 )
@@ -226,6 +228,7 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
+<<<<<<< HEAD
 class ScaleInvariantError:
     """Squared error of log depth, less a share of the error in scale.
 
@@ -306,6 +309,187 @@ def _check_depth(outputs: Any, depth: Any) -> tuple[jax.Array, jax.Array]:
             "Write jaxcnn.models.UNet(num_classes=1)."
         )
     return outputs.reshape(depth.shape), depth
+=======
+class CTCLoss:
+    """Connectionist temporal classification: sequences without their positions, in nats.
+
+    The loss is -log p(l | x) of equations 3 and 14 of Graves et al. 2006, "Connectionist temporal
+    classification: labelling unsegmented sequence data with recurrent neural networks": the
+    probability of a sequence is the sum over all paths of one class a frame that `collapse_path`
+    maps to it.
+
+    Outputs are logits float32 [b, t, k + 1] for t frames, k classes and a blank. Labels are the
+    classes of each sequence, int32 [b, m] with m <= t, padded with -1 at the end. The metric is
+    `error`: whether the best path (section 3.2 of the paper) gives another sequence than the label.
+    `jaxcnn.ctc` has the decoders.
+
+    A sequence needs a frame for each class, and one for a blank between two equal ones. `train` and
+    `evaluate` check that all have enough frames. Where labels are traced, as under `jax.jit`, a
+    sequence without a path has a loss that is not a number.
+
+    Attributes:
+      blank: the output that is the blank. -1 is the last one, k, so that the classes are 0 to
+        k - 1. With 0, the classes are 1 to k.
+
+    Raises:
+      ArgumentError: in the constructor, for an invalid value; when called, for other outputs or
+        labels.
+
+    Example:
+      >>> batch = Batch(inputs=None, labels=jnp.array([[0, 1, -1]]))
+      >>> probabilities = jnp.array([[[0.5, 0.25, 0.25]] * 3])
+      >>> losses, metrics = CTCLoss()(jnp.log(probabilities), batch)
+      >>> round(float(jnp.exp(-losses[0])), 5)  # of 001, 011, -01, 0-1 and 01-
+      0.1875
+      >>> metrics["error"].tolist()
+      [True]
+    """
+
+    blank: int = -1
+
+    def __post_init__(self):
+        object.__setattr__(self, "blank", check_integer("blank", self.blank, -1))
+
+    def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the losses float32 [b] and {"error": bool [b]}."""
+        labels = batch.labels
+        self.check_shapes(outputs, labels)
+        if not is_abstract(labels):
+            self.check_labels(labels, outputs.shape[1:])
+        num_frames, num_outputs = outputs.shape[1:]
+        blank = self.blank % num_outputs
+        labels, logits = jnp.asarray(labels).astype(jnp.int32), outputs.astype(jnp.float32)
+        is_padding = labels < 0
+        losses = optax.ctc_loss(
+            logits,
+            jnp.zeros(logits.shape[:2]),
+            # Of the classes, one that exists: its emissions come after the end and do not count.
+            jnp.where(is_padding, 0, labels),
+            is_padding.astype(jnp.float32),
+            blank_id=blank,
+        )
+        is_class = (labels >= -1) & (labels < num_outputs) & (labels != blank)
+        has_path = is_class.all(1) & (frames_needed(labels) <= num_frames)
+        has_path &= ~(is_padding[:, :-1] & ~is_padding[:, 1:]).any(1)
+        best = collapse_path(logits.argmax(-1), blank)[:, : labels.shape[1] + 1]
+        labels = jnp.pad(labels, ((0, 0), (0, best.shape[1] - labels.shape[1])), constant_values=-1)
+        # argmax returns class 0 for a frame of NaN.
+        is_right = (best == labels).all(1) & jnp.isfinite(logits).all((1, 2))
+        return jnp.where(has_path, losses, jnp.nan), {"error": ~is_right}
+
+    def check_shapes(self, outputs: Any, labels: Any) -> None:
+        """Check that outputs and labels have the shapes and dtypes of sequences.
+
+        Raises:
+          ArgumentError: they have not.
+        """
+        check_single_output(outputs)
+        shape, dtype = getattr(labels, "shape", ()), getattr(labels, "dtype", None)
+        if dtype is None or len(shape) != 2 or 0 in shape or not jnp.issubdtype(dtype, jnp.integer):
+            raise ArgumentError(
+                f"labels are {_describe(labels)}; expected sequences of classes, int32 [n, m] with "
+                "m > 0. Write np.array([[3, 1, -1]], np.int32), with -1 for padding."
+            )
+        _check_batch_axis(outputs, labels)
+        if outputs.ndim != 3 or outputs.shape[2] < 2:
+            raise ArgumentError(
+                f"the model gives {outputs.shape[1:]} for an image; loss 'ctc' expected logits of "
+                "(frames, num_classes + 1). Build a LineReader, say."
+            )
+        if self.blank >= outputs.shape[2]:
+            raise ArgumentError(
+                f"blank is {self.blank} and the model has {outputs.shape[2]} outputs; expected one "
+                "of them. Write CTCLoss(blank=-1) for the last."
+            )
+        if shape[1] > outputs.shape[1]:
+            raise ArgumentError(
+                f"labels have {shape[1]} columns and the model gives {outputs.shape[1]} frames; "
+                "expected at least a frame for each. Write labels[:, :m] if the others only pad, "
+                "or use wider images."
+            )
+
+    def check_labels(self, labels: Any, output_shape: tuple[int, ...], name: str = "") -> None:
+        """Check that each sequence has a path through the frames.
+
+        Args:
+          labels: integers [n, m] that are not traced.
+          output_shape: (t, k + 1), of the outputs for an image.
+          name: of the split, for the message.
+
+        Raises:
+          ArgumentError: a sequence needs more frames, has padding before a class, or numbers that
+            are no classes.
+        """
+        name, labels = f"{name} labels".strip(), np.asarray(labels)
+        num_frames, num_outputs = output_shape
+        blank = self.blank % num_outputs
+        is_class = (labels >= -1) & (labels < num_outputs) & (labels != blank)
+        if not is_class.all():
+            row, column = np.argwhere(~is_class)[0]
+            expected = f"0..{num_outputs - 2}" if blank == num_outputs - 1 else "a class"
+            raise ArgumentError(
+                f"{name}[{row}] have {labels[row, column]}; expected {expected}, or -1 for "
+                f"padding, as output {blank} of {num_outputs} is the blank. Build the model with "
+                "more outputs, or renumber the classes."
+            )
+        torn = ((labels[:, :-1] < 0) & (labels[:, 1:] >= 0)).any(1)
+        if torn.any():
+            row = int(torn.argmax())
+            raise ArgumentError(
+                f"{name}[{row}] are {format_value(labels[row].tolist())}; expected -1 only after "
+                "the last class. Write the classes first."
+            )
+        needed = np.asarray(frames_needed(labels))
+        if (needed > num_frames).any():
+            row = int((needed > num_frames).argmax())
+            raise ArgumentError(
+                f"{name}[{row}] need {needed[row]} frames, with a blank between equal neighbors, "
+                f"and the model gives {num_frames}; expected as many. Use wider images, or leave "
+                "that one out."
+            )
+
+
+def frames_needed(labels: Any) -> Any:
+    """Return the least number of frames that sequences need under CTC.
+
+    It is the number of classes, and one more for each that equals the one before it, because a
+    blank has to separate them.
+
+    Args:
+      labels: integers [..., m], padded with -1; of NumPy or JAX.
+
+    Example:
+      >>> frames_needed(np.array([[3, 3, 1, -1], [-1, -1, -1, -1]])).tolist()
+      [4, 0]
+    """
+    is_class = labels >= 0
+    is_repeated = (labels[..., 1:] == labels[..., :-1]) & is_class[..., 1:]
+    return is_class.sum(-1) + is_repeated.sum(-1)
+
+
+def collapse_path(path: Any, blank: int) -> jax.Array:
+    """Return the sequences of paths: repetitions are merged, then blanks removed.
+
+    It is the map B of Graves et al. 2006, section 3.1.
+
+    Args:
+      path: integers [b, t], an output for each frame.
+      blank: the output that is the blank.
+
+    Returns:
+      int32 [b, t]: the classes, then -1.
+
+    Example:
+      >>> collapse_path(jnp.array([[9, 1, 1, 9, 1, 2, 2]]), 9).tolist()
+      [[1, 1, 2, -1, -1, -1, -1]]
+    """
+    path = jnp.asarray(path).astype(jnp.int32)
+    is_first = jnp.pad(path[:, 1:] != path[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    is_emitted = is_first & (path != blank)
+    # A stable sort brings the emitted classes to the front, in their order.
+    order = jnp.argsort(~is_emitted, axis=1, stable=True)
+    return jnp.take_along_axis(jnp.where(is_emitted, path, -1), order, axis=1)
+>>>>>>> main
 
 
 _OF_CLASSES = (CrossEntropy, SquaredError)
@@ -314,6 +498,7 @@ LOSSES: dict[str, type] = {
     "squared": SquaredError,
     "binary-cross-entropy": BinaryCrossEntropy,
     "reconstruction": Reconstruction,
+    "ctc": CTCLoss,
 }
 """Classes of losses by name."""
 CLASS_LOSSES = tuple(name for name in LOSSES if issubclass(LOSSES[name], _OF_CLASSES))

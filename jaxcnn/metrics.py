@@ -3,7 +3,7 @@
 The only division comes at the end. An example is what has a loss of its own. It is an image, or a
 pixel where labels are masks, or a value of the image where the image itself is the target. Further
 metrics of a classifier are computed from all of its predictions: confusion, IoU, calibration. So is
-the average precision of a detector.
+the average precision of a detector, and the character error rate of a reader.
 """
 
 from __future__ import annotations
@@ -644,6 +644,7 @@ def _average_precision(
     return jax.lax.map(of_class, (jnp.arange(len(needed)), needed)).T
 
 
+<<<<<<< HEAD
 class DepthErrors(NamedTuple):
     """Errors of predicted depths y, of true depths y*.
 
@@ -746,6 +747,85 @@ def depth_errors(predicted: Any, depth: Any, *, median_scaling: bool = False) ->
         delta2=float(np.mean(ratio < 1.25**2)),
         delta3=float(np.mean(ratio < 1.25**3)),
     )
+=======
+def frechet_distance(features_a: Any, features_b: Any) -> float:
+    """Compute the Frechet distance of two sets of features, as Gaussians.
+
+    It is |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) with the means and the unbiased
+    covariances of the sets. With the features of an Inception network it is known as FID. The value
+    depends on the network and, since covariances are estimated, on the numbers of samples: compare
+    only values of the same ones.
+
+    No square root of a matrix is computed. The last trace is the sum of the singular values of
+    R_a R_b^T, where R^T R are the covariances and R comes from the centered features by a QR
+    decomposition. So it is accurate for singular covariances too.
+
+    Args:
+        features_a: numbers [n, d], n > 1, a row for each sample.
+        features_b: numbers [m, d], m > 1.
+
+    Returns:
+        The squared distance, at least 0, in the squared unit of the features.
+
+    Raises:
+        ArgumentError: there are too few samples, the widths differ, or features are no finite
+            numbers.
+
+    Example:
+        >>> features = np.random.default_rng(0).normal(size=(100, 3))
+        >>> round(frechet_distance(features, features + np.array([[1.0, 2.0, 0.0]])), 6)
+        5.0
+
+    References:
+        Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash
+        equilibrium" (arXiv:1706.08500), equation 6.
+    """
+    a = _to_features("features_a", features_a)
+    b = _to_features("features_b", features_b)
+    if a.shape[1] != b.shape[1]:
+        raise ArgumentError(
+            f"features_a have {a.shape[1]} columns and features_b {b.shape[1]}; expected as many. "
+            "Use one layer of one network for both."
+        )
+    root_a, root_b = (
+        np.asarray(np.linalg.qr(x - x.mean(0, keepdims=True), mode="r")) / math.sqrt(len(x) - 1)
+        for x in (a, b)
+    )
+    overlap = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    between = np.square(a.mean(0) - b.mean(0)).sum()
+    return float(max(between + np.square(root_a).sum() + np.square(root_b).sum() - 2 * overlap, 0))
+
+
+def _to_features(name: str, values: Any) -> np.ndarray:
+    """Return features of samples, float64 [n, d].
+
+    Raises:
+        ArgumentError: they are anything else, or of fewer than two samples.
+    """
+    is_array = isinstance(values, (np.ndarray, jax.Array)) and values.dtype != object
+    # Of bfloat16, which is not NumPy's own type, the kind is "V".
+    is_numeric = is_array and (values.dtype.kind in "iuf" or values.dtype.name == "bfloat16")
+    advice = "Write a row of numbers for each image, such as the outputs of a network's layer."
+    if (
+        not is_numeric
+        or isinstance(values, np.ma.MaskedArray)
+        or values.ndim != 2
+        or 0 in values.shape[1:]
+    ):
+        found = f"an array {values.dtype} {values.shape}" if is_array else format_value(values)
+        raise ArgumentError(f"{name} is {found}; expected numbers [n, d]. {advice}")
+    if len(values) < 2:
+        raise ArgumentError(
+            f"{name} has {len(values)} samples; expected at least 2, and many more than the "
+            f"{values.shape[1]} columns. {advice}"
+        )
+    array = np.asarray(values).astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ArgumentError(
+            f"{name} has values that are not finite; expected finite ones. {advice}"
+        )
+    return array
+>>>>>>> main
 
 
 class Calibration(NamedTuple):
@@ -889,3 +969,113 @@ def _wilson(hits: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     middle = (hits + z**2 / 2) / (n + z**2)
     half = z / (n + z**2) * np.sqrt(hits * (n - hits) / n + z**2 / 4)
     return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+
+
+def edit_distance(predicted: Any, labels: Any) -> jax.Array:
+    """Return the edit distances of pairs of sequences.
+
+    It is the least number of insertions, deletions and substitutions that make one of the other
+    (Levenshtein 1966).
+
+    Args:
+        predicted: integers [b, n], padded with -1 at the end.
+        labels: integers [b, m], padded likewise.
+
+    Returns:
+        int32 [b].
+
+    Raises:
+        ArgumentError: they are no such arrays, of one b. Padding before a number is noticed where
+            the arrays are not traced.
+
+    Example:
+        >>> edit_distance(np.array([[1, 2, 3], [4, -1, -1]]), np.array([[1, 3], [4, 4]])).tolist()
+        [1, 1]
+    """
+    predicted = _check_sequences("predicted", predicted)
+    labels = _check_sequences("labels", labels)
+    if len(predicted) != len(labels):
+        raise ArgumentError(
+            f"predicted has {len(predicted)} sequences and labels {len(labels)}; expected as many. "
+            f"Write predicted[:{len(labels)}] for those of the labels."
+        )
+    return _edit_distances(predicted, labels)
+
+
+@jax.jit
+def _edit_distances(predicted: jax.Array, labels: jax.Array) -> jax.Array:
+    return jax.vmap(_edit_distance)(predicted, labels)
+
+
+def _edit_distance(predicted: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the distance of one pair, by a row of the table for each number of `predicted`."""
+    columns = jnp.arange(len(labels) + 1)
+
+    def step(row: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+        differs = (labels != number).astype(jnp.int32)
+        best = jnp.minimum(row[1:] + 1, row[:-1] + differs)
+        best = jnp.concatenate([row[:1] + 1, best])
+        # Insertions cost one a column: the least of best[i] + (j - i) over all i up to j.
+        new = jax.lax.cummin(best - columns) + columns
+        return jnp.where(number >= 0, new, row), None
+
+    row, _ = jax.lax.scan(step, columns, predicted)
+    return row[(labels >= 0).sum()]
+
+
+def character_error_rate(predicted: Any, labels: Any) -> float:
+    """Return the edit distances of all sequences, divided by the number of characters.
+
+    Args:
+        predicted: integers [b, n], padded with -1 at the end.
+        labels: integers [b, m], padded likewise, of at least one character.
+
+    Returns:
+        A number from 0. It is above 1 where more characters are inserted than there are.
+
+    Raises:
+        ArgumentError: as for `edit_distance`, or the labels have no character.
+
+    Example:
+        >>> labels = np.array([[1, 2, 3], [4, -1, -1]])
+        >>> character_error_rate(np.array([[1, 3], [4, -1]]), labels)
+        0.25
+    """
+    distances = edit_distance(predicted, labels)
+    count = int((np.asarray(labels) >= 0).sum())
+    if not count:
+        raise ArgumentError(
+            "labels have no character; expected at least one. Write labels=np.array([[3, 1, -1]])."
+        )
+    return int(distances.sum()) / count
+
+
+def _check_sequences(name: str, values: Any) -> jax.Array:
+    """Return padded sequences as int32 [b, n].
+
+    Raises:
+        ArgumentError: they are anything else.
+    """
+    shape, dtype = getattr(values, "shape", ()), getattr(values, "dtype", None)
+    is_integer = dtype is not None and jnp.issubdtype(dtype, jnp.integer)
+    if not is_integer or len(shape) != 2 or 0 in shape:
+        text = format_value(values) if dtype is None else f"an array {dtype} {tuple(shape)}"
+        raise ArgumentError(
+            f"{name} is {text}; expected integers [b, n], -1 for padding. "
+            f"Write {name}=np.array([[3, 1, -1]])."
+        )
+    if not is_abstract(values):
+        array = np.asarray(values)
+        is_torn = ((array[:, :-1] < 0) & (array[:, 1:] >= 0)).any(1)
+        if array.min() < -1 or is_torn.any():
+            raise ArgumentError(
+                f"{name} has padding before a number, or numbers below -1; expected sequences of "
+                f"numbers from 0, then -1. Write {name}=np.array([[3, 1, -1]])."
+            )
+        # A number of 64 bits would become negative.
+        if array.max() >= 2**31:
+            raise ArgumentError(
+                f"{name} goes up to {array.max()}; expected less than 2**31. Number the classes "
+                "from 0."
+            )
+    return jnp.asarray(values).astype(jnp.int32)

@@ -45,6 +45,7 @@ from jaxcnn.evaluation import (
 from jaxcnn.input_pipeline import Paired, gather_batch, input_pipeline, paired
 from jaxcnn.losses import (
     Batch,
+    CTCLoss,
     Loss,
     Reconstruction,
     are_soft,
@@ -90,7 +91,7 @@ from jaxcnn.tensorboard import check_tensorboard
 
 Row = dict[str, Any]
 AUX = 0.3
-"""Weight of the loss of each auxiliary head.
+"""Weight of the loss of each auxiliary head, unless the network has its own `aux_weight`.
 
 Heads are what a network sows in "aux" (Szegedy et al. 2014, arXiv:1409.4842, section 5).
 """
@@ -215,7 +216,7 @@ def make_train_step(
             aux = sum(compute_loss(loss_function, head, batch)[0].mean() for head in heads)
             stats = {name: collections[name] for name in state.model_state}
             main = compute_loss(loss_function, outputs, batch)[0].mean()
-            return main + AUX * aux, (main, outputs, stats)
+            return main + getattr(model, "aux_weight", AUX) * aux, (main, outputs, stats)
 
         # For methods that look at a second point.
         def grad_fn(params, _):
@@ -415,8 +416,9 @@ def train(
     Args:
       model: a flax.linen Module called with images and, if it takes one, a flag: `train`,
         `training`, `is_training`, or its opposite, `deterministic`. What it sows in "aux" is
-        trained on as auxiliary outputs. Other sown values are dropped, so a term of the loss is an
-        output. Its random streams may have any names.
+        trained on as auxiliary outputs, whose losses have the weight 0.3, or the model's
+        `aux_weight`. Other sown values are dropped, so a term of the loss is an output. Its random
+        streams may have any names.
       tx: any optax transformation, or `optax.MultiSteps`. `jaxcnn.create_optimizer` makes those of
         `jaxcnn.OPTIMIZERS`.
       data: images and labels. The training part is moved whole to every device, as bytes.
@@ -820,8 +822,8 @@ def check_model(
     def is_frozen(name: str) -> bool:
         return any(in_stage(name, stage) for stage in frozen)
 
-    def trace() -> tuple[str | None, str | None, tuple[int, ...]]:
-        norms, frozen_norms, losses = set(), set(), None
+    def trace() -> tuple[str | None, str | None, tuple[int, ...], Any]:
+        norms, frozen_norms, losses, outputs = set(), set(), None, None
         # The batch of test mode is a size that is not the number of classes.
         for train, n, axis in (
             (False, 97 + (num_classes == 97), None),
@@ -832,7 +834,7 @@ def check_model(
                 images, labels = augmented_shapes(augment, data.train, n)
             with frozen_batch_norm(is_frozen, frozen_norms), batch_moments(norms):
                 network = with_axis_name(model, axis)
-                _, losses, _ = check_outputs(
+                outputs, losses, _ = check_outputs(
                     network,
                     variables,
                     images,
@@ -844,13 +846,16 @@ def check_model(
                 )
         frozen_statistic = non_batch_norm_statistic(state.model_state, frozen_norms, is_frozen)
         statistic = non_batch_norm_statistic(state.model_state, norms, lambda _: True)
-        return frozen_statistic, statistic, np.shape(losses)
+        return frozen_statistic, statistic, np.shape(losses), outputs
 
     shapes = batch_shapes(data.train, 1)
     key = ("fit", model, frozen, local_batch, shapes, loss, num_classes, strategy.axis_name)
     key += () if augment is None else (augment,)
-    frozen_statistic, statistic, losses_shape = check_once(key, variables, trace)
+    frozen_statistic, statistic, losses_shape, outputs = check_once(key, variables, trace)
     _check_count(config, data, losses_shape)
+    if isinstance(loss, CTCLoss):
+        for name in ("train", config.eval_split):
+            loss.check_labels(getattr(data, name).labels, outputs.shape[1:], name)
     if statistic and strategy.axis_name and not hasattr(model, "axis_name"):
         raise ArgumentError(
             f"{type(model).__name__} has no field `axis_name`, and {statistic} is not of a "

@@ -23,6 +23,7 @@ from jaxcnn.losses import (
     Batch,
     BinaryCrossEntropy,
     CrossEntropy,
+    CTCLoss,
     Reconstruction,
     SquaredError,
     as_loss,
@@ -215,7 +216,8 @@ def test_every_library_loss_has_the_metric_that_states_expect():
     """`init_state` takes the metrics of these without tracing a model."""
     image = jnp.zeros((2, 4, 4, 1))
     outputs = {Reconstruction: image, BinaryCrossEntropy: jnp.zeros((2, 3))}
-    labels = {BinaryCrossEntropy: jnp.zeros((2, 3))}
+    outputs |= {CTCLoss: jnp.zeros((2, 4, 3))}
+    labels = {BinaryCrossEntropy: jnp.zeros((2, 3)), CTCLoss: jnp.zeros((2, 2), jnp.int32)}
     for kind in LOSSES.values():
         batch = Batch(image, labels.get(kind, jnp.zeros(2, jnp.int32)))
         _, metrics = compute_loss(kind(), outputs.get(kind, jnp.zeros((2, 3))), batch)

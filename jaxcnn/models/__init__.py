@@ -27,10 +27,12 @@ from jaxcnn.models.autoencoder import Autoencoder
 from jaxcnn.models.calling import select_output as select_output
 from jaxcnn.models.calling import variable_shapes
 from jaxcnn.models.convnet import ConvNet
+from jaxcnn.models.deeplab import DeepLabV3Plus
 from jaxcnn.models.googlenet import GoogLeNet
 from jaxcnn.models.lenet import LeNet5, LeNet1998
 from jaxcnn.models.mlp import MLP
 from jaxcnn.models.options import MODEL_OPTIONS, OPTIONS
+from jaxcnn.models.pspnet import PSPNet
 from jaxcnn.models.resnet import (
     CifarResNet,
     PreActResNet,
@@ -52,9 +54,11 @@ __all__ = [
     "Autoencoder",
     "CifarResNet",
     "ConvNet",
+    "DeepLabV3Plus",
     "GoogLeNet",
     "LeNet5",
     "LeNet1998",
+    "PSPNet",
     "PreActResNet",
     "ResNet",
     "UNet",
@@ -75,6 +79,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5-1998": LeNet1998,
     "autoencoder": Autoencoder,
     "unet": UNet,
+    "pspnet": PSPNet,
+    "deeplabv3plus": DeepLabV3Plus,
     "alexnet": AlexNet,
     "alexnet-groups": partial(AlexNet, towers=True),
     "googlenet": GoogLeNet,
@@ -99,7 +105,7 @@ for _depth, (_, _bottleneck) in resnet.LAYERS.items():
         MODELS[f"resnet{_depth}-v1.5"] = partial(imagenet_resnet, _depth, stride_in_3x3=True)
     else:
         MODELS[f"plain{_depth}"] = partial(imagenet_resnet, _depth, residual=False)
-IMAGE_NETWORKS = (Autoencoder, UNet)
+IMAGE_NETWORKS = (Autoencoder, UNet, PSPNet, DeepLabV3Plus)
 """Networks whose outputs are [b, h, w, c]. Those of all others are logits [b, num_classes]."""
 CIFAR_FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "plain": partial(cifar_resnet, residual=False),

@@ -86,8 +86,8 @@ class Backbone(nn.Module):
             strides=self.strides[1:],
             blocks=self.blocks,
             width=self.width,
-            make_block=lambda filters, stride, name: Block(
-                filters, stride, "A", self.conv, self.norm, name=name
+            make_block=lambda filters, stride, dilation, name: Block(
+                filters, stride, "A", self.conv, self.norm, dilation, name=name
             ),
             record=record,
         )

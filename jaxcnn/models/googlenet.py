@@ -19,6 +19,7 @@ from jaxcnn.models.layers import (
     adaptive_average,
     average_pool,
     conv,
+    conv_norm_relu,
     local_response_norm,
     max_pool,
     stage,
@@ -42,33 +43,6 @@ The order is: 1x1, before the 3x3, 3x3, before the 5x5, 5x5, after the pooling.
 """
 AUX = {"inception4a": "aux1", "inception4d": "aux2"}
 """Inception modules with an auxiliary head, and the head's name (figure 3)."""
-
-
-def conv_norm_relu(
-    make: tuple[Any, Any],
-    x: jax.Array,
-    train: bool,
-    filters: int,
-    size: int,
-    name: str,
-    stride: int = 1,
-):
-    """Apply a convolution, BN if there is any, and ReLU.
-
-    It maps [b, h, w, c] to [b, ceil(h/stride), ceil(w/stride), filters].
-
-    Args:
-      make: constructors of a convolution and of BN, or None for no BN.
-      x: [b, h, w, c].
-      train: the mode.
-      filters: number of output channels.
-      size: height and width of the kernel.
-      name: of the convolution.
-      stride: of the windows.
-    """
-    conv, norm = make
-    x = conv(filters, size, stride, bias=norm is None, name=name)(x)
-    return nn.relu(norm(name=f"{name}_norm")(x, train) if norm else x)
 
 
 class Inception(nn.Module):

@@ -27,14 +27,15 @@ def conv(
     bias: bool = False,
     padding: int | None = None,
     groups: int = 1,
+    dilation: int = 1,
     name: str | None = None,
 ) -> nn.Conv:
     """Return a square convolution with symmetric zero padding.
 
-    It maps [b, h, w, c] to [b, (h + 2 p - size) // stride + 1, (w + 2 p - size) // stride + 1,
-    filters], with p zeros on every side. At stride 2 the windows of odd size center on pixels
-    0, 2, 4, as `x[:, ::2, ::2]` picks them, and as in PyTorch. Flax's "SAME" would center 3x3
-    windows on 1, 3, 5.
+    It maps [b, h, w, c] to [b, (h + 2 p - s) // stride + 1, (w + 2 p - s) // stride + 1, filters],
+    with p zeros on every side and windows of s = (size - 1) `dilation` + 1 pixels. At stride 2 the
+    windows of odd size center on pixels 0, 2, 4, as `x[:, ::2, ::2]` picks them, and as in PyTorch.
+    Flax's "SAME" would center 3x3 windows on 1, 3, 5.
 
     Args:
       filters: number of output channels.
@@ -43,16 +44,18 @@ def conv(
       kernel_init: a name in `initializers.INITS`.
       dtype: of the computation.
       bias: add a bias to each output channel.
-      padding: p; None is (size - 1) // 2.
+      padding: p; None is (s - 1) // 2, which keeps the size at stride 1 for odd s.
       groups: the filters of each group see that group's c / groups channels only.
+      dilation: distance of the weights on the map, pixels. Above 1 it is an atrous convolution.
       name: of the submodule.
     """
-    border = (size - 1) // 2 if padding is None else padding
+    border = (size - 1) * dilation // 2 if padding is None else padding
     return nn.Conv(
         filters,
         (size, size),
         stride,
         ((border, border), (border, border)),
+        kernel_dilation=dilation,
         feature_group_count=groups,
         use_bias=bias,
         dtype=dtype,
@@ -68,6 +71,36 @@ def conv3x3(filters: int, stride: int = 1, **options: Any) -> nn.Conv:
     filters].
     """
     return conv(filters, 3, stride, **options)
+
+
+def conv_norm_relu(
+    make: tuple[Any, Any],
+    x: jax.Array,
+    train: bool,
+    filters: int,
+    size: int,
+    name: str,
+    stride: int = 1,
+    dilation: int = 1,
+) -> jax.Array:
+    """Apply a convolution, BN if there is any, and ReLU.
+
+    It maps [b, h, w, c] to [b, ceil(h/stride), ceil(w/stride), filters].
+
+    Args:
+      make: constructors of a convolution and of BN, or None for no BN.
+      x: [b, h, w, c].
+      train: the mode.
+      filters: number of output channels.
+      size: height and width of the kernel, odd.
+      name: of the convolution. That of BN has "_norm" at its end.
+      stride: of the windows.
+      dilation: of the kernel.
+    """
+    make_conv, make_norm = make
+    kwargs = {"stride": stride, "dilation": dilation, "bias": make_norm is None}
+    x = make_conv(filters, size, **kwargs, name=name)(x)
+    return nn.relu(make_norm(name=f"{name}_norm")(x, train) if make_norm else x)
 
 
 def pool_2x2(x: jax.Array, reduce: Any) -> jax.Array:
@@ -306,6 +339,22 @@ def adaptive_average(x: jax.Array, size: int) -> jax.Array:
             ]
             x = jnp.stack(means, axis)
     return x
+
+
+def resize_bilinear(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Interpolate maps linearly in both axes, with the centers of half pixels.
+
+    It maps [b, h, w, c] to [b, height, width, c]. The center of pixel i of the result lies at
+    (i + 1/2) h / height - 1/2 of the map, as in PyTorch's `interpolate(..., mode="bilinear",
+    align_corners=False)`. Beyond the outer centers the map is continued by its border.
+
+    Example:
+      >>> resize_bilinear(jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1), 1, 4)[0, 0, :, 0].tolist()
+      [0.0, 0.25, 0.75, 1.0]
+    """
+    # A map that is larger than the result is interpolated too, as PyTorch does it.
+    shape = (len(x), height, width, x.shape[-1])
+    return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
 def local_response_norm(

@@ -11,8 +11,11 @@ import numpy as np
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models.autoencoder import UPSAMPLINGS
 from jaxcnn.models.convnet import POOLINGS, ConvNet
+from jaxcnn.models.deeplab import DeepLabV3Plus
 from jaxcnn.models.initializers import INITS
 from jaxcnn.models.mlp import ACTIVATIONS, MLP
+from jaxcnn.models.pspnet import PSPNet
+from jaxcnn.models.segmentation import parse_backbone
 from jaxcnn.models.unet import UNet
 
 
@@ -27,14 +30,44 @@ def _integer(minimum: int) -> Callable[[str, Any], int]:
     return check
 
 
-def _units(option: str, value: Any) -> tuple[int, ...]:
-    is_list = isinstance(value, (list, tuple))
-    if not is_list or any(type(units) is not int or units < 1 for units in value):
+def _integers(example: str, *, some: bool) -> Callable[[str, Any], tuple[int, ...]]:
+    """Return the check of a list of whole numbers, different ones and at least one with `some`."""
+
+    def check(option: str, value: Any) -> tuple[int, ...]:
+        is_list = isinstance(value, (list, tuple))
+        is_right = is_list and all(type(number) is int and number > 0 for number in value)
+        if not is_right or (some and not 0 < len(value) == len(set(value))):
+            kind = "different whole numbers" if some else "whole numbers"
+            raise ArgumentError(
+                f"{option} is {format_value(value)}; expected a list of {kind} of at least 1: "
+                f"write {example}"
+            )
+        return tuple(value)
+
+    return check
+
+
+def _backbone(option: str, value: Any) -> str:
+    parse_backbone(value)
+    return str(value)
+
+
+def _output_stride(option: str, value: Any) -> int:
+    if type(value) is not int or value not in (1, 2, 4, 8, 16, 32):
         raise ArgumentError(
-            f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: "
-            "write [64, 64]"
+            f"{option} is {format_value(value)}; expected 1, 2, 4, 8, 16 or 32: write {option}=8"
         )
-    return tuple(value)
+    return value
+
+
+def _loss_weight(option: str, value: Any) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < float("inf"):
+        raise ArgumentError(
+            f"{option} is {format_value(value)}; expected a finite number above 0: write "
+            f"{option}=0.4, or aux=False for none"
+        )
+    return float(value)
 
 
 def _share(example: float) -> Callable[[str, Any], float]:
@@ -87,6 +120,9 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "code": _integer(1),
     "convolutions": _integer(1),
     "aux": _boolean,
+    "aux_weight": _loss_weight,
+    "backbone": _backbone,
+    "output_stride": _output_stride,
     "transform_input": _boolean,
     "kernel_init": lambda option, value: check_choice(option, str(value), INITS),
     "dtype": _dtype,
@@ -98,8 +134,10 @@ A check returns the value or raises ArgumentError. A network takes the options t
 for.
 """
 MODEL_OPTIONS: dict[type, dict[str, Callable[[str, Any], Any]]] = {
-    MLP: {"hidden": _units},
+    MLP: {"hidden": _integers("[64, 64]", some=False)},
     ConvNet: {"hidden": _integer(1)},
     UNet: {"depth": _integer(1)},
+    PSPNet: {"pools": _integers("[1, 2, 3, 6]", some=True)},
+    DeepLabV3Plus: {"rates": _integers("[6, 12, 18]", some=True)},
 }
 """Options whose meaning depends on the network, with their checks."""

@@ -92,7 +92,8 @@ class Block(nn.Module):
     """Two 3x3 convolutions with BN and ReLU, plus the shortcut.
 
     This is figure 2 of He et al. 2015. The order is conv-BN-ReLU-conv-BN-(+ shortcut)-ReLU. With
-    `shortcut` None it is two plain layers.
+    `shortcut` None it is two plain layers. `dilation` has the rates before and after the stride
+    (see `residual_stages`).
     """
 
     filters: int
@@ -100,13 +101,15 @@ class Block(nn.Module):
     shortcut: str | None
     conv: Any
     norm: Any
+    dilation: tuple[int, int] = (1, 1)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Map [b, h, w, c] to [b, h/stride, w/stride, filters]."""
-        y = self.conv(self.filters, 3, self.stride, name="conv1")(x)
+        before, after = self.dilation
+        y = self.conv(self.filters, 3, self.stride, dilation=before, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y, train))
-        y = self.conv(self.filters, 3, name="conv2")(y)
+        y = self.conv(self.filters, 3, dilation=after, name="conv2")(y)
         y = self.norm(name="norm2")(y, train)
         if self.shortcut:
             y = y + shortcut(self.shortcut, x, y.shape, self.conv, self.norm, train)
@@ -118,7 +121,7 @@ class Bottleneck(nn.Module):
 
     This is figure 5, right, of He et al. 2015. ReLU stands between them and after the addition.
     Where a block halves the image, its first 1x1 does, as in the paper. With `stride_in_3x3` the
-    3x3 does.
+    3x3 does. `dilation` has the rates before and after the stride (see `residual_stages`).
     """
 
     filters: int
@@ -127,14 +130,16 @@ class Bottleneck(nn.Module):
     conv: Any
     norm: Any
     stride_in_3x3: bool = False
+    dilation: tuple[int, int] = (1, 1)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Map [b, h, w, c] to [b, h/stride, w/stride, 4 filters]."""
         first, second = (1, self.stride) if self.stride_in_3x3 else (self.stride, 1)
+        rate = self.dilation[0 if self.stride_in_3x3 else 1]
         y = self.conv(self.filters, 1, first, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y, train))
-        y = self.conv(self.filters, 3, second, name="conv2")(y)
+        y = self.conv(self.filters, 3, second, dilation=rate, name="conv2")(y)
         y = nn.relu(self.norm(name="norm2")(y, train))
         y = self.conv(4 * self.filters, 1, name="conv3")(y)
         y = self.norm(name="norm3")(y, train)
@@ -181,33 +186,47 @@ def residual_stages(
     train: bool,
     *,
     strides: tuple[int, ...],
-    blocks: int,
+    blocks: int | Sequence[int],
     width: int,
-    make_block: Callable[[int, int, str], Any],
+    make_block: Callable[[int, int, tuple[int, int], str], Any],
     record: Callable[[str, jax.Array], jax.Array],
+    output_stride: int | None = None,
 ) -> list[jax.Array]:
     """Apply stages of blocks, each of twice the filters of the one before.
 
     It is called in a compact method, of which the blocks become submodules.
 
+    With an `output_stride` the maps are reduced no further than that. Each later stride s becomes
+    1, and the convolutions after its place are dilated by a further s. At every s-th pixel the
+    result is then that of the network with strides, with the same parameters (Yu and Koltun 2015,
+    arXiv:1511.07122; Chen et al. 2017, arXiv:1706.05587, section 3.1).
+
     Args:
       x: [b, h, w, c].
       train: passed to the blocks.
       strides: of the first block of each stage.
-      blocks: number of blocks in a stage.
+      blocks: number of blocks in a stage, or in each stage.
       width: filters of the first stage.
-      make_block: returns the block of a number of filters, a stride and a name.
+      make_block: returns the block of a number of filters, a stride, rates of dilation before and
+        after the stride, and a name.
       record: maps a stage's name and output to that output, such as `stage` of a module.
+      output_stride: greatest product of the strides; None keeps them all.
 
     Returns:
       The output of each stage.
     """
-    maps = []
-    for number, stride in enumerate(strides, 1):
-        for block in range(1, blocks + 1):
-            name = f"stage{number}_block{block}"
-            make = make_block(width * 2 ** (number - 1), stride if block == 1 else 1, name)
-            x = make(x, train)
+    maps, total, rate = [], 1, 1
+    counts = [blocks] * len(strides) if isinstance(blocks, int) else blocks
+    for number, (stride, count) in enumerate(zip(strides, counts, strict=True), 1):
+        before = rate
+        if output_stride is not None and total * stride > output_stride:
+            rate, stride = rate * stride, 1
+        total *= stride
+        for block in range(1, count + 1):
+            name, filters = f"stage{number}_block{block}", width * 2 ** (number - 1)
+            is_first = block == 1
+            dilation = (before if is_first else rate, rate)
+            x = make_block(filters, stride if is_first else 1, dilation, name)(x, train)
         x = record(f"stage{number}", x)
         maps.append(x)
     return maps
@@ -292,8 +311,8 @@ class CifarResNet(nn.Module):
             strides=(1, 2, 2),
             blocks=self.blocks,
             width=self.width,
-            make_block=lambda filters, stride, name: make_block(
-                filters, stride, kind, make_conv, make_norm, name=name
+            make_block=lambda filters, stride, dilation, name: make_block(
+                filters, stride, kind, make_conv, make_norm, dilation, name=name
             ),
             record=partial(stage, self, outputs),
         )
@@ -372,26 +391,26 @@ class ResNet(nn.Module):
         x, outputs = make_conv(self.width, 7, 2, name="stem")(x.astype(self.dtype)), {}
         x = stage(self, outputs, "stem", nn.relu(make_norm(name="stem_norm")(x, train)))
         x = max_pool(x, 3, 2, padding=1)
-        for number, blocks in enumerate(self.blocks):
-            for block in range(blocks):
-                stride = 2 if number and not block else 1
-                name = f"stage{number + 1}_block{block + 1}"
-                block_module = self._block(
-                    self.width * 2**number, stride, make_conv, make_norm, name
-                )
-                x = block_module(x, train)
-            x = stage(self, outputs, f"stage{number + 1}", x)
+        (*_, x) = residual_stages(
+            x,
+            train,
+            strides=tuple(2 if number else 1 for number in range(len(self.blocks))),
+            blocks=self.blocks,
+            width=self.width,
+            make_block=partial(self._block, make_conv, make_norm),
+            record=partial(stage, self, outputs),
+        )
         x = stage(self, outputs, "pool", x.astype(jnp.float32).mean((1, 2)))
         logits = nn.Dense(self.num_classes, kernel_init=initializer(self.kernel_init), name="head")(
             x
         )
         return (logits, outputs) if stages else logits
 
-    def _block(self, filters, stride, make_conv, make_norm, name):
+    def _block(self, make_conv, make_norm, filters, stride, dilation, name):
         kind = check_choice("shortcut", self.shortcut, "AB") if self.residual else None
         if not self.bottleneck:
             make_block = maybe_remat(Block, self.remat)
-            return make_block(filters, stride, kind, make_conv, make_norm, name=name)
+            return make_block(filters, stride, kind, make_conv, make_norm, dilation, name=name)
         if kind is None:
             raise ArgumentError(
                 "a plain network of bottlenecks is in no paper; expected residual=True or "
@@ -399,7 +418,7 @@ class ResNet(nn.Module):
             )
         make_block = maybe_remat(Bottleneck, self.remat)
         return make_block(
-            filters, stride, kind, make_conv, make_norm, self.stride_in_3x3, name=name
+            filters, stride, kind, make_conv, make_norm, self.stride_in_3x3, dilation, name=name
         )
 
 

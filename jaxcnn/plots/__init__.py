@@ -7,6 +7,7 @@ from jaxcnn.plots.contours import surfaces_3d as surfaces_3d
 from jaxcnn.plots.curves import curves as curves
 from jaxcnn.plots.evaluation import confusion as confusion
 from jaxcnn.plots.evaluation import reliability as reliability
+from jaxcnn.plots.frames import frame_probabilities as frame_probabilities
 from jaxcnn.plots.heatmap import heatmap as heatmap
 from jaxcnn.plots.image_grid import Box as Box
 from jaxcnn.plots.image_grid import Strip as Strip

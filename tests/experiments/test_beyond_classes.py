@@ -1,6 +1,7 @@
 """Anomalies by reconstruction error, and scenes whose masks are exact: their parts, and both scripts as a user runs them."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -107,6 +108,36 @@ def test_anomalies_leave_a_table_figures_and_runs(anomalies, capsys):
     assert "9 training" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_anogan_is_a_column_beside_the_autoencoder(anomalies, tmp_path, capsys):
+    """Runs of an earlier command are drawn too, and are not trained again."""
+    out = tmp_path / "runs"
+    shutil.copytree(anomalies, out)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.jsonl")}
+    args = ["--held-out", "8", "--num-seeds", "2", "--scores", "anogan", "--gan-steps", "3"]
+    args += ["--width", "4", "--code", "3", "--out", str(out)]
+    assert anomaly.main(args) == 0
+    names = {path.parent.name for path in out.glob("*/metrics.jsonl")}
+    assert {name for name in names if name.startswith("anogan")} == {
+        "anogan-without-8-seed0",
+        "anogan-without-8-seed1",
+    }
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert before == after
+    with (out / "table.csv").open() as file:
+        lines = {line["held out"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["1", "8", "mean"]
+    assert lines["1"]["auc_anogan"] == ""
+    assert 0 < float(lines["8"]["auc_anogan"]) < 1
+    assert lines["mean"]["auc_anogan"] == lines["8"]["auc_anogan"]
+    assert (lines["8"]["anogan_seeds"], lines["8"]["seeds"]) == ("2", "2")
+    with (anomalies / "table.csv").open() as file:
+        old = {line["held out"]: line for line in csv.DictReader(file)}
+    assert "auc_anogan" not in old["1"]
+    for name in ("1", "8"):
+        assert {key: lines[name][key] for key in old[name]} == old[name]
+
+
 def test_more_linear_numbers_reconstruct_strangers_no_worse(digits):
     few, more = (
         anomaly.linear(digits.train.images[:200], n, digits.test.images[:20]) for n in (2, 8)
@@ -121,6 +152,8 @@ def test_more_linear_numbers_reconstruct_strangers_no_worse(digits):
         (["--code", "0"], "--code is 0; expected a whole number of 1 to "),
         (["--learning-rate", "-1"], "--learning-rate is -1.0"),
         (["--dataset", "digit"], "digits"),
+        (["--scores", "anogan", "anogan"], "--scores is anogan anogan; expected each score once"),
+        (["--gan-steps", "0"], "--gan-steps is 0"),
     ],
 )
 def test_mistakes_about_anomalies(args, says, capsys, monkeypatch, tmp_path):
@@ -175,15 +208,26 @@ def test_intersection_over_union_is_that_of_the_sets():
 @pytest.mark.slow
 def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
     out = tmp_path / "runs"
-    assert segmentation.main([*SCENES, "--out", str(out)]) == 0
+    args = [*SCENES, "--out", str(out)]
+    assert segmentation.main([*args, "--networks", "pspnet"]) == 0
+    assert segmentation.main([*args, "--networks", "unet", "unet_no_skips"]) == 0
     with (out / "table.csv").open() as file:
-        lines = {line["U-Net"]: line for line in csv.DictReader(file)}
-    assert list(lines) == ["with skip connections", "without"]
-    assert int(lines["without"]["params"]) < int(lines["with skip connections"]["params"])
+        lines = {line["network"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["U-Net", "U-Net without skips", "PSPNet"]
+    for key in ("params", "multiply_adds"):
+        assert int(lines["U-Net without skips"][key]) < int(lines["U-Net"][key])
     assert all(0 <= float(line["mean_iou"]) <= 100 for line in lines.values())
     for name in ("curves.png", "images.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
-    assert (out / "skips-seed0" / "result.json").exists()
+    # The figure has the network of the earlier command too.
+    options = segmentation.Options(scenes=60, width=2, depth=1, num_steps=6, batch_size=8, out=out)
+    networks = segmentation.trained_networks(options, segmentation.compose_all(options))
+    assert list(networks) == ["unet", "unet_no_skips", "pspnet"]
+    # Runs of the study when it had U-Nets alone had other names.
+    (out / "unet-seed0").rename(out / "skips-seed0")
+    assert segmentation.main([*args, "--plot-only"]) == 0
+    with (out / "table.csv").open() as file:
+        assert {line["network"]: line for line in csv.DictReader(file)} == lines
 
 
 @pytest.mark.slow
@@ -191,8 +235,11 @@ def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
     ("args", "says"),
     [
         (["--depth", "6"], "32x32"),
+        (["--networks", "unet", "unet"], "--networks is unet unet; expected each network once"),
+        (["--networks", "segnet"], "segnet"),
+        (["--blocks", "0"], "blocks is 0"),
         (["--width", "0"], "width is 0"),
-        (["--scenes", "5"], "--batch-size is 32, more than the 5"),
+        (["--scenes", "5"], "--batch-size is 24, more than the 5"),
     ],
 )
 def test_mistakes_about_segmentation(args, says, capsys, monkeypatch, tmp_path):

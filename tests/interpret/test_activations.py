@@ -251,7 +251,8 @@ KERNELS = {
     "lenet5": ((28, 28, 1), "c1"), "lenet5-1998": ((28, 28, 1), "c1"), "convnet": ((28, 28, 1), "conv1"),
     "autoencoder": ((28, 28, 1), "conv1"), "cifar-resnet8": ((32, 32, 3), "stem"), "preresnet20": ((32, 32, 3), "stem"),
     "vgg11-32": ((32, 32, 3), "stage1_conv1"), "alexnet-groups": ((224, 224, 3), "conv1"),
-    "unet": ((32, 32, 3), "down1_conv1"), "googlenet": ((224, 224, 3), "conv1"), "resnet18": ((224, 224, 3), "stem"),
+    "unet": ((32, 32, 3), "down1_conv1"), "pspnet": ((32, 32, 3), "stem"),
+    "deeplabv3plus": ((32, 32, 3), "stem"), "googlenet": ((224, 224, 3), "conv1"), "resnet18": ((224, 224, 3), "stem"),
 }  # fmt: skip
 
 

@@ -112,6 +112,8 @@ NAMES = [
     "googlenet-bn",
     "autoencoder",
     "unet",
+    "pspnet",
+    "deeplabv3plus",
     "alexnet-groups",
     "cifar-resnet8",
 ]

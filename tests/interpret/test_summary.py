@@ -79,7 +79,7 @@ def test_the_residual_papers_table_1():
     assert summary(jc.create_model("resnet50", 1000), (224, 224, 3)).macs == 3_857_973_248
 
 
-SMALL = "perceptron mlp cnn convnet lenet5 lenet5-relu lenet5-1998 autoencoder unet vgg11-bn-32 cifar-preresnet20 plain20"
+SMALL = "perceptron mlp cnn convnet lenet5 lenet5-relu lenet5-1998 autoencoder unet pspnet deeplabv3plus vgg11-bn-32 cifar-preresnet20 plain20"
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_every_small_network_has_a_summary(name):
         count_parameters(model, shape),
         sum(row.macs for row in found.rows),
     )
-    assert all(row.shape for row in found.rows)
+    assert all(row.shape or row.kind == "not used in test mode" for row in found.rows)
     assert len({row.name for row in found.rows}) == len(found.rows)
 
 

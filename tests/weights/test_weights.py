@@ -205,6 +205,7 @@ OWN = [
     "resnet20",
     "lenet5",
     "unet",
+    "pspnet",
     "perceptron",
     "resnet50",
     "resnet50-v1.5",
@@ -216,7 +217,7 @@ OWN = [
 @pytest.mark.parametrize("name", OWN)
 def test_export_and_back(name, tmp_path):
     """Every network, in torchvision's layout or in our own; the header keeps what one writes, and v1 apart from v1.5."""
-    options = {"width": 4} if "resnet" in name or "plain" in name else {}
+    options = {"width": 4} if any(part in name for part in ("resnet", "plain", "psp")) else {}
     model, shape = (
         create_model(name, 5, **options),
         (28, 28, 1) if name in ("lenet5", "perceptron") else (32, 32, 3),

@@ -1,0 +1,527 @@
+"""Reading lines of digits: a convolutional network with CTC, decoded greedily and by beam search.
+
+    python -m experiments.text                  digits, no download: 70 seconds on two cores
+    python -m experiments.text --preset mnist   MNIST's digits: not yet measured
+
+A line has one to eight digits of several sizes, with several gaps and heights. Half of the lines
+are plain. In the others the digits are cut out of one photograph, on a background cut out of
+another. Digits are darker than backgrounds. The text is known, and the places of the digits are
+not used. A convolutional encoder gives the probabilities of the classes and of a blank for each
+frame of 4 columns. CTC (Graves et al. 2006) sums them over all alignments. Training lines have
+training digits and the upper halves of the photographs. Test lines have test digits and the lower
+halves.
+
+The measures are the character error rate, which is edit distances in shares of the characters, and
+the share of lines with any error. Greedy decoding takes the best class of each frame. Prefix beam
+search sums the alignments of each text, and keeps several texts.
+
+Expected (3 seeds): a character error rate of 9.8 +- 3.2% by greedy decoding, and 31.0 +- 8.4% wrong
+lines. Beam search of 32 prefixes has a character error rate that is 0.29 +- 0.22 points lower.
+
+It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/lines.png,
+OUT/probabilities.png and a folder for every run. The same command resumes a study that was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+import jaxcnn as jc
+from experiments._common import (
+    READ_TIMEOUT,
+    DeviceOptions,
+    DtypeName,
+    FigureOptions,
+    SeedOptions,
+    run_all,
+    run_study,
+)
+from experiments.scenes import bounding_box, load_objects, photographs, resized_shape
+from jaxcnn import cli, metrics, plots, runs, tables
+from jaxcnn.ctc import beam_decode, greedy_decode
+from jaxcnn.data import channel_statistics
+from jaxcnn.losses import frames_needed
+from jaxcnn.models.line_reader import LineReader
+from jaxcnn.state import State, init_state
+
+HEIGHT, WIDTH = 32, 128
+"""Of the image of a line, pixels."""
+MAX_LENGTH = 8
+"""Most digits of a line."""
+SIZES = (14, 26)
+"""Least and greatest mean side of the squares that a line's digits are resized to, pixels."""
+JITTER = 2
+"""Greatest differences of a digit's size and height from those of its line, pixels."""
+GAPS = (-1, 6)
+"""Least and greatest number of columns between two digits."""
+MAX_INK, MIN_BACKGROUND = 110, 120
+"""Greatest value of ink, and least value of a background, of 255."""
+LONGEST_READING = 16
+"""Most digits that beam search reads in a line."""
+BATCH = 250
+"""Lines of a batch of inference."""
+Decoder = Callable[[Any], Any]
+"""Function of logits [b, t, k + 1] that returns classes int32 [b, m], padded with -1."""
+
+
+@dataclass(frozen=True)
+class Options(SeedOptions, DeviceOptions, FigureOptions):
+    """Every setting of the experiment; `--preset` chooses the defaults."""
+
+    preset: Literal["quick", "mnist"] = "quick"
+    """quick: lines of digits. mnist: lines of MNIST."""
+    dataset: str = "digits"
+    """Source of the lines' characters: digits, mnist or fashion_mnist."""
+    lines: int = 4_000
+    """Training lines; a fifth as many are test lines."""
+    beam_widths: tuple[int, ...] = (2, 8, 32)
+    """Prefixes that each beam search keeps; greedy decoding is always measured."""
+    num_seeds: int = 3
+    width: int = 12
+    num_steps: int = 1_200
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    """Learning rate of Adam, which falls to 0 as a cosine."""
+    dtype: DtypeName = "float32"
+    data_dir: Path | None = None
+    out: Path = Path("runs/text")
+    tensorboard: bool = False
+    plot_only: bool = False
+
+
+PRESETS = {
+    "quick": Options(),
+    "mnist": Options(
+        preset="mnist",
+        dataset="mnist",
+        lines=20_000,
+        width=24,
+        num_steps=6_000,
+        out=Path("runs/text-mnist"),
+    ),
+}
+
+
+# Lines
+
+
+def texture_strip(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a random strip of a texture, uint8 [HEIGHT, WIDTH, 3], zoomed and mirrored or not.
+
+    Args:
+      texture: uint8 [h, w, 3], at least as large as the strip.
+      rng: draws the part.
+    """
+    limits = texture.shape[0] / HEIGHT, texture.shape[1] / WIDTH
+    zoom = rng.uniform(1, min(*limits, 4))
+    height, width = int(zoom * HEIGHT), int(zoom * WIDTH)
+    y = int(rng.integers(0, texture.shape[0] - height + 1))
+    x = int(rng.integers(0, texture.shape[1] - width + 1))
+    part = texture[y : y + height, x : x + width][:, :: int(rng.choice([-1, 1]))]
+    image = Image.fromarray(np.ascontiguousarray(part))
+    return np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR))
+
+
+def surfaces(textures: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return images of a background and of ink, uint8 [HEIGHT, WIDTH, 3] each.
+
+    Half of them are plain. Ink is darker than its background in every channel of every pixel, so
+    that each line can be read.
+
+    Args:
+      textures: uint8 [2, h, w, 3]: of backgrounds, and of ink.
+      rng: draws colors and parts of textures.
+    """
+    if rng.random() < 0.5:
+        light, dark = (np.tile(rng.integers(0, 256, 3), (HEIGHT, WIDTH, 1)) for _ in range(2))
+    else:
+        light, dark = (texture_strip(texture, rng).astype(int) for texture in textures)
+    background = 255 - (255 - light) * (255 - MIN_BACKGROUND) // 255
+    return background.astype(np.uint8), (dark * MAX_INK // 255).astype(np.uint8)
+
+
+def placed_shapes(
+    digits: jc.Split, index: np.ndarray, rng: np.random.Generator
+) -> list[tuple[int, int, np.ndarray]]:
+    """Return row, column and pixels of each digit of a line, from the left.
+
+    Digits that do not fit into the line get smaller, and so do their gaps.
+
+    Args:
+      digits: images [n, h, w, 1].
+      index: the digits of the line, at most `MAX_LENGTH`.
+      rng: draws sizes, gaps and heights.
+
+    Returns:
+      A list of (row, column, bool [h, w]).
+    """
+    size, widest = int(rng.integers(SIZES[0], SIZES[1] + 1)), GAPS[1]
+    while True:
+        shapes = []
+        for i in index:
+            side = size + int(rng.integers(-JITTER, JITTER + 1))
+            shape = resized_shape(digits.images[i, ..., 0], side)
+            x1, y1, x2, y2 = bounding_box(shape)
+            shapes.append(shape[y1:y2, x1:x2])
+        gaps = rng.integers(GAPS[0], widest + 1, len(index))
+        gaps[0] = 0
+        free = WIDTH - sum(shape.shape[1] for shape in shapes) - int(gaps.sum())
+        if free >= 0:
+            break
+        size, widest = size - 1, max(0, widest - 1)
+    column, placed = int(rng.integers(0, free + 1)), []
+    highest = max(shape.shape[0] for shape in shapes)
+    middle = int(rng.integers(highest // 2, HEIGHT - highest // 2 + 1))
+    for gap, shape in zip(gaps, shapes, strict=True):
+        column += int(gap)
+        height, width = shape.shape
+        row = middle - height // 2 + int(rng.integers(-JITTER, JITTER + 1))
+        placed.append((int(np.clip(row, 0, HEIGHT - height)), column, shape))
+        column += width
+    return placed
+
+
+def compose_lines(digits: jc.Split, n: int, textures: np.ndarray, seed: int) -> jc.Split:
+    """Return `n` lines, each with one to `MAX_LENGTH` digits drawn at random.
+
+    Args:
+      digits: images [m, h, w, 1], bright on dark, and their classes.
+      n: number of lines.
+      textures: uint8 [2, h, w, 3]: of backgrounds, and of digits.
+      seed: draws all of it.
+
+    Returns:
+      Images uint8 [n, HEIGHT, WIDTH, 3], and as labels the digits from the left, int32
+      [n, MAX_LENGTH], padded with -1.
+    """
+    rng = np.random.default_rng(seed)
+    images = np.zeros((n, HEIGHT, WIDTH, 3), np.uint8)
+    labels = np.full((n, MAX_LENGTH), -1, np.int32)
+    for line in range(n):
+        index = rng.integers(0, len(digits.labels), int(rng.integers(1, MAX_LENGTH + 1)))
+        placed = placed_shapes(digits, index, rng)
+        background, ink = surfaces(textures, rng)
+        mask = np.zeros((HEIGHT, WIDTH), bool)
+        for row, column, shape in placed:
+            mask[row : row + shape.shape[0], column : column + shape.shape[1]] |= shape
+        images[line] = np.where(mask[..., None], ink, background)
+        labels[line, : len(index)] = digits.labels[index]
+    return jc.Split(images, labels)
+
+
+def compose_all(options: Options) -> jc.Dataset:
+    """Return the data set of lines, the same for the same options."""
+    digits = load_objects(options.dataset, options.data_dir)
+    upper, lower = photographs()
+    train = compose_lines(digits.train, options.lines, upper, 0)
+    test = compose_lines(digits.test, options.lines // 5, lower, 1)
+    statistics = channel_statistics(train.images)
+    return jc.Dataset(
+        dataset_name(options), train, train.take(slice(0)), test, digits.classes, *statistics
+    )
+
+
+def dataset_name(options: Options) -> str:
+    """Return the name of the data set of lines, also in configs."""
+    return f"{options.dataset}-lines"
+
+
+# Runs
+
+
+def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
+    """Return the study's runs: name -> config."""
+    return {
+        f"reader-seed{seed}": jc.ExperimentConfig(
+            dataset=dataset_name(options),
+            model="line_reader",
+            loss="ctc",
+            model_kwargs={"width": options.width, "dtype": options.dtype},
+            optimizer=jc.OptimizerConfig(
+                "adam", learning_rate=options.learning_rate, schedule="cosine"
+            ),
+            train=jc.TrainConfig(
+                num_steps=options.num_steps,
+                batch_size=options.batch_size,
+                eval_every=-(-options.num_steps // 6),
+                subtract_mean="channel",
+                divide_std=True,
+                seed=seed,
+            ),
+        )
+        for seed in options.run_seeds()
+    }
+
+
+def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
+    """Return the network and the optimizer of a run."""
+    model = LineReader(data.num_classes, **config.model_kwargs)
+    train = config.train
+    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+
+
+def decoders(widths: Sequence[int]) -> dict[str, Decoder]:
+    """Return the decoders by their name in the columns of rows.
+
+    Args:
+      widths: prefixes of each beam search.
+    """
+
+    def beam(width: int) -> Decoder:
+        return lambda logits: beam_decode(logits, width=width, max_length=LONGEST_READING).labels[
+            :, 0
+        ]
+
+    return {"greedy": greedy_decode} | {f"beam{width}": beam(width) for width in widths}
+
+
+class Measure:
+    """Function that measures the decoders on the test lines.
+
+    Attributes:
+      widths: prefixes of each beam search.
+    """
+
+    def __init__(self, widths: Sequence[int]):
+        self.widths = tuple(widths)
+
+    def __call__(self, model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
+        """Return error rates in percent, which are more columns of a row.
+
+        They are `NAME_cer`, `NAME_line_error` and `NAME_line_error_N` of lines of N digits, for the
+        name of each decoder.
+        """
+        logits, labels = jc.predict(model, state, data.test.images), data.test.labels
+        lengths = (labels >= 0).sum(1)
+        columns = {}
+        for name, decode in decoders(self.widths).items():
+            readings = np.asarray(decode(logits))
+            columns[f"{name}_cer"] = 100 * metrics.character_error_rate(readings, labels)
+            is_wrong = np.asarray(metrics.edit_distance(readings, labels)) > 0
+            columns[f"{name}_line_error"] = 100 * float(is_wrong.mean())
+            for length in np.unique(lengths):
+                share = float(is_wrong[lengths == length].mean())
+                columns[f"{name}_line_error_{length}"] = 100 * share
+        return columns
+
+
+# Figures
+
+
+def trained_network(options: Options, data: jc.Dataset) -> tuple[Any, State] | None:
+    """Return the network and the last state of the first run, or None without a checkpoint."""
+    name, config = next(iter(configs(options).items()))
+    model, tx = build(config, data)
+    with jc.Checkpoints(options.out / name / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
+        state = checkpoints.restore(init_state(model, tx, config.train, data, loss="ctc"))
+    return None if state is None else (model, state)
+
+
+def as_text(classes: np.ndarray) -> str:
+    """Return a padded sequence of classes as text.
+
+    Example:
+      >>> as_text(np.array([3, 0, -1])), as_text(np.array([-1]))
+      ('30', 'nothing')
+    """
+    return "".join(str(number) for number in classes if number >= 0) or "nothing"
+
+
+def write_lines(options: Options, logits: np.ndarray, data: jc.Dataset, columns: int = 4) -> None:
+    """Write OUT/lines: test lines that the first run reads right and wrong.
+
+    Args:
+      options: of the study.
+      logits: float32 [n, t, k + 1] of all test lines.
+      data: the lines.
+      columns: lines to a row; there are three rows of right and two of wrong ones.
+    """
+    readings, labels = np.asarray(greedy_decode(logits)), data.test.labels
+    is_wrong = np.asarray(metrics.edit_distance(readings, labels)) > 0
+    strips = []
+    for kind, index, rows in (
+        ("right", np.flatnonzero(~is_wrong), 3),
+        ("wrong", np.flatnonzero(is_wrong), 2),
+    ):
+        for start in range(0, min(len(index), rows * columns), columns):
+            part = index[start : start + columns][: rows * columns - start]
+            captions = [
+                as_text(readings[i]) + (f", is {as_text(labels[i])}" if kind == "wrong" else "")
+                for i in part
+            ]
+            images = list(data.test.images[part])
+            strips.append(plots.Strip(images, kind, captions))
+    note = "Below each line is its reading by greedy decoding. The first lines of each kind."
+    figure = plots.mosaic(strips, title="Test lines and readings", note=note, side=0.6, gap=0.12)
+    options.save(figure, options.out / "lines")
+
+
+def write_probabilities(options: Options, logits: np.ndarray, data: jc.Dataset) -> None:
+    """Write OUT/probabilities: those of the classes above one line.
+
+    It is the first line with the most frames needed, so with repeated digits, that is read right.
+    """
+    readings, labels = np.asarray(greedy_decode(logits)), data.test.labels
+    is_right = np.asarray(metrics.edit_distance(readings, labels)) == 0
+    line = int(np.argmax(np.where(is_right, frames_needed(labels), -1)))
+    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits[line])))
+    text = as_text(readings[line])
+    figure = plots.frame_probabilities(
+        data.test.images[line],
+        probabilities,
+        [*map(str, range(data.num_classes)), "blank"],
+        title=f"Probabilities of each frame, read as {text}",
+    )
+    options.save(figure, options.out / "probabilities")
+
+
+def train(options: Options, stop: cli.GracefulShutdown) -> bool:
+    """Train the missing runs and draw readings; return False if some are not finished."""
+    widths = options.beam_widths
+    if len(set(widths)) < len(widths):
+        raise jc.ArgumentError(
+            f"--beam-widths is {' '.join(map(str, widths))}; expected each width once: write "
+            f"--beam-widths {' '.join(map(str, dict.fromkeys(widths)))}"
+        )
+    all_runs = configs(options)
+    cli.enable_compilation_cache()
+    data = compose_all(options)
+    sweep_kwargs: dict[str, Any] = {
+        "strategy": options.make_strategy(),
+        "tensorboard": options.tensorboard,
+        "should_stop": stop,
+        "measure": Measure(widths),
+        "build": build,
+    }
+    if not run_all(all_runs, data, options.out, **sweep_kwargs):
+        return False
+    trained = trained_network(options, data)
+    if trained is not None:
+        logits = jc.predict(*trained, data.test.images)
+        write_lines(options, logits, data)
+        write_probabilities(options, logits, data)
+    return True
+
+
+def draw(options: Options) -> None:
+    """Write the table and the curves of the finished runs in `options.out`."""
+    out, all_runs = options.out, runs.finished_runs(options.out)
+    names = measured_decoders(all_runs)
+    if not names:
+        raise jc.ArgumentError(
+            f"{out} has no run with a character error rate; expected those of this experiment. "
+            "Write --out with a folder of this experiment."
+        )
+    quantities = ("cer", "line_error", *(f"line_error_{n}" for n in range(1, MAX_LENGTH + 1)))
+    table = [
+        {"decoder": title}
+        | runs.aggregate_seeds(of_decoder(all_runs, name, quantities), quantities)
+        for name, title in names.items()
+    ]
+    config = all_runs[0].config
+    protocol = (
+        f"{config.dataset}, {config.train.num_steps} steps of {config.train.batch_size} lines of "
+        f"{HEIGHT}x{WIDTH}. On the test lines at the last step, in percent: the character error "
+        "rate (cer), the lines with any error (line_error), and those of lines with each number of "
+        "digits (line_error_1, ...). All decoders read the same logits."
+    )
+    protocol += paired_changes(all_runs, names)
+    divergences = filter(None, (run.divergence for run in all_runs))
+    tables.write_table(out, table, [protocol, *divergences])
+    tables.write_curves(out, {run.name: run.rows for run in all_runs})
+    options.save(curves(all_runs, names), out / "curves")
+    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
+    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+
+
+def measured_decoders(all_runs: Sequence[runs.Run]) -> dict[str, str]:
+    """Return the titles of the decoders that all runs have figures of, by their names."""
+    found = [
+        {key.removesuffix("_cer") for key in run.result if key.endswith("_cer")} for run in all_runs
+    ]
+    names = set.intersection(*found) if found else set()
+    beams = sorted(int(width) for name in names if (width := name.removeprefix("beam")).isdecimal())
+    titles = {"greedy": "greedy"} if "greedy" in names else {}
+    return titles | {f"beam{width}": f"beam search of {width}" for width in beams}
+
+
+def of_decoder(
+    all_runs: Sequence[runs.Run], name: str, quantities: Sequence[str]
+) -> list[runs.Run]:
+    """Return runs whose results have a decoder's figures without its name; None for missing ones.
+
+    A small study may have no test line of some length.
+    """
+    return [
+        run._replace(
+            result=run.result | {key: run.result.get(f"{name}_{key}") for key in quantities}
+        )
+        for run in all_runs
+    ]
+
+
+def paired_changes(all_runs: Sequence[runs.Run], names: Mapping[str, str]) -> str:
+    """Return sentences on what each beam search gains over greedy decoding, paired by seed.
+
+    Runs that diverged are left out.
+    """
+    text, all_runs = "", [run for run in all_runs if run.divergence is None]
+    for name in [name for name in names if name != "greedy" and "greedy" in names]:
+        for key, title in (("cer", "character error rate"), ("line_error", "share of wrong lines")):
+            pairs = [(run.result[f"{name}_{key}"], run.result[f"greedy_{key}"]) for run in all_runs]
+            if any(None in pair for pair in pairs):
+                continue
+            change = tables.seed_statistics([beam - greedy for beam, greedy in pairs])
+            if change.ci95 is not None:
+                text += (
+                    f" Paired by seed, {names[name]} changes the {title} by {change.mean:+.2f} +- "
+                    f"{change.ci95:.2f} points."
+                )
+    return text
+
+
+def curves(all_runs: Sequence[runs.Run], names: Mapping[str, str]) -> Any:
+    """Return the figure of error rates by step, and of wrong lines by their length."""
+    all_runs = [run for run in all_runs if run.divergence is None]
+    # All decoders would cover each other.
+    shown = {name: names[name] for name in (next(iter(names)), list(names)[-1])}
+    rows = [run.rows for run in all_runs]
+    by_step = [
+        plots.band(rows, "step", f"{name}_cer", label=title, dashed=i > 0)
+        for i, (name, title) in enumerate(shown.items())
+    ]
+    lengths = list(range(1, MAX_LENGTH + 1))
+    by_length = []
+    for i, (name, title) in enumerate(shown.items()):
+        values = [[run.result.get(f"{name}_line_error_{n}") for run in all_runs] for n in lengths]
+        known = [[value for value in part if value is not None] or [np.nan] for part in values]
+        mean, low, high = ([float(f(part)) for part in known] for f in (np.mean, min, max))
+        by_length.append(
+            plots.Line(lengths, mean, low, high, label=title, dashed=i > 0, marker="o")
+        )
+    panels = [
+        plots.Panel(
+            "by step", by_step, xlabel="step", ylabel="character error rate (%)", ylog=True
+        ),
+        plots.Panel("by length", by_length, xlabel="digits of the line", ylabel="wrong lines (%)"),
+    ]
+    title = "Errors on test lines: mean and range of seeds"
+    return plots.panels(panels, title=title, share="none", size=(5.2, 3.9))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Train the missing runs, then draw; return the exit code."""
+    return run_study(PRESETS, args, __doc__, train, draw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

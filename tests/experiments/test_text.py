@@ -1,0 +1,153 @@
+"""Lines of digits, whose text is exact, and the reading study as a user runs it."""
+
+import csv
+
+import numpy as np
+import pytest
+from scripts import refuses
+
+import jaxcnn as jc
+from experiments import text
+from experiments.scenes import photographs
+from jaxcnn import runs
+
+pytestmark = pytest.mark.usefixtures("one_device")
+TINY = ["--lines", "60", "--width", "2", "--num-steps", "6", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return jc.load_dataset("digits")
+
+
+def test_lines_have_their_digits_from_the_left(digits):
+    """Shapes do not reach beyond the line, and are those of the digits at some size."""
+    rng = np.random.default_rng(0)
+    for count in (1, 4, 8):
+        for _ in range(10):
+            index = rng.integers(0, 100, count)
+            placed = text.placed_shapes(digits.train, index, rng)
+            assert len(placed) == count
+            previous = 0
+            for row, column, shape in placed:
+                height, width = shape.shape
+                assert shape.any(0).all() or shape.any()
+                assert 0 <= row <= text.HEIGHT - height
+                assert previous + text.GAPS[0] <= column <= text.WIDTH - width
+                previous = column + width
+
+
+def test_images_are_ink_on_a_background_that_is_lighter(digits):
+    """Textures of one value show which pixels are ink."""
+    textures = np.stack([np.full((213, 640, 3), 255, np.uint8), np.zeros((213, 640, 3), np.uint8)])
+    split = text.compose_lines(digits.train, 40, textures, 0)
+    assert (split.images.shape, split.images.dtype) == ((40, 32, 128, 3), np.uint8)
+    assert (split.labels.shape, split.labels.dtype) == ((40, 8), np.int32)
+    counts = (split.labels >= 0).sum(1)
+    assert set(counts) <= set(range(1, 9))
+    assert len(set(counts)) > 4
+    for image, row, count in zip(split.images, split.labels, counts, strict=True):
+        assert (row[:count] >= 0).all()
+        assert (row[count:] == -1).all()
+        is_ink = (image <= text.MAX_INK).all(-1)
+        assert ((image >= text.MIN_BACKGROUND).all(-1) | is_ink).all()
+        assert is_ink.any()
+        # One digit has one run of columns; gaps of more digits may be closed.
+        starts = np.diff(np.pad(is_ink.any(0), 1).astype(int)) == 1
+        assert 1 <= starts.sum() <= 2 * count
+
+
+def test_lines_are_the_same_for_a_seed(digits):
+    upper, _ = photographs()
+    one, two, other = (text.compose_lines(digits.train, 5, upper, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.images, two.images)
+    np.testing.assert_array_equal(one.labels, two.labels)
+    assert not np.array_equal(one.images, other.images)
+
+
+def test_the_figures_of_a_decoder_are_those_of_its_readings(monkeypatch, digits):
+    """Two lines of one digit and one of two, of which the last is wrong in one digit."""
+    labels = np.array([[3, -1], [4, -1], [1, 2]], np.int32)
+    logits = np.full((3, 4, 11), -9.0, np.float32)
+    for line, path in enumerate(([3, 10, 10, 10], [4, 4, 10, 10], [1, 10, 10, 7])):
+        logits[line, np.arange(4), path] = 9
+    monkeypatch.setattr(text.jc, "predict", lambda *args: logits)
+    data = digits._replace(test=jc.Split(digits.test.images[:3], labels))
+    columns = text.Measure((3,))(None, None, data)  # pyright: ignore
+    for name in ("greedy", "beam3"):
+        assert columns[f"{name}_cer"] == pytest.approx(25)
+        assert columns[f"{name}_line_error"] == pytest.approx(100 / 3)
+        assert (columns[f"{name}_line_error_1"], columns[f"{name}_line_error_2"]) == (0, 100)
+    assert len(columns) == 8
+
+
+def a_run(**result):
+    return runs.Run(None, {"seconds": 1.0, "status": "finished"} | result, [])  # pyright: ignore
+
+
+def test_decoders_that_all_runs_have_are_compared():
+    first = a_run(greedy_cer=9.0, beam32_cer=8.0, beam4_cer=8.5, greedy_line_error=50.0)
+    second = a_run(greedy_cer=7.0, beam32_cer=6.5, other_cer=1.0, greedy_line_error=40.0)
+    assert text.measured_decoders([first, second]) == {
+        "greedy": "greedy",
+        "beam32": "beam search of 32",
+    }
+    assert list(text.measured_decoders([first])) == ["greedy", "beam4", "beam32"]
+    assert text.measured_decoders([]) == {}
+    row = text.of_decoder([first], "greedy", ("cer", "line_error_8"))[0].result
+    assert (row["cer"], row["line_error_8"]) == (9.0, None)
+
+
+def all_configs():
+    return list(text.configs(text.Options()).values())
+
+
+def test_changes_are_paired_by_seed():
+    all_runs = [
+        a_run(greedy_cer=9.0, beam8_cer=8.0, greedy_line_error=5.0, beam8_line_error=5.0),
+        a_run(greedy_cer=7.0, beam8_cer=6.5, greedy_line_error=4.0, beam8_line_error=None),
+    ]
+    diverged = {"status": "diverged", "step": 3, "reason": "nan", "greedy_cer": 1.0}
+    all_runs.append(a_run(**diverged, beam8_cer=99.0)._replace(config=all_configs()[0]))
+    found = text.paired_changes(all_runs, {"greedy": "greedy", "beam8": "beam search of 8"})
+    # -1 and -0.5, with Student's t of 12.706 at one degree of freedom.
+    assert found == (
+        " Paired by seed, beam search of 8 changes the character error rate by -0.75 +- 3.18 points."
+    )
+
+
+@pytest.mark.slow
+def test_the_reading_study_leaves_table_figures_and_runs(tmp_path):
+    out = tmp_path / "runs"
+    args = [*TINY, "--num-seeds", "2", "--beam-widths", "3", "--out", str(out)]
+    assert text.main(args) == 0
+    with (out / "table.csv").open() as file:
+        lines = {line["decoder"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["greedy", "beam search of 3"]
+    for line in lines.values():
+        assert float(line["cer"]) > 0
+        assert 0 <= float(line["line_error"]) <= 100
+        assert line["seeds"] == "2"
+    for name in ("curves.png", "lines.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert (out / "probabilities.png").exists()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.jsonl")}
+    assert len(before) == 2
+    assert text.main([*args, "--plot-only"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--beam-widths", "2", "2"], "--beam-widths is 2 2; expected each width once"),
+        (["--beam-widths", "0"], "beam-widths is 0"),
+        (["--learning-rate", "-1"], "learning-rate is -1.0"),
+        (["--dataset", "digit"], "digits"),
+        (["--width", "0"], "width is 0"),
+        (["--lines", "4"], "lines is 4; expected a whole number of 5"),
+    ],
+)
+def test_mistakes_about_reading(args, says, capsys, monkeypatch, tmp_path):
+    args = ["--lines", "40", *args, "--out", str(tmp_path / "new")]
+    refuses(text.main, args, says, capsys, monkeypatch)
