@@ -228,7 +228,6 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
 class ScaleInvariantError:
     """Squared error of log depth, less a share of the error in scale.
 
@@ -309,7 +308,9 @@ def _check_depth(outputs: Any, depth: Any) -> tuple[jax.Array, jax.Array]:
             "Write jaxcnn.models.UNet(num_classes=1)."
         )
     return outputs.reshape(depth.shape), depth
-=======
+
+
+@dataclass(frozen=True)
 class CTCLoss:
     """Connectionist temporal classification: sequences without their positions, in nats.
 
@@ -489,7 +490,6 @@ def collapse_path(path: Any, blank: int) -> jax.Array:
     # A stable sort brings the emitted classes to the front, in their order.
     order = jnp.argsort(~is_emitted, axis=1, stable=True)
     return jnp.take_along_axis(jnp.where(is_emitted, path, -1), order, axis=1)
->>>>>>> main
 
 
 _OF_CLASSES = (CrossEntropy, SquaredError)

@@ -644,7 +644,6 @@ def _average_precision(
     return jax.lax.map(of_class, (jnp.arange(len(needed)), needed)).T
 
 
-<<<<<<< HEAD
 class DepthErrors(NamedTuple):
     """Errors of predicted depths y, of true depths y*.
 
@@ -747,7 +746,8 @@ def depth_errors(predicted: Any, depth: Any, *, median_scaling: bool = False) ->
         delta2=float(np.mean(ratio < 1.25**2)),
         delta3=float(np.mean(ratio < 1.25**3)),
     )
-=======
+
+
 def frechet_distance(features_a: Any, features_b: Any) -> float:
     """Compute the Frechet distance of two sets of features, as Gaussians.
 
@@ -825,7 +825,6 @@ def _to_features(name: str, values: Any) -> np.ndarray:
             f"{name} has values that are not finite; expected finite ones. {advice}"
         )
     return array
->>>>>>> main
 
 
 class Calibration(NamedTuple):
