@@ -486,9 +486,9 @@ def read_study(out: Path) -> Study:
     for seed, places in sorted(indices.items()):
         count = len(places)
         if count != needed or places != list(range(count)):
-            order = ", out of order" * (count == needed)
+            plural, order = "s" * (count != 1), ", out of order" * (count == needed)
             raise LogError(
-                f"{out / TRIALS} has {count} trials of seed {seed}{order}; expected the first "
+                f"{out / TRIALS} has {count} trial{plural} of seed {seed}{order}; expected the first "
                 f"{needed} in their order; delete that file and repeat the command"
             )
     searches = {
@@ -672,8 +672,8 @@ def notes(study: Study) -> list[str]:
         "same first configurations.",
         f"Rank correlation with the final validation error, over the configurations of the largest "
         f"random search, mean and range over seeds: {ranks or 'none'}.",
-        f"Compilation of {programs} program{'s' * (programs != 1)} took {seconds:.0f} of {total:.0f} seconds of training "
-        "and evaluation.",
+        f"Compilation of {programs} program{'s' * (programs != 1)} took {seconds:.0f} of "
+        f"{total:.0f} seconds of training and evaluation.",
     ]
 
 

@@ -120,7 +120,10 @@ def test_a_seed_whose_choice_diverged_has_no_mean():
 
 
 def test_one_program_is_not_plural():
-    study = made_study([{"random": (5.0, 4.0)}])
+    rows = [[step, 5.0, 1.0] for step in (30, 90, 270)]
+    trial = search.Trial(search.configs(search.Options(), 0, 1)[0], rows, 4.0)
+    searches = {"random": {0: [Evaluation(0, 0, 0, 270, 5.0, 270)]}}
+    study = search.Study(search.Plan(270, 30, 3), {0: [trial]}, searches)
     assert "Compilation of 1 program took" in search.notes(study)[-1]
 
 
@@ -272,7 +275,7 @@ def write_study(out, change):
     [
         (lambda lines: lines[:-1], "30 trials of seed 1; expected the first 31 in their order"),
         (lambda lines: lines[1:], "30 trials of seed 0; expected"),
-        (lambda lines: [*lines[:31], lines[31]], "1 trials of seed 1; expected"),
+        (lambda lines: [*lines[:31], lines[31]], "1 trial of seed 1; expected"),
         (lambda lines: [*lines, *lines], "62 trials of seed 0; expected"),
         (lambda lines: [lines[1], lines[0], *lines[2:]], "31 trials of seed 0, out of order; exp"),
     ],
