@@ -488,8 +488,8 @@ def read_study(out: Path) -> Study:
         if count != needed or places != list(range(count)):
             plural, order = "s" * (count != 1), ", out of order" * (count == needed)
             raise LogError(
-                f"{out / TRIALS} has {count} trial{plural} of seed {seed}{order}; expected the first "
-                f"{needed} in their order; delete that file and repeat the command"
+                f"{out / TRIALS} has {count} trial{plural} of seed {seed}{order}; expected the "
+                f"first {needed} in their order; delete that file and repeat the command"
             )
     searches = {
         method: {

@@ -222,7 +222,11 @@ def test_samples_have_their_distributions():
 
 def test_numpy_numbers_and_any_sequence_are_distributions():
     """The values are those of plain floats and tuples, which JSON can hold."""
-    space = {"a": Uniform(np.float32(0), np.float32(0.5)), "b": LogUniform(np.int64(1), np.float64(8)), "c": range(3, 9)}  # fmt: skip
+    space = {
+        "a": untyped.Uniform(np.float32(0), np.float32(0.5)),
+        "b": untyped.LogUniform(np.int64(1), np.float64(8)),
+        "c": range(3, 9),
+    }
     plain = {"a": Uniform(0.0, 0.5), "b": LogUniform(1.0, 8.0), "c": (3, 4, 5, 6, 7, 8)}
     for seed in range(20):
         drawn, expected = (
@@ -485,9 +489,9 @@ def test_a_metric_or_a_name_that_is_wrong_is_refused_before_training(
 
 @pytest.mark.slow
 def test_the_metrics_that_are_known_before_training_are_those_of_the_rows(data, tmp_path):
-    config = jc.override(tiny(), recompute_batch_stats=1)
-    runs.run(config, data, tmp_path)
-    row = jc.read_metrics(tmp_path)[0]
+    config = jc.override(tiny(), recompute_batch_stats=64)
+    runs.run(config, data, tmp_path / "a")
+    row = jc.read_metrics(tmp_path / "a")[0]
     assert set(search._metric_names(config, data, {})) == row.keys() - {"step", "eval_split"}
     evaluate = search.experiment_evaluator(
         data, tmp_path, metric="precise_eval_loss", name=lambda config: "a"
