@@ -5,6 +5,7 @@ import json
 import math
 from typing import Any, cast
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -489,12 +490,24 @@ def test_a_metric_or_a_name_that_is_wrong_is_refused_before_training(
 
 @pytest.mark.slow
 def test_the_metrics_that_are_known_before_training_are_those_of_the_rows(data, tmp_path):
-    config = jc.override(tiny(), recompute_batch_stats=64)
-    runs.run(config, data, tmp_path / "a")
+    class Normalized(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            flat = images.reshape(len(images), -1)
+            return nn.Dense(10)(nn.BatchNorm(use_running_average=not train)(flat))
+
+    def build(config, data):
+        return Normalized(), optax.sgd(config.optimizer.learning_rate)
+
+    config = jc.override(tiny(), recompute_batch_stats=64, num_steps=2)
+    runs.run(config, data, tmp_path / "a", build=build)
     row = jc.read_metrics(tmp_path / "a")[0]
-    assert set(search._metric_names(config, data, {})) == row.keys() - {"step", "eval_split"}
+    assert set(search._metric_names(config, data, {"build": build})) == row.keys() - {
+        "step",
+        "eval_split",
+    }
     evaluate = search.experiment_evaluator(
-        data, tmp_path, metric="precise_eval_loss", name=lambda config: "a"
+        data, tmp_path, metric="precise_eval_loss", name=lambda config: "a", build=build
     )
     assert evaluate(config, 1) == row["precise_eval_loss"]
 
