@@ -8,7 +8,8 @@ A configuration has a depth, a width, an optimizer, a learning rate and an augme
 at random. All methods have the same budget of training steps, that of Hyperband (Li et al. 2018,
 arXiv:1603.06560, algorithm 1). Random search trains few configurations to the end. Successive
 halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) starts many, and of eta of them the best one
-continues, to eta times as many steps. Hyperband divides its budget over several such halvings.
+continues, to eta times as many steps. Hyperband divides its budget over several such halvings, of
+which the last stops nothing and is random search.
 random-2x is random search with twice the budget.
 
 Every configuration is one run of --num-steps steps, with a cosine schedule of that length. It
@@ -159,7 +160,7 @@ def check(options: Options) -> None:
             )
     if not 0 < options.lowest_rate < options.highest_rate < math.inf:
         raise jc.ArgumentError(
-            f"lowest_rate is {options.lowest_rate:g} and highest_rate {options.highest_rate:g}; "
+            f"lowest_rate is {options.lowest_rate:g} and --highest-rate {options.highest_rate:g}; "
             "expected the lower one first: write --lowest-rate 0.0001 --highest-rate 1"
         )
     if not options.num_validation:
@@ -323,7 +324,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
                     has_all = False
                     continue
                 searches[seed, method] = evaluations
-                progress.write(_describe(title, evaluations))
+                progress.write(_describe(title, evaluations, options.num_steps))
     if has_all:
         write_records(options, sampled, searches, data)
     return has_all
@@ -345,9 +346,10 @@ def _with_progress(
     return evaluate_and_report
 
 
-def _describe(title: str, evaluations: Sequence[Evaluation]) -> str:
+def _describe(title: str, evaluations: Sequence[Evaluation], max_steps: int) -> str:
+    """Return a line about a search, with the error of the configuration that it chooses."""
     count, spent = len({each.index for each in evaluations}), evaluations[-1].spent
-    error = runs.search.best(evaluations).error
+    error = choice(evaluations, max_steps).error
     return f"{title}  {count} configurations, {spent:,} steps, validation error {error:5.2f}%"
 
 
@@ -468,16 +470,27 @@ def read_study(out: Path) -> Study:
     settings = read_json(out / SETTINGS)
     plan = Plan(**{name: settings[name] for name in Plan._fields})
     trials: dict[int, list[Trial]] = {}
+    indices: dict[int, list[Any]] = {}
     for line in read_lines(out / TRIALS, "trial"):
         trial = Trial(
             jc.ExperimentConfig.from_dict(line["config"]), line["rows"], line["test_error"]
         )
         trials.setdefault(int(line["seed"]), []).append(trial)
+        indices.setdefault(int(line["seed"]), []).append(line["index"])
     methods = [name for name in TITLES if name in settings["methods"]]
     if not trials or "random" not in methods:
         raise LogError(
             f"{out} holds no trials, or no random search; delete {TRIALS} and repeat the command"
         )
+    needed = max(map(plan.num_configs, methods))
+    for seed, places in sorted(indices.items()):
+        count = len(places)
+        if count != needed or places != list(range(count)):
+            plural, order = "s" * (count != 1), ", out of order" * (count == needed)
+            raise LogError(
+                f"{out / TRIALS} has {count} trial{plural} of seed {seed}{order}; expected the "
+                f"first {needed} in their order; delete that file and repeat the command"
+            )
     searches = {
         method: {
             seed: plan.search(method, group, Trial.error) for seed, group in sorted(trials.items())
@@ -558,13 +571,18 @@ def chosen_rows(study: Study) -> list[dict[str, Any]]:
             "optimizer": trial.config.optimizer.name,
             "learning_rate": trial.config.optimizer.learning_rate,
             "padding": trial.config.train.augment.padding,
-            "validation_error": trial.error(study.plan.max_steps),
+            # None as in the test error where training has diverged.
+            "validation_error": _finite(trial.error(study.plan.max_steps)),
             "test_error": trial.test_error,
         }
         for seed in study.trials
         for method in study.searches
         for trial in [chosen_trials(study, method)[seed]]
     ]
+
+
+def _finite(error: float) -> float | None:
+    return error if math.isfinite(error) else None
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
@@ -654,8 +672,8 @@ def notes(study: Study) -> list[str]:
         "same first configurations.",
         f"Rank correlation with the final validation error, over the configurations of the largest "
         f"random search, mean and range over seeds: {ranks or 'none'}.",
-        f"Compilation of {programs} programs took {seconds:.0f} of {total:.0f} seconds of training "
-        "and evaluation.",
+        f"Compilation of {programs} program{'s' * (programs != 1)} took {seconds:.0f} of "
+        f"{total:.0f} seconds of training and evaluation.",
     ]
 
 

@@ -17,7 +17,6 @@ not the paper's, and runs that pause and resume would still be needed.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import json
 import math
@@ -30,6 +29,7 @@ import numpy as np
 from jaxcnn.arguments import (
     ArgumentError,
     check_callable,
+    check_choice,
     check_integer,
     check_mapping,
     check_path,
@@ -37,15 +37,17 @@ from jaxcnn.arguments import (
 )
 from jaxcnn.config import ExperimentConfig, verify_config
 from jaxcnn.data import Dataset
-from jaxcnn.run_log import LogError, RunLog, read_lines, read_metrics, write_text
+from jaxcnn.run_log import MAX_NUMBER, LogError, RunLog, read_lines, read_metrics, write_text
 from jaxcnn.runs.single import build_pieces, run, subset_for, verify_data_of, with_loss
+from jaxcnn.state import state_shapes
 
 T = TypeVar("T")
 Row = dict[str, Any]
 Evaluate = Callable[[T, int], float]
 """Function of (config, num_steps) that returns the validation error after so many steps in all.
 
-Errors are better when low. One that is not a number (training has diverged) is the worst.
+Errors are better when low. One that is not a number (training has diverged) is the worst. One of
+-inf is refused.
 """
 _EVALUATE_EXAMPLE = "lambda config, num_steps: error"
 
@@ -86,7 +88,10 @@ class Uniform(NamedTuple):
 
 
 Distribution = LogUniform | Uniform | Sequence[Any]
-"""Distribution of a value. A sequence is a choice of its values, all with the same probability."""
+"""Distribution of a value.
+
+A sequence is a choice of its values, all with the same probability. A text is not one.
+"""
 
 
 def sample(space: Mapping[str, Distribution], rng: np.random.Generator) -> dict[str, Any]:
@@ -118,31 +123,52 @@ def sample(space: Mapping[str, Distribution], rng: np.random.Generator) -> dict[
 
 def _check_distribution(name: str, distribution: Any) -> None:
     if isinstance(distribution, (LogUniform, Uniform)):
-        low, high = distribution
-        is_number = all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            for value in distribution
-        )
+        low, high = map(_to_float, distribution)
         minimum = 0.0 if isinstance(distribution, LogUniform) else -math.inf
-        if not is_number or not minimum < low < high:
+        # NumPy's generator needs a finite range, too. A comparison with nan is false.
+        if not (minimum < low < high and math.isfinite(high - low)):
             kind = type(distribution).__name__
             above = " above 0" if kind == "LogUniform" else ""
             raise ArgumentError(
                 f"{name} of the space is {format_value(distribution)}; expected finite "
-                f"numbers{above}, low below high. Write {kind}(0.001, 1.0)."
+                f"numbers{above}, low below high, and a finite range. Write {kind}(0.001, 1.0)."
             )
-    elif not isinstance(distribution, (tuple, list)) or not distribution:
+    elif not _length(distribution):
         raise ArgumentError(
             f"{name} of the space is {format_value(distribution)}; expected a tuple of choices, "
             "Uniform or LogUniform. Write (8, 16)."
         )
 
 
+def _to_float(value: Any) -> float:
+    """Return a finite number as a float, and nan for anything else."""
+    is_real = isinstance(value, (int, float, np.integer, np.floating))
+    try:
+        number = float(value) if is_real and not isinstance(value, bool) else math.nan
+    # An integer beyond the range of float64.
+    except OverflowError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _length(value: Any) -> int:
+    """Return the number of values of a sequence.
+
+    It is 0 for a text, for anything else, and for a range that has too many values to index.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray, memoryview)):
+        return 0
+    try:
+        return len(value)
+    except OverflowError:
+        return 0
+
+
 def _draw(distribution: Any, rng: np.random.Generator) -> Any:
-    if isinstance(distribution, Uniform):
-        return float(rng.uniform(*distribution))
-    if isinstance(distribution, LogUniform):
-        low, high = distribution
+    if isinstance(distribution, (LogUniform, Uniform)):
+        low, high = map(float, distribution)
+        if isinstance(distribution, Uniform):
+            return float(rng.uniform(low, high))
         value = math.exp(rng.uniform(math.log(low), math.log(high)))
         # The logarithm's rounding may leave the interval.
         return min(max(value, low), high)
@@ -308,9 +334,13 @@ def num_halving_configs(budget: int, max_steps: int, eta: int = 3, *, min_steps:
         # With more configurations there would be one more halving.
         if halvings < most:
             upper = min(upper, eta ** (halvings + 1) - 1)
-        numbers = range(eta**halvings, upper + 1)
-        if within := bisect.bisect_right(numbers, budget, key=cost):
-            return numbers[within - 1]
+        # `bisect` does not search ranges of 2^63 numbers.
+        fits, exceeds = eta**halvings - 1, upper + 1
+        while exceeds - fits > 1:
+            middle = (fits + exceeds) // 2
+            fits, exceeds = (middle, exceeds) if cost(middle) <= budget else (fits, middle)
+        if fits >= eta**halvings:
+            return fits
     raise AssertionError("one configuration of max_steps is within the budget")
 
 
@@ -451,8 +481,7 @@ def hyperband(
 
 
 def _check_configs(configs: Any, minimum: int) -> Sequence[Any]:
-    is_sequence = isinstance(configs, Sequence) and not isinstance(configs, (str, bytes))
-    if not is_sequence or len(configs) < minimum:
+    if _length(configs) < minimum:
         raise ArgumentError(
             f"configs is {format_value(configs)}; expected at least {minimum} of them in a "
             "sequence. Write configs=[sample(space, rng) for _ in "
@@ -482,12 +511,20 @@ def _check_error(error: Any) -> float:
     try:
         if isinstance(error, (str, bytes, bool)) or np.ndim(error):
             raise TypeError
-        return float(error)
-    except (TypeError, ValueError):
+        value = float(error)
+    # An integer beyond the range of float64 overflows.
+    except (TypeError, ValueError, OverflowError):
         raise ArgumentError(
             f"evaluate returned {format_value(error)}; expected a number, the validation error. "
             "Write return error."
         ) from None
+    # It would be the best of all, and no error is so low.
+    if value == -math.inf:
+        raise ArgumentError(
+            f"evaluate returned {format_value(error)}; expected a number above -inf. "
+            "Write return math.nan where training has diverged."
+        )
+    return value
 
 
 def _rank(error: float) -> float:
@@ -542,6 +579,7 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
 
     Args:
       evaluate: as in `Evaluate`, of configurations that JSON can hold, such as those of `sample`.
+        Keys of dicts are text, and their order does not matter.
       path: of a file of JSON lines. It is written after every call.
 
     Raises:
@@ -562,7 +600,10 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
 
     def key(config: Any, num_steps: int) -> str:
         try:
-            return json.dumps([config, num_steps], allow_nan=False)
+            _check_keys(config)
+            return json.dumps([config, num_steps], allow_nan=False, sort_keys=True)
+        except ArgumentError:
+            raise
         except (TypeError, ValueError, RecursionError):
             raise ArgumentError(
                 f"config is {format_value(config)}; expected values that JSON can hold. "
@@ -582,8 +623,14 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
         name = key(config, check_integer("num_steps", num_steps))
         if name not in errors:
             value = _check_error(evaluate(config, num_steps))
-            # JSON has no nan. No infinity either, which ranks the same.
-            errors[name] = value if math.isfinite(value) else None
+            if value < -MAX_NUMBER:
+                raise ArgumentError(
+                    f"evaluate returned {value}; expected at least {-MAX_NUMBER:g}, as records "
+                    "have no lower numbers. Write return error."
+                )
+            # JSON has no nan. No infinity either, which ranks the same, and records have no number
+            # above the limit.
+            errors[name] = value if value <= MAX_NUMBER else None
             lines.append({"config": config, "num_steps": num_steps, "error": errors[name]})
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -595,6 +642,27 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
         return math.nan if errors[name] is None else errors[name]
 
     return evaluate_once
+
+
+def _check_keys(config: Any) -> None:
+    """Check the keys of all dicts in a configuration.
+
+    JSON would turn other keys into text, so that 1 and "1" would be the same.
+
+    Raises:
+      ArgumentError: a key is no text.
+    """
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if not isinstance(key, str):
+                raise ArgumentError(
+                    f"config has the key {format_value(key)}; expected text. "
+                    f"Write {format_value(str(key))}."
+                )
+            _check_keys(value)
+    elif isinstance(config, (tuple, list)):
+        for value in config:
+            _check_keys(value)
 
 
 def run_name(config: ExperimentConfig) -> str:
@@ -709,6 +777,38 @@ def _row_of(folder: Path, num_steps: int) -> Row | None:
     return None
 
 
+_NOT_NUMBERS = ("eval_split", "diverged", "interrupted")
+"""Keys of rows whose values are no numbers."""
+
+
+def _metric_names(
+    config: ExperimentConfig, data: Dataset, kwargs: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Return the keys of the numbers in the rows of a run; nothing is trained."""
+    config, loss = with_loss(config, kwargs.get("loss"))
+    verify_data_of(config, data)
+    data = subset_for(config, data)
+    model, tx = build_pieces(config, data, kwargs.get("build"))
+    sums = state_shapes(model, tx, config.train, data, loss=loss).metrics.sums
+    prefixes = ["eval_", "train_", *["precise_eval_"] * bool(config.train.recompute_batch_stats)]
+    names = [f"{prefix}{name}" for prefix in prefixes for name in ("loss", *sums)]
+    return (*names, "grad_norm", "loss_std", "rate", "seconds", "images_per_second")
+
+
+def _check_folder_name(name: Any) -> str:
+    try:
+        # A path of several names, or "..", may be outside the folder of all runs.
+        is_valid = name == check_path("name", name).name != ".."
+    except ArgumentError:
+        is_valid = False
+    if not is_valid:
+        raise ArgumentError(
+            f"name returned {format_value(name)}; expected the name of a folder, without a path. "
+            "Write return run_name(config)."
+        )
+    return name
+
+
 def experiment_evaluator(
     data: Dataset,
     out: str | Path,
@@ -726,8 +826,8 @@ def experiment_evaluator(
     Args:
       data: as in `jaxcnn.runs.run`, with a validation split.
       out: folder of the runs' folders.
-      metric: key of a row, which is better when low.
-      name: function of a config that returns the name of its folder.
+      metric: key of a number in a row, which is better when low.
+      name: function of a config that returns the name of its folder in `out`, without a path.
       should_stop: called after every step. When it returns true, the search ends.
       **kwargs: other arguments of `train_until`.
 
@@ -756,30 +856,38 @@ def experiment_evaluator(
             f"data is {format_value(data)}; expected a Dataset. Write jaxcnn.load_dataset(...)."
         )
     out = check_path("out", out)
+    if not isinstance(metric, str) or metric in _NOT_NUMBERS:
+        raise ArgumentError(
+            f"metric is {format_value(metric)}; expected the key of a number in a row. "
+            "Write metric='eval_error'."
+        )
     for key, function, example in (
         ("name", name, "run_name"),
         ("should_stop", should_stop, "stop"),
     ):
         check_callable(key, function, example, num_args=int(key == "name"))
+    # What `measure` adds to a row is known only after training.
+    is_checked = "measure" in kwargs
 
     def evaluate(config: ExperimentConfig, num_steps: int) -> float:
+        nonlocal is_checked
         verify_config(config, ExperimentConfig)
         if config.train.eval_split != "validation":
             raise ArgumentError(
                 f"eval_split is {config.train.eval_split!r}; a search selects by the validation "
                 "split. Write eval_split='validation'."
             )
-        folder = out / name(config)
+        if not is_checked:
+            check_choice("metric", metric, _metric_names(config, data, kwargs))
+            is_checked = True
+        folder = out / _check_folder_name(name(config))
         row = train_until(config, data, folder, num_steps, should_stop=should_stop, **kwargs)
         if row is None:
             raise SearchStopped(f"{folder} was stopped before step {num_steps}")
         if "diverged" in row:
             return math.nan
-        if metric not in row:
-            raise ArgumentError(
-                f"metric is {metric!r}, which the rows lack; expected one of "
-                f"{', '.join(row)}. Write metric='eval_loss'."
-            )
+        # Another config may have another loss.
+        check_choice("metric", metric, (key for key in row if key not in _NOT_NUMBERS))
         return math.nan if row[metric] is None else float(row[metric])
 
     return evaluate

@@ -14,6 +14,7 @@ from scripts import refuses
 import jaxcnn as jc
 from experiments import search
 from jaxcnn import run_log, runs
+from jaxcnn.config import as_dict
 from jaxcnn.runs.search import Evaluation
 
 stats: Any = scipy_stats
@@ -72,6 +73,12 @@ def test_the_choice_is_made_among_those_that_were_trained_to_the_end():
     assert search.choice(evaluations, 9).index == 1
 
 
+def test_the_line_of_a_search_has_the_error_of_the_choice():
+    evaluations = [Evaluation(0, 0, 0, 3, 1.0, 3), Evaluation(1, 0, 0, 9, 2.0, 12)]
+    line = search._describe("halving, seed 0", evaluations, 9)
+    assert line == "halving, seed 0  2 configurations, 12 steps, validation error  2.00%"
+
+
 def made_study(errors):
     """A study of given final errors by seed and method, (validation, test)."""
     config = search.configs(search.Options(), 0, 1)[0]
@@ -108,6 +115,16 @@ def test_a_seed_whose_choice_diverged_has_no_mean():
     (line,) = search.table_rows(study)
     assert line["validation_error"] is None
     assert line["test_error"] is None
+    # The table of choices has one form for both errors, too.
+    assert [(line["validation_error"], line["test_error"]) for line in search.chosen_rows(study)] == [(5.0, 4.0), (None, None)]  # fmt: skip
+
+
+def test_one_program_is_not_plural():
+    rows = [[step, 5.0, 1.0] for step in (30, 90, 270)]
+    trial = search.Trial(search.configs(search.Options(), 0, 1)[0], rows, 4.0)
+    searches = {"random": {0: [Evaluation(0, 0, 0, 270, 5.0, 270)]}}
+    study = search.Study(search.Plan(270, 30, 3), {0: [trial]}, searches)
+    assert "Compilation of 1 program took" in search.notes(study)[-1]
 
 
 def test_the_lowest_error_so_far_is_that_of_a_plain_loop():
@@ -224,7 +241,7 @@ def without_seconds(text):
         (["--num-steps", "300"], "--num-steps is 300; expected min_steps, 30, times a power of eta, 3: write --num-steps 270"),
         (["--min-steps", "271"], "--min-steps is 271, more than the 270 steps of a run; write --min-steps 30"),
         (["--widths", "8", "8"], "--widths is 8 8; expected each value once: write --widths 8"),
-        (["--lowest-rate", "2"], "--lowest-rate is 2 and highest_rate 1"),
+        (["--lowest-rate", "2"], "--lowest-rate is 2 and --highest-rate 1; expected the lower one first"),
         (["--num-validation", "0"], "--num-validation is 0"),
         (["--eta", "1"], "--eta is 1"),
         (["--optimizers", "adan"], "did you mean 'adam'"),
@@ -234,6 +251,44 @@ def without_seconds(text):
 )  # fmt: skip
 def test_mistakes_about_the_search(args, says, capsys, monkeypatch, tmp_path):
     refuses(search.main, [*args, "--out", str(tmp_path / "new")], says, capsys, monkeypatch)
+
+
+def write_study(out, change):
+    """A made study on disk, whose lines of trials `change` has changed."""
+    plan, config = search.Plan(9, 1, 3), search.configs(search.Options(), 0, 1)[0]
+    needed = max(map(plan.num_configs, ("random", "halving")))
+    lines = [
+        {"seed": seed, "index": index, "config": as_dict(config), "test_error": None,
+         "rows": [[step, float(index), 1.0] for step in (1, 3, 9)]}
+        for seed in (0, 1)
+        for index in range(needed)
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in change(lines))
+    (out / "trials.jsonl").write_text(text)
+    settings = {"methods": ["random", "halving"], **plan._asdict()}
+    (out / "search.json").write_text(json.dumps(settings))
+    return needed
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda lines: lines[:-1], "30 trials of seed 1; expected the first 31 in their order"),
+        (lambda lines: lines[1:], "30 trials of seed 0; expected"),
+        (lambda lines: [*lines[:31], lines[31]], "1 trial of seed 1; expected"),
+        (lambda lines: [*lines, *lines], "62 trials of seed 0; expected"),
+        (lambda lines: [lines[1], lines[0], *lines[2:]], "31 trials of seed 0, out of order; exp"),
+    ],
+)
+def test_a_record_that_is_cut_is_named(change, says, tmp_path):
+    assert write_study(tmp_path, list) == 31
+    study = search.read_study(tmp_path)
+    assert [len(trials) for trials in study.trials.values()] == [31, 31]
+    write_study(tmp_path, change)
+    with pytest.raises(run_log.LogError, match=says) as error:
+        search.read_study(tmp_path)
+    assert "\n" not in str(error.value)
+    assert "trials.jsonl" in str(error.value)
 
 
 def test_a_record_without_a_row_that_the_search_needs_is_named():

@@ -5,6 +5,7 @@ import json
 import math
 from typing import Any, cast
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -220,6 +221,43 @@ def test_samples_have_their_distributions():
     assert [search.sample(space, again) for _ in range(5)] == drawn[:5]
 
 
+def test_numpy_numbers_and_any_sequence_are_distributions():
+    """The values are those of plain floats and tuples, which JSON can hold."""
+    space = {
+        "a": untyped.Uniform(np.float32(0), np.float32(0.5)),
+        "b": untyped.LogUniform(np.int64(1), np.float64(8)),
+        "c": range(3, 9),
+    }
+    plain = {"a": Uniform(0.0, 0.5), "b": LogUniform(1.0, 8.0), "c": (3, 4, 5, 6, 7, 8)}
+    for seed in range(20):
+        drawn, expected = (
+            search.sample(each, np.random.default_rng(seed)) for each in (space, plain)
+        )
+        assert drawn == expected
+        assert [type(value) for value in drawn.values()] == [float, float, int]
+
+
+@pytest.mark.parametrize(("max_steps", "eta", "min_steps"), [(9, 3, 1), (270, 3, 30), (64, 2, 1)])
+def test_a_budget_may_have_any_number_of_digits(max_steps, eta, min_steps):
+    """Against a plain search of all numbers, and beyond 2^63 against the budget itself."""
+    most = len(search.hyperband_brackets(max_steps, eta, min_steps=min_steps))
+
+    def cost(n):
+        rungs = search.halving_rungs(n, max_steps, eta, min_steps=min_steps)
+        return len(rungs), search.total_steps(rungs)
+
+    for budget in (max_steps, 3 * max_steps, 7 * max_steps + 1):
+        within = [n for n in range(1, budget + 1) if cost(n)[1] <= budget]
+        longest = max(cost(n)[0] for n in within)
+        expected = max(n for n in within if cost(n)[0] == longest)
+        found = search.num_halving_configs(budget, max_steps, eta, min_steps=min_steps)
+        assert found == expected
+    budget = 10**30
+    n = search.num_halving_configs(budget, max_steps, eta, min_steps=min_steps)
+    assert cost(n)[1] <= budget < cost(n + 1)[1]
+    assert cost(n)[0] == most
+
+
 class Killed(BaseException):
     """What ends a process, in these tests."""
 
@@ -258,6 +296,49 @@ def test_a_recorded_search_that_is_killed_anywhere_has_the_same_results(tmp_path
         configs, search.recorded(lambda *args: pytest.fail("it is evaluated again"), path), 9
     )
     assert repr(again) == repr(whole)
+
+
+def test_equal_dicts_in_another_order_are_one_configuration(tmp_path):
+    calls, path = [], tmp_path / "evaluations.jsonl"
+    one, two = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
+
+    def evaluate(config, num_steps):
+        calls.append(config)
+        return 0.5
+
+    assert search.recorded(evaluate, path)(one, 3) == 0.5
+    assert search.recorded(evaluate, path)(two, 3) == 0.5
+    assert calls == [one]
+    # The order of the first one is what the file has, as in files of before.
+    assert path.read_text() == json.dumps({"config": one, "num_steps": 3, "error": 0.5}) + "\n"
+    path.write_text(json.dumps({"num_steps": 9, "error": 0.25, "config": two}) + "\n")
+    assert search.recorded(evaluate, path)(one, 9) == 0.25
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("config", [{1: "x"}, {"a": [{None: 2}]}, ({"a": {2.5: 1}},)])
+def test_keys_that_json_would_turn_into_text_are_refused(config, tmp_path):
+    evaluate = search.recorded(noisy, tmp_path / "evaluations.jsonl")
+    with pytest.raises(jc.ArgumentError, match=r"config has the key .*; expected text") as error:
+        evaluate(config, 3)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [-math.inf, -1e101])
+def test_an_error_that_no_record_can_hold_is_not_made_the_worst(error, tmp_path):
+    evaluate = search.recorded(lambda config, num_steps: error, tmp_path / "evaluations.jsonl")
+    with pytest.raises(jc.ArgumentError, match=r"evaluate returned -.*; expected") as raised:
+        evaluate({"a": 1}, 3)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [math.inf, 1e200, math.nan])
+def test_an_error_beyond_what_records_hold_is_the_worst_now_and_later(error, tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    for _ in range(2):
+        assert math.isnan(search.recorded(lambda config, num_steps: error, path)({"a": 1}, 3))
 
 
 # ---------------------------------------------------------------- real runs
@@ -382,6 +463,55 @@ def test_a_run_is_only_evaluated_where_it_has_a_row_of_the_validation_split(data
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"metric": "eval_eror"}, r"metric is 'eval_eror'; expected one of .*mean 'eval_error'\?"),
+        ({"metric": "eval_heat", "loss": jc.create_loss("squared")}, "metric is 'eval_heat'; expect"),
+        ({"metric": "precise_eval_error"}, "metric is 'precise_eval_error'; expected one of"),
+        ({"name": lambda config: None}, "name returned None; expected the name of a folder"),
+        ({"name": lambda config: "../../x"}, r"name returned '../../x'; expected .*Write return"),
+        ({"name": lambda config: ".."}, "name returned '..'; expected"),
+        ({"name": lambda config: "a/b"}, "name returned 'a/b'; expected"),
+        ({"name": lambda config: ""}, "name returned ''; expected"),
+        ({"name": lambda config: "x" * 256}, "name returned 'xxx.*; expected"),
+    ],
+)  # fmt: skip
+def test_a_metric_or_a_name_that_is_wrong_is_refused_before_training(
+    data, tmp_path, monkeypatch, kwargs, says
+):
+    monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
+    evaluate = search.experiment_evaluator(data, tmp_path / "out", **kwargs)
+    with pytest.raises(jc.ArgumentError, match=says) as error:
+        evaluate(tiny(), 3)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_metrics_that_are_known_before_training_are_those_of_the_rows(data, tmp_path):
+    class Normalized(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            flat = images.reshape(len(images), -1)
+            return nn.Dense(10)(nn.BatchNorm(use_running_average=not train)(flat))
+
+    def build(config, data):
+        return Normalized(), optax.sgd(config.optimizer.learning_rate)
+
+    config = jc.override(tiny(), recompute_batch_stats=64, num_steps=2)
+    runs.run(config, data, tmp_path / "a", build=build)
+    row = jc.read_metrics(tmp_path / "a")[0]
+    assert set(search._metric_names(config, data, {"build": build})) == row.keys() - {
+        "step",
+        "eval_split",
+    }
+    evaluate = search.experiment_evaluator(
+        data, tmp_path, metric="precise_eval_loss", name=lambda config: "a", build=build
+    )
+    assert evaluate(config, 1) == row["precise_eval_loss"]
+
+
 CONFIGS, untyped = [0.1] * 30, cast(Any, search)
 MISTAKES = [
     (lambda: untyped.hyperband_brackets(0), "max_steps is 0; expected a whole number of at least 1"),
@@ -397,17 +527,29 @@ MISTAKES = [
     (lambda: untyped.successive_halving(CONFIGS, lambda x: x, 9), "evaluate is .*2 arguments"),
     (lambda: untyped.successive_halving(CONFIGS, lambda x, r: None, 9), "evaluate returned None; exp"),
     (lambda: untyped.successive_halving(CONFIGS, lambda x, r: "0.1", 9), "evaluate returned '0.1'"),
+    (lambda: untyped.successive_halving(CONFIGS, lambda x, r: 10**400, 9), "evaluate returned 1000.*; expected a number"),
+    (lambda: untyped.successive_halving(CONFIGS, lambda x, r: -math.inf, 9), "evaluate returned -inf; expected a number above -inf"),
+    (lambda: untyped.random_search(range(10**30), noisy, 9), "configs is range.*; expected at least 1"),
     (lambda: untyped.total_steps([(9, 1)]), r"rungs is \[\(9, 1\)\]; expected those of a bracket"),
     (lambda: untyped.total_steps([untyped.Rung(9, "1")]), "num_steps is '1'"),
     (lambda: untyped.best([untyped.Evaluation(0, 0, 0, 1, "x", 1)]), "'x'; expected a number"),
     (lambda: untyped.best([]), "evaluations has none"),
     (lambda: untyped.sample({"a": LogUniform(0, 1)}, np.random.default_rng()), "a of the space .* above 0"),
     (lambda: untyped.sample({"a": Uniform(1, 1)}, np.random.default_rng()), "a of the space .*low below high"),
+    (lambda: untyped.sample({"a": LogUniform(1, 10**400)}, np.random.default_rng()), "a of the space .*finite numbers above 0"),
+    (lambda: untyped.sample({"a": Uniform(-1.7e308, 1.7e308)}, np.random.default_rng()), "a of the space .*a finite range"),
+    (lambda: untyped.sample({"a": Uniform(0, math.nan)}, np.random.default_rng()), "a of the space .*finite numbers"),
+    (lambda: untyped.sample({"a": Uniform(False, True)}, np.random.default_rng()), "a of the space .*finite numbers"),
+    (lambda: untyped.sample({"a": "xyz"}, np.random.default_rng()), "a of the space is 'xyz'; expected a tuple"),
+    (lambda: untyped.sample({"a": range(10**30)}, np.random.default_rng()), r"a of the space is range\(.*; expected a tuple"),
     (lambda: untyped.sample({"a": ()}, np.random.default_rng()), r"a of the space is \(\); expected a tuple"),
     (lambda: untyped.sample({"a": (1,)}, 0), "rng is 0; expected a generator of NumPy"),
     (lambda: untyped.sample([1], np.random.default_rng()), "space is .*; expected values by name"),
     (lambda: untyped.recorded(noisy, ""), "path is ''; expected a path"),
     (lambda: untyped.experiment_evaluator(None, "a"), "data is None; expected a Dataset"),
+    (lambda: untyped.experiment_evaluator(jc.load_dataset("digits"), "a", metric=[3]), r"metric is \[3\]; expected the key of a number"),
+    (lambda: untyped.experiment_evaluator(jc.load_dataset("digits"), "a", metric="eval_split"), "metric is 'eval_split'; expected the key of a number"),
+    (lambda: untyped.experiment_evaluator(jc.load_dataset("digits"), "a", name="x"), "name is 'x'; expected a function"),
     (lambda: untyped.run_name(3), "config is an int, 3; expected an ExperimentConfig"),
 ]  # fmt: skip
 
