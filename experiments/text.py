@@ -433,21 +433,18 @@ def check_widths(options: Options) -> None:
     Raises:
       ArgumentError: they lack some, because they were written with other `--beam-widths`.
     """
-    lacking, widths, missing = [], set[int](), set[int]()
+    by_run: dict[str, list[set[int]]] = {}
     for name in configs(options):
         folder = options.out / name
         # Paths that no folder can have are errors of the run itself.
         rows = read_metrics(folder) if os.path.isdir(folder) else []
-        found = [beam_widths(row) for row in rows if "diverged" not in row]
-        missing_here = {
-            width for width in options.beam_widths if any(width not in f for f in found)
-        }
-        if missing_here:
-            lacking.append(name)
-            missing |= missing_here
-            widths |= set.intersection(*found)
+        by_run[name] = [beam_widths(row) for row in rows if "diverged" not in row]
+    asked = set(options.beam_widths)
+    common = {name: set.intersection(*found) for name, found in by_run.items() if found}
+    lacking = {name: asked - widths for name, widths in common.items() if asked - widths}
     if lacking:
-        advice = f"--beam-widths {' '.join(map(str, sorted(widths)))}, or " if widths else ""
+        shared, missing = set.intersection(*common.values()), set.union(*lacking.values())
+        advice = f"--beam-widths {' '.join(map(str, sorted(shared)))}, or " if shared else ""
         raise jc.ArgumentError(
             f"{', '.join(lacking)} in {options.out} were measured without a beam search of "
             f"{', '.join(map(str, sorted(missing)))}; expected all of --beam-widths. Write "

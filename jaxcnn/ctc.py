@@ -144,7 +144,13 @@ def _beam_search(logits: jax.Array, blank: int, width: int, max_length: int) -> 
     # Without the blank, outputs after it are one less.
     classes = jnp.delete(log_probs, blank, axis=-1)
     search = partial(_search_one, blank=blank, width=width, max_length=max_length)
-    return jax.vmap(search)(classes, log_probs[..., blank])
+    beams = jax.vmap(search)(classes, log_probs[..., blank])
+    # What a comparison with nan does to the search is no result.
+    is_valid = (jnp.isfinite(logits.max(-1)) & ~jnp.isnan(logits).any(-1)).all(-1)
+    return Beams(
+        jnp.where(is_valid[:, None, None], beams.labels, PADDING),
+        jnp.where(is_valid[:, None], beams.log_probs, jnp.nan),
+    )
 
 
 def _search_one(

@@ -116,7 +116,8 @@ def test_extreme_logits_have_a_finite_loss_and_gradient():
         value, gradient = both(sign * logits)
         expected, slopes = brute_force(sign * logits[0], (0, 1), 2)
         assert float(value) == pytest.approx(expected, rel=1e-6, abs=1e-6)
-        np.testing.assert_allclose(gradient[0], slopes, atol=1e-6)
+        # Neighbors of 600 in float32 differ by 6e-5, and so do logarithms of probabilities there.
+        np.testing.assert_allclose(gradient[0], slopes, atol=6.2e-5)
 
 
 def loss_and_gradient(logits, label):
@@ -151,7 +152,7 @@ def test_a_sequence_that_needs_a_masked_output_has_a_great_loss():
 @pytest.mark.parametrize("frame", [[0, np.nan, 0], [0, np.inf, 0], [-np.inf] * 3])
 def test_a_frame_without_probabilities_has_a_loss_that_is_not_a_number(frame):
     logits = jnp.array([[frame, [0.0, 1, 0]], [[0.0, 1, 0], [0.0, 1, 0]]])
-    losses, metrics = CTCLoss()(logits, Batch(None, jnp.array([[1], [1]])))
+    losses, metrics = jax.jit(CTCLoss())(logits, Batch(None, jnp.array([[1], [1]])))
     assert np.isnan(losses).tolist() == metrics["error"].tolist() == [True, False]
     beams = beam_decode(logits, width=3)
     assert np.isnan(beams.log_probs).all(1).tolist() == [True, False]
