@@ -12,8 +12,8 @@ training digits and the upper halves of the photographs. Test lines have test di
 halves.
 
 The measures are the character error rate, which is the edit distance divided by the number of
-characters, and the share of lines with any error. Greedy decoding takes the best class of each frame. Prefix beam
-search sums the alignments of each text, and keeps several texts.
+characters, and the share of lines with any error. Greedy decoding takes the best class of each
+frame. Prefix beam search sums the alignments of each text, and keeps several texts.
 
 Expected (3 seeds): a character error rate of 9.8 +- 3.2% by greedy decoding, and 31.0 +- 8.4% wrong
 lines. Beam search of 32 prefixes has a character error rate that is 0.29 +- 0.22 points lower.
@@ -446,7 +446,7 @@ def check_widths(options: Options) -> None:
         shared, missing = set.intersection(*common.values()), set.union(*lacking.values())
         advice = f"--beam-widths {' '.join(map(str, sorted(shared)))}, or " if shared else ""
         raise jc.ArgumentError(
-            f"{', '.join(lacking)} in {options.out} were measured without a beam search of "
+            f"rows of {', '.join(lacking)} in {options.out} lack a beam search of "
             f"{', '.join(map(str, sorted(missing)))}; expected all of --beam-widths. Write "
             f"{advice}--out with another folder."
         )

@@ -381,7 +381,7 @@ class CTCLoss:
             losses = optax.ctc_loss(
                 jnp.where(is_masked, _MASKED, shifted),
                 jnp.zeros(logits.shape[:2], jnp.float32),
-                # Of the classes, one that exists: its emissions come after the end and do not count.
+                # A class that exists: its emissions come after the end and do not count.
                 jnp.where(is_padding, 0, labels),
                 is_padding.astype(jnp.float32),
                 blank_id=blank,

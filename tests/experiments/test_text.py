@@ -195,7 +195,7 @@ def test_other_beam_widths_than_those_of_the_rows_are_one_line(tmp_path, capsys,
     write_run(tmp_path, "reader-seed1", measures(2, 8, 32, step=100), measures(2))
     write_run(tmp_path, "reader-seed2", DIVERGED, **DIVERGED_RESULT)
     says = (
-        f"reader-seed0, reader-seed1 in {tmp_path} were measured without a beam search of 8, 32; "
+        f"rows of reader-seed0, reader-seed1 in {tmp_path} lack a beam search of 8, 32; "
         "expected all of --beam-widths. Write --beam-widths 2, or --out with another folder."
     )
     refuses(text.main, ["--out", str(tmp_path)], says, capsys, monkeypatch)
