@@ -11,9 +11,9 @@ frame of 4 columns. CTC (Graves et al. 2006) sums them over all alignments. Trai
 training digits and the upper halves of the photographs. Test lines have test digits and the lower
 halves.
 
-The measures are the character error rate, which is edit distances in shares of the characters, and
-the share of lines with any error. Greedy decoding takes the best class of each frame. Prefix beam
-search sums the alignments of each text, and keeps several texts.
+The measures are the character error rate, which is the edit distance divided by the number of
+characters, and the share of lines with any error. Greedy decoding takes the best class of each
+frame. Prefix beam search sums the alignments of each text, and keeps several texts.
 
 Expected (3 seeds): a character error rate of 9.8 +- 3.2% by greedy decoding, and 31.0 +- 8.4% wrong
 lines. Beam search of 32 prefixes has a character error rate that is 0.29 +- 0.22 points lower.
@@ -24,6 +24,7 @@ OUT/probabilities.png and a folder for every run. The same command resumes a stu
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ from jaxcnn.ctc import beam_decode, greedy_decode
 from jaxcnn.data import channel_statistics
 from jaxcnn.losses import frames_needed
 from jaxcnn.models.line_reader import LineReader
+from jaxcnn.run_log import read_metrics
 from jaxcnn.state import State, init_state
 
 HEIGHT, WIDTH = 32, 128
@@ -318,8 +320,16 @@ class Measure:
 
 
 def trained_network(options: Options, data: jc.Dataset) -> tuple[Any, State] | None:
-    """Return the network and the last state of the first run, or None without a checkpoint."""
-    name, config = next(iter(configs(options).items()))
+    """Return the network and the last state of the first run that did not diverge.
+
+    It is None if all diverged, or without a checkpoint.
+    """
+    all_runs = runs.finished_runs(options.out)
+    converged = {run.name for run in all_runs if run.divergence is None}
+    found = [item for item in configs(options).items() if item[0] in converged]
+    if not found:
+        return None
+    name, config = found[0]
     model, tx = build(config, data)
     with jc.Checkpoints(options.out / name / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
         state = checkpoints.restore(init_state(model, tx, config.train, data, loss="ctc"))
@@ -337,7 +347,7 @@ def as_text(classes: np.ndarray) -> str:
 
 
 def write_lines(options: Options, logits: np.ndarray, data: jc.Dataset, columns: int = 4) -> None:
-    """Write OUT/lines: test lines that the first run reads right and wrong.
+    """Write OUT/lines: test lines that one run reads right and wrong.
 
     Args:
       options: of the study.
@@ -393,6 +403,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
             f"--beam-widths {' '.join(map(str, dict.fromkeys(widths)))}"
         )
     all_runs = configs(options)
+    check_widths(options)
     cli.enable_compilation_cache()
     data = compose_all(options)
     sweep_kwargs: dict[str, Any] = {
@@ -404,6 +415,8 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     }
     if not run_all(all_runs, data, options.out, **sweep_kwargs):
         return False
+    # Another process may have trained some of the runs.
+    check_widths(options)
     trained = trained_network(options, data)
     if trained is not None:
         logits = jc.predict(*trained, data.test.images)
@@ -412,10 +425,57 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     return True
 
 
+def check_widths(options: Options) -> None:
+    """Check that the study's rows so far have figures of all beam searches.
+
+    A decoder is measured when a row is written, and not again.
+
+    Raises:
+      ArgumentError: they lack some, because they were written with other `--beam-widths`.
+    """
+    by_run: dict[str, list[set[int]]] = {}
+    for name in configs(options):
+        folder = options.out / name
+        # Paths that no folder can have are errors of the run itself.
+        rows = read_metrics(folder) if os.path.isdir(folder) else []
+        by_run[name] = [beam_widths(row) for row in rows if "diverged" not in row]
+    asked = set(options.beam_widths)
+    common = {name: set.intersection(*found) for name, found in by_run.items() if found}
+    lacking = {name: asked - widths for name, widths in common.items() if asked - widths}
+    if lacking:
+        shared, missing = set.intersection(*common.values()), set.union(*lacking.values())
+        advice = f"--beam-widths {' '.join(map(str, sorted(shared)))}, or " if shared else ""
+        raise jc.ArgumentError(
+            f"rows of {', '.join(lacking)} in {options.out} lack a beam search of "
+            f"{', '.join(map(str, sorted(missing)))}; expected all of --beam-widths. Write "
+            f"{advice}--out with another folder."
+        )
+
+
+def beam_widths(row: Mapping[str, Any]) -> set[int]:
+    """Return the widths of the beam searches that a row or a result has figures of.
+
+    Example:
+      >>> beam_widths({"greedy_cer": 9.0, "beam8_cer": 8.0})
+      {8}
+    """
+    names = [key.removeprefix("beam").removesuffix("_cer") for key in row if key.endswith("_cer")]
+    return {int(name) for name in names if name.isdecimal()}
+
+
 def draw(options: Options) -> None:
-    """Write the table and the curves of the finished runs in `options.out`."""
+    """Write the table and the curves of the finished runs in `options.out`.
+
+    Raises:
+      ArgumentError: the folder has runs of another experiment, or all runs diverged.
+    """
     out, all_runs = options.out, runs.finished_runs(options.out)
     names = measured_decoders(all_runs)
+    divergences = [run.divergence for run in all_runs if run.divergence is not None]
+    if len(divergences) == len(all_runs):
+        raise jc.ArgumentError(
+            f"{divergences[0]} So did every run; write another --out and a smaller --learning-rate"
+        )
     if not names:
         raise jc.ArgumentError(
             f"{out} has no run with a character error rate; expected those of this experiment. "
@@ -434,8 +494,7 @@ def draw(options: Options) -> None:
         "rate (cer), the lines with any error (line_error), and those of lines with each number of "
         "digits (line_error_1, ...). All decoders read the same logits."
     )
-    protocol += paired_changes(all_runs, names)
-    divergences = filter(None, (run.divergence for run in all_runs))
+    protocol += paired_changes(all_runs, names) + left_out(all_runs, names)
     tables.write_table(out, table, [protocol, *divergences])
     tables.write_curves(out, {run.name: run.rows for run in all_runs})
     options.save(curves(all_runs, names), out / "curves")
@@ -444,14 +503,24 @@ def draw(options: Options) -> None:
 
 
 def measured_decoders(all_runs: Sequence[runs.Run]) -> dict[str, str]:
-    """Return the titles of the decoders that all runs have figures of, by their names."""
-    found = [
-        {key.removesuffix("_cer") for key in run.result if key.endswith("_cer")} for run in all_runs
-    ]
-    names = set.intersection(*found) if found else set()
-    beams = sorted(int(width) for name in names if (width := name.removeprefix("beam")).isdecimal())
-    titles = {"greedy": "greedy"} if "greedy" in names else {}
-    return titles | {f"beam{width}": f"beam search of {width}" for width in beams}
+    """Return the titles of the decoders that all runs have figures of, by their names.
+
+    Runs that diverged have no figures, and are left out.
+    """
+    results = [run.result for run in all_runs if run.divergence is None]
+    is_greedy = bool(results) and all("greedy_cer" in result for result in results)
+    beams = set.intersection(*map(beam_widths, results)) if results else set()
+    titles = {"greedy": "greedy"} if is_greedy else {}
+    return titles | {f"beam{width}": f"beam search of {width}" for width in sorted(beams)}
+
+
+def left_out(all_runs: Sequence[runs.Run], names: Mapping[str, str]) -> str:
+    """Return a sentence on the beam searches that only some of the runs have figures of."""
+    widths = set[int]().union(*(beam_widths(run.result) for run in all_runs))
+    missing = [str(width) for width in sorted(widths) if f"beam{width}" not in names]
+    if not missing:
+        return ""
+    return f" Left out, as some runs lack it: beam search of {', '.join(missing)}."
 
 
 def of_decoder(
@@ -496,7 +565,14 @@ def curves(all_runs: Sequence[runs.Run], names: Mapping[str, str]) -> Any:
     shown = {name: names[name] for name in (next(iter(names)), list(names)[-1])}
     rows = [run.rows for run in all_runs]
     by_step = [
-        plots.band(rows, "step", f"{name}_cer", label=title, dashed=i > 0)
+        # Rows before a stop may have fewer decoders.
+        plots.band(
+            [[row for row in part if f"{name}_cer" in row] for part in rows],
+            "step",
+            f"{name}_cer",
+            label=title,
+            dashed=i > 0,
+        )
         for i, (name, title) in enumerate(shown.items())
     ]
     lengths = list(range(1, MAX_LENGTH + 1))

@@ -87,6 +87,9 @@ def beam_decode(
     same class follow as another one. All paths of a prefix are summed. A prefix that is dropped and
     found again starts without its earlier paths. No language model takes part.
 
+    A logit of -inf is an output that is never read. Where a frame has nan, +inf or -inf alone, the
+    log-probabilities of that example are nan and its classes -1.
+
     Args:
       logits: floats [b, t, k + 1] of t frames, or logarithms of probabilities.
       width: prefixes that are kept.
@@ -141,7 +144,13 @@ def _beam_search(logits: jax.Array, blank: int, width: int, max_length: int) -> 
     # Without the blank, outputs after it are one less.
     classes = jnp.delete(log_probs, blank, axis=-1)
     search = partial(_search_one, blank=blank, width=width, max_length=max_length)
-    return jax.vmap(search)(classes, log_probs[..., blank])
+    beams = jax.vmap(search)(classes, log_probs[..., blank])
+    # What a comparison with nan does to the search is no result.
+    is_valid = (jnp.isfinite(logits.max(-1)) & ~jnp.isnan(logits).any(-1)).all(-1)
+    return Beams(
+        jnp.where(is_valid[:, None, None], beams.labels, PADDING),
+        jnp.where(is_valid[:, None], beams.log_probs, jnp.nan),
+    )
 
 
 def _search_one(
@@ -157,9 +166,9 @@ def _search_one(
       max_length: likewise.
     """
     k = classes.shape[1]
-    impossible = jnp.full(width, -jnp.inf)
+    impossible = jnp.full(width, -jnp.inf, jnp.float32)
     first = _Prefixes(
-        jnp.full((width, max_length), PADDING),
+        jnp.full((width, max_length), PADDING, jnp.int32),
         jnp.zeros(width, jnp.int32),
         impossible.at[0].set(0.0),
         impossible,
@@ -174,7 +183,7 @@ def _search_one(
         of_last = jnp.where(length > 0, log_classes[jnp.maximum(last, 0)], -jnp.inf)
         stay_blank, stay_other = total + log_blank, ends_other + of_last
         # [w, k]: each prefix, with one more class.
-        is_repeat = last[:, None] == jnp.arange(k)[None]
+        is_repeat = last[:, None] == jnp.arange(k, dtype=jnp.int32)[None]
         longer = jnp.where(is_repeat, ends_blank[:, None], total[:, None]) + log_classes[None]
         longer = jnp.where((length < max_length)[:, None], longer, -jnp.inf)
         # [i, j]: prefix i and one more class are prefix j, which is kept already.
@@ -184,7 +193,7 @@ def _search_one(
         is_kept = (parents[:, :, None] & is_repeat[None]).any(1)
         longer = jnp.where(is_kept, -jnp.inf, longer)
         # The prefixes as they are, then those with one more class.
-        none = jnp.full(width * k, -jnp.inf)
+        none = jnp.full(width * k, -jnp.inf, jnp.float32)
         all_blank = jnp.concatenate([stay_blank, none])
         all_other = jnp.concatenate([stay_other, longer.reshape(-1)])
         _, index = jax.lax.top_k(jnp.logaddexp(all_blank, all_other), width)
@@ -192,7 +201,7 @@ def _search_one(
         source = jnp.where(is_longer, (index - width) // k, index)
         added = jnp.where(is_longer, (index - width) % k, PADDING)
         labels, length = labels[source], length[source]
-        is_end = jnp.arange(max_length)[None] == length[:, None]
+        is_end = jnp.arange(max_length, dtype=jnp.int32)[None] == length[:, None]
         labels = jnp.where(is_end & is_longer[:, None], added[:, None], labels)
         length = length + is_longer.astype(jnp.int32)
         return _Prefixes(labels, length, all_blank[index], all_other[index]), None
@@ -213,7 +222,7 @@ def _last_class(labels: jax.Array, length: jax.Array) -> jax.Array:
 
 def _are_parents(labels: jax.Array, length: jax.Array) -> jax.Array:
     """Return where prefix i is prefix j without its last class, bool [w, w]."""
-    columns = jnp.arange(labels.shape[1])
+    columns = jnp.arange(labels.shape[1], dtype=jnp.int32)
     is_last = columns[None] == (length - 1)[:, None]
     shorter = jnp.where(is_last, PADDING, labels)
     is_equal = (labels[:, None] == shorter[None]).all(-1)

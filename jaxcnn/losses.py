@@ -310,14 +310,21 @@ def _check_depth(outputs: Any, depth: Any) -> tuple[jax.Array, jax.Array]:
     return outputs.reshape(depth.shape), depth
 
 
+_MASKED = -1e4
+"""Logit of an output that `CTCLoss` gets as -inf, relative to the greatest of the frame.
+
+The probability is 0 in float32. optax's own logarithm of 0 is -1e5.
+"""
+
+
 @dataclass(frozen=True)
 class CTCLoss:
     """Connectionist temporal classification: sequences without their positions, in nats.
 
-    The loss is -log p(l | x) of equations 3 and 14 of Graves et al. 2006, "Connectionist temporal
-    classification: labelling unsegmented sequence data with recurrent neural networks": the
-    probability of a sequence is the sum over all paths of one class a frame that `collapse_path`
-    maps to it.
+    The loss is -log p(l | x), with the probability of equation 3 of Graves et al. 2006,
+    "Connectionist temporal classification: labelling unsegmented sequence data with recurrent
+    neural networks". It is the sum over all paths of one output a frame that `collapse_path` maps
+    to the sequence.
 
     Outputs are logits float32 [b, t, k + 1] for t frames, k classes and a blank. Labels are the
     classes of each sequence, int32 [b, m] with m <= t, padded with -1 at the end. The metric is
@@ -327,6 +334,10 @@ class CTCLoss:
     A sequence needs a frame for each class, and one for a blank between two equal ones. `train` and
     `evaluate` check that all have enough frames. Where labels are traced, as under `jax.jit`, a
     sequence without a path has a loss that is not a number.
+
+    A logit of -inf masks an output, as if it were 10,000 below the greatest of its frame. So a
+    sequence that needs it has a loss of about 10,000, and the logit has no gradient. The loss is
+    not a number where a frame has nan, +inf or -inf alone.
 
     Attributes:
       blank: the output that is the blank. -1 is the last one, k, so that the classes are 0 to
@@ -361,21 +372,27 @@ class CTCLoss:
         blank = self.blank % num_outputs
         labels, logits = jnp.asarray(labels).astype(jnp.int32), outputs.astype(jnp.float32)
         is_padding = labels < 0
-        losses = optax.ctc_loss(
-            logits,
-            jnp.zeros(logits.shape[:2]),
-            # Of the classes, one that exists: its emissions come after the end and do not count.
-            jnp.where(is_padding, 0, labels),
-            is_padding.astype(jnp.float32),
-            blank_id=blank,
-        )
+        greatest = logits.max(-1, keepdims=True)
+        # optax multiplies log-probabilities by 0, so none may be infinite.
+        is_masked = jnp.isneginf(logits) & jnp.isfinite(greatest)
+        shifted = logits - jax.lax.stop_gradient(greatest)
+        # In x64 mode, optax mixes its own float64 with the float32 of these arrays.
+        with jax.numpy_dtype_promotion("standard"):
+            losses = optax.ctc_loss(
+                jnp.where(is_masked, _MASKED, shifted),
+                jnp.zeros(logits.shape[:2], jnp.float32),
+                # A class that exists: its emissions come after the end and do not count.
+                jnp.where(is_padding, 0, labels),
+                is_padding.astype(jnp.float32),
+                blank_id=blank,
+            ).astype(jnp.float32)
         is_class = (labels >= -1) & (labels < num_outputs) & (labels != blank)
         has_path = is_class.all(1) & (frames_needed(labels) <= num_frames)
         has_path &= ~(is_padding[:, :-1] & ~is_padding[:, 1:]).any(1)
         best = collapse_path(logits.argmax(-1), blank)[:, : labels.shape[1] + 1]
         labels = jnp.pad(labels, ((0, 0), (0, best.shape[1] - labels.shape[1])), constant_values=-1)
         # argmax returns class 0 for a frame of NaN.
-        is_right = (best == labels).all(1) & jnp.isfinite(logits).all((1, 2))
+        is_right = (best == labels).all(1) & jnp.isfinite(greatest).all((1, 2))
         return jnp.where(has_path, losses, jnp.nan), {"error": ~is_right}
 
     def check_shapes(self, outputs: Any, labels: Any) -> None:

@@ -1008,7 +1008,7 @@ def _edit_distances(predicted: jax.Array, labels: jax.Array) -> jax.Array:
 
 def _edit_distance(predicted: jax.Array, labels: jax.Array) -> jax.Array:
     """Return the distance of one pair, by a row of the table for each number of `predicted`."""
-    columns = jnp.arange(len(labels) + 1)
+    columns = jnp.arange(len(labels) + 1, dtype=jnp.int32)
 
     def step(row: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
         differs = (labels != number).astype(jnp.int32)
@@ -1033,7 +1033,8 @@ def character_error_rate(predicted: Any, labels: Any) -> float:
         A number from 0. It is above 1 where more characters are inserted than there are.
 
     Raises:
-        ArgumentError: as for `edit_distance`, or the labels have no character.
+        ArgumentError: as for `edit_distance`, or the labels have no character, or an array is
+            traced, as under `jax.jit`.
 
     Example:
         >>> labels = np.array([[1, 2, 3], [4, -1, -1]])
@@ -1041,6 +1042,11 @@ def character_error_rate(predicted: Any, labels: Any) -> float:
         0.25
     """
     distances = edit_distance(predicted, labels)
+    if is_abstract(distances) or is_abstract(labels):
+        raise ArgumentError(
+            "predicted or labels are traced, as under jax.jit; expected arrays with numbers. Write "
+            "edit_distance(predicted, labels) under jax.jit, and the division outside of it."
+        )
     count = int((np.asarray(labels) >= 0).sum())
     if not count:
         raise ArgumentError(

@@ -58,6 +58,27 @@ def test_it_works_under_jit():
     assert edit_distance(*map(jnp.asarray, pairs)).dtype == jnp.int32
 
 
+def test_dtypes_are_those_of_32_bits_in_x64():
+    predicted, labels = padded([[1, 2], [3]]), padded([[2], [3]]).astype(np.int64)
+    with jax.enable_x64(True):
+        distances = edit_distance(jnp.asarray(predicted), jnp.asarray(labels))
+        assert (distances.dtype, distances.tolist()) == (jnp.int32, [1, 0])
+        assert character_error_rate(predicted, labels) == 0.5
+
+
+@pytest.mark.parametrize("traced", [0, 1])
+def test_a_rate_of_traced_sequences_is_one_line(traced):
+    pairs = [padded([[1]]), padded([[1]])]
+
+    def rate(values):
+        both = [values if i == traced else pair for i, pair in enumerate(pairs)]
+        return character_error_rate(both[0], both[1])
+
+    with pytest.raises(ArgumentError, match=r"predicted or labels are traced.*edit_dist") as error:
+        jax.jit(rate)(pairs[0])
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("predicted", "labels", "message"),
     [

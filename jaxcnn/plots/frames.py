@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from jaxcnn.arguments import format_value
 from jaxcnn.plots.style import COLORS, DASHES, LABEL, new_figure, plain_text_style, style_axes
 
 WIDTH = 9.0
@@ -32,7 +33,7 @@ def frame_probabilities(
       title: above the figure.
 
     Raises:
-      ValueError: they are of other shapes.
+      ValueError: they are of other shapes or empty, or a name is no text.
 
     Example:
       >>> probabilities = np.array([[0.1, 0.9], [0.8, 0.2], [0.1, 0.9]])
@@ -42,10 +43,18 @@ def frame_probabilities(
       ['7']
     """
     image, probabilities = np.asarray(image), np.asarray(probabilities)
-    if image.ndim != 3 or probabilities.ndim != 2 or probabilities.shape[1] != len(names):
+    is_image = image.ndim == 3 and image.size and image.shape[2] in (1, 3)
+    is_named = probabilities.ndim == 2 and probabilities.shape[1] == len(names)
+    if not (is_image and is_named and probabilities.size):
         raise ValueError(
             f"the image is of shape {image.shape}, the probabilities {probabilities.shape}, with "
-            f"{len(names)} names; expected [h, w, c], [t, k] and k names"
+            f"{len(names)} names; expected [h, w, 1] or [h, w, 3], [t, k] and k names, none of "
+            "them empty"
+        )
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"names are {format_value(list(names))}; expected texts. Write "
+            "[str(name) for name in names]."
         )
     height, width = image.shape[:2]
     image_height = (WIDTH - 0.8) * height / width

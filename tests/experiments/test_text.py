@@ -1,6 +1,7 @@
 """Lines of digits, whose text is exact, and the reading study as a user runs it."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import jaxcnn as jc
 from experiments import text
 from experiments.scenes import photographs
 from jaxcnn import runs
+from jaxcnn.config import as_dict
 
 pytestmark = pytest.mark.usefixtures("one_device")
 TINY = ["--lines", "60", "--width", "2", "--num-steps", "6", "--batch-size", "8"]
@@ -31,7 +33,9 @@ def test_lines_have_their_digits_from_the_left(digits):
             previous = 0
             for row, column, shape in placed:
                 height, width = shape.shape
-                assert shape.any(0).all() or shape.any()
+                # The box is tight: ink is in its outer rows and columns.
+                for edge in (shape[0], shape[-1], shape[:, 0], shape[:, -1]):
+                    assert edge.any()
                 assert 0 <= row <= text.HEIGHT - height
                 assert previous + text.GAPS[0] <= column <= text.WIDTH - width
                 previous = column + width
@@ -94,6 +98,10 @@ def test_decoders_that_all_runs_have_are_compared():
     }
     assert list(text.measured_decoders([first])) == ["greedy", "beam4", "beam32"]
     assert text.measured_decoders([]) == {}
+    assert text.left_out([first, second], text.measured_decoders([first, second])) == (
+        " Left out, as some runs lack it: beam search of 4."
+    )
+    assert text.left_out([first], text.measured_decoders([first])) == ""
     row = text.of_decoder([first], "greedy", ("cer", "line_error_8"))[0].result
     assert (row["cer"], row["line_error_8"]) == (9.0, None)
 
@@ -114,6 +122,85 @@ def test_changes_are_paired_by_seed():
     assert found == (
         " Paired by seed, beam search of 8 changes the character error rate by -0.75 +- 3.18 points."
     )
+
+
+def write_run(out, name, *rows, **result):
+    """A folder as a run leaves it, of the columns that a study reads."""
+    (out / name).mkdir(parents=True)
+    config = text.configs(text.Options())[name]
+    (out / name / "config.json").write_text(json.dumps(as_dict(config)))
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (out / name / "metrics.jsonl").write_text("".join(lines))
+    if result:
+        (out / name / "result.json").write_text(json.dumps(rows[-1] | result))
+
+
+def measures(*widths, step=200, value=10.0):
+    names = ["greedy", *(f"beam{width}" for width in widths)]
+    quantities = ("cer", "line_error", "line_error_1")
+    return {"step": step} | {f"{name}_{key}": value for name in names for key in quantities}
+
+
+# As a run with --learning-rate 1e30 leaves it.
+DIVERGED = {
+    "step": 1,
+    "rate": 1e30,
+    "train_loss": 59.860595703125,
+    "train_error": 100.0,
+    "eval_loss": None,
+    "eval_error": 100.0,
+    "eval_split": "test",
+    "grad_norm": 34.68146514892578,
+    "seconds": 3.85,
+    "diverged": "eval_loss is nan",
+}
+DIVERGED_RESULT = {"status": "diverged", "reason": "eval_loss is nan", "params": 3109}
+
+
+def test_a_diverged_seed_leaves_the_table_of_the_others(tmp_path):
+    for seed, value in ((0, 10.0), (2, 20.0)):
+        finished = {"status": "finished", "params": 9, "seconds": 1.0}
+        write_run(tmp_path, f"reader-seed{seed}", measures(2, value=value), **finished)
+    write_run(tmp_path, "reader-seed1", DIVERGED, **DIVERGED_RESULT)
+    assert text.main(["--out", str(tmp_path), "--plot-only"]) == 0
+    with (tmp_path / "table.csv").open() as file:
+        lines = {line["decoder"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["greedy", "beam search of 2"]
+    for line in lines.values():
+        assert (float(line["cer"]), line["seeds"]) == (15, "2")
+    notes = (tmp_path / "table.md").read_text()
+    assert "seed 1 diverged at step 1: eval_loss is nan." in notes
+    # The readings are those of a run that can read.
+    opened = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "build", lambda config, data: opened.append(config) or (None, None))
+        patch.setattr(text, "init_state", lambda *args, **kwargs: None)
+        (tmp_path / "reader-seed0" / "result.json").write_text(
+            json.dumps(DIVERGED | DIVERGED_RESULT)
+        )
+        assert text.trained_network(text.Options(out=tmp_path), None) is None  # pyright: ignore
+    assert [config.train.seed for config in opened] == [2]
+
+
+def test_a_study_of_which_every_run_diverged_is_one_line(tmp_path, capsys, monkeypatch):
+    write_run(tmp_path, "reader-seed0", DIVERGED, **DIVERGED_RESULT)
+    says = "seed 0 diverged at step 1: eval_loss is nan. So did every run; write another --out and"
+    refuses(text.main, ["--out", str(tmp_path), "--plot-only"], says, capsys, monkeypatch)
+
+
+def test_other_beam_widths_than_those_of_the_rows_are_one_line(tmp_path, capsys, monkeypatch):
+    finished = {"status": "finished", "params": 9, "seconds": 1.0}
+    write_run(tmp_path, "reader-seed0", measures(2, 8), **finished)
+    # One that was stopped.
+    write_run(tmp_path, "reader-seed1", measures(2, 8, 32, step=100), measures(2))
+    write_run(tmp_path, "reader-seed2", DIVERGED, **DIVERGED_RESULT)
+    says = (
+        f"rows of reader-seed0, reader-seed1 in {tmp_path} lack a beam search of 8, 32; "
+        "expected all of --beam-widths. Write --beam-widths 2, or --out with another folder."
+    )
+    refuses(text.main, ["--out", str(tmp_path)], says, capsys, monkeypatch)
+    text.check_widths(text.Options(out=tmp_path, beam_widths=(2,)))
+    text.check_widths(text.Options(out=tmp_path / "new"))
 
 
 @pytest.mark.slow

@@ -30,9 +30,29 @@ def test_lines_are_the_probabilities_at_the_frames_centers():
 
 
 @pytest.mark.parametrize(
-    ("image", "probabilities"), [((4, 8), (2, 3)), ((4, 8, 1), (2, 2)), ((4, 8, 1), (6,))]
+    ("image", "probabilities", "names"),
+    [
+        ((4, 8), (2, 3), 3),
+        ((4, 8, 1), (2, 2), 3),
+        ((4, 8, 1), (6,), 3),
+        ((4, 8, 2), (2, 3), 3),
+        ((4, 8, 4), (2, 3), 3),
+        ((4, 0, 1), (2, 3), 3),
+        ((0, 8, 1), (2, 3), 3),
+        ((4, 8, 1), (0, 3), 3),
+        ((4, 8, 1), (2, 0), 0),
+    ],
 )
-def test_other_shapes_are_one_line(image, probabilities):
-    with pytest.raises(ValueError, match=r"expected \[h, w, c\], \[t, k\] and k names") as error:
-        plots.frame_probabilities(np.zeros(image), np.zeros(probabilities), ["0", "1", "blank"])
+def test_other_shapes_are_one_line(image, probabilities, names):
+    says = r"expected \[h, w, 1\] or \[h, w, 3\], \[t, k\] and k names, none of them empty"
+    with pytest.raises(ValueError, match=says) as error:
+        plots.frame_probabilities(
+            np.zeros(image, np.uint8), np.zeros(probabilities), ["0", "1", "blank"][:names]
+        )
+    assert "\n" not in str(error.value)
+
+
+def test_names_that_are_no_texts_are_one_line():
+    with pytest.raises(ValueError, match=r"names are \[0, 1\]; expected texts") as error:
+        plots.frame_probabilities(np.zeros((4, 8, 1)), np.zeros((2, 2)), [0, 1])  # pyright: ignore
     assert "\n" not in str(error.value)
