@@ -211,19 +211,21 @@ def test_numbers_of_joints_are_integers_of_numpy_too():
 def test_limits_are_10_by_default_or_all_there_are():
     """Of 2 joints with 2 or 8 candidates there are 4 or 16 people at most."""
     skeleton = Skeleton(("head", "foot"), ((0, 1),))
+    assemble = partial(assemble_people, skeleton=skeleton)
     for k, count in ((2, 4), (8, 10)):
         peaks = Peaks(jnp.zeros((2, k, 2)), jnp.ones((2, k)))
-        people = assemble_people(peaks, jnp.zeros((1, k, k)), skeleton)
+        people = jax.eval_shape(assemble, peaks, jnp.zeros((1, k, k)))
         assert people.points.shape == (count, 2, 2)
     for side, cells in ((2, 4), (4, 10)):
-        assert find_peaks(jnp.zeros((side, side, 1)), stride=2).scores.shape == (1, cells)
+        peaks = jax.eval_shape(partial(find_peaks, stride=2), jnp.zeros((side, side, 1)))
+        assert peaks.scores.shape == (1, cells)
     for side, count in ((1, 2), (2, 8), (4, 10)):
         outputs = {
             "heat_maps": jnp.zeros((1, 1, side, side, 2)),
             "fields": jnp.zeros((1, 1, side, side, 1, 2)),
         }
-        people = estimate_poses(outputs, skeleton, (2 * side, 2 * side))
-        assert people.scores.shape == (1, count, 2)
+        estimate = partial(estimate_poses, skeleton=skeleton, image_shape=(2 * side, 2 * side))
+        assert jax.eval_shape(estimate, outputs).scores.shape == (1, count, 2)
 
 
 def peaks_of(heat, threshold, max_peaks):
