@@ -2,7 +2,8 @@
 
     python -m experiments.depth_map                       digits, no download: 9 runs of 15
                                                           to 55 seconds on two busy CPU cores
-    python -m experiments.depth_map --scale known         the same scenes in one scale
+    python -m experiments.depth_map --scale known --out runs/depth_map-known
+                                                          the same scenes in one scale
     python -m experiments.depth_map --preset mnist        MNIST's digits: not yet measured
 
 A scene has two to five digits before a slanted wall, all cut out of photographs. The near ones hide

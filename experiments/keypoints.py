@@ -579,8 +579,8 @@ def write_figures(options: Options, data: jc.Dataset, n: int = 6) -> None:
     figure = plots.mosaic(
         strips,
         title="Test scenes, true people and people assembled from the same key points",
-        note="A predicted person has the color of the true one that it is most similar to. White, "
-        "dashed: people that are none of them.",
+        note="Each true person gives its color to one predicted person, the most similar pairs "
+        "first. All others are white and dashed.",
         side=1.3,
     )
     options.save(figure, options.out / "people")

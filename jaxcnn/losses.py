@@ -238,8 +238,8 @@ class ScaleInvariantError:
     does not determine the scale of the outputs.
 
     Outputs are log depth, float32 [b, h, w] or [b, h, w, 1]. Labels are depth, float32 [b, h, w],
-    in any unit. Pixels whose label is not a finite number above 0 have no true depth. An image
-    without any has the loss 0.
+    in any unit. Other floating dtypes are cast to float32. Pixels whose label is not a finite
+    number above 0 have no true depth. An image without any has the loss 0.
 
     It is not in `LOSSES`, whose losses share the metric `error`. Its metrics are those of each
     image: `squared_log_error` (λ = 0) and `scale_invariant_error` (λ = 1).
@@ -275,9 +275,9 @@ class ScaleInvariantError:
         outputs, depth = _check_depth(outputs, batch.labels)
         valid = jnp.isfinite(depth) & (depth > 0)
         # The logarithm is taken of valid depths alone, because its gradient may be asked for.
-        difference = outputs - jnp.log(jnp.where(valid, depth, 1.0)).astype(outputs.dtype)
+        difference = outputs - jnp.log(jnp.where(valid, depth, 1.0))
         difference = jnp.where(valid, difference, 0.0)
-        n = jnp.maximum(valid.sum((1, 2)), 1).astype(outputs.dtype)
+        n = jnp.maximum(valid.sum((1, 2)), 1).astype(jnp.float32)
         mean = difference.sum((1, 2)) / n
         # Equal to mean(d^2) - mean(d)^2, whose terms would cancel where the scale is far off.
         centered = jnp.where(valid, difference - mean[:, None, None], 0.0)
@@ -290,7 +290,7 @@ class ScaleInvariantError:
 
 
 def _check_depth(outputs: Any, depth: Any) -> tuple[jax.Array, jax.Array]:
-    """Return log depth and true depth, both [b, h, w].
+    """Return log depth and true depth, both float32 [b, h, w].
 
     Raises:
       ArgumentError: they are anything else.
@@ -307,7 +307,8 @@ def _check_depth(outputs: Any, depth: Any) -> tuple[jax.Array, jax.Array]:
             f"{depth.shape[1:]}; expected one log depth for each pixel. "
             "Write jaxcnn.models.UNet(num_classes=1)."
         )
-    return outputs.reshape(depth.shape), depth
+    # Neither the number of pixels nor sums over them fit in float16.
+    return outputs.reshape(depth.shape).astype(jnp.float32), jnp.asarray(depth).astype(jnp.float32)
 
 
 _MASKED = -1e4

@@ -281,8 +281,8 @@ def correct_keypoints(
     if (
         not is_array
         or lengths.shape != points.shape[:1]
-        or np.dtype(lengths.dtype).kind not in "fiu"
-        or not (np.isfinite(np.asarray(lengths)) & (np.asarray(lengths) > 0)).all()
+        or not _is_real(lengths.dtype)
+        or not _are_lengths(np.asarray(lengths, np.float64))
     ):
         raise ArgumentError(
             f"lengths is {format_value(lengths)} for {len(points)} people; expected a finite "
@@ -326,6 +326,16 @@ def pck(
     return np.divide(right.sum(0), counts, out=shares, where=counts > 0)
 
 
+def _is_real(dtype: Any) -> bool:
+    # NumPy counts bfloat16 to neither, and time spans to the integers.
+    is_number = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    return bool(is_number) and not jnp.issubdtype(dtype, np.timedelta64)
+
+
+def _are_lengths(values: np.ndarray) -> bool:
+    return bool((np.isfinite(values) & (values > 0)).all())
+
+
 def _check_keypoints(
     points: Any, true_points: Any, visible: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -336,10 +346,12 @@ def _check_keypoints(
     """
     for name, values in (("points", points), ("true_points", true_points), ("visible", visible)):
         is_array = isinstance(values, (np.ndarray, jax.Array)) and not is_abstract(values)
-        kind, ndim = ("b", 2) if name == "visible" else ("fiu", 3)
-        if not is_array or values.ndim != ndim or np.dtype(values.dtype).kind not in kind:
+        is_mask = name == "visible"
+        ndim = 2 if is_mask else 3
+        has_dtype = is_array and (values.dtype == np.bool_ if is_mask else _is_real(values.dtype))
+        if not is_array or values.ndim != ndim or not has_dtype:
             found = f"an array {values.dtype} {values.shape}" if is_array else format_value(values)
-            expected = "bool [n, joints]" if name == "visible" else "numbers [n, joints, 2]"
+            expected = "bool [n, joints]" if is_mask else "real numbers [n, joints, 2]"
             raise ArgumentError(
                 f"{name} is {found}; expected {expected}. The order is points, true_points, "
                 "visible."
@@ -720,7 +732,7 @@ def depth_errors(predicted: Any, depth: Any, *, median_scaling: bool = False) ->
         )
     if not (np.isfinite(own[valid]) & (own[valid] > 0)).all():
         raise ArgumentError(
-            "predicted has values that are no depths; expected finite numbers above 0. "
+            "predicted has values that are not depths; expected finite numbers above 0. "
             "Write predicted=np.exp(log_depth)."
         )
     if median_scaling:

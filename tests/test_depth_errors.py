@@ -85,6 +85,20 @@ def test_a_factor_on_all_depths_of_an_image_does_not_change_the_loss_of_weight_1
     np.testing.assert_allclose(far, values(ScaleInvariantError(1))[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("labels_too", [False, True])
+def test_sums_are_of_float32_whatever_the_dtype(dtype, labels_too):
+    """An image of 90,000 pixels, more than float16 can count: d is 1 - log 2 everywhere."""
+    outputs = jnp.ones((1, 300, 300), dtype)
+    depth = jnp.full((1, 300, 300), 2.0, dtype if labels_too else "float32")
+    losses, metrics = ScaleInvariantError(0.5)(outputs, Batch(jnp.zeros((1, 1)), depth))
+    d = 1 - math.log(2)
+    np.testing.assert_allclose(losses, [0.5 * d**2], rtol=1e-5)
+    np.testing.assert_allclose(metrics["squared_log_error"], [d**2], rtol=1e-5)
+    assert losses.dtype == jnp.float32
+    assert {value.dtype for value in metrics.values()} == {jnp.dtype("float32")}
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 def test_gradients_are_those_of_equation_4_and_0_without_truth(weight):
     batch = Batch(jnp.zeros((4, 1)), jnp.asarray(DEPTH))
@@ -166,7 +180,7 @@ GOOD = np.ones((1, 2, 2), np.float32)
         (lambda: depth_errors(GOOD[0], GOOD[0]), "predicted is an array float32"),
         (lambda: depth_errors(GOOD, [[1.0]]), "depth is"),
         (lambda: depth_errors(GOOD, GOOD[:, :1]), "expected the same"),
-        (lambda: depth_errors(-GOOD, GOOD), "predicted has values that are no depths"),
+        (lambda: depth_errors(-GOOD, GOOD), "predicted has values that are not depths"),
         (lambda: depth_errors(GOOD, 0 * GOOD), "no pixel with a true depth"),
     ],
 )

@@ -44,6 +44,20 @@ def test_pck_does_not_change_with_the_unit():
     np.testing.assert_array_equal(right, doubled)
 
 
+def test_pck_takes_bfloat16():
+    """Points, true points and lengths, of NumPy and of JAX: as the same rounded values in float64."""
+    rounded = [jnp.asarray(array).astype(jnp.bfloat16) for array in (POINTS, TRUE, LENGTHS)]
+    points, true, lengths = (np.asarray(array, np.float64) for array in rounded)
+    expected = correct_keypoints(points, true, VISIBLE, lengths)
+    assert 0 < expected.sum() < VISIBLE.sum()
+    for convert in (np.asarray, jnp.asarray):
+        points, true, lengths = (convert(array) for array in rounded)
+        assert points.dtype == jnp.bfloat16
+        found = correct_keypoints(points, true, VISIBLE, lengths)
+        np.testing.assert_array_equal(found, expected)
+        assert np.nanmax(pck(points, true, VISIBLE, lengths)) <= 1
+
+
 def oks(points, true, visible, area, sigma):
     """COCO's definition for one pair, with loops."""
     terms = []
@@ -98,6 +112,8 @@ def test_it_takes_the_place_of_the_overlap_in_average_precision():
     ("call", "message"),
     [
         (lambda: pck(POINTS[0], TRUE, VISIBLE, LENGTHS), "points is an array"),
+        (lambda: pck(POINTS.astype(complex), TRUE, VISIBLE, LENGTHS), "complex128 .*real numbers"),
+        (lambda: pck(POINTS, TRUE, VISIBLE, LENGTHS.astype("m8[s]")), "lengths is"),
         (lambda: pck(POINTS, TRUE[:3], VISIBLE, LENGTHS), "true_points"),
         (lambda: pck(POINTS, TRUE, VISIBLE.astype(int), LENGTHS), "visible is .*bool"),
         (lambda: pck(POINTS, TRUE, VISIBLE, LENGTHS[:2]), "lengths is"),

@@ -68,7 +68,7 @@ class Skeleton:
         earlier limb.
 
     Raises:
-      ArgumentError: the limbs are no such tree.
+      ArgumentError: the limbs are not such a tree, or the joints' names are invalid.
 
     Example:
       >>> Skeleton(("neck", "head", "hip"), ((0, 1), (0, 2))).limbs
@@ -95,6 +95,13 @@ class Skeleton:
             )
         object.__setattr__(self, "joints", tuple(self.joints))
         object.__setattr__(self, "limbs", tuple((int(a), int(b)) for a, b in self.limbs))
+
+
+def _check_skeleton(skeleton: Any, example: str = "skeleton=model.skeleton") -> None:
+    if not isinstance(skeleton, Skeleton):
+        raise ArgumentError(
+            f"skeleton is {format_value(skeleton)}; expected a Skeleton. Write {example}."
+        )
 
 
 def _is_tree(limbs: Any, n: int) -> bool:
@@ -172,7 +179,8 @@ def _check_limbs(limbs: Any, joints: int) -> tuple[tuple[int, int], ...]:
     is_pair = [
         isinstance(limb, (tuple, list))
         and len(limb) == 2
-        and all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < joints for i in limb)
+        and all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in limb)
+        and all(0 <= i < joints for i in limb)
         for limb in pairs
     ]
     if not pairs or not all(is_pair):
@@ -333,7 +341,8 @@ class PoseNet(Detector):
     The other attributes are those of `jaxcnn.models.detector.Detector`.
 
     Raises:
-      ArgumentError: when called, for images whose sides are not multiples of 8.
+      ArgumentError: in the constructor, for an invalid skeleton or `refinements`. When called, for
+        images whose sides are not multiples of 8.
 
     Example:
       >>> model = PoseNet(Skeleton(("head", "neck", "hip"), ((0, 1), (1, 2))))
@@ -345,6 +354,11 @@ class PoseNet(Detector):
 
     skeleton: Skeleton
     refinements: int = 1
+
+    def __post_init__(self):
+        _check_skeleton(self.skeleton)
+        self.refinements = check_integer("refinements", self.refinements, 0, example=1)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, stages: bool = False) -> Any:
@@ -415,7 +429,8 @@ class PoseLoss:
 
     It is that of equations 3 to 5, for each image, with the mean over cells in place of the sum.
     Outputs are those of `PoseNet`. Labels are a dict of `keypoints`, float32 [b, p, J, 2], and
-    `visible`, bool [b, p, J]. Targets are computed from them, at the stride of the outputs.
+    `visible`, bool [b, p, J]. Other floating dtypes are cast to float32. Targets are computed from
+    the labels, at the stride of the outputs.
 
     Cells of a key point that is not visible have no loss in its joint's map: W = 0 in equation 3,
     where its Gaussian is above 0.01. Nor have cells of a limb with an end that is not visible, in
@@ -446,22 +461,28 @@ class PoseLoss:
     limb_width: float = 2.0
 
     def __post_init__(self):
-        if not isinstance(self.skeleton, Skeleton):
-            raise ArgumentError(
-                f"skeleton is {format_value(self.skeleton)}; expected a Skeleton. "
-                "Write PoseLoss(model.skeleton)."
-            )
+        _check_skeleton(self.skeleton, "PoseLoss(model.skeleton)")
         for name, example in (("sigma", 4.0), ("limb_width", 2.0)):
             value = check_positive(name, getattr(self, name), example=example)
             object.__setattr__(self, name, value)
 
     def __call__(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return the losses float32 [b], and both terms of the last stage [b]."""
-        height, width, stride = _check_outputs(outputs, self.skeleton, batch.inputs.shape[1:3])
+        image_shape = tuple(getattr(batch.inputs, "shape", ())[1:3])
+        height, width, stride = _check_outputs(outputs, self.skeleton, image_shape)
         labels = check_pose_labels(batch.labels, self.skeleton)
+        n, count = len(outputs["heat_maps"]), len(labels["keypoints"])
+        if n != count:
+            raise ArgumentError(
+                f"there are outputs of {n} images and labels of {count}; expected as many. "
+                "Use the outputs of the images of the batch."
+            )
         of_image = partial(self._of_image, cell_centers(height, width, stride))
         heat, fields = jax.vmap(of_image)(
-            outputs["heat_maps"], outputs["fields"], labels["keypoints"], labels["visible"]
+            jnp.asarray(outputs["heat_maps"]).astype(jnp.float32),
+            jnp.asarray(outputs["fields"]).astype(jnp.float32),
+            labels["keypoints"],
+            labels["visible"],
         )
         losses = (heat + fields).sum(1)
         return losses, {"heat_map_loss": heat[:, -1], "field_loss": fields[:, -1]}
@@ -487,7 +508,15 @@ def _check_outputs(outputs: Any, skeleton: Skeleton, image_shape: Any) -> tuple[
       ArgumentError: they are not those of a `PoseNet` of this skeleton for such images.
     """
     check_output_names(outputs, ("heat_maps", "fields"), "PoseNet")
-    height, width = image_shape
+    height, width = check_image_size(image_shape)
+    for name in ("heat_maps", "fields"):
+        dtype = getattr(outputs[name], "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            text = format_value(outputs[name]) if dtype is None else f"an array of {dtype}"
+            raise ArgumentError(
+                f"the output {name} is {text}; expected an array of float32. "
+                "Use the outputs of PoseNet."
+            )
     heat, fields = (tuple(outputs[name].shape) for name in ("heat_maps", "fields"))
     joints, limbs = len(skeleton.joints), len(skeleton.limbs)
     if len(heat) != 5 or heat[-1] != joints or fields != (*heat[:4], limbs, 2):
@@ -495,6 +524,11 @@ def _check_outputs(outputs: Any, skeleton: Skeleton, image_shape: Any) -> tuple[
             f"heat maps are of shape {heat[1:]} and fields {fields[1:]} for an image, with "
             f"{joints} joints and {limbs} limbs; expected (t, h, w, {joints}) and (t, h, w, "
             f"{limbs}, 2). Write skeleton=model.skeleton."
+        )
+    if not heat[1]:
+        raise ArgumentError(
+            "heat maps and fields have no stage of prediction; expected at least one. "
+            "Use the outputs of PoseNet."
         )
     stride = height // heat[2] if heat[2] else 0
     if not stride or (heat[2] * stride, heat[3] * stride) != (height, width):
@@ -506,7 +540,7 @@ def _check_outputs(outputs: Any, skeleton: Skeleton, image_shape: Any) -> tuple[
 
 
 def check_pose_labels(labels: Any, skeleton: Skeleton) -> dict[str, jax.Array]:
-    """Return labels that are key points of people and their visibility.
+    """Return key points of people float32 [b, p, J, 2] and visibility bool [b, p, J].
 
     Args:
       labels: a dict of `keypoints` and `visible`.
@@ -517,8 +551,14 @@ def check_pose_labels(labels: Any, skeleton: Skeleton) -> dict[str, jax.Array]:
     """
     example = "Write labels={'keypoints': points, 'visible': visible}."
     if not isinstance(labels, dict) or not {"keypoints", "visible"} <= set(labels):
-        names = f"the keys {', '.join(labels)}" if isinstance(labels, dict) else "no keys"
+        keys = ", ".join(map(str, labels)) if isinstance(labels, dict) else ""
+        names = f"the keys {keys}" if keys else "no keys"
         raise ArgumentError(f"labels have {names}; expected keypoints and visible. {example}")
+    for name in ("keypoints", "visible"):
+        if not hasattr(labels[name], "shape") or not hasattr(labels[name], "dtype"):
+            raise ArgumentError(
+                f"labels have {name} {format_value(labels[name])}; expected an array. {example}"
+            )
     points, visible = (tuple(labels[name].shape) for name in ("keypoints", "visible"))
     joints = len(skeleton.joints)
     if len(points) != 4 or points[2:] != (joints, 2) or visible != points[:3] or not points[1]:
@@ -533,7 +573,10 @@ def check_pose_labels(labels: Any, skeleton: Skeleton) -> dict[str, jax.Array]:
             f"labels have keypoints of {labels['keypoints'].dtype} and visible of "
             f"{labels['visible'].dtype}; expected float32 and bool. {example}"
         )
-    return labels
+    return {
+        "keypoints": jnp.asarray(labels["keypoints"]).astype(jnp.float32),
+        "visible": jnp.asarray(labels["visible"]),
+    }
 
 
 # Decoding
@@ -580,18 +623,33 @@ def _check_maps(name: str, maps: Any, ndim: int, axes: str) -> jax.Array:
     return jnp.asarray(maps).astype(jnp.float32)
 
 
-def find_peaks(heat: Array, *, stride: int, max_peaks: int = 10, threshold: float = 0.1) -> Peaks:
+def _check_limit(name: str, value: Any, most: int) -> int:
+    """Return a number of things to keep; None is 10, or all of them if they are fewer.
+
+    Raises:
+      ArgumentError: it is not from 1 to `most`.
+    """
+    default = min(10, most)
+    return default if value is None else check_integer(name, value, 1, most, example=default)
+
+
+def find_peaks(
+    heat: Array, *, stride: int, max_peaks: int | None = None, threshold: float = 0.1
+) -> Peaks:
     """Return the local maxima of heat maps, between cells.
 
     A cell is a peak if no neighbor of eight is higher; of equal neighbors, the first in reading
     order is one. Along each axis, the peak of the parabola through the logarithms of a cell and its
-    two neighbors is the point. It is exact for a Gaussian of any width and height. Cells at the
-    border keep their center on that axis.
+    two neighbors is the point. It is exact for a Gaussian whose values there are at least 1e-6.
+    With a height of 1, a sigma of half a cell is enough. Logarithms are cut at 1e-6, so that the
+    points of narrower ones are wrong by up to half a cell. Cells at the border keep their center on
+    that axis.
 
     Args:
       heat: float [h, w, J].
       stride: side of a cell, pixels.
-      max_peaks: the highest ones of a joint that are returned, k.
+      max_peaks: the highest ones of a joint that are returned, k. None is 10, or the number of
+        cells if it is less.
       threshold: least height of a peak, above 0.
 
     Returns:
@@ -611,13 +669,8 @@ def find_peaks(heat: Array, *, stride: int, max_peaks: int = 10, threshold: floa
     """
     heat = _check_maps("heat", heat, 3, "[h, w, J]")
     stride = check_integer("stride", stride, example=2)
-    max_peaks = check_integer("max_peaks", max_peaks, example=10)
+    max_peaks = _check_limit("max_peaks", max_peaks, heat.shape[0] * heat.shape[1])
     threshold = check_positive("threshold", threshold, example=0.1)
-    if max_peaks > heat.shape[0] * heat.shape[1]:
-        raise ArgumentError(
-            f"max_peaks is {max_peaks} for maps of {heat.shape[0]}x{heat.shape[1]} cells; expected "
-            f"at most as many. Write max_peaks={heat.shape[0] * heat.shape[1]}."
-        )
     return _find_peaks(heat, stride, max_peaks, threshold)
 
 
@@ -705,8 +758,8 @@ def line_integrals(
     limbs = _check_limbs(limbs, shape[0])
     if len(limbs) != fields.shape[2]:
         raise ArgumentError(
-            f"limbs are {len(limbs)} and fields those of {fields.shape[2]}; expected as many. "
-            "Write limbs=model.skeleton.limbs."
+            f"there are {len(limbs)} limbs, but the fields have {fields.shape[2]}; expected a "
+            "field for each limb. Write limbs=model.skeleton.limbs."
         )
     stride = check_integer("stride", stride, example=2)
     samples = check_integer("samples", samples, 2, example=10)
@@ -754,7 +807,7 @@ def match_greedily(affinity: Array, minimum: float) -> jax.Array:
       int32 [k], the partner of each candidate of the first joint, -1 for none.
 
     Raises:
-      ArgumentError: the affinities are no matrix of numbers.
+      ArgumentError: the affinities are not a matrix of numbers, or the minimum is invalid.
 
     Example:
       >>> match_greedily(jnp.array([[0.9, 0.8], [0.7, 0.1]]), 0.2).tolist()
@@ -804,7 +857,7 @@ def assemble_people(
     skeleton: Skeleton,
     *,
     min_affinity: float = 0.2,
-    max_people: int = 10,
+    max_people: int | None = None,
     min_joints: int = 2,
 ) -> People:
     """Return people: candidates that limbs connect.
@@ -818,7 +871,8 @@ def assemble_people(
       affinities: float [L, k, k] of all pairs, such as `line_integrals` returns.
       skeleton: joints and limbs.
       min_affinity: affinity that a pair exceeds.
-      max_people: people that are returned, m.
+      max_people: people that are returned, m. None is 10, or the number of candidates if it is
+        less.
       min_joints: least number of joints of a person.
 
     Returns:
@@ -836,10 +890,7 @@ def assemble_people(
       >>> people.points.tolist()
       [[[2.0, 1.0], [2.0, 9.0]], [[6.0, 1.0], [6.0, 9.0]]]
     """
-    if not isinstance(skeleton, Skeleton):
-        raise ArgumentError(
-            f"skeleton is {format_value(skeleton)}; expected a Skeleton. Write model.skeleton."
-        )
+    _check_skeleton(skeleton)
     joints, limbs = len(skeleton.joints), len(skeleton.limbs)
     points, scores = (
         (getattr(peaks, name, None) if isinstance(peaks, Peaks) else None)
@@ -857,7 +908,7 @@ def assemble_people(
         if not jnp.issubdtype(value.dtype, jnp.floating):  # pyright: ignore
             raise ArgumentError(f"{name} are of {value.dtype}; expected floating numbers.")  # pyright: ignore
     min_affinity = _check_affinity(min_affinity)
-    max_people = check_integer("max_people", max_people, 1, joints * k, example=1)
+    max_people = _check_limit("max_people", max_people, joints * k)
     min_joints = check_integer("min_joints", min_joints, 1, joints, example=1)
     peaks = Peaks(*(jnp.asarray(value).astype(jnp.float32) for value in peaks))
     affinities = jnp.asarray(affinities).astype(jnp.float32)
@@ -899,8 +950,8 @@ def estimate_poses(
     skeleton: Skeleton,
     image_shape: tuple[int, int],
     *,
-    max_people: int = 10,
-    max_peaks: int = 10,
+    max_people: int | None = None,
+    max_peaks: int | None = None,
     threshold: float = 0.1,
     samples: int = 10,
     min_affinity: float = 0.2,
@@ -914,12 +965,12 @@ def estimate_poses(
       outputs: those of `PoseNet` for b images.
       skeleton: that of the network.
       image_shape: height and width of the images, pixels.
-      max_people: people of an image, m.
-      max_peaks: candidates of a joint.
+      max_people: people of an image, m. None is 10, or the number of candidates if it is less.
+      max_peaks: candidates of a joint. None is 10, or the number of cells if it is less.
       threshold: least height of a peak.
       samples: points of a line integral.
       min_affinity: line integral that a limb exceeds.
-      min_joints: least number of joints of a person, at most that of the skeleton's.
+      min_joints: least number of joints of a person, at most the number of the skeleton's joints.
 
     Returns:
       `People` with a first axis of b.
@@ -939,22 +990,19 @@ def estimate_poses(
       >>> np.asarray(people.points).round(2).tolist()
       [[[[8.0, 3.0], [8.0, 13.0]]]]
     """
-    if not isinstance(skeleton, Skeleton):
-        raise ArgumentError(
-            f"skeleton is {format_value(skeleton)}; expected a Skeleton. Write model.skeleton."
-        )
-    height, width, stride = _check_outputs(outputs, skeleton, check_image_size(image_shape))
+    _check_skeleton(skeleton)
+    height, width, stride = _check_outputs(outputs, skeleton, image_shape)
     joints = len(skeleton.joints)
-    max_peaks = check_integer("max_peaks", max_peaks, 1, height * width, example=10)
-    max_people = check_integer("max_people", max_people, 1, joints * max_peaks, example=1)
+    max_peaks = _check_limit("max_peaks", max_peaks, height * width)
+    max_people = _check_limit("max_people", max_people, joints * max_peaks)
     min_joints = check_integer("min_joints", min_joints, 1, joints, example=1)
     samples = check_integer("samples", samples, 2, example=10)
     threshold = check_share("threshold", threshold, 0.1)
     threshold = check_positive("threshold", threshold, example=0.1)
     min_affinity = _check_affinity(min_affinity)
     return _estimate_poses(
-        outputs["heat_maps"],
-        outputs["fields"],
+        jnp.asarray(outputs["heat_maps"]),
+        jnp.asarray(outputs["fields"]),
         skeleton,
         stride,
         max_people,

@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize, hsv_to_rgb
 from matplotlib.colors import to_rgb as to_color
 from matplotlib.figure import Figure
 
+from jaxcnn.arguments import format_value
 from jaxcnn.plots.style import (
     LABEL,
     SMALL,
@@ -236,15 +237,26 @@ def direction_colors(vectors: np.ndarray) -> np.ndarray:
       vectors: float [h, w, 2], (x, y); lengths above 1 are as bright as 1.
 
     Returns:
-      float64 [h, w, 3] in 0..1. Right is red.
+      float64 [h, w, 3] in 0..1. Right is red. A vector with a nan is white.
+
+    Raises:
+      ValueError: `vectors` has another shape.
 
     Example:
       >>> direction_colors(np.array([[[1.0, 0.0], [-0.5, 0.0]]])).tolist()
       [[[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]]
     """
-    x, y = np.moveaxis(np.asarray(vectors, np.float64), -1, 0)
+    if np.ndim(vectors) != 3 or np.shape(vectors)[-1] != 2:
+        raise ValueError(
+            f"vectors is of shape {np.shape(vectors)}; expected (h, w, 2). "
+            "Write np.stack([x, y], -1)."
+        )
+    values = np.asarray(vectors, np.float64)
+    is_missing = np.isnan(values).any(-1, keepdims=True)
+    x, y = np.moveaxis(np.where(is_missing, 0.0, values), -1, 0)
     hue = np.arctan2(y, x) / (2 * np.pi) % 1
-    return hsv_to_rgb(np.stack([hue, np.ones_like(hue), np.minimum(np.hypot(x, y), 1)], -1))
+    colors = hsv_to_rgb(np.stack([hue, np.ones_like(hue), np.minimum(np.hypot(x, y), 1)], -1))
+    return np.where(is_missing, 1.0, colors)
 
 
 def mosaic(
@@ -270,8 +282,9 @@ def mosaic(
       gap: between images, in inches.
 
     Raises:
-      ValueError: there are no images, an image has another shape, captions or marks differ in
-        number, or there is a bar without limits.
+      ValueError: there are no images, an image has another shape, captions, marks, boxes or strokes
+        differ in number, boxes or strokes are not in a list for each image, or there is a bar
+        without limits.
 
     Example:
       >>> strips = [Strip([np.eye(4), np.eye(4)], "stem"), Strip([np.eye(2)], "stage1")]
@@ -431,5 +444,18 @@ def _check(strips: Sequence[Strip], bar: str) -> None:
                     f"{strip.label!r} has {len(items)} {field}; expected none or {n}, one for each "
                     "image"
                 )
+        for field, items, kind in (
+            ("boxes", strip.boxes, Box),
+            ("strokes", strip.strokes, Stroke),
+        ):
+            for own in items:
+                # A box and a stroke are sequences too.
+                is_list = isinstance(own, Sequence) and not isinstance(own, kind)
+                if not is_list or not all(isinstance(item, kind) for item in own):
+                    raise ValueError(
+                        f"{field} of {strip.label!r} have {format_value(own)} for an image; "
+                        f"expected a list of {kind.__name__}. "
+                        f"Write Strip(..., {field}=[[{kind.__name__}(...)], ...])."
+                    )
     if bar and strips[0].limits is None:
         raise ValueError("a color bar needs limits; write Strip(..., limits=(low, high))")

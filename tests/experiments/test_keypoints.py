@@ -108,6 +108,40 @@ def test_measures_of_the_true_people_are_perfect(labels):
     assert keypoints.columns(nothing, labels) == dict.fromkeys(keypoints.MEASURES, 0.0)
 
 
+def by_hand():
+    """One figure of two scenes' labels: 40 x 20 pixels around all key points, hidden ones too."""
+    points = np.full((1, keypoints.MAX_FIGURES, len(keypoints.SKELETON.joints), 2), 20, np.float32)
+    points[:, 1:] = keypoints.ABSENT
+    points[0, 0, :4] = [[10, 15], [50, 20], [30, 35], [20, 25]]
+    visible = np.zeros(points.shape[:3], bool)
+    visible[:, 0] = True
+    # The right edge is that of a hidden key point.
+    visible[0, 0, 1] = False
+    return {"keypoints": points, "visible": visible}
+
+
+def test_lengths_and_areas_are_those_of_the_figures_boxes():
+    """x from 10 to 50 and y from 15 to 35, and the same on its side."""
+    labels = by_hand()
+    turned = labels | {"keypoints": labels["keypoints"][..., ::-1]}
+    for own in (labels, turned):
+        lengths, areas = keypoints.boxes_of(own)
+        np.testing.assert_array_equal(lengths, [[40, 0, 0]])
+        np.testing.assert_array_equal(areas, [[800, 0, 0]])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("share", "percent"), [(0.09, 100.0), (0.11, 0.0)])
+def test_a_key_point_is_right_within_a_tenth_of_the_longer_side(share, percent, axis):
+    """In both directions: 40 pixels is the longer side, although the figure is 20 high."""
+    labels = by_hand()
+    points = labels["keypoints"][:, :1].copy()
+    points[..., axis] += share * 40
+    scores = np.ones(points.shape[:3], np.float32)
+    found = keypoints.columns(padded(labels, points, scores), labels)
+    assert (found["pck"], found["whole"], found["whole1"]) == (percent, percent, percent)
+
+
 def test_swapped_hands_of_two_people_are_not_right(labels):
     """The key points are all there, but of two people with the other's hand none is whole."""
     two = np.flatnonzero(labels["visible"].any(-1).sum(1) == 2)

@@ -157,6 +157,77 @@ def test_perfect_outputs_have_no_loss_and_hidden_points_no_gradient():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_labels_and_outputs_of_other_floats_are_cast(dtype):
+    """As float32 of the same rounded values, under strict promotion."""
+    labels = random_labels(np.random.default_rng(7), 2)
+    rounded = jnp.asarray(labels["keypoints"]).astype(dtype)
+    rng = np.random.default_rng(8)
+    outputs = {
+        "heat_maps": jnp.asarray(rng.random((2, 1, CELLS, CELLS, JOINTS)), dtype),
+        "fields": jnp.asarray(rng.random((2, 1, CELLS, CELLS, LIMBS, 2)), dtype),
+    }
+    wide = jax.tree.map(lambda value: value.astype(jnp.float32), outputs)
+    images = jnp.zeros((2, SIDE, SIDE, 3))
+    loss = jax.jit(PoseLoss(SKELETON))
+    losses, metrics = loss(outputs, Batch(images, labels | {"keypoints": rounded}))
+    expected, _ = loss(wide, Batch(images, labels | {"keypoints": rounded.astype(jnp.float32)}))
+    assert losses.dtype == metrics["field_loss"].dtype == jnp.float32
+    np.testing.assert_array_equal(losses, expected)
+    assert (losses > 0.1).all()
+
+
+def test_labels_of_float64_are_cast():
+    labels = random_labels(np.random.default_rng(9), 1)
+    images = jnp.zeros((1, SIDE, SIDE, 3))
+    loss = jax.jit(PoseLoss(SKELETON))
+    expected, _ = loss(OUTPUTS, Batch(images, labels))
+    with jax.enable_x64(True):
+        points = jnp.asarray(labels["keypoints"], jnp.float64)
+        losses, _ = loss(OUTPUTS, Batch(images, labels | {"keypoints": points}))
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+
+
+def test_numbers_of_joints_are_integers_of_numpy_too():
+    labels = random_labels(np.random.default_rng(10), 1)
+    points, visible = labels["keypoints"][0], labels["visible"][0]
+    limbs: Any = tuple((np.int64(a), np.int32(b)) for a, b in SKELETON.limbs)
+    shape = (SIDE, SIDE)
+    fields, same = (
+        part_affinity_fields(points, visible, pairs, shape, stride=STRIDE, limb_width=2.0)
+        for pairs in (limbs, SKELETON.limbs)
+    )
+    np.testing.assert_array_equal(fields, same)
+    candidates = points.transpose(1, 0, 2)
+    integrals, same = (
+        line_integrals(fields, candidates, pairs, stride=STRIDE)
+        for pairs in (limbs, SKELETON.limbs)
+    )
+    np.testing.assert_array_equal(integrals, same)
+    assert np.asarray(integrals).max() > 0.5
+
+
+def test_limits_are_10_by_default_or_all_there_are():
+    """Of 2 joints with 2 or 8 candidates there are 4 or 16 people at most."""
+    skeleton = Skeleton(("head", "foot"), ((0, 1),))
+    assemble = partial(assemble_people, skeleton=skeleton)
+    for k, count in ((2, 4), (8, 10)):
+        peaks = Peaks(jnp.zeros((2, k, 2)), jnp.ones((2, k)))
+        people = jax.eval_shape(assemble, peaks, jnp.zeros((1, k, k)))
+        assert people.points.shape == (count, 2, 2)
+    for side, cells in ((2, 4), (4, 10)):
+        peaks = jax.eval_shape(partial(find_peaks, stride=2), jnp.zeros((side, side, 1)))
+        assert peaks.scores.shape == (1, cells)
+    for side, count in ((1, 2), (2, 8), (4, 10)):
+        outputs = {
+            "heat_maps": jnp.zeros((1, 1, side, side, 2)),
+            "fields": jnp.zeros((1, 1, side, side, 1, 2)),
+        }
+        estimate = partial(estimate_poses, skeleton=skeleton, image_shape=(2 * side, 2 * side))
+        assert jax.eval_shape(estimate, outputs).scores.shape == (1, count, 2)
+
+
 def peaks_of(heat, threshold, max_peaks):
     """Local maxima of one map with loops: (height, x, y), highest first."""
     height, width = heat.shape
@@ -209,7 +280,7 @@ def test_peaks_are_those_of_loops():
             np.testing.assert_allclose(points[joint], [p[1:] for p in expected], atol=1e-3)
 
 
-@pytest.mark.parametrize("sigma", [2.0, 5.0])
+@pytest.mark.parametrize("sigma", [1.0, 2.0, 5.0])
 def test_the_refined_peak_of_a_gaussian_is_its_center(sigma):
     """On a grid of centers within a cell, those between cells too, where neighbors are equal."""
     offsets = np.linspace(-1, 1, 9)
@@ -224,6 +295,14 @@ def test_the_refined_peak_of_a_gaussian_is_its_center(sigma):
     found = jax.jit(jax.vmap(decoded))(points)
     assert ((found.scores > 0).sum(-1) == 1).all()
     np.testing.assert_allclose(found.points[:, 0, 0], points, atol=2e-3)
+
+
+def test_the_refined_peak_of_a_narrow_gaussian_is_within_half_a_cell():
+    """Its logarithms are cut at 1e-6, so that both neighbors are equal: the point is the center."""
+    points = np.array([[[15.5, 13.0]]], np.float32)
+    heat = heat_maps(points, np.ones((1, 1), bool), (SIDE, SIDE), stride=STRIDE, sigma=0.3)
+    found = find_peaks(heat, stride=STRIDE, max_peaks=1, threshold=0.01)
+    np.testing.assert_allclose(found.points[0, 0], [15, 13], atol=1e-6)
 
 
 def test_line_integrals_are_equation_10():
@@ -404,6 +483,9 @@ OUTPUTS = {
 }
 PEAKS = Peaks(jnp.zeros((JOINTS, 2, 2)), jnp.ones((JOINTS, 2)))
 IMAGES = jnp.zeros((1, SIDE, SIDE, 3))
+LABELS: dict[str, Any] = {"keypoints": GOOD[None], "visible": SEEN[None]}
+NO_STAGES = jax.tree.map(lambda value: value[:, :0], OUTPUTS)
+SMALL = jax.tree.map(lambda value: value[:, :, :2, :2], OUTPUTS)
 
 
 @pytest.mark.parametrize(
@@ -445,7 +527,7 @@ IMAGES = jnp.zeros((1, SIDE, SIDE, 3))
         (lambda: find_peaks(jnp.zeros((8, 8, 1)), stride=2, threshold=0.0), "threshold is 0.0"),
         (
             lambda: line_integrals(jnp.zeros((8, 8, 2, 2)), PEAKS.points, SKELETON.limbs, stride=2),
-            "limbs are 3 and fields those of 2",
+            "there are 3 limbs, but the fields have 2; expected a field for each limb",
         ),
         (lambda: match_greedily(jnp.zeros(3), 0.1), "affinity is"),
         (lambda: match_greedily(jnp.zeros((3, 3)), math.nan), "least affinity is nan"),
@@ -455,7 +537,43 @@ IMAGES = jnp.zeros((1, SIDE, SIDE, 3))
         ),
         (
             lambda: assemble_people(PEAKS, jnp.zeros((LIMBS, 2, 2)), SKELETON, max_people=9),
-            "max_people is 9",
+            "max_people is 9; expected a whole number from 1 to 8. Write max_people=8",
+        ),
+        (
+            lambda: estimate_poses(SMALL, SKELETON, (4, 4), max_peaks=10),
+            "max_peaks is 10; expected a whole number from 1 to 4. Write max_peaks=4",
+        ),
+        (lambda: PoseNet("x"), "skeleton is 'x'; expected a Skeleton"),  # pyright: ignore
+        (lambda: PoseNet(SKELETON, refinements=-1), "refinements is -1; expected .* at least 0"),
+        (lambda: PoseNet(SKELETON, refinements=1.5), "refinements is 1.5"),  # pyright: ignore
+        (lambda: estimate_poses(NO_STAGES, SKELETON, (SIDE, SIDE)), "no stage of prediction"),
+        (
+            lambda: PoseLoss(SKELETON)(NO_STAGES, Batch(IMAGES, LABELS)),
+            "no stage of prediction; expected at least one",
+        ),
+        (
+            lambda: estimate_poses(OUTPUTS | {"fields": [[0.0]]}, SKELETON, (SIDE, SIDE)),  # pyright: ignore
+            r"the output fields is \[\[0.0\]\]; expected an array",
+        ),
+        (
+            lambda: PoseLoss(SKELETON)(
+                OUTPUTS | {"heat_maps": OUTPUTS["heat_maps"].astype(int)}, Batch(IMAGES, LABELS)
+            ),
+            "the output heat_maps is an array of int32; expected an array of float32",
+        ),
+        (
+            lambda: PoseLoss(SKELETON)(OUTPUTS, Batch(IMAGES, LABELS | {"keypoints": [[1.0]]})),
+            r"labels have keypoints \[\[1.0\]\]; expected an array",
+        ),
+        (
+            lambda: PoseLoss(SKELETON)(OUTPUTS, Batch(IMAGES, LABELS | {"visible": [True]})),
+            r"labels have visible \[True\]; expected an array",
+        ),
+        (
+            lambda: PoseLoss(SKELETON)(
+                OUTPUTS, Batch(IMAGES, jax.tree.map(lambda x: jnp.concatenate([x, x]), LABELS))
+            ),
+            "outputs of 1 images and labels of 2",
         ),
         (lambda: estimate_poses({}, SKELETON, (SIDE, SIDE)), "expected heat_maps, fields"),
         (lambda: estimate_poses(OUTPUTS, SKELETON, (30, 32)), "expected square cells"),

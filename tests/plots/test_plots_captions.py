@@ -1,6 +1,7 @@
 """Images with captions and heat, and the confusion matrix: what was drawn, and that no text lies over other text."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,3 +200,22 @@ def test_colors_of_directions():
     np.testing.assert_allclose(
         colors, [[1, 0, 0], [0, 1, 1], [0, 0, 0], [0.5, 0, 0], [0.5, 1, 0]], atol=1e-12
     )
+
+
+def test_vectors_with_nan_are_white_and_other_shapes_refused():
+    vectors = np.array([[[np.nan, 0.0], [1.0, np.nan], [1.0, 0.0]]])
+    np.testing.assert_array_equal(direction_colors(vectors), [[[1, 1, 1], [1, 1, 1], [1, 0, 0]]])
+    for shape in ((3, 3, 3), (3, 2), ()):
+        with pytest.raises(ValueError, match=r"vectors is of shape .*; expected \(h, w, 2\)"):
+            direction_colors(np.zeros(shape))
+
+
+@pytest.mark.parametrize("kind", ["strokes", "boxes"])
+def test_strokes_and_boxes_are_in_a_list_for_each_image(kind):
+    one: Any = {"strokes": Stroke([(0, 0), (1, 1)]), "boxes": Box((0, 0, 1, 1))}[kind]
+    name = type(one).__name__
+    for items in ([one, one], [[one], [(0, 0)]], [[one], None]):
+        with pytest.raises(ValueError, match=f"{kind} of 'a' have .*expected a list of {name}"):
+            mosaic([Strip([*images(2)], "a")._replace(**{kind: items})])
+    figure = mosaic([Strip([*images(2)], "a")._replace(**{kind: [(one,), []]})])
+    assert len(figure.axes[0].lines) == 2
