@@ -284,10 +284,7 @@ class DCGAN(nn.Module):
         images = generator(self._draw_codes(len(x), train), train)
         real = discriminator(x, train)
         fake = discriminator(jax.lax.stop_gradient(images), train)
-        module, variables = discriminator.unbind()
-        judged, _ = module.apply(
-            jax.lax.stop_gradient(variables), images, train, mutable=["batch_stats"]
-        )
+        judged = _judge(discriminator, images, train)
         return {"real": real, "fake": fake, "judged": judged}
 
     def _draw_codes(self, count: int, train: bool) -> jax.Array:
@@ -296,6 +293,31 @@ class DCGAN(nn.Module):
         key = self.make_rng("dropout") if train else jax.random.PRNGKey(0)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
         return jax.vmap(lambda k: jax.random.normal(k, (self.code,)))(keys)
+
+
+def _judge(discriminator: Discriminator, images: jax.Array, train: bool) -> jax.Array:
+    """Return logits without a gradient to the discriminator or new moving averages.
+
+    The module is called at its own path, so that BN is frozen there if it is elsewhere.
+    """
+    before: dict[str, Any] = {}
+
+    def view(variables: Any) -> Any:
+        before.update(variables)
+        return jax.lax.stop_gradient(variables)
+
+    def restore(_: Any) -> dict[str, Any]:
+        return {name: tree for name, tree in before.items() if name == "batch_stats"}
+
+    judge = nn.map_variables(
+        lambda module, x: module(x, train),
+        ["params", "batch_stats"],
+        view,
+        restore,
+        mutable=True,
+        variables=False,
+    )
+    return judge(discriminator, images)
 
 
 @dataclass(frozen=True)

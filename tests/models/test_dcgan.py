@@ -1,5 +1,6 @@
 """DCGAN: sizes, gradients of both players against separate ones and against finite differences, and mistakes."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ from jaxcnn.models.dcgan import (
     generate,
     player_variables,
 )
+from jaxcnn.models.norm import frozen_batch_norm
 
 CONFIG = jc.TrainConfig(
     num_steps=4, batch_size=16, eval_every=2, subtract_mean=PIXEL_RANGE, divide_std=PIXEL_RANGE
@@ -33,6 +35,12 @@ ADAM = jc.OptimizerConfig(
 @pytest.fixture(scope="module")
 def digits():
     return jc.load_dataset("digits")
+
+
+def with_large_kernels(variables):
+    """Kernels of 0.02 leave all logits near 0, whatever the images are."""
+    params = jax.tree.map(lambda x: 15 * x if x.ndim > 1 else x, variables["params"])
+    return {**variables, "params": params}
 
 
 def count(tree):
@@ -247,6 +255,29 @@ def test_one_backward_pass_has_the_gradient_of_each_player(digits):
         new["discriminator"],
         players_losses(g, d)[2],
     )
+
+
+def test_a_frozen_discriminator_judges_as_it_does_for_itself():
+    """BN of its pass for the generator is frozen too."""
+    model = DCGAN(code=6, width=4)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.uniform(-1, 1, (8, 8, 8, 1)), jnp.float32)
+    variables = with_large_kernels(model.init(jax.random.key(0), images))
+
+    @partial(jax.jit, static_argnums=0)
+    def apply(frozen):
+        with frozen_batch_norm(lambda name: name == frozen):
+            rngs = {"dropout": jax.random.key(1)}
+            return model.apply(variables, images, True, rngs=rngs, mutable=["batch_stats"])
+
+    frozen, new = apply("discriminator")
+    np.testing.assert_array_equal(frozen["judged"], frozen["fake"])
+    before, after = (tree["batch_stats"]["discriminator"] for tree in (variables, new))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    free, new = apply(None)
+    np.testing.assert_array_equal(free["judged"], free["fake"])
+    assert np.abs(free["fake"] - frozen["fake"]).max() > 0.1
+    assert (new["batch_stats"]["discriminator"]["conv2_norm"]["mean"] != 0).all()
 
 
 def test_losses_are_those_of_the_paper():
