@@ -223,7 +223,7 @@ def test_diverged_runs_are_in_the_table_and_stop_no_drawing(tmp_path):
 
 def test_no_image_has_no_score(gan):
     with pytest.raises(jc.ArgumentError, match=r"images are of shape \(0, 8, 8, 1\); expected"):
-        anomaly_scores(*gan, np.zeros((0, 8, 8, 1), np.uint8))
+        anomaly_scores(gan[0], gan[1], np.zeros((0, 8, 8, 1), np.uint8))
 
 
 @pytest.mark.parametrize(

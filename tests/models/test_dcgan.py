@@ -343,7 +343,9 @@ def test_codes_of_evaluation_belong_to_the_images(digits):
     places = (np.arange(1, 65) * 0x9E3779B1) % 2**32
     places = (places ^ (places >> 15)) * 0x85EBCA6B % 2**32
     places = (places ^ (places >> 13)) | 1
-    numbers = [sum(int(p) * int(w) for p, w in zip(row, places)) % 2**32 for row in pixels]
+    numbers = [
+        sum(int(p) * int(w) for p, w in zip(row, places, strict=True)) % 2**32 for row in pixels
+    ]
     assert np.asarray(hash_images(images)).tolist() == numbers
     assert len(set(numbers)) == len(np.unique(pixels, axis=0))
 
