@@ -32,7 +32,7 @@ same command resumes a study that was stopped.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -86,11 +86,12 @@ class Options(SeedOptions, DeviceOptions, FigureOptions):
     width: int = 16
     """Filters of the networks' first stage."""
     num_steps: int = 1_300
+    """Training steps of the autoencoder; AnoGAN's networks have `gan_steps`."""
     gan_steps: int = 1_500
     """Training steps of AnoGAN's networks."""
     batch_size: int = 64
     learning_rate: float = 3e-3
-    """Learning rate of Adam, which falls to 0 as a cosine."""
+    """Learning rate of the autoencoder's Adam, falling as a cosine; AnoGAN's is always 5e-4."""
     dtype: DtypeName = "float32"
     data_dir: Path | None = None
     out: Path = Path("runs/anomaly")
@@ -343,7 +344,7 @@ def _line(group: list[runs.Run], gans: list[runs.Run], has_gans: bool) -> dict[s
         columns = runs.aggregate_seeds(gans, ("auc_anogan",))
         line |= {"anogan_seeds": columns["seeds"]}
         line |= {name: value for name, value in columns.items() if name.startswith("auc_anogan")}
-    result = group[0].result if group else {}
+    result = next((run.result for run in group if run.divergence is None), {})
     line |= {key: result.get(key) for key in ("auc_pca", "auc_mean")}
     line |= {"seconds": seconds}
     return line | ({"anogan_seconds": columns["seconds"]} if has_gans else {})
@@ -352,11 +353,17 @@ def _line(group: list[runs.Run], gans: list[runs.Run], has_gans: bool) -> dict[s
 def write_reconstructions(options: Options, data: jc.Dataset, label: int) -> None:
     """Write OUT/images: images next to their reconstructions.
 
-    They are of the class held out and of the others.
+    They are of the class held out and of the others, and of the first seed that did not diverge.
     """
-    name, config = next(iter(configs(options, data, label).items()))
-    if not (options.out / name / "checkpoints").is_dir():
+    diverged = {run.name for run in runs.finished_runs(options.out) if run.divergence}
+    trained = [
+        (name, config)
+        for name, config in configs(options, data, label).items()
+        if name not in diverged and (options.out / name / "checkpoints").is_dir()
+    ]
+    if not trained:
         return
+    name, config = trained[0]
     remaining = jc.subset(without(data, label), config.max_train_examples or 0, seed=0)
     model, tx = runs.model_and_optimizer(config, remaining.num_classes)
     with jc.Checkpoints(options.out / name / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
@@ -415,7 +422,14 @@ def draw(options: Options) -> None:
     """Write the table and the bars of the finished runs in `options.out`."""
     out = options.out
     all_runs = runs.finished_runs(out)
-    labels = sorted({int(run.config.dataset.rsplit("-", 1)[1]) for run in all_runs})
+    parts = {run.name: held_out_class(out, run) for run in all_runs}
+    labels = sorted({label for _, label in parts.values()})
+    names = sorted({name for name, _ in parts.values()})
+    if len(names) > 1:
+        raise jc.ArgumentError(
+            f"{out} has runs of {' and '.join(names)}; expected those of one data set. "
+            "Write --out with a folder of its own for each."
+        )
     gans = [run for run in all_runs if run.name.startswith("anogan-")]
     autoencoders = [run for run in all_runs if run not in gans]
     table: list[dict[str, Any]] = [
@@ -426,14 +440,17 @@ def draw(options: Options) -> None:
     scores = {key: title for key, title in SCORES.items() if key in table[0]}
     mean_line: dict[str, Any] = dict.fromkeys(table[0]) | {"held out": "mean"}
     for key in (*scores, "seconds", *(["anogan_seconds"] if gans else [])):
-        values = [float(line[key]) for line in table if line[key] is not None]
-        mean_line |= {key: sum(values) / len(values) if values else None}
+        values = [line[key] for line in table]
+        # Columns compare only where their means are over the same classes, which is all of them.
+        mean_line |= {key: None if None in values else sum(values) / len(values)}
     lines = [*table, mean_line]
-    config = all_runs[0].config
-    name, code = config.dataset.rsplit("-without-", 1)[0], config.model_kwargs["code"]
-    protocol = f"{name}: {config.max_train_examples} training images of the other classes, "
+    name = names[0]
+    counts = _listed(run.config.max_train_examples for run in all_runs)
+    code = _listed(run.config.model_kwargs["code"] for run in all_runs)
+    protocol = f"{name}: {counts} training images of the other classes, "
     protocol += ", ".join(
-        f"{group[0].config.train.num_steps} steps of {group[0].config.train.batch_size}{suffix}"
+        f"{_listed(run.config.train.num_steps for run in group)} steps of "
+        f"{_listed(run.config.train.batch_size for run in group)}{suffix}"
         for group, suffix in (
             (autoencoders, ""),
             (gans, f" and {NUM_STEPS} of each search (AnoGAN)"),
@@ -444,7 +461,37 @@ def draw(options: Options) -> None:
         f", codes of {code} numbers. Areas under the ROC curve, mean over seeds and its 95% "
         "interval."
     )
-    tables.write_table(out, lines, [protocol])
+    divergences = filter(None, (run.divergence for run in all_runs))
+    tables.write_table(out, lines, [protocol, *divergences])
+    written = f"{out}/table.md and table.csv"
+    if any(line[key] is not None for line in table for key in scores):
+        options.save(_bars(lines, scores, name), out / "auc")
+        written = f"{out}/table.md, table.csv and auc.{options.format}"
+    print(f"{tables.compact_markdown(lines)}\nwrote {written}")
+
+
+def held_out_class(out: Path, run: runs.Run) -> tuple[str, int]:
+    """Return the data set and the class held out of a run.
+
+    Raises:
+      ArgumentError: the run is of another experiment.
+    """
+    name, separator, label = run.config.dataset.rpartition("-without-")
+    if not separator or not label.isdecimal() or "code" not in run.config.model_kwargs:
+        raise jc.ArgumentError(
+            f"{out} has a run called {run.name!r}, which holds out no class; expected those of "
+            "this experiment. Write --out with a folder of this experiment."
+        )
+    return name, int(label)
+
+
+def _listed(values: Iterable[Any]) -> str:
+    """Return the distinct values of a setting, such as "200 or 300"."""
+    return " or ".join(str(value) for value in sorted(set(values)))
+
+
+def _bars(lines: list[dict[str, Any]], scores: Mapping[str, str], name: str) -> Any:
+    """Return the figure of areas by class and score."""
     heights = {
         line["held out"]: {title: line[key] for key, title in scores.items()} for line in lines
     }
@@ -460,7 +507,7 @@ def draw(options: Options) -> None:
     count = {3: "three", 4: "four"}[len(scores)]
     title = display_names(f"{name}: detection of a held-out class by {count} scores")
     title = title[0].upper() + title[1:]
-    figure = plots.bars(
+    return plots.bars(
         heights,
         xlabel="held-out class",
         ylabel="area under the ROC curve",
@@ -470,11 +517,6 @@ def draw(options: Options) -> None:
         reference=(0.5, "guessing"),
         # Thirty values would make the figure twice as wide; the table has them.
         fmt=None if len(heights) > MAX_NUMBERED_GROUPS else ".2f",
-    )
-    options.save(figure, out / "auc")
-    print(
-        f"{tables.compact_markdown(lines)}\nwrote {out}/table.md, table.csv and "
-        f"auc.{options.format}"
     )
 
 

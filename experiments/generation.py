@@ -347,8 +347,15 @@ def nearest_images(images: np.ndarray, samples: np.ndarray) -> np.ndarray:
 
 
 def states_of(options: Options, data: jc.Dataset) -> tuple[DCGAN, dict[int, State]]:
-    """Return the GAN of the first seed, and its states by step."""
-    name, config = next(iter(configs(options).items()))
+    """Return the GAN of the first seed that did not diverge, and its states by step.
+
+    There are no states if all seeds diverged.
+    """
+    diverged = {run.name for run in runs.finished_runs(options.out) if run.divergence}
+    converged = [pair for pair in configs(options).items() if pair[0] not in diverged]
+    if not converged:
+        return DCGAN(), {}
+    name, config = converged[0]
     model, tx = build(config, data)
     start = init_state(model, tx, config.train, data, loss=NonSaturatingLoss())
     folder = options.out / name / "checkpoints"
@@ -363,6 +370,8 @@ def states_of(options: Options, data: jc.Dataset) -> tuple[DCGAN, dict[int, Stat
 def write_samples(options: Options, data: jc.Dataset, n: int = 14) -> None:
     """Write OUT/samples: images of the same codes along training, and OUT/interpolation."""
     model, states = states_of(options, data)
+    if not states:
+        return
     steps = sorted(states)
     # About five states, closer at the start, and the last.
     shown = sorted({steps[min(i, len(steps) - 1)] for i in (0, 1, 2, 4, 8)} | {steps[-1]})
@@ -463,19 +472,22 @@ def draw(options: Options) -> None:
         }
         for key, title in SAMPLERS.items()
     ]
-    config = group[0].config
+    config, error = group[0].config, classifiers[0].result.get("eval_error")
+    error = "not known" if error is None else f"{error:.2f}%"
     protocol = (
         f"{config.dataset}: {config.train.num_steps} steps of {config.train.batch_size} images, "
         f"codes of {config.model_kwargs['code']} numbers. Frechet distance to half of the training "
         f"images (at most {MAX_SAMPLES:,}), of as many images, in features of a LeNet-5 whose test "
-        f"error is {classifiers[0].result['eval_error']:.2f}%. Mean over seeds, which choose the "
+        f"error is {error}. Mean over seeds, which choose the "
         "halves too, and its 95% interval."
     )
-    divergences = filter(None, (run.divergence for run in group))
+    divergences = filter(None, (run.divergence for run in finished))
     tables.write_table(out, table, [protocol, *divergences])
     tables.write_curves(out, {run.name: run.rows for run in group})
-    options.save(curves(group, statistics["frechet_floor"]), out / "curves")
-    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
+    written = f"{out}/table.md, table.csv and curves.csv"
+    if any(row.get("frechet") is not None for run in group for row in run.rows):
+        options.save(curves(group, statistics["frechet_floor"]), out / "curves")
+        written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
     print(f"{tables.compact_markdown(table)}\nwrote {written}")
 
 
@@ -486,7 +498,8 @@ def curves(group: list[runs.Run], floor: float | None) -> Any:
       group: runs of the GAN.
       floor: distance of real images; None where it is not known.
     """
-    rows = [run.rows for run in group]
+    # The row of a divergence has no distance.
+    rows = [[row for row in run.rows if row.get("frechet") is not None] for run in group]
     losses = [
         plots.band(rows, "step", f"train_{player}_loss", label=player)
         for player in ("discriminator", "generator")

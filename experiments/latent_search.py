@@ -1,7 +1,7 @@
 """Search for the code of an image by gradient descent, and the anomaly score of AnoGAN.
 
 Schlegl et al. 2017, "Unsupervised anomaly detection with generative adversarial networks to guide
-marker discovery" (arXiv:1703.05921), section 2.2. `experiments.anomaly` uses it.
+marker discovery" (arXiv:1703.05921). `experiments.anomaly` uses it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcnn.arguments import ArgumentError
 from jaxcnn.augment import normalize
 from jaxcnn.models.dcgan import DCGAN, player_variables
 from jaxcnn.state import State
 
 WEIGHT = 0.1
-"""Lambda, the share of the discrimination loss (section 2.2)."""
+"""Lambda, the share of the discrimination loss, as in the paper."""
 NUM_STEPS = 200
-"""Steps of the search. The paper's 500 (section 3) find codes that are hardly better on digits."""
+"""Steps of the search; the paper has 500."""
 BATCH = 100
 """Images that are searched for at a time."""
 FEATURES = "conv2"
@@ -52,9 +53,8 @@ def search_codes(
 ) -> Found:
     """Search for the codes whose images are nearest to given ones, for use while tracing.
 
-    Each image is searched for on its own, from its own start. The loss is that of equation 5,
-    (1 - weight) |x - G(z)|_1 + weight |f(x) - f(G(z))|_1, with sums over pixels and over features
-    (equations 2 and 4).
+    Each image is searched for on its own, from its own start. The loss is that of the paper,
+    (1 - weight) |x - G(z)|_1 + weight |f(x) - f(G(z))|_1, with sums over pixels and over features.
 
     Args:
       generate: G, from a code [z] to an image [h, w, c].
@@ -122,7 +122,15 @@ def anomaly_scores(
 
     Returns:
       float32 [n], from 0; larger is stranger.
+
+    Raises:
+      ArgumentError: there are no images, or the state is not of a `DCGAN`.
     """
+    if not len(images):
+        raise ArgumentError(
+            f"images are of shape {np.shape(images)}; expected at least one, [n, h, w, c]. "
+            "Write images[:1] for the score of the first."
+        )
     starts = np.random.default_rng(seed).normal(size=(len(images), model.code)).astype(np.float32)
     players = tuple(player_variables(state, name) for name in ("generator", "discriminator"))
     shape = np.shape(images)[1:]

@@ -780,8 +780,8 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
         The squared distance, at least 0, in the squared unit of the features.
 
     Raises:
-        ArgumentError: there are too few samples, the widths differ, or features are no finite
-            numbers.
+        ArgumentError: there are too few samples, the widths differ, features are no finite
+            numbers or are traced, or the distance is above the greatest float.
 
     Example:
         >>> features = np.random.default_rng(0).normal(size=(100, 3))
@@ -799,13 +799,23 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
             f"features_a have {a.shape[1]} columns and features_b {b.shape[1]}; expected as many. "
             "Use one layer of one network for both."
         )
+    # Squares of large numbers overflow. A power of two changes no digit.
+    exponent = math.frexp(max(float(np.abs(x).max()) for x in (a, b)))[1]
+    a, b = np.ldexp(a, -exponent), np.ldexp(b, -exponent)
     root_a, root_b = (
         np.asarray(np.linalg.qr(x - x.mean(0, keepdims=True), mode="r")) / math.sqrt(len(x) - 1)
         for x in (a, b)
     )
     overlap = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     between = np.square(a.mean(0) - b.mean(0)).sum()
-    return float(max(between + np.square(root_a).sum() + np.square(root_b).sum() - 2 * overlap, 0))
+    distance = between + np.square(root_a).sum() + np.square(root_b).sum() - 2 * overlap
+    try:
+        return math.ldexp(max(float(distance), 0.0), 2 * exponent)
+    except OverflowError:
+        raise ArgumentError(
+            f"features are of the size of 2^{exponent}, so that the distance is above the greatest "
+            "float; expected smaller ones. Divide both by one number."
+        ) from None
 
 
 def _to_features(name: str, values: Any) -> np.ndarray:
@@ -815,9 +825,15 @@ def _to_features(name: str, values: Any) -> np.ndarray:
         ArgumentError: they are anything else, or of fewer than two samples.
     """
     is_array = isinstance(values, (np.ndarray, jax.Array)) and values.dtype != object
-    # Of bfloat16, which is not NumPy's own type, the kind is "V".
-    is_numeric = is_array and (values.dtype.kind in "iuf" or values.dtype.name == "bfloat16")
+    # Of bfloat16, which is not NumPy's own type, the kind is "V". Types of keys have none.
+    kind = getattr(values.dtype, "kind", "") if is_array else ""
+    is_numeric = is_array and (kind in tuple("iuf") or values.dtype.name == "bfloat16")
     advice = "Write a row of numbers for each image, such as the outputs of a network's layer."
+    if is_array and is_abstract(values):
+        raise ArgumentError(
+            f"{name} is traced, an array {values.dtype} {values.shape} without numbers; expected "
+            "numbers. Call this outside jax.jit."
+        )
     if (
         not is_numeric
         or isinstance(values, np.ma.MaskedArray)

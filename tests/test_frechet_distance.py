@@ -1,5 +1,6 @@
 """The Frechet distance against the matrix square root of SciPy, closed forms, and its symmetries."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -81,6 +82,31 @@ def test_arrays_of_other_types_are_taken():
     assert frechet_distance(whole, whole + 1) == pytest.approx(3.0, rel=1e-9)
 
 
+@pytest.mark.parametrize("power", [-160, -40, 40, 150])
+def test_it_scales_with_the_square_of_the_features_however_large(power):
+    a, b = features(40, 3, 0), features(30, 3, 1)
+    expected = frechet_distance(a, b)
+    scaled = frechet_distance(a * 10.0**power, b * 10.0**power)
+    # Below 1e-308 numbers have fewer digits.
+    assert scaled / 10.0**power / 10.0**power == pytest.approx(expected, rel=1e-2)
+    assert scaled > 0
+
+
+def test_a_distance_above_the_greatest_float_is_one_line():
+    a, b = features(40, 3, 0), features(30, 3, 1)
+    for large in (1e160, 1e307):
+        with pytest.raises(jc.ArgumentError, match="distance is above the greatest float"):
+            frechet_distance(np.clip(a, -1, 1) * large, -np.clip(b, -1, 1) * large)
+    # Equal sets are 0 apart, but for rounding of values near the greatest.
+    assert frechet_distance(np.full((3, 2), 1e307), np.full((4, 2), 1e307)) == 0
+
+
+def test_traced_features_are_one_line():
+    with pytest.raises(jc.ArgumentError, match="features_b is traced") as error:
+        jax.jit(lambda x: frechet_distance(np.zeros((5, 4)), x))(np.zeros((5, 4), np.float32))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -95,6 +121,7 @@ def test_arrays_of_other_types_are_taken():
         ((np.zeros((5, 0)), np.zeros((5, 0))), "features_a is an array"),
         (([[1.0]], np.zeros((5, 4))), "features_a is "),
         ((np.zeros((5, 4)), None), "features_b is None"),
+        ((jax.random.split(jax.random.key(0), (5, 4)), np.zeros((5, 4))), "an array key<fry>"),
         ((np.zeros((5, 4)), np.zeros((5, 4), bool)), "features_b is an array bool"),
         ((np.zeros((5, 4)), np.full((5, 4), np.nan)), "features_b has values that are not finite"),
         ((np.zeros((5, 4)), np.zeros((5, 4), complex)), "features_b is an array complex"),

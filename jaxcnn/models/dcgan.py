@@ -10,7 +10,9 @@ Example:
   >>> import jaxcnn as jc
   >>> data = jc.load_dataset("digits")
   >>> model = DCGAN(code=8, width=4)
-  >>> optimizer = jc.OptimizerConfig("adam", learning_rate=2e-4, optimizer_kwargs={"b1": 0.5})
+  >>> optimizer = jc.OptimizerConfig(
+  ...     "adam", learning_rate=2e-4, weight_decay=0.0, optimizer_kwargs={"b1": 0.5}
+  ... )
   >>> config = jc.TrainConfig(
   ...     num_steps=2, batch_size=16, subtract_mean=PIXEL_RANGE, divide_std=PIXEL_RANGE
   ... )
@@ -234,7 +236,8 @@ class DCGAN(nn.Module):
 
     BN has the moments of real and of generated images separately. Codes are N(0, 1) and come from
     the seed, the step and the place in the batch. The paper's are uniform in -1..1. In test mode
-    they are the same at every call.
+    a code comes from the pixels of the real image in its place (`hash_images`). So an image's
+    outputs depend neither on the other images, nor on their order, nor on the devices.
 
     Attributes:
       code: z, the number of values of a code.
@@ -281,21 +284,74 @@ class DCGAN(nn.Module):
         h, w, channels = x.shape[1:]
         generator = self.generator((h, w, channels), name="generator")
         discriminator = self.discriminator(name="discriminator")
-        images = generator(self._draw_codes(len(x), train), train)
+        images = generator(self._draw_codes(x, train), train)
         real = discriminator(x, train)
         fake = discriminator(jax.lax.stop_gradient(images), train)
-        module, variables = discriminator.unbind()
-        judged, _ = module.apply(
-            jax.lax.stop_gradient(variables), images, train, mutable=["batch_stats"]
-        )
+        judged = _judge(discriminator, images, train)
         return {"real": real, "fake": fake, "judged": judged}
 
-    def _draw_codes(self, count: int, train: bool) -> jax.Array:
-        # A code belongs to a place in the whole batch, so that no layout of devices changes it.
-        first = jax.lax.axis_index(self.axis_name) * count if self.axis_name else 0
-        key = self.make_rng("dropout") if train else jax.random.PRNGKey(0)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
+    def _draw_codes(self, images: jax.Array, train: bool) -> jax.Array:
+        if train:
+            # A code belongs to a place in the whole batch, so that no layout of devices changes it.
+            key, count = self.make_rng("dropout"), len(images)
+            first = jax.lax.axis_index(self.axis_name) * count if self.axis_name else 0
+            numbers = first + jnp.arange(count)
+        else:
+            # Evaluation has no axis, and batches of any size in any order.
+            key, numbers = jax.random.PRNGKey(0), hash_images(images)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
         return jax.vmap(lambda k: jax.random.normal(k, (self.code,)))(keys)
+
+
+def hash_images(images: jax.Array) -> jax.Array:
+    """Return a number for each image, from its pixels as whole numbers of 0..255.
+
+    Rounding makes it independent of the last bits of normalization, which depend on the program.
+
+    Args:
+      images: float [b, h, w, c] in -1..1.
+
+    Returns:
+      uint32 [b], the sum over pixels of the pixel times an odd number of its place, modulo 2^32.
+
+    Example:
+      >>> images = jnp.array([0.0, 1.0, 0.0]).reshape(3, 1, 1, 1)
+      >>> numbers = hash_images(images).tolist()
+      >>> numbers[0] == numbers[2], numbers[0] == numbers[1]
+      (True, False)
+    """
+    pixels = jnp.round(127.5 * (images.astype(jnp.float32) + 1)).astype(jnp.int32)
+    pixels = pixels.reshape(len(images), -1).astype(jnp.uint32)
+    # The places are mixed as in MurmurHash3, so that the sums of unlike images differ.
+    weights = (jnp.arange(pixels.shape[1], dtype=jnp.uint32) + 1) * jnp.uint32(0x9E3779B1)
+    weights = (weights ^ (weights >> 15)) * jnp.uint32(0x85EBCA6B)
+    weights = weights ^ (weights >> 13) | jnp.uint32(1)
+    return (pixels * weights[None]).sum(1, dtype=jnp.uint32)
+
+
+def _judge(discriminator: Discriminator, images: jax.Array, train: bool) -> jax.Array:
+    """Return logits without a gradient to the discriminator or new moving averages.
+
+    The module is called at its own path, so that BN is frozen there if it is elsewhere.
+    """
+    before: dict[str, Any] = {}
+
+    def view(variables: Any) -> Any:
+        before.update(variables)
+        return jax.lax.stop_gradient(variables)
+
+    def restore(_: Any) -> dict[str, Any]:
+        return {name: tree for name, tree in before.items() if name == "batch_stats"}
+
+    judge = nn.map_variables(
+        lambda module, x: module(x, train),
+        ["params", "batch_stats"],
+        view,
+        restore,
+        mutable=True,
+        variables=False,
+    )
+    return judge(discriminator, images)
 
 
 @dataclass(frozen=True)
@@ -377,7 +433,8 @@ def generate(model: DCGAN, state: Any, codes: Any) -> np.ndarray:
       uint8 [n, h, w, c].
 
     Raises:
-      ArgumentError: an argument is of another kind, or codes have another number of values.
+      ArgumentError: an argument is of another kind, or codes have another number of values or
+        values that are not finite.
     """
     if not isinstance(model, DCGAN):
         raise ArgumentError(
@@ -389,6 +446,11 @@ def generate(model: DCGAN, state: Any, codes: Any) -> np.ndarray:
         found = f"{codes.dtype} {codes.shape}" if hasattr(codes, "dtype") else format_value(codes)
         raise ArgumentError(
             f"codes are {found}; expected floats [n, {model.code}], n > 0. "
+            f"Write jax.random.normal(key, (n, {model.code}))."
+        )
+    if not np.isfinite(np.asarray(codes, np.float32)).all():
+        raise ArgumentError(
+            "codes have values that are not finite; expected finite ones. "
             f"Write jax.random.normal(key, (n, {model.code}))."
         )
     shape = check_image_shape(np.shape(state.normalizer.mean))

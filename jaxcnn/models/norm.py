@@ -229,13 +229,45 @@ def frozen_batch_norm(
 def batch_moments(paths: set[Path] | None = None) -> Iterator[None]:
     """Set the new moving averages of every BN to the batch's moments.
 
+    A layer that is called several times, as a GAN's discriminator is, has the moments of all its
+    calls as one batch. Inside a transformation of flax, such as `nn.jit`, it has the last call's.
+
     Args:
       paths: a set that receives the paths of the BN layers.
+
+    Example:
+      >>> class Twice(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x, train):
+      ...         norm = BatchNorm(name="norm")
+      ...         return norm(x, train), norm(x + 4, train)
+      >>> x = jnp.array([[1.0], [3.0]])
+      >>> variables = Twice().init(jax.random.key(0), x, True)
+      >>> with batch_moments():
+      ...     _, new = Twice().apply(variables, x, True, mutable=["batch_stats"])
+      >>> {name: moment.item() for name, moment in new["batch_stats"]["norm"].items()}
+      {'mean': 4.0, 'var': 5.0}
     """
+    written: dict[Path, tuple[int, Any]] = {}
 
     def replace_averages(norm: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        with _override(norm, momentum=0.0):
-            return call(*args, **kwargs)
+        before: Any = norm.get_variable("batch_stats", "mean")
+        count, mean = written.get(norm.path, (0, None))
+        # Where another pass has set the averages, such as a second trace of a scan, none is
+        # continued.
+        count = count if mean is before else 0
+        with _override(norm, momentum=count / (count + 1)):
+            outputs = call(*args, **kwargs)
+        after: Any = norm.get_variable("batch_stats", "mean")
+        if after is before:
+            return outputs
+        written[norm.path] = (count + 1, after)
+        if count:
+            # The variance of a union also has that of the parts' means.
+            var: Any = norm.get_variable("batch_stats", "var")
+            var = var + count * jnp.square(after - before)
+            norm.put_variable("batch_stats", "var", var)
+        return outputs
 
     with _intercept_norms(replace_averages, paths, lambda _: True):
         yield

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,13 +130,42 @@ def test_anogan_is_a_column_beside_the_autoencoder(anomalies, tmp_path, capsys):
     assert list(lines) == ["1", "8", "mean"]
     assert lines["1"]["auc_anogan"] == ""
     assert 0 < float(lines["8"]["auc_anogan"]) < 1
-    assert lines["mean"]["auc_anogan"] == lines["8"]["auc_anogan"]
+    # A mean over fewer classes than the others' is none.
+    assert lines["mean"]["auc_anogan"] == lines["mean"]["anogan_seconds"] == ""
+    assert "8 steps of 64, 3 steps of 64 and 200 of each search" in (out / "table.md").read_text()
     assert (lines["8"]["anogan_seeds"], lines["8"]["seeds"]) == ("2", "2")
     with (anomalies / "table.csv").open() as file:
         old = {line["held out"]: line for line in csv.DictReader(file)}
     assert "auc_anogan" not in old["1"]
     for name in ("1", "8"):
         assert {key: lines[name][key] for key in old[name]} == old[name]
+
+
+@pytest.mark.slow
+def test_diverged_anomalies_are_in_the_table_and_stop_no_drawing(tmp_path):
+    out = tmp_path / "runs"
+    args = ["--num-seeds", "1", "--width", "4", "--code", "3", "--out", str(out)]
+    diverging = [*args, "--held-out", "1", "--num-steps", "8", "--learning-rate", "1e38"]
+    assert anomaly.main(diverging) == 0
+    assert "seed 0 diverged at step" in (out / "table.md").read_text()
+    assert not list(out.glob("*.png"))
+    # Another class, trained otherwise: both settings are named, and there is no mean.
+    assert anomaly.main([*args, "--held-out", "8", "--num-steps", "6"]) == 0
+    text = (out / "table.md").read_text()
+    assert "6 or 8 steps of 64" in text
+    assert "seed 0 diverged at step" in text
+    with (out / "table.csv").open() as file:
+        lines = {line["held out"]: line for line in csv.DictReader(file)}
+    assert [lines[name]["auc"] != "" for name in ("1", "8", "mean")] == [False, True, False]
+    for name in ("auc.png", "images.png"):
+        assert (out / name).is_file()
+
+
+def test_anomalies_refuse_the_folder_of_another_study(tmp_path, capsys, monkeypatch):
+    results = Path(anomaly.__file__).parent / "results"
+    shutil.copy(results / "generation-digits" / "runs.jsonl", tmp_path)
+    args = ["--plot-only", "--out", str(tmp_path)]
+    refuses(anomaly.main, args, "which holds out no class; expected", capsys, monkeypatch)
 
 
 def test_more_linear_numbers_reconstruct_strangers_no_worse(digits):

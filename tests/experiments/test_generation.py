@@ -37,7 +37,7 @@ def gan(digits):
 
 
 def test_the_search_is_gradient_descent_on_a_linear_generator():
-    """With the loss of equation 5 written out; its gradient is a sum of signs."""
+    """With the loss written out; its gradient is a sum of signs."""
     rng = np.random.default_rng(0)
     make, judge = rng.normal(size=(6, 3)), rng.normal(size=(5, 6))
     images, starts = rng.normal(size=(4, 6)), rng.normal(size=(4, 3))
@@ -202,6 +202,28 @@ def test_the_generation_study_leaves_table_figures_and_runs(tmp_path, capsys):
     with pytest.raises(SystemExit):
         generation.main([*TINY, "--out", str(out), "--plot-only"])
     assert "has no finished run lenet5; expected both" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_diverged_runs_are_in_the_table_and_stop_no_drawing(tmp_path):
+    """One seed beside another that has not diverged, and alone."""
+    out = tmp_path / "runs"
+    args = [*TINY[:-1], "1", "--out", str(out)]
+    assert generation.main([*args, "--learning-rate", "1e38"]) == 0
+    assert "seed 0 diverged at step" in (out / "table.md").read_text()
+    assert not list(out.glob("*.png"))
+    assert generation.main([*TINY[:-2], "--out", str(out), "--seeds", "1"]) == 0
+    assert "seed 0 diverged at step" in (out / "table.md").read_text()
+    with (out / "table.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert all(line["seeds"] == "1" and float(line["frechet"]) > 0 for line in lines)
+    assert (out / "curves.png").is_file()
+    assert (out / "samples.png").is_file()
+
+
+def test_no_image_has_no_score(gan):
+    with pytest.raises(jc.ArgumentError, match=r"images are of shape \(0, 8, 8, 1\); expected"):
+        anomaly_scores(gan[0], gan[1], np.zeros((0, 8, 8, 1), np.uint8))
 
 
 @pytest.mark.parametrize(

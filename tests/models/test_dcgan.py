@@ -1,5 +1,6 @@
 """DCGAN: sizes, gradients of both players against separate ones and against finite differences, and mistakes."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -19,8 +20,10 @@ from jaxcnn.models.dcgan import (
     NonSaturatingLoss,
     TransposedConv,
     generate,
+    hash_images,
     player_variables,
 )
+from jaxcnn.models.norm import batch_moments, frozen_batch_norm, intercept_calls
 
 CONFIG = jc.TrainConfig(
     num_steps=4, batch_size=16, eval_every=2, subtract_mean=PIXEL_RANGE, divide_std=PIXEL_RANGE
@@ -33,6 +36,12 @@ ADAM = jc.OptimizerConfig(
 @pytest.fixture(scope="module")
 def digits():
     return jc.load_dataset("digits")
+
+
+def with_large_kernels(variables):
+    """Kernels of 0.02 leave all logits near 0, whatever the images are."""
+    params = jax.tree.map(lambda x: 15 * x if x.ndim > 1 else x, variables["params"])
+    return {**variables, "params": params}
 
 
 def count(tree):
@@ -209,7 +218,7 @@ def test_one_backward_pass_has_the_gradient_of_each_player(digits):
     gradient, new = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
     # The same codes, by the rule of the docstring.
     codes: Any = model.apply(
-        variables, 8, True, rngs={"dropout": key}, method=lambda m, *args: m._draw_codes(*args)
+        variables, images, True, rngs={"dropout": key}, method=lambda m, *args: m._draw_codes(*args)
     )
     assert codes.shape == (8, 6)
     assert len(np.unique(np.asarray(codes)[:, 0])) == 8
@@ -249,6 +258,60 @@ def test_one_backward_pass_has_the_gradient_of_each_player(digits):
     )
 
 
+def test_a_frozen_discriminator_judges_as_it_does_for_itself():
+    """BN of its pass for the generator is frozen too."""
+    model = DCGAN(code=6, width=4)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.uniform(-1, 1, (8, 8, 8, 1)), jnp.float32)
+    variables = with_large_kernels(model.init(jax.random.key(0), images))
+
+    @partial(jax.jit, static_argnums=0)
+    def apply(frozen):
+        with frozen_batch_norm(lambda name: name == frozen):
+            rngs = {"dropout": jax.random.key(1)}
+            return model.apply(variables, images, True, rngs=rngs, mutable=["batch_stats"])
+
+    frozen, new = apply("discriminator")
+    np.testing.assert_array_equal(frozen["judged"], frozen["fake"])
+    before, after = (tree["batch_stats"]["discriminator"] for tree in (variables, new))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    free, new = apply(None)
+    np.testing.assert_array_equal(free["judged"], free["fake"])
+    assert np.abs(free["fake"] - frozen["fake"]).max() > 0.1
+    assert (new["batch_stats"]["discriminator"]["conv2_norm"]["mean"] != 0).all()
+
+
+def test_precise_moments_of_the_discriminator_are_of_both_kinds_of_images():
+    """Those of the maps of real and of generated images, stacked, by NumPy."""
+    model = DCGAN(code=6, width=4)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.uniform(-1, 1, (8, 8, 8, 1)), jnp.float32)
+    variables = with_large_kernels(model.init(jax.random.key(0), images))
+
+    @jax.jit
+    def run(variables):
+        seen = []
+
+        def record(call, args, kwargs, context):
+            y = call(*args, **kwargs)
+            if context.module.path == ("discriminator", "conv2"):
+                seen.append(y)
+            return y
+
+        with batch_moments(), intercept_calls(record):
+            rngs = {"dropout": jax.random.key(1)}
+            _, new = model.apply(variables, images, True, rngs=rngs, mutable=["batch_stats"])
+        return new["batch_stats"]["discriminator"]["conv2_norm"], seen[:2]
+
+    found, maps = run(variables)
+    real, fake = (np.float64(y) for y in maps)
+    both = np.concatenate([real, fake])
+    np.testing.assert_allclose(found["mean"], both.mean((0, 1, 2)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["var"], both.var((0, 1, 2)), rtol=1e-4)
+    # That of one kind alone is another.
+    assert np.abs(both.mean((0, 1, 2)) - fake.mean((0, 1, 2))).max() > 0.05
+
+
 def test_losses_are_those_of_the_paper():
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(2, 7))
@@ -264,6 +327,46 @@ def test_losses_are_those_of_the_paper():
     np.testing.assert_allclose(losses, -np.log(p) - np.log(1 - q) - np.log(q), rtol=1e-5)
     assert values["real_error"].tolist() == (p <= 0.5).tolist()
     assert values["fake_error"].tolist() == (q > 0.5).tolist()
+
+
+def test_codes_of_evaluation_belong_to_the_images(digits):
+    model, images = DCGAN(code=6, width=4), jnp.asarray(digits.test.images / 127.5 - 1, "float32")
+    variables = with_large_kernels(model.init(jax.random.key(0), images[:1]))
+    outputs: Any = jax.jit(model.apply)(variables, images)
+    logits = np.asarray(outputs["fake"])
+    assert logits.std() > 0.1
+    np.testing.assert_array_equal(outputs["judged"], logits)
+    part: Any = model.apply(variables, images[40:20:-1] + 1e-4)
+    np.testing.assert_allclose(part["fake"], logits[40:20:-1], rtol=1e-4, atol=1e-5)
+    # The sums in NumPy, of whole numbers; only equal images have equal ones.
+    pixels = digits.test.images.reshape(len(images), -1)
+    places = (np.arange(1, 65) * 0x9E3779B1) % 2**32
+    places = (places ^ (places >> 15)) * 0x85EBCA6B % 2**32
+    places = (places ^ (places >> 13)) | 1
+    numbers = [
+        sum(int(p) * int(w) for p, w in zip(row, places, strict=True)) % 2**32 for row in pixels
+    ]
+    assert np.asarray(hash_images(images)).tolist() == numbers
+    assert len(set(numbers)) == len(np.unique(pixels, axis=0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["jit", "pmap"])
+def test_evaluation_is_the_same_on_eight_devices(kind, digits):
+    model, loss = DCGAN(code=6, width=4), NonSaturatingLoss()
+    state = jc.init_state(model, jc.create_optimizer(ADAM, 4), CONFIG, digits, loss=loss)
+    params = with_large_kernels({"params": state.params})["params"]
+    state = state._replace(params=params)
+    totals = [
+        jc.evaluate(model, state, digits.test, loss=loss, strategy=strategy)
+        for strategy in (jc.strategy("jit", 1), jc.strategy(kind, 8))
+    ]
+    one, many = (
+        {name: float(x) / int(total.num_examples) for name, x in total.sums.items()}
+        for total in totals
+    )
+    assert abs(one["generator_loss"] - np.log(2)) > 0.05
+    assert many == pytest.approx(one, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -330,6 +433,8 @@ def test_mistakes_are_one_line(untrained, digits):
         (lambda: generate(model, state, codes[0]), "codes are float32"),
         (lambda: generate(model, state, codes[:0]), "codes are float32"),
         (lambda: generate(model, state, [[0.0] * 6]), "codes are "),
+        (lambda: generate(model, state, codes + np.float32(np.nan)), "codes have values that are"),
+        (lambda: generate(model, state, jnp.full((2, 6), jnp.inf)), "codes have values that are"),
         (lambda: generate(mlp, state, codes), "model is .*expected a DCGAN"),
         (lambda: generate(model, other, codes), "no 'generator'; expected that of a DCGAN"),
         (lambda: generate(model, None, codes), "no 'generator'"),
