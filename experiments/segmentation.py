@@ -44,6 +44,9 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_same_settings,
+    divergence_notes,
+    measured_rows,
     run_all,
     run_study,
 )
@@ -208,6 +211,7 @@ def configs(options: Options, network: str) -> dict[str, jc.ExperimentConfig]:
     return {
         f"{network}-seed{seed}": jc.ExperimentConfig(
             dataset=dataset_name(options),
+            max_train_examples=options.scenes,
             model=spec.model,
             model_kwargs={**model_kwargs, **spec.model_kwargs},
             optimizer=jc.OptimizerConfig(
@@ -249,15 +253,19 @@ def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
 def paired_change(groups: Mapping[str, list[runs.Run]]) -> str:
     """Return one sentence on the effect of a U-Net's skip connections, paired by seed.
 
-    It is empty where there are not two seeds of both.
+    Runs that diverged are left out. It is empty where there are not two seeds of both.
     """
     with_skips, without = (
-        {run.config.train.seed: run.result["mean_iou"] for run in groups.get(name, [])}
+        {
+            run.config.train.seed: run.result["mean_iou"]
+            for run in groups.get(name, [])
+            if run.divergence is None
+        }
         for name in ("unet", "unet_no_skips")
     )
-    change = tables.seed_statistics(
-        [with_skips[seed] - without[seed] for seed in with_skips.keys() & without.keys()]
-    )
+    pairs = [(with_skips[seed], without[seed]) for seed in with_skips.keys() & without.keys()]
+    # A measure that is not a number is None in the record.
+    change = tables.seed_statistics([a - b for a, b in pairs if a is not None and b is not None])
     if change.ci95 is None:
         return ""
     return (
@@ -348,6 +356,7 @@ def draw(options: Options) -> None:
             )
         groups[name].append(run)
     groups = {name: group for name, group in groups.items() if group}
+    check_same_settings(groups, out)
     keys = ("mean_iou", "background_iou", "eval_error")
     table = [
         {
@@ -367,10 +376,12 @@ def draw(options: Options) -> None:
         "Multiply-adds are of one scene. Parameters include PSPNet's auxiliary head."
     )
     protocol += paired_change(groups)
-    divergences = filter(None, (run.divergence for run in all_runs))
-    tables.write_table(out, table, [protocol, *divergences])
+    notes = divergence_notes(all_runs)
+    tables.write_table(out, table, [protocol, *notes])
     lines = [
-        plots.band([run.rows for run in group], "step", "mean_iou", label=NETWORKS[name].title)
+        plots.band(
+            [measured_rows(run) for run in group], "step", "mean_iou", label=NETWORKS[name].title
+        )
         for name, group in groups.items()
     ]
     title = "Segmentation of test scenes: mean and range of seeds"
@@ -378,7 +389,7 @@ def draw(options: Options) -> None:
     tables.write_curves(out, {run.name: run.rows for run in all_runs})
     options.save(plots.panels([panel], title=title, size=(6.0, 3.9)), out / "curves")
     written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+    print("\n".join([tables.compact_markdown(table), *notes, f"wrote {written}"]))
 
 
 def main(args: list[str] | None = None) -> int:
