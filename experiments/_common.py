@@ -193,14 +193,49 @@ def check_same_settings(groups: Mapping[str, list[runs.Run]], out: Path) -> None
             # The first run of the row too, whose other settings may be its own.
             for other, fields in ((first, _TABLE_SETTINGS), (group[0], None)):
                 ours, theirs = (_settings(item.config, fields) for item in (run, other))
-                for name in ours.keys() | theirs.keys():
-                    if ours.get(name) != theirs.get(name):
-                        raise jc.ArgumentError(
-                            f"{out} has runs of several settings: {name} is "
-                            f"{format_value(theirs.get(name))} in {other.name!r} and "
-                            f"{format_value(ours.get(name))} in {run.name!r}; expected one value. "
-                            "Write --out with another folder for the other settings."
-                        )
+                _check_equal(out, (other.name, theirs), (run.name, ours))
+
+
+def check_new_runs(all_runs: Mapping[str, jc.ExperimentConfig], out: Path) -> None:
+    """Check before training that runs can be in one table with those of a folder.
+
+    Args:
+      all_runs: the new configs by name. A name ends in "-seed" and the seed.
+      out: folder of the study. Its runs of the same names are left to `jaxcnn.runs.sweep`.
+
+    Raises:
+      ArgumentError: they cannot, as in `check_same_settings`.
+    """
+    folders = sorted(path.parent for path in out.glob("*/config.json"))
+    for folder in folders:
+        if folder.name in all_runs:
+            continue
+        recorded = jc.ExperimentConfig.load(folder)
+        for name, config in all_runs.items():
+            is_same_row = name.split("-seed")[0] == folder.name.split("-seed")[0]
+            fields = None if is_same_row else _TABLE_SETTINGS
+            ours, theirs = (
+                {
+                    setting: value
+                    for setting, value in _settings(item, fields).items()
+                    # Records describe a model and a loss of the script's own.
+                    if setting.split(".")[0] not in ("model", "loss", "loss_kwargs")
+                }
+                for item in (config, recorded)
+            )
+            _check_equal(out, (folder.name, theirs), (name, ours))
+
+
+def _check_equal(out, first, second):
+    (name, values), (other_name, other_values) = first, second
+    for setting in sorted(values.keys() | other_values.keys()):
+        value, other = values.get(setting), other_values.get(setting)
+        if value != other:
+            raise jc.ArgumentError(
+                f"{out} has runs of several settings: {setting} is {format_value(value)} in "
+                f"{name!r} and {format_value(other)} in {other_name!r}; expected one value. Write "
+                "--out with another folder for the other settings."
+            )
 
 
 _TABLE_SETTINGS = ("dataset", "max_train_examples", "train.num_steps", "train.batch_size")

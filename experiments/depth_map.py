@@ -43,6 +43,7 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_new_runs,
     check_same_settings,
     divergence_notes,
     measured_rows,
@@ -390,6 +391,8 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
             "write --losses squared mixed"
         )
     all_configs = {name: configs(options, name) for name in options.losses}
+    for new_runs in all_configs.values():
+        check_new_runs(new_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
     for name, loss_configs in all_configs.items():

@@ -44,6 +44,7 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_new_runs,
     check_same_settings,
     divergence_notes,
     measured_rows,
@@ -264,10 +265,12 @@ def trained_networks(options: Options, data: jc.Dataset) -> dict[str, tuple[Any,
     """
     networks = {}
     for detector in DETECTORS:
-        name, config = next(iter(configs(options, detector).items()))
+        name = next(iter(configs(options, detector)))
         folder = options.out / name / "checkpoints"
         if not folder.is_dir():
             continue
+        # Of an earlier command, whose network may have another width.
+        config = jc.override(jc.ExperimentConfig.load(folder.parent), model=detector)
         model, tx = build(config, data)
         with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
             like = init_state(model, tx, config.train, data, loss=DETECTORS[detector].loss)
@@ -402,6 +405,8 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
             "once, and at least one: write --detectors ssd yolo"
         )
     all_configs = {name: configs(options, name) for name in options.detectors}
+    for new_runs in all_configs.values():
+        check_new_runs(new_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
     for name, detector_configs in all_configs.items():

@@ -51,6 +51,7 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_new_runs,
     check_same_settings,
     divergence_notes,
     measured_rows,
@@ -626,6 +627,7 @@ def write_maps(options: Options, test: jc.Split, maps: Mapping[str, np.ndarray])
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs and draw people; return False if some are not finished."""
     all_runs = configs(options)
+    check_new_runs(all_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
     sweep_kwargs: dict[str, Any] = {

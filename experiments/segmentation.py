@@ -44,6 +44,7 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_new_runs,
     check_same_settings,
     divergence_notes,
     measured_rows,
@@ -281,10 +282,12 @@ def trained_networks(options: Options, data: jc.Dataset) -> dict[str, tuple[Any,
     """
     networks = {}
     for network in NETWORKS:
-        name, config = next(iter(configs(options, network).items()))
+        name = next(iter(configs(options, network)))
         folder = options.out / name / "checkpoints"
         if not folder.is_dir():
             continue
+        # Of an earlier command, whose network may have another width.
+        config = jc.ExperimentConfig.load(folder.parent)
         model, tx = runs.model_and_optimizer(config, data.num_classes)
         with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
             state = checkpoints.restore(init_state(model, tx, config.train, data))
@@ -322,6 +325,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     all_runs: dict[str, jc.ExperimentConfig] = {}
     for network in options.networks:
         all_runs |= configs(options, network)
+    check_new_runs(all_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
     sweep_kwargs: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """Studies with a run that diverged, or with runs of other settings, in the same folder."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments import depth_map, detection, keypoints, segmentation
-from experiments._common import check_same_settings
+from experiments._common import check_new_runs, check_same_settings
 from jaxcnn import runs
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -84,6 +85,35 @@ def test_runs_of_other_settings_are_refused(setting, row, changes):
     assert text.startswith(f"study has runs of several settings: {setting} is ")
     assert "'c-seed2'" in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (["--num-steps", "3"], "train.num_steps is 2"),
+        (["--scenes", "50"], "max_train_examples is 40"),
+        (["--learning-rate", "0.5"], "optimizer.learning_rate is 0.003"),
+    ],
+)
+def test_a_study_refuses_to_train_a_seed_with_other_settings(
+    study, option, says, tmp_path, capsys, monkeypatch
+):
+    module, name, _, options = STUDIES[study]
+    tiny = module.Options(scenes=40, width=2, num_steps=2, batch_size=8)
+    if hasattr(tiny, "depth"):
+        tiny = dataclasses.replace(tiny, depth=1)
+    configs = module.configs(tiny) if name == "pose" else module.configs(tiny, name)
+    folder = tmp_path / f"{name}-seed0"
+    folder.mkdir()
+    # As the records describe a model of the script's own.
+    config = jc.override(configs[folder.name], model="package.Network", loss="package.Loss")
+    (folder / "config.json").write_text(config.to_json())
+    # The same settings are fine.
+    new = {f"{name}-seed1": jc.override(configs[folder.name], seed=1)}
+    check_new_runs(new, tmp_path)
+    args = [*TINY, *options, "--seeds", "1", *option, "--out", str(tmp_path)]
+    refuses(module.main, args, says, capsys, monkeypatch)
 
 
 def test_rows_may_have_settings_of_their_own():
