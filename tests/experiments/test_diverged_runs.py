@@ -14,6 +14,7 @@ from experiments._common import check_new_runs, check_same_settings
 from jaxcnn import runs
 
 pytestmark = pytest.mark.usefixtures("one_device")
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 TINY = ["--scenes", "40", "--width", "2", "--num-steps", "2", "--batch-size", "8"]
 STUDIES = {
     "segmentation": (segmentation, "unet", "mean_iou", ["--networks", "unet", "--depth", "1"]),
@@ -127,7 +128,7 @@ def test_a_study_refuses_to_draw_runs_of_other_settings(study, tmp_path, capsys,
     """The committed runs, one of which is changed to half of the steps."""
     module = STUDIES[study][0]
     committed = {"segmentation": "segmentation-digits", "depth_map": "depth-map"}.get(study, study)
-    packed = Path(module.__file__).parent / "results" / committed / "runs.jsonl"
+    packed = RESULTS / committed / "runs.jsonl"
     records = [json.loads(line) for line in packed.read_text().splitlines()]
     records[-1]["config"]["train"]["num_steps"] //= 2
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
