@@ -127,7 +127,8 @@ def test_rows_may_have_settings_of_their_own():
 def test_a_study_refuses_to_draw_runs_of_other_settings(study, tmp_path, capsys, monkeypatch):
     """The committed runs, one of which is changed to half of the steps."""
     module = STUDIES[study][0]
-    committed = {"segmentation": "segmentation-digits", "depth_map": "depth-map"}.get(study, study)
+    folders = {"segmentation": "segmentation-digits", "depth_map": "depth-map"}
+    committed = folders[study] if study in folders else study
     packed = RESULTS / committed / "runs.jsonl"
     records = [json.loads(line) for line in packed.read_text().splitlines()]
     records[-1]["config"]["train"]["num_steps"] //= 2
