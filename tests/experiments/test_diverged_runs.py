@@ -23,6 +23,13 @@ STUDIES = {
     "depth_map": (depth_map, "squared", "abs_rel", ["--losses", "squared", "--depth", "1"]),
 }
 """Study -> its module, the name of its runs, a column, and options of few runs."""
+COMMITTED = {
+    "segmentation": "segmentation-digits",
+    "detection": "detection",
+    "keypoints": "keypoints",
+    "depth_map": "depth-map",
+}
+"""Study -> folder of its committed results."""
 
 
 def lines(out: Path) -> list[dict[str, str]]:
@@ -127,9 +134,7 @@ def test_rows_may_have_settings_of_their_own():
 def test_a_study_refuses_to_draw_runs_of_other_settings(study, tmp_path, capsys, monkeypatch):
     """The committed runs, one of which is changed to half of the steps."""
     module = STUDIES[study][0]
-    folders = {"segmentation": "segmentation-digits", "depth_map": "depth-map"}
-    committed = folders[study] if study in folders else study
-    packed = RESULTS / committed / "runs.jsonl"
+    packed = RESULTS / COMMITTED[study] / "runs.jsonl"
     records = [json.loads(line) for line in packed.read_text().splitlines()]
     records[-1]["config"]["train"]["num_steps"] //= 2
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
