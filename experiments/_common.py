@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import jaxcnn as jc
 from experiments._options import parse_options
 from jaxcnn import cli, multihost, parallel, plots, runs
+from jaxcnn.arguments import format_value
 from jaxcnn.progress import Progress
 
 StrategyName = Literal["auto", "pmap", "jit"]
@@ -170,6 +172,102 @@ def run_all(
     """
     results = runs.sweep(all_runs, data, out, **kwargs)
     return results is not None and len(results) == len(all_runs)
+
+
+def check_same_settings(groups: Mapping[str, list[runs.Run]], out: Path) -> None:
+    """Check that the runs of a table differ only in what the table compares.
+
+    Runs of one row differ only in their seeds. All runs have the same data, number of steps and
+    batch size, which are those of the text below the table.
+
+    Args:
+      groups: runs of each row, by its name.
+      out: folder of the study, for the message.
+
+    Raises:
+      ArgumentError: they differ in more. The message has the setting, its values and the runs.
+    """
+    first = next(run for group in groups.values() for run in group)
+    for group in groups.values():
+        for run in group:
+            # The first run of the row too, whose other settings may be its own.
+            for other, fields in ((first, _TABLE_SETTINGS), (group[0], None)):
+                ours, theirs = (_settings(item.config, fields) for item in (run, other))
+                _check_equal(out, (other.name, theirs), (run.name, ours))
+
+
+def check_new_runs(all_runs: Mapping[str, jc.ExperimentConfig], out: Path) -> None:
+    """Check before training that runs can be in one table with those of a folder.
+
+    Args:
+      all_runs: the new configs by name. A name ends in "-seed" and the seed.
+      out: folder of the study. Its runs of the same names are left to `jaxcnn.runs.sweep`.
+
+    Raises:
+      ArgumentError: they cannot, as in `check_same_settings`.
+    """
+    folders = sorted(path.parent for path in out.glob("*/config.json"))
+    for folder in folders:
+        if folder.name in all_runs:
+            continue
+        recorded = jc.ExperimentConfig.load(folder)
+        for name, config in all_runs.items():
+            is_same_row = name.split("-seed")[0] == folder.name.split("-seed")[0]
+            fields = None if is_same_row else _TABLE_SETTINGS
+            ours, theirs = (
+                {
+                    setting: value
+                    for setting, value in _settings(item, fields).items()
+                    # Records describe a model and a loss of the script's own.
+                    if setting.split(".")[0] not in ("model", "loss", "loss_kwargs")
+                }
+                for item in (config, recorded)
+            )
+            _check_equal(out, (folder.name, theirs), (name, ours))
+
+
+def _check_equal(out, first, second):
+    (name, values), (other_name, other_values) = first, second
+    for setting in sorted(values.keys() | other_values.keys()):
+        value, other = values.get(setting), other_values.get(setting)
+        if value != other:
+            raise jc.ArgumentError(
+                f"{out} has runs of several settings: {setting} is {format_value(value)} in "
+                f"{name!r} and {format_value(other)} in {other_name!r}; expected one value. Write "
+                "--out with another folder for the other settings."
+            )
+
+
+_TABLE_SETTINGS = ("dataset", "max_train_examples", "train.num_steps", "train.batch_size")
+
+
+def _settings(config: jc.ExperimentConfig, fields: tuple[str, ...] | None) -> dict[str, Any]:
+    """Return the named fields of a config by their path; None is all but the seed."""
+    values = {}
+    todo: dict[str, Any] = json.loads(config.to_json())
+    while todo:
+        name, value = todo.popitem()
+        if isinstance(value, dict):
+            todo |= {f"{name}.{key}": item for key, item in value.items()}
+        else:
+            values[name] = value
+    if fields is None:
+        values.pop("train.seed")
+        return values
+    return {name: values[name] for name in fields}
+
+
+def measured_rows(run: runs.Run) -> list[dict[str, Any]]:
+    """Return the rows of a run that have its measures.
+
+    The row of a step at which training diverged has none.
+    """
+    return [row for row in run.rows if "diverged" not in row]
+
+
+def divergence_notes(all_runs: Iterable[runs.Run]) -> list[str]:
+    """Return a sentence for each run that diverged."""
+    return [f"{run.name}: {run.divergence}" for run in all_runs if run.divergence is not None]
 
 
 def run_parts(parts: Mapping[str, ModuleType], options: Any, stop: Any) -> bool:

@@ -44,6 +44,10 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_new_runs,
+    check_same_settings,
+    divergence_notes,
+    measured_rows,
     run_all,
     run_study,
 )
@@ -241,6 +245,7 @@ def configs(options: Options, loss: str) -> dict[str, jc.ExperimentConfig]:
     return {
         f"{loss}-seed{seed}": jc.ExperimentConfig(
             dataset=dataset_name(options),
+            max_train_examples=options.scenes,
             model="unet",
             model_kwargs={
                 "width": options.width,
@@ -387,6 +392,8 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
             "write --losses squared mixed"
         )
     all_configs = {name: configs(options, name) for name in options.losses}
+    for new_runs in all_configs.values():
+        check_new_runs(new_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
     for name, loss_configs in all_configs.items():
@@ -408,15 +415,20 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
 def paired_change(groups: Mapping[str, list[runs.Run]], key: str, unit: str) -> str:
     """Return one sentence on the effect of the scale-invariant loss, paired by seed.
 
-    It is empty where there are not two seeds of it and of the squared error.
+    Runs that diverged are left out. It is empty where there are not two seeds of it and of the
+    squared error.
     """
     with_it, without = (
-        {run.config.train.seed: run.result[key] for run in groups.get(name, [])}
+        {
+            run.config.train.seed: run.result[key]
+            for run in groups.get(name, [])
+            if run.divergence is None
+        }
         for name in ("invariant", "squared")
     )
     seeds = with_it.keys() & without.keys()
     pairs = [(with_it[seed], without[seed]) for seed in seeds]
-    # Of a run that diverged, the figure is None; an error of 0 has no percentage.
+    # A measure that is not a number is None in the record; an error of 0 has no percentage.
     if len(pairs) < 2 or not all(a is not None and b for a, b in pairs):
         return ""
     change = tables.seed_statistics([100 * (a / b - 1) for a, b in pairs])
@@ -439,6 +451,7 @@ def draw(options: Options) -> None:
             )
         groups[name].append(run)
     groups = {name: group for name, group in groups.items() if group}
+    check_same_settings(groups, out)
     all_runs = [run for group in groups.values() for run in group]
     table: list[dict[str, Any]] = [
         {"loss": LOSSES[name][0], "params": group[0].result["params"]}
@@ -457,13 +470,15 @@ def draw(options: Options) -> None:
         "to the true median."
     )
     protocol += paired_change(groups, "scale_invariant", "the scale-invariant error")
-    divergences = filter(None, (run.divergence for run in all_runs))
-    tables.write_table(out, table, [protocol, *divergences])
+    notes = divergence_notes(all_runs)
+    tables.write_table(out, table, [protocol, *notes])
     panels = [
         plots.Panel(
             title,
             [
-                plots.band([run.rows for run in group], "step", key, label=LOSSES[name][0])
+                plots.band(
+                    [measured_rows(run) for run in group], "step", key, label=LOSSES[name][0]
+                )
                 for name, group in groups.items()
             ],
             marks=[plots.Mark(baseline[key], "y", "mean of each pixel")] if baseline else (),
@@ -479,7 +494,7 @@ def draw(options: Options) -> None:
     title = "Depth of test scenes: mean and range of seeds"
     options.save(plots.panels(panels, title=title, share="none"), out / "curves")
     written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+    print("\n".join([tables.compact_markdown(table), *notes, f"wrote {written}"]))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -44,6 +44,10 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_new_runs,
+    check_same_settings,
+    divergence_notes,
+    measured_rows,
     run_all,
     run_study,
 )
@@ -177,6 +181,7 @@ def configs(options: Options, detector: str) -> dict[str, jc.ExperimentConfig]:
     return {
         f"{detector}-seed{seed}": jc.ExperimentConfig(
             dataset=dataset_name(options),
+            max_train_examples=options.scenes,
             model=detector,
             model_kwargs={
                 "width": options.width,
@@ -260,10 +265,12 @@ def trained_networks(options: Options, data: jc.Dataset) -> dict[str, tuple[Any,
     """
     networks = {}
     for detector in DETECTORS:
-        name, config = next(iter(configs(options, detector).items()))
+        name = next(iter(configs(options, detector)))
         folder = options.out / name / "checkpoints"
         if not folder.is_dir():
             continue
+        # Of an earlier command, whose network may have another width.
+        config = jc.override(jc.ExperimentConfig.load(folder.parent), model=detector)
         model, tx = build(config, data)
         with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
             like = init_state(model, tx, config.train, data, loss=DETECTORS[detector].loss)
@@ -398,6 +405,8 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
             "once, and at least one: write --detectors ssd yolo"
         )
     all_configs = {name: configs(options, name) for name in options.detectors}
+    for new_runs in all_configs.values():
+        check_new_runs(new_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
     for name, detector_configs in all_configs.items():
@@ -431,6 +440,7 @@ def draw(options: Options) -> None:
             )
         groups[name].append(run)
     groups = {name: group for name, group in groups.items() if group}
+    check_same_settings(groups, out)
     keys, speeds = ("map", "map50", "mask_map", "mask_map50"), read_speeds(out)
     table = [
         {
@@ -452,10 +462,12 @@ def draw(options: Options) -> None:
         f"one scene. Scenes a second are those of inference in batches of {BATCH}, suppression "
         "included, of all detectors in turns."
     )
-    divergences = filter(None, (run.divergence for run in all_runs))
-    tables.write_table(out, table, [protocol, *divergences])
+    notes = divergence_notes(all_runs)
+    tables.write_table(out, table, [protocol, *notes])
     lines = [
-        plots.band([run.rows for run in group], "step", "map", label=DETECTORS[name].title)
+        plots.band(
+            [measured_rows(run) for run in group], "step", "map", label=DETECTORS[name].title
+        )
         for name, group in groups.items()
     ]
     title = "Detectors on test scenes: mean and range of seeds"
@@ -463,7 +475,7 @@ def draw(options: Options) -> None:
     tables.write_curves(out, {run.name: run.rows for run in all_runs})
     options.save(plots.panels([panel], title=title, size=(6.0, 3.9)), out / "curves")
     written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+    print("\n".join([tables.compact_markdown(table), *notes, f"wrote {written}"]))
 
 
 def with_all_keys(run: runs.Run, keys: tuple[str, ...]) -> runs.Run:

@@ -51,6 +51,10 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_new_runs,
+    check_same_settings,
+    divergence_notes,
+    measured_rows,
     run_all,
     run_study,
 )
@@ -279,6 +283,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
     return {
         f"pose-seed{seed}": jc.ExperimentConfig(
             dataset="stick-figures",
+            max_train_examples=options.scenes,
             model="pose",
             model_kwargs={
                 "width": options.width,
@@ -622,6 +627,7 @@ def write_maps(options: Options, test: jc.Split, maps: Mapping[str, np.ndarray])
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs and draw people; return False if some are not finished."""
     all_runs = configs(options)
+    check_new_runs(all_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
     sweep_kwargs: dict[str, Any] = {
@@ -666,9 +672,11 @@ def draw(options: Options) -> None:
                 f"{out} has a run called {run.name!r}; expected pose-seed0 and its like. "
                 "Write --out with a folder of this experiment."
             )
+    check_same_settings({"pose": all_runs}, out)
+    converged = [run for run in all_runs if run.divergence is None]
     table = [
         {"association": title}
-        | runs.aggregate_seeds([of_association(run, name) for run in all_runs], MEASURES)
+        | runs.aggregate_seeds([of_association(run, name) for run in converged], MEASURES)
         for name, title in ASSOCIATIONS.items()
     ]
     table += [
@@ -685,14 +693,16 @@ def draw(options: Options) -> None:
         "0.5 to 0.95, ap50: at 0.5. On the targets: maps without errors, in which hidden key "
         "points are missing, as in training."
     )
-    protocol += paired_change([run for run in all_runs if run.divergence is None])
-    divergences = filter(None, (run.divergence for run in all_runs))
-    tables.write_table(out, table, [protocol, *divergences])
+    protocol += paired_change(converged)
+    notes = divergence_notes(all_runs)
+    tables.write_table(out, table, [protocol, *notes])
     panels = [
         plots.Panel(
             title,
             [
-                plots.band([run.rows for run in all_runs], "step", f"{name}_{key}", label=label)
+                plots.band(
+                    [measured_rows(run) for run in all_runs], "step", f"{name}_{key}", label=label
+                )
                 for name, label in ASSOCIATIONS.items()
             ],
             xlabel="step",
@@ -704,7 +714,7 @@ def draw(options: Options) -> None:
     title = "People of test scenes: mean and range of seeds"
     options.save(plots.panels(panels, title=title), out / "curves")
     written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+    print("\n".join([tables.compact_markdown(table), *notes, f"wrote {written}"]))
 
 
 def main(args: list[str] | None = None) -> int:

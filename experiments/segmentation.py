@@ -44,6 +44,10 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_new_runs,
+    check_same_settings,
+    divergence_notes,
+    measured_rows,
     run_all,
     run_study,
 )
@@ -208,6 +212,7 @@ def configs(options: Options, network: str) -> dict[str, jc.ExperimentConfig]:
     return {
         f"{network}-seed{seed}": jc.ExperimentConfig(
             dataset=dataset_name(options),
+            max_train_examples=options.scenes,
             model=spec.model,
             model_kwargs={**model_kwargs, **spec.model_kwargs},
             optimizer=jc.OptimizerConfig(
@@ -249,15 +254,19 @@ def measure(model: Any, state: State, data: jc.Dataset) -> Mapping[str, float]:
 def paired_change(groups: Mapping[str, list[runs.Run]]) -> str:
     """Return one sentence on the effect of a U-Net's skip connections, paired by seed.
 
-    It is empty where there are not two seeds of both.
+    Runs that diverged are left out. It is empty where there are not two seeds of both.
     """
     with_skips, without = (
-        {run.config.train.seed: run.result["mean_iou"] for run in groups.get(name, [])}
+        {
+            run.config.train.seed: run.result["mean_iou"]
+            for run in groups.get(name, [])
+            if run.divergence is None
+        }
         for name in ("unet", "unet_no_skips")
     )
-    change = tables.seed_statistics(
-        [with_skips[seed] - without[seed] for seed in with_skips.keys() & without.keys()]
-    )
+    pairs = [(with_skips[seed], without[seed]) for seed in with_skips.keys() & without.keys()]
+    # A measure that is not a number is None in the record.
+    change = tables.seed_statistics([a - b for a, b in pairs if a is not None and b is not None])
     if change.ci95 is None:
         return ""
     return (
@@ -273,10 +282,12 @@ def trained_networks(options: Options, data: jc.Dataset) -> dict[str, tuple[Any,
     """
     networks = {}
     for network in NETWORKS:
-        name, config = next(iter(configs(options, network).items()))
+        name = next(iter(configs(options, network)))
         folder = options.out / name / "checkpoints"
         if not folder.is_dir():
             continue
+        # Of an earlier command, whose network may have another width.
+        config = jc.ExperimentConfig.load(folder.parent)
         model, tx = runs.model_and_optimizer(config, data.num_classes)
         with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
             state = checkpoints.restore(init_state(model, tx, config.train, data))
@@ -314,6 +325,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     all_runs: dict[str, jc.ExperimentConfig] = {}
     for network in options.networks:
         all_runs |= configs(options, network)
+    check_new_runs(all_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
     sweep_kwargs: dict[str, Any] = {
@@ -348,6 +360,7 @@ def draw(options: Options) -> None:
             )
         groups[name].append(run)
     groups = {name: group for name, group in groups.items() if group}
+    check_same_settings(groups, out)
     keys = ("mean_iou", "background_iou", "eval_error")
     table = [
         {
@@ -367,10 +380,12 @@ def draw(options: Options) -> None:
         "Multiply-adds are of one scene. Parameters include PSPNet's auxiliary head."
     )
     protocol += paired_change(groups)
-    divergences = filter(None, (run.divergence for run in all_runs))
-    tables.write_table(out, table, [protocol, *divergences])
+    notes = divergence_notes(all_runs)
+    tables.write_table(out, table, [protocol, *notes])
     lines = [
-        plots.band([run.rows for run in group], "step", "mean_iou", label=NETWORKS[name].title)
+        plots.band(
+            [measured_rows(run) for run in group], "step", "mean_iou", label=NETWORKS[name].title
+        )
         for name, group in groups.items()
     ]
     title = "Segmentation of test scenes: mean and range of seeds"
@@ -378,7 +393,7 @@ def draw(options: Options) -> None:
     tables.write_curves(out, {run.name: run.rows for run in all_runs})
     options.save(plots.panels([panel], title=title, size=(6.0, 3.9)), out / "curves")
     written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+    print("\n".join([tables.compact_markdown(table), *notes, f"wrote {written}"]))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.layers import adaptive_average, conv_norm_relu, resize_bilinear, stage
-from jaxcnn.models.segmentation import SegmentationNetwork, pixel_logits
+from jaxcnn.models.segmentation import SegmentationNetwork, check_sizes, pixel_logits
 
 
 class DeepLabV3Plus(SegmentationNetwork):
@@ -29,11 +29,11 @@ class DeepLabV3Plus(SegmentationNetwork):
     ReLU. With the default backbone and 21 classes it has 40,352,181 parameters.
 
     The last stage of ResNet-50 is dilated, so that the maps are a sixteenth of the image (section
-    3.1). With `output_stride=8` the paper doubles the rates: `rates=(12, 24, 36)`. Images have any
-    size. Bilinear upsampling has the centers of half pixels. The authors' code aligns the corners
-    of images of 16 n + 1 pixels instead, has dropout (0.1) after the pyramid, and other rates in
-    the last stage. The paper's Xception, with separable convolutions in pyramid and decoder, is
-    not here.
+    3.1). With `output_stride=8`, Chen et al. 2017 (section 3.3) double the rates:
+    `rates=(12, 24, 36)`. Images have any size. Bilinear upsampling has the centers of half pixels.
+    The authors' code aligns the corners of images of 16 n + 1 pixels instead, has dropout (0.1)
+    after the pyramid, and other rates in the last stage. The paper's Xception, with separable
+    convolutions in pyramid and decoder, is not here.
 
     For small images, `backbone="resnet8"` has the stages of `CifarResNet`. The first stage's maps
     are then as large as the image. Rates should be below the size of the last maps: a kernel that
@@ -43,14 +43,16 @@ class DeepLabV3Plus(SegmentationNetwork):
       num_classes: number of logits of a pixel.
       backbone: name of the residual network whose stages are used: "resnet50", "resnet101-v1.5",
         or "resnet8" or "resnet20" for small images.
-      output_stride: size of the image in sizes of the last map. Later strides become dilation.
+      output_stride: size of the image in sizes of the last map, a power of two up to 32. Later
+        strides become dilation. Above the product of the backbone's strides it changes nothing.
       width: filters of the backbone's stem. Pyramid and decoder have 4 times as many, 256 by
         default, and the first stage's maps are reduced to 3/4 of it, 48.
-      rates: dilation of the atrous convolutions, pixels of the last maps.
+      rates: dilation of the atrous convolutions, pixels of the last maps, different ones.
       bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
 
     Raises:
-      ArgumentError: when called, for an unknown backbone, or an output stride below its stem's.
+      ArgumentError: when called, for an unknown backbone, invalid rates, or an output stride that
+        is no power of two or below that of the stem.
 
     Example:
       >>> model = DeepLabV3Plus(2, "resnet8", output_stride=2, width=4, rates=(2, 4, 6))
@@ -75,21 +77,22 @@ class DeepLabV3Plus(SegmentationNetwork):
 
         With `stages`, return a dict of outputs too.
         """
+        rates = check_sizes("rates", self.rates, "[6, 12, 18]")
         _, height, width, _ = x.shape
         image_shape = height, width
         layer = partial(conv_norm_relu, self.make_layers())
         outputs: dict[str, jax.Array] = {}
         low, *_, x = self.feature_maps(x, train, outputs)
-        x = stage(self, outputs, "aspp", self._pyramid(layer, x, train))
+        x = stage(self, outputs, "aspp", self._pyramid(layer, x, train, rates))
         x = stage(self, outputs, "decoder", self._decode(layer, x, low, train))
         logits = pixel_logits(x, self.num_classes, image_shape, self.kernel_init)
         return (logits, outputs) if stages else logits
 
-    def _pyramid(self, layer, x, train):
+    def _pyramid(self, layer, x, train, rates):
         """Map [b, h, w, c] to [b, h, w, 4 width]."""
         filters, (_, h, w, _) = 4 * self.width, x.shape
         branches = [layer(x, train, filters, 1, "aspp_conv")]
-        for number, rate in enumerate(self.rates, 1):
+        for number, rate in enumerate(rates, 1):
             branches.append(layer(x, train, filters, 3, f"aspp_atrous{number}", dilation=rate))
         mean = layer(adaptive_average(x, 1), train, filters, 1, "aspp_pool")
         branches.append(resize_bilinear(mean, h, w))

@@ -15,7 +15,7 @@ from jaxcnn.models.deeplab import DeepLabV3Plus
 from jaxcnn.models.initializers import INITS
 from jaxcnn.models.mlp import ACTIVATIONS, MLP
 from jaxcnn.models.pspnet import PSPNet
-from jaxcnn.models.segmentation import parse_backbone
+from jaxcnn.models.segmentation import check_output_stride, check_sizes, parse_backbone
 from jaxcnn.models.unet import UNet
 
 
@@ -30,34 +30,29 @@ def _integer(minimum: int) -> Callable[[str, Any], int]:
     return check
 
 
-def _integers(example: str, *, some: bool) -> Callable[[str, Any], tuple[int, ...]]:
-    """Return the check of a list of whole numbers, different ones and at least one with `some`."""
+def _integers(example: str) -> Callable[[str, Any], tuple[int, ...]]:
+    """Return the check of a list of whole numbers."""
 
     def check(option: str, value: Any) -> tuple[int, ...]:
         is_list = isinstance(value, (list, tuple))
         is_right = is_list and all(type(number) is int and number > 0 for number in value)
-        if not is_right or (some and not 0 < len(value) == len(set(value))):
-            kind = "different whole numbers" if some else "whole numbers"
+        if not is_right:
             raise ArgumentError(
-                f"{option} is {format_value(value)}; expected a list of {kind} of at least 1: "
-                f"write {example}"
+                f"{option} is {format_value(value)}; expected a list of whole numbers of at least "
+                f"1: write {example}"
             )
         return tuple(value)
 
     return check
 
 
+def _sizes(example: str) -> Callable[[str, Any], tuple[int, ...]]:
+    return lambda option, value: check_sizes(option, value, example)
+
+
 def _backbone(option: str, value: Any) -> str:
     parse_backbone(value)
     return str(value)
-
-
-def _output_stride(option: str, value: Any) -> int:
-    if type(value) is not int or value not in (1, 2, 4, 8, 16, 32):
-        raise ArgumentError(
-            f"{option} is {format_value(value)}; expected 1, 2, 4, 8, 16 or 32: write {option}=8"
-        )
-    return value
 
 
 def _loss_weight(option: str, value: Any) -> float:
@@ -122,7 +117,7 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "aux": _boolean,
     "aux_weight": _loss_weight,
     "backbone": _backbone,
-    "output_stride": _output_stride,
+    "output_stride": lambda _, value: check_output_stride(value),
     "transform_input": _boolean,
     "kernel_init": lambda option, value: check_choice(option, str(value), INITS),
     "dtype": _dtype,
@@ -134,10 +129,10 @@ A check returns the value or raises ArgumentError. A network takes the options t
 for.
 """
 MODEL_OPTIONS: dict[type, dict[str, Callable[[str, Any], Any]]] = {
-    MLP: {"hidden": _integers("[64, 64]", some=False)},
+    MLP: {"hidden": _integers("[64, 64]")},
     ConvNet: {"hidden": _integer(1)},
     UNet: {"depth": _integer(1)},
-    PSPNet: {"pools": _integers("[1, 2, 3, 6]", some=True)},
-    DeepLabV3Plus: {"rates": _integers("[6, 12, 18]", some=True)},
+    PSPNet: {"pools": _sizes("[1, 2, 3, 6]")},
+    DeepLabV3Plus: {"rates": _sizes("[6, 12, 18]")},
 }
 """Options whose meaning depends on the network, with their checks."""

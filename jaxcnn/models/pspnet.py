@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.models.layers import adaptive_average, conv_norm_relu, resize_bilinear, stage
-from jaxcnn.models.segmentation import SegmentationNetwork, pixel_logits
+from jaxcnn.models.segmentation import SegmentationNetwork, check_sizes, pixel_logits
 
 
 class AuxiliaryHead(nn.Module):
@@ -66,17 +66,19 @@ class PSPNet(SegmentationNetwork):
       num_classes: number of logits of a pixel.
       backbone: name of the residual network whose stages are used: "resnet50", "resnet101-v1.5",
         or "resnet8" or "resnet20" for small images.
-      output_stride: size of the image in sizes of the last map. Later strides become dilation.
+      output_stride: size of the image in sizes of the last map, a power of two up to 32. Later
+        strides become dilation. Above the product of the backbone's strides it changes nothing.
       width: filters of the backbone's stem. The 3x3 convolutions of the two heads have 8 and 4
         times as many, 512 and 256 by default.
-      pools: numbers of windows along each side.
+      pools: numbers of windows along each side, different ones.
       aux: the auxiliary head on the last stage but one (section 4). It has parameters, runs in
         training only, and sows its logits in "aux".
       aux_weight: weight of the auxiliary head's loss (section 5.2). `jaxcnn.train` applies it.
       bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
 
     Raises:
-      ArgumentError: when called, for an unknown backbone, or an output stride below its stem's.
+      ArgumentError: when called, for an unknown backbone, invalid pools, or an output stride that
+        is no power of two or below that of the stem.
 
     Example:
       >>> model = PSPNet(num_classes=2, backbone="resnet8", output_stride=2, width=4)
@@ -102,6 +104,7 @@ class PSPNet(SegmentationNetwork):
 
         With `stages`, return a dict of outputs too.
         """
+        pools = check_sizes("pools", self.pools, "[1, 2, 3, 6]")
         _, height, width, _ = x.shape
         image_shape = height, width
         layer = partial(conv_norm_relu, self.make_layers())
@@ -111,17 +114,17 @@ class PSPNet(SegmentationNetwork):
             make, filters = self.make_layers(), 4 * self.width
             head = AuxiliaryHead(make, filters, self.num_classes, self.kernel_init, name="aux_head")
             head(before, train, image_shape)
-        x = stage(self, outputs, "pyramid", self._pyramid(layer, x, train))
+        x = stage(self, outputs, "pyramid", self._pyramid(layer, x, train, pools))
         x = stage(self, outputs, "fusion", layer(x, train, 8 * self.width, 3, "fusion"))
         logits = pixel_logits(x, self.num_classes, image_shape, self.kernel_init)
         return (logits, outputs) if stages else logits
 
-    def _pyramid(self, layer, x, train):
+    def _pyramid(self, layer, x, train, pools):
         """Map [b, h, w, c] to [b, h, w, 2 c], for pools whose number divides c."""
         _, h, w, channels = x.shape
-        filters = max(1, channels // len(self.pools))
+        filters = max(1, channels // len(pools))
         levels = [x]
-        for pool in self.pools:
+        for pool in pools:
             y = layer(adaptive_average(x, pool), train, filters, 1, f"pyramid_pool{pool}")
             levels.append(resize_bilinear(y, h, w))
         return jnp.concatenate(levels, -1)

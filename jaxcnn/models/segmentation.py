@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcnn.config import ArgumentError, format_value
 from jaxcnn.models.initializers import initializer
@@ -60,13 +61,62 @@ def parse_backbone(name: Any) -> BackboneSpec:
     )
 
 
+def check_output_stride(value: Any) -> int:
+    """Return an output stride as an int.
+
+    Raises:
+      ArgumentError: it is no power of two from 1 to 32.
+
+    Example:
+      >>> check_output_stride(12)
+      Traceback (most recent call last):
+      jaxcnn.arguments.ArgumentError: output_stride is 12; expected 1, 2, 4, 8, 16 or 32: ...
+    """
+    if not _is_integer(value) or value not in (1, 2, 4, 8, 16, 32):
+        raise ArgumentError(
+            f"output_stride is {format_value(value)}; expected 1, 2, 4, 8, 16 or 32: write "
+            "output_stride=8"
+        )
+    return int(value)
+
+
+def check_sizes(name: str, value: Any, example: str) -> tuple[int, ...]:
+    """Return a list of different whole numbers of at least 1 as a tuple.
+
+    Args:
+      name: of the option.
+      value: its value.
+      example: a valid value, for the message.
+
+    Raises:
+      ArgumentError: it is something else, or empty.
+
+    Example:
+      >>> check_sizes("pools", [1, 2], "[1, 2, 3, 6]")
+      (1, 2)
+    """
+    is_list = isinstance(value, (list, tuple))
+    is_right = is_list and all(_is_integer(number) and number > 0 for number in value)
+    if not is_right or not 0 < len(value) == len(set(value)):
+        raise ArgumentError(
+            f"{name} is {format_value(value)}; expected a list of different whole numbers of at "
+            f"least 1: write {example}"
+        )
+    return tuple(int(number) for number in value)
+
+
+def _is_integer(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 class SegmentationNetwork(nn.Module):
     """Base class of networks that classify pixels from the maps of residual stages.
 
     Attributes:
       num_classes: number of logits of a pixel.
       backbone: name of the residual network whose stages are used, as in `parse_backbone`.
-      output_stride: size of the image in sizes of the last map. Later strides become dilation.
+      output_stride: size of the image in sizes of the last map, a power of two up to 32. Later
+        strides become dilation. Above the product of the backbone's strides it changes nothing.
       width: filters of the backbone's stem; those of all other layers are in proportion.
       bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
     """
@@ -95,13 +145,14 @@ class SegmentationNetwork(nn.Module):
           outputs: receives the output of each stage.
 
         Raises:
-          ArgumentError: the backbone is unknown, or its stem alone has a larger stride.
+          ArgumentError: the backbone is unknown, or its stem alone has a larger stride. Or the
+            output stride is no power of two.
         """
-        spec = parse_backbone(self.backbone)
+        spec, output_stride = parse_backbone(self.backbone), check_output_stride(self.output_stride)
         stem_stride = 1 if spec.small else 4
-        if self.output_stride < stem_stride:
+        if output_stride < stem_stride:
             raise ArgumentError(
-                f"output_stride is {self.output_stride}; expected at least {stem_stride}, the "
+                f"output_stride is {output_stride}; expected at least {stem_stride}, the "
                 f"stride of the stem of {self.backbone}: write output_stride={2 * stem_stride}"
             )
         make_conv, make_norm = self.make_layers()
@@ -126,7 +177,7 @@ class SegmentationNetwork(nn.Module):
             width=self.width,
             make_block=make_block,
             record=partial(stage, self, outputs),
-            output_stride=self.output_stride // stem_stride,
+            output_stride=output_stride // stem_stride,
         )
 
     def make_layers(self) -> tuple[Any, Any]:

@@ -140,6 +140,8 @@ def test_a_detector_of_an_earlier_command_is_measured_and_drawn_too(tmp_path, mo
 
     for name in ("yolo-seed0", "ssd-seed0"):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
+        config = jc.ExperimentConfig(dataset="digits-scenes-boxes", model="package.Network")
+        (tmp_path / name / "config.json").write_text(config.to_json())
     monkeypatch.setattr(detection.jc, "Checkpoints", Checkpoints)
     monkeypatch.setattr(detection, "build", lambda config, data: (config.model, None))
     monkeypatch.setattr(detection, "init_state", lambda *args, **kwargs: None)

@@ -22,7 +22,9 @@ from jaxcnn.config import ArgumentError
 from jaxcnn.cpu.convolution import rule
 from jaxcnn.cpu.rewriting import count_matches
 from jaxcnn.models import count_parameters, create_model, model_call
+from jaxcnn.models.deeplab import DeepLabV3Plus
 from jaxcnn.models.layers import adaptive_average, conv, resize_bilinear
+from jaxcnn.models.pspnet import PSPNet
 from jaxcnn.models.segmentation import parse_backbone
 
 SMALL = {"backbone": "resnet8", "output_stride": 2, "width": 4}
@@ -513,6 +515,41 @@ def test_training_adds_the_auxiliary_loss_with_the_papers_weight():
 )
 def test_invalid_options_are_refused_in_one_line(name, options, hint):
     assert hint in refused(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "says"),
+    [
+        (PSPNet, {"output_stride": 3}, "output_stride is 3; expected 1, 2, 4, 8, 16 or 32: write"),
+        (PSPNet, {"output_stride": "2"}, "output_stride is '2'; expected"),
+        (PSPNet, {"output_stride": True}, "output_stride is True; expected"),
+        (PSPNet, {"pools": ()}, "pools is (); expected a list of different whole numbers"),
+        (PSPNet, {"pools": (0,)}, "pools is (0,); expected"),
+        (PSPNet, {"pools": (2, 2)}, "write [1, 2, 3, 6]"),
+        (PSPNet, {"pools": (2.0,)}, "pools is (2.0,); expected"),
+        (DeepLabV3Plus, {"output_stride": 12}, "output_stride is 12; expected"),
+        (DeepLabV3Plus, {"output_stride": 0}, "output_stride is 0; expected"),
+        (DeepLabV3Plus, {"rates": (0,)}, "rates is (0,); expected a list of different whole"),
+        (DeepLabV3Plus, {"rates": ()}, "write [6, 12, 18]"),
+        (DeepLabV3Plus, {"rates": 6}, "rates is 6; expected"),
+    ],
+)
+def test_a_network_called_directly_refuses_invalid_options_while_tracing(network, options, says):
+    model = network(2, **SMALL | options)
+    with pytest.raises(ArgumentError) as error:
+        shapes(model, (16, 16, 3))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize(("network", "fields"), [(PSPNet, {}), (DeepLabV3Plus, {"rates": (1, 2)})])
+def test_the_output_stride_is_the_images_size_in_sizes_of_the_last_map(network, fields, stride):
+    model = network(2, backbone="resnet8", width=2, output_stride=np.int64(stride), **fields)
+    image = jax.ShapeDtypeStruct((1, 16, 24, 3), "float32")
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    _, stages = jax.eval_shape(lambda v, x: model.apply(v, x, stages=True), variables, image)
+    assert stages["stage3"].shape[1:3] == (16 // stride, 24 // stride)
 
 
 def test_an_output_stride_below_the_stems_is_refused():
