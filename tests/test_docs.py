@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -94,7 +95,9 @@ def test_help_of_a_class_describes_every_field():
             if issubclass(kind, nn.Module) or not (is_tuple or dataclasses.is_dataclass(kind)):
                 continue
             own = kind._fields if is_tuple else vars(kind).get("__annotations__", {})
-            described = re.findall(r"^ {6}([\w, ]+):(?: |$)", kind.__doc__ or "", re.M)
+            # Python 3.13 strips the indentation of docstrings.
+            doc = inspect.cleandoc(kind.__doc__ or "")
+            described = re.findall(r"^ {2}([\w, ]+):(?: |$)", doc, re.M)
             words = set(re.findall(r"\w+", " ".join(described)))
             missing += [f"{kind.__name__}.{field}" for field in own if field not in words]
             count += 1
