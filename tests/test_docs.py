@@ -23,7 +23,17 @@ RESULTS = README.parent / "experiments/results"
 PAGES = [README, CONTRIBUTING, *sorted(RESULTS.glob("**/*.md"))]
 
 
-@pytest.mark.parametrize("name", MODULES)
+SLOW_EXAMPLES = ("dcgan", "line_reader", "pose", "ssd")
+"""Modules whose examples train a network, which takes 7 to 11 seconds."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.endswith(SLOW_EXAMPLES) else name
+        for name in MODULES
+    ],
+)
 def test_examples_run(name):
     module = importlib.import_module(name)
     failed, _ = doctest.testmod(module, extraglobs={}, optionflags=doctest.ELLIPSIS)

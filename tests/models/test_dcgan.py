@@ -258,6 +258,7 @@ def test_one_backward_pass_has_the_gradient_of_each_player(digits):
     )
 
 
+@pytest.mark.slow
 def test_a_frozen_discriminator_judges_as_it_does_for_itself():
     """BN of its pass for the generator is frozen too."""
     model = DCGAN(code=6, width=4)

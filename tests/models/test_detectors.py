@@ -419,6 +419,7 @@ def test_the_stages_are_those_of_the_network_for_cifar():
         np.testing.assert_array_equal(features, stages[f"stage{number}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", [SSD(CLASSES, ANCHORS, width=4), YOLO(CLASSES, width=4), FasterRCNN(CLASSES, width=4)]
 )
