@@ -17,7 +17,7 @@ The measure is COCO's mean average precision (mAP), over classes and over overla
 and that at an overlap of 0.5 (mAP50).
 
 Expected (3 seeds): an mAP of 52.4 +- 3.9% for Faster R-CNN, 43.0 +- 4.2% for SSD, 21.2 +- 1.2% for
-YOLO. Mask R-CNN has 52.8 +- 3.4%, and its masks 30.3 +- 3.6%.
+YOLO. Mask R-CNN has 52.8 +- 3.4%, and its masks 30.4 +- 3.6%.
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/images.png,
 OUT/speed.json and a folder for every run. The same command resumes a study that was stopped.

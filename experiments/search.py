@@ -1,7 +1,6 @@
 """Search of hyperparameters: successive halving and Hyperband against random search.
 
-    python -m experiments.search                   digits, no download: 3.3 minutes on two busy
-                                                   CPU cores
+    python -m experiments.search                   digits, no download: 102 seconds on two cores
     python -m experiments.search --preset mnist    MNIST: not yet measured
 
 A configuration has a depth, a width, an optimizer, a learning rate and an augmentation, all drawn
@@ -23,7 +22,7 @@ Its test error is computed once, after the search.
 
 Expected, quick (5 seeds): test errors of 5.2 +- 2.7% (random), 3.6 +- 2.2% (random-2x), 1.9 +- 0.6%
 (halving) and 2.7 +- 1.0% (hyperband). Paired by seed, halving is 3.3 +- 3.1 points below random,
-and hyperband 2.5 +- 3.1. About half of the seconds of training are compilation.
+and hyperband 2.5 +- 3.1. A third of the seconds of training is compilation.
 
 It writes OUT/table.md, OUT/table.csv, OUT/chosen.md, OUT/chosen.csv, OUT/budget.png,
 OUT/brackets.png, OUT/space.png, OUT/search.json, OUT/trials.jsonl and a folder for every run.
