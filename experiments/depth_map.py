@@ -1,7 +1,7 @@
 """Depth of every pixel from one image: the scale-invariant loss where no image shows the scale.
 
-    python -m experiments.depth_map                       digits, no download: 9 runs of 15
-                                                          to 55 seconds on two busy CPU cores
+    python -m experiments.depth_map                       digits, no download: 166 seconds on
+                                                          two cores
     python -m experiments.depth_map --scale known --out runs/depth_map-known
                                                           the same scenes in one scale
     python -m experiments.depth_map --preset mnist        MNIST's digits: not yet measured
