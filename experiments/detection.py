@@ -1,7 +1,6 @@
 """Object detection by SSD, YOLO, Faster R-CNN and Mask R-CNN, on scenes of digits.
 
-    python -m experiments.detection                  digits, no download: 166 seconds of CPU time
-                                                     on two cores, 5 minutes next to other work
+    python -m experiments.detection                  digits, no download: 95 seconds on two cores
     python -m experiments.detection --preset mnist   MNIST's digits: not yet measured
 
 A scene has one to three digits of several sizes, cut out of one photograph, on a background cut out

@@ -1,6 +1,6 @@
 """Poses of several people: part affinity fields against nearest distance.
 
-    python -m experiments.keypoints                  no download: 3 minutes on two busy CPU cores
+    python -m experiments.keypoints                  no download: 126 seconds on two cores
     python -m experiments.keypoints --preset long    ten times as many steps: not yet measured
 
 A scene has one to three stick figures with random joint angles, cut out of one photograph, on a
