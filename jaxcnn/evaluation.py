@@ -20,10 +20,10 @@ from jaxcnn.data import Dataset, Split, verify_images, verify_split
 from jaxcnn.input_pipeline import InputPipeline, gather_batch, input_pipeline
 from jaxcnn.losses import (
     Batch,
-    CTCLoss,
     Loss,
     are_soft,
     as_loss,
+    check_all_labels,
     check_single_output,
     compute_loss,
     has_class_labels,
@@ -183,8 +183,7 @@ def _check_labels(model, state, split, loss) -> None:
         return check_outputs(model, variables, images, labels, loss)[0]
 
     outputs = check_once(("evaluate", model, images, labels, loss), variables, trace)
-    if isinstance(loss, CTCLoss):
-        loss.check_labels(split.labels, outputs.shape[1:])
+    check_all_labels(loss, split.labels, outputs)
     if not has_class_labels(loss):
         return
     num_outputs = outputs.shape[-1]

@@ -10,6 +10,11 @@ called with each auxiliary head that a model sows in "aux". A loss object must n
 compiled for it would not. Nor may an example's loss depend on the others, because evaluation fills
 the last batch.
 
+Labels that only their values show to be invalid, such as a class that does not exist, cannot be
+checked while tracing. A loss object with a method `check_labels(labels, outputs, name)` is
+therefore called once with all labels of a split, before anything is compiled. `outputs` has the
+shapes of the model's outputs for a batch, and `name` is that of the split, for the message.
+
 Example:
   >>> def squared_distance(outputs, batch):
   ...     distance = jnp.linalg.norm(outputs - batch.labels, axis=-1)
@@ -368,7 +373,7 @@ class CTCLoss:
         labels = batch.labels
         self.check_shapes(outputs, labels)
         if not is_abstract(labels):
-            self.check_labels(labels, outputs.shape[1:])
+            self.check_labels(labels, outputs)
         num_frames, num_outputs = outputs.shape[1:]
         blank = self.blank % num_outputs
         labels, logits = jnp.asarray(labels).astype(jnp.int32), outputs.astype(jnp.float32)
@@ -427,12 +432,12 @@ class CTCLoss:
                 "or use wider images."
             )
 
-    def check_labels(self, labels: Any, output_shape: tuple[int, ...], name: str = "") -> None:
+    def check_labels(self, labels: Any, outputs: Any, name: str = "") -> None:
         """Check that each sequence has a path through the frames.
 
         Args:
           labels: integers [n, m] that are not traced.
-          output_shape: (t, k + 1), of the outputs for an image.
+          outputs: logits [b, t, k + 1] or their shapes.
           name: of the split, for the message.
 
         Raises:
@@ -440,7 +445,7 @@ class CTCLoss:
             are no classes.
         """
         name, labels = f"{name} labels".strip(), np.asarray(labels)
-        num_frames, num_outputs = output_shape
+        num_frames, num_outputs = outputs.shape[1:]
         blank = self.blank % num_outputs
         is_class = (labels >= -1) & (labels < num_outputs) & (labels != blank)
         if not is_class.all():
@@ -635,6 +640,27 @@ def loss_call(loss: Loss) -> tuple[str, dict[str, Any]]:
         for field, value in values.items()
         if value != field.default
     }
+
+
+def check_all_labels(loss: Loss, labels: Any, outputs: Any, name: str = "") -> None:
+    """Check the values of labels, if the loss has a method for it.
+
+    Args:
+      loss: function of outputs and batch; its `check_labels(labels, outputs, name)` is called.
+      labels: all labels of a split.
+      outputs: the model's outputs for a batch, or their shapes.
+      name: of the split, for the message.
+
+    Raises:
+      ArgumentError: the loss refuses the labels.
+
+    Example:
+      >>> labels = np.array([[3, -1]])
+      >>> check_all_labels(CTCLoss(), labels, jax.ShapeDtypeStruct((1, 4, 5), "float32"))
+    """
+    check = getattr(loss, "check_labels", None)
+    if check is not None:
+        check(labels, outputs, name)
 
 
 def compute_loss(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -45,11 +45,11 @@ from jaxcnn.evaluation import (
 from jaxcnn.input_pipeline import Paired, gather_batch, input_pipeline, paired
 from jaxcnn.losses import (
     Batch,
-    CTCLoss,
     Loss,
     Reconstruction,
     are_soft,
     as_loss,
+    check_all_labels,
     compute_loss,
     guess_loss,
     has_class_labels,
@@ -853,9 +853,8 @@ def check_model(
     key += () if augment is None else (augment,)
     frozen_statistic, statistic, losses_shape, outputs = check_once(key, variables, trace)
     _check_count(config, data, losses_shape)
-    if isinstance(loss, CTCLoss):
-        for name in ("train", config.eval_split):
-            loss.check_labels(getattr(data, name).labels, outputs.shape[1:], name)
+    for name in ("train", config.eval_split):
+        check_all_labels(loss, getattr(data, name).labels, outputs, name)
     if statistic and strategy.axis_name and not hasattr(model, "axis_name"):
         raise ArgumentError(
             f"{type(model).__name__} has no field `axis_name`, and {statistic} is not of a "

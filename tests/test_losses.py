@@ -839,3 +839,32 @@ def test_smoothing_and_weights_may_be_numpys():
     assert loss == CrossEntropy(0.5, (1.0, 2.0))
     with pytest.raises(jc.ArgumentError, match="class_weights are all 0"):
         CrossEntropy(class_weights=(0.0, 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class LogError:
+    """A user's loss of positive numbers, which checks all labels by their values."""
+
+    def __call__(self, outputs, batch):
+        return jnp.square(outputs[:, 0] - jnp.log(batch.labels["size"])), {}
+
+    def check_labels(self, labels, outputs, name):
+        assert outputs.shape[1:] == (10,)
+        if (labels["size"] <= 0).any():
+            raise jc.ArgumentError(f"{name} sizes are not positive")
+
+
+def test_a_users_loss_checks_the_values_of_all_labels_once():
+    digits = jc.load_dataset("digits")
+    sizes = np.ones(len(digits.train.images), np.float32)
+    train = jc.Split(digits.train.images, {"size": sizes})
+    bad = jc.Split(digits.train.images, {"size": sizes - 1})
+    model, tx = jc.create_model("perceptron", 10), optax.sgd(0.1)
+    config = dataclasses.replace(CONFIG, num_steps=1, eval_every=1)
+    for splits, name in (((bad, train), "train"), ((train, bad), "test")):
+        with pytest.raises(jc.ArgumentError, match=f"^{name} sizes are not positive"):
+            jc.train(model, tx, jc.dataset(*splits), config, loss=LogError(), strategy=ONE)
+    data = jc.dataset(train, train)
+    *_, (state, _) = jc.train(model, tx, data, config, loss=LogError(), strategy=ONE)
+    with pytest.raises(jc.ArgumentError, match="sizes are not positive"):
+        jc.evaluate(model, state, bad, loss=LogError())

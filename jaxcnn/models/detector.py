@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcnn.arguments import ArgumentError
 from jaxcnn.losses import Batch
@@ -154,4 +155,26 @@ def check_object_labels(batch: Batch) -> None:
         raise ArgumentError(
             f"labels have classes of dtype {labels['classes'].dtype}; expected integers. "
             "Write classes.astype('int32')."
+        )
+
+
+def check_object_classes(labels: Any, num_classes: int, name: str = "") -> None:
+    """Check that all classes of objects exist.
+
+    Args:
+      labels: of a split, with `classes` int32 [n, m]; -1 is padding.
+      num_classes: number of classes, k.
+      name: of the split, for the message.
+
+    Raises:
+      ArgumentError: a class is k or more, or below -1.
+    """
+    classes = np.asarray(labels["classes"])
+    invalid = (classes < -1) | (classes >= num_classes)
+    if invalid.any():
+        row, column = np.argwhere(invalid)[0]
+        raise ArgumentError(
+            f"{name} labels['classes'][{row}] have {classes[row, column]}; expected "
+            f"0..{num_classes - 1}, or -1 for padding. Build the model with "
+            f"num_classes={int(classes.max()) + 1}, or renumber the classes.".strip()
         )

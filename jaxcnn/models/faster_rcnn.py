@@ -33,6 +33,7 @@ from jaxcnn.boxes import (
 from jaxcnn.losses import Batch
 from jaxcnn.models.detector import (
     Detector,
+    check_object_classes,
     check_object_labels,
     check_output_names,
     prediction_head,
@@ -279,6 +280,10 @@ class FasterRCNNLoss:
         for name, term in terms.items():
             losses += weights.get(name, 1.0) * term
         return losses, terms
+
+    def check_labels(self, labels: Any, outputs: Any, name: str = "") -> None:
+        """Check that the network has all classes of the labels (see `jaxcnn.losses`)."""
+        check_object_classes(labels, outputs["logits"].shape[-1] - 1, name)
 
 
 def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:

@@ -30,20 +30,14 @@ def _integer(minimum: int) -> Callable[[str, Any], int]:
     return check
 
 
-def _integers(example: str) -> Callable[[str, Any], tuple[int, ...]]:
-    """Return the check of a list of whole numbers."""
-
-    def check(option: str, value: Any) -> tuple[int, ...]:
-        is_list = isinstance(value, (list, tuple))
-        is_right = is_list and all(type(number) is int and number > 0 for number in value)
-        if not is_right:
-            raise ArgumentError(
-                f"{option} is {format_value(value)}; expected a list of whole numbers of at least "
-                f"1: write {example}"
-            )
-        return tuple(value)
-
-    return check
+def _units(option: str, value: Any) -> tuple[int, ...]:
+    is_list = isinstance(value, (list, tuple))
+    if not is_list or any(type(units) is not int or units < 1 for units in value):
+        raise ArgumentError(
+            f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: "
+            "write [64, 64]"
+        )
+    return tuple(value)
 
 
 def _sizes(example: str) -> Callable[[str, Any], tuple[int, ...]]:
@@ -129,7 +123,7 @@ A check returns the value or raises ArgumentError. A network takes the options t
 for.
 """
 MODEL_OPTIONS: dict[type, dict[str, Callable[[str, Any], Any]]] = {
-    MLP: {"hidden": _integers("[64, 64]")},
+    MLP: {"hidden": _units},
     ConvNet: {"hidden": _integer(1)},
     UNet: {"depth": _integer(1)},
     PSPNet: {"pools": _sizes("[1, 2, 3, 6]")},

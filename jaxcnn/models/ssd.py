@@ -57,6 +57,7 @@ from jaxcnn.boxes import (
 from jaxcnn.losses import Batch
 from jaxcnn.models.detector import (
     Detector,
+    check_object_classes,
     check_object_labels,
     check_output_names,
     prediction_head,
@@ -151,8 +152,8 @@ class SSDLoss:
 
     Labels are a dict with `boxes` float32 [b, m, 4], each (x1, y1, x2, y2) in pixels as in
     `jaxcnn.boxes`, and `classes` int32 [b, m], where -1 marks rows that only pad. Boxes as (x, y,
-    width, height) or in 0..1 are not noticed. A class of k or more gives a loss that is not a
-    number. The metrics are `class_loss` and `box_loss`, its two terms.
+    width, height) or in 0..1 are not noticed. `train` and `evaluate` refuse a class of k or more.
+    Elsewhere its loss is not a number. The metrics are `class_loss` and `box_loss`, its two terms.
 
     Attributes:
       anchors: those of the network.
@@ -202,6 +203,10 @@ class SSDLoss:
         )
         losses = class_loss + self.box_weight * box_loss
         return losses, {"class_loss": class_loss, "box_loss": box_loss}
+
+    def check_labels(self, labels: Any, outputs: Any, name: str = "") -> None:
+        """Check that the network has all classes of the labels (see `jaxcnn.losses`)."""
+        check_object_classes(labels, outputs["logits"].shape[-1] - 1, name)
 
     def _of_image(self, anchors, logits, offsets, boxes, classes):
         index = match_anchors(anchors, boxes, classes >= 0, positive=self.positive)

@@ -19,6 +19,7 @@ from jaxcnn.boxes import Detections, check_image_size, iou, select_detections
 from jaxcnn.losses import Batch
 from jaxcnn.models.detector import (
     Detector,
+    check_object_classes,
     check_object_labels,
     check_output_names,
     prediction_head,
@@ -157,6 +158,10 @@ class YOLOLoss:
         )
         names = ("box_loss", "confidence_loss", "class_loss")
         return terms[0] + terms[1] + terms[2], dict(zip(names, terms, strict=True))
+
+    def check_labels(self, labels: Any, outputs: Any, name: str = "") -> None:
+        """Check that the network has all classes of the labels (see `jaxcnn.losses`)."""
+        check_object_classes(labels, outputs["classes"].shape[-1], name)
 
     def _of_image(self, image_shape, boxes, confidence, scores, true_boxes, true_classes):
         rows, columns, count = confidence.shape

@@ -2,10 +2,12 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxcnn as jc
@@ -503,6 +505,34 @@ def test_faster_rcnn_learns_bright_squares(one):
     )
     # An untrained network has less than 0.01.
     assert values[0].mean() > 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        (SSD(CLASSES, ANCHORS, width=4), SSDLoss(ANCHORS)),
+        (YOLO(CLASSES, width=4), YOLOLoss()),
+        (FasterRCNN(CLASSES, width=4), FasterRCNNLoss()),
+    ],
+    ids=["ssd", "yolo", "faster_rcnn"],
+)
+@pytest.mark.parametrize("wrong", [CLASSES, -2])
+def test_a_class_that_the_network_lacks_is_refused_before_training(model, loss, wrong):
+    """It gave a loss that is not a number, after the compilation."""
+    labels = jax.tree.map(np.array, random_labels(np.random.default_rng(0), 16))
+    labels["classes"][5, 1] = wrong
+    images = np.zeros((16, SIDE, SIDE, 3), np.uint8)
+    right = jax.tree.map(lambda leaf: leaf[:4], labels)
+    config, tx = jc.TrainConfig(num_steps=1, batch_size=4), optax.sgd(0.1)
+    one: Any = {"loss": loss, "strategy": jc.strategy("jit", 1)}
+    says = rf"labels\['classes'\]\[5\] have {wrong}; expected 0\.\.2, or -1 for padding"
+    data = jc.dataset((images, labels), (images[:4], right))
+    with pytest.raises(ArgumentError, match="^train " + says):
+        jc.train(model, tx, data, config, **one)
+    data = jc.dataset((images[:4], right), (images, labels))
+    with pytest.raises(ArgumentError, match="^test " + says):
+        jc.train(model, tx, data, config, **one)
 
 
 OUTPUTS = {"logits": jnp.zeros((1, 48, 4)), "offsets": jnp.zeros((1, 48, 4))}
