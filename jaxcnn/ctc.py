@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.arguments import ArgumentError, check_integer, format_value
+from jaxcnn.arguments import ArgumentError, check_integer, format_array
 
 PADDING = -1
 """Number after the last class of a sequence."""
@@ -280,10 +280,9 @@ def _check_logits(logits: Any, blank: Any) -> tuple[jax.Array, int]:
     shape, dtype = getattr(logits, "shape", ()), getattr(logits, "dtype", None)
     is_real = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
     if not is_real or len(shape) != 3 or 0 in shape or shape[2] < 2:
-        text = format_value(logits) if dtype is None else f"an array {dtype} {tuple(shape)}"
         raise ArgumentError(
-            f"logits is {text}; expected floating numbers [b, t, k + 1] with k > 0. "
-            "Write logits[None] for one example."
+            f"logits is {format_array(logits)}; expected floating numbers [b, t, k + 1] with "
+            "k > 0. Write logits[None] for one example."
         )
     blank = check_integer("blank", blank, -1, shape[2] - 1)
     return jnp.asarray(logits).astype(jnp.float32), blank % shape[2]

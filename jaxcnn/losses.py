@@ -40,6 +40,7 @@ from jaxcnn.arguments import (
     check_choice,
     check_integer,
     check_mapping,
+    format_array,
     format_value,
 )
 from jaxcnn.ctc import collapse_path, frames_needed
@@ -748,11 +749,9 @@ def _is_counted(dtype: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    if _is_array(value):
-        return f"an array {value.dtype} {tuple(value.shape)}"
     if isinstance(value, (tuple, list, Mapping)):
         return f"a {type(value).__name__} of {len(value)}"
-    return format_value(value)
+    return format_array(value)
 
 
 def _check_number(name: str, value: Any, low: float, high: float, *, example: Any) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn._util import is_abstract
-from jaxcnn.arguments import ArgumentError, format_value
+from jaxcnn.arguments import ArgumentError, format_array, format_value
 
 
 class DepthErrors(NamedTuple):
@@ -69,7 +69,7 @@ def depth_errors(predicted: Any, depth: Any, *, median_scaling: bool = False) ->
     for name, values in arrays.items():
         is_array = isinstance(values, (np.ndarray, jax.Array)) and not is_abstract(values)
         if not is_array or values.ndim != 3 or not jnp.issubdtype(values.dtype, jnp.floating):
-            found = f"an array {values.dtype} {values.shape}" if is_array else format_value(values)
+            found = format_array(values) if is_array else format_value(values)
             raise ArgumentError(
                 f"{name} is {found}; expected depths, float [n, h, w]. "
                 f"Write {name}=depth.astype('float32')."

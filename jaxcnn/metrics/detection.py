@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.arguments import ArgumentError, check_integer, format_value
+from jaxcnn.arguments import ArgumentError, check_integer, format_array, format_value
 
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 """Overlaps from which a detection is right, over which COCO averages: 0.5, 0.55, ..., 0.95."""
@@ -150,7 +150,7 @@ def _to_detections(
         or np.dtype(values.dtype).kind not in kinds
         or (shape is not None and values.shape != shape)
     ):
-        found = f"an array {values.dtype} {values.shape}" if is_array else format_value(values)
+        found = format_array(values) if is_array else format_value(values)
         raise ArgumentError(
             f"{name} is {found}; expected {expected} of shape [{text}]. "
             "The order is ious, scores, classes, true_classes. Write "

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxcnn._util import is_abstract
-from jaxcnn.arguments import ArgumentError, format_value
+from jaxcnn.arguments import ArgumentError, format_array, format_value
 
 
 def frechet_distance(features_a: Any, features_b: Any) -> float:
@@ -92,7 +92,7 @@ def _to_features(name: str, values: Any) -> np.ndarray:
         or values.ndim != 2
         or 0 in values.shape[1:]
     ):
-        found = f"an array {values.dtype} {values.shape}" if is_array else format_value(values)
+        found = format_array(values) if is_array else format_value(values)
         raise ArgumentError(f"{name} is {found}; expected numbers [n, d]. {advice}")
     if len(values) < 2:
         raise ArgumentError(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn._util import is_abstract
-from jaxcnn.arguments import ArgumentError, check_positive, format_value
+from jaxcnn.arguments import ArgumentError, check_positive, format_array, format_value, is_real
 
 
 def correct_keypoints(
@@ -45,7 +45,7 @@ def correct_keypoints(
     if (
         not is_array
         or lengths.shape != points.shape[:1]
-        or not _is_real(lengths.dtype)
+        or not is_real(lengths.dtype)
         or not _are_lengths(np.asarray(lengths, np.float64))
     ):
         raise ArgumentError(
@@ -90,12 +90,6 @@ def pck(
     return np.divide(right.sum(0), counts, out=shares, where=counts > 0)
 
 
-def _is_real(dtype: Any) -> bool:
-    # NumPy counts bfloat16 to neither, and time spans to the integers.
-    is_number = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
-    return bool(is_number) and not jnp.issubdtype(dtype, np.timedelta64)
-
-
 def _are_lengths(values: np.ndarray) -> bool:
     return bool((np.isfinite(values) & (values > 0)).all())
 
@@ -112,9 +106,9 @@ def _check_keypoints(
         is_array = isinstance(values, (np.ndarray, jax.Array)) and not is_abstract(values)
         is_mask = name == "visible"
         ndim = 2 if is_mask else 3
-        has_dtype = is_array and (values.dtype == np.bool_ if is_mask else _is_real(values.dtype))
+        has_dtype = is_array and (values.dtype == np.bool_ if is_mask else is_real(values.dtype))
         if not is_array or values.ndim != ndim or not has_dtype:
-            found = f"an array {values.dtype} {values.shape}" if is_array else format_value(values)
+            found = format_array(values) if is_array else format_value(values)
             expected = "bool [n, joints]" if is_mask else "real numbers [n, joints, 2]"
             raise ArgumentError(
                 f"{name} is {found}; expected {expected}. The order is points, true_points, "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn._util import is_abstract
-from jaxcnn.arguments import ArgumentError, format_value
+from jaxcnn.arguments import ArgumentError, format_array
 
 
 def edit_distance(predicted: Any, labels: Any) -> jax.Array:
@@ -106,9 +106,8 @@ def _check_sequences(name: str, values: Any) -> jax.Array:
     shape, dtype = getattr(values, "shape", ()), getattr(values, "dtype", None)
     is_integer = dtype is not None and jnp.issubdtype(dtype, jnp.integer)
     if not is_integer or len(shape) != 2 or 0 in shape:
-        text = format_value(values) if dtype is None else f"an array {dtype} {tuple(shape)}"
         raise ArgumentError(
-            f"{name} is {text}; expected integers [b, n], -1 for padding. "
+            f"{name} is {format_array(values)}; expected integers [b, n], -1 for padding. "
             f"Write {name}=np.array([[3, 1, -1]])."
         )
     if not is_abstract(values):
