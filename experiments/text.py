@@ -48,9 +48,8 @@ from experiments._common import (
 )
 from experiments.scenes import bounding_box, load_objects, photographs, resized_shape
 from jaxcnn import cli, metrics, plots, runs, tables
-from jaxcnn.ctc import beam_decode, greedy_decode
+from jaxcnn.ctc import beam_decode, frames_needed, greedy_decode
 from jaxcnn.data import channel_statistics
-from jaxcnn.losses import frames_needed
 from jaxcnn.models.line_reader import LineReader
 from jaxcnn.run_log import read_metrics
 from jaxcnn.state import State, init_state

@@ -49,6 +49,32 @@ def format_value(value: Any, max_length: int = 80) -> str:
     return text if len(text) <= max_length else text[:max_length] + "..."
 
 
+def format_array(value: Any) -> str:
+    """Format an array as its dtype and shape for a message, traced or not.
+
+    Other values are formatted as `format_value` does.
+
+    Example:
+        >>> format_array(np.zeros((2, 3), np.float32)), format_array([1])
+        ('an array float32 (2, 3)', '[1]')
+    """
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"an array {value.dtype} {value.shape}"
+    return format_value(value)
+
+
+def is_real(dtype: Any) -> bool:
+    """Check if a dtype is of real numbers: integers or floats, also JAX's own, such as bfloat16.
+
+    Example:
+        >>> is_real(jnp.bfloat16), is_real(bool), is_real(np.dtype("timedelta64[s]"))
+        (True, False, False)
+    """
+    is_number = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    # NumPy counts time spans to the integers.
+    return bool(is_number) and not jnp.issubdtype(dtype, np.timedelta64)
+
+
 def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
     """Return `value`, which must be one of `choices`.
 

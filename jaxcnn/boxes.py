@@ -26,7 +26,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.arguments import ArgumentError, check_integer, check_positive, format_value
+from jaxcnn.arguments import (
+    ArgumentError,
+    check_integer,
+    check_positive,
+    format_array,
+    format_value,
+    is_real,
+)
 
 Array = jax.Array | np.ndarray
 """An array of JAX or NumPy, or a traced one."""
@@ -51,17 +58,12 @@ def _check_boxes(name: str, boxes: Any) -> jax.Array:
       ArgumentError: they are no array of numbers of that shape.
     """
     shape, dtype = getattr(boxes, "shape", None), getattr(boxes, "dtype", None)
-    if shape is None or dtype is None or len(shape) != 2 or shape[1] != 4 or not _is_real(dtype):
-        text = format_value(boxes) if dtype is None else f"an array {dtype} {shape}"
+    if shape is None or dtype is None or len(shape) != 2 or shape[1] != 4 or not is_real(dtype):
         raise ArgumentError(
-            f"{name} is {text}; expected boxes (x1, y1, x2, y2) of shape [n, 4]. "
+            f"{name} is {format_array(boxes)}; expected boxes (x1, y1, x2, y2) of shape [n, 4]. "
             f"Write {name}=jnp.array([[0.0, 0.0, 8.0, 8.0]]), or jax.vmap for a batch."
         )
     return jnp.asarray(boxes).astype(jnp.float32)
-
-
-def _is_real(dtype: Any) -> bool:
-    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer))
 
 
 def _check_row(name: str, values: Any, n: int, kind: Any, expected: str) -> jax.Array:
@@ -72,9 +74,8 @@ def _check_row(name: str, values: Any, n: int, kind: Any, expected: str) -> jax.
     """
     shape, dtype = getattr(values, "shape", None), getattr(values, "dtype", None)
     if shape != (n,) or dtype is None or not jnp.issubdtype(dtype, kind):
-        text = format_value(values) if dtype is None else f"an array {dtype} {shape}"
         raise ArgumentError(
-            f"{name} is {text} for {n} boxes; expected {expected} for each. "
+            f"{name} is {format_array(values)} for {n} boxes; expected {expected} for each. "
             f"Write {name}=jnp.zeros({n}, {jnp.dtype(_EXAMPLES[kind]).name!r})."
         )
     return jnp.asarray(values)
@@ -665,9 +666,8 @@ def roi_align(
     """
     shape, dtype = getattr(features, "shape", ()), getattr(features, "dtype", None)
     if dtype is None or len(shape) != 3 or 0 in shape or not jnp.issubdtype(dtype, jnp.floating):
-        text = format_value(features) if dtype is None else f"an array {dtype} {shape}"
         raise ArgumentError(
-            f"features are {text}; expected floating numbers of shape [h, w, c]. "
+            f"features are {format_array(features)}; expected floating numbers of shape [h, w, c]. "
             "Write jax.vmap(...) for a batch."
         )
     boxes = _check_boxes("boxes", boxes)

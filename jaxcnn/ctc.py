@@ -1,7 +1,8 @@
-"""Decoders of connectionist temporal classification (CTC): sequences from frames of logits.
+"""Connectionist temporal classification (CTC): sequences from frames of logits.
 
-`jaxcnn.losses.CTCLoss` trains such logits. The best path is fast. The most probable sequence is
-another one where several of its paths add up to more. Prefix beam search approximates it.
+`jaxcnn.losses.CTCLoss` trains such logits, and the decoders here read them. The best path is fast.
+The most probable sequence is another one where several of its paths add up to more. Prefix beam
+search approximates it.
 
 Example:
   Two frames whose best path is blank twice, with a probability of 0.36. The paths of "0" have 0.64.
@@ -22,11 +23,52 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.arguments import ArgumentError, check_integer, format_value
-from jaxcnn.losses import collapse_path
+from jaxcnn.arguments import ArgumentError, check_integer, format_array
 
 PADDING = -1
 """Number after the last class of a sequence."""
+
+
+def frames_needed(labels: Any) -> Any:
+    """Return the least number of frames that sequences need under CTC.
+
+    It is the number of classes, and one more for each that equals the one before it, because a
+    blank has to separate them.
+
+    Args:
+      labels: integers [..., m], padded with -1; of NumPy or JAX.
+
+    Example:
+      >>> frames_needed(jnp.array([[3, 3, 1, -1], [-1, -1, -1, -1]])).tolist()
+      [4, 0]
+    """
+    is_class = labels >= 0
+    is_repeated = (labels[..., 1:] == labels[..., :-1]) & is_class[..., 1:]
+    return is_class.sum(-1) + is_repeated.sum(-1)
+
+
+def collapse_path(path: Any, blank: int) -> jax.Array:
+    """Return the sequences of paths: repetitions are merged, then blanks removed.
+
+    It is the map B of Graves et al. 2006, section 3.1.
+
+    Args:
+      path: integers [b, t], an output for each frame.
+      blank: the output that is the blank.
+
+    Returns:
+      int32 [b, t]: the classes, then -1.
+
+    Example:
+      >>> collapse_path(jnp.array([[9, 1, 1, 9, 1, 2, 2]]), 9).tolist()
+      [[1, 1, 2, -1, -1, -1, -1]]
+    """
+    path = jnp.asarray(path).astype(jnp.int32)
+    is_first = jnp.pad(path[:, 1:] != path[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    is_emitted = is_first & (path != blank)
+    # A stable sort brings the emitted classes to the front, in their order.
+    order = jnp.argsort(~is_emitted, axis=1, stable=True)
+    return jnp.take_along_axis(jnp.where(is_emitted, path, PADDING), order, axis=1)
 
 
 class Beams(NamedTuple):
@@ -238,10 +280,9 @@ def _check_logits(logits: Any, blank: Any) -> tuple[jax.Array, int]:
     shape, dtype = getattr(logits, "shape", ()), getattr(logits, "dtype", None)
     is_real = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
     if not is_real or len(shape) != 3 or 0 in shape or shape[2] < 2:
-        text = format_value(logits) if dtype is None else f"an array {dtype} {tuple(shape)}"
         raise ArgumentError(
-            f"logits is {text}; expected floating numbers [b, t, k + 1] with k > 0. "
-            "Write logits[None] for one example."
+            f"logits is {format_array(logits)}; expected floating numbers [b, t, k + 1] with "
+            "k > 0. Write logits[None] for one example."
         )
     blank = check_integer("blank", blank, -1, shape[2] - 1)
     return jnp.asarray(logits).astype(jnp.float32), blank % shape[2]

@@ -45,8 +45,10 @@ from jaxcnn.arguments import (
     check_choice,
     check_integer,
     check_mapping,
+    format_array,
     format_value,
 )
+from jaxcnn.ctc import collapse_path, frames_needed
 
 RESERVED_METRICS = ("loss", "split")
 """Names that a metric cannot have, because a row has them already."""
@@ -329,8 +331,8 @@ class CTCLoss:
 
     The loss is -log p(l | x), with the probability of equation 3 of Graves et al. 2006,
     "Connectionist temporal classification: labelling unsegmented sequence data with recurrent
-    neural networks". It is the sum over all paths of one output a frame that `collapse_path` maps
-    to the sequence.
+    neural networks". It is the sum over all paths of one output a frame that
+    `jaxcnn.ctc.collapse_path` maps to the sequence.
 
     Outputs are logits float32 [b, t, k + 1] for t frames, k classes and a blank. Labels are the
     classes of each sequence, int32 [b, m] with m <= t, padded with -1 at the end. The metric is
@@ -471,48 +473,6 @@ class CTCLoss:
                 f"and the model gives {num_frames}; expected as many. Use wider images, or leave "
                 "that one out."
             )
-
-
-def frames_needed(labels: Any) -> Any:
-    """Return the least number of frames that sequences need under CTC.
-
-    It is the number of classes, and one more for each that equals the one before it, because a
-    blank has to separate them.
-
-    Args:
-      labels: integers [..., m], padded with -1; of NumPy or JAX.
-
-    Example:
-      >>> frames_needed(np.array([[3, 3, 1, -1], [-1, -1, -1, -1]])).tolist()
-      [4, 0]
-    """
-    is_class = labels >= 0
-    is_repeated = (labels[..., 1:] == labels[..., :-1]) & is_class[..., 1:]
-    return is_class.sum(-1) + is_repeated.sum(-1)
-
-
-def collapse_path(path: Any, blank: int) -> jax.Array:
-    """Return the sequences of paths: repetitions are merged, then blanks removed.
-
-    It is the map B of Graves et al. 2006, section 3.1.
-
-    Args:
-      path: integers [b, t], an output for each frame.
-      blank: the output that is the blank.
-
-    Returns:
-      int32 [b, t]: the classes, then -1.
-
-    Example:
-      >>> collapse_path(jnp.array([[9, 1, 1, 9, 1, 2, 2]]), 9).tolist()
-      [[1, 1, 2, -1, -1, -1, -1]]
-    """
-    path = jnp.asarray(path).astype(jnp.int32)
-    is_first = jnp.pad(path[:, 1:] != path[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    is_emitted = is_first & (path != blank)
-    # A stable sort brings the emitted classes to the front, in their order.
-    order = jnp.argsort(~is_emitted, axis=1, stable=True)
-    return jnp.take_along_axis(jnp.where(is_emitted, path, -1), order, axis=1)
 
 
 _OF_CLASSES = (CrossEntropy, SquaredError)
@@ -815,11 +775,9 @@ def _is_counted(dtype: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    if _is_array(value):
-        return f"an array {value.dtype} {tuple(value.shape)}"
     if isinstance(value, (tuple, list, Mapping)):
         return f"a {type(value).__name__} of {len(value)}"
-    return format_value(value)
+    return format_array(value)
 
 
 def _check_number(name: str, value: Any, low: float, high: float, *, example: Any) -> float:

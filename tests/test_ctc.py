@@ -10,8 +10,8 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.arguments import ArgumentError
-from jaxcnn.ctc import beam_decode, greedy_decode
-from jaxcnn.losses import Batch, CTCLoss, collapse_path, frames_needed
+from jaxcnn.ctc import beam_decode, collapse_path, frames_needed, greedy_decode
+from jaxcnn.losses import Batch, CTCLoss
 
 
 def collapsed(path, blank):

@@ -14,14 +14,15 @@ from jaxcnn import cpu
 ROOT = Path(jaxcnn.__file__).parent
 LAYER = {
     "arguments": 0, "_util": 0, "code_digest": 0,
-    "config": 1, "data": 1, "boxes": 1, "losses": 1, "metrics": 1, "progress": 1, "plots": 1, "cpu": 1,
-    "nvidia": 1, "tensorboard": 1, "option_help": 1, "shutdown": 3,
-    "augment": 2, "models": 2, "ctc": 2, "optim": 2, "parallel": 2, "multihost": 2, "curvature": 2,
-    "input_pipeline": 3, "state": 3, "divergence": 3, "provenance": 3, "checkpoint": 3,
-    "evaluation": 4, "weights": 4, "run_log": 4, "resume": 4,
-    "records": 5, "tables": 5, "cli": 5,
-    "training": 6, "classifier": 6,
-    "runs": 7, "interpret": 7, "learning_rate_finder": 7, "loss_landscape": 7,
+    "config": 1, "data": 1, "boxes": 1, "ctc": 1, "metrics": 1, "progress": 1, "plots": 1, "cpu": 1,
+    "nvidia": 1, "tensorboard": 1, "option_help": 1,
+    "augment": 2, "losses": 2, "optim": 2, "parallel": 2, "multihost": 2, "curvature": 2,
+    "models": 3, "input_pipeline": 3, "divergence": 3, "checkpoint": 3, "shutdown": 3,
+    "state": 4, "provenance": 4,
+    "evaluation": 5, "weights": 5, "run_log": 5, "resume": 5,
+    "records": 6, "tables": 6, "cli": 6,
+    "training": 7, "classifier": 7,
+    "runs": 8, "interpret": 8, "learning_rate_finder": 8, "loss_landscape": 8,
 }  # fmt: skip
 ONLY_IN = {
     "matplotlib": "plots",
