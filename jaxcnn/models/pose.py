@@ -43,8 +43,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.arguments import ArgumentError, check_integer, check_positive, format_value
-from jaxcnn.boxes import check_image_size, check_share
+from jaxcnn.arguments import (
+    ArgumentError,
+    check_image_size,
+    check_integer,
+    check_positive,
+    check_share,
+    format_value,
+)
 from jaxcnn.losses import Batch
 from jaxcnn.models.autoencoder import upsample_nearest
 from jaxcnn.models.detector import Detector, check_output_names, prediction_head
