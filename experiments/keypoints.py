@@ -60,10 +60,8 @@ from experiments._common import (
 from experiments.scenes import patch, photographs
 from jaxcnn import cli, metrics, plots, runs, tables
 from jaxcnn.data import channel_statistics
-from jaxcnn.models.pose import (
+from jaxcnn.keypoints import (
     People,
-    PoseLoss,
-    PoseNet,
     Skeleton,
     assemble_people,
     find_peaks,
@@ -72,6 +70,7 @@ from jaxcnn.models.pose import (
     match_greedily,
     part_affinity_fields,
 )
+from jaxcnn.models.pose import PoseLoss, PoseNet
 from jaxcnn.run_log import LogError, read_json, write_text
 from jaxcnn.state import State, init_state
 

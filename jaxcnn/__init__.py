@@ -17,7 +17,8 @@ that of the installed package, "unknown" without an installation.
 - Evaluation: `evaluate`, `predict`, `load_classifier`, `Metrics`, `loss_fn`,
   `recompute_batch_stats`.
 - Analysis: `gradcam` (more in `jaxcnn.interpret`), `eigenvalues`, `sharpness`, `noise_scale`.
-  Others are in `jaxcnn.metrics`, `jaxcnn.boxes`, `jaxcnn.loss_landscape` and `jaxcnn.plots`.
+  Others are in `jaxcnn.metrics`, `jaxcnn.boxes`, `jaxcnn.keypoints`, `jaxcnn.loss_landscape` and
+  `jaxcnn.plots`.
 - Studies: `jaxcnn.runs` trains, sweeps and reads runs.
 
 Example:

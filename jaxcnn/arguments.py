@@ -161,6 +161,20 @@ def _is_finite(value):
         return False
 
 
+def check_share(name: str, value: Any, example: float) -> float:
+    """Return a number in 0..1 as a float.
+
+    Raises:
+        ArgumentError: `value` is anything else.
+    """
+    is_number = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:
+        raise ArgumentError(
+            f"{name} is {format_value(value)}; expected a number in 0..1. Write {name}={example}."
+        )
+    return float(value)
+
+
 def check_path(
     name: str,
     value: Any,
@@ -243,6 +257,25 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
         )
     height, width, channels = map(int, sizes)
     return height, width, channels
+
+
+def check_image_size(image_shape: Any) -> tuple[int, int]:
+    """Return the height and width of images, in pixels.
+
+    Raises:
+        ArgumentError: `image_shape` is not a tuple or list of two integers above 0.
+
+    Example:
+        >>> check_image_size([32, 48])
+        (32, 48)
+    """
+    if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 2:
+        raise ArgumentError(
+            f"image_shape is {format_value(image_shape)}; expected height and width in pixels. "
+            "Write image_shape=images.shape[1:3]."
+        )
+    height, width = (check_integer("image_shape", side, example="(64, 64)") for side in image_shape)
+    return height, width
 
 
 def check_callable(name: str, value: Any, example: str, num_args: int | None = None) -> Any:

@@ -28,8 +28,10 @@ import numpy as np
 
 from jaxcnn.arguments import (
     ArgumentError,
+    check_image_size,
     check_integer,
     check_positive,
+    check_share,
     format_array,
     format_value,
     is_real,
@@ -82,20 +84,6 @@ def _check_row(name: str, values: Any, n: int, kind: Any, expected: str) -> jax.
 
 
 _EXAMPLES = {jnp.floating: "float32", jnp.integer: "int32", jnp.bool_: "bool"}
-
-
-def check_share(name: str, value: Any, example: float) -> float:
-    """Return a number in 0..1.
-
-    Raises:
-      ArgumentError: it is anything else.
-    """
-    is_number = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= 1:
-        raise ArgumentError(
-            f"{name} is {format_value(value)}; expected a number in 0..1. Write {name}={example}."
-        )
-    return float(value)
 
 
 # Geometry
@@ -516,21 +504,6 @@ class Detections(NamedTuple):
     scores: Any
     classes: Any
     sources: Any
-
-
-def check_image_size(image_shape: Any) -> tuple[int, int]:
-    """Return the height and width of images, in pixels.
-
-    Raises:
-      ArgumentError: they are not two integers of at least 1.
-    """
-    if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 2:
-        raise ArgumentError(
-            f"image_shape is {format_value(image_shape)}; expected height and width in pixels. "
-            "Write image_shape=images.shape[1:3]."
-        )
-    height, width = (check_integer("image_shape", side, example="(64, 64)") for side in image_shape)
-    return height, width
 
 
 def select_detections(

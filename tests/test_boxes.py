@@ -306,7 +306,7 @@ def level_with(**fields: Any) -> boxes.Anchors:
         (lambda: boxes.areas(np.zeros(4)), r"boxes is an array float64 \(4,\); expected boxes"),
         (lambda: boxes.areas(cast(Any, [[0, 0, 1, 1]])), "boxes is .*; expected boxes"),
         (lambda: boxes.iou(BOX, BOX.astype(bool)), "others is an array bool"),
-        (lambda: boxes.areas(BOX.astype("m8[s]")), r"boxes is an array timedelta64\[s\] \(1, 4\)"),
+        (lambda: boxes.areas(BOX.astype("m8[s]")), r"boxes is an array timedelta64\[s\] \(2, 4\)"),
         (lambda: boxes.clip(BOX, 0, 4), "height is 0"),
         (lambda: boxes.encode(BOX, BOX[:1]), "boxes has 2 rows and anchors 1"),
         (

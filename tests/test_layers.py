@@ -14,8 +14,8 @@ from jaxcnn import cpu
 ROOT = Path(jaxcnn.__file__).parent
 LAYER = {
     "arguments": 0, "_util": 0, "code_digest": 0,
-    "config": 1, "data": 1, "boxes": 1, "ctc": 1, "metrics": 1, "progress": 1, "plots": 1, "cpu": 1,
-    "nvidia": 1, "tensorboard": 1, "option_help": 1,
+    "config": 1, "data": 1, "boxes": 1, "keypoints": 1, "ctc": 1, "metrics": 1, "progress": 1,
+    "plots": 1, "cpu": 1, "nvidia": 1, "tensorboard": 1, "option_help": 1,
     "augment": 2, "losses": 2, "optim": 2, "parallel": 2, "multihost": 2, "curvature": 2,
     "models": 3, "input_pipeline": 3, "divergence": 3, "checkpoint": 3, "shutdown": 3,
     "state": 4, "provenance": 4,

@@ -81,7 +81,7 @@ def label_arrays(labels: Any, path: str = "labels") -> Iterator[tuple[str, Any]]
 def place_names(labels: Any) -> list[str]:
     """Return the keys of a dict of labels that by convention are places in the image.
 
-    They are "boxes" (`jaxcnn.boxes`) and "keypoints".
+    They are "boxes" (`jaxcnn.boxes`) and "keypoints" (`jaxcnn.keypoints`).
 
     Example:
         >>> place_names({"boxes": 0, "classes": 0})

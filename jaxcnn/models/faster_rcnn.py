@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.arguments import ArgumentError, check_positive
+from jaxcnn.arguments import ArgumentError, check_image_size, check_positive
 from jaxcnn.boxes import (
     Anchors,
     Detections,
-    check_image_size,
     clip,
     decode,
     encode,

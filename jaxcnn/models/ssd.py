@@ -43,12 +43,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.arguments import ArgumentError, check_integer, check_positive
+from jaxcnn.arguments import (
+    ArgumentError,
+    check_image_size,
+    check_integer,
+    check_positive,
+    check_share,
+)
 from jaxcnn.boxes import (
     Anchors,
     Detections,
-    check_image_size,
-    check_share,
     decode,
     encode,
     match_anchors,

@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.arguments import ArgumentError, check_integer, check_positive
-from jaxcnn.boxes import Detections, check_image_size, iou, select_detections
+from jaxcnn.arguments import ArgumentError, check_image_size, check_integer, check_positive
+from jaxcnn.boxes import Detections, iou, select_detections
 from jaxcnn.losses import Batch
 from jaxcnn.models.detector import (
     Detector,

@@ -8,7 +8,7 @@ from scripts import refuses
 
 from experiments import keypoints
 from experiments.scenes import photographs
-from jaxcnn.models.pose import People
+from jaxcnn.keypoints import People
 
 pytestmark = pytest.mark.usefixtures("one_device")
 TINY = ["--scenes", "40", "--width", "4", "--num-steps", "6", "--batch-size", "8"]
