@@ -50,9 +50,9 @@ from experiments._common import (
     run_all,
     run_study,
 )
-from experiments.scenes import MAX_OBJECTS, compose_several, load_objects, photographs
+from experiments.scenes.objects import MAX_OBJECTS, compose_several
+from experiments.scenes.parts import load_objects, photographs, scene_data
 from jaxcnn import boxes, cli, metrics, plots, runs, tables
-from jaxcnn.data import channel_statistics
 from jaxcnn.models.faster_rcnn import FasterRCNN, FasterRCNNLoss, rcnn_detections, rcnn_masks
 from jaxcnn.models.ssd import SSD, SSDLoss, ssd_detections
 from jaxcnn.models.yolo import YOLO, YOLOLoss, yolo_detections
@@ -164,10 +164,7 @@ def compose_all(options: Options) -> jc.Dataset:
     upper, lower = photographs()
     train = compose_several(digits.train, options.scenes, upper, 0, SIDE, SIZES)
     test = compose_several(digits.test, options.scenes // 5, lower, 1, SIDE, SIZES)
-    statistics = channel_statistics(train.images)
-    return jc.Dataset(
-        dataset_name(options), train, train.take(slice(0)), test, digits.classes, *statistics
-    )
+    return scene_data(dataset_name(options), train, test, digits.classes)
 
 
 def dataset_name(options: Options) -> str:
