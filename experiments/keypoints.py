@@ -44,7 +44,6 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments._common import (
-    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
@@ -53,8 +52,13 @@ from experiments._common import (
     check_same_settings,
     divergence_notes,
     measured_rows,
+    paired_sentence,
+    restored_state,
     run_all,
+    run_optimizer,
     run_study,
+    sweep_options,
+    write_results,
 )
 from experiments.scenes.figures import ABSENT, MAX_FIGURES, SIDE, SKELETON, compose
 from experiments.scenes.parts import photographs, scene_data
@@ -71,7 +75,7 @@ from jaxcnn.models.pose import (
     part_affinity_fields,
 )
 from jaxcnn.run_log import LogError, read_json, write_text
-from jaxcnn.state import State, init_state
+from jaxcnn.state import State
 
 STRIDE = 2
 """Side of a cell of the network's maps, pixels."""
@@ -171,8 +175,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
 def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
     """Return the network and the optimizer of a run."""
     model = PoseNet(SKELETON, **config.model_kwargs)
-    train = config.train
-    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+    return model, run_optimizer(config)
 
 
 def longest_limbs(labels: Mapping[str, np.ndarray]) -> tuple[float, ...]:
@@ -414,9 +417,7 @@ def write_figures(options: Options, data: jc.Dataset, n: int = 6) -> None:
     test = data.test.take(index)
     name, config = next(iter(configs(options).items()))
     model, tx = build(config, data)
-    path = options.out / name / "checkpoints"
-    with jc.Checkpoints(path, timeout=READ_TIMEOUT) as checkpoints:
-        state = checkpoints.restore(init_state(model, tx, config.train, data, loss=LOSS))
+    state = restored_state(options.out / name, (model, tx), config.train, data, LOSS)
     if state is None:
         return
     longest = longest_limbs(data.train.labels)
@@ -491,14 +492,8 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     check_new_runs(all_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
-    sweep_kwargs: dict[str, Any] = {
-        "strategy": options.make_strategy(),
-        "tensorboard": options.tensorboard,
-        "should_stop": stop,
-        "measure": measure,
-        "build": build,
-        "loss": LOSS,
-    }
+    sweep_kwargs = sweep_options(options, stop)
+    sweep_kwargs |= {"measure": measure, "build": build, "loss": LOSS}
     if not run_all(all_runs, data, options.out, **sweep_kwargs):
         return False
     write_limits(options.out, data)
@@ -514,13 +509,10 @@ def of_association(run: runs.Run, name: str) -> runs.Run:
 def paired_change(all_runs: list[runs.Run]) -> str:
     """Return one sentence on the effect of fields, paired by seed; empty without two seeds."""
     pairs = [(run.result["fields_whole"], run.result["distance_whole"]) for run in all_runs]
-    if len(pairs) < 2 or None in (value for pair in pairs for value in pair):
+    if None in (value for pair in pairs for value in pair):
         return ""
-    change = tables.seed_statistics([fields - distance for fields, distance in pairs])
-    return (
-        f" Paired by seed, fields change the share of whole people by {change.mean:+.1f} +- "
-        f"{change.ci95:.1f} points."
-    )
+    changes = [fields - distance for fields, distance in pairs]
+    return paired_sentence("fields change the share of whole people", changes)
 
 
 def draw(options: Options) -> None:
@@ -556,7 +548,6 @@ def draw(options: Options) -> None:
     )
     protocol += paired_change(converged)
     notes = divergence_notes(all_runs)
-    tables.write_table(out, table, [protocol, *notes])
     panels = [
         plots.Panel(
             title,
@@ -571,11 +562,10 @@ def draw(options: Options) -> None:
         )
         for key, title in (("pck", "right key points (PCK)"), ("whole", "whole people"))
     ]
-    tables.write_curves(out, {run.name: run.rows for run in all_runs})
     title = "People of test scenes: mean and range of seeds"
-    options.save(plots.panels(panels, title=title), out / "curves")
-    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print("\n".join([tables.compact_markdown(table), *notes, f"wrote {written}"]))
+    figure = plots.panels(panels, title=title)
+    written = write_results(options, table, [protocol, *notes], all_runs, figure)
+    print("\n".join([tables.compact_markdown(table), *notes, written]))
 
 
 def main(args: list[str] | None = None) -> int:

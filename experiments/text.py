@@ -37,13 +37,18 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments._common import (
-    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
     SeedOptions,
+    first_converged,
+    paired_sentence,
+    restored_state,
     run_all,
+    run_optimizer,
     run_study,
+    sweep_options,
+    write_results,
 )
 from experiments.scenes.lines import HEIGHT, MAX_LENGTH, WIDTH, compose_lines
 from experiments.scenes.parts import load_objects, photographs, scene_data
@@ -52,7 +57,7 @@ from jaxcnn.ctc import beam_decode, greedy_decode
 from jaxcnn.losses import frames_needed
 from jaxcnn.models.line_reader import LineReader
 from jaxcnn.run_log import read_metrics
-from jaxcnn.state import State, init_state
+from jaxcnn.state import State
 
 LONGEST_READING = 16
 """Most digits that beam search reads in a line."""
@@ -141,8 +146,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
 def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
     """Return the network and the optimizer of a run."""
     model = LineReader(data.num_classes, **config.model_kwargs)
-    train = config.train
-    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+    return model, run_optimizer(config)
 
 
 def decoders(widths: Sequence[int]) -> dict[str, Decoder]:
@@ -198,15 +202,12 @@ def trained_network(options: Options, data: jc.Dataset) -> tuple[Any, State] | N
 
     It is None if all diverged, or without a checkpoint.
     """
-    all_runs = runs.finished_runs(options.out)
-    converged = {run.name for run in all_runs if run.divergence is None}
-    found = [item for item in configs(options).items() if item[0] in converged]
-    if not found:
+    found = first_converged(configs(options), options.out)
+    if found is None:
         return None
-    name, config = found[0]
+    name, config = found
     model, tx = build(config, data)
-    with jc.Checkpoints(options.out / name / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
-        state = checkpoints.restore(init_state(model, tx, config.train, data, loss="ctc"))
+    state = restored_state(options.out / name, (model, tx), config.train, data, "ctc")
     return None if state is None else (model, state)
 
 
@@ -280,13 +281,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     check_widths(options)
     cli.enable_compilation_cache()
     data = compose_all(options)
-    sweep_kwargs: dict[str, Any] = {
-        "strategy": options.make_strategy(),
-        "tensorboard": options.tensorboard,
-        "should_stop": stop,
-        "measure": Measure(widths),
-        "build": build,
-    }
+    sweep_kwargs = sweep_options(options, stop) | {"measure": Measure(widths), "build": build}
     if not run_all(all_runs, data, options.out, **sweep_kwargs):
         return False
     # Another process may have trained some of the runs.
@@ -369,11 +364,9 @@ def draw(options: Options) -> None:
         "digits (line_error_1, ...). All decoders read the same logits."
     )
     protocol += paired_changes(all_runs, names) + left_out(all_runs, names)
-    tables.write_table(out, table, [protocol, *divergences])
-    tables.write_curves(out, {run.name: run.rows for run in all_runs})
-    options.save(curves(all_runs, names), out / "curves")
-    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+    figure = curves(all_runs, names)
+    written = write_results(options, table, [protocol, *divergences], all_runs, figure)
+    print(f"{tables.compact_markdown(table)}\n{written}")
 
 
 def measured_decoders(all_runs: Sequence[runs.Run]) -> dict[str, str]:
@@ -423,12 +416,8 @@ def paired_changes(all_runs: Sequence[runs.Run], names: Mapping[str, str]) -> st
             pairs = [(run.result[f"{name}_{key}"], run.result[f"greedy_{key}"]) for run in all_runs]
             if any(None in pair for pair in pairs):
                 continue
-            change = tables.seed_statistics([beam - greedy for beam, greedy in pairs])
-            if change.ci95 is not None:
-                text += (
-                    f" Paired by seed, {names[name]} changes the {title} by {change.mean:+.2f} +- "
-                    f"{change.ci95:.2f} points."
-                )
+            changes = [beam - greedy for beam, greedy in pairs]
+            text += paired_sentence(f"{names[name]} changes the {title}", changes, digits=2)
     return text
 
 

@@ -8,7 +8,7 @@ import pytest
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments import detection
+from experiments import _common, detection
 
 pytestmark = pytest.mark.usefixtures("one_device")
 TINY = ["--scenes", "40", "--width", "4", "--num-steps", "6", "--batch-size", "8"]
@@ -108,7 +108,7 @@ def test_a_detector_of_an_earlier_command_is_measured_and_drawn_too(tmp_path, mo
         (tmp_path / name / "config.json").write_text(config.to_json())
     monkeypatch.setattr(detection.jc, "Checkpoints", Checkpoints)
     monkeypatch.setattr(detection, "build", lambda config, data: (config.model, None))
-    monkeypatch.setattr(detection, "init_state", lambda *args, **kwargs: None)
+    monkeypatch.setattr(_common, "init_state", lambda *args, **kwargs: None)
     options = detection.Options(detectors=("ssd",), out=tmp_path)
     networks = detection.trained_networks(options, data=None)  # pyright: ignore
     assert networks == {
