@@ -1,4 +1,4 @@
-"""Command-line values, main loops and progress that several scripts have in common."""
+"""Options, main loops, results and progress that several scripts have in common."""
 
 from __future__ import annotations
 

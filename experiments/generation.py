@@ -320,7 +320,8 @@ def great_circle(start: np.ndarray, end: np.ndarray, n: int) -> np.ndarray:
       float32 [n, z].
 
     Example:
-      >>> great_circle(np.array([1.0, 0.0]), np.array([0.0, 2.0]), 3).round(2).tolist()
+      >>> codes = great_circle(np.array([1.0, 0.0]), np.array([0.0, 2.0]), 3)
+      >>> codes.astype(float).round(2).tolist()
       [[1.0, 0.0], [1.06, 1.06], [0.0, 2.0]]
     """
     lengths = np.linalg.norm(start), np.linalg.norm(end)
