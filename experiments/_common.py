@@ -1,11 +1,11 @@
-"""Command-line values, main loops and progress that several scripts have in common."""
+"""Options, main loops, results and progress that several scripts have in common."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +13,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import jaxcnn as jc
 from experiments._options import parse_options
-from jaxcnn import cli, multihost, parallel, plots, runs
+from jaxcnn import cli, multihost, parallel, plots, runs, tables
 from jaxcnn.arguments import format_value
 from jaxcnn.progress import Progress
+from jaxcnn.state import State, init_state
 
 StrategyName = Literal["auto", "pmap", "jit"]
 """Values of a script's `--strategy`."""
@@ -174,6 +175,103 @@ def run_all(
     return results is not None and len(results) == len(all_runs)
 
 
+def sweep_options(options: Any, stop: cli.GracefulShutdown) -> dict[str, Any]:
+    """Return the arguments of `run_all` that are options of a script.
+
+    Args:
+      options: with `make_strategy` and `tensorboard`.
+      stop: returns true if the user stopped it.
+    """
+    return {
+        "strategy": options.make_strategy(),
+        "tensorboard": options.tensorboard,
+        "should_stop": stop,
+    }
+
+
+def run_optimizer(config: jc.ExperimentConfig) -> Any:
+    """Return the optimizer of a run."""
+    train = config.train
+    return jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+
+
+def restored_state(
+    folder: Path,
+    network: tuple[Any, Any],
+    train: jc.TrainConfig,
+    data: jc.Dataset,
+    loss: Any = "cross-entropy",
+) -> State | None:
+    """Return the last state of a run; None without a checkpoint.
+
+    Args:
+      folder: of the run.
+      network: its network and its optimizer.
+      train: of its config.
+      data: that it was trained on.
+      loss: that it was trained with; a name, or a function.
+    """
+    like = init_state(*network, train, data, loss=loss)
+    with jc.Checkpoints(folder / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
+        return checkpoints.restore(like)
+
+
+def first_converged(
+    all_runs: Mapping[str, jc.ExperimentConfig], out: Path
+) -> tuple[str, jc.ExperimentConfig] | None:
+    """Return name and config of the first finished run that did not diverge; None without one."""
+    converged = {run.name for run in runs.finished_runs(out) if run.divergence is None}
+    return next((item for item in all_runs.items() if item[0] in converged), None)
+
+
+def check_each_once(option: str, values: Sequence[str], noun: str, advice: str) -> None:
+    """Check the values of an option that names what is compared.
+
+    Args:
+      option: without dashes.
+      values: of the option.
+      noun: what a value names.
+      advice: values that are right.
+
+    Raises:
+      ArgumentError: there are none, or one is there twice.
+    """
+    if len(set(values)) < len(values) or not values:
+        raise jc.ArgumentError(
+            f"--{option} is {' '.join(values) or 'empty'}; expected each {noun} once, and at least "
+            f"one: write --{option} {advice}"
+        )
+
+
+def grouped_runs(
+    out: Path,
+    names: Iterable[str],
+    name_of: Callable[[runs.Run], str | None] = lambda run: run.name.split("-seed")[0],
+) -> dict[str, list[runs.Run]]:
+    """Return the finished runs of each row of a table, in the order of the rows.
+
+    Args:
+      out: folder of the study.
+      names: of rows. Those without a run are left out.
+      name_of: returns a run's row, or None.
+
+    Raises:
+      ArgumentError: a run is of no row, or the rows cannot be compared (`check_same_settings`).
+    """
+    groups: dict[str, list[runs.Run]] = {name: [] for name in names}
+    for run in runs.finished_runs(out):
+        name = name_of(run)
+        if name not in groups:
+            raise jc.ArgumentError(
+                f"{out} has a run called {run.name!r}; expected those of {', '.join(groups)}. "
+                "Write --out with a folder of this experiment."
+            )
+        groups[name].append(run)
+    groups = {name: group for name, group in groups.items() if group}
+    check_same_settings(groups, out)
+    return groups
+
+
 def check_same_settings(groups: Mapping[str, list[runs.Run]], out: Path) -> None:
     """Check that the runs of a table differ only in what the table compares.
 
@@ -268,6 +366,66 @@ def measured_rows(run: runs.Run) -> list[dict[str, Any]]:
 def divergence_notes(all_runs: Iterable[runs.Run]) -> list[str]:
     """Return a sentence for each run that diverged."""
     return [f"{run.name}: {run.divergence}" for run in all_runs if run.divergence is not None]
+
+
+def seed_pairs(
+    first: Iterable[runs.Run], second: Iterable[runs.Run], key: str
+) -> list[tuple[Any, Any]]:
+    """Return the results of two groups of runs from the same seeds, without diverged runs.
+
+    A measure that is not a number is None in the record.
+    """
+    one, other = (
+        {run.config.train.seed: run.result[key] for run in group if run.divergence is None}
+        for group in (first, second)
+    )
+    return [(one[seed], other[seed]) for seed in one if seed in other]
+
+
+def paired_sentence(
+    subject: str, changes: Sequence[float], unit: str = " points", digits: int = 1
+) -> str:
+    """Return a sentence on changes that are paired by seed; empty without two.
+
+    Example:
+      >>> paired_sentence("skips change the error", [1.0, 2.0, 3.0])
+      ' Paired by seed, skips change the error by +2.0 +- 2.5 points.'
+    """
+    change = tables.seed_statistics(changes)
+    if change.ci95 is None:
+        return ""
+    return (
+        f" Paired by seed, {subject} by {change.mean:+.{digits}f} +- "
+        f"{change.ci95:.{digits}f}{unit}."
+    )
+
+
+def write_results(
+    options: Any,
+    table: list[dict[str, Any]],
+    notes: list[str],
+    all_runs: Iterable[runs.Run],
+    figure: Any,
+) -> str:
+    """Write OUT/table, OUT/curves.csv and OUT/curves.
+
+    Args:
+      options: with `out`, `format` and `save`.
+      table: rows.
+      notes: paragraphs below the table.
+      all_runs: whose rows are in curves.csv.
+      figure: OUT/curves; None for none.
+
+    Returns:
+      What was written, as text to print.
+    """
+    out = options.out
+    tables.write_table(out, table, notes)
+    tables.write_curves(out, {run.name: run.rows for run in all_runs})
+    if figure is None:
+        return f"wrote {out}/table.md, table.csv and curves.csv"
+    options.save(figure, out / "curves")
+    return f"wrote {out}/table.md, table.csv, curves.csv and curves.{options.format}"
 
 
 def run_parts(parts: Mapping[str, ModuleType], options: Any, stop: Any) -> bool:

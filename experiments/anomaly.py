@@ -48,6 +48,7 @@ from experiments._common import (
     SeedOptions,
     display_names,
     run_all,
+    run_optimizer,
     run_study,
 )
 from experiments.latent_search import NUM_STEPS, anomaly_scores
@@ -195,9 +196,7 @@ def gan_configs(options: Options, data: jc.Dataset, label: int) -> dict[str, jc.
 
 def build_gan(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
     """Return the GAN and the optimizer of a run."""
-    train = config.train
-    model = DCGAN(**config.model_kwargs)
-    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+    return DCGAN(**config.model_kwargs), run_optimizer(config)
 
 
 def errors(model: Any, state: State, images: np.ndarray) -> np.ndarray:

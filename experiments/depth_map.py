@@ -39,42 +39,34 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments._common import (
-    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_each_once,
     check_new_runs,
-    check_same_settings,
     divergence_notes,
+    grouped_runs,
     measured_rows,
+    paired_sentence,
+    restored_state,
     run_all,
+    run_optimizer,
     run_study,
+    seed_pairs,
+    sweep_options,
+    write_results,
 )
-from experiments.scenes import load_objects, patch, photographs, resized_shape
+from experiments.scenes.depth import SIDE, compose
+from experiments.scenes.parts import load_objects, photographs, scene_data
 from jaxcnn import cli, metrics, plots, runs, tables
-from jaxcnn.data import channel_statistics
 from jaxcnn.losses import ScaleInvariantError
 from jaxcnn.models import UNet
 from jaxcnn.run_log import LogError, read_json, write_text
-from jaxcnn.state import State, init_state
+from jaxcnn.state import State
 
-SIDE = 48
-"""Height and width of a scene, pixels."""
-FOCAL_LENGTH = 64.0
-"""Focal length in pixels: a digit of 1 m has `FOCAL_LENGTH` / depth pixels."""
-NEAR, FAR = 2.0, 5.0
-"""Least and greatest depth of a digit, in meters where the scale is 1."""
-WALL = (6.0, 10.0)
-"""Least and greatest depth of the wall's corners."""
-HAZE = 0.15
-"""Scattering coefficient of the haze, 1 / m, where the scale is 1."""
-AIRLIGHT = 215.0
-"""Gray value of the haze itself."""
 SCALE_SPREAD = 0.3
 """Standard deviation of the logarithm of an unknown scale."""
-MAX_LAYERS = 5
-"""Most digits of a scene."""
 LossName = Literal["squared", "mixed", "invariant"]
 LOSSES: dict[str, tuple[str, ScaleInvariantError]] = {
     "squared": ("squared log error (λ = 0)", ScaleInvariantError(0.0)),
@@ -132,90 +124,6 @@ PRESETS = {
 }
 
 
-def wall_depth(rng: np.random.Generator) -> np.ndarray:
-    """Return the depths of a slanted wall, float64 [SIDE, SIDE].
-
-    The inverse depth of a plane is linear in the coordinates of the image. The corners have depths
-    within `WALL`.
-    """
-    y, x = np.mgrid[:SIDE, :SIDE] / (SIDE - 1) - 0.5
-    nearest, farthest = 1 / WALL[0], 1 / WALL[1]
-    slope = rng.uniform(-1, 1, 2)
-    # Corners reach half the slopes.
-    slope *= rng.uniform(0, nearest - farthest) / np.abs(slope).sum()
-    reach = np.abs(slope).sum() / 2
-    middle = rng.uniform(farthest + reach, nearest - reach)
-    return 1 / (middle + slope[0] * y + slope[1] * x)
-
-
-def scene(
-    digits: np.ndarray, textures: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a scene and its depth, in the scale 1.
-
-    Args:
-      digits: uint8 [m, h, w], bright on dark.
-      textures: uint8 [2, h, w, 3]: of the wall, and of the digits.
-      rng: draws depths, places and patches.
-
-    Returns:
-      Scene uint8 [SIDE, SIDE, 3], and depth in meters, float32 [SIDE, SIDE].
-    """
-    image = patch(textures[0], rng, SIDE).astype(np.float64)
-    depth = wall_depth(rng)
-    # The far ones first, so that the near ones hide them.
-    depths = np.sort(rng.uniform(NEAR, FAR, len(digits)))[::-1]
-    for digit, own_depth in zip(digits, depths, strict=True):
-        size = round(FOCAL_LENGTH / own_depth)
-        shape = resized_shape(digit, size)
-        ink = patch(textures[1], rng, size)
-        y, x = rng.integers(0, SIDE - size + 1, 2)
-        box = slice(y, y + size), slice(x, x + size)
-        image[box][shape] = ink[shape]
-        depth[box][shape] = own_depth
-    return hazy(image, depth), depth.astype(np.float32)
-
-
-def hazy(image: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Return an image seen through haze, uint8 [h, w, 3].
-
-    It is J t + A (1 - t) with t = exp(-β depth) (He, Sun and Tang 2009, "Single image haze removal
-    using dark channel prior", equations 1 and 2).
-
-    Args:
-      image: float [h, w, 3] in 0..255, J.
-      depth: float [h, w].
-    """
-    transmission = np.exp(-HAZE * depth)[..., None]
-    mixed = image * transmission + AIRLIGHT * (1 - transmission)
-    return np.round(mixed).astype(np.uint8)
-
-
-def compose(
-    digits: jc.Split, n: int, textures: np.ndarray, seed: int, *, scale_spread: float
-) -> jc.Split:
-    """Return `n` scenes, each with two to `MAX_LAYERS` digits drawn at random.
-
-    Args:
-      digits: images [m, h, w, 1], of which digits are drawn.
-      n: number of scenes.
-      textures: as in `scene`.
-      seed: of all draws; the images do not depend on the spread.
-      scale_spread: standard deviation of the logarithm of each scene's scale.
-
-    Returns:
-      Images uint8 [n, SIDE, SIDE, 3], and depths float32 [n, SIDE, SIDE] as labels.
-    """
-    rng = np.random.default_rng(seed)
-    images, depths = [], []
-    for _ in range(n):
-        index = rng.integers(0, len(digits.labels), int(rng.integers(2, MAX_LAYERS + 1)))
-        image, depth = scene(digits.images[index, ..., 0], textures, rng)
-        images.append(image)
-        depths.append(depth * np.float32(math.exp(scale_spread * rng.standard_normal())))
-    return jc.Split(np.stack(images), np.stack(depths))
-
-
 def compose_all(options: Options) -> jc.Dataset:
     """Return the data set of scenes, the same for the same options.
 
@@ -229,10 +137,7 @@ def compose_all(options: Options) -> jc.Dataset:
     test = compose(digits.test, options.scenes // 5, lower, 1, scale_spread=spread)
     unit = np.exp(np.log(train.labels.astype(np.float64)).mean()).astype(np.float32)
     train, test = (jc.Split(split.images, split.labels / unit) for split in (train, test))
-    statistics = channel_statistics(train.images)
-    return jc.Dataset(
-        dataset_name(options), train, train.take(slice(0)), test, ("depth",), *statistics
-    )
+    return scene_data(dataset_name(options), train, test, ("depth",))
 
 
 def dataset_name(options: Options) -> str:
@@ -275,8 +180,7 @@ def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
     """Return the network and the optimizer of a run."""
     # One output for each pixel, its log depth.
     model = UNet(num_classes=1, **config.model_kwargs)
-    train = config.train
-    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+    return model, run_optimizer(config)
 
 
 def predicted_depth(model: Any, state: State, images: np.ndarray) -> np.ndarray:
@@ -351,12 +255,10 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
     images, truth = data.test.images[:n], data.test.labels[:n]
     predictions = {}
     for name in options.losses:
-        folder, config = next(iter(configs(options, name).items()))
+        run, config = next(iter(configs(options, name).items()))
         model, tx = build(config, data)
-        path = options.out / folder / "checkpoints"
-        with jc.Checkpoints(path, timeout=READ_TIMEOUT) as checkpoints:
-            like = init_state(model, tx, config.train, data, loss=LOSSES[name][1])
-            state = checkpoints.restore(like)
+        loss = LOSSES[name][1]
+        state = restored_state(options.out / run, (model, tx), config.train, data, loss)
         if state is None:
             return
         predictions[name] = predicted_depth(model, state, images)
@@ -386,25 +288,15 @@ def write_predictions(options: Options, data: jc.Dataset, n: int = 6) -> None:
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs and draw predictions; return False if some are not finished."""
-    if len(set(options.losses)) < len(options.losses) or not options.losses:
-        raise jc.ArgumentError(
-            f"--losses is {' '.join(options.losses)}; expected each loss once, and at least one: "
-            "write --losses squared mixed"
-        )
+    check_each_once("losses", options.losses, "loss", "squared mixed")
     all_configs = {name: configs(options, name) for name in options.losses}
     for new_runs in all_configs.values():
         check_new_runs(new_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
     for name, loss_configs in all_configs.items():
-        sweep_kwargs: dict[str, Any] = {
-            "strategy": options.make_strategy(),
-            "tensorboard": options.tensorboard,
-            "should_stop": stop,
-            "measure": measure,
-            "build": build,
-            "loss": LOSSES[name][1],
-        }
+        sweep_kwargs = sweep_options(options, stop)
+        sweep_kwargs |= {"measure": measure, "build": build, "loss": LOSSES[name][1]}
         if not run_all(loss_configs, data, options.out, **sweep_kwargs):
             return False
     write_baseline(options.out, data)
@@ -418,47 +310,24 @@ def paired_change(groups: Mapping[str, list[runs.Run]], key: str, unit: str) -> 
     Runs that diverged are left out. It is empty where there are not two seeds of it and of the
     squared error.
     """
-    with_it, without = (
-        {
-            run.config.train.seed: run.result[key]
-            for run in groups.get(name, [])
-            if run.divergence is None
-        }
-        for name in ("invariant", "squared")
-    )
-    seeds = with_it.keys() & without.keys()
-    pairs = [(with_it[seed], without[seed]) for seed in seeds]
-    # A measure that is not a number is None in the record; an error of 0 has no percentage.
-    if len(pairs) < 2 or not all(a is not None and b for a, b in pairs):
+    pairs = seed_pairs(groups.get("invariant", []), groups.get("squared", []), key)
+    # An error of 0 has no percentage.
+    if not all(a is not None and b for a, b in pairs):
         return ""
-    change = tables.seed_statistics([100 * (a / b - 1) for a, b in pairs])
-    return (
-        f" Paired by seed, λ = 1 changes {unit} by {change.mean:+.1f} +- {change.ci95:.1f}% of "
-        "that of λ = 0."
-    )
+    changes = [100 * (a / b - 1) for a, b in pairs]
+    return paired_sentence(f"λ = 1 changes {unit}", changes, "% of that of λ = 0")
 
 
 def draw(options: Options) -> None:
     """Write the table and the curves of the finished runs in `options.out`."""
-    out = options.out
-    groups: dict[str, list[runs.Run]] = {name: [] for name in LOSSES}
-    for run in runs.finished_runs(out):
-        name = run.name.split("-seed")[0]
-        if name not in groups:
-            raise jc.ArgumentError(
-                f"{out} has a run called {run.name!r}; expected those of {', '.join(LOSSES)}. "
-                "Write --out with a folder of this experiment."
-            )
-        groups[name].append(run)
-    groups = {name: group for name, group in groups.items() if group}
-    check_same_settings(groups, out)
+    groups = grouped_runs(options.out, LOSSES)
     all_runs = [run for group in groups.values() for run in group]
     table: list[dict[str, Any]] = [
         {"loss": LOSSES[name][0], "params": group[0].result["params"]}
         | runs.aggregate_seeds(group, KEYS)
         for name, group in groups.items()
     ]
-    if baseline := read_baseline(out):
+    if baseline := read_baseline(options.out):
         table.insert(0, dict.fromkeys(table[0]) | {"loss": BASELINE} | baseline)
     config = all_runs[0].config
     protocol = (
@@ -471,7 +340,6 @@ def draw(options: Options) -> None:
     )
     protocol += paired_change(groups, "scale_invariant", "the scale-invariant error")
     notes = divergence_notes(all_runs)
-    tables.write_table(out, table, [protocol, *notes])
     panels = [
         plots.Panel(
             title,
@@ -490,11 +358,10 @@ def draw(options: Options) -> None:
             ("rmse_log", "with the scale", "RMSE of log depth"),
         )
     ]
-    tables.write_curves(out, {run.name: run.rows for run in all_runs})
     title = "Depth of test scenes: mean and range of seeds"
-    options.save(plots.panels(panels, title=title, share="none"), out / "curves")
-    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print("\n".join([tables.compact_markdown(table), *notes, f"wrote {written}"]))
+    figure = plots.panels(panels, title=title, share="none")
+    written = write_results(options, table, [protocol, *notes], all_runs, figure)
+    print("\n".join([tables.compact_markdown(table), *notes, written]))
 
 
 def main(args: list[str] | None = None) -> int:

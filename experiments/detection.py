@@ -38,26 +38,30 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments._common import (
-    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_each_once,
     check_new_runs,
-    check_same_settings,
     divergence_notes,
+    grouped_runs,
     measured_rows,
+    restored_state,
     run_all,
+    run_optimizer,
     run_study,
+    sweep_options,
+    write_results,
 )
-from experiments.scenes import MAX_OBJECTS, compose_several, load_objects, photographs
+from experiments.scenes.objects import MAX_OBJECTS, compose_several
+from experiments.scenes.parts import load_objects, photographs, scene_data
 from jaxcnn import boxes, cli, metrics, plots, runs, tables
-from jaxcnn.data import channel_statistics
 from jaxcnn.models.faster_rcnn import FasterRCNN, FasterRCNNLoss, rcnn_detections, rcnn_masks
 from jaxcnn.models.ssd import SSD, SSDLoss, ssd_detections
 from jaxcnn.models.yolo import YOLO, YOLOLoss, yolo_detections
 from jaxcnn.run_log import LogError, read_json, write_text
-from jaxcnn.state import State, init_state
+from jaxcnn.state import State
 
 SIDE = 48
 """Height and width of a scene, pixels."""
@@ -164,10 +168,7 @@ def compose_all(options: Options) -> jc.Dataset:
     upper, lower = photographs()
     train = compose_several(digits.train, options.scenes, upper, 0, SIDE, SIZES)
     test = compose_several(digits.test, options.scenes // 5, lower, 1, SIDE, SIZES)
-    statistics = channel_statistics(train.images)
-    return jc.Dataset(
-        dataset_name(options), train, train.take(slice(0)), test, digits.classes, *statistics
-    )
+    return scene_data(dataset_name(options), train, test, digits.classes)
 
 
 def dataset_name(options: Options) -> str:
@@ -208,8 +209,7 @@ def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
     """Return the network and the optimizer of a run."""
     network = DETECTORS[config.model].network
     model = network(data.num_classes, **config.model_kwargs)
-    train = config.train
-    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+    return model, run_optimizer(config)
 
 
 def detect(
@@ -265,15 +265,14 @@ def trained_networks(options: Options, data: jc.Dataset) -> dict[str, tuple[Any,
     networks = {}
     for detector in DETECTORS:
         name = next(iter(configs(options, detector)))
-        folder = options.out / name / "checkpoints"
-        if not folder.is_dir():
+        folder = options.out / name
+        if not (folder / "checkpoints").is_dir():
             continue
         # Of an earlier command, whose network may have another width.
-        config = jc.override(jc.ExperimentConfig.load(folder.parent), model=detector)
+        config = jc.override(jc.ExperimentConfig.load(folder), model=detector)
         model, tx = build(config, data)
-        with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
-            like = init_state(model, tx, config.train, data, loss=DETECTORS[detector].loss)
-            state = checkpoints.restore(like)
+        loss = DETECTORS[detector].loss
+        state = restored_state(folder, (model, tx), config.train, data, loss)
         if state is not None:
             networks[detector] = model, state
     return networks
@@ -398,25 +397,15 @@ def _drawn_boxes(found: Any, scores: Any, classes: Any, objects: Any) -> list[pl
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs and draw detections; return False if some are not finished."""
-    if len(set(options.detectors)) < len(options.detectors) or not options.detectors:
-        raise jc.ArgumentError(
-            f"--detectors is {' '.join(options.detectors) or 'empty'}; expected each detector "
-            "once, and at least one: write --detectors ssd yolo"
-        )
+    check_each_once("detectors", options.detectors, "detector", "ssd yolo")
     all_configs = {name: configs(options, name) for name in options.detectors}
     for new_runs in all_configs.values():
         check_new_runs(new_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
     for name, detector_configs in all_configs.items():
-        sweep_kwargs: dict[str, Any] = {
-            "strategy": options.make_strategy(),
-            "tensorboard": options.tensorboard,
-            "should_stop": stop,
-            "measure": measure,
-            "build": build,
-            "loss": DETECTORS[name].loss,
-        }
+        sweep_kwargs = sweep_options(options, stop)
+        sweep_kwargs |= {"measure": measure, "build": build, "loss": DETECTORS[name].loss}
         if not run_all(detector_configs, data, options.out, **sweep_kwargs):
             return False
     networks = trained_networks(options, data)
@@ -428,19 +417,8 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
 
 def draw(options: Options) -> None:
     """Write the table and the curves of the finished runs in `options.out`."""
-    out = options.out
-    groups: dict[str, list[runs.Run]] = {name: [] for name in DETECTORS}
-    for run in runs.finished_runs(out):
-        name = run.name.split("-seed")[0]
-        if name not in groups:
-            raise jc.ArgumentError(
-                f"{out} has a run called {run.name!r}; expected those of {', '.join(DETECTORS)}. "
-                "Write --out with a folder of this experiment."
-            )
-        groups[name].append(run)
-    groups = {name: group for name, group in groups.items() if group}
-    check_same_settings(groups, out)
-    keys, speeds = ("map", "map50", "mask_map", "mask_map50"), read_speeds(out)
+    groups = grouped_runs(options.out, DETECTORS)
+    keys, speeds = ("map", "map50", "mask_map", "mask_map50"), read_speeds(options.out)
     table = [
         {
             "detector": DETECTORS[name].title,
@@ -462,7 +440,6 @@ def draw(options: Options) -> None:
         "included, of all detectors in turns."
     )
     notes = divergence_notes(all_runs)
-    tables.write_table(out, table, [protocol, *notes])
     lines = [
         plots.band(
             [measured_rows(run) for run in group], "step", "map", label=DETECTORS[name].title
@@ -471,10 +448,9 @@ def draw(options: Options) -> None:
     ]
     title = "Detectors on test scenes: mean and range of seeds"
     panel = plots.Panel("", lines, xlabel="step", ylabel="mAP (%)")
-    tables.write_curves(out, {run.name: run.rows for run in all_runs})
-    options.save(plots.panels([panel], title=title, size=(6.0, 3.9)), out / "curves")
-    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print("\n".join([tables.compact_markdown(table), *notes, f"wrote {written}"]))
+    figure = plots.panels([panel], title=title, size=(6.0, 3.9))
+    written = write_results(options, table, [protocol, *notes], all_runs, figure)
+    print("\n".join([tables.compact_markdown(table), *notes, written]))
 
 
 def with_all_keys(run: runs.Run, keys: tuple[str, ...]) -> runs.Run:

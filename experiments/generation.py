@@ -38,8 +38,12 @@ from experiments._common import (
     FigureOptions,
     SeedOptions,
     display_names,
+    first_converged,
     run_all,
+    run_optimizer,
     run_study,
+    sweep_options,
+    write_results,
 )
 from jaxcnn import cli, metrics, plots, runs, tables
 from jaxcnn.augment import normalize
@@ -146,9 +150,7 @@ def eval_every(options: Options) -> int:
 
 def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
     """Return the GAN and the optimizer of a run."""
-    train = config.train
-    model = DCGAN(**config.model_kwargs)
-    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+    return DCGAN(**config.model_kwargs), run_optimizer(config)
 
 
 def classifier_config(options: Options, name: str) -> jc.ExperimentConfig:
@@ -318,7 +320,8 @@ def great_circle(start: np.ndarray, end: np.ndarray, n: int) -> np.ndarray:
       float32 [n, z].
 
     Example:
-      >>> great_circle(np.array([1.0, 0.0]), np.array([0.0, 2.0]), 3).round(2).tolist()
+      >>> codes = great_circle(np.array([1.0, 0.0]), np.array([0.0, 2.0]), 3)
+      >>> codes.astype(float).round(2).tolist()
       [[1.0, 0.0], [1.06, 1.06], [0.0, 2.0]]
     """
     lengths = np.linalg.norm(start), np.linalg.norm(end)
@@ -351,11 +354,10 @@ def states_of(options: Options, data: jc.Dataset) -> tuple[DCGAN, dict[int, Stat
 
     There are no states if all seeds diverged.
     """
-    diverged = {run.name for run in runs.finished_runs(options.out) if run.divergence}
-    converged = [pair for pair in configs(options).items() if pair[0] not in diverged]
-    if not converged:
+    found = first_converged(configs(options), options.out)
+    if found is None:
         return DCGAN(), {}
-    name, config = converged[0]
+    name, config = found
     model, tx = build(config, data)
     start = init_state(model, tx, config.train, data, loss=NonSaturatingLoss())
     folder = options.out / name / "checkpoints"
@@ -431,13 +433,12 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir)
     check(options, data)
-    common: dict[str, Any] = {"strategy": options.make_strategy(), "should_stop": stop}
-    common |= {"tensorboard": options.tensorboard}
+    common = sweep_options(options, stop)
     classified = enlarged_data(data)
     classifier = {FEATURES: classifier_config(options, classified.name)}
     if not run_all(classifier, classified, options.out, **common):
         return False
-    sweep_kwargs: dict[str, Any] = common | {
+    sweep_kwargs = common | {
         "measure": frechet_measure(trained_features(options.out, data)),
         "build": build,
         "loss": NonSaturatingLoss(),
@@ -482,13 +483,10 @@ def draw(options: Options) -> None:
         "halves too, and its 95% interval."
     )
     divergences = filter(None, (run.divergence for run in finished))
-    tables.write_table(out, table, [protocol, *divergences])
-    tables.write_curves(out, {run.name: run.rows for run in group})
-    written = f"{out}/table.md, table.csv and curves.csv"
-    if any(row.get("frechet") is not None for run in group for row in run.rows):
-        options.save(curves(group, statistics["frechet_floor"]), out / "curves")
-        written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+    has_distances = any(row.get("frechet") is not None for run in group for row in run.rows)
+    figure = curves(group, statistics["frechet_floor"]) if has_distances else None
+    written = write_results(options, table, [protocol, *divergences], group, figure)
+    print(f"{tables.compact_markdown(table)}\n{written}")
 
 
 def curves(group: list[runs.Run], floor: float | None) -> Any:

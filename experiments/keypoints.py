@@ -41,11 +41,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageDraw
 
 import jaxcnn as jc
 from experiments._common import (
-    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
@@ -54,15 +52,19 @@ from experiments._common import (
     check_same_settings,
     divergence_notes,
     measured_rows,
+    paired_sentence,
+    restored_state,
     run_all,
+    run_optimizer,
     run_study,
+    sweep_options,
+    write_results,
 )
-from experiments.scenes import patch, photographs
+from experiments.scenes.figures import ABSENT, MAX_FIGURES, SIDE, SKELETON, compose
+from experiments.scenes.parts import photographs, scene_data
 from jaxcnn import cli, metrics, plots, runs, tables
-from jaxcnn.data import channel_statistics
 from jaxcnn.keypoints import (
     People,
-    Skeleton,
     assemble_people,
     find_peaks,
     heat_maps,
@@ -72,31 +74,10 @@ from jaxcnn.keypoints import (
 )
 from jaxcnn.models.pose import PoseLoss, PoseNet
 from jaxcnn.run_log import LogError, read_json, write_text
-from jaxcnn.state import State, init_state
+from jaxcnn.state import State
 
-SIDE = 64
-"""Height and width of a scene, pixels."""
 STRIDE = 2
 """Side of a cell of the network's maps, pixels."""
-HEIGHTS = (34.0, 52.0)
-"""Least and greatest height of a standing figure, pixels."""
-MAX_FIGURES = 3
-MIN_SEPARATION = 7.0
-"""Least distance of two figures' necks and of their hips, pixels."""
-ABSENT = -1000.0
-"""Coordinates of key points that only pad."""
-# fmt: off
-SKELETON = Skeleton(
-    ("neck", "head", "hip", "left elbow", "left hand", "right elbow", "right hand",
-     "left knee", "left foot", "right knee", "right foot"),
-    ((0, 1), (0, 2), (0, 3), (3, 4), (0, 5), (5, 6), (2, 7), (7, 8), (2, 9), (9, 10)),
-)
-# fmt: on
-"""Joints and limbs of a figure that faces away: its left is the image's left."""
-LENGTHS = (0.17, 0.28, 0.17, 0.16, 0.17, 0.16, 0.23, 0.23, 0.23, 0.23)
-"""Lengths of the limbs, in heights of the figure."""
-LIMB_THICKNESS, HEAD_RADIUS = 0.075, 0.085
-"""In heights of the figure."""
 SIGMA, LIMB_WIDTH = 3.5, 2.0
 """Width of the Gaussians and greatest distance from a limb's line, pixels."""
 LOSS = PoseLoss(SKELETON, sigma=SIGMA, limb_width=LIMB_WIDTH)
@@ -153,127 +134,12 @@ PRESETS = {
 }
 
 
-# Scenes
-
-
-def figure_points(rng: np.random.Generator) -> np.ndarray:
-    """Return the joints of a figure in its own coordinates, float64 [J, 2].
-
-    The neck is the origin, and the unit is the figure's height. Elbows and knees are on their own
-    side, so that left and right are known from the image.
-    """
-    lean = rng.uniform(-0.25, 0.25)
-    # Angles from straight down, to the image's right.
-    angles = [math.pi + lean + rng.uniform(-0.3, 0.3), lean]
-    for side in (-1, 1):
-        arm = rng.uniform(0.25, 1.9)
-        angles += [side * arm + lean, side * (arm + rng.uniform(-0.6, 1.5)) + lean]
-    for side in (-1, 1):
-        leg = rng.uniform(0.08, 0.65)
-        angles += [side * leg, side * (leg + rng.uniform(-0.6, 0.1))]
-    points = np.zeros((len(SKELETON.joints), 2))
-    for (first, second), length, angle in zip(SKELETON.limbs, LENGTHS, angles, strict=True):
-        points[second] = points[first] + length * np.array([math.sin(angle), math.cos(angle)])
-    return points
-
-
-def figure_mask(points: np.ndarray, height: float, scale: int = 4) -> np.ndarray:
-    """Return the pixels of a figure, bool [SIDE, SIDE].
-
-    Limbs are thick lines with round ends, and the head is a disc.
-
-    Args:
-      points: float [J, 2], pixels.
-      height: of the figure, pixels.
-      scale: lines are drawn on an image of so many times the side, and then averaged.
-    """
-    image = Image.new("L", (scale * SIDE, scale * SIDE))
-    draw = ImageDraw.Draw(image)
-    radii = np.full(len(points), max(LIMB_THICKNESS * height, 2.5) / 2)
-    for first, second in SKELETON.limbs:
-        line = [tuple(scale * points[joint]) for joint in (first, second)]
-        draw.line(line, fill=255, width=round(2 * scale * radii[first]))
-    radii[SKELETON.joints.index("head")] = HEAD_RADIUS * height
-    for (x, y), radius in zip(points, radii, strict=True):
-        edges = [scale * (x - radius), scale * (y - radius)]
-        draw.ellipse([*edges, scale * (x + radius), scale * (y + radius)], fill=255)
-    small = image.resize((SIDE, SIDE), Image.Resampling.BOX)
-    mask = np.asarray(small) > 127
-    # The pixel of a key point is always the figure's own.
-    columns, rows = points.astype(int).T
-    mask[rows, columns] = True
-    return mask
-
-
-def scene(
-    textures: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a scene of one to `MAX_FIGURES` figures, and its truth.
-
-    A figure that has no place after 20 trials is left out. The first always has one. Later figures
-    hide earlier ones.
-
-    Args:
-      textures: uint8 [2, h, w, 3]: of the background, and of the figures.
-      rng: draws number, angles, sizes, places and patches.
-
-    Returns:
-      Scene uint8 [SIDE, SIDE, 3]; key points float32 [MAX_FIGURES, J, 2], `ABSENT` where there is
-      no figure; and visibility bool [MAX_FIGURES, J], whether the key point's pixel is of its
-      figure.
-    """
-    image = patch(textures[0], rng, SIDE, 3)
-    owner = np.zeros((SIDE, SIDE), np.uint8)
-    count = int(rng.integers(1, MAX_FIGURES + 1))
-    points = np.full((MAX_FIGURES, len(SKELETON.joints), 2), ABSENT, np.float32)
-    visible = np.zeros(points.shape[:2], bool)
-    central = [SKELETON.joints.index(name) for name in ("neck", "hip")]
-    row = 0
-    for _ in range(count):
-        height = float(rng.uniform(*HEIGHTS))
-        own = height * figure_points(rng)
-        # The head's disc, or a limb's half, is inside the image.
-        margin = HEAD_RADIUS * height
-        low, high = margin - own.min(0), SIDE - margin - own.max(0)
-        for _ in range(20):
-            placed = (own + rng.uniform(low, np.maximum(low, high))).astype(np.float32)
-            distances = np.linalg.norm((points[:row] - placed)[:, central], axis=-1)
-            if (distances > MIN_SEPARATION).all():
-                mask = figure_mask(placed, height)
-                image = np.where(mask[..., None], patch(textures[1], rng, SIDE, 3), image)
-                owner[mask] = row + 1
-                points[row] = placed
-                row += 1
-                break
-    for i in range(row):
-        columns, rows = points[i].astype(int).T
-        visible[i] = owner[rows, columns] == i + 1
-    return image, points, visible
-
-
-def compose(n: int, textures: np.ndarray, seed: int) -> jc.Split:
-    """Return `n` scenes.
-
-    Returns:
-      Images uint8 [n, SIDE, SIDE, 3], and as labels a dict of `keypoints` and `visible` as in
-      `scene`, each with a first axis of n.
-    """
-    rng = np.random.default_rng(seed)
-    scenes = [scene(textures, rng) for _ in range(n)]
-    images, points, visible = (np.stack(arrays) for arrays in zip(*scenes, strict=True))
-    return jc.Split(images, {"keypoints": points, "visible": visible})
-
-
 def compose_all(options: Options) -> jc.Dataset:
     """Return the data set of scenes, the same for the same options."""
     upper, lower = photographs()
     train = compose(options.scenes, upper, 0)
     test = compose(options.scenes // 5, lower, 1)
-    statistics = channel_statistics(train.images)
-    return jc.Dataset("stick-figures", train, train.take(slice(0)), test, ("person",), *statistics)
-
-
-# Runs
+    return scene_data("stick-figures", train, test, ("person",))
 
 
 def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
@@ -308,8 +174,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
 def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
     """Return the network and the optimizer of a run."""
     model = PoseNet(SKELETON, **config.model_kwargs)
-    train = config.train
-    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+    return model, run_optimizer(config)
 
 
 def longest_limbs(labels: Mapping[str, np.ndarray]) -> tuple[float, ...]:
@@ -551,9 +416,7 @@ def write_figures(options: Options, data: jc.Dataset, n: int = 6) -> None:
     test = data.test.take(index)
     name, config = next(iter(configs(options).items()))
     model, tx = build(config, data)
-    path = options.out / name / "checkpoints"
-    with jc.Checkpoints(path, timeout=READ_TIMEOUT) as checkpoints:
-        state = checkpoints.restore(init_state(model, tx, config.train, data, loss=LOSS))
+    state = restored_state(options.out / name, (model, tx), config.train, data, LOSS)
     if state is None:
         return
     longest = longest_limbs(data.train.labels)
@@ -628,14 +491,8 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     check_new_runs(all_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
-    sweep_kwargs: dict[str, Any] = {
-        "strategy": options.make_strategy(),
-        "tensorboard": options.tensorboard,
-        "should_stop": stop,
-        "measure": measure,
-        "build": build,
-        "loss": LOSS,
-    }
+    sweep_kwargs = sweep_options(options, stop)
+    sweep_kwargs |= {"measure": measure, "build": build, "loss": LOSS}
     if not run_all(all_runs, data, options.out, **sweep_kwargs):
         return False
     write_limits(options.out, data)
@@ -651,13 +508,10 @@ def of_association(run: runs.Run, name: str) -> runs.Run:
 def paired_change(all_runs: list[runs.Run]) -> str:
     """Return one sentence on the effect of fields, paired by seed; empty without two seeds."""
     pairs = [(run.result["fields_whole"], run.result["distance_whole"]) for run in all_runs]
-    if len(pairs) < 2 or None in (value for pair in pairs for value in pair):
+    if None in (value for pair in pairs for value in pair):
         return ""
-    change = tables.seed_statistics([fields - distance for fields, distance in pairs])
-    return (
-        f" Paired by seed, fields change the share of whole people by {change.mean:+.1f} +- "
-        f"{change.ci95:.1f} points."
-    )
+    changes = [fields - distance for fields, distance in pairs]
+    return paired_sentence("fields change the share of whole people", changes)
 
 
 def draw(options: Options) -> None:
@@ -693,7 +547,6 @@ def draw(options: Options) -> None:
     )
     protocol += paired_change(converged)
     notes = divergence_notes(all_runs)
-    tables.write_table(out, table, [protocol, *notes])
     panels = [
         plots.Panel(
             title,
@@ -708,11 +561,10 @@ def draw(options: Options) -> None:
         )
         for key, title in (("pck", "right key points (PCK)"), ("whole", "whole people"))
     ]
-    tables.write_curves(out, {run.name: run.rows for run in all_runs})
     title = "People of test scenes: mean and range of seeds"
-    options.save(plots.panels(panels, title=title), out / "curves")
-    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print("\n".join([tables.compact_markdown(table), *notes, f"wrote {written}"]))
+    figure = plots.panels(panels, title=title)
+    written = write_results(options, table, [protocol, *notes], all_runs, figure)
+    print("\n".join([tables.compact_markdown(table), *notes, written]))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -38,25 +38,28 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments._common import (
-    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_each_once,
     check_new_runs,
-    check_same_settings,
     divergence_notes,
+    grouped_runs,
     measured_rows,
+    paired_sentence,
+    restored_state,
     run_all,
     run_study,
+    seed_pairs,
+    sweep_options,
+    write_results,
 )
-from experiments.scenes import load_objects, patch, photographs, resized_shape
+from experiments.scenes.masks import SIDE, compose
+from experiments.scenes.parts import load_objects, photographs, scene_data
 from jaxcnn import cli, metrics, plots, runs, tables
-from jaxcnn.data import channel_statistics
-from jaxcnn.state import State, init_state
+from jaxcnn.state import State
 
-SIDE = 32
-"""Height and width of a scene, pixels."""
 OUTPUT_STRIDE = 2
 """Size of a scene in sizes of the last maps of PSPNet and DeepLabv3+."""
 RATES = (3, 6, 9)
@@ -140,45 +143,6 @@ PRESETS = {
 }
 
 
-def scene(
-    digit: np.ndarray, label: int, textures: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a scene and its mask.
-
-    Args:
-      digit: uint8 [h, w], bright on dark.
-      label: class of the digit.
-      textures: uint8 [2, h, w, 3], from which the background's and the digit's patches are cut.
-      rng: draws size (5/8 to the whole of the scene), place and patches.
-
-    Returns:
-      Scene uint8 [SIDE, SIDE, 3], and mask int32 [SIDE, SIDE]. In the mask 0 is background, and a
-      digit d is d + 1.
-    """
-    size = int(rng.integers(SIDE * 5 // 8, SIDE + 1))
-    shape = resized_shape(digit, size)
-    mask = np.zeros((SIDE, SIDE), bool)
-    y, x = rng.integers(0, SIDE - size + 1, 2)
-    mask[y : y + size, x : x + size] = shape
-    background, ink = (patch(texture, rng, SIDE) for texture in textures)
-    return np.where(mask[..., None], ink, background), mask * np.int32(label + 1)
-
-
-def compose(digits: jc.Split, n: int, textures: np.ndarray, seed: int) -> jc.Split:
-    """Return `n` scenes of digits in a random order.
-
-    Digits are repeated where there are fewer than `n`.
-
-    Returns:
-      Images uint8 [n, SIDE, SIDE, 3], and masks int32 [n, SIDE, SIDE] as labels.
-    """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(np.arange(n) % len(digits.labels))
-    pairs = [scene(digits.images[i, ..., 0], int(digits.labels[i]), textures, rng) for i in order]
-    images, masks = zip(*pairs, strict=True)
-    return jc.Split(np.stack(images), np.stack(masks))
-
-
 def compose_all(options: Options) -> jc.Dataset:
     """Return the data set of scenes, the same for the same options."""
     digits = load_objects(options.dataset, options.data_dir)
@@ -190,9 +154,7 @@ def compose_all(options: Options) -> jc.Dataset:
         splits = (train, test)
         train, test = (jc.Split(split.images, np.minimum(split.labels, 1)) for split in splits)
         classes = ("background", "digit")
-    empty = jc.Split(train.images[:0], train.labels[:0])
-    statistics = channel_statistics(train.images)
-    return jc.Dataset(dataset_name(options), train, empty, test, classes, *statistics)
+    return scene_data(dataset_name(options), train, test, classes)
 
 
 def dataset_name(options: Options) -> str:
@@ -255,23 +217,9 @@ def paired_change(groups: Mapping[str, list[runs.Run]]) -> str:
 
     Runs that diverged are left out. It is empty where there are not two seeds of both.
     """
-    with_skips, without = (
-        {
-            run.config.train.seed: run.result["mean_iou"]
-            for run in groups.get(name, [])
-            if run.divergence is None
-        }
-        for name in ("unet", "unet_no_skips")
-    )
-    pairs = [(with_skips[seed], without[seed]) for seed in with_skips.keys() & without.keys()]
-    # A measure that is not a number is None in the record.
-    change = tables.seed_statistics([a - b for a, b in pairs if a is not None and b is not None])
-    if change.ci95 is None:
-        return ""
-    return (
-        " Paired by seed, skip connections change the mean over classes by "
-        f"{change.mean:+.1f} +- {change.ci95:.1f} points."
-    )
+    pairs = seed_pairs(groups.get("unet", []), groups.get("unet_no_skips", []), "mean_iou")
+    changes = [a - b for a, b in pairs if a is not None and b is not None]
+    return paired_sentence("skip connections change the mean over classes", changes)
 
 
 def trained_networks(options: Options, data: jc.Dataset) -> dict[str, tuple[Any, State]]:
@@ -282,14 +230,13 @@ def trained_networks(options: Options, data: jc.Dataset) -> dict[str, tuple[Any,
     networks = {}
     for network in NETWORKS:
         name = next(iter(configs(options, network)))
-        folder = options.out / name / "checkpoints"
-        if not folder.is_dir():
+        folder = options.out / name
+        if not (folder / "checkpoints").is_dir():
             continue
         # Of an earlier command, whose network may have another width.
-        config = jc.ExperimentConfig.load(folder.parent)
+        config = jc.ExperimentConfig.load(folder)
         model, tx = runs.model_and_optimizer(config, data.num_classes)
-        with jc.Checkpoints(folder, timeout=READ_TIMEOUT) as checkpoints:
-            state = checkpoints.restore(init_state(model, tx, config.train, data))
+        state = restored_state(folder, (model, tx), config.train, data)
         if state is not None:
             networks[network] = model, state
     return networks
@@ -316,24 +263,14 @@ def write_predictions(
 
 def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     """Train the missing runs and draw predictions; return False if some are not finished."""
-    if len(set(options.networks)) < len(options.networks) or not options.networks:
-        raise jc.ArgumentError(
-            f"--networks is {' '.join(options.networks)}; expected each network once, and at "
-            "least one: write --networks unet pspnet"
-        )
+    check_each_once("networks", options.networks, "network", "unet pspnet")
     all_runs: dict[str, jc.ExperimentConfig] = {}
     for network in options.networks:
         all_runs |= configs(options, network)
     check_new_runs(all_runs, options.out)
     cli.enable_compilation_cache()
     data = compose_all(options)
-    sweep_kwargs: dict[str, Any] = {
-        "strategy": options.make_strategy(),
-        "tensorboard": options.tensorboard,
-        "should_stop": stop,
-        "measure": measure,
-    }
-    if not run_all(all_runs, data, options.out, **sweep_kwargs):
+    if not run_all(all_runs, data, options.out, measure=measure, **sweep_options(options, stop)):
         return False
     write_predictions(options, trained_networks(options, data), data)
     return True
@@ -348,18 +285,7 @@ def multiply_adds(config: jc.ExperimentConfig) -> int:
 
 def draw(options: Options) -> None:
     """Write the table and the curves of the finished runs in `options.out`."""
-    out = options.out
-    groups: dict[str, list[runs.Run]] = {name: [] for name in NETWORKS}
-    for run in runs.finished_runs(out):
-        name = network_of(run.config)
-        if name is None:
-            raise jc.ArgumentError(
-                f"{out} has a run called {run.name!r}; expected those of {', '.join(NETWORKS)}. "
-                "Write --out with a folder of this experiment."
-            )
-        groups[name].append(run)
-    groups = {name: group for name, group in groups.items() if group}
-    check_same_settings(groups, out)
+    groups = grouped_runs(options.out, NETWORKS, lambda run: network_of(run.config))
     keys = ("mean_iou", "background_iou", "eval_error")
     table = [
         {
@@ -380,7 +306,6 @@ def draw(options: Options) -> None:
     )
     protocol += paired_change(groups)
     notes = divergence_notes(all_runs)
-    tables.write_table(out, table, [protocol, *notes])
     lines = [
         plots.band(
             [measured_rows(run) for run in group], "step", "mean_iou", label=NETWORKS[name].title
@@ -389,10 +314,9 @@ def draw(options: Options) -> None:
     ]
     title = "Segmentation of test scenes: mean and range of seeds"
     panel = plots.Panel("", lines, xlabel="step", ylabel="mean IoU (%)")
-    tables.write_curves(out, {run.name: run.rows for run in all_runs})
-    options.save(plots.panels([panel], title=title, size=(6.0, 3.9)), out / "curves")
-    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print("\n".join([tables.compact_markdown(table), *notes, f"wrote {written}"]))
+    figure = plots.panels([panel], title=title, size=(6.0, 3.9))
+    written = write_results(options, table, [protocol, *notes], all_runs, figure)
+    print("\n".join([tables.compact_markdown(table), *notes, written]))
 
 
 def main(args: list[str] | None = None) -> int:

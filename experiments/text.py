@@ -34,38 +34,30 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 import jaxcnn as jc
 from experiments._common import (
-    READ_TIMEOUT,
     DeviceOptions,
     DtypeName,
     FigureOptions,
     SeedOptions,
+    first_converged,
+    paired_sentence,
+    restored_state,
     run_all,
+    run_optimizer,
     run_study,
+    sweep_options,
+    write_results,
 )
-from experiments.scenes import bounding_box, load_objects, photographs, resized_shape
+from experiments.scenes.lines import HEIGHT, MAX_LENGTH, WIDTH, compose_lines
+from experiments.scenes.parts import load_objects, photographs, scene_data
 from jaxcnn import cli, metrics, plots, runs, tables
 from jaxcnn.ctc import beam_decode, frames_needed, greedy_decode
-from jaxcnn.data import channel_statistics
 from jaxcnn.models.line_reader import LineReader
 from jaxcnn.run_log import read_metrics
-from jaxcnn.state import State, init_state
+from jaxcnn.state import State
 
-HEIGHT, WIDTH = 32, 128
-"""Of the image of a line, pixels."""
-MAX_LENGTH = 8
-"""Most digits of a line."""
-SIZES = (14, 26)
-"""Least and greatest mean side of the squares that a line's digits are resized to, pixels."""
-JITTER = 2
-"""Greatest differences of a digit's size and height from those of its line, pixels."""
-GAPS = (-1, 6)
-"""Least and greatest number of columns between two digits."""
-MAX_INK, MIN_BACKGROUND = 110, 120
-"""Greatest value of ink, and least value of a background, of 255."""
 LONGEST_READING = 16
 """Most digits that beam search reads in a line."""
 BATCH = 250
@@ -112,131 +104,18 @@ PRESETS = {
 }
 
 
-# Lines
-
-
-def texture_strip(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a random strip of a texture, uint8 [HEIGHT, WIDTH, 3], zoomed and mirrored or not.
-
-    Args:
-      texture: uint8 [h, w, 3], at least as large as the strip.
-      rng: draws the part.
-    """
-    limits = texture.shape[0] / HEIGHT, texture.shape[1] / WIDTH
-    zoom = rng.uniform(1, min(*limits, 4))
-    height, width = int(zoom * HEIGHT), int(zoom * WIDTH)
-    y = int(rng.integers(0, texture.shape[0] - height + 1))
-    x = int(rng.integers(0, texture.shape[1] - width + 1))
-    part = texture[y : y + height, x : x + width][:, :: int(rng.choice([-1, 1]))]
-    image = Image.fromarray(np.ascontiguousarray(part))
-    return np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR))
-
-
-def surfaces(textures: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return images of a background and of ink, uint8 [HEIGHT, WIDTH, 3] each.
-
-    Half of them are plain. Ink is darker than its background in every channel of every pixel, so
-    that each line can be read.
-
-    Args:
-      textures: uint8 [2, h, w, 3]: of backgrounds, and of ink.
-      rng: draws colors and parts of textures.
-    """
-    if rng.random() < 0.5:
-        light, dark = (np.tile(rng.integers(0, 256, 3), (HEIGHT, WIDTH, 1)) for _ in range(2))
-    else:
-        light, dark = (texture_strip(texture, rng).astype(int) for texture in textures)
-    background = 255 - (255 - light) * (255 - MIN_BACKGROUND) // 255
-    return background.astype(np.uint8), (dark * MAX_INK // 255).astype(np.uint8)
-
-
-def placed_shapes(
-    digits: jc.Split, index: np.ndarray, rng: np.random.Generator
-) -> list[tuple[int, int, np.ndarray]]:
-    """Return row, column and pixels of each digit of a line, from the left.
-
-    Digits that do not fit into the line get smaller, and so do their gaps.
-
-    Args:
-      digits: images [n, h, w, 1].
-      index: the digits of the line, at most `MAX_LENGTH`.
-      rng: draws sizes, gaps and heights.
-
-    Returns:
-      A list of (row, column, bool [h, w]).
-    """
-    size, widest = int(rng.integers(SIZES[0], SIZES[1] + 1)), GAPS[1]
-    while True:
-        shapes = []
-        for i in index:
-            side = size + int(rng.integers(-JITTER, JITTER + 1))
-            shape = resized_shape(digits.images[i, ..., 0], side)
-            x1, y1, x2, y2 = bounding_box(shape)
-            shapes.append(shape[y1:y2, x1:x2])
-        gaps = rng.integers(GAPS[0], widest + 1, len(index))
-        gaps[0] = 0
-        free = WIDTH - sum(shape.shape[1] for shape in shapes) - int(gaps.sum())
-        if free >= 0:
-            break
-        size, widest = size - 1, max(0, widest - 1)
-    column, placed = int(rng.integers(0, free + 1)), []
-    highest = max(shape.shape[0] for shape in shapes)
-    middle = int(rng.integers(highest // 2, HEIGHT - highest // 2 + 1))
-    for gap, shape in zip(gaps, shapes, strict=True):
-        column += int(gap)
-        height, width = shape.shape
-        row = middle - height // 2 + int(rng.integers(-JITTER, JITTER + 1))
-        placed.append((int(np.clip(row, 0, HEIGHT - height)), column, shape))
-        column += width
-    return placed
-
-
-def compose_lines(digits: jc.Split, n: int, textures: np.ndarray, seed: int) -> jc.Split:
-    """Return `n` lines, each with one to `MAX_LENGTH` digits drawn at random.
-
-    Args:
-      digits: images [m, h, w, 1], bright on dark, and their classes.
-      n: number of lines.
-      textures: uint8 [2, h, w, 3]: of backgrounds, and of digits.
-      seed: draws all of it.
-
-    Returns:
-      Images uint8 [n, HEIGHT, WIDTH, 3], and as labels the digits from the left, int32
-      [n, MAX_LENGTH], padded with -1.
-    """
-    rng = np.random.default_rng(seed)
-    images = np.zeros((n, HEIGHT, WIDTH, 3), np.uint8)
-    labels = np.full((n, MAX_LENGTH), -1, np.int32)
-    for line in range(n):
-        index = rng.integers(0, len(digits.labels), int(rng.integers(1, MAX_LENGTH + 1)))
-        placed = placed_shapes(digits, index, rng)
-        background, ink = surfaces(textures, rng)
-        mask = np.zeros((HEIGHT, WIDTH), bool)
-        for row, column, shape in placed:
-            mask[row : row + shape.shape[0], column : column + shape.shape[1]] |= shape
-        images[line] = np.where(mask[..., None], ink, background)
-        labels[line, : len(index)] = digits.labels[index]
-    return jc.Split(images, labels)
-
-
 def compose_all(options: Options) -> jc.Dataset:
     """Return the data set of lines, the same for the same options."""
     digits = load_objects(options.dataset, options.data_dir)
     upper, lower = photographs()
     train = compose_lines(digits.train, options.lines, upper, 0)
     test = compose_lines(digits.test, options.lines // 5, lower, 1)
-    statistics = channel_statistics(train.images)
-    return jc.Dataset(
-        dataset_name(options), train, train.take(slice(0)), test, digits.classes, *statistics
-    )
+    return scene_data(dataset_name(options), train, test, digits.classes)
 
 
 def dataset_name(options: Options) -> str:
     """Return the name of the data set of lines, also in configs."""
     return f"{options.dataset}-lines"
-
-
-# Runs
 
 
 def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
@@ -266,8 +145,7 @@ def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
 def build(config: jc.ExperimentConfig, data: jc.Dataset) -> tuple[Any, Any]:
     """Return the network and the optimizer of a run."""
     model = LineReader(data.num_classes, **config.model_kwargs)
-    train = config.train
-    return model, jc.create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
+    return model, run_optimizer(config)
 
 
 def decoders(widths: Sequence[int]) -> dict[str, Decoder]:
@@ -323,15 +201,12 @@ def trained_network(options: Options, data: jc.Dataset) -> tuple[Any, State] | N
 
     It is None if all diverged, or without a checkpoint.
     """
-    all_runs = runs.finished_runs(options.out)
-    converged = {run.name for run in all_runs if run.divergence is None}
-    found = [item for item in configs(options).items() if item[0] in converged]
-    if not found:
+    found = first_converged(configs(options), options.out)
+    if found is None:
         return None
-    name, config = found[0]
+    name, config = found
     model, tx = build(config, data)
-    with jc.Checkpoints(options.out / name / "checkpoints", timeout=READ_TIMEOUT) as checkpoints:
-        state = checkpoints.restore(init_state(model, tx, config.train, data, loss="ctc"))
+    state = restored_state(options.out / name, (model, tx), config.train, data, "ctc")
     return None if state is None else (model, state)
 
 
@@ -405,13 +280,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     check_widths(options)
     cli.enable_compilation_cache()
     data = compose_all(options)
-    sweep_kwargs: dict[str, Any] = {
-        "strategy": options.make_strategy(),
-        "tensorboard": options.tensorboard,
-        "should_stop": stop,
-        "measure": Measure(widths),
-        "build": build,
-    }
+    sweep_kwargs = sweep_options(options, stop) | {"measure": Measure(widths), "build": build}
     if not run_all(all_runs, data, options.out, **sweep_kwargs):
         return False
     # Another process may have trained some of the runs.
@@ -494,11 +363,9 @@ def draw(options: Options) -> None:
         "digits (line_error_1, ...). All decoders read the same logits."
     )
     protocol += paired_changes(all_runs, names) + left_out(all_runs, names)
-    tables.write_table(out, table, [protocol, *divergences])
-    tables.write_curves(out, {run.name: run.rows for run in all_runs})
-    options.save(curves(all_runs, names), out / "curves")
-    written = f"{out}/table.md, table.csv, curves.csv and curves.{options.format}"
-    print(f"{tables.compact_markdown(table)}\nwrote {written}")
+    figure = curves(all_runs, names)
+    written = write_results(options, table, [protocol, *divergences], all_runs, figure)
+    print(f"{tables.compact_markdown(table)}\n{written}")
 
 
 def measured_decoders(all_runs: Sequence[runs.Run]) -> dict[str, str]:
@@ -548,12 +415,8 @@ def paired_changes(all_runs: Sequence[runs.Run], names: Mapping[str, str]) -> st
             pairs = [(run.result[f"{name}_{key}"], run.result[f"greedy_{key}"]) for run in all_runs]
             if any(None in pair for pair in pairs):
                 continue
-            change = tables.seed_statistics([beam - greedy for beam, greedy in pairs])
-            if change.ci95 is not None:
-                text += (
-                    f" Paired by seed, {names[name]} changes the {title} by {change.mean:+.2f} +- "
-                    f"{change.ci95:.2f} points."
-                )
+            changes = [beam - greedy for beam, greedy in pairs]
+            text += paired_sentence(f"{names[name]} changes the {title}", changes, digits=2)
     return text
 
 

@@ -193,8 +193,8 @@ def _check_points(points: Any, visible: Any) -> tuple[jax.Array, jax.Array]:
     shape, own = points.shape[:2], getattr(visible, "shape", None)
     if own != shape or getattr(visible, "dtype", None) != jnp.bool_:
         raise ArgumentError(
-            f"visible is {format_array(visible)}; expected bool of shape {shape}, one for each key point. "
-            f"Write visible=jnp.ones({shape}, bool)."
+            f"visible is {format_array(visible)}; expected bool of shape {shape}, one for "
+            f"each key point. Write visible=jnp.ones({shape}, bool)."
         )
     return points.astype(jnp.float32), jnp.asarray(visible)
 

@@ -1,4 +1,4 @@
-"""Anomalies by reconstruction error, and scenes whose masks are exact: their parts, and both scripts as a user runs them."""
+"""Anomalies by reconstruction error, and segmentation: their parts, and both scripts as a user runs them."""
 
 import csv
 import shutil
@@ -189,37 +189,6 @@ def test_more_linear_numbers_reconstruct_strangers_no_worse(digits):
 def test_mistakes_about_anomalies(args, says, capsys, monkeypatch, tmp_path):
     refuses(anomaly.main, [*args, "--out", str(tmp_path / "new")], says, capsys, monkeypatch)
     assert not (tmp_path / "new").exists()
-
-
-def test_a_scenes_mask_is_exact():
-    """On plain textures the scene is its mask."""
-    textures = np.stack([np.zeros((140, 140, 3), np.uint8), np.full((140, 140, 3), 255, np.uint8)])
-    digit = np.zeros((8, 8), np.uint8)
-    digit[2:6, 3:5] = 255
-    rng = np.random.default_rng(0)
-    for label in (0, 7):
-        image, mask = segmentation.scene(digit, label, textures, rng)
-        assert (image.shape, image.dtype, mask.shape, mask.dtype) == (
-            (32, 32, 3),
-            np.uint8,
-            (32, 32),
-            np.int32,
-        )
-        np.testing.assert_array_equal(
-            image == 255, np.broadcast_to((mask == label + 1)[..., None], image.shape)
-        )
-        assert set(np.unique(mask)) == {0, label + 1}
-
-
-def test_scenes_are_the_same_for_a_seed_and_use_every_digit(digits):
-    upper, lower = segmentation.photographs()
-    assert not np.array_equal(upper, lower)
-    few = jc.Split(digits.train.images[:20], digits.train.labels[:20])
-    one, two, other = (segmentation.compose(few, 40, upper, seed) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one.images, two.images)
-    assert not np.array_equal(one.images, other.images)
-    shown = sorted(int(mask.max()) - 1 for mask in one.labels)
-    assert shown == sorted(np.repeat(few.labels, 2).tolist())
 
 
 def test_intersection_over_union_is_that_of_the_sets():

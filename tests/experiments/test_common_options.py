@@ -1,6 +1,7 @@
 """Options that many scripts have: seeds, devices and the format of figures."""
 
 import csv
+import doctest
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,9 +14,11 @@ from PIL import Image
 from scipy import ndimage
 
 import jaxcnn as jc
-from experiments import depth, mnist
+from experiments import _common, depth, generation, mnist
+from experiments import text as reading
 from experiments._common import DeviceOptions, FigureOptions, SeedOptions, print_hint
 from experiments._options import parse_options, print_milestones
+from experiments.scenes import parts
 from jaxcnn import cli, plots, tables
 from jaxcnn.plots.style import DPI
 
@@ -257,3 +260,10 @@ def test_a_study_prints_and_records_its_milestones(tmp_path, capsys):
     assert "4 steps: the learning rate falls at 2 3," in capsys.readouterr().err
     config = jc.ExperimentConfig.load(tmp_path / "digits/perceptron-seed0")
     assert config.optimizer.milestones == (2, 3)
+
+
+@pytest.mark.parametrize("module", [_common, generation, parts, reading])
+def test_examples_of_scripts_run(module):
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed

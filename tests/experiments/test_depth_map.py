@@ -1,4 +1,4 @@
-"""Scenes with a known depth, and the study of losses of depth as a user runs it."""
+"""The study of losses of depth: its baseline, and as a user runs it."""
 
 import csv
 import json
@@ -8,79 +8,11 @@ import numpy as np
 import pytest
 from scripts import refuses
 
-import jaxcnn as jc
 from experiments import depth_map
-from experiments.scenes import photographs
 from jaxcnn import metrics
 
 pytestmark = pytest.mark.usefixtures("one_device")
 TINY = ["--scenes", "40", "--width", "4", "--num-steps", "6", "--batch-size", "8"]
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return jc.load_dataset("digits")
-
-
-def test_haze_and_size_of_a_scene_are_those_of_its_depth(digits):
-    """On a black wall with white digits, each pixel has one of two colors that its depth gives."""
-    textures = np.stack([np.zeros((213, 213, 3), np.uint8), np.full((213, 213, 3), 255, np.uint8)])
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        image, depth = depth_map.scene(digits.train.images[:4, ..., 0], textures, rng)
-        assert (image.shape, image.dtype) == ((48, 48, 3), np.uint8)
-        assert (depth.shape, depth.dtype) == ((48, 48), np.float32)
-        is_digit = depth < (depth_map.FAR + depth_map.WALL[0]) / 2
-        t = np.exp(-depth_map.HAZE * depth)
-        expected = 255 * t * is_digit + depth_map.AIRLIGHT * (1 - t)
-        assert np.abs(image - expected[..., None]).max() < 0.51
-        assert depth[is_digit].min() >= depth_map.NEAR
-        assert depth[~is_digit].min() >= depth_map.WALL[0] - 1e-5
-        assert depth.max() <= depth_map.WALL[1] + 1e-5
-        for own in np.unique(depth[is_digit]):
-            rows, columns = np.nonzero(depth == own)
-            size = round(depth_map.FOCAL_LENGTH / own)
-            assert max(np.ptp(rows), np.ptp(columns)) + 1 <= size
-    assert len(np.unique(depth[is_digit])) > 1
-
-
-def test_a_near_digit_hides_a_far_one():
-    """A full square: where two overlap, the depth is the lesser one."""
-    textures = np.zeros((2, 213, 213, 3), np.uint8)
-    square = np.full((2, 8, 8), 255, np.uint8)
-    rng = np.random.default_rng(1)
-    for _ in range(20):
-        _, depth = depth_map.scene(square, textures, rng)
-        near = depth.min()
-        rows, columns = np.nonzero(depth == near)
-        size = round(depth_map.FOCAL_LENGTH / near)
-        # The nearest one is whole.
-        assert len(rows) == size**2 == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-
-
-def test_a_wall_is_a_plane():
-    """Its inverse depth has no second differences."""
-    rng = np.random.default_rng(0)
-    walls = [depth_map.wall_depth(rng) for _ in range(50)]
-    for wall in walls:
-        inverse = 1 / wall
-        for axis in (0, 1):
-            assert np.abs(np.diff(inverse, 2, axis=axis)).max() < 1e-12
-        assert depth_map.WALL[0] - 1e-9 <= wall.min() <= wall.max() <= depth_map.WALL[1] + 1e-9
-    assert max(np.ptp(wall) for wall in walls) > 2
-
-
-def test_an_unknown_scale_is_in_the_labels_and_not_in_the_images(digits):
-    upper, _ = photographs()
-    known, unknown = (
-        depth_map.compose(digits.train, 40, upper, 3, scale_spread=spread) for spread in (0.0, 0.3)
-    )
-    np.testing.assert_array_equal(known.images, unknown.images)
-    factors = unknown.labels / known.labels
-    np.testing.assert_allclose(np.ptp(factors, axis=(1, 2)), 0, atol=1e-5)
-    logs = np.log(factors[:, 0, 0])
-    assert 0.2 < logs.std() < 0.4
-    assert abs(logs.mean()) < 0.15
 
 
 def test_the_baseline_is_the_best_constant_of_each_pixel():

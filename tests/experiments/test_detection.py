@@ -1,4 +1,4 @@
-"""Scenes of several digits, whose boxes and masks are exact, and the detection study as a user runs it."""
+"""The detection study: its figures, and as a user runs it."""
 
 import csv
 import json
@@ -8,46 +8,10 @@ import pytest
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments import detection, scenes
-from jaxcnn import boxes
+from experiments import _common, detection
 
 pytestmark = pytest.mark.usefixtures("one_device")
 TINY = ["--scenes", "40", "--width", "4", "--num-steps", "6", "--batch-size", "8"]
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return jc.load_dataset("digits")
-
-
-def test_boxes_and_instances_are_those_of_the_digits_pixels(digits):
-    """On plain textures the scene is its instances, and each box is as small as it can be."""
-    textures = np.stack([np.zeros((213, 213, 3), np.uint8), np.full((213, 213, 3), 255, np.uint8)])
-    split = scenes.compose_several(digits.train, 30, textures, 0, 48, (14, 28))
-    box, classes, instances = (split.labels[name] for name in ("boxes", "classes", "instances"))
-    assert (split.images.shape, split.images.dtype) == ((30, 48, 48, 3), np.uint8)
-    assert (box.dtype, classes.dtype, instances.dtype) == (np.float32, np.int32, np.uint8)
-    np.testing.assert_array_equal(split.images == 255, np.repeat(instances[..., None] > 0, 3, -1))
-    counts = (classes >= 0).sum(1)
-    assert set(counts) == {1, 2, 3}
-    for i in range(30):
-        assert instances[i].max() == counts[i]
-        for j in range(counts[i]):
-            rows, columns = np.nonzero(instances[i] == j + 1)
-            edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            assert box[i, j].tolist() == edges
-        assert not box[i, counts[i] :].any()
-        overlaps = np.array(boxes.iou(box[i, : counts[i]], box[i, : counts[i]]))
-        np.testing.assert_array_equal(overlaps, np.eye(counts[i]))
-
-
-def test_scenes_are_the_same_for_a_seed(digits):
-    upper, _ = scenes.photographs()
-    one, two, other = (
-        scenes.compose_several(digits.train, 5, upper, seed, 48, (14, 28)) for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(one.images, two.images)
-    assert not np.array_equal(one.images, other.images)
 
 
 def test_a_detection_is_drawn_as_right_once():
@@ -144,27 +108,10 @@ def test_a_detector_of_an_earlier_command_is_measured_and_drawn_too(tmp_path, mo
         (tmp_path / name / "config.json").write_text(config.to_json())
     monkeypatch.setattr(detection.jc, "Checkpoints", Checkpoints)
     monkeypatch.setattr(detection, "build", lambda config, data: (config.model, None))
-    monkeypatch.setattr(detection, "init_state", lambda *args, **kwargs: None)
+    monkeypatch.setattr(_common, "init_state", lambda *args, **kwargs: None)
     options = detection.Options(detectors=("ssd",), out=tmp_path)
     networks = detection.trained_networks(options, data=None)  # pyright: ignore
     assert networks == {
         "ssd": ("ssd", "state of ssd-seed0"),
         "yolo": ("yolo", "state of yolo-seed0"),
     }
-
-
-@pytest.mark.parametrize("highest", [0, 90, 255])
-def test_an_object_of_a_scene_has_a_pixel(highest):
-    """Some of Fashion-MNIST are darker than half, and some lines vanish where they get small."""
-    rng = np.random.default_rng(0)
-    digit = np.zeros((1, 28, 28, 1), np.uint8)
-    digit[0, 3:25, 14] = highest
-    digits = jc.Split(digit, np.array([2], np.int32))
-    textures = rng.integers(0, 256, (2, 200, 200, 3), np.uint8)
-    _, boxes, classes, instances = scenes.scene_of_several(
-        digits, np.array([0]), textures, rng, 48, (8, 14)
-    )
-    assert classes[0] == 2
-    x1, y1, x2, y2 = boxes[0].astype(int)
-    assert (instances[y1:y2, x1:x2] == 1).any()
-    assert (instances == 1).sum() == (instances[y1:y2, x1:x2] == 1).sum()

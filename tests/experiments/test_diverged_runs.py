@@ -10,7 +10,15 @@ from scripts import refuses
 
 import jaxcnn as jc
 from experiments import depth_map, detection, keypoints, segmentation
-from experiments._common import check_new_runs, check_same_settings
+from experiments._common import (
+    check_each_once,
+    check_new_runs,
+    check_same_settings,
+    first_converged,
+    grouped_runs,
+    paired_sentence,
+    seed_pairs,
+)
 from jaxcnn import runs
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -128,6 +136,55 @@ def test_rows_may_have_settings_of_their_own():
     """A network's best rate and width are its own."""
     own = [made("b-seed0", learning_rate=0.5, model_kwargs={"width": 3})]
     check_same_settings({"a": [made("a-seed0")], "b": own}, Path("study"))
+
+
+def a_seed(seed: int, error: float | None, **result) -> runs.Run:
+    name = f"a-seed{seed}"
+    return made(name, seed=seed)._replace(result={"status": "finished", "error": error} | result)
+
+
+DIVERGED = {"status": "diverged", "step": 3, "reason": "nan"}
+
+
+def test_changes_are_paired_by_seeds_that_did_not_diverge():
+    first = [a_seed(2, 3.0), a_seed(0, 1.0), a_seed(1, 2.0, **DIVERGED), a_seed(5, 9.0)]
+    second = [a_seed(0, 1.5), a_seed(1, 9.0), a_seed(2, None), a_seed(4, 9.0)]
+    assert seed_pairs(first, second, "error") == [(3.0, None), (1.0, 1.5)]
+    assert seed_pairs(first, [], "error") == []
+    assert paired_sentence("x changes y", []) == paired_sentence("x changes y", [1.0]) == ""
+    # 12.706 / sqrt(2) times the deviation of 0.7071.
+    found = paired_sentence("x changes y", [-1.0, -2.0], "%", digits=2)
+    assert found == " Paired by seed, x changes y by -1.50 +- 6.35%."
+
+
+def test_rows_are_in_order_and_strangers_are_refused(tmp_path, monkeypatch):
+    found = [made("b-seed0"), made("a-seed1", seed=1), made("a-seed0")]
+    monkeypatch.setattr(runs, "finished_runs", lambda out: found)
+    groups = grouped_runs(tmp_path, ["a", "none", "b"])
+    assert list(groups) == ["a", "b"]
+    assert [run.name for run in groups["a"]] == ["a-seed1", "a-seed0"]
+    for name_of in (lambda run: None, lambda run: run.name):
+        with pytest.raises(
+            jc.ArgumentError, match=r"'b-seed0'; expected those of a, b\. Write --out"
+        ):
+            grouped_runs(tmp_path, ["a", "b"], name_of)
+
+
+def test_figures_are_of_the_first_run_that_did_not_diverge(tmp_path, monkeypatch):
+    found = [a_seed(0, None, **DIVERGED), a_seed(2, 1.0), a_seed(1, 1.0)]
+    monkeypatch.setattr(runs, "finished_runs", lambda out: found)
+    configs = {f"a-seed{seed}": jc.override(jc.ExperimentConfig(), seed=seed) for seed in range(4)}
+    assert first_converged(configs, tmp_path) == ("a-seed1", configs["a-seed1"])
+    assert first_converged({"a-seed0": configs["a-seed0"]}, tmp_path) is None
+
+
+@pytest.mark.parametrize(("values", "shown"), [((), "empty"), (("a", "b", "a"), "a b a")])
+def test_what_is_compared_is_there_once(values, shown):
+    check_each_once("kinds", ("a", "b"), "kind", "a b")
+    with pytest.raises(jc.ArgumentError) as error:
+        check_each_once("kinds", values, "kind", "a b")
+    expected = "expected each kind once, and at least one: write --kinds a b"
+    assert str(error.value) == f"--kinds is {shown}; {expected}"
 
 
 @pytest.mark.parametrize("study", STUDIES)

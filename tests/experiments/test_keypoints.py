@@ -1,4 +1,4 @@
-"""Scenes of stick figures, whose key points are exact, and the study of poses as a user runs it."""
+"""The study of poses: its measures of people, and as a user runs it."""
 
 import csv
 
@@ -7,7 +7,7 @@ import pytest
 from scripts import refuses
 
 from experiments import keypoints
-from experiments.scenes import photographs
+from experiments.scenes import figures
 from jaxcnn.keypoints import People
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -15,68 +15,9 @@ TINY = ["--scenes", "40", "--width", "4", "--num-steps", "6", "--batch-size", "8
 PLAIN = np.stack([np.zeros((213, 213, 3), np.uint8), np.full((213, 213, 3), 255, np.uint8)])
 
 
-def test_limbs_have_their_lengths_and_sides():
-    """Elbows are on their own side of the neck, and knees of the hip, in the body's frame."""
-    rng = np.random.default_rng(0)
-    names = keypoints.SKELETON.joints
-    for _ in range(200):
-        points = keypoints.figure_points(rng)
-        for (a, b), length in zip(keypoints.SKELETON.limbs, keypoints.LENGTHS, strict=True):
-            np.testing.assert_allclose(np.linalg.norm(points[a] - points[b]), length)
-        joint = dict(zip(names, points, strict=True))
-        for center, part in (("neck", "elbow"), ("hip", "knee")):
-            axis = joint["hip"] - joint["neck"] if part == "elbow" else np.array([0.0, 1.0])
-            for side, sign in (("left", 1), ("right", -1)):
-                limb = joint[f"{side} {part}"] - joint[center]
-                assert sign * (axis[0] * limb[1] - axis[1] * limb[0]) > 0, (side, part)
-
-
-def test_visible_key_points_are_on_their_figure():
-    """On plain textures each one is white, and each figure's pixels are near its limbs."""
-    rng = np.random.default_rng(0)
-    counts, hidden = set(), 0
-    for _ in range(60):
-        image, points, visible = keypoints.scene(PLAIN, rng)
-        assert (image.shape, image.dtype) == ((64, 64, 3), np.uint8)
-        assert (points.dtype, visible.dtype) == (np.float32, bool)
-        is_there = points[:, 0, 0] != keypoints.ABSENT
-        counts.add(int(is_there.sum()))
-        assert is_there.tolist() == sorted(is_there, reverse=True)
-        assert (points[~is_there] == keypoints.ABSENT).all()
-        assert not visible[~is_there].any()
-        # The last one hides others and is not hidden.
-        assert visible[is_there][-1].all()
-        hidden += int((~visible[is_there]).sum())
-        inside = points[is_there].astype(int)
-        assert inside.min() >= 0
-        assert inside.max() < 64
-        assert (image[inside[..., 1], inside[..., 0]] == 255).all()
-        # Each white pixel is at most a head's radius from a limb.
-        rows, columns = np.nonzero(image[..., 0])
-        pixels = np.stack([columns, rows], -1) + 0.5
-        nearest = np.full(len(pixels), np.inf)
-        for own in points[is_there].astype(float):
-            for a, b in keypoints.SKELETON.limbs:
-                vector = own[b] - own[a]
-                share = np.clip((pixels - own[a]) @ vector / (vector @ vector), 0, 1)
-                distance = np.linalg.norm(pixels - own[a] - share[:, None] * vector, axis=-1)
-                nearest = np.minimum(nearest, distance)
-        assert nearest.max() < keypoints.HEAD_RADIUS * keypoints.HEIGHTS[1] + 0.8
-    assert counts == {1, 2, 3}
-    assert hidden > 20
-
-
-def test_scenes_are_the_same_for_a_seed():
-    upper, _ = photographs()
-    one, two, other = (keypoints.compose(4, upper, seed) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one.images, two.images)
-    np.testing.assert_array_equal(one.labels["keypoints"], two.labels["keypoints"])
-    assert not np.array_equal(one.images, other.images)
-
-
 @pytest.fixture(scope="module")
 def labels():
-    return keypoints.compose(60, PLAIN, 5).labels
+    return figures.compose(60, PLAIN, 5).labels
 
 
 def padded(labels, points, scores):
@@ -89,16 +30,16 @@ def padded(labels, points, scores):
 def test_measures_of_the_true_people_are_perfect(labels):
     """In another order too. A person without one joint is not whole; without any, all are wrong."""
     points = labels["keypoints"][:, ::-1].copy()
-    is_there = points[..., 0, 0] != keypoints.ABSENT
+    is_there = points[..., 0, 0] != figures.ABSENT
     points[~is_there] = np.nan
     scores = np.where(is_there[..., None], 0.5, 0.0) * np.ones(points.shape[:3])
     found = keypoints.columns(padded(labels, points, scores.astype(np.float32)), labels)
     assert found == dict.fromkeys(keypoints.MEASURES, 100.0)
-    head = keypoints.SKELETON.joints.index("head")
+    head = figures.SKELETON.joints.index("head")
     without = points.copy()
     without[:, :, head] = np.nan
     found = keypoints.columns(padded(labels, without, scores.astype(np.float32)), labels)
-    number = len(keypoints.SKELETON.joints)
+    number = len(figures.SKELETON.joints)
     np.testing.assert_allclose(found["pck"], 100 * (number - 1) / number)
     # Only those whose head is hidden are whole.
     visible = labels["visible"]
@@ -110,8 +51,8 @@ def test_measures_of_the_true_people_are_perfect(labels):
 
 def by_hand():
     """One figure of two scenes' labels: 40 x 20 pixels around all key points, hidden ones too."""
-    points = np.full((1, keypoints.MAX_FIGURES, len(keypoints.SKELETON.joints), 2), 20, np.float32)
-    points[:, 1:] = keypoints.ABSENT
+    points = np.full((1, figures.MAX_FIGURES, len(figures.SKELETON.joints), 2), 20, np.float32)
+    points[:, 1:] = figures.ABSENT
     points[0, 0, :4] = [[10, 15], [50, 20], [30, 35], [20, 25]]
     visible = np.zeros(points.shape[:3], bool)
     visible[:, 0] = True
@@ -146,14 +87,14 @@ def test_swapped_hands_of_two_people_are_not_right(labels):
     """The key points are all there, but of two people with the other's hand none is whole."""
     two = np.flatnonzero(labels["visible"].any(-1).sum(1) == 2)
     points = labels["keypoints"][two, :2].copy()
-    hand = keypoints.SKELETON.joints.index("left hand")
+    hand = figures.SKELETON.joints.index("left hand")
     far = np.linalg.norm(points[:, 0, hand] - points[:, 1, hand], axis=-1) > 8
     seen = labels["visible"][two, :2, hand].all(-1)
     points[:, :, hand] = points[:, ::-1, hand]
     index = two[far & seen]
     assert len(index) > 3
     subset = {name: value[index] for name, value in labels.items()}
-    ones = np.ones((len(index), 2, len(keypoints.SKELETON.joints)), np.float32)
+    ones = np.ones((len(index), 2, len(figures.SKELETON.joints)), np.float32)
     found = keypoints.columns(padded(subset, points[far & seen], ones), subset)
     assert found["whole"] == found["whole2"] == 0
     assert 85 < found["pck"] < 95

@@ -1,4 +1,4 @@
-"""Lines of digits, whose text is exact, and the reading study as a user runs it."""
+"""The reading study: its measures, and as a user runs it."""
 
 import csv
 import json
@@ -8,8 +8,7 @@ import pytest
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments import text
-from experiments.scenes import photographs
+from experiments import _common, text
 from jaxcnn import runs
 from jaxcnn.config import as_dict
 
@@ -20,53 +19,6 @@ TINY = ["--lines", "60", "--width", "2", "--num-steps", "6", "--batch-size", "8"
 @pytest.fixture(scope="module")
 def digits():
     return jc.load_dataset("digits")
-
-
-def test_lines_have_their_digits_from_the_left(digits):
-    """Shapes do not reach beyond the line, and are those of the digits at some size."""
-    rng = np.random.default_rng(0)
-    for count in (1, 4, 8):
-        for _ in range(10):
-            index = rng.integers(0, 100, count)
-            placed = text.placed_shapes(digits.train, index, rng)
-            assert len(placed) == count
-            previous = 0
-            for row, column, shape in placed:
-                height, width = shape.shape
-                # The box is tight: ink is in its outer rows and columns.
-                for edge in (shape[0], shape[-1], shape[:, 0], shape[:, -1]):
-                    assert edge.any()
-                assert 0 <= row <= text.HEIGHT - height
-                assert previous + text.GAPS[0] <= column <= text.WIDTH - width
-                previous = column + width
-
-
-def test_images_are_ink_on_a_background_that_is_lighter(digits):
-    """Textures of one value show which pixels are ink."""
-    textures = np.stack([np.full((213, 640, 3), 255, np.uint8), np.zeros((213, 640, 3), np.uint8)])
-    split = text.compose_lines(digits.train, 40, textures, 0)
-    assert (split.images.shape, split.images.dtype) == ((40, 32, 128, 3), np.uint8)
-    assert (split.labels.shape, split.labels.dtype) == ((40, 8), np.int32)
-    counts = (split.labels >= 0).sum(1)
-    assert set(counts) <= set(range(1, 9))
-    assert len(set(counts)) > 4
-    for image, row, count in zip(split.images, split.labels, counts, strict=True):
-        assert (row[:count] >= 0).all()
-        assert (row[count:] == -1).all()
-        is_ink = (image <= text.MAX_INK).all(-1)
-        assert ((image >= text.MIN_BACKGROUND).all(-1) | is_ink).all()
-        assert is_ink.any()
-        # One digit has one run of columns; gaps of more digits may be closed.
-        starts = np.diff(np.pad(is_ink.any(0), 1).astype(int)) == 1
-        assert 1 <= starts.sum() <= 2 * count
-
-
-def test_lines_are_the_same_for_a_seed(digits):
-    upper, _ = photographs()
-    one, two, other = (text.compose_lines(digits.train, 5, upper, seed) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one.images, two.images)
-    np.testing.assert_array_equal(one.labels, two.labels)
-    assert not np.array_equal(one.images, other.images)
 
 
 def test_the_figures_of_a_decoder_are_those_of_its_readings(monkeypatch, digits):
@@ -174,7 +126,7 @@ def test_a_diverged_seed_leaves_the_table_of_the_others(tmp_path):
     opened = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "build", lambda config, data: opened.append(config) or (None, None))
-        patch.setattr(text, "init_state", lambda *args, **kwargs: None)
+        patch.setattr(_common, "init_state", lambda *args, **kwargs: None)
         (tmp_path / "reader-seed0" / "result.json").write_text(
             json.dumps(DIVERGED | DIVERGED_RESULT)
         )
