@@ -50,12 +50,12 @@ from experiments._common import (
     display_names,
     run_study,
 )
-from jaxcnn import cli, multihost, plots, runs, tables
+from jaxcnn import cli, multihost, plots, runs, search, tables
 from jaxcnn.checkpoint import FolderInUseError
 from jaxcnn.config import as_dict
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import LogError, read_json, read_lines, read_metrics, write_text
-from jaxcnn.runs.search import Bracket, Evaluation, LogUniform
+from jaxcnn.search import Bracket, Evaluation, LogUniform
 
 MethodName = Literal["random", "random-2x", "halving", "hyperband"]
 TITLES = {
@@ -177,25 +177,25 @@ class Plan(NamedTuple):
 
     @property
     def kwargs(self) -> dict[str, int]:
-        """Return the arguments of the functions of `jaxcnn.runs.search`."""
+        """Return the arguments of the functions of `jaxcnn.search`."""
         return {"max_steps": self.max_steps, "eta": self.eta, "min_steps": self.min_steps}
 
     @property
     def brackets(self) -> tuple[Bracket, ...]:
         """Return the brackets of Hyperband."""
-        return runs.search.hyperband_brackets(**self.kwargs)
+        return search.hyperband_brackets(**self.kwargs)
 
     @property
     def budget(self) -> int:
         """Return the training steps of all brackets, the budget of every method."""
-        return sum(map(runs.search.total_steps, self.brackets))
+        return sum(map(search.total_steps, self.brackets))
 
     def num_configs(self, method: str) -> int:
         """Return the number of configurations of a method."""
         if method == "hyperband":
             return sum(rungs[0].num_configs for rungs in self.brackets)
         if method == "halving":
-            return runs.search.num_halving_configs(self.budget, **self.kwargs)
+            return search.num_halving_configs(self.budget, **self.kwargs)
         return (1 + (method == "random-2x")) * self.budget // self.max_steps
 
     def cost(self, method: str) -> int:
@@ -204,8 +204,8 @@ class Plan(NamedTuple):
             return self.budget
         n = self.num_configs(method)
         if method == "halving":
-            return runs.search.total_steps(
-                runs.search.halving_rungs(n, self.max_steps, self.eta, min_steps=self.min_steps)
+            return search.total_steps(
+                search.halving_rungs(n, self.max_steps, self.eta, min_steps=self.min_steps)
             )
         return n * self.max_steps
 
@@ -215,8 +215,8 @@ class Plan(NamedTuple):
         """Run a method on the first configurations of a sequence."""
         configs = configs[: self.num_configs(method)]
         if method in ("random", "random-2x"):
-            return runs.search.random_search(configs, evaluate, self.max_steps)
-        halve = {"halving": runs.search.successive_halving, "hyperband": runs.search.hyperband}
+            return search.random_search(configs, evaluate, self.max_steps)
+        halve = {"halving": search.successive_halving, "hyperband": search.hyperband}
         return halve[method](configs, evaluate, **self.kwargs)
 
 
@@ -283,7 +283,7 @@ def configs(options: Options, seed: int, count: int) -> list[jc.ExperimentConfig
     )
     rng, sampled = np.random.default_rng(seed), []
     for _ in range(count):
-        values = runs.search.sample(space, rng)
+        values = search.sample(space, rng)
         model_kwargs = {name: values.pop(name) for name in ("convolutions", "width")}
         sampled.append(jc.override(base, model_kwargs=model_kwargs, **values))
     return sampled
@@ -302,7 +302,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     cli.enable_compilation_cache()
     data = jc.load_dataset(options.dataset, options.data_dir, validation=options.num_validation)
     check_space(sampled[seeds[0]][0], options, data)
-    evaluate = runs.search.experiment_evaluator(
+    evaluate = runs.experiment_evaluator(
         data, options.out, should_stop=stop, strategy=strategy, tensorboard=options.tensorboard
     )
     has_all, searches = True, {}
@@ -314,7 +314,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
                 followed = _with_progress(evaluate, progress, title)
                 try:
                     evaluations = plan.search(method, sampled[seed], followed)
-                except runs.search.SearchStopped:
+                except runs.SearchStopped:
                     return False
                 except FolderInUseError as error:
                     if error.by_this_process:
@@ -336,7 +336,7 @@ def _with_progress(
     trained: dict[str, int] = {}
 
     def evaluate_and_report(config: jc.ExperimentConfig, num_steps: int) -> float:
-        error, name = evaluate(config, num_steps), runs.search.run_name(config)
+        error, name = evaluate(config, num_steps), runs.run_name(config)
         added = num_steps - trained.get(name, 0)
         trained[name] = num_steps
         progress.advance(added, f"{title}  {len(trained)} configurations")
@@ -357,7 +357,7 @@ def choice(evaluations: Sequence[Evaluation], max_steps: int) -> Evaluation:
 
     It has the lowest validation error of those that were trained to the end of their schedule.
     """
-    return runs.search.best([each for each in evaluations if each.num_steps == max_steps])
+    return search.best([each for each in evaluations if each.num_steps == max_steps])
 
 
 def test_error(folder: Path, data: jc.Dataset) -> float | None:
@@ -391,7 +391,7 @@ def write_records(
     lines = []
     for seed, index in sorted(used):
         config = sampled[seed][index]
-        folder = options.out / runs.search.run_name(config)
+        folder = options.out / runs.run_name(config)
         rows = read_metrics(folder)
         line = {
             "seed": seed,

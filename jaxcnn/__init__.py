@@ -18,7 +18,7 @@ that of the installed package, "unknown" without an installation.
   `recompute_batch_stats`.
 - Analysis: `gradcam` (more in `jaxcnn.interpret`), `eigenvalues`, `sharpness`, `noise_scale`.
   Others are in `jaxcnn.metrics`, `jaxcnn.boxes`, `jaxcnn.loss_landscape` and `jaxcnn.plots`.
-- Studies: `jaxcnn.runs` trains, sweeps and reads runs.
+- Studies: `jaxcnn.runs` trains, sweeps and reads runs. `jaxcnn.search` searches hyperparameters.
 
 Example:
   >>> import jaxcnn as jc

@@ -19,7 +19,7 @@ LAYER = {
     "augment": 2, "models": 2, "ctc": 2, "optim": 2, "parallel": 2, "multihost": 2, "curvature": 2,
     "input_pipeline": 3, "state": 3, "divergence": 3, "provenance": 3, "checkpoint": 3,
     "evaluation": 4, "weights": 4, "run_log": 4, "resume": 4,
-    "records": 5, "tables": 5, "cli": 5,
+    "records": 5, "tables": 5, "cli": 5, "search": 5,
     "training": 6, "classifier": 6,
     "runs": 7, "interpret": 7, "learning_rate_finder": 7, "loss_landscape": 7,
 }  # fmt: skip

@@ -15,7 +15,7 @@ import jaxcnn as jc
 from experiments import search
 from jaxcnn import run_log, runs
 from jaxcnn.config import as_dict
-from jaxcnn.runs.search import Evaluation
+from jaxcnn.search import Evaluation
 
 stats: Any = scipy_stats
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -42,7 +42,7 @@ def test_methods_and_seeds_share_their_first_configurations():
     options = search.Options()
     few, many = (search.configs(options, 3, count) for count in (7, 31))
     assert many[:7] == few
-    assert len({runs.search.run_name(config) for config in many}) == 31
+    assert len({runs.run_name(config) for config in many}) == 31
     assert search.configs(options, 4, 1) != few[:1]
     for config in many:
         assert config.train.eval_split == "validation"
