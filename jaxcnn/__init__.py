@@ -19,7 +19,7 @@ that of the installed package, "unknown" without an installation.
 - Analysis: `gradcam` (more in `jaxcnn.interpret`), `eigenvalues`, `sharpness`, `noise_scale`.
   Others are in `jaxcnn.metrics`, `jaxcnn.boxes`, `jaxcnn.keypoints`, `jaxcnn.loss_landscape` and
   `jaxcnn.plots`.
-- Studies: `jaxcnn.runs` trains, sweeps and reads runs.
+- Studies: `jaxcnn.runs` trains, sweeps and reads runs. `jaxcnn.search` searches hyperparameters.
 
 Example:
   >>> import jaxcnn as jc

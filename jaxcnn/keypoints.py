@@ -150,15 +150,13 @@ def _check_floats(
     Raises:
       ArgumentError: it has another shape or type.
     """
-    own: Any = getattr(value, "shape", None)
-    dtype: Any = getattr(value, "dtype", None)
-    is_array = own is not None and dtype is not None
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
     if (
         not is_array
-        or len(own) != len(shape)
-        or any(n not in (None, size) for n, size in zip(shape, own, strict=True))
-        or (0 in own and not can_be_empty)
-        or not jnp.issubdtype(dtype, jnp.floating)
+        or len(value.shape) != len(shape)
+        or any(n not in (None, size) for n, size in zip(shape, value.shape, strict=True))
+        or (0 in value.shape and not can_be_empty)
+        or not jnp.issubdtype(value.dtype, jnp.floating)
     ):
         raise ArgumentError(f"{name} is {format_array(value)}; expected {expected}")
     return jnp.asarray(value)

@@ -29,7 +29,7 @@ DRAWN = {
     "segmentation": "segmentation-digits",
     "detection": "detection",
     "keypoints": "keypoints",
-    "search": "search-digits",
+    "search.__main__": "search-digits",
     "generation": "generation-digits",
     "text": "text-digits",
     "learning_rate.__main__": "learning-rate-digits",

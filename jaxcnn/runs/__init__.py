@@ -4,7 +4,10 @@ They can be stopped at any moment. The same command resumes them.
 """
 
 from jaxcnn.records import open_run_dir as open_run_dir
-from jaxcnn.runs import search as search
+from jaxcnn.runs.evaluator import SearchStopped as SearchStopped
+from jaxcnn.runs.evaluator import experiment_evaluator as experiment_evaluator
+from jaxcnn.runs.evaluator import run_name as run_name
+from jaxcnn.runs.evaluator import train_until as train_until
 from jaxcnn.runs.results import Run as Run
 from jaxcnn.runs.results import aggregate_seeds as aggregate_seeds
 from jaxcnn.runs.results import eval_split as eval_split

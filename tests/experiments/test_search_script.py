@@ -12,10 +12,21 @@ from scipy import stats as scipy_stats
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments import search
-from jaxcnn import run_log, runs
+from experiments.search.__main__ import main
+from experiments.search.figures import _lowest
+from experiments.search.options import Options, configs
+from experiments.search.plan import TITLES, Plan, choice
+from experiments.search.results import (
+    chosen_rows,
+    compilation_seconds,
+    notes,
+    rank_correlation,
+    table_rows,
+)
+from experiments.search.study import Study, Trial, _describe, read_study
+from jaxcnn import cli, run_log, runs
 from jaxcnn.config import as_dict
-from jaxcnn.runs.search import Evaluation
+from jaxcnn.search import Evaluation
 
 stats: Any = scipy_stats
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -27,8 +38,8 @@ RECORDS = ["table.csv", "chosen.csv", "trials.jsonl", "search.json"]
 
 @pytest.mark.parametrize("numbers", [(270, 30, 3), (81, 1, 3), (64, 1, 2), (256, 4, 4), (5, 5, 3)])
 def test_every_method_is_within_its_budget(numbers):
-    plan = search.Plan(*numbers)
-    for method in search.TITLES:
+    plan = Plan(*numbers)
+    for method in TITLES:
         budget = plan.budget * (2 if method == "random-2x" else 1)
         configs = list(range(plan.num_configs(method)))
         evaluations = plan.search(method, configs, lambda config, num_steps: 1 / (1 + config))
@@ -39,11 +50,11 @@ def test_every_method_is_within_its_budget(numbers):
 
 
 def test_methods_and_seeds_share_their_first_configurations():
-    options = search.Options()
-    few, many = (search.configs(options, 3, count) for count in (7, 31))
+    options = Options()
+    few, many = (configs(options, 3, count) for count in (7, 31))
     assert many[:7] == few
-    assert len({runs.search.run_name(config) for config in many}) == 31
-    assert search.configs(options, 4, 1) != few[:1]
+    assert len({runs.run_name(config) for config in many}) == 31
+    assert configs(options, 4, 1) != few[:1]
     for config in many:
         assert config.train.eval_split == "validation"
         assert (config.optimizer.schedule, config.train.num_steps) == ("cosine", 270)
@@ -60,35 +71,35 @@ def test_rank_correlation_is_that_of_scipy():
     for _ in range(20):
         a, b = rng.integers(0, 8, 15).astype(float), rng.normal(size=15)
         expected = stats.spearmanr(a, b).statistic
-        assert search.rank_correlation(a.tolist(), b.tolist()) == pytest.approx(expected, abs=1e-12)
-    assert math.isnan(search.rank_correlation([5.0, 5.0], [1.0, 2.0]))
+        assert rank_correlation(a.tolist(), b.tolist()) == pytest.approx(expected, abs=1e-12)
+    assert math.isnan(rank_correlation([5.0, 5.0], [1.0, 2.0]))
     diverged = [1.0, math.nan, 2.0, math.nan]
     expected = stats.spearmanr([1, 9, 2, 9], [4, 3, 2, 1]).statistic
-    assert search.rank_correlation(diverged, [4, 3, 2, 1]) == pytest.approx(expected)
+    assert rank_correlation(diverged, [4, 3, 2, 1]) == pytest.approx(expected)
 
 
 def test_the_choice_is_made_among_those_that_were_trained_to_the_end():
     evaluations = [Evaluation(0, 0, 0, 3, 1.0, 3), Evaluation(1, 0, 0, 9, 2.0, 12)]
     evaluations += [Evaluation(2, 0, 0, 9, 2.0, 21), Evaluation(3, 0, 0, 9, math.nan, 30)]
-    assert search.choice(evaluations, 9).index == 1
+    assert choice(evaluations, 9).index == 1
 
 
 def test_the_line_of_a_search_has_the_error_of_the_choice():
     evaluations = [Evaluation(0, 0, 0, 3, 1.0, 3), Evaluation(1, 0, 0, 9, 2.0, 12)]
-    line = search._describe("halving, seed 0", evaluations, 9)
+    line = _describe("halving, seed 0", evaluations, 9)
     assert line == "halving, seed 0  2 configurations, 12 steps, validation error  2.00%"
 
 
 def made_study(errors):
     """A study of given final errors by seed and method, (validation, test)."""
-    config = search.configs(search.Options(), 0, 1)[0]
+    config = configs(Options(), 0, 1)[0]
     trials, searches = {}, {method: {} for method in errors[0]}
     for seed, by_method in enumerate(errors):
         trials[seed] = []
         for index, (method, (validation, test)) in enumerate(by_method.items()):
-            trials[seed].append(search.Trial(config, [[270, validation, 1.0]], test))
+            trials[seed].append(Trial(config, [[270, validation, 1.0]], test))
             searches[method][seed] = [Evaluation(index, 0, 0, 270, float(validation), 270)]
-    return search.Study(search.Plan(270, 30, 3), trials, searches)
+    return Study(Plan(270, 30, 3), trials, searches)
 
 
 def test_differences_are_paired_by_seed():
@@ -101,7 +112,7 @@ def test_differences_are_paired_by_seed():
             for a, b in zip(random.tolist(), halving.tolist(), strict=True)
         ]
     )
-    lines = {line["method"]: line for line in search.table_rows(study)}
+    lines = {line["method"]: line for line in table_rows(study)}
     for place, split in enumerate(("validation", "test")):
         assert lines["halving"][f"{split}_error"] == pytest.approx(halving[:, place].mean())
         interval = stats.ttest_rel(halving[:, place], random[:, place]).confidence_interval(0.95)
@@ -112,37 +123,35 @@ def test_differences_are_paired_by_seed():
 
 def test_a_seed_whose_choice_diverged_has_no_mean():
     study = made_study([{"random": (5.0, 4.0)}, {"random": (math.nan, None)}])
-    (line,) = search.table_rows(study)
+    (line,) = table_rows(study)
     assert line["validation_error"] is None
     assert line["test_error"] is None
     # The table of choices has one form for both errors, too.
-    assert [(line["validation_error"], line["test_error"]) for line in search.chosen_rows(study)] == [(5.0, 4.0), (None, None)]  # fmt: skip
+    assert [(line["validation_error"], line["test_error"]) for line in chosen_rows(study)] == [(5.0, 4.0), (None, None)]  # fmt: skip
 
 
 def test_one_program_is_not_plural():
     rows = [[step, 5.0, 1.0] for step in (30, 90, 270)]
-    trial = search.Trial(search.configs(search.Options(), 0, 1)[0], rows, 4.0)
+    trial = Trial(configs(Options(), 0, 1)[0], rows, 4.0)
     searches = {"random": {0: [Evaluation(0, 0, 0, 270, 5.0, 270)]}}
-    study = search.Study(search.Plan(270, 30, 3), {0: [trial]}, searches)
-    assert "Compilation of 1 program took" in search.notes(study)[-1]
+    study = Study(Plan(270, 30, 3), {0: [trial]}, searches)
+    assert "Compilation of 1 program took" in notes(study)[-1]
 
 
 def test_the_lowest_error_so_far_is_that_of_a_plain_loop():
     errors = [(30, math.nan), (60, 50.0), (120, 60.0), (270, 20.0)]
     evaluations = [Evaluation(0, 0, 0, 1, error, spent) for spent, error in errors]
-    found = [search._lowest(evaluations, spent) for spent in (29, 30, 60, 119, 120, 269, 270, 999)]
+    found = [_lowest(evaluations, spent) for spent in (29, 30, 60, 119, 120, 269, 270, 999)]
     assert found == [None, None, 50.0, 50.0, 50.0, 50.0, 20.0, 20.0]
 
 
 def test_compilation_is_the_first_row_of_each_program_and_no_other():
-    one, two = (search.configs(search.Options(), seed, 1)[0] for seed in (0, 1))
+    one, two = (configs(Options(), seed, 1)[0] for seed in (0, 1))
     two = jc.override(one, padding=1 - one.train.augment.padding)
     rows = [(one, 3.0), (one, 0.2), (two, 2.5), (two, 0.1), (one, 0.3)]
-    trials = [
-        search.Trial(config, [[30, 1.0, first], [60, 1.0, 0.5]], None) for config, first in rows
-    ]
-    study = search.Study(search.Plan(270, 30, 3), {0: trials}, {})
-    seconds, programs, total = search.compilation_seconds(study)
+    trials = [Trial(config, [[30, 1.0, first], [60, 1.0, 0.5]], None) for config, first in rows]
+    study = Study(Plan(270, 30, 3), {0: trials}, {})
+    seconds, programs, total = compilation_seconds(study)
     assert (programs, total) == (2, pytest.approx(8.6))
     assert seconds == pytest.approx(3.0 - 0.1 + 2.5 - 0.1)
 
@@ -152,7 +161,7 @@ def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("search") / "runs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jc, "evaluate", counted(jc.evaluate))
-        assert search.main([*TINY, "--num-seeds", "1", "--out", str(out)]) == 0
+        assert main([*TINY, "--num-seeds", "1", "--out", str(out)]) == 0
         calls = list(jc.evaluate.calls)
     return out, calls
 
@@ -202,7 +211,7 @@ def test_a_study_that_is_stopped_leaves_the_same_tables(study, tmp_path, monkeyp
     expected, _ = study
     stops = itertools.count(1)
 
-    class Stopping(search.cli.GracefulShutdown):
+    class Stopping(cli.GracefulShutdown):
         """Stops at every fifth question, and stays so."""
 
         is_stopped = False
@@ -213,17 +222,17 @@ def test_a_study_that_is_stopped_leaves_the_same_tables(study, tmp_path, monkeyp
 
     args = [*TINY, "--num-seeds", "1", "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(search.cli, "GracefulShutdown", Stopping)
+        patch.setattr(cli, "GracefulShutdown", Stopping)
         for _ in range(2):
-            search.main(args)
+            main(args)
             assert not (tmp_path / "table.csv").exists()
-    assert search.main(args) == 0
+    assert main(args) == 0
     for name in RECORDS:
         one, two = ((out / name).read_text() for out in (expected, tmp_path))
         assert without_seconds(one) == without_seconds(two)
     before = {name: (tmp_path / name).read_bytes() for name in [*RECORDS, "table.md"]}
-    assert search.main(args) == 0
-    assert search.main([*args, "--plot-only"]) == 0
+    assert main(args) == 0
+    assert main([*args, "--plot-only"]) == 0
     assert before == {name: (tmp_path / name).read_bytes() for name in before}
 
 
@@ -250,12 +259,12 @@ def without_seconds(text):
     ],
 )  # fmt: skip
 def test_mistakes_about_the_search(args, says, capsys, monkeypatch, tmp_path):
-    refuses(search.main, [*args, "--out", str(tmp_path / "new")], says, capsys, monkeypatch)
+    refuses(main, [*args, "--out", str(tmp_path / "new")], says, capsys, monkeypatch)
 
 
 def write_study(out, change):
     """A made study on disk, whose lines of trials `change` has changed."""
-    plan, config = search.Plan(9, 1, 3), search.configs(search.Options(), 0, 1)[0]
+    plan, config = Plan(9, 1, 3), configs(Options(), 0, 1)[0]
     needed = max(map(plan.num_configs, ("random", "halving")))
     lines = [
         {"seed": seed, "index": index, "config": as_dict(config), "test_error": None,
@@ -282,17 +291,17 @@ def write_study(out, change):
 )
 def test_a_record_that_is_cut_is_named(change, says, tmp_path):
     assert write_study(tmp_path, list) == 31
-    study = search.read_study(tmp_path)
+    study = read_study(tmp_path)
     assert [len(trials) for trials in study.trials.values()] == [31, 31]
     write_study(tmp_path, change)
     with pytest.raises(run_log.LogError, match=says) as error:
-        search.read_study(tmp_path)
+        read_study(tmp_path)
     assert "\n" not in str(error.value)
     assert "trials.jsonl" in str(error.value)
 
 
 def test_a_record_without_a_row_that_the_search_needs_is_named():
-    trial = search.Trial(search.configs(search.Options(), 0, 1)[0], [[30, 50.0, 1.0]], None)
+    trial = Trial(configs(Options(), 0, 1)[0], [[30, 50.0, 1.0]], None)
     assert trial.error(30) == 50
     with pytest.raises(run_log.LogError, match=r"no row of step 90, which the search needs"):
         trial.error(90)
