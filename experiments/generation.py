@@ -106,6 +106,7 @@ PRESETS = {
         dataset="mnist",
         num_seeds=1,
         code=64,
+        num_steps=12_000,
         classifier_steps=1_500,
         out=Path("runs/generation-mnist"),
     ),
