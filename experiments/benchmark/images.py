@@ -12,12 +12,20 @@ The first command needs 4 GB in OUT. It measures:
   `memory`. Cached means that the system has the file in memory. Otherwise every image comes from
   the disk, as it does if the file is much larger than the memory. Each is measured with
   `jaxcnn.input_pipeline.read_ahead` and without.
+- wait: the same batches for steps that take as long as those of a fast GPU. The seconds are those
+  that the steps wait for their images.
+
+To feed from a file that does not fit into memory, limit the memory of the second run, which finds
+its images made:
+
+    systemd-run --scope -p MemoryMax=1G python -m experiments.benchmark.images
 
 It writes OUT/table.md and OUT/table.csv. The folder that it makes stays in OUT, and is used again.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import sys
@@ -42,11 +50,17 @@ CLASSES = 10
 """Directories of the folder that is made."""
 SIDES = (256, 384)
 """Smallest and largest side of its images, in pixels."""
+STEP_RATE = 3_000
+"""Images a second of the assumed steps: ResNet-50 in bfloat16 on one fast GPU."""
+FEEDING = {"feed": math.inf, "wait": STEP_RATE}
+"""Measurement of feeding -> images a second of the steps that are fed."""
 NOTES = (
     "decode: image_folder without a cache (read, decode, resize, crop, store, SHA-256, statistics)"
     " in a process of that many cores. reopen: the same from the cache. feed: random batches from "
     "an array on disk; cached: the file is in memory; read_ahead: with "
-    "jaxcnn.input_pipeline.read_ahead, as the library reads. MB are of decoded images.",
+    "jaxcnn.input_pipeline.read_ahead, as the library reads. MB are of decoded images. wait: the "
+    f"same for steps of {STEP_RATE:,} images a second; seconds is how long they wait in all, after "
+    "the first chunk of steps.",
 )
 
 
@@ -142,26 +156,35 @@ def core_counts() -> list[int]:
 
 
 def time_feeding(
-    images: np.memmap, index: np.ndarray, read_ahead: bool, strategy: Strategy
+    images: np.memmap,
+    index: np.ndarray,
+    read_ahead: bool,
+    strategy: Strategy,
+    step_rate: float = math.inf,
 ) -> float:
-    """Time reading batches, and return the seconds.
+    """Time reading batches, and return the seconds that their user waits for them.
 
     Args:
       images: [n, ...], on disk.
       index: int32 [batches, batch].
       read_ahead: whether to read as the library does, or by NumPy alone.
       strategy: of the devices, which divides the batches into chunks.
+      step_rate: images that the user works on each second, between two chunks. If it is finite, the
+        first chunk is not counted, for which every training waits.
     """
     split = jc.Split(images, np.zeros(len(images), np.int32))
-    start = time.perf_counter()
+    start, waited = time.perf_counter(), 0.0
     if read_ahead:
         chunks = input_pipeline.input_pipeline(split, strategy).chunks(index)
     else:
         pieces = strategy.chunks(index, images[:1].nbytes)
         chunks = input_pipeline.prefetch(lambda rows: (rows, split.take(rows)), pieces)
-    for _ in chunks:
-        pass
-    return time.perf_counter() - start
+    for number, (rows, _) in enumerate(chunks):
+        if number or math.isinf(step_rate):
+            waited += time.perf_counter() - start
+        time.sleep(rows.size / step_rate)
+        start = time.perf_counter()
+    return waited
 
 
 def drop_from_memory(path: Path) -> None:
@@ -190,12 +213,17 @@ def feed_rows(options: Options, path: Path, stop: Any, progress: Progress) -> li
             f"write --batch-size {n}"
         )
     can_drop = hasattr(os, "posix_fadvise")
-    kinds = [(c, a) for c in ((False, True) if can_drop else (True,)) for a in (True, False)]
-    seconds: dict[tuple[bool, bool], list[float]] = {kind: [] for kind in kinds}
+    kinds = [
+        (name, cached, read_ahead)
+        for name in FEEDING
+        for cached in ((False, True) if can_drop else (True,))
+        for read_ahead in (True, False)
+    ]
+    seconds: dict[tuple[str, bool, bool], list[float]] = {kind: [] for kind in kinds}
     for _ in range(options.rounds):
         order = rng.permutation(n)[: batches * options.batch_size].astype(np.int32)
         index = order.reshape(batches, options.batch_size)
-        for cached, read_ahead in kinds:
+        for name, cached, read_ahead in kinds:
             if stop():
                 return []
             if not cached:
@@ -203,16 +231,17 @@ def feed_rows(options: Options, path: Path, stop: Any, progress: Progress) -> li
             images = np.load(path, mmap_mode="r")
             if cached:
                 time_feeding(images, index, True, strategy)
-            seconds[cached, read_ahead].append(time_feeding(images, index, read_ahead, strategy))
+            spent = time_feeding(images, index, read_ahead, strategy, FEEDING[name])
+            seconds[name, cached, read_ahead].append(spent)
             del images
             progress.advance(1, "feeding")
     rows = []
-    for (cached, read_ahead), values in seconds.items():
-        rate = index.size / float(np.median(values))
-        measured = {"images": index.size, "seconds": float(np.median(values))}
+    for (name, cached, read_ahead), values in seconds.items():
+        spent, n = float(np.median(values)), index.size
+        rate = n / (spent if name == "feed" else spent + n / STEP_RATE)
         rates = {"images_per_second": rate, "mb_per_second": rate * size / 1e6}
-        row = {"measurement": "feed", "cores": core_counts()[-1], "cached": cached}
-        rows.append(row | {"read_ahead": read_ahead} | measured | rates)
+        row = {"measurement": name, "cores": core_counts()[-1], "cached": cached}
+        rows.append(row | {"read_ahead": read_ahead, "images": n, "seconds": spent} | rates)
     return rows
 
 
@@ -263,7 +292,7 @@ def main(args: list[str] | None = None) -> int:
         print(machine)
         with (
             tempfile.TemporaryDirectory(dir=options.out, prefix="cache-") as cache,
-            Progress(len(core_counts()) + 4 * options.rounds) as progress,
+            Progress(len(core_counts()) + 8 * options.rounds) as progress,
         ):
             rows = decode_rows(options, folder, Path(cache), stop, progress)
             if rows:

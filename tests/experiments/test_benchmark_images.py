@@ -63,6 +63,28 @@ def test_feeding_reads_the_images_of_the_index_either_way(tmp_path, monkeypatch)
     assert np.concatenate(reads).tolist() == index.tolist()
 
 
+def test_steps_wait_only_for_images_that_come_too_late(tmp_path, monkeypatch):
+    """A clock that reading and working move on: 3 chunks of 4 images that take 5 seconds to read."""
+    array = np.memmap(tmp_path / "images", np.uint8, "w+", shape=(12, 4, 4, 3))
+    now = [0.0]
+
+    def chunks(order):
+        for rows in order[:, None]:
+            now[0] += 5
+            yield rows, None
+
+    fed = images.input_pipeline.InputPipeline(None, chunks)
+    monkeypatch.setattr(images.input_pipeline, "input_pipeline", lambda split, strategy: fed)
+    monkeypatch.setattr(images.time, "perf_counter", lambda: now[0])
+    slept = []
+    monkeypatch.setattr(images.time, "sleep", slept.append)
+    index = np.arange(12, dtype=np.int32).reshape(3, 4)
+    strategy = jc.strategy("jit", 1)
+    assert images.time_feeding(array, index, True, strategy) == 15
+    assert images.time_feeding(array, index, True, strategy, 2) == 10
+    assert slept == [0, 0, 0, 2, 2, 2]
+
+
 @pytest.mark.slow
 def test_the_command_writes_a_row_for_each_measurement(folder, tmp_path, capsys):
     assert (
@@ -72,11 +94,14 @@ def test_the_command_writes_a_row_for_each_measurement(folder, tmp_path, capsys)
         rows = list(csv.DictReader(file))
     cores = len(os.sched_getaffinity(0))
     assert {int(row["cores"]) for row in rows if row["measurement"] == "decode"} >= {1, cores}
-    feeds = {(row["cached"], row["read_ahead"]) for row in rows if row["measurement"] == "feed"}
-    assert feeds == {(a, b) for a in ("True", "False") for b in ("True", "False")}
+    for name in ("feed", "wait"):
+        feeds = {(row["cached"], row["read_ahead"]) for row in rows if row["measurement"] == name}
+        assert feeds == {(a, b) for a in ("True", "False") for b in ("True", "False")}
     for row in rows:
         n, seconds = int(row["images"]), float(row["seconds"])
-        assert n == (16 if row["measurement"] == "feed" else 100)
+        assert n == (16 if row["measurement"] in ("feed", "wait") else 100)
+        if row["measurement"] == "wait":
+            seconds += n / images.STEP_RATE
         assert float(row["images_per_second"]) == pytest.approx(n / seconds, rel=1e-3)
         rate = float(row["images_per_second"]) * 16 * 16 * 3 / 1e6
         assert float(row["mb_per_second"]) == pytest.approx(rate, rel=1e-3)
