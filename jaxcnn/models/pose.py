@@ -367,7 +367,7 @@ def estimate_poses(
       ... )
       >>> outputs = {"heat_maps": heat[None, None], "fields": fields[None, None]}
       >>> people = estimate_poses(outputs, skeleton, (16, 16), max_people=1, min_joints=2)
-      >>> np.asarray(people.points).round(2).tolist()
+      >>> people.points.round(2).tolist()
       [[[[8.0, 3.0], [8.0, 13.0]]]]
     """
     check_skeleton(skeleton)
