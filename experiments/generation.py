@@ -2,7 +2,7 @@
 
     python -m experiments.generation                    digits, no download: 2 minutes on two busy
                                                         CPU cores
-    python -m experiments.generation --preset mnist     MNIST, one seed: not yet measured
+    python -m experiments.generation --preset mnist     MNIST, one seed: 7 minutes there
 
 A generator makes images of random codes, and a discriminator learns to tell them from real ones
 (`jaxcnn.models.dcgan`). Each row of a run has the Frechet distance (Heusel et al. 2017,
@@ -14,6 +14,8 @@ the mean image, and uniform noise.
 
 Expected, quick (3 seeds): recognizable digits, and a distance of 3.3 +- 0.4, against 1.7 +- 1.3 of
 real images, 23 of Gaussian pixels, 41 of noise and 201 of the mean image.
+
+Expected, MNIST (3 seeds): 9.5 +- 1.0, against 0.3 of real images and 182 of Gaussian pixels.
 
 It writes OUT/table.md, OUT/table.csv, OUT/curves.csv, OUT/curves.png, OUT/samples.png,
 OUT/interpolation.png and a folder for every run. The same command resumes a study that was stopped.
