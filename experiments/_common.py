@@ -158,7 +158,11 @@ def run_study(
 
 
 def run_all(
-    all_runs: Mapping[str, jc.ExperimentConfig], data: jc.Dataset, out: Path, **kwargs: Any
+    all_runs: Mapping[str, jc.ExperimentConfig],
+    data: jc.Dataset,
+    out: Path,
+    study: Mapping[str, jc.ExperimentConfig] | None = None,
+    **kwargs: Any,
 ) -> bool:
     """Train the missing runs, but for those that other processes train.
 
@@ -166,13 +170,46 @@ def run_all(
       all_runs: as in `jaxcnn.runs.sweep`.
       data: likewise.
       out: likewise.
-      kwargs: likewise.
+      study: all configs of the folder by name, if they are of several kinds.
+      kwargs: as in `jaxcnn.runs.sweep`.
 
     Returns:
       True if all runs are finished. False if the user stopped it, or others still train some.
+
+    Raises:
+      ArgumentError: `out` holds runs of another experiment, or as in `jaxcnn.runs.sweep`.
     """
+    check_own_folder(study or all_runs, out)
     results = runs.sweep(all_runs, data, out, **kwargs)
     return results is not None and len(results) == len(all_runs)
+
+
+def check_own_folder(all_runs: Mapping[str, jc.ExperimentConfig], out: Path) -> None:
+    """Check before training that a folder holds no runs of another experiment.
+
+    Those have names and data of another kind. Numbers in both may differ, such as the depth or the
+    class that is held out.
+
+    Args:
+      all_runs: the new configs by name.
+      out: folder of the study.
+
+    Raises:
+      ArgumentError: it does. The message has the run.
+    """
+    names = {_without_digits(name) for name in all_runs}
+    datasets = {_without_digits(config.dataset) for config in all_runs.values()}
+    for path in sorted(out.glob("*/config.json")):
+        name, dataset = path.parent.name, jc.ExperimentConfig.load(path.parent).dataset
+        if _without_digits(name) not in names and _without_digits(dataset) not in datasets:
+            raise jc.ArgumentError(
+                f"{out} has a run of another experiment, {name!r} on {dataset!r}; expected those "
+                f"of this one, such as {next(iter(all_runs))!r}. Write --out with another folder."
+            )
+
+
+def _without_digits(text: str) -> str:
+    return re.sub(r"\d+", "", text)
 
 
 def sweep_options(options: Any, stop: cli.GracefulShutdown) -> dict[str, Any]:

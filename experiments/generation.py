@@ -439,7 +439,8 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
     common = sweep_options(options, stop)
     classified = enlarged_data(data)
     classifier = {FEATURES: classifier_config(options, classified.name)}
-    if not run_all(classifier, classified, options.out, **common):
+    study = classifier | gan_configs
+    if not run_all(classifier, classified, options.out, study, **common):
         return False
     sweep_kwargs = common | {
         "measure": frechet_measure(trained_features(options.out, data)),
@@ -448,7 +449,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
         "keep_every": eval_every(options),
         "quiet": True,
     }
-    if not run_all(gan_configs, data, options.out, **sweep_kwargs):
+    if not run_all(gan_configs, data, options.out, study, **sweep_kwargs):
         return False
     write_samples(options, data)
     return True

@@ -41,6 +41,7 @@ from experiments._common import (
     DtypeName,
     FigureOptions,
     SeedOptions,
+    check_new_runs,
     first_converged,
     paired_sentence,
     restored_state,
@@ -277,6 +278,7 @@ def train(options: Options, stop: cli.GracefulShutdown) -> bool:
             f"--beam-widths {' '.join(map(str, dict.fromkeys(widths)))}"
         )
     all_runs = configs(options)
+    check_new_runs(all_runs, options.out)
     check_widths(options)
     cli.enable_compilation_cache()
     data = compose_all(options)

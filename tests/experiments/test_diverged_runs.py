@@ -9,7 +9,20 @@ import pytest
 from scripts import refuses
 
 import jaxcnn as jc
-from experiments import depth_map, detection, keypoints, segmentation
+from experiments import (
+    anomaly,
+    batch_size,
+    depth,
+    depth_map,
+    detection,
+    generation,
+    keypoints,
+    mnist,
+    optimizers,
+    overfitting,
+    segmentation,
+    text,
+)
 from experiments._common import (
     check_each_once,
     check_new_runs,
@@ -197,3 +210,29 @@ def test_a_study_refuses_to_draw_runs_of_other_settings(study, tmp_path, capsys,
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
     args = ["--plot-only", "--out", str(tmp_path)]
     refuses(module.main, args, "several settings: train.num_steps is", capsys, monkeypatch)
+
+
+STRANGERS = [
+    (anomaly, "."),
+    (batch_size, "."),
+    (depth, "."),
+    (generation, "."),
+    (mnist, "digits"),
+    (optimizers, "."),
+    (overfitting, "."),
+    (text, "."),
+    *((study[0], ".") for study in STUDIES.values()),
+]
+"""Script, and the folder of its runs within that of the study."""
+
+
+@pytest.mark.parametrize(
+    ("module", "folder"), STRANGERS, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_no_study_trains_into_the_folder_of_another(module, folder, tmp_path, capsys, monkeypatch):
+    stranger = tmp_path / folder / "stranger-seed0"
+    stranger.mkdir(parents=True)
+    config = jc.override(jc.ExperimentConfig(), dataset="other-images", model="other")
+    (stranger / "config.json").write_text(config.to_json())
+    refuses(module.main, ["--out", str(tmp_path)], "'other-images'", capsys, monkeypatch)
+    assert sorted(stranger.parent.iterdir()) == [stranger]
