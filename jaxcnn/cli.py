@@ -103,7 +103,7 @@ def parse(
     names = [value for flag, value in itertools.pairwise(args) if flag == "--preset"]
     names += [arg.partition("=")[2] for arg in args if arg.startswith("--preset=")]
     preset = names[-1] if names else next(iter(presets))
-    default = presets[check_choice("preset", preset, presets)]
+    default = presets[check_choice("--preset", preset, presets)]
     if {"-h", "--help"} & set(args):
         columns = shutil.get_terminal_size().columns
         text = option_help.format_help(presets, default, description, columns, shared, implied)
@@ -298,6 +298,19 @@ def _tyro_error(box: str) -> str:
         expected = kinds[kind[1]] if kind else "other values"
         words = " ".join(re.findall(r"'(.*?)'", values)) or values
         return f"--{name} is {words}; expected {expected}. {_advice(name, default)}"
+    match = re.match(r"Unrecognized options: ([^-\s,][^,\s]*)", text)
+    if match:
+        word = format_value(match[1])
+        return f"{word} belongs to no option; options start with --. --help lists the options"
+    match = re.match(
+        r"invalid choice '(.*?)' for argument '(--\S+)'\. Expected one of (\(.*?\))", text
+    )
+    if match:
+        value, flag, choices = match.groups()
+        names = re.findall(r"'(.*?)'", choices)
+        nearest = difflib.get_close_matches(value, names, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        return f"{flag} is {format_value(value)}; expected one of {', '.join(names)}{hint}"
     match = re.match(r"Unrecognized options: (--?[^,\s]+)", text)
     if match:
         flag = match[1].partition("=")[0]

@@ -24,6 +24,7 @@ class Options:
     preset: Literal["small", "large"] = "small"
     steps: int = 10
     depths: tuple[int, ...] = (20, 56)
+    kinds: tuple[Literal["plain", "deep"], ...] = ("plain",)
     plot_only: bool = False
 
 
@@ -35,7 +36,7 @@ def test_a_preset_gives_defaults_and_options_override_them():
     assert cli.parse(PRESETS, ["--preset", "large"]).steps == 1000
     assert cli.parse(PRESETS, ["--preset=large", "--depths", "8"]) == Options("large", 1000, (8,))
     assert cli.parse(PRESETS, ["--steps", "3", "--preset", "large", "--plot-only"]) == Options(
-        "large", 3, (20, 56), True
+        "large", 3, plot_only=True
     )
 
 
@@ -44,9 +45,15 @@ def test_a_preset_gives_defaults_and_options_override_them():
     [
         (["--dpeths", "20"], "--dpeths is no option of this script; did you mean --depths? --help"),
         (["--depth=20"], "--depth is no option of this script; did you mean --depths? --help"),
+        (["20"], "'20' belongs to no option; options start with --. --help lists the options"),
+        (["--kinds", "plian"], "--kinds is 'plian'; expected one of plain, deep; did you mean 'pl"),
+        (["--kinds", "zzz"], "--kinds is 'zzz'; expected one of plain, deep\n"),
         (["--zzz"], "--zzz is no option of this script; --help lists the options"),
         (["--steps", "many"], "--steps"),
-        (["--preset", "lagre"], "did you mean 'large'"),
+        (
+            ["--preset", "lagre"],
+            "--preset is 'lagre'; expected one of large, small; did you mean 'la",
+        ),
         (["--depths", "20", "x"], "--depths"),
         (["extra"], "extra"),
         (["--depths", "x"], "--depths is x; expected whole numbers. Use --depths 20 56"),

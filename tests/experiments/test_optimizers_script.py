@@ -303,7 +303,7 @@ MISTAKES = [
     (["--model", "lenet5", "--width", "4"], "option of lenet5"),
     (["--model", "covnet"], "convnet"),
     (["--dataset", "digitz"], "digits"),
-    (["--preset", "fast"], "preset is 'fast'"),
+    (["--preset", "fast"], "--preset is 'fast'"),
     (["--plot-only", "--out", "/nowhere"], "holds no finished run"),
     (["--out", "/proc/nothing"], "cannot write in /proc/nothing"),
 ]
