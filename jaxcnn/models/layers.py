@@ -272,14 +272,15 @@ def _max_and_position(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     The position is int8, 2 row + column.
     """
-    windows = windows_2x2(x)
+    # Not `jnp.where`: its calls would not be inlined either, and XLA fuses nothing across them.
+    windows, select = windows_2x2(x), jax.lax.select
     left, right = windows[:, :, :, :, 0], windows[:, :, :, :, 1]
     is_right = _greater(right, left)
-    row = jnp.where(is_right, right, left)
+    row = select(is_right, right, left)
     is_lower = _greater(row[:, :, 1], row[:, :, 0])
     column = is_right.astype(jnp.int8)
-    position = jnp.where(is_lower, column[:, :, 1] + jnp.int8(2), column[:, :, 0])
-    return jnp.where(is_lower, row[:, :, 1], row[:, :, 0]), position
+    position = select(is_lower, column[:, :, 1] + jnp.int8(2), column[:, :, 0])
+    return select(is_lower, row[:, :, 1], row[:, :, 0]), position
 
 
 def _greater(x, y):
