@@ -24,6 +24,7 @@ from jaxcnn.losses import (
     are_soft,
     as_loss,
     check_all_labels,
+    check_class_numbers,
     check_single_output,
     compute_loss,
     has_class_labels,
@@ -184,6 +185,7 @@ def _check_labels(model, state, split, loss) -> None:
 
     outputs = check_once(("evaluate", model, images, labels, loss), variables, trace)
     check_all_labels(loss, split.labels, outputs)
+    check_class_numbers(loss, split, outputs)
     if not has_class_labels(loss):
         return
     num_outputs = outputs.shape[-1]

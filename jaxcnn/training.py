@@ -50,6 +50,7 @@ from jaxcnn.losses import (
     are_soft,
     as_loss,
     check_all_labels,
+    check_class_numbers,
     compute_loss,
     guess_loss,
     has_class_labels,
@@ -855,6 +856,9 @@ def check_model(
     _check_count(config, data, losses_shape)
     for name in ("train", config.eval_split):
         check_all_labels(loss, getattr(data, name).labels, outputs, name)
+        # An augmentation may give the training images other labels.
+        if augment is None or name != "train":
+            check_class_numbers(loss, getattr(data, name), outputs, name)
     if statistic and strategy.axis_name and not hasattr(model, "axis_name"):
         raise ArgumentError(
             f"{type(model).__name__} has no field `axis_name`, and {statistic} is not of a "
