@@ -33,6 +33,7 @@ from jaxcnn.models.calling import (
     activation_bytes,
     batch_shapes,
     call,
+    check_normalizer,
     check_once,
     check_outputs,
     foreign_variables_error,
@@ -251,6 +252,7 @@ def evaluate(
         raise ArgumentError("the split to evaluate is empty; expected at least one image")
     if batch_size is not None:
         batch_size = resolve_batch_size(split.images, batch_size)
+    check_normalizer(model, state.normalizer)
     state = eval_state(state)
     if not is_library_model(model) or not is_classifier:
         _check_labels(model, state, split, loss)

@@ -60,6 +60,7 @@ from jaxcnn.models import IMAGE_NETWORKS
 from jaxcnn.models.calling import (
     batch_shapes,
     call,
+    check_normalizer,
     check_once,
     check_outputs,
     sown_values,
@@ -796,10 +797,12 @@ def check_model(
     Training and test mode are both checked. Nothing is compiled.
 
     Raises:
-      ArgumentError: they do not, `config.freeze` freezes statistics that are not of a BN, or under
-        pmap there are such statistics that the model does not average.
+      ArgumentError: they do not, the model refuses the normalization, `config.freeze` freezes
+        statistics that are not of a BN, or under pmap there are such statistics that the model does
+        not average.
     """
     loss = as_loss(loss)
+    check_normalizer(model, state.normalizer)
     is_classifier, is_reconstruction = has_class_labels(loss), isinstance(loss, Reconstruction)
     num_classes = data.num_classes
     compares_classes = is_classifier or is_reconstruction
