@@ -24,6 +24,7 @@ from jaxcnn.losses import (
     are_soft,
     as_loss,
     check_all_labels,
+    check_class_numbers,
     check_single_output,
     compute_loss,
     has_class_labels,
@@ -32,6 +33,7 @@ from jaxcnn.models.calling import (
     activation_bytes,
     batch_shapes,
     call,
+    check_normalizer,
     check_once,
     check_outputs,
     foreign_variables_error,
@@ -184,6 +186,7 @@ def _check_labels(model, state, split, loss) -> None:
 
     outputs = check_once(("evaluate", model, images, labels, loss), variables, trace)
     check_all_labels(loss, split.labels, outputs)
+    check_class_numbers(loss, split, outputs)
     if not has_class_labels(loss):
         return
     num_outputs = outputs.shape[-1]
@@ -249,6 +252,7 @@ def evaluate(
         raise ArgumentError("the split to evaluate is empty; expected at least one image")
     if batch_size is not None:
         batch_size = resolve_batch_size(split.images, batch_size)
+    check_normalizer(model, state.normalizer)
     state = eval_state(state)
     if not is_library_model(model) or not is_classifier:
         _check_labels(model, state, split, loss)

@@ -623,6 +623,51 @@ def check_all_labels(loss: Loss, labels: Any, outputs: Any, name: str = "") -> N
         check(labels, outputs, name)
 
 
+def check_class_numbers(loss: Loss, split: Any, outputs: Any, name: str = "") -> None:
+    """Check that a loss of the user's own is finite for the largest class of a split.
+
+    Fewer outputs than classes may be meant, such as an embedding. So the loss is computed for
+    random outputs of two examples, of class 0 and of the largest. They are refused only if the
+    second loss alone is not finite.
+
+    Args:
+      loss: function of outputs and batch.
+      split: images and labels.
+      outputs: the model's outputs for a batch, or their shapes.
+      name: of the split, for the message.
+
+    Raises:
+      ArgumentError: the loss needs more outputs.
+
+    Example:
+      >>> def to_number(outputs, batch):
+      ...     return jnp.square(outputs[:, 0] - batch.labels.astype("float32")), {}
+      >>> split = Batch(np.zeros((2, 8, 8, 1)), np.array([0, 4], np.int32))
+      >>> check_class_numbers(to_number, split, jax.ShapeDtypeStruct((2, 1), "float32"))
+    """
+    images, labels = split
+    are_integers = isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.size
+    if is_library_loss(loss) or not are_integers or not _is_array(outputs):
+        return
+    shape, largest = outputs.shape, int(labels.max())
+    has_logits = len(shape) == labels.ndim + 1 and shape[1:-1] == labels.shape[1:]
+    if not has_logits or not jnp.issubdtype(outputs.dtype, jnp.floating) or largest < shape[-1]:
+        return
+    classes = np.zeros((2, *labels.shape[1:]), labels.dtype)
+    classes[1] = largest
+    values = np.random.default_rng(0).normal(size=(2, *shape[1:]))
+    inputs = jnp.zeros((2, *images.shape[1:]), jnp.float32)
+    batch = Batch(inputs, jnp.asarray(classes))
+    losses, _ = compute_loss(loss, jnp.asarray(values, outputs.dtype), batch)
+    of_first, of_largest = np.isfinite(losses).reshape(2, -1).all(1)
+    if of_first and not of_largest:
+        raise ArgumentError(
+            f"the model gives {shape[-1]} outputs, for which the loss of class {largest} of the "
+            f"{name or 'split'} labels is not finite; expected an output for each class. Build "
+            f"the model with at least {largest + 1} outputs."
+        )
+
+
 def compute_loss(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return the losses and the metrics of a batch, checked.
 

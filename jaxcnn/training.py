@@ -50,6 +50,7 @@ from jaxcnn.losses import (
     are_soft,
     as_loss,
     check_all_labels,
+    check_class_numbers,
     compute_loss,
     guess_loss,
     has_class_labels,
@@ -59,6 +60,7 @@ from jaxcnn.models import IMAGE_NETWORKS
 from jaxcnn.models.calling import (
     batch_shapes,
     call,
+    check_normalizer,
     check_once,
     check_outputs,
     sown_values,
@@ -795,10 +797,12 @@ def check_model(
     Training and test mode are both checked. Nothing is compiled.
 
     Raises:
-      ArgumentError: they do not, `config.freeze` freezes statistics that are not of a BN, or under
-        pmap there are such statistics that the model does not average.
+      ArgumentError: they do not, the model refuses the normalization, `config.freeze` freezes
+        statistics that are not of a BN, or under pmap there are such statistics that the model does
+        not average.
     """
     loss = as_loss(loss)
+    check_normalizer(model, state.normalizer)
     is_classifier, is_reconstruction = has_class_labels(loss), isinstance(loss, Reconstruction)
     num_classes = data.num_classes
     compares_classes = is_classifier or is_reconstruction
@@ -855,6 +859,9 @@ def check_model(
     _check_count(config, data, losses_shape)
     for name in ("train", config.eval_split):
         check_all_labels(loss, getattr(data, name).labels, outputs, name)
+        # An augmentation may give the training images other labels.
+        if augment is None or name != "train":
+            check_class_numbers(loss, getattr(data, name), outputs, name)
     if statistic and strategy.axis_name and not hasattr(model, "axis_name"):
         raise ArgumentError(
             f"{type(model).__name__} has no field `axis_name`, and {statistic} is not of a "

@@ -27,6 +27,7 @@ from jaxcnn.losses import (
     Reconstruction,
     SquaredError,
     as_loss,
+    check_class_numbers,
     compute_loss,
     loss_call,
     metric_dtypes,
@@ -868,3 +869,40 @@ def test_a_users_loss_checks_the_values_of_all_labels_once():
     *_, (state, _) = jc.train(model, tx, data, config, loss=LogError(), strategy=ONE)
     with pytest.raises(jc.ArgumentError, match="sizes are not positive"):
         jc.evaluate(model, state, bad, loss=LogError())
+
+
+def focal(outputs, batch):
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(outputs), batch.labels[..., None], -1)[..., 0]
+    return -jnp.square(1 - jnp.exp(chosen)) * chosen, {}
+
+
+def parity(outputs, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, batch.labels % 2), {}
+
+
+def test_an_own_loss_that_is_not_finite_for_a_class_is_refused_before_training():
+    data, tx = jc.load_dataset("digits"), optax.sgd(0.1)
+    small, config = jc.create_model("mlp", 7), jc.TrainConfig(num_steps=1, batch_size=8)
+    message = "gives 7 outputs.*class 9 of the train labels.*at least 10 outputs"
+    with pytest.raises(jc.ArgumentError, match=message):
+        next(jc.train(small, tx, data, config, loss=focal))
+    state = jc.init_state(small, tx, config, data, loss=focal)
+    with pytest.raises(jc.ArgumentError, match="class 9 of the split labels"):
+        jc.evaluate(small, state, data.test, loss=focal)
+    # All of these are right: enough outputs, labels mapped to fewer, and classes without images.
+    few = data._replace(
+        train=data.train.take(data.train.labels < 7), test=data.test.take(data.test.labels < 7)
+    )
+    for num_outputs, loss, part in ((10, focal, data), (2, parity, data), (7, focal, few)):
+        model = jc.create_model("mlp", num_outputs)
+        for _, row in jc.train(model, tx, part, config, loss=loss):
+            assert np.isfinite(row["train_loss"])
+
+
+def test_the_classes_of_masks_are_checked_for_an_own_loss_too():
+    masks = np.full((2, 4, 4), 3, np.int32)
+    split = jc.Split(np.zeros((2, 4, 4, 1), np.uint8), masks)
+    enough, few = (jax.ShapeDtypeStruct((2, 4, 4, n), np.float32) for n in (4, 3))
+    check_class_numbers(focal, split, enough)
+    with pytest.raises(jc.ArgumentError, match="class 3 of the split labels"):
+        check_class_numbers(focal, split, few)

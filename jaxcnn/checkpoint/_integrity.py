@@ -107,9 +107,14 @@ def leaves_like(like: Any) -> Leaves:
     """Return the leaves of a tree to restore into, by their paths.
 
     Raises:
-        CheckpointError: a leaf has no shape and dtype.
+        CheckpointError: there is no leaf, or one has no shape and dtype.
     """
     leaves = leaves_by_path(like)
+    if not leaves:
+        raise CheckpointError(
+            f"like is {format_value(like)}; expected a tree of arrays. "
+            "Use like=jaxcnn.init_state(model, tx, config, data)"
+        )
     for path, leaf in leaves.items():
         if not (
             hasattr(leaf, "dtype") and hasattr(leaf, "shape") and isinstance(leaf.dtype, np.dtype)
@@ -191,7 +196,14 @@ def check_same_model(step: Path, saved: dict[str, str], expected: dict[str, str]
     Raises:
         CheckpointError: they differ. The message names the first few leaves.
     """
-    paths = [path for path in expected | saved if saved.get(path) != expected.get(path)]
+    differing = [path for path in expected | saved if saved.get(path) != expected.get(path)]
+    paths = [path for path in differing if not path.startswith(".metrics.sums")]
+    if differing and not paths:
+        ours, theirs = (_metric_names(specs) for specs in (saved, expected))
+        raise CheckpointError(
+            f"{step} sums up {ours}, and like {theirs}; expected the metrics of one loss. Write "
+            "like=jaxcnn.init_state(model, tx, config, data, loss=loss) with the loss of the run"
+        )
     if paths:
         differences = [
             f"{path} is {saved.get(path, 'missing')}, expected {expected.get(path, 'none')}"
@@ -203,6 +215,11 @@ def check_same_model(step: Path, saved: dict[str, str], expected: dict[str, str]
         raise CheckpointError(
             f"{step} is of another {part}, build that one or name another folder: {first}"
         )
+
+
+def _metric_names(specs: dict[str, str]) -> str:
+    names = [path.split("'")[1] for path in specs if path.startswith(".metrics.sums['")]
+    return join_first(names) if names else "no metrics"
 
 
 # The record of files.

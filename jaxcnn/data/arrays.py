@@ -52,7 +52,8 @@ def dataset(
 
     - int32 [n], from integers or bools of any size, from a column [n, 1], from one-hot rows [n, k],
       or from text, whose sorted values are the class names.
-    - Masks int32 [n, h, w], from integers or bools.
+    - Masks int32 [n, h, w], from integers or bools. Each pixel has a class. Masks in which some
+      have none (255 or -1, say) are targets of another loss: write `{"mask": masks}`.
     - Targets of other losses: floats, several labels of an image, [n, k], or a dict or tuple of
       arrays. They keep their shapes, in at most 32 bits, and have no classes unless `num_classes`
       or `classes` is there.
@@ -81,6 +82,20 @@ def dataset(
       ((4, 8, 8, 1), dtype('uint8'), ('cat', 'dog'))
       >>> data.train.labels.tolist(), data.test.labels.tolist()
       ([0, 1, 1, 0], [1, 1, 1, 1])
+
+      A loss of masks in which 255 marks pixels without a class:
+
+      >>> import jax.numpy as jnp, optax
+      >>> def of_known_pixels(outputs, batch):
+      ...     mask = batch.labels["mask"]
+      ...     is_known = mask != 255
+      ...     classes = jnp.where(is_known, mask, 0)
+      ...     losses = optax.softmax_cross_entropy_with_integer_labels(outputs, classes)
+      ...     return jnp.where(is_known, losses, 0), {}
+      >>> masks = np.where(images < 9, 255, images % 3)
+      >>> data = dataset((images, {"mask": masks}), num_classes=3)
+      >>> data.train.labels["mask"].shape, data.num_classes
+      ((4, 8, 8), 3)
     """
     if num_classes is not None:
         num_classes = check_integer("num_classes", num_classes, 2, example=10)
@@ -454,10 +469,21 @@ def _convert_labels(
             return _convert_one_hot(raw, count, names, changes)
         return _convert_targets(raw, changes), names or _numbered(count or 0)
     if is_float and not (count is not None and all(map(_is_whole, raw.values()))):
+        if ndim > 2 and _is_whole(raw["train"][:8]):
+            changes.append(_explain_targets(raw, shapes))
         return _convert_targets(raw, changes), names or _numbered(count or 0)
     if ndim > 1 and not _are_masks(raw, shapes):
+        changes.append(_explain_targets(raw, shapes))
         return _convert_targets(raw, changes), names or _numbered(count or 0)
     return _convert_classes(raw, count, names, changes)
+
+
+def _explain_targets(raw: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> str:
+    labels, shape = raw["train"], shapes["train"]
+    return (
+        f"labels {labels.dtype} {labels.shape} became targets of a loss of your own, as masks of "
+        f"classes are integers {shape}"
+    )
 
 
 def _squeeze(
@@ -538,7 +564,8 @@ def _convert_classes(raw, count, names, changes) -> tuple[dict[str, Any], tuple[
     """Return numbers of classes as int32."""
     low = {part: int(labels.min()) for part, labels in raw.items()}
     high = {part: int(labels.max()) for part, labels in raw.items()}
-    for part in raw:
+    for part, labels in raw.items():
+        _check_void_pixels(part, labels, count)
         if low[part] < 0:
             raise DataError(
                 f"{part} labels span {low[part]}..{high[part]}; expected 0 and above: number the "
@@ -576,6 +603,32 @@ def _convert_classes(raw, count, names, changes) -> tuple[dict[str, Any], tuple[
         changes.append(f"labels {dtype} became int32")
     labels = {part: np.asarray(array).astype(np.int32, copy=False) for part, array in raw.items()}
     return labels, names or _numbered(max(count, 2))
+
+
+def _check_void_pixels(part: str, labels: np.ndarray, count: int | None) -> None:
+    """Check that masks have no -1 or 255 for pixels without a class.
+
+    Without a number of classes, 255 would be a class of 256.
+
+    Raises:
+      DataError: they have.
+    """
+    if labels.ndim != 3 or not (labels.min() < 0 or labels.max() == 255):
+        return
+    values = np.unique(labels)
+    # Where 256 classes are asked for, 255 is one of them.
+    voids = (-1, 255) if count is None or count < 256 else (-1,)
+    void = next((value for value in voids if value in values), None)
+    classes = values[(values >= 0) & (values != void)]
+    # 0 and 255 alone are two classes. Of other masks without a gap below 255, it may be the last.
+    is_void = len(classes) > 1 and classes[-1] < (254 if count is None else count)
+    if void is None or not is_void:
+        return
+    raise DataError(
+        f"{part} labels are masks of classes {classes[0]}..{classes[-1]} with {void} for pixels "
+        "without one; expected a class for each pixel: write (images, {'mask': masks}) and a loss "
+        f"of your own that leaves out {void}, as in jaxcnn.dataset's docstring"
+    )
 
 
 def _numbered(count: int) -> tuple[str, ...]:

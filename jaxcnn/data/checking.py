@@ -51,6 +51,9 @@ def verify_dataset(data: Dataset, *, are_classes: bool | None = None) -> None:
         has_names = not isinstance(data.classes, tuple) or len(data.classes) > 0
         is_split = isinstance(data.train, Split)
         are_classes = has_names and (not is_split or look_like_classes(data.train.labels))
+    if are_classes:
+        # Labels that are no classes have no names either; the reason is in the labels.
+        verify_split("train", data.train)
     classes = _count_classes(data.classes) if are_classes else None
     _check_names_of(data.classes)
     verify_split("train", data.train, classes, are_classes=are_classes)
@@ -334,12 +337,13 @@ def _check_labels(name: str, labels: Any, mask_shape: Shape, num_classes: int | 
     _check_array(name, labels, "int32")
     n = mask_shape[0]
     if labels.dtype == np.float32 and labels.ndim == 2 and len(labels) == n:
-        _check_shares(name, labels, num_classes)
+        _check_shares(name, labels, num_classes, mask_shape)
         return
     if labels.shape not in ((n,), mask_shape):
+        masks = f", or masks {mask_shape}, one for each pixel" if labels.ndim > 2 else ""
         raise DataError(
-            f"{name} have shape {labels.shape}; expected ({n},), one for each image: "
-            f"{_label_shape_fix(labels, n)}"
+            f"{name} have shape {labels.shape}; expected ({n},), one for each image{masks}: "
+            f"{_label_shape_fix(labels, mask_shape)}"
         )
     kind = labels.dtype.kind
     if kind in "iu" and n:
@@ -355,13 +359,15 @@ def _check_labels(name: str, labels: Any, mask_shape: Shape, num_classes: int | 
     raise DataError(f"{name} are {labels.dtype}; expected int32: {fix}")
 
 
-def _check_shares(name: str, labels: np.ndarray, num_classes: int | None) -> None:
+def _check_shares(
+    name: str, labels: np.ndarray, num_classes: int | None, mask_shape: Shape
+) -> None:
     """Check that labels are shares of the classes, with a sum of 1 in each row."""
     if num_classes is not None and labels.shape[1] != num_classes:
         raise DataError(
             f"{name} have shape {labels.shape}; expected ({len(labels)}, {num_classes}), a share "
             "of each class, or one class for each image: "
-            f"{_label_shape_fix(labels, len(labels))}"
+            f"{_label_shape_fix(labels, mask_shape)}"
         )
     # The comparison is false for NaN.
     valid = (labels >= 0).all(1) & (np.abs(labels.sum(1) - 1) < 1e-3)
@@ -373,8 +379,18 @@ def _check_shares(name: str, labels: np.ndarray, num_classes: int | None) -> Non
         )
 
 
-def _label_shape_fix(labels: np.ndarray, n: int) -> str:
-    """Return the code that makes labels [n]."""
+def _label_shape_fix(labels: np.ndarray, mask_shape: Shape) -> str:
+    """Return the code that makes labels [n], or masks of `mask_shape`."""
+    n, h, w = mask_shape
+    if labels.ndim == 4 and len(labels) == n:
+        return "write labels.argmax(-1).astype(np.int32) if they are one-hot masks"
+    if labels.shape == (n, w, h):
+        return "write labels.transpose(0, 2, 1) if rows and columns are exchanged"
+    if labels.ndim == 3 and len(labels) == n and min(labels.shape[1:]) > 1:
+        rows, columns = labels.shape[1:]
+        if h % rows or w % columns:
+            return f"resize the masks to {h}x{w} pixels, as the images, without interpolation"
+        return f"write labels.repeat({h // rows}, 1).repeat({w // columns}, 2)"
     if labels.shape == (n, 1):
         return "write labels[:, 0]"
     if labels.ndim == 2 and len(labels) == n:

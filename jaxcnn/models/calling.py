@@ -536,6 +536,24 @@ def _works_without(name, model, shapes, image) -> bool:
     return True
 
 
+def check_normalizer(model: nn.Module, normalizer: Any) -> None:
+    """Check the constants of images, if the model has a method `check_normalizer` for it.
+
+    Args:
+      model: any flax.linen module.
+      normalizer: mean and standard deviation that images are normalized by.
+
+    Raises:
+      ArgumentError: the model refuses them.
+
+    Example:
+      >>> check_normalizer(nn.Dense(2), None)
+    """
+    check = getattr(model, "check_normalizer", None)
+    if check is not None:
+        check(normalizer)
+
+
 def check_outputs(
     model: nn.Module,
     variables: Mapping[str, Any],

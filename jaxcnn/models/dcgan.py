@@ -28,6 +28,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,8 +38,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.arguments import ArgumentError, check_image_shape, format_value
+from jaxcnn.arguments import ArgumentError, check_choice, check_image_shape, format_value
+from jaxcnn.augment import Normalizer
 from jaxcnn.losses import Batch
+from jaxcnn.models.calling import call
 from jaxcnn.models.convnet import check_divisible
 from jaxcnn.models.initializers import Normal
 from jaxcnn.models.layers import stage
@@ -49,6 +52,8 @@ PIXEL_RANGE = (0.5,)
 
 They are `subtract_mean` and `divide_std` of a `TrainConfig`.
 """
+PLAYERS = ("generator", "discriminator")
+"""Names of both networks."""
 INIT_STD = 0.02
 """Standard deviation of all kernels at the start (section 4 of DCGAN)."""
 SLOPE = 0.2
@@ -239,13 +244,16 @@ class DCGAN(nn.Module):
     a code comes from the pixels of the real image in its place (`hash_images`). So an image's
     outputs depend neither on the other images, nor on their order, nor on the devices.
 
+    Images must be normalized by `PIXEL_RANGE`, to -1..1 as generated ones are.
+
     Attributes:
       code: z, the number of values of a code.
       width: filters of the first and last maps of both networks.
       bn_momentum, dtype, axis_name: as in `jaxcnn.models.norm.BatchNorm`.
 
     Raises:
-      ArgumentError: when called, for images whose height or width is not a multiple of 4.
+      ArgumentError: when called, for images whose height or width is not a multiple of 4. In
+        `jaxcnn.train` and `jaxcnn.evaluate`, for images that are normalized otherwise.
 
     Example:
       >>> model, images = DCGAN(code=8), jnp.zeros((4, 8, 8, 1))
@@ -271,6 +279,21 @@ class DCGAN(nn.Module):
     def discriminator(self, **kwargs: Any) -> Discriminator:
         """Return the discriminator."""
         return Discriminator(self.width, self.bn_momentum, self.dtype, self.axis_name, **kwargs)
+
+    @nn.nowrap
+    def check_normalizer(self, normalizer: Normalizer) -> None:
+        """Check that images are mapped to -1..1.
+
+        Raises:
+          ArgumentError: they are normalized otherwise.
+        """
+        if all(np.allclose(part, PIXEL_RANGE[0], rtol=0, atol=1e-6) for part in normalizer):
+            return
+        raise ArgumentError(
+            f"{type(self).__name__} got images that are not normalized to -1..1; expected the "
+            "range of its generated ones. Write jaxcnn.TrainConfig(subtract_mean=PIXEL_RANGE, "
+            "divide_std=PIXEL_RANGE) with jaxcnn.models.dcgan.PIXEL_RANGE."
+        )
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -403,12 +426,18 @@ def player_variables(state: Any, player: str) -> dict[str, Any]:
     """Return the variables of one player of a `DCGAN`.
 
     Args:
-      state: a `jaxcnn.State` of a `DCGAN`.
+      state: a `jaxcnn.State` of a `DCGAN`. `jaxcnn.state.as_state` makes one of variables.
       player: "generator" or "discriminator".
 
     Raises:
-      ArgumentError: the state is not of a `DCGAN`, or has no such player.
+      ArgumentError: the state is not of a `DCGAN`, or there is no such player.
     """
+    check_choice("player", player, PLAYERS)
+    if isinstance(state, Mapping):
+        raise ArgumentError(
+            "state is a dict of variables, which has no size of images; expected a State. "
+            "Write jaxcnn.state.as_state(model, variables, normalizer=data)."
+        )
     params = getattr(state, "params", None)
     if not isinstance(params, dict) or player not in params:
         found = ", ".join(map(str, params)) if isinstance(params, dict) else format_value(state)
@@ -426,22 +455,23 @@ def generate(model: DCGAN, state: Any, codes: Any) -> np.ndarray:
 
     Args:
       model: the module that was trained.
-      state: its `jaxcnn.State`.
+      state: its `jaxcnn.State`. `jaxcnn.state.as_state` makes one of variables.
       codes: float [n, z].
 
     Returns:
       uint8 [n, h, w, c].
 
     Raises:
-      ArgumentError: an argument is of another kind, or codes have another number of values or
-        values that are not finite.
+      ArgumentError: an argument is of another kind, the state is of another model, or codes have
+        another number of values or values that are not finite.
     """
     if not isinstance(model, DCGAN):
         raise ArgumentError(
             f"model is {format_value(model)}; expected a DCGAN. Write jaxcnn.models.dcgan.DCGAN()."
         )
     variables = player_variables(state, "generator")
-    is_array = isinstance(codes, (np.ndarray, jax.Array)) and codes.dtype.kind == "f"
+    is_array = isinstance(codes, (np.ndarray, jax.Array))
+    is_array = is_array and jnp.issubdtype(codes.dtype, jnp.floating)
     if not is_array or codes.ndim != 2 or codes.shape[1] != model.code or not len(codes):
         found = f"{codes.dtype} {codes.shape}" if hasattr(codes, "dtype") else format_value(codes)
         raise ArgumentError(
@@ -460,5 +490,5 @@ def generate(model: DCGAN, state: Any, codes: Any) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=0)
 def _generate(generator, variables, codes):
-    images = generator.apply(variables, codes)
+    images = call(generator, variables, codes, train=False)
     return jnp.round(255 * (images + 1) / 2).astype(jnp.uint8)

@@ -20,6 +20,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+import jaxcnn as jc
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 
 WIDE = 256  # enough for leaves in chunks of their own, which unlike the small ones carry no checksum of Orbax's
@@ -580,3 +581,23 @@ def test_objects_of_a_cycle_are_finalized_in_any_order(tmp_path):
     saved.close()
     with Checkpoints(tmp_path / "a") as again:
         assert again.steps() == [1]
+
+
+def test_a_state_of_another_loss_or_none_at_all_is_told_as_such(tmp_path):
+    """The model is right, so it is not what the messages name."""
+    data, model, tx = jc.load_dataset("digits"), jc.create_model("mlp", 10), optax.sgd(0.1)
+
+    def distance(outputs, batch):
+        return jnp.square(outputs).sum(-1), {"distance": jnp.abs(outputs).sum(-1)}
+
+    state = jc.init_state(model, tx, jc.TrainConfig(), data, loss=distance)
+    other = jc.init_state(model, tx, jc.TrainConfig(), data)
+    with Checkpoints(tmp_path) as saved:
+        saved.save(state)
+        with pytest.raises(CheckpointError, match=r"sums up distance, and like error; .*loss=loss"):
+            saved.restore(other)
+        for nothing in (None, {}):
+            with pytest.raises(CheckpointError, match=r"like is .*; expected a tree.*init_state"):
+                saved.restore(nothing)
+        restored = saved.restore(state)
+    assert restored is not None

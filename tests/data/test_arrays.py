@@ -3,8 +3,10 @@
 import logging
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -373,3 +375,75 @@ def test_without_a_test_part():
     data = jc.dataset((X, Y), validation=(X, Y))
     assert len(data.test.images) == 0
     assert len(data.validation.images) == 9
+
+
+TALL = np.random.default_rng(0).integers(0, 256, (6, 8, 4, 1), dtype=np.uint8)
+MASKS = np.arange(6 * 8 * 4).reshape(6, 8, 4) % 3
+SGD = jc.create_optimizer(jc.OptimizerConfig("sgd"), 1)
+ONE_STEP = jc.TrainConfig(num_steps=1, batch_size=4)
+
+
+def train_masks(data, **kwargs):
+    one = jc.strategy("jit", 1)
+    return next(jc.train(nn.Dense(3), SGD, data, ONE_STEP, strategy=one, **kwargs))
+
+
+@pytest.mark.parametrize(
+    ("masks", "fix", "repair"),
+    [
+        (MASKS[:, ::4, ::2], r"labels.repeat\(4, 1\).repeat\(2, 2\)", lambda y: y.repeat(4, 1).repeat(2, 2)),
+        (MASKS.repeat(2, 1), "resize the masks to 8x4 pixels", lambda y: y[:, ::2]),
+        (MASKS[:, :5, :3], "resize the masks to 8x4 pixels", None),
+        (MASKS.transpose(0, 2, 1), r"labels.transpose\(0, 2, 1\)", lambda y: y.transpose(0, 2, 1)),
+        (np.eye(3)[MASKS], r"labels.argmax\(-1\).astype", lambda y: y.argmax(-1).astype(np.int32)),
+        (np.eye(3, dtype=int)[MASKS], r"labels.argmax\(-1\)", lambda y: y.argmax(-1)),
+        (MASKS.astype(np.float32), r"labels.astype\(np.int32\)", lambda y: y.astype(np.int32)),
+    ],
+)  # fmt: skip
+def test_masks_of_another_form_are_told_how_they_become_masks(masks, fix, repair, caplog):
+    data = jc.dataset((TALL, masks), (TALL, masks))
+    assert "targets of a loss of your own, as masks of classes are integers (6, 8, 4)" in caplog.text
+    with pytest.raises(jc.DataError, match=f"train labels .*{fix}"):
+        train_masks(data)
+    if repair is not None:
+        shape = jc.dataset((TALL, repair(masks)), num_classes=3).train.labels.shape
+        assert shape == (6, 8, 4)
+
+
+@pytest.mark.parametrize("void", [255, -1])
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_pixels_without_a_class_are_no_classes(void, num_classes):
+    masks = np.where(TALL[..., 0] < 99, void, MASKS)
+    match = rf"train labels are masks of classes 0..2 with {void} for pixels .*{{'mask': masks}}"
+    with pytest.raises(jc.DataError, match=match):
+        jc.dataset((TALL, masks), num_classes=num_classes)
+
+
+def test_255_may_be_a_class_of_masks():
+    """Where 256 are asked for, and where other classes leave no gap below it."""
+    wide = np.where(TALL[..., 0] < 99, 255, MASKS)
+    assert jc.dataset((TALL, wide), num_classes=256).num_classes == 256
+    dense = np.arange(6 * 8 * 4 * 2).reshape(6, 8, 8) % 256
+    assert jc.dataset((TALL.repeat(2, 2), dense)).num_classes == 256
+
+
+def test_a_loss_leaves_out_pixels_without_a_class():
+    """As `dataset` shows it: what the network gives there changes nothing."""
+
+    def of_known_pixels(outputs, batch):
+        mask = batch.labels["mask"]
+        is_known = mask != 255
+        classes = jnp.where(is_known, mask, 0)
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, classes)
+        return jnp.where(is_known, losses, 0), {}
+
+    split = TALL, {"mask": np.where(TALL[..., 0] < 99, 255, MASKS)}
+    data = jc.dataset(split, split, num_classes=3)
+    state, row = train_masks(data, loss=of_known_pixels)
+    assert row is not None
+    logits = jc.predict(nn.Dense(3), state, TALL)
+    mask = data.train.labels["mask"]
+    chosen = np.take_along_axis(logits, np.where(mask == 255, 0, mask)[..., None], -1)[..., 0]
+    losses = np.log(np.exp(logits).sum(-1)) - chosen
+    expected = losses[mask != 255].sum() / mask.size
+    assert row["eval_loss"] == pytest.approx(expected, rel=1e-4)

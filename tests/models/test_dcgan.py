@@ -24,6 +24,7 @@ from jaxcnn.models.dcgan import (
     player_variables,
 )
 from jaxcnn.models.norm import batch_moments, frozen_batch_norm, intercept_calls
+from jaxcnn.state import as_state
 
 CONFIG = jc.TrainConfig(
     num_steps=4, batch_size=16, eval_every=2, subtract_mean=PIXEL_RANGE, divide_std=PIXEL_RANGE
@@ -423,12 +424,21 @@ def test_generated_images_are_those_of_the_generator_in_test_mode(untrained):
     np.testing.assert_allclose(images, np.round((np.asarray(outputs) + 1) * 127.5), atol=1)
 
 
+def test_variables_generate_as_the_state_that_messages_name(untrained, digits):
+    model, state = untrained
+    variables = {"params": state.params, **state.model_state}
+    codes = jax.random.normal(jax.random.key(0), (2, 6), jnp.bfloat16)
+    again = generate(model, as_state(model, variables, normalizer=digits), codes)
+    np.testing.assert_array_equal(again, generate(model, state, codes))
+
+
 def test_mistakes_are_one_line(untrained, digits):
     model, state = untrained
     codes = np.zeros((2, 6), np.float32)
     tx = jc.create_optimizer(jc.OptimizerConfig(), 4)
     mlp: Any = jc.create_model("mlp", 10)
     other = jc.init_state(mlp, tx, jc.TrainConfig(), digits)
+    variables = {"params": state.params, **state.model_state}
     calls = [
         (lambda: generate(model, state, codes[:, :5]), r"codes are float32 \(2, 5\); expected"),
         (lambda: generate(model, state, codes[0]), "codes are float32"),
@@ -439,7 +449,27 @@ def test_mistakes_are_one_line(untrained, digits):
         (lambda: generate(mlp, state, codes), "model is .*expected a DCGAN"),
         (lambda: generate(model, other, codes), "no 'generator'; expected that of a DCGAN"),
         (lambda: generate(model, None, codes), "no 'generator'"),
-        (lambda: player_variables(state, "judge"), "no 'judge'"),
+        (lambda: player_variables(state, "judge"), "player is 'judge'; expected one of disc"),
+        (lambda: player_variables(state, "gen"), "did you mean 'generator'"),
+        (lambda: player_variables(variables, "generator"), "dict of variables.*as_state"),
+        (lambda: generate(model, variables, codes), "dict of variables.*as_state"),
+        (lambda: generate(model, state, jax.random.key(0)), r"codes are key<fry> \(\); expected"),
+        (
+            lambda: generate(DCGAN(code=6, width=8), state, codes),
+            "variables are not of this Generator.*same options",
+        ),
+        (
+            lambda: jc.evaluate(
+                model, variables, digits.test, loss=NonSaturatingLoss(), normalizer=digits
+            ),
+            "not normalized to -1..1.*subtract_mean=PIXEL_RANGE",
+        ),
+        (
+            lambda: next(
+                jc.train(model, tx, digits, jc.TrainConfig(2), loss=NonSaturatingLoss())
+            ),
+            "not normalized to -1..1.*subtract_mean=PIXEL_RANGE",
+        ),
         (lambda: model.init(jax.random.key(0), jnp.zeros((1, 6, 8, 1))), "images of 6x8 pixels"),
         (
             lambda: Generator((8, 6, 1)).init(jax.random.key(0), codes),
