@@ -246,7 +246,12 @@ def hyperband_brackets(max_steps: int, eta: int = 3, *, min_steps: int = 1) -> t
 
 def _check_steps(max_steps: Any, eta: Any, min_steps: Any) -> tuple[int, int, int]:
     min_steps = check_integer("min_steps", min_steps)
-    max_steps = check_integer("max_steps", max_steps, min_steps, example=81 * min_steps)
+    max_steps = check_integer("max_steps", max_steps, example=81)
+    if max_steps < min_steps:
+        raise ArgumentError(
+            f"max_steps is {max_steps}; expected a whole number of at least {min_steps}, which is "
+            f"min_steps. Write min_steps={max_steps}."
+        )
     return max_steps, check_integer("eta", eta, 2, example=3), min_steps
 
 
@@ -532,20 +537,22 @@ def best(evaluations: Sequence[Evaluation]) -> Evaluation:
         configurations that have completed their schedule.
 
     Raises:
-      ArgumentError: there are none.
+      ArgumentError: there are none, or they are no `Evaluation`s.
 
     Example:
       >>> best(random_search([0.3, 0.1, 0.2], lambda rate, num_steps: rate, 10)).index
       1
     """
+    advice = "Write evaluations=random_search(configs, evaluate, 81)."
     if not isinstance(evaluations, (tuple, list)) or not all(
         isinstance(each, Evaluation) for each in evaluations
     ):
-        evaluations = ()
-    if not evaluations:
         raise ArgumentError(
-            "evaluations has none; expected at least one. Write random_search(configs, ...)."
+            f"evaluations is {format_value(evaluations)}; expected a list of `Evaluation`s, as a "
+            f"search returns it. {advice}"
         )
+    if not evaluations:
+        raise ArgumentError(f"evaluations has none; expected at least one. {advice}")
     errors = [_rank(_check_error(each.error)) for each in evaluations]
     steps = [-check_integer("num_steps", each.num_steps) for each in evaluations]
     return evaluations[min(range(len(errors)), key=lambda place: (errors[place], steps[place]))]
@@ -560,6 +567,9 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
     A search that is stopped and started again calls `evaluate` only for what is missing, and so has
     the same results. One process at a time may use the file.
 
+    The file knows nothing of `evaluate` itself. After a change of the function, or of its data,
+    write another path: otherwise the errors of the old one are returned.
+
     Args:
       evaluate: as in `Evaluate`, of configurations that JSON can hold, such as those of `sample`.
         Keys of dicts are text, and their order does not matter.
@@ -567,7 +577,8 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
 
     Raises:
       ArgumentError: an argument is invalid, or, when called, a configuration is.
-      LogError: the file cannot be read or written.
+      LogError: the file cannot be read or written, or has a line that is no evaluation. A last
+        line that is no whole JSON is skipped, as a killed process leaves it.
 
     Example:
       >>> import tempfile
@@ -580,6 +591,11 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
     """
     check_callable("evaluate", evaluate, _EVALUATE_EXAMPLE, num_args=2)
     path = check_path("path", path, example="'runs/search/evaluations.jsonl'")
+    if path.is_dir():
+        raise ArgumentError(
+            f"path is {str(path)!r}, a folder; expected a file. "
+            f"Write path={str(path / 'evaluations.jsonl')!r}."
+        )
 
     def key(config: Any, num_steps: int) -> str:
         try:
@@ -599,7 +615,14 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
             error is None or (isinstance(error, (int, float)) and not isinstance(error, bool))
         )
 
-    lines = read_lines(path, "evaluation", is_valid, skip_unfinished=True)
+    lines = read_lines(path, "evaluation", skip_unfinished=True)
+    # Only a cut line is unfinished. A whole one that lacks something is a mistake to be told.
+    for number, line in enumerate(lines, 1):
+        if not is_valid(line):
+            raise LogError(
+                f"{path}, line {number}, is no evaluation: expected config, num_steps and error; "
+                "delete that line"
+            )
     errors = {key(line["config"], line["num_steps"]): line["error"] for line in lines}
 
     def evaluate_once(config: Any, num_steps: int) -> float:
