@@ -12,6 +12,7 @@ import jaxcnn as jc
 from jaxcnn.arguments import ArgumentError
 from jaxcnn.ctc import beam_decode, collapse_path, frames_needed, greedy_decode
 from jaxcnn.losses import Batch, CTCLoss
+from jaxcnn.metrics import character_error_rate
 
 
 def collapsed(path, blank):
@@ -368,6 +369,19 @@ LABELS = jnp.array([[0, 1], [1, -1]])
         (
             lambda: CTCLoss()(LOGITS, Batch(None, LABELS.astype("float32"))),
             "float32.*expected sequences",
+        ),
+        (
+            lambda: CTCLoss()(LOGITS, Batch(None, LABELS.astype("float32"))),
+            r"^labels are float32; .*Write labels.astype\('int32'\)",
+        ),
+        (lambda: jc.create_loss("CTC"), "did you mean 'ctc'"),
+        (
+            lambda: character_error_rate(beam_decode(LOGITS).labels, LABELS),
+            r"predicted is an array int32 \(2, 8, 4\); .*Write predicted=beams.labels\[:, 0\]",
+        ),
+        (
+            lambda: character_error_rate(beam_decode(LOGITS), LABELS),
+            r"Write predicted=beams.labels\[:, 0\]",
         ),
         (lambda: CTCLoss()(LOGITS[:, 0], Batch(None, LABELS)), r"the model gives \(3,\) for an"),
         (lambda: CTCLoss()(LOGITS[:1], Batch(None, LABELS)), r"outputs of shape \(1, 4, 3\) for 2"),
