@@ -84,7 +84,9 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
     choices = sorted(choices)
     if isinstance(value, str) and value in choices:
         return value
-    nearest = difflib.get_close_matches(format_value(value).strip("'"), choices, n=1, cutoff=0.5)
+    text = format_value(value).strip("'")
+    nearest = [choice for choice in choices if choice.lower() == text.lower()]
+    nearest = nearest or difflib.get_close_matches(text, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise ArgumentError(
         f"{name} is {format_value(value)}; expected one of {', '.join(choices)}{hint}"

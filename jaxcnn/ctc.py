@@ -38,10 +38,18 @@ def frames_needed(labels: Any) -> Any:
     Args:
       labels: integers [..., m], padded with -1; of NumPy or JAX.
 
+    Raises:
+      ArgumentError: they are anything else.
+
     Example:
       >>> frames_needed(jnp.array([[3, 3, 1, -1], [-1, -1, -1, -1]])).tolist()
       [4, 0]
     """
+    if not _is_integer(labels) or not labels.ndim:
+        raise ArgumentError(
+            f"labels is {format_array(labels)}; expected integers [..., m], padded with -1. "
+            "Write labels=np.array([[3, 1, -1]])."
+        )
     is_class = labels >= 0
     is_repeated = (labels[..., 1:] == labels[..., :-1]) & is_class[..., 1:]
     return is_class.sum(-1) + is_repeated.sum(-1)
@@ -59,10 +67,20 @@ def collapse_path(path: Any, blank: int) -> jax.Array:
     Returns:
       int32 [b, t]: the classes, then -1.
 
+    Raises:
+      ArgumentError: an argument is invalid.
+
     Example:
       >>> collapse_path(jnp.array([[9, 1, 1, 9, 1, 2, 2]]), 9).tolist()
       [[1, 1, 2, -1, -1, -1, -1]]
     """
+    if not _is_integer(path) or path.ndim != 2:
+        fix = "path[None] for one example" if _is_integer(path) else "path=logits.argmax(-1)"
+        raise ArgumentError(
+            f"path is {format_array(path)}; expected integers [b, t], an output for each frame. "
+            f"Write {fix}."
+        )
+    blank = check_integer("blank", blank, 0)
     path = jnp.asarray(path).astype(jnp.int32)
     is_first = jnp.pad(path[:, 1:] != path[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     is_emitted = is_first & (path != blank)
@@ -269,6 +287,11 @@ def _are_parents(labels: jax.Array, length: jax.Array) -> jax.Array:
     shorter = jnp.where(is_last, PADDING, labels)
     is_equal = (labels[:, None] == shorter[None]).all(-1)
     return is_equal & (length[:, None] + 1 == length[None])
+
+
+def _is_integer(value: Any) -> bool:
+    """Return whether a value is an array of integers, traced or not."""
+    return hasattr(value, "ndim") and jnp.issubdtype(value.dtype, jnp.integer)
 
 
 def _check_logits(logits: Any, blank: Any) -> tuple[jax.Array, int]:

@@ -78,15 +78,16 @@ class Skeleton:
                 f"joints is {format_value(self.joints)}; expected at least two different names. "
                 "Write joints=('head', 'neck')."
             )
-        limbs = _as_pairs(self.limbs, len(self.joints))
-        if limbs is None or not _is_tree(limbs, len(self.joints)):
+        joints = len(self.joints)
+        if fault := _find_fault(self.limbs, joints):
+            example = "((0, 1),)" if joints == 2 else f"tuple((0, i) for i in range(1, {joints}))"
             raise ArgumentError(
-                f"limbs is {format_value(self.limbs)}; expected {len(self.joints) - 1} pairs of "
-                "joints' numbers, from the root outwards, that reach each joint once. "
-                "Write limbs=((0, 1), (1, 2))."
+                f"limbs is {format_value(self.limbs)}, where {fault}; expected {joints - 1} pairs "
+                "of joints' numbers, from the root outwards, that reach each joint once. "
+                f"Write limbs={example}, for one with root 0."
             )
         object.__setattr__(self, "joints", tuple(self.joints))
-        object.__setattr__(self, "limbs", limbs)
+        object.__setattr__(self, "limbs", _as_pairs(self.limbs, joints))
 
 
 def _as_pairs(limbs: Any, joints: int) -> tuple[tuple[int, int], ...] | None:
@@ -103,16 +104,25 @@ def _as_pairs(limbs: Any, joints: int) -> tuple[tuple[int, int], ...] | None:
     return tuple((int(first), int(second)) for first, second in limbs)
 
 
-def _is_tree(limbs: tuple[tuple[int, int], ...], joints: int) -> bool:
-    """Return whether limbs reach each joint once, from the first joint of the first one."""
-    if len(limbs) != joints - 1:
-        return False
-    reached = {limbs[0][0]}
-    for first, second in limbs:
-        if first not in reached or second in reached:
-            return False
+def _find_fault(limbs: Any, joints: int) -> str:
+    """Return what keeps limbs from reaching each joint once from the root, or an empty text."""
+    if not isinstance(limbs, (tuple, list)):
+        return "there are no pairs"
+    reached = set()
+    for number, limb in enumerate(limbs):
+        pairs = _as_pairs((limb,), joints)
+        if pairs is None:
+            return f"limbs[{number}] is no pair of numbers from 0 to {joints - 1}"
+        first, second = pairs[0]
+        if not number:
+            reached.add(first)
+        if first not in reached:
+            return f"limbs[{number}] starts at joint {first}, which no limb before it reaches"
+        if second in reached:
+            return f"limbs[{number}] reaches joint {second} again"
         reached.add(second)
-    return True
+    missing = set(range(joints)) - reached
+    return f"no limb reaches joint {min(missing)}" if missing else ""
 
 
 # Arguments
@@ -185,14 +195,16 @@ def _check_points(points: Any, visible: Any) -> tuple[jax.Array, jax.Array]:
         points,
         (None, None, 2),
         "key points (x, y), float [people, joints, 2]. "
-        "Write points=jnp.zeros((1, 2, 2)), or jax.vmap for a batch.",
+        "Write points.astype('float32'), or jax.vmap for a batch.",
         can_be_empty=True,
     )
     shape, own = points.shape[:2], getattr(visible, "shape", None)
     if own != shape or getattr(visible, "dtype", None) != jnp.bool_:
+        # COCO numbers visibility 0, 1 and 2.
+        example = "visible > 0" if own == shape else f"jnp.ones({shape}, bool)"
         raise ArgumentError(
             f"visible is {format_array(visible)}; expected bool of shape {shape}, one for "
-            f"each key point. Write visible=jnp.ones({shape}, bool)."
+            f"each key point. Write visible={example}."
         )
     return points.astype(jnp.float32), jnp.asarray(visible)
 
@@ -368,8 +380,8 @@ def hidden_limbs(
 ) -> jax.Array:
     """Return the cells on limbs with an end that is not visible.
 
-    Nothing is known of the fields there. The arguments and errors are those of
-    `part_affinity_fields`, but points that are not visible are used.
+    The fields there are unknown, so a loss leaves these cells out. The arguments and errors
+    are those of `part_affinity_fields`, but points that are not visible are used.
 
     Returns:
       bool [h, w, len(limbs)].
@@ -448,9 +460,9 @@ class Peaks(NamedTuple):
 
 
 class People(NamedTuple):
-    """People of an image, or with a first axis more those of several.
+    """People of an image. Those of several have another axis in front.
 
-    They are sorted by the sum of their scores. Rows without any only pad.
+    They are sorted by the sum of their scores. A row whose scores are all 0 only pads.
 
     Attributes:
       points: float32 [m, J, 2]: (x, y) in pixels, NaN for a joint that was not found.
@@ -702,8 +714,12 @@ def assemble_people(
     """
     check_skeleton(skeleton)
     joints, limbs = len(skeleton.joints), len(skeleton.limbs)
-    points, scores = peaks if isinstance(peaks, Peaks) else (None, None)
-    arrays: dict[str, Any] = {"points": points, "scores": scores, "affinities": affinities}
+    if not isinstance(peaks, Peaks):
+        raise ArgumentError(
+            f"peaks is {format_array(peaks)}; expected Peaks. The order is peaks, affinities, "
+            "skeleton. Write peaks=find_peaks(heat, stride=2)."
+        )
+    arrays: dict[str, Any] = peaks._asdict() | {"affinities": affinities}
     shapes = [getattr(value, "shape", None) for value in arrays.values()]
     k = shapes[0][1] if shapes[0] is not None and len(shapes[0]) == 3 else 0
     if shapes != [(joints, k, 2), (joints, k), (limbs, k, k)] or not k:
@@ -714,7 +730,10 @@ def assemble_people(
         )
     for name, value in arrays.items():
         if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ArgumentError(f"{name} are of {value.dtype}; expected floating numbers.")
+            raise ArgumentError(
+                f"{name} are of {value.dtype}; expected floating numbers. "
+                f"Write {name}.astype('float32')."
+            )
     min_affinity = check_min_affinity(min_affinity)
     max_people = check_limit("max_people", max_people, joints * k)
     min_joints = check_integer("min_joints", min_joints, 1, joints, example=1)

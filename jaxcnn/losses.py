@@ -411,7 +411,13 @@ class CTCLoss:
         """
         check_single_output(outputs)
         shape, dtype = getattr(labels, "shape", ()), getattr(labels, "dtype", None)
-        if dtype is None or len(shape) != 2 or 0 in shape or not jnp.issubdtype(dtype, jnp.integer):
+        is_integer = dtype is not None and jnp.issubdtype(dtype, jnp.integer)
+        if dtype is not None and len(shape) == 2 and not is_integer:
+            raise ArgumentError(
+                f"labels are {dtype}; expected sequences of classes, int32 [n, m]. "
+                "Write labels.astype('int32'), with -1 for padding."
+            )
+        if not is_integer or len(shape) != 2 or 0 in shape:
             raise ArgumentError(
                 f"labels are {_describe(labels)}; expected sequences of classes, int32 [n, m] with "
                 "m > 0. Write np.array([[3, 1, -1]], np.int32), with -1 for padding."

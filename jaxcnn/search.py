@@ -1,15 +1,42 @@
 """Search of hyperparameters: random search, successive halving and Hyperband.
 
 A search is a function of configurations, of any type, and of `evaluate(config, num_steps)`. That
-function trains a configuration up to a step in all, and returns its validation error there. A
-configuration is first evaluated after few steps. The better ones continue to more steps: they are
-not trained again, and cost only the steps that are added.
+function trains a configuration up to a step in all, and returns its validation error there. Errors
+are better when low. One that is not a number (training has diverged) is the worst. One of -inf is
+refused. A configuration is first evaluated after few steps. The better ones continue to more steps:
+they are not trained again, and cost only the steps that are added.
 
 `jaxcnn.runs.experiment_evaluator` is such a function of `ExperimentConfig`s. It trains each in a
 folder, as a run that pauses and resumes.
 
 Optuna is not used: its pruner of Hyperband stops trials asynchronously, so that its brackets are
 not the paper's, and runs that pause and resume would still be needed.
+
+An objective of your own that trains with `jaxcnn.train` needs a `run_dir` for each configuration:
+more steps then continue the run. Fewer steps than it has are an error, so a new search needs new
+folders, or `recorded`. The rate has to be constant, or a schedule that does not depend on
+`num_steps`: each rung has another `num_steps`.
+
+Example:
+  >>> import tempfile
+  >>> import jaxcnn as jc
+  >>> images, labels = np.zeros((16, 4, 4, 1), np.uint8), np.arange(16, dtype=np.int32) % 2
+  >>> images[1::2] = 255
+  >>> part = images[:4], labels[:4]
+  >>> data = jc.dataset((images, labels), part, validation=part)
+  >>> model, folder = jc.create_model("mlp", num_classes=2), Path(tempfile.mkdtemp())
+  >>> def evaluate(config, num_steps):
+  ...     rate = config["learning_rate"]
+  ...     tx = jc.create_optimizer(jc.OptimizerConfig("sgd", learning_rate=rate))
+  ...     train_config = jc.TrainConfig(
+  ...         num_steps=num_steps, batch_size=8, eval_split="validation"
+  ...     )
+  ...     rows = jc.train(model, tx, data, train_config, run_dir=folder / str(rate))
+  ...     return [row["eval_error"] for _, row in rows][-1]
+  >>> configs = [{"learning_rate": rate} for rate in (0.1, 0.01, 0.001)]
+  >>> evaluations = successive_halving(configs, evaluate, 6)
+  >>> [each.num_steps for each in evaluations], evaluations[-1].spent
+  ([2, 2, 2, 6], 10)
 """
 
 from __future__ import annotations
@@ -34,11 +61,7 @@ from jaxcnn.run_log import MAX_NUMBER, LogError, read_lines, write_text
 
 T = TypeVar("T")
 Evaluate = Callable[[T, int], float]
-"""Function of (config, num_steps) that returns the validation error after so many steps in all.
-
-Errors are better when low. One that is not a number (training has diverged) is the worst. One of
--inf is refused.
-"""
+"""Function of (config, num_steps), as at the top of this module."""
 _EVALUATE_EXAMPLE = "lambda config, num_steps: error"
 
 
@@ -188,8 +211,8 @@ def halving_rungs(num_configs: int, max_steps: int, eta: int = 3, *, min_steps: 
     """Return the rungs of one successive halving.
 
     At rung i there are floor(num_configs / eta^i) configurations. With k halvings, each has
-    floor(max_steps / eta^(k - i)) steps. There are as many halvings as leave one configuration and
-    `min_steps` steps at the first rung.
+    floor(max_steps / eta^(k - i)) steps. There are as many halvings as leave at least one
+    configuration at the last rung, and at least `min_steps` steps at the first.
 
     This is the inner loop of Hyperband. Jamieson and Talwalkar 2016 (arXiv:1502.07943, algorithm 1)
     have eta = 2, and divide a budget over the rungs.
@@ -197,7 +220,7 @@ def halving_rungs(num_configs: int, max_steps: int, eta: int = 3, *, min_steps: 
     Args:
       num_configs: at the first rung.
       max_steps: of a configuration at the last rung, R in the paper.
-      eta: of eta configurations one continues, to eta times as many steps.
+      eta: at each rung 1 of eta configurations continues, to eta times as many steps.
       min_steps: minimum of steps of the first rung.
 
     Raises:
@@ -222,7 +245,7 @@ def hyperband_brackets(max_steps: int, eta: int = 3, *, min_steps: int = 1) -> t
 
     Args:
       max_steps: of a configuration, R in the paper.
-      eta: of eta configurations one continues, to eta times as many steps.
+      eta: at each rung 1 of eta configurations continues, to eta times as many steps.
       min_steps: minimum of steps of a configuration, the unit of R in the paper.
 
     Raises:
@@ -246,7 +269,12 @@ def hyperband_brackets(max_steps: int, eta: int = 3, *, min_steps: int = 1) -> t
 
 def _check_steps(max_steps: Any, eta: Any, min_steps: Any) -> tuple[int, int, int]:
     min_steps = check_integer("min_steps", min_steps)
-    max_steps = check_integer("max_steps", max_steps, min_steps, example=81 * min_steps)
+    max_steps = check_integer("max_steps", max_steps, example=81)
+    if max_steps < min_steps:
+        raise ArgumentError(
+            f"max_steps is {max_steps}; expected a whole number of at least {min_steps}, which is "
+            f"min_steps. Write min_steps={max_steps}."
+        )
     return max_steps, check_integer("eta", eta, 2, example=3), min_steps
 
 
@@ -296,7 +324,8 @@ def total_steps(rungs: Sequence[Rung]) -> int:
 def num_halving_configs(budget: int, max_steps: int, eta: int = 3, *, min_steps: int = 1) -> int:
     """Return the largest number of configurations whose halving is within a budget.
 
-    Of all numbers with the most possible halvings, it is the largest one.
+    More halvings come first: among the numbers whose halving is within the budget, those with the
+    most halvings are kept, and the largest of them is returned.
 
     Args:
       budget: training steps of all configurations together.
@@ -362,7 +391,7 @@ def random_search(configs: Sequence[T], evaluate: Evaluate[T], max_steps: int) -
 
     Args:
       configs: random configurations, such as those of `sample`.
-      evaluate: as in `Evaluate`.
+      evaluate: function (config, num_steps) -> validation error.
       max_steps: of each configuration.
 
     Raises:
@@ -394,7 +423,8 @@ def successive_halving(
 
     Args:
       configs: random configurations, such as those of `sample`.
-      evaluate: as in `Evaluate`. It is called again for those that continue, with more steps.
+      evaluate: function (config, num_steps) -> validation error. It is called again, with
+        more steps, for those that continue.
       max_steps: as in `halving_rungs`.
       eta: likewise.
       min_steps: likewise.
@@ -436,7 +466,7 @@ def hyperband(
     Args:
       configs: at least as many random configurations as `hyperband_brackets` has at its first
         rungs. Others are not used.
-      evaluate: as in `Evaluate`.
+      evaluate: function (config, num_steps) -> validation error.
       max_steps: as in `hyperband_brackets`.
       eta: likewise.
       min_steps: likewise.
@@ -532,20 +562,22 @@ def best(evaluations: Sequence[Evaluation]) -> Evaluation:
         configurations that have completed their schedule.
 
     Raises:
-      ArgumentError: there are none.
+      ArgumentError: there are none, or they are no `Evaluation`s.
 
     Example:
       >>> best(random_search([0.3, 0.1, 0.2], lambda rate, num_steps: rate, 10)).index
       1
     """
+    advice = "Write evaluations=random_search(configs, evaluate, 81)."
     if not isinstance(evaluations, (tuple, list)) or not all(
         isinstance(each, Evaluation) for each in evaluations
     ):
-        evaluations = ()
-    if not evaluations:
         raise ArgumentError(
-            "evaluations has none; expected at least one. Write random_search(configs, ...)."
+            f"evaluations is {format_value(evaluations)}; expected a list of `Evaluation`s, as a "
+            f"search returns it. {advice}"
         )
+    if not evaluations:
+        raise ArgumentError(f"evaluations has none; expected at least one. {advice}")
     errors = [_rank(_check_error(each.error)) for each in evaluations]
     steps = [-check_integer("num_steps", each.num_steps) for each in evaluations]
     return evaluations[min(range(len(errors)), key=lambda place: (errors[place], steps[place]))]
@@ -560,14 +592,19 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
     A search that is stopped and started again calls `evaluate` only for what is missing, and so has
     the same results. One process at a time may use the file.
 
+    The file knows nothing of `evaluate` itself. After a change of the function, or of its data,
+    write another path: otherwise the errors of the old one are returned.
+
     Args:
-      evaluate: as in `Evaluate`, of configurations that JSON can hold, such as those of `sample`.
-        Keys of dicts are text, and their order does not matter.
+      evaluate: function (config, num_steps) -> validation error. JSON can hold the
+        configurations, such as those of `sample`. Keys of dicts are text, and their order does not
+        matter.
       path: of a file of JSON lines. It is written after every call.
 
     Raises:
       ArgumentError: an argument is invalid, or, when called, a configuration is.
-      LogError: the file cannot be read or written.
+      LogError: the file cannot be read or written, or has a line that is no evaluation. A last
+        line that is no whole JSON is skipped, as a killed process leaves it.
 
     Example:
       >>> import tempfile
@@ -580,6 +617,11 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
     """
     check_callable("evaluate", evaluate, _EVALUATE_EXAMPLE, num_args=2)
     path = check_path("path", path, example="'runs/search/evaluations.jsonl'")
+    if path.is_dir():
+        raise ArgumentError(
+            f"path is {str(path)!r}, a folder; expected a file. "
+            f"Write path={str(path / 'evaluations.jsonl')!r}."
+        )
 
     def key(config: Any, num_steps: int) -> str:
         try:
@@ -599,7 +641,14 @@ def recorded(evaluate: Evaluate[Any], path: str | Path) -> Evaluate[Any]:
             error is None or (isinstance(error, (int, float)) and not isinstance(error, bool))
         )
 
-    lines = read_lines(path, "evaluation", is_valid, skip_unfinished=True)
+    lines = read_lines(path, "evaluation", skip_unfinished=True)
+    # Only a cut line is unfinished. A whole one that lacks something is a mistake to be told.
+    for number, line in enumerate(lines, 1):
+        if not is_valid(line):
+            raise LogError(
+                f"{path}, line {number}, is no evaluation: expected config, num_steps and error; "
+                "delete that line"
+            )
     errors = {key(line["config"], line["num_steps"]): line["error"] for line in lines}
 
     def evaluate_once(config: Any, num_steps: int) -> float:

@@ -12,6 +12,7 @@ import jaxcnn as jc
 from jaxcnn.arguments import ArgumentError
 from jaxcnn.ctc import beam_decode, collapse_path, frames_needed, greedy_decode
 from jaxcnn.losses import Batch, CTCLoss
+from jaxcnn.metrics import character_error_rate
 
 
 def collapsed(path, blank):
@@ -369,6 +370,19 @@ LABELS = jnp.array([[0, 1], [1, -1]])
             lambda: CTCLoss()(LOGITS, Batch(None, LABELS.astype("float32"))),
             "float32.*expected sequences",
         ),
+        (
+            lambda: CTCLoss()(LOGITS, Batch(None, LABELS.astype("float32"))),
+            r"^labels are float32; .*Write labels.astype\('int32'\)",
+        ),
+        (lambda: jc.create_loss("CTC"), "did you mean 'ctc'"),
+        (
+            lambda: character_error_rate(beam_decode(LOGITS).labels, LABELS),
+            r"predicted is an array int32 \(2, 8, 4\); .*Write predicted=beams.labels\[:, 0\]",
+        ),
+        (
+            lambda: character_error_rate(beam_decode(LOGITS), LABELS),
+            r"Write predicted=beams.labels\[:, 0\]",
+        ),
         (lambda: CTCLoss()(LOGITS[:, 0], Batch(None, LABELS)), r"the model gives \(3,\) for an"),
         (lambda: CTCLoss()(LOGITS[:1], Batch(None, LABELS)), r"outputs of shape \(1, 4, 3\) for 2"),
         (
@@ -387,6 +401,14 @@ LABELS = jnp.array([[0, 1], [1, -1]])
             lambda: CTCLoss()(LOGITS, Batch(None, jnp.array([[0, 2], [1, 1]]))),
             r"labels\[0\] have 2; expected 0..1, or -1 for padding, as output 2 of 3 is the blank",
         ),
+        (lambda: frames_needed(LABELS.astype(float)), "labels is an array float32 .*integers"),
+        (lambda: frames_needed([[1, -1]]), r"labels is \[\[1, -1\]\]; expected integers"),
+        (
+            lambda: collapse_path(np.array([[0.9, 0.2, 1.7]]), 9),
+            r"path is an array float64 \(1, 3\); .*Write path=logits.argmax\(-1\)",
+        ),
+        (lambda: collapse_path(LABELS[0], 2), r"path is .* \(2,\); .*Write path\[None\]"),
+        (lambda: collapse_path(LABELS, -1), "blank is -1; expected a whole number of at least 0"),
         (lambda: greedy_decode(LOGITS[0]), r"logits is an array float32 \(4, 3\); expected"),
         (lambda: greedy_decode(LOGITS.astype(int)), "logits is an array int"),
         (lambda: greedy_decode([[1.0]]), r"logits is \[\[1.0\]\]; expected floating numbers"),

@@ -282,6 +282,26 @@ PEAKS = Peaks(jnp.zeros((JOINTS, 2, 2)), jnp.ones((JOINTS, 2)))
         (lambda: Skeleton(("a", "b", "c"), ((0, 1), (1, 3))), "limbs is"),
         (lambda: Skeleton(("a", "b", "c", "d"), ((0, 1), (2, 3), (1, 2))), "from the root"),
         (lambda: Skeleton(("a", "b"), ()), "expected 1 pairs"),
+        (lambda: Skeleton(("a", "b"), ()), r"Write limbs=\(\(0, 1\),\)"),
+        (lambda: Skeleton(("a", "b", "c"), ((0, 1), (1, 0))), r"limbs\[1\] reaches joint 0 again"),
+        (
+            lambda: Skeleton(("a", "b", "c"), ((0, 1), (2, 1))),
+            r"limbs\[1\] starts at joint 2, which no limb before it reaches",
+        ),
+        (
+            lambda: Skeleton(("a", "b", "c"), ((1, 2), (2, 3))),
+            r"limbs\[1\] is no pair of numbers from 0 to 2",
+        ),
+        (lambda: Skeleton(("a", "b", "c"), ((0, 1),)), "no limb reaches joint 2"),
+        (lambda: Skeleton(("a", "b"), 1), "there are no pairs"),  # pyright: ignore
+        (
+            lambda: heat_maps(POINTS, VISIBLE.astype(int), (8, 8), stride=2, sigma=1.0),
+            "Write visible=visible > 0",
+        ),
+        (
+            lambda: assemble_people(jnp.zeros((LIMBS, 2, 2)), PEAKS, SKELETON),  # pyright: ignore
+            "peaks is an array .*expected Peaks. The order is peaks, affinities, skeleton",
+        ),
         (lambda: heat_maps(POINTS[0], VISIBLE, (8, 8), stride=2, sigma=1.0), "points is"),
         (lambda: heat_maps(POINTS, VISIBLE[:, 1:], (8, 8), stride=2, sigma=1.0), "visible is"),
         (lambda: heat_maps(POINTS, VISIBLE, (9, 8), stride=2, sigma=1.0), "multiples of stride 2"),

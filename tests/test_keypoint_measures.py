@@ -108,6 +108,19 @@ def test_it_takes_the_place_of_the_overlap_in_average_precision():
         assert (values == 1).all() == is_perfect
 
 
+def test_each_joint_may_have_its_own_sigma_as_in_coco():
+    sigmas = np.array([0.026, 0.025, 0.035, 0.079, 0.107])
+    true, areas = TRUE[:2], np.array([900.0, 400.0], np.float32)
+    visible = np.array([[True] * 5, [True, False, True, True, False]])
+    found = keypoint_similarity(POINTS, true, visible, areas, sigma=sigmas)
+    for i, j in np.ndindex(len(POINTS), 2):
+        d2 = ((POINTS[i].astype(np.float64) - true[j]) ** 2).sum(-1)
+        terms = np.exp(-d2 / (2 * areas[j] * (2 * sigmas) ** 2))[visible[j]]
+        np.testing.assert_allclose(found[i, j], np.nan_to_num(terms).mean(), rtol=1e-4, atol=1e-7)
+    same = keypoint_similarity(POINTS, true, visible, areas, sigma=np.full(5, 0.05))
+    np.testing.assert_allclose(same, keypoint_similarity(POINTS, true, visible, areas), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -123,6 +136,15 @@ def test_it_takes_the_place_of_the_overlap_in_average_precision():
         (lambda: keypoint_similarity(POINTS, TRUE, VISIBLE, LENGTHS[:1]), "are of shapes"),
         (lambda: keypoint_similarity(POINTS, TRUE, VISIBLE * 1, LENGTHS), "bool for visible"),
         (lambda: keypoint_similarity(POINTS, TRUE, VISIBLE, LENGTHS, sigma=-1), "sigma is -1"),
+        (
+            lambda: keypoint_similarity(POINTS, TRUE, VISIBLE, LENGTHS, sigma=np.ones(2)),
+            r"sigma is .*or 5, one for each joint. Write sigma=np.full\(5, 0.05\)",
+        ),
+        (
+            lambda: keypoint_similarity(POINTS, TRUE, VISIBLE, LENGTHS, sigma=np.zeros(5)),
+            "sigma is .*above 0",
+        ),
+        (lambda: pck(POINTS, TRUE, VISIBLE * 2, LENGTHS), "Write visible > 0"),
         (lambda: keypoint_similarity(None, TRUE, VISIBLE, LENGTHS), "are of shapes"),
     ],
 )

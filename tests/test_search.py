@@ -357,6 +357,8 @@ MISTAKES = [
     (lambda: untyped.total_steps([untyped.Rung(9, "1")]), "num_steps is '1'"),
     (lambda: untyped.best([untyped.Evaluation(0, 0, 0, 1, "x", 1)]), "'x'; expected a number"),
     (lambda: untyped.best([]), "evaluations has none"),
+    (lambda: untyped.best([0.1, 0.2]), r"evaluations is \[0.1, 0.2\]; expected a list of `Evaluation`s"),
+    (lambda: untyped.successive_halving(CONFIGS, noisy, 10, min_steps=20), "at least 20, which is min_steps. Write min_steps=10"),
     (lambda: untyped.sample({"a": LogUniform(0, 1)}, np.random.default_rng()), "a of the space .* above 0"),
     (lambda: untyped.sample({"a": Uniform(1, 1)}, np.random.default_rng()), "a of the space .*low below high"),
     (lambda: untyped.sample({"a": LogUniform(1, 10**400)}, np.random.default_rng()), "a of the space .*finite numbers above 0"),
@@ -383,6 +385,18 @@ def test_configurations_that_no_record_can_hold_are_refused(tmp_path):
     evaluate = search.recorded(noisy, tmp_path / "evaluations.jsonl")
     with pytest.raises(jc.ArgumentError, match=r"config is .*; expected values that JSON can hold"):
         evaluate(object(), 3)
+
+
+def test_a_folder_is_refused_before_an_evaluation(tmp_path):
+    with pytest.raises(jc.ArgumentError, match=r"a folder; expected a file\. Write path='.*jsonl'"):
+        search.recorded(noisy, f"{tmp_path}/")
+
+
+def test_a_whole_line_without_an_error_is_told_not_skipped(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    path.write_text('{"config": {"a": 1}, "num_steps": 2}\n')
+    with pytest.raises(jc.run_log.LogError, match="line 1, is no evaluation: expected config, num"):
+        search.recorded(noisy, path)
 
 
 def test_a_rung_is_a_pair():

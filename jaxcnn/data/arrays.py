@@ -542,7 +542,8 @@ def _convert_text(raw, names, count, changes) -> tuple[dict[str, Any], tuple[str
     if names is None and count not in (None, len(known)):
         raise DataError(
             f"train labels have {len(known)} names and num_classes is {count}; expected as many: "
-            "write classes=('cat', 'dog', ...) with all names"
+            "write classes=('cat', 'dog', ...) with all names, or integers [n, m] that are padded "
+            "with -1 for sequences"
         )
     numbers = {item: number for number, item in enumerate(known)}
     labels = {}

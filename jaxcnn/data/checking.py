@@ -394,6 +394,8 @@ def _label_shape_fix(labels: np.ndarray, mask_shape: Shape) -> str:
     if labels.shape == (n, 1):
         return "write labels[:, 0]"
     if labels.ndim == 2 and len(labels) == n:
+        if labels.dtype.kind in "iu" and (labels.sum(1) != 1).any():
+            return "write loss='ctc' if they are sequences, padded with -1"
         return "write labels.argmax(1).astype(np.int32) if they are one-hot"
     return f"there are {n} images"
 

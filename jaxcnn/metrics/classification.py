@@ -147,7 +147,7 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
         The number of images, the confidence and the accuracy of each bin.
 
     Raises:
-        ValueError: the shapes do not match, a label is no integer or no class, the probabilities
+        ArgumentError: the shapes do not match, a label is no integer or no class, the probabilities
             are invalid, or there are no bins.
 
     Example:
@@ -167,7 +167,7 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
         _to_array("labels", labels, "iub", "int"),
     )
     if type(bins) is not int or bins < 1:
-        raise ValueError(
+        raise ArgumentError(
             f"bins is {format_value(bins)}; expected a whole number of at least 1: write bins=15"
         )
     edges = np.arange(bins + 1) / bins
@@ -193,7 +193,7 @@ def _to_array(name: str, values: Any, kinds: str, expected: str) -> np.ndarray:
         expected: the type, for the message.
 
     Raises:
-        ValueError: it has another type, or rows of different lengths.
+        ArgumentError: it has another type, or rows of different lengths.
     """
     try:
         array = np.asarray(values)
@@ -206,7 +206,7 @@ def _to_array(name: str, values: Any, kinds: str, expected: str) -> np.ndarray:
     ):
         found = "of rows that differ" if array is None else f"of type {array.dtype}"
         advice = {"float": "the softmax of logits", "int": "numbers of classes"}[expected]
-        raise ValueError(f"{name} are {found}; expected {expected}: write {advice}")
+        raise ArgumentError(f"{name} are {found}; expected {expected}: write {advice}")
     return array
 
 
@@ -218,16 +218,18 @@ def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarr
     """
     shape = probabilities.shape
     if probabilities.ndim != 2 or not probabilities.size or labels.shape != shape[:1]:
-        raise ValueError(
+        raise ArgumentError(
             f"shares are {shape} and labels {labels.shape}; "
             "expected [n, num_classes] and [n], n > 0"
         )
     if labels.min() < 0 or labels.max() >= shape[1]:
-        raise ValueError(f"labels span {labels.min()}..{labels.max()}; expected 0..{shape[1] - 1}")
+        raise ArgumentError(
+            f"labels span {labels.min()}..{labels.max()}; expected 0..{shape[1] - 1}"
+        )
     # The comparison is false for NaN.
     sums = probabilities.sum(1, keepdims=True)
     if not ((probabilities >= 0) & (np.abs(sums - 1) < 1e-3)).all():
-        raise ValueError(
+        raise ArgumentError(
             "shares are no probabilities; expected numbers from 0 that sum to 1 in each row: take "
             "the softmax"
         )

@@ -82,6 +82,14 @@ def character_error_rate(predicted: Any, labels: Any) -> float:
         >>> labels = np.array([[1, 2, 3], [4, -1, -1]])
         >>> character_error_rate(np.array([[1, 3], [4, -1]]), labels)
         0.25
+
+        Of `beam_decode`, take the first sequence of each example, the most probable one:
+
+        >>> from jaxcnn.ctc import beam_decode
+        >>> logits = jax.nn.one_hot(jnp.array([[1, 2], [0, 2]]), 3)  # 2 is the blank
+        >>> beams = beam_decode(logits, width=2)
+        >>> character_error_rate(beams.labels[:, 0], np.array([[1], [1]]))
+        0.5
     """
     distances = edit_distance(predicted, labels)
     if is_abstract(distances) or is_abstract(labels):
@@ -106,9 +114,13 @@ def _check_sequences(name: str, values: Any) -> jax.Array:
     shape, dtype = getattr(values, "shape", ()), getattr(values, "dtype", None)
     is_integer = dtype is not None and jnp.issubdtype(dtype, jnp.integer)
     if not is_integer or len(shape) != 2 or 0 in shape:
+        # Those of `beam_decode` have an axis of several sequences for each example.
+        example = "np.array([[3, 1, -1]])"
+        if hasattr(values, "labels") or (is_integer and len(shape) == 3):
+            example = "beams.labels[:, 0], the most probable sequences"
         raise ArgumentError(
             f"{name} is {format_array(values)}; expected integers [b, n], -1 for padding. "
-            f"Write {name}=np.array([[3, 1, -1]])."
+            f"Write {name}={example}."
         )
     if not is_abstract(values):
         array = np.asarray(values)

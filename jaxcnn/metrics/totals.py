@@ -27,10 +27,10 @@ class Metrics(NamedTuple):
       num_examples: int32 []: number of examples.
       loss: float32 []: sum of their losses.
       sums: sums of the loss's metrics by name: int32 [] of bool metrics, float32 [] of others.
-      grad_norm: float32 []: in training, sum of the gradient's Euclidean norm at each example's
-        step. It is 0 elsewhere.
-      squared_batch_loss: float32 []: in training, sum of the squared mean loss of each example's
-        batch. It is 0 elsewhere.
+      grad_norm: float32 []: in training, sum over steps of the gradient's Euclidean norm, times the
+        number of examples in the batch. It is 0 elsewhere.
+      squared_batch_loss: float32 []: in training, sum over batches of the squared mean loss, times
+        the number of examples. It is 0 elsewhere.
     """
 
     num_examples: jax.Array

@@ -1,7 +1,8 @@
 """Networks as flax.linen modules, and `create_model`, which makes one from its name.
 
-Every module maps float32 images [b, h, w, c] to float32 logits [b, num_classes]. `train` is
-explicit, and `stages=True` returns the named intermediate maps as well.
+Modules map float32 images [b, h, w, c] to float32 logits: [b, num_classes] of classifiers,
+[b, h, w, num_classes] of segmentation networks. Detectors, `PoseNet` and `DCGAN` have several
+outputs, a dict. `train` is explicit, and `stages=True` returns the named intermediate maps as well.
 """
 
 from __future__ import annotations

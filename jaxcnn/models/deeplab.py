@@ -43,8 +43,9 @@ class DeepLabV3Plus(SegmentationNetwork):
       num_classes: number of logits of a pixel.
       backbone: name of the residual network whose stages are used: "resnet50", "resnet101-v1.5",
         or "resnet8" or "resnet20" for small images.
-      output_stride: size of the image in sizes of the last map, a power of two up to 32. Later
-        strides become dilation. Above the product of the backbone's strides it changes nothing.
+      output_stride: ratio of the image's size to that of the last map, a power of two up to 32.
+        Later strides become dilation. Above the product of the backbone's strides it changes
+        nothing.
       width: filters of the backbone's stem. Pyramid and decoder have 4 times as many, 256 by
         default, and the first stage's maps are reduced to 3/4 of it, 48.
       rates: dilation of the atrous convolutions, pixels of the last maps, different ones.

@@ -66,6 +66,8 @@ from jaxcnn.models.detector import Detector, check_output_names, prediction_head
 from jaxcnn.models.layers import conv, stage
 from jaxcnn.models.norm import BatchNorm
 
+_STRIDE = 2
+"""Pixels of a cell of the maps of `PoseNet`."""
 HIDDEN_HEIGHT = 0.01
 """Height of a hidden key point's Gaussian above which its cells have no loss."""
 
@@ -101,7 +103,7 @@ class PoseNet(Detector):
     refinements: int = 1
 
     def __post_init__(self):
-        check_skeleton(self.skeleton)
+        check_skeleton(self.skeleton, "PoseNet(Skeleton(('head', 'foot'), ((0, 1),)))")
         self.refinements = check_integer("refinements", self.refinements, 0, example=1)
         super().__post_init__()
 
@@ -265,6 +267,11 @@ def _check_outputs(outputs: Any, skeleton: Skeleton, image_shape: Any) -> tuple[
             )
     heat, fields = (tuple(outputs[name].shape) for name in ("heat_maps", "fields"))
     joints, limbs = len(skeleton.joints), len(skeleton.limbs)
+    if len(heat) == 4:
+        raise ArgumentError(
+            f"heat maps are of shape {heat}, those of one image; expected a first axis of images. "
+            "Write outputs=jax.tree.map(lambda x: x[None], outputs)."
+        )
     if len(heat) != 5 or heat[-1] != joints or fields != (*heat[:4], limbs, 2):
         raise ArgumentError(
             f"heat maps are of shape {heat[1:]} and fields {fields[1:]} for an image, with "
@@ -295,7 +302,8 @@ def check_pose_labels(labels: Any, skeleton: Skeleton) -> dict[str, jax.Array]:
     Raises:
       ArgumentError: they are anything else.
     """
-    example = "Write labels={'keypoints': points, 'visible': visible}."
+    # COCO has integers: its visibility is 0, 1 or 2.
+    example = "Write labels={'keypoints': points.astype('float32'), 'visible': visible > 0}."
     if not isinstance(labels, dict) or not {"keypoints", "visible"} <= set(labels):
         keys = ", ".join(map(str, labels)) if isinstance(labels, dict) else ""
         names = f"the keys {keys}" if keys else "no keys"
@@ -344,7 +352,7 @@ def estimate_poses(
     Args:
       outputs: those of `PoseNet` for b images.
       skeleton: that of the network.
-      image_shape: height and width of the images, pixels.
+      image_shape: height and width of the images, pixels. It is twice that of the maps.
       max_people: people of an image, m. None is 10, or the number of candidates if it is less.
       max_peaks: candidates of a joint. None is 10, or the number of cells if it is less.
       threshold: least height of a peak.
@@ -372,6 +380,13 @@ def estimate_poses(
     """
     check_skeleton(skeleton)
     height, width, stride = _check_outputs(outputs, skeleton, image_shape)
+    # The size of resized images, or of the maps, would silently scale all people.
+    if stride != _STRIDE:
+        raise ArgumentError(
+            f"image_shape is {height * stride}x{width * stride} for maps of {height}x{width} "
+            f"cells; expected {_STRIDE} pixels for a cell, as PoseNet has. "
+            f"Write image_shape=({_STRIDE * height}, {_STRIDE * width}), and scale the points."
+        )
     joints = len(skeleton.joints)
     max_peaks = check_limit("max_peaks", max_peaks, height * width)
     max_people = check_limit("max_people", max_people, joints * max_peaks)

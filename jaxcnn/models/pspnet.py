@@ -66,8 +66,9 @@ class PSPNet(SegmentationNetwork):
       num_classes: number of logits of a pixel.
       backbone: name of the residual network whose stages are used: "resnet50", "resnet101-v1.5",
         or "resnet8" or "resnet20" for small images.
-      output_stride: size of the image in sizes of the last map, a power of two up to 32. Later
-        strides become dilation. Above the product of the backbone's strides it changes nothing.
+      output_stride: ratio of the image's size to that of the last map, a power of two up to 32.
+        Later strides become dilation. Above the product of the backbone's strides it changes
+        nothing.
       width: filters of the backbone's stem. The 3x3 convolutions of the two heads have 8 and 4
         times as many, 512 and 256 by default.
       pools: numbers of windows along each side, different ones.

@@ -115,8 +115,9 @@ class SegmentationNetwork(nn.Module):
     Attributes:
       num_classes: number of logits of a pixel.
       backbone: name of the residual network whose stages are used, as in `parse_backbone`.
-      output_stride: size of the image in sizes of the last map, a power of two up to 32. Later
-        strides become dilation. Above the product of the backbone's strides it changes nothing.
+      output_stride: ratio of the image's size to that of the last map, a power of two up to 32.
+        Later strides become dilation. Above the product of the backbone's strides it changes
+        nothing.
       width: filters of the backbone's stem; those of all other layers are in proportion.
       bn_group, bn_momentum, kernel_init, dtype, axis_name: as in `CifarResNet`.
     """

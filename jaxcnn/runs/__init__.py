@@ -1,6 +1,6 @@
 """Runs in folders, alone or in sweeps.
 
-They can be stopped at any moment. The same command resumes them.
+They can be stopped at any moment. The same call, with the same folder, resumes them.
 """
 
 from jaxcnn.records import open_run_dir as open_run_dir

@@ -220,3 +220,17 @@ def test_a_classifier_is_refused(data):
     model, tx = jc.create_model("mlp", CLASSES), jc.create_optimizer(jc.OptimizerConfig("adam"))
     with pytest.raises(ArgumentError, match=r"loss 'ctc' expected logits of \(frames, num_cl"):
         jc.train(model, tx, data, jc.TrainConfig(num_steps=1, batch_size=8), loss="ctc")
+
+
+def test_sequences_without_their_loss_are_told_of_it(data):
+    model, tx = (
+        LineReader(num_classes=CLASSES, width=2),
+        jc.create_optimizer(jc.OptimizerConfig("adam")),
+    )
+    config = jc.TrainConfig(num_steps=1, batch_size=8)
+    with pytest.raises(ValueError, match="write loss='ctc' if they are sequences") as error:
+        jc.train(model, tx, data, config, loss="cross-entropy")
+    assert "argmax" not in str(error.value)
+    state = jc.init_state(model, tx, config, data, loss="ctc")
+    with pytest.raises(ValueError, match="write loss='ctc' if they are sequences"):
+        jc.evaluate(model, state, data.test)

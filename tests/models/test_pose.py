@@ -231,6 +231,21 @@ SMALL = jax.tree.map(lambda value: value[:, :, :2, :2], OUTPUTS)
             "max_peaks is 10; expected a whole number from 1 to 4. Write max_peaks=4",
         ),
         (lambda: PoseNet("x"), "skeleton is 'x'; expected a Skeleton"),  # pyright: ignore
+        (lambda: PoseNet(5), r"Write PoseNet\(Skeleton\(\("),  # pyright: ignore
+        (
+            lambda: estimate_poses(OUTPUTS, SKELETON, (CELLS, CELLS)),
+            r"expected 2 pixels for a cell, .* Write image_shape=\(32, 32\)",
+        ),
+        (
+            lambda: estimate_poses(jax.tree.map(lambda x: x[0], OUTPUTS), SKELETON, (SIDE, SIDE)),
+            r"one image; .*Write outputs=jax.tree.map\(lambda x: x\[None\], outputs\)",
+        ),
+        (
+            lambda: PoseLoss(SKELETON)(
+                OUTPUTS, Batch(IMAGES, LABELS | {"visible": VISIBLE[None].astype(int)})
+            ),
+            "expected float32 and bool.*'visible': visible > 0",
+        ),
         (lambda: PoseNet(SKELETON, refinements=-1), "refinements is -1; expected .* at least 0"),
         (lambda: PoseNet(SKELETON, refinements=1.5), "refinements is 1.5"),  # pyright: ignore
         (lambda: estimate_poses(NO_STAGES, SKELETON, (SIDE, SIDE)), "no stage of prediction"),
