@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import jaxcnn as jc
 from jaxcnn import search
+from jaxcnn.run_log import LogError
 from jaxcnn.search import Evaluation, LogUniform, Rung, Uniform
 
 TABLE_1 = [
@@ -395,7 +396,7 @@ def test_a_folder_is_refused_before_an_evaluation(tmp_path):
 def test_a_whole_line_without_an_error_is_told_not_skipped(tmp_path):
     path = tmp_path / "evaluations.jsonl"
     path.write_text('{"config": {"a": 1}, "num_steps": 2}\n')
-    with pytest.raises(jc.run_log.LogError, match="line 1, is no evaluation: expected config, num"):
+    with pytest.raises(LogError, match="line 1, is no evaluation: expected config, num"):
         search.recorded(noisy, path)
 
 
