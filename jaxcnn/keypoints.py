@@ -44,6 +44,21 @@ from jaxcnn.arguments import (
     format_value,
 )
 
+# What help() shows. The checks are shared with `jaxcnn.models.pose` alone.
+__all__ = [
+    "Peaks",
+    "People",
+    "Skeleton",
+    "assemble_people",
+    "cell_centers",
+    "find_peaks",
+    "heat_maps",
+    "hidden_limbs",
+    "line_integrals",
+    "match_greedily",
+    "part_affinity_fields",
+]
+
 Array = jax.Array | np.ndarray
 """An array of JAX or NumPy, or a traced one."""
 

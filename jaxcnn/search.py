@@ -59,6 +59,27 @@ from jaxcnn.arguments import (
 )
 from jaxcnn.run_log import MAX_NUMBER, LogError, read_lines, write_text
 
+# What help() shows.
+__all__ = [
+    "Bracket",
+    "Distribution",
+    "Evaluate",
+    "Evaluation",
+    "LogUniform",
+    "Rung",
+    "Uniform",
+    "best",
+    "halving_rungs",
+    "hyperband",
+    "hyperband_brackets",
+    "num_halving_configs",
+    "random_search",
+    "recorded",
+    "sample",
+    "successive_halving",
+    "total_steps",
+]
+
 T = TypeVar("T")
 Evaluate = Callable[[T, int], float]
 """Function of (config, num_steps), as at the top of this module."""

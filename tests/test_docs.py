@@ -6,6 +6,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import pydoc
 import re
 from pathlib import Path
 
@@ -201,3 +202,17 @@ def test_every_folder_of_results_that_the_readme_links_to_has_a_page():
     }
     for name in linked & _result_folders():
         assert (RESULTS / name / "README.md").is_file(), name
+
+
+@pytest.mark.parametrize("name", ["keypoints", "search"])
+def test_help_shows_all_that_is_public_but_no_checks_or_constants(name):
+    module = importlib.import_module(f"jaxcnn.{name}")
+    own = {
+        key
+        for key, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__ and not key.startswith("_")
+    }
+    assert own - set(module.__all__) <= {"check_limit", "check_min_affinity", "check_skeleton", "T"}
+    text = pydoc.plain(pydoc.render_doc(module))
+    assert "check_" not in text
+    assert "MAX_NUMBER" not in text
