@@ -126,7 +126,7 @@ def test_a_diverged_seed_leaves_the_table_of_the_others(tmp_path):
     opened = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "build", lambda config, data: opened.append(config) or (None, None))
-        patch.setattr(_common, "init_state", lambda *args, **kwargs: None)
+        patch.setattr(_common, "init_state", lambda *args, **kwargs: np.zeros(1))
         (tmp_path / "reader-seed0" / "result.json").write_text(
             json.dumps(DIVERGED | DIVERGED_RESULT)
         )
