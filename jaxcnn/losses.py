@@ -659,7 +659,7 @@ def check_class_numbers(loss: Loss, split: Any, outputs: Any, name: str = "") ->
     inputs = jnp.zeros((2, *images.shape[1:]), jnp.float32)
     batch = Batch(inputs, jnp.asarray(classes))
     losses, _ = compute_loss(loss, jnp.asarray(values, outputs.dtype), batch)
-    of_first, of_largest = np.isfinite(losses).reshape(2, -1).all(1)
+    of_first, of_largest = (bool(np.isfinite(row).all()) for row in np.asarray(losses))
     if of_first and not of_largest:
         raise ArgumentError(
             f"the model gives {shape[-1]} outputs, for which the loss of class {largest} of the "

@@ -896,6 +896,7 @@ def test_an_own_loss_that_is_not_finite_for_a_class_is_refused_before_training()
     for num_outputs, loss, part in ((10, focal, data), (2, parity, data), (7, focal, few)):
         model = jc.create_model("mlp", num_outputs)
         for _, row in jc.train(model, tx, part, config, loss=loss):
+            assert row is not None
             assert np.isfinite(row["train_loss"])
 
 

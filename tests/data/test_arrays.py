@@ -402,7 +402,9 @@ def train_masks(data, **kwargs):
 )  # fmt: skip
 def test_masks_of_another_form_are_told_how_they_become_masks(masks, fix, repair, caplog):
     data = jc.dataset((TALL, masks), (TALL, masks))
-    assert "targets of a loss of your own, as masks of classes are integers (6, 8, 4)" in caplog.text
+    assert (
+        "targets of a loss of your own, as masks of classes are integers (6, 8, 4)" in caplog.text
+    )
     with pytest.raises(jc.DataError, match=f"train labels .*{fix}"):
         train_masks(data)
     if repair is not None:

@@ -465,9 +465,7 @@ def test_mistakes_are_one_line(untrained, digits):
             "not normalized to -1..1.*subtract_mean=PIXEL_RANGE",
         ),
         (
-            lambda: next(
-                jc.train(model, tx, digits, jc.TrainConfig(2), loss=NonSaturatingLoss())
-            ),
+            lambda: next(jc.train(model, tx, digits, jc.TrainConfig(2), loss=NonSaturatingLoss())),
             "not normalized to -1..1.*subtract_mean=PIXEL_RANGE",
         ),
         (lambda: model.init(jax.random.key(0), jnp.zeros((1, 6, 8, 1))), "images of 6x8 pixels"),
